@@ -1,0 +1,93 @@
+"""What a sweep is: one schema, validated once, whether it came from TOML, flags or Python.
+
+    SweepConfig(prompts=[Prompt(id="0", prompt="Explain recursion.")], kl_factors=(0.5, 1.0))
+
+Every field here changes results; how and where a sweep is executed (`cluster.job.SweepJob`) does not.
+"""
+
+import math
+from collections import Counter
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+
+class UsageError(ValueError):
+    """Input that can't be used; the message is one line that names the value and the way out."""
+
+
+class Mode(StrEnum):
+    """What an early exit does to the state (the residual stream and the cache that later tokens attend to)."""
+
+    NORMAL = "normal"
+    UNFROZEN = "unfrozen"
+    FROZEN_RESIDUAL = "frozen_residual"
+
+
+class Prompt(BaseModel):
+    """One prompt. `system` None means the sweep's system prompt."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    prompt: str
+    system: str | None = None
+
+
+def _finite(kl_factor: float) -> float:
+    if not math.isfinite(kl_factor):
+        raise ValueError(f"kl_factor must be finite, got {kl_factor}; mode normal is the limit of a large one")
+    return kl_factor
+
+
+def _increasing(layers: tuple[int, ...]) -> tuple[int, ...]:
+    if list(layers) != sorted(set(layers)):
+        raise ValueError(f"exit layers must be strictly increasing, got {','.join(map(str, layers))}")
+    return layers
+
+
+def _distinct(values: tuple) -> tuple:
+    repeated = [str(value) for value, count in Counter(values).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{', '.join(repeated)} is listed more than once")
+    return values
+
+
+KLFactor = Annotated[float, Field(ge=0), AfterValidator(_finite)]
+ExitLayers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_increasing)]
+
+
+class SweepConfig(BaseModel):
+    """The grid and everything else that a run's result depends on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field("smollm2-135m", description="smollm2-135m, a Hugging Face name, a local folder or a .gguf file")
+    revision: str | None = Field(None, description="branch, tag or commit of a Hugging Face name")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto", description="auto: bfloat16 where the hardware runs it natively, else float32"
+    )
+    prompts: tuple[Prompt, ...] = Field(min_length=1)
+    system: str = Field("", description="system prompt of every prompt that brings none of its own")
+    prefiller: str = Field("", description="text the answer starts with; the model goes on from it")
+    modes: Annotated[tuple[Mode, ...], Field(min_length=1), AfterValidator(_distinct)] = tuple(Mode)
+    kl_factors: Annotated[tuple[KLFactor, ...], AfterValidator(_distinct)] = (0.5, 1.0, 2.0, 4.0)
+    seeds: Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(_distinct)] = (0,)
+    exit_layers: ExitLayers | None = Field(None, description="exitable layers, 0-based, below the final one")
+    exit_every: int = Field(5, ge=1, description="exitable layers l with l > 0 and l % N == 0, unless --exit-layers")
+    readout: Literal["lens", "raw"] = Field("lens", description="lens: final norm and head; raw: head alone")
+    max_new_tokens: int = Field(100, ge=1, description="tokens per run at most")
+    temperature: float = Field(0.0, ge=0, allow_inf_nan=False, description="0: greedy")
+    top_p: float = Field(1.0, gt=0, le=1, description="nucleus to sample from; needs a temperature above 0")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        repeated = [name for name, count in Counter(prompt.id for prompt in self.prompts).items() if count > 1]
+        if repeated:
+            raise ValueError(f"prompt ids must be unique, {repeated[0]!r} is there more than once")
+        if not self.kl_factors and set(self.modes) != {Mode.NORMAL}:
+            raise ValueError("kl_factors is empty, but only mode normal can do without one")
+        if self.top_p < 1 and self.temperature == 0:
+            raise ValueError(f"top_p {self.top_p} has no effect at temperature 0: set a temperature above 0")
+        return self
