@@ -1,0 +1,69 @@
+"""The exit rule: how far a layer's distribution is from the final one, and which layer the token is read from.
+
+Shapes: B rows, E exitable layers, V vocabulary.
+"""
+
+import torch
+from torch import Tensor
+
+from eexit.config import SweepConfig, UsageError
+
+
+def resolve_exitable_layers(config: SweepConfig, n_layers: int) -> tuple[int, ...]:
+    """Layers after which a token may be read, increasing, all below the final layer.
+
+    Raises `UsageError` for a layer at or beyond the final one, or if none is left.
+    """
+    if config.exit_layers is None:
+        return every_nth_layer(n_layers, config.exit_every)
+    beyond = [layer for layer in config.exit_layers if layer >= n_layers - 1]
+    if beyond:
+        raise UsageError(
+            f"exit layer {beyond[0]} is not below the final layer: {config.model} has layers 0…{n_layers - 1}, "
+            f"so --exit-layers may go up to {n_layers - 2}"
+        )
+    return config.exit_layers
+
+
+def every_nth_layer(n_layers: int, n: int = 5) -> tuple[int, ...]:
+    """Layers l with 0 < l < L-1 and l % n == 0. Raises `UsageError` where there is none."""
+    layers = tuple(range(n, n_layers - 1, n))
+    if not layers:
+        raise UsageError(
+            f"no exitable layer: the model has layers 0…{n_layers - 1} and --exit-every is {n}; "
+            f"lower it or give --exit-layers"
+        )
+    return layers
+
+
+def kl_from_final(logits_final_BV: Tensor, logits_exit_BV: Tensor) -> Tensor:
+    """KL(final || exit) of each row, in nats: shape (B,), fp32, ≥ 0.
+
+    Σ_v p_final·(z_final − z_exit) − (lse_final − lse_exit): from logits, with no log of a probability.
+    """
+    final_BV, exit_BV = logits_final_BV.float(), logits_exit_BV.float()
+    lse_final_B, lse_exit_B = final_BV.logsumexp(-1), exit_BV.logsumexp(-1)
+    p_final_BV = (final_BV - lse_final_B[:, None]).exp()
+    kl_B = torch.linalg.vecdot(p_final_BV, final_BV - exit_BV) - (lse_final_B - lse_exit_B)
+    return kl_B.clamp_min(0)
+
+
+def exit_probabilities(kl_BE: Tensor, kl_factor_B: Tensor) -> Tensor:
+    """Stick-breaking over the exitable layers: shape (B, E + 1), the final layer last; each row sums to 1.
+
+    A layer that is reached is taken with s = 2·sigmoid(−k·KL): 1 where KL or k is 0, towards 0 as k·KL grows.
+    """
+    stop_BE = 2 * torch.sigmoid(-kl_factor_B[:, None] * kl_BE)
+    passed_BE = torch.cumprod(1 - stop_BE, dim=-1)
+    reached_BE = torch.cat([torch.ones_like(passed_BE[:, :1]), passed_BE[:, :-1]], dim=-1)
+    return torch.cat([stop_BE * reached_BE, passed_BE[:, -1:]], dim=-1)
+
+
+def choose_exits(kl_BE: Tensor, kl_factor_B: Tensor, u_B: Tensor) -> Tensor:
+    """The first exitable layer i with 1 − Π_{j≤i}(1−s_j) > u, as an index into them; E for the final layer.
+
+    A larger k shrinks every s, so for the same KL and u it never exits earlier.
+    """
+    stop_BE = 2 * torch.sigmoid(-kl_factor_B[:, None] * kl_BE)
+    passed_BE = torch.cumprod(1 - stop_BE, dim=-1)
+    return (1 - passed_BE <= u_B[:, None]).sum(-1)
