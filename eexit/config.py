@@ -71,9 +71,15 @@ class SweepConfig(BaseModel):
     prompts: tuple[Prompt, ...] = Field(min_length=1)
     system: str = Field("", description="system prompt of every prompt that brings none of its own")
     prefiller: str = Field("", description="text the answer starts with; the model goes on from it")
-    modes: Annotated[tuple[Mode, ...], Field(min_length=1), AfterValidator(_distinct)] = tuple(Mode)
-    kl_factors: Annotated[tuple[KLFactor, ...], AfterValidator(_distinct)] = (0.5, 1.0, 2.0, 4.0)
-    seeds: Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(_distinct)] = (0,)
+    modes: Annotated[tuple[Mode, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
+        tuple(Mode), description="what an early exit does: normal (nothing), unfrozen, frozen_residual"
+    )
+    kl_factors: Annotated[tuple[KLFactor, ...], AfterValidator(_distinct)] = Field(
+        (0.5, 1.0, 2.0, 4.0), description="sensitivities; higher is more conservative"
+    )
+    seeds: Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
+        (0,), description="of the exit and sampling draws; each is a run of its own"
+    )
     exit_layers: ExitLayers | None = Field(None, description="exitable layers, 0-based, below the final one")
     exit_every: int = Field(5, ge=1, description="exitable layers l with l > 0 and l % N == 0, unless --exit-layers")
     readout: Literal["lens", "raw"] = Field("lens", description="lens: final norm and head; raw: head alone")

@@ -1,0 +1,135 @@
+"""A sweep and how it is executed, from a TOML file and flags: read, merged, validated once.
+
+>>> job = load_job(["--prompts", "mine.txt", "--kl-factors", "0.5", "1"], default=Path("jobs/demo.toml"))
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from cluster.flags import flag, make_parser, parse_flags
+from eexit.config import SweepConfig, UsageError
+from eexit.prompts import read_prompts
+
+
+class SweepJob(SweepConfig):
+    """A sweep, and the fields that say how and where it is executed, which change no result."""
+
+    out: str = Field("results/sweep", min_length=1, description="folder or URI (s3://, gs://) the results go to")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: CUDA, MPS or CPU, what is there")
+    actors: int | None = Field(
+        None, ge=1, description="loaded models that work side by side; left out: one per GPU, or one per 8 CPUs"
+    )
+    cpus_per_actor: int | None = Field(None, ge=1, description="CPUs, and so threads, of each; left out: its share")
+    gpus_per_actor: float | None = Field(None, ge=0, description="GPUs of each, or a fraction; left out: 1 if any")
+    rows_per_shard: int = Field(
+        128, ge=1, description="about so many runs advance together and land in one file; lower it if memory is short"
+    )
+
+    @property
+    def sweep(self) -> SweepConfig:
+        """The part that results depend on."""
+        return SweepConfig(**{name: getattr(self, name) for name in SweepConfig.model_fields})
+
+
+def load_job(arguments: Sequence[str], default: Path, description: str = "") -> tuple[SweepJob, bool]:
+    """The job that flags and `--config` (or `default`) describe, and whether it is only to be shown (`--dry-run`).
+
+    Raises `UsageError` for whatever can't be used.
+    """
+    parser = make_parser(SweepJob, description, skip=("prompts",))
+    parser.add_argument("--config", metavar="FILE", help=f"TOML with the same names; flags win (default: {default})")
+    parser.add_argument("--prompts", metavar="FILE", help=".txt, .jsonl, .csv or .parquet; or [[prompts]] in the TOML")
+    parser.add_argument("--dry-run", action="store_const", const="yes", help="print the plan, and stop there")
+    flags = parse_flags(parser, arguments)
+    dry_run = flags.pop("dry_run", None) is not None
+    path = Path(flags.pop("config", default))
+    table = _read_toml(path)
+    if "prompts" in flags:
+        table["prompts"] = read_prompts(flags.pop("prompts"))
+    elif isinstance(table.get("prompts"), str):
+        table["prompts"] = read_prompts(path.parent / table["prompts"])
+    elif isinstance(table.get("prompts"), list):
+        table["prompts"] = [_with_id(entry, index) for index, entry in enumerate(table["prompts"])]
+    try:
+        return SweepJob.model_validate({**table, **flags}), dry_run
+    except ValidationError as error:
+        raise UsageError(explain(error, set(flags), path)) from error
+
+
+def explain(error: ValidationError, flags: set[str], path: Path) -> str:
+    """One line for what pydantic found first: the value, where it came from, the way out."""
+    problems = error.errors()
+    # One field's problem can come up twice: a tuple without its unusable entry may also be too short.
+    others = {problem["loc"][:1] for problem in problems} - {problems[0]["loc"][:1]}
+    text = _explain_one(dict(problems[0]), flags, path)
+    return text + (f"; and {len(others)} more to mend" if others else "")
+
+
+def _explain_one(problem: Mapping[str, Any], flags: set[str], path: Path) -> str:
+    location: tuple = problem["loc"]
+    if not location:
+        return str(problem["ctx"]["error"])
+    name, value, context = location[0], problem["input"], problem.get("ctx", {})
+    where = _where(location, flags, path)
+    match problem["type"]:
+        case "missing" if location == ("prompts",):
+            return f"prompts are missing: give --prompts FILE, or [[prompts]] in {path}"
+        case "missing":
+            return f"{location[-1]} is missing ({where})"
+        case "extra_forbidden":
+            near = difflib.get_close_matches(str(location[-1]), SweepJob.model_fields, n=1)
+            return f"unknown key {location[-1]!r} in {path}" + (f": did you mean {near[0]}?" if near else ": remove it")
+        case "enum" | "literal_error":
+            return f"unknown {name.removesuffix('s')} {value!r}: choose from {_choices(context['expected'])} ({where})"
+        case "greater_than_equal" | "greater_than" | "less_than_equal" | "less_than":
+            sign, bound = next((_SIGNS[key], context[key]) for key in _SIGNS if key in context)
+            return f"{name} must be {sign} {bound:g}, got {value} ({where})"
+        case "too_short":
+            return f"{name} needs at least one entry ({where})"
+        case "value_error":
+            return f"{context['error']} ({where})"
+    kind = _KINDS.get(problem["type"])
+    return f"{name} must be {kind}, got {value!r} ({where})" if kind else f"{name}: {problem['msg']} ({where})"
+
+
+_SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+_KINDS = {
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "string_type": "text",
+    "string_too_short": "given",
+    "string_unicode": "valid Unicode",
+    "tuple_type": "a list",
+}
+
+
+def _where(location: tuple, flags: set[str], path: Path) -> str:
+    name = str(location[0])
+    source = flag(name) if name in flags else f"{name} in {path}"
+    return f"entry {location[1] + 1} of {source}" if len(location) > 1 and isinstance(location[1], int) else source
+
+
+def _choices(expected: str) -> str:
+    return expected.replace("'", "").replace(" or ", ", ")
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_bytes().decode())
+    except OSError as error:
+        raise UsageError(f"--config {path} can't be read ({error.strerror}): check the name") from error
+    except ValueError as error:
+        raise UsageError(f"--config {path} is not TOML ({str(error).splitlines()[0]})") from error
+
+
+def _with_id(entry: Any, index: int) -> Any:
+    return {"id": str(index), **entry} if isinstance(entry, dict) else entry

@@ -1,0 +1,108 @@
+"""A folder of results: on a local disk, or under a URI that `pyarrow.fs` knows (s3://, gs://).
+
+A name either has all its content or isn't there: files are published in one step and never appended to.
+"""
+
+import contextlib
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import pyarrow as pa
+from pyarrow import fs
+
+from eexit.config import UsageError
+
+TEMPORARY_ENDING = ".tmp"
+
+
+@dataclass(frozen=True)
+class Store:
+    """Names inside are relative to the folder, with forward slashes: `generations/ab12.parquet`."""
+
+    filesystem: fs.FileSystem
+    root: str
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.filesystem, fs.LocalFileSystem)
+
+    def publish(self, name: str, content: bytes | pa.Buffer) -> None:
+        """Make `content` visible under `name`, whole, replacing what was there. Raises `OSError`."""
+        if not self.is_local:
+            # One write of everything: an exception between open and close would publish what was written so far.
+            with self.filesystem.open_output_stream(self._path(name)) as stream:
+                stream.write(content)
+            return
+        final = Path(self._path(name))
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = final.with_name(f".{final.name}.{uuid4().hex}{TEMPORARY_ENDING}")
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(final)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+    def read(self, name: str) -> bytes | None:
+        """The content under `name`, or None if there is none."""
+        try:
+            with self.filesystem.open_input_stream(self._path(name)) as stream:
+                return stream.read()
+        except FileNotFoundError:
+            return None
+
+    def names(self, folder: str) -> list[str]:
+        """Names of the files in `folder`, temporary ones too; none if there is no such folder."""
+        infos = self.filesystem.get_file_info(fs.FileSelector(self._path(folder), allow_not_found=True))
+        return [f"{folder}/{info.base_name}" for info in infos if info.type == fs.FileType.File]
+
+    def has(self, name: str) -> bool:
+        return self.filesystem.get_file_info(self._path(name)).type == fs.FileType.File
+
+    def remove(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self.filesystem.delete_file(self._path(name))
+
+    def paths(self, names: list[str]) -> list[str]:
+        """What `filesystem` calls these names."""
+        return [self._path(name) for name in names]
+
+    def probe(self) -> None:
+        """Write and remove a file where the results will go. Raises `UsageError` if that can't be done."""
+        try:
+            if self.is_local:
+                # In the nearest folder that is there already: a sweep refused later must leave nothing behind.
+                root = Path(self.root)
+                existing = next(path for path in (root, *root.parents) if path.exists())
+                with tempfile.TemporaryFile(dir=existing):
+                    pass
+            else:
+                name = f".probe-{uuid4().hex}"
+                self.publish(name, b"")
+                self.remove(name)
+        except (OSError, pa.ArrowException) as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"--out {self.root} can't be written to ({reason}): choose another place") from error
+
+    def _path(self, name: str) -> str:
+        return f"{self.root.rstrip('/')}/{name}"
+
+
+def open_store(out: str | Path) -> Store:
+    """The store at a folder or URI; nothing is created yet. Raises `UsageError` for a URI that can't be used."""
+    if "://" not in str(out):
+        return Store(fs.LocalFileSystem(), os.path.abspath(out))
+    try:
+        filesystem, root = fs.FileSystem.from_uri(str(out))
+    except (ValueError, OSError) as error:
+        scheme = str(out).split("://")[0]
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--out {scheme}://… can't be used ({reason}): give a folder, s3:// or gs://") from error
+    return Store(filesystem, root)
