@@ -11,13 +11,13 @@ from numpy.random import Generator, Philox
 
 
 def exit_draws(seed: int, prompt_token_ids: list[int], n_tokens: int) -> np.ndarray:
-    """The uniforms in [0, 1) that choose exits: shape (n_tokens,); longer requests extend shorter ones."""
-    return _stream("exit", seed, prompt_token_ids).random(n_tokens)
+    """The fp32 uniforms in [0, 1) that choose exits: shape (n_tokens,); longer requests extend shorter ones."""
+    return _stream("exit", seed, prompt_token_ids).random(n_tokens, dtype=np.float32)
 
 
 def sampling_draws(seed: int, prompt_token_ids: list[int], n_tokens: int) -> np.ndarray:
-    """The uniforms in [0, 1) that sample tokens: shape (n_tokens,), independent of `exit_draws`."""
-    return _stream("sample", seed, prompt_token_ids).random(n_tokens)
+    """The fp32 uniforms in [0, 1) that sample tokens: shape (n_tokens,), independent of `exit_draws`."""
+    return _stream("sample", seed, prompt_token_ids).random(n_tokens, dtype=np.float32)
 
 
 def _stream(purpose: str, seed: int, prompt_token_ids: list[int]) -> Generator:

@@ -3,6 +3,9 @@
 Shapes: B rows, E exitable layers, V vocabulary.
 """
 
+from dataclasses import dataclass
+from typing import Self
+
 import torch
 from torch import Tensor
 
@@ -36,16 +39,32 @@ def every_nth_layer(n_layers: int, n: int = 5) -> tuple[int, ...]:
     return layers
 
 
-def kl_from_final(logits_final_BV: Tensor, logits_exit_BV: Tensor) -> Tensor:
-    """KL(final || exit) of each row, in nats: shape (B,), fp32, ≥ 0.
+@dataclass(frozen=True)
+class FinalDistribution:
+    """The final layer's distribution of each row, and how far others are from it; all in nats and fp32."""
 
-    Σ_v p_final·(z_final − z_exit) − (lse_final − lse_exit): from logits, with no log of a probability.
-    """
-    final_BV, exit_BV = logits_final_BV.float(), logits_exit_BV.float()
-    lse_final_B, lse_exit_B = final_BV.logsumexp(-1), exit_BV.logsumexp(-1)
-    p_final_BV = (final_BV - lse_final_B[:, None]).exp()
-    kl_B = torch.linalg.vecdot(p_final_BV, final_BV - exit_BV) - (lse_final_B - lse_exit_B)
-    return kl_B.clamp_min(0)
+    logits_BV: Tensor
+    lse_B: Tensor
+    p_BV: Tensor
+
+    @classmethod
+    def of(cls, logits_BV: Tensor) -> Self:
+        logits_BV = logits_BV.float()
+        lse_B = logits_BV.logsumexp(-1)
+        return cls(logits_BV, lse_B, (logits_BV - lse_B[:, None]).exp())
+
+    def entropy(self) -> Tensor:
+        """−Σ_v p·log p of each row: shape (B,)."""
+        return self.lse_B - torch.linalg.vecdot(self.p_BV, self.logits_BV)
+
+    def kl_to(self, logits_BV: Tensor) -> Tensor:
+        """KL(final || other) of each row: shape (B,), ≥ 0.
+
+        Σ_v p_final·(z_final − z_other) − (lse_final − lse_other): from logits, with no log of a probability.
+        """
+        logits_BV = logits_BV.float()
+        gap_B = torch.linalg.vecdot(self.p_BV, self.logits_BV - logits_BV)
+        return (gap_B - (self.lse_B - logits_BV.logsumexp(-1))).clamp_min(0)
 
 
 def exit_probabilities(kl_BE: Tensor, kl_factor_B: Tensor) -> Tensor:
@@ -54,7 +73,7 @@ def exit_probabilities(kl_BE: Tensor, kl_factor_B: Tensor) -> Tensor:
     A layer that is reached is taken with s = 2·sigmoid(−k·KL): 1 where KL or k is 0, towards 0 as k·KL grows.
     """
     stop_BE = 2 * torch.sigmoid(-kl_factor_B[:, None] * kl_BE)
-    passed_BE = torch.cumprod(1 - stop_BE, dim=-1)
+    passed_BE = _passed(kl_BE, kl_factor_B)
     reached_BE = torch.cat([torch.ones_like(passed_BE[:, :1]), passed_BE[:, :-1]], dim=-1)
     return torch.cat([stop_BE * reached_BE, passed_BE[:, -1:]], dim=-1)
 
@@ -64,6 +83,9 @@ def choose_exits(kl_BE: Tensor, kl_factor_B: Tensor, u_B: Tensor) -> Tensor:
 
     A larger k shrinks every s, so for the same KL and u it never exits earlier.
     """
-    stop_BE = 2 * torch.sigmoid(-kl_factor_B[:, None] * kl_BE)
-    passed_BE = torch.cumprod(1 - stop_BE, dim=-1)
-    return (1 - passed_BE <= u_B[:, None]).sum(-1)
+    return (1 - _passed(kl_BE, kl_factor_B) <= u_B[:, None]).sum(-1)
+
+
+def _passed(kl_BE: Tensor, kl_factor_B: Tensor) -> Tensor:
+    """Π_{j≤i}(1−s_j), with 1 − 2·sigmoid(−x) = tanh(x / 2), which keeps its digits near 0."""
+    return torch.cumprod(torch.tanh(kl_factor_B[:, None] * kl_BE / 2), dim=-1)

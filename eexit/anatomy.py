@@ -1,0 +1,261 @@
+"""A transformers decoder taken apart by structure, so that its layers can be run one at a time, for any rows.
+
+Everything that leans on transformers' internals is here. Nothing is known of model families: the model's own forward
+is run with its layers replaced by recorders, which tells how each layer is called (embeddings, positions, rotary
+angles); the layers are then called the same way with our cache and attention. What runs between the last layer and
+the logits is found by watching one forward, and the whole is checked against the model's own logits.
+
+Shapes: B rows, T tokens, W width of the residual stream, V vocabulary.
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import get_layer_types_and_kwargs
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_utils import AttentionInterface
+
+from eexit.cache import CacheView, KeysWritten, KVCache
+from eexit.config import UsageError
+
+ATTENTION = "eexit"
+PROBE_TOKENS = 6
+
+
+def _attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, *, eexit_view: CacheView,
+    scaling: float | None = None, sliding_window: int | None = None, softcap: float | None = None, **_: object,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """transformers' attention interface, answered by the pass's own view of the cache."""
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return eexit_view.attend(query, key, value, scaling, sliding_window, softcap), None
+
+
+AttentionInterface.register(ATTENTION, _attention)
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """How the model calls one of its layers, besides the residual stream."""
+
+    args: tuple
+    kwargs: dict[str, Any]
+
+
+class _Recorder:
+    """Stands in for a layer: notes how it is called and hands the residual stream on."""
+
+    def __init__(self, layer: nn.Module, calls: list[tuple[Tensor, LayerCall]], returns_tuple: bool):
+        self.layer, self.calls, self.returns_tuple = layer, calls, returns_tuple
+
+    def __call__(self, hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor | tuple[Tensor]:
+        self.calls.append((hidden_states, LayerCall(args, kwargs)))
+        return (hidden_states,) if self.returns_tuple else hidden_states
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.layer, name)
+
+
+class _StackOutput(BaseModelOutputWithPast):
+    """What a stack returns; whatever else some model asks of it (cross attentions, router logits) is not there."""
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+def _echo(*_: object, inputs_embeds: Tensor, **__: object) -> _StackOutput:
+    """Stands in for the stack of layers: what goes in as embeddings comes out as its last hidden state."""
+    return _StackOutput(last_hidden_state=inputs_embeds)
+
+
+class LayerPass:
+    """A pass through the layers over given tokens, one layer at a time, for all of its rows or some of them.
+
+    The view given with a call says which rows, and which cache they write and attend to.
+    """
+
+    def __init__(self, decoder: "Decoder", view: CacheView, calls: list[LayerCall]):
+        self.decoder, self.view, self.calls = decoder, view, calls
+
+    def block(self, layer: int, hidden_BTW: Tensor, view: CacheView) -> Tensor:
+        """Run one layer; writes its keys and values and returns the residual stream after it."""
+        output = self._call(layer, hidden_BTW, view)
+        return output[0] if isinstance(output, tuple) else output
+
+    def write_keys(self, layer: int, hidden_BTW: Tensor, view: CacheView) -> None:
+        """Give one layer its keys and values from this residual stream, and run no more of it."""
+        try:
+            self._call(layer, hidden_BTW, view)
+        except KeysWritten:
+            return
+
+    def _call(self, layer: int, hidden_BTW: Tensor, view: CacheView) -> Any:
+        call = self.calls[layer]
+        if view is not self.view:
+            call = LayerCall(self._for(view, call.args), self._for(view, call.kwargs))
+        return self.decoder.layers[layer](hidden_BTW, *call.args, **call.kwargs)
+
+    def _for(self, view: CacheView, argument: Any) -> Any:
+        """An argument of a call over all rows, for the rows of `view` alone."""
+        if argument is self.view:
+            return view
+        match argument:
+            case Tensor() if argument.ndim > 1 and argument.shape[0] == self.view.position_BT.shape[0]:
+                return argument[view.slots]
+            case tuple() | list():
+                return type(argument)(self._for(view, item) for item in argument)
+            case dict():
+                return {name: self._for(view, item) for name, item in argument.items()}
+        return argument
+
+
+class Decoder:
+    """A causal language model as embeddings, layers and a readout.
+
+    Raises `UsageError`, naming what is missing, for a model that can't be run this way.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        config = model.config.get_text_config(decoder=True)
+        _refuse_unsupported(model.config, config)
+        self.n_layers: int = config.num_hidden_layers
+        self.context: int | None = getattr(config, "max_position_embeddings", None)
+        self.vocabulary: int = config.vocab_size
+        self.device, self.dtype = model.device, model.dtype
+        path, name = _find_stack(model, self.n_layers)
+        stack = model.get_submodule(path)
+        self.layers: list[nn.Module] = list(getattr(stack, name))
+        self.configs = _distinct([module.config for module in stack.modules() if hasattr(module, "config")])
+
+        probe_ids = torch.arange(1, PROBE_TOKENS + 1, device=self.device)[None] % config.vocab_size
+        logits, after_layers, returns_tuple = _watch(model, stack, self.layers, probe_ids)
+        self.after_layers = after_layers
+        self.projections = [module for module in after_layers if "norm" not in type(module).__name__.lower()]
+        self._calls: list[tuple[Tensor, LayerCall]] = []
+        recorders = [_Recorder(layer, self._calls, returns_tuple) for layer in self.layers]
+        self._embedder = _graft(stack, name, recorders)
+        self._head = _graft(model, path, _echo)
+        self._verify(model, probe_ids, logits)
+
+    @contextmanager
+    def attending(self) -> Iterator[None]:
+        """Within it the layers use our attention; outside, the model is as it was."""
+        before = [config._attn_implementation_internal for config in self.configs]
+        for config in self.configs:
+            config._attn_implementation_internal = ATTENTION
+        try:
+            yield
+        finally:
+            for config, implementation in zip(self.configs, before, strict=True):
+                config._attn_implementation_internal = implementation
+
+    def begin(self, token_BT: Tensor, view: CacheView) -> tuple[Tensor, LayerPass]:
+        """Embed tokens at the view's positions: the residual stream before layer 0, (B, T, W), and the pass."""
+        self._calls.clear()
+        self._embedder(
+            input_ids=token_BT, position_ids=view.position_BT, cache=view, use_cache=True, eexit_view=view
+        )  # fmt: skip
+        hidden_BTW = self._calls[0][0]
+        return hidden_BTW, LayerPass(self, view, [call for _, call in self._calls])
+
+    def read(self, hidden_BW: Tensor, norm: bool = True) -> Tensor:
+        """The logits (B, V) of a residual stream: final norm (unless told otherwise), head, scaling and soft-cap."""
+        hidden_BTW = hidden_BW[:, None]
+        for module in self.after_layers if norm else self.projections:
+            hidden_BTW = module(hidden_BTW)
+        return self._head(inputs_embeds=hidden_BTW, use_cache=False).logits[:, 0]
+
+    def _verify(self, model: PreTrainedModel, probe_ids: Tensor, logits_TV: Tensor) -> None:
+        """Our layer loop must give the model's own logits."""
+        what = type(model).__name__
+        position_BT = torch.arange(PROBE_TOKENS, device=self.device)[None]
+        cache = KVCache(1, PROBE_TOKENS)
+        view = CacheView(cache, position_BT, PROBE_TOKENS)
+        try:
+            with self.attending():
+                hidden_BTW, layer_pass = self.begin(probe_ids, view)
+                for layer in range(self.n_layers):
+                    hidden_BTW = layer_pass.block(layer, hidden_BTW, view)
+                ours_TV = self.read(hidden_BTW[0])
+        except (TypeError, AttributeError, KeyError, IndexError, RuntimeError, ValueError) as error:
+            raise UsageError(f"{what} can't be run layer by layer: {type(error).__name__}: {error}") from error
+        without = sorted(set(range(self.n_layers)) - view.layers_seen)
+        if without:
+            raise UsageError(f"{what} is not supported: layer {without[0]} keeps no keys and values per position")
+        buffers = [*cache.keys.values(), *cache.values.values()]
+        self.cache_bytes_per_token = sum(buffer.nbytes for buffer in buffers) // PROBE_TOKENS
+        scale = logits_TV.float().abs().max().item()
+        difference = (ours_TV.float() - logits_TV.float()).abs().max().item()
+        if not difference <= (1e-3 if self.dtype == torch.float32 else 0.1) * max(scale, 1.0):
+            raise UsageError(
+                f"{what} is not supported: run layer by layer, its logits differ by {difference:.2g} from its own"
+            )
+
+
+def _refuse_unsupported(outer: Any, config: Any) -> None:
+    """Say what is missing before anything is taken apart."""
+    if outer.is_encoder_decoder:
+        raise UsageError(f"{outer.model_type} is an encoder-decoder; early exit needs a decoder-only language model")
+    if not getattr(config, "num_hidden_layers", None):
+        raise UsageError(f"{outer.model_type} has no num_hidden_layers; early exit needs a stack of decoder layers")
+    if not getattr(config, "num_attention_heads", None):
+        raise UsageError(
+            f"{outer.model_type} has no attention heads (a state-space model?); keys and values are needed"
+        )
+    kinds = set(get_layer_types_and_kwargs(config)[0]) - {"full_attention", "sliding_attention"}
+    if kinds:
+        raise UsageError(
+            f"{outer.model_type} has layers of kind {', '.join(sorted(kinds))}; "
+            f"only full and sliding-window attention keep the keys and values per position that early exit needs"
+        )
+
+
+def _find_stack(model: PreTrainedModel, n_layers: int) -> tuple[str, str]:
+    """The module whose forward runs the layers, and the name of its list of them."""
+    for path, module in model.named_modules():
+        for name, child in module.named_children():
+            if isinstance(child, nn.ModuleList) and len(child) == n_layers and list(child[0].children()):
+                return path, name
+    raise UsageError(f"{type(model).__name__} has no list of {n_layers} decoder layers")
+
+
+@torch.inference_mode()
+def _watch(
+    model: PreTrainedModel, stack: nn.Module, layers: list[nn.Module], token_BT: Tensor
+) -> tuple[Tensor, list[nn.Module], bool]:
+    """One forward of the model: its logits (T, V), what the stack runs after its layers, how layers return."""
+    ran: list[nn.Module] = []
+    returned_tuple: list[bool] = []
+    watched = [child for child in stack.children() if not isinstance(child, nn.ModuleList)]
+    handles = [child.register_forward_hook(lambda module, _, __: ran.append(module)) for child in watched]
+
+    def last_layer_done(_: nn.Module, __: tuple, output: object) -> None:
+        ran.clear()
+        returned_tuple.append(isinstance(output, tuple))
+
+    handles.append(layers[-1].register_forward_hook(last_layer_done))
+    try:
+        logits = model(input_ids=token_BT, use_cache=False).logits[0]
+    finally:
+        for handle in handles:
+            handle.remove()
+    return logits, list(ran), returned_tuple[0]
+
+
+def _graft(root: nn.Module, path: str, replacement: object) -> Any:
+    """A copy of `root` that shares all its weights, with the module at `path` replaced."""
+    shell = copy.copy(root)
+    head, _, rest = path.partition(".")
+    child = _graft(getattr(root, head), rest, replacement) if rest else replacement
+    object.__setattr__(shell, head, child)
+    return shell
+
+
+def _distinct(configs: list[Any]) -> list[Any]:
+    return list({id(config): config for config in configs}.values())

@@ -1,0 +1,109 @@
+"""The rows in flight: which request sits in which slot, how far it is, and what it left so far.
+
+Rows fill the slots from 0 without gaps, `frozen_residual` ones first, so that every pass works on a leading part of
+the cache. The bookkeeping is on the host, in arrays over slots.
+
+Shapes: N slots, B rows in flight, E exitable layers, T tokens.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from eexit.cache import KVCache
+from eexit.config import Mode
+from eexit.draws import exit_draws, sampling_draws
+from eexit.rows import Decoding, Failure, Outcome, Request, Trace
+from eexit.schema import EOS, LENGTH
+
+
+class Batch:
+    """Slots for rows, and the caches whose slots move along when rows do."""
+
+    def __init__(self, n_slots: int, decoding: Decoding, caches: Sequence[KVCache]):
+        n_exits, n_tokens = len(decoding.exitable_layers), decoding.max_new_tokens
+        self.decoding, self.caches = decoding, caches
+        self.n_slots, self.n_rows, self.n_frozen = n_slots, 0, 0
+        self.request = np.zeros(n_slots, np.int64)
+        self.n_prompt = np.zeros(n_slots, np.int64)
+        self.n_generated = np.zeros(n_slots, np.int64)
+        self.limit = np.zeros(n_slots, np.int64)
+        self.decides = np.zeros(n_slots, bool)
+        self.kl_factor = np.zeros(n_slots, np.float32)
+        self.u_exit = np.zeros((n_slots, n_tokens), np.float32)
+        self.u_token = np.zeros((n_slots, n_tokens), np.float32)
+        self.records = {
+            "token_id_T": np.zeros((n_slots, n_tokens), np.int32),
+            "exit_layer_T": np.zeros((n_slots, n_tokens), np.int32),
+            "kl_TE": np.zeros((n_slots, n_tokens, n_exits), np.float32),
+            "exit_prob_TE": np.zeros((n_slots, n_tokens, n_exits + 1), np.float32),
+            "logprob_T": np.zeros((n_slots, n_tokens), np.float32),
+            "final_token_id_T": np.zeros((n_slots, n_tokens), np.int32),
+            "entropy_T": np.zeros((n_slots, n_tokens), np.float32),
+        }
+
+    def add(self, index: int, request: Request, limit: int) -> int:
+        """Give request number `index`, that may make `limit` tokens, a slot."""
+        slot = self.n_rows
+        if request.mode == Mode.FROZEN_RESIDUAL:
+            self._move(self.n_frozen, slot)
+            slot = self.n_frozen
+            self.n_frozen += 1
+        self.n_rows += 1
+        ids = list(request.prompt_token_ids)
+        self.request[slot], self.n_prompt[slot], self.n_generated[slot], self.limit[slot] = index, len(ids), 0, limit
+        self.decides[slot] = request.mode != Mode.NORMAL
+        self.kl_factor[slot] = request.kl_factor or 0.0
+        self.u_exit[slot, :limit] = exit_draws(request.seed, ids, limit)
+        self.u_token[slot, :limit] = sampling_draws(request.seed, ids, limit)
+        return slot
+
+    def record(self, slots: np.ndarray, **columns: np.ndarray) -> None:
+        """Note one more token of each of these rows."""
+        for name, values in columns.items():
+            self.records[name][slots, self.n_generated[slots]] = values
+        self.n_generated[slots] += 1
+
+    def last_token(self) -> np.ndarray:
+        rows = np.arange(self.n_rows)
+        return self.records["token_id_T"][rows, self.n_generated[rows] - 1]
+
+    def ended(self) -> np.ndarray:
+        """Slots whose row is done or went astray, last first: the order in which they can be removed."""
+        at_eos = np.isin(self.last_token(), list(self.decoding.eos_token_ids))
+        at_limit = self.n_generated[: self.n_rows] >= self.limit[: self.n_rows]
+        return np.flatnonzero(at_eos | at_limit | ~self._finite())[::-1]
+
+    def outcome(self, slot: int) -> Outcome:
+        """What the row in a slot left."""
+        n_tokens = self.n_generated[slot]
+        if not self._finite()[slot]:
+            return Failure(f"the model's output is not finite at generated token {n_tokens - 1}")
+        columns = {name: values[slot, :n_tokens].copy() for name, values in self.records.items()}
+        at_eos = int(columns["token_id_T"][-1]) in self.decoding.eos_token_ids
+        return Trace(finish_reason=EOS if at_eos else LENGTH, **columns)
+
+    def _finite(self) -> np.ndarray:
+        """Whether each row's last token has a finite entropy and KLs."""
+        rows = np.arange(self.n_rows)
+        last = self.n_generated[rows] - 1
+        finite_kl = np.isfinite(self.records["kl_TE"][rows, last]).all(-1)
+        return finite_kl & np.isfinite(self.records["entropy_T"][rows, last])
+
+    def remove(self, slot: int) -> None:
+        """Free a slot; rows behind it move up."""
+        if slot < self.n_frozen:
+            self.n_frozen -= 1
+            self._move(self.n_frozen, slot)
+            slot = self.n_frozen
+        self.n_rows -= 1
+        self._move(self.n_rows, slot)
+
+    def _move(self, source: int, target: int) -> None:
+        if source == target:
+            return
+        for cache in self.caches:
+            cache.copy_slot(source, target, int(self.n_prompt[source] + self.n_generated[source]))
+        columns = (self.request, self.n_prompt, self.n_generated, self.limit, self.decides, self.kl_factor)
+        for column in (*columns, self.u_exit, self.u_token, *self.records.values()):
+            column[target] = column[source]

@@ -1,0 +1,60 @@
+"""What goes into the engine and what comes out: requests, how they are decoded, traces.
+
+Shapes: T generated tokens, E exitable layers.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from eexit.config import Mode
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How all rows decode. `readout` is lens or raw; `temperature` 0 is greedy; `cache_bytes` bounds rows in flight."""
+
+    exitable_layers: tuple[int, ...]
+    max_new_tokens: int
+    eos_token_ids: frozenset[int]
+    readout: str = "lens"
+    temperature: float = 0.0
+    top_p: float = 1.0
+    cache_bytes: int = 4 << 30
+
+
+@dataclass(frozen=True)
+class Request:
+    """One row. `kl_factor` is None for `normal`."""
+
+    prompt_token_ids: tuple[int, ...]
+    mode: Mode
+    kl_factor: float | None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a row generated, as `schema.TOKENS` defines it: KL, logprob and entropy in nats.
+
+    The first token was not decided: it comes from the final layer, where its prompt was processed.
+    """
+
+    finish_reason: str
+    token_id_T: np.ndarray
+    exit_layer_T: np.ndarray
+    kl_TE: np.ndarray
+    exit_prob_TE: np.ndarray
+    logprob_T: np.ndarray
+    final_token_id_T: np.ndarray
+    entropy_T: np.ndarray
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a row could not be generated."""
+
+    error: str
+
+
+Outcome = Trace | Failure
