@@ -1,0 +1,19 @@
+"""Reports: results → data frames → charts → one HTML file. Reads `eexit.schema` and nothing else of the engine."""
+
+from reports.original import (
+    create_html_visualization,
+    generate_multi_prompt_html_visualization,
+    load_results_json,
+    save_results_json,
+)
+from reports.page import build_report
+from reports.sweep import NotASweepError
+
+__all__ = [
+    "NotASweepError",
+    "build_report",
+    "create_html_visualization",
+    "generate_multi_prompt_html_visualization",
+    "load_results_json",
+    "save_results_json",
+]

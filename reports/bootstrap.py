@@ -1,0 +1,57 @@
+"""Means over prompts with percentile bootstrap intervals. Prompts are resampled, never tokens."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+
+RESAMPLES: Final = 2000
+LEVEL: Final = 0.95
+MIN_PROMPTS: Final = 5  # below this an interval would promise more than it knows
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over `n` prompts; `low` and `high` are NaN where there is no interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+def estimate(values: np.ndarray) -> Estimate:
+    """Mean of one value per prompt, NaN where a prompt has none."""
+    columns = estimate_columns(values[~np.isnan(values)][:, None])
+    return Estimate(*(float(part[0]) for part in columns[:3]), n=int(columns[3][0]))
+
+
+def estimate_columns(values_PX: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, low, high and n of each column over the P prompts (rows), NaN where a prompt has no value.
+
+    A resample draws whole prompts, so the columns of one call move together.
+    """
+    present_PX = ~np.isnan(values_PX)
+    filled_PX = np.where(present_PX, values_PX, 0.0)
+    n_X = present_PX.sum(axis=0)
+    low_X, high_X = (np.full(n_X.shape, np.nan) for _ in range(2))
+    enough_X = n_X >= MIN_PROMPTS
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean_X = filled_PX.sum(axis=0) / n_X
+        if enough_X.any():
+            weights_RP = _weights(len(values_PX))
+            resampled_RX = (weights_RP @ filled_PX[:, enough_X]) / (weights_RP @ present_PX[:, enough_X].astype(float))
+            tail = (1 - LEVEL) / 2
+            low_X[enough_X], high_X[enough_X] = np.nanquantile(resampled_RX, (tail, 1 - tail), axis=0)
+    return mean_X, low_X, high_X, n_X
+
+
+@lru_cache(maxsize=8)
+def _weights(n_prompts: int) -> np.ndarray:
+    """How often each resample drew each prompt: RESAMPLES × prompts, rows sum to the number of prompts.
+
+    The same for every statistic over as many prompts: a report is a function of its results.
+    """
+    generator = np.random.default_rng(0)
+    return generator.multinomial(n_prompts, np.full(n_prompts, 1 / n_prompts), size=RESAMPLES).astype(float)

@@ -1,0 +1,145 @@
+"""Data frame → Altair chart. Every chart reads the named data `rows`; the page brings the rows and the theme.
+
+Colours and shapes of modes come from the theme's category and symbol ranges, those of exit layers from the palette.
+"""
+
+import altair as alt
+import pandas as pd
+
+from reports.palette import exit_colours
+
+ROWS = alt.NamedData("rows")
+LIGHT = {
+    "background": None,
+    "font": "system-ui, sans-serif",
+    "range": {
+        "category": ["#6b7280", "#0072b2", "#c2500a", "#00795a", "#a8457f", "#7a6a00"],
+        "symbol": ["square", "circle", "triangle-up", "diamond", "cross", "triangle-down"],
+    },
+    "axis": {"labelFontSize": 12, "titleFontSize": 12, "gridOpacity": 0.5},
+    "legend": {"labelFontSize": 12, "titleFontSize": 12, "orient": "top", "symbolOpacity": 1},
+    "view": {"stroke": None},
+}
+HEIGHT, WIDTH = 300, 520
+
+
+def trade_off_chart(frame: pd.DataFrame, y: str, y_title: str, description: str) -> alt.Chart:
+    """A trade-off frame as layers skipped (theoretical) against column `y`; lines join the KL factors of a mode."""
+    x_title, x_axis = "Layers not needed per token (theoretical, mean over prompts)", alt.Axis(format=".0%")
+    x = alt.X("layers_skipped:Q", title=x_title, axis=x_axis)
+    y_channel = alt.Y(f"{y}:Q", title=y_title, scale=_scale(frame[y]))
+    base = alt.Chart(ROWS).encode(x=x, y=y_channel, color=_mode_colour(frame))
+    tooltip = [
+        alt.Tooltip("configuration:N", title="Configuration"),
+        alt.Tooltip("layers_skipped:Q", title="Layers not needed", format=".1%"),
+        alt.Tooltip(f"{y}:Q", title=y_title, format=".4~g"),
+        alt.Tooltip(f"{y}_low:Q", title="from", format=".4~g"),
+        alt.Tooltip(f"{y}_high:Q", title="to", format=".4~g"),
+        alt.Tooltip(f"{y}_n:Q", title="n prompts"),
+    ]
+    return _finish(
+        base.mark_line(aria=False, opacity=0.7).encode(order="kl_factor:Q"),
+        base.mark_rule(aria=False, opacity=0.6).encode(y=alt.Y(f"{y}_low:Q", title=y_title), y2=f"{y}_high:Q"),
+        base.mark_rule(aria=False, opacity=0.6).encode(
+            x=alt.X("layers_skipped_low:Q", title=x_title, axis=x_axis), x2="layers_skipped_high:Q"
+        ),
+        base.mark_point(filled=True, size=80, opacity=1).encode(shape=_mode_shape(frame), tooltip=tooltip),
+        base.mark_text(aria=False, dy=-12, fontSize=11).encode(text="label:N"),
+        description=description,
+    )
+
+
+def exit_mix_chart(frame: pd.DataFrame, description: str) -> alt.Chart:
+    """An exit-mix frame as one stacked bar per configuration, early layers at the left."""
+    layers = list(dict.fromkeys(frame.sort_values("rank")["layer"]))
+    chart = (
+        alt.Chart(ROWS)
+        .mark_bar()
+        .encode(
+            x=alt.X("share:Q", title="Share of decided tokens (mean over prompts)", axis=alt.Axis(format=".0%")).scale(
+                domain=[0, 1]
+            ),
+            y=alt.Y("configuration:N", title=None, sort=list(dict.fromkeys(frame["configuration"])))
+            .axis(labelLimit=200)
+            .scale(paddingInner=0.12),
+            color=alt.Color("layer:N", title="Exit layer", sort=layers).scale(
+                domain=layers, range=exit_colours(len(layers))
+            ),
+            order=alt.Order("rank:Q"),
+            tooltip=[
+                alt.Tooltip("configuration:N", title="Configuration"),
+                alt.Tooltip("layer:N", title="Exit layer"),
+                alt.Tooltip("share:Q", title="Share", format=".1%"),
+                alt.Tooltip("n:Q", title="n prompts"),
+            ],
+        )
+    )
+    return chart.properties(width=WIDTH, height=alt.Step(22), description=description)
+
+
+def dose_chart(frame: pd.DataFrame, y: str, y_title: str, description: str) -> alt.Chart:
+    """A dose frame's column `y`, a fraction, against log2 of the KL factor; `normal` is the dashed line."""
+    y_channel = alt.Y(f"{y}:Q", title=y_title, axis=alt.Axis(format=".0%"), scale=alt.Scale(zero=False))
+    x = alt.X(
+        "log2_kl_factor:Q", title="log2 of the KL factor (right: more conservative)", axis=alt.Axis(tickMinStep=1)
+    )
+    dosed = alt.Chart(ROWS).transform_filter("isValid(datum.kl_factor)").encode(x=x, color=_mode_colour(frame))
+    reference = alt.Chart(ROWS).transform_filter("!isValid(datum.kl_factor)")
+    tooltip = [
+        alt.Tooltip("configuration:N", title="Configuration"),
+        alt.Tooltip(f"{y}:Q", title=y_title, format=".1%"),
+        alt.Tooltip(f"{y}_low:Q", title="from", format=".1%"),
+        alt.Tooltip(f"{y}_high:Q", title="to", format=".1%"),
+        alt.Tooltip(f"{y}_n:Q", title="n prompts"),
+    ]
+    return _finish(
+        reference.mark_rule(aria=False, strokeDash=[5, 4]).encode(y=y_channel, color=_mode_colour(frame)),
+        dosed.mark_line(aria=False, opacity=0.7).encode(y=y_channel),
+        dosed.mark_rule(aria=False, opacity=0.6).encode(y=alt.Y(f"{y}_low:Q", title=y_title), y2=f"{y}_high:Q"),
+        dosed.mark_point(filled=True, size=80, opacity=1).encode(
+            y=y_channel, shape=_mode_shape(frame), tooltip=tooltip
+        ),
+        description=description,
+    )
+
+
+def depth_chart(frame: pd.DataFrame, description: str) -> alt.Chart:
+    """Mean depth along the text with its band, one line per mode; the page shows one KL factor at a time."""
+    x = alt.X("position:Q", title="Token position (bins of equal width)")
+    y_title = "Mean depth (fraction of layers)"
+    y = alt.Y("depth:Q", title=y_title, axis=alt.Axis(format=".0%"), scale=alt.Scale(zero=False))
+    base = alt.Chart(ROWS).encode(x=x, color=_mode_colour(frame))
+    tooltip = [
+        alt.Tooltip("configuration:N", title="Configuration"),
+        alt.Tooltip("position:Q", title="Position", format=".0f"),
+        alt.Tooltip("depth:Q", title="Mean depth", format=".1%"),
+        alt.Tooltip("depth_n:Q", title="n prompts"),
+    ]
+    return _finish(
+        base.mark_area(aria=False, opacity=0.2).encode(y=alt.Y("depth_low:Q", title=y_title), y2="depth_high:Q"),
+        base.mark_line(aria=False).encode(y=y),
+        base.mark_point(filled=True, size=25, opacity=1).encode(y=y, shape=_mode_shape(frame), tooltip=tooltip),
+        description=description,
+    )
+
+
+def _finish(*layers: alt.Chart, description: str) -> alt.LayerChart:
+    return alt.layer(*layers, data=ROWS).properties(width=WIDTH, height=HEIGHT, description=description)
+
+
+def _modes(frame: pd.DataFrame) -> list[str]:
+    return list(dict.fromkeys(frame["mode"]))
+
+
+def _mode_colour(frame: pd.DataFrame) -> alt.Color:
+    return alt.Color("mode:N", title=None).scale(domain=_modes(frame))
+
+
+def _mode_shape(frame: pd.DataFrame) -> alt.Shape:
+    return alt.Shape("mode:N", title=None).scale(domain=_modes(frame))
+
+
+def _scale(values: pd.Series) -> alt.Scale:
+    """Logarithmic where positive values spread over more than a factor of ten."""
+    spreads = values.min() > 0 and values.max() > 10 * values.min()
+    return alt.Scale(type="log") if spreads else alt.Scale(zero=False, nice=True)

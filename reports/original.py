@@ -1,0 +1,207 @@
+"""The original file format, `early_exit_analysis.json`, and the original functions that drew it.
+
+    results = load_results_json("early_exit_analysis.json")
+    generate_multi_prompt_html_visualization(results, "early_exit.html")
+
+A file is a list of `{prompt, results: [{mode, kl_factor | null, response, evaluation}]}`. Files that others wrote, with
+keys missing, load and render too. Everything becomes a `Sweep`, so there is one page and not two.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from eexit.schema import ERROR, GENERATIONS, OK, TOKENS
+from reports.page import render, write_report
+from reports.sweep import NORMAL, NotASweepError, Sweep, assemble
+
+TITLE = "Early exit analysis"
+
+
+def save_results_json(results: Sequence[Mapping[str, Any]], filename: str | Path = "early_exit_analysis.json") -> Path:
+    """Write results in the original shape; returns where they are."""
+    path = Path(filename)
+    path.write_text(json.dumps(list(results), indent=2), encoding="utf-8")
+    return path
+
+
+def load_results_json(filename: str | Path) -> list[dict[str, Any]]:
+    """Read results in the original shape. Raises NotASweepError where the file isn't a list of prompts."""
+    try:
+        results = json.loads(Path(filename).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise NotASweepError(f"{filename} is not JSON: {error}") from error
+    if not isinstance(results, list) or not all(isinstance(entry, dict) for entry in results):
+        raise NotASweepError(f"{filename} is not a list of {{prompt, results}} as early_exit_analysis.json is")
+    return results
+
+
+def generate_multi_prompt_html_visualization(
+    results: Sequence[Mapping[str, Any]],
+    output_file: str | Path = "early_exit_visualization.html",
+    title: str = TITLE,
+) -> Path:
+    """Write the report of results in the original shape; returns where it is."""
+    return write_report(sweep_of(results), output_file, title)
+
+
+def create_html_visualization(
+    tokens: Sequence[str],
+    exit_layers: Sequence[int | None],
+    title: str = TITLE,
+    output_file: str | Path | None = None,
+    exitable_layers: Sequence[int] | None = None,
+) -> str:
+    """The report of one text: its tokens and the layer each was read from. Returns the HTML, and writes it if asked.
+
+    Without `exitable_layers`, the deepest layer that occurs is taken for the final one.
+    """
+    evaluation = {"tokens": list(tokens), "chosen_exit_layers": list(exit_layers)}
+    if exitable_layers is None:
+        exitable_layers = sorted({layer for layer in map(_layer, exit_layers) if layer is not None})[:-1]
+    result = {"mode": "text", "evaluation": evaluation | {"exitable_layers": list(exitable_layers)}}
+    sweep = sweep_of([{"prompt": title, "results": [result]}])
+    if output_file is not None:
+        write_report(sweep, output_file, title)
+    return render(sweep, title)
+
+
+def sweep_of(results: Sequence[Mapping[str, Any]]) -> Sweep:
+    """Results in the original shape as a sweep; what they don't say is null."""
+    runs = [
+        (number, entry, result)
+        for number, entry in enumerate(results)
+        for result in entry.get("results") or []
+        if isinstance(result, Mapping)
+    ]
+    layers = [_layers_of(result) for *_, result in runs]
+    exitable = sorted({layer for known, _ in layers for layer in known})
+    beyond = [
+        layer for _, chosen in layers for layer in chosen if layer is not None and layer > max(exitable, default=-1)
+    ]
+    final = max(beyond, default=None)
+    generations, tokens = [], []
+    for (number, entry, result), (_, chosen) in zip(runs, layers, strict=True):
+        run_id = str(len(generations))
+        generations.append(
+            _generation(run_id, number, entry, result, [_snap(layer, exitable, final) for layer in chosen], final)
+        )
+        tokens += _tokens(generations[-1], _pieces(result), [_snap(layer, exitable, final) for layer in chosen])
+    frame = pd.DataFrame(generations, columns=[*GENERATIONS.names, "accuracy_score", "notes"])
+    numbers = [f.name for f in GENERATIONS if str(f.type) in ("double", "int32")]
+    prompts = [{"id": str(i), "prompt": str(entry.get("prompt") or "")} for i, entry in enumerate(results)]
+    return assemble(
+        {"config": {"prompts": prompts}},
+        tuple(exitable),
+        final,
+        frame.astype({**dict.fromkeys([*numbers, "accuracy_score"], float), "seed": int}),
+        pd.DataFrame(tokens, columns=[name for name in TOKENS.names if name not in ("kl", "exit_prob")]).astype(
+            {"position": int, "decided": bool}
+        ),
+    )
+
+
+def _generation(
+    run_id: str,
+    number: int,
+    entry: Mapping[str, Any],
+    result: Mapping[str, Any],
+    chosen: list[int | None],
+    final: int | None,
+) -> dict[str, Any]:
+    evaluation = _mapping(result, "evaluation")
+    stats = _mapping(evaluation, "early_exit_stats")
+    mode = str(result.get("mode") or "unnamed")
+    error = result.get("error")
+    text = next((t for t in (result.get("response"), evaluation.get("response")) if isinstance(t, str)), None)
+    pieces = _pieces(result)
+    return {
+        "run_id": run_id,
+        "prompt_id": str(number),
+        "prompt": str(entry.get("prompt") or ""),
+        "mode": mode,
+        "kl_factor": None if mode == NORMAL else _number(result.get("kl_factor")),
+        "seed": 0,
+        "status": ERROR if error else OK,
+        "error": str(error) if error else None,
+        "text": "".join(pieces) if text is None and pieces else text,
+        "n_tokens": _number(stats.get("total_tokens")) or len(pieces) or None,
+        "exit_rate": _rate(stats),
+        # Not in the file, but its layers say it where the model's depth is known.
+        "mean_depth": None
+        if not chosen or final is None
+        else sum((c or 0) + 1 for c in chosen) / (len(chosen) * (final + 1)),
+        "exit_layer_counts": _distribution(stats, final) or None,
+        "accuracy_score": _number(evaluation.get("accuracy_score")),
+        "notes": _notes(evaluation),
+    }
+
+
+def _tokens(generation: dict[str, Any], pieces: list[str], chosen: list[int | None]) -> list[dict[str, Any]]:
+    """One row per token that has both a text and a layer."""
+    naming = {name: generation[name] for name in ("run_id", "prompt_id", "mode", "kl_factor", "seed")}
+    return [
+        naming | {"position": i, "decided": True, "token": piece, "exit_layer": layer}
+        for i, (piece, layer) in enumerate(zip(pieces, chosen, strict=False))
+    ]
+
+
+def _layers_of(result: Mapping[str, Any]) -> tuple[list[int], list[int | None]]:
+    """Exitable layers a result names, and the layer each of its tokens was read from (None: the final one)."""
+    evaluation = _mapping(result, "evaluation")
+    exitable = [layer for layer in map(_layer, _list(evaluation, "exitable_layers")) if layer is not None]
+    return exitable, [_layer(layer) for layer in _list(evaluation, "chosen_exit_layers")]
+
+
+def _layer(value: Any) -> int | None:
+    """A layer's number; None for the ways to write the final layer without its number: null, -1, infinity."""
+    number = _number(value)
+    return None if number is None or number < 0 else int(number)
+
+
+def _snap(layer: int | None, exitable: list[int], final: int | None) -> int | None:
+    return layer if layer in exitable else final
+
+
+def _pieces(result: Mapping[str, Any]) -> list[str]:
+    return [str(token) for token in _list(_mapping(result, "evaluation"), "tokens")]
+
+
+def _rate(stats: Mapping[str, Any]) -> float | None:
+    total, early = _number(stats.get("total_tokens")), _number(stats.get("early_exits"))
+    rate = _number(stats.get("early_exit_rate"))
+    return early / total if rate is None and total and early is not None else rate
+
+
+def _distribution(stats: Mapping[str, Any], final: int | None) -> list[tuple[int | None, int]]:
+    counts = {_layer(layer): int(_number(n) or 0) for layer, n in _mapping(stats, "layer_distribution").items()}
+    return [(final if layer is None else layer, n) for layer, n in counts.items()]
+
+
+def _notes(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
+    scores = ", ".join(f"{name} {score}" for name, score in _mapping(evaluation, "scores").items())
+    said = evaluation.get("evaluation_text")
+    return [(label, str(note)) for label, note in (("Scores", scores), ("Evaluation", said)) if note]
+
+
+def _mapping(value: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = value.get(key)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _list(value: Mapping[str, Any], key: str) -> list[Any]:
+    found = value.get(key)
+    return found if isinstance(found, list) else []
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, also one written as text; None for anything else."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None

@@ -1,0 +1,110 @@
+// #/p/<id>/<configuration>[/s/<seed>][/vs/<configuration>][/t/<token>] : one run, beside another.
+
+const options = { numbers: false, filled: false };
+
+async function configurationPage(number, run, { vs, t }) {
+  const prompt = DATA.prompts[number];
+  const [cores, detailsOfRuns] = [await coreOf(number), await detailOf(number)];
+  const name = runName(run);
+  const others = prompt.runs.filter((r) => r !== run && r.seed === run.seed && r.status === "ok");
+  const normal = others.find((r) => DATA.configurations[r.c].mode === DATA.normal);
+  const named = others.find((r) => DATA.configurations[r.c].key === vs);
+  const base = named || normal;
+  const page = [
+    h("nav.trail", { "aria-label": "Where you are" }, h("a", { href: "#/" }, "Overview"), " › ", h("a", { href: address(prompt) }, `Prompt ${prompt.id}`), ` › ${name}`),
+    h("h1", {}, `${name} on prompt ${prompt.id}`),
+    h("blockquote", {}, ...visible(prompt.text)),
+  ];
+  if (run.status !== "ok") return [...page, h("h2", {}, "This run failed"), h("pre.error", {}, ...visible(run.error || "no reason given"))];
+  const tokens = cores[prompt.runs.indexOf(run)];
+  if (!tokens) return [...page, h("p.soft", {}, "Its tokens weren't recorded."), h("div.tokens", {}, ...visible(run.text || ""))];
+  const other = base ? cores[prompt.runs.indexOf(base)] : null;
+  const difference = other ? compare(tokens, other) : { from: -1, same: new Set(), sameOther: new Set() };
+  page.push(h("p", {}, summary(run, difference, base)), ...run.notes.map(([label, note]) => h("p", {}, h("strong", {}, label + ": "), ...visible(String(note)))));
+  page.push(comparisons(prompt, run, others, vs, t), legend(run.counts, document.body), toggles());
+  const texts = h("div.texts", {}, reading(name, tokens, { from: difference.from, same: difference.same }));
+  if (other && vs) texts.append(reading(runName(base), other, { from: difference.from, same: difference.sameOther }));
+  const pane = h("aside.pane", { "aria-label": "Token" });
+  pin(prompt, run, tokens, detailsOfRuns && detailsOfRuns[prompt.runs.indexOf(run)], texts.querySelector(".tokens"), pane, vs, t);
+  return [...page, h(vs && other ? "div.reading.two" : "div.reading", {}, texts, pane)];
+}
+
+function reading(name, tokens, marks) {
+  return h("section", {}, h("h2", {}, name), tokenText(tokens, `Tokens of ${name}`, marks));
+}
+
+function summary(run, difference, base) {
+  const said = DATA.metrics.flatMap((metric, i) => (run.m[i] === null ? [] : [`${metric.label.toLowerCase()} ${form(run.m[i], metric.form)}`]));
+  const against = !base ? "" : difference.from < 0 ? ` Identical to ${runName(base)}.` : ` Identical to ${runName(base)} for ${difference.from} tokens; in bold: tokens that match it again after that.`;
+  return `Ended: ${ending(run)}; ${said.join(", ")}.${against}`;
+}
+
+function comparisons(prompt, run, others, vs, t) {
+  const select = h("select", { id: "versus", onchange: (event) => { location.hash = address(prompt, run, { vs: event.target.value, t }); } },
+    h("option", { value: "", selected: !vs }, "nothing"),
+    ...others.map((r) => h("option", { value: DATA.configurations[r.c].key, selected: vs === DATA.configurations[r.c].key }, DATA.configurations[r.c].label)));
+  return h("p.row", {}, h("label", {}, "Side by side with ", select));
+}
+
+function toggles() {
+  const toggle = (label, option) => {
+    const control = button(label, options[option], () => {
+      options[option] = !options[option];
+      control.setAttribute("aria-pressed", String(options[option]));
+      document.body.classList.toggle(option, options[option]);
+    });
+    return control;
+  };
+  return h("p.row", {}, toggle("Layer numbers", "numbers"), toggle("Fill final layer", "filled"));
+}
+
+// The pinned token: its frame, its pane and its place in the address, without drawing the page anew.
+function pin(prompt, run, tokens, detail, box, pane, vs, t) {
+  let now = t !== null && t < tokens.n ? t : null;
+  const show = () => {
+    for (const old of box.querySelectorAll(".pinned")) old.classList.remove("pinned");
+    pane.replaceChildren(...tokenPane(run, tokens, detail, now));
+    if (now === null) return;
+    const span = box.querySelector(`[data-i="${now}"]`);
+    span.classList.add("pinned");
+    span.scrollIntoView({ block: "nearest" });
+  };
+  steps(box, tokens, () => now, (i) => {
+    now = i;
+    history.replaceState(null, "", address(prompt, run, { vs, t: now }));
+    show();
+  });
+  pane.setAttribute("aria-live", "polite");
+  queueMicrotask(show);
+}
+
+const MOST_CELLS = 16e6; // of the alignment's table, in bytes
+
+// First position that differs (-1: none) and, after it, the positions of a longest common subsequence.
+function compare(one, other) {
+  const shorter = Math.min(one.n, other.n);
+  let from = 0;
+  while (from < shorter && one.piece[from] === other.piece[from]) from++;
+  const same = new Set(), sameOther = new Set();
+  if (from === one.n && from === other.n) return { from: -1, same, sameOther };
+  const n = one.n - from, m = other.n - from;
+  if (n * m > MOST_CELLS) return { from, same, sameOther };
+  const step = new Uint8Array(n * m); // 1: match, 2: skip one's, 3: skip the other's
+  let below = new Uint32Array(m + 1);
+  for (let i = n - 1; i >= 0; i--) {
+    const row = new Uint32Array(m + 1);
+    for (let j = m - 1; j >= 0; j--) {
+      const equal = one.piece[from + i] === other.piece[from + j];
+      row[j] = equal ? below[j + 1] + 1 : Math.max(below[j], row[j + 1]);
+      step[i * m + j] = equal ? 1 : below[j] >= row[j + 1] ? 2 : 3;
+    }
+    below = row;
+  }
+  for (let i = 0, j = 0; i < n && j < m;) {
+    const way = step[i * m + j];
+    if (way === 1) { same.add(from + i); sameOther.add(from + j); }
+    if (way !== 3) i++;
+    if (way !== 2) j++;
+  }
+  return { from, same, sameOther };
+}

@@ -1,0 +1,79 @@
+// Elements and words. Text from outside becomes text nodes, here and nowhere else: never markup.
+
+const $ = (id) => document.getElementById(id);
+
+// h("a.class", {href: "#/"}, "text", node, …): strings become text nodes.
+function h(tag, attributes = {}, ...children) {
+  const [name, ...classes] = tag.split(".");
+  const element = document.createElement(name);
+  if (classes.length) element.className = classes.join(" ");
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
+    else if (value === true) element.setAttribute(key, "");
+    else if (value !== null && value !== undefined && value !== false) element.setAttribute(key, value);
+  }
+  element.append(...children.filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+// Line ends, control characters and those that turn the reading direction are shown, not obeyed.
+const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]/;
+
+function visible(text) {
+  if (!UNSEEN.test(text)) return [text];
+  const nodes = [];
+  let plain = "";
+  for (const letter of text) {
+    if (!UNSEEN.test(letter)) { plain += letter; continue; }
+    if (plain) nodes.push(plain);
+    plain = "";
+    nodes.push(h("span.mark", {}, mark(letter)));
+    if (letter === "\n") nodes.push("\n");
+  }
+  return plain ? [...nodes, plain] : nodes;
+}
+
+function mark(letter) {
+  if (letter === "\n") return "↵";
+  if (letter === "\t") return "⇥";
+  const code = letter.codePointAt(0);
+  return code < 32 ? String.fromCodePoint(0x2400 + code) : `⟨${code.toString(16).toUpperCase().padStart(4, "0")}⟩`;
+}
+
+const FORMS = {
+  text: (value) => value,
+  count: (value) => value.toLocaleString("en", { maximumFractionDigits: 1 }),
+  share: (value) => (100 * value).toFixed(1) + " %",
+  real: (value) => (value !== 0 && (Math.abs(value) >= 1e5 || Math.abs(value) < 1e-3) ? value.toExponential(2) : String(+value.toPrecision(4))),
+  points: (value) => signed(100 * value, 1) + " pp",
+  change: (value) => signed(value, 1),
+};
+
+const signed = (value, digits) => (value > 0 ? "+" : "") + value.toFixed(digits).replace("-", "−");
+
+const form = (value, how) => (value === null || value === undefined ? "–" : FORMS[how](value));
+
+const shorten = (text, length) => (text.length > length ? Array.from(text).slice(0, length).join("") + "…" : text);
+
+function button(label, pressed, onclick) {
+  return h("button", { type: "button", "aria-pressed": String(pressed), onclick }, label);
+}
+
+// An address of one run, comparison and token: #/p/<prompt>/<configuration>/s/<seed>/vs/<configuration>/t/<token>.
+function address(prompt, run, { vs, t } = {}) {
+  const parts = ["p", prompt.id];
+  if (run) {
+    parts.push(DATA.configurations[run.c].key);
+    if (DATA.seeds.length > 1) parts.push("s", run.seed);
+    if (vs) parts.push("vs", vs);
+    if (t !== null && t !== undefined) parts.push("t", t);
+  }
+  return "#/" + parts.map(encodeURIComponent).join("/");
+}
+
+function runName(run) {
+  return DATA.configurations[run.c].label + (DATA.seeds.length > 1 ? `, seed ${run.seed}` : "");
+}
+
+const ENDINGS = { eos: "end of text", length: "length cap" };
+const ending = (run) => (run.status !== "ok" ? "error" : ENDINGS[run.finish] || run.finish || "–");

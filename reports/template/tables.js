@@ -1,0 +1,54 @@
+// Sortable tables. A column is {label, value(row), show(row), text}; value sorts, show is what stands there.
+
+function table(caption, columns, rows, { onrow } = {}) {
+  const body = h("tbody");
+  const heads = columns.map((column) => {
+    const click = () => {
+      const down = head.getAttribute("aria-sort") === "ascending";
+      for (const other of heads) other.removeAttribute("aria-sort");
+      head.setAttribute("aria-sort", down ? "descending" : "ascending");
+      fill(sorted(rows, column.value, down));
+    };
+    const head = h(column.text ? "th.words" : "th", { scope: "col" }, h("button", { type: "button", onclick: click }, column.label));
+    return head;
+  });
+  function fill(ordered) {
+    body.replaceChildren(...ordered.map((row) => {
+      const cells = columns.map((column, i) => {
+        const tag = i === 0 ? "th.words" : column.text ? "td.words" : "td";
+        return h(tag, i === 0 ? { scope: "row" } : { class: column.look ? column.look(row) : null }, column.show(row));
+      });
+      const line = h("tr", {}, ...cells);
+      if (onrow) onrow(line, row);
+      return line;
+    }));
+  }
+  fill(rows);
+  const grid = h("table", {}, h("caption", {}, caption), h("thead", {}, h("tr", {}, ...heads)), body);
+  return h("div.scroll", { tabindex: 0, role: "group", "aria-label": caption }, grid);
+}
+
+// Rows without a value stay last, whichever way.
+function sorted(rows, value, down) {
+  const known = (row) => value(row) !== null && value(row) !== undefined;
+  const order = (a, b) => {
+    const x = value(a), y = value(b);
+    return typeof x === "string" ? x.localeCompare(y, "en", { numeric: true }) : x - y;
+  };
+  const there = rows.filter(known).sort((a, b) => (down ? -order(a, b) : order(a, b)));
+  return [...there, ...rows.filter((row) => !known(row))];
+}
+
+// The table twin of a chart: estimates with their intervals, as overview.py lists the columns.
+function twin(caption, { columns, rows }) {
+  return table(caption, columns.map(({ key, label, form: how }) => ({
+    label,
+    text: how === "text",
+    value: (row) => row[key],
+    show: (row) => {
+      const low = row[key + "_low"], high = row[key + "_high"];
+      const interval = low === null || low === undefined ? "" : ` [${form(low, how)}, ${form(high, how)}]`;
+      return form(row[key], how) + interval;
+    },
+  })), rows);
+}

@@ -1,0 +1,86 @@
+// Tokens as spans, coloured by exit rank through classes; the legend; the pane that explains one token.
+
+// marks: {from: position of the first difference or -1, same: set of positions that match again after it}.
+function tokenText(tokens, label, marks) {
+  const box = h("div.tokens", { tabindex: 0, role: "group", "aria-label": label });
+  for (let i = 0; i < tokens.n; i++) {
+    if (i === marks.from) box.append(h("span.differs", {}, "differs from here"));
+    const span = h(`span.t.r${tokens.rank[i]}`, { "data-i": i, "data-l": layerNumber(tokens.rank[i]) });
+    if (!tokens.drawn[i]) span.classList.add("undrawn");
+    if (marks.same.has(i)) span.classList.add("again");
+    span.append(...visible(pieceText(tokens.piece[i])));
+    box.append(span);
+  }
+  if (marks.from === tokens.n) box.append(h("span.differs", {}, "ends here, the other goes on"));
+  return box;
+}
+
+const layerNumber = (rank) => DATA.layers[rank].split(" ")[0];
+
+// Which layer has which colour, with counts where a run is given; a click dims the others.
+function legend(counts, target) {
+  const item = (rank) => {
+    const content = [h(`span.swatch.c${rank}`), DATA.layers[rank], counts ? h("span.soft", {}, ` ${counts[rank]}`) : null];
+    if (!target) return h("li", {}, ...content);
+    const only = h("button", { type: "button", "aria-pressed": "false", onclick: () => {
+      const on = only.getAttribute("aria-pressed") !== "true";
+      for (const other of list.querySelectorAll("button")) other.setAttribute("aria-pressed", "false");
+      only.setAttribute("aria-pressed", String(on));
+      target.className = target.className.replace(/ ?only\d+/, "") + (on ? ` only${rank}` : "");
+    } }, ...content);
+    return h("li", {}, only);
+  };
+  const list = h("ul.legend", { "aria-label": "Exit layer" }, ...DATA.layers.map((_, rank) => item(rank)));
+  return h("div.row", {}, h("span.soft", {}, "Exit layer"), list);
+}
+
+// What the recording says of token i. The numbers are rounded as packing.py rounds them.
+function tokenPane(run, tokens, detail, i) {
+  if (i === null) return [h("h2", {}, "Token"), h("p.soft", {}, "Click a token, or focus the text and use the arrow keys; n: next early exit, Esc: let go.")];
+  const rank = tokens.rank[i];
+  const lines = [
+    h("h2.piece", {}, "“", ...visible(pieceText(tokens.piece[i])), "”"),
+    h("p", {}, `Position ${i} of ${tokens.n}, read after layer ${DATA.layers[rank]}` + (tokens.drawn[i] ? "." : "; the exit wasn't drawn.")),
+  ];
+  if (!detail) return lines;
+  const { kl, probability, logprob, entropy, said } = detail(i);
+  const highest = Math.max(1, ...kl);
+  const bar = (value, share, r) => {
+    const fill = h(`span.bar.c${r}`);
+    fill.style.width = `${100 * share}%`;
+    return h("td.barred", {}, h("span", {}, value), fill);
+  };
+  const rows = DATA.layers.map((layer, r) => {
+    const last = r === DATA.final;
+    return h(r === rank ? "tr.here" : "tr", {}, h("th", { scope: "row" }, h(`span.swatch.c${r}`), layer),
+      bar(last ? "0" : nats(kl[r]), last ? 0 : kl[r] / highest, r), bar(percent(probability[r]), probability[r], r));
+  });
+  lines.push(h("table", {}, h("caption", {}, "At each layer a token may be read from"),
+    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Layer"), h("th", { scope: "col" }, "KL to final, nats"), h("th", { scope: "col" }, "Exit probability"))),
+    h("tbody", {}, ...rows)));
+  lines.push(h("dl", {}, h("dt", {}, "Log-probability under full depth"), h("dd", {}, `${logprob === 0 ? "0" : "−" + nats(-logprob)} nats`),
+    h("dt", {}, "Entropy of full depth"), h("dd", {}, `${nats(entropy)} nats`),
+    h("dt", {}, "Full depth would have said"), h("dd", {}, ...(said === null ? ["the same"] : ["“", ...visible(pieceText(said)), "”"]))));
+  return lines;
+}
+
+const nats = (value) => (value === 0 ? "< 0.001" : String(+value.toPrecision(2)));
+const percent = (share) => (share === 0 ? "< 0.2 %" : `${Math.round(100 * share)} %`);
+
+// Keys in a token text: arrows, Home, End, n for the next early exit, Escape. One tab stop.
+function steps(box, tokens, at, go) {
+  box.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const now = at();
+    const early = (i) => tokens.rank[i] !== DATA.final;
+    const after = Array.from({ length: tokens.n }, (_, i) => i).find((i) => i > (now ?? -1) && early(i));
+    const next = { ArrowRight: (now ?? -1) + 1, ArrowLeft: (now ?? 1) - 1, Home: 0, End: tokens.n - 1, n: after ?? now, Escape: null }[event.key];
+    if (next === undefined) return;
+    event.preventDefault();
+    go(next === null ? null : Math.max(0, Math.min(tokens.n - 1, next)));
+  });
+  box.addEventListener("click", (event) => {
+    const span = event.target.closest(".t");
+    if (span && getSelection().isCollapsed) go(+span.dataset.i);
+  });
+}
