@@ -24,7 +24,8 @@ class Estimate:
 def estimate(values: np.ndarray) -> Estimate:
     """Mean of one value per prompt, NaN where a prompt has none."""
     columns = estimate_columns(values[~np.isnan(values)][:, None])
-    return Estimate(*(float(part[0]) for part in columns[:3]), n=int(columns[3][0]))
+    mean, low, high, n = (part[0] for part in columns)
+    return Estimate(float(mean), float(low), float(high), int(n))
 
 
 def estimate_columns(values_PX: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -23,10 +23,10 @@ LIGHT = {
 HEIGHT, WIDTH = 300, 520
 
 
-def trade_off_chart(frame: pd.DataFrame, y: str, y_title: str, description: str) -> alt.Chart:
+def trade_off_chart(frame: pd.DataFrame, y: str, y_title: str, description: str) -> alt.LayerChart:
     """A trade-off frame as layers skipped (theoretical) against column `y`; lines join the KL factors of a mode."""
     x_title, x_axis = "Layers not needed per token (theoretical, mean over prompts)", alt.Axis(format=".0%")
-    x = alt.X("layers_skipped:Q", title=x_title, axis=x_axis)
+    x = alt.X("layers_skipped:Q", title=x_title, axis=x_axis, scale=alt.Scale(padding=24))
     y_channel = alt.Y(f"{y}:Q", title=y_title, scale=_scale(frame[y]))
     base = alt.Chart(ROWS).encode(x=x, y=y_channel, color=_mode_colour(frame))
     tooltip = [
@@ -77,12 +77,12 @@ def exit_mix_chart(frame: pd.DataFrame, description: str) -> alt.Chart:
     return chart.properties(width=WIDTH, height=alt.Step(22), description=description)
 
 
-def dose_chart(frame: pd.DataFrame, y: str, y_title: str, description: str) -> alt.Chart:
-    """A dose frame's column `y`, a fraction, against log2 of the KL factor; `normal` is the dashed line."""
+def dose_chart(frame: pd.DataFrame, y: str, y_title: str, description: str) -> alt.LayerChart:
+    """A dose frame's column `y`, a fraction, against the KL factor on a log2 scale; `normal` is the dashed line."""
     y_channel = alt.Y(f"{y}:Q", title=y_title, axis=alt.Axis(format=".0%"), scale=alt.Scale(zero=False))
-    x = alt.X(
-        "log2_kl_factor:Q", title="log2 of the KL factor (right: more conservative)", axis=alt.Axis(tickMinStep=1)
-    )
+    factors = sorted(frame["kl_factor"].dropna().unique().tolist())
+    x = alt.X("kl_factor:Q", title="KL factor (log2 scale; right: more conservative)").scale(type="log", base=2)
+    x = x.axis(values=factors, format="~g")
     dosed = alt.Chart(ROWS).transform_filter("isValid(datum.kl_factor)").encode(x=x, color=_mode_colour(frame))
     reference = alt.Chart(ROWS).transform_filter("!isValid(datum.kl_factor)")
     tooltip = [
@@ -103,7 +103,7 @@ def dose_chart(frame: pd.DataFrame, y: str, y_title: str, description: str) -> a
     )
 
 
-def depth_chart(frame: pd.DataFrame, description: str) -> alt.Chart:
+def depth_chart(frame: pd.DataFrame, description: str) -> alt.LayerChart:
     """Mean depth along the text with its band, one line per mode; the page shows one KL factor at a time."""
     x = alt.X("position:Q", title="Token position (bins of equal width)")
     y_title = "Mean depth (fraction of layers)"
@@ -124,7 +124,7 @@ def depth_chart(frame: pd.DataFrame, description: str) -> alt.Chart:
 
 
 def _finish(*layers: alt.Chart, description: str) -> alt.LayerChart:
-    return alt.layer(*layers, data=ROWS).properties(width=WIDTH, height=HEIGHT, description=description)
+    return alt.LayerChart(layer=list(layers), data=ROWS, width=WIDTH, height=HEIGHT, description=description)
 
 
 def _modes(frame: pd.DataFrame) -> list[str]:

@@ -29,9 +29,10 @@ MAX_BINS: Final = 50
 
 
 def trade_off(sweep: Sweep) -> pd.DataFrame:
-    """One row per configuration: every statistic averaged over prompts. `layers_skipped` is 1 − mean depth, theoretical.
+    """One row per configuration: every statistic averaged over prompts.
 
-    Perplexity is the geometric mean over prompts (the mean of its logarithm, in nats per token, and back).
+    `layers_skipped` is 1 − mean depth, a theoretical saving. Perplexity is the geometric mean over prompts (the mean of
+    its logarithm, in nats per token, and back).
     """
     by_prompt = _by_prompt(sweep)
     n_failed = sweep.failed["configuration"].value_counts()
@@ -49,12 +50,11 @@ def trade_off(sweep: Sweep) -> pd.DataFrame:
 
 
 def dose_response(sweep: Sweep) -> pd.DataFrame:
-    """The trade-off's exit rate and mean depth against log2 of the KL factor; k = 0 has no place on that axis."""
+    """The trade-off without k = 0, which has no place on a log2 axis: exit rate and mean depth by KL factor."""
     frame = trade_off(sweep)
     if frame.empty:
         return frame
-    frame = frame[frame["kl_factor"].isna() | (frame["kl_factor"] > 0)]
-    return frame.assign(log2_kl_factor=np.log2(frame["kl_factor"].astype(float)))
+    return frame[frame["kl_factor"].isna() | (frame["kl_factor"] > 0)]
 
 
 def exit_mix(sweep: Sweep) -> pd.DataFrame:
@@ -96,12 +96,12 @@ def depth_by_position(sweep: Sweep) -> pd.DataFrame:
     )
     per_run = depth.groupby(["configuration", "prompt_id", "seed", "bin"])["depth"].mean()
     per_prompt = per_run.groupby(["configuration", "prompt_id", "bin"]).mean().unstack("bin")
-    rows = []
+    rows, bins = [], [int(place) for place in per_prompt.columns.to_list()]
     for configuration in sweep.configurations:
         if configuration.key not in per_prompt.index:
             continue
         values_PX = per_prompt.loc[configuration.key].to_numpy(dtype=float)
-        for place, spread in zip(per_prompt.columns, zip(*estimate_columns(values_PX), strict=True), strict=True):
+        for place, spread in zip(bins, zip(*estimate_columns(values_PX), strict=True), strict=True):
             if spread[3]:
                 position = {"position": place * width + (width - 1) / 2, "width": width}
                 rows.append(_naming(configuration) | position | _spread("depth", Estimate(*spread)))
@@ -157,11 +157,11 @@ def _spread(name: str, spread: Estimate) -> dict[str, float]:
 
 def _exp(spread: Estimate) -> Estimate:
     with np.errstate(over="ignore"):
-        return Estimate(*(float(np.exp(part)) for part in (spread.mean, spread.low, spread.high)), n=spread.n)
+        return Estimate(float(np.exp(spread.mean)), float(np.exp(spread.low)), float(np.exp(spread.high)), spread.n)
 
 
-def _shares(counts: list[tuple[int, int]], layers: dict[int | None, str]) -> list[float]:
+def _shares(counts: list[tuple[int | None, int]], layers: dict[int | None, str]) -> list[float]:
     """Shares in rank order; NaN where nothing was decided."""
     by_layer = dict(counts)
-    numbers = np.array([by_layer.get(layer, 0) for layer in layers], dtype=float)
+    numbers = np.array([float(by_layer.get(layer, 0)) for layer in layers])
     return list(numbers / numbers.sum()) if numbers.sum() else [np.nan] * len(layers)

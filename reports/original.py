@@ -84,7 +84,8 @@ def sweep_of(results: Sequence[Mapping[str, Any]]) -> Sweep:
         layer for _, chosen in layers for layer in chosen if layer is not None and layer > max(exitable, default=-1)
     ]
     final = max(beyond, default=None)
-    generations, tokens = [], []
+    generations: list[dict[str, Any]] = []
+    tokens: list[dict[str, Any]] = []
     for (number, entry, result), (_, chosen) in zip(runs, layers, strict=True):
         run_id = str(len(generations))
         generations.append(

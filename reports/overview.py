@@ -1,6 +1,7 @@
 """The overview: findings in words, charts with their rows, and the tables that say the same."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, Final
 
 import pandas as pd
@@ -148,7 +149,7 @@ def many(n: int, noun: str) -> str:
     return f"{n:,} {noun}" + ("" if n == 1 else "s")
 
 
-def _said(row: dict[str, Any], name: str, form: str) -> str:
+def _said(row: Mapping[Any, Any], name: str, form: str) -> str:
     interval = f" [{form}, {form}]".format(row[f"{name}_low"], row[f"{name}_high"])
     return form.format(row[name]) + (interval if _known(row[f"{name}_low"]) else "")
 

@@ -39,7 +39,9 @@ def pack(sweep: Sweep) -> Packed:
     rank = tokens["exit_layer"].map(ranks).fillna(len(ranks)).to_numpy(dtype=np.uint8)
     rank = rank + np.where(tokens["decided"].to_numpy(dtype=bool), 0, _NOT_DRAWN).astype(np.uint8)
     core_columns = [*_planes(piece), rank]
-    detail_columns = [] if sweep.kl is None or sweep.exit_prob is None else _detail(sweep, piece, final_piece)
+    detail_columns: list[np.ndarray] = []
+    if sweep.kl is not None and sweep.exit_prob is not None:
+        detail_columns = _detail(sweep, sweep.kl, sweep.exit_prob, piece, final_piece)
     core, detail = [], []
     starts = _starts(sweep)
     for prompt_id in sweep.prompts:
@@ -67,12 +69,13 @@ def squeeze_text(text: str) -> str:
     return _squeeze(text.encode())
 
 
-def _detail(sweep: Sweep, piece: np.ndarray, final_piece: np.ndarray) -> list[np.ndarray]:
-    assert sweep.kl is not None and sweep.exit_prob is not None
+def _detail(
+    sweep: Sweep, kl: np.ndarray, exit_prob: np.ndarray, piece: np.ndarray, final_piece: np.ndarray
+) -> list[np.ndarray]:
     said = np.where(final_piece == piece, 0, final_piece + 1)
     return [
-        *encode_log(sweep.kl).T,
-        *np.round(sweep.exit_prob * 255).astype(np.uint8).T,
+        *encode_log(kl).T,
+        *np.round(exit_prob * 255).astype(np.uint8).T,
         encode_log(-sweep.tokens["logprob"].to_numpy(dtype=float)),
         encode_log(sweep.tokens["entropy"].to_numpy(dtype=float)),
         *_planes(said),

@@ -56,7 +56,7 @@ async function draw(entry, again = false) {
   entry.width = width;
   const embed = await loadBundle();
   // A numeric width: "container" gives an empty chart, and no error, in an element that isn't shown.
-  const spec = { ...entry.chart.spec, datasets: { rows: entry.rows }, config: theme(), width, autosize: { type: "fit", contains: "padding" } };
+  const spec = { ...entry.chart.spec, datasets: { rows: entry.rows }, config: theme(), width, autosize: { type: "fit-x", contains: "padding" } };
   if (entry.view) entry.view.finalize();
   const actions = { export: true, source: false, compiled: false, editor: false };
   const options = { mode: "vega-lite", ast: true, renderer: "canvas", actions, defaultStyle: false, tooltip: { disableDefaultStyle: true } };
@@ -65,8 +65,6 @@ async function draw(entry, again = false) {
   const canvas = entry.box.querySelector("canvas");
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", entry.chart.spec.description);
-  const summary = entry.box.querySelector("summary");
-  if (summary) summary.setAttribute("aria-label", "Save this chart");
   entry.box.dataset.ink = (await result.view.toImageURL("png")).length;
 }
 

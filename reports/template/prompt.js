@@ -21,8 +21,8 @@ function runsTable(caption, prompt, runs) {
   const columns = [
     { label: "Configuration", text: true, value: (run) => run.c, show: (run) => h("a", { href: address(prompt, run) }, runName(run)) },
     { label: "Ended", text: true, value: ending, show: (run) => ending(run), look: (run) => (run.status === "ok" ? null : "bad") },
-    ...DATA.metrics.map((metric, i) => ({ label: metric.label, value: (run) => run.m[i], show: (run) => form(run.m[i], metric.form) })),
     { label: "Exit layers", text: true, value: (run) => run.counts[DATA.final], show: mix },
+    ...DATA.metrics.map((metric, i) => ({ label: metric.label, value: (run) => run.m[i], show: (run) => form(run.m[i], metric.form) })),
   ];
   return table(caption, columns, runs);
 }
@@ -43,17 +43,18 @@ function mix(run) {
 
 // Position × configuration. Canvas: a thousand tokens a row; the table above has the same in numbers.
 function strip(prompt, cores, longest) {
-  const HEIGHT = 14, rows = prompt.runs.map((run, i) => ({ run, tokens: cores[i] })).filter(({ tokens }) => tokens);
+  const HEIGHT = 24, rows = prompt.runs.map((run, i) => ({ run, tokens: cores[i] })).filter(({ tokens }) => tokens);
   const canvas = h("canvas.strip", { role: "img", "aria-label": `Exit layer at every position, one row per configuration, ${longest} positions` });
   const labels = h("div.labels", {}, ...rows.map(({ run }) => h("a", { href: address(prompt, run) }, runName(run))));
   canvas.height = HEIGHT * rows.length;
   canvas.width = longest;
+  canvas.style.height = `${canvas.height}px`;
   const pen = canvas.getContext("2d", { alpha: true });
   const colours = DATA.layers.map((_, rank) => colourOf(rank));
   rows.forEach(({ tokens }, y) => {
     for (let x = 0; x < tokens.n; x++) {
       pen.fillStyle = colours[tokens.rank[x]];
-      pen.fillRect(x, y * HEIGHT, 1, HEIGHT - 1);
+      pen.fillRect(x, y * HEIGHT, 1, HEIGHT - 2);
     }
   });
   canvas.addEventListener("click", (event) => {

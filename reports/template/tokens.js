@@ -20,7 +20,7 @@ const layerNumber = (rank) => DATA.layers[rank].split(" ")[0];
 // Which layer has which colour, with counts where a run is given; a click dims the others.
 function legend(counts, target) {
   const item = (rank) => {
-    const content = [h(`span.swatch.c${rank}`), DATA.layers[rank], counts ? h("span.soft", {}, ` ${counts[rank]}`) : null];
+    const content = [h(`span.swatch.c${rank}`), DATA.layers[rank], counts ? h("span.soft", {}, ` × ${counts[rank]}`) : null];
     if (!target) return h("li", {}, ...content);
     const only = h("button", { type: "button", "aria-pressed": "false", onclick: () => {
       const on = only.getAttribute("aria-pressed") !== "true";

@@ -47,7 +47,8 @@ def run_rows(prompt_id: str, prompt: str, mode: str, k: float | None, pieces: li
         "exit_rate": sum(layer != FINAL for layer in decided) / max(1, len(decided)),
         "mean_depth": sum(layer + 1 for layer in decided) / (max(1, len(decided)) * (FINAL + 1)),
         "exit_layer_counts": list(counts.items()), "perplexity": 3.0 if k is None else 3.0 + 2 / k,
-        "tokens_until_difference": len(pieces) if k is None else int(2 * k) + 1, "equal_share": 1.0 if k is None else 0.5,
+        "tokens_until_difference": len(pieces) if k is None else int(2 * k) + 1,
+        "equal_share": 1.0 if k is None else 0.5,
         "lcs_share": 1.0 if k is None else 0.6, "distinct_2": 0.9, "distinct_3": 0.95, "longest_loop": 0,
     }  # fmt: skip
     return generation | change, tokens
@@ -71,8 +72,8 @@ def write_sweep(folder: Path, generations: list[dict], tokens: list[dict], n_run
             "modes": modes, "kl_factors": factors, "seeds": [0], "readout": "lens", "max_new_tokens": 40,
             "temperature": 0.0, "top_p": 1.0,
         },
-        "model": {"name": "tiny", "revision": None, "digest": "sha256:0", "architecture": "llama", "n_layers": FINAL + 1,
-                  "dtype": "float32"},
+        "model": {"name": "tiny", "revision": None, "digest": "sha256:0", "architecture": "llama",
+                  "n_layers": FINAL + 1, "dtype": "float32"},
         "exitable_layers": LAYERS, "versions": {"python": "3.13", "eexit": "0.1.0"},
         "started": "2026-01-01T00:00:00+00:00", "n_runs": len(generations) if n_runs is None else n_runs,
     }  # fmt: skip
