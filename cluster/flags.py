@@ -10,7 +10,6 @@ from pydantic.fields import FieldInfo
 
 from eexit.config import UsageError
 
-
 _NEGATIVE = re.compile(r"-(\d|\.\d|inf|nan)")
 
 

@@ -71,8 +71,13 @@ def landed_tally(store: Store, runs: Sequence[Run]) -> Tally | None:
 
 def landed(store: Store) -> set[str]:
     """Ids of the runs that are done: landed, and not as errors."""
-    table = _read(store, _data_files(store, GENERATIONS_FOLDER), ["run_id", "status"])
+    table = read_generations(store, ["run_id", "status"])
     return set(table.filter(pc.field("status") == OK)["run_id"].to_pylist())
+
+
+def read_generations(store: Store, columns: list[str]) -> pa.Table:
+    """These columns of every run that has landed."""
+    return _read(store, _data_files(store, GENERATIONS_FOLDER), columns)
 
 
 def clear_debris(store: Store, runs: Sequence[Run] | None = None) -> int:

@@ -1,0 +1,133 @@
+"""What a sweep is at, for people: a live bar on a terminal, a plain line every few seconds anywhere else."""
+
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Protocol, TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+WINDOW = 30.0  # seconds that the token rate is taken over
+SECONDS_BETWEEN_LINES = 5.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Runs landed of those planned, tokens made in this session, and actors ready of those wanted."""
+
+    done: int
+    planned: int
+    done_before: int
+    errors: int
+    tokens_landed: int
+    tokens_in_flight: int
+    max_new_tokens: int
+    actors_ready: int
+    actors_wanted: int
+
+    @property
+    def tokens(self) -> int:
+        return self.tokens_landed + self.tokens_in_flight
+
+    @property
+    def share(self) -> float:
+        """Of this session's runs, those in the making counted by their tokens."""
+        done, to_do = self.done - self.done_before, self.planned - self.done_before
+        per_run = max(1.0, self.tokens_landed / done) if self.tokens_landed and done else self.max_new_tokens
+        return min(1.0, (done + self.tokens_in_flight / per_run) / to_do) if to_do else 1.0
+
+
+class Display(Protocol):
+    """Shows progress as it is told."""
+
+    def __enter__(self) -> "Display": ...
+    def __exit__(self, *error: object) -> None: ...
+    def show(self, progress: Progress, last: bool = False) -> None: ...
+    def say(self, line: str) -> None: ...
+
+
+class Pace:
+    """Tokens per second and time left, as text."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._seen: deque[tuple[float, int]] = deque([(self._started, 0)])
+
+    def describe(self, progress: Progress) -> str:
+        now = time.monotonic()
+        self._seen.append((now, progress.tokens))
+        while now - self._seen[0][0] > WINDOW:
+            self._seen.popleft()
+        since, tokens = self._seen[0]
+        rate = max(0, progress.tokens - tokens) / max(now - since, 1e-3)
+        left = (now - self._started) * (1 / progress.share - 1) if progress.share > 0 else None
+        return (
+            f"{progress.done:,}/{progress.planned:,} runs · {rate:,.0f} tokens/s · {_eta(left)} · "
+            f"{progress.errors} errors · {progress.actors_ready}/{progress.actors_wanted} actors"
+        )
+
+
+class Lines:
+    """One plain line every few seconds: for logs, where a bar is garbage."""
+
+    def __init__(self, stream: TextIO, every: float = SECONDS_BETWEEN_LINES) -> None:
+        self._stream = stream
+        self._every = every
+        self._pace = Pace()
+        self._next = 0.0
+
+    def __enter__(self) -> "Lines":
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def show(self, progress: Progress, last: bool = False) -> None:
+        if last or time.monotonic() >= self._next:
+            self._next = time.monotonic() + self._every
+            self.say(self._pace.describe(progress))
+
+    def say(self, line: str) -> None:
+        print(line, file=self._stream, flush=True)
+
+
+class Bar:
+    """A live bar on a terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        console = Console(file=stream)
+        self._live = Live(console=console, refresh_per_second=4, transient=True)
+        self._console = console
+        self._pace = Pace()
+
+    def __enter__(self) -> "Bar":
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._live.__exit__(None, None, None)
+
+    def show(self, progress: Progress, last: bool = False) -> None:
+        line = Table.grid(padding=(0, 1))
+        line.add_row(ProgressBar(total=1.0, completed=progress.share, width=24), self._pace.describe(progress))
+        self._live.update(line)
+        if last:
+            self._console.print(line)
+
+    def say(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False)
+
+
+def open_display(stream: TextIO = sys.stdout) -> Display:
+    return Bar(stream) if stream.isatty() else Lines(stream)
+
+
+def _eta(seconds: float | None) -> str:
+    if seconds is None:
+        return "starting"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min left" if hours else f"{minutes}:{rest:02d} left"

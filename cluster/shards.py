@@ -1,0 +1,62 @@
+"""The planned runs, cut into what one actor takes in one call."""
+
+import math
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby, zip_longest
+
+from eexit.plan import Run
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Runs that are done and landed together, and how often that has failed."""
+
+    runs: tuple[Run, ...]
+    failures: int = 0
+
+
+def rows_for(n_runs: int, actors: int, at_most: int) -> int:
+    """Rows per shard: `at_most`, or fewer where an actor would otherwise get none."""
+    return max(1, min(at_most, math.ceil(n_runs / actors)))
+
+
+def cut(runs: Iterable[Run], done: Collection[str], rows: int) -> Iterator[Shard]:
+    """Shards of about `rows` runs; the configurations of one prompt and seed are never apart.
+
+    The whole plan is cut before what is done is taken out: a shard that hasn't landed is the same one after a restart.
+    What is left of shards that have landed in part comes together in shards of its own.
+    """
+    leftovers: list[Run] = []
+    for shard in _cut_whole(runs, rows):
+        left = [run for run in shard if run.run_id not in done]
+        if len(left) == len(shard):
+            yield Shard(tuple(shard))
+            continue
+        leftovers += left
+        if len(leftovers) >= rows:
+            yield Shard(tuple(leftovers))
+            leftovers = []
+    if leftovers:
+        yield Shard(tuple(leftovers))
+
+
+def split(shard: Shard) -> list[Shard]:
+    """Its runs one by one, neighbours of different prompts: the runs of a bad prompt aren't failures in a row."""
+    runs_by_prompt: dict[str, list[Run]] = {}
+    for run in shard.runs:
+        runs_by_prompt.setdefault(run.prompt.id, []).append(run)
+    rounds = zip_longest(*runs_by_prompt.values())
+    return [Shard((run,)) for one_each in rounds for run in one_each if run is not None]
+
+
+def _cut_whole(runs: Iterable[Run], rows: int) -> Iterator[list[Run]]:
+    shard: list[Run] = []
+    for _, group in groupby(runs, key=lambda run: (run.prompt.id, run.seed)):
+        together = list(group)
+        if shard and len(shard) + len(together) > rows:
+            yield shard
+            shard = []
+        shard += together
+    if shard:
+        yield shard

@@ -1,0 +1,109 @@
+"""A generator without a model: its rows follow from the run alone, and what a prompt says happens.
+
+The prompt `raise`: its runs raise; `die`: they end the process; `die once`: only the first time; `sleep S`: they take
+S seconds; `block`: `out` beside the marks gets a file where a folder should be. Marks of what happened go to the folder that the configuration names as its model.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from eexit.config import Prompt, SweepConfig, UsageError
+from eexit.generator import Results, run_columns
+from eexit.plan import Run
+from eexit.schema import GENERATIONS, TOKENS
+
+TOKENS_PER_RUN = 3
+
+
+def scripted(config: SweepConfig, device: str) -> "ScriptedGenerator":
+    return ScriptedGenerator(config)
+
+
+def unloadable(config: SweepConfig, device: str) -> "ScriptedGenerator":
+    Path(config.model, f"tried-{os.getpid()}").touch()
+    raise UsageError("model 'nowhere' can't be found: choose another")
+
+
+def sweep_of(folder: Path | str, *prompts: str, **fields: object) -> SweepConfig:
+    return SweepConfig.model_validate(
+        {
+            "model": str(folder),
+            "prompts": [Prompt(id=str(index), prompt=text) for index, text in enumerate(prompts)],
+            "max_new_tokens": TOKENS_PER_RUN,
+            **fields,
+        }
+    )
+
+
+class ScriptedGenerator:
+    def __init__(self, config: SweepConfig) -> None:
+        self._config = config
+        self._folder = Path(config.model)
+        (self._folder / "loaded").write_text(str(os.getpid()))
+
+    def generate(self, runs: Sequence[Run], progress: Callable[[int], None]) -> Results:
+        for run in runs:
+            self._act_out(run.prompt.prompt)
+            progress(TOKENS_PER_RUN)
+            (self._folder / f"did-{run.run_id}-{time.monotonic_ns()}").touch()
+        return rows_of(runs, self._config)
+
+    def _act_out(self, prompt: str) -> None:
+        if prompt.startswith("sleep"):
+            time.sleep(float(prompt.split()[1]))
+        elif prompt == "raise":
+            raise RuntimeError("no such luck")
+        elif prompt == "block":
+            (self._folder / "out" / "tokens").touch()
+        elif prompt == "die":
+            os._exit(1)
+        elif prompt == "die once":
+            first = not (self._folder / "died").exists()
+            (self._folder / "died").touch()
+            if first:
+                os._exit(1)
+
+
+def rows_of(runs: Sequence[Run], config: SweepConfig) -> Results:
+    """Three tokens a run, with numbers that follow from the run's id."""
+    generations = [
+        {
+            **run_columns(run, config),
+            "status": "ok",
+            "finish_reason": "length",
+            "text": "abc",
+            "prompt_token_ids": [1, 2],
+            "n_prompt_tokens": 2,
+            "n_tokens": TOKENS_PER_RUN,
+            "exit_rate": _share(run),
+            "mean_depth": 1 - _share(run) / 2,
+            "exit_layer_counts": [(5, 1), (29, 1)],
+        }
+        for run in runs
+    ]
+    tokens = [
+        {
+            **{name: value for name, value in run_columns(run, config).items() if name in TOKENS.names},
+            "position": position,
+            "decided": position > 0,
+            "token_id": position,
+            "token": "abc"[position],
+            "exit_layer": 29,
+            "kl": [_share(run)],
+            "exit_prob": [0.0, 1.0],
+            "logprob": -1.0,
+            "final_token_id": position,
+            "entropy": 1.0,
+        }
+        for run in runs
+        for position in range(TOKENS_PER_RUN)
+    ]
+    return Results(pa.Table.from_pylist(generations, GENERATIONS), pa.Table.from_pylist(tokens, TOKENS))
+
+
+def _share(run: Run) -> float:
+    return int(run.run_id[:4], 16) / 0xFFFF
