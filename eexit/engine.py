@@ -12,7 +12,7 @@ Shapes: B rows in flight, F of them `frozen_residual`, E exitable layers, L laye
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -51,7 +51,7 @@ class Engine:
     ) -> Iterator[tuple[int, Outcome]]:
         """Yields (index into requests, outcome) as rows end. `progress` gets the tokens of each step.
 
-        Rows in flight follow from `cache_bytes`; put requests of one prompt next to each other to share its prefill.
+        Rows in flight follow from the memory their caches may take; put requests of one prompt next to each other to share its prefill.
         """
         waiting = []
         for index, request in enumerate(requests):
@@ -93,7 +93,7 @@ class Engine:
         length = max(len(request.prompt_token_ids) + self._limit(request) for request in requests)
         has_student = any(request.mode == Mode.FROZEN_RESIDUAL for request in requests)
         row_bytes = self.decoder.cache_bytes_per_token * length * (2 if has_student else 1)
-        n_slots = max(1, min(len(requests), self.decoding.cache_bytes // row_bytes))
+        n_slots = max(1, min(len(requests), self.decoding.rows, self.decoding.cache_bytes // row_bytes))
         return Batch(n_slots, self.decoding, [KVCache(n_slots, length), KVCache(n_slots, length)])
 
     # Prompts

@@ -12,7 +12,8 @@ from eexit.config import Mode
 
 @dataclass(frozen=True)
 class Decoding:
-    """How all rows decode. `readout` is lens or raw; `temperature` 0 is greedy; `cache_bytes` bounds rows in flight."""
+    """How all rows decode. `readout` is lens or raw; `temperature` 0 is greedy; at most `rows` are in flight,
+    and no more than their caches fit in `cache_bytes`."""
 
     exitable_layers: tuple[int, ...]
     max_new_tokens: int
@@ -20,6 +21,7 @@ class Decoding:
     readout: str = "lens"
     temperature: float = 0.0
     top_p: float = 1.0
+    rows: int = 1024
     cache_bytes: int = 4 << 30
 
 

@@ -1,0 +1,53 @@
+"""Quality without a judge: what a generation's own tokens and log-probabilities say of it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rapidfuzz.distance import LCSseq
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a run and the prompt's `normal` run are the same; shares are of the longer of the two."""
+
+    tokens_until_difference: int
+    equal_share: float
+    lcs_share: float
+
+
+def perplexity(logprob_T: np.ndarray) -> float:
+    """exp of the mean negative log-probability (nats) of the tokens under the full-depth model."""
+    return math.exp(-float(np.mean(logprob_T, dtype=np.float64)))
+
+
+def agreement(tokens: np.ndarray, normal: np.ndarray) -> Agreement:
+    """Compare generated token ids with those of the `normal` run."""
+    shorter, longer = sorted((len(tokens), len(normal)))
+    equal = tokens[:shorter] == normal[:shorter]
+    until = shorter if equal.all() else int(equal.argmin())
+    common = LCSseq.similarity(tokens.tolist(), normal.tolist())
+    return Agreement(until, float(equal.sum()) / longer, common / longer)
+
+
+def distinct(tokens: Sequence[int], n: int) -> float | None:
+    """Distinct n-grams over all n-grams (Li et al. 2016); None where there is none."""
+    grams = list(zip(*(tokens[start:] for start in range(n)), strict=False))
+    return len(set(grams)) / len(grams) if grams else None
+
+
+def longest_loop(tokens: np.ndarray) -> int:
+    """Tokens in the longest stretch that is one piece repeated back to back, at least twice in full; 0 if none."""
+    longest = 0
+    for period in range(1, len(tokens) // 2 + 1):
+        repeats = _longest_run(tokens[period:] == tokens[:-period])
+        if repeats >= period:
+            longest = max(longest, repeats + period)
+    return longest
+
+
+def _longest_run(flags: np.ndarray) -> int:
+    """Length of the longest stretch of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
+    return int((edges[1::2] - edges[::2]).max(initial=0))

@@ -1,0 +1,115 @@
+"""The generator of a sweep: one loaded model that does any of the sweep's runs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from eexit.anatomy import Decoder
+from eexit.config import Mode, SweepConfig
+from eexit.engine import Engine
+from eexit.exits import resolve_exitable_layers
+from eexit.generator import Results, error_results, run_columns
+from eexit.models import eos_token_ids, format_and_tokenize_input, load_model_and_tokenizer
+from eexit.plan import Run
+from eexit.records import generation_columns, text_pieces, tokens_table
+from eexit.rows import Decoding, Failure, Outcome, Request, Trace
+from eexit.schema import GENERATIONS, TOKENS
+
+
+class ModelGenerator:
+    """Loads a sweep's model once. Raises `UsageError` if it can't be loaded or is not supported."""
+
+    def __init__(self, config: SweepConfig, device: str = "auto"):
+        self.config = config
+        self.model, self.tokenizer = load_model_and_tokenizer(config, device)
+        decoder = Decoder(self.model)
+        decoding = Decoding(
+            exitable_layers=resolve_exitable_layers(config, decoder.n_layers),
+            max_new_tokens=config.max_new_tokens,
+            eos_token_ids=eos_token_ids(self.model, self.tokenizer),
+            readout=config.readout,
+            temperature=config.temperature,
+            top_p=config.top_p,
+        )
+        self.engine = Engine(decoder, decoding)
+
+    def generate(self, runs: Sequence[Run], progress: Callable[[int], None] = lambda n_tokens: None) -> Results:
+        """Do the runs together; a run that can't be done is an error row, and leaves the others alone.
+
+        Where a run's `normal` counterpart is part of the sweep but not among the runs, it is generated as well, to
+        compare with, and not returned.
+        """
+        requests = self._requests(runs)
+        outcomes = dict(zip(requests, self._decode(list(requests.values()), progress), strict=True))
+        parts = [self._results(run, requests, outcomes) for run in runs]
+        return Results(
+            pa.concat_tables([GENERATIONS.empty_table(), *(part.generations for part in parts)]),
+            pa.concat_tables([TOKENS.empty_table(), *(part.tokens for part in parts)]),
+        )
+
+    def _requests(self, runs: Sequence[Run]) -> dict[tuple, Request]:
+        """What to decode, keyed by prompt, seed, mode and KL factor; those of one prompt next to each other."""
+        requests: dict[tuple, Request] = {}
+        for run in sorted(runs, key=lambda run: run.prompt.id):
+            token_ids = self._tokenize(run)
+            if Mode.NORMAL in self.config.modes:
+                normal = Request(token_ids, Mode.NORMAL, None, run.seed)
+                requests.setdefault((run.prompt.id, run.seed, Mode.NORMAL, None), normal)
+            mode, kl_factor = run.configuration.mode, run.configuration.kl_factor
+            requests[run.prompt.id, run.seed, mode, kl_factor] = Request(token_ids, mode, kl_factor, run.seed)
+        return requests
+
+    def _tokenize(self, run: Run) -> tuple[int, ...]:
+        """What the model sees of a run; nothing for an empty prompt, whatever a chat template would put around it."""
+        if not run.prompt.prompt.strip():
+            return ()
+        system = self.config.system if run.prompt.system is None else run.prompt.system
+        inputs = format_and_tokenize_input(run.prompt.prompt, system, self.config.prefiller, self.tokenizer)
+        return tuple(inputs["input_ids"][0].tolist())
+
+    def _decode(self, requests: list[Request], progress: Callable[[int], None]) -> list[Outcome]:
+        """Decode together what can be; what makes the model fail is found by halving."""
+        try:
+            outcomes = dict(self.engine.generate(requests, progress))
+            return [outcomes[index] for index in range(len(requests))]
+        except Exception as error:  # whatever a model raises is that run's error
+            if _is_out_of_memory(error) and self._fewer_rows(len(requests)):
+                return self._decode(requests, progress)
+            if len(requests) == 1:
+                return [Failure(f"{type(error).__name__}: {error}")]
+        half = len(requests) // 2
+        return self._decode(requests[:half], progress) + self._decode(requests[half:], progress)
+
+    def _fewer_rows(self, n_requests: int) -> bool:
+        """Halve the rows in flight, for these requests and those to come; False where there is but one."""
+        decoding = self.engine.decoding
+        rows = min(n_requests, decoding.rows) // 2
+        if not rows:
+            return False
+        self.engine = Engine(self.engine.decoder, replace(decoding, rows=rows))
+        return True
+
+    def _results(self, run: Run, requests: dict[tuple, Request], outcomes: dict[tuple, Outcome]) -> Results:
+        key = (run.prompt.id, run.seed, run.configuration.mode, run.configuration.kl_factor)
+        outcome = outcomes[key]
+        if isinstance(outcome, Failure):
+            return error_results([run], self.config, outcome.error)
+        normal = outcomes.get((run.prompt.id, run.seed, Mode.NORMAL, None))
+        pieces = text_pieces(self.tokenizer, outcome)
+        decoding, n_layers = self.engine.decoding, self.engine.decoder.n_layers
+        row: dict[str, Any] = {
+            **run_columns(run, self.config),
+            "prompt_token_ids": requests[key].prompt_token_ids,
+            "n_prompt_tokens": len(requests[key].prompt_token_ids),
+            **generation_columns(
+                outcome, normal if isinstance(normal, Trace) else None, pieces, decoding.exitable_layers, n_layers
+            ),
+        }
+        return Results(pa.Table.from_pylist([row], GENERATIONS), tokens_table(run, outcome, pieces))
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

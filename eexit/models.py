@@ -1,0 +1,152 @@
+"""Loading a model, and writing a prompt the way it wants to see it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from eexit.config import SweepConfig, UsageError
+from eexit.sources import DEFAULT_MODEL, digest, hub_is_reachable, locate
+
+Tokenizer = PreTrainedTokenizerBase
+LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, ImportError)
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What a sweep says of its model: as asked for, and what it turned out to be. Weights' digest is SHA-256."""
+
+    name: str
+    revision: str | None
+    digest: str | None
+    architecture: str
+    n_layers: int
+    dtype: str
+
+
+def describe_model(config: SweepConfig) -> ModelDescription:
+    """Look a model up without loading its weights. Raises `UsageError` if it can't be found or has no layers."""
+    location = locate(config.model)
+    try:
+        found = AutoConfig.from_pretrained(location, **_fetching(config, location))
+    except LOAD_ERRORS as error:
+        raise _not_loadable(config, error) from error
+    n_layers = getattr(found.get_text_config(decoder=True), "num_hidden_layers", None)
+    if not n_layers or found.is_encoder_decoder:
+        raise UsageError(f"model {config.model} ({found.model_type}) is not a decoder-only language model with layers")
+    return ModelDescription(
+        name=config.model,
+        revision=getattr(found, "_commit_hash", None) or config.revision,
+        digest=digest(config.model, location),
+        architecture=(found.architectures or [found.model_type])[0],
+        n_layers=n_layers,
+        dtype=config.dtype,
+    )
+
+
+def load_model_and_tokenizer(config: SweepConfig, device: str = "auto") -> tuple[PreTrainedModel, Tokenizer]:
+    """The sweep's model, in evaluation mode on its device, and its tokenizer. Raises `UsageError` if it can't load."""
+    location, place = locate(config.model), choose_device(device)
+    transformers_logging.disable_progress_bar()
+    try:
+        fetching = _fetching(config, location)
+        tokenizer = AutoTokenizer.from_pretrained(location, **fetching)
+        model = AutoModelForCausalLM.from_pretrained(location, dtype=choose_dtype(config.dtype, place), **fetching)
+    except LOAD_ERRORS as error:
+        raise _not_loadable(config, error) from error
+    return model.to(place).eval(), tokenizer
+
+
+def load_default_model_and_tokenizer(
+    model: str = DEFAULT_MODEL, device: str = "auto", dtype: str = "auto"
+) -> tuple[PreTrainedModel, Tokenizer]:
+    """The default model (or another) and its tokenizer; fetched on first use.
+
+    Raises `UsageError` if it can't be found or loaded.
+    """
+    unused_prompt = {"id": "0", "prompt": ""}
+    config = SweepConfig.model_validate({"model": model, "dtype": dtype, "prompts": [unused_prompt]})
+    return load_model_and_tokenizer(config, device)
+
+
+def choose_device(device: str) -> torch.device:
+    """`auto` is CUDA, else MPS, else CPU."""
+    if device != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 where the hardware multiplies it natively, else float32."""
+    if dtype != "auto":
+        return getattr(torch, dtype)
+    match device.type:
+        case "cuda":
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        case "cpu":
+            native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        case _:
+            native = False
+    return torch.bfloat16 if native else torch.float32
+
+
+def eos_token_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> frozenset[int]:
+    """The tokens that end a generation: the model's, or failing that its tokenizer's."""
+    ids = model.generation_config.eos_token_id if model.generation_config else None
+    if ids is None:
+        ids = tokenizer.eos_token_id
+    return frozenset([ids] if isinstance(ids, int) else ids or [])
+
+
+def format_and_tokenize_input(
+    prompt: str, system_prompt: str, prefiller: str, tokenizer: Tokenizer, device: torch.device | str = "cpu"
+) -> dict[str, Tensor]:
+    """What the model sees: `input_ids` and `attention_mask`, (1, T) each.
+
+    Through the tokenizer's chat template where it has one, else system prompt, prompt and prefiller as plain text.
+    """
+    if tokenizer.chat_template is None:
+        text = "\n".join(part for part in (system_prompt, prompt, prefiller) if part)
+        encoded = tokenizer(text, return_tensors="pt")
+    else:
+        text = _chat(prompt, system_prompt, tokenizer) + prefiller
+        encoded = tokenizer(text, return_tensors="pt", add_special_tokens=False)
+    return {name: encoded[name].to(device) for name in ("input_ids", "attention_mask")}
+
+
+def _chat(prompt: str, system_prompt: str, tokenizer: Tokenizer) -> str:
+    """The chat up to where the answer starts. Templates that refuse a system role get it inside the user's turn."""
+    from jinja2 import TemplateError
+
+    def render(*turns: tuple[str, str]) -> Any:
+        messages = [{"role": role, "content": content} for role, content in turns]
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+    if not system_prompt:
+        return render(("user", prompt))
+    try:
+        return render(("system", system_prompt), ("user", prompt))
+    except TemplateError:
+        return render(("user", f"{system_prompt}\n\n{prompt}"))
+
+
+def _fetching(config: SweepConfig, location: str) -> dict[str, Any]:
+    """What to tell transformers about the hub, which matters for names alone."""
+    if Path(location).is_dir():
+        return {}
+    return {"revision": config.revision or "main", "local_files_only": not hub_is_reachable()}
+
+
+def _not_loadable(config: SweepConfig, error: Exception) -> UsageError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    revision = f" at revision {config.revision}" if config.revision else ""
+    return UsageError(
+        f"model {config.model}{revision} can't be loaded: {reason} "
+        f"(give {DEFAULT_MODEL}, a Hugging Face name, a local folder or a .gguf file)"
+    )
