@@ -25,7 +25,9 @@ HEIGHT, WIDTH = 300, 520
 
 def trade_off_chart(frame: pd.DataFrame, y: str, y_title: str, description: str) -> alt.LayerChart:
     """A trade-off frame as layers skipped (theoretical) against column `y`; lines join the KL factors of a mode."""
-    x_title, x_axis = "Layers not needed per token (theoretical, mean over prompts)", alt.Axis(format=".0%")
+    x_title = "Layers not needed per token (theoretical, mean over prompts)"
+    # The axis starts left of 0 to leave room for the label of normal.
+    x_axis = alt.Axis(format=".0%", labelExpr="datum.value < 0 ? '' : datum.label")
     x = alt.X("layers_skipped:Q", title=x_title, axis=x_axis, scale=alt.Scale(padding=24))
     y_channel = alt.Y(f"{y}:Q", title=y_title, scale=_scale(frame[y]))
     base = alt.Chart(ROWS).encode(x=x, y=y_channel, color=_mode_colour(frame))

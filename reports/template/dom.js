@@ -36,8 +36,7 @@ function visible(text) {
 function mark(letter) {
   if (letter === "\n") return "↵";
   if (letter === "\t") return "⇥";
-  const code = letter.codePointAt(0);
-  return code < 32 ? String.fromCodePoint(0x2400 + code) : `⟨${code.toString(16).toUpperCase().padStart(4, "0")}⟩`;
+  return `⟨${letter.codePointAt(0).toString(16).toUpperCase().padStart(2, "0")}⟩`;
 }
 
 const FORMS = {
