@@ -94,7 +94,8 @@ class Driver:
         return self._planned - self._done_before - self._tally.runs
 
     def _hire(self) -> _Worker:
-        as_actor: Any = ray.remote(
+        remote: Any = ray.remote  # its type knows no concurrency groups
+        as_actor = remote(
             num_cpus=self._pool.cpus,
             num_gpus=self._pool.gpus,
             max_restarts=0,

@@ -69,8 +69,7 @@ def refuse_other_config(store: Store, held: Manifest, config: SweepConfig) -> No
 
 def refuse_other_model(store: Store, held: Manifest, manifest: Manifest) -> None:
     """Raises `UsageError` if the sweep in `store` was made with another model, or exits elsewhere in it."""
-    # The dtype that "auto" comes to depends on the machine that asks, and this one need not be an actor's.
-    theirs, yours = ({**m.model, "dtype": None, "exitable_layers": list(m.exitable_layers)} for m in (held, manifest))
+    theirs, yours = ({**m.model, "exitable_layers": list(m.exitable_layers)} for m in (held, manifest))
     _refuse(store, first_difference(theirs, yours, "model"))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from rich import box
 from rich.table import Table
 
 from cluster.landing import read_generations
@@ -12,13 +13,19 @@ from eexit.plan import Configuration
 from eexit.schema import ERROR, OK
 
 COLUMNS = ["mode", "kl_factor", "status", "exit_rate", "mean_depth", "tokens_until_difference", "lcs_share"]
+CAPTION = (
+    "Means over runs. exit rate: tokens read before the final layer; mean depth: layers up to the exit, of all; "
+    "alike for: tokens before the first that differs from the prompt's normal run; in common: longest common "
+    "subsequence with it, of the longer."
+)
 
 
 def summarise(store: Store, configurations: Sequence[Configuration]) -> Table:
     """Means over the runs of each configuration; agreement is with the prompt's normal run."""
     generations = read_generations(store, COLUMNS)
-    table = Table("configuration", title_justify="left")
-    for heading in ("runs", "errors", "early exits", "mean depth", "same tokens at first", "in common with normal"):
+    table = Table(box=box.SIMPLE_HEAD, caption=CAPTION, caption_justify="left")
+    table.add_column("mode", no_wrap=True)
+    for heading in ("k", "runs", "errors", "exit rate", "mean depth", "alike for", "in common"):
         table.add_column(heading, justify="right")
     for configuration in configurations:
         table.add_row(*_line(configuration, generations))
@@ -32,12 +39,13 @@ def _line(configuration: Configuration, generations: pa.Table) -> list[str]:
     errors = runs.filter(pc.field("status") == ERROR).num_rows
     done = runs.filter(pc.field("status") == OK)
     return [
-        mode.value if kl_factor is None else f"{mode.value} k={kl_factor:g}",
+        mode.value,
+        "" if kl_factor is None else f"{kl_factor:g}",
         f"{runs.num_rows:,}",
         f"{errors:,}",
         _mean(done["exit_rate"], "{:.1%}"),
         _mean(done["mean_depth"], "{:.1%}"),
-        _mean(done["tokens_until_difference"], "{:.1f}"),
+        _mean(done["tokens_until_difference"], "{:.1f} tokens"),
         _mean(done["lcs_share"], "{:.1%}"),
     ]
 

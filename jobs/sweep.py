@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from eexit.config import UsageError
 from eexit.plan import configurations, count_runs, plan_runs
 
 DEMO = Path(__file__).with_name("demo.toml")
+REPORT = "report.html"
 OBJECT_STORE_BYTES = 100_000_000  # only runs and counts go through it
 
 
@@ -97,7 +99,7 @@ def run(job: SweepJob, store: Store, done: set[str]) -> Tally:
     start_ray()
     try:
         pool = plan_pool(job, [node["Resources"] for node in ray.nodes() if node["Alive"]])
-        print(f"{planned - len(done):,} runs to do, {pool.actors} actors ({_each(pool)})", flush=True)
+        print(f"{planned - len(done):,} runs to do, {describe_pool(pool)}", flush=True)
         shards = cut(plan_runs(config), done, rows_for(planned, pool.actors, job.rows_per_shard))
         with open_display() as display:
             out = out_of(job)
@@ -137,13 +139,14 @@ def finish(job: SweepJob, store: Store, rebuild: bool) -> None:
     """The report, the table, and how to read the results."""
     from reports.page import build_report
 
-    report = f"{job.out.rstrip('/')}/report.html"
-    if rebuild or not store.has("report.html"):
-        build_report(job.out, report)
+    if rebuild or not store.has(REPORT):
+        with tempfile.TemporaryDirectory() as folder:
+            store.publish(REPORT, build_report(out_of(job), Path(folder, REPORT)).read_bytes())
     console = Console()
     console.print(summarise(store, configurations(job.sweep)))
-    print(f'import pandas as pd; pd.read_parquet("{job.out.rstrip("/")}/generations")')
-    print(report)
+    out = job.out.rstrip("/")
+    print(f'import pandas as pd; pd.read_parquet("{out}/generations")')
+    print(f"{out}/{REPORT}")
 
 
 def describe_plan(job: SweepJob) -> str:
@@ -161,8 +164,9 @@ def describe_plan(job: SweepJob) -> str:
     )
 
 
-def _each(pool: Pool) -> str:
-    return f"{pool.cpus} CPUs" + (f", {pool.gpus:g} GPUs" if pool.gpus else "") + " each"
+def describe_pool(pool: Pool) -> str:
+    each = f"{pool.cpus} CPUs" + (f" and {pool.gpus:g} GPUs" if pool.gpus else "")
+    return f"{pool.actors} actor{'s' if pool.actors > 1 else ''} of {each}"
 
 
 if __name__ == "__main__":

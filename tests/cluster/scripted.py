@@ -1,7 +1,8 @@
 """A generator without a model: its rows follow from the run alone, and what a prompt says happens.
 
 The prompt `raise`: its runs raise; `die`: they end the process; `die once`: only the first time; `sleep S`: they take
-S seconds; `block`: `out` beside the marks gets a file where a folder should be. Marks of what happened go to the folder that the configuration names as its model.
+S seconds; `block`: `out` beside the marks gets a file where a folder should be. Marks of what happened go to the
+folder that the configuration names as its model.
 """
 
 import os
