@@ -25,6 +25,7 @@ class KVCache:
             self.keys[layer] = key.new_zeros(self.n_slots, key.shape[-3], self.length, key.shape[-1])
             self.values[layer] = value.new_zeros(self.n_slots, value.shape[-3], self.length, value.shape[-1])
 
+    @torch.inference_mode()
     def copy_slot(self, source: int, target: int, n_tokens: int) -> None:
         """Move a row: what `source` holds of its first positions goes to `target`."""
         for buffers in (self.keys, self.values):

@@ -51,7 +51,8 @@ class Engine:
     ) -> Iterator[tuple[int, Outcome]]:
         """Yields (index into requests, outcome) as rows end. `progress` gets the tokens of each step.
 
-        Rows in flight follow from the memory their caches may take; put requests of one prompt next to each other to share its prefill.
+        Rows in flight follow from the memory their caches may take. Put requests of one prompt next to each other:
+        they share its prefill.
         """
         waiting = []
         for index, request in enumerate(requests):

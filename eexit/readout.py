@@ -65,7 +65,7 @@ def pick_tokens(logits_BV: Tensor, temperature: float, top_p: float, u_B: Tensor
     """
     if temperature == 0:
         return logits_BV.argmax(-1)
-    p_BV, token_BV = torch.softmax(logits_BV.float() / temperature, -1).sort(-1, descending=True, stable=True)
+    p_BV, token_BV = torch.softmax(logits_BV.float() / temperature, -1).sort(stable=True, dim=-1, descending=True)
     cumulative_BV = p_BV.cumsum(-1)
     kept_B = ((cumulative_BV - p_BV) < top_p).sum(-1, keepdim=True)
     kept_mass_B = cumulative_BV.gather(1, kept_B - 1)

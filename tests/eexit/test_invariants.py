@@ -1,0 +1,120 @@
+"""What must hold whatever the issue: the invariants, by number."""
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chi2
+from transformers import PreTrainedModel
+
+from eexit.anatomy import Decoder
+from eexit.config import Mode
+from eexit.engine import Engine
+from eexit.reference import generate_one
+from eexit.rows import Decoding, Request, Trace
+
+EXITABLE = (1, 3, 4)
+DECODING = Decoding(exitable_layers=EXITABLE, max_new_tokens=24, eos_token_ids=frozenset())
+PROMPTS = (tuple(range(3, 16)), (5, 80, 7, 7, 31), (44, 2, 90, 61, 13, 8, 8, 70, 21))
+
+
+def generate(model: PreTrainedModel, requests: Sequence[Request], decoding: Decoding = DECODING) -> list[Trace]:
+    outcomes = dict(Engine(Decoder(model), decoding).generate(requests))
+    assert all(isinstance(outcome, Trace) for outcome in outcomes.values()), outcomes
+    return [outcomes[index] for index in range(len(requests))]
+
+
+def grid(kl_factors: Sequence[float] = (0.5, 2.0), prompts: Sequence[tuple[int, ...]] = PROMPTS) -> list[Request]:
+    return [
+        Request(prompt, mode, kl_factor, seed=3)
+        for prompt in prompts
+        for mode, kl_factor in [
+            (Mode.NORMAL, None),
+            *((mode, k) for mode in (Mode.UNFROZEN, Mode.FROZEN_RESIDUAL) for k in kl_factors),
+        ]
+    ]
+
+
+def assert_same(ours: Trace, theirs: Trace) -> None:
+    """Identical tokens and exits, KL to 1e-4 (of its size, where it is above 1 nat)."""
+    for field in fields(Trace):
+        mine, other = getattr(ours, field.name), getattr(theirs, field.name)
+        if field.name in ("kl_TE", "exit_prob_TE", "logprob_T", "entropy_T"):
+            np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-4, err_msg=field.name)
+        else:
+            np.testing.assert_array_equal(mine, other, err_msg=field.name)
+
+
+def test_invariant_1_normal_is_greedy_generate(any_model: PreTrainedModel):
+    requests = [Request(prompt, Mode.NORMAL, None) for prompt in PROMPTS]
+    for prompt, trace in zip(PROMPTS, generate(any_model, requests), strict=True):
+        generated = any_model.generate(
+            torch.tensor([prompt]), max_new_tokens=DECODING.max_new_tokens, do_sample=False, pad_token_id=0
+        )
+        assert trace.token_id_T.tolist() == generated[0, len(prompt) :].tolist()
+
+
+def test_invariant_2_the_limits_of_the_kl_factor(any_model: PreTrainedModel):
+    normal, *others = generate(any_model, grid([0.0, 1e9], PROMPTS[:1]))
+    for always_exits, never_exits in (others[:2], others[2:]):
+        assert (always_exits.exit_layer_T[1:] == EXITABLE[0]).all()
+        assert never_exits.token_id_T.tolist() == normal.token_id_T.tolist()
+        assert (never_exits.exit_layer_T == any_model.config.num_hidden_layers - 1).all()
+
+
+def test_invariant_3_every_mode_matches_the_naive_reference(any_model: PreTrainedModel):
+    requests = grid()
+    decoder, seen = Decoder(any_model), set()
+    for request, trace in zip(requests, generate(any_model, requests), strict=True):
+        assert_same(trace, generate_one(any_model, decoder, request, DECODING))
+        seen |= set(trace.exit_layer_T.tolist())
+    assert seen == {*EXITABLE, any_model.config.num_hidden_layers - 1}, "the comparison must cover every exit"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"readout": "raw"},
+        {"temperature": 0.8, "top_p": 0.9},
+        {"exitable_layers": (5,)},
+        {"exitable_layers": (0, 1, 2, 3, 4, 5)},
+        {"eos_token_ids": frozenset(range(0, 97, 7))},
+    ],
+    ids=lambda change: "-".join(change),
+)
+def test_invariant_3_holds_however_rows_decode(llama: PreTrainedModel, change: dict):
+    decoding = replace(DECODING, **change)
+    decoder = Decoder(llama)
+    for request, trace in zip(grid(), generate(llama, grid(), decoding), strict=True):
+        assert_same(trace, generate_one(llama, decoder, request, decoding))
+
+
+def test_invariant_4_a_row_does_not_depend_on_its_neighbours(llama: PreTrainedModel):
+    requests = [replace(request, seed=seed) for seed in (0, 1) for request in grid()]
+    decoding = replace(DECODING, eos_token_ids=frozenset({0, 9, 33}), temperature=0.7)
+    together = generate(llama, requests, decoding)
+    shuffled = np.random.default_rng(0).permutation(len(requests))
+    reordered = generate(llama, [requests[index] for index in shuffled], decoding)
+    few_at_a_time = generate(llama, requests, replace(decoding, rows=3))
+    for index, (request, trace) in enumerate(zip(requests, together, strict=True)):
+        assert_same(trace, generate(llama, [request], decoding)[0])
+        assert_same(trace, few_at_a_time[index])
+        assert_same(trace, reordered[int(np.flatnonzero(shuffled == index)[0])])
+    assert len({len(trace.token_id_T) for trace in together}) > 2, "rows must end at different times"
+
+
+def test_invariant_5_exits_happen_as_often_as_their_probabilities_say(llama: PreTrainedModel):
+    decoding = replace(DECODING, max_new_tokens=40, temperature=1.0)
+    requests = [Request(PROMPTS[1], Mode.UNFROZEN, 0.7, seed) for seed in range(150)]
+    traces = generate(llama, requests, decoding)
+    exit_layer = np.concatenate([trace.exit_layer_T[1:] for trace in traces])
+    probability = np.concatenate([trace.exit_prob_TE[1:] for trace in traces]).astype(np.float64)
+    assert len(exit_layer) >= 5000
+    np.testing.assert_allclose(probability.sum(-1), 1, atol=1e-5)
+    observed = np.array([(exit_layer == layer).sum() for layer in (*EXITABLE, 6)])
+    expected = probability.sum(0)
+    assert (expected > 50).all(), "every exit must be likely enough to be counted"
+    # Draws with different probabilities vary less than the multinomial that χ² assumes: the test is conservative.
+    assert ((observed - expected) ** 2 / expected).sum() < chi2.ppf(0.999, len(expected) - 1)
