@@ -61,14 +61,14 @@ def exit_mix(sweep: Sweep) -> pd.DataFrame:
     """Share of decided tokens per configuration and exit layer, averaged over prompts."""
     layers = layer_labels(sweep)
     done = sweep.done[sweep.done["exit_layer_counts"].notna()]
-    shares = pd.DataFrame([_shares(counts, layers) for counts in done["exit_layer_counts"]], columns=list(layers))
+    shares = pd.DataFrame([_shares(counts, layers) for counts in done["exit_layer_counts"]], columns=range(len(layers)))
     shares = pd.concat([done[["configuration", "prompt_id"]].reset_index(drop=True), shares], axis=1)
     by_prompt = shares.dropna().groupby(["configuration", "prompt_id"]).mean().reset_index()
     rows = []
     for configuration in sweep.configurations:
         runs = by_prompt[by_prompt["configuration"] == configuration.key]
-        for rank, (layer, label) in enumerate(layers.items()):
-            spread = _spread("share", estimate(runs[layer].to_numpy(dtype=float)))
+        for rank, label in enumerate(layers.values()):
+            spread = _spread("share", estimate(runs[rank].to_numpy(dtype=float)))
             rows.append(_naming(configuration) | {"layer": label, "rank": rank, "n": len(runs)} | spread)
     return pd.DataFrame(rows)
 

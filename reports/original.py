@@ -46,7 +46,7 @@ def generate_multi_prompt_html_visualization(
     title: str = TITLE,
 ) -> Path:
     """Write the report of results in the original shape; returns where it is."""
-    return write_report(sweep_of(results), output_file, title)
+    return write_report(sweep_of(results), output_file, _text(title))
 
 
 def create_html_visualization(
@@ -64,6 +64,7 @@ def create_html_visualization(
     if exitable_layers is None:
         exitable_layers = sorted({layer for layer in map(_layer, exit_layers) if layer is not None})[:-1]
     result = {"mode": "text", "evaluation": evaluation | {"exitable_layers": list(exitable_layers)}}
+    title = _text(title)
     sweep = sweep_of([{"prompt": title, "results": [result]}])
     if output_file is not None:
         write_report(sweep, output_file, title)
@@ -80,9 +81,8 @@ def sweep_of(results: Sequence[Mapping[str, Any]]) -> Sweep:
     ]
     layers = [_layers_of(result) for *_, result in runs]
     exitable = sorted({layer for known, _ in layers for layer in known})
-    beyond = [
-        layer for _, chosen in layers for layer in chosen if layer is not None and layer > max(exitable, default=-1)
-    ]
+    named = [layer for *_, result in runs for layer in _named(result)]
+    beyond = [layer for layer in named if layer is not None and layer > max(exitable, default=-1)]
     final = max(beyond, default=None)
     generations: list[dict[str, Any]] = []
     tokens: list[dict[str, Any]] = []
@@ -94,7 +94,7 @@ def sweep_of(results: Sequence[Mapping[str, Any]]) -> Sweep:
         tokens += _tokens(generations[-1], _pieces(result), [_snap(layer, exitable, final) for layer in chosen])
     frame = pd.DataFrame(generations, columns=[*GENERATIONS.names, "accuracy_score", "notes"])
     numbers = [f.name for f in GENERATIONS if str(f.type) in ("double", "int32")]
-    prompts = [{"id": str(i), "prompt": str(entry.get("prompt") or "")} for i, entry in enumerate(results)]
+    prompts = [{"id": str(i), "prompt": _text(entry.get("prompt"))} for i, entry in enumerate(results)]
     return assemble(
         {"config": {"prompts": prompts}},
         tuple(exitable),
@@ -116,19 +116,19 @@ def _generation(
 ) -> dict[str, Any]:
     evaluation = _mapping(result, "evaluation")
     stats = _mapping(evaluation, "early_exit_stats")
-    mode = str(result.get("mode") or "unnamed")
+    mode = _text(result.get("mode")) or "unnamed"
     error = result.get("error")
-    text = next((t for t in (result.get("response"), evaluation.get("response")) if isinstance(t, str)), None)
+    text = next((_text(t) for t in (result.get("response"), evaluation.get("response")) if isinstance(t, str)), None)
     pieces = _pieces(result)
     return {
         "run_id": run_id,
         "prompt_id": str(number),
-        "prompt": str(entry.get("prompt") or ""),
+        "prompt": _text(entry.get("prompt")),
         "mode": mode,
         "kl_factor": None if mode == NORMAL else _number(result.get("kl_factor")),
         "seed": 0,
         "status": ERROR if error else OK,
-        "error": str(error) if error else None,
+        "error": _text(error) if error else None,
         "text": "".join(pieces) if text is None and pieces else text,
         "n_tokens": _number(stats.get("total_tokens")) or len(pieces) or None,
         "exit_rate": _rate(stats),
@@ -158,6 +158,13 @@ def _layers_of(result: Mapping[str, Any]) -> tuple[list[int], list[int | None]]:
     return exitable, [_layer(layer) for layer in _list(evaluation, "chosen_exit_layers")]
 
 
+def _named(result: Mapping[str, Any]) -> list[int | None]:
+    """Every layer a result says tokens were read from."""
+    evaluation = _mapping(result, "evaluation")
+    counted = _mapping(_mapping(evaluation, "early_exit_stats"), "layer_distribution")
+    return [_layer(layer) for layer in [*_list(evaluation, "chosen_exit_layers"), *counted]]
+
+
 def _layer(value: Any) -> int | None:
     """A layer's number; None for the ways to write the final layer without its number: null, -1, infinity."""
     number = _number(value)
@@ -169,7 +176,7 @@ def _snap(layer: int | None, exitable: list[int], final: int | None) -> int | No
 
 
 def _pieces(result: Mapping[str, Any]) -> list[str]:
-    return [str(token) for token in _list(_mapping(result, "evaluation"), "tokens")]
+    return [_text(token) for token in _list(_mapping(result, "evaluation"), "tokens")]
 
 
 def _rate(stats: Mapping[str, Any]) -> float | None:
@@ -186,7 +193,7 @@ def _distribution(stats: Mapping[str, Any], final: int | None) -> list[tuple[int
 def _notes(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
     scores = ", ".join(f"{name} {score}" for name, score in _mapping(evaluation, "scores").items())
     said = evaluation.get("evaluation_text")
-    return [(label, str(note)) for label, note in (("Scores", scores), ("Evaluation", said)) if note]
+    return [(label, _text(note)) for label, note in (("Scores", scores), ("Evaluation", said)) if note]
 
 
 def _mapping(value: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -197,6 +204,11 @@ def _mapping(value: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 def _list(value: Mapping[str, Any], key: str) -> list[Any]:
     found = value.get(key)
     return found if isinstance(found, list) else []
+
+
+def _text(value: Any) -> str:
+    """As text that UTF-8 can hold: JSON strings may have halves of surrogate pairs."""
+    return "" if value is None else str(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _number(value: Any) -> float | None:

@@ -20,6 +20,7 @@ from reports.sweep import Sweep
 LOG2_LOW: Final = -10.0
 LOG2_HIGH: Final = 5.0
 _NOT_DRAWN: Final = 128
+_UNKNOWN: Final = -1  # a token id that wasn't recorded
 
 
 @dataclass(frozen=True)
@@ -84,20 +85,28 @@ def _detail(
 
 def _pieces(tokens: pd.DataFrame) -> tuple[list[str | int], np.ndarray, np.ndarray]:
     """Distinct (token id, text) pairs by falling frequency; each token's pair, and that of full depth's choice."""
-    pairs = tokens.groupby(["token_id", "token"], sort=False, dropna=False).size().sort_values(ascending=False)
-    numbers = {pair: number for number, pair in enumerate(pairs.index)}
-    piece = np.array([numbers[pair] for pair in zip(tokens["token_id"], tokens["token"], strict=True)], dtype=np.int64)
-    pieces: list[str | int] = [text for _, text in pairs.index]
+    ids, final_ids = (_ids(tokens[name]) for name in ("token_id", "final_token_id"))
+    pairs = pd.DataFrame({"id": ids, "text": tokens["token"]})
+    grouped = pairs.groupby(["id", "text"], sort=False)
+    by_frequency = grouped.size().to_numpy().argsort(kind="stable")[::-1]
+    distinct = pairs.drop_duplicates().iloc[by_frequency]
+    number_of = np.empty(len(by_frequency), dtype=np.int64)
+    number_of[by_frequency] = np.arange(len(by_frequency))
+    piece = number_of[grouped.ngroup().to_numpy()]
+    pieces: list[str | int] = distinct["text"].to_list()
     # Several texts of one id (multibyte characters): the most frequent stands for the id.
-    of_id = {token_id: number for number, (token_id, _) in reversed(list(enumerate(pairs.index)))}
-    for token_id in tokens["final_token_id"].dropna().unique():
+    of_id = {token_id: number for number, token_id in reversed(list(enumerate(distinct["id"])))}
+    for token_id in final_ids.unique():
         if token_id not in of_id:
             of_id[token_id] = len(pieces)
             pieces.append(int(token_id))
-    final_piece = tokens["final_token_id"].map(of_id).to_numpy(dtype=float)
     # A token that is its id's rarer text is still what full depth would have said.
-    same = (tokens["final_token_id"] == tokens["token_id"]).to_numpy() | np.isnan(final_piece)
-    return pieces, piece, np.where(same, piece, np.nan_to_num(final_piece)).astype(np.int64)
+    same = ((final_ids == ids) | (final_ids == _UNKNOWN)).to_numpy()
+    return pieces, piece, np.where(same, piece, final_ids.map(of_id).to_numpy(dtype=np.int64))
+
+
+def _ids(column: pd.Series) -> pd.Series:
+    return column.astype(float).fillna(_UNKNOWN).astype(np.int64)
 
 
 def _planes(numbers: np.ndarray) -> list[np.ndarray]:
@@ -106,9 +115,10 @@ def _planes(numbers: np.ndarray) -> list[np.ndarray]:
 
 def _starts(sweep: Sweep) -> dict[str, list[tuple[int, int]]]:
     """Per prompt the first and last row of each of its runs that has tokens."""
-    ends = token_counts(sweep).cumsum().to_numpy()
+    counts = token_counts(sweep).to_numpy()
+    ends = counts.cumsum()
     starts: dict[str, list[tuple[int, int]]] = {}
-    for prompt_id, start, end in zip(sweep.generations["prompt_id"], [0, *ends[:-1]], ends, strict=True):
+    for prompt_id, start, end in zip(sweep.generations["prompt_id"], ends - counts, ends, strict=True):
         if end > start:
             starts.setdefault(prompt_id, []).append((int(start), int(end)))
     return starts

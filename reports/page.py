@@ -47,8 +47,7 @@ def write_report(sweep: Sweep, out: str | Path, title: str) -> Path:
     """Write the page of a sweep, whatever it was read from."""
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    # Lone surrogates, legal in JSON strings and not in UTF-8, can only be in the title.
-    out.write_bytes(render(sweep, title).encode("utf-8", "xmlcharrefreplace"))
+    out.write_text(render(sweep, title), encoding="utf-8")
     return out
 
 

@@ -1,0 +1,169 @@
+"""Frames against numbers worked out by hand."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import CONFIGURATIONS, FINAL, LAYERS, failed_row, run_rows, write_sweep
+
+from reports import frames
+from reports.bootstrap import MIN_PROMPTS, estimate, estimate_columns
+from reports.sweep import NotASweepError, read_sweep
+
+
+def row_of(frame: pd.DataFrame, configuration: str) -> pd.Series:
+    return frame[frame["configuration"] == configuration].iloc[0]
+
+
+def small_sweep(tmp_path, changes: dict[tuple[str, float | None, int], dict], n_prompts: int, seeds=(0,)):
+    """Normal and unfrozen@1 on each prompt, with the columns that a test wants to know."""
+    generations, tokens = [], []
+    for prompt in range(n_prompts):
+        for mode, k in (("normal", None), ("unfrozen", 1.0)):
+            for seed in seeds:
+                change = changes.get((mode, prompt, seed), {})
+                row, rows = run_rows(str(prompt), f"Question {prompt}?", mode, k, ["a", "b", "c", "d"], seed, **change)
+                generations.append(row)
+                tokens += rows
+    return read_sweep(str(write_sweep(tmp_path / "results", generations, tokens)))
+
+
+def test_means_are_over_prompts_and_perplexity_is_geometric(tmp_path):
+    changes = {
+        ("unfrozen", 0, 0): {"exit_rate": 0.2, "mean_depth": 0.9, "perplexity": 2.0},
+        ("unfrozen", 1, 0): {"exit_rate": 0.6, "mean_depth": 0.7, "perplexity": 8.0},
+    }
+    row = row_of(frames.trade_off(small_sweep(tmp_path, changes, 2)), "unfrozen@1")
+    assert row["exit_rate"] == pytest.approx(0.4)
+    assert row["layers_skipped"] == pytest.approx(0.2)
+    assert row["perplexity"] == pytest.approx(4.0)
+    assert row["n"] == 2
+
+
+def test_seeds_are_averaged_within_a_prompt_first(tmp_path):
+    # Prompt 0 has seeds 0 and 1, prompt 1 has one of them failed: a mean over runs is 0.4, over prompts 0.55.
+    generations, tokens = [], []
+    for prompt, seed, rate in ((0, 0, 0.0), (0, 1, 0.2), (1, 0, 1.0)):
+        row, rows = run_rows(str(prompt), "?", "unfrozen", 1.0, ["a", "b"], seed, exit_rate=rate)
+        generations.append(row)
+        tokens += rows
+    generations.append(failed_row("1", "?", "unfrozen", 1.0, "no") | {"run_id": "other", "seed": 1})
+    sweep = read_sweep(str(write_sweep(tmp_path / "results", generations, tokens)))
+    row = row_of(frames.trade_off(sweep), "unfrozen@1")
+    assert row["exit_rate"] == pytest.approx(0.55)
+    assert (row["n"], row["n_failed"]) == (2, 1)
+
+
+def test_failures_are_counted_and_left_out(make_sweep):
+    sweep = read_sweep(str(make_sweep(3, fail=lambda p, mode, k: p == 0 and mode == "unfrozen" and k == 1.0)))
+    row = row_of(frames.trade_off(sweep), "unfrozen@1")
+    assert (row["n"], row["n_failed"]) == (2, 1)
+    assert math.isfinite(row["exit_rate"])
+
+
+def test_no_interval_below_five_prompts(tmp_path):
+    values = np.array([0.1, 0.2, 0.3, 0.4, np.nan])
+    assert MIN_PROMPTS == 5
+    assert math.isnan(estimate(values).low)
+    assert estimate(values).n == 4
+    assert estimate(values).mean == pytest.approx(0.25)
+
+
+def test_an_interval_is_the_percentile_bootstrap_over_prompts():
+    values = np.random.default_rng(3).normal(10, 2, size=40)
+    found = estimate(values)
+    resampled = np.random.default_rng(8).choice(values, size=(20_000, 40)).mean(axis=1)
+    assert found.low == pytest.approx(np.quantile(resampled, 0.025), abs=0.08)
+    assert found.high == pytest.approx(np.quantile(resampled, 0.975), abs=0.08)
+    assert found.mean == pytest.approx(values.mean())
+
+
+def test_columns_have_their_own_n():
+    values = np.array([[1.0, np.nan], [2.0, 2.0], [3.0, np.nan], [4.0, 4.0], [5.0, np.nan]])
+    mean, low, high, n = estimate_columns(values)
+    assert mean.tolist() == [3.0, 3.0]
+    assert n.tolist() == [5, 2]
+    assert low[0] < 3.0 < high[0]
+    assert math.isnan(low[1])
+
+
+def test_exit_mix_averages_the_shares_of_prompts(tmp_path):
+    changes = {
+        ("unfrozen", 0, 0): {"exit_layer_counts": [(5, 1), (FINAL, 1)]},
+        ("unfrozen", 1, 0): {"exit_layer_counts": [(5, 9), (10, 1)]},
+    }
+    mix = frames.exit_mix(small_sweep(tmp_path, changes, 2))
+    shares = mix[mix["configuration"] == "unfrozen@1"].set_index("layer")["share"]
+    assert shares["5"] == pytest.approx(0.7)
+    assert shares["10"] == pytest.approx(0.05)
+    assert shares["29 (final)"] == pytest.approx(0.25)
+    assert list(shares.index) == [*map(str, LAYERS), "29 (final)"]
+
+
+def test_depth_by_position_leaves_out_tokens_whose_exit_was_not_drawn(tmp_path):
+    depth = frames.depth_by_position(small_sweep(tmp_path, {}, 2))
+    one = depth[depth["configuration"] == "unfrozen@1"].set_index("position")
+    assert list(one.index) == [1, 2, 3]  # position 0 comes from the final layer whatever the mode
+    assert one.loc[1, "depth"] == pytest.approx(1.0)
+    assert one.loc[2, "depth"] == pytest.approx((LAYERS[2] + 1) / 30)
+    assert set(one["depth_n"]) == {2}
+
+
+def test_long_texts_are_binned(tmp_path):
+    row, rows = run_rows("0", "?", "unfrozen", 0.5, ["a"] * 120)
+    depth = frames.depth_by_position(read_sweep(str(write_sweep(tmp_path / "results", [row], rows))))
+    assert len(depth) == 40
+    assert set(depth["width"]) == {3}
+    exits = [(LAYERS[i % 5] + 1) / 30 for i in (3, 4, 5)]
+    assert depth.set_index("position").loc[4.0, "depth"] == pytest.approx(sum(exits) / 3)
+
+
+def test_paired_differences_compare_the_same_prompt_and_seed(tmp_path):
+    changes = {
+        ("normal", 0, 0): {"perplexity": 2.0, "n_tokens": 10},
+        ("normal", 1, 0): {"perplexity": 10.0, "n_tokens": 10},
+        ("unfrozen", 0, 0): {"perplexity": 4.0, "n_tokens": 7},
+        ("unfrozen", 1, 0): {"perplexity": 80.0, "n_tokens": 11},
+    }
+    row = row_of(frames.paired_differences(small_sweep(tmp_path, changes, 2)), "unfrozen@1")
+    assert row["perplexity"] == pytest.approx(4.0)  # sqrt(2 · 8)
+    assert row["n_tokens"] == pytest.approx(-1.0)
+    assert row["n"] == 2
+
+
+def test_dose_response_has_no_place_for_a_factor_of_zero(make_sweep):
+    sweep = read_sweep(str(make_sweep(2, [("normal", None), ("unfrozen", 0.5), ("unfrozen", 2.0)])))
+    assert list(frames.dose_response(sweep)["configuration"]) == ["normal", "unfrozen@0.5", "unfrozen@2"]
+    zero = sweep.generations.assign(kl_factor=sweep.generations["kl_factor"].replace(0.5, 0.0))
+    from reports.sweep import assemble
+
+    changed = assemble({}, sweep.exitable_layers, sweep.final_layer, zero, sweep.tokens)
+    assert "unfrozen@0" in set(frames.trade_off(changed)["configuration"])
+    assert "unfrozen@0" not in set(frames.dose_response(changed)["configuration"])
+
+
+def test_configurations_and_prompts_keep_the_sweeps_order(full):
+    sweep = read_sweep(str(full))
+    expected = [mode if k is None else f"{mode}@{k:g}" for mode, k in CONFIGURATIONS]
+    assert [c.key for c in sweep.configurations] == expected
+    assert list(sweep.prompts) == ["0", "1", "2", "3", "4", "5"]
+    assert sweep.kl is not None
+    assert sweep.kl.shape == (len(sweep.tokens), len(LAYERS))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "has no sweep.json"), ("{", "not JSON"), ('{"format": 99}', "format"), ('{"format": 1}', "lacks config")],
+)
+def test_what_is_not_a_sweep_is_said_in_one_line(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "sweep.json").write_text(content)
+    with pytest.raises(NotASweepError, match=message) as error:
+        read_sweep(str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(NotASweepError, match="no such folder"):
+        read_sweep(str(tmp_path / "nowhere"))

@@ -1,0 +1,133 @@
+"""The original file format: round trip, files with keys missing, and the original functions."""
+
+import base64
+import gzip
+import json
+import re
+
+import pytest
+
+from reports import (
+    NotASweepError,
+    create_html_visualization,
+    generate_multi_prompt_html_visualization,
+    load_results_json,
+    save_results_json,
+)
+from reports.original import sweep_of
+
+TOKENS = ["Re", "cursion", " is", " é", "\ud83d", "</script>"]
+RESULTS = [
+    {
+        "prompt": "Explain recursion.",
+        "results": [
+            {
+                "mode": mode,
+                "kl_factor": k,
+                "response": "".join(TOKENS),
+                "evaluation": {
+                    "response": "".join(TOKENS),
+                    "scores": {"coherence": 7, "accuracy": 8},
+                    "accuracy_score": 7.5,
+                    "early_exit_stats": {
+                        "total_tokens": 6,
+                        "early_exits": early,
+                        "early_exit_rate": early / 6,
+                        "layer_distribution": {"5": early, "29": 6 - early},
+                        "usage": None,
+                    },
+                    "evaluation_text": "Fine.",
+                    "chosen_exit_layers": [5] * early + [29] * (6 - early),
+                    "tokens": TOKENS,
+                    "exitable_layers": [5, 10, 15, 20, 25],
+                },
+            }
+            for mode, k, early in (("normal", None, 0), ("unfrozen", 0.5, 3))
+        ],
+    }
+]
+
+
+def payload(page: str) -> dict:
+    found = re.search(r'id="blob-payload">([^<]*)</script>', page)
+    assert found
+    return json.loads(gzip.decompress(base64.b64decode(found[1])))
+
+
+def drawn(results: list, tmp_path) -> dict:
+    path = generate_multi_prompt_html_visualization(results, tmp_path / "page.html")
+    return payload(path.read_text(encoding="utf-8"))
+
+
+def test_results_survive_the_file(tmp_path):
+    path = save_results_json(RESULTS, tmp_path / "early_exit_analysis.json")
+    assert load_results_json(path) == RESULTS
+
+
+def test_a_page_holds_what_the_file_says(tmp_path):
+    data = drawn(RESULTS, tmp_path)
+    run = data["prompts"][0]["runs"][1]
+    numbers = dict(zip((metric["key"] for metric in data["metrics"]), run["m"], strict=True))
+    assert data["layers"] == ["5", "10", "15", "20", "25", "29 (final)"]
+    assert data["configurations"][1]["key"] == "unfrozen@0.5"
+    assert numbers == {"n_tokens": 6, "exit_rate": 0.5, "mean_depth": 0.6, "accuracy_score": 7.5}
+    assert run["counts"] == [3, 0, 0, 0, 0, 3]
+    assert run["notes"] == [["Scores", "coherence 7, accuracy 8"], ["Evaluation", "Fine."]]
+    assert not data["detail"]
+
+
+@pytest.mark.parametrize("missing", ["mode", "kl_factor", "response", "evaluation"])
+def test_a_result_may_lack_any_key(tmp_path, missing):
+    result = {key: value for key, value in RESULTS[0]["results"][1].items() if key != missing}
+    data = drawn([{"prompt": "?", "results": [result]}], tmp_path)
+    assert len(data["prompts"][0]["runs"]) == 1
+
+
+@pytest.mark.parametrize("missing", sorted(RESULTS[0]["results"][1]["evaluation"]))
+def test_an_evaluation_may_lack_any_key(tmp_path, missing):
+    result = RESULTS[0]["results"][1]
+    evaluation = {key: value for key, value in result["evaluation"].items() if key != missing}
+    data = drawn([{"prompt": "?", "results": [result | {"evaluation": evaluation}]}], tmp_path)
+    assert data["prompts"][0]["runs"][0]["n"] == (0 if missing in ("tokens", "chosen_exit_layers") else 6)
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        [],
+        [{}],
+        [{"prompt": None, "results": None}],
+        [{"results": [{}]}],
+        [{"prompt": "?", "results": [{"mode": "m", "kl_factor": "1.0", "evaluation": None}, None]}],
+        [{"results": [{"evaluation": {"early_exit_stats": None, "scores": None, "exitable_layers": None}}]}],
+    ],
+)
+def test_next_to_nothing_still_renders(tmp_path, results):
+    assert len(drawn(results, tmp_path)["prompts"]) == len(results)
+
+
+@pytest.mark.parametrize("final", [-1, None, float("inf"), "inf"])
+def test_the_final_layer_may_be_written_without_its_number(final):
+    evaluation = {"tokens": ["a", "b"], "chosen_exit_layers": [5, final], "exitable_layers": [5, 10]}
+    sweep = sweep_of([{"prompt": "?", "results": [{"mode": "unfrozen", "kl_factor": 1, "evaluation": evaluation}]}])
+    assert sweep.exitable_layers == (5, 10)
+    assert sweep.final_layer is None
+    assert sweep.tokens["exit_layer"].fillna(-1).tolist() == [5, -1]
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[1]"])
+def test_another_file_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "other.json"
+    path.write_text(content)
+    with pytest.raises(NotASweepError, match=r"other\.json"):
+        load_results_json(path)
+
+
+def test_one_text_is_drawn_too(tmp_path):
+    page = create_html_visualization(
+        ["a", "b", "<i>"], [5, 10, 29], title="One <b>text</b>", output_file=tmp_path / "o.html"
+    )
+    assert "<b>text" not in page
+    assert (tmp_path / "o.html").read_text(encoding="utf-8") == page
+    assert payload(page)["layers"] == ["5", "10", "29 (final)"]
+    assert payload(page)["prompts"][0]["runs"][0]["n"] == 3
