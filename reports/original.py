@@ -61,9 +61,7 @@ def create_html_visualization(
     Without `exitable_layers`, the deepest layer that occurs is taken for the final one.
     """
     evaluation = {"tokens": list(tokens), "chosen_exit_layers": list(exit_layers)}
-    if exitable_layers is None:
-        exitable_layers = sorted({layer for layer in map(_layer, exit_layers) if layer is not None})[:-1]
-    result = {"mode": "text", "evaluation": evaluation | {"exitable_layers": list(exitable_layers)}}
+    result = {"mode": "text", "evaluation": evaluation | {"exitable_layers": list(exitable_layers or [])}}
     title = _text(title)
     sweep = sweep_of([{"prompt": title, "results": [result]}])
     if output_file is not None:
@@ -79,19 +77,14 @@ def sweep_of(results: Sequence[Mapping[str, Any]]) -> Sweep:
         for result in entry.get("results") or []
         if isinstance(result, Mapping)
     ]
-    layers = [_layers_of(result) for *_, result in runs]
-    exitable = sorted({layer for known, _ in layers for layer in known})
-    named = [layer for *_, result in runs for layer in _named(result)]
-    beyond = [layer for layer in named if layer is not None and layer > max(exitable, default=-1)]
-    final = max(beyond, default=None)
+    exitable, final = _layers([result for *_, result in runs])
     generations: list[dict[str, Any]] = []
     tokens: list[dict[str, Any]] = []
-    for (number, entry, result), (_, chosen) in zip(runs, layers, strict=True):
-        run_id = str(len(generations))
-        generations.append(
-            _generation(run_id, number, entry, result, [_snap(layer, exitable, final) for layer in chosen], final)
-        )
-        tokens += _tokens(generations[-1], _pieces(result), [_snap(layer, exitable, final) for layer in chosen])
+    for number, entry, result in runs:
+        chosen = [_layer(layer) for layer in _list(_mapping(result, "evaluation"), "chosen_exit_layers")]
+        chosen = [layer if layer in exitable else final for layer in chosen]
+        generations.append(_generation(str(len(generations)), number, entry, result, chosen, final))
+        tokens += _tokens(generations[-1], _pieces(result), chosen)
     frame = pd.DataFrame(generations, columns=[*GENERATIONS.names, "accuracy_score", "notes"])
     numbers = [f.name for f in GENERATIONS if str(f.type) in ("double", "int32")]
     prompts = [{"id": str(i), "prompt": _text(entry.get("prompt"))} for i, entry in enumerate(results)]
@@ -151,11 +144,19 @@ def _tokens(generation: dict[str, Any], pieces: list[str], chosen: list[int | No
     ]
 
 
-def _layers_of(result: Mapping[str, Any]) -> tuple[list[int], list[int | None]]:
-    """Exitable layers a result names, and the layer each of its tokens was read from (None: the final one)."""
-    evaluation = _mapping(result, "evaluation")
-    exitable = [layer for layer in map(_layer, _list(evaluation, "exitable_layers")) if layer is not None]
-    return exitable, [_layer(layer) for layer in _list(evaluation, "chosen_exit_layers")]
+def _layers(results: list[Mapping[str, Any]]) -> tuple[list[int], int | None]:
+    """Exitable layers and the final one; None where no result gives its number.
+
+    Where no result names the exitable layers they are all that occur, but the deepest, which is the final one unless
+    that is written in another way.
+    """
+    listed = (layer for result in results for layer in _list(_mapping(result, "evaluation"), "exitable_layers"))
+    exitable = sorted({layer for layer in map(_layer, listed) if layer is not None})
+    named = {layer for result in results for layer in _named(result)}
+    seen = sorted(layer for layer in named if layer is not None)
+    if not exitable:
+        exitable = seen if None in named else seen[:-1]
+    return exitable, max((layer for layer in seen if layer > max(exitable, default=-1)), default=None)
 
 
 def _named(result: Mapping[str, Any]) -> list[int | None]:
@@ -169,10 +170,6 @@ def _layer(value: Any) -> int | None:
     """A layer's number; None for the ways to write the final layer without its number: null, -1, infinity."""
     number = _number(value)
     return None if number is None or number < 0 else int(number)
-
-
-def _snap(layer: int | None, exitable: list[int], final: int | None) -> int | None:
-    return layer if layer in exitable else final
 
 
 def _pieces(result: Mapping[str, Any]) -> list[str]:

@@ -115,6 +115,16 @@ def test_the_final_layer_may_be_written_without_its_number(final):
     assert sweep.tokens["exit_layer"].fillna(-1).tolist() == [5, -1]
 
 
+@pytest.mark.parametrize(
+    ("chosen", "exitable", "final"),
+    [([5, 10, 29], (5, 10), 29), ([5, 10, -1], (5, 10), None), ([29, 29], (), 29)],
+)
+def test_exitable_layers_that_are_not_named_are_those_that_occur(chosen, exitable, final):
+    evaluation = {"tokens": ["a"] * len(chosen), "chosen_exit_layers": chosen}
+    sweep = sweep_of([{"prompt": "?", "results": [{"mode": "unfrozen", "kl_factor": 1, "evaluation": evaluation}]}])
+    assert (sweep.exitable_layers, sweep.final_layer) == (exitable, final)
+
+
 @pytest.mark.parametrize("content", ["{", "{}", "[1]"])
 def test_another_file_is_refused_by_name(tmp_path, content):
     path = tmp_path / "other.json"
