@@ -13,6 +13,7 @@ from rich.table import Table
 
 WINDOW = 30.0  # seconds that the token rate is taken over
 SECONDS_BETWEEN_LINES = 5.0
+BAR_WIDTH = 16  # beside the line, in 80 columns
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Bar:
 
     def show(self, progress: Progress, last: bool = False) -> None:
         line = Table.grid(padding=(0, 1))
-        line.add_row(ProgressBar(total=1.0, completed=progress.share, width=24), self._pace.describe(progress))
+        line.add_row(ProgressBar(total=1.0, completed=progress.share, width=BAR_WIDTH), self._pace.describe(progress))
         self._live.update(line)
         if last:
             self._console.print(line)

@@ -15,18 +15,18 @@ from eexit.schema import ERROR, OK
 COLUMNS = ["mode", "kl_factor", "status", "exit_rate", "mean_depth", "tokens_until_difference", "lcs_share"]
 CAPTION = (
     "Means over runs. exit rate: tokens read before the final layer; mean depth: layers up to the exit, of all; "
-    "alike for: tokens before the first that differs from the prompt's normal run; in common: longest common "
-    "subsequence with it, of the longer."
+    "alike for: tokens before the first that differs from the prompt's normal run; shared: longest common "
+    "subsequence with it, over the longer of the two."
 )
 
 
 def summarise(store: Store, configurations: Sequence[Configuration]) -> Table:
     """Means over the runs of each configuration; agreement is with the prompt's normal run."""
     generations = read_generations(store, COLUMNS)
-    table = Table(box=box.SIMPLE_HEAD, caption=CAPTION, caption_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption=CAPTION, caption_justify="left")
     table.add_column("mode", no_wrap=True)
-    for heading in ("k", "runs", "errors", "exit rate", "mean depth", "alike for", "in common"):
-        table.add_column(heading, justify="right")
+    for heading in ("k", "runs", "errors", "exit rate", "mean depth", "alike for", "shared"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for configuration in configurations:
         table.add_row(*_line(configuration, generations))
     return table
@@ -45,7 +45,7 @@ def _line(configuration: Configuration, generations: pa.Table) -> list[str]:
         f"{errors:,}",
         _mean(done["exit_rate"], "{:.1%}"),
         _mean(done["mean_depth"], "{:.1%}"),
-        _mean(done["tokens_until_difference"], "{:.1f} tokens"),
+        _mean(done["tokens_until_difference"], "{:.1f}"),
         _mean(done["lcs_share"], "{:.1%}"),
     ]
 

@@ -1,0 +1,130 @@
+"""Flags and TOML become one validated job, and what can't be used is told in one line."""
+
+from pathlib import Path
+
+import pytest
+
+from cluster.job import SweepJob, load_job
+from eexit.config import Mode, SweepConfig, UsageError
+
+DEMO = Path(__file__).parents[2] / "jobs" / "demo.toml"
+
+
+def load(*arguments: str, default: Path = DEMO) -> SweepJob:
+    return load_job(arguments, default)[0]
+
+
+def test_the_demo_is_the_documented_one() -> None:
+    job = load()
+    assert job.out == "results/demo"
+    assert [prompt.id for prompt in job.prompts] == ["recursion", "learning", "http"]
+    assert job.system == "You are a helpful programming tutor."
+    assert job.kl_factors == (0.5, 1.0, 2.0, 4.0)
+    assert job.max_new_tokens == 100
+
+
+def test_flags_win_and_leave_the_rest() -> None:
+    job = load("--kl-factors", "0.5", "2,3", "--modes", "normal,unfrozen", "--seeds", "-3", "--temperature", "0.7")
+    assert job.kl_factors == (0.5, 2.0, 3.0)
+    assert job.modes == (Mode.NORMAL, Mode.UNFROZEN)
+    assert job.seeds == (-3,)
+    assert job.temperature == 0.7
+    assert job.system == "You are a helpful programming tutor."
+
+
+def test_text_flags_keep_their_spaces() -> None:
+    assert load("--prefiller", " Sure, ").prefiller == " Sure, "
+    assert load("--prefiller", "-1 is").prefiller == "-1 is"
+
+
+def test_every_field_has_a_flag_with_its_own_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        load("--help")
+    text = capsys.readouterr().out
+    assert all(f"--{name.replace('_', '-')}" in text for name in SweepJob.model_fields)
+    assert all(field.description for name, field in SweepJob.model_fields.items() if name != "prompts")
+
+
+def test_a_job_holds_a_plain_sweep() -> None:
+    job = load("--actors", "2", "--out", "elsewhere")
+    assert type(job.sweep) is SweepConfig
+    assert job.sweep == load().sweep
+
+
+def test_prompts_come_from_a_file_beside_the_toml(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("one\ntwo\n")
+    (tmp_path / "mine.toml").write_text('prompts = "mine.txt"\n')
+    assert [prompt.prompt for prompt in load("--config", str(tmp_path / "mine.toml")).prompts] == ["one", "two"]
+    assert [prompt.prompt for prompt in load("--prompts", str(tmp_path / "mine.txt")).prompts] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--modes", "normal", "foo"],
+            "unknown mode 'foo': choose from normal, unfrozen, frozen_residual (entry 2 of --modes)",
+        ),
+        (["--kl-factors", "0.5", "1", "-1"], "kl_factors must be ≥ 0, got -1 (entry 3 of --kl-factors)"),
+        (["--kl-factors", "-.5,1"], "kl_factors must be ≥ 0, got -.5 (entry 1 of --kl-factors)"),
+        (["--kl-factors", "-1e3"], "kl_factors must be ≥ 0, got -1e3 (entry 1 of --kl-factors)"),
+        (["--kl-factors", "-inf"], "kl_factors must be ≥ 0, got -inf (entry 1 of --kl-factors)"),
+        (["--kl-factors", "strong"], "kl_factors must be a number, got 'strong' (entry 1 of --kl-factors)"),
+        (
+            ["--kl-factors", "inf"],
+            "kl_factor must be finite, got inf; mode normal is the limit of a large one (entry 1 of --kl-factors)",
+        ),
+        (["--kl-factors", "1", "1"], "1.0 is listed more than once (--kl-factors)"),
+        (["--exit-layers", "9", "5"], "exit layers must be strictly increasing, got 9,5 (--exit-layers)"),
+        (["--exit-layers", "-1"], "exit_layers must be ≥ 0, got -1 (entry 1 of --exit-layers)"),
+        (["--exit-every", "0"], "exit_every must be ≥ 1, got 0 (--exit-every)"),
+        (["--max-new-tokens", "1.5"], "max_new_tokens must be a whole number, got '1.5' (--max-new-tokens)"),
+        (["--dtype", "int8"], "unknown dtype 'int8': choose from auto, bfloat16, float16, float32 (--dtype)"),
+        (["--top-p", "2"], "top_p must be ≤ 1, got 2 (--top-p)"),
+        (["--top-p", "0.5"], "top_p 0.5 has no effect at temperature 0: set a temperature above 0"),
+        (["--temperature", "inf"], "temperature must be a finite number, got 'inf' (--temperature)"),
+        (["--seeds", ","], "seeds needs at least one entry (--seeds)"),
+        (["--out", ""], "out must be given, got '' (--out)"),
+        (["--actors", "0"], "actors must be ≥ 1, got 0 (--actors)"),
+        (["--top-p", "2", "--actors", "0"], "top_p must be ≤ 1, got 2 (--top-p); and 1 more to mend"),
+        (["--kl-factor", "1"], "unrecognized arguments: --kl-factor 1: --help lists the flags"),
+        (["--seeds"], "argument --seeds: expected at least one argument: --help lists the flags"),
+        (["--config", "no.toml"], "--config no.toml can't be read (No such file or directory): check the name"),
+        (["--prompts", "no.txt"], "no.txt: can't be read (No such file or directory): check the name and its rights"),
+    ],
+)
+def test_a_bad_flag_is_told_in_one_line(arguments: list[str], message: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        load(*arguments)
+    assert str(raised.value) == message
+
+
+@pytest.mark.parametrize(
+    ("toml", "message"),
+    [
+        ("kl_factor = [1]", "unknown key 'kl_factor' in {path}: did you mean kl_factors?"),
+        ("zzz = 1", "unknown key 'zzz' in {path}: remove it"),
+        ("kl_factors = 1", "kl_factors must be a list, got 1 (kl_factors in {path})"),
+        ("kl_factors = [1, -2]", "kl_factors must be ≥ 0, got -2 (entry 2 of kl_factors in {path})"),
+        ("model = 3", "model must be text, got 3 (model in {path})"),
+        ("", "prompts are missing: give --prompts FILE, or [[prompts]] in {path}"),
+        ("prompts = []", "prompts needs at least one entry (prompts in {path})"),
+        ('[[prompts]]\nid = "a"', "prompt is missing (entry 1 of prompts in {path})"),
+        (
+            '[[prompts]]\nid = "a"\nprompt = "x"\n[[prompts]]\nid = "a"\nprompt = "y"',
+            "prompt ids must be unique, 'a' is there more than once",
+        ),
+        (
+            'prompts = "none.txt"',
+            "{folder}/none.txt: can't be read (No such file or directory): check the name and its rights",
+        ),
+        ("= 3", "--config {path} is not TOML (Invalid statement (at line 1, column 1))"),
+    ],
+)
+def test_a_bad_toml_is_told_in_one_line(tmp_path: Path, toml: str, message: str) -> None:
+    path = tmp_path / "bad.toml"
+    prompt = "" if "prompts" in toml or not toml else '\n[[prompts]]\nprompt = "x"\n'
+    path.write_text(toml + prompt)
+    with pytest.raises(UsageError) as raised:
+        load("--config", str(path))
+    assert str(raised.value) == message.format(path=path, folder=tmp_path)

@@ -1,0 +1,135 @@
+"""`--out`: written in one step, never another sweep's, refused before anything is loaded if it can't be used."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from scripted import sweep_of
+
+from cluster.manifest import (
+    first_difference,
+    make_manifest,
+    read_manifest,
+    refuse_other_config,
+    refuse_other_model,
+    write_manifest,
+)
+from cluster.store import Store, open_store
+from eexit.config import UsageError
+
+
+@dataclass(frozen=True)
+class Description:
+    """The fields of `eexit.models.ModelDescription` that this needs."""
+
+    name: str = "tiny"
+    digest: str = "ab12"
+    n_layers: int = 7
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "deep" / "out")
+
+
+def test_files_are_whole_or_absent(store: Store) -> None:
+    assert store.read("a/b") is None
+    store.publish("a/b", b"one")
+    store.publish("a/b", b"two")
+    assert store.read("a/b") == b"two"
+    assert store.names("a") == ["a/b"]
+    store.remove("a/b")
+    store.remove("a/b")
+    assert not store.has("a/b")
+    assert store.names("nowhere") == []
+
+
+def test_a_uri_is_a_store_too(tmp_path: Path) -> None:
+    store = open_store(f"file://{tmp_path}/out")
+    store.publish("generations/x.parquet", b"x")
+    assert (tmp_path / "out" / "generations" / "x.parquet").read_bytes() == b"x"
+
+
+def test_a_uri_that_is_none_is_refused_without_its_secrets() -> None:
+    with pytest.raises(UsageError, match="--out nfs://… can't be used") as raised:
+        open_store("nfs://user:secret@host/out")
+    assert "\n" not in str(raised.value)
+
+
+def test_the_probe_leaves_nothing(store: Store, tmp_path: Path) -> None:
+    store.probe()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "out"):
+        with pytest.raises(UsageError, match=r"--out .* can't be written to .*: choose another place"):
+            open_store(out).probe()
+
+
+def test_a_manifest_says_what_the_results_are_of(store: Store) -> None:
+    config = sweep_of("tiny", "one", "two")
+    assert read_manifest(store) is None
+    manifest = make_manifest(config, Description(), (5,))
+    write_manifest(store, manifest)
+    held = json.loads(store.read("sweep.json") or b"")
+    assert held["format"] == 1
+    assert held["config"] == config.model_dump(mode="json")
+    assert held["model"] == {"name": "tiny", "digest": "ab12", "n_layers": 7}
+    assert held["exitable_layers"] == [5]
+    assert held["n_runs"] == 18
+    assert set(held["versions"]) == {"python", "eexit", "torch", "transformers", "ray", "pyarrow"}
+    assert held["started"].endswith("+00:00")
+    read = read_manifest(store)
+    assert read is not None
+    refuse_other_config(store, read, config)
+    refuse_other_model(store, read, manifest)
+
+
+def test_another_sweep_is_refused_with_the_difference(store: Store) -> None:
+    config = sweep_of("tiny", "one", "two")
+    write_manifest(store, make_manifest(config, Description(), (5,)))
+    held = read_manifest(store)
+    assert held is not None
+    ending = "choose another --out, or remove that folder"
+    with pytest.raises(UsageError) as raised:
+        refuse_other_config(store, held, sweep_of("tiny", "one", "two", temperature=0.5))
+    assert str(raised.value) == f"--out {store.root} holds another sweep (temperature: 0.0 -> 0.5): {ending}"
+    with pytest.raises(UsageError, match=r'\(prompts\[1\]\.prompt: "two" -> "three"\)'):
+        refuse_other_config(store, held, sweep_of("tiny", "one", "three"))
+    with pytest.raises(UsageError, match=r"\(prompts: 2 entries -> 1 entries\)"):
+        refuse_other_config(store, held, sweep_of("tiny", "one"))
+    other = make_manifest(config, replace(Description(), digest="cd34"), (5,))
+    with pytest.raises(UsageError, match=r'\(model\.digest: "ab12" -> "cd34"\)'):
+        refuse_other_model(store, held, other)
+
+
+def test_results_without_a_manifest_are_refused(store: Store) -> None:
+    store.publish("notes.txt", b"not of a sweep")
+    assert read_manifest(store) is None
+    store.publish("tokens/x.parquet", b"")
+    with pytest.raises(UsageError, match=r"holds results but no sweep\.json: choose another --out"):
+        read_manifest(store)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", r"sweep\.json is no sweep's"),
+        (b"[]", r"sweep\.json is no sweep's"),
+        (b'{"format": 1}', r"sweep\.json is no sweep's \(KeyError\('config'\)\)"),
+        (b'{"format": 2}', r"sweep\.json has format 2, not 1"),
+    ],
+)
+def test_a_manifest_that_is_none_is_refused(store: Store, content: bytes, message: str) -> None:
+    store.publish("sweep.json", content)
+    with pytest.raises(UsageError, match=message):
+        read_manifest(store)
+
+
+def test_the_first_difference_is_named() -> None:
+    assert first_difference({"a": [1, {"b": 2}]}, {"a": [1, {"b": 2}]}) is None
+    assert first_difference({"a": [1, {"b": 2}]}, {"a": [1, {"b": 3}]}) == "a[1].b: 2 -> 3"
+    assert first_difference({"a": 1}, {"a": 1, "c": "x"}) == 'c: null -> "x"'

@@ -1,0 +1,111 @@
+"""How the cluster's resources become actors and the plan becomes shards; how progress reads."""
+
+import io
+
+import pytest
+from scripted import sweep_of
+
+from cluster.breaker import Breaker, SweepStopped
+from cluster.job import SweepJob
+from cluster.pool import Pool, plan_pool
+from cluster.progress import Lines, Progress, open_display
+from cluster.shards import Shard, cut, rows_for, split
+from eexit.config import Prompt, UsageError
+from eexit.plan import plan_runs
+
+
+def job(**fields: object) -> SweepJob:
+    return SweepJob.model_validate({"prompts": [Prompt(id="0", prompt="x")], **fields})
+
+
+@pytest.mark.parametrize(
+    ("fields", "nodes", "pool"),
+    [
+        ({}, [{"CPU": 2}], Pool(1, 2, 0)),
+        ({}, [{"CPU": 20}], Pool(2, 10, 0)),
+        ({}, [{"CPU": 4}, {"CPU": 4}], Pool(2, 4, 0)),  # an actor of 8 would find no node
+        ({}, [{"CPU": 0}, {"CPU": 16}], Pool(2, 8, 0)),
+        ({"actors": 4}, [{"CPU": 8}], Pool(4, 2, 0)),
+        ({"actors": 9}, [{"CPU": 4}], Pool(9, 1, 0)),
+        ({"cpus_per_actor": 2}, [{"CPU": 5}, {"CPU": 2}], Pool(3, 2, 0)),
+        ({}, [{"CPU": 8}, {"CPU": 64, "GPU": 8}], Pool(8, 1, 1)),
+        ({"gpus_per_actor": 0.5}, [{"CPU": 8, "GPU": 2}], Pool(4, 1, 0.5)),
+        ({"device": "cpu"}, [{"CPU": 8, "GPU": 2}], Pool(1, 8, 0)),
+        ({"gpus_per_actor": 1, "actors": 3}, [{"CPU": 8}], Pool(3, 1, 1)),  # the autoscaler may bring them
+    ],
+)
+def test_actors_fit_the_nodes(fields: dict[str, object], nodes: list[dict[str, float]], pool: Pool) -> None:
+    assert plan_pool(job(**fields), nodes) == pool
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(UsageError, match="the cluster has no GPU"):
+        plan_pool(job(device="cuda"), [{"CPU": 8}])
+
+
+def test_shards_keep_the_configurations_of_a_prompt_together() -> None:
+    runs = list(plan_runs(sweep_of("m", *"abcde", seeds=(0, 1))))
+    shards = list(cut(runs, set(), rows=20))
+    assert [len(shard.runs) for shard in shards] == [18] * 5
+    assert [run for shard in shards for run in shard.runs] == runs
+    assert [len(shard.runs) for shard in cut(runs, set(), rows=1)] == [9] * 10
+
+
+def test_a_restart_cuts_the_same_shards_and_gathers_what_is_left_of_others() -> None:
+    runs = list(plan_runs(sweep_of("m", *"abcdef")))
+    whole = list(cut(runs, set(), rows=18))
+    done = {run.run_id for run in [*runs[:17], *runs[19:36]]}
+    assert list(cut(runs, done, rows=18)) == [whole[2], Shard((runs[17], runs[18]))]
+
+
+def test_every_actor_gets_a_shard() -> None:
+    assert rows_for(27, actors=1, at_most=128) == 27
+    assert rows_for(27, actors=3, at_most=128) == 9
+    assert rows_for(10_000, actors=3, at_most=128) == 128
+
+
+def test_single_runs_alternate_between_prompts() -> None:
+    runs = tuple(plan_runs(sweep_of("m", *"abc", modes=["normal", "unfrozen"], kl_factors=[1])))
+    singles = split(Shard(runs, failures=2))
+    assert [shard.runs[0].prompt.prompt for shard in singles] == ["a", "b", "c"] * 2
+    assert {shard.runs[0] for shard in singles} == set(runs)
+    assert {shard.failures for shard in singles} == {0}
+
+
+def test_the_breaker_opens_on_failures_of_one_kind_only() -> None:
+    breaker = Breaker()
+    for prompt in "abcd":
+        breaker.count("death", "died", prompt)
+    breaker.count("RuntimeError", "raised", "a")  # another kind: counted anew
+    breaker.reset()
+    for _ in range(20):
+        breaker.count("death", "died", "a")  # one bad prompt
+    breaker.count("death", "died", "b")
+    with pytest.raises(SweepStopped, match="22 failures in a row, the last: died"):
+        breaker.count("death", "died", "c")
+
+
+def test_a_log_gets_plain_lines() -> None:
+    log = io.StringIO()
+    display = open_display(log)
+    assert isinstance(display, Lines)
+    progress = Progress(
+        done=10,
+        planned=30,
+        done_before=0,
+        errors=1,
+        tokens_landed=1000,
+        tokens_in_flight=500,
+        max_new_tokens=100,
+        actors_ready=1,
+        actors_wanted=2,
+    )
+    assert progress.share == 0.5
+    with display:
+        display.show(progress)
+        display.show(progress)  # too soon for another line
+        display.show(progress, last=True)
+    lines = log.getvalue().splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("10/30 runs · ")
+    assert lines[0].endswith(" left · 1 errors · 1/2 actors")

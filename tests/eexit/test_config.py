@@ -1,0 +1,53 @@
+"""What a sweep may be, and that it can be built in Python as well as from a file."""
+
+import pytest
+from pydantic import ValidationError
+
+from eexit.config import Mode, Prompt, SweepConfig
+
+PROMPTS = (Prompt(id="0", prompt="x"),)
+
+
+def test_defaults_are_the_documented_grid() -> None:
+    config = SweepConfig(prompts=PROMPTS)
+    assert config.modes == (Mode.NORMAL, Mode.UNFROZEN, Mode.FROZEN_RESIDUAL)
+    assert config.kl_factors == (0.5, 1.0, 2.0, 4.0)
+    assert (config.exit_every, config.readout, config.temperature) == (5, "lens", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"modes": ["frozen"]}, "Input should be 'normal', 'unfrozen' or 'frozen_residual'"),
+        ({"modes": []}, "at least 1 item"),
+        ({"kl_factors": [-1]}, "greater than or equal to 0"),
+        ({"kl_factors": [float("nan")]}, "greater than or equal to 0"),
+        ({"kl_factors": [float("inf")]}, "must be finite, got inf; mode normal is the limit"),
+        ({"kl_factors": [1, 1.0]}, "1.0 is listed more than once"),
+        ({"kl_factors": []}, "only mode normal can do without one"),
+        ({"seeds": []}, "at least 1 item"),
+        ({"exit_layers": [5, 3]}, "must be strictly increasing, got 5,3"),
+        ({"exit_layers": [3, 3]}, "must be strictly increasing, got 3,3"),
+        ({"exit_layers": []}, "at least 1 item"),
+        ({"max_new_tokens": 0}, "greater than or equal to 1"),
+        ({"temperature": float("inf")}, "finite"),
+        ({"top_p": 0.9}, "no effect at temperature 0"),
+        ({"prompts": []}, "at least 1 item"),
+        ({"prompts": [*PROMPTS, *PROMPTS]}, "'0' is there more than once"),
+        ({"beam": 3}, "Extra inputs are not permitted"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        SweepConfig.model_validate({"prompts": PROMPTS, **fields})
+
+
+def test_normal_alone_needs_no_factor() -> None:
+    assert SweepConfig(prompts=PROMPTS, modes=(Mode.NORMAL,), kl_factors=()).kl_factors == ()
+
+
+def test_a_configuration_is_frozen_and_survives_json() -> None:
+    config = SweepConfig(prompts=PROMPTS, exit_layers=(1, 2), kl_factors=(0.1, 3))
+    assert SweepConfig.model_validate_json(config.model_dump_json()) == config
+    with pytest.raises(ValidationError, match="frozen"):
+        config.temperature = 1.0  # type: ignore[misc]
