@@ -105,7 +105,7 @@ class Engine:
         prompt = requests[waiting[-1]].prompt_token_ids
         if prefix is None or prefix.token_ids != prompt:
             prefix = self._prefill(prompt)
-        indices = []
+        indices: list[int] = []
         while (
             waiting and batch.n_rows + len(indices) < batch.n_slots and requests[waiting[-1]].prompt_token_ids == prompt
         ):

@@ -58,7 +58,8 @@ def load_model_and_tokenizer(config: SweepConfig, device: str = "auto") -> tuple
         model = AutoModelForCausalLM.from_pretrained(location, dtype=choose_dtype(config.dtype, place), **fetching)
     except LOAD_ERRORS as error:
         raise _not_loadable(config, error) from error
-    return model.to(place).eval(), tokenizer
+    model.to(place)  # type: ignore[arg-type]
+    return model.eval(), tokenizer
 
 
 def load_default_model_and_tokenizer(

@@ -1,0 +1,130 @@
+"""One generation at a time, under the names and call shapes of the original module; a batch of one underneath.
+
+generator = KLExitGenerator(model=model, tokenizer=tokenizer, mode="frozen_residual",
+                            exitable_layers=get_early_exit_indices(model))
+tokens, exit_layers, prediction = generator.generate(inputs=inputs, kl_strength=1.0, max_new_tokens=100)
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from eexit.anatomy import Decoder
+from eexit.config import Mode, UsageError
+from eexit.engine import Engine
+from eexit.exits import every_nth_layer
+from eexit.models import Tokenizer, eos_token_ids
+from eexit.records import exit_statistics, text_pieces
+from eexit.rows import Decoding, Failure, Request
+
+
+@dataclass(frozen=True)
+class PredictionObject:
+    """Everything that was seen while generating; T tokens, E exitable layers, KL, logprob and entropy in nats."""
+
+    text: str
+    finish_reason: str
+    token_ids: list[int]
+    exit_layers: list[int]
+    kl: np.ndarray  # (T, E)
+    exit_prob: np.ndarray  # (T, E + 1)
+    logprob: np.ndarray  # (T,)
+    final_token_ids: list[int]
+    entropy: np.ndarray  # (T,)
+
+
+def get_early_exit_indices(model: PreTrainedModel, every: int = 5) -> list[int]:
+    """The default exitable layers: each l with 0 < l < L-1 and l % `every` == 0."""
+    return list(every_nth_layer(model.config.get_text_config(decoder=True).num_hidden_layers, every))
+
+
+class EarlyExitGenerator(ABC):
+    """A model, and where it may exit. Raises `UsageError` for a mode, layers or a model that can't be used."""
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: Tokenizer, mode: str = "unfrozen",
+        exitable_layers: Sequence[int] | None = None, readout: str = "lens",
+    ):  # fmt: skip
+        if mode not in list(Mode):
+            raise UsageError(f"unknown mode {mode!r}: choose from {', '.join(Mode)}")
+        self.tokenizer, self.mode, self.readout = tokenizer, Mode(mode), readout
+        self.exitable_layers = list(get_early_exit_indices(model) if exitable_layers is None else exitable_layers)
+        self.decoder = Decoder(model)
+        self.eos_token_ids = eos_token_ids(model, tokenizer)
+        allowed = range(self.decoder.n_layers - 1)
+        if not self.exitable_layers or self.exitable_layers != sorted(set(self.exitable_layers) & set(allowed)):
+            raise UsageError(
+                f"exitable_layers must be increasing and within 0…{self.decoder.n_layers - 2}, "
+                f"got {self.exitable_layers}"
+            )
+
+    @abstractmethod
+    def generate(
+        self, inputs: Mapping[str, Tensor], *args: Any, **kwargs: Any
+    ) -> tuple[list[str], list[int], PredictionObject]:
+        """Tokens as text, the layer each was read from, and all that was seen."""
+
+    def evaluate_response(
+        self, tokens: Sequence[str], exit_layers: Sequence[int], inputs: Mapping[str, Tensor]
+    ) -> dict[str, Any]:
+        """The `evaluation` of the original file format. The first token was not decided and does not count."""
+        n_layers = self.decoder.n_layers
+        exits = exit_statistics(np.array(exit_layers), self.exitable_layers, n_layers)
+        total = sum(exits.exit_layer_counts.values())
+        response = "".join(tokens)
+        return {
+            "response": response,
+            "scores": None,
+            "accuracy_score": None,
+            "early_exit_stats": {
+                "total_tokens": total,
+                "early_exits": total - exits.exit_layer_counts[n_layers - 1],
+                "early_exit_rate": exits.exit_rate or 0.0,
+                "layer_distribution": {str(layer): count for layer, count in exits.exit_layer_counts.items() if count},
+                "usage": {
+                    "prompt_tokens": int(inputs["input_ids"].shape[-1]),
+                    "completion_tokens": len(tokens),
+                    "mean_depth": exits.mean_depth,
+                },
+            },
+            "evaluation_text": "",
+            "chosen_exit_layers": list(exit_layers),
+            "tokens": list(tokens),
+            "exitable_layers": self.exitable_layers,
+        }
+
+
+class KLExitGenerator(EarlyExitGenerator):
+    """Exits where a layer's distribution is close to the final one, in KL divergence."""
+
+    def generate(
+        self, inputs: Mapping[str, Tensor], kl_strength: float = 1.0, max_new_tokens: int = 100, seed: int = 0,
+        temperature: float = 0.0, top_p: float = 1.0,
+    ) -> tuple[list[str], list[int], PredictionObject]:  # fmt: skip
+        """Generate from `inputs["input_ids"]` (1, T). `kl_strength` is the KL factor k, ≥ 0; higher exits later.
+
+        Raises `UsageError` for a prompt that is empty or too long, or a negative `kl_strength`.
+        """
+        if not kl_strength >= 0:
+            raise UsageError(f"kl_strength must be ≥ 0, got {kl_strength}")
+        decoding = Decoding(
+            exitable_layers=tuple(self.exitable_layers), max_new_tokens=max_new_tokens,
+            eos_token_ids=self.eos_token_ids, readout=self.readout, temperature=temperature, top_p=top_p,
+        )  # fmt: skip
+        prompt = tuple(inputs["input_ids"][0].tolist())
+        request = Request(prompt, self.mode, None if self.mode == Mode.NORMAL else kl_strength, seed)
+        [(_, trace)] = Engine(self.decoder, decoding).generate([request])
+        if isinstance(trace, Failure):
+            raise UsageError(trace.error)
+        tokens = text_pieces(self.tokenizer, trace)
+        prediction = PredictionObject(
+            text="".join(tokens), finish_reason=trace.finish_reason, token_ids=trace.token_id_T.tolist(),
+            exit_layers=trace.exit_layer_T.tolist(), kl=trace.kl_TE, exit_prob=trace.exit_prob_TE,
+            logprob=trace.logprob_T, final_token_ids=trace.final_token_id_T.tolist(), entropy=trace.entropy_T,
+        )  # fmt: skip
+        return tokens, prediction.exit_layers, prediction

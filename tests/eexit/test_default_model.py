@@ -1,0 +1,160 @@
+"""The real default model: what it says, and that all of it is recorded."""
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+import torch
+
+from eexit import (
+    KLExitGenerator,
+    format_and_tokenize_input,
+    get_early_exit_indices,
+    load_default_model_and_tokenizer,
+)
+from eexit.config import Mode, SweepConfig, UsageError
+from eexit.model_generator import ModelGenerator
+from eexit.plan import plan_runs
+from eexit.records import token_pieces
+from eexit.schema import GENERATIONS, TOKENS
+
+PROMPTS = [
+    {"id": "recursion", "prompt": "Explain recursion.", "system": "You are a helpful programming tutor."},
+    {"id": "hostile", "prompt": "<script>alert('\u202e')</script> \x07 👩‍👩‍👧 " + 300 * "long "},
+    {"id": "empty", "prompt": " \n"},
+    {"id": "endless", "prompt": 9000 * "word "},
+]
+
+
+@pytest.fixture(scope="module")
+def generator() -> ModelGenerator:
+    config = {"prompts": PROMPTS, "kl_factors": [0.5, 4], "max_new_tokens": 10, "dtype": "float32"}
+    return ModelGenerator(SweepConfig.model_validate(config))
+
+
+def assert_same_rows(rows: list[dict], others: list[dict]) -> None:
+    """Equal but for rounding, which differs with the batch."""
+    for row, other in zip(rows, others, strict=True):
+        assert row.pop("perplexity") == pytest.approx(other.pop("perplexity"), rel=1e-4)
+        assert row == other
+
+
+def test_the_users_snippet_runs_as_it_stands():
+    model, tokenizer = load_default_model_and_tokenizer()
+    inputs = format_and_tokenize_input(prompt="Explain recursion.", system_prompt="You are a helpful programming tutor.",
+                                       prefiller="", tokenizer=tokenizer, device=model.device)  # fmt: skip
+    generator = KLExitGenerator(model=model, tokenizer=tokenizer, mode="frozen_residual",
+                                exitable_layers=get_early_exit_indices(model))  # fmt: skip
+    tokens, exit_layers, prediction = generator.generate(inputs=inputs, kl_strength=1.0, max_new_tokens=100)
+    results = generator.evaluate_response(tokens, exit_layers, inputs)
+
+    assert results["response"] == prediction.text == "".join(tokens)
+    assert "recurs" in prediction.text.lower()
+    assert get_early_exit_indices(model) == results["exitable_layers"] == [5, 10, 15, 20, 25]
+    stats = results["early_exit_stats"]
+    assert stats["total_tokens"] == len(exit_layers) - 1 == sum(stats["layer_distribution"].values())
+    assert 0 < stats["early_exit_rate"] < 1
+    assert prediction.kl.shape == (len(tokens), 5)
+
+
+def test_normal_is_greedy_generate_on_a_real_model(generator: ModelGenerator):
+    [run] = [run for run in plan_runs(generator.config) if run.configuration.mode == Mode.NORMAL][:1]
+    row = generator.generate([run]).generations.to_pylist()[0]
+    generated = generator.model.generate(
+        torch.tensor([row["prompt_token_ids"]]), max_new_tokens=10, do_sample=False, pad_token_id=2
+    )
+    assert row["text"] == generator.tokenizer.decode(generated[0, row["n_prompt_tokens"] :])
+
+
+def test_every_run_has_its_row_and_nothing_is_lost(generator: ModelGenerator):
+    runs = list(plan_runs(generator.config))
+    seen: list[int] = []
+    results = generator.generate(runs, seen.append)
+    assert results.generations.schema.equals(GENERATIONS, check_metadata=True)
+    assert results.tokens.schema.equals(TOKENS, check_metadata=True)
+    rows = results.generations.to_pylist()
+    assert [row["run_id"] for row in rows] == [run.run_id for run in runs]
+    prompts = {prompt["id"]: prompt["prompt"] for prompt in PROMPTS}
+    for row in rows:
+        assert row["prompt"] == prompts[row["prompt_id"]]
+        tokens = results.tokens.filter(pc.field("run_id") == row["run_id"])
+        if row["status"] == "error":
+            assert len(tokens) == 0
+            continue
+        assert "".join(tokens["token"].to_pylist()) == row["text"]
+        assert tokens["position"].to_pylist() == list(range(row["n_tokens"]))
+        assert tokens["decided"].to_pylist() == [False] + [True] * (row["n_tokens"] - 1)
+        assert row["perplexity"] == pytest.approx(np.exp(-np.mean(tokens["logprob"].to_numpy())), rel=1e-5)
+        assert sum(dict(row["exit_layer_counts"]).values()) == row["n_tokens"] - 1
+        if row["mode"] == "normal":
+            assert tokens["token_id"].to_pylist() == tokens["final_token_id"].to_pylist()
+            assert (row["tokens_until_difference"], row["lcs_share"]) == (row["n_tokens"], 1.0)
+    errors = {row["prompt_id"]: row["error"] for row in rows if row["status"] == "error"}
+    assert errors.keys() == {"empty", "endless"}
+    assert "empty" in errors["empty"]
+    assert "context of 8192" in errors["endless"]
+    n_ok = sum(row["n_tokens"] for row in rows if row["status"] == "ok")
+    assert 0 < sum(seen) <= n_ok
+
+
+def test_agreement_is_with_normal_even_when_normal_is_not_among_the_runs(generator: ModelGenerator):
+    runs = [run for run in plan_runs(generator.config) if run.prompt.id == "recursion"]
+    together = generator.generate(runs).generations.to_pylist()
+    alone = generator.generate(runs[1:2]).generations.to_pylist()
+    assert alone[0]["tokens_until_difference"] is not None
+    assert_same_rows(alone, together[1:2])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Straße 👩‍👩‍👧 naïve 日本語 \u202eabc\u202c", "```python\n\tdef f():\r\n```", "\ufffd�", " lead  and trail  "],
+)
+def test_pieces_concatenate_to_the_text_and_keep_characters_whole(generator: ModelGenerator, text: str):
+    token_ids = generator.tokenizer(text, add_special_tokens=False)["input_ids"]
+    pieces = token_pieces(generator.tokenizer, token_ids)
+    assert len(pieces) == len(token_ids)
+    assert "".join(pieces) == text
+    if "\ufffd" not in text:
+        assert not any("\ufffd" in piece for piece in pieces)
+
+
+def test_a_model_that_fails_on_one_prompt_costs_that_prompt_alone(generator: ModelGenerator):
+    runs = [run for run in plan_runs(generator.config) if run.prompt.id in ("recursion", "hostile")]
+
+    def refuse(_: torch.nn.Module, args: tuple) -> None:
+        if args[0].shape[-1] > 200:
+            raise RuntimeError("no long prompts today")
+
+    handle = generator.model.get_input_embeddings().register_forward_pre_hook(refuse)
+    rows = generator.generate(runs).generations.to_pylist()
+    handle.remove()
+    assert {row["prompt_id"] for row in rows if row["status"] == "ok"} == {"recursion"}
+    assert {row["error"] for row in rows if row["prompt_id"] == "hostile"} == {"RuntimeError: no long prompts today"}
+    assert_same_rows(rows[:5], generator.generate(runs[:5]).generations.to_pylist())
+
+
+def test_running_out_of_memory_halves_the_rows_and_goes_on(generator: ModelGenerator):
+    runs = [run for run in plan_runs(generator.config) if run.prompt.id == "recursion"]
+    expected = generator.generate(runs).generations.to_pylist()
+
+    def refuse(_: torch.nn.Module, args: tuple) -> None:
+        if args[0].shape[0] > 2:
+            raise torch.OutOfMemoryError("out of memory")
+
+    handle = generator.model.get_input_embeddings().register_forward_pre_hook(refuse)
+    rows = generator.generate(runs).generations.to_pylist()
+    handle.remove()
+    assert_same_rows(rows, expected)
+    assert generator.engine.decoding.rows == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mode": "thawed"}, "unknown mode 'thawed': choose from normal, unfrozen, frozen_residual"),
+        ({"exitable_layers": [3, 29]}, "within 0…28, got .3, 29."),
+        ({"exitable_layers": [5, 3]}, "must be increasing"),
+    ],
+)
+def test_a_generator_that_cannot_be_is_refused(generator: ModelGenerator, change: dict, message: str):
+    with pytest.raises(UsageError, match=message):
+        KLExitGenerator(generator.model, generator.tokenizer, **change)

@@ -1,0 +1,76 @@
+import pytest
+import torch
+
+from eexit.config import SweepConfig, UsageError
+from eexit.draws import exit_draws, sampling_draws
+from eexit.exits import FinalDistribution, choose_exits, exit_probabilities, resolve_exitable_layers
+from eexit.reference import draw, stick_breaking
+
+
+def test_kl_and_entropy_are_those_of_the_definition_in_double_precision():
+    torch.manual_seed(0)
+    final, other = 8 * torch.randn(50, 1000), 8 * torch.randn(50, 1000)
+    log_p, log_q = final.double().log_softmax(-1), other.double().log_softmax(-1)
+    distribution = FinalDistribution.of(final)
+    torch.testing.assert_close(
+        distribution.kl_to(other).double(), (log_p.exp() * (log_p - log_q)).sum(-1), rtol=1e-5, atol=1e-5
+    )
+    torch.testing.assert_close(distribution.entropy().double(), -(log_p.exp() * log_p).sum(-1), rtol=1e-4, atol=1e-5)
+
+
+def test_kl_is_zero_to_itself_and_never_negative():
+    logits = torch.tensor([[0.0, 1e4, -1e4], [3.0, 3.0, 3.0], [80.0, -80.0, 0.0]])
+    distribution = FinalDistribution.of(logits)
+    assert distribution.kl_to(logits).tolist() == [0, 0, 0]
+    assert (distribution.kl_to(logits + 1e-3 * torch.randn(3, 3)) >= 0).all()
+
+
+def test_probabilities_and_choices_are_those_of_the_plain_loops():
+    generator = torch.Generator().manual_seed(0)
+    kl = 4 * torch.rand(200, 4, generator=generator)
+    k = torch.tensor([0.0, 0.25, 1.0, 8.0]).repeat(50)
+    u = torch.rand(200, generator=generator)
+    probabilities, choices = exit_probabilities(kl, k), choose_exits(kl, k, u)
+    for row in range(200):
+        assert probabilities[row].tolist() == pytest.approx(stick_breaking(kl[row].tolist(), k[row].item()), abs=1e-5)
+        assert choices[row] == draw(kl[row].tolist(), k[row].item(), u[row].item())
+    torch.testing.assert_close(probabilities.sum(-1), torch.ones(200))
+
+
+def test_a_larger_factor_never_exits_earlier():
+    generator = torch.Generator().manual_seed(1)
+    kl, u = 3 * torch.rand(500, 5, generator=generator), torch.rand(500, generator=generator)
+    chosen = [choose_exits(kl, torch.full((500,), k), u) for k in (0.0, 0.5, 1.0, 2.0, 1e9)]
+    for earlier, later in zip(chosen, chosen[1:], strict=False):
+        assert (earlier <= later).all()
+    assert (chosen[0] == 0).all()
+    assert (chosen[-1] == 5).all()
+
+
+def test_draws_depend_on_seed_and_prompt_and_extend():
+    ten = exit_draws(1, [3, 4], 10)
+    assert exit_draws(1, [3, 4], 4).tolist() == ten[:4].tolist()
+    assert not set(ten) & {*exit_draws(2, [3, 4], 10), *exit_draws(1, [3, 5], 10), *sampling_draws(1, [3, 4], 10)}
+    assert (exit_draws(0, [1], 100_000) < 1).all()
+
+
+def sweep(**fields: object) -> SweepConfig:
+    return SweepConfig.model_validate({"prompts": [{"id": "0", "prompt": "Why?"}], **fields})
+
+
+def test_exitable_layers_default_to_every_fifth_below_the_final_one():
+    assert resolve_exitable_layers(sweep(), 30) == (5, 10, 15, 20, 25)
+    assert resolve_exitable_layers(sweep(), 26) == (5, 10, 15, 20)
+    assert resolve_exitable_layers(sweep(exit_layers=(0, 28)), 30) == (0, 28)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"exit_layers": (3, 29)}, "exit layer 29 is not below the final layer: .* may go up to 28"),
+        ({"exit_every": 29}, "no exitable layer: .*0…29 and --exit-every is 29"),
+    ],
+)
+def test_layers_that_cannot_exit_are_refused(fields: dict, message: str):
+    with pytest.raises(UsageError, match=message):
+        resolve_exitable_layers(sweep(**fields), 30)

@@ -1,0 +1,40 @@
+"""Tiny random models of many families."""
+
+import torch
+import transformers as tf
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+VOCABULARY = 97
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 7,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.3,  # spread-out logits: layers disagree, and exits happen everywhere
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+GROUPED = SIZES | {"num_key_value_heads": 2}
+SLIDING = GROUPED | {"sliding_window": 8}
+
+ARCHITECTURES = {
+    "llama": lambda: tf.LlamaConfig(**GROUPED),
+    "qwen2": lambda: tf.Qwen2Config(**SLIDING, use_sliding_window=True, max_window_layers=3),
+    "qwen3": lambda: tf.Qwen3Config(**GROUPED, head_dim=8),
+    "mistral": lambda: tf.MistralConfig(**SLIDING),
+    "gemma2": lambda: tf.Gemma2Config(**SLIDING, head_dim=8, query_pre_attn_scalar=8),
+    "gemma3": lambda: tf.Gemma3TextConfig(**SLIDING, head_dim=8, query_pre_attn_scalar=8, sliding_window_pattern=3),
+    "phi3": lambda: tf.Phi3Config(**GROUPED),
+    "gpt2": lambda: tf.GPT2Config(**SIZES),
+    "gpt_neox": lambda: tf.GPTNeoXConfig(**SIZES),
+    "opt": lambda: tf.OPTConfig(**SIZES, ffn_dim=64, word_embed_proj_dim=16, init_std=0.3),
+}
+
+
+def tiny_model(architecture: str) -> PreTrainedModel:
+    """A random model of a family, fp32, the same every time."""
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(ARCHITECTURES[architecture](), dtype=torch.float32).eval()
