@@ -41,9 +41,15 @@ def trade_off_chart(frame: pd.DataFrame, y: str, y_title: str, description: str)
     ]
     return _finish(
         base.mark_line(aria=False, opacity=0.7).encode(order="kl_factor:Q"),
-        base.mark_rule(aria=False, opacity=0.6).encode(y=alt.Y(f"{y}_low:Q", title=y_title), y2=f"{y}_high:Q"),
-        base.mark_rule(aria=False, opacity=0.6).encode(
-            x=alt.X("layers_skipped_low:Q", title=x_title, axis=x_axis), x2="layers_skipped_high:Q"
+        *_where_known(
+            frame[f"{y}_low"],
+            base.mark_rule(aria=False, opacity=0.6).encode(y=alt.Y(f"{y}_low:Q", title=y_title), y2=f"{y}_high:Q"),
+        ),
+        *_where_known(
+            frame["layers_skipped_low"],
+            base.mark_rule(aria=False, opacity=0.6).encode(
+                x=alt.X("layers_skipped_low:Q", title=x_title, axis=x_axis), x2="layers_skipped_high:Q"
+            ),
         ),
         base.mark_point(filled=True, size=80, opacity=1).encode(shape=_mode_shape(frame), tooltip=tooltip),
         base.mark_text(aria=False, dy=-12, fontSize=11).encode(text="label:N"),
@@ -95,9 +101,15 @@ def dose_chart(frame: pd.DataFrame, y: str, y_title: str, description: str) -> a
         alt.Tooltip(f"{y}_n:Q", title="n prompts"),
     ]
     return _finish(
-        reference.mark_rule(aria=False, strokeDash=[5, 4]).encode(y=y_channel, color=_mode_colour(frame)),
+        *_where_known(
+            frame.loc[frame["kl_factor"].isna(), y],
+            reference.mark_rule(aria=False, strokeDash=[5, 4]).encode(y=y_channel, color=_mode_colour(frame)),
+        ),
         dosed.mark_line(aria=False, opacity=0.7).encode(y=y_channel),
-        dosed.mark_rule(aria=False, opacity=0.6).encode(y=alt.Y(f"{y}_low:Q", title=y_title), y2=f"{y}_high:Q"),
+        *_where_known(
+            frame[f"{y}_low"],
+            dosed.mark_rule(aria=False, opacity=0.6).encode(y=alt.Y(f"{y}_low:Q", title=y_title), y2=f"{y}_high:Q"),
+        ),
         dosed.mark_point(filled=True, size=80, opacity=1).encode(
             y=y_channel, shape=_mode_shape(frame), tooltip=tooltip
         ),
@@ -118,11 +130,19 @@ def depth_chart(frame: pd.DataFrame, description: str) -> alt.LayerChart:
         alt.Tooltip("depth_n:Q", title="n prompts"),
     ]
     return _finish(
-        base.mark_area(aria=False, opacity=0.2).encode(y=alt.Y("depth_low:Q", title=y_title), y2="depth_high:Q"),
+        *_where_known(
+            frame["depth_low"],
+            base.mark_area(aria=False, opacity=0.2).encode(y=alt.Y("depth_low:Q", title=y_title), y2="depth_high:Q"),
+        ),
         base.mark_line(aria=False).encode(y=y),
         base.mark_point(filled=True, size=25, opacity=1).encode(y=y, shape=_mode_shape(frame), tooltip=tooltip),
         description=description,
     )
+
+
+def _where_known(values: pd.Series, layer: alt.Chart) -> list[alt.Chart]:
+    """The layer, or none where it would have nothing to draw and no extent for its axis."""
+    return [layer] if values.notna().any() else []
 
 
 def _finish(*layers: alt.Chart, description: str) -> alt.LayerChart:

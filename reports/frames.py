@@ -25,7 +25,7 @@ AVERAGED: Final = (
     "n_tokens",
 )
 DIFFERENCES: Final = ("perplexity", "distinct_2", "longest_loop", "n_tokens")
-MAX_BINS: Final = 50
+MAX_BINS: Final = 25
 
 
 def trade_off(sweep: Sweep) -> pd.DataFrame:
@@ -74,7 +74,7 @@ def exit_mix(sweep: Sweep) -> pd.DataFrame:
 
 
 def depth_by_position(sweep: Sweep) -> pd.DataFrame:
-    """Mean depth (fraction of L) along the text, in at most 50 bins of equal width; decided tokens only.
+    """Mean depth (fraction of L) along the text, in at most 25 bins of equal width; decided tokens only.
 
     A bin's n is the number of prompts whose text reaches it: towards the end only the long texts are left.
     """

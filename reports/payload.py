@@ -71,7 +71,7 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
         ("Sampling", _sampling(config)),
         ("Started", about.get("started", "")),
         ("Versions", ", ".join(f"{name} {version}" for name, version in about.get("versions", {}).items())),
-        ("Digest", model.get("digest") or ""),
+        ("Digest", (model.get("digest") or "")[:19]),
     ]
     return [(label, text) for label, text in found if text]
 
@@ -104,8 +104,7 @@ def _columns(schema: Any) -> list[tuple[str, str, str]]:
 
 
 def _sampling(config: dict[str, Any]) -> str:
-    if not config:
+    if "temperature" not in config:
         return ""
-    temperature = config.get("temperature", 0)
-    how = "greedy" if temperature == 0 else f"temperature {temperature:g}, top-p {config.get('top_p', 1):g}"
-    return f"{how}, at most {config.get('max_new_tokens')} tokens"
+    how = f"temperature {config['temperature']:g}, top-p {config['top_p']:g}" if config["temperature"] else "greedy"
+    return f"{how}, at most {config['max_new_tokens']} tokens"

@@ -65,7 +65,7 @@ function tokenPane(run, tokens, detail, i) {
 }
 
 const nats = (value) => (value === 0 ? "< 0.001" : String(+value.toPrecision(2)));
-const percent = (share) => (share === 0 ? "< 0.2 %" : `${Math.round(100 * share)} %`);
+const percent = (share) => (share === 0 ? "< 0.2 %" : `${share < 0.01 ? (100 * share).toFixed(1) : Math.round(100 * share)} %`);
 
 // Keys in a token text: arrows, Home, End, n for the next early exit, Escape. One tab stop.
 function steps(box, tokens, at, go) {

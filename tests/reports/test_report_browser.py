@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import HOSTILE
+from conftest import HOSTILE, run_rows, write_sweep
 
 from reports import build_report
 
@@ -187,3 +187,36 @@ def test_sweeps_that_are_not_whole_say_so(visit, make_sweep, arguments, sentence
     folder = make_sweep(**arguments)
     page = visit("#/", path=build_report(str(folder), folder / "report.html"))
     assert sentence in page.locator("main").inner_text()
+
+
+def test_seeds_and_odd_ids_have_addresses(visit, tmp_path):
+    generations, tokens = [], []
+    for seed in (3, 4):
+        for mode, k in (("normal", None), ("unfrozen", 1.0)):
+            row, rows = run_rows("a/b c%?#", "?", mode, k, ["one", " two", f" seed{seed}{mode}"], seed)
+            generations.append(row)
+            tokens += rows
+    page = visit("#/", path=build_report(str(write_sweep(tmp_path / "s", generations, tokens)), tmp_path / "r.html"))
+    page.get_by_role("link", name="a/b c%?# ?").click()
+    page.locator("main table").get_by_role("link", name="unfrozen@1, seed 4").click()
+    page.get_by_role("heading", name="unfrozen@1, seed 4 on prompt a/b c%?#").wait_for()
+    page.get_by_label("Side by side with").select_option("normal")
+    page.locator(".tokens").nth(1).wait_for()
+    assert "seed4unfrozen" in page.locator(".tokens").first.inner_text()
+    assert "seed4normal" in page.locator(".tokens").nth(1).inner_text()
+
+
+def test_an_original_file_copes_without_a_recording(visit, tmp_path):
+    from reports import generate_multi_prompt_html_visualization
+
+    evaluation = {
+        "tokens": ["one", " two"],
+        "chosen_exit_layers": [5, 29],
+        "exitable_layers": [5, 10],
+        "scores": {"a": 1},
+    }
+    result = {"mode": "unfrozen", "kl_factor": 1.0, "response": "one two", "evaluation": evaluation}
+    path = generate_multi_prompt_html_visualization([{"prompt": "?", "results": [result]}], tmp_path / "o.html")
+    page = visit("#/p/0/unfrozen@1/t/1", path=path)
+    assert "read after layer 29 (final)." in page.locator(".pane").inner_text()
+    assert "Scores: a 1" in page.locator("main").inner_text()

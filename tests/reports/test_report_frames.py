@@ -113,10 +113,10 @@ def test_depth_by_position_leaves_out_tokens_whose_exit_was_not_drawn(tmp_path):
 def test_long_texts_are_binned(tmp_path):
     row, rows = run_rows("0", "?", "unfrozen", 0.5, ["a"] * 120)
     depth = frames.depth_by_position(read_sweep(str(write_sweep(tmp_path / "results", [row], rows))))
-    assert len(depth) == 40
-    assert set(depth["width"]) == {3}
-    exits = [(LAYERS[i % 5] + 1) / 30 for i in (3, 4, 5)]
-    assert depth.set_index("position").loc[4.0, "depth"] == pytest.approx(sum(exits) / 3)
+    assert len(depth) == 24
+    assert set(depth["width"]) == {5}
+    exits = [(LAYERS[i % 5] + 1) / 30 for i in (5, 6, 7, 8, 9)]
+    assert depth.set_index("position").loc[7.0, "depth"] == pytest.approx(sum(exits) / 5)
 
 
 def test_paired_differences_compare_the_same_prompt_and_seed(tmp_path):

@@ -1,7 +1,6 @@
 """The command: what it prints, where it writes, how it ends."""
 
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import pytest
@@ -9,29 +8,29 @@ import pytest
 JOB = Path(__file__).parents[2] / "jobs" / "report.py"
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, str(JOB), *arguments], capture_output=True, text=True, timeout=60)
+@pytest.fixture
+def main():
+    return runpy.run_path(str(JOB))["main"]
 
 
-def test_the_report_lands_in_the_sweeps_folder(make_sweep):
+def test_the_report_lands_in_the_sweeps_folder(main, make_sweep, capsys):
     folder = make_sweep(1)
-    done = run(str(folder))
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.strip() == str(folder / "report.html")
+    assert main([str(folder)]) == 0
+    assert capsys.readouterr() == (f"{folder / 'report.html'}\n", "")
     assert (folder / "report.html").stat().st_size > 100_000
 
 
 @pytest.mark.parametrize("what", ["nowhere", "", "broken.json", "nowhere.json"])
-def test_bad_results_are_one_line_and_code_2(tmp_path, what):
+def test_bad_results_are_one_line_and_code_2(main, tmp_path, capsys, what):
     (tmp_path / "broken.json").write_text("{")
-    done = run(str(tmp_path / what))
-    assert (done.returncode, done.stdout) == (2, "")
-    assert len(done.stderr.splitlines()) == 1
-    assert str(tmp_path) in done.stderr
+    assert main([str(tmp_path / what)]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert len(printed.err.splitlines()) == 1
+    assert str(tmp_path) in printed.err
 
 
-def test_an_original_file_is_drawn_where_asked(tmp_path):
+def test_an_original_file_is_drawn_where_asked(main, tmp_path):
     (tmp_path / "analysis.json").write_text('[{"prompt": "?", "results": []}]')
-    done = run(str(tmp_path / "analysis.json"), "--out", str(tmp_path / "deep" / "page.html"))
-    assert done.returncode == 0
+    assert main([str(tmp_path / "analysis.json"), "--out", str(tmp_path / "deep" / "page.html")]) == 0
     assert "<title>" in (tmp_path / "deep" / "page.html").read_text(encoding="utf-8")
