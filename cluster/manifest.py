@@ -35,12 +35,12 @@ def make_manifest(config: SweepConfig, model: object, exitable_layers: Sequence[
 
 
 def read_manifest(store: Store) -> Manifest | None:
-    """What the sweep in `store` is, or None if there is none. Raises `UsageError` if that can't be told."""
+    """What the results in `store` are of, or None if there are none. Raises `UsageError` if that can't be told."""
+    if not (store.names(GENERATIONS_FOLDER) or store.names(TOKENS_FOLDER)):
+        return None  # a sweep that left no results, say of a model that couldn't be loaded, binds nobody
     content = store.read(NAME)
     if content is None:
-        if store.names(GENERATIONS_FOLDER) or store.names(TOKENS_FOLDER):
-            raise UsageError(f"--out {store.root} holds results but no {NAME}: choose another --out, or remove them")
-        return None
+        raise UsageError(f"--out {store.root} holds results but no {NAME}: choose another --out, or remove them")
     try:
         held = json.loads(content)
         if held["format"] != FORMAT:

@@ -74,6 +74,8 @@ def test_a_manifest_says_what_the_results_are_of(store: Store) -> None:
     assert read_manifest(store) is None
     manifest = make_manifest(config, Description(), (5,))
     write_manifest(store, manifest)
+    assert read_manifest(store) is None  # as long as there are no results
+    store.publish("generations/x.parquet", b"")
     held = json.loads(store.read("sweep.json") or b"")
     assert held["format"] == 1
     assert held["config"] == config.model_dump(mode="json")
@@ -91,6 +93,7 @@ def test_a_manifest_says_what_the_results_are_of(store: Store) -> None:
 def test_another_sweep_is_refused_with_the_difference(store: Store) -> None:
     config = sweep_of("tiny", "one", "two")
     write_manifest(store, make_manifest(config, Description(), (5,)))
+    store.publish("generations/x.parquet", b"")
     held = read_manifest(store)
     assert held is not None
     ending = "choose another --out, or remove that folder"
@@ -124,6 +127,7 @@ def test_results_without_a_manifest_are_refused(store: Store) -> None:
     ],
 )
 def test_a_manifest_that_is_none_is_refused(store: Store, content: bytes, message: str) -> None:
+    store.publish("generations/x.parquet", b"")
     store.publish("sweep.json", content)
     with pytest.raises(UsageError, match=message):
         read_manifest(store)

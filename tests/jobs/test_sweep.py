@@ -1,0 +1,171 @@
+"""`python jobs/sweep.py` as its users run it: to the end, again, and with input it can't use."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+SCRIPT = Path(__file__).parents[2] / "jobs" / "sweep.py"
+N_LAYERS = 7
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random model that reads bytes, of 256 positions."""
+    folder = tmp_path_factory.mktemp("tiny")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(alphabet),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=N_LAYERS,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        initializer_range=0.3,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment() -> Iterator[dict[str, str]]:
+    folder = tempfile.mkdtemp(prefix="eexit-")  # short: Ray's socket names are limited
+    own = {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled", "COLUMNS": "100"}
+    yield {**{name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}, **own}
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep(
+    environment: dict[str, str], *arguments: str | Path, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A sweep run to its end, three good prompts, one empty, one too long; and what it said."""
+    folder = tmp_path_factory.mktemp("finished")
+    prompts = ["one", "two <script>", "", "x" * 300, "three"]
+    (folder / "mine.jsonl").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    (folder / "mine.toml").write_text(
+        f'model = "{tiny}"\nprompts = "mine.jsonl"\nout = "{folder / "out"}"\ndtype = "float32"\n'
+        "kl_factors = [1]\nmax_new_tokens = 8\nexit_every = 2\n"
+    )
+    done = sweep(environment, "--config", folder / "mine.toml", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_a_sweep_leaves_all_its_runs_and_a_report(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    generations = pd.read_parquet(folder / "out" / "generations")
+    assert len(generations) == 5 * 3
+    errors = generations[generations.status == "error"]
+    assert set(errors.prompt_id) == {"2", "3"}
+    assert len(errors) == 6
+    assert errors.error.str.len().gt(10).all()
+    ok = generations[generations.status == "ok"]
+    assert ok.n_tokens.eq(8).all()
+    assert ok.prompt_token_ids.map(len).gt(0).all()
+    assert ok[ok["mode"] == "normal"].lcs_share.eq(1).all()
+    tokens = pd.read_parquet(folder / "out" / "tokens")
+    assert tokens.groupby("run_id").token.sum().to_dict() == ok.set_index("run_id").text.to_dict()
+    assert json.loads((folder / "out" / "sweep.json").read_text())["exitable_layers"] == [2, 4]
+    assert "<html" in (folder / "out" / "report.html").read_text()
+
+
+def test_a_sweep_ends_with_its_table_and_where_to_look(finished: tuple[Path, str]) -> None:
+    folder, said = finished
+    lines = said.splitlines()
+    assert any(line.split()[:4] == ["frozen_residual", "1", "5", "2"] for line in lines)
+    assert "15/15 runs" in said
+    assert lines[-2:] == [
+        f'import pandas as pd; pd.read_parquet("{folder}/out/generations")',
+        f"{folder}/out/report.html",
+    ]
+
+
+def test_run_again_it_has_nothing_left_to_do(
+    finished: tuple[Path, str], environment: dict[str, str], tiny: Path, tmp_path: Path
+) -> None:
+    arguments = ["--model", str(tiny), "--modes", "normal", "--max-new-tokens", "4", "--out", "results/here"]
+    first = sweep(environment, *arguments, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    report = (tmp_path / "results" / "here" / "report.html").stat().st_mtime_ns
+    again = sweep(environment, *arguments, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.startswith("nothing is left to do: 3 runs are in results/here\n")
+    assert (tmp_path / "results" / "here" / "report.html").stat().st_mtime_ns == report
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--modes", "foo"], "error: unknown mode 'foo': choose from normal, unfrozen, frozen_residual"),
+        (["--prompts", "empty.txt"], "error: empty.txt: holds no prompt"),
+        (["--exit-layers", "2", "6"], "error: exit"),
+        (["--model", "./nowhere"], "error: "),
+        (["--out", "empty.txt/out"], "can't be written to"),
+    ],
+)
+def test_bad_input_ends_with_one_line_and_leaves_nothing(
+    environment: dict[str, str], tiny: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    (tmp_path / "empty.txt").touch()
+    done = sweep(environment, "--model", tiny, "--out", "out", *arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.txt"]
+
+
+def test_results_of_another_configuration_are_refused(finished: tuple[Path, str], environment: dict[str, str]) -> None:
+    folder, _ = finished
+    before = sorted(folder.rglob("*"))
+    done = sweep(environment, "--config", folder / "mine.toml", "--kl-factors", "2")
+    assert done.returncode == 2
+    assert "holds another sweep (kl_factors[0]: 1.0 -> 2.0)" in done.stderr
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_relative_out_is_refused_where_ray_would_remove_it(environment: dict[str, str], tmp_path: Path) -> None:
+    job = {"RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps({"runtime_env": {"working_dir": "gcs://_ray_pkg_1.zip"}})}
+    done = sweep({**environment, **job}, "--out", "out", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--out out is relative, and this job's working directory is a copy that Ray removes" in done.stderr
+
+
+def test_bad_flags_are_told_before_torch_is_imported(environment: dict[str, str]) -> None:
+    program = (
+        "import runpy, sys\n"
+        f"sys.argv = [{str(SCRIPT)!r}, '--modes', 'foo']\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "False\n")
+
+
+def test_the_plan_can_be_shown_alone(environment: dict[str, str], tmp_path: Path) -> None:
+    done = sweep(environment, "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "27 = 3 prompts × 9 configurations × 1 seeds" in done.stdout
+    assert list(tmp_path.iterdir()) == []
