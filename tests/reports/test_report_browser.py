@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import HOSTILE, run_rows, write_sweep
+from synthetic_sweeps import HOSTILE, run_rows, write_sweep
 
 from reports import build_report
 

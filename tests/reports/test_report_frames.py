@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import CONFIGURATIONS, FINAL, LAYERS, failed_row, run_rows, write_sweep
+from synthetic_sweeps import CONFIGURATIONS, FINAL, LAYERS, failed_row, run_rows, write_sweep
 
 from reports import frames
 from reports.bootstrap import MIN_PROMPTS, estimate, estimate_columns

@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import CONFIGURATIONS, HOSTILE, LAYERS
+from synthetic_sweeps import CONFIGURATIONS, HOSTILE, LAYERS
 
 from reports import build_report
 from reports.packing import encode_log

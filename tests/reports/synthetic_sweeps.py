@@ -1,0 +1,90 @@
+"""A small synthetic sweep, written with the project's own schemas."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from eexit.schema import GENERATIONS, TOKENS
+
+LAYERS = [5, 10, 15, 20, 25]
+FINAL = 29
+HOSTILE = (
+    "<script>window.owned=1</script></script><img src=x onerror=window.owned=1>"
+    " &amp; ' \" ` ${1} {{ 7*7 }} \u202eright to left\u2069 \x00\x07\x1b[31m \u2028\u2029 "
+    "👩‍👩‍👧 é 漢字 <!-- ]]> https://evil.example/x.js\n\tend"
+)
+WORDS = ["The", " cat", " sat", " on", " the", " mat", ".", "\n"]
+CONFIGURATIONS = [("normal", None)] + [(mode, k) for mode in ("unfrozen", "frozen_residual") for k in (0.5, 1.0, 2.0)]
+
+
+def run_rows(prompt_id: str, prompt: str, mode: str, k: float | None, pieces: list[str], seed: int = 0, **change: Any):
+    """One run as a generations row and its token rows; exits follow from position, so numbers can be worked out."""
+    run_id = f"{prompt_id}-{mode}-{k}-{seed}"
+    naming = {"run_id": run_id, "prompt_id": prompt_id, "mode": mode, "kl_factor": k, "seed": seed}
+    tokens = []
+    for i, piece in enumerate(pieces):
+        early = mode != "normal" and i > 0 and i % int(2 * k) == 0
+        layer = LAYERS[i % len(LAYERS)] if early else FINAL
+        drawn = 0.2 if mode != "normal" and i > 0 else 0.0
+        exit_prob = [drawn / 5 * 5 / 5] * 5
+        tokens.append(naming | {
+            "position": i, "decided": i > 0, "token_id": 100 + sum(piece.encode()) % 900, "token": piece,
+            "exit_layer": layer, "kl": [8.0 / (j + 1) ** 2 for j in range(5)],
+            "exit_prob": [*exit_prob, 1 - sum(exit_prob)], "logprob": -1.5,
+            "final_token_id": 100 + sum(piece.encode()) % 900 if i % 3 else 7, "entropy": 2.0,
+        })  # fmt: skip
+    decided = [token["exit_layer"] for token in tokens if token["decided"]]
+    counts = {layer: decided.count(layer) for layer in [*LAYERS, FINAL]}
+    generation = naming | {
+        "prompt": prompt, "model": "tiny", "status": "ok", "error": None, "finish_reason": "length",
+        "text": "".join(pieces), "prompt_token_ids": [1, 2], "n_prompt_tokens": 2, "n_tokens": len(pieces),
+        "exit_rate": sum(layer != FINAL for layer in decided) / max(1, len(decided)),
+        "mean_depth": sum(layer + 1 for layer in decided) / (max(1, len(decided)) * (FINAL + 1)),
+        "exit_layer_counts": list(counts.items()), "perplexity": 3.0 if k is None else 3.0 + 2 / k,
+        "tokens_until_difference": len(pieces) if k is None else int(2 * k) + 1,
+        "equal_share": 1.0 if k is None else 0.5,
+        "lcs_share": 1.0 if k is None else 0.6, "distinct_2": 0.9, "distinct_3": 0.95, "longest_loop": 0,
+    }  # fmt: skip
+    return generation | change, tokens
+
+
+def failed_row(prompt_id: str, prompt: str, mode: str, k: float | None, error: str) -> dict[str, Any]:
+    row, _ = run_rows(prompt_id, prompt, mode, k, ["x"])
+    keep = ("run_id", "prompt_id", "mode", "kl_factor", "seed", "prompt", "model")
+    return dict.fromkeys(row) | {name: row[name] for name in keep} | {"status": "error", "error": error}
+
+
+def write_sweep(folder: Path, generations: list[dict], tokens: list[dict], n_runs: int | None = None) -> Path:
+    folder.mkdir(parents=True)
+    prompts = {row["prompt_id"]: row["prompt"] for row in generations}
+    modes = list(dict.fromkeys(row["mode"] for row in generations))
+    factors = sorted({row["kl_factor"] for row in generations} - {None})
+    about = {
+        "format": 1,
+        "config": {
+            "model": "tiny", "prompts": [{"id": i, "prompt": p, "system": None} for i, p in prompts.items()],
+            "modes": modes, "kl_factors": factors, "seeds": [0], "readout": "lens", "max_new_tokens": 40,
+            "temperature": 0.0, "top_p": 1.0,
+        },
+        "model": {"name": "tiny", "revision": None, "digest": "sha256:0", "architecture": "llama",
+                  "n_layers": FINAL + 1, "dtype": "float32"},
+        "exitable_layers": LAYERS, "versions": {"python": "3.13", "eexit": "0.1.0"},
+        "started": "2026-01-01T00:00:00+00:00", "n_runs": len(generations) if n_runs is None else n_runs,
+    }  # fmt: skip
+    (folder / "sweep.json").write_text(json.dumps(about))
+    for name, rows, schema in (("generations", generations, GENERATIONS), ("tokens", tokens, TOKENS)):
+        (folder / name).mkdir()
+        if rows:
+            pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / name / "shard-0.parquet")
+    return folder
+
+
+def story(prompt: int, mode: str, k: float | None, n: int = 24) -> list[str]:
+    """Words of a run: those of normal until 2k + 1, others after that, the same again now and then."""
+    words = [WORDS[(i + prompt) % len(WORDS)] for i in range(n)]
+    if k is None:
+        return words
+    return [w if i <= 2 * k or i % 3 == 0 else f" {mode[0]}{i % 4}" for i, w in enumerate(words)]
