@@ -13,6 +13,7 @@ On a cluster, where --out is an absolute path that all nodes share, or a URI (s3
 import json
 import logging
 import os
+import secrets
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -113,11 +114,13 @@ def start_ray() -> None:
     if "RAY_ADDRESS" in os.environ:
         ray.init(log_to_driver=False, logging_level=logging.WARNING)
     else:
+        # Without one, Ray would write a token to the home folder, and ask every later `ray start` for it.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         ray.init(
             address="local",
             include_dashboard=False,
             log_to_driver=False,
-            logging_level=logging.WARNING,
+            logging_level=logging.ERROR,
             object_store_memory=OBJECT_STORE_BYTES,
         )
 
