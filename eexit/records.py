@@ -105,6 +105,7 @@ def tokens_table(run: Run, trace: Trace, pieces: Sequence[str]) -> pa.Table:
         "logprob": pa.array(trace.logprob_T),
         "final_token_id": pa.array(trace.final_token_id_T),
         "entropy": pa.array(trace.entropy_T),
+        **{name: same(None, TOKENS.field(name).type) for name in ("top_token_ids", "top_tokens", "top_prob")},
     }
     return pa.table([columns[field.name] for field in TOKENS], schema=TOKENS)
 

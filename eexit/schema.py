@@ -119,6 +119,15 @@ TOKENS: Final = pa.schema(
         _field("logprob", pa.float32(), "nats", "log-probability of token_id under the full-depth model", False),
         _field("final_token_id", pa.int32(), "token id", "the full-depth model's own most likely token", False),
         _field("entropy", pa.float32(), "nats", "entropy of the full-depth model's distribution", False),
+        _field(
+            "top_token_ids",
+            pa.list_(pa.list_(pa.int32())),
+            "token ids",
+            "the most likely tokens of the full-depth pass read at each exitable layer, then at the final one, "
+            "likeliest first; null where not recorded",
+        ),
+        _field("top_tokens", pa.list_(pa.list_(pa.string())), "text", "the text of top_token_ids, each by itself"),
+        _field("top_prob", pa.list_(pa.list_(pa.float32())), "probability", "the probability of top_token_ids"),
     ]
 )
 
