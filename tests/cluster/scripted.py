@@ -44,7 +44,7 @@ class ScriptedGenerator:
     def __init__(self, config: SweepConfig) -> None:
         self._config = config
         self._folder = Path(config.model)
-        (self._folder / "loaded").write_text(str(os.getpid()))
+        (self._folder / f"loaded-{os.getpid()}").touch()
 
     def generate(self, runs: Sequence[Run], progress: Callable[[int], None]) -> Results:
         for run in runs:

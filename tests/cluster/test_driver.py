@@ -123,7 +123,7 @@ def test_an_actor_killed_mid_shard_is_replaced(tmp_path: Path) -> None:
 
     def kill() -> None:
         wait_until(lambda: len(list(tmp_path.glob("did-*"))) > 3)
-        killed.append(int((tmp_path / "loaded").read_text()))
+        killed.extend(actor_pids(tmp_path))
         os.kill(killed[0], signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
@@ -174,12 +174,25 @@ def test_a_killed_driver_goes_on_where_it_stopped(tmp_path: Path, ray_environmen
     wait_until(lambda: len(list((tmp_path / "out" / "generations").glob("*.parquet"))) >= 2)
     first.kill()
     first.wait()
+    wait_until(lambda: not any(map(is_alive, actor_pids(tmp_path))))  # no orphans
     before = len(landed(open_store(tmp_path / "out")))
     assert 0 < before < count_runs(config)
     done_before = {path.name for path in tmp_path.glob("did-*")}
     subprocess.run(command, env=environment, check=True, timeout=60)
     assert_complete(config, tmp_path / "out")
     assert len({path.name for path in tmp_path.glob("did-*")} - done_before) <= count_runs(config) - before
+
+
+def actor_pids(folder: Path) -> list[int]:
+    return [int(path.name.split("-")[1]) for path in folder.glob("loaded-*")]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 40) -> None:
