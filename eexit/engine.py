@@ -8,7 +8,8 @@ Teacher and student agree up to and including the fork, the layer after the firs
 later layers see, and the first layer after it still sees what it always saw. Up to there they are one pass and one
 cache; the student runs from the fork on.
 
-Shapes: B rows in flight, F of them `frozen_residual`, E exitable layers, L layers, T tokens, W width.
+Shapes: B rows in flight, F of them `frozen_residual`, E exitable layers, X = E + 1 with the final layer last, L layers,
+T tokens, W width.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -29,11 +30,12 @@ from eexit.rows import Decoding, Failure, Outcome, Request
 
 @dataclass(frozen=True)
 class Prefix:
-    """A prompt at full depth: its keys and values, and the residual streams (1, W) at its last token."""
+    """A prompt at full depth: its keys and values, and its last token's residual streams (1, X, W) and reading."""
 
     token_ids: tuple[int, ...]
     cache: KVCache
-    states: dict[int, Tensor]
+    states_BXW: Tensor
+    reading: Reading
 
 
 class Engine:
@@ -42,6 +44,7 @@ class Engine:
     def __init__(self, decoder: Decoder, decoding: Decoding):
         self.decoder, self.decoding = decoder, decoding
         self.final = decoder.n_layers - 1
+        self.n_exits = len(decoding.exitable_layers)
         self.fork = decoding.exitable_layers[0] + 1
         self.kept = {*decoding.exitable_layers, self.fork, self.final}
         self.exit_layers = torch.tensor([*decoding.exitable_layers, self.final], device=decoder.device)
@@ -128,18 +131,16 @@ class Engine:
         token_BT = torch.tensor([prompt], device=self.decoder.device)
         view = CacheView(cache, torch.arange(len(prompt), device=self.decoder.device)[None], len(prompt))
         with self.decoder.attending():
-            states, _ = self._teacher_pass(token_BT, view)
-        return Prefix(prompt, cache, states)
+            states_BXW, _, _ = self._teacher_pass(token_BT, view)
+            return Prefix(prompt, cache, states_BXW, read_layers(self.decoder, states_BXW, self.decoding.readout))
 
     def _first_token(self, batch: Batch, slots: np.ndarray, prefix: Prefix) -> None:
         """The first token comes from the final layer: no exit is drawn for it."""
-        states = {layer: state_1W.expand(len(slots), -1) for layer, state_1W in prefix.states.items()}
-        reading = self._read({layer: state_BW[:1] for layer, state_BW in states.items()})
-        reading = Reading(*(part.expand(len(slots), *part.shape[1:]) for part in vars(reading).values()))
-        exit_B = torch.full((len(slots),), len(self.decoding.exitable_layers), device=self.decoder.device)
-        u_token_B = self._tensor(batch.u_token[slots, 0])
-        self._finish_step(batch, slots, reading, exit_B, self._probabilities(reading, batch, slots, first=True),
-                          states[self.final], u_token_B)  # fmt: skip
+        n_rows = len(slots)
+        reading = Reading(*(part.expand(n_rows, *part.shape[1:]) for part in vars(prefix.reading).values()))
+        exit_B = torch.full((n_rows,), self.n_exits, device=self.decoder.device)
+        prob_BX = torch.nn.functional.one_hot(exit_B, self.n_exits + 1).float()
+        self._finish_step(batch, slots, reading, exit_B, prob_BX, prefix.states_BXW[:, -1].expand(n_rows, -1), 0)
 
     # Steps
 
@@ -149,87 +150,86 @@ class Engine:
         token_BT = self._tensor(batch.last_token().astype(np.int64))[:, None]
         position = batch.n_prompt[slots] + batch.n_generated[slots] - 1
         position_BT, reach = self._tensor(position)[:, None], int(position.max()) + 1
-        u_exit_B = self._tensor(batch.u_exit[slots, batch.n_generated[slots]])
-        u_token_B = self._tensor(batch.u_token[slots, batch.n_generated[slots]])
         teacher, student = batch.caches
         with self.decoder.attending():
-            states, layer_pass = self._teacher_pass(token_BT, CacheView(teacher, position_BT, reach))
-            reading = self._read(states)
-            exit_B = self._exits(reading, batch, slots, u_exit_B)
-            hidden_BW = torch.stack([states[layer] for layer in self.exit_layers.tolist()])[exit_B, self._tensor(slots)]
+            states_BXW, fork_BW, layer_pass = self._teacher_pass(token_BT, CacheView(teacher, position_BT, reach))
+            reading = read_layers(self.decoder, states_BXW, self.decoding.readout)
+            exit_B, prob_BX = self._draw_exits(batch, slots, reading)
+            hidden_BW = states_BXW[self._tensor(slots), exit_B]
             if batch.n_frozen:
                 view = CacheView(student, position_BT[: batch.n_frozen], reach)
                 exit_F = exit_B[: batch.n_frozen]
-                hidden_BW[: batch.n_frozen] = self._student_pass(layer_pass, view, states, exit_F)
-        self._finish_step(batch, slots, reading, exit_B, self._probabilities(reading, batch, slots),
-                          hidden_BW, u_token_B)  # fmt: skip
+                hidden_BW[: batch.n_frozen] = self._student_pass(layer_pass, view, hidden_BW, fork_BW, exit_F)
+        self._finish_step(batch, slots, reading, exit_B, prob_BX, hidden_BW, batch.n_frozen)
 
-    def _teacher_pass(self, token_BT: Tensor, view: CacheView) -> tuple[dict[int, Tensor], LayerPass]:
-        """All layers for all rows: the residual streams (B, W) at each row's last token after the layers to keep."""
+    def _teacher_pass(self, token_BT: Tensor, view: CacheView) -> tuple[Tensor, Tensor, LayerPass]:
+        """All layers for all rows: residual streams at each row's last token.
+
+        Returns those after the exitable layers and the final one (B, X, W), that after the fork (B, W), and the pass.
+        """
         hidden_BTW, layer_pass = self.decoder.begin(token_BT, view)
         states = {}
         for layer in range(self.decoder.n_layers):
             hidden_BTW = layer_pass.block(layer, hidden_BTW, view)
             if layer in self.kept:
                 states[layer] = hidden_BTW[:, -1]
-        return states, layer_pass
+        exits = [states[layer] for layer in (*self.decoding.exitable_layers, self.final)]
+        return torch.stack(exits, 1), states[self.fork], layer_pass
+
+    def _draw_exits(self, batch: Batch, slots: np.ndarray, reading: Reading) -> tuple[Tensor, Tensor]:
+        """Each row's exit (B,), an index into the exitable layers or E for the final one, and what it was drawn from.
+
+        The probabilities (B, X) are all on the final layer for rows of `normal`, which draw no exit.
+        """
+        decides_B, kl_factor_B = self._tensor(batch.decides[slots]), self._tensor(batch.kl_factor[slots])
+        u_B = self._tensor(batch.u_exit[slots, batch.n_generated[slots]])
+        exit_B = choose_exits(reading.kl_BE, kl_factor_B, u_B).masked_fill(~decides_B, self.n_exits)
+        prob_BX = exit_probabilities(reading.kl_BE, kl_factor_B)
+        certain_X = torch.zeros_like(prob_BX[0])
+        certain_X[-1] = 1
+        return exit_B, torch.where(decides_B[:, None], prob_BX, certain_X)
 
     def _student_pass(
-        self, layer_pass: LayerPass, view: CacheView, states: dict[int, Tensor], exit_F: Tensor
+        self, layer_pass: LayerPass, view: CacheView, teacher_BW: Tensor, fork_BW: Tensor, exit_F: Tensor
     ) -> Tensor:
         """The residual stream (F, W) of each row at its exit layer, as the student's own cache makes it.
 
         A layer is run for the rows that have not exited before it; the others only give it their keys and values,
-        from the residual stream they exited with.
+        from the residual stream they exited with. Rows that exit up to the fork have the teacher's, `teacher_BW`.
         """
         exit_layer_F = self.exit_layers[exit_F]
-        hidden_FW = states[self.fork][: len(exit_F)].clone()
-        for layer in self.decoding.exitable_layers:
-            if layer <= self.fork:
-                out = exit_layer_F == layer
-                hidden_FW[out] = states[layer][: len(exit_F)][out]
-        exited_F = exit_layer_F <= self.fork
-        going, out = (~exited_F).nonzero()[:, 0], exited_F.nonzero()[:, 0]
+        n_rows = len(exit_F)
+        hidden_FW = torch.where((exit_layer_F <= self.fork)[:, None], teacher_BW[:n_rows], fork_BW[:n_rows])
         for layer in range(self.fork + 1, self.decoder.n_layers):
+            if layer == self.fork + 1 or layer - 1 in self.decoding.exitable_layers:
+                going, out = (exit_layer_F >= layer).nonzero()[:, 0], (exit_layer_F < layer).nonzero()[:, 0]
             if len(out):
                 layer_pass.write_keys(layer, hidden_FW[out, None], view.among(out, keys_only=True))
             if len(going):
                 hidden_FW[going] = layer_pass.block(layer, hidden_FW[going, None], view.among(going))[:, 0]
-            if layer in self.decoding.exitable_layers:
-                exited_F |= exit_layer_F == layer
-                going, out = (~exited_F).nonzero()[:, 0], exited_F.nonzero()[:, 0]
         return hidden_FW
 
-    def _read(self, states: dict[int, Tensor]) -> Reading:
-        exit_states = [states[layer] for layer in self.decoding.exitable_layers]
-        return read_layers(self.decoder, exit_states, states[self.final], self.decoding.readout)
-
-    def _exits(self, reading: Reading, batch: Batch, slots: np.ndarray, u_B: Tensor) -> Tensor:
-        """Each row's exit as an index into the exitable layers, E for the final one (always so in `normal`)."""
-        exit_B = choose_exits(reading.kl_BE, self._tensor(batch.kl_factor[slots]), u_B)
-        return exit_B.masked_fill(~self._tensor(batch.decides[slots]), len(self.decoding.exitable_layers))
-
-    def _probabilities(self, reading: Reading, batch: Batch, slots: np.ndarray, first: bool = False) -> Tensor:
-        """The distribution (B, E + 1) each exit was drawn from: all on the final layer where none was drawn."""
-        prob_BE = exit_probabilities(reading.kl_BE, self._tensor(batch.kl_factor[slots]))
-        certain_E = torch.zeros_like(prob_BE[0])
-        certain_E[-1] = 1
-        decides_B = self._tensor(batch.decides[slots] & (not first))
-        return torch.where(decides_B[:, None], prob_BE, certain_E)
-
     def _finish_step(
-        self, batch: Batch, slots: np.ndarray, reading: Reading, exit_B: Tensor, prob_BE: Tensor,
-        hidden_BW: Tensor, u_token_B: Tensor,
+        self, batch: Batch, slots: np.ndarray, reading: Reading, exit_B: Tensor, prob_BX: Tensor,
+        hidden_BW: Tensor, n_students: int,
     ) -> None:  # fmt: skip
-        """Read the next tokens where the rows exit, and note everything."""
-        decoding = self.decoding
-        lens_B = (exit_B == len(decoding.exitable_layers)) | (decoding.readout == "lens")
-        token_B = read_tokens(self.decoder, hidden_BW, lens_B, decoding.temperature, decoding.top_p, u_token_B)
+        """Read the next tokens where the rows exit, the first `n_students` from streams of their own; note it all."""
+        decoding, final_B = self.decoding, exit_B == self.n_exits
+        token_B = reading.final_token_B.clone()
+        needed = (~final_B | (torch.arange(len(slots), device=exit_B.device) < n_students)).nonzero()[:, 0]
+        if decoding.temperature > 0:
+            needed = torch.arange(len(slots), device=exit_B.device)
+        if len(needed):
+            lens_B = final_B[needed] | (decoding.readout == "lens")
+            u_B = self._tensor(batch.u_token[slots, batch.n_generated[slots]])[needed]
+            token_B[needed] = read_tokens(
+                self.decoder, hidden_BW[needed], lens_B, decoding.temperature, decoding.top_p, u_B
+            )
         columns = {
             "token_id_T": token_B,
             "exit_layer_T": self.exit_layers[exit_B],
             "kl_TE": reading.kl_BE,
-            "exit_prob_TE": prob_BE,
+            "exit_prob_TE": prob_BX,
             "logprob_T": reading.logprob(token_B),
             "final_token_id_T": reading.final_token_B,
             "entropy_T": reading.entropy_B,

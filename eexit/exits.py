@@ -1,10 +1,9 @@
 """The exit rule: how far a layer's distribution is from the final one, and which layer the token is read from.
 
-Shapes: B rows, E exitable layers, V vocabulary.
+Shapes: B rows, E exitable layers, X = E + 1 with the final layer last, V vocabulary.
 """
 
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -40,31 +39,30 @@ def every_nth_layer(n_layers: int, n: int = 5) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class FinalDistribution:
-    """The final layer's distribution of each row, and how far others are from it; all in nats and fp32."""
+class Divergence:
+    """How the exitable layers' distributions of each row differ from its final one; nats, fp32."""
 
-    logits_BV: Tensor
-    lse_B: Tensor
-    p_BV: Tensor
+    kl_BE: Tensor
+    entropy_B: Tensor  # of the final distribution
+    final_token_B: Tensor  # its likeliest token
+    final_lse_B: Tensor  # its logits' log-sum-exp
 
-    @classmethod
-    def of(cls, logits_BV: Tensor) -> Self:
-        logits_BV = logits_BV.float()
-        lse_B = logits_BV.logsumexp(-1)
-        return cls(logits_BV, lse_B, (logits_BV - lse_B[:, None]).exp())
 
-    def entropy(self) -> Tensor:
-        """−Σ_v p·log p of each row: shape (B,)."""
-        return self.lse_B - torch.linalg.vecdot(self.p_BV, self.logits_BV)
+def divergence_from_final(logits_BXV: Tensor) -> Divergence:
+    """Compare each row's exitable layers with its final layer: X = E + 1 of them, the final one last.
 
-    def kl_to(self, logits_BV: Tensor) -> Tensor:
-        """KL(final || other) of each row: shape (B,), ≥ 0.
-
-        Σ_v p_final·(z_final − z_other) − (lse_final − lse_other): from logits, with no log of a probability.
-        """
-        logits_BV = logits_BV.float()
-        gap_B = torch.linalg.vecdot(self.p_BV, self.logits_BV - logits_BV)
-        return (gap_B - (self.lse_B - logits_BV.logsumexp(-1))).clamp_min(0)
+    KL(final || exit) = Σ_v p_final·(log p_final − log p_exit) ≥ 0, as the difference of two expectations, from
+    log-softmax.
+    """
+    log_p_BXV = torch.log_softmax(logits_BXV, -1, dtype=torch.float32)
+    p_final_BV = log_p_BXV[:, -1].exp()
+    expected_BX = torch.bmm(log_p_BXV, p_final_BV[:, :, None])[:, :, 0]
+    return Divergence(
+        kl_BE=(expected_BX[:, -1:] - expected_BX[:, :-1]).clamp_min(0),
+        entropy_B=-expected_BX[:, -1],
+        final_token_B=log_p_BXV[:, -1].argmax(-1),
+        final_lse_B=logits_BXV[:, -1, 0].float() - log_p_BXV[:, -1, 0],
+    )
 
 
 def exit_probabilities(kl_BE: Tensor, kl_factor_B: Tensor) -> Tensor:

@@ -2,46 +2,58 @@
 
 Vocabulary-sized temporaries live for a few rows at a time: their memory does not grow with rows or exits.
 
-Shapes: B rows, E exitable layers, W width, V vocabulary.
+Shapes: B rows, E exitable layers, X = E + 1 with the final layer last, W width, V vocabulary.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Final, TypeVar
 
 import torch
 from torch import Tensor
 
 from eexit.anatomy import Decoder
-from eexit.exits import FinalDistribution
+from eexit.exits import Divergence, divergence_from_final
 
-CHUNK_BYTES = 64 << 20
-TEMPORARIES = 4  # fp32 (rows, V) tensors alive at once
+LOGITS_BYTES: Final = 64 << 20  # logits of as many rows at a time are made by one product
+CACHE_BYTES: Final = 1 << 20  # on a CPU, fp32 log-probabilities of as many rows at a time are made from them
+
+Part = TypeVar("Part", bound=Divergence)
 
 
 @dataclass(frozen=True)
-class Reading:
-    """The full-depth model at one position of each row; KL and entropy in nats, fp32."""
+class Reading(Divergence):
+    """The full-depth model at one position of each row, and how far from it the exitable layers are."""
 
     final_logits_BV: Tensor
-    final_lse_B: Tensor
-    final_token_B: Tensor
-    entropy_B: Tensor
-    kl_BE: Tensor
 
     def logprob(self, token_B: Tensor) -> Tensor:
         """Log-probability of tokens under the final distribution, nats, (B,)."""
         return self.final_logits_BV.gather(1, token_B[:, None])[:, 0].float() - self.final_lse_B
 
 
-def read_layers(decoder: Decoder, exit_states: Sequence[Tensor], final_BW: Tensor, readout: str) -> Reading:
-    """Read the final layer and every exitable one (E tensors (B, W), in order), and how far apart they are."""
-    chunks = []
-    for rows in _chunks(final_BW.shape[0], decoder.vocabulary):
-        logits_BV = decoder.read(final_BW[rows])
-        final = FinalDistribution.of(logits_BV)
-        kl_BE = torch.stack([final.kl_to(decoder.read(exit_BW[rows], readout == "lens")) for exit_BW in exit_states], 1)
-        chunks.append((logits_BV, final.lse_B, logits_BV.argmax(-1), final.entropy(), kl_BE))
-    return Reading(*(torch.cat(parts) for parts in zip(*chunks, strict=True)))
+def read_layers(decoder: Decoder, states_BXW: Tensor, readout: str) -> Reading:
+    """Read the exitable layers' residual streams and the final one's, which is last."""
+    n_states = states_BXW.shape[1]
+    size = max(1, LOGITS_BYTES // (n_states * decoder.vocabulary * decoder.dtype.itemsize))
+    return _joined([_read_chunk(decoder, chunk_BXW, readout) for chunk_BXW in states_BXW.split(size)])
+
+
+def _read_chunk(decoder: Decoder, states_BXW: Tensor, readout: str) -> Reading:
+    n_rows, n_states, _ = states_BXW.shape
+    if readout == "lens":
+        logits_BXV = decoder.read(states_BXW.flatten(0, 1)).view(n_rows, n_states, -1)
+    else:
+        exits = decoder.read(states_BXW[:, :-1].flatten(0, 1), norm=False).view(n_rows, n_states - 1, -1)
+        logits_BXV = torch.cat([exits, decoder.read(states_BXW[:, -1])[:, None]], 1)
+    size = max(1, CACHE_BYTES // logits_BXV[0].numel() // 4) if logits_BXV.device.type == "cpu" else n_rows
+    compared = [divergence_from_final(rows_BXV) for rows_BXV in logits_BXV.split(size)]
+    return Reading(**vars(_joined(compared)), final_logits_BV=logits_BXV[:, -1].clone())
+
+
+def _joined(parts: list[Part]) -> Part:
+    """Parts over rows, as one."""
+    kind = type(parts[0])
+    return kind(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(kind)))
 
 
 def read_tokens(
@@ -49,11 +61,10 @@ def read_tokens(
 ) -> Tensor:
     """The next tokens (B,) from residual streams, those of `lens_B` through the final norm."""
     token_B = torch.empty(hidden_BW.shape[0], dtype=torch.long, device=hidden_BW.device)
-    for rows in _chunks(hidden_BW.shape[0], decoder.vocabulary):
-        for norm in (True, False):
-            picked = rows[lens_B[rows] == norm]
-            if len(picked):
-                token_B[picked] = pick_tokens(decoder.read(hidden_BW[picked], norm), temperature, top_p, u_B[picked])
+    size = max(1, LOGITS_BYTES // (4 * decoder.vocabulary))
+    for norm in (True, False):
+        for rows in (lens_B == norm).nonzero()[:, 0].split(size):
+            token_B[rows] = pick_tokens(decoder.read(hidden_BW[rows], norm), temperature, top_p, u_B[rows])
     return token_B
 
 
@@ -65,14 +76,10 @@ def pick_tokens(logits_BV: Tensor, temperature: float, top_p: float, u_B: Tensor
     """
     if temperature == 0:
         return logits_BV.argmax(-1)
-    p_BV, token_BV = torch.softmax(logits_BV.float() / temperature, -1).sort(stable=True, dim=-1, descending=True)
+    p_BV = torch.softmax(logits_BV.float() / temperature, -1)
+    p_BV, token_BV = p_BV.sort(stable=True, dim=-1, descending=True)
     cumulative_BV = p_BV.cumsum(-1)
     kept_B = ((cumulative_BV - p_BV) < top_p).sum(-1, keepdim=True)
     kept_mass_B = cumulative_BV.gather(1, kept_B - 1)
     rank_B = torch.searchsorted(cumulative_BV, u_B[:, None] * kept_mass_B, right=True)
     return token_BV.gather(1, rank_B.minimum(kept_B - 1))[:, 0]
-
-
-def _chunks(n_rows: int, vocabulary: int) -> list[Tensor]:
-    size = max(1, CHUNK_BYTES // (TEMPORARIES * 4 * vocabulary))
-    return list(torch.arange(n_rows).split(size))

@@ -3,26 +3,30 @@ import torch
 
 from eexit.config import SweepConfig, UsageError
 from eexit.draws import exit_draws, sampling_draws
-from eexit.exits import FinalDistribution, choose_exits, exit_probabilities, resolve_exitable_layers
+from eexit.exits import choose_exits, divergence_from_final, exit_probabilities, resolve_exitable_layers
 from eexit.reference import draw, stick_breaking
 
 
 def test_kl_and_entropy_are_those_of_the_definition_in_double_precision():
     torch.manual_seed(0)
-    final, other = 8 * torch.randn(50, 1000), 8 * torch.randn(50, 1000)
-    log_p, log_q = final.double().log_softmax(-1), other.double().log_softmax(-1)
-    distribution = FinalDistribution.of(final)
-    torch.testing.assert_close(
-        distribution.kl_to(other).double(), (log_p.exp() * (log_p - log_q)).sum(-1), rtol=1e-5, atol=1e-5
-    )
-    torch.testing.assert_close(distribution.entropy().double(), -(log_p.exp() * log_p).sum(-1), rtol=1e-4, atol=1e-5)
+    logits = 8 * torch.randn(50, 4, 1000)
+    log_p = logits.double().log_softmax(-1)
+    log_final = log_p[:, -1:]
+    divergence = divergence_from_final(logits)
+    kl = (log_final.exp() * (log_final - log_p[:, :-1])).sum(-1)
+    torch.testing.assert_close(divergence.kl_BE.double(), kl, rtol=1e-5, atol=2e-5)
+    entropy = -(log_final.exp() * log_final).sum(-1)[:, 0]
+    torch.testing.assert_close(divergence.entropy_B.double(), entropy, rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(divergence.final_lse_B, logits[:, -1].logsumexp(-1))
+    assert divergence.final_token_B.tolist() == logits[:, -1].argmax(-1).tolist()
 
 
 def test_kl_is_zero_to_itself_and_never_negative():
-    logits = torch.tensor([[0.0, 1e4, -1e4], [3.0, 3.0, 3.0], [80.0, -80.0, 0.0]])
-    distribution = FinalDistribution.of(logits)
-    assert distribution.kl_to(logits).tolist() == [0, 0, 0]
-    assert (distribution.kl_to(logits + 1e-3 * torch.randn(3, 3)) >= 0).all()
+    final = torch.tensor([[0.0, 1e4, -1e4], [3.0, 3.0, 3.0], [80.0, -80.0, 0.0]])
+    near = final + 1e-3 * torch.randn(3, 3)
+    kl = divergence_from_final(torch.stack([final, near, final], 1)).kl_BE
+    assert kl[:, 0].tolist() == [0, 0, 0]
+    assert (kl >= 0).all()
 
 
 def test_probabilities_and_choices_are_those_of_the_plain_loops():
