@@ -65,6 +65,7 @@ class SweepConfig(BaseModel):
 
     model: str = Field("smollm2-135m", description="smollm2-135m, a Hugging Face name, a local folder or a .gguf file")
     revision: str | None = Field(None, description="branch, tag or commit of a Hugging Face name")
+    trust_remote_code: bool = Field(False, description="run the Python code that a Hugging Face model brings")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="auto: bfloat16 where the hardware runs it natively, else float32"
     )

@@ -118,9 +118,9 @@ class Engine:
         for index in indices:
             slot = batch.add(index, requests[index], self._limit(requests[index]))
             teacher, student = batch.caches
-            teacher.load([slot], prefix.cache, range(self.decoder.n_layers), len(prompt))
+            teacher.load(slot, prefix.cache, range(self.decoder.n_layers), len(prompt))
             if requests[index].mode == Mode.FROZEN_RESIDUAL:
-                student.load([slot], prefix.cache, range(self.fork + 1, self.decoder.n_layers), len(prompt))
+                student.load(slot, prefix.cache, range(self.fork + 1, self.decoder.n_layers), len(prompt))
         slots = np.flatnonzero(batch.n_generated[: batch.n_rows] == 0)
         self._first_token(batch, slots, prefix)
         return prefix
@@ -170,7 +170,7 @@ class Engine:
         hidden_BTW, layer_pass = self.decoder.begin(token_BT, view)
         states = {}
         for layer in range(self.decoder.n_layers):
-            hidden_BTW = layer_pass.block(layer, hidden_BTW, view)
+            hidden_BTW = layer_pass.block(layer, hidden_BTW)
             if layer in self.kept:
                 states[layer] = hidden_BTW[:, -1]
         exits = [states[layer] for layer in (*self.decoding.exitable_layers, self.final)]
@@ -203,10 +203,11 @@ class Engine:
         for layer in range(self.fork + 1, self.decoder.n_layers):
             if layer == self.fork + 1 or layer - 1 in self.decoding.exitable_layers:
                 going, out = (exit_layer_F >= layer).nonzero()[:, 0], (exit_layer_F < layer).nonzero()[:, 0]
+                going_pass, out_pass = layer_pass.among(view.among(going)), layer_pass.among(view.among(out))
             if len(out):
-                layer_pass.write_keys(layer, hidden_FW[out, None], view.among(out, keys_only=True))
+                out_pass.write_keys(layer, hidden_FW[out, None])
             if len(going):
-                hidden_FW[going] = layer_pass.block(layer, hidden_FW[going, None], view.among(going))[:, 0]
+                hidden_FW[going] = going_pass.block(layer, hidden_FW[going, None])[:, 0]
         return hidden_FW
 
     def _finish_step(

@@ -138,10 +138,11 @@ def _chat(prompt: str, system_prompt: str, tokenizer: Tokenizer) -> str:
 
 
 def _fetching(config: SweepConfig, location: str) -> dict[str, Any]:
-    """What to tell transformers about the hub, which matters for names alone."""
+    """What to tell transformers about the hub, which matters for names alone, and about code that comes along."""
+    trust = {"trust_remote_code": config.trust_remote_code}
     if Path(location).is_dir():
-        return {}
-    return {"revision": config.revision or "main", "local_files_only": not hub_is_reachable()}
+        return trust
+    return {**trust, "revision": config.revision or "main", "local_files_only": not hub_is_reachable()}
 
 
 def _not_loadable(config: SweepConfig, error: Exception) -> UsageError:

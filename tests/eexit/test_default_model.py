@@ -40,8 +40,13 @@ def assert_same_rows(rows: list[dict], others: list[dict]) -> None:
 
 def test_the_users_snippet_runs_as_it_stands():
     model, tokenizer = load_default_model_and_tokenizer()
-    inputs = format_and_tokenize_input(prompt="Explain recursion.", system_prompt="You are a helpful programming tutor.",
-                                       prefiller="", tokenizer=tokenizer, device=model.device)  # fmt: skip
+    inputs = format_and_tokenize_input(
+        prompt="Explain recursion.",
+        system_prompt="You are a helpful programming tutor.",
+        prefiller="",
+        tokenizer=tokenizer,
+        device=model.device,
+    )
     generator = KLExitGenerator(model=model, tokenizer=tokenizer, mode="frozen_residual",
                                 exitable_layers=get_early_exit_indices(model))  # fmt: skip
     tokens, exit_layers, prediction = generator.generate(inputs=inputs, kl_strength=1.0, max_new_tokens=100)

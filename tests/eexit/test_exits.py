@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -45,7 +47,7 @@ def test_a_larger_factor_never_exits_earlier():
     generator = torch.Generator().manual_seed(1)
     kl, u = 3 * torch.rand(500, 5, generator=generator), torch.rand(500, generator=generator)
     chosen = [choose_exits(kl, torch.full((500,), k), u) for k in (0.0, 0.5, 1.0, 2.0, 1e9)]
-    for earlier, later in zip(chosen, chosen[1:], strict=False):
+    for earlier, later in pairwise(chosen):
         assert (earlier <= later).all()
     assert (chosen[0] == 0).all()
     assert (chosen[-1] == 5).all()

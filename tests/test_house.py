@@ -1,0 +1,74 @@
+"""The house itself: what may import what, and whether the README's tree is true."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MAY_IMPORT = {
+    "eexit": {"eexit"},
+    "cluster": {"cluster", "eexit"},
+    "reports": {"reports", "eexit.schema"},
+    "jobs": {"jobs", "eexit", "cluster", "reports"},
+}
+FORBIDDEN = {
+    "eexit": {"ray", "altair"},
+    "reports": {"ray", "torch", "transformers"},
+    "cluster": {"altair"},
+    "jobs": set(),
+}
+
+
+def imports(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text())
+    names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    return names | {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+
+
+def within(name: str, packages: set[str]) -> bool:
+    return any(name == package or name.startswith(package + ".") for package in packages)
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_imports_go_one_way(room: str):
+    files = list((ROOT / room).rglob("*.py"))
+    assert files
+    for path in files:
+        for name in imports(path):
+            if name.split(".")[0] in MAY_IMPORT:
+                assert within(name, MAY_IMPORT[room]), f"{path.relative_to(ROOT)} imports {name}"
+            assert not within(name, FORBIDDEN[room]), f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_reading_results_needs_no_torch():
+    code = "import sys, reports, eexit.schema; print([m for m in ('torch', 'ray', 'transformers') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_readme_tree_is_true():
+    tree = (ROOT / "README.md").read_text().split("## What is where")[1].split("```")[1]
+    folder, listed = "", set()
+    for indent, name in re.findall(r"^( *)(\S+)", tree, re.MULTILINE):
+        folder = folder if indent else name
+        listed.add(folder + name if indent else name)
+    there = {
+        path.relative_to(ROOT).as_posix()
+        for room in MAY_IMPORT
+        for path in (ROOT / room).glob("*.py")
+        if path.name != "__init__.py"
+    } | {f"{room}/" for room in (*MAY_IMPORT, "tests")}
+    assert listed == there
+
+
+def test_the_readme_snippet_is_the_tested_one():
+    snippet = (ROOT / "README.md").read_text().split("One generation at a time, in Python:")[1].split("```")[1]
+    tested = (ROOT / "tests/eexit/test_default_model.py").read_text()
+    for statement in ast.parse(snippet.removeprefix("python\n")).body[1:]:
+        assert ast.unparse(statement) in "\n".join(
+            ast.unparse(node) for node in ast.walk(ast.parse(tested)) if isinstance(node, ast.stmt)
+        )
