@@ -210,9 +210,9 @@ class Decoder:
         names = ["the embedding", *(f"layer {layer}" for layer in range(self.n_layers)), "the readout"]
         ours = [embedded_BTW[0], *(stream_BTW[0] for stream_BTW in streams), logits_TV]
         for name, mine, its in zip(names, ours, [*watched.streams_TW, watched.logits_TV], strict=True):
-            error = (torch.linalg.norm(mine.float() - its.float()) / torch.linalg.norm(its.float())).item()
-            if not error <= (1e-4 if self.dtype == torch.float32 else 0.05):
-                raise UsageError(f"{what} is not supported: {name}, run by itself, is {error:.0%} off")
+            off = (torch.linalg.norm(mine.float() - its.float()) / torch.linalg.norm(its.float())).item()
+            if not off <= (1e-4 if self.dtype == torch.float32 else 0.05):
+                raise UsageError(f"{what} is not supported: {name}, run by itself, is {off:.0%} off")
 
 
 def _refuse_unsupported(outer: Any, config: Any) -> None:
