@@ -3,16 +3,23 @@
 A plain class; the driver makes it a Ray actor. No results leave it but as Parquet; it answers with counts.
 """
 
+import logging
+import os
 import sys
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
 import ray
 
 from cluster import manifest
-from cluster.landing import Tally, land
+from cluster.events import log, log_to_stderr
+from cluster.landing import LandingError, Tally, land, shard_name, tally_of
+from cluster.lease import is_held
+from cluster.metrics import Metrics
 from cluster.store import open_store
 from eexit.config import SweepConfig, UsageError
-from eexit.generator import Generator
+from eexit.generator import Generator, Results
 from eexit.plan import Run
 
 # Loads a generator; the second argument is the device: auto, cpu, cuda or mps.
@@ -33,12 +40,16 @@ def model_generator(config: SweepConfig, device: str) -> Generator:
 class SweepActor:
     """Holds one generator. `do` is called with one shard at a time, `progress` meanwhile from a thread of its own."""
 
-    def __init__(self, make_generator: MakeGenerator, config: SweepConfig, out: str, device: str) -> None:
+    def __init__(self, make_generator: MakeGenerator, config: SweepConfig, out: str, device: str, lease: str) -> None:
+        """`lease`: the token of the lease that this actor's driver holds."""
         self._make_generator = make_generator
         self._config = config
         self._device = device
+        self._lease = lease
         self._store = open_store(out)
+        self._metrics = Metrics()
         self._in_flight = 0
+        log_to_stderr()
 
     def load(self) -> None:
         """Load the generator. Not in the constructor, whose exceptions Ray passes on as text alone."""
@@ -51,18 +62,57 @@ class SweepActor:
 
     def do(self, runs: Sequence[Run]) -> Tally:
         """Do a shard and land it. Raises `LandingError` if its results can't be written."""
-        self._in_flight = 0
-        try:
-            return land(self._store, runs, self._generator.generate(runs, self._count))
-        finally:
-            self._in_flight = 0
+        began = time.monotonic()
+        results = self._generate(runs)
+        if results.generations["error"].null_count < len(runs) and _device_is_broken():
+            # The errors are the device's, and so would be all that follow. The driver starts another process.
+            log("the device is broken", logging.ERROR, run_ids=[run.run_id for run in runs])
+            os._exit(1)
+        self._refuse_without_lease()
+        tally = land(self._store, runs, results)
+        seconds = time.monotonic() - began
+        self._metrics.runs.inc(tally.runs)
+        if tally.errors:
+            self._metrics.errors.inc(tally.errors)
+        self._metrics.shard_seconds.observe(seconds)
+        log(
+            "landed",
+            shard=shard_name(runs),
+            seconds=round(seconds, 3),
+            **asdict(tally),
+            run_ids=[run.run_id for run in runs],
+        )
+        return tally
+
+    def rehearse(self, runs: Sequence[Run]) -> Tally:
+        """Do runs that have landed already, to see whether that works here and now."""
+        return tally_of(self._generate(runs).generations)
 
     def progress(self) -> int:
         """Tokens made in the shard at hand, which has not landed yet."""
         return self._in_flight
 
+    def _generate(self, runs: Sequence[Run]) -> Results:
+        self._in_flight = 0
+        self._metrics.rows_in_flight.set(len(runs))
+        try:
+            return self._generator.generate(runs, self._count)
+        finally:
+            self._in_flight = 0
+            self._metrics.rows_in_flight.set(0)
+
     def _count(self, tokens: int) -> None:
         self._in_flight += tokens
+        if tokens:
+            self._metrics.tokens.inc(tokens)
+
+    def _refuse_without_lease(self) -> None:
+        try:
+            held = is_held(self._store, self._lease)
+        except OSError as error:
+            raise LandingError(f"{self._store.root} can't be read: {error}") from error
+        if not held:
+            raise LandingError(f"{self._store.root} has another driver now, or none")
 
     def _device_here(self) -> str:
         if self._device != "auto":
@@ -71,3 +121,18 @@ class SweepActor:
             return "cuda"
         # An actor that was given no GPU still sees all of them, and must not take one. Ray doesn't count Apple's.
         return "auto" if sys.platform == "darwin" else "cpu"
+
+
+def _device_is_broken() -> bool:
+    """Whether this process's CUDA context fails whatever it is asked, as it does for good after some errors."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return False
+    try:
+        torch.cuda.synchronize()
+        torch.zeros(1, device="cuda").item()
+    except torch.OutOfMemoryError:
+        return False
+    except RuntimeError:
+        return True
+    return False

@@ -4,40 +4,35 @@ Only counts come back; a shard's Parquet files are written where it was done. No
 are ready are fed, those that die are replaced, and the loop ends with the last landed run.
 """
 
+import logging
 import time
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
+import pyarrow as pa
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
-from cluster.actor import MakeGenerator, SweepActor, model_generator
+from cluster.actor import MakeGenerator, model_generator
 from cluster.breaker import Breaker, SweepStopped
+from cluster.events import log
+from cluster.failures import Failure, Kind, failure_of_actor, failure_of_call, hung, next_tries, was_preempted
 from cluster.landing import LandingError, Tally, clear_debris, land, landed_tally
+from cluster.lease import Lease
 from cluster.pool import Pool
 from cluster.progress import Display, Progress
-from cluster.shards import Shard, split
+from cluster.shards import Shard, halve
 from cluster.store import open_store
+from cluster.worker import Worker, hire
 from eexit.config import SweepConfig, UsageError
 from eexit.generator import error_results
 
-TRIES = 2  # a shard that fails so often is split into single runs; a single run then becomes an error row
 DEPTH = 2  # shards with one actor: the one at hand, and the next
 PLENTY = 4  # the next one is given out early only while so many times the runs in flight are left
 SECONDS_BETWEEN_LOOKS = 1.0
-
-
-@dataclass(eq=False)
-class _Worker:
-    """An actor as the driver sees it."""
-
-    handle: Any
-    loading: Any  # what its load() will answer; None once it has
-    shards: dict[Any, Shard] = field(default_factory=dict)  # by what its do() will answer; in the order it does them
-    asked: Any = None  # what its progress() will answer; None when it wasn't asked
-    in_flight: int = 0
+REHEARSALS = 3  # an actor can die of something else than the rehearsal
 
 
 class Driver:
@@ -50,9 +45,11 @@ class Driver:
         shards: Iterator[Shard],
         n_planned: int,
         n_done: int,
-        pool: Pool,
+        pools: Sequence[Pool],
         display: Display,
+        lease: Lease,
         device: str = "auto",
+        timeout: float | None = None,
         make_generator: MakeGenerator = model_generator,
     ) -> None:
         """`shards` hold the `n_planned - n_done` runs that haven't landed in `out`; they are taken when needed."""
@@ -60,16 +57,20 @@ class Driver:
         self._store = open_store(out)
         self._shards = shards
         self._planned, self._done_before = n_planned, n_done
-        self._pool = pool
+        self._pools = pools
         self._display = display
+        self._lease = lease
+        self._timeout = timeout
         self._again: deque[Shard] = deque()
-        self._workers: list[_Worker] = []
+        self._most = n_planned  # runs in a shard; fewer once more of them have run out of memory
+        self._workers: list[Worker] = []
         self._tally = Tally()
         self._breaker = Breaker()
+        self._rehearsing = 0
         self._looked = 0.0
         # Runs bring their prompts; an actor has no use for all the others.
         lean = config.model_copy(update={"prompts": config.prompts[:1]})
-        self._arguments = (make_generator, lean, out, device)
+        self._arguments = (make_generator, lean, out, device, lease.token)
 
     def drive(self) -> Tally:
         """Land every run; returns what they came to.
@@ -77,33 +78,23 @@ class Driver:
         Raises `UsageError` if the model can't be loaded, and `SweepStopped` when going on would burn the grid.
         """
         try:
-            self._workers = [self._hire() for _ in range(min(self._pool.actors, self._left))]
+            wanted = [pool for pool in self._pools for _ in range(pool.actors)][: self._left]
+            self._workers = [hire(pool, self._arguments) for pool in wanted]
             while self._left:
                 self._feed()
-                self._settle_one()
+                self._settle()
                 self._look()
             self._display.show(self._progress(), last=True)
         finally:
             for worker in self._workers:
-                ray.kill(worker.handle)
-        clear_debris(self._store)
+                worker.kill()
+            with suppress(OSError, pa.ArrowException, UsageError):  # the next driver clears what can't be cleared now
+                clear_debris(self._store)
         return self._tally
 
     @property
     def _left(self) -> int:
         return self._planned - self._done_before - self._tally.runs
-
-    def _hire(self) -> _Worker:
-        remote: Any = ray.remote  # its type knows no concurrency groups
-        as_actor = remote(
-            num_cpus=self._pool.cpus,
-            num_gpus=self._pool.gpus,
-            max_restarts=0,
-            max_task_retries=0,
-            concurrency_groups={"progress": 1},
-        )
-        handle = as_actor(SweepActor).remote(*self._arguments)
-        return _Worker(handle, loading=handle.load.remote())
 
     def _feed(self) -> None:
         """Give every ready actor a shard, and a second one as long as plenty are left."""
@@ -116,15 +107,20 @@ class Driver:
                     shard = self._next_shard()
                     if shard is None:
                         return
-                    worker.shards[worker.handle.do.remote(shard.runs)] = shard
+                    worker.give(shard)
 
     def _next_shard(self) -> Shard | None:
-        # New ones first: when everything fails, the breaker finds that out before a shard is done run by run.
-        shard = next(self._shards, None)
-        return shard or (self._again.popleft() if self._again else None)
+        # New ones first: bad ones hold nothing up. But as long as nothing worked, find out whether anything can.
+        if self._again and (self._again[0].rehearsal or self._breaker.known_good is None):
+            return self._again.popleft()
+        shard = next(self._shards, None) or (self._again.popleft() if self._again else None)
+        while shard and len(shard.runs) > self._most:
+            shard, rest = halve(shard)
+            self._again.append(rest)
+        return shard
 
-    def _settle_one(self) -> None:
-        """Wait for one answer, or for the time to look at progress, and act on it."""
+    def _settle(self) -> None:
+        """Wait for an answer, or for the time to look at progress, and act on it."""
         owners = {ref: worker for worker in self._workers for ref in (worker.loading, *worker.shards) if ref}
         answered, _ = ray.wait(list(owners), timeout=SECONDS_BETWEEN_LOOKS)
         for ref in answered:
@@ -134,86 +130,109 @@ class Driver:
             except RayTaskError as error:
                 self._raised(worker, ref, error)
             except RayError as error:
-                self._lost(worker, error)
+                self._lost(worker, failure_of_actor(error), was_preempted(error))
             else:
                 self._answered(worker, ref, answer)
 
-    def _answered(self, worker: _Worker, ref: Any, tally: Tally) -> None:
+    def _answered(self, worker: Worker, ref: Any, tally: Tally) -> None:
         if ref == worker.loading:
             worker.loading = None
+            return
+        shard = worker.take(ref)
+        if shard.rehearsal:
+            self._rehearsing = 0
+            self._breaker.reset()
         else:
-            del worker.shards[ref]
-            self._landed(tally)
+            self._landed(shard, tally)
 
-    def _landed(self, tally: Tally) -> None:
+    def _landed(self, shard: Shard, tally: Tally) -> None:
         self._tally += tally
-        self._breaker.reset()
+        if tally.errors:
+            self._breaker.place_worked()
+        else:
+            self._breaker.landed(shard.runs[0])
 
-    def _raised(self, worker: _Worker, ref: Any, error: RayTaskError) -> None:
+    def _raised(self, worker: Worker, ref: Any, error: RayTaskError) -> None:
         """The actor lives, and its call ended in an exception."""
-        cause = error.cause if isinstance(error.cause, Exception) else error
-        reason = f"{type(cause).__name__}: {cause}"
+        failure = failure_of_call(error)
         if ref == worker.loading:
-            raise cause if isinstance(cause, UsageError) else SweepStopped(f"the model can't be loaded: {reason}")
-        shard = worker.shards.pop(ref)
-        if isinstance(cause, LandingError):
-            self._breaker.count("landing", str(cause))
+            cause = error.cause
+            raise cause if isinstance(cause, UsageError) else SweepStopped(f"model can't be loaded: {failure.reason}")
+        shard = worker.take(ref)
+        if isinstance(error.cause, LandingError):
+            log("landing failed", logging.ERROR, reason=str(error.cause), run_ids=_ids(shard))
+            self._lease.check()
+            self._breaker.place_failed("landing", str(error.cause))
             self._again.append(shard)
         else:
-            self._failed(shard, type(cause).__name__, reason)
+            self._failed(shard, failure)
 
-    def _lost(self, worker: _Worker, error: RayError) -> None:
-        """The actor's process is gone, or out of reach: replace it, and find out which of its shards landed."""
-        ray.kill(worker.handle)
+    def _lost(self, worker: Worker, failure: Failure, preempted: bool = False) -> None:
+        """The actor's process is gone, out of reach, or hangs: replace it, and find out which of its shards landed."""
+        worker.kill()
         self._workers.remove(worker)
-        preempted = isinstance(error, RayActorError) and error.preempted
-        unlanded = []
-        for shard in worker.shards.values():
-            if tally := landed_tally(self._store, shard.runs):
-                self._landed(tally)
-            else:
-                unlanded.append(shard)
+        log("actor lost", logging.WARNING, reason=failure.reason, preempted=preempted)
         if worker.loading and not preempted:
-            self._breaker.count("loading", f"an actor died while it loaded the model: {_first_line(error)}")
-        for shard in unlanded:
-            # It did them in order: only the first can be what it died of.
-            if shard is unlanded[0] and not preempted:
-                self._failed(shard, "death", f"the process that did it died: {_first_line(error)}")
-            else:
+            self._breaker.place_failed("loading", f"an actor died while it loaded the model: {failure.reason}")
+        blamed = preempted
+        for shard in worker.shards.values():
+            tally = None if shard.rehearsal else landed_tally(self._store, shard.runs)
+            if tally:
+                self._landed(shard, tally)
+            elif blamed:
                 self._again.append(shard)
+            else:
+                # It did them in order: only the first can be what it died of.
+                blamed = True
+                self._failed(shard, failure)
         if self._left:
-            self._workers.append(self._hire())
+            self._workers.append(hire(worker.pool, self._arguments))
 
-    def _failed(self, shard: Shard, kind: str, reason: str) -> None:
-        """Try it again, then its runs one by one, then write down that this run can't be done."""
+    def _failed(self, shard: Shard, failure: Failure) -> None:
+        """Try it again, then its parts; in the end write down that its one run can't be done."""
+        log("failed", logging.WARNING, kind=failure.kind, reason=failure.reason, run_ids=_ids(shard))
+        if shard.rehearsal:
+            self._rehearse(shard, failure)
+            return
         clear_debris(self._store, shard.runs)
-        self._breaker.count(kind, reason, suspect=shard.runs[0].prompt.id)
-        failures = shard.failures + 1
-        if failures < TRIES:
-            self._again.append(replace(shard, failures=failures))
-        elif len(shard.runs) > 1:
-            self._again.extend(split(shard))
+        if failure.kind is Kind.MEMORY:
+            self._most = min(self._most, max(1, len(shard.runs) // 2))
+        tries = next_tries(shard, failure.kind, self._breaker.known_good is not None)
+        if self._breaker.known_good is None:
+            self._again.extendleft(reversed(tries))
         else:
-            try:
-                tally = land(self._store, shard.runs, error_results(shard.runs, self._config, reason))
-            except LandingError as error:
-                raise SweepStopped(str(error)) from error
-            self._landed(tally)
+            self._again.extend(tries)
+        if len(shard.runs) == 1:
+            self._breaker.run_failed(shard.runs[0], failure.reason)
+            if self._breaker.doubtful and not self._rehearsing and self._breaker.known_good:
+                self._again.appendleft(Shard((self._breaker.known_good,), rehearsal=True))
+                self._rehearsing = 1
+        if not tries:
+            self._give_up(shard, failure)
+
+    def _rehearse(self, shard: Shard, failure: Failure) -> None:
+        if self._rehearsing >= REHEARSALS:
+            self._breaker.rehearsal_failed(failure.reason)
+        self._rehearsing += 1
+        self._again.appendleft(shard)
+
+    def _give_up(self, shard: Shard, failure: Failure) -> None:
+        self._lease.check()
+        try:
+            self._tally += land(self._store, shard.runs, error_results(shard.runs, self._config, failure.reason))
+        except LandingError as error:
+            raise SweepStopped(str(error)) from error
 
     def _look(self) -> None:
-        """About once a second: ask the actors how far their shards are, and show it."""
+        """About once a second: see how far the actors are, and show it; end what hangs."""
         if time.monotonic() - self._looked < SECONDS_BETWEEN_LOOKS:
             return
         self._looked = time.monotonic()
-        for worker in self._workers:
-            if worker.asked is not None and ray.wait([worker.asked], timeout=0)[0]:
-                try:
-                    worker.in_flight = ray.get(worker.asked)
-                except RayError:
-                    worker.in_flight = 0  # its shard's own call tells what happened
-                worker.asked = None
-            if worker.asked is None and worker.shards:
-                worker.asked = worker.handle.progress.options(concurrency_group="progress").remote()
+        self._lease.check()
+        for worker in list(self._workers):
+            worker.look()
+            if self._timeout and worker.hangs(self._timeout):
+                self._lost(worker, hung(self._timeout))
         self._display.show(self._progress())
 
     def _progress(self) -> Progress:
@@ -230,5 +249,5 @@ class Driver:
         )
 
 
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _ids(shard: Shard) -> list[str]:
+    return [run.run_id for run in shard.runs]

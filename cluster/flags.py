@@ -26,6 +26,9 @@ def make_parser(model: type[BaseModel], description: str, skip: Sequence[str] = 
     for name, field in model.model_fields.items():
         if name in skip:
             continue
+        if field.annotation is bool:
+            parser.add_argument(flag(name), action="store_const", const="true", default=None, help=_help(field))
+            continue
         many = "+" if _is_tuple(field.annotation) else None
         metavar = name.removesuffix("s").upper() if many else name.upper()
         parser.add_argument(flag(name), nargs=many, metavar=metavar, default=None, help=_help(field))
@@ -57,7 +60,7 @@ def _split(values: list[str]) -> list[str]:
 
 def _help(field: FieldInfo) -> str:
     text = field.description or ""
-    if field.default is not None and not field.is_required():
+    if field.default not in (None, False) and not field.is_required():
         default = field.default
         shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
         text += f" (default: {shown if shown != '' else 'none'})"

@@ -26,6 +26,12 @@ class SweepJob(SweepConfig):
     )
     cpus_per_actor: int | None = Field(None, ge=1, description="CPUs, and so threads, of each; left out: its share")
     gpus_per_actor: float | None = Field(None, ge=0, description="GPUs of each, or a fraction; left out: 1 if any")
+    accelerator_types: tuple[str, ...] | None = Field(
+        None, min_length=1, description="GPU types as Ray names them (A100, L4, …); a pool of actors on each"
+    )
+    timeout: float | None = Field(
+        None, gt=0, description="seconds that a run may take by itself, and a shard go without a token; left out: any"
+    )
     rows_per_shard: int = Field(
         128, ge=1, description="about so many runs advance together and land in one file; lower it if memory is short"
     )

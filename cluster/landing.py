@@ -6,6 +6,7 @@ under the same name, so that a lost acknowledgement can't duplicate it.
 """
 
 import hashlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -23,6 +24,7 @@ from eexit.schema import ERROR, OK
 
 GENERATIONS_FOLDER = "generations"
 TOKENS_FOLDER = "tokens"
+SECONDS_BEFORE_TRIES = (0.2, 1.0)
 
 
 class LandingError(Exception):
@@ -41,6 +43,12 @@ class Tally:
         return Tally(self.runs + other.runs, self.errors + other.errors, self.tokens + other.tokens)
 
 
+def tally_of(generations: pa.Table) -> Tally:
+    """What these rows come to."""
+    errors = pc.sum(pc.equal(generations["status"], ERROR)).as_py() or 0
+    return Tally(generations.num_rows, errors, pc.sum(generations["n_tokens"]).as_py() or 0)
+
+
 def shard_name(runs: Sequence[Run]) -> str:
     """The name of the shard of these runs, whatever their order."""
     return hashlib.blake2b("".join(sorted(run.run_id for run in runs)).encode(), digest_size=16).hexdigest()
@@ -52,12 +60,21 @@ def land(store: Store, runs: Sequence[Run], results: Results) -> Tally:
     if got != sorted(run.run_id for run in runs):
         raise ValueError(f"the generator was given {len(runs)} runs and returned {len(got)} rows, not one for each")
     name = shard_name(runs)
-    try:
-        store.publish(_tokens(name), _parquet(results.tokens))
-        store.publish(_generations(name), _parquet(results.generations))
-    except (OSError, pa.ArrowException) as error:
-        raise LandingError(f"{store.root} can't be written to: {error}") from error
-    return _tally(results.generations["status"], results.generations["n_tokens"])
+    _publish(store, _tokens(name), parquet(results.tokens))
+    _publish(store, _generations(name), parquet(results.generations))
+    return tally_of(results.generations)
+
+
+def _publish(store: Store, name: str, content: pa.Buffer) -> None:
+    """Results cost more than a moment's patience with a network."""
+    for wait in (*SECONDS_BEFORE_TRIES, None):
+        try:
+            store.publish(name, content)
+            return
+        except (OSError, pa.ArrowException) as error:
+            if wait is None:
+                raise LandingError(f"{store.root} can't be written to: {error}") from error
+            time.sleep(wait)
 
 
 def landed_tally(store: Store, runs: Sequence[Run]) -> Tally | None:
@@ -65,8 +82,7 @@ def landed_tally(store: Store, runs: Sequence[Run]) -> Tally | None:
     name = _generations(shard_name(runs))
     if not store.has(name):
         return None
-    table = _read(store, [name], ["status", "n_tokens"])
-    return _tally(table["status"], table["n_tokens"])
+    return tally_of(_read(store, [name], ["status", "n_tokens"]))
 
 
 def landed(store: Store) -> set[str]:
@@ -77,7 +93,7 @@ def landed(store: Store) -> set[str]:
 
 def read_generations(store: Store, columns: list[str]) -> pa.Table:
     """These columns of every run that has landed."""
-    return _read(store, _data_files(store, GENERATIONS_FOLDER), columns)
+    return _read(store, data_files(store, GENERATIONS_FOLDER), columns)
 
 
 def clear_debris(store: Store, runs: Sequence[Run] | None = None) -> int:
@@ -104,7 +120,7 @@ def remove_errors(store: Store) -> int:
         kept = table.filter(pc.field("status") != ERROR)
         removed += table.num_rows - kept.num_rows
         if kept.num_rows:
-            store.publish(name, _parquet(kept))  # an error row has no tokens: their file stays as it is
+            store.publish(name, parquet(kept))  # an error row has no tokens: their file stays as it is
         else:
             store.remove(name)
             store.remove(_tokens(PurePosixPath(name).stem))
@@ -112,13 +128,14 @@ def remove_errors(store: Store) -> int:
 
 
 def _with_errors(store: Store) -> list[str]:
-    names = _data_files(store, GENERATIONS_FOLDER)
+    names = data_files(store, GENERATIONS_FOLDER)
     table = _read(store, names, ["status", "__filename"]).filter(pc.field("status") == ERROR)
     files = {PurePosixPath(path).name for path in table["__filename"].unique().to_pylist()}
     return [name for name in names if PurePosixPath(name).name in files]
 
 
-def _data_files(store: Store, folder: str) -> list[str]:
+def data_files(store: Store, folder: str) -> list[str]:
+    """Names of the Parquet files in a folder of results."""
     return [name for name in store.names(folder) if not PurePosixPath(name).name.startswith((".", "_"))]
 
 
@@ -135,15 +152,11 @@ def _read(store: Store, names: list[str], columns: list[str] | None = None) -> p
         ) from error
 
 
-def _parquet(table: pa.Table) -> pa.Buffer:
+def parquet(table: pa.Table) -> pa.Buffer:
+    """A whole file, to be written at once."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()
-
-
-def _tally(status: pa.ChunkedArray, n_tokens: pa.ChunkedArray) -> Tally:
-    errors = pc.sum(pc.equal(status, ERROR)).as_py() or 0
-    return Tally(runs=len(status), errors=errors, tokens=pc.sum(n_tokens).as_py() or 0)
 
 
 def _tokens(name: str) -> str:

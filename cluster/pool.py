@@ -1,12 +1,13 @@
 """How many actors, and what each of them takes, from what a job asks for and what the cluster's nodes have."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cluster.job import SweepJob
 from eexit.config import UsageError
 
 CPUS_PER_ACTOR = 8
+_ACCELERATOR = "accelerator_type:"
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,28 @@ class Pool:
     actors: int
     cpus: int
     gpus: float
+    accelerator: str | None = None
+
+    def __str__(self) -> str:
+        gpus = f" and {self.gpus:g} {self.accelerator or 'GPUs'}" if self.gpus else ""
+        return f"{self.actors} actor{'s' if self.actors > 1 else ''} of {self.cpus} CPUs{gpus}"
+
+
+def plan_pools(job: SweepJob, nodes: Sequence[Mapping[str, float]]) -> list[Pool]:
+    """A pool of each accelerator type that `job` names, or one pool. Raises as `plan_pool` does."""
+    if not job.accelerator_types:
+        return [plan_pool(job, nodes)]
+    pools = []
+    for accelerator in job.accelerator_types:
+        fitting = [node for node in nodes if node.get(f"accelerator_type:{accelerator}")]
+        if not fitting and job.actors is None:
+            found = sorted({name.split(":")[1] for node in nodes for name in node if name.startswith(_ACCELERATOR)})
+            raise UsageError(
+                f"no node has an accelerator {accelerator!r} (there is {', '.join(found) or 'none'}): "
+                "name one of those, or give --actors where an autoscaler will bring it"
+            )
+        pools.append(replace(plan_pool(job, fitting), accelerator=accelerator))
+    return pools
 
 
 def plan_pool(job: SweepJob, nodes: Sequence[Mapping[str, float]]) -> Pool:

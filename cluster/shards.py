@@ -10,10 +10,14 @@ from eexit.plan import Run
 
 @dataclass(frozen=True)
 class Shard:
-    """Runs that are done and landed together, and how often that has failed."""
+    """Runs that are done and landed together, and how often that has failed.
+
+    A rehearsal's results are thrown away: it only shows whether the actor can do it.
+    """
 
     runs: tuple[Run, ...]
     failures: int = 0
+    rehearsal: bool = False
 
 
 def rows_for(n_runs: int, actors: int, at_most: int) -> int:
@@ -41,13 +45,19 @@ def cut(runs: Iterable[Run], done: Collection[str], rows: int) -> Iterator[Shard
         yield Shard(tuple(leftovers))
 
 
+def halve(shard: Shard) -> list[Shard]:
+    """Its two halves, each a failure away from being halved again."""
+    middle = len(shard.runs) // 2
+    return [Shard(runs, failures=1) for runs in (shard.runs[:middle], shard.runs[middle:])]
+
+
 def split(shard: Shard) -> list[Shard]:
     """Its runs one by one, neighbours of different prompts: the runs of a bad prompt aren't failures in a row."""
     runs_by_prompt: dict[str, list[Run]] = {}
     for run in shard.runs:
         runs_by_prompt.setdefault(run.prompt.id, []).append(run)
     rounds = zip_longest(*runs_by_prompt.values())
-    return [Shard((run,)) for one_each in rounds for run in one_each if run is not None]
+    return [Shard((run,), failures=1) for one_each in rounds for run in one_each if run is not None]
 
 
 def _cut_whole(runs: Iterable[Run], rows: int) -> Iterator[list[Run]]:

@@ -50,6 +50,25 @@ class Store:
                 temporary.unlink(missing_ok=True)
             raise
 
+    def create(self, name: str, content: bytes) -> bool:
+        """Publish unless there is something under `name`; whether it was. Only local ones are sure of it."""
+        if not self.is_local:
+            if self.has(name):
+                return False
+            self.publish(name, content)
+            return self.read(name) == content
+        final = Path(self._path(name))
+        final.parent.mkdir(parents=True, exist_ok=True)
+        aside = f".{final.name}.{uuid4().hex}{TEMPORARY_ENDING}"
+        self.publish(aside, content)
+        try:
+            final.hardlink_to(final.with_name(aside))
+        except FileExistsError:
+            return False
+        finally:
+            self.remove(aside)
+        return True
+
     def read(self, name: str) -> bytes | None:
         """The content under `name`, or None if there is none."""
         try:
@@ -59,7 +78,12 @@ class Store:
             return None
 
     def names(self, folder: str) -> list[str]:
-        """Names of the files in `folder`, temporary ones too; none if there is no such folder."""
+        """Names of the files in `folder`, temporary ones too; none if there is no such folder.
+
+        Raises `UsageError` for a file where the folder should be.
+        """
+        if self.has(folder):
+            raise UsageError(f"{self._path(folder)} is a file where a folder of results should be: remove it")
         infos = self.filesystem.get_file_info(fs.FileSelector(self._path(folder), allow_not_found=True))
         return [f"{folder}/{info.base_name}" for info in infos if info.type == fs.FileType.File]
 

@@ -12,8 +12,11 @@ On a cluster, where --out is an absolute path that all nodes share, or a URI (s3
 
 import json
 import logging
+import math
 import os
+import re
 import secrets
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -23,11 +26,22 @@ import ray
 from rich.console import Console
 
 from cluster.breaker import SweepStopped
+from cluster.compaction import finish_compaction
 from cluster.driver import Driver
+from cluster.estimate import aside, estimate_memory, look_at_model
+from cluster.events import log_to_stderr
 from cluster.job import SweepJob, load_job
 from cluster.landing import Tally, clear_debris, landed, remove_errors
-from cluster.manifest import make_manifest, read_manifest, refuse_other_config, refuse_other_model, write_manifest
-from cluster.pool import Pool, plan_pool
+from cluster.lease import Lease, hold
+from cluster.manifest import (
+    Manifest,
+    make_manifest,
+    read_manifest,
+    refuse_other_config,
+    refuse_other_model,
+    write_manifest,
+)
+from cluster.pool import plan_pools
 from cluster.progress import open_display
 from cluster.shards import cut, rows_for
 from cluster.store import Store, open_store
@@ -38,10 +52,12 @@ from eexit.plan import configurations, count_runs, plan_runs
 DEMO = Path(__file__).with_name("demo.toml")
 REPORT = "report.html"
 OBJECT_STORE_BYTES = 100_000_000  # only runs and counts go through it
+CHARACTERS_PER_TOKEN = 4  # of English, in most tokenizers
 
 
 def main(arguments: Sequence[str]) -> int:
     """0: every run has landed. 1: the sweep stopped. 2: the input can't be used."""
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         job, dry_run = load_job(arguments, DEMO, __doc__ or "")
         if dry_run:
@@ -57,62 +73,71 @@ def main(arguments: Sequence[str]) -> int:
         return 1
 
 
+def interrupt(*_: object) -> None:
+    """What `ray job stop` and batch systems send is as good as Ctrl-C."""
+    raise KeyboardInterrupt
+
+
 def sweep(job: SweepJob) -> int:
     store = open_store(out_of(job))
-    prepare(job, store)
-    config = job.sweep
-    done = landed(store)
-    planned = count_runs(config)
-    tally = Tally()
-    if len(done) == planned:
-        print(f"nothing is left to do: {planned:,} runs are in {job.out}")
-    else:
-        tally = run(job, store, done)
-    finish(job, store, rebuild=tally.runs > 0)
+    manifest = prepare(job, store)
+    with hold(store) as lease:
+        if read_manifest(store) is None:
+            write_manifest(store, manifest)
+        finish_compaction(store)
+        done = landed(store)
+        planned = count_runs(job.sweep)
+        if len(done) == planned:
+            print(f"nothing is left to do: {planned:,} runs are in {shown(job)}")
+            rebuild = False
+        else:
+            rebuild = run(job, store, lease, done).runs > 0
+        finish(job, store, rebuild)
     return 0
 
 
-def prepare(job: SweepJob, store: Store) -> None:
-    """Refuse what can't work before anything is loaded, and write down what the sweep is. Raises `UsageError`."""
+def prepare(job: SweepJob, store: Store) -> Manifest:
+    """Refuse what can't work before anything is loaded or written; returns what the sweep is. Raises `UsageError`."""
     store.probe()
+    config = job.sweep
     held = read_manifest(store)
     if held:
-        refuse_other_config(store, held, job.sweep)
-    # Torch is imported only now: bad input is told at once.
-    from eexit.exits import resolve_exitable_layers
-    from eexit.models import describe_model
-
-    model = describe_model(job.sweep)
-    manifest = make_manifest(job.sweep, model, resolve_exitable_layers(job.sweep, model.n_layers))
+        refuse_other_config(store, held, config)
+    few = config.model_copy(update={"prompts": config.prompts[:1]})
+    model, exitable_layers = aside(look_at_model, few)
+    manifest = make_manifest(config, model, exitable_layers)
     if held:
         refuse_other_model(store, held, manifest)
-    else:
-        write_manifest(store, manifest)
+    return manifest
 
 
-def run(job: SweepJob, store: Store, done: set[str]) -> Tally:
+def run(job: SweepJob, store: Store, lease: Lease, done: set[str]) -> Tally:
     """Do the runs that haven't landed, on Ray."""
-    config, planned = job.sweep, count_runs(job.sweep)
+    config, planned, n_done = job.sweep, count_runs(job), len(done)
     clear_debris(store)
     retried = remove_errors(store)
     if done or retried:
-        print(f"{len(done):,} of {planned:,} runs are in {job.out}; {retried} errors are tried again")
+        print(f"{n_done:,} of {planned:,} runs are in {shown(job)}; {retried} errors are tried again")
     start_ray()
     try:
-        pool = plan_pool(job, [node["Resources"] for node in ray.nodes() if node["Alive"]])
-        print(f"{planned - len(done):,} runs to do, {describe_pool(pool)}", flush=True)
-        shards = cut(plan_runs(config), done, rows_for(planned, pool.actors, job.rows_per_shard))
+        pools = plan_pools(job, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+        print(f"{planned - n_done:,} runs to do, {', '.join(map(str, pools))}", flush=True)
+        actors = sum(pool.actors for pool in pools)
+        shards = cut(plan_runs(config), done, rows_for(planned, actors, job.rows_per_shard))
         with open_display() as display:
-            out = out_of(job)
-            return Driver(config, out, shards, planned, len(done), pool, display, job.device).drive()
+            driver = Driver(
+                config, out_of(job), shards, planned, n_done, pools, display, lease, job.device, job.timeout
+            )
+            return driver.drive()
     finally:
         ray.shutdown()
 
 
 def start_ray() -> None:
-    """Join the cluster that a job or RAY_ADDRESS names, else start one for this process alone."""
+    """Join the cluster that a job or RAY_ADDRESS names, else start one of our own, heard on loopback only."""
+    log_to_stderr()
     if "RAY_ADDRESS" in os.environ:
-        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+        ray.init(log_to_driver=not sys.stderr.isatty(), logging_level=logging.WARNING)
     else:
         # Without one, Ray would write a token to the home folder, and ask every later `ray start` for it.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -122,7 +147,9 @@ def start_ray() -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
             object_store_memory=OBJECT_STORE_BYTES,
+            _node_ip_address="127.0.0.1",
         )
+    signal.signal(signal.SIGTERM, interrupt)  # Ray puts its own in place
 
 
 def out_of(job: SweepJob) -> str:
@@ -138,6 +165,11 @@ def out_of(job: SweepJob) -> str:
     return os.path.abspath(job.out)
 
 
+def shown(job: SweepJob) -> str:
+    """`out` for people and logs: without the keys that a URI may carry."""
+    return re.sub(r"//[^/@]*@", "//…@", job.out).rstrip("/")
+
+
 def finish(job: SweepJob, store: Store, rebuild: bool) -> None:
     """The report, the table, and how to read the results."""
     from reports.page import build_report
@@ -147,9 +179,8 @@ def finish(job: SweepJob, store: Store, rebuild: bool) -> None:
             store.publish(REPORT, build_report(out_of(job), Path(folder, REPORT)).read_bytes())
     console = Console()
     console.print(summarise(store, configurations(job.sweep)))
-    out = job.out.rstrip("/")
-    print(f'import pandas as pd; pd.read_parquet("{out}/generations")')
-    print(f"{out}/{REPORT}")
+    print(f'import pandas as pd; pd.read_parquet("{shown(job)}/generations")')
+    print(f"{shown(job)}/{REPORT}")
 
 
 def describe_plan(job: SweepJob) -> str:
@@ -157,19 +188,23 @@ def describe_plan(job: SweepJob) -> str:
     names = ", ".join(
         f"{c.mode}" + ("" if c.kl_factor is None else f" {c.kl_factor:g}") for c in configurations(config)
     )
+    n_runs = count_runs(config)
+    rows = min(job.rows_per_shard, n_runs)
+    characters = sum(len(prompt.prompt) + len(prompt.system or config.system) for prompt in config.prompts)
+    prompt_tokens = math.ceil(characters / CHARACTERS_PER_TOKEN)
+    longest = max(len(prompt.prompt) + len(prompt.system or config.system) for prompt in config.prompts)
+    few = config.model_copy(update={"prompts": config.prompts[:1]})
+    needs = aside(estimate_memory, few, rows, math.ceil(longest / CHARACTERS_PER_TOKEN))
     return (
         f"model           {config.model}\n"
         f"configurations  {names}\n"
-        f"runs            {count_runs(config):,} = {len(config.prompts):,} prompts × "
+        f"runs            {n_runs:,} = {len(config.prompts):,} prompts × "
         f"{len(configurations(config))} configurations × {len(config.seeds)} seeds\n"
-        f"tokens          up to {count_runs(config) * config.max_new_tokens:,}\n"
-        f"out             {job.out}"
+        f"shards          about {math.ceil(n_runs / rows):,} of up to {rows:,} runs\n"
+        f"tokens          up to {n_runs * config.max_new_tokens:,} new ones; prompts have about {prompt_tokens:,}\n"
+        f"actor's memory  about {needs}\n"
+        f"out             {shown(job)}"
     )
-
-
-def describe_pool(pool: Pool) -> str:
-    each = f"{pool.cpus} CPUs" + (f" and {pool.gpus:g} GPUs" if pool.gpus else "")
-    return f"{pool.actors} actor{'s' if pool.actors > 1 else ''} of {each}"
 
 
 if __name__ == "__main__":

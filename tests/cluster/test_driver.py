@@ -19,6 +19,7 @@ from cluster.actor import MakeGenerator
 from cluster.breaker import SweepStopped
 from cluster.driver import Driver
 from cluster.landing import Tally, clear_debris, landed, remove_errors
+from cluster.lease import hold
 from cluster.manifest import NAME
 from cluster.pool import Pool
 from cluster.progress import Lines
@@ -35,23 +36,28 @@ def drive(
     rows: int = 9,
     actors: int = 2,
     log: io.StringIO | None = None,
+    timeout: float | None = None,
+    cpus: float = 1,
 ) -> Tally:
     store = open_store(out)
     store.publish(NAME, b"{}")
-    clear_debris(store)
-    done = landed(store)
-    remove_errors(store)
-    driver = Driver(
-        config,
-        str(out),
-        cut(plan_runs(config), done, rows),
-        count_runs(config),
-        len(done),
-        Pool(actors, 1, 0),
-        Lines(log or io.StringIO(), every=1),
-        make_generator=make_generator,
-    )
-    return driver.drive()
+    with hold(store) as lease:
+        clear_debris(store)
+        done = landed(store)
+        remove_errors(store)
+        driver = Driver(
+            config,
+            str(out),
+            cut(plan_runs(config), done, rows),
+            count_runs(config),
+            len(done),
+            [Pool(actors, cpus, 0)],
+            Lines(log or io.StringIO(), every=1),
+            lease,
+            timeout=timeout,
+            make_generator=make_generator,
+        )
+        return driver.drive()
 
 
 def assert_complete(config: SweepConfig, out: Path) -> pd.DataFrame:
@@ -152,7 +158,7 @@ def test_a_place_that_can_no_longer_be_written_to_stops_the_sweep(tmp_path: Path
 
 @pytest.mark.usefixtures("local_ray")
 def test_a_sweep_that_only_fails_stops(tmp_path: Path) -> None:
-    with pytest.raises(SweepStopped, match="5 failures in a row, the last: RuntimeError: no such luck"):
+    with pytest.raises(SweepStopped, match="10 prompts failed and none worked, the last: RuntimeError: no such luck"):
         drive(sweep_of(tmp_path, *["raise"] * 20), tmp_path / "out")
 
 

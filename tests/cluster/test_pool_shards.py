@@ -69,20 +69,38 @@ def test_single_runs_alternate_between_prompts() -> None:
     singles = split(Shard(runs, failures=2))
     assert [shard.runs[0].prompt.prompt for shard in singles] == ["a", "b", "c"] * 2
     assert {shard.runs[0] for shard in singles} == set(runs)
-    assert {shard.failures for shard in singles} == {0}
+    assert {shard.failures for shard in singles} == {1}
 
 
-def test_the_breaker_opens_on_failures_of_one_kind_only() -> None:
+def test_the_breaker_opens_on_failures_of_the_place_in_a_row() -> None:
     breaker = Breaker()
-    for prompt in "abcd":
-        breaker.count("death", "died", prompt)
-    breaker.count("RuntimeError", "raised", "a")  # another kind: counted anew
-    breaker.reset()
+    for _ in range(4):
+        breaker.place_failed("landing", "full")
+    breaker.place_failed("loading", "died")  # another kind: counted anew
+    breaker.place_worked()
+    for _ in range(4):
+        breaker.place_failed("landing", "full")
+    with pytest.raises(SweepStopped, match="5 failures in a row, the last: full"):
+        breaker.place_failed("landing", "full")
+
+
+def test_the_breaker_doubts_the_place_only_after_many_prompts() -> None:
+    runs = list(plan_runs(sweep_of("m", *map(str, range(30)), modes=["normal"])))
+    breaker = Breaker()
+    breaker.landed(runs[0])
     for _ in range(20):
-        breaker.count("death", "died", "a")  # one bad prompt
-    breaker.count("death", "died", "b")
-    with pytest.raises(SweepStopped, match="22 failures in a row, the last: died"):
-        breaker.count("death", "died", "c")
+        breaker.run_failed(runs[1], "bad prompt")
+    assert not breaker.doubtful
+    for run in runs[2:11]:
+        breaker.run_failed(run, "bad")
+    assert breaker.doubtful
+    breaker.reset()  # the rehearsal went well
+    assert not breaker.doubtful
+    fresh = Breaker()
+    for run in runs[:9]:
+        fresh.run_failed(run, "bad")
+    with pytest.raises(SweepStopped, match="10 prompts failed and none worked, the last: bad"):
+        fresh.run_failed(runs[9], "bad")
 
 
 def test_a_log_gets_plain_lines() -> None:

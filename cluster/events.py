@@ -1,0 +1,34 @@
+"""Structured logs: one JSON object a line on stderr, with the ids of the runs that an event is about.
+
+They are for files and job logs; a terminal shows the progress alone.
+"""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+LOGGER = logging.getLogger("eexit")
+
+
+class _OneObjectALine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        fields = getattr(record, "fields", {})
+        return json.dumps({"time": time, "level": record.levelname, "event": record.msg, **fields}, default=str)
+
+
+def log_to_stderr() -> None:
+    """Once per process."""
+    if LOGGER.handlers or sys.stderr.isatty():
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneObjectALine())
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
+    LOGGER.propagate = False
+
+
+def log(event: str, level: int = logging.INFO, **fields: Any) -> None:
+    LOGGER.log(level, event, extra={"fields": fields})
