@@ -131,6 +131,7 @@ class CacheView:
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, softcap: float | None) -> Tensor:
     n_groups = query.shape[1] // key.shape[1]
     if softcap is None and (n_groups > 1 or mask.shape[2] > 1 or query.device.type != "cpu"):
+        key = key.contiguous()  # other strides take a slow path: a prompt of 2,000 tokens would take minutes
         gqa = n_groups > 1
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling, enable_gqa=gqa)
     key, value = key.repeat_interleave(n_groups, 1), value.repeat_interleave(n_groups, 1)
