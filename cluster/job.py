@@ -24,9 +24,9 @@ class SweepJob(SweepConfig):
     actors: int | None = Field(
         None, ge=1, description="loaded models that work side by side; left out: one per GPU, or one per 8 CPUs"
     )
-    cpus_per_actor: int | None = Field(None, ge=1, description="CPUs, and so threads, of each; left out: its share")
+    cpus_per_actor: float | None = Field(None, gt=0, description="CPUs, and so threads, of each; left out: its share")
     gpus_per_actor: float | None = Field(None, ge=0, description="GPUs of each, or a fraction; left out: 1 if any")
-    accelerator_types: tuple[str, ...] | None = Field(
+    accelerator_type: tuple[str, ...] | None = Field(
         None, min_length=1, description="GPU types as Ray names them (A100, L4, …); a pool of actors on each"
     )
     timeout: float | None = Field(

@@ -15,21 +15,21 @@ class Pool:
     """Actors wanted, and the resources of each. More than fit are no fault: they come when there is room."""
 
     actors: int
-    cpus: int
+    cpus: float
     gpus: float
     accelerator: str | None = None
 
     def __str__(self) -> str:
         gpus = f" and {self.gpus:g} {self.accelerator or 'GPUs'}" if self.gpus else ""
-        return f"{self.actors} actor{'s' if self.actors > 1 else ''} of {self.cpus} CPUs{gpus}"
+        return f"{self.actors} actor{'s' if self.actors > 1 else ''} of {self.cpus:g} CPUs{gpus}"
 
 
 def plan_pools(job: SweepJob, nodes: Sequence[Mapping[str, float]]) -> list[Pool]:
     """A pool of each accelerator type that `job` names, or one pool. Raises as `plan_pool` does."""
-    if not job.accelerator_types:
+    if not job.accelerator_type:
         return [plan_pool(job, nodes)]
     pools = []
-    for accelerator in job.accelerator_types:
+    for accelerator in job.accelerator_type:
         fitting = [node for node in nodes if node.get(f"accelerator_type:{accelerator}")]
         if not fitting and job.actors is None:
             found = sorted({name.split(":")[1] for node in nodes for name in node if name.startswith(_ACCELERATOR)})
@@ -63,4 +63,4 @@ def _cpu_pool(job: SweepJob, cpus: Sequence[int]) -> Pool:
     else:
         # The smallest node's share, so that every node can hold a whole number of actors.
         each = min(node // max(1, node // CPUS_PER_ACTOR) for node in cpus)
-    return Pool(job.actors or max(1, sum(node // each for node in cpus)), each, 0)
+    return Pool(job.actors or max(1, sum(int(node / each) for node in cpus)), each, 0)

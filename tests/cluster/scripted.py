@@ -1,16 +1,30 @@
 """A generator without a model: its rows follow from the run alone, and what a prompt says happens.
 
-The prompt `raise`: its runs raise; `die`: they end the process; `die once`: only the first time; `sleep S`: they take
-S seconds; `block`: `out` beside the marks gets a file where a folder should be. Marks of what happened go to the
-folder that the configuration names as its model.
+What a prompt can say:
+
+    raise           its runs raise
+    die             they end the process
+    die once        the same, the first time
+    sleep S         they take S seconds
+    hang            they never end
+    hungry          more than two runs at once are out of memory
+    starved         more than two at once are killed, as the kernel does
+    broken later    from now on, all runs on this machine raise
+    quota once      from now on, the first time, this process writes no file above 2,000 bytes
+    block           `out` beside the marks gets a file where a folder should be
+
+Marks of what happened go to the folder that the configuration names as its model.
 """
 
 import os
+import resource
+import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import ray
 
 from eexit.config import Prompt, SweepConfig, UsageError
 from eexit.generator import Results, run_columns
@@ -18,6 +32,7 @@ from eexit.plan import Run
 from eexit.schema import GENERATIONS, TOKENS
 
 TOKENS_PER_RUN = 3
+FIT = 2
 
 
 def scripted(config: SweepConfig, device: str) -> "ScriptedGenerator":
@@ -44,9 +59,15 @@ class ScriptedGenerator:
     def __init__(self, config: SweepConfig) -> None:
         self._config = config
         self._folder = Path(config.model)
-        (self._folder / f"loaded-{os.getpid()}").touch()
+        (self._folder / f"loaded-{os.getpid()}-{ray.get_runtime_context().get_node_id()}").touch()
 
     def generate(self, runs: Sequence[Run], progress: Callable[[int], None]) -> Results:
+        if (self._folder / "broken").exists():
+            raise RuntimeError("the machine is broken")
+        if len(runs) > FIT and "hungry" in [run.prompt.prompt for run in runs]:
+            bytearray(1 << 62)
+        if len(runs) > FIT and "starved" in [run.prompt.prompt for run in runs]:
+            os.kill(os.getpid(), signal.SIGKILL)
         for run in runs:
             self._act_out(run.prompt.prompt)
             progress(TOKENS_PER_RUN)
@@ -60,6 +81,13 @@ class ScriptedGenerator:
             raise RuntimeError("no such luck")
         elif prompt == "block":
             (self._folder / "out" / "tokens").touch()
+        elif prompt == "hang":
+            time.sleep(1000)
+        elif prompt == "quota once" and not (self._folder / "quota").exists():
+            (self._folder / "quota").touch()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+        elif prompt == "broken later":
+            (self._folder / "broken").touch()
         elif prompt == "die":
             os._exit(1)
         elif prompt == "die once":

@@ -3,81 +3,18 @@
 import io
 import os
 import signal
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import scripted
+from driving import actor_pids, alone, assert_complete, assert_undisturbed, drive, wait_until
 from scripted import TOKENS_PER_RUN, sweep_of
 
-from cluster.actor import MakeGenerator
 from cluster.breaker import SweepStopped
-from cluster.driver import Driver
-from cluster.landing import Tally, clear_debris, landed, remove_errors
-from cluster.lease import hold
-from cluster.manifest import NAME
-from cluster.pool import Pool
-from cluster.progress import Lines
-from cluster.shards import cut
-from cluster.store import open_store
-from eexit.config import SweepConfig, UsageError
-from eexit.plan import count_runs, plan_runs
-
-
-def drive(
-    config: SweepConfig,
-    out: Path,
-    make_generator: MakeGenerator = scripted.scripted,
-    rows: int = 9,
-    actors: int = 2,
-    log: io.StringIO | None = None,
-    timeout: float | None = None,
-    cpus: float = 1,
-) -> Tally:
-    store = open_store(out)
-    store.publish(NAME, b"{}")
-    with hold(store) as lease:
-        clear_debris(store)
-        done = landed(store)
-        remove_errors(store)
-        driver = Driver(
-            config,
-            str(out),
-            cut(plan_runs(config), done, rows),
-            count_runs(config),
-            len(done),
-            [Pool(actors, cpus, 0)],
-            Lines(log or io.StringIO(), every=1),
-            lease,
-            timeout=timeout,
-            make_generator=make_generator,
-        )
-        return driver.drive()
-
-
-def assert_complete(config: SweepConfig, out: Path) -> pd.DataFrame:
-    """Each planned run once, each with its tokens, nothing else in the folders; returns the generations."""
-    generations = pd.read_parquet(out / "generations")
-    tokens = pd.read_parquet(out / "tokens")
-    assert sorted(generations.run_id) == sorted(run.run_id for run in plan_runs(config))
-    ok = generations[generations.status == "ok"]
-    assert sorted(tokens.run_id) == sorted([*ok.run_id] * TOKENS_PER_RUN)
-    names = [path.name for folder in ("generations", "tokens") for path in (out / folder).iterdir()]
-    assert all(name.endswith(".parquet") and not name.startswith(".") for name in names)
-    return generations
-
-
-def alone(generations: pd.DataFrame, prompt: str) -> pd.DataFrame:
-    """The rows of `prompt`, when they are all the errors there are."""
-    errors = generations[generations.status == "error"]
-    assert set(errors.prompt) == {prompt}
-    assert len(errors) == (generations.prompt == prompt).sum()
-    return errors
+from cluster.landing import Tally
+from eexit.config import UsageError
+from eexit.plan import count_runs
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -85,7 +22,7 @@ def test_every_run_lands_once(tmp_path: Path) -> None:
     config = sweep_of(tmp_path, *(f"prompt {index}" for index in range(12)), seeds=(0, 1))
     log = io.StringIO()
     assert drive(config, tmp_path / "out", log=log) == Tally(runs=216, errors=0, tokens=216 * TOKENS_PER_RUN)
-    assert_complete(config, tmp_path / "out")
+    assert_undisturbed(config, tmp_path / "out")
     assert "216/216 runs" in log.getvalue().splitlines()[-1]
 
 
@@ -169,40 +106,3 @@ def test_errors_are_tried_again_by_the_next_sweep(tmp_path: Path) -> None:
     tally = drive(config, tmp_path / "out", rows=18)
     assert (tally.runs, tally.errors) == (9, 9)
     alone(assert_complete(config, tmp_path / "out"), "raise")
-
-
-def test_a_killed_driver_goes_on_where_it_stopped(tmp_path: Path, ray_environment: dict[str, str]) -> None:
-    config = sweep_of(tmp_path, *["sleep 0.05"] * 8)
-    script = Path(__file__).with_name("drive_script.py")
-    command = [sys.executable, str(script), str(tmp_path), str(tmp_path / "out")]
-    environment = {**os.environ, **ray_environment}
-    first = subprocess.Popen(command, env=environment)
-    wait_until(lambda: len(list((tmp_path / "out" / "generations").glob("*.parquet"))) >= 2)
-    first.kill()
-    first.wait()
-    wait_until(lambda: not any(map(is_alive, actor_pids(tmp_path))))  # no orphans
-    before = len(landed(open_store(tmp_path / "out")))
-    assert 0 < before < count_runs(config)
-    done_before = {path.name for path in tmp_path.glob("did-*")}
-    subprocess.run(command, env=environment, check=True, timeout=60)
-    assert_complete(config, tmp_path / "out")
-    assert len({path.name for path in tmp_path.glob("did-*")} - done_before) <= count_runs(config) - before
-
-
-def actor_pids(folder: Path) -> list[int]:
-    return [int(path.name.split("-")[1]) for path in folder.glob("loaded-*")]
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 40) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came about"
-        time.sleep(0.02)

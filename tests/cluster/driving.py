@@ -1,0 +1,112 @@
+"""Driving a sweep of scripted runs in a test, and what must be true of what it leaves."""
+
+import io
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import scripted
+from pandas.testing import assert_frame_equal
+from scripted import TOKENS_PER_RUN, rows_of
+
+from cluster.actor import MakeGenerator
+from cluster.driver import Driver
+from cluster.landing import Tally, clear_debris, landed, remove_errors
+from cluster.lease import hold
+from cluster.manifest import NAME
+from cluster.pool import Pool
+from cluster.progress import Lines
+from cluster.shards import cut
+from cluster.store import open_store
+from eexit.config import SweepConfig
+from eexit.plan import count_runs, plan_runs
+
+
+def drive(
+    config: SweepConfig,
+    out: Path,
+    make_generator: MakeGenerator = scripted.scripted,
+    rows: int = 9,
+    actors: int = 2,
+    log: io.StringIO | None = None,
+    timeout: float | None = None,
+    cpus: float = 1,
+) -> Tally:
+    store = open_store(out)
+    store.publish(NAME, b"{}")
+    with hold(store) as lease:
+        clear_debris(store)
+        done = landed(store)
+        remove_errors(store)
+        driver = Driver(
+            config,
+            str(out),
+            cut(plan_runs(config), done, rows),
+            count_runs(config),
+            len(done),
+            [Pool(actors, cpus, 0)],
+            Lines(log or io.StringIO(), every=1),
+            lease,
+            timeout=timeout,
+            make_generator=make_generator,
+        )
+        return driver.drive()
+
+
+def assert_complete(config: SweepConfig, out: Path) -> pd.DataFrame:
+    """Each planned run once, each with its tokens, nothing else in the folders; returns the generations."""
+    generations = pd.read_parquet(out / "generations")
+    tokens = pd.read_parquet(out / "tokens")
+    assert sorted(generations.run_id) == sorted(run.run_id for run in plan_runs(config))
+    ok = generations[generations.status == "ok"]
+    assert sorted(tokens.run_id) == sorted([*ok.run_id] * TOKENS_PER_RUN)
+    names = [path.name for folder in ("generations", "tokens") for path in (out / folder).iterdir()]
+    assert all(name.endswith(".parquet") and not name.startswith(".") for name in names)
+    return generations
+
+
+def assert_undisturbed(config: SweepConfig, out: Path) -> None:
+    """Complete, and row for row what a sweep would leave that nothing happened to."""
+    assert_complete(config, out)
+    expected = rows_of(list(plan_runs(config)), config)
+    assert_same(pd.read_parquet(out / "generations"), expected.generations.to_pandas(), ["run_id"])
+    assert_same(pd.read_parquet(out / "tokens"), expected.tokens.to_pandas(), ["run_id", "position"])
+
+
+def read_both(out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    return pd.read_parquet(out / "generations"), pd.read_parquet(out / "tokens")
+
+
+def assert_same(one: pd.DataFrame, other: pd.DataFrame, key: list[str]) -> None:
+    """The same rows, whatever their order."""
+    frames = [frame.sort_values(key).reset_index(drop=True) for frame in (one, other)]
+    assert_frame_equal(*frames, check_dtype=False)
+
+
+def alone(generations: pd.DataFrame, prompt: str) -> pd.DataFrame:
+    """The rows of `prompt`, when they are all the errors there are."""
+    errors = generations[generations.status == "error"]
+    assert set(errors.prompt) == {prompt}
+    assert len(errors) == (generations.prompt == prompt).sum()
+    return errors
+
+
+def actor_pids(folder: Path) -> list[int]:
+    return [int(path.name.split("-")[1]) for path in folder.glob("loaded-*")]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 40) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came about"
+        time.sleep(0.02)

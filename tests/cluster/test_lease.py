@@ -1,0 +1,123 @@
+"""One driver at a time on one `--out`; what a dead one held is free."""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from driving import wait_until
+from scripted import rows_of, scripted, sweep_of
+
+import cluster.lease
+from cluster.actor import SweepActor
+from cluster.breaker import SweepStopped
+from cluster.landing import LandingError
+from cluster.lease import NAME, STALE_SECONDS, Holder, hold
+from cluster.store import Store, open_store
+from eexit.config import UsageError
+from eexit.plan import plan_runs
+
+HOLDER = """
+import sys, time
+from cluster.lease import hold
+from cluster.store import open_store
+with hold(open_store(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "out")
+
+
+@pytest.fixture
+def other(store: Store) -> subprocess.Popen[str]:
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, store.root], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_lease_is_gone_afterwards(store: Store) -> None:
+    with hold(store) as lease:
+        lease.check()
+        assert store.has(NAME)
+    assert [path.name for path in Path(store.root).iterdir()] == []
+
+
+def test_the_second_driver_refuses_and_names_the_first(store: Store, other: subprocess.Popen[str]) -> None:
+    try:
+        with pytest.raises(UsageError, match=rf"is in use by process {other.pid} on .*, since ") as raised, hold(store):
+            pass
+        assert "\n" not in str(raised.value)
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_a_killed_driver_is_succeeded_at_once(store: Store, other: subprocess.Popen[str]) -> None:
+    other.kill()
+    other.wait()
+    assert store.has(NAME)
+    with hold(store) as lease:
+        lease.check()
+
+
+def elsewhere(silent: float) -> bytes:
+    then = time.time() - silent
+    return json.dumps(asdict(Holder("ab", "another-host", "boot", 1, then, then))).encode()
+
+
+def test_one_on_another_machine_is_succeeded_when_it_is_silent(store: Store) -> None:
+    store.publish(NAME, elsewhere(STALE_SECONDS - 10))
+    with pytest.raises(UsageError, match="process 1 on another-host"), hold(store):
+        pass
+    store.publish(NAME, elsewhere(STALE_SECONDS + 1))
+    with hold(store) as lease:
+        lease.check()
+
+
+def test_who_lost_its_lease_stops_and_its_actors_land_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster.lease, "SECONDS_BETWEEN_RENEWALS", 0.05)
+
+    def is_lost() -> bool:
+        try:
+            lease.check()
+        except SweepStopped as error:
+            return "another driver has taken over" in str(error)
+        return False
+
+    with hold(store) as lease:
+        wait_until(lambda: json.loads(store.read(NAME) or b"")["renewed"] > json.loads(first)["renewed"]) if (
+            first := store.read(NAME) or b"{}"
+        ) else None
+        store.publish(NAME, elsewhere(0))
+        wait_until(is_lost)
+        actor = SweepActor(scripted, sweep_of(store.root, "one"), store.root, "cpu", lease.token)
+        actor._generator = type("Done", (), {"generate": lambda self, runs, progress: rows_of(runs, config)})()
+        config = sweep_of("m", "one")
+        with pytest.raises(LandingError, match="has another driver now"):
+            actor.do(list(plan_runs(config)))
+    assert json.loads(store.read(NAME) or b"")["host"] == "another-host"  # not ours to remove
+
+
+def test_of_many_at_once_one_gets_it(store: Store) -> None:
+    Path(store.root).mkdir()
+    store.publish(NAME, elsewhere(STALE_SECONDS + 1))
+    command = [sys.executable, "-c", HOLDER, store.root]
+    processes = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) for _ in range(4)
+    ]
+    try:
+        wait_until(lambda: sum(process.poll() is not None for process in processes) == 3)
+        time.sleep(1)
+        assert sum(process.poll() is None for process in processes) == 1
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
