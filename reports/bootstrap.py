@@ -21,13 +21,6 @@ class Estimate:
     n: int
 
 
-def estimate(values: np.ndarray) -> Estimate:
-    """Mean of one value per prompt, NaN where a prompt has none."""
-    columns = estimate_columns(values[~np.isnan(values)][:, None])
-    mean, low, high, n = (part[0] for part in columns)
-    return Estimate(float(mean), float(low), float(high), int(n))
-
-
 def estimate_columns(values_PX: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Mean, low, high and n of each column over the P prompts (rows), NaN where a prompt has no value.
 
@@ -41,18 +34,27 @@ def estimate_columns(values_PX: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
     with np.errstate(invalid="ignore", divide="ignore"):
         mean_X = filled_PX.sum(axis=0) / n_X
         if enough_X.any():
-            weights_RP = _weights(len(values_PX))
-            resampled_RX = (weights_RP @ filled_PX[:, enough_X]) / (weights_RP @ present_PX[:, enough_X].astype(float))
+            resampled_RX = _resample(filled_PX[:, enough_X]) / _resample(present_PX[:, enough_X].astype(float))
             tail = (1 - LEVEL) / 2
             low_X[enough_X], high_X[enough_X] = np.nanquantile(resampled_RX, (tail, 1 - tail), axis=0)
     return mean_X, low_X, high_X, n_X
 
 
-@lru_cache(maxsize=8)
+def _resample(values_PX: np.ndarray) -> np.ndarray:
+    """The sums of each resample, some resamples at a time: ten thousand prompts have twenty million weights."""
+    weights_RP = _weights(len(values_PX))
+    step = max(1, 2_000_000 // len(values_PX))
+    parts = [weights_RP[start : start + step].astype(float) @ values_PX for start in range(0, RESAMPLES, step)]
+    return np.concatenate(parts)
+
+
+@lru_cache(maxsize=4)
 def _weights(n_prompts: int) -> np.ndarray:
     """How often each resample drew each prompt: RESAMPLES × prompts, rows sum to the number of prompts.
 
     The same for every statistic over as many prompts: a report is a function of its results.
     """
     generator = np.random.default_rng(0)
-    return generator.multinomial(n_prompts, np.full(n_prompts, 1 / n_prompts), size=RESAMPLES).astype(float)
+    each = np.full(n_prompts, 1 / n_prompts)
+    # One resample at a time and a byte per weight: none comes near 255.
+    return np.stack([generator.multinomial(n_prompts, each).astype(np.uint8) for _ in range(RESAMPLES)])

@@ -1,12 +1,16 @@
 """Data frame → Altair chart. Every chart reads the named data `rows`; the page brings the rows and the theme.
 
-Colours and shapes of modes come from the theme's category and symbol ranges, those of exit layers from the palette.
+Colours and shapes of modes come from the theme's category and symbol ranges, those of exit layers from the palette. The
+parameter `picked` holds the key of a configuration: the page sets it in all charts at once.
 """
+
+from typing import Any
 
 import altair as alt
 import pandas as pd
 
 from reports.palette import exit_colours
+from reports.sweep import NORMAL
 
 ROWS = alt.NamedData("rows")
 LIGHT = {
@@ -21,11 +25,20 @@ LIGHT = {
     "view": {"stroke": None},
 }
 HEIGHT, WIDTH = 300, 520
+OPACITY = alt.when("picked == '' || picked == datum.configuration").then(alt.value(1)).otherwise(alt.value(0.2))
+# Not the exit colours: a number is no layer.
+RAMP = ["#eef4ea", "#cfe3cb", "#a5cea6", "#74b180", "#459662", "#1f7546", "#0a452b"]
+
+
+def specification(chart: alt.Chart | alt.LayerChart) -> dict[str, Any]:
+    """Without Altair's address of the schema and its configuration, for which the page has its theme."""
+    spec = {name: part for name, part in chart.to_dict().items() if name not in ("$schema", "config")}
+    return spec | {"params": [{"name": "picked", "value": ""}]}
 
 
 def trade_off_chart(frame: pd.DataFrame, y: str, y_title: str, description: str) -> alt.LayerChart:
     """A trade-off frame as layers skipped (theoretical) against column `y`; lines join the KL factors of a mode."""
-    x_title = "Layers not needed per token (theoretical, mean over prompts)"
+    x_title = "Layers not needed (theoretical, mean over prompts)"
     # The axis starts left of 0 to leave room for the label of normal.
     x_axis = alt.Axis(format=".0%", labelExpr="datum.value < 0 ? '' : datum.label")
     x = alt.X("layers_skipped:Q", title=x_title, axis=x_axis, scale=alt.Scale(padding=24))
@@ -43,46 +56,112 @@ def trade_off_chart(frame: pd.DataFrame, y: str, y_title: str, description: str)
         base.mark_line(aria=False, opacity=0.7).encode(order="kl_factor:Q"),
         *_where_known(
             frame[f"{y}_low"],
-            base.mark_rule(aria=False, opacity=0.6).encode(y=alt.Y(f"{y}_low:Q", title=y_title), y2=f"{y}_high:Q"),
+            base.mark_rule(aria=False).encode(y=alt.Y(f"{y}_low:Q", title=y_title), y2=f"{y}_high:Q", opacity=OPACITY),
         ),
         *_where_known(
             frame["layers_skipped_low"],
-            base.mark_rule(aria=False, opacity=0.6).encode(
-                x=alt.X("layers_skipped_low:Q", title=x_title, axis=x_axis), x2="layers_skipped_high:Q"
+            base.mark_rule(aria=False).encode(
+                x=alt.X("layers_skipped_low:Q", title=x_title, axis=x_axis),
+                x2="layers_skipped_high:Q",
+                opacity=OPACITY,
             ),
         ),
-        base.mark_point(filled=True, size=80, opacity=1).encode(shape=_mode_shape(frame), tooltip=tooltip),
-        base.mark_text(aria=False, dy=-12, fontSize=11).encode(text="label:N"),
+        base.mark_point(filled=True, size=80, cursor="pointer").encode(
+            shape=_mode_shape(frame), opacity=OPACITY, tooltip=tooltip
+        ),
+        base.mark_text(aria=False, dy=-12, fontSize=11).encode(text="label:N", opacity=OPACITY),
         description=description,
     )
 
 
-def exit_mix_chart(frame: pd.DataFrame, description: str) -> alt.Chart:
-    """An exit-mix frame as one stacked bar per configuration, early layers at the left."""
-    layers = list(dict.fromkeys(frame.sort_values("rank")["layer"]))
+def exit_mix_chart(labels: list[str], x_title: str, description: str) -> alt.Chart:
+    """Rows of an exit mix as one stacked bar per configuration, early layers at the left; `labels` in rank order."""
+    tooltip = [
+        alt.Tooltip("name:N", title="Configuration"),
+        alt.Tooltip("layer:N", title="Exit layer"),
+        alt.Tooltip("share:Q", title="Share", format=".1%"),
+        alt.Tooltip("n:Q", title="n"),
+    ]
     chart = (
         alt.Chart(ROWS)
-        .mark_bar()
+        .mark_bar(cursor="pointer")
         .encode(
-            x=alt.X("share:Q", title="Share of decided tokens (mean over prompts)", axis=alt.Axis(format=".0%")).scale(
-                domain=[0, 1]
-            ),
-            y=alt.Y("configuration:N", title=None, sort=list(dict.fromkeys(frame["configuration"])))
-            .axis(labelLimit=200)
-            .scale(paddingInner=0.12),
-            color=alt.Color("layer:N", title="Exit layer", sort=layers).scale(
-                domain=layers, range=exit_colours(len(layers))
-            ),
+            x=alt.X("share:Q", title=x_title, axis=alt.Axis(format=".0%")).scale(domain=[0, 1]),
+            y=_rows_of("name"),
+            color=_layer_colour(labels),
             order=alt.Order("rank:Q"),
-            tooltip=[
-                alt.Tooltip("configuration:N", title="Configuration"),
-                alt.Tooltip("layer:N", title="Exit layer"),
-                alt.Tooltip("share:Q", title="Share", format=".1%"),
-                alt.Tooltip("n:Q", title="n prompts"),
-            ],
+            opacity=OPACITY,
+            tooltip=tooltip,
         )
     )
     return chart.properties(width=WIDTH, height=alt.Step(22), description=description)
+
+
+def strip_chart(labels: list[str], description: str) -> alt.Chart:
+    """Exit layers along the text, one row per run; a row of data is a stretch of tokens read at the same layer."""
+    tooltip = [
+        alt.Tooltip("name:N", title="Configuration"),
+        alt.Tooltip("layer:N", title="Exit layer"),
+        alt.Tooltip("start:Q", title="From position"),
+        alt.Tooltip("last:Q", title="to"),
+    ]
+    chart = (
+        alt.Chart(ROWS)
+        .mark_rect(cursor="pointer")
+        .encode(
+            x=alt.X("start:Q", title="Token position").scale(nice=False, zero=True),
+            x2="end:Q",
+            y=_rows_of("name"),
+            color=_layer_colour(labels),
+            opacity=OPACITY,
+            tooltip=tooltip,
+        )
+    )
+    return chart.properties(width=WIDTH, height=alt.Step(20), description=description)
+
+
+def heat_chart(description: str) -> alt.LayerChart:
+    """Prompt × configuration: rows with `value` and its words, `failed` and the prompt's place in `order`."""
+    x = alt.X("configuration:N", title=None, sort=None).axis(orient="top", labelAngle=-40, labelLimit=160)
+    y = alt.Y("name:N", title=None, sort=alt.SortField("order")).axis(labelLimit=260)
+    base = alt.Chart(ROWS).encode(x=x, y=y)
+    tooltip = [
+        alt.Tooltip("name:N", title="Prompt"),
+        alt.Tooltip("configuration:N", title="Configuration"),
+        alt.Tooltip("words:N", title="Value"),
+    ]
+    colour = alt.Color("value:Q", title=None).scale(range=RAMP, clamp=True).legend(gradientLength=240)
+    shade = base.mark_rect(cursor="pointer").encode(color=colour, opacity=OPACITY, tooltip=tooltip)
+    cross = base.transform_filter("datum.failed").mark_text(
+        text="✕", color="#d1242f", fontWeight="bold", cursor="pointer"
+    )
+    return _finish(
+        shade.transform_filter("isValid(datum.value)"), cross.encode(tooltip=tooltip), description=description
+    ).properties(height=alt.Step(20), padding={"left": 5, "top": 5, "bottom": 5, "right": 60})
+
+
+def paired_chart(frame: pd.DataFrame, x: str, x_title: str, none: float, description: str) -> alt.LayerChart:
+    """A paired frame's column `x` with its interval, one row per configuration; the line is at no difference."""
+    channel = alt.X(f"{x}:Q", title=x_title, scale=alt.Scale(zero=False))
+    base = alt.Chart(ROWS).encode(y=_rows_of("configuration"), color=_mode_colour(frame), opacity=OPACITY)
+    tooltip = [
+        alt.Tooltip("configuration:N", title="Configuration"),
+        alt.Tooltip(f"{x}:Q", title=x_title, format=".4~g"),
+        alt.Tooltip(f"{x}_low:Q", title="from", format=".4~g"),
+        alt.Tooltip(f"{x}_high:Q", title="to", format=".4~g"),
+        alt.Tooltip(f"{x}_n:Q", title="n prompts"),
+    ]
+    return _finish(
+        alt.Chart(ROWS).mark_rule(aria=False, strokeDash=[5, 4]).encode(x=alt.datum(none)),
+        *_where_known(
+            frame[f"{x}_low"],
+            base.mark_rule(aria=False, strokeWidth=2).encode(x=alt.X(f"{x}_low:Q", title=x_title), x2=f"{x}_high:Q"),
+        ),
+        base.mark_point(filled=True, size=80, cursor="pointer").encode(
+            x=channel, shape=_mode_shape(frame), tooltip=tooltip
+        ),
+        description=description,
+    ).properties(height=alt.Step(22))
 
 
 def dose_chart(frame: pd.DataFrame, y: str, y_title: str, description: str) -> alt.LayerChart:
@@ -108,10 +187,10 @@ def dose_chart(frame: pd.DataFrame, y: str, y_title: str, description: str) -> a
         dosed.mark_line(aria=False, opacity=0.7).encode(y=y_channel),
         *_where_known(
             frame[f"{y}_low"],
-            dosed.mark_rule(aria=False, opacity=0.6).encode(y=alt.Y(f"{y}_low:Q", title=y_title), y2=f"{y}_high:Q"),
+            dosed.mark_rule(aria=False).encode(y=alt.Y(f"{y}_low:Q", title=y_title), y2=f"{y}_high:Q", opacity=OPACITY),
         ),
-        dosed.mark_point(filled=True, size=80, opacity=1).encode(
-            y=y_channel, shape=_mode_shape(frame), tooltip=tooltip
+        dosed.mark_point(filled=True, size=80, cursor="pointer").encode(
+            y=y_channel, shape=_mode_shape(frame), opacity=OPACITY, tooltip=tooltip
         ),
         description=description,
     )
@@ -135,7 +214,9 @@ def depth_chart(frame: pd.DataFrame, description: str) -> alt.LayerChart:
             base.mark_area(aria=False, opacity=0.2).encode(y=alt.Y("depth_low:Q", title=y_title), y2="depth_high:Q"),
         ),
         base.mark_line(aria=False).encode(y=y),
-        base.mark_point(filled=True, size=25, opacity=1).encode(y=y, shape=_mode_shape(frame), tooltip=tooltip),
+        base.mark_point(filled=True, size=25, cursor="pointer").encode(
+            y=y, shape=_mode_shape(frame), opacity=OPACITY, tooltip=tooltip
+        ),
         description=description,
     )
 
@@ -149,16 +230,30 @@ def _finish(*layers: alt.Chart, description: str) -> alt.LayerChart:
     return alt.LayerChart(layer=list(layers), data=ROWS, width=WIDTH, height=HEIGHT, description=description)
 
 
+def _rows_of(name: str) -> alt.Y:
+    """Configurations or runs from top to bottom, as they come."""
+    return alt.Y(f"{name}:N", title=None, sort=None).axis(labelLimit=200).scale(paddingInner=0.12)
+
+
+def _layer_colour(labels: list[str]) -> alt.Color:
+    return alt.Color("layer:N", title="Exit layer", sort=labels).scale(domain=labels, range=exit_colours(len(labels)))
+
+
 def _modes(frame: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(frame["mode"]))
 
 
 def _mode_colour(frame: pd.DataFrame) -> alt.Color:
-    return alt.Color("mode:N", title=None).scale(domain=_modes(frame))
+    return alt.Color("mode:N", title=None).scale(domain=_domain(frame)).legend(values=_modes(frame))
 
 
 def _mode_shape(frame: pd.DataFrame) -> alt.Shape:
-    return alt.Shape("mode:N", title=None).scale(domain=_modes(frame))
+    return alt.Shape("mode:N", title=None).scale(domain=_domain(frame)).legend(values=_modes(frame))
+
+
+def _domain(frame: pd.DataFrame) -> list[str]:
+    """`normal` first whether or not it's there: a mode looks the same in every chart."""
+    return list(dict.fromkeys([NORMAL, *_modes(frame)]))
 
 
 def _scale(values: pd.Series) -> alt.Scale:

@@ -4,12 +4,15 @@ Several seeds of a prompt are averaged first, so that a prompt counts once. Fail
 counted in `n_failed`. Estimates come as `<name>`, `<name>_low`, `<name>_high`, `<name>_n`.
 """
 
-from typing import Final
+import math
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
-from reports.bootstrap import Estimate, estimate, estimate_columns
+from eexit.schema import OK
+from reports.bootstrap import Estimate, estimate_columns
+from reports.progress import Progress, ignore
 from reports.sweep import NORMAL, Configuration, Sweep
 
 # Columns of `generations` that are averaged over prompts as they are; perplexity is averaged in nats per token.
@@ -40,90 +43,107 @@ def trade_off(sweep: Sweep) -> pd.DataFrame:
     for configuration in sweep.configurations:
         runs = by_prompt[by_prompt["configuration"] == configuration.key]
         row = _naming(configuration) | {"n": len(runs), "n_failed": int(n_failed.get(configuration.key, 0))}
+        found = _estimates(runs[[*AVERAGED, "log_perplexity"]])
         for name in AVERAGED:
-            row |= _spread(name, estimate(runs[name].to_numpy(dtype=float)))
-        row |= _spread("perplexity", _exp(estimate(runs["log_perplexity"].to_numpy(dtype=float))))
-        depth = estimate(runs["mean_depth"].to_numpy(dtype=float))
+            row |= _spread(name, found[name])
+        row |= _spread("perplexity", _exp(found["log_perplexity"]))
+        depth = found["mean_depth"]
         row |= _spread("layers_skipped", Estimate(1 - depth.mean, 1 - depth.high, 1 - depth.low, depth.n))
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def dose_response(sweep: Sweep) -> pd.DataFrame:
+def dose_response(trade: pd.DataFrame) -> pd.DataFrame:
     """The trade-off without k = 0, which has no place on a log2 axis: exit rate and mean depth by KL factor."""
-    frame = trade_off(sweep)
-    if frame.empty:
-        return frame
-    return frame[frame["kl_factor"].isna() | (frame["kl_factor"] > 0)]
+    return trade[trade["kl_factor"].isna() | (trade["kl_factor"] > 0)] if len(trade) else trade
 
 
 def exit_mix(sweep: Sweep) -> pd.DataFrame:
     """Share of decided tokens per configuration and exit layer, averaged over prompts."""
-    layers = layer_labels(sweep)
-    done = sweep.done[sweep.done["exit_layer_counts"].notna()]
-    shares = pd.DataFrame([_shares(counts, layers) for counts in done["exit_layer_counts"]], columns=range(len(layers)))
-    shares = pd.concat([done[["configuration", "prompt_id"]].reset_index(drop=True), shares], axis=1)
-    by_prompt = shares.dropna().groupby(["configuration", "prompt_id"]).mean().reset_index()
+    labels = list(layer_labels(sweep).values())
+    total = sweep.layer_counts.sum(axis=1)
+    known = (sweep.generations["status"] == OK).to_numpy() & (total > 0)
+    shares = pd.DataFrame(sweep.layer_counts[known] / total[known, None], columns=range(len(labels)))
+    keys = sweep.generations.loc[known, ["configuration", "prompt_id"]].reset_index(drop=True)
+    by_prompt = pd.concat([keys, shares], axis=1).groupby(["configuration", "prompt_id"]).mean().reset_index()
     rows = []
     for configuration in sweep.configurations:
         runs = by_prompt[by_prompt["configuration"] == configuration.key]
-        for rank, label in enumerate(layers.values()):
-            spread = _spread("share", estimate(runs[rank].to_numpy(dtype=float)))
-            rows.append(_naming(configuration) | {"layer": label, "rank": rank, "n": len(runs)} | spread)
+        for rank, spread in _estimates(runs[list(range(len(labels)))]).items():
+            naming = _naming(configuration) | {"layer": labels[rank], "rank": rank, "n": len(runs)}
+            rows.append(naming | _spread("share", spread))
     return pd.DataFrame(rows)
 
 
-def depth_by_position(sweep: Sweep) -> pd.DataFrame:
+def depth_by_position(sweep: Sweep, progress: Progress = ignore) -> pd.DataFrame:
     """Mean depth (fraction of L) along the text, in at most 25 bins of equal width; decided tokens only.
 
-    A bin's n is the number of prompts whose text reaches it: towards the end only the long texts are left.
+    A bin's n is the number of prompts whose text reaches it: towards the end only the long texts are left. Tokens are
+    read in batches: what is kept is two numbers per run and bin.
     """
-    if sweep.final_layer is None or sweep.tokens.empty:
+    done = sweep.done
+    longest = done["n_tokens"].max()
+    if sweep.final_layer is None or not longest > 0:
         return pd.DataFrame()
-    runs = sweep.done.set_index("run_id")["configuration"]
-    tokens = sweep.tokens[sweep.tokens["decided"] & sweep.tokens["run_id"].isin(runs.index)]
-    if tokens.empty:
-        return pd.DataFrame()
-    width = int(np.ceil((tokens["position"].max() + 1) / MAX_BINS))
-    depth = pd.DataFrame(
-        {
-            "configuration": tokens["run_id"].map(runs),
-            "prompt_id": tokens["prompt_id"],
-            "seed": tokens["seed"],
-            "bin": tokens["position"] // width,
-            "depth": (tokens["exit_layer"] + 1) / (sweep.final_layer + 1),
-        }
-    )
-    per_run = depth.groupby(["configuration", "prompt_id", "seed", "bin"])["depth"].mean()
-    per_prompt = per_run.groupby(["configuration", "prompt_id", "bin"]).mean().unstack("bin")
-    rows, bins = [], [int(place) for place in per_prompt.columns.to_list()]
+    width = math.ceil(longest / MAX_BINS)
+    depth = _depth_of_runs(sweep, done["run_id"], width, progress)
+    keys = [done[name].to_numpy() for name in ("configuration", "prompt_id")]
+    per_prompt = pd.DataFrame(depth).groupby(keys).mean()
+    rows = []
     for configuration in sweep.configurations:
         if configuration.key not in per_prompt.index:
             continue
-        values_PX = per_prompt.loc[configuration.key].to_numpy(dtype=float)
-        for place, spread in zip(bins, zip(*estimate_columns(values_PX), strict=True), strict=True):
-            if spread[3]:
+        for place, spread in _estimates(per_prompt.loc[[configuration.key]]).items():
+            if spread.n:
                 position = {"position": place * width + (width - 1) / 2, "width": width}
-                rows.append(_naming(configuration) | position | _spread("depth", Estimate(*spread)))
+                rows.append(_naming(configuration) | position | _spread("depth", spread))
     return pd.DataFrame(rows)
+
+
+def _depth_of_runs(sweep: Sweep, run_ids: pd.Series, width: int, progress: Progress) -> np.ndarray:
+    """Mean depth, runs × bins; NaN where a run decided no token in a bin."""
+    assert sweep.final_layer is not None
+    index = pd.Index(run_ids)
+    depth, n = np.zeros((len(index), MAX_BINS)), np.zeros((len(index), MAX_BINS))
+    rows = sweep.tokens.count_rows()
+    read = 0
+    for batch in sweep.tokens.to_batches(columns=["run_id", "position", "decided", "exit_layer"]):
+        names = batch.column("run_id").dictionary_encode()
+        run = index.get_indexer(names.dictionary.to_pylist())[np.asarray(names.indices)] if len(batch) else np.array([])
+        place = np.asarray(batch.column("position")) // width
+        layer = np.asarray(batch.column("exit_layer").fill_null(-1))
+        used = (
+            np.asarray(batch.column("decided").cast("uint8")).astype(bool)
+            & (run >= 0)
+            & (place < MAX_BINS)
+            & (layer >= 0)
+        )
+        where = run[used], place[used]
+        np.add.at(depth, where, (layer[used] + 1) / (sweep.final_layer + 1))
+        np.add.at(n, where, 1)
+        read += len(batch)
+        progress(f"aggregating tokens: {read:,} of {rows:,}")
+    with np.errstate(invalid="ignore"):
+        return depth / n
 
 
 def paired_differences(sweep: Sweep) -> pd.DataFrame:
     """Each configuration against `normal` on the same prompt and seed: differences, and the ratio of perplexities."""
-    done = sweep.done
-    normal = done[done["mode"] == NORMAL].set_index(["prompt_id", "seed"])
+    columns = ["log_perplexity", *DIFFERENCES[1:]]
+    done = sweep.done.set_index(["prompt_id", "seed"]).astype(dict.fromkeys(columns, float))
+    normal = done.loc[done["mode"] == NORMAL, columns]
     rows = []
     for configuration in sweep.configurations:
-        runs = done[done["configuration"] == configuration.key].set_index(["prompt_id", "seed"])
+        runs = done.loc[done["configuration"] == configuration.key, columns]
         both = runs.index.intersection(normal.index)
         if configuration.mode == NORMAL or both.empty:
             continue
-        row = _naming(configuration) | {"n": both.get_level_values("prompt_id").nunique()}
-        for name in DIFFERENCES:
-            column = "log_perplexity" if name == "perplexity" else name
-            difference = runs.loc[both, column].astype(float) - normal.loc[both, column].astype(float)
-            spread = estimate(difference.groupby("prompt_id").mean().to_numpy())
-            row |= _spread(name, _exp(spread) if name == "perplexity" else spread)
+        by_prompt = (runs.loc[both] - normal.loc[both]).groupby("prompt_id").mean()
+        found = _estimates(by_prompt)
+        row = _naming(configuration) | {"n": len(by_prompt)}
+        row |= _spread("perplexity", _exp(found["log_perplexity"]))
+        for name in columns[1:]:
+            row |= _spread(name, found[name])
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -160,8 +180,7 @@ def _exp(spread: Estimate) -> Estimate:
         return Estimate(float(np.exp(spread.mean)), float(np.exp(spread.low)), float(np.exp(spread.high)), spread.n)
 
 
-def _shares(counts: list[tuple[int | None, int]], layers: dict[int | None, str]) -> list[float]:
-    """Shares in rank order; NaN where nothing was decided."""
-    by_layer = dict(counts)
-    numbers = np.array([float(by_layer.get(layer, 0)) for layer in layers])
-    return list(numbers / numbers.sum()) if numbers.sum() else [np.nan] * len(layers)
+def _estimates(values: pd.DataFrame) -> dict[Any, Estimate]:
+    """One estimate per column, over prompts (rows)."""
+    found = zip(*estimate_columns(values.to_numpy(dtype=float)), strict=True)
+    return {name: Estimate(*numbers) for name, numbers in zip(values.columns, found, strict=True)}

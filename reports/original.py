@@ -13,11 +13,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as ds
 
 from eexit.schema import ERROR, GENERATIONS, OK, TOKENS
 from reports.page import render, write_report
-from reports.sweep import NORMAL, NotASweepError, Sweep, assemble
+from reports.sweep import NORMAL, NotASweepError, Sweep, assemble, loose
 
 TITLE = "Early exit analysis"
 
@@ -87,15 +90,22 @@ def sweep_of(results: Sequence[Mapping[str, Any]]) -> Sweep:
         tokens += _tokens(generations[-1], _pieces(result), chosen)
     frame = pd.DataFrame(generations, columns=[*GENERATIONS.names, "accuracy_score", "notes"])
     numbers = [f.name for f in GENERATIONS if str(f.type) in ("double", "int32")]
-    prompts = [{"id": str(i), "prompt": _text(entry.get("prompt"))} for i, entry in enumerate(results)]
+    ranks = {layer: rank for rank, layer in enumerate([*exitable, final])}
+    counts = np.zeros((len(frame), len(ranks)), dtype=int)
+    for row, found in enumerate(frame.pop("exit_layer_counts")):
+        for layer, n in found.items():
+            if layer in ranks:
+                counts[row, ranks[layer]] += n
+    texts = pa.table({name: pa.array(frame[name], pa.string()) for name in ("run_id", "prompt_id", "text")})
     return assemble(
-        {"config": {"prompts": prompts}},
-        tuple(exitable),
-        final,
-        frame.astype({**dict.fromkeys([*numbers, "accuracy_score"], float), "seed": int}),
-        pd.DataFrame(tokens, columns=[name for name in TOKENS.names if name not in ("kl", "exit_prob")]).astype(
-            {"position": int, "decided": bool}
-        ),
+        about={},
+        exitable_layers=tuple(exitable),
+        final_layer=final,
+        prompts={str(i): _text(entry.get("prompt")) for i, entry in enumerate(results)},
+        generations=frame.astype({**dict.fromkeys([*numbers, "accuracy_score"], float), "seed": int}),
+        layer_counts=counts,
+        tokens=ds.dataset(pa.Table.from_pylist(tokens, schema=loose(TOKENS))),
+        texts=ds.dataset(texts),
     )
 
 
@@ -129,7 +139,7 @@ def _generation(
         "mean_depth": None
         if not chosen or final is None
         else sum((c or 0) + 1 for c in chosen) / (len(chosen) * (final + 1)),
-        "exit_layer_counts": _distribution(stats, final) or None,
+        "exit_layer_counts": _distribution(stats, final),
         "accuracy_score": _number(evaluation.get("accuracy_score")),
         "notes": _notes(evaluation),
     }
@@ -182,9 +192,9 @@ def _rate(stats: Mapping[str, Any]) -> float | None:
     return early / total if rate is None and total and early is not None else rate
 
 
-def _distribution(stats: Mapping[str, Any], final: int | None) -> list[tuple[int | None, int]]:
+def _distribution(stats: Mapping[str, Any], final: int | None) -> dict[int | None, int]:
     counts = {_layer(layer): int(_number(n) or 0) for layer, n in _mapping(stats, "layer_distribution").items()}
-    return [(final if layer is None else layer, n) for layer, n in counts.items()]
+    return {(final if layer is None else layer): n for layer, n in counts.items()}
 
 
 def _notes(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -1,20 +1,24 @@
-"""The overview: findings in words, charts with their rows, and the tables that say the same."""
+"""The overview: findings in words, charts with their rows, and the tables that say the same.
+
+A chart is `{key, title, caption, variants: [{label, spec, rows?}], choice?, table: {columns, rows}}`; a variant without
+rows has the table's.
+"""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import pandas as pd
 
 from reports import charts, frames
+from reports.progress import Progress, ignore
 from reports.sweep import NORMAL, Sweep
 
 
-def findings(sweep: Sweep) -> list[str]:
+def findings(trade: pd.DataFrame, paired: pd.DataFrame) -> list[str]:
     """One sentence per mode, at its KL factor nearest to 1, each number with its interval and n."""
-    trade, paired = frames.trade_off(sweep), frames.paired_differences(sweep)
     sentences = []
-    for mode in dict.fromkeys(c.mode for c in sweep.configurations if c.mode != NORMAL):
+    for mode in dict.fromkeys(mode for mode in trade.get("mode", []) if mode != NORMAL):
         rows = trade[(trade["mode"] == mode) & (trade["n"] > 0) & trade["kl_factor"].notna()]
         if rows.empty:
             continue
@@ -71,36 +75,83 @@ PAIRED: Final = (
 )
 
 
-def overview_charts(sweep: Sweep) -> list[dict[str, Any]]:
+def overview_charts(
+    sweep: Sweep, trade: pd.DataFrame, paired: pd.DataFrame, progress: Progress = ignore
+) -> list[dict[str, Any]]:
     """Those that the sweep has numbers for, in the page's order; `static` ones are in the file as SVG too."""
-    trade, dose = frames.trade_off(sweep), frames.dose_response(sweep)
-    mix, depth = frames.exit_mix(sweep), frames.depth_by_position(sweep)
-    found: list[dict[str, Any]] = []
+    return [
+        *_trade_offs(trade[trade["layers_skipped"].notna()] if len(trade) else trade),
+        *_mix(sweep, frames.exit_mix(sweep)),
+        *_doses(frames.dose_response(trade)),
+        *_depth(sweep, frames.depth_by_position(sweep, progress)),
+        *_paired(paired),
+    ]
 
-    def add(key: str, title: str, caption: str, chart: Any, rows: pd.DataFrame, columns: tuple, **more: Any) -> None:
-        # Neither Altair's address of the schema nor its configuration: the page brings the theme.
-        spec = {name: part for name, part in chart.to_dict().items() if name not in ("$schema", "config")}
-        described = {"key": key, "title": title, "caption": caption, "spec": spec, "table": table(rows, columns)}
-        found.append(described | more)
 
-    skipping = trade[trade["layers_skipped"].notna()] if len(trade) else trade
+def page_charts(sweep: Sweep) -> dict[str, Any]:
+    """Specifications of the charts whose rows the page makes itself."""
+    labels = list(frames.layer_labels(sweep).values())
+    return {
+        "heat": charts.specification(charts.heat_chart("One number of every run, prompts by configurations.")),
+        "strip": charts.specification(charts.strip_chart(labels, "Exit layer at every position, one row per run.")),
+        "mix": charts.specification(
+            charts.exit_mix_chart(labels, "Share of decided tokens", "Share of tokens read at each layer, by run.")
+        ),
+    }
+
+
+def _trade_offs(trade: pd.DataFrame) -> Iterator[dict[str, Any]]:
     for y, title, y_title, caption in _TRADE_OFFS:
-        if len(skipping) and skipping[y].notna().any():
-            chart = charts.trade_off_chart(skipping, y, y_title, f"{title}: one point per configuration. {caption}")
-            add(f"trade-{y}", title, caption, chart, skipping, TRADE_OFF, static=True)
+        if len(trade) and trade[y].notna().any():
+            chart = charts.trade_off_chart(trade, y, y_title, f"{title}: one point per configuration. {caption}")
+            yield _chart(f"trade-{y}", title, caption, [("", chart)], trade, TRADE_OFF) | {"static": True}
+
+
+def _mix(sweep: Sweep, mix: pd.DataFrame) -> Iterator[dict[str, Any]]:
     if len(mix) and mix["share"].notna().any():
-        add("mix", "Where tokens exit", _MIX, charts.exit_mix_chart(mix, f"Stacked bars. {_MIX}"), mix, MIX, wide=True)
+        mix = mix.assign(name=mix["configuration"])
+        labels = list(frames.layer_labels(sweep).values())
+        chart = charts.exit_mix_chart(labels, "Share of decided tokens (mean over prompts)", f"Stacked bars. {_MIX}")
+        yield _chart("mix", "Where tokens exit", _MIX, [("", chart)], mix, MIX) | {"wide": True}
+
+
+def _doses(dose: pd.DataFrame) -> Iterator[dict[str, Any]]:
     for y, title in (("exit_rate", "Early exits"), ("mean_depth", "Mean depth")):
         if len(dose) and dose.loc[dose["kl_factor"].notna(), y].notna().any():
             chart = charts.dose_chart(dose, y, title, f"{title} against the KL factor. {_DOSE}")
-            add(f"dose-{y}", f"{title} by KL factor", _DOSE, chart, dose, DOSE)
-    if len(depth):
-        factors = sorted({c.kl_factor for c in sweep.configurations if c.kl_factor is not None})
-        first = min(factors, key=lambda k: abs(k - 1), default=None)
-        chart = charts.depth_chart(depth, f"Depth along the text. {_DEPTH}")
-        choice = {"label": "KL factor", "values": factors, "first": first}
-        add("depth", "Depth by token position", _DEPTH, chart, depth, DEPTH, wide=True, choice=choice)
-    return found
+            yield _chart(f"dose-{y}", f"{title} by KL factor", _DOSE, [("", chart)], dose, DOSE)
+
+
+def _depth(sweep: Sweep, depth: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    if depth.empty:
+        return
+    factors = sorted({c.kl_factor for c in sweep.configurations if c.kl_factor is not None})
+    chart = charts.depth_chart(depth, f"Depth along the text. {_DEPTH}")
+    found = _chart(
+        "depth", "Depth by token position", _DEPTH, [(f"{k:g}", chart) for k in factors or [0]], depth, DEPTH
+    )
+    for k, variant in zip(factors, found["variants"], strict=False):
+        variant["rows"] = clean(depth[depth["kl_factor"].isna() | (depth["kl_factor"] == k)].to_dict("records"))
+    first = min(range(len(factors)), key=lambda i: abs(factors[i] - 1), default=0)
+    yield found | {"wide": True, "choice": "KL factor", "first": first}
+
+
+def _paired(paired: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    measures = [m for m in _MEASURES if len(paired) and paired[m[0]].notna().any()]
+    drawn = [
+        (label, charts.paired_chart(paired, x, x_title, none, f"{label} against normal. {_PAIRED}"))
+        for x, label, x_title, none in measures
+    ]
+    if drawn:
+        found = _chart("paired", "Paired differences against normal", _PAIRED, drawn, paired, PAIRED)
+        yield found | {"wide": True, "choice": "Of", "first": 0}
+
+
+def _chart(
+    key: str, title: str, caption: str, drawn: list[tuple[str, Any]], rows: pd.DataFrame, columns: tuple
+) -> dict[str, Any]:
+    variants = [{"label": label, "spec": charts.specification(chart)} for label, chart in drawn]
+    return {"key": key, "title": title, "caption": caption, "variants": variants, "table": table(rows, columns)}
 
 
 _TRADE_OFFS: Final = (
@@ -108,7 +159,8 @@ _TRADE_OFFS: Final = (
         "perplexity",
         "Quality against layers skipped",
         "Perplexity under full depth",
-        "Down and right is better. Perplexity of the text under the full-depth model. Labels are KL factors.",
+        "Down and right is better. Perplexity of the text under the full-depth model. Labels are KL factors; click a "
+        "point to open that configuration.",
     ),
     (
         "tokens_until_difference",
@@ -117,9 +169,16 @@ _TRADE_OFFS: Final = (
         "Up and right is better. How many tokens match the normal run before the first that differs.",
     ),
 )
+_MEASURES: Final = (
+    ("perplexity", "Perplexity", "Perplexity, as a multiple of normal's", 1.0),
+    ("distinct_2", "Distinct 2-grams", "Distinct 2-grams, difference (fraction)", 0.0),
+    ("longest_loop", "Longest loop", "Longest loop, difference in tokens", 0.0),
+    ("n_tokens", "Tokens", "Tokens, difference", 0.0),
+)
 _MIX: Final = "Share of tokens read at each layer, for each configuration."
 _DOSE: Final = "Dashed: normal."
 _DEPTH: Final = "Band: interval over prompts. Towards the end only prompts with long texts are left; see n."
+_PAIRED: Final = "Each prompt against its own normal run of the same seed. Dashed: no difference."
 
 
 def table(frame: pd.DataFrame, columns: tuple[tuple[str, str, str], ...]) -> dict[str, Any]:

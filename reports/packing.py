@@ -1,133 +1,144 @@
-"""Tokens → bytes: byte columns, gzip, base64, one blob per prompt, decoded by `template/data.js`.
+"""Tokens → bytes: columns, gzip, base64; blobs per prompt, decoded by `template/data.js`.
 
-Core, per run: piece number (3 byte planes, low first), exit rank (high bit: the exit wasn't drawn).
-Detail, per run: KL per exitable layer, exit probability per exitable layer and final, −logprob, entropy, and the piece
-that full depth would have said (3 byte planes of 1 + piece number, 0: the same as the token). KL, −logprob and entropy
-are in steps of 4 % from 2^-10 to 2^5 nats, probabilities in steps of 1/255: enough to read, small enough to send.
+Of the T tokens of one prompt, its runs one after the other, with E exitable layers and R = E + 1 exit ranks:
+
+core   exit ranks, two in a byte (one if there are more than 16); pieces (T numbers)
+kl     T rows of E bytes: KL in even steps of log2
+more   T bytes −logprob and T bytes entropy, in the same steps; what full depth would have said (T numbers: 1 + piece,
+       0: the same)
+top    R × K columns of T numbers (1 + piece, 0: none), K likeliest first; as many columns of probabilities in 1/255
+
+Numbers take one byte below 128, two up to 32,639, else four: all first bytes, then second bytes, then the rest.
+Exit probabilities are not stored: the page works them out from KL and the KL factor.
 """
 
 import base64
 import gzip
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from reports.pieces import Pieces, number_pieces
 from reports.sweep import Sweep
 
+KINDS: Final = ("core", "kl", "more", "top")
 LOG2_LOW: Final = -10.0
-LOG2_HIGH: Final = 5.0
-_NOT_DRAWN: Final = 128
-_UNKNOWN: Final = -1  # a token id that wasn't recorded
+LOG2_HIGH: Final = 6.0
+STEPS: Final = 126  # of 9 %: enough to read, small enough to send
+COLUMNS: Final = (
+    "run_id",
+    "position",
+    "decided",
+    "token_id",
+    "token",
+    "exit_layer",
+    "final_token_id",
+    "kl",
+    "logprob",
+    "entropy",
+    "top_token_ids",
+    "top_tokens",
+    "top_prob",
+)
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Blobs in the order of `Sweep.prompts`; `detail` is empty where only exits were recorded."""
+    """What the page holds of the tokens of some prompts."""
 
     pieces: str  # a JSON list: text of each piece, or the token id as a number where its text isn't known
-    core: list[str]
-    detail: list[str]
+    blobs: dict[str, list[str]]  # kind → one per prompt; only the kinds that were recorded
+    n: list[int]  # recorded tokens of each run
+    undrawn: list[int]  # how many of them, from the first, had no exit drawn
+    n_top: int  # K
 
 
-def pack(sweep: Sweep) -> Packed:
-    """Every token of the sweep; rows of `sweep.tokens` are in run order."""
-    tokens = sweep.tokens
-    pieces, piece, final_piece = _pieces(tokens)
-    ranks = {layer: rank for rank, layer in enumerate(sweep.exitable_layers)}
-    rank = tokens["exit_layer"].map(ranks).fillna(len(ranks)).to_numpy(dtype=np.uint8)
-    rank = rank + np.where(tokens["decided"].to_numpy(dtype=bool), 0, _NOT_DRAWN).astype(np.uint8)
-    core_columns = [*_planes(piece), rank]
-    detail_columns: list[np.ndarray] = []
-    if sweep.kl is not None and sweep.exit_prob is not None:
-        detail_columns = _detail(sweep, sweep.kl, sweep.exit_prob, piece, final_piece)
-    core, detail = [], []
-    starts = _starts(sweep)
-    for prompt_id in sweep.prompts:
-        runs = starts.get(prompt_id, [])
-        core.append(_blob([column[a:b] for a, b in runs for column in core_columns]))
-        if detail_columns:
-            detail.append(_blob([column[a:b] for a, b in runs for column in detail_columns]))
-    return Packed(_squeeze(json.dumps(pieces).encode()), core, detail)
-
-
-def token_counts(sweep: Sweep) -> pd.Series:
-    """Recorded tokens per run, in the order of `sweep.generations`; what the page needs to cut the blobs."""
-    counts = sweep.tokens["run_id"].value_counts()
-    return sweep.generations["run_id"].map(counts).fillna(0).astype(int)
+def pack(sweep: Sweep, runs: pd.DataFrame, prompt_ids: Sequence[str]) -> Packed:
+    """The tokens of `runs`, which are all runs of these prompts and in their order."""
+    tokens = _read(sweep, runs, prompt_ids)
+    run_ids = tokens["run_id"].to_pandas()
+    n, undrawn = (
+        ids.value_counts().reindex(runs["run_id"], fill_value=0)
+        for ids in (run_ids, run_ids[~np.asarray(tokens["decided"].fill_null(True))])
+    )
+    pieces = number_pieces(tokens)
+    columns = _columns(sweep, tokens, pieces)
+    per_prompt = n.groupby(runs["prompt_id"].to_numpy()).sum().reindex(prompt_ids, fill_value=0)
+    ends = per_prompt.cumsum().tolist()
+    stretches = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+    blobs = {kind: [squeeze(column(at)) for at in stretches] for kind, column in columns.items()}
+    n_top = 0 if pieces.top is None else pieces.top.shape[1] // (len(sweep.exitable_layers) + 1)
+    return Packed(squeeze(json.dumps(pieces.texts).encode()), blobs, n.tolist(), undrawn.tolist(), n_top)
 
 
 def encode_log(values: np.ndarray) -> np.ndarray:
     """Non-negative numbers as bytes, even steps of log2; 0 is anything below 2^-10."""
     with np.errstate(divide="ignore"):
-        place = (np.log2(values.clip(min=0)) - LOG2_LOW) / (LOG2_HIGH - LOG2_LOW)
-    return np.where(place < 0, 0, 1 + np.round(place.clip(0, 1) * 254)).astype(np.uint8)
+        place = (np.log2(np.nan_to_num(values).clip(min=0)) - LOG2_LOW) / (LOG2_HIGH - LOG2_LOW)
+    return np.where(place < 0, 0, 1 + np.round(place.clip(0, 1) * STEPS)).astype(np.uint8)
 
 
-def squeeze_text(text: str) -> str:
-    return _squeeze(text.encode())
+def encode_numbers(numbers: np.ndarray) -> bytes:
+    """Numbers below 2^24, small ones in fewer bytes."""
+    two, long = (numbers >= 128) & (numbers < 128 + (127 << 8)), numbers >= 128 + (127 << 8)
+    first = np.where(long, 255, np.where(two, 128 + ((numbers - 128) >> 8), numbers))
+    rest = [numbers[long] >> shift for shift in (0, 8, 16)]
+    return b"".join((part & 255).astype(np.uint8).tobytes() for part in (first, numbers[two] - 128, *rest))
 
 
-def _detail(
-    sweep: Sweep, kl: np.ndarray, exit_prob: np.ndarray, piece: np.ndarray, final_piece: np.ndarray
-) -> list[np.ndarray]:
-    said = np.where(final_piece == piece, 0, final_piece + 1)
-    return [
-        *encode_log(kl).T,
-        *np.round(exit_prob * 255).astype(np.uint8).T,
-        encode_log(-sweep.tokens["logprob"].to_numpy(dtype=float)),
-        encode_log(sweep.tokens["entropy"].to_numpy(dtype=float)),
-        *_planes(said),
-    ]
+def encode_ranks(ranks: np.ndarray, n_ranks: int) -> bytes:
+    if n_ranks > 16:
+        return ranks.tobytes()
+    even = np.append(ranks, np.uint8(0)) if len(ranks) % 2 else ranks
+    return (even[::2] | even[1::2] << 4).astype(np.uint8).tobytes()
 
 
-def _pieces(tokens: pd.DataFrame) -> tuple[list[str | int], np.ndarray, np.ndarray]:
-    """Distinct (token id, text) pairs by falling frequency; each token's pair, and that of full depth's choice."""
-    ids, final_ids = (_ids(tokens[name]) for name in ("token_id", "final_token_id"))
-    pairs = pd.DataFrame({"id": ids, "text": tokens["token"]})
-    grouped = pairs.groupby(["id", "text"], sort=False)
-    by_frequency = grouped.size().to_numpy().argsort(kind="stable")[::-1]
-    distinct = pairs.drop_duplicates().iloc[by_frequency]
-    number_of = np.empty(len(by_frequency), dtype=np.int64)
-    number_of[by_frequency] = np.arange(len(by_frequency))
-    piece = number_of[grouped.ngroup().to_numpy()]
-    pieces: list[str | int] = distinct["text"].to_list()
-    # Several texts of one id (multibyte characters): the most frequent stands for the id.
-    of_id = {token_id: number for number, token_id in reversed(list(enumerate(distinct["id"])))}
-    for token_id in final_ids.unique():
-        if token_id not in of_id:
-            of_id[token_id] = len(pieces)
-            pieces.append(int(token_id))
-    # A token that is its id's rarer text is still what full depth would have said.
-    same = ((final_ids == ids) | (final_ids == _UNKNOWN)).to_numpy()
-    return pieces, piece, np.where(same, piece, final_ids.map(of_id).to_numpy(dtype=np.int64))
-
-
-def _ids(column: pd.Series) -> pd.Series:
-    return column.astype(float).fillna(_UNKNOWN).astype(np.int64)
-
-
-def _planes(numbers: np.ndarray) -> list[np.ndarray]:
-    return [((numbers >> shift) & 255).astype(np.uint8) for shift in (0, 8, 16)]
-
-
-def _starts(sweep: Sweep) -> dict[str, list[tuple[int, int]]]:
-    """Per prompt the first and last row of each of its runs that has tokens."""
-    counts = token_counts(sweep).to_numpy()
-    ends = counts.cumsum()
-    starts: dict[str, list[tuple[int, int]]] = {}
-    for prompt_id, start, end in zip(sweep.generations["prompt_id"], ends - counts, ends, strict=True):
-        if end > start:
-            starts.setdefault(prompt_id, []).append((int(start), int(end)))
-    return starts
-
-
-def _blob(columns: list[np.ndarray]) -> str:
-    return _squeeze(b"".join(column.tobytes() for column in columns))
-
-
-def _squeeze(content: bytes) -> str:
+def squeeze(content: bytes) -> str:
     # mtime: the same results give the same file.
     return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
+
+
+def _read(sweep: Sweep, runs: pd.DataFrame, prompt_ids: Sequence[str]) -> pa.Table:
+    """The rows of `runs`, run by run and position by position."""
+    some = (
+        None if len(prompt_ids) == len(sweep.prompts) else pc.field("prompt_id").isin(pa.array(prompt_ids, pa.string()))
+    )
+    tokens = sweep.tokens.to_table(columns=list(COLUMNS), filter=some)
+    run = pd.Index(runs["run_id"]).get_indexer(tokens["run_id"].to_pandas())
+    order = np.lexsort((np.asarray(tokens["position"]), run))
+    return tokens.take(order[(run < 0).sum() :]).combine_chunks()
+
+
+def _columns(sweep: Sweep, tokens: pa.Table, pieces: Pieces) -> dict[str, Callable[[slice], bytes]]:
+    """What was recorded: kind → the bytes of a stretch of tokens."""
+    ranks = {layer: rank for rank, layer in enumerate(sweep.exitable_layers)}
+    rank = tokens["exit_layer"].to_pandas().map(ranks).fillna(len(ranks)).to_numpy(dtype=np.uint8)
+    found: dict[str, Callable[[slice], bytes]] = {
+        "core": lambda at: encode_ranks(rank[at], len(ranks) + 1) + encode_numbers(pieces.token[at])
+    }
+    if len(tokens) and ranks and not tokens["kl"].null_count:
+        kl = encode_log(np.asarray(tokens["kl"].combine_chunks().flatten()).reshape(len(tokens), len(ranks)))
+        found["kl"] = lambda at: kl[at].tobytes()
+    if len(tokens) and not tokens["logprob"].null_count:
+        logprob, entropy = encode_log(-np.asarray(tokens["logprob"])), encode_log(np.asarray(tokens["entropy"]))
+        found["more"] = lambda at: logprob[at].tobytes() + entropy[at].tobytes() + encode_numbers(pieces.said[at])
+    if pieces.top is not None:
+        top = pieces.top
+        probability = _top_probabilities(tokens, top.shape)
+        found["top"] = lambda at: encode_numbers(top[at].T.ravel()) + probability[at].T.tobytes()
+    return found
+
+
+def _top_probabilities(tokens: pa.Table, shape: tuple[int, ...]) -> np.ndarray:
+    """T × (R·K) in steps of 1/255, 0 where they weren't recorded."""
+    probability = np.zeros((shape[0], shape[1]), dtype=np.uint8)
+    recorded = np.asarray(tokens["top_prob"].is_valid())
+    flat = np.asarray(tokens["top_prob"].combine_chunks().flatten().flatten())
+    probability[recorded] = np.round(flat * 255).reshape(-1, shape[1])
+    return probability

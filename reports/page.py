@@ -1,9 +1,10 @@
 """Charts and tokens → one HTML file that needs no network and lets nothing but its own script run."""
 
 import base64
-import gzip
 import hashlib
+import itertools
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -12,9 +13,11 @@ import jinja2
 import vl_convert
 
 from reports.charts import LIGHT
-from reports.packing import pack, squeeze_text
+from reports.choose import MOST
+from reports.packing import KINDS, Packed, squeeze
 from reports.palette import exit_colours, ink_on
 from reports.payload import payload
+from reports.progress import Progress, ignore
 from reports.sweep import Sweep, read_sweep
 
 TEMPLATE: Final = Path(__file__).parent / "template"
@@ -29,52 +32,119 @@ SCRIPTS: Final = (
     "tokens.js",
     "configuration.js",
     "lists.js",
+    "exports.js",
     "app.js",
 )
+MAX_BYTES: Final = 25_000_000
+FIXED_BYTES: Final = 600_000  # scripts, charts' bundle, style and static charts
+Blobs = dict[str, list[str]]  # kind → one per prompt
 
 
-def build_report(results: str, out: str | Path) -> Path:
+def build_report(
+    results: str,
+    out: str | Path,
+    *,
+    prompts: int | Sequence[str] = MOST,
+    max_bytes: int = MAX_BYTES,
+    progress: Progress = ignore,
+) -> Path:
     """Read the sweep in `results` (folder or URI) and write its report to `out`; returns where it is.
 
+    `prompts` says how many prompts' texts and tokens the page holds, or which (their ids). A page that would be larger
+    than `max_bytes` leaves tokens in files of a folder next to it (`side_folder`), which has to go where the page goes.
     Raises NotASweepError where `results` holds no sweep. An unfinished sweep gives a report of what has landed.
     """
+    progress("reading runs")
     sweep = read_sweep(results)
     name = sweep.about["model"].get("name", "")
-    return write_report(sweep, out, f"Early exit: {name}" if name else "Early exit")
+    title = f"Early exit: {name}" if name else "Early exit"
+    return write_report(sweep, out, title, prompts=prompts, max_bytes=max_bytes, progress=progress)
 
 
-def write_report(sweep: Sweep, out: str | Path, title: str) -> Path:
+def write_report(
+    sweep: Sweep,
+    out: str | Path,
+    title: str,
+    *,
+    prompts: int | Sequence[str] = MOST,
+    max_bytes: int = MAX_BYTES,
+    progress: Progress = ignore,
+) -> Path:
     """Write the page of a sweep, whatever it was read from."""
     out = Path(out)
+    data, packed = payload(sweep, title, prompts, progress)
+    progress("writing the page")
+    kept, outside = split(packed, max_bytes - len(squeeze(json.dumps(data).encode())) - FIXED_BYTES)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(render(sweep, title), encoding="utf-8")
+    _write_side_files(side_folder(out), outside)
+    out.write_text(_page(data, packed, kept, outside, side_folder(out).name), encoding="utf-8")
     return out
 
 
 def render(sweep: Sweep, title: str) -> str:
-    """The page as text. A function of the sweep: the same results give the same file."""
-    data, packed = payload(sweep, title), pack(sweep)
-    bundle, script = _bundle(), _script()
+    """The page as text, whatever its size. A function of the sweep: the same results give the same file."""
+    data, packed = payload(sweep, title, len(sweep.prompts))
+    return _page(data, packed, packed.blobs, {}, "")
+
+
+def side_folder(out: Path) -> Path:
+    """Where a page's side files are, if it has any: report.html → report.data/."""
+    return out.with_suffix(".data")
+
+
+def split(packed: Packed, room: int) -> tuple[Blobs, Blobs]:
+    """What stays in the page and what leaves it, kind by kind, the bulkiest first, until the rest fits."""
+    kept: Blobs = dict(packed.blobs)
+    outside: Blobs = {}
+    for kind in reversed(KINDS):
+        if sum(map(len, itertools.chain([packed.pieces], *kept.values()))) <= room:
+            break
+        if kind in kept:
+            outside[kind] = kept.pop(kind)
+    return kept, outside
+
+
+def _write_side_files(folder: Path, outside: Blobs) -> None:
+    """One script per prompt: a file:// page may load scripts, and nothing else, from beside it."""
+    for stale in folder.glob("prompt-*.js"):
+        stale.unlink()
+    if not outside:
+        return
+    folder.mkdir(exist_ok=True)
+    for number, blobs in enumerate(zip(*outside.values(), strict=True)):
+        named = {f"{kind}-{number}": blob for kind, blob in zip(outside, blobs, strict=True)}
+        (folder / f"prompt-{number}.js").write_text(f"eexitData({json.dumps(named)});\n", encoding="utf-8")
+
+
+def _page(data: dict[str, Any], packed: Packed, kept: Blobs, outside: Blobs, folder: str) -> str:
+    content = squeeze(
+        json.dumps(data | {"outside": {"folder": folder if outside else "", "kinds": list(outside)}}).encode()
+    )
+    # Scripts from beside the page are let in by a word that model text can't know: it depends on all of the text.
+    nonce = hashlib.sha256("".join([content, *itertools.chain(*outside.values())]).encode()).hexdigest()[:32]
+    bundle, script = _bundle(), _script(nonce if outside else "")
     style = (TEMPLATE / "report.css").read_text() + _exit_styles(len(data["layers"]))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE), autoescape=True, undefined=jinja2.StrictUndefined
     )
+    environment.filters["said"] = _said
+    scripts = f"{_hash(script)} {_hash(bundle)}" + (f" 'nonce-{nonce}'" if outside else "")
     return environment.get_template("report.html").render(
-        title=title,
+        title=data["title"],
         facts=data["facts"],
         counts=data["counts"],
         findings=data["findings"],
-        statics=[(c["title"], c["caption"], _svg(c), c["table"]) for c in data["charts"] if c.get("static")],
-        policy=f"default-src 'none'; script-src {_hash(script)} {_hash(bundle)}; style-src {_hash(style)}; "
+        statics=[(c["title"], c["caption"], _svg(c)) for c in data["charts"] if c.get("static")],
+        trade=next((c["table"] for c in data["charts"] if c.get("static")), None),
+        policy=f"default-src 'none'; script-src {scripts}; style-src {_hash(style)}; "
         "img-src data:; base-uri 'none'; form-action 'none'",
         style=style,
         script=script,
         blobs={
-            "payload": squeeze_text(json.dumps(data)),
+            "payload": content,
             "pieces": packed.pieces,
-            **{f"core-{number}": blob for number, blob in enumerate(packed.core)},
-            **{f"detail-{number}": blob for number, blob in enumerate(packed.detail)},
-            "bundle": base64.b64encode(gzip.compress(bundle.encode(), 9, mtime=0)).decode(),
+            **{f"{kind}-{number}": blob for kind, blobs in kept.items() for number, blob in enumerate(blobs)},
+            "bundle": _packed_bundle(),
         },
     )
 
@@ -85,9 +155,15 @@ def _bundle() -> str:
     return f"(function () {{\n{vl_convert.javascript_bundle('window.eexitEmbed = vegaEmbed;')}\n}})();"
 
 
-def _script() -> str:
+@lru_cache(maxsize=1)
+def _packed_bundle() -> str:
+    return squeeze(_bundle().encode())
+
+
+def _script(nonce: str) -> str:
     parts = "\n".join((TEMPLATE / name).read_text() for name in SCRIPTS)
-    return f'(function () {{\n"use strict";\nconst THEME = {json.dumps(LIGHT)};\n{parts}\n}})();'
+    constants = f"const THEME = {json.dumps(LIGHT)}, NONCE = {json.dumps(nonce)};"
+    return f'(function () {{\n"use strict";\n{constants}\n{parts}\n}})();'
 
 
 def _exit_styles(n_ranks: int) -> str:
@@ -102,8 +178,19 @@ def _exit_styles(n_ranks: int) -> str:
     return "\n".join([*lines, f".r{n_ranks - 1} {{ border-bottom-color: var(--final); }}", ""])
 
 
+def _said(value: Any, form: str) -> str:
+    """A number in the table for readers without scripts."""
+    match value, form:
+        case (None, _) | (str(), _):
+            return value or "–"
+        case _, "share":
+            return f"{value:.1%}"
+        case _:
+            return f"{value:.4g}"
+
+
 def _svg(chart: dict[str, Any]) -> str:
-    spec = chart["spec"] | {"datasets": {"rows": chart["table"]["rows"]}, "config": LIGHT}
+    spec = chart["variants"][0]["spec"] | {"datasets": {"rows": chart["table"]["rows"]}, "config": LIGHT}
     return vl_convert.vegalite_to_svg(spec)
 
 

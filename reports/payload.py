@@ -1,13 +1,23 @@
 """What the page's scripts are given: names, runs with their numbers, charts with their rows."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from eexit.schema import GENERATIONS, TOKENS
 from reports import frames
-from reports.overview import PAIRED, clean, findings, many, overview_charts, table
-from reports.packing import token_counts
+from reports.bootstrap import LEVEL, MIN_PROMPTS, RESAMPLES
+from reports.choose import MOST, choose_prompts
+from reports.overview import clean, findings, many, overview_charts, page_charts
+from reports.packing import Packed, pack
+from reports.progress import Progress, ignore
 from reports.sweep import NORMAL, Sweep
+
+MOST_FAILURES: Final = 500  # listed with their reason
 
 
 @dataclass(frozen=True)
@@ -34,24 +44,42 @@ METRICS: Final = (
 )
 
 
-def payload(sweep: Sweep, title: str) -> dict[str, Any]:
-    """JSON-ready, small: the tokens travel beside it (`packing`)."""
+def payload(
+    sweep: Sweep, title: str, wanted: int | Sequence[str] = MOST, progress: Progress = ignore
+) -> tuple[dict[str, Any], Packed]:
+    """JSON-ready, small, and the tokens that travel beside it; `wanted` as in `choose_prompts`."""
+    held = choose_prompts(sweep, wanted)
     metrics = [m for m in METRICS if m.key in sweep.generations and sweep.generations[m.key].notna().any()]
-    return {
+    trade, paired = frames.trade_off(sweep), frames.paired_differences(sweep)
+    drawn = overview_charts(sweep, trade, paired, progress)
+    progress(f"packing the tokens of {many(len(held), 'prompt')}")
+    chosen = sweep.generations["prompt_id"].isin(held).to_numpy()
+    runs = sweep.generations[chosen]
+    packed = pack(sweep, runs, list(held))
+    data = {
         "title": title,
         "facts": facts(sweep),
-        "counts": {"runs": len(sweep.generations), "failed": len(sweep.failed), "planned": sweep.about.get("n_runs")},
-        "findings": findings(sweep),
+        "counts": {
+            "runs": len(sweep.generations),
+            "failed": len(sweep.failed),
+            "planned": sweep.about.get("n_runs"),
+            "prompts": len(sweep.prompts),
+        },
+        "findings": findings(trade, paired),
         "layers": list(frames.layer_labels(sweep).values()),
         "normal": NORMAL,
         "configurations": [{"key": c.key, "mode": c.mode, "kl": c.kl_factor} for c in sweep.configurations],
         "metrics": [vars(metric) for metric in metrics],
-        "prompts": _prompts(sweep, metrics),
-        "detail": sweep.kl is not None and sweep.exit_prob is not None,
-        "charts": overview_charts(sweep),
-        "paired": table(frames.paired_differences(sweep), PAIRED),
+        "prompts": _prompts(sweep, held, _runs(sweep, runs, sweep.layer_counts[chosen], packed, metrics)),
+        "failures": _failures(sweep),
+        "kinds": list(packed.blobs),
+        "top": packed.n_top,
+        "charts": drawn,
+        "specs": page_charts(sweep),
         "methods": {"A run": _columns(GENERATIONS), "A token": _columns(TOKENS)},
+        "bootstrap": {"level": LEVEL, "resamples": RESAMPLES, "least": MIN_PROMPTS},
     }
+    return data, packed
 
 
 def facts(sweep: Sweep) -> list[tuple[str, str]]:
@@ -63,26 +91,34 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
     layers = ", ".join(map(str, sweep.exitable_layers))
     of = "" if sweep.final_layer is None else f" of {sweep.final_layer + 1} (0-based)"
     found = [
-        ("Model", " ".join(str(model[key]) for key in ("name", "revision", "dtype") if model.get(key))),
+        (
+            "Model",
+            " ".join(str(model[key]) for key in ("name", "revision", "dtype") if model.get(key) not in (None, "auto")),
+        ),
         ("Size", size + (f" × {n_seeds} seeds" if n_seeds > 1 else "")),
-        ("Tokens", f"{len(sweep.tokens):,}"),
+        ("Tokens", f"{sweep.tokens.count_rows():,}"),
         ("Exitable layers", layers + of if layers else ""),
         ("Readout", config.get("readout", "")),
         ("Sampling", _sampling(config)),
         ("Started", about.get("started", "")),
         ("Versions", ", ".join(f"{name} {version}" for name, version in about.get("versions", {}).items())),
-        ("Digest", (model.get("digest") or "")[:19]),
+        ("Digest", (model.get("digest") or "").removeprefix("sha256:")[:12]),
     ]
     return [(label, text) for label, text in found if text]
 
 
-def _prompts(sweep: Sweep, metrics: list[Metric]) -> list[dict[str, Any]]:
+def _runs(
+    sweep: Sweep, runs: pd.DataFrame, counts: Any, packed: Packed, metrics: list[Metric]
+) -> dict[str, list[dict[str, Any]]]:
+    """Prompt id → its runs, in order."""
     numbers = {c.key: number for number, c in enumerate(sweep.configurations)}
-    layers = frames.layer_labels(sweep)
-    runs: dict[str, list[dict[str, Any]]] = {prompt_id: [] for prompt_id in sweep.prompts}
-    generations = sweep.generations.assign(recorded=token_counts(sweep))
-    for row in generations.to_dict("records"):
-        counts = dict(row["exit_layer_counts"]) if isinstance(row["exit_layer_counts"], list) else {}
+    bare = runs["run_id"][[not n for n in packed.n]]
+    texts = sweep.texts.to_table(
+        columns=["run_id", "text"], filter=pc.field("run_id").isin(pa.array(bare.to_list(), pa.string()))
+    )
+    text_of = dict(zip(texts["run_id"].to_pylist(), texts["text"].to_pylist(), strict=True))
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row, n, undrawn, count in zip(runs.to_dict("records"), packed.n, packed.undrawn, counts.tolist(), strict=True):
         run = {
             "c": numbers[row["configuration"]],
             "seed": row["seed"],
@@ -90,13 +126,30 @@ def _prompts(sweep: Sweep, metrics: list[Metric]) -> list[dict[str, Any]]:
             "error": row["error"],
             "finish": row["finish_reason"],
             "m": [row[metric.key] for metric in metrics],
-            "n": row["recorded"],
-            "counts": [counts.get(layer, 0) for layer in layers],
-            "text": None if row["recorded"] else row["text"],
+            "n": n,
+            "undrawn": undrawn,
+            "counts": count,
+            "text": text_of.get(row["run_id"]),
             "notes": row.get("notes") or [],
         }
-        runs[row["prompt_id"]].append(clean(run))
-    return [{"id": prompt_id, "text": text, "runs": runs[prompt_id]} for prompt_id, text in sweep.prompts.items()]
+        found.setdefault(row["prompt_id"], []).append(clean(run))
+    return found
+
+
+def _prompts(sweep: Sweep, held: dict[str, str], runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    return [
+        {"id": prompt_id, "text": sweep.prompts[prompt_id], "why": why, "runs": runs.get(prompt_id, [])}
+        for prompt_id, why in held.items()
+    ]
+
+
+def _failures(sweep: Sweep) -> list[dict[str, Any]]:
+    numbers = {c.key: number for number, c in enumerate(sweep.configurations)}
+    rows = sweep.failed.head(MOST_FAILURES).to_dict("records")
+    return [
+        clean({"prompt": r["prompt_id"], "c": numbers[r["configuration"]], "seed": r["seed"], "error": r["error"]})
+        for r in rows
+    ]
 
 
 def _columns(schema: Any) -> list[tuple[str, str, str]]:

@@ -15,7 +15,7 @@ import pyarrow.fs
 from eexit.schema import GENERATIONS, OK, TOKENS
 
 NORMAL = "normal"
-_LISTS = ("kl", "exit_prob")
+_BULKY = ("text", "prompt_token_ids", "model")  # of no use to a mean
 
 
 class NotASweepError(ValueError):
@@ -37,12 +37,11 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Everything a report is made of.
+    """Everything a report is made of. Runs are in memory; texts and tokens stay where they are until asked for.
 
-    `generations`: columns of `eexit.schema.GENERATIONS`, with `configuration` (the key) and `log_perplexity` (nats per
-    token) added. `tokens`: the columns of `eexit.schema.TOKENS` that hold one value; those that hold one per layer are
-    `kl` (tokens × exitable layers, nats) and `exit_prob` (tokens × exitable layers and final), row by row beside it,
-    or None where they weren't recorded.
+    `generations`: columns of `eexit.schema.GENERATIONS` that hold one short value, with `configuration` (the key) and
+    `log_perplexity` (nats per token) added. `tokens` and `texts`: Arrow datasets with columns of `eexit.schema.TOKENS`
+    and `GENERATIONS`, in no order.
     """
 
     about: dict[str, Any]  # the content of sweep.json; empty where there was none
@@ -51,9 +50,9 @@ class Sweep:
     prompts: dict[str, str]  # id → text, in the sweep's order
     configurations: tuple[Configuration, ...]
     generations: pd.DataFrame
-    tokens: pd.DataFrame
-    kl: np.ndarray | None
-    exit_prob: np.ndarray | None
+    layer_counts: np.ndarray  # decided tokens, generations × exit ranks; zeros where they aren't known
+    tokens: ds.Dataset
+    texts: ds.Dataset
 
     @property
     def done(self) -> pd.DataFrame:
@@ -72,17 +71,23 @@ def read_sweep(results: str) -> Sweep:
     """
     filesystem, root = _open(results)
     about = _read_about(results, filesystem, root)
-    generations = _read_table(filesystem, f"{root}/generations", GENERATIONS)
-    tokens = _read_table(filesystem, f"{root}/tokens", TOKENS)
-    per_layer = {name: _matrix(tokens[name]) for name in _LISTS}
+    exitable, final = tuple(about["exitable_layers"]), about["model"]["n_layers"] - 1
+    generations = _dataset(filesystem, f"{root}/generations", GENERATIONS)
+    rows = generations.to_table(columns=[name for name in GENERATIONS.names if name not in _BULKY])
+    named = (
+        rows.select(["prompt_id", "prompt"]).group_by("prompt_id", use_threads=False).aggregate([("prompt", "first")])
+    )
+    prompts = {prompt["id"]: prompt["prompt"] for prompt in about["config"].get("prompts", [])}
+    prompts |= dict(zip(named["prompt_id"].to_pylist(), named["prompt_first"].to_pylist(), strict=True))
     return assemble(
         about,
-        tuple(about["exitable_layers"]),
-        about["model"]["n_layers"] - 1,
-        generations.to_pandas(),
-        tokens.drop_columns(list(_LISTS)).to_pandas(),
-        per_layer["kl"],
-        per_layer["exit_prob"],
+        exitable,
+        final,
+        prompts,
+        rows.drop_columns(["prompt", "exit_layer_counts"]).to_pandas(),
+        _count_matrix(rows["exit_layer_counts"], [*exitable, final]),
+        _dataset(filesystem, f"{root}/tokens", TOKENS),
+        generations,
     )
 
 
@@ -90,40 +95,45 @@ def assemble(
     about: dict[str, Any],
     exitable_layers: tuple[int, ...],
     final_layer: int | None,
+    prompts: dict[str, str],
     generations: pd.DataFrame,
-    tokens: pd.DataFrame,
-    kl: np.ndarray | None = None,
-    exit_prob: np.ndarray | None = None,
+    layer_counts: np.ndarray,
+    tokens: ds.Dataset,
+    texts: ds.Dataset,
 ) -> Sweep:
-    """Put rows in the sweep's order (prompt, configuration, seed, position) and name their configurations."""
+    """Put runs in the sweep's order (prompt, configuration, seed) and name their configurations."""
     pairs = zip(generations["mode"], generations["kl_factor"], strict=True)
     found = [Configuration(mode, None if math.isnan(k) else float(k)) for mode, k in pairs]
     configurations = _in_order(_configured(about), found)
-    prompts = {p["id"]: p["prompt"] for p in about.get("config", {}).get("prompts", [])}
-    prompts |= dict(zip(generations["prompt_id"], generations["prompt"], strict=True))
     generations = generations.assign(
         configuration=[configuration.key for configuration in found],
         log_perplexity=np.log(generations["perplexity"].astype(float)),
     )
-    order = {key: rank for rank, key in enumerate(c.key for c in configurations)}, {p: i for i, p in enumerate(prompts)}
+    ranks = {key: rank for rank, key in enumerate(c.key for c in configurations)}
     by = pd.DataFrame(
-        {"p": generations["prompt_id"].map(order[1]), "c": generations["configuration"].map(order[0])}
-    ).assign(s=generations["seed"])
-    generations = generations.loc[by.sort_values(["p", "c", "s"], kind="stable").index].reset_index(drop=True)
-    run_rank = pd.Series(range(len(generations)), index=generations["run_id"], dtype=float)
-    place = pd.DataFrame({"r": tokens["run_id"].map(run_rank), "t": tokens["position"]}).dropna()
-    rows = place.sort_values(["r", "t"]).index.to_numpy(dtype=int)
+        {
+            "prompt": generations["prompt_id"].map({prompt_id: i for i, prompt_id in enumerate(prompts)}),
+            "configuration": generations["configuration"].map(ranks),
+            "seed": generations["seed"],
+        }
+    )
+    order = by.sort_values(["prompt", "configuration", "seed"], kind="stable").index.to_numpy(dtype=int)
     return Sweep(
         about=about,
         exitable_layers=exitable_layers,
         final_layer=final_layer,
         prompts=prompts,
         configurations=configurations,
-        generations=generations,
-        tokens=tokens.iloc[rows].reset_index(drop=True),
-        kl=None if kl is None else kl[rows],
-        exit_prob=None if exit_prob is None else exit_prob[rows],
+        generations=generations.iloc[order].reset_index(drop=True),
+        layer_counts=layer_counts[order],
+        tokens=tokens,
+        texts=texts,
     )
+
+
+def loose(schema: pa.Schema) -> pa.Schema:
+    """The schema for rows that may lack any column."""
+    return pa.schema([field.with_nullable(True) for field in schema])
 
 
 def _open(results: str) -> tuple[pyarrow.fs.FileSystem, str]:
@@ -157,19 +167,26 @@ def _read_about(results: str, filesystem: pyarrow.fs.FileSystem, root: str) -> d
     return about
 
 
-def _read_table(filesystem: pyarrow.fs.FileSystem, folder: str, schema: pa.Schema) -> pa.Table:
+def _dataset(filesystem: pyarrow.fs.FileSystem, folder: str, schema: pa.Schema) -> ds.Dataset:
     """Every Parquet file of a folder, empty where there is none; columns a file lacks are null."""
     if filesystem.get_file_info(folder).type != pyarrow.fs.FileType.Directory:
-        return schema.empty_table()
-    loose = pa.schema([field.with_nullable(True) for field in schema])
-    return ds.dataset(folder, filesystem=filesystem, format="parquet", schema=loose).to_table()
+        return ds.dataset(loose(schema).empty_table())
+    return ds.dataset(folder, filesystem=filesystem, format="parquet", schema=loose(schema))
 
 
-def _matrix(lists: pa.ChunkedArray) -> np.ndarray | None:
-    """Lists of one length as rows × length; None where there are no rows or they weren't recorded."""
-    if len(lists) == 0 or lists.null_count:
-        return None
-    return np.asarray(lists.combine_chunks().flatten()).reshape(len(lists), -1)
+def _count_matrix(column: pa.ChunkedArray, layers: list[int]) -> np.ndarray:
+    """Maps from layer to number of tokens as rows × layers."""
+    counts = np.zeros((len(column), len(layers)), dtype=np.int64)
+    rank_of = {layer: rank for rank, layer in enumerate(layers)}
+    start = 0
+    for chunk in column.chunks:
+        rows = start + np.repeat(np.arange(len(chunk)), np.diff(np.asarray(chunk.offsets)))
+        first, last = chunk.offsets[0].as_py(), chunk.offsets[-1].as_py()
+        ranks = pd.Series(np.asarray(chunk.keys[first:last])).map(rank_of)
+        known = ranks.notna().to_numpy()
+        np.add.at(counts, (rows[known], ranks[known].to_numpy(dtype=int)), np.asarray(chunk.items[first:last])[known])
+        start += len(chunk)
+    return counts
 
 
 def _configured(about: dict[str, Any]) -> Iterable[Configuration]:

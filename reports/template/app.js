@@ -7,32 +7,37 @@ function setTheme(dark) {
   $("dark").setAttribute("aria-pressed", String(dark));
 }
 
-// What an address asks for; null for one that leads nowhere.
+// What an address asks for; {page: "nowhere", why} for one that leads to nothing this file holds.
 function parse(hash) {
   const parts = hash.replace(/^#?\/?/, "").split("/").map((part) => { try { return decodeURIComponent(part); } catch { return part; } });
+  const nowhere = (why) => ({ page: "nowhere", why });
   if (parts[0] === "") return { page: "overview" };
   if (parts[0] === "s") return { page: "search", query: parts.slice(1).join("/") };
   if (parts[0] === "fail" || parts[0] === "methods") return { page: parts[0] };
-  if (parts[0] !== "p") return null;
+  if (parts[0] === "c") return DATA.configurations.some(({ key }) => key === parts[1]) ? { page: "everywhere", key: parts[1] } : nowhere(`There is no configuration ${parts[1]}.`);
+  if (parts[0] !== "p") return nowhere("No page has this address.");
   const number = DATA.prompts.findIndex((prompt) => prompt.id === parts[1]);
-  if (number < 0) return null;
+  if (number < 0) return nowhere(`There is no prompt ${parts[1]}.` + (DATA.prompts.length < DATA.counts.prompts ? ` ${held()}` : ""));
   if (parts.length === 2) return { page: "prompt", number };
   const more = { s: null, vs: null, t: null };
   for (let i = 3; i < parts.length; i++) {
     const bare = parts[i] === "vs" && (i + 1 === parts.length || parts[i + 1] === "t");
     if (parts[i] in more) more[parts[i]] = bare ? DATA.normal : parts[++i];
   }
-  const run = DATA.prompts[number].runs.find((r) => DATA.configurations[r.c].key === parts[2] && (more.s === null || String(r.seed) === more.s));
-  return run ? { page: "configuration", number, run, vs: more.vs, t: /^\d+$/.test(more.t ?? "") ? +more.t : null } : null;
+  const run = runsOf(DATA.prompts[number], parts[2]).find((r) => more.s === null || String(r.seed) === more.s);
+  if (!run) return nowhere(`There is no run ${parts[2]}${more.s === null ? "" : `, seed ${more.s},`} on prompt ${parts[1]}.`);
+  return { page: "configuration", number, run, vs: more.vs, t: /^\d+$/.test(more.t ?? "") ? +more.t : null };
 }
 
 const PAGES = {
   overview: overviewPage,
   prompt: ({ number }) => promptPage(number),
   configuration: ({ number, run, vs, t }) => configurationPage(number, run, { vs, t }),
+  everywhere: ({ key }) => configurationsPage(key),
   search: ({ query }) => searchPage(query),
   fail: failuresPage,
   methods: methodsPage,
+  nowhere: ({ why }) => [h("h1", {}, "Not in this report"), h("p", {}, why), h("p", {}, h("a", { href: "#/" }, "Overview"))],
 };
 
 let turn = 0;
@@ -40,12 +45,12 @@ let turn = 0;
 async function route(first = false) {
   const mine = ++turn;
   const asked = parse(location.hash);
-  const page = asked ? await PAGES[asked.page](asked) : [h("h1", {}, "Not in this report"), h("p", {}, h("a", { href: "#/" }, "Overview"))];
+  const page = await PAGES[asked.page](asked);
   if (mine !== turn) return;
   document.body.className = document.body.className.replace(/ ?only\d+/, "");
   $("main").replaceChildren(...page);
   forgetCharts();
-  header(asked || {});
+  header(asked);
   if (!first) { scrollTo(0, 0); $("main").focus({ preventScroll: true }); }
   document.title = [page.find((node) => node.tagName === "H1").textContent, DATA.title].join(" · ");
   const pinned = document.querySelector(".pinned");
@@ -57,23 +62,28 @@ async function route(first = false) {
 function header(asked) {
   const prompt = $("pick-prompt"), configuration = $("pick-configuration");
   prompt.value = asked.number === undefined ? "" : String(asked.number);
-  const runs = asked.number === undefined ? [] : DATA.prompts[asked.number].runs;
-  configuration.replaceChildren(h("option", { value: "" }, "all"), ...runs.map((run, i) => h("option", { value: i, selected: run === asked.run }, runName(run))));
-  configuration.disabled = !runs.length;
-  configuration.onchange = () => { location.hash = address(DATA.prompts[asked.number], runs[configuration.value]); };
-  if (asked.page === "search") $("query").value = asked.query;
+  const runs = asked.number === undefined ? null : DATA.prompts[asked.number].runs;
+  const entries = runs
+    ? runs.map((run) => [runName(run), address(DATA.prompts[asked.number], run), run === asked.run])
+    : DATA.configurations.map(({ key }) => [key, `#/c/${encodeURIComponent(key)}`, key === asked.key]);
+  configuration.replaceChildren(h("option", { value: runs ? address(DATA.prompts[asked.number]) : "#/" }, "all"),
+    ...entries.map(([label, value, selected]) => h("option", { value, selected }, label)));
+  configuration.onchange = () => { location.hash = configuration.value; };
+  $("query").value = asked.query ?? $("query").value;
 }
 
 async function start() {
   setTheme(matchMedia("(prefers-color-scheme: dark)").matches);
   await load();
-  $("pick-prompt").append(h("option", { value: "" }, "all"), ...DATA.prompts.map((prompt, i) => h("option", { value: i }, `${prompt.id} ${shorten(prompt.text, 60)}`)));
+  $("pick-prompt").append(h("option", { value: "" }, "all"), ...DATA.prompts.map((prompt, i) => h("option", { value: i }, promptName(prompt, 60))));
   $("pick-prompt").onchange = (event) => { location.hash = event.target.value ? address(DATA.prompts[event.target.value]) : "#/"; };
   $("search").onsubmit = (event) => { event.preventDefault(); location.hash = `#/s/${encodeURIComponent($("query").value)}`; };
   $("skip").onclick = (event) => { event.preventDefault(); $("main").focus(); };
   $("dark").onclick = () => { setTheme(!isDark()); redraw(true); };
   addEventListener("hashchange", () => route());
-  addEventListener("beforeprint", () => redraw(true));
+  $("csv").onclick = saveRuns;
+  $("print").onclick = () => print();
+  addEventListener("beforeprint", preparePrint);
   watcher.observe($("main"));
   await route(true);
 }

@@ -1,10 +1,11 @@
 // Vega charts: one shared bundle, unpacked when the first chart is wanted.
 
 let bundle = null;
-const drawn = []; // {box, chart, rows, view, width}
+let picked = ""; // the configuration that every chart brings out
+const drawn = []; // {chart, variant, box, view, width}
 
 function loadBundle() {
-  bundle ??= inflate("bundle").then((bytes) => {
+  bundle ??= inFile("bundle").then((bytes) => {
     const script = document.createElement("script");
     script.textContent = text(bytes); // the policy knows its hash
     document.head.append(script);
@@ -13,69 +14,91 @@ function loadBundle() {
   return bundle;
 }
 
-function theme() {
+function theme(width) {
   const style = getComputedStyle(document.documentElement);
-  const ink = style.getPropertyValue("--ink"), soft = style.getPropertyValue("--soft"), line = style.getPropertyValue("--line");
+  const [paper, ink, soft, line] = ["paper", "ink", "soft", "line"].map((name) => style.getPropertyValue("--" + name).trim());
   const category = isDark() ? ["#9ca3af", "#4ba3e3", "#f28e4b", "#3fbf97", "#df8abf", "#c9b94a"] : THEME.range.category;
   return {
     ...THEME,
+    background: paper,
     range: { ...THEME.range, category },
-    axis: { ...THEME.axis, labelColor: soft, titleColor: ink, gridColor: line, domainColor: soft, tickColor: soft },
-    legend: { ...THEME.legend, labelColor: ink, titleColor: ink },
+    axis: { ...THEME.axis, titleLimit: Math.max(160, width - 60), labelColor: soft, titleColor: ink, gridColor: line, domainColor: soft, tickColor: soft },
+    legend: { ...THEME.legend, columns: width < 450 ? 3 : 0, labelColor: ink, titleColor: ink },
     rule: { color: soft },
   };
 }
 
-// A figure with heading, chart, caption and the table that says the same.
+// A figure with heading, chart, caption and the table that says the same. A chart is what overview.py gives, or
+// {key, title, caption, variants, controls, prepare(spec), rows(), open(datum, event, view), table or twin()}.
 function figure(chart) {
   const box = h("div.chart");
-  const entry = { box, chart, rows: chart.table.rows, view: null, width: 0 };
-  const choice = chart.choice && chart.choice.values.length > 1 ? chooser(entry) : null;
-  if (chart.choice) entry.rows = chosen(chart, chart.choice.first);
+  const entry = { chart, variant: chart.first || 0, box, view: null, width: 0 };
   drawn.push(entry);
+  const options = () => chart.variants.map(({ label }, i) => h("option", { value: i, selected: i === entry.variant }, label));
+  const change = (event) => { entry.variant = +event.target.value; draw(entry, true); };
+  const choice = chart.choice && chart.variants.length > 1 ? h("label", {}, chart.choice + " ", h("select", { onchange: change }, ...options())) : null;
   const details = h("details", {}, h("summary", {}, "Table"));
   details.addEventListener("toggle", () => {
-    if (details.open && details.children.length === 1) details.append(twin(chart.title, chart.table));
+    if (details.open && details.children.length === 1) details.append(chart.twin ? chart.twin() : twin(chart.title, chart.table));
   });
-  return h(chart.wide ? "figure.wide" : "figure", { "data-chart": chart.key },
-    h("h2", {}, chart.title), choice, box, h("figcaption", {}, chart.caption), details);
+  const save = (type) => h("button", { type: "button", onclick: () => saveImage(entry, type), "aria-label": `Save ${chart.title} as ${type.toUpperCase()}` }, type.toUpperCase());
+  const controls = choice || chart.controls ? h("p.row", {}, choice, ...(chart.controls || [])) : null;
+  entry.update = () => {
+    if (details.open && chart.twin) details.replaceChildren(details.firstChild, chart.twin());
+    return draw(entry, true);
+  };
+  chart.update = entry.update;
+  return h(chart.wide ? "figure.wide" : "figure", { "data-chart": chart.key }, h("h2", {}, chart.title), controls, box,
+    h("figcaption", {}, chart.caption), h("div.below", {}, details, h("span.saves", {}, save("png"), save("svg"))));
 }
-
-function chooser(entry) {
-  const { label, values, first } = entry.chart.choice;
-  const options = values.map((k) => h("option", { value: k, selected: k === first }, String(k)));
-  const onchange = (event) => { entry.rows = chosen(entry.chart, +event.target.value); draw(entry, true); };
-  return h("label", {}, label + " ", h("select", { onchange }, ...options));
-}
-
-const chosen = (chart, k) => chart.table.rows.filter((row) => row.kl_factor === null || row.kl_factor === k);
 
 async function draw(entry, again = false) {
-  const width = Math.floor(entry.box.clientWidth);
-  if (!entry.box.isConnected || !width || (width === entry.width && !again)) return;
+  const { chart, box } = entry, width = Math.floor(box.clientWidth);
+  if (!box.isConnected || !width || (width === entry.width && !again)) return;
   entry.width = width;
   const embed = await loadBundle();
+  const variant = chart.variants[entry.variant];
+  const rows = chart.rows ? chart.rows() : variant.rows || chart.table.rows;
   // A numeric width: "container" gives an empty chart, and no error, in an element that isn't shown.
-  const spec = { ...entry.chart.spec, datasets: { rows: entry.rows }, config: theme(), width, autosize: { type: "fit-x", contains: "padding" } };
+  const spec = { ...variant.spec, params: [{ name: "picked", value: picked }], datasets: { rows }, config: theme(width), width, autosize: { type: "fit-x", contains: "padding" } };
+  const options = { mode: "vega-lite", ast: true, renderer: "canvas", actions: false, defaultStyle: false, tooltip: { disableDefaultStyle: true } };
+  const { view } = await embed(box, chart.prepare ? chart.prepare(spec, rows) : spec, options);
   if (entry.view) entry.view.finalize();
-  const actions = { export: true, source: false, compiled: false, editor: false };
-  const options = { mode: "vega-lite", ast: true, renderer: "canvas", actions, defaultStyle: false, tooltip: { disableDefaultStyle: true } };
-  const result = await embed(entry.box, spec, options);
-  entry.view = result.view;
-  const canvas = entry.box.querySelector("canvas");
+  entry.view = view;
+  view.addEventListener("click", (event, item) => item && item.datum && (chart.open || openConfiguration)(item.datum, event, view));
+  view.addEventListener("pointerover", (event, item) => pick((item && item.datum && item.datum.configuration) || ""));
+  const canvas = box.querySelector("canvas");
   canvas.setAttribute("role", "img");
-  canvas.setAttribute("aria-label", entry.chart.spec.description);
-  entry.box.dataset.ink = (await result.view.toImageURL("png")).length;
+  canvas.setAttribute("aria-label", variant.spec.description);
+  box.dataset.ink = inkOf(canvas);
+}
+
+// How many of the canvas's points, of some thousand, are not background.
+function inkOf(canvas) {
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  let ink = 0;
+  for (let i = 0; i < data.length; i += 4 * 97) if (data[i] !== data[0] || data[i + 1] !== data[1] || data[i + 2] !== data[2]) ink++;
+  return ink;
+}
+
+const openConfiguration = (datum) => { if (datum.configuration) location.hash = `#/c/${encodeURIComponent(datum.configuration)}`; };
+
+// Bring out one configuration in every chart; "" for all alike.
+function pick(key) {
+  if (key === picked) return;
+  picked = key;
+  for (const { view } of drawn) if (view) view.signal("picked", key).runAsync();
 }
 
 // Let go of the charts of the page that was left.
 function forgetCharts() {
+  picked = "";
   for (const entry of drawn.splice(0)) {
     if (entry.box.isConnected) drawn.push(entry);
     else if (entry.view) entry.view.finalize();
   }
 }
 
-const redraw = (again) => drawn.forEach((entry) => draw(entry, again));
+const redraw = (again) => Promise.all(drawn.map((entry) => draw(entry, again)));
 
 const watcher = new ResizeObserver(() => redraw(false));

@@ -1,48 +1,50 @@
-// #/p/<id>/<configuration>[/s/<seed>][/vs/<configuration>][/t/<token>] : one run, beside another.
+// #/p/<id>/<configuration>[/s/<seed>][/vs/<configuration>[~<seed>]][/t/<token>] : one run, beside another.
 
 const options = { numbers: false, filled: false };
 
 async function configurationPage(number, run, { vs, t }) {
-  const prompt = DATA.prompts[number];
-  const [cores, detailsOfRuns] = [await coreOf(number), await detailOf(number)];
-  const name = runName(run);
-  const others = prompt.runs.filter((r) => r !== run && r.seed === run.seed && r.status === "ok");
-  const normal = others.find((r) => DATA.configurations[r.c].mode === DATA.normal);
-  const named = others.find((r) => DATA.configurations[r.c].key === vs);
-  const base = named || normal;
+  const prompt = DATA.prompts[number], name = runName(run), others = prompt.runs.filter((r) => r !== run && r.status === "ok");
   const page = [
     h("nav.trail", { "aria-label": "Where you are" }, h("a", { href: "#/" }, "Overview"), " › ", h("a", { href: address(prompt) }, `Prompt ${prompt.id}`), ` › ${name}`),
     h("h1", {}, `${name} on prompt ${prompt.id}`),
-    h("blockquote", {}, ...visible(prompt.text)),
+    h("blockquote", { tabindex: 0, role: "group", "aria-label": "Prompt" }, ...visible(prompt.text)),
   ];
-  if (run.status !== "ok") return [...page, h("h2", {}, "This run failed"), h("pre.error", {}, ...visible(run.error || "no reason given"))];
-  const tokens = cores[prompt.runs.indexOf(run)];
-  if (!tokens) return [...page, h("p.soft", {}, "Its tokens weren't recorded."), h("div.tokens", {}, ...visible(run.text || ""))];
+  if (run.status !== "ok") return [...page, h("h2", {}, "This run failed"), h("pre.error", { tabindex: 0 }, ...visible(run.error || "no reason given"))];
+  const cores = await coreOf(number), tokens = cores[prompt.runs.indexOf(run)];
+  if (!tokens) return [...page, run.n ? notThere(number) : h("p.soft", {}, "Its tokens weren't recorded."), h("div.tokens", {}, ...visible(run.text || ""))];
+  const named = vs && others.find((other) => versus(run, other) === vs);
+  if (vs && !named) page.push(notice(`There is no ${vs} to compare with on this prompt.`));
+  if (t !== null && t >= tokens.n) page.push(notice(`There is no token ${t}: the text has ${tokens.n}.`));
+  const base = named || others.find((other) => DATA.configurations[other.c].mode === DATA.normal && other.seed === run.seed);
   const other = base ? cores[prompt.runs.indexOf(base)] : null;
   const difference = other ? compare(tokens, other) : { from: -1, same: new Set(), sameOther: new Set() };
-  page.push(h("p", {}, summary(run, difference, base)), ...run.notes.map(([label, note]) => h("p", {}, h("strong", {}, label + ": "), ...visible(String(note)))));
-  page.push(comparisons(prompt, run, others, vs, t), legend(run.counts, document.body), toggles());
-  const texts = h("div.texts", {}, reading(name, tokens, { from: difference.from, same: difference.same }));
-  if (other && vs) texts.append(reading(runName(base), other, { from: difference.from, same: difference.sameOther }));
-  const pane = h("aside.pane", { "aria-label": "Token" });
-  pin(prompt, run, tokens, detailsOfRuns && detailsOfRuns[prompt.runs.indexOf(run)], texts.querySelector(".tokens"), pane, vs, t);
-  return [...page, h(vs && other ? "div.reading.two" : "div.reading", {}, texts, pane)];
+  page.push(h("p", {}, summary(run, difference, other && base)), ...run.notes.map(([label, note]) => h("p", {}, h("strong", {}, label + ": "), ...visible(String(note)))));
+  page.push(comparisons(prompt, run, others, named, t), legend(run.counts, document.body), toggles());
+  const texts = h("div.texts", {}, reading(run, tokens, { from: difference.from, same: difference.same }));
+  if (other && named) texts.append(reading(base, other, { from: difference.from, same: difference.sameOther }));
+  const pane = h("aside.pane", { "aria-label": "Token", tabindex: 0 });
+  pin(prompt, run, tokens, await detailOf(number, run), texts.querySelector(".tokens"), pane, named ? vs : null, t);
+  return [...page, h(other && named ? "div.reading.two" : "div.reading", {}, texts, pane)];
 }
 
-function reading(name, tokens, marks) {
-  return h("section", {}, h("h2", {}, name), tokenText(tokens, `Tokens of ${name}`, marks));
+const notice = (words) => h("p.bad", { role: "status" }, words);
+
+function reading(run, tokens, marks) {
+  return h("section", {}, h("h2", {}, runName(run)), tokenText(run, tokens, `Tokens of ${runName(run)}`, marks));
 }
 
 function summary(run, difference, base) {
   const said = DATA.metrics.flatMap((metric, i) => (run.m[i] === null ? [] : [`${metric.label.toLowerCase()} ${form(run.m[i], metric.form)}`]));
-  const against = !base ? "" : difference.from < 0 ? ` Identical to ${runName(base)}.` : ` Identical to ${runName(base)} for ${difference.from} tokens; in bold: tokens that match it again after that.`;
+  const name = base && runName(base), again = difference.same.size;
+  const against = !base ? "" : difference.from < 0 ? ` Identical to ${name}.`
+    : ` Identical to ${name} for ${difference.from} tokens; after that ${again} match it again, in bold.`;
   return `Ended: ${ending(run)}; ${said.join(", ")}.${against}`;
 }
 
-function comparisons(prompt, run, others, vs, t) {
+function comparisons(prompt, run, others, named, t) {
   const select = h("select", { id: "versus", onchange: (event) => { location.hash = address(prompt, run, { vs: event.target.value, t }); } },
-    h("option", { value: "", selected: !vs }, "nothing"),
-    ...others.map((r) => h("option", { value: DATA.configurations[r.c].key, selected: vs === DATA.configurations[r.c].key }, DATA.configurations[r.c].label)));
+    h("option", { value: "", selected: !named }, "nothing"),
+    ...others.map((other) => h("option", { value: versus(run, other), selected: other === named }, runName(other))));
   return h("p.row", {}, h("label", {}, "Side by side with ", select));
 }
 

@@ -1,77 +1,115 @@
 // The file's blobs: gzip + base64, decoded on demand. Layouts are those of packing.py.
 
-async function inflate(name) {
-  const element = document.getElementById("blob-" + name);
-  if (!element) return null;
-  const bytes = Uint8Array.from(atob(element.textContent.trim()), (letter) => letter.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Uint8Array(await new Response(stream).arrayBuffer());
-}
-
-const text = (bytes) => new TextDecoder().decode(bytes);
-
 let DATA = null; // the payload
 let PIECES = []; // token texts; a number is the id of a token whose text isn't known
 const cores = new Map();
 const details = new Map();
+const beside = new Map(); // prompt number → what its side file brought
+
+const text = (bytes) => new TextDecoder().decode(bytes);
+
+async function inflate(base64) {
+  const bytes = Uint8Array.from(atob(base64.trim()), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+const inFile = (name) => inflate(document.getElementById("blob-" + name).textContent);
 
 async function load() {
-  DATA = JSON.parse(text(await inflate("payload")));
-  PIECES = JSON.parse(text(await inflate("pieces")));
+  DATA = JSON.parse(text(await inFile("payload")));
+  PIECES = JSON.parse(text(await inFile("pieces")));
   DATA.final = DATA.layers.length - 1;
-  for (const configuration of DATA.configurations) configuration.label = configuration.key;
   DATA.seeds = [...new Set(DATA.prompts.flatMap((prompt) => prompt.runs.map((run) => run.seed)))];
+  for (const prompt of DATA.prompts) prompt.runs.reduce((start, run) => ((run.start = start), start + run.n), 0);
 }
 
-function number3(bytes, at, n) {
+const sideFile = (number) => `${DATA.outside.folder}/prompt-${number}.js`;
+
+// A prompt's bytes of one kind; null where they aren't in the file and the file beside it is missing.
+async function blob(kind, number) {
+  if (!DATA.outside.kinds.includes(kind)) return inFile(`${kind}-${number}`);
+  if (!beside.has(number)) {
+    beside.set(number, new Promise((resolve) => {
+      const script = h("script", { nonce: NONCE, src: sideFile(number) });
+      window.eexitData = (named) => resolve(named);
+      script.onerror = () => resolve(null);
+      document.head.append(script);
+    }));
+  }
+  const named = await beside.get(number);
+  return named && inflate(named[`${kind}-${number}`]);
+}
+
+// n numbers from `at`; see encode_numbers.
+function numbersAt(bytes, at, n) {
   const numbers = new Uint32Array(n);
-  for (let i = 0; i < n; i++) numbers[i] = bytes[at + i] | (bytes[at + n + i] << 8) | (bytes[at + 2 * n + i] << 16);
-  return numbers;
-}
-
-// Per run of a prompt: {piece, rank, drawn}, one entry per token; null where no tokens were recorded.
-async function coreOf(promptNumber) {
-  if (!cores.has(promptNumber)) {
-    const bytes = await inflate("core-" + promptNumber);
-    let at = 0;
-    cores.set(promptNumber, DATA.prompts[promptNumber].runs.map((run) => {
-      const n = run.n;
-      if (!n) return null;
-      const packed = bytes.subarray(at + 3 * n, at + 4 * n);
-      const tokens = { n, piece: number3(bytes, at, n), rank: packed.map((b) => b & 127), drawn: packed.map((b) => +(b < 128)) };
-      at += 4 * n;
-      return tokens;
-    }));
+  let two = 0, long = 0;
+  for (let i = 0; i < n; i++) bytes[at + i] === 255 ? long++ : bytes[at + i] >= 128 && two++;
+  for (let i = 0, second = at + n, rest = at + n + two; i < n; i++) {
+    const first = bytes[at + i];
+    if (first < 128) numbers[i] = first;
+    else if (first < 255) numbers[i] = 128 + ((first - 128) << 8) + bytes[second++];
+    else numbers[i] = bytes[rest] | (bytes[rest + long] << 8) | (bytes[rest++ + 2 * long] << 16);
   }
-  return cores.get(promptNumber);
+  return { numbers, end: at + n + two + 3 * long };
 }
 
-// Per run of a prompt: what is known of token i, as {kl, probability, logprob, entropy, said}; null without a recording.
-async function detailOf(promptNumber) {
-  if (!DATA.detail) return null;
-  if (!details.has(promptNumber)) {
-    const bytes = await inflate("detail-" + promptNumber);
-    const E = DATA.final;
-    let at = 0;
-    details.set(promptNumber, DATA.prompts[promptNumber].runs.map((run) => {
-      const n = run.n, start = at;
-      at += n * (2 * E + 6);
-      if (!n) return null;
-      const said = number3(bytes, start + n * (2 * E + 3), n);
-      const column = (c, i) => bytes[start + n * c + i];
-      return (i) => ({
-        kl: Array.from({ length: E }, (_, l) => unlog(column(l, i))),
-        probability: Array.from({ length: E + 1 }, (_, l) => column(E + l, i) / 255),
-        logprob: -unlog(column(2 * E + 1, i)),
-        entropy: unlog(column(2 * E + 2, i)),
-        said: said[i] ? said[i] - 1 : null,
-      });
-    }));
+const total = (number) => DATA.prompts[number].runs.reduce((sum, run) => sum + run.n, 0);
+
+// Per run of a prompt: {n, piece, rank}, one entry per token; null where no tokens are at hand.
+async function coreOf(number) {
+  if (!cores.has(number)) {
+    const bytes = await blob("core", number), n = total(number), halves = DATA.layers.length <= 16;
+    const ranks = new Uint8Array(n);
+    for (let i = 0; bytes && i < n; i++) ranks[i] = halves ? (bytes[i >> 1] >> (4 * (i & 1))) & 15 : bytes[i];
+    const pieces = bytes && numbersAt(bytes, halves ? (n + 1) >> 1 : n, n).numbers;
+    cores.set(number, DATA.prompts[number].runs.map((run) => (run.n && bytes
+      ? { n: run.n, piece: pieces.subarray(run.start, run.start + run.n), rank: ranks.subarray(run.start, run.start + run.n) }
+      : null)));
   }
-  return details.get(promptNumber);
+  return cores.get(number);
 }
 
-const unlog = (code) => (code ? 2 ** (-10 + ((code - 1) * 15) / 254) : 0);
+// What is known of token i of a run: {kl, probability, logprob, entropy, said, top}, each null without a recording.
+async function detailOf(number, run) {
+  if (!details.has(number)) {
+    const kinds = await Promise.all(["kl", "more", "top"].map((kind) => (DATA.kinds.includes(kind) ? blob(kind, number) : null)));
+    details.set(number, { kl: kinds[0], more: kinds[1], top: kinds[2] });
+  }
+  const { kl, more, top } = details.get(number), n = total(number), E = DATA.final, columns = (E + 1) * DATA.top;
+  const said = more && numbersAt(more, 2 * n, n).numbers;
+  const likely = top && numbersAt(top, 0, columns * n);
+  const k = DATA.configurations[run.c].kl;
+  return (i) => {
+    const at = run.start + i;
+    const nats = kl && Array.from(kl.subarray(at * E, at * E + E), unlog);
+    return {
+      kl: nats,
+      probability: nats && exitProbabilities(nats, i < run.undrawn ? null : k),
+      logprob: more && -unlog(more[at]),
+      entropy: more && unlog(more[n + at]),
+      said: said && said[at] ? said[at] - 1 : null,
+      top: likely && likely.numbers[at] ? Array.from({ length: E + 1 }, (_, rank) =>
+        Array.from({ length: DATA.top }, (_, j) => (rank * DATA.top + j) * n + at)
+          .filter((place) => likely.numbers[place])
+          .map((place) => ({ piece: likely.numbers[place] - 1, probability: top[likely.end + place] / 255 }))) : null,
+    };
+  };
+}
+
+const unlog = (code) => (code ? 2 ** (-10 + ((code - 1) * 16) / 126) : 0);
+
+// s = 2·sigmoid(−k·KL) of what is left at each layer, the rest at the final one; all of it there where no exit is drawn.
+function exitProbabilities(kl, k) {
+  let rest = 1;
+  const early = kl.map((nats) => {
+    const here = k === null ? 0 : (rest * 2) / (1 + Math.exp(k * nats));
+    rest -= here;
+    return here;
+  });
+  return [...early, rest];
+}
 
 const pieceText = (piece) => (typeof PIECES[piece] === "number" ? `token ${PIECES[piece]}` : PIECES[piece]);
 

@@ -71,8 +71,13 @@ function address(prompt, run, { vs, t } = {}) {
 }
 
 function runName(run) {
-  return DATA.configurations[run.c].label + (DATA.seeds.length > 1 ? `, seed ${run.seed}` : "");
+  return DATA.configurations[run.c].key + (DATA.seeds.length > 1 ? `, seed ${run.seed}` : "");
 }
+
+const promptName = (prompt, length) => `${prompt.id} ${shorten(prompt.text.replace(/\s+/g, " "), length)}`;
+
+// The other text of a comparison in an address: its configuration, and its seed where that isn't the run's own.
+const versus = (run, other) => DATA.configurations[other.c].key + (other.seed === run.seed ? "" : `~${other.seed}`);
 
 const ENDINGS = { eos: "end of text", length: "length cap" };
 const ending = (run) => (run.status !== "ok" ? "error" : ENDINGS[run.finish] || run.finish || "–");

@@ -4,19 +4,25 @@ const MOST_HITS = 200;
 
 async function searchPage(query) {
   const words = query.toLowerCase(), hits = [];
-  let found = 0;
-  for (let number = 0; number < DATA.prompts.length; number++) {
+  let found = 0, searched = 0;
+  for (let number = 0; words && number < DATA.prompts.length; number++) {
     const prompt = DATA.prompts[number], cores = await coreOf(number);
     prompt.runs.forEach((run, i) => {
       const text = textOf(run, cores[i]);
-      const at = words ? text.toLowerCase().indexOf(words) : -1;
+      const at = text.toLowerCase().indexOf(words);
+      searched++;
       if (at < 0) return;
       found++;
       if (hits.length < MOST_HITS) hits.push(hit(prompt, run, cores[i], text, at, words.length));
     });
   }
   const some = found > hits.length ? `, the first ${hits.length} shown` : "";
-  return [h("h1", {}, `Runs with “${query}”`), h("p", {}, `${found} of ${DATA.counts.runs} runs${some}.`), h("ul.hits", {}, ...hits)];
+  return [
+    h("h1", {}, `Runs with “${query}”`),
+    h("p", {}, words ? `${found} of ${searched} runs${some}.` : "Nothing to look for."),
+    ...(DATA.prompts.length < DATA.counts.prompts ? [h("p.soft", {}, held())] : []),
+    h("ul.hits", {}, ...hits),
+  ];
 }
 
 function hit(prompt, run, tokens, text, at, length) {
@@ -31,27 +37,51 @@ function hit(prompt, run, tokens, text, at, length) {
 }
 
 function failuresPage() {
-  const failures = DATA.prompts.flatMap((prompt) => prompt.runs.filter((run) => run.status !== "ok").map((run) => ({ prompt, run })));
+  const rows = DATA.failures.map((failure) => {
+    const prompt = DATA.prompts.find(({ id }) => id === failure.prompt);
+    const run = prompt && prompt.runs.find((r) => r.c === failure.c && r.seed === failure.seed);
+    return { ...failure, name: `${runName(failure)} on prompt ${failure.prompt}`, link: run && address(prompt, run) };
+  });
   const columns = [
-    { label: "Run", text: true, value: ({ prompt }) => prompt.id, show: ({ prompt, run }) => h("a", { href: address(prompt, run) }, `${runName(run)} on prompt ${prompt.id}`) },
-    { label: "Error", text: true, value: ({ run }) => run.error || "", show: ({ run }) => shorten(run.error || "no reason given", 300) },
+    { label: "Run", text: true, value: ({ name }) => name, show: ({ name, link }) => (link ? h("a", { href: link }, name) : name) },
+    { label: "Error", text: true, value: ({ error }) => error || "", show: ({ error }) => shorten(error || "no reason given", 300) },
   ];
-  const page = [h("h1", {}, "Failed runs"), h("p", {}, `${failures.length} of ${DATA.counts.runs} runs failed. They are left out of every mean.`)];
-  return failures.length ? [...page, table("Failed runs", columns, failures)] : page;
+  const some = DATA.counts.failed > rows.length ? ` The first ${rows.length} are listed.` : "";
+  const page = [h("h1", {}, "Failed runs"), h("p", {}, `${DATA.counts.failed} of ${DATA.counts.runs} runs failed. They are left out of every mean.${some}`)];
+  return rows.length ? [...page, table("Failed runs", columns, rows)] : page;
 }
 
+const HOW = [
+  ["Mean", "Over prompts; several seeds of a prompt are averaged first, so that a prompt counts once. Failed runs are left out of every mean and counted. n is the number of prompts behind a number."],
+  ["Interval", "In brackets, as rules and as bands: percentile bootstrap over prompts, never over tokens. With fewer prompts there is none."],
+  ["Perplexity", "Averaged geometrically: the mean of its logarithm over prompts, and back."],
+  ["Layers not needed", "1 − mean depth. A theoretical saving: the exit rule compares each layer with the final one, so it has run them all. Nothing here is wall-clock time."],
+  ["Where tokens exit, layer mix", "Each run's decided tokens as shares of its exit layers, then the mean. Decided tokens are those whose exit was drawn: all but a run's first, which the final layer gives."],
+  ["Depth by token position", "(exit layer + 1) / layers, averaged within a run and bin, then over seeds, then over prompts whose text reaches the bin."],
+  ["Paired differences", "A run minus its prompt's normal run of the same seed; for perplexity the ratio (the difference of logarithms, and back). Averaged over seeds, then prompts."],
+  ["Same as normal until", "Tokens before the first that differs from the normal run; the whole length where none does."],
+  ["Differs from here, bold", "The first token that isn't the one of the text it is compared with; bold after that are the tokens of a longest common subsequence of the two rests."],
+  ["KL", "In nats, of the full-depth distribution from the one read after a layer, in the full-depth pass over the same text."],
+  ["Exit probability", "s = 2 / (1 + exp(k·KL)) at each exitable layer in turn, of what the earlier layers left; the rest at the final layer. Worked out in this page from KL and the KL factor k. All on the final layer for normal and for tokens whose exit wasn't drawn."],
+  ["Would have said", "The likeliest tokens of the full-depth pass read after that layer, with their probabilities."],
+  ["Rounding in this file", "KL, log-probability and entropy of single tokens to 4.5 %, so exit probabilities to 2 points; probabilities of likely tokens to 0.2 points. The sweep's Parquet files have them in full."],
+  ["CSV", "The runs that this file holds. Text that a spreadsheet would take for a formula has an apostrophe in front."],
+];
+
 function methodsPage() {
-  const definitions = Object.entries(DATA.methods).flatMap(([title, columns]) => [
-    h("h2", {}, title),
-    h("dl.definitions", {}, ...columns.flatMap(([name, unit, definition]) => [h("dt", {}, name, h("span.soft", {}, ` ${unit}`)), h("dd", {}, definition)])),
+  const { level, resamples, least } = DATA.bootstrap;
+  const list = (items) => h("dl.definitions", {}, ...items);
+  const columns = Object.entries(DATA.methods).flatMap(([title, rows]) => [
+    h("h2", {}, `${title}, as recorded`),
+    list(rows.flatMap(([name, unit, definition]) => [h("dt", {}, name, h("span.soft", {}, ` ${unit}`)), h("dd", {}, definition)])),
   ]);
+  const shown = DATA.metrics.map(({ key, label }) => [label, (DATA.methods["A run"].find(([name]) => name === key) || [null, null, "As the file gives it."])[2]]);
   return [
     h("h1", {}, "Methods"),
-    h("p", {}, "Means are over prompts; several seeds of a prompt are averaged first. Perplexity is averaged geometrically. " +
-      "Failed runs are left out and counted. Intervals are 95 % percentile bootstraps over prompts, 2,000 resamples, never over tokens; below 5 prompts there is none. " +
-      "Paired differences compare runs of the same prompt and seed."),
-    h("p", {}, "Layers not needed are a theoretical saving: 1 − mean depth. The KL rule looks at the final layer, so it saves no time when it runs. " +
-      "Numbers of single tokens are rounded in this file: KL, log-probability and entropy to about 2 %, probabilities to 0.2 points. The Parquet files have them in full."),
-    ...definitions,
-  ];
+    h("p", {}, `Intervals hold ${100 * level} % of ${form(resamples, "count")} resamples of the prompts; there are none below ${least} prompts.`),
+    DATA.prompts.length < DATA.counts.prompts ? h("p", {}, held()) : null,
+    h("h2", {}, "Numbers of this report"),
+    list([...HOW, ...shown.filter(([label]) => !HOW.some(([name]) => name === label))].flatMap(([name, definition]) => [h("dt", {}, name), h("dd", {}, definition)])),
+    ...columns,
+  ].filter(Boolean);
 }

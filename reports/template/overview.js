@@ -1,10 +1,8 @@
 // #/ : what exiting early costs, over all prompts.
 
-const HEAT_ROWS = 200; // prompts shown before "show all"
-
 function overviewPage() {
-  const { runs, failed, planned } = DATA.counts;
-  const missing = planned && planned > runs ? ` of ${planned}` : "";
+  const { runs, failed, planned, prompts } = DATA.counts;
+  const missing = planned && planned > runs ? ` of ${form(planned, "count")}` : "";
   const numbers = h("dl.totals", {},
     h("div", {}, h("dt", {}, "runs"), h("dd", {}, `${form(runs, "count")}${missing}`)),
     h("div", {}, h("dt", {}, failed ? h("a", { href: "#/fail" }, "failed") : "failed"), h(failed ? "dd.bad" : "dd", {}, form(failed, "count"))));
@@ -13,62 +11,95 @@ function overviewPage() {
     h("p.soft", {}, DATA.facts.map(([label, value]) => `${label}: ${value}`).join(" · ")),
     numbers,
   ];
-  if (missing) page.push(h("p", {}, `${planned - runs} runs haven't landed yet: this is a partial sweep.`));
+  if (missing) page.push(h("p", {}, `${form(planned - runs, "count")} runs haven't landed yet: this is a partial sweep.`));
   if (!runs) page.push(h("p", {}, "No run has landed yet."));
   else if (failed === runs) page.push(h("p", {}, "Every run failed: there is nothing to average."));
+  if (DATA.prompts.length < prompts) page.push(h("p", {}, held()));
   if (DATA.findings.length) {
     page.push(h("h2", {}, "Findings"), h("ul", {}, ...DATA.findings.map((finding) => h("li", {}, finding))));
     page.push(h("p.soft", {}, "In brackets: 95 % bootstrap intervals over prompts, from 5 prompts on. Layers not needed are theoretical savings: " +
       "the exit rule itself looks at the final layer, so nothing here is wall-clock time."));
   }
-  page.push(h("div.figures", {}, ...DATA.charts.map(figure)));
-  if (DATA.paired.rows.length) {
-    page.push(h("section", {}, h("h2", {}, "Paired differences against normal"), twin("Paired differences against normal, same prompt and seed", DATA.paired)));
-  } else if (runs && !DATA.configurations.some((configuration) => configuration.mode === DATA.normal)) {
+  if (runs && !DATA.configurations.some((configuration) => configuration.mode === DATA.normal)) {
     page.push(h("p", {}, "This sweep has no normal runs, so there is nothing to compare with."));
   }
-  if (DATA.prompts.length) page.push(heatmap());
+  if (DATA.charts.length) page.push(highlight());
+  page.push(h("div.figures", {}, ...DATA.charts.map(figure), DATA.prompts.length && DATA.metrics.length ? heatmap() : null));
   return page;
 }
 
-// Prompts × configurations, one metric at a time; also the list of prompts.
-function heatmap() {
-  const place = h("div");
-  let metric = Math.max(0, DATA.metrics.findIndex((m) => m.key === "mean_depth"));
-  let limit = HEAT_ROWS;
-  const update = () => place.replaceChildren(heatTable(metric, limit), ...more());
-  const more = () => (DATA.prompts.length <= limit ? [] : [h("button", { type: "button", onclick: () => { limit = Infinity; update(); } }, `Show all ${DATA.prompts.length} prompts`)]);
-  const options = DATA.metrics.map((m, i) => h("option", { value: i, selected: i === metric }, m.label));
-  const choice = h("label", {}, "Show ", h("select", { id: "heat-metric", onchange: (event) => { metric = +event.target.value; update(); } }, ...options));
-  update();
-  return h("section", {}, h("h2", {}, "Prompts"), DATA.metrics.length ? choice : null, place);
+const held = () => `This file holds the texts and tokens of ${form(DATA.prompts.length, "count")} of ${form(DATA.counts.prompts, "count")} prompts; ` +
+  "averages are over all of them. Which are held, and why, is on their pages; the command that builds the report takes others with --prompts.";
+
+function highlight() {
+  const options = DATA.configurations.map(({ key }) => h("option", { value: key }, key));
+  return h("p.row", {}, h("label", {}, "Bring out ", h("select", { id: "highlight", onchange: (event) => pick(event.target.value) }, h("option", { value: "" }, "no configuration"), ...options)));
 }
 
-function heatTable(metric, limit) {
-  const number = (run) => (run && run.status === "ok" && metric < DATA.metrics.length ? run.m[metric] : null);
-  const values = DATA.prompts.flatMap((prompt) => prompt.runs.map(number)).filter((value) => value !== null).sort((a, b) => a - b);
-  const first = (prompt, c) => prompt.runs.find((run) => run.c === c);
-  const step = (value) => {
-    const low = values[Math.floor(values.length * 0.02)], high = values[Math.ceil(values.length * 0.98) - 1];
-    return high > low ? Math.round(8 * Math.min(1, Math.max(0, (value - low) / (high - low)))) : 0;
+// Prompts × configurations, one metric at a time.
+function heatmap() {
+  const state = { metric: Math.max(0, DATA.metrics.findIndex((m) => m.key === "mean_depth")), by: "" };
+  const choose = (label, key, options) => h("label", {}, label + " ", h("select", { id: `heat-${key}`, onchange: (event) => { state[key] = key === "by" ? event.target.value : +event.target.value; chart.update(); } }, ...options));
+  const ordered = () => sorted(DATA.prompts, (prompt) => (state.by ? meanOf(runsOf(prompt, state.by), state.metric) : 0), true);
+  const chart = {
+    key: "heat",
+    title: "Prompts by configurations",
+    caption: "One cell per prompt and configuration" + (DATA.seeds.length > 1 ? ", the mean of its seeds" : "") + ". ✕: failed. A click opens the run.",
+    wide: true,
+    variants: [{ spec: DATA.specs.heat }],
+    controls: [
+      choose("Show", "metric", DATA.metrics.map((m, i) => h("option", { value: i, selected: i === state.metric }, m.label))),
+      choose("Order by", "by", [h("option", { value: "" }, "prompt"), ...DATA.configurations.map(({ key }) => h("option", { value: key }, key))]),
+    ],
+    rows: () => ordered().flatMap((prompt, order) => DATA.configurations.flatMap(({ key }) => heatRow(prompt, key, order, state.metric))),
+    prepare: (spec, rows) => spread(spec, rows),
+    open: ({ prompt, configuration }) => {
+      const runs = runsOf(DATA.prompts[prompt], configuration);
+      location.hash = address(DATA.prompts[prompt], runs.find((run) => run.status === "ok") || runs[0]);
+    },
+    twin: () => heatTable(ordered(), state.metric),
   };
-  const how = metric < DATA.metrics.length ? DATA.metrics[metric].form : "text";
+  return figure(chart);
+}
+
+const runsOf = (prompt, key) => prompt.runs.filter((run) => DATA.configurations[run.c].key === key);
+
+// Over a prompt's runs that succeeded; null where there are none.
+function meanOf(runs, metric) {
+  const values = runs.filter((run) => run.status === "ok").map((run) => run.m[metric]).filter((value) => value !== null);
+  return values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null;
+}
+
+function heatRow(prompt, key, order, metric) {
+  const runs = runsOf(prompt, key), value = meanOf(runs, metric), failed = runs.some((run) => run.status !== "ok");
+  if (!runs.length) return [];
+  const words = [value === null ? null : form(value, DATA.metrics[metric].form), failed ? "failed" : null].filter(Boolean).join(", ");
+  return [{ prompt: DATA.prompts.indexOf(prompt), name: promptName(prompt, 36), configuration: key, order, value, failed, words }];
+}
+
+// Colours go from the 2nd to the 98th percentile: one outlier must not make all others alike.
+function spread(spec, rows) {
+  const values = rows.map((row) => row.value).filter((value) => value !== null).sort((a, b) => a - b);
+  const [shade, cross] = spec.layer, { color } = shade.encoding;
+  const domain = [values[Math.floor(values.length * 0.02)] ?? 0, values[Math.ceil(values.length * 0.98) - 1] ?? 1];
+  const rowHeight = DATA.prompts.length > 60 ? 12 : 20;
+  return { ...spec, height: { step: rowHeight }, layer: [{ ...shade, encoding: { ...shade.encoding, color: { ...color, scale: { ...color.scale, domain } } } }, cross] };
+}
+
+function heatTable(prompts, metric) {
   const columns = [{
     label: "Prompt",
     text: true,
     value: (prompt) => prompt.id,
-    show: (prompt) => h("a", { href: address(prompt) }, `${prompt.id} `, h("span.soft", {}, shorten(prompt.text, 60))),
-  }, ...DATA.configurations.map((configuration, c) => ({
-    label: configuration.label,
-    value: (prompt) => number(first(prompt, c)),
-    look: (prompt) => (number(first(prompt, c)) === null ? null : `heat h${step(number(first(prompt, c)))}`),
+    show: (prompt) => h("a", { href: address(prompt) }, promptName(prompt, 60)),
+  }, ...DATA.configurations.map(({ key }) => ({
+    label: key,
+    value: (prompt) => meanOf(runsOf(prompt, key), metric),
     show: (prompt) => {
-      const run = first(prompt, c);
-      if (!run) return "";
-      const failed = run.status !== "ok";
-      const label = `${configuration.label} on prompt ${prompt.id}`;
-      return h(failed ? "a.bad" : "a", { href: address(prompt, run), title: label }, failed ? "✕" : form(number(run), how));
+      const runs = runsOf(prompt, key), value = meanOf(runs, metric);
+      if (!runs.length) return "";
+      return h(value === null ? "a.bad" : "a", { href: address(prompt, runs[0]), title: `${key} on prompt ${prompt.id}` }, value === null ? "✕" : form(value, DATA.metrics[metric].form));
     },
   }))];
-  return table("Prompts by configuration" + (DATA.seeds.length > 1 ? `, seed ${DATA.seeds[0]} where there are several` : ""), columns, DATA.prompts.slice(0, limit));
+  return table(`${DATA.metrics[metric].label}, prompts by configurations`, columns, prompts);
 }

@@ -1,4 +1,4 @@
-// #/p/<id> : one prompt under every configuration.
+// #/p/<id> : one prompt under every configuration. #/c/<configuration> : one configuration on every prompt.
 
 async function promptPage(number) {
   const prompt = DATA.prompts[number];
@@ -7,69 +7,96 @@ async function promptPage(number) {
   const page = [
     h("nav.trail", { "aria-label": "Where you are" }, h("a", { href: "#/" }, "Overview"), ` › Prompt ${prompt.id}`),
     h("h1", {}, `Prompt ${prompt.id}`),
-    h("blockquote", {}, ...visible(prompt.text)),
-    h("p.row", {}, neighbour(DATA.prompts[number - 1], "← previous prompt"), neighbour(DATA.prompts[number + 1], "next prompt →")),
+    h("blockquote", { tabindex: 0, role: "group", "aria-label": "Prompt" }, ...visible(prompt.text)),
+    h("p.row", {}, neighbour(DATA.prompts[number - 1], "← previous prompt"), neighbour(DATA.prompts[number + 1], "next prompt →"),
+      prompt.why ? h("span.soft", {}, `Held because: ${prompt.why}.`) : null),
   ];
   if (!prompt.runs.length) return [...page, h("p", {}, "No run of this prompt has landed yet.")];
-  page.push(runsTable(`Configurations on prompt ${prompt.id}`, prompt, prompt.runs));
-  const longest = Math.max(...cores.map((tokens) => (tokens ? tokens.n : 0)));
-  if (longest) page.push(h("h2", {}, "Exit layer at every position"), legend(null), strip(prompt, cores, longest));
-  return page;
+  page.push(runsTable(`Configurations on prompt ${prompt.id}`, prompt.runs.map((run) => ({ prompt, run, name: runName(run) }))));
+  const rows = prompt.runs.map((run, i) => ({ run, tokens: cores[i] }));
+  const recorded = rows.filter(({ tokens }) => tokens), counted = rows.filter(({ run }) => run.counts.some(Boolean));
+  if (!recorded.length && prompt.runs.some((run) => run.n)) page.push(notThere(number));
+  const figures = [recorded.length ? strip(prompt, recorded) : null, counted.length ? mix(prompt, counted) : null];
+  return [...page, h("div.figures", {}, ...figures)];
 }
 
-function runsTable(caption, prompt, runs) {
+const notThere = (number) => h("p.bad", {}, `Its tokens are in ${sideFile(number)}, which isn't next to this file.`);
+
+function configurationsPage(key) {
+  const runs = DATA.prompts.flatMap((prompt) => runsOf(prompt, key).map((run) => ({ prompt, run, name: promptName(prompt, 60) + (DATA.seeds.length > 1 ? `, seed ${run.seed}` : "") })));
+  const chart = DATA.charts.find(({ key: name }) => name.startsWith("trade")) || DATA.charts[0];
+  const row = chart && chart.table.rows.filter((found) => found.configuration === key);
+  return [
+    h("nav.trail", { "aria-label": "Where you are" }, h("a", { href: "#/" }, "Overview"), ` › ${key}`),
+    h("h1", {}, `${key} on every prompt`),
+    row && row.length ? twin(`Means over prompts: ${key}`, { columns: chart.table.columns, rows: row }) : null,
+    h("h2", {}, "Prompts"),
+    DATA.prompts.length < DATA.counts.prompts ? h("p", {}, held()) : null,
+    runs.length ? runsTable(`Prompts under ${key}`, runs, "Prompt") : h("p", {}, "No run of this configuration has landed yet."),
+  ].filter(Boolean);
+}
+
+// One row per {prompt, run, name}.
+function runsTable(caption, rows, first = "Configuration") {
   const columns = [
-    { label: "Configuration", text: true, value: (run) => run.c, show: (run) => h("a", { href: address(prompt, run) }, runName(run)) },
-    { label: "Ended", text: true, value: ending, show: (run) => ending(run), look: (run) => (run.status === "ok" ? null : "bad") },
-    { label: "Exit layers", text: true, value: (run) => run.counts[DATA.final], show: mix },
-    ...DATA.metrics.map((metric, i) => ({ label: metric.label, value: (run) => run.m[i], show: (run) => form(run.m[i], metric.form) })),
+    { label: first, text: true, value: ({ prompt, run }) => (first === "Prompt" ? DATA.prompts.indexOf(prompt) : run.c), show: ({ prompt, run, name }) => h("a", { href: address(prompt, run) }, name) },
+    { label: "Ended", text: true, value: ({ run }) => ending(run), show: ({ run }) => ending(run), look: ({ run }) => (run.status === "ok" ? null : "bad") },
+    ...DATA.metrics.map((metric, i) => ({ label: metric.label, value: ({ run }) => run.m[i], show: ({ run }) => form(run.m[i], metric.form) })),
   ];
-  return table(caption, columns, runs);
+  return table(caption, columns, rows);
 }
 
-// A small stacked bar; its numbers are in the label.
-function mix(run) {
-  const total = run.counts.reduce((sum, count) => sum + count, 0);
-  if (!total) return run.error ? h("span.bad", {}, shorten(run.error, 120)) : "–";
-  const words = run.counts.map((count, rank) => `${DATA.layers[rank]}: ${count}`).join(", ");
-  const bar = h("span.mix", { role: "img", "aria-label": words, title: words });
-  run.counts.forEach((count, rank) => {
-    const part = h(`span.c${rank}`);
-    part.style.width = `${(100 * count) / total}%`;
-    if (count) bar.append(part);
-  });
-  return bar;
-}
-
-// Position × configuration. Canvas: a thousand tokens a row; the table above has the same in numbers.
-function strip(prompt, cores, longest) {
-  const HEIGHT = 24, rows = prompt.runs.map((run, i) => ({ run, tokens: cores[i] })).filter(({ tokens }) => tokens);
-  const canvas = h("canvas.strip", { role: "img", "aria-label": `Exit layer at every position, one row per configuration, ${longest} positions` });
-  const labels = h("div.labels", {}, ...rows.map(({ run }) => h("a", { href: address(prompt, run) }, runName(run))));
-  canvas.height = HEIGHT * rows.length;
-  canvas.width = longest;
-  canvas.style.height = `${canvas.height}px`;
-  const pen = canvas.getContext("2d", { alpha: true });
-  const colours = DATA.layers.map((_, rank) => colourOf(rank));
-  rows.forEach(({ tokens }, y) => {
-    for (let x = 0; x < tokens.n; x++) {
-      pen.fillStyle = colours[tokens.rank[x]];
-      pen.fillRect(x, y * HEIGHT, 1, HEIGHT - 2);
+// Position × run, coloured by exit layer; a row of data is a stretch read at the same layer.
+function strip(prompt, rows) {
+  const stretches = rows.flatMap(({ run, tokens }, row) => {
+    const found = [], naming = { row, name: runName(run), configuration: DATA.configurations[run.c].key };
+    for (let start = 0, i = 1; i <= tokens.n; i++) {
+      if (i < tokens.n && tokens.rank[i] === tokens.rank[start]) continue;
+      found.push({ ...naming, layer: DATA.layers[tokens.rank[start]], early: tokens.rank[start] !== DATA.final, start, end: i, last: i - 1 });
+      start = i;
     }
+    return found;
   });
-  canvas.addEventListener("click", (event) => {
-    const box = canvas.getBoundingClientRect();
-    const row = rows[Math.floor(((event.clientY - box.top) / box.height) * rows.length)];
-    const t = Math.floor(((event.clientX - box.left) / box.width) * longest);
-    if (row) location.hash = address(prompt, row.run, { t: Math.min(t, row.tokens.n - 1) });
+  return figure({
+    key: "strip",
+    title: "Exit layer at every position",
+    caption: "Each row is one run, left to right its tokens; a click reads from there.",
+    wide: true,
+    variants: [{ spec: DATA.specs.strip }],
+    rows: () => stretches,
+    open: ({ row, start, last }, event, view) => {
+      const left = view.container().querySelector("canvas").getBoundingClientRect().left;
+      const x = event.clientX - left - view.padding().left - view.origin()[0];
+      const t = Math.min(last, Math.max(start, Math.floor(view.scale("x").invert(x))));
+      location.hash = address(prompt, rows[row].run, { t });
+    },
+    twin: () => table("Where each run exits early", [
+      { label: "Run", text: true, value: ({ run }) => run.c, show: ({ run }) => h("a", { href: address(prompt, run) }, runName(run)) },
+      { label: "Tokens", value: ({ run }) => run.n, show: ({ run }) => form(run.n, "count") },
+      { label: "Positions read at", text: true, value: ({ run }) => run.n, show: ({ run }) => early(stretches.filter((s) => s.name === runName(run))) },
+    ], rows),
   });
-  return h("div", {}, h("div.strips", {}, labels, canvas), h("p.soft", {}, "Each row is one configuration, left to right its tokens; a click reads from there."));
 }
 
-function colourOf(rank) {
-  const probe = h(`span.c${rank}`);
-  document.body.append(probe);
-  const colour = getComputedStyle(probe).backgroundColor;
-  probe.remove();
-  return colour;
+const early = (stretches) => stretches.filter((s) => s.early)
+  .map((s) => `${s.start}${s.last > s.start ? `–${s.last}` : ""}: ${s.layer}`).join(", ") || "none early";
+
+function mix(prompt, rows) {
+  const shares = rows.flatMap(({ run }) => {
+    const n = run.counts.reduce((sum, count) => sum + count, 0);
+    return run.counts.map((count, rank) => ({ name: runName(run), configuration: DATA.configurations[run.c].key, layer: DATA.layers[rank], rank, share: count / n, n }));
+  });
+  return figure({
+    key: "mix",
+    title: "Layer mix",
+    caption: "Share of decided tokens read at each layer; a click opens the run.",
+    wide: true,
+    variants: [{ spec: DATA.specs.mix }],
+    rows: () => shares,
+    open: ({ name }) => { location.hash = address(prompt, rows.find(({ run }) => runName(run) === name).run); },
+    twin: () => table("Decided tokens by exit layer", [
+      { label: "Run", text: true, value: ({ run }) => run.c, show: ({ run }) => h("a", { href: address(prompt, run) }, runName(run)) },
+      ...DATA.layers.map((layer, rank) => ({ label: layer, value: ({ run }) => run.counts[rank], show: ({ run }) => form(run.counts[rank], "count") })),
+    ], rows),
+  });
 }

@@ -46,6 +46,7 @@ function twin(caption, { columns, rows }) {
     text: how === "text",
     value: (row) => row[key],
     show: (row) => {
+      if (key === "configuration") return h("a", { href: `#/c/${encodeURIComponent(row[key])}` }, row[key]);
       const low = row[key + "_low"], high = row[key + "_high"];
       const interval = low === null || low === undefined ? "" : ` [${form(low, how)}, ${form(high, how)}]`;
       return form(row[key], how) + interval;

@@ -1,12 +1,12 @@
 // Tokens as spans, coloured by exit rank through classes; the legend; the pane that explains one token.
 
 // marks: {from: position of the first difference or -1, same: set of positions that match again after it}.
-function tokenText(tokens, label, marks) {
+function tokenText(run, tokens, label, marks) {
   const box = h("div.tokens", { tabindex: 0, role: "group", "aria-label": label });
   for (let i = 0; i < tokens.n; i++) {
     if (i === marks.from) box.append(h("span.differs", {}, "differs from here"));
     const span = h(`span.t.r${tokens.rank[i]}`, { "data-i": i, "data-l": layerNumber(tokens.rank[i]) });
-    if (!tokens.drawn[i]) span.classList.add("undrawn");
+    if (i < run.undrawn) span.classList.add("undrawn");
     if (marks.same.has(i)) span.classList.add("again");
     span.append(...visible(pieceText(tokens.piece[i])));
     box.append(span);
@@ -37,35 +37,41 @@ function legend(counts, target) {
 // What the recording says of token i. The numbers are rounded as packing.py rounds them.
 function tokenPane(run, tokens, detail, i) {
   if (i === null) return [h("h2", {}, "Token"), h("p.soft", {}, "Click a token, or focus the text and use the arrow keys; n: next early exit, Esc: let go.")];
-  const rank = tokens.rank[i];
+  const rank = tokens.rank[i], drawn = i >= run.undrawn;
   const lines = [
     h("h2.piece", {}, "“", ...visible(pieceText(tokens.piece[i])), "”"),
-    h("p", {}, `Position ${i} of ${tokens.n}, read after layer ${DATA.layers[rank]}` + (tokens.drawn[i] ? "." : "; the exit wasn't drawn.")),
+    h("p", {}, `Position ${i} of ${tokens.n}, read after layer ${DATA.layers[rank]}` + (drawn ? "." : "; the exit wasn't drawn.")),
   ];
   if (!detail) return lines;
-  const { kl, probability, logprob, entropy, said } = detail(i);
-  const highest = Math.max(1, ...kl);
+  const known = detail(i);
+  if (known.kl || known.top) lines.push(layerTable(known, rank));
+  return known.logprob === null ? lines : [...lines, fullDepth(known)];
+}
+
+function layerTable({ kl, probability, top }, rank) {
+  const highest = kl && Math.max(1, ...kl);
   const bar = (value, share, r) => {
     const fill = h(`span.bar.c${r}`);
     fill.style.width = `${100 * share}%`;
-    return h("td.barred", {}, h("span", {}, value), fill);
+    return h("td", {}, h("span", {}, value), fill);
   };
-  const rows = DATA.layers.map((layer, r) => {
-    const last = r === DATA.final;
-    return h(r === rank ? "tr.here" : "tr", {}, h("th", { scope: "row" }, h(`span.swatch.c${r}`), layer),
-      bar(last ? "0" : nats(kl[r]), last ? 0 : kl[r] / highest, r), bar(percent(probability[r]), probability[r], r));
-  });
-  lines.push(h("table", {}, h("caption", {}, "At each layer a token may be read from"),
-    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Layer"), h("th", { scope: "col" }, "KL to final, nats"), h("th", { scope: "col" }, "Exit probability"))),
-    h("tbody", {}, ...rows)));
-  lines.push(h("dl", {}, h("dt", {}, "Log-probability under full depth"), h("dd", {}, `${logprob === 0 ? "0" : "−" + nats(-logprob)} nats`),
+  const last = (r) => r === DATA.final;
+  const rows = DATA.layers.map((layer, r) => h(r === rank ? "tr.here" : "tr", {}, h("th", { scope: "row" }, h(`span.swatch.c${r}`), layer),
+    kl && bar(last(r) ? "0" : nats(kl[r]), last(r) ? 0 : kl[r] / highest, r), kl && bar(percent(probability[r]), probability[r], r),
+    top && h("td.words", {}, ...top[r].map(({ piece, probability }) => h("div", {}, h("span.piece", {}, ...visible(pieceText(piece))), h("span.soft", {}, ` ${percent(probability)}`))))));
+  const heads = ["Layer", kl && "KL to final, nats", kl && "Exit probability", top && "Would have said"];
+  return h("table", {}, h("caption", {}, "At each layer a token may be read from"),
+    h("thead", {}, h("tr", {}, ...heads.map((head) => head && h(head === "Would have said" ? "th.words" : "th", { scope: "col" }, head)))), h("tbody", {}, ...rows));
+}
+
+function fullDepth({ logprob, entropy, said }) {
+  return h("dl", {}, h("dt", {}, "Log-probability under full depth"), h("dd", {}, `${logprob === 0 ? "0" : "−" + nats(-logprob)} nats`),
     h("dt", {}, "Entropy of full depth"), h("dd", {}, `${nats(entropy)} nats`),
-    h("dt", {}, "Full depth would have said"), h("dd", {}, ...(said === null ? ["the same"] : ["“", ...visible(pieceText(said)), "”"]))));
-  return lines;
+    h("dt", {}, "Full depth would have said"), h("dd", {}, ...(said === null ? ["the same"] : ["“", ...visible(pieceText(said)), "”"])));
 }
 
 const nats = (value) => (value === 0 ? "< 0.001" : String(+value.toPrecision(2)));
-const percent = (share) => (share === 0 ? "< 0.2 %" : `${share < 0.01 ? (100 * share).toFixed(1) : Math.round(100 * share)} %`);
+const percent = (share) => (share < 0.002 ? "< 0.2 %" : `${share < 0.01 ? (100 * share).toFixed(1) : Math.round(100 * share)} %`);
 
 // Keys in a token text: arrows, Home, End, n for the next early exit, Escape. One tab stop.
 function steps(box, tokens, at, go) {

@@ -1,10 +1,19 @@
-"""Small synthetic sweeps on disk."""
+"""Small synthetic sweeps on disk, and a browser that fails a test for whatever goes wrong in a page."""
 
-from collections.abc import Callable
+import os
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from synthetic_sweeps import CONFIGURATIONS, HOSTILE, failed_row, run_rows, story, write_sweep
+
+from reports import build_report
+from reports.screenshots import chromium
+
+AXE = "axe-core@4.14.1"
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +49,64 @@ def make_sweep(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 def full(make_sweep) -> Path:
     """Six prompts, one of them hostile, seven configurations, one failed run."""
     return make_sweep(hostile=True, fail=lambda prompt, mode, k: (prompt, mode, k) == (2, "unfrozen", 2.0))
+
+
+@pytest.fixture(scope="session")
+def report(full) -> Path:
+    return build_report(str(full), full / "report.html")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator:
+    pytest.importorskip("playwright.sync_api")
+    try:
+        with chromium() as browser:
+            yield browser
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def visit(browser, report) -> Iterator:
+    """visit(route) → the page; what went wrong on any page of the test fails it."""
+    wrong: list[str] = []
+    contexts = []
+
+    def visit(route: str, path: Path = report, **context):
+        contexts.append(browser.new_context(**context))
+        contexts[-1].set_default_timeout(10_000)
+        page = contexts[-1].new_page()
+        beside = path.with_suffix(".data").as_uri()
+        own = (path.as_uri(), beside, "blob:", "data:")
+        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+        page.on("request", lambda request: None if request.url.startswith(own) else wrong.append(request.url))
+        page.goto(path.as_uri() + route)
+        if context.get("java_script_enabled", True):
+            page.locator("body[data-ready]").wait_for()
+        return page
+
+    visit.wrong = wrong
+    yield visit
+    for context in contexts:
+        context.close()
+    assert not wrong
+
+
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The source of axe-core: the file that AXE_PATH names, or npm's."""
+    if "AXE_PATH" in os.environ:
+        return Path(os.environ["AXE_PATH"]).read_text(encoding="utf-8")
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("axe-core is not there: set AXE_PATH to its axe.min.js, or install npm")
+    folder = tmp_path_factory.mktemp("axe")
+    fetched = subprocess.run([npm, "pack", AXE], cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    if fetched.returncode:
+        pytest.skip(f"npm has no {AXE}: {fetched.stderr.strip().splitlines()[-1:]}")
+    with tarfile.open(next(folder.glob("*.tgz"))) as archive:
+        source = archive.extractfile("package/axe.min.js")
+        assert source
+        return source.read().decode()

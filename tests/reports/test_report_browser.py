@@ -1,90 +1,88 @@
 """The page in a browser: no error, no request, ink in every chart, and text that stays text."""
 
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from synthetic_sweeps import HOSTILE, run_rows, write_sweep
 
-from reports import build_report
-
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def report(full) -> Path:
-    return build_report(str(full), full / "report.html")
-
-
-@pytest.fixture
-def visit(browser, report) -> Iterator:
-    """visit(route) → the page; what went wrong on any page of the test fails it."""
-    wrong: list[str] = []
-    contexts = []
-
-    def visit(route: str, path: Path = report, **context):
-        contexts.append(browser.new_context(**context))
-        page = contexts[-1].new_page()
-        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-        page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-        page.on("request", lambda request: None if request.url.startswith(path.as_uri()) else wrong.append(request.url))
-        page.goto(path.as_uri() + route)
-        if context.get("java_script_enabled", True):
-            page.locator("body[data-ready]").wait_for()
-        return page
-
-    yield visit
-    for context in contexts:
-        context.close()
-    assert not wrong
+from reports import build_report, generate_multi_prompt_html_visualization
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_chart_draws_ink(visit, scheme):
-    page = visit("#/", color_scheme=scheme)
-    charts = page.locator(".chart")
-    page.locator(".chart[data-ink]").nth(5).wait_for()
-    assert charts.count() == 6
-    assert min(int(chart.get_attribute("data-ink")) for chart in charts.all()) > 5_000
+@pytest.mark.parametrize(("route", "n"), [("#/", 8), ("#/p/0", 2)])
+def test_every_chart_draws_ink(visit, scheme, route, n):
+    page = visit(route, color_scheme=scheme)
+    page.locator(".chart[data-ink]").nth(n - 1).wait_for()
+    assert page.locator(".chart").count() == n
+    assert min(int(chart.get_attribute("data-ink")) for chart in page.locator(".chart").all()) > 50
+    for table in page.locator("figure summary").all():
+        table.click()
+    page.locator("figure table").nth(n - 1).wait_for()
+    assert page.locator("figure canvas[aria-label]").count() == n
+
+
+def test_a_table_beside_a_chart_says_the_same(visit):
+    page = visit("#/")
     page.locator("figure summary").first.click()
     assert "7 [7, 7]" in page.locator("figure table").first.inner_text()
 
 
 def test_from_the_overview_to_a_token(visit):
     page = visit("#/")
+    page.locator("[data-chart=heat] summary").click()
     page.get_by_role("link", name="0 Question 0?").click()
     page.get_by_role("heading", name="Prompt 0").wait_for()
-    page.locator("main table").get_by_role("link", name="unfrozen@1", exact=True).click()
+    page.locator("main table").first.get_by_role("link", name="unfrozen@1", exact=True).click()
     page.get_by_role("heading", name="unfrozen@1 on prompt 0").wait_for()
     page.locator(".t").nth(2).click()
     assert "Position 2 of 24, read after layer 15." in page.locator(".pane").inner_text()
     assert page.url.endswith("#/p/0/unfrozen%401/t/2")
-    page.locator(".tokens").press("n")
-    assert "Position 4 of 24" in page.locator(".pane").inner_text()
-    page.locator(".tokens").press("Escape")
-    assert page.locator(".pinned").count() == 0
+
+
+def test_a_click_in_the_heatmap_opens_the_run(visit):
+    page = visit("#/")
+    page.locator("[data-chart=heat] .chart[data-ink]").wait_for()
+    canvas = page.locator("[data-chart=heat] canvas")
+    box = canvas.bounding_box()
+    canvas.click(position={"x": box["width"] - 90, "y": box["height"] - 15})  # the last row and column
+    page.get_by_role("heading", name="frozen_residual@2 on prompt 5").wait_for()
+
+
+def test_a_click_on_a_bar_opens_the_configuration(visit):
+    page = visit("#/")
+    page.locator("[data-chart=mix] .chart[data-ink]").wait_for()
+    canvas = page.locator("[data-chart=mix] canvas")
+    canvas.click(position={"x": canvas.bounding_box()["width"] / 2, "y": canvas.bounding_box()["height"] - 55})
+    page.get_by_role("heading", name="frozen_residual@2 on every prompt").wait_for()
+    assert page.locator("main tbody").last.locator("tr").count() == 6
+
+
+def test_a_click_in_the_strip_reads_from_there(visit):
+    page = visit("#/p/0")
+    page.locator("[data-chart=strip] .chart[data-ink]").wait_for()
+    canvas = page.locator("[data-chart=strip] canvas")
+    box = canvas.bounding_box()
+    canvas.click(position={"x": box["width"] - 8, "y": box["height"] - 45})
+    page.get_by_role("heading", name="frozen_residual@2 on prompt 0").wait_for()
+    assert page.url.endswith("/t/23")
+
+
+def test_charts_bring_out_the_same_configuration(visit):
+    page = visit("#/")
+    page.locator("[data-chart=heat] .chart[data-ink]").wait_for()
+    before = page.locator("[data-chart=mix] canvas").evaluate("canvas => canvas.toDataURL()")
+    page.get_by_label("Bring out").select_option("unfrozen@1")
+    page.wait_for_timeout(200)
+    assert page.locator("[data-chart=mix] canvas").evaluate("canvas => canvas.toDataURL()") != before
+
+
+def test_the_heatmap_shows_another_number_in_another_order(visit):
+    page = visit("#/")
+    heat = page.locator("[data-chart=heat]")
+    heat.locator("summary").click()
+    heat.get_by_label("Show").select_option("Perplexity")
+    heat.get_by_label("Order by").select_option("unfrozen@2")
+    assert heat.locator("tbody tr").last.inner_text().startswith("2 Question 2?")  # failed there: no value
+    assert "✕" in heat.locator("tbody tr").last.inner_text()
+    assert "Perplexity" in heat.locator("caption").inner_text()
 
 
 def test_an_address_leads_to_one_token_side_by_side(visit):
@@ -106,7 +104,7 @@ def test_what_full_depth_would_have_said_is_shown(visit):
 
 
 @pytest.mark.parametrize(
-    "route", ["#/", "#/p/1", "#/p/1/unfrozen%401/vs/t/1", "#/fail", "#/p/2/unfrozen@2", "#/s/script"]
+    "route", ["#/c/normal", "#/p/1", "#/p/1/unfrozen%401/vs/t/1", "#/fail", "#/p/2/unfrozen@2", "#/s/script"]
 )
 def test_hostile_text_is_shown_and_does_nothing(visit, route):
     page = visit(route)
@@ -152,28 +150,6 @@ def test_a_table_sorts(visit):
     assert page.locator("main tbody th").first.inner_text() == "unfrozen@0.5"
 
 
-def test_search_finds_a_token_to_read_from(visit):
-    page = visit("#/")
-    page.get_by_label("Search generated text").fill("CAT sat")
-    page.keyboard.press("Enter")
-    page.get_by_role("heading", name="Runs with").wait_for()
-    page.locator(".hits a").first.click()
-    page.locator(".pinned").wait_for()
-    assert page.locator(".pinned").inner_text().strip() == "cat"
-
-
-def test_nothing_is_wider_than_a_phone(visit):
-    for route in ("#/", "#/p/1", "#/p/1/unfrozen@1/vs"):
-        page = visit(route, viewport={"width": 360, "height": 740})
-        assert page.evaluate("document.documentElement.scrollWidth") == 360
-
-
-def test_the_trade_off_is_there_without_scripts(visit):
-    page = visit("#/", java_script_enabled=False)
-    assert page.locator("noscript svg").nth(1).bounding_box()["width"] > 200
-    assert "unfrozen@1 exits early" in page.locator("main").inner_text()
-
-
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -197,18 +173,17 @@ def test_seeds_and_odd_ids_have_addresses(visit, tmp_path):
             generations.append(row)
             tokens += rows
     page = visit("#/", path=build_report(str(write_sweep(tmp_path / "s", generations, tokens)), tmp_path / "r.html"))
+    page.locator("[data-chart=heat] summary").click()
     page.get_by_role("link", name="a/b c%?# ?").click()
-    page.locator("main table").get_by_role("link", name="unfrozen@1, seed 4").click()
+    page.locator("main table").first.get_by_role("link", name="unfrozen@1, seed 4").click()
     page.get_by_role("heading", name="unfrozen@1, seed 4 on prompt a/b c%?#").wait_for()
-    page.get_by_label("Side by side with").select_option("normal")
+    page.get_by_label("Side by side with").select_option(label="normal, seed 4")
     page.locator(".tokens").nth(1).wait_for()
     assert "seed4unfrozen" in page.locator(".tokens").first.inner_text()
     assert "seed4normal" in page.locator(".tokens").nth(1).inner_text()
 
 
 def test_an_original_file_copes_without_a_recording(visit, tmp_path):
-    from reports import generate_multi_prompt_html_visualization
-
     evaluation = {
         "tokens": ["one", " two"],
         "chosen_exit_layers": [5, 29],
@@ -220,3 +195,17 @@ def test_an_original_file_copes_without_a_recording(visit, tmp_path):
     page = visit("#/p/0/unfrozen@1/t/1", path=path)
     assert "read after layer 29 (final)." in page.locator(".pane").inner_text()
     assert "Scores: a 1" in page.locator("main").inner_text()
+
+
+def test_seeds_can_be_compared_with_each_other(visit, tmp_path):
+    generations, tokens = [], []
+    for seed in (3, 4):
+        row, rows = run_rows("0", "?", "unfrozen", 1.0, ["one", f" seed{seed}"], seed)
+        generations.append(row)
+        tokens += rows
+    path = build_report(str(write_sweep(tmp_path / "s", generations, tokens)), tmp_path / "r.html")
+    page = visit("#/p/0/unfrozen@1/s/4/vs/unfrozen@1~3", path=path)
+    assert [
+        "seed4" in page.locator(".tokens").nth(0).inner_text(),
+        "seed3" in page.locator(".tokens").nth(1).inner_text(),
+    ] == [True] * 2

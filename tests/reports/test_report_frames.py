@@ -1,6 +1,7 @@
 """Frames against numbers worked out by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,8 +9,11 @@ import pytest
 from synthetic_sweeps import CONFIGURATIONS, FINAL, LAYERS, failed_row, run_rows, write_sweep
 
 from reports import frames
-from reports.bootstrap import MIN_PROMPTS, estimate, estimate_columns
-from reports.sweep import NotASweepError, read_sweep
+from reports.bootstrap import MIN_PROMPTS, estimate_columns
+from reports.choose import choose_prompts
+from reports.sweep import Configuration, NotASweepError, read_sweep
+
+NONE_AND_ZERO = (Configuration("normal", None), Configuration("unfrozen", 0.0), Configuration("unfrozen", 2.0))
 
 
 def row_of(frame: pd.DataFrame, configuration: str) -> pd.Series:
@@ -62,21 +66,21 @@ def test_failures_are_counted_and_left_out(make_sweep):
     assert math.isfinite(row["exit_rate"])
 
 
-def test_no_interval_below_five_prompts(tmp_path):
-    values = np.array([0.1, 0.2, 0.3, 0.4, np.nan])
+def test_no_interval_below_five_prompts():
+    mean, low, _, n = estimate_columns(np.array([[0.1], [0.2], [0.3], [0.4], [np.nan]]))
     assert MIN_PROMPTS == 5
-    assert math.isnan(estimate(values).low)
-    assert estimate(values).n == 4
-    assert estimate(values).mean == pytest.approx(0.25)
+    assert math.isnan(low[0])
+    assert n[0] == 4
+    assert mean[0] == pytest.approx(0.25)
 
 
 def test_an_interval_is_the_percentile_bootstrap_over_prompts():
     values = np.random.default_rng(3).normal(10, 2, size=40)
-    found = estimate(values)
+    mean, low, high, _ = estimate_columns(values[:, None])
     resampled = np.random.default_rng(8).choice(values, size=(20_000, 40)).mean(axis=1)
-    assert found.low == pytest.approx(np.quantile(resampled, 0.025), abs=0.08)
-    assert found.high == pytest.approx(np.quantile(resampled, 0.975), abs=0.08)
-    assert found.mean == pytest.approx(values.mean())
+    assert low[0] == pytest.approx(np.quantile(resampled, 0.025), abs=0.08)
+    assert high[0] == pytest.approx(np.quantile(resampled, 0.975), abs=0.08)
+    assert mean[0] == pytest.approx(values.mean())
 
 
 def test_columns_have_their_own_n():
@@ -134,13 +138,17 @@ def test_paired_differences_compare_the_same_prompt_and_seed(tmp_path):
 
 def test_dose_response_has_no_place_for_a_factor_of_zero(make_sweep):
     sweep = read_sweep(str(make_sweep(2, [("normal", None), ("unfrozen", 0.5), ("unfrozen", 2.0)])))
-    assert list(frames.dose_response(sweep)["configuration"]) == ["normal", "unfrozen@0.5", "unfrozen@2"]
-    zero = sweep.generations.assign(kl_factor=sweep.generations["kl_factor"].replace(0.5, 0.0))
-    from reports.sweep import assemble
-
-    changed = assemble({}, sweep.exitable_layers, sweep.final_layer, zero, sweep.tokens)
-    assert "unfrozen@0" in set(frames.trade_off(changed)["configuration"])
-    assert "unfrozen@0" not in set(frames.dose_response(changed)["configuration"])
+    assert list(frames.dose_response(frames.trade_off(sweep))["configuration"]) == [
+        "normal",
+        "unfrozen@0.5",
+        "unfrozen@2",
+    ]
+    zero = replace(
+        sweep, generations=sweep.generations.replace({"kl_factor": {0.5: 0.0}}), configurations=NONE_AND_ZERO
+    )
+    zero.generations["configuration"] = zero.generations["configuration"].replace("unfrozen@0.5", "unfrozen@0")
+    assert "unfrozen@0" in set(frames.trade_off(zero)["configuration"])
+    assert "unfrozen@0" not in set(frames.dose_response(frames.trade_off(zero))["configuration"])
 
 
 def test_configurations_and_prompts_keep_the_sweeps_order(full):
@@ -148,8 +156,7 @@ def test_configurations_and_prompts_keep_the_sweeps_order(full):
     expected = [mode if k is None else f"{mode}@{k:g}" for mode, k in CONFIGURATIONS]
     assert [c.key for c in sweep.configurations] == expected
     assert list(sweep.prompts) == ["0", "1", "2", "3", "4", "5"]
-    assert sweep.kl is not None
-    assert sweep.kl.shape == (len(sweep.tokens), len(LAYERS))
+    assert sweep.layer_counts.shape == (len(sweep.generations), len(LAYERS) + 1)
 
 
 @pytest.mark.parametrize(
@@ -167,3 +174,41 @@ def test_what_is_not_a_sweep_is_said_in_one_line(tmp_path, content, message):
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(NotASweepError, match="no such folder"):
         read_sweep(str(tmp_path / "nowhere"))
+
+
+def test_a_large_sweep_holds_representative_and_extreme_prompts(tmp_path):
+    changes = {
+        ("unfrozen", i, 0): {"exit_rate": i / 40, "perplexity": 3.0, "longest_loop": 9 * (i == 7)} for i in range(40)
+    }
+    sweep = small_sweep(tmp_path, changes, 40)
+    held = choose_prompts(sweep, 12)
+    assert list(held) == sorted(held, key=int)
+    assert len(held) == 12
+    assert held["39"] == "highest exit rate, place 1"
+    assert held["0"] == "lowest exit rate, place 1"
+    assert held["7"] == "longest loop, place 1"
+    spread = [int(i) for i, why in held.items() if why == "evenly spread over exit rates"]
+    assert len(spread) == 6
+    assert max(np.diff(spread)) < 14
+    assert choose_prompts(sweep, ["3", "1"]) == {"1": "asked for", "3": "asked for"}
+    assert list(choose_prompts(sweep, 40)) == list(sweep.prompts)
+    with pytest.raises(NotASweepError, match="no such prompt in the sweep: x"):
+        choose_prompts(sweep, ["x"])
+
+
+def test_tokens_are_aggregated_in_batches(make_sweep):
+    sweep = read_sweep(str(make_sweep(3)))
+    whole = frames.depth_by_position(sweep)
+    few = replace(sweep, tokens=SmallBatches(sweep.tokens))
+    pd.testing.assert_frame_equal(frames.depth_by_position(few), whole)
+
+
+class SmallBatches:
+    """A dataset that gives seven rows at a time, and never all of them."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+        self.count_rows = dataset.count_rows
+
+    def to_batches(self, **how):
+        return self.dataset.to_batches(batch_size=7, **how)

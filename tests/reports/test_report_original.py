@@ -73,7 +73,7 @@ def test_a_page_holds_what_the_file_says(tmp_path):
     assert numbers == {"n_tokens": 6, "exit_rate": 0.5, "mean_depth": 0.6, "accuracy_score": 7.5}
     assert run["counts"] == [3, 0, 0, 0, 0, 3]
     assert run["notes"] == [["Scores", "coherence 7, accuracy 8"], ["Evaluation", "Fine."]]
-    assert not data["detail"]
+    assert data["kinds"] == ["core"]
 
 
 @pytest.mark.parametrize("missing", ["mode", "kl_factor", "response", "evaluation"])
@@ -112,7 +112,7 @@ def test_the_final_layer_may_be_written_without_its_number(final):
     sweep = sweep_of([{"prompt": "?", "results": [{"mode": "unfrozen", "kl_factor": 1, "evaluation": evaluation}]}])
     assert sweep.exitable_layers == (5, 10)
     assert sweep.final_layer is None
-    assert sweep.tokens["exit_layer"].fillna(-1).tolist() == [5, -1]
+    assert sweep.tokens.to_table()["exit_layer"].to_pylist() == [5, None]
 
 
 @pytest.mark.parametrize(

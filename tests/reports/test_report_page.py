@@ -10,11 +10,14 @@ import sys
 
 import numpy as np
 import pytest
-from synthetic_sweeps import CONFIGURATIONS, HOSTILE, LAYERS
+from synthetic_sweeps import CONFIGURATIONS, HOSTILE, LAYERS, run_rows, write_sweep
 
 from reports import build_report
-from reports.packing import encode_log
+from reports.packing import encode_log, encode_numbers
+from reports.page import split
 from reports.palette import STOPS, contrast, exit_colours, ink_on
+from reports.payload import payload
+from reports.sweep import read_sweep
 
 
 def blob(page: str, name: str) -> bytes:
@@ -57,21 +60,91 @@ def test_the_same_results_give_the_same_file(full):
 def test_tokens_come_back_from_the_file(full):
     page, data = report(full)
     pieces, core = json.loads(blob(page, "pieces")), blob(page, "core-0")
-    run = data["prompts"][0]["runs"][1]
-    n, start = run["n"], 4 * data["prompts"][0]["runs"][0]["n"]
-    numbers = [core[start + i] + (core[start + n + i] << 8) + (core[start + 2 * n + i] << 16) for i in range(n)]
-    ranks = list(core[start + 3 * n : start + 4 * n])
-    assert [pieces[number] for number in numbers][:3] == ["The", " cat", " u2"]
-    assert ranks[0] == 128 + len(LAYERS)  # the first token: final layer, not drawn
-    assert ranks[1:6] == [1, 2, 3, 4, 0]
-    assert len(blob(page, "detail-0")) == sum(r["n"] for r in data["prompts"][0]["runs"]) * (2 * len(LAYERS) + 6)
+    n = [run["n"] for run in data["prompts"][0]["runs"]]
+    assert [run["undrawn"] for run in data["prompts"][0]["runs"]] == [1] * len(n)
+    ranks = [core[i // 2] >> 4 * (i % 2) & 15 for i in range(n[0], n[0] + 6)]
+    assert ranks == [len(LAYERS), 1, 2, 3, 4, 0]
+    numbers = decode_numbers(core[(sum(n) + 1) // 2 :], sum(n))
+    assert [pieces[number] for number in numbers[n[0] :][:3]] == ["The", " cat", " u2"]
+    assert len(blob(page, "kl-0")) == sum(n) * len(LAYERS)
 
 
-def test_nats_survive_packing_to_two_percent():
-    values = np.geomspace(0.001, 31, 500)
+def decode_numbers(content: bytes, n: int) -> list[int]:
+    first = content[:n]
+    second, rest = n, n + sum(128 <= byte < 255 for byte in first)
+    long = first.count(255)
+    found = []
+    for byte in first:
+        if byte < 128:
+            found.append(byte)
+        elif byte < 255:
+            found.append(128 + ((byte - 128) << 8) + content[second])
+            second += 1
+        else:
+            found.append(content[rest] + (content[rest + long] << 8) + (content[rest + 2 * long] << 16))
+            rest += 1
+    return found
+
+
+def test_numbers_of_any_size_survive_packing():
+    numbers = [0, 127, 128, 383, 384, 32_639, 32_640, 65_535, 65_536, (1 << 24) - 1, 5]
+    assert decode_numbers(encode_numbers(np.array(numbers)), len(numbers)) == numbers
+
+
+def test_nats_survive_packing_to_five_percent():
+    values = np.geomspace(0.001, 63, 500)
     codes = encode_log(values).astype(int)
-    assert np.abs(2.0 ** (-10 + (codes - 1) * 15 / 254) / values - 1).max() < 0.022
-    assert encode_log(np.array([0.0, 1e-7, 1e9])).tolist() == [0, 0, 255]
+    assert np.abs(2.0 ** (-10 + (codes - 1) * 16 / 126) / values - 1).max() < 0.046
+    assert encode_log(np.array([0.0, 1e-7, 1e9])).tolist() == [0, 0, 127]
+
+
+def test_the_likeliest_tokens_are_in_the_file(tmp_path):
+    row, rows = run_rows("0", "?", "unfrozen", 1.0, ["The", " cat", " sat"])
+    likely = [[[40 + rank, 7, 8] for rank in range(6)], None, [[40 + rank, 7, 8] for rank in range(6)]]
+    for token, ids in zip(rows, likely, strict=True):
+        token["top_token_ids"] = ids
+        token["top_tokens"] = ids and [[f"t{i}" for i in layer] for layer in ids]
+        token["top_prob"] = ids and [[0.6, 0.2, 0.1]] * 6
+    page, data = report(write_sweep(tmp_path / "s", [row], rows))
+    pieces, top = json.loads(blob(page, "pieces")), blob(page, "top-0")
+    assert data["top"] == 3
+    numbers = decode_numbers(top, 18 * 3)
+    assert [pieces[number - 1] for number in numbers[0::3]] == [f"t{i}" for rank in range(6) for i in (40 + rank, 7, 8)]
+    assert numbers[1::3] == [0] * 18
+    assert list(top[-18 * 3 :][:3]) == [153, 0, 153]
+    more = blob(page, "more-0")  # position 0 and 2 are token 7's; its text is known now
+    assert pieces[decode_numbers(more[6:], 3)[0] - 1] == "t7"
+
+
+def test_a_large_page_leaves_tokens_beside_it(full, tmp_path):
+    whole = build_report(str(full), tmp_path / "whole.html")
+    assert not (tmp_path / "whole.data").exists()
+    small = build_report(str(full), tmp_path / "small.html", max_bytes=1)
+    sides = sorted(path.name for path in (tmp_path / "small.data").iterdir())
+    assert sides == [f"prompt-{number}.js" for number in range(6)]
+    assert small.stat().st_size < whole.stat().st_size
+    assert "'nonce-" not in whole.read_text()
+    build_report(str(full), small)
+    assert not list((tmp_path / "small.data").glob("*.js"))
+
+
+def test_the_bulkiest_kinds_leave_first(full):
+    _, packed = payload(read_sweep(str(full)), "")
+    sizes = {kind: sum(map(len, blobs)) for kind, blobs in packed.blobs.items()}
+    room = len(packed.pieces) + sizes["core"] + sizes["kl"]
+    assert list(split(packed, room)[1]) == ["more"]
+    assert list(split(packed, room - 1)[1]) == ["more", "kl"]
+    assert list(split(packed, room + sizes["more"])[1]) == []
+
+
+def test_a_report_of_some_prompts_says_what_it_holds(full):
+    page = build_report(str(full), full / "some.html", prompts=["4", "2"]).read_text(encoding="utf-8")
+    data = json.loads(blob(page, "payload"))
+    assert [prompt["id"] for prompt in data["prompts"]] == ["2", "4"]
+    assert data["counts"]["prompts"] == 6
+    assert data["failures"][0]["prompt"] == "2"
+    assert {row["n"] for row in data["charts"][0]["table"]["rows"]} == {5, 6}
+    assert HOSTILE not in json.loads(blob(page, "pieces"))
 
 
 def test_exit_colours_are_the_palette_and_readable():
@@ -88,7 +161,7 @@ def test_readers_without_scripts_get_the_trade_off(full):
     noscript = re.search(r"<noscript>(.*?)</noscript>", page, flags=re.S)
     assert noscript
     assert noscript[1].count("<svg") == 2
-    assert "frozen_residual" in noscript[1]
+    assert "<td>frozen_residual@1</td>" in noscript[1]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +182,7 @@ def test_sweeps_that_are_not_whole_still_give_a_report(make_sweep, name, argumen
     assert "NaN" not in blob(page, "payload").decode()
     assert data["counts"]["failed"] == (14 if name == "all failed" else 0)
     assert titles == (set() if name in ("empty", "all failed") else titles)
-    assert bool(data["paired"]["rows"]) == (name in ("partial", "one prompt"))
+    assert ("paired" in titles) == (name in ("partial", "one prompt"))
     intervals = [
         row["exit_rate_low"] for chart in data["charts"] if "trade" in chart["key"] for row in chart["table"]["rows"]
     ]

@@ -1,0 +1,76 @@
+"""Token texts, each once: numbers for the tokens of a report, small ones for the frequent."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+UNKNOWN: Final = -1  # a token id that wasn't recorded
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Numbers of T tokens, of what full depth would have said, and of the K likeliest at each of R exit ranks."""
+
+    texts: list[str | int]  # of each number; the token id where the text isn't known
+    token: np.ndarray  # T
+    said: np.ndarray  # T: 1 + number, 0 where it is the token
+    top: np.ndarray | None  # T × (R·K): 1 + number, 0 where there is none; None if never recorded
+
+
+def number_pieces(tokens: pa.Table) -> Pieces:
+    """Distinct (token id, text) pairs by falling frequency, then the ids that were only likely, by theirs."""
+    ids, final_ids = (_ids(tokens[name]) for name in ("token_id", "final_token_id"))
+    pairs = pd.DataFrame({"id": ids, "text": tokens["token"].to_pandas()})
+    grouped = pairs.groupby(["id", "text"], sort=False)
+    by_frequency = grouped.size().to_numpy().argsort(kind="stable")[::-1]
+    distinct = pairs.drop_duplicates().iloc[by_frequency]
+    number_of = np.empty(len(by_frequency), dtype=np.int64)
+    number_of[by_frequency] = np.arange(len(by_frequency))
+    token = number_of[grouped.ngroup().to_numpy()]
+    texts: list[str | int] = distinct["text"].to_list()
+    top_ids = _top_ids(tokens)
+    known = {} if top_ids is None else _top_texts(tokens)
+    # Several texts of one id (multibyte characters): the most frequent stands for the id. A part of one has none.
+    of_id = {
+        i: number for number, (i, text) in reversed(list(enumerate(zip(distinct["id"], texts, strict=True)))) if text
+    }
+    n_likely = np.bincount(final_ids + 1)  # its first place is UNKNOWN's
+    if top_ids is not None:
+        more = np.bincount(top_ids.ravel() + 1, minlength=len(n_likely))
+        more[: len(n_likely)] += n_likely
+        n_likely = more
+    for token_id in (n_likely[1:].argsort(kind="stable")[::-1][: np.count_nonzero(n_likely[1:])]).tolist():
+        if token_id not in of_id:
+            of_id[token_id] = len(texts)
+            texts.append(known.get(token_id, token_id))
+    table = np.zeros(max(of_id, default=0) + 2, dtype=np.int32)  # its last place is UNKNOWN's
+    table[list(of_id)] = 1 + np.array(list(of_id.values()), dtype=np.int32)
+    # A token that is its id's rarer text is still what full depth would have said.
+    said = np.where((final_ids == ids) | (final_ids == UNKNOWN), 0, table[final_ids])
+    return Pieces(texts, token, said, None if top_ids is None else table[top_ids])
+
+
+def _ids(column: pa.ChunkedArray) -> np.ndarray:
+    return np.asarray(column.fill_null(UNKNOWN)).astype(np.int64)
+
+
+def _top_ids(tokens: pa.Table) -> np.ndarray | None:
+    """T × (R·K) token ids, UNKNOWN in rows without a recording; None where no row has one."""
+    column = tokens["top_token_ids"]
+    recorded = np.asarray(column.is_valid())
+    if not recorded.any():
+        return None
+    found = np.asarray(column.combine_chunks().flatten().flatten()).reshape(recorded.sum(), -1)
+    ids = np.full((len(recorded), found.shape[1]), UNKNOWN, dtype=np.int32)
+    ids[recorded] = found
+    return ids
+
+
+def _top_texts(tokens: pa.Table) -> dict[int, str]:
+    """The text of every id that was among the likeliest somewhere."""
+    ids, texts = (tokens[name].combine_chunks().flatten().flatten() for name in ("top_token_ids", "top_tokens"))
+    distinct, first = np.unique(np.asarray(ids), return_index=True)
+    return dict(zip(distinct.tolist(), texts.take(first).to_pylist(), strict=True))

@@ -1,0 +1,103 @@
+"""For whoever reads it: axe, the keyboard, a phone, paper, no scripts; and what can be taken out."""
+
+import csv
+import io
+
+import pytest
+from synthetic_sweeps import HOSTILE
+
+ROUTES = ("#/", "#/p/1", "#/p/1/unfrozen@1/vs/normal/t/4", "#/p/2/unfrozen@2", "#/c/unfrozen@1", "#/s/cat", "#/fail")
+ROUTES = (*ROUTES, "#/methods", "#/nowhere")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("route", ROUTES)
+def test_axe_finds_nothing(visit, axe, route, scheme):
+    page = visit(route, color_scheme=scheme)
+    for table in page.locator("figure summary").all():
+        table.click()
+    page.evaluate(axe)
+    found = page.evaluate(
+        "async () => (await axe.run()).violations.map(v => [v.id, v.nodes.map(n => n.html).slice(0, 3)])"
+    )
+    assert found == []
+
+
+def test_everything_is_reached_by_keyboard(visit):
+    page = visit("#/p/0/unfrozen@1/vs/normal")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")  # skip to content
+    stops = []
+    for _ in range(24):
+        page.keyboard.press("Tab")
+        stops.append(
+            page.evaluate("document.activeElement.getAttribute('aria-label') || document.activeElement.innerText")
+        )
+    assert "Prompt 0" in stops
+    assert "Fill final layer" in stops
+    assert stops.count("Tokens of unfrozen@1") == 1  # one stop, whatever the length
+    tokens = page.get_by_role("group", name="Tokens of unfrozen@1")
+    places = []
+    for key in ("Home", "n", "ArrowRight", "ArrowLeft", "End"):
+        tokens.press(key)
+        places.append(int(page.locator(".pinned").get_attribute("data-i")))
+    assert places == [0, 2, 3, 2, 23]
+    assert page.url.endswith("/t/23")
+    tokens.press("Escape")
+    assert page.locator(".pinned").count() == 0
+    assert not page.url.endswith("/t/23")
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_nothing_is_wider_than_a_phone(visit, route):
+    page = visit(route, viewport={"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+
+
+def test_the_trade_off_is_there_without_scripts(visit):
+    page = visit("#/", java_script_enabled=False)
+    assert page.locator("noscript svg").nth(1).bounding_box()["width"] > 200
+    assert "unfrozen@1 exits early" in page.locator("main").inner_text()
+    assert page.locator("noscript tbody tr").count() == 7
+
+
+def test_paper_is_white_and_has_the_charts(visit):
+    page = visit("#/", color_scheme="dark")
+    page.locator("[data-chart=heat] .chart[data-ink]").wait_for()
+    pixel = "c.getContext('2d').getImageData(0, 0, 1, 1).data"
+    corner = f"() => [...document.querySelectorAll('canvas')].map(c => [...{pixel}].join())"
+    assert set(page.evaluate(corner)) == {"20,23,28,255"}
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert set(page.evaluate(corner)) == {"255,255,255,255"}
+    assert page.evaluate("document.documentElement.dataset.theme") == "light"
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    page.emulate_media(media="print")
+    assert not page.locator("header").is_visible()
+
+
+@pytest.mark.parametrize(("kind", "start"), [("PNG", b"\x89PNG"), ("SVG", b"<svg")])
+def test_a_chart_is_saved(visit, kind, start):
+    page = visit("#/")
+    page.locator("[data-chart=mix] .chart[data-ink]").wait_for()
+    with page.expect_download() as download:
+        page.get_by_role("button", name=f"Save Where tokens exit as {kind}").click()
+    assert download.value.suggested_filename == f"mix.{kind.lower()}"
+    content = download.value.path().read_bytes()
+    assert content.startswith(start)
+    assert len(content) > 5_000
+
+
+def test_runs_are_saved_as_csv(visit):
+    page = visit("#/p/1")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="CSV").click()
+    text = download.value.path().read_text(encoding="utf-8")
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert len(rows) == 6 * 7
+    assert rows[1] | {"prompt_id": "0", "mode": "unfrozen", "kl_factor": "0.5", "n_tokens": "24"} == rows[1]
+    assert rows[0]["text"].startswith("The cat sat on the mat.\nThe cat")
+    assert rows[7]["prompt"] == HOSTILE
+    failed = [row for row in rows if row["status"] == "error"]
+    assert len(failed) == 1
+    assert failed[0]["error"].startswith("CUDA out of memory")

@@ -1,0 +1,118 @@
+"""Addresses: they restore what was seen, or say what isn't there. And the pane, search and side files they lead to."""
+
+import pytest
+from synthetic_sweeps import FINAL, LAYERS, run_rows, write_sweep
+
+from reports import build_report
+
+K = 3
+
+
+def recorded(folder):
+    """One prompt, normal and unfrozen@1, with the likeliest tokens of each layer."""
+    generations, tokens = [], []
+    for mode, k in (("normal", None), ("unfrozen", 1.0)):
+        row, rows = run_rows("0", "?", mode, k, ["The", " cat", " sat", " on"])
+        for token in rows:
+            token["kl"] = [2.0, 1.0, 0.5, 0.25, 0.0625]
+            token["final_token_id"] = 9
+            token["top_token_ids"] = [[9, 50 + rank, 60 + rank] for rank in range(len(LAYERS) + 1)]
+            token["top_tokens"] = [[" dog", f" word{rank}", "\n"] for rank in range(len(LAYERS) + 1)]
+            token["top_prob"] = [[0.5, 0.25, 0.125]] * (len(LAYERS) + 1)
+        generations.append(row)
+        tokens += rows
+    return build_report(str(write_sweep(folder / "sweep", generations, tokens)), folder / "report.html")
+
+
+def test_the_pane_shows_what_each_layer_would_have_said(visit, tmp_path):
+    page = visit("#/p/0/unfrozen@1/t/2", path=recorded(tmp_path))
+    rows = page.locator(".pane tbody tr")
+    assert rows.count() == len(LAYERS) + 1
+    assert rows.nth(1).locator("td").last.inner_text().split("\n") == [" dog 50 %", " word1 25 %", "↵", "13 %"]
+    assert "“ dog”" in page.locator(".pane dl").inner_text()
+
+
+def test_exit_probabilities_follow_from_kl_and_factor(visit, tmp_path):
+    """2·sigmoid(−KL) of what is left: 24 %, 54 % of 76 % …, the rest at the final layer."""
+    page = visit("#/p/0/unfrozen@1/t/2", path=recorded(tmp_path))
+    shown = [
+        text.replace("< ", "").split()[0] for text in page.locator(".pane tbody tr td:nth-child(3)").all_inner_texts()
+    ]
+    rest, expected = 1.0, []
+    for kl in (2.0, 1.0, 0.5, 0.25, 0.0625):
+        expected.append(rest * 2 / (1 + 2.718281828**kl))
+        rest -= expected[-1]
+    for text, share in zip(shown, [*expected, rest], strict=True):
+        assert float(text) == pytest.approx(100 * share, abs=2)
+    for route in ("#/p/0/unfrozen@1/t/0", "#/p/0/normal/t/2"):
+        column = visit(route, path=tmp_path / "report.html").locator(".pane tbody tr td:nth-child(3)")
+        assert [text.strip() for text in column.all_inner_texts()] == ["< 0.2 %"] * len(LAYERS) + ["100 %"]
+
+
+def test_any_two_configurations_stand_side_by_side(visit):
+    page = visit("#/p/0/unfrozen@1/t/4")
+    page.get_by_label("Side by side with").select_option("frozen_residual@2")
+    page.locator(".tokens").nth(1).wait_for()
+    assert page.url.endswith("#/p/0/unfrozen%401/vs/frozen_residual%402/t/4")
+    assert page.locator(".pinned").get_attribute("data-i") == "4"
+    assert page.locator(".texts h2").all_inner_texts() == ["unfrozen@1", "frozen_residual@2"]
+    assert "Identical to frozen_residual@2 for 4 tokens; after that" in page.locator("main").inner_text()
+
+
+@pytest.mark.parametrize(
+    ("route", "sentence"),
+    [
+        ("#/p/99", "There is no prompt 99."),
+        ("#/p/0/unfrozen@9", "There is no run unfrozen@9 on prompt 0."),
+        ("#/p/0/unfrozen@1/s/7", "There is no run unfrozen@1, seed 7, on prompt 0."),
+        ("#/c/other", "There is no configuration other."),
+        ("#/nowhere", "No page has this address."),
+        ("#/p/0/unfrozen@1/vs/unfrozen@9", "There is no unfrozen@9 to compare with on this prompt."),
+        ("#/p/0/unfrozen@1/t/900", "There is no token 900: the text has 24."),
+    ],
+)
+def test_an_address_that_leads_nowhere_says_so(visit, route, sentence):
+    assert sentence in visit(route).locator("main").inner_text()
+
+
+def test_a_prompt_that_is_not_held_is_said_to_be_elsewhere(visit, full, tmp_path):
+    path = build_report(str(full), tmp_path / "some.html", prompts=["4"])
+    page = visit("#/p/0", path=path)
+    assert "holds the texts and tokens of 1 of 6 prompts" in page.locator("main").inner_text()
+    assert "holds the texts and tokens of 1 of 6 prompts" in visit("#/", path=path).locator("main").inner_text()
+
+
+def test_search_is_in_the_address_and_finds_a_token(visit):
+    page = visit("#/")
+    page.get_by_label("Search generated text").fill("CAT sat")
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="Runs with").wait_for()
+    assert page.url.endswith("#/s/CAT%20sat")
+    page.locator(".hits a").first.click()
+    page.locator(".pinned").wait_for()
+    assert page.locator(".pinned").inner_text().strip() == "cat"
+    again = visit("#/s/CAT%20sat")
+    assert again.locator(".hits li").count() > 6
+    assert again.get_by_label("Search generated text").input_value() == "CAT sat"
+
+
+def test_side_files_are_read_from_beside_the_page(visit, full, tmp_path):
+    path = build_report(str(full), tmp_path / "r.html", max_bytes=1)
+    page = visit("#/p/0/unfrozen@1/vs/normal/t/2", path=path)
+    assert page.locator(".t").count() == 48
+    assert f"read after layer {LAYERS[2]}" in page.locator(".pane").inner_text()
+    assert "At each layer" in page.locator(".pane").inner_text()
+    assert visit("#/s/cat", path=path).locator(".hits li").count() > 6
+
+
+def test_a_missing_side_file_is_named(visit, full, tmp_path):
+    path = build_report(str(full), tmp_path / "r.html", max_bytes=1)
+    (tmp_path / "r.data" / "prompt-0.js").unlink()
+    page = visit("#/p/0/normal", path=path)
+    assert "r.data/prompt-0.js, which isn't next to this file" in page.locator("main").inner_text()
+    assert all("ERR_FILE_NOT_FOUND" in line for line in visit.wrong)
+    visit.wrong.clear()
+
+
+def test_layers_are_those_of_the_run(visit):
+    assert f"{FINAL} (final)" in visit("#/p/0/normal").locator(".legend").inner_text()
