@@ -4,21 +4,24 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from driving import wait_until
-from scripted import rows_of, scripted, sweep_of
+from scripted import rows_of, sweep_of
 
 import cluster.lease
+from cluster import manifest
 from cluster.actor import SweepActor
 from cluster.breaker import SweepStopped
 from cluster.landing import LandingError
 from cluster.lease import NAME, STALE_SECONDS, Holder, hold
 from cluster.store import Store, open_store
-from eexit.config import UsageError
-from eexit.plan import plan_runs
+from eexit.config import SweepConfig, UsageError
+from eexit.generator import Results
+from eexit.plan import Run, plan_runs
 
 HOLDER = """
 import sys, time
@@ -68,6 +71,14 @@ def test_a_killed_driver_is_succeeded_at_once(store: Store, other: subprocess.Po
         lease.check()
 
 
+class Instant:
+    def __init__(self, config: SweepConfig) -> None:
+        self.config = config
+
+    def generate(self, runs: Sequence[Run], progress: Callable[[int], None]) -> Results:
+        return rows_of(runs, self.config)
+
+
 def elsewhere(silent: float) -> bytes:
     then = time.time() - silent
     return json.dumps(asdict(Holder("ab", "another-host", "boot", 1, then, then))).encode()
@@ -93,14 +104,14 @@ def test_who_lost_its_lease_stops_and_its_actors_land_nothing(store: Store, monk
         return False
 
     with hold(store) as lease:
-        wait_until(lambda: json.loads(store.read(NAME) or b"")["renewed"] > json.loads(first)["renewed"]) if (
-            first := store.read(NAME) or b"{}"
-        ) else None
+        first = store.read(NAME)
+        wait_until(lambda: store.read(NAME) != first)  # it is renewed
         store.publish(NAME, elsewhere(0))
         wait_until(is_lost)
-        actor = SweepActor(scripted, sweep_of(store.root, "one"), store.root, "cpu", lease.token)
-        actor._generator = type("Done", (), {"generate": lambda self, runs, progress: rows_of(runs, config)})()
         config = sweep_of("m", "one")
+        store.publish(manifest.NAME, b"{}")
+        actor = SweepActor(lambda config, device: Instant(config), config, store.root, "cpu", lease.token)
+        actor.load()
         with pytest.raises(LandingError, match="has another driver now"):
             actor.do(list(plan_runs(config)))
     assert json.loads(store.read(NAME) or b"")["host"] == "another-host"  # not ours to remove
