@@ -2,6 +2,9 @@
 
 python jobs/report.py results/demo
 python jobs/report.py results/demo --out demo.html --open
+python jobs/report.py results/large --prompts 200             texts and tokens of 200 prompts, averages over all
+python jobs/report.py results/large --ids 17 recursion        texts and tokens of these
+python jobs/report.py results/demo --serve                    at http://127.0.0.1:8000, rebuilt while the sweep runs
 python jobs/report.py early_exit_analysis.json
 """
 
@@ -10,18 +13,23 @@ import sys
 import webbrowser
 from pathlib import Path
 
+from rich.console import Console
+
 from reports import NotASweepError, build_report, generate_multi_prompt_html_visualization, load_results_json
+from reports.choose import MOST
+from reports.progress import Progress
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 2 for results that can't be read."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", help="a sweep's folder or URI, or an early_exit_analysis.json")
-    parser.add_argument("--out", help="the file to write (default: report.html in the sweep's folder)")
-    parser.add_argument("--open", action="store_true", help="open it in the browser")
-    flags = parser.parse_args(arguments)
+    flags = read_flags(arguments)
     try:
-        path = write(flags.results, flags.out)
+        if flags.serve is not None:
+            from reports.serve import serve
+
+            return serve(flags.results, flags.serve, flags.ids or flags.prompts)
+        with Console(stderr=True).status("") as status:
+            path = write(flags.results, flags.out, flags.ids or flags.prompts, status.update)
     except (NotASweepError, OSError) as error:
         print(f"report: {error}", file=sys.stderr)
         return 2
@@ -31,13 +39,31 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def write(results: str, out: str | None) -> Path:
+def read_flags(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", help="a sweep's folder or URI, or an early_exit_analysis.json")
+    parser.add_argument("--out", help="the file to write (default: report.html in the sweep's folder)")
+    parser.add_argument("--open", action="store_true", help="open it in the browser")
+    parser.add_argument("--serve", nargs="?", type=int, const=8000, metavar="PORT", help="serve it to this machine")
+    held = parser.add_mutually_exclusive_group()
+    held.add_argument("--prompts", type=count, default=MOST, metavar="N", help=f"prompts to hold (default: {MOST})")
+    held.add_argument("--ids", nargs="+", metavar="ID", help="the prompts to hold")
+    return parser.parse_args(arguments)
+
+
+def count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text}")
+    return int(text)
+
+
+def write(results: str, out: str | None, prompts: int | list[str], progress: Progress) -> Path:
     if results.endswith(".json"):
         drawn = load_results_json(results)
         return generate_multi_prompt_html_visualization(drawn, out or Path(results).with_suffix(".html"))
     if out is None and "://" in results:
         raise NotASweepError(f"{results} is not a local folder: say where the report goes with --out FILE")
-    return build_report(results, out or Path(results) / "report.html")
+    return build_report(results, out or Path(results) / "report.html", prompts=prompts, progress=progress)
 
 
 if __name__ == "__main__":

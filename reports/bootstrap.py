@@ -34,7 +34,9 @@ def estimate_columns(values_PX: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
     with np.errstate(invalid="ignore", divide="ignore"):
         mean_X = filled_PX.sum(axis=0) / n_X
         if enough_X.any():
-            resampled_RX = _resample(filled_PX[:, enough_X]) / _resample(present_PX[:, enough_X].astype(float))
+            both = np.concatenate([filled_PX[:, enough_X], present_PX[:, enough_X]], axis=1)
+            sums_RX, n_RX = np.split(_resample(both), 2, axis=1)
+            resampled_RX = sums_RX / n_RX
             tail = (1 - LEVEL) / 2
             low_X[enough_X], high_X[enough_X] = np.nanquantile(resampled_RX, (tail, 1 - tail), axis=0)
     return mean_X, low_X, high_X, n_X

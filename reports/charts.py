@@ -99,12 +99,6 @@ def exit_mix_chart(labels: list[str], x_title: str, description: str) -> alt.Cha
 
 def strip_chart(labels: list[str], description: str) -> alt.Chart:
     """Exit layers along the text, one row per run; a row of data is a stretch of tokens read at the same layer."""
-    tooltip = [
-        alt.Tooltip("name:N", title="Configuration"),
-        alt.Tooltip("layer:N", title="Exit layer"),
-        alt.Tooltip("start:Q", title="From position"),
-        alt.Tooltip("last:Q", title="to"),
-    ]
     chart = (
         alt.Chart(ROWS)
         .mark_rect(cursor="pointer")
@@ -114,7 +108,7 @@ def strip_chart(labels: list[str], description: str) -> alt.Chart:
             y=_rows_of("name"),
             color=_layer_colour(labels),
             opacity=OPACITY,
-            tooltip=tooltip,
+            tooltip="words:N",  # one field: thousands of marks
         )
     )
     return chart.properties(width=WIDTH, height=alt.Step(20), description=description)

@@ -29,7 +29,7 @@ function overviewPage() {
 }
 
 const held = () => `This file holds the texts and tokens of ${form(DATA.prompts.length, "count")} of ${form(DATA.counts.prompts, "count")} prompts; ` +
-  "averages are over all of them. Which are held, and why, is on their pages; the command that builds the report takes others with --prompts.";
+  "averages are over all of them. Which are held, and why, is on their pages; the command that builds the report takes others with --prompts and --ids.";
 
 function highlight() {
   const options = DATA.configurations.map(({ key }) => h("option", { value: key }, key));

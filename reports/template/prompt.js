@@ -52,7 +52,8 @@ function strip(prompt, rows) {
     const found = [], naming = { row, name: runName(run), configuration: DATA.configurations[run.c].key };
     for (let start = 0, i = 1; i <= tokens.n; i++) {
       if (i < tokens.n && tokens.rank[i] === tokens.rank[start]) continue;
-      found.push({ ...naming, layer: DATA.layers[tokens.rank[start]], early: tokens.rank[start] !== DATA.final, start, end: i, last: i - 1 });
+      const layer = DATA.layers[tokens.rank[start]], last = i - 1, words = `${naming.name}, position ${start}${last > start ? `–${last}` : ""}: layer ${layer}`;
+      found.push({ ...naming, layer, early: tokens.rank[start] !== DATA.final, start, end: i, last, words });
       start = i;
     }
     return found;

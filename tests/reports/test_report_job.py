@@ -1,9 +1,14 @@
 """The command: what it prints, where it writes, how it ends."""
 
 import runpy
+import shutil
+import threading
+import urllib.request
 from pathlib import Path
 
 import pytest
+
+from reports.serve import make_server
 
 JOB = Path(__file__).parents[2] / "jobs" / "report.py"
 
@@ -34,3 +39,34 @@ def test_an_original_file_is_drawn_where_asked(main, tmp_path):
     (tmp_path / "analysis.json").write_text('[{"prompt": "?", "results": []}]')
     assert main([str(tmp_path / "analysis.json"), "--out", str(tmp_path / "deep" / "page.html")]) == 0
     assert "<title>" in (tmp_path / "deep" / "page.html").read_text(encoding="utf-8")
+
+
+def test_some_prompts_are_held(main, make_sweep, tmp_path):
+    folder, out = make_sweep(3), tmp_path / "r.html"
+    assert main([str(folder), "--out", str(out), "--ids", "2"]) == 0
+    some = out.stat().st_size
+    assert main([str(folder), "--out", str(out), "--prompts", "2"]) == 0
+    assert out.stat().st_size > some
+    assert main([str(folder), "--out", str(out), "--ids", "nobody"]) == 2
+
+
+@pytest.mark.parametrize("wrong", [["--prompts", "0"], ["--prompts", "x"], ["--prompts", "1", "--ids", "2"]])
+def test_a_wrong_number_of_prompts_is_refused(main, tmp_path, wrong, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([str(tmp_path), *wrong])
+    assert ended.value.code == 2
+
+
+def test_a_served_report_follows_its_sweep(make_sweep, tmp_path):
+    folder = make_sweep(1, n_runs=14)
+    with make_server(str(folder), 0, 100, str(tmp_path)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/"
+        with urllib.request.urlopen(address) as answer:
+            first = answer.read()
+            assert answer.headers["Refresh"] == "15"
+        shutil.copytree(make_sweep(2, n_runs=14) / "generations", folder / "generations", dirs_exist_ok=True)
+        (folder / "generations" / "shard-0.parquet").rename(folder / "generations" / "shard-1.parquet")
+        with urllib.request.urlopen(address) as answer:
+            assert answer.read() != first
+        server.shutdown()
