@@ -11,18 +11,15 @@ On a cluster, where --out is an absolute path that all nodes share, or a URI (s3
 """
 
 import json
-import logging
 import math
 import os
 import re
-import secrets
 import signal
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import ray
 from rich.console import Console
 
 from cluster.breaker import SweepStopped
@@ -43,6 +40,7 @@ from cluster.manifest import (
 )
 from cluster.pool import plan_pools
 from cluster.progress import open_display
+from cluster.session import ray_session
 from cluster.shards import cut, rows_for
 from cluster.store import Store, open_store
 from cluster.summary import summarise
@@ -51,13 +49,13 @@ from eexit.plan import configurations, count_runs, plan_runs
 
 DEMO = Path(__file__).with_name("demo.toml")
 REPORT = "report.html"
-OBJECT_STORE_BYTES = 100_000_000  # only runs and counts go through it
 CHARACTERS_PER_TOKEN = 4  # of English, in most tokenizers
 
 
 def main(arguments: Sequence[str]) -> int:
     """0: every run has landed. 1: the sweep stopped. 2: the input can't be used."""
     signal.signal(signal.SIGTERM, interrupt)
+    log_to_stderr()
     try:
         job, dry_run = load_job(arguments, DEMO, __doc__ or "")
         if dry_run:
@@ -118,38 +116,14 @@ def run(job: SweepJob, store: Store, lease: Lease, done: set[str]) -> Tally:
     retried = remove_errors(store)
     if done or retried:
         print(f"{n_done:,} of {planned:,} runs are in {shown(job)}; {retried} errors are tried again")
-    start_ray()
-    try:
-        pools = plan_pools(job, [node["Resources"] for node in ray.nodes() if node["Alive"]])
-        print(f"{planned - n_done:,} runs to do, {', '.join(map(str, pools))}", flush=True)
+    with ray_session() as nodes, open_display() as display:
+        signal.signal(signal.SIGTERM, interrupt)  # Ray puts its own in place
+        pools = plan_pools(job, nodes)
+        display.say(f"{planned - n_done:,} runs to do, {', '.join(map(str, pools))}")
         actors = sum(pool.actors for pool in pools)
         shards = cut(plan_runs(config), done, rows_for(planned, actors, job.rows_per_shard))
-        with open_display() as display:
-            driver = Driver(
-                config, out_of(job), shards, planned, n_done, pools, display, lease, job.device, job.timeout
-            )
-            return driver.drive()
-    finally:
-        ray.shutdown()
-
-
-def start_ray() -> None:
-    """Join the cluster that a job or RAY_ADDRESS names, else start one of our own, heard on loopback only."""
-    log_to_stderr()
-    if "RAY_ADDRESS" in os.environ:
-        ray.init(log_to_driver=not sys.stderr.isatty(), logging_level=logging.WARNING)
-    else:
-        # Without one, Ray would write a token to the home folder, and ask every later `ray start` for it.
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=OBJECT_STORE_BYTES,
-            _node_ip_address="127.0.0.1",
-        )
-    signal.signal(signal.SIGTERM, interrupt)  # Ray puts its own in place
+        driver = Driver(config, out_of(job), shards, planned, n_done, pools, display, lease, job.device, job.timeout)
+        return driver.drive()
 
 
 def out_of(job: SweepJob) -> str:
