@@ -11,7 +11,7 @@ exits by the rule itself. The waits are measured in Chromium and left out where 
 import argparse
 import importlib.util
 import multiprocessing
-import resource
+import re
 import shutil
 import sys
 import tempfile
@@ -56,7 +56,9 @@ def bytes_per_token(results: Path) -> list[Row]:
         ("with KL and exit probability of each layer", core + size["kl"], "B/token", 9),
         ("with log-probability, entropy, full depth's token", core + size["kl"] + size["more"], "B/token", None),
     ]
-    return rows + [("top-3 tokens of each layer, more", size["top"], "B/token", 64)] * ("top" in size)
+    if "top" in size:
+        rows.append(("top-3 tokens of each layer, more", size["top"], "B/token", 64))
+    return rows
 
 
 def build(results: Path, out: Path, label: str, bound: float) -> list[Row]:
@@ -73,7 +75,10 @@ def build(results: Path, out: Path, label: str, bound: float) -> list[Row]:
 def _build(results: str, out: str) -> tuple[float, float]:
     start = time.perf_counter()
     build_report(results, out)
-    return time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    seconds = time.perf_counter() - start
+    # Not getrusage: its peak starts from that of the process that started this one.
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return seconds, int(peak[1]) * 1024 / 1e6 if peak else float("nan")
 
 
 ROUTES = {

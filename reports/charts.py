@@ -4,6 +4,8 @@ Colours and shapes of modes come from the theme's category and symbol ranges, th
 parameter `picked` holds the key of a configuration: the page sets it in all charts at once.
 """
 
+import json
+from collections.abc import Iterator
 from typing import Any
 
 import altair as alt
@@ -69,9 +71,21 @@ def trade_off_chart(frame: pd.DataFrame, y: str, y_title: str, description: str)
         base.mark_point(filled=True, size=80, cursor="pointer").encode(
             shape=_mode_shape(frame), opacity=OPACITY, tooltip=tooltip
         ),
-        base.mark_text(aria=False, dy=-12, fontSize=11).encode(text="label:N", opacity=OPACITY),
+        *_labels(base, frame),
         description=description,
     )
+
+
+def _labels(base: alt.Chart, frame: pd.DataFrame) -> Iterator[alt.Chart]:
+    """KL factors beside the points: of many only the outer ones and that nearest to 1; above and below by turns."""
+    factors = sorted(frame["kl_factor"].dropna().unique().tolist())
+    if len(factors) > 4:
+        factors = [factors[0], min(factors, key=lambda k: abs(k - 1)), factors[-1]]
+    some = f"!isValid(datum.kl_factor) || indexof({factors}, datum.kl_factor) >= 0"
+    for number, mode in enumerate(_modes(frame)):
+        labels = base.transform_filter(f"datum.mode == {json.dumps(mode)}").transform_filter(some)
+        dy = -13 if number < 2 else 16
+        yield labels.mark_text(aria=False, dy=dy, fontSize=11).encode(text="label:N", opacity=OPACITY)
 
 
 def exit_mix_chart(labels: list[str], x_title: str, description: str) -> alt.Chart:

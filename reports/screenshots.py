@@ -1,6 +1,10 @@
 """Pictures of every view of a report, to look at; and the README's.
 
     python -m reports.screenshots results/demo --out shots
+
+What is in reports/sample/ comes from the demo sweep (python jobs/sweep.py), by
+
+    python jobs/report.py results/demo --out reports/sample/demo.html
     python -m reports.screenshots results/demo --readme reports/sample/overview.png
 
 Needs the package playwright and a Chromium on PATH; opens nothing but the file.

@@ -54,7 +54,7 @@ function failuresPage() {
 const HOW = [
   ["Mean", "Over prompts; several seeds of a prompt are averaged first, so that a prompt counts once. Failed runs are left out of every mean and counted. n is the number of prompts behind a number."],
   ["Interval", "In brackets, as rules and as bands: percentile bootstrap over prompts, never over tokens. With fewer prompts there is none."],
-  ["Perplexity", "Averaged geometrically: the mean of its logarithm over prompts, and back."],
+  ["Perplexity", "exp of the mean negative log-probability of the generated tokens under the full-depth model given the same text. Averaged geometrically: the mean of its logarithm over prompts, and back."],
   ["Layers not needed", "1 − mean depth. A theoretical saving: the exit rule compares each layer with the final one, so it has run them all. Nothing here is wall-clock time."],
   ["Where tokens exit, layer mix", "Each run's decided tokens as shares of its exit layers, then the mean. Decided tokens are those whose exit was drawn: all but a run's first, which the final layer gives."],
   ["Depth by token position", "(exit layer + 1) / layers, averaged within a run and bin, then over seeds, then over prompts whose text reaches the bin."],

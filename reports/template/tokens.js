@@ -59,8 +59,8 @@ function layerTable({ kl, probability, top }, rank) {
   const rows = DATA.layers.map((layer, r) => h(r === rank ? "tr.here" : "tr", {}, h("th", { scope: "row" }, h(`span.swatch.c${r}`), layer),
     kl && bar(last(r) ? "0" : nats(kl[r]), last(r) ? 0 : kl[r] / highest, r), kl && bar(percent(probability[r]), probability[r], r),
     top && h("td.words", {}, ...top[r].map(({ piece, probability }) => h("div", {}, h("span.piece", {}, ...visible(pieceText(piece))), h("span.soft", {}, ` ${percent(probability)}`))))));
-  const heads = ["Layer", kl && "KL to final, nats", kl && "Exit probability", top && "Would have said"];
-  return h("table", {}, h("caption", {}, "At each layer a token may be read from"),
+  const heads = ["Layer", kl && "KL, nats", kl && "Exit probability", top && "Would have said"];
+  return h(top ? "table.likely" : "table", {}, h("caption", {}, "At each layer a token may be read from"),
     h("thead", {}, h("tr", {}, ...heads.map((head) => head && h(head === "Would have said" ? "th.words" : "th", { scope: "col" }, head)))), h("tbody", {}, ...rows));
 }
 

@@ -28,7 +28,9 @@ def test_the_pane_shows_what_each_layer_would_have_said(visit, tmp_path):
     page = visit("#/p/0/unfrozen@1/t/2", path=recorded(tmp_path))
     rows = page.locator(".pane tbody tr")
     assert rows.count() == len(LAYERS) + 1
-    assert rows.nth(1).locator("td").last.inner_text().split("\n") == [" dog 50 %", " word1 25 %", "↵", "13 %"]
+    said = rows.nth(1).locator("td").last
+    assert said.locator(".piece").all_inner_texts() == [" dog", " word1", "↵\n"]
+    assert [share.strip() for share in said.locator(".soft").all_inner_texts()] == ["50 %", "25 %", "13 %"]
     assert "“ dog”" in page.locator(".pane dl").inner_text()
 
 
