@@ -21,10 +21,10 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def command(tmp_path: Path) -> list[str]:
     save_byte_model(tmp_path / "model")
-    (tmp_path / "prompts.txt").write_text("".join(f"prompt {n}\n" for n in range(100)))
+    (tmp_path / "prompts.txt").write_text("".join(f"prompt {n}\n" for n in range(40)))
     return [
         *(sys.executable, str(SCRIPT), "--model", str(tmp_path / "model"), "--prompts", str(tmp_path / "prompts.txt")),
-        *("--dtype", "float32", "--max-new-tokens", "20", "--rows-per-shard", "9", "--out", str(tmp_path / "out")),
+        *("--dtype", "float32", "--max-new-tokens", "12", "--rows-per-shard", "2", "--out", str(tmp_path / "out")),
         *("--modes", "normal", "--exit-every", "2", "--device", "cpu"),
     ]
 
@@ -60,7 +60,7 @@ def assert_ends_cleanly(process: subprocess.Popen[str], by: signal.Signals, out:
     assert last == "what has landed stays: the same command goes on from there"
     assert "Traceback" not in said
     assert not psutil.wait_procs(actors, timeout=20)[1]
-    assert 0 < len(pd.read_parquet(out / "generations")) < 100
+    assert 0 < len(pd.read_parquet(out / "generations")) < 40
     assert sorted(path.name for path in out.iterdir()) == ["generations", "sweep.json", "tokens"]
     names = [path.name for folder in ("generations", "tokens") for path in (out / folder).iterdir()]
     assert not [name for name in names if not name.endswith(".parquet")]
@@ -75,7 +75,7 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(
     assert_ends_cleanly(at_work, signal.SIGINT, tmp_path / "out")
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     generations = pd.read_parquet(tmp_path / "out" / "generations")
-    assert len(generations) == generations.run_id.nunique() == 100
+    assert len(generations) == generations.run_id.nunique() == 40
 
 
 def test_sigterm_is_as_good_and_nothing_listens_beyond_this_machine(

@@ -1,0 +1,106 @@
+"""The README's lines for a cluster: `ray start --head`, then `ray job submit`, as they stand."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from byte_model import save_byte_model
+from pandas.testing import assert_frame_equal
+from ray_head import ROOT, Head, started_head
+
+pytestmark = pytest.mark.slow
+STOPPED = "what has landed stays: the same command goes on from there"
+
+
+@pytest.fixture
+def flags(tmp_path: Path) -> list[str]:
+    """Of a sweep of some seconds, on a small real model."""
+    save_byte_model(tmp_path / "model")
+    (tmp_path / "prompts.txt").write_text("".join(f"prompt {n}\n" for n in range(16)))
+    return [
+        *("--model", str(tmp_path / "model"), "--prompts", str(tmp_path / "prompts.txt"), "--dtype", "float32"),
+        *("--exit-every", "2", "--max-new-tokens", "12", "--rows-per-shard", "9", "--system", "x"),
+    ]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    folder = tmp_path / "home"
+    folder.mkdir()
+    return folder
+
+
+def few(flags: list[str]) -> list[str]:
+    return [*flags, "--modes", "normal", "--max-new-tokens", "2"]
+
+
+def local_sweep(home: Path, out: Path, flags: list[str]) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    command = [sys.executable, "jobs/sweep.py", "--out", str(out), *flags]
+    subprocess.run(
+        command, cwd=ROOT, env={**environment, "HOME": str(home)}, check=True, capture_output=True, timeout=200
+    )
+
+
+def rows(out: Path, table: str, key: list[str]) -> pd.DataFrame:
+    return pd.read_parquet(out / table).sort_values(key).reset_index(drop=True)
+
+
+def assert_same_results(one: Path, other: Path) -> None:
+    for table, key in (("generations", ["run_id"]), ("tokens", ["run_id", "position"])):
+        frames = [rows(out, table, key) for out in (one, other)]
+        assert not frames[0].duplicated(key).any()
+        assert_frame_equal(*frames, check_exact=False, rtol=1e-4, atol=1e-5)
+
+
+def stop_in_the_middle(head: Head, name: str, out: Path) -> None:
+    end = time.monotonic() + 120
+    while len(list((out / "generations").glob("*.parquet"))) < 2:
+        assert time.monotonic() < end, "nothing landed"
+        time.sleep(0.1)
+    head.sh(f"ray job stop {name}")
+
+
+def test_from_a_fresh_home_stopped_in_the_middle_and_submitted_again(
+    home: Path, tmp_path: Path, flags: list[str]
+) -> None:
+    out = tmp_path / "out"
+    with started_head(home) as head:
+        stopper = threading.Thread(target=stop_in_the_middle, args=(head, "first", out))
+        stopper.start()
+        said = head.submit(out, *flags, options="--submission-id first ")
+        stopper.join()
+        assert STOPPED in said
+        n_landed = len(pd.read_parquet(out / "generations"))
+        assert 0 < n_landed < 144
+        assert [path.name for path in out.rglob("*.tmp")] == []
+        assert not (out / "lease.json").exists()
+        again = head.submit(out, *flags)
+        assert f"{n_landed} of 144 runs are in {out}" in again
+        assert "144/144 runs · " in again
+        assert "\x1b[2K" not in again  # plain lines, no bar
+        events = [json.loads(line[line.index("{") :]) for line in again.splitlines() if '"event"' in line]
+        ids = [run_id for event in events if event["event"] == "landed" for run_id in event["run_ids"]]
+        assert len(set(ids)) > 0
+        assert set(ids) <= set(pd.read_parquet(out / "generations").run_id)
+    local_sweep(home, tmp_path / "undisturbed", flags)
+    assert_same_results(out, tmp_path / "undisturbed")
+
+
+def test_after_a_local_sweep_and_with_a_token_that_ray_left_at_home(
+    home: Path, tmp_path: Path, flags: list[str]
+) -> None:
+    local_sweep(home, tmp_path / "local", few(flags))
+    assert not (home / ".ray").exists()  # the sweep leaves none behind
+    (home / ".ray").mkdir()
+    (home / ".ray" / "auth_token").write_text("a" * 64)
+    with started_head(home) as head:
+        said = head.submit(tmp_path / "out", *few(flags))
+    assert "16/16 runs · " in said, said
+    assert_same_results(tmp_path / "out", tmp_path / "local")
