@@ -1,0 +1,162 @@
+"""How much the driver holds and how fast it lands, with a generator that does nothing, on one machine.
+
+    python jobs/bench_driver.py                   a million runs
+    python jobs/bench_driver.py --runs 50000      fewer
+    python jobs/bench_driver.py --overhead        Ray and landing beside the bare engine, on the demo
+
+Megabytes are the driver process's own, at its peak, Ray and Arrow included. Resuming starts from a sweep of which every
+second file is gone: the seconds until its first shard is ready, and until all that is left has been found.
+"""
+
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from cluster.actor import MakeGenerator, model_generator
+from cluster.driver import Driver
+from cluster.flags import Parser
+from cluster.job import load_job
+from cluster.landing import Tally, clear_debris, landed, remove_errors
+from cluster.lease import hold
+from cluster.manifest import NAME
+from cluster.pool import plan_pools
+from cluster.progress import open_display
+from cluster.session import ray_session
+from cluster.shards import cut, rows_for
+from cluster.store import open_store
+from eexit.config import SweepConfig
+from eexit.generator import Generator, Results, run_columns
+from eexit.plan import Run, count_runs, plan_runs
+from eexit.schema import GENERATIONS, TOKENS
+
+CONFIGURATIONS = 10
+ROWS = 128
+
+
+class Nothing:
+    """A generator that does nothing: rows without tokens."""
+
+    def __init__(self, config: SweepConfig, device: str) -> None:
+        self._config = config
+
+    def generate(self, runs: Sequence[Run], progress: Callable[[int], None]) -> Results:
+        rows = [{**run_columns(run, self._config), "status": "ok", "n_tokens": 0} for run in runs]
+        return Results(pa.Table.from_pylist(rows, GENERATIONS), TOKENS.empty_table())
+
+
+class Timed:
+    """The real generator, which writes down the seconds that each of its calls took."""
+
+    def __init__(self, config: SweepConfig, device: str, log: Path) -> None:
+        self._generator: Generator = model_generator(config, device)
+        self._log = log
+
+    def generate(self, runs: Sequence[Run], progress: Callable[[int], None]) -> Results:
+        began = time.time()
+        results = self._generator.generate(runs, progress)
+        with self._log.open("a") as log:
+            log.write(f"{began} {time.time() - began}\n")
+        return results
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = Parser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=1_000_000)
+    parser.add_argument("--actors", type=int, default=1)
+    parser.add_argument("--overhead", action="store_true")
+    parser.add_argument("--max-new-tokens", default="100", help="of the demo, for --overhead")
+    flags = parser.parse_args(arguments)
+    folder = Path(tempfile.mkdtemp(prefix="eexit-bench-"))
+    try:
+        if flags.overhead:
+            print(measure_overhead(folder, flags.max_new_tokens))
+        else:
+            print(measure_driver(folder, flags.runs, flags.actors))
+    finally:
+        shutil.rmtree(folder)
+    return 0
+
+
+def measure_driver(folder: Path, n_runs: int, actors: int) -> str:
+    config = grid(n_runs)
+    n_runs = count_runs(config)
+    began = time.monotonic()
+    tally = drive(config, folder, Nothing, actors)
+    seconds = time.monotonic() - began
+    assert tally.runs == n_runs
+    files = sorted((folder / "generations").iterdir())
+    for path in files[::2]:
+        path.unlink()
+    began = time.monotonic()
+    first, to_do = find_place(config, folder)
+    every = time.monotonic() - began
+    done = len(landed(open_store(folder)))
+    assert to_do == n_runs - done
+    return (
+        "| runs | files | runs/s | driver, MB | resume: first shard, s | resume: all found, s |\n"
+        "| --- | --- | --- | --- | --- | --- |\n"
+        f"| {n_runs:,} | {2 * len(files):,} | {n_runs / seconds:,.0f} | {peak_megabytes():.0f} | "
+        f"{first:.1f} | {every:.1f} |"
+    )
+
+
+def measure_overhead(folder: Path, max_new_tokens: str) -> str:
+    demo = Path(__file__).with_name("demo.toml")
+    job, _ = load_job(["--max-new-tokens", max_new_tokens], demo)
+    log = folder / "seconds"
+    drive(job.sweep, folder / "out", lambda config, device: Timed(config, device, log), 1)
+    ended = time.time()
+    calls = [tuple(map(float, line.split())) for line in log.read_text().splitlines()]
+    engine = sum(seconds for _, seconds in calls)
+    whole = ended - calls[0][0]
+    return (
+        f"engine {engine:.1f} s; from its first token to the end of the sweep {whole:.1f} s: +{whole / engine - 1:.1%}"
+    )
+
+
+def drive(config: SweepConfig, folder: Path, make_generator: MakeGenerator, actors: int) -> Tally:
+    store = open_store(folder)
+    store.publish(NAME, b"{}")
+    planned = count_runs(config)
+    with hold(store) as lease, ray_session() as nodes, open_display() as display:
+        job, _ = load_job(["--actors", str(actors), "--device", "cpu"], Path(__file__).with_name("demo.toml"))
+        pools = plan_pools(job, nodes)
+        shards = cut(plan_runs(config), set(), rows_for(planned, actors, ROWS))
+        driver = Driver(config, str(folder), shards, planned, 0, pools, display, lease, make_generator=make_generator)
+        return driver.drive()
+
+
+def find_place(config: SweepConfig, folder: Path) -> tuple[float, int]:
+    """Seconds until the first shard to do is there, and the runs to do."""
+    began = time.monotonic()
+    store = open_store(folder)
+    clear_debris(store)
+    done = landed(store)
+    remove_errors(store)
+    shards = cut(plan_runs(config), done, ROWS)
+    to_do = len(next(shards).runs)
+    first = time.monotonic() - began
+    return first, to_do + sum(len(shard.runs) for shard in shards)
+
+
+def grid(n_runs: int) -> SweepConfig:
+    numbers = range(n_runs // CONFIGURATIONS)
+    prompts = tuple({"id": f"{n}", "prompt": f"Explain the number {n} in one sentence."} for n in numbers)
+    return SweepConfig.model_validate(
+        {"prompts": prompts, "modes": ["unfrozen", "frozen_residual"], "kl_factors": [0.25, 0.5, 1, 2, 4]}
+    )
+
+
+def peak_megabytes() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

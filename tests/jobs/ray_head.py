@@ -1,0 +1,77 @@
+"""`ray start --head` as the README has it, in a home of its own, and its end without touching any other Ray."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+# Of a head that was started a moment ago, the part that takes jobs comes last, and on a busy machine late.
+NO_AGENT = "No available agent to submit job"
+
+
+def readme_lines() -> tuple[str, str, str]:
+    """The lines that set the authentication, start the head and submit the job."""
+    block = (ROOT / "README.md").read_text().split("## On a cluster")[1].split("```")[1]
+    lines = [line for line in block.splitlines() if re.match(r"export |ray start |ray job submit ", line)]
+    export, start, submit = lines[:3]
+    return export, start, submit
+
+
+class Head:
+    """A started head; commands run as in the shell it was started from."""
+
+    def __init__(self, home: Path, temporary: str) -> None:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        self._environment = {
+            **inherited,
+            "HOME": str(home),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "RAY_TMPDIR": temporary,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "COLUMNS": "100",
+        }
+        self._mark = f"RAY_TMPDIR={temporary}".encode()
+
+    def sh(self, *lines: str, check: bool = True) -> str:
+        script = "\n".join(["set -e", readme_lines()[0], *lines])
+        done = subprocess.run(
+            ["bash", "-c", script], cwd=ROOT, env=self._environment, capture_output=True, text=True, timeout=240
+        )
+        assert done.returncode == 0 or not check, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def submit(self, out: Path, *arguments: str, options: str = "") -> str:
+        """The README's line with this `--out`, and more flags behind it."""
+        line = readme_lines()[2].replace("/abs/path", str(out)).replace("submit ", f"submit {options}", 1)
+        end = time.monotonic() + 120
+        while NO_AGENT in (said := self.sh(" ".join([line, *arguments]), check=False)):
+            assert time.monotonic() < end, said
+        return said
+
+    def stop(self) -> None:
+        for process in Path("/proc").iterdir():
+            try:
+                if process.name.isdigit() and self._mark in (process / "environ").read_bytes().split(b"\0"):
+                    os.kill(int(process.name), signal.SIGKILL)
+            except (OSError, ValueError):
+                continue  # it ended meanwhile, or is someone else's
+
+
+@contextmanager
+def started_head(home: Path) -> Iterator[Head]:
+    temporary = tempfile.mkdtemp(prefix="eexit-")
+    head = Head(home, temporary)
+    try:
+        head.sh(readme_lines()[1])
+        yield head
+    finally:
+        head.stop()
+        shutil.rmtree(temporary, ignore_errors=True)
