@@ -15,11 +15,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-import pyarrow.dataset as ds
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster import manifest
-from cluster.landing import GENERATIONS_FOLDER, TOKENS_FOLDER, clear_debris, data_files, parquet
+from cluster.landing import GENERATIONS_FOLDER, TOKENS_FOLDER, clear_debris, data_files, parquet, read_files
 from cluster.store import Store, open_store
 from eexit.config import UsageError
 
@@ -132,6 +132,5 @@ def _merge(source: Store, target: Store, stems: list[str]) -> None:
     """One file of both tables, of one name, as landing does it: tokens first."""
     name = stems[0] if len(stems) == 1 else hashlib.blake2b("".join(stems).encode(), digest_size=16).hexdigest()
     for folder in FOLDERS:
-        paths = source.paths([f"{folder}/{stem}.parquet" for stem in stems])
-        table = ds.dataset(paths, format="parquet", filesystem=source.filesystem).to_table()
-        target.publish(f"{folder}/{name}.parquet", parquet(table))
+        tables = [table for _, table in read_files(source, [f"{folder}/{stem}.parquet" for stem in stems])]
+        target.publish(f"{folder}/{name}.parquet", parquet(pa.concat_tables(tables)))

@@ -87,7 +87,7 @@ def _explain_one(problem: Mapping[str, Any], flags: set[str], path: Path) -> str
             return f"prompts are missing: give --prompts FILE, or [[prompts]] in {path}"
         case "missing":
             return f"{location[-1]} is missing ({where})"
-        case "extra_forbidden":
+        case "extra_forbidden" | "unexpected_keyword_argument":
             near = difflib.get_close_matches(str(location[-1]), SweepJob.model_fields, n=1)
             return f"unknown key {location[-1]!r} in {path}" + (f": did you mean {near[0]}?" if near else ": remove it")
         case "enum" | "literal_error":

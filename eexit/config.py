@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
 
 
 class UsageError(ValueError):
@@ -25,10 +26,9 @@ class Mode(StrEnum):
     FROZEN_RESIDUAL = "frozen_residual"
 
 
-class Prompt(BaseModel):
-    """One prompt. `system` None means the sweep's system prompt."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
+class Prompt:
+    """One prompt. `system` None means the sweep's system prompt. Slots: a sweep may have a million."""
 
     id: str
     prompt: str

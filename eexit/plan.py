@@ -43,7 +43,7 @@ def plan_runs(config: SweepConfig) -> Iterator[Run]:
     """Every run of the sweep, those of one prompt and seed in a row, so that they can share its prefill."""
     shared = config.model_dump(mode="json", exclude={"prompts", "modes", "kl_factors", "seeds"})
     for prompt in config.prompts:
-        prompt_hash = _hash(shared, prompt.model_dump())
+        prompt_hash = _hash(shared, prompt.id, prompt.prompt, prompt.system)
         for seed in config.seeds:
             for configuration in configurations(config):
                 run_id = _hash(prompt_hash, configuration.mode, configuration.kl_factor, seed)

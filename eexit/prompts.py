@@ -61,7 +61,7 @@ def _prompt(row: Mapping[str, object], index: int, place: str) -> Prompt:
             raise UsageError(f"{place}: {column} must be text, got {value!r}")
         if value is not None and any("\ud800" <= character <= "\udfff" for character in value):
             raise UsageError(f"{place}: {column} holds half a surrogate pair, which no text can: got {value[:40]!a}")
-    return Prompt.model_validate(texts)
+    return Prompt(**texts)  # type: ignore[arg-type]  # it validates
 
 
 def _rows_of_txt(path: Path) -> Iterator[Row]:

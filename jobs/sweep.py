@@ -28,7 +28,7 @@ from cluster.driver import Driver
 from cluster.estimate import aside, estimate_memory, look_at_model
 from cluster.events import log_to_stderr
 from cluster.job import SweepJob, load_job
-from cluster.landing import Tally, clear_debris, landed, remove_errors
+from cluster.landing import Survey, Tally, clear_debris, remove_errors, survey
 from cluster.lease import Lease, hold
 from cluster.manifest import (
     Manifest,
@@ -83,13 +83,13 @@ def sweep(job: SweepJob) -> int:
         if read_manifest(store) is None:
             write_manifest(store, manifest)
         finish_compaction(store)
-        done = landed(store)
+        found = survey(store)
         planned = count_runs(job.sweep)
-        if len(done) == planned:
+        if len(found.done) == planned:
             print(f"nothing is left to do: {planned:,} runs are in {shown(job)}")
             rebuild = False
         else:
-            rebuild = run(job, store, lease, done).runs > 0
+            rebuild = run(job, store, lease, found).runs > 0
         finish(job, store, rebuild)
     return 0
 
@@ -109,19 +109,19 @@ def prepare(job: SweepJob, store: Store) -> Manifest:
     return manifest
 
 
-def run(job: SweepJob, store: Store, lease: Lease, done: set[str]) -> Tally:
+def run(job: SweepJob, store: Store, lease: Lease, found: Survey) -> Tally:
     """Do the runs that haven't landed, on Ray."""
-    config, planned, n_done = job.sweep, count_runs(job), len(done)
+    config, planned, n_done = job.sweep, count_runs(job), len(found.done)
     clear_debris(store)
-    retried = remove_errors(store)
-    if done or retried:
+    retried = remove_errors(store, found.with_errors)
+    if n_done or retried:
         print(f"{n_done:,} of {planned:,} runs are in {shown(job)}; {retried} errors are tried again")
     with ray_session() as nodes, open_display() as display:
         signal.signal(signal.SIGTERM, interrupt)  # Ray puts its own in place
         pools = plan_pools(job, nodes)
         display.say(f"{planned - n_done:,} runs to do, {', '.join(map(str, pools))}")
         actors = sum(pool.actors for pool in pools)
-        shards = cut(plan_runs(config), done, rows_for(planned, actors, job.rows_per_shard))
+        shards = cut(plan_runs(config), found.done, rows_for(planned, actors, job.rows_per_shard))
         driver = Driver(config, out_of(job), shards, planned, n_done, pools, display, lease, job.device, job.timeout)
         return driver.drive()
 

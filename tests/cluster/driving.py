@@ -13,7 +13,7 @@ from scripted import TOKENS_PER_RUN, rows_of
 
 from cluster.actor import MakeGenerator
 from cluster.driver import Driver
-from cluster.landing import Tally, clear_debris, landed, remove_errors
+from cluster.landing import Tally, clear_debris, remove_errors, survey
 from cluster.lease import hold
 from cluster.manifest import NAME
 from cluster.pool import Pool
@@ -38,14 +38,14 @@ def drive(
     store.publish(NAME, b"{}")
     with hold(store) as lease:
         clear_debris(store)
-        done = landed(store)
-        remove_errors(store)
+        found = survey(store)
+        remove_errors(store, found.with_errors)
         driver = Driver(
             config,
             str(out),
-            cut(plan_runs(config), done, rows),
+            cut(plan_runs(config), found.done, rows),
             count_runs(config),
-            len(done),
+            len(found.done),
             [Pool(actors, cpus, 0)],
             Lines(log or io.StringIO(), every=1),
             lease,

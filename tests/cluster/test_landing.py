@@ -19,6 +19,7 @@ from cluster.landing import (
     landed_tally,
     remove_errors,
     shard_name,
+    survey,
 )
 from cluster.store import Store, open_store
 from eexit.config import SweepConfig, UsageError
@@ -118,8 +119,8 @@ def test_only_runs_that_are_ok_are_done(store: Store, runs: list[Run], config: S
 def test_error_rows_make_room_for_another_try(store: Store, runs: list[Run], config: SweepConfig) -> None:
     land(store, runs[:9], mixed(runs[:9], config))
     land(store, runs[9:], error_results(runs[9:], config, "no"))
-    assert remove_errors(store) == 10
-    assert remove_errors(store) == 0
+    assert remove_errors(store, survey(store).with_errors) == 10
+    assert remove_errors(store, survey(store).with_errors) == 0
     land(store, [runs[0], *runs[9:]], rows_of([runs[0], *runs[9:]], config))
     generations = pd.read_parquet(f"{store.root}/generations")
     assert sorted(generations.run_id) == sorted(run.run_id for run in runs)
