@@ -5,7 +5,8 @@
     python jobs/bench_driver.py --overhead        Ray and landing beside the bare engine, on the demo
 
 Megabytes are the driver process's own, at its peak, Ray and Arrow included. Resuming starts from a sweep of which every
-second file is gone: the seconds until its first shard is ready, and until all that is left has been found.
+second file is gone, in a process of its own: the seconds until its first shard is there, and until all that is left has
+been found.
 """
 
 import resource
@@ -14,12 +15,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
 from cluster.actor import MakeGenerator, model_generator
 from cluster.driver import Driver
+from cluster.estimate import aside
 from cluster.flags import Parser
 from cluster.job import load_job
 from cluster.landing import Tally, clear_debris, remove_errors, survey
@@ -30,7 +33,7 @@ from cluster.progress import open_display
 from cluster.session import ray_session
 from cluster.shards import cut, rows_for
 from cluster.store import open_store
-from eexit.config import SweepConfig
+from eexit.config import Prompt, SweepConfig
 from eexit.generator import Generator, Results, run_columns
 from eexit.plan import Run, count_runs, plan_runs
 from eexit.schema import GENERATIONS, TOKENS
@@ -65,6 +68,16 @@ class Timed:
         return results
 
 
+@dataclass(frozen=True)
+class Resumed:
+    """Seconds until the first shard and until all of the `runs` to do were found, and what that held at its peak."""
+
+    first: float
+    whole: float
+    runs: int
+    megabytes: float
+
+
 def main(arguments: Sequence[str]) -> int:
     parser = Parser(description=__doc__)
     parser.add_argument("--runs", type=int, default=1_000_000)
@@ -93,15 +106,14 @@ def measure_driver(folder: Path, n_runs: int, actors: int) -> str:
     files = sorted((folder / "generations").iterdir())
     for path in files[::2]:
         path.unlink()
-    began = time.monotonic()
-    first, to_do = find_place(config, folder)
-    every = time.monotonic() - began
-    assert 0 < to_do < n_runs
+    driving = peak_megabytes()
+    resumed = aside(find_place, n_runs, folder)
+    assert 0 < resumed.runs < n_runs
     return (
-        "| runs | files | runs/s | driver, MB | resume: first shard, s | resume: all found, s |\n"
-        "| --- | --- | --- | --- | --- | --- |\n"
-        f"| {n_runs:,} | {2 * len(files):,} | {n_runs / seconds:,.0f} | {peak_megabytes():.0f} | "
-        f"{first:.1f} | {every:.1f} |"
+        "| runs | files | runs/s | driving, MB | resuming, MB | first shard after, s | all found after, s |\n"
+        "| --- | --- | --- | --- | --- | --- | --- |\n"
+        f"| {n_runs:,} | {2 * len(files):,} | {n_runs / seconds:,.0f} | {driving:.0f} | {resumed.megabytes:.0f} | "
+        f"{resumed.first:.1f} | {resumed.whole:.1f} |"
     )
 
 
@@ -131,8 +143,9 @@ def drive(config: SweepConfig, folder: Path, make_generator: MakeGenerator, acto
         return driver.drive()
 
 
-def find_place(config: SweepConfig, folder: Path) -> tuple[float, int]:
-    """Seconds until the first shard to do is there, and the runs to do."""
+def find_place(n_runs: int, folder: Path) -> Resumed:
+    """What a sweep does that goes on: see what has landed, and find the shards to do."""
+    config = grid(n_runs)
     began = time.monotonic()
     store = open_store(folder)
     clear_debris(store)
@@ -141,12 +154,13 @@ def find_place(config: SweepConfig, folder: Path) -> tuple[float, int]:
     shards = cut(plan_runs(config), found.done, ROWS)
     to_do = len(next(shards).runs)
     first = time.monotonic() - began
-    return first, to_do + sum(len(shard.runs) for shard in shards)
+    to_do += sum(len(shard.runs) for shard in shards)
+    return Resumed(first, time.monotonic() - began, to_do, peak_megabytes())
 
 
 def grid(n_runs: int) -> SweepConfig:
     numbers = range(n_runs // CONFIGURATIONS)
-    prompts = tuple({"id": f"{n}", "prompt": f"Explain the number {n} in one sentence."} for n in numbers)
+    prompts = tuple(Prompt(id=f"{n}", prompt=f"Explain the number {n} in one sentence.") for n in numbers)
     return SweepConfig.model_validate(
         {"prompts": prompts, "modes": ["unfrozen", "frozen_residual"], "kl_factors": [0.25, 0.5, 1, 2, 4]}
     )
