@@ -127,6 +127,6 @@ def open_store(out: str | Path) -> Store:
         filesystem, root = fs.FileSystem.from_uri(str(out))
     except (ValueError, OSError) as error:
         scheme = str(out).split("://")[0]
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].replace(str(out), "…")  # it may carry keys
         raise UsageError(f"--out {scheme}://… can't be used ({reason}): give a folder, s3:// or gs://") from error
     return Store(filesystem, root)

@@ -1,0 +1,77 @@
+"""A bucket on this machine: moto's server, behind a wire that can be cut in the middle of a write."""
+
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+import boto3
+
+BUCKET = "sweeps"
+KEYS = {"AWS_ACCESS_KEY_ID": "an-id", "AWS_SECRET_ACCESS_KEY": "a-secret", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+@dataclass
+class Wire:
+    """Carries bytes between its own port and the server's; `cut_after` bytes of a request, it hangs up."""
+
+    server: int
+    cut_after: int | None = None
+    n_cuts: int = 0
+    listener: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0)))
+
+    @property
+    def port(self) -> int:
+        return self.listener.getsockname()[1]
+
+    def run(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self.listener.accept()
+                upstream = socket.create_connection(("127.0.0.1", self.server))
+                threading.Thread(target=self._carry, args=(client, upstream, True), daemon=True).start()
+                threading.Thread(target=self._carry, args=(upstream, client, False), daemon=True).start()
+
+    def _carry(self, source: socket.socket, target: socket.socket, is_request: bool) -> None:
+        carried = 0
+        with suppress(OSError):
+            while data := source.recv(1024):
+                carried += len(data)
+                if is_request and self.cut_after is not None and carried > self.cut_after:
+                    self.n_cuts += 1
+                    break
+                target.sendall(data)
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def s3_server() -> Iterator[Wire]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 60
+        while True:
+            with suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/moto-api/", timeout=1)
+                break
+            assert time.monotonic() < end, "moto did not start"
+            time.sleep(0.2)
+        names = {"aws_access_key_id": KEYS["AWS_ACCESS_KEY_ID"], "aws_secret_access_key": KEYS["AWS_SECRET_ACCESS_KEY"]}
+        client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", region_name="us-east-1", **names)
+        client.create_bucket(Bucket=BUCKET)
+        wire = Wire(port)
+        threading.Thread(target=wire.run, daemon=True).start()
+        yield wire
+        wire.listener.close()
+    finally:
+        process.terminate()
+        process.wait()

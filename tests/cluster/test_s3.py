@@ -1,0 +1,158 @@
+"""Results in a bucket: a real S3-speaking server on loopback, and a wire that is cut in the middle of a write."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from uuid import uuid4
+
+import pyarrow.parquet as pq
+import pytest
+from driving import assert_same, started_ray
+from s3_server import BUCKET, KEYS, Wire, s3_server
+from scripted import rows_of, scripted, sweep_of
+
+from cluster.breaker import SweepStopped
+from cluster.compaction import compact, compact_into
+from cluster.driver import Driver
+from cluster.landing import LandingError, Survey, clear_debris, land, landed, read_generations, survey
+from cluster.lease import hold
+from cluster.manifest import NAME
+from cluster.pool import Pool
+from cluster.progress import Lines
+from cluster.shards import cut
+from cluster.store import Store, open_store
+from eexit.config import SweepConfig, UsageError
+from eexit.plan import count_runs, plan_runs
+
+MEGABYTE = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def wire() -> Iterator[Wire]:
+    with pytest.MonkeyPatch.context() as patch, s3_server() as wire:
+        for name, value in KEYS.items():
+            patch.setenv(name, value)
+        yield wire
+
+
+def noise(seed: int) -> str:
+    """40 kB that don't compress below 20."""
+    return Random(seed).randbytes(20_000).hex()
+
+
+def uri(wire: Wire, folder: str) -> str:
+    return f"s3://{BUCKET}/{folder}?scheme=http&endpoint_override=127.0.0.1:{wire.port}"
+
+
+@pytest.fixture
+def store(wire: Wire) -> Iterator[Store]:
+    yield open_store(uri(wire, uuid4().hex))
+    wire.cut_after = None
+
+
+def test_a_bucket_is_a_store_like_any_other(store: Store) -> None:
+    store.probe()
+    assert store.names("generations") == []
+    assert store.read("a") is None
+    store.publish("generations/a", b"one")
+    store.publish("generations/a", b"two")
+    assert (store.read("generations/a"), store.names("generations")) == (b"two", ["generations/a"])
+    assert not store.create("generations/a", b"three")
+    store.remove("generations/a")
+    assert not store.has("generations/a")
+
+
+@pytest.mark.parametrize("size", [MEGABYTE, 12 * MEGABYTE])  # in one request, and in parts
+def test_a_write_that_is_cut_shows_nothing(store: Store, wire: Wire, size: int) -> None:
+    before = wire.n_cuts
+    wire.cut_after = size // 2
+    with pytest.raises(OSError, match=r"."):
+        store.publish("generations/a", b"x" * size)
+    assert wire.n_cuts > before
+    wire.cut_after = None
+    assert store.read("generations/a") is None
+    store.publish("generations/a", b"whole")
+    wire.cut_after = size // 2
+    with pytest.raises(OSError, match=r"."):
+        store.publish("generations/a", b"x" * size)
+    wire.cut_after = None
+    assert store.read("generations/a") == b"whole"
+
+
+def test_a_shard_lands_whole_or_not(store: Store, wire: Wire) -> None:
+    config = sweep_of("m", *(noise(n) for n in range(4)))
+    runs = list(plan_runs(config))
+    noisy = rows_of(runs, config)
+    wire.cut_after = 4000
+    with pytest.raises(LandingError, match="can't be written to"):
+        land(store, runs, noisy)
+    wire.cut_after = None
+    assert landed(store) == set()
+    land(store, runs, noisy)
+    clear_debris(store)
+    assert landed(store) == {run.run_id for run in runs}
+
+
+def test_a_lease_and_a_merged_copy(store: Store, wire: Wire, tmp_path: Path) -> None:
+    config = sweep_of("m", "one", "two")
+    runs = list(plan_runs(config))
+    with hold(store) as lease:
+        lease.check()
+        with pytest.raises(UsageError, match="is in use by process"), hold(store):
+            pass
+        store.publish(NAME, b'{"format": 1}')
+        for half in (runs[:9], runs[9:]):
+            land(store, half, rows_of(half, config))
+        with pytest.raises(UsageError, match="is compacted into a copy only: give --into"):
+            compact(store, 100)
+        copy = open_store(tmp_path / "copy")
+        assert compact_into(store, copy, 100) == (2, 1)
+    assert landed(copy) == {run.run_id for run in runs}
+    assert not store.has("lease.json")
+
+
+def test_a_bucket_that_is_not_there_is_refused_without_keys(wire: Wire) -> None:
+    keyed = uri(wire, "x").replace(f"{BUCKET}/x", "an-id:a-secret@nowhere/x")
+    with pytest.raises(UsageError, match="can't be written to") as raised:
+        open_store(keyed).probe()
+    assert "a-secret" not in str(raised.value)
+
+
+def drive_to(config: SweepConfig, out: str, found: Survey) -> None:
+    store = open_store(out)
+    with hold(store) as lease:
+        shards = cut(plan_runs(config), found.done, 9)
+        n_done = len(found.done)
+        pools = [Pool(1, 1, 0)]
+        display = Lines(io.StringIO())
+        driver = Driver(config, out, shards, count_runs(config), n_done, pools, display, lease, make_generator=scripted)
+        driver.drive()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray_with_keys")
+def test_a_sweep_whose_bucket_refuses_stops_and_goes_on_once_mended(wire: Wire, tmp_path: Path) -> None:
+    out = uri(wire, "sweep")
+    config = sweep_of(tmp_path, *(f"{n}" for n in range(3)), *(noise(n) for n in range(6)))
+    store = open_store(out)
+    store.publish(NAME, b"{}")
+    wire.cut_after = 20_000
+    with pytest.raises(SweepStopped, match=r"5 failures in a row, the last: .*can't be written to"):
+        drive_to(config, out, survey(store))
+    wire.cut_after = None
+    for name in store.names("generations"):
+        with store.filesystem.open_input_file(store.paths([name])[0]) as file:
+            assert pq.ParquetFile(file).read().num_rows  # whole, each of them
+    found = survey(store)
+    assert len(found.done) < count_runs(config)
+    clear_debris(store)
+    drive_to(config, out, found)
+    expected = rows_of(list(plan_runs(config)), config).generations.select(["run_id", "exit_rate"]).to_pandas()
+    assert_same(read_generations(store, ["run_id", "exit_rate"]).to_pandas(), expected, ["run_id"])
+
+
+@pytest.fixture
+def local_ray_with_keys(wire: Wire, ray_environment: dict[str, str]) -> Iterator[None]:
+    with started_ray(ray_environment):
+        yield

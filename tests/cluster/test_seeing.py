@@ -1,0 +1,64 @@
+"""What a sweep shows of itself: metrics on the node's Prometheus endpoint, and structured logs."""
+
+import json
+import logging
+import re
+import urllib.request
+from pathlib import Path
+
+import pytest
+import ray
+from driving import drive, wait_until
+from scripted import TOKENS_PER_RUN, sweep_of
+
+from cluster.events import _OneObjectALine
+from eexit.plan import plan_runs
+
+
+def endpoint() -> str:
+    (node,) = ray.nodes()
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=5) as answer:
+        return answer.read().decode()
+
+
+def total(text: str, name: str) -> float:
+    """The sum of a metric over the actors."""
+    return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if re.match(rf"{name}(\{{| )", line))
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_metrics_appear_on_the_nodes_endpoint(tmp_path: Path) -> None:
+    config = sweep_of(tmp_path, *["sleep 0.1"] * 20, *["raise"] * 2, *["sleep 0.1"] * 20, modes=["normal"])
+    seen: list[float] = []
+
+    class Log:
+        """Looks at the endpoint while the sweep is at work."""
+
+        def write(self, text: str) -> int:
+            seen.append(total(endpoint(), "ray_eexit_rows_in_flight"))
+            return len(text)
+
+        def flush(self) -> None: ...
+
+    drive(config, tmp_path / "out", rows=10, log=Log())  # type: ignore[arg-type]
+    assert max(seen) == 20  # ten in each of two actors
+    wait_until(lambda: total(endpoint(), "ray_eexit_runs_total") >= 40)
+    text = endpoint()
+    assert total(text, "ray_eexit_runs_total") == 40
+    assert total(text, "ray_eexit_tokens_total") >= 40 * TOKENS_PER_RUN
+    assert total(text, "ray_eexit_shard_seconds_count") >= 4
+    assert "ray_eexit_shard_seconds_bucket" in text
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_events_are_objects_with_the_ids_of_their_runs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = sweep_of(tmp_path, "one", "raise", modes=["normal"])
+    with caplog.at_level(logging.INFO, logger="eexit"):
+        drive(config, tmp_path / "out", rows=1)
+    events = [json.loads(_OneObjectALine().format(record)) for record in caplog.records if record.name == "eexit"]
+    failed = [event for event in events if event["event"] == "failed"]
+    (bad,) = (run.run_id for run in plan_runs(config) if run.prompt.prompt == "raise")
+    assert {tuple(event["run_ids"]) for event in failed} == {(bad,)}
+    assert failed[0]["reason"] == "RuntimeError: no such luck"
+    assert failed[0]["level"] == "WARNING"

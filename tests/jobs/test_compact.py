@@ -1,0 +1,150 @@
+"""`python jobs/compact.py`: fewer files, the same rows, readable throughout, and resumable."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
+
+from cluster import compaction
+from cluster.compaction import ASIDE, compact, finish_compaction
+from cluster.landing import clear_debris, land, landed, remove_errors, survey
+from cluster.lease import hold
+from cluster.manifest import NAME
+from cluster.store import Store, open_store
+from eexit.config import Prompt, SweepConfig
+from eexit.generator import Results, error_results, run_columns
+from eexit.plan import Run, plan_runs
+from eexit.schema import GENERATIONS, TOKENS
+
+SCRIPT = Path(__file__).parents[2] / "jobs" / "compact.py"
+
+
+def results(runs: list[Run], config: SweepConfig) -> Results:
+    import pyarrow as pa
+
+    rows = [{**run_columns(run, config), "status": "ok", "n_tokens": 1} for run in runs]
+    token = {
+        **{"position": 0, "decided": False, "token_id": 1, "token": "a", "exit_layer": 1, "kl": [0.0]},
+        **{"exit_prob": [0.0, 1.0], "logprob": 0.0, "final_token_id": 1, "entropy": 0.0},
+    }
+    tokens = [{**{name: row[name] for name in TOKENS.names if name in row}, **token} for row in rows]
+    return Results(pa.Table.from_pylist(rows, GENERATIONS), pa.Table.from_pylist(tokens, TOKENS))
+
+
+@pytest.fixture
+def config() -> SweepConfig:
+    prompts = tuple(Prompt(id=str(n), prompt=f"prompt {n}") for n in range(40))
+    return SweepConfig(prompts=prompts)
+
+
+@pytest.fixture
+def store(tmp_path: Path, config: SweepConfig) -> Store:
+    """40 files of 9 runs, one of them errors."""
+    store = open_store(tmp_path / "out")
+    store.publish(NAME, b"{}")
+    runs = list(plan_runs(config))
+    for start in range(0, len(runs), 9):
+        some = runs[start : start + 9]
+        land(store, some, error_results(some, config, "no") if start == 90 else results(some, config))
+    return store
+
+
+def read(store: Store) -> list[pd.DataFrame]:
+    folders = ("generations", "tokens")
+    return [pd.read_parquet(f"{store.root}/{name}").sort_values("run_id", ignore_index=True) for name in folders]
+
+
+def n_files(store: Store) -> int:
+    return len(store.names("generations")) + len(store.names("tokens"))
+
+
+def assert_same(one: list[pd.DataFrame], other: list[pd.DataFrame]) -> None:
+    for ours, theirs in zip(one, other, strict=True):
+        assert_frame_equal(ours, theirs)
+
+
+def test_small_files_become_few_and_the_sweep_can_go_on(store: Store, config: SweepConfig) -> None:
+    before = read(store)
+    command = [sys.executable, str(SCRIPT), store.root, "--rows-per-file", "100"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "40 files merged into 4\n"
+    assert sorted(os.listdir(store.root)) == ["generations", NAME, "tokens"]
+    assert n_files(store) == 8
+    assert_same(read(store), before)
+    assert clear_debris(store) == 0
+    found = survey(store)
+    assert len(found.done) == 351
+    assert remove_errors(store, found.with_errors) == 9
+    again = [run for run in plan_runs(config) if run.run_id not in landed(store)]
+    land(store, again, results(again, config))
+    assert len(landed(store)) == len(read(store)[1]) == 360
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.startswith("5 files")
+
+
+def test_a_reader_sees_every_row_once_throughout(store: Store) -> None:
+    stop = threading.Event()
+    counts: list[int] = []
+
+    def keep_reading() -> None:
+        while not stop.is_set():
+            try:
+                counts.append(pd.read_parquet(f"{store.root}/generations").run_id.nunique())
+            except FileNotFoundError:  # it had listed what was exchanged then
+                continue
+            assert len(pd.read_parquet(f"{store.root}/generations", columns=["run_id"])) == 360
+
+    reader = threading.Thread(target=keep_reading)
+    reader.start()
+    with hold(store):
+        for rows in (20, 60, 200):
+            compact(store, rows)
+    stop.set()
+    reader.join()
+    assert len(counts) > 1
+    assert set(counts) == {360}
+
+
+@pytest.mark.parametrize("at", range(3))
+def test_killed_between_its_steps_it_is_finished(store: Store, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    before = read(store)
+    exchange, calls = compaction._exchange, []
+
+    def killed(one: Path, other: Path) -> None:
+        calls.append(one)
+        if len(calls) == at + 1:
+            raise KeyboardInterrupt
+        exchange(one, other)
+
+    monkeypatch.setattr(compaction, "_exchange", killed)
+    with pytest.raises(KeyboardInterrupt):
+        compact(store, 100)
+    monkeypatch.undo()
+    assert_same(read(store), before)
+    finish_compaction(store)
+    assert clear_debris(store) == 0
+    assert_same(read(store), before)
+    assert not Path(store.root, ASIDE).exists()
+    assert n_files(store) == (80 if at == 0 else 8)  # killed before everything was merged, there is nothing to finish
+
+
+def test_a_copy_leaves_the_original_alone(store: Store, tmp_path: Path) -> None:
+    before = n_files(store)
+    command = [sys.executable, str(SCRIPT), store.root, "--into", str(tmp_path / "copy"), "--rows-per-file", "1000"]
+    subprocess.run(command, check=True)
+    assert n_files(store) == before
+    copy = open_store(tmp_path / "copy")
+    assert n_files(copy) == 2
+    assert_same(read(copy), read(store))
+
+
+def test_not_while_a_sweep_is_at_work(store: Store) -> None:
+    with hold(store):
+        done = subprocess.run([sys.executable, str(SCRIPT), store.root], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"is in use by process {os.getpid()}" in done.stderr
+    assert n_files(store) == 80
