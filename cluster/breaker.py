@@ -46,11 +46,14 @@ class Breaker:
         if self._count >= IN_A_ROW:
             raise SweepStopped(f"{self._count} failures in a row, the last: {reason}")
 
-    def run_failed(self, run: Run, reason: str) -> None:
-        """This run failed by itself. Raises `SweepStopped` if nothing but that has ever happened."""
+    def run_failed(self, run: Run, reason: str, hope: bool) -> None:
+        """This run failed by itself. Raises `SweepStopped` if that is all that ever happened, and there is no `hope`.
+
+        Hope is a shard at work that hasn't failed yet.
+        """
         self._prompts.add(run.prompt.id)
         self._reason = reason
-        if self.known_good is None and len(self._prompts) >= PROMPTS_IN_A_ROW:
+        if self.known_good is None and len(self._prompts) >= PROMPTS_IN_A_ROW and not hope:
             raise SweepStopped(f"{len(self._prompts)} prompts failed and none worked, the last: {reason}")
 
     def rehearsal_failed(self, reason: str) -> None:

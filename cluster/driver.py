@@ -203,7 +203,8 @@ class Driver:
         else:
             self._again.extend(tries)
         if len(shard.runs) == 1:
-            self._breaker.run_failed(shard.runs[0], failure.reason)
+            hope = any(not given.failures for worker in self._workers for given in worker.shards.values())
+            self._breaker.run_failed(shard.runs[0], failure.reason, hope)
             if self._breaker.doubtful and not self._rehearsing and self._breaker.known_good:
                 self._again.appendleft(Shard((self._breaker.known_good,), rehearsal=True))
                 self._rehearsing = 1

@@ -7,7 +7,7 @@ from scripted import sweep_of
 
 from cluster.breaker import Breaker, SweepStopped
 from cluster.job import SweepJob
-from cluster.pool import Pool, plan_pool
+from cluster.pool import Pool, plan_pool, plan_pools
 from cluster.progress import Lines, Progress, open_display
 from cluster.shards import Shard, cut, rows_for, split
 from eexit.config import Prompt, UsageError
@@ -89,18 +89,19 @@ def test_the_breaker_doubts_the_place_only_after_many_prompts() -> None:
     breaker = Breaker()
     breaker.landed(runs[0])
     for _ in range(20):
-        breaker.run_failed(runs[1], "bad prompt")
+        breaker.run_failed(runs[1], "bad prompt", hope=False)
     assert not breaker.doubtful
     for run in runs[2:11]:
-        breaker.run_failed(run, "bad")
+        breaker.run_failed(run, "bad", hope=False)
     assert breaker.doubtful
     breaker.reset()  # the rehearsal went well
     assert not breaker.doubtful
     fresh = Breaker()
     for run in runs[:9]:
-        fresh.run_failed(run, "bad")
+        fresh.run_failed(run, "bad", hope=False)
+    fresh.run_failed(runs[9], "bad", hope=True)  # a shard is at work that may do better
     with pytest.raises(SweepStopped, match="10 prompts failed and none worked, the last: bad"):
-        fresh.run_failed(runs[9], "bad")
+        fresh.run_failed(runs[9], "bad", hope=False)
 
 
 def test_a_log_gets_plain_lines() -> None:
@@ -127,3 +128,24 @@ def test_a_log_gets_plain_lines() -> None:
     assert len(lines) == 2
     assert lines[0].startswith("10/30 runs · ")
     assert lines[0].endswith(" left · 1 errors · 1/2 actors")
+
+
+T4, A100 = {"CPU": 16, "GPU": 4, "accelerator_type:T4": 1}, {"CPU": 32, "GPU": 8, "accelerator_type:A100": 1}
+
+
+def test_each_accelerator_type_gets_a_pool() -> None:
+    wanted = job(accelerator_type=("A100", "T4"), gpus_per_actor=0.5)
+    assert plan_pools(wanted, [T4, A100]) == [Pool(16, 1, 0.5, "A100"), Pool(8, 1, 0.5, "T4")]
+    assert plan_pools(job(), [T4, A100]) == [Pool(12, 1, 1)]
+
+
+def test_an_accelerator_that_is_not_there_needs_a_number_of_actors() -> None:
+    with pytest.raises(UsageError, match=r"no node has an accelerator 'H100' \(there is A100, T4\)"):
+        plan_pools(job(accelerator_type=("H100",)), [T4, A100])
+    assert plan_pools(job(accelerator_type=("H100",), actors=4, gpus_per_actor=1), [T4]) == [Pool(4, 1, 1, "H100")]
+
+
+def test_cpus_come_in_fractions() -> None:
+    assert plan_pools(job(cpus_per_actor=0.5), [{"CPU": 2}]) == [Pool(4, 0.5, 0)]
+    assert str(Pool(4, 0.5, 0)) == "4 actors of 0.5 CPUs"
+    assert str(Pool(1, 2, 0.25, "T4")) == "1 actor of 2 CPUs and 0.25 T4"

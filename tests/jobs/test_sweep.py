@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from byte_model import save_byte_model
+from transformers import LlamaForCausalLM
 
 SCRIPT = Path(__file__).parents[2] / "jobs" / "sweep.py"
 
@@ -144,8 +145,49 @@ def test_bad_flags_are_told_before_torch_is_imported(environment: dict[str, str]
     assert (done.returncode, done.stdout) == (2, "False\n")
 
 
-def test_the_plan_can_be_shown_alone(environment: dict[str, str], tmp_path: Path) -> None:
-    done = sweep(environment, "--dry-run", cwd=tmp_path)
-    assert done.returncode == 0
+def test_the_plan_can_be_shown_alone(environment: dict[str, str], tiny: Path, tmp_path: Path) -> None:
+    flags = ["--model", tiny, "--dtype", "float32", "--rows-per-shard", "10", "--out", "s3://an-id:a-secret@bucket/x"]
+    done = sweep(environment, "--dry-run", *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert "27 = 3 prompts × 9 configurations × 1 seeds" in done.stdout
+    assert "shards          about 3 of up to 10 runs" in done.stdout
+    assert "tokens          up to 2,700 new ones; prompts have about " in done.stdout
+    n_parameters = LlamaForCausalLM.from_pretrained(tiny).num_parameters()
+    assert f"{4 * n_parameters / 1e6:.1f} MB weights" in done.stdout
+    assert "out             s3://…@bucket/x" in done.stdout
+    assert "a-secret" not in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_where_a_folder_of_results_should_be_is_told(
+    environment: dict[str, str], tiny: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "generations").write_text("odd")
+    done = sweep(environment, "--model", tiny, "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert "generations is a file where a folder of results should be: remove it" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_code_that_comes_with_a_model_runs_only_when_asked_for(
+    environment: dict[str, str], tiny: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny, tmp_path / "model")
+    ran = tmp_path / "ran"
+    (folder / "odd.py").write_text(
+        f"open({str(ran)!r}, 'w').close()\n"
+        "from transformers import LlamaConfig\n"
+        "class OddConfig(LlamaConfig):\n    model_type = 'odd'\n"
+    )
+    config = json.loads((folder / "config.json").read_text())
+    odd = {"model_type": "odd", "auto_map": {"AutoConfig": "odd.OddConfig"}}
+    (folder / "config.json").write_text(json.dumps(config | odd))
+    done = sweep(environment, "--model", folder, "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert "can't be loaded" in done.stderr
+    assert not ran.exists()
+    sweep(
+        {**environment, "HF_HOME": str(tmp_path)}, "--model", folder, "--out", tmp_path / "out", "--trust-remote-code"
+    )
+    assert ran.exists()
