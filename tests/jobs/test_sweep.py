@@ -183,11 +183,10 @@ def test_code_that_comes_with_a_model_runs_only_when_asked_for(
     config = json.loads((folder / "config.json").read_text())
     odd = {"model_type": "odd", "auto_map": {"AutoConfig": "odd.OddConfig"}}
     (folder / "config.json").write_text(json.dumps(config | odd))
-    done = sweep(environment, "--model", folder, "--out", tmp_path / "out")
+    flags = ["--model", folder, "--out", tmp_path / "out", "--dry-run"]
+    done = sweep(environment, *flags)
     assert done.returncode == 2
     assert "can't be loaded" in done.stderr
     assert not ran.exists()
-    sweep(
-        {**environment, "HF_HOME": str(tmp_path)}, "--model", folder, "--out", tmp_path / "out", "--trust-remote-code"
-    )
+    sweep({**environment, "HF_HOME": str(tmp_path)}, *flags, "--trust-remote-code")
     assert ran.exists()
