@@ -164,6 +164,8 @@ class Driver:
             self._lease.check()
             self._breaker.place_failed("landing", str(error.cause))
             self._again.append(shard)
+        elif not shard.rehearsal and (tally := landed_tally(self._store, shard.runs)):
+            self._landed(shard, tally)  # what raised came after
         else:
             self._failed(shard, failure)
 
