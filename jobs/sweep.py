@@ -150,11 +150,21 @@ def finish(job: SweepJob, store: Store, rebuild: bool) -> None:
 
     if rebuild or not store.has(REPORT):
         with tempfile.TemporaryDirectory() as folder:
-            store.publish(REPORT, build_report(out_of(job), Path(folder, REPORT)).read_bytes())
+            publish_report(build_report(out_of(job), Path(folder, REPORT)), store)
     console = Console()
     console.print(summarise(store, configurations(job.sweep)))
     print(f'import pandas as pd; pd.read_parquet("{shown(job)}/generations")')
     print(f"{shown(job)}/{REPORT}")
+
+
+def publish_report(page: Path, store: Store) -> None:
+    """Put a report beside its results: first what a large page leaves out, then the page."""
+    from reports.page import side_folder
+
+    beside = side_folder(page)
+    for file in sorted(beside.glob("*")):
+        store.publish(f"{beside.name}/{file.name}", file.read_bytes())
+    store.publish(page.name, page.read_bytes())
 
 
 def describe_plan(job: SweepJob) -> str:

@@ -14,6 +14,10 @@ import pytest
 from byte_model import save_byte_model
 from transformers import LlamaForCausalLM
 
+from cluster.store import open_store
+from jobs.sweep import publish_report
+from reports.page import build_report
+
 SCRIPT = Path(__file__).parents[2] / "jobs" / "sweep.py"
 
 
@@ -53,6 +57,14 @@ def finished(tiny: Path, environment: dict[str, str], tmp_path_factory: pytest.T
     done = sweep(environment, "--config", folder / "mine.toml", "--device", "cpu")
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
+
+
+def test_what_a_large_report_leaves_beside_it_is_published_too(finished: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = finished
+    page = build_report(str(folder / "out"), folder / "report.html", max_bytes=1)
+    publish_report(page, open_store(str(tmp_path)))
+    assert {file.name for file in tmp_path.iterdir()} == {"report.html", "report.data"}
+    assert {file.name for file in (tmp_path / "report.data").iterdir()} >= {"prompt-0.js"}
 
 
 def test_a_sweep_leaves_all_its_runs_and_a_report(finished: tuple[Path, str]) -> None:
