@@ -1,8 +1,9 @@
 """Merging many small Parquet files into few, in place or into a copy.
 
 In place, on a local disk: merged files are written aside, then each folder is exchanged for its merged one in one step.
-Who reads `generations` or `tokens` gets every row once, before as after; a reader that had listed a folder in the very
-moment of the exchange and opens its files afterwards gets `FileNotFoundError`, never a wrong answer. What is killed
+Who reads `generations` or `tokens` gets every row once, before as after. What a folder held before stays for a few seconds,
+since a reader that is listing it must not see it half deleted; one that opens its files later than that gets
+`FileNotFoundError`. What is killed
 between the two exchanges is finished by the next sweep or compaction. Object stores exchange nothing: there, and
 wherever else, `compact_into` writes a merged copy.
 """
@@ -12,6 +13,7 @@ import errno
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -27,11 +29,12 @@ ASIDE = ".compacting"
 READY = "ready"
 EXCHANGED = ".exchanged"  # hidden: readers of a data folder pass it by
 FOLDERS = (TOKENS_FOLDER, GENERATIONS_FOLDER)
+GRACE_SECONDS = 5.0  # for readers that are listing a folder when it is exchanged
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
-def compact(store: Store, rows_per_file: int) -> tuple[int, int]:
+def compact(store: Store, rows_per_file: int, grace_seconds: float = GRACE_SECONDS) -> tuple[int, int]:
     """Merge what is in `store` into files of at least `rows_per_file` runs; returns the files before and after.
 
     Its lease must be held. Raises `UsageError` for a store that isn't local.
@@ -49,7 +52,7 @@ def compact(store: Store, rows_per_file: int) -> tuple[int, int]:
     for group in groups:
         _merge(store, aside, group)
     aside.publish(READY, b"")
-    finish_compaction(store)
+    finish_compaction(store, grace_seconds)
     return len(names), len(groups)
 
 
@@ -69,7 +72,7 @@ def compact_into(store: Store, target: Store, rows_per_file: int) -> tuple[int, 
     return len(names), len(groups)
 
 
-def finish_compaction(store: Store) -> None:
+def finish_compaction(store: Store, grace_seconds: float = GRACE_SECONDS) -> None:
     """Bring a compaction to its end that was killed; does nothing where there was none."""
     aside = Path(store.root, ASIDE)
     if not store.is_local or not aside.is_dir():
@@ -81,6 +84,7 @@ def finish_compaction(store: Store) -> None:
                 Path(store.root, folder, EXCHANGED).touch()
                 _exchange(aside / folder, Path(store.root, folder))
         (aside / READY).unlink()
+        time.sleep(grace_seconds)
     shutil.rmtree(aside)
 
 

@@ -102,7 +102,7 @@ def test_a_reader_sees_every_row_once_throughout(store: Store) -> None:
     reader.start()
     with hold(store):
         for rows in (20, 60, 200):
-            compact(store, rows)
+            compact(store, rows, grace_seconds=2)
     stop.set()
     reader.join()
     assert len(counts) > 1
