@@ -18,7 +18,7 @@ from eexit.plan import count_runs
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_every_run_lands_once(tmp_path: Path) -> None:
+def test_invariant_6_every_run_is_there_once(tmp_path: Path) -> None:
     config = sweep_of(tmp_path, *(f"prompt {index}" for index in range(12)), seeds=(0, 1))
     log = io.StringIO()
     assert drive(config, tmp_path / "out", log=log) == Tally(runs=216, errors=0, tokens=216 * TOKENS_PER_RUN)
@@ -60,7 +60,7 @@ def test_what_died_once_is_done_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_an_actor_killed_mid_shard_is_replaced(tmp_path: Path) -> None:
+def test_invariant_6_every_run_is_there_once_though_an_actor_is_killed_mid_shard(tmp_path: Path) -> None:
     config = sweep_of(tmp_path, *["sleep 0.03"] * 8)
     killed: list[int] = []
 
