@@ -38,29 +38,14 @@ def look_at_model(config: SweepConfig) -> tuple[object, tuple[int, ...]]:
     return model, resolve_exitable_layers(config, model.n_layers)
 
 
-def estimate_memory(config: SweepConfig, rows: int, prompt_tokens: int) -> Memory:
+def look_at_memory(config: SweepConfig, rows: int, prompt_tokens: int) -> Memory:
     """Of one actor with `rows` rows of the longest prompt in flight, without loading weights. Raises `UsageError`.
 
     Activations and what the device's own library takes come on top.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from eexit.models import estimate_memory
 
-    from eexit.models import choose_device, choose_dtype, describe_model
-    from eexit.sources import locate
-
-    describe_model(config)  # refuses what can't be used
-    trust = config.trust_remote_code
-    found = AutoConfig.from_pretrained(locate(config.model), revision=config.revision, trust_remote_code=trust)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(found, trust_remote_code=trust)
-    text = found.get_text_config(decoder=True)
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    size = choose_dtype(config.dtype, choose_device("auto")).itemsize
-    per_token = 2 * text.num_hidden_layers * heads * width * size  # a key and a value
-    tokens = rows * (prompt_tokens + config.max_new_tokens)
-    return Memory(sum(parameter.numel() for parameter in model.parameters()) * size, 2 * per_token * tokens)
+    return Memory(*estimate_memory(config, rows, prompt_tokens))
 
 
 def _size(n_bytes: int) -> str:

@@ -6,6 +6,7 @@ from enum import StrEnum
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from cluster.shards import Shard, halve, split
+from eexit.config import first_line
 
 SHARD_TRIES = 2
 RUN_TRIES = 3  # an actor can die of something else than the run it was doing
@@ -65,7 +66,3 @@ def next_tries(shard: Shard, kind: Kind, any_good: bool) -> list[Shard]:
     if failures < SHARD_TRIES and kind not in (Kind.HUNG, Kind.MEMORY):
         return [replace(shard, failures=failures)]
     return halve(shard) if any_good or kind is Kind.MEMORY else split(shard)
-
-
-def first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

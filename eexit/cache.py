@@ -64,8 +64,6 @@ class CacheView:
     part, None for all B.
     """
 
-    is_compileable = False
-
     def __init__(self, cache: KVCache, position_BT: Tensor, reach: int, rows: Tensor | None = None):
         self.cache, self.position_BT, self.reach, self.rows = cache, position_BT, reach, rows
         self.slots = torch.arange(position_BT.shape[0], device=position_BT.device) if rows is None else rows

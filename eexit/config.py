@@ -18,6 +18,11 @@ class UsageError(ValueError):
     """Input that can't be used; the message is one line that names the value and the way out."""
 
 
+def first_line(error: Exception) -> str:
+    """What an error says in one line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 class Mode(StrEnum):
     """What an early exit does to the state (the residual stream and the cache that later tokens attend to)."""
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from eexit.config import SweepConfig, UsageError
+from eexit.config import SweepConfig, UsageError, first_line
 from eexit.sources import DEFAULT_MODEL, digest, hub_is_reachable, locate
 
 Tokenizer = PreTrainedTokenizerBase
@@ -31,13 +31,8 @@ class ModelDescription:
 def describe_model(config: SweepConfig) -> ModelDescription:
     """Look a model up without loading its weights. Raises `UsageError` if it can't be found or has no layers."""
     location = locate(config.model)
-    try:
-        found = AutoConfig.from_pretrained(location, **_fetching(config, location))
-    except LOAD_ERRORS as error:
-        raise _not_loadable(config, error) from error
-    n_layers = getattr(found.get_text_config(decoder=True), "num_hidden_layers", None)
-    if not n_layers or found.is_encoder_decoder:
-        raise UsageError(f"model {config.model} ({found.model_type}) is not a decoder-only language model with layers")
+    found = _read_config(config, location)
+    n_layers = found.get_text_config(decoder=True).num_hidden_layers
     return ModelDescription(
         name=config.model,
         revision=getattr(found, "_commit_hash", None) or config.revision,
@@ -46,6 +41,23 @@ def describe_model(config: SweepConfig) -> ModelDescription:
         n_layers=n_layers,
         dtype=config.dtype,
     )
+
+
+def estimate_memory(config: SweepConfig, rows: int, prompt_tokens: int) -> tuple[int, int]:
+    """Bytes of the weights, and of the keys and values of rows in flight (full-depth and altered), none of it loaded.
+
+    Activations and what the device's own library takes come on top. Raises `UsageError` as `describe_model` does.
+    """
+    found = _read_config(config, locate(config.model))
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(found, trust_remote_code=config.trust_remote_code)
+    text = found.get_text_config(decoder=True)
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    size = choose_dtype(config.dtype, choose_device("auto")).itemsize
+    per_token = 2 * text.num_hidden_layers * heads * width * size  # a key and a value
+    cache = 2 * per_token * rows * (prompt_tokens + config.max_new_tokens)
+    return sum(parameter.numel() for parameter in model.parameters()) * size, cache
 
 
 def load_model_and_tokenizer(config: SweepConfig, device: str = "auto") -> tuple[PreTrainedModel, Tokenizer]:
@@ -137,6 +149,17 @@ def _chat(prompt: str, system_prompt: str, tokenizer: Tokenizer) -> str:
         return render(("user", f"{system_prompt}\n\n{prompt}"))
 
 
+def _read_config(config: SweepConfig, location: str) -> Any:
+    """The model's own configuration. Raises `UsageError` if it isn't there, or not of a decoder with layers."""
+    try:
+        found = AutoConfig.from_pretrained(location, **_fetching(config, location))
+    except LOAD_ERRORS as error:
+        raise _not_loadable(config, error) from error
+    if found.is_encoder_decoder or not getattr(found.get_text_config(decoder=True), "num_hidden_layers", None):
+        raise UsageError(f"model {config.model} ({found.model_type}) is not a decoder-only language model with layers")
+    return found
+
+
 def _fetching(config: SweepConfig, location: str) -> dict[str, Any]:
     """What to tell transformers about the hub, which matters for names alone, and about code that comes along."""
     trust = {"trust_remote_code": config.trust_remote_code}
@@ -146,9 +169,8 @@ def _fetching(config: SweepConfig, location: str) -> dict[str, Any]:
 
 
 def _not_loadable(config: SweepConfig, error: Exception) -> UsageError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     revision = f" at revision {config.revision}" if config.revision else ""
     return UsageError(
-        f"model {config.model}{revision} can't be loaded: {reason} "
+        f"model {config.model}{revision} can't be loaded: {first_line(error)} "
         f"(give {DEFAULT_MODEL}, a Hugging Face name, a local folder or a .gguf file)"
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eexit.config import Prompt, UsageError
+from eexit.config import Prompt, UsageError, first_line
 
 COLUMNS = ("prompt", "id", "system")
 # A row as its file has it, with where it stands there, for the message if it can't be used.
@@ -112,7 +112,7 @@ def _rows_of_parquet(path: Path) -> Iterator[Row]:
     try:
         file = pq.ParquetFile(path)
     except pa.ArrowInvalid as error:
-        raise UsageError(f"{path}: not a Parquet file ({_first_line(error)}): check what wrote it") from error
+        raise UsageError(f"{path}: not a Parquet file ({first_line(error)}): check what wrote it") from error
     with file:
         _require_column(file.schema_arrow.names, str(path))
         columns = [column for column in COLUMNS if column in file.schema_arrow.names]
@@ -139,10 +139,6 @@ def _require_column(names: Collection[str], place: str) -> None:
     if "prompt" not in names:
         found = ", ".join(names) or "none"
         raise UsageError(f"{place}: column prompt is missing, found {found[:200]}: name the prompts' column so")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
 
 
 def _or(names: Mapping[str, object]) -> str:

