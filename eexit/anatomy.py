@@ -102,6 +102,7 @@ class _CallsFor(Sequence[LayerCall]):
 
     def __init__(self, calls: Sequence[LayerCall], whole: CacheView, view: CacheView):
         self.calls, self.whole, self.view = calls, whole, view
+        self.selected: dict[int, Tensor] = {}  # by the id of the whole's tensor: most layers are given the same ones
 
     def __len__(self) -> int:
         return len(self.calls)
@@ -115,7 +116,9 @@ class _CallsFor(Sequence[LayerCall]):
             return self.view
         match argument:
             case Tensor() if argument.ndim > 1 and argument.shape[0] == self.whole.position_BT.shape[0]:
-                return argument[self.view.slots]
+                if id(argument) not in self.selected:
+                    self.selected[id(argument)] = argument[self.view.slots]
+                return self.selected[id(argument)]
             case tuple() | list():
                 return type(argument)(self._select(item) for item in argument)
             case dict():

@@ -3,7 +3,7 @@
 Rows fill the slots from 0 without gaps, `frozen_residual` ones first, so that every pass works on a leading part of
 the cache. The bookkeeping is on the host, in arrays over slots.
 
-Shapes: N slots, B rows in flight, E exitable layers, T tokens.
+Shapes: N slots, B rows in flight, E exitable layers, X = E + 1, K top tokens, T tokens.
 """
 
 from collections.abc import Sequence
@@ -40,6 +40,8 @@ class Batch:
             "logprob_T": np.zeros((n_slots, n_tokens), np.float32),
             "final_token_id_T": np.zeros((n_slots, n_tokens), np.int32),
             "entropy_T": np.zeros((n_slots, n_tokens), np.float32),
+            "top_token_id_TXK": np.zeros((n_slots, n_tokens, n_exits + 1, decoding.record_top_k), np.int32),
+            "top_prob_TXK": np.zeros((n_slots, n_tokens, n_exits + 1, decoding.record_top_k), np.float32),
         }
 
     def add(self, index: int, request: Request, limit: int) -> int:

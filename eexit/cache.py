@@ -70,13 +70,14 @@ class CacheView:
         self.slot_B1 = self.slots[:, None]
         self.own_position_BT = position_BT if rows is None else position_BT[rows]
         self.masks: dict[int | None, Tensor] = {}
+        self.biases: dict[tuple[int | None, int], Tensor] = {}
         self.layers_seen: set[int] = set()
         self.only_keys = False
 
     def among(self, rows: Tensor) -> "CacheView":
         """The same pass for some of its rows."""
         view = CacheView(self.cache, self.position_BT, self.reach, rows)
-        view.masks = self.masks
+        view.masks, view.biases = self.masks, self.biases
         return view
 
     @contextmanager
@@ -112,6 +113,13 @@ class CacheView:
             self.masks[window] = mask_BTS[:, None]
         return self.masks[window]
 
+    def bias(self, window: int | None, n_heads: int, dtype: torch.dtype) -> Tensor:
+        """(B·H, T, S): the same as what is added to scores, 0 or -inf."""
+        if (window, n_heads) not in self.biases:
+            mask = self.mask(window).expand(-1, n_heads, -1, -1).flatten(0, 1)
+            self.biases[window, n_heads] = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, float("-inf"))
+        return self.biases[window, n_heads]
+
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, softcap: float | None
     ) -> Tensor:
@@ -119,21 +127,29 @@ class CacheView:
         if self.rows is not None:  # idle rows attend to nothing of interest: cheaper than a copy of the others' cache
             query = query.new_zeros(key.shape[0], *query.shape[1:]).index_copy_(0, self.rows, query)
         n_rows, n_heads, n_tokens, width = query.shape
-        if n_tokens == 1:  # the query heads of one key head are so many queries of it
+        if n_tokens == 1:  # the query heads of one key head are so many queries of it: no key is needed twice
             query = query.reshape(n_rows, key.shape[1], -1, width)
-        attended = _attend(query, key, value, self.mask(window), scaling, softcap)
+        if softcap is None and (n_tokens > 1 or query.device.type != "cpu"):
+            if key.stride(-1) != 1:  # takes a slow path: a prompt of 2,000 tokens would take minutes
+                key = key.contiguous()
+            gqa = query.shape[1] > key.shape[1]
+            attended = F.scaled_dot_product_attention(
+                query, key, value, attn_mask=self.mask(window), scale=scaling, enable_gqa=gqa
+            )
+        else:
+            bias = self.bias(window, key.shape[1], query.dtype)
+            attended = _attend(query, key, value, bias, scaling, softcap)
         attended = attended.reshape(n_rows, n_heads, n_tokens, -1).transpose(1, 2)
         return attended if self.rows is None else attended[self.rows]
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, softcap: float | None) -> Tensor:
-    n_groups = query.shape[1] // key.shape[1]
-    if softcap is None and (n_groups > 1 or mask.shape[2] > 1 or query.device.type != "cpu"):
-        key = key.contiguous()  # other strides take a slow path: a prompt of 2,000 tokens would take minutes
-        gqa = n_groups > 1
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling, enable_gqa=gqa)
-    key, value = key.repeat_interleave(n_groups, 1), value.repeat_interleave(n_groups, 1)
-    scores = query @ key.mT * scaling
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    return scores.masked_fill(~mask, float("-inf")).softmax(-1, dtype=torch.float32).to(value.dtype) @ value
+def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float, softcap: float | None) -> Tensor:
+    """By plain products, one per key head and without a copy of the cache; `bias` is (B·H, 1 or T, S)."""
+    query, key, value = query.reshape(bias.shape[0], -1, query.shape[-1]), key.mT.flatten(0, 1), value.flatten(0, 1)
+    if bias.shape[1] > 1:
+        bias = bias.repeat(1, query.shape[1] // bias.shape[1], 1)
+    if softcap is None:
+        scores = torch.baddbmm(bias, query, key, alpha=scaling)
+    else:
+        scores = softcap * torch.tanh(query @ key * (scaling / softcap)) + bias
+    return scores.softmax(-1) @ value

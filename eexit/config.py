@@ -93,6 +93,10 @@ class SweepConfig(BaseModel):
     temperature: float = Field(0.0, ge=0, allow_inf_nan=False, description="0: greedy")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus to sample from; needs a temperature above 0")
 
+    record_top_k: int = Field(
+        3, ge=0, le=100, description="likeliest tokens of each exitable layer to record with every token; 0: none"
+    )
+
     @model_validator(mode="after")
     def _whole(self) -> Self:
         repeated = [name for name, count in Counter(prompt.id for prompt in self.prompts).items() if count > 1]

@@ -9,15 +9,17 @@ later layers see, and the first layer after it still sees what it always saw. Up
 cache; the student runs from the fork on.
 
 Shapes: B rows in flight, F of them `frozen_residual`, E exitable layers, X = E + 1 with the final layer last, L layers,
-T tokens, W width.
+K recorded top tokens, T tokens, W width.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from eexit.anatomy import Decoder, LayerPass
 from eexit.batch import Batch
@@ -47,7 +49,10 @@ class Engine:
         self.n_exits = len(decoding.exitable_layers)
         self.fork = decoding.exitable_layers[0] + 1
         self.kept = {*decoding.exitable_layers, self.fork, self.final}
-        self.exit_layers = torch.tensor([*decoding.exitable_layers, self.final], device=decoder.device)
+        self.exit_layers = np.array([*decoding.exitable_layers, self.final])
+        # The student's layers, in stretches throughout which the same rows go on.
+        starts = {self.fork + 1, *(layer + 1 for layer in decoding.exitable_layers if layer > self.fork)}
+        self.stretches = list(pairwise([*sorted(starts), decoder.n_layers]))
 
     def generate(
         self, requests: Sequence[Request], progress: Callable[[int], None] = lambda n_tokens: None
@@ -132,15 +137,14 @@ class Engine:
         view = CacheView(cache, torch.arange(len(prompt), device=self.decoder.device)[None], len(prompt))
         with self.decoder.attending():
             states_BXW, _, _ = self._teacher_pass(token_BT, view)
-            return Prefix(prompt, cache, states_BXW, read_layers(self.decoder, states_BXW, self.decoding.readout))
+            return Prefix(prompt, cache, states_BXW, self._read(states_BXW))
 
     def _first_token(self, batch: Batch, slots: np.ndarray, prefix: Prefix) -> None:
         """The first token comes from the final layer: no exit is drawn for it."""
         n_rows = len(slots)
         reading = Reading(*(part.expand(n_rows, *part.shape[1:]) for part in vars(prefix.reading).values()))
-        exit_B = torch.full((n_rows,), self.n_exits, device=self.decoder.device)
-        prob_BX = torch.nn.functional.one_hot(exit_B, self.n_exits + 1).float()
-        self._finish_step(batch, slots, reading, exit_B, prob_BX, prefix.states_BXW[:, -1].expand(n_rows, -1), 0)
+        hidden_BW = prefix.states_BXW[:, -1].expand(n_rows, -1)
+        self._finish_step(batch, slots, reading, np.full(n_rows, self.n_exits), reading.certain_BX, hidden_BW, 0)
 
     # Steps
 
@@ -152,15 +156,21 @@ class Engine:
         position_BT, reach = self._tensor(position)[:, None], int(position.max()) + 1
         teacher, student = batch.caches
         with self.decoder.attending():
-            states_BXW, fork_BW, layer_pass = self._teacher_pass(token_BT, CacheView(teacher, position_BT, reach))
-            reading = read_layers(self.decoder, states_BXW, self.decoding.readout)
-            exit_B, prob_BX = self._draw_exits(batch, slots, reading)
-            hidden_BW = states_BXW[self._tensor(slots), exit_B]
-            if batch.n_frozen:
-                view = CacheView(student, position_BT[: batch.n_frozen], reach)
-                exit_F = exit_B[: batch.n_frozen]
-                hidden_BW[: batch.n_frozen] = self._student_pass(layer_pass, view, hidden_BW, fork_BW, exit_F)
-        self._finish_step(batch, slots, reading, exit_B, prob_BX, hidden_BW, batch.n_frozen)
+            with record_function("teacher"):
+                states_BXW, fork_BW, layer_pass = self._teacher_pass(token_BT, CacheView(teacher, position_BT, reach))
+            with record_function("readout"):
+                reading = self._read(states_BXW)
+                exit_B, prob_BX = self._draw_exits(batch, slots, reading)
+            with record_function("student"):
+                exits = exit_B.cpu().numpy()
+                hidden_BW = states_BXW[self._tensor(slots), exit_B]
+                if batch.n_frozen:
+                    view, exits_F = CacheView(student, position_BT[: batch.n_frozen], reach), exits[: batch.n_frozen]
+                    hidden_BW[: batch.n_frozen] = self._student_pass(layer_pass, view, hidden_BW, fork_BW, exits_F)
+        self._finish_step(batch, slots, reading, exits, prob_BX, hidden_BW, batch.n_frozen)
+
+    def _read(self, states_BXW: Tensor) -> Reading:
+        return read_layers(self.decoder, states_BXW, self.decoding.readout, self.decoding.record_top_k)
 
     def _teacher_pass(self, token_BT: Tensor, view: CacheView) -> tuple[Tensor, Tensor, LayerPass]:
         """All layers for all rows: residual streams at each row's last token.
@@ -185,57 +195,62 @@ class Engine:
         u_B = self._tensor(batch.u_exit[slots, batch.n_generated[slots]])
         exit_B = choose_exits(reading.kl_BE, kl_factor_B, u_B).masked_fill(~decides_B, self.n_exits)
         prob_BX = exit_probabilities(reading.kl_BE, kl_factor_B)
-        certain_X = torch.zeros_like(prob_BX[0])
-        certain_X[-1] = 1
-        return exit_B, torch.where(decides_B[:, None], prob_BX, certain_X)
+        return exit_B, torch.where(decides_B[:, None], prob_BX, reading.certain_BX)
 
     def _student_pass(
-        self, layer_pass: LayerPass, view: CacheView, teacher_BW: Tensor, fork_BW: Tensor, exit_F: Tensor
+        self, layer_pass: LayerPass, view: CacheView, teacher_BW: Tensor, fork_BW: Tensor, exits_F: np.ndarray
     ) -> Tensor:
         """The residual stream (F, W) of each row at its exit layer, as the student's own cache makes it.
 
         A layer is run for the rows that have not exited before it; the others only give it their keys and values,
         from the residual stream they exited with. Rows that exit up to the fork have the teacher's, `teacher_BW`.
         """
-        exit_layer_F = self.exit_layers[exit_F]
-        n_rows = len(exit_F)
-        hidden_FW = torch.where((exit_layer_F <= self.fork)[:, None], teacher_BW[:n_rows], fork_BW[:n_rows])
-        for layer in range(self.fork + 1, self.decoder.n_layers):
-            if layer == self.fork + 1 or layer - 1 in self.decoding.exitable_layers:
-                going, out = (exit_layer_F >= layer).nonzero()[:, 0], (exit_layer_F < layer).nonzero()[:, 0]
-                going_pass, out_pass = layer_pass.among(view.among(going)), layer_pass.among(view.among(out))
-            if len(out):
-                out_pass.write_keys(layer, hidden_FW[out, None])
-            if len(going):
-                hidden_FW[going] = going_pass.block(layer, hidden_FW[going, None])[:, 0]
+        exit_layer_F = self.exit_layers[exits_F]
+        n_rows = len(exits_F)
+        at_fork_F = self._tensor(exit_layer_F <= self.fork)
+        hidden_FW = torch.where(at_fork_F[:, None], teacher_BW[:n_rows], fork_BW[:n_rows])
+        for start, end in self.stretches:
+            going = self._tensor(np.flatnonzero(exit_layer_F >= start))
+            out = self._tensor(np.flatnonzero(exit_layer_F < start))
+            going_pass, out_pass = layer_pass.among(view.among(going)), layer_pass.among(view.among(out))
+            going_BTW, out_BTW = hidden_FW[going, None], hidden_FW[out, None]
+            for layer in range(start, end):
+                if len(out):
+                    out_pass.write_keys(layer, out_BTW)
+                if len(going):
+                    going_BTW = going_pass.block(layer, going_BTW)
+            hidden_FW[going] = going_BTW[:, 0]
         return hidden_FW
 
     def _finish_step(
-        self, batch: Batch, slots: np.ndarray, reading: Reading, exit_B: Tensor, prob_BX: Tensor,
+        self, batch: Batch, slots: np.ndarray, reading: Reading, exits: np.ndarray, prob_BX: Tensor,
         hidden_BW: Tensor, n_students: int,
     ) -> None:  # fmt: skip
         """Read the next tokens where the rows exit, the first `n_students` from streams of their own; note it all."""
-        decoding, final_B = self.decoding, exit_B == self.n_exits
-        token_B = reading.final_token_B.clone()
-        needed = (~final_B | (torch.arange(len(slots), device=exit_B.device) < n_students)).nonzero()[:, 0]
-        if decoding.temperature > 0:
-            needed = torch.arange(len(slots), device=exit_B.device)
-        if len(needed):
-            lens_B = final_B[needed] | (decoding.readout == "lens")
-            u_B = self._tensor(batch.u_token[slots, batch.n_generated[slots]])[needed]
-            token_B[needed] = read_tokens(
-                self.decoder, hidden_BW[needed], lens_B, decoding.temperature, decoding.top_p, u_B
-            )
-        columns = {
-            "token_id_T": token_B,
-            "exit_layer_T": self.exit_layers[exit_B],
-            "kl_TE": reading.kl_BE,
-            "exit_prob_TE": prob_BX,
-            "logprob_T": reading.logprob(token_B),
-            "final_token_id_T": reading.final_token_B,
-            "entropy_T": reading.entropy_B,
-        }
-        batch.record(slots, **{name: column.cpu().numpy() for name, column in columns.items()})
+        decoding, at_final = self.decoding, exits == self.n_exits
+        with record_function("sampling"):
+            token_B = reading.final_token_B.clone()
+            known = at_final & (np.arange(len(slots)) >= n_students) & (decoding.temperature == 0)
+            for lens in (True, False):
+                needed = np.flatnonzero(~known & ((at_final | (decoding.readout == "lens")) == lens))
+                if len(needed):
+                    u_B = self._tensor(batch.u_token[slots, batch.n_generated[slots]][needed])
+                    needed_B = self._tensor(needed)
+                    token_B[needed_B] = read_tokens(
+                        self.decoder, hidden_BW[needed_B], lens, decoding.temperature, decoding.top_p, u_B
+                    )
+        with record_function("records"):
+            columns = {
+                "token_id_T": token_B,
+                "kl_TE": reading.kl_BE,
+                "exit_prob_TE": prob_BX,
+                "logprob_T": reading.logprob(token_B),
+                "final_token_id_T": reading.final_token_B,
+                "entropy_T": reading.entropy_B,
+                "top_token_id_TXK": reading.top_token_BXK,
+                "top_prob_TXK": reading.top_prob_BXK,
+            }
+            batch.record(slots, exit_layer_T=self.exit_layers[exits], **_to_host(columns))
 
     def _retire(self, batch: Batch) -> Iterator[tuple[int, Outcome]]:
         """Hand out the rows that ended, or went astray, and free their slots."""
@@ -245,3 +260,13 @@ class Engine:
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(self.decoder.device)
+
+
+def _to_host(columns: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """All of it in one transfer, as fp32: whole numbers up to 16 million keep their value."""
+    flat = [column.reshape(column.shape[0], -1).float() for column in columns.values()]
+    whole = torch.cat(flat, 1).cpu()
+    parts = whole.split([part.shape[1] for part in flat], 1)
+    return {
+        name: part.reshape(column.shape).numpy() for (name, column), part in zip(columns.items(), parts, strict=True)
+    }

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from typing import Any
 
 import pyarrow as pa
@@ -13,8 +14,9 @@ from eexit.engine import Engine
 from eexit.exits import resolve_exitable_layers
 from eexit.generator import Results, error_results, run_columns
 from eexit.models import eos_token_ids, format_and_tokenize_input, load_model_and_tokenizer
+from eexit.packing import pack_linear_layers
 from eexit.plan import Run
-from eexit.records import generation_columns, text_pieces, tokens_table
+from eexit.records import generation_columns, text_pieces, token_text, tokens_table
 from eexit.rows import Decoding, Failure, Outcome, Request, Trace
 from eexit.schema import GENERATIONS, TOKENS
 
@@ -25,6 +27,7 @@ class ModelGenerator:
     def __init__(self, config: SweepConfig, device: str = "auto"):
         self.config = config
         self.model, self.tokenizer = load_model_and_tokenizer(config, device)
+        pack_linear_layers(self.model)
         decoder = Decoder(self.model)
         decoding = Decoding(
             exitable_layers=resolve_exitable_layers(config, decoder.n_layers),
@@ -33,8 +36,10 @@ class ModelGenerator:
             readout=config.readout,
             temperature=config.temperature,
             top_p=config.top_p,
+            record_top_k=min(config.record_top_k, decoder.vocabulary),
         )
         self.engine = Engine(decoder, decoding)
+        self.text_of = cache(partial(token_text, self.tokenizer))
 
     def generate(self, runs: Sequence[Run], progress: Callable[[int], None] = lambda n_tokens: None) -> Results:
         """Do the runs together; a run that can't be done is an error row, and leaves the others alone.
@@ -108,7 +113,7 @@ class ModelGenerator:
                 outcome, normal if isinstance(normal, Trace) else None, pieces, decoding.exitable_layers, n_layers
             ),
         }
-        return Results(pa.Table.from_pylist([row], GENERATIONS), tokens_table(run, outcome, pieces))
+        return Results(pa.Table.from_pylist([row], GENERATIONS), tokens_table(run, outcome, pieces, self.text_of))
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -2,7 +2,7 @@
 
 Vocabulary-sized temporaries live for a few rows at a time: their memory does not grow with rows or exits.
 
-Shapes: B rows, E exitable layers, X = E + 1 with the final layer last, W width, V vocabulary.
+Shapes: B rows, E exitable layers, X = E + 1 with the final layer last, K top tokens, W width, V vocabulary.
 """
 
 from dataclasses import dataclass, fields
@@ -14,7 +14,10 @@ from torch import Tensor
 from eexit.anatomy import Decoder
 from eexit.exits import Divergence, divergence_from_final
 
-LOGITS_BYTES: Final = 64 << 20  # logits of as many rows at a time are made by one product
+# Logits of as many bytes, but of LOGITS_ROWS residual streams at least, are made by one product: fewer and the head's
+# weights are fetched too often, more and a CPU's cache can't hold them until they are compared.
+LOGITS_BYTES: Final = {"cpu": 8 << 20, "cuda": 64 << 20, "mps": 64 << 20}
+LOGITS_ROWS: Final = 64
 CACHE_BYTES: Final = 1 << 20  # on a CPU, fp32 log-probabilities of as many rows at a time are made from them
 
 Part = TypeVar("Part", bound=Divergence)
@@ -31,14 +34,18 @@ class Reading(Divergence):
         return self.final_logits_BV.gather(1, token_B[:, None])[:, 0].float() - self.final_lse_B
 
 
-def read_layers(decoder: Decoder, states_BXW: Tensor, readout: str) -> Reading:
-    """Read the exitable layers' residual streams and the final one's, which is last."""
-    n_states = states_BXW.shape[1]
-    size = max(1, LOGITS_BYTES // (n_states * decoder.vocabulary * decoder.dtype.itemsize))
-    return _joined([_read_chunk(decoder, chunk_BXW, readout) for chunk_BXW in states_BXW.split(size)])
+def read_layers(decoder: Decoder, states_BXW: Tensor, readout: str, n_top: int) -> Reading:
+    """Read the exitable layers' residual streams and the final one's, which is last; note `n_top` tokens of each."""
+    size = max(1, _rows_at_a_time(decoder) // states_BXW.shape[1])
+    return _joined([_read_chunk(decoder, chunk_BXW, readout, n_top) for chunk_BXW in states_BXW.split(size)])
 
 
-def _read_chunk(decoder: Decoder, states_BXW: Tensor, readout: str) -> Reading:
+def _rows_at_a_time(decoder: Decoder) -> int:
+    """How many residual streams one product reads."""
+    return max(LOGITS_ROWS, LOGITS_BYTES[decoder.device.type] // (decoder.vocabulary * decoder.dtype.itemsize))
+
+
+def _read_chunk(decoder: Decoder, states_BXW: Tensor, readout: str, n_top: int) -> Reading:
     n_rows, n_states, _ = states_BXW.shape
     if readout == "lens":
         logits_BXV = decoder.read(states_BXW.flatten(0, 1)).view(n_rows, n_states, -1)
@@ -46,7 +53,7 @@ def _read_chunk(decoder: Decoder, states_BXW: Tensor, readout: str) -> Reading:
         exits = decoder.read(states_BXW[:, :-1].flatten(0, 1), norm=False).view(n_rows, n_states - 1, -1)
         logits_BXV = torch.cat([exits, decoder.read(states_BXW[:, -1])[:, None]], 1)
     size = max(1, CACHE_BYTES // logits_BXV[0].numel() // 4) if logits_BXV.device.type == "cpu" else n_rows
-    compared = [divergence_from_final(rows_BXV) for rows_BXV in logits_BXV.split(size)]
+    compared = [divergence_from_final(rows_BXV, n_top) for rows_BXV in logits_BXV.split(size)]
     return Reading(**vars(_joined(compared)), final_logits_BV=logits_BXV[:, -1].clone())
 
 
@@ -57,15 +64,12 @@ def _joined(parts: list[Part]) -> Part:
 
 
 def read_tokens(
-    decoder: Decoder, hidden_BW: Tensor, lens_B: Tensor, temperature: float, top_p: float, u_B: Tensor
+    decoder: Decoder, hidden_BW: Tensor, norm: bool, temperature: float, top_p: float, u_B: Tensor
 ) -> Tensor:
-    """The next tokens (B,) from residual streams, those of `lens_B` through the final norm."""
-    token_B = torch.empty(hidden_BW.shape[0], dtype=torch.long, device=hidden_BW.device)
-    size = max(1, LOGITS_BYTES // (4 * decoder.vocabulary))
-    for norm in (True, False):
-        for rows in (lens_B == norm).nonzero()[:, 0].split(size):
-            token_B[rows] = pick_tokens(decoder.read(hidden_BW[rows], norm), temperature, top_p, u_B[rows])
-    return token_B
+    """The next tokens (B,) from residual streams, through the final norm or not."""
+    size = _rows_at_a_time(decoder)
+    parts = zip(hidden_BW.split(size), u_B.split(size), strict=True)
+    return torch.cat([pick_tokens(decoder.read(hidden, norm), temperature, top_p, u) for hidden, u in parts])
 
 
 def pick_tokens(logits_BV: Tensor, temperature: float, top_p: float, u_B: Tensor) -> Tensor:

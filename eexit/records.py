@@ -1,6 +1,6 @@
 """Traces to rows: what a run generated, as `schema.GENERATIONS` and `schema.TOKENS` columns."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -46,6 +46,11 @@ def token_pieces(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
     return pieces
 
 
+def token_text(tokenizer: Any, token_id: int) -> str:
+    """A token's text by itself."""
+    return _decode(tokenizer, [token_id])
+
+
 def _decode(tokenizer: Any, token_ids: Sequence[int]) -> str:
     return tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
@@ -81,8 +86,8 @@ def text_pieces(tokenizer: Any, trace: Trace) -> list[str]:
     return token_pieces(tokenizer, token_ids)
 
 
-def tokens_table(run: Run, trace: Trace, pieces: Sequence[str]) -> pa.Table:
-    """One row per generated token of a run."""
+def tokens_table(run: Run, trace: Trace, pieces: Sequence[str], text_of: Callable[[int], str]) -> pa.Table:
+    """One row per generated token of a run; `text_of` gives a token's text by itself."""
     n_tokens = len(trace.token_id_T)
     position = np.arange(n_tokens, dtype=np.int32)
 
@@ -106,10 +111,28 @@ def tokens_table(run: Run, trace: Trace, pieces: Sequence[str]) -> pa.Table:
         "final_token_id": pa.array(trace.final_token_id_T),
         "entropy": pa.array(trace.entropy_T),
         **{name: same(None, TOKENS.field(name).type) for name in ("top_token_ids", "top_tokens", "top_prob")},
+        **(_top_columns(trace, text_of) if trace.top_token_id_TXK.size else {}),
     }
     return pa.table([columns[field.name] for field in TOKENS], schema=TOKENS)
 
 
+def _top_columns(trace: Trace, text_of: Callable[[int], str]) -> dict[str, pa.Array]:
+    token_id_TXK = trace.top_token_id_TXK
+    distinct_ids, which = np.unique(token_id_TXK, return_inverse=True)
+    texts = pa.array([text_of(token_id) for token_id in distinct_ids.tolist()], pa.string()).take(which.reshape(-1))
+    return {
+        "top_token_ids": _lists(token_id_TXK),
+        "top_tokens": _nested(texts, token_id_TXK.shape),
+        "top_prob": _lists(trace.top_prob_TXK),
+    }
+
+
 def _lists(values: np.ndarray) -> pa.ListArray:
-    n_rows, width = values.shape
-    return pa.ListArray.from_arrays(np.arange(0, (n_rows + 1) * width, width, dtype=np.int32), values.reshape(-1))
+    return _nested(pa.array(values.reshape(-1)), values.shape)
+
+
+def _nested(flat: pa.Array, shape: tuple[int, ...]) -> pa.Array:
+    """Lists, of lists where there are more dimensions, whose lengths are those of `shape` after the first."""
+    for n_lists, width in reversed([(int(np.prod(shape[:axis])), shape[axis]) for axis in range(1, len(shape))]):
+        flat = pa.ListArray.from_arrays(np.arange(n_lists + 1, dtype=np.int32) * width, flat)
+    return flat

@@ -63,7 +63,10 @@ def generate_one(model: PreTrainedModel, decoder: Decoder, request: Request, dec
         token = int(pick_tokens(logits[None], decoding.temperature, decoding.top_p, u))
         log_p = final_logits.float().log_softmax(-1)
         entropy = float(-(log_p.exp() * log_p).sum())
-        steps.append((token, exit_layer, kls, probabilities, float(log_p[token]), int(final_logits.argmax()), entropy))
+        tops = [layer.float().softmax(-1).topk(decoding.record_top_k) for layer in (*exit_logits, final_logits)]
+        top_ids, top_probs = [top.indices.tolist() for top in tops], [top.values.tolist() for top in tops]
+        logprob, final_token = float(log_p[token]), int(final_logits.argmax())
+        steps.append((token, exit_layer, kls, probabilities, logprob, final_token, entropy, top_ids, top_probs))
         if token in decoding.eos_token_ids:
             finish_reason = EOS
             break

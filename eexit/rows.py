@@ -1,6 +1,6 @@
 """What goes into the engine and what comes out: requests, how they are decoded, traces.
 
-Shapes: T generated tokens, E exitable layers.
+Shapes: T generated tokens, E exitable layers, X = E + 1 with the final layer last, K top tokens.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from eexit.config import Mode
 @dataclass(frozen=True)
 class Decoding:
     """How all rows decode. `readout` is lens or raw; `temperature` 0 is greedy; at most `rows` are in flight,
-    and no more than their caches fit in `cache_bytes`."""
+    and no more than their caches fit in `cache_bytes`. `record_top_k` tokens of each layer are noted."""
 
     exitable_layers: tuple[int, ...]
     max_new_tokens: int
@@ -21,6 +21,7 @@ class Decoding:
     readout: str = "lens"
     temperature: float = 0.0
     top_p: float = 1.0
+    record_top_k: int = 0
     rows: int = 1024
     cache_bytes: int = 4 << 30
 
@@ -50,6 +51,8 @@ class Trace:
     logprob_T: np.ndarray
     final_token_id_T: np.ndarray
     entropy_T: np.ndarray
+    top_token_id_TXK: np.ndarray
+    top_prob_TXK: np.ndarray
 
 
 @dataclass(frozen=True)

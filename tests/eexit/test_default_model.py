@@ -90,6 +90,12 @@ def test_every_run_has_its_row_and_nothing_is_lost(generator: ModelGenerator):
         assert tokens["decided"].to_pylist() == [False] + [True] * (row["n_tokens"] - 1)
         assert row["perplexity"] == pytest.approx(np.exp(-np.mean(tokens["logprob"].to_numpy())), rel=1e-5)
         assert sum(dict(row["exit_layer_counts"]).values()) == row["n_tokens"] - 1
+        for token in tokens.to_pylist():
+            assert [len(ids) for ids in token["top_token_ids"]] == [3] * 6
+            assert token["top_token_ids"][-1][0] == token["final_token_id"]
+            assert token["top_prob"][-1][0] >= np.exp(token["logprob"]) * 0.999
+            texts = [generator.tokenizer.decode([token_id]) for token_id in token["top_token_ids"][0]]
+            assert token["top_tokens"][0] == texts
         if row["mode"] == "normal":
             assert tokens["token_id"].to_pylist() == tokens["final_token_id"].to_pylist()
             assert (row["tokens_until_difference"], row["lcs_share"]) == (row["n_tokens"], 1.0)

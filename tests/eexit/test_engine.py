@@ -1,13 +1,16 @@
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
-from transformers import PreTrainedModel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from eexit.anatomy import Decoder
+from eexit.cache import CacheView
 from eexit.config import Mode
 from eexit.engine import Engine
 from eexit.readout import pick_tokens
@@ -53,6 +56,67 @@ def test_modes_that_leave_the_state_alone_take_one_pass(llama: PreTrainedModel, 
     rows_run.clear()
     list(engine.generate([Request(PROMPT, mode, 0.5 if mode == Mode.UNFROZEN else None)] * 3))
     assert set(rows_run.values()) == {len(PROMPT) + 3 * 11}
+
+
+@dataclass
+class Written(TorchDispatchMode):
+    """Elements that operators make anew: outside attention all of them, within it those of the largest."""
+
+    outside: int = 0
+    largest_in_attention: int = 0
+    attending: bool = False
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        given = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)}
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor) and leaf.untyped_storage().data_ptr() not in given:
+                if self.attending:
+                    self.largest_in_attention = max(self.largest_in_attention, leaf.numel())
+                else:
+                    self.outside += leaf.numel()
+        return result
+
+
+def test_nothing_in_a_step_grows_with_the_cache_but_attention(monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=97, hidden_size=64, intermediate_size=64, num_hidden_layers=7, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=1024,
+    )  # fmt: skip
+    engine = Engine(Decoder(LlamaForCausalLM(config).eval()), DECODING)
+    attend = CacheView.attend
+
+    def step(n_prompt: int) -> Written:
+        written, n_steps = Written(), 0
+
+        def watched(*args: object) -> torch.Tensor:
+            written.attending = True
+            result = attend(*args)
+            written.attending = False
+            return result
+
+        def progress(_: int) -> None:
+            nonlocal n_steps
+            n_steps += 1
+            if n_steps == 3:
+                written.__enter__()
+            if n_steps == 4:
+                written.__exit__(None, None, None)
+
+        monkeypatch.setattr(CacheView, "attend", watched)
+        prompt = tuple(token % 97 for token in range(n_prompt))
+        modes = [(Mode.NORMAL, None), (Mode.FROZEN_RESIDUAL, 1e9), (Mode.FROZEN_RESIDUAL, 0.0)]
+        list(engine.generate([Request(prompt, mode, k) for mode, k in modes], progress))
+        return written
+
+    short, long = step(40), step(640)
+    assert short.outside == long.outside > 0
+    rows, key_heads, width = 3, 2, 16
+    assert 0 < long.largest_in_attention < rows * key_heads * width * 640, "a layer's keys or values were copied"
 
 
 def test_the_model_is_left_as_it_was(llama: PreTrainedModel):

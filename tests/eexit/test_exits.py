@@ -5,7 +5,13 @@ import torch
 
 from eexit.config import SweepConfig, UsageError
 from eexit.draws import exit_draws, sampling_draws
-from eexit.exits import choose_exits, divergence_from_final, exit_probabilities, resolve_exitable_layers
+from eexit.exits import (
+    choose_exits,
+    divergence_from_final,
+    exit_probabilities,
+    likeliest,
+    resolve_exitable_layers,
+)
 from eexit.reference import draw, stick_breaking
 
 
@@ -21,6 +27,16 @@ def test_kl_and_entropy_are_those_of_the_definition_in_double_precision():
     torch.testing.assert_close(divergence.entropy_B.double(), entropy, rtol=1e-5, atol=2e-5)
     torch.testing.assert_close(divergence.final_lse_B, logits[:, -1].logsumexp(-1))
     assert divergence.final_token_B.tolist() == logits[:, -1].argmax(-1).tolist()
+
+
+@pytest.mark.parametrize("vocabulary", [5, 256, 1024, 5000])
+def test_the_likeliest_tokens_are_those_of_a_whole_search(vocabulary: int):
+    log_p = torch.randn(7, 3, vocabulary, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
+    for n_top in (0, 1, 3, 5):
+        top = log_p.topk(n_top)
+        token, top_log_p = likeliest(log_p, n_top)
+        assert token.tolist() == top.indices.tolist()
+        assert top_log_p.tolist() == top.values.tolist()
 
 
 def test_kl_is_zero_to_itself_and_never_negative():

@@ -1,5 +1,6 @@
-"""What must hold whatever the issue: the invariants, by number."""
+"""What must hold whatever the issue: the invariants, by number. The engine runs the model with packed weights."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import fields, replace
 
@@ -12,16 +13,19 @@ from transformers import PreTrainedModel
 from eexit.anatomy import Decoder
 from eexit.config import Mode
 from eexit.engine import Engine
+from eexit.packing import pack_linear_layers
 from eexit.reference import generate_one
 from eexit.rows import Decoding, Request, Trace
 
 EXITABLE = (1, 3, 4)
-DECODING = Decoding(exitable_layers=EXITABLE, max_new_tokens=24, eos_token_ids=frozenset())
+DECODING = Decoding(exitable_layers=EXITABLE, max_new_tokens=24, eos_token_ids=frozenset(), record_top_k=3)
 PROMPTS = (tuple(range(3, 16)), (5, 80, 7, 7, 31), (44, 2, 90, 61, 13, 8, 8, 70, 21))
 
 
 def generate(model: PreTrainedModel, requests: Sequence[Request], decoding: Decoding = DECODING) -> list[Trace]:
-    outcomes = dict(Engine(Decoder(model), decoding).generate(requests))
+    packed = copy.deepcopy(model)
+    pack_linear_layers(packed)
+    outcomes = dict(Engine(Decoder(packed), decoding).generate(requests))
     assert all(isinstance(outcome, Trace) for outcome in outcomes.values()), outcomes
     return [outcomes[index] for index in range(len(requests))]
 
@@ -41,7 +45,7 @@ def assert_same(ours: Trace, theirs: Trace) -> None:
     """Identical tokens and exits, KL to 1e-4 (of its size, where it is above 1 nat)."""
     for field in fields(Trace):
         mine, other = getattr(ours, field.name), getattr(theirs, field.name)
-        if field.name in ("kl_TE", "exit_prob_TE", "logprob_T", "entropy_T"):
+        if field.name in ("kl_TE", "exit_prob_TE", "logprob_T", "entropy_T", "top_prob_TXK"):
             np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-4, err_msg=field.name)
         else:
             np.testing.assert_array_equal(mine, other, err_msg=field.name)
