@@ -22,11 +22,13 @@ LIGHT = {
         "category": ["#6b7280", "#0072b2", "#c2500a", "#00795a", "#a8457f", "#7a6a00"],
         "symbol": ["square", "circle", "triangle-up", "diamond", "cross", "triangle-down"],
     },
-    "axis": {"labelFontSize": 12, "titleFontSize": 12, "gridOpacity": 0.5},
+    "axis": {"labelFontSize": 12, "titleFontSize": 12, "gridOpacity": 0.5, "labelFlush": False, "labelSeparation": 6},
     "legend": {"labelFontSize": 12, "titleFontSize": 12, "orient": "top", "symbolOpacity": 1},
     "view": {"stroke": None},
 }
 HEIGHT, WIDTH = 300, 520
+ROOM = 16  # pixels between the outermost marks and the axes
+_PERCENT = alt.Axis(format=".0%", tickMinStep=0.01)
 OPACITY = alt.when("picked == '' || picked == datum.configuration").then(alt.value(1)).otherwise(alt.value(0.2))
 # Not the exit colours: a number is no layer.
 RAMP = ["#eef4ea", "#cfe3cb", "#a5cea6", "#74b180", "#459662", "#1f7546", "#0a452b"]
@@ -34,16 +36,17 @@ RAMP = ["#eef4ea", "#cfe3cb", "#a5cea6", "#74b180", "#459662", "#1f7546", "#0a45
 
 def specification(chart: alt.Chart | alt.LayerChart) -> dict[str, Any]:
     """Without Altair's address of the schema and its configuration, for which the page has its theme."""
-    spec = {name: part for name, part in chart.to_dict().items() if name not in ("$schema", "config")}
+    # Unchecked: a check takes as long as all the rest of the page, and a wrong one draws nothing in the tests.
+    whole = chart.to_dict(validate=False)
+    spec = {name: part for name, part in whole.items() if name not in ("$schema", "config")}
     return spec | {"params": [{"name": "picked", "value": ""}]}
 
 
 def trade_off_chart(frame: pd.DataFrame, y: str, y_title: str, description: str) -> alt.LayerChart:
     """A trade-off frame as layers skipped (theoretical) against column `y`; lines join the KL factors of a mode."""
-    x_title = "Layers not needed (theoretical, mean over prompts)"
-    # The axis starts left of 0 to leave room for the label of normal.
+    x_title = "Layers not needed (theoretical)"
     x_axis = alt.Axis(format=".0%", labelExpr="datum.value < 0 ? '' : datum.label")
-    x = alt.X("layers_skipped:Q", title=x_title, axis=x_axis, scale=alt.Scale(padding=24))
+    x = alt.X("layers_skipped:Q", title=x_title, axis=x_axis, scale=alt.Scale(zero=True, nice=False, padding=ROOM))
     y_channel = alt.Y(f"{y}:Q", title=y_title, scale=_scale(frame[y]))
     base = alt.Chart(ROWS).encode(x=x, y=y_channel, color=_mode_colour(frame))
     tooltip = [
@@ -81,7 +84,7 @@ def _labels(base: alt.Chart, frame: pd.DataFrame) -> Iterator[alt.Chart]:
     factors = sorted(frame["kl_factor"].dropna().unique().tolist())
     if len(factors) > 4:
         factors = [factors[0], min(factors, key=lambda k: abs(k - 1)), factors[-1]]
-    some = f"!isValid(datum.kl_factor) || indexof({factors}, datum.kl_factor) >= 0"
+    some = f"indexof({factors}, datum.kl_factor) >= 0"
     for number, mode in enumerate(_modes(frame)):
         labels = base.transform_filter(f"datum.mode == {json.dumps(mode)}").transform_filter(some)
         dy = -13 if number < 2 else 16
@@ -117,7 +120,7 @@ def strip_chart(labels: list[str], description: str) -> alt.Chart:
         alt.Chart(ROWS)
         .mark_rect(cursor="pointer")
         .encode(
-            x=alt.X("start:Q", title="Token position").scale(nice=False, zero=True),
+            x=alt.X("start:Q", title="Token position").scale(nice=False, zero=True).axis(tickMinStep=1),
             x2="end:Q",
             y=_rows_of("name"),
             color=_layer_colour(labels),
@@ -149,8 +152,12 @@ def heat_chart(description: str) -> alt.LayerChart:
 
 
 def paired_chart(frame: pd.DataFrame, x: str, x_title: str, none: float, description: str) -> alt.LayerChart:
-    """A paired frame's column `x` with its interval, one row per configuration; the line is at no difference."""
-    channel = alt.X(f"{x}:Q", title=x_title, scale=alt.Scale(zero=False))
+    """A paired frame's column `x` with its interval, one row per configuration; the line is at no difference.
+
+    Where that is 1 it is a ratio, on a logarithmic axis: half and double are equally far.
+    """
+    scale = alt.Scale(type="log" if none else "linear", zero=False, nice=False, padding=ROOM)
+    channel = alt.X(f"{x}:Q", title=x_title, scale=scale, axis=alt.Axis(format="~g" if none else "+~g"))
     base = alt.Chart(ROWS).encode(y=_rows_of("configuration"), color=_mode_colour(frame), opacity=OPACITY)
     tooltip = [
         alt.Tooltip("configuration:N", title="Configuration"),
@@ -174,10 +181,11 @@ def paired_chart(frame: pd.DataFrame, x: str, x_title: str, none: float, descrip
 
 def dose_chart(frame: pd.DataFrame, y: str, y_title: str, description: str) -> alt.LayerChart:
     """A dose frame's column `y`, a fraction, against the KL factor on a log2 scale; `normal` is the dashed line."""
-    y_channel = alt.Y(f"{y}:Q", title=y_title, axis=alt.Axis(format=".0%"), scale=alt.Scale(zero=False))
+    scale = alt.Scale(zero=True) if y == "exit_rate" else alt.Scale(zero=False, domainMax=1)
+    y_channel = alt.Y(f"{y}:Q", title=y_title, axis=_PERCENT, scale=scale)
     factors = sorted(frame["kl_factor"].dropna().unique().tolist())
-    x = alt.X("kl_factor:Q", title="KL factor (log2 scale; right: more conservative)").scale(type="log", base=2)
-    x = x.axis(values=factors, format="~g")
+    x = alt.X("kl_factor:Q", title="KL factor (log2; higher: more conservative)")
+    x = x.scale(type="log", base=2, nice=False, padding=ROOM).axis(values=factors, format="~g")
     dosed = alt.Chart(ROWS).transform_filter("isValid(datum.kl_factor)").encode(x=x, color=_mode_colour(frame))
     reference = alt.Chart(ROWS).transform_filter("!isValid(datum.kl_factor)")
     tooltip = [
@@ -206,9 +214,11 @@ def dose_chart(frame: pd.DataFrame, y: str, y_title: str, description: str) -> a
 
 def depth_chart(frame: pd.DataFrame, description: str) -> alt.LayerChart:
     """Mean depth along the text with its band, one line per mode; the page shows one KL factor at a time."""
-    x = alt.X("position:Q", title="Token position (bins of equal width)")
+    width = int(frame["width"].iloc[0])
+    x = alt.X("position:Q", title="Token position" + (f" (means of {width} tokens)" if width > 1 else ""))
+    x = x.scale(zero=False, nice=False, padding=ROOM).axis(tickMinStep=1)
     y_title = "Mean depth (fraction of layers)"
-    y = alt.Y("depth:Q", title=y_title, axis=alt.Axis(format=".0%"), scale=alt.Scale(zero=False))
+    y = alt.Y("depth:Q", title=y_title, axis=_PERCENT, scale=alt.Scale(zero=False, domainMax=1))
     base = alt.Chart(ROWS).encode(x=x, color=_mode_colour(frame))
     tooltip = [
         alt.Tooltip("configuration:N", title="Configuration"),
@@ -248,7 +258,7 @@ def _layer_colour(labels: list[str]) -> alt.Color:
 
 
 def _modes(frame: pd.DataFrame) -> list[str]:
-    return list(dict.fromkeys(frame["mode"]))
+    return sorted(dict.fromkeys(frame["mode"]), key=lambda mode: mode != NORMAL)
 
 
 def _mode_colour(frame: pd.DataFrame) -> alt.Color:
@@ -267,4 +277,4 @@ def _domain(frame: pd.DataFrame) -> list[str]:
 def _scale(values: pd.Series) -> alt.Scale:
     """Logarithmic where positive values spread over more than a factor of ten."""
     spreads = values.min() > 0 and values.max() > 10 * values.min()
-    return alt.Scale(type="log") if spreads else alt.Scale(zero=False, nice=True)
+    return alt.Scale(type="log" if spreads else "linear", zero=False, nice=False, padding=24)  # for the labels

@@ -127,23 +127,32 @@ def _depth_of_runs(sweep: Sweep, run_ids: pd.Series, width: int, progress: Progr
         return depth / n
 
 
-def paired_differences(sweep: Sweep) -> pd.DataFrame:
-    """Each configuration against `normal` on the same prompt and seed: differences, and the ratio of perplexities."""
+def paired_differences(sweep: Sweep, baseline: str = NORMAL) -> pd.DataFrame:
+    """Each configuration against that of key `baseline`, on the same prompt and seed: differences of each of
+    DIFFERENCES, and the ratio of perplexities.
+    """
     columns = ["log_perplexity", *DIFFERENCES[1:]]
-    done = sweep.done.set_index(["prompt_id", "seed"]).astype(dict.fromkeys(columns, float))
-    normal = done.loc[done["mode"] == NORMAL, columns]
+    keys = [configuration.key for configuration in sweep.configurations]
+    done = sweep.done.astype(dict.fromkeys(columns, float))
+    if baseline not in set(done["configuration"]):
+        return pd.DataFrame()
+    # Rows: prompt and seed. Columns: X numbers × C configurations.
+    means = done.pivot_table(columns, ["prompt_id", "seed"], "configuration", aggfunc="mean")
+    means = means.reindex(columns=pd.MultiIndex.from_product([columns, keys]))
+    numbers_NXC = means.to_numpy().reshape(len(means), len(columns), len(keys))
+    differences_NXC = numbers_NXC - numbers_NXC[:, :, [keys.index(baseline)]]
+    by_prompt = pd.DataFrame(differences_NXC.reshape(means.shape), index=means.index).groupby("prompt_id").mean()
+    found = list(_estimates(by_prompt).values())
     rows = []
-    for configuration in sweep.configurations:
-        runs = done.loc[done["configuration"] == configuration.key, columns]
-        both = runs.index.intersection(normal.index)
-        if configuration.mode == NORMAL or both.empty:
+    for number, configuration in enumerate(sweep.configurations):
+        of = dict(zip(columns, found[number :: len(keys)], strict=True))
+        n = max(estimate.n for estimate in of.values())
+        if configuration.key == baseline or not n:
             continue
-        by_prompt = (runs.loc[both] - normal.loc[both]).groupby("prompt_id").mean()
-        found = _estimates(by_prompt)
-        row = _naming(configuration) | {"n": len(by_prompt)}
-        row |= _spread("perplexity", _exp(found["log_perplexity"]))
+        row = _naming(configuration) | {"baseline": baseline, "n": int(n)}
+        row |= _spread("perplexity", _exp(of["log_perplexity"]))
         for name in columns[1:]:
-            row |= _spread(name, found[name])
+            row |= _spread(name, of[name])
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -1,7 +1,8 @@
 """The overview: findings in words, charts with their rows, and the tables that say the same.
 
-A chart is `{key, title, caption, variants: [{label, spec, rows?}], choice?, table: {columns, rows}}`; a variant without
-rows has the table's.
+A chart is `{key, title, caption, variants: [{label, spec}], choice?, slice?, table: {columns, rows}}`. Variants draw
+the same rows in another way; a slice `{label, key, values, first}` lets the reader choose which rows: those that have
+the value, or none at all, in column `key`.
 """
 
 import math
@@ -11,15 +12,21 @@ from typing import Any, Final
 import pandas as pd
 
 from reports import charts, frames
+from reports.bootstrap import LEVEL
 from reports.progress import Progress, ignore
 from reports.sweep import NORMAL, Sweep
 
+MOST_BASELINES: Final = 20  # configurations that others can be compared with: rows grow with their square
+
 
 def findings(trade: pd.DataFrame, paired: pd.DataFrame) -> list[str]:
-    """One sentence per mode, at its KL factor nearest to 1, each number with its interval and n."""
+    """One sentence per mode, at its KL factor nearest to 1, each number with its interval and n.
+
+    `paired` is against `normal`.
+    """
     sentences = []
     for mode in dict.fromkeys(mode for mode in trade.get("mode", []) if mode != NORMAL):
-        rows = trade[(trade["mode"] == mode) & (trade["n"] > 0) & trade["kl_factor"].notna()]
+        rows = trade[(trade["mode"] == mode) & trade["exit_rate"].notna() & trade["kl_factor"].notna()]
         if rows.empty:
             continue
         row = rows.iloc[(rows["kl_factor"].astype(float) - 1).abs().argmin()].to_dict()
@@ -30,8 +37,10 @@ def findings(trade: pd.DataFrame, paired: pd.DataFrame) -> list[str]:
             parts.append(f"reads like normal for {_said(row, 'tokens_until_difference', '{:.0f}')} tokens")
         pair = paired[paired["configuration"] == row["configuration"]] if len(paired) else paired
         if len(pair) and _known(pair.iloc[0]["perplexity"]):
-            parts.append(f"has {_said(pair.iloc[0].to_dict(), 'perplexity', '{:.2f}')} times normal's perplexity")
-        sentences.append(f"{row['configuration']} " + ", ".join(parts) + f" (n = {many(row['n'], 'prompt')}).")
+            ratio = _said(pair.iloc[0].to_dict() | {"n": row["n"]}, "perplexity", "{:.2f}")
+            parts.append(f"has {ratio} times normal's perplexity")
+        said = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+        sentences.append(f"{row['configuration']} {said} (n = {many(row['n'], 'prompt')}).")
     return sentences
 
 
@@ -75,16 +84,14 @@ PAIRED: Final = (
 )
 
 
-def overview_charts(
-    sweep: Sweep, trade: pd.DataFrame, paired: pd.DataFrame, progress: Progress = ignore
-) -> list[dict[str, Any]]:
+def overview_charts(sweep: Sweep, trade: pd.DataFrame, progress: Progress = ignore) -> list[dict[str, Any]]:
     """Those that the sweep has numbers for, in the page's order; `static` ones are in the file as SVG too."""
     return [
         *_trade_offs(trade[trade["layers_skipped"].notna()] if len(trade) else trade),
         *_mix(sweep, frames.exit_mix(sweep)),
         *_doses(frames.dose_response(trade)),
         *_depth(sweep, frames.depth_by_position(sweep, progress)),
-        *_paired(paired),
+        *_paired(sweep),
     ]
 
 
@@ -103,6 +110,7 @@ def page_charts(sweep: Sweep) -> dict[str, Any]:
 def _trade_offs(trade: pd.DataFrame) -> Iterator[dict[str, Any]]:
     for y, title, y_title, caption in _TRADE_OFFS:
         if len(trade) and trade[y].notna().any():
+            caption = f"{caption} {_basis(trade, y, 'Rules')}"
             chart = charts.trade_off_chart(trade, y, y_title, f"{title}: one point per configuration. {caption}")
             yield _chart(f"trade-{y}", title, caption, [("", chart)], trade, TRADE_OFF) | {"static": True}
 
@@ -111,40 +119,64 @@ def _mix(sweep: Sweep, mix: pd.DataFrame) -> Iterator[dict[str, Any]]:
     if len(mix) and mix["share"].notna().any():
         mix = mix.assign(name=mix["configuration"])
         labels = list(frames.layer_labels(sweep).values())
-        chart = charts.exit_mix_chart(labels, "Share of decided tokens (mean over prompts)", f"Stacked bars. {_MIX}")
-        yield _chart("mix", "Where tokens exit", _MIX, [("", chart)], mix, MIX) | {"wide": True}
+        caption = f"{_MIX} {_basis(mix, 'share', 'In the table')}"
+        chart = charts.exit_mix_chart(labels, "Share of decided tokens", f"Stacked bars. {caption}")
+        yield _chart("mix", "Where tokens exit", caption, [("", chart)], mix, MIX) | {"wide": True}
 
 
 def _doses(dose: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    for y, title in (("exit_rate", "Early exits"), ("mean_depth", "Mean depth")):
+    for y, title, unit in (("exit_rate", "Early exits", "decided tokens"), ("mean_depth", "Mean depth", "layers")):
         if len(dose) and dose.loc[dose["kl_factor"].notna(), y].notna().any():
-            chart = charts.dose_chart(dose, y, title, f"{title} against the KL factor. {_DOSE}")
-            yield _chart(f"dose-{y}", f"{title} by KL factor", _DOSE, [("", chart)], dose, DOSE)
+            dashed = "Dashed: normal. " if dose.loc[dose["kl_factor"].isna(), y].notna().any() else ""
+            caption = dashed + _basis(dose, y, "Rules")
+            description = f"{title} against the KL factor. {caption}"
+            chart = charts.dose_chart(dose, y, f"{title} (fraction of {unit})", description)
+            yield _chart(f"dose-{y}", f"{title} by KL factor", caption, [("", chart)], dose, DOSE)
 
 
 def _depth(sweep: Sweep, depth: pd.DataFrame) -> Iterator[dict[str, Any]]:
     if depth.empty:
         return
-    factors = sorted({c.kl_factor for c in sweep.configurations if c.kl_factor is not None})
-    chart = charts.depth_chart(depth, f"Depth along the text. {_DEPTH}")
-    found = _chart(
-        "depth", "Depth by token position", _DEPTH, [(f"{k:g}", chart) for k in factors or [0]], depth, DEPTH
-    )
-    for k, variant in zip(factors, found["variants"], strict=False):
-        variant["rows"] = clean(depth[depth["kl_factor"].isna() | (depth["kl_factor"] == k)].to_dict("records"))
-    first = min(range(len(factors)), key=lambda i: abs(factors[i] - 1), default=0)
-    yield found | {"wide": True, "choice": "KL factor", "first": first}
+    shrinks = "Towards the end only prompts with long texts are left. " if depth["depth_n"].nunique() > 1 else ""
+    caption = shrinks + _basis(depth, "depth", "Bands")
+    chart = charts.depth_chart(depth, f"Depth along the text. {caption}")
+    found = _chart("depth", "Depth by token position", caption, [("", chart)], depth, DEPTH)
+    factors = sorted(depth["kl_factor"].dropna().unique().tolist())
+    if factors:
+        nearest = min(range(len(factors)), key=lambda i: abs(factors[i] - 1))
+        found["slice"] = {"label": "KL factor", "key": "kl_factor", "values": clean(factors), "first": nearest}
+    yield found | {"wide": True}
 
 
-def _paired(paired: pd.DataFrame) -> Iterator[dict[str, Any]]:
+def _paired(sweep: Sweep) -> Iterator[dict[str, Any]]:
+    """Against `normal` first, or any other configuration that the reader chooses, unless there are too many."""
+    keys = [configuration.key for configuration in sweep.configurations]
+    baselines = sorted(keys, key=lambda key: key != NORMAL)[: len(keys) if len(keys) <= MOST_BASELINES else 1]
+    found = [(key, frames.paired_differences(sweep, key)) for key in baselines]
+    paired = pd.concat([frame for _, frame in found] or [pd.DataFrame()], ignore_index=True)
     measures = [m for m in _MEASURES if len(paired) and paired[m[0]].notna().any()]
+    if not measures:
+        return
+    caption = "Each prompt against its own run under the other configuration, of the same seed. Dashed: no difference. "
+    caption += _basis(paired, measures[0][0], "Rules")
     drawn = [
-        (label, charts.paired_chart(paired, x, x_title, none, f"{label} against normal. {_PAIRED}"))
+        (label, charts.paired_chart(paired, x, x_title, none, f"{label}, paired differences. {caption}"))
         for x, label, x_title, none in measures
     ]
-    if drawn:
-        found = _chart("paired", "Paired differences against normal", _PAIRED, drawn, paired, PAIRED)
-        yield found | {"wide": True, "choice": "Of", "first": 0}
+    against = [key for key, frame in found if len(frame)]
+    yield _chart("paired", "Paired differences", caption, drawn, paired, PAIRED) | {
+        "wide": True,
+        "choice": "Of",
+        "slice": {"label": "Against", "key": "baseline", "values": against, "first": 0},
+    }
+
+
+def _basis(frame: pd.DataFrame, name: str, where: str) -> str:
+    """What a chart's numbers rest on: their intervals, if there are any, and n."""
+    n = frame.loc[frame[name].notna(), f"{name}_n"]
+    count = many(n.max(), "prompt") if n.min() == n.max() else f"{n.min():,} to {many(n.max(), 'prompt')}"
+    intervals = f"{where}: {LEVEL:.0%} intervals over prompts; " if frame[f"{name}_low"].notna().any() else ""
+    return f"{intervals}n = {count}."
 
 
 def _chart(
@@ -159,26 +191,22 @@ _TRADE_OFFS: Final = (
         "perplexity",
         "Quality against layers skipped",
         "Perplexity under full depth",
-        "Down and right is better. Perplexity of the text under the full-depth model. Labels are KL factors; click a "
-        "point to open that configuration.",
+        "Down and right is better. Means over prompts; labels are KL factors; a click opens the configuration.",
     ),
     (
         "tokens_until_difference",
         "Fidelity against layers skipped",
         "Tokens until first difference",
-        "Up and right is better. How many tokens match the normal run before the first that differs.",
+        "Up and right is better. Tokens that match the normal run before the first that differs.",
     ),
 )
 _MEASURES: Final = (
-    ("perplexity", "Perplexity", "Perplexity, as a multiple of normal's", 1.0),
+    ("perplexity", "Perplexity", "Perplexity, ratio (log scale)", 1.0),
     ("distinct_2", "Distinct 2-grams", "Distinct 2-grams, difference (fraction)", 0.0),
     ("longest_loop", "Longest loop", "Longest loop, difference in tokens", 0.0),
     ("n_tokens", "Tokens", "Tokens, difference", 0.0),
 )
-_MIX: Final = "Share of tokens read at each layer, for each configuration."
-_DOSE: Final = "Dashed: normal."
-_DEPTH: Final = "Band: interval over prompts. Towards the end only prompts with long texts are left; see n."
-_PAIRED: Final = "Each prompt against its own normal run of the same seed. Dashed: no difference."
+_MIX: Final = "Share of tokens read at each layer, mean over prompts; a click opens the configuration."
 
 
 def table(frame: pd.DataFrame, columns: tuple[tuple[str, str, str], ...]) -> dict[str, Any]:
@@ -192,7 +220,7 @@ def table(frame: pd.DataFrame, columns: tuple[tuple[str, str, str], ...]) -> dic
 
 
 def clean(value: Any) -> Any:
-    """JSON has no NaN and no infinity: null. NumPy's numbers become Python's."""
+    """JSON has no NaN and no infinity: null. NumPy's numbers become Python's, of six digits."""
     if isinstance(value, dict):
         return {key: clean(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
@@ -201,7 +229,7 @@ def clean(value: Any) -> Any:
         value = value.item()
     if value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
         return None
-    return value
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def many(n: int, noun: str) -> str:
@@ -210,7 +238,8 @@ def many(n: int, noun: str) -> str:
 
 def _said(row: Mapping[Any, Any], name: str, form: str) -> str:
     interval = f" [{form}, {form}]".format(row[f"{name}_low"], row[f"{name}_high"])
-    return form.format(row[name]) + (interval if _known(row[f"{name}_low"]) else "")
+    fewer = "" if row[f"{name}_n"] == row["n"] else f" (n = {row[f'{name}_n']})"
+    return form.format(row[name]) + (interval if _known(row[f"{name}_low"]) else "") + fewer
 
 
 def _known(value: Any) -> bool:

@@ -127,7 +127,7 @@ def _page(data: dict[str, Any], packed: Packed, kept: Blobs, outside: Blobs, fol
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters["said"] = _said
+    environment.filters["cell"] = _cell
     scripts = f"{_hash(script)} {_hash(bundle)}" + (f" 'nonce-{nonce}'" if outside else "")
     return environment.get_template("report.html").render(
         title=data["title"],
@@ -178,15 +178,13 @@ def _exit_styles(n_ranks: int) -> str:
     return "\n".join([*lines, f".r{n_ranks - 1} {{ border-bottom-color: var(--final); }}", ""])
 
 
-def _said(value: Any, form: str) -> str:
-    """A number in the table for readers without scripts."""
-    match value, form:
-        case (None, _) | (str(), _):
-            return value or "–"
-        case _, "share":
-            return f"{value:.1%}"
-        case _:
-            return f"{value:.4g}"
+def _cell(row: dict[str, Any], column: dict[str, str]) -> str:
+    """In the table for readers without scripts: a number with its interval, or a name."""
+    key, form = column["key"], "{:.1%}" if column["form"] == "share" else "{:.4g}"
+    value, low, high = row[key], row.get(f"{key}_low"), row.get(f"{key}_high")
+    if value is None or isinstance(value, str):
+        return value or "–"
+    return form.format(value) + (f" [{form}, {form}]".format(low, high) if low is not None else "")
 
 
 def _svg(chart: dict[str, Any]) -> str:

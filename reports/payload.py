@@ -51,7 +51,7 @@ def payload(
     held = choose_prompts(sweep, wanted)
     metrics = [m for m in METRICS if m.key in sweep.generations and sweep.generations[m.key].notna().any()]
     trade, paired = frames.trade_off(sweep), frames.paired_differences(sweep)
-    drawn = overview_charts(sweep, trade, paired, progress)
+    drawn = overview_charts(sweep, trade, progress)
     progress(f"packing the tokens of {many(len(held), 'prompt')}")
     chosen = sweep.generations["prompt_id"].isin(held).to_numpy()
     runs = sweep.generations[chosen]
@@ -100,7 +100,7 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
         ("Exitable layers", layers + of if layers else ""),
         ("Readout", config.get("readout", "")),
         ("Sampling", _sampling(config)),
-        ("Started", about.get("started", "")),
+        ("Started", about.get("started", "").replace("T", " ").replace("+00:00", " UTC")),
         ("Versions", ", ".join(f"{name} {version}" for name, version in about.get("versions", {}).items())),
         ("Digest", (model.get("digest") or "").removeprefix("sha256:")[:12]),
     ]

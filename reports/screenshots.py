@@ -21,7 +21,10 @@ from typing import Any
 
 from reports.page import build_report
 
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-quic", "--disable-sync"),
+]
 DESK, PHONE = {"width": 1360, "height": 900}, {"width": 360, "height": 740}
 LOOKS: dict[str, dict[str, Any]] = {
     "light": {"viewport": DESK},
@@ -39,7 +42,7 @@ def chromium() -> Iterator[Any]:
     if path is None:
         raise FileNotFoundError("no Chromium on PATH: apt-get install chromium")
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=list(FLAGS))
+        browser = driver.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
         browser.close()
 
@@ -95,6 +98,7 @@ def routes(browser: Any, report: Path) -> dict[str, str]:
         "comparison": f"#/p/{prompt}/{key}/vs/normal/t/7",
         "everywhere": f"#/c/{key}",
         "methods": "#/methods",
+        "failures": "#/fail",
         "search": "#/s/the",
     }
 

@@ -7,6 +7,8 @@ function setTheme(dark) {
   $("dark").setAttribute("aria-pressed", String(dark));
 }
 
+const whole = (text) => (/^\d+$/.test(text ?? "") ? +text : null);
+
 // What an address asks for; {page: "nowhere", why} for one that leads to nothing this file holds.
 function parse(hash) {
   const parts = hash.replace(/^#?\/?/, "").split("/").map((part) => { try { return decodeURIComponent(part); } catch { return part; } });
@@ -19,20 +21,20 @@ function parse(hash) {
   const number = DATA.prompts.findIndex((prompt) => prompt.id === parts[1]);
   if (number < 0) return nowhere(`There is no prompt ${parts[1]}.` + (DATA.prompts.length < DATA.counts.prompts ? ` ${held()}` : ""));
   if (parts.length === 2) return { page: "prompt", number };
-  const more = { s: null, vs: null, t: null };
+  const more = { s: null, vs: null, t: null, o: null };
   for (let i = 3; i < parts.length; i++) {
-    const bare = parts[i] === "vs" && (i + 1 === parts.length || parts[i + 1] === "t");
+    const bare = parts[i] === "vs" && (i + 1 === parts.length || parts[i + 1] === "t" || parts[i + 1] === "o");
     if (parts[i] in more) more[parts[i]] = bare ? DATA.normal : parts[++i];
   }
   const run = runsOf(DATA.prompts[number], parts[2]).find((r) => more.s === null || String(r.seed) === more.s);
   if (!run) return nowhere(`There is no run ${parts[2]}${more.s === null ? "" : `, seed ${more.s},`} on prompt ${parts[1]}.`);
-  return { page: "configuration", number, run, vs: more.vs, t: /^\d+$/.test(more.t ?? "") ? +more.t : null };
+  return { page: "configuration", number, run, vs: more.vs, t: whole(more.t), o: whole(more.o) };
 }
 
 const PAGES = {
   overview: overviewPage,
   prompt: ({ number }) => promptPage(number),
-  configuration: ({ number, run, vs, t }) => configurationPage(number, run, { vs, t }),
+  configuration: ({ number, run, vs, t, o }) => configurationPage(number, run, { vs, t, o }),
   everywhere: ({ key }) => configurationsPage(key),
   search: ({ query }) => searchPage(query),
   fail: failuresPage,

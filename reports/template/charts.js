@@ -2,7 +2,8 @@
 
 let bundle = null;
 let picked = ""; // the configuration that every chart brings out
-const drawn = []; // {chart, variant, box, view, width}
+let paper = 0; // pixels across, while the page is printed
+const drawn = []; // {chart, variant, slice, box, view, width}
 
 function loadBundle() {
   bundle ??= inFile("bundle").then((bytes) => {
@@ -14,6 +15,8 @@ function loadBundle() {
   return bundle;
 }
 
+const NARROW = 450;
+
 function theme(width) {
   const style = getComputedStyle(document.documentElement);
   const [paper, ink, soft, line] = ["paper", "ink", "soft", "line"].map((name) => style.getPropertyValue("--" + name).trim());
@@ -22,47 +25,57 @@ function theme(width) {
     ...THEME,
     background: paper,
     range: { ...THEME.range, category },
-    axis: { ...THEME.axis, titleLimit: Math.max(160, width - 60), labelColor: soft, titleColor: ink, gridColor: line, domainColor: soft, tickColor: soft },
-    legend: { ...THEME.legend, columns: width < 450 ? 3 : 0, labelColor: ink, titleColor: ink },
+    axis: { ...THEME.axis, labelColor: soft, titleColor: ink, gridColor: line, domainColor: soft, tickColor: soft },
+    // A title in the middle of a narrow plot, beside its labels, would run out of the picture.
+    axisX: width < NARROW ? { titleAnchor: "end", titleAlign: "right", titleLimit: width } : {},
+    legend: { ...THEME.legend, ...(width < NARROW ? { columns: 3, layout: { anchor: "end" } } : {}), labelColor: ink, titleColor: ink },
     rule: { color: soft },
   };
 }
 
 // A figure with heading, chart, caption and the table that says the same. A chart is what overview.py gives, or
-// {key, title, caption, variants, controls, prepare(spec), rows(), open(datum, event, view), table or twin()}.
+// {key, title, caption, variants, controls, prepare(spec, rows, width), rows(), open(datum, event, view), table or twin()}.
 function figure(chart) {
   const box = h("div.chart");
-  const entry = { chart, variant: chart.first || 0, box, view: null, width: 0 };
+  const entry = { chart, variant: 0, slice: chart.slice ? chart.slice.first : 0, box, view: null, width: 0 };
   drawn.push(entry);
-  const options = () => chart.variants.map(({ label }, i) => h("option", { value: i, selected: i === entry.variant }, label));
-  const change = (event) => { entry.variant = +event.target.value; draw(entry, true); };
-  const choice = chart.choice && chart.variants.length > 1 ? h("label", {}, chart.choice + " ", h("select", { onchange: change }, ...options())) : null;
+  const choose = (label, key, names) => (!label || names.length < 2 ? null : h("label", {}, label + " ",
+    h("select", { onchange: (event) => { entry[key] = +event.target.value; entry.update(); } }, ...names.map((name, i) => h("option", { value: i, selected: i === entry[key] }, name)))));
+  const choices = [choose(chart.choice, "variant", chart.variants.map(({ label }) => label)), chart.slice && choose(chart.slice.label, "slice", chart.slice.values)];
+  const makeTwin = () => (chart.twin ? chart.twin() : twin(chart.title, { columns: chart.table.columns, rows: rowsOf(entry) }));
   const details = h("details", {}, h("summary", {}, "Table"));
   details.addEventListener("toggle", () => {
-    if (details.open && details.children.length === 1) details.append(chart.twin ? chart.twin() : twin(chart.title, chart.table));
+    if (details.open && details.children.length === 1) details.append(makeTwin());
   });
   const save = (type) => h("button", { type: "button", onclick: () => saveImage(entry, type), "aria-label": `Save ${chart.title} as ${type.toUpperCase()}` }, type.toUpperCase());
-  const controls = choice || chart.controls ? h("p.row", {}, choice, ...(chart.controls || [])) : null;
+  const controls = [...choices, ...(chart.controls || [])].filter(Boolean);
   entry.update = () => {
-    if (details.open && chart.twin) details.replaceChildren(details.firstChild, chart.twin());
+    if (details.open) details.replaceChildren(details.firstChild, makeTwin());
     return draw(entry, true);
   };
   chart.update = entry.update;
-  return h(chart.wide ? "figure.wide" : "figure", { "data-chart": chart.key }, h("h2", {}, chart.title), controls, box,
+  return h(chart.wide ? "figure.wide" : "figure", { "data-chart": chart.key }, h("h2", {}, chart.title), controls.length ? h("p.row", {}, ...controls) : null, box,
     h("figcaption", {}, chart.caption), h("div.below", {}, details, h("span.saves", {}, save("png"), save("svg"))));
 }
 
+// Those of the slice that the reader chose, and those of none, like normal's at any KL factor.
+function rowsOf({ chart, slice }) {
+  if (chart.rows) return chart.rows();
+  const { rows } = chart.table, { key, values } = chart.slice || {};
+  return key ? rows.filter((row) => row[key] === null || row[key] === values[slice]) : rows;
+}
+
 async function draw(entry, again = false) {
-  const { chart, box } = entry, width = Math.floor(box.clientWidth);
+  const { chart, box } = entry, width = paper || Math.floor(box.clientWidth);
   if (!box.isConnected || !width || (width === entry.width && !again)) return;
   entry.width = width;
   const embed = await loadBundle();
   const variant = chart.variants[entry.variant];
-  const rows = chart.rows ? chart.rows() : variant.rows || chart.table.rows;
+  const rows = rowsOf(entry);
   // A numeric width: "container" gives an empty chart, and no error, in an element that isn't shown.
   const spec = { ...variant.spec, params: [{ name: "picked", value: picked }], datasets: { rows }, config: theme(width), width, autosize: { type: "fit-x", contains: "padding" } };
   const options = { mode: "vega-lite", ast: true, renderer: "canvas", actions: false, defaultStyle: false, tooltip: { disableDefaultStyle: true } };
-  const { view } = await embed(box, chart.prepare ? chart.prepare(spec, rows) : spec, options);
+  const { view } = await embed(box, chart.prepare ? chart.prepare(spec, rows, width) : spec, options);
   if (entry.view) entry.view.finalize();
   entry.view = view;
   view.addEventListener("click", (event, item) => item && item.datum && (chart.open || openConfiguration)(item.datum, event, view));

@@ -1,8 +1,8 @@
-// #/p/<id>/<configuration>[/s/<seed>][/vs/<configuration>[~<seed>]][/t/<token>] : one run, beside another.
+// #/p/<id>/<configuration>[/s/<seed>][/vs/<configuration>[~<seed>]][/t/<token> or /o/<the other's>] : one run, beside another.
 
 const options = { numbers: false, filled: false };
 
-async function configurationPage(number, run, { vs, t }) {
+async function configurationPage(number, run, { vs, t, o }) {
   const prompt = DATA.prompts[number], name = runName(run), others = prompt.runs.filter((r) => r !== run && r.status === "ok");
   const page = [
     h("nav.trail", { "aria-label": "Where you are" }, h("a", { href: "#/" }, "Overview"), " › ", h("a", { href: address(prompt) }, `Prompt ${prompt.id}`), ` › ${name}`),
@@ -14,38 +14,42 @@ async function configurationPage(number, run, { vs, t }) {
   if (!tokens) return [...page, run.n ? notThere(number) : h("p.soft", {}, "Its tokens weren't recorded."), h("div.tokens", {}, ...visible(run.text || ""))];
   const named = vs && others.find((other) => versus(run, other) === vs);
   if (vs && !named) page.push(notice(`There is no ${vs} to compare with on this prompt.`));
-  if (t !== null && t >= tokens.n) page.push(notice(`There is no token ${t}: the text has ${tokens.n}.`));
   const base = named || others.find((other) => DATA.configurations[other.c].mode === DATA.normal && other.seed === run.seed);
   const other = base ? cores[prompt.runs.indexOf(base)] : null;
   const difference = other ? compare(tokens, other) : { from: -1, same: new Set(), sameOther: new Set() };
-  page.push(h("p", {}, summary(run, difference, other && base)), ...run.notes.map(([label, note]) => h("p", {}, h("strong", {}, label + ": "), ...visible(String(note)))));
-  page.push(comparisons(prompt, run, others, named, t), legend(run.counts, document.body), toggles());
-  const texts = h("div.texts", {}, reading(run, tokens, { from: difference.from, same: difference.same }));
-  if (other && named) texts.append(reading(base, other, { from: difference.from, same: difference.sameOther }));
-  const pane = h("aside.pane", { "aria-label": "Token", tabindex: 0 });
-  pin(prompt, run, tokens, await detailOf(number, run), texts.querySelector(".tokens"), pane, named ? vs : null, t);
-  return [...page, h(other && named ? "div.reading.two" : "div.reading", {}, texts, pane)];
+  const sides = [{ side: "t", run, tokens, same: difference.same, at: t }];
+  if (other && named) sides.push({ side: "o", run: base, tokens: other, same: difference.sameOther, at: o });
+  for (const { tokens: { n }, at } of sides) if (at >= n) page.push(notice(`There is no token ${at}: the text has ${n}.`));
+  page.push(outcome(run), h("p", {}, agreement(difference, other && base)), ...run.notes.map(([label, note]) => h("p", {}, h("strong", {}, label + ": "), ...visible(String(note)))));
+  page.push(comparisons(prompt, run, others, named, t), legend(run.counts, document.body));
+  const pane = h("aside.pane", { "aria-label": "Token", tabindex: 0, "aria-live": "polite" });
+  for (const one of sides) {
+    one.detail = await detailOf(number, one.run);
+    one.box = tokenText(one.run, one.tokens, `Tokens of ${runName(one.run)}`, { from: difference.from, same: one.same });
+  }
+  pin(prompt, run, named ? vs : null, sides, pane);
+  const texts = sides.map(({ run, box }) => h("section", {}, h("h2", {}, runName(run)), box));
+  return [...page, h(sides.length > 1 ? "div.reading.two" : "div.reading", {}, h("div.texts", {}, ...texts), pane)];
 }
 
 const notice = (words) => h("p.bad", { role: "status" }, words);
 
-function reading(run, tokens, marks) {
-  return h("section", {}, h("h2", {}, runName(run)), tokenText(run, tokens, `Tokens of ${runName(run)}`, marks));
+function outcome(run) {
+  const measured = DATA.metrics.flatMap((metric, i) => (run.m[i] === null ? [] : [[metric.label, form(run.m[i], metric.form)]]));
+  return numbers(run.finish ? [["Ended", ending(run)], ...measured] : measured);
 }
 
-function summary(run, difference, base) {
-  const said = DATA.metrics.flatMap((metric, i) => (run.m[i] === null ? [] : [`${metric.label.toLowerCase()} ${form(run.m[i], metric.form)}`]));
-  const name = base && runName(base), again = difference.same.size;
-  const against = !base ? "" : difference.from < 0 ? ` Identical to ${name}.`
-    : ` Identical to ${name} for ${difference.from} tokens; after that ${again} match it again, in bold.`;
-  return `Ended: ${ending(run)}; ${said.join(", ")}.${against}`;
+function agreement(difference, base) {
+  if (!base) return "";
+  if (difference.from < 0) return `Identical to ${runName(base)}.`;
+  return `Identical to ${runName(base)} for ${difference.from} tokens; after that ${difference.same.size} match it again, in bold.`;
 }
 
 function comparisons(prompt, run, others, named, t) {
   const select = h("select", { id: "versus", onchange: (event) => { location.hash = address(prompt, run, { vs: event.target.value, t }); } },
     h("option", { value: "", selected: !named }, "nothing"),
     ...others.map((other) => h("option", { value: versus(run, other), selected: other === named }, runName(other))));
-  return h("p.row", {}, h("label", {}, "Side by side with ", select));
+  return h("p.row.screen", {}, h("label", {}, "Side by side with ", select), ...toggles());
 }
 
 function toggles() {
@@ -57,28 +61,32 @@ function toggles() {
     });
     return control;
   };
-  return h("p.row", {}, toggle("Layer numbers", "numbers"), toggle("Fill final layer", "filled"));
+  return [toggle("Layer numbers", "numbers"), toggle("Fill final layer", "filled")];
 }
 
-// The pinned token: its frame, its pane and its place in the address, without drawing the page anew.
-function pin(prompt, run, tokens, detail, box, pane, vs, t) {
-  let now = t !== null && t < tokens.n ? t : null;
+// The pinned token of one of the sides: its frame, its pane and its place in the address, without drawing the page anew.
+function pin(prompt, run, vs, sides, pane) {
+  let now = sides.find(({ tokens, at }) => at !== null && at < tokens.n) ?? null;
   const show = () => {
-    for (const old of box.querySelectorAll(".pinned")) old.classList.remove("pinned");
-    pane.replaceChildren(...tokenPane(run, tokens, detail, now));
-    if (now === null) return;
-    const span = box.querySelector(`[data-i="${now}"]`);
+    for (const { box } of sides) for (const old of box.querySelectorAll(".pinned")) old.classList.remove("pinned");
+    pane.replaceChildren(...(now ? tokenPane(now.run, now.tokens, now.detail, now.at, sides.length > 1 && runName(now.run)) : HELP()));
+    if (!now) return;
+    const span = now.box.querySelector(`[data-i="${now.at}"]`);
     span.classList.add("pinned");
     span.scrollIntoView({ block: "nearest" });
   };
-  steps(box, tokens, () => now, (i) => {
-    now = i;
-    history.replaceState(null, "", address(prompt, run, { vs, t: now }));
-    show();
-  });
-  pane.setAttribute("aria-live", "polite");
+  for (const one of sides) {
+    steps(one.box, one.tokens, () => one.at, (i) => {
+      now = i === null ? null : one;
+      one.at = i;
+      history.replaceState(null, "", address(prompt, run, { vs, [one.side]: i }));
+      show();
+    });
+  }
   queueMicrotask(show);
 }
+
+const HELP = () => [h("h2", {}, "Token"), h("p.soft", {}, "Click a token, or focus the text and use the arrow keys; n: next early exit, Esc: let go.")];
 
 const MOST_CELLS = 16e6; // of the alignment's table, in bytes
 

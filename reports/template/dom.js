@@ -42,7 +42,7 @@ function mark(letter) {
 const FORMS = {
   text: (value) => value,
   count: (value) => value.toLocaleString("en", { maximumFractionDigits: 1 }),
-  share: (value) => (100 * value).toFixed(1) + " %",
+  share: (value) => (100 * value).toFixed(1) + "%",
   real: (value) => (value !== 0 && (Math.abs(value) >= 1e5 || Math.abs(value) < 1e-3) ? value.toExponential(2) : String(+value.toPrecision(4))),
   points: (value) => signed(100 * value, 1) + " pp",
   change: (value) => signed(value, 1),
@@ -58,14 +58,20 @@ function button(label, pressed, onclick) {
   return h("button", { type: "button", "aria-pressed": String(pressed), onclick }, label);
 }
 
-// An address of one run, comparison and token: #/p/<prompt>/<configuration>/s/<seed>/vs/<configuration>/t/<token>.
-function address(prompt, run, { vs, t } = {}) {
+// Numbers with their names, side by side: [label, value] each.
+function numbers(items) {
+  return h("dl.numbers", {}, ...items.map(([label, value]) => h("div", {}, h("dt", {}, label), h("dd", {}, value))));
+}
+
+// An address of one run, comparison and token, which is the other text's as o:
+// #/p/<prompt>/<configuration>/s/<seed>/vs/<configuration>/t/<token>.
+function address(prompt, run, { vs, t, o } = {}) {
   const parts = ["p", prompt.id];
   if (run) {
     parts.push(DATA.configurations[run.c].key);
     if (DATA.seeds.length > 1) parts.push("s", run.seed);
     if (vs) parts.push("vs", vs);
-    if (t !== null && t !== undefined) parts.push("t", t);
+    for (const [side, i] of Object.entries({ t, o })) if (i !== null && i !== undefined) parts.push(side, i);
   }
   return "#/" + parts.map(encodeURIComponent).join("/");
 }

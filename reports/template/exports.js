@@ -31,11 +31,13 @@ function cell(value) {
   return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 }
 
-// Paper is white: charts are drawn in light colours, then the screen has its own again.
+const ACROSS = 680; // pixels of a portrait page, A4 or letter
+
+// Paper is white and narrow: charts are drawn for it, then the screen has its own again.
 function preparePrint() {
   const dark = isDark();
-  if (!dark) return;
+  paper = ACROSS;
   setTheme(false);
   redraw(true);
-  addEventListener("afterprint", () => { setTheme(true); redraw(true); }, { once: true });
+  addEventListener("afterprint", () => { paper = 0; setTheme(dark); redraw(true); }, { once: true });
 }

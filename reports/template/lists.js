@@ -44,7 +44,7 @@ function failuresPage() {
   });
   const columns = [
     { label: "Run", text: true, value: ({ name }) => name, show: ({ name, link }) => (link ? h("a", { href: link }, name) : name) },
-    { label: "Error", text: true, value: ({ error }) => error || "", show: ({ error }) => shorten(error || "no reason given", 300) },
+    { label: "Error", text: true, look: () => "words prose", value: ({ error }) => error || "", show: ({ error }) => h("span", {}, ...visible(shorten(error || "no reason given", 300))) },
   ];
   const some = DATA.counts.failed > rows.length ? ` The first ${rows.length} are listed.` : "";
   const page = [h("h1", {}, "Failed runs"), h("p", {}, `${DATA.counts.failed} of ${DATA.counts.runs} runs failed. They are left out of every mean.${some}`)];
@@ -58,13 +58,13 @@ const HOW = [
   ["Layers not needed", "1 − mean depth. A theoretical saving: the exit rule compares each layer with the final one, so it has run them all. Nothing here is wall-clock time."],
   ["Where tokens exit, layer mix", "Each run's decided tokens as shares of its exit layers, then the mean. Decided tokens are those whose exit was drawn: all but a run's first, which the final layer gives."],
   ["Depth by token position", "(exit layer + 1) / layers, averaged within a run and bin, then over seeds, then over prompts whose text reaches the bin."],
-  ["Paired differences", "A run minus its prompt's normal run of the same seed; for perplexity the ratio (the difference of logarithms, and back). Averaged over seeds, then prompts."],
+  ["Paired differences", "A run minus the run of the same prompt and seed under the configuration it is compared with; for perplexity the ratio (the difference of logarithms, and back). Averaged over seeds, then prompts."],
   ["Same as normal until", "Tokens before the first that differs from the normal run; the whole length where none does."],
   ["Differs from here, bold", "The first token that isn't the one of the text it is compared with; bold after that are the tokens of a longest common subsequence of the two rests."],
   ["KL", "In nats, of the full-depth distribution from the one read after a layer, in the full-depth pass over the same text."],
   ["Exit probability", "s = 2 / (1 + exp(k·KL)) at each exitable layer in turn, of what the earlier layers left; the rest at the final layer. Worked out in this page from KL and the KL factor k. All on the final layer for normal and for tokens whose exit wasn't drawn."],
   ["Would have said", "The likeliest tokens of the full-depth pass read after that layer, with their probabilities."],
-  ["Rounding in this file", "KL, log-probability and entropy of single tokens to 4.5 %, so exit probabilities to 2 points; probabilities of likely tokens to 0.2 points. The sweep's Parquet files have them in full."],
+  ["Rounding in this file", "KL, log-probability and entropy of single tokens to 4.5%, so exit probabilities to 2 points; probabilities of likely tokens to 0.2 points. The sweep's Parquet files have them in full."],
   ["CSV", "The runs that this file holds. Text that a spreadsheet would take for a formula has an apostrophe in front."],
 ];
 
@@ -78,7 +78,7 @@ function methodsPage() {
   const shown = DATA.metrics.map(({ key, label }) => [label, (DATA.methods["A run"].find(([name]) => name === key) || [null, null, "As the file gives it."])[2]]);
   return [
     h("h1", {}, "Methods"),
-    h("p", {}, `Intervals hold ${100 * level} % of ${form(resamples, "count")} resamples of the prompts; there are none below ${least} prompts.`),
+    h("p", {}, `Intervals hold ${100 * level}% of ${form(resamples, "count")} resamples of the prompts; there are none below ${least} prompts.`),
     DATA.prompts.length < DATA.counts.prompts ? h("p", {}, held()) : null,
     h("h2", {}, "Numbers of this report"),
     list([...HOW, ...shown.filter(([label]) => !HOW.some(([name]) => name === label))].flatMap(([name, definition]) => [h("dt", {}, name), h("dd", {}, definition)])),

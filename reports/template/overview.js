@@ -3,13 +3,11 @@
 function overviewPage() {
   const { runs, failed, planned, prompts } = DATA.counts;
   const missing = planned && planned > runs ? ` of ${form(planned, "count")}` : "";
-  const numbers = h("dl.totals", {},
-    h("div", {}, h("dt", {}, "runs"), h("dd", {}, `${form(runs, "count")}${missing}`)),
-    h("div", {}, h("dt", {}, failed ? h("a", { href: "#/fail" }, "failed") : "failed"), h(failed ? "dd.bad" : "dd", {}, form(failed, "count"))));
   const page = [
     h("h1", {}, "What exiting early costs"),
     h("p.soft", {}, DATA.facts.map(([label, value]) => `${label}: ${value}`).join(" · ")),
-    numbers,
+    numbers([["runs", `${form(runs, "count")}${missing}`], failed
+      ? [h("a", { href: "#/fail" }, "failed"), h("span.bad", {}, form(failed, "count"))] : ["failed", "0"]]),
   ];
   if (missing) page.push(h("p", {}, `${form(planned - runs, "count")} runs haven't landed yet: this is a partial sweep.`));
   if (!runs) page.push(h("p", {}, "No run has landed yet."));
@@ -17,11 +15,15 @@ function overviewPage() {
   if (DATA.prompts.length < prompts) page.push(h("p", {}, held()));
   if (DATA.findings.length) {
     page.push(h("h2", {}, "Findings"), h("ul", {}, ...DATA.findings.map((finding) => h("li", {}, finding))));
-    page.push(h("p.soft", {}, "In brackets: 95 % bootstrap intervals over prompts, from 5 prompts on. Layers not needed are theoretical savings: " +
-      "the exit rule itself looks at the final layer, so nothing here is wall-clock time."));
+    const { level, least } = DATA.bootstrap;
+    page.push(h("p.soft", {}, (prompts < least ? `Fewer than ${least} prompts are too few for intervals. ` : `In brackets: ${100 * level}% bootstrap intervals over prompts. `) +
+      "Layers not needed are a theoretical saving: the exit rule itself looks at the final layer, so nothing here is wall-clock time. ", h("a", { href: "#/methods" }, "What each number means")));
+  }
+  if (runs && DATA.configurations.every((configuration) => configuration.mode === DATA.normal)) {
+    page.push(h("p", {}, "This sweep has only normal runs: nothing exits early."));
   }
   if (runs && !DATA.configurations.some((configuration) => configuration.mode === DATA.normal)) {
-    page.push(h("p", {}, "This sweep has no normal runs, so there is nothing to compare with."));
+    page.push(h("p", {}, "This sweep has no normal runs to compare with."));
   }
   if (DATA.charts.length) page.push(highlight());
   page.push(h("div.figures", {}, ...DATA.charts.map(figure), DATA.prompts.length && DATA.metrics.length ? heatmap() : null));
@@ -33,7 +35,7 @@ const held = () => `This file holds the texts and tokens of ${form(DATA.prompts.
 
 function highlight() {
   const options = DATA.configurations.map(({ key }) => h("option", { value: key }, key));
-  return h("p.row", {}, h("label", {}, "Bring out ", h("select", { id: "highlight", onchange: (event) => pick(event.target.value) }, h("option", { value: "" }, "no configuration"), ...options)));
+  return h("p.row.screen", {}, h("label", {}, "Bring out ", h("select", { id: "highlight", onchange: (event) => pick(event.target.value) }, h("option", { value: "" }, "no configuration"), ...options)));
 }
 
 // Prompts × configurations, one metric at a time.
@@ -52,7 +54,7 @@ function heatmap() {
       choose("Order by", "by", [h("option", { value: "" }, "prompt"), ...DATA.configurations.map(({ key }) => h("option", { value: key }, key))]),
     ],
     rows: () => ordered().flatMap((prompt, order) => DATA.configurations.flatMap(({ key }) => heatRow(prompt, key, order, state.metric))),
-    prepare: (spec, rows) => spread(spec, rows),
+    prepare: (spec, rows, width) => shade(spec, rows, width, DATA.metrics[state.metric]),
     open: ({ prompt, configuration }) => {
       const runs = runsOf(DATA.prompts[prompt], configuration);
       location.hash = address(DATA.prompts[prompt], runs.find((run) => run.status === "ok") || runs[0]);
@@ -77,13 +79,19 @@ function heatRow(prompt, key, order, metric) {
   return [{ prompt: DATA.prompts.indexOf(prompt), name: promptName(prompt, 36), configuration: key, order, value, failed, words }];
 }
 
-// Colours go from the 2nd to the 98th percentile: one outlier must not make all others alike.
-function spread(spec, rows) {
+// Colours go from the 2nd to the 98th percentile: one outlier must not make all others alike. Narrow pictures have
+// prompts' ids for names, and configurations' names upright.
+function shade(spec, rows, width, metric) {
   const values = rows.map((row) => row.value).filter((value) => value !== null).sort((a, b) => a - b);
-  const [shade, cross] = spec.layer, { color } = shade.encoding;
+  const [cells, crosses] = spec.layer, narrow = width < NARROW;
   const domain = [values[Math.floor(values.length * 0.02)] ?? 0, values[Math.ceil(values.length * 0.98) - 1] ?? 1];
-  const rowHeight = DATA.prompts.length > 60 ? 12 : 20;
-  return { ...spec, height: { step: rowHeight }, layer: [{ ...shade, encoding: { ...shade.encoding, color: { ...color, scale: { ...color.scale, domain } } } }, cross] };
+  const { color } = cells.encoding, legend = { ...color.legend, title: metric.label, format: metric.form === "share" ? ".0%" : "~g", gradientLength: narrow ? 150 : 240 };
+  const axes = ({ encoding: { x, y, ...others }, ...layer }) => ({ ...layer, encoding: { ...others,
+    x: { ...x, axis: { ...x.axis, labelAngle: narrow ? -90 : x.axis.labelAngle, labelOverlap: (width - (narrow ? 60 : 320)) / DATA.configurations.length < 13 } },
+    y: { ...y, axis: { ...y.axis, ...(narrow ? { labelExpr: "split(datum.label, ' ')[0]" } : {}) } } } });
+  const coloured = { ...cells, encoding: { ...cells.encoding, color: { ...color, legend, scale: { ...color.scale, domain } } } };
+  return { ...spec, padding: { ...spec.padding, right: narrow ? 5 : spec.padding.right },
+    height: { step: DATA.prompts.length > 60 ? 12 : 20 }, layer: [axes(coloured), axes(crosses)] };
 }
 
 function heatTable(prompts, metric) {

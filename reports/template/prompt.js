@@ -23,13 +23,14 @@ async function promptPage(number) {
 const notThere = (number) => h("p.bad", {}, `Its tokens are in ${sideFile(number)}, which isn't next to this file.`);
 
 function configurationsPage(key) {
-  const runs = DATA.prompts.flatMap((prompt) => runsOf(prompt, key).map((run) => ({ prompt, run, name: promptName(prompt, 60) + (DATA.seeds.length > 1 ? `, seed ${run.seed}` : "") })));
+  const runs = DATA.prompts.flatMap((prompt) => runsOf(prompt, key).map((run) => ({ prompt, run, name: promptName(prompt, 40) + (DATA.seeds.length > 1 ? `, seed ${run.seed}` : "") })));
   const chart = DATA.charts.find(({ key: name }) => name.startsWith("trade")) || DATA.charts[0];
   const row = chart && chart.table.rows.filter((found) => found.configuration === key);
   return [
     h("nav.trail", { "aria-label": "Where you are" }, h("a", { href: "#/" }, "Overview"), ` › ${key}`),
     h("h1", {}, `${key} on every prompt`),
-    row && row.length ? twin(`Means over prompts: ${key}`, { columns: chart.table.columns, rows: row }) : null,
+    row && row.length ? h("p.soft", {}, "Means over prompts") : null,
+    row && row.length ? numbers(chart.table.columns.slice(1).map((column) => [column.label, estimate(row[0], column)])) : null,
     h("h2", {}, "Prompts"),
     DATA.prompts.length < DATA.counts.prompts ? h("p", {}, held()) : null,
     runs.length ? runsTable(`Prompts under ${key}`, runs, "Prompt") : h("p", {}, "No run of this configuration has landed yet."),
@@ -74,7 +75,7 @@ function strip(prompt, rows) {
     twin: () => table("Where each run exits early", [
       { label: "Run", text: true, value: ({ run }) => run.c, show: ({ run }) => h("a", { href: address(prompt, run) }, runName(run)) },
       { label: "Tokens", value: ({ run }) => run.n, show: ({ run }) => form(run.n, "count") },
-      { label: "Positions read at", text: true, value: ({ run }) => run.n, show: ({ run }) => early(stretches.filter((s) => s.name === runName(run))) },
+      { label: "Positions read at", text: true, look: () => "words prose", value: ({ run }) => run.n, show: ({ run }) => early(stretches.filter((s) => s.name === runName(run))) },
     ], rows),
   });
 }

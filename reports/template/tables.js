@@ -1,6 +1,6 @@
 // Sortable tables. A column is {label, value(row), show(row), text}; value sorts, show is what stands there.
 
-function table(caption, columns, rows, { onrow } = {}) {
+function table(caption, columns, rows) {
   const body = h("tbody");
   const heads = columns.map((column) => {
     const click = () => {
@@ -18,9 +18,7 @@ function table(caption, columns, rows, { onrow } = {}) {
         const tag = i === 0 ? "th.words" : column.text ? "td.words" : "td";
         return h(tag, i === 0 ? { scope: "row" } : { class: column.look ? column.look(row) : null }, column.show(row));
       });
-      const line = h("tr", {}, ...cells);
-      if (onrow) onrow(line, row);
-      return line;
+      return h("tr", {}, ...cells);
     }));
   }
   fill(rows);
@@ -39,17 +37,17 @@ function sorted(rows, value, down) {
   return [...there, ...rows.filter((row) => !known(row))];
 }
 
+function estimate(row, { key, form: how }) {
+  const low = row[key + "_low"], high = row[key + "_high"];
+  return form(row[key], how) + (low === null || low === undefined ? "" : ` [${form(low, how)}, ${form(high, how)}]`);
+}
+
 // The table twin of a chart: estimates with their intervals, as overview.py lists the columns.
 function twin(caption, { columns, rows }) {
   return table(caption, columns.map(({ key, label, form: how }) => ({
     label,
     text: how === "text",
     value: (row) => row[key],
-    show: (row) => {
-      if (key === "configuration") return h("a", { href: `#/c/${encodeURIComponent(row[key])}` }, row[key]);
-      const low = row[key + "_low"], high = row[key + "_high"];
-      const interval = low === null || low === undefined ? "" : ` [${form(low, how)}, ${form(high, how)}]`;
-      return form(row[key], how) + interval;
-    },
+    show: (row) => (key === "configuration" ? h("a", { href: `#/c/${encodeURIComponent(row[key])}` }, row[key]) : estimate(row, { key, form: how })),
   })), rows);
 }

@@ -35,12 +35,11 @@ function legend(counts, target) {
 }
 
 // What the recording says of token i. The numbers are rounded as packing.py rounds them.
-function tokenPane(run, tokens, detail, i) {
-  if (i === null) return [h("h2", {}, "Token"), h("p.soft", {}, "Click a token, or focus the text and use the arrow keys; n: next early exit, Esc: let go.")];
+function tokenPane(run, tokens, detail, i, name) {
   const rank = tokens.rank[i], drawn = i >= run.undrawn;
   const lines = [
     h("h2.piece", {}, "“", ...visible(pieceText(tokens.piece[i])), "”"),
-    h("p", {}, `Position ${i} of ${tokens.n}, read after layer ${DATA.layers[rank]}` + (drawn ? "." : "; the exit wasn't drawn.")),
+    h("p", {}, (name ? `${name}: position` : "Position") + ` ${i} of ${tokens.n}, read after layer ${DATA.layers[rank]}` + (drawn ? "." : "; the exit wasn't drawn.")),
   ];
   if (!detail) return lines;
   const known = detail(i);
@@ -59,7 +58,7 @@ function layerTable({ kl, probability, top }, rank) {
   const rows = DATA.layers.map((layer, r) => h(r === rank ? "tr.here" : "tr", {}, h("th", { scope: "row" }, h(`span.swatch.c${r}`), layer),
     kl && bar(last(r) ? "0" : nats(kl[r]), last(r) ? 0 : kl[r] / highest, r), kl && bar(percent(probability[r]), probability[r], r),
     top && h("td.words", {}, ...top[r].map(({ piece, probability }) => h("div", {}, h("span.piece", {}, ...visible(pieceText(piece))), h("span.soft", {}, ` ${percent(probability)}`))))));
-  const heads = ["Layer", kl && "KL, nats", kl && "Exit probability", top && "Would have said"];
+  const heads = ["Layer", kl && "KL, nats", kl && "Exit proba\u00adbility", top && "Would have said"];
   return h(top ? "table.likely" : "table", {}, h("caption", {}, "At each layer a token may be read from"),
     h("thead", {}, h("tr", {}, ...heads.map((head) => head && h(head === "Would have said" ? "th.words" : "th", { scope: "col" }, head)))), h("tbody", {}, ...rows));
 }
@@ -71,7 +70,7 @@ function fullDepth({ logprob, entropy, said }) {
 }
 
 const nats = (value) => (value === 0 ? "< 0.001" : String(+value.toPrecision(2)));
-const percent = (share) => (share < 0.002 ? "< 0.2 %" : `${share < 0.01 ? (100 * share).toFixed(1) : Math.round(100 * share)} %`);
+const percent = (share) => (share < 0.002 ? "< 0.2%" : `${share < 0.01 ? (100 * share).toFixed(1) : Math.round(100 * share)}%`);
 
 // Keys in a token text: arrows, Home, End, n for the next early exit, Escape. One tab stop.
 function steps(box, tokens, at, go) {

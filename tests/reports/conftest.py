@@ -5,7 +5,9 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from synthetic_sweeps import CONFIGURATIONS, HOSTILE, failed_row, run_rows, story, write_sweep
@@ -66,16 +68,30 @@ def browser() -> Iterator:
         pytest.skip(str(error))
 
 
+@pytest.fixture(scope="session")
+def context(browser) -> Callable[..., Any]:
+    """context(color_scheme=…) → the browser's one context of that look."""
+
+    @cache
+    def context(**look):
+        found = browser.new_context(
+            **{name: dict(value) if name == "viewport" else value for name, value in look.items()}
+        )
+        found.set_default_timeout(10_000)
+        return found
+
+    return context
+
+
 @pytest.fixture
-def visit(browser, report) -> Iterator:
+def visit(context, report) -> Iterator:
     """visit(route) → the page; what went wrong on any page of the test fails it."""
     wrong: list[str] = []
-    contexts = []
+    pages = []
 
-    def visit(route: str, path: Path = report, **context):
-        contexts.append(browser.new_context(**context))
-        contexts[-1].set_default_timeout(10_000)
-        page = contexts[-1].new_page()
+    def visit(route: str, path: Path = report, **look):
+        page = context(**look).new_page()
+        pages.append(page)
         beside = path.with_suffix(".data").as_uri()
         own = (path.as_uri(), beside, "blob:", "data:")
         page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
@@ -83,14 +99,14 @@ def visit(browser, report) -> Iterator:
         page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
         page.on("request", lambda request: None if request.url.startswith(own) else wrong.append(request.url))
         page.goto(path.as_uri() + route)
-        if context.get("java_script_enabled", True):
+        if look.get("java_script_enabled", True):
             page.locator("body[data-ready]").wait_for()
         return page
 
     visit.wrong = wrong
     yield visit
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.close()
     assert not wrong
 
 

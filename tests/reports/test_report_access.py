@@ -8,6 +8,7 @@ from synthetic_sweeps import HOSTILE
 
 ROUTES = ("#/", "#/p/1", "#/p/1/unfrozen@1/vs/normal/t/4", "#/p/2/unfrozen@2", "#/c/unfrozen@1", "#/s/cat", "#/fail")
 ROUTES = (*ROUTES, "#/methods", "#/nowhere")
+PHONE = (("width", 360), ("height", 740))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -50,7 +51,7 @@ def test_everything_is_reached_by_keyboard(visit):
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_nothing_is_wider_than_a_phone(visit, route):
-    page = visit(route, viewport={"width": 360, "height": 740})
+    page = visit(route, viewport=PHONE)
     assert page.evaluate("document.documentElement.scrollWidth") == 360
 
 
@@ -59,6 +60,7 @@ def test_the_trade_off_is_there_without_scripts(visit):
     assert page.locator("noscript svg").nth(1).bounding_box()["width"] > 200
     assert "unfrozen@1 exits early" in page.locator("main").inner_text()
     assert page.locator("noscript tbody tr").count() == 7
+    assert page.locator("header button:visible, header select:visible, header input:visible").count() == 0
 
 
 def test_paper_is_white_and_has_the_charts(visit):
@@ -70,10 +72,20 @@ def test_paper_is_white_and_has_the_charts(visit):
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert set(page.evaluate(corner)) == {"255,255,255,255"}
     assert page.evaluate("document.documentElement.dataset.theme") == "light"
+    assert {canvas.bounding_box()["width"] for canvas in page.locator("canvas").all()} == {680}
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
     page.emulate_media(media="print")
     assert not page.locator("header").is_visible()
+    page.emulate_media(media="screen")
+
+
+def test_tables_keep_their_headings_on_paper(visit):
+    page = visit("#/p/1")
+    page.emulate_media(media="print")
+    assert "Perplexity" in page.locator("main thead").first.inner_text()
+    assert page.locator("main thead").first.get_by_role("button", name="Perplexity").is_visible()
+    page.emulate_media(media="screen")
 
 
 @pytest.mark.parametrize(("kind", "start"), [("PNG", b"\x89PNG"), ("SVG", b"<svg")])

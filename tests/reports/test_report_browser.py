@@ -60,7 +60,7 @@ def test_a_click_in_the_strip_reads_from_there(visit):
     page.locator("[data-chart=strip] .chart[data-ink]").wait_for()
     canvas = page.locator("[data-chart=strip] canvas")
     box = canvas.bounding_box()
-    canvas.click(position={"x": box["width"] - 8, "y": box["height"] - 45})
+    canvas.click(position={"x": box["width"] - 20, "y": box["height"] - 45})
     page.get_by_role("heading", name="frozen_residual@2 on prompt 0").wait_for()
     assert page.url.endswith("/t/23")
 
@@ -83,6 +83,16 @@ def test_the_heatmap_shows_another_number_in_another_order(visit):
     assert heat.locator("tbody tr").last.inner_text().startswith("2 Question 2?")  # failed there: no value
     assert "✕" in heat.locator("tbody tr").last.inner_text()
     assert "Perplexity" in heat.locator("caption").inner_text()
+
+
+def test_differences_are_against_whichever_configuration_is_chosen(visit):
+    page = visit("#/")
+    paired = page.locator("[data-chart=paired]")
+    paired.locator("summary").click()
+    rows = paired.locator("tbody tr")
+    assert "unfrozen@0.5\t6\t2.333 [2.333, 2.333]" in rows.all_inner_texts()[0]
+    paired.get_by_role("combobox", name="Against").select_option("unfrozen@0.5")
+    assert rows.all_inner_texts()[0].startswith("normal\t6\t0.4286 [0.4286, 0.4286]")
 
 
 def test_an_address_leads_to_one_token_side_by_side(visit):

@@ -136,6 +136,20 @@ def test_paired_differences_compare_the_same_prompt_and_seed(tmp_path):
     assert row["n"] == 2
 
 
+def test_any_configuration_may_be_the_one_that_others_are_compared_with(tmp_path):
+    changes = {
+        ("normal", 0, 0): {"perplexity": 2.0, "n_tokens": 10},
+        ("normal", 1, 0): {"status": "error"},
+        ("unfrozen", 0, 0): {"perplexity": 4.0, "n_tokens": 7},
+    }
+    paired = frames.paired_differences(small_sweep(tmp_path, changes, 2), "unfrozen@1")
+    assert list(paired["configuration"]) == ["normal"]
+    row = row_of(paired, "normal")
+    assert row["perplexity"] == pytest.approx(0.5)
+    assert row["n_tokens"] == pytest.approx(3.0)
+    assert (row["n"], row["baseline"]) == (1, "unfrozen@1")
+
+
 def test_dose_response_has_no_place_for_a_factor_of_zero(make_sweep):
     sweep = read_sweep(str(make_sweep(2, [("normal", None), ("unfrozen", 0.5), ("unfrozen", 2.0)])))
     assert list(frames.dose_response(frames.trade_off(sweep))["configuration"]) == [

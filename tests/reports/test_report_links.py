@@ -30,16 +30,14 @@ def test_the_pane_shows_what_each_layer_would_have_said(visit, tmp_path):
     assert rows.count() == len(LAYERS) + 1
     said = rows.nth(1).locator("td").last
     assert said.locator(".piece").all_inner_texts() == [" dog", " word1", "↵\n"]
-    assert [share.strip() for share in said.locator(".soft").all_inner_texts()] == ["50 %", "25 %", "13 %"]
+    assert [share.strip() for share in said.locator(".soft").all_inner_texts()] == ["50%", "25%", "13%"]
     assert "“ dog”" in page.locator(".pane dl").inner_text()
 
 
 def test_exit_probabilities_follow_from_kl_and_factor(visit, tmp_path):
     """2·sigmoid(−KL) of what is left: 24 %, 54 % of 76 % …, the rest at the final layer."""
     page = visit("#/p/0/unfrozen@1/t/2", path=recorded(tmp_path))
-    shown = [
-        text.replace("< ", "").split()[0] for text in page.locator(".pane tbody tr td:nth-child(3)").all_inner_texts()
-    ]
+    shown = [text.strip(" <%\n") for text in page.locator(".pane tbody tr td:nth-child(3)").all_inner_texts()]
     rest, expected = 1.0, []
     for kl in (2.0, 1.0, 0.5, 0.25, 0.0625):
         expected.append(rest * 2 / (1 + 2.718281828**kl))
@@ -48,7 +46,7 @@ def test_exit_probabilities_follow_from_kl_and_factor(visit, tmp_path):
         assert float(text) == pytest.approx(100 * share, abs=2)
     for route in ("#/p/0/unfrozen@1/t/0", "#/p/0/normal/t/2"):
         column = visit(route, path=tmp_path / "report.html").locator(".pane tbody tr td:nth-child(3)")
-        assert [text.strip() for text in column.all_inner_texts()] == ["< 0.2 %"] * len(LAYERS) + ["100 %"]
+        assert [text.strip() for text in column.all_inner_texts()] == ["< 0.2%"] * len(LAYERS) + ["100%"]
 
 
 def test_any_two_configurations_stand_side_by_side(visit):
@@ -61,6 +59,18 @@ def test_any_two_configurations_stand_side_by_side(visit):
     assert "Identical to frozen_residual@2 for 4 tokens; after that" in page.locator("main").inner_text()
 
 
+def test_a_token_of_the_other_text_is_pinned_too(visit):
+    page = visit("#/p/0/unfrozen@1/vs/normal/t/4")
+    page.locator(".tokens").nth(1).locator(".t").nth(6).click()
+    assert page.url.endswith("#/p/0/unfrozen%401/vs/normal/o/6")
+    for seen in (page, visit("#/p/0/unfrozen@1/vs/normal/o/6")):
+        assert seen.locator(".pinned").count() == 1
+        assert seen.locator(".tokens").nth(1).locator(".pinned").get_attribute("data-i") == "6"
+        assert "normal: position 6 of 24" in seen.locator(".pane").inner_text()
+    page.locator(".tokens").first.press("ArrowRight")
+    assert page.url.endswith("#/p/0/unfrozen%401/vs/normal/t/5")
+
+
 @pytest.mark.parametrize(
     ("route", "sentence"),
     [
@@ -71,6 +81,7 @@ def test_any_two_configurations_stand_side_by_side(visit):
         ("#/nowhere", "No page has this address."),
         ("#/p/0/unfrozen@1/vs/unfrozen@9", "There is no unfrozen@9 to compare with on this prompt."),
         ("#/p/0/unfrozen@1/t/900", "There is no token 900: the text has 24."),
+        ("#/p/0/unfrozen@1/vs/normal/o/900", "There is no token 900: the text has 24."),
     ],
 )
 def test_an_address_that_leads_nowhere_says_so(visit, route, sentence):

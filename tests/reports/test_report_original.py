@@ -15,6 +15,7 @@ from reports import (
     save_results_json,
 )
 from reports.original import sweep_of
+from reports.payload import payload
 
 TOKENS = ["Re", "cursion", " is", " é", "\ud83d", "</script>"]
 RESULTS = [
@@ -48,15 +49,15 @@ RESULTS = [
 ]
 
 
-def payload(page: str) -> dict:
+def drawn(results: list) -> dict:
+    """What the page would be given."""
+    return json.loads(json.dumps(payload(sweep_of(results), "")[0], allow_nan=False))
+
+
+def given(page: str) -> dict:
     found = re.search(r'id="blob-payload">([^<]*)</script>', page)
     assert found
     return json.loads(gzip.decompress(base64.b64decode(found[1])))
-
-
-def drawn(results: list, tmp_path) -> dict:
-    path = generate_multi_prompt_html_visualization(results, tmp_path / "page.html")
-    return payload(path.read_text(encoding="utf-8"))
 
 
 def test_results_survive_the_file(tmp_path):
@@ -65,7 +66,8 @@ def test_results_survive_the_file(tmp_path):
 
 
 def test_a_page_holds_what_the_file_says(tmp_path):
-    data = drawn(RESULTS, tmp_path)
+    page = generate_multi_prompt_html_visualization(RESULTS, tmp_path / "page.html")
+    data = given(page.read_text(encoding="utf-8"))
     run = data["prompts"][0]["runs"][1]
     numbers = dict(zip((metric["key"] for metric in data["metrics"]), run["m"], strict=True))
     assert data["layers"] == ["5", "10", "15", "20", "25", "29 (final)"]
@@ -76,18 +78,24 @@ def test_a_page_holds_what_the_file_says(tmp_path):
     assert data["kinds"] == ["core"]
 
 
+def test_a_result_that_is_only_text_is_no_finding():
+    results = [*RESULTS[0]["results"], {"mode": "unfrozen", "kl_factor": 1.0, "response": "text"}]
+    findings = drawn([{"prompt": "?", "results": results}])["findings"]
+    assert [finding[:31] for finding in findings] == ["unfrozen@0.5 exits early on 50%"]
+
+
 @pytest.mark.parametrize("missing", ["mode", "kl_factor", "response", "evaluation"])
-def test_a_result_may_lack_any_key(tmp_path, missing):
+def test_a_result_may_lack_any_key(missing):
     result = {key: value for key, value in RESULTS[0]["results"][1].items() if key != missing}
-    data = drawn([{"prompt": "?", "results": [result]}], tmp_path)
+    data = drawn([{"prompt": "?", "results": [result]}])
     assert len(data["prompts"][0]["runs"]) == 1
 
 
 @pytest.mark.parametrize("missing", sorted(RESULTS[0]["results"][1]["evaluation"]))
-def test_an_evaluation_may_lack_any_key(tmp_path, missing):
+def test_an_evaluation_may_lack_any_key(missing):
     result = RESULTS[0]["results"][1]
     evaluation = {key: value for key, value in result["evaluation"].items() if key != missing}
-    data = drawn([{"prompt": "?", "results": [result | {"evaluation": evaluation}]}], tmp_path)
+    data = drawn([{"prompt": "?", "results": [result | {"evaluation": evaluation}]}])
     assert data["prompts"][0]["runs"][0]["n"] == (0 if missing in ("tokens", "chosen_exit_layers") else 6)
 
 
@@ -102,8 +110,8 @@ def test_an_evaluation_may_lack_any_key(tmp_path, missing):
         [{"results": [{"evaluation": {"early_exit_stats": None, "scores": None, "exitable_layers": None}}]}],
     ],
 )
-def test_next_to_nothing_still_renders(tmp_path, results):
-    assert len(drawn(results, tmp_path)["prompts"]) == len(results)
+def test_next_to_nothing_still_renders(results):
+    assert len(drawn(results)["prompts"]) == len(results)
 
 
 @pytest.mark.parametrize("final", [-1, None, float("inf"), "inf"])
@@ -139,5 +147,5 @@ def test_one_text_is_drawn_too(tmp_path):
     )
     assert "<b>text" not in page
     assert (tmp_path / "o.html").read_text(encoding="utf-8") == page
-    assert payload(page)["layers"] == ["5", "10", "29 (final)"]
-    assert payload(page)["prompts"][0]["runs"][0]["n"] == 3
+    assert given(page)["layers"] == ["5", "10", "29 (final)"]
+    assert given(page)["prompts"][0]["runs"][0]["n"] == 3

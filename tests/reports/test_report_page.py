@@ -163,7 +163,8 @@ def test_readers_without_scripts_get_the_trade_off(full):
     noscript = re.search(r"<noscript>(.*?)</noscript>", page, flags=re.S)
     assert noscript
     assert noscript[1].count("<svg") == 2
-    assert "<td>frozen_residual@1</td>" in noscript[1]
+    assert '<th class="words">frozen_residual@1</th>' in noscript[1]
+    assert "3 [3, 3]" in noscript[1]
 
 
 @pytest.mark.parametrize(
@@ -184,7 +185,7 @@ def test_sweeps_that_are_not_whole_still_give_a_report(make_sweep, name, argumen
     assert "NaN" not in blob(page, "payload").decode()
     assert data["counts"]["failed"] == (14 if name == "all failed" else 0)
     assert titles == (set() if name in ("empty", "all failed") else titles)
-    assert ("paired" in titles) == (name in ("partial", "one prompt"))
+    assert ("paired" in titles) == (name in ("partial", "one prompt", "no normal"))
     intervals = [
         row["exit_rate_low"] for chart in data["charts"] if "trade" in chart["key"] for row in chart["table"]["rows"]
     ]
@@ -205,6 +206,26 @@ def test_findings_give_interval_and_n(full):
     assert re.search(r"unfrozen@1 exits early on \d+% \[\d+%, \d+%\] of tokens", finding)
     assert "in theory" in finding
     assert "n = 6 prompts" in finding
+
+
+def test_every_chart_gives_n_and_what_its_intervals_are(full):
+    captions = {chart["key"]: chart["caption"] for chart in report(full)[1]["charts"]}
+    assert len(captions) == 7
+    for caption in captions.values():
+        assert "95% intervals over prompts; n = " in caption
+    assert captions["mix"].endswith("n = 5 to 6 prompts.")
+
+
+def test_few_prompts_have_n_and_no_intervals(make_sweep):
+    data = report(make_sweep(2))[1]
+    assert all("intervals" not in chart["caption"] for chart in data["charts"])
+    assert all("n = 2 prompts." in chart["caption"] for chart in data["charts"])
+    assert "[" not in " ".join(data["findings"])
+
+
+def test_a_finding_says_where_a_number_rests_on_fewer_prompts(make_sweep):
+    finding = report(make_sweep(6, fail=lambda prompt, mode, k: (prompt, mode) == (0, "normal")))[1]["findings"][0]
+    assert "1.67 [1.67, 1.67] (n = 5) times normal's perplexity (n = 6 prompts)." in finding
 
 
 def test_reports_need_neither_torch_nor_ray():
