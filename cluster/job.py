@@ -4,28 +4,48 @@
 """
 
 import difflib
+import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from cluster.flags import flag, make_parser, parse_flags
 from eexit.config import SweepConfig, UsageError
 from eexit.prompts import read_prompts
 
 
+def _place(out: str) -> str:
+    if odd := re.match(r"(\w\w+):/[^/]", out):
+        raise ValueError(f"out {odd[1]}:/… is neither a path nor a URI: write {odd[1]}://…")
+    return os.path.expanduser(out)
+
+
+def _whole_or_fraction(gpus: float) -> float:
+    if 0 < gpus < 0.01 or (gpus > 1 and gpus % 1):
+        raise ValueError(f"gpus_per_actor must be a whole number or a fraction from 0.01 to 1, got {gpus:g}")
+    return gpus
+
+
+Place = Annotated[str, Field(min_length=1), AfterValidator(_place)]
+GPUs = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_whole_or_fraction)]
+
+
 class SweepJob(SweepConfig):
     """A sweep, and the fields that say how and where it is executed, which change no result."""
 
-    out: str = Field("results/sweep", min_length=1, description="folder or URI (s3://, gs://) the results go to")
+    out: Place = Field("results/sweep", description="folder or URI (s3://, gs://) the results go to")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: CUDA, MPS or CPU, what is there")
     actors: int | None = Field(
         None, ge=1, description="loaded models that work side by side; left out: one per GPU, or one per 8 CPUs"
     )
-    cpus_per_actor: float | None = Field(None, gt=0, description="CPUs, and so threads, of each; left out: its share")
-    gpus_per_actor: float | None = Field(None, ge=0, description="GPUs of each, or a fraction; left out: 1 if any")
+    cpus_per_actor: float | None = Field(
+        None, ge=0.01, allow_inf_nan=False, description="CPUs, and so threads, of each; left out: its share"
+    )
+    gpus_per_actor: GPUs | None = Field(None, description="GPUs of each, or a fraction; left out: 1 if any")
     accelerator_type: tuple[str, ...] | None = Field(
         None, min_length=1, description="GPU types as Ray names them (A100, L4, …); a pool of actors on each"
     )

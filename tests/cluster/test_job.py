@@ -51,6 +51,11 @@ def test_a_job_holds_a_plain_sweep() -> None:
     assert job.sweep == load().sweep
 
 
+def test_a_tilde_is_the_home_folder_in_toml_too(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('out = "~/mine"\n[[prompts]]\nprompt = "x"\n')
+    assert load("--config", str(tmp_path / "mine.toml")).out == str(Path.home() / "mine")
+
+
 def test_prompts_come_from_a_file_beside_the_toml(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("one\ntwo\n")
     (tmp_path / "mine.toml").write_text('prompts = "mine.txt"\n')
@@ -85,7 +90,14 @@ def test_prompts_come_from_a_file_beside_the_toml(tmp_path: Path) -> None:
         (["--temperature", "inf"], "temperature must be a finite number, got 'inf' (--temperature)"),
         (["--seeds", ","], "seeds needs at least one entry (--seeds)"),
         (["--out", ""], "out must be given, got '' (--out)"),
+        (["--out", "s3:/key:secret@bucket/x"], "out s3:/… is neither a path nor a URI: write s3://… (--out)"),
         (["--actors", "0"], "actors must be ≥ 1, got 0 (--actors)"),
+        (["--cpus-per-actor", "0"], "cpus_per_actor must be ≥ 0.01, got 0 (--cpus-per-actor)"),
+        (["--gpus-per-actor", "inf"], "gpus_per_actor must be a finite number, got 'inf' (--gpus-per-actor)"),
+        (
+            ["--gpus-per-actor", "1.5"],
+            "gpus_per_actor must be a whole number or a fraction from 0.01 to 1, got 1.5 (--gpus-per-actor)",
+        ),
         (["--top-p", "2", "--actors", "0"], "top_p must be ≤ 1, got 2 (--top-p); and 1 more to mend"),
         (["--kl-factor", "1"], "unrecognized arguments: --kl-factor 1: --help lists the flags"),
         (["--seeds"], "argument --seeds: expected at least one argument: --help lists the flags"),
