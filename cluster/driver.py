@@ -64,6 +64,7 @@ class Driver:
         self._again: deque[Shard] = deque()
         self._most = n_planned  # runs in a shard; fewer once more of them have run out of memory
         self._workers: list[Worker] = []
+        self._vacant: list[Pool] = []  # places of actors that could not load, until something lands
         self._tally = Tally()
         self._breaker = Breaker()
         self._rehearsing = 0
@@ -147,6 +148,8 @@ class Driver:
 
     def _landed(self, shard: Shard, tally: Tally) -> None:
         self._tally += tally
+        while self._vacant:
+            self._workers.append(hire(self._vacant.pop(), self._arguments))
         if tally.errors:
             self._breaker.place_worked()
         else:
@@ -156,6 +159,9 @@ class Driver:
         """The actor lives, and its call ended in an exception."""
         failure = failure_of_call(error)
         if ref == worker.loading:
+            if self._breaker.known_good:  # the model can be loaded, and has been: the fault of a node that came later
+                self._lost(worker, failure)
+                return
             cause = error.cause
             raise cause if isinstance(cause, UsageError) else SweepStopped(f"model can't be loaded: {failure.reason}")
         shard = worker.take(ref)
@@ -175,7 +181,8 @@ class Driver:
         self._workers.remove(worker)
         log("actor lost", logging.WARNING, reason=failure.reason, preempted=preempted)
         if worker.loading and not preempted:
-            self._breaker.place_failed("loading", f"an actor died while it loaded the model: {failure.reason}")
+            self._not_loaded(worker, failure)
+            return
         blamed = preempted
         for shard in worker.shards.values():
             tally = None if shard.rehearsal else landed_tally(self._store, shard.runs)
@@ -188,6 +195,16 @@ class Driver:
                 blamed = True
                 self._failed(shard, failure)
         if self._left:
+            self._workers.append(hire(worker.pool, self._arguments))
+
+    def _not_loaded(self, worker: Worker, failure: Failure) -> None:
+        reason = f"an actor could not load the model: {failure.reason}"
+        if self._breaker.known_good and any(other.loading is None for other in self._workers):
+            # A node that is no good must not end the sweep for the others, nor be tried as fast as it fails.
+            self._display.say(f"{reason}; the others go on")
+            self._vacant.append(worker.pool)
+        else:
+            self._breaker.place_failed("loading", reason)
             self._workers.append(hire(worker.pool, self._arguments))
 
     def _failed(self, shard: Shard, failure: Failure) -> None:
@@ -248,7 +265,7 @@ class Driver:
             tokens_in_flight=sum(worker.in_flight for worker in self._workers if worker.shards),
             max_new_tokens=self._config.max_new_tokens,
             actors_ready=sum(worker.loading is None for worker in self._workers),
-            actors_wanted=len(self._workers),
+            actors_wanted=len(self._workers) + len(self._vacant),
         )
 
 

@@ -3,7 +3,7 @@
 import io
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -56,7 +56,9 @@ def drive(
     log: io.StringIO | None = None,
     timeout: float | None = None,
     cpus: float = 1,
+    pools: Sequence[Pool] = (),
 ) -> Tally:
+    """On `pools`, or on `actors` of so many `cpus`."""
     store = open_store(out)
     store.publish(NAME, b"{}")
     with hold(store) as lease:
@@ -69,7 +71,7 @@ def drive(
             cut(plan_runs(config), found.done, rows),
             count_runs(config),
             len(found.done),
-            [Pool(actors, cpus, 0)],
+            pools or [Pool(actors, cpus, 0)],
             Lines(log or io.StringIO(), every=1),
             lease,
             timeout=timeout,

@@ -36,12 +36,18 @@ FIT = 2
 
 
 def scripted(config: SweepConfig, device: str) -> "ScriptedGenerator":
-    return ScriptedGenerator(config)
+    return ScriptedGenerator(config, device)
 
 
 def unloadable(config: SweepConfig, device: str) -> "ScriptedGenerator":
     Path(config.model, f"tried-{os.getpid()}").touch()
     raise UsageError("model 'nowhere' can't be found: choose another")
+
+
+def loadable_twice(config: SweepConfig, device: str) -> "ScriptedGenerator":
+    if len(list(Path(config.model).glob("loaded-*"))) >= 2:
+        unloadable(config, device)
+    return ScriptedGenerator(config, device)
 
 
 def sweep_of(folder: Path | str, *prompts: str, **fields: object) -> SweepConfig:
@@ -56,10 +62,10 @@ def sweep_of(folder: Path | str, *prompts: str, **fields: object) -> SweepConfig
 
 
 class ScriptedGenerator:
-    def __init__(self, config: SweepConfig) -> None:
+    def __init__(self, config: SweepConfig, device: str) -> None:
         self._config = config
         self._folder = Path(config.model)
-        (self._folder / f"loaded-{os.getpid()}-{ray.get_runtime_context().get_node_id()}").touch()
+        (self._folder / f"loaded-{os.getpid()}-{ray.get_runtime_context().get_node_id()}-{device}").touch()
 
     def generate(self, runs: Sequence[Run], progress: Callable[[int], None]) -> Results:
         if (self._folder / "broken").exists():

@@ -87,6 +87,16 @@ def test_a_model_that_cannot_load_stops_the_sweep_with_its_message(tmp_path: Pat
 
 
 @pytest.mark.usefixtures("local_ray")
+def test_an_actor_that_cannot_load_later_stops_nothing(tmp_path: Path) -> None:
+    config = sweep_of(tmp_path, *["sleep 0.05"] * 8, "die once", *["sleep 0.05"] * 20)
+    log = io.StringIO()
+    assert drive(config, tmp_path / "out", scripted.loadable_twice, log=log).errors == 0
+    assert any(tmp_path.glob("tried-*"))
+    assert "an actor could not load the model: UsageError: model 'nowhere' can't be found" in log.getvalue()
+    assert_undisturbed(config, tmp_path / "out")
+
+
+@pytest.mark.usefixtures("local_ray")
 def test_a_place_that_can_no_longer_be_written_to_stops_the_sweep(tmp_path: Path) -> None:
     with pytest.raises(SweepStopped, match=r"5 failures in a row, the last: .*can't be written to"):
         drive(sweep_of(tmp_path, "block", *"bcdefg"), tmp_path / "out", actors=1)
