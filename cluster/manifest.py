@@ -28,10 +28,9 @@ class Manifest:
     n_runs: int
 
 
-def make_manifest(config: SweepConfig, model: object, exitable_layers: Sequence[int]) -> Manifest:
-    """`model` is an `eexit.models.ModelDescription`."""
-    description = asdict(model)  # type: ignore[call-overload]
-    return Manifest(config.model_dump(mode="json"), description, list(exitable_layers), count_runs(config))
+def make_manifest(config: SweepConfig, model: Mapping[str, Any], exitable_layers: Sequence[int]) -> Manifest:
+    """`model` has the fields of an `eexit.models.ModelDescription`."""
+    return Manifest(config.model_dump(mode="json"), model, list(exitable_layers), count_runs(config))
 
 
 def read_manifest(store: Store) -> Manifest | None:

@@ -1,58 +1,85 @@
 """How many actors, and what each of them takes, from what a job asks for and what the cluster's nodes have."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from cluster.estimate import Memory, size
 from cluster.job import SweepJob
 from eexit.config import UsageError
 
 CPUS_PER_ACTOR = 8
-_ACCELERATOR = "accelerator_type:"
+ACCELERATOR = "accelerator_type:"
+
+Node = Mapping[str, float]  # the resources of a node, as Ray names them
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Actors wanted, and the resources of each. More than fit are no fault: they come when there is room."""
+    """Actors wanted, and the resources of each; memory in bytes. More than fit come when there is room."""
 
     actors: int
     cpus: float
     gpus: float
     accelerator: str | None = None
+    memory: int = 0
+
+    @property
+    def each(self) -> str:
+        gpus = f" and {self.gpus:g} {self.accelerator or 'GPUs'}" if self.gpus else ""
+        memory = f" with {size(self.memory)} of memory" if self.memory else ""
+        return f"{self.cpus:g} CPUs{gpus}{memory}"
 
     def __str__(self) -> str:
-        gpus = f" and {self.gpus:g} {self.accelerator or 'GPUs'}" if self.gpus else ""
-        return f"{self.actors} actor{'s' if self.actors > 1 else ''} of {self.cpus:g} CPUs{gpus}"
+        return f"{self.actors} actor{'s' if self.actors > 1 else ''} of {self.each}"
+
+    def fits(self, node: Node) -> bool:
+        """Whether the node, were it empty, would hold one of these actors. Its memory is not asked for."""
+        has_type = self.accelerator is None or f"{ACCELERATOR}{self.accelerator}" in node
+        return has_type and node.get("CPU", 0) >= self.cpus and node.get("GPU", 0) >= self.gpus
 
 
-def plan_pools(job: SweepJob, nodes: Sequence[Mapping[str, float]]) -> list[Pool]:
-    """A pool of each accelerator type that `job` names, or one pool. Raises as `plan_pool` does."""
-    if not job.accelerator_type:
-        return [plan_pool(job, nodes)]
-    pools = []
-    for accelerator in job.accelerator_type:
-        fitting = [node for node in nodes if node.get(f"accelerator_type:{accelerator}")]
-        if not fitting and job.actors is None:
-            found = sorted({name.split(":")[1] for node in nodes for name in node if name.startswith(_ACCELERATOR)})
+def plan_pools(
+    job: SweepJob, nodes: Sequence[Node], memory: Memory | None = None, nodes_may_come: bool = True
+) -> list[Pool]:
+    """A pool of each accelerator type that `job` names, or one pool.
+
+    Raises `UsageError` for actors that no node has room for, unless `job` says how many and nodes may come.
+    """
+    pools = [_plan_pool(job, nodes, accelerator) for accelerator in job.accelerator_type or [None]]
+    for pool in pools:
+        if not any(map(pool.fits, nodes)) and not (job.actors and nodes_may_come):
+            wanted = pool.each + (f" on {pool.accelerator}" if pool.accelerator and not pool.gpus else "")
+            there = ", ".join(sorted({_describe(node) for node in nodes}))
+            way_out = ", or give --actors where an autoscaler will bring it" if nodes_may_come else ""
             raise UsageError(
-                f"no node has an accelerator {accelerator!r} (there is {', '.join(found) or 'none'}): "
-                "name one of those, or give --actors where an autoscaler will bring it"
+                f"no node can hold an actor of {wanted} (there is {there}): ask for what is there{way_out}"
             )
-        pools.append(replace(plan_pool(job, fitting), accelerator=accelerator))
-    return pools
+    return [_with_memory(pool, nodes, memory) for pool in pools] if memory else pools
 
 
-def plan_pool(job: SweepJob, nodes: Sequence[Mapping[str, float]]) -> Pool:
-    """`nodes`: the resources of each node, as Ray names them. Raises `UsageError` for a device that isn't there."""
-    gpus = sum(node.get("GPU", 0) for node in nodes)
-    wants_gpu = job.device == "cuda" or (job.device == "auto" and gpus > 0)
+def shortages(pools: Sequence[Pool], nodes: Sequence[Node], memory: Memory | None) -> Iterator[str]:
+    """What to say of pools that may wait, or may find too little memory."""
+    for pool in pools:
+        if not any(map(pool.fits, nodes)):
+            yield f"no node can hold an actor of {pool.each} as yet: waiting for one to join"
+        elif memory and pool.memory < memory.of_node(pool.gpus):
+            yield (
+                f"an actor may need {size(memory.of_node(pool.gpus))} of memory, more than any node has free: "
+                "lower --rows-per-shard if it runs out"
+            )
+
+
+def _plan_pool(job: SweepJob, nodes: Sequence[Node], accelerator: str | None) -> Pool:
+    fitting = [node for node in nodes if accelerator is None or f"{ACCELERATOR}{accelerator}" in node]
+    gpus = sum(node.get("GPU", 0) for node in fitting)
+    wants_gpu = job.device == "cuda" or (job.device == "auto" and (gpus > 0 or accelerator is not None))
     per_actor = job.gpus_per_actor if job.gpus_per_actor is not None else float(wants_gpu)
     if job.device == "cuda" and not per_actor:
         raise UsageError("--device cuda needs GPUs: leave out --gpus-per-actor 0")
-    if job.device == "cuda" and not gpus and job.gpus_per_actor is None:
-        raise UsageError("--device cuda, but the cluster has no GPU: use --device cpu, or add a node with one")
     if per_actor:
-        return Pool(job.actors or max(1, int(gpus / per_actor)), job.cpus_per_actor or 1, per_actor)
-    return _cpu_pool(job, [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1] or [1])
+        return Pool(job.actors or max(1, int(gpus / per_actor)), job.cpus_per_actor or 1, per_actor, accelerator)
+    cpus = [int(node["CPU"]) for node in fitting if node.get("CPU", 0) >= 1] or [1]
+    return replace(_cpu_pool(job, cpus), accelerator=accelerator)
 
 
 def _cpu_pool(job: SweepJob, cpus: Sequence[int]) -> Pool:
@@ -64,3 +91,19 @@ def _cpu_pool(job: SweepJob, cpus: Sequence[int]) -> Pool:
         # The smallest node's share, so that every node can hold a whole number of actors.
         each = min(node // max(1, node // CPUS_PER_ACTOR) for node in cpus)
     return Pool(job.actors or max(1, sum(int(node / each) for node in cpus)), each, 0)
+
+
+def _with_memory(pool: Pool, nodes: Sequence[Node], memory: Memory) -> Pool:
+    """Ray then puts no more actors on a node than it can hold.
+
+    An estimate must not keep a sweep from trying: what needs more than any node has gets the whole of one, and where
+    no node fits as yet nothing is asked for, since an autoscaler may not know the memory of what it can bring.
+    """
+    largest = max((int(node.get("memory", 0)) for node in nodes if pool.fits(node)), default=0)
+    return replace(pool, memory=min(memory.of_node(pool.gpus), largest))
+
+
+def _describe(node: Node) -> str:
+    kinds = [name.removeprefix(ACCELERATOR) for name in node if name.startswith(ACCELERATOR)]
+    gpus = f" and {node['GPU']:g} {kinds[0] if kinds else 'GPUs'}" if node.get("GPU") else ""
+    return f"a node of {node.get('CPU', 0):g} CPUs{gpus}"

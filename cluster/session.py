@@ -3,12 +3,18 @@
 import logging
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import ray
+from ray.exceptions import RayError
 
+from eexit.config import UsageError, first_line
+
+ADDRESS = "RAY_ADDRESS"
+SECONDS_TO_ANSWER = 10.0
 OBJECT_STORE_BYTES = 100_000_000  # only runs and counts go through it
 
 
@@ -16,9 +22,33 @@ OBJECT_STORE_BYTES = 100_000_000  # only runs and counts go through it
 def ray_session() -> Iterator[list[Mapping[str, float]]]:
     """Join the cluster that a job or RAY_ADDRESS names, else start one, which ends with the block.
 
-    Gives the resources of each node, as Ray names them.
+    Gives the resources of each node, as Ray names them. Raises `UsageError` where there is no Ray to be had.
     """
-    if "RAY_ADDRESS" in os.environ:
+    try:
+        _start()
+    except (RayError, OSError, RuntimeError, ValueError) as error:
+        reason = first_line(error)
+        if not joins_cluster():
+            raise UsageError(f"Ray can't be started on this machine: {reason}") from error
+        address = os.environ[ADDRESS]
+        raise UsageError(
+            f"the cluster at {ADDRESS}={address} can't be joined ({reason}): start it with `ray start --head`, name "
+            f"another, or `unset {ADDRESS}` to use this machine alone"
+        ) from error
+    try:
+        yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    finally:
+        ray.shutdown()
+
+
+def joins_cluster() -> bool:
+    """Whether a sweep would run on a cluster that is there already, and to which more nodes may come."""
+    return bool(os.environ.get(ADDRESS))
+
+
+def _start() -> None:
+    if joins_cluster():
+        _knock(os.environ[ADDRESS])
         ray.init(log_to_driver=not sys.stderr.isatty(), logging_level=logging.WARNING)
     else:
         # Without one, Ray would write a token to the home folder, and ask every later `ray start` for it.
@@ -30,7 +60,10 @@ def ray_session() -> Iterator[list[Mapping[str, float]]]:
             logging_level=logging.ERROR,
             object_store_memory=OBJECT_STORE_BYTES,
         )
-    try:
-        yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    finally:
-        ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raises `OSError` if nobody answers at `address`, which Ray itself takes minutes to notice."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()

@@ -16,6 +16,7 @@ from pyarrow import fs
 from eexit.config import UsageError
 
 TEMPORARY_ENDING = ".tmp"
+GCS_RETRY_SECONDS = 60  # its client would try a bucket that isn't there, or no network, for a quarter of an hour
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,11 @@ class Store:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(final)
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                error.filename = str(final)  # of a full disk, the system's error does not say which
             raise
 
     def create(self, name: str, content: bytes) -> bool:
@@ -123,10 +126,13 @@ def open_store(out: str | Path) -> Store:
     """The store at a folder or URI; nothing is created yet. Raises `UsageError` for a URI that can't be used."""
     if "://" not in str(out):
         return Store(fs.LocalFileSystem(), os.path.abspath(out))
+    uri = str(out)
+    if uri.startswith(("gs://", "gcs://")) and "retry_limit_seconds=" not in uri:
+        uri += f"{'&' if '?' in uri else '?'}retry_limit_seconds={GCS_RETRY_SECONDS}"
     try:
-        filesystem, root = fs.FileSystem.from_uri(str(out))
+        filesystem, root = fs.FileSystem.from_uri(uri)
     except (ValueError, OSError) as error:
         scheme = str(out).split("://")[0]
-        reason = str(error).splitlines()[0].replace(str(out), "…")  # it may carry keys
+        reason = str(error).splitlines()[0].replace(uri, "…")  # it may carry keys
         raise UsageError(f"--out {scheme}://… can't be used ({reason}): give a folder, s3:// or gs://") from error
     return Store(filesystem, root)

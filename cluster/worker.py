@@ -77,6 +77,7 @@ def hire(pool: Pool, arguments: tuple) -> Worker:
     as_actor = remote(
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
+        memory=pool.memory,
         resources={f"accelerator_type:{pool.accelerator}": ACCELERATOR_SHARE} if pool.accelerator else None,
         max_restarts=0,
         max_task_retries=0,

@@ -25,7 +25,7 @@ from rich.console import Console
 from cluster.breaker import SweepStopped
 from cluster.compaction import finish_compaction
 from cluster.driver import Driver
-from cluster.estimate import aside, look_at_memory, look_at_model
+from cluster.estimate import Look, Memory, aside, look_at_model
 from cluster.events import log_to_stderr
 from cluster.job import SweepJob, load_job
 from cluster.landing import Survey, Tally, clear_debris, remove_errors, survey
@@ -38,13 +38,13 @@ from cluster.manifest import (
     refuse_other_model,
     write_manifest,
 )
-from cluster.pool import plan_pools
+from cluster.pool import plan_pools, shortages
 from cluster.progress import open_display
-from cluster.session import ray_session
+from cluster.session import joins_cluster, ray_session
 from cluster.shards import cut, rows_for
 from cluster.store import Store, open_store
 from cluster.summary import summarise
-from eexit.config import UsageError
+from eexit.config import SweepConfig, UsageError, first_line
 from eexit.plan import configurations, count_runs, plan_runs
 
 DEMO = Path(__file__).with_name("demo.toml")
@@ -65,8 +65,8 @@ def main(arguments: Sequence[str]) -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (SweepStopped, KeyboardInterrupt) as error:
-        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
+    except (SweepStopped, KeyboardInterrupt, OSError) as error:  # OSError: of a disk that is full before a run is done
+        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else first_line(error)
         print(f"stopped: {reason}\nwhat has landed stays: the same command goes on from there", file=sys.stderr)
         return 1
 
@@ -78,7 +78,7 @@ def interrupt(*_: object) -> None:
 
 def sweep(job: SweepJob) -> int:
     store = open_store(out_of(job))
-    manifest = prepare(job, store)
+    manifest, memory = prepare(job, store)
     with hold(store) as lease:
         if read_manifest(store) is None:
             write_manifest(store, manifest)
@@ -89,37 +89,57 @@ def sweep(job: SweepJob) -> int:
             print(f"nothing is left to do: {planned:,} runs are in {shown(job)}")
             rebuild = False
         else:
-            rebuild = run(job, store, lease, found).runs > 0
+            rebuild = run(job, store, lease, found, memory).runs > 0
         finish(job, store, rebuild)
     return 0
 
 
-def prepare(job: SweepJob, store: Store) -> Manifest:
-    """Refuse what can't work before anything is loaded or written; returns what the sweep is. Raises `UsageError`."""
+def prepare(job: SweepJob, store: Store) -> tuple[Manifest, Memory | None]:
+    """Refuse what can't work before anything is loaded or written; returns what the sweep is, and what an actor takes.
+
+    Raises `UsageError`.
+    """
     store.probe()
     config = job.sweep
     held = read_manifest(store)
     if held:
         refuse_other_config(store, held, config)
-    few = config.model_copy(update={"prompts": config.prompts[:1]})
-    model, exitable_layers = aside(look_at_model, few)
+    model, exitable_layers, memory = look(job)
     manifest = make_manifest(config, model, exitable_layers)
     if held:
         refuse_other_model(store, held, manifest)
-    return manifest
+    return manifest, memory
 
 
-def run(job: SweepJob, store: Store, lease: Lease, found: Survey) -> Tally:
+def look(job: SweepJob) -> Look:
+    """The model, its exitable layers, and what an actor takes with its largest shard. Raises `UsageError`."""
+    few = job.sweep.model_copy(update={"prompts": job.prompts[:1]})
+    return aside(look_at_model, few, rows_of(job), math.ceil(max(characters(job)) / CHARACTERS_PER_TOKEN))
+
+
+def characters(config: SweepConfig) -> list[int]:
+    """Of each prompt, with its system prompt."""
+    return [len(prompt.prompt) + len(prompt.system or config.system) for prompt in config.prompts]
+
+
+def rows_of(job: SweepJob) -> int:
+    """Rows of the largest shard."""
+    return min(job.rows_per_shard, count_runs(job))
+
+
+def run(job: SweepJob, store: Store, lease: Lease, found: Survey, memory: Memory | None) -> Tally:
     """Do the runs that haven't landed, on Ray."""
     config, planned, n_done = job.sweep, count_runs(job), len(found.done)
     clear_debris(store)
-    retried = remove_errors(store, found.with_errors)
-    if n_done or retried:
-        print(f"{n_done:,} of {planned:,} runs are in {shown(job)}; {retried} errors are tried again")
     with ray_session() as nodes, open_display() as display:
         signal.signal(signal.SIGTERM, interrupt)  # Ray puts its own in place
-        pools = plan_pools(job, nodes)
+        pools = plan_pools(job, nodes, memory, joins_cluster())
+        retried = remove_errors(store, found.with_errors)
+        if n_done or retried:
+            display.say(f"{n_done:,} of {planned:,} runs are in {shown(job)}; {retried} errors are tried again")
         display.say(f"{planned - n_done:,} runs to do, {', '.join(map(str, pools))}")
+        for line in shortages(pools, nodes, memory):
+            display.say(line)
         actors = sum(pool.actors for pool in pools)
         shards = cut(plan_runs(config), found.done, rows_for(planned, actors, job.rows_per_shard))
         driver = Driver(config, out_of(job), shards, planned, n_done, pools, display, lease, job.device, job.timeout)
@@ -173,11 +193,9 @@ def describe_plan(job: SweepJob) -> str:
         f"{c.mode}" + ("" if c.kl_factor is None else f" {c.kl_factor:g}") for c in configurations(config)
     )
     n_runs = count_runs(config)
-    rows = min(job.rows_per_shard, n_runs)
-    characters = [len(prompt.prompt) + len(prompt.system or config.system) for prompt in config.prompts]
-    prompt_tokens = math.ceil(sum(characters) / CHARACTERS_PER_TOKEN)
-    few = config.model_copy(update={"prompts": config.prompts[:1]})
-    needs = aside(look_at_memory, few, rows, math.ceil(max(characters) / CHARACTERS_PER_TOKEN))
+    rows = rows_of(job)
+    prompt_tokens = math.ceil(sum(characters(config)) / CHARACTERS_PER_TOKEN)
+    _, _, memory = look(job)
     return (
         f"model           {config.model}\n"
         f"configurations  {names}\n"
@@ -185,7 +203,7 @@ def describe_plan(job: SweepJob) -> str:
         f"{len(configurations(config))} configurations × {len(config.seeds)} seeds\n"
         f"shards          about {math.ceil(n_runs / rows):,} of up to {rows:,} runs\n"
         f"tokens          up to {n_runs * config.max_new_tokens:,} new ones; prompts have about {prompt_tokens:,}\n"
-        f"actor's memory  about {needs}\n"
+        f"actor's memory  {f'about {memory}' if memory else 'unknown'}\n"
         f"out             {shown(job)}"
     )
 

@@ -60,6 +60,7 @@ def test_cloud_configurations_pass_rays_own_checks(name: str) -> None:
     spot = workers["node_config"].get("InstanceMarketOptions") or workers["node_config"]["scheduling"][0]
     assert spot in ({"MarketType": "spot"}, {"preemptible": True})
     assert workers["resources"]["GPU"] == 1
+    assert workers["resources"]["memory"] > 0  # without it, GCP's autoscaler brings nothing for an actor that asks
     assert config["available_node_types"]["head"]["resources"]["CPU"] == 0
 
 

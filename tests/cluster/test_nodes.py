@@ -1,16 +1,19 @@
 """Nodes come and go in the middle of a sweep."""
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import ray
-from driving import assert_undisturbed, drive, wait_until
+from driving import actor_pids, assert_undisturbed, drive, wait_until
 from ray.cluster_utils import Cluster
 from scripted import sweep_of
 
+from cluster.job import SweepJob
 from cluster.landing import Tally
+from cluster.pool import Pool, plan_pools
 
 pytestmark = pytest.mark.slow
 
@@ -34,6 +37,34 @@ def nodes(ray_environment: dict[str, str]) -> Iterator[Cluster]:
 
 def used(folder: Path) -> set[str]:
     return {path.name.split("-")[2] for path in folder.glob("loaded-*")}
+
+
+def test_each_pool_is_on_the_nodes_of_its_kind(nodes: Cluster, tmp_path: Path) -> None:
+    lean = {"num_cpus": 2, "object_store_memory": 80_000_000}
+    nodes.add_node(**lean)
+    nodes.add_node(**lean, num_gpus=2, resources={"accelerator_type:A100": 1})
+    nodes.add_node(**lean, num_gpus=1, resources={"accelerator_type:T4": 1})
+    config = sweep_of(tmp_path, *["sleep 0.1"] * 40)
+    kinds = {"accelerator_type": ("A100", "T4"), "gpus_per_actor": 0.5, "cpus_per_actor": 0.5}
+    job = SweepJob.model_validate({**config.model_dump(), **kinds})
+    pools = plan_pools(job, [node["Resources"] for node in ray.nodes()])
+    assert pools == [Pool(4, 0.5, 0.5, "A100"), Pool(2, 0.5, 0.5, "T4")]
+    drive(config, tmp_path / "out", pools=pools)
+    assert_undisturbed(config, tmp_path / "out")
+    kind = {node["NodeID"]: name[17:] for node in ray.nodes() for name in node["Resources"] if "accelerator" in name}
+    loaded = [path.name.split("-") for path in tmp_path.glob("loaded-*")]
+    assert {device for *_, device in loaded} == {"cuda"}
+    actors = Counter(kind[node] for _, _, node, _ in loaded)  # KeyError for the node without GPUs
+    assert 0 < actors["A100"] <= 4
+    assert 0 < actors["T4"] <= 2
+
+
+def test_a_node_gets_no_more_actors_than_its_memory_holds(nodes: Cluster, tmp_path: Path) -> None:
+    nodes.add_node(num_cpus=2, memory=200_000_000, object_store_memory=80_000_000)
+    config = sweep_of(tmp_path, *["sleep 0.1"] * 10)
+    drive(config, tmp_path / "out", pools=[Pool(2, 1, 0, memory=150_000_000)])
+    assert len(actor_pids(tmp_path)) == 1
+    assert_undisturbed(config, tmp_path / "out")
 
 
 def test_work_moves_from_nodes_that_go_to_nodes_that_come(nodes: Cluster, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """`--out`: written in one step, never another sweep's, refused before anything is loaded if it can't be used."""
 
 import json
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -18,14 +17,7 @@ from cluster.manifest import (
 from cluster.store import Store, open_store
 from eexit.config import UsageError
 
-
-@dataclass(frozen=True)
-class Description:
-    """The fields of `eexit.models.ModelDescription` that this needs."""
-
-    name: str = "tiny"
-    digest: str = "ab12"
-    n_layers: int = 7
+MODEL = {"name": "tiny", "digest": "ab12", "n_layers": 7}
 
 
 @pytest.fixture
@@ -51,6 +43,11 @@ def test_a_uri_is_a_store_too(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "generations" / "x.parquet").read_bytes() == b"x"
 
 
+def test_google_is_not_waited_for_as_long_as_its_client_would() -> None:
+    limited = "gs://bucket/out?retry_limit_seconds=60"
+    assert open_store("gs://bucket/out") == open_store(limited) != open_store(limited.replace("60", "900"))
+
+
 def test_a_uri_that_is_none_is_refused_without_its_secrets() -> None:
     for uri in ("nfs://user:secret@host/out", "s3://user:secret@bucket/[out"):
         with pytest.raises(UsageError, match=r"--out .*://… can't be used") as raised:
@@ -74,14 +71,14 @@ def test_a_place_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
 def test_a_manifest_says_what_the_results_are_of(store: Store) -> None:
     config = sweep_of("tiny", "one", "two")
     assert read_manifest(store) is None
-    manifest = make_manifest(config, Description(), (5,))
+    manifest = make_manifest(config, MODEL, (5,))
     write_manifest(store, manifest)
     assert read_manifest(store) is None  # as long as there are no results
     store.publish("generations/x.parquet", b"")
     held = json.loads(store.read("sweep.json") or b"")
     assert held["format"] == 1
     assert held["config"] == config.model_dump(mode="json")
-    assert held["model"] == {"name": "tiny", "digest": "ab12", "n_layers": 7}
+    assert held["model"] == MODEL
     assert held["exitable_layers"] == [5]
     assert held["n_runs"] == 18
     assert set(held["versions"]) == {"python", "eexit", "torch", "transformers", "ray", "pyarrow"}
@@ -94,7 +91,7 @@ def test_a_manifest_says_what_the_results_are_of(store: Store) -> None:
 
 def test_another_sweep_is_refused_with_the_difference(store: Store) -> None:
     config = sweep_of("tiny", "one", "two")
-    write_manifest(store, make_manifest(config, Description(), (5,)))
+    write_manifest(store, make_manifest(config, MODEL, (5,)))
     store.publish("generations/x.parquet", b"")
     held = read_manifest(store)
     assert held is not None
@@ -106,7 +103,7 @@ def test_another_sweep_is_refused_with_the_difference(store: Store) -> None:
         refuse_other_config(store, held, sweep_of("tiny", "one", "three"))
     with pytest.raises(UsageError, match=r"\(prompts: 2 entries -> 1 entries\)"):
         refuse_other_config(store, held, sweep_of("tiny", "one"))
-    other = make_manifest(config, replace(Description(), digest="cd34"), (5,))
+    other = make_manifest(config, {**MODEL, "digest": "cd34"}, (5,))
     with pytest.raises(UsageError, match=r'\(model\.digest: "ab12" -> "cd34"\)'):
         refuse_other_model(store, held, other)
 

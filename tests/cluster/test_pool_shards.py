@@ -6,8 +6,9 @@ import pytest
 from scripted import sweep_of
 
 from cluster.breaker import Breaker, SweepStopped
+from cluster.estimate import Memory
 from cluster.job import SweepJob
-from cluster.pool import Pool, plan_pool, plan_pools
+from cluster.pool import Pool, plan_pools, shortages
 from cluster.progress import Lines, Progress, open_display
 from cluster.shards import Shard, cut, rows_for, split
 from eexit.config import Prompt, UsageError
@@ -35,12 +36,34 @@ def job(**fields: object) -> SweepJob:
     ],
 )
 def test_actors_fit_the_nodes(fields: dict[str, object], nodes: list[dict[str, float]], pool: Pool) -> None:
-    assert plan_pool(job(**fields), nodes) == pool
+    assert plan_pools(job(**fields), nodes) == [pool]
 
 
-def test_a_device_that_is_not_there_is_refused() -> None:
-    with pytest.raises(UsageError, match="the cluster has no GPU"):
-        plan_pool(job(device="cuda"), [{"CPU": 8}])
+@pytest.mark.parametrize("fields", [{"device": "cuda"}, {"gpus_per_actor": 1}, {"cpus_per_actor": 9}])
+def test_what_no_node_can_hold_is_refused_unless_a_node_may_come(fields: dict[str, object]) -> None:
+    with pytest.raises(
+        UsageError, match=r"no node can hold an actor of .* \(there is a node of 8 CPUs\): ask for what"
+    ):
+        plan_pools(job(**fields), [{"CPU": 8}])
+    with pytest.raises(UsageError, match="no node can hold"):
+        plan_pools(job(**fields, actors=2), [{"CPU": 8}], nodes_may_come=False)
+    (pool,) = pools = plan_pools(job(**fields, actors=2), [{"CPU": 8}])
+    assert pool.actors == 2
+    assert [*shortages(pools, [{"CPU": 8}], None)] == [
+        f"no node can hold an actor of {pool.each} as yet: waiting for one to join"
+    ]
+
+
+def test_memory_is_asked_for_but_never_more_than_a_node_has() -> None:
+    memory = Memory(weights=3_000_000_000, cache=1_000_000_000)
+    large, small = {"CPU": 8, "memory": 16e9}, {"CPU": 8, "memory": 2e9}
+    assert plan_pools(job(), [large, small], memory) == [Pool(2, 8, 0, memory=4_000_000_000)]
+    assert str(Pool(2, 8, 0, memory=4_000_000_000)) == "2 actors of 8 CPUs with 4.0 GB of memory"
+    pools = plan_pools(job(), [small], memory)  # an estimate must not keep it from trying
+    assert pools == [Pool(1, 8, 0, memory=2_000_000_000)]
+    assert "may need 4.0 GB of memory" in next(shortages(pools, [small], memory))
+    assert plan_pools(job(), [{**small, "GPU": 1}, large], memory) == [Pool(1, 1, 1, memory=2_000_000_000)]
+    assert plan_pools(job(gpus_per_actor=1, actors=3), [small], memory) == [Pool(3, 1, 1)]  # unknown as yet
 
 
 def test_shards_keep_the_configurations_of_a_prompt_together() -> None:
@@ -140,9 +163,10 @@ def test_each_accelerator_type_gets_a_pool() -> None:
 
 
 def test_an_accelerator_that_is_not_there_needs_a_number_of_actors() -> None:
-    with pytest.raises(UsageError, match=r"no node has an accelerator 'H100' \(there is A100, T4\)"):
+    there = r"\(there is a node of 16 CPUs and 4 T4, a node of 32 CPUs and 8 A100\)"
+    with pytest.raises(UsageError, match=rf"no node can hold an actor of 1 CPUs and 1 H100 {there}"):
         plan_pools(job(accelerator_type=("H100",)), [T4, A100])
-    assert plan_pools(job(accelerator_type=("H100",), actors=4, gpus_per_actor=1), [T4]) == [Pool(4, 1, 1, "H100")]
+    assert plan_pools(job(accelerator_type=("H100",), actors=4), [T4]) == [Pool(4, 1, 1, "H100")]
 
 
 def test_cpus_come_in_fractions() -> None:

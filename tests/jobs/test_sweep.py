@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -146,15 +147,16 @@ def test_a_relative_out_is_refused_where_ray_would_remove_it(environment: dict[s
     assert "--out out is relative, and this job's working directory is a copy that Ray removes" in done.stderr
 
 
-def test_bad_flags_are_told_before_torch_is_imported(environment: dict[str, str]) -> None:
+@pytest.mark.parametrize(("arguments", "code"), [(["--modes", "foo"], 2), (["--dry-run"], 0)])
+def test_the_driver_imports_no_torch(environment: dict[str, str], tiny: Path, arguments: list[str], code: int) -> None:
     program = (
         "import runpy, sys\n"
-        f"sys.argv = [{str(SCRIPT)!r}, '--modes', 'foo']\n"
+        f"sys.argv = [{str(SCRIPT)!r}, '--model', {str(tiny)!r}, *{arguments}]\n"
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "finally: print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (2, "False\n")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (code, "False")
 
 
 def test_the_plan_can_be_shown_alone(environment: dict[str, str], tiny: Path, tmp_path: Path) -> None:
@@ -180,6 +182,45 @@ def test_a_file_where_a_folder_of_results_should_be_is_told(
     assert done.returncode == 2
     assert "generations is a file where a folder of results should be: remove it" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_cluster_that_is_not_there_is_told_and_costs_no_row(
+    finished: tuple[Path, str], environment: dict[str, str]
+) -> None:
+    folder, _ = finished
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # nobody listens
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        done = sweep({**environment, "RAY_ADDRESS": address}, "--config", folder / "mine.toml", "--device", "cpu")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: the cluster at RAY_ADDRESS={address} can't be joined (")
+    assert len(done.stderr.splitlines()) == 1
+    assert len(pd.read_parquet(folder / "out" / "generations")) == 15  # the errors that it would have tried again too
+
+
+def test_what_this_machine_will_never_have_is_not_waited_for(
+    environment: dict[str, str], tiny: Path, tmp_path: Path
+) -> None:
+    flags = ["--model", tiny, "--out", tmp_path / "out", "--gpus-per-actor", "1000", "--actors", "1"]
+    done = sweep(environment, *flags)
+    assert done.returncode == 2
+    assert "error: no node can hold an actor of 1 CPUs and 1000 GPUs (there is a node of " in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_disk_that_is_full_from_the_start_is_told(environment: dict[str, str], tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(out)], capture_output=True).returncode:
+        pytest.skip("this place mounts nothing")
+    try:
+        (out / "full").write_bytes(b"x" * 4096)
+        done = sweep(environment, "--model", tiny, "--out", out)
+    finally:
+        subprocess.run(["umount", "-l", str(out)], check=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0] == f"stopped: [Errno 28] No space left on device: '{out}/lease.json'"
+    assert "Traceback" not in done.stderr
 
 
 def test_code_that_comes_with_a_model_runs_only_when_asked_for(
