@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from typing import Any, ParamSpec, TypeVar
 
-from eexit.config import SweepConfig
+from eexit.config import SweepConfig, UsageError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,7 +37,10 @@ def aside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     What it returns must be plain: to unpickle a class is to import its module here, and what that imports.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
-        return executor.submit(function, *args, **kwargs).result()
+        try:
+            return executor.submit(function, *args, **kwargs).result()
+        except BrokenProcessPool as error:
+            raise UsageError("the process that looked at the model was killed: is there memory enough?") from error
 
 
 def look_at_model(config: SweepConfig, rows: int, prompt_tokens: int) -> Look:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import ray
 from ray.exceptions import RayError
 
-from eexit.config import UsageError, first_line
+from eexit.config import UsageError
 
 ADDRESS = "RAY_ADDRESS"
 SECONDS_TO_ANSWER = 10.0
@@ -27,13 +27,13 @@ def ray_session() -> Iterator[list[Mapping[str, float]]]:
     try:
         _start()
     except (RayError, OSError, RuntimeError, ValueError) as error:
-        reason = first_line(error)
+        reason = " ".join(str(error).split())
         if not joins_cluster():
             raise UsageError(f"Ray can't be started on this machine: {reason}") from error
         address = os.environ[ADDRESS]
         raise UsageError(
-            f"the cluster at {ADDRESS}={address} can't be joined ({reason}): start it with `ray start --head`, name "
-            f"another, or `unset {ADDRESS}` to use this machine alone"
+            f"the cluster at {ADDRESS}={address} can't be joined ({reason}): see that it runs, and that "
+            f"RAY_AUTH_MODE and the token are its own, or `unset {ADDRESS}` to use this machine alone"
         ) from error
     try:
         yield [node["Resources"] for node in ray.nodes() if node["Alive"]]

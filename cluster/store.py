@@ -54,12 +54,9 @@ class Store:
             raise
 
     def create(self, name: str, content: bytes) -> bool:
-        """Publish unless there is something under `name`; whether it was. Only local ones are sure of it."""
+        """Publish unless there is something under `name`; whether it was. Only file systems with links are sure."""
         if not self.is_local:
-            if self.has(name):
-                return False
-            self.publish(name, content)
-            return self.read(name) == content
+            return self._create_unsure(name, content)
         final = Path(self._path(name))
         final.parent.mkdir(parents=True, exist_ok=True)
         aside = f".{final.name}.{uuid4().hex}{TEMPORARY_ENDING}"
@@ -68,9 +65,17 @@ class Store:
             final.hardlink_to(final.with_name(aside))
         except FileExistsError:
             return False
+        except OSError:  # there are no links, as on some USB sticks and network disks
+            return self._create_unsure(name, content)
         finally:
             self.remove(aside)
         return True
+
+    def _create_unsure(self, name: str, content: bytes) -> bool:
+        if self.has(name):
+            return False
+        self.publish(name, content)
+        return self.read(name) == content
 
     def read(self, name: str) -> bytes | None:
         """The content under `name`, or None if there is none."""

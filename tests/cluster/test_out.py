@@ -37,6 +37,20 @@ def test_files_are_whole_or_absent(store: Store) -> None:
     assert store.names("nowhere") == []
 
 
+def test_what_is_there_is_not_created_again_with_links_or_without(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    for name in ("linked", "unlinked"):
+        assert store.create(name, b"one")
+        assert not store.create(name, b"two")
+        assert store.read(name) == b"one"
+        monkeypatch.setattr(Path, "hardlink_to", no_links)
+    assert sorted(path.name for path in Path(store.root).iterdir()) == ["linked", "unlinked"]
+
+
 def test_a_uri_is_a_store_too(tmp_path: Path) -> None:
     store = open_store(f"file://{tmp_path}/out")
     store.publish("generations/x.parquet", b"x")
