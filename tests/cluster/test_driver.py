@@ -82,8 +82,8 @@ def test_invariant_6_every_run_is_there_once_though_an_actor_is_killed_mid_shard
 @pytest.mark.usefixtures("local_ray")
 def test_a_model_that_cannot_load_stops_the_sweep_with_its_message(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="model 'nowhere' can't be found"):
-        drive(sweep_of(tmp_path, "one", "two"), tmp_path / "out", scripted.unloadable, actors=1)
-    assert len(list(tmp_path.glob("tried-*"))) == 1
+        drive(sweep_of(tmp_path, *"abcd"), tmp_path / "out", scripted.unloadable)
+    assert 1 <= len(list(tmp_path.glob("tried-*"))) <= 2  # each of two actors once, if the second came to it
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -166,7 +166,6 @@ def test_what_does_not_fit_is_asked_for_once(tmp_path: Path) -> None:
     config = sweep_of(tmp_path, *["hungry"] * 24, modes=["normal"])
     drive(config, tmp_path / "out", rows=8, actors=1)
     assert_undisturbed(config, tmp_path / "out")
-    assert {len(file.read_bytes()) > 0 for file in (tmp_path / "out" / "generations").iterdir()} == {True}
     assert len(list((tmp_path / "out" / "generations").iterdir())) == 12  # two at a time
 
 

