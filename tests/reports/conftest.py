@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_sweeps import CONFIGURATIONS, HOSTILE, failed_row, run_rows, story, write_sweep
+from synthetic_sweeps import CONFIGURATIONS, HOSTILE, UNUSUAL, failed_row, run_rows, story, write_sweep
 
 from reports import build_report
 from reports.screenshots import chromium
@@ -59,6 +59,24 @@ def report(full) -> Path:
 
 
 @pytest.fixture(scope="session")
+def beside(full, tmp_path_factory) -> Path:
+    """The same, with its tokens in files beside it."""
+    return build_report(str(full), tmp_path_factory.mktemp("beside") / "r.html", max_bytes=1)
+
+
+@pytest.fixture(scope="session")
+def unusual(make_sweep) -> Callable[[str], Path]:
+    """unusual("empty") → the report of a sweep that isn't whole."""
+
+    @cache
+    def unusual(name: str) -> Path:
+        folder = make_sweep(**UNUSUAL[name])
+        return build_report(str(folder), folder / "report.html")
+
+    return unusual
+
+
+@pytest.fixture(scope="session")
 def browser() -> Iterator:
     pytest.importorskip("playwright.sync_api")
     try:
@@ -83,21 +101,26 @@ def context(browser) -> Callable[..., Any]:
     return context
 
 
+def opened(context, path: Path, wrong: list[str]):
+    """A new page, for the report at `path`; what goes wrong in it goes into `wrong`."""
+    page = context.new_page()
+    own = (path.as_uri(), path.with_suffix(".data").as_uri(), "blob:", "data:")
+    page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+    page.on("dialog", lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    page.on("request", lambda request: None if request.url.startswith(own) else wrong.append(request.url))
+    return page
+
+
 @pytest.fixture
 def visit(context, report) -> Iterator:
-    """visit(route) → the page; what went wrong on any page of the test fails it."""
+    """visit(route) → the page, new; what went wrong on any page of the test fails it."""
     wrong: list[str] = []
     pages = []
 
     def visit(route: str, path: Path = report, **look):
-        page = context(**look).new_page()
+        page = opened(context(**look), path, wrong)
         pages.append(page)
-        beside = path.with_suffix(".data").as_uri()
-        own = (path.as_uri(), beside, "blob:", "data:")
-        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-        page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-        page.on("request", lambda request: None if request.url.startswith(own) else wrong.append(request.url))
         page.goto(path.as_uri() + route)
         if look.get("java_script_enabled", True):
             page.locator("body[data-ready]").wait_for()
@@ -108,6 +131,22 @@ def visit(context, report) -> Iterator:
     for page in pages:
         page.close()
     assert not wrong
+
+
+@pytest.fixture(scope="session")
+def walk(context, report) -> Callable[..., Any]:
+    """walk(route) → the one page of that look, gone there from the route before: for tests that only look."""
+    wrong: list[str] = []
+    page_of = cache(lambda **look: opened(context(**look), report, wrong))
+
+    def walk(route: str, **look):
+        page = page_of(**look)
+        page.goto(report.as_uri() + route)
+        page.locator(f'body[data-ready="{route}"]').wait_for()
+        assert not wrong
+        return page
+
+    return walk
 
 
 @pytest.fixture(scope="session")

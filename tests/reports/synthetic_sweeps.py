@@ -18,6 +18,15 @@ HOSTILE = (
 )
 WORDS = ["The", " cat", " sat", " on", " the", " mat", ".", "\n"]
 CONFIGURATIONS = [("normal", None)] + [(mode, k) for mode in ("unfrozen", "frozen_residual") for k in (0.5, 1.0, 2.0)]
+UNUSUAL: dict[str, dict[str, Any]] = {
+    "empty": {"n_prompts": 0, "configurations": [], "n_runs": 21},
+    "partial": {"n_prompts": 1, "n_runs": 21},
+    "all failed": {"n_prompts": 2, "fail": lambda *run: True},
+    "one prompt": {"n_prompts": 1},
+    "one configuration": {"n_prompts": 6, "configurations": [("unfrozen", 1.0)]},
+    "only normal": {"n_prompts": 6, "configurations": [("normal", None)]},
+    "no normal": {"n_prompts": 6, "configurations": CONFIGURATIONS[1:]},
+}
 
 
 def run_rows(prompt_id: str, prompt: str, mode: str, k: float | None, pieces: list[str], seed: int = 0, **change: Any):

@@ -13,11 +13,12 @@ PHONE = (("width", 360), ("height", 740))
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("route", ROUTES)
-def test_axe_finds_nothing(visit, axe, route, scheme):
-    page = visit(route, color_scheme=scheme)
+def test_axe_finds_nothing(walk, axe, route, scheme):
+    page = walk(route, color_scheme=scheme)
     for table in page.locator("figure summary").all():
         table.click()
-    page.evaluate(axe)
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(axe)
     found = page.evaluate(
         "async () => (await axe.run()).violations.map(v => [v.id, v.nodes.map(n => n.html).slice(0, 3)])"
     )
@@ -50,8 +51,8 @@ def test_everything_is_reached_by_keyboard(visit):
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_nothing_is_wider_than_a_phone(visit, route):
-    page = visit(route, viewport=PHONE)
+def test_nothing_is_wider_than_a_phone(walk, route):
+    page = walk(route, viewport=PHONE)
     assert page.evaluate("document.documentElement.scrollWidth") == 360
 
 

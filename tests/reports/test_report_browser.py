@@ -116,8 +116,8 @@ def test_what_full_depth_would_have_said_is_shown(visit):
 @pytest.mark.parametrize(
     "route", ["#/c/normal", "#/p/1", "#/p/1/unfrozen%401/vs/t/1", "#/fail", "#/p/2/unfrozen@2", "#/s/script"]
 )
-def test_hostile_text_is_shown_and_does_nothing(visit, route):
-    page = visit(route)
+def test_hostile_text_is_shown_and_does_nothing(walk, route):
+    page = walk(route)
     assert page.evaluate("window.owned") is None
     assert page.locator("main img, main script").count() == 0
     assert "<script>" in page.locator("main").inner_text()
@@ -161,18 +161,23 @@ def test_a_table_sorts(visit):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("name", "sentence"),
     [
-        ({"n_prompts": 0, "configurations": [], "n_runs": 21}, "No run has landed yet."),
-        ({"n_prompts": 1, "n_runs": 21}, "14 runs haven't landed yet"),
-        ({"n_prompts": 2, "fail": lambda *run: True}, "Every run failed"),
-        ({"n_prompts": 2, "configurations": [("unfrozen", 1.0)]}, "no normal runs"),
+        ("empty", "No run has landed yet."),
+        ("partial", "14 runs haven't landed yet"),
+        ("all failed", "Every run failed"),
+        ("one prompt", "too few for intervals"),
+        ("one configuration", "no normal runs"),
+        ("only normal", "nothing exits early"),
+        ("no normal", "no normal runs"),
     ],
 )
-def test_sweeps_that_are_not_whole_say_so(visit, make_sweep, arguments, sentence):
-    folder = make_sweep(**arguments)
-    page = visit("#/", path=build_report(str(folder), folder / "report.html"))
+def test_sweeps_that_are_not_whole_say_so(visit, unusual, name, sentence):
+    page = visit("#/", path=unusual(name))
+    for chart in page.locator(".chart").all():
+        chart.and_(page.locator("[data-ink]")).wait_for()
     assert sentence in page.locator("main").inner_text()
+    assert "nan" not in page.locator("main").inner_text().lower()
 
 
 def test_seeds_and_odd_ids_have_addresses(visit, tmp_path):

@@ -1,5 +1,7 @@
 """Addresses: they restore what was seen, or say what isn't there. And the pane, search and side files they lead to."""
 
+import shutil
+
 import pytest
 from synthetic_sweeps import FINAL, LAYERS, run_rows, write_sweep
 
@@ -8,7 +10,8 @@ from reports import build_report
 K = 3
 
 
-def recorded(folder):
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
     """One prompt, normal and unfrozen@1, with the likeliest tokens of each layer."""
     generations, tokens = [], []
     for mode, k in (("normal", None), ("unfrozen", 1.0)):
@@ -21,11 +24,12 @@ def recorded(folder):
             token["top_prob"] = [[0.5, 0.25, 0.125]] * (len(LAYERS) + 1)
         generations.append(row)
         tokens += rows
+    folder = tmp_path_factory.mktemp("recorded")
     return build_report(str(write_sweep(folder / "sweep", generations, tokens)), folder / "report.html")
 
 
-def test_the_pane_shows_what_each_layer_would_have_said(visit, tmp_path):
-    page = visit("#/p/0/unfrozen@1/t/2", path=recorded(tmp_path))
+def test_the_pane_shows_what_each_layer_would_have_said(visit, recorded):
+    page = visit("#/p/0/unfrozen@1/t/2", path=recorded)
     rows = page.locator(".pane tbody tr")
     assert rows.count() == len(LAYERS) + 1
     said = rows.nth(1).locator("td").last
@@ -34,9 +38,9 @@ def test_the_pane_shows_what_each_layer_would_have_said(visit, tmp_path):
     assert "“ dog”" in page.locator(".pane dl").inner_text()
 
 
-def test_exit_probabilities_follow_from_kl_and_factor(visit, tmp_path):
+def test_exit_probabilities_follow_from_kl_and_factor(visit, recorded):
     """2·sigmoid(−KL) of what is left: 24 %, 54 % of 76 % …, the rest at the final layer."""
-    page = visit("#/p/0/unfrozen@1/t/2", path=recorded(tmp_path))
+    page = visit("#/p/0/unfrozen@1/t/2", path=recorded)
     shown = [text.strip(" <%\n") for text in page.locator(".pane tbody tr td:nth-child(3)").all_inner_texts()]
     rest, expected = 1.0, []
     for kl in (2.0, 1.0, 0.5, 0.25, 0.0625):
@@ -45,7 +49,7 @@ def test_exit_probabilities_follow_from_kl_and_factor(visit, tmp_path):
     for text, share in zip(shown, [*expected, rest], strict=True):
         assert float(text) == pytest.approx(100 * share, abs=2)
     for route in ("#/p/0/unfrozen@1/t/0", "#/p/0/normal/t/2"):
-        column = visit(route, path=tmp_path / "report.html").locator(".pane tbody tr td:nth-child(3)")
+        column = visit(route, path=recorded).locator(".pane tbody tr td:nth-child(3)")
         assert [text.strip() for text in column.all_inner_texts()] == ["< 0.2%"] * len(LAYERS) + ["100%"]
 
 
@@ -84,8 +88,8 @@ def test_a_token_of_the_other_text_is_pinned_too(visit):
         ("#/p/0/unfrozen@1/vs/normal/o/900", "There is no token 900: the text has 24."),
     ],
 )
-def test_an_address_that_leads_nowhere_says_so(visit, route, sentence):
-    assert sentence in visit(route).locator("main").inner_text()
+def test_an_address_that_leads_nowhere_says_so(walk, route, sentence):
+    assert sentence in walk(route).locator("main").inner_text()
 
 
 def test_a_prompt_that_is_not_held_is_said_to_be_elsewhere(visit, full, tmp_path):
@@ -109,17 +113,17 @@ def test_search_is_in_the_address_and_finds_a_token(visit):
     assert again.get_by_label("Search generated text").input_value() == "CAT sat"
 
 
-def test_side_files_are_read_from_beside_the_page(visit, full, tmp_path):
-    path = build_report(str(full), tmp_path / "r.html", max_bytes=1)
-    page = visit("#/p/0/unfrozen@1/vs/normal/t/2", path=path)
+def test_side_files_are_read_from_beside_the_page(visit, beside):
+    page = visit("#/p/0/unfrozen@1/vs/normal/t/2", path=beside)
     assert page.locator(".t").count() == 48
     assert f"read after layer {LAYERS[2]}" in page.locator(".pane").inner_text()
     assert "At each layer" in page.locator(".pane").inner_text()
-    assert visit("#/s/cat", path=path).locator(".hits li").count() > 6
+    assert visit("#/s/cat", path=beside).locator(".hits li").count() > 6
 
 
-def test_a_missing_side_file_is_named(visit, full, tmp_path):
-    path = build_report(str(full), tmp_path / "r.html", max_bytes=1)
+def test_a_missing_side_file_is_named(visit, beside, tmp_path):
+    shutil.copytree(beside.parent, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / beside.name
     (tmp_path / "r.data" / "prompt-0.js").unlink()
     page = visit("#/p/0/normal", path=path)
     assert "r.data/prompt-0.js, which isn't next to this file" in page.locator("main").inner_text()

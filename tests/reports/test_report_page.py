@@ -5,13 +5,14 @@ import gzip
 import itertools
 import json
 import re
+import shutil
 import subprocess
 import sys
 from functools import cache
 
 import numpy as np
 import pytest
-from synthetic_sweeps import CONFIGURATIONS, HOSTILE, LAYERS, run_rows, write_sweep
+from synthetic_sweeps import HOSTILE, LAYERS, UNUSUAL, run_rows, write_sweep
 
 from reports import build_report
 from reports.packing import encode_log, encode_numbers
@@ -29,7 +30,8 @@ def blob(page: str, name: str) -> bytes:
 
 @cache
 def report(folder) -> tuple[str, dict]:
-    page = build_report(str(folder), folder / "report.html").read_text(encoding="utf-8")
+    path = folder / "report.html"
+    page = (path if path.exists() else build_report(str(folder), path)).read_text(encoding="utf-8")
     return page, json.loads(blob(page, "payload"))
 
 
@@ -55,8 +57,8 @@ def test_the_page_asks_for_nothing(full):
     assert "unsafe" not in policy[1]
 
 
-def test_the_same_results_give_the_same_file(full):
-    assert report(full)[0] == build_report(str(full), full / "report.html").read_text(encoding="utf-8")
+def test_the_same_results_give_the_same_file(full, tmp_path):
+    assert report(full)[0] == build_report(str(full), tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_tokens_come_back_from_the_file(full):
@@ -118,16 +120,15 @@ def test_the_likeliest_tokens_are_in_the_file(tmp_path):
     assert pieces[decode_numbers(more[6:], 3)[0] - 1] == "t7"
 
 
-def test_a_large_page_leaves_tokens_beside_it(full, tmp_path):
-    whole = build_report(str(full), tmp_path / "whole.html")
-    assert not (tmp_path / "whole.data").exists()
-    small = build_report(str(full), tmp_path / "small.html", max_bytes=1)
-    sides = sorted(path.name for path in (tmp_path / "small.data").iterdir())
-    assert sides == [f"prompt-{number}.js" for number in range(6)]
-    assert small.stat().st_size < whole.stat().st_size
+def test_a_large_page_leaves_tokens_beside_it(full, beside, tmp_path):
+    shutil.copytree(beside.parent, tmp_path, dirs_exist_ok=True)
+    small, sides = tmp_path / beside.name, tmp_path / "r.data"
+    assert sorted(path.name for path in sides.iterdir()) == [f"prompt-{number}.js" for number in range(6)]
+    small_size = small.stat().st_size
+    whole = build_report(str(full), small)
+    assert not list(sides.glob("*.js"))
+    assert small_size < whole.stat().st_size
     assert "'nonce-" not in whole.read_text()
-    build_report(str(full), small)
-    assert not list((tmp_path / "small.data").glob("*.js"))
 
 
 def test_the_bulkiest_kinds_leave_first(full):
@@ -167,20 +168,10 @@ def test_readers_without_scripts_get_the_trade_off(full):
     assert "3 [3, 3]" in noscript[1]
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments"),
-    [
-        ("empty", {"n_prompts": 0, "configurations": [], "n_runs": 21}),
-        ("partial", {"n_prompts": 1, "n_runs": 21}),
-        ("all failed", {"n_prompts": 2, "fail": lambda *run: True}),
-        ("one prompt", {"n_prompts": 1}),
-        ("one configuration", {"n_prompts": 6, "configurations": [("unfrozen", 1.0)]}),
-        ("only normal", {"n_prompts": 6, "configurations": [("normal", None)]}),
-        ("no normal", {"n_prompts": 6, "configurations": CONFIGURATIONS[1:]}),
-    ],
-)
-def test_sweeps_that_are_not_whole_still_give_a_report(make_sweep, name, arguments):
-    page, data = report(make_sweep(**arguments))
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_sweeps_that_are_not_whole_still_give_a_report(unusual, name):
+    page = unusual(name).read_text(encoding="utf-8")
+    data = json.loads(blob(page, "payload"))
     titles = {chart["key"] for chart in data["charts"]}
     assert "NaN" not in blob(page, "payload").decode()
     assert data["counts"]["failed"] == (14 if name == "all failed" else 0)
@@ -189,7 +180,7 @@ def test_sweeps_that_are_not_whole_still_give_a_report(make_sweep, name, argumen
     intervals = [
         row["exit_rate_low"] for chart in data["charts"] if "trade" in chart["key"] for row in chart["table"]["rows"]
     ]
-    assert all((low is None) == (arguments["n_prompts"] < 5) for low in intervals)
+    assert all((low is None) == (UNUSUAL[name]["n_prompts"] < 5) for low in intervals)
 
 
 def test_generations_without_tokens_still_have_their_text(make_sweep):
