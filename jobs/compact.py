@@ -12,14 +12,15 @@ from collections.abc import Sequence
 from cluster.compaction import compact, compact_into
 from cluster.flags import Parser
 from cluster.lease import hold
+from cluster.manifest import NAME
 from cluster.store import open_store
-from eexit.config import UsageError
+from eexit.config import UsageError, first_line
 
 ROWS_PER_FILE = 20_000
 
 
 def main(arguments: Sequence[str]) -> int:
-    """0: compacted. 2: the input can't be used."""
+    """0: compacted. 1: it stopped. 2: the input can't be used."""
     parser = Parser(description=__doc__)
     parser.add_argument("out", help="folder or URI of the sweep's results")
     parser.add_argument("--rows-per-file", type=int, default=ROWS_PER_FILE, help="runs in each file, at least")
@@ -27,6 +28,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         flags = parser.parse_args(arguments)
         store = open_store(flags.out)
+        if not store.has(NAME):
+            raise UsageError(f"{store.root} holds no {NAME}: is it a sweep's?")
         with hold(store):
             if flags.into:
                 before, after = compact_into(store, open_store(flags.into), flags.rows_per_file)
@@ -35,6 +38,10 @@ def main(arguments: Sequence[str]) -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except (OSError, KeyboardInterrupt) as error:
+        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else first_line(error)
+        print(f"stopped: {reason}\nthe results are whole: the same command starts over", file=sys.stderr)
+        return 1
     print(f"{before:,} files merged into {after:,}")
     return 0
 

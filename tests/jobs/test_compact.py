@@ -142,6 +142,12 @@ def test_a_copy_leaves_the_original_alone(store: Store, tmp_path: Path) -> None:
     assert_same(read(copy), read(store))
 
 
+def test_a_folder_that_is_no_sweeps_is_left_alone(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, str(SCRIPT), str(tmp_path / "typo")], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, f"error: {tmp_path}/typo holds no {NAME}: is it a sweep's?\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_not_while_a_sweep_is_at_work(store: Store) -> None:
     with hold(store):
         done = subprocess.run([sys.executable, str(SCRIPT), store.root], capture_output=True, text=True)
