@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.profiler import record_function
 
 
 class KVCache:
@@ -120,6 +121,7 @@ class CacheView:
             self.biases[window, n_heads] = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, float("-inf"))
         return self.biases[window, n_heads]
 
+    @record_function("attention")
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, softcap: float | None
     ) -> Tensor:

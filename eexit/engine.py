@@ -101,9 +101,15 @@ class Engine:
     def _new_batch(self, requests: Sequence[Request]) -> Batch:
         length = max(len(request.prompt_token_ids) + self._limit(request) for request in requests)
         has_student = any(request.mode == Mode.FROZEN_RESIDUAL for request in requests)
-        row_bytes = self.decoder.cache_bytes_per_token * length * (2 if has_student else 1)
-        n_slots = max(1, min(len(requests), self.decoding.rows, self.decoding.cache_bytes // row_bytes))
+        fit = self.decoding.cache_bytes // self.row_bytes(length, has_student)
+        n_slots = max(1, min(len(requests), self.decoding.rows, fit))
         return Batch(n_slots, self.decoding, [KVCache(n_slots, length), KVCache(n_slots, length)])
+
+    def row_bytes(self, length: int, has_student: bool) -> int:
+        """Bytes of a row's keys and values: every layer's, and the student's own from the fork on."""
+        n_layers = self.decoder.n_layers
+        kept = n_layers + (n_layers - self.fork - 1 if has_student else 0)
+        return self.decoder.cache_bytes_per_token * length * kept // n_layers
 
     # Prompts
 

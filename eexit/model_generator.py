@@ -47,7 +47,7 @@ class ModelGenerator:
         Where a run's `normal` counterpart is part of the sweep but not among the runs, it is generated as well, to
         compare with, and not returned.
         """
-        requests = self._requests(runs)
+        requests = self.requests(runs)
         outcomes = dict(zip(requests, self._decode(list(requests.values()), progress), strict=True))
         parts = [self._results(run, requests, outcomes) for run in runs]
         return Results(
@@ -55,7 +55,7 @@ class ModelGenerator:
             pa.concat_tables([TOKENS.empty_table(), *(part.tokens for part in parts)]),
         )
 
-    def _requests(self, runs: Sequence[Run]) -> dict[tuple, Request]:
+    def requests(self, runs: Sequence[Run]) -> dict[tuple, Request]:
         """What to decode, keyed by prompt, seed, mode and KL factor; those of one prompt next to each other."""
         requests: dict[tuple, Request] = {}
         for run in sorted(runs, key=lambda run: run.prompt.id):

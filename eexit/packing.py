@@ -4,6 +4,9 @@ oneDNN's own layout, reached by the operators that torch's compiler uses for fro
 rows on two cores the products of all layers take 23 ms instead of 36 in bfloat16, 39 instead of 84 in float32.
 """
 
+import ctypes
+import sys
+
 import torch
 from torch import Tensor, nn
 
@@ -24,10 +27,20 @@ class PackedLinear(nn.Module):
 
 def pack_linear_layers(model: nn.Module) -> None:
     """Replace the model's linear layers by packed ones, one at a time; nothing happens where that isn't possible."""
-    for name, module in list(model.named_modules()):
-        if type(module) is nn.Linear and _can_pack(module.weight):
+    for name in [name for name, module in model.named_modules() if type(module) is nn.Linear]:  # holds no weight
+        linear = model.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        if _can_pack(linear.weight):
             parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, PackedLinear(module))
+            setattr(model.get_submodule(parent), child, PackedLinear(linear))
+    _give_back_freed_memory()
+
+
+def _give_back_freed_memory() -> None:
+    """Loading made the plain weights in threads, whose heaps keep what is freed: as much as the model once more."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:  # glibc
+        trim(0)
 
 
 def _can_pack(weight: Tensor) -> bool:

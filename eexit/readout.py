@@ -16,7 +16,8 @@ from eexit.exits import Divergence, divergence_from_final
 
 # Logits of as many bytes, but of LOGITS_ROWS residual streams at least, are made by one product: fewer and the head's
 # weights are fetched too often, more and a CPU's cache can't hold them until they are compared.
-LOGITS_BYTES: Final = {"cpu": 8 << 20, "cuda": 64 << 20, "mps": 64 << 20}
+LOGITS_BYTES: Final = 8 << 20
+LOGITS_BYTES_ON_GPU: Final = 64 << 20
 LOGITS_ROWS: Final = 64
 CACHE_BYTES: Final = 1 << 20  # on a CPU, fp32 log-probabilities of as many rows at a time are made from them
 
@@ -42,7 +43,8 @@ def read_layers(decoder: Decoder, states_BXW: Tensor, readout: str, n_top: int) 
 
 def _rows_at_a_time(decoder: Decoder) -> int:
     """How many residual streams one product reads."""
-    return max(LOGITS_ROWS, LOGITS_BYTES[decoder.device.type] // (decoder.vocabulary * decoder.dtype.itemsize))
+    budget = LOGITS_BYTES if decoder.device.type == "cpu" else LOGITS_BYTES_ON_GPU
+    return max(LOGITS_ROWS, budget // (decoder.vocabulary * decoder.dtype.itemsize))
 
 
 def _read_chunk(decoder: Decoder, states_BXW: Tensor, readout: str, n_top: int) -> Reading:

@@ -1,8 +1,8 @@
 """How much the driver holds and how fast it lands, with a generator that does nothing, on one machine.
 
-    python jobs/bench_driver.py                   a million runs
-    python jobs/bench_driver.py --runs 50000      fewer
-    python jobs/bench_driver.py --overhead        Ray and landing beside the bare engine, on the demo
+    python jobs/bench.py driver                   a million runs
+    python jobs/bench.py driver --runs 50000      fewer
+    python jobs/bench.py driver --overhead        Ray and landing beside the bare engine, on the demo
 
 Megabytes are the driver process's own, at its peak, Ray and Arrow included. Resuming starts from a sweep of which every
 second file is gone, in a process of its own: the seconds until its first shard is there, and until all that is left has
@@ -14,6 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,7 @@ class Resumed:
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = Parser(description=__doc__)
+    parser = Parser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=1_000_000)
     parser.add_argument("--actors", type=int, default=1)
     parser.add_argument("--overhead", action="store_true")

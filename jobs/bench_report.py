@@ -1,14 +1,13 @@
 """What a report costs: bytes per token, size, time and memory of a build, and how long a reader waits.
 
-    python jobs/bench_report.py                  100 prompts × 17 configurations × 400 tokens
-    python jobs/bench_report.py --prompts 10     a quick look
-    python jobs/bench_report.py --scale          10,000 prompts too, with 5 × 40 tokens each
+    python jobs/bench.py report                  100 prompts × 17 configurations × 400 tokens
+    python jobs/bench.py report --prompts 10     a quick look
+    python jobs/bench.py report --scale          10,000 prompts too, with 5 × 40 tokens each
 
 The sweep is synthetic: texts with Zipf's frequencies that share stretches as greedy texts do, KLs that fall with depth,
 exits by the rule itself. The waits are measured in Chromium and left out where there is none.
 """
 
-import argparse
 import importlib.util
 import multiprocessing
 import re
@@ -16,11 +15,14 @@ import shutil
 import sys
 import tempfile
 import time
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from cluster.flags import Parser
 from reports.page import build_report, side_folder
 from reports.payload import payload
 from reports.sweep import read_sweep
@@ -115,8 +117,8 @@ def waits(report: Path, label: str) -> list[Row]:
         ]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: Sequence[str]) -> int:
+    parser = Parser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=100, help="prompts of the synthetic sweep (default: 100)")
     parser.add_argument("--scale", action="store_true", help="10,000 prompts too")
     flags = parser.parse_args(arguments)
@@ -130,4 +132,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

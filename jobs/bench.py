@@ -1,0 +1,32 @@
+"""What the project costs, measured on the machine it is started on.
+
+    python jobs/bench.py              the engine's speed, about five minutes on two CPU cores (--quick: one)
+    python jobs/bench.py driver       a million runs that do nothing: what planning, driving and resuming hold and take
+    python jobs/bench.py report       a report's size, build and waits
+
+`python jobs/bench.py driver --help` and so on list their flags.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from eexit.config import UsageError
+
+PARTS = ("engine", "driver", "report")
+
+
+def main(arguments: Sequence[str]) -> int:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # torch's profiler would print a line whenever it starts and stops
+    part, rest = (arguments[0], arguments[1:]) if arguments and arguments[0] in PARTS else ("engine", arguments)
+    measure: Callable[[Sequence[str]], int] = import_module(f"bench_{part}").main
+    try:
+        return measure(rest)
+    except UsageError as error:
+        print(f"bench.py: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,90 @@
+"""What a measurement was made on, and what a process takes that starts from nothing."""
+
+import os
+import platform
+import re
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from cluster.job import load_job
+from eexit.config import SweepConfig
+from eexit.model_generator import ModelGenerator
+from eexit.models import estimate_memory
+from eexit.plan import Run, count_runs, plan_runs
+
+
+def machine(model: PreTrainedModel, config: SweepConfig) -> dict[str, str]:
+    """The hardware as it names itself, what the model runs as, and versions."""
+    if model.device.type == "cuda":
+        device = torch.cuda.get_device_name()
+    else:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        amx = ", AMX" if torch.cpu._is_amx_tile_supported() else ""
+        device = f"{_processor()} ({cores} cores, {torch.backends.cpu.get_cpu_capability()}{amx})"
+    return {
+        "machine": device,
+        "model": config.model,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "transformers")},
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return named[1] if named else platform.processor() or platform.machine()
+
+
+def start(arguments: Sequence[str], default: Path, n_rows: int, n_tokens: int, began: float) -> dict[str, float]:
+    """Of this process, which started at `began`: seconds to a first token, then megabytes for a whole batch.
+
+    Seconds are those since the start. Megabytes are the running process's peak over what it held with everything
+    imported (on a GPU the allocator's peak), less weights and keys and values.
+    """
+    imported, held = time.time(), _megabytes("VmRSS")
+    job, _ = load_job(arguments, default)
+    config = job.sweep.model_copy(update={"max_new_tokens": n_tokens})
+    generator = ModelGenerator(config, job.device)
+    loaded = time.time()
+    runs = runs_for(config, n_rows)
+    firsts: list[float] = []
+    generator.generate(runs[:1], lambda _: firsts.append(time.time()))
+    _forget_peak()
+    generator.generate(runs, lambda _: None)
+    on_gpu = generator.model.device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated() / 1e6 if on_gpu else _megabytes("VmHWM") - held
+    length = n_tokens + max(len(request.prompt_token_ids) for request in generator.requests(runs).values())
+    weights, _ = estimate_memory(config, n_rows, length)
+    cache = n_rows * generator.engine.row_bytes(length, has_student=True)
+    return {
+        "seconds to imported": imported - began,
+        "to loaded": loaded - began,
+        "to a first token": firsts[0] - began,
+        f"MB with {n_rows} rows": peak,
+        "less weights and cache": peak - (weights + cache) / 1e6,
+    }
+
+
+def runs_for(config: SweepConfig, n_rows: int) -> list[Run]:
+    """As many runs of the sweep, with as many seeds as they need."""
+    seeds = tuple(range(-(-n_rows // count_runs(config))))
+    return list(plan_runs(config.model_copy(update={"seeds": seeds})))[:n_rows]
+
+
+def _forget_peak() -> None:
+    """So that the peak is the running engine's, without what loading took for a moment."""
+    clear = Path("/proc/self/clear_refs")
+    if clear.exists():
+        clear.write_text("5")
+
+
+def _megabytes(name: str) -> float:
+    status = Path("/proc/self/status")
+    found = re.search(rf"{name}:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    return int(found[1]) * 1024 / 1e6 if found else float("nan")

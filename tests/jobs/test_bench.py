@@ -1,0 +1,73 @@
+"""The benches, small: that they measure what they say. No time is asserted."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from byte_model import save_byte_model
+
+SCRIPT = Path(__file__).parents[2] / "jobs" / "bench.py"
+
+
+def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True)
+
+
+def test_the_engine_beside_its_contenders(tmp_path: Path):
+    save_byte_model(tmp_path / "model")
+    done = bench(
+        "--quick", "--model", tmp_path / "model", "--dtype", "float32", "--rows", 9, 12, "--tokens", 10, "--rounds", 2,
+        "--json", tmp_path / "figures.json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["machine"]["dtype"] == "float32"
+    compared = {(row["rows"], row["what"]): row for row in figures["comparison"]}
+    contenders = ["generate", "sweep", "sweep, no top tokens", "floor"]
+    assert list(compared) == [(1, "reference"), *((rows, what) for rows in (9, 12) for what in contenders)]
+    assert all(len(row["rounds"]) == 2 and row["rate"] > 0 and row["step"] > 0 for row in compared.values())
+    assert compared[9, "sweep"]["tokens"] == compared[9, "generate"]["tokens"] == 90
+    assert len(compared[9, "sweep"]["steps"]) == 2 * 8, "a prompt gives the first of ten tokens"
+    for phases in figures["phases"].values():
+        assert min(phases.values()) > 0
+        assert phases["attention"] < phases["teacher"] + phases["student"]
+    assert list(figures["length"]) == ["100"], "longer ones have no room in the model's 256 positions"
+    assert (
+        figures["start"]["seconds to imported"] < figures["start"]["to loaded"] < figures["start"]["to a first token"]
+    )
+    assert "| rows |" in done.stdout
+    assert "profiler_start" not in done.stdout + done.stderr
+
+
+def test_the_driver_prints_a_table_of_what_it_measured():
+    done = bench("driver", "--runs", 5000)
+    assert done.returncode == 0, done.stderr
+    row = done.stdout.splitlines()[-1].replace(",", "")
+    runs, files, per_second, driving, resuming, first, whole = (float(x) for x in re.findall(r"[\d.]+", row))
+    assert (runs, files) == (5000, 84)
+    assert per_second > 0
+    assert 0 < driving < 300
+    assert 0 < resuming < 300
+    assert 0 <= first <= whole
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rows", "many"], "invalid int value: 'many'"),
+        (["--rounds", "0"], "invalid positive value: '0'"),
+        (["--tokens", "4"], "--tokens must be at least 8, got 4"),
+        (["--json", "no/such/figures.json"], "--json no/such/figures.json can't be written"),
+        (["--model", "no/such"], "no/such"),
+        (["driver", "--runs", "few"], "invalid int value: 'few'"),
+        (["nonsense"], "unrecognized arguments: nonsense"),
+    ],
+)
+def test_bad_input_gets_one_line(arguments: list[str], message: str):
+    done = bench(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
