@@ -106,10 +106,11 @@ class Engine:
         return Batch(n_slots, self.decoding, [KVCache(n_slots, length), KVCache(n_slots, length)])
 
     def row_bytes(self, length: int, has_student: bool) -> int:
-        """Bytes of a row's keys and values: every layer's, and the student's own from the fork on."""
+        """Bytes of a row in flight: keys and values of every layer and the student's from the fork on; final logits."""
         n_layers = self.decoder.n_layers
         kept = n_layers + (n_layers - self.fork - 1 if has_student else 0)
-        return self.decoder.cache_bytes_per_token * length * kept // n_layers
+        logits = self.decoder.vocabulary * self.decoder.dtype.itemsize
+        return self.decoder.cache_bytes_per_token * length * kept // n_layers + logits
 
     # Prompts
 

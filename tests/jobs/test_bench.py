@@ -26,8 +26,9 @@ def test_the_engine_beside_its_contenders(tmp_path: Path):
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["machine"]["dtype"] == "float32"
     compared = {(row["rows"], row["what"]): row for row in figures["comparison"]}
-    contenders = ["generate", "sweep", "sweep, no top tokens", "floor"]
-    assert list(compared) == [(1, "reference"), *((rows, what) for rows in (9, 12) for what in contenders)]
+    contenders = ["generate", "sweep", "floor"]
+    first = [(1, "reference"), *((9, what) for what in contenders), (9, "sweep, no top tokens")]
+    assert list(compared) == [*first, *((12, what) for what in contenders)]
     assert all(len(row["rounds"]) == 2 and row["rate"] > 0 and row["step"] > 0 for row in compared.values())
     assert compared[9, "sweep"]["tokens"] == compared[9, "generate"]["tokens"] == 90
     assert len(compared[9, "sweep"]["steps"]) == 2 * 8, "a prompt gives the first of ten tokens"
@@ -57,7 +58,7 @@ def test_the_driver_prints_a_table_of_what_it_measured():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--rows", "many"], "invalid int value: 'many'"),
+        (["--rows", "many"], "invalid positive value: 'many'"),
         (["--rounds", "0"], "invalid positive value: '0'"),
         (["--tokens", "4"], "--tokens must be at least 8, got 4"),
         (["--json", "no/such/figures.json"], "--json no/such/figures.json can't be written"),
