@@ -157,7 +157,7 @@ def paired_chart(frame: pd.DataFrame, x: str, x_title: str, none: float, descrip
     Where that is 1 it is a ratio, on a logarithmic axis: half and double are equally far.
     """
     scale = alt.Scale(type="log" if none else "linear", zero=False, nice=False, padding=ROOM)
-    channel = alt.X(f"{x}:Q", title=x_title, scale=scale, axis=alt.Axis(format="~g" if none else "+~g"))
+    channel = alt.X(f"{x}:Q", title=x_title, scale=scale, axis=alt.Axis(format="~g"))
     base = alt.Chart(ROWS).encode(y=_rows_of("configuration"), color=_mode_colour(frame), opacity=OPACITY)
     tooltip = [
         alt.Tooltip("configuration:N", title="Configuration"),

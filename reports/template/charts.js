@@ -42,7 +42,7 @@ function figure(chart) {
   const choose = (label, key, names) => (!label || names.length < 2 ? null : h("label", {}, label + " ",
     h("select", { onchange: (event) => { entry[key] = +event.target.value; entry.update(); } }, ...names.map((name, i) => h("option", { value: i, selected: i === entry[key] }, name)))));
   const choices = [choose(chart.choice, "variant", chart.variants.map(({ label }) => label)), chart.slice && choose(chart.slice.label, "slice", chart.slice.values)];
-  const makeTwin = () => (chart.twin ? chart.twin() : twin(chart.title, { columns: chart.table.columns, rows: rowsOf(entry) }));
+  const makeTwin = () => (chart.twin ? chart.twin() : twin(chart.title + (chart.slice ? ` · ${chart.slice.label} ${chart.slice.values[entry.slice]}` : ""), { columns: chart.table.columns, rows: rowsOf(entry) }));
   const details = h("details", {}, h("summary", {}, "Table"));
   details.addEventListener("toggle", () => {
     if (details.open && details.children.length === 1) details.append(makeTwin());

@@ -93,6 +93,7 @@ def test_differences_are_against_whichever_configuration_is_chosen(visit):
     assert "unfrozen@0.5\t6\t2.333 [2.333, 2.333]" in rows.all_inner_texts()[0]
     paired.get_by_role("combobox", name="Against").select_option("unfrozen@0.5")
     assert rows.all_inner_texts()[0].startswith("normal\t6\t0.4286 [0.4286, 0.4286]")
+    assert paired.locator("caption").inner_text() == "Paired differences · Against unfrozen@0.5"
 
 
 def test_an_address_leads_to_one_token_side_by_side(visit):
