@@ -1,27 +1,31 @@
 """Keys and values of many rows, written in place at each row's own position.
 
 Shapes: N slots, B rows in a pass (slots 0…B-1, or some of them), H heads, G query heads per key head, T tokens,
-S positions in reach, D head width.
+S positions there is room for, D head width.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import record_function
 
+BLOCK: Final = 64  # positions
+
 
 class KVCache:
-    """Preallocated keys and values, made when a layer is first written.
+    """Keys and values, made when a layer is first written, with room for up to `length` positions.
 
     A layer's values are (N, H, S, D). Its keys are too on a GPU; on a CPU they are (N, H, D, S), as the product with
-    one query wants them: with 1,000 positions in bfloat16 that is five times faster.
+    one query wants them: with 1,000 positions in bfloat16 that is five times faster. There S grows by whole blocks and
+    attention takes all of it, masked: a CPU's batched product would first copy a part of the positions.
     """
 
     def __init__(self, n_slots: int, length: int):
-        self.n_slots, self.length = n_slots, length
+        self.n_slots, self.length, self.capacity = n_slots, length, 0
         self._keys: dict[int, Tensor] = {}
         self._values: dict[int, Tensor] = {}
 
@@ -32,11 +36,22 @@ class KVCache:
     def layer(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """A layer's keys and values, both as (N, H, S, D); made like these (…, H, T, D) if they aren't there yet."""
         if layer not in self._keys:
-            shape = (self.n_slots, key.shape[-3], self.length)
+            shape = (self.n_slots, key.shape[-3], self.capacity)
             keys = key.new_zeros(*shape[:2], key.shape[-1], shape[2]).mT
             self._keys[layer] = keys if key.device.type == "cpu" else keys.contiguous()
             self._values[layer] = value.new_zeros(*shape, value.shape[-1])
         return self._keys[layer], self._values[layer]
+
+    @torch.inference_mode()
+    def reserve(self, reach: int) -> None:
+        """Make room for positions below `reach`."""
+        if reach <= self.capacity:
+            return
+        held, self.capacity = self.capacity, min(self.length, -(-reach // BLOCK) * BLOCK)
+        for layer in list(self._keys):
+            keys, values = self._keys.pop(layer), self._values.pop(layer)
+            new_keys, new_values = self.layer(layer, keys, values)
+            new_keys[:, :, :held], new_values[:, :, :held] = keys, values
 
     @torch.inference_mode()
     def copy_slot(self, source: int, target: int, n_tokens: int) -> None:
@@ -47,6 +62,7 @@ class KVCache:
 
     def load(self, slot: int, prefix: "KVCache", layers: Sequence[int], n_tokens: int) -> None:
         """Start a row from the one row of `prefix`."""
+        self.reserve(n_tokens)
         for layer in layers:
             prefix_keys, prefix_values = prefix._keys[layer], prefix._values[layer]
             keys, values = self.layer(layer, prefix_keys, prefix_values)
@@ -66,6 +82,7 @@ class CacheView:
     """
 
     def __init__(self, cache: KVCache, position_BT: Tensor, reach: int, rows: Tensor | None = None):
+        cache.reserve(reach)
         self.cache, self.position_BT, self.reach, self.rows = cache, position_BT, reach, rows
         self.slots = torch.arange(position_BT.shape[0], device=position_BT.device) if rows is None else rows
         self.slot_B1 = self.slots[:, None]
@@ -94,7 +111,7 @@ class CacheView:
         return 0  # positions are always passed
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
-        """Write (B, H, T, D) at each row's own positions; returns all rows' keys and values in reach."""
+        """Write (B, H, T, D) at each row's own positions; returns all rows' keys and values."""
         keys, values = self.cache.layer(layer_idx, key, value)
         self.layers_seen.add(layer_idx)
         keys[self.slot_B1, :, self.own_position_BT] = key.transpose(1, 2)
@@ -102,12 +119,12 @@ class CacheView:
         if self.only_keys:
             raise KeysWritten
         n_rows = self.position_BT.shape[0]
-        return keys[:n_rows, :, : self.reach], values[:n_rows, :, : self.reach]
+        return keys[:n_rows], values[:n_rows]
 
     def mask(self, window: int | None) -> Tensor:
         """(B, 1, T, S): which positions a token attends to: those up to its own, within the sliding window."""
         if window not in self.masks:
-            key_S = torch.arange(self.reach, device=self.position_BT.device)
+            key_S = torch.arange(self.cache.capacity, device=self.position_BT.device)
             mask_BTS = key_S <= self.position_BT[..., None]
             if window is not None:
                 mask_BTS &= key_S > self.position_BT[..., None] - window

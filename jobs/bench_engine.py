@@ -20,7 +20,7 @@ import sys
 import time
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
@@ -152,6 +152,12 @@ class Bench:
                  for event in profiler.key_averages()}  # fmt: skip
         return {name: spent.get(name, 0.0) / 1e3 / (steps[1] - steps[0]) for name in (*PHASES, "attention")}
 
+    def steps(self, engine: Engine, requests: Sequence[Request]) -> list[float]:
+        """Seconds of each but the first."""
+        moments: list[float] = []
+        list(engine.generate(requests, lambda _: moments.append(self.now())))
+        return [after - before for before, after in pairwise(moments)]
+
     def now(self) -> float:
         if self.plain.device.type == "cuda":
             torch.cuda.synchronize()
@@ -174,21 +180,27 @@ class Products(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+class _Enough(Exception):
+    """Leaves a generation whose end nobody waits for."""
+
+
 def _during(
     engine: Engine, requests: Sequence[Request], steps: tuple[int, int], manager: AbstractContextManager
-) -> list[float]:
-    """Run it all, with the manager entered from after the one step until after the other; the steps' seconds."""
-    moments: list[float] = []
+) -> None:
+    """Run until the second of these steps, with the manager entered after the first."""
+    n_steps = 0
 
     def progress(_: int) -> None:
-        moments.append(time.perf_counter())
-        if len(moments) == steps[0]:
+        nonlocal n_steps
+        n_steps += 1
+        if n_steps == steps[0]:
             manager.__enter__()
-        if len(moments) == steps[1]:
+        if n_steps == steps[1]:
             manager.__exit__(None, None, None)
+            raise _Enough
 
-    list(engine.generate(requests, progress))
-    return [after - before for before, after in pairwise(moments)]
+    with suppress(_Enough):
+        list(engine.generate(requests, progress))
 
 
 def compare(bench: Bench, rows: Sequence[int], n_tokens: int, n_rounds: int) -> list[Timed]:
@@ -218,7 +230,7 @@ def scale(bench: Bench, requests: Sequence[Sequence[Request]], n_rounds: int) ->
     steps: list[list[float]] = [[] for _ in requests]
     for _ in range(n_rounds):
         for batch, spent in zip(requests, steps, strict=True):
-            spent += _during(engine, batch, (0, 0), profile())
+            spent += bench.steps(engine, batch)
     return [1e3 * median(spent) for spent in steps]
 
 
@@ -271,7 +283,9 @@ def show_rows(console: Console, bench: Bench, rows: Sequence[int]) -> dict[str, 
 def show_lengths(console: Console, bench: Bench, lengths: Sequence[int], n_rows: int) -> dict[str, tuple[float, float]]:
     batches = [lengthened(bench.requests(n_rows), length) for length in lengths]
     steps = scale(bench, batches, 2)
-    attention = [bench.phases(batch, SCALING_TOKENS, (2, 6))["attention"] for batch in batches]
+    profiled = [bench.phases(batch, SCALING_TOKENS, (2, 6)) for batch in batches]
+    shares = [phases["attention"] / sum(phases[name] for name in PHASES) for phases in profiled]
+    attention = [share * step for share, step in zip(shares, steps, strict=True)]
     table = _table("tokens before", "ms/step", "attention", "the rest")
     for length, step, of_it in zip(lengths, steps, attention, strict=True):
         table.add_row(f"{length:,}", f"{step:.1f}", f"{of_it:.1f}", f"{step - of_it:.1f}")

@@ -34,11 +34,17 @@ function legend(counts, target) {
   return h("div.row", {}, h("span.soft", {}, "Exit layer"), list);
 }
 
+// A token by itself, of which nothing would be seen where it is blank.
+function alone(piece) {
+  const text = pieceText(piece);
+  return /^[ \u00a0]+$/.test(text) ? [h("span.mark", {}, text.replaceAll(" ", "␣").replaceAll("\u00a0", "⟨A0⟩"))] : visible(text);
+}
+
 // What the recording says of token i. The numbers are rounded as packing.py rounds them.
 function tokenPane(run, tokens, detail, i, name) {
   const rank = tokens.rank[i], drawn = i >= run.undrawn;
   const lines = [
-    h("h2.piece", {}, "“", ...visible(pieceText(tokens.piece[i])), "”"),
+    h("h2.piece", {}, "“", ...alone(tokens.piece[i]), "”"),
     h("p", {}, (name ? `${name}: position` : "Position") + ` ${i} of ${tokens.n}, read after layer ${DATA.layers[rank]}` + (drawn ? "." : "; the exit wasn't drawn.")),
   ];
   if (!detail) return lines;
@@ -57,7 +63,7 @@ function layerTable({ kl, probability, top }, rank) {
   const last = (r) => r === DATA.final;
   const rows = DATA.layers.map((layer, r) => h(r === rank ? "tr.here" : "tr", {}, h("th", { scope: "row" }, h(`span.swatch.c${r}`), layer),
     kl && bar(last(r) ? "0" : nats(kl[r]), last(r) ? 0 : kl[r] / highest, r), kl && bar(percent(probability[r]), probability[r], r),
-    top && h("td.words", {}, ...top[r].map(({ piece, probability }) => h("div", {}, h("span.piece", {}, ...visible(pieceText(piece))), h("span.soft", {}, ` ${percent(probability)}`))))));
+    top && h("td.words", {}, ...top[r].map(({ piece, probability }) => h("div", {}, h("span.piece", {}, ...alone(piece)), h("span.soft", {}, ` ${percent(probability)}`))))));
   const heads = ["Layer", kl && "KL, nats", kl && "Exit proba\u00adbility", top && "Would have said"];
   return h(top ? "table.likely" : "table", {}, h("caption", {}, "At each layer a token may be read from"),
     h("thead", {}, h("tr", {}, ...heads.map((head) => head && h(head === "Would have said" ? "th.words" : "th", { scope: "col" }, head)))), h("tbody", {}, ...rows));
@@ -66,7 +72,7 @@ function layerTable({ kl, probability, top }, rank) {
 function fullDepth({ logprob, entropy, said }) {
   return h("dl", {}, h("dt", {}, "Log-probability under full depth"), h("dd", {}, `${logprob === 0 ? "0" : "−" + nats(-logprob)} nats`),
     h("dt", {}, "Entropy of full depth"), h("dd", {}, `${nats(entropy)} nats`),
-    h("dt", {}, "Full depth would have said"), h("dd", {}, ...(said === null ? ["the same"] : ["“", ...visible(pieceText(said)), "”"])));
+    h("dt", {}, "Full depth would have said"), h("dd", {}, ...(said === null ? ["the same"] : ["“", ...alone(said), "”"])));
 }
 
 const nats = (value) => (value === 0 ? "< 0.001" : String(+value.toPrecision(2)));

@@ -1,10 +1,12 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 import pytest
 import torch
+from torch.profiler import profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
@@ -18,6 +20,10 @@ from eexit.rows import Decoding, Failure, Request, Trace
 
 DECODING = Decoding(exitable_layers=(1, 3, 4), max_new_tokens=12, eos_token_ids=frozenset())
 PROMPT = (5, 80, 7, 7, 31)
+LONG = LlamaConfig(
+    vocab_size=97, hidden_size=64, intermediate_size=64, num_hidden_layers=7, num_attention_heads=4,
+    num_key_value_heads=2, max_position_embeddings=1024,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -83,11 +89,7 @@ class Written(TorchDispatchMode):
 
 def test_nothing_in_a_step_grows_with_the_cache_but_attention(monkeypatch: pytest.MonkeyPatch):
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=97, hidden_size=64, intermediate_size=64, num_hidden_layers=7, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=1024,
-    )  # fmt: skip
-    engine = Engine(Decoder(LlamaForCausalLM(config).eval()), DECODING)
+    engine = Engine(Decoder(LlamaForCausalLM(LONG).eval()), DECODING)
     attend = CacheView.attend
 
     def step(n_prompt: int) -> Written:
@@ -117,6 +119,32 @@ def test_nothing_in_a_step_grows_with_the_cache_but_attention(monkeypatch: pytes
     assert short.outside == long.outside > 0
     rows, key_heads, width = 3, 2, 16
     assert 0 < long.largest_in_attention < rows * key_heads * width * 640, "a layer's keys or values were copied"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_product_copies_the_cache(dtype: torch.dtype):
+    """A batched product silently makes a whole of operands that are a part of something."""
+    torch.manual_seed(0)
+    engine = Engine(Decoder(LlamaForCausalLM(LONG).eval().to(dtype)), DECODING)
+    profiler, n_steps = profile(record_shapes=True), 0
+
+    def progress(_: int) -> None:
+        nonlocal n_steps
+        n_steps += 1
+        if n_steps == 3:
+            profiler.__enter__()
+        if n_steps == 4:
+            profiler.__exit__(None, None, None)
+
+    prompt = tuple(token % 97 for token in range(600))
+    modes = [(Mode.NORMAL, None), (Mode.FROZEN_RESIDUAL, 1e9), (Mode.FROZEN_RESIDUAL, 0.0)]
+    list(engine.generate([Request(prompt, mode, k) for mode, k in modes], progress))
+    copied = [
+        prod(event.input_shapes[0]) for event in profiler.events()
+        if event.name in ("aten::copy_", "aten::clone", "aten::contiguous") and event.input_shapes
+    ]  # fmt: skip
+    rows, key_heads, width = 3, 2, 16
+    assert 0 < max(copied) < rows * key_heads * width * 600
 
 
 def test_the_model_is_left_as_it_was(llama: PreTrainedModel):

@@ -20,7 +20,9 @@ def recorded(tmp_path_factory):
             token["kl"] = [2.0, 1.0, 0.5, 0.25, 0.0625]
             token["final_token_id"] = 9
             token["top_token_ids"] = [[9, 50 + rank, 60 + rank] for rank in range(len(LAYERS) + 1)]
-            token["top_tokens"] = [[" dog", f" word{rank}", "\n"] for rank in range(len(LAYERS) + 1)]
+            token["top_tokens"] = [
+                [" dog", " \u00a0" if rank == 2 else f" word{rank}", "\n"] for rank in range(len(LAYERS) + 1)
+            ]
             token["top_prob"] = [[0.5, 0.25, 0.125]] * (len(LAYERS) + 1)
         generations.append(row)
         tokens += rows
@@ -34,6 +36,7 @@ def test_the_pane_shows_what_each_layer_would_have_said(visit, recorded):
     assert rows.count() == len(LAYERS) + 1
     said = rows.nth(1).locator("td").last
     assert said.locator(".piece").all_inner_texts() == [" dog", " word1", "↵\n"]
+    assert rows.nth(2).locator("td").last.locator(".piece").all_inner_texts()[1] == "␣⟨A0⟩", "a blank one is seen"
     assert [share.strip() for share in said.locator(".soft").all_inner_texts()] == ["50%", "25%", "13%"]
     assert "“ dog”" in page.locator(".pane dl").inner_text()
 
