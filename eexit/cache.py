@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import record_function
 
-BLOCK: Final = 64  # positions
+BLOCK: Final = 256  # positions; small ones would leave holes in the heap at every growth
 
 
 class KVCache:
