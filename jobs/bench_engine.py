@@ -271,8 +271,8 @@ def show_phases(console: Console, bench: Bench, rows: Sequence[int], n_tokens: i
     return dict(zip(map(str, rows), phases, strict=True))
 
 
-def show_rows(console: Console, bench: Bench, rows: Sequence[int]) -> dict[str, float]:
-    steps = scale(bench, [bench.requests(n) for n in rows], 3)
+def show_rows(console: Console, bench: Bench, rows: Sequence[int], n_rounds: int) -> dict[str, float]:
+    steps = scale(bench, [bench.requests(n) for n in rows], n_rounds)
     table = _table("rows", "ms/step", "ms/token")
     for n, step in zip(rows, steps, strict=True):
         table.add_row(str(n), f"{step:.1f}", f"{step / n:.2f}")
@@ -280,9 +280,11 @@ def show_rows(console: Console, bench: Bench, rows: Sequence[int]) -> dict[str, 
     return dict(zip(map(str, rows), steps, strict=True))
 
 
-def show_lengths(console: Console, bench: Bench, lengths: Sequence[int], n_rows: int) -> dict[str, tuple[float, float]]:
+def show_lengths(
+    console: Console, bench: Bench, lengths: Sequence[int], n_rows: int, n_rounds: int
+) -> dict[str, tuple[float, float]]:
     batches = [lengthened(bench.requests(n_rows), length) for length in lengths]
-    steps = scale(bench, batches, 2)
+    steps = scale(bench, batches, n_rounds)
     profiled = [bench.phases(batch, SCALING_TOKENS, (2, 6)) for batch in batches]
     shares = [phases["attention"] / sum(phases[name] for name in PHASES) for phases in profiled]
     attention = [share * step for share, step in zip(shares, steps, strict=True)]
@@ -304,12 +306,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--rows", type=positive, nargs="+", metavar="N", help="default: 27 108")
     parser.add_argument("--tokens", type=positive, help="per row (default: 40)")
     parser.add_argument("--rounds", type=positive, help="default: 5")
-    parser.add_argument("--quick", action="store_true", help="27 rows, 20 tokens, 3 rounds, less of the rest")
+    parser.add_argument("--quick", action="store_true", help="27 rows, 12 tokens, 2 rounds, less of the rest")
     parser.add_argument("--json", metavar="FILE", help="every figure, the machine and the versions")
     parser.epilog = "Any flag of sweep.py that says what is swept will do as well: --model, --dtype, --exit-every, …"
     flags, of_sweep = parser.parse_known_args(arguments)
     rows = flags.rows or ([27] if flags.quick else [27, 108])
-    n_tokens, n_rounds = flags.tokens or (20 if flags.quick else 40), flags.rounds or (3 if flags.quick else 5)
+    n_tokens, n_rounds = flags.tokens or (12 if flags.quick else 40), flags.rounds or (2 if flags.quick else 5)
     if n_tokens < MIN_TOKENS:
         raise UsageError(f"--tokens must be at least {MIN_TOKENS}, got {n_tokens}: steps are looked at halfway")
     if flags.json and not Path(flags.json).parent.is_dir():
@@ -326,8 +328,10 @@ def main(arguments: Sequence[str]) -> int:
         "machine": about,
         "comparison": [{**vars(timed), "rate": timed.rate, "step": timed.step} for timed in timings],
         "phases": show_phases(console, bench, rows, n_tokens),
-        "rows": show_rows(console, bench, SCALING_ROWS[:n_points]),
-        "length": show_lengths(console, bench, [n for n in LENGTHS[:n_points] if n <= room], rows[0]),
+        "rows": show_rows(console, bench, SCALING_ROWS[:n_points], max(1, n_rounds // 2)),
+        "length": show_lengths(
+            console, bench, [n for n in LENGTHS[:n_points] if n <= room], rows[0], max(1, n_rounds // 2)
+        ),
         "start": aside(start, of_sweep, DEMO, rows[-1], n_tokens, time.time()),
     }
     console.print(f"\n{', '.join(f'{name} {value:.1f}' for name, value in figures['start'].items())}", highlight=False)
