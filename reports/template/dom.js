@@ -60,7 +60,7 @@ function button(label, pressed, onclick) {
 
 // Numbers with their names, side by side: [label, value] each.
 function numbers(items) {
-  return h("dl.numbers", {}, ...items.map(([label, value]) => h("div", {}, h("dt", {}, label), h("dd", {}, value))));
+  return h("dl.named", {}, ...items.map(([label, value]) => h("div", {}, h("dt", {}, label), h("dd", {}, value))));
 }
 
 // An address of one run, comparison and token, which is the other text's as o:

@@ -151,6 +151,7 @@ def test_layers_have_colours_and_another_channel(visit):
     assert final.evaluate("e => getComputedStyle(e).backgroundColor") == "rgb(179, 18, 43)"
     page.get_by_role("button", name="Layer numbers").click()
     assert token.evaluate("e => getComputedStyle(e, '::after').content") == '"5"'
+    assert page.evaluate("getComputedStyle(document.body).display") == "block", "the page keeps its layout"
 
 
 def test_a_table_sorts(visit):
