@@ -19,9 +19,8 @@ BLOCK: Final = 256  # positions; small ones would leave holes in the heap at eve
 class KVCache:
     """Keys and values, made when a layer is first written, with room for up to `length` positions.
 
-    A layer's values are (N, H, S, D). Its keys are too on a GPU; on a CPU they are (N, H, D, S), as the product with
-    one query wants them: with 1,000 positions in bfloat16 that is five times faster. There S grows by whole blocks and
-    attention takes all of it, masked: a CPU's batched product would first copy a part of the positions.
+    A layer's are (N, H, S, D) each. S grows by whole blocks and attention takes all of it, masked: a CPU's batched
+    product would first copy a part of the positions.
     """
 
     def __init__(self, n_slots: int, length: int):
@@ -37,8 +36,7 @@ class KVCache:
         """A layer's keys and values, both as (N, H, S, D); made like these (…, H, T, D) if they aren't there yet."""
         if layer not in self._keys:
             shape = (self.n_slots, key.shape[-3], self.capacity)
-            keys = key.new_zeros(*shape[:2], key.shape[-1], shape[2]).mT
-            self._keys[layer] = keys if key.device.type == "cpu" else keys.contiguous()
+            self._keys[layer] = key.new_zeros(*shape, key.shape[-1])
             self._values[layer] = value.new_zeros(*shape, value.shape[-1])
         return self._keys[layer], self._values[layer]
 
@@ -149,8 +147,6 @@ class CacheView:
         if n_tokens == 1:  # the query heads of one key head are so many queries of it: no key is needed twice
             query = query.reshape(n_rows, key.shape[1], -1, width)
         if softcap is None and (n_tokens > 1 or query.device.type != "cpu"):
-            if key.stride(-1) != 1:  # takes a slow path: a prompt of 2,000 tokens would take minutes
-                key = key.contiguous()
             gqa = query.shape[1] > key.shape[1]
             attended = F.scaled_dot_product_attention(
                 query, key, value, attn_mask=self.mask(window), scale=scaling, enable_gqa=gqa
