@@ -85,7 +85,7 @@ def likeliest(log_p_BXV: Tensor, n_top: int, block: int = 256) -> tuple[Tensor, 
     vocabulary = log_p_BXV.shape[-1]
     n_blocks = vocabulary // block
     if n_top == 0 or n_top >= n_blocks or log_p_BXV.device.type != "cpu":
-        top = log_p_BXV.topk(min(n_top, vocabulary))
+        top = log_p_BXV.topk(n_top)
         return top.indices, top.values
     blocks = log_p_BXV[..., : n_blocks * block].unflatten(-1, (n_blocks, block))
     which = blocks.amax(-1).topk(n_top).indices[..., None]

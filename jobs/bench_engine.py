@@ -87,6 +87,7 @@ class Bench:
         job, _ = load_job(arguments, DEMO)
         self.config = job.sweep
         self.generator = ModelGenerator(self.config, job.device)
+        self.decoding = self.generator.engine.decoding
         self.plain, _ = load_model_and_tokenizer(self.config, job.device)
         self.plain.generation_config.eos_token_id = None
         self.plain_decoder = Decoder(self.plain)
@@ -94,18 +95,15 @@ class Bench:
     def requests(self, n_rows: int) -> list[Request]:
         return list(self.generator.requests(runs_for(self.config, n_rows)).values())[:n_rows]
 
-    def engine(self, n_tokens: int, top_k: int = 3) -> Engine:
-        engine = self.generator.engine
-        changes: dict[str, Any] = {"max_new_tokens": n_tokens, "record_top_k": top_k, "eos_token_ids": frozenset()}
-        return Engine(engine.decoder, replace(engine.decoding, **changes))
+    def engine(self, n_tokens: int, **changes: Any) -> Engine:
+        decoding = replace(self.decoding, max_new_tokens=n_tokens, eos_token_ids=frozenset(), **changes)
+        return Engine(self.generator.engine.decoder, decoding)
 
-    def sweep(self, n_rows: int, n_tokens: int, top_k: int, timed: Timed) -> None:
-        self.generator.engine = self.engine(n_tokens, top_k)
-        moments: list[float] = []
+    def sweep(self, n_rows: int, engine: Engine, timed: Timed) -> None:
+        self.generator.engine = engine
         began = self.now()
-        self.generator.generate(runs_for(self.config, n_rows), lambda _: moments.append(self.now()))
+        timed.steps += self.steps(partial(self.generator.generate, runs_for(self.config, n_rows)))
         timed.rounds.append(self.now() - began)
-        timed.steps += [after - before for before, after in pairwise(moments)]
 
     def generate(self, n_rows: int, n_tokens: int, timed: Timed) -> None:
         prompts = [torch.tensor(request.prompt_token_ids) for request in self.requests(n_rows)]
@@ -152,10 +150,10 @@ class Bench:
                  for event in profiler.key_averages()}  # fmt: skip
         return {name: spent.get(name, 0.0) / 1e3 / (steps[1] - steps[0]) for name in (*PHASES, "attention")}
 
-    def steps(self, engine: Engine, requests: Sequence[Request]) -> list[float]:
-        """Seconds of each but the first."""
+    def steps(self, run: Callable[[Callable[[int], None]], object]) -> list[float]:
+        """Run something that reports progress; the seconds of each step but the first."""
         moments: list[float] = []
-        list(engine.generate(requests, lambda _: moments.append(self.now())))
+        run(lambda _: moments.append(self.now()))
         return [after - before for before, after in pairwise(moments)]
 
     def now(self) -> float:
@@ -200,7 +198,11 @@ def _during(
             raise _Enough
 
     with suppress(_Enough):
-        list(engine.generate(requests, progress))
+        _decode(engine, requests, progress)
+
+
+def _decode(engine: Engine, requests: Sequence[Request], progress: Callable[[int], None]) -> None:
+    list(engine.generate(requests, progress))
 
 
 def compare(bench: Bench, rows: Sequence[int], n_tokens: int, n_rounds: int) -> list[Timed]:
@@ -213,11 +215,16 @@ def compare(bench: Bench, rows: Sequence[int], n_tokens: int, n_rounds: int) -> 
         n_made = n * n_tokens
         contenders += [
             (Timed(n, "generate", n_made), partial(bench.generate, n, n_tokens)),
-            (Timed(n, "sweep", n_made), partial(bench.sweep, n, n_tokens, 3)),
+            (Timed(n, "sweep", n_made), partial(bench.sweep, n, bench.engine(n_tokens))),
             (Timed(n, "floor", n), partial(bench.floor, bench.products(n, n_tokens))),
         ]
         if n == rows[0]:
-            contenders.append((Timed(n, "sweep, no top tokens", n_made), partial(bench.sweep, n, n_tokens, 0)))
+            contenders.append(
+                (
+                    Timed(n, "sweep, no top tokens", n_made),
+                    partial(bench.sweep, n, bench.engine(n_tokens, record_top_k=0)),
+                )
+            )
     for _ in track(range(n_rounds), "rounds", console=Console(stderr=True)):
         for timed, run in contenders:
             run(timed)
@@ -230,7 +237,7 @@ def scale(bench: Bench, requests: Sequence[Sequence[Request]], n_rounds: int) ->
     steps: list[list[float]] = [[] for _ in requests]
     for _ in range(n_rounds):
         for batch, spent in zip(requests, steps, strict=True):
-            spent += bench.steps(engine, batch)
+            spent += bench.steps(partial(_decode, engine, batch))
     return [1e3 * median(spent) for spent in steps]
 
 

@@ -1,5 +1,6 @@
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -87,13 +88,30 @@ class Written(TorchDispatchMode):
         return result
 
 
+def during_a_step(engine: Engine, n_prompt: int, manager: AbstractContextManager) -> None:
+    """Generate for a row without a student, one that never exits and one that always does, the fourth step watched."""
+    n_steps = 0
+
+    def progress(_: int) -> None:
+        nonlocal n_steps
+        n_steps += 1
+        if n_steps == 3:
+            manager.__enter__()
+        if n_steps == 4:
+            manager.__exit__(None, None, None)
+
+    prompt = tuple(token % 97 for token in range(n_prompt))
+    modes = [(Mode.NORMAL, None), (Mode.FROZEN_RESIDUAL, 1e9), (Mode.FROZEN_RESIDUAL, 0.0)]
+    list(engine.generate([Request(prompt, mode, k) for mode, k in modes], progress))
+
+
 def test_nothing_in_a_step_grows_with_the_cache_but_attention(monkeypatch: pytest.MonkeyPatch):
     torch.manual_seed(0)
     engine = Engine(Decoder(LlamaForCausalLM(LONG).eval()), DECODING)
     attend = CacheView.attend
 
     def step(n_prompt: int) -> Written:
-        written, n_steps = Written(), 0
+        written = Written()
 
         def watched(*args: object) -> torch.Tensor:
             written.attending = True
@@ -101,18 +119,8 @@ def test_nothing_in_a_step_grows_with_the_cache_but_attention(monkeypatch: pytes
             written.attending = False
             return result
 
-        def progress(_: int) -> None:
-            nonlocal n_steps
-            n_steps += 1
-            if n_steps == 3:
-                written.__enter__()
-            if n_steps == 4:
-                written.__exit__(None, None, None)
-
         monkeypatch.setattr(CacheView, "attend", watched)
-        prompt = tuple(token % 97 for token in range(n_prompt))
-        modes = [(Mode.NORMAL, None), (Mode.FROZEN_RESIDUAL, 1e9), (Mode.FROZEN_RESIDUAL, 0.0)]
-        list(engine.generate([Request(prompt, mode, k) for mode, k in modes], progress))
+        during_a_step(engine, n_prompt, written)
         return written
 
     short, long = step(40), step(640)
@@ -126,19 +134,8 @@ def test_no_product_copies_the_cache(dtype: torch.dtype):
     """A batched product silently makes a whole of operands that are a part of something."""
     torch.manual_seed(0)
     engine = Engine(Decoder(LlamaForCausalLM(LONG).eval().to(dtype)), DECODING)
-    profiler, n_steps = profile(record_shapes=True), 0
-
-    def progress(_: int) -> None:
-        nonlocal n_steps
-        n_steps += 1
-        if n_steps == 3:
-            profiler.__enter__()
-        if n_steps == 4:
-            profiler.__exit__(None, None, None)
-
-    prompt = tuple(token % 97 for token in range(600))
-    modes = [(Mode.NORMAL, None), (Mode.FROZEN_RESIDUAL, 1e9), (Mode.FROZEN_RESIDUAL, 0.0)]
-    list(engine.generate([Request(prompt, mode, k) for mode, k in modes], progress))
+    profiler = profile(record_shapes=True)
+    during_a_step(engine, 600, profiler)
     copied = [
         prod(event.input_shapes[0]) for event in profiler.events()
         if event.name in ("aten::copy_", "aten::clone", "aten::contiguous") and event.input_shapes
