@@ -3,9 +3,8 @@
 In place, on a local disk: merged files are written aside, then each folder is exchanged for its merged one in one step.
 Who reads `generations` or `tokens` gets every row once, before as after. What a folder held before stays for a few
 seconds, since a reader that is listing it must not see it half deleted; one that opens its files later than that gets
-`FileNotFoundError`. What is killed
-between the two exchanges is finished by the next sweep or compaction. Object stores exchange nothing: there, and
-wherever else, `compact_into` writes a merged copy.
+`FileNotFoundError`. What is killed between the two exchanges is finished by the next sweep or compaction. Object stores
+exchange nothing: there, and wherever else, `compact_into` writes a merged copy.
 """
 
 import ctypes

@@ -8,7 +8,7 @@ import ray
 from ray.exceptions import RayError
 
 from cluster.actor import SweepActor
-from cluster.pool import Pool
+from cluster.pool import ACCELERATOR, Pool
 from cluster.shards import Shard
 
 SECONDS_TO_DIE = 10.0
@@ -78,7 +78,7 @@ def hire(pool: Pool, arguments: tuple) -> Worker:
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
         memory=pool.memory,
-        resources={f"accelerator_type:{pool.accelerator}": ACCELERATOR_SHARE} if pool.accelerator else None,
+        resources={f"{ACCELERATOR}{pool.accelerator}": ACCELERATOR_SHARE} if pool.accelerator else None,
         max_restarts=0,
         max_task_retries=0,
         concurrency_groups={"progress": 1},
