@@ -80,9 +80,9 @@ class LayerPass:
     def __init__(self, layers: Sequence[nn.Module], view: CacheView, calls: Sequence[LayerCall]):
         self.layers, self.view, self.calls = layers, view, calls
 
-    def among(self, view: CacheView) -> "LayerPass":
-        """The same pass for some of its rows, or with another cache."""
-        return LayerPass(self.layers, view, _CallsFor(self.calls, self.view, view))
+    def among(self, rows: Tensor, view: CacheView) -> "LayerPass":
+        """The same pass for rows at the positions of some of its own, with another view."""
+        return LayerPass(self.layers, view, _CallsFor(self.calls, self.view, rows, view))
 
     def block(self, layer: int, hidden_BTW: Tensor) -> Tensor:
         """Run one layer; writes its keys and values and returns the residual stream after it."""
@@ -98,10 +98,10 @@ class LayerPass:
 
 
 class _CallsFor(Sequence[LayerCall]):
-    """How the layers are called for the rows of another view of the same pass."""
+    """How the layers are called for some rows of a pass, with another view."""
 
-    def __init__(self, calls: Sequence[LayerCall], whole: CacheView, view: CacheView):
-        self.calls, self.whole, self.view = calls, whole, view
+    def __init__(self, calls: Sequence[LayerCall], whole: CacheView, rows: Tensor, view: CacheView):
+        self.calls, self.whole, self.rows, self.view = calls, whole, rows, view
         self.selected: dict[int, Tensor] = {}  # by the id of the whole's tensor: most layers are given the same ones
 
     def __len__(self) -> int:
@@ -117,7 +117,7 @@ class _CallsFor(Sequence[LayerCall]):
         match argument:
             case Tensor() if argument.ndim > 1 and argument.shape[0] == self.whole.position_BT.shape[0]:
                 if id(argument) not in self.selected:
-                    self.selected[id(argument)] = argument[self.view.slots]
+                    self.selected[id(argument)] = argument[self.rows]
                 return self.selected[id(argument)]
             case tuple() | list():
                 return type(argument)(self._select(item) for item in argument)

@@ -1,12 +1,11 @@
 """The rows in flight: which request sits in which slot, how far it is, and what it left so far.
 
 Rows fill the slots from 0 without gaps, `frozen_residual` ones first, so that every pass works on a leading part of
-the cache. The bookkeeping is on the host, in arrays over slots.
+the cache. The teacher sees nothing of a row but its text, the tokens so far: rows that have the same share a slot of
+its cache until they take different tokens. The bookkeeping is on the host, in arrays over slots.
 
-Shapes: N slots, B rows in flight, E exitable layers, X = E + 1, K top tokens, T tokens.
+Shapes: N slots, B rows in flight, U texts of theirs, E exitable layers, X = E + 1, K top tokens, T tokens.
 """
-
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,13 +17,14 @@ from eexit.schema import EOS, LENGTH
 
 
 class Batch:
-    """Slots for rows, and the caches whose slots move along when rows do."""
+    """Slots for rows, and their caches: the student's by row, the teacher's by text."""
 
-    def __init__(self, n_slots: int, decoding: Decoding, caches: Sequence[KVCache]):
+    def __init__(self, n_slots: int, length: int, decoding: Decoding):
         n_exits, n_tokens = len(decoding.exitable_layers), decoding.max_new_tokens
-        self.decoding, self.caches = decoding, caches
+        self.decoding, self.teacher, self.student = decoding, KVCache(n_slots, length), KVCache(n_slots, length)
         self.n_slots, self.n_rows, self.n_frozen = n_slots, 0, 0
         self.request = np.zeros(n_slots, np.int64)
+        self.text = np.zeros(n_slots, np.int64)
         self.n_prompt = np.zeros(n_slots, np.int64)
         self.n_generated = np.zeros(n_slots, np.int64)
         self.limit = np.zeros(n_slots, np.int64)
@@ -44,8 +44,12 @@ class Batch:
             "top_prob_TXK": np.zeros((n_slots, n_tokens, n_exits + 1, decoding.record_top_k), np.float32),
         }
 
-    def add(self, index: int, request: Request, limit: int) -> int:
-        """Give request number `index`, that may make `limit` tokens, a slot."""
+    def unused_text(self) -> int:
+        """A slot of the teacher's cache that no row needs."""
+        return int(np.setdiff1d(np.arange(self.n_slots), self.text[: self.n_rows])[0])
+
+    def add(self, index: int, request: Request, text: int, limit: int) -> int:
+        """Give request number `index`, that may make `limit` tokens and starts with this text, a slot."""
         slot = self.n_rows
         if request.mode == Mode.FROZEN_RESIDUAL:
             self._move(self.n_frozen, slot)
@@ -53,7 +57,8 @@ class Batch:
             self.n_frozen += 1
         self.n_rows += 1
         ids = list(request.prompt_token_ids)
-        self.request[slot], self.n_prompt[slot], self.n_generated[slot], self.limit[slot] = index, len(ids), 0, limit
+        self.request[slot], self.text[slot], self.limit[slot] = index, text, limit
+        self.n_prompt[slot], self.n_generated[slot] = len(ids), 0
         self.decides[slot] = request.mode != Mode.NORMAL
         self.kl_factor[slot] = request.kl_factor or 0.0
         self.u_exit[slot, :limit] = exit_draws(request.seed, ids, limit)
@@ -69,6 +74,21 @@ class Batch:
     def last_token(self) -> np.ndarray:
         rows = np.arange(self.n_rows)
         return self.records["token_id_T"][rows, self.n_generated[rows] - 1]
+
+    def part_texts(self) -> np.ndarray:
+        """Rows of one text that took different tokens part: all but one get a copy. Texts then fill the slots 0…U-1.
+
+        Returns a row of each text (U,).
+        """
+        text_B = self.text[: self.n_rows]
+        _, row_U, group_B = np.unique((text_B << 32) + self.last_token(), return_index=True, return_inverse=True)
+        source_U = text_B[row_U]
+        stays_U = (np.diff(source_U, prepend=-1) > 0) & (source_U < len(source_U))
+        slot_U = source_U.copy()
+        slot_U[~stays_U] = np.setdiff1d(np.arange(len(source_U)), source_U[stays_U])
+        self.teacher.copy_slots(source_U[~stays_U], slot_U[~stays_U])
+        text_B[:] = slot_U[group_B]
+        return row_U[np.argsort(slot_U)]
 
     def ended(self) -> np.ndarray:
         """Slots whose row is done or went astray, last first: the order in which they can be removed."""
@@ -104,8 +124,7 @@ class Batch:
     def _move(self, source: int, target: int) -> None:
         if source == target:
             return
-        for cache in self.caches:
-            cache.copy_slot(source, target, int(self.n_prompt[source] + self.n_generated[source]))
-        columns = (self.request, self.n_prompt, self.n_generated, self.limit, self.decides, self.kl_factor)
+        self.student.copy_slots([source], [target])
+        columns = (self.request, self.text, self.n_prompt, self.n_generated, self.limit, self.decides, self.kl_factor)
         for column in (*columns, self.u_exit, self.u_token, *self.records.values()):
             column[target] = column[source]

@@ -4,7 +4,7 @@ Shapes: N slots, B rows in a pass (slots 0…B-1, or some of them), H heads, G q
 S positions there is room for, D head width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -52,20 +52,22 @@ class KVCache:
             new_keys[:, :, :held], new_values[:, :, :held] = keys, values
 
     @torch.inference_mode()
-    def copy_slot(self, source: int, target: int, n_tokens: int) -> None:
-        """Move a row: what `source` holds of its first positions goes to `target`."""
+    def copy_slots(self, sources: Iterable[int], targets: Iterable[int]) -> None:
+        """What `sources` hold goes to `targets`, none of which is a source."""
         for buffers in (self._keys, self._values):
             for buffer in buffers.values():
-                buffer[target, :, :n_tokens] = buffer[source, :, :n_tokens]
+                for source, target in zip(sources, targets, strict=True):
+                    buffer[target] = buffer[source]
 
     def load(self, slot: int, prefix: "KVCache", layers: Sequence[int], n_tokens: int) -> None:
-        """Start a row from the one row of `prefix`."""
+        """Start a row from the one row of `prefix`; nothing stays of a row before it, which may have had no number."""
         self.reserve(n_tokens)
         for layer in layers:
             prefix_keys, prefix_values = prefix._keys[layer], prefix._values[layer]
             keys, values = self.layer(layer, prefix_keys, prefix_values)
-            keys[slot, :, :n_tokens] = prefix_keys[0, :, :n_tokens]
-            values[slot, :, :n_tokens] = prefix_values[0, :, :n_tokens]
+            for buffer, start in ((keys, prefix_keys), (values, prefix_values)):
+                buffer[slot, :, :n_tokens] = start[0, :, :n_tokens]
+                buffer[slot, :, n_tokens:] = 0
 
 
 class KeysWritten(Exception):

@@ -4,12 +4,15 @@ A step is the teacher pass over all rows, the readout of every exitable layer wi
 student pass over the `frozen_residual` rows, the next tokens, the records. Rows of one prompt share its prefill; rows
 that end leave, and waiting ones take their place.
 
+The teacher sees nothing of a row but its text, the tokens so far: rows with the same text are one row to it and to the
+readout, until they take different tokens.
+
 Teacher and student agree up to and including the fork, the layer after the first exitable one: an exit changes what
 later layers see, and the first layer after it still sees what it always saw. Up to there they are one pass and one
 cache; the student runs from the fork on.
 
-Shapes: B rows in flight, F of them `frozen_residual`, E exitable layers, X = E + 1 with the final layer last, L layers,
-K recorded top tokens, T tokens, W width.
+Shapes: B rows in flight, F of them `frozen_residual`, U texts of theirs, E exitable layers, X = E + 1 with the final
+layer last, L layers, K recorded top tokens, T tokens, W width.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,18 +28,18 @@ from eexit.anatomy import Decoder, LayerPass
 from eexit.batch import Batch
 from eexit.cache import CacheView, KVCache
 from eexit.config import Mode
-from eexit.exits import choose_exits, exit_probabilities
+from eexit.exits import Divergence, choose_exits, exit_probabilities
 from eexit.readout import Reading, read_layers, read_tokens
 from eexit.rows import Decoding, Failure, Outcome, Request
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """A prompt at full depth: its keys and values, and its last token's residual streams (1, X, W) and reading."""
+    """A prompt at full depth: its keys and values, and its last token's residual streams and reading."""
 
     token_ids: tuple[int, ...]
     cache: KVCache
-    states_BXW: Tensor
+    states_1XW: Tensor
     reading: Reading
 
 
@@ -103,7 +106,7 @@ class Engine:
         has_student = any(request.mode == Mode.FROZEN_RESIDUAL for request in requests)
         fit = self.decoding.cache_bytes // self.row_bytes(length, has_student)
         n_slots = max(1, min(len(requests), self.decoding.rows, fit))
-        return Batch(n_slots, self.decoding, [KVCache(n_slots, length), KVCache(n_slots, length)])
+        return Batch(n_slots, length, self.decoding)
 
     def row_bytes(self, length: int, has_student: bool) -> int:
         """Bytes of a row in flight: keys and values of every layer and the student's from the fork on; final logits."""
@@ -125,14 +128,14 @@ class Engine:
             waiting and batch.n_rows + len(indices) < batch.n_slots and requests[waiting[-1]].prompt_token_ids == prompt
         ):
             indices.append(waiting.pop())
+        text = batch.unused_text()
+        batch.teacher.load(text, prefix.cache, range(self.decoder.n_layers), len(prompt))
         # Frozen rows first: each takes its place at once, and no row moves that has no cache yet.
         indices.sort(key=lambda index: requests[index].mode != Mode.FROZEN_RESIDUAL)
         for index in indices:
-            slot = batch.add(index, requests[index], self._limit(requests[index]))
-            teacher, student = batch.caches
-            teacher.load(slot, prefix.cache, range(self.decoder.n_layers), len(prompt))
+            slot = batch.add(index, requests[index], text, self._limit(requests[index]))
             if requests[index].mode == Mode.FROZEN_RESIDUAL:
-                student.load(slot, prefix.cache, range(self.fork + 1, self.decoder.n_layers), len(prompt))
+                batch.student.load(slot, prefix.cache, range(self.fork + 1, self.decoder.n_layers), len(prompt))
         slots = np.flatnonzero(batch.n_generated[: batch.n_rows] == 0)
         self._first_token(batch, slots, prefix)
         return prefix
@@ -143,38 +146,40 @@ class Engine:
         token_BT = torch.tensor([prompt], device=self.decoder.device)
         view = CacheView(cache, torch.arange(len(prompt), device=self.decoder.device)[None], len(prompt))
         with self.decoder.attending():
-            states_BXW, _, _ = self._teacher_pass(token_BT, view)
-            return Prefix(prompt, cache, states_BXW, self._read(states_BXW))
+            states_1XW, _, _ = self._teacher_pass(token_BT, view)
+            return Prefix(prompt, cache, states_1XW, self._read(states_1XW))
 
     def _first_token(self, batch: Batch, slots: np.ndarray, prefix: Prefix) -> None:
         """The first token comes from the final layer: no exit is drawn for it."""
         n_rows = len(slots)
-        reading = Reading(*(part.expand(n_rows, *part.shape[1:]) for part in vars(prefix.reading).values()))
-        hidden_BW = prefix.states_BXW[:, -1].expand(n_rows, -1)
-        self._finish_step(batch, slots, reading, np.full(n_rows, self.n_exits), reading.certain_BX, hidden_BW, 0)
+        text_B = self._tensor(np.zeros(n_rows, np.int64))
+        hidden_BW, prob_BX = prefix.states_1XW[text_B, -1], prefix.reading.certain_BX[text_B]
+        self._finish_step(batch, slots, prefix.reading, text_B, np.full(n_rows, self.n_exits), prob_BX, hidden_BW, 0)
 
     # Steps
 
     @torch.inference_mode()
     def _decode_step(self, batch: Batch) -> None:
-        slots = np.arange(batch.n_rows)
-        token_BT = self._tensor(batch.last_token().astype(np.int64))[:, None]
-        position = batch.n_prompt[slots] + batch.n_generated[slots] - 1
-        position_BT, reach = self._tensor(position)[:, None], int(position.max()) + 1
-        teacher, student = batch.caches
+        slots, row_U = np.arange(batch.n_rows), batch.part_texts()
+        text_B = self._tensor(batch.text[slots])
+        token_UT = self._tensor(batch.last_token()[row_U].astype(np.int64))[:, None]
+        position_B = batch.n_prompt[slots] + batch.n_generated[slots] - 1
+        position_UT, reach = self._tensor(position_B[row_U])[:, None], int(position_B.max()) + 1
         with self.decoder.attending():
             with record_function("teacher"):
-                states_BXW, fork_BW, layer_pass = self._teacher_pass(token_BT, CacheView(teacher, position_BT, reach))
+                view = CacheView(batch.teacher, position_UT, reach)
+                states_UXW, fork_UW, layer_pass = self._teacher_pass(token_UT, view)
             with record_function("readout"):
-                reading = self._read(states_BXW)
-                exit_B, prob_BX = self._draw_exits(batch, slots, reading)
+                reading = self._read(states_UXW)
+                exit_B, prob_BX = self._draw_exits(batch, slots, reading.of(text_B))
             with record_function("student"):
-                exits = exit_B.cpu().numpy()
-                hidden_BW = states_BXW[self._tensor(slots), exit_B]
+                exits, hidden_BW = exit_B.cpu().numpy(), states_UXW[text_B, exit_B]
                 if batch.n_frozen:
-                    view, exits_F = CacheView(student, position_BT[: batch.n_frozen], reach), exits[: batch.n_frozen]
-                    hidden_BW[: batch.n_frozen] = self._student_pass(layer_pass, view, hidden_BW, fork_BW, exits_F)
-        self._finish_step(batch, slots, reading, exits, prob_BX, hidden_BW, batch.n_frozen)
+                    text_F, exits_F = text_B[: batch.n_frozen], exits[: batch.n_frozen]
+                    view = CacheView(batch.student, position_UT[text_F], reach)
+                    at_fork_FW, at_exit_FW = fork_UW[text_F], hidden_BW[: batch.n_frozen]
+                    at_exit_FW[:] = self._student_pass(layer_pass, text_F, view, at_exit_FW, at_fork_FW, exits_F)
+        self._finish_step(batch, slots, reading, text_B, exits, prob_BX, hidden_BW, batch.n_frozen)
 
     def _read(self, states_BXW: Tensor) -> Reading:
         return read_layers(self.decoder, states_BXW, self.decoding.readout, self.decoding.record_top_k)
@@ -193,7 +198,7 @@ class Engine:
         exits = [states[layer] for layer in (*self.decoding.exitable_layers, self.final)]
         return torch.stack(exits, 1), states[self.fork], layer_pass
 
-    def _draw_exits(self, batch: Batch, slots: np.ndarray, reading: Reading) -> tuple[Tensor, Tensor]:
+    def _draw_exits(self, batch: Batch, slots: np.ndarray, reading: Divergence) -> tuple[Tensor, Tensor]:
         """Each row's exit (B,), an index into the exitable layers or E for the final one, and what it was drawn from.
 
         The probabilities (B, X) are all on the final layer for rows of `normal`, which draw no exit.
@@ -205,21 +210,22 @@ class Engine:
         return exit_B, torch.where(decides_B[:, None], prob_BX, reading.certain_BX)
 
     def _student_pass(
-        self, layer_pass: LayerPass, view: CacheView, teacher_BW: Tensor, fork_BW: Tensor, exits_F: np.ndarray
-    ) -> Tensor:
+        self, layer_pass: LayerPass, text_F: Tensor, view: CacheView, teacher_FW: Tensor, fork_FW: Tensor,
+        exits_F: np.ndarray,
+    ) -> Tensor:  # fmt: skip
         """The residual stream (F, W) of each row at its exit layer, as the student's own cache makes it.
 
         A layer is run for the rows that have not exited before it; the others only give it their keys and values,
-        from the residual stream they exited with. Rows that exit up to the fork have the teacher's, `teacher_BW`.
+        from the residual stream they exited with. Rows that exit up to the fork have the teacher's, `teacher_FW`.
         """
         exit_layer_F = self.exit_layers[exits_F]
-        n_rows = len(exits_F)
         at_fork_F = self._tensor(exit_layer_F <= self.fork)
-        hidden_FW = torch.where(at_fork_F[:, None], teacher_BW[:n_rows], fork_BW[:n_rows])
+        hidden_FW = torch.where(at_fork_F[:, None], teacher_FW, fork_FW)
         for start, end in self.stretches:
             going = self._tensor(np.flatnonzero(exit_layer_F >= start))
             out = self._tensor(np.flatnonzero(exit_layer_F < start))
-            going_pass, out_pass = layer_pass.among(view.among(going)), layer_pass.among(view.among(out))
+            going_pass = layer_pass.among(text_F[going], view.among(going))
+            out_pass = layer_pass.among(text_F[out], view.among(out))
             going_BTW, out_BTW = hidden_FW[going, None], hidden_FW[out, None]
             for layer in range(start, end):
                 if len(out):
@@ -230,13 +236,14 @@ class Engine:
         return hidden_FW
 
     def _finish_step(
-        self, batch: Batch, slots: np.ndarray, reading: Reading, exits: np.ndarray, prob_BX: Tensor,
+        self, batch: Batch, slots: np.ndarray, reading: Reading, text_B: Tensor, exits: np.ndarray, prob_BX: Tensor,
         hidden_BW: Tensor, n_students: int,
     ) -> None:  # fmt: skip
         """Read the next tokens where the rows exit, the first `n_students` from streams of their own; note it all."""
+        seen = reading.of(text_B)
         decoding, at_final = self.decoding, exits == self.n_exits
         with record_function("sampling"):
-            token_B = reading.final_token_B.clone()
+            token_B = seen.final_token_B.clone()
             known = at_final & (np.arange(len(slots)) >= n_students) & (decoding.temperature == 0)
             for lens in (True, False):
                 needed = np.flatnonzero(~known & ((at_final | (decoding.readout == "lens")) == lens))
@@ -249,13 +256,13 @@ class Engine:
         with record_function("records"):
             columns = {
                 "token_id_T": token_B,
-                "kl_TE": reading.kl_BE,
+                "kl_TE": seen.kl_BE,
                 "exit_prob_TE": prob_BX,
-                "logprob_T": reading.logprob(token_B),
-                "final_token_id_T": reading.final_token_B,
-                "entropy_T": reading.entropy_B,
-                "top_token_id_TXK": reading.top_token_BXK,
-                "top_prob_TXK": reading.top_prob_BXK,
+                "logprob_T": reading.logprob(text_B, token_B),
+                "final_token_id_T": seen.final_token_B,
+                "entropy_T": seen.entropy_B,
+                "top_token_id_TXK": seen.top_token_BXK,
+                "top_prob_TXK": seen.top_prob_BXK,
             }
             batch.record(slots, exit_layer_T=self.exit_layers[exits], **_to_host(columns))
 

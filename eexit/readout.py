@@ -30,9 +30,13 @@ class Reading(Divergence):
 
     final_logits_BV: Tensor
 
-    def logprob(self, token_B: Tensor) -> Tensor:
-        """Log-probability of tokens under the final distribution, nats, (B,)."""
-        return self.final_logits_BV.gather(1, token_B[:, None])[:, 0].float() - self.final_lse_B
+    def of(self, which: Tensor) -> Divergence:
+        """The same for some of the rows, in this order, over and over if they are given so; without the logits."""
+        return Divergence(*(getattr(self, field.name)[which] for field in fields(Divergence)))
+
+    def logprob(self, which: Tensor, token: Tensor) -> Tensor:
+        """Log-probability of tokens under the final distributions of these rows, nats."""
+        return self.final_logits_BV[which, token].float() - self.final_lse_B[which]
 
 
 def read_layers(decoder: Decoder, states_BXW: Tensor, readout: str, n_top: int) -> Reading:

@@ -1,6 +1,6 @@
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -52,17 +52,36 @@ def test_the_student_runs_no_block_beyond_an_exit(llama: PreTrainedModel, rows_r
     exits = np.concatenate([outcomes[index].exit_layer_T[1:] for index in outcomes])
     assert len(set(exits)) == 4
     for layer in range(7):
-        teacher = len(PROMPT) + len(exits)  # the prompt once, then every row and step
+        teacher = len(PROMPT) + n_texts(outcomes.values())
         student = (exits >= layer).sum() if layer > 2 else 0  # up to the fork, layer 2, they are one pass
         assert rows_run[layer] == teacher + student
 
 
-@pytest.mark.parametrize("mode", [Mode.NORMAL, Mode.UNFROZEN])
-def test_modes_that_leave_the_state_alone_take_one_pass(llama: PreTrainedModel, rows_run: Counter, mode: Mode):
-    engine = Engine(Decoder(llama), DECODING)
+def n_texts(traces: Iterable[Trace]) -> int:
+    """How many different texts there are to go on from: each, once, is what the teacher has to see."""
+    return len({tuple(trace.token_id_T[:n]) for trace in traces for n in range(1, len(trace.token_id_T))})
+
+
+@pytest.mark.parametrize(
+    "requests",
+    [
+        [Request(PROMPT, Mode.NORMAL, None)],
+        [Request(PROMPT, Mode.UNFROZEN, 0.5)],
+        [Request(PROMPT, Mode.NORMAL, None, seed) for seed in range(3)],
+        [Request(PROMPT, Mode.UNFROZEN, k, seed) for seed in range(4) for k in (0.0, 0.5, 2.0, 1e9)],
+    ],
+    ids=["normal", "unfrozen", "alike", "apart"],
+)
+@pytest.mark.parametrize("rows", [16, 3])
+def test_modes_that_leave_the_state_alone_take_one_pass_over_each_text(
+    llama: PreTrainedModel, rows_run: Counter, requests: list[Request], rows: int
+):
+    engine = Engine(Decoder(llama), replace(DECODING, rows=rows))
     rows_run.clear()
-    list(engine.generate([Request(PROMPT, mode, 0.5 if mode == Mode.UNFROZEN else None)] * 3))
-    assert set(rows_run.values()) == {len(PROMPT) + 3 * 11}
+    outcomes = dict(engine.generate(requests))
+    at_once = [range(start, min(start + rows, len(requests))) for start in range(0, len(requests), rows)]
+    n_seen = sum(n_texts(outcomes[index] for index in indices) for indices in at_once)
+    assert set(rows_run.values()) == {len(PROMPT) + n_seen}
 
 
 @dataclass
@@ -166,17 +185,36 @@ def test_a_row_ends_where_the_context_does(llama: PreTrainedModel):
     assert (len(trace.token_id_T), trace.finish_reason) == (4, "length")
 
 
+@contextmanager
+def broken_token(model: PreTrainedModel, token_id: int) -> Iterator[None]:
+    """Within it a text with this token has no numbers."""
+    weight = model.get_input_embeddings().weight
+    original = weight[token_id].detach().clone()
+    with torch.no_grad():
+        weight[token_id] = torch.nan
+        yield
+        weight[token_id] = original
+
+
 def test_a_row_whose_numbers_blow_up_fails_alone(llama: PreTrainedModel):
-    broken = llama.get_input_embeddings().weight
-    original = broken[40].detach().clone()
     requests = [Request(PROMPT, Mode.NORMAL, None), Request((3, 40, 5), Mode.NORMAL, None)]
     decoder = Decoder(llama)
-    with torch.no_grad():
-        broken[40] = torch.nan
+    with broken_token(llama, 40):
         outcomes = dict(Engine(decoder, DECODING).generate(requests))
-        broken[40] = original
     assert outcomes[1] == Failure("the model's output is not finite at generated token 0")
     assert isinstance(outcomes[0], Trace)
+
+
+def test_a_row_takes_nothing_over_from_a_broken_one_before_it(llama: PreTrainedModel):
+    engine, request = Engine(Decoder(llama), replace(DECODING, rows=1)), Request(PROMPT, Mode.FROZEN_RESIDUAL, 0.3)
+    [(_, expected)] = engine.generate([request])
+    assert isinstance(expected, Trace)
+    unused = min(set(range(97)) - {*PROMPT, *expected.token_id_T.tolist()})
+    with broken_token(llama, unused):
+        outcomes = dict(engine.generate([replace(request, prompt_token_ids=(unused,) * 9), request]))
+    assert isinstance(outcomes[0], Failure)
+    assert isinstance(outcomes[1], Trace)
+    assert outcomes[1].token_id_T.tolist() == expected.token_id_T.tolist()
 
 
 def test_top_p_keeps_the_fewest_tokens_that_hold_it():
