@@ -5,23 +5,23 @@ Vocabulary-sized temporaries live for a few rows at a time: their memory does no
 Shapes: B rows, E exitable layers, X = E + 1 with the final layer last, K top tokens, W width, V vocabulary.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Final, TypeVar
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from eexit.anatomy import Decoder
 from eexit.exits import Divergence, divergence_from_final
+from eexit.kernel import kernel_for
 
 # Logits of as many bytes, but of LOGITS_ROWS residual streams at least, are made by one product: fewer and the head's
 # weights are fetched too often, more and a CPU's cache can't hold them until they are compared.
 LOGITS_BYTES: Final = 8 << 20
 LOGITS_BYTES_ON_GPU: Final = 64 << 20
 LOGITS_ROWS: Final = 64
-CACHE_BYTES: Final = 1 << 20  # on a CPU, fp32 log-probabilities of as many rows at a time are made from them
-
-Part = TypeVar("Part", bound=Divergence)
+CACHE_BYTES: Final = 1 << 20  # without a kernel, fp32 log-probabilities of as many rows at a time are made from them
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,28 @@ class Reading(Divergence):
 
     def of(self, which: Tensor) -> Divergence:
         """The same for some of the rows, in this order, over and over if they are given so; without the logits."""
-        return Divergence(*(getattr(self, field.name)[which] for field in fields(Divergence)))
+        return Divergence(*(part[which] for part in _fields(self)))
 
     def logprob(self, which: Tensor, token: Tensor) -> Tensor:
         """Log-probability of tokens under the final distributions of these rows, nats."""
         return self.final_logits_BV[which, token].float() - self.final_lse_B[which]
 
 
+def _fields(divergence: Divergence) -> list[Tensor]:
+    return [getattr(divergence, field.name) for field in fields(Divergence)]
+
+
 def read_layers(decoder: Decoder, states_BXW: Tensor, readout: str, n_top: int) -> Reading:
     """Read the exitable layers' residual streams and the final one's, which is last; note `n_top` tokens of each."""
     size = max(1, _rows_at_a_time(decoder) // states_BXW.shape[1])
-    return _joined([_read_chunk(decoder, chunk_BXW, readout, n_top) for chunk_BXW in states_BXW.split(size)])
+    compared: list[Divergence] = []
+    final_logits: list[Tensor] = []
+    for chunk_BXW in states_BXW.split(size):
+        logits_BXV = _logits(decoder, chunk_BXW, readout)
+        compared += _compare(logits_BXV, n_top)
+        final_logits.append(logits_BXV[:, -1].clone())  # all that outlives the chunk
+    parts = [*zip(*map(_fields, compared), strict=True), final_logits]
+    return Reading(*(torch.cat(list(part)) for part in parts))
 
 
 def _rows_at_a_time(decoder: Decoder) -> int:
@@ -51,22 +62,21 @@ def _rows_at_a_time(decoder: Decoder) -> int:
     return max(LOGITS_ROWS, budget // (decoder.vocabulary * decoder.dtype.itemsize))
 
 
-def _read_chunk(decoder: Decoder, states_BXW: Tensor, readout: str, n_top: int) -> Reading:
+def _logits(decoder: Decoder, states_BXW: Tensor, readout: str) -> Tensor:
     n_rows, n_states, _ = states_BXW.shape
     if readout == "lens":
-        logits_BXV = decoder.read(states_BXW.flatten(0, 1)).view(n_rows, n_states, -1)
-    else:
-        exits = decoder.read(states_BXW[:, :-1].flatten(0, 1), norm=False).view(n_rows, n_states - 1, -1)
-        logits_BXV = torch.cat([exits, decoder.read(states_BXW[:, -1])[:, None]], 1)
-    size = max(1, CACHE_BYTES // logits_BXV[0].numel() // 4) if logits_BXV.device.type == "cpu" else n_rows
-    compared = [divergence_from_final(rows_BXV, n_top) for rows_BXV in logits_BXV.split(size)]
-    return Reading(**vars(_joined(compared)), final_logits_BV=logits_BXV[:, -1].clone())
+        return decoder.read(states_BXW.flatten(0, 1)).view(n_rows, n_states, -1)
+    exits = decoder.read(states_BXW[:, :-1].flatten(0, 1), norm=False).view(n_rows, n_states - 1, -1)
+    return torch.cat([exits, decoder.read(states_BXW[:, -1])[:, None]], 1)
 
 
-def _joined(parts: list[Part]) -> Part:
-    """Parts over rows, as one."""
-    kind = type(parts[0])
-    return kind(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(kind)))
+def _compare(logits_BXV: Tensor, n_top: int) -> Sequence[Divergence]:
+    kernel = kernel_for(logits_BXV)
+    if kernel:
+        return [kernel(logits_BXV, n_top)]
+    on_gpu = logits_BXV.device.type != "cpu"
+    size = len(logits_BXV) if on_gpu else max(1, CACHE_BYTES // logits_BXV[0].numel() // 4)
+    return [divergence_from_final(rows_BXV, n_top) for rows_BXV in logits_BXV.split(size)]
 
 
 def read_tokens(
