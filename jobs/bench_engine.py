@@ -13,20 +13,22 @@ generate    transformers, batched and greedy: full depth, nothing read, nothing 
 sweep       all of it: full-depth pass, student, every exit read with its KL and top tokens, tables; also without the
             top tokens, to show what they cost
 floor       the products with weights of the sweep's step halfway, as the step made them, timed alone
+
+Rows that have the same tokens so far share their full-depth pass: `texts` says how many differ halfway.
 """
 
 import json
 import sys
 import time
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from bench_machine import machine, runs_for, start
@@ -47,15 +49,16 @@ from eexit.model_generator import ModelGenerator
 from eexit.models import load_model_and_tokenizer
 from eexit.plan import count_runs
 from eexit.reference import generate_one
-from eexit.rows import Request
+from eexit.rows import Outcome, Request, Trace
 
 DEMO = Path(__file__).with_name("demo.toml")
 REFERENCE_TOKENS = 15
-SCALING_TOKENS = 9
+SCALING_TOKENS, LENGTH_TOKENS = 20, 9
 SCALING_ROWS = (27, 54, 108, 216)
 MIN_TOKENS = 8
 LENGTHS = (100, 250, 500, 1000)
 PHASES = ("teacher", "readout", "student", "sampling", "records")
+Result = TypeVar("Result")
 PRODUCTS = {"mm", "addmm", "linear", "_linear_pointwise"}
 
 
@@ -66,6 +69,7 @@ class Timed:
     rows: int
     what: str
     tokens: int
+    texts: int | None = None
     rounds: list[float] = field(default_factory=list)
     steps: list[float] = field(default_factory=list)
 
@@ -102,8 +106,12 @@ class Bench:
     def sweep(self, n_rows: int, engine: Engine, timed: Timed) -> None:
         self.generator.engine = engine
         began = self.now()
-        timed.steps += self.steps(partial(self.generator.generate, runs_for(self.config, n_rows)))
+        results, steps = self.steps(partial(self.generator.generate, runs_for(self.config, n_rows)))
         timed.rounds.append(self.now() - began)
+        timed.steps += steps
+        runs = results.tokens.to_pandas().groupby(["run_id", "prompt_id"])["token_id"].agg(list)
+        halfway = engine.decoding.max_new_tokens // 2
+        timed.texts = count_texts((prompt, tokens[:halfway]) for (_, prompt), tokens in runs.items())
 
     def generate(self, n_rows: int, n_tokens: int, timed: Timed) -> None:
         prompts = [torch.tensor(request.prompt_token_ids) for request in self.requests(n_rows)]
@@ -150,16 +158,21 @@ class Bench:
                  for event in profiler.key_averages()}  # fmt: skip
         return {name: spent.get(name, 0.0) / 1e3 / (steps[1] - steps[0]) for name in (*PHASES, "attention")}
 
-    def steps(self, run: Callable[[Callable[[int], None]], object]) -> list[float]:
-        """Run something that reports progress; the seconds of each step but the first."""
+    def steps(self, run: Callable[[Callable[[int], None]], Result]) -> tuple[Result, list[float]]:
+        """Run something that reports progress; what it returns, and the seconds of each step but the first."""
         moments: list[float] = []
-        run(lambda _: moments.append(self.now()))
-        return [after - before for before, after in pairwise(moments)]
+        result = run(lambda _: moments.append(self.now()))
+        return result, [after - before for before, after in pairwise(moments)]
 
     def now(self) -> float:
         if self.plain.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
+
+
+def count_texts(texts: Iterable[tuple[Hashable, Sequence[int]]]) -> int:
+    """How many different ones of (prompt, tokens so far)."""
+    return len({(prompt, tuple(tokens)) for prompt, tokens in texts})
 
 
 Product = tuple[Callable, tuple]
@@ -201,8 +214,8 @@ def _during(
         _decode(engine, requests, progress)
 
 
-def _decode(engine: Engine, requests: Sequence[Request], progress: Callable[[int], None]) -> None:
-    list(engine.generate(requests, progress))
+def _decode(engine: Engine, requests: Sequence[Request], progress: Callable[[int], None]) -> dict[int, Outcome]:
+    return dict(engine.generate(requests, progress))
 
 
 def compare(bench: Bench, rows: Sequence[int], n_tokens: int, n_rounds: int) -> list[Timed]:
@@ -231,14 +244,24 @@ def compare(bench: Bench, rows: Sequence[int], n_tokens: int, n_rounds: int) -> 
     return [timed for timed, _ in contenders]
 
 
-def scale(bench: Bench, requests: Sequence[Sequence[Request]], n_rounds: int) -> list[float]:
-    """Milliseconds a step for each of these batches, taking turns."""
-    engine = bench.engine(SCALING_TOKENS)
-    steps: list[list[float]] = [[] for _ in requests]
+def scale(
+    bench: Bench, batches: Sequence[Sequence[Request]], n_tokens: int, n_rounds: int
+) -> tuple[list[float], list[int]]:
+    """Milliseconds a step in the second half of so many, for each of these batches, taking turns; texts halfway."""
+    engine = bench.engine(n_tokens)
+    steps: list[list[float]] = [[] for _ in batches]
+    texts: list[int] = [0 for _ in batches]
     for _ in range(n_rounds):
-        for batch, spent in zip(requests, steps, strict=True):
-            spent += bench.steps(partial(_decode, engine, batch))
-    return [1e3 * median(spent) for spent in steps]
+        for index, batch in enumerate(batches):
+            outcomes, spent = bench.steps(partial(_decode, engine, batch))
+            steps[index] += spent[len(spent) // 2 :]
+            traces = ((batch[row].prompt_token_ids, outcome) for row, outcome in outcomes.items())
+            texts[index] = count_texts(
+                (prompt, trace.token_id_T[: n_tokens // 2].tolist())
+                for prompt, trace in traces
+                if isinstance(trace, Trace)
+            )
+    return [1e3 * median(spent) for spent in steps], texts
 
 
 def lengthened(requests: Sequence[Request], length: int) -> list[Request]:
@@ -247,13 +270,13 @@ def lengthened(requests: Sequence[Request], length: int) -> list[Request]:
 
 
 def comparison_table(timings: Sequence[Timed]) -> Table:
-    table = _table("rows", "what", "tokens/s", "ms/step", "× reference", "× generate", "× floor")
+    table = _table("rows", "what", "texts", "tokens/s", "ms/step", "× reference", "× generate", "× floor")
     reference = timings[0].rate
     for timed in timings:
         others = {other.what: other for other in timings if other.rows == timed.rows}
         is_sweep = timed.what.startswith("sweep")
         table.add_row(
-            str(timed.rows), timed.what, f"{timed.rate:.1f}", f"{timed.step:.1f}",
+            str(timed.rows), timed.what, str(timed.texts or ""), f"{timed.rate:.1f}", f"{timed.step:.1f}",
             f"{timed.rate / reference:.1f}" if timed.what != "floor" else "",
             f"{timed.rate / others['generate'].rate:.2f}" if is_sweep else "",
             f"{timed.step / others['floor'].step:.2f}" if is_sweep else "",
@@ -278,28 +301,28 @@ def show_phases(console: Console, bench: Bench, rows: Sequence[int], n_tokens: i
     return dict(zip(map(str, rows), phases, strict=True))
 
 
-def show_rows(console: Console, bench: Bench, rows: Sequence[int], n_rounds: int) -> dict[str, float]:
-    steps = scale(bench, [bench.requests(n) for n in rows], n_rounds)
-    table = _table("rows", "ms/step", "ms/token")
-    for n, step in zip(rows, steps, strict=True):
-        table.add_row(str(n), f"{step:.1f}", f"{step / n:.2f}")
-    console.print("\nAs rows grow, near the prompt", table)
-    return dict(zip(map(str, rows), steps, strict=True))
+def show_rows(console: Console, bench: Bench, rows: Sequence[int], n_rounds: int) -> dict[str, tuple[int, float]]:
+    steps, texts = scale(bench, [bench.requests(n) for n in rows], SCALING_TOKENS, n_rounds)
+    table = _table("rows", "texts", "ms/step", "ms/token")
+    for n, n_texts, step in zip(rows, texts, steps, strict=True):
+        table.add_row(str(n), str(n_texts), f"{step:.1f}", f"{step / n:.2f}")
+    console.print(f"\nAs rows grow, within {SCALING_TOKENS} tokens", table)
+    return dict(zip(map(str, rows), zip(texts, steps, strict=True), strict=True))
 
 
 def show_lengths(
     console: Console, bench: Bench, lengths: Sequence[int], n_rows: int, n_rounds: int
-) -> dict[str, tuple[float, float]]:
+) -> dict[str, tuple[int, float, float]]:
     batches = [lengthened(bench.requests(n_rows), length) for length in lengths]
-    steps = scale(bench, batches, n_rounds)
-    profiled = [bench.phases(batch, SCALING_TOKENS, (2, 6)) for batch in batches]
+    steps, texts = scale(bench, batches, LENGTH_TOKENS, n_rounds)
+    profiled = [bench.phases(batch, LENGTH_TOKENS, (4, LENGTH_TOKENS - 1)) for batch in batches]
     shares = [phases["attention"] / sum(phases[name] for name in PHASES) for phases in profiled]
     attention = [share * step for share, step in zip(shares, steps, strict=True)]
-    table = _table("tokens before", "ms/step", "attention", "the rest")
-    for length, step, of_it in zip(lengths, steps, attention, strict=True):
-        table.add_row(f"{length:,}", f"{step:.1f}", f"{of_it:.1f}", f"{step - of_it:.1f}")
+    table = _table("tokens before", "texts", "ms/step", "attention", "the rest")
+    for length, n_texts, step, of_it in zip(lengths, texts, steps, attention, strict=True):
+        table.add_row(f"{length:,}", str(n_texts), f"{step:.1f}", f"{of_it:.1f}", f"{step - of_it:.1f}")
     console.print(f"\nAs texts grow, {n_rows} rows", table)
-    return dict(zip(map(str, lengths), zip(steps, attention, strict=True), strict=True))
+    return dict(zip(map(str, lengths), zip(texts, steps, attention, strict=True), strict=True))
 
 
 def positive(text: str) -> int:
@@ -323,13 +346,13 @@ def main(arguments: Sequence[str]) -> int:
         raise UsageError(f"--tokens must be at least {MIN_TOKENS}, got {n_tokens}: steps are looked at halfway")
     if flags.json and not Path(flags.json).parent.is_dir():
         raise UsageError(f"--json {flags.json} can't be written: there is no such folder")
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     bench = Bench(of_sweep)
     about = machine(bench.plain, bench.config)
     console.print(" · ".join(f"{name} {value}" for name, value in about.items()), highlight=False)
     timings = compare(bench, rows, n_tokens, n_rounds)
     console.print(f"\n{n_tokens} tokens a row, medians of {n_rounds} rounds", comparison_table(timings))
-    room = (bench.plain_decoder.context or sys.maxsize) - SCALING_TOKENS
+    room = (bench.plain_decoder.context or sys.maxsize) - LENGTH_TOKENS
     n_points = 2 if flags.quick else 4
     figures: dict[str, Any] = {
         "machine": about,

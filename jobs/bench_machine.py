@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from cluster.job import load_job
 from eexit.config import SweepConfig
+from eexit.kernel import kernel_for
 from eexit.model_generator import ModelGenerator
 from eexit.models import estimate_memory
 from eexit.plan import Run, count_runs, plan_runs
@@ -30,6 +31,7 @@ def machine(model: PreTrainedModel, config: SweepConfig) -> dict[str, str]:
         "machine": device,
         "model": config.model,
         "dtype": str(model.dtype).removeprefix("torch."),
+        "KL": "compiled" if kernel_for(torch.empty(0, dtype=model.dtype, device=model.device)) else "by operators",
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "transformers")},
     }
