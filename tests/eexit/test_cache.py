@@ -1,0 +1,54 @@
+import pytest
+import torch
+from torch import Tensor
+
+from eexit.cache import CacheView, KVCache
+
+N_SLOTS, N_KEY_HEADS, WIDTH, VALUE_WIDTH = 5, 2, 24, 20
+
+
+def attention(query_HD: Tensor, key_HSD: Tensor, value_HSW: Tensor, scaling: float, softcap: float | None) -> Tensor:
+    """Of one token over all these positions, in double precision."""
+    group = query_HD.shape[0] // key_HSD.shape[0]
+    key_HSD, value_HSW = (part.double().repeat_interleave(group, 0) for part in (key_HSD, value_HSW))
+    scores_HS = (key_HSD @ query_HD.double()[:, :, None])[..., 0] * scaling
+    if softcap is not None:
+        scores_HS = softcap * torch.tanh(scores_HS / softcap)
+    return (scores_HS.softmax(-1)[:, None] @ value_HSW)[:, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("group", [1, 3])
+@pytest.mark.parametrize("window", [None, 7])
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("rows", [None, [3, 0, 2]])
+def test_a_token_attends_to_its_own_rows_positions_up_to_its_own(
+    dtype: torch.dtype, group: int, window: int | None, softcap: float | None, rows: list[int] | None
+):
+    torch.manual_seed(0)
+    positions = torch.tensor([0, 9, 40, 3, 299])
+    kv = KVCache(N_SLOTS, 600)
+    kv.reserve(300)
+    keys, values = kv.layer(
+        0, torch.empty(N_KEY_HEADS, 1, WIDTH, dtype=dtype), torch.empty(N_KEY_HEADS, 1, VALUE_WIDTH, dtype=dtype)
+    )
+    keys.normal_()
+    values.normal_()
+    view = CacheView(kv, positions[:, None], 300)
+    slots = list(range(N_SLOTS)) if rows is None else rows
+    if rows is not None:
+        view = view.among(torch.tensor(rows))
+    query, key, value = (
+        torch.randn(len(slots), heads, 1, width, dtype=dtype)
+        for heads, width in ((N_KEY_HEADS * group, WIDTH), (N_KEY_HEADS, WIDTH), (N_KEY_HEADS, VALUE_WIDTH))
+    )
+    all_keys, all_values = view.update(key, value, 0)
+    attended = view.attend(query, all_keys, all_values, 0.3, window, softcap)
+    assert attended.shape == (len(slots), 1, N_KEY_HEADS * group, VALUE_WIDTH)
+    for row, slot in enumerate(slots):
+        end = int(positions[slot]) + 1
+        start = max(0, end - window) if window else 0
+        assert keys[slot, :, end - 1].tolist() == key[row, :, 0].tolist(), "its own key is written before"
+        expected = attention(query[row, :, 0], keys[slot, :, start:end], values[slot, :, start:end], 0.3, softcap)
+        tolerance = {} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
+        torch.testing.assert_close(attended[row, 0].float(), expected.float(), **tolerance)
