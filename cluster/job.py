@@ -40,7 +40,10 @@ class SweepJob(SweepConfig):
     out: Place = Field("results/sweep", description="folder or URI (s3://, gs://) the results go to")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: CUDA, MPS or CPU, what is there")
     actors: int | None = Field(
-        None, ge=1, description="loaded models that work side by side; left out: one per GPU, or one per 8 CPUs"
+        None,
+        ge=1,
+        description="loaded models that work side by side; left out: one per GPU, or one per 8 CPUs and more of "
+        "fewer CPUs where there are 100 runs and memory for each",
     )
     cpus_per_actor: float | None = Field(
         None, ge=0.01, allow_inf_nan=False, description="CPUs, and so threads, of each; left out: its share"

@@ -1,13 +1,17 @@
 """How many actors, and what each of them takes, from what a job asks for and what the cluster's nodes have."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cluster.estimate import Memory, size
 from cluster.job import SweepJob
 from eexit.config import UsageError
+from eexit.plan import count_runs
 
-CPUS_PER_ACTOR = 8
+# An actor of one CPU waits for no other thread, but is slow with few rows. On two CPUs, one actor against two of one:
+# 27 rows 176 and 126 tokens/s, 108 rows 402 and 364, 216 rows 424 and 525.
+CPUS_PER_ACTOR, RUNS_PER_ACTOR = 8, 100  # at most; at least
 ACCELERATOR = "accelerator_type:"
 
 Node = Mapping[str, float]  # the resources of a node, as Ray names them
@@ -45,7 +49,7 @@ def plan_pools(
 
     Raises `UsageError` for actors that no node has room for, unless `job` says how many and nodes may come.
     """
-    pools = [_plan_pool(job, nodes, accelerator) for accelerator in job.accelerator_type or [None]]
+    pools = [_plan_pool(job, nodes, accelerator, memory) for accelerator in job.accelerator_type or [None]]
     for pool in pools:
         if not any(map(pool.fits, nodes)) and not (job.actors and nodes_may_come):
             wanted = pool.each + (f" on {pool.accelerator}" if pool.accelerator and not pool.gpus else "")
@@ -69,7 +73,7 @@ def shortages(pools: Sequence[Pool], nodes: Sequence[Node], memory: Memory | Non
             )
 
 
-def _plan_pool(job: SweepJob, nodes: Sequence[Node], accelerator: str | None) -> Pool:
+def _plan_pool(job: SweepJob, nodes: Sequence[Node], accelerator: str | None, memory: Memory | None) -> Pool:
     fitting = [node for node in nodes if accelerator is None or f"{ACCELERATOR}{accelerator}" in node]
     gpus = sum(node.get("GPU", 0) for node in fitting)
     wants_gpu = job.device == "cuda" or (job.device == "auto" and (gpus > 0 or accelerator is not None))
@@ -78,18 +82,22 @@ def _plan_pool(job: SweepJob, nodes: Sequence[Node], accelerator: str | None) ->
         raise UsageError("--device cuda needs GPUs: leave out --gpus-per-actor 0")
     if per_actor:
         return Pool(job.actors or max(1, int(gpus / per_actor)), job.cpus_per_actor or 1, per_actor, accelerator)
-    cpus = [int(node["CPU"]) for node in fitting if node.get("CPU", 0) >= 1] or [1]
-    return replace(_cpu_pool(job, cpus), accelerator=accelerator)
+    nodes = [node for node in fitting if node.get("CPU", 0) >= 1] or [{"CPU": 1}]
+    return replace(_cpu_pool(job, nodes, memory.of_node(0) if memory else 0), accelerator=accelerator)
 
 
-def _cpu_pool(job: SweepJob, cpus: Sequence[int]) -> Pool:
+def _cpu_pool(job: SweepJob, nodes: Sequence[Node], memory: int) -> Pool:
+    cpus = [int(node["CPU"]) for node in nodes]
     if job.cpus_per_actor:
         each = job.cpus_per_actor
     elif job.actors:
         each = max(1, min(sum(cpus) // job.actors, *cpus))
     else:
+        fewest_by_runs = sum(cpus) // max(1, count_runs(job) // RUNS_PER_ACTOR)
+        fewest_by_memory = max(math.ceil(memory * node["CPU"] / (node.get("memory") or math.inf)) for node in nodes)
+        wanted = min(CPUS_PER_ACTOR, max(1, fewest_by_runs, fewest_by_memory))
         # The smallest node's share, so that every node can hold a whole number of actors.
-        each = min(node // max(1, node // CPUS_PER_ACTOR) for node in cpus)
+        each = min(node // max(1, node // wanted) for node in cpus)
     return Pool(job.actors or max(1, sum(int(node / each) for node in cpus)), each, 0)
 
 

@@ -32,6 +32,10 @@ def job(**fields: object) -> SweepJob:
         ({}, [{"CPU": 8}, {"CPU": 64, "GPU": 8}], Pool(8, 1, 1)),
         ({"gpus_per_actor": 0.5}, [{"CPU": 8, "GPU": 2}], Pool(4, 1, 0.5)),
         ({"device": "cpu"}, [{"CPU": 8, "GPU": 2}], Pool(1, 8, 0)),
+        ({"seeds": range(11)}, [{"CPU": 2}], Pool(1, 2, 0)),  # 99 runs
+        ({"seeds": range(23)}, [{"CPU": 2}], Pool(2, 1, 0)),  # 207
+        ({"seeds": range(23)}, [{"CPU": 8}], Pool(2, 4, 0)),
+        ({"seeds": range(999)}, [{"CPU": 8}, {"CPU": 3}], Pool(11, 1, 0)),
         ({"gpus_per_actor": 1, "actors": 3}, [{"CPU": 8}], Pool(3, 1, 1)),  # the autoscaler may bring them
     ],
 )
@@ -64,6 +68,9 @@ def test_memory_is_asked_for_but_never_more_than_a_node_has() -> None:
     assert "may need 4.0 GB of memory" in next(shortages(pools, [small], memory))
     assert plan_pools(job(), [{**small, "GPU": 1}, large], memory) == [Pool(1, 1, 1, memory=2_000_000_000)]
     assert plan_pools(job(gpus_per_actor=1, actors=3), [small], memory) == [Pool(3, 1, 1)]  # unknown as yet
+    many = job(seeds=range(999))
+    assert plan_pools(many, [large], memory) == [Pool(4, 2, 0, memory=4_000_000_000)]
+    assert plan_pools(many, [small], memory) == [Pool(1, 8, 0, memory=2_000_000_000)]
 
 
 def test_shards_keep_the_configurations_of_a_prompt_together() -> None:
