@@ -116,15 +116,13 @@ class Batch:
         """Free a slot; rows behind it move up."""
         if slot < self.n_frozen:
             self.n_frozen -= 1
+            self.student.copy_slots([self.n_frozen], [slot])
             self._move(self.n_frozen, slot)
             slot = self.n_frozen
         self.n_rows -= 1
         self._move(self.n_rows, slot)
 
     def _move(self, source: int, target: int) -> None:
-        if source == target:
-            return
-        self.student.copy_slots([source], [target])
         columns = (self.request, self.text, self.n_prompt, self.n_generated, self.limit, self.decides, self.kl_factor)
         for column in (*columns, self.u_exit, self.u_token, *self.records.values()):
             column[target] = column[source]

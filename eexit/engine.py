@@ -130,8 +130,6 @@ class Engine:
             indices.append(waiting.pop())
         text = batch.unused_text()
         batch.teacher.load(text, prefix.cache, range(self.decoder.n_layers), len(prompt))
-        # Frozen rows first: each takes its place at once, and no row moves that has no cache yet.
-        indices.sort(key=lambda index: requests[index].mode != Mode.FROZEN_RESIDUAL)
         for index in indices:
             slot = batch.add(index, requests[index], text, self._limit(requests[index]))
             if requests[index].mode == Mode.FROZEN_RESIDUAL:
