@@ -4,8 +4,11 @@ Rows fill the slots from 0 without gaps, `frozen_residual` ones first, so that e
 the cache. The teacher sees nothing of a row but its text, the tokens so far: rows that have the same share a slot of
 its cache until they take different tokens. The bookkeeping is on the host, in arrays over slots.
 
-Shapes: N slots, B rows in flight, U texts of theirs, E exitable layers, X = E + 1, K top tokens, T tokens.
+Shapes: N slots, B rows in flight, U texts of theirs (or a few more), E exitable layers, X = E + 1, K top tokens,
+T tokens.
 """
+
+from typing import Final
 
 import numpy as np
 
@@ -14,6 +17,8 @@ from eexit.config import Mode
 from eexit.draws import exit_draws, sampling_draws
 from eexit.rows import Decoding, Failure, Outcome, Request, Trace
 from eexit.schema import EOS, LENGTH
+
+TEXTS: Final = 8  # U is a multiple where there are slots: a CPU's products compile and keep code for every new size
 
 
 class Batch:
@@ -76,9 +81,9 @@ class Batch:
         return self.records["token_id_T"][rows, self.n_generated[rows] - 1]
 
     def part_texts(self) -> np.ndarray:
-        """Rows of one text that took different tokens part: all but one get a copy. Texts then fill the slots 0…U-1.
+        """Rows of one text that took different tokens part: all but one get a copy. Texts then fill the first slots.
 
-        Returns a row of each text (U,).
+        Returns a row of each text, the last one's over and over until there are a multiple of TEXTS (U,).
         """
         text_B = self.text[: self.n_rows]
         _, row_U, group_B = np.unique((text_B << 32) + self.last_token(), return_index=True, return_inverse=True)
@@ -88,7 +93,9 @@ class Batch:
         slot_U[~stays_U] = np.setdiff1d(np.arange(len(source_U)), source_U[stays_U])
         self.teacher.copy_slots(source_U[~stays_U], slot_U[~stays_U])
         text_B[:] = slot_U[group_B]
-        return row_U[np.argsort(slot_U)]
+        row_U = row_U[np.argsort(slot_U)]
+        n_padded = min(-(-len(row_U) // TEXTS) * TEXTS, self.n_slots)
+        return np.pad(row_U, (0, n_padded - len(row_U)), mode="edge")
 
     def ended(self) -> np.ndarray:
         """Slots whose row is done or went astray, last first: the order in which they can be removed."""

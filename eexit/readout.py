@@ -47,13 +47,14 @@ def read_layers(decoder: Decoder, states_BXW: Tensor, readout: str, n_top: int) 
     """Read the exitable layers' residual streams and the final one's, which is last; note `n_top` tokens of each."""
     size = max(1, _rows_at_a_time(decoder) // states_BXW.shape[1])
     compared: list[Divergence] = []
-    final_logits: list[Tensor] = []
-    for chunk_BXW in states_BXW.split(size):
-        logits_BXV = _logits(decoder, chunk_BXW, readout)
+    for start in range(0, len(states_BXW), size):
+        logits_BXV = _logits(decoder, states_BXW[start : start + size], readout)
         compared += _compare(logits_BXV, n_top)
-        final_logits.append(logits_BXV[:, -1].clone())  # all that outlives the chunk
-    parts = [*zip(*map(_fields, compared), strict=True), final_logits]
-    return Reading(*(torch.cat(list(part)) for part in parts))
+        if start == 0:
+            final_logits_BV = logits_BXV.new_empty(len(states_BXW), logits_BXV.shape[-1])
+        final_logits_BV[start : start + size] = logits_BXV[:, -1]  # all that outlives the chunk
+    parts = [torch.cat(part) for part in zip(*map(_fields, compared), strict=True)]
+    return Reading(*[*parts, final_logits_BV])
 
 
 def _rows_at_a_time(decoder: Decoder) -> int:
