@@ -28,7 +28,7 @@ from eexit.anatomy import Decoder, LayerPass
 from eexit.batch import Batch
 from eexit.cache import CacheView, KVCache
 from eexit.config import Mode
-from eexit.exits import Divergence, choose_exits, exit_probabilities
+from eexit.exits import choose_exits, exit_probabilities
 from eexit.readout import Reading, read_layers, read_tokens
 from eexit.rows import Decoding, Failure, Outcome, Request
 
@@ -151,8 +151,8 @@ class Engine:
         """The first token comes from the final layer: no exit is drawn for it."""
         n_rows = len(slots)
         text_B = self._tensor(np.zeros(n_rows, np.int64))
-        hidden_BW, prob_BX = prefix.states_1XW[text_B, -1], prefix.reading.certain_BX[text_B]
-        self._finish_step(batch, slots, prefix.reading, text_B, np.full(n_rows, self.n_exits), prob_BX, hidden_BW, 0)
+        reading, hidden_BW = prefix.reading.of(text_B), prefix.states_1XW[text_B, -1]
+        self._finish_step(batch, slots, reading, np.full(n_rows, self.n_exits), reading.certain_BX, hidden_BW, 0)
 
     # Steps
 
@@ -168,8 +168,8 @@ class Engine:
                 view = CacheView(batch.teacher, position_UT, reach)
                 states_UXW, fork_UW, layer_pass = self._teacher_pass(token_UT, view)
             with record_function("readout"):
-                reading = self._read(states_UXW)
-                exit_B, prob_BX = self._draw_exits(batch, slots, reading.of(text_B))
+                reading = self._read(states_UXW).of(text_B)
+                exit_B, prob_BX = self._draw_exits(batch, slots, reading)
             with record_function("student"):
                 exits, hidden_BW = exit_B.cpu().numpy(), states_UXW[text_B, exit_B]
                 if batch.n_frozen:
@@ -177,7 +177,7 @@ class Engine:
                     view = CacheView(batch.student, position_UT[text_F], reach)
                     at_fork_FW, at_exit_FW = fork_UW[text_F], hidden_BW[: batch.n_frozen]
                     at_exit_FW[:] = self._student_pass(layer_pass, text_F, view, at_exit_FW, at_fork_FW, exits_F)
-        self._finish_step(batch, slots, reading, text_B, exits, prob_BX, hidden_BW, batch.n_frozen)
+        self._finish_step(batch, slots, reading, exits, prob_BX, hidden_BW, batch.n_frozen)
 
     def _read(self, states_BXW: Tensor) -> Reading:
         return read_layers(self.decoder, states_BXW, self.decoding.readout, self.decoding.record_top_k)
@@ -196,7 +196,7 @@ class Engine:
         exits = [states[layer] for layer in (*self.decoding.exitable_layers, self.final)]
         return torch.stack(exits, 1), states[self.fork], layer_pass
 
-    def _draw_exits(self, batch: Batch, slots: np.ndarray, reading: Divergence) -> tuple[Tensor, Tensor]:
+    def _draw_exits(self, batch: Batch, slots: np.ndarray, reading: Reading) -> tuple[Tensor, Tensor]:
         """Each row's exit (B,), an index into the exitable layers or E for the final one, and what it was drawn from.
 
         The probabilities (B, X) are all on the final layer for rows of `normal`, which draw no exit.
@@ -234,14 +234,13 @@ class Engine:
         return hidden_FW
 
     def _finish_step(
-        self, batch: Batch, slots: np.ndarray, reading: Reading, text_B: Tensor, exits: np.ndarray, prob_BX: Tensor,
+        self, batch: Batch, slots: np.ndarray, reading: Reading, exits: np.ndarray, prob_BX: Tensor,
         hidden_BW: Tensor, n_students: int,
     ) -> None:  # fmt: skip
         """Read the next tokens where the rows exit, the first `n_students` from streams of their own; note it all."""
-        seen = reading.of(text_B)
         decoding, at_final = self.decoding, exits == self.n_exits
         with record_function("sampling"):
-            token_B = seen.final_token_B.clone()
+            token_B = reading.final_token_B.clone()
             known = at_final & (np.arange(len(slots)) >= n_students) & (decoding.temperature == 0)
             for lens in (True, False):
                 needed = np.flatnonzero(~known & ((at_final | (decoding.readout == "lens")) == lens))
@@ -254,13 +253,13 @@ class Engine:
         with record_function("records"):
             columns = {
                 "token_id_T": token_B,
-                "kl_TE": seen.kl_BE,
+                "kl_TE": reading.kl_BE,
                 "exit_prob_TE": prob_BX,
-                "logprob_T": reading.logprob(text_B, token_B),
-                "final_token_id_T": seen.final_token_B,
-                "entropy_T": seen.entropy_B,
-                "top_token_id_TXK": seen.top_token_BXK,
-                "top_prob_TXK": seen.top_prob_BXK,
+                "logprob_T": reading.logprob(token_B),
+                "final_token_id_T": reading.final_token_B,
+                "entropy_T": reading.entropy_B,
+                "top_token_id_TXK": reading.top_token_BXK,
+                "top_prob_TXK": reading.top_prob_BXK,
             }
             batch.record(slots, exit_layer_T=self.exit_layers[exits], **_to_host(columns))
 

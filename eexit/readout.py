@@ -2,7 +2,8 @@
 
 Vocabulary-sized temporaries live for a few rows at a time: their memory does not grow with rows or exits.
 
-Shapes: B rows, E exitable layers, X = E + 1 with the final layer last, K top tokens, W width, V vocabulary.
+Shapes: B rows, U texts of theirs, E exitable layers, X = E + 1 with the final layer last, K top tokens, W width,
+V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -28,15 +29,16 @@ CACHE_BYTES: Final = 1 << 20  # without a kernel, fp32 log-probabilities of as m
 class Reading(Divergence):
     """The full-depth model at one position of each row, and how far from it the exitable layers are."""
 
-    final_logits_BV: Tensor
+    final_logits_UV: Tensor  # of U texts
+    text_B: Tensor  # which of them is a row's
 
-    def of(self, which: Tensor) -> Divergence:
-        """The same for some of the rows, in this order, over and over if they are given so; without the logits."""
-        return Divergence(*(part[which] for part in _fields(self)))
+    def of(self, row_B: Tensor) -> "Reading":
+        """What was read of these rows, in this order, over and over if they are given so."""
+        return Reading(*[*(part[row_B] for part in _fields(self)), self.final_logits_UV, self.text_B[row_B]])
 
-    def logprob(self, which: Tensor, token: Tensor) -> Tensor:
-        """Log-probability of tokens under the final distributions of these rows, nats."""
-        return self.final_logits_BV[which, token].float() - self.final_lse_B[which]
+    def logprob(self, token_B: Tensor) -> Tensor:
+        """Log-probability of tokens under the final distribution, nats, (B,)."""
+        return self.final_logits_UV[self.text_B, token_B].float() - self.final_lse_B
 
 
 def _fields(divergence: Divergence) -> list[Tensor]:
@@ -51,10 +53,10 @@ def read_layers(decoder: Decoder, states_BXW: Tensor, readout: str, n_top: int) 
         logits_BXV = _logits(decoder, states_BXW[start : start + size], readout)
         compared += _compare(logits_BXV, n_top)
         if start == 0:
-            final_logits_BV = logits_BXV.new_empty(len(states_BXW), logits_BXV.shape[-1])
-        final_logits_BV[start : start + size] = logits_BXV[:, -1]  # all that outlives the chunk
+            final_logits_UV = logits_BXV.new_empty(len(states_BXW), logits_BXV.shape[-1])
+        final_logits_UV[start : start + size] = logits_BXV[:, -1]  # all that outlives the chunk
     parts = [torch.cat(part) for part in zip(*map(_fields, compared), strict=True)]
-    return Reading(*[*parts, final_logits_BV])
+    return Reading(*[*parts, final_logits_UV, torch.arange(len(states_BXW), device=states_BXW.device)])
 
 
 def _rows_at_a_time(decoder: Decoder) -> int:
