@@ -21,201 +21,29 @@ import json
 import sys
 import time
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
-from bench_machine import machine, runs_for, start
+from bench_contenders import DEMO, PHASES, REFERENCE_TOKENS, Bench, Timed, count_texts, decode
+from bench_machine import machine, start
 from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from torch.profiler import ProfilerActivity, profile
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from cluster.estimate import aside
 from cluster.flags import Parser
-from cluster.job import load_job
-from eexit.anatomy import Decoder
 from eexit.config import UsageError
-from eexit.engine import Engine
-from eexit.model_generator import ModelGenerator
-from eexit.models import load_model_and_tokenizer
-from eexit.plan import count_runs
-from eexit.reference import generate_one
-from eexit.rows import Outcome, Request, Trace
+from eexit.rows import Request, Trace
 
-DEMO = Path(__file__).with_name("demo.toml")
-REFERENCE_TOKENS = 15
 SCALING_TOKENS, LENGTH_TOKENS = 20, 9
 SCALING_ROWS = (27, 54, 108, 216)
 MIN_TOKENS = 8
 LENGTHS = (100, 250, 500, 1000)
-PHASES = ("teacher", "readout", "student", "sampling", "records")
-Result = TypeVar("Result")
-PRODUCTS = {"mm", "addmm", "linear", "_linear_pointwise"}
-
-
-@dataclass
-class Timed:
-    """Seconds of each round, for so many tokens, and of single steps where they are known."""
-
-    rows: int
-    what: str
-    tokens: int
-    texts: int | None = None
-    rounds: list[float] = field(default_factory=list)
-    steps: list[float] = field(default_factory=list)
-
-    @property
-    def rate(self) -> float:
-        """Tokens a second."""
-        return self.tokens / median(self.rounds)
-
-    @property
-    def step(self) -> float:
-        """Milliseconds."""
-        return 1e3 * (median(self.steps) if self.steps else median(self.rounds) * self.rows / self.tokens)
-
-
-class Bench:
-    """Two copies of a model: the sweep's own, and one as transformers loads it."""
-
-    def __init__(self, arguments: Sequence[str]):
-        job, _ = load_job(arguments, DEMO)
-        self.config = job.sweep
-        self.generator = ModelGenerator(self.config, job.device)
-        self.decoding = self.generator.engine.decoding
-        self.plain, _ = load_model_and_tokenizer(self.config, job.device)
-        self.plain.generation_config.eos_token_id = None
-        self.plain_decoder = Decoder(self.plain)
-
-    def requests(self, n_rows: int) -> list[Request]:
-        return list(self.generator.requests(runs_for(self.config, n_rows)).values())[:n_rows]
-
-    def engine(self, n_tokens: int, **changes: Any) -> Engine:
-        decoding = replace(self.decoding, max_new_tokens=n_tokens, eos_token_ids=frozenset(), **changes)
-        return Engine(self.generator.engine.decoder, decoding)
-
-    def sweep(self, n_rows: int, engine: Engine, timed: Timed) -> None:
-        self.generator.engine = engine
-        began = self.now()
-        results, steps = self.steps(partial(self.generator.generate, runs_for(self.config, n_rows)))
-        timed.rounds.append(self.now() - began)
-        timed.steps += steps
-        runs = results.tokens.to_pandas().groupby(["run_id", "prompt_id"])["token_id"].agg(list)
-        halfway = engine.decoding.max_new_tokens // 2
-        timed.texts = count_texts((prompt, tokens[:halfway]) for (_, prompt), tokens in runs.items())
-
-    def generate(self, n_rows: int, n_tokens: int, timed: Timed) -> None:
-        prompts = [torch.tensor(request.prompt_token_ids) for request in self.requests(n_rows)]
-        padded = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True, padding_value=-1, padding_side="left")
-        mask, ids = (padded >= 0).to(self.plain.device), padded.clamp_min(0).to(self.plain.device)
-        began = self.now()
-        made = self.plain.generate(  # type: ignore[operator]
-            ids, attention_mask=mask.long(), do_sample=False, max_new_tokens=n_tokens, pad_token_id=0
-        )
-        timed.rounds.append(self.now() - began)
-        assert made.shape[1] == ids.shape[1] + n_tokens, "a row ended early"
-
-    def reference(self, timed: Timed) -> None:
-        """A row of each mode, weighted as the grid has it."""
-        decoding, seconds = self.engine(REFERENCE_TOKENS).decoding, 0.0
-        requests = self.requests(count_runs(self.config))
-        for mode in self.config.modes:
-            same = [request for request in requests if request.mode == mode]
-            began = self.now()
-            generate_one(self.plain, self.plain_decoder, same[len(same) // 2], decoding)
-            seconds += (self.now() - began) * len(same) / len(requests)
-        timed.rounds.append(seconds)
-
-    def floor(self, calls: Sequence["Product"], timed: Timed) -> None:
-        with torch.inference_mode():
-            began = self.now()
-            for function, args in calls:
-                function(*args)
-            timed.rounds.append(self.now() - began)
-
-    def products(self, n_rows: int, n_tokens: int) -> list["Product"]:
-        """Those of one step halfway, with what they were given."""
-        products = Products()
-        _during(self.engine(n_tokens), self.requests(n_rows), (n_tokens // 2, n_tokens // 2 + 1), products)
-        return products.calls
-
-    def phases(self, requests: Sequence[Request], n_tokens: int, steps: tuple[int, int]) -> dict[str, float]:
-        """Milliseconds a step, those of `attention` being part of teacher's and student's."""
-        on_gpu = self.plain.device.type == "cuda"
-        with_gpu = [ProfilerActivity.CUDA] if on_gpu else []
-        profiler = profile(activities=[ProfilerActivity.CPU, *with_gpu])
-        _during(self.engine(n_tokens), requests, steps, profiler)
-        spent = {event.key: event.device_time_total if on_gpu else event.cpu_time_total
-                 for event in profiler.key_averages()}  # fmt: skip
-        return {name: spent.get(name, 0.0) / 1e3 / (steps[1] - steps[0]) for name in (*PHASES, "attention")}
-
-    def steps(self, run: Callable[[Callable[[int], None]], Result]) -> tuple[Result, list[float]]:
-        """Run something that reports progress; what it returns, and the seconds of each step but the first."""
-        moments: list[float] = []
-        result = run(lambda _: moments.append(self.now()))
-        return result, [after - before for before, after in pairwise(moments)]
-
-    def now(self) -> float:
-        if self.plain.device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-
-def count_texts(texts: Iterable[tuple[Hashable, Sequence[int]]]) -> int:
-    """How many different ones of (prompt, tokens so far)."""
-    return len({(prompt, tuple(tokens)) for prompt, tokens in texts})
-
-
-Product = tuple[Callable, tuple]
-
-
-class Products(TorchDispatchMode):
-    """Notes the products with weights; those of attention and of KL are batched ones, and not among them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[Product] = []
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if function.overloadpacket.__name__ in PRODUCTS:
-            self.calls.append((function, args))
-        return function(*args, **(kwargs or {}))
-
-
-class _Enough(Exception):
-    """Leaves a generation whose end nobody waits for."""
-
-
-def _during(
-    engine: Engine, requests: Sequence[Request], steps: tuple[int, int], manager: AbstractContextManager
-) -> None:
-    """Run until the second of these steps, with the manager entered after the first."""
-    n_steps = 0
-
-    def progress(_: int) -> None:
-        nonlocal n_steps
-        n_steps += 1
-        if n_steps == steps[0]:
-            manager.__enter__()
-        if n_steps == steps[1]:
-            manager.__exit__(None, None, None)
-            raise _Enough
-
-    with suppress(_Enough):
-        _decode(engine, requests, progress)
-
-
-def _decode(engine: Engine, requests: Sequence[Request], progress: Callable[[int], None]) -> dict[int, Outcome]:
-    return dict(engine.generate(requests, progress))
 
 
 def compare(bench: Bench, rows: Sequence[int], n_tokens: int, n_rounds: int) -> list[Timed]:
@@ -232,12 +60,8 @@ def compare(bench: Bench, rows: Sequence[int], n_tokens: int, n_rounds: int) -> 
             (Timed(n, "floor", n), partial(bench.floor, bench.products(n, n_tokens))),
         ]
         if n == rows[0]:
-            contenders.append(
-                (
-                    Timed(n, "sweep, no top tokens", n_made),
-                    partial(bench.sweep, n, bench.engine(n_tokens, record_top_k=0)),
-                )
-            )
+            bare = bench.engine(n_tokens, record_top_k=0)
+            contenders.append((Timed(n, "sweep, no top tokens", n_made), partial(bench.sweep, n, bare)))
     for _ in track(range(n_rounds), "rounds", console=Console(stderr=True)):
         for timed, run in contenders:
             run(timed)
@@ -253,7 +77,7 @@ def scale(
     texts: list[int] = [0 for _ in batches]
     for _ in range(n_rounds):
         for index, batch in enumerate(batches):
-            outcomes, spent = bench.steps(partial(_decode, engine, batch))
+            outcomes, spent = bench.steps(partial(decode, engine, batch))
             steps[index] += spent[len(spent) // 2 :]
             traces = ((batch[row].prompt_token_ids, outcome) for row, outcome in outcomes.items())
             texts[index] = count_texts(
