@@ -10,8 +10,8 @@
 #SBATCH --signal=TERM@120
 set -euo pipefail
 
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | awk '{print $1}'):6379
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST") # whole: one that is cut off in a pipe would end this script
+address=$(srun --nodes=1 --ntasks=1 --nodelist="${nodes%%$'\n'*}" hostname --ip-address | awk '{print $1}'):6379
 
 # One token for all nodes, for this job alone; srun hands the environment on.
 RAY_AUTH_TOKEN=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')

@@ -71,7 +71,7 @@ def test_the_slurm_script_is_sound() -> None:
 
 def test_slurm_starts_one_head_with_this_address_and_sends_the_sweep_to_it(tmp_path: Path) -> None:
     """The script itself, with stand-ins for Slurm's commands that say what they were called with."""
-    for name, says in {"scontrol": "echo n1; echo n2", "srun": 'echo "$RAY_AUTH_MODE" "$@"'}.items():
+    for name, says in {"scontrol": "seq -f n%g 99999", "srun": 'echo "$RAY_AUTH_MODE" "$@"'}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{says}\n")
         (tmp_path / name).chmod(0o755)
     slurm = {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_NUM_NODES": "2", "SLURM_CPUS_PER_TASK": "16"}
