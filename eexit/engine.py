@@ -18,6 +18,7 @@ layer last, L layers, K recorded top tokens, T tokens, W width.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Final
 
 import numpy as np
 import torch
@@ -25,12 +26,14 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from eexit.anatomy import Decoder, LayerPass
-from eexit.batch import Batch
+from eexit.batch import Batch, padded
 from eexit.cache import CacheView, KVCache
 from eexit.config import Mode
 from eexit.exits import choose_exits, exit_probabilities
 from eexit.readout import Reading, read_layers, read_tokens
 from eexit.rows import Decoding, Failure, Outcome, Request
+
+PROMPT_STEP: Final = 32  # a prompt's tokens are processed in multiples: see batch.SIZES
 
 
 @dataclass(frozen=True)
@@ -139,12 +142,14 @@ class Engine:
         return prefix
 
     def _prefill(self, prompt: tuple[int, ...]) -> Prefix:
-        """Process a prompt at full depth."""
-        cache = KVCache(1, len(prompt))
-        token_BT = torch.tensor([prompt], device=self.decoder.device)
-        view = CacheView(cache, torch.arange(len(prompt), device=self.decoder.device)[None], len(prompt))
+        """Process a prompt at full depth; its last token is repeated behind it, where no other token sees it."""
+        length = -(-len(prompt) // PROMPT_STEP) * PROMPT_STEP
+        length = length if self.decoder.context is None else min(length, self.decoder.context)
+        token_BT = torch.tensor([[*prompt, *prompt[-1:] * (length - len(prompt))]], device=self.decoder.device)
+        cache = KVCache(1, length)
+        view = CacheView(cache, torch.arange(length, device=self.decoder.device)[None], length)
         with self.decoder.attending():
-            states_1XW, _, _ = self._teacher_pass(token_BT, view)
+            states_1XW, _, _ = self._teacher_pass(token_BT, view, len(prompt) - 1)
             return Prefix(prompt, cache, states_1XW, self._read(states_1XW))
 
     def _first_token(self, batch: Batch, slots: np.ndarray, prefix: Prefix) -> None:
@@ -182,8 +187,8 @@ class Engine:
     def _read(self, states_BXW: Tensor) -> Reading:
         return read_layers(self.decoder, states_BXW, self.decoding.readout, self.decoding.record_top_k)
 
-    def _teacher_pass(self, token_BT: Tensor, view: CacheView) -> tuple[Tensor, Tensor, LayerPass]:
-        """All layers for all rows: residual streams at each row's last token.
+    def _teacher_pass(self, token_BT: Tensor, view: CacheView, last: int = -1) -> tuple[Tensor, Tensor, LayerPass]:
+        """All layers for all rows: residual streams at each row's last token, or the one that is said to be.
 
         Returns those after the exitable layers and the final one (B, X, W), that after the fork (B, W), and the pass.
         """
@@ -192,7 +197,7 @@ class Engine:
         for layer in range(self.decoder.n_layers):
             hidden_BTW = layer_pass.block(layer, hidden_BTW)
             if layer in self.kept:
-                states[layer] = hidden_BTW[:, -1]
+                states[layer] = hidden_BTW[:, last]
         exits = [states[layer] for layer in (*self.decoding.exitable_layers, self.final)]
         return torch.stack(exits, 1), states[self.fork], layer_pass
 
@@ -220,8 +225,8 @@ class Engine:
         at_fork_F = self._tensor(exit_layer_F <= self.fork)
         hidden_FW = torch.where(at_fork_F[:, None], teacher_FW, fork_FW)
         for start, end in self.stretches:
-            going = self._tensor(np.flatnonzero(exit_layer_F >= start))
-            out = self._tensor(np.flatnonzero(exit_layer_F < start))
+            going = self._tensor(padded(np.flatnonzero(exit_layer_F >= start), len(exits_F)))
+            out = self._tensor(padded(np.flatnonzero(exit_layer_F < start), len(exits_F)))
             going_pass = layer_pass.among(text_F[going], view.among(going))
             out_pass = layer_pass.among(text_F[out], view.among(out))
             going_BTW, out_BTW = hidden_FW[going, None], hidden_FW[out, None]

@@ -54,7 +54,8 @@ def read_layers(decoder: Decoder, states_BXW: Tensor, readout: str, n_top: int) 
         compared += _compare(logits_BXV, n_top)
         if start == 0:
             final_logits_UV = logits_BXV.new_empty(len(states_BXW), logits_BXV.shape[-1])
-        final_logits_UV[start : start + size] = logits_BXV[:, -1]  # all that outlives the chunk
+        final_logits_UV[start : start + size] = logits_BXV[:, -1]
+        del logits_BXV  # the next ones take its place
     parts = [torch.cat(part) for part in zip(*map(_fields, compared), strict=True)]
     return Reading(*[*parts, final_logits_UV, torch.arange(len(states_BXW), device=states_BXW.device)])
 

@@ -10,13 +10,15 @@ import torch
 from torch.profiler import profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from traces import assert_same
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from eexit import batch
 from eexit.anatomy import Decoder
-from eexit.batch import TEXTS
+from eexit.batch import padded
 from eexit.cache import CacheView
 from eexit.config import Mode
-from eexit.engine import Engine
+from eexit.engine import PROMPT_STEP, Engine
 from eexit.readout import pick_tokens
 from eexit.rows import Decoding, Failure, Request, Trace
 
@@ -53,16 +55,16 @@ def test_the_student_runs_no_block_beyond_an_exit(llama: PreTrainedModel, rows_r
     exits = np.concatenate([outcomes[index].exit_layer_T[1:] for index in outcomes])
     assert len(set(exits)) == 4
     for layer in range(7):
-        teacher = len(PROMPT) + n_seen(outcomes.values(), n_slots=4)
+        teacher = PROMPT_STEP + n_seen(outcomes.values(), n_slots=4)
         student = (exits >= layer).sum() if layer > 2 else 0  # up to the fork, layer 2, they are one pass
         assert rows_run[layer] == teacher + student
 
 
 def n_seen(traces: Iterable[Trace], n_slots: int) -> int:
-    """How many rows the teacher has to see: each step's different texts, in multiples of TEXTS or all slots."""
+    """How many rows the teacher has to see: each step's different texts, padded."""
     texts = {tuple(trace.token_id_T[:n]) for trace in traces for n in range(1, len(trace.token_id_T))}
     in_step = Counter(len(text) for text in texts).values()
-    return sum(min(-(-n // TEXTS) * TEXTS, n_slots) for n in in_step)
+    return sum(len(padded(np.arange(n), n_slots)) for n in in_step)
 
 
 @pytest.mark.parametrize(
@@ -84,8 +86,27 @@ def test_modes_that_leave_the_state_alone_take_one_pass_over_each_text(
     outcomes = dict(engine.generate(requests))
     at_once = [range(start, min(start + rows, len(requests))) for start in range(0, len(requests), rows)]
     seen = sum(n_seen((outcomes[index] for index in indices), min(rows, len(requests))) for indices in at_once)
-    assert set(rows_run.values()) == {len(PROMPT) + seen}
+    assert set(rows_run.values()) == {PROMPT_STEP + seen}
     assert rows == 3 or len(requests) == 1 or seen < 11 * len(requests), "rows of one text are one"
+
+
+def test_passes_take_few_numbers_of_rows():
+    for most in (1, 5, 16, 17, 108, 432):
+        sizes = {len(padded(np.arange(n), most)) for n in range(most + 1)}
+        assert len(sizes - {0}) <= batch.SIZES
+        assert max(sizes) == most
+    assert padded(np.array([4, 9]), 48).tolist() == [4, 9, 9]
+
+
+def test_rows_given_twice_to_a_pass_change_nothing(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch):
+    engine = Engine(Decoder(llama), DECODING)
+    modes = (Mode.UNFROZEN, Mode.FROZEN_RESIDUAL)
+    requests = [Request(PROMPT, mode, k, seed) for mode in modes for seed in range(4) for k in (0.0, 0.3, 1.0, 3.0)]
+    once = dict(engine.generate(requests[:-1]))
+    monkeypatch.setattr(batch, "SIZES", 2)
+    twice = dict(engine.generate(requests[:-1]))
+    for index, trace in once.items():
+        assert_same(twice[index], trace)
 
 
 @dataclass

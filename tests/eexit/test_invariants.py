@@ -2,12 +2,13 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import chi2
+from traces import assert_same
 from transformers import PreTrainedModel
 
 from eexit.anatomy import Decoder
@@ -39,16 +40,6 @@ def grid(kl_factors: Sequence[float] = (0.5, 2.0), prompts: Sequence[tuple[int, 
             *((mode, k) for mode in (Mode.UNFROZEN, Mode.FROZEN_RESIDUAL) for k in kl_factors),
         ]
     ]
-
-
-def assert_same(ours: Trace, theirs: Trace) -> None:
-    """Identical tokens and exits, KL to 1e-4 (of its size, where it is above 1 nat)."""
-    for field in fields(Trace):
-        mine, other = getattr(ours, field.name), getattr(theirs, field.name)
-        if field.name in ("kl_TE", "exit_prob_TE", "logprob_T", "entropy_T", "top_prob_TXK"):
-            np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-4, err_msg=field.name)
-        else:
-            np.testing.assert_array_equal(mine, other, err_msg=field.name)
 
 
 def test_invariant_1_normal_is_greedy_generate(any_model: PreTrainedModel):
