@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import record_function
 
+from eexit import kernels
+
 BLOCK: Final = 256  # positions; small ones would leave holes in the heap at every growth
 
 
@@ -143,6 +145,10 @@ class CacheView:
         self, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, softcap: float | None
     ) -> Tensor:
         """Attention of the rows' queries (B, H·G, T, D) over their own positions; returns (B, T, H·G, D)."""
+        if softcap is None and query.shape[2] == 1:
+            attended = kernels.attention(query, key, value, self.slots, self.own_position_BT, window, scaling)
+            if attended is not None:
+                return attended
         if self.rows is not None:  # idle rows attend to nothing of interest: cheaper than a copy of the others' cache
             query = query.new_zeros(key.shape[0], *query.shape[1:]).index_copy_(0, self.rows, query)
         n_rows, n_heads, n_tokens, width = query.shape

@@ -3,39 +3,12 @@
 Shapes: N rows, X layers with the final one last, V vocabulary, K top tokens, at least 1. All arrays are contiguous.
 Sums are fp32 within a block of the vocabulary and double over blocks. What is not a number stays so. */
 
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
+#include "numbers.h"
 
 enum { BLOCK = 256 };
 
-/* Logits are fp32, or bfloat16: the upper half of an fp32. */
-static inline __attribute__((always_inline)) float logit(const void *logits, long i, int is_bfloat16) {
-    if (!is_bfloat16)
-        return ((const float *)logits)[i];
-    uint32_t bits = (uint32_t)((const uint16_t *)logits)[i] << 16;
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-/* e^x for x <= 0 as 2^n e^r with |r| <= ln(2) / 2 and six terms of the series: a libm call per value would be seven
-times slower, since compilers use its vector version only if they may ignore what is not a number. */
-static inline __attribute__((always_inline)) float exponential(float x) {
-    x = x < -87.0f ? -87.0f : x;
-    float n = rintf(x * 1.442695041f);
-    float r = x - n * 0.693145752f - n * 1.428606765e-6f;
-    float series = 1 / 24.0f + r * (1 / 120.0f + r * (1 / 720.0f));
-    series = 1.0f + r * (1.0f + r * (1 / 2.0f + r * (1 / 6.0f + r * series)));
-    int32_t bits = ((int32_t)n + 127) << 23;
-    float power;
-    memcpy(&power, &bits, sizeof power);
-    return series * power;
-}
-
 /* The highest logit, and the K highest with their tokens, highest first; of equal ones the first token. */
-static inline __attribute__((always_inline)) float highest(
-    const void *logits, long start, int is_bfloat16, long V, long K, int32_t *token, float *value) {
+static float highest(const number *logits_V, long V, long K, int32_t *token, float *value) {
     for (long k = 0; k < K; k++)
         token[k] = 0, value[k] = -INFINITY;
     for (long begin = 0; begin < V; begin += BLOCK) {
@@ -43,13 +16,13 @@ static inline __attribute__((always_inline)) float highest(
         float max = -INFINITY;
 #pragma omp simd reduction(max : max)
         for (long v = begin; v < end; v++) {
-            float z = logit(logits, start + v, is_bfloat16);
+            float z = load(logits_V[v]);
             max = z > max ? z : max;
         }
         if (max <= value[K - 1])
             continue;
         for (long v = begin; v < end; v++) {
-            float z = logit(logits, start + v, is_bfloat16);
+            float z = load(logits_V[v]);
             long k = K;
             for (; k > 0 && z > value[k - 1]; k--)
                 if (k < K)
@@ -61,26 +34,26 @@ static inline __attribute__((always_inline)) float highest(
     return value[0];
 }
 
-static inline __attribute__((always_inline)) void compare(
-    const void *logits, long start, int is_bfloat16, long X, long V, long K,
+static void compare(
+    const number *logits_XV, long X, long V, long K,
     float *kl_E, float *entropy, float *final_lse, int32_t *token_XK, float *prob_XK) {
     float max_X[X], final_exp[BLOCK];
     double sum_X[X], expected_X[X]; /* of exp(z - max), and of z - max weighted by the final layer's */
-    long final = start + (X - 1) * V;
+    const number *final_V = logits_XV + (X - 1) * V;
     for (long x = 0; x < X; x++) {
-        max_X[x] = highest(logits, start + x * V, is_bfloat16, V, K, token_XK + x * K, prob_XK + x * K);
+        max_X[x] = highest(logits_XV + x * V, V, K, token_XK + x * K, prob_XK + x * K);
         sum_X[x] = expected_X[x] = 0;
     }
     for (long begin = 0; begin < V; begin += BLOCK) {
         long size = begin + BLOCK < V ? BLOCK : V - begin;
 #pragma omp simd
         for (long i = 0; i < size; i++)
-            final_exp[i] = exponential(logit(logits, final + begin + i, is_bfloat16) - max_X[X - 1]);
+            final_exp[i] = exponential(load(final_V[begin + i]) - max_X[X - 1]);
         for (long x = 0; x < X; x++) {
             float sum = 0, expected = 0, max = max_X[x];
 #pragma omp simd reduction(+ : sum, expected)
             for (long i = 0; i < size; i++) {
-                float z = logit(logits, start + x * V + begin + i, is_bfloat16) - max;
+                float z = load(logits_XV[x * V + begin + i]) - max;
                 sum += exponential(z);
                 expected += final_exp[i] * z;
             }
@@ -103,16 +76,12 @@ static inline __attribute__((always_inline)) void compare(
     }
 }
 
-void divergence_from_final(
-    const void *logits_NXV, int is_bfloat16, int n_threads, long N, long X, long V, long K,
+void divergence(
+    const number *logits_NXV, int n_threads, long N, long X, long V, long K,
     float *kl_NE, float *entropy_N, float *final_lse_N, int32_t *token_NXK, float *prob_NXK) {
 #pragma omp parallel for num_threads(n_threads)
-    for (long n = 0; n < N; n++) {
-        float *kl_E = kl_NE + n * (X - 1), *prob_XK = prob_NXK + n * X * K;
-        int32_t *token_XK = token_NXK + n * X * K;
-        if (is_bfloat16)
-            compare(logits_NXV, n * X * V, 1, X, V, K, kl_E, entropy_N + n, final_lse_N + n, token_XK, prob_XK);
-        else
-            compare(logits_NXV, n * X * V, 0, X, V, K, kl_E, entropy_N + n, final_lse_N + n, token_XK, prob_XK);
-    }
+    for (long n = 0; n < N; n++)
+        compare(
+            logits_NXV + n * X * V, X, V, K,
+            kl_NE + n * (X - 1), entropy_N + n, final_lse_N + n, token_NXK + n * X * K, prob_NXK + n * X * K);
 }

@@ -242,13 +242,17 @@ class Engine:
         self, batch: Batch, slots: np.ndarray, reading: Reading, exits: np.ndarray, prob_BX: Tensor,
         hidden_BW: Tensor, n_students: int,
     ) -> None:  # fmt: skip
-        """Read the next tokens where the rows exit, the first `n_students` from streams of their own; note it all."""
-        decoding, at_final = self.decoding, exits == self.n_exits
+        """Take the next tokens from where the rows exit, the first `n_students` from streams of their own; note it all.
+
+        The likeliest token of a row without a stream of its own was seen when its layers were read.
+        """
+        decoding, rows = self.decoding, np.arange(len(slots))
         with record_function("sampling"):
-            token_B = reading.final_token_B.clone()
-            known = at_final & (np.arange(len(slots)) >= n_students) & (decoding.temperature == 0)
+            token_B = reading.likeliest_BX[self._tensor(rows), self._tensor(exits)]
+            known = (rows >= n_students) & (decoding.temperature == 0)
+            by_lens = (exits == self.n_exits) | (decoding.readout == "lens")
             for lens in (True, False):
-                needed = np.flatnonzero(~known & ((at_final | (decoding.readout == "lens")) == lens))
+                needed = np.flatnonzero(~known & (by_lens == lens))
                 if len(needed):
                     u_B = self._tensor(batch.u_token[slots, batch.n_generated[slots]][needed])
                     needed_B = self._tensor(needed)
@@ -261,7 +265,7 @@ class Engine:
                 "kl_TE": reading.kl_BE,
                 "exit_prob_TE": prob_BX,
                 "logprob_T": reading.logprob(token_B),
-                "final_token_id_T": reading.final_token_B,
+                "final_token_id_T": reading.likeliest_BX[:, -1],
                 "entropy_T": reading.entropy_B,
                 "top_token_id_TXK": reading.top_token_BXK,
                 "top_prob_TXK": reading.top_prob_BXK,

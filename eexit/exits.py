@@ -45,9 +45,9 @@ class Divergence:
 
     kl_BE: Tensor
     entropy_B: Tensor  # of the final distribution
-    final_token_B: Tensor  # its likeliest token
     final_lse_B: Tensor  # its logits' log-sum-exp
-    top_token_BXK: Tensor  # the likeliest tokens of each layer
+    likeliest_BX: Tensor  # each layer's likeliest token
+    top_token_BXK: Tensor  # its K likeliest
     top_prob_BXK: Tensor
 
     @property
@@ -69,8 +69,8 @@ def divergence_from_final(logits_BXV: Tensor, n_top: int = 0) -> Divergence:
     return Divergence(
         kl_BE=(expected_BX[:, -1:] - expected_BX[:, :-1]).clamp_min(0),
         entropy_B=-expected_BX[:, -1],
-        final_token_B=log_p_BXV[:, -1].argmax(-1),
         final_lse_B=logits_BXV[:, -1, 0].float() - log_p_BXV[:, -1, 0],
+        likeliest_BX=log_p_BXV.argmax(-1),
         top_token_BXK=top_token_BXK,
         top_prob_BXK=top_log_p_BXK.exp(),
     )

@@ -13,9 +13,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from eexit import kernels
 from eexit.anatomy import Decoder
 from eexit.exits import Divergence, divergence_from_final
-from eexit.kernel import kernel_for
 
 # Logits of as many bytes, but of LOGITS_ROWS residual streams at least, are made by one product: fewer and the head's
 # weights are fetched too often, more and a CPU's cache can't hold them until they are compared.
@@ -75,9 +75,9 @@ def _logits(decoder: Decoder, states_BXW: Tensor, readout: str) -> Tensor:
 
 
 def _compare(logits_BXV: Tensor, n_top: int) -> Sequence[Divergence]:
-    kernel = kernel_for(logits_BXV)
-    if kernel:
-        return [kernel(logits_BXV, n_top)]
+    compared = kernels.divergence(logits_BXV, n_top)
+    if compared:
+        return [compared]
     on_gpu = logits_BXV.device.type != "cpu"
     size = len(logits_BXV) if on_gpu else max(1, CACHE_BYTES // logits_BXV[0].numel() // 4)
     return [divergence_from_final(rows_BXV, n_top) for rows_BXV in logits_BXV.split(size)]

@@ -12,8 +12,8 @@ import torch
 from transformers import PreTrainedModel
 
 from cluster.job import load_job
+from eexit import kernels
 from eexit.config import SweepConfig
-from eexit.kernel import kernel_for
 from eexit.model_generator import ModelGenerator
 from eexit.models import estimate_memory
 from eexit.plan import Run, count_runs, plan_runs
@@ -27,11 +27,12 @@ def machine(model: PreTrainedModel, config: SweepConfig) -> dict[str, str]:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         amx = ", AMX" if torch.cpu._is_amx_tile_supported() else ""
         device = f"{_processor()} ({cores} cores, {torch.backends.cpu.get_cpu_capability()}{amx})"
+    no_logits = torch.empty(0, 1, 0, dtype=model.dtype, device=model.device)
     return {
         "machine": device,
         "model": config.model,
         "dtype": str(model.dtype).removeprefix("torch."),
-        "KL": "compiled" if kernel_for(torch.empty(0, dtype=model.dtype, device=model.device)) else "by operators",
+        "kernels": "torch's" if kernels.divergence(no_logits, 0) is None else "compiled",
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "transformers")},
     }

@@ -60,7 +60,7 @@ def test_the_readme_tree_is_true():
         path.relative_to(ROOT).as_posix()
         for room in MAY_IMPORT
         for path in (ROOT / room).iterdir()
-        if path.suffix in (".py", ".c") and path.name != "__init__.py"
+        if path.suffix in (".py", ".c", ".h") and path.name != "__init__.py"
     } | {f"{room}/" for room in (*MAY_IMPORT, "tests")}
     assert listed == there
 

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -22,9 +24,12 @@ def attention(query_HD: Tensor, key_HSD: Tensor, value_HSW: Tensor, scaling: flo
 @pytest.mark.parametrize("window", [None, 7])
 @pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("rows", [None, [3, 0, 2]])
+@pytest.mark.parametrize("compiler", ["cc", "no-such-compiler"])
 def test_a_token_attends_to_its_own_rows_positions_up_to_its_own(
-    dtype: torch.dtype, group: int, window: int | None, softcap: float | None, rows: list[int] | None
-):
+    use_compiler: Callable[[str], None], compiler: str, dtype: torch.dtype, group: int, window: int | None,
+    softcap: float | None, rows: list[int] | None,
+):  # fmt: skip
+    use_compiler(compiler)
     torch.manual_seed(0)
     positions = torch.tensor([0, 9, 40, 3, 299])
     kv = KVCache(N_SLOTS, 600)

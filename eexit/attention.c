@@ -1,0 +1,88 @@
+/* Attention of one token of each row to its own row's positions, of which no others are read.
+
+Compiled for one shape: GROUP query heads of each key head, KEY_WIDTH and VALUE_WIDTH numbers. Shapes: B rows, N slots,
+H key heads, G query heads of each, S positions there is room for, D width of a key, W of a value. Row b is in slot_B[b]
+of the cache. Scores and sums are fp32; what is not a number stays so. */
+
+#include "numbers.h"
+
+enum { G = GROUP, D = KEY_WIDTH, W = VALUE_WIDTH, BLOCK = 256, CACHE_LINE = 64, AHEAD = 16 };
+
+static inline void prefetch(const number *start, long n_numbers) {
+    for (long n = 0; n < n_numbers; n += CACHE_LINE / sizeof(number))
+        __builtin_prefetch(start + n);
+}
+
+/* One key head, positions first…last, a block at a time: what earlier blocks gave is scaled down as higher scores come
+(online softmax, Milakov and Gimelshein 2018). */
+static void attend_head(
+    const number *query_GD, const number *key_SD, const number *value_SW, number *out_GW,
+    long first, long last, float scaling) {
+    float query[G][D], score[G][BLOCK], max[G], sum[G], out[G][W];
+    for (long g = 0; g < G; g++) {
+        for (long d = 0; d < D; d++)
+            query[g][d] = load(query_GD[g * D + d]) * scaling;
+        for (long w = 0; w < W; w++)
+            out[g][w] = 0;
+        max[g] = -INFINITY, sum[g] = 0;
+    }
+    for (long begin = first; begin <= last; begin += BLOCK) {
+        long size = last + 1 - begin < BLOCK ? last + 1 - begin : BLOCK;
+        for (long s = 0; s < size; s++) {
+            float key[D];
+            prefetch(key_SD + (begin + s + AHEAD) * D, D);
+            prefetch(value_SW + (begin + s) * W, W);
+            for (long d = 0; d < D; d++)
+                key[d] = load(key_SD[(begin + s) * D + d]);
+            for (long g = 0; g < G; g++) {
+                float product = 0;
+#pragma omp simd reduction(+ : product)
+                for (long d = 0; d < D; d++)
+                    product += query[g][d] * key[d];
+                score[g][s] = product;
+            }
+        }
+        for (long g = 0; g < G; g++) {
+            float before = max[g], highest = before, block_sum = 0;
+#pragma omp simd reduction(max : highest)
+            for (long s = 0; s < size; s++)
+                highest = score[g][s] > highest ? score[g][s] : highest;
+#pragma omp simd reduction(+ : block_sum)
+            for (long s = 0; s < size; s++) {
+                score[g][s] = exponential(score[g][s] - highest);
+                block_sum += score[g][s];
+            }
+            float shrink = exponential(before - highest);
+            max[g] = highest, sum[g] = sum[g] * shrink + block_sum;
+            for (long w = 0; w < W; w++)
+                out[g][w] *= shrink;
+        }
+        for (long s = 0; s < size; s++) {
+            float value[W];
+            for (long w = 0; w < W; w++)
+                value[w] = load(value_SW[(begin + s) * W + w]);
+            for (long g = 0; g < G; g++)
+                for (long w = 0; w < W; w++)
+                    out[g][w] += score[g][s] * value[w];
+        }
+    }
+    for (long g = 0; g < G; g++)
+        for (long w = 0; w < W; w++)
+            out_GW[g * W + w] = store(out[g][w] / sum[g]);
+}
+
+/* From the last `window` positions up to position_B[b], row b's own. */
+void attention(
+    const number *query_BHGD, const number *key_NHSD, const number *value_NHSW, number *out_BHGW,
+    const int64_t *slot_B, const int64_t *position_B, int n_threads, long B, long H, long S, long window,
+    float scaling) {
+#pragma omp parallel for collapse(2) num_threads(n_threads)
+    for (long b = 0; b < B; b++)
+        for (long h = 0; h < H; h++) {
+            long head = b * H + h, place = (slot_B[b] * H + h) * S, last = position_B[b];
+            long first = last + 1 > window ? last + 1 - window : 0;
+            attend_head(
+                query_BHGD + head * G * D, key_NHSD + place * D, value_NHSW + place * W, out_BHGW + head * G * W,
+                first, last, scaling);
+        }
+}

@@ -1,0 +1,95 @@
+"""Two hot loops in C, compiled for the CPU they run on, and for the model's numbers, when they are first needed.
+
+A compilation takes 0.1 to 0.3 s; without a C compiler torch's operators do the same. On two cores, with SmolLM2-135M:
+10 texts × 6 layers are compared in 1.0 ms, by operators in 3.4; a layer of 25 texts attends to 100 tokens of each in
+0.13 ms, by operators in 0.48.
+"""
+
+import ctypes
+import logging
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from eexit.exits import Divergence
+
+FLAGS: Final = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
+UNLIMITED: Final = 1 << 40  # positions
+
+
+def divergence(logits_BXV: Tensor, n_top: int) -> Divergence | None:
+    """What `exits.divergence_from_final` gives; None where it can't be compiled for such logits."""
+    compiled = _compiled("divergence", logits_BXV.device, logits_BXV.dtype)
+    if compiled is None:
+        return None
+    logits_BXV = logits_BXV.contiguous()
+    n_rows, n_layers, vocabulary = logits_BXV.shape
+    n_kept = max(n_top, 1)
+    kl_BE, entropy_B, lse_B = torch.empty(n_rows, n_layers - 1), torch.empty(n_rows), torch.empty(n_rows)
+    token_BXK = torch.empty(n_rows, n_layers, n_kept, dtype=torch.int32)
+    prob_BXK = torch.empty(n_rows, n_layers, n_kept)
+    sizes = map(ctypes.c_long, (n_rows, n_layers, vocabulary, n_kept))
+    results = map(_pointer, (kl_BE, entropy_B, lse_B, token_BXK, prob_BXK))
+    compiled(_pointer(logits_BXV), torch.get_num_threads(), *sizes, *results)
+    token_BXK = token_BXK.long()
+    return Divergence(kl_BE, entropy_B, lse_B, token_BXK[..., 0], token_BXK[..., :n_top], prob_BXK[..., :n_top])
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, slot_B: Tensor, position_B: Tensor, window: int | None, scaling: float
+) -> Tensor | None:
+    """Attention of one query (B, H·G, 1, D) of each row to its own positions, up to its own; (B, 1, H·G, W).
+
+    Keys (N, H, S, D) and values (N, H, S, W) are of all slots. None where it can't be compiled for such numbers.
+    """
+    (n_rows, n_heads, _, width), (_, n_key_heads, length, value_width) = query.shape, value.shape
+    compiled = _compiled(
+        "attention", query.device, query.dtype, GROUP=n_heads // n_key_heads, KEY_WIDTH=width, VALUE_WIDTH=value_width
+    )
+    if compiled is None:
+        return None
+    query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
+    attended = query.new_empty(n_rows, 1, n_heads, value_width)
+    pointers = map(_pointer, (query, key, value, attended, slot_B, position_B))
+    sizes = map(ctypes.c_long, (n_rows, n_key_heads, length, window or UNLIMITED))
+    compiled(*pointers, torch.get_num_threads(), *sizes, ctypes.c_float(scaling))
+    return attended
+
+
+def _pointer(numbers: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(numbers.data_ptr())
+
+
+@cache
+def _compiled(name: str, device: torch.device, dtype: torch.dtype, **shape: int) -> Callable[..., None] | None:
+    """The function that a C file is named for; None, with a line in the log, if the compiler can't make it."""
+    if device.type != "cpu" or dtype not in (torch.float32, torch.bfloat16):
+        return None
+    try:
+        return getattr(_compile(name, {"BFLOAT16": int(dtype == torch.bfloat16), **shape}), name)
+    except (OSError, subprocess.CalledProcessError) as error:
+        why = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else error
+        logging.getLogger(__name__).info("%s is left to torch's operators, which are slower: %s", name, why)
+        return None
+
+
+def _compile(name: str, definitions: dict[str, int]) -> ctypes.CDLL:
+    """Raises `OSError` without a C compiler, and `CalledProcessError` where it can't do this."""
+    compiler = os.environ.get("CC", "cc")
+    if shutil.which(compiler) is None:
+        raise FileNotFoundError(f"there is no C compiler named {compiler}")
+    source = Path(__file__).with_name(f"{name}.c")
+    with TemporaryDirectory() as folder:  # the library stays in memory
+        library = Path(folder, f"{name}.so")
+        defined = [f"-D{key}={value}" for key, value in definitions.items()]
+        command = [compiler, *FLAGS, *defined, str(source), "-lm", "-o", str(library)]
+        subprocess.run(command, check=True, capture_output=True, text=True)
+        return ctypes.CDLL(str(library))

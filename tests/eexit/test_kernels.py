@@ -1,0 +1,41 @@
+import logging
+from collections.abc import Callable
+
+import pytest
+import torch
+from traces import assert_same
+from transformers import PreTrainedModel
+
+from eexit import kernels
+from eexit.anatomy import Decoder
+from eexit.config import Mode
+from eexit.engine import Engine
+from eexit.rows import Decoding, Request
+
+
+@pytest.mark.parametrize(
+    ("compiler", "reason"),
+    [("no-such-compiler", "no C compiler named no-such-compiler"), ("false", "are slower")],
+)
+def test_without_a_compiler_that_can_rows_decode_all_the_same(
+    llama: PreTrainedModel, use_compiler: Callable[[str], None], caplog: pytest.LogCaptureFixture, compiler: str,
+    reason: str,
+):  # fmt: skip
+    decoding = Decoding(exitable_layers=(1, 3, 4), max_new_tokens=12, eos_token_ids=frozenset(), record_top_k=2)
+    engine = Engine(Decoder(llama), decoding)
+    requests = [Request((5, 80, 7, 7, 31), Mode.FROZEN_RESIDUAL, k) for k in (0.3, 1.0)]
+    ours = dict(engine.generate(requests))
+    use_compiler(compiler)
+    with caplog.at_level(logging.INFO):
+        theirs = dict(engine.generate(requests))
+    assert kernels.divergence(torch.zeros(1, 2, 3), 0) is None
+    assert [(message.split()[0], reason in message) for message in caplog.messages] == [
+        ("divergence", True), ("attention", True)
+    ]  # fmt: skip
+    for index in range(len(requests)):
+        assert_same(ours[index], theirs[index])
+
+
+def test_logits_they_are_not_for_are_left_to_torch():
+    assert kernels.divergence(torch.zeros(1, 2, 3, dtype=torch.float16), 0) is None
+    assert kernels.divergence(torch.zeros(1, 2, 3, device="meta"), 0) is None
