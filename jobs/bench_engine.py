@@ -177,15 +177,14 @@ def main(arguments: Sequence[str]) -> int:
     timings = compare(bench, rows, n_tokens, n_rounds)
     console.print(f"\n{n_tokens} tokens a row, medians of {n_rounds} rounds", comparison_table(timings))
     room = (bench.plain_decoder.context or sys.maxsize) - LENGTH_TOKENS
-    n_points = 2 if flags.quick else 4
+    lengths = [length for length in LENGTHS if length <= room]
+    n_points, few_rows = 2 if flags.quick else 4, min(rows[0], SCALING_ROWS[0])  # whose caches fit at any length
     figures: dict[str, Any] = {
         "machine": about,
         "comparison": [{**vars(timed), "rate": timed.rate, "step": timed.step} for timed in timings],
         "phases": show_phases(console, bench, rows, n_tokens),
         "rows": show_rows(console, bench, SCALING_ROWS[:n_points], max(1, n_rounds // 2)),
-        "length": show_lengths(
-            console, bench, [n for n in LENGTHS[:n_points] if n <= room], rows[0], max(1, n_rounds // 2)
-        ),
+        "length": show_lengths(console, bench, lengths[:n_points], few_rows, max(1, n_rounds // 2)),
         "start": aside(start, of_sweep, DEMO, rows[-1], n_tokens, time.time()),
     }
     console.print(f"\n{', '.join(f'{name} {value:.1f}' for name, value in figures['start'].items())}", highlight=False)
