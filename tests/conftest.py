@@ -1,5 +1,7 @@
-"""Models that tests of several packages use."""
+"""What tests of several packages use: models, and a compiler or none."""
 
+import os
+import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -24,6 +26,18 @@ def any_model(request: pytest.FixtureRequest) -> PreTrainedModel:
 @pytest.fixture(scope="session")
 def llama() -> PreTrainedModel:
     return tiny_model("llama")
+
+
+@pytest.fixture(scope="session")
+def can_compile(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Skip where no C file at all can be compiled the way ours are; where one can, ours must be."""
+    anything = tmp_path_factory.mktemp("compiled")
+    (anything / "nothing.c").touch()
+    command = [os.environ.get("CC", "cc"), *kernels.FLAGS, "nothing.c", "-lm", "-o", "nothing.so"]
+    try:
+        subprocess.run(command, cwd=anything, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no C compiler that takes these flags: {error}")
 
 
 @pytest.fixture

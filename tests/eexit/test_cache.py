@@ -1,9 +1,8 @@
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor
 
+from eexit import kernels
 from eexit.cache import CacheView, KVCache
 
 N_SLOTS, N_KEY_HEADS, WIDTH, VALUE_WIDTH = 5, 2, 24, 20
@@ -24,12 +23,15 @@ def attention(query_HD: Tensor, key_HSD: Tensor, value_HSW: Tensor, scaling: flo
 @pytest.mark.parametrize("window", [None, 7])
 @pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("rows", [None, [3, 0, 2]])
-@pytest.mark.parametrize("compiler", ["cc", "no-such-compiler"])
+@pytest.mark.parametrize("way", ["operators", "compiled"])
 def test_a_token_attends_to_its_own_rows_positions_up_to_its_own(
-    use_compiler: Callable[[str], None], compiler: str, dtype: torch.dtype, group: int, window: int | None,
+    request: pytest.FixtureRequest, way: str, dtype: torch.dtype, group: int, window: int | None,
     softcap: float | None, rows: list[int] | None,
 ):  # fmt: skip
-    use_compiler(compiler)
+    if way == "compiled":
+        request.getfixturevalue("can_compile")
+    else:
+        request.getfixturevalue("use_compiler")("no-such-compiler")
     torch.manual_seed(0)
     positions = torch.tensor([0, 9, 40, 3, 299])
     kv = KVCache(N_SLOTS, 600)
@@ -49,6 +51,8 @@ def test_a_token_attends_to_its_own_rows_positions_up_to_its_own(
     )
     all_keys, all_values = view.update(key, value, 0)
     attended = view.attend(query, all_keys, all_values, 0.3, window, softcap)
+    by_kernel = kernels.attention(query, all_keys, all_values, view.slots, view.own_position_BT, window, 0.3)
+    assert (by_kernel is not None) == (way == "compiled")
     assert attended.shape == (len(slots), 1, N_KEY_HEADS * group, VALUE_WIDTH)
     for row, slot in enumerate(slots):
         end = int(positions[slot]) + 1
