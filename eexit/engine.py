@@ -246,10 +246,10 @@ class Engine:
 
         The likeliest token of a row without a stream of its own was seen when its layers were read.
         """
-        decoding, rows = self.decoding, np.arange(len(slots))
+        decoding = self.decoding
         with record_function("sampling"):
-            token_B = reading.likeliest_BX[self._tensor(rows), self._tensor(exits)]
-            known = (rows >= n_students) & (decoding.temperature == 0)
+            token_B = reading.likeliest_BX.gather(1, self._tensor(exits)[:, None])[:, 0]
+            known = (np.arange(len(exits)) >= n_students) & (decoding.temperature == 0)
             by_lens = (exits == self.n_exits) | (decoding.readout == "lens")
             for lens in (True, False):
                 needed = np.flatnonzero(~known & (by_lens == lens))

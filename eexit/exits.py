@@ -70,7 +70,7 @@ def divergence_from_final(logits_BXV: Tensor, n_top: int = 0) -> Divergence:
         kl_BE=(expected_BX[:, -1:] - expected_BX[:, :-1]).clamp_min(0),
         entropy_B=-expected_BX[:, -1],
         final_lse_B=logits_BXV[:, -1, 0].float() - log_p_BXV[:, -1, 0],
-        likeliest_BX=log_p_BXV.argmax(-1),
+        likeliest_BX=first_highest(log_p_BXV),
         top_token_BXK=top_token_BXK,
         top_prob_BXK=top_log_p_BXK.exp(),
     )
@@ -94,6 +94,19 @@ def likeliest(log_p_BXV: Tensor, n_top: int, block: int = 256) -> tuple[Tensor, 
     token = torch.cat([token, rest], -1)
     top = log_p_BXV.gather(-1, token).topk(n_top)
     return token.gather(-1, top.indices), top.values
+
+
+def first_highest(log_p_BXV: Tensor, block: int = 256) -> Tensor:
+    """The likeliest token, the first of equal ones: `argmax`, which on a CPU is several times faster by blocks."""
+    n_blocks = log_p_BXV.shape[-1] // block
+    if n_blocks == 0 or log_p_BXV.device.type != "cpu":
+        return log_p_BXV.argmax(-1)
+    blocks, rest = log_p_BXV.tensor_split([n_blocks * block], -1)
+    highest = blocks.unflatten(-1, (n_blocks, block)).amax(-1)
+    first = highest.argmax(-1, keepdim=True)
+    token = first * block + torch.arange(block)
+    token = torch.cat([token, torch.arange(n_blocks * block, log_p_BXV.shape[-1]).expand(*rest.shape)], -1)
+    return token.gather(-1, log_p_BXV.gather(-1, token).argmax(-1, keepdim=True))[..., 0]
 
 
 def exit_probabilities(kl_BE: Tensor, kl_factor_B: Tensor) -> Tensor:
