@@ -10,7 +10,7 @@ from eexit.config import UsageError
 from eexit.plan import count_runs
 
 # An actor of one CPU waits for no other thread, but is slow with few rows. On two CPUs, one actor against two of one:
-# 27 rows 176 and 126 tokens/s, 108 rows 402 and 364, 216 rows 424 and 525.
+# 27 rows 164 and 118 tokens/s, 108 rows 371 and 389, 216 rows 430 and 507 (means of two sweeps).
 CPUS_PER_ACTOR, RUNS_PER_ACTOR = 8, 100  # at most; at least
 ACCELERATOR = "accelerator_type:"
 

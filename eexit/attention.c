@@ -31,7 +31,7 @@ static void attend_head(
         for (long s = 0; s < size; s++) {
             float key[D];
             prefetch(key_SD + (begin + s + AHEAD) * D, D);
-            prefetch(value_SW + (begin + s) * W, W);
+            prefetch(value_SW + (begin + s) * W, W); /* needed as soon as the block's scores are there */
             for (long d = 0; d < D; d++)
                 key[d] = load(key_SD[(begin + s) * D + d]);
             for (long g = 0; g < G; g++) {

@@ -21,7 +21,7 @@ BLOCK: Final = 256  # positions; small ones would leave holes in the heap at eve
 class KVCache:
     """Keys and values, made when a layer is first written, with room for up to `length` positions.
 
-    A layer's are (N, H, S, D) each. S grows by whole blocks and attention takes all of it, masked: a CPU's batched
+    A layer's are (N, H, S, D) each. S grows by whole blocks and operators attend to all of it, masked: a CPU's batched
     product would first copy a part of the positions.
     """
 

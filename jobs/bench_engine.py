@@ -2,7 +2,7 @@
 
     python jobs/bench.py                                   27 and 108 rows, about five minutes on two CPU cores
     python jobs/bench.py --quick                           27 rows, within a minute
-    python jobs/bench.py --rows 27 108 432 --tokens 100    what the README shows
+    python jobs/bench.py --rows 27 108 --tokens 100        what the README shows
     python jobs/bench.py --model Qwen/Qwen2.5-1.5B --json figures.json
 
 The demo's prompts and grid, with as many seeds as the rows need; no row ends before its last token. Contenders take
