@@ -14,7 +14,7 @@ from eexit.config import SweepConfig, UsageError
 from eexit.plan import count_runs
 
 NAME = "sweep.json"
-FORMAT = 1
+FORMAT = 2
 PACKAGES = ("eexit", "torch", "transformers", "ray", "pyarrow")
 
 
@@ -43,7 +43,10 @@ def read_manifest(store: Store) -> Manifest | None:
     try:
         held = json.loads(content)
         if held["format"] != FORMAT:
-            raise UsageError(f"{store.root}/{NAME} has format {held['format']}, not {FORMAT}: choose another --out")
+            raise UsageError(
+                f"{store.root} holds results of format {held['format']}, and this version goes on with format {FORMAT} "
+                f"only: choose another --out"
+            )
         return Manifest(held["config"], held["model"], held["exitable_layers"], held["n_runs"])
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, UsageError):

@@ -54,6 +54,9 @@ class Batch:
             "entropy_T": np.zeros((n_slots, n_tokens), np.float32),
             "top_token_id_TXK": np.zeros((n_slots, n_tokens, n_exits + 1, decoding.record_top_k), np.int32),
             "top_prob_TXK": np.zeros((n_slots, n_tokens, n_exits + 1, decoding.record_top_k), np.float32),
+            "exit_logprob_T": np.zeros((n_slots, n_tokens), np.float32),
+            "exit_top_token_id_TK": np.zeros((n_slots, n_tokens, decoding.record_top_k), np.int32),
+            "exit_top_prob_TK": np.zeros((n_slots, n_tokens, decoding.record_top_k), np.float32),
         }
 
     def unused_text(self) -> int:
@@ -118,11 +121,12 @@ class Batch:
         return Trace(finish_reason=EOS if at_eos else LENGTH, **columns)
 
     def _finite(self) -> np.ndarray:
-        """Whether each row's last token has a finite entropy and KLs."""
+        """Whether each row's last token has finite KLs, entropy, and log-probability where it was read."""
         rows = np.arange(self.n_rows)
         last = self.n_generated[rows] - 1
         finite_kl = np.isfinite(self.records["kl_TE"][rows, last]).all(-1)
-        return finite_kl & np.isfinite(self.records["entropy_T"][rows, last])
+        finite_entropy = np.isfinite(self.records["entropy_T"][rows, last])
+        return finite_kl & finite_entropy & np.isfinite(self.records["exit_logprob_T"][rows, last])
 
     def remove(self, slot: int) -> None:
         """Free a slot; rows behind it move up."""

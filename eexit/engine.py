@@ -248,7 +248,7 @@ class Engine:
         """
         decoding = self.decoding
         with record_function("sampling"):
-            token_B = reading.likeliest_BX.gather(1, self._tensor(exits)[:, None])[:, 0]
+            picked = reading.picked(self._tensor(exits))
             known = (np.arange(len(exits)) >= n_students) & (decoding.temperature == 0)
             by_lens = (exits == self.n_exits) | (decoding.readout == "lens")
             for lens in (True, False):
@@ -256,19 +256,20 @@ class Engine:
                 if len(needed):
                     u_B = self._tensor(batch.u_token[slots, batch.n_generated[slots]][needed])
                     needed_B = self._tensor(needed)
-                    token_B[needed_B] = read_tokens(
-                        self.decoder, hidden_BW[needed_B], lens, decoding.temperature, decoding.top_p, u_B
-                    )
+                    picked.put(needed_B, read_tokens(self.decoder, hidden_BW[needed_B], lens, decoding, u_B))
         with record_function("records"):
             columns = {
-                "token_id_T": token_B,
+                "token_id_T": picked.token_B,
                 "kl_TE": reading.kl_BE,
                 "exit_prob_TE": prob_BX,
-                "logprob_T": reading.logprob(token_B),
+                "logprob_T": reading.logprob(picked.token_B),
                 "final_token_id_T": reading.likeliest_BX[:, -1],
                 "entropy_T": reading.entropy_B,
                 "top_token_id_TXK": reading.top_token_BXK,
                 "top_prob_TXK": reading.top_prob_BXK,
+                "exit_logprob_T": picked.log_p_B,
+                "exit_top_token_id_TK": picked.top_token_BK,
+                "exit_top_prob_TK": picked.top_prob_BK,
             }
             batch.record(slots, exit_layer_T=self.exit_layers[exits], **_to_host(columns))
 

@@ -22,6 +22,15 @@ def perplexity(logprob_T: np.ndarray) -> float:
     return math.exp(-float(np.mean(logprob_T, dtype=np.float64)))
 
 
+def disagreement(token_id_T: np.ndarray, final_token_id_T: np.ndarray) -> float | None:
+    """Share of a run's decided tokens, all but its first, that are not the full-depth model's likeliest there.
+
+    Both are given the same text, that of the run. None where no token was decided.
+    """
+    differs = token_id_T[1:] != final_token_id_T[1:]
+    return float(differs.mean()) if len(differs) else None
+
+
 def agreement(tokens: np.ndarray, normal: np.ndarray) -> Agreement:
     """Compare generated token ids with those of the `normal` run."""
     shorter, longer = sorted((len(tokens), len(normal)))

@@ -47,6 +47,7 @@ class Divergence:
     entropy_B: Tensor  # of the final distribution
     final_lse_B: Tensor  # its logits' log-sum-exp
     likeliest_BX: Tensor  # each layer's likeliest token
+    likeliest_log_p_BX: Tensor
     top_token_BXK: Tensor  # its K likeliest
     top_prob_BXK: Tensor
 
@@ -66,11 +67,13 @@ def divergence_from_final(logits_BXV: Tensor, n_top: int = 0) -> Divergence:
     p_final_BV = log_p_BXV[:, -1].exp()
     expected_BX = torch.bmm(log_p_BXV, p_final_BV[:, :, None])[:, :, 0]
     top_token_BXK, top_log_p_BXK = likeliest(log_p_BXV, n_top)
+    likeliest_BX = first_highest(log_p_BXV)
     return Divergence(
         kl_BE=(expected_BX[:, -1:] - expected_BX[:, :-1]).clamp_min(0),
         entropy_B=-expected_BX[:, -1],
         final_lse_B=logits_BXV[:, -1, 0].float() - log_p_BXV[:, -1, 0],
-        likeliest_BX=first_highest(log_p_BXV),
+        likeliest_BX=likeliest_BX,
+        likeliest_log_p_BX=log_p_BXV.gather(-1, likeliest_BX[..., None])[..., 0],
         top_token_BXK=top_token_BXK,
         top_prob_BXK=top_log_p_BXK.exp(),
     )

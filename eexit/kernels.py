@@ -40,7 +40,15 @@ def divergence(logits_BXV: Tensor, n_top: int) -> Divergence | None:
     results = map(_pointer, (kl_BE, entropy_B, lse_B, token_BXK, prob_BXK))
     compiled(_pointer(logits_BXV), torch.get_num_threads(), *sizes, *results)
     token_BXK = token_BXK.long()
-    return Divergence(kl_BE, entropy_B, lse_B, token_BXK[..., 0], token_BXK[..., :n_top], prob_BXK[..., :n_top])
+    return Divergence(
+        kl_BE,
+        entropy_B,
+        lse_B,
+        token_BXK[..., 0],
+        prob_BXK[..., 0].log(),
+        token_BXK[..., :n_top],
+        prob_BXK[..., :n_top],
+    )
 
 
 def attention(

@@ -16,6 +16,7 @@ from torch import Tensor
 from eexit import kernels
 from eexit.anatomy import Decoder
 from eexit.exits import Divergence, divergence_from_final
+from eexit.rows import Decoding
 
 # Logits of as many bytes, but of LOGITS_ROWS residual streams at least, are made by one product: fewer and the head's
 # weights are fetched too often, more and a CPU's cache can't hold them until they are compared.
@@ -40,9 +41,33 @@ class Reading(Divergence):
         """Log-probability of tokens under the final distribution, nats, (B,)."""
         return self.final_logits_UV[self.text_B, token_B].float() - self.final_lse_B
 
+    def picked(self, exit_B: Tensor) -> "Picked":
+        """The likeliest tokens of the layers that the rows exit at, which are indices into X."""
+        at = torch.arange(len(exit_B), device=exit_B.device), exit_B
+        return Picked(self.likeliest_BX[at], self.likeliest_log_p_BX[at], self.top_token_BXK[at], self.top_prob_BXK[at])
+
+
+@dataclass(frozen=True)
+class Picked:
+    """The rows' next tokens, and what is noted of the distributions that they were read from."""
+
+    token_B: Tensor
+    log_p_B: Tensor  # of the token, nats
+    top_token_BK: Tensor
+    top_prob_BK: Tensor
+
+    def put(self, row_B: Tensor, other: "Picked") -> None:
+        """Let these rows have what `other` picked."""
+        for field in fields(Picked):
+            getattr(self, field.name)[row_B] = getattr(other, field.name)
+
 
 def _fields(divergence: Divergence) -> list[Tensor]:
     return [getattr(divergence, field.name) for field in fields(Divergence)]
+
+
+def _joined(divergences: Sequence[Divergence]) -> Divergence:
+    return Divergence(*[torch.cat(parts) for parts in zip(*map(_fields, divergences), strict=True)])
 
 
 def read_layers(decoder: Decoder, states_BXW: Tensor, readout: str, n_top: int) -> Reading:
@@ -56,8 +81,8 @@ def read_layers(decoder: Decoder, states_BXW: Tensor, readout: str, n_top: int) 
             final_logits_UV = logits_BXV.new_empty(len(states_BXW), logits_BXV.shape[-1])
         final_logits_UV[start : start + size] = logits_BXV[:, -1]
         del logits_BXV  # the next ones take its place
-    parts = [torch.cat(part) for part in zip(*map(_fields, compared), strict=True)]
-    return Reading(*[*parts, final_logits_UV, torch.arange(len(states_BXW), device=states_BXW.device)])
+    text_B = torch.arange(len(states_BXW), device=states_BXW.device)
+    return Reading(*[*_fields(_joined(compared)), final_logits_UV, text_B])
 
 
 def _rows_at_a_time(decoder: Decoder) -> int:
@@ -83,13 +108,24 @@ def _compare(logits_BXV: Tensor, n_top: int) -> Sequence[Divergence]:
     return [divergence_from_final(rows_BXV, n_top) for rows_BXV in logits_BXV.split(size)]
 
 
-def read_tokens(
-    decoder: Decoder, hidden_BW: Tensor, norm: bool, temperature: float, top_p: float, u_B: Tensor
-) -> Tensor:
-    """The next tokens (B,) from residual streams, through the final norm or not."""
+def read_tokens(decoder: Decoder, hidden_BW: Tensor, norm: bool, decoding: Decoding, u_B: Tensor) -> Picked:
+    """The next tokens of rows from their residual streams, through the final norm or not."""
     size = _rows_at_a_time(decoder)
-    parts = zip(hidden_BW.split(size), u_B.split(size), strict=True)
-    return torch.cat([pick_tokens(decoder.read(hidden, norm), temperature, top_p, u) for hidden, u in parts])
+    parts = [
+        _pick(decoder.read(hidden, norm), decoding, u)
+        for hidden, u in zip(hidden_BW.split(size), u_B.split(size), strict=True)
+    ]
+    return Picked(*[torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Picked)])
+
+
+def _pick(logits_BV: Tensor, decoding: Decoding, u_B: Tensor) -> Picked:
+    """The same comparison as of layers, with the final one alone, gives what is noted."""
+    seen = _joined(_compare(logits_BV[:, None], decoding.record_top_k))
+    token_B = seen.likeliest_BX[:, 0]
+    if decoding.temperature:
+        token_B = pick_tokens(logits_BV, decoding.temperature, decoding.top_p, u_B)
+    log_p_B = logits_BV.gather(1, token_B[:, None])[:, 0].float() - seen.final_lse_B
+    return Picked(token_B, log_p_B, seen.top_token_BXK[:, 0], seen.top_prob_BXK[:, 0])
 
 
 def pick_tokens(logits_BV: Tensor, temperature: float, top_p: float, u_B: Tensor) -> Tensor:

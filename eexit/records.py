@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from eexit.evaluation import agreement, distinct, longest_loop, perplexity
+from eexit.evaluation import agreement, disagreement, distinct, longest_loop, perplexity
 from eexit.plan import Run
 from eexit.rows import Trace
 from eexit.schema import EOS, OK, TOKENS
@@ -69,6 +69,7 @@ def generation_columns(
         "n_tokens": len(tokens),
         "exit_rate": exits.exit_rate,
         "mean_depth": exits.mean_depth,
+        "disagreement": disagreement(tokens, trace.final_token_id_T),
         "exit_layer_counts": list(exits.exit_layer_counts.items()),
         "perplexity": perplexity(trace.logprob_T),
         **compared,
@@ -108,22 +109,25 @@ def tokens_table(run: Run, trace: Trace, pieces: Sequence[str], text_of: Callabl
         "kl": _lists(trace.kl_TE),
         "exit_prob": _lists(trace.exit_prob_TE),
         "logprob": pa.array(trace.logprob_T),
+        "exit_logprob": pa.array(trace.exit_logprob_T),
         "final_token_id": pa.array(trace.final_token_id_T),
         "entropy": pa.array(trace.entropy_T),
-        **{name: same(None, TOKENS.field(name).type) for name in ("top_token_ids", "top_tokens", "top_prob")},
-        **(_top_columns(trace, text_of) if trace.top_token_id_TXK.size else {}),
     }
-    return pa.table([columns[field.name] for field in TOKENS], schema=TOKENS)
+    if trace.top_token_id_TXK.size:
+        columns |= _top_columns("top", trace.top_token_id_TXK, trace.top_prob_TXK, text_of)
+        columns |= _top_columns("exit_top", trace.exit_top_token_id_TK, trace.exit_top_prob_TK, text_of)
+    return pa.table([columns.get(f.name, pa.nulls(n_tokens, f.type)) for f in TOKENS], schema=TOKENS)
 
 
-def _top_columns(trace: Trace, text_of: Callable[[int], str]) -> dict[str, pa.Array]:
-    token_id_TXK = trace.top_token_id_TXK
-    distinct_ids, which = np.unique(token_id_TXK, return_inverse=True)
+def _top_columns(
+    prefix: str, token_ids: np.ndarray, probabilities: np.ndarray, text_of: Callable[[int], str]
+) -> dict[str, pa.Array]:
+    distinct_ids, which = np.unique(token_ids, return_inverse=True)
     texts = pa.array([text_of(token_id) for token_id in distinct_ids.tolist()], pa.string()).take(which.reshape(-1))
     return {
-        "top_token_ids": _lists(token_id_TXK),
-        "top_tokens": _nested(texts, token_id_TXK.shape),
-        "top_prob": _lists(trace.top_prob_TXK),
+        f"{prefix}_token_ids": _lists(token_ids),
+        f"{prefix}_tokens": _nested(texts, token_ids.shape),
+        f"{prefix}_prob": _lists(probabilities),
     }
 
 

@@ -66,7 +66,11 @@ def generate_one(model: PreTrainedModel, decoder: Decoder, request: Request, dec
         tops = [layer.float().softmax(-1).topk(decoding.record_top_k) for layer in (*exit_logits, final_logits)]
         top_ids, top_probs = [top.indices.tolist() for top in tops], [top.values.tolist() for top in tops]
         logprob, final_token = float(log_p[token]), int(final_logits.argmax())
-        steps.append((token, exit_layer, kls, probabilities, logprob, final_token, entropy, top_ids, top_probs))
+        exit_log_p = logits.float().log_softmax(-1)
+        exit_top = exit_log_p.exp().topk(decoding.record_top_k)
+        of_exit = (float(exit_log_p[token]), exit_top.indices.tolist(), exit_top.values.tolist())
+        of_teacher = (logprob, final_token, entropy, top_ids, top_probs)
+        steps.append((token, exit_layer, kls, probabilities, *of_teacher, *of_exit))
         if token in decoding.eos_token_ids:
             finish_reason = EOS
             break

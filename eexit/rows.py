@@ -53,6 +53,9 @@ class Trace:
     entropy_T: np.ndarray
     top_token_id_TXK: np.ndarray
     top_prob_TXK: np.ndarray
+    exit_logprob_T: np.ndarray
+    exit_top_token_id_TK: np.ndarray
+    exit_top_prob_TK: np.ndarray
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,14 @@ GENERATIONS: Final = pa.schema(
         _field("exit_rate", pa.float64(), "fraction of decided tokens", "tokens read before the final layer"),
         _field("mean_depth", pa.float64(), "fraction of L", "mean of (exit_layer + 1) / L over decided tokens"),
         _field(
+            "disagreement",
+            pa.float64(),
+            "fraction of decided tokens",
+            "tokens whose token_id is not final_token_id, the full-depth model's likeliest token given the same text; "
+            "with temperature 0 it is 0 for normal; with a temperature above 0 a sampled token can differ although "
+            "nothing exited; null where no token was decided",
+        ),
+        _field(
             "exit_layer_counts",
             pa.map_(pa.int32(), pa.int32()),
             "decided tokens",
@@ -117,6 +125,12 @@ TOKENS: Final = pa.schema(
             False,
         ),
         _field("logprob", pa.float32(), "nats", "log-probability of token_id under the full-depth model", False),
+        _field(
+            "exit_logprob",
+            pa.float32(),
+            "nats",
+            "log-probability of token_id under the distribution it was read from, before temperature and top_p",
+        ),
         _field("final_token_id", pa.int32(), "token id", "the full-depth model's own most likely token", False),
         _field("entropy", pa.float32(), "nats", "entropy of the full-depth model's distribution", False),
         _field(
@@ -128,6 +142,15 @@ TOKENS: Final = pa.schema(
         ),
         _field("top_tokens", pa.list_(pa.list_(pa.string())), "text", "the text of top_token_ids, each by itself"),
         _field("top_prob", pa.list_(pa.list_(pa.float32())), "probability", "the probability of top_token_ids"),
+        _field(
+            "exit_top_token_ids",
+            pa.list_(pa.int32()),
+            "token ids",
+            "the most likely tokens of the distribution that token_id was read from, likeliest first: the student's "
+            "own at exit_layer for frozen_residual, else those of top_token_ids there; null where not recorded",
+        ),
+        _field("exit_top_tokens", pa.list_(pa.string()), "text", "the text of exit_top_token_ids, each by itself"),
+        _field("exit_top_prob", pa.list_(pa.float32()), "probability", "the probability of exit_top_token_ids"),
     ]
 )
 

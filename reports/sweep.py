@@ -15,6 +15,7 @@ import pyarrow.fs
 from eexit.schema import GENERATIONS, OK, TOKENS
 
 NORMAL = "normal"
+FORMATS = (1, 2)  # what 1 lacks is null: disagreement, and what tokens at their exit were read from
 _BULKY = ("text", "prompt_token_ids", "model")  # of no use to a mean
 
 
@@ -159,8 +160,8 @@ def _read_about(results: str, filesystem: pyarrow.fs.FileSystem, root: str) -> d
         about = json.loads(content)
     except ValueError as error:
         raise NotASweepError(f"not a sweep: {results}/sweep.json is not JSON ({error})") from error
-    if not isinstance(about, dict) or about.get("format") != 1:
-        raise NotASweepError(f"not a sweep of a format this version reads (1): {results}/sweep.json")
+    if not isinstance(about, dict) or about.get("format") not in FORMATS:
+        raise NotASweepError(f"not a sweep of a format this version reads (1 or 2): {results}/sweep.json")
     missing = [name for name in ("config", "model", "exitable_layers") if name not in about]
     if missing:
         raise NotASweepError(f"not a sweep: {results}/sweep.json lacks {', '.join(missing)}")

@@ -97,8 +97,9 @@ def _run(
         "tokens_until_difference": start, "equal_share": start / n, "lcs_share": start / n,
         "distinct_2": len(set(itertools.pairwise(ids.tolist()))) / (n - 1), "distinct_3": 1.0, "longest_loop": 0,
     }  # fmt: skip
-    columns = {name: pa.array([value] * n, TOKENS.field(name).type) for name, value in naming.items()}
     final = np.where(draw.random(n) < 0.8, ids, draw.integers(0, 2_000, n))
+    generation["disagreement"] = float((ids != final)[1:].mean())
+    columns = {name: pa.array([value] * n, TOKENS.field(name).type) for name, value in naming.items()}
     columns |= {
         "position": np.arange(n, dtype=np.int32), "decided": np.arange(n) > 0, "token_id": ids.astype(np.int32),
         "token": pa.array(WORDS[ids].tolist()), "exit_layer": layers[rank].astype(np.int32), "kl": _lists(kl),
@@ -106,20 +107,26 @@ def _run(
         "final_token_id": final.astype(np.int32), "entropy": np.exp(hard[:, 0]).astype(np.float32),
     }  # fmt: skip
     if n_top:
-        columns |= _top(draw, final, kl, n_top)
+        columns |= _top(draw, final, kl, rank, n_top)
     whole = {name: columns.get(name, pa.nulls(n, TOKENS.field(name).type)) for name in TOKENS.names}
     return generation, pa.table(whole, schema=TOKENS)
 
 
-def _top(draw: np.random.Generator, final: np.ndarray, kl: np.ndarray, n_top: int) -> dict[str, pa.Array]:
-    """Likeliest tokens per exit rank: the deeper, the more often full depth's own."""
+def _top(
+    draw: np.random.Generator, final: np.ndarray, kl: np.ndarray, rank: np.ndarray, n_top: int
+) -> dict[str, pa.Array]:
+    """Likeliest tokens per exit rank: the deeper, the more often full depth's own; and those at each token's exit."""
     n, ranks = len(final), kl.shape[1] + 1
     ids = (N_WORDS ** draw.random((n, ranks, n_top))).astype(np.int32) - 1
     agrees = draw.random((n, ranks)) < np.concatenate([np.exp(-kl), np.ones((n, 1))], axis=1)
     ids[..., 0] = np.where(agrees, final[:, None], ids[..., 0])
     prob = np.sort(draw.dirichlet([1.0] * (n_top + 1), (n, ranks))[..., :n_top], axis=-1)[..., ::-1].astype(np.float32)
     texts = pa.array(WORDS[ids.ravel()].tolist())
+    at_exit = np.arange(n), rank
     return {
+        "exit_top_token_ids": _lists(ids[at_exit]),
+        "exit_top_tokens": _nested(pa.array(WORDS[ids[at_exit].ravel()].tolist()), n_top),
+        "exit_top_prob": _lists(prob[at_exit]),
         "top_token_ids": _lists(ids.reshape(n * ranks, n_top), ranks),
         "top_tokens": _nested(_nested(texts, n_top), ranks),
         "top_prob": _lists(prob.reshape(n * ranks, n_top), ranks),
@@ -142,7 +149,7 @@ def _about(n_prompts: int, factors: tuple[float, ...], n_tokens: int, n_runs: in
     modes = ["normal", "unfrozen", "frozen_residual"]
     config = {"prompts": prompts, "modes": modes, "kl_factors": list(factors), "readout": "lens", "temperature": 0.0}
     return {
-        "format": 1,
+        "format": 2,
         "config": config | {"top_p": 1.0, "max_new_tokens": n_tokens},
         "model": {"name": "synthetic", "n_layers": N_LAYERS},
         "exitable_layers": list(LAYERS),

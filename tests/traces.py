@@ -6,12 +6,16 @@ import numpy as np
 
 from eexit.rows import Trace
 
+CLOSE = {
+    "kl_TE", "exit_prob_TE", "logprob_T", "entropy_T", "top_prob_TXK", "exit_logprob_T", "exit_top_prob_TK",
+}  # fmt: skip
+
 
 def assert_same(ours: Trace, theirs: Trace) -> None:
     """Identical tokens and exits, KL to 1e-4 (of its size, where it is above 1 nat)."""
     for field in fields(Trace):
         mine, other = getattr(ours, field.name), getattr(theirs, field.name)
-        if field.name in ("kl_TE", "exit_prob_TE", "logprob_T", "entropy_T", "top_prob_TXK"):
+        if field.name in CLOSE:
             np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-4, err_msg=field.name)
         else:
             np.testing.assert_array_equal(mine, other, err_msg=field.name)

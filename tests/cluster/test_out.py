@@ -7,6 +7,7 @@ import pytest
 from scripted import sweep_of
 
 from cluster.manifest import (
+    FORMAT,
     first_difference,
     make_manifest,
     read_manifest,
@@ -90,7 +91,7 @@ def test_a_manifest_says_what_the_results_are_of(store: Store) -> None:
     assert read_manifest(store) is None  # as long as there are no results
     store.publish("generations/x.parquet", b"")
     held = json.loads(store.read("sweep.json") or b"")
-    assert held["format"] == 1
+    assert held["format"] == FORMAT
     assert held["config"] == config.model_dump(mode="json")
     assert held["model"] == MODEL
     assert held["exitable_layers"] == [5]
@@ -135,8 +136,8 @@ def test_results_without_a_manifest_are_refused(store: Store) -> None:
     [
         (b"{", r"sweep\.json is no sweep's"),
         (b"[]", r"sweep\.json is no sweep's"),
-        (b'{"format": 1}', r"sweep\.json is no sweep's \(KeyError\('config'\)\)"),
-        (b'{"format": 2}', r"sweep\.json has format 2, not 1"),
+        (b'{"format": 2}', r"sweep\.json is no sweep's \(KeyError\('config'\)\)"),
+        (b'{"format": 1}', r"holds results of format 1, and this version goes on with format 2 only"),
     ],
 )
 def test_a_manifest_that_is_none_is_refused(store: Store, content: bytes, message: str) -> None:

@@ -79,6 +79,7 @@ def test_every_run_has_its_row_and_nothing_is_lost(generator: ModelGenerator):
     rows = results.generations.to_pylist()
     assert [row["run_id"] for row in rows] == [run.run_id for run in runs]
     prompts = {prompt["id"]: prompt["prompt"] for prompt in PROMPTS}
+    exitable, own_lists, disagreements = generator.engine.decoding.exitable_layers, 0, {}
     for row in rows:
         assert row["prompt"] == prompts[row["prompt_id"]]
         tokens = results.tokens.filter(pc.field("run_id") == row["run_id"])
@@ -96,9 +97,26 @@ def test_every_run_has_its_row_and_nothing_is_lost(generator: ModelGenerator):
             assert token["top_prob"][-1][0] >= np.exp(token["logprob"]) * 0.999
             texts = [generator.tokenizer.decode([token_id]) for token_id in token["top_token_ids"][0]]
             assert token["top_tokens"][0] == texts
+            exit_rank = [*exitable, 29].index(token["exit_layer"])
+            assert token["exit_top_token_ids"][0] == token["token_id"]
+            assert token["exit_top_prob"][0] == pytest.approx(np.exp(token["exit_logprob"]), rel=1e-5)
+            texts = [generator.tokenizer.decode([token_id]) for token_id in token["exit_top_token_ids"]]
+            assert token["exit_top_tokens"] == texts
+            of_teacher = (token["top_token_ids"][exit_rank], token["top_prob"][exit_rank])
+            if row["mode"] != "frozen_residual" or not token["decided"]:
+                assert (token["exit_top_token_ids"], token["exit_top_prob"]) == of_teacher
+            elif token["exit_top_prob"] != pytest.approx(of_teacher[1], rel=1e-3):
+                own_lists += 1
+        decided = tokens.filter(pc.field("decided"))
+        differs = pc.not_equal(decided["token_id"], decided["final_token_id"]).to_numpy()
+        assert row["disagreement"] == differs.mean()
+        disagreements.setdefault(row["mode"], []).append(row["disagreement"])
         if row["mode"] == "normal":
             assert tokens["token_id"].to_pylist() == tokens["final_token_id"].to_pylist()
             assert (row["tokens_until_difference"], row["lcs_share"]) == (row["n_tokens"], 1.0)
+    assert own_lists > 0, "a student must have lists of its own"
+    assert set(disagreements["normal"]) == {0.0}
+    assert max(disagreements["unfrozen"]) > 0
     errors = {row["prompt_id"]: row["error"] for row in rows if row["status"] == "error"}
     assert errors.keys() == {"empty", "endless"}
     assert "empty" in errors["empty"]

@@ -230,6 +230,22 @@ def test_a_row_whose_numbers_blow_up_fails_alone(llama: PreTrainedModel):
     assert isinstance(outcomes[0], Trace)
 
 
+def test_a_student_whose_numbers_blow_up_fails_alone(llama: PreTrainedModel):
+    engine, passes = Engine(Decoder(llama), DECODING), 0
+
+    def break_students(_: torch.nn.Module, __: tuple, output: torch.Tensor) -> torch.Tensor:
+        nonlocal passes
+        passes += 1  # the prompt's pass, then the first step's, by the teacher and by the student
+        return output * torch.nan if passes == 3 else output
+
+    handle = llama.model.layers[6].mlp.register_forward_hook(break_students)
+    requests = [Request(PROMPT, mode, 1e9) for mode in (Mode.FROZEN_RESIDUAL, Mode.UNFROZEN)]
+    outcomes = dict(engine.generate(requests))
+    handle.remove()
+    assert outcomes[0] == Failure("the model's output is not finite at generated token 1")
+    assert isinstance(outcomes[1], Trace)
+
+
 def test_a_row_takes_nothing_over_from_a_broken_one_before_it(llama: PreTrainedModel):
     engine, request = Engine(Decoder(llama), replace(DECODING, rows=1)), Request(PROMPT, Mode.FROZEN_RESIDUAL, 0.3)
     [(_, expected)] = engine.generate([request])

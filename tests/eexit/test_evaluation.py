@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from eexit.evaluation import Agreement, agreement, distinct, longest_loop, perplexity
+from eexit.evaluation import Agreement, agreement, disagreement, distinct, longest_loop, perplexity
 
 
 def test_perplexity_of_even_odds_is_their_number():
@@ -22,6 +22,11 @@ def test_perplexity_of_even_odds_is_their_number():
 )
 def test_agreement(tokens: list[int], normal: list[int], expected: Agreement):
     assert agreement(np.array(tokens), np.array(normal)) == expected
+
+
+def test_disagreement_is_of_decided_tokens_with_what_full_depth_would_have_said_there():
+    assert disagreement(np.array([9, 2, 3, 4, 5]), np.array([1, 2, 3, 7, 5])) == 0.25
+    assert disagreement(np.array([9]), np.array([1])) is None
 
 
 def test_distinct_ngrams():

@@ -46,12 +46,14 @@ def run_rows(prompt_id: str, prompt: str, mode: str, k: float | None, pieces: li
             "final_token_id": 100 + sum(piece.encode()) % 900 if i % 3 else 7, "entropy": 2.0,
         })  # fmt: skip
     decided = [token["exit_layer"] for token in tokens if token["decided"]]
+    differs = [token["token_id"] != token["final_token_id"] for token in tokens if token["decided"]]
     counts = {layer: decided.count(layer) for layer in [*LAYERS, FINAL]}
     generation = naming | {
         "prompt": prompt, "model": "tiny", "status": "ok", "error": None, "finish_reason": "length",
         "text": "".join(pieces), "prompt_token_ids": [1, 2], "n_prompt_tokens": 2, "n_tokens": len(pieces),
         "exit_rate": sum(layer != FINAL for layer in decided) / max(1, len(decided)),
         "mean_depth": sum(layer + 1 for layer in decided) / (max(1, len(decided)) * (FINAL + 1)),
+        "disagreement": sum(differs) / len(differs) if differs else None,
         "exit_layer_counts": list(counts.items()), "perplexity": 3.0 if k is None else 3.0 + 2 / k,
         "tokens_until_difference": len(pieces) if k is None else int(2 * k) + 1,
         "equal_share": 1.0 if k is None else 0.5,
@@ -72,7 +74,7 @@ def write_sweep(folder: Path, generations: list[dict], tokens: list[dict], n_run
     modes = list(dict.fromkeys(row["mode"] for row in generations))
     factors = sorted({row["kl_factor"] for row in generations} - {None})
     about = {
-        "format": 1,
+        "format": 2,
         "config": {
             "model": "tiny", "prompts": [{"id": i, "prompt": p, "system": None} for i, p in prompts.items()],
             "modes": modes, "kl_factors": factors, "seeds": [0], "readout": "lens", "max_new_tokens": 40,

@@ -1,14 +1,17 @@
 """Frames against numbers worked out by hand."""
 
+import json
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from synthetic_sweeps import CONFIGURATIONS, FINAL, LAYERS, failed_row, run_rows, write_sweep
 
-from reports import frames
+from reports import build_report, frames
 from reports.bootstrap import MIN_PROMPTS, estimate_columns
 from reports.choose import choose_prompts
 from reports.sweep import Configuration, NotASweepError, read_sweep
@@ -183,6 +186,20 @@ def test_what_is_not_a_sweep_is_said_in_one_line(tmp_path, content, message):
     with pytest.raises(NotASweepError, match=message) as error:
         read_sweep(str(tmp_path))
     assert "\n" not in str(error.value)
+
+
+def test_results_of_format_1_lack_columns_and_are_reported_all_the_same(make_sweep, tmp_path):
+    folder = shutil.copytree(make_sweep(n_prompts=2), tmp_path / "old")
+    about = json.loads((folder / "sweep.json").read_text())
+    (folder / "sweep.json").write_text(json.dumps(about | {"format": 1}))
+    new = ("disagreement", "exit_logprob", "exit_top_token_ids", "exit_top_tokens", "exit_top_prob")
+    for path in folder.glob("*/*.parquet"):
+        table = pq.read_table(path)
+        pq.write_table(table.drop_columns([name for name in new if name in table.column_names]), path)
+    sweep = read_sweep(str(folder))
+    assert sweep.generations["disagreement"].isna().all()
+    assert len(sweep.generations) == len(read_sweep(str(make_sweep(n_prompts=2))).generations)
+    assert build_report(str(folder), tmp_path / "old.html").stat().st_size > 0
 
 
 def test_a_missing_folder_is_named(tmp_path):
