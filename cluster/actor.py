@@ -15,7 +15,7 @@ import ray
 from cluster import manifest
 from cluster.events import log, log_to_stderr
 from cluster.landing import LandingError, Tally, land, shard_name, tally_of
-from cluster.lease import is_held
+from cluster.lease import is_fenced
 from cluster.metrics import Metrics
 from cluster.store import open_store
 from eexit.config import SweepConfig, UsageError
@@ -40,12 +40,15 @@ def model_generator(config: SweepConfig, device: str) -> Generator:
 class SweepActor:
     """Holds one generator. `do` is called with one shard at a time, `progress` meanwhile from a thread of its own."""
 
-    def __init__(self, make_generator: MakeGenerator, config: SweepConfig, out: str, device: str, lease: str) -> None:
-        """`lease`: the token of the lease that this actor's driver holds."""
+    def __init__(
+        self, make_generator: MakeGenerator, config: SweepConfig, out: str, device: str, lease: str, token: str
+    ) -> None:
+        """`lease`: the token of the lease that this actor's driver holds; `token`: what the driver fences it off by."""
         self._make_generator = make_generator
         self._config = config
         self._device = device
         self._lease = lease
+        self._token = token
         self._store = open_store(out)
         self._metrics = Metrics()
         self._in_flight = 0
@@ -68,8 +71,7 @@ class SweepActor:
             # The errors are the device's, and so would be all that follow. The driver starts another process.
             log("the device is broken", logging.ERROR, run_ids=[run.run_id for run in runs])
             os._exit(1)
-        self._refuse_without_lease()
-        tally = land(self._store, runs, results)
+        tally = land(self._store, runs, results, self._refuse_if_fenced)
         seconds = time.monotonic() - began
         self._metrics.runs.inc(tally.runs)
         if tally.errors:
@@ -106,13 +108,13 @@ class SweepActor:
         if tokens:
             self._metrics.tokens.inc(tokens)
 
-    def _refuse_without_lease(self) -> None:
+    def _refuse_if_fenced(self) -> None:
         try:
-            held = is_held(self._store, self._lease)
+            fenced = is_fenced(self._store, self._lease, self._token)
         except OSError as error:
             raise LandingError(f"{self._store.root} can't be read: {error}") from error
-        if not held:
-            raise LandingError(f"{self._store.root} has another driver now, or none")
+        if fenced:
+            raise LandingError(f"{self._store.root} has another driver now, or none, or this actor was given up")
 
     def _device_here(self) -> str:
         if self._device != "auto":

@@ -177,6 +177,7 @@ class Driver:
 
     def _lost(self, worker: Worker, failure: Failure, preempted: bool = False) -> None:
         """The actor's process is gone, out of reach, or hangs: replace it, and find out which of its shards landed."""
+        self._lease.fence(worker.token)
         worker.kill()
         self._workers.remove(worker)
         log("actor lost", logging.WARNING, reason=failure.reason, preempted=preempted)

@@ -7,7 +7,7 @@ under the same name, so that a lost acknowledgement can't duplicate it.
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -56,20 +56,24 @@ def shard_name(runs: Sequence[Run]) -> str:
     return hashlib.blake2b("".join(sorted(run.run_id for run in runs)).encode(), digest_size=16).hexdigest()
 
 
-def land(store: Store, runs: Sequence[Run], results: Results) -> Tally:
-    """Publish the results of `runs`: tokens first, then generations. Raises `LandingError`; then nothing has landed."""
+def land(store: Store, runs: Sequence[Run], results: Results, refuse: Callable[[], None] = lambda: None) -> Tally:
+    """Publish the results of `runs`: tokens first, then generations. Raises `LandingError`; then nothing has landed.
+
+    `refuse` is called before each file is published, and raises `LandingError` if this attempt may no longer land.
+    """
     got = sorted(results.generations["run_id"].to_pylist())
     if got != sorted(run.run_id for run in runs):
         raise ValueError(f"the generator was given {len(runs)} runs and returned {len(got)} rows, not one for each")
     name = shard_name(runs)
-    _publish(store, _tokens(name), parquet(results.tokens))
-    _publish(store, _generations(name), parquet(results.generations))
+    _publish(store, _tokens(name), parquet(results.tokens), refuse)
+    _publish(store, _generations(name), parquet(results.generations), refuse)
     return tally_of(results.generations)
 
 
-def _publish(store: Store, name: str, content: pa.Buffer) -> None:
+def _publish(store: Store, name: str, content: pa.Buffer, refuse: Callable[[], None]) -> None:
     """Results cost more than a moment's patience with a shared disk; object stores' clients have their own."""
     for wait in (*(SECONDS_BEFORE_TRIES if store.is_local else ()), None):
+        refuse()
         try:
             store.publish(name, content)
             return

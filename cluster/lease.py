@@ -2,7 +2,8 @@
 
 The holder renews it; a second driver refuses, naming the first. The lease of a dead driver can be taken: at once where
 its process is known to be gone (it ran on this machine), else when it has not been renewed for a while. An actor lands
-only under the lease it was started with, so that what a dead driver left running lands nothing in its successor's way.
+only under the lease it was started with, so that what a dead driver left running lands nothing in its successor's way,
+and only as long as the lease does not fence it off: a driver that gives up an actor can't be sure that it has ended.
 The clocks of the machines need to agree to within seconds.
 """
 
@@ -11,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -40,6 +41,7 @@ class Holder:
     pid: int
     started: float
     renewed: float
+    fenced: Sequence[str] = ()  # tokens of actors that were given up
 
     def __str__(self) -> str:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.started))
@@ -53,6 +55,7 @@ class Lease:
         self._store = store
         self._holder = holder
         self._lost = ""
+        self._writing = threading.Lock()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()
@@ -66,6 +69,11 @@ class Lease:
         if self._lost:
             raise SweepStopped(self._lost)
 
+    def fence(self, actor: str) -> None:
+        """The actor with this token lands nothing from now on, even if its process goes on or wakes up later."""
+        self._holder = replace(self._holder, fenced=(*self._holder.fenced, actor))
+        self._renew()  # if it can't be written now, the next renewal writes it
+
     def release(self) -> None:
         self._done.set()
         self._thread.join()
@@ -75,12 +83,16 @@ class Lease:
                 self._store.remove(NAME)
 
     def _keep(self) -> None:
-        while not self._done.wait(SECONDS_BETWEEN_RENEWALS):
-            with suppress(OSError, pa.ArrowException):  # a place that can't be written to is found out by landing
-                holder = _read(self._store)
-                if holder and holder.token != self.token:
-                    self._lost = f"another driver has taken over {self._store.root}: {holder}"
-                    return
+        while not self._lost and not self._done.wait(SECONDS_BETWEEN_RENEWALS):
+            self._renew()
+
+    def _renew(self) -> None:
+        # A place that can't be written to is found out by landing.
+        with self._writing, suppress(OSError, pa.ArrowException):
+            holder = _read(self._store)
+            if holder and holder.token != self.token:
+                self._lost = f"another driver has taken over {self._store.root}: {holder}"
+            else:
                 _write(self._store, replace(self._holder, renewed=time.time()))
 
 
@@ -98,6 +110,15 @@ def is_held(store: Store, token: str) -> bool:
     """Whether the lease is still the one with this token. Raises `OSError`."""
     holder = _read(store)
     return holder is not None and holder.token == token
+
+
+def is_fenced(store: Store, token: str, actor: str) -> bool:
+    """Whether an actor, known by its own token, was given up by the holder of the lease with `token`, or that is over.
+
+    Raises `OSError`.
+    """
+    holder = _read(store)
+    return holder is None or holder.token != token or actor in holder.fenced
 
 
 def _take(store: Store) -> Holder:

@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 import ray
 from ray.exceptions import RayError
@@ -21,6 +22,7 @@ class Worker:
 
     handle: Any
     pool: Pool
+    token: str  # what the lease fences it off by
     loading: Any  # what its load() will answer; None once it has
     shards: dict[Any, Shard] = field(default_factory=dict)  # by what its do() will answer; in the order it does them
     asked: Any = None  # what its progress() will answer; None when it wasn't asked
@@ -83,5 +85,6 @@ def hire(pool: Pool, arguments: tuple) -> Worker:
         max_task_retries=0,
         concurrency_groups={"progress": 1},
     )
-    handle = as_actor(SweepActor).remote(*arguments)
-    return Worker(handle, pool, loading=handle.load.remote())
+    token = uuid4().hex
+    handle = as_actor(SweepActor).remote(*arguments, token)
+    return Worker(handle, pool, token, loading=handle.load.remote())

@@ -109,6 +109,23 @@ def test_what_cannot_be_written_leaves_nothing(store: Store, runs: list[Run], co
     assert list(Path(store.root, "tokens").iterdir()) == []
 
 
+def test_the_fence_is_looked_at_before_each_file_is_published(
+    store: Store, runs: list[Run], config: SweepConfig
+) -> None:
+    looks: list[int] = []
+
+    def refuse() -> None:
+        looks.append(len(store.names("tokens")) + len(store.names("generations")))
+        if looks[-1]:
+            raise LandingError("given up")
+
+    with pytest.raises(LandingError, match="given up"):
+        land(store, runs, rows_of(runs, config), refuse)
+    assert looks == [0, 1]
+    assert landed(store) == set()
+    assert clear_debris(store) == 1
+
+
 def test_only_runs_that_are_ok_are_done(store: Store, runs: list[Run], config: SweepConfig) -> None:
     assert landed(store) == set()
     tally = land(store, runs, mixed(runs, config))

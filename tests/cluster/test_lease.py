@@ -16,8 +16,8 @@ import cluster.lease
 from cluster import manifest
 from cluster.actor import SweepActor
 from cluster.breaker import SweepStopped
-from cluster.landing import LandingError
-from cluster.lease import NAME, STALE_SECONDS, Holder, hold
+from cluster.landing import LandingError, landed
+from cluster.lease import NAME, STALE_SECONDS, Holder, hold, is_fenced
 from cluster.store import Store, open_store
 from eexit.config import SweepConfig, UsageError
 from eexit.generator import Results
@@ -72,10 +72,12 @@ def test_a_killed_driver_is_succeeded_at_once(store: Store, other: subprocess.Po
 
 
 class Instant:
-    def __init__(self, config: SweepConfig) -> None:
+    def __init__(self, config: SweepConfig, meanwhile: Callable[[], None] = lambda: None) -> None:
         self.config = config
+        self.meanwhile = meanwhile
 
     def generate(self, runs: Sequence[Run], progress: Callable[[int], None]) -> Results:
+        self.meanwhile()
         return rows_of(runs, self.config)
 
 
@@ -110,11 +112,46 @@ def test_who_lost_its_lease_stops_and_its_actors_land_nothing(store: Store, monk
         wait_until(is_lost)
         config = sweep_of("m", "one")
         store.publish(manifest.NAME, b"{}")
-        actor = SweepActor(lambda config, device: Instant(config), config, store.root, "cpu", lease.token)
+        actor = SweepActor(lambda config, device: Instant(config), config, store.root, "cpu", lease.token, "me")
         actor.load()
         with pytest.raises(LandingError, match="has another driver now"):
             actor.do(list(plan_runs(config)))
     assert json.loads(store.read(NAME) or b"")["host"] == "another-host"  # not ours to remove
+
+
+def test_an_actor_that_was_given_up_lands_nothing_when_it_wakes_up(store: Store) -> None:
+    config = sweep_of("m", "one", "two")
+    runs = list(plan_runs(config))
+    store.publish(manifest.NAME, b"{}")
+    with hold(store) as lease:
+
+        def actor(token: str, meanwhile: Callable[[], None]) -> SweepActor:
+            made = SweepActor(lambda *_: Instant(config, meanwhile), config, store.root, "cpu", lease.token, token)
+            made.load()
+            return made
+
+        def while_frozen() -> None:
+            lease.fence("frozen")
+            actor("next", lambda: None).do(runs[:4])
+
+        with pytest.raises(LandingError, match="this actor was given up"):
+            actor("frozen", while_frozen).do(runs[:9])
+        assert landed(store) == {run.run_id for run in runs[:4]}
+        with pytest.raises(LandingError, match="this actor was given up"):
+            actor("frozen", lambda: None).do(runs[9:])  # for good
+
+
+def test_the_fence_outlasts_renewals(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster.lease, "SECONDS_BETWEEN_RENEWALS", 0.02)
+    with hold(store) as lease:
+        lease.fence("one")
+        lease.fence("two")
+        written = store.read(NAME)
+        wait_until(lambda: store.read(NAME) != written)
+        assert is_fenced(store, lease.token, "one")
+        assert is_fenced(store, lease.token, "two")
+        assert not is_fenced(store, lease.token, "three")
+        assert is_fenced(store, "another driver", "three")
 
 
 def test_of_many_at_once_one_gets_it(store: Store) -> None:
