@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, get_args, get_origin
 
 from pydantic import BaseModel
@@ -20,18 +20,24 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}: --help lists the flags")
 
 
-def make_parser(model: type[BaseModel], description: str, skip: Sequence[str] = ()) -> Parser:
-    """A flag for each field of `model` but `skip`, with the field's description as its help."""
+def make_parser(
+    model: type[BaseModel], description: str, skip: Sequence[str] = (), demo: Mapping[str, Any] | None = None
+) -> Parser:
+    """A flag for each field of `model` but `skip`, with the field's description as its help.
+
+    The help says where `demo`, the values that are used when nothing is given, differs from a field's default.
+    """
     parser = Parser(description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, field in model.model_fields.items():
         if name in skip:
             continue
+        help_text = _help(field, (demo or {}).get(name, field.default))
         if field.annotation is bool:
-            parser.add_argument(flag(name), action="store_const", const="true", default=None, help=_help(field))
+            parser.add_argument(flag(name), action="store_const", const="true", default=None, help=help_text)
             continue
         many = "+" if _is_tuple(field.annotation) else None
         metavar = name.removesuffix("s").upper() if many else name.upper()
-        parser.add_argument(flag(name), nargs=many, metavar=metavar, default=None, help=_help(field))
+        parser.add_argument(flag(name), nargs=many, metavar=metavar, default=None, help=help_text)
     return parser
 
 
@@ -58,13 +64,17 @@ def _split(values: list[str]) -> list[str]:
     return [part.strip() for value in values for part in value.split(",") if part.strip()]
 
 
-def _help(field: FieldInfo) -> str:
-    text = field.description or ""
-    if field.default not in (None, False) and not field.is_required():
-        default = field.default
-        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-        text += f" (default: {shown if shown != '' else 'none'})"
+def _help(field: FieldInfo, in_demo: Any) -> str:
+    text, default = field.description or "", field.default
+    if default is not None and default is not False:
+        text += f" (default: {_shown(default)}"
+        differs = list(in_demo) != list(default) if isinstance(default, tuple) else in_demo != default
+        text += f"; the demo's: {_shown(in_demo)})" if differs else ")"
     return text.replace("%", "%%")
+
+
+def _shown(value: Any) -> str:
+    return (" ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)) or "none"
 
 
 def _is_tuple(annotation: Any) -> bool:

@@ -8,13 +8,14 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
 
 from cluster.flags import flag, make_parser, parse_flags
-from eexit.config import SweepConfig, UsageError
+from eexit.config import Float, Int, SweepConfig, UsageError
 from eexit.prompts import read_prompts
 
 
@@ -31,7 +32,7 @@ def _whole_or_fraction(gpus: float) -> float:
 
 
 Place = Annotated[str, Field(min_length=1), AfterValidator(_place)]
-GPUs = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_whole_or_fraction)]
+GPUs = Annotated[Float, Field(ge=0, allow_inf_nan=False), AfterValidator(_whole_or_fraction)]
 
 
 class SweepJob(SweepConfig):
@@ -39,23 +40,23 @@ class SweepJob(SweepConfig):
 
     out: Place = Field("results/sweep", description="folder or URI (s3://, gs://) the results go to")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: CUDA, MPS or CPU, what is there")
-    actors: int | None = Field(
+    actors: Int | None = Field(
         None,
         ge=1,
         description="loaded models that work side by side; left out: one per GPU, or one per 8 CPUs and more of "
         "fewer CPUs where there are 100 runs and memory for each",
     )
-    cpus_per_actor: float | None = Field(
+    cpus_per_actor: Float | None = Field(
         None, ge=0.01, allow_inf_nan=False, description="CPUs, and so threads, of each; left out: its share"
     )
     gpus_per_actor: GPUs | None = Field(None, description="GPUs of each, or a fraction; left out: 1 if any")
     accelerator_type: tuple[str, ...] | None = Field(
         None, min_length=1, description="GPU types as Ray names them (A100, L4, …); a pool of actors on each"
     )
-    timeout: float | None = Field(
+    timeout: Float | None = Field(
         None, gt=0, description="seconds that a run may take by itself, and a shard go without a token; left out: any"
     )
-    rows_per_shard: int = Field(
+    rows_per_shard: Int = Field(
         128, ge=1, description="about so many runs advance together and land in one file; lower it if memory is short"
     )
 
@@ -65,27 +66,41 @@ class SweepJob(SweepConfig):
         return SweepConfig(**{name: getattr(self, name) for name in SweepConfig.model_fields})
 
 
-def load_job(arguments: Sequence[str], default: Path, description: str = "") -> tuple[SweepJob, bool]:
-    """The job that flags and `--config` (or `default`) describe, and whether it is only to be shown (`--dry-run`).
+@dataclass(frozen=True)
+class Options:
+    """What a call asks for beside the job itself."""
 
-    Raises `UsageError` for whatever can't be used.
+    dry_run: bool  # only show the plan
+    prompts_from: str  # the file that the prompts stand in
+
+
+def load_job(arguments: Sequence[str], default: Path, description: str = "") -> tuple[SweepJob, Options]:
+    """The job that flags and `--config` describe, and what else the flags ask for.
+
+    `default` stands in for `--config` where the flags bring no prompts either; with prompts of one's own, nothing of it
+    is used. Raises `UsageError` for whatever can't be used.
     """
-    parser = make_parser(SweepJob, description, skip=("prompts",))
-    parser.add_argument("--config", metavar="FILE", help=f"TOML with the same names; flags win (default: {default})")
+    parser = make_parser(SweepJob, description, skip=("prompts",), demo=_read_toml(default))
+    parser.add_argument(
+        "--config", metavar="FILE", help=f"TOML with the same names; flags win (without --prompts: {_near(default)})"
+    )
     parser.add_argument("--prompts", metavar="FILE", help=".txt, .jsonl, .csv or .parquet; or [[prompts]] in the TOML")
     parser.add_argument("--dry-run", action="store_const", const="yes", help="print the plan, and stop there")
     flags = parse_flags(parser, arguments)
     dry_run = flags.pop("dry_run", None) is not None
-    path = Path(flags.pop("config", default))
-    table = _read_toml(path)
+    given = flags.pop("config", None)
+    path = Path(given or default)
+    table = {} if given is None and "prompts" in flags else _read_toml(path)
+    options = Options(dry_run, prompts_from=str(flags.get("prompts", path)))
     if "prompts" in flags:
         table["prompts"] = read_prompts(flags.pop("prompts"))
     elif isinstance(table.get("prompts"), str):
-        table["prompts"] = read_prompts(path.parent / table["prompts"])
+        options = replace(options, prompts_from=str(path.parent / table["prompts"]))
+        table["prompts"] = read_prompts(options.prompts_from)
     elif isinstance(table.get("prompts"), list):
         table["prompts"] = [_with_id(entry, index) for index, entry in enumerate(table["prompts"])]
     try:
-        return SweepJob.model_validate({**table, **flags}), dry_run
+        return SweepJob.model_validate({**table, **flags}), options
     except ValidationError as error:
         raise UsageError(explain(error, set(flags), path)) from error
 
@@ -117,7 +132,8 @@ def _explain_one(problem: Mapping[str, Any], flags: set[str], path: Path) -> str
             return f"unknown {name.removesuffix('s')} {value!r}: choose from {_choices(context['expected'])} ({where})"
         case "greater_than_equal" | "greater_than" | "less_than_equal" | "less_than":
             sign, bound = next((_SIGNS[key], context[key]) for key in _SIGNS if key in context)
-            return f"{name} must be {sign} {bound:g}, got {value} ({where})"
+            shown = bound if isinstance(bound, int) else f"{bound:g}"
+            return f"{name} must be {sign} {shown}, got {value} ({where})"
         case "too_short":
             return f"{name} needs at least one entry ({where})"
         case "value_error":
@@ -128,6 +144,8 @@ def _explain_one(problem: Mapping[str, Any], flags: set[str], path: Path) -> str
 
 _SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 _KINDS = {
+    "bool_type": "true or false",
+    "dataclass_type": 'a table with a prompt, as in [[prompts]] prompt = "Why?"',
     "float_parsing": "a number",
     "float_type": "a number",
     "finite_number": "a finite number",
@@ -153,7 +171,7 @@ def _choices(expected: str) -> str:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_bytes().decode())
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise UsageError(f"--config {path} can't be read ({error.strerror}): check the name") from error
     except ValueError as error:
@@ -161,4 +179,14 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _with_id(entry: Any, index: int) -> Any:
-    return {"id": str(index), **entry} if isinstance(entry, dict) else entry
+    """The entry with its place as its id where it has none; an id may be a whole number, as in a file of prompts."""
+    if not isinstance(entry, dict):
+        return entry
+    name = entry.get("id", index)
+    is_number = isinstance(name, int) and not isinstance(name, bool)
+    return {**entry, "id": str(name) if is_number else name}
+
+
+def _near(path: Path) -> Path:
+    """The path as one would type it here."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -8,10 +8,14 @@ Every field here changes results; how and where a sweep is executed (`cluster.jo
 import math
 from collections import Counter
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticKnownError
+
+MOST_TOKENS: Final = 2**31 - 1  # positions are stored as int32
+LEAST_SEED, MOST_SEED = -(2**63), 2**63 - 1  # and seeds as int64
 
 
 class UsageError(ValueError):
@@ -31,13 +35,42 @@ class Mode(StrEnum):
     FROZEN_RESIDUAL = "frozen_residual"
 
 
+def _encodable(text: str) -> str:
+    """Refuse half surrogates, which is what Python makes of bytes on a command line that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PydanticKnownError("string_unicode") from error
+    return text
+
+
+def _number(value: Any) -> Any:
+    """Refuse true and false, which pydantic would take for 1 and 0."""
+    if isinstance(value, bool):
+        raise PydanticKnownError("float_type")
+    return value
+
+
+def _true_or_false(value: Any) -> Any:
+    """Refuse the other words that pydantic knows for true and false, such as "yes"."""
+    if not isinstance(value, bool) and value not in ("true", "false"):
+        raise PydanticKnownError("bool_type")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+Int = Annotated[int, BeforeValidator(_number)]
+Float = Annotated[float, BeforeValidator(_number)]
+Bool = Annotated[bool, BeforeValidator(_true_or_false)]
+
+
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
 class Prompt:
     """One prompt. `system` None means the sweep's system prompt. Slots: a sweep may have a million."""
 
-    id: str
-    prompt: str
-    system: str | None = None
+    id: Text
+    prompt: Text
+    system: Text | None = None
 
 
 def _finite(kl_factor: float) -> float:
@@ -59,8 +92,20 @@ def _distinct(values: tuple) -> tuple:
     return values
 
 
-KLFactor = Annotated[float, Field(ge=0), AfterValidator(_finite)]
-ExitLayers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_increasing)]
+def _distinguishable(kl_factors: tuple[float, ...]) -> tuple[float, ...]:
+    """Tables and the report show six digits, and tell configurations apart by them."""
+    shown: dict[str, float] = {}
+    for kl_factor in kl_factors:
+        other = shown.setdefault(f"{kl_factor:g}", kl_factor)
+        if other != kl_factor:
+            raise ValueError(f"kl_factors {other} and {kl_factor} are shown with six digits, as {kl_factor:g} both")
+    return kl_factors
+
+
+KLFactor = Annotated[Float, Field(ge=0), AfterValidator(_finite)]
+KLFactors = Annotated[tuple[KLFactor, ...], AfterValidator(_distinct), AfterValidator(_distinguishable)]
+Seed = Annotated[Int, Field(ge=LEAST_SEED, le=MOST_SEED)]
+ExitLayers = Annotated[tuple[Annotated[Int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_increasing)]
 
 
 class SweepConfig(BaseModel):
@@ -68,32 +113,30 @@ class SweepConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field("smollm2-135m", description="smollm2-135m, a Hugging Face name, a local folder or a .gguf file")
-    revision: str | None = Field(None, description="branch, tag or commit of a Hugging Face name")
-    trust_remote_code: bool = Field(False, description="run the Python code that a Hugging Face model brings")
+    model: Text = Field("smollm2-135m", description="smollm2-135m, a Hugging Face name, a local folder or a .gguf file")
+    revision: Text | None = Field(None, description="branch, tag or commit of a Hugging Face name")
+    trust_remote_code: Bool = Field(False, description="run the Python code that a Hugging Face model brings")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="auto: bfloat16 where the hardware runs it natively, else float32"
     )
     prompts: tuple[Prompt, ...] = Field(min_length=1)
-    system: str = Field("", description="system prompt of every prompt that brings none of its own")
-    prefiller: str = Field("", description="text the answer starts with; the model goes on from it")
+    system: Text = Field("", description="system prompt of every prompt that brings none of its own")
+    prefiller: Text = Field("", description="text the answer starts with; the model goes on from it")
     modes: Annotated[tuple[Mode, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
         tuple(Mode), description="what an early exit does: normal (nothing), unfrozen, frozen_residual"
     )
-    kl_factors: Annotated[tuple[KLFactor, ...], AfterValidator(_distinct)] = Field(
-        (0.5, 1.0, 2.0, 4.0), description="sensitivities; higher is more conservative"
-    )
-    seeds: Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
+    kl_factors: KLFactors = Field((0.5, 1.0, 2.0, 4.0), description="sensitivities; higher is more conservative")
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
         (0,), description="of the exit and sampling draws; each is a run of its own"
     )
     exit_layers: ExitLayers | None = Field(None, description="exitable layers, 0-based, below the final one")
-    exit_every: int = Field(5, ge=1, description="exitable layers l with l > 0 and l % N == 0, unless --exit-layers")
+    exit_every: Int = Field(5, ge=1, description="exitable layers l with l > 0 and l % N == 0, unless --exit-layers")
     readout: Literal["lens", "raw"] = Field("lens", description="lens: final norm and head; raw: head alone")
-    max_new_tokens: int = Field(100, ge=1, description="tokens per run at most")
-    temperature: float = Field(0.0, ge=0, allow_inf_nan=False, description="0: greedy")
-    top_p: float = Field(1.0, gt=0, le=1, description="nucleus to sample from; needs a temperature above 0")
+    max_new_tokens: Int = Field(100, ge=1, le=MOST_TOKENS, description="tokens per run at most")
+    temperature: Float = Field(0.0, ge=0, allow_inf_nan=False, description="0: greedy")
+    top_p: Float = Field(1.0, gt=0, le=1, description="nucleus to sample from; needs a temperature above 0")
 
-    record_top_k: int = Field(
+    record_top_k: Int = Field(
         3, ge=0, le=100, description="likeliest tokens of each exitable layer to record with every token; 0: none"
     )
 

@@ -25,6 +25,7 @@ from rich.console import Console
 from cluster.breaker import SweepStopped
 from cluster.compaction import finish_compaction
 from cluster.driver import Driver
+from cluster.dry_run import describe_plan
 from cluster.estimate import Look, Memory, aside, look_at_model
 from cluster.events import log_to_stderr
 from cluster.job import SweepJob, load_job
@@ -57,9 +58,9 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, interrupt)
     log_to_stderr()
     try:
-        job, dry_run = load_job(arguments, DEMO, __doc__ or "")
-        if dry_run:
-            print(describe_plan(job))
+        job, options = load_job(arguments, DEMO, __doc__ or "")
+        if options.dry_run:
+            print(dry_run(job, options.prompts_from))
             return 0
         return sweep(job)
     except UsageError as error:
@@ -69,6 +70,12 @@ def main(arguments: Sequence[str]) -> int:
         reason = "interrupted" if isinstance(error, KeyboardInterrupt) else first_line(error)
         print(f"stopped: {reason}\nwhat has landed stays: the same command goes on from there", file=sys.stderr)
         return 1
+
+
+def dry_run(job: SweepJob, prompts_from: str) -> str:
+    """What a sweep would do; the model is looked up, and nothing is written. Raises `UsageError`."""
+    prompt_tokens = math.ceil(sum(characters(job)) / CHARACTERS_PER_TOKEN)
+    return describe_plan(job, prompts_from, shown(job), *look(job), rows_of(job), prompt_tokens)
 
 
 def interrupt(*_: object) -> None:
@@ -185,27 +192,6 @@ def publish_report(page: Path, store: Store) -> None:
     for file in sorted(beside.glob("*")):
         store.publish(f"{beside.name}/{file.name}", file.read_bytes())
     store.publish(page.name, page.read_bytes())
-
-
-def describe_plan(job: SweepJob) -> str:
-    config = job.sweep
-    names = ", ".join(
-        f"{c.mode}" + ("" if c.kl_factor is None else f" {c.kl_factor:g}") for c in configurations(config)
-    )
-    n_runs = count_runs(config)
-    rows = rows_of(job)
-    prompt_tokens = math.ceil(sum(characters(config)) / CHARACTERS_PER_TOKEN)
-    _, _, memory = look(job)
-    return (
-        f"model           {config.model}\n"
-        f"configurations  {names}\n"
-        f"runs            {n_runs:,} = {len(config.prompts):,} prompts × "
-        f"{len(configurations(config))} configurations × {len(config.seeds)} seeds\n"
-        f"shards          about {math.ceil(n_runs / rows):,} of up to {rows:,} runs\n"
-        f"tokens          up to {n_runs * config.max_new_tokens:,} new ones; prompts have about {prompt_tokens:,}\n"
-        f"actor's memory  {f'about {memory}' if memory else 'unknown'}\n"
-        f"out             {shown(job)}"
-    )
 
 
 if __name__ == "__main__":

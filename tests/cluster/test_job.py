@@ -32,6 +32,28 @@ def test_flags_win_and_leave_the_rest() -> None:
     assert job.system == "You are a helpful programming tutor."
 
 
+def test_prompts_of_ones_own_take_nothing_from_the_demo(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("one\n")
+    job = load("--prompts", str(tmp_path / "mine.txt"))
+    assert [prompt.prompt for prompt in job.prompts] == ["one"]
+    assert (job.system, job.prefiller, job.out) == ("", "", "results/sweep")
+    assert job.sweep == SweepConfig(prompts=job.prompts)
+    (tmp_path / "mine.toml").write_text('system = "Be brief."\n[[prompts]]\nprompt = "two"\n')
+    job = load("--config", str(tmp_path / "mine.toml"), "--prompts", str(tmp_path / "mine.txt"))
+    assert ([prompt.prompt for prompt in job.prompts], job.system) == (["one"], "Be brief.")
+
+
+def test_the_help_says_what_the_demo_fills_in(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        load("--help")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "(default: none; the demo's: You are a helpful programming tutor.)" in text
+    assert "(default: results/sweep; the demo's: results/demo)" in text
+    assert "the answer starts with; the model goes on from it (default: none)" in text
+    assert "tokens per run at most (default: 100)" in text
+    assert "0: greedy (default: 0.0)" in text
+
+
 def test_text_flags_keep_their_spaces() -> None:
     assert load("--prefiller", " Sure, ").prefiller == " Sure, "
     assert load("--prefiller", "-1 is").prefiller == "-1 is"
@@ -79,6 +101,10 @@ def test_prompts_come_from_a_file_beside_the_toml(tmp_path: Path) -> None:
             ["--kl-factors", "inf"],
             "kl_factor must be finite, got inf; mode normal is the limit of a large one (entry 1 of --kl-factors)",
         ),
+        (
+            ["--kl-factors", "0.12345671", "0.12345672"],
+            "kl_factors 0.12345671 and 0.12345672 are shown with six digits, as 0.123457 both (--kl-factors)",
+        ),
         (["--kl-factors", "1", "1"], "1.0 is listed more than once (--kl-factors)"),
         (["--exit-layers", "9", "5"], "exit layers must be strictly increasing, got 9,5 (--exit-layers)"),
         (["--exit-layers", "-1"], "exit_layers must be ≥ 0, got -1 (entry 1 of --exit-layers)"),
@@ -88,6 +114,12 @@ def test_prompts_come_from_a_file_beside_the_toml(tmp_path: Path) -> None:
         (["--top-p", "2"], "top_p must be ≤ 1, got 2 (--top-p)"),
         (["--top-p", "0.5"], "top_p 0.5 has no effect at temperature 0: set a temperature above 0"),
         (["--temperature", "inf"], "temperature must be a finite number, got 'inf' (--temperature)"),
+        (["--seeds", str(2**63)], f"seeds must be ≤ {2**63 - 1}, got {2**63} (entry 1 of --seeds)"),
+        (["--seeds", "0", str(-(2**63) - 1)], f"seeds must be ≥ {-(2**63)}, got {-(2**63) - 1} (entry 2 of --seeds)"),
+        (["--max-new-tokens", str(2**31)], f"max_new_tokens must be ≤ {2**31 - 1}, got {2**31} (--max-new-tokens)"),
+        (["--system", "caf\udce9"], "system must be valid Unicode, got 'caf\\udce9' (--system)"),
+        (["--prefiller", "caf\udce9"], "prefiller must be valid Unicode, got 'caf\\udce9' (--prefiller)"),
+        (["--model", "caf\udce9"], "model must be valid Unicode, got 'caf\\udce9' (--model)"),
         (["--seeds", ","], "seeds needs at least one entry (--seeds)"),
         (["--out", ""], "out must be given, got '' (--out)"),
         (["--out", "s3:/key:secret@bucket/x"], "out s3:/… is neither a path nor a URI: write s3://… (--out)"),
@@ -111,6 +143,12 @@ def test_a_bad_flag_is_told_in_one_line(arguments: list[str], message: str) -> N
     assert str(raised.value) == message
 
 
+def test_a_toml_may_have_a_byte_order_mark_and_numbers_as_ids(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b'\xef\xbb\xbf[[prompts]]\nid = 3\nprompt = "x"\n[[prompts]]\nprompt = "y"\n')
+    assert [prompt.id for prompt in load("--config", str(path)).prompts] == ["3", "1"]
+
+
 @pytest.mark.parametrize(
     ("toml", "message"),
     [
@@ -118,6 +156,21 @@ def test_a_bad_flag_is_told_in_one_line(arguments: list[str], message: str) -> N
         ("zzz = 1", "unknown key 'zzz' in {path}: remove it"),
         ("kl_factors = 1", "kl_factors must be a list, got 1 (kl_factors in {path})"),
         ("kl_factors = [1, -2]", "kl_factors must be ≥ 0, got -2 (entry 2 of kl_factors in {path})"),
+        ("max_new_tokens = true", "max_new_tokens must be a number, got True (max_new_tokens in {path})"),
+        ("seeds = [0, true]", "seeds must be a number, got True (entry 2 of seeds in {path})"),
+        ("kl_factors = [true]", "kl_factors must be a number, got True (entry 1 of kl_factors in {path})"),
+        ("actors = true", "actors must be a number, got True (actors in {path})"),
+        (
+            'trust_remote_code = "yes"',
+            "trust_remote_code must be true or false, got 'yes' (trust_remote_code in {path})",
+        ),
+        ("trust_remote_code = 1", "trust_remote_code must be true or false, got 1 (trust_remote_code in {path})"),
+        (
+            'prompts = ["a"]',
+            "prompts must be a table with a prompt, as in [[prompts]] prompt = \"Why?\", got 'a' "
+            "(entry 1 of prompts in {path})",
+        ),
+        ("[[prompts]]\nid = true\nprompt = 'x'", "prompts must be text, got True (entry 1 of prompts in {path})"),
         ("model = 3", "model must be text, got 3 (model in {path})"),
         ("", "prompts are missing: give --prompts FILE, or [[prompts]] in {path}"),
         ("prompts = []", "prompts needs at least one entry (prompts in {path})"),

@@ -160,17 +160,39 @@ def test_the_driver_imports_no_torch(environment: dict[str, str], tiny: Path, ar
 
 
 def test_the_plan_can_be_shown_alone(environment: dict[str, str], tiny: Path, tmp_path: Path) -> None:
-    flags = ["--model", tiny, "--dtype", "float32", "--rows-per-shard", "10", "--out", "s3://an-id:a-secret@bucket/x"]
-    done = sweep(environment, "--dry-run", *flags, cwd=tmp_path)
+    flags = ["--model", tiny, "--dtype", "float32", "--rows-per-shard", "10", "--exit-every", "2"]
+    done = sweep(environment, "--dry-run", *flags, "--out", "s3://an-id:a-secret@bucket/x", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "27 = 3 prompts × 9 configurations × 1 seeds" in done.stdout
-    assert "shards          about 3 of up to 10 runs" in done.stdout
-    assert "tokens          up to 2,700 new ones; prompts have about " in done.stdout
+    said = done.stdout.splitlines()
+    assert "runs            27 = 3 prompts × 9 configurations × 1 seed" in said
+    assert f"model           {tiny} (LlamaForCausalLM, 7 layers, dtype float32)" in said
+    assert f"prompts         3 from {SCRIPT.with_name('demo.toml')}" in said
+    assert 'system prompt   "You are a helpful programming tutor."' in said
+    assert "prefiller       none" in said
+    assert "exit layers     2 4 (the final one is 6)" in said
+    assert "next token      greedy" in said
+    assert "shards          about 3 of up to 10 runs" in said
+    assert "tokens          up to 2,700 new ones, 100 a run; prompts have about " in done.stdout
     n_parameters = LlamaForCausalLM.from_pretrained(tiny).num_parameters()
     assert f"{4 * n_parameters / 1e6:.1f} MB weights" in done.stdout
     assert "out             s3://…@bucket/x" in done.stdout
     assert "a-secret" not in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_of_ones_own_prompts_has_no_system_prompt(
+    environment: dict[str, str], tiny: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "one"}\n{"prompt": "two", "system": "Be brief."}\n')
+    flags = ["--model", tiny, "--prompts", "mine.jsonl", "--prefiller", "Well, ", "--temperature", "0.5"]
+    done = sweep(environment, "--dry-run", "--exit-layers", "1", "3", *flags, cwd=tmp_path)
+    said = done.stdout.splitlines()
+    assert "prompts         2 from mine.jsonl" in said, done.stderr
+    assert "system prompt   none; 1 of the prompts have their own" in said
+    assert 'prefiller       "Well, "' in said
+    assert "exit layers     1 3 (the final one is 6)" in said
+    assert "next token      sampled, temperature 0.5, top-p 1" in said
+    assert "out             results/sweep" in said
 
 
 def test_a_file_where_a_folder_of_results_should_be_is_told(
