@@ -52,9 +52,9 @@ def bytes_per_token(results: Path) -> list[Row]:
     _, packed = payload(read_sweep(str(results)), "")
     n = sum(packed.n)
     size = {kind: sum(map(len, blobs)) / n for kind, blobs in packed.blobs.items()}
-    core = size["core"] + len(packed.pieces) / n
+    core = size["core"] + size["disagree"] + len(packed.pieces) / n
     rows: list[Row] = [
-        ("core: token, text, exit layer", core, "B/token", 2),
+        ("core: token, text, exit layer, disagreement", core, "B/token", 2),
         ("with KL and exit probability of each layer", core + size["kl"], "B/token", 9),
         ("with log-probability, entropy, full depth's token", core + size["kl"] + size["more"], "B/token", None),
     ]

@@ -2,11 +2,12 @@
 
 Of the T tokens of one prompt, its runs one after the other, with E exitable layers and R = E + 1 exit ranks:
 
-core   exit ranks, two in a byte (one if there are more than 16); pieces (T numbers)
-kl     T rows of E bytes: KL in even steps of log2
-more   T bytes −logprob and T bytes entropy, in the same steps; what full depth would have said (T numbers: 1 + piece,
-       0: the same)
-top    R × K columns of T numbers (1 + piece, 0: none), K likeliest first; as many columns of probabilities in 1/255
+core      exit ranks, two in a byte (one if there are more than 16); pieces (T numbers)
+disagree  T bits, a byte's lowest first: 1 where a decided token is not what full depth would have said
+kl        T rows of E bytes: KL in even steps of log2
+more      T bytes −logprob and T bytes entropy, in the same steps; what full depth would have said (T numbers:
+          1 + piece, 0: the same)
+top       R × K columns of T numbers (1 + piece, 0: none), K likeliest first; as many columns of probabilities in 1/255
 
 Numbers take one byte below 128, two up to 32,639, else four: all first bytes, then second bytes, then the rest.
 Exit probabilities are not stored: the page works them out from KL and the KL factor.
@@ -25,9 +26,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from reports.pieces import Pieces, number_pieces
-from reports.sweep import Sweep
+from reports.sweep import Sweep, disagreeing
 
-KINDS: Final = ("core", "kl", "more", "top")
+KINDS: Final = ("core", "disagree", "kl", "more", "top")
 LOG2_LOW: Final = -10.0
 LOG2_HIGH: Final = 6.0
 STEPS: Final = 126  # of 9 %: enough to read, small enough to send
@@ -122,6 +123,9 @@ def _columns(sweep: Sweep, tokens: pa.Table, pieces: Pieces) -> dict[str, Callab
     found: dict[str, Callable[[slice], bytes]] = {
         "core": lambda at: encode_ranks(rank[at], len(ranks) + 1) + encode_numbers(pieces.token[at])
     }
+    if len(tokens) and not tokens["final_token_id"].null_count:
+        disagree = disagreeing(tokens)
+        found["disagree"] = lambda at: np.packbits(disagree[at], bitorder="little").tobytes()
     if len(tokens) and ranks and not tokens["kl"].null_count:
         kl = encode_log(np.asarray(tokens["kl"].combine_chunks().flatten()).reshape(len(tokens), len(ranks)))
         found["kl"] = lambda at: kl[at].tobytes()

@@ -132,6 +132,12 @@ def assemble(
     )
 
 
+def disagreeing(tokens: pa.Table | pa.RecordBatch) -> np.ndarray:
+    """Whether each token was decided and is not the full-depth model's own most likely one; both columns recorded."""
+    other = np.asarray(tokens["token_id"]) != np.asarray(tokens["final_token_id"])
+    return np.asarray(tokens["decided"].fill_null(True).cast("uint8")).astype(bool) & other
+
+
 def loose(schema: pa.Schema) -> pa.Schema:
     """The schema for rows that may lack any column."""
     return pa.schema([field.with_nullable(True) for field in schema])

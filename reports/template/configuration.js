@@ -28,7 +28,7 @@ async function configurationPage(number, run, { vs, t, o }) {
     one.box = tokenText(one.run, one.tokens, `Tokens of ${runName(one.run)}`, { from: difference.from, same: one.same });
   }
   pin(prompt, run, named ? vs : null, sides, pane);
-  const texts = sides.map(({ run, box }) => h("section", {}, h("h2", {}, runName(run)), box));
+  const texts = sides.map(({ run, tokens, box }) => h("section", {}, h("h2", {}, runName(run)), disagreements(run, tokens, box), box));
   return [...page, h(sides.length > 1 ? "div.reading.two" : "div.reading", {}, h("div.texts", {}, ...texts), pane)];
 }
 
@@ -86,7 +86,7 @@ function pin(prompt, run, vs, sides, pane) {
   queueMicrotask(show);
 }
 
-const HELP = () => [h("h2", {}, "Token"), h("p.soft", {}, "Click a token, or focus the text and use the arrow keys; n: next early exit, Esc: let go.")];
+const HELP = () => [h("h2", {}, "Token"), h("p.soft", {}, "Click a token, or focus the text and use the arrow keys; n: next early exit, d: next token that full depth would not have said, Esc: let go.")];
 
 const MOST_CELLS = 16e6; // of the alignment's table, in bytes
 

@@ -57,16 +57,20 @@ function numbersAt(bytes, at, n) {
 
 const total = (number) => DATA.prompts[number].runs.reduce((sum, run) => sum + run.n, 0);
 
-// Per run of a prompt: {n, piece, rank}, one entry per token; null where no tokens are at hand.
+// Per run of a prompt: {n, piece, rank, disagrees}, one entry per token; null where no tokens are at hand. `disagrees` is
+// 1 where a decided token is not what full depth would have said, and null where that wasn't recorded.
 async function coreOf(number) {
   if (!cores.has(number)) {
     const bytes = await blob("core", number), n = total(number), halves = DATA.layers.length <= 16;
     const ranks = new Uint8Array(n);
     for (let i = 0; bytes && i < n; i++) ranks[i] = halves ? (bytes[i >> 1] >> (4 * (i & 1))) & 15 : bytes[i];
     const pieces = bytes && numbersAt(bytes, halves ? (n + 1) >> 1 : n, n).numbers;
-    cores.set(number, DATA.prompts[number].runs.map((run) => (run.n && bytes
-      ? { n: run.n, piece: pieces.subarray(run.start, run.start + run.n), rank: ranks.subarray(run.start, run.start + run.n) }
-      : null)));
+    const bits = DATA.kinds.includes("disagree") ? await blob("disagree", number) : null;
+    const disagrees = bits && Uint8Array.from({ length: n }, (_, i) => (bits[i >> 3] >> (i & 7)) & 1);
+    cores.set(number, DATA.prompts[number].runs.map((run) => {
+      const part = (whole) => whole && whole.subarray(run.start, run.start + run.n);
+      return run.n && bytes ? { n: run.n, piece: part(pieces), rank: part(ranks), disagrees: part(disagrees) } : null;
+    }));
   }
   return cores.get(number);
 }

@@ -7,12 +7,23 @@ function tokenText(run, tokens, label, marks) {
     if (i === marks.from) box.append(h("span.differs", {}, "differs from here"));
     const span = h(`span.t.r${tokens.rank[i]}`, { "data-i": i, "data-l": layerNumber(tokens.rank[i]) });
     if (i < run.undrawn) span.classList.add("undrawn");
+    if (tokens.disagrees && tokens.disagrees[i]) span.classList.add("disagrees");
     if (marks.same.has(i)) span.classList.add("again");
     span.append(...visible(pieceText(tokens.piece[i])));
     box.append(span);
   }
   if (marks.from === tokens.n) box.append(h("span.differs", {}, "ends here, the other goes on"));
   return box;
+}
+
+// How many of a text's tokens full depth would not have said, how they are marked, and the way to the next.
+function disagreements(run, tokens, box) {
+  if (!tokens.disagrees || tokens.n <= run.undrawn) return null;
+  const n = tokens.disagrees.reduce((sum, one) => sum + one, 0), of = `${form(tokens.n - run.undrawn, "count")} decided tokens`;
+  if (!n) return h("p.soft", {}, `Full depth would have said each of the ${of}.`);
+  const next = () => { box.focus({ preventScroll: true }); box.dispatchEvent(new KeyboardEvent("keydown", { key: "d" })); };
+  return h("p.soft", {}, h("span.disagrees", {}, "Overlined"), `: ${form(n, "count")} of the ${of} (${form(n / (tokens.n - run.undrawn), "share")}) are not what full depth would have said.`,
+    h("button.next.screen", { type: "button", onclick: next }, "Next (d)"));
 }
 
 const layerNumber = (rank) => DATA.layers[rank].split(" ")[0];
@@ -78,14 +89,15 @@ function fullDepth({ logprob, entropy, said }) {
 const nats = (value) => (value === 0 ? "< 0.001" : String(+value.toPrecision(2)));
 const percent = (share) => (share < 0.002 ? "< 0.2%" : `${share < 0.01 ? (100 * share).toFixed(1) : Math.round(100 * share)}%`);
 
-// Keys in a token text: arrows, Home, End, n for the next early exit, Escape. One tab stop.
+// Keys in a token text: arrows, Home, End, n for the next early exit, d for the next token that full depth would not have
+// said, Escape. One tab stop.
 function steps(box, tokens, at, go) {
   box.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const now = at();
-    const early = (i) => tokens.rank[i] !== DATA.final;
-    const after = Array.from({ length: tokens.n }, (_, i) => i).find((i) => i > (now ?? -1) && early(i));
-    const next = { ArrowRight: (now ?? -1) + 1, ArrowLeft: (now ?? 1) - 1, Home: 0, End: tokens.n - 1, n: after ?? now, Escape: null }[event.key];
+    const after = (wanted) => Array.from({ length: tokens.n }, (_, i) => i).find((i) => i > (now ?? -1) && wanted(i)) ?? now;
+    const early = (i) => tokens.rank[i] !== DATA.final, disagrees = (i) => tokens.disagrees && tokens.disagrees[i];
+    const next = { ArrowRight: (now ?? -1) + 1, ArrowLeft: (now ?? 1) - 1, Home: 0, End: tokens.n - 1, n: after(early), d: after(disagrees), Escape: null }[event.key];
     if (next === undefined) return;
     event.preventDefault();
     go(next === null ? null : Math.max(0, Math.min(tokens.n - 1, next)));

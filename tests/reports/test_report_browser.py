@@ -114,6 +114,25 @@ def test_what_full_depth_would_have_said_is_shown(visit):
     assert "“token 7”" in pane
 
 
+def test_each_token_that_disagrees_with_full_depth_is_marked_and_a_key_goes_to_the_next(visit):
+    page = visit("#/p/0/unfrozen@1/vs/normal")
+    one = page.locator(".tokens").first
+    marked = one.locator(".disagrees")
+    assert [int(token.get_attribute("data-i")) for token in marked.all()] == [3, 6, 9, 12, 15, 18, 21]
+    assert marked.first.evaluate("e => getComputedStyle(e).borderTopStyle") == "double"
+    assert "Overlined: 7 of the 23 decided tokens (30.4%)" in page.locator(".texts section").first.inner_text()
+    places = []
+    for key in ("d", "d", "ArrowLeft", "d"):
+        one.press(key)
+        places.append(int(page.locator(".pinned").get_attribute("data-i")))
+    assert places == [3, 6, 5, 6]
+    page.get_by_role("button", name="Next (d)").first.click()
+    assert page.locator(".pinned").get_attribute("data-i") == "9"
+    one.press("End")
+    one.press("d")
+    assert page.locator(".pinned").get_attribute("data-i") == "23", "none is left"
+
+
 @pytest.mark.parametrize(
     "route", ["#/c/normal", "#/p/1", "#/p/1/unfrozen%401/vs/t/1", "#/fail", "#/p/2/unfrozen@2", "#/s/script"]
 )

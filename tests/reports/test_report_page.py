@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 from synthetic_sweeps import HOSTILE, LAYERS, UNUSUAL, run_rows, write_sweep
 
+from jobs.bench_report import bytes_per_token
 from reports import build_report
 from reports.packing import encode_log, encode_numbers
 from reports.page import split
 from reports.palette import STOPS, contrast, exit_colours, ink_on
 from reports.payload import payload
 from reports.sweep import read_sweep
+from reports.synthetic import write_synthetic_sweep
 
 
 def blob(page: str, name: str) -> bytes:
@@ -71,6 +73,14 @@ def test_tokens_come_back_from_the_file(full):
     numbers = decode_numbers(core[(sum(n) + 1) // 2 :], sum(n))
     assert [pieces[number] for number in numbers[n[0] :][:3]] == ["The", " cat", " u2"]
     assert len(blob(page, "kl-0")) == sum(n) * len(LAYERS)
+
+
+def test_which_tokens_disagree_with_full_depth_comes_back_from_the_file(full):
+    page, data = report(full)
+    n = [run["n"] for run in data["prompts"][0]["runs"]]
+    flags = np.unpackbits(np.frombuffer(blob(page, "disagree-0"), np.uint8), bitorder="little")
+    expected = [i > 0 and i % 3 == 0 for length in n for i in range(length)]  # the first is not decided
+    assert flags[: sum(n)].astype(bool).tolist() == expected
 
 
 def decode_numbers(content: bytes, n: int) -> list[int]:
@@ -134,10 +144,16 @@ def test_a_large_page_leaves_tokens_beside_it(full, beside, tmp_path):
 def test_the_bulkiest_kinds_leave_first(full):
     _, packed = payload(read_sweep(str(full)), "")
     sizes = {kind: sum(map(len, blobs)) for kind, blobs in packed.blobs.items()}
-    room = len(packed.pieces) + sizes["core"] + sizes["kl"]
+    room = len(packed.pieces) + sizes["core"] + sizes["disagree"] + sizes["kl"]
     assert list(split(packed, room)[1]) == ["more"]
     assert list(split(packed, room - 1)[1]) == ["more", "kl"]
     assert list(split(packed, room + sizes["more"])[1]) == []
+
+
+def test_the_core_stays_within_two_bytes_per_token(tmp_path):
+    rows = bytes_per_token(write_synthetic_sweep(tmp_path / "s", 10, n_top=0))
+    assert [bound for *_, bound in rows] == [2, 9, None]
+    assert all(bound is None or measured <= bound for _, measured, _, bound in rows)
 
 
 def test_a_report_of_some_prompts_says_what_it_holds(full):
