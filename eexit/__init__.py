@@ -4,14 +4,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from eexit.models import format_and_tokenize_input, load_default_model_and_tokenizer
+    from eexit.chat import format_and_tokenize_input
+    from eexit.models import load_default_model_and_tokenizer
     from eexit.single import EarlyExitGenerator, KLExitGenerator, PredictionObject, get_early_exit_indices
 
 _HOMES = {
     "EarlyExitGenerator": "eexit.single",
     "KLExitGenerator": "eexit.single",
     "PredictionObject": "eexit.single",
-    "format_and_tokenize_input": "eexit.models",
+    "format_and_tokenize_input": "eexit.chat",
     "get_early_exit_indices": "eexit.single",
     "load_default_model_and_tokenizer": "eexit.models",
 }

@@ -122,6 +122,9 @@ class SweepConfig(BaseModel):
     prompts: tuple[Prompt, ...] = Field(min_length=1)
     system: Text = Field("", description="system prompt of every prompt that brings none of its own")
     prefiller: Text = Field("", description="text the answer starts with; the model goes on from it")
+    control_tokens: Bool = Field(
+        False, description="read <|im_start|> and the like in prompts as control tokens; otherwise they are plain text"
+    )
     modes: Annotated[tuple[Mode, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
         tuple(Mode), description="what an early exit does: normal (nothing), unfrozen, frozen_residual"
     )

@@ -9,11 +9,12 @@ import pyarrow as pa
 import torch
 
 from eexit.anatomy import Decoder
-from eexit.config import Mode, SweepConfig
+from eexit.chat import format_and_tokenize_input
+from eexit.config import Mode, SweepConfig, first_line
 from eexit.engine import Engine
 from eexit.exits import resolve_exitable_layers
 from eexit.generator import Results, error_results, run_columns
-from eexit.models import eos_token_ids, format_and_tokenize_input, load_model_and_tokenizer
+from eexit.models import eos_token_ids, load_model_and_tokenizer
 from eexit.packing import pack_linear_layers
 from eexit.plan import Run
 from eexit.records import generation_columns, text_pieces, token_text, tokens_table
@@ -56,10 +57,15 @@ class ModelGenerator:
         )
 
     def requests(self, runs: Sequence[Run]) -> dict[tuple, Request]:
-        """What to decode, keyed by prompt, seed, mode and KL factor; those of one prompt next to each other."""
+        """What to decode, keyed by prompt, seed, mode and KL factor; those of one prompt next to each other.
+
+        Runs whose prompt can't be tokenised are left out.
+        """
         requests: dict[tuple, Request] = {}
         for run in sorted(runs, key=lambda run: run.prompt.id):
-            token_ids = self._tokenize(run)
+            token_ids, error = self._tokenize(run)
+            if error:
+                continue
             if Mode.NORMAL in self.config.modes:
                 normal = Request(token_ids, Mode.NORMAL, None, run.seed)
                 requests.setdefault((run.prompt.id, run.seed, Mode.NORMAL, None), normal)
@@ -67,13 +73,25 @@ class ModelGenerator:
             requests[run.prompt.id, run.seed, mode, kl_factor] = Request(token_ids, mode, kl_factor, run.seed)
         return requests
 
-    def _tokenize(self, run: Run) -> tuple[int, ...]:
-        """What the model sees of a run; nothing for an empty prompt, whatever a chat template would put around it."""
+    def _tokenize(self, run: Run) -> tuple[tuple[int, ...], str]:
+        """What the model sees of a run, and why it sees nothing if the prompt can't be tokenised.
+
+        Nothing for an empty prompt, whatever a chat template would put around it.
+        """
         if not run.prompt.prompt.strip():
-            return ()
+            return (), ""
         system = self.config.system if run.prompt.system is None else run.prompt.system
-        inputs = format_and_tokenize_input(run.prompt.prompt, system, self.config.prefiller, self.tokenizer)
-        return tuple(inputs["input_ids"][0].tolist())
+        try:
+            inputs = format_and_tokenize_input(
+                run.prompt.prompt,
+                system,
+                self.config.prefiller,
+                self.tokenizer,
+                control_tokens=self.config.control_tokens,
+            )
+        except Exception as error:  # whatever a chat template or a tokenizer raises is that run's error
+            return (), f"the prompt can't be tokenised: {type(error).__name__}: {first_line(error)}"
+        return tuple(inputs["input_ids"][0].tolist()), ""
 
     def _decode(self, requests: list[Request], progress: Callable[[int], None]) -> list[Outcome]:
         """Decode together what can be; what makes the model fail is found by halving."""
@@ -99,6 +117,8 @@ class ModelGenerator:
 
     def _results(self, run: Run, requests: dict[tuple, Request], outcomes: dict[tuple, Outcome]) -> Results:
         key = (run.prompt.id, run.seed, run.configuration.mode, run.configuration.kl_factor)
+        if key not in outcomes:
+            return error_results([run], self.config, self._tokenize(run)[1])
         outcome = outcomes[key]
         if isinstance(outcome, Failure):
             return error_results([run], self.config, outcome.error)

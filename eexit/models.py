@@ -1,18 +1,17 @@
-"""Loading a model, and writing a prompt the way it wants to see it."""
+"""Loading a model and its tokenizer, and what can be said of one without loading it."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from eexit.chat import Tokenizer
 from eexit.config import SweepConfig, UsageError, first_line
 from eexit.sources import DEFAULT_MODEL, digest, hub_is_reachable, locate
 
-Tokenizer = PreTrainedTokenizerBase
 LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, ImportError)
 
 
@@ -115,38 +114,6 @@ def eos_token_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> frozenset[int
     if ids is None:
         ids = tokenizer.eos_token_id
     return frozenset([ids] if isinstance(ids, int) else ids or [])
-
-
-def format_and_tokenize_input(
-    prompt: str, system_prompt: str, prefiller: str, tokenizer: Tokenizer, device: torch.device | str = "cpu"
-) -> dict[str, Tensor]:
-    """What the model sees: `input_ids` and `attention_mask`, (1, T) each.
-
-    Through the tokenizer's chat template where it has one, else system prompt, prompt and prefiller as plain text.
-    """
-    if tokenizer.chat_template is None:
-        text = "\n".join(part for part in (system_prompt, prompt, prefiller) if part)
-        encoded = tokenizer(text, return_tensors="pt")
-    else:
-        text = _chat(prompt, system_prompt, tokenizer) + prefiller
-        encoded = tokenizer(text, return_tensors="pt", add_special_tokens=False)
-    return {name: encoded[name].to(device) for name in ("input_ids", "attention_mask")}
-
-
-def _chat(prompt: str, system_prompt: str, tokenizer: Tokenizer) -> str:
-    """The chat up to where the answer starts. Templates that refuse a system role get it inside the user's turn."""
-    from jinja2 import TemplateError
-
-    def render(*turns: tuple[str, str]) -> Any:
-        messages = [{"role": role, "content": content} for role, content in turns]
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-
-    if not system_prompt:
-        return render(("user", prompt))
-    try:
-        return render(("system", system_prompt), ("user", prompt))
-    except TemplateError:
-        return render(("user", f"{system_prompt}\n\n{prompt}"))
 
 
 def _read_config(config: SweepConfig, location: str) -> Any:

@@ -41,7 +41,13 @@ GENERATIONS: Final = pa.schema(
         _field("error", pa.string(), "text", "why the run could not be done; null when ok"),
         _field("finish_reason", pa.string(), "name", "eos: the model ended; length: max_new_tokens; null on error"),
         _field("text", pa.string(), "text", "the generated text, without the token that ended it; null on error"),
-        _field("prompt_token_ids", pa.list_(pa.int32()), "token ids", "exactly what the model saw; null on error"),
+        _field(
+            "prompt_token_ids",
+            pa.list_(pa.int32()),
+            "token ids",
+            "exactly what the model saw: the prompt in the model's chat template, in which names of control tokens in "
+            "prompts are plain text unless the sweep says control_tokens; null on error",
+        ),
         _field("n_prompt_tokens", pa.int32(), "tokens", "length of prompt_token_ids; null on error"),
         _field("n_tokens", pa.int32(), "tokens", "generated tokens, the ending one included; null on error"),
         _field("exit_rate", pa.float64(), "fraction of decided tokens", "tokens read before the final layer"),

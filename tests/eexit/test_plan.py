@@ -19,6 +19,13 @@ def test_a_run_keeps_its_id_when_the_grid_around_it_grows():
 def test_what_changes_a_result_changes_the_id():
     run_ids = {
         next(iter(plan_runs(SweepConfig(prompts=PROMPTS, **change)))).run_id
-        for change in ({}, {"max_new_tokens": 7}, {"readout": "raw"}, {"system": "Be brief."}, {"model": "other"})
+        for change in (
+            {},
+            {"max_new_tokens": 7},
+            {"readout": "raw"},
+            {"system": "Be brief."},
+            {"model": "other"},
+            {"control_tokens": True},
+        )
     }
-    assert len(run_ids) == 5
+    assert len(run_ids) == 6

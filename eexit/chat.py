@@ -1,0 +1,78 @@
+"""Writing a prompt the way a model wants to see it: through its chat template, as tokens."""
+
+import re
+from functools import lru_cache
+from typing import Any
+
+import torch
+from jinja2 import TemplateError
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import encode_marked_chat, mark_control_tokens
+
+Tokenizer = PreTrainedTokenizerBase
+
+
+def format_and_tokenize_input(
+    prompt: str,
+    system_prompt: str,
+    prefiller: str,
+    tokenizer: Tokenizer,
+    device: torch.device | str = "cpu",
+    control_tokens: bool = False,
+) -> dict[str, Tensor]:
+    """What the model sees: `input_ids` and `attention_mask`, (1, T) each.
+
+    Through the tokenizer's chat template where it has one, else system prompt, prompt and prefiller as plain text. The
+    names of control tokens in any of the three, such as `<|im_start|>`, are plain text too, unless `control_tokens`.
+
+    Raises `ValueError` where a tokenizer can write such a name as that token only.
+    """
+    texts = [prompt, system_prompt, prefiller]
+    names = _names_of_control_tokens(tokenizer, tokenizer.chat_template and tokenizer.get_chat_template())
+    as_text = not control_tokens and any(map(names.search, texts))
+    prompt, system_prompt, prefiller = mark_control_tokens(texts, names) if as_text else texts
+    if tokenizer.chat_template is None:
+        text = "\n".join(part for part in (system_prompt, prompt, prefiller) if part)
+    else:
+        text = _chat(prompt, system_prompt, tokenizer) + prefiller
+    ids = _encode_marked(text, tokenizer) if as_text else _encode(text, tokenizer)
+    input_ids = torch.tensor([ids], dtype=torch.long, device=device)
+    return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+
+
+@lru_cache(maxsize=4)
+def _names_of_control_tokens(tokenizer: Tokenizer, chat_template: str | None) -> re.Pattern[str]:
+    """Matches the tokenizer's special tokens, and the other added tokens that the chat template writes."""
+    names = {*tokenizer.all_special_tokens, *tokenizer._get_control_tokens(chat_template or "")}
+    return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or "(?!)")
+
+
+def _encode(text: str, tokenizer: Tokenizer) -> list[int]:
+    """A template writes its own special tokens; without one, the tokenizer adds those that a text begins with."""
+    return tokenizer.encode(text, add_special_tokens=tokenizer.chat_template is None)
+
+
+def _encode_marked(text: str, tokenizer: Tokenizer) -> list[int]:
+    ids = encode_marked_chat(tokenizer, text)
+    if tokenizer.chat_template is not None:
+        return ids
+    bare = tokenizer.encode("a", add_special_tokens=False)
+    whole = tokenizer.encode("a")
+    start = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+    return [*whole[:start], *ids, *whole[start + len(bare) :]]
+
+
+def _chat(prompt: str, system_prompt: str, tokenizer: Tokenizer) -> str:
+    """The chat up to where the answer starts. Templates that refuse a system role get it inside the user's turn."""
+
+    def render(*turns: tuple[str, str]) -> Any:
+        messages = [{"role": role, "content": content} for role, content in turns]
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+    if not system_prompt:
+        return render(("user", prompt))
+    try:
+        return render(("system", system_prompt), ("user", prompt))
+    except TemplateError:
+        return render(("user", f"{system_prompt}\n\n{prompt}"))
