@@ -11,6 +11,7 @@ Shapes: B rows, T tokens, W width of the residual stream, V vocabulary.
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,14 +28,17 @@ from eexit.config import UsageError
 ATTENTION = "eexit"
 PROBE_TOKENS = 6
 
+_view_of_pass: ContextVar[CacheView] = ContextVar("_view_of_pass")  # not every layer hands arguments on to attention
+
 
 def _attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, *, eexit_view: CacheView,
-    scaling: float | None = None, sliding_window: int | None = None, softcap: float | None = None, **_: object,
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, *,
+    scaling: float | None = None, sliding_window: int | None = None, softcap: float | None = None,
+    s_aux: Tensor | None = None, **_: object,
 ) -> tuple[Tensor, None]:  # fmt: skip
-    """transformers' attention interface, answered by the pass's own view of the cache."""
+    """transformers' attention interface, answered by the view of the pass that runs; `s_aux` are attention sinks."""
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return eexit_view.attend(query, key, value, scaling, sliding_window, softcap), None
+    return _view_of_pass.get().attend(query, key, value, scaling, sliding_window, softcap, s_aux), None
 
 
 AttentionInterface.register(ATTENTION, _attention)
@@ -87,7 +91,11 @@ class LayerPass:
     def block(self, layer: int, hidden_BTW: Tensor) -> Tensor:
         """Run one layer; writes its keys and values and returns the residual stream after it."""
         call = self.calls[layer]
-        output = self.layers[layer](hidden_BTW, *call.args, **call.kwargs)
+        before = _view_of_pass.set(self.view)
+        try:
+            output = self.layers[layer](hidden_BTW, *call.args, **call.kwargs)
+        finally:
+            _view_of_pass.reset(before)
         return output[0] if isinstance(output, tuple) else output
 
     def write_keys(self, layer: int, hidden_BTW: Tensor) -> None:
@@ -179,9 +187,7 @@ class Decoder:
     def begin(self, token_BT: Tensor, view: CacheView) -> tuple[Tensor, LayerPass]:
         """Embed tokens at the view's positions: the residual stream before layer 0, (B, T, W), and the pass."""
         self._calls.clear()
-        self._embedder(
-            input_ids=token_BT, position_ids=view.position_BT, cache=view, use_cache=True, eexit_view=view
-        )  # fmt: skip
+        self._embedder(input_ids=token_BT, position_ids=view.position_BT, cache=view, use_cache=True)
         hidden_BTW = self._calls[0][0]
         return hidden_BTW, LayerPass(self.layers, view, [call for _, call in self._calls])
 

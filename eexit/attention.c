@@ -14,9 +14,9 @@ static inline void prefetch(const number *start, long n_numbers) {
 }
 
 /* One key head, positions first…last, a block at a time: what earlier blocks gave is scaled down as higher scores come
-(online softmax, Milakov and Gimelshein 2018). */
+(online softmax, Milakov and Gimelshein 2018). A sink is a score without a value: the sum starts with it. */
 static void attend_head(
-    const number *query_GD, const number *key_SD, const number *value_SW, number *out_GW,
+    const number *query_GD, const number *key_SD, const number *value_SW, const float *sink_G, number *out_GW,
     long first, long last, float scaling) {
     float query[G][D], score[G][BLOCK], max[G], sum[G], out[G][W];
     for (long g = 0; g < G; g++) {
@@ -24,7 +24,7 @@ static void attend_head(
             query[g][d] = load(query_GD[g * D + d]) * scaling;
         for (long w = 0; w < W; w++)
             out[g][w] = 0;
-        max[g] = -INFINITY, sum[g] = 0;
+        max[g] = sink_G ? sink_G[g] : -INFINITY, sum[g] = sink_G ? 1 : 0;
     }
     for (long begin = first; begin <= last; begin += BLOCK) {
         long size = last + 1 - begin < BLOCK ? last + 1 - begin : BLOCK;
@@ -71,18 +71,18 @@ static void attend_head(
             out_GW[g * W + w] = store(out[g][w] / sum[g]);
 }
 
-/* From the last `window` positions up to position_B[b], row b's own. */
+/* From the last `window` positions up to position_B[b], row b's own; sink_HG may be NULL. */
 void attention(
     const number *query_BHGD, const number *key_NHSD, const number *value_NHSW, number *out_BHGW,
-    const int64_t *slot_B, const int64_t *position_B, int n_threads, long B, long H, long S, long window,
-    float scaling) {
+    const int64_t *slot_B, const int64_t *position_B, const float *sink_HG, int n_threads, long B, long H, long S,
+    long window, float scaling) {
 #pragma omp parallel for collapse(2) num_threads(n_threads)
     for (long b = 0; b < B; b++)
         for (long h = 0; h < H; h++) {
             long head = b * H + h, place = (slot_B[b] * H + h) * S, last = position_B[b];
             long first = last + 1 > window ? last + 1 - window : 0;
             attend_head(
-                query_BHGD + head * G * D, key_NHSD + place * D, value_NHSW + place * W, out_BHGW + head * G * W,
-                first, last, scaling);
+                query_BHGD + head * G * D, key_NHSD + place * D, value_NHSW + place * W,
+                sink_HG ? sink_HG + h * G : NULL, out_BHGW + head * G * W, first, last, scaling);
         }
 }

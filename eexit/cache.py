@@ -142,11 +142,15 @@ class CacheView:
 
     @record_function("attention")
     def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, softcap: float | None
-    ) -> Tensor:
-        """Attention of the rows' queries (B, H·G, T, D) over their own positions; returns (B, T, H·G, D)."""
+        self, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, softcap: float | None,
+        sinks: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Attention of the rows' queries (B, H·G, T, D) over their own positions; returns (B, T, H·G, D).
+
+        `sinks` (H·G,) are scores, one of each head, that share in the softmax and have no value.
+        """
         if softcap is None and query.shape[2] == 1:
-            attended = kernels.attention(query, key, value, self.slots, self.own_position_BT, window, scaling)
+            attended = kernels.attention(query, key, value, self.slots, self.own_position_BT, window, scaling, sinks)
             if attended is not None:
                 return attended
         if self.rows is not None:  # idle rows attend to nothing of interest: cheaper than a copy of the others' cache
@@ -154,19 +158,24 @@ class CacheView:
         n_rows, n_heads, n_tokens, width = query.shape
         if n_tokens == 1:  # the query heads of one key head are so many queries of it: no key is needed twice
             query = query.reshape(n_rows, key.shape[1], -1, width)
-        if softcap is None and (n_tokens > 1 or query.device.type != "cpu"):
+        if softcap is None and sinks is None and (n_tokens > 1 or query.device.type != "cpu"):
             gqa = query.shape[1] > key.shape[1]
             attended = F.scaled_dot_product_attention(
                 query, key, value, attn_mask=self.mask(window), scale=scaling, enable_gqa=gqa
             )
         else:
             bias = self.bias(window, key.shape[1], query.dtype)
-            attended = _attend(query, key, value, bias, scaling, softcap)
+            if sinks is not None:  # one of each query
+                sinks = sinks.repeat_interleave(n_tokens).repeat(n_rows)
+            attended = _attend(query, key, value, bias, scaling, softcap, sinks)
         attended = attended.reshape(n_rows, n_heads, n_tokens, -1).transpose(1, 2)
         return attended if self.rows is None else attended[self.rows]
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float, softcap: float | None) -> Tensor:
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float, softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:  # fmt: skip
     """By plain products, one per key head and without a copy of the cache; `bias` is (B·H, 1 or T, S)."""
     query, key, value = query.reshape(bias.shape[0], -1, query.shape[-1]), key.mT.flatten(0, 1), value.flatten(0, 1)
     if bias.shape[1] > 1:
@@ -175,4 +184,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: fl
         scores = torch.baddbmm(bias, query, key, alpha=scaling)
     else:
         scores = softcap * torch.tanh(query @ key * (scaling / softcap)) + bias
-    return scores.softmax(-1) @ value
+    if sinks is None:
+        return scores.softmax(-1) @ value
+    sinks = sinks.to(scores.dtype).view(*scores.shape[:2], 1)
+    return torch.cat([scores, sinks], -1).softmax(-1)[..., :-1] @ value

@@ -52,11 +52,13 @@ def divergence(logits_BXV: Tensor, n_top: int) -> Divergence | None:
 
 
 def attention(
-    query: Tensor, key: Tensor, value: Tensor, slot_B: Tensor, position_B: Tensor, window: int | None, scaling: float
-) -> Tensor | None:
+    query: Tensor, key: Tensor, value: Tensor, slot_B: Tensor, position_B: Tensor, window: int | None, scaling: float,
+    sinks: Tensor | None = None,
+) -> Tensor | None:  # fmt: skip
     """Attention of one query (B, H·G, 1, D) of each row to its own positions, up to its own; (B, 1, H·G, W).
 
-    Keys (N, H, S, D) and values (N, H, S, W) are of all slots. None where it can't be compiled for such numbers.
+    Keys (N, H, S, D) and values (N, H, S, W) are of all slots; `sinks` (H·G,) are scores that share in the softmax and
+    have no value. None where it can't be compiled for such numbers.
     """
     (n_rows, n_heads, _, width), (_, n_key_heads, length, value_width) = query.shape, value.shape
     compiled = _compiled(
@@ -66,14 +68,15 @@ def attention(
         return None
     query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     attended = query.new_empty(n_rows, 1, n_heads, value_width)
-    pointers = map(_pointer, (query, key, value, attended, slot_B, position_B))
+    sinks = None if sinks is None else sinks.float().contiguous()
+    pointers = map(_pointer, (query, key, value, attended, slot_B, position_B, sinks))
     sizes = map(ctypes.c_long, (n_rows, n_key_heads, length, window or UNLIMITED))
     compiled(*pointers, torch.get_num_threads(), *sizes, ctypes.c_float(scaling))
     return attended
 
 
-def _pointer(numbers: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(numbers.data_ptr())
+def _pointer(numbers: Tensor | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if numbers is None else numbers.data_ptr())
 
 
 @cache

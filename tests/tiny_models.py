@@ -31,6 +31,9 @@ ARCHITECTURES = {
     "gpt2": lambda: tf.GPT2Config(**SIZES),
     "gpt_neox": lambda: tf.GPTNeoXConfig(**SIZES),
     "opt": lambda: tf.OPTConfig(**SIZES, ffn_dim=64, word_embed_proj_dim=16, init_std=0.3),
+    "stablelm": lambda: tf.StableLmConfig(**GROUPED),
+    "nemotron": lambda: tf.NemotronConfig(**GROUPED, head_dim=8),
+    "gpt_oss": lambda: tf.GptOssConfig(**SLIDING, head_dim=8, num_local_experts=4, num_experts_per_tok=2),
 }
 
 

@@ -8,25 +8,30 @@ from eexit.cache import CacheView, KVCache
 N_SLOTS, N_KEY_HEADS, WIDTH, VALUE_WIDTH = 5, 2, 24, 20
 
 
-def attention(query_HD: Tensor, key_HSD: Tensor, value_HSW: Tensor, scaling: float, softcap: float | None) -> Tensor:
+def attention(
+    query_HD: Tensor, key_HSD: Tensor, value_HSW: Tensor, scaling: float, softcap: float | None, sink_H: Tensor | None
+) -> Tensor:
     """Of one token over all these positions, in double precision."""
     group = query_HD.shape[0] // key_HSD.shape[0]
     key_HSD, value_HSW = (part.double().repeat_interleave(group, 0) for part in (key_HSD, value_HSW))
     scores_HS = (key_HSD @ query_HD.double()[:, :, None])[..., 0] * scaling
     if softcap is not None:
         scores_HS = softcap * torch.tanh(scores_HS / softcap)
-    return (scores_HS.softmax(-1)[:, None] @ value_HSW)[:, 0]
+    weight_HS = scores_HS.exp()
+    sum_H = weight_HS.sum(-1) + (0 if sink_H is None else sink_H.double().exp())
+    return ((weight_HS / sum_H[:, None])[:, None] @ value_HSW)[:, 0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("group", [1, 3])
 @pytest.mark.parametrize("window", [None, 7])
 @pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("has_sinks", [False, True])
 @pytest.mark.parametrize("rows", [None, [3, 0, 2]])
 @pytest.mark.parametrize("way", ["operators", "compiled"])
 def test_a_token_attends_to_its_own_rows_positions_up_to_its_own(
     request: pytest.FixtureRequest, way: str, dtype: torch.dtype, group: int, window: int | None,
-    softcap: float | None, rows: list[int] | None,
+    softcap: float | None, rows: list[int] | None, has_sinks: bool,
 ):  # fmt: skip
     if way == "compiled":
         request.getfixturevalue("can_compile")
@@ -50,14 +55,16 @@ def test_a_token_attends_to_its_own_rows_positions_up_to_its_own(
         for heads, width in ((N_KEY_HEADS * group, WIDTH), (N_KEY_HEADS, WIDTH), (N_KEY_HEADS, VALUE_WIDTH))
     )
     all_keys, all_values = view.update(key, value, 0)
-    attended = view.attend(query, all_keys, all_values, 0.3, window, softcap)
-    by_kernel = kernels.attention(query, all_keys, all_values, view.slots, view.own_position_BT, window, 0.3)
+    sinks = torch.randn(N_KEY_HEADS * group, dtype=dtype) * 4 if has_sinks else None
+    attended = view.attend(query, all_keys, all_values, 0.3, window, softcap, sinks)
+    by_kernel = kernels.attention(query, all_keys, all_values, view.slots, view.own_position_BT, window, 0.3, sinks)
     assert (by_kernel is not None) == (way == "compiled")
     assert attended.shape == (len(slots), 1, N_KEY_HEADS * group, VALUE_WIDTH)
     for row, slot in enumerate(slots):
         end = int(positions[slot]) + 1
         start = max(0, end - window) if window else 0
         assert keys[slot, :, end - 1].tolist() == key[row, :, 0].tolist(), "its own key is written before"
-        expected = attention(query[row, :, 0], keys[slot, :, start:end], values[slot, :, start:end], 0.3, softcap)
+        own_keys, own_values = keys[slot, :, start:end], values[slot, :, start:end]
+        expected = attention(query[row, :, 0], own_keys, own_values, 0.3, softcap, sinks)
         tolerance = {} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
         torch.testing.assert_close(attended[row, 0].float(), expected.float(), **tolerance)
