@@ -10,10 +10,10 @@ Shapes: B rows, T tokens, W width of the residual stream, V vocabulary.
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -22,23 +22,34 @@ from transformers.cache_utils import get_layer_types_and_kwargs
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.modeling_utils import AttentionInterface
 
-from eexit.cache import CacheView, KeysWritten, KVCache
+from eexit.cache import CacheView, KeysWritten
 from eexit.config import UsageError
+from eexit.soundness import check
+from eexit.watching import (
+    ATTENTION,
+    Handed,
+    attention_by,
+    configs_of,
+    far_positions,
+    watch_row,
+    watch_token_at,
+    windows_of,
+)
 
-ATTENTION = "eexit"
-PROBE_TOKENS = 6
+PROBE_TOKENS: Final = (9, 4)
 
-_view_of_pass: ContextVar[CacheView] = ContextVar("_view_of_pass")  # not every layer hands arguments on to attention
+_running: ContextVar["LayerPass"] = ContextVar("_running")  # not every layer hands arguments on to attention
 
 
 def _attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, *,
-    scaling: float | None = None, sliding_window: int | None = None, softcap: float | None = None,
-    s_aux: Tensor | None = None, **_: object,
+    scaling: float | None = None, softcap: float | None = None, s_aux: Tensor | None = None, **_: object,
 ) -> tuple[Tensor, None]:  # fmt: skip
     """transformers' attention interface, answered by the view of the pass that runs; `s_aux` are attention sinks."""
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return _view_of_pass.get().attend(query, key, value, scaling, sliding_window, softcap, s_aux), None
+    running = _running.get()
+    window = running.windows[running.view.layer]
+    return running.view.attend(query, key, value, scaling, window, softcap, s_aux), None
 
 
 AttentionInterface.register(ATTENTION, _attention)
@@ -81,22 +92,30 @@ def _echo(*_: object, inputs_embeds: Tensor, **__: object) -> _StackOutput:
 class LayerPass:
     """A pass through the layers over given tokens, one layer at a time; `view` says which cache it reads and writes."""
 
-    def __init__(self, layers: Sequence[nn.Module], view: CacheView, calls: Sequence[LayerCall]):
-        self.layers, self.view, self.calls = layers, view, calls
+    def __init__(
+        self, layers: Sequence[nn.Module], view: CacheView, calls: Sequence[LayerCall], windows: Sequence[int | None]
+    ):
+        self.layers, self.view, self.calls, self.windows = layers, view, calls, windows
 
     def among(self, rows: Tensor, view: CacheView) -> "LayerPass":
         """The same pass for rows at the positions of some of its own, with another view."""
-        return LayerPass(self.layers, view, _CallsFor(self.calls, self.view, rows, view))
+        return LayerPass(self.layers, view, _CallsFor(self.calls, self.view, rows, view), self.windows)
 
     def block(self, layer: int, hidden_BTW: Tensor) -> Tensor:
         """Run one layer; writes its keys and values and returns the residual stream after it."""
         call = self.calls[layer]
-        before = _view_of_pass.set(self.view)
-        try:
+        with self.answering():
             output = self.layers[layer](hidden_BTW, *call.args, **call.kwargs)
-        finally:
-            _view_of_pass.reset(before)
         return output[0] if isinstance(output, tuple) else output
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Within it our attention is that of this pass."""
+        before = _running.set(self)
+        try:
+            yield
+        finally:
+            _running.reset(before)
 
     def write_keys(self, layer: int, hidden_BTW: Tensor) -> None:
         """Give one layer its keys and values from this residual stream, and run no more of it."""
@@ -134,16 +153,6 @@ class _CallsFor(Sequence[LayerCall]):
         return argument
 
 
-@dataclass(frozen=True)
-class Watched:
-    """One forward of the model as it is: what went into each layer and came out of the last, and what followed."""
-
-    streams_TW: list[Tensor]  # before layer 0, …, after layer L-1
-    after_layers: list[nn.Module]  # what the stack runs between its last layer and its end
-    returns_tuple: bool
-    logits_TV: Tensor
-
-
 class Decoder:
     """A causal language model as embeddings, layers and a readout.
 
@@ -160,36 +169,56 @@ class Decoder:
         path, name = _find_stack(model, self.n_layers)
         stack = model.get_submodule(path)
         self.layers: list[nn.Module] = list(getattr(stack, name))
-        self.configs = _distinct([module.config for module in stack.modules() if hasattr(module, "config")])
-
-        probe_ids = torch.arange(1, PROBE_TOKENS + 1, device=self.device)[None] % config.vocab_size
-        watched = _watch(model, stack, self.layers, probe_ids)
-        self.after_layers = watched.after_layers
-        self.projections = [module for module in self.after_layers if "norm" not in type(module).__name__.lower()]
-        self._calls: list[tuple[Tensor, LayerCall]] = []
-        recorders = [_Recorder(layer, self._calls, watched.returns_tuple) for layer in self.layers]
-        self._embedder = _graft(stack, name, recorders)
-        self._head = _graft(model, path, _echo)
-        self._verify(model, probe_ids, watched)
-
-    @contextmanager
-    def attending(self) -> Iterator[None]:
-        """Within it the layers use our attention; outside, the model is as it was."""
-        before = [config._attn_implementation_internal for config in self.configs]
-        for config in self.configs:
-            config._attn_implementation_internal = ATTENTION
+        self.configs = configs_of(stack)
+        self.windows: list[int | None] = [None] * self.n_layers  # tokens a layer attends to, its own included
         try:
-            yield
-        finally:
-            for config, implementation in zip(self.configs, before, strict=True):
-                config._attn_implementation_internal = implementation
+            rows = [watch_row(model, stack, self.layers, parts) for parts in self._probes()]
+            watched = rows[0][0]
+            self.after_layers = watched.after_layers
+            self.projections = [module for module in self.after_layers if "norm" not in type(module).__name__.lower()]
+            self._calls: list[tuple[Tensor, LayerCall]] = []
+            recorders = [_Recorder(layer, self._calls, watched.returns_tuple) for layer in self.layers]
+            self._embedder = _graft(stack, name, recorders)
+            self._head = _graft(model, path, _echo)
+            far = [watch_token_at(self, position) for position in far_positions(config, self.context)]
+            self.windows = windows_of(far)
+            check(self, rows, far)
+        except UsageError as error:
+            raise UsageError(f"{type(model).__name__} is not supported: {error}") from error
+        except (TypeError, AttributeError, KeyError, IndexError, RuntimeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise UsageError(f"{type(model).__name__} can't be run layer by layer: {reason}") from error
+        key_and_value = (watched.handed[layer] for layer in range(self.n_layers))
+        self.cache_bytes_per_token = sum(
+            part[0, :, 0].nbytes for handed in key_and_value for part in (handed.key, handed.value)
+        )
+
+    def _probes(self) -> list[list[Tensor]]:
+        """Two rows of different length to look at the model with: a prompt, and one token behind it."""
+        tokens = [torch.arange(1, n + 2, device=self.device)[None] % self.vocabulary for n in PROBE_TOKENS]
+        return [[token_1T[:, :-1], token_1T[:, -1:]] for token_1T in tokens]
+
+    def attending(self) -> AbstractContextManager[None]:
+        """Within it the layers use our attention; outside, the model is as it was."""
+        return attention_by(ATTENTION, self.configs)
 
     def begin(self, token_BT: Tensor, view: CacheView) -> tuple[Tensor, LayerPass]:
         """Embed tokens at the view's positions: the residual stream before layer 0, (B, T, W), and the pass."""
+        hidden_BTW, calls = self.embed(
+            input_ids=token_BT, position_ids=view.position_BT, cache=view, use_cache=True
+        )  # fmt: skip
+        return hidden_BTW, LayerPass(self.layers, view, calls, self.windows)
+
+    def embed(self, **inputs: Any) -> tuple[Tensor, list[LayerCall]]:
+        """The residual stream before layer 0, (B, T, W), and how the model calls its layers for such inputs."""
         self._calls.clear()
-        self._embedder(input_ids=token_BT, position_ids=view.position_BT, cache=view, use_cache=True)
-        hidden_BTW = self._calls[0][0]
-        return hidden_BTW, LayerPass(self.layers, view, [call for _, call in self._calls])
+        self._embedder(**inputs)
+        return self._calls[0][0], [call for _, call in self._calls]
+
+    def answer(self, call: Handed, view: CacheView, window: int | None) -> Tensor:
+        """What our attention gives when a layer with such a window calls it."""
+        with LayerPass(self.layers, view, [], [window] * self.n_layers).answering():
+            return _attention(call.module, call.query, call.key, call.value, None, **call.options)[0]
 
     def read(self, hidden_BW: Tensor, norm: bool = True) -> Tensor:
         """The logits (B, V) of a residual stream: final norm (unless told otherwise), head, scaling and soft-cap."""
@@ -197,31 +226,6 @@ class Decoder:
         for module in self.after_layers if norm else self.projections:
             hidden_BTW = module(hidden_BTW)
         return self._head(inputs_embeds=hidden_BTW, use_cache=False).logits[:, 0]
-
-    @torch.inference_mode()
-    def _verify(self, model: PreTrainedModel, probe_ids: Tensor, watched: Watched) -> None:
-        """Each layer, given what the model gave it, must give what it gave; and the readout the model's logits."""
-        what = type(model).__name__
-        position_BT = torch.arange(PROBE_TOKENS, device=self.device)[None]
-        cache = KVCache(1, PROBE_TOKENS)
-        view = CacheView(cache, position_BT, PROBE_TOKENS)
-        try:
-            with self.attending():
-                embedded_BTW, layer_pass = self.begin(probe_ids, view)
-                streams = [layer_pass.block(layer, watched.streams_TW[layer][None]) for layer in range(self.n_layers)]
-                logits_TV = self.read(watched.streams_TW[-1])
-        except (TypeError, AttributeError, KeyError, IndexError, RuntimeError, ValueError) as error:
-            raise UsageError(f"{what} can't be run layer by layer: {type(error).__name__}: {error}") from error
-        without = sorted(set(range(self.n_layers)) - view.layers_seen)
-        if without:
-            raise UsageError(f"{what} is not supported: layer {without[0]} keeps no keys and values per position")
-        self.cache_bytes_per_token = cache.n_bytes // PROBE_TOKENS
-        names = ["the embedding", *(f"layer {layer}" for layer in range(self.n_layers)), "the readout"]
-        ours = [embedded_BTW[0], *(stream_BTW[0] for stream_BTW in streams), logits_TV]
-        for name, mine, its in zip(names, ours, [*watched.streams_TW, watched.logits_TV], strict=True):
-            off = (torch.linalg.norm(mine.float() - its.float()) / torch.linalg.norm(its.float())).item()
-            if not off <= (1e-4 if self.dtype == torch.float32 else 0.05):
-                raise UsageError(f"{what} is not supported: {name}, run by itself, is {off:.0%} off")
 
 
 def _refuse_unsupported(outer: Any, config: Any) -> None:
@@ -251,32 +255,6 @@ def _find_stack(model: PreTrainedModel, n_layers: int) -> tuple[str, str]:
     raise UsageError(f"{type(model).__name__} has no list of {n_layers} decoder layers")
 
 
-@torch.inference_mode()
-def _watch(model: PreTrainedModel, stack: nn.Module, layers: list[nn.Module], token_BT: Tensor) -> Watched:
-    streams: list[Tensor] = []
-    ran: list[nn.Module] = []
-    returned: list[object] = []
-
-    def note_output(_: nn.Module, __: tuple, output: Any) -> None:
-        ran.clear()
-        returned.append(output)
-
-    handles = [layer.register_forward_pre_hook(lambda _, args: streams.append(args[0][0])) for layer in layers]
-    handles.append(layers[-1].register_forward_hook(note_output))
-    for child in stack.children():
-        if not isinstance(child, nn.ModuleList):
-            handles.append(child.register_forward_hook(lambda module, _, __: ran.append(module)))
-    try:
-        logits = model(input_ids=token_BT, use_cache=False).logits[0]
-    finally:
-        for handle in handles:
-            handle.remove()
-    [output] = returned
-    returns_tuple = isinstance(output, tuple)
-    streams.append((output[0] if returns_tuple else output)[0])  # type: ignore[index]
-    return Watched(streams, list(ran), returns_tuple, logits)
-
-
 def _graft(root: nn.Module, path: str, replacement: object) -> Any:
     """A copy of `root` that shares all its weights, with the module at `path` replaced."""
     shell = copy.copy(root)
@@ -284,7 +262,3 @@ def _graft(root: nn.Module, path: str, replacement: object) -> Any:
     child = _graft(getattr(root, head), rest, replacement) if rest else replacement
     object.__setattr__(shell, head, child)
     return shell
-
-
-def _distinct(configs: list[Any]) -> list[Any]:
-    return list({id(config): config for config in configs}.values())

@@ -91,7 +91,7 @@ class CacheView:
         self.own_position_BT = position_BT if rows is None else position_BT[rows]
         self.masks: dict[int | None, Tensor] = {}
         self.biases: dict[tuple[int | None, int], Tensor] = {}
-        self.layers_seen: set[int] = set()
+        self.layer = -1  # the one that gave its keys and values last
         self.only_keys = False
 
     def among(self, rows: Tensor) -> "CacheView":
@@ -115,7 +115,7 @@ class CacheView:
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         """Write (B, H, T, D) at each row's own positions; returns all rows' keys and values."""
         keys, values = self.cache.layer(layer_idx, key, value)
-        self.layers_seen.add(layer_idx)
+        self.layer = layer_idx
         keys[self.slot_B1, :, self.own_position_BT] = key.transpose(1, 2)
         values[self.slot_B1, :, self.own_position_BT] = value.transpose(1, 2)
         if self.only_keys:

@@ -26,8 +26,9 @@ def test_a_raw_readout_leaves_the_norm_out(any_model: PreTrainedModel):
          "mamba has no attention heads .a state-space model"),
         (lambda: AutoModelForCausalLM.from_config(tf.Qwen3NextConfig(**SMALL, **HEADS)),
          "qwen3_next has layers of kind linear_attention"),
-        (lambda: AutoModelForCausalLM.from_config(tf.BloomConfig(vocab_size=97, hidden_size=32, n_layer=4, n_head=4)),
-         "BloomForCausalLM can't be run layer by layer"),
+        (lambda: AutoModelForCausalLM.from_config(tf.GPTNeoConfig(vocab_size=97, hidden_size=32, num_layers=4,
+                                                                  num_heads=4, attention_types=[[["global"], 4]])),
+         "GPTNeoForCausalLM is not supported: layer 0 attends by code of its own"),
     ],
     ids=["encoder-decoder", "state-space", "linear-attention", "own-attention"],
 )  # fmt: skip

@@ -1,0 +1,213 @@
+"""Whether a model that is run layer by layer does what the model itself does: checked when it is loaded.
+
+The layers that run are the model's own. What can go wrong is how they are called, and what answers their attention.
+Three things are compared with the model as it is, each by itself, so that no dtype's rounding can hide a mistake:
+
+1. What layers hand to their attention: queries, keys, values, and which positions the model's mask allows. For
+   prompts, for tokens behind them, and for single tokens around every length that the configuration names. Rows are
+   alone in the model and side by side here.
+2. Our attention, given random queries, keys and values, for rows of different length in a cache with room left.
+3. What a layer adds to the residual stream when its attention gives what the model's own gave; and the readout.
+
+Shapes: B rows, T tokens, S positions, W width of the residual stream, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor
+from transformers.masking_utils import causal_mask_function, eager_mask, sliding_window_causal_mask_function
+
+from eexit.cache import CacheView, KVCache
+from eexit.config import UsageError
+from eexit.watching import Forward, Handed, TokenAt
+
+if TYPE_CHECKING:
+    from eexit.anatomy import Decoder
+
+# How far two results may be apart, as a part of their size. What layers hand to attention and what they add comes from
+# the same operations on the same numbers, in products of other sizes at most. Attention adds up in another order.
+SAME_OPERATIONS: Final = {torch.float32: 1e-4, torch.float16: 0.005, torch.bfloat16: 0.03}
+ATTENTION_TOLERANCE: Final = {torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
+PROMPT_LENGTHS: Final = (9, 4, 14)
+ROOM: Final = 40  # positions of a cache, more than any row here needs
+SMALL_WINDOW: Final = 5
+
+
+class _Reached(Exception):
+    """Leaves a layer where it calls our attention."""
+
+
+class _Replay(CacheView):
+    """Notes what layers hand to their attention, and answers what the model's own gave; without that, leaves there."""
+
+    def __init__(self, position_BT: Tensor, attended: Sequence[Tensor] | None):
+        super().__init__(KVCache(len(position_BT), 1), position_BT, 1)
+        self.attended = attended
+        self.handed: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+
+    def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        self.layer = layer_idx
+        return key, value
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
+        self.handed[self.layer] = (query, key, value)
+        if self.attended is None:
+            raise _Reached
+        return self.attended[self.layer]
+
+
+@torch.inference_mode()
+def check(decoder: "Decoder", rows: Sequence[Sequence[Forward]], far: Sequence[TokenAt]) -> None:
+    """Raises `UsageError` with what differs. `rows` are of different length: each a prompt, then one token behind it.
+
+    `far` are single tokens at far positions, as the model itself hands them to attention.
+    """
+    for prompt, _ in rows:
+        _check_pass(decoder, [prompt], "a prompt")
+    _check_pass(decoder, [step for _, step in rows], "a token behind a prompt")
+    _check_far_positions(decoder, far)
+    prompt = rows[0][0]
+    for layer, handed in enumerate(prompt.handed):
+        for dtype in dict.fromkeys((torch.float32, decoder.dtype)):
+            _check_attention(decoder, layer, handed, dtype)
+    with decoder.attending():
+        logits_TV = decoder.read(prompt.leaving_1TW[-1][0])
+    _require_same("the readout", logits_TV, prompt.logits_1TV[0])
+
+
+def _check_pass(decoder: "Decoder", forwards: Sequence[Forward], where: str) -> None:
+    """A pass of ours over what the model did row by row; every layer is given what it was given there."""
+
+    def of_rows(name: str, layer: int) -> Tensor:
+        return torch.cat([getattr(forward, name)[layer] for forward in forwards])
+
+    attended = [of_rows("attended", layer) for layer in range(decoder.n_layers)]
+    view = _Replay(torch.cat([forward.position_1T for forward in forwards]), attended)
+    with decoder.attending():
+        embedded_BTW, layer_pass = decoder.begin(torch.cat([forward.token_1T for forward in forwards]), view)
+        _require_same(f"the embedding of {where}", embedded_BTW, of_rows("entering_1TW", 0))
+        for layer in range(decoder.n_layers):
+            entering_BTW, leaving_BTW = of_rows("entering_1TW", layer), of_rows("leaving_1TW", layer)
+            ours_BTW = layer_pass.block(layer, entering_BTW)
+            _require_handed(view, layer, [forward.handed[layer] for forward in forwards], where)
+            entering_BTW, rounding = entering_BTW.float(), torch.finfo(decoder.dtype).eps * leaving_BTW.float()
+            added_BTW, its_BTW = ours_BTW.float() - entering_BTW, leaving_BTW.float() - entering_BTW
+            what = f"what layer {layer} adds for {where}"
+            _require_same(what, added_BTW, its_BTW, SAME_OPERATIONS[decoder.dtype], rounding)
+
+
+def _check_far_positions(decoder: "Decoder", far: Sequence[TokenAt]) -> None:
+    position_B1 = torch.tensor([[token.position] for token in far], device=decoder.device)
+    view = _Replay(position_B1, None)
+    with decoder.attending():
+        token_B1 = torch.cat([token.token_11 for token in far])
+        embedded_B1W, layer_pass = decoder.begin(token_B1, view)
+        its_B1W = torch.cat([token.embedded_11W for token in far])
+        _require_same("the embedding of a far position", embedded_B1W, its_B1W)
+        for layer in range(decoder.n_layers):
+            with suppress(_Reached):
+                layer_pass.block(layer, its_B1W)
+            where = f"positions {', '.join(str(token.position) for token in far)}"
+            _require_handed(view, layer, [token.handed[layer] for token in far], where)
+    for token in far:
+        _require_same_masks(decoder, token)
+
+
+def _require_handed(view: _Replay, layer: int, theirs: Sequence[Handed], where: str) -> None:
+    if view.layer != layer:
+        raise UsageError(f"layer {layer} keeps no keys and values per position")
+    if layer not in view.handed:
+        raise UsageError(f"layer {layer} attends by code of its own, not through transformers' attention interface")
+    n_tokens = view.position_BT.shape[1]
+    for name, ours in zip(("query", "key", "value"), view.handed[layer], strict=True):
+        its = torch.cat([getattr(handed, name)[:, :, -n_tokens:] for handed in theirs])
+        _require_same(f"the {name} in layer {layer} for {where}", ours, its)
+
+
+def _require_same_masks(decoder: "Decoder", token: TokenAt) -> None:
+    """The positions that the model's masks allow are those our attention looks at."""
+    position_11 = torch.tensor([[token.position]], device=decoder.device)
+    view = CacheView(KVCache(1, token.position + 1), position_11, token.position + 1)
+    same: set[tuple[int, int | None]] = set()  # most layers share a mask
+    for layer, (handed, window) in enumerate(zip(token.handed, decoder.windows, strict=True)):
+        if (id(handed.mask), window) not in same and not torch.equal(handed.allowed(), view.mask(window)):
+            raise UsageError(f"layer {layer} masks other positions than later ones and those before a sliding window")
+        same.add((id(handed.mask), window))
+
+
+def _check_attention(decoder: "Decoder", layer: int, handed: Handed, dtype: torch.dtype) -> None:
+    """Prompts one by one, then single tokens side by side, then those of some rows: all as the engine does it."""
+    window = decoder.windows[layer]
+    window = None if window is None else min(window, SMALL_WINDOW)
+    generator = torch.Generator().manual_seed(layer)
+    shapes = [handed.query.shape, handed.key.shape, handed.value.shape]
+    rows = [
+        [
+            torch.randn(1, shape[1], length + 2, shape[3], generator=generator).to(decoder.device, dtype)
+            for shape in shapes
+        ]
+        for length in PROMPT_LENGTHS
+    ]
+    cache = KVCache(len(rows), ROOM)
+
+    def attend(view: CacheView, slots: Sequence[int], start_B: Sequence[int], n_tokens: int) -> None:
+        parts = zip(
+            *(
+                [part[:, :, start : start + n_tokens] for part in rows[slot]]
+                for slot, start in zip(slots, start_B, strict=True)
+            ),
+            strict=True,
+        )
+        query, key, value = (torch.cat(part) for part in parts)
+        all_keys, all_values = view.update(key, value, layer)
+        call = replace(handed, query=query, key=all_keys, value=all_values)
+        ours = decoder.answer(call, view, window)
+        for slot, start, mine in zip(slots, start_B, ours, strict=True):
+            its = _their_attention(handed, rows[slot], start, n_tokens, window)
+            _require_same(f"our attention in layer {layer}", mine[None], its, ATTENTION_TOLERANCE[dtype])
+
+    for slot, length in enumerate(PROMPT_LENGTHS):
+        prefix = KVCache(1, length)
+        attend(CacheView(prefix, torch.arange(length, device=decoder.device)[None], length), [slot], [0], length)
+        cache.load(slot, prefix, [layer], length)
+    position_B1 = torch.tensor(PROMPT_LENGTHS, device=decoder.device)[:, None]
+    slots, reach = list(range(len(rows))), max(PROMPT_LENGTHS) + 1
+    attend(CacheView(cache, position_B1, reach), slots, PROMPT_LENGTHS, 1)
+    some = [2, 0]
+    view = CacheView(cache, position_B1 + 1, reach + 1).among(torch.tensor(some, device=decoder.device))
+    attend(view, some, [PROMPT_LENGTHS[slot] + 1 for slot in some], 1)
+
+
+def _their_attention(handed: Handed, row: Sequence[Tensor], start: int, n_tokens: int, window: int | None) -> Tensor:
+    """What the model's own attention gives for these tokens of a row, behind those before them."""
+    query, key, value = row
+    end = start + n_tokens
+    mask_function = causal_mask_function if window is None else sliding_window_causal_mask_function(window)
+    mask = eager_mask(1, n_tokens, end, start, mask_function=mask_function, dtype=query.dtype, device=query.device)
+    end_of_query = query[:, :, start:end]
+    return replace(handed, query=end_of_query, key=key[:, :, :end], value=value[:, :, :end], mask=mask).attend()
+
+
+def _require_same(
+    what: str, ours: Tensor, its: Tensor, tolerance: float | None = None, rounding: Tensor | None = None
+) -> None:
+    """Compare along the last dimension: every head of every token, or its residual stream, by itself.
+
+    `rounding` is what the numbers may have lost before they were given here.
+    """
+    tolerance = SAME_OPERATIONS[its.dtype] if tolerance is None else tolerance
+    if ours.shape != its.shape:
+        raise UsageError(f"{what} has the shape {tuple(ours.shape)}, the model's own {tuple(its.shape)}")
+    apart, size = _norm(ours.float() - its.float()), _norm(its)
+    if rounding is not None:
+        apart = apart - _norm(rounding)
+    if not (apart <= tolerance * size).all():
+        raise UsageError(f"{what} is {(apart / size).max():.1%} off the model's own")
+
+
+def _norm(numbers: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(numbers.float(), dim=-1)

@@ -1,0 +1,256 @@
+"""A model as it is, watched: what its layers and their attention are given, and what they give.
+
+Attention is seen where transformers hands it over: the model runs with an implementation of ours that notes the call
+and answers it by the model's own plain attention ("eager", in transformers' terms).
+
+Shapes: T tokens of one row, S positions it attends to, H heads, G query heads per key head, D head width, W width of
+the residual stream, V vocabulary.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, eager_mask
+from transformers.modeling_utils import AttentionInterface
+
+from eexit.config import UsageError
+
+if TYPE_CHECKING:
+    from eexit.anatomy import Decoder
+
+ATTENTION: Final = "eexit"  # the implementation that answers for our cache
+WATCHED: Final = "eexit-watched"
+LENGTH_NAMES: Final = ("window", "chunk", "position", "scale", "length", "context", "seq", "local", "block")
+FARTHEST: Final = 1 << 20  # positions looked at, where the context is longer
+
+
+@dataclass(frozen=True)
+class Handed:
+    """What a layer hands to its attention; `options` are the arguments that are passed by name."""
+
+    module: nn.Module
+    query: Tensor  # (1, H·G, T, D)
+    key: Tensor  # (1, H, S, D)
+    value: Tensor
+    mask: Tensor | None  # (1, 1, T, S), what is added to scores; None attends to everything
+    options: dict[str, Any]
+
+    def allowed(self) -> Tensor:
+        """Which positions (1, 1, T, S) the mask lets a token attend to."""
+        if self.mask is None:
+            raise UsageError("its attention masks nothing, not even later positions")
+        return self.mask if self.mask.dtype == torch.bool else self.mask == 0
+
+    def attend(self) -> Tensor:
+        """The model's own attention, (1, T, H·G, D)."""
+        module_of_class = sys.modules[type(self.module).__module__]
+        own = getattr(module_of_class, "eager_attention_forward", sdpa_attention_forward)
+        return own(self.module, self.query, self.key, self.value, self.mask, **self.options)[0]
+
+
+class _AttentionReached(Exception):
+    """Leaves a layer where it calls its attention."""
+
+    def __init__(self, handed: Handed):
+        self.handed = handed
+
+
+class _Watch:
+    """What is noted while a model runs: for each layer, what it handed to its attention and what that gave."""
+
+    def __init__(self, n_layers: int):
+        self.layer = -1
+        self.handed: list[list[Handed]] = [[] for _ in range(n_layers)]
+        self.attended: list[list[Tensor]] = [[] for _ in range(n_layers)]
+
+
+_watch: ContextVar[_Watch | None] = ContextVar("watch")  # None: layers are left where they reach attention
+
+
+def _watched(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any) -> Any:
+    """transformers' attention interface: the call is noted, and answered by the model's own attention."""
+    handed, watch = Handed(module, query, key, value, attention_mask, options), _watch.get()
+    if watch is None:
+        raise _AttentionReached(handed)
+    output = handed.attend()
+    watch.handed[watch.layer].append(handed)
+    watch.attended[watch.layer].append(output)
+    return output, None
+
+
+AttentionInterface.register(WATCHED, _watched)
+AttentionMaskInterface.register(WATCHED, eager_mask)
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One forward of the model over some tokens of a row, behind those that its cache held before. Lists: by layer."""
+
+    token_1T: Tensor
+    position_1T: Tensor
+    entering_1TW: list[Tensor]  # the residual stream before a layer
+    leaving_1TW: list[Tensor]  # and after it
+    handed: list[Handed]
+    attended: list[Tensor]
+    logits_1TV: Tensor
+    after_layers: list[nn.Module]  # what the stack runs between its last layer and its end
+    returns_tuple: bool  # whether a layer returns the residual stream as the first of several things
+
+
+@dataclass(frozen=True)
+class TokenAt:
+    """A single token far behind others: what each layer hands to its attention, given the token's embedding."""
+
+    position: int
+    token_11: Tensor
+    embedded_11W: Tensor
+    handed: list[Handed]
+
+
+def configs_of(stack: nn.Module) -> list[Any]:
+    """The configurations that say which attention the modules of a stack use, each once."""
+    return list({id(module.config): module.config for module in stack.modules() if hasattr(module, "config")}.values())
+
+
+@contextmanager
+def attention_by(implementation: str, configs: Sequence[Any]) -> Iterator[None]:
+    """Within it, attention is that implementation's; outside, the model is as it was."""
+    before = [config._attn_implementation_internal for config in configs]
+    for config in configs:
+        config._attn_implementation_internal = implementation
+    try:
+        yield
+    finally:
+        for config, own in zip(configs, before, strict=True):
+            config._attn_implementation_internal = own
+
+
+@torch.inference_mode()
+def watch_row(
+    model: PreTrainedModel, stack: nn.Module, layers: Sequence[nn.Module], parts: Sequence[Tensor]
+) -> list[Forward]:
+    """Run one row through the model as it is, a part (1, T) of its tokens at a time. Raises `UsageError`."""
+    cache = DynamicCache()
+    return [_watch_forward(model, stack, layers, token_1T, cache) for token_1T in parts]
+
+
+def _watch_forward(
+    model: PreTrainedModel, stack: nn.Module, layers: Sequence[nn.Module], token_1T: Tensor, cache: DynamicCache
+) -> Forward:
+    watch = _Watch(len(layers))
+    entering: list[Tensor] = []
+    outputs: list[Any] = []
+    ran: list[nn.Module] = []
+
+    def enter(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        watch.layer += 1
+        entering.append((args[0] if args else kwargs["hidden_states"]).clone())
+
+    def leave(_: nn.Module, __: tuple, output: Any) -> None:
+        ran.clear()
+        outputs.append(output)
+
+    handles = [layer.register_forward_pre_hook(enter, with_kwargs=True) for layer in layers]
+    handles += [layer.register_forward_hook(leave) for layer in layers]
+    for child in stack.children():
+        if not isinstance(child, nn.ModuleList):
+            handles.append(child.register_forward_hook(lambda module, _, __: ran.append(module)))
+    start = cache.get_seq_length()
+    position_1T = torch.arange(start, start + token_1T.shape[1], device=token_1T.device)[None]
+    before = _watch.set(watch)
+    try:
+        with attention_by(WATCHED, configs_of(stack)):
+            logits_1TV = model(input_ids=token_1T, cache=cache, use_cache=True).logits
+    finally:
+        _watch.reset(before)
+        for handle in handles:
+            handle.remove()
+    returns_tuple = isinstance(outputs[-1], tuple)
+    leaving = [(output[0] if returns_tuple else output).clone() for output in outputs]
+    for layer, calls in enumerate(watch.handed):
+        if len(calls) != 1:
+            raise _own_attention(layer)
+    handed, attended = [calls[0] for calls in watch.handed], [outputs[0] for outputs in watch.attended]
+    return Forward(
+        token_1T, position_1T, entering, leaving, handed, attended, logits_1TV, list(ran), returns_tuple
+    )  # fmt: skip
+
+
+def _own_attention(layer: int) -> UsageError:
+    return UsageError(f"layer {layer} attends by code of its own, not once through transformers' attention interface")
+
+
+class _FilledCache(DynamicCache):
+    """Says that it holds `length` tokens, and holds none: positions and masks are made as they would be behind them."""
+
+    def __init__(self, length: int):
+        super().__init__()
+        self.length = length
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.length
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        return self.length
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        return self.length + query_length, 0
+
+
+@torch.inference_mode()
+def watch_token_at(decoder: "Decoder", position: int) -> TokenAt:
+    """What a token at a far position hands to attention; no layer is run beyond that, and no token before it."""
+    token_11 = torch.ones(1, 1, dtype=torch.long, device=decoder.device)
+    handed: list[Handed] = []
+    before = _watch.set(None)
+    try:
+        with attention_by(WATCHED, decoder.configs):
+            embedded_11W, calls = decoder.embed(input_ids=token_11, cache=_FilledCache(position), use_cache=True)
+            for layer, call in zip(decoder.layers, calls, strict=True):
+                try:
+                    layer(embedded_11W, *call.args, **call.kwargs)
+                except _AttentionReached as reached:
+                    handed.append(reached.handed)
+                else:
+                    raise _own_attention(len(handed))
+    finally:
+        _watch.reset(before)
+    return TokenAt(position, token_11, embedded_11W, handed)
+
+
+def far_positions(config: Any, context: int | None) -> list[int]:
+    """Positions around every length that a configuration names (windows, chunks, where rotary angles switch)."""
+    lengths = set(_lengths(config.to_dict())) | ({context} if context else set())
+    most = min(context or FARTHEST, FARTHEST)
+    around = {length + step for length in lengths for step in (-1, 0, 1)}
+    return sorted({position for position in around if 0 < position < most} | {most - 1})
+
+
+def _lengths(named: dict[str, Any], name: str = "") -> Iterator[int]:
+    for key, value in named.items():
+        match value:
+            case dict():
+                yield from _lengths(value)
+            case bool() | None:
+                pass
+            case int() if any(part in key for part in LENGTH_NAMES):
+                yield value
+
+
+def windows_of(far: Sequence[TokenAt]) -> list[int | None]:
+    """The sliding window of each layer, in tokens, from the masks that the model itself makes; None for none."""
+    return [_window([token.handed[layer] for token in far]) for layer in range(len(far[-1].handed))]
+
+
+def _window(handed: Sequence[Handed]) -> int | None:
+    allowed_S = handed[-1].allowed().flatten()
+    n_allowed = int(allowed_S.sum())
+    return n_allowed if n_allowed < len(allowed_S) else None

@@ -1,0 +1,135 @@
+"""When a model is loaded, attention that is broken on purpose must be refused, in any dtype, and sound models not."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_models import ARCHITECTURES, tiny_model
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from eexit import load_default_model_and_tokenizer
+from eexit.anatomy import Decoder, LayerPass
+from eexit.cache import CacheView
+from eexit.config import UsageError
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def plainly(view: CacheView, query: Tensor, key: Tensor, value: Tensor, scaling: float, allowed: Tensor) -> Tensor:
+    """Attention of the view's rows to the positions (B, 1, T, S) they are allowed."""
+    key, value = key[view.slots], value[view.slots]
+    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, scale=scaling, enable_gqa=True)
+    return attended.transpose(1, 2)
+
+
+def allowed(view: CacheView, key: Tensor, reach: int = 0, window: int | None = None) -> Tensor:
+    """Positions up to `reach` beyond a token's own, within a window."""
+    position_S, own_BT1 = torch.arange(key.shape[2]), view.own_position_BT[..., None]
+    within = position_S > own_BT1 - window if window else position_S >= 0
+    return ((position_S <= own_BT1 + reach) & within)[:, None]
+
+
+def other_rows(view: CacheView, part: Tensor) -> Tensor:
+    return part if len(view.slots) == 1 else part.roll(1, 0)
+
+
+BROKEN: dict[str, Callable] = {
+    "nothing comes out": lambda view, q, k, v, s, w: plainly(view, q, k, v, s, allowed(view, k)) * 0,
+    "scores are scaled otherwise": lambda view, q, k, v, s, w: plainly(view, q, k, v, s * 1.5, allowed(view, k)),
+    "the future is seen": lambda view, q, k, v, s, w: plainly(view, q, k, v, s, allowed(view, k, len(k[0, 0]))),
+    "one position too many is seen": lambda view, q, k, v, s, w: plainly(view, q, k, v, s, allowed(view, k, 1)),
+    "the token's own position is not seen": lambda view, q, k, v, s, w: plainly(
+        view, q, k, v, s, allowed(view, k, -1) | (torch.arange(k.shape[2]) == 0)
+    ),
+    "an unasked window": lambda view, q, k, v, s, w: plainly(view, q, k, v, s, allowed(view, k, window=(w or 5) - 1)),
+    "the window is ignored": lambda view, q, k, v, s, w: plainly(view, q, k, v, s, allowed(view, k)),
+    "keys of other positions": lambda view, q, k, v, s, w: plainly(view, q, k.roll(1, 2), v, s, allowed(view, k)),
+    "values of other heads": lambda view, q, k, v, s, w: plainly(view, q, k, v.roll(1, 1), s, allowed(view, k)),
+    "heads are swapped": lambda view, q, k, v, s, w: plainly(view, q.roll(1, 1), k, v, s, allowed(view, k)),
+    "other rows' keys": lambda view, q, k, v, s, w: plainly(view, q, other_rows(view, k), v, s, allowed(view, k)),
+}  # fmt: skip
+
+Break = Callable[[str, int, torch.dtype], None]
+
+
+@pytest.fixture
+def break_attention(monkeypatch: pytest.MonkeyPatch) -> Break:
+    """Have our attention go wrong from a layer on, for one dtype's numbers alone."""
+    sound = CacheView.attend
+
+    def install(how: str, first_layer: int, dtype: torch.dtype) -> None:
+        def attend(view, query, key, value, scaling, window, *others):
+            if view.layer < first_layer or query.dtype != dtype:
+                return sound(view, query, key, value, scaling, window, *others)
+            return BROKEN[how](view, query, key, value, scaling, window)
+
+        monkeypatch.setattr(CacheView, "attend", attend)
+
+    return install
+
+
+@pytest.fixture(scope="module", params=DTYPES[1:], ids=str)
+def default_model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    return load_default_model_and_tokenizer(dtype=str(request.param).removeprefix("torch."))[0]
+
+
+WITHOUT_WINDOW = [how for how in BROKEN if how != "the window is ignored"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("architecture", "how"),
+    [("mistral", how) for how in BROKEN] + [(name, how) for name in ("llama", "gpt2") for how in WITHOUT_WINDOW],
+)
+def test_broken_attention_is_refused(break_attention: Break, architecture: str, how: str, dtype: torch.dtype):
+    break_attention(how, 5, dtype)
+    with pytest.raises(UsageError, match=r"our attention in layer 5 is .*% off"):
+        Decoder(tiny_model(architecture).to(dtype))
+
+
+@pytest.mark.parametrize("how", WITHOUT_WINDOW)
+def test_the_default_model_is_refused_with_attention_broken_in_half_of_its_layers(
+    break_attention: Break, default_model: PreTrainedModel, how: str
+):
+    break_attention(how, 15, default_model.dtype)
+    with pytest.raises(UsageError, match=r"our attention in layer 15 is .*% off"):
+        Decoder(default_model)
+
+
+def test_the_default_model_is_sound_in_half_precision(default_model: PreTrainedModel):
+    assert Decoder(default_model).n_layers == 30
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_model_is_sound_in_every_dtype(architecture: str, dtype: torch.dtype):
+    assert Decoder(tiny_model(architecture).to(dtype)).n_layers == 7
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_positions_that_are_off_by_one_are_refused(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype):
+    sound = Decoder.embed
+
+    def embed(decoder: Decoder, **inputs):
+        if "position_ids" in inputs:
+            inputs["position_ids"] = inputs["position_ids"] + 1
+        return sound(decoder, **inputs)
+
+    monkeypatch.setattr(Decoder, "embed", embed)
+    with pytest.raises(UsageError, match=r"the query in layer 0 for a prompt is .*% off"):
+        Decoder(tiny_model("llama").to(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_layer_that_does_something_else_is_refused(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype):
+    sound = LayerPass.block
+
+    def block(layer_pass: LayerPass, layer: int, hidden_BTW: Tensor) -> Tensor:
+        after_BTW = sound(layer_pass, layer, hidden_BTW)
+        return after_BTW if layer != 3 else hidden_BTW + (after_BTW - hidden_BTW) * 1.1
+
+    monkeypatch.setattr(LayerPass, "block", block)
+    with pytest.raises(UsageError, match=r"what layer 3 adds for a prompt is .*% off"):
+        Decoder(tiny_model("llama").to(dtype))
