@@ -9,6 +9,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+from eexit.places import without_secrets
+
 LOGGER = logging.getLogger("eexit")
 
 
@@ -16,7 +18,15 @@ class _OneObjectALine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         fields = getattr(record, "fields", {})
-        return json.dumps({"time": time, "level": record.levelname, "event": record.msg, **fields}, default=str)
+        line = {"time": time, "level": record.levelname, "event": record.msg, **fields}
+        return json.dumps(_without_secrets(line), default=str)
+
+
+def _without_secrets(value: Any) -> Any:
+    """What is logged may quote the URI that the results go to."""
+    if isinstance(value, dict):
+        return {key: _without_secrets(inner) for key, inner in value.items()}
+    return without_secrets(value) if isinstance(value, str) else value
 
 
 def log_to_stderr() -> None:

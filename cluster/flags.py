@@ -1,8 +1,10 @@
 """Command-line flags made from the fields of a pydantic model; the model alone judges what they say."""
 
 import argparse
+import difflib
 import re
 from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn, get_args, get_origin
 
 from pydantic import BaseModel
@@ -14,10 +16,26 @@ _NEGATIVE = re.compile(r"-(\d|\.\d|inf|nan)")
 
 
 class Parser(argparse.ArgumentParser):
-    """One line for what it can't parse, like every other input error."""
+    """One line for what it can't parse, like every other input error; help as its description is written."""
+
+    def __init__(self, description: str | None) -> None:
+        layout = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, allow_abbrev=False, formatter_class=layout)
+        self.add_argument("--version", action="version", version=f"eexit {_version()}", help="print it, and stop there")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Raises `UsageError`, with the flag that was probably meant."""
+        known, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._meant(unknown[0])}")
+        return known
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}: --help lists the flags")
+
+    def _meant(self, text: str) -> str:
+        near = difflib.get_close_matches(text.partition("=")[0], self._option_string_actions, n=1)
+        return f" (did you mean {near[0]}?)" if near else ""
 
 
 def make_parser(
@@ -27,7 +45,7 @@ def make_parser(
 
     The help says where `demo`, the values that are used when nothing is given, differs from a field's default.
     """
-    parser = Parser(description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description)
     for name, field in model.model_fields.items():
         if name in skip:
             continue
@@ -50,6 +68,13 @@ def parse_flags(parser: Parser, arguments: Sequence[str]) -> dict[str, Any]:
     shielded = [f" {text}" if _NEGATIVE.match(text) else text for text in arguments]
     given = {name: value for name, value in vars(parser.parse_args(shielded)).items() if value is not None}
     return {name: _split(value) if isinstance(value, list) else _unshield(value) for name, value in given.items()}
+
+
+def whole(text: str) -> int:
+    """A type for argparse: a whole number above 0."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text}")
+    return int(text)
 
 
 def flag(name: str) -> str:
@@ -75,6 +100,13 @@ def _help(field: FieldInfo, in_demo: Any) -> str:
 
 def _shown(value: Any) -> str:
     return (" ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)) or "none"
+
+
+def _version() -> str:
+    try:
+        return version("eexit")
+    except PackageNotFoundError:
+        return "from a clone that is not installed"
 
 
 def _is_tuple(annotation: Any) -> bool:

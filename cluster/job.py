@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from cluster.flags import flag, make_parser, parse_flags
 from eexit.config import Float, Int, SweepConfig, UsageError
+from eexit.places import shown
 from eexit.prompts import read_prompts
 
 
@@ -89,6 +90,8 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     flags = parse_flags(parser, arguments)
     dry_run = flags.pop("dry_run", None) is not None
     given = flags.pop("config", None)
+    if given and "://" in given:
+        raise UsageError(f"--config {shown(given)} is a URL: give a local file")
     path = Path(given or default)
     table = {} if given is None and "prompts" in flags else _read_toml(path)
     options = Options(dry_run, prompts_from=str(flags.get("prompts", path)))
@@ -132,8 +135,8 @@ def _explain_one(problem: Mapping[str, Any], flags: set[str], path: Path) -> str
             return f"unknown {name.removesuffix('s')} {value!r}: choose from {_choices(context['expected'])} ({where})"
         case "greater_than_equal" | "greater_than" | "less_than_equal" | "less_than":
             sign, bound = next((_SIGNS[key], context[key]) for key in _SIGNS if key in context)
-            shown = bound if isinstance(bound, int) else f"{bound:g}"
-            return f"{name} must be {sign} {shown}, got {value} ({where})"
+            limit = bound if isinstance(bound, int) else f"{bound:g}"
+            return f"{name} must be {sign} {limit}, got {value} ({where})"
         case "too_short":
             return f"{name} needs at least one entry ({where})"
         case "value_error":

@@ -14,6 +14,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from eexit.config import UsageError
+from eexit.places import HIDDEN, shown, without_secrets
 
 TEMPORARY_ENDING = ".tmp"
 GCS_RETRY_SECONDS = 60  # its client would try a bucket that isn't there, or no network, for a quarter of an hour
@@ -112,6 +113,7 @@ class Store:
             if self.is_local:
                 # In the nearest folder that is there already: a sweep refused later must leave nothing behind.
                 root = Path(self.root)
+                _refuse_dangling_link(root)
                 existing = next(path for path in (root, *root.parents) if path.exists())
                 with tempfile.TemporaryFile(dir=existing):
                     pass
@@ -127,6 +129,15 @@ class Store:
         return f"{self.root.rstrip('/')}/{name}"
 
 
+def _refuse_dangling_link(root: Path) -> None:
+    for path in (root, *root.parents):
+        if path.is_symlink() and not path.exists():
+            raise UsageError(
+                f"--out {root} can't be written to ({path} is a link to {os.readlink(path)}, which is not there): "
+                "make that folder, or choose another place"
+            )
+
+
 def open_store(out: str | Path) -> Store:
     """The store at a folder or URI; nothing is created yet. Raises `UsageError` for a URI that can't be used."""
     if "://" not in str(out):
@@ -137,7 +148,6 @@ def open_store(out: str | Path) -> Store:
     try:
         filesystem, root = fs.FileSystem.from_uri(uri)
     except (ValueError, OSError) as error:
-        scheme = str(out).split("://")[0]
-        reason = str(error).splitlines()[0].replace(uri, "…")  # it may carry keys
-        raise UsageError(f"--out {scheme}://… can't be used ({reason}): give a folder, s3:// or gs://") from error
+        reason = without_secrets(str(error).splitlines()[0].replace(uri, HIDDEN))
+        raise UsageError(f"--out {shown(str(out))} can't be used ({reason}): give a folder, s3:// or gs://") from error
     return Store(filesystem, root)

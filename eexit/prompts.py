@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eexit.config import Prompt, UsageError, first_line
+from eexit.places import shown
 
 COLUMNS = ("prompt", "id", "system")
 # A row as its file has it, with where it stands there, for the message if it can't be used.
@@ -26,6 +27,8 @@ def read_prompts(path: str | Path) -> tuple[Prompt, ...]:
 
     Raises `UsageError`, one line that names file, place, value and way out, for whatever can't be read.
     """
+    if "://" in str(path):
+        raise UsageError(f"{shown(str(path))}: prompts are read from a local file: download it first")
     path = Path(path)
     readers = {".txt": _rows_of_txt, ".jsonl": _rows_of_jsonl, ".csv": _rows_of_csv, ".parquet": _rows_of_parquet}
     if path.suffix.lower() not in readers:

@@ -4,7 +4,7 @@
     python jobs/bench.py driver       a million runs that do nothing: what planning, driving and resuming hold and take
     python jobs/bench.py report       a report's size, build and waits
 
-`python jobs/bench.py driver --help` and so on list their flags.
+`python jobs/bench.py engine --help`, `driver --help` and `report --help` list their flags.
 """
 
 import os
@@ -13,18 +13,22 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from eexit.config import UsageError
+from eexit.places import without_secrets
 
 PARTS = ("engine", "driver", "report")
 
 
 def main(arguments: Sequence[str]) -> int:
     os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # torch's profiler would print a line whenever it starts and stops
+    if arguments and arguments[0] in ("-h", "--help"):
+        print((__doc__ or "").strip())
+        return 0
     part, rest = (arguments[0], arguments[1:]) if arguments and arguments[0] in PARTS else ("engine", arguments)
     measure: Callable[[Sequence[str]], int] = import_module(f"bench_{part}").main
     try:
         return measure(rest)
     except UsageError as error:
-        print(f"bench.py: {error}", file=sys.stderr)
+        print(without_secrets(f"bench.py: {error}"), file=sys.stderr)
         return 2
 
 

@@ -14,7 +14,6 @@ import shutil
 import sys
 import tempfile
 import time
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +79,7 @@ class Resumed:
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = Parser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--runs", type=int, default=1_000_000)
     parser.add_argument("--actors", type=int, default=1)
     parser.add_argument("--overhead", action="store_true")

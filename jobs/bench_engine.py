@@ -20,7 +20,6 @@ Rows that have the same tokens so far share their full-depth pass: `texts` says 
 import json
 import sys
 import time
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -156,7 +155,7 @@ def positive(text: str) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = Parser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--rows", type=positive, nargs="+", metavar="N", help="default: 27 108")
     parser.add_argument("--tokens", type=positive, help="per row (default: 40)")
     parser.add_argument("--rounds", type=positive, help="default: 5")

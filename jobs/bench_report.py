@@ -15,7 +15,6 @@ import shutil
 import sys
 import tempfile
 import time
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -118,7 +117,7 @@ def waits(report: Path, label: str) -> list[Row]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = Parser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--prompts", type=int, default=100, help="prompts of the synthetic sweep (default: 100)")
     parser.add_argument("--scale", action="store_true", help="10,000 prompts too")
     flags = parser.parse_args(arguments)

@@ -10,20 +10,21 @@ import sys
 from collections.abc import Sequence
 
 from cluster.compaction import compact, compact_into
-from cluster.flags import Parser
+from cluster.flags import Parser, whole
 from cluster.lease import hold
 from cluster.manifest import NAME
 from cluster.store import open_store
 from eexit.config import UsageError, first_line
+from eexit.places import without_secrets
 
 ROWS_PER_FILE = 20_000
 
 
 def main(arguments: Sequence[str]) -> int:
     """0: compacted. 1: it stopped. 2: the input can't be used."""
-    parser = Parser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument("out", help="folder or URI of the sweep's results")
-    parser.add_argument("--rows-per-file", type=int, default=ROWS_PER_FILE, help="runs in each file, at least")
+    parser.add_argument("--rows-per-file", type=whole, default=ROWS_PER_FILE, help="runs in each file, at least")
     parser.add_argument("--into", metavar="OUT", help="write a merged copy there, and leave the original alone")
     try:
         flags = parser.parse_args(arguments)
@@ -36,11 +37,12 @@ def main(arguments: Sequence[str]) -> int:
             else:
                 before, after = compact(store, flags.rows_per_file)
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(without_secrets(f"error: {error}"), file=sys.stderr)
         return 2
     except (OSError, KeyboardInterrupt) as error:
         reason = "interrupted" if isinstance(error, KeyboardInterrupt) else first_line(error)
-        print(f"stopped: {reason}\nthe results are whole: the same command starts over", file=sys.stderr)
+        print(without_secrets(f"stopped: {reason}"), file=sys.stderr)
+        print("the results are whole: the same command starts over", file=sys.stderr)
         return 1
     print(f"{before:,} files merged into {after:,}")
     return 0

@@ -8,30 +8,33 @@ python jobs/report.py results/demo --serve                    at http://127.0.0.
 python jobs/report.py early_exit_analysis.json
 """
 
-import argparse
 import sys
 import webbrowser
+from argparse import Namespace
 from pathlib import Path
 
 from rich.console import Console
 
+from cluster.flags import Parser, whole
+from eexit.config import UsageError
+from eexit.places import without_secrets
 from reports import NotASweepError, build_report, generate_multi_prompt_html_visualization, load_results_json
 from reports.choose import MOST
 from reports.progress import Progress
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit code: 2 for results that can't be read."""
-    flags = read_flags(arguments)
+    """Returns the exit code: 2 for flags that can't be used and results that can't be read."""
     try:
+        flags = read_flags(arguments)
         if flags.serve is not None:
             from reports.serve import serve
 
             return serve(flags.results, flags.serve, flags.ids or flags.prompts)
         with Console(stderr=True).status("") as status:
             path = write(flags.results, flags.out, flags.ids or flags.prompts, status.update)
-    except (NotASweepError, OSError) as error:
-        print(f"report: {error}", file=sys.stderr)
+    except (NotASweepError, UsageError, OSError) as error:
+        print(without_secrets(f"report: {error}"), file=sys.stderr)
         return 2
     print(path)
     if flags.open:
@@ -39,22 +42,16 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def read_flags(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def read_flags(arguments: list[str] | None) -> Namespace:
+    parser = Parser(__doc__)
     parser.add_argument("results", help="a sweep's folder or URI, or an early_exit_analysis.json")
     parser.add_argument("--out", help="the file to write (default: report.html in the sweep's folder)")
     parser.add_argument("--open", action="store_true", help="open it in the browser")
     parser.add_argument("--serve", nargs="?", type=int, const=8000, metavar="PORT", help="serve it to this machine")
     held = parser.add_mutually_exclusive_group()
-    held.add_argument("--prompts", type=count, default=MOST, metavar="N", help=f"prompts to hold (default: {MOST})")
+    held.add_argument("--prompts", type=whole, default=MOST, metavar="N", help=f"prompts to hold (default: {MOST})")
     held.add_argument("--ids", nargs="+", metavar="ID", help="the prompts to hold")
     return parser.parse_args(arguments)
-
-
-def count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text}")
-    return int(text)
 
 
 def write(results: str, out: str | None, prompts: int | list[str], progress: Progress) -> Path:

@@ -13,7 +13,6 @@ On a cluster, where --out is an absolute path that all nodes share, or a URI (s3
 import json
 import math
 import os
-import re
 import signal
 import sys
 import tempfile
@@ -29,7 +28,7 @@ from cluster.dry_run import describe_plan
 from cluster.estimate import Look, Memory, aside, look_at_model
 from cluster.events import log_to_stderr
 from cluster.job import SweepJob, load_job
-from cluster.landing import Survey, Tally, clear_debris, remove_errors, survey
+from cluster.landing import GENERATIONS_FOLDER, Survey, Tally, clear_debris, remove_errors, survey
 from cluster.lease import Lease, hold
 from cluster.manifest import (
     Manifest,
@@ -46,6 +45,7 @@ from cluster.shards import cut, rows_for
 from cluster.store import Store, open_store
 from cluster.summary import summarise
 from eexit.config import SweepConfig, UsageError, first_line
+from eexit.places import inside, reading, shown, without_secrets
 from eexit.plan import configurations, count_runs, plan_runs
 
 DEMO = Path(__file__).with_name("demo.toml")
@@ -64,18 +64,19 @@ def main(arguments: Sequence[str]) -> int:
             return 0
         return sweep(job)
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(without_secrets(f"error: {error}"), file=sys.stderr)
         return 2
     except (SweepStopped, KeyboardInterrupt, OSError) as error:  # OSError: of a disk that is full before a run is done
         reason = "interrupted" if isinstance(error, KeyboardInterrupt) else first_line(error)
-        print(f"stopped: {reason}\nwhat has landed stays: the same command goes on from there", file=sys.stderr)
+        print(without_secrets(f"stopped: {reason}"), file=sys.stderr)
+        print("what has landed stays: the same command goes on from there", file=sys.stderr)
         return 1
 
 
 def dry_run(job: SweepJob, prompts_from: str) -> str:
     """What a sweep would do; the model is looked up, and nothing is written. Raises `UsageError`."""
     prompt_tokens = math.ceil(sum(characters(job)) / CHARACTERS_PER_TOKEN)
-    return describe_plan(job, prompts_from, shown(job), *look(job), rows_of(job), prompt_tokens)
+    return describe_plan(job, prompts_from, shown(job.out), *look(job), rows_of(job), prompt_tokens)
 
 
 def interrupt(*_: object) -> None:
@@ -93,7 +94,7 @@ def sweep(job: SweepJob) -> int:
         found = survey(store)
         planned = count_runs(job.sweep)
         if len(found.done) == planned:
-            print(f"nothing is left to do: {planned:,} runs are in {shown(job)}")
+            print(f"nothing is left to do: {planned:,} runs are in {shown(job.out)}")
             rebuild = False
         else:
             rebuild = run(job, store, lease, found, memory).runs > 0
@@ -143,7 +144,7 @@ def run(job: SweepJob, store: Store, lease: Lease, found: Survey, memory: Memory
         pools = plan_pools(job, nodes, memory, joins_cluster())
         retried = remove_errors(store, found.with_errors)
         if n_done or retried:
-            display.say(f"{n_done:,} of {planned:,} runs are in {shown(job)}; {retried} errors are tried again")
+            display.say(f"{n_done:,} of {planned:,} runs are in {shown(job.out)}; {retried} errors are tried again")
         display.say(f"{planned - n_done:,} runs to do, {', '.join(map(str, pools))}")
         for line in shortages(pools, nodes, memory):
             display.say(line)
@@ -166,11 +167,6 @@ def out_of(job: SweepJob) -> str:
     return os.path.abspath(job.out)
 
 
-def shown(job: SweepJob) -> str:
-    """`out` for people and logs: without the keys that a URI may carry."""
-    return re.sub(r"//[^/@]*@", "//…@", job.out).rstrip("/")
-
-
 def finish(job: SweepJob, store: Store, rebuild: bool) -> None:
     """The report, the table, and how to read the results."""
     from reports.page import build_report
@@ -180,8 +176,8 @@ def finish(job: SweepJob, store: Store, rebuild: bool) -> None:
             publish_report(build_report(out_of(job), Path(folder, REPORT)), store)
     console = Console()
     console.print(summarise(store, configurations(job.sweep)))
-    print(f'import pandas as pd; pd.read_parquet("{shown(job)}/generations")')
-    print(f"{shown(job)}/{REPORT}")
+    print(reading(job.out, GENERATIONS_FOLDER))
+    print(shown(inside(job.out, REPORT)))
 
 
 def publish_report(page: Path, store: Store) -> None:

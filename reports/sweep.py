@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs
 
+from eexit.places import HIDDEN, shown
 from eexit.schema import GENERATIONS, OK, TOKENS
 
 NORMAL = "normal"
@@ -145,7 +146,12 @@ def loose(schema: pa.Schema) -> pa.Schema:
 
 def _open(results: str) -> tuple[pyarrow.fs.FileSystem, str]:
     if "://" in results:
-        filesystem, root = pyarrow.fs.FileSystem.from_uri(results)
+        try:
+            filesystem, root = pyarrow.fs.FileSystem.from_uri(results)
+        except (pa.ArrowException, OSError) as error:
+            raise NotASweepError(
+                f"{shown(results)} can't be used ({str(error).replace(results, HIDDEN)}): give a folder, s3:// or gs://"
+            ) from error
     else:
         filesystem, root = pyarrow.fs.LocalFileSystem(), results
     root = root.rstrip("/") or "/"

@@ -1,5 +1,6 @@
 """Flags and TOML become one validated job, and what can't be used is told in one line."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,13 @@ def test_every_field_has_a_flag_with_its_own_help(capsys: pytest.CaptureFixture[
     assert all(field.description for name, field in SweepJob.model_fields.items() if name != "prompts")
 
 
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        load("--version")
+    assert ended.value.code == 0
+    assert re.fullmatch(r"eexit (\d+\.\d+\.\d+\S*|from a clone that is not installed)\n", capsys.readouterr().out)
+
+
 def test_a_job_holds_a_plain_sweep() -> None:
     job = load("--actors", "2", "--out", "elsewhere")
     assert type(job.sweep) is SweepConfig
@@ -131,9 +139,20 @@ def test_prompts_come_from_a_file_beside_the_toml(tmp_path: Path) -> None:
             "gpus_per_actor must be a whole number or a fraction from 0.01 to 1, got 1.5 (--gpus-per-actor)",
         ),
         (["--top-p", "2", "--actors", "0"], "top_p must be ≤ 1, got 2 (--top-p); and 1 more to mend"),
-        (["--kl-factor", "1"], "unrecognized arguments: --kl-factor 1: --help lists the flags"),
+        (
+            ["--kl-factor", "1"],
+            "unrecognized arguments: --kl-factor 1 (did you mean --kl-factors?): --help lists the flags",
+        ),
+        (["--model=x", "--sed=1"], "unrecognized arguments: --sed=1 (did you mean --seeds?): --help lists the flags"),
+        (["--zzz"], "unrecognized arguments: --zzz: --help lists the flags"),
+        (["mine.txt"], "unrecognized arguments: mine.txt: --help lists the flags"),
         (["--seeds"], "argument --seeds: expected at least one argument: --help lists the flags"),
         (["--config", "no.toml"], "--config no.toml can't be read (No such file or directory): check the name"),
+        (["--config", "https://x/y.toml"], "--config https://x/y.toml is a URL: give a local file"),
+        (
+            ["--prompts", "https://user:secret@x/y.txt?key=secret"],
+            "https://…@x/y.txt?…: prompts are read from a local file: download it first",
+        ),
         (["--prompts", "no.txt"], "no.txt: can't be read (No such file or directory): check the name and its rights"),
     ],
 )

@@ -1,6 +1,7 @@
 """`--out`: written in one step, never another sweep's, refused before anything is loaded if it can't be used."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -64,8 +65,9 @@ def test_google_is_not_waited_for_as_long_as_its_client_would() -> None:
 
 
 def test_a_uri_that_is_none_is_refused_without_its_secrets() -> None:
-    for uri in ("nfs://user:secret@host/out", "s3://user:secret@bucket/[out"):
-        with pytest.raises(UsageError, match=r"--out .*://… can't be used") as raised:
+    uris = {"nfs://user:secret@host/out": "nfs://…@host/out", "s3://user:secret@bucket/[out": "s3://…@bucket/[out"}
+    for uri, shown in uris.items():
+        with pytest.raises(UsageError, match=rf"--out {re.escape(shown)} can't be used") as raised:
             open_store(uri)
         assert "\n" not in str(raised.value)
         assert "secret" not in str(raised.value)
@@ -81,6 +83,17 @@ def test_a_place_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
     for out in (tmp_path / "file", tmp_path / "file" / "out"):
         with pytest.raises(UsageError, match=r"--out .* can't be written to .*: choose another place"):
             open_store(out).probe()
+
+
+def test_a_link_to_nowhere_is_named(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    for out in (tmp_path / "link", tmp_path / "link" / "deep"):
+        with pytest.raises(UsageError) as raised:
+            open_store(out).probe()
+        assert str(raised.value) == (
+            f"--out {out} can't be written to ({tmp_path}/link is a link to {tmp_path}/gone, which is not there): "
+            "make that folder, or choose another place"
+        )
 
 
 def test_a_manifest_says_what_the_results_are_of(store: Store) -> None:

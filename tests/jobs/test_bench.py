@@ -57,6 +57,14 @@ def test_the_driver_prints_a_table_of_what_it_measured():
     assert 0 <= first <= whole
 
 
+def test_the_help_names_the_parts():
+    done = bench("--help")
+    assert done.returncode == 0, done.stderr
+    assert all(f"jobs/bench.py {part}" in done.stdout for part in ("driver", "report"))
+    assert "`python jobs/bench.py engine --help`" in done.stdout
+    assert "--rounds" in bench("engine", "--help").stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -154,3 +154,21 @@ def test_not_while_a_sweep_is_at_work(store: Store) -> None:
     assert done.returncode == 2
     assert f"is in use by process {os.getpid()}" in done.stderr
     assert n_files(store) == 80
+
+
+@pytest.mark.parametrize("rows", ["-1", "0", "many"])
+def test_a_number_of_rows_that_is_none_is_refused(store: Store, rows: str) -> None:
+    command = [sys.executable, str(SCRIPT), store.root, f"--rows-per-file={rows}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: argument --rows-per-file: must be a whole number above 0, got {rows}: --help lists the flags\n"
+    )
+    spaced = subprocess.run([*command[:-1], "--rows-per-file", rows], capture_output=True, text=True)
+    assert spaced.returncode == 2
+    assert len(spaced.stderr.splitlines()) == 1
+
+
+def test_the_help_keeps_its_examples() -> None:
+    done = subprocess.run([sys.executable, str(SCRIPT), "--help"], capture_output=True, text=True, check=True)
+    assert "\n    python jobs/compact.py results/mine\n" in done.stdout
