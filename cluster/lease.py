@@ -1,20 +1,22 @@
 """One driver at a time on one `--out`: `lease.json` beside the results says who holds it.
 
-The holder renews it; a second driver refuses, naming the first. The lease of a dead driver can be taken: at once where
-its process is known to be gone (it ran on this machine), else when it has not been renewed for a while. An actor lands
-only under the lease it was started with, so that what a dead driver left running lands nothing in its successor's way,
+A lease is a random token, and it lives as long as it is renewed. A second driver watches one that it finds, by its own
+clock: the place is free once the lease has not changed for `STALE_SECONDS`, whatever the clocks of other machines say.
+Only a process of the same process-id namespace can be looked up, and then it need not be waited for: the same number
+means another process on another machine, in another container, or after the first has ended. An actor lands only
+under the lease it was started with, so that what a dead driver left running lands nothing in its successor's way,
 and only as long as the lease does not fence it off: a driver that gives up an actor can't be sure that it has ended.
-The clocks of the machines need to agree to within seconds.
 """
 
+import atexit
 import json
 import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -26,6 +28,7 @@ from eexit.config import UsageError
 
 NAME = "lease.json"
 SECONDS_BETWEEN_RENEWALS = 10.0
+SECONDS_BETWEEN_LOOKS = 1.0
 STALE_SECONDS = 60.0
 SETTLE_SECONDS = 0.5  # two that take a dead one's lease at once: the last to write has it
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -33,14 +36,19 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lease; times are Unix seconds."""
+    """Who holds a lease. `started` and `renewed` are Unix seconds by the holder's clock, for people to read.
+
+    `namespace` says where the process id means something, and `process_started` which process of that id it is; both
+    are empty where the system does not tell.
+    """
 
     token: str
     host: str
-    boot: str
     pid: int
     started: float
     renewed: float
+    namespace: str = ""
+    process_started: str = ""
     fenced: Sequence[str] = ()  # tokens of actors that were given up
 
     def __str__(self) -> str:
@@ -49,20 +57,28 @@ class Holder:
 
 
 class Lease:
-    """A held lease, renewed from a thread of its own."""
+    """A lease, once `take` has returned: renewed from a thread of its own until it is released."""
 
-    def __init__(self, store: Store, holder: Holder) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._holder = holder
+        now, pid, namespace = time.time(), os.getpid(), _namespace()
+        started = _process_started(pid) if namespace else ""
+        self._holder = Holder(uuid4().hex, socket.gethostname(), pid, now, now, namespace, started)
         self._lost = ""
         self._writing = threading.Lock()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
-        self._thread.start()
 
     @property
     def token(self) -> str:
         return self._holder.token
+
+    def take(self, say: Callable[[str], object]) -> None:
+        """Become the holder, after the dead one if there is one. Raises `UsageError` if a living driver holds it."""
+        held = _read(self._store)
+        if held or not self._store.create(NAME, _content(self._holder)):
+            self._succeed(held or _read(self._store), say)
+        self._thread.start()
 
     def check(self) -> None:
         """Raises `SweepStopped` if someone else holds it by now."""
@@ -75,12 +91,25 @@ class Lease:
         self._renew()  # if it can't be written now, the next renewal writes it
 
     def release(self) -> None:
+        """Give it back, if it is held."""
         self._done.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         # What can't be removed now, on a disk that failed, is a dead process's lease a moment later.
-        with suppress(OSError, pa.ArrowException):
+        with suppress(OSError, pa.ArrowException, UsageError):
             if is_held(self._store, self.token):
                 self._store.remove(NAME)
+
+    def _succeed(self, held: Holder | None, say: Callable[[str], object]) -> None:
+        if held:
+            _wait_for_the_end_of(held, self._store, say)
+        _write(self._store, self._holder)
+        time.sleep(SETTLE_SECONDS)
+        holder = _read(self._store)
+        if holder is None or holder.token != self.token:
+            raise UsageError(
+                f"--out {self._store.root} is in use by {holder}, which was a moment faster: choose another --out"
+            )
 
     def _keep(self) -> None:
         while not self._lost and not self._done.wait(SECONDS_BETWEEN_RENEWALS):
@@ -88,7 +117,7 @@ class Lease:
 
     def _renew(self) -> None:
         # A place that can't be written to is found out by landing.
-        with self._writing, suppress(OSError, pa.ArrowException):
+        with self._writing, suppress(OSError, pa.ArrowException, UsageError):
             holder = _read(self._store)
             if holder and holder.token != self.token:
                 self._lost = f"another driver has taken over {self._store.root}: {holder}"
@@ -97,13 +126,19 @@ class Lease:
 
 
 @contextmanager
-def hold(store: Store) -> Iterator[Lease]:
-    """Hold the lease of the results in `store`. Raises `UsageError` if a living driver does."""
-    lease = Lease(store, _take(store))
+def hold(store: Store, say: Callable[[str], object] = print) -> Iterator[Lease]:
+    """Hold the lease of the results in `store`, telling `say` when it has to be waited for.
+
+    Raises `UsageError` if a living driver holds it.
+    """
+    lease = Lease(store)
+    atexit.register(lease.release)  # a signal may come at any moment, also when it is being given back
     try:
+        lease.take(say)
         yield lease
     finally:
         lease.release()
+        atexit.unregister(lease.release)
 
 
 def is_held(store: Store, token: str) -> bool:
@@ -121,46 +156,63 @@ def is_fenced(store: Store, token: str, actor: str) -> bool:
     return holder is None or holder.token != token or actor in holder.fenced
 
 
-def _take(store: Store) -> Holder:
-    now = time.time()
-    mine = Holder(uuid4().hex, socket.gethostname(), _boot(), os.getpid(), now, now)
-    held = _read(store)
-    if held is None and store.create(NAME, _content(mine)):
-        return mine
-    held = held or _read(store)
-    if held and not _is_over(held):
-        silent = max(0, round(now - held.renewed))
-        raise UsageError(
-            f"--out {store.root} is in use by {held} (last heard of {silent} s ago): wait for it, stop it, or choose "
-            f"another --out; if it is dead, its place is free {STALE_SECONDS:g} s after it was last heard of"
-        )
-    _write(store, mine)
-    time.sleep(SETTLE_SECONDS)
-    holder = _read(store)
-    if holder is None or holder.token != mine.token:
-        raise UsageError(f"--out {store.root} is in use by {holder}, which was a moment faster: choose another --out")
-    return mine
+def _wait_for_the_end_of(held: Holder, store: Store, say: Callable[[str], object]) -> None:
+    """Return once `held` is known to be over. Raises `UsageError` as soon as it is known to live."""
+    in_use = f"--out {store.root} is in use by {held}"
+    way_out = "wait for it, stop it, or choose another --out"
+    alive = _is_alive(held)
+    if alive:
+        raise UsageError(f"{in_use}, which is running: {way_out}")
+    if alive is False:
+        return
+    say(
+        f"{in_use}. Whether it still runs can't be seen from here: unless it renews its lease, the place is free in "
+        f"{STALE_SECONDS:g} s, and is then taken. To free it at once if it is dead, remove {store.root}/{NAME}"
+    )
+    end = time.monotonic() + STALE_SECONDS
+    while time.monotonic() < end:
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+        now = _read(store)
+        if now is None:
+            return
+        if now != held:
+            raise UsageError(f"--out {store.root} is in use by {now}, which has just renewed its lease: {way_out}")
 
 
-def _is_over(holder: Holder) -> bool:
-    if holder.host == socket.gethostname() and holder.boot == _boot():
-        return not _is_alive(holder.pid)
-    return time.time() - holder.renewed > STALE_SECONDS
-
-
-def _is_alive(pid: int) -> bool:
+def _is_alive(holder: Holder) -> bool | None:
+    """None where that can't be told: its process id is one of another machine, or of another container."""
+    if not holder.namespace or (holder.host, holder.namespace) != (socket.gethostname(), _namespace()):
+        return None
     try:
-        os.kill(pid, 0)
+        os.kill(holder.pid, 0)
+        return _process_started(holder.pid) == holder.process_started
     except ProcessLookupError:
         return False
-    except PermissionError:
-        return True
-    return True
+    except OSError:  # another user's, which need not be shown to us
+        return None
 
 
-def _boot() -> str:
-    """What differs after the machine was started anew; empty where that can't be told."""
-    return BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
+def _namespace() -> str:
+    """What process ids are unique in, until the machine is started anew; empty where that can't be told."""
+    try:
+        if os.readlink("/proc/self") != str(os.getpid()):  # /proc is of another namespace than this process
+            return ""
+        return f"{BOOT_ID.read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _process_started(pid: int) -> str:
+    """When the process began, in clock ticks since the machine did.
+
+    Raises `ProcessLookupError` if it has ended, though its parent may not have noticed, and `OSError` if it can't be
+    seen.
+    """
+    # The second field is the program's name in parentheses, which may hold anything.
+    state, *others = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    if state in "ZX":
+        raise ProcessLookupError
+    return others[18]
 
 
 def _read(store: Store) -> Holder | None:
@@ -168,7 +220,8 @@ def _read(store: Store) -> Holder | None:
     if not content:
         return None
     try:
-        return Holder(**json.loads(content))
+        said = json.loads(content)
+        return Holder(**{field.name: said[field.name] for field in fields(Holder) if field.name in said})
     except (ValueError, TypeError) as error:
         raise UsageError(f"{store.root}/{NAME} is no lease ({error}): remove it") from error
 

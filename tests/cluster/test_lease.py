@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from cluster import manifest
 from cluster.actor import SweepActor
 from cluster.breaker import SweepStopped
 from cluster.landing import LandingError, landed
-from cluster.lease import NAME, STALE_SECONDS, Holder, hold, is_fenced
+from cluster.lease import NAME, Holder, Lease, hold, is_fenced
 from cluster.store import Store, open_store
 from eexit.config import SweepConfig, UsageError
 from eexit.generator import Results
@@ -25,12 +25,37 @@ from eexit.plan import Run, plan_runs
 
 HOLDER = """
 import sys, time
-from cluster.lease import hold
+import cluster.lease
 from cluster.store import open_store
-with hold(open_store(sys.argv[1])):
+cluster.lease.STALE_SECONDS, cluster.lease.SECONDS_BETWEEN_RENEWALS = float(sys.argv[2]), float(sys.argv[3])
+with cluster.lease.hold(open_store(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
+# A process-id namespace of its own, as a container has it: what runs in it is process 1, and others are not seen.
+CONTAINER = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "--kill-child"]
+SHORT, LONG = 3, 600  # seconds
+
+
+def holder(store: Store, *place: str, stale: float = LONG, renewal: float = 0.2) -> subprocess.Popen[str]:
+    """A process that wants the lease."""
+    command = [*place, sys.executable, "-c", HOLDER, store.root, str(stale), str(renewal)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def held_by(process: subprocess.Popen[str]) -> subprocess.Popen[str]:
+    """That process, once it has it."""
+    assert process.stdout
+    said = [process.stdout.readline()]
+    while said[-1] not in ("held\n", ""):
+        said.append(process.stdout.readline())
+    assert said[-1], process.communicate()
+    return process
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
 
 
 @pytest.fixture
@@ -39,11 +64,21 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def other(store: Store) -> subprocess.Popen[str]:
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, store.root], stdout=subprocess.PIPE, text=True)
-    assert process.stdout
-    assert process.stdout.readline() == "held\n"
-    return process
+def other(store: Store) -> Iterator[subprocess.Popen[str]]:
+    process = held_by(holder(store))
+    yield process
+    end(process)
+
+
+@pytest.fixture
+def containers() -> None:
+    if subprocess.run([*CONTAINER, "true"], capture_output=True).returncode:
+        pytest.skip("this place has no process-id namespaces to give")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster.lease, "STALE_SECONDS", SHORT)
 
 
 def test_a_lease_is_gone_afterwards(store: Store) -> None:
@@ -54,20 +89,61 @@ def test_a_lease_is_gone_afterwards(store: Store) -> None:
 
 
 def test_the_second_driver_refuses_and_names_the_first(store: Store, other: subprocess.Popen[str]) -> None:
-    try:
-        with pytest.raises(UsageError, match=rf"is in use by process {other.pid} on .*, since ") as raised, hold(store):
-            pass
-        assert "\n" not in str(raised.value)
-    finally:
-        other.kill()
-        other.wait()
+    with pytest.raises(UsageError, match=rf"is in use by process {other.pid} on .*, since .* running") as raised:
+        Lease(store).take(print)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_killed_driver_is_succeeded_at_once(store: Store, other: subprocess.Popen[str]) -> None:
-    other.kill()
-    other.wait()
+    other.kill()  # and nobody asks for its exit code, so that the system keeps its number
+    wait_until(lambda: Path(f"/proc/{other.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
     assert store.has(NAME)
     with hold(store) as lease:
+        lease.check()
+
+
+def test_a_process_with_the_number_of_a_dead_driver_is_not_taken_for_it(store: Store) -> None:
+    with hold(store):
+        ours = json.loads(store.read(NAME) or b"")
+    store.publish(NAME, json.dumps({**ours, "process_started": str(int(ours["process_started"]) - 1)}).encode())
+    with hold(store) as lease:
+        lease.check()
+
+
+@pytest.mark.usefixtures("containers", "quick")
+def test_a_dead_container_whose_process_1_seems_alive_is_succeeded_when_it_is_silent(store: Store) -> None:
+    end(held_by(holder(store, *CONTAINER)))
+    assert json.loads(store.read(NAME) or b"")["pid"] == 1
+    said: list[str] = []
+    began = time.monotonic()
+    with hold(store, said.append) as lease:
+        lease.check()
+        assert time.monotonic() - began > SHORT
+    assert f"the place is free in {SHORT} s" in said[0]
+    assert f"To free it at once if it is dead, remove {store.root}/{NAME}" in said[0]
+    end(held_by(holder(store, *CONTAINER)))
+    successor = held_by(holder(store, *CONTAINER, stale=SHORT))  # process 1 too
+    end(successor)
+
+
+@pytest.mark.usefixtures("containers", "quick")
+def test_a_living_driver_in_another_container_is_never_succeeded(store: Store, other: subprocess.Popen[str]) -> None:
+    inside = holder(store, *CONTAINER, stale=SHORT)  # where the holder's process id is nobody's
+    _, refusal = inside.communicate()
+    assert f"is in use by process {other.pid} on " in refusal
+    assert "which has just renewed its lease: wait for it, stop it, or choose another --out" in refusal
+    end(other)
+    inside = held_by(holder(store, *CONTAINER, stale=SHORT))
+    try:
+        with pytest.raises(UsageError, match=r"is in use by process 1 on .*, which has just renewed its lease"):
+            Lease(store).take(print)
+    finally:
+        end(inside)
+
+
+def test_a_lease_that_someone_removes_is_not_waited_for(store: Store) -> None:
+    store.publish(NAME, elsewhere(0))
+    with hold(store, lambda said: store.remove(NAME)) as lease:
         lease.check()
 
 
@@ -83,14 +159,35 @@ class Instant:
 
 def elsewhere(silent: float) -> bytes:
     then = time.time() - silent
-    return json.dumps(asdict(Holder("ab", "another-host", "boot", 1, then, then))).encode()
+    return json.dumps(asdict(Holder("ab", "another-host", 1, then, then, "another boot"))).encode()
 
 
-def test_one_on_another_machine_is_succeeded_when_it_is_silent(store: Store) -> None:
-    store.publish(NAME, elsewhere(STALE_SECONDS - 10))
-    with pytest.raises(UsageError, match="process 1 on another-host"), hold(store):
-        pass
-    store.publish(NAME, elsewhere(STALE_SECONDS + 1))
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("silent", [-7200, 0, 7200])
+def test_one_on_another_machine_is_succeeded_when_it_is_silent_whatever_its_clock_says(
+    store: Store, silent: float
+) -> None:
+    store.publish(NAME, elsewhere(silent))
+    began = time.monotonic()
+    with hold(store) as lease:
+        assert time.monotonic() - began > SHORT
+        lease.check()
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("silent", [-7200, 0, 7200])
+def test_one_on_another_machine_that_renews_its_lease_is_refused_whatever_its_clock_says(
+    store: Store, silent: float
+) -> None:
+    store.publish(NAME, elsewhere(silent))
+    with pytest.raises(UsageError, match=r"process 1 on another-host, .* has just renewed its lease"):
+        Lease(store).take(lambda said: store.publish(NAME, elsewhere(silent - 1)))
+
+
+def test_a_lease_of_an_older_version_can_be_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster.lease, "STALE_SECONDS", 0.5)
+    old = {"token": "ab", "host": "h", "boot": "b", "pid": 1, "started": 0.0, "renewed": 0.0}
+    store.publish(NAME, json.dumps(old).encode())
     with hold(store) as lease:
         lease.check()
 
@@ -155,17 +252,12 @@ def test_the_fence_outlasts_renewals(store: Store, monkeypatch: pytest.MonkeyPat
 
 
 def test_of_many_at_once_one_gets_it(store: Store) -> None:
-    Path(store.root).mkdir()
-    store.publish(NAME, elsewhere(STALE_SECONDS + 1))
-    command = [sys.executable, "-c", HOLDER, store.root]
-    processes = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) for _ in range(4)
-    ]
+    store.publish(NAME, elsewhere(0))
+    processes = [holder(store, stale=SHORT, renewal=10) for _ in range(4)]
     try:
         wait_until(lambda: sum(process.poll() is not None for process in processes) == 3)
         time.sleep(1)
         assert sum(process.poll() is None for process in processes) == 1
     finally:
         for process in processes:
-            process.kill()
-            process.wait()
+            end(process)
