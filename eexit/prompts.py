@@ -46,7 +46,9 @@ def read_prompts(path: str | Path) -> tuple[Prompt, ...]:
             places[prompt.id] = place
             prompts.append(prompt)
     except OSError as error:
-        raise UsageError(f"{path}: can't be read ({error.strerror or error}): check the name and its rights") from error
+        raise UsageError(
+            f"{path}: can't be read ({error.strerror or error}): check the name and the permissions"
+        ) from error
     if not prompts:
         raise UsageError(f"{path}: holds no prompt: write at least one")
     return tuple(prompts)

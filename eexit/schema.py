@@ -21,10 +21,18 @@ def _field(name: str, kind: pa.DataType, unit: str, definition: str, nullable: b
     return pa.field(name, kind, nullable=nullable, metadata={"unit": unit, "definition": definition})
 
 
+# What a mode means for an early exit.
+MODES: Final = {
+    "normal": "no exits: every token comes from the final layer",
+    "unfrozen": "an early exit changes nothing but the token: later tokens attend to the full-depth state",
+    "frozen_residual": "an early exit also freezes the residual stream: past the exit layer, later tokens attend to "
+    "keys and values made from the stream as it was there",
+}
+
 # Which run a row belongs to: the same columns in both tables.
 _RUN_ID = _field("run_id", pa.string(), "hash", "content hash of model, prompt, configuration and seed", False)
 _PROMPT_ID = _field("prompt_id", pa.string(), "id", "the prompt's id, unique in the sweep", False)
-_MODE = _field("mode", pa.string(), "name", "normal, unfrozen or frozen_residual", False)
+_MODE = _field("mode", pa.string(), "name", "; ".join(f"{mode}: {does}" for mode, does in MODES.items()), False)
 _KL_FACTOR = _field("kl_factor", pa.float64(), "1/nat", "sensitivity k; higher is more conservative; null for normal")
 _SEED = _field("seed", pa.int64(), "id", "seed of the exit and sampling draws", False)
 

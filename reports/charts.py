@@ -28,6 +28,7 @@ LIGHT = {
 }
 HEIGHT, WIDTH = 300, 520
 ROOM = 16  # pixels between the outermost marks and the axes
+LAYERS_SKIPPED = "Layers skipped (theoretical)"  # 1 − mean depth, called so wherever it is shown
 _PERCENT = alt.Axis(format=".0%", tickMinStep=0.01)
 OPACITY = alt.when("picked == '' || picked == datum.configuration").then(alt.value(1)).otherwise(alt.value(0.2))
 # Not the exit colours: a number is no layer.
@@ -42,19 +43,23 @@ def specification(chart: alt.Chart | alt.LayerChart) -> dict[str, Any]:
     return spec | {"params": [{"name": "picked", "value": ""}]}
 
 
-def trade_off_chart(frame: pd.DataFrame, y: str, y_title: str, description: str) -> alt.LayerChart:
-    """A trade-off frame as layers skipped (theoretical) against column `y`; lines join the KL factors of a mode."""
-    x_title = "Layers not needed (theoretical)"
+def trade_off_chart(frame: pd.DataFrame, y: str, y_title: str, description: str, share: bool = False) -> alt.LayerChart:
+    """A trade-off frame as layers skipped (theoretical) against column `y`; lines join the KL factors of a mode.
+
+    A `share` is written in per cent, on an axis that starts at none.
+    """
+    x_title, written = LAYERS_SKIPPED, ".1%" if share else ".4~g"
     x_axis = alt.Axis(format=".0%", labelExpr="datum.value < 0 ? '' : datum.label")
     x = alt.X("layers_skipped:Q", title=x_title, axis=x_axis, scale=alt.Scale(zero=True, nice=False, padding=ROOM))
-    y_channel = alt.Y(f"{y}:Q", title=y_title, scale=_scale(frame[y]))
+    y_scale = alt.Scale(zero=True, nice=False, padding=ROOM) if share else _scale(frame[y])
+    y_channel = alt.Y(f"{y}:Q", title=y_title, scale=y_scale, axis=x_axis if share else alt.Axis())
     base = alt.Chart(ROWS).encode(x=x, y=y_channel, color=_mode_colour(frame))
     tooltip = [
         alt.Tooltip("configuration:N", title="Configuration"),
-        alt.Tooltip("layers_skipped:Q", title="Layers not needed", format=".1%"),
-        alt.Tooltip(f"{y}:Q", title=y_title, format=".4~g"),
-        alt.Tooltip(f"{y}_low:Q", title="from", format=".4~g"),
-        alt.Tooltip(f"{y}_high:Q", title="to", format=".4~g"),
+        alt.Tooltip("layers_skipped:Q", title=x_title, format=".1%"),
+        alt.Tooltip(f"{y}:Q", title=y_title, format=written),
+        alt.Tooltip(f"{y}_low:Q", title="from", format=written),
+        alt.Tooltip(f"{y}_high:Q", title="to", format=written),
         alt.Tooltip(f"{y}_n:Q", title="n prompts"),
     ]
     return _finish(
@@ -276,5 +281,9 @@ def _domain(frame: pd.DataFrame) -> list[str]:
 
 def _scale(values: pd.Series) -> alt.Scale:
     """Logarithmic where positive values spread over more than a factor of ten."""
-    spreads = values.min() > 0 and values.max() > 10 * values.min()
-    return alt.Scale(type="log" if spreads else "linear", zero=False, nice=False, padding=24)  # for the labels
+    # The padding is for the labels.
+    return alt.Scale(type="log" if is_logarithmic(values) else "linear", zero=False, nice=False, padding=24)
+
+
+def is_logarithmic(values: pd.Series) -> bool:
+    return bool(values.min() > 0 and values.max() > 10 * values.min())

@@ -13,12 +13,13 @@ import pandas as pd
 from eexit.schema import OK
 from reports.bootstrap import Estimate, estimate_columns
 from reports.progress import Progress, ignore
-from reports.sweep import NORMAL, Configuration, Sweep
+from reports.sweep import NORMAL, Configuration, Sweep, place_of_runs
 
 # Columns of `generations` that are averaged over prompts as they are; perplexity is averaged in nats per token.
 AVERAGED: Final = (
     "exit_rate",
     "mean_depth",
+    "disagreement",
     "tokens_until_difference",
     "equal_share",
     "lcs_share",
@@ -27,7 +28,7 @@ AVERAGED: Final = (
     "longest_loop",
     "n_tokens",
 )
-DIFFERENCES: Final = ("perplexity", "distinct_2", "longest_loop", "n_tokens")
+DIFFERENCES: Final = ("perplexity", "disagreement", "distinct_2", "longest_loop", "n_tokens")
 MAX_BINS: Final = 25
 
 
@@ -108,8 +109,7 @@ def _depth_of_runs(sweep: Sweep, run_ids: pd.Series, width: int, progress: Progr
     rows = sweep.tokens.count_rows()
     read = 0
     for batch in sweep.tokens.to_batches(columns=["run_id", "position", "decided", "exit_layer"]):
-        names = batch.column("run_id").dictionary_encode()
-        run = index.get_indexer(names.dictionary.to_pylist())[np.asarray(names.indices)] if len(batch) else np.array([])
+        run = place_of_runs(batch, index)
         place = np.asarray(batch.column("position")) // width
         layer = np.asarray(batch.column("exit_layer").fill_null(-1))
         used = (

@@ -1,4 +1,4 @@
-"""The overview: findings in words, charts with their rows, and the tables that say the same.
+"""The overview's charts with their rows, and the tables that say the same.
 
 A chart is `{key, title, caption, variants: [{label, spec}], choice?, slice?, table: {columns, rows}}`. Variants draw
 the same rows in another way; a slice `{label, key, values, first}` lets the reader choose which rows: those that have
@@ -6,49 +6,27 @@ the value, or none at all, in column `key`.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Final
 
 import pandas as pd
 
 from reports import charts, frames
 from reports.bootstrap import LEVEL
+from reports.charts import LAYERS_SKIPPED
+from reports.findings import SAMPLED, is_sampled, many
 from reports.progress import Progress, ignore
 from reports.sweep import NORMAL, Sweep
 
 MOST_BASELINES: Final = 20  # configurations that others can be compared with: rows grow with their square
 
 
-def findings(trade: pd.DataFrame, paired: pd.DataFrame) -> list[str]:
-    """One sentence per mode, at its KL factor nearest to 1, each number with its interval and n.
-
-    `paired` is against `normal`.
-    """
-    sentences = []
-    for mode in dict.fromkeys(mode for mode in trade.get("mode", []) if mode != NORMAL):
-        rows = trade[(trade["mode"] == mode) & trade["exit_rate"].notna() & trade["kl_factor"].notna()]
-        if rows.empty:
-            continue
-        row = rows.iloc[(rows["kl_factor"].astype(float) - 1).abs().argmin()].to_dict()
-        parts = [f"exits early on {_said(row, 'exit_rate', '{:.0%}')} of tokens"]
-        if _known(row["layers_skipped"]):
-            parts.append(f"does without {_said(row, 'layers_skipped', '{:.1%}')} of the layers in theory")
-        if _known(row["tokens_until_difference"]):
-            parts.append(f"reads like normal for {_said(row, 'tokens_until_difference', '{:.0f}')} tokens")
-        pair = paired[paired["configuration"] == row["configuration"]] if len(paired) else paired
-        if len(pair) and _known(pair.iloc[0]["perplexity"]):
-            ratio = _said(pair.iloc[0].to_dict() | {"n": row["n"]}, "perplexity", "{:.2f}")
-            parts.append(f"has {ratio} times normal's perplexity")
-        said = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
-        sentences.append(f"{row['configuration']} {said} (n = {many(row['n'], 'prompt')}).")
-    return sentences
-
-
 TRADE_OFF: Final = (
     ("configuration", "Configuration", "text"),
     ("n", "n prompts", "count"),
     ("n_failed", "Failed runs", "count"),
-    ("layers_skipped", "Layers not needed (theoretical)", "share"),
+    ("layers_skipped", LAYERS_SKIPPED, "share"),
+    ("disagreement", "Disagreement", "share"),
     ("exit_rate", "Early exits", "share"),
     ("perplexity", "Perplexity", "real"),
     ("tokens_until_difference", "Same as normal until", "real"),
@@ -78,6 +56,7 @@ PAIRED: Final = (
     ("configuration", "Configuration", "text"),
     ("n", "n prompts", "count"),
     ("perplexity", "Perplexity, ratio", "real"),
+    ("disagreement", "Disagreement, difference", "points"),
     ("distinct_2", "Distinct 2-grams, difference", "points"),
     ("longest_loop", "Longest loop, difference in tokens", "change"),
     ("n_tokens", "Tokens, difference", "change"),
@@ -87,7 +66,7 @@ PAIRED: Final = (
 def overview_charts(sweep: Sweep, trade: pd.DataFrame, progress: Progress = ignore) -> list[dict[str, Any]]:
     """Those that the sweep has numbers for, in the page's order; `static` ones are in the file as SVG too."""
     return [
-        *_trade_offs(trade[trade["layers_skipped"].notna()] if len(trade) else trade),
+        *_trade_offs(trade[trade["layers_skipped"].notna()] if len(trade) else trade, is_sampled(sweep)),
         *_mix(sweep, frames.exit_mix(sweep)),
         *_doses(frames.dose_response(trade)),
         *_depth(sweep, frames.depth_by_position(sweep, progress)),
@@ -107,12 +86,18 @@ def page_charts(sweep: Sweep) -> dict[str, Any]:
     }
 
 
-def _trade_offs(trade: pd.DataFrame) -> Iterator[dict[str, Any]]:
+def _trade_offs(trade: pd.DataFrame, sampled: bool) -> Iterator[dict[str, Any]]:
     for y, title, y_title, caption in _TRADE_OFFS:
         if len(trade) and trade[y].notna().any():
+            if y == "tokens_until_difference" and charts.is_logarithmic(trade[y]):
+                caption += " The axis is logarithmic."
+            if y == "disagreement" and sampled:
+                caption += f" {SAMPLED}"
             caption = f"{caption} {_basis(trade, y, 'Rules')}"
-            chart = charts.trade_off_chart(trade, y, y_title, f"{title}: one point per configuration. {caption}")
-            yield _chart(f"trade-{y}", title, caption, [("", chart)], trade, TRADE_OFF) | {"static": True}
+            description = f"{title}: one point per configuration. {caption}"
+            chart = charts.trade_off_chart(trade, y, y_title, description, share=y == "disagreement")
+            limit = {"limit": y} if y == "disagreement" else {}
+            yield _chart(f"trade-{y}", title, caption, [("", chart)], trade, TRADE_OFF) | {"static": True} | limit
 
 
 def _mix(sweep: Sweep, mix: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -166,8 +151,8 @@ def _paired(sweep: Sweep) -> Iterator[dict[str, Any]]:
     against = [key for key, frame in found if len(frame)]
     yield _chart("paired", "Paired differences", caption, drawn, paired, PAIRED) | {
         "wide": True,
-        "choice": "Of",
-        "slice": {"label": "Against", "key": "baseline", "values": against, "first": 0},
+        "choice": "Metric",
+        "slice": {"label": "compared with", "key": "baseline", "values": against, "first": 0},
     }
 
 
@@ -188,20 +173,30 @@ def _chart(
 
 _TRADE_OFFS: Final = (
     (
+        "disagreement",
+        "Disagreement against layers skipped",
+        "Disagreement (share of decided tokens)",
+        "Down and right is better. Disagreement: decided tokens that full depth, given the same text, would not have "
+        "said. Means over prompts; labels are KL factors; a click opens the configuration.",
+    ),
+    (
         "perplexity",
-        "Quality against layers skipped",
+        "Perplexity against layers skipped",
         "Perplexity under full depth",
-        "Down and right is better. Means over prompts; labels are KL factors; a click opens the configuration.",
+        "Down and right is better, but a low perplexity is no proof of quality: a text that repeats itself in a loop "
+        "is fluent to the model.",
     ),
     (
         "tokens_until_difference",
         "Fidelity against layers skipped",
         "Tokens until first difference",
-        "Up and right is better. Tokens that match the normal run before the first that differs.",
+        "Up and right is better. Tokens before the first that differs from the normal run. A text that never differs "
+        "counts with its whole length, as normal does: no point can be higher than texts are long.",
     ),
 )
 _MEASURES: Final = (
     ("perplexity", "Perplexity", "Perplexity, ratio (log scale)", 1.0),
+    ("disagreement", "Disagreement", "Disagreement, difference (fraction of decided tokens)", 0.0),
     ("distinct_2", "Distinct 2-grams", "Distinct 2-grams, difference (fraction)", 0.0),
     ("longest_loop", "Longest loop", "Longest loop, difference in tokens", 0.0),
     ("n_tokens", "Tokens", "Tokens, difference", 0.0),
@@ -230,17 +225,3 @@ def clean(value: Any) -> Any:
     if value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
         return None
     return float(f"{value:.6g}") if isinstance(value, float) else value
-
-
-def many(n: int, noun: str) -> str:
-    return f"{n:,} {noun}" + ("" if n == 1 else "s")
-
-
-def _said(row: Mapping[Any, Any], name: str, form: str) -> str:
-    interval = f" [{form}, {form}]".format(row[f"{name}_low"], row[f"{name}_high"])
-    fewer = "" if row[f"{name}_n"] == row["n"] else f" (n = {row[f'{name}_n']})"
-    return form.format(row[name]) + (interval if _known(row[f"{name}_low"]) else "") + fewer
-
-
-def _known(value: Any) -> bool:
-    return value is not None and math.isfinite(value)

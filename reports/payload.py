@@ -8,11 +8,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eexit.schema import GENERATIONS, TOKENS
+from eexit.schema import GENERATIONS, MODES, TOKENS
 from reports import frames
 from reports.bootstrap import LEVEL, MIN_PROMPTS, RESAMPLES
 from reports.choose import MOST, choose_prompts
-from reports.overview import clean, findings, many, overview_charts, page_charts
+from reports.findings import findings, is_sampled, many
+from reports.overview import clean, overview_charts, page_charts
 from reports.packing import Packed, pack
 from reports.progress import Progress, ignore
 from reports.sweep import NORMAL, Sweep
@@ -33,6 +34,7 @@ METRICS: Final = (
     Metric("n_tokens", "Tokens", "count"),
     Metric("exit_rate", "Early exits", "share"),
     Metric("mean_depth", "Mean depth", "share"),
+    Metric("disagreement", "Disagreement", "share"),
     Metric("tokens_until_difference", "Same as normal until", "count"),
     Metric("equal_share", "Equal positions", "share"),
     Metric("lcs_share", "Common subsequence", "share"),
@@ -65,9 +67,10 @@ def payload(
             "planned": sweep.about.get("n_runs"),
             "prompts": len(sweep.prompts),
         },
-        "findings": findings(trade, paired),
+        "findings": findings(trade, paired, is_sampled(sweep)),
         "layers": list(frames.layer_labels(sweep).values()),
         "normal": NORMAL,
+        "modes": {mode: MODES[mode] for mode in dict.fromkeys(c.mode for c in sweep.configurations) if mode in MODES},
         "configurations": [{"key": c.key, "mode": c.mode, "kl": c.kl_factor} for c in sweep.configurations],
         "metrics": [vars(metric) for metric in metrics],
         "prompts": _prompts(sweep, held, _runs(sweep, runs, sweep.layer_counts[chosen], packed, metrics)),

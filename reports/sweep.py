@@ -81,14 +81,15 @@ def read_sweep(results: str) -> Sweep:
     )
     prompts = {prompt["id"]: prompt["prompt"] for prompt in about["config"].get("prompts", [])}
     prompts |= dict(zip(named["prompt_id"].to_pylist(), named["prompt_first"].to_pylist(), strict=True))
+    tokens = _dataset(filesystem, f"{root}/tokens", TOKENS)
     return assemble(
         about,
         exitable,
         final,
         prompts,
-        rows.drop_columns(["prompt", "exit_layer_counts"]).to_pandas(),
+        _with_disagreement(rows.drop_columns(["prompt", "exit_layer_counts"]).to_pandas(), tokens),
         _count_matrix(rows["exit_layer_counts"], [*exitable, final]),
-        _dataset(filesystem, f"{root}/tokens", TOKENS),
+        tokens,
         generations,
     )
 
@@ -136,7 +137,32 @@ def assemble(
 def disagreeing(tokens: pa.Table | pa.RecordBatch) -> np.ndarray:
     """Whether each token was decided and is not the full-depth model's own most likely one; both columns recorded."""
     other = np.asarray(tokens["token_id"]) != np.asarray(tokens["final_token_id"])
-    return np.asarray(tokens["decided"].fill_null(True).cast("uint8")).astype(bool) & other
+    return np.asarray(tokens["decided"].fill_null(True)).astype(bool) & other
+
+
+def place_of_runs(tokens: pa.RecordBatch, index: pd.Index) -> np.ndarray:
+    """Where in `index` the run of each token is; −1 for those of other runs."""
+    if not len(tokens):
+        return np.array([], dtype=int)
+    names = tokens.column("run_id").dictionary_encode()
+    return index.get_indexer(names.dictionary.to_pylist())[np.asarray(names.indices)]
+
+
+def _with_disagreement(generations: pd.DataFrame, tokens: ds.Dataset) -> pd.DataFrame:
+    """Results of format 1 lack the column; their tokens have what it is made of."""
+    lacking = generations["disagreement"].isna() & (generations["status"] == OK) & (generations["n_tokens"] > 1)
+    if not lacking.any():
+        return generations
+    index = pd.Index(generations.loc[lacking, "run_id"])
+    n, n_other = np.zeros(len(index)), np.zeros(len(index))
+    for batch in tokens.to_batches(columns=["run_id", "decided", "token_id", "final_token_id"]):
+        run = place_of_runs(batch, index)
+        known = (run >= 0) & np.asarray(batch["final_token_id"].is_valid()) & np.asarray(batch["decided"])
+        np.add.at(n, run[known], 1)
+        np.add.at(n_other, run[known], disagreeing(batch)[known])
+    with np.errstate(invalid="ignore"):
+        generations.loc[lacking, "disagreement"] = n_other / n
+    return generations
 
 
 def loose(schema: pa.Schema) -> pa.Schema:

@@ -5,29 +5,66 @@ function overviewPage() {
   const missing = planned && planned > runs ? ` of ${form(planned, "count")}` : "";
   const page = [
     h("h1", {}, "What exiting early costs"),
-    h("p.soft", {}, DATA.facts.map(([label, value]) => `${label}: ${value}`).join(" · ")),
-    numbers([["runs", `${form(runs, "count")}${missing}`], failed
-      ? [h("a", { href: "#/fail" }, "failed"), h("span.bad", {}, form(failed, "count"))] : ["failed", "0"]]),
+    h("div.row", {}, provenance(`${form(runs, "count")}${missing} runs${failed ? "" : ", none failed"}`), failed ? h("a.bad", { href: "#/fail" }, `${form(failed, "count")} failed`) : null, DATA.charts.length ? highlight() : null),
   ];
   if (missing) page.push(h("p", {}, `${form(planned - runs, "count")} runs haven't landed yet: this is a partial sweep.`));
   if (!runs) page.push(h("p", {}, "No run has landed yet."));
   else if (failed === runs) page.push(h("p", {}, "Every run failed: there is nothing to average."));
   if (DATA.prompts.length < prompts) page.push(h("p", {}, held()));
-  if (DATA.findings.length) {
-    page.push(h("h2", {}, "Findings"), h("ul", {}, ...DATA.findings.map((finding) => h("li", {}, finding))));
-    const { level, least } = DATA.bootstrap;
-    page.push(h("p.soft", {}, (prompts < least ? `Fewer than ${least} prompts are too few for intervals. ` : `In brackets: ${100 * level}% bootstrap intervals over prompts. `) +
-      "Layers not needed are a theoretical saving: the exit rule itself looks at the final layer, so nothing here is wall-clock time. ", h("a", { href: "#/methods" }, "What each number means")));
-  }
   if (runs && DATA.configurations.every((configuration) => configuration.mode === DATA.normal)) {
     page.push(h("p", {}, "This sweep has only normal runs: nothing exits early."));
   }
   if (runs && !DATA.configurations.some((configuration) => configuration.mode === DATA.normal)) {
     page.push(h("p", {}, "This sweep has no normal runs to compare with."));
   }
-  if (DATA.charts.length) page.push(highlight());
-  page.push(h("div.figures", {}, ...DATA.charts.map(figure), DATA.prompts.length && DATA.metrics.length ? heatmap() : null));
+  page.push(h("div.figures", {}, DATA.findings.length ? findings(prompts) : null, ...DATA.charts.map((chart) => (chart.limit ? limited : figure)(chart)),
+    DATA.prompts.length && DATA.metrics.length ? heatmap() : null));
   return page;
+}
+
+// Where the numbers come from: a line, and all of it when that is opened.
+function provenance(runs) {
+  const facts = Object.fromEntries(DATA.facts);
+  const line = [facts.Model, facts.Size, `${facts.Tokens} tokens`, runs].filter(Boolean).join(" · ");
+  return h("details.provenance", {}, h("summary", {}, line), h("dl", {}, ...DATA.facts.flatMap(([label, value]) => [h("dt", {}, label), h("dd", {}, value)])));
+}
+
+function findings(prompts) {
+  const { level, least } = DATA.bootstrap;
+  return h("section", { "aria-label": "Findings" }, h("h2", {}, "Findings"), h("ul", {}, ...DATA.findings.map((finding) => h("li", {}, finding))), modes(),
+    h("p.soft", {}, (prompts < least ? `Fewer than ${least} prompts are too few for intervals. ` : `In brackets: ${100 * level}% bootstrap intervals over prompts. `) +
+      "Layers skipped are theoretical: the exit rule itself looks at the final layer, so nothing here is measured time. ", h("a", { href: "#/methods" }, "What each number means")));
+}
+
+// What an early exit does in each mode of the sweep.
+const modes = () => h("dl.modes.soft", {}, ...Object.entries(DATA.modes).filter(([mode]) => mode !== DATA.normal).map(([mode, does]) => h("div", {}, h("dt", {}, `${mode}:`), h("dd", {}, `${does}.`))));
+
+let most = 5; // per cent
+
+// A chart with a limit to choose for what it shows upwards: a line there, and which configurations skip most below it.
+function limited(chart) {
+  const { key, label, form: how } = chart.table.columns.find((column) => column.key === chart.limit), name = label.toLowerCase();
+  const answer = h("output", { for: "most" }), said = () => answer.replaceChildren(...skipMost(chart.table, { key, form: how }, name));
+  const input = h("input", { id: "most", type: "number", min: 0, max: 100, step: "any", value: most, oninput: () => { most = input.valueAsNumber; said(); copy.update(); } });
+  said();
+  const line = (spec) => ({ data: { values: [{ most: most / 100 }] }, mark: { type: "rule", strokeDash: [5, 4], aria: false },
+    encoding: { y: { field: "most", type: "quantitative", title: spec.layer[0].encoding.y.title } } });
+  const highest = Math.max(...chart.table.rows.map((row) => row[key + "_high"] ?? row[key]));
+  const copy = { ...chart, controls: [h("label", {}, `Most layers skipped at a ${name} of at most `, input, " %"), answer],
+    prepare: (spec) => (most / 100 <= highest ? { ...spec, layer: [line(spec), ...spec.layer] } : spec) };
+  return figure(copy);
+}
+
+// Of each mode, the configuration that skips most layers without more than the limit, in words; the deepest skip first.
+function skipMost({ rows }, column, name) {
+  if (!(most >= 0)) return ["Give a number from 0 to 100."];
+  const known = rows.filter((row) => row.mode !== DATA.normal && row[column.key] !== null), names = [...new Set(known.map((row) => row.mode))];
+  const skipped = { key: "layers_skipped", form: "share" };
+  const best = names.map((mode) => sorted(known.filter((row) => row.mode === mode && row[column.key] <= most / 100), (row) => row.layers_skipped, true)[0]);
+  const found = sorted(best.filter(Boolean), (row) => row.layers_skipped, true).map((row) => h("span", {}, h("a", { href: `#/c/${encodeURIComponent(row.configuration)}` }, row.configuration),
+    ` would skip ${estimate(row, skipped)} of the layers (theoretical), at a ${name} of ${estimate(row, column)} (n = ${row[column.key + "_n"]}). `));
+  const none = names.filter((_, i) => !best[i]).map((mode) => `No ${mode} configuration has so low a ${name}. `);
+  return [...found, ...none];
 }
 
 const held = () => `This file holds the texts and tokens of ${form(DATA.prompts.length, "count")} of ${form(DATA.counts.prompts, "count")} prompts; ` +
@@ -35,12 +72,12 @@ const held = () => `This file holds the texts and tokens of ${form(DATA.prompts.
 
 function highlight() {
   const options = DATA.configurations.map(({ key }) => h("option", { value: key }, key));
-  return h("p.row.screen", {}, h("label", {}, "Bring out ", h("select", { id: "highlight", onchange: (event) => pick(event.target.value) }, h("option", { value: "" }, "no configuration"), ...options)));
+  return h("p.screen", {}, h("label", {}, "Highlight: ", h("select", { id: "highlight", onchange: (event) => pick(event.target.value) }, h("option", { value: "" }, "none"), ...options)));
 }
 
 // Prompts × configurations, one metric at a time.
 function heatmap() {
-  const state = { metric: Math.max(0, DATA.metrics.findIndex((m) => m.key === "mean_depth")), by: "" };
+  const state = { metric: Math.max(0, ...["disagreement", "mean_depth"].map((key) => DATA.metrics.findIndex((m) => m.key === key)).filter((place) => place >= 0).slice(0, 1)), by: "" };
   const choose = (label, key, options) => h("label", {}, label + " ", h("select", { id: `heat-${key}`, onchange: (event) => { state[key] = key === "by" ? event.target.value : +event.target.value; chart.update(); } }, ...options));
   const ordered = () => sorted(DATA.prompts, (prompt) => (state.by ? meanOf(runsOf(prompt, state.by), state.metric) : 0), true);
   const chart = {
@@ -50,7 +87,7 @@ function heatmap() {
     wide: true,
     variants: [{ spec: DATA.specs.heat }],
     controls: [
-      choose("Show", "metric", DATA.metrics.map((m, i) => h("option", { value: i, selected: i === state.metric }, m.label))),
+      choose("Metric", "metric", DATA.metrics.map((m, i) => h("option", { value: i, selected: i === state.metric }, m.label))),
       choose("Order by", "by", [h("option", { value: "" }, "prompt"), ...DATA.configurations.map(({ key }) => h("option", { value: key }, key))]),
     ],
     rows: () => ordered().flatMap((prompt, order) => DATA.configurations.flatMap(({ key }) => heatRow(prompt, key, order, state.metric))),

@@ -153,7 +153,10 @@ def test_prompts_come_from_a_file_beside_the_toml(tmp_path: Path) -> None:
             ["--prompts", "https://user:secret@x/y.txt?key=secret"],
             "https://…@x/y.txt?…: prompts are read from a local file: download it first",
         ),
-        (["--prompts", "no.txt"], "no.txt: can't be read (No such file or directory): check the name and its rights"),
+        (
+            ["--prompts", "no.txt"],
+            "no.txt: can't be read (No such file or directory): check the name and the permissions",
+        ),
     ],
 )
 def test_a_bad_flag_is_told_in_one_line(arguments: list[str], message: str) -> None:
@@ -200,7 +203,7 @@ def test_a_toml_may_have_a_byte_order_mark_and_numbers_as_ids(tmp_path: Path) ->
         ),
         (
             'prompts = "none.txt"',
-            "{folder}/none.txt: can't be read (No such file or directory): check the name and its rights",
+            "{folder}/none.txt: can't be read (No such file or directory): check the name and the permissions",
         ),
         ("= 3", "--config {path} is not TOML (Invalid statement (at line 1, column 1))"),
     ],

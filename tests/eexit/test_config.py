@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from eexit.config import Mode, Prompt, SweepConfig
+from eexit.schema import MODES
 
 PROMPTS = (Prompt(id="0", prompt="x"),)
 
@@ -51,3 +52,7 @@ def test_a_configuration_is_frozen_and_survives_json() -> None:
     assert SweepConfig.model_validate_json(config.model_dump_json()) == config
     with pytest.raises(ValidationError, match="frozen"):
         config.temperature = 1.0  # type: ignore[misc]
+
+
+def test_every_mode_is_described_where_readers_of_results_find_it():
+    assert list(MODES) == list(Mode)

@@ -7,7 +7,7 @@ from reports import build_report, generate_multi_prompt_html_visualization
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(("route", "n"), [("#/", 8), ("#/p/0", 2)])
+@pytest.mark.parametrize(("route", "n"), [("#/", 9), ("#/p/0", 2)])
 def test_every_chart_draws_ink(visit, scheme, route, n):
     page = visit(route, color_scheme=scheme)
     page.locator(".chart[data-ink]").nth(n - 1).wait_for()
@@ -23,6 +23,50 @@ def test_a_table_beside_a_chart_says_the_same(visit):
     page = visit("#/")
     page.locator("figure summary").first.click()
     assert "7 [7, 7]" in page.locator("figure table").first.inner_text()
+
+
+def test_the_first_screen_has_findings_and_the_first_chart(visit):
+    page = visit("#/", viewport=(("width", 1360), ("height", 900)))
+    page.locator("[data-chart=trade-disagreement] .chart[data-ink]").wait_for()
+    assert page.locator(".provenance").bounding_box()["height"] < 40, "one line"
+    for seen in (page.locator("main li").last, page.locator("canvas").first):
+        box = seen.bounding_box()
+        assert box["y"] + box["height"] < 900
+    page.locator(".provenance summary").click()
+    assert "5, 10, 15, 20, 25 of 30 (0-based)" in page.locator(".provenance").inner_text()
+    modes = page.locator(".modes").inner_text()
+    assert [line.split(":")[0] for line in modes.splitlines()[::2]] == ["unfrozen", "frozen_residual"]
+
+
+def test_most_layers_skipped_at_a_disagreement_is_read_off(visit, tmp_path):
+    shares = {("unfrozen", 0.5): 0.2, ("unfrozen", 2.0): 0.04, ("frozen_residual", 2.0): 0.06}
+    generations, tokens = [], []
+    for prompt in range(5):
+        for (mode, k), share in {("normal", None): 0.0, **shares}.items():
+            depth = {} if k is None else {"mean_depth": 0.9 if k == 0.5 else 0.95}
+            row, rows = run_rows(str(prompt), "?", mode, k, ["a", "b"], disagreement=share, **depth)
+            generations.append(row)
+            tokens += rows
+    path = build_report(str(write_sweep(tmp_path / "s", generations, tokens)), tmp_path / "r.html")
+    page = visit("#/", path=path)
+    chart = page.locator("[data-chart=trade-disagreement]")
+    limit, answer = chart.get_by_label("Most layers skipped at a disagreement of at most"), chart.locator("output")
+    assert limit.input_value() == "5"
+    assert answer.inner_text() == (
+        "unfrozen@2 would skip 5.0% [5.0%, 5.0%] of the layers (theoretical), at a disagreement of 4.0% [4.0%, 4.0%] "
+        "(n = 5). No frozen_residual configuration has so low a disagreement."
+    )
+    chart.locator(".chart[data-ink]").wait_for()
+    before = chart.locator("canvas").evaluate("canvas => canvas.toDataURL()")
+    limit.fill("20")
+    assert [link.inner_text() for link in answer.get_by_role("link").all()] == ["unfrozen@0.5", "frozen_residual@2"]
+    assert "10.0% [10.0%, 10.0%] of the layers" in answer.inner_text()
+    page.wait_for_timeout(300)
+    assert chart.locator("canvas").evaluate("canvas => canvas.toDataURL()") != before, "the line has moved"
+    limit.fill("")
+    assert "Give a number" in answer.inner_text()
+    limit.fill("0")
+    assert answer.get_by_role("link").count() == 0
 
 
 def test_from_the_overview_to_a_token(visit):
@@ -69,7 +113,7 @@ def test_charts_bring_out_the_same_configuration(visit):
     page = visit("#/")
     page.locator("[data-chart=heat] .chart[data-ink]").wait_for()
     before = page.locator("[data-chart=mix] canvas").evaluate("canvas => canvas.toDataURL()")
-    page.get_by_label("Bring out").select_option("unfrozen@1")
+    page.get_by_label("Highlight").select_option("unfrozen@1")
     page.wait_for_timeout(200)
     assert page.locator("[data-chart=mix] canvas").evaluate("canvas => canvas.toDataURL()") != before
 
@@ -78,7 +122,7 @@ def test_the_heatmap_shows_another_number_in_another_order(visit):
     page = visit("#/")
     heat = page.locator("[data-chart=heat]")
     heat.locator("summary").click()
-    heat.get_by_label("Show").select_option("Perplexity")
+    heat.get_by_label("Metric").select_option("Perplexity")
     heat.get_by_label("Order by").select_option("unfrozen@2")
     assert heat.locator("tbody tr").last.inner_text().startswith("2 Question 2?")  # failed there: no value
     assert "✕" in heat.locator("tbody tr").last.inner_text()
@@ -91,9 +135,9 @@ def test_differences_are_against_whichever_configuration_is_chosen(visit):
     paired.locator("summary").click()
     rows = paired.locator("tbody tr")
     assert "unfrozen@0.5\t6\t2.333 [2.333, 2.333]" in rows.all_inner_texts()[0]
-    paired.get_by_role("combobox", name="Against").select_option("unfrozen@0.5")
+    paired.get_by_role("combobox", name="compared with").select_option("unfrozen@0.5")
     assert rows.all_inner_texts()[0].startswith("normal\t6\t0.4286 [0.4286, 0.4286]")
-    assert paired.locator("caption").inner_text() == "Paired differences · Against unfrozen@0.5"
+    assert paired.locator("caption").inner_text() == "Paired differences · compared with unfrozen@0.5"
 
 
 def test_an_address_leads_to_one_token_side_by_side(visit):

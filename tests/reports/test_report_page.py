@@ -179,7 +179,7 @@ def test_readers_without_scripts_get_the_trade_off(full):
     page, _ = report(full)
     noscript = re.search(r"<noscript>(.*?)</noscript>", page, flags=re.S)
     assert noscript
-    assert noscript[1].count("<svg") == 2
+    assert noscript[1].count("<svg") == 3
     assert '<th class="words">frozen_residual@1</th>' in noscript[1]
     assert "3 [3, 3]" in noscript[1]
 
@@ -209,15 +209,54 @@ def test_generations_without_tokens_still_have_their_text(make_sweep):
 
 
 def test_findings_give_interval_and_n(full):
-    finding = report(full)[1]["findings"][0]
+    first, finding, _ = report(full)[1]["findings"]
+    assert first == (
+        "Full depth, given the same text, would have said something else on 30.7% [30.4%, 31.2%] of the decided tokens "
+        "of unfrozen@1 and on 30.7% [30.4%, 31.2%] of those of frozen_residual@1 (n = 6 prompts)."
+    )
     assert re.search(r"unfrozen@1 exits early on \d+% \[\d+%, \d+%\] of tokens", finding)
-    assert "in theory" in finding
+    assert re.search(r"would skip [\d.]+% \[[\d.]+%, [\d.]+%\] of the layers \(theoretical\)", finding)
+    assert "matches normal for its first 3 [3, 3] tokens on average" in finding
     assert "n = 6 prompts" in finding
+
+
+def test_where_tokens_are_sampled_disagreement_says_what_it_means(make_sweep, tmp_path):
+    folder = shutil.copytree(make_sweep(2), tmp_path / "sampled")
+    about = json.loads((folder / "sweep.json").read_text())
+    about["config"]["temperature"] = 0.7
+    (folder / "sweep.json").write_text(json.dumps(about))
+    data = report(folder)[1]
+    said = "full depth's token is its likeliest one, so that normal disagrees too."
+    assert said in data["findings"][0]
+    assert [chart["key"] for chart in data["charts"] if said in chart["caption"]] == ["trade-disagreement"]
+    assert said not in json.dumps(report(make_sweep(2))[1])
+
+
+def test_what_a_mode_does_and_what_a_number_does_not_prove_is_said(full):
+    data = report(full)[1]
+    assert data["modes"].keys() == {"normal", "unfrozen", "frozen_residual"}
+    captions = {chart["key"]: chart["caption"] for chart in data["charts"]}
+    assert "no proof of quality" in captions["trade-perplexity"]
+    assert "no point can be higher than texts are long" in captions["trade-tokens_until_difference"]
+
+
+@pytest.mark.parametrize(("first", "kind"), [(3, "log"), (30, "linear")])
+def test_a_logarithmic_axis_is_said_to_be_one(tmp_path, first, kind):
+    rows = [
+        run_rows(str(prompt), "?", mode, k, ["a"], tokens_until_difference=until)
+        for prompt in range(2)
+        for mode, k, until in (("normal", None, 100), ("unfrozen", 1.0, first))
+    ]
+    folder = write_sweep(tmp_path / "s", [row for row, _ in rows], [token for _, tokens in rows for token in tokens])
+    charts = {chart["key"]: chart for chart in report(folder)[1]["charts"]}
+    chart = charts["trade-tokens_until_difference"]
+    assert ("The axis is logarithmic." in chart["caption"]) == (kind == "log")
+    assert chart["variants"][0]["spec"]["layer"][0]["encoding"]["y"]["scale"]["type"] == kind
 
 
 def test_every_chart_gives_n_and_what_its_intervals_are(full):
     captions = {chart["key"]: chart["caption"] for chart in report(full)[1]["charts"]}
-    assert len(captions) == 7
+    assert len(captions) == 8
     for caption in captions.values():
         assert "95% intervals over prompts; n = " in caption
     assert captions["mix"].endswith("n = 5 to 6 prompts.")
@@ -231,7 +270,7 @@ def test_few_prompts_have_n_and_no_intervals(make_sweep):
 
 
 def test_a_finding_says_where_a_number_rests_on_fewer_prompts(make_sweep):
-    finding = report(make_sweep(6, fail=lambda prompt, mode, k: (prompt, mode) == (0, "normal")))[1]["findings"][0]
+    finding = report(make_sweep(6, fail=lambda prompt, mode, k: (prompt, mode) == (0, "normal")))[1]["findings"][1]
     assert "1.67 [1.67, 1.67] (n = 5) times normal's perplexity (n = 6 prompts)." in finding
 
 

@@ -1,0 +1,81 @@
+"""What a sweep found, in sentences."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import pandas as pd
+
+from reports.sweep import Sweep
+
+SAMPLED: Final = (
+    "Tokens are sampled in this sweep and full depth's token is its likeliest one, so that normal disagrees too."
+)
+
+
+def findings(trade: pd.DataFrame, paired: pd.DataFrame, sampled: bool = False) -> list[str]:
+    """How often an exit says something else than full depth would have, then one sentence per mode.
+
+    Each is at the mode's KL factor nearest to 1, and each number has its interval and n. `paired` is against `normal`;
+    `sampled` says that tokens were drawn rather than the likeliest ones taken.
+    """
+    rows = [row for mode in dict.fromkeys(trade.get("mode", [])) if (row := _nearest_to_one(trade, mode))]
+    return [*_how_often(rows, sampled), *(_what_it_does(row, paired) for row in rows)]
+
+
+def _nearest_to_one(trade: pd.DataFrame, mode: str) -> dict[Any, Any] | None:
+    rows = trade[(trade["mode"] == mode) & trade["exit_rate"].notna() & trade["kl_factor"].notna()]
+    return None if rows.empty else rows.iloc[(rows["kl_factor"].astype(float) - 1).abs().argmin()].to_dict()
+
+
+def _how_often(rows: list[dict[Any, Any]], sampled: bool) -> Iterator[str]:
+    known = [row for row in rows if _known(row["disagreement"])]
+    if not known:
+        return
+    n = max(row["disagreement_n"] for row in known)
+    shares = [
+        f"on {_said(row | {'n': n}, 'disagreement', '{:.1%}')} of {'those' if place else 'the decided tokens'} of "
+        f"{row['configuration']}"
+        for place, row in enumerate(known)
+    ]
+    said = (
+        f"Full depth, given the same text, would have said something else {_listed(shares)} (n = {many(n, 'prompt')})."
+    )
+    yield f"{said} {SAMPLED}" if sampled else said
+
+
+def _what_it_does(row: dict[Any, Any], paired: pd.DataFrame) -> str:
+    parts = [f"exits early on {_said(row, 'exit_rate', '{:.0%}')} of tokens"]
+    if _known(row["layers_skipped"]):
+        parts.append(f"would skip {_said(row, 'layers_skipped', '{:.1%}')} of the layers (theoretical)")
+    if _known(row["tokens_until_difference"]):
+        first = _said(row, "tokens_until_difference", "{:.0f}")
+        parts.append(f"matches normal for its first {first} token{'' if first == '1' else 's'} on average")
+    pair = paired[paired["configuration"] == row["configuration"]] if len(paired) else paired
+    if len(pair) and _known(pair.iloc[0]["perplexity"]):
+        ratio = _said(pair.iloc[0].to_dict() | {"n": row["n"]}, "perplexity", "{:.2f}")
+        parts.append(f"has {ratio} times normal's perplexity")
+    return f"{row['configuration']} {_listed(parts)} (n = {many(row['n'], 'prompt')})."
+
+
+def _listed(parts: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+
+
+def is_sampled(sweep: Sweep) -> bool:
+    """Whether tokens were drawn, rather than the likeliest ones taken."""
+    return bool(sweep.about.get("config", {}).get("temperature"))
+
+
+def many(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
+
+
+def _said(row: Mapping[Any, Any], name: str, form: str) -> str:
+    interval = f" [{form}, {form}]".format(row[f"{name}_low"], row[f"{name}_high"])
+    fewer = "" if row[f"{name}_n"] == row["n"] else f" (n = {row[f'{name}_n']})"
+    return form.format(row[name]) + (interval if _known(row[f"{name}_low"]) else "") + fewer
+
+
+def _known(value: Any) -> bool:
+    return value is not None and math.isfinite(value)
