@@ -19,7 +19,7 @@ async function configurationPage(number, run, { vs, t, o }) {
   const difference = other ? compare(tokens, other) : { from: -1, same: new Set(), sameOther: new Set() };
   const sides = [{ side: "t", run, tokens, same: difference.same, at: t }];
   if (other && named) sides.push({ side: "o", run: base, tokens: other, same: difference.sameOther, at: o });
-  for (const { tokens: { n }, at } of sides) if (at >= n) page.push(notice(`There is no token ${at}: the text has ${n}.`));
+  for (const { tokens: { n }, at } of sides) if (at >= n) page.push(notice(`There is no token ${at + 1}: the text has ${n}.`));
   page.push(outcome(run), h("p", {}, agreement(difference, other && base)), ...run.notes.map(([label, note]) => h("p", {}, h("strong", {}, label + ": "), ...visible(String(note)))));
   page.push(comparisons(prompt, run, others, named, t), legend(run.counts, document.body));
   const pane = h("aside.pane", { "aria-label": "Token", tabindex: 0, "aria-live": "polite" });
@@ -42,7 +42,9 @@ function outcome(run) {
 function agreement(difference, base) {
   if (!base) return "";
   if (difference.from < 0) return `Identical to ${runName(base)}.`;
-  return `Identical to ${runName(base)} for ${difference.from} tokens; after that ${difference.same.size} match it again, in bold.`;
+  if (!difference.from) return `Not ${runName(base)}'s from the first token on; after that ${difference.same.size} match it, in bold.`;
+  const first = difference.from === 1 ? "the first token" : `the first ${difference.from} tokens`;
+  return `Identical to ${runName(base)} for ${first}; after that ${difference.same.size} match it again, in bold.`;
 }
 
 function comparisons(prompt, run, others, named, t) {

@@ -56,7 +56,7 @@ function tokenPane(run, tokens, detail, i, name) {
   const rank = tokens.rank[i], drawn = i >= run.undrawn;
   const lines = [
     h("h2.piece", {}, "“", ...alone(tokens.piece[i]), "”"),
-    h("p", {}, (name ? `${name}: position` : "Position") + ` ${i} of ${tokens.n}, read after layer ${DATA.layers[rank]}` + (drawn ? "." : "; the exit wasn't drawn.")),
+    h("p", {}, (name ? `${name}: token` : "Token") + ` ${i + 1} of ${tokens.n} (position ${i}), read after layer ${DATA.layers[rank]}.` + (drawn ? "" : " First token: always from the final layer.")),
   ];
   if (!detail) return lines;
   const known = detail(i);

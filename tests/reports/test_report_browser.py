@@ -77,7 +77,7 @@ def test_from_the_overview_to_a_token(visit):
     page.locator("main table").first.get_by_role("link", name="unfrozen@1", exact=True).click()
     page.get_by_role("heading", name="unfrozen@1 on prompt 0").wait_for()
     page.locator(".t").nth(2).click()
-    assert "Position 2 of 24, read after layer 15." in page.locator(".pane").inner_text()
+    assert "Token 3 of 24 (position 2), read after layer 15." in page.locator(".pane").inner_text()
     assert page.url.endswith("#/p/0/unfrozen%401/t/2")
 
 
@@ -138,6 +138,33 @@ def test_differences_are_against_whichever_configuration_is_chosen(visit):
     paired.get_by_role("combobox", name="compared with").select_option("unfrozen@0.5")
     assert rows.all_inner_texts()[0].startswith("normal\t6\t0.4286 [0.4286, 0.4286]")
     assert paired.locator("caption").inner_text() == "Paired differences · compared with unfrozen@0.5"
+
+
+def test_the_first_token_is_said_to_come_from_the_final_layer(visit):
+    said = "First token: always from the final layer."
+    page = visit("#/p/0/unfrozen@1/t/0")
+    assert f"Token 1 of 24 (position 0), read after layer 29 (final). {said}" in page.locator(".pane").inner_text()
+    page.locator(".tokens").press("ArrowRight")
+    assert said not in page.locator(".pane").inner_text()
+
+
+@pytest.mark.parametrize(
+    ("other", "sentence"),
+    [
+        (["a", "c"], "Identical to normal for the first token; after that 0 match it again"),
+        (["a", "b", "d"], "Identical to normal for the first 2 tokens; after that 0 match it again"),
+        (["b"], "Not normal's from the first token on; after that 1 match it"),
+        (["a", "b"], "Identical to normal."),
+    ],
+)
+def test_how_far_a_text_is_normals_is_said_in_words(visit, tmp_path, other, sentence):
+    generations, tokens = [], []
+    for mode, k, pieces in (("normal", None, ["a", "b"]), ("unfrozen", 1.0, other)):
+        row, rows = run_rows("0", "?", mode, k, pieces)
+        generations.append(row)
+        tokens += rows
+    path = build_report(str(write_sweep(tmp_path / "s", generations, tokens)), tmp_path / "r.html")
+    assert sentence in visit("#/p/0/unfrozen@1", path=path).locator("main").inner_text()
 
 
 def test_an_address_leads_to_one_token_side_by_side(visit):

@@ -63,7 +63,7 @@ def test_any_two_configurations_stand_side_by_side(visit):
     assert page.url.endswith("#/p/0/unfrozen%401/vs/frozen_residual%402/t/4")
     assert page.locator(".pinned").get_attribute("data-i") == "4"
     assert page.locator(".texts h2").all_inner_texts() == ["unfrozen@1", "frozen_residual@2"]
-    assert "Identical to frozen_residual@2 for 4 tokens; after that" in page.locator("main").inner_text()
+    assert "Identical to frozen_residual@2 for the first 4 tokens; after that" in page.locator("main").inner_text()
 
 
 def test_a_token_of_the_other_text_is_pinned_too(visit):
@@ -73,7 +73,7 @@ def test_a_token_of_the_other_text_is_pinned_too(visit):
     for seen in (page, visit("#/p/0/unfrozen@1/vs/normal/o/6")):
         assert seen.locator(".pinned").count() == 1
         assert seen.locator(".tokens").nth(1).locator(".pinned").get_attribute("data-i") == "6"
-        assert "normal: position 6 of 24" in seen.locator(".pane").inner_text()
+        assert "normal: token 7 of 24" in seen.locator(".pane").inner_text()
     page.locator(".tokens").first.press("ArrowRight")
     assert page.url.endswith("#/p/0/unfrozen%401/vs/normal/t/5")
 
@@ -87,8 +87,8 @@ def test_a_token_of_the_other_text_is_pinned_too(visit):
         ("#/c/other", "There is no configuration other."),
         ("#/nowhere", "No page has this address."),
         ("#/p/0/unfrozen@1/vs/unfrozen@9", "There is no unfrozen@9 to compare with on this prompt."),
-        ("#/p/0/unfrozen@1/t/900", "There is no token 900: the text has 24."),
-        ("#/p/0/unfrozen@1/vs/normal/o/900", "There is no token 900: the text has 24."),
+        ("#/p/0/unfrozen@1/t/900", "There is no token 901: the text has 24."),
+        ("#/p/0/unfrozen@1/vs/normal/o/900", "There is no token 901: the text has 24."),
     ],
 )
 def test_an_address_that_leads_nowhere_says_so(walk, route, sentence):
