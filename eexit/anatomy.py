@@ -2,8 +2,10 @@
 
 Everything that leans on transformers' internals is here. Nothing is known of model families: the model's own forward
 is run with its layers replaced by recorders, which tells how each layer is called (embeddings, positions, rotary
-angles); the layers are then called the same way with our cache and attention. What runs between the last layer and
-the logits is found by watching one forward, and every part is checked against what it did there.
+angles); the layers are then called the same way with our cache and attention. Layers that compute attention by code of
+their own, and don't ask transformers' interface for it, are called as in a batch that is padded on the left. What runs
+between the last layer and the logits is found by watching one forward, and every part is checked against what it did
+there.
 
 Shapes: B rows, T tokens, W width of the residual stream, V vocabulary.
 """
@@ -12,7 +14,6 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -22,12 +23,16 @@ from transformers.cache_utils import get_layer_types_and_kwargs
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.modeling_utils import AttentionInterface
 
-from eexit.cache import CacheView, KeysWritten
+from eexit.cache import CacheView, KeysWritten, KVCache
 from eexit.config import UsageError
+from eexit.layer_calls import CallsFor, LayerCall, row_axes
+from eexit.self_attending import check_self_attending
 from eexit.soundness import check
 from eexit.watching import (
     ATTENTION,
+    WATCHED,
     Handed,
+    asks_for_attention,
     attention_by,
     configs_of,
     far_positions,
@@ -53,14 +58,6 @@ def _attention(
 
 
 AttentionInterface.register(ATTENTION, _attention)
-
-
-@dataclass(frozen=True)
-class LayerCall:
-    """How the model calls one of its layers, besides the residual stream."""
-
-    args: tuple
-    kwargs: dict[str, Any]
 
 
 class _Recorder:
@@ -93,20 +90,22 @@ class LayerPass:
     """A pass through the layers over given tokens, one layer at a time; `view` says which cache it reads and writes."""
 
     def __init__(
-        self, layers: Sequence[nn.Module], view: CacheView, calls: Sequence[LayerCall], windows: Sequence[int | None]
-    ):
-        self.layers, self.view, self.calls, self.windows = layers, view, calls, windows
+        self, layers: Sequence[nn.Module], view: CacheView, calls: Sequence[LayerCall], axes: Sequence[LayerCall],
+        windows: Sequence[int | None],
+    ):  # fmt: skip
+        self.layers, self.view, self.calls, self.axes, self.windows = layers, view, calls, axes, windows
 
     def among(self, rows: Tensor, view: CacheView) -> "LayerPass":
         """The same pass for rows at the positions of some of its own, with another view."""
-        return LayerPass(self.layers, view, _CallsFor(self.calls, self.view, rows, view), self.windows)
+        calls = CallsFor(self.calls, self.axes, self.view, rows, view)
+        return LayerPass(self.layers, view, calls, self.axes, self.windows)
 
     def block(self, layer: int, hidden_BTW: Tensor) -> Tensor:
         """Run one layer; writes its keys and values and returns the residual stream after it."""
         call = self.calls[layer]
         with self.answering():
             output = self.layers[layer](hidden_BTW, *call.args, **call.kwargs)
-        return output[0] if isinstance(output, tuple) else output
+        return output[0] if isinstance(output, tuple | list) else output
 
     @contextmanager
     def answering(self) -> Iterator[None]:
@@ -124,35 +123,6 @@ class LayerPass:
             self.layers[layer](hidden_BTW, *call.args, **call.kwargs)
 
 
-class _CallsFor(Sequence[LayerCall]):
-    """How the layers are called for some rows of a pass, with another view."""
-
-    def __init__(self, calls: Sequence[LayerCall], whole: CacheView, rows: Tensor, view: CacheView):
-        self.calls, self.whole, self.rows, self.view = calls, whole, rows, view
-        self.selected: dict[int, Tensor] = {}  # by the id of the whole's tensor: most layers are given the same ones
-
-    def __len__(self) -> int:
-        return len(self.calls)
-
-    def __getitem__(self, layer: Any) -> Any:
-        call = self.calls[layer]
-        return LayerCall(self._select(call.args), self._select(call.kwargs))
-
-    def _select(self, argument: Any) -> Any:
-        if argument is self.whole:
-            return self.view
-        match argument:
-            case Tensor() if argument.ndim > 1 and argument.shape[0] == self.whole.position_BT.shape[0]:
-                if id(argument) not in self.selected:
-                    self.selected[id(argument)] = argument[self.rows]
-                return self.selected[id(argument)]
-            case tuple() | list():
-                return type(argument)(self._select(item) for item in argument)
-            case dict():
-                return {name: self._select(item) for name, item in argument.items()}
-        return argument
-
-
 class Decoder:
     """A causal language model as embeddings, layers and a readout.
 
@@ -163,7 +133,7 @@ class Decoder:
         config = model.config.get_text_config(decoder=True)
         _refuse_unsupported(model.config, config)
         self.n_layers: int = config.num_hidden_layers
-        self.context: int | None = getattr(config, "max_position_embeddings", None)
+        self.context: int | None = getattr(config, "max_position_embeddings", getattr(config, "max_seq_len", None))
         self.vocabulary: int = config.vocab_size
         self.device, self.dtype = model.device, model.dtype
         path, name = _find_stack(model, self.n_layers)
@@ -172,42 +142,75 @@ class Decoder:
         self.configs = configs_of(stack)
         self.windows: list[int | None] = [None] * self.n_layers  # tokens a layer attends to, its own included
         try:
-            rows = [watch_row(model, stack, self.layers, parts) for parts in self._probes()]
+            probes = self._probes()
+            self.attends_itself = not asks_for_attention(model, self.configs, probes[0][0])
+            implementation = None if self.attends_itself else WATCHED
+            rows = [watch_row(model, stack, self.layers, parts, implementation) for parts in probes]
             watched = rows[0][0]
             self.after_layers = watched.after_layers
             self.projections = [module for module in self.after_layers if "norm" not in type(module).__name__.lower()]
             self._calls: list[tuple[Tensor, LayerCall]] = []
+            self._axes: list[LayerCall] = []
             recorders = [_Recorder(layer, self._calls, watched.returns_tuple) for layer in self.layers]
             self._embedder = _graft(stack, name, recorders)
             self._head = _graft(model, path, _echo)
-            far = [watch_token_at(self, position) for position in far_positions(config, self.context)]
-            self.windows = windows_of(far)
-            check(self, rows, far)
+            self._axes = self._find_rows()
+            far = far_positions(config, self.context)
+            if self.attends_itself:
+                check_self_attending(self, rows, far)
+            else:
+                tokens_at = [watch_token_at(self, position) for position in far]
+                self.windows = windows_of(tokens_at)
+                check(self, rows, tokens_at)
+            self.cache_bytes_per_token = self._cache_bytes()
         except UsageError as error:
             raise UsageError(f"{type(model).__name__} is not supported: {error}") from error
         except (TypeError, AttributeError, KeyError, IndexError, RuntimeError, ValueError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise UsageError(f"{type(model).__name__} can't be run layer by layer: {reason}") from error
-        key_and_value = (watched.handed[layer] for layer in range(self.n_layers))
-        self.cache_bytes_per_token = sum(
-            part[0, :, 0].nbytes for handed in key_and_value for part in (handed.key, handed.value)
-        )
 
     def _probes(self) -> list[list[Tensor]]:
         """Two rows of different length to look at the model with: a prompt, and one token behind it."""
         tokens = [torch.arange(1, n + 2, device=self.device)[None] % self.vocabulary for n in PROBE_TOKENS]
         return [[token_1T[:, :-1], token_1T[:, -1:]] for token_1T in tokens]
 
+    @torch.inference_mode()
+    def _find_rows(self) -> list[LayerCall]:
+        """Where the arguments of the layers have their rows: seen by calling them for two and for three."""
+        position_B1 = torch.tensor([[5], [1], [3]], device=self.device)  # a mask is needed: they are different
+        calls = []
+        with self.attending():
+            for n_rows in (2, 3):
+                view = self.view(KVCache(n_rows, 6), position_B1[:n_rows], 6)
+                calls.append(self.begin(torch.ones_like(view.position_BT), view)[1].calls)
+        return row_axes(*calls)
+
+    @torch.inference_mode()
+    def _cache_bytes(self) -> int:
+        """Bytes that the keys and values of a position take."""
+        cache = KVCache(1, 1)
+        view = self.view(cache, torch.zeros(1, 1, dtype=torch.long, device=self.device), 1)
+        with self.attending():
+            hidden_BTW, layer_pass = self.begin(torch.ones_like(view.position_BT), view)
+            for layer in range(self.n_layers):
+                layer_pass.write_keys(layer, hidden_BTW)
+        return cache.n_bytes
+
+    def view(self, cache: KVCache, position_BT: Tensor, reach: int) -> CacheView:
+        """A pass over rows of a cache, as these layers need it."""
+        return CacheView(cache, position_BT, reach, left_padded=self.attends_itself)
+
     def attending(self) -> AbstractContextManager[None]:
-        """Within it the layers use our attention; outside, the model is as it was."""
-        return attention_by(ATTENTION, self.configs)
+        """Within it the layers use our attention, unless they attend by themselves; outside, the model is as it was."""
+        return attention_by(None if self.attends_itself else ATTENTION, self.configs)
 
     def begin(self, token_BT: Tensor, view: CacheView) -> tuple[Tensor, LayerPass]:
         """Embed tokens at the view's positions: the residual stream before layer 0, (B, T, W), and the pass."""
+        mask = {"attention_mask": view.attention_mask()} if view.left_padded else {}
         hidden_BTW, calls = self.embed(
-            input_ids=token_BT, position_ids=view.position_BT, cache=view, use_cache=True
+            input_ids=token_BT, position_ids=view.position_BT, cache=view, use_cache=True, **mask
         )  # fmt: skip
-        return hidden_BTW, LayerPass(self.layers, view, calls, self.windows)
+        return hidden_BTW, LayerPass(self.layers, view, calls, self._axes, self.windows)
 
     def embed(self, **inputs: Any) -> tuple[Tensor, list[LayerCall]]:
         """The residual stream before layer 0, (B, T, W), and how the model calls its layers for such inputs."""
@@ -217,7 +220,7 @@ class Decoder:
 
     def answer(self, call: Handed, view: CacheView, window: int | None) -> Tensor:
         """What our attention gives when a layer with such a window calls it."""
-        with LayerPass(self.layers, view, [], [window] * self.n_layers).answering():
+        with LayerPass(self.layers, view, [], [], [window] * self.n_layers).answering():
             return _attention(call.module, call.query, call.key, call.value, None, **call.options)[0]
 
     def read(self, hidden_BW: Tensor, norm: bool = True) -> Tensor:

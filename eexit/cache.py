@@ -6,6 +6,7 @@ S positions there is room for, D head width.
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Final
 
 import torch
@@ -80,12 +81,16 @@ class CacheView:
     """One pass over rows of a cache: takes the layers' keys and values, and attends for them.
 
     `position_BT` holds every row's positions and `reach` is a bound above all of them; `rows` are the slots that take
-    part, None for all B.
+    part, None for all B. Layers that attend by themselves get keys and values `left_padded`: those of a row end at its
+    last position, as in a batch that is padded on the left.
     """
 
-    def __init__(self, cache: KVCache, position_BT: Tensor, reach: int, rows: Tensor | None = None):
+    def __init__(
+        self, cache: KVCache, position_BT: Tensor, reach: int, rows: Tensor | None = None, left_padded: bool = False
+    ):
         cache.reserve(reach)
         self.cache, self.position_BT, self.reach, self.rows = cache, position_BT, reach, rows
+        self.left_padded = left_padded
         self.slots = torch.arange(position_BT.shape[0], device=position_BT.device) if rows is None else rows
         self.slot_B1 = self.slots[:, None]
         self.own_position_BT = position_BT if rows is None else position_BT[rows]
@@ -96,7 +101,7 @@ class CacheView:
 
     def among(self, rows: Tensor) -> "CacheView":
         """The same pass for some of its rows."""
-        view = CacheView(self.cache, self.position_BT, self.reach, rows)
+        view = CacheView(self.cache, self.position_BT, self.reach, rows, self.left_padded)
         view.masks, view.biases = self.masks, self.biases
         return view
 
@@ -110,16 +115,37 @@ class CacheView:
             self.only_keys = False
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        return 0  # positions are always passed
+        """Positions before this pass, padding included; 0 where there is none, since positions are always passed."""
+        return self.reach - self.position_BT.shape[1] if self.left_padded else 0
+
+    get_query_offset = get_seq_length
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        """How many keys are handed out, left-padded, and the position of the first."""
+        return self.reach, 0
+
+    @cached_property
+    def key_position_BS(self) -> Tensor:
+        """Positions of left-padded keys: below 0 is padding."""
+        last_B1 = self.own_position_BT[:, -1:]
+        return torch.arange(self.reach, device=last_B1.device) - (self.reach - 1 - last_B1)
+
+    def attention_mask(self) -> Tensor:
+        """(B, S): which of the left-padded keys are not padding."""
+        return (self.key_position_BS >= 0).long()
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
-        """Write (B, H, T, D) at each row's own positions; returns all rows' keys and values."""
+        """Write (B, H, T, D) at each row's own positions; returns all rows' keys and values, or left-padded ones."""
         keys, values = self.cache.layer(layer_idx, key, value)
         self.layer = layer_idx
         keys[self.slot_B1, :, self.own_position_BT] = key.transpose(1, 2)
         values[self.slot_B1, :, self.own_position_BT] = value.transpose(1, 2)
         if self.only_keys:
             raise KeysWritten
+        if self.left_padded:
+            head_H1 = torch.arange(keys.shape[1], device=keys.device)[:, None]
+            index = (self.slot_B1[..., None], head_H1, self.key_position_BS.clamp(min=0)[:, None])
+            return keys[index], values[index]
         n_rows = self.position_BT.shape[0]
         return keys[:n_rows], values[:n_rows]
 

@@ -147,7 +147,7 @@ class Engine:
         length = length if self.decoder.context is None else min(length, self.decoder.context)
         token_BT = torch.tensor([[*prompt, *prompt[-1:] * (length - len(prompt))]], device=self.decoder.device)
         cache = KVCache(1, length)
-        view = CacheView(cache, torch.arange(length, device=self.decoder.device)[None], length)
+        view = self.decoder.view(cache, torch.arange(length, device=self.decoder.device)[None], length)
         with self.decoder.attending():
             states_1XW, _, _ = self._teacher_pass(token_BT, view, len(prompt) - 1)
             return Prefix(prompt, cache, states_1XW, self._read(states_1XW))
@@ -170,7 +170,7 @@ class Engine:
         position_UT, reach = self._tensor(position_B[row_U])[:, None], int(position_B.max()) + 1
         with self.decoder.attending():
             with record_function("teacher"):
-                view = CacheView(batch.teacher, position_UT, reach)
+                view = self.decoder.view(batch.teacher, position_UT, reach)
                 states_UXW, fork_UW, layer_pass = self._teacher_pass(token_UT, view)
             with record_function("readout"):
                 reading = self._read(states_UXW).of(text_B)
@@ -179,7 +179,7 @@ class Engine:
                 exits, hidden_BW = exit_B.cpu().numpy(), states_UXW[text_B, exit_B]
                 if batch.n_frozen:
                     text_F, exits_F = text_B[: batch.n_frozen], exits[: batch.n_frozen]
-                    view = CacheView(batch.student, position_UT[text_F], reach)
+                    view = self.decoder.view(batch.student, position_UT[text_F], reach)
                     at_fork_FW, at_exit_FW = fork_UW[text_F], hidden_BW[: batch.n_frozen]
                     at_exit_FW[:] = self._student_pass(layer_pass, text_F, view, at_exit_FW, at_fork_FW, exits_F)
         self._finish_step(batch, slots, reading, exits, prob_BX, hidden_BW, batch.n_frozen)

@@ -76,7 +76,7 @@ def check(decoder: "Decoder", rows: Sequence[Sequence[Forward]], far: Sequence[T
             _check_attention(decoder, layer, handed, dtype)
     with decoder.attending():
         logits_TV = decoder.read(prompt.leaving_1TW[-1][0])
-    _require_same("the readout", logits_TV, prompt.logits_1TV[0])
+    require_same("the readout", logits_TV, prompt.logits_1TV[0])
 
 
 def _check_pass(decoder: "Decoder", forwards: Sequence[Forward], where: str) -> None:
@@ -89,15 +89,12 @@ def _check_pass(decoder: "Decoder", forwards: Sequence[Forward], where: str) -> 
     view = _Replay(torch.cat([forward.position_1T for forward in forwards]), attended)
     with decoder.attending():
         embedded_BTW, layer_pass = decoder.begin(torch.cat([forward.token_1T for forward in forwards]), view)
-        _require_same(f"the embedding of {where}", embedded_BTW, of_rows("entering_1TW", 0))
+        require_same(f"the embedding of {where}", embedded_BTW, of_rows("entering_1TW", 0))
         for layer in range(decoder.n_layers):
             entering_BTW, leaving_BTW = of_rows("entering_1TW", layer), of_rows("leaving_1TW", layer)
             ours_BTW = layer_pass.block(layer, entering_BTW)
             _require_handed(view, layer, [forward.handed[layer] for forward in forwards], where)
-            entering_BTW, rounding = entering_BTW.float(), torch.finfo(decoder.dtype).eps * leaving_BTW.float()
-            added_BTW, its_BTW = ours_BTW.float() - entering_BTW, leaving_BTW.float() - entering_BTW
-            what = f"what layer {layer} adds for {where}"
-            _require_same(what, added_BTW, its_BTW, SAME_OPERATIONS[decoder.dtype], rounding)
+            require_same_added(f"what layer {layer} adds for {where}", entering_BTW, ours_BTW, leaving_BTW)
 
 
 def _check_far_positions(decoder: "Decoder", far: Sequence[TokenAt]) -> None:
@@ -107,7 +104,7 @@ def _check_far_positions(decoder: "Decoder", far: Sequence[TokenAt]) -> None:
         token_B1 = torch.cat([token.token_11 for token in far])
         embedded_B1W, layer_pass = decoder.begin(token_B1, view)
         its_B1W = torch.cat([token.embedded_11W for token in far])
-        _require_same("the embedding of a far position", embedded_B1W, its_B1W)
+        require_same("the embedding of a far position", embedded_B1W, its_B1W)
         for layer in range(decoder.n_layers):
             with suppress(_Reached):
                 layer_pass.block(layer, its_B1W)
@@ -125,7 +122,7 @@ def _require_handed(view: _Replay, layer: int, theirs: Sequence[Handed], where: 
     n_tokens = view.position_BT.shape[1]
     for name, ours in zip(("query", "key", "value"), view.handed[layer], strict=True):
         its = torch.cat([getattr(handed, name)[:, :, -n_tokens:] for handed in theirs])
-        _require_same(f"the {name} in layer {layer} for {where}", ours, its)
+        require_same(f"the {name} in layer {layer} for {where}", ours, its)
 
 
 def _require_same_masks(decoder: "Decoder", token: TokenAt) -> None:
@@ -168,7 +165,7 @@ def _check_attention(decoder: "Decoder", layer: int, handed: Handed, dtype: torc
         ours = decoder.answer(call, view, window)
         for slot, start, mine in zip(slots, start_B, ours, strict=True):
             its = _their_attention(handed, rows[slot], start, n_tokens, window)
-            _require_same(f"our attention in layer {layer}", mine[None], its, ATTENTION_TOLERANCE[dtype])
+            require_same(f"our attention in layer {layer}", mine[None], its, ATTENTION_TOLERANCE[dtype])
 
     for slot, length in enumerate(PROMPT_LENGTHS):
         prefix = KVCache(1, length)
@@ -192,7 +189,13 @@ def _their_attention(handed: Handed, row: Sequence[Tensor], start: int, n_tokens
     return replace(handed, query=end_of_query, key=key[:, :, :end], value=value[:, :, :end], mask=mask).attend()
 
 
-def _require_same(
+def require_same_added(what: str, entering: Tensor, ours: Tensor, its: Tensor) -> None:
+    """Compare what was added to the residual stream, which has lost to rounding what its own size makes it lose."""
+    tolerance, rounding = SAME_OPERATIONS[its.dtype], torch.finfo(its.dtype).eps * its.float()
+    require_same(what, ours.float() - entering.float(), its.float() - entering.float(), tolerance, rounding)
+
+
+def require_same(
     what: str, ours: Tensor, its: Tensor, tolerance: float | None = None, rounding: Tensor | None = None
 ) -> None:
     """Compare along the last dimension: every head of every token, or its residual stream, by itself.

@@ -72,7 +72,9 @@ class _Watch:
         self.attended: list[list[Tensor]] = [[] for _ in range(n_layers)]
 
 
-_watch: ContextVar[_Watch | None] = ContextVar("watch")  # None: layers are left where they reach attention
+_watch: ContextVar[_Watch | None] = ContextVar(
+    "watch", default=None
+)  # None: layers are left where they reach attention
 
 
 def _watched(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any) -> Any:
@@ -98,7 +100,7 @@ class Forward:
     position_1T: Tensor
     entering_1TW: list[Tensor]  # the residual stream before a layer
     leaving_1TW: list[Tensor]  # and after it
-    handed: list[Handed]
+    handed: list[Handed]  # like `attended` empty where layers attend by themselves
     attended: list[Tensor]
     logits_1TV: Tensor
     after_layers: list[nn.Module]  # what the stack runs between its last layer and its end
@@ -121,8 +123,11 @@ def configs_of(stack: nn.Module) -> list[Any]:
 
 
 @contextmanager
-def attention_by(implementation: str, configs: Sequence[Any]) -> Iterator[None]:
-    """Within it, attention is that implementation's; outside, the model is as it was."""
+def attention_by(implementation: str | None, configs: Sequence[Any]) -> Iterator[None]:
+    """Within it, attention is that implementation's; outside, and with None, the model is as it was."""
+    if implementation is None:
+        yield
+        return
     before = [config._attn_implementation_internal for config in configs]
     for config in configs:
         config._attn_implementation_internal = implementation
@@ -134,17 +139,33 @@ def attention_by(implementation: str, configs: Sequence[Any]) -> Iterator[None]:
 
 
 @torch.inference_mode()
+def asks_for_attention(model: PreTrainedModel, configs: Sequence[Any], token_1T: Tensor) -> bool:
+    """Whether the layers leave attention to transformers' interface; others compute it by code of their own."""
+    try:
+        with attention_by(WATCHED, configs):
+            model(input_ids=token_1T, use_cache=False)
+    except _AttentionReached:
+        return True
+    return False
+
+
+@torch.inference_mode()
 def watch_row(
-    model: PreTrainedModel, stack: nn.Module, layers: Sequence[nn.Module], parts: Sequence[Tensor]
-) -> list[Forward]:
-    """Run one row through the model as it is, a part (1, T) of its tokens at a time. Raises `UsageError`."""
+    model: PreTrainedModel, stack: nn.Module, layers: Sequence[nn.Module], parts: Sequence[Tensor],
+    implementation: str | None,
+) -> list[Forward]:  # fmt: skip
+    """Run one row through the model as it is, a part (1, T) of its tokens at a time. Raises `UsageError`.
+
+    `implementation` answers for attention; None where layers attend by themselves, which hand nothing over.
+    """
     cache = DynamicCache()
-    return [_watch_forward(model, stack, layers, token_1T, cache) for token_1T in parts]
+    return [_watch_forward(model, stack, layers, token_1T, cache, implementation) for token_1T in parts]
 
 
 def _watch_forward(
-    model: PreTrainedModel, stack: nn.Module, layers: Sequence[nn.Module], token_1T: Tensor, cache: DynamicCache
-) -> Forward:
+    model: PreTrainedModel, stack: nn.Module, layers: Sequence[nn.Module], token_1T: Tensor, cache: DynamicCache,
+    implementation: str | None,
+) -> Forward:  # fmt: skip
     watch = _Watch(len(layers))
     entering: list[Tensor] = []
     outputs: list[Any] = []
@@ -167,14 +188,16 @@ def _watch_forward(
     position_1T = torch.arange(start, start + token_1T.shape[1], device=token_1T.device)[None]
     before = _watch.set(watch)
     try:
-        with attention_by(WATCHED, configs_of(stack)):
+        with attention_by(implementation, configs_of(stack)):
             logits_1TV = model(input_ids=token_1T, cache=cache, use_cache=True).logits
     finally:
         _watch.reset(before)
         for handle in handles:
             handle.remove()
-    returns_tuple = isinstance(outputs[-1], tuple)
+    returns_tuple = isinstance(outputs[-1], tuple | list)
     leaving = [(output[0] if returns_tuple else output).clone() for output in outputs]
+    if implementation is None:
+        watch.handed, watch.attended = [], []
     for layer, calls in enumerate(watch.handed):
         if len(calls) != 1:
             raise _own_attention(layer)
@@ -188,7 +211,7 @@ def _own_attention(layer: int) -> UsageError:
     return UsageError(f"layer {layer} attends by code of its own, not once through transformers' attention interface")
 
 
-class _FilledCache(DynamicCache):
+class FilledCache(DynamicCache):
     """Says that it holds `length` tokens, and holds none: positions and masks are made as they would be behind them."""
 
     def __init__(self, length: int):
@@ -213,7 +236,7 @@ def watch_token_at(decoder: "Decoder", position: int) -> TokenAt:
     before = _watch.set(None)
     try:
         with attention_by(WATCHED, decoder.configs):
-            embedded_11W, calls = decoder.embed(input_ids=token_11, cache=_FilledCache(position), use_cache=True)
+            embedded_11W, calls = decoder.embed(input_ids=token_11, cache=FilledCache(position), use_cache=True)
             for layer, call in zip(decoder.layers, calls, strict=True):
                 try:
                     layer(embedded_11W, *call.args, **call.kwargs)

@@ -19,6 +19,7 @@ SIZES = {
 }
 GROUPED = SIZES | {"num_key_value_heads": 2}
 SLIDING = GROUPED | {"sliding_window": 8}
+HALF_LOCAL = {"attention_types": [[["global", "local"], 3], [["global"], 1]], "window_size": 8}
 
 ARCHITECTURES = {
     "llama": lambda: tf.LlamaConfig(**GROUPED),
@@ -31,6 +32,12 @@ ARCHITECTURES = {
     "gpt2": lambda: tf.GPT2Config(**SIZES),
     "gpt_neox": lambda: tf.GPTNeoXConfig(**SIZES),
     "opt": lambda: tf.OPTConfig(**SIZES, ffn_dim=64, word_embed_proj_dim=16, init_std=0.3),
+    "xglm": lambda: tf.XGLMConfig(**SIZES, ffn_dim=64, init_std=0.3),
+    "gpt_neo": lambda: tf.GPTNeoConfig(**SIZES, **HALF_LOCAL),
+    "falcon": lambda: tf.FalconConfig(**SIZES),
+    "falcon_alibi": lambda: tf.FalconConfig(**SIZES, alibi=True, multi_query=False),
+    "bloom": lambda: tf.BloomConfig(**SIZES),
+    "mpt": lambda: tf.MptConfig(**SIZES, max_seq_len=64),
     "stablelm": lambda: tf.StableLmConfig(**GROUPED),
     "nemotron": lambda: tf.NemotronConfig(**GROUPED, head_dim=8),
     "gpt_oss": lambda: tf.GptOssConfig(**SLIDING, head_dim=8, num_local_experts=4, num_experts_per_tok=2),

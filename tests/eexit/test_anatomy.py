@@ -26,11 +26,10 @@ def test_a_raw_readout_leaves_the_norm_out(any_model: PreTrainedModel):
          "mamba has no attention heads .a state-space model"),
         (lambda: AutoModelForCausalLM.from_config(tf.Qwen3NextConfig(**SMALL, **HEADS)),
          "qwen3_next has layers of kind linear_attention"),
-        (lambda: AutoModelForCausalLM.from_config(tf.GPTNeoConfig(vocab_size=97, hidden_size=32, num_layers=4,
-                                                                  num_heads=4, attention_types=[[["global"], 4]])),
-         "GPTNeoForCausalLM is not supported: layer 0 attends by code of its own"),
+        (lambda: AutoModelForCausalLM.from_config(tf.OpenAIGPTConfig(vocab_size=97, n_embd=32, n_layer=4, n_head=4)),
+         "OpenAIGPTLMHeadModel is not supported: layer 0 keeps no keys and values per position"),
     ],
-    ids=["encoder-decoder", "state-space", "linear-attention", "own-attention"],
+    ids=["encoder-decoder", "state-space", "linear-attention", "no-cache"],
 )  # fmt: skip
 def test_a_model_that_cannot_be_supported_says_what_is_missing(make, message: str):
     with pytest.raises(UsageError, match=message):

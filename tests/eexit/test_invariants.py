@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chi2
+from tiny_models import tiny_model
 from traces import assert_same
 from transformers import PreTrainedModel
 
@@ -86,15 +87,17 @@ def test_invariant_3_holds_however_rows_decode(llama: PreTrainedModel, change: d
         assert_same(trace, generate_one(llama, decoder, request, decoding))
 
 
-def test_invariant_4_a_row_does_not_depend_on_its_neighbours(llama: PreTrainedModel):
+@pytest.mark.parametrize("architecture", ["llama", "mpt"])  # our attention, and layers that attend by themselves
+def test_invariant_4_a_row_does_not_depend_on_its_neighbours(architecture: str):
+    model = tiny_model(architecture)
     requests = [replace(request, seed=seed) for seed in (0, 1) for request in grid()]
     decoding = replace(DECODING, eos_token_ids=frozenset({0, 9, 33}), temperature=0.7)
-    together = generate(llama, requests, decoding)
+    together = generate(model, requests, decoding)
     shuffled = np.random.default_rng(0).permutation(len(requests))
-    reordered = generate(llama, [requests[index] for index in shuffled], decoding)
-    few_at_a_time = generate(llama, requests, replace(decoding, rows=3))
+    reordered = generate(model, [requests[index] for index in shuffled], decoding)
+    few_at_a_time = generate(model, requests, replace(decoding, rows=3))
     for index, (request, trace) in enumerate(zip(requests, together, strict=True)):
-        assert_same(trace, generate(llama, [request], decoding)[0])
+        assert_same(trace, generate(model, [request], decoding)[0])
         assert_same(trace, few_at_a_time[index])
         assert_same(trace, reordered[int(np.flatnonzero(shuffled == index)[0])])
     assert len({len(trace.token_id_T) for trace in together}) > 2, "rows must end at different times"

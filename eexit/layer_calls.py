@@ -1,0 +1,82 @@
+"""How a model calls its layers: what it passes besides the residual stream, and which part of that is whose.
+
+Shapes: B rows of a pass.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eexit.cache import CacheView
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """How the model calls one of its layers, besides the residual stream."""
+
+    args: tuple
+    kwargs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RowAxis:
+    """Where an argument has its rows: the axis, and how many entries along it belong to one row."""
+
+    axis: int
+    entries: int
+
+    def select(self, argument: Tensor, rows: Tensor) -> Tensor:
+        if self.entries > 1:
+            rows = (rows[:, None] * self.entries + torch.arange(self.entries, device=rows.device)).flatten()
+        return argument.index_select(self.axis, rows)
+
+
+def row_axes(two: Any, three: Any) -> Any:
+    """Where arguments have their rows, from what they are for two rows and for three: nested as they are."""
+    match two, three:
+        case Tensor(), Tensor():
+            sizes = enumerate(zip(two.shape, three.shape, strict=True))
+            axes = [RowAxis(axis, more - fewer) for axis, (fewer, more) in sizes if more != fewer]
+            return axes[0] if axes else None
+        case (tuple() | list(), tuple() | list()):
+            return [row_axes(*items) for items in zip(two, three, strict=True)]
+        case dict(), dict():
+            return {name: row_axes(item, three[name]) for name, item in two.items()}
+        case LayerCall(), LayerCall():
+            return LayerCall(tuple(row_axes(two.args, three.args)), row_axes(two.kwargs, three.kwargs))
+    return None
+
+
+class CallsFor(Sequence[LayerCall]):
+    """How the layers are called for some rows of a pass, with another view; `axes` are the calls' row axes."""
+
+    def __init__(
+        self, calls: Sequence[LayerCall], axes: Sequence[LayerCall], whole: CacheView, rows: Tensor, view: CacheView
+    ):
+        self.calls, self.axes, self.whole, self.rows, self.view = calls, axes, whole, rows, view
+        self.selected: dict[int, Tensor] = {}  # by the id of the whole's tensor: most layers are given the same ones
+
+    def __len__(self) -> int:
+        return len(self.calls)
+
+    def __getitem__(self, layer: Any) -> Any:
+        call, axes = self.calls[layer], self.axes[layer]
+        return LayerCall(self._select(call.args, axes.args), self._select(call.kwargs, axes.kwargs))
+
+    def _select(self, argument: Any, axes: Any) -> Any:
+        if argument is self.whole:
+            return self.view
+        match argument, axes:
+            case Tensor(), RowAxis():
+                if id(argument) not in self.selected:
+                    self.selected[id(argument)] = axes.select(argument, self.rows)
+                return self.selected[id(argument)]
+            case ((tuple() | list()), _):
+                return type(argument)(self._select(*item) for item in zip(argument, axes or repeat(None), strict=False))
+            case dict(), dict():
+                return {name: self._select(item, axes.get(name)) for name, item in argument.items()}
+        return argument

@@ -1,0 +1,117 @@
+"""The check at loading for layers that attend by code of their own, which is given keys as in a left-padded batch.
+
+Their attention is the model's, so what is compared is what it is given: every argument of a layer at positions around
+each length that the configuration names; and what a layer adds to the residual stream, for prompts, for tokens behind
+prompts of different length side by side, and for some of those rows, in a cache with room left.
+
+Shapes: B rows, T tokens, W width of the residual stream.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from eexit.cache import KVCache
+from eexit.config import UsageError
+from eexit.layer_calls import LayerCall, RowAxis
+from eexit.soundness import ROOM, SAME_OPERATIONS, require_same, require_same_added
+from eexit.watching import FilledCache, Forward
+
+if TYPE_CHECKING:
+    from eexit.anatomy import Decoder, LayerPass
+
+
+@torch.inference_mode()
+def check_self_attending(decoder: "Decoder", rows: Sequence[Sequence[Forward]], far: Sequence[int]) -> None:
+    """Raises `UsageError` with what differs. `rows` have different lengths: each a prompt, then one token behind it."""
+    cache = KVCache(len(rows), ROOM)
+    for slot, (prompt, _) in enumerate(rows):
+        _check_prompt(decoder, prompt, cache, slot)
+    _check_tokens_behind(decoder, [step for _, step in rows], cache)
+    for position in far:
+        _check_arguments(decoder, [1, position])
+    prompt = rows[0][0]
+    require_same("the readout", decoder.read(prompt.leaving_1TW[-1][0]), prompt.logits_1TV[0])
+
+
+def _check_prompt(decoder: "Decoder", prompt: Forward, cache: KVCache, slot: int) -> None:
+    n_tokens = prompt.token_1T.shape[1]
+    prefix = KVCache(1, n_tokens)
+    embedded_BTW, layer_pass = decoder.begin(prompt.token_1T, decoder.view(prefix, prompt.position_1T, n_tokens))
+    require_same("the embedding of a prompt", embedded_BTW, prompt.entering_1TW[0])
+    _check_layers(decoder, layer_pass, [prompt], "a prompt")
+    cache.load(slot, prefix, range(decoder.n_layers), n_tokens)
+
+
+def _check_tokens_behind(decoder: "Decoder", steps: Sequence[Forward], cache: KVCache) -> None:
+    position_B1 = torch.cat([step.position_1T for step in steps])
+    view = decoder.view(cache, position_B1, int(position_B1.max()) + 1)
+    embedded_B1W, layer_pass = decoder.begin(torch.cat([step.token_1T for step in steps]), view)
+    embedded_by_it_B1W = torch.cat([step.entering_1TW[0] for step in steps])
+    require_same("the embedding of a token behind a prompt", embedded_B1W, embedded_by_it_B1W)
+    _check_layers(decoder, layer_pass, steps, "a token behind a prompt")
+    rows = torch.tensor([1, 0, 1], device=decoder.device)
+    some = layer_pass.among(rows, view.among(rows))
+    _check_layers(decoder, some, [steps[row] for row in rows.tolist()], "a token of some rows")
+
+
+def _check_layers(decoder: "Decoder", layer_pass: "LayerPass", forwards: Sequence[Forward], where: str) -> None:
+    for layer in range(decoder.n_layers):
+        entering_BTW = torch.cat([forward.entering_1TW[layer] for forward in forwards])
+        leaving_BTW = torch.cat([forward.leaving_1TW[layer] for forward in forwards])
+        ours_BTW = layer_pass.block(layer, entering_BTW)
+        if layer_pass.view.layer != layer:
+            raise UsageError(f"layer {layer} keeps no keys and values per position")
+        require_same_added(f"what layer {layer} adds for {where}", entering_BTW, ours_BTW, leaving_BTW)
+
+
+def _check_arguments(decoder: "Decoder", positions: Sequence[int]) -> None:
+    """What layers are called with for tokens at these positions, side by side, is what each is called with alone."""
+    position_B1 = torch.tensor(positions, device=decoder.device)[:, None]
+    view = decoder.view(KVCache(len(positions), max(positions) + 1), position_B1, max(positions) + 1)
+    token_B1 = torch.ones_like(position_B1)
+    embedded_B1W, layer_pass = decoder.begin(token_B1, view)
+    for row, position in enumerate(positions):
+        its_11W, its_calls = decoder.embed(input_ids=token_B1[:1], cache=FilledCache(position), use_cache=True)
+        where = f"position {position}, beside {max(positions)}"
+        require_same(f"the embedding of {where}", embedded_B1W[row : row + 1], its_11W)
+        seen: set[tuple[int, int]] = set()  # most layers are given the same tensors
+        calls = zip(layer_pass.calls, its_calls, layer_pass.axes, strict=True)
+        for layer, (ours, its, axes) in enumerate(calls):
+            for mine, other, axis in _pairs(ours, its, axes):
+                if (id(mine), id(other)) not in seen:
+                    mine = axis.select(mine, torch.tensor([row], device=mine.device)) if axis else mine
+                    _require_same_argument(f"what layer {layer} is given for {where}", mine, other, position + 1)
+                    seen.add((id(mine), id(other)))
+
+
+def _pairs(ours: Any, its: Any, axes: Any) -> Iterator[tuple[Tensor, Tensor | None, RowAxis | None]]:
+    """The tensors among a layer's arguments, ours and the model's, and where ours have their rows."""
+    match ours, its:
+        case LayerCall(), LayerCall():
+            yield from _pairs(ours.args, its.args, axes.args)
+            yield from _pairs(ours.kwargs, its.kwargs, axes.kwargs)
+        case ((tuple() | list()), (tuple() | list())):
+            for items in zip(ours, its, axes, strict=True):
+                yield from _pairs(*items)
+        case dict(), dict():
+            for name in ours:
+                yield from _pairs(ours[name], its[name], axes[name])
+        case Tensor(), (Tensor() | None):
+            yield ours, its, axes
+
+
+def _require_same_argument(what: str, ours: Tensor, its: Tensor | None, n_keys: int) -> None:
+    """Ours may have padding on the left of `n_keys`; the model passes no mask where nothing is masked."""
+    if its is None:
+        ours = ours[..., -n_keys:]
+        its = torch.ones_like(ours) if ours.dtype == torch.bool else torch.zeros_like(ours)
+    if its.shape[-1] == n_keys:
+        ours = ours[..., -n_keys:]
+    if ours.shape != its.shape:
+        raise UsageError(f"{what} has the shape {tuple(ours.shape)}, the model's own {tuple(its.shape)}")
+    tolerance = SAME_OPERATIONS[its.dtype] if its.is_floating_point() else 0
+    if not torch.allclose(ours.double(), its.double(), tolerance, tolerance):
+        raise UsageError(f"{what} is not what the model itself gives it")
