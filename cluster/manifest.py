@@ -71,6 +71,15 @@ def refuse_other_config(store: Store, held: Manifest, config: SweepConfig) -> No
 
 def refuse_other_model(store: Store, held: Manifest, manifest: Manifest) -> None:
     """Raises `UsageError` if the sweep in `store` was made with another model, or exits elsewhere in it."""
+    parts = held.model.get("parts") or {}
+    changed = [
+        name for name, its in (manifest.model.get("parts") or {}).items() if name in parts and parts[name] != its
+    ]
+    if changed:
+        raise UsageError(
+            f"--out {store.root} holds results of this model folder before its {' and its '.join(changed)} changed: "
+            "put that back as it was, or choose another --out"
+        )
     theirs, yours = ({**m.model, "exitable_layers": list(m.exitable_layers)} for m in (held, manifest))
     _refuse(store, first_difference(theirs, yours, "model"))
 

@@ -23,8 +23,11 @@ class UsageError(ValueError):
 
 
 def first_line(error: Exception) -> str:
-    """What an error says in one line."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """What an error says in one line: its first, and the one after a first line that ends in a colon."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 class Mode(StrEnum):

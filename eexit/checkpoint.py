@@ -1,0 +1,131 @@
+"""What can be wrong with a checkpoint, and what it is made of.
+
+transformers gives freshly initialised weights to a model whose checkpoint lacks some, and passes by those that it has
+no use for. Either means that the checkpoint is of another model, whose results nobody wants.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from eexit.config import UsageError
+from eexit.sources import sha256
+
+CONFIGURATION_FILES: Final = ("config.json", "generation_config.json")
+TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+# Attention masks that old versions wrote down as if they were weights. transformers itself knows of other such keys.
+_COMPUTED = re.compile(r"(^|\.)(masked_bias|causal_mask)$")
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without transformers' bars and tables: what they say about a checkpoint is said by `refuse_misfit`, in a line."""
+    level = transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+
+
+def refuse_misfit(model: str, found: Mapping[str, Collection]) -> None:
+    """Raises `UsageError` if a checkpoint isn't this architecture's, key for key and shape for shape.
+
+    `found` is what `from_pretrained` gives with `output_loading_info`; tied weights are not among its missing keys.
+    """
+    missing, mismatched = sorted(found["missing_keys"]), sorted(found["mismatched_keys"])
+    unexpected = sorted(key for key in found["unexpected_keys"] if not _COMPUTED.search(key))
+    problems = []
+    if missing:
+        problems.append(f"it lacks {_counted(missing)}")
+    if mismatched:
+        key, there, wanted = mismatched[0]
+        others = f" and {len(mismatched) - 1} more" if len(mismatched) > 1 else ""
+        problems.append(f"{key} is {_shape(there)} where config.json asks for {_shape(wanted)}{others}")
+    if unexpected:
+        problems.append(f"it has {_counted(unexpected)} that the architecture has no use for")
+    if problems:
+        raise UsageError(
+            f"model {model}: the checkpoint does not fit its config.json: {'; '.join(problems)}. "
+            "The weights would be random or left out: get the whole checkpoint of one model"
+        )
+
+
+def refuse_not_finite(model: str, loaded: PreTrainedModel) -> None:
+    """Raises `UsageError` that names the first weight with NaN or infinity in it."""
+    for name, weight in loaded.named_parameters():
+        if weight.is_floating_point() and not torch.isfinite(weight).all():
+            bad = int((~torch.isfinite(weight)).sum())
+            raise UsageError(
+                f"model {model}: {bad:,} of the {weight.numel():,} numbers of {name} are NaN or infinite in "
+                f"{str(weight.dtype).removeprefix('torch.')}: get the checkpoint again, or try another --dtype"
+            )
+
+
+def refuse_misfit_unloaded(model: str, folder: str, trust_remote_code: bool) -> None:
+    """`refuse_misfit` from the files' headers alone. Raises `UsageError`, also for files that are cut off.
+
+    Quantised checkpoints, and code that can't do without numbers, are left to the one who loads them.
+    """
+    if "quantization_config" in json.loads(Path(folder, "config.json").read_text()):
+        return  # they may ask for a device that isn't here
+    refuse_cut_off(model, folder)
+    try:
+        with quietly():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                device_map="meta",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                trust_remote_code=trust_remote_code,
+            )
+    except (RuntimeError, NotImplementedError):
+        return
+    refuse_misfit(model, loaded[1])
+
+
+def refuse_cut_off(model: str, folder: str) -> None:
+    """Raises `UsageError` if a safetensors file is not as long as its header says."""
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        try:
+            with safe_open(path, "pt"):
+                pass
+        except SafetensorError as error:
+            raise UsageError(f"model {model}: {path.name} is cut off or damaged ({error}): get it again") from error
+
+
+def digests(folder: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """SHA-256 of each part of a model folder that results depend on."""
+    own = Path(folder)
+    weights = sorted(own.glob("*.safetensors")) or sorted(own.glob("*.bin"))
+    template = json.dumps(tokenizer.chat_template, sort_keys=True)
+    names = sorted({*TOKENIZER_FILES, *tokenizer.vocab_files_names.values()})
+    return {
+        "weights": sha256(weights),
+        "configuration": sha256(_there(own, CONFIGURATION_FILES)),
+        "chat template": hashlib.sha256(template.encode()).hexdigest(),
+        "tokenizer": sha256(_there(own, names)),
+        "code": sha256(sorted(own.glob("*.py"))),
+    }
+
+
+def _there(folder: Path, names: Collection[str]) -> list[Path]:
+    return [folder / name for name in names if (folder / name).is_file()]
+
+
+def _counted(keys: list[str]) -> str:
+    return keys[0] if len(keys) == 1 else f"{keys[0]} and {len(keys) - 1} more"
+
+
+def _shape(size: torch.Size) -> str:
+    return " × ".join(map(str, size)) or "a single number"
