@@ -47,7 +47,7 @@ function figure(chart) {
   details.addEventListener("toggle", () => {
     if (details.open && details.children.length === 1) details.append(makeTwin());
   });
-  const save = (type) => h("button", { type: "button", onclick: () => saveImage(entry, type), "aria-label": `Save ${chart.title} as ${type.toUpperCase()}` }, type.toUpperCase());
+  const save = (type) => h("button", { type: "button", onclick: () => (type === "csv" ? saveRows(entry) : saveImage(entry, type)), "aria-label": `Save ${chart.title} as ${type.toUpperCase()}` }, type.toUpperCase());
   const controls = [...choices, ...(chart.controls || [])].filter(Boolean);
   entry.update = () => {
     if (details.open) details.replaceChildren(details.firstChild, makeTwin());
@@ -55,7 +55,7 @@ function figure(chart) {
   };
   chart.update = entry.update;
   return h(chart.wide ? "figure.wide" : "figure", { "data-chart": chart.key }, h("h2", {}, chart.title), controls.length ? h("p.row", {}, ...controls) : null, box,
-    h("figcaption", {}, chart.caption), h("div.below", {}, details, h("span.saves", {}, save("png"), save("svg"))));
+    h("figcaption", {}, chart.caption), h("div.below", {}, details, h("span.saves", {}, save("png"), save("svg"), save("csv"))));
 }
 
 // Those of the slice that the reader chose, and those of none, like normal's at any KL factor.

@@ -51,7 +51,8 @@ function comparisons(prompt, run, others, named, t) {
   const select = h("select", { id: "versus", onchange: (event) => { location.hash = address(prompt, run, { vs: event.target.value, t }); } },
     h("option", { value: "", selected: !named }, "nothing"),
     ...others.map((other) => h("option", { value: versus(run, other), selected: other === named }, runName(other))));
-  return h("p.row.screen", {}, h("label", {}, "Side by side with ", select), ...toggles());
+  const save = h("button", { type: "button", onclick: () => saveTokens(DATA.prompts.indexOf(prompt), run) }, "CSV of tokens");
+  return h("p.row.screen", {}, h("label", {}, "Side by side with ", select), ...toggles(), save);
 }
 
 function toggles() {

@@ -1,4 +1,4 @@
-// What can be taken out of the page: charts as images, runs as CSV, the page on paper.
+// What can be taken out of the page: charts as images; charts' rows, runs and a run's tokens as CSV; the page on paper.
 
 function download(url, name) {
   h("a", { href: url, download: name }).click();
@@ -19,14 +19,44 @@ async function saveRuns() {
       lines.push([prompt.id, prompt.text, mode, kl, run.seed, run.status, run.finish, ...run.m, run.error, textOf(run, tokens[i])]);
     });
   }
+  saveCsv(lines, "runs");
+}
+
+// What a chart draws, all of its slices; not what only places or words its marks.
+const PLACING = ["row", "rank", "order", "label", "words"];
+
+function saveRows({ chart }) {
+  const rows = (chart.csv || chart.rows || (() => chart.table.rows))();
+  const keys = [...new Set(rows.flatMap(Object.keys))].filter((key) => !PLACING.includes(key));
+  saveCsv([keys, ...rows.map((row) => keys.map((key) => row[key]))], chart.key);
+}
+
+// Every token of a run with what the page knows of it; numbers are rounded as they are in this file.
+async function saveTokens(number, run) {
+  const prompt = DATA.prompts[number], tokens = (await coreOf(number))[prompt.runs.indexOf(run)], detail = await detailOf(number, run);
+  const ranks = DATA.layers.map((_, rank) => rank), layers = ranks.map(layerNumber), likely = Array.from({ length: DATA.top }, (_, j) => j);
+  const head = ["prompt_id", "configuration", "seed", "position", "decided", "token", "exit_layer", "disagrees", "full_depth_token", "logprob", "entropy",
+    ...layers.slice(0, -1).map((layer) => `kl_${layer}`), ...layers.map((layer) => `exit_prob_${layer}`),
+    ...layers.flatMap((layer) => likely.flatMap((j) => [`top_${layer}_${j + 1}`, `top_prob_${layer}_${j + 1}`]))];
+  const lines = Array.from({ length: tokens.n }, (_, i) => {
+    const { kl, probability, logprob, entropy, said, top } = detail(i), token = pieceText(tokens.piece[i]), round = (value) => (value === null ? null : +value.toPrecision(4));
+    return [prompt.id, DATA.configurations[run.c].key, run.seed, i, i >= run.undrawn, token, layers[tokens.rank[i]], tokens.disagrees && Boolean(tokens.disagrees[i]),
+      logprob === null ? null : said === null ? token : pieceText(said), round(logprob), round(entropy),
+      ...ranks.slice(0, -1).map((rank) => kl && round(kl[rank])), ...ranks.map((rank) => probability && round(probability[rank])),
+      ...ranks.flatMap((rank) => likely.flatMap((j) => (top && top[rank][j] ? [pieceText(top[rank][j].piece), round(top[rank][j].probability)] : [null, null])))];
+  });
+  saveCsv([head, ...lines], `tokens-${prompt.id}-${runName(run)}`.replace(/[^\w.@-]+/g, "_"));
+}
+
+function saveCsv(lines, name) {
   const csv = lines.map((line) => line.map(cell).join(",")).join("\r\n") + "\r\n";
-  download(URL.createObjectURL(new Blob([csv], { type: "text/csv" })), "runs.csv");
+  download(URL.createObjectURL(new Blob([csv], { type: "text/csv" })), `${name}.csv`);
 }
 
 // Text that a spreadsheet would take for a formula gets an apostrophe in front.
 function cell(value) {
   if (value === null || value === undefined) return "";
-  if (typeof value === "number") return String(value);
+  if (typeof value !== "string") return String(value);
   const safe = /^[=+\-@\t\r]/.test(value) ? "'" + value : value;
   return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 }

@@ -66,7 +66,7 @@ const HOW = [
   ["Exit probability", "s = 2 / (1 + exp(k·KL)) at each exitable layer in turn, of what the earlier layers left; the rest at the final layer. Worked out in this page from KL and the KL factor k. All on the final layer for normal and for tokens whose exit wasn't drawn."],
   ["Would have said", "The likeliest tokens of the full-depth pass read after that layer, with their probabilities."],
   ["Rounding in this file", "KL, log-probability and entropy of single tokens to 4.5%, so exit probabilities to 2 points; probabilities of likely tokens to 0.2 points. The sweep's Parquet files have them in full."],
-  ["CSV", "The runs that this file holds. Text that a spreadsheet would take for a formula has an apostrophe in front."],
+  ["CSV", "Of a chart: the rows that it draws. Of runs: those that this file holds. Of a run's tokens: what this file knows of each, rounded as said above. Text that a spreadsheet would take for a formula has an apostrophe in front."],
 ];
 
 function methodsPage() {

@@ -97,6 +97,7 @@ function heatmap() {
       location.hash = address(DATA.prompts[prompt], runs.find((run) => run.status === "ok") || runs[0]);
     },
     twin: () => heatTable(ordered(), state.metric),
+    csv: () => chart.rows().map(({ prompt, configuration, value, failed }) => ({ prompt_id: DATA.prompts[prompt].id, configuration, [DATA.metrics[state.metric].key]: value, failed })),
   };
   return figure(chart);
 }

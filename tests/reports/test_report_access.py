@@ -104,9 +104,8 @@ def test_a_chart_is_saved(visit, kind, start):
 def test_runs_are_saved_as_csv(visit):
     page = visit("#/p/1")
     with page.expect_download() as download:
-        page.get_by_role("button", name="CSV").click()
-    text = download.value.path().read_text(encoding="utf-8")
-    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        page.get_by_role("button", name="CSV of runs").click()
+    rows = rows_of(download.value)
     assert len(rows) == 6 * 7
     assert rows[1] | {"prompt_id": "0", "mode": "unfrozen", "kl_factor": "0.5", "n_tokens": "24"} == rows[1]
     assert rows[0]["text"].startswith("The cat sat on the mat.\nThe cat")
@@ -114,3 +113,46 @@ def test_runs_are_saved_as_csv(visit):
     failed = [row for row in rows if row["status"] == "error"]
     assert len(failed) == 1
     assert failed[0]["error"].startswith("CUDA out of memory")
+
+
+def rows_of(download) -> list[dict[str, str]]:
+    text = download.path().read_text(encoding="utf-8")
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+@pytest.mark.parametrize(
+    ("route", "title", "n", "row"),
+    [
+        ("#/", "Disagreement against layers skipped", 7, {"configuration": "normal", "layers_skipped": "0", "n": "6"}),
+        ("#/", "Where tokens exit", 7 * 6, {"configuration": "normal", "layer": "5", "share": "0"}),
+        ("#/", "Paired differences", 7 * 6, {"configuration": "unfrozen@0.5", "baseline": "normal"}),
+        ("#/", "Prompts by configurations", 6 * 7, {"prompt_id": "0", "configuration": "normal", "failed": "false"}),
+        ("#/p/0", "Layer mix", 7 * 6, {"name": "normal", "layer": "5", "n": "23"}),
+        ("#/p/0", "Exit layer at every position", None, {"name": "normal", "layer": "29 (final)", "start": "0"}),
+    ],
+)
+def test_the_rows_of_a_chart_are_saved_as_csv(visit, route, title, n, row):
+    page = visit(route)
+    with page.expect_download() as download:
+        page.get_by_role("button", name=f"Save {title} as CSV").click()
+    rows = rows_of(download.value)
+    assert n is None or len(rows) == n
+    assert rows[0] | row == rows[0]
+    assert all("words" not in found and "undefined" not in found.values() for found in rows)
+
+
+def test_the_tokens_of_a_run_are_saved_as_csv(visit):
+    page = visit("#/p/0/unfrozen@1")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="CSV of tokens").click()
+    assert download.value.suggested_filename == "tokens-0-unfrozen@1.csv"
+    rows = rows_of(download.value)
+    assert [row["position"] for row in rows] == [str(i) for i in range(24)]
+    assert "".join(row["token"] for row in rows[:3]) == "The cat sat"
+    assert [row["exit_layer"] for row in rows[:4]] == ["29", "29", "15", "29"]
+    assert [i for i, row in enumerate(rows) if row["disagrees"] == "true"] == [3, 6, 9, 12, 15, 18, 21]
+    assert (rows[0]["decided"], rows[1]["decided"]) == ("false", "true")
+    assert (rows[3]["full_depth_token"], rows[4]["full_depth_token"]) == ("token 7", rows[4]["token"])
+    assert float(rows[2]["kl_10"]) == pytest.approx(2.0, rel=0.05)
+    assert float(rows[2]["logprob"]) == pytest.approx(-1.5, rel=0.05)
+    assert sum(float(rows[2][f"exit_prob_{layer}"]) for layer in (5, 10, 15, 20, 25, 29)) == pytest.approx(1, abs=0.001)
