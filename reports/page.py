@@ -24,6 +24,7 @@ TEMPLATE: Final = Path(__file__).parent / "template"
 # In the order they need each other; one script in the file.
 SCRIPTS: Final = (
     "data.js",
+    "places.js",
     "dom.js",
     "tables.js",
     "charts.js",
@@ -33,6 +34,7 @@ SCRIPTS: Final = (
     "configuration.js",
     "lists.js",
     "exports.js",
+    "follow.js",
     "app.js",
 )
 MAX_BYTES: Final = 25_000_000
@@ -46,19 +48,24 @@ def build_report(
     *,
     prompts: int | Sequence[str] = MOST,
     max_bytes: int = MAX_BYTES,
+    follow_seconds: int = 0,
     progress: Progress = ignore,
 ) -> Path:
     """Read the sweep in `results` (folder or URI) and write its report to `out`; returns where it is.
 
     `prompts` says how many prompts' texts and tokens the page holds, or which (their ids). A page that would be larger
     than `max_bytes` leaves tokens in files of a folder next to it (`side_folder`), which has to go where the page goes.
+    With `follow_seconds` the page asks the server that it came from, as often as that, whether the ETag of its address
+    is still its own name (without suffix), and shows what is there now if it isn't.
     Raises NotASweepError where `results` holds no sweep. An unfinished sweep gives a report of what has landed.
     """
     progress("reading runs")
     sweep = read_sweep(results)
     name = sweep.about["model"].get("name", "")
     title = f"Early exit: {name}" if name else "Early exit"
-    return write_report(sweep, out, title, prompts=prompts, max_bytes=max_bytes, progress=progress)
+    return write_report(
+        sweep, out, title, prompts=prompts, max_bytes=max_bytes, follow_seconds=follow_seconds, progress=progress
+    )
 
 
 def write_report(
@@ -68,6 +75,7 @@ def write_report(
     *,
     prompts: int | Sequence[str] = MOST,
     max_bytes: int = MAX_BYTES,
+    follow_seconds: int = 0,
     progress: Progress = ignore,
 ) -> Path:
     """Write the page of a sweep, whatever it was read from."""
@@ -77,7 +85,8 @@ def write_report(
     kept, outside = split(packed, max_bytes - len(squeeze(json.dumps(data).encode())) - FIXED_BYTES)
     out.parent.mkdir(parents=True, exist_ok=True)
     _write_side_files(side_folder(out), outside)
-    out.write_text(_page(data, packed, kept, outside, side_folder(out).name), encoding="utf-8")
+    page = _page(data, packed, kept, outside, side_folder(out).name, follow_seconds)
+    out.write_text(page, encoding="utf-8")
     return out
 
 
@@ -116,13 +125,15 @@ def _write_side_files(folder: Path, outside: Blobs) -> None:
         (folder / f"prompt-{number}.js").write_text(f"eexitData({json.dumps(named)});\n", encoding="utf-8")
 
 
-def _page(data: dict[str, Any], packed: Packed, kept: Blobs, outside: Blobs, folder: str) -> str:
+def _page(
+    data: dict[str, Any], packed: Packed, kept: Blobs, outside: Blobs, folder: str, follow_seconds: int = 0
+) -> str:
     content = squeeze(
         json.dumps(data | {"outside": {"folder": folder if outside else "", "kinds": list(outside)}}).encode()
     )
     # Scripts from beside the page are let in by a word that model text can't know: it depends on all of the text.
     nonce = hashlib.sha256("".join([content, *itertools.chain(*outside.values())]).encode()).hexdigest()[:32]
-    bundle, script = _bundle(), _script(nonce if outside else "")
+    bundle, script = _bundle(), _script(nonce if outside else "", follow_seconds, Path(folder).stem)
     style = (TEMPLATE / "report.css").read_text() + _exit_styles(len(data["layers"]))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE), autoescape=True, undefined=jinja2.StrictUndefined
@@ -137,7 +148,8 @@ def _page(data: dict[str, Any], packed: Packed, kept: Blobs, outside: Blobs, fol
         statics=[(c["title"], c["caption"], _svg(c)) for c in data["charts"] if c.get("static")],
         trade=next((c["table"] for c in data["charts"] if c.get("static")), None),
         policy=f"default-src 'none'; script-src {scripts}; style-src {_hash(style)}; "
-        "img-src data:; base-uri 'none'; form-action 'none'",
+        "img-src data:; base-uri 'none'; form-action 'none'" + ("; connect-src 'self'" if follow_seconds else ""),
+        follow=follow_seconds,
         style=style,
         script=script,
         blobs={
@@ -160,9 +172,10 @@ def _packed_bundle() -> str:
     return squeeze(_bundle().encode())
 
 
-def _script(nonce: str) -> str:
+def _script(nonce: str, follow_seconds: int, name: str) -> str:
     parts = "\n".join((TEMPLATE / name).read_text() for name in SCRIPTS)
-    constants = f"const THEME = {json.dumps(LIGHT)}, NONCE = {json.dumps(nonce)};"
+    given = {"THEME": LIGHT, "NONCE": nonce, "FOLLOW": follow_seconds and {"seconds": follow_seconds, "name": name}}
+    constants = "const " + ", ".join(f"{name} = {json.dumps(value)}" for name, value in given.items()) + ";"
     return f'(function () {{\n"use strict";\n{constants}\n{parts}\n}})();'
 
 

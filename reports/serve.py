@@ -1,66 +1,183 @@
-"""A report that is built anew when its sweep has landed more; to this machine alone."""
+"""A report that is built anew when its sweep has landed more; to this machine alone.
 
-import json
+The page asks every few seconds whether there is a newer one (`template/follow.js`). Only the page and its side files
+are served, and only to requests for a loopback name: a web site whose own name resolves to 127.0.0.1 gets nothing.
+"""
+
+import errno
+import hashlib
+import shutil
+import signal
+import socket
+import sys
 import tempfile
-from collections.abc import Sequence
-from functools import partial
-from http.server import HTTPServer, SimpleHTTPRequestHandler
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, Final
 
-from reports.page import build_report
+from reports.page import build_report, side_folder
 from reports.sweep import NotASweepError, read_sweep
 
-SECONDS = 15  # between two looks of an open page
+FOLLOW_SECONDS: Final = 15  # between two questions of an open page
+IDLE_SECONDS: Final = 60  # after which a connection that says nothing is closed
+LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
+TYPES: Final = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
 
 
-class Handler(SimpleHTTPRequestHandler):
-    """The files of `directory`, where the page of `results` is made whenever it's asked for and out of date."""
+class Handler(BaseHTTPRequestHandler):
+    """Answers with the page, which is made first if the sweep has landed more, or with one of its side files."""
 
-    def __init__(self, *address: Any, results: str, prompts: int | Sequence[str], directory: str) -> None:
-        self.results, self.prompts = results, prompts
-        super().__init__(*address, directory=directory)
+    server: "Server"
+    protocol_version = "HTTP/1.1"
+    timeout = IDLE_SECONDS
 
     def do_GET(self) -> None:
-        if self.path == "/":
-            self.path = "/report.html"
-        if self.path == "/report.html":
-            self.refresh()
-        super().do_GET()
+        if not loopback(self.headers.get("Host", "")):
+            self.send_error(HTTPStatus.FORBIDDEN, "Only loopback names are served, such as 127.0.0.1 or localhost")
+            return
+        path = self.path.partition("?")[0]
+        if path in ("/", "/report.html"):
+            try:
+                self.send(self.server.page())
+            except (NotASweepError, OSError) as error:
+                self.send_error(HTTPStatus.SERVICE_UNAVAILABLE, "The results can't be read", str(error))
+        elif side := self.server.side_files().get(path):
+            self.send(side)
+        else:
+            self.send_error(HTTPStatus.NOT_FOUND)
 
-    def refresh(self) -> None:
-        mark, now = Path(self.directory, "landed.json"), json.dumps(landed(self.results))
-        if not mark.exists() or mark.read_text() != now:
-            build_report(self.results, Path(self.directory, "report.html"), prompts=self.prompts)
-            mark.write_text(now)
+    do_HEAD = do_GET
 
-    def end_headers(self) -> None:
-        if self.path == "/report.html":
-            self.send_header("Refresh", str(SECONDS))
-        super().end_headers()
+    def send(self, file: Path) -> None:
+        with file.open("rb") as content:
+            self.send_response(HTTPStatus.OK)
+            self.send_header("Content-Type", TYPES[file.suffix])
+            self.send_header("Content-Length", str(file.stat().st_size))
+            self.send_header("Cache-Control", "no-store")
+            self.send_header("Cross-Origin-Resource-Policy", "same-origin")  # side files are scripts
+            self.send_header("ETag", f'"{file.stem}"')
+            self.end_headers()
+            if self.command != "HEAD":
+                shutil.copyfileobj(content, self.wfile)
 
     def log_message(self, *args: Any) -> None:
         """Nothing: the terminal has the address to show."""
 
 
-def landed(results: str) -> list[str]:
-    return sorted(path.name for path in Path(results, "generations").glob("*.parquet"))
+class Server(ThreadingHTTPServer):
+    """Builds the page of `results` in `folder`, each time under a name that depends on what has landed."""
+
+    daemon_threads = True
+
+    def __init__(self, results: str, port: int, prompts: int | Sequence[str], folder: str) -> None:
+        self.results, self.prompts, self.folder = results, prompts, Path(folder)
+        self.building = threading.Lock()
+        self.built: list[Path] = []
+        self.ended = False
+        super().__init__(("127.0.0.1", port), Handler)
+
+    def page(self) -> Path:
+        """The page of all that has landed."""
+        with self.building:
+            path = self.folder / f"{landed(self.results)}.html"
+            if path not in self.built:
+                build_report(
+                    self.results, path, prompts=self.prompts, follow_seconds=FOLLOW_SECONDS, progress=self.go_on
+                )
+                # The page before is still open somewhere and may want its side files.
+                self.built = [*self.built[-1:], path]
+                self.clear()
+            return path
+
+    def side_files(self) -> dict[str, Path]:
+        """Address → file, of the pages that are kept."""
+        folders = [side_folder(path) for path in self.built]
+        return {f"/{side.relative_to(self.folder)}": side for folder in folders for side in folder.glob("*.js")}
+
+    def clear(self) -> None:
+        for path in set(self.folder.glob("*.html")) - set(self.built):
+            path.unlink()
+            shutil.rmtree(side_folder(path), ignore_errors=True)
+
+    def go_on(self, step: str) -> None:
+        """Leaves a build unfinished once the server has ended."""
+        if self.ended:
+            raise KeyboardInterrupt
+
+    def server_close(self) -> None:
+        """Waits for a build's last step, so that nothing is written into a folder that is being removed."""
+        self.ended = True
+        super().server_close()
+        with self.building:
+            pass
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that goes away before it has its answer is no error, and the end of the server is none."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError | KeyboardInterrupt):
+            super().handle_error(request, client_address)
+
+
+def loopback(host: str) -> bool:
+    """Whether a Host header names this machine alone, at whatever port."""
+    name, colon, port = host.rpartition(":")
+    return (name if colon and port.isdecimal() else host).lower() in LOOPBACK
+
+
+def landed(results: str) -> str:
+    """A short name of what has landed: another one as soon as there is more."""
+    names = sorted(path.name for path in Path(results, "generations").glob("*.parquet"))
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 
 def serve(results: str, port: int, prompts: int | Sequence[str]) -> int:
-    """Serve until interrupted. Raises NotASweepError where `results` is not a local folder with a sweep."""
+    """Serve until interrupted or ended. Raises NotASweepError where `results` is not a local folder with a sweep, and
+    OSError with a port to try instead where `port` can't be had.
+    """
     if not Path(results).is_dir():
         raise NotASweepError(f"no such folder: {results} (--serve is for local folders)")
     read_sweep(results)
-    with tempfile.TemporaryDirectory() as folder, make_server(results, port, prompts, folder) as server:
+    with (
+        suppress(KeyboardInterrupt),
+        ended_in_order(),
+        tempfile.TemporaryDirectory() as folder,
+        make_server(results, port, prompts, folder) as server,
+    ):
         print(f"http://127.0.0.1:{server.server_port}/  (Ctrl+C ends it)", flush=True)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            return 0
+        server.serve_forever()
     return 0
 
 
-def make_server(results: str, port: int, prompts: int | Sequence[str], folder: str) -> HTTPServer:
-    handler = partial(Handler, results=results, prompts=prompts, directory=folder)
-    return HTTPServer(("127.0.0.1", port), handler)
+def make_server(results: str, port: int, prompts: int | Sequence[str], folder: str) -> Server:
+    if not 0 <= port <= 65535:
+        raise OSError(f"there is no port {port}, the last is 65535: try --serve {free_port()}")
+    try:
+        return Server(results, port, prompts, folder)
+    except OSError as error:
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+            raise
+        why = "is taken" if error.errno == errno.EADDRINUSE else "is not allowed to you"
+        raise OSError(f"port {port} {why}: try --serve {free_port()}") from error
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def ended_in_order() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl+C does, so that what it cleans up is cleaned up."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

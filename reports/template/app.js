@@ -44,8 +44,10 @@ const PAGES = {
 
 let turn = 0;
 
-async function route(first = false) {
-  const mine = ++turn;
+// Show what the address asks for: when the file is "opened", when the reader has "gone" there, or is there already and
+// the data is "renewed".
+async function route(why) {
+  const mine = ++turn, y = why === "renewed" ? scrollY : arrive();
   const asked = parse(location.hash);
   const page = await PAGES[asked.page](asked);
   if (mine !== turn) return;
@@ -53,10 +55,11 @@ async function route(first = false) {
   $("main").replaceChildren(...page);
   forgetCharts();
   header(asked);
-  if (!first) { scrollTo(0, 0); $("main").focus({ preventScroll: true }); }
+  if (why === "gone") $("main").focus({ preventScroll: true });
   document.title = [page.find((node) => node.tagName === "H1").textContent, DATA.title].join(" · ");
   const pinned = document.querySelector(".pinned");
-  if (pinned) pinned.scrollIntoView({ block: "center" });
+  if (y === null && pinned) pinned.scrollIntoView({ block: "center" });
+  else scrollTo(0, y ?? 0);
   redraw(false);
   document.body.dataset.ready = location.hash || "#/";
 }
@@ -74,20 +77,26 @@ function header(asked) {
   $("query").value = asked.query ?? $("query").value;
 }
 
+function listPrompts() {
+  $("pick-prompt").replaceChildren(h("option", { value: "" }, "all"), ...DATA.prompts.map((prompt, i) => h("option", { value: i }, promptName(prompt, 60))));
+}
+
 async function start() {
-  setTheme(matchMedia("(prefers-color-scheme: dark)").matches);
+  setTheme(stored("localStorage", "dark") ?? matchMedia("(prefers-color-scheme: dark)").matches);
   await load();
-  $("pick-prompt").append(h("option", { value: "" }, "all"), ...DATA.prompts.map((prompt, i) => h("option", { value: i }, promptName(prompt, 60))));
+  listPrompts();
   $("pick-prompt").onchange = (event) => { location.hash = event.target.value ? address(DATA.prompts[event.target.value]) : "#/"; };
   $("search").onsubmit = (event) => { event.preventDefault(); location.hash = `#/s/${encodeURIComponent($("query").value)}`; };
   $("skip").onclick = (event) => { event.preventDefault(); $("main").focus(); };
-  $("dark").onclick = () => { setTheme(!isDark()); redraw(true); };
-  addEventListener("hashchange", () => route());
+  $("dark").onclick = () => { setTheme(!isDark()); stored("localStorage", "dark", isDark()); redraw(true); };
+  addEventListener("hashchange", () => route("gone"));
   $("csv").onclick = saveRuns;
   $("print").onclick = () => print();
   addEventListener("beforeprint", preparePrint);
   watcher.observe($("main"));
-  await route(true);
+  keepPlaces();
+  await route("opened");
+  if (FOLLOW) follow();
 }
 
 start();

@@ -36,12 +36,14 @@ function theme(width) {
 // A figure with heading, chart, caption and the table that says the same. A chart is what overview.py gives, or
 // {key, title, caption, variants, controls, prepare(spec, rows, width), rows(), open(datum, event, view), table or twin()}.
 function figure(chart) {
-  const box = h("div.chart");
-  const entry = { chart, variant: 0, slice: chart.slice ? chart.slice.first : 0, box, view: null, width: 0 };
+  const box = h("div.chart"), labels = chart.variants.map(({ label }) => label), values = chart.slice ? chart.slice.values : [];
+  const last = (key, names, first) => (names.includes(choice(`${chart.key} ${key}`)) ? names.indexOf(choice(`${chart.key} ${key}`)) : first);
+  const entry = { chart, variant: last("variant", labels, 0), slice: chart.slice ? last("slice", values, chart.slice.first) : 0, box, view: null, width: 0 };
+  box.style.minHeight = `${heights[chart.key] ?? 0}px`; // the reader who comes back is where they were
   drawn.push(entry);
-  const choose = (label, key, names) => (!label || names.length < 2 ? null : h("label", {}, label + " ",
-    h("select", { onchange: (event) => { entry[key] = +event.target.value; entry.update(); } }, ...names.map((name, i) => h("option", { value: i, selected: i === entry[key] }, name)))));
-  const choices = [choose(chart.choice, "variant", chart.variants.map(({ label }) => label)), chart.slice && choose(chart.slice.label, "slice", chart.slice.values)];
+  const select = (label, key, names) => (!label || names.length < 2 ? null : h("label", {}, label + " ",
+    h("select", { onchange: (event) => { entry[key] = +event.target.value; choose(`${chart.key} ${key}`, names[entry[key]]); entry.update(); } }, ...names.map((name, i) => h("option", { value: i, selected: i === entry[key] }, name)))));
+  const choices = [select(chart.choice, "variant", labels), chart.slice && select(chart.slice.label, "slice", values)];
   const makeTwin = () => (chart.twin ? chart.twin() : twin(chart.title + (chart.slice ? ` · ${chart.slice.label} ${chart.slice.values[entry.slice]}` : ""), { columns: chart.table.columns, rows: rowsOf(entry) }));
   const details = h("details", {}, h("summary", {}, "Table"));
   details.addEventListener("toggle", () => {
@@ -83,6 +85,8 @@ async function draw(entry, again = false) {
   const canvas = box.querySelector("canvas");
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", variant.spec.description);
+  box.style.minHeight = "";
+  heights[chart.key] = box.offsetHeight;
   box.dataset.ink = inkOf(canvas);
 }
 

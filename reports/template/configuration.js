@@ -1,6 +1,5 @@
 // #/p/<id>/<configuration>[/s/<seed>][/vs/<configuration>[~<seed>]][/t/<token> or /o/<the other's>] : one run, beside another.
 
-const options = { numbers: false, filled: false };
 
 async function configurationPage(number, run, { vs, t, o }) {
   const prompt = DATA.prompts[number], name = runName(run), others = prompt.runs.filter((r) => r !== run && r.status === "ok");
@@ -57,11 +56,12 @@ function comparisons(prompt, run, others, named, t) {
 
 function toggles() {
   const toggle = (label, option) => {
-    const control = button(label, options[option], () => {
-      options[option] = !options[option];
-      control.setAttribute("aria-pressed", String(options[option]));
-      document.body.classList.toggle(option, options[option]);
-    });
+    const show = (on) => {
+      control.setAttribute("aria-pressed", String(on));
+      document.body.classList.toggle(option, on);
+    };
+    const control = button(label, false, () => { choose(option, !choice(option)); show(choice(option)); });
+    show(choice(option, false));
     return control;
   };
   return [toggle("Layer numbers", "numbers"), toggle("Fill final layer", "filled")];
@@ -82,7 +82,7 @@ function pin(prompt, run, vs, sides, pane) {
     steps(one.box, one.tokens, () => one.at, (i) => {
       now = i === null ? null : one;
       one.at = i;
-      history.replaceState(null, "", address(prompt, run, { vs, [one.side]: i }));
+      readdress(address(prompt, run, { vs, [one.side]: i }));
       show();
     });
   }

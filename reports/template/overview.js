@@ -39,13 +39,13 @@ function findings(prompts) {
 // What an early exit does in each mode of the sweep.
 const modes = () => h("dl.modes.soft", {}, ...Object.entries(DATA.modes).filter(([mode]) => mode !== DATA.normal).map(([mode, does]) => h("div", {}, h("dt", {}, `${mode}:`), h("dd", {}, `${does}.`))));
 
-let most = 5; // per cent
+let most = choice("most", 5); // per cent
 
 // A chart with a limit to choose for what it shows upwards: a line there, and which configurations skip most below it.
 function limited(chart) {
   const { key, label, form: how } = chart.table.columns.find((column) => column.key === chart.limit), name = label.toLowerCase();
   const answer = h("output", { for: "most" }), said = () => answer.replaceChildren(...skipMost(chart.table, { key, form: how }, name));
-  const input = h("input", { id: "most", type: "number", min: 0, max: 100, step: "any", value: most, oninput: () => { most = input.valueAsNumber; said(); copy.update(); } });
+  const input = h("input", { id: "most", type: "number", min: 0, max: 100, step: "any", value: most, oninput: () => { most = input.valueAsNumber; choose("most", most); said(); copy.update(); } });
   said();
   const line = (spec) => ({ data: { values: [{ most: most / 100 }] }, mark: { type: "rule", strokeDash: [5, 4], aria: false },
     encoding: { y: { field: "most", type: "quantitative", title: spec.layer[0].encoding.y.title } } });
@@ -77,8 +77,14 @@ function highlight() {
 
 // Prompts × configurations, one metric at a time.
 function heatmap() {
-  const state = { metric: Math.max(0, ...["disagreement", "mean_depth"].map((key) => DATA.metrics.findIndex((m) => m.key === key)).filter((place) => place >= 0).slice(0, 1)), by: "" };
-  const choose = (label, key, options) => h("label", {}, label + " ", h("select", { id: `heat-${key}`, onchange: (event) => { state[key] = key === "by" ? event.target.value : +event.target.value; chart.update(); } }, ...options));
+  const wanted = [choice("heat metric"), "disagreement", "mean_depth"], by = choice("heat by", "");
+  const metric = wanted.map((name) => DATA.metrics.findIndex(({ key }) => key === name)).find((place) => place >= 0) ?? 0;
+  const state = { metric, by: DATA.configurations.some(({ key }) => key === by) ? by : "" };
+  const select = (label, key, options) => h("label", {}, label + " ", h("select", { id: `heat-${key}`, onchange: (event) => {
+    state[key] = key === "by" ? event.target.value : +event.target.value;
+    choose(`heat ${key}`, key === "by" ? state.by : DATA.metrics[state.metric].key);
+    chart.update();
+  } }, ...options));
   const ordered = () => sorted(DATA.prompts, (prompt) => (state.by ? meanOf(runsOf(prompt, state.by), state.metric) : 0), true);
   const chart = {
     key: "heat",
@@ -87,8 +93,8 @@ function heatmap() {
     wide: true,
     variants: [{ spec: DATA.specs.heat }],
     controls: [
-      choose("Metric", "metric", DATA.metrics.map((m, i) => h("option", { value: i, selected: i === state.metric }, m.label))),
-      choose("Order by", "by", [h("option", { value: "" }, "prompt"), ...DATA.configurations.map(({ key }) => h("option", { value: key }, key))]),
+      select("Metric", "metric", DATA.metrics.map((m, i) => h("option", { value: i, selected: i === state.metric }, m.label))),
+      select("Order by", "by", [h("option", { value: "" }, "prompt"), ...DATA.configurations.map(({ key }) => h("option", { value: key, selected: key === state.by }, key))]),
     ],
     rows: () => ordered().flatMap((prompt, order) => DATA.configurations.flatMap(({ key }) => heatRow(prompt, key, order, state.metric))),
     prepare: (spec, rows, width) => shade(spec, rows, width, DATA.metrics[state.metric]),

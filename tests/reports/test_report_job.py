@@ -1,14 +1,9 @@
 """The command: what it prints, where it writes, how it ends."""
 
 import runpy
-import shutil
-import threading
-import urllib.request
 from pathlib import Path
 
 import pytest
-
-from reports.serve import make_server
 
 JOB = Path(__file__).parents[2] / "jobs" / "report.py"
 
@@ -57,18 +52,3 @@ def test_a_wrong_number_of_prompts_is_refused(main, tmp_path, wrong, capsys):
     assert printed.out == ""
     assert printed.err.startswith("report: argument --")
     assert len(printed.err.splitlines()) == 1
-
-
-def test_a_served_report_follows_its_sweep(make_sweep, tmp_path):
-    folder = make_sweep(1, n_runs=14)
-    with make_server(str(folder), 0, 100, str(tmp_path)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}/"
-        with urllib.request.urlopen(address) as answer:
-            first = answer.read()
-            assert answer.headers["Refresh"] == "15"
-        shutil.copytree(make_sweep(2, n_runs=14) / "generations", folder / "generations", dirs_exist_ok=True)
-        (folder / "generations" / "shard-0.parquet").rename(folder / "generations" / "shard-1.parquet")
-        with urllib.request.urlopen(address) as answer:
-            assert answer.read() != first
-        server.shutdown()

@@ -1,0 +1,244 @@
+"""A served report: what it answers to whom, how it follows its sweep, and how it ends."""
+
+import http.client
+import os
+import re
+import runpy
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from reports import serve
+from reports.serve import Server, make_server
+
+JOB = Path(__file__).parents[2] / "jobs" / "report.py"
+
+
+@pytest.fixture
+def served(tmp_path) -> Iterator[Callable[[Path], Server]]:
+    """served(folder) → its server, at work."""
+    servers = []
+
+    def served(folder: Path) -> Server:
+        (tmp_path / "pages").mkdir()
+        server = make_server(str(folder), 0, 100, str(tmp_path / "pages"))
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return server
+
+    yield served
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def growing(make_sweep, tmp_path) -> tuple[Path, Callable[[], None]]:
+    """A sweep whose second of two prompts hasn't landed yet, and what lets it land."""
+    folder = shutil.copytree(make_sweep(1, n_runs=14), tmp_path / "growing")
+
+    def land() -> None:
+        both = make_sweep(2, n_runs=14)
+        for name in ("tokens", "generations"):
+            (folder / name / "shard-0.parquet").unlink()
+            shutil.copy(both / name / "shard-0.parquet", folder / name / "shard-1.parquet")
+
+    return folder, land
+
+
+def ask(server: Server, path: str, method: str = "GET", host: str | None = None) -> http.client.HTTPResponse:
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
+    connection.putrequest(method, path, skip_host=True)
+    connection.putheader("Host", f"127.0.0.1:{server.server_port}" if host is None else host)
+    connection.endheaders()
+    return connection.getresponse()
+
+
+def test_a_page_has_another_name_once_more_has_landed(served, growing):
+    folder, land = growing
+    server = served(folder)
+    first = ask(server, "/")
+    assert b"<title>" in first.read()
+    assert ask(server, "/", "HEAD").headers["ETag"] == first.headers["ETag"]
+    land()
+    assert ask(server, "/", "HEAD").headers["ETag"] != first.headers["ETag"]
+
+
+@pytest.mark.parametrize("path", ["/%00", "/%2e%2e/etc/passwd", "/../x", "//[", "/pages", "/x?y", "/.", "*", "/a b%"])
+def test_an_odd_path_is_not_found(served, make_sweep, path):
+    assert ask(served(make_sweep(1)), path.replace(" ", "%20")).status == 404
+
+
+@pytest.mark.parametrize("path", ["/?a=1", "/report.html?b", "/"])
+def test_the_page_is_all_there_is(served, make_sweep, path):
+    answer = ask(served(make_sweep(1)), path).read()
+    assert b'id="blob-payload"' in answer
+    assert b"Directory listing" not in answer
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost:x", ""])
+def test_another_name_for_this_machine_gets_nothing(served, make_sweep, host):
+    answer = ask(served(make_sweep(1)), "/", host=host)
+    assert answer.status == 403
+    assert b"blob" not in answer.read()
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:8000", "[::1]:8000", "[::1]"])
+def test_loopback_names_get_the_page(served, make_sweep, host):
+    assert ask(served(make_sweep(1)), "/", "HEAD", host).status == 200
+
+
+def test_side_files_are_served_and_nothing_else_of_the_folder(served, make_sweep, monkeypatch):
+    build = serve.build_report
+    monkeypatch.setattr(serve, "build_report", lambda *what, **how: build(*what, **how, max_bytes=1))
+    server = served(make_sweep(2))
+    name = ask(server, "/", "HEAD").headers["ETag"].strip('"')
+    side = ask(server, f"/{name}.data/prompt-1.js")
+    assert side.headers["Content-Type"].startswith("text/javascript")
+    assert side.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    assert side.read().startswith(b"eexitData(")
+    for path in (f"/{name}.data/", f"/{name}.data/prompt-2.js", f"/{name}.html", f"/x/../{name}.data/prompt-1.js"):
+        assert ask(server, path).status == 404
+
+
+def test_pages_that_nobody_can_have_open_are_removed(served, growing):
+    folder, land = growing
+    server = served(folder)
+    ask(server, "/").read()
+    land()
+    ask(server, "/").read()
+    (folder / "generations" / "shard-1.parquet").rename(folder / "generations" / "shard-2.parquet")
+    ask(server, "/").read()
+    assert len(list(server.folder.glob("*.html"))) == 2
+
+
+def test_an_idle_connection_keeps_nobody_waiting(served, make_sweep):
+    server = served(make_sweep(1))
+    with socket.create_connection(("127.0.0.1", server.server_port)):
+        assert ask(server, "/").status == 200
+
+
+def test_a_browser_that_goes_away_is_no_traceback(served, make_sweep, capfd):
+    server = served(make_sweep(1))
+    ask(server, "/").read()
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", server.server_port)) as gone:
+            gone.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            gone.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            gone.recv(100)
+            gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")  # the next close is a reset
+    assert ask(server, "/").status == 200
+    time.sleep(0.5)
+    assert capfd.readouterr().err == ""
+
+
+def test_results_that_cannot_be_read_any_more_are_said_in_the_answer(served, make_sweep, tmp_path):
+    folder = shutil.copytree(make_sweep(1), tmp_path / "gone")
+    server = served(folder)
+    assert ask(server, "/").status == 200
+    shutil.rmtree(folder)
+    answer = ask(server, "/")
+    assert answer.status == 503
+    assert b"no such folder" in answer.read()
+
+
+@pytest.mark.parametrize("port", ["99999", "taken"])
+def test_a_port_that_cannot_be_had_is_one_line_with_another(make_sweep, capsys, port):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = str(other.getsockname()[1])
+        wanted = taken if port == "taken" else port
+        assert runpy.run_path(str(JOB))["main"]([str(make_sweep(1)), "--serve", wanted]) == 2
+    said = capsys.readouterr().err
+    found = re.fullmatch(rf"report: .*{wanted}.*: try --serve (\d+)\n", said)
+    assert found
+    assert 0 < int(found[1]) <= 65535
+    assert found[1] != taken
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_removes_the_temporary_folder(make_sweep, tmp_path, number):
+    command = [sys.executable, str(JOB), str(make_sweep(1)), "--serve", "0"]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        port = int(re.search(r":(\d+)/", process.stdout.readline())[1])
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        connection.request("GET", "/")
+        assert connection.getresponse().status == 200
+        assert len(list(tmp_path.iterdir())) == 1
+        process.send_signal(number)
+        assert process.wait(60) == 0
+        assert process.stderr.read() == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def followed(context, served, growing, monkeypatch) -> Iterator:
+    """followed(route) → an open page, and what lets the rest of its sweep land."""
+    monkeypatch.setattr(serve, "FOLLOW_SECONDS", 0.3)
+    folder, land = growing
+    server = served(folder)
+    pages, wrong = [], []
+
+    def followed(route: str):
+        page = context().new_page()
+        pages.append(page)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.goto(f"http://127.0.0.1:{server.server_port}/{route}")
+        page.locator("body[data-ready]").wait_for()
+        page.evaluate("window.mine = 'the page that was opened'")
+        return page, land
+
+    yield followed
+    for page in pages:
+        page.close()
+    assert not wrong
+
+
+def test_a_page_follows_its_sweep_and_keeps_the_place(followed):
+    page, land = followed("#/")
+    page.set_viewport_size({"width": 1000, "height": 500})
+    for chart in page.locator(".chart").all():
+        chart.and_(page.locator("[data-ink]")).wait_for()
+    page.locator("#heat-metric").select_option("Perplexity")
+    page.evaluate("scrollTo(0, 900)")
+    assert "7 of 14 runs" in page.locator("main").inner_text()
+    land()
+    page.locator("main").get_by_text("14 runs, none failed").wait_for()
+    assert page.locator("#pick-prompt option").count() == 3
+    assert page.evaluate("scrollY") == 900
+    assert page.locator("#heat-metric").locator("option:checked").inner_text() == "Perplexity"
+    assert page.evaluate("window.mine") == "the page that was opened"
+    assert page.locator("#following").inner_text() == "Follows the sweep"
+
+
+def test_a_run_with_a_pinned_token_is_followed_too(followed):
+    page, land = followed("#/p/0/unfrozen@1/vs/normal/t/4")
+    page.locator(".tokens").first.press("ArrowRight")
+    land()
+    page.locator("#pick-prompt option").nth(2).wait_for(state="attached")
+    page.locator('.tokens:focus .pinned[data-i="5"]').wait_for()
+    assert page.url.endswith("#/p/0/unfrozen%401/vs/normal/t/5")
+    assert (
+        "Position 5 of 24" in page.locator(".pane").inner_text() or "position 5" in page.locator(".pane").inner_text()
+    )
+
+
+def test_nothing_is_drawn_anew_while_nothing_lands(followed):
+    page, _ = followed("#/p/0")
+    asked = []
+    page.on("request", lambda request: asked.append(request.method))
+    page.evaluate("document.querySelector('main h1').dataset.mine = 'drawn once'")
+    page.wait_for_timeout(1500)
+    assert len(asked) >= 2
+    assert set(asked) == {"HEAD"}
+    assert page.locator("h1[data-mine]").count() == 1
