@@ -213,7 +213,7 @@ def test_a_page_follows_its_sweep_and_keeps_the_place(followed):
     page.evaluate("scrollTo(0, 900)")
     assert "7 of 14 runs" in page.locator("main").inner_text()
     land()
-    page.locator("main").get_by_text("14 runs, none failed").wait_for()
+    page.locator("main").get_by_text("· 14 runs, none failed").wait_for()
     assert page.locator("#pick-prompt option").count() == 3
     assert page.evaluate("scrollY") == 900
     assert page.locator("#heat-metric").locator("option:checked").inner_text() == "Perplexity"
