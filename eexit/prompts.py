@@ -8,7 +8,8 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -81,12 +82,14 @@ def _rows_of_jsonl(path: Path) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=partial(_object, f"{path}, line {number}"))
+        except UsageError:
+            raise
         except (ValueError, RecursionError) as error:
             raise UsageError(f"{path}, line {number}: not JSON ({error}): write one object a line") from error
         if not isinstance(row, dict):
             raise UsageError(f"{path}, line {number}: must be an object with a prompt, got {line[:40]}")
-        _require_column(row, f"{path}, line {number}")
+        _require_column(list(row), f"{path}, line {number}")
         yield f"line {number}", row
 
 
@@ -140,10 +143,22 @@ def _text(path: Path) -> str:
         ) from error
 
 
-def _require_column(names: Collection[str], place: str) -> None:
+def _object(place: str, pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+    _refuse_repeated([name for name, _ in pairs], place)
+    return dict(pairs)
+
+
+def _require_column(names: Sequence[str], place: str) -> None:
     if "prompt" not in names:
         found = ", ".join(names) or "none"
         raise UsageError(f"{place}: column prompt is missing, found {found[:200]}: name the prompts' column so")
+    _refuse_repeated(names, place)
+
+
+def _refuse_repeated(names: Sequence[str], place: str) -> None:
+    repeated = [column for column in COLUMNS if names.count(column) > 1]
+    if repeated:
+        raise UsageError(f"{place}: column {repeated[0]} is there more than once: keep one of them")
 
 
 def _or(names: Mapping[str, object]) -> str:

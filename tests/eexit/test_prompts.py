@@ -107,6 +107,12 @@ BAD = {
         b'{"prompt": "x", "id": 1}\n{"prompt": "y"}',
         "prompt id '1' is there more than once (line 1 and line 2): make ids unique, or leave them out",
     ),
+    "double.csv": (b"prompt,id,prompt\nx,1,y\n", "column prompt is there more than once: keep one of them"),
+    "double-id.csv": (b"id,prompt,id\nx,1,y\n", "column id is there more than once: keep one of them"),
+    "double.jsonl": (
+        b'{"prompt": "x"}\n{"prompt": "x", "prompt": "y"}',
+        "line 2: column prompt is there more than once: keep one of them",
+    ),
     "comma.csv": (
         b"prompt\nwell, well\n",
         "line 2: 2 cells under a header of 1: put cells with commas, quotes or line ends in double quotes",
@@ -143,6 +149,12 @@ def test_parquet_columns_are_checked(tmp_path: Path) -> None:
     pq.write_table(pa.table({"prompt": [1, 2]}), path)
     with pytest.raises(UsageError, match="row 1: prompt must be text, got 1"):
         read_prompts(path)
+    texts = pa.array(["x"])
+    pq.write_table(pa.Table.from_arrays([texts, texts], names=["prompt", "prompt"]), path)
+    with pytest.raises(UsageError, match="column prompt is there more than once: keep one of them"):
+        read_prompts(path)
+    pq.write_table(pa.Table.from_arrays([texts, texts, texts], names=["prompt", "topic", "topic"]), path)
+    assert [prompt.prompt for prompt in read_prompts(path)] == ["x"]
 
 
 def test_what_is_not_there_is_told(tmp_path: Path) -> None:
