@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from cluster.estimate import Memory
 from cluster.job import SweepJob
+from cluster.progress import counted
 from eexit.config import SweepConfig
 from eexit.plan import Configuration, configurations, count_runs
 
@@ -44,11 +45,6 @@ def describe_plan(
         "out": out,
     }
     return "\n".join(f"{name:14}  {text}" for name, text in lines.items())
-
-
-def counted(n: int, noun: str) -> str:
-    """`1 seed`, `2 seeds`."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def _name(configuration: Configuration) -> str:

@@ -29,14 +29,14 @@ def _without_secrets(value: Any) -> Any:
     return without_secrets(value) if isinstance(value, str) else value
 
 
-def log_to_stderr() -> None:
-    """Once per process."""
+def log_to_stderr(level: int = logging.INFO) -> None:
+    """From this level on; once per process."""
     if LOGGER.handlers or sys.stderr.isatty():
         return
     handler = logging.StreamHandler()
     handler.setFormatter(_OneObjectALine())
     LOGGER.addHandler(handler)
-    LOGGER.setLevel(logging.INFO)
+    LOGGER.setLevel(level)
     LOGGER.propagate = False
 
 

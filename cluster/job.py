@@ -72,6 +72,8 @@ class Options:
     """What a call asks for beside the job itself."""
 
     dry_run: bool  # only show the plan
+    quiet: bool  # no progress
+    json: Path | None  # where the summary goes as JSON
     prompts_from: str  # the file that the prompts stand in
 
 
@@ -87,14 +89,19 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     )
     parser.add_argument("--prompts", metavar="FILE", help=".txt, .jsonl, .csv or .parquet; or [[prompts]] in the TOML")
     parser.add_argument("--dry-run", action="store_const", const="yes", help="print the plan, and stop there")
+    parser.add_argument("--quiet", action="store_const", const="yes", help="no progress: results and problems alone")
+    parser.add_argument("--json", metavar="FILE", help="write what each configuration came to as JSON too")
     flags = parse_flags(parser, arguments)
-    dry_run = flags.pop("dry_run", None) is not None
+    dry_run, quiet = (flags.pop(name, None) is not None for name in ("dry_run", "quiet"))
+    summary = Path(flags.pop("json")) if "json" in flags else None
+    if summary and (summary.is_dir() or not next(path for path in summary.parents if path.exists()).is_dir()):
+        raise UsageError(f"--json {summary} can't be written: give the name of a file in a folder")
     given = flags.pop("config", None)
     if given and "://" in given:
         raise UsageError(f"--config {shown(given)} is a URL: give a local file")
     path = Path(given or default)
     table = {} if given is None and "prompts" in flags else _read_toml(path)
-    options = Options(dry_run, prompts_from=str(flags.get("prompts", path)))
+    options = Options(dry_run, quiet, summary, prompts_from=str(flags.get("prompts", path)))
     if "prompts" in flags:
         table["prompts"] = read_prompts(flags.pop("prompts"))
     elif isinstance(table.get("prompts"), str):

@@ -1,4 +1,4 @@
-"""What a sweep is at, for people: a live bar on a terminal, a plain line every few seconds anywhere else."""
+"""What a sweep is at, for people, on standard error: a live bar on a terminal, plain lines anywhere else."""
 
 import sys
 import time
@@ -12,7 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 WINDOW = 30.0  # seconds that the token rate is taken over
-SECONDS_BETWEEN_LINES = 5.0
+SECONDS_BETWEEN_LINES = 5.0  # at first; later a twentieth of the time so far
+MOST_SECONDS_BETWEEN_LINES = 60.0
 BAR_WIDTH = 16  # beside the line, in 80 columns
 
 
@@ -61,19 +62,24 @@ class Pace:
     def describe(self, progress: Progress) -> str:
         now = time.monotonic()
         self._seen.append((now, progress.tokens))
-        while now - self._seen[0][0] > WINDOW:
+        while len(self._seen) > 2 and now - self._seen[0][0] > WINDOW:
             self._seen.popleft()
         since, tokens = self._seen[0]
         rate = max(0, progress.tokens - tokens) / max(now - since, 1e-3)
         left = (now - self._started) * (1 / progress.share - 1) if progress.share > 0 else None
         return (
             f"{progress.done:,}/{progress.planned:,} runs · {rate:,.0f} tokens/s · {_eta(left)} · "
-            f"{progress.errors} errors · {progress.actors_ready}/{progress.actors_wanted} actors"
+            f"{counted(progress.errors, 'error')} · {progress.actors_ready}/{progress.actors_wanted} actors"
         )
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.monotonic() - self._started
 
 
 class Lines:
-    """One plain line every few seconds: for logs, where a bar is garbage."""
+    """Plain lines, fewer as time goes on: for logs, where a bar is garbage."""
 
     def __init__(self, stream: TextIO, every: float = SECONDS_BETWEEN_LINES) -> None:
         self._stream = stream
@@ -88,8 +94,9 @@ class Lines:
 
     def show(self, progress: Progress, last: bool = False) -> None:
         if last or time.monotonic() >= self._next:
-            self._next = time.monotonic() + self._every
-            self.say(self._pace.describe(progress))
+            wait = min(max(self._every, self._pace.seconds / 20), MOST_SECONDS_BETWEEN_LINES)
+            self._next = time.monotonic() + wait
+            self.say(f"{progress.tokens:,} tokens · {self._pace.describe(progress)}")
 
     def say(self, line: str) -> None:
         print(line, file=self._stream, flush=True)
@@ -122,8 +129,28 @@ class Bar:
         self._console.print(line, highlight=False, markup=False)
 
 
-def open_display(stream: TextIO = sys.stdout) -> Display:
+class Silence:
+    """Shows nothing."""
+
+    def __enter__(self) -> "Silence":
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+    def show(self, progress: Progress, last: bool = False) -> None: ...
+    def say(self, line: str) -> None: ...
+
+
+def open_display(stream: TextIO | None = None, quiet: bool = False) -> Display:
+    """On `stream`, or on what standard error is now."""
+    stream = stream or sys.stderr
+    if quiet:
+        return Silence()
     return Bar(stream) if stream.isatty() else Lines(stream)
+
+
+def counted(n: int, noun: str) -> str:
+    """`1 seed`, `2 seeds`."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def _eta(seconds: float | None) -> str:

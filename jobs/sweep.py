@@ -3,6 +3,7 @@
     python jobs/sweep.py                                      the demo, into results/demo
     python jobs/sweep.py --model Qwen/Qwen3-0.6B --prompts mine.txt --kl-factors 0.5 1 2 --out results/mine
     python jobs/sweep.py --config jobs/demo.toml --dry-run    what it would do
+    python jobs/sweep.py --quiet --json figures.json          results on standard output, the same as JSON, no progress
 
 On a cluster, where --out is an absolute path that all nodes share, or a URI (s3://, gs://):
 
@@ -11,6 +12,7 @@ On a cluster, where --out is an absolute path that all nodes share, or a URI (s3
 """
 
 import json
+import logging
 import math
 import os
 import signal
@@ -27,7 +29,8 @@ from cluster.driver import Driver
 from cluster.dry_run import describe_plan
 from cluster.estimate import Look, Memory, aside, look_at_model
 from cluster.events import log_to_stderr
-from cluster.job import SweepJob, load_job
+from cluster.figures import figures
+from cluster.job import Options, SweepJob, load_job
 from cluster.landing import GENERATIONS_FOLDER, Survey, Tally, clear_debris, remove_errors, survey
 from cluster.lease import Lease, hold
 from cluster.manifest import (
@@ -39,7 +42,7 @@ from cluster.manifest import (
     write_manifest,
 )
 from cluster.pool import plan_pools, shortages
-from cluster.progress import open_display
+from cluster.progress import counted, open_display
 from cluster.session import joins_cluster, ray_session
 from cluster.shards import cut, rows_for
 from cluster.store import Store, open_store
@@ -56,13 +59,13 @@ CHARACTERS_PER_TOKEN = 4  # of English, in most tokenizers
 def main(arguments: Sequence[str]) -> int:
     """0: every run has landed. 1: the sweep stopped. 2: the input can't be used."""
     signal.signal(signal.SIGTERM, interrupt)
-    log_to_stderr()
     try:
         job, options = load_job(arguments, DEMO, __doc__ or "")
+        log_to_stderr(logging.WARNING if options.quiet else logging.INFO)
         if options.dry_run:
             print(dry_run(job, options.prompts_from))
             return 0
-        return sweep(job)
+        return sweep(job, options)
     except UsageError as error:
         print(without_secrets(f"error: {error}"), file=sys.stderr)
         return 2
@@ -84,7 +87,7 @@ def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def sweep(job: SweepJob) -> int:
+def sweep(job: SweepJob, options: Options) -> int:
     store = open_store(out_of(job))
     manifest, memory = prepare(job, store)
     with hold(store) as lease:
@@ -94,11 +97,16 @@ def sweep(job: SweepJob) -> int:
         found = survey(store)
         planned = count_runs(job.sweep)
         if len(found.done) == planned:
-            print(f"nothing is left to do: {planned:,} runs are in {shown(job.out)}")
+            display = open_display(quiet=options.quiet)
+            display.say(f"nothing is left to do: {counted(planned, 'run')} landed in {shown(job.out)}")
             rebuild = False
         else:
-            rebuild = run(job, store, lease, found, memory).runs > 0
+            rebuild = run(job, store, lease, found, memory, options.quiet).runs > 0
         finish(job, store, rebuild)
+        if options.json:
+            came_to = figures(store, manifest.model, configurations(job.sweep), job.out, REPORT)
+            options.json.parent.mkdir(parents=True, exist_ok=True)
+            options.json.write_text(json.dumps(came_to, indent=1, ensure_ascii=False) + "\n")
     return 0
 
 
@@ -135,17 +143,19 @@ def rows_of(job: SweepJob) -> int:
     return min(job.rows_per_shard, count_runs(job))
 
 
-def run(job: SweepJob, store: Store, lease: Lease, found: Survey, memory: Memory | None) -> Tally:
+def run(job: SweepJob, store: Store, lease: Lease, found: Survey, memory: Memory | None, quiet: bool) -> Tally:
     """Do the runs that haven't landed, on Ray."""
     config, planned, n_done = job.sweep, count_runs(job), len(found.done)
     clear_debris(store)
-    with ray_session() as nodes, open_display() as display:
+    with ray_session() as nodes, open_display(quiet=quiet) as display:
         signal.signal(signal.SIGTERM, interrupt)  # Ray puts its own in place
         pools = plan_pools(job, nodes, memory, joins_cluster())
         retried = remove_errors(store, found.with_errors)
         if n_done or retried:
-            display.say(f"{n_done:,} of {planned:,} runs are in {shown(job.out)}; {retried} errors are tried again")
-        display.say(f"{planned - n_done:,} runs to do, {', '.join(map(str, pools))}")
+            display.say(
+                f"{n_done:,} of {planned:,} runs are in {shown(job.out)}; {counted(retried, 'error')} tried again"
+            )
+        display.say(f"{counted(planned - n_done, 'run')} to do, {', '.join(map(str, pools))}")
         for line in shortages(pools, nodes, memory):
             display.say(line)
         actors = sum(pool.actors for pool in pools)

@@ -156,8 +156,36 @@ def test_a_log_gets_plain_lines() -> None:
         display.show(progress, last=True)
     lines = log.getvalue().splitlines()
     assert len(lines) == 2
-    assert lines[0].startswith("10/30 runs · ")
-    assert lines[0].endswith(" left · 1 errors · 1/2 actors")
+    assert lines[0].startswith("1,500 tokens · 10/30 runs · ")
+    assert lines[0].endswith(" left · 1 error · 1/2 actors")
+
+
+def test_lines_become_fewer_as_time_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    log = io.StringIO()
+    display = open_display(log)
+    for second in range(3600):
+        now = float(second)
+        display.show(Progress(0, 27, 0, 0, 0, second, 100, 1, 1))
+    lines = log.getvalue().splitlines()
+    assert [line.split(" tokens")[0] for line in lines[:3]] == ["0", "5", "10"]
+    assert len(lines) < 120, "720 at one every five seconds"
+    assert all(" · 1 tokens/s · " in line for line in lines[1:])
+
+
+def test_quiet_shows_nothing_and_progress_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress(0, 27, 0, 0, 0, 5, 100, 1, 1)
+    with open_display(quiet=True) as display:
+        display.show(progress, last=True)
+        display.say("something")
+    assert capsys.readouterr() == ("", "")
+    with open_display() as display:
+        display.show(progress, last=True)
+        display.say("something")
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.splitlines()[1:] == ["something"]
 
 
 T4, A100 = {"CPU": 16, "GPU": 4, "accelerator_type:T4": 1}, {"CPU": 32, "GPU": 8, "accelerator_type:A100": 1}

@@ -72,7 +72,8 @@ def test_commands_that_work_show_and_write_no_secret(command: Command, wire: Wir
     program = line.replace("; pd.read", "; runs = pd.read") + "\nprint(len(runs))"
     read = subprocess.run([sys.executable, "-c", program], env=os.environ | KEYS, capture_output=True, text=True)
     assert read.stdout == "2\n", read.stderr
-    assert command("sweep.py", *flags).stdout.startswith(f"nothing is left to do: 2 runs are in s3://…@{BUCKET}/mine")
+    again = command("sweep.py", *flags, "--json", tmp_path / "figures.json")
+    assert again.stderr.startswith(f"nothing is left to do: 2 runs landed in s3://…@{BUCKET}/mine?…\n")
     assert command("sweep.py", *flags, "--seeds", "3").returncode == 2
     assert command("compact.py", uri(wire, "mine"), "--into", uri(wire, "copy")).returncode == 0
     assert command("report.py", uri(wire, "mine"), "--out", tmp_path / "report.html").returncode == 0
@@ -84,7 +85,11 @@ def test_commands_that_work_show_and_write_no_secret(command: Command, wire: Wir
     for path in files:
         with filesystem.open_input_stream(path) as stream:
             assert SECRET.encode() not in stream.read(), path
-    for path in (tmp_path / "report.html", *(path for path in logs.rglob("*") if path.is_file())):
+    for path in (
+        tmp_path / "report.html",
+        tmp_path / "figures.json",
+        *(path for path in logs.rglob("*") if path.is_file()),
+    ):
         assert SECRET.encode() not in path.read_bytes(), path
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -48,7 +49,7 @@ def sweep(
 
 @pytest.fixture(scope="module")
 def finished(tiny: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A sweep run to its end, three good prompts, one empty, one too long; and what it said."""
+    """A sweep run to its end, three good prompts, one empty, one too long; and what it printed as its results."""
     folder = tmp_path_factory.mktemp("finished")
     prompts = ["one", "two <script>", "", "x" * 300, "three"]
     (folder / "mine.jsonl").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
@@ -56,8 +57,9 @@ def finished(tiny: Path, environment: dict[str, str], tmp_path_factory: pytest.T
         f'model = "{tiny}"\nprompts = "mine.jsonl"\nout = "{folder / "out"}"\ndtype = "float32"\n'
         "kl_factors = [1]\nmax_new_tokens = 8\nexit_every = 2\n"
     )
-    done = sweep(environment, "--config", folder / "mine.toml", "--device", "cpu")
+    done = sweep(environment, "--config", folder / "mine.toml", "--device", "cpu", "--json", folder / "new" / "figures")
     assert done.returncode == 0, done.stderr
+    (folder / "progress.txt").write_text(done.stderr)
     return folder, done.stdout
 
 
@@ -91,11 +93,33 @@ def test_a_sweep_ends_with_its_table_and_where_to_look(finished: tuple[Path, str
     folder, said = finished
     lines = said.splitlines()
     assert any(line.split()[:4] == ["frozen_residual", "1", "5", "2"] for line in lines)
-    assert "15/15 runs" in said
+    assert "runs ·" not in said
+    progress = (folder / "progress.txt").read_text()
+    assert re.search(r"^15 runs to do, ", progress, re.MULTILINE)
+    assert re.search(r"^72 tokens · 15/15 runs · .* · 6 errors · ", progress, re.MULTILINE)
     assert lines[-2:] == [
         f'import pandas as pd; pd.read_parquet("{folder}/out/generations")',
         f"{folder}/out/report.html",
     ]
+
+
+def test_the_summary_is_there_for_programs_too(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    figures = json.loads((folder / "new" / "figures").read_text())
+    assert (figures["runs"], figures["errors"], figures["model"]["n_layers"]) == (15, 6, 7)
+    assert (figures["out"], figures["report"]) == (f"{folder}/out", f"{folder}/out/report.html")
+    generations = pd.read_parquet(folder / "out" / "generations").query("status == 'ok'")
+    assert [(row["mode"], row["kl_factor"]) for row in figures["configurations"]] == [
+        ("normal", None),
+        ("unfrozen", 1.0),
+        ("frozen_residual", 1.0),
+    ]
+    for row in figures["configurations"]:
+        assert (row["runs"], row["errors"]) == (5, 2)
+        expected = generations[generations["mode"] == row["mode"]]
+        for name, mean in row["means"].items():
+            assert mean == pytest.approx(expected[name].mean()), name
+        assert {"exit_rate", "mean_depth", "perplexity", "lcs_share", "n_tokens"} <= row["means"].keys()
 
 
 def test_run_again_it_has_nothing_left_to_do(
@@ -107,7 +131,9 @@ def test_run_again_it_has_nothing_left_to_do(
     report = (tmp_path / "results" / "here" / "report.html").stat().st_mtime_ns
     again = sweep(environment, *arguments, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert again.stdout.startswith("nothing is left to do: 3 runs are in results/here\n")
+    assert again.stderr == "nothing is left to do: 3 runs landed in results/here\n"
+    quiet = sweep(environment, *arguments, "--quiet", cwd=tmp_path)
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, again.stdout, "")
     assert (tmp_path / "results" / "here" / "report.html").stat().st_mtime_ns == report
 
 
@@ -119,6 +145,7 @@ def test_run_again_it_has_nothing_left_to_do(
         (["--exit-layers", "2", "6"], "error: exit"),
         (["--model", "./nowhere"], "error: "),
         (["--out", "empty.txt/out"], "can't be written to"),
+        (["--json", "empty.txt/figures"], "error: --json empty.txt/figures can't be written: give the name of a file"),
     ],
 )
 def test_bad_input_ends_with_one_line_and_leaves_nothing(

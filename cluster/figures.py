@@ -1,0 +1,58 @@
+"""What a sweep came to, as numbers for other programs: `--json`."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cluster.landing import read_generations
+from cluster.store import Store
+from eexit.places import inside, shown
+from eexit.plan import Configuration
+from eexit.schema import ERROR, GENERATIONS, OK
+
+KEYS = ("mode", "kl_factor", "seed")
+MEASURES = tuple(
+    field.name
+    for field in GENERATIONS
+    if (pa.types.is_floating(field.type) or pa.types.is_integer(field.type)) and field.name not in KEYS
+)
+
+
+def figures(
+    store: Store, model: Mapping[str, Any], configurations: Sequence[Configuration], out: str, report: str
+) -> dict[str, Any]:
+    """For each configuration its runs, errors, and the mean over its runs of each measure of `GENERATIONS`.
+
+    A mean is null where no run has the measure, or where it is not finite. `model` is the manifest's.
+    """
+    generations = read_generations(store, ["status", "mode", "kl_factor", *MEASURES])
+    rows = [_of_configuration(configuration, generations) for configuration in configurations]
+    return {
+        "out": shown(out),
+        "report": shown(inside(out, report)),
+        "model": dict(model),
+        "runs": sum(row["runs"] for row in rows),
+        "errors": sum(row["errors"] for row in rows),
+        "configurations": rows,
+    }
+
+
+def _of_configuration(configuration: Configuration, generations: pa.Table) -> dict[str, Any]:
+    mode, kl_factor = configuration.mode, configuration.kl_factor
+    same_factor = pc.field("kl_factor").is_null() if kl_factor is None else pc.field("kl_factor") == kl_factor
+    runs = generations.filter((pc.field("mode") == mode.value) & same_factor)
+    done = runs.filter(pc.field("status") == OK)
+    return {
+        "mode": mode.value,
+        "kl_factor": kl_factor,
+        "runs": runs.num_rows,
+        "errors": runs.filter(pc.field("status") == ERROR).num_rows,
+        "means": {name: _finite(pc.mean(done[name]).as_py()) for name in MEASURES},
+    }
+
+
+def _finite(mean: float | None) -> float | None:
+    return mean if mean is not None and math.isfinite(mean) else None
