@@ -90,10 +90,14 @@ class Batch:
         rows = np.arange(self.n_rows)
         return self.records["token_id_T"][rows, self.n_generated[rows] - 1]
 
-    def part_texts(self) -> np.ndarray:
-        """Rows of one text that took different tokens part: all but one get a copy. Texts then fill the first slots.
+    def position(self) -> np.ndarray:
+        """Where each row's last token is in its text."""
+        return self.n_prompt[: self.n_rows] + self.n_generated[: self.n_rows] - 1
 
-        Returns a row of each text (U,), padded.
+    def part_texts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows of one text that took different tokens part. Texts then fill the first slots of the teacher's cache.
+
+        Returns a row of each text (U,), padded; and the slots that have to be copied, from (P,) and to (P,).
         """
         text_B = self.text[: self.n_rows]
         _, row_U, group_B = np.unique((text_B << 32) + self.last_token(), return_index=True, return_inverse=True)
@@ -101,9 +105,8 @@ class Batch:
         stays_U = (np.diff(source_U, prepend=-1) > 0) & (source_U < len(source_U))
         slot_U = source_U.copy()
         slot_U[~stays_U] = np.setdiff1d(np.arange(len(source_U)), source_U[stays_U])
-        self.teacher.copy_slots(source_U[~stays_U], slot_U[~stays_U])
         text_B[:] = slot_U[group_B]
-        return padded(row_U[np.argsort(slot_U)], self.n_slots)
+        return padded(row_U[np.argsort(slot_U)], self.n_slots), source_U[~stays_U], slot_U[~stays_U]
 
     def ended(self) -> np.ndarray:
         """Slots whose row is done or went astray, last first: the order in which they can be removed."""
@@ -128,15 +131,23 @@ class Batch:
         finite_entropy = np.isfinite(self.records["entropy_T"][rows, last])
         return finite_kl & finite_entropy & np.isfinite(self.records["exit_logprob_T"][rows, last])
 
-    def remove(self, slot: int) -> None:
-        """Free a slot; rows behind it move up."""
-        if slot < self.n_frozen:
-            self.n_frozen -= 1
-            self.student.copy_slots([self.n_frozen], [slot])
-            self._move(self.n_frozen, slot)
-            slot = self.n_frozen
-        self.n_rows -= 1
-        self._move(self.n_rows, slot)
+    def remove(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Free slots, given last first; rows behind them move up.
+
+        Returns the slots of the student's cache that have to be copied, from and to.
+        """
+        origin = np.arange(self.n_frozen)
+        for slot in slots:
+            if slot < self.n_frozen:
+                self.n_frozen -= 1
+                origin[slot] = origin[self.n_frozen]
+                self._move(self.n_frozen, slot)
+                slot = self.n_frozen
+            self.n_rows -= 1
+            self._move(self.n_rows, slot)
+        origin = origin[: self.n_frozen]
+        targets = np.flatnonzero(origin != np.arange(self.n_frozen))
+        return origin[targets], targets
 
     def _move(self, source: int, target: int) -> None:
         columns = (self.request, self.text, self.n_prompt, self.n_generated, self.limit, self.decides, self.kl_factor)

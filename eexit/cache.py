@@ -4,7 +4,7 @@ Shapes: N slots, B rows in a pass (slots 0…B-1, or some of them), H heads, G q
 S positions there is room for, D head width.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Final
@@ -17,60 +17,104 @@ from torch.profiler import record_function
 from eexit import kernels
 
 BLOCK: Final = 256  # positions; small ones would leave holes in the heap at every growth
+STACKS: Final = 8  # of layers whose keys and values are copied together; the largest is there twice while it grows
+
+
+class Stack:
+    """Keys and values of some layers of one shape, (L, N, H, S, D) each."""
+
+    def __init__(self, layers: Sequence[int], keys: Tensor, values: Tensor):
+        self.layers, self.keys, self.values = layers, keys, values
+
+    def grow(self, room: int) -> None:
+        """Make room for so many positions."""
+        self.keys = _grown(self.keys, room)
+        self.values = _grown(self.values, room)
+
+
+def _grown(buffer: Tensor, room: int) -> Tensor:
+    n_layers, n_slots, n_heads, held, width = buffer.shape
+    grown = buffer.new_zeros(n_layers, n_slots, n_heads, room, width)
+    grown[:, :, :, :held] = buffer
+    return grown
 
 
 class KVCache:
-    """Keys and values, made when a layer is first written, with room for up to `length` positions.
+    """Keys and values, made when a layer is first written or loaded, with room for up to `length` positions.
 
-    A layer's are (N, H, S, D) each. S grows by whole blocks and operators attend to all of it, masked: a CPU's batched
-    product would first copy a part of the positions.
+    A layer's are (N, H, S, D) each. On a CPU, S grows by whole blocks and operators attend to all of it, masked: a
+    batched product would first copy a part of the positions. Elsewhere all the room is taken at once, since growth
+    needs the old and the new one together, and operators are given the part that is in use.
     """
 
     def __init__(self, n_slots: int, length: int):
         self.n_slots, self.length, self.capacity = n_slots, length, 0
-        self._keys: dict[int, Tensor] = {}
-        self._values: dict[int, Tensor] = {}
+        self._stacks: list[Stack] = []
+        self._places: dict[int, tuple[Stack, int]] = {}  # of a layer, and where it is in its stack
 
     @property
     def n_bytes(self) -> int:
-        return sum(buffer.nbytes for buffer in (*self._keys.values(), *self._values.values()))
+        return sum(stack.keys.nbytes + stack.values.nbytes for stack in self._stacks)
 
     def layer(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """A layer's keys and values, both as (N, H, S, D); made like these (…, H, T, D) if they aren't there yet."""
-        if layer not in self._keys:
-            shape = (self.n_slots, key.shape[-3], self.capacity)
-            self._keys[layer] = key.new_zeros(*shape, key.shape[-1])
-            self._values[layer] = value.new_zeros(*shape, value.shape[-1])
-        return self._keys[layer], self._values[layer]
+        if layer not in self._places:
+            self._add([layer], key, value)
+        stack, place = self._places[layer]
+        return stack.keys[place, :, :, : self.capacity], stack.values[place, :, :, : self.capacity]
+
+    def _add(self, layers: Sequence[int], key: Tensor, value: Tensor) -> None:
+        shape = (len(layers), self.n_slots, key.shape[-3], self._room(key))
+        stack = Stack(layers, key.new_zeros(*shape, key.shape[-1]), value.new_zeros(*shape, value.shape[-1]))
+        self._stacks.append(stack)
+        self._places |= {layer: (stack, place) for place, layer in enumerate(layers)}
+
+    def _room(self, buffer: Tensor) -> int:
+        return self.capacity if buffer.device.type == "cpu" else self.length
 
     @torch.inference_mode()
     def reserve(self, reach: int) -> None:
         """Make room for positions below `reach`."""
         if reach <= self.capacity:
             return
-        held, self.capacity = self.capacity, min(self.length, -(-reach // BLOCK) * BLOCK)
-        for layer in list(self._keys):
-            keys, values = self._keys.pop(layer), self._values.pop(layer)
-            new_keys, new_values = self.layer(layer, keys, values)
-            new_keys[:, :, :held], new_values[:, :, :held] = keys, values
+        self.capacity = min(self.length, -(-reach // BLOCK) * BLOCK)
+        for stack in self._stacks:
+            if self._room(stack.keys) > stack.keys.shape[3]:
+                stack.grow(self._room(stack.keys))
 
     @torch.inference_mode()
-    def copy_slots(self, sources: Iterable[int], targets: Iterable[int]) -> None:
-        """What `sources` hold goes to `targets`, none of which is a source."""
-        for buffers in (self._keys, self._values):
-            for buffer in buffers.values():
-                for source, target in zip(sources, targets, strict=True):
-                    buffer[target] = buffer[source]
+    def copy_slots(self, sources: Tensor, targets: Tensor) -> None:
+        """What slots `sources` hold goes to `targets`, none of which is a source."""
+        for stack in self._stacks:
+            for buffer in (stack.keys, stack.values):
+                buffer.index_copy_(1, targets, buffer.index_select(1, sources))
 
-    def load(self, slot: int, prefix: "KVCache", layers: Sequence[int], n_tokens: int) -> None:
-        """Start a row from the one row of `prefix`; nothing stays of a row before it, which may have had no number."""
+    @torch.inference_mode()
+    def load(self, slots: slice, prefix: "KVCache", layers: Sequence[int], n_tokens: int) -> None:
+        """Start rows from the one row of `prefix`; nothing stays of rows before them, which may have had no number."""
+        if not self._stacks:
+            self._add_like(prefix, layers)
         self.reserve(n_tokens)
+        for stack in self._stacks:
+            starts = [prefix._places[layer][0] for layer in stack.layers]
+            for buffer, start in (
+                (stack.keys, torch.cat([its.keys for its in starts])),
+                (stack.values, torch.cat([its.values for its in starts])),
+            ):
+                buffer[:, slots, :, :n_tokens] = start[:, :, :, :n_tokens]
+                buffer[:, slots, :, n_tokens:] = 0
+
+    def _add_like(self, prefix: "KVCache", layers: Sequence[int]) -> None:
+        """Stack the layers by shape, a few at a time."""
+        by_shape: dict[tuple[torch.Size, torch.Size], list[int]] = {}
         for layer in layers:
-            prefix_keys, prefix_values = prefix._keys[layer], prefix._values[layer]
-            keys, values = self.layer(layer, prefix_keys, prefix_values)
-            for buffer, start in ((keys, prefix_keys), (values, prefix_values)):
-                buffer[slot, :, :n_tokens] = start[0, :, :n_tokens]
-                buffer[slot, :, n_tokens:] = 0
+            stack, _ = prefix._places[layer]
+            by_shape.setdefault((stack.keys.shape, stack.values.shape), []).append(layer)
+        size = -(-len(layers) // STACKS)
+        for alike in by_shape.values():
+            stack, _ = prefix._places[alike[0]]
+            for start in range(0, len(alike), size):
+                self._add(alike[start : start + size], stack.keys[0], stack.values[0])
 
 
 class KeysWritten(Exception):
@@ -208,9 +252,9 @@ def _attend(
         bias = bias.repeat(1, query.shape[1] // bias.shape[1], 1)
     if softcap is None:
         scores = torch.baddbmm(bias, query, key, alpha=scaling)
-    else:
-        scores = softcap * torch.tanh(query @ key * (scaling / softcap)) + bias
+    else:  # float16 would overflow without the scaling, and has few digits for what comes after the product
+        scores = softcap * torch.tanh((query * scaling @ key).float() / softcap) + bias
     if sinks is None:
-        return scores.softmax(-1) @ value
+        return scores.softmax(-1).to(value.dtype) @ value
     sinks = sinks.to(scores.dtype).view(*scores.shape[:2], 1)
-    return torch.cat([scores, sinks], -1).softmax(-1)[..., :-1] @ value
+    return torch.cat([scores, sinks], -1).softmax(-1)[..., :-1].to(value.dtype) @ value

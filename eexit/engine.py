@@ -26,12 +26,14 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from eexit.anatomy import Decoder, LayerPass
-from eexit.batch import Batch, padded
+from eexit.batch import Batch
 from eexit.cache import CacheView, KVCache
 from eexit.config import Mode
 from eexit.exits import choose_exits, exit_probabilities
 from eexit.readout import Reading, read_layers, read_tokens
 from eexit.rows import Decoding, Failure, Outcome, Request
+from eexit.steps import Routes, Rows, send_routes, send_rows
+from eexit.transfer import to_device, to_host
 
 PROMPT_STEP: Final = 32  # a prompt's tokens are processed in multiples: see batch.SIZES
 
@@ -132,11 +134,13 @@ class Engine:
         ):
             indices.append(waiting.pop())
         text = batch.unused_text()
-        batch.teacher.load(text, prefix.cache, range(self.decoder.n_layers), len(prompt))
+        n_frozen = batch.n_frozen
         for index in indices:
-            slot = batch.add(index, requests[index], text, self._limit(requests[index]))
-            if requests[index].mode == Mode.FROZEN_RESIDUAL:
-                batch.student.load(slot, prefix.cache, range(self.fork + 1, self.decoder.n_layers), len(prompt))
+            batch.add(index, requests[index], text, self._limit(requests[index]))
+        layers = range(self.decoder.n_layers)
+        batch.teacher.load(slice(text, text + 1), prefix.cache, layers, len(prompt))
+        if batch.n_frozen > n_frozen:
+            batch.student.load(slice(n_frozen, batch.n_frozen), prefix.cache, layers[self.fork + 1 :], len(prompt))
         slots = np.flatnonzero(batch.n_generated[: batch.n_rows] == 0)
         self._first_token(batch, slots, prefix)
         return prefix
@@ -145,7 +149,8 @@ class Engine:
         """Process a prompt at full depth; its last token is repeated behind it, where no other token sees it."""
         length = -(-len(prompt) // PROMPT_STEP) * PROMPT_STEP
         length = length if self.decoder.context is None else min(length, self.decoder.context)
-        token_BT = torch.tensor([[*prompt, *prompt[-1:] * (length - len(prompt))]], device=self.decoder.device)
+        ids = np.array([[*prompt, *prompt[-1:] * (length - len(prompt))]])
+        [token_BT] = to_device([ids], self.decoder.device)
         cache = KVCache(1, length)
         view = self.decoder.view(cache, torch.arange(length, device=self.decoder.device)[None], length)
         with self.decoder.attending():
@@ -154,35 +159,36 @@ class Engine:
 
     def _first_token(self, batch: Batch, slots: np.ndarray, prefix: Prefix) -> None:
         """The first token comes from the final layer: no exit is drawn for it."""
-        n_rows = len(slots)
-        text_B = self._tensor(np.zeros(n_rows, np.int64))
+        exits = np.full(len(slots), self.n_exits)
+        routes, [u_token_B] = self._routes(exits, 0), to_device([batch.u_token[slots, 0]], self.decoder.device)
+        text_B = torch.zeros_like(routes.exit_B)
         reading, hidden_BW = prefix.reading.of(text_B), prefix.states_1XW[text_B, -1]
-        self._finish_step(batch, slots, reading, np.full(n_rows, self.n_exits), reading.certain_BX, hidden_BW, 0)
+        self._finish_step(batch, slots, reading, exits, routes, reading.certain_BX, hidden_BW, u_token_B)
 
     # Steps
 
     @torch.inference_mode()
     def _decode_step(self, batch: Batch) -> None:
-        slots, row_U = np.arange(batch.n_rows), batch.part_texts()
-        text_B = self._tensor(batch.text[slots])
-        token_UT = self._tensor(batch.last_token()[row_U].astype(np.int64))[:, None]
-        position_B = batch.n_prompt[slots] + batch.n_generated[slots] - 1
-        position_UT, reach = self._tensor(position_B[row_U])[:, None], int(position_B.max()) + 1
+        rows, reach = send_rows(batch, self.decoder.device), int(batch.position().max()) + 1
+        if len(rows.source_P):
+            batch.teacher.copy_slots(rows.source_P, rows.target_P)
         with self.decoder.attending():
             with record_function("teacher"):
-                view = self.decoder.view(batch.teacher, position_UT, reach)
-                states_UXW, fork_UW, layer_pass = self._teacher_pass(token_UT, view)
+                view = self.decoder.view(batch.teacher, rows.position_U1, reach)
+                states_UXW, fork_UW, layer_pass = self._teacher_pass(rows.token_U1, view)
             with record_function("readout"):
-                reading = self._read(states_UXW).of(text_B)
-                exit_B, prob_BX = self._draw_exits(batch, slots, reading)
+                reading = self._read(states_UXW).of(rows.text_B)
+                exit_B, prob_BX = self._draw_exits(rows, reading)
             with record_function("student"):
-                exits, hidden_BW = exit_B.cpu().numpy(), states_UXW[text_B, exit_B]
+                exits, hidden_BW = exit_B.cpu().numpy(), states_UXW[rows.text_B, exit_B]
+                routes = self._routes(exits, batch.n_frozen)
                 if batch.n_frozen:
-                    text_F, exits_F = text_B[: batch.n_frozen], exits[: batch.n_frozen]
-                    view = self.decoder.view(batch.student, position_UT[text_F], reach)
+                    text_F = rows.text_B[: batch.n_frozen]
+                    view = self.decoder.view(batch.student, rows.position_U1[text_F], reach)
                     at_fork_FW, at_exit_FW = fork_UW[text_F], hidden_BW[: batch.n_frozen]
-                    at_exit_FW[:] = self._student_pass(layer_pass, text_F, view, at_exit_FW, at_fork_FW, exits_F)
-        self._finish_step(batch, slots, reading, exits, prob_BX, hidden_BW, batch.n_frozen)
+                    at_exit_FW[:] = self._student_pass(layer_pass, text_F, view, at_exit_FW, at_fork_FW, routes)
+        slots = np.arange(batch.n_rows)
+        self._finish_step(batch, slots, reading, exits, routes, prob_BX, hidden_BW, rows.u_token_B)
 
     def _read(self, states_BXW: Tensor) -> Reading:
         return read_layers(self.decoder, states_BXW, self.decoding.readout, self.decoding.record_top_k)
@@ -201,32 +207,38 @@ class Engine:
         exits = [states[layer] for layer in (*self.decoding.exitable_layers, self.final)]
         return torch.stack(exits, 1), states[self.fork], layer_pass
 
-    def _draw_exits(self, batch: Batch, slots: np.ndarray, reading: Reading) -> tuple[Tensor, Tensor]:
+    def _draw_exits(self, rows: Rows, reading: Reading) -> tuple[Tensor, Tensor]:
         """Each row's exit (B,), an index into the exitable layers or E for the final one, and what it was drawn from.
 
         The probabilities (B, X) are all on the final layer for rows of `normal`, which draw no exit.
         """
-        decides_B, kl_factor_B = self._tensor(batch.decides[slots]), self._tensor(batch.kl_factor[slots])
-        u_B = self._tensor(batch.u_exit[slots, batch.n_generated[slots]])
-        exit_B = choose_exits(reading.kl_BE, kl_factor_B, u_B).masked_fill(~decides_B, self.n_exits)
-        prob_BX = exit_probabilities(reading.kl_BE, kl_factor_B)
-        return exit_B, torch.where(decides_B[:, None], prob_BX, reading.certain_BX)
+        exit_B = choose_exits(reading.kl_BE, rows.kl_factor_B, rows.u_exit_B).masked_fill(~rows.decides_B, self.n_exits)
+        prob_BX = exit_probabilities(reading.kl_BE, rows.kl_factor_B)
+        return exit_B, torch.where(rows.decides_B[:, None], prob_BX, reading.certain_BX)
+
+    def _routes(self, exits: np.ndarray, n_frozen: int) -> Routes:
+        """Where rows go from their exits on, the first `n_frozen` with a student.
+
+        The likeliest token of a row without a stream of its own was seen when its layers were read.
+        """
+        decoding = self.decoding
+        known = (np.arange(len(exits)) >= n_frozen) & (decoding.temperature == 0)
+        by_lens = (exits == self.n_exits) | (decoding.readout == "lens")
+        unread = [(lens, np.flatnonzero(~known & (by_lens == lens))) for lens in (True, False)]
+        starts = [start for start, _ in self.stretches] if n_frozen else []
+        return send_routes(exits, self.exit_layers[exits[:n_frozen]], self.fork, starts, unread, self.decoder.device)
 
     def _student_pass(
         self, layer_pass: LayerPass, text_F: Tensor, view: CacheView, teacher_FW: Tensor, fork_FW: Tensor,
-        exits_F: np.ndarray,
+        routes: Routes,
     ) -> Tensor:  # fmt: skip
         """The residual stream (F, W) of each row at its exit layer, as the student's own cache makes it.
 
         A layer is run for the rows that have not exited before it; the others only give it their keys and values,
         from the residual stream they exited with. Rows that exit up to the fork have the teacher's, `teacher_FW`.
         """
-        exit_layer_F = self.exit_layers[exits_F]
-        at_fork_F = self._tensor(exit_layer_F <= self.fork)
-        hidden_FW = torch.where(at_fork_F[:, None], teacher_FW, fork_FW)
-        for start, end in self.stretches:
-            going = self._tensor(padded(np.flatnonzero(exit_layer_F >= start), len(exits_F)))
-            out = self._tensor(padded(np.flatnonzero(exit_layer_F < start), len(exits_F)))
+        hidden_FW = torch.where(routes.at_fork_F[:, None], teacher_FW, fork_FW)
+        for (start, end), (going, out) in zip(self.stretches, routes.stretches, strict=True):
             going_pass = layer_pass.among(text_F[going], view.among(going))
             out_pass = layer_pass.among(text_F[out], view.among(out))
             going_BTW, out_BTW = hidden_FW[going, None], hidden_FW[out, None]
@@ -239,24 +251,16 @@ class Engine:
         return hidden_FW
 
     def _finish_step(
-        self, batch: Batch, slots: np.ndarray, reading: Reading, exits: np.ndarray, prob_BX: Tensor,
-        hidden_BW: Tensor, n_students: int,
+        self, batch: Batch, slots: np.ndarray, reading: Reading, exits: np.ndarray, routes: Routes, prob_BX: Tensor,
+        hidden_BW: Tensor, u_token_B: Tensor,
     ) -> None:  # fmt: skip
-        """Take the next tokens from where the rows exit, the first `n_students` from streams of their own; note it all.
-
-        The likeliest token of a row without a stream of its own was seen when its layers were read.
-        """
-        decoding = self.decoding
+        """Take the next tokens from where the rows exit, and note it all."""
         with record_function("sampling"):
-            picked = reading.picked(self._tensor(exits))
-            known = (np.arange(len(exits)) >= n_students) & (decoding.temperature == 0)
-            by_lens = (exits == self.n_exits) | (decoding.readout == "lens")
-            for lens in (True, False):
-                needed = np.flatnonzero(~known & (by_lens == lens))
-                if len(needed):
-                    u_B = self._tensor(batch.u_token[slots, batch.n_generated[slots]][needed])
-                    needed_B = self._tensor(needed)
-                    picked.put(needed_B, read_tokens(self.decoder, hidden_BW[needed_B], lens, decoding, u_B))
+            picked = reading.picked(routes.exit_B)
+            for lens, row_B in routes.unread:
+                if len(row_B):
+                    read = read_tokens(self.decoder, hidden_BW[row_B], lens, self.decoding, u_token_B[row_B])
+                    picked.put(row_B, read)
         with record_function("records"):
             columns = {
                 "token_id_T": picked.token_B,
@@ -271,23 +275,13 @@ class Engine:
                 "exit_top_token_id_TK": picked.top_token_BK,
                 "exit_top_prob_TK": picked.top_prob_BK,
             }
-            batch.record(slots, exit_layer_T=self.exit_layers[exits], **_to_host(columns))
+            batch.record(slots, exit_layer_T=self.exit_layers[exits], **to_host(columns))
 
     def _retire(self, batch: Batch) -> Iterator[tuple[int, Outcome]]:
         """Hand out the rows that ended, or went astray, and free their slots."""
-        for slot in batch.ended():
-            yield int(batch.request[slot]), batch.outcome(slot)
-            batch.remove(slot)
-
-    def _tensor(self, values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values).to(self.decoder.device)
-
-
-def _to_host(columns: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    """All of it in one transfer, as fp32: whole numbers up to 16 million keep their value."""
-    flat = [column.reshape(column.shape[0], -1).float() for column in columns.values()]
-    whole = torch.cat(flat, 1).cpu()
-    parts = whole.split([part.shape[1] for part in flat], 1)
-    return {
-        name: part.reshape(column.shape).numpy() for (name, column), part in zip(columns.items(), parts, strict=True)
-    }
+        ended = batch.ended()
+        outcomes = [(int(batch.request[slot]), batch.outcome(slot)) for slot in ended]
+        sources, targets = batch.remove(ended)
+        if len(targets):
+            batch.student.copy_slots(*to_device([sources, targets], self.decoder.device))
+        yield from outcomes

@@ -42,7 +42,7 @@ def _check_prompt(decoder: "Decoder", prompt: Forward, cache: KVCache, slot: int
     embedded_BTW, layer_pass = decoder.begin(prompt.token_1T, decoder.view(prefix, prompt.position_1T, n_tokens))
     require_same("the embedding of a prompt", embedded_BTW, prompt.entering_1TW[0])
     _check_layers(decoder, layer_pass, [prompt], "a prompt")
-    cache.load(slot, prefix, range(decoder.n_layers), n_tokens)
+    cache.load(slice(slot, slot + 1), prefix, range(decoder.n_layers), n_tokens)
 
 
 def _check_tokens_behind(decoder: "Decoder", steps: Sequence[Forward], cache: KVCache) -> None:

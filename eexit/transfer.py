@@ -1,0 +1,36 @@
+"""Numbers to the device and back: one copy for many arrays, since each costs a card some microseconds, or a wait."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+ALIGNMENT: Final = 8  # bytes: any number's
+
+
+def to_device(arrays: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:
+    """The arrays as tensors on the device, which nobody waits for; on a CPU they are the arrays' own memory."""
+    if device.type == "cpu":
+        return [torch.from_numpy(array) for array in arrays]
+    ends = np.cumsum([-(-array.nbytes // ALIGNMENT) * ALIGNMENT for array in arrays])
+    whole = torch.empty(int(ends[-1]), dtype=torch.uint8)
+    for array, start in zip(arrays, [0, *ends], strict=False):
+        whole.numpy()[start : start + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    can_pin = device.type != "mps"
+    sent = (whole.pin_memory() if can_pin else whole).to(device, non_blocking=can_pin)
+    return [
+        sent[start : start + array.nbytes].view(torch.from_numpy(array).dtype).view(array.shape)
+        for array, start in zip(arrays, [0, *ends], strict=False)
+    ]
+
+
+def to_host(columns: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """All of it in one transfer, as fp32: whole numbers up to 16 million keep their value."""
+    flat = [column.reshape(column.shape[0], -1).float() for column in columns.values()]
+    whole = torch.cat(flat, 1).cpu()
+    parts = whole.split([part.shape[1] for part in flat], 1)
+    return {
+        name: part.reshape(column.shape).numpy() for (name, column), part in zip(columns.items(), parts, strict=True)
+    }

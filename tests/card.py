@@ -1,0 +1,233 @@
+"""A device that isn't there: tensors that hold their numbers on the CPU, claim to be elsewhere, and refuse to be mixed.
+
+    with Card() as card:
+        model = card.take(model)
+        with card.counted() as counts:
+            ...
+
+Their device is DEVICE. An operator that is given tensors of both devices raises `Mixed`, unless it copies between them,
+or what is on the CPU is a single number. What would cost a real accelerator something is counted, see `Counts`.
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+aten = torch.ops.aten
+DEVICE = torch.device("privateuseone", 0)
+COPIES = {aten.to, aten._to_copy, aten.copy_}
+PINNING = {aten.pin_memory, aten._pin_memory, aten.is_pinned}
+WAITS = {  # for a number, or for one that the result's shape follows from
+    aten.item, aten._local_scalar_dense, aten.is_nonzero, aten.equal, aten.allclose, aten.nonzero, aten.nonzero_numpy,
+    aten.argwhere, aten.where.default, aten.masked_select, aten._unique, aten._unique2, aten.unique_dim, aten.bincount,
+    aten.repeat_interleave.Tensor,
+}  # fmt: skip
+BY_MASK = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}
+
+
+class Mixed(RuntimeError):
+    """Tensors of two devices met in one operator."""
+
+
+@dataclass
+class Counts:
+    """Operators on the card, views apart; copies to it, and those of them that the host waits for; copies back; and
+    the operators for which the host had to know numbers that are there."""
+
+    operators: int = 0
+    to_card: int = 0
+    blocking_to_card: int = 0
+    to_host: int = 0
+    waits: list[str] = field(default_factory=list)
+
+
+class There(Tensor):
+    """A tensor on the card; `here` has its numbers."""
+
+    here: Tensor
+
+    @staticmethod
+    @torch.inference_mode()  # views of it are not tracked, and need not be
+    def __new__(cls, here: Tensor) -> "There":
+        there = Tensor._make_wrapper_subclass(
+            cls, here.shape, strides=here.stride(), storage_offset=here.storage_offset(), dtype=here.dtype,
+            device=DEVICE,
+        )  # fmt: skip
+        there.here = here
+        return there
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        raise RuntimeError(f"{function}: a card works within its `with` only")
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        return f"There({self.here})"
+
+    def tolist(self) -> list:
+        return self.cpu().tolist()
+
+    def __deepcopy__(self, memo: dict) -> "There":
+        return There(self.here.clone())
+
+
+class _Guard(torch._C._acc.DeviceGuard):
+    def type_(self) -> Any:
+        return torch._C._autograd.DeviceType.PrivateUse1
+
+
+class _Module:
+    """What torch asks a device's module; `free` bytes of memory."""
+
+    free = 1 << 30
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def is_available(self) -> bool:
+        return True
+
+    def _is_in_bad_fork(self) -> bool:
+        return False
+
+    def manual_seed_all(self, seed: int) -> None:
+        """There is no chance on the card."""
+
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.float16, torch.bfloat16]
+
+    def mem_get_info(self, device: object = None) -> tuple[int, int]:
+        return self.free, 2 * self.free
+
+
+class _FromPython(TorchFunctionMode):
+    """`torch.tensor(numbers, device=…)`, and lists of indices, which hide from dispatch modes."""
+
+    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function in (torch.tensor, torch.as_tensor) and torch.device(kwargs.get("device") or "cpu") == DEVICE:
+            return function(*args, **kwargs | {"device": "cpu"}).to(DEVICE)
+        if function is Tensor.__getitem__ and isinstance(args[0], There) and isinstance(args[1], tuple):
+            index = tuple(torch.tensor(part).to(DEVICE) if isinstance(part, list) else part for part in args[1])
+            return function(args[0], index)
+        return function(*args, **kwargs)
+
+
+class Card(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts = Counts()
+        self.pinned: dict[int, Tensor] = {}
+        self.from_python = _FromPython()
+        if not hasattr(torch, DEVICE.type):
+            torch._register_device_module(DEVICE.type, _Module())
+            torch._C._acc.register_python_privateuseone_device_guard(_Guard())
+
+    def __enter__(self) -> "Card":
+        self.from_python.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)
+        self.from_python.__exit__(*raised)
+
+    def take(self, model: nn.Module) -> Any:
+        """A copy of the model with its weights on the card."""
+        model = copy.deepcopy(model)
+        moved: dict[int, Tensor] = {}
+        for module in model.modules():
+            for tensors in (module._parameters, module._buffers):
+                for name, tensor in tensors.items():
+                    if tensor is not None:
+                        there = moved.setdefault(id(tensor), There(tensor.detach()))
+                        is_weight = tensors is module._parameters
+                        tensors[name] = nn.Parameter(there, requires_grad=False) if is_weight else there
+        return model
+
+    @contextmanager
+    def counted(self) -> Iterator[Counts]:
+        """What happens within it."""
+        self.counts = counts = Counts()
+        yield counts
+        self.counts = Counts()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        packet, named = function.overloadpacket, _named(function, args, kwargs)
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        there = [tensor for tensor in tensors if isinstance(tensor, There)]
+        here = [tensor for tensor in tensors if not isinstance(tensor, There)]
+        if packet in PINNING:
+            return self._pin(packet, here)
+        device = _device(packet, named)
+        on_card = bool(there) if device is None else device.type == DEVICE.type
+        if packet in COPIES:
+            source = named["src" if packet is aten.copy_ else "self"]
+            self._count_copy(source, on_card, named["non_blocking"])
+            if isinstance(source, There) != on_card:
+                args = tree_map(lambda leaf: _here(leaf).clone() if leaf is source else leaf, args)
+        elif there:
+            if any(tensor.ndim for tensor in here):
+                raise Mixed(f"{function} was given tensors of {DEVICE.type} and of {here[0].device}")
+            if function in WAITS or packet in WAITS or (packet in BY_MASK and _is_mask(named["indices"])):
+                self.counts.waits.append(str(function))
+        self.counts.operators += on_card and not function.is_view
+        if packet is aten.histc and there and not there[0].is_floating_point():  # a CPU only counts floats
+            return There(function(there[0].here.float(), *args[1:], **kwargs).to(there[0].dtype))
+        made = function(*tree_map(_here, args), **tree_map(_here, kwargs))
+        return tree_map(lambda leaf: _back(leaf, there, on_card) if isinstance(leaf, Tensor) else leaf, made)
+
+    def _pin(self, packet: Any, here: list[Tensor]) -> Any:
+        if packet is aten.is_pinned:
+            return any(tensor.data_ptr() in self.pinned for tensor in here)
+        [pinned] = [tensor.clone() for tensor in here]
+        self.pinned[pinned.data_ptr()] = pinned
+        return pinned
+
+    def _count_copy(self, source: Tensor, to_card: bool, non_blocking: bool) -> None:
+        if isinstance(source, There):
+            self.counts.to_host += not to_card
+        elif to_card:
+            self.counts.to_card += 1
+            self.counts.blocking_to_card += not (non_blocking and source.data_ptr() in self.pinned)
+
+
+def _named(function: Any, args: tuple, kwargs: dict) -> dict[str, Any]:
+    arguments = function._schema.arguments
+    defaults = {argument.name: argument.default_value for argument in arguments}
+    return defaults | {argument.name: given for argument, given in zip(arguments, args, strict=False)} | kwargs
+
+
+def _device(packet: Any, named: dict[str, Any]) -> torch.device | None:
+    """Where the result has to be; None: where the operands are."""
+    if packet is aten.to and isinstance(named.get("other"), Tensor):
+        return named["other"].device
+    return named["self"].device if packet is aten.copy_ else named.get("device")
+
+
+def _is_mask(indices: Any) -> bool:
+    return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices)
+
+
+def _here(leaf: Any) -> Any:
+    if isinstance(leaf, torch.device) and leaf.type == DEVICE.type:
+        return torch.device("cpu")
+    return leaf.here if isinstance(leaf, There) else leaf
+
+
+def _back(made: Tensor, there: list[There], on_card: bool) -> Tensor:
+    """What an operator returned, for who called it: what it changed in place is the same tensor as before."""
+    for tensor in there:
+        if tensor.here is made:
+            assert tensor.shape == made.shape, "no operator may give a tensor another shape in place"
+            return tensor
+    return There(made) if on_card else made

@@ -1,0 +1,178 @@
+"""On a card that isn't there (see `card.py`): nothing is mixed, rows are the CPU's, and what a step costs in copies."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+import transformers as tf
+from card import DEVICE, Card, Counts, Mixed, There
+from test_engine import LONG
+from tiny_models import ARCHITECTURES, GROUPED
+from torch import Tensor
+from traces import assert_same
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from eexit.anatomy import Decoder
+from eexit.cache import STACKS, KVCache
+from eexit.config import Mode
+from eexit.engine import Engine
+from eexit.rows import Decoding, Outcome, Request, Trace
+
+DECODING = Decoding(exitable_layers=(1, 3, 4), max_new_tokens=8, eos_token_ids=frozenset(), record_top_k=3)
+PROMPT = (5, 80, 7, 7, 31)
+MODES = [(Mode.NORMAL, None), *((mode, k) for mode in (Mode.UNFROZEN, Mode.FROZEN_RESIDUAL) for k in (0, 0.3, 1, 3))]
+REQUESTS = [Request(PROMPT, mode, k, seed=3) for mode, k in MODES]
+EXPERTS = {
+    "mixtral": lambda: tf.MixtralConfig(**GROUPED, num_local_experts=4, num_experts_per_tok=2),
+    "qwen3_moe": lambda: tf.Qwen3MoeConfig(
+        **GROUPED, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, head_dim=8
+    ),
+}  # fmt: skip
+FAMILIES: dict[str, Callable[[], tf.PreTrainedConfig]] = ARCHITECTURES | EXPERTS
+SEND_THEMSELVES = {"falcon", "gpt_neo"}  # whose layers make a tensor from a number or a list at every call
+A_STEP = Counts(to_card=2, to_host=2)  # which rows there are, and where they go; their exits, and what is recorded
+
+
+def on_card(
+    model: PreTrainedModel, requests: Sequence[Request], decoding: Decoding
+) -> tuple[dict[int, Outcome], list[Counts]]:
+    """What the card's rows are, and the counts of each step; the first one's are also those of the prompt."""
+    steps = []
+    with Card() as card:
+        engine = Engine(Decoder(card.take(model)), decoding)
+
+        def progress(_: int) -> None:
+            steps.append(replace(card.counts, operators=0))
+            card.counts = Counts()
+
+        card.counts = Counts()
+        return dict(engine.generate(requests, progress)), steps
+
+
+def assert_same_rows(ours: dict[int, Outcome], theirs: dict[int, Outcome]) -> None:
+    assert ours.keys() == theirs.keys()
+    for index, trace in theirs.items():
+        assert isinstance(trace, Trace)
+        assert_same(ours[index], trace)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_card_gives_the_rows_of_the_cpu_and_takes_two_copies_a_step_each_way(family: str):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(FAMILIES[family](), dtype=torch.float32).eval()
+    rows, steps = on_card(model, REQUESTS, DECODING)
+    assert_same_rows(rows, dict(Engine(Decoder(model), DECODING).generate(REQUESTS)))
+    assert len({*rows[6].exit_layer_T, *rows[7].exit_layer_T}) > 1, "students must exit here and there"
+    if family in SEND_THEMSELVES:
+        assert all(step.blocking_to_card > 0 for step in steps)
+        steps = [replace(step, to_card=step.to_card - step.blocking_to_card, blocking_to_card=0) for step in steps]
+    assert steps[1:] == [A_STEP] * 6
+    assert steps[0] == Counts(to_card=5, to_host=3), "a prompt is three copies more, and one back"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"temperature": 0.8, "top_p": 0.9},
+        {"readout": "raw"},
+        {"readout": "raw", "temperature": 0.8, "record_top_k": 0},
+        {"exitable_layers": (0, 1, 2, 3, 4, 5)},
+        {"exitable_layers": (5,)},
+    ],
+    ids=lambda change: "-".join(change),
+)
+def test_a_step_takes_two_copies_however_rows_decode(llama: PreTrainedModel, change: dict):
+    decoding = replace(DECODING, **change)
+    rows, steps = on_card(llama, REQUESTS, decoding)
+    assert_same_rows(rows, dict(Engine(Decoder(llama), decoding).generate(REQUESTS)))
+    assert steps[1:] == [A_STEP] * 6
+
+
+def test_nothing_waits_for_rows_that_come_and_go(llama: PreTrainedModel):
+    decoding = replace(DECODING, eos_token_ids=frozenset(range(0, 97, 5)), rows=4, max_new_tokens=20)
+    requests = [
+        replace(request, prompt_token_ids=prompt, seed=seed)
+        for prompt in (PROMPT, (44, 2, 90, 61))
+        for seed in (0, 1)
+        for request in REQUESTS
+    ]
+    rows, steps = on_card(llama, requests, decoding)
+    assert_same_rows(rows, dict(Engine(Decoder(llama), decoding).generate(requests)))
+    assert len({len(trace.token_id_T) for trace in rows.values()}) > 3, "rows must end at different times"
+    assert {step.blocking_to_card for step in steps} == {0}
+    assert not any(step.waits for step in steps)
+
+
+def test_what_a_card_has_room_for_but_does_not_use_yet_changes_nothing():
+    torch.manual_seed(0)
+    model = tf.LlamaForCausalLM(LONG).eval()
+    prompts = [tuple(range(3, 40)), tuple(token % 97 for token in range(400)), (5, 7)]
+    requests = [replace(request, prompt_token_ids=prompt) for prompt in prompts for request in REQUESTS[4:6]]
+    decoding = replace(DECODING, rows=2)
+    rows, _ = on_card(model, requests, decoding)
+    assert_same_rows(rows, dict(Engine(Decoder(model), decoding).generate(requests)))
+
+
+def operators_of_copies(n_layers: int, n_slots: int) -> tuple[int, int]:
+    """How many operators load a prompt into so many slots, and copy as many."""
+
+    def there(*shape: int) -> Tensor:
+        return There(torch.zeros(shape))
+
+    with Card() as card:
+        prompt, cache = KVCache(1, 32), KVCache(3 * n_slots, 48)
+        prompt.reserve(32)
+        for layer in range(n_layers):
+            prompt.layer(layer, there(2, 1, 8), there(2, 1, 4))
+        with card.counted() as load:
+            cache.load(slice(0, n_slots), prompt, range(n_layers), 20)
+        slots = [There(torch.arange(n_slots) + start) for start in (0, n_slots)]
+        with card.counted() as copy:
+            cache.copy_slots(*slots)
+    return load.operators, copy.operators
+
+
+def test_neither_layers_nor_slots_are_copied_one_by_one():
+    few = operators_of_copies(n_layers=STACKS, n_slots=1)
+    assert few == operators_of_copies(n_layers=4 * STACKS, n_slots=7)
+    assert 0 < few[1] == 4 * STACKS, "keys and values, from there and to here"
+
+
+def test_the_card_tells_what_would_cost_something():
+    with torch.inference_mode(), Card() as card:
+        there, here = There(torch.arange(6.0).view(2, 3)), torch.ones(2, 3)
+        for mix in (lambda: there + here, lambda: torch.cat([there, here]), lambda: there[torch.tensor([0])]):
+            with pytest.raises(Mixed):
+                mix()
+        waiting = (
+            lambda: there.sum().item(), lambda: bool(there[0, 0] > 1), lambda: int(there[1, 1]), lambda: there.unique(),
+            lambda: there.nonzero(), lambda: there[there > 1], lambda: torch.where(there > 1),
+        )  # fmt: skip
+        for wait in waiting:
+            with card.counted() as counts:
+                wait()
+            assert len(counts.waits) == 1
+        for back in (
+            there.cpu,
+            there.tolist,
+            lambda: torch.empty(2, 3).copy_(there),
+            lambda: there.to("cpu", non_blocking=True),
+        ):
+            with card.counted() as counts:
+                back()
+            assert counts.to_host == 1
+        blocking = (
+            lambda: here.to(DEVICE), lambda: torch.tensor([1], device=DEVICE), lambda: there.copy_(here),
+            lambda: here.to(DEVICE, non_blocking=True), lambda: here.pin_memory().to(DEVICE),
+        )  # fmt: skip
+        for send in blocking:
+            with card.counted() as counts:
+                send()
+            assert (counts.to_card, counts.blocking_to_card) == (1, 1)
+        with card.counted() as counts:
+            sent = here.pin_memory().to(DEVICE, non_blocking=True)
+            view = (sent * 2 + torch.tensor(1))[:, 1:]
+            view.add_(1)
+        assert (sent.device, view.tolist()) == (DEVICE, [[4, 4], [4, 4]])
+        assert counts == Counts(operators=counts.operators, to_card=1)
