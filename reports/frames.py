@@ -44,8 +44,8 @@ def trade_off(sweep: Sweep) -> pd.DataFrame:
     for configuration in sweep.configurations:
         runs = by_prompt[by_prompt["configuration"] == configuration.key]
         row = _naming(configuration) | {"n": len(runs), "n_failed": int(n_failed.get(configuration.key, 0))}
-        found = _estimates(runs[[*AVERAGED, "log_perplexity"]])
-        for name in AVERAGED:
+        found = _estimates(runs[[*AVERAGED, *sweep.scores, "log_perplexity"]])
+        for name in [*AVERAGED, *sweep.scores]:
             row |= _spread(name, found[name])
         row |= _spread("perplexity", _exp(found["log_perplexity"]))
         depth = found["mean_depth"]
@@ -129,9 +129,9 @@ def _depth_of_runs(sweep: Sweep, run_ids: pd.Series, width: int, progress: Progr
 
 def paired_differences(sweep: Sweep, baseline: str = NORMAL) -> pd.DataFrame:
     """Each configuration against that of key `baseline`, on the same prompt and seed: differences of each of
-    DIFFERENCES, and the ratio of perplexities.
+    DIFFERENCES and of scores, and the ratio of perplexities.
     """
-    columns = ["log_perplexity", *DIFFERENCES[1:]]
+    columns = ["log_perplexity", *DIFFERENCES[1:], *sweep.scores]
     keys = [configuration.key for configuration in sweep.configurations]
     done = sweep.done.astype(dict.fromkeys(columns, float))
     if baseline not in set(done["configuration"]):
@@ -164,7 +164,7 @@ def layer_labels(sweep: Sweep) -> dict[int | None, str]:
 
 
 def _by_prompt(sweep: Sweep) -> pd.DataFrame:
-    columns = [*AVERAGED, "log_perplexity"]
+    columns = [*AVERAGED, *sweep.scores, "log_perplexity"]
     numbers = sweep.done.astype(dict.fromkeys(columns, float))
     return numbers.groupby(["configuration", "prompt_id"])[columns].mean().reset_index()
 

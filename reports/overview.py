@@ -66,7 +66,7 @@ PAIRED: Final = (
 def overview_charts(sweep: Sweep, trade: pd.DataFrame, progress: Progress = ignore) -> list[dict[str, Any]]:
     """Those that the sweep has numbers for, in the page's order; `static` ones are in the file as SVG too."""
     return [
-        *_trade_offs(trade[trade["layers_skipped"].notna()] if len(trade) else trade, is_sampled(sweep)),
+        *_trade_offs(trade[trade["layers_skipped"].notna()] if len(trade) else trade, sweep),
         *_mix(sweep, frames.exit_mix(sweep)),
         *_doses(frames.dose_response(trade)),
         *_depth(sweep, frames.depth_by_position(sweep, progress)),
@@ -86,18 +86,27 @@ def page_charts(sweep: Sweep) -> dict[str, Any]:
     }
 
 
-def _trade_offs(trade: pd.DataFrame, sampled: bool) -> Iterator[dict[str, Any]]:
+def _trade_offs(trade: pd.DataFrame, sweep: Sweep) -> Iterator[dict[str, Any]]:
+    columns = (*TRADE_OFF, *((key, label, "real") for key, label in sweep.scores.items()))
     for y, title, y_title, caption in _TRADE_OFFS:
         if len(trade) and trade[y].notna().any():
             if y == "tokens_until_difference" and charts.is_logarithmic(trade[y]):
                 caption += " The axis is logarithmic."
-            if y == "disagreement" and sampled:
+            if y == "disagreement" and is_sampled(sweep):
                 caption += f" {SAMPLED}"
             caption = f"{caption} {_basis(trade, y, 'Rules')}"
             description = f"{title}: one point per configuration. {caption}"
             chart = charts.trade_off_chart(trade, y, y_title, description, share=y == "disagreement")
             limit = {"limit": y} if y == "disagreement" else {}
-            yield _chart(f"trade-{y}", title, caption, [("", chart)], trade, TRADE_OFF) | {"static": True} | limit
+            yield _chart(f"trade-{y}", title, caption, [("", chart)], trade, columns) | {"static": True} | limit
+    known = {key: label for key, label in sweep.scores.items() if len(trade) and trade[key].notna().any()}
+    if known:
+        title, caption = "Scores against layers skipped", f"{_SCORES} {_basis(trade, next(iter(known)), 'Rules')}"
+        drawn = [
+            (label, charts.trade_off_chart(trade, key, label, f"{label} against layers skipped. {caption}"))
+            for key, label in known.items()
+        ]
+        yield _chart("trade-scores", title, caption, drawn, trade, columns) | {"static": True, "choice": "Score"}
 
 
 def _mix(sweep: Sweep, mix: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -139,7 +148,8 @@ def _paired(sweep: Sweep) -> Iterator[dict[str, Any]]:
     baselines = sorted(keys, key=lambda key: key != NORMAL)[: len(keys) if len(keys) <= MOST_BASELINES else 1]
     found = [(key, frames.paired_differences(sweep, key)) for key in baselines]
     paired = pd.concat([frame for _, frame in found] or [pd.DataFrame()], ignore_index=True)
-    measures = [m for m in _MEASURES if len(paired) and paired[m[0]].notna().any()]
+    scores = [(key, label, f"{label}, difference", 0.0) for key, label in sweep.scores.items()]
+    measures = [m for m in (*_MEASURES, *scores) if len(paired) and paired[m[0]].notna().any()]
     if not measures:
         return
     caption = "Each prompt against its own run under the other configuration, of the same seed. Dashed: no difference. "
@@ -149,7 +159,8 @@ def _paired(sweep: Sweep) -> Iterator[dict[str, Any]]:
         for x, label, x_title, none in measures
     ]
     against = [key for key, frame in found if len(frame)]
-    yield _chart("paired", "Paired differences", caption, drawn, paired, PAIRED) | {
+    columns = (*PAIRED, *((key, f"{label}, difference", "change") for key, label in sweep.scores.items()))
+    yield _chart("paired", "Paired differences", caption, drawn, paired, columns) | {
         "wide": True,
         "choice": "Metric",
         "slice": {"label": "compared with", "key": "baseline", "values": against, "first": 0},
@@ -201,6 +212,7 @@ _MEASURES: Final = (
     ("longest_loop", "Longest loop", "Longest loop, difference in tokens", 0.0),
     ("n_tokens", "Tokens", "Tokens, difference", 0.0),
 )
+_SCORES: Final = "Scores as the file gives them, means over prompts; labels are KL factors."
 _MIX: Final = "Share of tokens read at each layer, mean over prompts; a click opens the configuration."
 
 

@@ -42,7 +42,6 @@ METRICS: Final = (
     Metric("distinct_2", "Distinct 2-grams", "share"),
     Metric("distinct_3", "Distinct 3-grams", "share"),
     Metric("longest_loop", "Longest loop", "count"),
-    Metric("accuracy_score", "Accuracy score", "real"),
 )
 
 
@@ -51,7 +50,8 @@ def payload(
 ) -> tuple[dict[str, Any], Packed]:
     """JSON-ready, small, and the tokens that travel beside it; `wanted` as in `choose_prompts`."""
     held = choose_prompts(sweep, wanted)
-    metrics = [m for m in METRICS if m.key in sweep.generations and sweep.generations[m.key].notna().any()]
+    measured = [*METRICS, *(Metric(key, label, "real") for key, label in sweep.scores.items())]
+    metrics = [m for m in measured if sweep.generations[m.key].notna().any()]
     trade, paired = frames.trade_off(sweep), frames.paired_differences(sweep)
     drawn = overview_charts(sweep, trade, progress)
     progress(f"packing the tokens of {many(len(held), 'prompt')}")
@@ -105,6 +105,7 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
         ("Sampling", _sampling(config)),
         ("Started", about.get("started", "").replace("T", " ").replace("+00:00", " UTC")),
         ("Versions", ", ".join(f"{name} {version}" for name, version in about.get("versions", {}).items())),
+        ("Source", about.get("source", "")),
         ("Digest", (model.get("digest") or "").removeprefix("sha256:")[:12]),
     ]
     return [(label, text) for label, text in found if text]

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,7 @@ class Sweep:
     layer_counts: np.ndarray  # decided tokens, generations × exit ranks; zeros where they aren't known
     tokens: ds.Dataset
     texts: ds.Dataset
+    scores: dict[str, str] = field(default_factory=dict)  # columns that a judge filled, and what they are called
 
     @property
     def done(self) -> pd.DataFrame:
@@ -103,6 +104,7 @@ def assemble(
     layer_counts: np.ndarray,
     tokens: ds.Dataset,
     texts: ds.Dataset,
+    scores: dict[str, str] | None = None,
 ) -> Sweep:
     """Put runs in the sweep's order (prompt, configuration, seed) and name their configurations."""
     pairs = zip(generations["mode"], generations["kl_factor"], strict=True)
@@ -131,6 +133,7 @@ def assemble(
         layer_counts=layer_counts[order],
         tokens=tokens,
         texts=texts,
+        scores=scores or {},
     )
 
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
     "eexit": {"eexit"},
     "cluster": {"cluster", "eexit"},
-    "reports": {"reports", "eexit.places", "eexit.schema"},
+    "reports": {"reports", "eexit.evaluation", "eexit.places", "eexit.schema"},
     "jobs": {"jobs", "eexit", "cluster", "reports"},
 }
 FORBIDDEN = {

@@ -14,7 +14,7 @@ from reports import (
     load_results_json,
     save_results_json,
 )
-from reports.original import sweep_of
+from reports.original_sweep import sweep_of
 from reports.payload import payload
 
 TOKENS = ["Re", "cursion", " is", " é", "\ud83d", "</script>"]
@@ -72,7 +72,10 @@ def test_a_page_holds_what_the_file_says(tmp_path):
     numbers = dict(zip((metric["key"] for metric in data["metrics"]), run["m"], strict=True))
     assert data["layers"] == ["5", "10", "15", "20", "25", "29 (final)"]
     assert data["configurations"][1]["key"] == "unfrozen@0.5"
-    assert numbers == {"n_tokens": 6, "exit_rate": 0.5, "mean_depth": 0.6, "accuracy_score": 7.5}
+    said = {"n_tokens": 6, "exit_rate": 0.5, "mean_depth": 0.6, "accuracy_score": 7.5, "score_coherence": 7}
+    worked_out = {"tokens_until_difference": 6, "equal_share": 1, "lcs_share": 1, "distinct_2": 1, "longest_loop": 0}
+    assert numbers == numbers | said | worked_out
+    assert numbers.keys().isdisjoint({"perplexity", "disagreement"}), "the file doesn't say"
     assert run["counts"] == [3, 0, 0, 0, 0, 3]
     assert run["notes"] == [["Scores", "coherence 7, accuracy 8"], ["Evaluation", "Fine."]]
     assert data["kinds"] == ["core"]
