@@ -7,7 +7,9 @@ disagree  T bits, a byte's lowest first: 1 where a decided token is not what ful
 kl        T rows of E bytes: KL in even steps of log2
 more      T bytes −logprob and T bytes entropy, in the same steps; what full depth would have said (T numbers:
           1 + piece, 0: the same)
-top       R × K columns of T numbers (1 + piece, 0: none), K likeliest first; as many columns of probabilities in 1/255
+read      K columns of T numbers (1 + piece, 0: none), likeliest first, of the distribution that the token was read
+          from; as many columns of probabilities in 1/255
+top       R × K columns likewise, of full depth read at each exit rank
 
 Numbers take one byte below 128, two up to 32,639, else four: all first bytes, then second bytes, then the rest.
 Exit probabilities are not stored: the page works them out from KL and the KL factor.
@@ -25,10 +27,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from reports.pieces import Pieces, number_pieces
+from reports.pieces import Pieces, flat, number_pieces
 from reports.sweep import Sweep, disagreeing
 
-KINDS: Final = ("core", "disagree", "kl", "more", "top")
+KINDS: Final = ("core", "disagree", "kl", "more", "read", "top")
 LOG2_LOW: Final = -10.0
 LOG2_HIGH: Final = 6.0
 STEPS: Final = 126  # of 9 %: enough to read, small enough to send
@@ -46,6 +48,9 @@ COLUMNS: Final = (
     "top_token_ids",
     "top_tokens",
     "top_prob",
+    "exit_top_token_ids",
+    "exit_top_tokens",
+    "exit_top_prob",
 )
 
 
@@ -132,17 +137,16 @@ def _columns(sweep: Sweep, tokens: pa.Table, pieces: Pieces) -> dict[str, Callab
     if len(tokens) and not tokens["logprob"].null_count:
         logprob, entropy = encode_log(-np.asarray(tokens["logprob"])), encode_log(np.asarray(tokens["entropy"]))
         found["more"] = lambda at: logprob[at].tobytes() + entropy[at].tobytes() + encode_numbers(pieces.said[at])
+    if pieces.read is not None:
+        found["read"] = _likely(pieces.read, tokens["exit_top_prob"])
     if pieces.top is not None:
-        top = pieces.top
-        probability = _top_probabilities(tokens, top.shape)
-        found["top"] = lambda at: encode_numbers(top[at].T.ravel()) + probability[at].T.tobytes()
+        found["top"] = _likely(pieces.top, tokens["top_prob"])
     return found
 
 
-def _top_probabilities(tokens: pa.Table, shape: tuple[int, ...]) -> np.ndarray:
-    """T × (R·K) in steps of 1/255, 0 where they weren't recorded."""
-    probability = np.zeros((shape[0], shape[1]), dtype=np.uint8)
-    recorded = np.asarray(tokens["top_prob"].is_valid())
-    flat = np.asarray(tokens["top_prob"].combine_chunks().flatten().flatten())
-    probability[recorded] = np.round(flat * 255).reshape(-1, shape[1])
-    return probability
+def _likely(numbers: np.ndarray, probabilities: pa.ChunkedArray) -> Callable[[slice], bytes]:
+    """Columns of numbers, then as many of their probabilities in steps of 1/255, 0 where they weren't recorded."""
+    probability = np.zeros(numbers.shape, dtype=np.uint8)
+    recorded = np.asarray(probabilities.is_valid())
+    probability[recorded] = np.round(np.asarray(flat(probabilities)) * 255).reshape(-1, numbers.shape[1])
+    return lambda at: encode_numbers(numbers[at].T.ravel()) + probability[at].T.tobytes()

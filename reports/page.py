@@ -31,6 +31,7 @@ SCRIPTS: Final = (
     "overview.js",
     "prompt.js",
     "tokens.js",
+    "grid.js",
     "configuration.js",
     "lists.js",
     "exports.js",

@@ -12,12 +12,15 @@ UNKNOWN: Final = -1  # a token id that wasn't recorded
 
 @dataclass(frozen=True)
 class Pieces:
-    """Numbers of T tokens, of what full depth would have said, and of the K likeliest at each of R exit ranks."""
+    """Numbers of T tokens, of what full depth would have said, of the K likeliest at each of R exit ranks, and of the K
+    likeliest where the token was read.
+    """
 
     texts: list[str | int]  # of each number; the token id where the text isn't known
     token: np.ndarray  # T
     said: np.ndarray  # T: 1 + number, 0 where it is the token
     top: np.ndarray | None  # T × (R·K): 1 + number, 0 where there is none; None if never recorded
+    read: np.ndarray | None  # T × K, likewise
 
 
 def number_pieces(tokens: pa.Table) -> Pieces:
@@ -31,17 +34,14 @@ def number_pieces(tokens: pa.Table) -> Pieces:
     number_of[by_frequency] = np.arange(len(by_frequency))
     token = number_of[grouped.ngroup().to_numpy()]
     texts: list[str | int] = distinct["text"].to_list()
-    top_ids = _top_ids(tokens)
-    known = {} if top_ids is None else _top_texts(tokens)
+    top_ids, read_ids = _likely_ids(tokens["top_token_ids"]), _likely_ids(tokens["exit_top_token_ids"])
+    known = _likely_texts(tokens, "top") | _likely_texts(tokens, "exit_top")
     # Several texts of one id (multibyte characters): the most frequent stands for the id. A part of one has none.
     of_id = {
         i: number for number, (i, text) in reversed(list(enumerate(zip(distinct["id"], texts, strict=True)))) if text
     }
-    n_likely = np.bincount(final_ids + 1)  # its first place is UNKNOWN's
-    if top_ids is not None:
-        more = np.bincount(top_ids.ravel() + 1, minlength=len(n_likely))
-        more[: len(n_likely)] += n_likely
-        n_likely = more
+    likely = np.concatenate([final_ids, *(found.ravel() for found in (top_ids, read_ids) if found is not None)])
+    n_likely = np.bincount(likely + 1)  # its first place is UNKNOWN's
     for token_id in (n_likely[1:].argsort(kind="stable")[::-1][: np.count_nonzero(n_likely[1:])]).tolist():
         if token_id not in of_id:
             of_id[token_id] = len(texts)
@@ -50,27 +50,35 @@ def number_pieces(tokens: pa.Table) -> Pieces:
     table[list(of_id)] = 1 + np.array(list(of_id.values()), dtype=np.int32)
     # A token that is its id's rarer text is still what full depth would have said.
     said = np.where((final_ids == ids) | (final_ids == UNKNOWN), 0, table[final_ids])
-    return Pieces(texts, token, said, None if top_ids is None else table[top_ids])
+    top, read = (None if found is None else table[found] for found in (top_ids, read_ids))
+    return Pieces(texts, token, said, top, read)
 
 
 def _ids(column: pa.ChunkedArray) -> np.ndarray:
     return np.asarray(column.fill_null(UNKNOWN)).astype(np.int64)
 
 
-def _top_ids(tokens: pa.Table) -> np.ndarray | None:
-    """T × (R·K) token ids, UNKNOWN in rows without a recording; None where no row has one."""
-    column = tokens["top_token_ids"]
+def _likely_ids(column: pa.ChunkedArray) -> np.ndarray | None:
+    """A row of token ids per token, UNKNOWN in rows without a recording; None where no row has one."""
     recorded = np.asarray(column.is_valid())
     if not recorded.any():
         return None
-    found = np.asarray(column.combine_chunks().flatten().flatten()).reshape(recorded.sum(), -1)
+    found = np.asarray(flat(column)).reshape(recorded.sum(), -1)
     ids = np.full((len(recorded), found.shape[1]), UNKNOWN, dtype=np.int32)
     ids[recorded] = found
     return ids
 
 
-def _top_texts(tokens: pa.Table) -> dict[int, str]:
+def _likely_texts(tokens: pa.Table, prefix: str) -> dict[int, str]:
     """The text of every id that was among the likeliest somewhere."""
-    ids, texts = (tokens[name].combine_chunks().flatten().flatten() for name in ("top_token_ids", "top_tokens"))
+    ids, texts = (flat(tokens[f"{prefix}_{name}"]) for name in ("token_ids", "tokens"))
     distinct, first = np.unique(np.asarray(ids), return_index=True)
     return dict(zip(distinct.tolist(), texts.take(first).to_pylist(), strict=True))
+
+
+def flat(column: pa.ChunkedArray) -> pa.Array:
+    """The innermost values of a column of lists, or of lists of lists."""
+    values = column.combine_chunks()
+    while pa.types.is_list(values.type):
+        values = values.flatten()
+    return values

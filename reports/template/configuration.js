@@ -1,6 +1,5 @@
 // #/p/<id>/<configuration>[/s/<seed>][/vs/<configuration>[~<seed>]][/t/<token> or /o/<the other's>] : one run, beside another.
 
-
 async function configurationPage(number, run, { vs, t, o }) {
   const prompt = DATA.prompts[number], name = runName(run), others = prompt.runs.filter((r) => r !== run && r.status === "ok");
   const page = [
@@ -25,9 +24,10 @@ async function configurationPage(number, run, { vs, t, o }) {
   for (const one of sides) {
     one.detail = await detailOf(number, one.run);
     one.box = tokenText(one.run, one.tokens, `Tokens of ${runName(one.run)}`, { from: difference.from, same: one.same });
+    one.grid = layerGrid(one.run, one.tokens, one.detail);
   }
   pin(prompt, run, named ? vs : null, sides, pane);
-  const texts = sides.map(({ run, tokens, box }) => h("section", {}, h("h2", {}, runName(run)), disagreements(run, tokens, box), box));
+  const texts = sides.map(({ run, tokens, box, grid }) => h("section", {}, h("h2", {}, runName(run)), disagreements(run, tokens, box), grid.details, box));
   return [...page, h(sides.length > 1 ? "div.reading.two" : "div.reading", {}, h("div.texts", {}, ...texts), pane)];
 }
 
@@ -73,18 +73,21 @@ function pin(prompt, run, vs, sides, pane) {
   const show = () => {
     for (const { box } of sides) for (const old of box.querySelectorAll(".pinned")) old.classList.remove("pinned");
     pane.replaceChildren(...(now ? tokenPane(now.run, now.tokens, now.detail, now.at, sides.length > 1 && runName(now.run)) : HELP()));
+    for (const one of sides) one.grid.mark(one.grid.at = one === now ? one.at : null);
     if (!now) return;
     const span = now.box.querySelector(`[data-i="${now.at}"]`);
     span.classList.add("pinned");
     span.scrollIntoView({ block: "nearest" });
   };
   for (const one of sides) {
-    steps(one.box, one.tokens, () => one.at, (i) => {
+    const go = (i) => {
       now = i === null ? null : one;
       one.at = i;
       readdress(address(prompt, run, { vs, [one.side]: i }));
       show();
-    });
+    };
+    steps(one.box, one.tokens, () => one.at, go, placeInText);
+    steps(one.grid.box, one.tokens, () => one.at, go, positionOf);
   }
   queueMicrotask(show);
 }

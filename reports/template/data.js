@@ -75,15 +75,16 @@ async function coreOf(number) {
   return cores.get(number);
 }
 
-// What is known of token i of a run: {kl, probability, logprob, entropy, said, top}, each null without a recording.
+// What is known of token i of a run, null without a recording: {kl, probability, logprob, entropy, said, top, read}. `top`
+// are the likeliest tokens of full depth at each exit rank, `read` those of the distribution that the token came from.
 async function detailOf(number, run) {
   if (!details.has(number)) {
-    const kinds = await Promise.all(["kl", "more", "top"].map((kind) => (DATA.kinds.includes(kind) ? blob(kind, number) : null)));
-    details.set(number, { kl: kinds[0], more: kinds[1], top: kinds[2] });
+    const kinds = ["kl", "more", "top", "read"], bytes = await Promise.all(kinds.map((kind) => (DATA.kinds.includes(kind) ? blob(kind, number) : null)));
+    details.set(number, Object.fromEntries(kinds.map((kind, i) => [kind, bytes[i]])));
   }
-  const { kl, more, top } = details.get(number), n = total(number), E = DATA.final, columns = (E + 1) * DATA.top;
+  const { kl, more, top, read } = details.get(number), n = total(number), E = DATA.final;
   const said = more && numbersAt(more, 2 * n, n).numbers;
-  const likely = top && numbersAt(top, 0, columns * n);
+  const likely = top && likelyOf(top, n, E + 1), source = read && likelyOf(read, n, 1);
   const k = DATA.configurations[run.c].kl;
   return (i) => {
     const at = run.start + i;
@@ -94,12 +95,18 @@ async function detailOf(number, run) {
       logprob: more && -unlog(more[at]),
       entropy: more && unlog(more[n + at]),
       said: said && said[at] ? said[at] - 1 : null,
-      top: likely && likely.numbers[at] ? Array.from({ length: E + 1 }, (_, rank) =>
-        Array.from({ length: DATA.top }, (_, j) => (rank * DATA.top + j) * n + at)
-          .filter((place) => likely.numbers[place])
-          .map((place) => ({ piece: likely.numbers[place] - 1, probability: top[likely.end + place] / 255 }))) : null,
+      top: likely && likely(at),
+      read: source && source(at) && source(at)[0],
     };
   };
+}
+
+// Of n tokens and some rows of DATA.top likeliest each: of token `at` its rows, or null where there was no recording.
+function likelyOf(bytes, n, rows) {
+  const { numbers, end } = numbersAt(bytes, 0, rows * DATA.top * n);
+  return (at) => (numbers[at] ? Array.from({ length: rows }, (_, row) => Array.from({ length: DATA.top }, (_, j) => (row * DATA.top + j) * n + at)
+    .filter((place) => numbers[place])
+    .map((place) => ({ piece: numbers[place] - 1, probability: bytes[end + place] / 255 }))) : null);
 }
 
 const unlog = (code) => (code ? 2 ** (-10 + ((code - 1) * 16) / 126) : 0);

@@ -37,13 +37,14 @@ async function saveTokens(number, run) {
   const ranks = DATA.layers.map((_, rank) => rank), layers = ranks.map(layerNumber), likely = Array.from({ length: DATA.top }, (_, j) => j);
   const head = ["prompt_id", "configuration", "seed", "position", "decided", "token", "exit_layer", "disagrees", "full_depth_token", "logprob", "entropy",
     ...layers.slice(0, -1).map((layer) => `kl_${layer}`), ...layers.map((layer) => `exit_prob_${layer}`),
-    ...layers.flatMap((layer) => likely.flatMap((j) => [`top_${layer}_${j + 1}`, `top_prob_${layer}_${j + 1}`]))];
+    ...likely.flatMap((j) => [`exit_top_${j + 1}`, `exit_top_prob_${j + 1}`]), ...layers.flatMap((layer) => likely.flatMap((j) => [`top_${layer}_${j + 1}`, `top_prob_${layer}_${j + 1}`]))];
   const lines = Array.from({ length: tokens.n }, (_, i) => {
-    const { kl, probability, logprob, entropy, said, top } = detail(i), token = pieceText(tokens.piece[i]), round = (value) => (value === null ? null : +value.toPrecision(4));
+    const { kl, probability, logprob, entropy, said, top, read } = detail(i), token = pieceText(tokens.piece[i]), round = (value) => (value === null ? null : +value.toPrecision(4));
+    const ofLikely = (found) => likely.flatMap((j) => (found && found[j] ? [pieceText(found[j].piece), round(found[j].probability)] : [null, null]));
     return [prompt.id, DATA.configurations[run.c].key, run.seed, i, i >= run.undrawn, token, layers[tokens.rank[i]], tokens.disagrees && Boolean(tokens.disagrees[i]),
       logprob === null ? null : said === null ? token : pieceText(said), round(logprob), round(entropy),
       ...ranks.slice(0, -1).map((rank) => kl && round(kl[rank])), ...ranks.map((rank) => probability && round(probability[rank])),
-      ...ranks.flatMap((rank) => likely.flatMap((j) => (top && top[rank][j] ? [pieceText(top[rank][j].piece), round(top[rank][j].probability)] : [null, null])))];
+      ...ofLikely(read), ...ranks.flatMap((rank) => ofLikely(top && top[rank]))];
   });
   saveCsv([head, ...lines], `tokens-${prompt.id}-${runName(run)}`.replace(/[^\w.@-]+/g, "_"));
 }

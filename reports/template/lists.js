@@ -64,7 +64,8 @@ const HOW = [
   ["Differs from here, bold", "The first token that isn't the one of the text it is compared with; bold after that are the tokens of a longest common subsequence of the two rests."],
   ["KL", "In nats, of the full-depth distribution from the one read after a layer, in the full-depth pass over the same text."],
   ["Exit probability", "s = 2 / (1 + exp(k·KL)) at each exitable layer in turn, of what the earlier layers left; the rest at the final layer. Worked out in this page from KL and the KL factor k. All on the final layer for normal and for tokens whose exit wasn't drawn."],
-  ["Would have said", "The likeliest tokens of the full-depth pass read after that layer, with their probabilities."],
+  ["Would have said", "The likeliest tokens of the full-depth pass (the teacher) read after that layer, with their probabilities. The student is the pass that the tokens come from: where earlier exits changed what it attends to, it says something else at the same layer, and has a row of its own at the exit."],
+  ["Layers × positions", "The first of those tokens at every layer and position of a text (the logit lens). Coloured where it is the final layer's, or by KL."],
   ["Rounding in this file", "KL, log-probability and entropy of single tokens to 4.5%, so exit probabilities to 2 points; probabilities of likely tokens to 0.2 points. The sweep's Parquet files have them in full."],
   ["CSV", "Of a chart: the rows that it draws. Of runs: those that this file holds. Of a run's tokens: what this file knows of each, rounded as said above. Text that a spreadsheet would take for a formula has an apostrophe in front."],
 ];

@@ -9,8 +9,9 @@ function tokenText(run, tokens, label, marks) {
     if (i < run.undrawn) span.classList.add("undrawn");
     if (tokens.disagrees && tokens.disagrees[i]) span.classList.add("disagrees");
     if (marks.same.has(i)) span.classList.add("again");
-    span.append(...visible(pieceText(tokens.piece[i])));
-    box.append(span);
+    const nodes = visible(pieceText(tokens.piece[i])), ends = nodes.at(-1) === "\n";
+    span.append(...(ends ? nodes.slice(0, -1) : nodes));
+    box.append(span, ends ? "\n" : ""); // after the span: what follows its text, such as its layer's number, stays on the line
   }
   if (marks.from === tokens.n) box.append(h("span.differs", {}, "ends here, the other goes on"));
   return box;
@@ -61,28 +62,41 @@ function tokenPane(run, tokens, detail, i, name) {
   if (!detail) return lines;
   const known = detail(i);
   if (known.kl || known.top) lines.push(layerTable(known, rank));
+  if (known.top && !known.read && DATA.configurations[run.c].mode !== DATA.normal) {
+    lines.push(h("p.soft", {}, "What the student had where this token was read wasn't recorded. A sweep made with this version and --record-top-k has it."));
+  }
   return known.logprob === null ? lines : [...lines, fullDepth(known)];
 }
 
-function layerTable({ kl, probability, top }, rank) {
-  const highest = kl && Math.max(1, ...kl);
+// At each layer full depth, the teacher; and after the exit layer the student, if the token was read from something else.
+function layerTable({ kl, probability, top, read }, rank) {
+  const highest = kl && Math.max(1, ...kl), student = top && read && !alike(top[rank], read);
   const bar = (value, share, r) => {
     const fill = h(`span.bar.c${r}`);
     fill.style.width = `${100 * share}%`;
     return h("td", {}, h("span", {}, value), fill);
   };
   const last = (r) => r === DATA.final;
-  const rows = DATA.layers.map((layer, r) => h(r === rank ? "tr.here" : "tr", {}, h("th", { scope: "row" }, h(`span.swatch.c${r}`), layer),
-    kl && bar(last(r) ? "0" : nats(kl[r]), last(r) ? 0 : kl[r] / highest, r), kl && bar(percent(probability[r]), probability[r], r),
-    top && h("td.words", {}, ...top[r].map(({ piece, probability }) => h("div", {}, h("span.piece", {}, ...alone(piece)), h("span.soft", {}, ` ${percent(probability)}`))))));
-  const heads = ["Layer", kl && "KL, nats", kl && "Exit proba\u00adbility", top && "Would have said"];
-  return h(top ? "table.likely" : "table", {}, h("caption", {}, "At each layer a token may be read from"),
+  const said = (likely) => h("td.words", {}, ...likely.map(({ piece, probability }) => h("div", {}, h("span.piece", {}, ...alone(piece)), h("span.soft", {}, ` ${percent(probability)}`))));
+  const name = (r, who) => h("th", { scope: "row" }, h(`span.swatch.c${r}`), DATA.layers[r], who ? h("div.who", {}, who) : null);
+  const rows = DATA.layers.flatMap((_, r) => {
+    const here = r === rank, teacher = h(here && !student ? "tr.here" : "tr", {}, name(r, here && student ? "full depth" : null),
+      kl && bar(last(r) ? "0" : nats(kl[r]), last(r) ? 0 : kl[r] / highest, r), kl && bar(percent(probability[r]), probability[r], r), top && said(top[r]));
+    return here && student ? [teacher, h("tr.here", {}, name(r, "student"), kl && h("td", { colspan: 2 }, "read from this"), said(read))] : [teacher];
+  });
+  const heads = ["Layer", kl && "≈\u00a0KL, nats", kl && "≈\u00a0Exit proba\u00adbility", top && "Would have said"];
+  const caption = "At each layer: full depth (the teacher). " + (student
+    ? "Highlighted: the student, whose earlier exits changed what it attends to; the token was read from it." : "Highlighted: where the token was read" + (read ? "; the student had the same there." : "."));
+  return h(top ? "table.likely" : "table", {}, h("caption", {}, caption),
     h("thead", {}, h("tr", {}, ...heads.map((head) => head && h(head === "Would have said" ? "th.words" : "th", { scope: "col" }, head)))), h("tbody", {}, ...rows));
 }
 
+// The same tokens with the same probabilities, but for rounding.
+const alike = (one, other) => one.length === other.length && one.every(({ piece, probability }, j) => piece === other[j].piece && Math.abs(probability - other[j].probability) < 0.01);
+
 function fullDepth({ logprob, entropy, said }) {
-  return h("dl", {}, h("dt", {}, "Log-probability under full depth"), h("dd", {}, `${logprob === 0 ? "0" : "−" + nats(-logprob)} nats`),
-    h("dt", {}, "Entropy of full depth"), h("dd", {}, `${nats(entropy)} nats`),
+  return h("dl", {}, h("dt", {}, "Log-probability under full depth"), h("dd", {}, `≈ ${logprob === 0 ? "0" : "−" + nats(-logprob)} nats`),
+    h("dt", {}, "Entropy of full depth"), h("dd", {}, `≈ ${nats(entropy)} nats`),
     h("dt", {}, "Full depth would have said"), h("dd", {}, ...(said === null ? ["the same"] : ["“", ...alone(said), "”"])));
 }
 
@@ -91,7 +105,7 @@ const percent = (share) => (share < 0.002 ? "< 0.2%" : `${share < 0.01 ? (100 * 
 
 // Keys in a token text: arrows, Home, End, n for the next early exit, d for the next token that full depth would not have
 // said, Escape. One tab stop.
-function steps(box, tokens, at, go) {
+function steps(box, tokens, at, go, placeOf) {
   box.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const now = at();
@@ -103,7 +117,12 @@ function steps(box, tokens, at, go) {
     go(next === null ? null : Math.max(0, Math.min(tokens.n - 1, next)));
   });
   box.addEventListener("click", (event) => {
-    const span = event.target.closest(".t");
-    if (span && getSelection().isCollapsed) go(+span.dataset.i);
+    const i = placeOf(event.target);
+    if (i !== null && getSelection().isCollapsed) go(i);
   });
+}
+
+function placeInText(target) {
+  const span = target.closest(".t");
+  return span && +span.dataset.i;
 }

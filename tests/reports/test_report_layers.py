@@ -1,0 +1,191 @@
+"""What layers would have said: the teacher's row at each layer, the student's at the exit, and the grid over a text."""
+
+import csv
+import io
+
+import pytest
+from synthetic_sweeps import LAYERS, run_rows, write_sweep
+
+from reports import build_report
+
+RANKS = len(LAYERS) + 1
+PHONE = (("width", 360), ("height", 740))
+
+
+def recorded_rows(mode: str, k: float | None, student: bool) -> tuple[dict, list[dict]]:
+    """Four tokens with what full depth would have said at each layer: its own token from rank 3 on. At positions 2 and
+    3 the student had something else, if it was recorded.
+    """
+    row, rows = run_rows("0", "?", mode, k, ["The", " cat", " sat", " on"])
+    for i, token in enumerate(rows):
+        token["kl"] = [9.0, 4.0, 1.0, 0.3, 0.05]
+        token["top_token_ids"] = [[9 if rank >= 3 else 50 + rank, 60] for rank in range(RANKS)]
+        token["top_tokens"] = [[" dog" if rank >= 3 else f" word{rank}", "\n"] for rank in range(RANKS)]
+        token["top_prob"] = [[0.5, 0.25]] * RANKS
+        if student:
+            rank = [*LAYERS, 29].index(token["exit_layer"])
+            own = i >= 2 and mode != "normal"
+            token["exit_top_token_ids"] = [80 + i, 60] if own else token["top_token_ids"][rank]
+            token["exit_top_tokens"] = [f" student{i}", "\n"] if own else token["top_tokens"][rank]
+            token["exit_top_prob"] = [0.75, 0.125] if own else token["top_prob"][rank]
+    return row, rows
+
+
+def sweep_report(folder, student: bool):
+    made = [recorded_rows(mode, k, student) for mode, k in (("normal", None), ("frozen_residual", 1.0))]
+    sweep = write_sweep(folder / "sweep", [row for row, _ in made], [token for _, rows in made for token in rows])
+    return build_report(str(sweep), folder / "report.html")
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    return sweep_report(tmp_path_factory.mktemp("recorded"), student=True)
+
+
+@pytest.fixture(scope="module")
+def older(tmp_path_factory):
+    return sweep_report(tmp_path_factory.mktemp("older"), student=False)
+
+
+def test_the_student_stands_beside_the_teacher_where_they_part(visit, recorded):
+    page = visit("#/p/0/frozen_residual@1/t/2", path=recorded)  # read after layer 15
+    rows = page.locator(".pane tbody tr")
+    assert rows.count() == RANKS + 1
+    assert rows.nth(2).locator("th").inner_text().split() == ["15", "full", "depth"]
+    assert rows.nth(2).locator(".piece").first.inner_text() == " word2"
+    student = page.locator(".pane tr.here")
+    assert student.count() == 1
+    assert student.locator("th").inner_text().split() == ["15", "student"]
+    assert student.locator(".piece").first.inner_text() == " student2"
+    assert "75%" in student.inner_text()
+    assert "the token was read from it" in page.locator(".pane caption").inner_text()
+
+
+def test_one_row_is_enough_where_teacher_and_student_say_the_same(visit, recorded):
+    page = visit("#/p/0/frozen_residual@1/t/1", path=recorded)
+    assert page.locator(".pane tbody tr").count() == RANKS
+    assert page.locator(".pane tr.here").count() == 1
+    assert "the student had the same there" in page.locator(".pane caption").inner_text()
+
+
+def test_results_without_the_student_say_that_it_was_not_recorded(visit, older):
+    pane = visit("#/p/0/frozen_residual@1/t/2", path=older).locator(".pane").inner_text()
+    assert "wasn't recorded" in pane
+    assert "student had the same" not in pane
+    assert "wasn't recorded" not in visit("#/p/0/normal/t/2", path=older).locator(".pane").inner_text()
+
+
+def test_the_tokens_csv_has_what_each_was_read_from(visit, recorded):
+    page = visit("#/p/0/frozen_residual@1", path=recorded)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="CSV of tokens").click()
+    rows = list(csv.DictReader(io.StringIO(download.value.path().read_text(encoding="utf-8"), newline="")))
+    assert [row["exit_top_1"] for row in rows] == [" dog", " dog", " student2", " student3"]
+    assert [row["top_15_1"] for row in rows] == [" word2"] * 4
+    assert float(rows[2]["exit_top_prob_1"]) == pytest.approx(0.75, abs=0.003)
+
+
+def open_grid(page):
+    page.locator("summary", has_text="Layers × positions").first.click()
+    grid = page.locator(".grid table").first
+    grid.wait_for()
+    return grid
+
+
+def test_the_grid_has_each_layers_likeliest_token_at_every_position(visit, recorded):
+    page = visit("#/p/0/frozen_residual@1", path=recorded)
+    grid = open_grid(page)
+    assert grid.locator("thead th").all_inner_texts() == ["Layer", "0", "1", "2", "3"]
+    rows = grid.locator("tbody tr")
+    assert rows.locator("th").all_inner_texts() == [*map(str, LAYERS), "29 (final)", "Generated"]
+    assert rows.nth(1).locator("td").all_inner_texts() == [" word1"] * 4
+    assert rows.nth(RANKS - 1).locator("td").all_inner_texts() == [" dog"] * 4
+    assert rows.last.locator("td").all_inner_texts() == ["The", " cat", " sat", " on"]
+    assert grid.locator("td.exit").count() == 4
+    assert rows.nth(2).locator("td").nth(2).get_attribute("class").split()[-1] == "exit"
+
+
+def test_the_grid_is_coloured_by_agreement_or_by_kl(visit, recorded):
+    page = visit("#/p/0/frozen_residual@1", path=recorded)
+    grid = open_grid(page)
+    fill = "e => getComputedStyle(e).backgroundColor"
+    fills = f"() => [...document.querySelectorAll('.grid tbody td:nth-child(2)')].map({fill})"
+    none = "rgba(0, 0, 0, 0)"
+    by_agreement = page.evaluate(fills)[:RANKS]
+    assert [fill != none for fill in by_agreement] == [False] * 3 + [True] * 3
+    page.get_by_label("Colour by").select_option("KL")
+    by_kl = page.evaluate(fills)[:RANKS]
+    assert by_kl[0] == none  # 9 nats
+    assert len(set(by_kl)) == 5
+    assert by_kl[4] == by_kl[5]  # 0.05 nats, and none
+    assert "2–5" in page.locator("[aria-label=Colours]").inner_text()
+    assert grid.is_visible()
+
+
+def test_a_click_or_a_key_in_the_grid_goes_to_the_token(visit, recorded):
+    page = visit("#/p/0/frozen_residual@1", path=recorded)
+    grid = open_grid(page)
+    grid.locator("tbody tr").nth(1).locator("td").nth(2).click()
+    assert page.url.endswith("/t/2")
+    assert page.locator(".pinned").get_attribute("data-i") == "2"
+    assert "Token 3 of 4" in page.locator(".pane").inner_text()
+    page.locator(".grid").press("ArrowRight")
+    assert page.url.endswith("/t/3")
+    assert grid.locator("thead .at").inner_text() == "3"
+    page.locator(".tokens").press("Home")
+    assert grid.locator("thead .at").inner_text() == "0"
+    grid.locator("tbody th").first.click()  # a layer's name is no position
+    assert page.url.endswith("/t/0")
+
+
+def test_the_grid_stays_open_from_run_to_run(visit, recorded):
+    page = visit("#/p/0/frozen_residual@1", path=recorded)
+    open_grid(page)
+    page.evaluate("location.hash = '#/p/0/normal'")
+    page.get_by_role("heading", name="normal on prompt 0").wait_for()
+    assert page.locator(".grid table").count() == 1
+
+
+def test_a_sweep_without_likely_tokens_says_how_to_have_them(visit):
+    page = visit("#/p/0/unfrozen@1")
+    page.locator("summary", has_text="Layers × positions").click()
+    assert "--record-top-k" in page.locator("main details").inner_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("colour", ["agreement", "kl"])
+def test_axe_finds_nothing_in_the_grid_and_the_pane(visit, recorded, axe, scheme, colour):
+    page = visit("#/p/0/frozen_residual@1/vs/normal/t/2", path=recorded, color_scheme=scheme)
+    open_grid(page)
+    page.get_by_label("Colour by").first.select_option(value=colour)
+    page.evaluate(axe)
+    found = page.evaluate("async () => (await axe.run()).violations.map(v => [v.id, v.nodes.map(n => n.html)])")
+    assert found == []
+
+
+def test_the_grid_is_no_wider_than_a_phone(visit, recorded):
+    page = visit("#/p/0/frozen_residual@1/t/2", path=recorded, viewport=PHONE)
+    open_grid(page)
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+
+
+def test_top_tokens_are_shown_whole(visit, tmp_path):
+    row, rows = recorded_rows("frozen_residual", 1.0, student=True)
+    long = " internationalisation" * 3
+    for token in rows:
+        token["top_tokens"] = [[long, "\n"] for _ in range(RANKS)]
+    page = visit(
+        "#/p/0/frozen_residual@1/t/2",
+        path=build_report(str(write_sweep(tmp_path / "s", [row], rows)), tmp_path / "r.html"),
+    )
+    cut = "e => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX !== 'visible'"
+    pieces = page.locator(".pane .likely .piece")
+    assert long in pieces.all_inner_texts()
+    assert not any(piece.evaluate(cut) for piece in pieces.all())
+
+
+def test_rounded_numbers_say_so(visit, recorded):
+    pane = visit("#/p/0/frozen_residual@1/t/2", path=recorded).locator(".pane")
+    assert "≈" in pane.locator("thead th").nth(1).inner_text()
+    assert "≈" in pane.locator("thead th").nth(2).inner_text()
+    assert "≈ −1.5 nats" in pane.inner_text()
