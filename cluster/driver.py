@@ -15,6 +15,7 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from cluster import interruption
 from cluster.actor import MakeGenerator, model_generator
 from cluster.breaker import Breaker, SweepStopped
 from cluster.events import log
@@ -249,6 +250,7 @@ class Driver:
         if time.monotonic() - self._looked < SECONDS_BETWEEN_LOOKS:
             return
         self._looked = time.monotonic()
+        interruption.check()
         self._lease.check()
         for worker in list(self._workers):
             worker.look()

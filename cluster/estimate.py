@@ -1,13 +1,16 @@
 """What a sweep's model is and takes, found out in a process of its own: the driver holds no torch."""
 
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from typing import Any, ParamSpec, TypeVar
 
-from eexit.config import SweepConfig, UsageError
+from eexit.config import SweepConfig, UsageError, first_line
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,15 +35,52 @@ Look = tuple[dict[str, Any], tuple[int, ...], Memory | None]
 
 
 def aside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call it in a fresh process, whose memory is gone afterwards. Raises what it raises.
+    """Call it in a fresh process, whose memory is gone afterwards, and which ends however this one does.
 
-    What it returns must be plain: to unpickle a class is to import its module here, and what that imports.
+    What it returns must be plain: to unpickle a class is to import its module here, and what that imports. Raises
+    `UsageError`, whatever it raises.
     """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
+    command = [sys.executable, "-P", "-c", f"from {__name__} import answer; answer()"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
         try:
-            return executor.submit(function, *args, **kwargs).result()
-        except BrokenProcessPool as error:
-            raise UsageError("the process that looked at the model was killed: is there memory enough?") from error
+            pickle.dump((function, args, kwargs), process.stdin)
+            process.stdin.flush()
+            answer, error = pickle.load(process.stdout)
+        except (EOFError, BrokenPipeError) as gone:
+            raise UsageError("the process that looked at the model was killed: is there memory enough?") from gone
+        finally:
+            process.kill()
+    if error:
+        raise UsageError(error)
+    return answer
+
+
+def answer() -> None:
+    """The other process: do what comes in by standard input, and send what comes of it by standard output."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both, and the first one ends this one
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print is no answer
+    try:
+        function, args, kwargs = pickle.load(sys.stdin.buffer)
+    except EOFError:
+        return
+    threading.Thread(target=_end_with_the_first_process, daemon=True).start()
+    try:
+        done: tuple[Any, str] = (function(*args, **kwargs), "")
+    except UsageError as error:
+        done = (None, str(error))
+    except Exception as error:
+        done = (None, f"the model can't be looked at: {type(error).__name__}: {first_line(error)}")
+    pickle.dump(done, answers)
+    answers.flush()
+
+
+def _end_with_the_first_process() -> None:
+    sys.stdin.buffer.read()  # until its end of the pipe is closed
+    os._exit(1)
 
 
 def look_at_model(config: SweepConfig, rows: int, prompt_tokens: int) -> Look:

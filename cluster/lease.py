@@ -61,6 +61,7 @@ class Lease:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._makes_the_folder = not store.is_there
         now, pid, namespace = time.time(), os.getpid(), _namespace()
         started = _process_started(pid) if namespace else ""
         self._holder = Holder(uuid4().hex, socket.gethostname(), pid, now, now, namespace, started)
@@ -91,7 +92,7 @@ class Lease:
         self._renew()  # if it can't be written now, the next renewal writes it
 
     def release(self) -> None:
-        """Give it back, if it is held."""
+        """Give it back, if it is held; of a place that was not there before and holds nothing else, nothing stays."""
         self._done.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -99,6 +100,8 @@ class Lease:
         with suppress(OSError, pa.ArrowException, UsageError):
             if is_held(self._store, self.token):
                 self._store.remove(NAME)
+                if self._makes_the_folder:
+                    self._store.remove_if_empty()
 
     def _succeed(self, held: Holder | None, say: Callable[[str], object]) -> None:
         if held:

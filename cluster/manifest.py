@@ -2,7 +2,8 @@
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -62,6 +63,25 @@ def write_manifest(store: Store, manifest: Manifest) -> None:
     started = datetime.now(UTC).isoformat(timespec="seconds")
     content = {"format": FORMAT, **asdict(manifest), "versions": versions, "started": started}
     store.publish(NAME, json.dumps(content, indent=1, ensure_ascii=False).encode())
+
+
+@contextmanager
+def written(store: Store, manifest: Manifest) -> Iterator[None]:
+    """Have `manifest` beside the results from the start, as actors expect it. Where none came of it, it goes again.
+
+    Raises `OSError`.
+    """
+    if read_manifest(store) is not None:
+        yield
+        return
+    write_manifest(store, manifest)
+    try:
+        yield
+    finally:
+        if not (store.names(GENERATIONS_FOLDER) or store.names(TOKENS_FOLDER)):
+            store.remove(NAME)
+            for folder in (GENERATIONS_FOLDER, TOKENS_FOLDER):
+                store.remove_if_empty(folder)
 
 
 def refuse_other_config(store: Store, held: Manifest, config: SweepConfig) -> None:

@@ -5,16 +5,19 @@ import os
 import secrets
 import socket
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import ray
 from ray.exceptions import RayError
 
+from cluster import interruption
 from eexit.config import UsageError
 
 ADDRESS = "RAY_ADDRESS"
 SECONDS_TO_ANSWER = 10.0
+SECONDS_BETWEEN_LISTENING = 0.02
 OBJECT_STORE_BYTES = 100_000_000  # only runs and counts go through it
 
 
@@ -26,6 +29,8 @@ def ray_session() -> Iterator[list[Mapping[str, float]]]:
     """
     try:
         _start()
+    except SystemExit as error:  # while Ray starts, it handles SIGTERM
+        raise KeyboardInterrupt from error
     except (RayError, OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         if not joins_cluster():
@@ -35,10 +40,12 @@ def ray_session() -> Iterator[list[Mapping[str, float]]]:
             f"the cluster at {ADDRESS}={address} can't be joined ({reason}): see that it runs, and that "
             f"RAY_AUTH_MODE and the token are its own, or `unset {ADDRESS}` to use this machine alone"
         ) from error
+    finally:
+        interruption.listen()
     try:
         yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
-        ray.shutdown()
+        _end()
 
 
 def joins_cluster() -> bool:
@@ -60,6 +67,15 @@ def _start() -> None:
             logging_level=logging.ERROR,
             object_store_memory=OBJECT_STORE_BYTES,
         )
+
+
+def _end() -> None:
+    """Leave Ray, which meanwhile puts the system's own way with SIGTERM in place: to end this process at once."""
+    ending = threading.Thread(target=ray.shutdown)
+    ending.start()
+    while ending.is_alive():
+        ending.join(SECONDS_BETWEEN_LISTENING)
+        interruption.listen()
 
 
 def _knock(address: str) -> None:

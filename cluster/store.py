@@ -103,6 +103,17 @@ class Store:
         with contextlib.suppress(FileNotFoundError):
             self.filesystem.delete_file(self._path(name))
 
+    @property
+    def is_there(self) -> bool:
+        """Whether there is a folder; object stores have none, only names."""
+        return self.filesystem.get_file_info(self.root).type == fs.FileType.Directory
+
+    def remove_if_empty(self, folder: str = "") -> None:
+        """Remove `folder`, or the whole place, if it is a local folder and nothing is in it."""
+        if self.is_local:
+            with contextlib.suppress(OSError):
+                Path(self._path(folder)).rmdir()
+
     def paths(self, names: list[str]) -> list[str]:
         """What `filesystem` calls these names."""
         return [self._path(name) for name in names]

@@ -9,6 +9,7 @@ Refuses while a sweep is writing there.
 import sys
 from collections.abc import Sequence
 
+from cluster import interruption
 from cluster.compaction import compact, compact_into
 from cluster.flags import Parser, whole
 from cluster.lease import hold
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("out", help="folder or URI of the sweep's results")
     parser.add_argument("--rows-per-file", type=whole, default=ROWS_PER_FILE, help="runs in each file, at least")
     parser.add_argument("--into", metavar="OUT", help="write a merged copy there, and leave the original alone")
+    interruption.listen()
     try:
         flags = parser.parse_args(arguments)
         store = open_store(flags.out)

@@ -15,7 +15,6 @@ import json
 import logging
 import math
 import os
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from cluster import interruption
 from cluster.breaker import SweepStopped
 from cluster.compaction import finish_compaction
 from cluster.driver import Driver
@@ -39,7 +39,7 @@ from cluster.manifest import (
     read_manifest,
     refuse_other_config,
     refuse_other_model,
-    write_manifest,
+    written,
 )
 from cluster.pool import plan_pools, shortages
 from cluster.progress import counted, open_display
@@ -58,7 +58,7 @@ CHARACTERS_PER_TOKEN = 4  # of English, in most tokenizers
 
 def main(arguments: Sequence[str]) -> int:
     """0: every run has landed. 1: the sweep stopped. 2: the input can't be used."""
-    signal.signal(signal.SIGTERM, interrupt)
+    interruption.listen()
     try:
         job, options = load_job(arguments, DEMO, __doc__ or "")
         log_to_stderr(logging.WARNING if options.quiet else logging.INFO)
@@ -74,6 +74,8 @@ def main(arguments: Sequence[str]) -> int:
         print(without_secrets(f"stopped: {reason}"), file=sys.stderr)
         print("what has landed stays: the same command goes on from there", file=sys.stderr)
         return 1
+    finally:
+        interruption.leave()
 
 
 def dry_run(job: SweepJob, prompts_from: str) -> str:
@@ -82,17 +84,10 @@ def dry_run(job: SweepJob, prompts_from: str) -> str:
     return describe_plan(job, prompts_from, shown(job.out), *look(job), rows_of(job), prompt_tokens)
 
 
-def interrupt(*_: object) -> None:
-    """What `ray job stop` and batch systems send is as good as Ctrl-C."""
-    raise KeyboardInterrupt
-
-
 def sweep(job: SweepJob, options: Options) -> int:
     store = open_store(out_of(job))
     manifest, memory = prepare(job, store)
-    with hold(store) as lease:
-        if read_manifest(store) is None:
-            write_manifest(store, manifest)
+    with hold(store) as lease, written(store, manifest):
         finish_compaction(store)
         found = survey(store)
         planned = count_runs(job.sweep)
@@ -148,7 +143,6 @@ def run(job: SweepJob, store: Store, lease: Lease, found: Survey, memory: Memory
     config, planned, n_done = job.sweep, count_runs(job), len(found.done)
     clear_debris(store)
     with ray_session() as nodes, open_display(quiet=quiet) as display:
-        signal.signal(signal.SIGTERM, interrupt)  # Ray puts its own in place
         pools = plan_pools(job, nodes, memory, joins_cluster())
         retried = remove_errors(store, found.with_errors)
         if n_done or retried:

@@ -6,7 +6,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -30,7 +31,7 @@ def command(tmp_path: Path) -> list[str]:
 
 
 @pytest.fixture
-def at_work(command: list[str], tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def started(command: list[str]) -> Iterator[subprocess.Popen[str]]:
     with tempfile.TemporaryDirectory(prefix="eexit-", ignore_cleanup_errors=True) as temporary:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         process = subprocess.Popen(
@@ -40,26 +41,58 @@ def at_work(command: list[str], tmp_path: Path) -> Iterator[subprocess.Popen[str
             stderr=subprocess.PIPE,
             text=True,
         )
-        end = time.monotonic() + 90
-        while not any((tmp_path / "out" / "generations").glob("*.parquet")):
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < end
-            time.sleep(0.05)
         yield process
         process.kill()
         process.wait()
 
 
-def assert_ends_cleanly(process: subprocess.Popen[str], by: signal.Signals, out: Path) -> None:
-    actors = psutil.Process(process.pid).children(recursive=True)
+@pytest.fixture
+def at_work(started: subprocess.Popen[str], tmp_path: Path) -> subprocess.Popen[str]:
+    wait_for(started, lambda: any((tmp_path / "out" / "generations").glob("*.parquet")))
+    return started
+
+
+def wait_for(process: subprocess.Popen[str], moment: Callable[[], bool]) -> None:
+    """Until then it must not have ended."""
+    while not moment():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def below(process: subprocess.Popen[str], named: str = "") -> list[psutil.Process]:
+    """The processes it has started, and those have, that have this in their command line."""
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if named in " ".join([child.name(), *child.cmdline()]):
+                found.append(child)
+    return found
+
+
+def none_is_left_of(process: subprocess.Popen[str], temporary: str) -> bool:
+    """Whether all that inherited its environment has ended."""
+    for other in psutil.process_iter():
+        with suppress(psutil.Error):
+            if other.environ().get("RAY_TMPDIR") == temporary and other.status() != psutil.STATUS_ZOMBIE:
+                return False
+    return True
+
+
+def assert_stops(process: subprocess.Popen[str], by: signal.Signals) -> None:
+    temporary = psutil.Process(process.pid).environ()["RAY_TMPDIR"]
     process.send_signal(by)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 1
+    _, said = process.communicate()
+    assert process.returncode == 1, said
     *_, first, last = said.splitlines()
-    assert first == "stopped: interrupted"
+    assert first == "stopped: interrupted", said
     assert last == "what has landed stays: the same command goes on from there"
-    assert "Traceback" not in said
-    assert not psutil.wait_procs(actors, timeout=20)[1]
+    assert "Traceback" not in said, said
+    while not none_is_left_of(process, temporary):
+        time.sleep(0.1)
+
+
+def assert_ends_cleanly(process: subprocess.Popen[str], by: signal.Signals, out: Path) -> None:
+    assert_stops(process, by)
     assert 0 < len(pd.read_parquet(out / "generations")) < 40
     assert sorted(path.name for path in out.iterdir()) == ["generations", "sweep.json", "tokens"]
     names = [path.name for folder in ("generations", "tokens") for path in (out / folder).iterdir()]
@@ -69,7 +102,7 @@ def assert_ends_cleanly(process: subprocess.Popen[str], by: signal.Signals, out:
 def test_a_second_sweep_refuses_and_ctrl_c_ends_the_first_cleanly(
     at_work: subprocess.Popen[str], command: list[str], tmp_path: Path
 ) -> None:
-    second = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    second = subprocess.run(command, capture_output=True, text=True)
     assert second.returncode == 2
     assert f"is in use by process {at_work.pid} on " in second.stderr
     assert_ends_cleanly(at_work, signal.SIGINT, tmp_path / "out")
@@ -90,3 +123,74 @@ def test_sigterm_is_as_good_and_nothing_listens_beyond_this_machine(
     loopback = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
     assert [(ip, name) for ip, name in listening if ip not in loopback] == []
     assert_ends_cleanly(at_work, signal.SIGTERM, tmp_path / "out")
+
+
+def is_looking_at_the_model(process: subprocess.Popen[str], out: Path) -> bool:
+    return bool(below(process, "import answer"))
+
+
+def is_starting_ray(process: subprocess.Popen[str], out: Path) -> bool:
+    return bool(below(process, "gcs_server"))
+
+
+def has_ray_and_no_actor(process: subprocess.Popen[str], out: Path) -> bool:
+    return bool(below(process, "RuntimeEnvAgent")) and not below(process, "SweepActor")
+
+
+def is_ending_ray(process: subprocess.Popen[str], out: Path) -> bool:
+    return len(list((out / "generations").glob("*.parquet"))) == 20 and not below(process, "raylet/raylet")
+
+
+def is_building_the_report(process: subprocess.Popen[str], out: Path) -> bool:
+    return len(list((out / "generations").glob("*.parquet"))) == 20 and not below(process)
+
+
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("moment", [is_looking_at_the_model, is_starting_ray, has_ray_and_no_actor])
+def test_before_anything_has_landed_it_ends_as_cleanly_and_leaves_nothing(
+    started: subprocess.Popen[str],
+    tmp_path: Path,
+    moment: Callable[[subprocess.Popen[str], Path], bool],
+    by: signal.Signals,
+) -> None:
+    wait_for(started, lambda: moment(started, tmp_path / "out"))
+    assert_stops(started, by)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("moment", [is_ending_ray, is_building_the_report])
+def test_when_all_has_landed_it_ends_as_cleanly(
+    started: subprocess.Popen[str], tmp_path: Path, moment: Callable[[subprocess.Popen[str], Path], bool]
+) -> None:
+    wait_for(started, lambda: moment(started, tmp_path / "out"))
+    assert_stops(started, signal.SIGTERM)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["generations", "sweep.json", "tokens"]
+
+
+def test_signals_that_follow_the_first_change_nothing(at_work: subprocess.Popen[str]) -> None:
+    at_work.send_signal(signal.SIGINT)
+    for _ in range(20):
+        time.sleep(0.1)
+        at_work.send_signal(signal.SIGTERM)
+    assert_stops(at_work, signal.SIGTERM)
+
+
+def test_what_nohup_has_it_ignore_is_ignored(command: list[str], tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="eexit-", ignore_cleanup_errors=True) as temporary:
+        environment = {**os.environ, "RAY_TMPDIR": temporary}
+        quiet = {"env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen(["nohup", *command], **quiet)  # type: ignore[call-overload]
+        wait_for(process, lambda: any((tmp_path / "out" / "generations").glob("*.parquet")))
+        process.send_signal(signal.SIGHUP)
+        assert process.wait() == 0
+
+
+def test_a_driver_that_is_killed_while_it_looks_at_the_model_leaves_no_process(
+    started: subprocess.Popen[str],
+) -> None:
+    temporary = psutil.Process(started.pid).environ()["RAY_TMPDIR"]
+    wait_for(started, lambda: any(child.memory_info().rss > 150e6 for child in below(started)))
+    started.kill()
+    started.wait()
+    while not none_is_left_of(started, temporary):
+        time.sleep(0.1)
