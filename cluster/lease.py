@@ -12,6 +12,7 @@ import atexit
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -128,8 +129,12 @@ class Lease:
                 _write(self._store, replace(self._holder, renewed=time.time()))
 
 
+def say_aside(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 @contextmanager
-def hold(store: Store, say: Callable[[str], object] = print) -> Iterator[Lease]:
+def hold(store: Store, say: Callable[[str], object] = say_aside) -> Iterator[Lease]:
     """Hold the lease of the results in `store`, telling `say` when it has to be waited for.
 
     Raises `UsageError` if a living driver holds it.
