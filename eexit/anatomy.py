@@ -19,19 +19,21 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.cache_utils import get_layer_types_and_kwargs
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.modeling_utils import AttentionInterface
 
 from eexit.cache import CacheView, KeysWritten, KVCache
-from eexit.config import UsageError
+from eexit.config import UsageError, first_line
 from eexit.layer_calls import CallsFor, LayerCall, row_axes
 from eexit.self_attending import check_self_attending
 from eexit.soundness import check
+from eexit.supported import cached_windows, find_stack, refuse_unsupported, takes
 from eexit.watching import (
     ATTENTION,
     WATCHED,
+    Forward,
     Handed,
+    OwnAttention,
     asks_for_attention,
     attention_by,
     configs_of,
@@ -81,9 +83,17 @@ class _StackOutput(BaseModelOutputWithPast):
         return None
 
 
-def _echo(*_: object, inputs_embeds: Tensor, **__: object) -> _StackOutput:
+class _Echo:
     """Stands in for the stack of layers: what goes in as embeddings comes out as its last hidden state."""
-    return _StackOutput(last_hidden_state=inputs_embeds)
+
+    def __init__(self, stack: nn.Module):
+        self.stack = stack
+
+    def __call__(self, *_: object, inputs_embeds: Tensor, **__: object) -> _StackOutput:
+        return _StackOutput(last_hidden_state=inputs_embeds)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.stack, name)
 
 
 class LayerPass:
@@ -130,44 +140,65 @@ class Decoder:
     """
 
     def __init__(self, model: PreTrainedModel):
-        config = model.config.get_text_config(decoder=True)
-        _refuse_unsupported(model.config, config)
-        self.n_layers: int = config.num_hidden_layers
-        self.context: int | None = getattr(config, "max_position_embeddings", getattr(config, "max_seq_len", None))
-        self.vocabulary: int = config.vocab_size
-        self.device, self.dtype = model.device, model.dtype
-        path, name = _find_stack(model, self.n_layers)
+        config, what = model.config.get_text_config(decoder=True), type(model).__name__
+        try:
+            refuse_unsupported(model.config, config)
+            self.n_layers: int = config.num_hidden_layers
+            self.context = _context(config)
+            self.vocabulary: int = config.vocab_size
+            self.device, self.dtype = model.device, model.dtype
+            path, name = find_stack(model, self.n_layers)
+            self._take_apart(model, config, path, name)
+        except UsageError as error:
+            raise UsageError(f"{what} is not supported: {error}") from error
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever the code of a model raises that isn't made to be run this way
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise UsageError(f"{what} is not supported: run layer by layer, its own code raises {reason}") from error
+
+    def _take_apart(self, model: PreTrainedModel, config: Any, path: str, name: str) -> None:
         stack = model.get_submodule(path)
         self.layers: list[nn.Module] = list(getattr(stack, name))
         self.configs = configs_of(stack)
+        self.takes_positions = takes(stack, "position_ids")
         self.windows: list[int | None] = [None] * self.n_layers  # tokens a layer attends to, its own included
+        self._calls: list[tuple[Tensor, LayerCall]] = []
+        self._axes: list[LayerCall] = []
+        self._head = _graft(model, path, _Echo(stack))
+        far = far_positions(config, self.context)
+        self.attends_itself = not asks_for_attention(model, self.configs, self._probes()[0][0])
         try:
-            probes = self._probes()
-            self.attends_itself = not asks_for_attention(model, self.configs, probes[0][0])
-            implementation = None if self.attends_itself else WATCHED
-            rows = [watch_row(model, stack, self.layers, parts, implementation) for parts in probes]
-            watched = rows[0][0]
-            self.after_layers = watched.after_layers
-            self.projections = [module for module in self.after_layers if "norm" not in type(module).__name__.lower()]
-            self._calls: list[tuple[Tensor, LayerCall]] = []
-            self._axes: list[LayerCall] = []
-            recorders = [_Recorder(layer, self._calls, watched.returns_tuple) for layer in self.layers]
-            self._embedder = _graft(stack, name, recorders)
-            self._head = _graft(model, path, _echo)
-            self._axes = self._find_rows()
-            far = far_positions(config, self.context)
-            if self.attends_itself:
-                check_self_attending(self, rows, far)
-            else:
+            if not self.attends_itself:
+                rows = self._watch(model, stack, name, WATCHED)
                 tokens_at = [watch_token_at(self, position) for position in far]
                 self.windows = windows_of(tokens_at)
                 check(self, rows, tokens_at)
-            self.cache_bytes_per_token = self._cache_bytes()
-        except UsageError as error:
-            raise UsageError(f"{type(model).__name__} is not supported: {error}") from error
-        except (TypeError, AttributeError, KeyError, IndexError, RuntimeError, ValueError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise UsageError(f"{type(model).__name__} can't be run layer by layer: {reason}") from error
+        except OwnAttention:
+            self.attends_itself = True
+        if self.attends_itself:
+            check_self_attending(self, self._watch(model, stack, name, None), far)
+        self._require_windows(cached_windows(config), far[-1])
+        self.cache_bytes_per_token = self._cache_bytes()
+
+    def _watch(
+        self, model: PreTrainedModel, stack: nn.Module, name: str, implementation: str | None
+    ) -> list[list[Forward]]:
+        """Run two rows through the model as it is; then layers can be called as it calls them."""
+        rows = [watch_row(model, stack, self.layers, parts, implementation) for parts in self._probes()]
+        watched = rows[0][0]
+        self.after_layers = watched.after_layers
+        self.projections = [module for module in self.after_layers if "norm" not in type(module).__name__.lower()]
+        recorders = [_Recorder(layer, self._calls, watched.returns_tuple) for layer in self.layers]
+        self._embedder = _graft(stack, name, recorders)
+        self._axes = self._find_rows()
+        return rows
+
+    def _require_windows(self, cached: Sequence[int | None], farthest: int) -> None:
+        """Our cache drops nothing: a window must show in masks, not only in what transformers' cache would drop."""
+        for layer, (held, window) in enumerate(zip(cached, self.windows, strict=True)):
+            if held is not None and held <= farthest and held != window:
+                raise UsageError(f"layer {layer} has a window of {held} tokens that its masks don't have")
 
     def _probes(self) -> list[list[Tensor]]:
         """Two rows of different length to look at the model with: a prompt, and one token behind it."""
@@ -231,31 +262,10 @@ class Decoder:
         return self._head(inputs_embeds=hidden_BTW, use_cache=False).logits[:, 0]
 
 
-def _refuse_unsupported(outer: Any, config: Any) -> None:
-    """Say what is missing before anything is taken apart."""
-    if outer.is_encoder_decoder:
-        raise UsageError(f"{outer.model_type} is an encoder-decoder; early exit needs a decoder-only language model")
-    if not getattr(config, "num_hidden_layers", None):
-        raise UsageError(f"{outer.model_type} has no num_hidden_layers; early exit needs a stack of decoder layers")
-    if not getattr(config, "num_attention_heads", None):
-        raise UsageError(
-            f"{outer.model_type} has no attention heads (a state-space model?); keys and values are needed"
-        )
-    kinds = set(get_layer_types_and_kwargs(config)[0]) - {"full_attention", "sliding_attention"}
-    if kinds:
-        raise UsageError(
-            f"{outer.model_type} has layers of kind {', '.join(sorted(kinds))}; "
-            f"only full and sliding-window attention keep the keys and values per position that early exit needs"
-        )
-
-
-def _find_stack(model: PreTrainedModel, n_layers: int) -> tuple[str, str]:
-    """The module whose forward runs the layers, and the name of its list of them."""
-    for path, module in model.named_modules():
-        for name, child in module.named_children():
-            if isinstance(child, nn.ModuleList) and len(child) == n_layers and list(child[0].children()):
-                return path, name
-    raise UsageError(f"{type(model).__name__} has no list of {n_layers} decoder layers")
+def _context(config: Any) -> int | None:
+    """Positions there are; None where any may come."""
+    named = (getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len", "max_target_positions"))
+    return next((length for length in named if length), None)
 
 
 def _graft(root: nn.Module, path: str, replacement: object) -> Any:

@@ -8,7 +8,7 @@ Shapes: B rows, T tokens, W width of the residual stream.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
@@ -16,8 +16,10 @@ from torch import Tensor
 from eexit.cache import KVCache
 from eexit.config import UsageError
 from eexit.layer_calls import LayerCall, RowAxis
-from eexit.soundness import ROOM, SAME_OPERATIONS, require_same, require_same_added
+from eexit.soundness import ROOM, SAME_OPERATIONS, require_same, require_same_added, require_same_embedding
 from eexit.watching import FilledCache, Forward
+
+N_BEHIND: Final = 3  # tokens
 
 if TYPE_CHECKING:
     from eexit.anatomy import Decoder, LayerPass
@@ -37,11 +39,14 @@ def check_self_attending(decoder: "Decoder", rows: Sequence[Sequence[Forward]], 
 
 
 def _check_prompt(decoder: "Decoder", prompt: Forward, cache: KVCache, slot: int) -> None:
+    """A prompt with tokens behind it, which it must not see."""
     n_tokens = prompt.token_1T.shape[1]
-    prefix = KVCache(1, n_tokens)
-    embedded_BTW, layer_pass = decoder.begin(prompt.token_1T, decoder.view(prefix, prompt.position_1T, n_tokens))
-    require_same("the embedding of a prompt", embedded_BTW, prompt.entering_1TW[0])
-    _check_layers(decoder, layer_pass, [prompt], "a prompt")
+    length = n_tokens + N_BEHIND
+    prefix, position_1T = KVCache(1, length), torch.arange(length, device=decoder.device)[None]
+    token_1T = torch.cat([prompt.token_1T, prompt.token_1T[:, :N_BEHIND]], 1)
+    embedded_BTW, layer_pass = decoder.begin(token_1T, decoder.view(prefix, position_1T, length))
+    require_same_embedding(decoder, "a prompt", embedded_BTW[:, :n_tokens], prompt.entering_1TW[0])
+    _check_layers(decoder, layer_pass, [prompt], "a prompt", embedded_BTW[:, n_tokens:])
     cache.load(slice(slot, slot + 1), prefix, range(decoder.n_layers), n_tokens)
 
 
@@ -49,19 +54,26 @@ def _check_tokens_behind(decoder: "Decoder", steps: Sequence[Forward], cache: KV
     position_B1 = torch.cat([step.position_1T for step in steps])
     view = decoder.view(cache, position_B1, int(position_B1.max()) + 1)
     embedded_B1W, layer_pass = decoder.begin(torch.cat([step.token_1T for step in steps]), view)
-    embedded_by_it_B1W = torch.cat([step.entering_1TW[0] for step in steps])
-    require_same("the embedding of a token behind a prompt", embedded_B1W, embedded_by_it_B1W)
+    its_B1W = torch.cat([step.entering_1TW[0] for step in steps])
+    require_same_embedding(decoder, "a token behind a prompt", embedded_B1W, its_B1W)
     _check_layers(decoder, layer_pass, steps, "a token behind a prompt")
     rows = torch.tensor([1, 0, 1], device=decoder.device)
     some = layer_pass.among(rows, view.among(rows))
     _check_layers(decoder, some, [steps[row] for row in rows.tolist()], "a token of some rows")
 
 
-def _check_layers(decoder: "Decoder", layer_pass: "LayerPass", forwards: Sequence[Forward], where: str) -> None:
+def _check_layers(
+    decoder: "Decoder",
+    layer_pass: "LayerPass",
+    forwards: Sequence[Forward],
+    where: str,
+    behind_BTW: Tensor | None = None,
+) -> None:
     for layer in range(decoder.n_layers):
         entering_BTW = torch.cat([forward.entering_1TW[layer] for forward in forwards])
         leaving_BTW = torch.cat([forward.leaving_1TW[layer] for forward in forwards])
-        ours_BTW = layer_pass.block(layer, entering_BTW)
+        both_BTW = entering_BTW if behind_BTW is None else torch.cat([entering_BTW, behind_BTW], 1)
+        ours_BTW = layer_pass.block(layer, both_BTW)[:, : entering_BTW.shape[1]]
         if layer_pass.view.layer != layer:
             raise UsageError(f"layer {layer} keeps no keys and values per position")
         require_same_added(f"what layer {layer} adds for {where}", entering_BTW, ours_BTW, leaving_BTW)
@@ -76,7 +88,7 @@ def _check_arguments(decoder: "Decoder", positions: Sequence[int]) -> None:
     for row, position in enumerate(positions):
         its_11W, its_calls = decoder.embed(input_ids=token_B1[:1], cache=FilledCache(position), use_cache=True)
         where = f"position {position}, beside {max(positions)}"
-        require_same(f"the embedding of {where}", embedded_B1W[row : row + 1], its_11W)
+        require_same_embedding(decoder, where, embedded_B1W[row : row + 1], its_11W)
         seen: set[tuple[int, int]] = set()  # most layers are given the same tensors
         calls = zip(layer_pass.calls, its_calls, layer_pass.axes, strict=True)
         for layer, (ours, its, axes) in enumerate(calls):

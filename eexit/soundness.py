@@ -23,7 +23,7 @@ from transformers.masking_utils import causal_mask_function, eager_mask, sliding
 
 from eexit.cache import CacheView, KVCache
 from eexit.config import UsageError
-from eexit.watching import Forward, Handed, TokenAt
+from eexit.watching import Forward, Handed, OwnAttention, TokenAt
 
 if TYPE_CHECKING:
     from eexit.anatomy import Decoder
@@ -89,7 +89,7 @@ def _check_pass(decoder: "Decoder", forwards: Sequence[Forward], where: str) -> 
     view = _Replay(torch.cat([forward.position_1T for forward in forwards]), attended)
     with decoder.attending():
         embedded_BTW, layer_pass = decoder.begin(torch.cat([forward.token_1T for forward in forwards]), view)
-        require_same(f"the embedding of {where}", embedded_BTW, of_rows("entering_1TW", 0))
+        require_same_embedding(decoder, where, embedded_BTW, of_rows("entering_1TW", 0))
         for layer in range(decoder.n_layers):
             entering_BTW, leaving_BTW = of_rows("entering_1TW", layer), of_rows("leaving_1TW", layer)
             ours_BTW = layer_pass.block(layer, entering_BTW)
@@ -104,7 +104,7 @@ def _check_far_positions(decoder: "Decoder", far: Sequence[TokenAt]) -> None:
         token_B1 = torch.cat([token.token_11 for token in far])
         embedded_B1W, layer_pass = decoder.begin(token_B1, view)
         its_B1W = torch.cat([token.embedded_11W for token in far])
-        require_same("the embedding of a far position", embedded_B1W, its_B1W)
+        require_same_embedding(decoder, "a far position", embedded_B1W, its_B1W)
         for layer in range(decoder.n_layers):
             with suppress(_Reached):
                 layer_pass.block(layer, its_B1W)
@@ -118,7 +118,7 @@ def _require_handed(view: _Replay, layer: int, theirs: Sequence[Handed], where: 
     if view.layer != layer:
         raise UsageError(f"layer {layer} keeps no keys and values per position")
     if layer not in view.handed:
-        raise UsageError(f"layer {layer} attends by code of its own, not through transformers' attention interface")
+        raise OwnAttention(f"layer {layer} attends by code of its own, not through transformers' attention interface")
     n_tokens = view.position_BT.shape[1]
     for name, ours in zip(("query", "key", "value"), view.handed[layer], strict=True):
         its = torch.cat([getattr(handed, name)[:, :, -n_tokens:] for handed in theirs])
@@ -187,6 +187,15 @@ def _their_attention(handed: Handed, row: Sequence[Tensor], start: int, n_tokens
     mask = eager_mask(1, n_tokens, end, start, mask_function=mask_function, dtype=query.dtype, device=query.device)
     end_of_query = query[:, :, start:end]
     return replace(handed, query=end_of_query, key=key[:, :, :end], value=value[:, :, :end], mask=mask).attend()
+
+
+def require_same_embedding(decoder: "Decoder", where: str, ours: Tensor, its: Tensor) -> None:
+    try:
+        require_same(f"the embedding of {where}", ours, its)
+    except UsageError as error:
+        if decoder.takes_positions:
+            raise
+        raise UsageError("it takes no position_ids, and rows of different length stand side by side") from error
 
 
 def require_same_added(what: str, entering: Tensor, ours: Tensor, its: Tensor) -> None:

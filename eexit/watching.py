@@ -21,7 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.modeling_utils import AttentionInterface
 
-from eexit.config import UsageError
+from eexit.config import UsageError, first_line
 
 if TYPE_CHECKING:
     from eexit.anatomy import Decoder
@@ -173,6 +173,8 @@ def _watch_forward(
 
     def enter(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         watch.layer += 1
+        if watch.layer == len(layers):
+            raise UsageError("its layers run more than once for a token")
         entering.append((args[0] if args else kwargs["hidden_states"]).clone())
 
     def leave(_: nn.Module, __: tuple, output: Any) -> None:
@@ -190,10 +192,17 @@ def _watch_forward(
     try:
         with attention_by(implementation, configs_of(stack)):
             logits_1TV = model(input_ids=token_1T, cache=cache, use_cache=True).logits
+    except (UsageError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever a model raises that can't decode with a cache
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UsageError(f"with transformers' cache of keys and values, its own forward raises {reason}") from error
     finally:
         _watch.reset(before)
         for handle in handles:
             handle.remove()
+    if len(outputs) < len(layers):
+        raise UsageError(f"only {len(outputs)} of its {len(layers)} layers run for a token")
     returns_tuple = isinstance(outputs[-1], tuple | list)
     leaving = [(output[0] if returns_tuple else output).clone() for output in outputs]
     if implementation is None:
@@ -207,8 +216,12 @@ def _watch_forward(
     )  # fmt: skip
 
 
-def _own_attention(layer: int) -> UsageError:
-    return UsageError(f"layer {layer} attends by code of its own, not once through transformers' attention interface")
+class OwnAttention(UsageError):
+    """A layer attends in a way that our attention can't stand for."""
+
+
+def _own_attention(layer: int) -> OwnAttention:
+    return OwnAttention(f"layer {layer} attends by code of its own, not once through transformers' attention interface")
 
 
 class FilledCache(DynamicCache):

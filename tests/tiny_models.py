@@ -20,6 +20,11 @@ SIZES = {
 GROUPED = SIZES | {"num_key_value_heads": 2}
 SLIDING = GROUPED | {"sliding_window": 8}
 HALF_LOCAL = {"attention_types": [[["global", "local"], 3], [["global"], 1]], "window_size": 8}
+LATENT = {
+    "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 6,
+    "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "moe_intermediate_size": 32,
+    "num_key_value_heads": 4, "first_k_dense_replace": 2,
+}  # fmt: skip
 
 ARCHITECTURES = {
     "llama": lambda: tf.LlamaConfig(**GROUPED),
@@ -40,6 +45,12 @@ ARCHITECTURES = {
     "mpt": lambda: tf.MptConfig(**SIZES, max_seq_len=64),
     "stablelm": lambda: tf.StableLmConfig(**GROUPED),
     "nemotron": lambda: tf.NemotronConfig(**GROUPED, head_dim=8),
+    "diffllama": lambda: tf.DiffLlamaConfig(**GROUPED, head_dim=8),
+    "gptj": lambda: tf.GPTJConfig(**SIZES, rotary_dim=4),
+    "olmo2": lambda: tf.Olmo2Config(**GROUPED),
+    "smollm3": lambda: tf.SmolLM3Config(**GROUPED, no_rope_layer_interval=2),
+    "mixtral": lambda: tf.MixtralConfig(**GROUPED, num_local_experts=4),
+    "deepseek_v3": lambda: tf.DeepseekV3Config(**SIZES, **LATENT),
     "gpt_oss": lambda: tf.GptOssConfig(**SLIDING, head_dim=8, num_local_experts=4, num_experts_per_tok=2),
 }
 

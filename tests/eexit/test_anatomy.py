@@ -8,6 +8,9 @@ from eexit.config import UsageError
 
 SMALL = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 4}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64}
+BART = {"encoder_layers": 4, "decoder_layers": 4, "decoder_attention_heads": 4, "decoder_ffn_dim": 64}
+SHARING = {"layer_types": ["sliding_attention", "full_attention"] * 2, "num_kv_shared_layers": 2,
+           "hidden_size_per_layer_input": 8, "laurel_rank": 4, "activation_sparsity_pattern": [0.0] * 4}  # fmt: skip
 
 
 def test_a_raw_readout_leaves_the_norm_out(any_model: PreTrainedModel):
@@ -21,15 +24,31 @@ def test_a_raw_readout_leaves_the_norm_out(any_model: PreTrainedModel):
     ("make", "message"),
     [
         (lambda: tf.T5ForConditionalGeneration(tf.T5Config(vocab_size=97, d_model=32, num_layers=2)),
-         "t5 is an encoder-decoder"),
+         "T5ForConditionalGeneration is not supported: it is an encoder-decoder"),
         (lambda: AutoModelForCausalLM.from_config(tf.MambaConfig(**SMALL, state_size=4)),
-         "mamba has no attention heads .a state-space model"),
+         "MambaForCausalLM is not supported: it has no attention heads .a state-space model"),
         (lambda: AutoModelForCausalLM.from_config(tf.Qwen3NextConfig(**SMALL, **HEADS)),
-         "qwen3_next has layers of kind linear_attention"),
+         "Qwen3NextForCausalLM is not supported: it has layers of kind linear_attention"),
         (lambda: AutoModelForCausalLM.from_config(tf.OpenAIGPTConfig(vocab_size=97, n_embd=32, n_layer=4, n_head=4)),
          "OpenAIGPTLMHeadModel is not supported: layer 0 keeps no keys and values per position"),
+        (lambda: AutoModelForCausalLM.from_config(tf.XLNetConfig(vocab_size=97, d_model=32, n_layer=4, n_head=4)),
+         "XLNetLMHeadModel is not supported: it keeps memories of its own"),
+        (lambda: AutoModelForCausalLM.from_config(tf.BertConfig(**SMALL, **HEADS, is_decoder=True)),
+         "BertLMHeadModel is not supported: BertEncoder, which runs its layers, takes embeddings"),
+        (lambda: AutoModelForCausalLM.from_config(tf.BartConfig(vocab_size=97, d_model=32, **BART)),
+         "BartForCausalLM is not supported: it takes no position_ids"),
+        (lambda: AutoModelForCausalLM.from_config(tf.Gemma3nTextConfig(**SMALL, **HEADS, **SHARING)),
+         "Gemma3nForCausalLM is not supported: it has layers that keep no keys and values of their own"),
+        (lambda: AutoModelForCausalLM.from_config(tf.DoryConfig(**SMALL, **HEADS)),
+         "DoryForCausalLM is not supported: its layers run more than once for a token"),
+        (lambda: AutoModelForCausalLM.from_config(tf.DogeConfig(**SMALL, **HEADS)),
+         "DogeForCausalLM is not supported: layer 0 masks other positions than later ones"),
+        (lambda: AutoModelForCausalLM.from_config(tf.MoshiConfig(**SMALL, **HEADS, sliding_window=8)),
+         "MoshiForCausalLM is not supported: layer 0 has a window of 8 tokens that its masks don't have"),
     ],
-    ids=["encoder-decoder", "state-space", "linear-attention", "no-cache"],
+    ids=["encoder-decoder", "state-space", "linear-attention", "no-cache", "memories",
+         "encoder-within", "no-positions", "shared-keys", "looped",
+         "mask-by-value", "window-of-the-cache"],
 )  # fmt: skip
 def test_a_model_that_cannot_be_supported_says_what_is_missing(make, message: str):
     with pytest.raises(UsageError, match=message):

@@ -68,5 +68,5 @@ def test_positions_that_follow_the_longest_row_are_refused():
     """The decoder of TrOCR counts positions by the cache's length, and takes none."""
     config = tf.TrOCRConfig(**SIZES | {"max_position_embeddings": 64}, decoder_layers=7, decoder_attention_heads=4)
     model = AutoModelForCausalLM.from_config(config).eval()
-    with pytest.raises(UsageError, match=r"the embedding of a token behind a prompt is .*% off"):
+    with pytest.raises(UsageError, match="it takes no position_ids, and rows of different length"):
         Decoder(model)
