@@ -32,10 +32,14 @@ def describe_plan(
         "prompts": f"{len(job.prompts):,} from {prompts_from}",
         "system prompt": _system(job),
         "prefiller": _quoted(job.prefiller),
+        "control tokens": "read in prompts" if job.control_tokens else "plain text in prompts",
         "configurations": ", ".join(map(_name, grid)),
         "exit layers": f"{' '.join(map(str, exitable_layers))} (the final one is {model['n_layers'] - 1})",
         "readout": job.readout,
         "next token": f"sampled, temperature {job.temperature:g}, top-p {job.top_p:g}" if job.temperature else "greedy",
+        "recorded": f"the {counted(job.record_top_k, 'likeliest token')} of each layer"
+        if job.record_top_k
+        else "no top tokens",
         "seeds": " ".join(map(str, job.seeds)),
         "runs": f"{n_runs:,} = {product}",
         "shards": f"about {math.ceil(n_runs / rows):,} of up to {counted(rows, 'run')}",

@@ -34,7 +34,9 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}: --help lists the flags")
 
     def _meant(self, text: str) -> str:
-        near = difflib.get_close_matches(text.partition("=")[0], self._option_string_actions, n=1)
+        name, known = text.partition("=")[0], list(self._option_string_actions)
+        near = [flag for flag in known if name[:1] == "-" and name.strip("-") and flag.startswith(name)]
+        near = near or difflib.get_close_matches(name, known, n=1)
         return f" (did you mean {near[0]}?)" if near else ""
 
 

@@ -64,7 +64,10 @@ def refuse_misfit(model: str, found: Mapping[str, Collection]) -> None:
 def refuse_not_finite(model: str, loaded: PreTrainedModel) -> None:
     """Raises `UsageError` that names the first weight with NaN or infinity in it."""
     for name, weight in loaded.named_parameters():
-        if weight.is_floating_point() and not torch.isfinite(weight).all():
+        if not weight.is_floating_point() or weight.itemsize < 2 or not weight.numel():
+            continue  # torch doesn't look into numbers of one byte
+        # Least and greatest, both NaN where any number is: without a mask as large as the weight.
+        if not all(torch.isfinite(bound) for bound in torch.aminmax(weight)):
             bad = int((~torch.isfinite(weight)).sum())
             raise UsageError(
                 f"model {model}: {bad:,} of the {weight.numel():,} numbers of {name} are NaN or infinite in "

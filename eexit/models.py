@@ -44,8 +44,10 @@ def describe_model(config: SweepConfig) -> ModelDescription:
     if digest is None and Path(location).is_dir():
         try:
             refuse_misfit_unloaded(config.model, location, config.trust_remote_code)
-        except (OSError, ValueError) as error:
-            raise error if isinstance(error, UsageError) else _not_loadable(config, error) from error
+        except UsageError:
+            raise
+        except Exception as error:  # whatever a configuration makes transformers raise
+            raise _not_loadable(config, error) from error
         parts = digests(location, _load_tokenizer(config, location))
         digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     return ModelDescription(
@@ -162,6 +164,10 @@ def _read_config(config: SweepConfig, location: str) -> Any:
         found = AutoConfig.from_pretrained(location, **_fetching(config, location))
     except Exception as error:  # as above
         raise _not_loadable(config, error) from error
+    if not isinstance(found.architectures or [], list):
+        raise UsageError(
+            f"model {config.model}: architectures in config.json must be a list, got {found.architectures}"
+        )
     if found.is_encoder_decoder or not getattr(found.get_text_config(decoder=True), "num_hidden_layers", None):
         raise UsageError(f"model {config.model} ({found.model_type}) is not a decoder-only language model with layers")
     return found
@@ -178,6 +184,8 @@ def _fetching(config: SweepConfig, location: str) -> dict[str, Any]:
 def _not_loadable(config: SweepConfig, error: Exception) -> UsageError:
     revision = f" at revision {config.revision}" if config.revision else ""
     reason = first_line(error)
+    if not isinstance(error, OSError | ValueError | RuntimeError):  # the others say little without their names
+        reason = f"{type(error).__name__}: {reason}"
     if "above report" in reason:  # a table that `quietly` keeps back
         reason = "its weights don't have the form that its config.json asks for"
     way_out = f" (give {DEFAULT_MODEL}, a Hugging Face name, a local folder or a .gguf file)"

@@ -144,6 +144,7 @@ def test_prompts_come_from_a_file_beside_the_toml(tmp_path: Path) -> None:
             "unrecognized arguments: --kl-factor 1 (did you mean --kl-factors?): --help lists the flags",
         ),
         (["--model=x", "--sed=1"], "unrecognized arguments: --sed=1 (did you mean --seeds?): --help lists the flags"),
+        (["--rows"], "unrecognized arguments: --rows (did you mean --rows-per-shard?): --help lists the flags"),
         (["--zzz"], "unrecognized arguments: --zzz: --help lists the flags"),
         (["mine.txt"], "unrecognized arguments: mine.txt: --help lists the flags"),
         (["--seeds"], "argument --seeds: expected at least one argument: --help lists the flags"),

@@ -229,6 +229,8 @@ def test_the_plan_can_be_shown_alone(environment: dict[str, str], tiny: Path, tm
     assert f"prompts         3 from {SCRIPT.with_name('demo.toml')}" in said
     assert 'system prompt   "You are a helpful programming tutor."' in said
     assert "prefiller       none" in said
+    assert "control tokens  plain text in prompts" in said
+    assert "recorded        the 3 likeliest tokens of each layer" in said
     assert "exit layers     2 4 (the final one is 6)" in said
     assert "next token      greedy" in said
     assert "shards          about 3 of up to 10 runs" in said
