@@ -27,14 +27,15 @@ MakeGenerator = Callable[[SweepConfig, str], Generator]
 
 
 def model_generator(config: SweepConfig, device: str) -> Generator:
-    """The real one: the model of `config`, loaded, with as many threads as its actor has CPUs."""
+    """The real one: the model of `config`, loaded, with as many threads as its actor has CPUs, and as much of a GPU's
+    memory as it has of the GPU."""
     import torch  # the driver and actors with another generator do without
 
     from eexit.model_generator import ModelGenerator
 
-    cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
-    torch.set_num_threads(max(1, int(cpus)))
-    return ModelGenerator(config, device)
+    assigned = ray.get_runtime_context().get_assigned_resources()
+    torch.set_num_threads(max(1, int(assigned.get("CPU", 1))))
+    return ModelGenerator(config, device, memory_share=min(1.0, assigned.get("GPU", 1.0)))
 
 
 class SweepActor:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ParamSpec, TypeVar
 
 from eexit.config import SweepConfig, UsageError, first_line
+from eexit.rows import CPU_CACHE_BYTES
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -18,17 +19,22 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of the weights, and of the keys and values of the rows in flight (full-depth and altered)."""
+    """Bytes of the weights, and of the keys and values of a shard's rows (full-depth and altered).
+
+    Of keys and values, CPU_CACHE_BYTES at most are held at a time on CPUs, on a GPU what it has memory for.
+    """
 
     weights: int
     cache: int
 
     def of_node(self, gpus: float) -> int:
         """What an actor takes of its node: weights pass through there on their way to a GPU, keys and values don't."""
-        return self.weights if gpus else self.weights + self.cache
+        return self.weights if gpus else self.weights + min(self.cache, CPU_CACHE_BYTES)
 
     def __str__(self) -> str:
-        return f"{size(self.weights + self.cache)}: {size(self.weights)} weights, {size(self.cache)} keys and values"
+        held = min(self.cache, CPU_CACHE_BYTES)
+        more = f" at a time, and on a GPU up to {size(self.cache)}" if self.cache > held else ""
+        return f"{size(self.of_node(0))}: {size(self.weights)} weights, {size(held)} keys and values{more}"
 
 
 Look = tuple[dict[str, Any], tuple[int, ...], Memory | None]
@@ -97,19 +103,17 @@ def look_at_model(config: SweepConfig, rows: int, prompt_tokens: int) -> Look:
 
 
 def look_at_memory(config: SweepConfig, rows: int, prompt_tokens: int) -> Memory | None:
-    """Of one actor with `rows` rows of the longest prompt in flight, without loading weights.
+    """Of one actor with a shard of `rows` rows of the longest prompt, without loading weights.
 
     Activations and what the device's own library takes come on top; with dtype auto, the numbers are as wide as on
     this machine. None for a model whose own code can't be run without its weights. Raises `UsageError`.
     """
     from eexit.models import estimate_memory
-    from eexit.rows import Decoding
 
     try:
-        weights, cache = estimate_memory(config, rows, prompt_tokens)
+        return Memory(*estimate_memory(config, rows, prompt_tokens))
     except RuntimeError:  # of a meta tensor that was asked for its numbers
         return None
-    return Memory(weights, min(cache, Decoding.cache_bytes))
 
 
 def size(n_bytes: int) -> str:

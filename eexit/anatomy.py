@@ -27,7 +27,7 @@ from eexit.config import UsageError, first_line
 from eexit.layer_calls import CallsFor, LayerCall, row_axes
 from eexit.self_attending import check_self_attending
 from eexit.soundness import check
-from eexit.supported import cached_windows, find_stack, refuse_unsupported, takes
+from eexit.supported import cached_windows, find_stack, refuse_several_devices, refuse_unsupported, takes
 from eexit.watching import (
     ATTENTION,
     WATCHED,
@@ -143,6 +143,7 @@ class Decoder:
         config, what = model.config.get_text_config(decoder=True), type(model).__name__
         try:
             refuse_unsupported(model.config, config)
+            refuse_several_devices(model)
             self.n_layers: int = config.num_hidden_layers
             self.context = _context(config)
             self.vocabulary: int = config.vocab_size

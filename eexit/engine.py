@@ -30,6 +30,7 @@ from eexit.batch import Batch
 from eexit.cache import CacheView, KVCache
 from eexit.config import Mode
 from eexit.exits import choose_exits, exit_probabilities
+from eexit.memory import cache_budget
 from eexit.readout import Reading, read_layers, read_tokens
 from eexit.rows import Decoding, Failure, Outcome, Request
 from eexit.steps import Routes, Rows, send_routes, send_rows
@@ -53,6 +54,7 @@ class Engine:
 
     def __init__(self, decoder: Decoder, decoding: Decoding):
         self.decoder, self.decoding = decoder, decoding
+        self.n_slots = 0  # rows that were in flight last, at most
         self.final = decoder.n_layers - 1
         self.n_exits = len(decoding.exitable_layers)
         self.fork = decoding.exitable_layers[0] + 1
@@ -109,9 +111,12 @@ class Engine:
     def _new_batch(self, requests: Sequence[Request]) -> Batch:
         length = max(len(request.prompt_token_ids) + self._limit(request) for request in requests)
         has_student = any(request.mode == Mode.FROZEN_RESIDUAL for request in requests)
-        fit = self.decoding.cache_bytes // self.row_bytes(length, has_student)
-        n_slots = max(1, min(len(requests), self.decoding.rows, fit))
-        return Batch(n_slots, length, self.decoding)
+        budget = self.decoding.cache_bytes
+        if budget is None:
+            budget = cache_budget(self.decoder.device, self.decoding.memory_share)
+        fit = budget // self.row_bytes(length, has_student)
+        self.n_slots = max(1, min(len(requests), self.decoding.rows, fit))
+        return Batch(self.n_slots, length, self.decoding)
 
     def row_bytes(self, length: int, has_student: bool) -> int:
         """Bytes of a row in flight: keys and values of every layer and the student's from the fork on; final logits."""

@@ -23,9 +23,12 @@ from eexit.schema import GENERATIONS, TOKENS
 
 
 class ModelGenerator:
-    """Loads a sweep's model once. Raises `UsageError` if it can't be loaded or is not supported."""
+    """Loads a sweep's model once; of a card's memory it may take `memory_share`.
 
-    def __init__(self, config: SweepConfig, device: str = "auto"):
+    Raises `UsageError` if the model can't be loaded or is not supported.
+    """
+
+    def __init__(self, config: SweepConfig, device: str = "auto", memory_share: float = 1.0):
         self.config = config
         self.model, self.tokenizer = load_model_and_tokenizer(config, device)
         pack_linear_layers(self.model)
@@ -38,6 +41,7 @@ class ModelGenerator:
             temperature=config.temperature,
             top_p=config.top_p,
             record_top_k=min(config.record_top_k, decoder.vocabulary),
+            memory_share=memory_share,
         )
         self.engine = Engine(decoder, decoding)
         self.text_of = cache(partial(token_text, self.tokenizer))
@@ -99,20 +103,21 @@ class ModelGenerator:
             outcomes = dict(self.engine.generate(requests, progress))
             return [outcomes[index] for index in range(len(requests))]
         except Exception as error:  # whatever a model raises is that run's error
-            if _is_out_of_memory(error) and self._fewer_rows(len(requests)):
-                return self._decode(requests, progress)
-            if len(requests) == 1:
-                return [Failure(f"{type(error).__name__}: {error}")]
+            reason, out_of_memory = f"{type(error).__name__}: {error}", _is_out_of_memory(error)
+        # The exception is gone, and with it the keys and values that its frames held.
+        if out_of_memory and self._fewer_rows():
+            return self._decode(requests, progress)
+        if len(requests) == 1:
+            return [Failure(reason)]
         half = len(requests) // 2
         return self._decode(requests[:half], progress) + self._decode(requests[half:], progress)
 
-    def _fewer_rows(self, n_requests: int) -> bool:
-        """Halve the rows in flight, for these requests and those to come; False where there is but one."""
-        decoding = self.engine.decoding
-        rows = min(n_requests, decoding.rows) // 2
+    def _fewer_rows(self) -> bool:
+        """Halve the rows in flight, for the requests at hand and those to come; False where there is but one."""
+        rows = self.engine.n_slots // 2
         if not rows:
             return False
-        self.engine = Engine(self.engine.decoder, replace(decoding, rows=rows))
+        self.engine = Engine(self.engine.decoder, replace(self.engine.decoding, rows=rows))
         return True
 
     def _results(self, run: Run, requests: dict[tuple, Request], outcomes: dict[tuple, Outcome]) -> Results:

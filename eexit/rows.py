@@ -4,16 +4,20 @@ Shapes: T generated tokens, E exitable layers, X = E + 1 with the final layer la
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from eexit.config import Mode
 
+CPU_CACHE_BYTES: Final = 4 << 30  # for keys and values; a card's follow from its free memory
+
 
 @dataclass(frozen=True)
 class Decoding:
     """How all rows decode. `readout` is lens or raw; `temperature` 0 is greedy; at most `rows` are in flight,
-    and no more than their caches fit in `cache_bytes`. `record_top_k` tokens of each layer are noted."""
+    and no more than their caches fit in `cache_bytes`; None: in what the device has room for, of which this process
+    may take `memory_share`. `record_top_k` tokens of each layer are noted."""
 
     exitable_layers: tuple[int, ...]
     max_new_tokens: int
@@ -23,7 +27,8 @@ class Decoding:
     top_p: float = 1.0
     record_top_k: int = 0
     rows: int = 1024
-    cache_bytes: int = 4 << 30
+    cache_bytes: int | None = None
+    memory_share: float = 1.0
 
 
 @dataclass(frozen=True)

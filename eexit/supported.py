@@ -31,6 +31,16 @@ def refuse_unsupported(outer: Any, config: Any) -> None:
         )
 
 
+def refuse_several_devices(model: PreTrainedModel) -> None:
+    """A layer's weights must be where its keys and values are, and those of all layers are in one place."""
+    devices = sorted({str(parameter.device) for parameter in model.parameters()})
+    if len(devices) > 1:
+        raise UsageError(
+            f"it is spread over several devices ({', '.join(devices)}); load it onto one, without device_map or with "
+            "one such as {'': 'cuda:0'}"
+        )
+
+
 def cached_windows(config: Any) -> list[int | None]:
     """How many tokens transformers' cache keeps in each layer; None for all."""
     return [kwargs.get("sliding_window") for kwargs in get_layer_types_and_kwargs(config)[1]]

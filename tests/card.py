@@ -85,10 +85,10 @@ class _Guard(torch._C._acc.DeviceGuard):
         return torch._C._autograd.DeviceType.PrivateUse1
 
 
-class _Module:
-    """What torch asks a device's module; `free` bytes of memory."""
+class Memory:
+    """What is asked of a device's module; the card has 1 GiB of memory, and `taken` of it is others'."""
 
-    free = 1 << 30
+    taken = 0
 
     def is_initialized(self) -> bool:
         return True
@@ -106,7 +106,12 @@ class _Module:
         return [torch.float16, torch.bfloat16]
 
     def mem_get_info(self, device: object = None) -> tuple[int, int]:
-        return self.free, 2 * self.free
+        return (1 << 30) - self.taken, 1 << 30
+
+    def memory_reserved(self, device: object = None) -> int:
+        return 0
+
+    memory_allocated = memory_reserved
 
 
 class _FromPython(TorchFunctionMode):
@@ -129,7 +134,7 @@ class Card(TorchDispatchMode):
         self.pinned: dict[int, Tensor] = {}
         self.from_python = _FromPython()
         if not hasattr(torch, DEVICE.type):
-            torch._register_device_module(DEVICE.type, _Module())
+            torch._register_device_module(DEVICE.type, Memory())
             torch._C._acc.register_python_privateuseone_device_guard(_Guard())
 
     def __enter__(self) -> "Card":

@@ -1,6 +1,7 @@
 """How the cluster's resources become actors and the plan becomes shards; how progress reads."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from scripted import sweep_of
@@ -13,6 +14,7 @@ from cluster.progress import Lines, Progress, open_display
 from cluster.shards import Shard, cut, rows_for, split
 from eexit.config import Prompt, UsageError
 from eexit.plan import plan_runs
+from eexit.rows import CPU_CACHE_BYTES
 
 
 def job(**fields: object) -> SweepJob:
@@ -69,6 +71,9 @@ def test_memory_is_asked_for_but_never_more_than_a_node_has() -> None:
     assert plan_pools(job(), [{**small, "GPU": 1}, large], memory) == [Pool(1, 1, 1, memory=2_000_000_000)]
     assert plan_pools(job(gpus_per_actor=1, actors=3), [small], memory) == [Pool(3, 1, 1)]  # unknown as yet
     many = job(seeds=range(999))
+    much = replace(memory, cache=9_000_000_000)  # a CPU holds 4 GiB of it at a time
+    assert plan_pools(job(), [large], much) == [Pool(1, 8, 0, memory=3_000_000_000 + CPU_CACHE_BYTES)]
+    assert str(much) == "7.3 GB: 3.0 GB weights, 4.3 GB keys and values at a time, and on a GPU up to 9.0 GB"
     assert plan_pools(many, [large], memory) == [Pool(4, 2, 0, memory=4_000_000_000)]
     assert plan_pools(many, [small], memory) == [Pool(1, 8, 0, memory=2_000_000_000)]
 

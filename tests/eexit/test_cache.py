@@ -22,6 +22,21 @@ def attention(
     return ((weight_HS / sum_H[:, None])[:, None] @ value_HSW)[:, 0]
 
 
+def test_float16_scores_above_its_range_are_scaled_before_the_soft_cap():
+    torch.manual_seed(0)
+    kv, position_B1 = KVCache(2, 8), torch.full((2, 1), 7)
+    view = CacheView(kv, position_B1, 8)
+    keys, values = kv.layer(0, torch.empty(1, 1, WIDTH, dtype=torch.float16), torch.empty(1, 1, 4, dtype=torch.float16))
+    keys.normal_(std=100)
+    values.normal_()
+    query = torch.randn(2, 1, 1, WIDTH).mul(100).half()
+    assert (query @ keys.mT).isinf().any()
+    attended = view.attend(query, keys, values, scaling=1e-4, window=None, softcap=20.0)
+    for row in range(2):
+        expected = attention(query[row, :, 0], keys[row], values[row], 1e-4, 20.0, None)
+        torch.testing.assert_close(attended[row, 0].double(), expected, rtol=2e-3, atol=2e-3)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("group", [1, 3])
 @pytest.mark.parametrize("window", [None, 7])

@@ -1,5 +1,9 @@
 """The real default model: what it says, and that all of it is recorded."""
 
+import weakref
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import pyarrow.compute as pc
 import pytest
@@ -11,10 +15,13 @@ from eexit import (
     get_early_exit_indices,
     load_default_model_and_tokenizer,
 )
+from eexit.batch import Batch
 from eexit.config import Mode, SweepConfig, UsageError
+from eexit.engine import Engine
 from eexit.model_generator import ModelGenerator
 from eexit.plan import plan_runs
 from eexit.records import token_pieces
+from eexit.rows import Request
 from eexit.schema import GENERATIONS, TOKENS
 
 PROMPTS = [
@@ -175,6 +182,35 @@ def test_running_out_of_memory_halves_the_rows_and_goes_on(generator: ModelGener
     handle.remove()
     assert_same_rows(rows, expected)
     assert generator.engine.decoding.rows == 2
+
+
+def test_what_ran_out_of_memory_holds_none_when_it_is_tried_again(
+    generator: ModelGenerator, monkeypatch: pytest.MonkeyPatch
+):
+    runs = [run for run in plan_runs(generator.config) if run.prompt.id == "recursion"]
+    new_batch, held, failures = Engine._new_batch, [], []
+
+    def watched(engine: Engine, requests: Sequence[Request]) -> Batch:
+        assert all(batch() is None for batch in held)
+        batch = new_batch(engine, requests)
+        held.append(weakref.ref(batch))
+        return batch
+
+    def refuse(_: torch.nn.Module, args: tuple) -> None:
+        if args[0].shape[0] > 1:
+            failures.append(args[0].shape[0])
+            raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(Engine, "_new_batch", watched)
+    n_prompt = len(next(iter(generator.requests(runs).values())).prompt_token_ids)
+    row = generator.engine.row_bytes(n_prompt + generator.config.max_new_tokens, has_student=True)
+    decoding = replace(generator.engine.decoding, cache_bytes=3 * row, rows=1024)
+    monkeypatch.setattr(generator, "engine", Engine(generator.engine.decoder, decoding))
+    handle = generator.model.get_input_embeddings().register_forward_pre_hook(refuse)
+    generator.generate(runs)
+    handle.remove()
+    assert len(failures) == 1, "half of what was in flight is enough"
+    assert len(held) == 2
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import transformers as tf
-from card import DEVICE, Card, Counts, Mixed, There
+from card import DEVICE, Card, Counts, Memory, Mixed, There
 from test_engine import LONG
 from tiny_models import ARCHITECTURES, GROUPED
 from torch import Tensor
@@ -15,9 +15,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from eexit.anatomy import Decoder
 from eexit.cache import STACKS, KVCache
-from eexit.config import Mode
+from eexit.config import Mode, UsageError
 from eexit.engine import Engine
-from eexit.rows import Decoding, Outcome, Request, Trace
+from eexit.memory import FREE_SHARE, cache_budget
+from eexit.rows import CPU_CACHE_BYTES, Decoding, Outcome, Request, Trace
 
 DECODING = Decoding(exitable_layers=(1, 3, 4), max_new_tokens=8, eos_token_ids=frozenset(), record_top_k=3)
 PROMPT = (5, 80, 7, 7, 31)
@@ -116,6 +117,37 @@ def test_what_a_card_has_room_for_but_does_not_use_yet_changes_nothing():
     decoding = replace(DECODING, rows=2)
     rows, _ = on_card(model, requests, decoding)
     assert_same_rows(rows, dict(Engine(Decoder(model), decoding).generate(requests)))
+
+
+@pytest.mark.parametrize("rows_of_room", [1, 5, 100])
+def test_as_many_rows_are_in_flight_as_the_card_has_room_for(
+    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, rows_of_room: int
+):
+    with Card() as card:
+        engine = Engine(Decoder(card.take(llama)), DECODING)
+        room = rows_of_room * engine.row_bytes(len(PROMPT) + DECODING.max_new_tokens, has_student=True)
+        monkeypatch.setattr(Memory, "taken", (1 << 30) - int(room / FREE_SHARE) - 100)
+        outcomes = dict(engine.generate(REQUESTS))
+        assert engine.n_slots == min(rows_of_room, len(REQUESTS))
+        half = Engine(engine.decoder, replace(DECODING, memory_share=2**-30 * room / FREE_SHARE / 2))
+        assert_same_rows(dict(half.generate(REQUESTS)), outcomes)
+        assert half.n_slots == max(1, min(rows_of_room // 2, len(REQUESTS)))
+
+
+def test_a_cpu_and_what_tells_no_memory_have_a_fixed_room():
+    assert cache_budget(torch.device("cpu")) == cache_budget(torch.device("mps")) == CPU_CACHE_BYTES
+
+
+def test_a_model_on_several_devices_is_refused_in_a_line(llama: PreTrainedModel):
+    with Card() as card:
+        model = card.take(llama)
+        model.lm_head = torch.nn.Linear(32, 97, bias=False)
+        with pytest.raises(UsageError) as refusal:
+            Decoder(model)
+    assert str(refusal.value) == (
+        "LlamaForCausalLM is not supported: it is spread over several devices (cpu, privateuseone:0); load it onto "
+        "one, without device_map or with one such as {'': 'cuda:0'}"
+    )
 
 
 def operators_of_copies(n_layers: int, n_slots: int) -> tuple[int, int]:
