@@ -22,6 +22,7 @@ from cluster.events import log
 from cluster.failures import Failure, Kind, failure_of_actor, failure_of_call, hung, next_tries, was_preempted
 from cluster.landing import LandingError, Tally, clear_debris, land, landed_tally
 from cluster.lease import Lease
+from cluster.liveness import Liveness
 from cluster.pool import Pool
 from cluster.progress import Display, Progress
 from cluster.shards import Shard, halve
@@ -52,8 +53,12 @@ class Driver:
         device: str = "auto",
         timeout: float | None = None,
         make_generator: MakeGenerator = model_generator,
+        own_ray: bool = False,
     ) -> None:
-        """`shards` hold the `n_planned - n_done` runs that haven't landed in `out`; they are taken when needed."""
+        """`shards` hold the `n_planned - n_done` runs that haven't landed in `out`; they are taken when needed.
+
+        `own_ray`: Ray was started for this sweep alone, so that no node will ever come.
+        """
         self._config = config
         self._store = open_store(out)
         self._shards = shards
@@ -62,6 +67,7 @@ class Driver:
         self._display = display
         self._lease = lease
         self._timeout = timeout
+        self._own_ray = own_ray
         self._again: deque[Shard] = deque()
         self._most = n_planned  # runs in a shard; fewer once more of them have run out of memory
         self._workers: list[Worker] = []
@@ -79,13 +85,14 @@ class Driver:
 
         Raises `UsageError` if the model can't be loaded, and `SweepStopped` when going on would burn the grid.
         """
+        liveness = Liveness(self._own_ray, self._pools, self._display.say)
         try:
             wanted = [pool for pool in self._pools for _ in range(pool.actors)][: self._left]
             self._workers = [hire(pool, self._arguments) for pool in wanted]
             while self._left:
                 self._feed()
                 self._settle()
-                self._look()
+                self._look(liveness)
             self._display.show(self._progress(), last=True)
         finally:
             for worker in self._workers:
@@ -138,7 +145,7 @@ class Driver:
 
     def _answered(self, worker: Worker, ref: Any, tally: Tally) -> None:
         if ref == worker.loading:
-            worker.loading = None
+            worker.loaded()
             return
         shard = worker.take(ref)
         if shard.rehearsal:
@@ -245,8 +252,8 @@ class Driver:
         except LandingError as error:
             raise SweepStopped(str(error)) from error
 
-    def _look(self) -> None:
-        """About once a second: see how far the actors are, and show it; end what hangs."""
+    def _look(self, liveness: Liveness) -> None:
+        """About once a second: see how far the actors are, and show it; end what hangs, or all if nothing can move."""
         if time.monotonic() - self._looked < SECONDS_BETWEEN_LOOKS:
             return
         self._looked = time.monotonic()
@@ -256,6 +263,7 @@ class Driver:
             worker.look()
             if self._timeout and worker.hangs(self._timeout):
                 self._lost(worker, hung(self._timeout))
+        liveness.check(any(worker.is_up for worker in self._workers))
         self._display.show(self._progress())
 
     def _progress(self) -> Progress:

@@ -55,7 +55,9 @@ class SweepJob(SweepConfig):
         None, min_length=1, description="GPU types as Ray names them (A100, L4, …); a pool of actors on each"
     )
     timeout: Float | None = Field(
-        None, gt=0, description="seconds that a run may take by itself, and a shard go without a token; left out: any"
+        None,
+        gt=0,
+        description="seconds that loading may take, a run by itself, and a shard without a token; left out: any",
     )
     rows_per_shard: Int = Field(
         128, ge=1, description="about so many runs advance together and land in one file; lower it if memory is short"

@@ -66,7 +66,9 @@ class Pace:
             self._seen.popleft()
         since, tokens = self._seen[0]
         rate = max(0, progress.tokens - tokens) / max(now - since, 1e-3)
-        left = (now - self._started) * (1 / progress.share - 1) if progress.share > 0 else None
+        left = (
+            (now - self._started) * (1 / progress.share - 1) if progress.share > 0 and progress.actors_ready else None
+        )
         return (
             f"{progress.done:,}/{progress.planned:,} runs · {rate:,.0f} tokens/s · {_eta(left)} · "
             f"{counted(progress.errors, 'error')} · {progress.actors_ready}/{progress.actors_wanted} actors"

@@ -26,9 +26,14 @@ class Worker:
     loading: Any  # what its load() will answer; None once it has
     shards: dict[Any, Shard] = field(default_factory=dict)  # by what its do() will answer; in the order it does them
     asked: Any = None  # what its progress() will answer; None when it wasn't asked
+    is_up: bool = False  # whether it has answered anything: until then it may wait for room
     in_flight: int = 0  # tokens of the shard at hand
-    began: float = 0.0  # when it was begun
+    began: float = 0.0  # when that was begun, or loading
     moved: float = 0.0  # when it last made a token
+
+    def loaded(self) -> None:
+        self._is_up()
+        self.loading = None
 
     def give(self, shard: Shard) -> None:
         if not self.shards:
@@ -47,19 +52,29 @@ class Worker:
             try:
                 in_flight = ray.get(self.asked)
             except RayError:
-                in_flight = self.in_flight  # its shard's own call tells what happened
+                in_flight = self.in_flight  # its other calls tell what happened
+            else:
+                self._is_up()
             if in_flight != self.in_flight:
                 self.in_flight, self.moved = in_flight, time.monotonic()
             self.asked = None
         if self.asked is None and self.shards:
-            self.asked = self.handle.progress.options(concurrency_group="progress").remote()
+            self.ask()
+
+    def ask(self) -> None:
+        self.asked = self.handle.progress.options(concurrency_group="progress").remote()
 
     def hangs(self, timeout: float) -> bool:
-        """Whether the shard at hand made no token for `timeout` seconds, or took that long for each of its runs."""
+        """Whether the shard at hand made no token for `timeout` seconds, or took that long for each of its runs.
+
+        As long as it loads, whether it has done so for longer.
+        """
+        now = time.monotonic()
+        if self.loading is not None:
+            return self.is_up and now - self.began > timeout
         shard = next(iter(self.shards.values()), None)
         if shard is None:
             return False
-        now = time.monotonic()
         return now - self.moved > timeout or now - self.began > timeout * len(shard.runs)
 
     def kill(self) -> None:
@@ -67,6 +82,11 @@ class Worker:
         ray.kill(self.handle)
         if self.shards:
             ray.wait(list(self.shards), num_returns=len(self.shards), timeout=SECONDS_TO_DIE)
+
+    def _is_up(self) -> None:
+        if not self.is_up:
+            self.is_up = True
+            self._begin()
 
     def _begin(self) -> None:
         self.began = self.moved = time.monotonic()
@@ -87,4 +107,6 @@ def hire(pool: Pool, arguments: tuple) -> Worker:
     )
     token = uuid4().hex
     handle = as_actor(SweepActor).remote(*arguments, token)
-    return Worker(handle, pool, token, loading=handle.load.remote())
+    worker = Worker(handle, pool, token, loading=handle.load.remote())
+    worker.ask()
+    return worker

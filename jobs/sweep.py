@@ -154,7 +154,10 @@ def run(job: SweepJob, store: Store, lease: Lease, found: Survey, memory: Memory
             display.say(line)
         actors = sum(pool.actors for pool in pools)
         shards = cut(plan_runs(config), found.done, rows_for(planned, actors, job.rows_per_shard))
-        driver = Driver(config, out_of(job), shards, planned, n_done, pools, display, lease, job.device, job.timeout)
+        driver = Driver(
+            config, out_of(job), shards, planned, n_done, pools, display, lease, job.device, job.timeout,
+            own_ray=not joins_cluster(),
+        )  # fmt: skip
         return driver.drive()
 
 

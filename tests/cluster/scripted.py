@@ -50,6 +50,23 @@ def loadable_twice(config: SweepConfig, device: str) -> "ScriptedGenerator":
     return ScriptedGenerator(config, device)
 
 
+def slow_to_load_once(config: SweepConfig, device: str) -> "ScriptedGenerator":
+    """The first to load would take for ever; it leaves its mark when its driver has had time to see it come up."""
+    try:
+        Path(config.model, "slow").mkdir()
+    except FileExistsError:
+        return ScriptedGenerator(config, device)
+    time.sleep(4)
+    Path(config.model, "slow", str(os.getpid())).touch()
+    time.sleep(1000)
+    raise AssertionError
+
+
+def slow_to_load(config: SweepConfig, device: str) -> "ScriptedGenerator":
+    time.sleep(1000)
+    raise AssertionError
+
+
 def sweep_of(folder: Path | str, *prompts: str, **fields: object) -> SweepConfig:
     return SweepConfig.model_validate(
         {

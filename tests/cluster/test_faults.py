@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import scripted
 from byte_model import save_byte_model
 from driving import (
     actor_pids,
@@ -152,6 +153,31 @@ def test_a_timeout_is_no_business_of_runs_that_move(tmp_path: Path) -> None:
     drive(config, tmp_path / "out", rows=8, timeout=3, actors=1)  # 4 seconds in all
     assert len(actor_pids(tmp_path)) == 1
     assert_undisturbed(config, tmp_path / "out")
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_an_actor_that_freezes_while_it_loads_is_replaced(tmp_path: Path) -> None:
+    frozen: list[int] = []
+
+    def freeze() -> None:
+        wait_until(lambda: any(tmp_path.glob("slow/*")))
+        frozen.append(int(next(tmp_path.glob("slow/*")).name))
+        os.kill(frozen[0], signal.SIGSTOP)
+
+    config = sweep_of(tmp_path, *"abcd")
+    with meanwhile(freeze):
+        drive(config, tmp_path / "out", scripted.slow_to_load_once, actors=1, timeout=10)
+    assert_undisturbed(config, tmp_path / "out")
+    wait_until(lambda: not is_alive(frozen[0]))
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_actors_that_never_end_loading_stop_the_sweep(tmp_path: Path) -> None:
+    reason = (
+        r"5 failures in a row, the last: an actor could not load the model: timed out: .* 0.001 seconds \(--timeout\)"
+    )
+    with pytest.raises(SweepStopped, match=reason):
+        drive(sweep_of(tmp_path, *"abcd"), tmp_path / "out", scripted.slow_to_load, actors=1, timeout=0.001)
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -1,5 +1,6 @@
 """Nodes come and go in the middle of a sweep."""
 
+import io
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from driving import actor_pids, assert_undisturbed, drive, wait_until
 from ray.cluster_utils import Cluster
 from scripted import sweep_of
 
+from cluster import liveness
+from cluster.breaker import SweepStopped
 from cluster.job import SweepJob
 from cluster.landing import Tally
 from cluster.pool import Pool, plan_pools
@@ -91,3 +94,14 @@ def test_work_moves_from_nodes_that_go_to_nodes_that_come(nodes: Cluster, tmp_pa
     assert tallies
     assert tallies[0].errors == 0
     assert_undisturbed(config, out)
+
+
+def test_where_no_node_can_hold_an_actor_it_says_so_and_stops_after_a_time(
+    nodes: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(liveness.SECONDS_WITHOUT_ACTOR, "cluster", 6)
+    log = io.StringIO()
+    with pytest.raises(SweepStopped, match="no actor has come up for 0 minutes, and no node can hold one"):
+        drive(sweep_of(tmp_path, "one"), tmp_path / "out", log=log)
+    assert "no node can hold an actor: waiting for one to join" in log.getvalue()
+    assert " · starting · " in log.getvalue()

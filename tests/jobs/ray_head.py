@@ -30,7 +30,7 @@ class Head:
 
     def __init__(self, home: Path, temporary: str) -> None:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        self._environment = {
+        self.environment = {
             **inherited,
             "HOME": str(home),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -43,7 +43,7 @@ class Head:
     def sh(self, *lines: str, check: bool = True) -> str:
         script = "\n".join(["set -e", readme_lines()[0], *lines])
         done = subprocess.run(
-            ["bash", "-c", script], cwd=ROOT, env=self._environment, capture_output=True, text=True, timeout=240
+            ["bash", "-c", script], cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=240
         )
         assert done.returncode == 0 or not check, done.stdout + done.stderr
         return done.stdout + done.stderr
@@ -57,9 +57,14 @@ class Head:
         return said
 
     def stop(self) -> None:
+        self.kill("")
+
+    def kill(self, named: str) -> None:
+        """Those of its processes that have this in their command line."""
         for process in Path("/proc").iterdir():
             try:
-                if process.name.isdigit() and self._mark in (process / "environ").read_bytes().split(b"\0"):
+                ours = process.name.isdigit() and self._mark in (process / "environ").read_bytes().split(b"\0")
+                if ours and named in (process / "cmdline").read_text():
                     os.kill(int(process.name), signal.SIGKILL)
             except (OSError, ValueError):
                 continue  # it ended meanwhile, or is someone else's

@@ -1,94 +1,19 @@
-"""A sweep at work: Ctrl-C and SIGTERM end it cleanly, a second one refuses, and nothing listens beyond this machine."""
+"""A sweep at work: signals end it cleanly, a second one refuses, and nothing listens beyond this machine."""
 
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import psutil
 import pytest
-from byte_model import save_byte_model
+from sweeping import assert_stops, below, none_is_left_of, wait_for
 
-SCRIPT = Path(__file__).parents[2] / "jobs" / "sweep.py"
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def command(tmp_path: Path) -> list[str]:
-    save_byte_model(tmp_path / "model")
-    (tmp_path / "prompts.txt").write_text("".join(f"prompt {n}\n" for n in range(40)))
-    return [
-        *(sys.executable, str(SCRIPT), "--model", str(tmp_path / "model"), "--prompts", str(tmp_path / "prompts.txt")),
-        *("--dtype", "float32", "--max-new-tokens", "12", "--rows-per-shard", "2", "--out", str(tmp_path / "out")),
-        *("--modes", "normal", "--exit-every", "2", "--device", "cpu"),
-    ]
-
-
-@pytest.fixture
-def started(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    with tempfile.TemporaryDirectory(prefix="eexit-", ignore_cleanup_errors=True) as temporary:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        process = subprocess.Popen(
-            command,
-            env={**inherited, "RAY_TMPDIR": temporary},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        yield process
-        process.kill()
-        process.wait()
-
-
-@pytest.fixture
-def at_work(started: subprocess.Popen[str], tmp_path: Path) -> subprocess.Popen[str]:
-    wait_for(started, lambda: any((tmp_path / "out" / "generations").glob("*.parquet")))
-    return started
-
-
-def wait_for(process: subprocess.Popen[str], moment: Callable[[], bool]) -> None:
-    """Until then it must not have ended."""
-    while not moment():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-
-
-def below(process: subprocess.Popen[str], named: str = "") -> list[psutil.Process]:
-    """The processes it has started, and those have, that have this in their command line."""
-    found = []
-    for child in psutil.Process(process.pid).children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            if named in " ".join([child.name(), *child.cmdline()]):
-                found.append(child)
-    return found
-
-
-def none_is_left_of(process: subprocess.Popen[str], temporary: str) -> bool:
-    """Whether all that inherited its environment has ended."""
-    for other in psutil.process_iter():
-        with suppress(psutil.Error):
-            if other.environ().get("RAY_TMPDIR") == temporary and other.status() != psutil.STATUS_ZOMBIE:
-                return False
-    return True
-
-
-def assert_stops(process: subprocess.Popen[str], by: signal.Signals) -> None:
-    temporary = psutil.Process(process.pid).environ()["RAY_TMPDIR"]
-    process.send_signal(by)
-    _, said = process.communicate()
-    assert process.returncode == 1, said
-    *_, first, last = said.splitlines()
-    assert first == "stopped: interrupted", said
-    assert last == "what has landed stays: the same command goes on from there"
-    assert "Traceback" not in said, said
-    while not none_is_left_of(process, temporary):
-        time.sleep(0.1)
 
 
 def assert_ends_cleanly(process: subprocess.Popen[str], by: signal.Signals, out: Path) -> None:

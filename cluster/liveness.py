@@ -1,0 +1,70 @@
+"""Whether the Ray that a sweep runs on can still bring it forward. If not, no call would ever be answered."""
+
+import socket
+import time
+from collections.abc import Callable, Sequence
+
+import ray
+
+from cluster.breaker import SweepStopped
+from cluster.pool import Pool
+
+# Ray ends a driver without a word when the head of its cluster has been gone for 60 s. Until then it may come back;
+# that of a Ray of one's own never does.
+SECONDS_WITHOUT_HEAD = {"own": 5.0, "cluster": 30.0}
+# To a cluster, nodes may come. On a machine of one's own an actor comes up in seconds, or in minutes if that is busy.
+SECONDS_WITHOUT_ACTOR = {"own": 600.0, "cluster": 3600.0}
+SECONDS_TO_ANSWER = 2.0
+
+
+class Liveness:
+    """To be made once Ray has been joined, and asked about once a second."""
+
+    def __init__(self, own: bool, pools: Sequence[Pool], say: Callable[[str], None]) -> None:
+        """`own`: Ray is one that this process started, on this machine alone."""
+        context = ray.get_runtime_context()
+        self._head, self._node = context.gcs_address, context.get_node_id()
+        self._kind = "own" if own else "cluster"
+        self._pools = pools
+        self._say = say
+        self._answered = self._at_work = time.monotonic()
+        self._told = False
+
+    def check(self, at_work: bool) -> None:
+        """Raises `SweepStopped` where nothing can move any more. `at_work`: whether there is an actor."""
+        now = time.monotonic()
+        if at_work:
+            self._at_work, self._told = now, False
+        if answers(self._head):
+            self._answered = now
+            if not at_work:
+                self._check_nodes(now - self._at_work)
+        elif now - self._answered > SECONDS_WITHOUT_HEAD[self._kind]:
+            raise SweepStopped(
+                f"the head of Ray at {self._head} has not answered for {now - self._answered:.0f} s: was its machine "
+                "taken away, or its memory short?"
+            )
+
+    def _check_nodes(self, idle: float) -> None:
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        if self._node not in [node["NodeID"] for node in nodes]:
+            raise SweepStopped("the part of Ray that runs on this machine (its raylet) has died: was memory short?")
+        can_hold = any(pool.fits(node["Resources"]) for pool in self._pools for node in nodes)
+        if self._kind == "cluster" and can_hold:
+            return  # it is held by others' work, and will be free
+        if not can_hold and not self._told and idle > SECONDS_TO_ANSWER:
+            self._say("no node can hold an actor: waiting for one to join")
+            self._told = True
+        if idle > SECONDS_WITHOUT_ACTOR[self._kind]:
+            reason = "" if can_hold else ", and no node can hold one"
+            raise SweepStopped(f"no actor has come up for {idle / 60:.0f} minutes{reason}")
+
+
+def answers(address: str) -> bool:
+    """Whether anybody takes connections at HOST:PORT. Ray itself would wait for a head that is gone."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,54 @@
+"""A sweep in a process of its own, and what it says and leaves when it is stopped."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import psutil
+
+
+def wait_for(process: subprocess.Popen[str], moment: Callable[[], bool]) -> None:
+    """Until then it must not have ended."""
+    while not moment():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def below(process: subprocess.Popen[str], named: str = "") -> list[psutil.Process]:
+    """The processes it has started, and those have, that have this in their command line."""
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if named in " ".join([child.name(), *child.cmdline()]):
+                found.append(child)
+    return found
+
+
+def none_is_left_of(process: subprocess.Popen[str], temporary: str) -> bool:
+    """Whether all that inherited its environment has ended."""
+    for other in psutil.process_iter():
+        with suppress(psutil.Error):
+            if other.environ().get("RAY_TMPDIR") == temporary and other.status() != psutil.STATUS_ZOMBIE:
+                return False
+    return True
+
+
+def assert_stops(process: subprocess.Popen[str], by: signal.Signals) -> None:
+    assert why_it_stops(process, lambda: process.send_signal(by)) == "interrupted"
+
+
+def why_it_stops(process: subprocess.Popen[str], when: Callable[[], object]) -> str:
+    """The reason that it gives once this has happened, when it has stopped and left no process behind."""
+    temporary = psutil.Process(process.pid).environ()["RAY_TMPDIR"]
+    when()
+    _, said = process.communicate()
+    assert process.returncode == 1, said
+    *_, first, last = said.splitlines()
+    assert last == "what has landed stays: the same command goes on from there"
+    assert "Traceback" not in said, said
+    while not none_is_left_of(process, temporary):
+        time.sleep(0.1)
+    assert first.startswith("stopped: "), said
+    return first.removeprefix("stopped: ")
