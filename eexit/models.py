@@ -2,17 +2,19 @@
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel
 
 from eexit.chat import Tokenizer
 from eexit.checkpoint import digests, quietly, refuse_cut_off, refuse_misfit, refuse_misfit_unloaded, refuse_not_finite
 from eexit.config import SweepConfig, UsageError, first_line
 from eexit.sources import DEFAULT_MODEL, file_digest, hub_is_reachable, locate
+from eexit.supported import refuse_unsupported
 
 
 @dataclass(frozen=True)
@@ -67,15 +69,36 @@ def estimate_memory(config: SweepConfig, rows: int, prompt_tokens: int) -> tuple
     Activations and what the device's own library takes come on top. Raises `UsageError` as `describe_model` does.
     """
     found = _read_config(config, locate(config.model))
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(found, trust_remote_code=config.trust_remote_code)
     text = found.get_text_config(decoder=True)
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    try:
+        refuse_unsupported(found, text)
+    except UsageError as error:
+        raise UsageError(f"model {config.model} is not supported: {error}") from error
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(found, trust_remote_code=config.trust_remote_code)
+    except Exception as error:  # whatever a model's code raises for such a configuration
+        raise _not_loadable(config, error) from error
     size = choose_dtype(config.dtype, choose_device("auto")).itemsize
-    per_token = 2 * text.num_hidden_layers * heads * width * size  # a key and a value
+    per_token = _numbers_per_position(model, text) * size
     cache = 2 * per_token * rows * (prompt_tokens + config.max_new_tokens)
     return sum(parameter.numel() for parameter in model.parameters()) * size, cache
+
+
+@torch.inference_mode()
+def _numbers_per_position(model: PreTrainedModel, text: Any) -> int:
+    """How many numbers the keys and values of a position are: seen without any, on the meta device, or as named."""
+    cache = DynamicCache()
+    with suppress(Exception):  # what chooses by numbers, as routers choose experts, ends the run
+        model(input_ids=torch.zeros(1, 1, dtype=torch.long, device="meta"), cache=cache, use_cache=True)
+    written: list[Any] = list(cache.layers)
+    seen = [layer.keys.numel() + layer.values.numel() for layer in written if layer.is_initialized]
+    return sum(seen) * text.num_hidden_layers // len(seen) if seen else sum(map(_numbers_named, text.per_layer_config))
+
+
+def _numbers_named(layer: Any) -> int:
+    heads = getattr(layer, "num_key_value_heads", None) or layer.num_attention_heads
+    return 2 * heads * (getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads)
 
 
 def load_model_and_tokenizer(config: SweepConfig, device: str = "auto") -> tuple[PreTrainedModel, Tokenizer]:

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import get_layer_types_and_kwargs
 
-from eexit.config import UsageError
+from eexit.config import UsageError, first_line
 
 
 def refuse_unsupported(outer: Any, config: Any) -> None:
@@ -19,9 +19,13 @@ def refuse_unsupported(outer: Any, config: Any) -> None:
         raise UsageError("it is an encoder-decoder; early exit needs a decoder-only language model")
     if not getattr(config, "num_hidden_layers", None):
         raise UsageError("its configuration has no num_hidden_layers; early exit needs a stack of decoder layers")
-    if not all(getattr(layer, "num_attention_heads", None) for layer in config.per_layer_config):
+    try:
+        layers, kinds = config.per_layer_config, set(get_layer_types_and_kwargs(config)[0])
+    except ValueError as error:
+        raise UsageError(f"its configuration contradicts itself: {first_line(error)}") from error
+    if not all(getattr(layer, "num_attention_heads", None) for layer in layers):
         raise UsageError("it has no attention heads (a state-space model?); keys and values are needed")
-    kinds = set(get_layer_types_and_kwargs(config)[0]) - {"full_attention", "sliding_attention"}
+    kinds -= {"full_attention", "sliding_attention"}
     if kinds == {"dummy"}:
         raise UsageError("it has layers that keep no keys and values of their own, since they share other layers'")
     if kinds:
