@@ -6,11 +6,13 @@ parameter `picked` holds the key of a configuration: the page sets it in all cha
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import altair as alt
 import pandas as pd
 
+from reports.bootstrap import LEVEL, MIN_PROMPTS
+from reports.labels import PLOT_WIDTH, Axis, label_places
 from reports.palette import exit_colours
 from reports.sweep import NORMAL
 
@@ -27,9 +29,11 @@ LIGHT = {
     "view": {"stroke": None},
 }
 HEIGHT, WIDTH = 300, 520
-ROOM = 16  # pixels between the outermost marks and the axes
+ROOM, LABEL_ROOM = 16, 24  # pixels between the outermost marks and the axes; where there are labels above and below
 LAYERS_SKIPPED = "Layers skipped (theoretical)"  # 1 − mean depth, called so wherever it is shown
 _PERCENT = alt.Axis(format=".0%", tickMinStep=0.01)
+INTERVAL = f"{LEVEL:.0%} interval"
+_Part = TypeVar("_Part")
 OPACITY = alt.when("picked == '' || picked == datum.configuration").then(alt.value(1)).otherwise(alt.value(0.2))
 # Not the exit colours: a number is no layer.
 RAMP = ["#eef4ea", "#cfe3cb", "#a5cea6", "#74b180", "#459662", "#1f7546", "#0a452b"]
@@ -58,8 +62,7 @@ def trade_off_chart(frame: pd.DataFrame, y: str, y_title: str, description: str,
         alt.Tooltip("configuration:N", title="Configuration"),
         alt.Tooltip("layers_skipped:Q", title=x_title, format=".1%"),
         alt.Tooltip(f"{y}:Q", title=y_title, format=written),
-        alt.Tooltip(f"{y}_low:Q", title="from", format=written),
-        alt.Tooltip(f"{y}_high:Q", title="to", format=written),
+        *_where_known(frame[f"{y}_low"], alt.Tooltip("interval:N", title=INTERVAL)),
         alt.Tooltip(f"{y}_n:Q", title="n prompts"),
     ]
     return _finish(
@@ -76,24 +79,28 @@ def trade_off_chart(frame: pd.DataFrame, y: str, y_title: str, description: str,
                 opacity=OPACITY,
             ),
         ),
-        base.mark_point(filled=True, size=80, cursor="pointer").encode(
-            shape=_mode_shape(frame), opacity=OPACITY, tooltip=tooltip
-        ),
-        *_labels(base, frame),
+        base.transform_calculate(interval=_interval(y, written))
+        .mark_point(filled=True, size=80, cursor="pointer")
+        .encode(shape=_mode_shape(frame), opacity=OPACITY, tooltip=tooltip),
+        *_labels(base, frame, y, share),
         description=description,
     )
 
 
-def _labels(base: alt.Chart, frame: pd.DataFrame) -> Iterator[alt.Chart]:
-    """KL factors beside the points: of many only the outer ones and that nearest to 1; above and below by turns."""
+def _labels(base: alt.Chart, frame: pd.DataFrame, y: str, share: bool) -> Iterator[alt.Chart]:
+    """KL factors beside the points, of many only the outer ones and that nearest to 1, where they cover nothing."""
     factors = sorted(frame["kl_factor"].dropna().unique().tolist())
     if len(factors) > 4:
         factors = [factors[0], min(factors, key=lambda k: abs(k - 1)), factors[-1]]
-    some = f"indexof({factors}, datum.kl_factor) >= 0"
-    for number, mode in enumerate(_modes(frame)):
-        labels = base.transform_filter(f"datum.mode == {json.dumps(mode)}").transform_filter(some)
-        dy = -13 if number < 2 else 16
-        yield labels.mark_text(aria=False, dy=dy, fontSize=11).encode(text="label:N", opacity=OPACITY)
+    across, up = (
+        Axis(PLOT_WIDTH, ROOM, zero=True),
+        Axis(HEIGHT, LABEL_ROOM, zero=False, logarithmic=is_logarithmic(frame[y])),
+    )
+    axes = (across, Axis(HEIGHT, ROOM, zero=True) if share else up)
+    for at, configurations in label_places(frame, y, factors, _modes(frame)[:2], axes).items():
+        these = base.transform_filter(f"indexof({json.dumps(configurations)}, datum.configuration) >= 0")
+        marks = these.mark_text(aria=False, dx=at.dx, dy=at.dy, align=at.align, fontSize=11)
+        yield marks.encode(text="label:N", opacity=OPACITY)
 
 
 def exit_mix_chart(labels: list[str], x_title: str, description: str) -> alt.Chart:
@@ -147,7 +154,11 @@ def heat_chart(description: str) -> alt.LayerChart:
         alt.Tooltip("words:N", title="Value"),
     ]
     colour = alt.Color("value:Q", title=None).scale(range=RAMP, clamp=True).legend(gradientLength=240)
-    shade = base.mark_rect(cursor="pointer").encode(color=colour, opacity=OPACITY, tooltip=tooltip)
+    # A frame, not a fading of the other columns: paler is less here.
+    frame = (
+        alt.when("picked != '' && picked == datum.configuration").then(alt.value("#c2500a")).otherwise(alt.value(None))
+    )
+    shade = base.mark_rect(cursor="pointer", strokeWidth=1).encode(color=colour, stroke=frame, tooltip=tooltip)
     cross = base.transform_filter("datum.failed").mark_text(
         text="✕", color="#d1242f", fontWeight="bold", cursor="pointer"
     )
@@ -156,19 +167,21 @@ def heat_chart(description: str) -> alt.LayerChart:
     ).properties(height=alt.Step(20), padding={"left": 5, "top": 5, "bottom": 5, "right": 60})
 
 
-def paired_chart(frame: pd.DataFrame, x: str, x_title: str, none: float, description: str) -> alt.LayerChart:
-    """A paired frame's column `x` with its interval, one row per configuration; the line is at no difference.
+def paired_chart(
+    frame: pd.DataFrame, x: str, x_title: str, none: float, description: str, order: list[str]
+) -> alt.LayerChart:
+    """A paired frame's column `x` with its interval, one row per configuration, those in `order` from the top; the line
+    is at no difference.
 
     Where that is 1 it is a ratio, on a logarithmic axis: half and double are equally far.
     """
     scale = alt.Scale(type="log" if none else "linear", zero=False, nice=False, padding=ROOM)
     channel = alt.X(f"{x}:Q", title=x_title, scale=scale, axis=alt.Axis(format="~g"))
-    base = alt.Chart(ROWS).encode(y=_rows_of("configuration"), color=_mode_colour(frame), opacity=OPACITY)
+    base = alt.Chart(ROWS).encode(y=_rows_of("configuration", order), color=_mode_colour(frame), opacity=OPACITY)
     tooltip = [
         alt.Tooltip("configuration:N", title="Configuration"),
         alt.Tooltip(f"{x}:Q", title=x_title, format=".4~g"),
-        alt.Tooltip(f"{x}_low:Q", title="from", format=".4~g"),
-        alt.Tooltip(f"{x}_high:Q", title="to", format=".4~g"),
+        *_where_known(frame[f"{x}_low"], alt.Tooltip("interval:N", title=INTERVAL)),
         alt.Tooltip(f"{x}_n:Q", title="n prompts"),
     ]
     return _finish(
@@ -177,9 +190,9 @@ def paired_chart(frame: pd.DataFrame, x: str, x_title: str, none: float, descrip
             frame[f"{x}_low"],
             base.mark_rule(aria=False, strokeWidth=2).encode(x=alt.X(f"{x}_low:Q", title=x_title), x2=f"{x}_high:Q"),
         ),
-        base.mark_point(filled=True, size=80, cursor="pointer").encode(
-            x=channel, shape=_mode_shape(frame), tooltip=tooltip
-        ),
+        base.transform_calculate(interval=_interval(x, ".4~g"))
+        .mark_point(filled=True, size=80, cursor="pointer")
+        .encode(x=channel, shape=_mode_shape(frame), tooltip=tooltip),
         description=description,
     ).properties(height=alt.Step(22))
 
@@ -196,8 +209,7 @@ def dose_chart(frame: pd.DataFrame, y: str, y_title: str, description: str) -> a
     tooltip = [
         alt.Tooltip("configuration:N", title="Configuration"),
         alt.Tooltip(f"{y}:Q", title=y_title, format=".1%"),
-        alt.Tooltip(f"{y}_low:Q", title="from", format=".1%"),
-        alt.Tooltip(f"{y}_high:Q", title="to", format=".1%"),
+        *_where_known(frame[f"{y}_low"], alt.Tooltip("interval:N", title=INTERVAL)),
         alt.Tooltip(f"{y}_n:Q", title="n prompts"),
     ]
     return _finish(
@@ -210,9 +222,9 @@ def dose_chart(frame: pd.DataFrame, y: str, y_title: str, description: str) -> a
             frame[f"{y}_low"],
             dosed.mark_rule(aria=False).encode(y=alt.Y(f"{y}_low:Q", title=y_title), y2=f"{y}_high:Q", opacity=OPACITY),
         ),
-        dosed.mark_point(filled=True, size=80, cursor="pointer").encode(
-            y=y_channel, shape=_mode_shape(frame), opacity=OPACITY, tooltip=tooltip
-        ),
+        dosed.transform_calculate(interval=_interval(y, ".1%"))
+        .mark_point(filled=True, size=80, cursor="pointer")
+        .encode(y=y_channel, shape=_mode_shape(frame), opacity=OPACITY, tooltip=tooltip),
         description=description,
     )
 
@@ -244,18 +256,24 @@ def depth_chart(frame: pd.DataFrame, description: str) -> alt.LayerChart:
     )
 
 
-def _where_known(values: pd.Series, layer: alt.Chart) -> list[alt.Chart]:
-    """The layer, or none where it would have nothing to draw and no extent for its axis."""
-    return [layer] if values.notna().any() else []
+def _where_known(values: pd.Series, part: _Part) -> list[_Part]:
+    """The layer or tooltip, or none where it would have nothing to show and no extent for its axis."""
+    return [part] if values.notna().any() else []
+
+
+def _interval(name: str, written: str) -> str:
+    """The expression for a row's interval in words."""
+    low, high = (f"format(datum['{name}_{end}'], '{written}')" for end in ("low", "high"))
+    return f"isValid(datum['{name}_low']) ? {low} + ' to ' + {high} : 'none below {MIN_PROMPTS} prompts'"
 
 
 def _finish(*layers: alt.Chart, description: str) -> alt.LayerChart:
     return alt.LayerChart(layer=list(layers), data=ROWS, width=WIDTH, height=HEIGHT, description=description)
 
 
-def _rows_of(name: str) -> alt.Y:
-    """Configurations or runs from top to bottom, as they come."""
-    return alt.Y(f"{name}:N", title=None, sort=None).axis(labelLimit=200).scale(paddingInner=0.12)
+def _rows_of(name: str, order: list[str] | None = None) -> alt.Y:
+    """Configurations or runs from top to bottom: in order, or as they come."""
+    return alt.Y(f"{name}:N", title=None, sort=order).axis(labelLimit=200).scale(paddingInner=0.12)
 
 
 def _layer_colour(labels: list[str]) -> alt.Color:
@@ -281,8 +299,7 @@ def _domain(frame: pd.DataFrame) -> list[str]:
 
 def _scale(values: pd.Series) -> alt.Scale:
     """Logarithmic where positive values spread over more than a factor of ten."""
-    # The padding is for the labels.
-    return alt.Scale(type="log" if is_logarithmic(values) else "linear", zero=False, nice=False, padding=24)
+    return alt.Scale(type="log" if is_logarithmic(values) else "linear", zero=False, nice=False, padding=LABEL_ROOM)
 
 
 def is_logarithmic(values: pd.Series) -> bool:

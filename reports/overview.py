@@ -98,7 +98,11 @@ def _trade_offs(trade: pd.DataFrame, sweep: Sweep) -> Iterator[dict[str, Any]]:
             description = f"{title}: one point per configuration. {caption}"
             chart = charts.trade_off_chart(trade, y, y_title, description, share=y == "disagreement")
             limit = {"limit": y} if y == "disagreement" else {}
-            yield _chart(f"trade-{y}", title, caption, [("", chart)], trade, columns) | {"static": True} | limit
+            yield (
+                _chart(f"trade-{y}", title, caption, [("", chart)], trade, _second(columns, y))
+                | {"static": True}
+                | limit
+            )
     known = {key: label for key, label in sweep.scores.items() if len(trade) and trade[key].notna().any()}
     if known:
         title, caption = "Scores against layers skipped", f"{_SCORES} {_basis(trade, next(iter(known)), 'Rules')}"
@@ -106,7 +110,15 @@ def _trade_offs(trade: pd.DataFrame, sweep: Sweep) -> Iterator[dict[str, Any]]:
             (label, charts.trade_off_chart(trade, key, label, f"{label} against layers skipped. {caption}"))
             for key, label in known.items()
         ]
-        yield _chart("trade-scores", title, caption, drawn, trade, columns) | {"static": True, "choice": "Score"}
+        yield _chart("trade-scores", title, caption, drawn, trade, _second(columns, *known)) | {
+            "static": True,
+            "choice": "Score",
+        }
+
+
+def _second(columns: tuple[tuple[str, str, str], ...], *keys: str) -> tuple[tuple[str, str, str], ...]:
+    """The columns that the chart is about right after the names, where they are seen in a narrow table too."""
+    return tuple(sorted(columns, key=lambda column: (column[0] != "configuration", column[0] not in keys)))
 
 
 def _mix(sweep: Sweep, mix: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -155,7 +167,7 @@ def _paired(sweep: Sweep) -> Iterator[dict[str, Any]]:
     caption = "Each prompt against its own run under the other configuration, of the same seed. Dashed: no difference. "
     caption += _basis(paired, measures[0][0], "Rules")
     drawn = [
-        (label, charts.paired_chart(paired, x, x_title, none, f"{label}, paired differences. {caption}"))
+        (label, charts.paired_chart(paired, x, x_title, none, f"{label}, paired differences. {caption}", keys))
         for x, label, x_title, none in measures
     ]
     against = [key for key, frame in found if len(frame)]

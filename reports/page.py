@@ -188,7 +188,9 @@ def _exit_styles(n_ranks: int) -> str:
         lines.append(f".c{rank} {{ background-color: {colour}; }}")
         fill = f"background-color: {colour}; color: {ink_on(colour)};"
         lines.append(f".filled .r{rank} {{ {fill} }}" if final else f".r{rank} {{ {fill} }}")
-        lines.append(f".only{rank} .t:not(.r{rank}) {{ opacity: 0.25; }}")
+        # Not by opacity: text made paler on its fill is hard to read.
+        dim = "background: none; color: var(--soft); border-bottom-color: transparent;"
+        lines.append(f".only{rank} .t:not(.r{rank}) {{ {dim} }}")
     return "\n".join([*lines, f".r{n_ranks - 1} {{ border-bottom-color: var(--final); }}", ""])
 
 

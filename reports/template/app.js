@@ -14,7 +14,7 @@ function parse(hash) {
   const parts = hash.replace(/^#?\/?/, "").split("/").map((part) => { try { return decodeURIComponent(part); } catch { return part; } });
   const nowhere = (why) => ({ page: "nowhere", why });
   if (parts[0] === "") return { page: "overview" };
-  if (parts[0] === "s") return { page: "search", query: parts.slice(1).join("/") };
+  if (parts[0] === "s" || parts[0] === "w") return { page: "search", query: parts.slice(1).join("/"), whole: parts[0] === "w" };
   if (parts[0] === "fail" || parts[0] === "methods") return { page: parts[0] };
   if (parts[0] === "c") return DATA.configurations.some(({ key }) => key === parts[1]) ? { page: "everywhere", key: parts[1] } : nowhere(`There is no configuration ${parts[1]}.`);
   if (parts[0] !== "p") return nowhere("No page has this address.");
@@ -36,7 +36,7 @@ const PAGES = {
   prompt: ({ number }) => promptPage(number),
   configuration: ({ number, run, vs, t, o }) => configurationPage(number, run, { vs, t, o }),
   everywhere: ({ key }) => configurationsPage(key),
-  search: ({ query }) => searchPage(query),
+  search: ({ query, whole }) => searchPage(query, whole),
   fail: failuresPage,
   methods: methodsPage,
   nowhere: ({ why }) => [h("h1", {}, "Not in this report"), h("p", {}, why), h("p", {}, h("a", { href: "#/" }, "Overview"))],
@@ -86,7 +86,7 @@ async function start() {
   await load();
   listPrompts();
   $("pick-prompt").onchange = (event) => { location.hash = event.target.value ? address(DATA.prompts[event.target.value]) : "#/"; };
-  $("search").onsubmit = (event) => { event.preventDefault(); location.hash = `#/s/${encodeURIComponent($("query").value)}`; };
+  $("search").onsubmit = (event) => { event.preventDefault(); location.hash = searchAddress($("query").value, parse(location.hash).whole); };
   $("skip").onclick = (event) => { event.preventDefault(); $("main").focus(); };
   $("dark").onclick = () => { setTheme(!isDark()); stored("localStorage", "dark", isDark()); redraw(true); };
   addEventListener("hashchange", () => route("gone"));

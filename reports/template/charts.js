@@ -34,7 +34,7 @@ function theme(width) {
 }
 
 // A figure with heading, chart, caption and the table that says the same. A chart is what overview.py gives, or
-// {key, title, caption, variants, controls, prepare(spec, rows, width), rows(), open(datum, event, view), table or twin()}.
+// {key, title, caption, variants, controls, prepare(spec, rows, width), rows(), open(datum, event, view), drawn(view, box), table or twin()}.
 function figure(chart) {
   const box = h("div.chart"), labels = chart.variants.map(({ label }) => label), values = chart.slice ? chart.slice.values : [];
   const last = (key, names, first) => (names.includes(choice(`${chart.key} ${key}`)) ? names.indexOf(choice(`${chart.key} ${key}`)) : first);
@@ -87,6 +87,7 @@ async function draw(entry, again = false) {
   canvas.setAttribute("aria-label", variant.spec.description);
   box.style.minHeight = "";
   heights[chart.key] = box.offsetHeight;
+  if (chart.drawn) chart.drawn(view, box);
   box.dataset.ink = inkOf(canvas);
 }
 

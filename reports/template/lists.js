@@ -1,39 +1,65 @@
-// #/s/<words>, #/fail, #/methods.
+// #/s/<words> and #/w/<whole words>, #/fail, #/methods.
 
-const MOST_HITS = 200;
+const HITS_AT_ONCE = 200, MOST_HITS = 5000;
 
-async function searchPage(query) {
-  const words = query.toLowerCase(), hits = [];
-  let found = 0, searched = 0;
-  for (let number = 0; words && number < DATA.prompts.length; number++) {
+const searchAddress = (query, whole) => `#/${whole ? "w" : "s"}/${encodeURIComponent(query)}`;
+
+// Every place in prompts and generated texts, in the order of the prompts.
+async function searchPage(query, whole) {
+  const pattern = patternOf(query, whole), hits = [], counts = { hits: 0, texts: 0, prompts: 0, searched: 0 };
+  const look = (text, kind, found) => {
+    const before = counts.hits;
+    for (const { index, 0: { length } } of text.matchAll(pattern)) if (++counts.hits <= MOST_HITS) hits.push({ ...found, text, at: index, length });
+    if (counts.hits > before) counts[kind]++;
+  };
+  for (let number = 0; query && number < DATA.prompts.length; number++) {
     const prompt = DATA.prompts[number], cores = await coreOf(number);
-    prompt.runs.forEach((run, i) => {
-      const text = textOf(run, cores[i]);
-      const at = text.toLowerCase().indexOf(words);
-      searched++;
-      if (at < 0) return;
-      found++;
-      if (hits.length < MOST_HITS) hits.push(hit(prompt, run, cores[i], text, at, words.length));
-    });
+    look(prompt.text, "prompts", { prompt });
+    prompt.runs.forEach((run, i) => { counts.searched++; look(textOf(run, cores[i]), "texts", { prompt, run, tokens: cores[i] }); });
   }
-  const some = found > hits.length ? `, the first ${hits.length} shown` : "";
+  const many = (n, noun) => `${form(n, "count")} ${noun}${n === 1 ? "" : "s"}`;
+  const box = h("input", { type: "checkbox", id: "whole", checked: whole, onchange: () => { location.hash = searchAddress(query, box.checked); } });
   return [
-    h("h1", {}, `Runs with “${query}”`),
-    h("p", {}, words ? `${found} of ${searched} runs${some}.` : "Nothing to look for."),
+    h("h1", {}, `Texts with “${query}”`),
+    h("p", {}, query ? `${many(counts.hits, "place")} in ${form(counts.texts, "count")} of ${many(counts.searched, "generated text")} and in ${many(counts.prompts, "prompt")}.` : "Nothing to look for."),
+    h("p.row.screen", {}, h("label", {}, box, " Whole words")),
     ...(DATA.prompts.length < DATA.counts.prompts ? [h("p.soft", {}, held())] : []),
-    h("ul.hits", {}, ...hits),
+    ...hitList(hits, counts.hits),
   ];
 }
 
-function hit(prompt, run, tokens, text, at, length) {
-  let t = null;
-  for (let end = 0, i = 0; tokens && t === null && i < tokens.n; i++) {
-    end += pieceText(tokens.piece[i]).length;
-    if (end > at) t = i;
-  }
+function patternOf(query, whole) {
+  const literal = query.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&");
+  return new RegExp(whole ? `(?<![\\p{L}\\p{N}_])${literal}(?![\\p{L}\\p{N}_])` : literal, "giu");
+}
+
+// Some hits at a time, and a button for the next.
+function hitList(hits, found) {
+  const list = h("ul.hits"), said = h("p.soft", { role: "status" }), next = h("button.screen", { type: "button", onclick: () => more() }, `Show ${HITS_AT_ONCE} more`);
+  const more = () => {
+    list.append(...hits.slice(list.children.length, list.children.length + HITS_AT_ONCE).map(hit));
+    next.hidden = list.children.length === hits.length;
+    said.textContent = list.children.length < found ? `The first ${form(list.children.length, "count")} are shown.` : "";
+  };
+  more();
+  return [list, said, next];
+}
+
+function hit({ prompt, run, tokens, text, at, length }) {
+  const t = tokens ? tokenAt(tokens, at) : null;
   const around = [text.slice(Math.max(0, at - 60), at), text.slice(at, at + length), text.slice(at + length, at + length + 60)];
-  return h("li", {}, h("a", { href: address(prompt, run, { t }) }, `${runName(run)} on prompt ${prompt.id}`), ": ",
+  const name = run ? `${runName(run)} on prompt ${prompt.id}${t === null ? "" : `, token ${t + 1}`}` : `Prompt ${prompt.id} itself`;
+  return h("li", {}, h("a", { href: run ? address(prompt, run, { t }) : address(prompt) }, name), ": ",
     ...visible(around[0]), h("strong", {}, ...visible(around[1])), ...visible(around[2]));
+}
+
+// Which token holds a text's letter `at`.
+function tokenAt(tokens, at) {
+  for (let end = 0, i = 0; i < tokens.n; i++) {
+    end += pieceText(tokens.piece[i]).length;
+    if (end > at) return i;
+  }
+  return null;
 }
 
 function failuresPage() {

@@ -103,6 +103,7 @@ function heatmap() {
       location.hash = address(DATA.prompts[prompt], runs.find((run) => run.status === "ok") || runs[0]);
     },
     twin: () => heatTable(ordered(), state.metric),
+    drawn: keepLabels,
     csv: () => chart.rows().map(({ prompt, configuration, value, failed }) => ({ prompt_id: DATA.prompts[prompt].id, configuration, [DATA.metrics[state.metric].key]: value, failed })),
   };
   return figure(chart);
@@ -136,6 +137,19 @@ function shade(spec, rows, width, metric) {
   const coloured = { ...cells, encoding: { ...cells.encoding, color: { ...color, legend, scale: { ...color.scale, domain } } } };
   return { ...spec, padding: { ...spec.padding, right: narrow ? 5 : spec.padding.right },
     height: { step: DATA.prompts.length > 60 ? 12 : 20 }, layer: [axes(coloured), axes(crosses)] };
+}
+
+// The columns' names stay in sight while the rows go by: a copy of that stretch of the picture, over it.
+function keepLabels(view, box) {
+  const picture = box.querySelector("canvas"), finer = picture.width / picture.clientWidth;
+  const axes = view.scenegraph().root.items[0].items.filter(({ role }) => role === "axis");
+  const bottom = view.origin()[1] + view.padding().top, first = Math.floor((bottom + Math.min(0, ...axes.map(({ bounds }) => bounds.y1))) * finer);
+  const copy = h("canvas", { width: picture.width, height: Math.ceil(bottom * finer) - first });
+  copy.style.width = `${picture.clientWidth}px`;
+  copy.getContext("2d").drawImage(picture, 0, -first);
+  const over = h("div.above", { "aria-hidden": "true" }, copy);
+  over.style.top = `${first / finer}px`;
+  box.append(over);
 }
 
 function heatTable(prompts, metric) {

@@ -84,7 +84,7 @@ def test_from_the_overview_to_a_token(visit):
 def test_a_click_in_the_heatmap_opens_the_run(visit):
     page = visit("#/")
     page.locator("[data-chart=heat] .chart[data-ink]").wait_for()
-    canvas = page.locator("[data-chart=heat] canvas")
+    canvas = page.locator("[data-chart=heat] canvas.marks")
     box = canvas.bounding_box()
     canvas.click(position={"x": box["width"] - 90, "y": box["height"] - 15})  # the last row and column
     page.get_by_role("heading", name="frozen_residual@2 on prompt 5").wait_for()

@@ -149,7 +149,7 @@ def test_the_grid_stays_open_from_run_to_run(visit, recorded):
 def test_a_sweep_without_likely_tokens_says_how_to_have_them(visit):
     page = visit("#/p/0/unfrozen@1")
     page.locator("summary", has_text="Layers × positions").click()
-    assert "--record-top-k" in page.locator("main details").inner_text()
+    page.locator("main details").get_by_text("--record-top-k").wait_for()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -104,16 +104,16 @@ def test_a_prompt_that_is_not_held_is_said_to_be_elsewhere(visit, full, tmp_path
 
 def test_search_is_in_the_address_and_finds_a_token(visit):
     page = visit("#/")
-    page.get_by_label("Search generated text").fill("CAT sat")
+    page.get_by_label("Search texts and prompts").fill("CAT sat")
     page.keyboard.press("Enter")
-    page.get_by_role("heading", name="Runs with").wait_for()
+    page.get_by_role("heading", name="Texts with").wait_for()
     assert page.url.endswith("#/s/CAT%20sat")
     page.locator(".hits a").first.click()
     page.locator(".pinned").wait_for()
     assert page.locator(".pinned").inner_text().strip() == "cat"
     again = visit("#/s/CAT%20sat")
     assert again.locator(".hits li").count() > 6
-    assert again.get_by_label("Search generated text").input_value() == "CAT sat"
+    assert again.get_by_label("Search texts and prompts").input_value() == "CAT sat"
 
 
 def test_side_files_are_read_from_beside_the_page(visit, beside):

@@ -1,0 +1,101 @@
+"""Where labels stand beside the points of a chart, so that none covers another or a point."""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+import pandas as pd
+
+# The plot as narrow as on a phone, in pixels: what is apart there is apart in every wider one.
+PLOT_WIDTH: Final = 260
+LETTER_WIDTH: Final = 6.5
+LINE_HEIGHT: Final = 12.0
+POINT: Final = 10.0
+Align = Literal["left", "center", "right"]
+_AWAY: Final[
+    dict[str, tuple[int, int, Align]]
+] = {  # from the point: pixels right and down, and how the text is aligned there
+    "above": (0, -13, "center"),
+    "below": (0, 14, "center"),
+    "right": (9, 0, "left"),
+    "left": (-9, 0, "right"),
+    "above right": (7, -10, "left"),
+    "above left": (-7, -10, "right"),
+    "below right": (7, 11, "left"),
+    "below left": (-7, 11, "right"),
+}
+ABOVE_FIRST: Final = tuple(_AWAY)
+BELOW_FIRST: Final = ("below", "above", *ABOVE_FIRST[2:])
+
+
+@dataclass(frozen=True)
+class Place:
+    """`dx` and `dy` from the point, in pixels, and how the label is aligned there."""
+
+    dx: int
+    dy: int
+    align: Align
+
+
+def label_places(
+    frame: pd.DataFrame, y: str, shown: list[float], ahead: list[str], axes: tuple["Axis", "Axis"]
+) -> dict[Place, list[str]]:
+    """Place → the configurations of a trade-off frame whose label stands there; those without a place are left out.
+
+    `shown` are the KL factors that have a label, `ahead` the modes whose labels go above their points if they can.
+    """
+    known = frame[frame[y].notna() & frame["layers_skipped"].notna()]
+    right, up = (axis.pixels(known, name) for axis, name in zip(axes, ("layers_skipped", y), strict=True))
+    labels = [str(row.label) if row.kl_factor in shown else "" for row in known.itertuples()]
+    prefer = [ABOVE_FIRST if mode in ahead else BELOW_FIRST for mode in known["mode"]]
+    found: dict[Place, list[str]] = {}
+    for configuration, at in zip(known["configuration"], place(right, -up, labels, prefer), strict=True):
+        if at:
+            found.setdefault(at, []).append(configuration)
+    return found
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Its length and the room at both ends, in pixels; whether it starts at 0; whether it's logarithmic."""
+
+    size: float
+    room: float
+    zero: bool
+    logarithmic: bool = False
+
+    def pixels(self, frame: pd.DataFrame, name: str) -> np.ndarray:
+        """How far along column `name` is. The axis goes as far as its values and their intervals do."""
+        scale = np.log if self.logarithmic else np.asarray
+        extent = frame[[name, f"{name}_low", f"{name}_high"]].to_numpy(dtype=float)
+        low, high = scale(np.nanmin(extent, initial=0 if self.zero else np.inf)), scale(np.nanmax(extent))
+        share = (scale(frame[name].to_numpy(dtype=float)) - low) / ((high - low) or 1)
+        return self.room + share * (self.size - 2 * self.room)
+
+
+def place(x: np.ndarray, y: np.ndarray, labels: list[str], prefer: list[tuple[str, ...]]) -> list[Place | None]:
+    """A place for each label that isn't empty, in turn, at the first of its preferences that is free; None if none is.
+
+    `x` and `y` are pixels to the right and down.
+    """
+    taken = [(px - POINT / 2, py - POINT / 2, px + POINT / 2, py + POINT / 2) for px, py in zip(x, y, strict=True)]
+    found: list[Place | None] = []
+    for px, py, label, names in zip(x, y, labels, prefer, strict=True):
+        chosen = None
+        for dx, dy, align in (_AWAY[name] for name in names if label):
+            box = _box(px + dx, py + dy, LETTER_WIDTH * len(label), align)
+            if not any(_overlap(box, other) for other in taken):
+                chosen = Place(dx, dy, align)
+                taken.append(box)
+                break
+        found.append(chosen)
+    return found
+
+
+def _box(x: float, y: float, width: float, align: Align) -> tuple[float, float, float, float]:
+    left = x - {"left": 0, "center": width / 2, "right": width}[align]
+    return left, y - LINE_HEIGHT / 2, left + width, y + LINE_HEIGHT / 2
+
+
+def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
