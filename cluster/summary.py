@@ -10,23 +10,25 @@ from rich.table import Table
 from cluster.landing import read_generations
 from cluster.store import Store
 from eexit.plan import Configuration
-from eexit.schema import ERROR, OK
+from eexit.schema import ERROR, OK, configuration_key
 
-COLUMNS = ["mode", "kl_factor", "status", "exit_rate", "mean_depth", "tokens_until_difference", "lcs_share"]
+COLUMNS = ["mode", "kl_factor", "status", "mean_depth", "disagreement", "perplexity", "tokens_until_difference"]
+# The report's words, in lines that leave the table within 80 columns.
+HEADINGS = ("runs", "failed", "layers\nskipped\n(theoretical)", "disagreement", "perplexity", "same as\nnormal\nuntil")
 CAPTION = (
-    "Means over runs. exit rate: tokens read before the final layer; mean depth: layers up to the exit, of all; "
-    "alike for: tokens before the first that differs from the prompt's normal run; shared: longest common "
-    "subsequence with it, over the longer of the two."
+    "Means over runs, of perplexity the geometric one. Layers skipped: 1 − mean depth; the exit rule itself looks at "
+    "the final layer. Disagreement: decided tokens that full depth, given the same text, would not have said. Same as "
+    "normal until: tokens before the first that differs from the prompt's normal run."
 )
 
 
 def summarise(store: Store, configurations: Sequence[Configuration]) -> Table:
     """Means over the runs of each configuration; agreement is with the prompt's normal run."""
     generations = read_generations(store, COLUMNS)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption=CAPTION, caption_justify="left")
-    table.add_column("mode", no_wrap=True)
-    for heading in ("k", "runs", "errors", "exit rate", "mean depth", "alike for", "shared"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, caption=CAPTION, caption_justify="left")
+    table.add_column("configuration", no_wrap=True)
+    for heading in HEADINGS:
+        table.add_column(heading, justify="right", overflow="fold")
     for configuration in configurations:
         table.add_row(*_line(configuration, generations))
     return table
@@ -38,18 +40,17 @@ def _line(configuration: Configuration, generations: pa.Table) -> list[str]:
     runs = generations.filter((pc.field("mode") == mode.value) & same_factor)
     errors = runs.filter(pc.field("status") == ERROR).num_rows
     done = runs.filter(pc.field("status") == OK)
+    log_perplexity = pc.mean(pc.ln(done["perplexity"]))
     return [
-        mode.value,
-        "" if kl_factor is None else f"{kl_factor:g}",
+        configuration_key(mode.value, kl_factor),
         f"{runs.num_rows:,}",
         f"{errors:,}",
-        _mean(done["exit_rate"], "{:.1%}"),
-        _mean(done["mean_depth"], "{:.1%}"),
-        _mean(done["tokens_until_difference"], "{:.1f}"),
-        _mean(done["lcs_share"], "{:.1%}"),
+        _said(pc.subtract(1.0, pc.mean(done["mean_depth"])), "{:.1%}"),
+        _said(pc.mean(done["disagreement"]), "{:.1%}"),
+        _said(pc.exp(log_perplexity), "{:.4g}"),
+        _said(pc.mean(done["tokens_until_difference"]), "{:.1f}"),
     ]
 
 
-def _mean(values: pa.ChunkedArray, form: str) -> str:
-    mean = pc.mean(values).as_py()
-    return "–" if mean is None else form.format(mean)
+def _said(mean: pa.Scalar, form: str) -> str:
+    return "–" if mean.as_py() is None else form.format(mean.as_py())

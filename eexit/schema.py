@@ -17,6 +17,14 @@ EOS: Final = "eos"
 LENGTH: Final = "length"
 
 
+def configuration_key(mode: str, kl_factor: float | None) -> str:
+    """What a configuration is called: `normal`, `unfrozen@0.5`. Factors that differ have keys that differ."""
+    if kl_factor is None:
+        return mode
+    short = f"{kl_factor:g}"
+    return f"{mode}@{short if float(short) == kl_factor else repr(kl_factor)}"
+
+
 def _field(name: str, kind: pa.DataType, unit: str, definition: str, nullable: bool = True) -> pa.Field:
     return pa.field(name, kind, nullable=nullable, metadata={"unit": unit, "definition": definition})
 

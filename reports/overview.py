@@ -150,7 +150,7 @@ def _depth(sweep: Sweep, depth: pd.DataFrame) -> Iterator[dict[str, Any]]:
     factors = sorted(depth["kl_factor"].dropna().unique().tolist())
     if factors:
         nearest = min(range(len(factors)), key=lambda i: abs(factors[i] - 1))
-        found["slice"] = {"label": "KL factor", "key": "kl_factor", "values": clean(factors), "first": nearest}
+        found["slice"] = {"label": "KL factor", "key": "kl_factor", "values": factors, "first": nearest}
     yield found | {"wide": True}
 
 
@@ -238,10 +238,14 @@ def table(frame: pd.DataFrame, columns: tuple[tuple[str, str, str], ...]) -> dic
     return {"columns": shown, "rows": clean(frame.to_dict("records"))}
 
 
+def _exact(kl_factor: Any) -> float | None:
+    return None if kl_factor is None or math.isnan(kl_factor) else float(kl_factor)
+
+
 def clean(value: Any) -> Any:
-    """JSON has no NaN and no infinity: null. NumPy's numbers become Python's, of six digits."""
+    """JSON has no NaN and no infinity: null. NumPy's numbers become Python's, of six digits but for KL factors."""
     if isinstance(value, dict):
-        return {key: clean(part) for key, part in value.items()}
+        return {key: _exact(part) if key == "kl_factor" else clean(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [clean(part) for part in value]
     if hasattr(value, "item"):

@@ -13,7 +13,7 @@ import pyarrow.dataset as ds
 import pyarrow.fs
 
 from eexit.places import HIDDEN, shown
-from eexit.schema import GENERATIONS, OK, TOKENS
+from eexit.schema import GENERATIONS, OK, TOKENS, configuration_key
 
 NORMAL = "normal"
 FORMATS = (1, 2)  # what 1 lacks is null: disagreement, and what tokens at their exit were read from
@@ -33,8 +33,8 @@ class Configuration:
 
     @property
     def key(self) -> str:
-        """How it's called in tables and addresses: `normal`, `unfrozen@0.5`."""
-        return self.mode if self.kl_factor is None else f"{self.mode}@{self.kl_factor:g}"
+        """How it's called in tables and addresses."""
+        return configuration_key(self.mode, self.kl_factor)
 
 
 @dataclass(frozen=True)

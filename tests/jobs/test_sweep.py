@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from byte_model import save_byte_model
@@ -92,7 +93,21 @@ def test_a_sweep_leaves_all_its_runs_and_a_report(finished: tuple[Path, str]) ->
 def test_a_sweep_ends_with_its_table_and_where_to_look(finished: tuple[Path, str]) -> None:
     folder, said = finished
     lines = said.splitlines()
-    assert any(line.split()[:4] == ["frozen_residual", "1", "5", "2"] for line in lines)
+    generations = pd.read_parquet(folder / "out" / "generations").query("status == 'ok'")
+    for mode, key in (("normal", "normal"), ("frozen_residual", "frozen_residual@1")):
+        runs = generations[generations["mode"] == mode]
+        assert next(line.split() for line in lines if line.split()[:1] == [key]) == [
+            key,
+            "5",
+            "2",
+            f"{1 - runs.mean_depth.mean():.1%}",
+            f"{runs.disagreement.mean():.1%}",
+            f"{np.exp(np.log(runs.perplexity).mean()):.4g}",
+            f"{runs.tokens_until_difference.mean():.1f}",
+        ]
+    headings = said[: said.index("\n normal ")].split()
+    for heading in ("layers skipped (theoretical)", "disagreement", "perplexity", "same as normal until"):
+        assert all(word in headings for word in heading.split()), heading
     assert "runs ·" not in said
     progress = (folder / "progress.txt").read_text()
     assert re.search(r"^15 runs to do, ", progress, re.MULTILINE)

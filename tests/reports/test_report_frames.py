@@ -14,6 +14,7 @@ from synthetic_sweeps import CONFIGURATIONS, FINAL, LAYERS, failed_row, run_rows
 from reports import build_report, frames
 from reports.bootstrap import MIN_PROMPTS, estimate_columns
 from reports.choose import choose_prompts
+from reports.overview import overview_charts
 from reports.sweep import Configuration, NotASweepError, read_sweep
 
 NONE_AND_ZERO = (Configuration("normal", None), Configuration("unfrozen", 0.0), Configuration("unfrozen", 2.0))
@@ -166,6 +167,24 @@ def test_dose_response_has_no_place_for_a_factor_of_zero(make_sweep):
     zero.generations["configuration"] = zero.generations["configuration"].replace("unfrozen@0.5", "unfrozen@0")
     assert "unfrozen@0" in set(frames.trade_off(zero)["configuration"])
     assert "unfrozen@0" not in set(frames.dose_response(frames.trade_off(zero))["configuration"])
+
+
+def test_kl_factors_that_differ_beyond_six_digits_are_configurations_of_their_own(tmp_path):
+    factors = (1.0, 1.0000001, 1.1 + 2.2)
+    generations, tokens = [], []
+    for k in factors:
+        row, rows = run_rows("0", "?", "unfrozen", k, ["a", "b", "c", "d"])
+        generations.append(row)
+        tokens += rows
+    sweep = read_sweep(str(write_sweep(tmp_path / "results", generations, tokens)))
+    keys = ["unfrozen@1", "unfrozen@1.0000001", "unfrozen@3.3000000000000003"]
+    assert [configuration.key for configuration in sweep.configurations] == keys
+    trade = frames.trade_off(sweep)
+    assert list(trade["n"]) == [1, 1, 1]
+    assert list(trade["label"]) == ["1", "1", "3.3"]
+    depth = next(chart for chart in overview_charts(sweep, trade) if chart["key"] == "depth")
+    assert depth["slice"]["values"] == sorted(factors)
+    assert {row["kl_factor"] for row in depth["table"]["rows"]} == set(factors)
 
 
 def test_configurations_and_prompts_keep_the_sweeps_order(full):
