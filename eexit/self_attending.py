@@ -2,7 +2,8 @@
 
 Their attention is the model's, so what is compared is what it is given: every argument of a layer at positions around
 each length that the configuration names; and what a layer adds to the residual stream, for prompts, for tokens behind
-prompts of different length side by side, and for some of those rows, in a cache with room left.
+prompts of different length side by side, for some of those rows, in a cache with room left, and for tokens at those far
+positions, behind random keys and values.
 
 Shapes: B rows, T tokens, W width of the residual stream.
 """
@@ -20,6 +21,7 @@ from eexit.soundness import ROOM, SAME_OPERATIONS, require_same, require_same_ad
 from eexit.watching import FilledCache, Forward
 
 N_BEHIND: Final = 3  # tokens
+FARTHEST_RUN: Final = 1 << 12  # position of a token that layers are run for
 
 if TYPE_CHECKING:
     from eexit.anatomy import Decoder, LayerPass
@@ -34,6 +36,8 @@ def check_self_attending(decoder: "Decoder", rows: Sequence[Sequence[Forward]], 
     _check_tokens_behind(decoder, [step for _, step in rows], cache)
     for position in far:
         _check_arguments(decoder, [1, position])
+        if position <= FARTHEST_RUN:
+            _check_far_token(decoder, position, cache)
     prompt = rows[0][0]
     require_same("the readout", decoder.read(prompt.leaving_1TW[-1][0]), prompt.logits_1TV[0])
 
@@ -94,9 +98,41 @@ def _check_arguments(decoder: "Decoder", positions: Sequence[int]) -> None:
         for layer, (ours, its, axes) in enumerate(calls):
             for mine, other, axis in _pairs(ours, its, axes):
                 if (id(mine), id(other)) not in seen:
-                    mine = axis.select(mine, torch.tensor([row], device=mine.device)) if axis else mine
-                    _require_same_argument(f"what layer {layer} is given for {where}", mine, other, position + 1)
                     seen.add((id(mine), id(other)))
+                    of_row = axis.select(mine, torch.tensor([row], device=mine.device)) if axis else mine
+                    _require_same_argument(f"what layer {layer} is given for {where}", of_row, other, position + 1)
+
+
+class _HeldCache(FilledCache):
+    """Holds so many tokens' keys and values too, of a layer at a time."""
+
+    keys: Tensor
+    values: Tensor
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        return torch.cat([self.keys, key_states], 2), torch.cat([self.values, value_states], 2)
+
+
+def _check_far_token(decoder: "Decoder", position: int, like: KVCache) -> None:
+    """What layers add for a token at this position, beside one near the start, is what they add for it alone."""
+    position_B1, reach = torch.tensor([[1], [position]], device=decoder.device), position + 1
+    token_B1, rows = torch.ones_like(position_B1), torch.arange(2, device=decoder.device)
+    embedded_B1W, layer_pass = decoder.begin(token_B1, decoder.view(KVCache(2, reach), position_B1, reach))
+    held, generator = _HeldCache(position), torch.Generator().manual_seed(position)
+    its_11W, its_calls = decoder.embed(input_ids=token_B1[:1], cache=held, use_cache=True)
+    for layer, call in enumerate(its_calls):
+        cache = KVCache(2, reach)
+        cache.reserve(reach)
+        keys, values = cache.layer(layer, *like.layer(layer, embedded_B1W, embedded_B1W))
+        for part in (keys, values):
+            part.copy_(torch.randn(part.shape, generator=generator))
+        held.keys, held.values = keys[1:, :, :position].clone(), values[1:, :, :position].clone()
+        ours_B1W = layer_pass.among(rows, decoder.view(cache, position_B1, reach)).block(layer, embedded_B1W)
+        output = decoder.layers[layer](its_11W, *call.args, **call.kwargs)
+        its_added_to_11W = output[0] if isinstance(output, tuple | list) else output
+        require_same_added(f"what layer {layer} adds at position {position}", its_11W, ours_B1W[1:], its_added_to_11W)
 
 
 def _pairs(ours: Any, its: Any, axes: Any) -> Iterator[tuple[Tensor, Tensor | None, RowAxis | None]]:

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chi2
-from tiny_models import tiny_model
+from tiny_models import VOCABULARY, tiny_model
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from traces import assert_same
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from eexit import KLExitGenerator
 from eexit.anatomy import Decoder
 from eexit.config import Mode
 from eexit.engine import Engine
@@ -30,6 +33,12 @@ def generate(model: PreTrainedModel, requests: Sequence[Request], decoding: Deco
     outcomes = dict(Engine(Decoder(packed), decoding).generate(requests))
     assert all(isinstance(outcome, Trace) for outcome in outcomes.values()), outcomes
     return [outcomes[index] for index in range(len(requests))]
+
+
+@pytest.fixture(scope="module")
+def word_tokenizer() -> PreTrainedTokenizerBase:
+    words = WordLevel({f"w{index}": index for index in range(VOCABULARY)}, unk_token="w0")
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words))
 
 
 def grid(kl_factors: Sequence[float] = (0.5, 2.0), prompts: Sequence[tuple[int, ...]] = PROMPTS) -> list[Request]:
@@ -67,6 +76,18 @@ def test_invariant_3_every_mode_matches_the_naive_reference(any_model: PreTraine
         assert_same(trace, generate_one(any_model, decoder, request, DECODING))
         seen |= set(trace.exit_layer_T.tolist())
     assert seen == {*EXITABLE, any_model.config.num_hidden_layers - 1}, "the comparison must cover every exit"
+
+
+def test_invariant_3_holds_for_the_kl_generator(any_model: PreTrainedModel, word_tokenizer: PreTrainedTokenizerBase):
+    generator = KLExitGenerator(any_model, word_tokenizer, "frozen_residual", EXITABLE)
+    inputs = {"input_ids": torch.tensor(PROMPTS[1:2])}
+    _, exit_layers, prediction = generator.generate(inputs, kl_strength=0.5, max_new_tokens=12, seed=3)
+    decoding = replace(DECODING, max_new_tokens=12)
+    request = Request(PROMPTS[1], Mode.FROZEN_RESIDUAL, 0.5, seed=3)
+    expected = generate_one(any_model, generator.decoder, request, decoding)
+    assert prediction.token_ids == expected.token_id_T.tolist()
+    assert exit_layers == expected.exit_layer_T.tolist()
+    np.testing.assert_allclose(prediction.kl, expected.kl_TE, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

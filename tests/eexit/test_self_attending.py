@@ -48,6 +48,19 @@ def test_wrong_keys_and_values_are_refused(
 
 
 @pytest.mark.parametrize("architecture", SELF_ATTENDING)
+def test_what_goes_wrong_at_far_positions_only_is_refused(monkeypatch: pytest.MonkeyPatch, architecture: str):
+    sound = CacheView.update
+
+    def update(view: CacheView, key: Tensor, value: Tensor, layer: int, *_: object, **__: object):
+        keys, values = sound(view, key, value, layer)
+        return (keys, values * 0.9) if view.reach > 40 and layer == 6 else (keys, values)
+
+    monkeypatch.setattr(CacheView, "update", update)
+    with pytest.raises(UsageError, match=r"what layer 6 adds at position \d+ is .*% off"):
+        Decoder(tiny_model(architecture))
+
+
+@pytest.mark.parametrize("architecture", SELF_ATTENDING)
 def test_padding_that_is_attended_to_is_refused(monkeypatch: pytest.MonkeyPatch, architecture: str):
     monkeypatch.setattr(CacheView, "attention_mask", lambda view: torch.ones_like(view.key_position_BS))
     with pytest.raises(UsageError, match=r"what layer 0 adds for a token behind a prompt is .*% off"):
