@@ -66,13 +66,13 @@ class SweepActor:
 
     def do(self, runs: Sequence[Run]) -> Tally:
         """Do a shard and land it. Raises `LandingError` if its results can't be written."""
-        began = time.monotonic()
+        began, attempt = time.monotonic(), time.time_ns()
         results = self._generate(runs)
         if results.generations["error"].null_count < len(runs) and _device_is_broken():
             # The errors are the device's, and so would be all that follow. The driver starts another process.
             log("the device is broken", logging.ERROR, run_ids=[run.run_id for run in runs])
             os._exit(1)
-        tally = land(self._store, runs, results, self._refuse_if_fenced)
+        tally = land(self._store, runs, results, attempt, self._refuse_if_fenced)
         seconds = time.monotonic() - began
         self._metrics.runs.inc(tally.runs)
         if tally.errors:

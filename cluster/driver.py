@@ -15,7 +15,7 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from cluster import interruption
+from cluster import interruption, manifest
 from cluster.actor import MakeGenerator, model_generator
 from cluster.breaker import Breaker, SweepStopped
 from cluster.events import log
@@ -61,6 +61,7 @@ class Driver:
         """
         self._config = config
         self._store = open_store(out)
+        self._manifest = self._store.read(manifest.NAME)
         self._shards = shards
         self._planned, self._done_before = n_planned, n_done
         self._pools = pools
@@ -259,12 +260,20 @@ class Driver:
         self._looked = time.monotonic()
         interruption.check()
         self._lease.check()
+        self._put_manifest_back()
         for worker in list(self._workers):
             worker.look()
             if self._timeout and worker.hangs(self._timeout):
                 self._lost(worker, hung(self._timeout))
         liveness.check(any(worker.is_up for worker in self._workers))
         self._display.show(self._progress())
+
+    def _put_manifest_back(self) -> None:
+        """Results without it say little, and a node that doesn't see it takes the place for another."""
+        with suppress(OSError, pa.ArrowException):  # a place that can't be written to is found out by landing
+            if self._manifest and not self._store.has(manifest.NAME):
+                self._store.publish(manifest.NAME, self._manifest)
+                self._display.say(f"{manifest.NAME} was gone and is put back")
 
     def _progress(self) -> Progress:
         return Progress(

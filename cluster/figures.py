@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster.landing import read_generations
+from cluster.landing import read_columns
 from cluster.store import Store
 from eexit.places import inside, shown
 from eexit.plan import Configuration
@@ -28,7 +28,7 @@ def figures(
 
     A mean is null where no run has the measure, or where it is not finite. `model` is the manifest's.
     """
-    generations = read_generations(store, ["status", "mode", "kl_factor", *MEASURES])
+    generations = read_columns(store, ["status", "mode", "kl_factor", *MEASURES])
     rows = [_of_configuration(configuration, generations) for configuration in configurations]
     return {
         "out": shown(out),

@@ -1,31 +1,38 @@
 """Shards as Parquet: landing them, finding what has landed, clearing away what a killed process left.
 
-A shard is two files of one name, a hash of its run ids: `tokens/NAME.parquet`, then `generations/NAME.parquet`.
-The second is the commit mark: a run has landed when its row is in a generations file. Doing a shard again lands it
-under the same name, so that a lost acknowledgement can't duplicate it.
+A shard's name is a hash of its run ids, and its generations file is the commit mark: a run has landed when its row is
+in one, and the tokens file of that name is the one that the row was landed with. `eexit.files` says how that is known.
+Doing a shard again lands it under the same name, so that a lost acknowledgement can't duplicate it.
 """
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from cluster.store import TEMPORARY_ENDING, Store
-from eexit.config import UsageError
+from cluster.store import Store
+from eexit.files import (
+    TOKENS_FOLDER,
+    DamagedError,
+    Generations,
+    check_tokens,
+    digest_of,
+    encode_generations,
+    encode_tokens,
+    generations_name,
+    list_files,
+    read_generations,
+    read_shards,
+    superseded,
+    tokens_name,
+)
 from eexit.generator import Results
 from eexit.plan import Run
-from eexit.schema import ERROR, OK
+from eexit.schema import ERROR, GENERATIONS, OK
 
-GENERATIONS_FOLDER = "generations"
-TOKENS_FOLDER = "tokens"
-READERS = 4
-READ_AHEAD = 32  # files
 SECONDS_BEFORE_TRIES = (0.2, 1.0)
 
 
@@ -53,24 +60,40 @@ def tally_of(generations: pa.Table) -> Tally:
 
 def shard_name(runs: Sequence[Run]) -> str:
     """The name of the shard of these runs, whatever their order."""
-    return hashlib.blake2b("".join(sorted(run.run_id for run in runs)).encode(), digest_size=16).hexdigest()
+    return name_of(run.run_id for run in runs)
 
 
-def land(store: Store, runs: Sequence[Run], results: Results, refuse: Callable[[], None] = lambda: None) -> Tally:
+def name_of(run_ids: Iterable[str]) -> str:
+    """The name of the shard of the runs with these ids, whatever their order."""
+    return hashlib.blake2b("".join(sorted(run_ids)).encode(), digest_size=16).hexdigest()
+
+
+def land(
+    store: Store,
+    runs: Sequence[Run],
+    results: Results,
+    attempt: int | None = None,
+    refuse: Callable[[], None] = lambda: None,
+) -> Tally:
     """Publish the results of `runs`: tokens first, then generations. Raises `LandingError`; then nothing has landed.
 
+    `attempt` is when they were begun, in nanoseconds since 1970: of two results of one run, the later attempt counts.
     `refuse` is called before each file is published, and raises `LandingError` if this attempt may no longer land.
     """
     got = sorted(results.generations["run_id"].to_pylist())
     if got != sorted(run.run_id for run in runs):
         raise ValueError(f"the generator was given {len(runs)} runs and returned {len(got)} rows, not one for each")
-    name = shard_name(runs)
-    _publish(store, _tokens(name), parquet(results.tokens), refuse)
-    _publish(store, _generations(name), parquet(results.generations), refuse)
-    return tally_of(results.generations)
+    tally = tally_of(results.generations)
+    if tally.tokens != results.tokens.num_rows:
+        raise ValueError(f"the generator returned {results.tokens.num_rows} tokens where its runs have {tally.tokens}")
+    name, tokens = shard_name(runs), encode_tokens(results.tokens)
+    generations = encode_generations(results.generations, digest_of(tokens), attempt or time.time_ns())
+    _publish(store, tokens_name(name), tokens, refuse)
+    _publish(store, generations_name(name), generations, refuse)
+    return tally
 
 
-def _publish(store: Store, name: str, content: pa.Buffer, refuse: Callable[[], None]) -> None:
+def _publish(store: Store, name: str, content: bytes, refuse: Callable[[], None]) -> None:
     """Results cost more than a moment's patience with a shared disk; object stores' clients have their own."""
     for wait in (*(SECONDS_BEFORE_TRIES if store.is_local else ()), None):
         refuse()
@@ -84,31 +107,56 @@ def _publish(store: Store, name: str, content: pa.Buffer, refuse: Callable[[], N
 
 
 def landed_tally(store: Store, runs: Sequence[Run]) -> Tally | None:
-    """What the shard of exactly these runs came to, or None if it hasn't landed."""
-    name = _generations(shard_name(runs))
-    if not store.has(name):
+    """What the shard of exactly these runs came to, or None if it hasn't landed whole."""
+    name = shard_name(runs)
+    try:
+        shard = read_generations(store, name, ["status", "n_tokens"])
+        check_tokens(store, shard, store.filesystem.get_file_info(store.path(tokens_name(name))))
+    except DamagedError:
         return None
-    return tally_of(_read(store, [name], ["status", "n_tokens"]))
+    return tally_of(shard.rows)
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What a store holds: the ids of the runs that landed and not as errors, and the files with errors."""
+    """What a store holds.
+
+    `done`: ids of the runs that landed, and not as errors; `n_errors`: runs that landed as errors alone, `with_errors`:
+    the shards they are in. What is wrong: `damaged` shards and why, whose runs have not landed; rows that are there
+    twice and don't count, as ids by shard (`superseded`); names in the data folders that are `foreign` to a sweep.
+    """
 
     done: set[str]
+    n_errors: int
     with_errors: list[str]
+    damaged: dict[str, str]
+    superseded: dict[str, set[str]]
+    foreign: list[str]
 
 
 def survey(store: Store) -> Survey:
-    """Look through everything that has landed."""
+    """Look through everything that has landed, and change nothing."""
+    listing = list_files(store)
     done: set[str] = set()
-    with_errors = []
-    for name, table in read_files(store, data_files(store, GENERATIONS_FOLDER), ["run_id", "status"]):
-        ok = table.filter(pc.equal(table["status"], OK))
-        done.update(ok["run_id"].to_pylist())
-        if ok.num_rows < table.num_rows:
-            with_errors.append(name)
-    return Survey(done, with_errors)
+    errors: set[str] = set()
+    twice: set[str] = set()
+    with_errors, damaged = [], {}
+    columns = ["run_id", "status"]
+    for stem, shard in zip(listing.stems, read_shards(store, listing, columns), strict=True):
+        if isinstance(shard, DamagedError):
+            damaged[stem] = str(shard)
+            continue
+        is_ok = pc.equal(shard.rows["status"], OK)
+        twice.update(run_id for run_id in shard.rows["run_id"].to_pylist() if run_id in done or run_id in errors)
+        done.update(shard.rows.filter(is_ok)["run_id"].to_pylist())
+        failed = shard.rows.filter(pc.invert(is_ok))["run_id"].to_pylist()
+        errors.update(failed)
+        if failed:
+            with_errors.append(stem)
+    again = (found for found in read_shards(store, listing, columns) if isinstance(found, Generations))
+    return Survey(
+        done, len(errors - done), with_errors, damaged, superseded(again, twice) if twice else {}, listing.foreign
+    )
 
 
 def landed(store: Store) -> set[str]:
@@ -116,85 +164,40 @@ def landed(store: Store) -> set[str]:
     return survey(store).done
 
 
-def read_generations(store: Store, columns: list[str]) -> pa.Table:
-    """These columns of every run that has landed."""
-    return _read(store, data_files(store, GENERATIONS_FOLDER), columns)
+def read_columns(store: Store, columns: list[str]) -> pa.Table:
+    """These columns of every run that has landed. Raises `DamagedError`."""
+    tables = [read_generations(store, stem, columns).rows for stem in list_files(store).stems]
+    return pa.concat_tables(tables or [GENERATIONS.empty_table().select(columns)])
 
 
 def clear_debris(store: Store, runs: Sequence[Run] | None = None) -> int:
     """Remove temporary files and tokens without generations (of `runs`' shard, or all); returns how many."""
-    only = None if runs is None else shard_name(runs)
-    generations = {PurePosixPath(name).name for name in store.names(GENERATIONS_FOLDER)}
-    debris = [
-        name
-        for folder in (TOKENS_FOLDER, GENERATIONS_FOLDER)
-        for name in store.names(folder)
-        if (only is None or only in name)
-        and (name.endswith(TEMPORARY_ENDING) or PurePosixPath(name).name not in generations)
-    ]
+    only = "" if runs is None else shard_name(runs)
+    listing = list_files(store)
+    kept = {tokens_name(stem) for stem in listing.stems}
+    orphans = [name for name in listing.shards if name.startswith(TOKENS_FOLDER) and name not in kept]
+    debris = [name for name in (*listing.temporary, *orphans) if only in name]
     for name in debris:
         store.remove(name)
     return len(debris)
 
 
 def remove_errors(store: Store, with_errors: Sequence[str]) -> int:
-    """Take the error rows out of these files, so that their runs can be done again; returns how many there were."""
+    """Take the error rows out of these shards, so that their runs can be done again; returns how many there were."""
     removed = 0
-    for name, table in read_files(store, with_errors):
-        kept = table.filter(pc.not_equal(table["status"], ERROR))
-        removed += table.num_rows - kept.num_rows
-        if kept.num_rows:
-            store.publish(name, parquet(kept))  # an error row has no tokens: their file stays as it is
+    for stem in with_errors:
+        shard = read_generations(store, stem)
+        kept = shard.rows.filter(pc.not_equal(shard.rows["status"], ERROR))
+        removed += shard.rows.num_rows - kept.num_rows
+        if kept.num_rows:  # an error row has no tokens: their file stays as it is
+            tokens = shard.tokens if shard.tokens.hex else digest_of(store.read(tokens_name(stem)) or b"")
+            store.publish(generations_name(stem), encode_generations(kept, tokens, shard.attempt))
         else:
-            store.remove(name)
-            store.remove(_tokens(PurePosixPath(name).stem))
+            remove_shard(store, stem)
     return removed
 
 
-def data_files(store: Store, folder: str) -> list[str]:
-    """Names of the Parquet files in a folder of results."""
-    return [name for name in store.names(folder) if not PurePosixPath(name).name.startswith((".", "_"))]
-
-
-def read_files(store: Store, names: Sequence[str], columns: list[str] | None = None) -> Iterator[tuple[str, pa.Table]]:
-    """Each file and its table, a few at a time. Raises `UsageError` for one that can't be read.
-
-    By pyarrow's plain reader: its `dataset` costs a process 50 MB of pandas.
-    """
-
-    def read(name: str) -> pa.Table:
-        with store.filesystem.open_input_file(store.paths([name])[0]) as file:
-            return pq.ParquetFile(file).read(columns, use_threads=False)
-
-    try:
-        with ThreadPoolExecutor(READERS) as readers:
-            for start in range(0, len(names), READ_AHEAD):
-                some = names[start : start + READ_AHEAD]
-                yield from zip(some, readers.map(read, some), strict=True)
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(
-            f"what is in {store.root} can't be read ({reason}): remove the file or choose another"
-        ) from error
-
-
-def _read(store: Store, names: Sequence[str], columns: list[str]) -> pa.Table:
-    tables = [table for _, table in read_files(store, names, columns)]
-    if not tables:
-        return pa.table({column: pa.array([], pa.string()) for column in columns})
-    return pa.concat_tables(tables)
-
-
-def parquet(table: pa.Table) -> pa.Buffer:
-    """A whole file, to be written at once."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()
-
-
-def _tokens(name: str) -> str:
-    return f"{TOKENS_FOLDER}/{name}.parquet"
-
-
-def _generations(name: str) -> str:
-    return f"{GENERATIONS_FOLDER}/{name}.parquet"
+def remove_shard(store: Store, stem: str) -> None:
+    """Its commit mark first: what a kill leaves in between is debris."""
+    store.remove(generations_name(stem))
+    store.remove(tokens_name(stem))

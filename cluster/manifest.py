@@ -9,14 +9,18 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from cluster.landing import GENERATIONS_FOLDER, TOKENS_FOLDER
 from cluster.store import Store
+from eexit.about import FORMATS, NAME, OtherFormatError, decode, encode
 from eexit.config import SweepConfig, UsageError
-from eexit.plan import count_runs
+from eexit.files import FOLDERS, DamagedError, list_files, read_shards
+from eexit.plan import count_runs, plan_runs
 
-NAME = "sweep.json"
 FORMAT = 2
 PACKAGES = ("eexit", "torch", "transformers", "ray", "pyarrow")
+
+
+class LostManifestError(UsageError):
+    """There are results, and no manifest that is whole; the message says which of the two ways it is not."""
 
 
 @dataclass(frozen=True)
@@ -35,26 +39,49 @@ def make_manifest(config: SweepConfig, model: Mapping[str, Any], exitable_layers
 
 
 def read_manifest(store: Store) -> Manifest | None:
-    """What the results in `store` are of, or None if there are none. Raises `UsageError` if that can't be told."""
-    if not (store.names(GENERATIONS_FOLDER) or store.names(TOKENS_FOLDER)):
-        return None  # a sweep that left no results, say of a model that couldn't be loaded, binds nobody
+    """What the results in `store` are of, or None if there are none.
+
+    Raises `UsageError` for a `sweep.json` that no sweep wrote or that is of another format, and `LostManifestError` for
+    results without one that is whole.
+    """
+    has_results = bool(list_files(store).shards)
     content = store.read(NAME)
     if content is None:
-        raise UsageError(f"--out {store.root} holds results but no {NAME}: choose another --out, or remove them")
+        if has_results:
+            raise LostManifestError(f"--out {store.root} holds results but no {NAME}")
+        return None
     try:
-        held = json.loads(content)
-        if held["format"] != FORMAT:
-            raise UsageError(
-                f"{store.root} holds results of format {held['format']}, and this version goes on with format {FORMAT} "
-                f"only: choose another --out"
-            )
-        return Manifest(held["config"], held["model"], held["exitable_layers"], held["n_runs"])
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, UsageError):
-            raise
+        held = decode(content, FORMATS)
+    except ValueError as error:
+        if has_results and not isinstance(error, OtherFormatError):
+            raise LostManifestError(f"{store.root}/{NAME} is damaged, or no sweep's ({error})") from error
         raise UsageError(
-            f"{store.root}/{NAME} is no sweep's ({error!r}): choose another --out, or remove it"
+            f"{store.root}/{NAME} is no sweep's of this version ({error}): choose another --out, or move it elsewhere"
         ) from error
+    if not has_results:
+        return None  # a sweep that left no results, say of a model that couldn't be loaded, binds nobody
+    if held["format"] != FORMAT:
+        raise UsageError(
+            f"{store.root} holds results of format {held['format']}, and this version goes on with format {FORMAT} "
+            f"only: choose another --out"
+        )
+    return Manifest(held["config"], held["model"], held["exitable_layers"], held.get("n_runs", 0))
+
+
+def refuse_other_runs(store: Store, lost: LostManifestError, config: SweepConfig) -> str:
+    """Whose results without a manifest are: raises `UsageError` unless all of them are runs of `config`.
+
+    Returns a line to say.
+    """
+    found = read_shards(store, list_files(store), ["run_id"])
+    shards = [it.shard if isinstance(it, DamagedError) else it for it in found]
+    landed = {run_id for shard in shards if shard for run_id in shard.rows["run_id"].to_pylist()}
+    if not landed or not landed <= {run.run_id for run in plan_runs(config)}:
+        raise UsageError(f"{lost}, and its runs are not those of this command: choose another --out, or remove them")
+    return (
+        f"{lost}: it is written anew, since all {len(landed):,} runs that have landed are this command's; "
+        "whether the model is still the same can't be told"
+    )
 
 
 def write_manifest(store: Store, manifest: Manifest) -> None:
@@ -62,25 +89,31 @@ def write_manifest(store: Store, manifest: Manifest) -> None:
     versions = {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
     started = datetime.now(UTC).isoformat(timespec="seconds")
     content = {"format": FORMAT, **asdict(manifest), "versions": versions, "started": started}
-    store.publish(NAME, json.dumps(content, indent=1, ensure_ascii=False).encode())
+    store.publish(NAME, encode(content))
 
 
 @contextmanager
 def written(store: Store, manifest: Manifest) -> Iterator[None]:
     """Have `manifest` beside the results from the start, as actors expect it. Where none came of it, it goes again.
 
-    Raises `OSError`.
+    The lease must be held. Raises `UsageError` if the results are another sweep's by now, and `OSError`.
     """
-    if read_manifest(store) is not None:
+    try:
+        held = read_manifest(store)
+    except LostManifestError:
+        held = None
+        store.set_aside(NAME)
+    if held:
+        _refuse(store, first_difference(held.config, manifest.config))
         yield
         return
     write_manifest(store, manifest)
     try:
         yield
     finally:
-        if not (store.names(GENERATIONS_FOLDER) or store.names(TOKENS_FOLDER)):
+        if not list_files(store).shards:
             store.remove(NAME)
-            for folder in (GENERATIONS_FOLDER, TOKENS_FOLDER):
+            for folder in FOLDERS:
                 store.remove_if_empty(folder)
 
 

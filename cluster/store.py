@@ -7,6 +7,7 @@ import contextlib
 import os
 import tempfile
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
@@ -14,31 +15,26 @@ import pyarrow as pa
 from pyarrow import fs
 
 from eexit.config import UsageError
+from eexit.files import Place
 from eexit.places import HIDDEN, shown, without_secrets
 
 TEMPORARY_ENDING = ".tmp"
+DAMAGED_FOLDER = "damaged"
 GCS_RETRY_SECONDS = 60  # its client would try a bucket that isn't there, or no network, for a quarter of an hour
 
 
 @dataclass(frozen=True)
-class Store:
+class Store(Place):
     """Names inside are relative to the folder, with forward slashes: `generations/ab12.parquet`."""
-
-    filesystem: fs.FileSystem
-    root: str
-
-    @property
-    def is_local(self) -> bool:
-        return isinstance(self.filesystem, fs.LocalFileSystem)
 
     def publish(self, name: str, content: bytes | pa.Buffer) -> None:
         """Make `content` visible under `name`, whole, replacing what was there. Raises `OSError`."""
         if not self.is_local:
             # One write of everything: an exception between open and close would publish what was written so far.
-            with self.filesystem.open_output_stream(self._path(name)) as stream:
+            with self.filesystem.open_output_stream(self.path(name)) as stream:
                 stream.write(content)
             return
-        final = Path(self._path(name))
+        final = Path(self.path(name))
         final.parent.mkdir(parents=True, exist_ok=True)
         temporary = final.with_name(f".{final.name}.{uuid4().hex}{TEMPORARY_ENDING}")
         try:
@@ -58,7 +54,7 @@ class Store:
         """Publish unless there is something under `name`; whether it was. Only file systems with links are sure."""
         if not self.is_local:
             return self._create_unsure(name, content)
-        final = Path(self._path(name))
+        final = Path(self.path(name))
         final.parent.mkdir(parents=True, exist_ok=True)
         aside = f".{final.name}.{uuid4().hex}{TEMPORARY_ENDING}"
         self.publish(aside, content)
@@ -78,11 +74,11 @@ class Store:
         self.publish(name, content)
         return self.read(name) == content
 
-    def read(self, name: str) -> bytes | None:
-        """The content under `name`, or None if there is none."""
+    def read(self, name: str, most: int | None = None) -> bytes | None:
+        """The content under `name`, or its first `most` bytes; None if there is none."""
         try:
-            with self.filesystem.open_input_stream(self._path(name)) as stream:
-                return stream.read()
+            with self.filesystem.open_input_stream(self.path(name)) as stream:
+                return stream.read(most)
         except FileNotFoundError:
             return None
 
@@ -92,16 +88,16 @@ class Store:
         Raises `UsageError` for a file where the folder should be.
         """
         if self.has(folder):
-            raise UsageError(f"{self._path(folder)} is a file where a folder of results should be: remove it")
-        infos = self.filesystem.get_file_info(fs.FileSelector(self._path(folder), allow_not_found=True))
+            raise UsageError(f"{self.path(folder)} is a file where a folder of results should be: remove it")
+        infos = self.filesystem.get_file_info(fs.FileSelector(self.path(folder), allow_not_found=True))
         return [f"{folder}/{info.base_name}" for info in infos if info.type == fs.FileType.File]
 
     def has(self, name: str) -> bool:
-        return self.filesystem.get_file_info(self._path(name)).type == fs.FileType.File
+        return self.filesystem.get_file_info(self.path(name)).type == fs.FileType.File
 
     def remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
-            self.filesystem.delete_file(self._path(name))
+            self.filesystem.delete_file(self.path(name))
 
     @property
     def is_there(self) -> bool:
@@ -112,11 +108,16 @@ class Store:
         """Remove `folder`, or the whole place, if it is a local folder and nothing is in it."""
         if self.is_local:
             with contextlib.suppress(OSError):
-                Path(self._path(folder)).rmdir()
+                Path(self.path(folder)).rmdir()
 
-    def paths(self, names: list[str]) -> list[str]:
-        """What `filesystem` calls these names."""
-        return [self._path(name) for name in names]
+    def set_aside(self, *names: str) -> str:
+        """Move what can't be used any more, in this order, to where nothing reads it; returns the folder."""
+        aside = f"{DAMAGED_FOLDER}/{datetime.now(UTC):%Y-%m-%dT%H.%M.%S.%f}"
+        for name in filter(self.has, names):
+            if self.is_local:
+                Path(self.path(f"{aside}/{name}")).parent.mkdir(parents=True, exist_ok=True)
+            self.filesystem.move(self.path(name), self.path(f"{aside}/{name}"))
+        return aside
 
     def probe(self) -> None:
         """Write and remove a file where the results will go. Raises `UsageError` if that can't be done."""
@@ -135,9 +136,6 @@ class Store:
         except (OSError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0]
             raise UsageError(f"--out {self.root} can't be written to ({reason}): choose another place") from error
-
-    def _path(self, name: str) -> str:
-        return f"{self.root.rstrip('/')}/{name}"
 
 
 def _refuse_dangling_link(root: Path) -> None:

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 from rich import box
 from rich.table import Table
 
-from cluster.landing import read_generations
+from cluster.landing import read_columns
 from cluster.store import Store
 from eexit.plan import Configuration
 from eexit.schema import ERROR, OK, configuration_key
@@ -24,7 +24,7 @@ CAPTION = (
 
 def summarise(store: Store, configurations: Sequence[Configuration]) -> Table:
     """Means over the runs of each configuration; agreement is with the prompt's normal run."""
-    generations = read_generations(store, COLUMNS)
+    generations = read_columns(store, COLUMNS)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, caption=CAPTION, caption_justify="left")
     table.add_column("configuration", no_wrap=True)
     for heading in HEADINGS:

@@ -7,6 +7,7 @@ Every field here changes results; how and where a sweep is executed (`cluster.jo
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -28,6 +29,12 @@ def first_line(error: Exception) -> str:
     if not lines:
         return type(error).__name__
     return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+
+
+def some(lines: Sequence[str], most: int = 20) -> list[str]:
+    """The first lines of many that may be alike, and how many more there are."""
+    more = len(lines) - most
+    return [*lines[:most], *([f"and {more:,} more"] if more > 0 else [])]
 
 
 class Mode(StrEnum):

@@ -3,17 +3,17 @@
     python jobs/compact.py results/mine
     python jobs/compact.py s3://bucket/mine --into results/mine    a merged copy: object stores can't do it in place
 
-Refuses while a sweep is writing there.
+Refuses while a sweep is writing there, where files are damaged, and (without --into) where there are files that no
+sweep wrote. Of a run that is there twice, the later attempt's row is kept.
 """
 
 import sys
 from collections.abc import Sequence
 
 from cluster import interruption
-from cluster.compaction import compact, compact_into
+from cluster.compaction import compact, compact_into, read_about
 from cluster.flags import Parser, whole
 from cluster.lease import hold
-from cluster.manifest import NAME
 from cluster.store import open_store
 from eexit.config import UsageError, first_line
 from eexit.places import without_secrets
@@ -31,8 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         flags = parser.parse_args(arguments)
         store = open_store(flags.out)
-        if not store.has(NAME):
-            raise UsageError(f"{store.root} holds no {NAME}: is it a sweep's?")
+        read_about(store)
         with hold(store):
             if flags.into:
                 before, after = compact_into(store, open_store(flags.into), flags.rows_per_file)

@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from cluster.flags import Parser, whole
-from eexit.config import UsageError
+from eexit.config import UsageError, first_line
 from eexit.places import without_secrets
 from reports import NotASweepError, build_report, generate_multi_prompt_html_visualization, load_results_json
 from reports.choose import MOST
@@ -33,8 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
             return serve(flags.results, flags.serve, flags.ids or flags.prompts)
         with Console(stderr=True).status("") as status:
             path = write(flags.results, flags.out, flags.ids or flags.prompts, status.update)
-    except (NotASweepError, UsageError, OSError) as error:
-        print(without_secrets(f"report: {error}"), file=sys.stderr)
+    except (UsageError, OSError) as error:
+        print(without_secrets(f"report: {first_line(error)}"), file=sys.stderr)
         return 2
     print(path)
     if flags.open:

@@ -18,7 +18,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from rich.console import Console
 
@@ -31,28 +31,33 @@ from cluster.estimate import Look, Memory, aside, look_at_model
 from cluster.events import log_to_stderr
 from cluster.figures import figures
 from cluster.job import Options, SweepJob, load_job
-from cluster.landing import GENERATIONS_FOLDER, Survey, Tally, clear_debris, remove_errors, survey
+from cluster.landing import Survey, Tally, clear_debris, remove_errors
 from cluster.lease import Lease, hold
 from cluster.manifest import (
+    LostManifestError,
     Manifest,
     make_manifest,
     read_manifest,
     refuse_other_config,
     refuse_other_model,
+    refuse_other_runs,
     written,
 )
 from cluster.pool import plan_pools, shortages
 from cluster.progress import counted, open_display
 from cluster.session import joins_cluster, ray_session
+from cluster.settling import take_stock
 from cluster.shards import cut, rows_for
 from cluster.store import Store, open_store
 from cluster.summary import summarise
+from eexit.about import REPORT_HEAD_BYTES, is_report, is_side_file
 from eexit.config import SweepConfig, UsageError, first_line
+from eexit.files import GENERATIONS_FOLDER
 from eexit.places import inside, reading, shown, without_secrets
 from eexit.plan import configurations, count_runs, plan_runs
 
 DEMO = Path(__file__).with_name("demo.toml")
-REPORT = "report.html"
+REPORT, SIDE_FOLDER = "report.html", "report.data"
 CHARACTERS_PER_TOKEN = 4  # of English, in most tokenizers
 
 
@@ -87,22 +92,35 @@ def dry_run(job: SweepJob, prompts_from: str) -> str:
 def sweep(job: SweepJob, options: Options) -> int:
     store = open_store(out_of(job))
     manifest, memory = prepare(job, store)
+    planned = count_runs(job.sweep)
     with hold(store) as lease, written(store, manifest):
         finish_compaction(store)
-        found = survey(store)
-        planned = count_runs(job.sweep)
+        found, said = look_through(store, [])
         if len(found.done) == planned:
             display = open_display(quiet=options.quiet)
             display.say(f"nothing is left to do: {counted(planned, 'run')} landed in {shown(job.out)}")
             rebuild = False
         else:
             rebuild = run(job, store, lease, found, memory, options.quiet).runs > 0
+            found, _ = look_through(store, said)
+        missing = planned - len(found.done) - found.n_errors
+        if missing:
+            raise SweepStopped(f"{missing:,} runs that had landed are damaged or gone")
         finish(job, store, rebuild)
         if options.json:
             came_to = figures(store, manifest.model, configurations(job.sweep), job.out, REPORT)
             options.json.parent.mkdir(parents=True, exist_ok=True)
             options.json.write_text(json.dumps(came_to, indent=1, ensure_ascii=False) + "\n")
     return 0
+
+
+def look_through(store: Store, said: Sequence[str]) -> tuple[Survey, Sequence[str]]:
+    """What has landed and is sound; says what was put right, and is not among what was said before."""
+    found, lines = take_stock(store)
+    for line in lines:
+        if line not in said:
+            print(line, file=sys.stderr)
+    return found, lines
 
 
 def prepare(job: SweepJob, store: Store) -> tuple[Manifest, Memory | None]:
@@ -112,7 +130,8 @@ def prepare(job: SweepJob, store: Store) -> tuple[Manifest, Memory | None]:
     """
     store.probe()
     config = job.sweep
-    held = read_manifest(store)
+    refuse_foreign_report(store)
+    held = read_held(store, config)
     if held:
         refuse_other_config(store, held, config)
     model, exitable_layers, memory = look(job)
@@ -120,6 +139,24 @@ def prepare(job: SweepJob, store: Store) -> tuple[Manifest, Memory | None]:
     if held:
         refuse_other_model(store, held, manifest)
     return manifest, memory
+
+
+def read_held(store: Store, config: SweepConfig) -> Manifest | None:
+    """The manifest of what has landed, if it is not lost. Raises `UsageError` if it can't be replaced then."""
+    try:
+        return read_manifest(store)
+    except LostManifestError as lost:
+        print(refuse_other_runs(store, lost, config), file=sys.stderr)
+        return None
+
+
+def refuse_foreign_report(store: Store) -> None:
+    """Raises `UsageError` where the report, or a file beside it, would replace one that this program didn't write."""
+    beside = [name for name in store.names(SIDE_FOLDER) if PurePosixPath(name).match("prompt-*.js")]
+    for name, is_ours in ((REPORT, is_report), *((name, is_side_file) for name in beside)):
+        head = store.read(name, REPORT_HEAD_BYTES)
+        if head is not None and not is_ours(head):
+            raise UsageError(f"{store.path(name)} is not a report's file: choose another --out, or move it elsewhere")
 
 
 def look(job: SweepJob) -> Look:

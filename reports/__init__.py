@@ -1,4 +1,4 @@
-"""Reports: results → data frames → charts → one HTML file. Reads `eexit.schema` and nothing else of the engine."""
+"""Reports: results → data frames → charts → one HTML file. Knows what results are, and nothing of the engine."""
 
 from reports.original import (
     create_html_visualization,

@@ -18,7 +18,8 @@ import pyarrow.dataset as ds
 
 from eexit.evaluation import agreement, distinct, longest_loop
 from eexit.schema import ERROR, GENERATIONS, OK, TOKENS
-from reports.sweep import NORMAL, Sweep, assemble, loose
+from reports.landed import loose
+from reports.sweep import NORMAL, Sweep, assemble
 
 SOURCE: Final = (
     "a file of the original format; exits are counted from its chosen_exit_layers, tokens are compared by their text"

@@ -4,7 +4,8 @@ import base64
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -12,13 +13,15 @@ from typing import Any, Final
 import jinja2
 import vl_convert
 
+from eexit.about import REPORT_HEAD_BYTES, REPORT_MARK, SIDE_FILE_START, is_report, is_side_file
+from eexit.config import UsageError, some
 from reports.charts import LIGHT
 from reports.choose import MOST
 from reports.packing import KINDS, Packed, squeeze
 from reports.palette import exit_colours, ink_on
 from reports.payload import payload
 from reports.progress import Progress, ignore
-from reports.sweep import Sweep, read_sweep
+from reports.sweep import Sweep, read_sweep, refuse_damage
 
 TEMPLATE: Final = Path(__file__).parent / "template"
 # In the order they need each other; one script in the file.
@@ -58,15 +61,23 @@ def build_report(
     than `max_bytes` leaves tokens in files of a folder next to it (`side_folder`), which has to go where the page goes.
     With `follow_seconds` the page asks the server that it came from, as often as that, whether the ETag of its address
     is still its own name (without suffix), and shows what is there now if it isn't.
-    Raises NotASweepError where `results` holds no sweep. An unfinished sweep gives a report of what has landed.
+    Raises NotASweepError where `results` holds no sweep, and UsageError where a file is in the way that is no report.
+    An unfinished sweep gives a report of what has landed; what is damaged is left out, and named on stderr.
     """
     progress("reading runs")
     sweep = read_sweep(results)
+    for line in some(sweep.left_out):
+        print(f"report: left out: {line}", file=sys.stderr)
     name = sweep.about["model"].get("name", "")
     title = f"Early exit: {name}" if name else "Early exit"
-    return write_report(
-        sweep, out, title, prompts=prompts, max_bytes=max_bytes, follow_seconds=follow_seconds, progress=progress
-    )
+    try:
+        return write_report(
+            sweep, out, title, prompts=prompts, max_bytes=max_bytes, follow_seconds=follow_seconds, progress=progress
+        )
+    except Exception:
+        # Such an error does not name a file: see whether it comes of one that was not read as a whole before.
+        refuse_damage(results)
+        raise
 
 
 def write_report(
@@ -79,8 +90,9 @@ def write_report(
     follow_seconds: int = 0,
     progress: Progress = ignore,
 ) -> Path:
-    """Write the page of a sweep, whatever it was read from."""
+    """Write the page of a sweep, whatever it was read from. Raises `UsageError` where other files are in the way."""
     out = Path(out)
+    _refuse_foreign(out)
     data, packed = payload(sweep, title, prompts, progress)
     progress("writing the page")
     kept, outside = split(packed, max_bytes - len(squeeze(json.dumps(data).encode())) - FIXED_BYTES)
@@ -114,6 +126,19 @@ def split(packed: Packed, room: int) -> tuple[Blobs, Blobs]:
     return kept, outside
 
 
+def _refuse_foreign(out: Path) -> None:
+    """Only a report is written over, and only its side files are removed."""
+    foreign = [out] if out.exists() and not _starts(out, is_report) else []
+    foreign += [path for path in side_folder(out).glob("prompt-*.js") if not _starts(path, is_side_file)]
+    if foreign:
+        raise UsageError(f"{foreign[0]} is not a report's file: choose another place, or move it elsewhere")
+
+
+def _starts(path: Path, is_ours: Callable[[bytes], bool]) -> bool:
+    with path.open("rb") as file:
+        return is_ours(file.read(REPORT_HEAD_BYTES))
+
+
 def _write_side_files(folder: Path, outside: Blobs) -> None:
     """One script per prompt: a file:// page may load scripts, and nothing else, from beside it."""
     for stale in folder.glob("prompt-*.js"):
@@ -123,7 +148,7 @@ def _write_side_files(folder: Path, outside: Blobs) -> None:
     folder.mkdir(exist_ok=True)
     for number, blobs in enumerate(zip(*outside.values(), strict=True)):
         named = {f"{kind}-{number}": blob for kind, blob in zip(outside, blobs, strict=True)}
-        (folder / f"prompt-{number}.js").write_text(f"eexitData({json.dumps(named)});\n", encoding="utf-8")
+        (folder / f"prompt-{number}.js").write_text(f"{SIDE_FILE_START}{json.dumps(named)});\n", encoding="utf-8")
 
 
 def _page(
@@ -142,6 +167,7 @@ def _page(
     environment.filters["cell"] = _cell
     scripts = f"{_hash(script)} {_hash(bundle)}" + (f" 'nonce-{nonce}'" if outside else "")
     return environment.get_template("report.html").render(
+        mark=REPORT_MARK,
         title=data["title"],
         facts=data["facts"],
         counts=data["counts"],

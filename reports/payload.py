@@ -100,6 +100,7 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
         ),
         ("Size", size + (f" × {n_seeds} seeds" if n_seeds > 1 else "")),
         ("Tokens", f"{sweep.tokens.count_rows():,}"),
+        ("Left out", f"{many(len(sweep.left_out), 'damaged or foreign file')}" if sweep.left_out else ""),
         ("Exitable layers", layers + of if layers else ""),
         ("Readout", config.get("readout", "")),
         ("Sampling", _sampling(config)),

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
+from eexit.config import UsageError
 from reports.page import build_report, side_folder
 from reports.sweep import NotASweepError, read_sweep
 
@@ -44,7 +45,7 @@ class Handler(BaseHTTPRequestHandler):
         if path in ("/", "/report.html"):
             try:
                 self.send(self.server.page())
-            except (NotASweepError, OSError) as error:
+            except (UsageError, OSError) as error:
                 self.send_error(HTTPStatus.SERVICE_UNAVAILABLE, "The results can't be read", str(error))
         elif side := self.server.side_files().get(path):
             self.send(side)

@@ -1,6 +1,5 @@
 """A finished or unfinished sweep, as the report sees it: Parquet → pandas."""
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,15 +11,18 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs
 
+from eexit.about import FORMATS, NAME, decode
+from eexit.config import UsageError
+from eexit.files import Place, list_files, read_generations, read_tokens
 from eexit.places import HIDDEN, shown
-from eexit.schema import GENERATIONS, OK, TOKENS, configuration_key
+from eexit.schema import GENERATIONS, OK, configuration_key
+from reports.landed import read_landed
 
 NORMAL = "normal"
-FORMATS = (1, 2)  # what 1 lacks is null: disagreement, and what tokens at their exit were read from
 _BULKY = ("text", "prompt_token_ids", "model")  # of no use to a mean
 
 
-class NotASweepError(ValueError):
+class NotASweepError(UsageError):
     """What was given holds no sweep; the message is one line that names it and the way out."""
 
 
@@ -56,6 +58,7 @@ class Sweep:
     tokens: ds.Dataset
     texts: ds.Dataset
     scores: dict[str, str] = field(default_factory=dict)  # columns that a judge filled, and what they are called
+    left_out: tuple[str, ...] = ()  # a line for each file that is damaged, or not the sweep's
 
     @property
     def done(self) -> pd.DataFrame:
@@ -72,27 +75,34 @@ def read_sweep(results: str) -> Sweep:
 
     Raises NotASweepError where there is no sweep.json of a known format.
     """
-    filesystem, root = _open(results)
-    about = _read_about(results, filesystem, root)
+    place = _open(results)
+    about = _read_about(results, place)
     exitable, final = tuple(about["exitable_layers"]), about["model"]["n_layers"] - 1
-    generations = _dataset(filesystem, f"{root}/generations", GENERATIONS)
-    rows = generations.to_table(columns=[name for name in GENERATIONS.names if name not in _BULKY])
+    landed = read_landed(place, [name for name in GENERATIONS.names if name not in _BULKY])
+    rows = landed.rows
     named = (
         rows.select(["prompt_id", "prompt"]).group_by("prompt_id", use_threads=False).aggregate([("prompt", "first")])
     )
     prompts = {prompt["id"]: prompt["prompt"] for prompt in about["config"].get("prompts", [])}
     prompts |= dict(zip(named["prompt_id"].to_pylist(), named["prompt_first"].to_pylist(), strict=True))
-    tokens = _dataset(filesystem, f"{root}/tokens", TOKENS)
     return assemble(
         about,
         exitable,
         final,
         prompts,
-        _with_disagreement(rows.drop_columns(["prompt", "exit_layer_counts"]).to_pandas(), tokens),
+        _with_disagreement(rows.drop_columns(["prompt", "exit_layer_counts"]).to_pandas(), landed.tokens),
         _count_matrix(rows["exit_layer_counts"], [*exitable, final]),
-        tokens,
-        generations,
+        landed.tokens,
+        landed.texts,
+        left_out=landed.left_out,
     )
+
+
+def refuse_damage(results: str) -> None:
+    """Raises `DamagedError` for the first shard whose files are not whole, read byte by byte wherever they are."""
+    place = _open(results)
+    for stem in list_files(place).stems:
+        read_tokens(place, read_generations(place, stem))
 
 
 def assemble(
@@ -105,6 +115,7 @@ def assemble(
     tokens: ds.Dataset,
     texts: ds.Dataset,
     scores: dict[str, str] | None = None,
+    left_out: tuple[str, ...] = (),
 ) -> Sweep:
     """Put runs in the sweep's order (prompt, configuration, seed) and name their configurations."""
     pairs = zip(generations["mode"], generations["kl_factor"], strict=True)
@@ -134,6 +145,7 @@ def assemble(
         tokens=tokens,
         texts=texts,
         scores=scores or {},
+        left_out=left_out,
     )
 
 
@@ -168,12 +180,7 @@ def _with_disagreement(generations: pd.DataFrame, tokens: ds.Dataset) -> pd.Data
     return generations
 
 
-def loose(schema: pa.Schema) -> pa.Schema:
-    """The schema for rows that may lack any column."""
-    return pa.schema([field.with_nullable(True) for field in schema])
-
-
-def _open(results: str) -> tuple[pyarrow.fs.FileSystem, str]:
+def _open(results: str) -> Place:
     if "://" in results:
         try:
             filesystem, root = pyarrow.fs.FileSystem.from_uri(results)
@@ -188,32 +195,22 @@ def _open(results: str) -> tuple[pyarrow.fs.FileSystem, str]:
         raise NotASweepError(
             f"no such folder: {results} (give the folder a sweep wrote, the one with sweep.json in it)"
         )
-    return filesystem, root
+    return Place(filesystem, root)
 
 
-def _read_about(results: str, filesystem: pyarrow.fs.FileSystem, root: str) -> dict[str, Any]:
-    path = f"{root}/sweep.json"
-    if filesystem.get_file_info(path).type != pyarrow.fs.FileType.File:
-        raise NotASweepError(f"not a sweep: {results} has no sweep.json")
-    with filesystem.open_input_stream(path) as stream:
+def _read_about(results: str, place: Place) -> dict[str, Any]:
+    path = place.path(NAME)
+    if place.filesystem.get_file_info(path).type != pyarrow.fs.FileType.File:
+        raise NotASweepError(f"not a sweep: {results} has no {NAME}")
+    with place.filesystem.open_input_stream(path) as stream:
         content = stream.read()
     try:
-        about = json.loads(content)
+        about = decode(content, FORMATS)
     except ValueError as error:
-        raise NotASweepError(f"not a sweep: {results}/sweep.json is not JSON ({error})") from error
-    if not isinstance(about, dict) or about.get("format") not in FORMATS:
-        raise NotASweepError(f"not a sweep of a format this version reads (1 or 2): {results}/sweep.json")
-    missing = [name for name in ("config", "model", "exitable_layers") if name not in about]
-    if missing:
-        raise NotASweepError(f"not a sweep: {results}/sweep.json lacks {', '.join(missing)}")
+        raise NotASweepError(f"not a sweep, or damaged: {results}/{NAME} ({error})") from error
+    if "n_layers" not in about["model"]:
+        raise NotASweepError(f"not a sweep: {results}/{NAME} lacks the model's n_layers")
     return about
-
-
-def _dataset(filesystem: pyarrow.fs.FileSystem, folder: str, schema: pa.Schema) -> ds.Dataset:
-    """Every Parquet file of a folder, empty where there is none; columns a file lacks are null."""
-    if filesystem.get_file_info(folder).type != pyarrow.fs.FileType.Directory:
-        return ds.dataset(loose(schema).empty_table())
-    return ds.dataset(folder, filesystem=filesystem, format="parquet", schema=loose(schema))
 
 
 def _count_matrix(column: pa.ChunkedArray, layers: list[int]) -> np.ndarray:

@@ -50,7 +50,7 @@ def write_synthetic_sweep(
                 generation, table = _run(draw, str(prompt), mode, k, ids, start, n_top)
                 generations.append(generation)
                 tokens.append(table)
-        shard = f"shard-{first}.parquet"
+        shard = f"{first:032x}.parquet"
         pq.write_table(pa.Table.from_pylist(generations, schema=GENERATIONS), folder / "generations" / shard)
         pq.write_table(pa.concat_tables(tokens), folder / "tokens" / shard, compression="zstd")
     (folder / "sweep.json").write_text(json.dumps(_about(n_prompts, factors, n_tokens, len(runs))))

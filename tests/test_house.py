@@ -12,7 +12,10 @@ ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
     "eexit": {"eexit"},
     "cluster": {"cluster", "eexit"},
-    "reports": {"reports", "eexit.evaluation", "eexit.places", "eexit.schema"},
+    "reports": {
+        "reports",
+        *(f"eexit.{name}" for name in ("about", "config", "evaluation", "files", "places", "schema")),
+    },
     "jobs": {"jobs", "eexit", "cluster", "reports"},
 }
 FORBIDDEN = {

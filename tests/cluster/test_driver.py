@@ -27,6 +27,24 @@ def test_invariant_6_every_run_is_there_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("local_ray")
+def test_a_manifest_that_is_lost_meanwhile_is_put_back(tmp_path: Path) -> None:
+    config = sweep_of(tmp_path, *["sleep 0.5"] * 10, modes=["normal"])
+    manifest = tmp_path / "out" / "sweep.json"
+    log = io.StringIO()
+    driver = threading.Thread(
+        target=drive, args=(config, tmp_path / "out"), kwargs={"rows": 1, "actors": 1, "log": log}
+    )
+    driver.start()
+    wait_until(lambda: len(list((tmp_path / "out" / "generations").glob("*.parquet"))) > 0)
+    written = manifest.read_bytes()
+    manifest.unlink()
+    driver.join()
+    assert manifest.read_bytes() == written
+    assert "sweep.json was gone and is put back" in log.getvalue()
+    assert_complete(config, tmp_path / "out")
+
+
+@pytest.mark.usefixtures("local_ray")
 def test_actors_that_find_no_room_hold_nothing_up(tmp_path: Path) -> None:
     config = sweep_of(tmp_path, *(f"prompt {index}" for index in range(5)))
     drive(config, tmp_path / "out", actors=4)

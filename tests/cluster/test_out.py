@@ -9,6 +9,7 @@ from scripted import sweep_of
 
 from cluster.manifest import (
     FORMAT,
+    LostManifestError,
     first_difference,
     make_manifest,
     read_manifest,
@@ -19,6 +20,7 @@ from cluster.manifest import (
 from cluster.store import Store, open_store
 from eexit.config import UsageError
 
+SHARD = f"generations/{'ab' * 16}.parquet"
 MODEL = {"name": "tiny", "digest": "ab12", "n_layers": 7}
 
 
@@ -102,7 +104,7 @@ def test_a_manifest_says_what_the_results_are_of(store: Store) -> None:
     manifest = make_manifest(config, MODEL, (5,))
     write_manifest(store, manifest)
     assert read_manifest(store) is None  # as long as there are no results
-    store.publish("generations/x.parquet", b"")
+    store.publish(SHARD, b"")
     held = json.loads(store.read("sweep.json") or b"")
     assert held["format"] == FORMAT
     assert held["config"] == config.model_dump(mode="json")
@@ -120,7 +122,7 @@ def test_a_manifest_says_what_the_results_are_of(store: Store) -> None:
 def test_another_sweep_is_refused_with_the_difference(store: Store) -> None:
     config = sweep_of("tiny", "one", "two")
     write_manifest(store, make_manifest(config, MODEL, (5,)))
-    store.publish("generations/x.parquet", b"")
+    store.publish(SHARD, b"")
     held = read_manifest(store)
     assert held is not None
     ending = "choose another --out, or remove that folder"
@@ -154,22 +156,25 @@ def test_a_model_folder_that_changed_is_told_by_what_changed(store: Store, part:
 def test_results_without_a_manifest_are_refused(store: Store) -> None:
     store.publish("notes.txt", b"not of a sweep")
     assert read_manifest(store) is None
-    store.publish("tokens/x.parquet", b"")
-    with pytest.raises(UsageError, match=r"holds results but no sweep\.json: choose another --out"):
+    store.publish(SHARD, b"")
+    with pytest.raises(LostManifestError, match=r"holds results but no sweep\.json"):
         read_manifest(store)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"{", r"sweep\.json is no sweep's"),
-        (b"[]", r"sweep\.json is no sweep's"),
-        (b'{"format": 2}', r"sweep\.json is no sweep's \(KeyError\('config'\)\)"),
-        (b'{"format": 1}', r"holds results of format 1, and this version goes on with format 2 only"),
+        (b"{", r"sweep\.json is damaged, or no sweep's \(it is not JSON"),
+        (b"[]", r"sweep\.json is damaged, or no sweep's \(it is not an object"),
+        (b'{"format": 2}', r"sweep\.json is damaged, or no sweep's \(it lacks config, model, exitable_layers\)"),
+        (
+            b'{"format": 1, "config": {}, "model": {}, "exitable_layers": []}',
+            r"holds results of format 1, and this version goes on with format 2 only",
+        ),
     ],
 )
 def test_a_manifest_that_is_none_is_refused(store: Store, content: bytes, message: str) -> None:
-    store.publish("generations/x.parquet", b"")
+    store.publish(SHARD, b"")
     store.publish("sweep.json", content)
     with pytest.raises(UsageError, match=message):
         read_manifest(store)

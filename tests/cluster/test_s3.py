@@ -15,13 +15,14 @@ from scripted import rows_of, scripted, sweep_of
 from cluster.breaker import SweepStopped
 from cluster.compaction import compact, compact_into
 from cluster.driver import Driver
-from cluster.landing import LandingError, Survey, clear_debris, land, landed, read_generations, survey
+from cluster.landing import LandingError, Survey, clear_debris, land, landed, read_columns, survey
 from cluster.lease import hold
-from cluster.manifest import NAME
+from cluster.manifest import FORMAT, NAME
 from cluster.pool import Pool
 from cluster.progress import Lines
 from cluster.shards import cut
 from cluster.store import Store, open_store
+from eexit.about import encode
 from eexit.config import SweepConfig, UsageError
 from eexit.plan import count_runs, plan_runs
 
@@ -101,7 +102,7 @@ def test_a_lease_and_a_merged_copy(store: Store, wire: Wire, tmp_path: Path) -> 
         lease.check()
         with pytest.raises(UsageError, match="is in use by process"), hold(store):
             pass
-        store.publish(NAME, b'{"format": 1}')
+        store.publish(NAME, encode({"format": FORMAT, "config": {}, "model": {}, "exitable_layers": []}))
         for half in (runs[:9], runs[9:]):
             land(store, half, rows_of(half, config))
         with pytest.raises(UsageError, match="is compacted into a copy only: give --into"):
@@ -142,14 +143,14 @@ def test_a_sweep_whose_bucket_refuses_stops_and_goes_on_once_mended(wire: Wire, 
         drive_to(config, out, survey(store))
     wire.cut_after = None
     for name in store.names("generations"):
-        with store.filesystem.open_input_file(store.paths([name])[0]) as file:
+        with store.filesystem.open_input_file(store.path(name)) as file:
             assert pq.ParquetFile(file).read().num_rows  # whole, each of them
     found = survey(store)
     assert len(found.done) < count_runs(config)
     clear_debris(store)
     drive_to(config, out, found)
     expected = rows_of(list(plan_runs(config)), config).generations.select(["run_id", "exit_rate"]).to_pandas()
-    assert_same(read_generations(store, ["run_id", "exit_rate"]).to_pandas(), expected, ["run_id"])
+    assert_same(read_columns(store, ["run_id", "exit_rate"]).to_pandas(), expected, ["run_id"])
 
 
 @pytest.fixture

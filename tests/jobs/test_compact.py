@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from pandas.testing import assert_frame_equal
 
@@ -14,8 +15,9 @@ from cluster import compaction
 from cluster.compaction import ASIDE, compact, finish_compaction
 from cluster.landing import clear_debris, land, landed, remove_errors, survey
 from cluster.lease import hold
-from cluster.manifest import NAME
+from cluster.manifest import FORMAT, NAME
 from cluster.store import Store, open_store
+from eexit.about import encode
 from eexit.config import Prompt, SweepConfig
 from eexit.generator import Results, error_results, run_columns
 from eexit.plan import Run, plan_runs
@@ -46,7 +48,7 @@ def config() -> SweepConfig:
 def store(tmp_path: Path, config: SweepConfig) -> Store:
     """40 files of 9 runs, one of them errors."""
     store = open_store(tmp_path / "out")
-    store.publish(NAME, b"{}")
+    store.publish(NAME, encode({"format": FORMAT, "config": {}, "model": {}, "exitable_layers": []}))
     runs = list(plan_runs(config))
     for start in range(0, len(runs), 9):
         some = runs[start : start + 9]
@@ -146,6 +148,96 @@ def test_a_folder_that_is_no_sweeps_is_left_alone(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, str(SCRIPT), str(tmp_path / "typo")], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (2, f"error: {tmp_path}/typo holds no {NAME}: is it a sweep's?\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def compacted(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("manifest", ["{}", '{"mine": true}', "", "notes"])
+def test_a_folder_whose_manifest_no_sweep_wrote_is_left_alone(tmp_path: Path, manifest: str) -> None:
+    for name in ("tokens/a.txt", f"tokens/{'ab' * 16}.parquet", "tokens/.x.tmp", "generations/b.parquet"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    (tmp_path / NAME).write_text(manifest)
+    before = contents(tmp_path)
+    done = compacted(tmp_path)
+    assert done.returncode == 2
+    assert f"{NAME} is no sweep's, or damaged" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["tokens/my_notes.txt", "generations/old/x.parquet"])
+def test_files_that_are_not_the_sweeps_keep_a_folder_from_being_exchanged(
+    store: Store, tmp_path: Path, name: str
+) -> None:
+    store.publish(name, b"mine")
+    before = contents(Path(store.root))
+    done = compacted(store.root)
+    assert done.returncode == 2
+    assert f"{Path(store.root, *name.split('/')[:2])} is not one of the sweep's files" in done.stderr
+    assert contents(Path(store.root)) == before
+    assert compacted(store.root, "--into", tmp_path / "copy").returncode == 0
+    assert contents(Path(store.root)) == before
+
+
+def test_what_comes_into_a_folder_while_it_is_compacted_is_not_lost(store: Store) -> None:
+    exchanged: list[Path] = []
+
+    def come_late(one: Path, other: Path) -> None:
+        exchange(one, other)
+        exchanged.append(other)
+        if other.name == "tokens":
+            (one / "late.txt").write_text("mine")
+
+    exchange = compaction._exchange
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compaction, "_exchange", come_late)
+        compact(store, 100, grace_seconds=0)
+    assert len(exchanged) == 3
+    assert store.read("tokens/late.txt") == b"mine"
+    assert not Path(store.root, ASIDE).exists()
+    assert n_files(store) == 9
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1"])
+@pytest.mark.parametrize("into", [[], ["--into", "copy"]])
+def test_a_damaged_file_is_named_and_nothing_is_compacted(store: Store, damage: bytes, into: list[str]) -> None:
+    path = next(Path(store.root, "tokens").iterdir())
+    path.write_bytes(damage)
+    before = contents(Path(store.root))
+    done = compacted(store.root, *(str(Path(store.root).parent / name) if name == "copy" else name for name in into))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {path} is damaged")
+    assert "run the sweep's own command first" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert contents(Path(store.root)) == before
+
+
+def test_runs_that_are_there_twice_are_merged_once(store: Store, config: SweepConfig, tmp_path: Path) -> None:
+    before = read(store)
+    runs = list(plan_runs(config))
+    land(store, runs[:20], results(runs[:20], config))  # over two whole shards and a part of the third
+    assert compacted(store.root, "--into", tmp_path / "copy", "--rows-per-file", "50").returncode == 0
+    assert_same(read(open_store(tmp_path / "copy")), before)
+    assert compacted(store.root, "--rows-per-file", "50").returncode == 0
+    assert_same(read(store), before)
+    assert len(landed(store)) == 351
+
+
+def test_shards_of_several_versions_are_merged(store: Store) -> None:
+    before = read(store)
+    for folder in ("generations", "tokens"):  # as one without seals wrote it, and without a column of today
+        path = min(Path(store.root, folder).iterdir())
+        pq.write_table(pq.read_table(path).drop_columns(["kl_factor"]), path)
+    assert compacted(store.root, "--rows-per-file", "100").returncode == 0
+    for now, then in zip(read(store), before, strict=True):
+        assert_frame_equal(now.drop(columns="kl_factor"), then.drop(columns="kl_factor"))
 
 
 def test_not_while_a_sweep_is_at_work(store: Store) -> None:

@@ -152,6 +152,48 @@ def test_run_again_it_has_nothing_left_to_do(
     assert (tmp_path / "results" / "here" / "report.html").stat().st_mtime_ns == report
 
 
+def test_what_was_damaged_or_lost_meanwhile_is_named_and_done_again(
+    finished: tuple[Path, str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    out = shutil.copytree(finished[0] / "out", tmp_path / "out")
+    before = pd.read_parquet(out / "generations").sort_values("run_id", ignore_index=True)
+    tokens = max((out / "tokens").iterdir(), key=lambda path: path.stat().st_size)
+    tokens.write_bytes(tokens.read_bytes()[:-1])
+    (out / "sweep.json").unlink()
+    (out / "tokens" / "my_notes.txt").write_text("mine")
+    done = sweep(environment, "--config", finished[0] / "mine.toml", "--device", "cpu", "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert f"--out {out} holds results but no sweep.json: it is written anew, since all " in done.stderr
+    assert f"{tokens} is damaged (its checksum does not match): its runs are done again" in done.stderr
+    assert done.stderr.count(f"{out}/tokens/my_notes.txt is not one of the sweep's files, and is left alone") == 1
+    assert (out / "tokens" / "my_notes.txt").read_text() == "mine"
+    assert "Traceback" not in done.stderr
+    after = pd.read_parquet(out / "generations").sort_values("run_id", ignore_index=True)
+    pd.testing.assert_frame_equal(after, before)
+    assert json.loads((out / "sweep.json").read_text())["exitable_layers"] == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("sweep.json", "sweep.json is no sweep's of this version (it lacks format"),
+        ("report.html", "report.html is not a report's file: choose another --out, or move it elsewhere"),
+        ("report.data/prompt-0.js", "prompt-0.js is not a report's file: choose another --out, or move it elsewhere"),
+    ],
+)
+def test_files_of_others_in_the_way_are_refused_before_anything_is_written(
+    environment: dict[str, str], tiny: Path, tmp_path: Path, name: str, message: str
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text('{"mine": "<html>"}')
+    done = sweep(environment, "--model", tiny, "--out", tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
+    assert (tmp_path / name).read_text() == '{"mine": "<html>"}'
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -68,6 +68,11 @@ def failed_row(prompt_id: str, prompt: str, mode: str, k: float | None, error: s
     return dict.fromkeys(row) | {name: row[name] for name in keep} | {"status": "error", "error": error}
 
 
+def shard(number: int) -> str:
+    """The name of a shard's two files."""
+    return f"{number:032x}.parquet"
+
+
 def write_sweep(folder: Path, generations: list[dict], tokens: list[dict], n_runs: int | None = None) -> Path:
     folder.mkdir(parents=True)
     prompts = {row["prompt_id"]: row["prompt"] for row in generations}
@@ -88,8 +93,8 @@ def write_sweep(folder: Path, generations: list[dict], tokens: list[dict], n_run
     (folder / "sweep.json").write_text(json.dumps(about))
     for name, rows, schema in (("generations", generations, GENERATIONS), ("tokens", tokens, TOKENS)):
         (folder / name).mkdir()
-        if rows:
-            pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / name / "shard-0.parquet")
+        if generations:
+            pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / name / shard(0))
     return folder
 
 

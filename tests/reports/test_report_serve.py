@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from synthetic_sweeps import shard
 
 from reports import serve
 from reports.serve import Server, make_server
@@ -48,8 +49,8 @@ def growing(make_sweep, tmp_path) -> tuple[Path, Callable[[], None]]:
     def land() -> None:
         both = make_sweep(2, n_runs=14)
         for name in ("tokens", "generations"):
-            (folder / name / "shard-0.parquet").unlink()
-            shutil.copy(both / name / "shard-0.parquet", folder / name / "shard-1.parquet")
+            (folder / name / shard(0)).unlink()
+            shutil.copy(both / name / shard(0), folder / name / shard(1))
 
     return folder, land
 
@@ -115,7 +116,7 @@ def test_pages_that_nobody_can_have_open_are_removed(served, growing):
     ask(server, "/").read()
     land()
     ask(server, "/").read()
-    (folder / "generations" / "shard-1.parquet").rename(folder / "generations" / "shard-2.parquet")
+    (folder / "generations" / shard(1)).rename(folder / "generations" / shard(2))
     ask(server, "/").read()
     assert len(list(server.folder.glob("*.html"))) == 2
 

@@ -1,0 +1,75 @@
+"""What is wrong with the results at rest, put right before a sweep goes on, and said.
+
+A damaged shard is moved to the folder `damaged`, so that its runs are done again. Of a run that is there twice, the row
+that doesn't count is removed; so is a copy of a shard's file under another name. Nothing else is touched: what no sweep
+wrote is named and left alone.
+"""
+
+from collections.abc import Collection
+
+from pyarrow import fs
+
+from cluster.landing import Survey, name_of, remove_shard, survey
+from cluster.store import Store
+from eexit.config import some
+from eexit.files import (
+    digest_of,
+    digest_of_file,
+    encode_generations,
+    encode_tokens,
+    generations_name,
+    list_files,
+    read_generations,
+    read_tokens,
+    tokens_name,
+    without,
+)
+
+
+def take_stock(store: Store) -> tuple[Survey, list[str]]:
+    """What has landed and is sound, and a line for each thing that was not. The lease must be held."""
+    found = survey(store)
+    lines = []
+    for stem, reason in found.damaged.items():
+        # The commit mark goes first: what a kill leaves in between is debris.
+        aside = store.set_aside(generations_name(stem), tokens_name(stem))
+        lines.append(f"{reason}: its runs are done again; what is left of it is in {aside}")
+    for stem, run_ids in found.superseded.items():
+        n_left = _drop(store, stem, run_ids)
+        what = f"{len(run_ids)} of its runs were" if n_left else "all of its runs were"
+        lines.append(f"{store.path(generations_name(stem))}: {what} there twice; the later attempt's rows stay")
+    copies = _copies(store, found.foreign)
+    for name, original in copies.items():
+        store.remove(name)
+        lines.append(f"{store.path(name)} was a copy of {original} and is removed")
+    foreign = [name for name in found.foreign if name not in copies]
+    lines += [f"{store.path(name)} is not one of the sweep's files, and is left alone" for name in foreign]
+    return survey(store) if found.damaged or found.superseded or copies else found, some(lines)
+
+
+def _drop(store: Store, stem: str, run_ids: Collection[str]) -> int:
+    """Remove these runs from a shard; returns how many it has left. They land anew before the shard goes."""
+    shard = read_generations(store, stem)
+    kept = without(shard.rows, run_ids)
+    if kept.num_rows:
+        name, tokens = name_of(kept["run_id"].to_pylist()), encode_tokens(without(read_tokens(store, shard), run_ids))
+        store.publish(tokens_name(name), tokens)
+        store.publish(generations_name(name), encode_generations(kept, digest_of(tokens), shard.attempt))
+    remove_shard(store, stem)
+    return kept.num_rows
+
+
+def _copies(store: Store, foreign: Collection[str]) -> dict[str, str]:
+    """Which of these are byte for byte the file of a shard, and of which."""
+    copies = {}
+    shards = list_files(store).shards if foreign else {}
+    for name in foreign:
+        info = store.filesystem.get_file_info(store.path(name))
+        same_size = [other for other, its in shards.items() if its.size == info.size]
+        if info.type != fs.FileType.File or not same_size:
+            continue
+        digest = digest_of_file(store, store.path(name))
+        for other in same_size:
+            if digest_of_file(store, store.path(other)) == digest:
+                copies[name] = other
+    return copies

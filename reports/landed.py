@@ -1,0 +1,108 @@
+"""What has landed of a sweep and is whole, each run once: the files that a report is made of.
+
+What is damaged, or not the sweep's, is left out and said. Nothing is changed: the sweep's own command does that.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from eexit.files import (
+    DamagedError,
+    Generations,
+    Place,
+    generations_name,
+    list_files,
+    read_generations,
+    read_shards,
+    read_tokens,
+    superseded,
+    tokens_name,
+    without,
+)
+from eexit.schema import GENERATIONS, TOKENS
+
+# Local files are checked as a whole before this; it is for those under a URI, and for what changes meanwhile.
+_PARQUET = ds.ParquetFileFormat(
+    default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+)
+
+
+@dataclass(frozen=True)
+class Landed:
+    """Some columns of every run; tokens and texts, where they are; and a line for each file that is left out."""
+
+    rows: pa.Table
+    tokens: ds.Dataset
+    texts: ds.Dataset
+    left_out: tuple[str, ...]
+
+
+def read_landed(place: Place, columns: Sequence[str]) -> Landed:
+    """`columns` of `GENERATIONS`, `run_id` and `status` among them; those that an older version lacks are null."""
+    listing = list_files(place)
+    shards, without_tokens = [], set()
+    left_out = [f"{place.path(name)} is not one of the sweep's files" for name in listing.foreign]
+    for found in read_shards(place, listing, columns):
+        shard = found.shard if isinstance(found, DamagedError) else found
+        if isinstance(found, DamagedError):
+            left_out.append(str(found))
+            without_tokens.update([found.shard.stem] if found.shard else [])
+        if shard:
+            shards.append(shard)
+    twice = _twice(shards)
+    dropped = superseded(shards, twice) if twice else {}
+    left_out += [
+        f"{place.path(generations_name(stem))}: {len(run_ids)} runs that are there twice, and count elsewhere"
+        for stem, run_ids in dropped.items()
+    ]
+    wanted = loose(pa.schema([GENERATIONS.field(name) for name in columns]))
+    rows = [conform(without(shard.rows, dropped.get(shard.stem, ())), wanted) for shard in shards]
+    return Landed(
+        pa.concat_tables(rows or [wanted.empty_table()]),
+        _dataset(place, TOKENS, [shard for shard in shards if shard.stem not in without_tokens], dropped),
+        _dataset(place, GENERATIONS, shards, dropped),
+        tuple(left_out),
+    )
+
+
+def loose(schema: pa.Schema) -> pa.Schema:
+    """The schema for rows that may lack any column."""
+    return pa.schema([field.with_nullable(True) for field in schema])
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with this schema's columns, null where it has none."""
+    has = set(table.column_names)
+    columns = [
+        table[field.name].cast(field.type) if field.name in has else pa.nulls(table.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def _twice(shards: Sequence[Generations]) -> set[str]:
+    if not shards:
+        return set()
+    run_ids = pa.chunked_array([chunk for shard in shards for chunk in shard.rows["run_id"].chunks], pa.string())
+    if pc.count_distinct(run_ids).as_py() == len(run_ids):
+        return set()
+    counts = run_ids.value_counts()
+    return set(counts.field("values").filter(pc.greater(counts.field("counts"), 1)).to_pylist())
+
+
+def _dataset(
+    place: Place, schema: pa.Schema, shards: Sequence[Generations], dropped: Mapping[str, Collection[str]]
+) -> ds.Dataset:
+    """The files of these shards that have this schema, without the rows that are dropped; what they lack is null."""
+    name_of = tokens_name if schema is TOKENS else generations_name
+    whole = [place.path(name_of(shard.stem)) for shard in shards if shard.stem not in dropped]
+    parts = [ds.dataset(whole, filesystem=place.filesystem, format=_PARQUET, schema=loose(schema))] if whole else []
+    for stem in (shard.stem for shard in shards if shard.stem in dropped):
+        shard = read_generations(place, stem)
+        table = read_tokens(place, shard) if schema is TOKENS else shard.rows
+        parts.append(ds.dataset(conform(without(table, dropped[stem]), loose(schema))))
+    return ds.dataset(parts or [ds.dataset(loose(schema).empty_table())])

@@ -1,0 +1,112 @@
+"""Flip one bit of a finished sweep's files, again and again: no reader may take it for what was written.
+
+    python tests/cluster/flip_bits.py          400 flips, each in a fresh copy
+    python tests/cluster/flip_bits.py 5000
+
+Each flip is shown to a sweep that goes on, to a report and to a compaction. They may say what is wrong, or read what
+was written all the same, as of a bit that means nothing; they may not read other data, nor end in a traceback.
+"""
+
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import pandas as pd
+from scripted import rows_of, sweep_of
+
+from cluster.compaction import compact_into, read_about
+from cluster.landing import land
+from cluster.manifest import make_manifest, read_manifest, written
+from cluster.settling import take_stock
+from cluster.store import open_store
+from eexit.config import UsageError
+from eexit.plan import plan_runs
+from reports.sweep import read_sweep
+
+FLIPS = 400
+NOTICED = "noticed"
+
+
+def make_sweep(folder: Path) -> None:
+    """Four shards of nine runs."""
+    config = sweep_of("a-model", "one", "two", "three", "four")
+    runs, store = list(plan_runs(config)), open_store(folder)
+    with written(store, make_manifest(config, {"name": "a-model", "n_layers": 30}, [5])):
+        for start in range(0, len(runs), 9):
+            some = runs[start : start + 9]
+            land(store, some, rows_of(some, config))
+
+
+def resumed(folder: Path) -> object:
+    """What a sweep that goes on makes of it."""
+    store = open_store(folder)
+    manifest = read_manifest(store)
+    found, lines = take_stock(store)
+    return NOTICED if lines else (manifest, found)
+
+
+def reported(folder: Path) -> object:
+    """What a report is made of."""
+    sweep = read_sweep(str(folder))
+    tables = (sweep.tokens.to_table(), sweep.texts.to_table())
+    return NOTICED if sweep.left_out else (sweep.about, sweep.generations.to_csv(), *(t.to_pylist() for t in tables))
+
+
+def compacted(folder: Path) -> object:
+    """What a compaction leaves."""
+    with tempfile.TemporaryDirectory() as into:
+        compact_into(open_store(folder), open_store(into), 1000)
+        frames = (pd.read_parquet(f"{into}/{name}") for name in ("generations", "tokens"))
+        return read_about(open_store(into)), *(frame.to_json() for frame in frames)
+
+
+READERS: dict[str, Callable[[Path], object]] = {"resume": resumed, "report": reported, "compaction": compacted}
+
+
+def read(reader: Callable[[Path], object], folder: Path) -> object:
+    try:
+        return reader(folder)
+    except UsageError as error:
+        return NOTICED if "\n" not in str(error) else str(error)
+
+
+def flip_bits(folder: Path, flips: int, seed: int = 0) -> Counter[tuple[str, str]]:
+    """Counts of what came of `flips` bits of the sweep that is made in `folder`: by reader and outcome."""
+    whole, flipped = folder / "whole", folder / "flipped"
+    make_sweep(whole)
+    files = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
+    expected = {name: read(reader, whole) for name, reader in READERS.items()}
+    assert NOTICED not in expected.values()
+    draw, outcomes = Random(seed), Counter[tuple[str, str]]()
+    for _ in range(flips):
+        file = draw.choice(files)
+        content = bytearray((whole / file).read_bytes())
+        bit = draw.randrange(8 * len(content))
+        content[bit // 8] ^= 1 << bit % 8
+        for name, reader in READERS.items():
+            shutil.copytree(whole, flipped)
+            (flipped / file).write_bytes(content)
+            found = read(reader, flipped)
+            shutil.rmtree(flipped)
+            outcome = NOTICED if found == NOTICED else "the same" if found == expected[name] else "OTHER DATA"
+            outcomes[name, outcome] += 1
+            if outcome == "OTHER DATA":
+                print(f"{name} did not notice bit {bit} of {file} (seed {seed})")
+    return outcomes
+
+
+def main() -> int:
+    flips = int(sys.argv[1]) if len(sys.argv) > 1 else FLIPS
+    with tempfile.TemporaryDirectory() as folder:
+        outcomes = flip_bits(Path(folder), flips)
+    for (name, outcome), count in sorted(outcomes.items()):
+        print(f"{name:10}  {outcome:10}  {count:,} of {flips:,}")
+    return int(any(outcome == "OTHER DATA" for _, outcome in outcomes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
