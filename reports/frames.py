@@ -28,7 +28,15 @@ AVERAGED: Final = (
     "longest_loop",
     "n_tokens",
 )
-DIFFERENCES: Final = ("perplexity", "disagreement", "distinct_2", "longest_loop", "n_tokens")
+DIFFERENCES: Final = (
+    "perplexity",
+    "exit_rate",
+    "mean_depth",
+    "disagreement",
+    "distinct_2",
+    "longest_loop",
+    "n_tokens",
+)
 MAX_BINS: Final = 25
 
 

@@ -56,6 +56,8 @@ PAIRED: Final = (
     ("configuration", "Configuration", "text"),
     ("n", "n prompts", "count"),
     ("perplexity", "Perplexity, ratio", "real"),
+    ("exit_rate", "Early exits, difference", "points"),
+    ("mean_depth", "Mean depth, difference", "points"),
     ("disagreement", "Disagreement, difference", "points"),
     ("distinct_2", "Distinct 2-grams, difference", "points"),
     ("longest_loop", "Longest loop, difference in tokens", "change"),
@@ -219,6 +221,8 @@ _TRADE_OFFS: Final = (
 )
 _MEASURES: Final = (
     ("perplexity", "Perplexity", "Perplexity, ratio (log scale)", 1.0),
+    ("exit_rate", "Early exits", "Early exits, difference (fraction of decided tokens)", 0.0),
+    ("mean_depth", "Mean depth", "Mean depth, difference (fraction of layers)", 0.0),
     ("disagreement", "Disagreement", "Disagreement, difference (fraction of decided tokens)", 0.0),
     ("distinct_2", "Distinct 2-grams", "Distinct 2-grams, difference (fraction)", 0.0),
     ("longest_loop", "Longest loop", "Longest loop, difference in tokens", 0.0),

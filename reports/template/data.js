@@ -78,13 +78,12 @@ async function coreOf(number) {
 // What is known of token i of a run, null without a recording: {kl, probability, logprob, entropy, said, top, read}. `top`
 // are the likeliest tokens of full depth at each exit rank, `read` those of the distribution that the token came from.
 async function detailOf(number, run) {
+  const n = total(number), E = DATA.final;
   if (!details.has(number)) {
-    const kinds = ["kl", "more", "top", "read"], bytes = await Promise.all(kinds.map((kind) => (DATA.kinds.includes(kind) ? blob(kind, number) : null)));
-    details.set(number, Object.fromEntries(kinds.map((kind, i) => [kind, bytes[i]])));
+    const [kl, more, top, read] = await Promise.all(["kl", "more", "top", "read"].map((kind) => (DATA.kinds.includes(kind) ? blob(kind, number) : null)));
+    details.set(number, { kl, more, said: more && numbersAt(more, 2 * n, n).numbers, likely: top && likelyOf(top, n, E + 1), source: read && likelyOf(read, n, 1) });
   }
-  const { kl, more, top, read } = details.get(number), n = total(number), E = DATA.final;
-  const said = more && numbersAt(more, 2 * n, n).numbers;
-  const likely = top && likelyOf(top, n, E + 1), source = read && likelyOf(read, n, 1);
+  const { kl, more, said, likely, source } = details.get(number);
   const k = DATA.configurations[run.c].kl;
   return (i) => {
     const at = run.start + i;

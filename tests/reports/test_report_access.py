@@ -6,7 +6,16 @@ import io
 import pytest
 from synthetic_sweeps import HOSTILE
 
-ROUTES = ("#/", "#/p/1", "#/p/1/unfrozen@1/vs/normal/t/4", "#/p/2/unfrozen@2", "#/c/unfrozen@1", "#/s/cat", "#/fail")
+ROUTES = (
+    "#/",
+    "#/p/1",
+    "#/p/1/unfrozen@1/vs/normal/t/4",
+    "#/p/2/unfrozen@2",
+    "#/c/unfrozen@1",
+    "#/s/cat",
+    "#/w/cat",
+    "#/fail",
+)
 ROUTES = (*ROUTES, "#/methods", "#/nowhere")
 PHONE = (("width", 360), ("height", 740))
 PAPER = (("width", 688), ("height", 1017))  # A4 between the margins

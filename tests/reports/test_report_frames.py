@@ -131,12 +131,13 @@ def test_paired_differences_compare_the_same_prompt_and_seed(tmp_path):
     changes = {
         ("normal", 0, 0): {"perplexity": 2.0, "n_tokens": 10},
         ("normal", 1, 0): {"perplexity": 10.0, "n_tokens": 10},
-        ("unfrozen", 0, 0): {"perplexity": 4.0, "n_tokens": 7},
-        ("unfrozen", 1, 0): {"perplexity": 80.0, "n_tokens": 11},
+        ("unfrozen", 0, 0): {"perplexity": 4.0, "n_tokens": 7, "exit_rate": 0.4, "mean_depth": 0.9},
+        ("unfrozen", 1, 0): {"perplexity": 80.0, "n_tokens": 11, "exit_rate": 0.2, "mean_depth": 0.8},
     }
     row = row_of(frames.paired_differences(small_sweep(tmp_path, changes, 2)), "unfrozen@1")
     assert row["perplexity"] == pytest.approx(4.0)  # sqrt(2 · 8)
     assert row["n_tokens"] == pytest.approx(-1.0)
+    assert (row["exit_rate"], row["mean_depth"]) == (pytest.approx(0.3), pytest.approx(-0.15))
     assert row["n"] == 2
 
 
