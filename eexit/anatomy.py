@@ -25,6 +25,7 @@ from transformers.modeling_utils import AttentionInterface
 from eexit.cache import CacheView, KeysWritten, KVCache
 from eexit.config import UsageError, first_line
 from eexit.layer_calls import CallsFor, LayerCall, row_axes
+from eexit.longrope import embed_apart, switch_length
 from eexit.self_attending import check_self_attending
 from eexit.soundness import check
 from eexit.supported import cached_windows, find_stack, refuse_several_devices, refuse_unsupported, takes
@@ -146,6 +147,7 @@ class Decoder:
             refuse_several_devices(model)
             self.n_layers: int = config.num_hidden_layers
             self.context = _context(config)
+            self.switch = switch_length(config)
             self.vocabulary: int = config.vocab_size
             self.device, self.dtype = model.device, model.dtype
             path, name = find_stack(model, self.n_layers)
@@ -232,6 +234,13 @@ class Decoder:
         """A pass over rows of a cache, as these layers need it."""
         return CacheView(cache, position_BT, reach, left_padded=self.attends_itself)
 
+    def context_of(self, n_prompt: int) -> int | None:
+        """How many tokens a row with a prompt of so many may have; None without a limit.
+
+        Where rotary angles switch at a length, a row that begins before the switch ends there.
+        """
+        return self.switch if self.switch is not None and n_prompt <= self.switch else self.context
+
     def attending(self) -> AbstractContextManager[None]:
         """Within it the layers use our attention, unless they attend by themselves; outside, the model is as it was."""
         return attention_by(None if self.attends_itself else ATTENTION, self.configs)
@@ -239,9 +248,14 @@ class Decoder:
     def begin(self, token_BT: Tensor, view: CacheView) -> tuple[Tensor, LayerPass]:
         """Embed tokens at the view's positions: the residual stream before layer 0, (B, T, W), and the pass."""
         mask = {"attention_mask": view.attention_mask()} if view.left_padded else {}
-        hidden_BTW, calls = self.embed(
-            input_ids=token_BT, position_ids=view.position_BT, cache=view, use_cache=True, **mask
-        )  # fmt: skip
+
+        def embed(token_BT: Tensor, position_BT: Tensor) -> tuple[Tensor, list[LayerCall]]:
+            return self.embed(input_ids=token_BT, position_ids=position_BT, cache=view, use_cache=True, **mask)
+
+        if self.switch is None or view.reach <= self.switch:
+            hidden_BTW, calls = embed(token_BT, view.position_BT)
+        else:
+            hidden_BTW, calls = embed_apart(embed, token_BT, view.position_BT, self.switch, self._axes)
         return hidden_BTW, LayerPass(self.layers, view, calls, self._axes, self.windows)
 
     def embed(self, **inputs: Any) -> tuple[Tensor, list[LayerCall]]:

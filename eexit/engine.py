@@ -94,19 +94,23 @@ class Engine:
                 yield from self._retire(batch)
 
     def _refusal(self, request: Request) -> Failure | None:
-        n_prompt, context = len(request.prompt_token_ids), self.decoder.context
+        n_prompt = len(request.prompt_token_ids)
+        context = self.decoder.context_of(n_prompt)
         if n_prompt == 0:
             return Failure("the prompt is empty: nothing to continue from")
         if context is not None and n_prompt >= context:
+            where = "" if context == self.decoder.context else ", where its rotary angles switch"
             return Failure(
-                f"the prompt has {n_prompt} tokens, which leaves no room in the model's context of {context}"
+                f"the prompt has {n_prompt} tokens, which leaves no room in the model's context of {context}{where}"
             )
         return None
 
     def _limit(self, request: Request) -> int:
         """Tokens a row may make: as asked, within the model's context."""
         room = self.decoding.max_new_tokens
-        return room if self.decoder.context is None else min(room, self.decoder.context - len(request.prompt_token_ids))
+        n_prompt = len(request.prompt_token_ids)
+        context = self.decoder.context_of(n_prompt)
+        return room if context is None else min(room, context - n_prompt)
 
     def _new_batch(self, requests: Sequence[Request]) -> Batch:
         length = max(len(request.prompt_token_ids) + self._limit(request) for request in requests)
@@ -153,7 +157,8 @@ class Engine:
     def _prefill(self, prompt: tuple[int, ...]) -> Prefix:
         """Process a prompt at full depth; its last token is repeated behind it, where no other token sees it."""
         length = -(-len(prompt) // PROMPT_STEP) * PROMPT_STEP
-        length = length if self.decoder.context is None else min(length, self.decoder.context)
+        context = self.decoder.context_of(len(prompt))
+        length = length if context is None else min(length, context)
         ids = np.array([[*prompt, *prompt[-1:] * (length - len(prompt))]])
         [token_BT] = to_device([ids], self.decoder.device)
         cache = KVCache(1, length)

@@ -12,8 +12,8 @@ Three things are compared with the model as it is, each by itself, so that no dt
 Shapes: B rows, T tokens, S positions, W width of the residual stream, V vocabulary.
 """
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,7 +26,7 @@ from eexit.config import UsageError
 from eexit.watching import Forward, Handed, OwnAttention, TokenAt
 
 if TYPE_CHECKING:
-    from eexit.anatomy import Decoder
+    from eexit.anatomy import Decoder, LayerPass
 
 # How far two results may be apart, as a part of their size. What layers hand to attention and what they add comes from
 # the same operations on the same numbers, in products of other sizes at most. Attention adds up in another order.
@@ -45,9 +45,19 @@ class _Replay(CacheView):
     """Notes what layers hand to their attention, and answers what the model's own gave; without that, leaves there."""
 
     def __init__(self, position_BT: Tensor, attended: Sequence[Tensor] | None):
-        super().__init__(KVCache(len(position_BT), 1), position_BT, 1)
-        self.attended = attended
+        reach = int(position_BT.max()) + 1
+        super().__init__(KVCache(len(position_BT), reach), position_BT, reach)
+        self.attended, self.asked_for_length = attended, False
         self.handed: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+
+    @classmethod
+    def of(cls, forwards: Sequence[Forward]) -> "_Replay":
+        attended = [torch.cat(parts) for parts in zip(*(forward.attended for forward in forwards), strict=True)]
+        return cls(torch.cat([forward.position_1T for forward in forwards]), attended)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        self.asked_for_length = True
+        return super().get_seq_length(layer_idx)
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         self.layer = layer_idx
@@ -80,35 +90,53 @@ def check(decoder: "Decoder", rows: Sequence[Sequence[Forward]], far: Sequence[T
 
 
 def _check_pass(decoder: "Decoder", forwards: Sequence[Forward], where: str) -> None:
-    """A pass of ours over what the model did row by row; every layer is given what it was given there."""
-
-    def of_rows(name: str, layer: int) -> Tensor:
-        return torch.cat([getattr(forward, name)[layer] for forward in forwards])
-
-    attended = [of_rows("attended", layer) for layer in range(decoder.n_layers)]
-    view = _Replay(torch.cat([forward.position_1T for forward in forwards]), attended)
-    with decoder.attending():
+    """A pass of ours over what the model did row by row, and the same pass for some of several rows."""
+    view = _Replay.of(forwards)
+    with decoder.attending(), _explained(view):
         embedded_BTW, layer_pass = decoder.begin(torch.cat([forward.token_1T for forward in forwards]), view)
-        require_same_embedding(decoder, where, embedded_BTW, of_rows("entering_1TW", 0))
-        for layer in range(decoder.n_layers):
-            entering_BTW, leaving_BTW = of_rows("entering_1TW", layer), of_rows("leaving_1TW", layer)
-            ours_BTW = layer_pass.block(layer, entering_BTW)
-            _require_handed(view, layer, [forward.handed[layer] for forward in forwards], where)
-            require_same_added(f"what layer {layer} adds for {where}", entering_BTW, ours_BTW, leaving_BTW)
+        embedded_by_it_BTW = torch.cat([forward.entering_1TW[0] for forward in forwards])
+        require_same_embedding(decoder, where, embedded_BTW, embedded_by_it_BTW)
+        _check_layers(view, layer_pass, forwards, where)
+        if len(forwards) > 1:
+            rows = [1, 0, 1]
+            some = [forwards[row] for row in rows]
+            view = _Replay.of(some)
+            _check_layers(view, layer_pass.among(torch.tensor(rows, device=decoder.device), view), some, where)
+
+
+def _check_layers(view: _Replay, layer_pass: "LayerPass", forwards: Sequence[Forward], where: str) -> None:
+    """Every layer, given what it was given in the model."""
+    for layer in range(len(layer_pass.layers)):
+        entering_BTW = torch.cat([forward.entering_1TW[layer] for forward in forwards])
+        leaving_BTW = torch.cat([forward.leaving_1TW[layer] for forward in forwards])
+        ours_BTW = layer_pass.block(layer, entering_BTW)
+        _require_handed(view, layer, [forward.handed[layer] for forward in forwards], where)
+        require_same_added(f"what layer {layer} adds for {where}", entering_BTW, ours_BTW, leaving_BTW)
+
+
+@contextmanager
+def _explained(view: _Replay) -> Iterator[None]:
+    """Say why positions differ, where that is known."""
+    try:
+        yield
+    except UsageError as error:
+        if not view.asked_for_length:
+            raise
+        why = "it takes positions from the length of the cache, where rows have lengths of their own"
+        raise UsageError(f"{error}; {why}") from error
 
 
 def _check_far_positions(decoder: "Decoder", far: Sequence[TokenAt]) -> None:
-    position_B1 = torch.tensor([[token.position] for token in far], device=decoder.device)
-    view = _Replay(position_B1, None)
-    with decoder.attending():
-        token_B1 = torch.cat([token.token_11 for token in far])
-        embedded_B1W, layer_pass = decoder.begin(token_B1, view)
+    """Single tokens at far positions, side by side, given the embeddings that each had alone in the model."""
+    view = _Replay(torch.tensor([[token.position] for token in far], device=decoder.device), None)
+    where = f"positions {', '.join(str(token.position) for token in far)}"
+    with decoder.attending(), _explained(view):
+        embedded_B1W, layer_pass = decoder.begin(torch.cat([token.token_11 for token in far]), view)
         its_B1W = torch.cat([token.embedded_11W for token in far])
-        require_same_embedding(decoder, "a far position", embedded_B1W, its_B1W)
+        require_same_embedding(decoder, where, embedded_B1W, its_B1W)
         for layer in range(decoder.n_layers):
             with suppress(_Reached):
                 layer_pass.block(layer, its_B1W)
-            where = f"positions {', '.join(str(token.position) for token in far)}"
             _require_handed(view, layer, [token.handed[layer] for token in far], where)
     for token in far:
         _require_same_masks(decoder, token)

@@ -25,6 +25,14 @@ LATENT = {
     "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "moe_intermediate_size": 32,
     "num_key_value_heads": 4, "first_k_dense_replace": 2,
 }  # fmt: skip
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10_000.0,
+    "short_factor": [1.0, 1.1, 1.2, 1.3],
+    "long_factor": [2.0, 3.0, 4.0, 5.0],
+    "original_max_position_embeddings": 40,
+}
 
 ARCHITECTURES = {
     "llama": lambda: tf.LlamaConfig(**GROUPED),
@@ -43,13 +51,30 @@ ARCHITECTURES = {
     "falcon_alibi": lambda: tf.FalconConfig(**SIZES, alibi=True, multi_query=False),
     "bloom": lambda: tf.BloomConfig(**SIZES),
     "mpt": lambda: tf.MptConfig(**SIZES, max_seq_len=64),
+    "mixtral": lambda: tf.MixtralConfig(**SLIDING, num_local_experts=4),
+    "qwen2_moe": lambda: tf.Qwen2MoeConfig(
+        **SLIDING, **EXPERTS, shared_expert_intermediate_size=32, use_sliding_window=True, max_window_layers=3
+    ),
+    "qwen3_moe": lambda: tf.Qwen3MoeConfig(**GROUPED, **EXPERTS, head_dim=8),
+    "cohere": lambda: tf.CohereConfig(**GROUPED, logit_scale=0.5),
+    "cohere2": lambda: tf.Cohere2Config(**SLIDING, logit_scale=0.5, sliding_window_pattern=2),
+    "olmo2": lambda: tf.Olmo2Config(**GROUPED),
+    "granite": lambda: tf.GraniteConfig(
+        **GROUPED, attention_multiplier=0.3, residual_multiplier=0.5, embedding_multiplier=3.0, logits_scaling=2.0
+    ),
+    "smollm3": lambda: tf.SmolLM3Config(**GROUPED, no_rope_layer_interval=2),
+    "starcoder2": lambda: tf.Starcoder2Config(**SLIDING),
+    "phimoe": lambda: tf.PhimoeConfig(
+        **SLIDING, num_local_experts=4, rope_parameters=LONGROPE | {"short_mscale": 1.1, "long_mscale": 1.3}
+    ),
+    "phi3_longrope": lambda: tf.Phi3Config(**GROUPED, rope_parameters=LONGROPE, original_max_position_embeddings=40),
+    "llama4": lambda: tf.Llama4TextConfig(
+        **GROUPED, head_dim=8, intermediate_size_mlp=64, num_local_experts=2, layer_types=["full_attention"] * 7
+    ),
     "stablelm": lambda: tf.StableLmConfig(**GROUPED),
     "nemotron": lambda: tf.NemotronConfig(**GROUPED, head_dim=8),
     "diffllama": lambda: tf.DiffLlamaConfig(**GROUPED, head_dim=8),
     "gptj": lambda: tf.GPTJConfig(**SIZES, rotary_dim=4),
-    "olmo2": lambda: tf.Olmo2Config(**GROUPED),
-    "smollm3": lambda: tf.SmolLM3Config(**GROUPED, no_rope_layer_interval=2),
-    "mixtral": lambda: tf.MixtralConfig(**GROUPED, num_local_experts=4),
     "deepseek_v3": lambda: tf.DeepseekV3Config(**SIZES, **LATENT),
     "gpt_oss": lambda: tf.GptOssConfig(**SLIDING, head_dim=8, num_local_experts=4, num_experts_per_tok=2),
 }

@@ -7,6 +7,7 @@ from eexit.anatomy import Decoder
 from eexit.config import UsageError
 
 SMALL = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 4}
+LLAMA4 = {"head_dim": 8, "intermediate_size_mlp": 64, "num_local_experts": 2}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64}
 BART = {"encoder_layers": 4, "decoder_layers": 4, "decoder_attention_heads": 4, "decoder_ffn_dim": 64}
 SHARING = {"layer_types": ["sliding_attention", "full_attention"] * 2, "num_kv_shared_layers": 2,
@@ -45,10 +46,16 @@ def test_a_raw_readout_leaves_the_norm_out(any_model: PreTrainedModel):
          "DogeForCausalLM is not supported: layer 0 masks other positions than later ones"),
         (lambda: AutoModelForCausalLM.from_config(tf.MoshiConfig(**SMALL, **HEADS, sliding_window=8)),
          "MoshiForCausalLM is not supported: layer 0 has a window of 8 tokens that its masks don't have"),
+        (lambda: AutoModelForCausalLM.from_config(tf.Llama4TextConfig(
+            **SMALL, **HEADS, **LLAMA4, max_position_embeddings=9000, layer_types=["full_attention"] * 4)),
+         "the query in layer 3 for positions .*8192.* it takes positions from the length of the cache"),
+        (lambda: AutoModelForCausalLM.from_config(tf.Llama4TextConfig(
+            **SMALL, **HEADS, **LLAMA4, attention_chunk_size=8)),
+         "Llama4ForCausalLM is not supported: it has layers of kind chunked_attention"),
     ],
     ids=["encoder-decoder", "state-space", "linear-attention", "no-cache", "memories",
          "encoder-within", "no-positions", "shared-keys", "looped",
-         "mask-by-value", "window-of-the-cache"],
+         "mask-by-value", "window-of-the-cache", "temperature-by-position", "chunks"],
 )  # fmt: skip
 def test_a_model_that_cannot_be_supported_says_what_is_missing(make, message: str):
     with pytest.raises(UsageError, match=message):

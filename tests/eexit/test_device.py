@@ -31,8 +31,11 @@ EXPERTS = {
     ),
 }  # fmt: skip
 FAMILIES: dict[str, Callable[[], tf.PreTrainedConfig]] = ARCHITECTURES | EXPERTS
-SEND_THEMSELVES = {"falcon", "gpt_neo"}  # whose layers make a tensor from a number or a list at every call
-ASK_THEMSELVES = {"diffllama"}  # whose mask is left out if nothing is padded, which transformers looks at first
+SEND_THEMSELVES = {"falcon", "gpt_neo", "phimoe"}  # whose code makes a tensor from a number or a list at every call
+ASK_THEMSELVES = {
+    "diffllama",  # whose mask is left out if nothing is padded, which transformers looks at first
+    "phimoe",  # whose rotary angles depend on the largest position
+}
 A_STEP = Counts(to_card=2, to_host=2)  # which rows there are, and where they go; their exits, and what is recorded
 
 

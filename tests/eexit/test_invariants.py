@@ -108,6 +108,12 @@ def test_invariant_3_holds_however_rows_decode(llama: PreTrainedModel, change: d
         assert_same(trace, generate_one(llama, decoder, request, decoding))
 
 
+def test_invariant_4_a_row_is_the_same_alone_and_beside_others(any_model: PreTrainedModel):
+    requests = grid([0.5])
+    for request, trace in zip(requests, generate(any_model, requests), strict=True):
+        assert_same(trace, generate(any_model, [request])[0])
+
+
 @pytest.mark.parametrize("architecture", ["llama", "mpt"])  # our attention, and layers that attend by themselves
 def test_invariant_4_a_row_does_not_depend_on_its_neighbours(architecture: str):
     model = tiny_model(architecture)

@@ -133,3 +133,21 @@ def test_a_layer_that_does_something_else_is_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(LayerPass, "block", block)
     with pytest.raises(UsageError, match=r"what layer 3 adds for a prompt is .*% off"):
         Decoder(tiny_model("llama").to(dtype))
+
+
+def test_rows_that_share_the_longest_ones_rotary_angles_are_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("eexit.anatomy.switch_length", lambda config: None)
+    with pytest.raises(UsageError, match=r"the query in layer 0 for positions .*40.* is .*% off"):
+        Decoder(tiny_model("phi3_longrope"))
+
+
+@pytest.mark.parametrize("architecture", ["qwen2_moe", "phimoe"])
+def test_a_window_that_only_the_models_mask_knows_is_read_from_it(architecture: str):
+    assert 8 in Decoder(tiny_model(architecture)).windows
+
+
+@pytest.mark.parametrize("wrong", [None, 7, 9])
+def test_a_window_that_the_models_mask_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatch, wrong: int | None):
+    monkeypatch.setattr("eexit.anatomy.windows_of", lambda far: [wrong] * 7)
+    with pytest.raises(UsageError, match="layer 0 masks other positions"):
+        Decoder(tiny_model("mistral"))

@@ -1,0 +1,51 @@
+"""A model whose rotary angles switch at a length: each row has those of its own length."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from tiny_models import tiny_model
+from traces import assert_same
+from transformers import PreTrainedModel
+
+from eexit.anatomy import Decoder
+from eexit.config import Mode
+from eexit.engine import Engine
+from eexit.reference import generate_one
+from eexit.rows import Decoding, Failure, Outcome, Request
+
+SWITCH = 40
+SHORT, LONG = tuple(range(3, 20)), tuple(range(2, 52))
+DECODING = Decoding(exitable_layers=(1, 3), max_new_tokens=10, eos_token_ids=frozenset(), record_top_k=2)
+
+
+@pytest.fixture(scope="module", params=["phi3_longrope", "phimoe"])
+def model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    return tiny_model(request.param)
+
+
+def generate(model: PreTrainedModel, requests: Sequence[Request]) -> list[Outcome]:
+    outcomes = dict(Engine(Decoder(model), DECODING).generate(requests))
+    return [outcomes[index] for index in range(len(requests))]
+
+
+def test_long_rows_beside_short_ones_are_as_the_model_makes_them_alone(model: PreTrainedModel):
+    requests = [Request(prompt, mode, k) for prompt in (SHORT, LONG)
+                for mode, k in ((Mode.NORMAL, None), (Mode.FROZEN_RESIDUAL, 0.5))]  # fmt: skip
+    decoder = Decoder(model)
+    for request, trace in zip(requests, generate(model, requests), strict=True):
+        assert_same(trace, generate_one(model, decoder, request, DECODING))
+        if request.mode == Mode.NORMAL:
+            prompt = torch.tensor([request.prompt_token_ids])
+            generated = model.generate(prompt, max_new_tokens=10, do_sample=False, pad_token_id=0)
+            assert trace.token_id_T.tolist() == generated[0, prompt.shape[1] :].tolist()
+
+
+def test_a_row_ends_where_the_angles_switch(model: PreTrainedModel):
+    prompts = [LONG[: SWITCH - 3], LONG[:SWITCH], LONG[: SWITCH + 1]]
+    before, at, behind = generate(model, [Request(prompt, Mode.NORMAL, None) for prompt in prompts])
+    assert len(before.token_id_T) == 3
+    assert before.finish_reason == "length"
+    assert isinstance(at, Failure)
+    assert "no room in the model's context of 40, where its rotary angles switch" in at.error
+    assert len(behind.token_id_T) == 10
