@@ -172,7 +172,7 @@ class Driver:
                 self._lost(worker, failure)
                 return
             cause = error.cause
-            raise cause if isinstance(cause, UsageError) else SweepStopped(f"model can't be loaded: {failure.reason}")
+            raise cause if isinstance(cause, UsageError) else UsageError(f"model can't be loaded: {failure.reason}")
         shard = worker.take(ref)
         if isinstance(error.cause, LandingError):
             log("landing failed", logging.ERROR, reason=str(error.cause), run_ids=_ids(shard))

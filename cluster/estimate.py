@@ -26,6 +26,7 @@ class Memory:
 
     weights: int
     cache: int
+    row: int = 0  # keys and values of one of them, which are all held at a time
 
     def of_node(self, gpus: float) -> int:
         """What an actor takes of its node: weights pass through there on their way to a GPU, keys and values don't."""
@@ -111,7 +112,8 @@ def look_at_memory(config: SweepConfig, rows: int, prompt_tokens: int) -> Memory
     from eexit.models import estimate_memory
 
     try:
-        return Memory(*estimate_memory(config, rows, prompt_tokens))
+        weights, cache = estimate_memory(config, rows, prompt_tokens)
+        return Memory(weights, cache, cache // rows)
     except RuntimeError:  # of a meta tensor that was asked for its numbers
         return None
 

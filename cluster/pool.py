@@ -47,8 +47,15 @@ def plan_pools(
 ) -> list[Pool]:
     """A pool of each accelerator type that `job` names, or one pool.
 
-    Raises `UsageError` for actors that no node has room for, unless `job` says how many and nodes may come.
+    Raises `UsageError` for actors that no node has room for, unless `job` says how many and nodes may come, and for
+    runs so long that no node has the memory for one.
     """
+    most = max((node.get("memory", math.inf) for node in nodes), default=math.inf)
+    if memory and memory.row > most:
+        raise UsageError(
+            f"a run of up to {job.max_new_tokens:,} new tokens may need {size(memory.row)} for keys and values, more "
+            f"than any node has ({size(int(most))}): lower --max-new-tokens"
+        )
     pools = [_plan_pool(job, nodes, accelerator, memory) for accelerator in job.accelerator_type or [None]]
     for pool in pools:
         if not any(map(pool.fits, nodes)) and not (job.actors and nodes_may_come):

@@ -146,7 +146,7 @@ class Decoder:
             refuse_unsupported(model.config, config)
             refuse_several_devices(model)
             self.n_layers: int = config.num_hidden_layers
-            self.context = _context(config)
+            self.context = context_of(config)
             self.switch = switch_length(config)
             self.vocabulary: int = config.vocab_size
             self.device, self.dtype = model.device, model.dtype
@@ -277,7 +277,7 @@ class Decoder:
         return self._head(inputs_embeds=hidden_BTW, use_cache=False).logits[:, 0]
 
 
-def _context(config: Any) -> int | None:
+def context_of(config: Any) -> int | None:
     """Positions there are; None where any may come."""
     named = (getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len", "max_target_positions"))
     return next((length for length in named if length), None)

@@ -18,6 +18,7 @@ from eexit.draws import exit_draws, sampling_draws
 from eexit.rows import Decoding, Failure, Outcome, Request, Trace
 from eexit.schema import EOS, LENGTH
 
+ROOM: Final = 256  # tokens of a row that there is room for at first; the most it may make can be any number
 SIZES: Final = 16  # for every new number of rows a CPU's products compile code, in 0.9 ms, and keep it, in 0.65 MB
 
 
@@ -32,9 +33,10 @@ class Batch:
     """Slots for rows, and their caches: the student's by row, the teacher's by text."""
 
     def __init__(self, n_slots: int, length: int, decoding: Decoding):
-        n_exits, n_tokens = len(decoding.exitable_layers), decoding.max_new_tokens
+        n_exits, n_tokens = len(decoding.exitable_layers), min(decoding.max_new_tokens, ROOM)
         self.decoding, self.teacher, self.student = decoding, KVCache(n_slots, length), KVCache(n_slots, length)
         self.n_slots, self.n_rows, self.n_frozen = n_slots, 0, 0
+        self.requests: dict[int, Request] = {}
         self.request = np.zeros(n_slots, np.int64)
         self.text = np.zeros(n_slots, np.int64)
         self.n_prompt = np.zeros(n_slots, np.int64)
@@ -76,15 +78,36 @@ class Batch:
         self.n_prompt[slot], self.n_generated[slot] = len(ids), 0
         self.decides[slot] = request.mode != Mode.NORMAL
         self.kl_factor[slot] = request.kl_factor or 0.0
-        self.u_exit[slot, :limit] = exit_draws(request.seed, ids, limit)
-        self.u_token[slot, :limit] = sampling_draws(request.seed, ids, limit)
+        self.requests[index] = request
+        self._draw(slot)
         return slot
+
+    def _draw(self, slot: int) -> None:
+        """The draws of a row's tokens, as many as there is room for."""
+        request = self.requests[int(self.request[slot])]
+        ids, n_tokens = list(request.prompt_token_ids), min(int(self.limit[slot]), self.u_exit.shape[1])
+        self.u_exit[slot, :n_tokens] = exit_draws(request.seed, ids, n_tokens)
+        self.u_token[slot, :n_tokens] = sampling_draws(request.seed, ids, n_tokens)
 
     def record(self, slots: np.ndarray, **columns: np.ndarray) -> None:
         """Note one more token of each of these rows."""
         for name, values in columns.items():
             self.records[name][slots, self.n_generated[slots]] = values
         self.n_generated[slots] += 1
+        room = self.u_exit.shape[1]
+        if room < self.decoding.max_new_tokens and self.n_generated[slots].max() == room:
+            self._make_room(min(room, self.decoding.max_new_tokens - room))
+
+    def _make_room(self, n_tokens: int) -> None:
+        """For so many more tokens of each row."""
+
+        def longer(values: np.ndarray) -> np.ndarray:
+            return np.concatenate([values, np.zeros_like(values, shape=(self.n_slots, n_tokens, *values.shape[2:]))], 1)
+
+        self.records = {name: longer(values) for name, values in self.records.items()}
+        self.u_exit, self.u_token = longer(self.u_exit), longer(self.u_token)
+        for slot in range(self.n_rows):
+            self._draw(slot)
 
     def last_token(self) -> np.ndarray:
         rows = np.arange(self.n_rows)

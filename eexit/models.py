@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel
 
+from eexit.anatomy import context_of
 from eexit.chat import Tokenizer
 from eexit.checkpoint import digests, quietly, refuse_cut_off, refuse_misfit, refuse_misfit_unloaded, refuse_not_finite
 from eexit.config import SweepConfig, UsageError, first_line
@@ -81,7 +83,8 @@ def estimate_memory(config: SweepConfig, rows: int, prompt_tokens: int) -> tuple
         raise _not_loadable(config, error) from error
     size = choose_dtype(config.dtype, choose_device("auto")).itemsize
     per_token = _numbers_per_position(model, text) * size
-    cache = 2 * per_token * rows * (prompt_tokens + config.max_new_tokens)
+    positions = int(min(prompt_tokens + config.max_new_tokens, context_of(text) or math.inf))
+    cache = 2 * per_token * rows * positions
     return sum(parameter.numel() for parameter in model.parameters()) * size, cache
 
 
@@ -138,7 +141,10 @@ def load_default_model_and_tokenizer(
 
 
 def choose_device(device: str) -> torch.device:
-    """`auto` is CUDA, else MPS, else CPU."""
+    """`auto` is CUDA, else MPS, else CPU. Raises `UsageError` for one that isn't there."""
+    is_there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not is_there.get(device, True):
+        raise UsageError(f"--device {device} is not there, or this PyTorch was built without it: leave --device out")
     if device != "auto":
         return torch.device(device)
     if torch.cuda.is_available():

@@ -31,7 +31,7 @@ from cluster.estimate import Look, Memory, aside, look_at_model
 from cluster.events import log_to_stderr
 from cluster.figures import figures
 from cluster.job import Options, SweepJob, load_job
-from cluster.landing import Survey, Tally, clear_debris, remove_errors
+from cluster.landing import Survey, Tally, clear_debris, read_columns, remove_errors
 from cluster.lease import Lease, hold
 from cluster.manifest import (
     LostManifestError,
@@ -62,7 +62,7 @@ CHARACTERS_PER_TOKEN = 4  # of English, in most tokenizers
 
 
 def main(arguments: Sequence[str]) -> int:
-    """0: every run has landed. 1: the sweep stopped. 2: the input can't be used."""
+    """0: every run has landed. 1: the sweep stopped, or all its runs are errors. 2: the input can't be used."""
     interruption.listen()
     try:
         job, options = load_job(arguments, DEMO, __doc__ or "")
@@ -96,21 +96,25 @@ def sweep(job: SweepJob, options: Options) -> int:
     with hold(store) as lease, written(store, manifest):
         finish_compaction(store)
         found, said = look_through(store, [])
+        tally = Tally()
         if len(found.done) == planned:
             display = open_display(quiet=options.quiet)
             display.say(f"nothing is left to do: {counted(planned, 'run')} landed in {shown(job.out)}")
-            rebuild = False
         else:
-            rebuild = run(job, store, lease, found, memory, options.quiet).runs > 0
+            tally = run(job, store, lease, found, memory, options.quiet)
             found, _ = look_through(store, said)
         missing = planned - len(found.done) - found.n_errors
         if missing:
             raise SweepStopped(f"{missing:,} runs that had landed are damaged or gone")
-        finish(job, store, rebuild)
+        finish(job, store, rebuild=tally.runs > 0)
         if options.json:
             came_to = figures(store, manifest.model, configurations(job.sweep), job.out, REPORT)
             options.json.parent.mkdir(parents=True, exist_ok=True)
             options.json.write_text(json.dumps(came_to, indent=1, ensure_ascii=False) + "\n")
+        if not found.done:
+            reason = read_columns(store, ["error"])["error"][0].as_py()
+            print(without_secrets(f"all {counted(planned, 'run')} are errors, such as: {reason}"), file=sys.stderr)
+            return 1
     return 0
 
 

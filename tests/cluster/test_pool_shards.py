@@ -60,6 +60,15 @@ def test_what_no_node_can_hold_is_refused_unless_a_node_may_come(fields: dict[st
     ]
 
 
+def test_runs_that_no_node_has_the_memory_for_are_refused() -> None:
+    nodes = [{"CPU": 8, "memory": 16e9}, {"CPU": 8, "memory": 2e9}]
+    with pytest.raises(
+        UsageError, match=r"up to 1,000,000 new tokens may need 17\.0 GB .* \(16\.0 GB\): lower --max-new"
+    ):
+        plan_pools(job(max_new_tokens=1_000_000), nodes, Memory(1, 17_000_000_000 * 9, 17_000_000_000))
+    assert plan_pools(job(), nodes, Memory(1, 15_000_000_000 * 9, 15_000_000_000))
+
+
 def test_memory_is_asked_for_but_never_more_than_a_node_has() -> None:
     memory = Memory(weights=3_000_000_000, cache=1_000_000_000)
     large, small = {"CPU": 8, "memory": 16e9}, {"CPU": 8, "memory": 2e9}

@@ -264,3 +264,24 @@ def test_top_p_keeps_the_fewest_tokens_that_hold_it():
     assert Counter(pick_tokens(logits, 1.0, 0.75, u).tolist()) == {0: 625, 1: 375}
     assert Counter(pick_tokens(logits, 1.0, 1.0, u).tolist()) == pytest.approx({0: 500, 1: 300, 2: 150, 3: 50}, abs=1)
     assert set(pick_tokens(logits, 0.0, 1.0, u).tolist()) == {0}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_limit_that_no_row_comes_near_costs_nothing(
+    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, temperature: float
+):
+    decoder = Decoder(llama)
+    requests = [Request(PROMPT, mode, 1.0, seed) for mode in Mode for seed in (0, 1)]
+    monkeypatch.setattr(batch, "ROOM", 4)
+    for n_tokens in (12, 10**9):
+        decoding = replace(DECODING, max_new_tokens=n_tokens, temperature=temperature)
+        outcomes = dict(Engine(decoder, decoding).generate(requests))
+        made = [len(outcome.token_id_T) for outcome in outcomes.values()]
+        assert made == [min(n_tokens, decoder.context - len(PROMPT))] * len(requests)
+        if n_tokens == 12:
+            short = outcomes
+    monkeypatch.undo()
+    at_once = dict(Engine(decoder, replace(decoding, max_new_tokens=12)).generate(requests))
+    for index, outcome in at_once.items():
+        assert_same(short[index], outcome)
+        np.testing.assert_array_equal(outcomes[index].token_id_T[:12], outcome.token_id_T)

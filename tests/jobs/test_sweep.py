@@ -348,6 +348,51 @@ def test_what_this_machine_will_never_have_is_not_waited_for(
     assert "error: no node can hold an actor of 1 CPUs and 1000 GPUs (there is a node of " in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        pytest.param(
+            ["--device", "mps"],
+            "error: --device mps is not there, or this PyTorch was built without it",
+            marks=pytest.mark.skipif(sys.platform == "darwin", reason="it may be there"),
+        ),
+        (["--cpus-per-actor", "1000"], "error: no node can hold an actor of 1000 CPUs"),
+        (["--max-new-tokens", "1000000000"], "error: a run of up to 1,000,000,000 new tokens may need "),
+    ],
+)
+def test_where_nothing_ran_nothing_is_left(
+    environment: dict[str, str], tiny: Path, tmp_path: Path, flags: list[str], message: str
+) -> None:
+    folder = shutil.copytree(tiny, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 10**12}))
+    (tmp_path / "out").mkdir()
+    done = sweep(environment, "--model", folder, "--out", tmp_path / "out", *flags)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith(message), done.stderr
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_weights_that_only_an_actor_finds_damaged_leave_nothing(
+    environment: dict[str, str], tiny: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny, tmp_path / "model")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4000] + b"\xff" * 4000)  # NaN
+    done = sweep(environment, "--model", folder, "--out", tmp_path / "out")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: "), done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_sweep_whose_runs_are_all_errors_says_so(environment: dict[str, str], tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "long.txt").write_text("x" * 300)
+    done = sweep(environment, "--model", tiny, "--prompts", tmp_path / "long.txt", "--out", tmp_path / "out")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("all 9 runs are errors, such as: the prompt has 300 tokens")
+    assert (tmp_path / "out" / "report.html").exists()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
 def test_a_disk_that_is_full_from_the_start_is_told(environment: dict[str, str], tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
