@@ -8,6 +8,7 @@ Doing a shard again lands it under the same name, so that a lost acknowledgement
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 
 from cluster.store import Store
 from eexit.files import (
+    READERS,
     TOKENS_FOLDER,
     DamagedError,
     Generations,
@@ -166,7 +168,9 @@ def landed(store: Store) -> set[str]:
 
 def read_columns(store: Store, columns: list[str]) -> pa.Table:
     """These columns of every run that has landed. Raises `DamagedError`."""
-    tables = [read_generations(store, stem, columns).rows for stem in list_files(store).stems]
+    with ThreadPoolExecutor(READERS) as readers:
+        shards = readers.map(lambda stem: read_generations(store, stem, columns), list_files(store).stems)
+        tables = [shard.rows.select(columns) for shard in shards]
     return pa.concat_tables(tables or [GENERATIONS.empty_table().select(columns)])
 
 

@@ -34,6 +34,7 @@ _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.parquet\.[0-9a-f]{32}\.tmp")
 _SEAL, _SEAL_IS = b"eexit.seal", b"eexit.blake2b="
 _TOKENS, _ATTEMPT = b"eexit.tokens", b"eexit.attempt"
 _NO_DIGEST = "0" * 64
+_NEEDED = {"run_id", "status", "n_tokens"}  # columns
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError)  # of bytes that are not as they should be
 
 
@@ -149,7 +150,7 @@ def digest_of(content: bytes | bytearray) -> Digest:
 
 
 def read_generations(place: Place, stem: str, columns: Sequence[str] | None = None) -> Generations:
-    """Read a generations file, or some columns of it, after checking its seal.
+    """Read a generations file, or these columns and `_NEEDED` of it, after checking its seal.
 
     Raises `DamagedError`, and `OSError` for a file that can't be read at all.
     """
@@ -159,16 +160,16 @@ def read_generations(place: Place, stem: str, columns: Sequence[str] | None = No
     try:
         # By pyarrow's plain reader: its `dataset` costs a process 50 MB of pandas.
         file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
-        missing = {"run_id", "status", "n_tokens"} - set(file.schema_arrow.names)
-        if missing:
-            raise ValueError(f"it has no column {min(missing)}")
-        n_tokens = pc.sum(file.read(["n_tokens"], use_threads=False)["n_tokens"]).as_py() or 0
-        rows = file.read(None if columns is None else list(columns), use_threads=False)
+        rows = file.read(None if columns is None else list({*columns, *_NEEDED}), use_threads=False)
         metadata = file.metadata.metadata
-        if "run_id" in rows.column_names and pc.count_distinct(rows["run_id"]).as_py() < rows.num_rows:
+        missing = sorted(_NEEDED - set(rows.column_names))
+        if missing:
+            raise ValueError(f"it has no column {missing[0]}")
+        if pc.count_distinct(rows["run_id"]).as_py() < rows.num_rows:
             raise ValueError("it holds a run more than once")
     except _UNREADABLE as error:
         raise _damaged(path, error) from error
+    n_tokens = pc.sum(rows["n_tokens"]).as_py() or 0
     if not sealed:
         return Generations(stem, rows, place.filesystem.get_file_info(path).mtime_ns or 0, n_tokens, Digest())
     size, digest = metadata[_TOKENS].decode().split()

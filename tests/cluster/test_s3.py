@@ -9,22 +9,26 @@ from uuid import uuid4
 import pyarrow.parquet as pq
 import pytest
 from driving import assert_same, started_ray
+from pyarrow import fs
 from s3_server import BUCKET, KEYS, Wire, s3_server
 from scripted import rows_of, scripted, sweep_of
 
 from cluster.breaker import SweepStopped
 from cluster.compaction import compact, compact_into
 from cluster.driver import Driver
-from cluster.landing import LandingError, Survey, clear_debris, land, landed, read_columns, survey
+from cluster.landing import LandingError, Survey, clear_debris, land, landed, read_columns, shard_name, survey
 from cluster.lease import hold
-from cluster.manifest import FORMAT, NAME
+from cluster.manifest import FORMAT, NAME, make_manifest, written
 from cluster.pool import Pool
 from cluster.progress import Lines
+from cluster.settling import take_stock
 from cluster.shards import cut
 from cluster.store import Store, open_store
 from eexit.about import encode
 from eexit.config import SweepConfig, UsageError
 from eexit.plan import count_runs, plan_runs
+from eexit.schema import TOKENS
+from reports.page import build_report
 
 MEGABYTE = 1_000_000
 
@@ -111,6 +115,44 @@ def test_a_lease_and_a_merged_copy(store: Store, wire: Wire, tmp_path: Path) -> 
         assert compact_into(store, copy, 100) == (2, 1)
     assert landed(copy) == {run.run_id for run in runs}
     assert not store.has("lease.json")
+
+
+def test_damage_in_a_bucket_is_named_and_put_aside(store: Store) -> None:
+    config = sweep_of("m", "one", "two", "three")
+    runs = list(plan_runs(config))
+    for some in (runs[:9], runs[9:18], runs[18:]):
+        land(store, some, rows_of(some, config), attempt=2)
+    land(store, runs[:4], rows_of(runs[:4], config), attempt=1)  # as an actor does that was given up and woke up
+    cut, gone = (f"tokens/{shard_name(some)}.parquet" for some in (runs[9:18], runs[18:]))
+    store.publish(cut, (store.read(cut) or b"")[:-10])
+    store.remove(gone)
+    store.publish("tokens/notes.txt", b"mine")
+    found, lines = take_stock(store)
+    assert found.done == {run.run_id for run in runs[:9]}
+    said = "\n".join(lines)
+    for name, what in ((cut, " is damaged ("), (gone, " is missing: "), ("tokens/notes.txt", " is not one of")):
+        assert f"{store.path(name)}{what}" in said
+    assert (len(lines), store.read("tokens/notes.txt")) == (4, b"mine")
+    assert (read_columns(store, ["run_id"]).num_rows, clear_debris(store)) == (9, 0)
+    aside = store.filesystem.get_file_info(fs.FileSelector(store.path("damaged"), recursive=True))
+    assert sum(info.type == fs.FileType.File for info in aside) == 3
+
+
+def test_a_report_names_the_file_in_a_bucket_whose_bits_have_changed(store: Store, wire: Wire, tmp_path: Path) -> None:
+    config = sweep_of("m", "one")
+    runs = list(plan_runs(config))
+    with written(store, make_manifest(config, {"name": "m", "n_layers": 30}, (5,))):
+        land(store, runs, rows_of(runs, config))
+    results = uri(wire, store.root.rpartition("/")[2])
+    build_report(results, tmp_path / "whole.html")
+    name = f"tokens/{shard_name(runs)}.parquet"
+    content = bytearray(store.read(name) or b"")
+    columns = pq.ParquetFile(io.BytesIO(content)).metadata.row_group(0)
+    index = TOKENS.names.index("position")
+    content[columns.column(index).data_page_offset + columns.column(index).total_compressed_size // 2] ^= 1
+    store.publish(name, bytes(content))
+    with pytest.raises(UsageError, match=rf"{name} is damaged \(its checksum does not match\)"):
+        build_report(results, tmp_path / "changed.html")
 
 
 def test_a_bucket_that_is_not_there_is_refused_without_keys(wire: Wire) -> None:
