@@ -2,33 +2,48 @@
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _came = threading.Event()
+_listening = False
 
 
-def listen() -> None:
-    """Have the first of them raise `KeyboardInterrupt`, and the others nothing: what follows is to clear away.
+@contextmanager
+def listening() -> Iterator[None]:
+    """Within it the first of them raises `KeyboardInterrupt`, and the others nothing: what follows is to clear away.
 
-    To be called again whenever a library may have put a handler of its own in place, perhaps without Python's knowing.
-    What the caller's shell had this process ignore, as `nohup` does, stays ignored.
+    None of them raises anything afterwards either, since a command has nothing left to do then but to end.
     """
-    for number in SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, _interrupt)
+    global _listening
+    _came.clear()
+    _listening = True
+    listen_again()
+    try:
+        yield
+    finally:
+        _listening = False
+        _came.set()
+
+
+def listen_again() -> None:
+    """To be called where a library may have put a handler of its own in place, perhaps without Python's knowing.
+
+    What the caller's shell had this process ignore, as `nohup` does, stays ignored. Does nothing unless `listening`.
+    """
+    if _listening:
+        for number in SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, _interrupt)
 
 
 def check() -> None:
     """Raises `KeyboardInterrupt` if one came: Python drops an exception that is raised while an object is deleted."""
-    if _came.is_set():
+    if _listening and _came.is_set():
         raise KeyboardInterrupt
-
-
-def leave() -> None:
-    """From now on none of them raises anything: all is done but to leave."""
-    _came.set()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -41,7 +41,7 @@ def ray_session() -> Iterator[list[Mapping[str, float]]]:
             f"RAY_AUTH_MODE and the token are its own, or `unset {ADDRESS}` to use this machine alone"
         ) from error
     finally:
-        interruption.listen()
+        interruption.listen_again()
     try:
         yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
@@ -75,7 +75,7 @@ def _end() -> None:
     ending.start()
     while ending.is_alive():
         ending.join(SECONDS_BETWEEN_LISTENING)
-        interruption.listen()
+        interruption.listen_again()
 
 
 def _knock(address: str) -> None:

@@ -21,13 +21,13 @@ from eexit.places import without_secrets
 ROWS_PER_FILE = 20_000
 
 
+@interruption.listening()
 def main(arguments: Sequence[str]) -> int:
     """0: compacted. 1: it stopped. 2: the input can't be used."""
     parser = Parser(__doc__)
     parser.add_argument("out", help="folder or URI of the sweep's results")
     parser.add_argument("--rows-per-file", type=whole, default=ROWS_PER_FILE, help="runs in each file, at least")
     parser.add_argument("--into", metavar="OUT", help="write a merged copy there, and leave the original alone")
-    interruption.listen()
     try:
         flags = parser.parse_args(arguments)
         store = open_store(flags.out)

@@ -61,9 +61,9 @@ REPORT, SIDE_FOLDER = "report.html", "report.data"
 CHARACTERS_PER_TOKEN = 4  # of English, in most tokenizers
 
 
+@interruption.listening()
 def main(arguments: Sequence[str]) -> int:
     """0: every run has landed. 1: the sweep stopped, or all its runs are errors. 2: the input can't be used."""
-    interruption.listen()
     try:
         job, options = load_job(arguments, DEMO, __doc__ or "")
         log_to_stderr(logging.WARNING if options.quiet else logging.INFO)
@@ -79,8 +79,6 @@ def main(arguments: Sequence[str]) -> int:
         print(without_secrets(f"stopped: {reason}"), file=sys.stderr)
         print("what has landed stays: the same command goes on from there", file=sys.stderr)
         return 1
-    finally:
-        interruption.leave()
 
 
 def dry_run(job: SweepJob, prompts_from: str) -> str:

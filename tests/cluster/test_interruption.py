@@ -1,0 +1,45 @@
+"""What a signal does to a command, and what the next command in the same process then finds."""
+
+import os
+import signal
+
+import pytest
+
+from cluster import interruption
+
+
+@interruption.listening()
+def interrupted_command() -> str:
+    """Sends itself two signals: the first interrupts its work, the second doesn't interrupt its clearing away."""
+    try:
+        os.kill(os.getpid(), signal.SIGHUP)
+    except KeyboardInterrupt:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            interruption.check()
+        return "interrupted"
+    return "not heard"
+
+
+@pytest.fixture(autouse=True)
+def _handlers_as_before():
+    before = {number: signal.getsignal(number) for number in interruption.SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_the_first_signal_interrupts_and_the_second_does_not():
+    assert interrupted_command() == "interrupted"
+
+
+def test_a_command_after_an_interrupted_one_is_not_interrupted():
+    interrupted_command()
+    with interruption.listening():
+        interruption.check()
+    interruption.check()
+
+
+def test_what_the_shell_ignores_stays_ignored():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    assert interrupted_command() == "not heard"
