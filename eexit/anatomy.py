@@ -10,7 +10,6 @@ there.
 Shapes: B rows, T tokens, W width of the residual stream, V vocabulary.
 """
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
@@ -19,11 +18,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.modeling_utils import AttentionInterface
 
 from eexit.cache import CacheView, KeysWritten, KVCache
 from eexit.config import UsageError, first_line
+from eexit.grafting import Echo, Recorder, graft
 from eexit.layer_calls import CallsFor, LayerCall, row_axes
 from eexit.longrope import embed_apart, switch_length
 from eexit.self_attending import check_self_attending
@@ -61,40 +60,6 @@ def _attention(
 
 
 AttentionInterface.register(ATTENTION, _attention)
-
-
-class _Recorder:
-    """Stands in for a layer: notes how it is called and hands the residual stream on."""
-
-    def __init__(self, layer: nn.Module, calls: list[tuple[Tensor, LayerCall]], returns_tuple: bool):
-        self.layer, self.calls, self.returns_tuple = layer, calls, returns_tuple
-
-    def __call__(self, hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor | tuple[Tensor]:
-        self.calls.append((hidden_states, LayerCall(args, kwargs)))
-        return (hidden_states,) if self.returns_tuple else hidden_states
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.layer, name)
-
-
-class _StackOutput(BaseModelOutputWithPast):
-    """What a stack returns; whatever else some model asks of it (cross attentions, router logits) is not there."""
-
-    def __getattr__(self, name: str) -> None:
-        return None
-
-
-class _Echo:
-    """Stands in for the stack of layers: what goes in as embeddings comes out as its last hidden state."""
-
-    def __init__(self, stack: nn.Module):
-        self.stack = stack
-
-    def __call__(self, *_: object, inputs_embeds: Tensor, **__: object) -> _StackOutput:
-        return _StackOutput(last_hidden_state=inputs_embeds)
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.stack, name)
 
 
 class LayerPass:
@@ -168,34 +133,44 @@ class Decoder:
         self.windows: list[int | None] = [None] * self.n_layers  # tokens a layer attends to, its own included
         self._calls: list[tuple[Tensor, LayerCall]] = []
         self._axes: list[LayerCall] = []
-        self._head = _graft(model, path, _Echo(stack))
         far = far_positions(config, self.context)
         self.attends_itself = not asks_for_attention(model, self.configs, self._probes()[0][0])
         try:
             if not self.attends_itself:
-                rows = self._watch(model, stack, name, WATCHED)
+                rows = self._watch(model, path, name, WATCHED)
                 tokens_at = [watch_token_at(self, position) for position in far]
                 self.windows = windows_of(tokens_at)
                 check(self, rows, tokens_at)
         except OwnAttention:
             self.attends_itself = True
         if self.attends_itself:
-            check_self_attending(self, self._watch(model, stack, name, None), far)
+            check_self_attending(self, self._watch(model, path, name, None), far)
         self._require_windows(cached_windows(config), far[-1])
         self.cache_bytes_per_token = self._cache_bytes()
 
-    def _watch(
-        self, model: PreTrainedModel, stack: nn.Module, name: str, implementation: str | None
-    ) -> list[list[Forward]]:
+    def _watch(self, model: PreTrainedModel, path: str, name: str, implementation: str | None) -> list[list[Forward]]:
         """Run two rows through the model as it is; then layers can be called as it calls them."""
+        stack = model.get_submodule(path)
         rows = [watch_row(model, stack, self.layers, parts, implementation) for parts in self._probes()]
         watched = rows[0][0]
         self.after_layers = watched.after_layers
         self.projections = [module for module in self.after_layers if "norm" not in type(module).__name__.lower()]
-        recorders = [_Recorder(layer, self._calls, watched.returns_tuple) for layer in self.layers]
-        self._embedder = _graft(stack, name, recorders)
+        recorders = [Recorder(layer, self._calls, watched.returns_tuple) for layer in self.layers]
+        self._embedder = graft(stack, name, recorders)
+        self._head = self._find_head(model, path, watched.leaving_1TW[-1][0])
         self._axes = self._find_rows()
         return rows
+
+    @torch.inference_mode()
+    def _find_head(self, model: PreTrainedModel, path: str, hidden_TW: Tensor) -> Any:
+        """The model without the stack; or without all that holds it, where that makes more of embeddings."""
+        holder = path.partition(".")[0]
+        try:
+            self._head = graft(model, path, Echo(model.get_submodule(path)))
+            self.read(hidden_TW)
+            return self._head
+        except Exception:  # whatever the code of a model raises that isn't made to be run this way
+            return graft(model, holder, Echo(model.get_submodule(holder)))
 
     def _require_windows(self, cached: Sequence[int | None], farthest: int) -> None:
         """Our cache drops nothing: a window must show in masks, not only in what transformers' cache would drop."""
@@ -281,12 +256,3 @@ def context_of(config: Any) -> int | None:
     """Positions there are; None where any may come."""
     named = (getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len", "max_target_positions"))
     return next((length for length in named if length), None)
-
-
-def _graft(root: nn.Module, path: str, replacement: object) -> Any:
-    """A copy of `root` that shares all its weights, with the module at `path` replaced."""
-    shell = copy.copy(root)
-    head, _, rest = path.partition(".")
-    child = _graft(getattr(root, head), rest, replacement) if rest else replacement
-    object.__setattr__(shell, head, child)
-    return shell

@@ -4,7 +4,9 @@ import transformers as tf
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from eexit.anatomy import Decoder
-from eexit.config import UsageError
+from eexit.config import Mode, UsageError
+from eexit.engine import Engine
+from eexit.rows import Decoding, Request
 
 SMALL = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 4}
 LLAMA4 = {"head_dim": 8, "intermediate_size_mlp": 64, "num_local_experts": 2}
@@ -60,3 +62,21 @@ def test_a_raw_readout_leaves_the_norm_out(any_model: PreTrainedModel):
 def test_a_model_that_cannot_be_supported_says_what_is_missing(make, message: str):
     with pytest.raises(UsageError, match=message):
         Decoder(make().eval())
+
+
+def test_a_language_model_within_another_decodes_as_it_does():
+    """Gemma 4 looks for images among embeddings, and would take residual streams for some."""
+    text = SMALL | HEADS | {"vocab_size": 100, "head_dim": 8, "global_head_dim": 16, "num_global_key_value_heads": 2}
+    text |= {"layer_types": ["sliding_attention", "full_attention"] * 2, "hidden_size_per_layer_input": 8}
+    text |= {"vocab_size_per_layer_input": 100, "sliding_window": 8, "initializer_range": 0.3}
+    placeholders = {"image_token_id": 97, "video_token_id": 98, "audio_token_id": 99}
+    torch.manual_seed(0)
+    config = tf.Gemma4Config(text_config=text, vision_config=None, audio_config=None, **placeholders)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    decoding = Decoding(exitable_layers=(1, 2), max_new_tokens=12, eos_token_ids=frozenset(), record_top_k=1)
+    prompt = (5, 80, 7, 7, 31)
+    [(_, trace)] = Engine(Decoder(model), decoding).generate([Request(prompt, Mode.NORMAL, None)])
+    generated = model.generate(
+        torch.tensor([prompt]), max_new_tokens=12, do_sample=False, pad_token_id=0, eos_token_id=-1
+    )
+    assert trace.token_id_T.tolist() == generated[0, len(prompt) :].tolist()
