@@ -90,28 +90,32 @@ def check(decoder: "Decoder", rows: Sequence[Sequence[Forward]], far: Sequence[T
 
 
 def _check_pass(decoder: "Decoder", forwards: Sequence[Forward], where: str) -> None:
-    """A pass of ours over what the model did row by row, and the same pass for some of several rows."""
+    """A pass of ours over what the model did row by row, and the same pass for some of several rows and for each."""
     view = _Replay.of(forwards)
     with decoder.attending(), _explained(view):
         embedded_BTW, layer_pass = decoder.begin(torch.cat([forward.token_1T for forward in forwards]), view)
         embedded_by_it_BTW = torch.cat([forward.entering_1TW[0] for forward in forwards])
         require_same_embedding(decoder, where, embedded_BTW, embedded_by_it_BTW)
         _check_layers(view, layer_pass, forwards, where)
-        if len(forwards) > 1:
-            rows = [1, 0, 1]
+        for rows in ([1, 0, 1], [0], [1]) if len(forwards) > 1 else ():
             some = [forwards[row] for row in rows]
-            view = _Replay.of(some)
-            _check_layers(view, layer_pass.among(torch.tensor(rows, device=decoder.device), view), some, where)
+            among = _Replay.of(some)
+            _check_layers(among, layer_pass.among(torch.tensor(rows, device=decoder.device), among), some, where)
 
 
 def _check_layers(view: _Replay, layer_pass: "LayerPass", forwards: Sequence[Forward], where: str) -> None:
-    """Every layer, given what it was given in the model."""
+    """Every layer, given what it was given in the model.
+
+    In half precision, what layers add is compared for single rows alone: a product of other size rounds otherwise,
+    which may make a mixture of experts choose others.
+    """
     for layer in range(len(layer_pass.layers)):
         entering_BTW = torch.cat([forward.entering_1TW[layer] for forward in forwards])
         leaving_BTW = torch.cat([forward.leaving_1TW[layer] for forward in forwards])
         ours_BTW = layer_pass.block(layer, entering_BTW)
         _require_handed(view, layer, [forward.handed[layer] for forward in forwards], where)
-        require_same_added(f"what layer {layer} adds for {where}", entering_BTW, ours_BTW, leaving_BTW)
+        if len(forwards) == 1 or ours_BTW.dtype == torch.float32:
+            require_same_added(f"what layer {layer} adds for {where}", entering_BTW, ours_BTW, leaving_BTW)
 
 
 @contextmanager

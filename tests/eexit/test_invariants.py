@@ -110,8 +110,9 @@ def test_invariant_3_holds_however_rows_decode(llama: PreTrainedModel, change: d
 
 def test_invariant_4_a_row_is_the_same_alone_and_beside_others(any_model: PreTrainedModel):
     requests = grid([0.5])
-    for request, trace in zip(requests, generate(any_model, requests), strict=True):
-        assert_same(trace, generate(any_model, [request])[0])
+    together = generate(any_model, requests)
+    for index in (0, 4, 8):  # another mode and another prompt each
+        assert_same(together[index], generate(any_model, [requests[index]])[0])
 
 
 @pytest.mark.parametrize("architecture", ["llama", "mpt"])  # our attention, and layers that attend by themselves
