@@ -22,6 +22,7 @@ from transformers.modeling_utils import AttentionInterface
 
 from eexit.cache import CacheView, KeysWritten, KVCache
 from eexit.config import UsageError, first_line
+from eexit.far_tokens import far_positions, watch_token_at, windows_of
 from eexit.grafting import Echo, Recorder, graft
 from eexit.layer_calls import CallsFor, LayerCall, row_axes
 from eexit.longrope import embed_apart, switch_length
@@ -37,10 +38,7 @@ from eexit.watching import (
     asks_for_attention,
     attention_by,
     configs_of,
-    far_positions,
     watch_row,
-    watch_token_at,
-    windows_of,
 )
 
 PROBE_TOKENS: Final = (9, 4)

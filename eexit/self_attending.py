@@ -16,9 +16,10 @@ from torch import Tensor
 
 from eexit.cache import KVCache
 from eexit.config import UsageError
+from eexit.far_tokens import FilledCache
 from eexit.layer_calls import LayerCall, RowAxis
 from eexit.soundness import ROOM, SAME_OPERATIONS, require_same, require_same_added, require_same_embedding
-from eexit.watching import FilledCache, Forward
+from eexit.watching import Forward
 
 N_BEHIND: Final = 3  # tokens
 FARTHEST_RUN: Final = 1 << 12  # position of a token that layers are run for

@@ -23,7 +23,8 @@ from transformers.masking_utils import causal_mask_function, eager_mask, sliding
 
 from eexit.cache import CacheView, KVCache
 from eexit.config import UsageError
-from eexit.watching import Forward, Handed, OwnAttention, TokenAt
+from eexit.far_tokens import TokenAt
+from eexit.watching import Forward, Handed, OwnAttention
 
 if TYPE_CHECKING:
     from eexit.anatomy import Decoder, LayerPass

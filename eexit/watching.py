@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +23,8 @@ from transformers.modeling_utils import AttentionInterface
 
 from eexit.config import UsageError, first_line
 
-if TYPE_CHECKING:
-    from eexit.anatomy import Decoder
-
 ATTENTION: Final = "eexit"  # the implementation that answers for our cache
 WATCHED: Final = "eexit-watched"
-LENGTH_NAMES: Final = ("window", "chunk", "position", "scale", "length", "context", "seq", "local", "block")
-FARTHEST: Final = 1 << 20  # positions looked at, where the context is longer
 
 
 @dataclass(frozen=True)
@@ -56,7 +51,7 @@ class Handed:
         return own(self.module, self.query, self.key, self.value, self.mask, **self.options)[0]
 
 
-class _AttentionReached(Exception):
+class AttentionReached(Exception):
     """Leaves a layer where it calls its attention."""
 
     def __init__(self, handed: Handed):
@@ -81,7 +76,7 @@ def _watched(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, atten
     """transformers' attention interface: the call is noted, and answered by the model's own attention."""
     handed, watch = Handed(module, query, key, value, attention_mask, options), _watch.get()
     if watch is None:
-        raise _AttentionReached(handed)
+        raise AttentionReached(handed)
     output = handed.attend()
     watch.handed[watch.layer].append(handed)
     watch.attended[watch.layer].append(output)
@@ -107,16 +102,6 @@ class Forward:
     returns_tuple: bool  # whether a layer returns the residual stream as the first of several things
 
 
-@dataclass(frozen=True)
-class TokenAt:
-    """A single token far behind others: what each layer hands to its attention, given the token's embedding."""
-
-    position: int
-    token_11: Tensor
-    embedded_11W: Tensor
-    handed: list[Handed]
-
-
 def configs_of(stack: nn.Module) -> list[Any]:
     """The configurations that say which attention the modules of a stack use, each once."""
     return list({id(module.config): module.config for module in stack.modules() if hasattr(module, "config")}.values())
@@ -138,13 +123,24 @@ def attention_by(implementation: str | None, configs: Sequence[Any]) -> Iterator
             config._attn_implementation_internal = own
 
 
+@contextmanager
+def leaving_at_attention(configs: Sequence[Any]) -> Iterator[None]:
+    """Within it a layer is left, by `AttentionReached`, where it calls its attention."""
+    before = _watch.set(None)
+    try:
+        with attention_by(WATCHED, configs):
+            yield
+    finally:
+        _watch.reset(before)
+
+
 @torch.inference_mode()
 def asks_for_attention(model: PreTrainedModel, configs: Sequence[Any], token_1T: Tensor) -> bool:
     """Whether the layers leave attention to transformers' interface; others compute it by code of their own."""
     try:
         with attention_by(WATCHED, configs):
             model(input_ids=token_1T, use_cache=False)
-    except _AttentionReached:
+    except AttentionReached:
         return True
     return False
 
@@ -209,7 +205,7 @@ def _watch_forward(
         watch.handed, watch.attended = [], []
     for layer, calls in enumerate(watch.handed):
         if len(calls) != 1:
-            raise _own_attention(layer)
+            raise own_attention(layer)
     handed, attended = [calls[0] for calls in watch.handed], [outputs[0] for outputs in watch.attended]
     return Forward(
         token_1T, position_1T, entering, leaving, handed, attended, logits_1TV, list(ran), returns_tuple
@@ -220,73 +216,5 @@ class OwnAttention(UsageError):
     """A layer attends in a way that our attention can't stand for."""
 
 
-def _own_attention(layer: int) -> OwnAttention:
+def own_attention(layer: int) -> OwnAttention:
     return OwnAttention(f"layer {layer} attends by code of its own, not once through transformers' attention interface")
-
-
-class FilledCache(DynamicCache):
-    """Says that it holds `length` tokens, and holds none: positions and masks are made as they would be behind them."""
-
-    def __init__(self, length: int):
-        super().__init__()
-        self.length = length
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return self.length
-
-    def get_query_offset(self, layer_idx: int = 0) -> int:
-        return self.length
-
-    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
-        return self.length + query_length, 0
-
-
-@torch.inference_mode()
-def watch_token_at(decoder: "Decoder", position: int) -> TokenAt:
-    """What a token at a far position hands to attention; no layer is run beyond that, and no token before it."""
-    token_11 = torch.ones(1, 1, dtype=torch.long, device=decoder.device)
-    handed: list[Handed] = []
-    before = _watch.set(None)
-    try:
-        with attention_by(WATCHED, decoder.configs):
-            embedded_11W, calls = decoder.embed(input_ids=token_11, cache=FilledCache(position), use_cache=True)
-            for layer, call in zip(decoder.layers, calls, strict=True):
-                try:
-                    layer(embedded_11W, *call.args, **call.kwargs)
-                except _AttentionReached as reached:
-                    handed.append(reached.handed)
-                else:
-                    raise _own_attention(len(handed))
-    finally:
-        _watch.reset(before)
-    return TokenAt(position, token_11, embedded_11W, handed)
-
-
-def far_positions(config: Any, context: int | None) -> list[int]:
-    """Positions around every length that a configuration names (windows, chunks, where rotary angles switch)."""
-    lengths = set(_lengths(config.to_dict())) | ({context} if context else set())
-    most = min(context or FARTHEST, FARTHEST)
-    around = {length + step for length in lengths for step in (-1, 0, 1)}
-    return sorted({position for position in around if 0 < position < most} | {most - 1})
-
-
-def _lengths(named: dict[str, Any], name: str = "") -> Iterator[int]:
-    for key, value in named.items():
-        match value:
-            case dict():
-                yield from _lengths(value)
-            case bool() | None:
-                pass
-            case int() if any(part in key for part in LENGTH_NAMES):
-                yield value
-
-
-def windows_of(far: Sequence[TokenAt]) -> list[int | None]:
-    """The sliding window of each layer, in tokens, from the masks that the model itself makes; None for none."""
-    return [_window([token.handed[layer] for token in far]) for layer in range(len(far[-1].handed))]
-
-
-def _window(handed: Sequence[Handed]) -> int | None:
-    allowed_S = handed[-1].allowed().flatten()
-    n_allowed = int(allowed_S.sum())
-    return n_allowed if n_allowed < len(allowed_S) else None
