@@ -45,7 +45,7 @@ def sweep(
     environment: dict[str, str], *arguments: str | Path, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,11 @@
+"""The chaos recipe, in small."""
+
+import chaos
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+def test_random_blows_change_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    chaos.main(["--seed", "0", "--blows", "6"])
+    assert "6 blows, " in capsys.readouterr().out
