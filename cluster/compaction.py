@@ -23,18 +23,8 @@ from cluster.landing import Survey, clear_debris, name_of, survey
 from cluster.store import Store, open_store
 from eexit.about import FORMATS, NAME, decode, encode
 from eexit.config import UsageError
-from eexit.files import (
-    FOLDERS,
-    digest_of,
-    encode_generations,
-    encode_tokens,
-    generations_name,
-    list_files,
-    read_generations,
-    read_tokens,
-    tokens_name,
-    without,
-)
+from eexit.files import FOLDERS, generations_name, list_files, read_generations, read_tokens, tokens_name, without
+from eexit.seals import digest_of, encode_generations, encode_tokens
 
 ASIDE = ".compacting"
 READY = "ready"

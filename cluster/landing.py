@@ -21,9 +21,6 @@ from eexit.files import (
     DamagedError,
     Generations,
     check_tokens,
-    digest_of,
-    encode_generations,
-    encode_tokens,
     generations_name,
     list_files,
     read_generations,
@@ -34,6 +31,7 @@ from eexit.files import (
 from eexit.generator import Results
 from eexit.plan import Run
 from eexit.schema import ERROR, GENERATIONS, OK
+from eexit.seals import digest_of, encode_generations, encode_tokens
 
 SECONDS_BEFORE_TRIES = (0.2, 1.0)
 

@@ -13,10 +13,7 @@ from cluster.landing import Survey, name_of, remove_shard, survey
 from cluster.store import Store
 from eexit.config import some
 from eexit.files import (
-    digest_of,
     digest_of_file,
-    encode_generations,
-    encode_tokens,
     generations_name,
     list_files,
     read_generations,
@@ -24,6 +21,7 @@ from eexit.files import (
     tokens_name,
     without,
 )
+from eexit.seals import digest_of, encode_generations, encode_tokens
 
 
 def take_stock(store: Store) -> tuple[Survey, list[str]]:

@@ -1,10 +1,7 @@
-"""A sweep's Parquet files: what they are called, the seal that shows damage, and reading only what is whole.
+"""A sweep's Parquet files: what they are called, which of them are whole, and reading only those.
 
 A shard is two files of one name, 32 hexadecimal digits: `tokens/NAME.parquet` and `generations/NAME.parquet`. The
-metadata of the second seal both: they hold the size and the digest of the tokens file, and a digest of the generations
-file itself (of its bytes, with zeros where that digest stands). So a changed bit is found wherever it is; Parquet's own
-page checksums, which are written too, leave out page headers and footers. Files of older versions have no seal: there,
-the numbers of rows must agree.
+second seals both (`eexit.seals`). Files of older versions have no seal: there, the numbers of rows must agree.
 """
 
 import hashlib
@@ -20,6 +17,7 @@ from pyarrow import fs
 
 from eexit.config import UsageError, first_line
 from eexit.schema import OK
+from eexit.seals import BrokenSealError, Digest, check_seal, digest_of, read_seal
 
 GENERATIONS_FOLDER = "generations"
 TOKENS_FOLDER = "tokens"
@@ -30,10 +28,6 @@ READ_BYTES = 1 << 20
 
 _SHARD = re.compile(r"[0-9a-f]{32}\.parquet")
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.parquet\.[0-9a-f]{32}\.tmp")
-# A flipped bit can hit one of these and not both: a file with neither was never sealed.
-_SEAL, _SEAL_IS = b"eexit.seal", b"eexit.blake2b="
-_TOKENS, _ATTEMPT = b"eexit.tokens", b"eexit.attempt"
-_NO_DIGEST = "0" * 64
 _NEEDED = {"run_id", "status", "n_tokens"}  # columns
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError)  # of bytes that are not as they should be
 
@@ -64,14 +58,6 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Digest:
-    """What the bytes of a file must come to; `hex` is empty where that isn't known, and `size` is -1."""
-
-    size: int = -1
-    hex: str = ""
-
-
-@dataclass(frozen=True)
 class Generations:
     """Some columns of a generations file that is whole, and what it says of its shard.
 
@@ -82,8 +68,8 @@ class Generations:
     stem: str
     rows: pa.Table
     attempt: int
-    n_tokens: int
     tokens: Digest
+    n_tokens: int
 
 
 @dataclass(frozen=True)
@@ -130,25 +116,6 @@ def list_files(place: Place) -> Listing:
     return listing
 
 
-def encode_tokens(tokens: pa.Table) -> bytes:
-    """The bytes of a tokens file."""
-    return _parquet(tokens, {})
-
-
-def encode_generations(generations: pa.Table, tokens: Digest, attempt: int) -> bytes:
-    """The bytes of a generations file, which seals itself and the tokens file that has this digest."""
-    seal = _SEAL_IS + _NO_DIGEST.encode()
-    metadata = {_TOKENS: f"{tokens.size} {tokens.hex}".encode(), _ATTEMPT: str(attempt).encode(), _SEAL: seal}
-    content = bytearray(_parquet(generations, metadata))
-    start = content.rindex(seal) + len(_SEAL_IS)
-    content[start : start + len(_NO_DIGEST)] = digest_of(content).hex.encode()
-    return bytes(content)
-
-
-def digest_of(content: bytes | bytearray) -> Digest:
-    return Digest(len(content), hashlib.blake2b(content, digest_size=32).hexdigest())
-
-
 def read_generations(place: Place, stem: str, columns: Sequence[str] | None = None) -> Generations:
     """Read a generations file, or these columns and `_NEEDED` of it, after checking its seal.
 
@@ -156,7 +123,10 @@ def read_generations(place: Place, stem: str, columns: Sequence[str] | None = No
     """
     path = place.path(generations_name(stem))
     content = _read(place, path)
-    sealed = _check_seal(path, content)
+    try:
+        sealed = check_seal(content)
+    except BrokenSealError as error:
+        raise _changed(path) from error
     try:
         # By pyarrow's plain reader: its `dataset` costs a process 50 MB of pandas.
         file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
@@ -171,9 +141,8 @@ def read_generations(place: Place, stem: str, columns: Sequence[str] | None = No
         raise _damaged(path, error) from error
     n_tokens = pc.sum(rows["n_tokens"]).as_py() or 0
     if not sealed:
-        return Generations(stem, rows, place.filesystem.get_file_info(path).mtime_ns or 0, n_tokens, Digest())
-    size, digest = metadata[_TOKENS].decode().split()
-    return Generations(stem, rows, int(metadata[_ATTEMPT]), n_tokens, Digest(int(size), digest))
+        return Generations(stem, rows, place.filesystem.get_file_info(path).mtime_ns or 0, Digest(), n_tokens)
+    return Generations(stem, rows, *read_seal(metadata), n_tokens)
 
 
 def check_tokens(place: Place, shard: Generations, info: fs.FileInfo | None) -> None:
@@ -247,15 +216,6 @@ def without(table: pa.Table, run_ids: Collection[str]) -> pa.Table:
     )
 
 
-def _parquet(table: pa.Table, metadata: dict[bytes, bytes]) -> bytes:
-    """A whole file, to be written at once."""
-    sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, table.schema, compression="zstd", write_page_checksum=True) as writer:
-        writer.write_table(table)
-        writer.add_key_value_metadata(metadata)
-    return sink.getvalue().to_pybytes()
-
-
 def _read(place: Place, path: str) -> bytes:
     """Raises `OSError` that names the file, and `DamagedError` where there is none."""
     try:
@@ -277,22 +237,6 @@ def digest_of_file(place: Place, path: str) -> Digest:
     except OSError as error:
         raise OSError(f"{path} can't be read ({first_line(error)})") from error
     return Digest(size, digest.hexdigest())
-
-
-def _check_seal(path: str, content: bytes) -> bool:
-    """Whether a generations file has a seal. Raises `DamagedError` for one that doesn't fit."""
-    start = content.rfind(_SEAL_IS) + len(_SEAL_IS)
-    if start < len(_SEAL_IS):
-        if _SEAL in content:
-            raise _changed(path)
-        return False
-    end = start + len(_NO_DIGEST)
-    digest = hashlib.blake2b(memoryview(content)[:start], digest_size=32)
-    digest.update(_NO_DIGEST.encode())
-    digest.update(memoryview(content)[end:])
-    if digest.hexdigest().encode() != content[start:end]:
-        raise _changed(path)
-    return True
 
 
 def _open_tokens(path: str, shard: Generations, source: pa.NativeFile) -> pq.ParquetFile:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from synthetic_sweeps import shard
 
-from eexit.files import digest_of, encode_generations, encode_tokens
+from eexit.seals import digest_of, encode_generations, encode_tokens
 from reports.sweep import read_sweep
 
 JOB = Path(__file__).parents[2] / "jobs" / "report.py"

@@ -1,0 +1,80 @@
+"""The seal of a shard's two files, by which a changed bit shows wherever it is.
+
+The metadata of the generations file hold the size and the digest of the tokens file, and a digest of the generations
+file itself: of its bytes, with zeros where that digest stands. Parquet's own page checksums, which are written too,
+leave out page headers and footers.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+# A flipped bit can hit one of these and not both: a file with neither was never sealed.
+_SEAL, _SEAL_IS = b"eexit.seal", b"eexit.blake2b="
+_TOKENS, _ATTEMPT = b"eexit.tokens", b"eexit.attempt"
+_NO_DIGEST = "0" * 64
+
+
+class BrokenSealError(ValueError):
+    """A file is not what was sealed."""
+
+
+@dataclass(frozen=True)
+class Digest:
+    """What the bytes of a file must come to; `hex` is empty where that isn't known, and `size` is -1."""
+
+    size: int = -1
+    hex: str = ""
+
+
+def encode_tokens(tokens: pa.Table) -> bytes:
+    """The bytes of a tokens file."""
+    return _parquet(tokens, {})
+
+
+def encode_generations(generations: pa.Table, tokens: Digest, attempt: int) -> bytes:
+    """The bytes of a generations file, which seals itself and the tokens file that has this digest."""
+    seal = _SEAL_IS + _NO_DIGEST.encode()
+    metadata = {_TOKENS: f"{tokens.size} {tokens.hex}".encode(), _ATTEMPT: str(attempt).encode(), _SEAL: seal}
+    content = bytearray(_parquet(generations, metadata))
+    start = content.rindex(seal) + len(_SEAL_IS)
+    content[start : start + len(_NO_DIGEST)] = digest_of(content).hex.encode()
+    return bytes(content)
+
+
+def digest_of(content: bytes | bytearray) -> Digest:
+    return Digest(len(content), hashlib.blake2b(content, digest_size=32).hexdigest())
+
+
+def check_seal(content: bytes) -> bool:
+    """Whether a generations file has a seal. Raises `BrokenSealError` for one that doesn't fit."""
+    start = content.rfind(_SEAL_IS) + len(_SEAL_IS)
+    if start < len(_SEAL_IS):
+        if _SEAL in content:
+            raise BrokenSealError
+        return False
+    end = start + len(_NO_DIGEST)
+    digest = hashlib.blake2b(memoryview(content)[:start], digest_size=32)
+    digest.update(_NO_DIGEST.encode())
+    digest.update(memoryview(content)[end:])
+    if digest.hexdigest().encode() != content[start:end]:
+        raise BrokenSealError
+    return True
+
+
+def read_seal(metadata: Mapping[bytes, bytes]) -> tuple[int, Digest]:
+    """Of a sealed file's metadata: when the attempt began, and the digest of the tokens file."""
+    size, digest = metadata[_TOKENS].decode().split()
+    return int(metadata[_ATTEMPT]), Digest(int(size), digest)
+
+
+def _parquet(table: pa.Table, metadata: dict[bytes, bytes]) -> bytes:
+    """A whole file, to be written at once."""
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, table.schema, compression="zstd", write_page_checksum=True) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata(metadata)
+    return sink.getvalue().to_pybytes()

@@ -1,0 +1,31 @@
+"""Whatever bit of a sealed file changes, it shows; a file without a seal is one of an older version."""
+
+import io
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from eexit.seals import BrokenSealError, Digest, check_seal, encode_generations, encode_tokens, read_seal
+
+ROWS = pa.table({"run_id": ["a", "b"], "text": ["eexit.blake2b=" + "0" * 64, "eexit.seal"]})
+SEALED = encode_generations(ROWS, Digest(12, "ab"), 34)
+
+
+def test_a_sealed_file_is_read_as_any_other_and_says_what_it_seals() -> None:
+    assert check_seal(SEALED)
+    file = pq.ParquetFile(io.BytesIO(SEALED), page_checksum_verification=True)
+    assert file.read().equals(ROWS)
+    assert read_seal(file.metadata.metadata) == (34, Digest(12, "ab"))
+
+
+def test_every_flipped_bit_breaks_the_seal() -> None:
+    for bit in range(8 * len(SEALED)):
+        flipped = bytearray(SEALED)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(BrokenSealError):
+            check_seal(bytes(flipped))
+
+
+def test_a_file_of_an_older_version_has_no_seal() -> None:
+    assert not check_seal(encode_tokens(ROWS.slice(0, 0)))
