@@ -52,7 +52,8 @@ class SweepActor:
         self._token = token
         self._store = open_store(out)
         self._metrics = Metrics()
-        self._in_flight = 0
+        self._in_flight = 0  # tokens
+        self._rows = 0
         log_to_stderr()
 
     def load(self) -> None:
@@ -93,15 +94,16 @@ class SweepActor:
 
     def progress(self) -> int:
         """Tokens made in the shard at hand, which has not landed yet."""
+        self._metrics.rows_in_flight.set(self._rows)  # Ray shows a gauge for some seconds after it was last set
         return self._in_flight
 
     def _generate(self, runs: Sequence[Run]) -> Results:
-        self._in_flight = 0
-        self._metrics.rows_in_flight.set(len(runs))
+        self._in_flight, self._rows = 0, len(runs)
+        self._metrics.rows_in_flight.set(self._rows)
         try:
             return self._generator.generate(runs, self._count)
         finally:
-            self._in_flight = 0
+            self._in_flight = self._rows = 0
             self._metrics.rows_in_flight.set(0)
 
     def _count(self, tokens: int) -> None:

@@ -6,6 +6,7 @@ What a prompt can say:
     die             they end the process
     die once        the same, the first time
     sleep S         they take S seconds
+    wait            they wait for a file `go` beside the marks
     hang            they never end
     hungry          more than two runs at once are out of memory
     starved         more than two at once are killed, as the kernel does
@@ -100,6 +101,9 @@ class ScriptedGenerator:
     def _act_out(self, prompt: str) -> None:
         if prompt.startswith("sleep"):
             time.sleep(float(prompt.split()[1]))
+        elif prompt == "wait":
+            while not (self._folder / "go").exists():
+                time.sleep(0.02)
         elif prompt == "raise":
             raise RuntimeError("no such luck")
         elif prompt == "block":
