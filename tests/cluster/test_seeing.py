@@ -29,7 +29,7 @@ def total(text: str, name: str) -> float:
 
 @pytest.mark.usefixtures("local_ray")
 def test_metrics_appear_on_the_nodes_endpoint(tmp_path: Path) -> None:
-    config = sweep_of(tmp_path, *["wait"] * 20, *["raise"] * 2, *["wait"] * 20, modes=["normal"])
+    config = sweep_of(tmp_path, *["wait"] * 40, *["raise"] * 2, modes=["normal"])
 
     class Log:
         """Looks at the endpoint while the sweep is at work, which goes on once all that is in flight was seen."""
