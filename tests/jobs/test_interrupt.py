@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
-from sweeping import assert_stops, below, none_is_left_of, wait_for
+from sweeping import assert_stops, below, none_is_left_of, wait_for, why_it_stops
 
 pytestmark = pytest.mark.slow
 
@@ -93,11 +93,13 @@ def test_when_all_has_landed_it_ends_as_cleanly(
 
 
 def test_signals_that_follow_the_first_change_nothing(at_work: subprocess.Popen[str]) -> None:
-    at_work.send_signal(signal.SIGINT)
-    for _ in range(20):
-        time.sleep(0.1)
-        at_work.send_signal(signal.SIGTERM)
-    assert_stops(at_work, signal.SIGTERM)
+    def tell() -> None:
+        at_work.send_signal(signal.SIGINT)
+        while at_work.poll() is None:
+            time.sleep(0.1)
+            at_work.send_signal(signal.SIGTERM)
+
+    assert why_it_stops(at_work, tell) == "interrupted"
 
 
 def test_what_nohup_has_it_ignore_is_ignored(command: list[str], tmp_path: Path) -> None:
