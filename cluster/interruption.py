@@ -16,7 +16,8 @@ _listening = False
 def listening() -> Iterator[None]:
     """Within it the first of them raises `KeyboardInterrupt`, and the others nothing: what follows is to clear away.
 
-    None of them raises anything afterwards either, since a command has nothing left to do then but to end.
+    Afterwards this process ignores them, since a command has nothing left to do then but to end: Python would give them
+    back to the system, which ends a process that is still clearing away.
     """
     global _listening
     _came.clear()
@@ -26,7 +27,8 @@ def listening() -> Iterator[None]:
         yield
     finally:
         _listening = False
-        _came.set()
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def listen_again() -> None:

@@ -17,7 +17,7 @@ from eexit.config import UsageError
 
 ADDRESS = "RAY_ADDRESS"
 SECONDS_TO_ANSWER = 10.0
-SECONDS_BETWEEN_LISTENING = 0.02
+SECONDS_BETWEEN_LISTENING = 0.002
 OBJECT_STORE_BYTES = 100_000_000  # only runs and counts go through it
 
 
@@ -70,7 +70,11 @@ def _start() -> None:
 
 
 def _end() -> None:
-    """Leave Ray, which meanwhile puts the system's own way with SIGTERM in place: to end this process at once."""
+    """Leave Ray, which meanwhile puts the system's own way with SIGTERM in place: to end this process at once.
+
+    It does so outside Python and once, so a SIGTERM that comes before the next look still does that. SIGINT and SIGHUP
+    keep their handlers.
+    """
     ending = threading.Thread(target=ray.shutdown)
     ending.start()
     while ending.is_alive():

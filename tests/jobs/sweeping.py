@@ -44,7 +44,7 @@ def why_it_stops(process: subprocess.Popen[str], when: Callable[[], object]) -> 
     temporary = psutil.Process(process.pid).environ()["RAY_TMPDIR"]
     when()
     _, said = process.communicate()
-    assert process.returncode == 1, said
+    assert process.returncode == 1, f"{process.returncode}: {said}"
     *_, first, last = said.splitlines()
     assert last == "what has landed stays: the same command goes on from there"
     assert "Traceback" not in said, said
