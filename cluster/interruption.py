@@ -1,6 +1,5 @@
 """Ctrl-C, SIGTERM (`ray job stop`, batch systems) and SIGHUP (a closed terminal) end a sweep in the same way."""
 
-import atexit
 import signal
 import threading
 from collections.abc import Iterator
@@ -24,8 +23,6 @@ def listening() -> Iterator[None]:
     _came.clear()
     _listening = True
     listen_again()
-    atexit.unregister(_leave)
-    atexit.register(_leave)
     try:
         yield
     finally:
@@ -49,13 +46,6 @@ def check() -> None:
     """Raises `KeyboardInterrupt` if one came: Python drops an exception that is raised while an object is deleted."""
     if _listening and _came.is_set():
         raise KeyboardInterrupt
-
-
-def _leave() -> None:
-    """Python puts the defaults back before the process has ended, and they would change its exit code."""
-    for number in SIGNALS:
-        if signal.getsignal(number) is _interrupt:
-            signal.signal(number, signal.SIG_IGN)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
