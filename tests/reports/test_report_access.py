@@ -98,6 +98,13 @@ def test_tables_fit_on_paper_with_their_headings(visit, route):
     assert page.evaluate("document.documentElement.scrollWidth") == 688
 
 
+@pytest.mark.parametrize(("route", "what"), [("#/", "main figure"), ("#/p/1", "main tr")])
+def test_figures_and_rows_are_not_broken_over_pages(visit, route, what):
+    page = visit(route, viewport=PAPER)
+    page.emulate_media(media="print")
+    assert page.locator(what).first.evaluate("element => getComputedStyle(element).breakInside") == "avoid"
+
+
 @pytest.mark.parametrize(("kind", "start"), [("PNG", b"\x89PNG"), ("SVG", b"<svg")])
 def test_a_chart_is_saved(visit, kind, start):
     page = visit("#/")
