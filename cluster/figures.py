@@ -40,16 +40,22 @@ def figures(
     }
 
 
-def _of_configuration(configuration: Configuration, generations: pa.Table) -> dict[str, Any]:
+def outcomes(configuration: Configuration, generations: pa.Table) -> tuple[int, int, pa.Table]:
+    """How many runs of a configuration there are, how many of them are errors, and the rows of those that are not."""
     mode, kl_factor = configuration.mode, configuration.kl_factor
     same_factor = pc.field("kl_factor").is_null() if kl_factor is None else pc.field("kl_factor") == kl_factor
     runs = generations.filter((pc.field("mode") == mode.value) & same_factor)
-    done = runs.filter(pc.field("status") == OK)
+    n_errors = runs.filter(pc.field("status") == ERROR).num_rows
+    return runs.num_rows, n_errors, runs.filter(pc.field("status") == OK)
+
+
+def _of_configuration(configuration: Configuration, generations: pa.Table) -> dict[str, Any]:
+    n_runs, n_errors, done = outcomes(configuration, generations)
     return {
-        "mode": mode.value,
-        "kl_factor": kl_factor,
-        "runs": runs.num_rows,
-        "errors": runs.filter(pc.field("status") == ERROR).num_rows,
+        "mode": configuration.mode.value,
+        "kl_factor": configuration.kl_factor,
+        "runs": n_runs,
+        "errors": n_errors,
         "means": {name: _finite(pc.mean(done[name]).as_py()) for name in MEASURES},
     }
 

@@ -7,10 +7,11 @@ import pyarrow.compute as pc
 from rich import box
 from rich.table import Table
 
+from cluster.figures import outcomes
 from cluster.landing import read_columns
 from cluster.store import Store
 from eexit.plan import Configuration
-from eexit.schema import ERROR, OK, configuration_key
+from eexit.schema import configuration_key
 
 COLUMNS = ["mode", "kl_factor", "status", "mean_depth", "disagreement", "perplexity", "tokens_until_difference"]
 # The report's words, in lines that leave the table within 80 columns.
@@ -35,16 +36,12 @@ def summarise(store: Store, configurations: Sequence[Configuration]) -> Table:
 
 
 def _line(configuration: Configuration, generations: pa.Table) -> list[str]:
-    mode, kl_factor = configuration.mode, configuration.kl_factor
-    same_factor = pc.field("kl_factor").is_null() if kl_factor is None else pc.field("kl_factor") == kl_factor
-    runs = generations.filter((pc.field("mode") == mode.value) & same_factor)
-    errors = runs.filter(pc.field("status") == ERROR).num_rows
-    done = runs.filter(pc.field("status") == OK)
+    n_runs, n_errors, done = outcomes(configuration, generations)
     log_perplexity = pc.mean(pc.ln(done["perplexity"]))
     return [
-        configuration_key(mode.value, kl_factor),
-        f"{runs.num_rows:,}",
-        f"{errors:,}",
+        configuration_key(configuration.mode.value, configuration.kl_factor),
+        f"{n_runs:,}",
+        f"{n_errors:,}",
         _said(pc.subtract(1.0, pc.mean(done["mean_depth"])), "{:.1%}"),
         _said(pc.mean(done["disagreement"]), "{:.1%}"),
         _said(pc.exp(log_perplexity), "{:.4g}"),
