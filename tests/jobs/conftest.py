@@ -1,4 +1,6 @@
+import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -7,9 +9,7 @@ from pathlib import Path
 
 import pytest
 from byte_model import save_byte_model
-from sweeping import wait_for
-
-SCRIPT = Path(__file__).parents[2] / "jobs" / "sweep.py"
+from sweeping import SCRIPT, sweep, wait_for
 
 
 @pytest.fixture
@@ -57,3 +57,35 @@ def started(command: list[str]) -> Iterator[subprocess.Popen[str]]:
 def at_work(started: subprocess.Popen[str], tmp_path: Path) -> subprocess.Popen[str]:
     wait_for(started, lambda: any((tmp_path / "out" / "generations").glob("*.parquet")))
     return started
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random model that reads bytes, of 256 positions."""
+    folder = tmp_path_factory.mktemp("tiny")
+    save_byte_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def environment() -> Iterator[dict[str, str]]:
+    folder = tempfile.mkdtemp(prefix="eexit-")  # short: Ray's socket names are limited
+    own = {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled", "COLUMNS": "100"}
+    yield {**{name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}, **own}
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def finished(tiny: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A sweep run to its end, three good prompts, one empty, one too long; and what it printed as its results."""
+    folder = tmp_path_factory.mktemp("finished")
+    prompts = ["one", "two <script>", "", "x" * 300, "three"]
+    (folder / "mine.jsonl").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    (folder / "mine.toml").write_text(
+        f'model = "{tiny}"\nprompts = "mine.jsonl"\nout = "{folder / "out"}"\ndtype = "float32"\n'
+        "kl_factors = [1]\nmax_new_tokens = 8\nexit_every = 2\n"
+    )
+    done = sweep(environment, "--config", folder / "mine.toml", "--device", "cpu", "--json", folder / "new" / "figures")
+    assert done.returncode == 0, done.stderr
+    (folder / "progress.txt").write_text(done.stderr)
+    return folder, done.stdout

@@ -2,11 +2,22 @@
 
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
+
+SCRIPT = Path(__file__).parents[2] / "jobs" / "sweep.py"
+
+
+def sweep(
+    environment: dict[str, str], *arguments: str | Path, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True)
 
 
 def wait_for(process: subprocess.Popen[str], moment: Callable[[], bool]) -> None:

@@ -1,0 +1,252 @@
+"""`python jobs/sweep.py` with input it can't use, and what it tells without running anything."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from safetensors.torch import load_file, save_file
+from sweeping import SCRIPT, sweep
+from transformers import LlamaForCausalLM
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--modes", "foo"], "error: unknown mode 'foo': choose from normal, unfrozen, frozen_residual"),
+        (["--prompts", "empty.txt"], "error: empty.txt: holds no prompt"),
+        (["--exit-layers", "2", "6"], "error: exit"),
+        (["--model", "./nowhere"], "error: "),
+        (["--out", "empty.txt/out"], "can't be written to"),
+        (["--json", "empty.txt/figures"], "error: --json empty.txt/figures can't be written: give the name of a file"),
+    ],
+)
+def test_bad_input_ends_with_one_line_and_leaves_nothing(
+    environment: dict[str, str], tiny: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    (tmp_path / "empty.txt").touch()
+    done = sweep(environment, "--model", tiny, "--out", "out", *arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.txt"]
+
+
+def test_results_of_another_configuration_are_refused(finished: tuple[Path, str], environment: dict[str, str]) -> None:
+    folder, _ = finished
+    before = sorted(folder.rglob("*"))
+    done = sweep(environment, "--config", folder / "mine.toml", "--kl-factors", "2")
+    assert done.returncode == 2
+    assert "holds another sweep (kl_factors[0]: 1.0 -> 2.0)" in done.stderr
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_model_folder_that_changed_since_is_refused(
+    finished: tuple[Path, str], environment: dict[str, str], tiny: Path
+) -> None:
+    folder, _ = finished
+    (tiny / "chat_template.jinja").write_text("{{ messages[0].content }}!")
+    try:
+        done = sweep(environment, "--config", folder / "mine.toml", "--device", "cpu")
+    finally:
+        (tiny / "chat_template.jinja").unlink()
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: --out {folder}/out holds results of this model folder before its chat template changed: "
+        "put that back as it was, or choose another --out\n"
+    )
+
+
+def test_weights_that_only_an_actor_sees_are_told_as_other_bad_input(
+    environment: dict[str, str], tiny: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.2.mlp.up_proj.weight"][0, 0] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    flags = ["--model", folder, "--dtype", "float32", "--exit-every", "2", "--out", tmp_path / "out"]
+    done = sweep(environment, *flags, "--device", "cpu")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        f"error: model {folder}: 1 of the 2,048 numbers of model.layers.2.mlp.up_proj.weight are NaN or infinite in "
+        "float32: get the checkpoint again, or try another --dtype"
+    )
+
+
+def test_a_relative_out_is_refused_where_ray_would_remove_it(environment: dict[str, str], tmp_path: Path) -> None:
+    job = {"RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps({"runtime_env": {"working_dir": "gcs://_ray_pkg_1.zip"}})}
+    done = sweep({**environment, **job}, "--out", "out", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--out out is relative, and this job's working directory is a copy that Ray removes" in done.stderr
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["--modes", "foo"], 2), (["--dry-run"], 0)])
+def test_the_driver_imports_no_torch(environment: dict[str, str], tiny: Path, arguments: list[str], code: int) -> None:
+    program = (
+        "import runpy, sys\n"
+        f"sys.argv = [{str(SCRIPT)!r}, '--model', {str(tiny)!r}, *{arguments}]\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (code, "False")
+
+
+def test_the_plan_can_be_shown_alone(environment: dict[str, str], tiny: Path, tmp_path: Path) -> None:
+    flags = ["--model", tiny, "--dtype", "float32", "--rows-per-shard", "10", "--exit-every", "2"]
+    done = sweep(environment, "--dry-run", *flags, "--out", "s3://an-id:a-secret@bucket/x", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert "runs            27 = 3 prompts × 9 configurations × 1 seed" in said
+    assert f"model           {tiny} (LlamaForCausalLM, 7 layers, dtype float32)" in said
+    assert f"prompts         3 from {SCRIPT.with_name('demo.toml')}" in said
+    assert 'system prompt   "You are a helpful programming tutor."' in said
+    assert "prefiller       none" in said
+    assert "control tokens  plain text in prompts" in said
+    assert "recorded        the 3 likeliest tokens of each layer" in said
+    assert "exit layers     2 4 (the final one is 6)" in said
+    assert "next token      greedy" in said
+    assert "shards          about 3 of up to 10 runs" in said
+    assert "tokens          up to 2,700 new ones, 100 a run; prompts have about " in done.stdout
+    n_parameters = LlamaForCausalLM.from_pretrained(tiny).num_parameters()
+    assert f"{4 * n_parameters / 1e6:.1f} MB weights" in done.stdout
+    assert "out             s3://…@bucket/x" in done.stdout
+    assert "a-secret" not in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_of_ones_own_prompts_has_no_system_prompt(
+    environment: dict[str, str], tiny: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "one"}\n{"prompt": "two", "system": "Be brief."}\n')
+    flags = ["--model", tiny, "--prompts", "mine.jsonl", "--prefiller", "Well, ", "--temperature", "0.5"]
+    done = sweep(environment, "--dry-run", "--exit-layers", "1", "3", *flags, cwd=tmp_path)
+    said = done.stdout.splitlines()
+    assert "prompts         2 from mine.jsonl" in said, done.stderr
+    assert "system prompt   none; 1 of the prompts have their own" in said
+    assert 'prefiller       "Well, "' in said
+    assert "exit layers     1 3 (the final one is 6)" in said
+    assert "next token      sampled, temperature 0.5, top-p 1" in said
+    assert "out             results/sweep" in said
+
+
+def test_a_file_where_a_folder_of_results_should_be_is_told(
+    environment: dict[str, str], tiny: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "generations").write_text("odd")
+    done = sweep(environment, "--model", tiny, "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert "generations is a file where a folder of results should be: remove it" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_cluster_that_is_not_there_is_told_and_costs_no_row(
+    finished: tuple[Path, str], environment: dict[str, str]
+) -> None:
+    folder, _ = finished
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # nobody listens
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        done = sweep({**environment, "RAY_ADDRESS": address}, "--config", folder / "mine.toml", "--device", "cpu")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: the cluster at RAY_ADDRESS={address} can't be joined (")
+    assert len(done.stderr.splitlines()) == 1
+    assert len(pd.read_parquet(folder / "out" / "generations")) == 15  # the errors that it would have tried again too
+
+
+def test_what_this_machine_will_never_have_is_not_waited_for(
+    environment: dict[str, str], tiny: Path, tmp_path: Path
+) -> None:
+    flags = ["--model", tiny, "--out", tmp_path / "out", "--gpus-per-actor", "1000", "--actors", "1"]
+    done = sweep(environment, *flags)
+    assert done.returncode == 2
+    assert "error: no node can hold an actor of 1 CPUs and 1000 GPUs (there is a node of " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        pytest.param(
+            ["--device", "mps"],
+            "error: --device mps is not there, or this PyTorch was built without it",
+            marks=pytest.mark.skipif(sys.platform == "darwin", reason="it may be there"),
+        ),
+        (["--cpus-per-actor", "1000"], "error: no node can hold an actor of 1000 CPUs"),
+        (["--max-new-tokens", "1000000000"], "error: a run of up to 1,000,000,000 new tokens may need "),
+    ],
+)
+def test_where_nothing_ran_nothing_is_left(
+    environment: dict[str, str], tiny: Path, tmp_path: Path, flags: list[str], message: str
+) -> None:
+    folder = shutil.copytree(tiny, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 10**12}))
+    (tmp_path / "out").mkdir()
+    done = sweep(environment, "--model", folder, "--out", tmp_path / "out", *flags)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith(message), done.stderr
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_weights_that_only_an_actor_finds_damaged_leave_nothing(
+    environment: dict[str, str], tiny: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny, tmp_path / "model")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4000] + b"\xff" * 4000)  # NaN
+    done = sweep(environment, "--model", folder, "--out", tmp_path / "out")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: "), done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_sweep_whose_runs_are_all_errors_says_so(environment: dict[str, str], tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "long.txt").write_text("x" * 300)
+    done = sweep(environment, "--model", tiny, "--prompts", tmp_path / "long.txt", "--out", tmp_path / "out")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("all 9 runs are errors, such as: the prompt has 300 tokens")
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_disk_that_is_full_from_the_start_is_told(environment: dict[str, str], tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(out)], capture_output=True).returncode:
+        pytest.skip("this place mounts nothing")
+    try:
+        (out / "full").write_bytes(b"x" * 4096)
+        done = sweep(environment, "--model", tiny, "--out", out)
+    finally:
+        subprocess.run(["umount", "-l", str(out)], check=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"stopped: [Errno 28] No space left on device: '{out}/")
+    assert "Traceback" not in done.stderr
+
+
+def test_code_that_comes_with_a_model_runs_only_when_asked_for(
+    environment: dict[str, str], tiny: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny, tmp_path / "model")
+    ran = tmp_path / "ran"
+    (folder / "odd.py").write_text(
+        f"open({str(ran)!r}, 'w').close()\n"
+        "from transformers import LlamaConfig\n"
+        "class OddConfig(LlamaConfig):\n    model_type = 'odd'\n"
+    )
+    config = json.loads((folder / "config.json").read_text())
+    odd = {"model_type": "odd", "auto_map": {"AutoConfig": "odd.OddConfig"}}
+    (folder / "config.json").write_text(json.dumps(config | odd))
+    flags = ["--model", folder, "--out", tmp_path / "out", "--dry-run"]
+    done = sweep(environment, *flags)
+    assert done.returncode == 2
+    assert "can't be loaded" in done.stderr
+    assert not ran.exists()
+    sweep({**environment, "HF_HOME": str(tmp_path)}, *flags, "--trust-remote-code")
+    assert ran.exists()
