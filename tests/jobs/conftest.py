@@ -18,22 +18,18 @@ def max_new_tokens() -> int:
 
 
 @pytest.fixture
-def command(tmp_path: Path, max_new_tokens: int) -> list[str]:
+def n_prompts() -> int:
+    return 40
+
+
+@pytest.fixture
+def command(tmp_path: Path, n_prompts: int, max_new_tokens: int) -> list[str]:
     save_byte_model(tmp_path / "model")
-    (tmp_path / "prompts.txt").write_text("".join(f"prompt {n}\n" for n in range(40)))
+    (tmp_path / "prompts.txt").write_text("".join(f"prompt {n}\n" for n in range(n_prompts)))
     return [
         *(sys.executable, str(SCRIPT), "--model", str(tmp_path / "model"), "--prompts", str(tmp_path / "prompts.txt")),
-        *(
-            "--dtype",
-            "float32",
-            "--max-new-tokens",
-            f"{max_new_tokens}",
-            "--rows-per-shard",
-            "2",
-            "--out",
-            str(tmp_path / "out"),
-        ),
-        *("--modes", "normal", "--exit-every", "2", "--device", "cpu"),
+        *("--dtype", "float32", "--max-new-tokens", f"{max_new_tokens}", "--rows-per-shard", "2"),
+        *("--out", str(tmp_path / "out"), "--modes", "normal", "--exit-every", "2", "--device", "cpu"),
     ]
 
 
