@@ -11,15 +11,29 @@ const whole = (text) => (/^\d+$/.test(text ?? "") ? +text : null);
 
 // What an address asks for; {page: "nowhere", why} for one that leads to nothing this file holds.
 function parse(hash) {
-  const parts = hash.replace(/^#?\/?/, "").split("/").map((part) => { try { return decodeURIComponent(part); } catch { return part; } });
+  const parts = hash
+    .replace(/^#?\/?/, "")
+    .split("/")
+    .map((part) => {
+      try {
+        return decodeURIComponent(part);
+      } catch {
+        return part;
+      }
+    });
   const nowhere = (why) => ({ page: "nowhere", why });
   if (parts[0] === "") return { page: "overview" };
-  if (parts[0] === "s" || parts[0] === "w") return { page: "search", query: parts.slice(1).join("/"), whole: parts[0] === "w" };
+  if (parts[0] === "s" || parts[0] === "w")
+    return { page: "search", query: parts.slice(1).join("/"), whole: parts[0] === "w" };
   if (parts[0] === "fail" || parts[0] === "methods") return { page: parts[0] };
-  if (parts[0] === "c") return DATA.configurations.some(({ key }) => key === parts[1]) ? { page: "everywhere", key: parts[1] } : nowhere(`There is no configuration ${parts[1]}.`);
+  if (parts[0] === "c")
+    return DATA.configurations.some(({ key }) => key === parts[1])
+      ? { page: "everywhere", key: parts[1] }
+      : nowhere(`There is no configuration ${parts[1]}.`);
   if (parts[0] !== "p") return nowhere("No page has this address.");
   const number = DATA.prompts.findIndex((prompt) => prompt.id === parts[1]);
-  if (number < 0) return nowhere(`There is no prompt ${parts[1]}.` + (DATA.prompts.length < DATA.counts.prompts ? ` ${held()}` : ""));
+  if (number < 0)
+    return nowhere(`There is no prompt ${parts[1]}.` + (DATA.prompts.length < DATA.counts.prompts ? ` ${held()}` : ""));
   if (parts.length === 2) return { page: "prompt", number };
   const more = { s: null, vs: null, t: null, o: null };
   for (let i = 3; i < parts.length; i++) {
@@ -27,7 +41,8 @@ function parse(hash) {
     if (parts[i] in more) more[parts[i]] = bare ? DATA.normal : parts[++i];
   }
   const run = runsOf(DATA.prompts[number], parts[2]).find((r) => more.s === null || String(r.seed) === more.s);
-  if (!run) return nowhere(`There is no run ${parts[2]}${more.s === null ? "" : `, seed ${more.s},`} on prompt ${parts[1]}.`);
+  if (!run)
+    return nowhere(`There is no run ${parts[2]}${more.s === null ? "" : `, seed ${more.s},`} on prompt ${parts[1]}.`);
   return { page: "configuration", number, run, vs: more.vs, t: whole(more.t), o: whole(more.o) };
 }
 
@@ -39,7 +54,11 @@ const PAGES = {
   search: ({ query, whole }) => searchPage(query, whole),
   fail: failuresPage,
   methods: methodsPage,
-  nowhere: ({ why }) => [h("h1", {}, "Not in this report"), h("p", {}, why), h("p", {}, h("a", { href: "#/" }, "Overview"))],
+  nowhere: ({ why }) => [
+    h("h1", {}, "Not in this report"),
+    h("p", {}, why),
+    h("p", {}, h("a", { href: "#/" }, "Overview")),
+  ],
 };
 
 let turn = 0;
@@ -47,7 +66,8 @@ let turn = 0;
 // Show what the address asks for: when the file is "opened", when the reader has "gone" there, or is there already and
 // the data is "renewed".
 async function route(why) {
-  const mine = ++turn, y = why === "renewed" ? scrollY : arrive();
+  const mine = ++turn,
+    y = why === "renewed" ? scrollY : arrive();
   const asked = parse(location.hash);
   const page = await PAGES[asked.page](asked);
   if (mine !== turn) return;
@@ -65,30 +85,50 @@ async function route(why) {
 }
 
 function header(asked) {
-  const prompt = $("pick-prompt"), configuration = $("pick-configuration");
+  const prompt = $("pick-prompt"),
+    configuration = $("pick-configuration");
   prompt.value = asked.number === undefined ? "" : String(asked.number);
   const runs = asked.number === undefined ? null : DATA.prompts[asked.number].runs;
   const entries = runs
     ? runs.map((run) => [runName(run), address(DATA.prompts[asked.number], run), run === asked.run])
     : DATA.configurations.map(({ key }) => [key, `#/c/${encodeURIComponent(key)}`, key === asked.key]);
-  configuration.replaceChildren(h("option", { value: runs ? address(DATA.prompts[asked.number]) : "#/" }, "all"),
-    ...entries.map(([label, value, selected]) => h("option", { value, selected }, label)));
-  configuration.onchange = () => { location.hash = configuration.value; };
+  configuration.replaceChildren(
+    h("option", { value: runs ? address(DATA.prompts[asked.number]) : "#/" }, "all"),
+    ...entries.map(([label, value, selected]) => h("option", { value, selected }, label)),
+  );
+  configuration.onchange = () => {
+    location.hash = configuration.value;
+  };
   $("query").value = asked.query ?? $("query").value;
 }
 
 function listPrompts() {
-  $("pick-prompt").replaceChildren(h("option", { value: "" }, "all"), ...DATA.prompts.map((prompt, i) => h("option", { value: i }, promptName(prompt, 60))));
+  $("pick-prompt").replaceChildren(
+    h("option", { value: "" }, "all"),
+    ...DATA.prompts.map((prompt, i) => h("option", { value: i }, promptName(prompt, 60))),
+  );
 }
 
 async function start() {
   setTheme(stored("localStorage", "dark") ?? matchMedia("(prefers-color-scheme: dark)").matches);
   await load();
   listPrompts();
-  $("pick-prompt").onchange = (event) => { location.hash = event.target.value ? address(DATA.prompts[event.target.value]) : "#/"; };
-  $("search").onsubmit = (event) => { event.preventDefault(); location.hash = searchAddress($("query").value, parse(location.hash).whole); };
-  $("skip").onclick = (event) => { event.preventDefault(); $("main").focus(); };
-  $("dark").onclick = () => { setTheme(!isDark()); stored("localStorage", "dark", isDark()); redraw(true); };
+  $("pick-prompt").onchange = (event) => {
+    location.hash = event.target.value ? address(DATA.prompts[event.target.value]) : "#/";
+  };
+  $("search").onsubmit = (event) => {
+    event.preventDefault();
+    location.hash = searchAddress($("query").value, parse(location.hash).whole);
+  };
+  $("skip").onclick = (event) => {
+    event.preventDefault();
+    $("main").focus();
+  };
+  $("dark").onclick = () => {
+    setTheme(!isDark());
+    stored("localStorage", "dark", isDark());
+    redraw(true);
+  };
   addEventListener("hashchange", () => route("gone"));
   $("csv").onclick = saveRuns;
   $("print").onclick = () => print();

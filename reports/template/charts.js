@@ -19,7 +19,9 @@ const NARROW = 450;
 
 function theme(width) {
   const style = getComputedStyle(document.documentElement);
-  const [paper, ink, soft, line] = ["paper", "ink", "soft", "line"].map((name) => style.getPropertyValue("--" + name).trim());
+  const [paper, ink, soft, line] = ["paper", "ink", "soft", "line"].map((name) =>
+    style.getPropertyValue("--" + name).trim(),
+  );
   const category = isDark() ? ["#9ca3af", "#4ba3e3", "#f28e4b", "#3fbf97", "#df8abf", "#c9b94a"] : THEME.range.category;
   return {
     ...THEME,
@@ -28,7 +30,12 @@ function theme(width) {
     axis: { ...THEME.axis, labelColor: soft, titleColor: ink, gridColor: line, domainColor: soft, tickColor: soft },
     // A title in the middle of a narrow plot, beside its labels, would run out of the picture.
     axisX: width < NARROW ? { titleAnchor: "end", titleAlign: "right", titleLimit: width } : {},
-    legend: { ...THEME.legend, ...(width < NARROW ? { columns: 3, layout: { anchor: "end" } } : {}), labelColor: ink, titleColor: ink },
+    legend: {
+      ...THEME.legend,
+      ...(width < NARROW ? { columns: 3, layout: { anchor: "end" } } : {}),
+      labelColor: ink,
+      titleColor: ink,
+    },
     rule: { color: soft },
   };
 }
@@ -36,51 +43,119 @@ function theme(width) {
 // A figure with heading, chart, caption and the table that says the same. A chart is what overview.py gives, or
 // {key, title, caption, variants, controls, prepare(spec, rows, width), rows(), open(datum, event, view), drawn(view, box), table or twin()}.
 function figure(chart) {
-  const box = h("div.chart"), labels = chart.variants.map(({ label }) => label), values = chart.slice ? chart.slice.values : [];
-  const last = (key, names, first) => (names.includes(choice(`${chart.key} ${key}`)) ? names.indexOf(choice(`${chart.key} ${key}`)) : first);
-  const entry = { chart, variant: last("variant", labels, 0), slice: chart.slice ? last("slice", values, chart.slice.first) : 0, box, view: null, width: 0 };
+  const box = h("div.chart"),
+    labels = chart.variants.map(({ label }) => label),
+    values = chart.slice ? chart.slice.values : [];
+  const last = (key, names, first) =>
+    names.includes(choice(`${chart.key} ${key}`)) ? names.indexOf(choice(`${chart.key} ${key}`)) : first;
+  const entry = {
+    chart,
+    variant: last("variant", labels, 0),
+    slice: chart.slice ? last("slice", values, chart.slice.first) : 0,
+    box,
+    view: null,
+    width: 0,
+  };
   box.style.minHeight = `${heights[chart.key] ?? 0}px`; // the reader who comes back is where they were
   drawn.push(entry);
-  const select = (label, key, names) => (!label || names.length < 2 ? null : h("label", {}, label + " ",
-    h("select", { onchange: (event) => { entry[key] = +event.target.value; choose(`${chart.key} ${key}`, names[entry[key]]); entry.update(); } }, ...names.map((name, i) => h("option", { value: i, selected: i === entry[key] }, name)))));
+  const select = (label, key, names) =>
+    !label || names.length < 2
+      ? null
+      : h(
+          "label",
+          {},
+          label + " ",
+          h(
+            "select",
+            {
+              onchange: (event) => {
+                entry[key] = +event.target.value;
+                choose(`${chart.key} ${key}`, names[entry[key]]);
+                entry.update();
+              },
+            },
+            ...names.map((name, i) => h("option", { value: i, selected: i === entry[key] }, name)),
+          ),
+        );
   const choices = [select(chart.choice, "variant", labels), chart.slice && select(chart.slice.label, "slice", values)];
-  const makeTwin = () => (chart.twin ? chart.twin() : twin(chart.title + (chart.slice ? ` · ${chart.slice.label} ${chart.slice.values[entry.slice]}` : ""), { columns: chart.table.columns, rows: rowsOf(entry) }));
+  const makeTwin = () =>
+    chart.twin
+      ? chart.twin()
+      : twin(chart.title + (chart.slice ? ` · ${chart.slice.label} ${chart.slice.values[entry.slice]}` : ""), {
+          columns: chart.table.columns,
+          rows: rowsOf(entry),
+        });
   const details = h("details", {}, h("summary", {}, "Table"));
   details.addEventListener("toggle", () => {
     if (details.open && details.children.length === 1) details.append(makeTwin());
   });
-  const save = (type) => h("button", { type: "button", onclick: () => (type === "csv" ? saveRows(entry) : saveImage(entry, type)), "aria-label": `Save ${chart.title} as ${type.toUpperCase()}` }, type.toUpperCase());
+  const save = (type) =>
+    h(
+      "button",
+      {
+        type: "button",
+        onclick: () => (type === "csv" ? saveRows(entry) : saveImage(entry, type)),
+        "aria-label": `Save ${chart.title} as ${type.toUpperCase()}`,
+      },
+      type.toUpperCase(),
+    );
   const controls = [...choices, ...(chart.controls || [])].filter(Boolean);
   entry.update = () => {
     if (details.open) details.replaceChildren(details.firstChild, makeTwin());
     return draw(entry, true);
   };
   chart.update = entry.update;
-  return h(chart.wide ? "figure.wide" : "figure", { "data-chart": chart.key }, h("h2", {}, chart.title), controls.length ? h("p.row", {}, ...controls) : null, box,
-    h("figcaption", {}, chart.caption), h("div.below", {}, details, h("span.saves", {}, save("png"), save("svg"), save("csv"))));
+  return h(
+    chart.wide ? "figure.wide" : "figure",
+    { "data-chart": chart.key },
+    h("h2", {}, chart.title),
+    controls.length ? h("p.row", {}, ...controls) : null,
+    box,
+    h("figcaption", {}, chart.caption),
+    h("div.below", {}, details, h("span.saves", {}, save("png"), save("svg"), save("csv"))),
+  );
 }
 
 // Those of the slice that the reader chose, and those of none, like normal's at any KL factor.
 function rowsOf({ chart, slice }) {
   if (chart.rows) return chart.rows();
-  const { rows } = chart.table, { key, values } = chart.slice || {};
+  const { rows } = chart.table,
+    { key, values } = chart.slice || {};
   return key ? rows.filter((row) => row[key] === null || row[key] === values[slice]) : rows;
 }
 
 async function draw(entry, again = false) {
-  const { chart, box } = entry, width = paper || Math.floor(box.clientWidth);
+  const { chart, box } = entry,
+    width = paper || Math.floor(box.clientWidth);
   if (!box.isConnected || !width || (width === entry.width && !again)) return;
   entry.width = width;
   const embed = await loadBundle();
   const variant = chart.variants[entry.variant];
   const rows = rowsOf(entry);
   // A numeric width: "container" gives an empty chart, and no error, in an element that isn't shown.
-  const spec = { ...variant.spec, params: [{ name: "picked", value: picked }], datasets: { rows }, config: theme(width), width, autosize: { type: "fit-x", contains: "padding" } };
-  const options = { mode: "vega-lite", ast: true, renderer: "canvas", actions: false, defaultStyle: false, tooltip: { disableDefaultStyle: true } };
+  const spec = {
+    ...variant.spec,
+    params: [{ name: "picked", value: picked }],
+    datasets: { rows },
+    config: theme(width),
+    width,
+    autosize: { type: "fit-x", contains: "padding" },
+  };
+  const options = {
+    mode: "vega-lite",
+    ast: true,
+    renderer: "canvas",
+    actions: false,
+    defaultStyle: false,
+    tooltip: { disableDefaultStyle: true },
+  };
   const { view } = await embed(box, chart.prepare ? chart.prepare(spec, rows, width) : spec, options);
   if (entry.view) entry.view.finalize();
   entry.view = view;
-  view.addEventListener("click", (event, item) => item && item.datum && (chart.open || openConfiguration)(item.datum, event, view));
+  view.addEventListener(
+    "click",
+    (event, item) => item && item.datum && (chart.open || openConfiguration)(item.datum, event, view),
+  );
   view.addEventListener("pointerover", (event, item) => pick((item && item.datum && item.datum.configuration) || ""));
   const canvas = box.querySelector("canvas");
   canvas.setAttribute("role", "img");
@@ -95,11 +170,14 @@ async function draw(entry, again = false) {
 function inkOf(canvas) {
   const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
   let ink = 0;
-  for (let i = 0; i < data.length; i += 4 * 97) if (data[i] !== data[0] || data[i + 1] !== data[1] || data[i + 2] !== data[2]) ink++;
+  for (let i = 0; i < data.length; i += 4 * 97)
+    if (data[i] !== data[0] || data[i + 1] !== data[1] || data[i + 2] !== data[2]) ink++;
   return ink;
 }
 
-const openConfiguration = (datum) => { if (datum.configuration) location.hash = `#/c/${encodeURIComponent(datum.configuration)}`; };
+const openConfiguration = (datum) => {
+  if (datum.configuration) location.hash = `#/c/${encodeURIComponent(datum.configuration)}`;
+};
 
 // Bring out one configuration in every chart; "" for all alike.
 function pick(key) {

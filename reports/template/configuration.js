@@ -1,56 +1,105 @@
 // #/p/<id>/<configuration>[/s/<seed>][/vs/<configuration>[~<seed>]][/t/<token> or /o/<the other's>] : one run, beside another.
 
 async function configurationPage(number, run, { vs, t, o }) {
-  const prompt = DATA.prompts[number], name = runName(run), others = prompt.runs.filter((r) => r !== run && r.status === "ok");
+  const prompt = DATA.prompts[number],
+    name = runName(run),
+    others = prompt.runs.filter((r) => r !== run && r.status === "ok");
   const page = [
-    h("nav.trail", { "aria-label": "Where you are" }, h("a", { href: "#/" }, "Overview"), " › ", h("a", { href: address(prompt) }, `Prompt ${prompt.id}`), ` › ${name}`),
+    h(
+      "nav.trail",
+      { "aria-label": "Where you are" },
+      h("a", { href: "#/" }, "Overview"),
+      " › ",
+      h("a", { href: address(prompt) }, `Prompt ${prompt.id}`),
+      ` › ${name}`,
+    ),
     h("h1", {}, `${name} on prompt ${prompt.id}`),
     h("blockquote", { tabindex: 0, role: "group", "aria-label": "Prompt" }, ...visible(prompt.text)),
   ];
-  if (run.status !== "ok") return [...page, h("h2", {}, "This run failed"), h("pre.error", { tabindex: 0 }, ...visible(run.error || "no reason given"))];
-  const cores = await coreOf(number), tokens = cores[prompt.runs.indexOf(run)];
-  if (!tokens) return [...page, run.n ? notThere(number) : h("p.soft", {}, "Its tokens weren't recorded."), h("div.tokens", {}, ...visible(run.text || ""))];
+  if (run.status !== "ok")
+    return [
+      ...page,
+      h("h2", {}, "This run failed"),
+      h("pre.error", { tabindex: 0 }, ...visible(run.error || "no reason given")),
+    ];
+  const cores = await coreOf(number),
+    tokens = cores[prompt.runs.indexOf(run)];
+  if (!tokens)
+    return [
+      ...page,
+      run.n ? notThere(number) : h("p.soft", {}, "Its tokens weren't recorded."),
+      h("div.tokens", {}, ...visible(run.text || "")),
+    ];
   const named = vs && others.find((other) => versus(run, other) === vs);
   if (vs && !named) page.push(notice(`There is no ${vs} to compare with on this prompt.`));
-  const base = named || others.find((other) => DATA.configurations[other.c].mode === DATA.normal && other.seed === run.seed);
+  const base =
+    named || others.find((other) => DATA.configurations[other.c].mode === DATA.normal && other.seed === run.seed);
   const other = base ? cores[prompt.runs.indexOf(base)] : null;
   const difference = other ? compare(tokens, other) : { from: -1, same: new Set(), sameOther: new Set() };
   const sides = [{ side: "t", run, tokens, same: difference.same, at: t }];
   if (other && named) sides.push({ side: "o", run: base, tokens: other, same: difference.sameOther, at: o });
-  for (const { tokens: { n }, at } of sides) if (at >= n) page.push(notice(`There is no token ${at + 1}: the text has ${n}.`));
-  page.push(outcome(run), h("p", {}, agreement(difference, other && base)), ...run.notes.map(([label, note]) => h("p", {}, h("strong", {}, label + ": "), ...visible(String(note)))));
+  for (const {
+    tokens: { n },
+    at,
+  } of sides)
+    if (at >= n) page.push(notice(`There is no token ${at + 1}: the text has ${n}.`));
+  page.push(
+    outcome(run),
+    h("p", {}, agreement(difference, other && base)),
+    ...run.notes.map(([label, note]) => h("p", {}, h("strong", {}, label + ": "), ...visible(String(note)))),
+  );
   page.push(comparisons(prompt, run, others, named, t), legend(run.counts, document.body));
   const pane = h("aside.pane", { "aria-label": "Token", tabindex: 0, "aria-live": "polite" });
   for (const one of sides) {
     one.detail = await detailOf(number, one.run);
-    one.box = tokenText(one.run, one.tokens, `Tokens of ${runName(one.run)}`, { from: difference.from, same: one.same });
+    one.box = tokenText(one.run, one.tokens, `Tokens of ${runName(one.run)}`, {
+      from: difference.from,
+      same: one.same,
+    });
     one.grid = layerGrid(one.run, one.tokens, one.detail);
   }
   pin(prompt, run, named ? vs : null, sides, pane);
-  const texts = sides.map(({ run, tokens, box, grid }) => h("section", {}, h("h2", {}, runName(run)), disagreements(run, tokens, box), grid.details, box));
+  const texts = sides.map(({ run, tokens, box, grid }) =>
+    h("section", {}, h("h2", {}, runName(run)), disagreements(run, tokens, box), grid.details, box),
+  );
   return [...page, h(sides.length > 1 ? "div.reading.two" : "div.reading", {}, h("div.texts", {}, ...texts), pane)];
 }
 
 const notice = (words) => h("p.bad", { role: "status" }, words);
 
 function outcome(run) {
-  const measured = DATA.metrics.flatMap((metric, i) => (run.m[i] === null ? [] : [[metric.label, form(run.m[i], metric.form)]]));
+  const measured = DATA.metrics.flatMap((metric, i) =>
+    run.m[i] === null ? [] : [[metric.label, form(run.m[i], metric.form)]],
+  );
   return numbers(run.finish ? [["Ended", ending(run)], ...measured] : measured);
 }
 
 function agreement(difference, base) {
   if (!base) return "";
   if (difference.from < 0) return `Identical to ${runName(base)}.`;
-  if (!difference.from) return `Not ${runName(base)}'s from the first token on; after that ${difference.same.size} match it, in bold.`;
+  if (!difference.from)
+    return `Not ${runName(base)}'s from the first token on; after that ${difference.same.size} match it, in bold.`;
   const first = difference.from === 1 ? "the first token" : `the first ${difference.from} tokens`;
   return `Identical to ${runName(base)} for ${first}; after that ${difference.same.size} match it again, in bold.`;
 }
 
 function comparisons(prompt, run, others, named, t) {
-  const select = h("select", { id: "versus", onchange: (event) => { location.hash = address(prompt, run, { vs: event.target.value, t }); } },
+  const select = h(
+    "select",
+    {
+      id: "versus",
+      onchange: (event) => {
+        location.hash = address(prompt, run, { vs: event.target.value, t });
+      },
+    },
     h("option", { value: "", selected: !named }, "nothing"),
-    ...others.map((other) => h("option", { value: versus(run, other), selected: other === named }, runName(other))));
-  const save = h("button", { type: "button", onclick: () => saveTokens(DATA.prompts.indexOf(prompt), run) }, "CSV of tokens");
+    ...others.map((other) => h("option", { value: versus(run, other), selected: other === named }, runName(other))),
+  );
+  const save = h(
+    "button",
+    { type: "button", onclick: () => saveTokens(DATA.prompts.indexOf(prompt), run) },
+    "CSV of tokens",
+  );
   return h("p.row.screen", {}, h("label", {}, "Side by side with ", select), ...toggles(), save);
 }
 
@@ -60,7 +109,10 @@ function toggles() {
       control.setAttribute("aria-pressed", String(on));
       document.body.classList.toggle(option, on);
     };
-    const control = button(label, false, () => { choose(option, !choice(option)); show(choice(option)); });
+    const control = button(label, false, () => {
+      choose(option, !choice(option));
+      show(choice(option));
+    });
     show(choice(option, false));
     return control;
   };
@@ -72,8 +124,10 @@ function pin(prompt, run, vs, sides, pane) {
   let now = sides.find(({ tokens, at }) => at !== null && at < tokens.n) ?? null;
   const show = () => {
     for (const { box } of sides) for (const old of box.querySelectorAll(".pinned")) old.classList.remove("pinned");
-    pane.replaceChildren(...(now ? tokenPane(now.run, now.tokens, now.detail, now.at, sides.length > 1 && runName(now.run)) : HELP()));
-    for (const one of sides) one.grid.mark(one.grid.at = one === now ? one.at : null);
+    pane.replaceChildren(
+      ...(now ? tokenPane(now.run, now.tokens, now.detail, now.at, sides.length > 1 && runName(now.run)) : HELP()),
+    );
+    for (const one of sides) one.grid.mark((one.grid.at = one === now ? one.at : null));
     if (!now) return;
     const span = now.box.querySelector(`[data-i="${now.at}"]`);
     span.classList.add("pinned");
@@ -92,7 +146,14 @@ function pin(prompt, run, vs, sides, pane) {
   queueMicrotask(show);
 }
 
-const HELP = () => [h("h2", {}, "Token"), h("p.soft", {}, "Click a token, or focus the text and use the arrow keys; n: next early exit, d: next token that full depth would not have said, Esc: let go.")];
+const HELP = () => [
+  h("h2", {}, "Token"),
+  h(
+    "p.soft",
+    {},
+    "Click a token, or focus the text and use the arrow keys; n: next early exit, d: next token that full depth would not have said, Esc: let go.",
+  ),
+];
 
 const MOST_CELLS = 16e6; // of the alignment's table, in bytes
 
@@ -101,9 +162,11 @@ function compare(one, other) {
   const shorter = Math.min(one.n, other.n);
   let from = 0;
   while (from < shorter && one.piece[from] === other.piece[from]) from++;
-  const same = new Set(), sameOther = new Set();
+  const same = new Set(),
+    sameOther = new Set();
   if (from === one.n && from === other.n) return { from: -1, same, sameOther };
-  const n = one.n - from, m = other.n - from;
+  const n = one.n - from,
+    m = other.n - from;
   if (n * m > MOST_CELLS) return { from, same, sameOther };
   const step = new Uint8Array(n * m); // 1: match, 2: skip one's, 3: skip the other's
   let below = new Uint32Array(m + 1);
@@ -116,9 +179,12 @@ function compare(one, other) {
     }
     below = row;
   }
-  for (let i = 0, j = 0; i < n && j < m;) {
+  for (let i = 0, j = 0; i < n && j < m; ) {
     const way = step[i * m + j];
-    if (way === 1) { same.add(from + i); sameOther.add(from + j); }
+    if (way === 1) {
+      same.add(from + i);
+      sameOther.add(from + j);
+    }
     if (way !== 3) i++;
     if (way !== 2) j++;
   }

@@ -30,12 +30,15 @@ const sideFile = (number) => `${DATA.outside.folder}/prompt-${number}.js`;
 async function blob(kind, number) {
   if (!DATA.outside.kinds.includes(kind)) return inFile(`${kind}-${number}`);
   if (!beside.has(number)) {
-    beside.set(number, new Promise((resolve) => {
-      const script = h("script", { nonce: NONCE, src: sideFile(number) });
-      window.eexitData = (named) => resolve(named);
-      script.onerror = () => resolve(null);
-      document.head.append(script);
-    }));
+    beside.set(
+      number,
+      new Promise((resolve) => {
+        const script = h("script", { nonce: NONCE, src: sideFile(number) });
+        window.eexitData = (named) => resolve(named);
+        script.onerror = () => resolve(null);
+        document.head.append(script);
+      }),
+    );
   }
   const named = await beside.get(number);
   return named && inflate(named[`${kind}-${number}`]);
@@ -44,7 +47,8 @@ async function blob(kind, number) {
 // n numbers from `at`; see encode_numbers.
 function numbersAt(bytes, at, n) {
   const numbers = new Uint32Array(n);
-  let two = 0, long = 0;
+  let two = 0,
+    long = 0;
   for (let i = 0; i < n; i++) bytes[at + i] === 255 ? long++ : bytes[at + i] >= 128 && two++;
   for (let i = 0, second = at + n, rest = at + n + two; i < n; i++) {
     const first = bytes[at + i];
@@ -61,16 +65,21 @@ const total = (number) => DATA.prompts[number].runs.reduce((sum, run) => sum + r
 // 1 where a decided token is not what full depth would have said, and null where that wasn't recorded.
 async function coreOf(number) {
   if (!cores.has(number)) {
-    const bytes = await blob("core", number), n = total(number), halves = DATA.layers.length <= 16;
+    const bytes = await blob("core", number),
+      n = total(number),
+      halves = DATA.layers.length <= 16;
     const ranks = new Uint8Array(n);
     for (let i = 0; bytes && i < n; i++) ranks[i] = halves ? (bytes[i >> 1] >> (4 * (i & 1))) & 15 : bytes[i];
     const pieces = bytes && numbersAt(bytes, halves ? (n + 1) >> 1 : n, n).numbers;
     const bits = DATA.kinds.includes("disagree") ? await blob("disagree", number) : null;
     const disagrees = bits && Uint8Array.from({ length: n }, (_, i) => (bits[i >> 3] >> (i & 7)) & 1);
-    cores.set(number, DATA.prompts[number].runs.map((run) => {
-      const part = (whole) => whole && whole.subarray(run.start, run.start + run.n);
-      return run.n && bytes ? { n: run.n, piece: part(pieces), rank: part(ranks), disagrees: part(disagrees) } : null;
-    }));
+    cores.set(
+      number,
+      DATA.prompts[number].runs.map((run) => {
+        const part = (whole) => whole && whole.subarray(run.start, run.start + run.n);
+        return run.n && bytes ? { n: run.n, piece: part(pieces), rank: part(ranks), disagrees: part(disagrees) } : null;
+      }),
+    );
   }
   return cores.get(number);
 }
@@ -78,10 +87,19 @@ async function coreOf(number) {
 // What is known of token i of a run, null without a recording: {kl, probability, logprob, entropy, said, top, read}. `top`
 // are the likeliest tokens of full depth at each exit rank, `read` those of the distribution that the token came from.
 async function detailOf(number, run) {
-  const n = total(number), E = DATA.final;
+  const n = total(number),
+    E = DATA.final;
   if (!details.has(number)) {
-    const [kl, more, top, read] = await Promise.all(["kl", "more", "top", "read"].map((kind) => (DATA.kinds.includes(kind) ? blob(kind, number) : null)));
-    details.set(number, { kl, more, said: more && numbersAt(more, 2 * n, n).numbers, likely: top && likelyOf(top, n, E + 1), source: read && likelyOf(read, n, 1) });
+    const [kl, more, top, read] = await Promise.all(
+      ["kl", "more", "top", "read"].map((kind) => (DATA.kinds.includes(kind) ? blob(kind, number) : null)),
+    );
+    details.set(number, {
+      kl,
+      more,
+      said: more && numbersAt(more, 2 * n, n).numbers,
+      likely: top && likelyOf(top, n, E + 1),
+      source: read && likelyOf(read, n, 1),
+    });
   }
   const { kl, more, said, likely, source } = details.get(number);
   const k = DATA.configurations[run.c].kl;
@@ -103,9 +121,14 @@ async function detailOf(number, run) {
 // Of n tokens and some rows of DATA.top likeliest each: of token `at` its rows, or null where there was no recording.
 function likelyOf(bytes, n, rows) {
   const { numbers, end } = numbersAt(bytes, 0, rows * DATA.top * n);
-  return (at) => (numbers[at] ? Array.from({ length: rows }, (_, row) => Array.from({ length: DATA.top }, (_, j) => (row * DATA.top + j) * n + at)
-    .filter((place) => numbers[place])
-    .map((place) => ({ piece: numbers[place] - 1, probability: bytes[end + place] / 255 }))) : null);
+  return (at) =>
+    numbers[at]
+      ? Array.from({ length: rows }, (_, row) =>
+          Array.from({ length: DATA.top }, (_, j) => (row * DATA.top + j) * n + at)
+            .filter((place) => numbers[place])
+            .map((place) => ({ piece: numbers[place] - 1, probability: bytes[end + place] / 255 })),
+        )
+      : null;
 }
 
 const unlog = (code) => (code ? 2 ** (-10 + ((code - 1) * 16) / 126) : 0);

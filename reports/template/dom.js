@@ -24,7 +24,10 @@ function visible(text) {
   const nodes = [];
   let plain = "";
   for (const letter of text) {
-    if (!UNSEEN.test(letter)) { plain += letter; continue; }
+    if (!UNSEEN.test(letter)) {
+      plain += letter;
+      continue;
+    }
     if (plain) nodes.push(plain);
     plain = "";
     nodes.push(h("span.mark", {}, mark(letter)));
@@ -43,7 +46,10 @@ const FORMS = {
   text: (value) => value,
   count: (value) => value.toLocaleString("en", { maximumFractionDigits: 1 }),
   share: (value) => (100 * value).toFixed(1) + "%",
-  real: (value) => (value !== 0 && (Math.abs(value) >= 1e5 || Math.abs(value) < 1e-3) ? value.toExponential(2) : String(+value.toPrecision(4))),
+  real: (value) =>
+    value !== 0 && (Math.abs(value) >= 1e5 || Math.abs(value) < 1e-3)
+      ? value.toExponential(2)
+      : String(+value.toPrecision(4)),
   points: (value) => signed(100 * value, 1) + " pp",
   change: (value) => signed(value, 1),
 };

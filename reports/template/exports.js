@@ -10,13 +10,35 @@ async function saveImage(entry, type) {
 
 // Every run that the page holds, with its text.
 async function saveRuns() {
-  const head = ["prompt_id", "prompt", "mode", "kl_factor", "seed", "status", "finish_reason", ...DATA.metrics.map((metric) => metric.key), "error", "text"];
+  const head = [
+    "prompt_id",
+    "prompt",
+    "mode",
+    "kl_factor",
+    "seed",
+    "status",
+    "finish_reason",
+    ...DATA.metrics.map((metric) => metric.key),
+    "error",
+    "text",
+  ];
   const lines = [head];
   for (const [number, prompt] of DATA.prompts.entries()) {
     const tokens = await coreOf(number);
     prompt.runs.forEach((run, i) => {
       const { mode, kl } = DATA.configurations[run.c];
-      lines.push([prompt.id, prompt.text, mode, kl, run.seed, run.status, run.finish, ...run.m, run.error, textOf(run, tokens[i])]);
+      lines.push([
+        prompt.id,
+        prompt.text,
+        mode,
+        kl,
+        run.seed,
+        run.status,
+        run.finish,
+        ...run.m,
+        run.error,
+        textOf(run, tokens[i]),
+      ]);
     });
   }
   saveCsv(lines, "runs");
@@ -33,18 +55,54 @@ function saveRows({ chart }) {
 
 // Every token of a run with what the page knows of it; numbers are rounded as they are in this file.
 async function saveTokens(number, run) {
-  const prompt = DATA.prompts[number], tokens = (await coreOf(number))[prompt.runs.indexOf(run)], detail = await detailOf(number, run);
-  const ranks = DATA.layers.map((_, rank) => rank), layers = ranks.map(layerNumber), likely = Array.from({ length: DATA.top }, (_, j) => j);
-  const head = ["prompt_id", "configuration", "seed", "position", "decided", "token", "exit_layer", "disagrees", "full_depth_token", "logprob", "entropy",
-    ...layers.slice(0, -1).map((layer) => `kl_${layer}`), ...layers.map((layer) => `exit_prob_${layer}`),
-    ...likely.flatMap((j) => [`exit_top_${j + 1}`, `exit_top_prob_${j + 1}`]), ...layers.flatMap((layer) => likely.flatMap((j) => [`top_${layer}_${j + 1}`, `top_prob_${layer}_${j + 1}`]))];
+  const prompt = DATA.prompts[number],
+    tokens = (await coreOf(number))[prompt.runs.indexOf(run)],
+    detail = await detailOf(number, run);
+  const ranks = DATA.layers.map((_, rank) => rank),
+    layers = ranks.map(layerNumber),
+    likely = Array.from({ length: DATA.top }, (_, j) => j);
+  const head = [
+    "prompt_id",
+    "configuration",
+    "seed",
+    "position",
+    "decided",
+    "token",
+    "exit_layer",
+    "disagrees",
+    "full_depth_token",
+    "logprob",
+    "entropy",
+    ...layers.slice(0, -1).map((layer) => `kl_${layer}`),
+    ...layers.map((layer) => `exit_prob_${layer}`),
+    ...likely.flatMap((j) => [`exit_top_${j + 1}`, `exit_top_prob_${j + 1}`]),
+    ...layers.flatMap((layer) => likely.flatMap((j) => [`top_${layer}_${j + 1}`, `top_prob_${layer}_${j + 1}`])),
+  ];
   const lines = Array.from({ length: tokens.n }, (_, i) => {
-    const { kl, probability, logprob, entropy, said, top, read } = detail(i), token = pieceText(tokens.piece[i]), round = (value) => (value === null ? null : +value.toPrecision(4));
-    const ofLikely = (found) => likely.flatMap((j) => (found && found[j] ? [pieceText(found[j].piece), round(found[j].probability)] : [null, null]));
-    return [prompt.id, DATA.configurations[run.c].key, run.seed, i, i >= run.undrawn, token, layers[tokens.rank[i]], tokens.disagrees && Boolean(tokens.disagrees[i]),
-      logprob === null ? null : said === null ? token : pieceText(said), round(logprob), round(entropy),
-      ...ranks.slice(0, -1).map((rank) => kl && round(kl[rank])), ...ranks.map((rank) => probability && round(probability[rank])),
-      ...ofLikely(read), ...ranks.flatMap((rank) => ofLikely(top && top[rank]))];
+    const { kl, probability, logprob, entropy, said, top, read } = detail(i),
+      token = pieceText(tokens.piece[i]),
+      round = (value) => (value === null ? null : +value.toPrecision(4));
+    const ofLikely = (found) =>
+      likely.flatMap((j) =>
+        found && found[j] ? [pieceText(found[j].piece), round(found[j].probability)] : [null, null],
+      );
+    return [
+      prompt.id,
+      DATA.configurations[run.c].key,
+      run.seed,
+      i,
+      i >= run.undrawn,
+      token,
+      layers[tokens.rank[i]],
+      tokens.disagrees && Boolean(tokens.disagrees[i]),
+      logprob === null ? null : said === null ? token : pieceText(said),
+      round(logprob),
+      round(entropy),
+      ...ranks.slice(0, -1).map((rank) => kl && round(kl[rank])),
+      ...ranks.map((rank) => probability && round(probability[rank])),
+      ...ofLikely(read),
+      ...ranks.flatMap((rank) => ofLikely(top && top[rank])),
+    ];
   });
   saveCsv([head, ...lines], `tokens-${prompt.id}-${runName(run)}`.replace(/[^\w.@-]+/g, "_"));
 }
@@ -70,5 +128,13 @@ function preparePrint() {
   paper = ACROSS;
   setTheme(false);
   redraw(true);
-  addEventListener("afterprint", () => { paper = 0; setTheme(dark); redraw(true); }, { once: true });
+  addEventListener(
+    "afterprint",
+    () => {
+      paper = 0;
+      setTheme(dark);
+      redraw(true);
+    },
+    { once: true },
+  );
 }

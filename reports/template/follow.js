@@ -28,11 +28,17 @@ async function renew() {
   for (const found of [cores, details, beside]) found.clear();
   shown = nameOf(answer);
   await load();
-  if (DATA.outside.kinds.length && !NONCE) { location.reload(); return; } // this page lets no script in from beside it
+  if (DATA.outside.kinds.length && !NONCE) {
+    location.reload();
+    return;
+  } // this page lets no script in from beside it
   listPrompts();
-  const focused = document.activeElement, label = focused.getAttribute("aria-label");
+  const focused = document.activeElement,
+    label = focused.getAttribute("aria-label");
   await route("renewed");
   if (focused.isConnected) return;
-  const again = focused.id ? $(focused.id) : label && document.querySelector(`main [aria-label="${CSS.escape(label)}"]`);
+  const again = focused.id
+    ? $(focused.id)
+    : label && document.querySelector(`main [aria-label="${CSS.escape(label)}"]`);
   if (again) again.focus({ preventScroll: true });
 }

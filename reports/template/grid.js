@@ -4,19 +4,46 @@ const KL_LEVELS = [0.1, 0.5, 2, 5]; // nats; above the last there is no fill
 
 // Made when it is opened first; `mark(i)` brings out a position.
 function layerGrid(run, tokens, detail) {
-  const grid = { box: h("div.scroll.grid", { tabindex: 0, role: "group", "aria-label": `Layers by positions of ${runName(run)}` }), mark: () => {} };
-  const details = h("details.screen", { open: choice("grid", false) }, h("summary", {}, "Layers × positions: what each layer would have said"));
+  const grid = {
+    box: h("div.scroll.grid", { tabindex: 0, role: "group", "aria-label": `Layers by positions of ${runName(run)}` }),
+    mark: () => {},
+  };
+  const details = h(
+    "details.screen",
+    { open: choice("grid", false) },
+    h("summary", {}, "Layers × positions: what each layer would have said"),
+  );
   const fill = () => {
     if (!details.open || details.children.length > 1) return;
-    const rows = DATA.kinds.includes("top") && Array.from({ length: tokens.n }, (_, i) => detail(i)), known = rows && rows.some(({ top }) => top);
-    if (!known) { details.append(h("p.soft", {}, "Not recorded: a sweep has each layer's likeliest tokens with --record-top-k 1 or more.")); return; }
+    const rows = DATA.kinds.includes("top") && Array.from({ length: tokens.n }, (_, i) => detail(i)),
+      known = rows && rows.some(({ top }) => top);
+    if (!known) {
+      details.append(
+        h("p.soft", {}, "Not recorded: a sweep has each layer's likeliest tokens with --record-top-k 1 or more."),
+      );
+      return;
+    }
     const table = gridTable(run, tokens, rows);
     grid.box.append(table);
-    details.append(h("p.soft", {}, "Framed: the layer that the token was read after. Underlined: not what full depth would have said. A click or the arrow keys go to the token."), gridColours(table, rows.some(({ kl }) => kl)), grid.box);
+    details.append(
+      h(
+        "p.soft",
+        {},
+        "Framed: the layer that the token was read after. Underlined: not what full depth would have said. A click or the arrow keys go to the token.",
+      ),
+      gridColours(
+        table,
+        rows.some(({ kl }) => kl),
+      ),
+      grid.box,
+    );
     grid.mark = (i) => bringOut(grid.box, table, i);
     grid.mark(grid.at ?? null);
   };
-  details.addEventListener("toggle", () => { choose("grid", details.open); fill(); });
+  details.addEventListener("toggle", () => {
+    choose("grid", details.open);
+    fill();
+  });
   grid.details = details;
   fill();
   return grid;
@@ -25,30 +52,64 @@ function layerGrid(run, tokens, detail) {
 // One row per exit rank, the final layer's last, then what was generated. A cell agrees if it is the final layer's token.
 function gridTable(run, tokens, rows) {
   const position = (_, i) => h("th", { scope: "col" }, String(i));
-  const layers = DATA.layers.map((layer, rank) => h("tr", {}, h("th", { scope: "row" }, h(`span.swatch.c${rank}`), layer), ...rows.map(({ top, kl }, i) => {
-    if (!top) return h("td", {}, "–");
-    const first = top[rank][0].piece, nats = rank === DATA.final ? 0 : kl ? kl[rank] : Infinity, level = KL_LEVELS.findIndex((most) => nats < most);
-    const cell = h("td", {}, ...alone(first));
-    cell.className = `${first === top[DATA.final][0].piece ? "same" : ""} k${level} ${rank === tokens.rank[i] ? "exit" : ""}`;
-    return cell;
-  })));
-  const said = Array.from(tokens.piece, (piece, i) => h(tokens.disagrees && tokens.disagrees[i] ? "td.other" : "td", {}, ...alone(piece)));
-  return h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Layer"), ...rows.map(position))), h("tbody", {}, ...layers, h("tr.said", {}, h("th", { scope: "row" }, "Generated"), ...said)));
+  const layers = DATA.layers.map((layer, rank) =>
+    h(
+      "tr",
+      {},
+      h("th", { scope: "row" }, h(`span.swatch.c${rank}`), layer),
+      ...rows.map(({ top, kl }, i) => {
+        if (!top) return h("td", {}, "–");
+        const first = top[rank][0].piece,
+          nats = rank === DATA.final ? 0 : kl ? kl[rank] : Infinity,
+          level = KL_LEVELS.findIndex((most) => nats < most);
+        const cell = h("td", {}, ...alone(first));
+        cell.className = `${first === top[DATA.final][0].piece ? "same" : ""} k${level} ${rank === tokens.rank[i] ? "exit" : ""}`;
+        return cell;
+      }),
+    ),
+  );
+  const said = Array.from(tokens.piece, (piece, i) =>
+    h(tokens.disagrees && tokens.disagrees[i] ? "td.other" : "td", {}, ...alone(piece)),
+  );
+  return h(
+    "table",
+    {},
+    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Layer"), ...rows.map(position))),
+    h("tbody", {}, ...layers, h("tr.said", {}, h("th", { scope: "row" }, "Generated"), ...said)),
+  );
 }
 
 function gridColours(table, hasKl) {
-  const ways = [["agreement", "agreement with the final layer"], ["kl", "KL"]], legend = h("ul.legend", { "aria-label": "Colours" });
+  const ways = [
+      ["agreement", "agreement with the final layer"],
+      ["kl", "KL"],
+    ],
+    legend = h("ul.legend", { "aria-label": "Colours" });
   const item = (level, words) => h("li", {}, h(`span.swatch.k${level}`), words);
   const show = (way) => {
     table.className = `by-${way}`;
     legend.className = `legend by-${way}`;
-    legend.replaceChildren(...(way === "kl"
-      ? [...KL_LEVELS.map((most, level) => item(level, level ? `${KL_LEVELS[level - 1]}–${most}` : `KL < ${most}`)), item(-1, "more nats")]
-      : [h("li", {}, h("span.swatch.same"), "the final layer's token")]));
+    legend.replaceChildren(
+      ...(way === "kl"
+        ? [
+            ...KL_LEVELS.map((most, level) => item(level, level ? `${KL_LEVELS[level - 1]}–${most}` : `KL < ${most}`)),
+            item(-1, "more nats"),
+          ]
+        : [h("li", {}, h("span.swatch.same"), "the final layer's token")]),
+    );
   };
   const first = hasKl ? choice("grid colour", "agreement") : "agreement";
   show(first);
-  const select = h("select", { onchange: (event) => { choose("grid colour", event.target.value); show(event.target.value); } }, ...ways.map(([way, words]) => h("option", { value: way, selected: way === first }, words)));
+  const select = h(
+    "select",
+    {
+      onchange: (event) => {
+        choose("grid colour", event.target.value);
+        show(event.target.value);
+      },
+    },
+    ...ways.map(([way, words]) => h("option", { value: way, selected: way === first }, words)),
+  );
   return h("div.row", {}, hasKl ? h("label", {}, "Colour by ", select) : null, legend);
 }
 
@@ -57,8 +118,10 @@ function bringOut(box, table, i) {
   for (const old of table.querySelectorAll(".at")) old.classList.remove("at");
   if (i === null) return;
   for (const row of table.rows) row.cells[i + 1].classList.add("at");
-  const { offsetLeft: left, offsetWidth: wide } = table.rows[0].cells[i + 1], fixed = table.rows[0].cells[0].offsetWidth;
-  if (left < box.scrollLeft + fixed || left + wide > box.scrollLeft + box.clientWidth) box.scrollLeft = left - (box.clientWidth + fixed - wide) / 2;
+  const { offsetLeft: left, offsetWidth: wide } = table.rows[0].cells[i + 1],
+    fixed = table.rows[0].cells[0].offsetWidth;
+  if (left < box.scrollLeft + fixed || left + wide > box.scrollLeft + box.clientWidth)
+    box.scrollLeft = left - (box.clientWidth + fixed - wide) / 2;
 }
 
 // Which position a click in the grid is at; null for the names of the layers.

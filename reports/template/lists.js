@@ -1,27 +1,51 @@
 // #/s/<words> and #/w/<whole words>, #/fail, #/methods.
 
-const HITS_AT_ONCE = 200, MOST_HITS = 5000;
+const HITS_AT_ONCE = 200,
+  MOST_HITS = 5000;
 
 const searchAddress = (query, whole) => `#/${whole ? "w" : "s"}/${encodeURIComponent(query)}`;
 
 // Every place in prompts and generated texts, in the order of the prompts.
 async function searchPage(query, whole) {
-  const pattern = patternOf(query, whole), hits = [], counts = { hits: 0, texts: 0, prompts: 0, searched: 0 };
+  const pattern = patternOf(query, whole),
+    hits = [],
+    counts = { hits: 0, texts: 0, prompts: 0, searched: 0 };
   const look = (text, kind, found) => {
     const before = counts.hits;
-    for (const { index, 0: { length } } of text.matchAll(pattern)) if (++counts.hits <= MOST_HITS) hits.push({ ...found, text, at: index, length });
+    for (const {
+      index,
+      0: { length },
+    } of text.matchAll(pattern))
+      if (++counts.hits <= MOST_HITS) hits.push({ ...found, text, at: index, length });
     if (counts.hits > before) counts[kind]++;
   };
   for (let number = 0; query && number < DATA.prompts.length; number++) {
-    const prompt = DATA.prompts[number], cores = await coreOf(number);
+    const prompt = DATA.prompts[number],
+      cores = await coreOf(number);
     look(prompt.text, "prompts", { prompt });
-    prompt.runs.forEach((run, i) => { counts.searched++; look(textOf(run, cores[i]), "texts", { prompt, run, tokens: cores[i] }); });
+    prompt.runs.forEach((run, i) => {
+      counts.searched++;
+      look(textOf(run, cores[i]), "texts", { prompt, run, tokens: cores[i] });
+    });
   }
   const many = (n, noun) => `${form(n, "count")} ${noun}${n === 1 ? "" : "s"}`;
-  const box = h("input", { type: "checkbox", id: "whole", checked: whole, onchange: () => { location.hash = searchAddress(query, box.checked); } });
+  const box = h("input", {
+    type: "checkbox",
+    id: "whole",
+    checked: whole,
+    onchange: () => {
+      location.hash = searchAddress(query, box.checked);
+    },
+  });
   return [
     h("h1", {}, `Texts with “${query}”`),
-    h("p", {}, query ? `${many(counts.hits, "place")} in ${form(counts.texts, "count")} of ${many(counts.searched, "generated text")} and in ${many(counts.prompts, "prompt")}.` : "Nothing to look for."),
+    h(
+      "p",
+      {},
+      query
+        ? `${many(counts.hits, "place")} in ${form(counts.texts, "count")} of ${many(counts.searched, "generated text")} and in ${many(counts.prompts, "prompt")}.`
+        : "Nothing to look for.",
+    ),
     h("p.row.screen", {}, h("label", {}, box, " Whole words")),
     ...(DATA.prompts.length < DATA.counts.prompts ? [h("p.soft", {}, held())] : []),
     ...hitList(hits, counts.hits),
@@ -35,11 +59,14 @@ function patternOf(query, whole) {
 
 // Some hits at a time, and a button for the next.
 function hitList(hits, found) {
-  const list = h("ul.hits"), said = h("p.soft", { role: "status" }), next = h("button.screen", { type: "button", onclick: () => more() }, `Show ${HITS_AT_ONCE} more`);
+  const list = h("ul.hits"),
+    said = h("p.soft", { role: "status" }),
+    next = h("button.screen", { type: "button", onclick: () => more() }, `Show ${HITS_AT_ONCE} more`);
   const more = () => {
     list.append(...hits.slice(list.children.length, list.children.length + HITS_AT_ONCE).map(hit));
     next.hidden = list.children.length === hits.length;
-    said.textContent = list.children.length < found ? `The first ${form(list.children.length, "count")} are shown.` : "";
+    said.textContent =
+      list.children.length < found ? `The first ${form(list.children.length, "count")} are shown.` : "";
   };
   more();
   return [list, said, next];
@@ -47,10 +74,23 @@ function hitList(hits, found) {
 
 function hit({ prompt, run, tokens, text, at, length }) {
   const t = tokens ? tokenAt(tokens, at) : null;
-  const around = [text.slice(Math.max(0, at - 60), at), text.slice(at, at + length), text.slice(at + length, at + length + 60)];
-  const name = run ? `${runName(run)} on prompt ${prompt.id}${t === null ? "" : `, token ${t + 1}`}` : `Prompt ${prompt.id} itself`;
-  return h("li", {}, h("a", { href: run ? address(prompt, run, { t }) : address(prompt) }, name), ": ",
-    ...visible(around[0]), h("strong", {}, ...visible(around[1])), ...visible(around[2]));
+  const around = [
+    text.slice(Math.max(0, at - 60), at),
+    text.slice(at, at + length),
+    text.slice(at + length, at + length + 60),
+  ];
+  const name = run
+    ? `${runName(run)} on prompt ${prompt.id}${t === null ? "" : `, token ${t + 1}`}`
+    : `Prompt ${prompt.id} itself`;
+  return h(
+    "li",
+    {},
+    h("a", { href: run ? address(prompt, run, { t }) : address(prompt) }, name),
+    ": ",
+    ...visible(around[0]),
+    h("strong", {}, ...visible(around[1])),
+    ...visible(around[2]),
+  );
 }
 
 // Which token holds a text's letter `at`.
@@ -69,31 +109,93 @@ function failuresPage() {
     return { ...failure, name: `${runName(failure)} on prompt ${failure.prompt}`, link: run && address(prompt, run) };
   });
   const columns = [
-    { label: "Run", text: true, value: ({ name }) => name, show: ({ name, link }) => (link ? h("a", { href: link }, name) : name) },
-    { label: "Error", text: true, look: () => "words prose", value: ({ error }) => error || "", show: ({ error }) => h("span", {}, ...visible(shorten(error || "no reason given", 300))) },
+    {
+      label: "Run",
+      text: true,
+      value: ({ name }) => name,
+      show: ({ name, link }) => (link ? h("a", { href: link }, name) : name),
+    },
+    {
+      label: "Error",
+      text: true,
+      look: () => "words prose",
+      value: ({ error }) => error || "",
+      show: ({ error }) => h("span", {}, ...visible(shorten(error || "no reason given", 300))),
+    },
   ];
   const some = DATA.counts.failed > rows.length ? ` The first ${rows.length} are listed.` : "";
-  const page = [h("h1", {}, "Failed runs"), h("p", {}, `${DATA.counts.failed} of ${DATA.counts.runs} runs failed. They are left out of every mean.${some}`)];
+  const page = [
+    h("h1", {}, "Failed runs"),
+    h("p", {}, `${DATA.counts.failed} of ${DATA.counts.runs} runs failed. They are left out of every mean.${some}`),
+  ];
   return rows.length ? [...page, table("Failed runs", columns, rows)] : page;
 }
 
 const HOW = [
-  ["Mean", "Over prompts; several seeds of a prompt are averaged first, so that a prompt counts once. Failed runs are left out of every mean and counted. n is the number of prompts behind a number."],
-  ["Interval", "In brackets, as rules and as bands: percentile bootstrap over prompts, never over tokens. With fewer prompts there is none."],
-  ["Perplexity", "exp of the mean negative log-probability of the generated tokens under the full-depth model given the same text. Low is fluent to that model and no proof of quality: a text that repeats itself in a loop is very fluent. Averaged geometrically: the mean of its logarithm over prompts, and back."],
-  ["Layers skipped (theoretical)", "1 − mean depth: what the exits as taken would not have needed if deciding were free. The exit rule compares each layer with the final one, so it has run them all. Nothing here is measured time."],
-  ["Disagreement", "Share of decided tokens that are not the likeliest of the full-depth model given the same text, the run's own up to there. With sampling a token can differ without an exit, so normal disagrees too. A small share can still change a whole text. In the texts, a line over a token marks it."],
-  ["Where tokens exit, layer mix", "Each run's decided tokens as shares of its exit layers, then the mean. Decided tokens are those whose exit was drawn: all but a run's first, which the final layer gives."],
-  ["Depth by token position", "(exit layer + 1) / layers, averaged within a run and bin, then over seeds, then over prompts whose text reaches the bin."],
-  ["Paired differences", "A run minus the run of the same prompt and seed under the configuration it is compared with; for perplexity the ratio (the difference of logarithms, and back). Averaged over seeds, then prompts."],
-  ["Same as normal until", "Tokens before the first that differs from the normal run; the whole length where none does, so it is capped at the text's length. Its axis is logarithmic where the values spread over more than a factor of ten."],
-  ["Differs from here, bold", "The first token that isn't the one of the text it is compared with; bold after that are the tokens of a longest common subsequence of the two rests."],
-  ["KL", "In nats, of the full-depth distribution from the one read after a layer, in the full-depth pass over the same text."],
-  ["Exit probability", "s = 2 / (1 + exp(k·KL)) at each exitable layer in turn, of what the earlier layers left; the rest at the final layer. Worked out in this page from KL and the KL factor k. All on the final layer for normal and for tokens whose exit wasn't drawn."],
-  ["Would have said", "The likeliest tokens of the full-depth pass (the teacher) read after that layer, with their probabilities. The student is the pass that the tokens come from: where earlier exits changed what it attends to, it says something else at the same layer, and has a row of its own at the exit."],
-  ["Layers × positions", "The first of those tokens at every layer and position of a text (the logit lens). Coloured where it is the final layer's, or by KL."],
-  ["Rounding in this file", "KL, log-probability and entropy of single tokens to 4.5%, so exit probabilities to 2 points; probabilities of likely tokens to 0.2 points. The sweep's Parquet files have them in full."],
-  ["CSV", "Of a chart: the rows that it draws. Of runs: those that this file holds. Of a run's tokens: what this file knows of each, rounded as said above. Text that a spreadsheet would take for a formula has an apostrophe in front."],
+  [
+    "Mean",
+    "Over prompts; several seeds of a prompt are averaged first, so that a prompt counts once. Failed runs are left out of every mean and counted. n is the number of prompts behind a number.",
+  ],
+  [
+    "Interval",
+    "In brackets, as rules and as bands: percentile bootstrap over prompts, never over tokens. With fewer prompts there is none.",
+  ],
+  [
+    "Perplexity",
+    "exp of the mean negative log-probability of the generated tokens under the full-depth model given the same text. Low is fluent to that model and no proof of quality: a text that repeats itself in a loop is very fluent. Averaged geometrically: the mean of its logarithm over prompts, and back.",
+  ],
+  [
+    "Layers skipped (theoretical)",
+    "1 − mean depth: what the exits as taken would not have needed if deciding were free. The exit rule compares each layer with the final one, so it has run them all. Nothing here is measured time.",
+  ],
+  [
+    "Disagreement",
+    "Share of decided tokens that are not the likeliest of the full-depth model given the same text, the run's own up to there. With sampling a token can differ without an exit, so normal disagrees too. A small share can still change a whole text. In the texts, a line over a token marks it.",
+  ],
+  [
+    "Where tokens exit, layer mix",
+    "Each run's decided tokens as shares of its exit layers, then the mean. Decided tokens are those whose exit was drawn: all but a run's first, which the final layer gives.",
+  ],
+  [
+    "Depth by token position",
+    "(exit layer + 1) / layers, averaged within a run and bin, then over seeds, then over prompts whose text reaches the bin.",
+  ],
+  [
+    "Paired differences",
+    "A run minus the run of the same prompt and seed under the configuration it is compared with; for perplexity the ratio (the difference of logarithms, and back). Averaged over seeds, then prompts.",
+  ],
+  [
+    "Same as normal until",
+    "Tokens before the first that differs from the normal run; the whole length where none does, so it is capped at the text's length. Its axis is logarithmic where the values spread over more than a factor of ten.",
+  ],
+  [
+    "Differs from here, bold",
+    "The first token that isn't the one of the text it is compared with; bold after that are the tokens of a longest common subsequence of the two rests.",
+  ],
+  [
+    "KL",
+    "In nats, of the full-depth distribution from the one read after a layer, in the full-depth pass over the same text.",
+  ],
+  [
+    "Exit probability",
+    "s = 2 / (1 + exp(k·KL)) at each exitable layer in turn, of what the earlier layers left; the rest at the final layer. Worked out in this page from KL and the KL factor k. All on the final layer for normal and for tokens whose exit wasn't drawn.",
+  ],
+  [
+    "Would have said",
+    "The likeliest tokens of the full-depth pass (the teacher) read after that layer, with their probabilities. The student is the pass that the tokens come from: where earlier exits changed what it attends to, it says something else at the same layer, and has a row of its own at the exit.",
+  ],
+  [
+    "Layers × positions",
+    "The first of those tokens at every layer and position of a text (the logit lens). Coloured where it is the final layer's, or by KL.",
+  ],
+  [
+    "Rounding in this file",
+    "KL, log-probability and entropy of single tokens to 4.5%, so exit probabilities to 2 points; probabilities of likely tokens to 0.2 points. The sweep's Parquet files have them in full.",
+  ],
+  [
+    "CSV",
+    "Of a chart: the rows that it draws. Of runs: those that this file holds. Of a run's tokens: what this file knows of each, rounded as said above. Text that a spreadsheet would take for a formula has an apostrophe in front.",
+  ],
 ];
 
 function methodsPage() {
@@ -101,17 +203,34 @@ function methodsPage() {
   const list = (items) => h("dl.definitions", {}, ...items);
   const columns = Object.entries(DATA.methods).flatMap(([title, rows]) => [
     h("h2", {}, `${title}, as recorded`),
-    list(rows.flatMap(([name, unit, definition]) => [h("dt", {}, name, h("span.soft", {}, ` ${unit}`)), h("dd", {}, definition)])),
+    list(
+      rows.flatMap(([name, unit, definition]) => [
+        h("dt", {}, name, h("span.soft", {}, ` ${unit}`)),
+        h("dd", {}, definition),
+      ]),
+    ),
   ]);
-  const shown = DATA.metrics.map(({ key, label }) => [label, (DATA.methods["A run"].find(([name]) => name === key) || [null, null, "As the file gives it."])[2]]);
+  const shown = DATA.metrics.map(({ key, label }) => [
+    label,
+    (DATA.methods["A run"].find(([name]) => name === key) || [null, null, "As the file gives it."])[2],
+  ]);
   return [
     h("h1", {}, "Methods"),
-    h("p", {}, `Intervals hold ${100 * level}% of ${form(resamples, "count")} resamples of the prompts; there are none below ${least} prompts.`),
+    h(
+      "p",
+      {},
+      `Intervals hold ${100 * level}% of ${form(resamples, "count")} resamples of the prompts; there are none below ${least} prompts.`,
+    ),
     DATA.prompts.length < DATA.counts.prompts ? h("p", {}, held()) : null,
     Object.keys(DATA.modes).length ? h("h2", {}, "What an early exit does") : null,
     list(Object.entries(DATA.modes).flatMap(([mode, does]) => [h("dt", {}, mode), h("dd", {}, `${does}.`)])),
     h("h2", {}, "Numbers of this report"),
-    list([...HOW, ...shown.filter(([label]) => !HOW.some(([name]) => name === label))].flatMap(([name, definition]) => [h("dt", {}, name), h("dd", {}, definition)])),
+    list(
+      [...HOW, ...shown.filter(([label]) => !HOW.some(([name]) => name === label))].flatMap(([name, definition]) => [
+        h("dt", {}, name),
+        h("dd", {}, definition),
+      ]),
+    ),
     ...columns,
   ].filter(Boolean);
 }

@@ -5,9 +5,16 @@ function overviewPage() {
   const missing = planned && planned > runs ? ` of ${form(planned, "count")}` : "";
   const page = [
     h("h1", {}, "What exiting early costs"),
-    h("div.row", {}, provenance(`${form(runs, "count")}${missing} runs${failed ? "" : ", none failed"}`), failed ? h("a.bad", { href: "#/fail" }, `${form(failed, "count")} failed`) : null, DATA.charts.length ? highlight() : null),
+    h(
+      "div.row",
+      {},
+      provenance(`${form(runs, "count")}${missing} runs${failed ? "" : ", none failed"}`),
+      failed ? h("a.bad", { href: "#/fail" }, `${form(failed, "count")} failed`) : null,
+      DATA.charts.length ? highlight() : null,
+    ),
   ];
-  if (missing) page.push(h("p", {}, `${form(planned - runs, "count")} runs haven't landed yet: this is a partial sweep.`));
+  if (missing)
+    page.push(h("p", {}, `${form(planned - runs, "count")} runs haven't landed yet: this is a partial sweep.`));
   if (!runs) page.push(h("p", {}, "No run has landed yet."));
   else if (failed === runs) page.push(h("p", {}, "Every run failed: there is nothing to average."));
   if (DATA.prompts.length < prompts) page.push(h("p", {}, held()));
@@ -17,8 +24,15 @@ function overviewPage() {
   if (runs && !DATA.configurations.some((configuration) => configuration.mode === DATA.normal)) {
     page.push(h("p", {}, "This sweep has no normal runs to compare with."));
   }
-  page.push(h("div.figures", {}, DATA.findings.length ? findings(prompts) : null, ...DATA.charts.map((chart) => (chart.limit ? limited : figure)(chart)),
-    DATA.prompts.length && DATA.metrics.length ? heatmap() : null));
+  page.push(
+    h(
+      "div.figures",
+      {},
+      DATA.findings.length ? findings(prompts) : null,
+      ...DATA.charts.map((chart) => (chart.limit ? limited : figure)(chart)),
+      DATA.prompts.length && DATA.metrics.length ? heatmap() : null,
+    ),
+  );
   return page;
 }
 
@@ -26,77 +40,181 @@ function overviewPage() {
 function provenance(runs) {
   const facts = Object.fromEntries(DATA.facts);
   const line = [facts.Model, facts.Size, `${facts.Tokens} tokens`, runs].filter(Boolean).join(" · ");
-  return h("details.provenance", {}, h("summary", {}, line), h("dl", {}, ...DATA.facts.flatMap(([label, value]) => [h("dt", {}, label), h("dd", {}, value)])));
+  return h(
+    "details.provenance",
+    {},
+    h("summary", {}, line),
+    h("dl", {}, ...DATA.facts.flatMap(([label, value]) => [h("dt", {}, label), h("dd", {}, value)])),
+  );
 }
 
 function findings(prompts) {
   const { level, least } = DATA.bootstrap;
-  return h("section", { "aria-label": "Findings" }, h("h2", {}, "Findings"), h("ul", {}, ...DATA.findings.map((finding) => h("li", {}, finding))), modes(),
-    h("p.soft", {}, (prompts < least ? `Fewer than ${least} prompts are too few for intervals. ` : `In brackets: ${100 * level}% bootstrap intervals over prompts. `) +
-      "Layers skipped are theoretical: the exit rule itself looks at the final layer, so nothing here is measured time. ", h("a", { href: "#/methods" }, "What each number means")));
+  return h(
+    "section",
+    { "aria-label": "Findings" },
+    h("h2", {}, "Findings"),
+    h("ul", {}, ...DATA.findings.map((finding) => h("li", {}, finding))),
+    modes(),
+    h(
+      "p.soft",
+      {},
+      (prompts < least
+        ? `Fewer than ${least} prompts are too few for intervals. `
+        : `In brackets: ${100 * level}% bootstrap intervals over prompts. `) +
+        "Layers skipped are theoretical: the exit rule itself looks at the final layer, so nothing here is measured time. ",
+      h("a", { href: "#/methods" }, "What each number means"),
+    ),
+  );
 }
 
 // What an early exit does in each mode of the sweep.
-const modes = () => h("dl.modes.soft", {}, ...Object.entries(DATA.modes).filter(([mode]) => mode !== DATA.normal).map(([mode, does]) => h("div", {}, h("dt", {}, `${mode}:`), h("dd", {}, `${does}.`))));
+const modes = () =>
+  h(
+    "dl.modes.soft",
+    {},
+    ...Object.entries(DATA.modes)
+      .filter(([mode]) => mode !== DATA.normal)
+      .map(([mode, does]) => h("div", {}, h("dt", {}, `${mode}:`), h("dd", {}, `${does}.`))),
+  );
 
 let most = choice("most", 5); // per cent
 
 // A chart with a limit to choose for what it shows upwards: a line there, and which configurations skip most below it.
 function limited(chart) {
-  const { key, label, form: how } = chart.table.columns.find((column) => column.key === chart.limit), name = label.toLowerCase();
-  const answer = h("output", { for: "most" }), said = () => answer.replaceChildren(...skipMost(chart.table, { key, form: how }, name));
-  const input = h("input", { id: "most", type: "number", min: 0, max: 100, step: "any", value: most, oninput: () => { most = input.valueAsNumber; choose("most", most); said(); copy.update(); } });
+  const { key, label, form: how } = chart.table.columns.find((column) => column.key === chart.limit),
+    name = label.toLowerCase();
+  const answer = h("output", { for: "most" }),
+    said = () => answer.replaceChildren(...skipMost(chart.table, { key, form: how }, name));
+  const input = h("input", {
+    id: "most",
+    type: "number",
+    min: 0,
+    max: 100,
+    step: "any",
+    value: most,
+    oninput: () => {
+      most = input.valueAsNumber;
+      choose("most", most);
+      said();
+      copy.update();
+    },
+  });
   said();
-  const line = (spec) => ({ data: { values: [{ most: most / 100 }] }, mark: { type: "rule", strokeDash: [5, 4], aria: false },
-    encoding: { y: { field: "most", type: "quantitative", title: spec.layer[0].encoding.y.title } } });
+  const line = (spec) => ({
+    data: { values: [{ most: most / 100 }] },
+    mark: { type: "rule", strokeDash: [5, 4], aria: false },
+    encoding: { y: { field: "most", type: "quantitative", title: spec.layer[0].encoding.y.title } },
+  });
   const highest = Math.max(...chart.table.rows.map((row) => row[key + "_high"] ?? row[key]));
-  const copy = { ...chart, controls: [h("label", {}, `Most layers skipped at a ${name} of at most `, input, " %"), answer],
-    prepare: (spec) => (most / 100 <= highest ? { ...spec, layer: [line(spec), ...spec.layer] } : spec) };
+  const copy = {
+    ...chart,
+    controls: [h("label", {}, `Most layers skipped at a ${name} of at most `, input, " %"), answer],
+    prepare: (spec) => (most / 100 <= highest ? { ...spec, layer: [line(spec), ...spec.layer] } : spec),
+  };
   return figure(copy);
 }
 
 // Of each mode, the configuration that skips most layers without more than the limit, in words; the deepest skip first.
 function skipMost({ rows }, column, name) {
   if (!(most >= 0)) return ["Give a number from 0 to 100."];
-  const known = rows.filter((row) => row.mode !== DATA.normal && row[column.key] !== null), names = [...new Set(known.map((row) => row.mode))];
+  const known = rows.filter((row) => row.mode !== DATA.normal && row[column.key] !== null),
+    names = [...new Set(known.map((row) => row.mode))];
   const skipped = { key: "layers_skipped", form: "share" };
-  const best = names.map((mode) => sorted(known.filter((row) => row.mode === mode && row[column.key] <= most / 100), (row) => row.layers_skipped, true)[0]);
-  const found = sorted(best.filter(Boolean), (row) => row.layers_skipped, true).map((row) => h("span", {}, h("a", { href: `#/c/${encodeURIComponent(row.configuration)}` }, row.configuration),
-    ` would skip ${estimate(row, skipped)} of the layers (theoretical), at a ${name} of ${estimate(row, column)} (n = ${row[column.key + "_n"]}). `));
+  const best = names.map(
+    (mode) =>
+      sorted(
+        known.filter((row) => row.mode === mode && row[column.key] <= most / 100),
+        (row) => row.layers_skipped,
+        true,
+      )[0],
+  );
+  const found = sorted(best.filter(Boolean), (row) => row.layers_skipped, true).map((row) =>
+    h(
+      "span",
+      {},
+      h("a", { href: `#/c/${encodeURIComponent(row.configuration)}` }, row.configuration),
+      ` would skip ${estimate(row, skipped)} of the layers (theoretical), at a ${name} of ${estimate(row, column)} (n = ${row[column.key + "_n"]}). `,
+    ),
+  );
   const none = names.filter((_, i) => !best[i]).map((mode) => `No ${mode} configuration has so low a ${name}. `);
   return [...found, ...none];
 }
 
-const held = () => `This file holds the texts and tokens of ${form(DATA.prompts.length, "count")} of ${form(DATA.counts.prompts, "count")} prompts; ` +
+const held = () =>
+  `This file holds the texts and tokens of ${form(DATA.prompts.length, "count")} of ${form(DATA.counts.prompts, "count")} prompts; ` +
   "averages are over all of them. Which are held, and why, is on their pages; the command that builds the report takes others with --prompts and --ids.";
 
 function highlight() {
   const options = DATA.configurations.map(({ key }) => h("option", { value: key }, key));
-  return h("p.screen", {}, h("label", {}, "Highlight: ", h("select", { id: "highlight", onchange: (event) => pick(event.target.value) }, h("option", { value: "" }, "none"), ...options)));
+  return h(
+    "p.screen",
+    {},
+    h(
+      "label",
+      {},
+      "Highlight: ",
+      h(
+        "select",
+        { id: "highlight", onchange: (event) => pick(event.target.value) },
+        h("option", { value: "" }, "none"),
+        ...options,
+      ),
+    ),
+  );
 }
 
 // Prompts × configurations, one metric at a time.
 function heatmap() {
-  const wanted = [choice("heat metric"), "disagreement", "mean_depth"], by = choice("heat by", "");
-  const metric = wanted.map((name) => DATA.metrics.findIndex(({ key }) => key === name)).find((place) => place >= 0) ?? 0;
+  const wanted = [choice("heat metric"), "disagreement", "mean_depth"],
+    by = choice("heat by", "");
+  const metric =
+    wanted.map((name) => DATA.metrics.findIndex(({ key }) => key === name)).find((place) => place >= 0) ?? 0;
   const state = { metric, by: DATA.configurations.some(({ key }) => key === by) ? by : "" };
-  const select = (label, key, options) => h("label", {}, label + " ", h("select", { id: `heat-${key}`, onchange: (event) => {
-    state[key] = key === "by" ? event.target.value : +event.target.value;
-    choose(`heat ${key}`, key === "by" ? state.by : DATA.metrics[state.metric].key);
-    chart.update();
-  } }, ...options));
-  const ordered = () => sorted(DATA.prompts, (prompt) => (state.by ? meanOf(runsOf(prompt, state.by), state.metric) : 0), true);
+  const select = (label, key, options) =>
+    h(
+      "label",
+      {},
+      label + " ",
+      h(
+        "select",
+        {
+          id: `heat-${key}`,
+          onchange: (event) => {
+            state[key] = key === "by" ? event.target.value : +event.target.value;
+            choose(`heat ${key}`, key === "by" ? state.by : DATA.metrics[state.metric].key);
+            chart.update();
+          },
+        },
+        ...options,
+      ),
+    );
+  const ordered = () =>
+    sorted(DATA.prompts, (prompt) => (state.by ? meanOf(runsOf(prompt, state.by), state.metric) : 0), true);
   const chart = {
     key: "heat",
     title: "Prompts by configurations",
-    caption: "One cell per prompt and configuration" + (DATA.seeds.length > 1 ? ", the mean of its seeds" : "") + ". ✕: failed. A click opens the run.",
+    caption:
+      "One cell per prompt and configuration" +
+      (DATA.seeds.length > 1 ? ", the mean of its seeds" : "") +
+      ". ✕: failed. A click opens the run.",
     wide: true,
     variants: [{ spec: DATA.specs.heat }],
     controls: [
-      select("Metric", "metric", DATA.metrics.map((m, i) => h("option", { value: i, selected: i === state.metric }, m.label))),
-      select("Order by", "by", [h("option", { value: "" }, "prompt"), ...DATA.configurations.map(({ key }) => h("option", { value: key, selected: key === state.by }, key))]),
+      select(
+        "Metric",
+        "metric",
+        DATA.metrics.map((m, i) => h("option", { value: i, selected: i === state.metric }, m.label)),
+      ),
+      select("Order by", "by", [
+        h("option", { value: "" }, "prompt"),
+        ...DATA.configurations.map(({ key }) => h("option", { value: key, selected: key === state.by }, key)),
+      ]),
     ],
-    rows: () => ordered().flatMap((prompt, order) => DATA.configurations.flatMap(({ key }) => heatRow(prompt, key, order, state.metric))),
+    rows: () =>
+      ordered().flatMap((prompt, order) =>
+        DATA.configurations.flatMap(({ key }) => heatRow(prompt, key, order, state.metric)),
+      ),
     prepare: (spec, rows, width) => shade(spec, rows, width, DATA.metrics[state.metric]),
     open: ({ prompt, configuration }) => {
       const runs = runsOf(DATA.prompts[prompt], configuration);
@@ -104,7 +222,15 @@ function heatmap() {
     },
     twin: () => heatTable(ordered(), state.metric),
     drawn: keepLabels,
-    csv: () => chart.rows().map(({ prompt, configuration, value, failed }) => ({ prompt_id: DATA.prompts[prompt].id, configuration, [DATA.metrics[state.metric].key]: value, failed })),
+    csv: () =>
+      chart
+        .rows()
+        .map(({ prompt, configuration, value, failed }) => ({
+          prompt_id: DATA.prompts[prompt].id,
+          configuration,
+          [DATA.metrics[state.metric].key]: value,
+          failed,
+        })),
   };
   return figure(chart);
 }
@@ -113,37 +239,85 @@ const runsOf = (prompt, key) => prompt.runs.filter((run) => DATA.configurations[
 
 // Over a prompt's runs that succeeded; null where there are none.
 function meanOf(runs, metric) {
-  const values = runs.filter((run) => run.status === "ok").map((run) => run.m[metric]).filter((value) => value !== null);
+  const values = runs
+    .filter((run) => run.status === "ok")
+    .map((run) => run.m[metric])
+    .filter((value) => value !== null);
   return values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null;
 }
 
 function heatRow(prompt, key, order, metric) {
-  const runs = runsOf(prompt, key), value = meanOf(runs, metric), failed = runs.some((run) => run.status !== "ok");
+  const runs = runsOf(prompt, key),
+    value = meanOf(runs, metric),
+    failed = runs.some((run) => run.status !== "ok");
   if (!runs.length) return [];
-  const words = [value === null ? null : form(value, DATA.metrics[metric].form), failed ? "failed" : null].filter(Boolean).join(", ");
-  return [{ prompt: DATA.prompts.indexOf(prompt), name: promptName(prompt, 36), configuration: key, order, value, failed, words }];
+  const words = [value === null ? null : form(value, DATA.metrics[metric].form), failed ? "failed" : null]
+    .filter(Boolean)
+    .join(", ");
+  return [
+    {
+      prompt: DATA.prompts.indexOf(prompt),
+      name: promptName(prompt, 36),
+      configuration: key,
+      order,
+      value,
+      failed,
+      words,
+    },
+  ];
 }
 
 // Colours go from the 2nd to the 98th percentile: one outlier must not make all others alike. Narrow pictures have
 // prompts' ids for names, and configurations' names upright.
 function shade(spec, rows, width, metric) {
-  const values = rows.map((row) => row.value).filter((value) => value !== null).sort((a, b) => a - b);
-  const [cells, crosses] = spec.layer, narrow = width < NARROW;
+  const values = rows
+    .map((row) => row.value)
+    .filter((value) => value !== null)
+    .sort((a, b) => a - b);
+  const [cells, crosses] = spec.layer,
+    narrow = width < NARROW;
   const domain = [values[Math.floor(values.length * 0.02)] ?? 0, values[Math.ceil(values.length * 0.98) - 1] ?? 1];
-  const { color } = cells.encoding, legend = { ...color.legend, title: metric.label, format: metric.form === "share" ? ".0%" : "~g", gradientLength: narrow ? 150 : 240 };
-  const axes = ({ encoding: { x, y, ...others }, ...layer }) => ({ ...layer, encoding: { ...others,
-    x: { ...x, axis: { ...x.axis, labelAngle: narrow ? -90 : x.axis.labelAngle, labelOverlap: (width - (narrow ? 60 : 320)) / DATA.configurations.length < 13 } },
-    y: { ...y, axis: { ...y.axis, ...(narrow ? { labelExpr: "split(datum.label, ' ')[0]" } : {}) } } } });
-  const coloured = { ...cells, encoding: { ...cells.encoding, color: { ...color, legend, scale: { ...color.scale, domain } } } };
-  return { ...spec, padding: { ...spec.padding, right: narrow ? 5 : spec.padding.right },
-    height: { step: DATA.prompts.length > 60 ? 12 : 20 }, layer: [axes(coloured), axes(crosses)] };
+  const { color } = cells.encoding,
+    legend = {
+      ...color.legend,
+      title: metric.label,
+      format: metric.form === "share" ? ".0%" : "~g",
+      gradientLength: narrow ? 150 : 240,
+    };
+  const axes = ({ encoding: { x, y, ...others }, ...layer }) => ({
+    ...layer,
+    encoding: {
+      ...others,
+      x: {
+        ...x,
+        axis: {
+          ...x.axis,
+          labelAngle: narrow ? -90 : x.axis.labelAngle,
+          labelOverlap: (width - (narrow ? 60 : 320)) / DATA.configurations.length < 13,
+        },
+      },
+      y: { ...y, axis: { ...y.axis, ...(narrow ? { labelExpr: "split(datum.label, ' ')[0]" } : {}) } },
+    },
+  });
+  const coloured = {
+    ...cells,
+    encoding: { ...cells.encoding, color: { ...color, legend, scale: { ...color.scale, domain } } },
+  };
+  return {
+    ...spec,
+    padding: { ...spec.padding, right: narrow ? 5 : spec.padding.right },
+    height: { step: DATA.prompts.length > 60 ? 12 : 20 },
+    layer: [axes(coloured), axes(crosses)],
+  };
 }
 
 // The columns' names stay in sight while the rows go by: a copy of that stretch of the picture, over it.
 function keepLabels(view, box) {
-  const picture = box.querySelector("canvas"), finer = picture.width / picture.clientWidth;
+  const picture = box.querySelector("canvas"),
+    finer = picture.width / picture.clientWidth;
   const axes = view.scenegraph().root.items[0].items.filter(({ role }) => role === "axis");
-  const bottom = view.origin()[1] + view.padding().top, first = Math.floor((bottom + Math.min(0, ...axes.map(({ bounds }) => bounds.y1))) * finer);
+  const bottom = view.origin()[1] + view.padding().top,
+    first = Math.floor((bottom + Math.min(0, ...axes.map(({ bounds }) => bounds.y1))) * finer);
   const copy = h("canvas", { width: picture.width, height: Math.ceil(bottom * finer) - first });
   copy.style.width = `${picture.clientWidth}px`;
   copy.getContext("2d").drawImage(picture, 0, -first);
@@ -153,19 +327,27 @@ function keepLabels(view, box) {
 }
 
 function heatTable(prompts, metric) {
-  const columns = [{
-    label: "Prompt",
-    text: true,
-    value: (prompt) => prompt.id,
-    show: (prompt) => h("a", { href: address(prompt) }, promptName(prompt, 60)),
-  }, ...DATA.configurations.map(({ key }) => ({
-    label: key,
-    value: (prompt) => meanOf(runsOf(prompt, key), metric),
-    show: (prompt) => {
-      const runs = runsOf(prompt, key), value = meanOf(runs, metric);
-      if (!runs.length) return "";
-      return h(value === null ? "a.bad" : "a", { href: address(prompt, runs[0]), title: `${key} on prompt ${prompt.id}` }, value === null ? "✕" : form(value, DATA.metrics[metric].form));
+  const columns = [
+    {
+      label: "Prompt",
+      text: true,
+      value: (prompt) => prompt.id,
+      show: (prompt) => h("a", { href: address(prompt) }, promptName(prompt, 60)),
     },
-  }))];
+    ...DATA.configurations.map(({ key }) => ({
+      label: key,
+      value: (prompt) => meanOf(runsOf(prompt, key), metric),
+      show: (prompt) => {
+        const runs = runsOf(prompt, key),
+          value = meanOf(runs, metric);
+        if (!runs.length) return "";
+        return h(
+          value === null ? "a.bad" : "a",
+          { href: address(prompt, runs[0]), title: `${key} on prompt ${prompt.id}` },
+          value === null ? "✕" : form(value, DATA.metrics[metric].form),
+        );
+      },
+    })),
+  ];
   return table(`${DATA.metrics[metric].label}, prompts by configurations`, columns, prompts);
 }

@@ -5,7 +5,9 @@ function stored(storage, key, value) {
   try {
     if (value === undefined) return JSON.parse(window[storage].getItem("eexit-" + key));
     window[storage].setItem("eexit-" + key, JSON.stringify(value));
-  } catch { /* refused */ }
+  } catch {
+    /* refused */
+  }
   return value ?? null;
 }
 
@@ -33,6 +35,15 @@ const readdress = (hash) => history.replaceState(history.state, "", hash);
 
 function keepPlaces() {
   history.scrollRestoration = "manual"; // the browser's own comes before the page is drawn
-  addEventListener("scroll", () => { if (document.body.dataset.ready) places[entry] = scrollY; }, { passive: true });
-  addEventListener("pagehide", () => { stored("sessionStorage", "places", places); stored("sessionStorage", "heights", heights); });
+  addEventListener(
+    "scroll",
+    () => {
+      if (document.body.dataset.ready) places[entry] = scrollY;
+    },
+    { passive: true },
+  );
+  addEventListener("pagehide", () => {
+    stored("sessionStorage", "places", places);
+    stored("sessionStorage", "heights", heights);
+  });
 }

@@ -8,13 +8,24 @@ async function promptPage(number) {
     h("nav.trail", { "aria-label": "Where you are" }, h("a", { href: "#/" }, "Overview"), ` › Prompt ${prompt.id}`),
     h("h1", {}, `Prompt ${prompt.id}`),
     h("blockquote", { tabindex: 0, role: "group", "aria-label": "Prompt" }, ...visible(prompt.text)),
-    h("p.row", {}, neighbour(DATA.prompts[number - 1], "← previous prompt"), neighbour(DATA.prompts[number + 1], "next prompt →"),
-      prompt.why ? h("span.soft", {}, `Held because: ${prompt.why}.`) : null),
+    h(
+      "p.row",
+      {},
+      neighbour(DATA.prompts[number - 1], "← previous prompt"),
+      neighbour(DATA.prompts[number + 1], "next prompt →"),
+      prompt.why ? h("span.soft", {}, `Held because: ${prompt.why}.`) : null,
+    ),
   ];
   if (!prompt.runs.length) return [...page, h("p", {}, "No run of this prompt has landed yet.")];
-  page.push(runsTable(`Configurations on prompt ${prompt.id}`, prompt.runs.map((run) => ({ prompt, run, name: runName(run) }))));
+  page.push(
+    runsTable(
+      `Configurations on prompt ${prompt.id}`,
+      prompt.runs.map((run) => ({ prompt, run, name: runName(run) })),
+    ),
+  );
   const rows = prompt.runs.map((run, i) => ({ run, tokens: cores[i] }));
-  const recorded = rows.filter(({ tokens }) => tokens), counted = rows.filter(({ run }) => run.counts.some(Boolean));
+  const recorded = rows.filter(({ tokens }) => tokens),
+    counted = rows.filter(({ run }) => run.counts.some(Boolean));
   if (!recorded.length && prompt.runs.some((run) => run.n)) page.push(notThere(number));
   const figures = [recorded.length ? strip(prompt, recorded) : null, counted.length ? mix(prompt, counted) : null];
   return [...page, h("div.figures", {}, ...figures)];
@@ -23,26 +34,51 @@ async function promptPage(number) {
 const notThere = (number) => h("p.bad", {}, `Its tokens are in ${sideFile(number)}, which isn't next to this file.`);
 
 function configurationsPage(key) {
-  const runs = DATA.prompts.flatMap((prompt) => runsOf(prompt, key).map((run) => ({ prompt, run, name: promptName(prompt, 40) + (DATA.seeds.length > 1 ? `, seed ${run.seed}` : "") })));
+  const runs = DATA.prompts.flatMap((prompt) =>
+    runsOf(prompt, key).map((run) => ({
+      prompt,
+      run,
+      name: promptName(prompt, 40) + (DATA.seeds.length > 1 ? `, seed ${run.seed}` : ""),
+    })),
+  );
   const chart = DATA.charts.find(({ key: name }) => name.startsWith("trade")) || DATA.charts[0];
   const row = chart && chart.table.rows.filter((found) => found.configuration === key);
   return [
     h("nav.trail", { "aria-label": "Where you are" }, h("a", { href: "#/" }, "Overview"), ` › ${key}`),
     h("h1", {}, `${key} on every prompt`),
     row && row.length ? h("p.soft", {}, "Means over prompts") : null,
-    row && row.length ? numbers(chart.table.columns.slice(1).map((column) => [column.label, estimate(row[0], column)])) : null,
+    row && row.length
+      ? numbers(chart.table.columns.slice(1).map((column) => [column.label, estimate(row[0], column)]))
+      : null,
     h("h2", {}, "Prompts"),
     DATA.prompts.length < DATA.counts.prompts ? h("p", {}, held()) : null,
-    runs.length ? runsTable(`Prompts under ${key}`, runs, "Prompt") : h("p", {}, "No run of this configuration has landed yet."),
+    runs.length
+      ? runsTable(`Prompts under ${key}`, runs, "Prompt")
+      : h("p", {}, "No run of this configuration has landed yet."),
   ].filter(Boolean);
 }
 
 // One row per {prompt, run, name}.
 function runsTable(caption, rows, first = "Configuration") {
   const columns = [
-    { label: first, text: true, value: ({ prompt, run }) => (first === "Prompt" ? DATA.prompts.indexOf(prompt) : run.c), show: ({ prompt, run, name }) => h("a", { href: address(prompt, run) }, name) },
-    { label: "Ended", text: true, value: ({ run }) => ending(run), show: ({ run }) => ending(run), look: ({ run }) => (run.status === "ok" ? null : "bad") },
-    ...DATA.metrics.map((metric, i) => ({ label: metric.label, value: ({ run }) => run.m[i], show: ({ run }) => form(run.m[i], metric.form) })),
+    {
+      label: first,
+      text: true,
+      value: ({ prompt, run }) => (first === "Prompt" ? DATA.prompts.indexOf(prompt) : run.c),
+      show: ({ prompt, run, name }) => h("a", { href: address(prompt, run) }, name),
+    },
+    {
+      label: "Ended",
+      text: true,
+      value: ({ run }) => ending(run),
+      show: ({ run }) => ending(run),
+      look: ({ run }) => (run.status === "ok" ? null : "bad"),
+    },
+    ...DATA.metrics.map((metric, i) => ({
+      label: metric.label,
+      value: ({ run }) => run.m[i],
+      show: ({ run }) => form(run.m[i], metric.form),
+    })),
   ];
   return table(caption, columns, rows);
 }
@@ -50,10 +86,13 @@ function runsTable(caption, rows, first = "Configuration") {
 // Position × run, coloured by exit layer; a row of data is a stretch read at the same layer.
 function strip(prompt, rows) {
   const stretches = rows.flatMap(({ run, tokens }, row) => {
-    const found = [], naming = { row, name: runName(run), configuration: DATA.configurations[run.c].key };
+    const found = [],
+      naming = { row, name: runName(run), configuration: DATA.configurations[run.c].key };
     for (let start = 0, i = 1; i <= tokens.n; i++) {
       if (i < tokens.n && tokens.rank[i] === tokens.rank[start]) continue;
-      const layer = DATA.layers[tokens.rank[start]], last = i - 1, words = `${naming.name}, position ${start}${last > start ? `–${last}` : ""}: layer ${layer}`;
+      const layer = DATA.layers[tokens.rank[start]],
+        last = i - 1,
+        words = `${naming.name}, position ${start}${last > start ? `–${last}` : ""}: layer ${layer}`;
       found.push({ ...naming, layer, early: tokens.rank[start] !== DATA.final, start, end: i, last, words });
       start = i;
     }
@@ -72,21 +111,47 @@ function strip(prompt, rows) {
       const t = Math.min(last, Math.max(start, Math.floor(view.scale("x").invert(x))));
       location.hash = address(prompt, rows[row].run, { t });
     },
-    twin: () => table("Where each run exits early", [
-      { label: "Run", text: true, value: ({ run }) => run.c, show: ({ run }) => h("a", { href: address(prompt, run) }, runName(run)) },
-      { label: "Tokens", value: ({ run }) => run.n, show: ({ run }) => form(run.n, "count") },
-      { label: "Positions read at", text: true, look: () => "words prose", value: ({ run }) => run.n, show: ({ run }) => early(stretches.filter((s) => s.name === runName(run))) },
-    ], rows),
+    twin: () =>
+      table(
+        "Where each run exits early",
+        [
+          {
+            label: "Run",
+            text: true,
+            value: ({ run }) => run.c,
+            show: ({ run }) => h("a", { href: address(prompt, run) }, runName(run)),
+          },
+          { label: "Tokens", value: ({ run }) => run.n, show: ({ run }) => form(run.n, "count") },
+          {
+            label: "Positions read at",
+            text: true,
+            look: () => "words prose",
+            value: ({ run }) => run.n,
+            show: ({ run }) => early(stretches.filter((s) => s.name === runName(run))),
+          },
+        ],
+        rows,
+      ),
   });
 }
 
-const early = (stretches) => stretches.filter((s) => s.early)
-  .map((s) => `${s.start}${s.last > s.start ? `–${s.last}` : ""}: ${s.layer}`).join(", ") || "none early";
+const early = (stretches) =>
+  stretches
+    .filter((s) => s.early)
+    .map((s) => `${s.start}${s.last > s.start ? `–${s.last}` : ""}: ${s.layer}`)
+    .join(", ") || "none early";
 
 function mix(prompt, rows) {
   const shares = rows.flatMap(({ run }) => {
     const n = run.counts.reduce((sum, count) => sum + count, 0);
-    return run.counts.map((count, rank) => ({ name: runName(run), configuration: DATA.configurations[run.c].key, layer: DATA.layers[rank], rank, share: count / n, n }));
+    return run.counts.map((count, rank) => ({
+      name: runName(run),
+      configuration: DATA.configurations[run.c].key,
+      layer: DATA.layers[rank],
+      rank,
+      share: count / n,
+      n,
+    }));
   });
   return figure({
     key: "mix",
@@ -95,10 +160,26 @@ function mix(prompt, rows) {
     wide: true,
     variants: [{ spec: DATA.specs.mix }],
     rows: () => shares,
-    open: ({ name }) => { location.hash = address(prompt, rows.find(({ run }) => runName(run) === name).run); },
-    twin: () => table("Decided tokens by exit layer", [
-      { label: "Run", text: true, value: ({ run }) => run.c, show: ({ run }) => h("a", { href: address(prompt, run) }, runName(run)) },
-      ...DATA.layers.map((layer, rank) => ({ label: layer, value: ({ run }) => run.counts[rank], show: ({ run }) => form(run.counts[rank], "count") })),
-    ], rows),
+    open: ({ name }) => {
+      location.hash = address(prompt, rows.find(({ run }) => runName(run) === name).run);
+    },
+    twin: () =>
+      table(
+        "Decided tokens by exit layer",
+        [
+          {
+            label: "Run",
+            text: true,
+            value: ({ run }) => run.c,
+            show: ({ run }) => h("a", { href: address(prompt, run) }, runName(run)),
+          },
+          ...DATA.layers.map((layer, rank) => ({
+            label: layer,
+            value: ({ run }) => run.counts[rank],
+            show: ({ run }) => form(run.counts[rank], "count"),
+          })),
+        ],
+        rows,
+      ),
   });
 }

@@ -9,17 +9,27 @@ function table(caption, columns, rows) {
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
       fill(sorted(rows, column.value, down));
     };
-    const head = h(column.text ? "th.words" : "th", { scope: "col" }, h("button", { type: "button", onclick: click }, column.label));
+    const head = h(
+      column.text ? "th.words" : "th",
+      { scope: "col" },
+      h("button", { type: "button", onclick: click }, column.label),
+    );
     return head;
   });
   function fill(ordered) {
-    body.replaceChildren(...ordered.map((row) => {
-      const cells = columns.map((column, i) => {
-        const tag = i === 0 ? "th.words" : column.text ? "td.words" : "td";
-        return h(tag, i === 0 ? { scope: "row" } : { class: column.look ? column.look(row) : null }, column.show(row));
-      });
-      return h("tr", {}, ...cells);
-    }));
+    body.replaceChildren(
+      ...ordered.map((row) => {
+        const cells = columns.map((column, i) => {
+          const tag = i === 0 ? "th.words" : column.text ? "td.words" : "td";
+          return h(
+            tag,
+            i === 0 ? { scope: "row" } : { class: column.look ? column.look(row) : null },
+            column.show(row),
+          );
+        });
+        return h("tr", {}, ...cells);
+      }),
+    );
   }
   fill(rows);
   const grid = h("table", {}, h("caption", {}, caption), h("thead", {}, h("tr", {}, ...heads)), body);
@@ -30,7 +40,8 @@ function table(caption, columns, rows) {
 function sorted(rows, value, down) {
   const known = (row) => value(row) !== null && value(row) !== undefined;
   const order = (a, b) => {
-    const x = value(a), y = value(b);
+    const x = value(a),
+      y = value(b);
     return typeof x === "string" ? x.localeCompare(y, "en", { numeric: true }) : x - y;
   };
   const there = rows.filter(known).sort((a, b) => (down ? -order(a, b) : order(a, b)));
@@ -38,16 +49,24 @@ function sorted(rows, value, down) {
 }
 
 function estimate(row, { key, form: how }) {
-  const low = row[key + "_low"], high = row[key + "_high"];
+  const low = row[key + "_low"],
+    high = row[key + "_high"];
   return form(row[key], how) + (low === null || low === undefined ? "" : ` [${form(low, how)}, ${form(high, how)}]`);
 }
 
 // The table twin of a chart: estimates with their intervals, as overview.py lists the columns.
 function twin(caption, { columns, rows }) {
-  return table(caption, columns.map(({ key, label, form: how }) => ({
-    label,
-    text: how === "text",
-    value: (row) => row[key],
-    show: (row) => (key === "configuration" ? h("a", { href: `#/c/${encodeURIComponent(row[key])}` }, row[key]) : estimate(row, { key, form: how })),
-  })), rows);
+  return table(
+    caption,
+    columns.map(({ key, label, form: how }) => ({
+      label,
+      text: how === "text",
+      value: (row) => row[key],
+      show: (row) =>
+        key === "configuration"
+          ? h("a", { href: `#/c/${encodeURIComponent(row[key])}` }, row[key])
+          : estimate(row, { key, form: how }),
+    })),
+    rows,
+  );
 }

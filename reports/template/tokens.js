@@ -9,7 +9,8 @@ function tokenText(run, tokens, label, marks) {
     if (i < run.undrawn) span.classList.add("undrawn");
     if (tokens.disagrees && tokens.disagrees[i]) span.classList.add("disagrees");
     if (marks.same.has(i)) span.classList.add("again");
-    const nodes = visible(pieceText(tokens.piece[i])), ends = nodes.at(-1) === "\n";
+    const nodes = visible(pieceText(tokens.piece[i])),
+      ends = nodes.at(-1) === "\n";
     span.append(...(ends ? nodes.slice(0, -1) : nodes));
     box.append(span, ends ? "\n" : ""); // after the span: what follows its text, such as its layer's number, stays on the line
   }
@@ -20,11 +21,20 @@ function tokenText(run, tokens, label, marks) {
 // How many of a text's tokens full depth would not have said, how they are marked, and the way to the next.
 function disagreements(run, tokens, box) {
   if (!tokens.disagrees || tokens.n <= run.undrawn) return null;
-  const n = tokens.disagrees.reduce((sum, one) => sum + one, 0), of = `${form(tokens.n - run.undrawn, "count")} decided tokens`;
+  const n = tokens.disagrees.reduce((sum, one) => sum + one, 0),
+    of = `${form(tokens.n - run.undrawn, "count")} decided tokens`;
   if (!n) return h("p.soft", {}, `Full depth would have said each of the ${of}.`);
-  const next = () => { box.focus({ preventScroll: true }); box.dispatchEvent(new KeyboardEvent("keydown", { key: "d" })); };
-  return h("p.soft", {}, h("span.disagrees", {}, "Overlined"), `: ${form(n, "count")} of the ${of} (${form(n / (tokens.n - run.undrawn), "share")}) are not what full depth would have said.`,
-    h("button.next.screen", { type: "button", onclick: next }, "Next (d)"));
+  const next = () => {
+    box.focus({ preventScroll: true });
+    box.dispatchEvent(new KeyboardEvent("keydown", { key: "d" }));
+  };
+  return h(
+    "p.soft",
+    {},
+    h("span.disagrees", {}, "Overlined"),
+    `: ${form(n, "count")} of the ${of} (${form(n / (tokens.n - run.undrawn), "share")}) are not what full depth would have said.`,
+    h("button.next.screen", { type: "button", onclick: next }, "Next (d)"),
+  );
 }
 
 const layerNumber = (rank) => DATA.layers[rank].split(" ")[0];
@@ -32,14 +42,26 @@ const layerNumber = (rank) => DATA.layers[rank].split(" ")[0];
 // Which layer has which colour, with counts where a run is given; a click dims the others.
 function legend(counts, target) {
   const item = (rank) => {
-    const content = [h(`span.swatch.c${rank}`), DATA.layers[rank], counts ? h("span.soft", {}, ` × ${counts[rank]}`) : null];
+    const content = [
+      h(`span.swatch.c${rank}`),
+      DATA.layers[rank],
+      counts ? h("span.soft", {}, ` × ${counts[rank]}`) : null,
+    ];
     if (!target) return h("li", {}, ...content);
-    const only = h("button", { type: "button", "aria-pressed": "false", onclick: () => {
-      const on = only.getAttribute("aria-pressed") !== "true";
-      for (const other of list.querySelectorAll("button")) other.setAttribute("aria-pressed", "false");
-      only.setAttribute("aria-pressed", String(on));
-      target.className = target.className.replace(/ ?only\d+/, "") + (on ? ` only${rank}` : "");
-    } }, ...content);
+    const only = h(
+      "button",
+      {
+        type: "button",
+        "aria-pressed": "false",
+        onclick: () => {
+          const on = only.getAttribute("aria-pressed") !== "true";
+          for (const other of list.querySelectorAll("button")) other.setAttribute("aria-pressed", "false");
+          only.setAttribute("aria-pressed", String(on));
+          target.className = target.className.replace(/ ?only\d+/, "") + (on ? ` only${rank}` : "");
+        },
+      },
+      ...content,
+    );
     return h("li", {}, only);
   };
   const list = h("ul.legend", { "aria-label": "Exit layer" }, ...DATA.layers.map((_, rank) => item(rank)));
@@ -49,59 +71,120 @@ function legend(counts, target) {
 // A token by itself, of which nothing would be seen where it is blank.
 function alone(piece) {
   const text = pieceText(piece);
-  return /^[ \u00a0]+$/.test(text) ? [h("span.mark", {}, text.replaceAll(" ", "␣").replaceAll("\u00a0", "⟨A0⟩"))] : visible(text);
+  return /^[ \u00a0]+$/.test(text)
+    ? [h("span.mark", {}, text.replaceAll(" ", "␣").replaceAll("\u00a0", "⟨A0⟩"))]
+    : visible(text);
 }
 
 // What the recording says of token i. The numbers are rounded as packing.py rounds them.
 function tokenPane(run, tokens, detail, i, name) {
-  const rank = tokens.rank[i], drawn = i >= run.undrawn;
+  const rank = tokens.rank[i],
+    drawn = i >= run.undrawn;
   const lines = [
     h("h2.piece", {}, "“", ...alone(tokens.piece[i]), "”"),
-    h("p", {}, (name ? `${name}: token` : "Token") + ` ${i + 1} of ${tokens.n} (position ${i}), read after layer ${DATA.layers[rank]}.` + (drawn ? "" : " First token: always from the final layer.")),
+    h(
+      "p",
+      {},
+      (name ? `${name}: token` : "Token") +
+        ` ${i + 1} of ${tokens.n} (position ${i}), read after layer ${DATA.layers[rank]}.` +
+        (drawn ? "" : " First token: always from the final layer."),
+    ),
   ];
   if (!detail) return lines;
   const known = detail(i);
   if (known.kl || known.top) lines.push(layerTable(known, rank));
   if (known.top && !known.read && DATA.configurations[run.c].mode !== DATA.normal) {
-    lines.push(h("p.soft", {}, "What the student had where this token was read wasn't recorded. A sweep made with this version and --record-top-k has it."));
+    lines.push(
+      h(
+        "p.soft",
+        {},
+        "What the student had where this token was read wasn't recorded. A sweep made with this version and --record-top-k has it.",
+      ),
+    );
   }
   return known.logprob === null ? lines : [...lines, fullDepth(known)];
 }
 
 // At each layer full depth, the teacher; and after the exit layer the student, if the token was read from something else.
 function layerTable({ kl, probability, top, read }, rank) {
-  const highest = kl && Math.max(1, ...kl), student = top && read && !alike(top[rank], read);
+  const highest = kl && Math.max(1, ...kl),
+    student = top && read && !alike(top[rank], read);
   const bar = (value, share, r) => {
     const fill = h(`span.bar.c${r}`);
     fill.style.width = `${100 * share}%`;
     return h("td", {}, h("span", {}, value), fill);
   };
   const last = (r) => r === DATA.final;
-  const said = (likely) => h("td.words", {}, ...likely.map(({ piece, probability }) => h("div", {}, h("span.piece", {}, ...alone(piece)), h("span.soft", {}, ` ${percent(probability)}`))));
-  const name = (r, who) => h("th", { scope: "row" }, h(`span.swatch.c${r}`), DATA.layers[r], who ? h("div.who", {}, who) : null);
+  const said = (likely) =>
+    h(
+      "td.words",
+      {},
+      ...likely.map(({ piece, probability }) =>
+        h("div", {}, h("span.piece", {}, ...alone(piece)), h("span.soft", {}, ` ${percent(probability)}`)),
+      ),
+    );
+  const name = (r, who) =>
+    h("th", { scope: "row" }, h(`span.swatch.c${r}`), DATA.layers[r], who ? h("div.who", {}, who) : null);
   const rows = DATA.layers.flatMap((_, r) => {
-    const here = r === rank, teacher = h(here && !student ? "tr.here" : "tr", {}, name(r, here && student ? "full depth" : null),
-      kl && bar(last(r) ? "0" : nats(kl[r]), last(r) ? 0 : kl[r] / highest, r), kl && bar(percent(probability[r]), probability[r], r), top && said(top[r]));
-    return here && student ? [teacher, h("tr.here", {}, name(r, "student"), kl && h("td", { colspan: 2 }, "read from this"), said(read))] : [teacher];
+    const here = r === rank,
+      teacher = h(
+        here && !student ? "tr.here" : "tr",
+        {},
+        name(r, here && student ? "full depth" : null),
+        kl && bar(last(r) ? "0" : nats(kl[r]), last(r) ? 0 : kl[r] / highest, r),
+        kl && bar(percent(probability[r]), probability[r], r),
+        top && said(top[r]),
+      );
+    return here && student
+      ? [teacher, h("tr.here", {}, name(r, "student"), kl && h("td", { colspan: 2 }, "read from this"), said(read))]
+      : [teacher];
   });
   const heads = ["Layer", kl && "≈\u00a0KL, nats", kl && "≈\u00a0Exit proba\u00adbility", top && "Would have said"];
-  const caption = "At each layer: full depth (the teacher). " + (student
-    ? "Highlighted: the student, whose earlier exits changed what it attends to; the token was read from it." : "Highlighted: where the token was read" + (read ? "; the student had the same there." : "."));
-  return h(top ? "table.likely" : "table", {}, h("caption", {}, caption),
-    h("thead", {}, h("tr", {}, ...heads.map((head) => head && h(head === "Would have said" ? "th.words" : "th", { scope: "col" }, head)))), h("tbody", {}, ...rows));
+  const caption =
+    "At each layer: full depth (the teacher). " +
+    (student
+      ? "Highlighted: the student, whose earlier exits changed what it attends to; the token was read from it."
+      : "Highlighted: where the token was read" + (read ? "; the student had the same there." : "."));
+  return h(
+    top ? "table.likely" : "table",
+    {},
+    h("caption", {}, caption),
+    h(
+      "thead",
+      {},
+      h(
+        "tr",
+        {},
+        ...heads.map((head) => head && h(head === "Would have said" ? "th.words" : "th", { scope: "col" }, head)),
+      ),
+    ),
+    h("tbody", {}, ...rows),
+  );
 }
 
 // The same tokens with the same probabilities, but for rounding.
-const alike = (one, other) => one.length === other.length && one.every(({ piece, probability }, j) => piece === other[j].piece && Math.abs(probability - other[j].probability) < 0.01);
+const alike = (one, other) =>
+  one.length === other.length &&
+  one.every(
+    ({ piece, probability }, j) => piece === other[j].piece && Math.abs(probability - other[j].probability) < 0.01,
+  );
 
 function fullDepth({ logprob, entropy, said }) {
-  return h("dl", {}, h("dt", {}, "Log-probability under full depth"), h("dd", {}, `≈ ${logprob === 0 ? "0" : "−" + nats(-logprob)} nats`),
-    h("dt", {}, "Entropy of full depth"), h("dd", {}, `≈ ${nats(entropy)} nats`),
-    h("dt", {}, "Full depth would have said"), h("dd", {}, ...(said === null ? ["the same"] : ["“", ...alone(said), "”"])));
+  return h(
+    "dl",
+    {},
+    h("dt", {}, "Log-probability under full depth"),
+    h("dd", {}, `≈ ${logprob === 0 ? "0" : "−" + nats(-logprob)} nats`),
+    h("dt", {}, "Entropy of full depth"),
+    h("dd", {}, `≈ ${nats(entropy)} nats`),
+    h("dt", {}, "Full depth would have said"),
+    h("dd", {}, ...(said === null ? ["the same"] : ["“", ...alone(said), "”"])),
+  );
 }
 
 const nats = (value) => (value === 0 ? "< 0.001" : String(+value.toPrecision(2)));
-const percent = (share) => (share < 0.002 ? "< 0.2%" : `${share < 0.01 ? (100 * share).toFixed(1) : Math.round(100 * share)}%`);
+const percent = (share) =>
+  share < 0.002 ? "< 0.2%" : `${share < 0.01 ? (100 * share).toFixed(1) : Math.round(100 * share)}%`;
 
 // Keys in a token text: arrows, Home, End, n for the next early exit, d for the next token that full depth would not have
 // said, Escape. One tab stop.
@@ -109,9 +192,19 @@ function steps(box, tokens, at, go, placeOf) {
   box.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const now = at();
-    const after = (wanted) => Array.from({ length: tokens.n }, (_, i) => i).find((i) => i > (now ?? -1) && wanted(i)) ?? now;
-    const early = (i) => tokens.rank[i] !== DATA.final, disagrees = (i) => tokens.disagrees && tokens.disagrees[i];
-    const next = { ArrowRight: (now ?? -1) + 1, ArrowLeft: (now ?? 1) - 1, Home: 0, End: tokens.n - 1, n: after(early), d: after(disagrees), Escape: null }[event.key];
+    const after = (wanted) =>
+      Array.from({ length: tokens.n }, (_, i) => i).find((i) => i > (now ?? -1) && wanted(i)) ?? now;
+    const early = (i) => tokens.rank[i] !== DATA.final,
+      disagrees = (i) => tokens.disagrees && tokens.disagrees[i];
+    const next = {
+      ArrowRight: (now ?? -1) + 1,
+      ArrowLeft: (now ?? 1) - 1,
+      Home: 0,
+      End: tokens.n - 1,
+      n: after(early),
+      d: after(disagrees),
+      Escape: null,
+    }[event.key];
     if (next === undefined) return;
     event.preventDefault();
     go(next === null ? null : Math.max(0, Math.min(tokens.n - 1, next)));
