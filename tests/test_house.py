@@ -14,7 +14,20 @@ MAY_IMPORT = {
     "cluster": {"cluster", "eexit"},
     "reports": {
         "reports",
-        *(f"eexit.{name}" for name in ("about", "config", "evaluation", "files", "places", "schema")),
+        *(
+            f"eexit.{name}"
+            for name in (
+                "about",
+                "config",
+                "configuration",
+                "evaluation",
+                "files",
+                "places",
+                "rules",
+                "schema",
+                "states",
+            )
+        ),
     },
     "jobs": {"jobs", "eexit", "cluster", "reports"},
 }

@@ -1,0 +1,42 @@
+"""A configuration: mode × rule × parameter, and what it is called."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from eexit.rules import KL_FACTOR, RULES, Control, Parameter, shown
+from eexit.states import STATES
+
+NORMAL: Final = "normal"  # the mode without exits
+MODES: Final = {
+    NORMAL: "no exits: every token comes from the final layer",
+    **{name: state.definition for name, state in STATES.items()},
+}
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """How a run exits; `rule` is None for `normal`, and `parameter` for a rule without one."""
+
+    mode: str
+    rule: str | None = None
+    parameter: Parameter = None
+
+    @property
+    def key(self) -> str:
+        """Its name: `normal`, `frozen_residual/kl/0.5`. Configurations that differ have keys that differ."""
+        if self.rule is None:
+            return self.mode
+        return "/".join([self.mode, self.rule, *([] if self.parameter is None else [shown(self.parameter)])])
+
+    @property
+    def columns(self) -> dict[str, str | float | None]:
+        """What every row says of it: see `schema.CONFIGURATION`."""
+        number = self.parameter if isinstance(self.parameter, float) else None
+        return {
+            "configuration": self.key,
+            "mode": self.mode,
+            "rule": self.rule,
+            "parameter": number,
+            "kl_factor": number if self.rule and RULES[self.rule].parameter == KL_FACTOR else None,
+            "control_of": self.parameter.of if isinstance(self.parameter, Control) else None,
+        }

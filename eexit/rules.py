@@ -1,0 +1,114 @@
+"""Rules: the chance to exit at each exitable layer that is reached.
+
+A rule is one entry of `RULES`. Engine, records and reports know none of them by name: CONTRIBUTING shows how to add one.
+This module needs no torch, so that the command line can check parameters without it; a rule works on the tensors that
+it is given by their own methods.
+
+Shapes: B rows, E exitable layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from eexit.exits import Divergence
+
+KL_FACTOR: Final = "KL factor"
+
+
+@dataclass(frozen=True)
+class Control:
+    """The parameter of a rule that follows the exit layers of another configuration without knowing anything.
+
+    `of` is that configuration's key, and `counts` are its decided tokens by exit layer, the final one included.
+    """
+
+    of: str
+    counts: tuple[tuple[int, int], ...]
+
+
+Parameter = float | Control | None
+
+
+@dataclass(frozen=True)
+class Chances:
+    """The chance to exit at a layer that is reached, and that to go on: 1 less the former, exact where it is near 0."""
+
+    stop_BE: Tensor
+    go_on_BE: Tensor
+
+
+class Rule(Protocol):
+    """Decides where tokens exit. An oracle looks at the final layer, so that it saves nothing at run time."""
+
+    @property
+    def definition(self) -> str:
+        """The chance to exit at a layer, in words or as a formula, with its source."""
+
+    @property
+    def parameter(self) -> str:
+        """What the parameter is called; empty for a rule without one."""
+
+    @property
+    def unit(self) -> str:
+        """The parameter's unit; empty for none."""
+
+    @property
+    def is_oracle(self) -> bool: ...
+
+    def check(self, parameter: Parameter) -> None:
+        """Raises `ValueError`, naming what is wrong, for a parameter that makes no sense for any model."""
+
+    def setting(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
+        """What the parameter comes to at each exitable layer, (E,).
+
+        Raises `ValueError` for one that makes no sense for these layers.
+        """
+
+    def evidence(self, teacher: Divergence) -> Tensor | None:
+        """What the rule sees at each exitable layer, (B, E), in its own unit; None for a rule that looks at nothing."""
+
+    def chances(self, evidence_BE: Tensor | None, setting_BE: Tensor) -> Chances:
+        """From what it sees and from the rows' settings."""
+
+
+class KL:
+    """Exits where a layer's distribution is close to the final one; the rule that this project started with."""
+
+    definition = "exits with chance 2·sigmoid(−k·KL) at a layer whose distribution is KL nats from the final one"
+    parameter, unit, is_oracle = KL_FACTOR, "1/nat", True
+
+    def check(self, parameter: Parameter) -> None:
+        if not (isinstance(parameter, float) and 0 <= parameter < math.inf):
+            raise ValueError(f"the KL factor of rule kl must be finite and ≥ 0, got {shown(parameter)}")
+
+    def setting(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
+        assert isinstance(parameter, float)
+        return [parameter] * len(exitable_layers)
+
+    def evidence(self, teacher: Divergence) -> Tensor | None:
+        return teacher.kl_BE
+
+    def chances(self, evidence_BE: Tensor | None, setting_BE: Tensor) -> Chances:
+        """1 − 2·sigmoid(−x) is tanh(x / 2), which keeps its digits near 0."""
+        assert evidence_BE is not None
+        return Chances(2 * (-setting_BE * evidence_BE).sigmoid(), (setting_BE * evidence_BE / 2).tanh())
+
+
+RULES: Final[dict[str, Rule]] = {"kl": KL()}
+
+
+def shown(parameter: Parameter) -> str:
+    """A parameter as it stands in keys and messages: numbers that differ look different."""
+    if parameter is None:
+        return "none"
+    if isinstance(parameter, Control):
+        return parameter.of.partition("/")[2]
+    short = f"{parameter:g}"
+    return short if float(short) == parameter else repr(parameter)
