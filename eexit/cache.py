@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import record_function
 
-from eexit import kernels
+from eexit.cpu import kernels
 
 BLOCK: Final = 256  # positions; small ones would leave holes in the heap at every growth
 STACKS: Final = 8  # of layers whose keys and values are copied together; the largest is there twice while it grows

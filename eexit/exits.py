@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eexit.config import SweepConfig, UsageError
+from eexit.cpu.search import first_highest, likeliest
 
 
 def resolve_exitable_layers(config: SweepConfig, n_layers: int) -> tuple[int, ...]:
@@ -77,39 +78,6 @@ def divergence_from_final(logits_BXV: Tensor, n_top: int = 0) -> Divergence:
         top_token_BXK=top_token_BXK,
         top_prob_BXK=top_log_p_BXK.exp(),
     )
-
-
-def likeliest(log_p_BXV: Tensor, n_top: int, block: int = 256) -> tuple[Tensor, Tensor]:
-    """The `n_top` likeliest tokens and their log-probabilities, likeliest first.
-
-    They lie in the blocks of the vocabulary with the `n_top` highest maxima, which on a CPU are found several times
-    faster than `topk` goes through the vocabulary.
-    """
-    vocabulary = log_p_BXV.shape[-1]
-    n_blocks = vocabulary // block
-    if n_top == 0 or n_top >= n_blocks or log_p_BXV.device.type != "cpu":
-        top = log_p_BXV.topk(n_top)
-        return top.indices, top.values
-    blocks = log_p_BXV[..., : n_blocks * block].unflatten(-1, (n_blocks, block))
-    which = blocks.amax(-1).topk(n_top).indices[..., None]
-    token = (which * block + torch.arange(block)).flatten(-2)
-    rest = torch.arange(n_blocks * block, vocabulary).expand(*token.shape[:-1], -1)
-    token = torch.cat([token, rest], -1)
-    top = log_p_BXV.gather(-1, token).topk(n_top)
-    return token.gather(-1, top.indices), top.values
-
-
-def first_highest(log_p_BXV: Tensor, block: int = 256) -> Tensor:
-    """The likeliest token, the first of equal ones: `argmax`, which on a CPU is several times faster by blocks."""
-    n_blocks = log_p_BXV.shape[-1] // block
-    if n_blocks == 0 or log_p_BXV.device.type != "cpu":
-        return log_p_BXV.argmax(-1)
-    blocks, rest = log_p_BXV.tensor_split([n_blocks * block], -1)
-    highest = blocks.unflatten(-1, (n_blocks, block)).amax(-1)
-    first = highest.argmax(-1, keepdim=True)
-    token = first * block + torch.arange(block)
-    token = torch.cat([token, torch.arange(n_blocks * block, log_p_BXV.shape[-1]).expand(*rest.shape)], -1)
-    return token.gather(-1, log_p_BXV.gather(-1, token).argmax(-1, keepdim=True))[..., 0]
 
 
 def exit_probabilities(kl_BE: Tensor, kl_factor_B: Tensor) -> Tensor:

@@ -11,11 +11,11 @@ import torch
 from eexit.anatomy import Decoder
 from eexit.chat import format_and_tokenize_input
 from eexit.config import Mode, SweepConfig, first_line
+from eexit.cpu.packed_linear import pack_linear_layers
 from eexit.engine import Engine
 from eexit.exits import resolve_exitable_layers
 from eexit.generator import Results, error_results, run_columns
 from eexit.models import eos_token_ids, load_model_and_tokenizer
-from eexit.packing import pack_linear_layers
 from eexit.plan import Run
 from eexit.records import generation_columns, text_pieces, token_text, tokens_table
 from eexit.rows import Decoding, Failure, Outcome, Request, Trace

@@ -13,8 +13,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from eexit import kernels
 from eexit.anatomy import Decoder
+from eexit.cpu import kernels
 from eexit.exits import Divergence, divergence_from_final
 from eexit.rows import Decoding
 

@@ -12,8 +12,8 @@ import torch
 from transformers import PreTrainedModel
 
 from cluster.job import load_job
-from eexit import kernels
 from eexit.config import SweepConfig
+from eexit.cpu import kernels
 from eexit.model_generator import ModelGenerator
 from eexit.models import estimate_memory
 from eexit.plan import Run, count_runs, plan_runs

@@ -9,7 +9,7 @@ import torch
 from tiny_models import ARCHITECTURES, tiny_model
 from transformers import PreTrainedModel
 
-from eexit import kernels
+from eexit.cpu import kernels
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -68,17 +68,21 @@ def test_reading_results_needs_no_torch():
 
 def test_the_readme_tree_is_true():
     tree = (ROOT / "README.md").read_text().split("## What is where")[1].split("```")[1]
-    folder, listed = "", set()
+    folders: list[str] = []
+    listed = set()
     for indent, name in re.findall(r"^( *)(\S+)", tree, re.MULTILINE):
-        folder = folder if indent else name
-        listed.add(folder + name if indent else name)
-    there = {
-        path.relative_to(ROOT).as_posix()
+        folders = [*folders[: len(indent) // 2], name]
+        listed.add("".join(folders))
+    files = {
+        path.relative_to(ROOT)
         for room in MAY_IMPORT
-        for path in (ROOT / room).iterdir()
-        if path.suffix in (".py", ".c", ".h") and path.name != "__init__.py"
-    } | {f"{room}/" for room in (*MAY_IMPORT, "tests")}
-    assert listed == there
+        for path in (ROOT / room).rglob("*")
+        if path.suffix in (".py", ".c", ".h")
+    }
+    there = {path.as_posix() for path in files if path.name != "__init__.py"} | {
+        f"{path.parent.as_posix()}/" for path in files
+    }
+    assert listed == there | {"tests/"}
 
 
 def test_the_readme_snippet_is_the_tested_one():

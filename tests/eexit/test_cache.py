@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from eexit import kernels
 from eexit.cache import CacheView, KVCache
+from eexit.cpu import kernels
 
 N_SLOTS, N_KEY_HEADS, WIDTH, VALUE_WIDTH = 5, 2, 24, 20
 

@@ -5,16 +5,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from eexit import kernels
 from eexit.config import SweepConfig, UsageError
+from eexit.cpu import kernels
 from eexit.draws import exit_draws, sampling_draws
 from eexit.exits import (
     Divergence,
     choose_exits,
     divergence_from_final,
     exit_probabilities,
-    first_highest,
-    likeliest,
     resolve_exitable_layers,
 )
 from eexit.reference import draw, stick_breaking
@@ -67,26 +65,9 @@ def test_a_row_without_a_number_is_told_from_its_neighbours(compare: Compare):
     assert finite.tolist() == [True, False, False, False]
 
 
-@pytest.mark.parametrize("vocabulary", [5, 256, 300, 5120])
-def test_of_equally_likely_tokens_the_first_is_the_likeliest(vocabulary: int):
-    torch.manual_seed(0)
-    log_p = torch.randint(-3, 1, (40, 3, vocabulary)).float()
-    assert first_highest(log_p).tolist() == log_p.argmax(-1).tolist()
-
-
 def test_no_top_tokens_are_noted_unless_asked_for(compare: Compare):
     divergence = compare(torch.randn(2, 3, 40), 0)
     assert divergence.top_token_BXK.shape == divergence.top_prob_BXK.shape == (2, 3, 0)
-
-
-@pytest.mark.parametrize("vocabulary", [5, 256, 1024, 5000])
-def test_the_likeliest_tokens_are_those_of_a_whole_search(vocabulary: int):
-    log_p = torch.randn(7, 3, vocabulary, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
-    for n_top in (0, 1, 3, 5):
-        top = log_p.topk(n_top)
-        token, top_log_p = likeliest(log_p, n_top)
-        assert token.tolist() == top.indices.tolist()
-        assert top_log_p.tolist() == top.values.tolist()
 
 
 def test_kl_is_zero_to_itself_and_never_negative(compare: Compare):

@@ -17,8 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 from eexit import KLExitGenerator
 from eexit.anatomy import Decoder
 from eexit.config import Mode
+from eexit.cpu.packed_linear import pack_linear_layers
 from eexit.engine import Engine
-from eexit.packing import pack_linear_layers
 from eexit.reference import generate_one
 from eexit.rows import Decoding, Request, Trace
 

@@ -5,7 +5,7 @@ import torch
 from tiny_models import tiny_model
 from torch import nn
 
-from eexit.packing import PackedLinear, pack_linear_layers
+from eexit.cpu.packed_linear import PackedLinear, pack_linear_layers
 
 pytestmark = pytest.mark.skipif(
     not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"), reason="this build of torch has no oneDNN"

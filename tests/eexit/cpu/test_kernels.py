@@ -6,9 +6,9 @@ import torch
 from traces import assert_same
 from transformers import PreTrainedModel
 
-from eexit import kernels
 from eexit.anatomy import Decoder
 from eexit.config import Mode
+from eexit.cpu import kernels
 from eexit.engine import Engine
 from eexit.rows import Decoding, Request
 
