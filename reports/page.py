@@ -159,7 +159,7 @@ def _page(
     )
     # Scripts from beside the page are let in by a word that model text can't know: it depends on all of the text.
     nonce = hashlib.sha256("".join([content, *itertools.chain(*outside.values())]).encode()).hexdigest()[:32]
-    bundle, script = _bundle(), _script(nonce if outside else "", follow_seconds, Path(folder).stem)
+    bundle, script = _bundle(), page_script(nonce if outside else "", follow_seconds, Path(folder).stem)
     style = (TEMPLATE / "report.css").read_text() + _exit_styles(len(data["layers"]))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE), autoescape=True, undefined=jinja2.StrictUndefined
@@ -199,11 +199,12 @@ def _packed_bundle() -> str:
     return squeeze(_bundle().encode())
 
 
-def _script(nonce: str, follow_seconds: int, name: str) -> str:
+def page_script(nonce: str, follow_seconds: int, name: str) -> str:
     parts = "\n".join((TEMPLATE / name).read_text() for name in SCRIPTS)
-    given = {"THEME": LIGHT, "NONCE": nonce, "FOLLOW": follow_seconds and {"seconds": follow_seconds, "name": name}}
+    follow = {"seconds": follow_seconds, "name": name} if follow_seconds else None
+    given = {"THEME": LIGHT, "NONCE": nonce, "FOLLOW": follow}
     constants = "const " + ", ".join(f"{name} = {json.dumps(value)}" for name, value in given.items()) + ";"
-    return f'(function () {{\n"use strict";\n{constants}\n{parts}\n}})();'
+    return f'(() => {{\n"use strict";\n{constants}\n{parts}\n}})();'
 
 
 def _exit_styles(n_ranks: int) -> str:

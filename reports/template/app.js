@@ -33,7 +33,7 @@ function parse(hash) {
   if (parts[0] !== "p") return nowhere("No page has this address.");
   const number = DATA.prompts.findIndex((prompt) => prompt.id === parts[1]);
   if (number < 0)
-    return nowhere(`There is no prompt ${parts[1]}.` + (DATA.prompts.length < DATA.counts.prompts ? ` ${held()}` : ""));
+    return nowhere(`There is no prompt ${parts[1]}.${DATA.prompts.length < DATA.counts.prompts ? ` ${held()}` : ""}`);
   if (parts.length === 2) return { page: "prompt", number };
   const more = { s: null, vs: null, t: null, o: null };
   for (let i = 3; i < parts.length; i++) {

@@ -20,7 +20,7 @@ const NARROW = 450;
 function theme(width) {
   const style = getComputedStyle(document.documentElement);
   const [paper, ink, soft, line] = ["paper", "ink", "soft", "line"].map((name) =>
-    style.getPropertyValue("--" + name).trim(),
+    style.getPropertyValue(`--${name}`).trim(),
   );
   const category = isDark() ? ["#9ca3af", "#4ba3e3", "#f28e4b", "#3fbf97", "#df8abf", "#c9b94a"] : THEME.range.category;
   return {
@@ -64,7 +64,7 @@ function figure(chart) {
       : h(
           "label",
           {},
-          label + " ",
+          `${label} `,
           h(
             "select",
             {
@@ -154,9 +154,9 @@ async function draw(entry, again = false) {
   entry.view = view;
   view.addEventListener(
     "click",
-    (event, item) => item && item.datum && (chart.open || openConfiguration)(item.datum, event, view),
+    (event, item) => item?.datum && (chart.open || openConfiguration)(item.datum, event, view),
   );
-  view.addEventListener("pointerover", (event, item) => pick((item && item.datum && item.datum.configuration) || ""));
+  view.addEventListener("pointerover", (_, item) => pick(item?.datum?.configuration || ""));
   const canvas = box.querySelector("canvas");
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", variant.spec.description);

@@ -46,7 +46,7 @@ async function configurationPage(number, run, { vs, t, o }) {
   page.push(
     outcome(run),
     h("p", {}, agreement(difference, other && base)),
-    ...run.notes.map(([label, note]) => h("p", {}, h("strong", {}, label + ": "), ...visible(String(note)))),
+    ...run.notes.map(([label, note]) => h("p", {}, h("strong", {}, `${label}: `), ...visible(String(note)))),
   );
   page.push(comparisons(prompt, run, others, named, t), legend(run.counts, document.body));
   const pane = h("aside.pane", { "aria-label": "Token", tabindex: 0, "aria-live": "polite" });
@@ -127,7 +127,10 @@ function pin(prompt, run, vs, sides, pane) {
     pane.replaceChildren(
       ...(now ? tokenPane(now.run, now.tokens, now.detail, now.at, sides.length > 1 && runName(now.run)) : HELP()),
     );
-    for (const one of sides) one.grid.mark((one.grid.at = one === now ? one.at : null));
+    for (const one of sides) {
+      one.grid.at = one === now ? one.at : null;
+      one.grid.mark(one.grid.at);
+    }
     if (!now) return;
     const span = now.box.querySelector(`[data-i="${now.at}"]`);
     span.classList.add("pinned");

@@ -14,14 +14,20 @@ async function inflate(base64) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-const inFile = (name) => inflate(document.getElementById("blob-" + name).textContent);
+const inFile = (name) => inflate(document.getElementById(`blob-${name}`).textContent);
 
 async function load() {
   DATA = JSON.parse(text(await inFile("payload")));
   PIECES = JSON.parse(text(await inFile("pieces")));
   DATA.final = DATA.layers.length - 1;
   DATA.seeds = [...new Set(DATA.prompts.flatMap((prompt) => prompt.runs.map((run) => run.seed)))];
-  for (const prompt of DATA.prompts) prompt.runs.reduce((start, run) => ((run.start = start), start + run.n), 0);
+  for (const prompt of DATA.prompts) {
+    let start = 0;
+    for (const run of prompt.runs) {
+      run.start = start;
+      start += run.n;
+    }
+  }
 }
 
 const sideFile = (number) => `${DATA.outside.folder}/prompt-${number}.js`;
@@ -76,7 +82,7 @@ async function coreOf(number) {
     cores.set(
       number,
       DATA.prompts[number].runs.map((run) => {
-        const part = (whole) => whole && whole.subarray(run.start, run.start + run.n);
+        const part = (whole) => whole?.subarray(run.start, run.start + run.n);
         return run.n && bytes ? { n: run.n, piece: part(pieces), rank: part(ranks), disagrees: part(disagrees) } : null;
       }),
     );
@@ -111,9 +117,9 @@ async function detailOf(number, run) {
       probability: nats && exitProbabilities(nats, i < run.undrawn ? null : k),
       logprob: more && -unlog(more[at]),
       entropy: more && unlog(more[n + at]),
-      said: said && said[at] ? said[at] - 1 : null,
-      top: likely && likely(at),
-      read: source && source(at) && source(at)[0],
+      said: said?.[at] ? said[at] - 1 : null,
+      top: likely?.(at) ?? null,
+      read: source?.(at)?.[0] ?? null,
     };
   };
 }

@@ -17,6 +17,7 @@ function h(tag, attributes = {}, ...children) {
 }
 
 // Line ends, control characters and those that turn the reading direction are shown, not obeyed.
+// biome-ignore lint/suspicious/noControlCharactersInRegex: these are the characters it is to find.
 const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]/;
 
 function visible(text) {
@@ -45,12 +46,12 @@ function mark(letter) {
 const FORMS = {
   text: (value) => value,
   count: (value) => value.toLocaleString("en", { maximumFractionDigits: 1 }),
-  share: (value) => (100 * value).toFixed(1) + "%",
+  share: (value) => `${(100 * value).toFixed(1)}%`,
   real: (value) =>
     value !== 0 && (Math.abs(value) >= 1e5 || Math.abs(value) < 1e-3)
       ? value.toExponential(2)
       : String(+value.toPrecision(4)),
-  points: (value) => signed(100 * value, 1) + " pp",
+  points: (value) => `${signed(100 * value, 1)} pp`,
   change: (value) => signed(value, 1),
 };
 
@@ -58,7 +59,7 @@ const signed = (value, digits) => (value > 0 ? "+" : "") + value.toFixed(digits)
 
 const form = (value, how) => (value === null || value === undefined ? "–" : FORMS[how](value));
 
-const shorten = (text, length) => (text.length > length ? Array.from(text).slice(0, length).join("") + "…" : text);
+const shorten = (text, length) => (text.length > length ? `${Array.from(text).slice(0, length).join("")}…` : text);
 
 function button(label, pressed, onclick) {
   return h("button", { type: "button", "aria-pressed": String(pressed), onclick }, label);
@@ -79,7 +80,7 @@ function address(prompt, run, { vs, t, o } = {}) {
     if (vs) parts.push("vs", vs);
     for (const [side, i] of Object.entries({ t, o })) if (i !== null && i !== undefined) parts.push(side, i);
   }
-  return "#/" + parts.map(encodeURIComponent).join("/");
+  return `#/${parts.map(encodeURIComponent).join("/")}`;
 }
 
 function runName(run) {

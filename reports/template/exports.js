@@ -83,9 +83,7 @@ async function saveTokens(number, run) {
       token = pieceText(tokens.piece[i]),
       round = (value) => (value === null ? null : +value.toPrecision(4));
     const ofLikely = (found) =>
-      likely.flatMap((j) =>
-        found && found[j] ? [pieceText(found[j].piece), round(found[j].probability)] : [null, null],
-      );
+      likely.flatMap((j) => (found?.[j] ? [pieceText(found[j].piece), round(found[j].probability)] : [null, null]));
     return [
       prompt.id,
       DATA.configurations[run.c].key,
@@ -101,14 +99,14 @@ async function saveTokens(number, run) {
       ...ranks.slice(0, -1).map((rank) => kl && round(kl[rank])),
       ...ranks.map((rank) => probability && round(probability[rank])),
       ...ofLikely(read),
-      ...ranks.flatMap((rank) => ofLikely(top && top[rank])),
+      ...ranks.flatMap((rank) => ofLikely(top?.[rank])),
     ];
   });
   saveCsv([head, ...lines], `tokens-${prompt.id}-${runName(run)}`.replace(/[^\w.@-]+/g, "_"));
 }
 
 function saveCsv(lines, name) {
-  const csv = lines.map((line) => line.map(cell).join(",")).join("\r\n") + "\r\n";
+  const csv = `${lines.map((line) => line.map(cell).join(",")).join("\r\n")}\r\n`;
   download(URL.createObjectURL(new Blob([csv], { type: "text/csv" })), `${name}.csv`);
 }
 
@@ -116,7 +114,7 @@ function saveCsv(lines, name) {
 function cell(value) {
   if (value === null || value === undefined) return "";
   if (typeof value !== "string") return String(value);
-  const safe = /^[=+\-@\t\r]/.test(value) ? "'" + value : value;
+  const safe = /^[=+\-@\t\r]/.test(value) ? `'${value}` : value;
   return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 }
 

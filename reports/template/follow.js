@@ -1,6 +1,6 @@
 // A page that `--serve` answers with asks now and then whether there is a newer one, and shows what that holds.
 
-let shown = FOLLOW && FOLLOW.name;
+let shown = FOLLOW?.name;
 
 async function follow() {
   const said = $("following");

@@ -15,15 +15,15 @@ function layerGrid(run, tokens, detail) {
   );
   const fill = () => {
     if (!details.open || details.children.length > 1) return;
-    const rows = DATA.kinds.includes("top") && Array.from({ length: tokens.n }, (_, i) => detail(i)),
-      known = rows && rows.some(({ top }) => top);
+    const rows = DATA.kinds.includes("top") ? Array.from({ length: tokens.n }, (_, i) => detail(i)) : [],
+      known = rows.some(({ top }) => top);
     if (!known) {
       details.append(
         h("p.soft", {}, "Not recorded: a sweep has each layer's likeliest tokens with --record-top-k 1 or more."),
       );
       return;
     }
-    const table = gridTable(run, tokens, rows);
+    const table = gridTable(tokens, rows);
     grid.box.append(table);
     details.append(
       h(
@@ -50,7 +50,7 @@ function layerGrid(run, tokens, detail) {
 }
 
 // One row per exit rank, the final layer's last, then what was generated. A cell agrees if it is the final layer's token.
-function gridTable(run, tokens, rows) {
+function gridTable(tokens, rows) {
   const position = (_, i) => h("th", { scope: "col" }, String(i));
   const layers = DATA.layers.map((layer, rank) =>
     h(
@@ -69,7 +69,7 @@ function gridTable(run, tokens, rows) {
     ),
   );
   const said = Array.from(tokens.piece, (piece, i) =>
-    h(tokens.disagrees && tokens.disagrees[i] ? "td.other" : "td", {}, ...alone(piece)),
+    h(tokens.disagrees?.[i] ? "td.other" : "td", {}, ...alone(piece)),
   );
   return h(
     "table",
@@ -127,5 +127,5 @@ function bringOut(box, table, i) {
 // Which position a click in the grid is at; null for the names of the layers.
 function positionOf(target) {
   const cell = target.closest("td, thead th");
-  return cell && cell.cellIndex ? cell.cellIndex - 1 : null;
+  return cell?.cellIndex ? cell.cellIndex - 1 : null;
 }

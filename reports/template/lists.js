@@ -105,7 +105,7 @@ function tokenAt(tokens, at) {
 function failuresPage() {
   const rows = DATA.failures.map((failure) => {
     const prompt = DATA.prompts.find(({ id }) => id === failure.prompt);
-    const run = prompt && prompt.runs.find((r) => r.c === failure.c && r.seed === failure.seed);
+    const run = prompt?.runs.find((r) => r.c === failure.c && r.seed === failure.seed);
     return { ...failure, name: `${runName(failure)} on prompt ${failure.prompt}`, link: run && address(prompt, run) };
   });
   const columns = [

@@ -106,7 +106,7 @@ function limited(chart) {
     mark: { type: "rule", strokeDash: [5, 4], aria: false },
     encoding: { y: { field: "most", type: "quantitative", title: spec.layer[0].encoding.y.title } },
   });
-  const highest = Math.max(...chart.table.rows.map((row) => row[key + "_high"] ?? row[key]));
+  const highest = Math.max(...chart.table.rows.map((row) => row[`${key}_high`] ?? row[key]));
   const copy = {
     ...chart,
     controls: [h("label", {}, `Most layers skipped at a ${name} of at most `, input, " %"), answer],
@@ -134,7 +134,7 @@ function skipMost({ rows }, column, name) {
       "span",
       {},
       h("a", { href: `#/c/${encodeURIComponent(row.configuration)}` }, row.configuration),
-      ` would skip ${estimate(row, skipped)} of the layers (theoretical), at a ${name} of ${estimate(row, column)} (n = ${row[column.key + "_n"]}). `,
+      ` would skip ${estimate(row, skipped)} of the layers (theoretical), at a ${name} of ${estimate(row, column)} (n = ${row[`${column.key}_n`]}). `,
     ),
   );
   const none = names.filter((_, i) => !best[i]).map((mode) => `No ${mode} configuration has so low a ${name}. `);
@@ -175,7 +175,7 @@ function heatmap() {
     h(
       "label",
       {},
-      label + " ",
+      `${label} `,
       h(
         "select",
         {
@@ -223,14 +223,12 @@ function heatmap() {
     twin: () => heatTable(ordered(), state.metric),
     drawn: keepLabels,
     csv: () =>
-      chart
-        .rows()
-        .map(({ prompt, configuration, value, failed }) => ({
-          prompt_id: DATA.prompts[prompt].id,
-          configuration,
-          [DATA.metrics[state.metric].key]: value,
-          failed,
-        })),
+      chart.rows().map(({ prompt, configuration, value, failed }) => ({
+        prompt_id: DATA.prompts[prompt].id,
+        configuration,
+        [DATA.metrics[state.metric].key]: value,
+        failed,
+      })),
   };
   return figure(chart);
 }

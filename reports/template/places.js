@@ -3,8 +3,8 @@
 // The browser may refuse to store anything, as it does for a file in a sandbox: then it's kept until the page goes.
 function stored(storage, key, value) {
   try {
-    if (value === undefined) return JSON.parse(window[storage].getItem("eexit-" + key));
-    window[storage].setItem("eexit-" + key, JSON.stringify(value));
+    if (value === undefined) return JSON.parse(window[storage].getItem(`eexit-${key}`));
+    window[storage].setItem(`eexit-${key}`, JSON.stringify(value));
   } catch {
     /* refused */
   }

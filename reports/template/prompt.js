@@ -42,12 +42,12 @@ function configurationsPage(key) {
     })),
   );
   const chart = DATA.charts.find(({ key: name }) => name.startsWith("trade")) || DATA.charts[0];
-  const row = chart && chart.table.rows.filter((found) => found.configuration === key);
+  const row = chart?.table.rows.filter((found) => found.configuration === key);
   return [
     h("nav.trail", { "aria-label": "Where you are" }, h("a", { href: "#/" }, "Overview"), ` › ${key}`),
     h("h1", {}, `${key} on every prompt`),
-    row && row.length ? h("p.soft", {}, "Means over prompts") : null,
-    row && row.length
+    row?.length ? h("p.soft", {}, "Means over prompts") : null,
+    row?.length
       ? numbers(chart.table.columns.slice(1).map((column) => [column.label, estimate(row[0], column)]))
       : null,
     h("h2", {}, "Prompts"),

@@ -49,8 +49,8 @@ function sorted(rows, value, down) {
 }
 
 function estimate(row, { key, form: how }) {
-  const low = row[key + "_low"],
-    high = row[key + "_high"];
+  const low = row[`${key}_low`],
+    high = row[`${key}_high`];
   return form(row[key], how) + (low === null || low === undefined ? "" : ` [${form(low, how)}, ${form(high, how)}]`);
 }
 

@@ -7,7 +7,7 @@ function tokenText(run, tokens, label, marks) {
     if (i === marks.from) box.append(h("span.differs", {}, "differs from here"));
     const span = h(`span.t.r${tokens.rank[i]}`, { "data-i": i, "data-l": layerNumber(tokens.rank[i]) });
     if (i < run.undrawn) span.classList.add("undrawn");
-    if (tokens.disagrees && tokens.disagrees[i]) span.classList.add("disagrees");
+    if (tokens.disagrees?.[i]) span.classList.add("disagrees");
     if (marks.same.has(i)) span.classList.add("again");
     const nodes = visible(pieceText(tokens.piece[i])),
       ends = nodes.at(-1) === "\n";
@@ -144,7 +144,7 @@ function layerTable({ kl, probability, top, read }, rank) {
     "At each layer: full depth (the teacher). " +
     (student
       ? "Highlighted: the student, whose earlier exits changed what it attends to; the token was read from it."
-      : "Highlighted: where the token was read" + (read ? "; the student had the same there." : "."));
+      : `Highlighted: where the token was read${read ? "; the student had the same there." : "."}`);
   return h(
     top ? "table.likely" : "table",
     {},
@@ -174,7 +174,7 @@ function fullDepth({ logprob, entropy, said }) {
     "dl",
     {},
     h("dt", {}, "Log-probability under full depth"),
-    h("dd", {}, `≈ ${logprob === 0 ? "0" : "−" + nats(-logprob)} nats`),
+    h("dd", {}, `≈ ${logprob === 0 ? "0" : `−${nats(-logprob)}`} nats`),
     h("dt", {}, "Entropy of full depth"),
     h("dd", {}, `≈ ${nats(entropy)} nats`),
     h("dt", {}, "Full depth would have said"),
@@ -195,7 +195,7 @@ function steps(box, tokens, at, go, placeOf) {
     const after = (wanted) =>
       Array.from({ length: tokens.n }, (_, i) => i).find((i) => i > (now ?? -1) && wanted(i)) ?? now;
     const early = (i) => tokens.rank[i] !== DATA.final,
-      disagrees = (i) => tokens.disagrees && tokens.disagrees[i];
+      disagrees = (i) => tokens.disagrees?.[i];
     const next = {
       ArrowRight: (now ?? -1) + 1,
       ArrowLeft: (now ?? 1) - 1,

@@ -1,21 +1,20 @@
 """Small synthetic sweeps on disk, and a browser that fails a test for whatever goes wrong in a page."""
 
-import os
 import shutil
 import subprocess
-import tarfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from synthetic_sweeps import CONFIGURATIONS, HOSTILE, UNUSUAL, failed_row, run_rows, story, write_sweep
 
 from reports import build_report
 from reports.screenshots import chromium
 
-AXE = "axe-core@4.14.1"
+JAVASCRIPT = Path(__file__).parent / "javascript"
 
 
 @pytest.fixture(scope="session")
@@ -150,18 +149,20 @@ def walk(context, report) -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The source of axe-core: the file that AXE_PATH names, or npm's."""
-    if "AXE_PATH" in os.environ:
-        return Path(os.environ["AXE_PATH"]).read_text(encoding="utf-8")
+def node_modules() -> Path:
+    """The folder of the npm packages that `tests/reports/javascript/package.json` names."""
     npm = shutil.which("npm")
     if npm is None:
-        pytest.skip("axe-core is not there: set AXE_PATH to its axe.min.js, or install npm")
-    folder = tmp_path_factory.mktemp("axe")
-    fetched = subprocess.run([npm, "pack", AXE], cwd=folder, capture_output=True, text=True, timeout=60, check=False)
-    if fetched.returncode:
-        pytest.skip(f"npm has no {AXE}: {fetched.stderr.strip().splitlines()[-1:]}")
-    with tarfile.open(next(folder.glob("*.tgz"))) as archive:
-        source = archive.extractfile("package/axe.min.js")
-        assert source
-        return source.read().decode()
+        pytest.skip("npm is not there: install it to check the page's JavaScript and its accessibility")
+    install = [npm, "install", "--prefer-offline"]
+    with FileLock(JAVASCRIPT / "node_modules.lock"):
+        done = subprocess.run(install, cwd=JAVASCRIPT, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode:
+        pytest.skip(f"npm could not install the packages of {JAVASCRIPT}: {done.stderr.strip().splitlines()[-1:]}")
+    return JAVASCRIPT / "node_modules"
+
+
+@pytest.fixture(scope="session")
+def axe(node_modules: Path) -> str:
+    """The source of axe-core, the accessibility checker."""
+    return (node_modules / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
