@@ -24,7 +24,6 @@ from rich.console import Console
 
 from cluster import interruption
 from cluster.breaker import SweepStopped
-from cluster.compaction import finish_compaction
 from cluster.driver import Driver
 from cluster.dry_run import describe_plan
 from cluster.estimate import Look, Memory, aside, look_at_model
@@ -92,7 +91,6 @@ def sweep(job: SweepJob, options: Options) -> int:
     manifest, memory = prepare(job, store)
     planned = count_runs(job.sweep)
     with hold(store) as lease, written(store, manifest):
-        finish_compaction(store)
         found, said = look_through(store, [])
         tally = Tally()
         if len(found.done) == planned:

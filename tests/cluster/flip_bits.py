@@ -18,7 +18,7 @@ from random import Random
 import pandas as pd
 from scripted import rows_of, sweep_of
 
-from cluster.compaction import compact_into, read_about
+from cluster.compaction import compact, read_about
 from cluster.landing import land
 from cluster.manifest import make_manifest, read_manifest, written
 from cluster.settling import take_stock
@@ -59,7 +59,7 @@ def reported(folder: Path) -> object:
 def compacted(folder: Path) -> object:
     """What a compaction leaves."""
     with tempfile.TemporaryDirectory() as into:
-        compact_into(open_store(folder), open_store(into), 1000)
+        compact(open_store(folder), open_store(into), 1000)
         frames = (pd.read_parquet(f"{into}/{name}") for name in ("generations", "tokens"))
         return read_about(open_store(into)), *(frame.to_json() for frame in frames)
 

@@ -14,7 +14,7 @@ from s3_server import BUCKET, KEYS, Wire, s3_server
 from scripted import rows_of, scripted, sweep_of
 
 from cluster.breaker import SweepStopped
-from cluster.compaction import compact, compact_into
+from cluster.compaction import compact
 from cluster.driver import Driver
 from cluster.landing import LandingError, Survey, clear_debris, land, landed, read_columns, shard_name, survey
 from cluster.lease import hold
@@ -109,10 +109,8 @@ def test_a_lease_and_a_merged_copy(store: Store, wire: Wire, tmp_path: Path) -> 
         store.publish(NAME, encode({"format": FORMAT, "config": {}, "model": {}, "exitable_layers": []}))
         for half in (runs[:9], runs[9:]):
             land(store, half, rows_of(half, config))
-        with pytest.raises(UsageError, match="is compacted into a copy only: give --into"):
-            compact(store, 100)
-        copy = open_store(tmp_path / "copy")
-        assert compact_into(store, copy, 100) == (2, 1)
+    copy = open_store(tmp_path / "copy")
+    assert compact(store, copy, 100) == (2, 1)
     assert landed(copy) == {run.run_id for run in runs}
     assert not store.has("lease.json")
 

@@ -1,9 +1,8 @@
-"""`python jobs/compact.py`: fewer files, the same rows, readable throughout, and resumable."""
+"""`python jobs/compact.py`: a copy in fewer files, with the same rows, that a sweep can go on with."""
 
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pandas as pd
@@ -11,8 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from pandas.testing import assert_frame_equal
 
-from cluster import compaction
-from cluster.compaction import ASIDE, compact, finish_compaction
+from cluster.compaction import compact
 from cluster.landing import clear_debris, land, landed, remove_errors, survey
 from cluster.lease import hold
 from cluster.manifest import FORMAT, NAME
@@ -70,92 +68,78 @@ def assert_same(one: list[pd.DataFrame], other: list[pd.DataFrame]) -> None:
         assert_frame_equal(ours, theirs)
 
 
-def test_small_files_become_few_and_the_sweep_can_go_on(store: Store, config: SweepConfig) -> None:
-    before = read(store)
-    command = [sys.executable, str(SCRIPT), store.root, "--rows-per-file", "100"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout == "40 files merged into 4\n"
-    assert sorted(os.listdir(store.root)) == ["generations", NAME, "tokens"]
-    assert n_files(store) == 8
-    assert_same(read(store), before)
-    assert clear_debris(store) == 0
-    found = survey(store)
-    assert len(found.done) == 351
-    assert remove_errors(store, found.with_errors) == 9
-    again = [run for run in plan_runs(config) if run.run_id not in landed(store)]
-    land(store, again, results(again, config))
-    assert len(landed(store)) == len(read(store)[1]) == 360
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.startswith("5 files")
-
-
-def test_a_reader_sees_every_row_once_throughout(store: Store) -> None:
-    stop = threading.Event()
-    counts: list[tuple[int, int]] = []
-
-    def keep_reading() -> None:
-        while not stop.is_set():
-            try:
-                run_ids = pd.read_parquet(f"{store.root}/generations", columns=["run_id"]).run_id
-            except FileNotFoundError:  # it had listed what was exchanged then
-                continue
-            counts.append((len(run_ids), run_ids.nunique()))
-
-    reader = threading.Thread(target=keep_reading)
-    reader.start()
-    with hold(store):
-        for rows in (20, 60, 200):
-            compact(store, rows, grace_seconds=2)
-    stop.set()
-    reader.join()
-    assert len(counts) > 1
-    assert set(counts) == {(360, 360)}
-
-
-@pytest.mark.parametrize("at", range(3))
-def test_killed_between_its_steps_it_is_finished(store: Store, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    before = read(store)
-    exchange, calls = compaction._exchange, []
-
-    def killed(one: Path, other: Path) -> None:
-        calls.append(one)
-        if len(calls) == at + 1:
-            raise KeyboardInterrupt
-        exchange(one, other)
-
-    monkeypatch.setattr(compaction, "_exchange", killed)
-    with pytest.raises(KeyboardInterrupt):
-        compact(store, 100)
-    monkeypatch.undo()
-    assert_same(read(store), before)
-    finish_compaction(store)
-    assert clear_debris(store) == 0
-    assert_same(read(store), before)
-    assert not Path(store.root, ASIDE).exists()
-    assert n_files(store) == (80 if at == 0 else 8)  # killed before everything was merged, there is nothing to finish
-
-
-def test_a_copy_leaves_the_original_alone(store: Store, tmp_path: Path) -> None:
-    before = n_files(store)
-    command = [sys.executable, str(SCRIPT), store.root, "--into", str(tmp_path / "copy"), "--rows-per-file", "1000"]
-    subprocess.run(command, check=True)
-    assert n_files(store) == before
-    copy = open_store(tmp_path / "copy")
-    assert n_files(copy) == 2
-    assert_same(read(copy), read(store))
-
-
-def test_a_folder_that_is_no_sweeps_is_left_alone(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, str(SCRIPT), str(tmp_path / "typo")], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (2, f"error: {tmp_path}/typo holds no {NAME}: is it a sweep's?\n")
-    assert list(tmp_path.iterdir()) == []
-
-
 def compacted(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_copy_has_the_same_rows_in_few_files_and_the_sweep_can_go_on_there(
+    store: Store, config: SweepConfig, tmp_path: Path
+) -> None:
+    before = contents(Path(store.root))
+    done = compacted(store.root, "--into", tmp_path / "copy", "--rows-per-file", "100")
+    assert done.stdout == "40 files merged into 4\n", done.stderr
+    assert contents(Path(store.root)) == before
+    copy = open_store(tmp_path / "copy")
+    assert sorted(os.listdir(copy.root)) == ["generations", NAME, "tokens"]
+    assert copy.read(NAME) == store.read(NAME)
+    assert n_files(copy) == 8
+    assert_same(read(copy), read(store))
+    assert clear_debris(copy) == 0
+    found = survey(copy)
+    assert len(found.done) == 351
+    assert remove_errors(copy, found.with_errors) == 9
+    again = [run for run in plan_runs(config) if run.run_id not in landed(copy)]
+    land(copy, again, results(again, config))
+    assert len(landed(copy)) == len(read(copy)[1]) == 360
+    assert compacted(copy.root, "--into", tmp_path / "another").stdout.startswith("5 files")
+
+
+def test_a_copy_that_was_killed_is_no_sweep_and_is_not_gone_on_with(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = open_store(tmp_path / "copy")
+    publish = Store.publish
+
+    def killed(self: Store, name: str, content: bytes) -> None:
+        if self == copy and n_files(copy) == 3:
+            raise KeyboardInterrupt
+        publish(self, name, content)
+
+    monkeypatch.setattr(Store, "publish", killed)
+    with pytest.raises(KeyboardInterrupt):
+        compact(store, copy, 100)
+    monkeypatch.undo()
+    assert not copy.has(NAME)
+    again = compacted(store.root, "--into", copy.root)
+    assert (again.returncode, again.stderr) == (2, f"error: --into {copy.root} holds results: choose another place\n")
+
+
+def test_without_a_place_for_the_copy_nothing_is_done(store: Store) -> None:
+    before = contents(Path(store.root))
+    done = compacted(store.root)
+    assert done.returncode == 2
+    assert done.stderr == "error: --into is missing: give the folder or URI that the merged copy goes to\n"
+    assert contents(Path(store.root)) == before
+
+
+@pytest.mark.parametrize("name", [NAME, f"tokens/{'ab' * 16}.parquet", f"generations/{'ab' * 16}.parquet"])
+def test_a_place_that_holds_results_is_refused(store: Store, tmp_path: Path, name: str) -> None:
+    copy = open_store(tmp_path / "copy")
+    copy.publish(name, b"of another sweep")
+    done = compacted(store.root, "--into", copy.root)
+    assert (done.returncode, done.stderr) == (2, f"error: --into {copy.root} holds results: choose another place\n")
+    assert contents(tmp_path / "copy") == {name: b"of another sweep"}
+    assert compacted(store.root, "--into", store.root).returncode == 2
+
+
+def test_a_folder_that_is_no_sweeps_is_left_alone(tmp_path: Path) -> None:
+    done = compacted(tmp_path / "typo", "--into", tmp_path / "copy")
+    assert (done.returncode, done.stderr) == (2, f"error: {tmp_path}/typo holds no {NAME}: is it a sweep's?\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("manifest", ["{}", '{"mine": true}', "", "notes"])
@@ -165,7 +149,7 @@ def test_a_folder_whose_manifest_no_sweep_wrote_is_left_alone(tmp_path: Path, ma
         (tmp_path / name).write_text("mine")
     (tmp_path / NAME).write_text(manifest)
     before = contents(tmp_path)
-    done = compacted(tmp_path)
+    done = compacted(tmp_path, "--into", tmp_path / "copy")
     assert done.returncode == 2
     assert f"{NAME} is no sweep's, or damaged" in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -173,94 +157,67 @@ def test_a_folder_whose_manifest_no_sweep_wrote_is_left_alone(tmp_path: Path, ma
 
 
 @pytest.mark.parametrize("name", ["tokens/my_notes.txt", "generations/old/x.parquet"])
-def test_files_that_are_not_the_sweeps_keep_a_folder_from_being_exchanged(
-    store: Store, tmp_path: Path, name: str
-) -> None:
+def test_files_that_are_not_the_sweeps_are_not_copied(store: Store, tmp_path: Path, name: str) -> None:
     store.publish(name, b"mine")
     before = contents(Path(store.root))
-    done = compacted(store.root)
-    assert done.returncode == 2
-    assert f"{Path(store.root, *name.split('/')[:2])} is not one of the sweep's files" in done.stderr
-    assert contents(Path(store.root)) == before
     assert compacted(store.root, "--into", tmp_path / "copy").returncode == 0
     assert contents(Path(store.root)) == before
-
-
-def test_what_comes_into_a_folder_while_it_is_compacted_is_not_lost(store: Store) -> None:
-    exchanged: list[Path] = []
-
-    def come_late(one: Path, other: Path) -> None:
-        exchange(one, other)
-        exchanged.append(other)
-        if other.name == "tokens":
-            (one / "late.txt").write_text("mine")
-
-    exchange = compaction._exchange
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compaction, "_exchange", come_late)
-        compact(store, 100, grace_seconds=0)
-    assert len(exchanged) == 3
-    assert store.read("tokens/late.txt") == b"mine"
-    assert not Path(store.root, ASIDE).exists()
-    assert n_files(store) == 9
+    assert not (tmp_path / "copy" / name).exists()
 
 
 @pytest.mark.parametrize("damage", [b"", b"PAR1"])
-@pytest.mark.parametrize("into", [[], ["--into", "copy"]])
-def test_a_damaged_file_is_named_and_nothing_is_compacted(store: Store, damage: bytes, into: list[str]) -> None:
+def test_a_damaged_file_is_named_and_nothing_is_copied(store: Store, tmp_path: Path, damage: bytes) -> None:
     path = next(Path(store.root, "tokens").iterdir())
     path.write_bytes(damage)
     before = contents(Path(store.root))
-    done = compacted(store.root, *(str(Path(store.root).parent / name) if name == "copy" else name for name in into))
+    done = compacted(store.root, "--into", tmp_path / "copy")
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {path} is damaged")
     assert "run the sweep's own command first" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert contents(Path(store.root)) == before
+    assert not (tmp_path / "copy").exists()
 
 
-def test_runs_that_are_there_twice_are_merged_once(store: Store, config: SweepConfig, tmp_path: Path) -> None:
+def test_runs_that_are_there_twice_are_copied_once(store: Store, config: SweepConfig, tmp_path: Path) -> None:
     before = read(store)
     runs = list(plan_runs(config))
     land(store, runs[:20], results(runs[:20], config))  # over two whole shards and a part of the third
     assert compacted(store.root, "--into", tmp_path / "copy", "--rows-per-file", "50").returncode == 0
-    assert_same(read(open_store(tmp_path / "copy")), before)
-    assert compacted(store.root, "--rows-per-file", "50").returncode == 0
-    assert_same(read(store), before)
-    assert len(landed(store)) == 351
+    copy = open_store(tmp_path / "copy")
+    assert_same(read(copy), before)
+    assert len(landed(copy)) == 351
 
 
-def test_shards_of_several_versions_are_merged(store: Store) -> None:
+def test_shards_of_several_versions_are_merged(store: Store, tmp_path: Path) -> None:
     before = read(store)
     for folder in ("generations", "tokens"):  # as one without seals wrote it, and without a column of today
         path = min(Path(store.root, folder).iterdir())
         pq.write_table(pq.read_table(path).drop_columns(["kl_factor"]), path)
-    assert compacted(store.root, "--rows-per-file", "100").returncode == 0
-    for now, then in zip(read(store), before, strict=True):
+    assert compacted(store.root, "--into", tmp_path / "copy", "--rows-per-file", "100").returncode == 0
+    for now, then in zip(read(open_store(tmp_path / "copy")), before, strict=True):
         assert_frame_equal(now.drop(columns="kl_factor"), then.drop(columns="kl_factor"))
 
 
-def test_not_while_a_sweep_is_at_work(store: Store) -> None:
+def test_not_while_a_sweep_is_at_work(store: Store, tmp_path: Path) -> None:
     with hold(store):
-        done = subprocess.run([sys.executable, str(SCRIPT), store.root], capture_output=True, text=True)
+        done = compacted(store.root, "--into", tmp_path / "copy")
     assert done.returncode == 2
     assert f"is in use by process {os.getpid()}" in done.stderr
-    assert n_files(store) == 80
+    assert not (tmp_path / "copy").exists()
 
 
 @pytest.mark.parametrize("rows", ["-1", "0", "many"])
 def test_a_number_of_rows_that_is_none_is_refused(store: Store, rows: str) -> None:
-    command = [sys.executable, str(SCRIPT), store.root, f"--rows-per-file={rows}"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = compacted(store.root, "--into", "copy", f"--rows-per-file={rows}")
     assert done.returncode == 2
     assert done.stderr == (
         f"error: argument --rows-per-file: must be a whole number above 0, got {rows}: --help lists the flags\n"
     )
-    spaced = subprocess.run([*command[:-1], "--rows-per-file", rows], capture_output=True, text=True)
+    spaced = compacted(store.root, "--into", "copy", "--rows-per-file", rows)
     assert spaced.returncode == 2
     assert len(spaced.stderr.splitlines()) == 1
 
 
 def test_the_help_keeps_its_examples() -> None:
-    done = subprocess.run([sys.executable, str(SCRIPT), "--help"], capture_output=True, text=True, check=True)
-    assert "\n    python jobs/compact.py results/mine\n" in done.stdout
+    assert "\n    python jobs/compact.py results/mine --into results/merged\n" in compacted("--help").stdout
