@@ -116,7 +116,7 @@ def test_commands_that_work_show_and_write_no_secret(command: Command, wire: Wir
         ["compact.py", "{odd}", "--into", "copy"],
         ["compact.py", "{nowhere}"],
         ["compact.py", "x", "{nowhere}"],
-        ["bench.py", "{nowhere}"],
+        ["bench", "{nowhere}"],
     ],
 )
 def test_commands_that_fail_show_no_secret(command: Command, wire: Wire, arguments: list[str]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from byte_model import save_byte_model
 
-SCRIPT = Path(__file__).parents[2] / "jobs" / "bench.py"
+SCRIPT = Path(__file__).parents[2] / "jobs" / "bench"
 
 
 def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -60,8 +60,8 @@ def test_the_driver_prints_a_table_of_what_it_measured():
 def test_the_help_names_the_parts():
     done = bench("--help")
     assert done.returncode == 0, done.stderr
-    assert all(f"jobs/bench.py {part}" in done.stdout for part in ("driver", "report"))
-    assert "`python jobs/bench.py engine --help`" in done.stdout
+    assert all(f"jobs/bench {part}" in done.stdout for part in ("driver", "report"))
+    assert "`python jobs/bench engine --help`" in done.stdout
     assert "--rounds" in bench("engine", "--help").stdout
 
 

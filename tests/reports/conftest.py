@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import chromium
 from filelock import FileLock
 from synthetic_sweeps import CONFIGURATIONS, HOSTILE, UNUSUAL, failed_row, run_rows, story, write_sweep
 
 from reports import build_report
-from reports.screenshots import chromium
 
 JAVASCRIPT = Path(__file__).parent / "javascript"
 

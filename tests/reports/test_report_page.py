@@ -12,16 +12,16 @@ from functools import cache
 
 import numpy as np
 import pytest
+from report_cost import bytes_per_token
+from synthetic import write_synthetic_sweep
 from synthetic_sweeps import HOSTILE, LAYERS, UNUSUAL, run_rows, write_sweep
 
-from jobs.bench_report import bytes_per_token
 from reports import build_report
 from reports.packing import encode_log, encode_numbers
 from reports.page import split
 from reports.palette import STOPS, contrast, exit_colours, ink_on
 from reports.payload import payload
 from reports.sweep import read_sweep
-from reports.synthetic import write_synthetic_sweep
 
 
 def blob(page: str, name: str) -> bytes:

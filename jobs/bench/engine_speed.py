@@ -1,9 +1,9 @@
 """How fast the engine is, beside the naive reference, transformers' own `generate` and its matrix products alone.
 
-    python jobs/bench.py                                   27 and 108 rows, about five minutes on two CPU cores
-    python jobs/bench.py --quick                           27 rows, within a minute
-    python jobs/bench.py --rows 27 108 --tokens 100        what the README shows
-    python jobs/bench.py --model Qwen/Qwen2.5-1.5B --json figures.json
+    python jobs/bench                                27 and 108 rows, about five minutes on two CPU cores
+    python jobs/bench --quick                        27 rows, within a minute
+    python jobs/bench --rows 27 108 --tokens 100     what the README shows
+    python jobs/bench --model Qwen/Qwen2.5-1.5B --json figures.json
 
 The demo's prompts and grid, with as many seeds as the rows need; no row ends before its last token. Contenders take
 turns, and a figure is the median over the rounds.
@@ -27,8 +27,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench_contenders import DEMO, PHASES, REFERENCE_TOKENS, Bench, Timed, count_texts, decode
-from bench_machine import machine, start
+from contenders import DEMO, PHASES, REFERENCE_TOKENS, Bench, Timed, count_texts, decode
+from machine import machine, start
 from rich import box
 from rich.console import Console
 from rich.progress import track

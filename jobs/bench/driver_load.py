@@ -1,8 +1,8 @@
 """How much the driver holds and how fast it lands, with a generator that does nothing, on one machine.
 
-    python jobs/bench.py driver                   a million runs
-    python jobs/bench.py driver --runs 50000      fewer
-    python jobs/bench.py driver --overhead        Ray and landing beside the bare engine, on the demo
+    python jobs/bench driver                   a million runs
+    python jobs/bench driver --runs 50000      fewer
+    python jobs/bench driver --overhead        Ray and landing beside the bare engine, on the demo
 
 Megabytes are the driver process's own, at its peak, Ray and Arrow included. Resuming starts from a sweep of which every
 second file is gone, in a process of its own: the seconds until its first shard is there, and until all that is left has
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+from ray import cloudpickle
 
 from cluster.actor import MakeGenerator, model_generator
 from cluster.driver import Driver
@@ -38,6 +39,7 @@ from eexit.generator import Generator, Results, run_columns
 from eexit.plan import Run, count_runs, plan_runs
 from eexit.schema import GENERATIONS, TOKENS
 
+DEMO = Path(__file__).parents[1] / "demo.toml"
 CONFIGURATIONS = 10
 ROWS = 128
 
@@ -118,8 +120,7 @@ def measure_driver(folder: Path, n_runs: int, actors: int) -> str:
 
 
 def measure_overhead(folder: Path, max_new_tokens: str) -> str:
-    demo = Path(__file__).with_name("demo.toml")
-    job, _ = load_job(["--max-new-tokens", max_new_tokens], demo)
+    job, _ = load_job(["--max-new-tokens", max_new_tokens], DEMO)
     log = folder / "seconds"
     _, ended = drive(job.sweep, folder / "out", lambda config, device: Timed(config, device, log), 1)
     calls = [tuple(map(float, line.split())) for line in log.read_text().splitlines()]
@@ -130,11 +131,12 @@ def measure_overhead(folder: Path, max_new_tokens: str) -> str:
 
 def drive(config: SweepConfig, folder: Path, make_generator: MakeGenerator, actors: int) -> tuple[Tally, float]:
     """What it came to, and when the last run had landed; Ray ends after that."""
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers could not import it from this folder
     store = open_store(folder)
     store.publish(NAME, b"{}")
     planned = count_runs(config)
     with hold(store) as lease, ray_session() as nodes, open_display() as display:
-        job, _ = load_job(["--actors", str(actors), "--device", "cpu"], Path(__file__).with_name("demo.toml"))
+        job, _ = load_job(["--actors", str(actors), "--device", "cpu"], DEMO)
         pools = plan_pools(job, nodes)
         shards = cut(plan_runs(config), set(), rows_for(planned, actors, ROWS))
         driver = Driver(config, str(folder), shards, planned, 0, pools, display, lease, make_generator=make_generator)

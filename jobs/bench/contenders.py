@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any, TypeVar
 
 import torch
-from bench_machine import runs_for
+from machine import runs_for
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -24,7 +24,7 @@ from eexit.plan import count_runs
 from eexit.reference import generate_one
 from eexit.rows import Outcome, Request
 
-DEMO = Path(__file__).with_name("demo.toml")
+DEMO = Path(__file__).parents[1] / "demo.toml"
 REFERENCE_TOKENS = 15
 PHASES = ("teacher", "readout", "student", "sampling", "records")
 PRODUCTS = {"mm", "addmm", "linear", "_linear_pointwise"}

@@ -1,10 +1,10 @@
 """What the project costs, measured on the machine it is started on.
 
-    python jobs/bench.py              the engine's speed, about five minutes on two CPU cores (--quick: one)
-    python jobs/bench.py driver       a million runs that do nothing: what planning, driving and resuming hold and take
-    python jobs/bench.py report       a report's size, build and waits
+    python jobs/bench           the engine's speed, about five minutes on two CPU cores (--quick: one)
+    python jobs/bench driver    a million runs that do nothing: what planning, driving and resuming hold and take
+    python jobs/bench report    a report's size, build and waits
 
-`python jobs/bench.py engine --help`, `driver --help` and `report --help` list their flags.
+`python jobs/bench engine --help`, `driver --help` and `report --help` list their flags.
 """
 
 import os
@@ -15,7 +15,7 @@ from importlib import import_module
 from eexit.config import UsageError
 from eexit.places import without_secrets
 
-PARTS = ("engine", "driver", "report")
+PARTS = {"engine": "engine_speed", "driver": "driver_load", "report": "report_cost"}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -24,11 +24,11 @@ def main(arguments: Sequence[str]) -> int:
         print((__doc__ or "").strip())
         return 0
     part, rest = (arguments[0], arguments[1:]) if arguments and arguments[0] in PARTS else ("engine", arguments)
-    measure: Callable[[Sequence[str]], int] = import_module(f"bench_{part}").main
+    measure: Callable[[Sequence[str]], int] = import_module(PARTS[part]).main
     try:
         return measure(rest)
     except UsageError as error:
-        print(without_secrets(f"bench.py: {error}"), file=sys.stderr)
+        print(without_secrets(f"bench: {error}"), file=sys.stderr)
         return 2
 
 

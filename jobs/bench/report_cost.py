@@ -1,8 +1,8 @@
 """What a report costs: bytes per token, size, time and memory of a build, and how long a reader waits.
 
-    python jobs/bench.py report                  100 prompts × 17 configurations × 400 tokens
-    python jobs/bench.py report --prompts 10     a quick look
-    python jobs/bench.py report --scale          10,000 prompts too, with 5 × 40 tokens each
+    python jobs/bench report                  100 prompts × 17 configurations × 400 tokens
+    python jobs/bench report --prompts 10     a quick look
+    python jobs/bench report --scale          10,000 prompts too, with 5 × 40 tokens each
 
 The sweep is synthetic: texts with Zipf's frequencies that share stretches as greedy texts do, KLs that fall with depth,
 exits by the rule itself. The waits are measured in Chromium and left out where there is none.
@@ -18,14 +18,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from browser import chromium
 from rich.console import Console
 from rich.table import Table
+from synthetic import write_synthetic_sweep
 
 from cluster.flags import Parser
 from reports.page import build_report, side_folder
 from reports.payload import payload
 from reports.sweep import read_sweep
-from reports.synthetic import write_synthetic_sweep
 
 Row = tuple[str, float, str, float | None]  # what, measured, unit, bound
 
@@ -105,8 +106,6 @@ def waits(report: Path, label: str) -> list[Row]:
     """Of a reader who opens the file and goes from view to view."""
     if importlib.util.find_spec("playwright") is None or shutil.which("chromium") is None:
         return []
-    from reports.screenshots import chromium
-
     with chromium() as browser:
         page = browser.new_page(viewport={"width": 1360, "height": 900})
         page.goto(report.as_uri())

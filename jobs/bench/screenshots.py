@@ -1,60 +1,31 @@
 """Pictures of every view of a report, to look at; and the README's.
 
-    python -m reports.screenshots results/demo --out shots
+    python jobs/bench/screenshots.py results/demo --out shots
 
 What is in reports/sample/ comes from the demo sweep (python jobs/sweep.py), by
 
     python jobs/report.py results/demo --out reports/sample/demo.html
-    python -m reports.screenshots results/demo --readme reports/sample/overview.png
+    python jobs/bench/screenshots.py results/demo --readme reports/sample/overview.png
 
 Needs the package playwright and a Chromium on PATH; opens nothing but the file.
 """
 
 import argparse
-import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from browser import chromium, visit
+
 from reports.page import build_report
 
-FLAGS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-quic", "--disable-sync"),
-]
 DESK, PHONE = {"width": 1360, "height": 900}, {"width": 360, "height": 740}
 LOOKS: dict[str, dict[str, Any]] = {
     "light": {"viewport": DESK},
     "dark": {"viewport": DESK, "color_scheme": "dark"},
     "phone": {"viewport": PHONE, "device_scale_factor": 2},
 }
-
-
-@contextmanager
-def chromium() -> Iterator[Any]:
-    """A browser of Debian's or whatever is on PATH. Raises FileNotFoundError where there is none."""
-    from playwright.sync_api import sync_playwright
-
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        raise FileNotFoundError("no Chromium on PATH: apt-get install chromium")
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-def visit(browser: Any, report: Path, route: str, **look: Any) -> Any:
-    """The page of a route with its charts drawn."""
-    page = browser.new_context(**look).new_page()
-    page.goto(report.resolve().as_uri() + route)
-    page.locator("body[data-ready]").wait_for()
-    for chart in page.locator(".chart").all():
-        chart.and_(page.locator("[data-ink]")).wait_for()
-    return page
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,0 +1,36 @@
+"""A headless Chromium that opens reports, for measurements, pictures and tests; needs the package playwright."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-quic", "--disable-sync"),
+]
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """A browser of Debian's or whatever is on PATH. Raises FileNotFoundError where there is none."""
+    from playwright.sync_api import sync_playwright
+
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        raise FileNotFoundError("no Chromium on PATH: apt-get install chromium")
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+def visit(browser: Any, report: Path, route: str, **look: Any) -> Any:
+    """The page of a route with its charts drawn."""
+    page = browser.new_context(**look).new_page()
+    page.goto(report.resolve().as_uri() + route)
+    page.locator("body[data-ready]").wait_for()
+    for chart in page.locator(".chart").all():
+        chart.and_(page.locator("[data-ink]")).wait_for()
+    return page
