@@ -22,28 +22,32 @@ def describe_plan(
     prompt_tokens: int,
 ) -> str:
     """A line for each thing. `rows` is that of the largest shard; `model` has the fields of a `ModelDescription`."""
-    grid, n_runs = configurations(job), count_runs(job)
+    config = job.config
+    grid, n_runs = configurations(config), count_runs(config)
     product = (
-        f"{counted(len(job.prompts), 'prompt')} × {counted(len(grid), 'configuration')} × "
-        f"{counted(len(job.seeds), 'seed')}"
+        f"{counted(len(config.prompts), 'prompt')} × {counted(len(grid), 'configuration')} × "
+        f"{counted(len(config.seeds), 'seed')}"
     )
     lines = {
-        "model": f"{job.model} ({model['architecture']}, {counted(model['n_layers'], 'layer')}, dtype {job.dtype})",
-        "prompts": f"{len(job.prompts):,} from {prompts_from}",
-        "system prompt": _system(job),
-        "prefiller": _quoted(job.prefiller),
-        "control tokens": "read in prompts" if job.control_tokens else "plain text in prompts",
+        "model": f"{config.model} ({model['architecture']}, {counted(model['n_layers'], 'layer')}, "
+        f"dtype {config.dtype})",
+        "prompts": f"{len(config.prompts):,} from {prompts_from}",
+        "system prompt": _system(config),
+        "prefiller": _quoted(config.prefiller),
+        "control tokens": "read in prompts" if config.control_tokens else "plain text in prompts",
         "configurations": ", ".join(map(_name, grid)),
         "exit layers": f"{' '.join(map(str, exitable_layers))} (the final one is {model['n_layers'] - 1})",
-        "readout": job.readout,
-        "next token": f"sampled, temperature {job.temperature:g}, top-p {job.top_p:g}" if job.temperature else "greedy",
-        "recorded": f"the {counted(job.record_top_k, 'likeliest token')} of each layer"
-        if job.record_top_k
+        "readout": config.readout,
+        "next token": f"sampled, temperature {config.temperature:g}, top-p {config.top_p:g}"
+        if config.temperature
+        else "greedy",
+        "recorded": f"the {counted(config.record_top_k, 'likeliest token')} of each layer"
+        if config.record_top_k
         else "no top tokens",
-        "seeds": " ".join(map(str, job.seeds)),
+        "seeds": " ".join(map(str, config.seeds)),
         "runs": f"{n_runs:,} = {product}",
         "shards": f"about {math.ceil(n_runs / rows):,} of up to {counted(rows, 'run')}",
-        "tokens": f"up to {n_runs * job.max_new_tokens:,} new ones, {job.max_new_tokens:,} a run; "
+        "tokens": f"up to {n_runs * config.max_new_tokens:,} new ones, {config.max_new_tokens:,} a run; "
         f"prompts have about {prompt_tokens:,}",
         "actor's memory": f"about {memory}" if memory else "unknown",
         "out": out,

@@ -1,4 +1,4 @@
-"""Command-line flags made from the fields of a pydantic model; the model alone judges what they say."""
+"""Command-line flags made from the fields of pydantic models; the models alone judge what they say."""
 
 import argparse
 import difflib
@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn, get_args, get_origin
 
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from eexit.config import UsageError
@@ -41,14 +40,14 @@ class Parser(argparse.ArgumentParser):
 
 
 def make_parser(
-    model: type[BaseModel], description: str, skip: Sequence[str] = (), demo: Mapping[str, Any] | None = None
+    fields: Mapping[str, FieldInfo], description: str, skip: Sequence[str] = (), demo: Mapping[str, Any] | None = None
 ) -> Parser:
-    """A flag for each field of `model` but `skip`, with the field's description as its help.
+    """A flag for each of `fields` but `skip`, with the field's description as its help.
 
     The help says where `demo`, the values that are used when nothing is given, differs from a field's default.
     """
     parser = Parser(description)
-    for name, field in model.model_fields.items():
+    for name, field in fields.items():
         if name in skip:
             continue
         help_text = _help(field, (demo or {}).get(name, field.default))

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from cluster.flags import flag, make_parser, parse_flags
 from eexit.config import Float, Int, SweepConfig, UsageError
@@ -36,9 +37,12 @@ Place = Annotated[str, Field(min_length=1), AfterValidator(_place)]
 GPUs = Annotated[Float, Field(ge=0, allow_inf_nan=False), AfterValidator(_whole_or_fraction)]
 
 
-class SweepJob(SweepConfig):
-    """A sweep, and the fields that say how and where it is executed, which change no result."""
+class SweepJob(BaseModel):
+    """A sweep, and how and where it is executed, which changes no result."""
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    config: SweepConfig
     out: Place = Field("results/sweep", description="folder or URI (s3://, gs://) the results go to")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: CUDA, MPS or CPU, what is there")
     actors: Int | None = Field(
@@ -63,10 +67,16 @@ class SweepJob(SweepConfig):
         128, ge=1, description="about so many runs advance together and land in one file; lower it if memory is short"
     )
 
-    @property
-    def sweep(self) -> SweepConfig:
-        """The part that results depend on."""
-        return SweepConfig(**{name: getattr(self, name) for name in SweepConfig.model_fields})
+
+_EXECUTION: dict[str, FieldInfo] = {name: field for name, field in SweepJob.model_fields.items() if name != "config"}
+FIELDS: dict[str, FieldInfo] = SweepConfig.model_fields | _EXECUTION  # of both: the flags, and the keys of a TOML file
+
+
+def job_of(fields: Mapping[str, Any]) -> SweepJob:
+    """The job with these of `FIELDS`; those of its `config` stand beside the others. Raises `ValidationError`."""
+    execution = {name: value for name, value in fields.items() if name in _EXECUTION}
+    config = {name: value for name, value in fields.items() if name not in _EXECUTION}  # it refuses unknown ones
+    return SweepJob.model_validate({"config": config, **execution})
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,7 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     `default` stands in for `--config` where the flags bring no prompts either; with prompts of one's own, nothing of it
     is used. Raises `UsageError` for whatever can't be used.
     """
-    parser = make_parser(SweepJob, description, skip=("prompts",), demo=_read_toml(default))
+    parser = make_parser(FIELDS, description, skip=("prompts",), demo=_read_toml(default))
     parser.add_argument(
         "--config", metavar="FILE", help=f"TOML with the same names; flags win (without --prompts: {_near(default)})"
     )
@@ -112,18 +122,23 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     elif isinstance(table.get("prompts"), list):
         table["prompts"] = [_with_id(entry, index) for index, entry in enumerate(table["prompts"])]
     try:
-        return SweepJob.model_validate({**table, **flags}), options
+        return job_of({**table, **flags}), options
     except ValidationError as error:
         raise UsageError(explain(error, set(flags), path)) from error
 
 
 def explain(error: ValidationError, flags: set[str], path: Path) -> str:
     """One line for what pydantic found first: the value, where it came from, the way out."""
-    problems = error.errors()
+    problems: list[dict[str, Any]] = [{**problem, "loc": _flat(problem["loc"])} for problem in error.errors()]
     # One field's problem can come up twice: a tuple without its unusable entry may also be too short.
     others = {problem["loc"][:1] for problem in problems} - {problems[0]["loc"][:1]}
-    text = _explain_one(dict(problems[0]), flags, path)
+    text = _explain_one(problems[0], flags, path)
     return text + (f"; and {len(others)} more to mend" if others else "")
+
+
+def _flat(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Where a value stands in what `job_of` is given."""
+    return location[1:] if location[:1] == ("config",) else location
 
 
 def _explain_one(problem: Mapping[str, Any], flags: set[str], path: Path) -> str:
@@ -138,7 +153,7 @@ def _explain_one(problem: Mapping[str, Any], flags: set[str], path: Path) -> str
         case "missing":
             return f"{location[-1]} is missing ({where})"
         case "extra_forbidden" | "unexpected_keyword_argument":
-            near = difflib.get_close_matches(str(location[-1]), SweepJob.model_fields, n=1)
+            near = difflib.get_close_matches(str(location[-1]), FIELDS, n=1)
             return f"unknown key {location[-1]!r} in {path}" + (f": did you mean {near[0]}?" if near else ": remove it")
         case "enum" | "literal_error":
             return f"unknown {name.removesuffix('s')} {value!r}: choose from {_choices(context['expected'])} ({where})"

@@ -53,8 +53,8 @@ def plan_pools(
     most = max((node.get("memory", math.inf) for node in nodes), default=math.inf)
     if memory and memory.row > most:
         raise UsageError(
-            f"a run of up to {job.max_new_tokens:,} new tokens may need {size(memory.row)} for keys and values, more "
-            f"than any node has ({size(int(most))}): lower --max-new-tokens"
+            f"a run of up to {job.config.max_new_tokens:,} new tokens may need {size(memory.row)} for keys and values, "
+            f"more than any node has ({size(int(most))}): lower --max-new-tokens"
         )
     pools = [_plan_pool(job, nodes, accelerator, memory) for accelerator in job.accelerator_type or [None]]
     for pool in pools:
@@ -100,7 +100,7 @@ def _cpu_pool(job: SweepJob, nodes: Sequence[Node], memory: int) -> Pool:
     elif job.actors:
         each = max(1, min(sum(cpus) // job.actors, *cpus))
     else:
-        fewest_by_runs = sum(cpus) // max(1, count_runs(job) // RUNS_PER_ACTOR)
+        fewest_by_runs = sum(cpus) // max(1, count_runs(job.config) // RUNS_PER_ACTOR)
         fewest_by_memory = max(math.ceil(memory * node["CPU"] / (node.get("memory") or math.inf)) for node in nodes)
         wanted = min(CPUS_PER_ACTOR, max(1, fewest_by_runs, fewest_by_memory))
         # The smallest node's share, so that every node can hold a whole number of actors.

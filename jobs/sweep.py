@@ -82,14 +82,14 @@ def main(arguments: Sequence[str]) -> int:
 
 def dry_run(job: SweepJob, prompts_from: str) -> str:
     """What a sweep would do; the model is looked up, and nothing is written. Raises `UsageError`."""
-    prompt_tokens = math.ceil(sum(characters(job)) / CHARACTERS_PER_TOKEN)
+    prompt_tokens = math.ceil(sum(characters(job.config)) / CHARACTERS_PER_TOKEN)
     return describe_plan(job, prompts_from, shown(job.out), *look(job), rows_of(job), prompt_tokens)
 
 
 def sweep(job: SweepJob, options: Options) -> int:
     store = open_store(out_of(job))
     manifest, memory = prepare(job, store)
-    planned = count_runs(job.sweep)
+    planned = count_runs(job.config)
     with hold(store) as lease, written(store, manifest):
         found, said = look_through(store, [])
         tally = Tally()
@@ -104,7 +104,7 @@ def sweep(job: SweepJob, options: Options) -> int:
             raise SweepStopped(f"{missing:,} runs that had landed are damaged or gone")
         finish(job, store, rebuild=tally.runs > 0)
         if options.json:
-            came_to = figures(store, manifest.model, configurations(job.sweep), job.out, REPORT)
+            came_to = figures(store, manifest.model, configurations(job.config), job.out, REPORT)
             options.json.parent.mkdir(parents=True, exist_ok=True)
             options.json.write_text(json.dumps(came_to, indent=1, ensure_ascii=False) + "\n")
         if not found.done:
@@ -129,7 +129,7 @@ def prepare(job: SweepJob, store: Store) -> tuple[Manifest, Memory | None]:
     Raises `UsageError`.
     """
     store.probe()
-    config = job.sweep
+    config = job.config
     refuse_foreign_report(store)
     held = read_held(store, config)
     if held:
@@ -161,8 +161,8 @@ def refuse_foreign_report(store: Store) -> None:
 
 def look(job: SweepJob) -> Look:
     """The model, its exitable layers, and what an actor takes with its largest shard. Raises `UsageError`."""
-    few = job.sweep.model_copy(update={"prompts": job.prompts[:1]})
-    return aside(look_at_model, few, rows_of(job), math.ceil(max(characters(job)) / CHARACTERS_PER_TOKEN))
+    few = job.config.model_copy(update={"prompts": job.config.prompts[:1]})
+    return aside(look_at_model, few, rows_of(job), math.ceil(max(characters(job.config)) / CHARACTERS_PER_TOKEN))
 
 
 def characters(config: SweepConfig) -> list[int]:
@@ -172,12 +172,12 @@ def characters(config: SweepConfig) -> list[int]:
 
 def rows_of(job: SweepJob) -> int:
     """Rows of the largest shard."""
-    return min(job.rows_per_shard, count_runs(job))
+    return min(job.rows_per_shard, count_runs(job.config))
 
 
 def run(job: SweepJob, store: Store, lease: Lease, found: Survey, memory: Memory | None, quiet: bool) -> Tally:
     """Do the runs that haven't landed, on Ray."""
-    config, planned, n_done = job.sweep, count_runs(job), len(found.done)
+    config, planned, n_done = job.config, count_runs(job.config), len(found.done)
     clear_debris(store)
     with ray_session() as nodes, open_display(quiet=quiet) as display:
         pools = plan_pools(job, nodes, memory, joins_cluster())
@@ -219,7 +219,7 @@ def finish(job: SweepJob, store: Store, rebuild: bool) -> None:
         with tempfile.TemporaryDirectory() as folder:
             publish_report(build_report(out_of(job), Path(folder, REPORT)), store)
     console = Console()
-    console.print(summarise(store, configurations(job.sweep)))
+    console.print(summarise(store, configurations(job.config)))
     print(reading(job.out, GENERATIONS_FOLDER))
     print(shown(inside(job.out, REPORT)))
 

@@ -60,7 +60,7 @@ class Bench:
 
     def __init__(self, arguments: Sequence[str]):
         job, _ = load_job(arguments, DEMO)
-        self.config = job.sweep
+        self.config = job.config
         self.generator = ModelGenerator(self.config, job.device)
         self.decoding = self.generator.engine.decoding
         self.plain, _ = load_model_and_tokenizer(self.config, job.device)

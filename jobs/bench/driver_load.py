@@ -122,7 +122,7 @@ def measure_driver(folder: Path, n_runs: int, actors: int) -> str:
 def measure_overhead(folder: Path, max_new_tokens: str) -> str:
     job, _ = load_job(["--max-new-tokens", max_new_tokens], DEMO)
     log = folder / "seconds"
-    _, ended = drive(job.sweep, folder / "out", lambda config, device: Timed(config, device, log), 1)
+    _, ended = drive(job.config, folder / "out", lambda config, device: Timed(config, device, log), 1)
     calls = [tuple(map(float, line.split())) for line in log.read_text().splitlines()]
     engine = sum(seconds for _, seconds in calls)
     whole = ended - calls[0][0]

@@ -52,7 +52,7 @@ def start(arguments: Sequence[str], default: Path, n_rows: int, n_tokens: int, b
     """
     imported, held = time.time(), _megabytes("VmRSS")
     job, _ = load_job(arguments, default)
-    config = job.sweep.model_copy(update={"max_new_tokens": n_tokens})
+    config = job.config.model_copy(update={"max_new_tokens": n_tokens})
     generator = ModelGenerator(config, job.device)
     loaded = time.time()
     runs = runs_for(config, n_rows)

@@ -16,7 +16,7 @@ from kuberay_schema import SCHEMAS
 from packaging.requirements import Requirement
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from cluster.job import SweepJob
+from cluster.job import FIELDS
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "cluster"
@@ -113,4 +113,4 @@ def test_the_sweeps_they_run_have_flags_that_exist(name: str) -> None:
     lines = re.findall(r"sweep\.py[^\n]*(?:\n#? +--[^\n]*)?", (FOLDER / name).read_text())
     flags = {flag for line in lines for flag in re.findall(r"--([a-z-]+)", line)}
     assert {"out", "actors", "gpus-per-actor"} <= flags  # at first there is no GPU that a sweep could find by itself
-    assert {flag.replace("-", "_") for flag in flags} - {"config"} <= set(SweepJob.model_fields)
+    assert {flag.replace("-", "_") for flag in flags} - {"config"} <= set(FIELDS)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.job import SweepJob, load_job
+from cluster.job import FIELDS, SweepJob, load_job
 from eexit.config import Mode, SweepConfig, UsageError
 
 DEMO = Path(__file__).parents[2] / "jobs" / "demo.toml"
@@ -18,30 +18,30 @@ def load(*arguments: str, default: Path = DEMO) -> SweepJob:
 def test_the_demo_is_the_documented_one() -> None:
     job = load()
     assert job.out == "results/demo"
-    assert [prompt.id for prompt in job.prompts] == ["recursion", "learning", "http"]
-    assert job.system == "You are a helpful programming tutor."
-    assert job.kl_factors == (0.5, 1.0, 2.0, 4.0)
-    assert job.max_new_tokens == 100
+    assert [prompt.id for prompt in job.config.prompts] == ["recursion", "learning", "http"]
+    assert job.config.system == "You are a helpful programming tutor."
+    assert job.config.kl_factors == (0.5, 1.0, 2.0, 4.0)
+    assert job.config.max_new_tokens == 100
 
 
 def test_flags_win_and_leave_the_rest() -> None:
     job = load("--kl-factors", "0.5", "2,3", "--modes", "normal,unfrozen", "--seeds", "-3", "--temperature", "0.7")
-    assert job.kl_factors == (0.5, 2.0, 3.0)
-    assert job.modes == (Mode.NORMAL, Mode.UNFROZEN)
-    assert job.seeds == (-3,)
-    assert job.temperature == 0.7
-    assert job.system == "You are a helpful programming tutor."
+    assert job.config.kl_factors == (0.5, 2.0, 3.0)
+    assert job.config.modes == (Mode.NORMAL, Mode.UNFROZEN)
+    assert job.config.seeds == (-3,)
+    assert job.config.temperature == 0.7
+    assert job.config.system == "You are a helpful programming tutor."
 
 
 def test_prompts_of_ones_own_take_nothing_from_the_demo(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("one\n")
     job = load("--prompts", str(tmp_path / "mine.txt"))
-    assert [prompt.prompt for prompt in job.prompts] == ["one"]
-    assert (job.system, job.prefiller, job.out) == ("", "", "results/sweep")
-    assert job.sweep == SweepConfig(prompts=job.prompts)
+    assert [prompt.prompt for prompt in job.config.prompts] == ["one"]
+    assert (job.config.system, job.config.prefiller, job.out) == ("", "", "results/sweep")
+    assert job.config == SweepConfig(prompts=job.config.prompts)
     (tmp_path / "mine.toml").write_text('system = "Be brief."\n[[prompts]]\nprompt = "two"\n')
     job = load("--config", str(tmp_path / "mine.toml"), "--prompts", str(tmp_path / "mine.txt"))
-    assert ([prompt.prompt for prompt in job.prompts], job.system) == (["one"], "Be brief.")
+    assert ([prompt.prompt for prompt in job.config.prompts], job.config.system) == (["one"], "Be brief.")
 
 
 def test_the_help_says_what_the_demo_fills_in(capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,16 +56,16 @@ def test_the_help_says_what_the_demo_fills_in(capsys: pytest.CaptureFixture[str]
 
 
 def test_text_flags_keep_their_spaces() -> None:
-    assert load("--prefiller", " Sure, ").prefiller == " Sure, "
-    assert load("--prefiller", "-1 is").prefiller == "-1 is"
+    assert load("--prefiller", " Sure, ").config.prefiller == " Sure, "
+    assert load("--prefiller", "-1 is").config.prefiller == "-1 is"
 
 
 def test_every_field_has_a_flag_with_its_own_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         load("--help")
     text = capsys.readouterr().out
-    assert all(f"--{name.replace('_', '-')}" in text for name in SweepJob.model_fields)
-    assert all(field.description for name, field in SweepJob.model_fields.items() if name != "prompts")
+    assert all(f"--{name.replace('_', '-')}" in text for name in FIELDS)
+    assert all(field.description for name, field in FIELDS.items() if name != "prompts")
 
 
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,10 +75,11 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.fullmatch(r"eexit (\d+\.\d+\.\d+\S*|from a clone that is not installed)\n", capsys.readouterr().out)
 
 
-def test_a_job_holds_a_plain_sweep() -> None:
+def test_how_a_sweep_is_executed_is_no_part_of_it() -> None:
     job = load("--actors", "2", "--out", "elsewhere")
-    assert type(job.sweep) is SweepConfig
-    assert job.sweep == load().sweep
+    assert (job.actors, job.out) == (2, "elsewhere")
+    assert job.config == load().config
+    assert not isinstance(job, SweepConfig)  # `plan_runs(job)` would make run ids of where results go
 
 
 def test_a_tilde_is_the_home_folder_in_toml_too(tmp_path: Path) -> None:
@@ -89,8 +90,8 @@ def test_a_tilde_is_the_home_folder_in_toml_too(tmp_path: Path) -> None:
 def test_prompts_come_from_a_file_beside_the_toml(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("one\ntwo\n")
     (tmp_path / "mine.toml").write_text('prompts = "mine.txt"\n')
-    assert [prompt.prompt for prompt in load("--config", str(tmp_path / "mine.toml")).prompts] == ["one", "two"]
-    assert [prompt.prompt for prompt in load("--prompts", str(tmp_path / "mine.txt")).prompts] == ["one", "two"]
+    assert [prompt.prompt for prompt in load("--config", str(tmp_path / "mine.toml")).config.prompts] == ["one", "two"]
+    assert [prompt.prompt for prompt in load("--prompts", str(tmp_path / "mine.txt")).config.prompts] == ["one", "two"]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,7 @@ def test_a_bad_flag_is_told_in_one_line(arguments: list[str], message: str) -> N
 def test_a_toml_may_have_a_byte_order_mark_and_numbers_as_ids(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_bytes(b'\xef\xbb\xbf[[prompts]]\nid = 3\nprompt = "x"\n[[prompts]]\nprompt = "y"\n')
-    assert [prompt.id for prompt in load("--config", str(path)).prompts] == ["3", "1"]
+    assert [prompt.id for prompt in load("--config", str(path)).config.prompts] == ["3", "1"]
 
 
 @pytest.mark.parametrize(
@@ -177,6 +178,9 @@ def test_a_toml_may_have_a_byte_order_mark_and_numbers_as_ids(tmp_path: Path) ->
     [
         ("kl_factor = [1]", "unknown key 'kl_factor' in {path}: did you mean kl_factors?"),
         ("zzz = 1", "unknown key 'zzz' in {path}: remove it"),
+        ("actor = 1", "unknown key 'actor' in {path}: did you mean actors?"),
+        ("config = 1", "unknown key 'config' in {path}: remove it"),
+        ("[config]\nmodel = 'x'", "unknown key 'config' in {path}: remove it"),
         ("kl_factors = 1", "kl_factors must be a list, got 1 (kl_factors in {path})"),
         ("kl_factors = [1, -2]", "kl_factors must be ≥ 0, got -2 (entry 2 of kl_factors in {path})"),
         ("max_new_tokens = true", "max_new_tokens must be a number, got True (max_new_tokens in {path})"),

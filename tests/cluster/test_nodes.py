@@ -49,7 +49,7 @@ def test_each_pool_is_on_the_nodes_of_its_kind(nodes: Cluster, tmp_path: Path) -
     nodes.add_node(**lean, num_gpus=1, resources={"accelerator_type:T4": 1})
     config = sweep_of(tmp_path, *["sleep 0.1"] * 40)
     kinds = {"accelerator_type": ("A100", "T4"), "gpus_per_actor": 0.5, "cpus_per_actor": 0.5}
-    job = SweepJob.model_validate({**config.model_dump(), **kinds})
+    job = SweepJob.model_validate({"config": config, **kinds})
     pools = plan_pools(job, [node["Resources"] for node in ray.nodes()])
     assert pools == [Pool(4, 0.5, 0.5, "A100"), Pool(2, 0.5, 0.5, "T4")]
     drive(config, tmp_path / "out", pools=pools)

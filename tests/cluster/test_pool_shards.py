@@ -8,7 +8,7 @@ from scripted import sweep_of
 
 from cluster.breaker import Breaker, SweepStopped
 from cluster.estimate import Memory
-from cluster.job import SweepJob
+from cluster.job import SweepJob, job_of
 from cluster.pool import Pool, plan_pools, shortages
 from cluster.progress import Lines, Progress, open_display
 from cluster.shards import Shard, cut, rows_for, split
@@ -18,7 +18,7 @@ from eexit.rows import CPU_CACHE_BYTES
 
 
 def job(**fields: object) -> SweepJob:
-    return SweepJob.model_validate({"prompts": [Prompt(id="0", prompt="x")], **fields})
+    return job_of({"prompts": [Prompt(id="0", prompt="x")], **fields})
 
 
 @pytest.mark.parametrize(
