@@ -12,7 +12,6 @@ from dataclasses import asdict
 
 import ray
 
-from cluster import manifest
 from cluster.events import log, log_to_stderr
 from cluster.landing import LandingError, Tally, land, shard_name, tally_of
 from cluster.lease import is_fenced
@@ -21,6 +20,7 @@ from cluster.store import open_store
 from eexit.config import SweepConfig, UsageError
 from eexit.generator import Generator, Results
 from eexit.plan import Run
+from eexit.results import MANIFEST
 
 # Loads a generator; the second argument is the device: auto, cpu, cuda or mps.
 MakeGenerator = Callable[[SweepConfig, str], Generator]
@@ -58,7 +58,7 @@ class SweepActor:
 
     def load(self) -> None:
         """Load the generator. Not in the constructor, whose exceptions Ray passes on as text alone."""
-        if not self._store.has(manifest.NAME):
+        if not self._store.has(MANIFEST):
             node = ray.util.get_node_ip_address()
             raise UsageError(
                 f"node {node} does not see {self._store.root}: give --out a folder that all nodes share, or a URI"

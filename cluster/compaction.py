@@ -1,7 +1,6 @@
 """A copy of a sweep in fewer, larger Parquet files."""
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,9 +8,9 @@ import pyarrow.parquet as pq
 from cluster.landing import Survey, name_of, survey
 from cluster.lease import hold
 from cluster.store import Store
-from eexit.about import FORMATS, NAME, decode, encode
 from eexit.config import UsageError
-from eexit.files import generations_name, list_files, read_generations, read_tokens, tokens_name, without
+from eexit.files import list_files, read_generations, read_tokens, without
+from eexit.results import MANIFEST, decode, generations_name, tokens_name
 from eexit.seals import digest_of, encode_generations, encode_tokens
 
 
@@ -21,26 +20,27 @@ def compact(store: Store, target: Store, rows_per_file: int) -> tuple[int, int]:
     Nothing in `store` is changed. `sweep.json` comes last: a copy that has one is whole. Raises `UsageError` if `store`
     holds no sweep, has damaged files or is in use, and for a `target` that holds results already.
     """
-    about = read_about(store)
-    if target.has(NAME) or list_files(target).shards:
+    manifest = checked_manifest(store)
+    if target.has(MANIFEST) or list_files(target).shards:
         raise UsageError(f"--into {target.root} holds results: choose another place")
     with hold(store):
         found = _sound(store)
         stems = list_files(store).stems
         n_files = sum(_merge(store, target, group, found.superseded) for group in _groups(store, stems, rows_per_file))
-    target.publish(NAME, encode(about))
+    target.publish(MANIFEST, manifest)
     return len(stems), n_files
 
 
-def read_about(store: Store) -> dict[str, Any]:
-    """What the sweep in `store` is. Raises `UsageError` if there is none."""
-    content = store.read(NAME)
+def checked_manifest(store: Store) -> bytes:
+    """The bytes of the manifest of the sweep in `store`. Raises `UsageError` if there is none, or it is not whole."""
+    content = store.read(MANIFEST)
     if content is None:
-        raise UsageError(f"{store.root} holds no {NAME}: is it a sweep's?")
+        raise UsageError(f"{store.root} holds no {MANIFEST}: is it a sweep's?")
     try:
-        return decode(content, FORMATS)
+        decode(content)
     except ValueError as error:
-        raise UsageError(f"{store.root}/{NAME} is no sweep's, or damaged ({error}): nothing is touched") from error
+        raise UsageError(f"{store.root}/{MANIFEST} is no sweep's, or damaged ({error}): nothing is touched") from error
+    return content
 
 
 def _sound(store: Store) -> Survey:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from cluster import interruption, manifest
+from cluster import interruption
 from cluster.actor import MakeGenerator, model_generator
 from cluster.breaker import Breaker, SweepStopped
 from cluster.events import log
@@ -30,6 +30,7 @@ from cluster.store import open_store
 from cluster.worker import Worker, hire
 from eexit.config import SweepConfig, UsageError
 from eexit.generator import error_results
+from eexit.results import MANIFEST
 
 DEPTH = 2  # shards with one actor: the one at hand, and the next
 PLENTY = 4  # the next one is given out early only while so many times the runs in flight are left
@@ -61,7 +62,7 @@ class Driver:
         """
         self._config = config
         self._store = open_store(out)
-        self._manifest = self._store.read(manifest.NAME)
+        self._manifest = self._store.read(MANIFEST)
         self._shards = shards
         self._planned, self._done_before = n_planned, n_done
         self._pools = pools
@@ -271,9 +272,9 @@ class Driver:
     def _put_manifest_back(self) -> None:
         """Results without it say little, and a node that doesn't see it takes the place for another."""
         with suppress(OSError, pa.ArrowException):  # a place that can't be written to is found out by landing
-            if self._manifest and not self._store.has(manifest.NAME):
-                self._store.publish(manifest.NAME, self._manifest)
-                self._display.say(f"{manifest.NAME} was gone and is put back")
+            if self._manifest and not self._store.has(MANIFEST):
+                self._store.publish(MANIFEST, self._manifest)
+                self._display.say(f"{MANIFEST} was gone and is put back")
 
     def _progress(self) -> Progress:
         return Progress(

@@ -17,19 +17,17 @@ import pyarrow.compute as pc
 from cluster.store import Store
 from eexit.files import (
     READERS,
-    TOKENS_FOLDER,
     DamagedError,
     Generations,
     check_tokens,
-    generations_name,
     list_files,
     read_generations,
     read_shards,
     superseded,
-    tokens_name,
 )
 from eexit.generator import Results
 from eexit.plan import Run
+from eexit.results import TOKENS_FOLDER, generations_name, tokens_name
 from eexit.schema import ERROR, GENERATIONS, OK
 from eexit.seals import digest_of, encode_generations, encode_tokens
 

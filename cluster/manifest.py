@@ -4,18 +4,16 @@ import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from cluster.store import Store
-from eexit.about import FORMATS, NAME, OtherFormatError, decode, encode
 from eexit.config import SweepConfig, UsageError
-from eexit.files import FOLDERS, DamagedError, list_files, read_shards
+from eexit.files import DamagedError, list_files, read_shards
 from eexit.plan import count_runs, plan_runs
+from eexit.results import FOLDERS, FORMAT, MANIFEST, Manifest, OtherFormatError, decode, encode
 
-FORMAT = 2
 PACKAGES = ("eexit", "torch", "transformers", "ray", "pyarrow")
 
 
@@ -23,19 +21,16 @@ class LostManifestError(UsageError):
     """There are results, and no manifest that is whole; the message says which of the two ways it is not."""
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """A sweep's configuration, the model it found, and the layers it may exit at."""
-
-    config: Mapping[str, Any]
-    model: Mapping[str, Any]
-    exitable_layers: Sequence[int]
-    n_runs: int
-
-
 def make_manifest(config: SweepConfig, model: Mapping[str, Any], exitable_layers: Sequence[int]) -> Manifest:
-    """`model` has the fields of an `eexit.models.ModelDescription`."""
-    return Manifest(config.model_dump(mode="json"), model, list(exitable_layers), count_runs(config))
+    """Of a sweep that starts now, with the packages at hand; `model` has the fields of a `ModelDescription`."""
+    return Manifest(
+        config=config.model_dump(mode="json"),
+        model=model,
+        exitable_layers=list(exitable_layers),
+        n_runs=count_runs(config),
+        versions={"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
 
 
 def read_manifest(store: Store) -> Manifest | None:
@@ -45,27 +40,28 @@ def read_manifest(store: Store) -> Manifest | None:
     results without one that is whole.
     """
     has_results = bool(list_files(store).shards)
-    content = store.read(NAME)
+    content = store.read(MANIFEST)
     if content is None:
         if has_results:
-            raise LostManifestError(f"--out {store.root} holds results but no {NAME}")
+            raise LostManifestError(f"--out {store.root} holds results but no {MANIFEST}")
         return None
     try:
-        held = decode(content, FORMATS)
+        held = decode(content)
     except ValueError as error:
         if has_results and not isinstance(error, OtherFormatError):
-            raise LostManifestError(f"{store.root}/{NAME} is damaged, or no sweep's ({error})") from error
+            raise LostManifestError(f"{store.root}/{MANIFEST} is damaged, or no sweep's ({error})") from error
         raise UsageError(
-            f"{store.root}/{NAME} is no sweep's of this version ({error}): choose another --out, or move it elsewhere"
+            f"{store.root}/{MANIFEST} is no sweep's of this version ({error}): "
+            "choose another --out, or move it elsewhere"
         ) from error
     if not has_results:
         return None  # a sweep that left no results, say of a model that couldn't be loaded, binds nobody
-    if held["format"] != FORMAT:
+    if held.format != FORMAT:
         raise UsageError(
-            f"{store.root} holds results of format {held['format']}, and this version goes on with format {FORMAT} "
+            f"{store.root} holds results of format {held.format}, and this version goes on with format {FORMAT} "
             f"only: choose another --out"
         )
-    return Manifest(held["config"], held["model"], held["exitable_layers"], held.get("n_runs", 0))
+    return held
 
 
 def refuse_other_runs(store: Store, lost: LostManifestError, config: SweepConfig) -> str:
@@ -85,11 +81,8 @@ def refuse_other_runs(store: Store, lost: LostManifestError, config: SweepConfig
 
 
 def write_manifest(store: Store, manifest: Manifest) -> None:
-    """Write it in one step, with the versions at hand and the time. Raises `OSError`."""
-    versions = {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    content = {"format": FORMAT, **asdict(manifest), "versions": versions, "started": started}
-    store.publish(NAME, encode(content))
+    """Write it in one step. Raises `OSError`."""
+    store.publish(MANIFEST, encode(manifest))
 
 
 @contextmanager
@@ -102,7 +95,7 @@ def written(store: Store, manifest: Manifest) -> Iterator[None]:
         held = read_manifest(store)
     except LostManifestError:
         held = None
-        store.set_aside(NAME)
+        store.set_aside(MANIFEST)
     if held:
         _refuse(store, first_difference(held.config, manifest.config))
         yield
@@ -112,7 +105,7 @@ def written(store: Store, manifest: Manifest) -> Iterator[None]:
         yield
     finally:
         if not list_files(store).shards:
-            store.remove(NAME)
+            store.remove(MANIFEST)
             for folder in FOLDERS:
                 store.remove_if_empty(folder)
 

@@ -12,15 +12,8 @@ from pyarrow import fs
 from cluster.landing import Survey, name_of, remove_shard, survey
 from cluster.store import Store
 from eexit.config import some
-from eexit.files import (
-    digest_of_file,
-    generations_name,
-    list_files,
-    read_generations,
-    read_tokens,
-    tokens_name,
-    without,
-)
+from eexit.files import digest_of_file, list_files, read_generations, read_tokens, without
+from eexit.results import generations_name, tokens_name
 from eexit.seals import digest_of, encode_generations, encode_tokens
 
 

@@ -17,8 +17,8 @@ from pyarrow import fs
 from eexit.config import UsageError
 from eexit.files import Place
 from eexit.places import HIDDEN, shown, without_secrets
+from eexit.results import temporary_name
 
-TEMPORARY_ENDING = ".tmp"
 DAMAGED_FOLDER = "damaged"
 GCS_RETRY_SECONDS = 60  # its client would try a bucket that isn't there, or no network, for a quarter of an hour
 
@@ -36,7 +36,7 @@ class Store(Place):
             return
         final = Path(self.path(name))
         final.parent.mkdir(parents=True, exist_ok=True)
-        temporary = final.with_name(f".{final.name}.{uuid4().hex}{TEMPORARY_ENDING}")
+        temporary = final.with_name(temporary_name(final.name))
         try:
             with temporary.open("wb") as file:
                 file.write(content)
@@ -56,7 +56,7 @@ class Store(Place):
             return self._create_unsure(name, content)
         final = Path(self.path(name))
         final.parent.mkdir(parents=True, exist_ok=True)
-        aside = f".{final.name}.{uuid4().hex}{TEMPORARY_ENDING}"
+        aside = temporary_name(final.name)
         self.publish(aside, content)
         try:
             final.hardlink_to(final.with_name(aside))

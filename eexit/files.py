@@ -1,11 +1,10 @@
-"""A sweep's Parquet files: what they are called, which of them are whole, and reading only those.
+"""A sweep's Parquet files: which of them are whole, and reading only those.
 
 A shard is two files of one name, 32 hexadecimal digits: `tokens/NAME.parquet` and `generations/NAME.parquet`. The
 second seals both (`eexit.seals`). Files of older versions have no seal: there, the numbers of rows must agree.
 """
 
 import hashlib
-import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,18 +15,21 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from eexit.config import UsageError, first_line
+from eexit.results import (
+    FOLDERS,
+    GENERATIONS_FOLDER,
+    generations_name,
+    is_shard_file,
+    is_temporary_file,
+    tokens_name,
+)
 from eexit.schema import OK
 from eexit.seals import BrokenSealError, Digest, check_seal, digest_of, read_seal
 
-GENERATIONS_FOLDER = "generations"
-TOKENS_FOLDER = "tokens"
-FOLDERS = (TOKENS_FOLDER, GENERATIONS_FOLDER)
 READERS = 4
 READ_AHEAD = 32  # files
 READ_BYTES = 1 << 20
 
-_SHARD = re.compile(r"[0-9a-f]{32}\.parquet")
-_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.parquet\.[0-9a-f]{32}\.tmp")
 _NEEDED = {"run_id", "status", "n_tokens"}  # columns
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError)  # of bytes that are not as they should be
 
@@ -90,14 +92,6 @@ class Listing:
         return sorted(name[len(folder) : -len(ending)] for name in self.shards if name.startswith(folder))
 
 
-def generations_name(stem: str) -> str:
-    return f"{GENERATIONS_FOLDER}/{stem}.parquet"
-
-
-def tokens_name(stem: str) -> str:
-    return f"{TOKENS_FOLDER}/{stem}.parquet"
-
-
 def list_files(place: Place) -> Listing:
     """Raises `UsageError` for a file where a folder of results should be."""
     listing = Listing({}, [], [])
@@ -106,9 +100,9 @@ def list_files(place: Place) -> Listing:
             raise UsageError(f"{place.path(folder)} is a file where a folder of results should be: remove it")
         for info in place.filesystem.get_file_info(fs.FileSelector(place.path(folder), allow_not_found=True)):
             name = f"{folder}/{info.base_name}"
-            if info.type == fs.FileType.File and _SHARD.fullmatch(info.base_name):
+            if info.type == fs.FileType.File and is_shard_file(info.base_name):
                 listing.shards[name] = info
-            elif info.type == fs.FileType.File and _TEMPORARY.fullmatch(info.base_name):
+            elif info.type == fs.FileType.File and is_temporary_file(info.base_name):
                 listing.temporary.append(name)
             elif not info.base_name.startswith((".", "_")):
                 listing.foreign.append(name)

@@ -18,6 +18,7 @@ from rich.console import Console
 from cluster.flags import Parser, whole
 from eexit.config import UsageError, first_line
 from eexit.places import without_secrets
+from eexit.results import REPORT
 from reports import NotASweepError, build_report, generate_multi_prompt_html_visualization, load_results_json
 from reports.choose import MOST
 from reports.progress import Progress
@@ -45,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
 def read_flags(arguments: list[str] | None) -> Namespace:
     parser = Parser(__doc__)
     parser.add_argument("results", help="a sweep's folder or URI, or an early_exit_analysis.json")
-    parser.add_argument("--out", help="the file to write (default: report.html in the sweep's folder)")
+    parser.add_argument("--out", help=f"the file to write (default: {REPORT} in the sweep's folder)")
     parser.add_argument("--open", action="store_true", help="open it in the browser")
     parser.add_argument("--serve", nargs="?", type=int, const=8000, metavar="PORT", help="serve it to this machine")
     held = parser.add_mutually_exclusive_group()
@@ -60,7 +61,7 @@ def write(results: str, out: str | None, prompts: int | list[str], progress: Pro
         return generate_multi_prompt_html_visualization(drawn, out or Path(results).with_suffix(".html"))
     if out is None and "://" in results:
         raise NotASweepError(f"{results} is not a local folder: say where the report goes with --out FILE")
-    return build_report(results, out or Path(results) / "report.html", prompts=prompts, progress=progress)
+    return build_report(results, out or Path(results) / REPORT, prompts=prompts, progress=progress)
 
 
 if __name__ == "__main__":

@@ -49,14 +49,20 @@ from cluster.settling import take_stock
 from cluster.shards import cut, rows_for
 from cluster.store import Store, open_store
 from cluster.summary import summarise
-from eexit.about import REPORT_HEAD_BYTES, is_report, is_side_file
 from eexit.config import SweepConfig, UsageError, first_line
-from eexit.files import GENERATIONS_FOLDER
 from eexit.places import inside, reading, shown, without_secrets
 from eexit.plan import configurations, count_runs, plan_runs
+from eexit.results import (
+    GENERATIONS_FOLDER,
+    REPORT,
+    REPORT_HEAD_BYTES,
+    SIDE_FILES,
+    is_report,
+    is_side_file,
+    side_folder_name,
+)
 
 DEMO = Path(__file__).with_name("demo.toml")
-REPORT, SIDE_FOLDER = "report.html", "report.data"
 CHARACTERS_PER_TOKEN = 4  # of English, in most tokenizers
 
 
@@ -152,7 +158,7 @@ def read_held(store: Store, config: SweepConfig) -> Manifest | None:
 
 def refuse_foreign_report(store: Store) -> None:
     """Raises `UsageError` where the report, or a file beside it, would replace one that this program didn't write."""
-    beside = [name for name in store.names(SIDE_FOLDER) if PurePosixPath(name).match("prompt-*.js")]
+    beside = [name for name in store.names(side_folder_name(REPORT)) if PurePosixPath(name).match(SIDE_FILES)]
     for name, is_ours in ((REPORT, is_report), *((name, is_side_file) for name in beside)):
         head = store.read(name, REPORT_HEAD_BYTES)
         if head is not None and not is_ours(head):

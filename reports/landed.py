@@ -14,15 +14,14 @@ from eexit.files import (
     DamagedError,
     Generations,
     Place,
-    generations_name,
     list_files,
     read_generations,
     read_shards,
     read_tokens,
     superseded,
-    tokens_name,
     without,
 )
+from eexit.results import generations_name, tokens_name
 from eexit.schema import GENERATIONS, TOKENS
 
 # Local files are checked as a whole before this; it is for those under a URI, and for what changes meanwhile.

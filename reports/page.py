@@ -13,8 +13,17 @@ from typing import Any, Final
 import jinja2
 import vl_convert
 
-from eexit.about import REPORT_HEAD_BYTES, REPORT_MARK, SIDE_FILE_START, is_report, is_side_file
 from eexit.config import UsageError, some
+from eexit.results import (
+    REPORT_HEAD_BYTES,
+    REPORT_MARK,
+    SIDE_FILE_START,
+    SIDE_FILES,
+    is_report,
+    is_side_file,
+    side_file_name,
+    side_folder_name,
+)
 from reports.charts import LIGHT
 from reports.choose import MOST
 from reports.packing import KINDS, Packed, squeeze
@@ -111,7 +120,7 @@ def render(sweep: Sweep, title: str) -> str:
 
 def side_folder(out: Path) -> Path:
     """Where a page's side files are, if it has any: report.html → report.data/."""
-    return out.with_suffix(".data")
+    return out.with_name(side_folder_name(out.name))
 
 
 def split(packed: Packed, room: int) -> tuple[Blobs, Blobs]:
@@ -129,7 +138,7 @@ def split(packed: Packed, room: int) -> tuple[Blobs, Blobs]:
 def _refuse_foreign(out: Path) -> None:
     """Only a report is written over, and only its side files are removed."""
     foreign = [out] if out.exists() and not _starts(out, is_report) else []
-    foreign += [path for path in side_folder(out).glob("prompt-*.js") if not _starts(path, is_side_file)]
+    foreign += [path for path in side_folder(out).glob(SIDE_FILES) if not _starts(path, is_side_file)]
     if foreign:
         raise UsageError(f"{foreign[0]} is not a report's file: choose another place, or move it elsewhere")
 
@@ -141,14 +150,14 @@ def _starts(path: Path, is_ours: Callable[[bytes], bool]) -> bool:
 
 def _write_side_files(folder: Path, outside: Blobs) -> None:
     """One script per prompt: a file:// page may load scripts, and nothing else, from beside it."""
-    for stale in folder.glob("prompt-*.js"):
+    for stale in folder.glob(SIDE_FILES):
         stale.unlink()
     if not outside:
         return
     folder.mkdir(exist_ok=True)
     for number, blobs in enumerate(zip(*outside.values(), strict=True)):
         named = {f"{kind}-{number}": blob for kind, blob in zip(outside, blobs, strict=True)}
-        (folder / f"prompt-{number}.js").write_text(f"{SIDE_FILE_START}{json.dumps(named)});\n", encoding="utf-8")
+        (folder / side_file_name(number)).write_text(f"{SIDE_FILE_START}{json.dumps(named)});\n", encoding="utf-8")
 
 
 def _page(

@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any, Final
 
 from eexit.config import UsageError
+from eexit.results import GENERATIONS_FOLDER, REPORT
 from reports.page import build_report, side_folder
 from reports.sweep import NotASweepError, read_sweep
 
@@ -42,7 +43,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(HTTPStatus.FORBIDDEN, "Only loopback names are served, such as 127.0.0.1 or localhost")
             return
         path = self.path.partition("?")[0]
-        if path in ("/", "/report.html"):
+        if path in ("/", f"/{REPORT}"):
             try:
                 self.send(self.server.page())
             except (UsageError, OSError) as error:
@@ -131,7 +132,7 @@ def loopback(host: str) -> bool:
 
 def landed(results: str) -> str:
     """A short name of what has landed: another one as soon as there is more."""
-    names = sorted(path.name for path in Path(results, "generations").glob("*.parquet"))
+    names = sorted(path.name for path in Path(results, GENERATIONS_FOLDER).glob("*.parquet"))
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 

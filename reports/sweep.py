@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs
 
-from eexit.about import FORMATS, NAME, decode
 from eexit.config import UsageError
 from eexit.files import Place, list_files, read_generations, read_tokens
 from eexit.places import HIDDEN, shown
+from eexit.results import MANIFEST, decode
 from eexit.schema import GENERATIONS, OK, configuration_key
 from reports.landed import read_landed
 
@@ -199,17 +199,17 @@ def _open(results: str) -> Place:
 
 
 def _read_about(results: str, place: Place) -> dict[str, Any]:
-    path = place.path(NAME)
+    path = place.path(MANIFEST)
     if place.filesystem.get_file_info(path).type != pyarrow.fs.FileType.File:
-        raise NotASweepError(f"not a sweep: {results} has no {NAME}")
+        raise NotASweepError(f"not a sweep: {results} has no {MANIFEST}")
     with place.filesystem.open_input_stream(path) as stream:
         content = stream.read()
     try:
-        about = decode(content, FORMATS)
+        about = vars(decode(content))
     except ValueError as error:
-        raise NotASweepError(f"not a sweep, or damaged: {results}/{NAME} ({error})") from error
+        raise NotASweepError(f"not a sweep, or damaged: {results}/{MANIFEST} ({error})") from error
     if "n_layers" not in about["model"]:
-        raise NotASweepError(f"not a sweep: {results}/{NAME} lacks the model's n_layers")
+        raise NotASweepError(f"not a sweep: {results}/{MANIFEST} lacks the model's n_layers")
     return about
 
 

@@ -17,12 +17,12 @@ MAY_IMPORT = {
         *(
             f"eexit.{name}"
             for name in (
-                "about",
                 "config",
                 "configuration",
                 "evaluation",
                 "files",
                 "places",
+                "results",
                 "rules",
                 "schema",
                 "states",

@@ -28,7 +28,6 @@ from cluster.flags import Parser
 from cluster.job import load_job
 from cluster.landing import Tally, clear_debris, remove_errors, survey
 from cluster.lease import hold
-from cluster.manifest import NAME
 from cluster.pool import plan_pools
 from cluster.progress import open_display
 from cluster.session import ray_session
@@ -37,6 +36,7 @@ from cluster.store import open_store
 from eexit.config import Prompt, SweepConfig
 from eexit.generator import Generator, Results, run_columns
 from eexit.plan import Run, count_runs, plan_runs
+from eexit.results import GENERATIONS_FOLDER, MANIFEST
 from eexit.schema import GENERATIONS, TOKENS
 
 DEMO = Path(__file__).parents[1] / "demo.toml"
@@ -105,7 +105,7 @@ def measure_driver(folder: Path, n_runs: int, actors: int) -> str:
     tally, _ = drive(config, folder, Nothing, actors)
     seconds = time.monotonic() - began
     assert tally.runs == n_runs
-    files = sorted((folder / "generations").iterdir())
+    files = sorted((folder / GENERATIONS_FOLDER).iterdir())
     for path in files[::2]:
         path.unlink()
     driving = peak_megabytes()
@@ -133,7 +133,7 @@ def drive(config: SweepConfig, folder: Path, make_generator: MakeGenerator, acto
     """What it came to, and when the last run had landed; Ray ends after that."""
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers could not import it from this folder
     store = open_store(folder)
-    store.publish(NAME, b"{}")
+    store.publish(MANIFEST, b"{}")
     planned = count_runs(config)
     with hold(store) as lease, ray_session() as nodes, open_display() as display:
         job, _ = load_job(["--actors", str(actors), "--device", "cpu"], DEMO)

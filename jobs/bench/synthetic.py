@@ -5,7 +5,6 @@ greedy texts do. KLs fall with depth, and exits follow the rule.
 """
 
 import itertools
-import json
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from eexit.results import FOLDERS, MANIFEST, Manifest, encode, generations_name, tokens_name
 from eexit.schema import GENERATIONS, LENGTH, OK, TOKENS
 
 LAYERS: Final = (5, 10, 15, 20, 25)
@@ -35,7 +35,7 @@ def write_synthetic_sweep(
     """`n_prompts` × (normal and two modes × `n_factors`) runs of `n_tokens`, with the `n_top` likeliest tokens."""
     factors = FACTORS[3 - n_factors // 2 :][:n_factors] if n_factors < len(FACTORS) else FACTORS
     runs = [("normal", None), *((mode, k) for mode in ("unfrozen", "frozen_residual") for k in factors)]
-    for name in ("generations", "tokens"):
+    for name in FOLDERS:
         (folder / name).mkdir(parents=True)
     draw = np.random.default_rng(0)
     weights = 1 / np.arange(1, N_WORDS + 1) ** 1.05
@@ -50,10 +50,10 @@ def write_synthetic_sweep(
                 generation, table = _run(draw, str(prompt), mode, k, ids, start, n_top)
                 generations.append(generation)
                 tokens.append(table)
-        shard = f"{first:032x}.parquet"
-        pq.write_table(pa.Table.from_pylist(generations, schema=GENERATIONS), folder / "generations" / shard)
-        pq.write_table(pa.concat_tables(tokens), folder / "tokens" / shard, compression="zstd")
-    (folder / "sweep.json").write_text(json.dumps(_about(n_prompts, factors, n_tokens, len(runs))))
+        stem = f"{first:032x}"
+        pq.write_table(pa.Table.from_pylist(generations, schema=GENERATIONS), folder / generations_name(stem))
+        pq.write_table(pa.concat_tables(tokens), folder / tokens_name(stem), compression="zstd")
+    (folder / MANIFEST).write_bytes(encode(_manifest(n_prompts, factors, n_tokens, len(runs))))
     return folder
 
 
@@ -142,16 +142,15 @@ def _nested(values: pa.Array, length: int) -> pa.Array:
     return pa.ListArray.from_arrays(np.arange(0, len(values) + 1, length, dtype=np.int32), values)
 
 
-def _about(n_prompts: int, factors: tuple[float, ...], n_tokens: int, n_runs: int) -> dict[str, Any]:
+def _manifest(n_prompts: int, factors: tuple[float, ...], n_tokens: int, n_runs: int) -> Manifest:
     prompts = [
         {"id": str(i), "prompt": f"Question {i}: what would a model say that left early?"} for i in range(n_prompts)
     ]
     modes = ["normal", "unfrozen", "frozen_residual"]
     config = {"prompts": prompts, "modes": modes, "kl_factors": list(factors), "readout": "lens", "temperature": 0.0}
-    return {
-        "format": 2,
-        "config": config | {"top_p": 1.0, "max_new_tokens": n_tokens},
-        "model": {"name": "synthetic", "n_layers": N_LAYERS},
-        "exitable_layers": list(LAYERS),
-        "n_runs": n_prompts * n_runs,
-    }
+    return Manifest(
+        config=config | {"top_p": 1.0, "max_new_tokens": n_tokens},
+        model={"name": "synthetic", "n_layers": N_LAYERS},
+        exitable_layers=list(LAYERS),
+        n_runs=n_prompts * n_runs,
+    )

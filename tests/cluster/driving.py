@@ -18,13 +18,13 @@ from cluster.actor import MakeGenerator
 from cluster.driver import Driver
 from cluster.landing import Tally, clear_debris, remove_errors, survey
 from cluster.lease import hold
-from cluster.manifest import NAME
 from cluster.pool import Pool
 from cluster.progress import Lines
 from cluster.shards import cut
 from cluster.store import open_store
 from eexit.config import SweepConfig
 from eexit.plan import count_runs, plan_runs
+from eexit.results import MANIFEST
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def drive(
 ) -> Tally:
     """On `pools`, or on `actors` of so many `cpus`."""
     store = open_store(out)
-    store.publish(NAME, b"{}")
+    store.publish(MANIFEST, b"{}")
     with hold(store) as lease:
         clear_debris(store)
         found = survey(store)

@@ -18,13 +18,14 @@ from random import Random
 import pandas as pd
 from scripted import rows_of, sweep_of
 
-from cluster.compaction import compact, read_about
+from cluster.compaction import compact
 from cluster.landing import land
 from cluster.manifest import make_manifest, read_manifest, written
 from cluster.settling import take_stock
 from cluster.store import open_store
 from eexit.config import UsageError
 from eexit.plan import plan_runs
+from eexit.results import MANIFEST, decode
 from reports.sweep import read_sweep
 
 FLIPS = 400
@@ -61,7 +62,7 @@ def compacted(folder: Path) -> object:
     with tempfile.TemporaryDirectory() as into:
         compact(open_store(folder), open_store(into), 1000)
         frames = (pd.read_parquet(f"{into}/{name}") for name in ("generations", "tokens"))
-        return read_about(open_store(into)), *(frame.to_json() for frame in frames)
+        return decode(Path(into, MANIFEST).read_bytes()), *(frame.to_json() for frame in frames)
 
 
 READERS: dict[str, Callable[[Path], object]] = {"resume": resumed, "report": reported, "compaction": compacted}

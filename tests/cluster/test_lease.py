@@ -13,7 +13,6 @@ from driving import wait_until
 from scripted import rows_of, sweep_of
 
 import cluster.lease
-from cluster import manifest
 from cluster.actor import SweepActor
 from cluster.breaker import SweepStopped
 from cluster.landing import LandingError, landed
@@ -22,6 +21,7 @@ from cluster.store import Store, open_store
 from eexit.config import SweepConfig, UsageError
 from eexit.generator import Results
 from eexit.plan import Run, plan_runs
+from eexit.results import MANIFEST
 
 HOLDER = """
 import sys, time
@@ -208,7 +208,7 @@ def test_who_lost_its_lease_stops_and_its_actors_land_nothing(store: Store, monk
         store.publish(NAME, elsewhere(0))
         wait_until(is_lost)
         config = sweep_of("m", "one")
-        store.publish(manifest.NAME, b"{}")
+        store.publish(MANIFEST, b"{}")
         actor = SweepActor(lambda config, device: Instant(config), config, store.root, "cpu", lease.token, "me")
         actor.load()
         with pytest.raises(LandingError, match="has another driver now"):
@@ -219,7 +219,7 @@ def test_who_lost_its_lease_stops_and_its_actors_land_nothing(store: Store, monk
 def test_an_actor_that_was_given_up_lands_nothing_when_it_wakes_up(store: Store) -> None:
     config = sweep_of("m", "one", "two")
     runs = list(plan_runs(config))
-    store.publish(manifest.NAME, b"{}")
+    store.publish(MANIFEST, b"{}")
     with hold(store) as lease:
 
         def actor(token: str, meanwhile: Callable[[], None]) -> SweepActor:

@@ -8,7 +8,6 @@ import pytest
 from scripted import sweep_of
 
 from cluster.manifest import (
-    FORMAT,
     LostManifestError,
     first_difference,
     make_manifest,
@@ -19,6 +18,7 @@ from cluster.manifest import (
 )
 from cluster.store import Store, open_store
 from eexit.config import UsageError
+from eexit.results import FORMAT
 
 SHARD = f"generations/{'ab' * 16}.parquet"
 MODEL = {"name": "tiny", "digest": "ab12", "n_layers": 7}

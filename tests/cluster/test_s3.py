@@ -18,15 +18,15 @@ from cluster.compaction import compact
 from cluster.driver import Driver
 from cluster.landing import LandingError, Survey, clear_debris, land, landed, read_columns, shard_name, survey
 from cluster.lease import hold
-from cluster.manifest import FORMAT, NAME, make_manifest, written
+from cluster.manifest import make_manifest, written
 from cluster.pool import Pool
 from cluster.progress import Lines
 from cluster.settling import take_stock
 from cluster.shards import cut
 from cluster.store import Store, open_store
-from eexit.about import encode
 from eexit.config import SweepConfig, UsageError
 from eexit.plan import count_runs, plan_runs
+from eexit.results import MANIFEST, Manifest, encode
 from eexit.schema import TOKENS
 from reports.page import build_report
 
@@ -106,7 +106,7 @@ def test_a_lease_and_a_merged_copy(store: Store, wire: Wire, tmp_path: Path) -> 
         lease.check()
         with pytest.raises(UsageError, match="is in use by process"), hold(store):
             pass
-        store.publish(NAME, encode({"format": FORMAT, "config": {}, "model": {}, "exitable_layers": []}))
+        store.publish(MANIFEST, encode(Manifest(config={}, model={}, exitable_layers=[])))
         for half in (runs[:9], runs[9:]):
             land(store, half, rows_of(half, config))
     copy = open_store(tmp_path / "copy")
@@ -177,7 +177,7 @@ def test_a_sweep_whose_bucket_refuses_stops_and_goes_on_once_mended(wire: Wire, 
     out = uri(wire, "sweep")
     config = sweep_of(tmp_path, *(f"{n}" for n in range(3)), *(noise(n) for n in range(6)))
     store = open_store(out)
-    store.publish(NAME, b"{}")
+    store.publish(MANIFEST, b"{}")
     wire.cut_after = 20_000
     with pytest.raises(SweepStopped, match=r"5 failures in a row, the last: .*can't be written to"):
         drive_to(config, out, survey(store))

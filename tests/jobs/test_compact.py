@@ -13,12 +13,11 @@ from pandas.testing import assert_frame_equal
 from cluster.compaction import compact
 from cluster.landing import clear_debris, land, landed, remove_errors, survey
 from cluster.lease import hold
-from cluster.manifest import FORMAT, NAME
 from cluster.store import Store, open_store
-from eexit.about import encode
 from eexit.config import Prompt, SweepConfig
 from eexit.generator import Results, error_results, run_columns
 from eexit.plan import Run, plan_runs
+from eexit.results import MANIFEST, Manifest, encode
 from eexit.schema import GENERATIONS, TOKENS
 
 SCRIPT = Path(__file__).parents[2] / "jobs" / "compact.py"
@@ -46,7 +45,7 @@ def config() -> SweepConfig:
 def store(tmp_path: Path, config: SweepConfig) -> Store:
     """40 files of 9 runs, one of them errors."""
     store = open_store(tmp_path / "out")
-    store.publish(NAME, encode({"format": FORMAT, "config": {}, "model": {}, "exitable_layers": []}))
+    store.publish(MANIFEST, encode(Manifest(config={}, model={}, exitable_layers=[])))
     runs = list(plan_runs(config))
     for start in range(0, len(runs), 9):
         some = runs[start : start + 9]
@@ -84,8 +83,8 @@ def test_a_copy_has_the_same_rows_in_few_files_and_the_sweep_can_go_on_there(
     assert done.stdout == "40 files merged into 4\n", done.stderr
     assert contents(Path(store.root)) == before
     copy = open_store(tmp_path / "copy")
-    assert sorted(os.listdir(copy.root)) == ["generations", NAME, "tokens"]
-    assert copy.read(NAME) == store.read(NAME)
+    assert sorted(os.listdir(copy.root)) == ["generations", MANIFEST, "tokens"]
+    assert copy.read(MANIFEST) == store.read(MANIFEST)
     assert n_files(copy) == 8
     assert_same(read(copy), read(store))
     assert clear_debris(copy) == 0
@@ -113,7 +112,7 @@ def test_a_copy_that_was_killed_is_no_sweep_and_is_not_gone_on_with(
     with pytest.raises(KeyboardInterrupt):
         compact(store, copy, 100)
     monkeypatch.undo()
-    assert not copy.has(NAME)
+    assert not copy.has(MANIFEST)
     again = compacted(store.root, "--into", copy.root)
     assert (again.returncode, again.stderr) == (2, f"error: --into {copy.root} holds results: choose another place\n")
 
@@ -126,7 +125,7 @@ def test_without_a_place_for_the_copy_nothing_is_done(store: Store) -> None:
     assert contents(Path(store.root)) == before
 
 
-@pytest.mark.parametrize("name", [NAME, f"tokens/{'ab' * 16}.parquet", f"generations/{'ab' * 16}.parquet"])
+@pytest.mark.parametrize("name", [MANIFEST, f"tokens/{'ab' * 16}.parquet", f"generations/{'ab' * 16}.parquet"])
 def test_a_place_that_holds_results_is_refused(store: Store, tmp_path: Path, name: str) -> None:
     copy = open_store(tmp_path / "copy")
     copy.publish(name, b"of another sweep")
@@ -138,7 +137,7 @@ def test_a_place_that_holds_results_is_refused(store: Store, tmp_path: Path, nam
 
 def test_a_folder_that_is_no_sweeps_is_left_alone(tmp_path: Path) -> None:
     done = compacted(tmp_path / "typo", "--into", tmp_path / "copy")
-    assert (done.returncode, done.stderr) == (2, f"error: {tmp_path}/typo holds no {NAME}: is it a sweep's?\n")
+    assert (done.returncode, done.stderr) == (2, f"error: {tmp_path}/typo holds no {MANIFEST}: is it a sweep's?\n")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -147,11 +146,11 @@ def test_a_folder_whose_manifest_no_sweep_wrote_is_left_alone(tmp_path: Path, ma
     for name in ("tokens/a.txt", f"tokens/{'ab' * 16}.parquet", "tokens/.x.tmp", "generations/b.parquet"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("mine")
-    (tmp_path / NAME).write_text(manifest)
+    (tmp_path / MANIFEST).write_text(manifest)
     before = contents(tmp_path)
     done = compacted(tmp_path, "--into", tmp_path / "copy")
     assert done.returncode == 2
-    assert f"{NAME} is no sweep's, or damaged" in done.stderr
+    assert f"{MANIFEST} is no sweep's, or damaged" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert contents(tmp_path) == before
 
