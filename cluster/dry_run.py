@@ -8,7 +8,7 @@ from cluster.estimate import Memory
 from cluster.job import SweepJob
 from cluster.progress import counted
 from eexit.config import SweepConfig
-from eexit.plan import Configuration, configurations, count_runs
+from eexit.plan import configurations, count_runs
 
 
 def describe_plan(
@@ -35,7 +35,7 @@ def describe_plan(
         "system prompt": _system(config),
         "prefiller": _quoted(config.prefiller),
         "control tokens": "read in prompts" if config.control_tokens else "plain text in prompts",
-        "configurations": ", ".join(map(_name, grid)),
+        "configurations": ", ".join(configuration.key for configuration in grid),
         "exit layers": f"{' '.join(map(str, exitable_layers))} (the final one is {model['n_layers'] - 1})",
         "readout": config.readout,
         "next token": f"sampled, temperature {config.temperature:g}, top-p {config.top_p:g}"
@@ -53,11 +53,6 @@ def describe_plan(
         "out": out,
     }
     return "\n".join(f"{name:14}  {text}" for name, text in lines.items())
-
-
-def _name(configuration: Configuration) -> str:
-    factor = configuration.kl_factor
-    return configuration.mode if factor is None else f"{configuration.mode} {factor:g}"
 
 
 def _system(config: SweepConfig) -> str:

@@ -9,11 +9,11 @@ import pyarrow.compute as pc
 
 from cluster.landing import read_columns
 from cluster.store import Store
+from eexit.configuration import Configuration
 from eexit.places import inside, shown
-from eexit.plan import Configuration
 from eexit.schema import ERROR, GENERATIONS, OK
 
-KEYS = ("mode", "kl_factor", "seed")
+KEYS = ("parameter", "kl_factor", "seed")
 MEASURES = tuple(
     field.name
     for field in GENERATIONS
@@ -28,7 +28,7 @@ def figures(
 
     A mean is null where no run has the measure, or where it is not finite. `model` is the manifest's.
     """
-    generations = read_columns(store, ["status", "mode", "kl_factor", *MEASURES])
+    generations = read_columns(store, ["status", "configuration", *MEASURES])
     rows = [_of_configuration(configuration, generations) for configuration in configurations]
     return {
         "out": shown(out),
@@ -42,9 +42,7 @@ def figures(
 
 def outcomes(configuration: Configuration, generations: pa.Table) -> tuple[int, int, pa.Table]:
     """How many runs of a configuration there are, how many of them are errors, and the rows of those that are not."""
-    mode, kl_factor = configuration.mode, configuration.kl_factor
-    same_factor = pc.field("kl_factor").is_null() if kl_factor is None else pc.field("kl_factor") == kl_factor
-    runs = generations.filter((pc.field("mode") == mode.value) & same_factor)
+    runs = generations.filter(pc.field("configuration") == configuration.key)
     n_errors = runs.filter(pc.field("status") == ERROR).num_rows
     return runs.num_rows, n_errors, runs.filter(pc.field("status") == OK)
 
@@ -52,8 +50,7 @@ def outcomes(configuration: Configuration, generations: pa.Table) -> tuple[int, 
 def _of_configuration(configuration: Configuration, generations: pa.Table) -> dict[str, Any]:
     n_runs, n_errors, done = outcomes(configuration, generations)
     return {
-        "mode": configuration.mode.value,
-        "kl_factor": configuration.kl_factor,
+        **configuration.columns,
         "runs": n_runs,
         "errors": n_errors,
         "means": {name: _finite(pc.mean(done[name]).as_py()) for name in MEASURES},

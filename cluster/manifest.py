@@ -11,7 +11,7 @@ from typing import Any
 from cluster.store import Store
 from eexit.config import SweepConfig, UsageError
 from eexit.files import DamagedError, list_files, read_shards
-from eexit.plan import count_runs, plan_runs
+from eexit.plan import configurations, count_runs, plan_runs
 from eexit.results import FOLDERS, FORMAT, MANIFEST, Manifest, OtherFormatError, decode, encode
 
 PACKAGES = ("eexit", "torch", "transformers", "ray", "pyarrow")
@@ -25,6 +25,7 @@ def make_manifest(config: SweepConfig, model: Mapping[str, Any], exitable_layers
     """Of a sweep that starts now, with the packages at hand; `model` has the fields of a `ModelDescription`."""
     return Manifest(
         config=config.model_dump(mode="json"),
+        configurations=[{"key": each.key, **each.columns} for each in configurations(config)],
         model=model,
         exitable_layers=list(exitable_layers),
         n_runs=count_runs(config),

@@ -10,10 +10,9 @@ from rich.table import Table
 from cluster.figures import outcomes
 from cluster.landing import read_columns
 from cluster.store import Store
-from eexit.plan import Configuration
-from eexit.schema import configuration_key
+from eexit.configuration import Configuration
 
-COLUMNS = ["mode", "kl_factor", "status", "mean_depth", "disagreement", "perplexity", "tokens_until_difference"]
+COLUMNS = ["configuration", "status", "mean_depth", "disagreement", "perplexity", "tokens_until_difference"]
 # The report's words, in lines that leave the table within 80 columns.
 HEADINGS = ("runs", "failed", "layers\nskipped\n(theoretical)", "disagreement", "perplexity", "same as\nnormal\nuntil")
 CAPTION = (
@@ -39,7 +38,7 @@ def _line(configuration: Configuration, generations: pa.Table) -> list[str]:
     n_runs, n_errors, done = outcomes(configuration, generations)
     log_perplexity = pc.mean(pc.ln(done["perplexity"]))
     return [
-        configuration_key(configuration.mode.value, configuration.kl_factor),
+        configuration.key,
         f"{n_runs:,}",
         f"{n_errors:,}",
         _said(pc.subtract(1.0, pc.mean(done["mean_depth"])), "{:.1%}"),

@@ -242,12 +242,28 @@ class Decoder:
         with LayerPass(self.layers, view, [], [], [window] * self.n_layers).answering():
             return _attention(call.module, call.query, call.key, call.value, None, **call.options)[0]
 
-    def read(self, hidden_BW: Tensor, norm: bool = True) -> Tensor:
-        """The logits (B, V) of a residual stream: final norm (unless told otherwise), head, scaling and soft-cap."""
-        hidden_BTW = hidden_BW[:, None]
-        for module in self.after_layers if norm else self.projections:
-            hidden_BTW = module(hidden_BTW)
-        return self._head(inputs_embeds=hidden_BTW, use_cache=False).logits[:, 0]
+    def normed(self, hidden_BW: Tensor) -> Tensor:
+        """What the model makes of a residual stream before its head: the final norm, and a projection if it has one."""
+        return _through(self.after_layers, hidden_BW)
+
+    def unnormed(self, hidden_BW: Tensor) -> Tensor:
+        """The same without the norm."""
+        return _through(self.projections, hidden_BW)
+
+    def head(self, ready_BH: Tensor) -> Tensor:
+        """The logits (B, V) of what `normed` gives: head, scaling and soft-cap."""
+        return self._head(inputs_embeds=ready_BH[:, None], use_cache=False).logits[:, 0]
+
+    def read(self, hidden_BW: Tensor) -> Tensor:
+        """The logits (B, V) of a residual stream, as the model itself reads that after its last layer."""
+        return self.head(self.normed(hidden_BW))
+
+
+def _through(modules: Sequence[nn.Module], hidden_BW: Tensor) -> Tensor:
+    hidden_BTW = hidden_BW[:, None]
+    for module in modules:
+        hidden_BTW = module(hidden_BTW)
+    return hidden_BTW[:, 0]
 
 
 def context_of(config: Any) -> int | None:

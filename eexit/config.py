@@ -7,13 +7,17 @@ Every field here changes results; how and where a sweep is executed (`cluster.jo
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from enum import StrEnum
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticKnownError
+
+from eexit.configuration import MODES, NORMAL
+from eexit.readouts import READOUTS
+from eexit.rules import RULES, Control
+from eexit.states import STATES
 
 MOST_TOKENS: Final = 2**31 - 1  # positions are stored as int32
 LEAST_SEED, MOST_SEED = -(2**63), 2**63 - 1  # and seeds as int64
@@ -35,14 +39,6 @@ def some(lines: Sequence[str], most: int = 20) -> list[str]:
     """The first lines of many that may be alike, and how many more there are."""
     more = len(lines) - most
     return [*lines[:most], *([f"and {more:,} more"] if more > 0 else [])]
-
-
-class Mode(StrEnum):
-    """What an early exit does to the state (the residual stream and the cache that later tokens attend to)."""
-
-    NORMAL = "normal"
-    UNFROZEN = "unfrozen"
-    FROZEN_RESIDUAL = "frozen_residual"
 
 
 def _encodable(text: str) -> str:
@@ -102,20 +98,87 @@ def _distinct(values: tuple) -> tuple:
     return values
 
 
-def _distinguishable(kl_factors: tuple[float, ...]) -> tuple[float, ...]:
+def _distinguishable(parameters: tuple[float, ...], name: str = "kl_factors") -> tuple[float, ...]:
     """Tables and the report show six digits, and tell configurations apart by them."""
     shown: dict[str, float] = {}
-    for kl_factor in kl_factors:
-        other = shown.setdefault(f"{kl_factor:g}", kl_factor)
-        if other != kl_factor:
-            raise ValueError(f"kl_factors {other} and {kl_factor} are shown with six digits, as {kl_factor:g} both")
-    return kl_factors
+    for parameter in parameters:
+        other = shown.setdefault(f"{parameter:g}", parameter)
+        if other != parameter:
+            raise ValueError(f"{name} {other} and {parameter} are shown with six digits, as {parameter:g} both")
+    return parameters
+
+
+def _one_of(names: Mapping[str, object]) -> AfterValidator:
+    """Refuse a text that isn't among the names."""
+
+    def known(name: str) -> str:
+        if name not in names:
+            *others, last = map(repr, names)
+            raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
+        return name
+
+    return AfterValidator(known)
+
+
+def _rules(given: Any) -> Any:
+    """Rules and their parameters as a table, from texts such as "kl=0.5,1" and "agree" too.
+
+    A text that names no rule goes on with the parameters of the one before it: "kl=0.5", "1".
+    """
+    if not isinstance(given, list | tuple):
+        return given
+    table: dict[str, list[str]] = {}
+    name = ""
+    for text in given:
+        begins, is_given, rest = str(text).rpartition("=")
+        if is_given or not _is_number(rest):
+            name = (begins if is_given else rest).strip()
+            if name in table:
+                raise ValueError(f"rule {name} is listed more than once")
+            table[name] = []
+        if not name:
+            raise ValueError(f"rules start with a name, as in kl=0.5,1 or agree, got {text}")
+        if is_given or _is_number(rest):
+            table[name] += [part.strip() for part in rest.split(",") if part.strip()]
+    return table
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.partition(",")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def _sensible(rules: Mapping[str, tuple[float, ...]]) -> Mapping[str, tuple[float, ...]]:
+    for name, parameters in rules.items():
+        if name not in RULES:
+            raise ValueError(f"unknown rule {name!r}: choose from {', '.join(RULES)}")
+        for parameter in parameters or (None,):
+            RULES[name].check(parameter)
+        _distinguishable(_distinct(parameters), f"the parameters of rule {name}")
+    return rules
 
 
 KLFactor = Annotated[Float, Field(ge=0), AfterValidator(_finite)]
 KLFactors = Annotated[tuple[KLFactor, ...], AfterValidator(_distinct), AfterValidator(_distinguishable)]
+Rules = Annotated[dict[Text, tuple[Float, ...]], BeforeValidator(_rules), AfterValidator(_sensible)]
 Seed = Annotated[Int, Field(ge=LEAST_SEED, le=MOST_SEED)]
 ExitLayers = Annotated[tuple[Annotated[Int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_increasing)]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class ControlOf:
+    """A control to run: rule `random` in a mode, with the exit layers of the configuration `of`, as counted there."""
+
+    mode: Annotated[Text, _one_of(STATES)]
+    of: Text
+    counts: dict[int, int]
+
+    @property
+    def parameter(self) -> Control:
+        return Control(self.of, tuple(sorted(self.counts.items())))
 
 
 class SweepConfig(BaseModel):
@@ -135,16 +198,28 @@ class SweepConfig(BaseModel):
     control_tokens: Bool = Field(
         False, description="read <|im_start|> and the like in prompts as control tokens; otherwise they are plain text"
     )
-    modes: Annotated[tuple[Mode, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
-        tuple(Mode), description="what an early exit does: normal (nothing), unfrozen, frozen_residual"
+    modes: Annotated[tuple[Annotated[Text, _one_of(MODES)], ...], Field(min_length=1), AfterValidator(_distinct)] = (
+        Field(
+            (NORMAL, "unfrozen", "frozen_residual"),
+            description=f"what an early exit leaves behind: {NORMAL} (no exits), {', '.join(STATES)}",
+        )
     )
-    kl_factors: KLFactors = Field((0.5, 1.0, 2.0, 4.0), description="sensitivities; higher is more conservative")
+    kl_factors: KLFactors = Field(
+        (0.5, 1.0, 2.0, 4.0), description="KL factors of rule kl, unless --rules are given; higher is more conservative"
+    )
+    rules: Rules = Field(
+        {},
+        description=f"where tokens exit, each rule with its parameters: kl=0.5,1 agree; there are {', '.join(RULES)}",
+    )
+    controls: tuple[ControlOf, ...] = Field((), description="configurations to follow without knowing anything")
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
         (0,), description="of the exit and sampling draws; each is a run of its own"
     )
     exit_layers: ExitLayers | None = Field(None, description="exitable layers, 0-based, below the final one")
     exit_every: Int = Field(5, ge=1, description="exitable layers l with l > 0 and l % N == 0, unless --exit-layers")
-    readout: Literal["lens", "raw"] = Field("lens", description="lens: final norm and head; raw: head alone")
+    readout: Annotated[Text, _one_of(READOUTS)] = Field(
+        "lens", description="lens: final norm and head; raw: head alone"
+    )
     max_new_tokens: Int = Field(100, ge=1, le=MOST_TOKENS, description="tokens per run at most")
     temperature: Float = Field(0.0, ge=0, allow_inf_nan=False, description="0: greedy")
     top_p: Float = Field(1.0, gt=0, le=1, description="nucleus to sample from; needs a temperature above 0")
@@ -153,13 +228,23 @@ class SweepConfig(BaseModel):
         3, ge=0, le=100, description="likeliest tokens of each exitable layer to record with every token; 0: none"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _rules_instead(cls, given: Any) -> Any:
+        """The default KL factors are those of a sweep that names no rules."""
+        if isinstance(given, dict) and given.get("rules") and "kl_factors" not in given:
+            return {**given, "kl_factors": ()}
+        return given
+
     @model_validator(mode="after")
     def _whole(self) -> Self:
         repeated = [name for name, count in Counter(prompt.id for prompt in self.prompts).items() if count > 1]
         if repeated:
             raise ValueError(f"prompt ids must be unique, {repeated[0]!r} is there more than once")
-        if not self.kl_factors and set(self.modes) != {Mode.NORMAL}:
-            raise ValueError("kl_factors is empty, but only mode normal can do without one")
+        if self.kl_factors and "kl" in self.rules:
+            raise ValueError("rule kl has KL factors in rules and in kl_factors: give all of them in one place")
+        if not self.kl_factors and not self.rules and set(self.modes) != {NORMAL}:
+            raise ValueError("there are no kl_factors and no rules, but only mode normal can do without one")
         if self.top_p < 1 and self.temperature == 0:
             raise ValueError(f"top_p {self.top_p} has no effect at temperature 0: set a temperature above 0")
         return self

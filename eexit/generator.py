@@ -39,8 +39,8 @@ def run_columns(run: Run, config: SweepConfig) -> dict[str, object]:
         "run_id": run.run_id,
         "prompt_id": run.prompt.id,
         "prompt": run.prompt.prompt,
-        "mode": run.configuration.mode.value,
-        "kl_factor": run.configuration.kl_factor,
+        **run.configuration.columns,
+        "readout": config.readout,
         "seed": run.seed,
         "model": config.model,
     }

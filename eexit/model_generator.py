@@ -10,7 +10,8 @@ import torch
 
 from eexit.anatomy import Decoder
 from eexit.chat import format_and_tokenize_input
-from eexit.config import Mode, SweepConfig, first_line
+from eexit.config import SweepConfig, first_line
+from eexit.configuration import NORMAL, Configuration
 from eexit.cpu.packed_linear import pack_linear_layers
 from eexit.engine import Engine
 from eexit.exits import resolve_exitable_layers
@@ -18,8 +19,11 @@ from eexit.generator import Results, error_results, run_columns
 from eexit.models import eos_token_ids, load_model_and_tokenizer
 from eexit.plan import Run
 from eexit.records import generation_columns, text_pieces, token_text, tokens_table
-from eexit.rows import Decoding, Failure, Outcome, Request, Trace
+from eexit.rows import Decoding, Failure, Outcome, Request
 from eexit.schema import GENERATIONS, TOKENS
+from eexit.trace import Trace
+
+Key = tuple[str, int, str]  # of a run: its prompt's id, its seed, its configuration's key
 
 
 class ModelGenerator:
@@ -60,21 +64,19 @@ class ModelGenerator:
             pa.concat_tables([TOKENS.empty_table(), *(part.tokens for part in parts)]),
         )
 
-    def requests(self, runs: Sequence[Run]) -> dict[tuple, Request]:
-        """What to decode, keyed by prompt, seed, mode and KL factor; those of one prompt next to each other.
+    def requests(self, runs: Sequence[Run]) -> dict[Key, Request]:
+        """What to decode, keyed by prompt, seed and configuration; that of one prompt next to each other.
 
         Runs whose prompt can't be tokenised are left out.
         """
-        requests: dict[tuple, Request] = {}
+        requests: dict[Key, Request] = {}
         for run in sorted(runs, key=lambda run: run.prompt.id):
             token_ids, error = self._tokenize(run)
             if error:
                 continue
-            if Mode.NORMAL in self.config.modes:
-                normal = Request(token_ids, Mode.NORMAL, None, run.seed)
-                requests.setdefault((run.prompt.id, run.seed, Mode.NORMAL, None), normal)
-            mode, kl_factor = run.configuration.mode, run.configuration.kl_factor
-            requests[run.prompt.id, run.seed, mode, kl_factor] = Request(token_ids, mode, kl_factor, run.seed)
+            normal = replace(run, configuration=Configuration(NORMAL))
+            for each in (normal, run) if NORMAL in self.config.modes else (run,):
+                requests.setdefault(_key(each), Request(token_ids, each.configuration, run.seed))
         return requests
 
     def _tokenize(self, run: Run) -> tuple[tuple[int, ...], str]:
@@ -120,14 +122,14 @@ class ModelGenerator:
         self.engine = Engine(self.engine.decoder, replace(self.engine.decoding, rows=rows))
         return True
 
-    def _results(self, run: Run, requests: dict[tuple, Request], outcomes: dict[tuple, Outcome]) -> Results:
-        key = (run.prompt.id, run.seed, run.configuration.mode, run.configuration.kl_factor)
+    def _results(self, run: Run, requests: dict[Key, Request], outcomes: dict[Key, Outcome]) -> Results:
+        key = _key(run)
         if key not in outcomes:
             return error_results([run], self.config, self._tokenize(run)[1])
         outcome = outcomes[key]
         if isinstance(outcome, Failure):
             return error_results([run], self.config, outcome.error)
-        normal = outcomes.get((run.prompt.id, run.seed, Mode.NORMAL, None))
+        normal = outcomes.get((run.prompt.id, run.seed, NORMAL))
         pieces = text_pieces(self.tokenizer, outcome)
         decoding, n_layers = self.engine.decoding, self.engine.decoder.n_layers
         row: dict[str, Any] = {
@@ -139,6 +141,10 @@ class ModelGenerator:
             ),
         }
         return Results(pa.Table.from_pylist([row], GENERATIONS), tokens_table(run, outcome, pieces, self.text_of))
+
+
+def _key(run: Run) -> Key:
+    return run.prompt.id, run.seed, run.configuration.key
 
 
 def _is_out_of_memory(error: Exception) -> bool:

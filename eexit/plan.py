@@ -3,17 +3,10 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from eexit.config import Mode, Prompt, SweepConfig
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """A mode and its KL factor; the factor is None for `normal`."""
-
-    mode: Mode
-    kl_factor: float | None
+from eexit.config import Prompt, SweepConfig
+from eexit.configuration import NORMAL, Configuration
 
 
 @dataclass(frozen=True)
@@ -27,12 +20,27 @@ class Run:
 
 
 def configurations(config: SweepConfig) -> list[Configuration]:
-    """`normal` where it is asked for, and each other mode at each KL factor."""
-    return [
-        Configuration(mode, kl_factor)
-        for mode in config.modes
-        for kl_factor in ((None,) if mode == Mode.NORMAL else config.kl_factors)
-    ]
+    """`normal` where it is asked for, and each other mode with each rule at each of its parameters.
+
+    A control comes right after the configuration that it is a control of, or last.
+    """
+    controls = {control.of: Configuration(control.mode, "random", control.parameter) for control in config.controls}
+    planned: list[Configuration] = []
+    for configuration in _grid(config):
+        control = controls.pop(configuration.key, None)
+        planned += [configuration, *([control] if control else [])]
+    return [*planned, *controls.values()]
+
+
+def _grid(config: SweepConfig) -> Iterator[Configuration]:
+    rules = {"kl": config.kl_factors, **config.rules} if config.kl_factors else config.rules
+    for mode in config.modes:
+        if mode == NORMAL:
+            yield Configuration(NORMAL)
+            continue
+        for rule, parameters in rules.items():
+            for parameter in parameters or (None,):
+                yield Configuration(mode, rule, parameter)
 
 
 def count_runs(config: SweepConfig) -> int:
@@ -41,13 +49,13 @@ def count_runs(config: SweepConfig) -> int:
 
 def plan_runs(config: SweepConfig) -> Iterator[Run]:
     """Every run of the sweep, those of one prompt and seed in a row, so that they can share its prefill."""
-    shared = config.model_dump(mode="json", exclude={"prompts", "modes", "kl_factors", "seeds"})
+    shared = config.model_dump(mode="json", exclude={"prompts", "modes", "kl_factors", "rules", "controls", "seeds"})
+    grid = [(configuration, _hash(asdict(configuration))) for configuration in configurations(config)]
     for prompt in config.prompts:
         prompt_hash = _hash(shared, prompt.id, prompt.prompt, prompt.system)
         for seed in config.seeds:
-            for configuration in configurations(config):
-                run_id = _hash(prompt_hash, configuration.mode, configuration.kl_factor, seed)
-                yield Run(run_id, prompt, configuration, seed)
+            for configuration, configuration_hash in grid:
+                yield Run(_hash(prompt_hash, configuration_hash, seed), prompt, configuration, seed)
 
 
 def _hash(*content: object) -> str:

@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from eexit.evaluation import agreement, disagreement, distinct, longest_loop, perplexity
 from eexit.plan import Run
-from eexit.rows import Trace
 from eexit.schema import EOS, OK, TOKENS
+from eexit.trace import Column, Trace, recorded
 
 
 @dataclass(frozen=True)
@@ -92,51 +92,48 @@ def tokens_table(run: Run, trace: Trace, pieces: Sequence[str], text_of: Callabl
     n_tokens = len(trace.token_id_T)
     position = np.arange(n_tokens, dtype=np.int32)
 
-    def same(value: object, kind: pa.DataType) -> pa.Array:
-        return pa.array([value] * n_tokens, kind)
+    def same(value: object) -> list[object]:
+        return [value] * n_tokens
 
-    columns = {
-        "run_id": same(run.run_id, pa.string()),
-        "prompt_id": same(run.prompt.id, pa.string()),
-        "mode": same(run.configuration.mode.value, pa.string()),
-        "kl_factor": same(run.configuration.kl_factor, pa.float64()),
-        "seed": same(run.seed, pa.int64()),
-        "position": pa.array(position),
-        "decided": pa.array(position > 0),
-        "token_id": pa.array(trace.token_id_T),
-        "token": pa.array(pieces, pa.string()),
-        "exit_layer": pa.array(trace.exit_layer_T),
-        "kl": _lists(trace.kl_TE),
-        "exit_prob": _lists(trace.exit_prob_TE),
-        "logprob": pa.array(trace.logprob_T),
-        "exit_logprob": pa.array(trace.exit_logprob_T),
-        "final_token_id": pa.array(trace.final_token_id_T),
-        "entropy": pa.array(trace.entropy_T),
+    columns: dict[str, Any] = {
+        "run_id": same(run.run_id),
+        "prompt_id": same(run.prompt.id),
+        **{name: same(value) for name, value in run.configuration.columns.items()},
+        "seed": same(run.seed),
+        "position": position,
+        "decided": position > 0,
+        "token": pieces,
     }
-    if trace.top_token_id_TXK.size:
-        columns |= _top_columns("top", trace.top_token_id_TXK, trace.top_prob_TXK, text_of)
-        columns |= _top_columns("exit_top", trace.exit_top_token_id_TK, trace.exit_top_prob_TK, text_of)
-    return pa.table([columns.get(f.name, pa.nulls(n_tokens, f.type)) for f in TOKENS], schema=TOKENS)
+    for attribute, name, _, column in recorded():
+        values = getattr(trace, attribute)
+        columns[name] = _lists(values, column)
+        if column.texts:
+            columns[column.texts] = _texts(values, text_of)
+    return pa.table({field.name: columns[field.name] for field in TOKENS}, schema=TOKENS)
 
 
-def _top_columns(
-    prefix: str, token_ids: np.ndarray, probabilities: np.ndarray, text_of: Callable[[int], str]
-) -> dict[str, pa.Array]:
+def _lists(values: np.ndarray, column: Column) -> pa.Array:
+    """A number of each token, or a list of them; null where nothing was recorded, which is NaN in `values`."""
+    if not values.size:
+        return pa.nulls(len(values))
+    flat = pa.array(values.reshape(-1), column.kind, from_pandas=column.nullable)
+    if values.ndim == 1 or not column.nullable or values.dtype.kind != "f":
+        return _nested(flat, values.shape)
+    return _nested(flat, values.shape, np.isnan(values).reshape(len(values), -1).all(1))
+
+
+def _texts(token_ids: np.ndarray, text_of: Callable[[int], str]) -> pa.Array:
+    if not token_ids.size:
+        return pa.nulls(len(token_ids))
     distinct_ids, which = np.unique(token_ids, return_inverse=True)
     texts = pa.array([text_of(token_id) for token_id in distinct_ids.tolist()], pa.string()).take(which.reshape(-1))
-    return {
-        f"{prefix}_token_ids": _lists(token_ids),
-        f"{prefix}_tokens": _nested(texts, token_ids.shape),
-        f"{prefix}_prob": _lists(probabilities),
-    }
+    return _nested(texts, token_ids.shape)
 
 
-def _lists(values: np.ndarray) -> pa.ListArray:
-    return _nested(pa.array(values.reshape(-1)), values.shape)
-
-
-def _nested(flat: pa.Array, shape: tuple[int, ...]) -> pa.Array:
+def _nested(flat: pa.Array, shape: tuple[int, ...], absent_T: np.ndarray | None = None) -> pa.Array:
     """Lists, of lists where there are more dimensions, whose lengths are those of `shape` after the first."""
-    for n_lists, width in reversed([(int(np.prod(shape[:axis])), shape[axis]) for axis in range(1, len(shape))]):
-        flat = pa.ListArray.from_arrays(np.arange(n_lists + 1, dtype=np.int32) * width, flat)
+    for axis in reversed(range(1, len(shape))):
+        offsets = pa.array(np.arange(int(np.prod(shape[:axis])) + 1, dtype=np.int32) * shape[axis])
+        mask = None if axis > 1 or absent_T is None else pa.array(absent_T)
+        flat = pa.ListArray.from_arrays(offsets, flat, mask=mask)
     return flat

@@ -8,8 +8,10 @@ Shapes: E exitable layers, V vocabulary.
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +19,11 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from eexit.anatomy import Decoder
-from eexit.config import Mode
 from eexit.draws import exit_draws, sampling_draws
-from eexit.readout import pick_tokens
-from eexit.rows import Decoding, Request, Trace
+from eexit.reading import pick_tokens
+from eexit.rows import Decoding, Request
 from eexit.schema import EOS, LENGTH
+from eexit.trace import Trace
 
 
 @torch.inference_mode()
@@ -32,51 +34,61 @@ def generate_one(model: PreTrainedModel, decoder: Decoder, request: Request, dec
     u_token = sampling_draws(request.seed, prompt, decoding.max_new_tokens)
     final = decoder.n_layers - 1
     teacher_cache, student_cache = DynamicCache(config=model.config), DynamicCache(config=model.config)
-    tokens, steps = prompt, []
+    tokens, rule = prompt, request.configuration.rule
+    steps: list[dict[str, Any]] = []
     finish_reason = LENGTH
     for position in range(decoding.max_new_tokens):
         inputs = torch.tensor([tokens], device=model.device)
         teacher = model(inputs, cache=teacher_cache, use_cache=True, output_hidden_states=True)
         final_logits = teacher.logits[0, -1]
         exit_logits = [
-            decoder.read(teacher.hidden_states[layer + 1][:, -1], norm=decoding.readout == "lens")[0]
+            READ[decoding.readout](decoder, teacher.hidden_states[layer + 1][:, -1])[0]
             for layer in decoding.exitable_layers
         ]
         kls = [kl_divergence(final_logits, logits) for logits in exit_logits]
         if position == 0:
             student_cache = copy.deepcopy(teacher_cache)  # the prompt is always processed at full depth
-        if position == 0 or request.mode == Mode.NORMAL:
-            probabilities, choice = [0.0] * len(kls) + [1.0], len(kls)
-        else:
-            assert request.kl_factor is not None
-            probabilities = stick_breaking(kls, request.kl_factor)
-            choice = draw(kls, request.kl_factor, float(u_exit[position]))
+        stops, evidence = [0.0] * len(kls), [math.nan] * len(kls)  # where no exit is drawn
+        if position > 0 and rule is not None:
+            seen = Seen(kls, exit_logits, final_logits, decoding.exitable_layers)
+            stops, evidence = STOPS[rule](seen, request.configuration.parameter)
+        probabilities, choice = stick_breaking(stops), draw(stops, float(u_exit[position]))
         exit_layer = [*decoding.exitable_layers, final][choice]
         logits = [*exit_logits, final_logits][choice]
-        if request.mode == Mode.FROZEN_RESIDUAL and position > 0:
-            with residual_frozen_after(decoder.layers, exit_layer):
+        if request.configuration.mode in LEAVE and position > 0:
+            with handing_on_after(decoder.layers, exit_layer):
                 student = model(inputs, cache=student_cache, use_cache=True, output_hidden_states=True)
+            LEAVE[request.configuration.mode](student_cache, exit_layer)
             logits = student.logits[0, -1]
-            if decoding.readout == "raw" and exit_layer != final:
-                logits = decoder.read(student.hidden_states[exit_layer + 1][:, -1], norm=False)[0]
+            if exit_layer != final:
+                logits = READ[decoding.readout](decoder, student.hidden_states[exit_layer + 1][:, -1])[0]
         u = torch.tensor([u_token[position]], device=model.device)
         token = int(pick_tokens(logits[None], decoding.temperature, decoding.top_p, u))
-        log_p = final_logits.float().log_softmax(-1)
-        entropy = float(-(log_p.exp() * log_p).sum())
+        log_p, exit_log_p = final_logits.float().log_softmax(-1), logits.float().log_softmax(-1)
         tops = [layer.float().softmax(-1).topk(decoding.record_top_k) for layer in (*exit_logits, final_logits)]
-        top_ids, top_probs = [top.indices.tolist() for top in tops], [top.values.tolist() for top in tops]
-        logprob, final_token = float(log_p[token]), int(final_logits.argmax())
-        exit_log_p = logits.float().log_softmax(-1)
         exit_top = exit_log_p.exp().topk(decoding.record_top_k)
-        of_exit = (float(exit_log_p[token]), exit_top.indices.tolist(), exit_top.values.tolist())
-        of_teacher = (logprob, final_token, entropy, top_ids, top_probs)
-        steps.append((token, exit_layer, kls, probabilities, *of_teacher, *of_exit))
+        steps.append(
+            {
+                "token_id_T": token,
+                "exit_layer_T": exit_layer,
+                "kl_TE": kls,
+                "exit_prob_TX": probabilities,
+                "evidence_TE": evidence,
+                "logprob_T": float(log_p[token]),
+                "exit_logprob_T": float(exit_log_p[token]),
+                "final_token_id_T": int(final_logits.argmax()),
+                "entropy_T": float(-(log_p.exp() * log_p).sum()),
+                "top_token_ids_TXK": [top.indices.tolist() for top in tops],
+                "top_prob_TXK": [top.values.tolist() for top in tops],
+                "exit_top_token_ids_TK": exit_top.indices.tolist(),
+                "exit_top_prob_TK": exit_top.values.tolist(),
+            }
+        )
         if token in decoding.eos_token_ids:
             finish_reason = EOS
             break
         tokens = [token]
-    columns = [np.array(column) for column in zip(*steps, strict=True)]
-    return Trace(finish_reason, *columns)
+    return Trace(finish_reason, **{name: np.array([step[name] for step in steps]) for name in steps[0]})
 
 
 def kl_divergence(final_logits_V: Tensor, exit_logits_V: Tensor) -> float:
@@ -86,33 +98,57 @@ def kl_divergence(final_logits_V: Tensor, exit_logits_V: Tensor) -> float:
     return max(0.0, float((log_final_V.exp() * (log_final_V - log_exit_V)).sum()))
 
 
-def stop_chance(kl: float, kl_factor: float) -> float:
-    """The chance to exit at a layer that is reached: 2·sigmoid(−k·KL)."""
-    return 2 / (1 + math.exp(min(kl_factor * kl, 700.0)))
+@dataclass(frozen=True)
+class Seen:
+    """What a rule may look at: the full-depth pass at one position."""
+
+    kls: list[float]  # of the exitable layers
+    exit_logits: list[Tensor]
+    final_logits: Tensor
+    exitable_layers: tuple[int, ...]
 
 
-def stick_breaking(kls: list[float], kl_factor: float) -> list[float]:
+Stops = tuple[list[float], list[float]]  # the chance to exit at each exitable layer, and what the rule saw there
+
+
+def stop_by_kl(seen: Seen, kl_factor: float) -> Stops:
+    """2·sigmoid(−k·KL)."""
+    return [2 / (1 + math.exp(min(kl_factor * kl, 700.0))) for kl in seen.kls], seen.kls
+
+
+def leave_residual_frozen(cache: DynamicCache, exit_layer: int) -> None:
+    """Keys and values past the exit were made from the stream as it was handed on: there is nothing left to do."""
+
+
+READ: dict[str, Callable[[Decoder, Tensor], Tensor]] = {
+    "lens": lambda decoder, hidden_BW: decoder.head(decoder.normed(hidden_BW)),
+    "raw": lambda decoder, hidden_BW: decoder.head(decoder.unnormed(hidden_BW)),
+}
+STOPS: dict[str, Callable[[Seen, Any], Stops]] = {"kl": stop_by_kl}
+LEAVE: dict[str, Callable[[DynamicCache, int], None]] = {"frozen_residual": leave_residual_frozen}
+
+
+def stick_breaking(stops: list[float]) -> list[float]:
     """The probability of each exitable layer, then of the final one."""
     probabilities, remaining = [], 1.0
-    for kl in kls:
-        s = stop_chance(kl, kl_factor)
-        probabilities.append(s * remaining)
-        remaining *= 1 - s
+    for stop in stops:
+        probabilities.append(stop * remaining)
+        remaining *= 1 - stop
     return [*probabilities, remaining]
 
 
-def draw(kls: list[float], kl_factor: float, u: float) -> int:
+def draw(stops: list[float], u: float) -> int:
     """The first exitable layer whose cumulative probability exceeds u, as an index; E for the final layer."""
     remaining = 1.0
-    for index, kl in enumerate(kls):
-        remaining *= 1 - stop_chance(kl, kl_factor)
+    for index, stop in enumerate(stops):
+        remaining *= 1 - stop
         if 1 - remaining > u:
             return index
-    return len(kls)
+    return len(stops)
 
 
 @contextmanager
-def residual_frozen_after(layers: list[nn.Module], exit_layer: int) -> Iterator[None]:
+def handing_on_after(layers: list[nn.Module], exit_layer: int) -> Iterator[None]:
     """Deeper layers hand the residual stream on unchanged; their keys and values come from it all the same."""
 
     def hand_on(_: nn.Module, args: tuple, output: object) -> object:

@@ -17,8 +17,10 @@ from pathlib import PurePath
 from typing import Any, Final
 from uuid import uuid4
 
-FORMAT: Final = 2  # that is written
-FORMATS: Final = (1, 2)  # that are read; 1 lacks the disagreement, and what tokens at their exit were read from
+FORMAT: Final = 3  # that is written
+# That are read: 1 and 2 know no rule but kl, and name no configurations; 1 also lacks the disagreement, and what tokens
+# at their exit were read from.
+FORMATS: Final = (1, 2, 3)
 
 MANIFEST: Final = "sweep.json"
 GENERATIONS_FOLDER: Final = "generations"
@@ -44,6 +46,7 @@ class Manifest:
 
     format: int = FORMAT
     config: Mapping[str, Any]  # an `eexit.config.SweepConfig`
+    configurations: Sequence[Mapping[str, Any]] = ()  # in order: a key, and `eexit.configuration.Configuration.columns`
     model: Mapping[str, Any]  # an `eexit.models.ModelDescription`
     exitable_layers: Sequence[int]
     n_runs: int | None = None  # that are planned

@@ -1,23 +1,21 @@
-"""What goes into the engine and what comes out: requests, how they are decoded, traces.
-
-Shapes: T generated tokens, E exitable layers, X = E + 1 with the final layer last, K top tokens.
-"""
+"""What goes into the engine and what comes out: requests, how they are decoded, and what came of each."""
 
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
-from eexit.config import Mode
+from eexit.configuration import Configuration
+from eexit.trace import Trace
 
 CPU_CACHE_BYTES: Final = 4 << 30  # for keys and values; a card's follow from its free memory
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How all rows decode. `readout` is lens or raw; `temperature` 0 is greedy; at most `rows` are in flight,
-    and no more than their caches fit in `cache_bytes`; None: in what the device has room for, of which this process
-    may take `memory_share`. `record_top_k` tokens of each layer are noted."""
+    """How all rows decode. `readout` is one of `readouts.READOUTS`; `temperature` 0 is greedy.
+
+    At most `rows` are in flight, and no more than their caches fit in `cache_bytes`; None: in what the device has room
+    for, of which this process may take `memory_share`. `record_top_k` tokens of each layer are noted.
+    """
 
     exitable_layers: tuple[int, ...]
     max_new_tokens: int
@@ -33,34 +31,11 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Request:
-    """One row. `kl_factor` is None for `normal`."""
+    """One row."""
 
     prompt_token_ids: tuple[int, ...]
-    mode: Mode
-    kl_factor: float | None
+    configuration: Configuration
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Trace:
-    """What a row generated, as `schema.TOKENS` defines it: KL, logprob and entropy in nats.
-
-    The first token was not decided: it comes from the final layer, where its prompt was processed.
-    """
-
-    finish_reason: str
-    token_id_T: np.ndarray
-    exit_layer_T: np.ndarray
-    kl_TE: np.ndarray
-    exit_prob_TE: np.ndarray
-    logprob_T: np.ndarray
-    final_token_id_T: np.ndarray
-    entropy_T: np.ndarray
-    top_token_id_TXK: np.ndarray
-    top_prob_TXK: np.ndarray
-    exit_logprob_T: np.ndarray
-    exit_top_token_id_TK: np.ndarray
-    exit_top_prob_TK: np.ndarray
 
 
 @dataclass(frozen=True)

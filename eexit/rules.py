@@ -1,8 +1,8 @@
 """Rules: the chance to exit at each exitable layer that is reached.
 
-A rule is one entry of `RULES`. Engine, records and reports know none of them by name: CONTRIBUTING shows how to add one.
-This module needs no torch, so that the command line can check parameters without it; a rule works on the tensors that
-it is given by their own methods.
+A rule is one entry of `RULES`. Engine, records and reports know none of them by name; CONTRIBUTING shows how to add
+one. This module needs no torch, so that the command line can check parameters without it: a rule works on the tensors
+that it is given by their own methods.
 
 Shapes: B rows, E exitable layers.
 """
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from eexit.exits import Divergence
+    from eexit.divergence import Divergence
 
 KL_FACTOR: Final = "KL factor"
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from eexit.anatomy import Decoder
-from eexit.config import Mode, UsageError
+from eexit.config import UsageError
+from eexit.configuration import MODES, NORMAL, Configuration
 from eexit.engine import Engine
 from eexit.exits import every_nth_layer
 from eexit.models import Tokenizer, eos_token_ids
@@ -50,9 +51,9 @@ class EarlyExitGenerator(ABC):
         self, model: PreTrainedModel, tokenizer: Tokenizer, mode: str = "unfrozen",
         exitable_layers: Sequence[int] | None = None, readout: str = "lens",
     ):  # fmt: skip
-        if mode not in list(Mode):
-            raise UsageError(f"unknown mode {mode!r}: choose from {', '.join(Mode)}")
-        self.tokenizer, self.mode, self.readout = tokenizer, Mode(mode), readout
+        if mode not in MODES:
+            raise UsageError(f"unknown mode {mode!r}: choose from {', '.join(MODES)}")
+        self.tokenizer, self.mode, self.readout = tokenizer, mode, readout
         self.exitable_layers = list(get_early_exit_indices(model) if exitable_layers is None else exitable_layers)
         self.decoder = Decoder(model)
         self.eos_token_ids = eos_token_ids(model, tokenizer)
@@ -117,14 +118,14 @@ class KLExitGenerator(EarlyExitGenerator):
             eos_token_ids=self.eos_token_ids, readout=self.readout, temperature=temperature, top_p=top_p,
         )  # fmt: skip
         prompt = tuple(inputs["input_ids"][0].tolist())
-        request = Request(prompt, self.mode, None if self.mode == Mode.NORMAL else kl_strength, seed)
-        [(_, trace)] = Engine(self.decoder, decoding).generate([request])
+        exits = Configuration(NORMAL) if self.mode == NORMAL else Configuration(self.mode, "kl", float(kl_strength))
+        [(_, trace)] = Engine(self.decoder, decoding).generate([Request(prompt, exits, seed)])
         if isinstance(trace, Failure):
             raise UsageError(trace.error)
         tokens = text_pieces(self.tokenizer, trace)
         prediction = PredictionObject(
             text="".join(tokens), finish_reason=trace.finish_reason, token_ids=trace.token_id_T.tolist(),
-            exit_layers=trace.exit_layer_T.tolist(), kl=trace.kl_TE, exit_prob=trace.exit_prob_TE,
+            exit_layers=trace.exit_layer_T.tolist(), kl=trace.kl_TE, exit_prob=trace.exit_prob_TX,
             logprob=trace.logprob_T, final_token_ids=trace.final_token_id_T.tolist(), entropy=trace.entropy_T,
         )  # fmt: skip
         return tokens, prediction.exit_layers, prediction

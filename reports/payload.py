@@ -8,7 +8,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eexit.schema import GENERATIONS, MODES, TOKENS
+from eexit.configuration import MODES
+from eexit.schema import GENERATIONS, TOKENS
 from reports import frames
 from reports.bootstrap import LEVEL, MIN_PROMPTS, RESAMPLES
 from reports.choose import MOST, choose_prompts

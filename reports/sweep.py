@@ -15,7 +15,7 @@ from eexit.config import UsageError
 from eexit.files import Place, list_files, read_generations, read_tokens
 from eexit.places import HIDDEN, shown
 from eexit.results import MANIFEST, decode
-from eexit.schema import GENERATIONS, OK, configuration_key
+from eexit.schema import GENERATIONS, OK
 from reports.landed import read_landed
 
 NORMAL = "normal"
@@ -24,6 +24,14 @@ _BULKY = ("text", "prompt_token_ids", "model")  # of no use to a mean
 
 class NotASweepError(UsageError):
     """What was given holds no sweep; the message is one line that names it and the way out."""
+
+
+def configuration_key(mode: str, kl_factor: float | None) -> str:
+    """What a configuration is called: `normal`, `unfrozen@0.5`. Factors that differ have keys that differ."""
+    if kl_factor is None:
+        return mode
+    short = f"{kl_factor:g}"
+    return f"{mode}@{short if float(short) == kl_factor else repr(kl_factor)}"
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,13 @@ from dataclasses import fields
 
 import numpy as np
 
-from eexit.rows import Trace
+from eexit.configuration import NORMAL, Configuration
+from eexit.rows import Request
+from eexit.trace import Trace
 
 CLOSE = {
-    "kl_TE", "exit_prob_TE", "logprob_T", "entropy_T", "top_prob_TXK", "exit_logprob_T", "exit_top_prob_TK",
+    "kl_TE", "evidence_TE", "exit_prob_TX", "logprob_T", "entropy_T", "top_prob_TXK", "exit_logprob_T",
+    "exit_top_prob_TK",
 }  # fmt: skip
 
 
@@ -19,3 +22,11 @@ def assert_same(ours: Trace, theirs: Trace) -> None:
             np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-4, err_msg=field.name)
         else:
             np.testing.assert_array_equal(mine, other, err_msg=field.name)
+
+
+def kl_request(prompt: tuple[int, ...], mode: str, kl_factor: float | None = None, seed: int = 0) -> Request:
+    """A row of rule kl, or of `normal`, whatever the factor."""
+    if mode == NORMAL:
+        return Request(prompt, Configuration(NORMAL), seed)
+    assert kl_factor is not None
+    return Request(prompt, Configuration(mode, "kl", float(kl_factor)), seed)

@@ -19,7 +19,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from eexit.exits import Divergence
+from eexit.divergence import Divergence
 
 FLAGS: Final = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
 UNLIMITED: Final = 1 << 40  # positions

@@ -100,7 +100,7 @@ class Bench:
         decoding, seconds = self.engine(REFERENCE_TOKENS).decoding, 0.0
         requests = self.requests(count_runs(self.config))
         for mode in self.config.modes:
-            same = [request for request in requests if request.mode == mode]
+            same = [request for request in requests if request.configuration.mode == mode]
             began = self.now()
             generate_one(self.plain, self.plain_decoder, same[len(same) // 2], decoding)
             seconds += (self.now() - began) * len(same) / len(requests)

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from eexit.configuration import Configuration
 from eexit.results import FOLDERS, MANIFEST, Manifest, encode, generations_name, tokens_name
 from eexit.schema import GENERATIONS, LENGTH, OK, TOKENS
 
@@ -77,7 +78,8 @@ def _run(
     draw: np.random.Generator, prompt_id: str, mode: str, k: float | None, ids: np.ndarray, start: int, n_top: int
 ) -> tuple[dict[str, Any], pa.Table]:
     n, E = len(ids), len(LAYERS)
-    naming = {"run_id": f"{prompt_id}-{mode}-{k}", "prompt_id": prompt_id, "mode": mode, "kl_factor": k, "seed": 0}
+    configuration = Configuration(mode) if k is None else Configuration(mode, "kl", k)
+    naming = {"run_id": f"{prompt_id}-{mode}-{k}", "prompt_id": prompt_id, **configuration.columns, "seed": 0}
     hard = draw.normal(size=(n, 1))
     kl = np.exp(np.array([1.8, 1.4, 1.0, 0.3, -0.8]) + 1.3 * hard + 0.6 * draw.normal(size=(n, E))).astype(np.float32)
     stop = np.zeros((n, E)) if k is None else 2 / (1 + np.exp(np.minimum(k * kl, 80)))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cluster.job import FIELDS, SweepJob, load_job
-from eexit.config import Mode, SweepConfig, UsageError
+from eexit.config import SweepConfig, UsageError
 
 DEMO = Path(__file__).parents[2] / "jobs" / "demo.toml"
 
@@ -27,7 +27,7 @@ def test_the_demo_is_the_documented_one() -> None:
 def test_flags_win_and_leave_the_rest() -> None:
     job = load("--kl-factors", "0.5", "2,3", "--modes", "normal,unfrozen", "--seeds", "-3", "--temperature", "0.7")
     assert job.config.kl_factors == (0.5, 2.0, 3.0)
-    assert job.config.modes == (Mode.NORMAL, Mode.UNFROZEN)
+    assert job.config.modes == ("normal", "unfrozen")
     assert job.config.seeds == (-3,)
     assert job.config.temperature == 0.7
     assert job.config.system == "You are a helpful programming tutor."

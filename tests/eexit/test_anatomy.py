@@ -1,12 +1,13 @@
 import pytest
 import torch
 import transformers as tf
+from traces import kl_request
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from eexit.anatomy import Decoder
-from eexit.config import Mode, UsageError
+from eexit.config import UsageError
 from eexit.engine import Engine
-from eexit.rows import Decoding, Request
+from eexit.rows import Decoding
 
 SMALL = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 4}
 LLAMA4 = {"head_dim": 8, "intermediate_size_mlp": 64, "num_local_experts": 2}
@@ -20,7 +21,7 @@ def test_a_raw_readout_leaves_the_norm_out(any_model: PreTrainedModel):
     decoder = Decoder(any_model)
     hidden = torch.randn(3, 32)
     with torch.inference_mode():
-        assert not torch.allclose(decoder.read(hidden), decoder.read(hidden, norm=False))
+        assert not torch.allclose(decoder.read(hidden), decoder.head(decoder.unnormed(hidden)))
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def test_a_language_model_within_another_decodes_as_it_does():
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     decoding = Decoding(exitable_layers=(1, 2), max_new_tokens=12, eos_token_ids=frozenset(), record_top_k=1)
     prompt = (5, 80, 7, 7, 31)
-    [(_, trace)] = Engine(Decoder(model), decoding).generate([Request(prompt, Mode.NORMAL, None)])
+    [(_, trace)] = Engine(Decoder(model), decoding).generate([kl_request(prompt, "normal", None)])
     generated = model.generate(
         torch.tensor([prompt]), max_new_tokens=12, do_sample=False, pad_token_id=0, eos_token_id=-1
     )

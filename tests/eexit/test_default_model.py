@@ -16,7 +16,7 @@ from eexit import (
     load_default_model_and_tokenizer,
 )
 from eexit.batch import Batch
-from eexit.config import Mode, SweepConfig, UsageError
+from eexit.config import SweepConfig, UsageError
 from eexit.engine import Engine
 from eexit.model_generator import ModelGenerator
 from eexit.plan import plan_runs
@@ -69,7 +69,7 @@ def test_the_users_snippet_runs_as_it_stands():
 
 
 def test_normal_is_greedy_generate_on_a_real_model(generator: ModelGenerator):
-    [run] = [run for run in plan_runs(generator.config) if run.configuration.mode == Mode.NORMAL][:1]
+    [run] = [run for run in plan_runs(generator.config) if run.configuration.mode == "normal"][:1]
     row = generator.generate([run]).generations.to_pylist()[0]
     generated = generator.model.generate(
         torch.tensor([row["prompt_token_ids"]]), max_new_tokens=10, do_sample=False, pad_token_id=2
@@ -202,8 +202,9 @@ def test_what_ran_out_of_memory_holds_none_when_it_is_tried_again(
             raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(Engine, "_new_batch", watched)
-    n_prompt = len(next(iter(generator.requests(runs).values())).prompt_token_ids)
-    row = generator.engine.row_bytes(n_prompt + generator.config.max_new_tokens, has_student=True)
+    requests = list(generator.requests(runs).values())
+    n_prompt = len(requests[0].prompt_token_ids)
+    row = generator.engine.row_bytes(n_prompt + generator.config.max_new_tokens, requests)
     decoding = replace(generator.engine.decoding, cache_bytes=3 * row, rows=1024)
     monkeypatch.setattr(generator, "engine", Engine(generator.engine.decoder, decoding))
     handle = generator.model.get_input_embeddings().register_forward_pre_hook(refuse)

@@ -10,20 +10,21 @@ from card import DEVICE, Card, Counts, Memory, Mixed, There
 from test_engine import LONG
 from tiny_models import ARCHITECTURES, GROUPED
 from torch import Tensor
-from traces import assert_same
+from traces import assert_same, kl_request
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from eexit.anatomy import Decoder
 from eexit.cache import STACKS, KVCache
-from eexit.config import Mode, UsageError
+from eexit.config import UsageError
 from eexit.engine import Engine
 from eexit.memory import FREE_SHARE, cache_budget
-from eexit.rows import CPU_CACHE_BYTES, Decoding, Outcome, Request, Trace
+from eexit.rows import CPU_CACHE_BYTES, Decoding, Outcome, Request
+from eexit.trace import Trace
 
 DECODING = Decoding(exitable_layers=(1, 3, 4), max_new_tokens=8, eos_token_ids=frozenset(), record_top_k=3)
 PROMPT = (5, 80, 7, 7, 31)
-MODES = [(Mode.NORMAL, None), *((mode, k) for mode in (Mode.UNFROZEN, Mode.FROZEN_RESIDUAL) for k in (0, 0.3, 1, 3))]
-REQUESTS = [Request(PROMPT, mode, k, seed=3) for mode, k in MODES]
+MODES = [("normal", None), *((mode, k) for mode in ("unfrozen", "frozen_residual") for k in (0, 0.3, 1, 3))]
+REQUESTS = [kl_request(PROMPT, mode, k, seed=3) for mode, k in MODES]
 EXPERTS = {
     "mixtral": lambda: tf.MixtralConfig(**GROUPED, num_local_experts=4, num_experts_per_tok=2),
     "qwen3_moe": lambda: tf.Qwen3MoeConfig(
@@ -128,7 +129,7 @@ def test_as_many_rows_are_in_flight_as_the_card_has_room_for(
 ):
     with Card() as card:
         engine = Engine(Decoder(card.take(llama)), DECODING)
-        room = rows_of_room * engine.row_bytes(len(PROMPT) + DECODING.max_new_tokens, has_student=True)
+        room = rows_of_room * engine.row_bytes(len(PROMPT) + DECODING.max_new_tokens, REQUESTS)
         monkeypatch.setattr(Memory, "taken", (1 << 30) - int(room / FREE_SHARE) - 100)
         outcomes = dict(engine.generate(REQUESTS))
         assert engine.n_slots == min(rows_of_room, len(REQUESTS))

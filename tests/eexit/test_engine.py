@@ -10,17 +10,19 @@ import torch
 from torch.profiler import profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from traces import assert_same
+from traces import assert_same, kl_request
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from eexit import batch
 from eexit.anatomy import Decoder
 from eexit.batch import padded
 from eexit.cache import CacheView
-from eexit.config import Mode
-from eexit.engine import PROMPT_STEP, Engine
-from eexit.readout import pick_tokens
-from eexit.rows import Decoding, Failure, Request, Trace
+from eexit.configuration import MODES
+from eexit.engine import Engine
+from eexit.reading import pick_tokens
+from eexit.rows import Decoding, Failure, Request
+from eexit.step import PROMPT_STEP
+from eexit.trace import Trace
 
 DECODING = Decoding(exitable_layers=(1, 3, 4), max_new_tokens=12, eos_token_ids=frozenset())
 PROMPT = (5, 80, 7, 7, 31)
@@ -49,7 +51,7 @@ def rows_run(llama: PreTrainedModel) -> Iterator[Counter]:
 
 def test_the_student_runs_no_block_beyond_an_exit(llama: PreTrainedModel, rows_run: Counter):
     engine = Engine(Decoder(llama), DECODING)
-    requests = [Request(PROMPT, Mode.FROZEN_RESIDUAL, k) for k in (0.0, 0.3, 1.0, 3.0)]
+    requests = [kl_request(PROMPT, "frozen_residual", k) for k in (0.0, 0.3, 1.0, 3.0)]
     rows_run.clear()
     outcomes = dict(engine.generate(requests))
     exits = np.concatenate([outcomes[index].exit_layer_T[1:] for index in outcomes])
@@ -70,10 +72,10 @@ def n_seen(traces: Iterable[Trace], n_slots: int) -> int:
 @pytest.mark.parametrize(
     "requests",
     [
-        [Request(PROMPT, Mode.NORMAL, None)],
-        [Request(PROMPT, Mode.UNFROZEN, 0.5)],
-        [Request(PROMPT, Mode.NORMAL, None, seed) for seed in range(20)],
-        [Request(PROMPT, Mode.UNFROZEN, k, seed) for seed in range(10) for k in (0.0, 0.5, 2.0, 1e9)],
+        [kl_request(PROMPT, "normal", None)],
+        [kl_request(PROMPT, "unfrozen", 0.5)],
+        [kl_request(PROMPT, "normal", None, seed) for seed in range(20)],
+        [kl_request(PROMPT, "unfrozen", k, seed) for seed in range(10) for k in (0.0, 0.5, 2.0, 1e9)],
     ],
     ids=["normal", "unfrozen", "alike", "apart"],
 )
@@ -100,8 +102,8 @@ def test_passes_take_few_numbers_of_rows():
 
 def test_rows_given_twice_to_a_pass_change_nothing(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch):
     engine = Engine(Decoder(llama), DECODING)
-    modes = (Mode.UNFROZEN, Mode.FROZEN_RESIDUAL)
-    requests = [Request(PROMPT, mode, k, seed) for mode in modes for seed in range(4) for k in (0.0, 0.3, 1.0, 3.0)]
+    modes = ("unfrozen", "frozen_residual")
+    requests = [kl_request(PROMPT, mode, k, seed) for mode in modes for seed in range(4) for k in (0.0, 0.3, 1.0, 3.0)]
     once = dict(engine.generate(requests))
     monkeypatch.setattr(batch, "SIZES", 2)
     twice = dict(engine.generate(requests))
@@ -145,8 +147,8 @@ def during_a_step(engine: Engine, n_prompt: int, manager: AbstractContextManager
             manager.__exit__(None, None, None)
 
     prompt = tuple(token % 97 for token in range(n_prompt))
-    modes = [(Mode.NORMAL, None), (Mode.FROZEN_RESIDUAL, 1e9), (Mode.FROZEN_RESIDUAL, 0.0)]
-    list(engine.generate([Request(prompt, mode, k) for mode, k in modes], progress))
+    modes = [("normal", None), ("frozen_residual", 1e9), ("frozen_residual", 0.0)]
+    list(engine.generate([kl_request(prompt, mode, k) for mode, k in modes], progress))
 
 
 def test_nothing_in_a_step_grows_with_the_cache_but_attention(monkeypatch: pytest.MonkeyPatch):
@@ -190,13 +192,13 @@ def test_no_product_copies_the_cache(dtype: torch.dtype):
 
 def test_the_model_is_left_as_it_was(llama: PreTrainedModel):
     before = llama(torch.tensor([PROMPT])).logits
-    list(Engine(Decoder(llama), DECODING).generate([Request(PROMPT, Mode.FROZEN_RESIDUAL, 0.5)]))
+    list(Engine(Decoder(llama), DECODING).generate([kl_request(PROMPT, "frozen_residual", 0.5)]))
     assert llama.config._attn_implementation == "sdpa"
     torch.testing.assert_close(llama(torch.tensor([PROMPT])).logits, before)
 
 
 def test_prompts_that_cannot_be_done_fail_alone(llama: PreTrainedModel):
-    good = Request(PROMPT, Mode.UNFROZEN, 1.0)
+    good = kl_request(PROMPT, "unfrozen", 1.0)
     requests = [good, replace(good, prompt_token_ids=()), replace(good, prompt_token_ids=(1,) * 64), good]
     outcomes = dict(Engine(Decoder(llama), DECODING).generate(requests))
     assert outcomes[1] == Failure("the prompt is empty: nothing to continue from")
@@ -206,7 +208,7 @@ def test_prompts_that_cannot_be_done_fail_alone(llama: PreTrainedModel):
 
 
 def test_a_row_ends_where_the_context_does(llama: PreTrainedModel):
-    [(_, trace)] = Engine(Decoder(llama), DECODING).generate([Request((1,) * 60, Mode.NORMAL, None)])
+    [(_, trace)] = Engine(Decoder(llama), DECODING).generate([kl_request((1,) * 60, "normal", None)])
     assert (len(trace.token_id_T), trace.finish_reason) == (4, "length")
 
 
@@ -222,7 +224,7 @@ def broken_token(model: PreTrainedModel, token_id: int) -> Iterator[None]:
 
 
 def test_a_row_whose_numbers_blow_up_fails_alone(llama: PreTrainedModel):
-    requests = [Request(PROMPT, Mode.NORMAL, None), Request((3, 40, 5), Mode.NORMAL, None)]
+    requests = [kl_request(PROMPT, "normal", None), kl_request((3, 40, 5), "normal", None)]
     decoder = Decoder(llama)
     with broken_token(llama, 40):
         outcomes = dict(Engine(decoder, DECODING).generate(requests))
@@ -239,7 +241,7 @@ def test_a_student_whose_numbers_blow_up_fails_alone(llama: PreTrainedModel):
         return output * torch.nan if passes == 3 else output
 
     handle = llama.model.layers[6].mlp.register_forward_hook(break_students)
-    requests = [Request(PROMPT, mode, 1e9) for mode in (Mode.FROZEN_RESIDUAL, Mode.UNFROZEN)]
+    requests = [kl_request(PROMPT, mode, 1e9) for mode in ("frozen_residual", "unfrozen")]
     outcomes = dict(engine.generate(requests))
     handle.remove()
     assert outcomes[0] == Failure("the model's output is not finite at generated token 1")
@@ -247,7 +249,7 @@ def test_a_student_whose_numbers_blow_up_fails_alone(llama: PreTrainedModel):
 
 
 def test_a_row_takes_nothing_over_from_a_broken_one_before_it(llama: PreTrainedModel):
-    engine, request = Engine(Decoder(llama), replace(DECODING, rows=1)), Request(PROMPT, Mode.FROZEN_RESIDUAL, 0.3)
+    engine, request = Engine(Decoder(llama), replace(DECODING, rows=1)), kl_request(PROMPT, "frozen_residual", 0.3)
     [(_, expected)] = engine.generate([request])
     assert isinstance(expected, Trace)
     unused = min(set(range(97)) - {*PROMPT, *expected.token_id_T.tolist()})
@@ -271,7 +273,7 @@ def test_a_limit_that_no_row_comes_near_costs_nothing(
     llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, temperature: float
 ):
     decoder = Decoder(llama)
-    requests = [Request(PROMPT, mode, 1.0, seed) for mode in Mode for seed in (0, 1)]
+    requests = [kl_request(PROMPT, mode, 1.0, seed) for mode in MODES for seed in (0, 1)]
     monkeypatch.setattr(batch, "ROOM", 4)
     for n_tokens in (12, 10**9):
         decoding = replace(DECODING, max_new_tokens=n_tokens, temperature=temperature)

@@ -7,15 +7,15 @@ from torch import Tensor
 
 from eexit.config import SweepConfig, UsageError
 from eexit.cpu import kernels
+from eexit.divergence import Divergence, divergence_from_final
 from eexit.draws import exit_draws, sampling_draws
 from eexit.exits import (
-    Divergence,
     choose_exits,
-    divergence_from_final,
     exit_probabilities,
     resolve_exitable_layers,
 )
-from eexit.reference import draw, stick_breaking
+from eexit.reference import Seen, draw, stick_breaking, stop_by_kl
+from eexit.rules import RULES
 
 Compare = Callable[[Tensor, int], Divergence]
 
@@ -83,17 +83,21 @@ def test_probabilities_and_choices_are_those_of_the_plain_loops():
     kl = 4 * torch.rand(200, 4, generator=generator)
     k = torch.tensor([0.0, 0.25, 1.0, 8.0]).repeat(50)
     u = torch.rand(200, generator=generator)
-    probabilities, choices = exit_probabilities(kl, k), choose_exits(kl, k, u)
+    chances = RULES["kl"].chances(kl, k[:, None].expand(-1, 4))
+    probabilities, choices = exit_probabilities(chances), choose_exits(chances, u)
     for row in range(200):
-        assert probabilities[row].tolist() == pytest.approx(stick_breaking(kl[row].tolist(), k[row].item()), abs=1e-5)
-        assert choices[row] == draw(kl[row].tolist(), k[row].item(), u[row].item())
+        stops, seen = stop_by_kl(Seen(kl[row].tolist(), [], torch.empty(0), ()), k[row].item())
+        assert seen == kl[row].tolist()
+        assert probabilities[row].tolist() == pytest.approx(stick_breaking(stops), abs=1e-5)
+        assert choices[row] == draw(stops, u[row].item())
     torch.testing.assert_close(probabilities.sum(-1), torch.ones(200))
 
 
 def test_a_larger_factor_never_exits_earlier():
     generator = torch.Generator().manual_seed(1)
     kl, u = 3 * torch.rand(500, 5, generator=generator), torch.rand(500, generator=generator)
-    chosen = [choose_exits(kl, torch.full((500,), k), u) for k in (0.0, 0.5, 1.0, 2.0, 1e9)]
+    factors = (0.0, 0.5, 1.0, 2.0, 1e9)
+    chosen = [choose_exits(RULES["kl"].chances(kl, torch.full_like(kl, k)), u) for k in factors]
     for earlier, later in pairwise(chosen):
         assert (earlier <= later).all()
     assert (chosen[0] == 0).all()

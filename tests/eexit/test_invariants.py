@@ -11,16 +11,16 @@ from scipy.stats import chi2
 from tiny_models import VOCABULARY, tiny_model
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from traces import assert_same
+from traces import assert_same, kl_request
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from eexit import KLExitGenerator
 from eexit.anatomy import Decoder
-from eexit.config import Mode
 from eexit.cpu.packed_linear import pack_linear_layers
 from eexit.engine import Engine
 from eexit.reference import generate_one
-from eexit.rows import Decoding, Request, Trace
+from eexit.rows import Decoding, Request
+from eexit.trace import Trace
 
 EXITABLE = (1, 3, 4)
 DECODING = Decoding(exitable_layers=EXITABLE, max_new_tokens=24, eos_token_ids=frozenset(), record_top_k=3)
@@ -43,17 +43,17 @@ def word_tokenizer() -> PreTrainedTokenizerBase:
 
 def grid(kl_factors: Sequence[float] = (0.5, 2.0), prompts: Sequence[tuple[int, ...]] = PROMPTS) -> list[Request]:
     return [
-        Request(prompt, mode, kl_factor, seed=3)
+        kl_request(prompt, mode, kl_factor, seed=3)
         for prompt in prompts
         for mode, kl_factor in [
-            (Mode.NORMAL, None),
-            *((mode, k) for mode in (Mode.UNFROZEN, Mode.FROZEN_RESIDUAL) for k in kl_factors),
+            ("normal", None),
+            *((mode, k) for mode in ("unfrozen", "frozen_residual") for k in kl_factors),
         ]
     ]
 
 
 def test_invariant_1_normal_is_greedy_generate(any_model: PreTrainedModel):
-    requests = [Request(prompt, Mode.NORMAL, None) for prompt in PROMPTS]
+    requests = [kl_request(prompt, "normal", None) for prompt in PROMPTS]
     for prompt, trace in zip(PROMPTS, generate(any_model, requests), strict=True):
         generated = any_model.generate(
             torch.tensor([prompt]), max_new_tokens=DECODING.max_new_tokens, do_sample=False, pad_token_id=0
@@ -83,7 +83,7 @@ def test_invariant_3_holds_for_the_kl_generator(any_model: PreTrainedModel, word
     inputs = {"input_ids": torch.tensor(PROMPTS[1:2])}
     _, exit_layers, prediction = generator.generate(inputs, kl_strength=0.5, max_new_tokens=12, seed=3)
     decoding = replace(DECODING, max_new_tokens=12)
-    request = Request(PROMPTS[1], Mode.FROZEN_RESIDUAL, 0.5, seed=3)
+    request = kl_request(PROMPTS[1], "frozen_residual", 0.5, seed=3)
     expected = generate_one(any_model, generator.decoder, request, decoding)
     assert prediction.token_ids == expected.token_id_T.tolist()
     assert exit_layers == expected.exit_layer_T.tolist()
@@ -133,10 +133,10 @@ def test_invariant_4_a_row_does_not_depend_on_its_neighbours(architecture: str):
 
 def test_invariant_5_exits_happen_as_often_as_their_probabilities_say(llama: PreTrainedModel):
     decoding = replace(DECODING, max_new_tokens=40, temperature=1.0)
-    requests = [Request(PROMPTS[1], Mode.UNFROZEN, 0.7, seed) for seed in range(150)]
+    requests = [kl_request(PROMPTS[1], "unfrozen", 0.7, seed) for seed in range(150)]
     traces = generate(llama, requests, decoding)
     exit_layer = np.concatenate([trace.exit_layer_T[1:] for trace in traces])
-    probability = np.concatenate([trace.exit_prob_TE[1:] for trace in traces]).astype(np.float64)
+    probability = np.concatenate([trace.exit_prob_TX[1:] for trace in traces]).astype(np.float64)
     assert len(exit_layer) >= 5000
     np.testing.assert_allclose(probability.sum(-1), 1, atol=1e-5)
     observed = np.array([(exit_layer == layer).sum() for layer in (*EXITABLE, 6)])

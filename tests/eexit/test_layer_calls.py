@@ -1,12 +1,12 @@
 import torch
 from tiny_models import tiny_model
+from traces import kl_request
 
 from eexit.anatomy import Decoder
 from eexit.cache import CacheView, KVCache
-from eexit.config import Mode
 from eexit.engine import Engine
 from eexit.layer_calls import CallsFor, LayerCall, row_axes
-from eexit.rows import Decoding, Request
+from eexit.rows import Decoding
 
 N_HEADS = 4
 
@@ -40,7 +40,7 @@ def test_as_many_rows_as_heads_decode_as_one_does():
     mpt = tiny_model("mpt")
     decoding = Decoding(exitable_layers=(1, 3, 4), max_new_tokens=8, eos_token_ids=frozenset(), record_top_k=1)
     engine = Engine(Decoder(mpt), decoding)
-    requests = [Request((5, 80, token), Mode.FROZEN_RESIDUAL, 0.5) for token in range(mpt.config.n_heads)]
+    requests = [kl_request((5, 80, token), "frozen_residual", 0.5) for token in range(mpt.config.n_heads)]
     together = dict(engine.generate(requests))
     for index, request in enumerate(requests):
         [(_, alone)] = engine.generate([request])

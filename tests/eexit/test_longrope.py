@@ -5,11 +5,10 @@ from collections.abc import Sequence
 import pytest
 import torch
 from tiny_models import tiny_model
-from traces import assert_same
+from traces import assert_same, kl_request
 from transformers import PreTrainedModel
 
 from eexit.anatomy import Decoder
-from eexit.config import Mode
 from eexit.engine import Engine
 from eexit.reference import generate_one
 from eexit.rows import Decoding, Failure, Outcome, Request
@@ -30,12 +29,12 @@ def generate(model: PreTrainedModel, requests: Sequence[Request]) -> list[Outcom
 
 
 def test_long_rows_beside_short_ones_are_as_the_model_makes_them_alone(model: PreTrainedModel):
-    requests = [Request(prompt, mode, k) for prompt in (SHORT, LONG)
-                for mode, k in ((Mode.NORMAL, None), (Mode.FROZEN_RESIDUAL, 0.5))]  # fmt: skip
+    requests = [kl_request(prompt, mode, k) for prompt in (SHORT, LONG)
+                for mode, k in (("normal", None), ("frozen_residual", 0.5))]  # fmt: skip
     decoder = Decoder(model)
     for request, trace in zip(requests, generate(model, requests), strict=True):
         assert_same(trace, generate_one(model, decoder, request, DECODING))
-        if request.mode == Mode.NORMAL:
+        if request.configuration.mode == "normal":
             prompt = torch.tensor([request.prompt_token_ids])
             generated = model.generate(prompt, max_new_tokens=10, do_sample=False, pad_token_id=0)
             assert trace.token_id_T.tolist() == generated[0, prompt.shape[1] :].tolist()
@@ -43,7 +42,7 @@ def test_long_rows_beside_short_ones_are_as_the_model_makes_them_alone(model: Pr
 
 def test_a_row_ends_where_the_angles_switch(model: PreTrainedModel):
     prompts = [LONG[: SWITCH - 3], LONG[:SWITCH], LONG[: SWITCH + 1]]
-    before, at, behind = generate(model, [Request(prompt, Mode.NORMAL, None) for prompt in prompts])
+    before, at, behind = generate(model, [kl_request(prompt, "normal", None) for prompt in prompts])
     assert len(before.token_id_T) == 3
     assert before.finish_reason == "length"
     assert isinstance(at, Failure)

@@ -1,4 +1,4 @@
-from eexit.config import Mode, Prompt, SweepConfig
+from eexit.config import Prompt, SweepConfig
 from eexit.plan import count_runs, plan_runs
 
 PROMPTS = (Prompt(id="a", prompt="One?"), Prompt(id="b", prompt="Two?"))
@@ -11,7 +11,7 @@ def test_a_plan_holds_every_run_once():
 
 
 def test_a_run_keeps_its_id_when_the_grid_around_it_grows():
-    small = SweepConfig(prompts=PROMPTS[:1], modes=(Mode.UNFROZEN,), kl_factors=(1,))
+    small = SweepConfig(prompts=PROMPTS[:1], modes=("unfrozen",), kl_factors=(1,))
     large = SweepConfig(prompts=PROMPTS, kl_factors=(0.5, 1, 2), seeds=(0, 5))
     assert {run.run_id for run in plan_runs(small)} <= {run.run_id for run in plan_runs(large)}
 

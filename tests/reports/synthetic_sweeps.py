@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from eexit.configuration import Configuration
 from eexit.schema import GENERATIONS, TOKENS
 
 LAYERS = [5, 10, 15, 20, 25]
@@ -32,7 +33,8 @@ UNUSUAL: dict[str, dict[str, Any]] = {
 def run_rows(prompt_id: str, prompt: str, mode: str, k: float | None, pieces: list[str], seed: int = 0, **change: Any):
     """One run as a generations row and its token rows; exits follow from position, so numbers can be worked out."""
     run_id = f"{prompt_id}-{mode}-{k}-{seed}"
-    naming = {"run_id": run_id, "prompt_id": prompt_id, "mode": mode, "kl_factor": k, "seed": seed}
+    configuration = Configuration(mode) if k is None else Configuration(mode, "kl", k)
+    naming = {"run_id": run_id, "prompt_id": prompt_id, **configuration.columns, "seed": seed}
     tokens = []
     for i, piece in enumerate(pieces):
         early = mode != "normal" and i > 0 and i % int(2 * k) == 0
@@ -64,7 +66,7 @@ def run_rows(prompt_id: str, prompt: str, mode: str, k: float | None, pieces: li
 
 def failed_row(prompt_id: str, prompt: str, mode: str, k: float | None, error: str) -> dict[str, Any]:
     row, _ = run_rows(prompt_id, prompt, mode, k, ["x"])
-    keep = ("run_id", "prompt_id", "mode", "kl_factor", "seed", "prompt", "model")
+    keep = ("run_id", "prompt_id", "configuration", "mode", "rule", "parameter", "kl_factor", "seed", "prompt", "model")
     return dict.fromkeys(row) | {name: row[name] for name in keep} | {"status": "error", "error": error}
 
 

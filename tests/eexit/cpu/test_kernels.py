@@ -3,14 +3,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from traces import assert_same
+from traces import assert_same, kl_request
 from transformers import PreTrainedModel
 
 from eexit.anatomy import Decoder
-from eexit.config import Mode
 from eexit.cpu import kernels
 from eexit.engine import Engine
-from eexit.rows import Decoding, Request
+from eexit.rows import Decoding
 
 
 @pytest.mark.parametrize(
@@ -23,7 +22,7 @@ def test_without_a_compiler_that_can_rows_decode_all_the_same(
 ):  # fmt: skip
     decoding = Decoding(exitable_layers=(1, 3, 4), max_new_tokens=12, eos_token_ids=frozenset(), record_top_k=2)
     engine = Engine(Decoder(llama), decoding)
-    requests = [Request((5, 80, 7, 7, 31), Mode.FROZEN_RESIDUAL, k) for k in (0.3, 1.0)]
+    requests = [kl_request((5, 80, 7, 7, 31), "frozen_residual", k) for k in (0.3, 1.0)]
     ours = dict(engine.generate(requests))
     use_compiler(compiler)
     with caplog.at_level(logging.INFO):

@@ -2,8 +2,8 @@
 
 Vocabulary-sized temporaries live for a few rows at a time: their memory does not grow with rows or exits.
 
-Shapes: B rows, U texts of theirs, E exitable layers, X = E + 1 with the final layer last, K top tokens, W width,
-V vocabulary.
+Shapes: B rows, U texts of theirs, E exitable layers, X = E + 1 with the final layer last, K top tokens, W width of the
+residual stream, H width of what the head takes, V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from eexit.anatomy import Decoder
 from eexit.cpu import kernels
-from eexit.exits import Divergence, divergence_from_final
+from eexit.divergence import Divergence, divergence_from_final
+from eexit.readouts import READOUTS
 from eexit.rows import Decoding
 
 # Logits of as many bytes, but of LOGITS_ROWS residual streams at least, are made by one product: fewer and the head's
@@ -34,7 +35,7 @@ class Reading(Divergence):
     text_B: Tensor  # which of them is a row's
 
     def of(self, row_B: Tensor) -> "Reading":
-        """What was read of these rows, in this order, over and over if they are given so."""
+        """What was read of these rows, in this order; repeats are allowed."""
         return Reading(*[*(part[row_B] for part in _fields(self)), self.final_logits_UV, self.text_B[row_B]])
 
     def logprob(self, token_B: Tensor) -> Tensor:
@@ -70,18 +71,22 @@ def _joined(divergences: Sequence[Divergence]) -> Divergence:
     return Divergence(*[torch.cat(parts) for parts in zip(*map(_fields, divergences), strict=True)])
 
 
-def read_layers(decoder: Decoder, states_BXW: Tensor, readout: str, n_top: int) -> Reading:
-    """Read the exitable layers' residual streams and the final one's, which is last; note `n_top` tokens of each."""
-    size = max(1, _rows_at_a_time(decoder) // states_BXW.shape[1])
+def read_layers(decoder: Decoder, states_BXW: Tensor, decoding: Decoding) -> Reading:
+    """Read the exitable layers' residual streams and the final one's, which is last; note top tokens of each."""
+    readout, exits = READOUTS[decoding.readout], enumerate(decoding.exitable_layers)
+    ready = [readout.before_head(decoder, states_BXW[:, rank], layer) for rank, layer in exits]
+    ready_BXH = torch.stack([*ready, decoder.normed(states_BXW[:, -1])], 1)
+    n_rows, n_states, _ = ready_BXH.shape
+    size = max(1, _rows_at_a_time(decoder) // n_states)
     compared: list[Divergence] = []
-    for start in range(0, len(states_BXW), size):
-        logits_BXV = _logits(decoder, states_BXW[start : start + size], readout)
-        compared += _compare(logits_BXV, n_top)
+    for start in range(0, n_rows, size):
+        logits_BXV = decoder.head(ready_BXH[start : start + size].flatten(0, 1)).unflatten(0, (-1, n_states))
+        compared += _compare(logits_BXV, decoding.record_top_k)
         if start == 0:
-            final_logits_UV = logits_BXV.new_empty(len(states_BXW), logits_BXV.shape[-1])
+            final_logits_UV = logits_BXV.new_empty(n_rows, logits_BXV.shape[-1])
         final_logits_UV[start : start + size] = logits_BXV[:, -1]
         del logits_BXV  # the next ones take its place
-    text_B = torch.arange(len(states_BXW), device=states_BXW.device)
+    text_B = torch.arange(n_rows, device=states_BXW.device)
     return Reading(*[*_fields(_joined(compared)), final_logits_UV, text_B])
 
 
@@ -89,14 +94,6 @@ def _rows_at_a_time(decoder: Decoder) -> int:
     """How many residual streams one product reads."""
     budget = LOGITS_BYTES if decoder.device.type == "cpu" else LOGITS_BYTES_ON_GPU
     return max(LOGITS_ROWS, budget // (decoder.vocabulary * decoder.dtype.itemsize))
-
-
-def _logits(decoder: Decoder, states_BXW: Tensor, readout: str) -> Tensor:
-    n_rows, n_states, _ = states_BXW.shape
-    if readout == "lens":
-        return decoder.read(states_BXW.flatten(0, 1)).view(n_rows, n_states, -1)
-    exits = decoder.read(states_BXW[:, :-1].flatten(0, 1), norm=False).view(n_rows, n_states - 1, -1)
-    return torch.cat([exits, decoder.read(states_BXW[:, -1])[:, None]], 1)
 
 
 def _compare(logits_BXV: Tensor, n_top: int) -> Sequence[Divergence]:
@@ -108,14 +105,29 @@ def _compare(logits_BXV: Tensor, n_top: int) -> Sequence[Divergence]:
     return [divergence_from_final(rows_BXV, n_top) for rows_BXV in logits_BXV.split(size)]
 
 
-def read_tokens(decoder: Decoder, hidden_BW: Tensor, norm: bool, decoding: Decoding, u_B: Tensor) -> Picked:
-    """The next tokens of rows from their residual streams, through the final norm or not."""
+def read_tokens(
+    decoder: Decoder, hidden_BW: Tensor, places_X: Sequence[Tensor], decoding: Decoding, u_B: Tensor
+) -> Picked:
+    """The next tokens of rows from their residual streams; `places_X` are those of the rows that exit at each layer."""
+    ready_BH = _ready(decoder, hidden_BW, places_X, decoding)
     size = _rows_at_a_time(decoder)
     parts = [
-        _pick(decoder.read(hidden, norm), decoding, u)
-        for hidden, u in zip(hidden_BW.split(size), u_B.split(size), strict=True)
+        _pick(decoder.head(ready), decoding, u) for ready, u in zip(ready_BH.split(size), u_B.split(size), strict=True)
     ]
     return Picked(*[torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Picked)])
+
+
+def _ready(decoder: Decoder, hidden_BW: Tensor, places_X: Sequence[Tensor], decoding: Decoding) -> Tensor:
+    """What goes into the head, (B, H)."""
+    readout = READOUTS[decoding.readout]
+    groups = [(place, decoder.normed(hidden_BW[place])) for place in places_X[-1:] if len(place)]
+    for place, layer in zip(places_X, decoding.exitable_layers, strict=False):
+        if len(place):
+            groups.append((place, readout.before_head(decoder, hidden_BW[place], layer)))
+    ready_BH = groups[0][1].new_empty(len(hidden_BW), groups[0][1].shape[-1])
+    for place, ready in groups:
+        ready_BH[place] = ready
+    return ready_BH
 
 
 def _pick(logits_BV: Tensor, decoding: Decoding, u_B: Tensor) -> Picked:

@@ -1,0 +1,46 @@
+"""How far the distribution read off each exitable layer is from the final one.
+
+Shapes: B rows, E exitable layers, X = E + 1 with the final layer last, K top tokens, V vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from eexit.cpu.search import first_highest, likeliest
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """How the exitable layers' distributions of each row differ from its final one; nats, fp32."""
+
+    kl_BE: Tensor
+    entropy_B: Tensor  # of the final distribution
+    final_lse_B: Tensor  # its logits' log-sum-exp
+    likeliest_BX: Tensor  # each layer's likeliest token
+    likeliest_log_p_BX: Tensor
+    top_token_BXK: Tensor  # its K likeliest
+    top_prob_BXK: Tensor
+
+
+def divergence_from_final(logits_BXV: Tensor, n_top: int = 0) -> Divergence:
+    """Compare each row's exitable layers with its final layer: X = E + 1 of them, the final one last.
+
+    KL(final || exit) = Σ_v p_final·(log p_final − log p_exit) ≥ 0, as the difference of two expectations, from
+    log-softmax. `n_top` tokens of each layer are noted with their probabilities.
+    """
+    log_p_BXV = torch.log_softmax(logits_BXV, -1, dtype=torch.float32)
+    p_final_BV = log_p_BXV[:, -1].exp()
+    expected_BX = torch.bmm(log_p_BXV, p_final_BV[:, :, None])[:, :, 0]
+    top_token_BXK, top_log_p_BXK = likeliest(log_p_BXV, n_top)
+    likeliest_BX = first_highest(log_p_BXV)
+    return Divergence(
+        kl_BE=(expected_BX[:, -1:] - expected_BX[:, :-1]).clamp_min(0),
+        entropy_B=-expected_BX[:, -1],
+        final_lse_B=logits_BXV[:, -1, 0].float() - log_p_BXV[:, -1, 0],
+        likeliest_BX=likeliest_BX,
+        likeliest_log_p_BX=log_p_BXV.gather(-1, likeliest_BX[..., None])[..., 0],
+        top_token_BXK=top_token_BXK,
+        top_prob_BXK=top_log_p_BXK.exp(),
+    )

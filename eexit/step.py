@@ -1,0 +1,235 @@
+"""One step of all rows in flight, part by part: what the method is.
+
+Every row decides by its own rule, and what its exit leaves behind is its state's affair. The teacher is the full-depth
+pass; it sees nothing of a row but its text, the tokens so far: rows that have the same are one row to it and to the
+readout. The student is the pass whose cache exits alter. Up to and including the fork they are one pass and one cache;
+the student runs from there on.
+
+Shapes: B rows in flight, F of them with a student, U texts of theirs, E exitable layers, X = E + 1 with the final layer
+last, T tokens, W width of the residual stream.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.profiler import record_function
+
+from eexit.anatomy import Decoder, LayerPass
+from eexit.batch import Batch, Layers
+from eexit.cache import CacheView, KVCache
+from eexit.exits import choose_exits, exit_probabilities
+from eexit.reading import Picked, Reading, read_layers, read_tokens
+from eexit.routes import Routes, Rows, send_routes, send_rows
+from eexit.rows import Decoding
+from eexit.rules import RULES, Chances
+from eexit.states import STATES
+from eexit.transfer import to_device, to_host
+
+PROMPT_STEP = 32  # a prompt's tokens are processed in multiples: see batch.SIZES
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The full-depth pass at one token of each text: its residual streams after the layers that matter."""
+
+    states_UXW: Tensor  # after the exitable layers and the final one
+    fork_UW: Tensor
+    layer_pass: LayerPass
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What each row's rule saw, the distribution over exits that came of it, and the exit that was drawn."""
+
+    evidence_BE: Tensor  # NaN where the rule looks at nothing
+    prob_BX: Tensor
+    exit_B: Tensor  # an index into the exitable layers, E for the final one
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is known of the rows in `slots` when their next tokens are taken."""
+
+    slots: np.ndarray
+    u_token_B: Tensor
+    reading: Reading
+    decision: Decision
+    routes: Routes
+    hidden_BW: Tensor  # the residual stream where each row exits
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """A prompt at full depth: its keys and values, and its last token's residual streams and reading."""
+
+    token_ids: tuple[int, ...]
+    cache: KVCache
+    states_1XW: Tensor
+    reading: Reading
+
+
+@torch.inference_mode()
+def decode_step(decoder: Decoder, decoding: Decoding, batch: Batch) -> None:
+    """Give every row in flight its next token."""
+    # 1. The device is told which rows there are. Those of one text that took different tokens get texts of their own.
+    rows, reach = send_rows(batch, decoder.device), int(batch.position().max()) + 1
+    if len(rows.source_P):
+        batch.teacher.copy_slots(rows.source_P, rows.target_P)
+    with decoder.attending():
+        # 2. The teacher: the last token of every text goes through all layers.
+        with record_function("teacher"):
+            view = decoder.view(batch.teacher, rows.position_U1, reach)
+            teacher = teacher_pass(decoder, batch.layers, rows.token_U1, view)
+        # 3. Every exitable layer is read, and compared with the final one; each row's rule decides where it exits.
+        with record_function("readout"):
+            reading = read_layers(decoder, teacher.states_UXW, decoding).of(rows.text_B)
+            decision = decide(batch.rules, reading, rows)
+        # 4. The students go through their own caches as far as their exits, and leave there what their states say.
+        with record_function("student"):
+            exits, hidden_BW = decision.exit_B.cpu().numpy(), teacher.states_UXW[rows.text_B, decision.exit_B]
+            routes = send_routes(batch, exits, batch.n_students, decoding.temperature > 0, decoder.device)
+            if batch.n_students:
+                text_F = rows.text_B[: batch.n_students]
+                view = decoder.view(batch.student, rows.position_U1[text_F], reach)
+                student_pass(teacher, text_F, view, routes, batch.states, hidden_BW[: batch.n_students])
+    step = Step(np.arange(batch.n_rows), rows.u_token_B, reading, decision, routes, hidden_BW)
+    # 5. Tokens are taken from where the rows exit, 6. and all of it is noted.
+    record(batch, step, take_tokens(decoder, decoding, step))
+
+
+@torch.inference_mode()
+def prefill(decoder: Decoder, decoding: Decoding, layers: Layers, prompt: tuple[int, ...]) -> Prefix:
+    """Process a prompt at full depth; its last token is repeated behind it, where no other token sees it."""
+    length = -(-len(prompt) // PROMPT_STEP) * PROMPT_STEP
+    context = decoder.context_of(len(prompt))
+    length = length if context is None else min(length, context)
+    ids = np.array([[*prompt, *prompt[-1:] * (length - len(prompt))]])
+    [token_BT] = to_device([ids], decoder.device)
+    cache = KVCache(1, length)
+    view = decoder.view(cache, torch.arange(length, device=decoder.device)[None], length)
+    with decoder.attending():
+        states_1XW = teacher_pass(decoder, layers, token_BT, view, len(prompt) - 1).states_UXW
+        return Prefix(prompt, cache, states_1XW, read_layers(decoder, states_1XW, decoding))
+
+
+@torch.inference_mode()
+def first_tokens(decoder: Decoder, decoding: Decoding, batch: Batch, slots: np.ndarray, prefix: Prefix) -> None:
+    """The first token of each run comes from the final layer of its prompt's pass: no exit is drawn for it."""
+    exits = np.full(len(slots), len(decoding.exitable_layers))
+    routes = send_routes(batch, exits, 0, decoding.temperature > 0, decoder.device)
+    [u_token_B] = to_device([batch.u_token[slots, 0]], decoder.device)
+    text_B = torch.zeros_like(routes.exit_B)
+    reading = prefix.reading.of(text_B)
+    step = Step(slots, u_token_B, reading, undecided(reading), routes, prefix.states_1XW[text_B, -1])
+    record(batch, step, take_tokens(decoder, decoding, step))
+
+
+def teacher_pass(decoder: Decoder, layers: Layers, token_UT: Tensor, view: CacheView, last: int = -1) -> Teacher:
+    """All layers for all texts; residual streams are those of each text's last token, or the one said to be."""
+    hidden_UTW, layer_pass = decoder.begin(token_UT, view)
+    kept, states = layers.kept, {}
+    for layer in range(layers.n_layers):
+        hidden_UTW = layer_pass.block(layer, hidden_UTW)
+        if layer in kept:
+            states[layer] = hidden_UTW[:, last]
+    return Teacher(torch.stack([states[layer] for layer in layers.exits.tolist()], 1), states[layers.fork], layer_pass)
+
+
+def undecided(reading: Reading) -> Decision:
+    """Of rows that draw no exit: all of the probability is on the final layer."""
+    never_BE = torch.zeros_like(reading.kl_BE)
+    chances = Chances(never_BE, never_BE + 1)
+    return _drawn(torch.full_like(never_BE, torch.nan), chances, never_BE[:, 0])
+
+
+def decide(rules: Sequence[str], reading: Reading, rows: Rows) -> Decision:
+    """Each row's rule gives its chances to exit, and one draw picks the layer by stick-breaking."""
+    stop_BE = torch.zeros_like(reading.kl_BE)
+    go_on_BE, evidence_BE = stop_BE + 1, torch.full_like(stop_BE, torch.nan)
+    for index, name in enumerate(rules):
+        rule, its_B1 = RULES[name], (rows.rule_B == index)[:, None]
+        seen_BE = rule.evidence(reading)
+        chances = rule.chances(seen_BE, rows.setting_BE)
+        stop_BE = torch.where(its_B1, chances.stop_BE, stop_BE)
+        go_on_BE = torch.where(its_B1, chances.go_on_BE, go_on_BE)
+        if seen_BE is not None:
+            evidence_BE = torch.where(its_B1, seen_BE, evidence_BE)
+    return _drawn(evidence_BE, Chances(stop_BE, go_on_BE), rows.u_exit_B)
+
+
+def _drawn(evidence_BE: Tensor, chances: Chances, u_B: Tensor) -> Decision:
+    return Decision(evidence_BE, exit_probabilities(chances), choose_exits(chances, u_B))
+
+
+@dataclass(frozen=True)
+class Out:
+    """Students of one state that have exited before the layers at hand (`states.Exited`)."""
+
+    layer_pass: LayerPass
+    hidden_BTW: Tensor  # the residual stream they exited with
+
+    def write_keys(self, layer: int) -> None:
+        self.layer_pass.write_keys(layer, self.hidden_BTW)
+
+
+def student_pass(
+    teacher: Teacher, text_F: Tensor, view: CacheView, routes: Routes, states: Sequence[str], hidden_FW: Tensor
+) -> None:
+    """Have `hidden_FW` hold the residual stream of each row at its exit layer, as the student's own cache makes it.
+
+    A layer is run for the rows that have not exited before it; what it holds of the others is their state's affair.
+    Rows that exit up to the fork have the teacher's stream, which is what `hidden_FW` brings.
+    """
+    hidden_FW[:] = torch.where(routes.at_fork_F[:, None], hidden_FW, teacher.fork_UW[text_F])
+    for stretch in routes.stretches:
+        going_pass = teacher.layer_pass.among(text_F[stretch.going], view.among(stretch.going))
+        outs = [
+            (STATES[name], Out(teacher.layer_pass.among(text_F[out], view.among(out)), hidden_FW[out, None]))
+            for name, out in zip(states, stretch.out, strict=True)
+            if len(out)
+        ]
+        going_BTW = hidden_FW[stretch.going, None]
+        for layer in range(stretch.start, stretch.end):
+            for state, out in outs:
+                state.fill(layer, out)
+            if len(stretch.going):
+                going_BTW = going_pass.block(layer, going_BTW)
+        hidden_FW[stretch.going] = going_BTW[:, 0]
+
+
+def take_tokens(decoder: Decoder, decoding: Decoding, step: Step) -> Picked:
+    """The next tokens, from where the rows exit.
+
+    The likeliest token of a row without a student was seen when its layers were read.
+    """
+    with record_function("sampling"):
+        picked, unread, places_X = step.reading.picked(step.routes.exit_B), step.routes.unread, step.routes.places_X
+        if len(unread):
+            u_B = step.u_token_B[unread]
+            picked.put(unread, read_tokens(decoder, step.hidden_BW[unread], places_X, decoding, u_B))
+        return picked
+
+
+@record_function("records")
+def record(batch: Batch, step: Step, picked: Picked) -> None:
+    """Note everything that `trace.Trace` declares."""
+    reading, decision = step.reading, step.decision
+    columns = {
+        "token_id_T": picked.token_B,
+        "kl_TE": reading.kl_BE,
+        "exit_prob_TX": decision.prob_BX,
+        "evidence_TE": decision.evidence_BE,
+        "logprob_T": reading.logprob(picked.token_B),
+        "exit_logprob_T": picked.log_p_B,
+        "final_token_id_T": reading.likeliest_BX[:, -1],
+        "entropy_T": reading.entropy_B,
+        "top_token_ids_TXK": reading.top_token_BXK,
+        "top_prob_TXK": reading.top_prob_BXK,
+        "exit_top_token_ids_TK": picked.top_token_BK,
+        "exit_top_prob_TK": picked.top_prob_BK,
+    }
+    exit_layer = batch.layers.exits[step.routes.exits]
+    batch.record(step.slots, {"exit_layer_T": exit_layer, **to_host(columns)})

@@ -1,0 +1,133 @@
+"""What a step records of every row: each column is declared once, as a field of `Trace`.
+
+The declaration gives the arrays of a batch, the transfer from the device, the trace of a row, and the columns of the
+`tokens` table. A field's suffix is its shape: T tokens, E exitable layers, X = E + 1 with the final layer last, K top
+tokens. Without the suffix it is the column's name.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, get_origin, get_type_hints
+
+import numpy as np
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Column:
+    """A recorded column; `texts` names the column with the texts of its token ids, each by itself."""
+
+    kind: pa.DataType  # of one number
+    unit: str
+    definition: str
+    nullable: bool = False
+    texts: str = ""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a row generated: its recorded columns, and why it ended.
+
+    The first token was not decided: it comes from the final layer, where its prompt was processed.
+    """
+
+    finish_reason: str
+    token_id_T: Annotated[np.ndarray, Column(pa.int32(), "token id", "the token that was generated")]
+    exit_layer_T: Annotated[
+        np.ndarray, Column(pa.int32(), "layer", "0-based decoder layer after which the token was read")
+    ]
+    kl_TE: Annotated[
+        np.ndarray,
+        Column(pa.float32(), "nats", "KL(final || layer) of the full-depth pass, one per exitable layer in order"),
+    ]
+    exit_prob_TX: Annotated[
+        np.ndarray,
+        Column(
+            pa.float32(),
+            "probability",
+            "the distribution the exit was drawn from: one per exitable layer, then the final layer; "
+            "all on the final layer where no exit was drawn",
+        ),
+    ]
+    evidence_TE: Annotated[
+        np.ndarray,
+        Column(
+            pa.float32(),
+            "of the rule",
+            "what the rule saw at each exitable layer; null where it looked at none and where no exit was drawn",
+            nullable=True,
+        ),
+    ]
+    logprob_T: Annotated[
+        np.ndarray, Column(pa.float32(), "nats", "log-probability of token_id under the full-depth model")
+    ]
+    exit_logprob_T: Annotated[
+        np.ndarray,
+        Column(
+            pa.float32(),
+            "nats",
+            "log-probability of token_id under the distribution it was read from, before temperature and top_p",
+            nullable=True,
+        ),
+    ]
+    final_token_id_T: Annotated[
+        np.ndarray, Column(pa.int32(), "token id", "the full-depth model's own most likely token")
+    ]
+    entropy_T: Annotated[np.ndarray, Column(pa.float32(), "nats", "entropy of the full-depth model's distribution")]
+    top_token_ids_TXK: Annotated[
+        np.ndarray,
+        Column(
+            pa.int32(),
+            "token ids",
+            "the most likely tokens of the full-depth pass read at each exitable layer, then at the final one, "
+            "likeliest first; null where not recorded",
+            nullable=True,
+            texts="top_tokens",
+        ),
+    ]
+    top_prob_TXK: Annotated[
+        np.ndarray, Column(pa.float32(), "probability", "the probability of top_token_ids", nullable=True)
+    ]
+    exit_top_token_ids_TK: Annotated[
+        np.ndarray,
+        Column(
+            pa.int32(),
+            "token ids",
+            "the most likely tokens of the distribution that token_id was read from, likeliest first: the student's "
+            "own at exit_layer in modes that alter the state, else those of top_token_ids there; null where not "
+            "recorded",
+            nullable=True,
+            texts="exit_top_tokens",
+        ),
+    ]
+    exit_top_prob_TK: Annotated[
+        np.ndarray, Column(pa.float32(), "probability", "the probability of exit_top_token_ids", nullable=True)
+    ]
+
+
+def recorded() -> Iterator[tuple[str, str, str, Column]]:
+    """Each recorded column: its attribute of `Trace`, its name, its axes after T, its declaration."""
+    for attribute, kind in get_type_hints(Trace, include_extras=True).items():
+        if get_origin(kind) is Annotated:
+            name, _, axes = attribute.rpartition("_")
+            yield attribute, name, axes.removeprefix("T"), kind.__metadata__[0]
+
+
+def token_fields() -> Iterator[pa.Field]:
+    """The columns of the `tokens` table that are recorded, and those with the texts of their ids."""
+    for _, name, axes, column in recorded():
+        yield described(name, nested(column.kind, axes), column.unit, column.definition, column.nullable)
+        if column.texts:
+            yield described(column.texts, nested(pa.string(), axes), "text", f"the text of {name}, each by itself")
+
+
+def nested(kind: pa.DataType, axes: str) -> pa.DataType:
+    """Lists, one in another for each axis."""
+    for _ in axes:
+        kind = pa.list_(kind)
+    return kind
+
+
+def described(name: str, kind: pa.DataType, unit: str, definition: str, nullable: bool = True) -> pa.Field:
+    """A column of a table, with its unit and meaning as metadata."""
+    return pa.field(name, kind, nullable=nullable, metadata={"unit": unit, "definition": definition})
