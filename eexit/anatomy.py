@@ -144,7 +144,9 @@ class Decoder:
         if self.attends_itself:
             check_self_attending(self, self._watch(model, path, name, None), far)
         self._require_windows(cached_windows(config), far[-1])
-        self.cache_bytes_per_token = self._cache_bytes()
+        cache = self._one_position()
+        self.cache_bytes_per_token = cache.n_bytes
+        self.cache_shapes = [tuple(part.shape for part in cache.held(layer)) for layer in range(self.n_layers)]
 
     def _watch(self, model: PreTrainedModel, path: str, name: str, implementation: str | None) -> list[list[Forward]]:
         """Run two rows through the model as it is; then layers can be called as it calls them."""
@@ -193,15 +195,15 @@ class Decoder:
         return row_axes(*calls)
 
     @torch.inference_mode()
-    def _cache_bytes(self) -> int:
-        """Bytes that the keys and values of a position take."""
+    def _one_position(self) -> KVCache:
+        """A cache with the keys and values of one position."""
         cache = KVCache(1, 1)
         view = self.view(cache, torch.zeros(1, 1, dtype=torch.long, device=self.device), 1)
         with self.attending():
             hidden_BTW, layer_pass = self.begin(torch.ones_like(view.position_BT), view)
             for layer in range(self.n_layers):
                 layer_pass.write_keys(layer, hidden_BTW)
-        return cache.n_bytes
+        return cache
 
     def view(self, cache: KVCache, position_BT: Tensor, reach: int) -> CacheView:
         """A pass over rows of a cache, as these layers need it."""

@@ -49,6 +49,7 @@ class KVCache:
 
     def __init__(self, n_slots: int, length: int):
         self.n_slots, self.length, self.capacity = n_slots, length, 0
+        self.hidden_LNS: Tensor | None = None  # positions that hold nothing, by layer; None while there are none
         self._stacks: list[Stack] = []
         self._places: dict[int, tuple[Stack, int]] = {}  # of a layer, and where it is in its stack
 
@@ -60,6 +61,10 @@ class KVCache:
         """A layer's keys and values, both as (N, H, S, D); made like these (…, H, T, D) if they aren't there yet."""
         if layer not in self._places:
             self._add([layer], key, value)
+        return self.held(layer)
+
+    def held(self, layer: int) -> tuple[Tensor, Tensor]:
+        """The same for a layer that is there."""
         stack, place = self._places[layer]
         return stack.keys[place, :, :, : self.capacity], stack.values[place, :, :, : self.capacity]
 
@@ -85,9 +90,9 @@ class KVCache:
     @torch.inference_mode()
     def copy_slots(self, sources: Tensor, targets: Tensor) -> None:
         """What slots `sources` hold goes to `targets`, none of which is a source."""
-        for stack in self._stacks:
-            for buffer in (stack.keys, stack.values):
-                buffer.index_copy_(1, targets, buffer.index_select(1, sources))
+        buffers = [buffer for stack in self._stacks for buffer in (stack.keys, stack.values)]
+        for buffer in (*buffers, *([] if self.hidden_LNS is None else [self.hidden_LNS])):
+            buffer.index_copy_(1, targets, buffer.index_select(1, sources))
 
     @torch.inference_mode()
     def load(self, slots: slice, prefix: "KVCache", layers: Sequence[int], n_tokens: int) -> None:
@@ -95,6 +100,8 @@ class KVCache:
         if not self._stacks:
             self._add_like(prefix, layers)
         self.reserve(n_tokens)
+        if self.hidden_LNS is not None:
+            self.hidden_LNS[:, slots] = False
         for stack in self._stacks:
             starts = [prefix._places[layer][0] for layer in stack.layers]
             for buffer, start in (
@@ -103,6 +110,14 @@ class KVCache:
             ):
                 buffer[:, slots, :, :n_tokens] = start[:, :, :, :n_tokens]
                 buffer[:, slots, :, n_tokens:] = 0
+
+    @torch.inference_mode()
+    def hide(self, layer: int, slot_B: Tensor, position_B: Tensor) -> None:
+        """A layer holds nothing at these positions: they are not attended to."""
+        if self.hidden_LNS is None:
+            n_layers = max(self._places) + 1
+            self.hidden_LNS = slot_B.new_zeros(n_layers, self.n_slots, self.length, dtype=torch.bool)
+        self.hidden_LNS[layer, slot_B, position_B] = True
 
     def _add_like(self, prefix: "KVCache", layers: Sequence[int]) -> None:
         """Stack the layers by shape, a few at a time."""
@@ -138,8 +153,8 @@ class CacheView:
         self.slots = torch.arange(position_BT.shape[0], device=position_BT.device) if rows is None else rows
         self.slot_B1 = self.slots[:, None]
         self.own_position_BT = position_BT if rows is None else position_BT[rows]
-        self.masks: dict[int | None, Tensor] = {}
-        self.biases: dict[tuple[int | None, int], Tensor] = {}
+        self.masks: dict[tuple[int | None, int | None], Tensor] = {}
+        self.biases: dict[tuple[int | None, int | None, int], Tensor] = {}
         self.layer = -1  # the one that gave its keys and values last
         self.only_keys = False
 
@@ -148,6 +163,15 @@ class CacheView:
         view = CacheView(self.cache, self.position_BT, self.reach, rows, self.left_padded)
         view.masks, view.biases = self.masks, self.biases
         return view
+
+    def copy_keys(self, source: "CacheView", layer: int, target: int) -> None:
+        """Have a layer hold what another holds in `source`, a view of the same rows, at their own positions."""
+        for theirs, ours in zip(source.cache.held(layer), self.cache.held(target), strict=True):
+            ours[self.slot_B1, :, self.own_position_BT] = theirs[source.slot_B1, :, source.own_position_BT]
+
+    def hide(self, layer: int) -> None:
+        """A layer holds nothing at the rows' own positions."""
+        self.cache.hide(layer, self.slot_B1, self.own_position_BT)
 
     @contextmanager
     def keys_only(self) -> Iterator[None]:
@@ -194,21 +218,29 @@ class CacheView:
         return keys[:n_rows], values[:n_rows]
 
     def mask(self, window: int | None) -> Tensor:
-        """(B, 1, T, S): which positions a token attends to: those up to its own, within the sliding window."""
-        if window not in self.masks:
+        """(B, 1, T, S): which positions a token attends to: those up to its own, within the sliding window.
+
+        Without those that are hidden in the layer that gave its keys last.
+        """
+        hidden_LNS = self.cache.hidden_LNS
+        key = (window, None if hidden_LNS is None else self.layer)
+        if key not in self.masks:
             key_S = torch.arange(self.cache.capacity, device=self.position_BT.device)
             mask_BTS = key_S <= self.position_BT[..., None]
             if window is not None:
                 mask_BTS &= key_S > self.position_BT[..., None] - window
-            self.masks[window] = mask_BTS[:, None]
-        return self.masks[window]
+            if hidden_LNS is not None:
+                mask_BTS &= ~hidden_LNS[self.layer, : len(mask_BTS), None, : self.cache.capacity]
+            self.masks[key] = mask_BTS[:, None]
+        return self.masks[key]
 
     def bias(self, window: int | None, n_heads: int, dtype: torch.dtype) -> Tensor:
         """(B·H, T, S): the same as what is added to scores, 0 or -inf."""
-        if (window, n_heads) not in self.biases:
+        key = (window, None if self.cache.hidden_LNS is None else self.layer, n_heads)
+        if key not in self.biases:
             mask = self.mask(window).expand(-1, n_heads, -1, -1).flatten(0, 1)
-            self.biases[window, n_heads] = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, float("-inf"))
-        return self.biases[window, n_heads]
+            self.biases[key] = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, float("-inf"))
+        return self.biases[key]
 
     @record_function("attention")
     def attend(
@@ -220,7 +252,10 @@ class CacheView:
         `sinks` (H·G,) are scores, one of each head, that share in the softmax and have no value.
         """
         if softcap is None and query.shape[2] == 1:
-            attended = kernels.attention(query, key, value, self.slots, self.own_position_BT, window, scaling, sinks)
+            hidden_NS = None if self.cache.hidden_LNS is None else self.cache.hidden_LNS[self.layer]
+            attended = kernels.attention(
+                query, key, value, self.slots, self.own_position_BT, window, scaling, sinks, hidden_NS
+            )
             if attended is not None:
                 return attended
         if self.rows is not None:  # idle rows attend to nothing of interest: cheaper than a copy of the others' cache

@@ -10,11 +10,22 @@ import numpy as np
 
 from eexit.anatomy import Decoder
 from eexit.batch import Batch, find_layers, students_of
+from eexit.config import UsageError
+from eexit.configuration import NORMAL
 from eexit.memory import cache_budget
 from eexit.rows import Decoding, Failure, Outcome, Request
 from eexit.states import STATES
 from eexit.step import Prefix, decode_step, first_tokens, prefill
 from eexit.transfer import to_device
+
+
+def refuse_mode(mode: str, decoder: Decoder) -> None:
+    """Raises `UsageError` for a mode that a model can't be run in."""
+    try:
+        if mode != NORMAL:
+            STATES[mode].check(decoder)
+    except ValueError as error:
+        raise UsageError(f"mode {mode} can't be used with this model: {error}") from error
 
 
 class Engine:

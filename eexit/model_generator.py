@@ -13,11 +13,11 @@ from eexit.chat import format_and_tokenize_input
 from eexit.config import SweepConfig, first_line
 from eexit.configuration import NORMAL, Configuration
 from eexit.cpu.packed_linear import pack_linear_layers
-from eexit.engine import Engine
+from eexit.engine import Engine, refuse_mode
 from eexit.exits import resolve_exitable_layers
 from eexit.generator import Results, error_results, run_columns
 from eexit.models import eos_token_ids, load_model_and_tokenizer
-from eexit.plan import Run
+from eexit.plan import Run, configurations
 from eexit.records import generation_columns, text_pieces, token_text, tokens_table
 from eexit.rows import Decoding, Failure, Outcome, Request
 from eexit.schema import GENERATIONS, TOKENS
@@ -37,6 +37,8 @@ class ModelGenerator:
         self.model, self.tokenizer = load_model_and_tokenizer(config, device)
         pack_linear_layers(self.model)
         decoder = Decoder(self.model)
+        for mode in {configuration.mode for configuration in configurations(config)}:
+            refuse_mode(mode, decoder)
         decoding = Decoding(
             exitable_layers=resolve_exitable_layers(config, decoder.n_layers),
             max_new_tokens=config.max_new_tokens,

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from eexit.config import Prompt, SweepConfig
 from eexit.configuration import NORMAL, Configuration
+from eexit.rules import CONTROL
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ def configurations(config: SweepConfig) -> list[Configuration]:
 
     A control comes right after the configuration that it is a control of, or last.
     """
-    controls = {control.of: Configuration(control.mode, "random", control.parameter) for control in config.controls}
+    controls = {control.of: Configuration(control.mode, CONTROL, control.parameter) for control in config.controls}
     planned: list[Configuration] = []
     for configuration in _grid(config):
         control = controls.pop(configuration.key, None)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from eexit.divergence import Divergence
 
 KL_FACTOR: Final = "KL factor"
+CONTROL: Final = "random"  # the rule whose parameter is a Control
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from eexit.anatomy import Decoder
 from eexit.config import UsageError
 from eexit.configuration import MODES, NORMAL, Configuration
-from eexit.engine import Engine
+from eexit.engine import Engine, refuse_mode
 from eexit.exits import every_nth_layer
 from eexit.models import Tokenizer, eos_token_ids
 from eexit.records import exit_statistics, text_pieces
@@ -56,6 +56,7 @@ class EarlyExitGenerator(ABC):
         self.tokenizer, self.mode, self.readout = tokenizer, mode, readout
         self.exitable_layers = list(get_early_exit_indices(model) if exitable_layers is None else exitable_layers)
         self.decoder = Decoder(model)
+        refuse_mode(self.mode, self.decoder)
         self.eos_token_ids = eos_token_ids(model, tokenizer)
         allowed = range(self.decoder.n_layers - 1)
         if not self.exitable_layers or self.exitable_layers != sorted(set(self.exitable_layers) & set(allowed)):

@@ -4,6 +4,7 @@ A state is one entry of `STATES`, and a mode of a sweep; `normal` is the mode in
 and reports know none of them by name. This module needs no torch.
 """
 
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 
@@ -12,6 +13,24 @@ class Exited(Protocol):
 
     def write_keys(self, layer: int) -> None:
         """Give the layer their keys and values, made from their residual streams as they were where they exited."""
+
+    def copy_keys(self, layer: int) -> None:
+        """Give the layer the keys and values that the layer before it holds at their positions."""
+
+    def hide(self, layer: int) -> None:
+        """Leave the layer without anything at their positions: later tokens do not attend to them there."""
+
+
+class Model(Protocol):
+    """What a state may need of a model."""
+
+    @property
+    def attends_itself(self) -> bool:
+        """Whether its layers attend by code of their own, so that no position can be hidden from one of them."""
+
+    @property
+    def cache_shapes(self) -> Sequence[object]:
+        """The shapes of a position's keys and values, layer by layer."""
 
 
 class State(Protocol):
@@ -27,6 +46,9 @@ class State(Protocol):
         Up to the layer before it, a pass that exits and one that doesn't are the same.
         """
 
+    def check(self, model: Model) -> None:
+        """Raises `ValueError`, saying why, for a model that it can't be done with."""
+
     def fill(self, layer: int, exited: Exited) -> None:
         """Give a layer beyond their exits what it is to hold of these tokens."""
 
@@ -36,6 +58,8 @@ class Unfrozen:
 
     def first_altered(self, exit_layer: int) -> int | None:
         return None
+
+    def check(self, model: Model) -> None: ...
 
     def fill(self, layer: int, exited: Exited) -> None:
         raise AssertionError("its rows are the full-depth pass")
@@ -49,6 +73,8 @@ class FrozenResidual:
 
     def first_altered(self, exit_layer: int) -> int | None:
         return exit_layer + 2  # the next layer makes its keys and values from the stream at the exit in any case
+
+    def check(self, model: Model) -> None: ...
 
     def fill(self, layer: int, exited: Exited) -> None:
         exited.write_keys(layer)

@@ -94,7 +94,9 @@ def decode_step(decoder: Decoder, decoding: Decoding, batch: Batch) -> None:
             if batch.n_students:
                 text_F = rows.text_B[: batch.n_students]
                 view = decoder.view(batch.student, rows.position_U1[text_F], reach)
-                student_pass(teacher, text_F, view, routes, batch.states, hidden_BW[: batch.n_students])
+                student_pass(
+                    teacher, text_F, view, routes, batch.states, batch.layers.fork, hidden_BW[: batch.n_students]
+                )
     step = Step(np.arange(batch.n_rows), rows.u_token_B, reading, decision, routes, hidden_BW)
     # 5. Tokens are taken from where the rows exit, 6. and all of it is noted.
     record(batch, step, take_tokens(decoder, decoding, step))
@@ -165,19 +167,29 @@ def _drawn(evidence_BE: Tensor, chances: Chances, u_B: Tensor) -> Decision:
 
 
 @dataclass(frozen=True)
-class Out:
+class Exited:
     """Students of one state that have exited before the layers at hand (`states.Exited`)."""
 
     layer_pass: LayerPass
     hidden_BTW: Tensor  # the residual stream they exited with
+    teacher: CacheView  # of their texts: what both hold up to the fork
+    fork: int
 
     def write_keys(self, layer: int) -> None:
         self.layer_pass.write_keys(layer, self.hidden_BTW)
 
+    def copy_keys(self, layer: int) -> None:
+        source = self.teacher if layer - 1 <= self.fork else self.layer_pass.view
+        self.layer_pass.view.copy_keys(source, layer - 1, layer)
+
+    def hide(self, layer: int) -> None:
+        self.layer_pass.view.hide(layer)
+
 
 def student_pass(
-    teacher: Teacher, text_F: Tensor, view: CacheView, routes: Routes, states: Sequence[str], hidden_FW: Tensor
-) -> None:
+    teacher: Teacher, text_F: Tensor, view: CacheView, routes: Routes, states: Sequence[str], fork: int,
+    hidden_FW: Tensor,
+) -> None:  # fmt: skip
     """Have `hidden_FW` hold the residual stream of each row at its exit layer, as the student's own cache makes it.
 
     A layer is run for the rows that have not exited before it; what it holds of the others is their state's affair.
@@ -186,15 +198,16 @@ def student_pass(
     hidden_FW[:] = torch.where(routes.at_fork_F[:, None], hidden_FW, teacher.fork_UW[text_F])
     for stretch in routes.stretches:
         going_pass = teacher.layer_pass.among(text_F[stretch.going], view.among(stretch.going))
-        outs = [
-            (STATES[name], Out(teacher.layer_pass.among(text_F[out], view.among(out)), hidden_FW[out, None]))
-            for name, out in zip(states, stretch.out, strict=True)
-            if len(out)
-        ]
+        exited = []
+        for name, out in zip(states, stretch.out, strict=True):
+            if len(out):
+                out_pass = teacher.layer_pass.among(text_F[out], view.among(out))
+                its_teacher = teacher.layer_pass.view.among(text_F[out])
+                exited.append((STATES[name], Exited(out_pass, hidden_FW[out, None], its_teacher, fork)))
         going_BTW = hidden_FW[stretch.going, None]
         for layer in range(stretch.start, stretch.end):
-            for state, out in outs:
-                state.fill(layer, out)
+            for state, students in exited:
+                state.fill(layer, students)
             if len(stretch.going):
                 going_BTW = going_pass.block(layer, going_BTW)
         hidden_FW[stretch.going] = going_BTW[:, 0]

@@ -2,11 +2,15 @@
 
 Compiled for one shape: GROUP query heads of each key head, KEY_WIDTH and VALUE_WIDTH numbers. Shapes: B rows, N slots,
 H key heads, G query heads of each, S positions there is room for, D width of a key, W of a value. Row b is in slot_B[b]
-of the cache. Scores and sums are fp32; what is not a number stays so. */
+of the cache. Scores and sums are fp32; NaN propagates. */
 
 #include "numbers.h"
 
 enum { G = GROUP, D = KEY_WIDTH, W = VALUE_WIDTH, BLOCK = 256, CACHE_LINE = 64, AHEAD = 16 };
+
+/* Below any score. Not infinity, of which two have no difference: a row's own position is never hidden, and its score
+leaves nothing of this one. */
+static const float HIDDEN = -1e30f;
 
 static inline void prefetch(const number *start, long n_numbers) {
     for (long n = 0; n < n_numbers; n += CACHE_LINE / sizeof(number))
@@ -14,10 +18,11 @@ static inline void prefetch(const number *start, long n_numbers) {
 }
 
 /* One key head, positions first…last, a block at a time: what earlier blocks gave is scaled down as higher scores come
-(online softmax, Milakov and Gimelshein 2018). A sink is a score without a value: the sum starts with it. */
+(online softmax, Milakov and Gimelshein 2018). A sink is a score without a value: the sum starts with it. Positions that
+are marked in hidden_S, which may be NULL, are not attended to. */
 static void attend_head(
-    const number *query_GD, const number *key_SD, const number *value_SW, const float *sink_G, number *out_GW,
-    long first, long last, float scaling) {
+    const number *query_GD, const number *key_SD, const number *value_SW, const float *sink_G,
+    const uint8_t *hidden_S, number *out_GW, long first, long last, float scaling) {
     float query[G][D], score[G][BLOCK], max[G], sum[G], out[G][W];
     for (long g = 0; g < G; g++) {
         for (long d = 0; d < D; d++)
@@ -41,6 +46,9 @@ static void attend_head(
                     product += query[g][d] * key[d];
                 score[g][s] = product;
             }
+            if (hidden_S && hidden_S[begin + s])
+                for (long g = 0; g < G; g++)
+                    score[g][s] = HIDDEN;
         }
         for (long g = 0; g < G; g++) {
             float before = max[g], highest = before, block_sum = 0;
@@ -71,11 +79,12 @@ static void attend_head(
             out_GW[g * W + w] = store(out[g][w] / sum[g]);
 }
 
-/* From the last `window` positions up to position_B[b], row b's own; sink_HG may be NULL. */
+/* From the last `window` positions up to position_B[b], row b's own; sink_HG and hidden_NM may be NULL. The latter marks
+positions, of which it has room for M. */
 void attention(
     const number *query_BHGD, const number *key_NHSD, const number *value_NHSW, number *out_BHGW,
-    const int64_t *slot_B, const int64_t *position_B, const float *sink_HG, int n_threads, long B, long H, long S,
-    long window, float scaling) {
+    const int64_t *slot_B, const int64_t *position_B, const float *sink_HG, const uint8_t *hidden_NM, int n_threads,
+    long B, long H, long S, long M, long window, float scaling) {
 #pragma omp parallel for collapse(2) num_threads(n_threads)
     for (long b = 0; b < B; b++)
         for (long h = 0; h < H; h++) {
@@ -83,6 +92,7 @@ void attention(
             long first = last + 1 > window ? last + 1 - window : 0;
             attend_head(
                 query_BHGD + head * G * D, key_NHSD + place * D, value_NHSW + place * W,
-                sink_HG ? sink_HG + h * G : NULL, out_BHGW + head * G * W, first, last, scaling);
+                sink_HG ? sink_HG + h * G : NULL, hidden_NM ? hidden_NM + slot_B[b] * M : NULL, out_BHGW + head * G * W,
+                first, last, scaling);
         }
 }

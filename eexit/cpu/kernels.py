@@ -53,12 +53,13 @@ def divergence(logits_BXV: Tensor, n_top: int) -> Divergence | None:
 
 def attention(
     query: Tensor, key: Tensor, value: Tensor, slot_B: Tensor, position_B: Tensor, window: int | None, scaling: float,
-    sinks: Tensor | None = None,
+    sinks: Tensor | None = None, hidden_NM: Tensor | None = None,
 ) -> Tensor | None:  # fmt: skip
     """Attention of one query (B, H·G, 1, D) of each row to its own positions, up to its own; (B, 1, H·G, W).
 
     Keys (N, H, S, D) and values (N, H, S, W) are of all slots; `sinks` (H·G,) are scores that share in the softmax and
-    have no value. None where it can't be compiled for such numbers.
+    have no value; `hidden_NM` (N, M) marks positions that are not attended to, never a row's own. None where it can't
+    be compiled for such numbers.
     """
     (n_rows, n_heads, _, width), (_, n_key_heads, length, value_width) = query.shape, value.shape
     compiled = _compiled(
@@ -69,8 +70,9 @@ def attention(
     query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     attended = query.new_empty(n_rows, 1, n_heads, value_width)
     sinks = None if sinks is None else sinks.float().contiguous()
-    pointers = map(_pointer, (query, key, value, attended, slot_B, position_B, sinks))
-    sizes = map(ctypes.c_long, (n_rows, n_key_heads, length, window or UNLIMITED))
+    pointers = map(_pointer, (query, key, value, attended, slot_B, position_B, sinks, hidden_NM))
+    n_marks = 0 if hidden_NM is None else hidden_NM.shape[1]
+    sizes = map(ctypes.c_long, (n_rows, n_key_heads, length, n_marks, window or UNLIMITED))
     compiled(*pointers, torch.get_num_threads(), *sizes, ctypes.c_float(scaling))
     return attended
 
