@@ -150,7 +150,13 @@ def test_invariant_3_holds_for_the_kl_generator(any_model: PreTrainedModel, word
     ids=lambda change: "-".join(change),
 )
 def test_invariant_3_holds_however_rows_decode(llama: PreTrainedModel, change: dict):
-    check_reference(llama, grid(configurations(rules=RULES), PROMPTS[:2]), replace(DECODING, **change))
+    decoding, fitting = replace(DECODING, **change), []
+    for configuration in configurations(rules=RULES):
+        with suppress(ValueError):  # a parameter that names other layers
+            if configuration.rule:
+                RULES[configuration.rule].setting(configuration.parameter, decoding.exitable_layers)
+            fitting.append(configuration)
+    check_reference(llama, grid(fitting, PROMPTS[:2]), decoding)
 
 
 def test_invariant_4_a_row_is_the_same_alone_and_beside_others(any_model: PreTrainedModel):
