@@ -116,7 +116,7 @@ def stop_by_kl(seen: Seen, kl_factor: float) -> Stops:
     return [2 / (1 + math.exp(min(kl_factor * kl, 700.0))) for kl in seen.kls], seen.kls
 
 
-def leave_residual_frozen(cache: DynamicCache, exit_layer: int) -> None:
+def leave_residual_frozen(cache: Any, exit_layer: int) -> None:
     """Keys and values past the exit were made from the stream as it was handed on: there is nothing left to do."""
 
 
@@ -125,7 +125,7 @@ READ: dict[str, Callable[[Decoder, Tensor], Tensor]] = {
     "raw": lambda decoder, hidden_BW: decoder.head(decoder.unnormed(hidden_BW)),
 }
 STOPS: dict[str, Callable[[Seen, Any], Stops]] = {"kl": stop_by_kl}
-LEAVE: dict[str, Callable[[DynamicCache, int], None]] = {"frozen_residual": leave_residual_frozen}
+LEAVE: dict[str, Callable[[Any, int], None]] = {"frozen_residual": leave_residual_frozen}
 
 
 def stick_breaking(stops: list[float]) -> list[float]:
