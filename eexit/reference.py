@@ -116,6 +116,12 @@ def stop_by_kl(seen: Seen, kl_factor: float) -> Stops:
     return [2 / (1 + math.exp(min(kl_factor * kl, 700.0))) for kl in seen.kls], seen.kls
 
 
+def stop_by_agreement(seen: Seen, _: None) -> Stops:
+    """1 where the likeliest token is the final layer's."""
+    agrees = [float(logits.argmax() == seen.final_logits.argmax()) for logits in seen.exit_logits]
+    return agrees, agrees
+
+
 def leave_residual_frozen(cache: Any, exit_layer: int) -> None:
     """Keys and values past the exit were made from the stream as it was handed on: there is nothing left to do."""
 
@@ -124,7 +130,7 @@ READ: dict[str, Callable[[Decoder, Tensor], Tensor]] = {
     "lens": lambda decoder, hidden_BW: decoder.head(decoder.normed(hidden_BW)),
     "raw": lambda decoder, hidden_BW: decoder.head(decoder.unnormed(hidden_BW)),
 }
-STOPS: dict[str, Callable[[Seen, Any], Stops]] = {"kl": stop_by_kl}
+STOPS: dict[str, Callable[[Seen, Any], Stops]] = {"kl": stop_by_kl, "agree": stop_by_agreement}
 LEAVE: dict[str, Callable[[Any, int], None]] = {"frozen_residual": leave_residual_frozen}
 
 

@@ -102,7 +102,29 @@ class KL:
         return Chances(2 * (-setting_BE * evidence_BE).sigmoid(), (setting_BE * evidence_BE / 2).tanh())
 
 
-RULES: Final[dict[str, Rule]] = {"kl": KL()}
+class Agree:
+    """Exits where the likeliest token is already the final layer's: the ceiling of any rule that keeps that token."""
+
+    definition = "exits at a layer whose likeliest token is the final layer's"
+    parameter, unit, is_oracle = "", "", True
+
+    def check(self, parameter: Parameter) -> None:
+        if parameter is not None:
+            raise ValueError(f"rule agree has no parameter, got {shown(parameter)}")
+
+    def setting(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
+        return [0.0] * len(exitable_layers)
+
+    def evidence(self, teacher: Divergence) -> Tensor | None:
+        """1 where the tokens are the same, else 0."""
+        return (teacher.likeliest_BX[:, :-1] == teacher.likeliest_BX[:, -1:]).to(teacher.kl_BE.dtype)
+
+    def chances(self, evidence_BE: Tensor | None, setting_BE: Tensor) -> Chances:
+        assert evidence_BE is not None
+        return Chances(evidence_BE, 1 - evidence_BE)
+
+
+RULES: Final[dict[str, Rule]] = {"kl": KL(), "agree": Agree()}
 
 
 def shown(parameter: Parameter) -> str:
