@@ -122,6 +122,11 @@ def stop_by_agreement(seen: Seen, _: None) -> Stops:
     return agrees, agrees
 
 
+def stop_at_layer(seen: Seen, layer: float) -> Stops:
+    """1 at one layer."""
+    return [float(here == layer) for here in seen.exitable_layers], [math.nan] * len(seen.exitable_layers)
+
+
 def leave_residual_frozen(cache: Any, exit_layer: int) -> None:
     """Keys and values past the exit were made from the stream as it was handed on: there is nothing left to do."""
 
@@ -130,7 +135,7 @@ READ: dict[str, Callable[[Decoder, Tensor], Tensor]] = {
     "lens": lambda decoder, hidden_BW: decoder.head(decoder.normed(hidden_BW)),
     "raw": lambda decoder, hidden_BW: decoder.head(decoder.unnormed(hidden_BW)),
 }
-STOPS: dict[str, Callable[[Seen, Any], Stops]] = {"kl": stop_by_kl, "agree": stop_by_agreement}
+STOPS: dict[str, Callable[[Seen, Any], Stops]] = {"kl": stop_by_kl, "agree": stop_by_agreement, "fixed": stop_at_layer}
 LEAVE: dict[str, Callable[[Any, int], None]] = {"frozen_residual": leave_residual_frozen}
 
 

@@ -124,7 +124,31 @@ class Agree:
         return Chances(evidence_BE, 1 - evidence_BE)
 
 
-RULES: Final[dict[str, Rule]] = {"kl": KL(), "agree": Agree()}
+class Fixed:
+    """Exits at one layer, whatever the token: a control of known depth."""
+
+    definition = "exits at one layer, whatever the token"
+    parameter, unit, is_oracle = "exit layer", "", False
+
+    def check(self, parameter: Parameter) -> None:
+        if not (isinstance(parameter, float) and parameter >= 0 and parameter.is_integer()):
+            raise ValueError(f"rule fixed takes a layer as its parameter, as in fixed=10, got {shown(parameter)}")
+
+    def setting(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
+        """The chance to exit: 1 at the layer."""
+        if parameter not in exitable_layers:
+            layers = " ".join(map(str, exitable_layers))
+            raise ValueError(f"rule fixed can't exit at layer {shown(parameter)}: the exitable layers are {layers}")
+        return [float(layer == parameter) for layer in exitable_layers]
+
+    def evidence(self, teacher: Divergence) -> Tensor | None:
+        return None
+
+    def chances(self, evidence_BE: Tensor | None, setting_BE: Tensor) -> Chances:
+        return Chances(setting_BE, 1 - setting_BE)
+
+
+RULES: Final[dict[str, Rule]] = {"kl": KL(), "agree": Agree(), "fixed": Fixed()}
 
 
 def shown(parameter: Parameter) -> str:
