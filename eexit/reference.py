@@ -22,6 +22,7 @@ from eexit.anatomy import Decoder
 from eexit.draws import exit_draws, sampling_draws
 from eexit.reading import pick_tokens
 from eexit.rows import Decoding, Request
+from eexit.rules import Control
 from eexit.schema import EOS, LENGTH
 from eexit.trace import Trace
 
@@ -127,6 +128,16 @@ def stop_at_layer(seen: Seen, layer: float) -> Stops:
     return [float(here == layer) for here in seen.exitable_layers], [math.nan] * len(seen.exitable_layers)
 
 
+def stop_at_random(seen: Seen, control: Control) -> Stops:
+    """Of the tokens that got as far as a layer elsewhere, the share that exited there."""
+    stops, left = [], sum(count for _, count in control.counts)
+    for layer in seen.exitable_layers:
+        here = dict(control.counts).get(layer, 0)
+        stops.append(here / left if left else 0.0)
+        left -= here
+    return stops, [math.nan] * len(stops)
+
+
 def leave_residual_frozen(cache: Any, exit_layer: int) -> None:
     """Keys and values past the exit were made from the stream as it was handed on: there is nothing left to do."""
 
@@ -135,7 +146,12 @@ READ: dict[str, Callable[[Decoder, Tensor], Tensor]] = {
     "lens": lambda decoder, hidden_BW: decoder.head(decoder.normed(hidden_BW)),
     "raw": lambda decoder, hidden_BW: decoder.head(decoder.unnormed(hidden_BW)),
 }
-STOPS: dict[str, Callable[[Seen, Any], Stops]] = {"kl": stop_by_kl, "agree": stop_by_agreement, "fixed": stop_at_layer}
+STOPS: dict[str, Callable[[Seen, Any], Stops]] = {
+    "kl": stop_by_kl,
+    "agree": stop_by_agreement,
+    "fixed": stop_at_layer,
+    "random": stop_at_random,
+}
 LEAVE: dict[str, Callable[[Any, int], None]] = {"frozen_residual": leave_residual_frozen}
 
 

@@ -148,7 +148,37 @@ class Fixed:
         return Chances(setting_BE, 1 - setting_BE)
 
 
-RULES: Final[dict[str, Rule]] = {"kl": KL(), "agree": Agree(), "fixed": Fixed()}
+class Random:
+    """Exits at layers drawn to follow another configuration's exits: the same depth, without knowledge."""
+
+    definition = "exits at layers drawn so that they follow those of another configuration, whatever the token"
+    parameter, unit, is_oracle = "", "", False
+
+    def check(self, parameter: Parameter) -> None:
+        if not isinstance(parameter, Control):
+            raise ValueError(f"rule {CONTROL} follows a configuration of a finished sweep: give --controls-of RESULTS")
+        if sum(count for _, count in parameter.counts) < 1:
+            raise ValueError(f"{parameter.of} decided no token, so that rule {CONTROL} has no exits to follow")
+
+    def setting(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
+        """The chance to exit at a layer that is reached: exits there over exits there and beyond."""
+        assert isinstance(parameter, Control)
+        counts = dict(parameter.counts)
+        foreign = [layer for layer in counts if layer < exitable_layers[-1] and layer not in exitable_layers]
+        if foreign:
+            layers = " ".join(map(str, exitable_layers))
+            raise ValueError(f"{parameter.of} exits at layer {foreign[0]}: here the exitable layers are {layers}")
+        beyond = [sum(n for other, n in counts.items() if other >= layer) for layer in exitable_layers]
+        return [counts.get(layer, 0) / n if n else 0.0 for layer, n in zip(exitable_layers, beyond, strict=True)]
+
+    def evidence(self, teacher: Divergence) -> Tensor | None:
+        return None
+
+    def chances(self, evidence_BE: Tensor | None, setting_BE: Tensor) -> Chances:
+        return Chances(setting_BE, 1 - setting_BE)
+
+
+RULES: Final[dict[str, Rule]] = {"kl": KL(), "agree": Agree(), "fixed": Fixed(), CONTROL: Random()}
 
 
 def shown(parameter: Parameter) -> str:

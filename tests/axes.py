@@ -2,10 +2,22 @@
 
 from typing import Final
 
-from eexit.rules import Parameter
+from eexit.rules import Control, Parameter
 
 EXITABLE: Final = (1, 3, 4)  # of models with seven layers
+
+
+def control(*counts: int) -> Control:
+    """Of a configuration that exited so often at each exitable layer and at the final one."""
+    return Control("unfrozen/kl/1", tuple(zip((*EXITABLE, 6), counts, strict=True)))
+
+
 # With which it exits here and there; always at the first exitable layer; never. Of a rule that can't, there is none.
-SOME: Final[dict[str, list[Parameter]]] = {"kl": [0.5, 2.0], "agree": [None], "fixed": [3.0, 4.0]}
-ALWAYS: Final[dict[str, list[Parameter]]] = {"kl": [0.0], "agree": [], "fixed": [1.0]}
-NEVER: Final[dict[str, list[Parameter]]] = {"kl": [1e9], "agree": [], "fixed": []}
+SOME: Final[dict[str, list[Parameter]]] = {
+    "kl": [0.5, 2.0],
+    "agree": [None],
+    "fixed": [3.0, 4.0],
+    "random": [control(20, 30, 0, 50)],
+}
+ALWAYS: Final[dict[str, list[Parameter]]] = {"kl": [0.0], "agree": [], "fixed": [1.0], "random": [control(9, 0, 0, 0)]}
+NEVER: Final[dict[str, list[Parameter]]] = {"kl": [1e9], "agree": [], "fixed": [], "random": [control(0, 0, 0, 9)]}
