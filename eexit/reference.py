@@ -142,6 +142,13 @@ def leave_residual_frozen(cache: Any, exit_layer: int) -> None:
     """Keys and values past the exit were made from the stream as it was handed on: there is nothing left to do."""
 
 
+def leave_cache_frozen(cache: Any, exit_layer: int) -> None:
+    """Every layer past the exit holds a copy of the exit layer's keys and values at the last position."""
+    held = cache.layers[exit_layer]
+    for layer in cache.layers[exit_layer + 1 :]:
+        layer.keys[:, :, -1], layer.values[:, :, -1] = held.keys[:, :, -1], held.values[:, :, -1]
+
+
 READ: dict[str, Callable[[Decoder, Tensor], Tensor]] = {
     "lens": lambda decoder, hidden_BW: decoder.head(decoder.normed(hidden_BW)),
     "raw": lambda decoder, hidden_BW: decoder.head(decoder.unnormed(hidden_BW)),
@@ -152,7 +159,10 @@ STOPS: dict[str, Callable[[Seen, Any], Stops]] = {
     "fixed": stop_at_layer,
     "random": stop_at_random,
 }
-LEAVE: dict[str, Callable[[Any, int], None]] = {"frozen_residual": leave_residual_frozen}
+LEAVE: dict[str, Callable[[Any, int], None]] = {
+    "frozen_residual": leave_residual_frozen,
+    "frozen_cache": leave_cache_frozen,
+}
 
 
 def stick_breaking(stops: list[float]) -> list[float]:
