@@ -149,6 +149,12 @@ def leave_cache_frozen(cache: Any, exit_layer: int) -> None:
         layer.keys[:, :, -1], layer.values[:, :, -1] = held.keys[:, :, -1], held.values[:, :, -1]
 
 
+def leave_nothing(cache: Any, exit_layer: int) -> None:
+    """Layers past the exit forget the last position; a single token is given no mask, which would tell its absence."""
+    for layer in cache.layers[exit_layer + 1 :]:
+        layer.keys, layer.values = layer.keys[:, :, :-1], layer.values[:, :, :-1]
+
+
 READ: dict[str, Callable[[Decoder, Tensor], Tensor]] = {
     "lens": lambda decoder, hidden_BW: decoder.head(decoder.normed(hidden_BW)),
     "raw": lambda decoder, hidden_BW: decoder.head(decoder.unnormed(hidden_BW)),
@@ -162,6 +168,7 @@ STOPS: dict[str, Callable[[Seen, Any], Stops]] = {
 LEAVE: dict[str, Callable[[Any, int], None]] = {
     "frozen_residual": leave_residual_frozen,
     "frozen_cache": leave_cache_frozen,
+    "skip": leave_nothing,
 }
 
 

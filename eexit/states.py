@@ -97,8 +97,23 @@ class FrozenCache:
         exited.copy_keys(layer)
 
 
+class Skip:
+    definition = "an early exit leaves nothing: past the exit layer, later tokens do not attend to its position"
+
+    def first_altered(self, exit_layer: int) -> int | None:
+        return exit_layer + 1
+
+    def check(self, model: Model) -> None:
+        if model.attends_itself:
+            raise ValueError("its layers attend by code of their own, from which no position can be hidden")
+
+    def fill(self, layer: int, exited: Exited) -> None:
+        exited.hide(layer)
+
+
 STATES: Final[dict[str, State]] = {
     "unfrozen": Unfrozen(),
     "frozen_residual": FrozenResidual(),
     "frozen_cache": FrozenCache(),
+    "skip": Skip(),
 }
