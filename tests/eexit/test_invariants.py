@@ -186,7 +186,7 @@ def test_invariant_4_a_row_does_not_depend_on_its_neighbours(architecture: str):
 @pytest.mark.parametrize("rule", RULES)
 def test_invariant_5_exits_happen_as_often_as_their_probabilities_say(llama: PreTrainedModel, rule: str):
     decoding = replace(DECODING, max_new_tokens=40, temperature=1.0)
-    requests = [Request(PROMPTS[1], Configuration("unfrozen", rule, SOME[rule][0]), seed) for seed in range(150)]
+    requests = [Request(PROMPTS[1], Configuration("unfrozen", rule, SOME[rule][-1]), seed) for seed in range(150)]
     traces = generate(llama, requests, decoding)
     exit_layer = np.concatenate([trace.exit_layer_T[1:] for trace in traces])
     probability = np.concatenate([trace.exit_prob_TX[1:] for trace in traces]).astype(np.float64)
