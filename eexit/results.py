@@ -46,7 +46,9 @@ class Manifest:
 
     format: int = FORMAT
     config: Mapping[str, Any]  # an `eexit.config.SweepConfig`
-    configurations: Sequence[Mapping[str, Any]] = ()  # in order: a key, and `eexit.configuration.Configuration.columns`
+    configurations: Sequence[Mapping[str, Any]] = field(
+        default_factory=list
+    )  # in order: a key, and `eexit.configuration.Configuration.columns`
     model: Mapping[str, Any]  # an `eexit.models.ModelDescription`
     exitable_layers: Sequence[int]
     n_runs: int | None = None  # that are planned

@@ -7,6 +7,7 @@ import pytest
 
 from cluster.job import FIELDS, SweepJob, load_job
 from eexit.config import SweepConfig, UsageError
+from eexit.configuration import MODES
 
 DEMO = Path(__file__).parents[2] / "jobs" / "demo.toml"
 
@@ -99,7 +100,7 @@ def test_prompts_come_from_a_file_beside_the_toml(tmp_path: Path) -> None:
     [
         (
             ["--modes", "normal", "foo"],
-            "unknown mode 'foo': choose from normal, unfrozen, frozen_residual (entry 2 of --modes)",
+            f"unknown mode 'foo': choose from {', '.join(MODES)} (entry 2 of --modes)",
         ),
         (["--kl-factors", "0.5", "1", "-1"], "kl_factors must be ≥ 0, got -1 (entry 3 of --kl-factors)"),
         (["--kl-factors", "-.5,1"], "kl_factors must be ≥ 0, got -.5 (entry 1 of --kl-factors)"),

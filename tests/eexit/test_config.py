@@ -18,7 +18,7 @@ def test_defaults_are_the_documented_grid() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"modes": ["frozen"]}, "Input should be 'normal', 'unfrozen' or 'frozen_residual'"),
+        ({"modes": ["frozen"]}, "Input should be 'normal', 'unfrozen'"),
         ({"modes": []}, "at least 1 item"),
         ({"kl_factors": [-1]}, "greater than or equal to 0"),
         ({"kl_factors": [float("nan")]}, "greater than or equal to 0"),
