@@ -8,12 +8,14 @@ from cluster.estimate import Memory
 from cluster.job import SweepJob
 from cluster.progress import counted
 from eexit.config import SweepConfig
+from eexit.places import shown
 from eexit.plan import configurations, count_runs
 
 
 def describe_plan(
     job: SweepJob,
     prompts_from: str,
+    controls_from: str,
     out: str,
     model: dict,
     exitable_layers: Sequence[int],
@@ -36,6 +38,7 @@ def describe_plan(
         "prefiller": _quoted(config.prefiller),
         "control tokens": "read in prompts" if config.control_tokens else "plain text in prompts",
         "configurations": ", ".join(configuration.key for configuration in grid),
+        **({"controls": f"of {shown(controls_from)}"} if controls_from else {}),
         "exit layers": f"{' '.join(map(str, exitable_layers))} (the final one is {model['n_layers'] - 1})",
         "readout": config.readout,
         "next token": f"sampled, temperature {config.temperature:g}, top-p {config.top_p:g}"

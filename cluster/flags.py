@@ -92,7 +92,7 @@ def _split(values: list[str]) -> list[str]:
 
 def _help(field: FieldInfo, in_demo: Any) -> str:
     text, default = field.description or "", field.default
-    if default is not None and default is not False:
+    if default is not None and default is not False and default != {}:
         text += f" (default: {_shown(default)}"
         differs = list(in_demo) != list(default) if isinstance(default, tuple) else in_demo != default
         text += f"; the demo's: {_shown(in_demo)})" if differs else ")"

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
+from cluster.controls import controls_of
 from cluster.flags import flag, make_parser, parse_flags
 from eexit.config import Float, Int, SweepConfig, UsageError
 from eexit.places import shown
@@ -87,6 +88,7 @@ class Options:
     quiet: bool  # no progress
     json: Path | None  # where the summary goes as JSON
     prompts_from: str  # the file that the prompts stand in
+    controls_from: str  # the sweep whose exits controls follow
 
 
 def load_job(arguments: Sequence[str], default: Path, description: str = "") -> tuple[SweepJob, Options]:
@@ -95,11 +97,17 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     `default` stands in for `--config` where the flags bring no prompts either; with prompts of one's own, nothing of it
     is used. Raises `UsageError` for whatever can't be used.
     """
-    parser = make_parser(FIELDS, description, skip=("prompts",), demo=_read_toml(default))
+    parser = make_parser(FIELDS, description, skip=("prompts", "controls"), demo=_read_toml(default))
     parser.add_argument(
         "--config", metavar="FILE", help=f"TOML with the same names; flags win (without --prompts: {_near(default)})"
     )
     parser.add_argument("--prompts", metavar="FILE", help=".txt, .jsonl, .csv or .parquet; or [[prompts]] in the TOML")
+    parser.add_argument(
+        "--controls-of",
+        metavar="RESULTS",
+        help="of each configuration of a finished sweep, run a control too: rule random, which exits as often at each "
+        "layer, whatever the token",
+    )
     parser.add_argument("--dry-run", action="store_const", const="yes", help="print the plan, and stop there")
     parser.add_argument("--quiet", action="store_const", const="yes", help="no progress: results and problems alone")
     parser.add_argument("--json", metavar="FILE", help="write what each configuration came to as JSON too")
@@ -113,7 +121,12 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
         raise UsageError(f"--config {shown(given)} is a URL: give a local file")
     path = Path(given or default)
     table = {} if given is None and "prompts" in flags else _read_toml(path)
-    options = Options(dry_run, quiet, summary, prompts_from=str(flags.get("prompts", path)))
+    controls_from = str(flags.pop("controls_of", table.pop("controls_of", "")))
+    if controls_from:
+        table["controls"] = controls_of(controls_from)
+    if "rules" in flags and "kl_factors" not in flags:
+        table.pop("kl_factors", None)  # they are the grid of the rule that the flag leaves out
+    options = Options(dry_run, quiet, summary, str(flags.get("prompts", path)), controls_from)
     if "prompts" in flags:
         table["prompts"] = read_prompts(flags.pop("prompts"))
     elif isinstance(table.get("prompts"), str):

@@ -14,7 +14,14 @@ from eexit.configuration import Configuration
 
 COLUMNS = ["configuration", "status", "mean_depth", "disagreement", "perplexity", "tokens_until_difference"]
 # The report's words, in lines that leave the table within 80 columns.
-HEADINGS = ("runs", "failed", "layers\nskipped\n(theoretical)", "disagreement", "perplexity", "same as\nnormal\nuntil")
+HEADINGS = (
+    "runs",
+    "failed",
+    "layers\nskipped\n(theo-\nretical)",
+    "disagree-\nment",
+    "perplex-\nity",
+    "same as\nnormal\nuntil",
+)
 CAPTION = (
     "Means over runs, of perplexity the geometric one. Layers skipped: 1 − mean depth; the exit rule itself looks at "
     "the final layer. Disagreement: decided tokens that full depth, given the same text, would not have said. Same as "

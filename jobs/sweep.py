@@ -73,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
         job, options = load_job(arguments, DEMO, __doc__ or "")
         log_to_stderr(logging.WARNING if options.quiet else logging.INFO)
         if options.dry_run:
-            print(dry_run(job, options.prompts_from))
+            print(dry_run(job, options))
             return 0
         return sweep(job, options)
     except UsageError as error:
@@ -86,10 +86,12 @@ def main(arguments: Sequence[str]) -> int:
         return 1
 
 
-def dry_run(job: SweepJob, prompts_from: str) -> str:
+def dry_run(job: SweepJob, options: Options) -> str:
     """What a sweep would do; the model is looked up, and nothing is written. Raises `UsageError`."""
     prompt_tokens = math.ceil(sum(characters(job.config)) / CHARACTERS_PER_TOKEN)
-    return describe_plan(job, prompts_from, shown(job.out), *look(job), rows_of(job), prompt_tokens)
+    return describe_plan(
+        job, options.prompts_from, options.controls_from, shown(job.out), *look(job), rows_of(job), prompt_tokens
+    )
 
 
 def sweep(job: SweepJob, options: Options) -> int:

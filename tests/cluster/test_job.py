@@ -8,6 +8,7 @@ import pytest
 from cluster.job import FIELDS, SweepJob, load_job
 from eexit.config import SweepConfig, UsageError
 from eexit.configuration import MODES
+from eexit.rules import RULES
 
 DEMO = Path(__file__).parents[2] / "jobs" / "demo.toml"
 
@@ -32,6 +33,17 @@ def test_flags_win_and_leave_the_rest() -> None:
     assert job.config.seeds == (-3,)
     assert job.config.temperature == 0.7
     assert job.config.system == "You are a helpful programming tutor."
+
+
+def test_rules_and_their_parameters_are_a_flag_or_a_table(tmp_path: Path) -> None:
+    rules = {"kl": (0.5, 1.0, 2.0), "fixed": (10.0, 15.0), "agree": ()}
+    config = load("--rules", "kl=0.5,1", "2", "fixed=10,15", "agree").config
+    assert (config.rules, config.kl_factors) == (rules, ()), "they take the place of the demo's KL factors"
+    assert load("--rules", "agree", "--kl-factors", "3").config.kl_factors == (3.0,)
+    for written in ('["kl=0.5,1,2", "fixed=10,15", "agree"]', "{kl = [0.5, 1, 2], fixed = [10, 15], agree = []}"):
+        (tmp_path / "mine.toml").write_text(f'rules = {written}\n[[prompts]]\nprompt = "x"\n')
+        config = load("--config", str(tmp_path / "mine.toml")).config
+        assert (config.rules, config.kl_factors) == (rules, ())
 
 
 def test_prompts_of_ones_own_take_nothing_from_the_demo(tmp_path: Path) -> None:
@@ -121,6 +133,25 @@ def test_prompts_come_from_a_file_beside_the_toml(tmp_path: Path) -> None:
         (["--exit-every", "0"], "exit_every must be ≥ 1, got 0 (--exit-every)"),
         (["--max-new-tokens", "1.5"], "max_new_tokens must be a whole number, got '1.5' (--max-new-tokens)"),
         (["--dtype", "int8"], "unknown dtype 'int8': choose from auto, bfloat16, float16, float32 (--dtype)"),
+        (["--rules", "foo=1"], f"unknown rule 'foo': choose from {', '.join(RULES)} (--rules)"),
+        (["--rules", "0.5"], "rules start with a name, as in kl=0.5,1 or agree, got 0.5 (--rules)"),
+        (["--rules", "kl=-1"], "the KL factor of rule kl must be finite and ≥ 0, got -1 (--rules)"),
+        (["--rules", "kl=x"], "rules must be a number, got 'x' (--rules)"),
+        (["--rules", "kl=1,1"], "1.0 is listed more than once (--rules)"),
+        (["--rules", "agree=2"], "rule agree has no parameter, got 2 (--rules)"),
+        (["--rules", "fixed"], "rule fixed takes a layer as its parameter, as in fixed=10, got none (--rules)"),
+        (
+            ["--rules", "random"],
+            "rule random follows a configuration of a finished sweep: give --controls-of RESULTS (--rules)",
+        ),
+        (
+            ["--rules", "kl=1", "--kl-factors", "2"],
+            "rule kl has KL factors in rules and in kl_factors: give all of them in one place",
+        ),
+        (
+            ["--controls-of", "nowhere"],
+            "--controls-of nowhere holds no sweep.json: give the folder of a finished sweep",
+        ),
         (["--top-p", "2"], "top_p must be ≤ 1, got 2 (--top-p)"),
         (["--top-p", "0.5"], "top_p 0.5 has no effect at temperature 0: set a temperature above 0"),
         (["--temperature", "inf"], "temperature must be a finite number, got 'inf' (--temperature)"),
