@@ -20,6 +20,7 @@ from eexit.configuration import MODES, NORMAL, Configuration
 from eexit.engine import Engine, refuse_mode
 from eexit.exits import every_nth_layer
 from eexit.models import Tokenizer, eos_token_ids
+from eexit.original_format import evaluation_of
 from eexit.records import exit_statistics, text_pieces
 from eexit.rows import Decoding, Failure, Request
 
@@ -75,30 +76,15 @@ class EarlyExitGenerator(ABC):
         self, tokens: Sequence[str], exit_layers: Sequence[int], inputs: Mapping[str, Tensor]
     ) -> dict[str, Any]:
         """The `evaluation` of the original file format. The first token was not decided and does not count."""
-        n_layers = self.decoder.n_layers
-        exits = exit_statistics(np.array(exit_layers), self.exitable_layers, n_layers)
-        total = sum(exits.exit_layer_counts.values())
-        response = "".join(tokens)
-        return {
-            "response": response,
-            "scores": None,
-            "accuracy_score": None,
-            "early_exit_stats": {
-                "total_tokens": total,
-                "early_exits": total - exits.exit_layer_counts[n_layers - 1],
-                "early_exit_rate": exits.exit_rate or 0.0,
-                "layer_distribution": {str(layer): count for layer, count in exits.exit_layer_counts.items() if count},
-                "usage": {
-                    "prompt_tokens": int(inputs["input_ids"].shape[-1]),
-                    "completion_tokens": len(tokens),
-                    "mean_depth": exits.mean_depth,
-                },
-            },
-            "evaluation_text": "",
-            "chosen_exit_layers": list(exit_layers),
-            "tokens": list(tokens),
-            "exitable_layers": self.exitable_layers,
-        }
+        exits = exit_statistics(np.array(exit_layers), self.exitable_layers, self.decoder.n_layers)
+        return evaluation_of(
+            tokens=tokens,
+            exit_layers=exit_layers,
+            exitable_layers=self.exitable_layers,
+            decided_at=exits.exit_layer_counts,
+            n_prompt_tokens=int(inputs["input_ids"].shape[-1]),
+            mean_depth=exits.mean_depth,
+        )
 
 
 class KLExitGenerator(EarlyExitGenerator):

@@ -1,18 +1,17 @@
-"""The original file format, `early_exit_analysis.json`, and the original functions that drew it.
+"""The original functions: they draw files of the original format, `early_exit_analysis.json`, and read and write them.
 
     results = load_results_json("early_exit_analysis.json")
     generate_multi_prompt_html_visualization(results, "early_exit.html")
 
-A file is a list of `{prompt, results: [{mode, kl_factor | null, response, evaluation}]}`. Files that others wrote, with
-keys missing, load and render too. Everything becomes a `Sweep`, so there is one page and not two.
+The format stands in `eexit.original_format`. Everything becomes a `Sweep`, so there is one page and not two.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reports.original_sweep import sweep_of, text_of
+from eexit.original_format import entry_of_text, read, text_of, write
+from reports.original_sweep import sweep_of
 from reports.page import render, write_report
 from reports.sweep import NotASweepError
 
@@ -22,19 +21,16 @@ TITLE = "Early exit analysis"
 def save_results_json(results: Sequence[Mapping[str, Any]], filename: str | Path = "early_exit_analysis.json") -> Path:
     """Write results in the original shape; returns where they are."""
     path = Path(filename)
-    path.write_text(json.dumps(list(results), indent=2), encoding="utf-8")
+    write(results, path)
     return path
 
 
 def load_results_json(filename: str | Path) -> list[dict[str, Any]]:
     """Read results in the original shape. Raises NotASweepError where the file isn't a list of prompts."""
     try:
-        results = json.loads(Path(filename).read_text(encoding="utf-8"))
+        return read(Path(filename))
     except ValueError as error:
-        raise NotASweepError(f"{filename} is not JSON: {error}") from error
-    if not isinstance(results, list) or not all(isinstance(entry, dict) for entry in results):
-        raise NotASweepError(f"{filename} is not a list of {{prompt, results}} as early_exit_analysis.json is")
-    return results
+        raise NotASweepError(str(error)) from error
 
 
 def generate_multi_prompt_html_visualization(
@@ -57,10 +53,8 @@ def create_html_visualization(
 
     Without `exitable_layers`, the deepest layer that occurs is taken for the final one.
     """
-    evaluation = {"tokens": list(tokens), "chosen_exit_layers": list(exit_layers)}
-    result = {"mode": "text", "evaluation": evaluation | {"exitable_layers": list(exitable_layers or [])}}
     title = text_of(title)
-    sweep = sweep_of([{"prompt": title, "results": [result]}])
+    sweep = sweep_of([entry_of_text(title, tokens, exit_layers, exitable_layers or [])])
     if output_file is not None:
         write_report(sweep, output_file, title)
     return render(sweep, title)

@@ -4,11 +4,10 @@ Exits are counted from `chosen_exit_layers`, and from `early_exit_stats` only wh
 `layer_distribution` may hold early exits alone. Tokens are compared by their text.
 """
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from eexit.evaluation import agreement, distinct, longest_loop
+from eexit.original_format import Result, number_of, prompts_of, results_of, text_of
 from eexit.schema import ERROR, GENERATIONS, OK, TOKENS
 from reports.landed import loose
 from reports.sweep import NORMAL, Sweep, assemble
@@ -26,46 +26,26 @@ SOURCE: Final = (
 )
 
 
-@dataclass(frozen=True)
-class Result:
-    """One entry of a prompt's `results`. A layer is None where the final one is written without its number."""
-
-    prompt: int  # its place in the file
-    given: Mapping[str, Any]
-    evaluation: Mapping[str, Any]
-    stats: Mapping[str, Any]
-    mode: str
-    pieces: list[str]
-    chosen: list[int | None]  # the layer that each token was read from
-    listed: list[int | None]  # exitable layers
-    counted: dict[int | None, int]  # tokens by layer, as `layer_distribution` has them
-
-
-def sweep_of(results: Sequence[Mapping[str, Any]]) -> Sweep:
+def sweep_of(entries: Sequence[Mapping[str, Any]]) -> Sweep:
     """Results in the original shape as a sweep."""
-    read = [
-        _read(number, given)
-        for number, entry in enumerate(results)
-        for given in entry.get("results") or []
-        if isinstance(given, Mapping)
-    ]
+    read = results_of(entries)
     exitable, final = _layers(read)
-    prompts = {str(number): text_of(entry.get("prompt")) for number, entry in enumerate(results)}
+    prompts = {str(number): prompt for number, prompt in enumerate(prompts_of(entries))}
     scores = _score_names(read)
-    normal = {result.prompt: result.pieces for result in reversed(read) if result.mode == NORMAL}
+    normal = {result.prompt: result.tokens for result in reversed(read) if result.mode == NORMAL}
     ranks = {layer: rank for rank, layer in enumerate([*exitable, final])}
     counts = np.zeros((len(read), len(ranks)), dtype=int)
     generations: list[dict[str, Any]] = []
     tokens: list[dict[str, Any]] = []
     for row, result in enumerate(read):
-        chosen = [final if _is_final(layer, final) else layer for layer in result.chosen]
+        chosen = [final if _is_final(layer, final) else layer for layer in result.chosen_exit_layers]
         undrawn = _undrawn(result, chosen, final)
         found = _counts(result, chosen[undrawn:], final)
         counts[row, [ranks[layer] for layer in found]] = list(found.values())
-        exits = _exits(counts[row], list(ranks)) if found else {"exit_rate": _rate(result.stats)}
-        quality = _quality(result.pieces, normal.get(result.prompt))
+        exits = _exits(counts[row], list(ranks)) if found else {"exit_rate": _rate(result)}
+        quality = _quality(result.tokens, normal.get(result.prompt))
         generations.append(_naming(row, result, prompts) | exits | quality | _scores(result, scores))
-        tokens += _tokens(generations[-1], result.pieces, chosen, undrawn)
+        tokens += _tokens(generations[-1], result.tokens, chosen, undrawn)
     numbers = [field.name for field in GENERATIONS if str(field.type) in ("double", "int32")]
     columns = [*(name for name in GENERATIONS.names if name != "exit_layer_counts"), *scores, "notes"]
     frame = pd.DataFrame(generations, columns=columns)
@@ -83,34 +63,15 @@ def sweep_of(results: Sequence[Mapping[str, Any]]) -> Sweep:
     )
 
 
-def _read(number: int, given: Mapping[str, Any]) -> Result:
-    evaluation = _mapping(given, "evaluation")
-    stats = _mapping(evaluation, "early_exit_stats")
-    counted: Counter[int | None] = Counter()
-    for layer, n in _mapping(stats, "layer_distribution").items():
-        counted[_layer(layer)] += int(_number(n) or 0)
-    return Result(
-        prompt=number,
-        given=given,
-        evaluation=evaluation,
-        stats=stats,
-        mode=text_of(given.get("mode")) or "unnamed",
-        pieces=[text_of(token) for token in _list(evaluation, "tokens")],
-        chosen=[_layer(layer) for layer in _list(evaluation, "chosen_exit_layers")],
-        listed=[_layer(layer) for layer in _list(evaluation, "exitable_layers")],
-        counted=dict(counted),
-    )
-
-
 def _layers(results: list[Result]) -> tuple[list[int], int | None]:
     """Exitable layers and the final one; None where its number is not in the file.
 
     The final layer is the largest of `normal` and of the lists, or of all where there is no `normal`, since lists may
     end with it. It is not known where final tokens stand without a number, or the largest is counted as an early exit.
     """
-    normal = {layer for result in results if result.mode == NORMAL for layer in result.chosen}
-    chosen = {layer for result in results for layer in [*result.chosen, *result.counted]}
-    listed = {layer for result in results for layer in result.listed}
+    normal = {layer for result in results if result.mode == NORMAL for layer in result.chosen_exit_layers}
+    chosen = {layer for result in results for layer in [*result.chosen_exit_layers, *result.layer_distribution]}
+    listed = {layer for result in results for layer in result.exitable_layers}
     named = sorted(layer for layer in chosen | listed if layer is not None)
     if normal - {None}:
         final = max(layer for layer in normal | listed if layer is not None)
@@ -123,8 +84,7 @@ def _layers(results: list[Result]) -> tuple[list[int], int | None]:
 
 def _is_early(result: Result, layer: int) -> bool:
     """Whether the result's statistics count a layer that it exits at among the early ones."""
-    n_early = _number(result.stats.get("early_exits"))
-    return layer in result.chosen and n_early == len(result.chosen)
+    return layer in result.chosen_exit_layers and result.early_exits == len(result.chosen_exit_layers)
 
 
 def _is_final(layer: int | None, final: int | None) -> bool:
@@ -133,18 +93,17 @@ def _is_final(layer: int | None, final: int | None) -> bool:
 
 def _undrawn(result: Result, chosen: list[int | None], final: int | None) -> int:
     """1 where the statistics leave out the first token, whose exit wasn't drawn; else 0."""
-    n_counted = _number(result.stats.get("total_tokens"))
-    return int(len(chosen) > 1 and chosen[0] == final and n_counted == len(chosen) - 1)
+    return int(len(chosen) > 1 and chosen[0] == final and result.total_tokens == len(chosen) - 1)
 
 
 def _counts(result: Result, chosen: list[int | None], final: int | None) -> dict[int | None, int]:
     """Decided tokens by layer; empty where the file doesn't say."""
     if chosen:
         return dict(Counter(chosen))
-    total, early = (_number(result.stats.get(name)) for name in ("total_tokens", "early_exits"))
-    n = sum(result.counted.values())
+    total, early = result.total_tokens, result.early_exits
+    n = sum(result.layer_distribution.values())
     counts: Counter[int | None] = Counter()
-    for layer, count in result.counted.items():
+    for layer, count in result.layer_distribution.items():
         counts[final if _is_final(layer, final) else layer] += count
     if total and n == early and final not in counts:
         counts[final] = int(total) - n
@@ -174,7 +133,7 @@ def _quality(pieces: list[str], normal: list[str] | None) -> dict[str, Any]:
 
 def _score_names(results: list[Result]) -> dict[str, str]:
     """Column → what it is called: the accuracy score, then the file's own scores that are numbers."""
-    accuracy = any(_number(result.evaluation.get("accuracy_score")) is not None for result in results)
+    accuracy = any(result.accuracy_score is not None for result in results)
     names = {"accuracy_score": "Accuracy score"} if accuracy else {}
     for name in dict.fromkeys(name for result in results for name, _ in _own_scores(result)):
         key = "score_" + re.sub(r"\W+", "_", name)
@@ -184,33 +143,30 @@ def _score_names(results: list[Result]) -> dict[str, str]:
 
 def _scores(result: Result, names: dict[str, str]) -> dict[str, float | None]:
     own = {f"Score: {name}": score for name, score in _own_scores(result)}
-    accuracy = _number(result.evaluation.get("accuracy_score"))
-    return {key: accuracy if key == "accuracy_score" else own.get(label) for key, label in names.items()}
+    return {key: result.accuracy_score if key == "accuracy_score" else own.get(label) for key, label in names.items()}
 
 
 def _own_scores(result: Result) -> Iterator[tuple[str, float]]:
-    for name, score in _mapping(result.evaluation, "scores").items():
-        number = _number(score)
+    for name, score in result.scores.items():
+        number = number_of(score)
         if number is not None:
             yield text_of(name), number
 
 
 def _naming(row: int, result: Result, prompts: dict[str, str]) -> dict[str, Any]:
-    given, error = result.given, result.given.get("error")
-    texts = (given.get("response"), result.evaluation.get("response"))
-    text = next((text_of(text) for text in texts if isinstance(text, str)), None)
+    text = "".join(result.tokens) if result.response is None and result.tokens else result.response
     return {
         "run_id": str(row),
         "prompt_id": str(result.prompt),
         "prompt": prompts[str(result.prompt)],
         "mode": result.mode,
-        "kl_factor": None if result.mode == NORMAL else _number(given.get("kl_factor")),
+        "kl_factor": None if result.mode == NORMAL else result.kl_factor,
         "seed": 0,
-        "status": ERROR if error else OK,
-        "error": text_of(error) if error else None,
-        "text": "".join(result.pieces) if text is None and result.pieces else text,
-        "n_tokens": len(result.pieces) or len(result.chosen) or _number(result.stats.get("total_tokens")),
-        "notes": _notes(result.evaluation),
+        "status": ERROR if result.error else OK,
+        "error": result.error,
+        "text": text,
+        "n_tokens": len(result.tokens) or len(result.chosen_exit_layers) or result.total_tokens,
+        "notes": _notes(result),
     }
 
 
@@ -225,42 +181,13 @@ def _tokens(
     ]
 
 
-def _rate(stats: Mapping[str, Any]) -> float | None:
-    total, early = _number(stats.get("total_tokens")), _number(stats.get("early_exits"))
-    return early / total if total and early is not None else _number(stats.get("early_exit_rate"))
+def _rate(result: Result) -> float | None:
+    total, early = result.total_tokens, result.early_exits
+    return early / total if total and early is not None else result.early_exit_rate
 
 
-def _notes(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
-    scores = ", ".join(f"{name} {score}" for name, score in _mapping(evaluation, "scores").items())
-    said = evaluation.get("evaluation_text")
-    return [(label, text_of(note)) for label, note in (("Scores", scores), ("Evaluation", said)) if note]
-
-
-def _layer(value: Any) -> int | None:
-    """A layer's number; None for the ways to write the final layer without its number: null, -1, infinity."""
-    number = _number(value)
-    return None if number is None or number < 0 else int(number)
-
-
-def _mapping(value: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    found = value.get(key)
-    return found if isinstance(found, Mapping) else {}
-
-
-def _list(value: Mapping[str, Any], key: str) -> list[Any]:
-    found = value.get(key)
-    return found if isinstance(found, list) else []
-
-
-def text_of(value: Any) -> str:
-    """As text that UTF-8 can hold: JSON strings may have halves of surrogate pairs."""
-    return "" if value is None else str(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _number(value: Any) -> float | None:
-    """A finite number, also one written as text; None for anything else."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
+def _notes(result: Result) -> list[tuple[str, str]]:
+    scores = ", ".join(f"{name} {score}" for name, score in result.scores.items())
+    return [
+        (label, text_of(note)) for label, note in (("Scores", scores), ("Evaluation", result.evaluation_text)) if note
+    ]

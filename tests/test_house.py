@@ -21,6 +21,7 @@ MAY_IMPORT = {
                 "configuration",
                 "evaluation",
                 "files",
+                "original_format",
                 "places",
                 "results",
                 "rules",

@@ -1,0 +1,172 @@
+"""The original file format, `early_exit_analysis.json`: how it is written, and how any such file is read.
+
+A file is a list of `{prompt, results: [{mode, kl_factor | null, response, evaluation}]}`, and `evaluation_of` has the
+keys of an evaluation. Files that others wrote are read too: a key may be missing or hold something of another type, and
+then counts as empty or None.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+def evaluation_of(
+    *,
+    tokens: Sequence[str],
+    exit_layers: Sequence[int],
+    exitable_layers: Sequence[int],
+    decided_at: Mapping[int, int],
+    n_prompt_tokens: int,
+    mean_depth: float | None,
+) -> dict[str, Any]:
+    """The `evaluation` of one generation.
+
+    `decided_at` has the decided tokens by the layer they were read from; its largest layer is the final one.
+    """
+    total = sum(decided_at.values())
+    early = total - decided_at[max(decided_at)]
+    return {
+        "response": "".join(tokens),
+        "scores": None,
+        "accuracy_score": None,
+        "early_exit_stats": {
+            "total_tokens": total,
+            "early_exits": early,
+            "early_exit_rate": early / total if total else 0.0,
+            "layer_distribution": {str(layer): count for layer, count in decided_at.items() if count},
+            "usage": {
+                "prompt_tokens": n_prompt_tokens,
+                "completion_tokens": len(tokens),
+                "mean_depth": mean_depth,
+            },
+        },
+        "evaluation_text": "",
+        "chosen_exit_layers": list(exit_layers),
+        "tokens": list(tokens),
+        "exitable_layers": list(exitable_layers),
+    }
+
+
+def entry_of_text(
+    prompt: str, tokens: Sequence[str], exit_layers: Sequence[int | None], exitable_layers: Sequence[int]
+) -> dict[str, Any]:
+    """A prompt with one result, of which only the tokens and their layers are known."""
+    evaluation = {
+        "tokens": list(tokens),
+        "chosen_exit_layers": list(exit_layers),
+        "exitable_layers": list(exitable_layers),
+    }
+    return {"prompt": prompt, "results": [{"mode": "text", "evaluation": evaluation}]}
+
+
+def write(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write prompts with their results as a file."""
+    path.write_text(json.dumps(list(entries), indent=2), encoding="utf-8")
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The prompts with their results, as they stand in a file. Raises `ValueError` where it is no list of prompts."""
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(f"{path} is not a list of {{prompt, results}} as early_exit_analysis.json is")
+    return entries
+
+
+@dataclass(frozen=True)
+class Result:
+    """One of a prompt's `results`. A layer is None where the final one is written without its number."""
+
+    prompt: int  # its place in the file
+    mode: str
+    kl_factor: float | None
+    error: str | None
+    response: str | None
+    tokens: list[str]
+    chosen_exit_layers: list[int | None]  # the layer that each token was read from
+    exitable_layers: list[int | None]  # as listed; some files list the final layer too
+    layer_distribution: dict[int | None, int]  # tokens by layer; some files count early exits alone
+    total_tokens: float | None
+    early_exits: float | None
+    early_exit_rate: float | None
+    accuracy_score: float | None
+    scores: Mapping[str, Any]
+    evaluation_text: str
+
+
+def prompts_of(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The text of each prompt."""
+    return [text_of(entry.get("prompt")) for entry in entries]
+
+
+def results_of(entries: Sequence[Mapping[str, Any]]) -> list[Result]:
+    """The results of all prompts, in the file's order."""
+    return [
+        _result(number, given)
+        for number, entry in enumerate(entries)
+        for given in entry.get("results") or []
+        if isinstance(given, Mapping)
+    ]
+
+
+def _result(prompt: int, given: Mapping[str, Any]) -> Result:
+    evaluation = _mapping(given, "evaluation")
+    stats = _mapping(evaluation, "early_exit_stats")
+    responses = (given.get("response"), evaluation.get("response"))
+    error, said = given.get("error"), evaluation.get("evaluation_text")
+    distribution: Counter[int | None] = Counter()
+    for layer, n in _mapping(stats, "layer_distribution").items():
+        distribution[_layer(layer)] += int(number_of(n) or 0)
+    return Result(
+        prompt=prompt,
+        mode=text_of(given.get("mode")) or "unnamed",
+        kl_factor=number_of(given.get("kl_factor")),
+        error=text_of(error) if error else None,
+        response=next((text_of(response) for response in responses if isinstance(response, str)), None),
+        tokens=[text_of(token) for token in _list(evaluation, "tokens")],
+        chosen_exit_layers=[_layer(layer) for layer in _list(evaluation, "chosen_exit_layers")],
+        exitable_layers=[_layer(layer) for layer in _list(evaluation, "exitable_layers")],
+        layer_distribution=dict(distribution),
+        total_tokens=number_of(stats.get("total_tokens")),
+        early_exits=number_of(stats.get("early_exits")),
+        early_exit_rate=number_of(stats.get("early_exit_rate")),
+        accuracy_score=number_of(evaluation.get("accuracy_score")),
+        scores=_mapping(evaluation, "scores"),
+        evaluation_text=text_of(said) if said else "",
+    )
+
+
+def _layer(value: Any) -> int | None:
+    """A layer's number; None for the ways to write the final layer without its number: null, -1, infinity."""
+    number = number_of(value)
+    return None if number is None or number < 0 else int(number)
+
+
+def _mapping(value: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = value.get(key)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _list(value: Mapping[str, Any], key: str) -> list[Any]:
+    found = value.get(key)
+    return found if isinstance(found, list) else []
+
+
+def text_of(value: Any) -> str:
+    """As text that UTF-8 can hold: JSON strings may have halves of surrogate pairs."""
+    return "" if value is None else str(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def number_of(value: Any) -> float | None:
+    """A finite number, also one written as text; None for anything else."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
