@@ -1,7 +1,7 @@
 """Data frame → Altair chart. Every chart reads the named data `rows`; the page brings the rows and the theme.
 
-Colours and shapes of modes come from the theme's category and symbol ranges, those of exit layers from the palette. The
-parameter `picked` holds the key of a configuration: the page sets it in all charts at once.
+What tells configurations apart is in `looks`; colours of exit layers come from the palette. The parameter `picked`
+holds the key of a configuration: the page sets it in all charts at once.
 """
 
 import json
@@ -13,15 +13,19 @@ import pandas as pd
 
 from reports.bootstrap import LEVEL, MIN_PROMPTS
 from reports.labels import PLOT_WIDTH, Axis, label_places
+from reports.looks import Looks
 from reports.palette import exit_colours
-from reports.sweep import NORMAL
+from reports.parameters import is_doubling, parameter_title, representative
 
 ROWS = alt.NamedData("rows")
 LIGHT = {
     "background": None,
     "font": "system-ui, sans-serif",
     "range": {
-        "category": ["#6b7280", "#0072b2", "#c2500a", "#00795a", "#a8457f", "#7a6a00"],
+        "category": [
+            *("#6b7280", "#0072b2", "#c2500a", "#00795a", "#a8457f", "#7a6a00"),
+            *("#5b4bc4", "#8a4b2f", "#007c8a"),
+        ],
         "symbol": ["square", "circle", "triangle-up", "diamond", "cross", "triangle-down"],
     },
     "axis": {"labelFontSize": 12, "titleFontSize": 12, "gridOpacity": 0.5, "labelFlush": False, "labelSeparation": 6},
@@ -33,6 +37,7 @@ ROOM, LABEL_ROOM = 16, 24  # pixels between the outermost marks and the axes; wh
 LAYERS_SKIPPED = "Layers skipped (theoretical)"  # 1 − mean depth, called so wherever it is shown
 _PERCENT = alt.Axis(format=".0%", tickMinStep=0.01)
 INTERVAL = f"{LEVEL:.0%} interval"
+MOST_LABELS = 4  # of one mode and rule
 _Part = TypeVar("_Part")
 OPACITY = alt.when("picked == '' || picked == datum.configuration").then(alt.value(1)).otherwise(alt.value(0.2))
 # Not the exit colours: a number is no layer.
@@ -47,26 +52,34 @@ def specification(chart: alt.Chart | alt.LayerChart) -> dict[str, Any]:
     return spec | {"params": [{"name": "picked", "value": ""}]}
 
 
-def trade_off_chart(frame: pd.DataFrame, y: str, y_title: str, description: str, share: bool = False) -> alt.LayerChart:
-    """A trade-off frame as layers skipped (theoretical) against column `y`; lines join the KL factors of a mode.
+def trade_off_chart(
+    frame: pd.DataFrame, y: str, y_title: str, description: str, looks: Looks, share: bool = False
+) -> alt.LayerChart:
+    """A trade-off frame as layers skipped (theoretical) against column `y`.
 
-    A `share` is written in per cent, on an axis that starts at none.
+    Lines join the parameters of a mode and rule. A control is a tick at its own value, joined to the point of its
+    configuration. A `share` is written in per cent, on an axis that starts at none.
     """
     x_title, written = LAYERS_SKIPPED, ".1%" if share else ".4~g"
     x_axis = alt.Axis(format=".0%", labelExpr="datum.value < 0 ? '' : datum.label")
     x = alt.X("layers_skipped:Q", title=x_title, axis=x_axis, scale=alt.Scale(zero=True, nice=False, padding=ROOM))
     y_scale = alt.Scale(zero=True, nice=False, padding=ROOM) if share else _scale(frame[y])
     y_channel = alt.Y(f"{y}:Q", title=y_title, scale=y_scale, axis=x_axis if share else alt.Axis())
-    base = alt.Chart(ROWS).encode(x=x, y=y_channel, color=_mode_colour(frame))
+    points = frame[frame["control_of"].isna()]
+    base = alt.Chart(ROWS).transform_filter("!isValid(datum.control_of)")
+    base = base.encode(x=x, y=y_channel, color=looks.colour(points))
+    controls = frame.get(f"{y}_control", pd.Series(dtype=float))
     tooltip = [
         alt.Tooltip("configuration:N", title="Configuration"),
         alt.Tooltip("layers_skipped:Q", title=x_title, format=".1%"),
         alt.Tooltip(f"{y}:Q", title=y_title, format=written),
         *_where_known(frame[f"{y}_low"], alt.Tooltip("interval:N", title=INTERVAL)),
+        *_where_known(controls, alt.Tooltip(f"{y}_control:Q", title="Its control", format=written)),
         alt.Tooltip(f"{y}_n:Q", title="n prompts"),
     ]
     return _finish(
-        base.mark_line(aria=False, opacity=0.7).encode(order="kl_factor:Q"),
+        base.mark_line(aria=False, opacity=0.7).encode(order="parameter:Q", detail="series:N", strokeDash=looks.dash()),
+        *_where_known(controls, *_controls(base, y, y_title, tooltip)),
         *_where_known(
             frame[f"{y}_low"],
             base.mark_rule(aria=False).encode(y=alt.Y(f"{y}_low:Q", title=y_title), y2=f"{y}_high:Q", opacity=OPACITY),
@@ -81,26 +94,45 @@ def trade_off_chart(frame: pd.DataFrame, y: str, y_title: str, description: str,
         ),
         base.transform_calculate(interval=_interval(y, written))
         .mark_point(filled=True, size=80, cursor="pointer")
-        .encode(shape=_mode_shape(frame), opacity=OPACITY, tooltip=tooltip),
+        .encode(shape=looks.shape(points), opacity=OPACITY, tooltip=tooltip),
         *_labels(base, frame, y, share),
         description=description,
     )
 
 
+def _controls(base: alt.Chart, y: str, y_title: str, tooltip: list[alt.Tooltip]) -> Iterator[alt.Chart]:
+    """From each configuration that has a control to a tick at the control's value."""
+    controlled = base.transform_filter(f"isValid(datum['{y}_control'])")
+    yield controlled.mark_rule(aria=False, strokeDash=[2, 3]).encode(y2=f"{y}_control:Q", opacity=OPACITY)
+    ticks = controlled.mark_tick(orient="horizontal", thickness=2.5, size=14, cursor="pointer")
+    yield ticks.encode(y=alt.Y(f"{y}_control:Q", title=y_title), opacity=OPACITY, tooltip=tooltip)
+
+
 def _labels(base: alt.Chart, frame: pd.DataFrame, y: str, share: bool) -> Iterator[alt.Chart]:
-    """KL factors beside the points, of many only the outer ones and that nearest to 1, where they cover nothing."""
-    factors = sorted(frame["kl_factor"].dropna().unique().tolist())
-    if len(factors) > 4:
-        factors = [factors[0], min(factors, key=lambda k: abs(k - 1)), factors[-1]]
+    """Parameters beside the points, where they cover nothing; of many, the outer ones and the representative one."""
+    shown = [key for (_, rule), rows in _parametric(frame) for key in _labelled(rule, rows)]
     across, up = (
         Axis(PLOT_WIDTH, ROOM, zero=True),
         Axis(HEIGHT, LABEL_ROOM, zero=False, logarithmic=is_logarithmic(frame[y])),
     )
     axes = (across, Axis(HEIGHT, ROOM, zero=True) if share else up)
-    for at, configurations in label_places(frame, y, factors, _modes(frame)[:2], axes).items():
+    for at, configurations in label_places(frame, y, shown, axes).items():
         these = base.transform_filter(f"indexof({json.dumps(configurations)}, datum.configuration) >= 0")
         marks = these.mark_text(aria=False, dx=at.dx, dy=at.dy, align=at.align, fontSize=11)
         yield marks.encode(text="label:N", opacity=OPACITY)
+
+
+def _parametric(frame: pd.DataFrame) -> Any:
+    """The rows of each mode and rule that have parameters."""
+    return frame[frame["parameter"].notna()].groupby(["mode", "rule"], sort=False)
+
+
+def _labelled(rule: str, rows: pd.DataFrame) -> list[str]:
+    rows = rows.sort_values("parameter")
+    if len(rows) > MOST_LABELS:
+        standing = rows["parameter"] == representative(rule, rows["parameter"].tolist())
+        rows = pd.concat([rows.head(1), rows[standing], rows.tail(1)])
+    return rows["configuration"].tolist()
 
 
 def exit_mix_chart(labels: list[str], x_title: str, description: str) -> alt.Chart:
@@ -168,7 +200,7 @@ def heat_chart(description: str) -> alt.LayerChart:
 
 
 def paired_chart(
-    frame: pd.DataFrame, x: str, x_title: str, none: float, description: str, order: list[str]
+    frame: pd.DataFrame, x: str, x_title: str, none: float, description: str, order: list[str], looks: Looks
 ) -> alt.LayerChart:
     """A paired frame's column `x` with its interval, one row per configuration, those in `order` from the top; the line
     is at no difference.
@@ -177,7 +209,7 @@ def paired_chart(
     """
     scale = alt.Scale(type="log" if none else "linear", zero=False, nice=False, padding=ROOM)
     channel = alt.X(f"{x}:Q", title=x_title, scale=scale, axis=alt.Axis(format="~g"))
-    base = alt.Chart(ROWS).encode(y=_rows_of("configuration", order), color=_mode_colour(frame), opacity=OPACITY)
+    base = alt.Chart(ROWS).encode(y=_rows_of("configuration", order), color=looks.colour(frame), opacity=OPACITY)
     tooltip = [
         alt.Tooltip("configuration:N", title="Configuration"),
         alt.Tooltip(f"{x}:Q", title=x_title, format=".4~g"),
@@ -192,20 +224,25 @@ def paired_chart(
         ),
         base.transform_calculate(interval=_interval(x, ".4~g"))
         .mark_point(filled=True, size=80, cursor="pointer")
-        .encode(x=channel, shape=_mode_shape(frame), tooltip=tooltip),
+        .encode(x=channel, shape=looks.shape(frame), tooltip=tooltip),
         description=description,
     ).properties(height=alt.Step(22))
 
 
-def dose_chart(frame: pd.DataFrame, y: str, y_title: str, description: str) -> alt.LayerChart:
-    """A dose frame's column `y`, a fraction, against the KL factor on a log2 scale; `normal` is the dashed line."""
+def dose_chart(frame: pd.DataFrame, rule: str, y: str, y_title: str, description: str, looks: Looks) -> alt.LayerChart:
+    """A dose frame's column `y`, a fraction, against the parameter of one rule; `normal` is the dashed line."""
+    frame = frame[(frame["rule"] == rule) | frame["rule"].isna()]
     scale = alt.Scale(zero=True) if y == "exit_rate" else alt.Scale(zero=False, domainMax=1)
     y_channel = alt.Y(f"{y}:Q", title=y_title, axis=_PERCENT, scale=scale)
-    factors = sorted(frame["kl_factor"].dropna().unique().tolist())
-    x = alt.X("kl_factor:Q", title="KL factor (log2; higher: more conservative)")
-    x = x.scale(type="log", base=2, nice=False, padding=ROOM).axis(values=factors, format="~g")
-    dosed = alt.Chart(ROWS).transform_filter("isValid(datum.kl_factor)").encode(x=x, color=_mode_colour(frame))
-    reference = alt.Chart(ROWS).transform_filter("!isValid(datum.kl_factor)")
+    values = sorted(frame["parameter"].dropna().unique().tolist())
+    scale_x = alt.Scale(zero=False, nice=False, padding=ROOM)
+    if is_doubling(rule):
+        scale_x = alt.Scale(type="log", base=2, nice=False, padding=ROOM)
+    axis = alt.Axis(values=values, format="~g")
+    x = alt.X("parameter:Q", title=parameter_title(rule), scale=scale_x, axis=axis)
+    dosed = alt.Chart(ROWS).transform_filter(f"datum.rule === {json.dumps(rule)}")
+    dosed = dosed.encode(x=x, color=looks.colour(frame))
+    reference = alt.Chart(ROWS).transform_filter("!isValid(datum.rule)")
     tooltip = [
         alt.Tooltip("configuration:N", title="Configuration"),
         alt.Tooltip(f"{y}:Q", title=y_title, format=".1%"),
@@ -214,29 +251,29 @@ def dose_chart(frame: pd.DataFrame, y: str, y_title: str, description: str) -> a
     ]
     return _finish(
         *_where_known(
-            frame.loc[frame["kl_factor"].isna(), y],
-            reference.mark_rule(aria=False, strokeDash=[5, 4]).encode(y=y_channel, color=_mode_colour(frame)),
+            frame.loc[frame["rule"].isna(), y],
+            reference.mark_rule(aria=False, strokeDash=[5, 4]).encode(y=y_channel, color=looks.colour(frame)),
         ),
-        dosed.mark_line(aria=False, opacity=0.7).encode(y=y_channel),
+        dosed.mark_line(aria=False, opacity=0.7).encode(y=y_channel, detail="series:N", strokeDash=looks.dash()),
         *_where_known(
             frame[f"{y}_low"],
             dosed.mark_rule(aria=False).encode(y=alt.Y(f"{y}_low:Q", title=y_title), y2=f"{y}_high:Q", opacity=OPACITY),
         ),
         dosed.transform_calculate(interval=_interval(y, ".1%"))
         .mark_point(filled=True, size=80, cursor="pointer")
-        .encode(y=y_channel, shape=_mode_shape(frame), opacity=OPACITY, tooltip=tooltip),
+        .encode(y=y_channel, shape=looks.shape(frame), opacity=OPACITY, tooltip=tooltip),
         description=description,
     )
 
 
-def depth_chart(frame: pd.DataFrame, description: str) -> alt.LayerChart:
-    """Mean depth along the text with its band, one line per mode; the page shows one KL factor at a time."""
+def depth_chart(frame: pd.DataFrame, description: str, looks: Looks) -> alt.LayerChart:
+    """Mean depth along the text with its band, one line per mode; the page shows one rule and parameter at a time."""
     width = int(frame["width"].iloc[0])
     x = alt.X("position:Q", title="Token position" + (f" (means of {width} tokens)" if width > 1 else ""))
     x = x.scale(zero=False, nice=False, padding=ROOM).axis(tickMinStep=1)
     y_title = "Mean depth (fraction of layers)"
     y = alt.Y("depth:Q", title=y_title, axis=_PERCENT, scale=alt.Scale(zero=False, domainMax=1))
-    base = alt.Chart(ROWS).encode(x=x, color=_mode_colour(frame))
+    base = alt.Chart(ROWS).encode(x=x, color=looks.colour(frame), detail="configuration:N")
     tooltip = [
         alt.Tooltip("configuration:N", title="Configuration"),
         alt.Tooltip("position:Q", title="Position", format=".0f"),
@@ -248,17 +285,17 @@ def depth_chart(frame: pd.DataFrame, description: str) -> alt.LayerChart:
             frame["depth_low"],
             base.mark_area(aria=False, opacity=0.2).encode(y=alt.Y("depth_low:Q", title=y_title), y2="depth_high:Q"),
         ),
-        base.mark_line(aria=False).encode(y=y),
+        base.mark_line(aria=False).encode(y=y, strokeDash=looks.dash()),
         base.mark_point(filled=True, size=25, cursor="pointer").encode(
-            y=y, shape=_mode_shape(frame), opacity=OPACITY, tooltip=tooltip
+            y=y, shape=looks.shape(frame), opacity=OPACITY, tooltip=tooltip
         ),
         description=description,
     )
 
 
-def _where_known(values: pd.Series, part: _Part) -> list[_Part]:
-    """The layer or tooltip, or none where it would have nothing to show and no extent for its axis."""
-    return [part] if values.notna().any() else []
+def _where_known(values: pd.Series, *parts: _Part) -> list[_Part]:
+    """The layers or tooltips, or none where they would have nothing to show and no extent for their axis."""
+    return list(parts) if values.notna().any() else []
 
 
 def _interval(name: str, written: str) -> str:
@@ -278,23 +315,6 @@ def _rows_of(name: str, order: list[str] | None = None) -> alt.Y:
 
 def _layer_colour(labels: list[str]) -> alt.Color:
     return alt.Color("layer:N", title="Exit layer", sort=labels).scale(domain=labels, range=exit_colours(len(labels)))
-
-
-def _modes(frame: pd.DataFrame) -> list[str]:
-    return sorted(dict.fromkeys(frame["mode"]), key=lambda mode: mode != NORMAL)
-
-
-def _mode_colour(frame: pd.DataFrame) -> alt.Color:
-    return alt.Color("mode:N", title=None).scale(domain=_domain(frame)).legend(values=_modes(frame))
-
-
-def _mode_shape(frame: pd.DataFrame) -> alt.Shape:
-    return alt.Shape("mode:N", title=None).scale(domain=_domain(frame)).legend(values=_modes(frame))
-
-
-def _domain(frame: pd.DataFrame) -> list[str]:
-    """`normal` first whether or not it's there: a mode looks the same in every chart."""
-    return list(dict.fromkeys([NORMAL, *_modes(frame)]))
 
 
 def _scale(values: pd.Series) -> alt.Scale:

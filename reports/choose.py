@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
+from eexit.configuration import NORMAL
 from eexit.schema import ERROR
-from reports.sweep import NORMAL, NotASweepError, Sweep
+from reports.sweep import NotASweepError, Sweep
 
 MOST: int = 100  # prompts held without being asked for
 
@@ -40,10 +41,10 @@ def choose_prompts(sweep: Sweep, wanted: int | Sequence[str] = MOST) -> dict[str
 
 
 def _numbers(sweep: Sweep) -> pd.DataFrame:
-    """One row per prompt, over the configurations that can exit early."""
+    """One row per prompt, over the configurations that can exit early and are no controls."""
     runs = sweep.generations
     runs = runs.assign(error=(runs["status"] == ERROR).astype(float))
-    early = runs[runs["mode"] != NORMAL].groupby("prompt_id")
+    early = runs[(runs["mode"] != NORMAL) & runs["control_of"].isna()].groupby("prompt_id")
     return pd.DataFrame(
         {
             "exit rate": early["exit_rate"].mean(),

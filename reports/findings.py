@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import pandas as pd
 
+from reports.parameters import representatives
 from reports.sweep import Sweep
 
 SAMPLED: Final = (
@@ -14,18 +15,13 @@ SAMPLED: Final = (
 
 
 def findings(trade: pd.DataFrame, paired: pd.DataFrame, sampled: bool = False) -> list[str]:
-    """How often an exit says something else than full depth would have, then one sentence per mode.
+    """How often an exit says something else than full depth would have, then one sentence per mode and rule.
 
-    Each is at the mode's KL factor nearest to 1, and each number has its interval and n. `paired` is against `normal`;
-    `sampled` says that tokens were drawn rather than the likeliest ones taken.
+    Each is at the parameter that stands for its rule, and each number has its interval and n. `paired` is against
+    `normal`; `sampled` says that tokens were drawn rather than the likeliest ones taken.
     """
-    rows = [row for mode in dict.fromkeys(trade.get("mode", [])) if (row := _nearest_to_one(trade, mode))]
+    rows = representatives(trade[trade["exit_rate"].notna()]) if len(trade) else []
     return [*_how_often(rows, sampled), *(_what_it_does(row, paired) for row in rows)]
-
-
-def _nearest_to_one(trade: pd.DataFrame, mode: str) -> dict[Any, Any] | None:
-    rows = trade[(trade["mode"] == mode) & trade["exit_rate"].notna() & trade["kl_factor"].notna()]
-    return None if rows.empty else rows.iloc[(rows["kl_factor"].astype(float) - 1).abs().argmin()].to_dict()
 
 
 def _how_often(rows: list[dict[Any, Any]], sampled: bool) -> Iterator[str]:

@@ -10,10 +10,13 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from eexit.configuration import NORMAL, Configuration
+from eexit.rules import shown
 from eexit.schema import OK
 from reports.bootstrap import Estimate, estimate_columns
+from reports.parameters import is_doubling, setting
 from reports.progress import Progress, ignore
-from reports.sweep import NORMAL, Configuration, Sweep, place_of_runs
+from reports.sweep import Sweep, place_of_runs
 
 # Columns of `generations` that are averaged over prompts as they are; perplexity is averaged in nats per token.
 AVERAGED: Final = (
@@ -38,20 +41,21 @@ DIFFERENCES: Final = (
     "n_tokens",
 )
 MAX_BINS: Final = 25
+CONTROL: Final = "its control"  # a baseline: of each configuration its own
 
 
 def trade_off(sweep: Sweep) -> pd.DataFrame:
     """One row per configuration: every statistic averaged over prompts.
 
     `layers_skipped` is 1 − mean depth, a theoretical saving. Perplexity is the geometric mean over prompts (the mean of
-    its logarithm, in nats per token, and back).
+    its logarithm, in nats per token, and back). `<name>_control` is the mean of the configuration's control.
     """
     by_prompt = _by_prompt(sweep)
     n_failed = sweep.failed["configuration"].value_counts()
     rows = []
     for configuration in sweep.configurations:
         runs = by_prompt[by_prompt["configuration"] == configuration.key]
-        row = _naming(configuration) | {"n": len(runs), "n_failed": int(n_failed.get(configuration.key, 0))}
+        row = naming(configuration) | {"n": len(runs), "n_failed": int(n_failed.get(configuration.key, 0))}
         found = _estimates(runs[[*AVERAGED, *sweep.scores, "log_perplexity"]])
         for name in [*AVERAGED, *sweep.scores]:
             row |= _spread(name, found[name])
@@ -59,12 +63,25 @@ def trade_off(sweep: Sweep) -> pd.DataFrame:
         depth = found["mean_depth"]
         row |= _spread("layers_skipped", Estimate(1 - depth.mean, 1 - depth.high, 1 - depth.low, depth.n))
         rows.append(row)
-    return pd.DataFrame(rows)
+    return _with_controls(pd.DataFrame(rows), [*AVERAGED, *sweep.scores, "perplexity"])
+
+
+def _with_controls(trade: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    if trade.empty or trade["control_of"].isna().all():
+        return trade
+    controls = trade[trade["control_of"].notna()].drop_duplicates("control_of").set_index("control_of")
+    return trade.assign(**{f"{name}_control": trade["configuration"].map(controls[name]) for name in names})
 
 
 def dose_response(trade: pd.DataFrame) -> pd.DataFrame:
-    """The trade-off without k = 0, which has no place on a log2 axis: exit rate and mean depth by KL factor."""
-    return trade[trade["kl_factor"].isna() | (trade["kl_factor"] > 0)] if len(trade) else trade
+    """Exit rate and mean depth of `normal` and by parameter, without what has no place on its rule's axis."""
+    if trade.empty:
+        return trade
+    has_place = [
+        pd.isna(rule) or parameter > 0 or (parameter <= 0 and not is_doubling(rule))  # never true of NaN
+        for rule, parameter in zip(trade["rule"], trade["parameter"].astype(float), strict=True)
+    ]
+    return trade[has_place]
 
 
 def exit_mix(sweep: Sweep) -> pd.DataFrame:
@@ -79,8 +96,8 @@ def exit_mix(sweep: Sweep) -> pd.DataFrame:
     for configuration in sweep.configurations:
         runs = by_prompt[by_prompt["configuration"] == configuration.key]
         for rank, spread in _estimates(runs[list(range(len(labels)))]).items():
-            naming = _naming(configuration) | {"layer": labels[rank], "rank": rank, "n": len(runs)}
-            rows.append(naming | _spread("share", spread))
+            named = naming(configuration) | {"layer": labels[rank], "rank": rank, "n": len(runs)}
+            rows.append(named | _spread("share", spread))
     return pd.DataFrame(rows)
 
 
@@ -105,7 +122,7 @@ def depth_by_position(sweep: Sweep, progress: Progress = ignore) -> pd.DataFrame
         for place, spread in _estimates(per_prompt.loc[[configuration.key]]).items():
             if spread.n:
                 position = {"position": place * width + (width - 1) / 2, "width": width}
-                rows.append(_naming(configuration) | position | _spread("depth", spread))
+                rows.append(naming(configuration) | position | _spread("depth", spread))
     return pd.DataFrame(rows)
 
 
@@ -136,33 +153,42 @@ def _depth_of_runs(sweep: Sweep, run_ids: pd.Series, width: int, progress: Progr
 
 
 def paired_differences(sweep: Sweep, baseline: str = NORMAL) -> pd.DataFrame:
-    """Each configuration against that of key `baseline`, on the same prompt and seed: differences of each of
-    DIFFERENCES and of scores, and the ratio of perplexities.
+    """Each configuration against that of key `baseline`, or each against its own control (`CONTROL`), on the same
+    prompt and seed: differences of each of DIFFERENCES and of scores, and the ratio of perplexities.
     """
     columns = ["log_perplexity", *DIFFERENCES[1:], *sweep.scores]
     keys = [configuration.key for configuration in sweep.configurations]
+    bases = _bases(sweep, baseline)
+    compared = [keys.index(key) for key in bases]
     done = sweep.done.astype(dict.fromkeys(columns, float))
-    if baseline not in set(done["configuration"]):
+    if not bases or not set(bases.values()) & set(done["configuration"]):
         return pd.DataFrame()
-    # Rows: prompt and seed. Columns: X numbers × C configurations.
+    # Rows: prompt and seed. Columns: X numbers × C configurations, of which D are compared.
     means = done.pivot_table(columns, ["prompt_id", "seed"], "configuration", aggfunc="mean")
     means = means.reindex(columns=pd.MultiIndex.from_product([columns, keys]))
     numbers_NXC = means.to_numpy().reshape(len(means), len(columns), len(keys))
-    differences_NXC = numbers_NXC - numbers_NXC[:, :, [keys.index(baseline)]]
-    by_prompt = pd.DataFrame(differences_NXC.reshape(means.shape), index=means.index).groupby("prompt_id").mean()
+    differences_NXD = numbers_NXC[:, :, compared] - numbers_NXC[:, :, [keys.index(base) for base in bases.values()]]
+    by_prompt = pd.DataFrame(differences_NXD.reshape(len(means), -1), index=means.index).groupby("prompt_id").mean()
     found = list(_estimates(by_prompt).values())
     rows = []
-    for number, configuration in enumerate(sweep.configurations):
-        of = dict(zip(columns, found[number :: len(keys)], strict=True))
+    for number, place in enumerate(compared):
+        of = dict(zip(columns, found[number :: len(compared)], strict=True))
         n = max(estimate.n for estimate in of.values())
-        if configuration.key == baseline or not n:
-            continue
-        row = _naming(configuration) | {"baseline": baseline, "n": int(n)}
-        row |= _spread("perplexity", _exp(of["log_perplexity"]))
-        for name in columns[1:]:
-            row |= _spread(name, of[name])
-        rows.append(row)
+        if n:
+            row = naming(sweep.configurations[place]) | {"baseline": baseline, "n": int(n)}
+            row |= _spread("perplexity", _exp(of["log_perplexity"]))
+            for name in columns[1:]:
+                row |= _spread(name, of[name])
+            rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _bases(sweep: Sweep, baseline: str) -> dict[str, str]:
+    """Configuration → the one that it is compared with."""
+    if baseline != CONTROL:
+        return {c.key: baseline for c in sweep.configurations if c.key != baseline}
+    controls = {c.columns["control_of"]: c.key for c in reversed(sweep.configurations)}
+    return {c.key: controls[c.key] for c in sweep.configurations if c.key in controls}
 
 
 def layer_labels(sweep: Sweep) -> dict[int | None, str]:
@@ -177,13 +203,21 @@ def _by_prompt(sweep: Sweep) -> pd.DataFrame:
     return numbers.groupby(["configuration", "prompt_id"])[columns].mean().reset_index()
 
 
-def _naming(configuration: Configuration) -> dict[str, object]:
-    label = configuration.mode if configuration.kl_factor is None else f"{configuration.kl_factor:g}"
+def naming(configuration: Configuration) -> dict[str, object]:
+    """The columns that say which configuration a row is of; `series`: all that differ in the parameter alone;
+    `family`: its rule, and `normal`, which has none.
+    """
+    mode, rule, parameter = configuration.mode, configuration.rule, configuration.columns["parameter"]
     return {
         "configuration": configuration.key,
-        "mode": configuration.mode,
-        "kl_factor": configuration.kl_factor,
-        "label": label,
+        "mode": mode,
+        "rule": rule,
+        "parameter": parameter,
+        "control_of": configuration.columns["control_of"],
+        "family": rule or mode,
+        "series": mode if rule is None else f"{mode}/{rule}",
+        "setting": setting(configuration),
+        "label": (rule or mode) if parameter is None else shown(configuration.parameter),
     }
 
 

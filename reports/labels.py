@@ -37,17 +37,20 @@ class Place:
     align: Align
 
 
-def label_places(
-    frame: pd.DataFrame, y: str, shown: list[float], ahead: list[str], axes: tuple["Axis", "Axis"]
-) -> dict[Place, list[str]]:
+def label_places(frame: pd.DataFrame, y: str, shown: list[str], axes: tuple["Axis", "Axis"]) -> dict[Place, list[str]]:
     """Place → the configurations of a trade-off frame whose label stands there; those without a place are left out.
 
-    `shown` are the KL factors that have a label, `ahead` the modes whose labels go above their points if they can.
+    `shown` are the configurations that have a label. Every other series has its labels below its points if it can.
     """
     known = frame[frame[y].notna() & frame["layers_skipped"].notna()]
+    # Of a control nothing but its tick is drawn.
+    intervals = [f"{name}_{end}" for name in ("layers_skipped", y) for end in ("low", "high")]
+    known = known.assign(**known[intervals].mask(known["control_of"].notna()))
     right, up = (axis.pixels(known, name) for axis, name in zip(axes, ("layers_skipped", y), strict=True))
-    labels = [str(row.label) if row.kl_factor in shown else "" for row in known.itertuples()]
-    prefer = [ABOVE_FIRST if mode in ahead else BELOW_FIRST for mode in known["mode"]]
+    labels = [str(row.label) if row.configuration in shown else "" for row in known.itertuples()]
+    series = list(dict.fromkeys(known.loc[known["configuration"].isin(shown), "series"]))
+    ahead = series[::2]
+    prefer = [ABOVE_FIRST if name in ahead else BELOW_FIRST for name in known["series"]]
     found: dict[Place, list[str]] = {}
     for configuration, at in zip(known["configuration"], place(right, -up, labels, prefer), strict=True):
         if at:

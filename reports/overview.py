@@ -11,12 +11,15 @@ from typing import Any, Final
 
 import pandas as pd
 
+from eexit.configuration import NORMAL
 from reports import charts, frames
 from reports.bootstrap import LEVEL
 from reports.charts import LAYERS_SKIPPED
 from reports.findings import SAMPLED, is_sampled, many
+from reports.looks import Looks
+from reports.parameters import labels_are, parameter_name, representatives
 from reports.progress import Progress, ignore
-from reports.sweep import NORMAL, Sweep
+from reports.sweep import Sweep
 
 MOST_BASELINES: Final = 20  # configurations that others can be compared with: rows grow with their square
 
@@ -35,7 +38,8 @@ TRADE_OFF: Final = (
 )
 DOSE: Final = (
     ("configuration", "Configuration", "text"),
-    ("kl_factor", "KL factor", "real"),
+    ("rule", "Rule", "text"),
+    ("parameter", "Parameter", "real"),
     ("n", "n prompts", "count"),
     ("exit_rate", "Early exits", "share"),
     ("mean_depth", "Mean depth", "share"),
@@ -67,12 +71,13 @@ PAIRED: Final = (
 
 def overview_charts(sweep: Sweep, trade: pd.DataFrame, progress: Progress = ignore) -> list[dict[str, Any]]:
     """Those that the sweep has numbers for, in the page's order; `static` ones are in the file as SVG too."""
+    looks = Looks.of(sweep.configurations)
     return [
-        *_trade_offs(trade[trade["layers_skipped"].notna()] if len(trade) else trade, sweep),
+        *_trade_offs(trade[trade["layers_skipped"].notna()] if len(trade) else trade, sweep, looks),
         *_mix(sweep, frames.exit_mix(sweep)),
-        *_doses(frames.dose_response(trade)),
-        *_depth(sweep, frames.depth_by_position(sweep, progress)),
-        *_paired(sweep),
+        *_doses(frames.dose_response(trade), looks),
+        *_depth(frames.depth_by_position(sweep, progress), trade, looks),
+        *_paired(sweep, looks),
     ]
 
 
@@ -88,7 +93,7 @@ def page_charts(sweep: Sweep) -> dict[str, Any]:
     }
 
 
-def _trade_offs(trade: pd.DataFrame, sweep: Sweep) -> Iterator[dict[str, Any]]:
+def _trade_offs(trade: pd.DataFrame, sweep: Sweep, looks: Looks) -> Iterator[dict[str, Any]]:
     columns = (*TRADE_OFF, *((key, label, "real") for key, label in sweep.scores.items()))
     for y, title, y_title, caption in _TRADE_OFFS:
         if len(trade) and trade[y].notna().any():
@@ -96,9 +101,9 @@ def _trade_offs(trade: pd.DataFrame, sweep: Sweep) -> Iterator[dict[str, Any]]:
                 caption += " The axis is logarithmic."
             if y == "disagreement" and is_sampled(sweep):
                 caption += f" {SAMPLED}"
-            caption = f"{caption} {_basis(trade, y, 'Rules')}"
+            caption = f"{caption} {_reading(trade)}{_basis(trade, y, 'Rules')}"
             description = f"{title}: one point per configuration. {caption}"
-            chart = charts.trade_off_chart(trade, y, y_title, description, share=y == "disagreement")
+            chart = charts.trade_off_chart(trade, y, y_title, description, looks, share=y == "disagreement")
             limit = {"limit": y} if y == "disagreement" else {}
             yield (
                 _chart(f"trade-{y}", title, caption, [("", chart)], trade, _second(columns, y))
@@ -107,15 +112,23 @@ def _trade_offs(trade: pd.DataFrame, sweep: Sweep) -> Iterator[dict[str, Any]]:
             )
     known = {key: label for key, label in sweep.scores.items() if len(trade) and trade[key].notna().any()}
     if known:
-        title, caption = "Scores against layers skipped", f"{_SCORES} {_basis(trade, next(iter(known)), 'Rules')}"
+        title, basis = "Scores against layers skipped", _basis(trade, next(iter(known)), "Rules")
+        caption = f"{_SCORES} {_reading(trade)}{basis}"
         drawn = [
-            (label, charts.trade_off_chart(trade, key, label, f"{label} against layers skipped. {caption}"))
+            (label, charts.trade_off_chart(trade, key, label, f"{label} against layers skipped. {caption}", looks))
             for key, label in known.items()
         ]
         yield _chart("trade-scores", title, caption, drawn, trade, _second(columns, *known)) | {
             "static": True,
             "choice": "Score",
         }
+
+
+def _reading(trade: pd.DataFrame) -> str:
+    """What labels and ticks stand for."""
+    labels = labels_are(trade)
+    said = f"Means over prompts; {labels}; a click opens the configuration. " if labels else _READING
+    return said + (_CONTROLS if trade["control_of"].notna().any() else "")
 
 
 def _second(columns: tuple[tuple[str, str, str], ...], *keys: str) -> tuple[tuple[str, str, str], ...]:
@@ -132,34 +145,54 @@ def _mix(sweep: Sweep, mix: pd.DataFrame) -> Iterator[dict[str, Any]]:
         yield _chart("mix", "Where tokens exit", caption, [("", chart)], mix, MIX) | {"wide": True}
 
 
-def _doses(dose: pd.DataFrame) -> Iterator[dict[str, Any]]:
+def _doses(dose: pd.DataFrame, looks: Looks) -> Iterator[dict[str, Any]]:
+    """One variant per rule that has a numeric parameter, each on an axis of its own."""
+    rules = dose.loc[dose["parameter"].notna(), "rule"].unique().tolist() if len(dose) else []
+    names = [parameter_name(rule) for rule in rules]
+    by = names[0] if len(names) == 1 else "parameter"
     for y, title, unit in (("exit_rate", "Early exits", "decided tokens"), ("mean_depth", "Mean depth", "layers")):
-        if len(dose) and dose.loc[dose["kl_factor"].notna(), y].notna().any():
-            dashed = "Dashed: normal. " if dose.loc[dose["kl_factor"].isna(), y].notna().any() else ""
+        known = [rule for rule in rules if dose.loc[dose["rule"] == rule, y].notna().any()]
+        if known:
+            dashed = "Dashed: normal. " if dose.loc[dose["rule"].isna(), y].notna().any() else ""
             caption = dashed + _basis(dose, y, "Rules")
-            description = f"{title} against the KL factor. {caption}"
-            chart = charts.dose_chart(dose, y, f"{title} (fraction of {unit})", description)
-            yield _chart(f"dose-{y}", f"{title} by KL factor", caption, [("", chart)], dose, DOSE)
+            drawn = [
+                (
+                    f"{rule}: {parameter_name(rule)}",
+                    charts.dose_chart(
+                        dose,
+                        rule,
+                        y,
+                        f"{title} (fraction of {unit})",
+                        f"{title} against the {parameter_name(rule)} of rule {rule}. {caption}",
+                        looks,
+                    ),
+                )
+                for rule in known
+            ]
+            yield _chart(f"dose-{y}", f"{title} by {by}", caption, drawn, dose, DOSE) | {"choice": "Rule"}
 
 
-def _depth(sweep: Sweep, depth: pd.DataFrame) -> Iterator[dict[str, Any]]:
+def _depth(depth: pd.DataFrame, trade: pd.DataFrame, looks: Looks) -> Iterator[dict[str, Any]]:
+    """All modes under one rule and parameter, and `normal` beside each."""
     if depth.empty:
         return
     shrinks = "Towards the end only prompts with long texts are left. " if depth["depth_n"].nunique() > 1 else ""
     caption = shrinks + _basis(depth, "depth", "Bands")
-    chart = charts.depth_chart(depth, f"Depth along the text. {caption}")
+    chart = charts.depth_chart(depth, f"Depth along the text. {caption}", looks)
     found = _chart("depth", "Depth by token position", caption, [("", chart)], depth, DEPTH)
-    factors = sorted(depth["kl_factor"].dropna().unique().tolist())
-    if factors:
-        nearest = min(range(len(factors)), key=lambda i: abs(factors[i] - 1))
-        found["slice"] = {"label": "KL factor", "key": "kl_factor", "values": factors, "first": nearest}
+    settings = [setting for setting in trade["setting"].dropna().unique() if setting in set(depth["setting"])]
+    if settings:
+        standing = [row["setting"] for row in representatives(trade) if row["setting"] in settings]
+        first = settings.index(standing[0]) if standing else 0
+        found["slice"] = {"label": "Rule and parameter", "key": "setting", "values": settings, "first": first}
     yield found | {"wide": True}
 
 
-def _paired(sweep: Sweep) -> Iterator[dict[str, Any]]:
-    """Against `normal` first, or any other configuration that the reader chooses, unless there are too many."""
+def _paired(sweep: Sweep, looks: Looks) -> Iterator[dict[str, Any]]:
+    """Against `normal` first, then each against its control, or any other configuration unless there are too many."""
     keys = [configuration.key for configuration in sweep.configurations]
-    baselines = sorted(keys, key=lambda key: key != NORMAL)[: len(keys) if len(keys) <= MOST_BASELINES else 1]
+    first, *others = sorted(keys, key=lambda key: key != NORMAL) or [NORMAL]
+    baselines = [first, frames.CONTROL, *(others if len(keys) <= MOST_BASELINES else [])]
     found = [(key, frames.paired_differences(sweep, key)) for key in baselines]
     paired = pd.concat([frame for _, frame in found] or [pd.DataFrame()], ignore_index=True)
     scores = [(key, label, f"{label}, difference", 0.0) for key, label in sweep.scores.items()]
@@ -169,7 +202,7 @@ def _paired(sweep: Sweep) -> Iterator[dict[str, Any]]:
     caption = "Each prompt against its own run under the other configuration, of the same seed. Dashed: no difference. "
     caption += _basis(paired, measures[0][0], "Rules")
     drawn = [
-        (label, charts.paired_chart(paired, x, x_title, none, f"{label}, paired differences. {caption}", keys))
+        (label, charts.paired_chart(paired, x, x_title, none, f"{label}, paired differences. {caption}", keys, looks))
         for x, label, x_title, none in measures
     ]
     against = [key for key, frame in found if len(frame)]
@@ -202,7 +235,7 @@ _TRADE_OFFS: Final = (
         "Disagreement against layers skipped",
         "Disagreement (share of decided tokens)",
         "Down and right is better. Disagreement: decided tokens that full depth, given the same text, would not have "
-        "said. Means over prompts; labels are KL factors; a click opens the configuration.",
+        "said.",
     ),
     (
         "perplexity",
@@ -228,7 +261,12 @@ _MEASURES: Final = (
     ("longest_loop", "Longest loop", "Longest loop, difference in tokens", 0.0),
     ("n_tokens", "Tokens", "Tokens, difference", 0.0),
 )
-_SCORES: Final = "Scores as the file gives them, means over prompts; labels are KL factors."
+_SCORES: Final = "Scores as the file gives them."
+_READING: Final = "Means over prompts; a click opens the configuration. "
+_CONTROLS: Final = (
+    "Dotted line to a tick: its control, which exits at the same layers as often but at random. A rule that knows "
+    "something is better than its control. "
+)
 _MIX: Final = "Share of tokens read at each layer, mean over prompts; a click opens the configuration."
 
 
@@ -242,14 +280,14 @@ def table(frame: pd.DataFrame, columns: tuple[tuple[str, str, str], ...]) -> dic
     return {"columns": shown, "rows": clean(frame.to_dict("records"))}
 
 
-def _exact(kl_factor: Any) -> float | None:
-    return None if kl_factor is None or math.isnan(kl_factor) else float(kl_factor)
+def _exact(parameter: Any) -> float | None:
+    return None if parameter is None or math.isnan(parameter) else float(parameter)
 
 
 def clean(value: Any) -> Any:
-    """JSON has no NaN and no infinity: null. NumPy's numbers become Python's, of six digits but for KL factors."""
+    """JSON has no NaN and no infinity: null. NumPy's numbers become Python's, of six digits but for parameters."""
     if isinstance(value, dict):
-        return {key: _exact(part) if key == "kl_factor" else clean(part) for key, part in value.items()}
+        return {key: _exact(part) if key == "parameter" else clean(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [clean(part) for part in value]
     if hasattr(value, "item"):

@@ -5,6 +5,7 @@ Of the T tokens of one prompt, its runs one after the other, with E exitable lay
 core      exit ranks, two in a byte (one if there are more than 16); pieces (T numbers)
 disagree  T bits, a byte's lowest first: 1 where a decided token is not what full depth would have said
 kl        T rows of E bytes: KL in even steps of log2
+prob      T rows of E bytes: exit probability in hundredths, so rounded that with the final layer's they are 100
 more      T bytes −logprob and T bytes entropy, in the same steps; what full depth would have said (T numbers:
           1 + piece, 0: the same)
 read      K columns of T numbers (1 + piece, 0: none), likeliest first, of the distribution that the token was read
@@ -12,7 +13,6 @@ read      K columns of T numbers (1 + piece, 0: none), likeliest first, of the d
 top       R × K columns likewise, of full depth read at each exit rank
 
 Numbers take one byte below 128, two up to 32,639, else four: all first bytes, then second bytes, then the rest.
-Exit probabilities are not stored: the page works them out from KL and the KL factor.
 """
 
 import base64
@@ -30,7 +30,7 @@ import pyarrow.compute as pc
 from reports.pieces import Pieces, flat, number_pieces
 from reports.sweep import Sweep, disagreeing
 
-KINDS: Final = ("core", "disagree", "kl", "more", "read", "top")
+KINDS: Final = ("core", "disagree", "kl", "prob", "more", "read", "top")
 LOG2_LOW: Final = -10.0
 LOG2_HIGH: Final = 6.0
 STEPS: Final = 126  # of 9 %: enough to read, small enough to send
@@ -43,6 +43,7 @@ COLUMNS: Final = (
     "exit_layer",
     "final_token_id",
     "kl",
+    "exit_prob",
     "logprob",
     "entropy",
     "top_token_ids",
@@ -90,6 +91,15 @@ def encode_log(values: np.ndarray) -> np.ndarray:
     return np.where(place < 0, 0, 1 + np.round(place.clip(0, 1) * STEPS)).astype(np.uint8)
 
 
+def encode_probabilities(probabilities_TX: np.ndarray) -> np.ndarray:
+    """Each row, whose sum is 1, as hundredths without the last one's: the differences of its rounded sums up to there.
+
+    None is further than a hundredth from what it was, and the last one is what is missing from 100.
+    """
+    hundredths = np.round(100 * np.cumsum(probabilities_TX[:, :-1], axis=1, dtype=np.float64)).clip(0, 100)
+    return np.diff(hundredths, axis=1, prepend=0).clip(min=0).astype(np.uint8)
+
+
 def encode_numbers(numbers: np.ndarray) -> bytes:
     """Numbers below 2^24, small ones in fewer bytes."""
     two, long = (numbers >= 128) & (numbers < 128 + (127 << 8)), numbers >= 128 + (127 << 8)
@@ -134,6 +144,10 @@ def _columns(sweep: Sweep, tokens: pa.Table, pieces: Pieces) -> dict[str, Callab
     if len(tokens) and ranks and not tokens["kl"].null_count:
         kl = encode_log(np.asarray(tokens["kl"].combine_chunks().flatten()).reshape(len(tokens), len(ranks)))
         found["kl"] = lambda at: kl[at].tobytes()
+    if len(tokens) and ranks and not tokens["exit_prob"].null_count:
+        stored = np.asarray(tokens["exit_prob"].combine_chunks().flatten()).reshape(len(tokens), len(ranks) + 1)
+        prob = encode_probabilities(stored)
+        found["prob"] = lambda at: prob[at].tobytes()
     if len(tokens) and not tokens["logprob"].null_count:
         logprob, entropy = encode_log(-np.asarray(tokens["logprob"])), encode_log(np.asarray(tokens["entropy"]))
         found["more"] = lambda at: logprob[at].tobytes() + entropy[at].tobytes() + encode_numbers(pieces.said[at])

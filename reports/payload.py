@@ -8,7 +8,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eexit.configuration import MODES
+from eexit.configuration import MODES, NORMAL
+from eexit.rules import RULES
 from eexit.schema import GENERATIONS, TOKENS
 from reports import frames
 from reports.bootstrap import LEVEL, MIN_PROMPTS, RESAMPLES
@@ -17,7 +18,7 @@ from reports.findings import findings, is_sampled, many
 from reports.overview import clean, overview_charts, page_charts
 from reports.packing import Packed, pack
 from reports.progress import Progress, ignore
-from reports.sweep import NORMAL, Sweep
+from reports.sweep import Sweep
 
 MOST_FAILURES: Final = 500  # listed with their reason
 
@@ -72,7 +73,8 @@ def payload(
         "layers": list(frames.layer_labels(sweep).values()),
         "normal": NORMAL,
         "modes": {mode: MODES[mode] for mode in dict.fromkeys(c.mode for c in sweep.configurations) if mode in MODES},
-        "configurations": [{"key": c.key, "mode": c.mode, "kl": c.kl_factor} for c in sweep.configurations],
+        "rules": _rules(sweep),
+        "configurations": [{"key": c.key, **c.columns} for c in sweep.configurations],
         "metrics": [vars(metric) for metric in metrics],
         "prompts": _prompts(sweep, held, _runs(sweep, runs, sweep.layer_counts[chosen], packed, metrics)),
         "failures": _failures(sweep),
@@ -111,6 +113,20 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
         ("Digest", (model.get("digest") or "").removeprefix("sha256:")[:12]),
     ]
     return [(label, text) for label, text in found if text]
+
+
+def _rules(sweep: Sweep) -> dict[str, dict[str, Any]]:
+    """What the sweep's rules say of themselves."""
+    names = dict.fromkeys(c.rule for c in sweep.configurations if c.rule in RULES)
+    return {
+        name: {
+            "definition": RULES[name].definition,
+            "parameter": RULES[name].parameter,
+            "unit": RULES[name].unit,
+            "oracle": RULES[name].is_oracle,
+        }
+        for name in names
+    }
 
 
 def _runs(

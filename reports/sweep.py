@@ -1,7 +1,5 @@
 """A finished or unfinished sweep, as the report sees it: Parquet → pandas."""
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,13 +10,14 @@ import pyarrow.dataset as ds
 import pyarrow.fs
 
 from eexit.config import UsageError
+from eexit.configuration import Configuration
 from eexit.files import Place, list_files, read_generations, read_tokens
 from eexit.places import HIDDEN, shown
 from eexit.results import MANIFEST, decode
 from eexit.schema import GENERATIONS, OK
+from reports.identity import configurations, with_identity
 from reports.landed import read_landed
 
-NORMAL = "normal"
 _BULKY = ("text", "prompt_token_ids", "model")  # of no use to a mean
 
 
@@ -26,33 +25,12 @@ class NotASweepError(UsageError):
     """What was given holds no sweep; the message is one line that names it and the way out."""
 
 
-def configuration_key(mode: str, kl_factor: float | None) -> str:
-    """What a configuration is called: `normal`, `unfrozen@0.5`. Factors that differ have keys that differ."""
-    if kl_factor is None:
-        return mode
-    short = f"{kl_factor:g}"
-    return f"{mode}@{short if float(short) == kl_factor else repr(kl_factor)}"
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """A mode and its KL factor, None for `normal`."""
-
-    mode: str
-    kl_factor: float | None
-
-    @property
-    def key(self) -> str:
-        """How it's called in tables and addresses."""
-        return configuration_key(self.mode, self.kl_factor)
-
-
 @dataclass(frozen=True)
 class Sweep:
     """Everything a report is made of. Runs are in memory; texts and tokens stay where they are until asked for.
 
-    `generations`: columns of `eexit.schema.GENERATIONS` that hold one short value, with `configuration` (the key) and
-    `log_perplexity` (nats per token) added. `tokens` and `texts`: Arrow datasets with columns of `eexit.schema.TOKENS`
+    `generations`: columns of `eexit.schema.GENERATIONS` that hold one short value, those of `identity.COLUMNS`, and
+    `log_perplexity` (nats per token). `tokens` and `texts`: Arrow datasets with columns of `eexit.schema.TOKENS`
     and `GENERATIONS`, in no order.
     """
 
@@ -125,15 +103,11 @@ def assemble(
     scores: dict[str, str] | None = None,
     left_out: tuple[str, ...] = (),
 ) -> Sweep:
-    """Put runs in the sweep's order (prompt, configuration, seed) and name their configurations."""
-    pairs = zip(generations["mode"], generations["kl_factor"], strict=True)
-    found = [Configuration(mode, None if math.isnan(k) else float(k)) for mode, k in pairs]
-    configurations = _in_order(_configured(about), found)
-    generations = generations.assign(
-        configuration=[configuration.key for configuration in found],
-        log_perplexity=np.log(generations["perplexity"].astype(float)),
-    )
-    ranks = {key: rank for rank, key in enumerate(c.key for c in configurations)}
+    """Put runs in the sweep's order: prompt, configuration, seed. The door for all results, of whatever format."""
+    generations = with_identity(generations)
+    generations = generations.assign(log_perplexity=np.log(generations["perplexity"].astype(float)))
+    known = configurations(about, generations)
+    ranks = {key: rank for rank, key in enumerate(c.key for c in known)}
     by = pd.DataFrame(
         {
             "prompt": generations["prompt_id"].map({prompt_id: i for i, prompt_id in enumerate(prompts)}),
@@ -147,7 +121,7 @@ def assemble(
         exitable_layers=exitable_layers,
         final_layer=final_layer,
         prompts=prompts,
-        configurations=configurations,
+        configurations=known,
         generations=generations.iloc[order].reset_index(drop=True),
         layer_counts=layer_counts[order],
         tokens=tokens,
@@ -234,22 +208,3 @@ def _count_matrix(column: pa.ChunkedArray, layers: list[int]) -> np.ndarray:
         np.add.at(counts, (rows[known], ranks[known].to_numpy(dtype=int)), np.asarray(chunk.items[first:last])[known])
         start += len(chunk)
     return counts
-
-
-def _configured(about: dict[str, Any]) -> Iterable[Configuration]:
-    config = about.get("config", {})
-    for mode in config.get("modes", []):
-        for kl_factor in [None] if mode == NORMAL else sorted(config.get("kl_factors", [])):
-            yield Configuration(mode, kl_factor)
-
-
-def _in_order(configured: Iterable[Configuration], found: list[Configuration]) -> tuple[Configuration, ...]:
-    """The configured ones first; what only the rows have comes after, `normal` first and KL factors rising."""
-    rest = sorted(
-        dict.fromkeys(found), key=lambda c: (c.mode != NORMAL, found.index(_first(found, c.mode)), c.kl_factor or 0)
-    )
-    return tuple(dict.fromkeys([*configured, *rest]))
-
-
-def _first(found: list[Configuration], mode: str) -> Configuration:
-    return next(configuration for configuration in found if configuration.mode == mode)

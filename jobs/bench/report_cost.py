@@ -55,8 +55,9 @@ def bytes_per_token(results: Path) -> list[Row]:
     core = size["core"] + size["disagree"] + len(packed.pieces) / n
     rows: list[Row] = [
         ("core: token, text, exit layer, disagreement", core, "B/token", 2),
-        ("with KL and exit probability of each layer", core + size["kl"], "B/token", 9),
-        ("with log-probability, entropy, full depth's token", core + size["kl"] + size["more"], "B/token", None),
+        ("with KL of each layer", core + size["kl"], "B/token", 9),
+        ("exit probability of each layer, more", size["prob"], "B/token", None),
+        ("log-probability, entropy, full depth's token, more", size["more"], "B/token", None),
     ]
     if "top" in size:
         rows.append(("top-3 tokens of each layer, more", size["top"], "B/token", 64))
@@ -85,9 +86,9 @@ def _build(results: str, out: str) -> tuple[float, float]:
 
 ROUTES = {
     "view: prompt": ("#/p/3", 0.5),
-    "view: run": ("#/p/3/unfrozen@1", 0.5),
-    "view: two runs and a token": ("#/p/5/unfrozen@1/vs/normal/t/40", 0.5),
-    "view: configuration": ("#/c/unfrozen@1", 0.5),
+    "view: run": ("#/p/3/unfrozen/kl/1", 0.5),
+    "view: two runs and a token": ("#/p/5/unfrozen/kl/1/vs/normal/t/40", 0.5),
+    "view: configuration": ("#/c/unfrozen/kl/1", 0.5),
     "view: overview again": ("#/", 1.5),
     "search": ("#/s/ba", 1.0),
 }

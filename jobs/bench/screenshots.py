@@ -61,7 +61,7 @@ def routes(browser: Any, report: Path) -> dict[str, str]:
     prompt = page.locator("#pick-prompt option").nth(1).inner_text().split(" ")[0]
     keys = page.locator("#pick-configuration option").all_inner_texts()[1:]
     page.context.close()
-    key = next((key for key in keys if key.endswith("@1")), keys[-1])
+    key = next((key for key in keys if key.endswith("/1")), keys[-1])
     return {
         "overview": "#/",
         "prompt": f"#/p/{prompt}",

@@ -9,6 +9,16 @@ function setTheme(dark) {
 
 const whole = (text) => (/^\d+$/.test(text ?? "") ? +text : null);
 
+const MARKS = ["s", "vs", "t", "o"]; // between the parts of a run's address
+
+// Where the configuration that begins at this part of an address ends: names hold slashes, and may have a seed after them.
+function nameEnd(parts, at) {
+  const named = (name) => DATA.configurations.some(({ key }) => key === name || key === name.replace(/~-?\d+$/, ""));
+  for (let end = parts.length; end > at; end--) if (named(parts.slice(at, end).join("/"))) return end;
+  const mark = parts.findIndex((part, i) => i > at && MARKS.includes(part));
+  return mark < 0 ? parts.length : mark;
+}
+
 // What an address asks for; {page: "nowhere", why} for one that leads to nothing this file holds.
 function parse(hash) {
   const parts = hash
@@ -26,23 +36,31 @@ function parse(hash) {
   if (parts[0] === "s" || parts[0] === "w")
     return { page: "search", query: parts.slice(1).join("/"), whole: parts[0] === "w" };
   if (parts[0] === "fail" || parts[0] === "methods") return { page: parts[0] };
-  if (parts[0] === "c")
-    return DATA.configurations.some(({ key }) => key === parts[1])
-      ? { page: "everywhere", key: parts[1] }
-      : nowhere(`There is no configuration ${parts[1]}.`);
+  if (parts[0] === "c") {
+    const key = parts.slice(1).join("/");
+    const known = DATA.configurations.some((configuration) => configuration.key === key);
+    return known ? { page: "everywhere", key } : nowhere(`There is no configuration ${key}.`);
+  }
   if (parts[0] !== "p") return nowhere("No page has this address.");
   const number = DATA.prompts.findIndex((prompt) => prompt.id === parts[1]);
   if (number < 0)
     return nowhere(`There is no prompt ${parts[1]}.${DATA.prompts.length < DATA.counts.prompts ? ` ${held()}` : ""}`);
   if (parts.length === 2) return { page: "prompt", number };
-  const more = { s: null, vs: null, t: null, o: null };
-  for (let i = 3; i < parts.length; i++) {
-    const bare = parts[i] === "vs" && (i + 1 === parts.length || parts[i + 1] === "t" || parts[i + 1] === "o");
-    if (parts[i] in more) more[parts[i]] = bare ? DATA.normal : parts[++i];
+  const more = Object.fromEntries(MARKS.map((mark) => [mark, null])),
+    end = nameEnd(parts, 2),
+    key = parts.slice(2, end).join("/");
+  for (let i = end; i < parts.length; ) {
+    const mark = parts[i++];
+    if (mark === "vs") {
+      const bare = i === parts.length || parts[i] === "t" || parts[i] === "o",
+        from = i;
+      if (!bare) i = nameEnd(parts, from);
+      more.vs = bare ? DATA.normal : parts.slice(from, i).join("/");
+    } else if (MARKS.includes(mark)) more[mark] = parts[i++];
   }
-  const run = runsOf(DATA.prompts[number], parts[2]).find((r) => more.s === null || String(r.seed) === more.s);
+  const run = runsOf(DATA.prompts[number], key).find((r) => more.s === null || String(r.seed) === more.s);
   if (!run)
-    return nowhere(`There is no run ${parts[2]}${more.s === null ? "" : `, seed ${more.s},`} on prompt ${parts[1]}.`);
+    return nowhere(`There is no run ${key}${more.s === null ? "" : `, seed ${more.s},`} on prompt ${parts[1]}.`);
   return { page: "configuration", number, run, vs: more.vs, t: whole(more.t), o: whole(more.o) };
 }
 
@@ -91,7 +109,7 @@ function header(asked) {
   const runs = asked.number === undefined ? null : DATA.prompts[asked.number].runs;
   const entries = runs
     ? runs.map((run) => [runName(run), address(DATA.prompts[asked.number], run), run === asked.run])
-    : DATA.configurations.map(({ key }) => [key, `#/c/${encodeURIComponent(key)}`, key === asked.key]);
+    : DATA.configurations.map(({ key }) => [key, everywhere(key), key === asked.key]);
   configuration.replaceChildren(
     h("option", { value: runs ? address(DATA.prompts[asked.number]) : "#/" }, "all"),
     ...entries.map(([label, value, selected]) => h("option", { value, selected }, label)),

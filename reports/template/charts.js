@@ -16,13 +16,14 @@ function loadBundle() {
 }
 
 const NARROW = 450;
+const DARK = ["#9ca3af", "#4ba3e3", "#f28e4b", "#3fbf97", "#df8abf", "#c9b94a", "#a99cf5", "#d99a7a", "#4cc3d3"];
 
 function theme(width) {
   const style = getComputedStyle(document.documentElement);
   const [paper, ink, soft, line] = ["paper", "ink", "soft", "line"].map((name) =>
     style.getPropertyValue(`--${name}`).trim(),
   );
-  const category = isDark() ? ["#9ca3af", "#4ba3e3", "#f28e4b", "#3fbf97", "#df8abf", "#c9b94a"] : THEME.range.category;
+  const category = isDark() ? DARK : THEME.range.category;
   return {
     ...THEME,
     background: paper,
@@ -116,7 +117,7 @@ function figure(chart) {
   );
 }
 
-// Those of the slice that the reader chose, and those of none, like normal's at any KL factor.
+// Those of the slice that the reader chose, and those of none, like normal's beside any rule.
 function rowsOf({ chart, slice }) {
   if (chart.rows) return chart.rows();
   const { rows } = chart.table,
@@ -176,7 +177,7 @@ function inkOf(canvas) {
 }
 
 const openConfiguration = (datum) => {
-  if (datum.configuration) location.hash = `#/c/${encodeURIComponent(datum.configuration)}`;
+  if (datum.configuration) location.hash = everywhere(datum.configuration);
 };
 
 // Bring out one configuration in every chart; "" for all alike.

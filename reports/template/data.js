@@ -96,25 +96,25 @@ async function detailOf(number, run) {
   const n = total(number),
     E = DATA.final;
   if (!details.has(number)) {
-    const [kl, more, top, read] = await Promise.all(
-      ["kl", "more", "top", "read"].map((kind) => (DATA.kinds.includes(kind) ? blob(kind, number) : null)),
+    const [kl, prob, more, top, read] = await Promise.all(
+      ["kl", "prob", "more", "top", "read"].map((kind) => (DATA.kinds.includes(kind) ? blob(kind, number) : null)),
     );
     details.set(number, {
       kl,
+      prob,
       more,
       said: more && numbersAt(more, 2 * n, n).numbers,
       likely: top && likelyOf(top, n, E + 1),
       source: read && likelyOf(read, n, 1),
     });
   }
-  const { kl, more, said, likely, source } = details.get(number);
-  const k = DATA.configurations[run.c].kl;
+  const { kl, prob, more, said, likely, source } = details.get(number);
   return (i) => {
     const at = run.start + i;
-    const nats = kl && Array.from(kl.subarray(at * E, at * E + E), unlog);
+    const early = prob && Array.from(prob.subarray(at * E, at * E + E)); // in hundredths
     return {
-      kl: nats,
-      probability: nats && exitProbabilities(nats, i < run.undrawn ? null : k),
+      kl: kl && Array.from(kl.subarray(at * E, at * E + E), unlog),
+      probability: early && [...early, early.reduce((rest, here) => rest - here, 100)].map((part) => part / 100),
       logprob: more && -unlog(more[at]),
       entropy: more && unlog(more[n + at]),
       said: said?.[at] ? said[at] - 1 : null,
@@ -138,17 +138,6 @@ function likelyOf(bytes, n, rows) {
 }
 
 const unlog = (code) => (code ? 2 ** (-10 + ((code - 1) * 16) / 126) : 0);
-
-// s = 2·sigmoid(−k·KL) of what is left at each layer, the rest at the final one; all of it there where no exit is drawn.
-function exitProbabilities(kl, k) {
-  let rest = 1;
-  const early = kl.map((nats) => {
-    const here = k === null ? 0 : (rest * 2) / (1 + Math.exp(k * nats));
-    rest -= here;
-    return here;
-  });
-  return [...early, rest];
-}
 
 const pieceText = (piece) => (typeof PIECES[piece] === "number" ? `token ${PIECES[piece]}` : PIECES[piece]);
 

@@ -70,17 +70,22 @@ function numbers(items) {
   return h("dl.named", {}, ...items.map(([label, value]) => h("div", {}, h("dt", {}, label), h("dd", {}, value))));
 }
 
+const escaped = (parts) => `#/${parts.map(encodeURIComponent).join("/")}`;
+
+// The address of one configuration on every prompt. The slashes of its name stay as they are.
+const everywhere = (key) => escaped(["c", ...key.split("/")]);
+
 // An address of one run, comparison and token, which is the other text's as o:
 // #/p/<prompt>/<configuration>/s/<seed>/vs/<configuration>/t/<token>.
 function address(prompt, run, { vs, t, o } = {}) {
   const parts = ["p", prompt.id];
   if (run) {
-    parts.push(DATA.configurations[run.c].key);
+    parts.push(...DATA.configurations[run.c].key.split("/"));
     if (DATA.seeds.length > 1) parts.push("s", run.seed);
-    if (vs) parts.push("vs", vs);
+    if (vs) parts.push("vs", ...vs.split("/"));
     for (const [side, i] of Object.entries({ t, o })) if (i !== null && i !== undefined) parts.push(side, i);
   }
-  return `#/${parts.map(encodeURIComponent).join("/")}`;
+  return escaped(parts);
 }
 
 function runName(run) {

@@ -10,11 +10,11 @@ async function saveImage(entry, type) {
 
 // Every run that the page holds, with its text.
 async function saveRuns() {
+  const identity = ["configuration", "mode", "rule", "parameter", "kl_factor", "control_of"];
   const head = [
     "prompt_id",
     "prompt",
-    "mode",
-    "kl_factor",
+    ...identity,
     "seed",
     "status",
     "finish_reason",
@@ -26,12 +26,10 @@ async function saveRuns() {
   for (const [number, prompt] of DATA.prompts.entries()) {
     const tokens = await coreOf(number);
     prompt.runs.forEach((run, i) => {
-      const { mode, kl } = DATA.configurations[run.c];
       lines.push([
         prompt.id,
         prompt.text,
-        mode,
-        kl,
+        ...identity.map((name) => DATA.configurations[run.c][name]),
         run.seed,
         run.status,
         run.finish,
@@ -45,7 +43,7 @@ async function saveRuns() {
 }
 
 // What a chart draws, all of its slices; not what only places or words its marks.
-const PLACING = ["row", "rank", "order", "label", "words"];
+const PLACING = ["row", "rank", "order", "label", "words", "family", "series", "setting"];
 
 function saveRows({ chart }) {
   const rows = (chart.csv || chart.rows || (() => chart.table.rows))();

@@ -144,10 +144,7 @@ const HOW = [
     "Perplexity",
     "exp of the mean negative log-probability of the generated tokens under the full-depth model given the same text. Low is fluent to that model and no proof of quality: a text that repeats itself in a loop is very fluent. Averaged geometrically: the mean of its logarithm over prompts, and back.",
   ],
-  [
-    "Layers skipped (theoretical)",
-    "1 − mean depth: what the exits as taken would not have needed if deciding were free. The exit rule compares each layer with the final one, so it has run them all. Nothing here is measured time.",
-  ],
+  ["Layers skipped (theoretical)", `1 − mean depth: ${THEORETICAL}`],
   [
     "Disagreement",
     "Share of decided tokens that are not the likeliest of the full-depth model given the same text, the run's own up to there. With sampling a token can differ without an exit, so normal disagrees too. A small share can still change a whole text. In the texts, a line over a token marks it.",
@@ -177,8 +174,12 @@ const HOW = [
     "In nats, of the full-depth distribution from the one read after a layer, in the full-depth pass over the same text.",
   ],
   [
+    "Control",
+    "A configuration whose exits follow the same histogram of layers as those of the configuration it is compared with, drawn at random: the same depth without the rule's knowledge. In the trade-offs, a dotted line joins a configuration to a tick at its control's value; the control has a row of its own in tables.",
+  ],
+  [
     "Exit probability",
-    "s = 2 / (1 + exp(k·KL)) at each exitable layer in turn, of what the earlier layers left; the rest at the final layer. Worked out in this page from KL and the KL factor k. All on the final layer for normal and for tokens whose exit wasn't drawn.",
+    "The distribution over the exit layers that a token's exit was drawn from, as the sweep stored it: the rule's chance to exit at each exitable layer in turn, of what the earlier layers left, and the rest at the final layer. All on the final layer for normal and for tokens whose exit wasn't drawn.",
   ],
   [
     "Would have said",
@@ -190,13 +191,18 @@ const HOW = [
   ],
   [
     "Rounding in this file",
-    "KL, log-probability and entropy of single tokens to 4.5%, so exit probabilities to 2 points; probabilities of likely tokens to 0.2 points. The sweep's Parquet files have them in full.",
+    "KL, log-probability and entropy of single tokens to 4.5%; exit probabilities to 1 point, so that they sum to 100%; probabilities of likely tokens to 0.2 points. The sweep's Parquet files have them in full.",
   ],
   [
     "CSV",
     "Of a chart: the rows that it draws. Of runs: those that this file holds. Of a run's tokens: what this file knows of each, rounded as said above. Text that a spreadsheet would take for a formula has an apostrophe in front.",
   ],
 ];
+
+function ruleWords({ definition, parameter, unit, oracle }) {
+  const has = parameter ? ` Its parameter: ${parameter}${unit && unit !== parameter ? `, ${unit}` : ""}.` : "";
+  return `${definition}.${has}${oracle ? " It looks at the final layer to decide, so it saves nothing at run time." : ""}`;
+}
 
 function methodsPage() {
   const { level, resamples, least } = DATA.bootstrap;
@@ -222,8 +228,10 @@ function methodsPage() {
       `Intervals hold ${100 * level}% of ${form(resamples, "count")} resamples of the prompts; there are none below ${least} prompts.`,
     ),
     DATA.prompts.length < DATA.counts.prompts ? h("p", {}, held()) : null,
-    Object.keys(DATA.modes).length ? h("h2", {}, "What an early exit does") : null,
+    Object.keys(DATA.modes).length ? h("h2", {}, "Modes: what an early exit leaves behind") : null,
     list(Object.entries(DATA.modes).flatMap(([mode, does]) => [h("dt", {}, mode), h("dd", {}, `${does}.`)])),
+    Object.keys(DATA.rules).length ? h("h2", {}, "Rules: where tokens exit") : null,
+    list(Object.entries(DATA.rules).flatMap(([name, rule]) => [h("dt", {}, name), h("dd", {}, ruleWords(rule))])),
     h("h2", {}, "Numbers of this report"),
     list(
       [...HOW, ...shown.filter(([label]) => !HOW.some(([name]) => name === label))].flatMap(([name, definition]) => [

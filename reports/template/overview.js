@@ -55,27 +55,41 @@ function findings(prompts) {
     { "aria-label": "Findings" },
     h("h2", {}, "Findings"),
     h("ul", {}, ...DATA.findings.map((finding) => h("li", {}, finding))),
-    modes(),
+    meanings(),
     h(
       "p.soft",
       {},
       (prompts < least
         ? `Fewer than ${least} prompts are too few for intervals. `
         : `In brackets: ${100 * level}% bootstrap intervals over prompts. `) +
-        "Layers skipped are theoretical: the exit rule itself looks at the final layer, so nothing here is measured time. ",
+        `Layers skipped are theoretical: ${THEORETICAL} ${oracles()}`,
       h("a", { href: "#/methods" }, "What each number means"),
     ),
   );
 }
 
-// What an early exit does in each mode of the sweep.
-const modes = () =>
+const THEORETICAL =
+  "what the exits as taken would not have needed if deciding were free. Nothing here is measured time.";
+
+// Of rules that look at the final layer to decide.
+function oracles() {
+  const names = Object.keys(DATA.rules).filter((rule) => DATA.rules[rule].oracle),
+    one = names.length === 1;
+  if (!names.length) return "";
+  return `${one ? "Rule" : "Rules"} ${names.join(", ")} ${one ? "looks" : "look"} at the final layer to decide, so ${one ? "it saves" : "they save"} nothing at run time. `;
+}
+
+const shortly = (definition) => definition.replace(/ \([^()]*\)$/, ""); // without the source, which is on the methods page
+
+// What an early exit does in each mode of the sweep, and where the rules exit.
+const meanings = () =>
   h(
     "dl.modes.soft",
     {},
-    ...Object.entries(DATA.modes)
-      .filter(([mode]) => mode !== DATA.normal)
-      .map(([mode, does]) => h("div", {}, h("dt", {}, `${mode}:`), h("dd", {}, `${does}.`))),
+    ...[
+      ...Object.entries(DATA.modes).filter(([mode]) => mode !== DATA.normal),
+      ...Object.entries(DATA.rules).map(([rule, { definition }]) => [rule, definition]),
+    ].map(([name, does]) => h("div", {}, h("dt", {}, `${name}:`), h("dd", {}, `${shortly(does)}.`))),
   );
 
 let most = choice("most", 5); // per cent
@@ -115,16 +129,17 @@ function limited(chart) {
   return figure(copy);
 }
 
-// Of each mode, the configuration that skips most layers without more than the limit, in words; the deepest skip first.
+// Of each mode and rule, the configuration that skips most layers without more than the limit, in words; the deepest skip
+// first. Controls are for comparison only.
 function skipMost({ rows }, column, name) {
   if (!(most >= 0)) return ["Give a number from 0 to 100."];
-  const known = rows.filter((row) => row.mode !== DATA.normal && row[column.key] !== null),
-    names = [...new Set(known.map((row) => row.mode))];
+  const known = rows.filter((row) => row.rule !== null && row.control_of === null && row[column.key] !== null),
+    names = [...new Set(known.map((row) => row.series))];
   const skipped = { key: "layers_skipped", form: "share" };
   const best = names.map(
-    (mode) =>
+    (name) =>
       sorted(
-        known.filter((row) => row.mode === mode && row[column.key] <= most / 100),
+        known.filter((row) => row.series === name && row[column.key] <= most / 100),
         (row) => row.layers_skipped,
         true,
       )[0],
@@ -133,11 +148,11 @@ function skipMost({ rows }, column, name) {
     h(
       "span",
       {},
-      h("a", { href: `#/c/${encodeURIComponent(row.configuration)}` }, row.configuration),
+      h("a", { href: everywhere(row.configuration) }, row.configuration),
       ` would skip ${estimate(row, skipped)} of the layers (theoretical), at a ${name} of ${estimate(row, column)} (n = ${row[`${column.key}_n`]}). `,
     ),
   );
-  const none = names.filter((_, i) => !best[i]).map((mode) => `No ${mode} configuration has so low a ${name}. `);
+  const none = names.filter((_, i) => !best[i]).map((series) => `No ${series} configuration has so low a ${name}. `);
   return [...found, ...none];
 }
 

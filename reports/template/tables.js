@@ -63,9 +63,7 @@ function twin(caption, { columns, rows }) {
       text: how === "text",
       value: (row) => row[key],
       show: (row) =>
-        key === "configuration"
-          ? h("a", { href: `#/c/${encodeURIComponent(row[key])}` }, row[key])
-          : estimate(row, { key, form: how }),
+        key === "configuration" ? h("a", { href: everywhere(row[key]) }, row[key]) : estimate(row, { key, form: how }),
     })),
     rows,
   );

@@ -92,7 +92,7 @@ function tokenPane(run, tokens, detail, i, name) {
   ];
   if (!detail) return lines;
   const known = detail(i);
-  if (known.kl || known.top) lines.push(layerTable(known, rank));
+  if (known.kl || known.probability || known.top) lines.push(layerTable(known, rank));
   if (known.top && !known.read && DATA.configurations[run.c].mode !== DATA.normal) {
     lines.push(
       h(
@@ -108,6 +108,7 @@ function tokenPane(run, tokens, detail, i, name) {
 // At each layer full depth, the teacher; and after the exit layer the student, if the token was read from something else.
 function layerTable({ kl, probability, top, read }, rank) {
   const highest = kl && Math.max(1, ...kl),
+    across = [kl, probability].filter(Boolean).length,
     student = top && read && !alike(top[rank], read);
   const bar = (value, share, r) => {
     const fill = h(`span.bar.c${r}`);
@@ -132,14 +133,28 @@ function layerTable({ kl, probability, top, read }, rank) {
         {},
         name(r, here && student ? "full depth" : null),
         kl && bar(last(r) ? "0" : nats(kl[r]), last(r) ? 0 : kl[r] / highest, r),
-        kl && bar(percent(probability[r]), probability[r], r),
+        probability && bar(`${Math.round(100 * probability[r])}%`, probability[r], r),
         top && said(top[r]),
       );
     return here && student
-      ? [teacher, h("tr.here", {}, name(r, "student"), kl && h("td", { colspan: 2 }, "read from this"), said(read))]
+      ? [
+          teacher,
+          h(
+            "tr.here",
+            {},
+            name(r, "student"),
+            across ? h("td", { colspan: across }, "read from this") : null,
+            said(read),
+          ),
+        ]
       : [teacher];
   });
-  const heads = ["Layer", kl && "≈\u00a0KL, nats", kl && "≈\u00a0Exit proba\u00adbility", top && "Would have said"];
+  const heads = [
+    "Layer",
+    kl && "≈\u00a0KL, nats",
+    probability && "≈\u00a0Exit proba\u00adbility",
+    top && "Would have said",
+  ];
   const caption =
     "At each layer: full depth (the teacher). " +
     (student

@@ -9,9 +9,9 @@ from synthetic_sweeps import HOSTILE
 ROUTES = (
     "#/",
     "#/p/1",
-    "#/p/1/unfrozen@1/vs/normal/t/4",
-    "#/p/2/unfrozen@2",
-    "#/c/unfrozen@1",
+    "#/p/1/unfrozen/kl/1/vs/normal/t/4",
+    "#/p/2/unfrozen/kl/2",
+    "#/c/unfrozen/kl/1",
     "#/s/cat",
     "#/w/cat",
     "#/fail",
@@ -36,7 +36,7 @@ def test_axe_finds_nothing(walk, axe, route, scheme):
 
 
 def test_everything_is_reached_by_keyboard(visit):
-    page = visit("#/p/0/unfrozen@1/vs/normal")
+    page = visit("#/p/0/unfrozen/kl/1/vs/normal")
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")  # skip to content
     stops = []
@@ -47,8 +47,8 @@ def test_everything_is_reached_by_keyboard(visit):
         )
     assert "Prompt 0" in stops
     assert "Fill final layer" in stops
-    assert stops.count("Tokens of unfrozen@1") == 1  # one stop, whatever the length
-    tokens = page.get_by_role("group", name="Tokens of unfrozen@1")
+    assert stops.count("Tokens of unfrozen/kl/1") == 1  # one stop, whatever the length
+    tokens = page.get_by_role("group", name="Tokens of unfrozen/kl/1")
     places = []
     for key in ("Home", "n", "ArrowRight", "ArrowLeft", "End"):
         tokens.press(key)
@@ -69,7 +69,7 @@ def test_nothing_is_wider_than_a_phone(walk, route):
 def test_the_trade_off_is_there_without_scripts(visit):
     page = visit("#/", java_script_enabled=False)
     assert page.locator("noscript svg").nth(1).bounding_box()["width"] > 200
-    assert "unfrozen@1 exits early" in page.locator("main").inner_text()
+    assert "unfrozen/kl/1 exits early" in page.locator("main").inner_text()
     assert page.locator("noscript tbody tr").count() == 7
     assert page.locator("header button:visible, header select:visible, header input:visible").count() == 0
 
@@ -90,7 +90,7 @@ def test_paper_is_white_and_has_the_charts(visit):
     assert not page.locator("header").is_visible()
 
 
-@pytest.mark.parametrize("route", ["#/p/1", "#/c/unfrozen@1"])
+@pytest.mark.parametrize("route", ["#/p/1", "#/c/unfrozen/kl/1"])
 def test_tables_fit_on_paper_with_their_headings(visit, route):
     page = visit(route, viewport=PAPER)
     page.emulate_media(media="print")
@@ -141,7 +141,7 @@ def rows_of(download) -> list[dict[str, str]]:
     [
         ("#/", "Disagreement against layers skipped", 7, {"configuration": "normal", "layers_skipped": "0", "n": "6"}),
         ("#/", "Where tokens exit", 7 * 6, {"configuration": "normal", "layer": "5", "share": "0"}),
-        ("#/", "Paired differences", 7 * 6, {"configuration": "unfrozen@0.5", "baseline": "normal"}),
+        ("#/", "Paired differences", 7 * 6, {"configuration": "unfrozen/kl/0.5", "baseline": "normal"}),
         ("#/", "Prompts by configurations", 6 * 7, {"prompt_id": "0", "configuration": "normal", "failed": "false"}),
         ("#/p/0", "Layer mix", 7 * 6, {"name": "normal", "layer": "5", "n": "23"}),
         ("#/p/0", "Exit layer at every position", None, {"name": "normal", "layer": "29 (final)", "start": "0"}),
@@ -158,10 +158,10 @@ def test_the_rows_of_a_chart_are_saved_as_csv(visit, route, title, n, row):
 
 
 def test_the_tokens_of_a_run_are_saved_as_csv(visit):
-    page = visit("#/p/0/unfrozen@1")
+    page = visit("#/p/0/unfrozen/kl/1")
     with page.expect_download() as download:
         page.get_by_role("button", name="CSV of tokens").click()
-    assert download.value.suggested_filename == "tokens-0-unfrozen@1.csv"
+    assert download.value.suggested_filename == "tokens-0-unfrozen_kl_1.csv"
     rows = rows_of(download.value)
     assert [row["position"] for row in rows] == [str(i) for i in range(24)]
     assert "".join(row["token"] for row in rows[:3]) == "The cat sat"

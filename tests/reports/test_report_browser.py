@@ -35,7 +35,7 @@ def test_the_first_screen_has_findings_and_the_first_chart(visit):
     page.locator(".provenance summary").click()
     assert "5, 10, 15, 20, 25 of 30 (0-based)" in page.locator(".provenance").inner_text()
     modes = page.locator(".modes").inner_text()
-    assert [line.split(":")[0] for line in modes.splitlines()[::2]] == ["unfrozen", "frozen_residual"]
+    assert [line.split(":")[0] for line in modes.splitlines()[::2]] == ["unfrozen", "frozen_residual", "kl"]
 
 
 def test_most_layers_skipped_at_a_disagreement_is_read_off(visit, tmp_path):
@@ -53,13 +53,16 @@ def test_most_layers_skipped_at_a_disagreement_is_read_off(visit, tmp_path):
     limit, answer = chart.get_by_label("Most layers skipped at a disagreement of at most"), chart.locator("output")
     assert limit.input_value() == "5"
     assert answer.inner_text() == (
-        "unfrozen@2 would skip 5.0% [5.0%, 5.0%] of the layers (theoretical), at a disagreement of 4.0% [4.0%, 4.0%] "
-        "(n = 5). No frozen_residual configuration has so low a disagreement."
+        "unfrozen/kl/2 would skip 5.0% [5.0%, 5.0%] of the layers (theoretical), at a disagreement of "
+        "4.0% [4.0%, 4.0%] (n = 5). No frozen_residual/kl configuration has so low a disagreement."
     )
     chart.locator(".chart[data-ink]").wait_for()
     before = chart.locator("canvas").evaluate("canvas => canvas.toDataURL()")
     limit.fill("20")
-    assert [link.inner_text() for link in answer.get_by_role("link").all()] == ["unfrozen@0.5", "frozen_residual@2"]
+    assert [link.inner_text() for link in answer.get_by_role("link").all()] == [
+        "unfrozen/kl/0.5",
+        "frozen_residual/kl/2",
+    ]
     assert "10.0% [10.0%, 10.0%] of the layers" in answer.inner_text()
     page.wait_for_timeout(300)
     assert chart.locator("canvas").evaluate("canvas => canvas.toDataURL()") != before, "the line has moved"
@@ -74,11 +77,11 @@ def test_from_the_overview_to_a_token(visit):
     page.locator("[data-chart=heat] summary").click()
     page.get_by_role("link", name="0 Question 0?").click()
     page.get_by_role("heading", name="Prompt 0").wait_for()
-    page.locator("main table").first.get_by_role("link", name="unfrozen@1", exact=True).click()
-    page.get_by_role("heading", name="unfrozen@1 on prompt 0").wait_for()
+    page.locator("main table").first.get_by_role("link", name="unfrozen/kl/1", exact=True).click()
+    page.get_by_role("heading", name="unfrozen/kl/1 on prompt 0").wait_for()
     page.locator(".t").nth(2).click()
     assert "Token 3 of 24 (position 2), read after layer 15." in page.locator(".pane").inner_text()
-    assert page.url.endswith("#/p/0/unfrozen%401/t/2")
+    assert page.url.endswith("#/p/0/unfrozen/kl/1/t/2")
 
 
 def test_a_click_in_the_heatmap_opens_the_run(visit):
@@ -87,7 +90,7 @@ def test_a_click_in_the_heatmap_opens_the_run(visit):
     canvas = page.locator("[data-chart=heat] canvas.marks")
     box = canvas.bounding_box()
     canvas.click(position={"x": box["width"] - 90, "y": box["height"] - 15})  # the last row and column
-    page.get_by_role("heading", name="frozen_residual@2 on prompt 5").wait_for()
+    page.get_by_role("heading", name="frozen_residual/kl/2 on prompt 5").wait_for()
 
 
 def test_a_click_on_a_bar_opens_the_configuration(visit):
@@ -95,7 +98,7 @@ def test_a_click_on_a_bar_opens_the_configuration(visit):
     page.locator("[data-chart=mix] .chart[data-ink]").wait_for()
     canvas = page.locator("[data-chart=mix] canvas")
     canvas.click(position={"x": canvas.bounding_box()["width"] / 2, "y": canvas.bounding_box()["height"] - 55})
-    page.get_by_role("heading", name="frozen_residual@2 on every prompt").wait_for()
+    page.get_by_role("heading", name="frozen_residual/kl/2 on every prompt").wait_for()
     assert page.locator("main tbody").last.locator("tr").count() == 6
 
 
@@ -105,7 +108,7 @@ def test_a_click_in_the_strip_reads_from_there(visit):
     canvas = page.locator("[data-chart=strip] canvas")
     box = canvas.bounding_box()
     canvas.click(position={"x": box["width"] - 20, "y": box["height"] - 45})
-    page.get_by_role("heading", name="frozen_residual@2 on prompt 0").wait_for()
+    page.get_by_role("heading", name="frozen_residual/kl/2 on prompt 0").wait_for()
     assert page.url.endswith("/t/23")
 
 
@@ -113,7 +116,7 @@ def test_charts_bring_out_the_same_configuration(visit):
     page = visit("#/")
     page.locator("[data-chart=heat] .chart[data-ink]").wait_for()
     before = page.locator("[data-chart=mix] canvas").evaluate("canvas => canvas.toDataURL()")
-    page.get_by_label("Highlight").select_option("unfrozen@1")
+    page.get_by_label("Highlight").select_option("unfrozen/kl/1")
     page.wait_for_timeout(200)
     assert page.locator("[data-chart=mix] canvas").evaluate("canvas => canvas.toDataURL()") != before
 
@@ -123,7 +126,7 @@ def test_the_heatmap_shows_another_number_in_another_order(visit):
     heat = page.locator("[data-chart=heat]")
     heat.locator("summary").click()
     heat.get_by_label("Metric").select_option("Perplexity")
-    heat.get_by_label("Order by").select_option("unfrozen@2")
+    heat.get_by_label("Order by").select_option("unfrozen/kl/2")
     assert heat.locator("tbody tr").last.inner_text().startswith("2 Question 2?")  # failed there: no value
     assert "✕" in heat.locator("tbody tr").last.inner_text()
     assert "Perplexity" in heat.locator("caption").inner_text()
@@ -134,15 +137,15 @@ def test_differences_are_against_whichever_configuration_is_chosen(visit):
     paired = page.locator("[data-chart=paired]")
     paired.locator("summary").click()
     rows = paired.locator("tbody tr")
-    assert "unfrozen@0.5\t6\t2.333 [2.333, 2.333]" in rows.all_inner_texts()[0]
-    paired.get_by_role("combobox", name="compared with").select_option("unfrozen@0.5")
+    assert "unfrozen/kl/0.5\t6\t2.333 [2.333, 2.333]" in rows.all_inner_texts()[0]
+    paired.get_by_role("combobox", name="compared with").select_option("unfrozen/kl/0.5")
     assert rows.all_inner_texts()[0].startswith("normal\t6\t0.4286 [0.4286, 0.4286]")
-    assert paired.locator("caption").inner_text() == "Paired differences · compared with unfrozen@0.5"
+    assert paired.locator("caption").inner_text() == "Paired differences · compared with unfrozen/kl/0.5"
 
 
 def test_the_first_token_is_said_to_come_from_the_final_layer(visit):
     said = "First token: always from the final layer."
-    page = visit("#/p/0/unfrozen@1/t/0")
+    page = visit("#/p/0/unfrozen/kl/1/t/0")
     assert f"Token 1 of 24 (position 0), read after layer 29 (final). {said}" in page.locator(".pane").inner_text()
     page.locator(".tokens").press("ArrowRight")
     assert said not in page.locator(".pane").inner_text()
@@ -164,11 +167,11 @@ def test_how_far_a_text_is_normals_is_said_in_words(visit, tmp_path, other, sent
         generations.append(row)
         tokens += rows
     path = build_report(str(write_sweep(tmp_path / "s", generations, tokens)), tmp_path / "r.html")
-    assert sentence in visit("#/p/0/unfrozen@1", path=path).locator("main").inner_text()
+    assert sentence in visit("#/p/0/unfrozen/kl/1", path=path).locator("main").inner_text()
 
 
 def test_an_address_leads_to_one_token_side_by_side(visit):
-    page = visit("#/p/0/unfrozen@1/vs/t/4")
+    page = visit("#/p/0/unfrozen/kl/1/vs/t/4")
     assert page.locator(".tokens").count() == 2
     assert page.locator(".pinned").get_attribute("data-i") == "4"
     pane = page.locator(".pane").inner_text()
@@ -181,12 +184,12 @@ def test_an_address_leads_to_one_token_side_by_side(visit):
 
 
 def test_what_full_depth_would_have_said_is_shown(visit):
-    pane = visit("#/p/0/unfrozen@1/t/3").locator(".pane").inner_text()
+    pane = visit("#/p/0/unfrozen/kl/1/t/3").locator(".pane").inner_text()
     assert "“token 7”" in pane
 
 
 def test_each_token_that_disagrees_with_full_depth_is_marked_and_a_key_goes_to_the_next(visit):
-    page = visit("#/p/0/unfrozen@1/vs/normal")
+    page = visit("#/p/0/unfrozen/kl/1/vs/normal")
     one = page.locator(".tokens").first
     marked = one.locator(".disagrees")
     assert [int(token.get_attribute("data-i")) for token in marked.all()] == [3, 6, 9, 12, 15, 18, 21]
@@ -205,7 +208,7 @@ def test_each_token_that_disagrees_with_full_depth_is_marked_and_a_key_goes_to_t
 
 
 @pytest.mark.parametrize(
-    "route", ["#/c/normal", "#/p/1", "#/p/1/unfrozen%401/vs/t/1", "#/fail", "#/p/2/unfrozen@2", "#/s/script"]
+    "route", ["#/c/normal", "#/p/1", "#/p/1/unfrozen/kl/1/vs/t/1", "#/fail", "#/p/2/unfrozen/kl/2", "#/s/script"]
 )
 def test_hostile_text_is_shown_and_does_nothing(walk, route):
     page = walk(route)
@@ -232,7 +235,7 @@ def test_failures_are_counted_and_linked(visit):
 
 
 def test_layers_have_colours_and_another_channel(visit):
-    page = visit("#/p/0/unfrozen@0.5")
+    page = visit("#/p/0/unfrozen/kl/0.5")
     token = page.locator(".t.r0").first
     assert token.evaluate("e => getComputedStyle(e).backgroundColor") == "rgb(44, 79, 163)"
     final = page.locator(".t.r5").first
@@ -249,7 +252,7 @@ def test_a_table_sorts(visit):
     column = page.get_by_role("button", name="Perplexity")
     column.click()
     column.click()
-    assert page.locator("main tbody th").first.inner_text() == "unfrozen@0.5"
+    assert page.locator("main tbody th").first.inner_text() == "unfrozen/kl/0.5"
 
 
 @pytest.mark.parametrize(
@@ -282,8 +285,8 @@ def test_seeds_and_odd_ids_have_addresses(visit, tmp_path):
     page = visit("#/", path=build_report(str(write_sweep(tmp_path / "s", generations, tokens)), tmp_path / "r.html"))
     page.locator("[data-chart=heat] summary").click()
     page.get_by_role("link", name="a/b c%?# ?").click()
-    page.locator("main table").first.get_by_role("link", name="unfrozen@1, seed 4").click()
-    page.get_by_role("heading", name="unfrozen@1, seed 4 on prompt a/b c%?#").wait_for()
+    page.locator("main table").first.get_by_role("link", name="unfrozen/kl/1, seed 4").click()
+    page.get_by_role("heading", name="unfrozen/kl/1, seed 4 on prompt a/b c%?#").wait_for()
     page.get_by_label("Side by side with").select_option(label="normal, seed 4")
     page.locator(".tokens").nth(1).wait_for()
     assert "seed4unfrozen" in page.locator(".tokens").first.inner_text()
@@ -299,7 +302,7 @@ def test_an_original_file_copes_without_a_recording(visit, tmp_path):
     }
     result = {"mode": "unfrozen", "kl_factor": 1.0, "response": "one two", "evaluation": evaluation}
     path = generate_multi_prompt_html_visualization([{"prompt": "?", "results": [result]}], tmp_path / "o.html")
-    page = visit("#/p/0/unfrozen@1/t/1", path=path)
+    page = visit("#/p/0/unfrozen/kl/1/t/1", path=path)
     assert "read after layer 29 (final)." in page.locator(".pane").inner_text()
     assert "Scores: a 1" in page.locator("main").inner_text()
 
@@ -311,7 +314,7 @@ def test_seeds_can_be_compared_with_each_other(visit, tmp_path):
         generations.append(row)
         tokens += rows
     path = build_report(str(write_sweep(tmp_path / "s", generations, tokens)), tmp_path / "r.html")
-    page = visit("#/p/0/unfrozen@1/s/4/vs/unfrozen@1~3", path=path)
+    page = visit("#/p/0/unfrozen/kl/1/s/4/vs/unfrozen/kl/1~3", path=path)
     assert [
         "seed4" in page.locator(".tokens").nth(0).inner_text(),
         "seed3" in page.locator(".tokens").nth(1).inner_text(),

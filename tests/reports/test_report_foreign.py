@@ -79,7 +79,7 @@ def table(path) -> pd.DataFrame:
             same = [one == other for one, other in zip(tokens, normal, strict=True)]
             rows.append({
                 "prompt": prompt,
-                "configuration": run["mode"] + ("" if run["kl_factor"] is None else f"@{run['kl_factor']:g}"),
+                "configuration": run["mode"] + ("" if run["kl_factor"] is None else f"/kl/{run['kl_factor']:g}"),
                 "exit_rate": (chosen != 27).mean(),
                 "layers_skipped": 1 - (chosen + 1).mean() / N_LAYERS,
                 "tokens_until_difference": same.index(False) if False in same else len(tokens),
@@ -123,7 +123,7 @@ def test_means_are_those_of_pandas(path, table):
 
 def test_depth_along_the_text_is_that_of_the_chosen_layers(path):
     depth = frames.depth_by_position(sweep_of(load_results_json(path)))
-    one = depth[depth["configuration"] == "unfrozen@0.5"].set_index("position")["depth"]
+    one = depth[depth["configuration"] == "unfrozen/kl/0.5"].set_index("position")["depth"]
     width = int(depth["width"].iloc[0])
     layers = [
         run["evaluation"]["chosen_exit_layers"]
@@ -157,8 +157,8 @@ def test_the_page_shows_them(visit, path, tmp_path):
     page.wait_for_timeout(300)
     assert scores.locator("canvas").evaluate("canvas => canvas.toDataURL()") != before
     assert "null" not in page.locator("main").inner_text()
-    page.goto(page.url.split("#")[0] + "#/p/0/unfrozen@0.5")
-    page.get_by_role("heading", name="unfrozen@0.5 on prompt 0").wait_for()
+    page.goto(page.url.split("#")[0] + "#/p/0/unfrozen/kl/0.5")
+    page.get_by_role("heading", name="unfrozen/kl/0.5 on prompt 0").wait_for()
     assert page.locator(".legend li").all_inner_texts()[-1].startswith("27 (final)")
     assert page.locator(".t.r5").first.evaluate("e => getComputedStyle(e).backgroundColor") == "rgba(0, 0, 0, 0)"
 
@@ -177,11 +177,11 @@ def test_without_chosen_layers_early_exits_alone_are_not_taken_for_all(path, tab
     """11.5 % for 3.8 %: the early exits of a distribution are not all the tokens there are."""
     sweep = sweep_of(changed(path, chosen_exit_layers=None))
     mix = frames.exit_mix(sweep)
-    at_5 = mix[(mix["configuration"] == "unfrozen@0.5") & (mix["layer"] == "5")]["share"].item()
-    assert at_5 == pytest.approx(table[table["configuration"] == "unfrozen@0.5"]["at 5"].mean())
+    at_5 = mix[(mix["configuration"] == "unfrozen/kl/0.5") & (mix["layer"] == "5")]["share"].item()
+    assert at_5 == pytest.approx(table[table["configuration"] == "unfrozen/kl/0.5"]["at 5"].mean())
     trade = frames.trade_off(sweep).set_index("configuration")
-    assert trade.loc["unfrozen@0.5", "exit_rate"] == pytest.approx(
-        table[table["configuration"] == "unfrozen@0.5"]["exit_rate"].mean()
+    assert trade.loc["unfrozen/kl/0.5", "exit_rate"] == pytest.approx(
+        table[table["configuration"] == "unfrozen/kl/0.5"]["exit_rate"].mean()
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from synthetic_sweeps import CONFIGURATIONS, FINAL, LAYERS, failed_row, run_rows, write_sweep
@@ -15,9 +16,7 @@ from reports import build_report, frames
 from reports.bootstrap import MIN_PROMPTS, estimate_columns
 from reports.choose import choose_prompts
 from reports.overview import overview_charts
-from reports.sweep import Configuration, NotASweepError, read_sweep
-
-NONE_AND_ZERO = (Configuration("normal", None), Configuration("unfrozen", 0.0), Configuration("unfrozen", 2.0))
+from reports.sweep import NotASweepError, read_sweep
 
 
 def row_of(frame: pd.DataFrame, configuration: str) -> pd.Series:
@@ -25,7 +24,7 @@ def row_of(frame: pd.DataFrame, configuration: str) -> pd.Series:
 
 
 def small_sweep(tmp_path, changes: dict[tuple[str, float | None, int], dict], n_prompts: int, seeds=(0,)):
-    """Normal and unfrozen@1 on each prompt, with the columns that a test wants to know."""
+    """Normal and unfrozen/kl/1 on each prompt, with the columns that a test wants to know."""
     generations, tokens = [], []
     for prompt in range(n_prompts):
         for mode, k in (("normal", None), ("unfrozen", 1.0)):
@@ -42,7 +41,7 @@ def test_means_are_over_prompts_and_perplexity_is_geometric(tmp_path):
         ("unfrozen", 0, 0): {"exit_rate": 0.2, "mean_depth": 0.9, "perplexity": 2.0},
         ("unfrozen", 1, 0): {"exit_rate": 0.6, "mean_depth": 0.7, "perplexity": 8.0},
     }
-    row = row_of(frames.trade_off(small_sweep(tmp_path, changes, 2)), "unfrozen@1")
+    row = row_of(frames.trade_off(small_sweep(tmp_path, changes, 2)), "unfrozen/kl/1")
     assert row["exit_rate"] == pytest.approx(0.4)
     assert row["layers_skipped"] == pytest.approx(0.2)
     assert row["perplexity"] == pytest.approx(4.0)
@@ -58,14 +57,14 @@ def test_seeds_are_averaged_within_a_prompt_first(tmp_path):
         tokens += rows
     generations.append(failed_row("1", "?", "unfrozen", 1.0, "no") | {"run_id": "other", "seed": 1})
     sweep = read_sweep(str(write_sweep(tmp_path / "results", generations, tokens)))
-    row = row_of(frames.trade_off(sweep), "unfrozen@1")
+    row = row_of(frames.trade_off(sweep), "unfrozen/kl/1")
     assert row["exit_rate"] == pytest.approx(0.55)
     assert (row["n"], row["n_failed"]) == (2, 1)
 
 
 def test_failures_are_counted_and_left_out(make_sweep):
     sweep = read_sweep(str(make_sweep(3, fail=lambda p, mode, k: p == 0 and mode == "unfrozen" and k == 1.0)))
-    row = row_of(frames.trade_off(sweep), "unfrozen@1")
+    row = row_of(frames.trade_off(sweep), "unfrozen/kl/1")
     assert (row["n"], row["n_failed"]) == (2, 1)
     assert math.isfinite(row["exit_rate"])
 
@@ -102,7 +101,7 @@ def test_exit_mix_averages_the_shares_of_prompts(tmp_path):
         ("unfrozen", 1, 0): {"exit_layer_counts": [(5, 9), (10, 1)]},
     }
     mix = frames.exit_mix(small_sweep(tmp_path, changes, 2))
-    shares = mix[mix["configuration"] == "unfrozen@1"].set_index("layer")["share"]
+    shares = mix[mix["configuration"] == "unfrozen/kl/1"].set_index("layer")["share"]
     assert shares["5"] == pytest.approx(0.7)
     assert shares["10"] == pytest.approx(0.05)
     assert shares["29 (final)"] == pytest.approx(0.25)
@@ -111,7 +110,7 @@ def test_exit_mix_averages_the_shares_of_prompts(tmp_path):
 
 def test_depth_by_position_leaves_out_tokens_whose_exit_was_not_drawn(tmp_path):
     depth = frames.depth_by_position(small_sweep(tmp_path, {}, 2))
-    one = depth[depth["configuration"] == "unfrozen@1"].set_index("position")
+    one = depth[depth["configuration"] == "unfrozen/kl/1"].set_index("position")
     assert list(one.index) == [1, 2, 3]  # position 0 comes from the final layer whatever the mode
     assert one.loc[1, "depth"] == pytest.approx(1.0)
     assert one.loc[2, "depth"] == pytest.approx((LAYERS[2] + 1) / 30)
@@ -134,7 +133,7 @@ def test_paired_differences_compare_the_same_prompt_and_seed(tmp_path):
         ("unfrozen", 0, 0): {"perplexity": 4.0, "n_tokens": 7, "exit_rate": 0.4, "mean_depth": 0.9},
         ("unfrozen", 1, 0): {"perplexity": 80.0, "n_tokens": 11, "exit_rate": 0.2, "mean_depth": 0.8},
     }
-    row = row_of(frames.paired_differences(small_sweep(tmp_path, changes, 2)), "unfrozen@1")
+    row = row_of(frames.paired_differences(small_sweep(tmp_path, changes, 2)), "unfrozen/kl/1")
     assert row["perplexity"] == pytest.approx(4.0)  # sqrt(2 · 8)
     assert row["n_tokens"] == pytest.approx(-1.0)
     assert (row["exit_rate"], row["mean_depth"]) == (pytest.approx(0.3), pytest.approx(-0.15))
@@ -147,27 +146,32 @@ def test_any_configuration_may_be_the_one_that_others_are_compared_with(tmp_path
         ("normal", 1, 0): {"status": "error"},
         ("unfrozen", 0, 0): {"perplexity": 4.0, "n_tokens": 7},
     }
-    paired = frames.paired_differences(small_sweep(tmp_path, changes, 2), "unfrozen@1")
+    paired = frames.paired_differences(small_sweep(tmp_path, changes, 2), "unfrozen/kl/1")
     assert list(paired["configuration"]) == ["normal"]
     row = row_of(paired, "normal")
     assert row["perplexity"] == pytest.approx(0.5)
     assert row["n_tokens"] == pytest.approx(3.0)
-    assert (row["n"], row["baseline"]) == (1, "unfrozen@1")
+    assert (row["n"], row["baseline"]) == (1, "unfrozen/kl/1")
 
 
-def test_dose_response_has_no_place_for_a_factor_of_zero(make_sweep):
-    sweep = read_sweep(str(make_sweep(2, [("normal", None), ("unfrozen", 0.5), ("unfrozen", 2.0)])))
-    assert list(frames.dose_response(frames.trade_off(sweep))["configuration"]) == [
-        "normal",
-        "unfrozen@0.5",
-        "unfrozen@2",
+def test_dose_response_has_no_place_for_a_factor_of_zero(make_sweep, tmp_path):
+    folder = make_sweep(2, [("normal", None), ("unfrozen", 0.5), ("unfrozen", 2.0)])
+    zero = shutil.copytree(folder, tmp_path / "zero")
+    for path in zero.glob("*/*.parquet"):
+        table = pq.read_table(path)
+        factor = pc.if_else(pc.equal(table["kl_factor"], 0.5), 0.0, table["kl_factor"])
+        place = table.column_names.index("kl_factor")
+        pq.write_table(table.set_column(place, table.schema.field(place), factor), path)
+    about = json.loads((zero / "sweep.json").read_text())
+    (zero / "sweep.json").write_text(json.dumps(about | {"config": about["config"] | {"kl_factors": [0.0, 2.0]}}))
+    found = []
+    for results in (folder, zero):
+        trade = frames.trade_off(read_sweep(str(results)))
+        found.append([trade["configuration"].tolist(), frames.dose_response(trade)["configuration"].tolist()])
+    assert found == [
+        [["normal", "unfrozen/kl/0.5", "unfrozen/kl/2"], ["normal", "unfrozen/kl/0.5", "unfrozen/kl/2"]],
+        [["normal", "unfrozen/kl/0", "unfrozen/kl/2"], ["normal", "unfrozen/kl/2"]],
     ]
-    zero = replace(
-        sweep, generations=sweep.generations.replace({"kl_factor": {0.5: 0.0}}), configurations=NONE_AND_ZERO
-    )
-    zero.generations["configuration"] = zero.generations["configuration"].replace("unfrozen@0.5", "unfrozen@0")
-    assert "unfrozen@0" in set(frames.trade_off(zero)["configuration"])
-    assert "unfrozen@0" not in set(frames.dose_response(frames.trade_off(zero))["configuration"])
 
 
 def test_kl_factors_that_differ_beyond_six_digits_are_configurations_of_their_own(tmp_path):
@@ -178,19 +182,19 @@ def test_kl_factors_that_differ_beyond_six_digits_are_configurations_of_their_ow
         generations.append(row)
         tokens += rows
     sweep = read_sweep(str(write_sweep(tmp_path / "results", generations, tokens)))
-    keys = ["unfrozen@1", "unfrozen@1.0000001", "unfrozen@3.3000000000000003"]
+    keys = ["unfrozen/kl/1", "unfrozen/kl/1.0000001", "unfrozen/kl/3.3000000000000003"]
     assert [configuration.key for configuration in sweep.configurations] == keys
     trade = frames.trade_off(sweep)
     assert list(trade["n"]) == [1, 1, 1]
-    assert list(trade["label"]) == ["1", "1", "3.3"]
+    assert list(trade["label"]) == ["1", "1.0000001", "3.3000000000000003"]
     depth = next(chart for chart in overview_charts(sweep, trade) if chart["key"] == "depth")
-    assert depth["slice"]["values"] == sorted(factors)
-    assert {row["kl_factor"] for row in depth["table"]["rows"]} == set(factors)
+    assert depth["slice"]["values"] == ["kl/1", "kl/1.0000001", "kl/3.3000000000000003"]
+    assert {row["parameter"] for row in depth["table"]["rows"]} == set(factors)
 
 
 def test_configurations_and_prompts_keep_the_sweeps_order(full):
     sweep = read_sweep(str(full))
-    expected = [mode if k is None else f"{mode}@{k:g}" for mode, k in CONFIGURATIONS]
+    expected = [mode if k is None else f"{mode}/kl/{k:g}" for mode, k in CONFIGURATIONS]
     assert [c.key for c in sweep.configurations] == expected
     assert list(sweep.prompts) == ["0", "1", "2", "3", "4", "5"]
     assert sweep.layer_counts.shape == (len(sweep.generations), len(LAYERS) + 1)

@@ -48,7 +48,7 @@ def older(tmp_path_factory):
 
 
 def test_the_student_stands_beside_the_teacher_where_they_part(visit, recorded):
-    page = visit("#/p/0/frozen_residual@1/t/2", path=recorded)  # read after layer 15
+    page = visit("#/p/0/frozen_residual/kl/1/t/2", path=recorded)  # read after layer 15
     rows = page.locator(".pane tbody tr")
     assert rows.count() == RANKS + 1
     assert rows.nth(2).locator("th").inner_text().split() == ["15", "full", "depth"]
@@ -62,21 +62,21 @@ def test_the_student_stands_beside_the_teacher_where_they_part(visit, recorded):
 
 
 def test_one_row_is_enough_where_teacher_and_student_say_the_same(visit, recorded):
-    page = visit("#/p/0/frozen_residual@1/t/1", path=recorded)
+    page = visit("#/p/0/frozen_residual/kl/1/t/1", path=recorded)
     assert page.locator(".pane tbody tr").count() == RANKS
     assert page.locator(".pane tr.here").count() == 1
     assert "the student had the same there" in page.locator(".pane caption").inner_text()
 
 
 def test_results_without_the_student_say_that_it_was_not_recorded(visit, older):
-    pane = visit("#/p/0/frozen_residual@1/t/2", path=older).locator(".pane").inner_text()
+    pane = visit("#/p/0/frozen_residual/kl/1/t/2", path=older).locator(".pane").inner_text()
     assert "wasn't recorded" in pane
     assert "student had the same" not in pane
     assert "wasn't recorded" not in visit("#/p/0/normal/t/2", path=older).locator(".pane").inner_text()
 
 
 def test_the_tokens_csv_has_what_each_was_read_from(visit, recorded):
-    page = visit("#/p/0/frozen_residual@1", path=recorded)
+    page = visit("#/p/0/frozen_residual/kl/1", path=recorded)
     with page.expect_download() as download:
         page.get_by_role("button", name="CSV of tokens").click()
     rows = list(csv.DictReader(io.StringIO(download.value.path().read_text(encoding="utf-8"), newline="")))
@@ -93,7 +93,7 @@ def open_grid(page):
 
 
 def test_the_grid_has_each_layers_likeliest_token_at_every_position(visit, recorded):
-    page = visit("#/p/0/frozen_residual@1", path=recorded)
+    page = visit("#/p/0/frozen_residual/kl/1", path=recorded)
     grid = open_grid(page)
     assert grid.locator("thead th").all_inner_texts() == ["Layer", "0", "1", "2", "3"]
     rows = grid.locator("tbody tr")
@@ -106,7 +106,7 @@ def test_the_grid_has_each_layers_likeliest_token_at_every_position(visit, recor
 
 
 def test_the_grid_is_coloured_by_agreement_or_by_kl(visit, recorded):
-    page = visit("#/p/0/frozen_residual@1", path=recorded)
+    page = visit("#/p/0/frozen_residual/kl/1", path=recorded)
     grid = open_grid(page)
     fill = "e => getComputedStyle(e).backgroundColor"
     fills = f"() => [...document.querySelectorAll('.grid tbody td:nth-child(2)')].map({fill})"
@@ -123,7 +123,7 @@ def test_the_grid_is_coloured_by_agreement_or_by_kl(visit, recorded):
 
 
 def test_a_click_or_a_key_in_the_grid_goes_to_the_token(visit, recorded):
-    page = visit("#/p/0/frozen_residual@1", path=recorded)
+    page = visit("#/p/0/frozen_residual/kl/1", path=recorded)
     grid = open_grid(page)
     grid.locator("tbody tr").nth(1).locator("td").nth(2).click()
     assert page.url.endswith("/t/2")
@@ -139,7 +139,7 @@ def test_a_click_or_a_key_in_the_grid_goes_to_the_token(visit, recorded):
 
 
 def test_the_grid_stays_open_from_run_to_run(visit, recorded):
-    page = visit("#/p/0/frozen_residual@1", path=recorded)
+    page = visit("#/p/0/frozen_residual/kl/1", path=recorded)
     open_grid(page)
     page.evaluate("location.hash = '#/p/0/normal'")
     page.get_by_role("heading", name="normal on prompt 0").wait_for()
@@ -147,7 +147,7 @@ def test_the_grid_stays_open_from_run_to_run(visit, recorded):
 
 
 def test_a_sweep_without_likely_tokens_says_how_to_have_them(visit):
-    page = visit("#/p/0/unfrozen@1")
+    page = visit("#/p/0/unfrozen/kl/1")
     page.locator("summary", has_text="Layers × positions").click()
     page.locator("main details").get_by_text("--record-top-k").wait_for()
 
@@ -155,7 +155,7 @@ def test_a_sweep_without_likely_tokens_says_how_to_have_them(visit):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("colour", ["agreement", "kl"])
 def test_axe_finds_nothing_in_the_grid_and_the_pane(visit, recorded, axe, scheme, colour):
-    page = visit("#/p/0/frozen_residual@1/vs/normal/t/2", path=recorded, color_scheme=scheme)
+    page = visit("#/p/0/frozen_residual/kl/1/vs/normal/t/2", path=recorded, color_scheme=scheme)
     open_grid(page)
     page.get_by_label("Colour by").first.select_option(value=colour)
     page.evaluate(axe)
@@ -164,7 +164,7 @@ def test_axe_finds_nothing_in_the_grid_and_the_pane(visit, recorded, axe, scheme
 
 
 def test_the_grid_is_no_wider_than_a_phone(visit, recorded):
-    page = visit("#/p/0/frozen_residual@1/t/2", path=recorded, viewport=PHONE)
+    page = visit("#/p/0/frozen_residual/kl/1/t/2", path=recorded, viewport=PHONE)
     open_grid(page)
     assert page.evaluate("document.documentElement.scrollWidth") == 360
 
@@ -175,7 +175,7 @@ def test_top_tokens_are_shown_whole(visit, tmp_path):
     for token in rows:
         token["top_tokens"] = [[long, "\n"] for _ in range(RANKS)]
     page = visit(
-        "#/p/0/frozen_residual@1/t/2",
+        "#/p/0/frozen_residual/kl/1/t/2",
         path=build_report(str(write_sweep(tmp_path / "s", [row], rows)), tmp_path / "r.html"),
     )
     cut = "e => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX !== 'visible'"
@@ -185,7 +185,7 @@ def test_top_tokens_are_shown_whole(visit, tmp_path):
 
 
 def test_rounded_numbers_say_so(visit, recorded):
-    pane = visit("#/p/0/frozen_residual@1/t/2", path=recorded).locator(".pane")
+    pane = visit("#/p/0/frozen_residual/kl/1/t/2", path=recorded).locator(".pane")
     assert "≈" in pane.locator("thead th").nth(1).inner_text()
     assert "≈" in pane.locator("thead th").nth(2).inner_text()
     assert "≈ −1.5 nats" in pane.inner_text()

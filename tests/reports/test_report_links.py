@@ -8,16 +8,19 @@ from synthetic_sweeps import FINAL, LAYERS, run_rows, write_sweep
 from reports import build_report
 
 K = 3
+STORED = [0.0, 0.004, 0.334, 0.0, 0.333, 0.329]  # no rule's
 
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
-    """One prompt, normal and unfrozen@1, with the likeliest tokens of each layer."""
+    """One prompt, normal and unfrozen/kl/1, with the likeliest tokens of each layer."""
     generations, tokens = [], []
     for mode, k in (("normal", None), ("unfrozen", 1.0)):
         row, rows = run_rows("0", "?", mode, k, ["The", " cat", " sat", " on"])
         for token in rows:
             token["kl"] = [2.0, 1.0, 0.5, 0.25, 0.0625]
+            if k is not None and token["decided"]:
+                token["exit_prob"] = STORED
             token["final_token_id"] = 9
             token["top_token_ids"] = [[9, 50 + rank, 60 + rank] for rank in range(len(LAYERS) + 1)]
             token["top_tokens"] = [
@@ -31,7 +34,7 @@ def recorded(tmp_path_factory):
 
 
 def test_the_pane_shows_what_each_layer_would_have_said(visit, recorded):
-    page = visit("#/p/0/unfrozen@1/t/2", path=recorded)
+    page = visit("#/p/0/unfrozen/kl/1/t/2", path=recorded)
     rows = page.locator(".pane tbody tr")
     assert rows.count() == len(LAYERS) + 1
     said = rows.nth(1).locator("td").last
@@ -41,54 +44,50 @@ def test_the_pane_shows_what_each_layer_would_have_said(visit, recorded):
     assert "“ dog”" in page.locator(".pane dl").inner_text()
 
 
-def test_exit_probabilities_follow_from_kl_and_factor(visit, recorded):
-    """2·sigmoid(−KL) of what is left: 24 %, 54 % of 76 % …, the rest at the final layer."""
-    page = visit("#/p/0/unfrozen@1/t/2", path=recorded)
-    shown = [text.strip(" <%\n") for text in page.locator(".pane tbody tr td:nth-child(3)").all_inner_texts()]
-    rest, expected = 1.0, []
-    for kl in (2.0, 1.0, 0.5, 0.25, 0.0625):
-        expected.append(rest * 2 / (1 + 2.718281828**kl))
-        rest -= expected[-1]
-    for text, share in zip(shown, [*expected, rest], strict=True):
-        assert float(text) == pytest.approx(100 * share, abs=2)
-    for route in ("#/p/0/unfrozen@1/t/0", "#/p/0/normal/t/2"):
+def test_exit_probabilities_are_the_stored_ones(visit, recorded):
+    """Whatever the rule and the KLs would make of it: whole per cents, which sum to 100."""
+    page = visit("#/p/0/unfrozen/kl/1/t/2", path=recorded)
+    shown = [int(text.strip(" %\n")) for text in page.locator(".pane tbody tr td:nth-child(3)").all_inner_texts()]
+    assert sum(shown) == 100
+    assert shown == pytest.approx([100 * share for share in STORED], abs=1)
+    for route in ("#/p/0/unfrozen/kl/1/t/0", "#/p/0/normal/t/2"):
         column = visit(route, path=recorded).locator(".pane tbody tr td:nth-child(3)")
-        assert [text.strip() for text in column.all_inner_texts()] == ["< 0.2%"] * len(LAYERS) + ["100%"]
+        assert [text.strip() for text in column.all_inner_texts()] == ["0%"] * len(LAYERS) + ["100%"]
 
 
 def test_any_two_configurations_stand_side_by_side(visit):
-    page = visit("#/p/0/unfrozen@1/t/4")
-    page.get_by_label("Side by side with").select_option("frozen_residual@2")
+    page = visit("#/p/0/unfrozen/kl/1/t/4")
+    page.get_by_label("Side by side with").select_option("frozen_residual/kl/2")
     page.locator(".tokens").nth(1).wait_for()
-    assert page.url.endswith("#/p/0/unfrozen%401/vs/frozen_residual%402/t/4")
+    assert page.url.endswith("#/p/0/unfrozen/kl/1/vs/frozen_residual/kl/2/t/4")
     assert page.locator(".pinned").get_attribute("data-i") == "4"
-    assert page.locator(".texts h2").all_inner_texts() == ["unfrozen@1", "frozen_residual@2"]
-    assert "Identical to frozen_residual@2 for the first 4 tokens; after that" in page.locator("main").inner_text()
+    assert page.locator(".texts h2").all_inner_texts() == ["unfrozen/kl/1", "frozen_residual/kl/2"]
+    assert "Identical to frozen_residual/kl/2 for the first 4 tokens; after that" in page.locator("main").inner_text()
 
 
 def test_a_token_of_the_other_text_is_pinned_too(visit):
-    page = visit("#/p/0/unfrozen@1/vs/normal/t/4")
+    page = visit("#/p/0/unfrozen/kl/1/vs/normal/t/4")
     page.locator(".tokens").nth(1).locator(".t").nth(6).click()
-    assert page.url.endswith("#/p/0/unfrozen%401/vs/normal/o/6")
-    for seen in (page, visit("#/p/0/unfrozen@1/vs/normal/o/6")):
+    assert page.url.endswith("#/p/0/unfrozen/kl/1/vs/normal/o/6")
+    for seen in (page, visit("#/p/0/unfrozen/kl/1/vs/normal/o/6")):
         assert seen.locator(".pinned").count() == 1
         assert seen.locator(".tokens").nth(1).locator(".pinned").get_attribute("data-i") == "6"
         assert "normal: token 7 of 24" in seen.locator(".pane").inner_text()
     page.locator(".tokens").first.press("ArrowRight")
-    assert page.url.endswith("#/p/0/unfrozen%401/vs/normal/t/5")
+    assert page.url.endswith("#/p/0/unfrozen/kl/1/vs/normal/t/5")
 
 
 @pytest.mark.parametrize(
     ("route", "sentence"),
     [
         ("#/p/99", "There is no prompt 99."),
-        ("#/p/0/unfrozen@9", "There is no run unfrozen@9 on prompt 0."),
-        ("#/p/0/unfrozen@1/s/7", "There is no run unfrozen@1, seed 7, on prompt 0."),
+        ("#/p/0/unfrozen/kl/9", "There is no run unfrozen/kl/9 on prompt 0."),
+        ("#/p/0/unfrozen/kl/1/s/7", "There is no run unfrozen/kl/1, seed 7, on prompt 0."),
         ("#/c/other", "There is no configuration other."),
         ("#/nowhere", "No page has this address."),
-        ("#/p/0/unfrozen@1/vs/unfrozen@9", "There is no unfrozen@9 to compare with on this prompt."),
-        ("#/p/0/unfrozen@1/t/900", "There is no token 901: the text has 24."),
-        ("#/p/0/unfrozen@1/vs/normal/o/900", "There is no token 901: the text has 24."),
+        ("#/p/0/unfrozen/kl/1/vs/unfrozen/kl/9", "There is no unfrozen/kl/9 to compare with on this prompt."),
+        ("#/p/0/unfrozen/kl/1/t/900", "There is no token 901: the text has 24."),
+        ("#/p/0/unfrozen/kl/1/vs/normal/o/900", "There is no token 901: the text has 24."),
     ],
 )
 def test_an_address_that_leads_nowhere_says_so(walk, route, sentence):
@@ -117,7 +116,7 @@ def test_search_is_in_the_address_and_finds_a_token(visit):
 
 
 def test_side_files_are_read_from_beside_the_page(visit, beside):
-    page = visit("#/p/0/unfrozen@1/vs/normal/t/2", path=beside)
+    page = visit("#/p/0/unfrozen/kl/1/vs/normal/t/2", path=beside)
     assert page.locator(".t").count() == 48
     assert f"read after layer {LAYERS[2]}" in page.locator(".pane").inner_text()
     assert "At each layer" in page.locator(".pane").inner_text()

@@ -71,7 +71,7 @@ def test_a_page_holds_what_the_file_says(tmp_path):
     run = data["prompts"][0]["runs"][1]
     numbers = dict(zip((metric["key"] for metric in data["metrics"]), run["m"], strict=True))
     assert data["layers"] == ["5", "10", "15", "20", "25", "29 (final)"]
-    assert data["configurations"][1]["key"] == "unfrozen@0.5"
+    assert data["configurations"][1]["key"] == "unfrozen/kl/0.5"
     said = {"n_tokens": 6, "exit_rate": 0.5, "mean_depth": 0.6, "accuracy_score": 7.5, "score_coherence": 7}
     worked_out = {"tokens_until_difference": 6, "equal_share": 1, "lcs_share": 1, "distinct_2": 1, "longest_loop": 0}
     assert numbers == numbers | said | worked_out
@@ -84,7 +84,7 @@ def test_a_page_holds_what_the_file_says(tmp_path):
 def test_a_result_that_is_only_text_is_no_finding():
     results = [*RESULTS[0]["results"], {"mode": "unfrozen", "kl_factor": 1.0, "response": "text"}]
     findings = drawn([{"prompt": "?", "results": results}])["findings"]
-    assert [finding[:31] for finding in findings] == ["unfrozen@0.5 exits early on 50%"]
+    assert [finding[:34] for finding in findings] == ["unfrozen/kl/0.5 exits early on 50%"]
 
 
 @pytest.mark.parametrize("missing", ["mode", "kl_factor", "response", "evaluation"])

@@ -144,15 +144,15 @@ def test_a_large_page_leaves_tokens_beside_it(full, beside, tmp_path):
 def test_the_bulkiest_kinds_leave_first(full):
     _, packed = payload(read_sweep(str(full)), "")
     sizes = {kind: sum(map(len, blobs)) for kind, blobs in packed.blobs.items()}
-    room = len(packed.pieces) + sizes["core"] + sizes["disagree"] + sizes["kl"]
+    room = len(packed.pieces) + sizes["core"] + sizes["disagree"] + sizes["kl"] + sizes["prob"]
     assert list(split(packed, room)[1]) == ["more"]
-    assert list(split(packed, room - 1)[1]) == ["more", "kl"]
+    assert list(split(packed, room - 1)[1]) == ["more", "prob"]
     assert list(split(packed, room + sizes["more"])[1]) == []
 
 
 def test_the_core_stays_within_two_bytes_per_token(tmp_path):
     rows = bytes_per_token(write_synthetic_sweep(tmp_path / "s", 10, n_top=0))
-    assert [bound for *_, bound in rows] == [2, 9, None]
+    assert [bound for *_, bound in rows] == [2, 9, None, None]
     assert all(bound is None or measured <= bound for _, measured, _, bound in rows)
 
 
@@ -180,7 +180,7 @@ def test_readers_without_scripts_get_the_trade_off(full):
     noscript = re.search(r"<noscript>(.*?)</noscript>", page, flags=re.S)
     assert noscript
     assert noscript[1].count("<svg") == 3
-    assert '<th class="words">frozen_residual@1</th>' in noscript[1]
+    assert '<th class="words">frozen_residual/kl/1</th>' in noscript[1]
     assert "3 [3, 3]" in noscript[1]
 
 
@@ -212,9 +212,9 @@ def test_findings_give_interval_and_n(full):
     first, finding, _ = report(full)[1]["findings"]
     assert first == (
         "Full depth, given the same text, would have said something else on 30.7% [30.4%, 31.2%] of the decided tokens "
-        "of unfrozen@1 and on 30.7% [30.4%, 31.2%] of those of frozen_residual@1 (n = 6 prompts)."
+        "of unfrozen/kl/1 and on 30.7% [30.4%, 31.2%] of those of frozen_residual/kl/1 (n = 6 prompts)."
     )
-    assert re.search(r"unfrozen@1 exits early on \d+% \[\d+%, \d+%\] of tokens", finding)
+    assert re.search(r"unfrozen/kl/1 exits early on \d+% \[\d+%, \d+%\] of tokens", finding)
     assert re.search(r"would skip [\d.]+% \[[\d.]+%, [\d.]+%\] of the layers \(theoretical\)", finding)
     assert "matches normal for its first 3 [3, 3] tokens on average" in finding
     assert "n = 6 prompts" in finding

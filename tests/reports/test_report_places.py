@@ -14,9 +14,9 @@ def test_back_leads_to_where_the_reader_was(visit):
     page = visit("#/", viewport=DESK)
     drawn(page)
     page.locator("[data-chart=heat]").get_by_label("Metric").select_option("Perplexity")
-    page.locator("[data-chart=heat]").get_by_label("Order by").select_option("unfrozen@2")
+    page.locator("[data-chart=heat]").get_by_label("Order by").select_option("unfrozen/kl/2")
     page.locator("[data-chart=paired]").get_by_role("combobox", name="Metric").select_option("Tokens")
-    page.locator("[data-chart=paired]").get_by_role("combobox", name="compared with").select_option("unfrozen@1")
+    page.locator("[data-chart=paired]").get_by_role("combobox", name="compared with").select_option("unfrozen/kl/1")
     page.evaluate("scrollTo(0, 1500)")
     page.wait_for_timeout(100)
     page.evaluate("location.hash = '#/p/0'")
@@ -30,7 +30,7 @@ def test_back_leads_to_where_the_reader_was(visit):
     drawn(page)
     assert page.evaluate("scrollY") == 1500
     chosen = page.locator("figure select option:checked").all_inner_texts()
-    assert chosen[-4:] == ["Tokens", "unfrozen@1", "Perplexity", "unfrozen@2"]
+    assert chosen[-4:] == ["Tokens", "unfrozen/kl/1", "Perplexity", "unfrozen/kl/2"]
     page.go_forward()
     page.get_by_role("heading", name="Prompt 0").wait_for()
     drawn(page)
@@ -75,7 +75,7 @@ def test_dark_or_light_lasts(visit, scheme, other):
 
 
 def test_how_texts_are_shown_lasts(visit):
-    page = visit("#/p/0/unfrozen@1")
+    page = visit("#/p/0/unfrozen/kl/1")
     page.get_by_role("button", name="Layer numbers").click()
     page.reload()
     page.locator("body[data-ready].numbers").wait_for()

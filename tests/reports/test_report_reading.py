@@ -9,8 +9,11 @@ import pytest
 import vl_convert
 from synthetic_sweeps import CONFIGURATIONS, run_rows, write_sweep
 
+from eexit.configuration import Configuration
 from reports import build_report
 from reports.charts import LIGHT, paired_chart, specification, trade_off_chart
+from reports.frames import naming
+from reports.looks import Looks
 from reports.palette import contrast
 
 POINTS = [  # KL factor, layers skipped, perplexity: as the demo has them, where two modes nearly meet
@@ -23,11 +26,20 @@ POINTS = [  # KL factor, layers skipped, perplexity: as the demo has them, where
 ]
 
 
+def configuration(mode: str, k: float | None) -> Configuration:
+    return Configuration(mode) if k is None else Configuration(mode, "kl", float(k))
+
+
+def looks_of(frame: pd.DataFrame) -> Looks:
+    return Looks.of(
+        configuration(row.mode, None if pd.isna(row.parameter) else row.parameter) for row in frame.itertuples()
+    )
+
+
 def trade_frame(points=POINTS, interval=False) -> pd.DataFrame:
     rows = []
     for mode, k, x, y in points:
-        key = mode if k is None else f"{mode}@{k:g}"
-        row = {"configuration": key, "mode": mode, "kl_factor": k, "label": mode if k is None else f"{k:g}"}
+        row = naming(configuration(mode, k))
         for name, value in (("layers_skipped", x), ("perplexity", y)):
             ends = (value * 0.9, value * 1.1) if interval else (None, None)
             row |= {name: value, f"{name}_low": ends[0], f"{name}_high": ends[1], f"{name}_n": 3}
@@ -57,7 +69,7 @@ def boxes_of(svg: str) -> list[tuple[str, float, float, float, float]]:
 @pytest.mark.parametrize("width", [260, 520])
 def test_labels_of_kl_factors_cover_neither_each_other_nor_a_point(width):
     frame = trade_frame()
-    svg = svg_of(trade_off_chart(frame, "perplexity", "Perplexity", ""), frame, width)
+    svg = svg_of(trade_off_chart(frame, "perplexity", "Perplexity", "", looks_of(frame)), frame, width)
     boxes = boxes_of(svg)
     assert sorted(box[0] for box in boxes) == sorted(["0.5", "1", "2", "4"] * 2)
     for (_, *one), (_, *other) in itertools.combinations(boxes, 2):
@@ -73,7 +85,7 @@ def test_labels_of_kl_factors_cover_neither_each_other_nor_a_point(width):
 def test_a_label_without_a_free_place_is_left_out():
     crowd = [(f"mode{i}", 1, 0.05 + i / 1e5, 2.0 + i / 1e5) for i in range(30)]
     frame = trade_frame([*crowd, ("far", 1, 0.1, 3.0)])
-    labels = boxes_of(svg_of(trade_off_chart(frame, "perplexity", "", ""), frame, 260))
+    labels = boxes_of(svg_of(trade_off_chart(frame, "perplexity", "", "", looks_of(frame)), frame, 260))
     for (_, *one), (_, *other) in itertools.combinations(labels, 2):
         assert one[0] >= other[2] or other[0] >= one[2] or one[1] >= other[3] or other[1] >= one[3]
     assert 0 < len(labels) < len(frame)
@@ -118,22 +130,21 @@ def test_tooltips_of_few_prompts_say_nothing_of_intervals(visit, unusual, key):
 def test_tooltips_say_where_an_interval_is_and_where_there_are_too_few_prompts(visit, make_sweep):
     folder = make_sweep(6, fail=lambda prompt, mode, k: (mode, k) == ("unfrozen", 0.5) and prompt > 2)
     page = visit("#/", path=build_report(str(folder), folder / "r.html"), viewport=(("width", 700), ("height", 900)))
-    said = " ".join(tooltip_rows(page, "paired"))  # the topmost row is that of unfrozen@0.5
+    said = " ".join(tooltip_rows(page, "paired"))  # the topmost row is that of unfrozen/kl/0.5
     assert "null" not in said
     assert "95% interval" in said
 
 
 def test_rows_of_the_paired_chart_keep_the_order_when_runs_fail():
-    keys = [mode if k is None else f"{mode}@{k:g}" for mode, k in CONFIGURATIONS]
-    rows = []
-    for i, key in enumerate(keys[1:]):
+    configurations = [configuration(mode, k) for mode, k in CONFIGURATIONS]
+    keys, rows = [c.key for c in configurations], []
+    for i, known in enumerate(configurations[1:]):
         few = i == 0  # of the first too few prompts are left for an interval
-        mode, k = CONFIGURATIONS[i + 1]
-        row = {"configuration": key, "mode": mode, "kl_factor": k, "perplexity": 1.5, "perplexity_n": 3 if few else 6}
+        row = naming(known) | {"perplexity": 1.5, "perplexity_n": 3 if few else 6}
         rows.append(row | {"perplexity_low": None if few else 1.2, "perplexity_high": None if few else 1.8})
     frame = pd.DataFrame(rows).astype({"perplexity_low": float})
-    svg = svg_of(paired_chart(frame, "perplexity", "", 1.0, "", keys), frame, 500)
-    labels = re.findall(r"translate\([\d.-]+,([\d.-]+)\)[^>]*>((?:unfrozen|frozen_residual)@[\d.]+)</text>", svg)
+    svg = svg_of(paired_chart(frame, "perplexity", "", 1.0, "", keys, Looks.of(configurations)), frame, 500)
+    labels = re.findall(r"translate\([\d.-]+,([\d.-]+)\)[^>]*>((?:unfrozen|frozen_residual)/kl/[\d.]+)</text>", svg)
     assert [name for _, name in sorted(labels, key=lambda label: float(label[0]))] == keys[1:]
 
 
@@ -160,7 +171,7 @@ def test_the_heatmap_does_not_pale_where_a_column_is_brought_out(visit):
     place = [size[0] - 90, size[1] - 15]  # in the last column and row
     before, whole = page.evaluate(PIXEL, place), "document.querySelector('[data-chart=heat] canvas').toDataURL()"
     picture = page.evaluate(whole)
-    page.locator("#highlight").select_option("unfrozen@1")
+    page.locator("#highlight").select_option("unfrozen/kl/1")
     page.wait_for_timeout(300)
     assert page.evaluate(whole) != picture  # brought out it is
     assert page.evaluate(PIXEL, place) == before
@@ -184,7 +195,7 @@ def test_names_of_columns_stay_in_sight_below_many_prompts(visit, make_sweep):
 
 
 def test_what_the_legend_dims_can_still_be_read(visit):
-    page = visit("#/p/0/unfrozen@0.5")
+    page = visit("#/p/0/unfrozen/kl/0.5")
     page.get_by_role("button", name="Fill final layer").click()
     page.locator(".legend button").first.click()
     look = "e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor, getComputedStyle(e).opacity]"
@@ -197,7 +208,7 @@ def test_what_the_legend_dims_can_still_be_read(visit):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_layers_keep_their_colours_under_forced_colours(visit, scheme):
-    page = visit("#/p/0/unfrozen@0.5/t/5", forced_colors="active", color_scheme=scheme)
+    page = visit("#/p/0/unfrozen/kl/0.5/t/5", forced_colors="active", color_scheme=scheme)
     colour = "e => getComputedStyle(e).backgroundColor"
     assert page.locator(".t.r0").first.evaluate(colour) == "rgb(44, 79, 163)"
     assert page.locator(".legend .swatch").nth(3).evaluate(colour) == "rgb(252, 199, 95)"
@@ -209,7 +220,7 @@ def test_layers_keep_their_colours_under_forced_colours(visit, scheme):
 def test_a_newlines_layer_number_stays_on_its_line(visit, tmp_path):
     row, rows = run_rows("0", "?", "unfrozen", 0.5, ["one", "\n", "two", " three\n\n", "four"])
     page = visit(
-        "#/p/0/unfrozen@0.5", path=build_report(str(write_sweep(tmp_path / "s", [row], rows)), tmp_path / "r.html")
+        "#/p/0/unfrozen/kl/0.5", path=build_report(str(write_sweep(tmp_path / "s", [row], rows)), tmp_path / "r.html")
     )
     top = "e => e.getClientRects()[e.getClientRects().length - 1].top"
     without = [token.evaluate(top) for token in page.locator(".t").all()]

@@ -223,12 +223,12 @@ def test_a_page_follows_its_sweep_and_keeps_the_place(followed):
 
 
 def test_a_run_with_a_pinned_token_is_followed_too(followed):
-    page, land = followed("#/p/0/unfrozen@1/vs/normal/t/4")
+    page, land = followed("#/p/0/unfrozen/kl/1/vs/normal/t/4")
     page.locator(".tokens").first.press("ArrowRight")
     land()
     page.locator("#pick-prompt option").nth(2).wait_for(state="attached")
     page.locator('.tokens:focus .pinned[data-i="5"]').wait_for()
-    assert page.url.endswith("#/p/0/unfrozen%401/vs/normal/t/5")
+    assert page.url.endswith("#/p/0/unfrozen/kl/1/vs/normal/t/5")
     assert (
         "Position 5 of 24" in page.locator(".pane").inner_text() or "position 5" in page.locator(".pane").inner_text()
     )

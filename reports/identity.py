@@ -1,0 +1,65 @@
+"""Which configuration each run has: as stored since format 3, and worked out here for results that are older.
+
+Formats 1 and 2 and files of the original format know modes and KL factors alone. Everything beyond this module knows
+configurations only.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from typing import Any, Final
+
+import pandas as pd
+
+from eexit.configuration import NORMAL, Configuration
+from eexit.rules import Control
+
+OLDER_RULE: Final = "kl"  # the only one there was
+COLUMNS: Final = tuple(Configuration(NORMAL).columns)
+
+
+def with_identity(generations: pd.DataFrame) -> pd.DataFrame:
+    """The same rows with every one of `COLUMNS`."""
+    if "configuration" in generations and generations["configuration"].notna().all():
+        return generations
+    factors = generations["kl_factor"].astype(object).where(generations["kl_factor"].notna(), None)
+    named = [_older(*pair).columns for pair in zip(generations["mode"], factors, strict=True)]
+    columns = pd.DataFrame(named, columns=list(COLUMNS), index=generations.index)
+    return generations.assign(**{name: columns[name] for name in COLUMNS}).astype({"parameter": float})
+
+
+def configurations(about: Mapping[str, Any], generations: pd.DataFrame) -> tuple[Configuration, ...]:
+    """Those of `sweep.json` in its order, then what only the rows have: `normal` first, parameters rising."""
+    rows = generations.drop_duplicates("configuration")[list(COLUMNS)]
+    found = [_stored(dict(zip(COLUMNS, row, strict=True))) for row in rows.itertuples(index=False)]
+    series = list(dict.fromkeys((configuration.mode, configuration.rule) for configuration in found))
+    rest = sorted(
+        found, key=lambda c: (c.mode != NORMAL, series.index((c.mode, c.rule)), c.columns["parameter"] or 0.0)
+    )
+    return tuple(dict.fromkeys([*_planned(about), *rest]))
+
+
+def _planned(about: Mapping[str, Any]) -> Iterator[Configuration]:
+    if about.get("configurations"):
+        yield from map(_stored, about["configurations"])
+        return
+    config = about.get("config", {})
+    for mode in config.get("modes", []):
+        factors: Iterable[float | None] = [None] if mode == NORMAL else sorted(config.get("kl_factors", []))
+        yield from (_older(mode, kl_factor) for kl_factor in factors)
+
+
+def _stored(columns: Mapping[str, Any]) -> Configuration:
+    """From the columns that say which it is. A control's histogram is no part of that."""
+    rule, parameter, control_of = (columns[name] for name in ("rule", "parameter", "control_of"))
+    if pd.isna(rule):
+        return Configuration(columns["mode"])
+    if not pd.isna(control_of):
+        return Configuration(columns["mode"], rule, Control(control_of, ()))
+    return Configuration(columns["mode"], rule, None if pd.isna(parameter) else float(parameter))
+
+
+@cache
+def _older(mode: str, kl_factor: float | None) -> Configuration:
+    if mode == NORMAL or kl_factor is None:
+        return Configuration(mode)
+    return Configuration(mode, OLDER_RULE, float(kl_factor))
