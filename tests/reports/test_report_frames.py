@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from synthetic_sweeps import CONFIGURATIONS, FINAL, LAYERS, failed_row, run_rows, write_sweep
@@ -154,24 +153,14 @@ def test_any_configuration_may_be_the_one_that_others_are_compared_with(tmp_path
     assert (row["n"], row["baseline"]) == (1, "unfrozen/kl/1")
 
 
-def test_dose_response_has_no_place_for_a_factor_of_zero(make_sweep, tmp_path):
-    folder = make_sweep(2, [("normal", None), ("unfrozen", 0.5), ("unfrozen", 2.0)])
-    zero = shutil.copytree(folder, tmp_path / "zero")
-    for path in zero.glob("*/*.parquet"):
-        table = pq.read_table(path)
-        factor = pc.if_else(pc.equal(table["kl_factor"], 0.5), 0.0, table["kl_factor"])
-        place = table.column_names.index("kl_factor")
-        pq.write_table(table.set_column(place, table.schema.field(place), factor), path)
-    about = json.loads((zero / "sweep.json").read_text())
-    (zero / "sweep.json").write_text(json.dumps(about | {"config": about["config"] | {"kl_factors": [0.0, 2.0]}}))
-    found = []
-    for results in (folder, zero):
-        trade = frames.trade_off(read_sweep(str(results)))
-        found.append([trade["configuration"].tolist(), frames.dose_response(trade)["configuration"].tolist()])
-    assert found == [
-        [["normal", "unfrozen/kl/0.5", "unfrozen/kl/2"], ["normal", "unfrozen/kl/0.5", "unfrozen/kl/2"]],
-        [["normal", "unfrozen/kl/0", "unfrozen/kl/2"], ["normal", "unfrozen/kl/2"]],
-    ]
+def test_dose_response_has_no_place_for_a_factor_of_zero(make_sweep):
+    """A log2 axis has none; that of a rule whose parameter is no KL factor has."""
+    trade = frames.trade_off(read_sweep(str(make_sweep(2, [("normal", None), ("unfrozen", 0.5), ("unfrozen", 2.0)]))))
+    keys = ["normal", "unfrozen/kl/0.5", "unfrozen/kl/2"]
+    assert trade["configuration"].tolist() == keys
+    for rule, parameter, dosed in (("kl", 0.5, keys), ("kl", 0.0, keys[::2]), ("fixed", 0.0, keys)):
+        changed = trade.assign(rule=[None, rule, rule], parameter=[None, parameter, 2.0])
+        assert frames.dose_response(changed)["configuration"].tolist() == dosed
 
 
 def test_kl_factors_that_differ_beyond_six_digits_are_configurations_of_their_own(tmp_path):
