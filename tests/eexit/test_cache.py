@@ -42,11 +42,12 @@ def test_float16_scores_above_its_range_are_scaled_before_the_soft_cap():
 @pytest.mark.parametrize("window", [None, 7])
 @pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("has_sinks", [False, True])
+@pytest.mark.parametrize("hides", [False, True])
 @pytest.mark.parametrize("rows", [None, [3, 0, 2]])
 @pytest.mark.parametrize("way", ["operators", "compiled"])
 def test_a_token_attends_to_its_own_rows_positions_up_to_its_own(
     request: pytest.FixtureRequest, way: str, dtype: torch.dtype, group: int, window: int | None,
-    softcap: float | None, rows: list[int] | None, has_sinks: bool,
+    softcap: float | None, rows: list[int] | None, has_sinks: bool, hides: bool,
 ):  # fmt: skip
     if way == "compiled":
         request.getfixturevalue("can_compile")
@@ -61,6 +62,12 @@ def test_a_token_attends_to_its_own_rows_positions_up_to_its_own(
     )
     keys.normal_()
     values.normal_()
+    hidden = torch.zeros(N_SLOTS, 600, dtype=torch.bool)
+    if hides:  # whole blocks of the last slot, and now and then a position of the others, but not their own
+        hidden[:, ::3], hidden[4, :280] = True, True
+        hidden[torch.arange(N_SLOTS), positions] = False
+        for slot, position in hidden.nonzero().tolist():
+            kv.hide(0, torch.tensor([slot]), torch.tensor([position]))
     view = CacheView(kv, positions[:, None], 300)
     slots = list(range(N_SLOTS)) if rows is None else rows
     if rows is not None:
@@ -72,14 +79,18 @@ def test_a_token_attends_to_its_own_rows_positions_up_to_its_own(
     all_keys, all_values = view.update(key, value, 0)
     sinks = torch.randn(N_KEY_HEADS * group, dtype=dtype) * 4 if has_sinks else None
     attended = view.attend(query, all_keys, all_values, 0.3, window, softcap, sinks)
-    by_kernel = kernels.attention(query, all_keys, all_values, view.slots, view.own_position_BT, window, 0.3, sinks)
+    hidden_NM = None if kv.hidden_LNS is None else kv.hidden_LNS[0]
+    by_kernel = kernels.attention(
+        query, all_keys, all_values, view.slots, view.own_position_BT, window, 0.3, sinks, hidden_NM
+    )
     assert (by_kernel is not None) == (way == "compiled")
     assert attended.shape == (len(slots), 1, N_KEY_HEADS * group, VALUE_WIDTH)
     for row, slot in enumerate(slots):
         end = int(positions[slot]) + 1
         start = max(0, end - window) if window else 0
         assert keys[slot, :, end - 1].tolist() == key[row, :, 0].tolist(), "its own key is written before"
-        own_keys, own_values = keys[slot, :, start:end], values[slot, :, start:end]
+        there = [position for position in range(start, end) if not hidden[slot, position]]
+        own_keys, own_values = keys[slot, :, there], values[slot, :, there]
         expected = attention(query[row, :, 0], own_keys, own_values, 0.3, softcap, sinks)
         tolerance = {} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
         torch.testing.assert_close(attended[row, 0].float(), expected.float(), **tolerance)

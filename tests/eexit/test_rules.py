@@ -1,0 +1,63 @@
+"""What each rule and state refuses, in a line that says the way out."""
+
+import pytest
+from axes import control
+from tiny_models import tiny_model
+
+from eexit.anatomy import Decoder
+from eexit.config import SweepConfig, UsageError
+from eexit.engine import refuse_mode
+from eexit.exits import resolve_exitable_layers
+from eexit.rules import RULES, Control, Parameter
+from eexit.states import STATES
+
+PROMPTS = [{"id": "0", "prompt": "Why?"}]
+
+
+@pytest.mark.parametrize("kind", [RULES, STATES])
+def test_each_says_what_it_is(kind: dict[str, object]):
+    definitions = [entry.definition for entry in kind.values()]  # type: ignore[attr-defined]
+    assert all(len(definition) > 20 for definition in definitions)
+    assert len(set(definitions)) == len(definitions)
+
+
+@pytest.mark.parametrize(
+    ("rule", "parameter", "message"),
+    [
+        ("kl", -1.0, "must be finite and ≥ 0, got -1"),
+        ("kl", float("inf"), "must be finite and ≥ 0, got inf"),
+        ("kl", None, "got none"),
+        ("agree", 1.0, "has no parameter, got 1"),
+        ("fixed", 2.5, "takes a layer as its parameter, as in fixed=10, got 2.5"),
+        ("fixed", -1.0, "takes a layer as its parameter, as in fixed=10, got -1"),
+        ("random", 1.0, "give --controls-of RESULTS"),
+        ("random", control(0, 0, 0, 0), "unfrozen/kl/1 decided no token"),
+    ],
+)
+def test_a_parameter_that_makes_no_sense_is_refused(rule: str, parameter: Parameter, message: str):
+    with pytest.raises(ValueError, match=message):
+        RULES[rule].check(parameter)
+
+
+def test_a_rule_that_names_a_layer_needs_it_to_be_exitable():
+    config = SweepConfig.model_validate({"prompts": PROMPTS, "rules": ["fixed=10,12"]})
+    with pytest.raises(UsageError, match="rule fixed can't exit at layer 12: the exitable layers are 5 10 15 20 25"):
+        resolve_exitable_layers(config, 30)
+    follows = {"mode": "unfrozen", "of": "unfrozen/kl/1", "counts": {4: 1, 29: 3}}
+    config = SweepConfig.model_validate({"prompts": PROMPTS, "controls": [follows]})
+    with pytest.raises(UsageError, match="unfrozen/kl/1 exits at layer 4: here the exitable layers are 5 10 15 20 25"):
+        resolve_exitable_layers(config, 30)
+
+
+def test_a_control_exits_as_often_at_each_layer_as_what_it_follows():
+    assert RULES["random"].setting(control(20, 30, 0, 50), (1, 3, 4)) == [20 / 100, 30 / 80, 0]
+    assert RULES["random"].setting(Control("unfrozen/kl/1", ((1, 5),)), (1, 3, 4)) == [1, 0, 0]
+
+
+def test_a_mode_that_a_model_is_not_made_for_is_refused():
+    with pytest.raises(UsageError, match="mode skip can't be used with this model: its layers attend by code of their"):
+        refuse_mode("skip", Decoder(tiny_model("mpt")))
+    uneven = Decoder(tiny_model("llama"))
+    uneven.cache_shapes[0] = ()
+    with pytest.raises(UsageError, match="mode frozen_cache can't be used with this model: its layers' keys and valu"):
+        refuse_mode("frozen_cache", uneven)
