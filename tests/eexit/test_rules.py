@@ -1,16 +1,25 @@
 """What each rule and state refuses, in a line that says the way out."""
 
-import pytest
-from axes import control
-from tiny_models import tiny_model
+from pathlib import Path
 
+import numpy as np
+import pytest
+from axes import EXITABLE, control
+from tiny_models import tiny_model
+from transformers import PreTrainedModel
+
+from eexit import rules
 from eexit.anatomy import Decoder
 from eexit.config import SweepConfig, UsageError
-from eexit.engine import refuse_mode
+from eexit.engine import Engine, refuse_mode
 from eexit.exits import resolve_exitable_layers
+from eexit.plan import configurations
+from eexit.rows import Decoding, Request
 from eexit.rules import RULES, Control, Parameter
 from eexit.states import STATES
+from eexit.trace import Trace
 
+CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"
 PROMPTS = [{"id": "0", "prompt": "Why?"}]
 
 
@@ -52,6 +61,24 @@ def test_a_rule_that_names_a_layer_needs_it_to_be_exitable():
 def test_a_control_exits_as_often_at_each_layer_as_what_it_follows():
     assert RULES["random"].setting(control(20, 30, 0, 50), (1, 3, 4)) == [20 / 100, 30 / 80, 0]
     assert RULES["random"].setting(Control("unfrozen/kl/1", ((1, 5),)), (1, 3, 4)) == [1, 0, 0]
+
+
+def test_the_worked_example_of_contributing_is_a_rule(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch):
+    example = CONTRIBUTING.read_text().split("## Add a rule")[1].split("```python")[1].split("```")[0]
+    names = dict(vars(rules))
+    exec(f"from __future__ import annotations\n{example}", names)
+    monkeypatch.setitem(RULES, "confidence", names["Confidence"]())
+    config = SweepConfig.model_validate({"prompts": PROMPTS, "rules": ["confidence=0.02,0.9"], "modes": ["skip"]})
+    with pytest.raises(ValueError, match=r"rule confidence takes a probability, .* got 2"):
+        SweepConfig.model_validate({"prompts": PROMPTS, "rules": ["confidence=2"]})
+    decoding = Decoding(exitable_layers=EXITABLE, max_new_tokens=24, eos_token_ids=frozenset(), record_top_k=1)
+    requests = [Request((5, 80, 7, 7, 31), configuration) for configuration in configurations(config)]
+    for request, (_, trace) in zip(requests, sorted(Engine(Decoder(llama), decoding).generate(requests)), strict=True):
+        assert isinstance(trace, Trace)
+        sure_TE = trace.top_prob_TXK[1:, :-1, 0] >= request.configuration.parameter
+        first_T = np.where(sure_TE.any(1), sure_TE.argmax(1), len(EXITABLE))
+        assert trace.exit_layer_T[1:].tolist() == np.array([*EXITABLE, 6])[first_T].tolist()
+        np.testing.assert_allclose(trace.evidence_TE[1:], trace.top_prob_TXK[1:, :-1, 0], rtol=1e-5)
 
 
 def test_a_mode_that_a_model_is_not_made_for_is_refused():
