@@ -8,8 +8,10 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import ModuleType
 
 import ray
+from ray import cloudpickle
 from ray.exceptions import RayError
 
 from cluster import interruption
@@ -19,6 +21,11 @@ ADDRESS = "RAY_ADDRESS"
 SECONDS_TO_ANSWER = 10.0
 SECONDS_BETWEEN_LISTENING = 0.002
 OBJECT_STORE_BYTES = 100_000_000  # only runs and counts go through it
+
+
+def send_with_actors(module: ModuleType) -> None:
+    """Have a generator's module sent to the actors, for one that their processes could not import."""
+    cloudpickle.register_pickle_by_value(module)
 
 
 @contextmanager

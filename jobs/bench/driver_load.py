@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-from ray import cloudpickle
 
 from cluster.actor import MakeGenerator, model_generator
 from cluster.driver import Driver
@@ -30,7 +29,7 @@ from cluster.landing import Tally, clear_debris, remove_errors, survey
 from cluster.lease import hold
 from cluster.pool import plan_pools
 from cluster.progress import open_display
-from cluster.session import ray_session
+from cluster.session import ray_session, send_with_actors
 from cluster.shards import cut, rows_for
 from cluster.store import open_store
 from eexit.config import Prompt, SweepConfig
@@ -131,7 +130,7 @@ def measure_overhead(folder: Path, max_new_tokens: str) -> str:
 
 def drive(config: SweepConfig, folder: Path, make_generator: MakeGenerator, actors: int) -> tuple[Tally, float]:
     """What it came to, and when the last run had landed; Ray ends after that."""
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers could not import it from this folder
+    send_with_actors(sys.modules[__name__])  # which Ray's workers don't look for in this folder
     store = open_store(folder)
     store.publish(MANIFEST, b"{}")
     planned = count_runs(config)
