@@ -23,8 +23,8 @@ HEADINGS = (
     "same as\nnormal\nuntil",
 )
 CAPTION = (
-    "Means over runs, of perplexity the geometric one. Layers skipped: 1 − mean depth; the exit rule itself looks at "
-    "the final layer. Disagreement: decided tokens that full depth, given the same text, would not have said. Same as "
+    "Means over runs, of perplexity the geometric one. Layers skipped: 1 − mean depth, what would be saved if deciding "
+    "were free. Disagreement: decided tokens that full depth, given the same text, would not have said. Same as "
     "normal until: tokens before the first that differs from the prompt's normal run."
 )
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import transformers as tf
+from axes import SOME
 from card import DEVICE, Card, Counts, Memory, Mixed, There
 from test_engine import LONG
 from tiny_models import ARCHITECTURES, GROUPED
@@ -16,9 +17,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from eexit.anatomy import Decoder
 from eexit.cache import STACKS, KVCache
 from eexit.config import UsageError
+from eexit.configuration import Configuration
 from eexit.engine import Engine
 from eexit.memory import FREE_SHARE, cache_budget
 from eexit.rows import CPU_CACHE_BYTES, Decoding, Outcome, Request
+from eexit.rules import RULES
+from eexit.states import STATES
 from eexit.trace import Trace
 
 DECODING = Decoding(exitable_layers=(1, 3, 4), max_new_tokens=8, eos_token_ids=frozenset(), record_top_k=3)
@@ -95,6 +99,15 @@ def test_a_step_takes_two_copies_however_rows_decode(llama: PreTrainedModel, cha
     decoding = replace(DECODING, **change)
     rows, steps = on_card(llama, REQUESTS, decoding)
     assert_same_rows(rows, dict(Engine(Decoder(llama), decoding).generate(REQUESTS)))
+    assert steps[1:] == [A_STEP] * 6
+
+
+@pytest.mark.parametrize("mode", STATES)
+def test_a_step_takes_two_copies_in_every_mode_and_by_every_rule(llama: PreTrainedModel, mode: str):
+    exits = [Configuration(mode, rule, parameter) for rule in RULES for parameter in SOME[rule]]
+    requests = [Request(PROMPT, configuration, seed=3) for configuration in exits]
+    rows, steps = on_card(llama, requests, DECODING)
+    assert_same_rows(rows, dict(Engine(Decoder(llama), DECODING).generate(requests)))
     assert steps[1:] == [A_STEP] * 6
 
 
