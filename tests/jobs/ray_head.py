@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+# A Ray that another test has started may hold the port that a head's agent has by default: any free one will do.
+FREE_AGENT_PORT = "--dashboard-agent-listen-port 0"
 # Of a head that was started a moment ago, the part that takes jobs comes last, and on a busy machine late.
 NO_AGENT = "No available agent to submit job"
 
@@ -73,7 +75,7 @@ def started_head(home: Path) -> Iterator[Head]:
     temporary = tempfile.mkdtemp(prefix="eexit-")
     head = Head(home, temporary)
     try:
-        head.sh(readme_lines()[1])
+        head.sh(f"{readme_lines()[1]} {FREE_AGENT_PORT}")
         yield head
     finally:
         head.stop()

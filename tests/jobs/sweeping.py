@@ -9,8 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
+import pytest
 
 SCRIPT = Path(__file__).parents[2] / "jobs" / "sweep.py"
+# For tests that strike while there is work: more of it than any machine does before they come to it.
+WORK_FOR_MINUTES = pytest.mark.parametrize(("n_prompts", "max_new_tokens"), [(1000, 240)])
 
 
 def sweep(

@@ -11,19 +11,20 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
-from sweeping import assert_stops, below, none_is_left_of, wait_for, why_it_stops
+from sweeping import WORK_FOR_MINUTES, assert_stops, below, none_is_left_of, wait_for, why_it_stops
 
 pytestmark = pytest.mark.slow
 
 
 def assert_ends_cleanly(process: subprocess.Popen[str], by: signal.Signals, out: Path) -> None:
     assert_stops(process, by)
-    assert 0 < len(pd.read_parquet(out / "generations")) < 40
+    assert 0 < len(pd.read_parquet(out / "generations")) < 1000
     assert sorted(path.name for path in out.iterdir()) == ["generations", "sweep.json", "tokens"]
     names = [path.name for folder in ("generations", "tokens") for path in (out / folder).iterdir()]
     assert not [name for name in names if not name.endswith(".parquet")]
 
 
+@WORK_FOR_MINUTES
 def test_a_second_sweep_refuses_and_ctrl_c_ends_the_first_cleanly(
     at_work: subprocess.Popen[str], command: list[str], tmp_path: Path
 ) -> None:
@@ -33,6 +34,7 @@ def test_a_second_sweep_refuses_and_ctrl_c_ends_the_first_cleanly(
     assert_ends_cleanly(at_work, signal.SIGINT, tmp_path / "out")
 
 
+@WORK_FOR_MINUTES
 def test_sigterm_is_as_good_and_nothing_listens_beyond_this_machine(
     at_work: subprocess.Popen[str], tmp_path: Path
 ) -> None:
@@ -92,6 +94,7 @@ def test_when_all_has_landed_it_ends_as_cleanly(
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["generations", "sweep.json", "tokens"]
 
 
+@WORK_FOR_MINUTES
 def test_signals_that_follow_the_first_change_nothing(at_work: subprocess.Popen[str]) -> None:
     def tell() -> None:  # not by SIGTERM, whose handler Ray removes for a moment when it ends
         at_work.send_signal(signal.SIGINT)

@@ -1,4 +1,7 @@
-"""The README's lines for a cluster: `ray start --head`, then `ray job submit`, as they stand."""
+"""The README's lines for a cluster: `ray start --head`, then `ray job submit`; and a head that dies under a sweep.
+
+All tests that start such a head are in this file, since its ports are fixed: only one can be there at a time.
+"""
 
 import json
 import os
@@ -13,6 +16,7 @@ import pytest
 from byte_model import save_byte_model
 from pandas.testing import assert_frame_equal
 from ray_head import ROOT, Head, started_head
+from sweeping import WORK_FOR_MINUTES, wait_for
 
 pytestmark = pytest.mark.slow
 STOPPED = "what has landed stays: the same command goes on from there"
@@ -102,3 +106,18 @@ def test_after_a_local_sweep_and_with_a_token_that_ray_left_at_home(
         said = head.submit(tmp_path / "out", *few(flags))
     assert "16/16 runs · " in said, said
     assert_same_results(tmp_path / "out", tmp_path / "local")
+
+
+@WORK_FOR_MINUTES
+def test_the_head_of_a_cluster_is_killed(command: list[str], home: Path, tmp_path: Path) -> None:
+    with started_head(home) as head:
+        environment = {**head.environment, "RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": "auto"}
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        wait_for(process, lambda: any((tmp_path / "out" / "generations").glob("*.parquet")))
+        head.kill("gcs/gcs_server")
+        _, said = process.communicate()
+    assert process.returncode == 1
+    *_, reason, last = said.splitlines()
+    assert reason.startswith("stopped: the head of Ray at "), said
+    assert last == "what has landed stays: the same command goes on from there"
+    assert not (tmp_path / "out" / "lease.json").exists()
