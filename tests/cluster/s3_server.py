@@ -49,6 +49,7 @@ class Wire:
         for end in (source, target):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+        source.close()  # the other end is that of the thread that carries the other way
 
 
 @contextmanager
@@ -61,13 +62,14 @@ def s3_server() -> Iterator[Wire]:
         end = time.monotonic() + 60
         while True:
             with suppress(OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/moto-api/", timeout=1)
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/moto-api/", timeout=1).close()
                 break
             assert time.monotonic() < end, "moto did not start"
             time.sleep(0.2)
         names = {"aws_access_key_id": KEYS["AWS_ACCESS_KEY_ID"], "aws_secret_access_key": KEYS["AWS_SECRET_ACCESS_KEY"]}
         client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", region_name="us-east-1", **names)
         client.create_bucket(Bucket=BUCKET)
+        client.close()
         wire = Wire(port)
         threading.Thread(target=wire.run, daemon=True).start()
         yield wire

@@ -12,7 +12,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from synthetic_sweeps import shard
@@ -55,19 +57,26 @@ def growing(make_sweep, tmp_path) -> tuple[Path, Callable[[], None]]:
     return folder, land
 
 
-def ask(server: Server, path: str, method: str = "GET", host: str | None = None) -> http.client.HTTPResponse:
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
-    connection.putrequest(method, path, skip_host=True)
-    connection.putheader("Host", f"127.0.0.1:{server.server_port}" if host is None else host)
-    connection.endheaders()
-    return connection.getresponse()
+class Answer(NamedTuple):
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+
+def ask(server: Server, path: str, method: str = "GET", host: str | None = None) -> Answer:
+    with closing(http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)) as connection:
+        connection.putrequest(method, path, skip_host=True)
+        connection.putheader("Host", f"127.0.0.1:{server.server_port}" if host is None else host)
+        connection.endheaders()
+        answer = connection.getresponse()
+        return Answer(answer.status, answer.headers, answer.read())
 
 
 def test_a_page_has_another_name_once_more_has_landed(served, growing):
     folder, land = growing
     server = served(folder)
     first = ask(server, "/")
-    assert b"<title>" in first.read()
+    assert b"<title>" in first.body
     assert ask(server, "/", "HEAD").headers["ETag"] == first.headers["ETag"]
     land()
     assert ask(server, "/", "HEAD").headers["ETag"] != first.headers["ETag"]
@@ -80,7 +89,7 @@ def test_an_odd_path_is_not_found(served, make_sweep, path):
 
 @pytest.mark.parametrize("path", ["/?a=1", "/report.html?b", "/"])
 def test_the_page_is_all_there_is(served, make_sweep, path):
-    answer = ask(served(make_sweep(1)), path).read()
+    answer = ask(served(make_sweep(1)), path).body
     assert b'id="blob-payload"' in answer
     assert b"Directory listing" not in answer
 
@@ -89,7 +98,7 @@ def test_the_page_is_all_there_is(served, make_sweep, path):
 def test_another_name_for_this_machine_gets_nothing(served, make_sweep, host):
     answer = ask(served(make_sweep(1)), "/", host=host)
     assert answer.status == 403
-    assert b"blob" not in answer.read()
+    assert b"blob" not in answer.body
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:8000", "[::1]:8000", "[::1]"])
@@ -105,7 +114,7 @@ def test_side_files_are_served_and_nothing_else_of_the_folder(served, make_sweep
     side = ask(server, f"/{name}.data/prompt-1.js")
     assert side.headers["Content-Type"].startswith("text/javascript")
     assert side.headers["Cross-Origin-Resource-Policy"] == "same-origin"
-    assert side.read().startswith(b"eexitData(")
+    assert side.body.startswith(b"eexitData(")
     for path in (f"/{name}.data/", f"/{name}.data/prompt-2.js", f"/{name}.html", f"/x/../{name}.data/prompt-1.js"):
         assert ask(server, path).status == 404
 
@@ -113,11 +122,11 @@ def test_side_files_are_served_and_nothing_else_of_the_folder(served, make_sweep
 def test_pages_that_nobody_can_have_open_are_removed(served, growing):
     folder, land = growing
     server = served(folder)
-    ask(server, "/").read()
+    ask(server, "/")
     land()
-    ask(server, "/").read()
+    ask(server, "/")
     (folder / "generations" / shard(1)).rename(folder / "generations" / shard(2))
-    ask(server, "/").read()
+    ask(server, "/")
     assert len(list(server.folder.glob("*.html"))) == 2
 
 
@@ -129,7 +138,7 @@ def test_an_idle_connection_keeps_nobody_waiting(served, make_sweep):
 
 def test_a_browser_that_goes_away_is_no_traceback(served, make_sweep, capfd):
     server = served(make_sweep(1))
-    ask(server, "/").read()
+    ask(server, "/")
     for _ in range(3):
         with socket.create_connection(("127.0.0.1", server.server_port)) as gone:
             gone.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -148,7 +157,7 @@ def test_results_that_cannot_be_read_any_more_are_said_in_the_answer(served, mak
     shutil.rmtree(folder)
     answer = ask(server, "/")
     assert answer.status == 503
-    assert b"no such folder" in answer.read()
+    assert b"no such folder" in answer.body
 
 
 @pytest.mark.parametrize("port", ["99999", "taken"])
@@ -172,9 +181,11 @@ def test_a_signal_removes_the_temporary_folder(make_sweep, tmp_path, number):
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
         port = int(re.search(r":(\d+)/", process.stdout.readline())[1])
-        connection = http.client.HTTPConnection("127.0.0.1", port)
-        connection.request("GET", "/")
-        assert connection.getresponse().status == 200
+        with closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
+            connection.request("GET", "/")
+            answer = connection.getresponse()
+            assert answer.status == 200
+            answer.read()
         assert len(list(tmp_path.iterdir())) == 1
         process.send_signal(number)
         assert process.wait(60) == 0
