@@ -12,6 +12,11 @@ from transformers import PreTrainedModel
 from eexit.cpu import kernels
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """The whole suite runs in two processes, since much of it is waiting; some files need no second one."""
+    return 2 if config.args_source == pytest.Config.ArgsSource.TESTPATHS else 0
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     """Matrices this small gain nothing from threads, and lose much when others want the cores."""
