@@ -1,11 +1,12 @@
-"""The rows in flight: which request sits in which slot, how far it is, and what it left so far.
+"""The rows in flight: which request each slot holds, how many tokens it has, and what was recorded of them.
 
-Rows fill the slots from 0 without gaps, those with a student first, so that every pass works on a leading part of the
-cache. The teacher sees nothing of a row but its text, the tokens so far: rows that have the same share a slot of
-its cache until they take different tokens. The bookkeeping is on the host, in arrays over slots.
+Rows fill the slots from 0 without gaps, rows with a student first, so that every pass works on a leading part of the
+cache. The teacher depends on nothing of a row but its prefix, which is all of its tokens so far: rows with equal
+prefixes share one slot of the teacher's cache, until they generate different tokens. The bookkeeping is done on the
+host, in arrays over slots.
 
-Shapes: N slots, B rows in flight, U texts of theirs (or a few more), E exitable layers, X = E + 1, K top tokens,
-T tokens.
+Shapes: N slots, B rows in flight, U unique prefixes (padded: see `padded`), P prefixes to be copied, E exitable layers,
+X = E + 1, K top tokens, T tokens.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,61 +25,61 @@ from eexit.schema import EOS, LENGTH
 from eexit.states import STATES, State
 from eexit.trace import Trace, recorded
 
-ROOM: Final = 256  # tokens of a row that there is room for at first; the most it may make can be any number
-NONE: Final = -1  # the rule and the state of rows that draw no exit, and the state of those that alter nothing
-SIZES: Final = 16  # for every new number of rows a CPU's products compile code, in 0.9 ms, and keep it, in 0.65 MB
+FIRST_ROOM_TOKENS: Final = 256  # records have room for so many tokens per row at first, and grow from there
+NONE: Final = -1  # the index of a rule or a state for rows that have none
+# Every new number of rows makes oneDNN compile its matrix products once more, which takes 0.9 ms and 0.65 MB on a CPU.
+MAX_BATCH_SIZES: Final = 16
 
 
 def padded(rows: np.ndarray, most: int) -> np.ndarray:
-    """These rows, the last of them over and over, so that there is one of SIZES numbers of them up to `most`."""
-    step = -(-most // SIZES)
+    """Repeat the last of these rows, so that their number is one of at most MAX_BATCH_SIZES up to `most`."""
+    step = -(-most // MAX_BATCH_SIZES)
     n_rows = min(-(-len(rows) // step) * step, most)
     return np.pad(rows, (0, n_rows - len(rows)), mode="edge")
 
 
 def students_of(configurations: Iterable[Configuration]) -> list[str]:
-    """The modes whose exits alter what later tokens see, so that their rows have a cache of their own."""
+    """The modes whose exits alter what later tokens see, so that their rows need a student's cache."""
     modes = {configuration.mode for configuration in configurations}
     return [name for name, state in STATES.items() if name in modes and state.first_altered(0) is not None]
 
 
 @dataclass(frozen=True)
 class Layers:
-    """Where rows may exit, and the fork: up to this layer, teacher and student are one pass and one cache.
+    """Where rows may exit, and the fork: the last layer that no exit can alter.
 
-    An exit changes what later tokens see from the first layer on that any of the states alters; up to there the student
-    is the teacher.
+    Up to and including the fork, teacher and student are the same pass with the same cache.
     """
 
-    exits: np.ndarray  # (X,): the exitable layers, and the final one
+    exits: np.ndarray  # (X,): the exitable layers, then the final one
     fork: int
     n_layers: int
 
     @property
     def kept(self) -> set[int]:
-        """Layers whose residual stream a step needs."""
+        """The layers whose residual streams a step uses."""
         return {*self.exits.tolist(), self.fork}
 
     @property
     def spans(self) -> list[tuple[int, int]]:
-        """The student's layers, in stretches throughout which the same rows go on: first layer, and past the last."""
+        """The student's layers, cut where rows may exit: the first layer of each span, and the one after its last."""
         starts = {self.fork + 1, *(layer + 1 for layer in self.exits[:-1].tolist() if layer > self.fork)}
         return list(pairwise([*sorted(starts), self.n_layers]))
 
 
 def find_layers(exitable_layers: Sequence[int], n_layers: int, states: Iterable[State]) -> Layers:
-    """For rows of these states, which all alter something."""
+    """The layers and the fork for rows of these states."""
     altered = [state.first_altered(exitable_layers[0]) for state in states]
     first = min((layer for layer in altered if layer is not None), default=n_layers)
     return Layers(np.array([*exitable_layers, n_layers - 1]), min(first, n_layers) - 1, n_layers)
 
 
 class Batch:
-    """Slots for rows, and their caches: the student's by row, the teacher's by text."""
+    """Slots for rows, and their caches: the student's has a slot per row, the teacher's a slot per unique prefix."""
 
     def __init__(self, n_slots: int, length: int, n_layers: int, decoding: Decoding, requests: Iterable[Request]):
-        """For some of these requests at a time."""
-        n_tokens = min(decoding.max_new_tokens, ROOM)
+        """Make room for `n_slots` of these requests at a time, of up to `length` tokens each."""
+        n_tokens = min(decoding.max_new_tokens, FIRST_ROOM_TOKENS)
         configurations = {request.configuration for request in requests}
         rules = {configuration.rule for configuration in configurations if configuration.rule}
         self.rules = [name for name in RULES if name in rules]
@@ -88,7 +89,7 @@ class Batch:
         self.n_slots, self.n_rows, self.n_students = n_slots, 0, 0
         self.requests: dict[int, Request] = {}
         self.request = np.zeros(n_slots, np.int64)
-        self.text = np.zeros(n_slots, np.int64)
+        self.prefix = np.zeros(n_slots, np.int64)
         self.n_prompt = np.zeros(n_slots, np.int64)
         self.n_generated = np.zeros(n_slots, np.int64)
         self.limit = np.zeros(n_slots, np.int64)
@@ -103,12 +104,15 @@ class Batch:
             for field, _, axes, column in recorded()
         }
 
-    def unused_text(self) -> int:
-        """A slot of the teacher's cache that no row needs."""
-        return int(np.setdiff1d(np.arange(self.n_slots), self.text[: self.n_rows])[0])
+    def unused_prefix(self) -> int:
+        """A slot of the teacher's cache that no row uses."""
+        return int(np.setdiff1d(np.arange(self.n_slots), self.prefix[: self.n_rows])[0])
 
-    def add(self, index: int, request: Request, text: int, limit: int) -> int:
-        """Give request number `index`, that may make `limit` tokens and starts with this text, a slot."""
+    def add(self, index: int, request: Request, prefix: int, limit: int) -> int:
+        """Give request number `index` a slot, and return it.
+
+        `prefix` is the slot of the teacher's cache with its prompt, and `limit` the number of tokens it may generate.
+        """
         slot, configuration = self.n_rows, request.configuration
         if configuration.mode in self.states:
             self._move(self.n_students, slot)
@@ -116,7 +120,7 @@ class Batch:
             self.n_students += 1
         self.n_rows += 1
         ids = list(request.prompt_token_ids)
-        self.request[slot], self.text[slot], self.limit[slot] = index, text, limit
+        self.request[slot], self.prefix[slot], self.limit[slot] = index, prefix, limit
         self.n_prompt[slot], self.n_generated[slot] = len(ids), 0
         self.state[slot] = self.states.index(configuration.mode) if configuration.mode in self.states else NONE
         self.rule[slot], self.setting[slot] = NONE, 0
@@ -129,14 +133,14 @@ class Batch:
         return slot
 
     def _draw(self, slot: int) -> None:
-        """The draws of a row's tokens, as many as there is room for."""
+        """Fill in a row's uniform draws, for as many tokens as there is room for."""
         request = self.requests[int(self.request[slot])]
         ids, n_tokens = list(request.prompt_token_ids), min(int(self.limit[slot]), self.u_exit.shape[1])
         self.u_exit[slot, :n_tokens] = exit_draws(request.seed, ids, n_tokens)
         self.u_token[slot, :n_tokens] = sampling_draws(request.seed, ids, n_tokens)
 
     def record(self, slots: np.ndarray, columns: Mapping[str, np.ndarray]) -> None:
-        """Note one more token of each of these rows: every recorded column of it."""
+        """Add a token to each of these rows: `columns` has a value per row for every recorded column."""
         assert columns.keys() == self.records.keys()
         for name, values in columns.items():
             self.records[name][slots, self.n_generated[slots]] = values
@@ -146,7 +150,7 @@ class Batch:
             self._make_room(min(room, self.decoding.max_new_tokens - room))
 
     def _make_room(self, n_tokens: int) -> None:
-        """For so many more tokens of each row."""
+        """Lengthen the records of every row by so many tokens."""
 
         def longer(values: np.ndarray) -> np.ndarray:
             return np.concatenate([values, np.zeros_like(values, shape=(self.n_slots, n_tokens, *values.shape[2:]))], 1)
@@ -157,35 +161,37 @@ class Batch:
             self._draw(slot)
 
     def last_token(self) -> np.ndarray:
+        """Each row's last token id: (B,)."""
         rows = np.arange(self.n_rows)
         return self.records["token_id_T"][rows, self.n_generated[rows] - 1]
 
     def position(self) -> np.ndarray:
-        """Where each row's last token is in its text."""
+        """The position of each row's last token, the prompt included: (B,)."""
         return self.n_prompt[: self.n_rows] + self.n_generated[: self.n_rows] - 1
 
-    def part_texts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows of one text that took different tokens part. Texts then fill the first slots of the teacher's cache.
+    def split_prefixes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Give rows that shared a prefix, and then generated different tokens, different slots of the teacher's cache.
 
-        Returns a row of each text (U,), padded; and the slots that have to be copied, from (P,) and to (P,).
+        The U unique prefixes fill the first slots. Returns one row of each prefix (U,), padded, and the slots of the
+        teacher's cache that have to be copied: from (P,) and to (P,).
         """
-        text_B = self.text[: self.n_rows]
-        _, row_U, group_B = np.unique((text_B << 32) + self.last_token(), return_index=True, return_inverse=True)
-        source_U = text_B[row_U]
+        prefix_B = self.prefix[: self.n_rows]
+        _, row_U, group_B = np.unique((prefix_B << 32) + self.last_token(), return_index=True, return_inverse=True)
+        source_U = prefix_B[row_U]
         stays_U = (np.diff(source_U, prepend=-1) > 0) & (source_U < len(source_U))
         slot_U = source_U.copy()
         slot_U[~stays_U] = np.setdiff1d(np.arange(len(source_U)), source_U[stays_U])
-        text_B[:] = slot_U[group_B]
+        prefix_B[:] = slot_U[group_B]
         return padded(row_U[np.argsort(slot_U)], self.n_slots), source_U[~stays_U], slot_U[~stays_U]
 
     def ended(self) -> np.ndarray:
-        """Slots whose row is done or went astray, last first: the order in which they can be removed."""
+        """Slots whose row has ended or is no longer finite, in descending order, which `remove` needs."""
         at_eos = np.isin(self.last_token(), list(self.decoding.eos_token_ids))
         at_limit = self.n_generated[: self.n_rows] >= self.limit[: self.n_rows]
         return np.flatnonzero(at_eos | at_limit | ~self._finite())[::-1]
 
     def outcome(self, slot: int) -> Outcome:
-        """What the row in a slot left."""
+        """The trace of the row in a slot, or why it failed."""
         n_tokens = self.n_generated[slot]
         if not self._finite()[slot]:
             return Failure(f"the model's output is not finite at generated token {n_tokens - 1}")
@@ -194,7 +200,7 @@ class Batch:
         return Trace(finish_reason=EOS if at_eos else LENGTH, **columns)
 
     def _finite(self) -> np.ndarray:
-        """Whether each row's last token has finite KLs, entropy, and log-probability where it was read."""
+        """Whether KLs, entropy and log-probability of each row's last token are all finite: (B,)."""
         rows = np.arange(self.n_rows)
         last = self.n_generated[rows] - 1
         finite_kl = np.isfinite(self.records["kl_TE"][rows, last]).all(-1)
@@ -202,9 +208,9 @@ class Batch:
         return finite_kl & finite_entropy & np.isfinite(self.records["exit_logprob_T"][rows, last])
 
     def remove(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Free slots, given last first; rows behind them move up.
+        """Free these slots, which are in descending order, and fill the gaps with rows from higher slots.
 
-        Returns the slots of the student's cache that have to be copied, from and to.
+        Returns the slots of the student's cache that have to be copied: from and to.
         """
         origin = np.arange(self.n_students)
         for slot in slots:
@@ -220,7 +226,7 @@ class Batch:
         return origin[targets], targets
 
     def _move(self, source: int, target: int) -> None:
-        of_rows = (self.request, self.text, self.n_prompt, self.n_generated, self.limit)
+        of_rows = (self.request, self.prefix, self.n_prompt, self.n_generated, self.limit)
         of_exits = (self.state, self.rule, self.setting, self.u_exit, self.u_token)
         for column in (*of_rows, *of_exits, *self.records.values()):
             column[target] = column[source]

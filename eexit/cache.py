@@ -95,15 +95,18 @@ class KVCache:
             buffer.index_copy_(1, targets, buffer.index_select(1, sources))
 
     @torch.inference_mode()
-    def load(self, slots: slice, prefix: "KVCache", layers: Sequence[int], n_tokens: int) -> None:
-        """Start rows from the one row of `prefix`; nothing stays of rows before them, which may have had no number."""
+    def load(self, slots: slice, source: "KVCache", layers: Sequence[int], n_tokens: int) -> None:
+        """Start rows with the keys and values of the one row of `source`.
+
+        Everything that earlier rows left in these slots is overwritten, since it may be NaN.
+        """
         if not self._stacks:
-            self._add_like(prefix, layers)
+            self._add_like(source, layers)
         self.reserve(n_tokens)
         if self.hidden_LNS is not None:
             self.hidden_LNS[:, slots] = False
         for stack in self._stacks:
-            starts = [prefix._places[layer][0] for layer in stack.layers]
+            starts = [source._places[layer][0] for layer in stack.layers]
             for buffer, start in (
                 (stack.keys, torch.cat([its.keys for its in starts])),
                 (stack.values, torch.cat([its.values for its in starts])),
@@ -119,15 +122,15 @@ class KVCache:
             self.hidden_LNS = slot_B.new_zeros(n_layers, self.n_slots, self.length, dtype=torch.bool)
         self.hidden_LNS[layer, slot_B, position_B] = True
 
-    def _add_like(self, prefix: "KVCache", layers: Sequence[int]) -> None:
+    def _add_like(self, source: "KVCache", layers: Sequence[int]) -> None:
         """Stack the layers by shape, a few at a time."""
         by_shape: dict[tuple[torch.Size, torch.Size], list[int]] = {}
         for layer in layers:
-            stack, _ = prefix._places[layer]
+            stack, _ = source._places[layer]
             by_shape.setdefault((stack.keys.shape, stack.values.shape), []).append(layer)
         size = -(-len(layers) // STACKS)
         for alike in by_shape.values():
-            stack, _ = prefix._places[alike[0]]
+            stack, _ = source._places[alike[0]]
             for start in range(0, len(alike), size):
                 self._add(alike[start : start + size], stack.keys[0], stack.values[0])
 

@@ -1,8 +1,9 @@
 """From residual streams to distributions and tokens.
 
-Vocabulary-sized temporaries live for a few rows at a time: their memory does not grow with rows or exits.
+Vocabulary-sized temporaries are made for a few rows at a time, so that their memory does not grow with the batch or the
+number of exitable layers.
 
-Shapes: B rows, U texts of theirs, E exitable layers, X = E + 1 with the final layer last, K top tokens, W width of the
+Shapes: B rows, U unique prefixes, E exitable layers, X = E + 1 with the final layer last, K top tokens, W width of the
 residual stream, H width of what the head takes, V vocabulary.
 """
 
@@ -19,38 +20,39 @@ from eexit.divergence import Divergence, divergence_from_final
 from eexit.readouts import READOUTS
 from eexit.rows import Decoding
 
-# Logits of as many bytes, but of LOGITS_ROWS residual streams at least, are made by one product: fewer and the head's
-# weights are fetched too often, more and a CPU's cache can't hold them until they are compared.
+# Bytes of logits that one product with the head makes, but those of LOGITS_ROWS residual streams at least. With fewer,
+# the head's weights are fetched from memory too often; with more, a CPU's cache can't hold them until they are
+# compared.
 LOGITS_BYTES: Final = 8 << 20
 LOGITS_BYTES_ON_GPU: Final = 64 << 20
 LOGITS_ROWS: Final = 64
-CACHE_BYTES: Final = 1 << 20  # without a kernel, fp32 log-probabilities of as many rows at a time are made from them
+LOG_P_BYTES: Final = 1 << 20  # without the compiled kernel: of fp32 log-probabilities that are made at a time
 
 
 @dataclass(frozen=True)
 class Reading(Divergence):
-    """The full-depth model at one position of each row, and how far from it the exitable layers are."""
+    """The full-depth distribution at one position of each row, and how far the exitable layers are from it."""
 
-    final_logits_UV: Tensor  # of U texts
-    text_B: Tensor  # which of them is a row's
+    final_logits_UV: Tensor
+    prefix_B: Tensor  # which of the U prefixes is a row's
 
     def of(self, row_B: Tensor) -> "Reading":
-        """What was read of these rows, in this order; repeats are allowed."""
-        return Reading(*[*(part[row_B] for part in _fields(self)), self.final_logits_UV, self.text_B[row_B]])
+        """The reading of these rows, in this order; repeats are allowed."""
+        return Reading(*[*(part[row_B] for part in _fields(self)), self.final_logits_UV, self.prefix_B[row_B]])
 
     def logprob(self, token_B: Tensor) -> Tensor:
         """Log-probability of tokens under the final distribution, nats, (B,)."""
-        return self.final_logits_UV[self.text_B, token_B].float() - self.final_lse_B
+        return self.final_logits_UV[self.prefix_B, token_B].float() - self.final_lse_B
 
     def picked(self, exit_B: Tensor) -> "Picked":
-        """The likeliest tokens of the layers that the rows exit at, which are indices into X."""
+        """The likeliest token of each row at its exit: `exit_B` are indices into X."""
         at = torch.arange(len(exit_B), device=exit_B.device), exit_B
         return Picked(self.likeliest_BX[at], self.likeliest_log_p_BX[at], self.top_token_BXK[at], self.top_prob_BXK[at])
 
 
 @dataclass(frozen=True)
 class Picked:
-    """The rows' next tokens, and what is noted of the distributions that they were read from."""
+    """The rows' next tokens, and what is recorded of the distributions that they were read from."""
 
     token_B: Tensor
     log_p_B: Tensor  # of the token, nats
@@ -58,7 +60,7 @@ class Picked:
     top_prob_BK: Tensor
 
     def put(self, row_B: Tensor, other: "Picked") -> None:
-        """Let these rows have what `other` picked."""
+        """Replace what was picked for these rows by what `other` picked for them."""
         for field in fields(Picked):
             getattr(self, field.name)[row_B] = getattr(other, field.name)
 
@@ -72,7 +74,7 @@ def _joined(divergences: Sequence[Divergence]) -> Divergence:
 
 
 def read_layers(decoder: Decoder, states_BXW: Tensor, decoding: Decoding) -> Reading:
-    """Read the exitable layers' residual streams and the final one's, which is last; note top tokens of each."""
+    """Read the residual streams after the exitable layers and, last, after the final layer, and compare them."""
     readout, exits = READOUTS[decoding.readout], enumerate(decoding.exitable_layers)
     ready = [readout.before_head(decoder, states_BXW[:, rank], layer) for rank, layer in exits]
     ready_BXH = torch.stack([*ready, decoder.normed(states_BXW[:, -1])], 1)
@@ -85,13 +87,13 @@ def read_layers(decoder: Decoder, states_BXW: Tensor, decoding: Decoding) -> Rea
         if start == 0:
             final_logits_UV = logits_BXV.new_empty(n_rows, logits_BXV.shape[-1])
         final_logits_UV[start : start + size] = logits_BXV[:, -1]
-        del logits_BXV  # the next ones take its place
-    text_B = torch.arange(n_rows, device=states_BXW.device)
-    return Reading(*[*_fields(_joined(compared)), final_logits_UV, text_B])
+        del logits_BXV  # frees its memory for the next ones
+    prefix_B = torch.arange(n_rows, device=states_BXW.device)
+    return Reading(*[*_fields(_joined(compared)), final_logits_UV, prefix_B])
 
 
 def _rows_at_a_time(decoder: Decoder) -> int:
-    """How many residual streams one product reads."""
+    """How many residual streams one product with the head reads."""
     budget = LOGITS_BYTES if decoder.device.type == "cpu" else LOGITS_BYTES_ON_GPU
     return max(LOGITS_ROWS, budget // (decoder.vocabulary * decoder.dtype.itemsize))
 
@@ -101,14 +103,14 @@ def _compare(logits_BXV: Tensor, n_top: int) -> Sequence[Divergence]:
     if compared:
         return [compared]
     on_gpu = logits_BXV.device.type != "cpu"
-    size = len(logits_BXV) if on_gpu else max(1, CACHE_BYTES // logits_BXV[0].numel() // 4)
+    size = len(logits_BXV) if on_gpu else max(1, LOG_P_BYTES // logits_BXV[0].numel() // 4)
     return [divergence_from_final(rows_BXV, n_top) for rows_BXV in logits_BXV.split(size)]
 
 
 def read_tokens(
     decoder: Decoder, hidden_BW: Tensor, places_X: Sequence[Tensor], decoding: Decoding, u_B: Tensor
 ) -> Picked:
-    """The next tokens of rows from their residual streams; `places_X` are those of the rows that exit at each layer."""
+    """The next tokens of rows, from their residual streams; `places_X` says which rows exit at each layer."""
     ready_BH = _ready(decoder, hidden_BW, places_X, decoding)
     size = _rows_at_a_time(decoder)
     parts = [
@@ -118,7 +120,7 @@ def read_tokens(
 
 
 def _ready(decoder: Decoder, hidden_BW: Tensor, places_X: Sequence[Tensor], decoding: Decoding) -> Tensor:
-    """What goes into the head, (B, H)."""
+    """What goes into the head, (B, H), each row by the readout of its exit layer."""
     readout = READOUTS[decoding.readout]
     groups = [(place, decoder.normed(hidden_BW[place])) for place in places_X[-1:] if len(place)]
     for place, layer in zip(places_X, decoding.exitable_layers, strict=False):
@@ -131,7 +133,7 @@ def _ready(decoder: Decoder, hidden_BW: Tensor, places_X: Sequence[Tensor], deco
 
 
 def _pick(logits_BV: Tensor, decoding: Decoding, u_B: Tensor) -> Picked:
-    """The same comparison as of layers, with the final one alone, gives what is noted."""
+    """Sample or pick a token per row. What is recorded comes from the comparison of layers, with one layer alone."""
     seen = _joined(_compare(logits_BV[:, None], decoding.record_top_k))
     token_B = seen.likeliest_BX[:, 0]
     if decoding.temperature:
@@ -141,9 +143,9 @@ def _pick(logits_BV: Tensor, decoding: Decoding, u_B: Tensor) -> Picked:
 
 
 def pick_tokens(logits_BV: Tensor, temperature: float, top_p: float, u_B: Tensor) -> Tensor:
-    """The likeliest token, or with a temperature the one at `u_B` of the cumulative distribution, likeliest first.
+    """The likeliest token; with a temperature, inverse-CDF sampling with the uniforms `u_B`, likeliest token first.
 
-    `top_p` keeps the fewest likeliest tokens that hold at least that much probability (nucleus sampling,
+    `top_p` keeps the smallest set of likeliest tokens with at least that much probability (nucleus sampling,
     Holtzman et al. 2020).
     """
     if temperature == 0:

@@ -1,7 +1,7 @@
-"""What the device is told in a step: of the rows before it, and of their exits in its midst; one copy each.
+"""The two copies from host to device in a step: the rows at its start, and their exits once those are decided.
 
-Shapes: B rows in flight, F of them with a student, U texts of theirs, P texts that part from another, E exitable
-layers, X = E + 1 with the final layer last.
+Shapes: B rows in flight, F of them with a student, U unique prefixes, P prefixes to be copied, E exitable layers,
+X = E + 1 with the final layer last.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from eexit.transfer import to_device
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows as a step finds them."""
+    """The rows at the start of a step."""
 
-    text_B: Tensor
-    token_U1: Tensor  # each text's last token, and its position
+    prefix_B: Tensor  # which of the U prefixes is a row's
+    token_U1: Tensor  # each prefix's last token, and its position
     position_U1: Tensor
-    source_P: Tensor  # slots of the teacher's cache: texts part there
+    source_P: Tensor  # slots of the teacher's cache to be copied to those of `target_P`
     target_P: Tensor
     rule_B: Tensor  # an index into the batch's rules; -1 for rows that draw no exit
     setting_BE: Tensor  # of the rule
@@ -31,12 +31,15 @@ class Rows:
 
 
 def send_rows(batch: Batch, device: torch.device) -> Rows:
-    """Rows of one text that took different tokens part in `batch`; on the device they have still to."""
+    """Copy the rows to the device, after splitting prefixes in `batch`.
+
+    The caller still has to copy slots of the teacher's cache, from `source_P` to `target_P`.
+    """
     slots = np.arange(batch.n_rows)
-    row_U, source_P, target_P = batch.part_texts()
+    row_U, source_P, target_P = batch.split_prefixes()
     n_generated = batch.n_generated[slots]
     arrays = (
-        batch.text[slots], batch.last_token()[row_U, None].astype(np.int64), batch.position()[row_U, None],
+        batch.prefix[slots], batch.last_token()[row_U, None].astype(np.int64), batch.position()[row_U, None],
         source_P, target_P, batch.rule[slots], batch.setting[slots],
         batch.u_exit[slots, n_generated], batch.u_token[slots, n_generated],
     )  # fmt: skip
@@ -44,8 +47,11 @@ def send_rows(batch: Batch, device: torch.device) -> Rows:
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Layers throughout which the same students go on: `going`; `out` are those of each state that exited before."""
+class Span:
+    """Successive layers between which no student exits.
+
+    `going` are the students that run them; `out` are, state by state, the students that have exited before them.
+    """
 
     start: int
     end: int
@@ -55,20 +61,21 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Routes:
-    """Where rows exit, as the rest of a step wants to know it; rows as indices."""
+    """Where rows exit, in the forms that the rest of a step uses; rows are given as indices."""
 
-    exits: np.ndarray  # (B,) indices into the exitable layers, E for the final one
+    exits: np.ndarray  # (B,): indices into the exitable layers; E is the final layer
     exit_B: Tensor  # the same on the device
     at_fork_F: Tensor  # whether the exit is no deeper than the fork
-    stretches: Sequence[Stretch]
-    unread: Tensor  # rows whose token was not seen when layers were read
-    places_X: Sequence[Tensor]  # in `unread`, of the rows that exit at each layer
+    spans: Sequence[Span]
+    unread: Tensor  # rows whose next token still has to be read from their residual stream
+    places_X: Sequence[Tensor]  # for each layer, which entries of `unread` exit there
 
 
 def send_routes(batch: Batch, exits: np.ndarray, n_students: int, reads_all: bool, device: torch.device) -> Routes:
-    """`exits` of rows, the first `n_students` with a student.
+    """Copy to the device where rows exit; the first `n_students` rows have a student.
 
-    Tokens of the others were seen when layers were read, unless `reads_all`: where they are sampled.
+    Without a student, a row's greedy token is known from the reading of all exitable layers, so that it need not be
+    read again. `reads_all` has every row read: where tokens are sampled.
     """
     layers, states = batch.layers, range(len(batch.states))
     exit_layer_F, state_F = layers.exits[exits[:n_students]], batch.state[:n_students]
@@ -84,8 +91,8 @@ def send_routes(batch: Batch, exits: np.ndarray, n_students: int, reads_all: boo
     exit_B, at_fork_F, sent_unread, *sent = to_device(arrays, device)
     places_X, groups = sent[: len(places)], sent[len(places) :]
     each = 1 + len(batch.states)
-    stretches = [
-        Stretch(start, end, groups[at], groups[at + 1 : at + each])
+    sent_spans = [
+        Span(start, end, groups[at], groups[at + 1 : at + each])
         for (start, end), at in zip(spans, range(0, len(groups), each), strict=True)
     ]
-    return Routes(exits, exit_B, at_fork_F, stretches, sent_unread, places_X)
+    return Routes(exits, exit_B, at_fork_F, sent_spans, sent_unread, places_X)

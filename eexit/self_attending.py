@@ -47,12 +47,12 @@ def _check_prompt(decoder: "Decoder", prompt: Forward, cache: KVCache, slot: int
     """A prompt with tokens behind it, which it must not see."""
     n_tokens = prompt.token_1T.shape[1]
     length = n_tokens + N_BEHIND
-    prefix, position_1T = KVCache(1, length), torch.arange(length, device=decoder.device)[None]
+    prompt_cache, position_1T = KVCache(1, length), torch.arange(length, device=decoder.device)[None]
     token_1T = torch.cat([prompt.token_1T, prompt.token_1T[:, :N_BEHIND]], 1)
-    embedded_BTW, layer_pass = decoder.begin(token_1T, decoder.view(prefix, position_1T, length))
+    embedded_BTW, layer_pass = decoder.begin(token_1T, decoder.view(prompt_cache, position_1T, length))
     require_same_embedding(decoder, "a prompt", embedded_BTW[:, :n_tokens], prompt.entering_1TW[0])
     _check_layers(decoder, layer_pass, [prompt], "a prompt", embedded_BTW[:, n_tokens:])
-    cache.load(slice(slot, slot + 1), prefix, range(decoder.n_layers), n_tokens)
+    cache.load(slice(slot, slot + 1), prompt_cache, range(decoder.n_layers), n_tokens)
 
 
 def _check_tokens_behind(decoder: "Decoder", steps: Sequence[Forward], cache: KVCache) -> None:

@@ -201,9 +201,9 @@ def _check_attention(decoder: "Decoder", layer: int, handed: Handed, dtype: torc
             require_same(f"our attention in layer {layer}", mine[None], its, ATTENTION_TOLERANCE[dtype])
 
     for slot, length in enumerate(PROMPT_LENGTHS):
-        prefix = KVCache(1, length)
-        attend(CacheView(prefix, torch.arange(length, device=decoder.device)[None], length), [slot], [0], length)
-        cache.load(slice(slot, slot + 1), prefix, [layer], length)
+        prompt_cache = KVCache(1, length)
+        attend(CacheView(prompt_cache, torch.arange(length, device=decoder.device)[None], length), [slot], [0], length)
+        cache.load(slice(slot, slot + 1), prompt_cache, [layer], length)
     position_B1 = torch.tensor(PROMPT_LENGTHS, device=decoder.device)[:, None]
     slots, reach = list(range(len(rows))), max(PROMPT_LENGTHS) + 1
     attend(CacheView(cache, position_B1, reach), slots, PROMPT_LENGTHS, 1)

@@ -1,11 +1,11 @@
-"""One step of all rows in flight, part by part: what the method is.
+"""One decoding step of all rows in flight: the method itself, part by part.
 
-Every row decides by its own rule, and what its exit leaves behind is its state's affair. The teacher is the full-depth
-pass; it sees nothing of a row but its text, the tokens so far: rows that have the same are one row to it and to the
-readout. The student is the pass whose cache exits alter. Up to and including the fork they are one pass and one cache;
-the student runs from there on.
+Each row exits by its own rule, and its state says what the exit leaves behind. The teacher is the full-depth pass. It
+depends on nothing of a row but its prefix, which is all of its tokens so far, so that teacher and readout run once for
+all rows with equal prefixes. The student is the pass whose cache exits alter. Up to and including the fork layer,
+teacher and student are the same pass with the same cache; the student runs the layers above it.
 
-Shapes: B rows in flight, F of them with a student, U texts of theirs, E exitable layers, X = E + 1 with the final layer
+Shapes: B rows in flight, F of them with a student, U unique prefixes, E exitable layers, X = E + 1 with the final layer
 last, T tokens, W width of the residual stream.
 """
 
@@ -28,12 +28,12 @@ from eexit.rules import RULES, Chances
 from eexit.states import STATES
 from eexit.transfer import to_device, to_host
 
-PROMPT_STEP = 32  # a prompt's tokens are processed in multiples: see batch.SIZES
+PROMPT_STEP_TOKENS = 32  # prompts are padded to multiples of it, for the reason given at `batch.MAX_BATCH_SIZES`
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """The full-depth pass at one token of each text: its residual streams after the layers that matter."""
+    """The full-depth pass at the last token of each prefix: the residual streams that the step goes on to use."""
 
     states_UXW: Tensor  # after the exitable layers and the final one
     fork_UW: Tensor
@@ -42,28 +42,28 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Decision:
-    """What each row's rule saw, the distribution over exits that came of it, and the exit that was drawn."""
+    """What each row's rule saw, the distribution over exits that follows, and the exit drawn from it."""
 
     evidence_BE: Tensor  # NaN where the rule looks at nothing
     prob_BX: Tensor
-    exit_B: Tensor  # an index into the exitable layers, E for the final one
+    exit_B: Tensor  # index into the exitable layers; E is the final layer
 
 
 @dataclass(frozen=True)
 class Step:
-    """What is known of the rows in `slots` when their next tokens are taken."""
+    """Everything a step has computed for the rows in `slots` before their next tokens are taken."""
 
     slots: np.ndarray
     u_token_B: Tensor
     reading: Reading
     decision: Decision
     routes: Routes
-    hidden_BW: Tensor  # the residual stream where each row exits
+    hidden_BW: Tensor  # each row's residual stream at its exit layer
 
 
 @dataclass(frozen=True)
-class Prefix:
-    """A prompt at full depth: its keys and values, and its last token's residual streams and reading."""
+class Prefilled:
+    """A prompt after its full-depth pass: its keys and values, and its last token's residual streams and reading."""
 
     token_ids: tuple[int, ...]
     cache: KVCache
@@ -74,38 +74,41 @@ class Prefix:
 @torch.inference_mode()
 def decode_step(decoder: Decoder, decoding: Decoding, batch: Batch) -> None:
     """Give every row in flight its next token."""
-    # 1. The device is told which rows there are. Those of one text that took different tokens get texts of their own.
+    # 1. The rows are copied to the device. Rows that generated different tokens no longer share a prefix.
     rows, reach = send_rows(batch, decoder.device), int(batch.position().max()) + 1
     if len(rows.source_P):
         batch.teacher.copy_slots(rows.source_P, rows.target_P)
     with decoder.attending():
-        # 2. The teacher: the last token of every text goes through all layers.
+        # 2. The teacher: the last token of every prefix goes through all layers.
         with record_function("teacher"):
             view = decoder.view(batch.teacher, rows.position_U1, reach)
             teacher = teacher_pass(decoder, batch.layers, rows.token_U1, view)
-        # 3. Every exitable layer is read, and compared with the final one; each row's rule decides where it exits.
+        # 3. Every exitable layer is read and compared with the final layer; each row's rule decides where it exits.
         with record_function("readout"):
-            reading = read_layers(decoder, teacher.states_UXW, decoding).of(rows.text_B)
+            reading = read_layers(decoder, teacher.states_UXW, decoding).of(rows.prefix_B)
             decision = decide(batch.rules, reading, rows)
-        # 4. The students go through their own caches as far as their exits, and leave there what their states say.
+        # 4. The students run up to their exits, with their own caches; their states say what deeper layers then hold.
         with record_function("student"):
-            exits, hidden_BW = decision.exit_B.cpu().numpy(), teacher.states_UXW[rows.text_B, decision.exit_B]
+            exits, hidden_BW = decision.exit_B.cpu().numpy(), teacher.states_UXW[rows.prefix_B, decision.exit_B]
             routes = send_routes(batch, exits, batch.n_students, decoding.temperature > 0, decoder.device)
             if batch.n_students:
-                text_F = rows.text_B[: batch.n_students]
-                view = decoder.view(batch.student, rows.position_U1[text_F], reach)
+                prefix_F = rows.prefix_B[: batch.n_students]
+                view = decoder.view(batch.student, rows.position_U1[prefix_F], reach)
                 student_pass(
-                    teacher, text_F, view, routes, batch.states, batch.layers.fork, hidden_BW[: batch.n_students]
+                    teacher, prefix_F, view, routes, batch.states, batch.layers.fork, hidden_BW[: batch.n_students]
                 )
     step = Step(np.arange(batch.n_rows), rows.u_token_B, reading, decision, routes, hidden_BW)
-    # 5. Tokens are taken from where the rows exit, 6. and all of it is noted.
+    # 5. The next tokens are read where the rows exit. 6. Everything is recorded.
     record(batch, step, take_tokens(decoder, decoding, step))
 
 
 @torch.inference_mode()
-def prefill(decoder: Decoder, decoding: Decoding, layers: Layers, prompt: tuple[int, ...]) -> Prefix:
-    """Process a prompt at full depth; its last token is repeated behind it, where no other token sees it."""
-    length = -(-len(prompt) // PROMPT_STEP) * PROMPT_STEP
+def prefill(decoder: Decoder, decoding: Decoding, layers: Layers, prompt: tuple[int, ...]) -> Prefilled:
+    """Run a prompt at full depth.
+
+    It is padded with its last token, to a multiple of PROMPT_STEP_TOKENS: causal attention hides the padding from it.
+    """
+    length = -(-len(prompt) // PROMPT_STEP_TOKENS) * PROMPT_STEP_TOKENS
     context = decoder.context_of(len(prompt))
     length = length if context is None else min(length, context)
     ids = np.array([[*prompt, *prompt[-1:] * (length - len(prompt))]])
@@ -114,23 +117,23 @@ def prefill(decoder: Decoder, decoding: Decoding, layers: Layers, prompt: tuple[
     view = decoder.view(cache, torch.arange(length, device=decoder.device)[None], length)
     with decoder.attending():
         states_1XW = teacher_pass(decoder, layers, token_BT, view, len(prompt) - 1).states_UXW
-        return Prefix(prompt, cache, states_1XW, read_layers(decoder, states_1XW, decoding))
+        return Prefilled(prompt, cache, states_1XW, read_layers(decoder, states_1XW, decoding))
 
 
 @torch.inference_mode()
-def first_tokens(decoder: Decoder, decoding: Decoding, batch: Batch, slots: np.ndarray, prefix: Prefix) -> None:
-    """The first token of each run comes from the final layer of its prompt's pass: no exit is drawn for it."""
+def first_tokens(decoder: Decoder, decoding: Decoding, batch: Batch, slots: np.ndarray, prefilled: Prefilled) -> None:
+    """Give new rows their first token, from the final layer of their prompt's pass: no exit is drawn for it."""
     exits = np.full(len(slots), len(decoding.exitable_layers))
     routes = send_routes(batch, exits, 0, decoding.temperature > 0, decoder.device)
     [u_token_B] = to_device([batch.u_token[slots, 0]], decoder.device)
-    text_B = torch.zeros_like(routes.exit_B)
-    reading = prefix.reading.of(text_B)
-    step = Step(slots, u_token_B, reading, undecided(reading), routes, prefix.states_1XW[text_B, -1])
+    prefix_B = torch.zeros_like(routes.exit_B)
+    reading = prefilled.reading.of(prefix_B)
+    step = Step(slots, u_token_B, reading, undecided(reading), routes, prefilled.states_1XW[prefix_B, -1])
     record(batch, step, take_tokens(decoder, decoding, step))
 
 
 def teacher_pass(decoder: Decoder, layers: Layers, token_UT: Tensor, view: CacheView, last: int = -1) -> Teacher:
-    """All layers for all texts; residual streams are those of each text's last token, or the one said to be."""
+    """Run all layers for all prefixes; keeps the residual streams of the token at index `last` of each."""
     hidden_UTW, layer_pass = decoder.begin(token_UT, view)
     kept, states = layers.kept, {}
     for layer in range(layers.n_layers):
@@ -141,14 +144,14 @@ def teacher_pass(decoder: Decoder, layers: Layers, token_UT: Tensor, view: Cache
 
 
 def undecided(reading: Reading) -> Decision:
-    """Of rows that draw no exit: all of the probability is on the final layer."""
+    """The decision of rows that draw no exit: the final layer has probability 1."""
     never_BE = torch.zeros_like(reading.kl_BE)
     chances = Chances(never_BE, never_BE + 1)
     return _drawn(torch.full_like(never_BE, torch.nan), chances, never_BE[:, 0])
 
 
 def decide(rules: Sequence[str], reading: Reading, rows: Rows) -> Decision:
-    """Each row's rule gives its chances to exit, and one draw picks the layer by stick-breaking."""
+    """Each row's rule gives a chance to exit per layer, and one uniform draw picks the layer by stick-breaking."""
     stop_BE = torch.zeros_like(reading.kl_BE)
     go_on_BE, evidence_BE = stop_BE + 1, torch.full_like(stop_BE, torch.nan)
     for index, name in enumerate(rules):
@@ -167,12 +170,12 @@ def _drawn(evidence_BE: Tensor, chances: Chances, u_B: Tensor) -> Decision:
 
 
 @dataclass(frozen=True)
-class Exited:
-    """Students of one state that have exited before the layers at hand (`states.Exited`)."""
+class ExitedStudents:
+    """Students of one state that exited before the layers being run: what `states.Exited` asks for."""
 
     layer_pass: LayerPass
     hidden_BTW: Tensor  # the residual stream they exited with
-    teacher: CacheView  # of their texts: what both hold up to the fork
+    teacher: CacheView  # of their prefixes: up to the fork, keys and values are in the teacher's cache alone
     fork: int
 
     def write_keys(self, layer: int) -> None:
@@ -187,36 +190,36 @@ class Exited:
 
 
 def student_pass(
-    teacher: Teacher, text_F: Tensor, view: CacheView, routes: Routes, states: Sequence[str], fork: int,
+    teacher: Teacher, prefix_F: Tensor, view: CacheView, routes: Routes, states: Sequence[str], fork: int,
     hidden_FW: Tensor,
 ) -> None:  # fmt: skip
-    """Have `hidden_FW` hold the residual stream of each row at its exit layer, as the student's own cache makes it.
+    """Run the students, and write each one's residual stream at its exit layer to `hidden_FW`, in place.
 
-    A layer is run for the rows that have not exited before it; what it holds of the others is their state's affair.
-    Rows that exit up to the fork have the teacher's stream, which is what `hidden_FW` brings.
+    A layer runs for the rows that have not exited before it; for the others, their state says what the layer holds.
+    Rows that exit no deeper than the fork keep the teacher's stream, which `hidden_FW` holds at the start.
     """
-    hidden_FW[:] = torch.where(routes.at_fork_F[:, None], hidden_FW, teacher.fork_UW[text_F])
-    for stretch in routes.stretches:
-        going_pass = teacher.layer_pass.among(text_F[stretch.going], view.among(stretch.going))
+    hidden_FW[:] = torch.where(routes.at_fork_F[:, None], hidden_FW, teacher.fork_UW[prefix_F])
+    for span in routes.spans:
+        going_pass = teacher.layer_pass.among(prefix_F[span.going], view.among(span.going))
         exited = []
-        for name, out in zip(states, stretch.out, strict=True):
+        for name, out in zip(states, span.out, strict=True):
             if len(out):
-                out_pass = teacher.layer_pass.among(text_F[out], view.among(out))
-                its_teacher = teacher.layer_pass.view.among(text_F[out])
-                exited.append((STATES[name], Exited(out_pass, hidden_FW[out, None], its_teacher, fork)))
-        going_BTW = hidden_FW[stretch.going, None]
-        for layer in range(stretch.start, stretch.end):
+                out_pass = teacher.layer_pass.among(prefix_F[out], view.among(out))
+                its_teacher = teacher.layer_pass.view.among(prefix_F[out])
+                exited.append((STATES[name], ExitedStudents(out_pass, hidden_FW[out, None], its_teacher, fork)))
+        going_BTW = hidden_FW[span.going, None]
+        for layer in range(span.start, span.end):
             for state, students in exited:
                 state.fill(layer, students)
-            if len(stretch.going):
+            if len(span.going):
                 going_BTW = going_pass.block(layer, going_BTW)
-        hidden_FW[stretch.going] = going_BTW[:, 0]
+        hidden_FW[span.going] = going_BTW[:, 0]
 
 
 def take_tokens(decoder: Decoder, decoding: Decoding, step: Step) -> Picked:
-    """The next tokens, from where the rows exit.
+    """The next tokens, from the layers that the rows exit at.
 
-    The likeliest token of a row without a student was seen when its layers were read.
+    For greedy rows without a student they are known already, from the reading of all exitable layers.
     """
     with record_function("sampling"):
         picked, unread, places_X = step.reading.picked(step.routes.exit_B), step.routes.unread, step.routes.places_X
@@ -228,7 +231,7 @@ def take_tokens(decoder: Decoder, decoding: Decoding, step: Step) -> Picked:
 
 @record_function("records")
 def record(batch: Batch, step: Step, picked: Picked) -> None:
-    """Note everything that `trace.Trace` declares."""
+    """Write every column that `trace.Trace` declares."""
     reading, decision = step.reading, step.decision
     columns = {
         "token_id_T": picked.token_B,

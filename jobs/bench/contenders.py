@@ -40,7 +40,7 @@ class Timed:
     rows: int
     what: str
     tokens: int
-    texts: int | None = None
+    prefixes: int | None = None  # unique ones halfway
     rounds: list[float] = field(default_factory=list)
     steps: list[float] = field(default_factory=list)
 
@@ -82,7 +82,7 @@ class Bench:
         timed.steps += steps
         runs = results.tokens.to_pandas().groupby(["run_id", "prompt_id"])["token_id"].agg(list)
         halfway = engine.decoding.max_new_tokens // 2
-        timed.texts = count_texts((prompt, tokens[:halfway]) for (_, prompt), tokens in runs.items())
+        timed.prefixes = count_prefixes((prompt, tokens[:halfway]) for (_, prompt), tokens in runs.items())
 
     def generate(self, n_rows: int, n_tokens: int, timed: Timed) -> None:
         prompts = [torch.tensor(request.prompt_token_ids) for request in self.requests(n_rows)]
@@ -141,9 +141,9 @@ class Bench:
         return time.perf_counter()
 
 
-def count_texts(texts: Iterable[tuple[Hashable, Sequence[int]]]) -> int:
-    """How many different ones of (prompt, tokens so far)."""
-    return len({(prompt, tuple(tokens)) for prompt, tokens in texts})
+def count_prefixes(prefixes: Iterable[tuple[Hashable, Sequence[int]]]) -> int:
+    """How many unique ones there are; a prefix is a prompt and the tokens generated so far."""
+    return len({(prompt, tuple(tokens)) for prompt, tokens in prefixes})
 
 
 class Products(TorchDispatchMode):

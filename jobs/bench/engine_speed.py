@@ -14,7 +14,7 @@ sweep       all of it: full-depth pass, student, every exit read with its KL and
             top tokens, to show what they cost
 floor       the products with weights of the sweep's step halfway, as the step made them, timed alone
 
-Rows that have the same tokens so far share their full-depth pass: `texts` says how many differ halfway.
+Rows with the same tokens so far share their full-depth pass: `prefixes` says how many unique ones there are halfway.
 """
 
 import json
@@ -27,7 +27,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from contenders import DEMO, PHASES, REFERENCE_TOKENS, Bench, Timed, count_texts, decode
+from contenders import DEMO, PHASES, REFERENCE_TOKENS, Bench, Timed, count_prefixes, decode
 from machine import machine, start
 from rich import box
 from rich.console import Console
@@ -70,21 +70,21 @@ def compare(bench: Bench, rows: Sequence[int], n_tokens: int, n_rounds: int) -> 
 def scale(
     bench: Bench, batches: Sequence[Sequence[Request]], n_tokens: int, n_rounds: int
 ) -> tuple[list[float], list[int]]:
-    """Milliseconds a step in the second half of so many, for each of these batches, taking turns; texts halfway."""
+    """Milliseconds per step in the second half of `n_tokens`, and unique prefixes halfway, for each batch in turn."""
     engine = bench.engine(n_tokens)
     steps: list[list[float]] = [[] for _ in batches]
-    texts: list[int] = [0 for _ in batches]
+    prefixes: list[int] = [0 for _ in batches]
     for _ in range(n_rounds):
         for index, batch in enumerate(batches):
             outcomes, spent = bench.steps(partial(decode, engine, batch))
             steps[index] += spent[len(spent) // 2 :]
             traces = ((batch[row].prompt_token_ids, outcome) for row, outcome in outcomes.items())
-            texts[index] = count_texts(
+            prefixes[index] = count_prefixes(
                 (prompt, trace.token_id_T[: n_tokens // 2].tolist())
                 for prompt, trace in traces
                 if isinstance(trace, Trace)
             )
-    return [1e3 * median(spent) for spent in steps], texts
+    return [1e3 * median(spent) for spent in steps], prefixes
 
 
 def lengthened(requests: Sequence[Request], length: int) -> list[Request]:
@@ -93,13 +93,13 @@ def lengthened(requests: Sequence[Request], length: int) -> list[Request]:
 
 
 def comparison_table(timings: Sequence[Timed]) -> Table:
-    table = _table("rows", "what", "texts", "tokens/s", "ms/step", "× reference", "× generate", "× floor")
+    table = _table("rows", "what", "prefixes", "tokens/s", "ms/step", "× reference", "× generate", "× floor")
     reference = timings[0].rate
     for timed in timings:
         others = {other.what: other for other in timings if other.rows == timed.rows}
         is_sweep = timed.what.startswith("sweep")
         table.add_row(
-            str(timed.rows), timed.what, str(timed.texts or ""), f"{timed.rate:.1f}", f"{timed.step:.1f}",
+            str(timed.rows), timed.what, str(timed.prefixes or ""), f"{timed.rate:.1f}", f"{timed.step:.1f}",
             f"{timed.rate / reference:.1f}" if timed.what != "floor" else "",
             f"{timed.rate / others['generate'].rate:.2f}" if is_sweep else "",
             f"{timed.step / others['floor'].step:.2f}" if is_sweep else "",
@@ -125,27 +125,27 @@ def show_phases(console: Console, bench: Bench, rows: Sequence[int], n_tokens: i
 
 
 def show_rows(console: Console, bench: Bench, rows: Sequence[int], n_rounds: int) -> dict[str, tuple[int, float]]:
-    steps, texts = scale(bench, [bench.requests(n) for n in rows], SCALING_TOKENS, n_rounds)
-    table = _table("rows", "texts", "ms/step", "ms/token")
-    for n, n_texts, step in zip(rows, texts, steps, strict=True):
-        table.add_row(str(n), str(n_texts), f"{step:.1f}", f"{step / n:.2f}")
+    steps, prefixes = scale(bench, [bench.requests(n) for n in rows], SCALING_TOKENS, n_rounds)
+    table = _table("rows", "prefixes", "ms/step", "ms/token")
+    for n, n_prefixes, step in zip(rows, prefixes, steps, strict=True):
+        table.add_row(str(n), str(n_prefixes), f"{step:.1f}", f"{step / n:.2f}")
     console.print(f"\nAs rows grow, within {SCALING_TOKENS} tokens", table)
-    return dict(zip(map(str, rows), zip(texts, steps, strict=True), strict=True))
+    return dict(zip(map(str, rows), zip(prefixes, steps, strict=True), strict=True))
 
 
 def show_lengths(
     console: Console, bench: Bench, lengths: Sequence[int], n_rows: int, n_rounds: int
 ) -> dict[str, tuple[int, float, float]]:
     batches = [lengthened(bench.requests(n_rows), length) for length in lengths]
-    steps, texts = scale(bench, batches, LENGTH_TOKENS, n_rounds)
+    steps, prefixes = scale(bench, batches, LENGTH_TOKENS, n_rounds)
     profiled = [bench.phases(batch, LENGTH_TOKENS, (4, LENGTH_TOKENS - 1)) for batch in batches]
     shares = [phases["attention"] / sum(phases[name] for name in PHASES) for phases in profiled]
     attention = [share * step for share, step in zip(shares, steps, strict=True)]
-    table = _table("tokens before", "texts", "ms/step", "attention", "the rest")
-    for length, n_texts, step, of_it in zip(lengths, texts, steps, attention, strict=True):
-        table.add_row(f"{length:,}", str(n_texts), f"{step:.1f}", f"{of_it:.1f}", f"{step - of_it:.1f}")
+    table = _table("tokens before", "prefixes", "ms/step", "attention", "the rest")
+    for length, n_prefixes, step, of_it in zip(lengths, prefixes, steps, attention, strict=True):
+        table.add_row(f"{length:,}", str(n_prefixes), f"{step:.1f}", f"{of_it:.1f}", f"{step - of_it:.1f}")
     console.print(f"\nAs texts grow, {n_rows} rows", table)
-    return dict(zip(map(str, lengths), zip(texts, steps, attention, strict=True), strict=True))
+    return dict(zip(map(str, lengths), zip(prefixes, steps, attention, strict=True), strict=True))
 
 
 def positive(text: str) -> int:

@@ -21,7 +21,7 @@ from eexit.configuration import MODES
 from eexit.engine import Engine
 from eexit.reading import pick_tokens
 from eexit.rows import Decoding, Failure, Request
-from eexit.step import PROMPT_STEP
+from eexit.step import PROMPT_STEP_TOKENS
 from eexit.trace import Trace
 
 DECODING = Decoding(exitable_layers=(1, 3, 4), max_new_tokens=12, eos_token_ids=frozenset())
@@ -57,15 +57,15 @@ def test_the_student_runs_no_block_beyond_an_exit(llama: PreTrainedModel, rows_r
     exits = np.concatenate([outcomes[index].exit_layer_T[1:] for index in outcomes])
     assert len(set(exits)) == 4
     for layer in range(7):
-        teacher = PROMPT_STEP + n_seen(outcomes.values(), n_slots=4)
+        teacher = PROMPT_STEP_TOKENS + n_seen(outcomes.values(), n_slots=4)
         student = (exits >= layer).sum() if layer > 2 else 0  # up to the fork, layer 2, they are one pass
         assert rows_run[layer] == teacher + student
 
 
 def n_seen(traces: Iterable[Trace], n_slots: int) -> int:
-    """How many rows the teacher has to see: each step's different texts, padded."""
-    texts = {tuple(trace.token_id_T[:n]) for trace in traces for n in range(1, len(trace.token_id_T))}
-    in_step = Counter(len(text) for text in texts).values()
+    """How many rows the teacher runs for: each step's unique prefixes, padded."""
+    prefixes = {tuple(trace.token_id_T[:n]) for trace in traces for n in range(1, len(trace.token_id_T))}
+    in_step = Counter(map(len, prefixes)).values()
     return sum(len(padded(np.arange(n), n_slots)) for n in in_step)
 
 
@@ -80,7 +80,7 @@ def n_seen(traces: Iterable[Trace], n_slots: int) -> int:
     ids=["normal", "unfrozen", "alike", "apart"],
 )
 @pytest.mark.parametrize("rows", [64, 3])
-def test_modes_that_leave_the_state_alone_take_one_pass_over_each_text(
+def test_modes_that_leave_the_state_alone_take_one_pass_over_each_prefix(
     llama: PreTrainedModel, rows_run: Counter, requests: list[Request], rows: int
 ):
     engine = Engine(Decoder(llama), replace(DECODING, rows=rows))
@@ -88,14 +88,14 @@ def test_modes_that_leave_the_state_alone_take_one_pass_over_each_text(
     outcomes = dict(engine.generate(requests))
     at_once = [range(start, min(start + rows, len(requests))) for start in range(0, len(requests), rows)]
     seen = sum(n_seen((outcomes[index] for index in indices), min(rows, len(requests))) for indices in at_once)
-    assert set(rows_run.values()) == {PROMPT_STEP + seen}
-    assert rows == 3 or len(requests) == 1 or seen < 11 * len(requests), "rows of one text are one"
+    assert set(rows_run.values()) == {PROMPT_STEP_TOKENS + seen}
+    assert rows == 3 or len(requests) == 1 or seen < 11 * len(requests), "rows with equal prefixes run once"
 
 
 def test_passes_take_few_numbers_of_rows():
     for most in (1, 5, 16, 17, 108, 432):
         sizes = {len(padded(np.arange(n), most)) for n in range(most + 1)}
-        assert len(sizes - {0}) <= batch.SIZES
+        assert len(sizes - {0}) <= batch.MAX_BATCH_SIZES
         assert max(sizes) == most
     assert padded(np.array([4, 9]), 48).tolist() == [4, 9, 9]
 
@@ -105,7 +105,7 @@ def test_rows_given_twice_to_a_pass_change_nothing(llama: PreTrainedModel, monke
     modes = ("unfrozen", "frozen_residual")
     requests = [kl_request(PROMPT, mode, k, seed) for mode in modes for seed in range(4) for k in (0.0, 0.3, 1.0, 3.0)]
     once = dict(engine.generate(requests))
-    monkeypatch.setattr(batch, "SIZES", 2)
+    monkeypatch.setattr(batch, "MAX_BATCH_SIZES", 2)
     twice = dict(engine.generate(requests))
     for index, trace in once.items():
         assert_same(twice[index], trace)
@@ -214,7 +214,7 @@ def test_a_row_ends_where_the_context_does(llama: PreTrainedModel):
 
 @contextmanager
 def broken_token(model: PreTrainedModel, token_id: int) -> Iterator[None]:
-    """Within it a text with this token has no numbers."""
+    """Within it, whatever follows this token is NaN."""
     weight = model.get_input_embeddings().weight
     original = weight[token_id].detach().clone()
     with torch.no_grad():
@@ -274,7 +274,7 @@ def test_a_limit_that_no_row_comes_near_costs_nothing(
 ):
     decoder = Decoder(llama)
     requests = [kl_request(PROMPT, mode, 1.0, seed) for mode in MODES for seed in (0, 1)]
-    monkeypatch.setattr(batch, "ROOM", 4)
+    monkeypatch.setattr(batch, "FIRST_ROOM_TOKENS", 4)
     for n_tokens in (12, 10**9):
         decoding = replace(DECODING, max_new_tokens=n_tokens, temperature=temperature)
         outcomes = dict(Engine(decoder, decoding).generate(requests))

@@ -31,12 +31,12 @@ def test_the_engine_beside_its_contenders(tmp_path: Path):
     assert list(compared) == [*first, *((12, what) for what in contenders)]
     assert all(len(row["rounds"]) == 2 and row["rate"] > 0 and row["step"] > 0 for row in compared.values())
     assert compared[9, "sweep"]["tokens"] == compared[9, "generate"]["tokens"] == 90
-    assert 1 <= compared[9, "sweep"]["texts"] <= 9
+    assert 1 <= compared[9, "sweep"]["prefixes"] <= 9
     assert len(compared[9, "sweep"]["steps"]) == 2 * 8, "a prompt gives the first of ten tokens"
     for phases in figures["phases"].values():
         assert min(phases.values()) > 0
         assert phases["attention"] < phases["teacher"] + phases["student"]
-    assert [1 <= n_texts <= int(rows) for rows, (n_texts, _) in figures["rows"].items()] == [True, True]
+    assert [1 <= n_prefixes <= int(rows) for rows, (n_prefixes, _) in figures["rows"].items()] == [True, True]
     assert list(figures["length"]) == ["100"], "longer ones have no room in the model's 256 positions"
     assert (
         figures["start"]["seconds to imported"] < figures["start"]["to loaded"] < figures["start"]["to a first token"]
