@@ -37,6 +37,6 @@ class Configuration:
             "mode": self.mode,
             "rule": self.rule,
             "parameter": number,
-            "kl_factor": number if self.rule and RULES[self.rule].parameter == KL_FACTOR else None,
+            "kl_factor": number if self.rule in RULES and RULES[self.rule].parameter == KL_FACTOR else None,
             "control_of": self.parameter.of if isinstance(self.parameter, Control) else None,
         }

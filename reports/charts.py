@@ -24,7 +24,7 @@ LIGHT = {
     "range": {
         "category": [
             *("#6b7280", "#0072b2", "#c2500a", "#00795a", "#a8457f", "#7a6a00"),
-            *("#5b4bc4", "#8a4b2f", "#007c8a"),
+            *("#5b4bc4", "#8a4b2f", "#007c8a", "#4d7c0f", "#c026d3"),
         ],
         "symbol": ["square", "circle", "triangle-up", "diamond", "cross", "triangle-down"],
     },
@@ -78,7 +78,9 @@ def trade_off_chart(
         alt.Tooltip(f"{y}_n:Q", title="n prompts"),
     ]
     return _finish(
-        base.mark_line(aria=False, opacity=0.7).encode(order="parameter:Q", detail="series:N", strokeDash=looks.dash()),
+        base.mark_line(aria=False, opacity=0.7).encode(
+            order="parameter:Q", detail="series:N", strokeDash=looks.dash(points)
+        ),
         *_where_known(controls, *_controls(base, y, y_title, tooltip)),
         *_where_known(
             frame[f"{y}_low"],
@@ -177,7 +179,7 @@ def strip_chart(labels: list[str], description: str) -> alt.Chart:
 
 def heat_chart(description: str) -> alt.LayerChart:
     """Prompt × configuration: rows with `value` and its words, `failed` and the prompt's place in `order`."""
-    x = alt.X("configuration:N", title=None, sort=None).axis(orient="top", labelAngle=-40, labelLimit=160)
+    x = alt.X("configuration:N", title=None, sort=None).axis(orient="top", labelAngle=-40, labelLimit=200)
     y = alt.Y("name:N", title=None, sort=alt.SortField("order")).axis(labelLimit=260)
     base = alt.Chart(ROWS).encode(x=x, y=y)
     tooltip = [
@@ -241,7 +243,7 @@ def dose_chart(frame: pd.DataFrame, rule: str, y: str, y_title: str, description
     axis = alt.Axis(values=values, format="~g")
     x = alt.X("parameter:Q", title=parameter_title(rule), scale=scale_x, axis=axis)
     dosed = alt.Chart(ROWS).transform_filter(f"datum.rule === {json.dumps(rule)}")
-    dosed = dosed.encode(x=x, color=looks.colour(frame))
+    dosed = dosed.encode(x=x, color=looks.colour(frame, one_rule=True))
     reference = alt.Chart(ROWS).transform_filter("!isValid(datum.rule)")
     tooltip = [
         alt.Tooltip("configuration:N", title="Configuration"),
@@ -252,9 +254,11 @@ def dose_chart(frame: pd.DataFrame, rule: str, y: str, y_title: str, description
     return _finish(
         *_where_known(
             frame.loc[frame["rule"].isna(), y],
-            reference.mark_rule(aria=False, strokeDash=[5, 4]).encode(y=y_channel, color=looks.colour(frame)),
+            reference.mark_rule(aria=False, strokeDash=[5, 4]).encode(
+                y=y_channel, color=looks.colour(frame, one_rule=True)
+            ),
         ),
-        dosed.mark_line(aria=False, opacity=0.7).encode(y=y_channel, detail="series:N", strokeDash=looks.dash()),
+        dosed.mark_line(aria=False, opacity=0.7).encode(y=y_channel),
         *_where_known(
             frame[f"{y}_low"],
             dosed.mark_rule(aria=False).encode(y=alt.Y(f"{y}_low:Q", title=y_title), y2=f"{y}_high:Q", opacity=OPACITY),
@@ -273,7 +277,7 @@ def depth_chart(frame: pd.DataFrame, description: str, looks: Looks) -> alt.Laye
     x = x.scale(zero=False, nice=False, padding=ROOM).axis(tickMinStep=1)
     y_title = "Mean depth (fraction of layers)"
     y = alt.Y("depth:Q", title=y_title, axis=_PERCENT, scale=alt.Scale(zero=False, domainMax=1))
-    base = alt.Chart(ROWS).encode(x=x, color=looks.colour(frame), detail="configuration:N")
+    base = alt.Chart(ROWS).encode(x=x, color=looks.colour(frame, one_rule=True))
     tooltip = [
         alt.Tooltip("configuration:N", title="Configuration"),
         alt.Tooltip("position:Q", title="Position", format=".0f"),
@@ -285,7 +289,7 @@ def depth_chart(frame: pd.DataFrame, description: str, looks: Looks) -> alt.Laye
             frame["depth_low"],
             base.mark_area(aria=False, opacity=0.2).encode(y=alt.Y("depth_low:Q", title=y_title), y2="depth_high:Q"),
         ),
-        base.mark_line(aria=False).encode(y=y, strokeDash=looks.dash()),
+        base.mark_line(aria=False).encode(y=y),
         base.mark_point(filled=True, size=25, cursor="pointer").encode(
             y=y, shape=looks.shape(frame), opacity=OPACITY, tooltip=tooltip
         ),

@@ -12,15 +12,19 @@ from reports.sweep import Sweep
 SAMPLED: Final = (
     "Tokens are sampled in this sweep and full depth's token is its likeliest one, so that normal disagrees too."
 )
+FEW: Final = 3  # modes and rules, of which all can be said
 
 
 def findings(trade: pd.DataFrame, paired: pd.DataFrame, sampled: bool = False) -> list[str]:
     """How often an exit says something else than full depth would have, then one sentence per mode and rule.
 
     Each is at the parameter that stands for its rule, and each number has its interval and n. `paired` is against
-    `normal`; `sampled` says that tokens were drawn rather than the likeliest ones taken.
+    `normal`; `sampled` says that tokens were drawn rather than the likeliest ones taken. Of more than `FEW` modes and
+    rules, each sentence says less.
     """
     rows = representatives(trade[trade["exit_rate"].notna()]) if len(trade) else []
+    if len(rows) > FEW:
+        return [_in_short(row) for row in rows] + ([SAMPLED] if sampled else [])
     return [*_how_often(rows, sampled), *(_what_it_does(row, paired) for row in rows)]
 
 
@@ -31,13 +35,29 @@ def _how_often(rows: list[dict[Any, Any]], sampled: bool) -> Iterator[str]:
     n = max(row["disagreement_n"] for row in known)
     shares = [
         f"on {_said(row | {'n': n}, 'disagreement', '{:.1%}')} of {'those' if place else 'the decided tokens'} of "
-        f"{row['configuration']}"
+        f"{row['configuration']}{_beside_control(row)}"
         for place, row in enumerate(known)
     ]
     said = (
         f"Full depth, given the same text, would have said something else {_listed(shares)} (n = {many(n, 'prompt')})."
     )
     yield f"{said} {SAMPLED}" if sampled else said
+
+
+def _beside_control(row: Mapping[Any, Any]) -> str:
+    control = row.get("disagreement_control")
+    return f" ({control:.1%} with exits as deep but random)" if _known(control) else ""
+
+
+def _in_short(row: Mapping[Any, Any]) -> str:
+    parts = []
+    if _known(row["layers_skipped"]):
+        parts.append(f"would skip {_said(row, 'layers_skipped', '{:.1%}')} of the layers (theoretical)")
+    if _known(row["disagreement"]):
+        share = _said(row, "disagreement", "{:.1%}")
+        parts.append(f"says something else than full depth on {share} of decided tokens{_beside_control(row)}")
+    parts = parts or [f"exits early on {_said(row, 'exit_rate', '{:.0%}')} of tokens"]
+    return f"{row['configuration']} {_listed(parts)} (n = {many(row['n'], 'prompt')})."
 
 
 def _what_it_does(row: dict[Any, Any], paired: pd.DataFrame) -> str:

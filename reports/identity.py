@@ -14,6 +14,7 @@ from eexit.configuration import NORMAL, Configuration
 from eexit.rules import Control
 
 OLDER_RULE: Final = "kl"  # the only one there was
+NUMBERS: Final = ("parameter", "kl_factor")
 COLUMNS: Final = tuple(Configuration(NORMAL).columns)
 
 
@@ -24,7 +25,8 @@ def with_identity(generations: pd.DataFrame) -> pd.DataFrame:
     factors = generations["kl_factor"].astype(object).where(generations["kl_factor"].notna(), None)
     named = [_older(*pair).columns for pair in zip(generations["mode"], factors, strict=True)]
     columns = pd.DataFrame(named, columns=list(COLUMNS), index=generations.index)
-    return generations.assign(**{name: columns[name] for name in COLUMNS}).astype({"parameter": float})
+    kinds = {name: float if name in NUMBERS else "str" for name in COLUMNS}
+    return generations.assign(**{name: columns[name] for name in COLUMNS}).astype(kinds)
 
 
 def configurations(about: Mapping[str, Any], generations: pd.DataFrame) -> tuple[Configuration, ...]:

@@ -12,6 +12,7 @@ LETTER_WIDTH: Final = 6.5
 LINE_HEIGHT: Final = 12.0
 POINT: Final = 10.0
 Align = Literal["left", "center", "right"]
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 _AWAY: Final[
     dict[str, tuple[int, int, Align]]
 ] = {  # from the point: pixels right and down, and how the text is aligned there
@@ -51,11 +52,22 @@ def label_places(frame: pd.DataFrame, y: str, shown: list[str], axes: tuple["Axi
     series = list(dict.fromkeys(known.loc[known["configuration"].isin(shown), "series"]))
     ahead = series[::2]
     prefer = [ABOVE_FIRST if name in ahead else BELOW_FIRST for name in known["series"]]
+    lines = _control_lines(known["configuration"], known["control_of"], right, -up)
     found: dict[Place, list[str]] = {}
-    for configuration, at in zip(known["configuration"], place(right, -up, labels, prefer), strict=True):
+    for configuration, at in zip(known["configuration"], place(right, -up, labels, prefer, lines), strict=True):
         if at:
             found.setdefault(at, []).append(configuration)
     return found
+
+
+def _control_lines(keys: pd.Series, followed: pd.Series, x: np.ndarray, y: np.ndarray) -> list[Box]:
+    """What the line from each configuration to its control's tick covers."""
+    place_of = {key: place for place, key in enumerate(keys)}
+    ends = [(place_of[of], control) for control, of in enumerate(followed) if of in place_of]
+    return [
+        (x[at] - POINT / 2, min(y[at], y[to]) - POINT / 4, x[at] + POINT / 2, max(y[at], y[to]) + POINT / 4)
+        for at, to in ends
+    ]
 
 
 @dataclass(frozen=True)
@@ -76,12 +88,15 @@ class Axis:
         return self.room + share * (self.size - 2 * self.room)
 
 
-def place(x: np.ndarray, y: np.ndarray, labels: list[str], prefer: list[tuple[str, ...]]) -> list[Place | None]:
+def place(
+    x: np.ndarray, y: np.ndarray, labels: list[str], prefer: list[tuple[str, ...]], covered: list[Box]
+) -> list[Place | None]:
     """A place for each label that isn't empty, in turn, at the first of its preferences that is free; None if none is.
 
-    `x` and `y` are pixels to the right and down.
+    `x` and `y` are pixels to the right and down, where the points are; `covered` is what else is not free.
     """
     taken = [(px - POINT / 2, py - POINT / 2, px + POINT / 2, py + POINT / 2) for px, py in zip(x, y, strict=True)]
+    taken += covered
     found: list[Place | None] = []
     for px, py, label, names in zip(x, y, labels, prefer, strict=True):
         chosen = None
@@ -95,10 +110,10 @@ def place(x: np.ndarray, y: np.ndarray, labels: list[str], prefer: list[tuple[st
     return found
 
 
-def _box(x: float, y: float, width: float, align: Align) -> tuple[float, float, float, float]:
+def _box(x: float, y: float, width: float, align: Align) -> Box:
     left = x - {"left": 0, "center": width / 2, "right": width}[align]
     return left, y - LINE_HEIGHT / 2, left + width, y + LINE_HEIGHT / 2
 
 
-def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+def _overlap(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

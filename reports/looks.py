@@ -1,10 +1,11 @@
 """How configurations are told apart, the same way in every chart of a report.
 
-Rules differ in colour and modes in shape and dashes. Where all configurations have one rule, their colour says the mode
-too. Colours and shapes are those of the theme's category and symbol ranges, in the order of these lists.
+Modes differ in shape. Rules differ in colour where several are in one picture, and lines' dashes then follow the mode;
+in a picture of one rule the colour is the mode's. No rule has the colour of a mode. Colours and shapes are those of the
+theme's category and symbol ranges, in order.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -18,11 +19,11 @@ DASHES: Final = ([1, 0], [1, 0], [6, 3], [2, 2], [9, 3, 2, 3], [12, 4])  # of mo
 
 @dataclass(frozen=True)
 class Looks:
-    """`modes` and `families` begin with `normal`, whether or not it is there; rules of controls come last."""
+    """What a sweep has: `modes`, `normal` first whether or not it is there, and `rules`, those of controls last."""
 
     modes: tuple[str, ...]
-    families: tuple[str, ...]  # rules, and normal, which has none
-    by_rule: bool
+    rules: tuple[str, ...]
+    has_several_rules: bool  # that are no control's
 
     @classmethod
     def of(cls, configurations: Iterable[Configuration]) -> Self:
@@ -30,23 +31,31 @@ class Looks:
         rules = dict.fromkeys(c.rule for c in found if c.rule and not c.columns["control_of"])
         controls = dict.fromkeys(c.rule for c in found if c.rule and c.columns["control_of"])
         modes = dict.fromkeys([NORMAL, *(c.mode for c in found)])
-        return cls(tuple(modes), tuple(dict.fromkeys([NORMAL, *rules, *controls])), len(rules) > 1)
+        return cls(tuple(modes), tuple(dict.fromkeys([*rules, *controls])), len(rules) > 1)
 
-    def colour(self, frame: pd.DataFrame) -> alt.Color:
-        if not self.by_rule:
-            return alt.Color("mode:N", title=None).scale(domain=list(self.modes)).legend(values=self._modes(frame))
-        rules = [family for family in self.families if family != NORMAL and family in set(frame["family"])]
-        return alt.Color("family:N", title="Rule").scale(domain=list(self.families)).legend(values=rules)
+    def colour(self, frame: pd.DataFrame, one_rule: bool = False) -> alt.Color:
+        """Of a picture of all of the sweep's rules, or of one."""
+        if one_rule or not self.has_several_rules:
+            # With the very domain of shapes, or else there are two legends.
+            modes = alt.Color("mode:N", title=self._mode_title).scale(domain=list(self.modes))
+            return modes.legend(values=self._modes(frame))
+        rules = [rule for rule in self.rules if rule in set(frame["rule"])]
+        return alt.Color("family:N", title="Rule").scale(domain=[*self.modes, *self.rules]).legend(values=rules)
 
     def shape(self, frame: pd.DataFrame) -> alt.Shape:
-        title = "Mode" if self.by_rule else None
-        return alt.Shape("mode:N", title=title).scale(domain=list(self.modes)).legend(values=self._modes(frame))
+        values = self._modes(frame)
+        return alt.Shape("mode:N", title=self._mode_title).scale(domain=list(self.modes)).legend(values=values)
 
-    def dash(self) -> alt.StrokeDash:
-        """Of lines: only where their colour does not say the mode."""
-        dashes: Sequence[Sequence[int]] = DASHES if self.by_rule else DASHES[:1]
-        ranges = [dashes[place % len(dashes)] for place in range(len(self.modes))]
-        return alt.StrokeDash("mode:N", legend=None).scale(domain=list(self.modes), range=ranges)
+    def dash(self, frame: pd.DataFrame) -> alt.StrokeDash:
+        """Of lines in a picture of all rules."""
+        values = self._modes(frame)
+        dashes = [DASHES[place % len(DASHES)] if self.has_several_rules else [1, 0] for place in range(len(self.modes))]
+        channel = alt.StrokeDash("mode:N", title=self._mode_title)
+        return channel.scale(domain=list(self.modes), range=dashes).legend(values=values)
+
+    @property
+    def _mode_title(self) -> str | None:
+        return "Mode" if self.has_several_rules else None
 
     def _modes(self, frame: pd.DataFrame) -> list[str]:
         return [mode for mode in self.modes if mode in set(frame["mode"])]

@@ -264,8 +264,8 @@ _MEASURES: Final = (
 _SCORES: Final = "Scores as the file gives them."
 _READING: Final = "Means over prompts; a click opens the configuration. "
 _CONTROLS: Final = (
-    "Dotted line to a tick: its control, which exits at the same layers as often but at random. A rule that knows "
-    "something is better than its control. "
+    "Dotted line to a tick: the configuration's control, which exits as often at each layer but at random. The further "
+    "away, the more the rule's knowledge is worth. "
 )
 _MIX: Final = "Share of tokens read at each layer, mean over prompts; a click opens the configuration."
 

@@ -21,7 +21,7 @@ def parameter_title(rule: str) -> str:
     """Its name and unit, for an axis."""
     name, unit = parameter_name(rule), RULES[rule].unit if rule in RULES else ""
     if is_doubling(rule):
-        return f"{name}, {unit} (log2; higher: more conservative)"
+        return f"{name}, {unit} (log2; higher: exits later)"
     return f"{name}, {unit}" if unit and unit != name else name
 
 

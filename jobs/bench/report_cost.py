@@ -21,7 +21,7 @@ from pathlib import Path
 from browser import chromium
 from rich.console import Console
 from rich.table import Table
-from synthetic import write_synthetic_sweep
+from synthetic import kl_grid, write_synthetic_sweep
 
 from cluster.flags import Parser
 from reports.page import build_report, side_folder
@@ -42,7 +42,7 @@ def report_table(n_prompts: int = 100, scale: bool = False) -> list[Row]:
         rows += build(top, folder / "top.html", "file, with top tokens", 25)
         rows += waits(folder / "bare.html", "") + waits(folder / "top.html", ", with side files")
         if scale:
-            large = write_synthetic_sweep(folder / "large", 10_000, n_top=0, n_factors=2, n_tokens=40)
+            large = write_synthetic_sweep(folder / "large", 10_000, n_top=0, grid=kl_grid(2), n_tokens=40)
             rows += build(large, folder / "large.html", "file of 10,000 prompts, 100 held", 25)
     return rows
 

@@ -1,19 +1,26 @@
 """A sweep that no model made, as large as wanted: what the bench measures a report on.
 
 Texts have Zipf's frequencies; a run follows its prompt's normal run for a while and comes back to stretches of it, as
-greedy texts do. KLs fall with depth, and exits follow the rule.
+greedy texts do. KLs fall with depth; the smaller the KL at a token's exit, the more often full depth says the same.
+Exits follow the rules themselves.
 """
 
 import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from types import SimpleNamespace
+from typing import Any, Final, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
-from eexit.configuration import Configuration
+from eexit.configuration import NORMAL, Configuration
+from eexit.divergence import Divergence
 from eexit.results import FOLDERS, MANIFEST, Manifest, encode, generations_name, tokens_name
+from eexit.rules import CONTROL, RULES, Control
 from eexit.schema import GENERATIONS, LENGTH, OK, TOKENS
 
 LAYERS: Final = (5, 10, 15, 20, 25)
@@ -30,12 +37,30 @@ WORDS: Final = np.array(
 )
 
 
-def write_synthetic_sweep(
-    folder: Path, n_prompts: int, n_top: int = 3, n_factors: int = len(FACTORS), n_tokens: int = 400
-) -> Path:
-    """`n_prompts` × (normal and two modes × `n_factors`) runs of `n_tokens`, with the `n_top` likeliest tokens."""
+def kl_grid(n_factors: int = len(FACTORS)) -> list[Configuration]:
+    """Normal, and two modes × `n_factors` KL factors."""
     factors = FACTORS[3 - n_factors // 2 :][:n_factors] if n_factors < len(FACTORS) else FACTORS
-    runs = [("normal", None), *((mode, k) for mode in ("unfrozen", "frozen_residual") for k in factors)]
+    modes = ("unfrozen", "frozen_residual")
+    return [Configuration(NORMAL), *(Configuration(mode, "kl", k) for mode in modes for k in factors)]
+
+
+def rules_grid() -> list[Configuration]:
+    """Normal, and two modes × three rules; those of the first have a control each."""
+    found = [Configuration(NORMAL)]
+    for mode in ("unfrozen", "frozen_residual"):
+        for k in (0.25, 1.0, 4.0):
+            followed = Configuration(mode, "kl", k)
+            found += [followed, Configuration(mode, CONTROL, Control(followed.key, ()))]
+        found += [Configuration(mode, "fixed", float(layer)) for layer in LAYERS[1:]]
+        found.append(Configuration(mode, "agree"))
+    return found
+
+
+def write_synthetic_sweep(
+    folder: Path, n_prompts: int, n_top: int = 3, grid: Sequence[Configuration] = (), n_tokens: int = 400
+) -> Path:
+    """`n_prompts` × `grid` (by default `kl_grid()`) runs of `n_tokens`, with the `n_top` likeliest tokens of layers."""
+    grid = grid or kl_grid()
     for name in FOLDERS:
         (folder / name).mkdir(parents=True)
     draw = np.random.default_rng(0)
@@ -46,25 +71,74 @@ def write_synthetic_sweep(
         tokens: list[pa.Table] = []
         for prompt in range(first, min(first + 20, n_prompts)):
             normal = draw.choice(N_WORDS, n_tokens, p=weights)
-            for mode, k in runs:
-                ids, start = _text(draw, weights, normal, k)
-                generation, table = _run(draw, str(prompt), mode, k, ids, start, n_top)
+            counts: dict[str, list[tuple[int, int]]] = {}  # of each configuration: its decided tokens by exit layer
+            for configuration in grid:
+                exits = _exits(draw, configuration, counts, n_tokens)
+                ids, start = _text(draw, weights, normal, exits.harm)
+                generation, table = _run(draw, str(prompt), configuration, exits, ids, start, n_top)
+                counts[configuration.key] = generation["exit_layer_counts"]
                 generations.append(generation)
                 tokens.append(table)
         stem = f"{first:032x}"
         pq.write_table(pa.Table.from_pylist(generations, schema=GENERATIONS), folder / generations_name(stem))
         pq.write_table(pa.concat_tables(tokens), folder / tokens_name(stem), compression="zstd")
-    (folder / MANIFEST).write_bytes(encode(_manifest(n_prompts, factors, n_tokens, len(runs))))
+    (folder / MANIFEST).write_bytes(encode(_manifest(n_prompts, grid, n_tokens)))
     return folder
 
 
-def _text(
-    draw: np.random.Generator, weights: np.ndarray, normal: np.ndarray, k: float | None
-) -> tuple[np.ndarray, int]:
+@dataclass(frozen=True)
+class Exits:
+    """Where the n tokens of a run exit, and why; E exitable layers, X = E + 1 exit ranks."""
+
+    hard_n: np.ndarray  # how surprising each token is
+    kl_nE: np.ndarray
+    agrees_nX: np.ndarray  # whether the layer would say what the final one says
+    prob_nX: np.ndarray
+    rank_n: np.ndarray
+    harm: float  # what they do to the text: 0 to 1
+
+    @property
+    def same_n(self) -> np.ndarray:
+        """Whether the token is what full depth would say."""
+        return self.agrees_nX[np.arange(len(self.rank_n)), self.rank_n]
+
+
+def _exits(
+    draw: np.random.Generator, configuration: Configuration, counts: dict[str, list[tuple[int, int]]], n: int
+) -> Exits:
+    E = len(LAYERS)
+    hard = draw.normal(size=(n, 1))
+    kl = np.exp(np.array([1.8, 1.4, 1.0, 0.3, -0.8]) + 1.3 * hard + 0.6 * draw.normal(size=(n, E))).astype(np.float32)
+    agrees = np.concatenate([draw.random((n, E)) < np.exp(-kl / 2), np.ones((n, 1), dtype=bool)], axis=1)
+    stop = _chances(configuration, kl, agrees, counts)
+    left = np.cumprod(1 - stop, axis=1)
+    prob = np.concatenate([stop * np.concatenate([np.ones((n, 1)), left[:, :-1]], axis=1), left[:, -1:]], axis=1)
+    rank = (1 - left <= draw.random((n, 1))).sum(axis=1)
+    harm = float((~agrees[np.arange(n), rank]).mean()) * (1.0 if configuration.mode == "unfrozen" else 1.5)
+    return Exits(hard[:, 0], kl, agrees, prob, rank, harm)
+
+
+def _chances(
+    configuration: Configuration, kl: np.ndarray, agrees: np.ndarray, counts: dict[str, list[tuple[int, int]]]
+) -> np.ndarray:
+    """The chance to exit at each exitable layer that is reached; the first token is not decided."""
+    rule, parameter = configuration.rule, configuration.parameter
+    if rule is None:
+        return np.zeros_like(kl)
+    if isinstance(parameter, Control):
+        parameter = Control(parameter.of, tuple(counts[parameter.of]))
+    seen = SimpleNamespace(kl_BE=torch.from_numpy(kl), likeliest_BX=torch.from_numpy(agrees.astype(int)))
+    setting = torch.tensor([list(RULES[rule].setting(parameter, LAYERS))] * len(kl))
+    stop = RULES[rule].chances(RULES[rule].evidence(cast(Divergence, seen)), setting).stop_BE.numpy().astype(float)
+    stop[0] = 0
+    return stop
+
+
+def _text(draw: np.random.Generator, weights: np.ndarray, normal: np.ndarray, harm: float) -> tuple[np.ndarray, int]:
     """Token ids, and how many are those of the normal run before the first that differs."""
-    if k is None:
+    if not harm:
         return normal, len(normal)
-    start = int(min(len(normal), draw.exponential(40 * k) + 2))
+    start = int(min(len(normal), draw.exponential(2 / harm) + 2))
     ids = draw.choice(N_WORDS, len(normal), p=weights)
     ids[:start] = normal[:start]
     for place in np.flatnonzero(draw.random(len(ids)) < COME_BACK):
@@ -75,52 +149,50 @@ def _text(
 
 
 def _run(
-    draw: np.random.Generator, prompt_id: str, mode: str, k: float | None, ids: np.ndarray, start: int, n_top: int
+    draw: np.random.Generator,
+    prompt_id: str,
+    configuration: Configuration,
+    exits: Exits,
+    ids: np.ndarray,
+    start: int,
+    n_top: int,
 ) -> tuple[dict[str, Any], pa.Table]:
-    n, E = len(ids), len(LAYERS)
-    configuration = Configuration(mode) if k is None else Configuration(mode, "kl", k)
-    naming = {"run_id": f"{prompt_id}-{mode}-{k}", "prompt_id": prompt_id, **configuration.columns, "seed": 0}
-    hard = draw.normal(size=(n, 1))
-    kl = np.exp(np.array([1.8, 1.4, 1.0, 0.3, -0.8]) + 1.3 * hard + 0.6 * draw.normal(size=(n, E))).astype(np.float32)
-    stop = np.zeros((n, E)) if k is None else 2 / (1 + np.exp(np.minimum(k * kl, 80)))
-    stop[0] = 0
-    left = np.cumprod(1 - stop, axis=1)
-    prob = np.concatenate([stop * np.concatenate([np.ones((n, 1)), left[:, :-1]], axis=1), left[:, -1:]], axis=1)
-    rank = (1 - left <= draw.random((n, 1))).sum(axis=1)
+    n, E, same = len(ids), len(LAYERS), exits.same_n
+    naming = {"run_id": f"{prompt_id}-{configuration.key}", "prompt_id": prompt_id, **configuration.columns, "seed": 0}
     layers = np.array([*LAYERS, N_LAYERS - 1])
-    decided = rank[1:]
+    decided = exits.rank_n[1:]
     generation = naming | {
         "prompt": f"Question {prompt_id}: what would a model say that left early?", "model": "synthetic", "status": OK,
         "finish_reason": LENGTH, "text": "".join(WORDS[ids]), "prompt_token_ids": [1], "n_prompt_tokens": 1,
         "n_tokens": n, "exit_rate": float((decided < E).mean()),
         "mean_depth": float((layers[decided] + 1).mean() / N_LAYERS),
         "exit_layer_counts": list(zip(layers.tolist(), np.bincount(decided, minlength=E + 1).tolist(), strict=True)),
-        "perplexity": float(np.exp(1 + (0 if k is None else 0.4 / k) + 0.1 * draw.normal())),
+        "disagreement": float((~same[1:]).mean()),
+        "perplexity": float(np.exp(1 + 3 * exits.harm + 0.1 * draw.normal())),
         "tokens_until_difference": start, "equal_share": start / n, "lcs_share": start / n,
         "distinct_2": len(set(itertools.pairwise(ids.tolist()))) / (n - 1), "distinct_3": 1.0, "longest_loop": 0,
     }  # fmt: skip
-    final = np.where(draw.random(n) < 0.8, ids, draw.integers(0, 2_000, n))
-    generation["disagreement"] = float((ids != final)[1:].mean())
+    final = np.where(same, ids, draw.integers(0, 2_000, n))
     columns = {name: pa.array([value] * n, TOKENS.field(name).type) for name, value in naming.items()}
     columns |= {
         "position": np.arange(n, dtype=np.int32), "decided": np.arange(n) > 0, "token_id": ids.astype(np.int32),
-        "token": pa.array(WORDS[ids].tolist()), "exit_layer": layers[rank].astype(np.int32), "kl": _lists(kl),
-        "exit_prob": _lists(prob.astype(np.float32)), "logprob": (-np.exp(hard[:, 0] - 1)).astype(np.float32),
-        "final_token_id": final.astype(np.int32), "entropy": np.exp(hard[:, 0]).astype(np.float32),
+        "token": pa.array(WORDS[ids].tolist()), "exit_layer": layers[exits.rank_n].astype(np.int32),
+        "kl": _lists(exits.kl_nE), "exit_prob": _lists(exits.prob_nX.astype(np.float32)),
+        "logprob": (-np.exp(exits.hard_n - 1)).astype(np.float32), "final_token_id": final.astype(np.int32),
+        "entropy": np.exp(exits.hard_n).astype(np.float32),
     }  # fmt: skip
     if n_top:
-        columns |= _top(draw, final, kl, rank, n_top)
+        columns |= _top(draw, final, exits.agrees_nX, exits.rank_n, n_top)
     whole = {name: columns.get(name, pa.nulls(n, TOKENS.field(name).type)) for name in TOKENS.names}
     return generation, pa.table(whole, schema=TOKENS)
 
 
 def _top(
-    draw: np.random.Generator, final: np.ndarray, kl: np.ndarray, rank: np.ndarray, n_top: int
+    draw: np.random.Generator, final: np.ndarray, agrees: np.ndarray, rank: np.ndarray, n_top: int
 ) -> dict[str, pa.Array]:
     """Likeliest tokens per exit rank: the deeper, the more often full depth's own; and those at each token's exit."""
-    n, ranks = len(final), kl.shape[1] + 1
+    n, ranks = agrees.shape
     ids = (N_WORDS ** draw.random((n, ranks, n_top))).astype(np.int32) - 1
-    agrees = draw.random((n, ranks)) < np.concatenate([np.exp(-kl), np.ones((n, 1))], axis=1)
     ids[..., 0] = np.where(agrees, final[:, None], ids[..., 0])
     prob = np.sort(draw.dirichlet([1.0] * (n_top + 1), (n, ranks))[..., :n_top], axis=-1)[..., ::-1].astype(np.float32)
     texts = pa.array(WORDS[ids.ravel()].tolist())
@@ -144,15 +216,15 @@ def _nested(values: pa.Array, length: int) -> pa.Array:
     return pa.ListArray.from_arrays(np.arange(0, len(values) + 1, length, dtype=np.int32), values)
 
 
-def _manifest(n_prompts: int, factors: tuple[float, ...], n_tokens: int, n_runs: int) -> Manifest:
+def _manifest(n_prompts: int, grid: Sequence[Configuration], n_tokens: int) -> Manifest:
     prompts = [
         {"id": str(i), "prompt": f"Question {i}: what would a model say that left early?"} for i in range(n_prompts)
     ]
-    modes = ["normal", "unfrozen", "frozen_residual"]
-    config = {"prompts": prompts, "modes": modes, "kl_factors": list(factors), "readout": "lens", "temperature": 0.0}
+    config = {"prompts": prompts, "readout": "lens", "temperature": 0.0, "top_p": 1.0, "max_new_tokens": n_tokens}
     return Manifest(
-        config=config | {"top_p": 1.0, "max_new_tokens": n_tokens},
+        config=config,
+        configurations=[{"key": configuration.key, **configuration.columns} for configuration in grid],
         model={"name": "synthetic", "n_layers": N_LAYERS},
-        exitable_layers=list(LAYERS),
-        n_runs=n_prompts * n_runs,
+        exitable_layers=LAYERS,
+        n_runs=n_prompts * len(grid),
     )

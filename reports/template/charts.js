@@ -16,7 +16,19 @@ function loadBundle() {
 }
 
 const NARROW = 450;
-const DARK = ["#9ca3af", "#4ba3e3", "#f28e4b", "#3fbf97", "#df8abf", "#c9b94a", "#a99cf5", "#d99a7a", "#4cc3d3"];
+const DARK = [
+  "#9ca3af",
+  "#4ba3e3",
+  "#f28e4b",
+  "#3fbf97",
+  "#df8abf",
+  "#c9b94a",
+  "#a99cf5",
+  "#d99a7a",
+  "#4cc3d3",
+  "#9bd04a",
+  "#e879f9",
+];
 
 function theme(width) {
   const style = getComputedStyle(document.documentElement);
@@ -33,9 +45,11 @@ function theme(width) {
     axisX: width < NARROW ? { titleAnchor: "end", titleAlign: "right", titleLimit: width } : {},
     legend: {
       ...THEME.legend,
-      ...(width < NARROW ? { columns: 3, layout: { anchor: "end" } } : {}),
+      ...(width < NARROW ? { columns: 3, layout: { anchor: "end", direction: "vertical" } } : {}),
       labelColor: ink,
       titleColor: ink,
+      symbolBaseFillColor: ink,
+      symbolBaseStrokeColor: ink,
     },
     rule: { color: soft },
   };

@@ -152,8 +152,8 @@ function skipMost({ rows }, column, name) {
       ` would skip ${estimate(row, skipped)} of the layers (theoretical), at a ${name} of ${estimate(row, column)} (n = ${row[`${column.key}_n`]}). `,
     ),
   );
-  const none = names.filter((_, i) => !best[i]).map((series) => `No ${series} configuration has so low a ${name}. `);
-  return [...found, ...none];
+  const none = names.filter((_, i) => !best[i]);
+  return none.length ? [...found, `No ${none.join(", no ")} configuration has so low a ${name}.`] : found;
 }
 
 const held = () =>

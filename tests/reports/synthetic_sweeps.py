@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eexit.configuration import Configuration
+from eexit.results import FORMAT
 from eexit.schema import GENERATIONS, TOKENS
 
 LAYERS = [5, 10, 15, 20, 25]
@@ -19,6 +20,7 @@ HOSTILE = (
 )
 WORDS = ["The", " cat", " sat", " on", " the", " mat", ".", "\n"]
 CONFIGURATIONS = [("normal", None)] + [(mode, k) for mode in ("unfrozen", "frozen_residual") for k in (0.5, 1.0, 2.0)]
+IDENTITY = tuple(Configuration("normal").columns)
 UNUSUAL: dict[str, dict[str, Any]] = {
     "empty": {"n_prompts": 0, "configurations": [], "n_runs": 21},
     "partial": {"n_prompts": 1, "n_runs": 21},
@@ -80,8 +82,10 @@ def write_sweep(folder: Path, generations: list[dict], tokens: list[dict], n_run
     prompts = {row["prompt_id"]: row["prompt"] for row in generations}
     modes = list(dict.fromkeys(row["mode"] for row in generations))
     factors = sorted({row["kl_factor"] for row in generations} - {None})
+    configurations = {row["configuration"]: {name: row.get(name) for name in IDENTITY} for row in generations}
     about = {
-        "format": 2,
+        "format": FORMAT,
+        "configurations": [{"key": key, **columns} for key, columns in configurations.items()],
         "config": {
             "model": "tiny", "prompts": [{"id": i, "prompt": p, "system": None} for i, p in prompts.items()],
             "modes": modes, "kl_factors": factors, "seeds": [0], "readout": "lens", "max_new_tokens": 40,
@@ -106,3 +110,18 @@ def story(prompt: int, mode: str, k: float | None, n: int = 24) -> list[str]:
     if k is None:
         return words
     return [w if i <= 2 * k or i % 3 == 0 else f" {mode[0]}{i % 4}" for i, w in enumerate(words)]
+
+
+def as_older(folder: Path, format: int) -> Path:
+    """The same results, as format 1 or 2 had them: without what says a configuration, but for mode and KL factor."""
+    about = json.loads((folder / "sweep.json").read_text())
+    (folder / "sweep.json").write_text(
+        json.dumps({name: value for name, value in about.items() if name != "configurations"} | {"format": format})
+    )
+    lacking = {*IDENTITY, "readout", "evidence"} - {"mode", "kl_factor"}
+    if format == 1:
+        lacking |= {"disagreement", "exit_logprob", "exit_top_token_ids", "exit_top_tokens", "exit_top_prob"}
+    for path in folder.glob("*/*.parquet"):
+        table = pq.read_table(path)
+        pq.write_table(table.drop_columns([name for name in table.column_names if name in lacking]), path)
+    return folder

@@ -1,6 +1,5 @@
 """Frames against numbers worked out by hand."""
 
-import json
 import math
 import shutil
 from dataclasses import replace
@@ -9,12 +8,13 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from synthetic_sweeps import CONFIGURATIONS, FINAL, LAYERS, failed_row, run_rows, write_sweep
+from synthetic_sweeps import CONFIGURATIONS, FINAL, IDENTITY, LAYERS, as_older, failed_row, run_rows, write_sweep
 
 from reports import build_report, frames
 from reports.bootstrap import MIN_PROMPTS, estimate_columns
 from reports.choose import choose_prompts
 from reports.overview import overview_charts
+from reports.payload import payload
 from reports.sweep import NotASweepError, read_sweep
 
 
@@ -201,18 +201,19 @@ def test_what_is_not_a_sweep_is_said_in_one_line(tmp_path, content, message):
     assert "\n" not in str(error.value)
 
 
-def test_results_of_format_1_lack_columns_and_are_reported_all_the_same(make_sweep, tmp_path):
-    folder = shutil.copytree(make_sweep(n_prompts=2), tmp_path / "old")
-    about = json.loads((folder / "sweep.json").read_text())
-    (folder / "sweep.json").write_text(json.dumps(about | {"format": 1}))
-    new = ("disagreement", "exit_logprob", "exit_top_token_ids", "exit_top_tokens", "exit_top_prob")
-    for path in folder.glob("*/*.parquet"):
-        table = pq.read_table(path)
-        pq.write_table(table.drop_columns([name for name in new if name in table.column_names]), path)
-    sweep = read_sweep(str(folder))
+@pytest.mark.parametrize("format", [1, 2])
+def test_older_results_are_reported_as_those_of_today_are(make_sweep, tmp_path, format):
     whole = read_sweep(str(make_sweep(n_prompts=2)))
-    assert sweep.generations["disagreement"].notna().all(), "their tokens say it"
-    pd.testing.assert_series_equal(sweep.generations["disagreement"], whole.generations["disagreement"])
+    folder = as_older(shutil.copytree(make_sweep(n_prompts=2), tmp_path / "old"), format)
+    assert "configuration" not in pq.read_schema(next(folder.glob("generations/*"))).names
+    sweep = read_sweep(str(folder))
+    assert sweep.configurations == whole.configurations
+    assert [c.key for c in sweep.configurations[:2]] == ["normal", "unfrozen/kl/0.5"]
+    assert sweep.generations["disagreement"].notna().all(), "of format 1, their tokens say it"
+    for name in (*IDENTITY, "disagreement"):
+        pd.testing.assert_series_equal(sweep.generations[name], whole.generations[name])
+    pd.testing.assert_frame_equal(frames.trade_off(sweep), frames.trade_off(whole))
+    assert payload(sweep, "")[1] == payload(whole, "")[1], "the packed tokens"
     assert build_report(str(folder), tmp_path / "old.html").stat().st_size > 0
 
 

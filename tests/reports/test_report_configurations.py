@@ -1,0 +1,207 @@
+"""A sweep of several rules, with modes and controls: what is told apart, what is compared, and in which words."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic import rules_grid, write_synthetic_sweep
+
+from eexit.configuration import Configuration
+from eexit.rules import RULES
+from reports import build_report, frames
+from reports.choose import choose_prompts
+from reports.findings import findings
+from reports.looks import Looks
+from reports.overview import overview_charts
+from reports.packing import encode_probabilities
+from reports.parameters import representative, representatives
+from reports.payload import payload
+from reports.sweep import Sweep, read_sweep
+
+FOLLOWED, CONTROL = "unfrozen/kl/1", "unfrozen/random/kl/1"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return write_synthetic_sweep(tmp_path_factory.mktemp("rules") / "results", 6, 1, rules_grid(), 40)
+
+
+@pytest.fixture(scope="module")
+def sweep(folder) -> Sweep:
+    return read_sweep(str(folder))
+
+
+@pytest.fixture(scope="module")
+def several(folder) -> Path:
+    return build_report(str(folder), folder / "report.html")
+
+
+def drawn(sweep: Sweep) -> dict[str, dict[str, Any]]:
+    return {chart["key"]: chart for chart in overview_charts(sweep, frames.trade_off(sweep))}
+
+
+def encodings(chart: dict[str, Any], channel: str) -> list[dict[str, Any]]:
+    layers = chart["variants"][0]["spec"]["layer"]
+    return [layer["encoding"][channel] for layer in layers if channel in layer["encoding"]]
+
+
+def test_configurations_are_those_of_the_sweep_in_its_order(sweep):
+    assert [c.key for c in sweep.configurations] == [c.key for c in rules_grid()]
+    assert [c.columns for c in sweep.configurations] == [c.columns for c in rules_grid()]
+    trade = frames.trade_off(sweep)
+    assert trade["configuration"].tolist() == [c.key for c in rules_grid()]
+    means = sweep.generations.groupby("configuration")["disagreement"].mean()
+    np.testing.assert_allclose(trade["disagreement"], means[trade["configuration"]])
+
+
+def test_a_control_stands_beside_its_configuration(sweep):
+    trade = frames.trade_off(sweep).set_index("configuration")
+    for name in ("disagreement", "perplexity", "tokens_until_difference"):
+        assert trade[f"{name}_control"][FOLLOWED] == trade[name][CONTROL]
+        assert trade[f"{name}_control"].notna().sum() == 6
+    assert trade["disagreement"][FOLLOWED] < trade["disagreement"][CONTROL], "the rule knows something"
+
+
+def test_paired_differences_with_controls_are_those_of_each_with_its_own(sweep):
+    paired = frames.paired_differences(sweep, frames.CONTROL).set_index("configuration")
+    assert paired.index.tolist() == [c.key for c in rules_grid() if c.rule == "kl"]
+    wide = sweep.generations.pivot_table("disagreement", "prompt_id", "configuration")
+    assert paired["disagreement"][FOLLOWED] == pytest.approx((wide[FOLLOWED] - wide[CONTROL]).mean())
+    assert frames.CONTROL in drawn(sweep)["paired"]["slice"]["values"]
+
+
+def test_trade_offs_tell_rules_by_colour_and_modes_by_shape(sweep):
+    chart = drawn(sweep)["trade-disagreement"]
+    assert {colour["field"] for colour in encodings(chart, "color")} == {"family"}
+    assert [shape["field"] for shape in encodings(chart, "shape")] == ["mode"]
+    line = chart["variants"][0]["spec"]["layer"][0]["encoding"]
+    assert (line["detail"]["field"], line["order"]["field"]) == ("series", "parameter")
+    (_, tick) = (y for y in encodings(chart, "y") if y["field"] == "disagreement_control"), "tick"
+    assert tick
+    assert any(y2["field"] == "disagreement_control" for y2 in encodings(chart, "y2")), "a line to the control"
+    assert "labels are the rules' parameters" in chart["caption"]
+    assert "control" in chart["caption"]
+
+
+def test_modes_are_told_by_colour_where_there_is_one_rule(make_sweep):
+    chart = drawn(read_sweep(str(make_sweep(6))))["trade-disagreement"]
+    assert {colour["field"] for colour in encodings(chart, "color")} == {"mode"}
+    assert "labels are KL factors" in chart["caption"]
+    assert "control" not in chart["caption"]
+
+
+def test_no_rule_has_the_colour_of_a_mode(sweep):
+    trade = frames.trade_off(sweep)
+    looks = Looks.of(sweep.configurations)
+    every, one = (looks.colour(trade, one_rule).to_dict()["scale"]["domain"] for one_rule in (False, True))
+    assert every == [*one, "kl", "fixed", "agree", "random"]
+
+
+def test_dose_responses_are_per_rule_on_its_own_axis(sweep):
+    chart = drawn(sweep)["dose-mean_depth"]
+    assert (chart["title"], chart["choice"]) == ("Mean depth by parameter", "Rule")
+    assert [variant["label"] for variant in chart["variants"]] == ["kl: KL factor", "fixed: exit layer"]
+    axes = []
+    for variant in chart["variants"]:
+        x = next(layer["encoding"]["x"] for layer in variant["spec"]["layer"] if "x" in layer["encoding"])
+        axes.append((x["title"], x["scale"].get("type"), x["axis"]["values"]))
+    assert axes == [
+        ("KL factor, 1/nat (log2; higher: exits later)", "log", [0.25, 1.0, 4.0]),
+        ("exit layer", None, [10.0, 15.0, 20.0, 25.0]),
+    ]
+
+
+def test_depth_by_position_is_shown_of_one_rule_and_parameter_at_a_time(sweep):
+    choice = drawn(sweep)["depth"]["slice"]
+    assert (choice["key"], choice["values"][choice["first"]]) == ("setting", "kl/1")
+    assert choice["values"][:4] == ["kl/0.25", "random/kl/0.25", "kl/1", "random/kl/1"]
+
+
+def test_what_stands_for_a_rule(sweep):
+    assert representative("kl", [0.25, 0.8, 4.0]) == 0.8
+    assert representative("fixed", [25.0, 5.0, 10.0]) == 10.0
+    keys = [row["configuration"] for row in representatives(frames.trade_off(sweep))]
+    modes = ("unfrozen", "frozen_residual")
+    assert keys == [f"{mode}/{setting}" for mode in modes for setting in ("kl/1", "fixed/15", "agree")]
+
+
+def test_findings_have_a_sentence_for_each_mode_and_rule(sweep):
+    trade = frames.trade_off(sweep)
+    said = findings(trade, frames.paired_differences(sweep))
+    assert [sentence.split(" ")[0] for sentence in said] == [row["configuration"] for row in representatives(trade)]
+    control = trade.set_index("configuration")["disagreement"][CONTROL]
+    assert f"({control:.1%} with exits as deep but random)" in said[0]
+    assert "random" not in said[1], "it has no control"
+    few = trade[trade["setting"].isin(["kl/1", "random/kl/1"]) | trade["rule"].isna()]
+    assert "with exits as deep but random" in findings(few, pd.DataFrame())[0]
+
+
+def test_controls_choose_no_prompts(folder, sweep):
+    worst = sweep.generations["control_of"].notna() & (sweep.generations["prompt_id"] == "3")
+    sweep.generations.loc[worst, "longest_loop"] = 99
+    try:
+        assert "longest loop" not in choose_prompts(sweep, 5).get("3", "")
+    finally:
+        sweep.generations.loc[worst, "longest_loop"] = 0
+
+
+def test_exit_probabilities_are_packed_to_a_hundredth_and_sum_to_one():
+    draw = np.random.default_rng(3)
+    probabilities = np.concatenate([draw.dirichlet([0.2] * 6, 1000), np.eye(6)]).astype(np.float32)
+    packed = encode_probabilities(probabilities).astype(int)
+    whole = np.concatenate([packed, 100 - packed.sum(axis=1, keepdims=True)], axis=1)
+    assert whole.min() >= 0
+    assert np.abs(whole / 100 - probabilities).max() < 0.01 + 1e-6
+    np.testing.assert_array_equal(whole[-6:], 100 * np.eye(6))
+
+
+def test_the_page_knows_what_rules_say_of_themselves(sweep):
+    rules = payload(sweep, "")[0]["rules"]
+    assert list(rules) == ["kl", "random", "fixed", "agree"]
+    for name, words in rules.items():
+        assert (words["definition"], words["oracle"]) == (RULES[name].definition, RULES[name].is_oracle)
+
+
+def test_a_rule_of_a_later_version_is_reported_without_words(make_sweep, sweep):
+    later = [Configuration("unfrozen", rule, parameter) for rule, parameter in (("later", 0.5), ("later", 0.9))]
+    assert representative("later", [0.5, 0.9]) == 0.5
+    assert [frames.naming(configuration)["label"] for configuration in later] == ["0.5", "0.9"]
+
+
+def test_the_report_says_oracle_of_oracles_only(visit, several, tmp_path):
+    said = visit("#/", path=several).locator("main").inner_text()
+    assert "Rules kl, agree look at the final layer to decide, so they save nothing at run time." in said
+    grid = [configuration for configuration in rules_grid() if configuration.rule in (None, "fixed")]
+    alone = write_synthetic_sweep(tmp_path / "fixed", 2, 0, grid, 10)
+    said = visit("#/", path=build_report(str(alone), alone / "r.html")).locator("main").inner_text()
+    assert "theoretical" in said
+    assert "at run time" not in said
+
+
+def test_every_rule_and_control_has_its_address(visit, several):
+    page = visit(f"#/c/{CONTROL}", path=several)
+    page.get_by_role("heading", name=f"{CONTROL} on every prompt").wait_for()
+    page.goto(several.as_uri() + f"#/p/0/{FOLLOWED}/vs/{CONTROL}/t/3")
+    page.get_by_role("heading", name=f"{FOLLOWED} on prompt 0").wait_for()
+    assert page.locator(".texts h2").all_inner_texts() == [FOLLOWED, CONTROL]
+    page.goto(several.as_uri() + "#/p/0/unfrozen%2Fkl%2F1/t/3")
+    page.get_by_role("heading", name=f"{FOLLOWED} on prompt 0").wait_for()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_report_of_several_rules_has_no_violation(visit, several, axe, scheme):
+    for route in ("#/", "#/methods", f"#/p/0/{FOLLOWED}/vs/{CONTROL}/t/3"):
+        page = visit(route, path=several, color_scheme=scheme)
+        for chart in page.locator(".chart").all():
+            chart.and_(page.locator("[data-ink]")).wait_for()
+        page.evaluate(axe)
+        assert page.evaluate("() => axe.run().then(({ violations }) => violations.map(({ id }) => id))") == []
+
+
+def test_the_reader_chooses_the_rule_of_a_dose_response(visit, several):
+    page = visit("#/", path=several)
+    chart = page.locator("[data-chart=dose-exit_rate]")
+    chart.get_by_role("combobox", name="Rule").select_option("fixed: exit layer")
+    chart.locator(".chart[data-ink] canvas[aria-label*='exit layer of rule fixed']").wait_for()
