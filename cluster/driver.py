@@ -16,10 +16,11 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from cluster import interruption
-from cluster.actor import MakeGenerator, model_generator
+from cluster.actor import MakeGenerator
 from cluster.breaker import Breaker, SweepStopped
 from cluster.events import log
 from cluster.failures import Failure, Kind, failure_of_actor, failure_of_call, hung, next_tries, was_preempted
+from cluster.job import SweepJob
 from cluster.landing import LandingError, Tally, clear_debris, land, landed_tally
 from cluster.lease import Lease
 from cluster.liveness import Liveness
@@ -28,8 +29,9 @@ from cluster.progress import Display, Progress
 from cluster.shards import Shard, halve
 from cluster.store import open_store
 from cluster.worker import Worker, hire
-from eexit.config import SweepConfig, UsageError
+from eexit.config import UsageError
 from eexit.generator import error_results
+from eexit.plan import count_runs
 from eexit.results import MANIFEST
 
 DEPTH = 2  # shards with one actor: the one at hand, and the next
@@ -43,35 +45,33 @@ class Driver:
 
     def __init__(
         self,
-        config: SweepConfig,
-        out: str,
+        job: SweepJob,
+        place: str,
         shards: Iterator[Shard],
-        n_planned: int,
         n_done: int,
         pools: Sequence[Pool],
         display: Display,
         lease: Lease,
-        device: str = "auto",
-        timeout: float | None = None,
-        make_generator: MakeGenerator = model_generator,
-        own_ray: bool = False,
+        make_generator: MakeGenerator,
+        own_ray: bool,
     ) -> None:
-        """`shards` hold the `n_planned - n_done` runs that haven't landed in `out`; they are taken when needed.
+        """`shards` hold the runs that haven't landed in `place`, which `n_done` have; they are taken when needed.
 
-        `own_ray`: Ray was started for this sweep alone, so that no node will ever come.
+        `place` is `job.out` as every process finds it. `own_ray`: Ray was started for this sweep alone, so that no node
+        will ever come.
         """
-        self._config = config
-        self._store = open_store(out)
+        self._config = job.config
+        self._store = open_store(place)
         self._manifest = self._store.read(MANIFEST)
         self._shards = shards
-        self._planned, self._done_before = n_planned, n_done
+        self._planned, self._done_before = count_runs(job.config), n_done
         self._pools = pools
         self._display = display
         self._lease = lease
-        self._timeout = timeout
+        self._timeout = job.timeout
         self._own_ray = own_ray
         self._again: deque[Shard] = deque()
-        self._most = n_planned  # runs in a shard; fewer once more of them have run out of memory
+        self._most = self._planned  # runs in a shard; fewer once more of them have run out of memory
         self._workers: list[Worker] = []
         self._vacant: list[Pool] = []  # places of actors that could not load, until something lands
         self._tally = Tally()
@@ -79,8 +79,8 @@ class Driver:
         self._rehearsing = 0
         self._looked = 0.0
         # Runs bring their prompts; an actor has no use for all the others.
-        lean = config.model_copy(update={"prompts": config.prompts[:1]})
-        self._arguments = (make_generator, lean, out, device, lease.token)
+        lean = job.config.model_copy(update={"prompts": job.config.prompts[:1]})
+        self._arguments = (make_generator, lean, place, job.device, lease.token)
 
     def drive(self) -> Tally:
         """Land every run; returns what they came to.

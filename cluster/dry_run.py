@@ -2,30 +2,22 @@
 
 import json
 import math
-from collections.abc import Sequence
 
-from cluster.estimate import Memory
-from cluster.job import SweepJob
+from cluster.estimate import CHARACTERS_PER_TOKEN, characters, look_at_model
+from cluster.job import Options, SweepJob
 from cluster.progress import counted
 from eexit.config import SweepConfig
 from eexit.places import shown
 from eexit.plan import configurations, count_runs
 
 
-def describe_plan(
-    job: SweepJob,
-    prompts_from: str,
-    controls_from: str,
-    out: str,
-    model: dict,
-    exitable_layers: Sequence[int],
-    memory: Memory | None,
-    rows: int,
-    prompt_tokens: int,
-) -> str:
-    """A line for each thing. `rows` is that of the largest shard; `model` has the fields of a `ModelDescription`."""
+def describe_plan(job: SweepJob, options: Options) -> str:
+    """A line for each thing. The model is looked up, and nothing is written. Raises `UsageError`."""
     config = job.config
     grid, n_runs = configurations(config), count_runs(config)
+    model, exitable_layers, memory = look_at_model(config, job.rows_per_shard)
+    rows = min(job.rows_per_shard, n_runs)
+    prompt_tokens = math.ceil(sum(characters(config)) / CHARACTERS_PER_TOKEN)
     product = (
         f"{counted(len(config.prompts), 'prompt')} × {counted(len(grid), 'configuration')} × "
         f"{counted(len(config.seeds), 'seed')}"
@@ -33,12 +25,12 @@ def describe_plan(
     lines = {
         "model": f"{config.model} ({model['architecture']}, {counted(model['n_layers'], 'layer')}, "
         f"dtype {config.dtype})",
-        "prompts": f"{len(config.prompts):,} from {prompts_from}",
+        "prompts": f"{len(config.prompts):,} from {options.prompts_from}",
         "system prompt": _system(config),
         "prefiller": _quoted(config.prefiller),
         "control tokens": "read in prompts" if config.control_tokens else "plain text in prompts",
         "configurations": ", ".join(configuration.key for configuration in grid),
-        **({"controls": f"of {shown(controls_from)}"} if controls_from else {}),
+        **({"controls": f"of {shown(options.controls_from)}"} if options.controls_from else {}),
         "exit layers": f"{' '.join(map(str, exitable_layers))} (the final one is {model['n_layers'] - 1})",
         "readout": config.readout,
         "next token": f"sampled, temperature {config.temperature:g}, top-p {config.top_p:g}"
@@ -53,7 +45,7 @@ def describe_plan(
         "tokens": f"up to {n_runs * config.max_new_tokens:,} new ones, {config.max_new_tokens:,} a run; "
         f"prompts have about {prompt_tokens:,}",
         "actor's memory": f"about {memory}" if memory else "unknown",
-        "out": out,
+        "out": shown(job.out),
     }
     return "\n".join(f"{name:14}  {text}" for name, text in lines.items())
 

@@ -1,5 +1,6 @@
 """What a sweep's model is and takes, found out in a process of its own: the driver holds no torch."""
 
+import math
 import os
 import pickle
 import signal
@@ -11,8 +12,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, ParamSpec, TypeVar
 
 from eexit.config import SweepConfig, UsageError, first_line
+from eexit.plan import count_runs
 from eexit.rows import CPU_CACHE_BYTES
 
+CHARACTERS_PER_TOKEN = 4  # of English, in most tokenizers
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -90,20 +93,31 @@ def _end_with_the_first_process() -> None:
     os._exit(1)
 
 
-def look_at_model(config: SweepConfig, rows: int, prompt_tokens: int) -> Look:
-    """Its description, the layers that the sweep may exit at, and what `look_at_memory` says.
+def look_at_model(config: SweepConfig, rows_per_shard: int) -> Look:
+    """A sweep's model, the layers that it may exit at, and what an actor takes with the largest shard.
 
     Raises `UsageError`.
     """
+    few = config.model_copy(update={"prompts": config.prompts[:1]})
+    longest = math.ceil(max(characters(config)) / CHARACTERS_PER_TOKEN)
+    return aside(_look, few, min(rows_per_shard, count_runs(config)), longest)
+
+
+def characters(config: SweepConfig) -> list[int]:
+    """Of each prompt, with its system prompt."""
+    return [len(prompt.prompt) + len(prompt.system or config.system) for prompt in config.prompts]
+
+
+def _look(config: SweepConfig, rows: int, prompt_tokens: int) -> Look:
     from eexit.exits import resolve_exitable_layers
     from eexit.models import describe_model
 
     model = describe_model(config)
     layers = resolve_exitable_layers(config, model.n_layers)
-    return asdict(model), layers, look_at_memory(config, rows, prompt_tokens)
+    return asdict(model), layers, _look_at_memory(config, rows, prompt_tokens)
 
 
-def look_at_memory(config: SweepConfig, rows: int, prompt_tokens: int) -> Memory | None:
+def _look_at_memory(config: SweepConfig, rows: int, prompt_tokens: int) -> Memory | None:
     """Of one actor with a shard of `rows` rows of the longest prompt, without loading weights.
 
     Activations and what the device's own library takes come on top; with dtype auto, the numbers are as wide as on

@@ -1,7 +1,7 @@
-"""What a sweep came to, as numbers for other programs: `--json`."""
+"""What each configuration of a sweep came to, as numbers."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -10,7 +10,6 @@ import pyarrow.compute as pc
 from cluster.landing import read_columns
 from cluster.store import Store
 from eexit.configuration import Configuration
-from eexit.places import inside, shown
 from eexit.schema import ERROR, GENERATIONS, OK
 
 KEYS = ("parameter", "kl_factor", "seed")
@@ -21,23 +20,13 @@ MEASURES = tuple(
 )
 
 
-def figures(
-    store: Store, model: Mapping[str, Any], configurations: Sequence[Configuration], out: str, report: str
-) -> dict[str, Any]:
+def figures(store: Store, configurations: Sequence[Configuration]) -> list[dict[str, Any]]:
     """For each configuration its runs, errors, and the mean over its runs of each measure of `GENERATIONS`.
 
-    A mean is null where no run has the measure, or where it is not finite. `model` is the manifest's.
+    A mean is None where no run has the measure, or where it is not finite.
     """
     generations = read_columns(store, ["status", "configuration", *MEASURES])
-    rows = [_of_configuration(configuration, generations) for configuration in configurations]
-    return {
-        "out": shown(out),
-        "report": shown(inside(out, report)),
-        "model": dict(model),
-        "runs": sum(row["runs"] for row in rows),
-        "errors": sum(row["errors"] for row in rows),
-        "configurations": rows,
-    }
+    return [_of_configuration(configuration, generations) for configuration in configurations]
 
 
 def outcomes(configuration: Configuration, generations: pa.Table) -> tuple[int, int, pa.Table]:

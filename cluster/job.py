@@ -35,6 +35,7 @@ def _whole_or_fraction(gpus: float) -> float:
 
 
 Place = Annotated[str, Field(min_length=1), AfterValidator(_place)]
+Device = Literal["auto", "cpu", "cuda", "mps"]
 GPUs = Annotated[Float, Field(ge=0, allow_inf_nan=False), AfterValidator(_whole_or_fraction)]
 
 
@@ -45,7 +46,7 @@ class SweepJob(BaseModel):
 
     config: SweepConfig
     out: Place = Field("results/sweep", description="folder or URI (s3://, gs://) the results go to")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: CUDA, MPS or CPU, what is there")
+    device: Device = Field("auto", description="auto: CUDA, MPS or CPU, what is there")
     actors: Int | None = Field(
         None,
         ge=1,

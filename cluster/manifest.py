@@ -3,10 +3,12 @@
 import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+
+import pyarrow as pa
 
 from cluster.store import Store
 from eexit.config import SweepConfig, UsageError
@@ -105,10 +107,11 @@ def written(store: Store, manifest: Manifest) -> Iterator[None]:
     try:
         yield
     finally:
-        if not list_files(store).shards:
-            store.remove(MANIFEST)
-            for folder in FOLDERS:
-                store.remove_if_empty(folder)
+        with suppress(OSError, pa.ArrowException, UsageError):  # what can't be removed hides no other reason to end
+            if not list_files(store).shards:
+                store.remove(MANIFEST)
+                for folder in FOLDERS:
+                    store.remove_if_empty(folder)
 
 
 def refuse_other_config(store: Store, held: Manifest, config: SweepConfig) -> None:

@@ -44,7 +44,7 @@ class Progress:
 
 
 class Display(Protocol):
-    """Shows progress as it is told."""
+    """Shows progress as it is told; rates are taken from when it is entered."""
 
     def __enter__(self) -> "Display": ...
     def __exit__(self, *error: object) -> None: ...
@@ -90,6 +90,7 @@ class Lines:
         self._next = 0.0
 
     def __enter__(self) -> "Lines":
+        self._pace = Pace()
         return self
 
     def __exit__(self, *error: object) -> None: ...
@@ -114,6 +115,7 @@ class Bar:
         self._pace = Pace()
 
     def __enter__(self) -> "Bar":
+        self._pace = Pace()
         self._live.__enter__()
         return self
 

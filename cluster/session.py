@@ -1,5 +1,6 @@
 """The Ray that a sweep runs on: the cluster it was sent to, or one of its own on this machine."""
 
+import json
 import logging
 import os
 import secrets
@@ -8,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import ModuleType
 
 import ray
@@ -28,19 +30,33 @@ def send_with_actors(module: ModuleType) -> None:
     cloudpickle.register_pickle_by_value(module)
 
 
-@contextmanager
-def ray_session() -> Iterator[list[Mapping[str, float]]]:
-    """Join the cluster that a job or RAY_ADDRESS names, else start one, which ends with the block.
+@dataclass(frozen=True)
+class Session:
+    """The resources of each node, as Ray names them; and whether Ray was started for one sweep on this machine alone.
 
-    Gives the resources of each node, as Ray names them. Raises `UsageError` where there is no Ray to be had.
+    To one's own Ray no node will ever come.
     """
+
+    nodes: list[Mapping[str, float]]
+    is_own: bool
+
+
+@contextmanager
+def ray_session() -> Iterator[Session]:
+    """Use the Ray that this process has joined; else join the cluster that a job or RAY_ADDRESS names; else start one.
+
+    Leaves what it has joined, and ends what it has started. Raises `UsageError` where there is no Ray to be had.
+    """
+    if ray.is_initialized():
+        yield Session(_nodes(), is_own=False)
+        return
     try:
         _start()
     except SystemExit as error:  # while Ray starts, it handles SIGTERM
         raise KeyboardInterrupt from error
     except (RayError, OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        if not joins_cluster():
+        if not _joins_cluster():
             raise UsageError(f"Ray can't be started on this machine: {reason}") from error
         address = os.environ[ADDRESS]
         raise UsageError(
@@ -50,18 +66,35 @@ def ray_session() -> Iterator[list[Mapping[str, float]]]:
     finally:
         interruption.listen_again()
     try:
-        yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        yield Session(_nodes(), is_own=not _joins_cluster())
     finally:
         _end()
 
 
-def joins_cluster() -> bool:
+def _joins_cluster() -> bool:
     """Whether a sweep would run on a cluster that is there already, and to which more nodes may come."""
     return bool(os.environ.get(ADDRESS))
 
 
+def place_for_all(out: str) -> str:
+    """Where results go, as every process finds it. Raises `UsageError` for a relative path in a folder of Ray's."""
+    if "://" in out or os.path.isabs(out):
+        return out
+    submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    if (submitted.get("runtime_env") or {}).get("working_dir"):
+        raise UsageError(
+            f"--out {out} is relative, and this job's working directory is a copy that Ray removes: "
+            "give an absolute path or a URI"
+        )
+    return os.path.abspath(out)
+
+
+def _nodes() -> list[Mapping[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
 def _start() -> None:
-    if joins_cluster():
+    if _joins_cluster():
         _knock(os.environ[ADDRESS])
         ray.init(log_to_driver=not sys.stderr.isatty(), logging_level=logging.WARNING)
     else:

@@ -21,21 +21,18 @@ from pathlib import Path
 import pyarrow as pa
 
 from cluster.actor import MakeGenerator, model_generator
-from cluster.driver import Driver
-from cluster.estimate import aside
+from cluster.estimate import Look, aside, look_at_model
 from cluster.flags import Parser
 from cluster.job import load_job
-from cluster.landing import Tally, clear_debris, remove_errors, survey
-from cluster.lease import hold
-from cluster.pool import plan_pools
-from cluster.progress import open_display
-from cluster.session import ray_session, send_with_actors
-from cluster.shards import cut, rows_for
+from cluster.landing import clear_debris, remove_errors, survey
+from cluster.session import send_with_actors
+from cluster.shards import cut
 from cluster.store import open_store
+from cluster.sweep import run_sweep
 from eexit.config import Prompt, SweepConfig
 from eexit.generator import Generator, Results, run_columns
 from eexit.plan import Run, count_runs, plan_runs
-from eexit.results import GENERATIONS_FOLDER, MANIFEST
+from eexit.results import GENERATIONS_FOLDER
 from eexit.schema import GENERATIONS, TOKENS
 
 DEMO = Path(__file__).parents[1] / "demo.toml"
@@ -100,10 +97,8 @@ def main(arguments: Sequence[str]) -> int:
 def measure_driver(folder: Path, n_runs: int, actors: int) -> str:
     config = grid(n_runs)
     n_runs = count_runs(config)
-    began = time.monotonic()
-    tally, _ = drive(config, folder, Nothing, actors)
-    seconds = time.monotonic() - began
-    assert tally.runs == n_runs
+    began = time.time()
+    seconds = drive(config, folder, Nothing, actors, no_model) - began
     files = sorted((folder / GENERATIONS_FOLDER).iterdir())
     for path in files[::2]:
         path.unlink()
@@ -121,25 +116,31 @@ def measure_driver(folder: Path, n_runs: int, actors: int) -> str:
 def measure_overhead(folder: Path, max_new_tokens: str) -> str:
     job, _ = load_job(["--max-new-tokens", max_new_tokens], DEMO)
     log = folder / "seconds"
-    _, ended = drive(job.config, folder / "out", lambda config, device: Timed(config, device, log), 1)
+    ended = drive(job.config, folder / "out", lambda config, device: Timed(config, device, log), 1)
     calls = [tuple(map(float, line.split())) for line in log.read_text().splitlines()]
     engine = sum(seconds for _, seconds in calls)
     whole = ended - calls[0][0]
     return f"engine {engine:.1f} s; from its first token to the last landing {whole:.1f} s: +{whole / engine - 1:.1%}"
 
 
-def drive(config: SweepConfig, folder: Path, make_generator: MakeGenerator, actors: int) -> tuple[Tally, float]:
-    """What it came to, and when the last run had landed; Ray ends after that."""
+def drive(
+    config: SweepConfig,
+    out: Path,
+    make_generator: MakeGenerator,
+    actors: int,
+    look: Callable[[SweepConfig, int], Look] = look_at_model,
+) -> float:
+    """Do the whole sweep; returns when the last run had landed, which is before Ray has ended."""
     send_with_actors(sys.modules[__name__])  # which Ray's workers don't look for in this folder
-    store = open_store(folder)
-    store.publish(MANIFEST, b"{}")
-    planned = count_runs(config)
-    with hold(store) as lease, ray_session() as nodes, open_display() as display:
-        job, _ = load_job(["--actors", str(actors), "--device", "cpu"], DEMO)
-        pools = plan_pools(job, nodes)
-        shards = cut(plan_runs(config), set(), rows_for(planned, actors, ROWS))
-        driver = Driver(config, str(folder), shards, planned, 0, pools, display, lease, make_generator=make_generator)
-        return driver.drive(), time.time()
+    summary = run_sweep(
+        config, out, device="cpu", actors=actors, rows_per_shard=ROWS, make_generator=make_generator, look=look
+    )
+    assert summary.done == summary.tally.runs == count_runs(config)
+    return max(path.stat().st_mtime for path in (out / GENERATIONS_FOLDER).iterdir())
+
+
+def no_model(config: SweepConfig, rows_per_shard: int) -> Look:
+    return {"name": "none"}, (), None
 
 
 def find_place(n_runs: int, folder: Path) -> Resumed:

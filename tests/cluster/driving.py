@@ -3,9 +3,10 @@
 import io
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -14,17 +15,13 @@ import scripted
 from pandas.testing import assert_frame_equal
 from scripted import TOKENS_PER_RUN, rows_of
 
-from cluster.actor import MakeGenerator
-from cluster.driver import Driver
-from cluster.landing import Tally, clear_debris, remove_errors, survey
-from cluster.lease import hold
-from cluster.pool import Pool
+from cluster.actor import MakeGenerator, model_generator
+from cluster.estimate import look_at_model
+from cluster.landing import Tally
 from cluster.progress import Lines
-from cluster.shards import cut
-from cluster.store import open_store
+from cluster.sweep import run_sweep
 from eexit.config import SweepConfig
-from eexit.plan import count_runs, plan_runs
-from eexit.results import MANIFEST
+from eexit.plan import plan_runs
 
 
 @contextmanager
@@ -49,35 +46,26 @@ def started_ray(environment: dict[str, str]) -> Iterator[None]:
 
 def drive(
     config: SweepConfig,
-    out: Path,
+    out: Path | str,
     make_generator: MakeGenerator = scripted.scripted,
     rows: int = 9,
-    actors: int = 2,
-    log: io.StringIO | None = None,
-    timeout: float | None = None,
+    actors: int | None = 2,
     cpus: float = 1,
-    pools: Sequence[Pool] = (),
+    log: io.StringIO | None = None,
+    **others: Any,
 ) -> Tally:
-    """On `pools`, or on `actors` of so many `cpus`."""
-    store = open_store(out)
-    store.publish(MANIFEST, b"{}")
-    with hold(store) as lease:
-        clear_debris(store)
-        found = survey(store)
-        remove_errors(store, found.with_errors)
-        driver = Driver(
-            config,
-            str(out),
-            cut(plan_runs(config), found.done, rows),
-            count_runs(config),
-            len(found.done),
-            pools or [Pool(actors, cpus, 0)],
-            Lines(log or io.StringIO(), every=1),
-            lease,
-            timeout=timeout,
-            make_generator=make_generator,
-        )
-        return driver.drive()
+    """A sweep on so many actors of so many `cpus`, each with a scripted generator; returns what this call landed."""
+    summary = run_sweep(
+        config,
+        out,
+        actors=actors,
+        cpus_per_actor=cpus,
+        rows_per_shard=rows,
+        display=Lines(log or io.StringIO(), every=1),
+        make_generator=make_generator,
+        **{"look": look_at_model if make_generator is model_generator else scripted.look, **others},
+    )
+    return summary.tally
 
 
 def assert_complete(config: SweepConfig, out: Path) -> pd.DataFrame:

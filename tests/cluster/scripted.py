@@ -27,6 +27,7 @@ from pathlib import Path
 import pyarrow as pa
 import ray
 
+from cluster.estimate import Look
 from eexit.config import Prompt, SweepConfig, UsageError
 from eexit.generator import Results, run_columns
 from eexit.plan import Run
@@ -38,6 +39,11 @@ FIT = 2
 
 def scripted(config: SweepConfig, device: str) -> "ScriptedGenerator":
     return ScriptedGenerator(config, device)
+
+
+def look(config: SweepConfig, rows_per_shard: int) -> Look:
+    """Of a model that isn't there."""
+    return {"name": config.model, "n_layers": 30}, (5,), None
 
 
 def unloadable(config: SweepConfig, device: str) -> "ScriptedGenerator":

@@ -10,13 +10,12 @@ import pytest
 import ray
 from driving import actor_pids, assert_undisturbed, drive, wait_until
 from ray.cluster_utils import Cluster
-from scripted import sweep_of
+from scripted import look, sweep_of
 
 from cluster import liveness
 from cluster.breaker import SweepStopped
-from cluster.job import SweepJob
+from cluster.estimate import Memory
 from cluster.landing import Tally
-from cluster.pool import Pool, plan_pools
 
 pytestmark = pytest.mark.slow
 
@@ -48,11 +47,10 @@ def test_each_pool_is_on_the_nodes_of_its_kind(nodes: Cluster, tmp_path: Path) -
     nodes.add_node(**lean, num_gpus=2, resources={"accelerator_type:A100": 1})
     nodes.add_node(**lean, num_gpus=1, resources={"accelerator_type:T4": 1})
     config = sweep_of(tmp_path, *["sleep 0.1"] * 40)
-    kinds = {"accelerator_type": ("A100", "T4"), "gpus_per_actor": 0.5, "cpus_per_actor": 0.5}
-    job = SweepJob.model_validate({"config": config, **kinds})
-    pools = plan_pools(job, [node["Resources"] for node in ray.nodes()])
-    assert pools == [Pool(4, 0.5, 0.5, "A100"), Pool(2, 0.5, 0.5, "T4")]
-    drive(config, tmp_path / "out", pools=pools)
+    kinds = {"accelerator_type": ("A100", "T4"), "gpus_per_actor": 0.5}
+    log = io.StringIO()
+    drive(config, tmp_path / "out", actors=None, cpus=0.5, log=log, **kinds)
+    assert "4 actors of 0.5 CPUs and 0.5 A100, 2 actors of 0.5 CPUs and 0.5 T4" in log.getvalue()
     assert_undisturbed(config, tmp_path / "out")
     kind = {node["NodeID"]: name[17:] for node in ray.nodes() for name in node["Resources"] if "accelerator" in name}
     loaded = [path.name.split("-") for path in tmp_path.glob("loaded-*")]
@@ -65,7 +63,8 @@ def test_each_pool_is_on_the_nodes_of_its_kind(nodes: Cluster, tmp_path: Path) -
 def test_a_node_gets_no_more_actors_than_its_memory_holds(nodes: Cluster, tmp_path: Path) -> None:
     nodes.add_node(num_cpus=2, memory=200_000_000, object_store_memory=80_000_000)
     config = sweep_of(tmp_path, *["sleep 0.1"] * 10)
-    drive(config, tmp_path / "out", pools=[Pool(2, 1, 0, memory=150_000_000)])
+    model, layers, _ = look(config, 9)
+    drive(config, tmp_path / "out", look=lambda *_: (model, layers, Memory(weights=150_000_000, cache=0)))
     assert len(actor_pids(tmp_path)) == 1
     assert_undisturbed(config, tmp_path / "out")
 

@@ -8,23 +8,19 @@ from uuid import uuid4
 
 import pyarrow.parquet as pq
 import pytest
-from driving import assert_same, started_ray
+from driving import assert_same, drive, started_ray
 from pyarrow import fs
 from s3_server import BUCKET, KEYS, Wire, s3_server
-from scripted import rows_of, scripted, sweep_of
+from scripted import look, rows_of, sweep_of
 
 from cluster.breaker import SweepStopped
 from cluster.compaction import compact
-from cluster.driver import Driver
-from cluster.landing import LandingError, Survey, clear_debris, land, landed, read_columns, shard_name, survey
+from cluster.landing import LandingError, clear_debris, land, landed, read_columns, shard_name
 from cluster.lease import hold
 from cluster.manifest import make_manifest, written
-from cluster.pool import Pool
-from cluster.progress import Lines
 from cluster.settling import take_stock
-from cluster.shards import cut
 from cluster.store import Store, open_store
-from eexit.config import SweepConfig, UsageError
+from eexit.config import UsageError
 from eexit.plan import count_runs, plan_runs
 from eexit.results import MANIFEST, Manifest, encode
 from eexit.schema import TOKENS
@@ -160,36 +156,25 @@ def test_a_bucket_that_is_not_there_is_refused_without_keys(wire: Wire) -> None:
     assert "a-secret" not in str(raised.value)
 
 
-def drive_to(config: SweepConfig, out: str, found: Survey) -> None:
-    store = open_store(out)
-    with hold(store) as lease:
-        shards = cut(plan_runs(config), found.done, 9)
-        n_done = len(found.done)
-        pools = [Pool(1, 1, 0)]
-        display = Lines(io.StringIO())
-        driver = Driver(config, out, shards, count_runs(config), n_done, pools, display, lease, make_generator=scripted)
-        driver.drive()
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("local_ray_with_keys")
 def test_a_sweep_whose_bucket_refuses_stops_and_goes_on_once_mended(wire: Wire, tmp_path: Path) -> None:
     out = uri(wire, "sweep")
     config = sweep_of(tmp_path, *(f"{n}" for n in range(3)), *(noise(n) for n in range(6)))
-    store = open_store(out)
-    store.publish(MANIFEST, b"{}")
+    runs, store = list(plan_runs(config)), open_store(out)
+    model, layers, _ = look(config, 9)
+    with written(store, make_manifest(config, model, layers)):  # which is too long for what the wire lets through
+        land(store, runs[:9], rows_of(runs[:9], config))
     wire.cut_after = 20_000
     with pytest.raises(SweepStopped, match=r"5 failures in a row, the last: .*can't be written to"):
-        drive_to(config, out, survey(store))
+        drive(config, out, actors=1)
     wire.cut_after = None
     for name in store.names("generations"):
         with store.filesystem.open_input_file(store.path(name)) as file:
             assert pq.ParquetFile(file).read().num_rows  # whole, each of them
-    found = survey(store)
-    assert len(found.done) < count_runs(config)
-    clear_debris(store)
-    drive_to(config, out, found)
-    expected = rows_of(list(plan_runs(config)), config).generations.select(["run_id", "exit_rate"]).to_pandas()
+    assert len(landed(store)) < count_runs(config)
+    drive(config, out, actors=1)
+    expected = rows_of(runs, config).generations.select(["run_id", "exit_rate"]).to_pandas()
     assert_same(read_columns(store, ["run_id", "exit_rate"]).to_pandas(), expected, ["run_id"])
 
 

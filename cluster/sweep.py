@@ -1,0 +1,201 @@
+"""A sweep, from its configuration to what has landed: the Python API, which `jobs/sweep.py` calls too."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pydantic import ValidationError
+
+from cluster.actor import MakeGenerator, model_generator
+from cluster.breaker import SweepStopped
+from cluster.driver import Driver
+from cluster.estimate import Look, Memory, look_at_model
+from cluster.figures import figures
+from cluster.job import Device, SweepJob, explain
+from cluster.landing import Survey, Tally, clear_debris, remove_errors
+from cluster.lease import Lease, hold
+from cluster.manifest import (
+    LostManifestError,
+    make_manifest,
+    read_manifest,
+    refuse_other_config,
+    refuse_other_model,
+    refuse_other_runs,
+    written,
+)
+from cluster.pool import plan_pools, shortages
+from cluster.progress import Display, counted, open_display
+from cluster.session import place_for_all, ray_session
+from cluster.settling import take_stock
+from cluster.shards import cut, rows_for
+from cluster.store import Store, open_store
+from eexit.config import SweepConfig, UsageError
+from eexit.places import shown
+from eexit.plan import configurations, count_runs, plan_runs
+from eexit.results import REPORT, REPORT_HEAD_BYTES, SIDE_FILES, Manifest, is_report, is_side_file, side_folder_name
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a sweep came to.
+
+    `out` is an absolute folder or a URI. `done` runs have landed with a result and `errors` with an error alone, which
+    is every run of `config`. `tally` counts what this call has landed: nothing where nothing was left to do. `model`
+    and `exitable_layers` are those of `sweep.json`.
+    """
+
+    config: SweepConfig
+    out: str
+    model: Mapping[str, Any]
+    exitable_layers: Sequence[int]
+    done: int
+    errors: int
+    tally: Tally
+
+    def figures(self) -> list[dict[str, Any]]:
+        """Each configuration's runs, errors and mean of each measure, read from the results."""
+        return figures(open_store(self.out), configurations(self.config))
+
+
+def run_sweep(
+    config: SweepConfig,
+    out: str | Path,
+    *,
+    device: Device = "auto",
+    actors: int | None = None,
+    cpus_per_actor: float | None = None,
+    gpus_per_actor: float | None = None,
+    accelerator_type: tuple[str, ...] | None = None,
+    timeout: float | None = None,
+    rows_per_shard: int = 128,
+    display: Display | None = None,
+    make_generator: MakeGenerator = model_generator,
+    look: Callable[[SweepConfig, int], Look] = look_at_model,
+) -> Summary:
+    """Do every run of `config` that has not landed in `out` yet; returns once all have.
+
+        from cluster.sweep import run_sweep
+        from eexit.config import Prompt, SweepConfig
+
+        prompt = Prompt(id="recursion", prompt="Explain recursion.")
+        summary = run_sweep(SweepConfig(prompts=(prompt,), kl_factors=(0.5, 1)), "results/mine")
+        for row in summary.figures():
+            print(row["configuration"], row["means"]["mean_depth"])
+
+    `out` is a folder, or a URI that all nodes reach. Calling again goes on where the last call stopped, and tries runs
+    again that ended in errors. The keywords up to `rows_per_shard` are the flags of `jobs/sweep.py` (`--help` describes
+    them). Ray is the one that this process has joined, else the cluster that RAY_ADDRESS names, else one that is
+    started for this call. `display` shows progress: by default on standard error, `Silence()` shows none.
+
+    With `make_generator`, the actors run another generator than the model's. `look` says what is written of its model
+    in `sweep.json`, at which layers it may exit and what memory an actor needs; it is given `config` and
+    `rows_per_shard`. By default it looks at the model that `config` names.
+
+    Raises `UsageError` for what can't be used: arguments, a model, or an `out` that holds another sweep, is in use or
+    can't be written to. Raises `SweepStopped` when going on would only fail, and `OSError` where a disk is full before
+    anything has landed; what has landed stays.
+    """
+    display = display or open_display()
+    try:
+        job = SweepJob(
+            config=config,
+            out=str(out),
+            device=device,
+            actors=actors,
+            cpus_per_actor=cpus_per_actor,
+            gpus_per_actor=gpus_per_actor,
+            accelerator_type=accelerator_type,
+            timeout=timeout,
+            rows_per_shard=rows_per_shard,
+        )
+    except ValidationError as error:
+        raise UsageError(explain(error, set(), Path("run_sweep"))) from error
+    place = place_for_all(job.out)
+    store, n_planned = open_store(place), count_runs(config)
+    manifest, memory = _prepare(job, store, look)
+    with hold(store) as lease, written(store, manifest):
+        found, said = _look_through(store, [])
+        tally = Tally()
+        if len(found.done) == n_planned:
+            display.say(f"nothing is left to do: {counted(n_planned, 'run')} landed in {shown(job.out)}")
+        else:
+            tally = _drive(job, place, lease, found, memory, display, make_generator)
+            found, _ = _look_through(store, said)
+        missing = n_planned - len(found.done) - found.n_errors
+        if missing:
+            raise SweepStopped(f"{missing:,} runs that had landed are damaged or gone")
+    layers = manifest.exitable_layers
+    return Summary(config, place, manifest.model, layers, len(found.done), found.n_errors, tally)
+
+
+def _prepare(job: SweepJob, store: Store, look: Callable[[SweepConfig, int], Look]) -> tuple[Manifest, Memory | None]:
+    """Refuse what can't work before anything is loaded or written; returns what the sweep is, and what an actor takes.
+
+    Raises `UsageError`.
+    """
+    store.probe()
+    _refuse_foreign_report(store)
+    held = _read_held(store, job.config)
+    if held:
+        refuse_other_config(store, held, job.config)
+    model, exitable_layers, memory = look(job.config, job.rows_per_shard)
+    manifest = make_manifest(job.config, model, exitable_layers)
+    if held:
+        refuse_other_model(store, held, manifest)
+    return manifest, memory
+
+
+def _refuse_foreign_report(store: Store) -> None:
+    """Raises `UsageError` where the report, or a file beside it, would replace one that this program didn't write."""
+    beside = [name for name in store.names(side_folder_name(REPORT)) if PurePosixPath(name).match(SIDE_FILES)]
+    for name, is_ours in ((REPORT, is_report), *((name, is_side_file) for name in beside)):
+        head = store.read(name, REPORT_HEAD_BYTES)
+        if head is not None and not is_ours(head):
+            raise UsageError(f"{store.path(name)} is not a report's file: choose another --out, or move it elsewhere")
+
+
+def _read_held(store: Store, config: SweepConfig) -> Manifest | None:
+    """The manifest of what has landed, if it is not lost. Raises `UsageError` if it can't be replaced then."""
+    try:
+        return read_manifest(store)
+    except LostManifestError as lost:
+        print(refuse_other_runs(store, lost, config), file=sys.stderr)
+        return None
+
+
+def _look_through(store: Store, said: Sequence[str]) -> tuple[Survey, Sequence[str]]:
+    """What has landed and is sound; says what was put right, and is not among what was said before."""
+    found, lines = take_stock(store)
+    for line in lines:
+        if line not in said:
+            print(line, file=sys.stderr)
+    return found, lines
+
+
+def _drive(
+    job: SweepJob,
+    place: str,
+    lease: Lease,
+    found: Survey,
+    memory: Memory | None,
+    display: Display,
+    make_generator: MakeGenerator,
+) -> Tally:
+    """Do the runs that haven't landed, on Ray."""
+    store, n_planned, n_done = open_store(place), count_runs(job.config), len(found.done)
+    clear_debris(store)
+    with ray_session() as session, display:
+        pools = plan_pools(job, session.nodes, memory, nodes_may_come=not session.is_own)
+        retried = remove_errors(store, found.with_errors)
+        if n_done or retried:
+            display.say(
+                f"{n_done:,} of {n_planned:,} runs are in {shown(job.out)}; {counted(retried, 'error')} tried again"
+            )
+        display.say(f"{counted(n_planned - n_done, 'run')} to do, {', '.join(map(str, pools))}")
+        for line in shortages(pools, session.nodes, memory):
+            display.say(line)
+        rows = rows_for(n_planned, sum(pool.actors for pool in pools), job.rows_per_shard)
+        shards = cut(plan_runs(job.config), found.done, rows)
+        return Driver(job, place, shards, n_done, pools, display, lease, make_generator, own_ray=session.is_own).drive()

@@ -1,0 +1,122 @@
+"""A sweep from Python: `run_sweep` as its docstring shows it, what it refuses, and what it answers."""
+
+import inspect
+import io
+import re
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import ray
+import scripted
+from byte_model import save_byte_model
+from driving import assert_undisturbed
+from scripted import TOKENS_PER_RUN, sweep_of
+
+from cluster.breaker import SweepStopped
+from cluster.job import SweepJob
+from cluster.landing import Tally
+from cluster.progress import Lines, Progress, Silence
+from cluster.sweep import Summary, run_sweep
+from eexit.config import SweepConfig, UsageError
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def example() -> str:
+    """The Python of the docstring."""
+    block = re.search(r"\n\n((?: {4}.*\n|\n)+)", inspect.cleandoc(run_sweep.__doc__ or ""))
+    assert block
+    return textwrap.dedent(block[1]).strip()
+
+
+def scripted_sweep(config: SweepConfig, out: Path, **others: Any) -> Summary:
+    return run_sweep(
+        config, out, make_generator=scripted.scripted, look=scripted.look, **{"display": Silence(), **others}
+    )
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_the_example_runs_as_it_stands_but_for_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_byte_model(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    said: dict[str, Any] = {}
+    small = f"SweepConfig(model={str(tmp_path / 'model')!r}, exit_every=2, max_new_tokens=4, dtype='float32', "
+    exec(example().replace("SweepConfig(prompts", f"{small}prompts"), said)
+    summary = said["summary"]
+    assert (summary.out, summary.done, summary.errors) == (str(tmp_path / "results" / "mine"), 5, 0)
+    assert summary.tally == Tally(runs=5, errors=0, tokens=20)
+    assert summary.exitable_layers == [2, 4]
+    assert summary.model["n_layers"] == 7
+    runs = pd.read_parquet(f"{summary.out}/generations")
+    keys = ["normal", *(f"{mode}/kl/{factor}" for mode in ("unfrozen", "frozen_residual") for factor in ("0.5", "1"))]
+    depths = runs.set_index("configuration").mean_depth
+    assert capsys.readouterr().out.splitlines() == [f"{key} {depths[key]}" for key in keys]
+    assert ray.is_initialized()  # it was there before
+
+
+def test_the_readme_shows_the_same_example() -> None:
+    assert f"```python\n{example()}\n```" in README.read_text()
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_second_call_does_what_the_first_could_not(tmp_path: Path) -> None:
+    config = sweep_of(tmp_path, "one", "raise", "three")
+    first = scripted_sweep(config, tmp_path / "out")
+    assert (first.done, first.errors, first.tally) == (18, 9, Tally(27, 9, 18 * TOKENS_PER_RUN))
+    assert [(row["runs"], row["errors"]) for row in first.figures()] == [(3, 1)] * 9
+    second = scripted_sweep(config, tmp_path / "out")
+    assert (second.done, second.errors, second.tally) == (18, 9, Tally(9, 9, 0))
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_call_with_nothing_left_to_do_says_so_and_lands_nothing(tmp_path: Path) -> None:
+    config = sweep_of(tmp_path, "one")
+    first = scripted_sweep(config, tmp_path / "out")
+    log = io.StringIO()
+    second = scripted_sweep(config, tmp_path / "out", display=Lines(log))
+    assert log.getvalue() == f"nothing is left to do: 9 runs landed in {tmp_path}/out\n"
+    assert (second.done, second.errors, second.tally) == (first.done, 0, Tally())
+    assert_undisturbed(config, tmp_path / "out")
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_runs_that_are_lost_after_they_have_landed_stop_the_sweep(tmp_path: Path) -> None:
+    config = sweep_of(tmp_path, "one", "two")
+
+    class Thief(Silence):
+        def show(self, progress: Progress, last: bool = False) -> None:
+            if last:
+                next((tmp_path / "out" / "generations").iterdir()).unlink()
+
+    with pytest.raises(SweepStopped, match="9 runs that had landed are damaged or gone"):
+        scripted_sweep(config, tmp_path / "out", rows_per_shard=9, display=Thief())
+    assert scripted_sweep(config, tmp_path / "out").tally.runs == 9
+    assert_undisturbed(config, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"actors": 0}, "actors must be ≥ 1, got 0 (actors in run_sweep)"),
+        ({"device": "gpu"}, "unknown device 'gpu': choose from auto, cpu, cuda, mps (device in run_sweep)"),
+        ({"out": "s3:/bucket/x"}, "out s3:/… is neither a path nor a URI: write s3://… (out in run_sweep)"),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_told_in_one_line(
+    tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError) as raised:
+        run_sweep(**{"config": sweep_of(tmp_path, "one"), "out": tmp_path / "out", **arguments})
+    assert str(raised.value) == message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_its_keywords_are_the_flags_with_the_same_defaults() -> None:
+    given = {name: parameter.default for name, parameter in inspect.signature(run_sweep).parameters.items()}
+    fields = {name: field.default for name, field in SweepJob.model_fields.items() if name not in ("config", "out")}
+    assert {name: given[name] for name in fields} == fields
