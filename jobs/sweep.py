@@ -28,8 +28,8 @@ from cluster.job import load_job
 from cluster.landing import read_columns
 from cluster.progress import counted, open_display
 from cluster.store import Store, open_store
-from cluster.summary import summarise
 from cluster.sweep import Summary, run_sweep
+from cluster.table import closing_table
 from eexit.config import UsageError, first_line
 from eexit.places import inside, reading, shown, without_secrets
 from eexit.plan import configurations
@@ -64,7 +64,7 @@ def finish(summary: Summary, out: str, figures: Path | None) -> int:
     store = open_store(summary.out)
     if summary.tally.runs or not store.has(REPORT):
         write_report(summary.out, store)
-    Console().print(summarise(store, configurations(summary.config)))
+    Console().print(closing_table(store, configurations(summary.config)))
     print(reading(out, GENERATIONS_FOLDER))
     print(shown(inside(out, REPORT)))
     if figures:

@@ -29,7 +29,7 @@ CAPTION = (
 )
 
 
-def summarise(store: Store, configurations: Sequence[Configuration]) -> Table:
+def closing_table(store: Store, configurations: Sequence[Configuration]) -> Table:
     """Means over the runs of each configuration; agreement is with the prompt's normal run."""
     generations = read_columns(store, COLUMNS)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, caption=CAPTION, caption_justify="left")
