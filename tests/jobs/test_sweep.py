@@ -45,7 +45,7 @@ def test_a_sweep_ends_with_its_table_and_where_to_look(finished: tuple[Path, str
     folder, said = finished
     lines = said.splitlines()
     generations = pd.read_parquet(folder / "out" / "generations").query("status == 'ok'")
-    for mode, key in (("normal", "normal"), ("frozen_residual", "frozen_residual@1")):
+    for mode, key in (("normal", "normal"), ("frozen_residual", "frozen_residual/kl/1")):
         runs = generations[generations["mode"] == mode]
         assert next(line.split() for line in lines if line.split()[:1] == [key]) == [
             key,
@@ -57,7 +57,7 @@ def test_a_sweep_ends_with_its_table_and_where_to_look(finished: tuple[Path, str
             f"{runs.tokens_until_difference.mean():.1f}",
         ]
     headings = said[: said.index("\n normal ")].split()
-    for heading in ("layers skipped (theoretical)", "disagreement", "perplexity", "same as normal until"):
+    for heading in ("layers skipped (theo- retical)", "disagree- ment", "perplex- ity", "same as normal until"):
         assert all(word in headings for word in heading.split()), heading
     assert "runs ·" not in said
     progress = (folder / "progress.txt").read_text()
