@@ -78,8 +78,9 @@ class LayerPass:
         """Run one layer; writes its keys and values and returns the residual stream after it."""
         call = self.calls[layer]
         with self.answering():
-            output = self.layers[layer](hidden_BTW, *call.args, **call.kwargs)
-        return output[0] if isinstance(output, tuple | list) else output
+            output: Any = self.layers[layer](hidden_BTW, *call.args, **call.kwargs)
+        hidden_after_BTW: Tensor = output[0] if isinstance(output, tuple | list) else output
+        return hidden_after_BTW
 
     @contextmanager
     def answering(self) -> Iterator[None]:
@@ -192,7 +193,8 @@ class Decoder:
             for n_rows in (2, 3):
                 view = self.view(KVCache(n_rows, 6), position_B1[:n_rows], 6)
                 calls.append(self.begin(torch.ones_like(view.position_BT), view)[1].calls)
-        return row_axes(*calls)
+        axes: list[LayerCall] = row_axes(*calls)
+        return axes
 
     @torch.inference_mode()
     def _one_position(self) -> KVCache:
@@ -254,7 +256,8 @@ class Decoder:
 
     def head(self, ready_BH: Tensor) -> Tensor:
         """The logits (B, V) of what `normed` gives: head, scaling and soft-cap."""
-        return self._head(inputs_embeds=ready_BH[:, None], use_cache=False).logits[:, 0]
+        logits_BTV: Tensor = self._head(inputs_embeds=ready_BH[:, None], use_cache=False).logits
+        return logits_BTV[:, 0]
 
     def read(self, hidden_BW: Tensor) -> Tensor:
         """The logits (B, V) of a residual stream, as the model itself reads that after its last layer."""

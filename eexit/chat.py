@@ -2,7 +2,7 @@
 
 import re
 from functools import lru_cache
-from typing import Any
+from typing import cast
 
 import torch
 from jinja2 import TemplateError
@@ -50,7 +50,8 @@ def _names_of_control_tokens(tokenizer: Tokenizer, chat_template: str | None) ->
 
 def _encode(text: str, tokenizer: Tokenizer) -> list[int]:
     """A template writes its own special tokens; without one, the tokenizer adds those that a text begins with."""
-    return tokenizer.encode(text, add_special_tokens=tokenizer.chat_template is None)
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=tokenizer.chat_template is None)
+    return ids
 
 
 def _encode_marked(text: str, tokenizer: Tokenizer) -> list[int]:
@@ -66,9 +67,9 @@ def _encode_marked(text: str, tokenizer: Tokenizer) -> list[int]:
 def _chat(prompt: str, system_prompt: str, tokenizer: Tokenizer) -> str:
     """The chat up to where the answer starts. Templates that refuse a system role get it inside the user's turn."""
 
-    def render(*turns: tuple[str, str]) -> Any:
+    def render(*turns: tuple[str, str]) -> str:
         messages = [{"role": role, "content": content} for role, content in turns]
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return cast(str, tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
     if not system_prompt:
         return render(("user", prompt))

@@ -38,7 +38,7 @@ def quietly() -> Iterator[None]:
         transformers_logging.set_verbosity(level)
 
 
-def refuse_misfit(model: str, found: Mapping[str, Collection]) -> None:
+def refuse_misfit(model: str, found: Mapping[str, Collection[Any]]) -> None:
     """Raises `UsageError` if a checkpoint isn't this architecture's, key for key and shape for shape.
 
     `found` is what `from_pretrained` gives with `output_loading_info`; tied weights are not among its missing keys.

@@ -91,7 +91,7 @@ def _increasing(layers: tuple[int, ...]) -> tuple[int, ...]:
     return layers
 
 
-def _distinct(values: tuple) -> tuple:
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     repeated = [str(value) for value, count in Counter(values).items() if count > 1]
     if repeated:
         raise ValueError(f"{', '.join(repeated)} is listed more than once")

@@ -214,11 +214,12 @@ def _read(place: Place, path: str) -> bytes:
     """Raises `OSError` that names the file, and `DamagedError` where there is none."""
     try:
         with place.filesystem.open_input_stream(path) as stream:
-            return stream.read()
+            content: bytes = stream.read()
     except FileNotFoundError as error:
         raise DamagedError(f"{path} is missing") from error
     except OSError as error:
         raise OSError(f"{path} can't be read ({first_line(error)})") from error
+    return content
 
 
 def digest_of_file(place: Place, path: str) -> Digest:

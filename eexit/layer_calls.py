@@ -18,7 +18,7 @@ from eexit.cache import CacheView
 class LayerCall:
     """How the model calls one of its layers, besides the residual stream."""
 
-    args: tuple
+    args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
 

@@ -94,14 +94,16 @@ def _numbers_per_position(model: PreTrainedModel, text: Any) -> int:
     cache = DynamicCache()
     with suppress(Exception):  # what chooses by numbers, as routers choose experts, ends the run
         model(input_ids=torch.zeros(1, 1, dtype=torch.long, device="meta"), cache=cache, use_cache=True)
+    n_layers: int = text.num_hidden_layers
     written: list[Any] = list(cache.layers)
     seen = [layer.keys.numel() + layer.values.numel() for layer in written if layer.is_initialized]
-    return sum(seen) * text.num_hidden_layers // len(seen) if seen else sum(map(_numbers_named, text.per_layer_config))
+    return sum(seen) * n_layers // len(seen) if seen else sum(map(_numbers_named, text.per_layer_config))
 
 
 def _numbers_named(layer: Any) -> int:
-    heads = getattr(layer, "num_key_value_heads", None) or layer.num_attention_heads
-    return 2 * heads * (getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads)
+    heads: int = getattr(layer, "num_key_value_heads", None) or layer.num_attention_heads
+    width: int = getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads
+    return 2 * heads * width
 
 
 def load_model_and_tokenizer(config: SweepConfig, device: str = "auto") -> tuple[PreTrainedModel, Tokenizer]:
@@ -155,7 +157,8 @@ def choose_device(device: str) -> torch.device:
 def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """`auto` is bfloat16 where the hardware multiplies it natively, else float32."""
     if dtype != "auto":
-        return getattr(torch, dtype)
+        named: torch.dtype = getattr(torch, dtype)
+        return named
     match device.type:
         case "cuda":
             native = torch.cuda.is_bf16_supported(including_emulation=False)

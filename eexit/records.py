@@ -52,7 +52,8 @@ def token_text(tokenizer: Any, token_id: int) -> str:
 
 
 def _decode(tokenizer: Any, token_ids: Sequence[int]) -> str:
-    return tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    text: str = tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return text
 
 
 def generation_columns(

@@ -195,7 +195,7 @@ def draw(stops: list[float], u: float) -> int:
 def handing_on_after(layers: list[nn.Module], exit_layer: int) -> Iterator[None]:
     """Deeper layers hand the residual stream on unchanged; their keys and values come from it all the same."""
 
-    def hand_on(_: nn.Module, args: tuple, output: object) -> object:
+    def hand_on(_: nn.Module, args: tuple[Any, ...], output: object) -> object:
         return (args[0], *output[1:]) if isinstance(output, tuple) else args[0]
 
     handles = [layer.register_forward_hook(hand_on) for layer in layers[exit_layer + 1 :]]

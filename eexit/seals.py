@@ -77,4 +77,5 @@ def _parquet(table: pa.Table, metadata: dict[bytes, bytes]) -> bytes:
     with pq.ParquetWriter(sink, table.schema, compression="zstd", write_page_checksum=True) as writer:
         writer.write_table(table)
         writer.add_key_value_metadata(metadata)
-    return sink.getvalue().to_pybytes()
+    content: bytes = sink.getvalue().to_pybytes()
+    return content

@@ -15,11 +15,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from eexit.anatomy import Decoder
+from eexit.chat import Tokenizer
 from eexit.config import UsageError
 from eexit.configuration import MODES, NORMAL, Configuration
 from eexit.engine import Engine, refuse_mode
 from eexit.exits import every_nth_layer
-from eexit.models import Tokenizer, eos_token_ids
+from eexit.models import eos_token_ids
 from eexit.original_format import evaluation_of
 from eexit.records import exit_statistics, text_pieces
 from eexit.rows import Decoding, Failure, Request

@@ -255,4 +255,5 @@ def require_same(
 
 
 def _norm(numbers: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(numbers.float(), dim=-1)
+    norm: Tensor = torch.linalg.vector_norm(numbers.float(), dim=-1)
+    return norm

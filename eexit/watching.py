@@ -167,13 +167,13 @@ def _watch_forward(
     outputs: list[Any] = []
     ran: list[nn.Module] = []
 
-    def enter(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         watch.layer += 1
         if watch.layer == len(layers):
             raise UsageError("its layers run more than once for a token")
         entering.append((args[0] if args else kwargs["hidden_states"]).clone())
 
-    def leave(_: nn.Module, __: tuple, output: Any) -> None:
+    def leave(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
         ran.clear()
         outputs.append(output)
 

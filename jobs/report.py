@@ -52,7 +52,8 @@ def read_flags(arguments: list[str] | None) -> Namespace:
     held = parser.add_mutually_exclusive_group()
     held.add_argument("--prompts", type=whole, default=MOST, metavar="N", help=f"prompts to hold (default: {MOST})")
     held.add_argument("--ids", nargs="+", metavar="ID", help="the prompts to hold")
-    return parser.parse_args(arguments)
+    flags: Namespace = parser.parse_args(arguments)
+    return flags
 
 
 def write(results: str, out: str | None, prompts: int | list[str], progress: Progress) -> Path:

@@ -87,11 +87,13 @@ def _compiled(name: str, device: torch.device, dtype: torch.dtype, **shape: int)
     if device.type != "cpu" or dtype not in (torch.float32, torch.bfloat16):
         return None
     try:
-        return getattr(_compile(name, {"BFLOAT16": int(dtype == torch.bfloat16), **shape}), name)
+        library = _compile(name, {"BFLOAT16": int(dtype == torch.bfloat16), **shape})
+        function: Callable[..., None] = getattr(library, name)
     except (OSError, subprocess.CalledProcessError) as error:
         why = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else error
         logging.getLogger(__name__).info("%s is left to torch's operators, which are slower: %s", name, why)
         return None
+    return function
 
 
 def _compile(name: str, definitions: dict[str, int]) -> ctypes.CDLL:

@@ -22,7 +22,8 @@ class PackedLinear(nn.Module):
             self.bias = linear.bias
 
     def forward(self, input: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, "none", [], "")
+        output: Tensor = torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, "none", [], "")
+        return output
 
 
 def pack_linear_layers(model: nn.Module) -> None:

@@ -30,7 +30,7 @@ PHASES = ("teacher", "readout", "student", "sampling", "records")
 PRODUCTS = {"mm", "addmm", "linear", "_linear_pointwise"}
 
 Result = TypeVar("Result")
-Product = tuple[Callable, tuple]
+Product = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
 @dataclass
@@ -150,10 +150,12 @@ class Products(TorchDispatchMode):
     """Notes the products with weights; those of attention and of KL are batched ones, and not among them."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's own, without annotations
         self.calls: list[Product] = []
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         if function.overloadpacket.__name__ in PRODUCTS:
             self.calls.append((function, args))
         return function(*args, **(kwargs or {}))
@@ -164,7 +166,7 @@ class _Enough(Exception):
 
 
 def _during(
-    engine: Engine, requests: Sequence[Request], steps: tuple[int, int], manager: AbstractContextManager
+    engine: Engine, requests: Sequence[Request], steps: tuple[int, int], manager: AbstractContextManager[Any]
 ) -> None:
     """Run until the second of these steps, with the manager entered after the first."""
     n_steps = 0

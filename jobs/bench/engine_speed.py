@@ -37,7 +37,8 @@ from rich.table import Table
 from cluster.estimate import aside
 from cluster.flags import Parser
 from eexit.config import UsageError
-from eexit.rows import Request, Trace
+from eexit.rows import Request
+from eexit.trace import Trace
 
 SCALING_TOKENS, LENGTH_TOKENS = 20, 9
 SCALING_ROWS = (27, 54, 108, 216)
