@@ -1,4 +1,4 @@
-"""How far the distribution read off each exitable layer is from the final one.
+"""How far each exitable layer's distribution over the next token is from the final layer's.
 
 Shapes: B rows, E exitable layers, X = E + 1 with the final layer last, K top tokens, V vocabulary.
 """
@@ -17,23 +17,23 @@ class Divergence:
 
     kl_BE: Tensor
     entropy_B: Tensor  # of the final distribution
-    final_lse_B: Tensor  # its logits' log-sum-exp
-    likeliest_BX: Tensor  # each layer's likeliest token
+    final_lse_B: Tensor  # log-sum-exp of the final logits
+    likeliest_BX: Tensor  # the likeliest token of each layer
     likeliest_log_p_BX: Tensor
-    top_token_BXK: Tensor  # its K likeliest
+    top_token_BXK: Tensor  # the K likeliest tokens of each layer, likeliest first
     top_prob_BXK: Tensor
 
 
-def divergence_from_final(logits_BXV: Tensor, n_top: int = 0) -> Divergence:
+def divergence_from_final(logits_BXV: Tensor, top_k: int = 0) -> Divergence:
     """Compare each row's exitable layers with its final layer: X = E + 1 of them, the final one last.
 
     KL(final || exit) = Σ_v p_final·(log p_final − log p_exit) ≥ 0, as the difference of two expectations, from
-    log-softmax. `n_top` tokens of each layer are noted with their probabilities.
+    log-softmax. The `top_k` likeliest tokens of each layer are returned with their probabilities.
     """
     log_p_BXV = torch.log_softmax(logits_BXV, -1, dtype=torch.float32)
     p_final_BV = log_p_BXV[:, -1].exp()
     expected_BX = torch.bmm(log_p_BXV, p_final_BV[:, :, None])[:, :, 0]
-    top_token_BXK, top_log_p_BXK = likeliest(log_p_BXV, n_top)
+    top_token_BXK, top_log_p_BXK = likeliest(log_p_BXV, top_k)
     likeliest_BX = first_highest(log_p_BXV)
     return Divergence(
         kl_BE=(expected_BX[:, -1:] - expected_BX[:, :-1]).clamp_min(0),

@@ -98,13 +98,13 @@ def _rows_at_a_time(decoder: Decoder) -> int:
     return max(LOGITS_ROWS, budget // (decoder.vocabulary * decoder.dtype.itemsize))
 
 
-def _compare(logits_BXV: Tensor, n_top: int) -> Sequence[Divergence]:
-    compared = kernels.divergence(logits_BXV, n_top)
+def _compare(logits_BXV: Tensor, top_k: int) -> Sequence[Divergence]:
+    compared = kernels.divergence(logits_BXV, top_k)
     if compared:
         return [compared]
     on_gpu = logits_BXV.device.type != "cpu"
     size = len(logits_BXV) if on_gpu else max(1, LOG_P_BYTES // logits_BXV[0].numel() // 4)
-    return [divergence_from_final(rows_BXV, n_top) for rows_BXV in logits_BXV.split(size)]
+    return [divergence_from_final(rows_BXV, top_k) for rows_BXV in logits_BXV.split(size)]
 
 
 def read_tokens(

@@ -1,18 +1,18 @@
-/* What exits.divergence_from_final computes, in two passes over the logits of a row and without a temporary of theirs.
+/* What divergence.divergence_from_final computes, in two passes over a row's logits and without temporary arrays of them.
 
 Shapes: N rows, X layers with the final one last, V vocabulary, K top tokens, at least 1. All arrays are contiguous.
-Sums are fp32 within a block of the vocabulary and double over blocks. What is not a number stays so. */
+Sums are fp32 within a block of the vocabulary and fp64 over blocks. NaN propagates. */
 
 #include "numbers.h"
 
-enum { BLOCK = 256 };
+enum { BLOCK_TOKENS = 256 };
 
 /* The highest logit, and the K highest with their tokens, highest first; of equal ones the first token. */
 static float highest(const number *logits_V, long V, long K, int32_t *token, float *value) {
     for (long k = 0; k < K; k++)
         token[k] = 0, value[k] = -INFINITY;
-    for (long begin = 0; begin < V; begin += BLOCK) {
-        long end = begin + BLOCK < V ? begin + BLOCK : V;
+    for (long begin = 0; begin < V; begin += BLOCK_TOKENS) {
+        long end = begin + BLOCK_TOKENS < V ? begin + BLOCK_TOKENS : V;
         float max = -INFINITY;
 #pragma omp simd reduction(max : max)
         for (long v = begin; v < end; v++) {
@@ -37,15 +37,15 @@ static float highest(const number *logits_V, long V, long K, int32_t *token, flo
 static void compare(
     const number *logits_XV, long X, long V, long K,
     float *kl_E, float *entropy, float *final_lse, int32_t *token_XK, float *prob_XK) {
-    float max_X[X], final_exp[BLOCK];
-    double sum_X[X], expected_X[X]; /* of exp(z - max), and of z - max weighted by the final layer's */
+    float max_X[X], final_exp[BLOCK_TOKENS];
+    double sum_X[X], expected_X[X]; /* Σ exp(z - max), and Σ p_final · (z - max) up to its scale */
     const number *final_V = logits_XV + (X - 1) * V;
     for (long x = 0; x < X; x++) {
         max_X[x] = highest(logits_XV + x * V, V, K, token_XK + x * K, prob_XK + x * K);
         sum_X[x] = expected_X[x] = 0;
     }
-    for (long begin = 0; begin < V; begin += BLOCK) {
-        long size = begin + BLOCK < V ? BLOCK : V - begin;
+    for (long begin = 0; begin < V; begin += BLOCK_TOKENS) {
+        long size = begin + BLOCK_TOKENS < V ? BLOCK_TOKENS : V - begin;
 #pragma omp simd
         for (long i = 0; i < size; i++)
             final_exp[i] = exponential(load(final_V[begin + i]) - max_X[X - 1]);

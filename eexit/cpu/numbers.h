@@ -1,10 +1,10 @@
-/* Numbers as a model keeps them, bfloat16 or fp32, and e^x of many at a time. */
+/* Loading and storing a model's numbers, bfloat16 or fp32, and a fast exponential function. */
 
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
 
-#if BFLOAT16 /* the upper half of an fp32 */
+#if BFLOAT16 /* a bfloat16 is the upper half of an fp32 */
 typedef uint16_t number;
 
 static inline float load(number half) {
@@ -28,8 +28,8 @@ static inline float load(number value) { return value; }
 static inline number store(float value) { return value; }
 #endif
 
-/* e^x for x <= 0 as 2^n e^r with |r| <= ln(2) / 2 and six terms of the series: a libm call per value would be seven
-times slower, since compilers use its vector version only if they may ignore what is not a number. */
+/* e^x for x <= 0, as 2^n e^r with |r| <= ln(2) / 2 and the Taylor series up to r^6. It is seven times faster than
+libm's scalar function, whose vector version compilers use only if they may ignore NaN. */
 static inline float exponential(float x) {
     x = x < -87.0f ? -87.0f : x;
     float n = rintf(x * 1.442695041f);

@@ -51,7 +51,7 @@ class Nothing:
         return Results(pa.Table.from_pylist(rows, GENERATIONS), TOKENS.empty_table())
 
 
-class Timed:
+class TimedGenerator:
     """The real generator, which writes down the seconds that each of its calls took."""
 
     def __init__(self, config: SweepConfig, device: str, log: Path) -> None:
@@ -116,7 +116,7 @@ def measure_driver(folder: Path, n_runs: int, actors: int) -> str:
 def measure_overhead(folder: Path, max_new_tokens: str) -> str:
     job, _ = load_job(["--max-new-tokens", max_new_tokens], DEMO)
     log = folder / "seconds"
-    ended = drive(job.config, folder / "out", lambda config, device: Timed(config, device, log), 1)
+    ended = drive(job.config, folder / "out", lambda config, device: TimedGenerator(config, device, log), 1)
     calls = [tuple(map(float, line.split())) for line in log.read_text().splitlines()]
     engine = sum(seconds for _, seconds in calls)
     whole = ended - calls[0][0]

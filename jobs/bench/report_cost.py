@@ -35,14 +35,14 @@ def report_table(n_prompts: int = 100, scale: bool = False) -> list[Row]:
     """Measure everything; takes some minutes."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        bare = write_synthetic_sweep(folder / "bare", n_prompts, n_top=0)
-        top = write_synthetic_sweep(folder / "top", n_prompts, n_top=3)
+        bare = write_synthetic_sweep(folder / "bare", n_prompts, top_k=0)
+        top = write_synthetic_sweep(folder / "top", n_prompts, top_k=3)
         rows = bytes_per_token(bare) + bytes_per_token(top)[-1:]
         rows += build(bare, folder / "bare.html", "file, without top tokens", 25)
         rows += build(top, folder / "top.html", "file, with top tokens", 25)
         rows += waits(folder / "bare.html", "") + waits(folder / "top.html", ", with side files")
         if scale:
-            large = write_synthetic_sweep(folder / "large", 10_000, n_top=0, grid=kl_grid(2), n_tokens=40)
+            large = write_synthetic_sweep(folder / "large", 10_000, top_k=0, grid=kl_grid(2), n_tokens=40)
             rows += build(large, folder / "large.html", "file of 10,000 prompts, 100 held", 25)
     return rows
 

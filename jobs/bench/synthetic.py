@@ -57,9 +57,9 @@ def rules_grid() -> list[Configuration]:
 
 
 def write_synthetic_sweep(
-    folder: Path, n_prompts: int, n_top: int = 3, grid: Sequence[Configuration] = (), n_tokens: int = 400
+    folder: Path, n_prompts: int, top_k: int = 3, grid: Sequence[Configuration] = (), n_tokens: int = 400
 ) -> Path:
-    """`n_prompts` × `grid` (by default `kl_grid()`) runs of `n_tokens`, with the `n_top` likeliest tokens of layers."""
+    """`n_prompts` × `grid` (by default `kl_grid()`) runs of `n_tokens`, with the `top_k` likeliest tokens of layers."""
     grid = grid or kl_grid()
     for name in FOLDERS:
         (folder / name).mkdir(parents=True)
@@ -75,7 +75,7 @@ def write_synthetic_sweep(
             for configuration in grid:
                 exits = _exits(draw, configuration, counts, n_tokens)
                 ids, start = _text(draw, weights, normal, exits.harm)
-                generation, table = _run(draw, str(prompt), configuration, exits, ids, start, n_top)
+                generation, table = _run(draw, str(prompt), configuration, exits, ids, start, top_k)
                 counts[configuration.key] = generation["exit_layer_counts"]
                 generations.append(generation)
                 tokens.append(table)
@@ -155,7 +155,7 @@ def _run(
     exits: Exits,
     ids: np.ndarray,
     start: int,
-    n_top: int,
+    top_k: int,
 ) -> tuple[dict[str, Any], pa.Table]:
     n, E, same = len(ids), len(LAYERS), exits.same_n
     naming = {"run_id": f"{prompt_id}-{configuration.key}", "prompt_id": prompt_id, **configuration.columns, "seed": 0}
@@ -181,29 +181,29 @@ def _run(
         "logprob": (-np.exp(exits.hard_n - 1)).astype(np.float32), "final_token_id": final.astype(np.int32),
         "entropy": np.exp(exits.hard_n).astype(np.float32),
     }  # fmt: skip
-    if n_top:
-        columns |= _top(draw, final, exits.agrees_nX, exits.rank_n, n_top)
+    if top_k:
+        columns |= _top(draw, final, exits.agrees_nX, exits.rank_n, top_k)
     whole = {name: columns.get(name, pa.nulls(n, TOKENS.field(name).type)) for name in TOKENS.names}
     return generation, pa.table(whole, schema=TOKENS)
 
 
 def _top(
-    draw: np.random.Generator, final: np.ndarray, agrees: np.ndarray, rank: np.ndarray, n_top: int
+    draw: np.random.Generator, final: np.ndarray, agrees: np.ndarray, rank: np.ndarray, top_k: int
 ) -> dict[str, pa.Array]:
     """Likeliest tokens per exit rank: the deeper, the more often full depth's own; and those at each token's exit."""
     n, ranks = agrees.shape
-    ids = (N_WORDS ** draw.random((n, ranks, n_top))).astype(np.int32) - 1
+    ids = (N_WORDS ** draw.random((n, ranks, top_k))).astype(np.int32) - 1
     ids[..., 0] = np.where(agrees, final[:, None], ids[..., 0])
-    prob = np.sort(draw.dirichlet([1.0] * (n_top + 1), (n, ranks))[..., :n_top], axis=-1)[..., ::-1].astype(np.float32)
+    prob = np.sort(draw.dirichlet([1.0] * (top_k + 1), (n, ranks))[..., :top_k], axis=-1)[..., ::-1].astype(np.float32)
     texts = pa.array(WORDS[ids.ravel()].tolist())
     at_exit = np.arange(n), rank
     return {
         "exit_top_token_ids": _lists(ids[at_exit]),
-        "exit_top_tokens": _nested(pa.array(WORDS[ids[at_exit].ravel()].tolist()), n_top),
+        "exit_top_tokens": _nested(pa.array(WORDS[ids[at_exit].ravel()].tolist()), top_k),
         "exit_top_prob": _lists(prob[at_exit]),
-        "top_token_ids": _lists(ids.reshape(n * ranks, n_top), ranks),
-        "top_tokens": _nested(_nested(texts, n_top), ranks),
-        "top_prob": _lists(prob.reshape(n * ranks, n_top), ranks),
+        "top_token_ids": _lists(ids.reshape(n * ranks, top_k), ranks),
+        "top_tokens": _nested(_nested(texts, top_k), ranks),
+        "top_prob": _lists(prob.reshape(n * ranks, top_k), ranks),
     }
 
 

@@ -29,8 +29,8 @@ def compare(request: pytest.FixtureRequest) -> Compare:
     return compiled
 
 
-def compiled(logits: Tensor, n_top: int) -> Divergence:
-    divergence = kernels.divergence(logits, n_top)
+def compiled(logits: Tensor, top_k: int) -> Divergence:
+    divergence = kernels.divergence(logits, top_k)
     assert divergence is not None
     return divergence
 

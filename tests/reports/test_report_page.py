@@ -151,7 +151,7 @@ def test_the_bulkiest_kinds_leave_first(full):
 
 
 def test_the_core_stays_within_two_bytes_per_token(tmp_path):
-    rows = bytes_per_token(write_synthetic_sweep(tmp_path / "s", 10, n_top=0))
+    rows = bytes_per_token(write_synthetic_sweep(tmp_path / "s", 10, top_k=0))
     assert [bound for *_, bound in rows] == [2, 9, None, None]
     assert all(bound is None or measured <= bound for _, measured, _, bound in rows)
 
