@@ -65,8 +65,8 @@ def trade_off_chart(
     x = alt.X("layers_skipped:Q", title=x_title, axis=x_axis, scale=alt.Scale(zero=True, nice=False, padding=ROOM))
     y_scale = alt.Scale(zero=True, nice=False, padding=ROOM) if share else _scale(frame[y])
     y_channel = alt.Y(f"{y}:Q", title=y_title, scale=y_scale, axis=x_axis if share else alt.Axis())
-    points = frame[frame["control_of"].isna()]
-    base = alt.Chart(ROWS).transform_filter("!isValid(datum.control_of)")
+    points = frame[frame["beneath"].isna()]
+    base = alt.Chart(ROWS).transform_filter("!isValid(datum.beneath)")
     base = base.encode(x=x, y=y_channel, color=looks.colour(points))
     controls = frame.get(f"{y}_control", pd.Series(dtype=float))
     tooltip = [

@@ -48,7 +48,8 @@ def trade_off(sweep: Sweep) -> pd.DataFrame:
     """One row per configuration: every statistic averaged over prompts.
 
     `layers_skipped` is 1 − mean depth, a theoretical saving. Perplexity is the geometric mean over prompts (the mean of
-    its logarithm, in nats per token, and back). `<name>_control` is the mean of the configuration's control.
+    its logarithm, in nats per token, and back). `<name>_control` is the mean of the configuration's control,
+    and `beneath` the configuration of a control, where the sweep has it.
     """
     by_prompt = _by_prompt(sweep)
     n_failed = sweep.failed["configuration"].value_counts()
@@ -67,9 +68,12 @@ def trade_off(sweep: Sweep) -> pd.DataFrame:
 
 
 def _with_controls(trade: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    if trade.empty or trade["control_of"].isna().all():
+    if trade.empty:
         return trade
-    controls = trade[trade["control_of"].notna()].drop_duplicates("control_of").set_index("control_of")
+    trade = trade.assign(beneath=trade["control_of"].where(trade["control_of"].isin(trade["configuration"])))
+    controls = trade[trade["beneath"].notna()].drop_duplicates("beneath").set_index("beneath")
+    if controls.empty:
+        return trade
     return trade.assign(**{f"{name}_control": trade["configuration"].map(controls[name]) for name in names})
 
 
@@ -204,18 +208,20 @@ def _by_prompt(sweep: Sweep) -> pd.DataFrame:
 
 
 def naming(configuration: Configuration) -> dict[str, object]:
-    """The columns that say which configuration a row is of; `series`: all that differ in the parameter alone;
-    `family`: its rule, and `normal`, which has none.
+    """The columns that say which configuration a row is of.
+
+    `series`: all that differ in the parameter alone, and a control by itself; `family`: its rule, or `normal`.
     """
-    mode, rule, parameter = configuration.mode, configuration.rule, configuration.columns["parameter"]
+    mode, rule = configuration.mode, configuration.rule
+    parameter, control_of = (configuration.columns[name] for name in ("parameter", "control_of"))
     return {
         "configuration": configuration.key,
         "mode": mode,
         "rule": rule,
         "parameter": parameter,
-        "control_of": configuration.columns["control_of"],
+        "control_of": control_of,
         "family": rule or mode,
-        "series": mode if rule is None else f"{mode}/{rule}",
+        "series": configuration.key if rule is None or control_of else f"{mode}/{rule}",
         "setting": setting(configuration),
         "label": (rule or mode) if parameter is None else shown(configuration.parameter),
     }

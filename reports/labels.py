@@ -46,13 +46,13 @@ def label_places(frame: pd.DataFrame, y: str, shown: list[str], axes: tuple["Axi
     known = frame[frame[y].notna() & frame["layers_skipped"].notna()]
     # Of a control nothing but its tick is drawn.
     intervals = [f"{name}_{end}" for name in ("layers_skipped", y) for end in ("low", "high")]
-    known = known.assign(**known[intervals].mask(known["control_of"].notna()))
+    known = known.assign(**known[intervals].mask(known["beneath"].notna()))
     right, up = (axis.pixels(known, name) for axis, name in zip(axes, ("layers_skipped", y), strict=True))
     labels = [str(row.label) if row.configuration in shown else "" for row in known.itertuples()]
     series = list(dict.fromkeys(known.loc[known["configuration"].isin(shown), "series"]))
     ahead = series[::2]
     prefer = [ABOVE_FIRST if name in ahead else BELOW_FIRST for name in known["series"]]
-    lines = _control_lines(known["configuration"], known["control_of"], right, -up)
+    lines = _control_lines(known["configuration"], known["beneath"], right, -up)
     found: dict[Place, list[str]] = {}
     for configuration, at in zip(known["configuration"], place(right, -up, labels, prefer, lines), strict=True):
         if at:

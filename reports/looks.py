@@ -23,13 +23,14 @@ class Looks:
 
     modes: tuple[str, ...]
     rules: tuple[str, ...]
-    has_several_rules: bool  # that are no control's
+    has_several_rules: bool  # beside those of controls of what the sweep has
 
     @classmethod
     def of(cls, configurations: Iterable[Configuration]) -> Self:
         found = list(configurations)
-        rules = dict.fromkeys(c.rule for c in found if c.rule and not c.columns["control_of"])
-        controls = dict.fromkeys(c.rule for c in found if c.rule and c.columns["control_of"])
+        keys = {c.key for c in found}
+        rules = dict.fromkeys(c.rule for c in found if c.rule and c.columns["control_of"] not in keys)
+        controls = dict.fromkeys(c.rule for c in found if c.rule and c.columns["control_of"] in keys)
         modes = dict.fromkeys([NORMAL, *(c.mode for c in found)])
         return cls(tuple(modes), tuple(dict.fromkeys([*rules, *controls])), len(rules) > 1)
 

@@ -128,7 +128,7 @@ def _reading(trade: pd.DataFrame) -> str:
     """What labels and ticks stand for."""
     labels = labels_are(trade)
     said = f"Means over prompts; {labels}; a click opens the configuration. " if labels else _READING
-    return said + (_CONTROLS if trade["control_of"].notna().any() else "")
+    return said + (_CONTROLS if trade["beneath"].notna().any() else "")
 
 
 def _second(columns: tuple[tuple[str, str, str], ...], *keys: str) -> tuple[tuple[str, str, str], ...]:

@@ -43,7 +43,7 @@ async function saveRuns() {
 }
 
 // What a chart draws, all of its slices; not what only places or words its marks.
-const PLACING = ["row", "rank", "order", "label", "words", "family", "series", "setting"];
+const PLACING = ["row", "rank", "order", "label", "words", "family", "series", "setting", "beneath"];
 
 function saveRows({ chart }) {
   const rows = (chart.csv || chart.rows || (() => chart.table.rows))();

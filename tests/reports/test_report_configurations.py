@@ -1,5 +1,6 @@
 """A sweep of several rules, with modes and controls: what is told apart, what is compared, and in which words."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,21 @@ def test_a_control_stands_beside_its_configuration(sweep):
         assert trade[f"{name}_control"][FOLLOWED] == trade[name][CONTROL]
         assert trade[f"{name}_control"].notna().sum() == 6
     assert trade["disagreement"][FOLLOWED] < trade["disagreement"][CONTROL], "the rule knows something"
+
+
+def test_a_control_of_another_sweeps_configuration_is_a_point_of_its_own(sweep):
+    kept = tuple(c for c in sweep.configurations if c.rule != "kl")
+    rows = sweep.generations["configuration"].isin([c.key for c in kept])
+    apart = replace(
+        sweep, configurations=kept, generations=sweep.generations[rows], layer_counts=sweep.layer_counts[rows]
+    )
+    trade = frames.trade_off(apart).set_index("configuration")
+    assert (trade["control_of"][CONTROL], trade["series"][CONTROL]) == (FOLLOWED, CONTROL)
+    assert trade["beneath"].isna().all()
+    chart = drawn(apart)["trade-disagreement"]
+    assert "Dotted line" not in chart["caption"]
+    assert encodings(chart, "color")[0]["legend"]["values"] == ["random", "fixed", "agree"]
+    assert not any("random" in sentence.split(" ")[0] for sentence in findings(trade.reset_index(), pd.DataFrame()))
 
 
 def test_paired_differences_with_controls_are_those_of_each_with_its_own(sweep):

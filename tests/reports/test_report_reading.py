@@ -39,7 +39,7 @@ def looks_of(frame: pd.DataFrame) -> Looks:
 def trade_frame(points=POINTS, interval=False) -> pd.DataFrame:
     rows = []
     for mode, k, x, y in points:
-        row = naming(configuration(mode, k))
+        row = naming(configuration(mode, k)) | {"beneath": None}
         for name, value in (("layers_skipped", x), ("perplexity", y)):
             ends = (value * 0.9, value * 1.1) if interval else (None, None)
             row |= {name: value, f"{name}_low": ends[0], f"{name}_high": ends[1], f"{name}_n": 3}
