@@ -129,7 +129,8 @@ def _chances(
         parameter = Control(parameter.of, tuple(counts[parameter.of]))
     seen = SimpleNamespace(kl_BE=torch.from_numpy(kl), likeliest_BX=torch.from_numpy(agrees.astype(int)))
     setting = torch.tensor([list(RULES[rule].setting(parameter, LAYERS))] * len(kl))
-    stop = RULES[rule].chances(RULES[rule].evidence(cast(Divergence, seen)), setting).stop_BE.numpy().astype(float)
+    chances = RULES[rule].chances(RULES[rule].evidence(cast(Divergence, seen)), setting)
+    stop: np.ndarray = chances.stop_BE.numpy().astype(float)
     stop[0] = 0
     return stop
 
