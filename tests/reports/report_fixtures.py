@@ -1,0 +1,168 @@
+"""Small synthetic sweeps on disk, and a browser that fails a test for whatever goes wrong in a page."""
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import chromium
+from filelock import FileLock
+from synthetic_sweeps import CONFIGURATIONS, HOSTILE, UNUSUAL, failed_row, run_rows, story, write_sweep
+
+from reports import build_report
+
+JAVASCRIPT = Path(__file__).parent / "javascript"
+
+
+@pytest.fixture(scope="session")
+def make_sweep(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """make_sweep(n_prompts, configurations, hostile=…, fail=…) → the folder."""
+
+    def make(
+        n_prompts: int = 6,
+        configurations: list[tuple[str, float | None]] = CONFIGURATIONS,
+        hostile: bool = False,
+        fail: Callable[[int, str, float | None], bool] = lambda prompt, mode, k: False,
+        n_runs: int | None = None,
+    ) -> Path:
+        generations, tokens = [], []
+        for prompt in range(n_prompts):
+            question = HOSTILE if hostile and prompt == 1 else f"Question {prompt}?"
+            for mode, k in configurations:
+                if fail(prompt, mode, k):
+                    generations.append(failed_row(str(prompt), question, mode, k, f"CUDA out of memory {HOSTILE}"))
+                    continue
+                pieces = story(prompt, mode, k)
+                if hostile and prompt == 1:
+                    pieces = [pieces[0], HOSTILE, "x" * 10_000, *pieces[1:]]
+                row, rows = run_rows(str(prompt), question, mode, k, pieces)
+                generations.append(row)
+                tokens += rows
+        return write_sweep(tmp_path_factory.mktemp("sweep") / "results", generations, tokens, n_runs)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def full(make_sweep) -> Path:
+    """Six prompts, one of them hostile, seven configurations, one failed run."""
+    return make_sweep(hostile=True, fail=lambda prompt, mode, k: (prompt, mode, k) == (2, "unfrozen", 2.0))
+
+
+@pytest.fixture(scope="session")
+def report(full) -> Path:
+    return build_report(str(full), full / "report.html")
+
+
+@pytest.fixture(scope="session")
+def beside(full, tmp_path_factory) -> Path:
+    """The same, with its tokens in files beside it."""
+    return build_report(str(full), tmp_path_factory.mktemp("beside") / "r.html", max_bytes=1)
+
+
+@pytest.fixture(scope="session")
+def unusual(make_sweep) -> Callable[[str], Path]:
+    """unusual("empty") → the report of a sweep that isn't whole."""
+
+    @cache
+    def unusual(name: str) -> Path:
+        folder = make_sweep(**UNUSUAL[name])
+        return build_report(str(folder), folder / "report.html")
+
+    return unusual
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator:
+    pytest.importorskip("playwright.sync_api")
+    try:
+        with chromium() as browser:
+            yield browser
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def context(browser) -> Callable[..., Any]:
+    """context(color_scheme=…) → the browser's one context of that look."""
+
+    @cache
+    def context(**look):
+        found = browser.new_context(
+            **{name: dict(value) if name == "viewport" else value for name, value in look.items()}
+        )
+        found.set_default_timeout(10_000)
+        return found
+
+    return context
+
+
+def opened(context, path: Path, wrong: list[str]):
+    """A new page, for the report at `path`; what goes wrong in it goes into `wrong`."""
+    page = context.new_page()
+    own = (path.as_uri(), path.with_suffix(".data").as_uri(), "blob:", "data:")
+    page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+    page.on("dialog", lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    page.on("request", lambda request: None if request.url.startswith(own) else wrong.append(request.url))
+    return page
+
+
+@pytest.fixture
+def visit(context, report) -> Iterator:
+    """visit(route) → the page, new; what went wrong on any page of the test fails it."""
+    wrong: list[str] = []
+    pages = []
+
+    def visit(route: str, path: Path = report, **look):
+        page = opened(context(**look), path, wrong)
+        pages.append(page)
+        page.goto(path.as_uri() + route)
+        if look.get("java_script_enabled", True):
+            page.locator("body[data-ready]").wait_for()
+        return page
+
+    visit.wrong = wrong
+    yield visit
+    for page in pages:
+        page.close()
+    assert not wrong, wrong
+
+
+@pytest.fixture(scope="session")
+def walk(context, report) -> Callable[..., Any]:
+    """walk(route) → the one page of that look, gone there from the route before: for tests that only look."""
+    wrong: list[str] = []
+    page_of = cache(lambda **look: opened(context(**look), report, wrong))
+
+    def walk(route: str, **look):
+        page = page_of(**look)
+        page.goto(report.as_uri() + route)
+        page.locator(f'body[data-ready="{route}"]').wait_for()
+        assert not wrong, wrong
+        return page
+
+    return walk
+
+
+@pytest.fixture(scope="session")
+def node_modules() -> Path:
+    """The folder of the npm packages that `tests/reports/javascript/package.json` names."""
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("npm is not there: install it to check the page's JavaScript and its accessibility")
+    install = [npm, "install", "--prefer-offline"]
+    with FileLock(JAVASCRIPT / "node_modules.lock"):
+        done = subprocess.run(install, cwd=JAVASCRIPT, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode:
+        pytest.skip(f"npm could not install the packages of {JAVASCRIPT}: {done.stderr.strip().splitlines()[-1:]}")
+    return JAVASCRIPT / "node_modules"
+
+
+@pytest.fixture(scope="session")
+def axe(node_modules: Path) -> str:
+    """The source of axe-core, the accessibility checker."""
+    return (node_modules / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
