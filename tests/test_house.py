@@ -51,7 +51,7 @@ def within(name: str, packages: set[str]) -> bool:
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)
-def test_imports_go_one_way(room: str):
+def test_imports_go_one_way(room: str) -> None:
     files = list((ROOT / room).rglob("*.py"))
     assert files
     for path in files:
@@ -61,13 +61,13 @@ def test_imports_go_one_way(room: str):
             assert not within(name, FORBIDDEN[room]), f"{path.relative_to(ROOT)} imports {name}"
 
 
-def test_reading_results_needs_no_torch():
+def test_reading_results_needs_no_torch() -> None:
     code = "import sys, reports, eexit.schema; print([m for m in ('torch', 'ray', 'transformers') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_the_readme_tree_is_true():
+def test_the_readme_tree_is_true() -> None:
     tree = (ROOT / "README.md").read_text().split("## What is where")[1].split("```")[1]
     folders: list[str] = []
     listed = set()
@@ -86,7 +86,7 @@ def test_the_readme_tree_is_true():
     assert listed == there | {"tests/"}
 
 
-def test_the_readme_snippet_is_the_tested_one():
+def test_the_readme_snippet_is_the_tested_one() -> None:
     snippet = (ROOT / "README.md").read_text().split("One generation at a time, in Python:")[1].split("```")[1]
     tested = (ROOT / "tests/eexit/test_default_model.py").read_text()
     for statement in ast.parse(snippet.removeprefix("python\n")).body[1:]:

@@ -11,7 +11,7 @@ PACKAGES = ("eexit", "cluster", "reports")
 BUILD = "from setuptools.build_meta import build_wheel; build_wheel('dist')"
 
 
-def test_the_wheel_holds_the_packages_and_what_they_read(tmp_path: Path):
+def test_the_wheel_holds_the_packages_and_what_they_read(tmp_path: Path) -> None:
     for name in PACKAGES:
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):

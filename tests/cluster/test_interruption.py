@@ -29,17 +29,17 @@ def _handlers_as_before():
         signal.signal(number, handler)
 
 
-def test_the_first_signal_interrupts_and_the_second_does_not():
+def test_the_first_signal_interrupts_and_the_second_does_not() -> None:
     assert interrupted_command() == "interrupted"
 
 
-def test_a_command_after_an_interrupted_one_is_not_interrupted():
+def test_a_command_after_an_interrupted_one_is_not_interrupted() -> None:
     interrupted_command()
     with interruption.listening():
         interruption.check()
     interruption.check()
 
 
-def test_what_the_shell_ignores_stays_ignored():
+def test_what_the_shell_ignores_stays_ignored() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     assert interrupted_command() == "not heard"

@@ -17,7 +17,7 @@ SHARING = {"layer_types": ["sliding_attention", "full_attention"] * 2, "num_kv_s
            "hidden_size_per_layer_input": 8, "laurel_rank": 4, "activation_sparsity_pattern": [0.0] * 4}  # fmt: skip
 
 
-def test_a_raw_readout_leaves_the_norm_out(any_model: PreTrainedModel):
+def test_a_raw_readout_leaves_the_norm_out(any_model: PreTrainedModel) -> None:
     decoder = Decoder(any_model)
     hidden = torch.randn(3, 32)
     with torch.inference_mode():
@@ -60,12 +60,12 @@ def test_a_raw_readout_leaves_the_norm_out(any_model: PreTrainedModel):
          "encoder-within", "no-positions", "shared-keys", "looped",
          "mask-by-value", "window-of-the-cache", "temperature-by-position", "chunks"],
 )  # fmt: skip
-def test_a_model_that_cannot_be_supported_says_what_is_missing(make, message: str):
+def test_a_model_that_cannot_be_supported_says_what_is_missing(make, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Decoder(make().eval())
 
 
-def test_a_language_model_within_another_decodes_as_it_does():
+def test_a_language_model_within_another_decodes_as_it_does() -> None:
     """Gemma 4 looks for images among embeddings, and would take residual streams for some."""
     text = SMALL | HEADS | {"vocab_size": 100, "head_dim": 8, "global_head_dim": 16, "num_global_key_value_heads": 2}
     text |= {"layer_types": ["sliding_attention", "full_attention"] * 2, "hidden_size_per_layer_input": 8}

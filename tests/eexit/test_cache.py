@@ -22,7 +22,7 @@ def attention(
     return ((weight_HS / sum_H[:, None])[:, None] @ value_HSW)[:, 0]
 
 
-def test_float16_scores_above_its_range_are_scaled_before_the_soft_cap():
+def test_float16_scores_above_its_range_are_scaled_before_the_soft_cap() -> None:
     torch.manual_seed(0)
     kv, position_B1 = KVCache(2, 8), torch.full((2, 1), 7)
     view = CacheView(kv, position_B1, 8)
@@ -48,7 +48,7 @@ def test_float16_scores_above_its_range_are_scaled_before_the_soft_cap():
 def test_a_token_attends_to_its_own_rows_positions_up_to_its_own(
     request: pytest.FixtureRequest, way: str, dtype: torch.dtype, group: int, window: int | None,
     softcap: float | None, rows: list[int] | None, has_sinks: bool, hides: bool,
-):  # fmt: skip
+) -> None:  # fmt: skip
     if way == "compiled":
         request.getfixturevalue("can_compile")
     else:

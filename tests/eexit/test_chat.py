@@ -49,13 +49,13 @@ def as_before(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str, pref
 @pytest.mark.parametrize("prompt", PLAIN)
 def test_texts_without_control_tokens_are_tokenised_as_the_template_wrote_them(
     default: PreTrainedTokenizerBase, prompt: str
-):
+) -> None:
     for prefiller in ("", "Sure, ", "\n"):
         assert ids(default, prompt, SYSTEM, prefiller) == as_before(default, prompt, SYSTEM, prefiller)
 
 
 @pytest.mark.parametrize("where", ["prompt", "system", "prefiller"])
-def test_the_name_of_a_control_token_in_a_text_is_text(default: PreTrainedTokenizerBase, where: str):
+def test_the_name_of_a_control_token_in_a_text_is_text(default: PreTrainedTokenizerBase, where: str) -> None:
     texts = {"prompt": "Why?", "system": SYSTEM, "prefiller": ""}
     control = set(default.all_special_ids)
     written = [i for i in ids(default, **texts) if i in control]
@@ -65,7 +65,7 @@ def test_the_name_of_a_control_token_in_a_text_is_text(default: PreTrainedTokeni
     assert default.decode(found) == rendered(default, injected["prompt"], injected["system"]) + injected["prefiller"]
 
 
-def test_who_means_control_tokens_gets_them(default: PreTrainedTokenizerBase):
+def test_who_means_control_tokens_gets_them(default: PreTrainedTokenizerBase) -> None:
     meant = ids(default, INJECTED, SYSTEM, "<|im_start|>", control_tokens=True)
     assert meant == as_before(default, INJECTED, SYSTEM, "<|im_start|>")
     assert meant != ids(default, INJECTED, SYSTEM, "<|im_start|>")
@@ -83,7 +83,7 @@ def small_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
 
 
-def test_without_a_chat_template_the_tokens_around_a_text_stay():
+def test_without_a_chat_template_the_tokens_around_a_text_stay() -> None:
     tokenizer = small_tokenizer()
     bos, eos = tokenizer.convert_tokens_to_ids(["<s>", "</s>"])
     assert ids(tokenizer, "ab") == tokenizer("ab")["input_ids"] == [bos, *tokenizer.encode("ab")[1:-1], eos]
@@ -94,7 +94,7 @@ def test_without_a_chat_template_the_tokens_around_a_text_stay():
     assert ids(tokenizer, "a</s>b", control_tokens=True) == tokenizer("a</s>b")["input_ids"]
 
 
-def test_what_a_template_writes_is_a_control_token_even_if_it_is_no_special_one():
+def test_what_a_template_writes_is_a_control_token_even_if_it_is_no_special_one() -> None:
     tokenizer = small_tokenizer()
     think = tokenizer.convert_tokens_to_ids("<think>")
     assert think in ids(tokenizer, "<think>"), "a word like any other as long as no template has a use for it"
@@ -105,14 +105,14 @@ def test_what_a_template_writes_is_a_control_token_even_if_it_is_no_special_one(
     assert len(found) == len("a <think> b<s>") + 2
 
 
-def test_tokenizers_in_python_do_the_same():
+def test_tokenizers_in_python_do_the_same() -> None:
     tokenizer = ByT5Tokenizer()
     assert tokenizer.eos_token_id in ids(tokenizer, "a</s>b", control_tokens=True)[:-1]
     found = ids(tokenizer, "a</s>b")
     assert found == [*(byte + 3 for byte in b"a</s>b"), tokenizer.eos_token_id]
 
 
-def test_a_text_that_a_tokenizer_can_write_as_the_token_only_is_refused():
+def test_a_text_that_a_tokenizer_can_write_as_the_token_only_is_refused() -> None:
     vocabulary = [("<unk>", 0.0), ("</s>", 0.0), ("a", -1.0), ("<", -9.0), ("/", -9.0), ("s", -9.0), (">", -9.0)]
     backend = Tokenizer(models.Unigram(vocabulary, unk_id=0))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
@@ -120,7 +120,7 @@ def test_a_text_that_a_tokenizer_can_write_as_the_token_only_is_refused():
         ids(tokenizer, "a</s>a")
 
 
-def test_a_prompt_that_cannot_be_tokenised_is_an_error_row_beside_the_others(tmp_path: Path):
+def test_a_prompt_that_cannot_be_tokenised_is_an_error_row_beside_the_others(tmp_path: Path) -> None:
     save_byte_model(tmp_path)
     prompts = [{"id": "good", "prompt": "one"}, {"id": "bad", "prompt": "two"}]
     config = SweepConfig.model_validate(

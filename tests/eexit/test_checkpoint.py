@@ -65,7 +65,9 @@ MISFITS = [
 
 @pytest.mark.parametrize("look", [describe_model, load_model_and_tokenizer])
 @pytest.mark.parametrize(("change", "problem"), MISFITS)
-def test_keys_that_do_not_fit_are_refused(tmp_path: Path, look: Callable, change: Callable, problem: str, capfd):
+def test_keys_that_do_not_fit_are_refused(
+    tmp_path: Path, look: Callable, change: Callable, problem: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     save_byte_model(tmp_path)
     rewrite(tmp_path, change)
     with pytest.raises(UsageError) as raised:
@@ -75,7 +77,7 @@ def test_keys_that_do_not_fit_are_refused(tmp_path: Path, look: Callable, change
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_whole_checkpoints_of_every_family_are_taken(tmp_path: Path, architecture: str):
+def test_whole_checkpoints_of_every_family_are_taken(tmp_path: Path, architecture: str) -> None:
     save_byte_model(tmp_path)
     tiny_model(architecture).save_pretrained(tmp_path)
     describe_model(config(tmp_path))
@@ -83,7 +85,7 @@ def test_whole_checkpoints_of_every_family_are_taken(tmp_path: Path, architectur
 
 
 @pytest.mark.parametrize("kept", ["model.embed_tokens.weight", "lm_head.weight", "both"])
-def test_a_tied_weight_may_be_there_once_or_twice(tmp_path: Path, kept: str):
+def test_a_tied_weight_may_be_there_once_or_twice(tmp_path: Path, kept: str) -> None:
     save_byte_model(tmp_path)
     torch.manual_seed(0)
     tied = AutoModelForCausalLM.from_config(LlamaConfig(**GROUPED, tie_word_embeddings=True))
@@ -101,7 +103,7 @@ def test_a_tied_weight_may_be_there_once_or_twice(tmp_path: Path, kept: str):
     assert torch.equal(model.get_output_embeddings().weight, embedding)
 
 
-def test_masks_that_old_checkpoints_hold_are_no_weights(tmp_path: Path):
+def test_masks_that_old_checkpoints_hold_are_no_weights(tmp_path: Path) -> None:
     save_byte_model(tmp_path)
     tiny_model("gpt2").save_pretrained(tmp_path)
     masks = {"transformer.h.0.attn.bias": torch.ones(1, 1, 64, 64), "transformer.h.0.attn.masked_bias": torch.ones(1)}
@@ -110,7 +112,7 @@ def test_masks_that_old_checkpoints_hold_are_no_weights(tmp_path: Path):
     load_model_and_tokenizer(config(tmp_path), "cpu")
 
 
-def test_a_missing_expert_is_refused(tmp_path: Path):
+def test_a_missing_expert_is_refused(tmp_path: Path) -> None:
     save_byte_model(tmp_path)
     AutoModelForCausalLM.from_config(MixtralConfig(**GROUPED, num_local_experts=4)).save_pretrained(tmp_path)
     rewrite(
@@ -122,7 +124,7 @@ def test_a_missing_expert_is_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_named(tmp_path: Path, number: float):
+def test_weights_that_are_not_finite_are_named(tmp_path: Path, number: float) -> None:
     save_byte_model(tmp_path)
 
     def spoil(weights: Weights) -> Weights:
@@ -139,7 +141,7 @@ def test_weights_that_are_not_finite_are_named(tmp_path: Path, number: float):
     )
 
 
-def test_weights_too_large_for_a_dtype_are_named_too(tmp_path: Path):
+def test_weights_too_large_for_a_dtype_are_named_too(tmp_path: Path) -> None:
     save_byte_model(tmp_path)
     rewrite(tmp_path, lambda weights: weights | {"model.norm.weight": torch.full((32,), 1e6)})
     load_model_and_tokenizer(config(tmp_path), "cpu")
@@ -187,7 +189,7 @@ def lose_the_tokenizer(folder: Path) -> None:
         ),
     ],
 )
-def test_what_is_damaged_is_told_in_one_line(tmp_path: Path, look: Callable, damage: Callable, told: str):
+def test_what_is_damaged_is_told_in_one_line(tmp_path: Path, look: Callable, damage: Callable, told: str) -> None:
     save_byte_model(tmp_path)
     damage(tmp_path)
     with pytest.raises(UsageError) as raised:
@@ -203,7 +205,9 @@ def whole_gguf(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-def test_a_gguf_is_unpacked_with_one_line(tmp_path: Path, whole_gguf: bytes, monkeypatch: pytest.MonkeyPatch, capfd):
+def test_a_gguf_is_unpacked_with_one_line(
+    tmp_path: Path, whole_gguf: bytes, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "tiny.gguf").write_bytes(whole_gguf)
     assert describe_model(config(tmp_path / "tiny.gguf")).n_layers == 7
@@ -215,7 +219,7 @@ def test_a_gguf_is_unpacked_with_one_line(tmp_path: Path, whole_gguf: bytes, mon
 @pytest.mark.parametrize("length", [4, 10, 500, 5000, 200_000, -10])
 def test_a_gguf_that_is_cut_off_is_told(
     tmp_path: Path, whole_gguf: bytes, length: int, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "cut.gguf").write_bytes(whole_gguf[:length])
     with pytest.raises(UsageError, match=r"cut\.gguf is cut off or damaged \(.*\): get it again"):
@@ -224,7 +228,7 @@ def test_a_gguf_that_is_cut_off_is_told(
 
 def test_a_gguf_without_one_of_its_weights_is_refused(
     tmp_path: Path, whole_gguf: bytes, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "odd.gguf").write_bytes(whole_gguf.replace(b"blk.3.ffn_up", b"blk.3.ffn_ux"))
     with pytest.raises(
@@ -277,7 +281,9 @@ def shift(folder: Path) -> None:
         (read_otherwise, {"tokenizer"}),
     ],
 )
-def test_a_model_folder_is_known_by_all_that_results_depend_on(tmp_path: Path, change: Callable, parts: set[str]):
+def test_a_model_folder_is_known_by_all_that_results_depend_on(
+    tmp_path: Path, change: Callable, parts: set[str]
+) -> None:
     save_byte_model(tmp_path)
     before = describe_model(config(tmp_path))
     (tmp_path / "README.md").write_text("of no account")
@@ -290,7 +296,7 @@ def test_a_model_folder_is_known_by_all_that_results_depend_on(tmp_path: Path, c
     assert {part for part in before.parts if before.parts[part] != after.parts[part]} == parts
 
 
-def test_a_copy_of_a_folder_is_the_same_model(tmp_path: Path):
+def test_a_copy_of_a_folder_is_the_same_model(tmp_path: Path) -> None:
     save_byte_model(tmp_path / "one")
     shutil.copytree(tmp_path / "one", tmp_path / "other")
     assert describe_model(config(tmp_path / "one")).digest == describe_model(config(tmp_path / "other")).digest

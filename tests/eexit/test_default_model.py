@@ -45,7 +45,7 @@ def assert_same_rows(rows: list[dict], others: list[dict]) -> None:
         assert row == other
 
 
-def test_the_users_snippet_runs_as_it_stands():
+def test_the_users_snippet_runs_as_it_stands() -> None:
     model, tokenizer = load_default_model_and_tokenizer()
     inputs = format_and_tokenize_input(
         prompt="Explain recursion.",
@@ -68,7 +68,7 @@ def test_the_users_snippet_runs_as_it_stands():
     assert prediction.kl.shape == (len(tokens), 5)
 
 
-def test_normal_is_greedy_generate_on_a_real_model(generator: ModelGenerator):
+def test_normal_is_greedy_generate_on_a_real_model(generator: ModelGenerator) -> None:
     [run] = [run for run in plan_runs(generator.config) if run.configuration.mode == "normal"][:1]
     row = generator.generate([run]).generations.to_pylist()[0]
     generated = generator.model.generate(
@@ -77,7 +77,7 @@ def test_normal_is_greedy_generate_on_a_real_model(generator: ModelGenerator):
     assert row["text"] == generator.tokenizer.decode(generated[0, row["n_prompt_tokens"] :])
 
 
-def test_every_run_has_its_row_and_nothing_is_lost(generator: ModelGenerator):
+def test_every_run_has_its_row_and_nothing_is_lost(generator: ModelGenerator) -> None:
     runs = list(plan_runs(generator.config))
     seen: list[int] = []
     results = generator.generate(runs, seen.append)
@@ -132,7 +132,7 @@ def test_every_run_has_its_row_and_nothing_is_lost(generator: ModelGenerator):
     assert 0 < sum(seen) <= n_ok
 
 
-def test_agreement_is_with_normal_even_when_normal_is_not_among_the_runs(generator: ModelGenerator):
+def test_agreement_is_with_normal_even_when_normal_is_not_among_the_runs(generator: ModelGenerator) -> None:
     runs = [run for run in plan_runs(generator.config) if run.prompt.id == "recursion"]
     together = generator.generate(runs).generations.to_pylist()
     alone = generator.generate(runs[1:2]).generations.to_pylist()
@@ -144,7 +144,7 @@ def test_agreement_is_with_normal_even_when_normal_is_not_among_the_runs(generat
     "text",
     ["Straße 👩‍👩‍👧 naïve 日本語 \u202eabc\u202c", "```python\n\tdef f():\r\n```", "\ufffd�", " lead  and trail  "],
 )
-def test_pieces_concatenate_to_the_text_and_keep_characters_whole(generator: ModelGenerator, text: str):
+def test_pieces_concatenate_to_the_text_and_keep_characters_whole(generator: ModelGenerator, text: str) -> None:
     token_ids = generator.tokenizer(text, add_special_tokens=False)["input_ids"]
     pieces = token_pieces(generator.tokenizer, token_ids)
     assert len(pieces) == len(token_ids)
@@ -153,7 +153,7 @@ def test_pieces_concatenate_to_the_text_and_keep_characters_whole(generator: Mod
         assert not any("\ufffd" in piece for piece in pieces)
 
 
-def test_a_model_that_fails_on_one_prompt_costs_that_prompt_alone(generator: ModelGenerator):
+def test_a_model_that_fails_on_one_prompt_costs_that_prompt_alone(generator: ModelGenerator) -> None:
     runs = [run for run in plan_runs(generator.config) if run.prompt.id in ("recursion", "hostile")]
 
     def refuse(_: torch.nn.Module, args: tuple) -> None:
@@ -168,7 +168,7 @@ def test_a_model_that_fails_on_one_prompt_costs_that_prompt_alone(generator: Mod
     assert_same_rows(rows[:5], generator.generate(runs[:5]).generations.to_pylist())
 
 
-def test_running_out_of_memory_halves_the_rows_and_goes_on(generator: ModelGenerator):
+def test_running_out_of_memory_halves_the_rows_and_goes_on(generator: ModelGenerator) -> None:
     config = generator.config.model_copy(update={"kl_factors": (0.0, 0.2)})  # far apart: each row has its own text
     runs = [run for run in plan_runs(config) if run.prompt.id == "recursion"]
     expected = generator.generate(runs).generations.to_pylist()
@@ -186,7 +186,7 @@ def test_running_out_of_memory_halves_the_rows_and_goes_on(generator: ModelGener
 
 def test_what_ran_out_of_memory_holds_none_when_it_is_tried_again(
     generator: ModelGenerator, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     runs = [run for run in plan_runs(generator.config) if run.prompt.id == "recursion"]
     new_batch, held, failures = Engine._new_batch, [], []
 
@@ -222,6 +222,6 @@ def test_what_ran_out_of_memory_holds_none_when_it_is_tried_again(
         ({"exitable_layers": [5, 3]}, "must be increasing"),
     ],
 )
-def test_a_generator_that_cannot_be_is_refused(generator: ModelGenerator, change: dict, message: str):
+def test_a_generator_that_cannot_be_is_refused(generator: ModelGenerator, change: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         KLExitGenerator(generator.model, generator.tokenizer, **change)

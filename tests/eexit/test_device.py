@@ -68,7 +68,7 @@ def assert_same_rows(ours: dict[int, Outcome], theirs: dict[int, Outcome]) -> No
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_card_gives_the_rows_of_the_cpu_and_takes_two_copies_a_step_each_way(family: str):
+def test_a_card_gives_the_rows_of_the_cpu_and_takes_two_copies_a_step_each_way(family: str) -> None:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(FAMILIES[family](), dtype=torch.float32).eval()
     rows, steps = on_card(model, REQUESTS, DECODING)
@@ -95,7 +95,7 @@ def test_a_card_gives_the_rows_of_the_cpu_and_takes_two_copies_a_step_each_way(f
     ],
     ids=lambda change: "-".join(change),
 )
-def test_a_step_takes_two_copies_however_rows_decode(llama: PreTrainedModel, change: dict):
+def test_a_step_takes_two_copies_however_rows_decode(llama: PreTrainedModel, change: dict) -> None:
     decoding = replace(DECODING, **change)
     rows, steps = on_card(llama, REQUESTS, decoding)
     assert_same_rows(rows, dict(Engine(Decoder(llama), decoding).generate(REQUESTS)))
@@ -103,7 +103,7 @@ def test_a_step_takes_two_copies_however_rows_decode(llama: PreTrainedModel, cha
 
 
 @pytest.mark.parametrize("mode", STATES)
-def test_a_step_takes_two_copies_in_every_mode_and_by_every_rule(llama: PreTrainedModel, mode: str):
+def test_a_step_takes_two_copies_in_every_mode_and_by_every_rule(llama: PreTrainedModel, mode: str) -> None:
     exits = [Configuration(mode, rule, parameter) for rule in RULES for parameter in SOME[rule]]
     requests = [Request(PROMPT, configuration, seed=3) for configuration in exits]
     rows, steps = on_card(llama, requests, DECODING)
@@ -111,7 +111,7 @@ def test_a_step_takes_two_copies_in_every_mode_and_by_every_rule(llama: PreTrain
     assert steps[1:] == [A_STEP] * 6
 
 
-def test_nothing_waits_for_rows_that_come_and_go(llama: PreTrainedModel):
+def test_nothing_waits_for_rows_that_come_and_go(llama: PreTrainedModel) -> None:
     decoding = replace(DECODING, eos_token_ids=frozenset(range(0, 97, 5)), rows=4, max_new_tokens=20)
     requests = [
         replace(request, prompt_token_ids=prompt, seed=seed)
@@ -126,7 +126,7 @@ def test_nothing_waits_for_rows_that_come_and_go(llama: PreTrainedModel):
     assert not any(step.waits for step in steps)
 
 
-def test_what_a_card_has_room_for_but_does_not_use_yet_changes_nothing():
+def test_what_a_card_has_room_for_but_does_not_use_yet_changes_nothing() -> None:
     torch.manual_seed(0)
     model = tf.LlamaForCausalLM(LONG).eval()
     prompts = [tuple(range(3, 40)), tuple(token % 97 for token in range(400)), (5, 7)]
@@ -139,7 +139,7 @@ def test_what_a_card_has_room_for_but_does_not_use_yet_changes_nothing():
 @pytest.mark.parametrize("rows_of_room", [1, 5, 100])
 def test_as_many_rows_are_in_flight_as_the_card_has_room_for(
     llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, rows_of_room: int
-):
+) -> None:
     with Card() as card:
         engine = Engine(Decoder(card.take(llama)), DECODING)
         room = rows_of_room * engine.row_bytes(len(PROMPT) + DECODING.max_new_tokens, REQUESTS)
@@ -151,11 +151,11 @@ def test_as_many_rows_are_in_flight_as_the_card_has_room_for(
         assert half.n_slots == max(1, min(rows_of_room // 2, len(REQUESTS)))
 
 
-def test_a_cpu_and_what_tells_no_memory_have_a_fixed_room():
+def test_a_cpu_and_what_tells_no_memory_have_a_fixed_room() -> None:
     assert cache_budget(torch.device("cpu")) == cache_budget(torch.device("mps")) == CPU_CACHE_BYTES
 
 
-def test_a_model_on_several_devices_is_refused_in_a_line(llama: PreTrainedModel):
+def test_a_model_on_several_devices_is_refused_in_a_line(llama: PreTrainedModel) -> None:
     with Card() as card:
         model = card.take(llama)
         model.lm_head = torch.nn.Linear(32, 97, bias=False)
@@ -186,13 +186,13 @@ def operators_of_copies(n_layers: int, n_slots: int) -> tuple[int, int]:
     return load.operators, copy.operators
 
 
-def test_neither_layers_nor_slots_are_copied_one_by_one():
+def test_neither_layers_nor_slots_are_copied_one_by_one() -> None:
     few = operators_of_copies(n_layers=STACKS, n_slots=1)
     assert few == operators_of_copies(n_layers=4 * STACKS, n_slots=7)
     assert 0 < few[1] == 4 * STACKS, "keys and values, from there and to here"
 
 
-def test_the_card_tells_what_would_cost_something():
+def test_the_card_tells_what_would_cost_something() -> None:
     with torch.inference_mode(), Card() as card:
         there, here = There(torch.arange(6.0).view(2, 3)), torch.ones(2, 3)
         for mix in (lambda: there + here, lambda: torch.cat([there, here]), lambda: there[torch.tensor([0])]):

@@ -49,7 +49,7 @@ def rows_run(llama: PreTrainedModel) -> Iterator[Counter]:
         handle.remove()
 
 
-def test_the_student_runs_no_block_beyond_an_exit(llama: PreTrainedModel, rows_run: Counter):
+def test_the_student_runs_no_block_beyond_an_exit(llama: PreTrainedModel, rows_run: Counter) -> None:
     engine = Engine(Decoder(llama), DECODING)
     requests = [kl_request(PROMPT, "frozen_residual", k) for k in (0.0, 0.3, 1.0, 3.0)]
     rows_run.clear()
@@ -82,7 +82,7 @@ def n_seen(traces: Iterable[Trace], n_slots: int) -> int:
 @pytest.mark.parametrize("rows", [64, 3])
 def test_modes_that_leave_the_state_alone_take_one_pass_over_each_prefix(
     llama: PreTrainedModel, rows_run: Counter, requests: list[Request], rows: int
-):
+) -> None:
     engine = Engine(Decoder(llama), replace(DECODING, rows=rows))
     rows_run.clear()
     outcomes = dict(engine.generate(requests))
@@ -92,7 +92,7 @@ def test_modes_that_leave_the_state_alone_take_one_pass_over_each_prefix(
     assert rows == 3 or len(requests) == 1 or seen < 11 * len(requests), "rows with equal prefixes run once"
 
 
-def test_passes_take_few_numbers_of_rows():
+def test_passes_take_few_numbers_of_rows() -> None:
     for most in (1, 5, 16, 17, 108, 432):
         sizes = {len(padded(np.arange(n), most)) for n in range(most + 1)}
         assert len(sizes - {0}) <= batch.MAX_BATCH_SIZES
@@ -100,7 +100,7 @@ def test_passes_take_few_numbers_of_rows():
     assert padded(np.array([4, 9]), 48).tolist() == [4, 9, 9]
 
 
-def test_rows_given_twice_to_a_pass_change_nothing(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch):
+def test_rows_given_twice_to_a_pass_change_nothing(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(Decoder(llama), DECODING)
     modes = ("unfrozen", "frozen_residual")
     requests = [kl_request(PROMPT, mode, k, seed) for mode in modes for seed in range(4) for k in (0.0, 0.3, 1.0, 3.0)]
@@ -151,7 +151,7 @@ def during_a_step(engine: Engine, n_prompt: int, manager: AbstractContextManager
     list(engine.generate([kl_request(prompt, mode, k) for mode, k in modes], progress))
 
 
-def test_nothing_in_a_step_grows_with_the_cache_but_attention(monkeypatch: pytest.MonkeyPatch):
+def test_nothing_in_a_step_grows_with_the_cache_but_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     engine = Engine(Decoder(LlamaForCausalLM(LONG).eval()), DECODING)
     attend = CacheView.attend
@@ -176,7 +176,7 @@ def test_nothing_in_a_step_grows_with_the_cache_but_attention(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_no_product_copies_the_cache(dtype: torch.dtype):
+def test_no_product_copies_the_cache(dtype: torch.dtype) -> None:
     """A batched product silently makes a whole of operands that are a part of something."""
     torch.manual_seed(0)
     engine = Engine(Decoder(LlamaForCausalLM(LONG).eval().to(dtype)), DECODING)
@@ -190,14 +190,14 @@ def test_no_product_copies_the_cache(dtype: torch.dtype):
     assert 0 < max(copied) < rows * key_heads * width * 600
 
 
-def test_the_model_is_left_as_it_was(llama: PreTrainedModel):
+def test_the_model_is_left_as_it_was(llama: PreTrainedModel) -> None:
     before = llama(torch.tensor([PROMPT])).logits
     list(Engine(Decoder(llama), DECODING).generate([kl_request(PROMPT, "frozen_residual", 0.5)]))
     assert llama.config._attn_implementation == "sdpa"
     torch.testing.assert_close(llama(torch.tensor([PROMPT])).logits, before)
 
 
-def test_prompts_that_cannot_be_done_fail_alone(llama: PreTrainedModel):
+def test_prompts_that_cannot_be_done_fail_alone(llama: PreTrainedModel) -> None:
     good = kl_request(PROMPT, "unfrozen", 1.0)
     requests = [good, replace(good, prompt_token_ids=()), replace(good, prompt_token_ids=(1,) * 64), good]
     outcomes = dict(Engine(Decoder(llama), DECODING).generate(requests))
@@ -207,7 +207,7 @@ def test_prompts_that_cannot_be_done_fail_alone(llama: PreTrainedModel):
     assert outcomes[0].token_id_T.tolist() == outcomes[3].token_id_T.tolist()
 
 
-def test_a_row_ends_where_the_context_does(llama: PreTrainedModel):
+def test_a_row_ends_where_the_context_does(llama: PreTrainedModel) -> None:
     [(_, trace)] = Engine(Decoder(llama), DECODING).generate([kl_request((1,) * 60, "normal", None)])
     assert (len(trace.token_id_T), trace.finish_reason) == (4, "length")
 
@@ -223,7 +223,7 @@ def broken_token(model: PreTrainedModel, token_id: int) -> Iterator[None]:
         weight[token_id] = original
 
 
-def test_a_row_whose_numbers_blow_up_fails_alone(llama: PreTrainedModel):
+def test_a_row_whose_numbers_blow_up_fails_alone(llama: PreTrainedModel) -> None:
     requests = [kl_request(PROMPT, "normal", None), kl_request((3, 40, 5), "normal", None)]
     decoder = Decoder(llama)
     with broken_token(llama, 40):
@@ -232,7 +232,7 @@ def test_a_row_whose_numbers_blow_up_fails_alone(llama: PreTrainedModel):
     assert isinstance(outcomes[0], Trace)
 
 
-def test_a_student_whose_numbers_blow_up_fails_alone(llama: PreTrainedModel):
+def test_a_student_whose_numbers_blow_up_fails_alone(llama: PreTrainedModel) -> None:
     engine, passes = Engine(Decoder(llama), DECODING), 0
 
     def break_students(_: torch.nn.Module, __: tuple, output: torch.Tensor) -> torch.Tensor:
@@ -248,7 +248,7 @@ def test_a_student_whose_numbers_blow_up_fails_alone(llama: PreTrainedModel):
     assert isinstance(outcomes[1], Trace)
 
 
-def test_a_row_takes_nothing_over_from_a_broken_one_before_it(llama: PreTrainedModel):
+def test_a_row_takes_nothing_over_from_a_broken_one_before_it(llama: PreTrainedModel) -> None:
     engine, request = Engine(Decoder(llama), replace(DECODING, rows=1)), kl_request(PROMPT, "frozen_residual", 0.3)
     [(_, expected)] = engine.generate([request])
     assert isinstance(expected, Trace)
@@ -260,7 +260,7 @@ def test_a_row_takes_nothing_over_from_a_broken_one_before_it(llama: PreTrainedM
     assert outcomes[1].token_id_T.tolist() == expected.token_id_T.tolist()
 
 
-def test_top_p_keeps_the_fewest_tokens_that_hold_it():
+def test_top_p_keeps_the_fewest_tokens_that_hold_it() -> None:
     logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log().repeat(1000, 1)
     u = torch.arange(1000) / 1000
     assert Counter(pick_tokens(logits, 1.0, 0.75, u).tolist()) == {0: 625, 1: 375}
@@ -271,7 +271,7 @@ def test_top_p_keeps_the_fewest_tokens_that_hold_it():
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_limit_that_no_row_comes_near_costs_nothing(
     llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, temperature: float
-):
+) -> None:
     decoder = Decoder(llama)
     requests = [kl_request(PROMPT, mode, 1.0, seed) for mode in MODES for seed in (0, 1)]
     monkeypatch.setattr(batch, "FIRST_ROOM_TOKENS", 4)

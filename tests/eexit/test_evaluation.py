@@ -6,7 +6,7 @@ import pytest
 from eexit.evaluation import Agreement, agreement, disagreement, distinct, longest_loop, perplexity
 
 
-def test_perplexity_of_even_odds_is_their_number():
+def test_perplexity_of_even_odds_is_their_number() -> None:
     assert perplexity(np.full(7, math.log(1 / 8), np.float32)) == pytest.approx(8)
 
 
@@ -20,16 +20,16 @@ def test_perplexity_of_even_odds_is_their_number():
         ([1, 2, 3, 4, 5], [1], Agreement(1, 0.2, 0.2)),
     ],
 )
-def test_agreement(tokens: list[int], normal: list[int], expected: Agreement):
+def test_agreement(tokens: list[int], normal: list[int], expected: Agreement) -> None:
     assert agreement(np.array(tokens), np.array(normal)) == expected
 
 
-def test_disagreement_is_of_decided_tokens_with_what_full_depth_would_have_said_there():
+def test_disagreement_is_of_decided_tokens_with_what_full_depth_would_have_said_there() -> None:
     assert disagreement(np.array([9, 2, 3, 4, 5]), np.array([1, 2, 3, 7, 5])) == 0.25
     assert disagreement(np.array([9]), np.array([1])) is None
 
 
-def test_distinct_ngrams():
+def test_distinct_ngrams() -> None:
     assert distinct([1, 2, 1, 2, 1], 2) == 0.5
     assert distinct([1, 2, 3], 3) == 1.0
     assert distinct([1, 2], 3) is None
@@ -46,5 +46,5 @@ def test_distinct_ngrams():
         ([7], 0),
     ],
 )
-def test_the_longest_loop_repeats_a_whole_piece(tokens: list[int], length: int):
+def test_the_longest_loop_repeats_a_whole_piece(tokens: list[int], length: int) -> None:
     assert longest_loop(np.array(tokens)) == length

@@ -39,7 +39,7 @@ def compiled(logits: Tensor, top_k: int) -> Divergence:
 @pytest.mark.parametrize("vocabulary", [5, 1000, 5120])
 def test_kl_and_entropy_are_those_of_the_definition_in_double_precision(
     compare: Compare, vocabulary: int, dtype: torch.dtype
-):
+) -> None:
     torch.manual_seed(0)
     logits = (8 * torch.randn(50, 4, vocabulary)).to(dtype)
     log_p = logits.double().log_softmax(-1)
@@ -57,7 +57,7 @@ def test_kl_and_entropy_are_those_of_the_definition_in_double_precision(
     assert all(len(set(tokens)) == 3 for tokens in divergence.top_token_BXK.flatten(0, 1).tolist())
 
 
-def test_a_row_without_a_number_is_told_from_its_neighbours(compare: Compare):
+def test_a_row_without_a_number_is_told_from_its_neighbours(compare: Compare) -> None:
     logits = torch.randn(4, 3, 1000)
     logits[1, 0, 500], logits[2, 2, 7], logits[3, 1, 999] = torch.nan, torch.inf, torch.nan
     divergence = compare(logits, 1)
@@ -65,12 +65,12 @@ def test_a_row_without_a_number_is_told_from_its_neighbours(compare: Compare):
     assert finite.tolist() == [True, False, False, False]
 
 
-def test_no_top_tokens_are_noted_unless_asked_for(compare: Compare):
+def test_no_top_tokens_are_noted_unless_asked_for(compare: Compare) -> None:
     divergence = compare(torch.randn(2, 3, 40), 0)
     assert divergence.top_token_BXK.shape == divergence.top_prob_BXK.shape == (2, 3, 0)
 
 
-def test_kl_is_zero_to_itself_and_never_negative(compare: Compare):
+def test_kl_is_zero_to_itself_and_never_negative(compare: Compare) -> None:
     final = torch.tensor([[0.0, 1e4, -1e4], [3.0, 3.0, 3.0], [80.0, -80.0, 0.0]])
     near = final + 1e-3 * torch.randn(3, 3)
     kl = compare(torch.stack([final, near, final], 1), 0).kl_BE
@@ -78,7 +78,7 @@ def test_kl_is_zero_to_itself_and_never_negative(compare: Compare):
     assert (kl >= 0).all()
 
 
-def test_probabilities_and_choices_are_those_of_the_plain_loops():
+def test_probabilities_and_choices_are_those_of_the_plain_loops() -> None:
     generator = torch.Generator().manual_seed(0)
     kl = 4 * torch.rand(200, 4, generator=generator)
     k = torch.tensor([0.0, 0.25, 1.0, 8.0]).repeat(50)
@@ -93,7 +93,7 @@ def test_probabilities_and_choices_are_those_of_the_plain_loops():
     torch.testing.assert_close(probabilities.sum(-1), torch.ones(200))
 
 
-def test_a_larger_factor_never_exits_earlier():
+def test_a_larger_factor_never_exits_earlier() -> None:
     generator = torch.Generator().manual_seed(1)
     kl, u = 3 * torch.rand(500, 5, generator=generator), torch.rand(500, generator=generator)
     factors = (0.0, 0.5, 1.0, 2.0, 1e9)
@@ -104,7 +104,7 @@ def test_a_larger_factor_never_exits_earlier():
     assert (chosen[-1] == 5).all()
 
 
-def test_draws_depend_on_seed_and_prompt_and_extend():
+def test_draws_depend_on_seed_and_prompt_and_extend() -> None:
     ten = exit_draws(1, [3, 4], 10)
     assert exit_draws(1, [3, 4], 4).tolist() == ten[:4].tolist()
     assert not set(ten) & {*exit_draws(2, [3, 4], 10), *exit_draws(1, [3, 5], 10), *sampling_draws(1, [3, 4], 10)}
@@ -115,7 +115,7 @@ def sweep(**fields: object) -> SweepConfig:
     return SweepConfig.model_validate({"prompts": [{"id": "0", "prompt": "Why?"}], **fields})
 
 
-def test_exitable_layers_default_to_every_fifth_below_the_final_one():
+def test_exitable_layers_default_to_every_fifth_below_the_final_one() -> None:
     assert resolve_exitable_layers(sweep(), 30) == (5, 10, 15, 20, 25)
     assert resolve_exitable_layers(sweep(), 26) == (5, 10, 15, 20)
     assert resolve_exitable_layers(sweep(exit_layers=(0, 28)), 30) == (0, 28)
@@ -128,6 +128,6 @@ def test_exitable_layers_default_to_every_fifth_below_the_final_one():
         ({"exit_every": 29}, "no exitable layer: .*0…29 and --exit-every is 29"),
     ],
 )
-def test_layers_that_cannot_exit_are_refused(fields: dict, message: str):
+def test_layers_that_cannot_exit_are_refused(fields: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         resolve_exitable_layers(sweep(**fields), 30)

@@ -70,12 +70,12 @@ def modes_of(model: PreTrainedModel) -> list[str]:
     return modes
 
 
-def test_every_rule_is_tested():
+def test_every_rule_is_tested() -> None:
     assert SOME.keys() == ALWAYS.keys() == NEVER.keys() == RULES.keys() == STOPS.keys()
     assert {mode for mode in STATES if STATES[mode].first_altered(0) is not None} == LEAVE.keys()
 
 
-def test_invariant_1_normal_is_greedy_generate(any_model: PreTrainedModel):
+def test_invariant_1_normal_is_greedy_generate(any_model: PreTrainedModel) -> None:
     requests = [kl_request(prompt, "normal", None) for prompt in PROMPTS]
     for prompt, trace in zip(PROMPTS, generate(any_model, requests), strict=True):
         generated = any_model.generate(
@@ -84,12 +84,12 @@ def test_invariant_1_normal_is_greedy_generate(any_model: PreTrainedModel):
         assert trace.token_id_T.tolist() == generated[0, len(prompt) :].tolist()
 
 
-def test_invariant_2_the_ends_of_the_kl_rule(any_model: PreTrainedModel):
+def test_invariant_2_the_ends_of_the_kl_rule(any_model: PreTrainedModel) -> None:
     check_ends(any_model, "kl", modes_of(any_model))
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_invariant_2_the_ends_of_every_rule(llama: PreTrainedModel, rule: str):
+def test_invariant_2_the_ends_of_every_rule(llama: PreTrainedModel, rule: str) -> None:
     check_ends(llama, rule, list(STATES))
 
 
@@ -104,7 +104,7 @@ def check_ends(model: PreTrainedModel, rule: str, modes: Sequence[str]) -> None:
         assert (trace.exit_layer_T == model.config.num_hidden_layers - 1).all()
 
 
-def test_invariant_3_the_seeds_rule_and_states_match_the_naive_reference(any_model: PreTrainedModel):
+def test_invariant_3_the_seeds_rule_and_states_match_the_naive_reference(any_model: PreTrainedModel) -> None:
     requests = grid(configurations(["unfrozen", "frozen_residual"]))
     seen = check_reference(any_model, requests)
     assert seen == {*EXITABLE, any_model.config.num_hidden_layers - 1}, "the comparison must cover every exit"
@@ -112,7 +112,9 @@ def test_invariant_3_the_seeds_rule_and_states_match_the_naive_reference(any_mod
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("mode", STATES)
-def test_invariant_3_every_rule_and_state_matches_the_naive_reference(llama: PreTrainedModel, mode: str, rule: str):
+def test_invariant_3_every_rule_and_state_matches_the_naive_reference(
+    llama: PreTrainedModel, mode: str, rule: str
+) -> None:
     seen = check_reference(llama, grid(configurations([mode], [rule])))
     assert len(seen) > 1
 
@@ -126,7 +128,9 @@ def check_reference(model: PreTrainedModel, requests: Sequence[Request], decodin
     return seen
 
 
-def test_invariant_3_holds_for_the_kl_generator(any_model: PreTrainedModel, word_tokenizer: PreTrainedTokenizerBase):
+def test_invariant_3_holds_for_the_kl_generator(
+    any_model: PreTrainedModel, word_tokenizer: PreTrainedTokenizerBase
+) -> None:
     generator = KLExitGenerator(any_model, word_tokenizer, "frozen_residual", EXITABLE)
     inputs = {"input_ids": torch.tensor(PROMPTS[1:2])}
     _, exit_layers, prediction = generator.generate(inputs, kl_strength=0.5, max_new_tokens=12, seed=3)
@@ -149,7 +153,7 @@ def test_invariant_3_holds_for_the_kl_generator(any_model: PreTrainedModel, word
     ],
     ids=lambda change: "-".join(change),
 )
-def test_invariant_3_holds_however_rows_decode(llama: PreTrainedModel, change: dict):
+def test_invariant_3_holds_however_rows_decode(llama: PreTrainedModel, change: dict) -> None:
     decoding, fitting = replace(DECODING, **change), []
     for configuration in configurations(rules=RULES):
         with suppress(ValueError):  # a parameter that names other layers
@@ -159,7 +163,7 @@ def test_invariant_3_holds_however_rows_decode(llama: PreTrainedModel, change: d
     check_reference(llama, grid(fitting, PROMPTS[:2]), decoding)
 
 
-def test_invariant_4_a_row_is_the_same_alone_and_beside_others(any_model: PreTrainedModel):
+def test_invariant_4_a_row_is_the_same_alone_and_beside_others(any_model: PreTrainedModel) -> None:
     requests = grid([Configuration(NORMAL), *(Configuration(mode, "kl", 0.5) for mode in modes_of(any_model))])
     together = generate(any_model, requests)
     for index in (0, 4, 8):  # another mode and another prompt each
@@ -167,7 +171,7 @@ def test_invariant_4_a_row_is_the_same_alone_and_beside_others(any_model: PreTra
 
 
 @pytest.mark.parametrize("architecture", ["llama", "mpt"])  # our attention, and layers that attend by themselves
-def test_invariant_4_a_row_does_not_depend_on_its_neighbours(architecture: str):
+def test_invariant_4_a_row_does_not_depend_on_its_neighbours(architecture: str) -> None:
     model = tiny_model(architecture)
     exits = configurations(modes_of(model), RULES)
     requests = [replace(request, seed=seed) for seed in (0, 1) for request in grid(exits)]
@@ -184,7 +188,7 @@ def test_invariant_4_a_row_does_not_depend_on_its_neighbours(architecture: str):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_invariant_5_exits_happen_as_often_as_their_probabilities_say(llama: PreTrainedModel, rule: str):
+def test_invariant_5_exits_happen_as_often_as_their_probabilities_say(llama: PreTrainedModel, rule: str) -> None:
     decoding = replace(DECODING, max_new_tokens=40, temperature=1.0)
     requests = [Request(PROMPTS[1], Configuration("unfrozen", rule, SOME[rule][-1]), seed) for seed in range(150)]
     traces = generate(llama, requests, decoding)

@@ -21,7 +21,7 @@ def call_for(n_rows: int, view: CacheView) -> LayerCall:
     )
 
 
-def test_a_call_for_some_rows_has_what_is_theirs_and_all_of_what_is_nobodys():
+def test_a_call_for_some_rows_has_what_is_theirs_and_all_of_what_is_nobodys() -> None:
     positions = torch.zeros(N_HEADS, 1, dtype=torch.long)  # as many rows as heads: which is which can't be told by size
     whole = CacheView(KVCache(N_HEADS, 8), positions, 1)
     rows = torch.tensor([3, 1])
@@ -36,7 +36,7 @@ def test_a_call_for_some_rows_has_what_is_theirs_and_all_of_what_is_nobodys():
     assert call.kwargs["flag"] is True
 
 
-def test_as_many_rows_as_heads_decode_as_one_does():
+def test_as_many_rows_as_heads_decode_as_one_does() -> None:
     mpt = tiny_model("mpt")
     decoding = Decoding(exitable_layers=(1, 3, 4), max_new_tokens=8, eos_token_ids=frozenset(), record_top_k=1)
     engine = Engine(Decoder(mpt), decoding)

@@ -28,7 +28,7 @@ def generate(model: PreTrainedModel, requests: Sequence[Request]) -> list[Outcom
     return [outcomes[index] for index in range(len(requests))]
 
 
-def test_long_rows_beside_short_ones_are_as_the_model_makes_them_alone(model: PreTrainedModel):
+def test_long_rows_beside_short_ones_are_as_the_model_makes_them_alone(model: PreTrainedModel) -> None:
     requests = [kl_request(prompt, mode, k) for prompt in (SHORT, LONG)
                 for mode, k in (("normal", None), ("frozen_residual", 0.5))]  # fmt: skip
     decoder = Decoder(model)
@@ -40,7 +40,7 @@ def test_long_rows_beside_short_ones_are_as_the_model_makes_them_alone(model: Pr
             assert trace.token_id_T.tolist() == generated[0, prompt.shape[1] :].tolist()
 
 
-def test_a_row_ends_where_the_angles_switch(model: PreTrainedModel):
+def test_a_row_ends_where_the_angles_switch(model: PreTrainedModel) -> None:
     prompts = [LONG[: SWITCH - 3], LONG[:SWITCH], LONG[: SWITCH + 1]]
     before, at, behind = generate(model, [kl_request(prompt, "normal", None) for prompt in prompts])
     assert len(before.token_id_T) == 3

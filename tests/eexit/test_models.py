@@ -28,13 +28,13 @@ CONFIGS = ARCHITECTURES | {"gemma4": lambda: tf.Gemma4TextConfig(**GROUPED, **GE
 
 
 @pytest.mark.parametrize("architecture", CONFIGS)
-def test_keys_and_values_are_estimated_as_the_model_keeps_them(tmp_path: Path, architecture: str):
+def test_keys_and_values_are_estimated_as_the_model_keeps_them(tmp_path: Path, architecture: str) -> None:
     config = CONFIGS[architecture]()
     _, cache = estimate(tmp_path, config)
     decoder = Decoder(AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval())
     assert cache == 2 * decoder.cache_bytes_per_token * ROWS * (PROMPT_TOKENS + NEW_TOKENS)
 
 
-def test_a_model_that_is_not_supported_is_refused_before_it_is_loaded(tmp_path: Path):
+def test_a_model_that_is_not_supported_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"model .* is not supported: it has no attention heads"):
         estimate(tmp_path, tf.MambaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=4, state_size=4))

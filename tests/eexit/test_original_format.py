@@ -23,7 +23,7 @@ ENTRY = {
 }
 
 
-def test_an_evaluation_has_the_original_shape():
+def test_an_evaluation_has_the_original_shape() -> None:
     assert EVALUATION == {
         "response": "Recursion!",
         "scores": None,
@@ -42,7 +42,7 @@ def test_an_evaluation_has_the_original_shape():
     }
 
 
-def test_what_was_written_is_read(tmp_path: Path):
+def test_what_was_written_is_read(tmp_path: Path) -> None:
     write([ENTRY, entry_of_text("alone", ["a"], [5], [])], tmp_path / "early_exit_analysis.json")
     entries = read(tmp_path / "early_exit_analysis.json")
     assert prompts_of(entries) == ["Explain recursion.", "alone"]
@@ -57,7 +57,7 @@ def test_what_was_written_is_read(tmp_path: Path):
 
 @pytest.mark.parametrize("value", [None, "text", 3, [], {}, float("inf")])
 @pytest.mark.parametrize("key", [*EVALUATION, *EVALUATION["early_exit_stats"]])
-def test_a_key_may_hold_anything_and_the_others_still_count(key: str, value: Any):
+def test_a_key_may_hold_anything_and_the_others_still_count(key: str, value: Any) -> None:
     stats = EVALUATION["early_exit_stats"]
     odd = EVALUATION | ({"early_exit_stats": stats | {key: value}} if key in stats else {key: value})
     result, *_ = results_of([{"prompt": value, "results": [{"mode": value, "evaluation": odd}, value]}])
@@ -67,7 +67,7 @@ def test_a_key_may_hold_anything_and_the_others_still_count(key: str, value: Any
     assert changed <= (of_stats if key == "early_exit_stats" else {key})
 
 
-def test_a_single_generation_is_evaluated_in_that_shape(llama: PreTrainedModel):
+def test_a_single_generation_is_evaluated_in_that_shape(llama: PreTrainedModel) -> None:
     class Words:
         """The least of a tokenizer."""
 

@@ -21,23 +21,23 @@ OPEN = ["results/demo", "/a@b/c?d", "s3://bucket/mine", "s3://bucket/a@b", "hdfs
 
 
 @pytest.mark.parametrize(("uri", "expected"), SECRETS)
-def test_user_and_options_are_hidden(uri: str, expected: str):
+def test_user_and_options_are_hidden(uri: str, expected: str) -> None:
     assert shown(uri) == expected
     if " " not in uri:
         assert without_secrets(f"no such folder: '{uri}' (give one)") == f"no such folder: '{expected}' (give one)"
 
 
 @pytest.mark.parametrize("place", OPEN)
-def test_what_holds_no_secret_is_shown_as_it_is(place: str):
+def test_what_holds_no_secret_is_shown_as_it_is(place: str) -> None:
     assert shown(place) == without_secrets(place) == place
 
 
-def test_a_name_goes_before_the_options():
+def test_a_name_goes_before_the_options() -> None:
     assert inside("results/", "report.html") == "results/report.html"
     assert inside("s3://b/x?region=y", "report.html") == "s3://b/x/report.html?region=y"
 
 
-def test_the_line_that_reads_results_holds_no_secret_and_all_that_a_reader_needs():
+def test_the_line_that_reads_results_holds_no_secret_and_all_that_a_reader_needs() -> None:
     def line(where: str, hint: str = "") -> str:
         return f'import pandas as pd; pd.read_parquet("{where}"){hint}'
 

@@ -29,13 +29,13 @@ MANIFEST = Manifest(
 )
 
 
-def test_a_manifest_reads_as_it_was_written_in_any_format_that_is_read():
+def test_a_manifest_reads_as_it_was_written_in_any_format_that_is_read() -> None:
     assert MANIFEST.format == FORMAT
     for number in FORMATS:
         assert decode(encode(replace(MANIFEST, format=number))) == replace(MANIFEST, format=number)
 
 
-def test_of_an_older_version_what_it_lacks_is_not_known():
+def test_of_an_older_version_what_it_lacks_is_not_known() -> None:
     needed = {"format": 1, "config": {}, "model": {}, "exitable_layers": []}
     assert decode(json.dumps(needed).encode()) == Manifest(format=1, config={}, model={}, exitable_layers=[])
     for name in needed:
@@ -43,14 +43,14 @@ def test_of_an_older_version_what_it_lacks_is_not_known():
             decode(json.dumps({key: value for key, value in needed.items() if key != name}).encode())
 
 
-def test_a_changed_manifest_and_one_of_another_format_are_told():
+def test_a_changed_manifest_and_one_of_another_format_are_told() -> None:
     with pytest.raises(ValueError, match="its checksum does not match"):
         decode(encode(MANIFEST).replace(b'"n_runs": 9', b'"n_runs": 8'))
     with pytest.raises(OtherFormatError, match="it has format 99, not 1 or 2"):
         decode(encode(replace(MANIFEST, format=99)))
 
 
-def test_a_shards_files_are_known_by_their_names_whole_or_not():
+def test_a_shards_files_are_known_by_their_names_whole_or_not() -> None:
     stem = "0af9" * 8
     for name in (generations_name(stem), tokens_name(stem)):
         folder, base = name.split("/")
@@ -64,6 +64,6 @@ def test_a_shards_files_are_known_by_their_names_whole_or_not():
         assert not is_temporary_file(name)
 
 
-def test_side_files_are_named_for_their_report():
+def test_side_files_are_named_for_their_report() -> None:
     assert (side_folder_name("report.html"), side_folder_name("a.b.html")) == ("report.data", "a.b.data")
     assert side_file_name(12) == "prompt-12.js"

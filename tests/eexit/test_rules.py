@@ -24,7 +24,7 @@ PROMPTS = [{"id": "0", "prompt": "Why?"}]
 
 
 @pytest.mark.parametrize("kind", [RULES, STATES])
-def test_each_says_what_it_is(kind: dict[str, object]):
+def test_each_says_what_it_is(kind: dict[str, object]) -> None:
     definitions = [entry.definition for entry in kind.values()]  # type: ignore[attr-defined]
     assert all(len(definition) > 20 for definition in definitions)
     assert len(set(definitions)) == len(definitions)
@@ -43,12 +43,12 @@ def test_each_says_what_it_is(kind: dict[str, object]):
         ("random", control(0, 0, 0, 0), "unfrozen/kl/1 decided no token"),
     ],
 )
-def test_a_parameter_that_makes_no_sense_is_refused(rule: str, parameter: Parameter, message: str):
+def test_a_parameter_that_makes_no_sense_is_refused(rule: str, parameter: Parameter, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RULES[rule].check(parameter)
 
 
-def test_a_rule_that_names_a_layer_needs_it_to_be_exitable():
+def test_a_rule_that_names_a_layer_needs_it_to_be_exitable() -> None:
     config = SweepConfig.model_validate({"prompts": PROMPTS, "rules": ["fixed=10,12"]})
     with pytest.raises(UsageError, match="rule fixed can't exit at layer 12: the exitable layers are 5 10 15 20 25"):
         resolve_exitable_layers(config, 30)
@@ -58,12 +58,12 @@ def test_a_rule_that_names_a_layer_needs_it_to_be_exitable():
         resolve_exitable_layers(config, 30)
 
 
-def test_a_control_exits_as_often_at_each_layer_as_what_it_follows():
+def test_a_control_exits_as_often_at_each_layer_as_what_it_follows() -> None:
     assert RULES["random"].setting(control(20, 30, 0, 50), (1, 3, 4)) == [20 / 100, 30 / 80, 0]
     assert RULES["random"].setting(Control("unfrozen/kl/1", ((1, 5),)), (1, 3, 4)) == [1, 0, 0]
 
 
-def test_the_worked_example_of_contributing_is_a_rule(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch):
+def test_the_worked_example_of_contributing_is_a_rule(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     example = CONTRIBUTING.read_text().split("## Add a rule")[1].split("```python")[1].split("```")[0]
     names = dict(vars(rules))
     exec(f"from __future__ import annotations\n{example}", names)
@@ -81,7 +81,7 @@ def test_the_worked_example_of_contributing_is_a_rule(llama: PreTrainedModel, mo
         np.testing.assert_allclose(trace.evidence_TE[1:], trace.top_prob_TXK[1:, :-1, 0], rtol=1e-5)
 
 
-def test_a_mode_that_a_model_is_not_made_for_is_refused():
+def test_a_mode_that_a_model_is_not_made_for_is_refused() -> None:
     with pytest.raises(UsageError, match="mode skip can't be used with this model: its layers attend by code of their"):
         refuse_mode("skip", Decoder(tiny_model("mpt")))
     uneven = Decoder(tiny_model("llama"))

@@ -35,7 +35,7 @@ BROKEN: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
 @pytest.mark.parametrize("architecture", ["falcon", "bloom", "mpt"])
 def test_wrong_keys_and_values_are_refused(
     monkeypatch: pytest.MonkeyPatch, architecture: str, how: str, dtype: torch.dtype
-):
+) -> None:
     sound = CacheView.update
 
     def update(view: CacheView, key: Tensor, value: Tensor, layer: int) -> tuple[Tensor, Tensor]:
@@ -48,7 +48,7 @@ def test_wrong_keys_and_values_are_refused(
 
 
 @pytest.mark.parametrize("architecture", SELF_ATTENDING)
-def test_what_goes_wrong_at_far_positions_only_is_refused(monkeypatch: pytest.MonkeyPatch, architecture: str):
+def test_what_goes_wrong_at_far_positions_only_is_refused(monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
     sound = CacheView.update
 
     def update(view: CacheView, key: Tensor, value: Tensor, layer: int, *_: object, **__: object):
@@ -61,14 +61,14 @@ def test_what_goes_wrong_at_far_positions_only_is_refused(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("architecture", SELF_ATTENDING)
-def test_padding_that_is_attended_to_is_refused(monkeypatch: pytest.MonkeyPatch, architecture: str):
+def test_padding_that_is_attended_to_is_refused(monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
     monkeypatch.setattr(CacheView, "attention_mask", lambda view: torch.ones_like(view.key_position_BS))
     with pytest.raises(UsageError, match=r"what layer 0 adds for a token behind a prompt is .*% off"):
         Decoder(tiny_model(architecture))
 
 
 @pytest.mark.parametrize("architecture", SELF_ATTENDING)
-def test_padding_of_another_length_is_refused(monkeypatch: pytest.MonkeyPatch, architecture: str):
+def test_padding_of_another_length_is_refused(monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
     sound = CacheView.key_position_BS.func
     shifted = cached_property(lambda view: sound(view) - 1)
     shifted.__set_name__(CacheView, "key_position_BS")
@@ -77,7 +77,7 @@ def test_padding_of_another_length_is_refused(monkeypatch: pytest.MonkeyPatch, a
         Decoder(tiny_model(architecture))
 
 
-def test_positions_that_follow_the_longest_row_are_refused():
+def test_positions_that_follow_the_longest_row_are_refused() -> None:
     """The decoder of TrOCR counts positions by the cache's length, and takes none."""
     config = tf.TrOCRConfig(**SIZES | {"max_position_embeddings": 64}, decoder_layers=7, decoder_attention_heads=4)
     model = AutoModelForCausalLM.from_config(config).eval()

@@ -83,7 +83,7 @@ WITHOUT_WINDOW = [how for how in BROKEN if how != "the window is ignored"]
     ("architecture", "how"),
     [("mistral", how) for how in BROKEN] + [(name, how) for name in ("llama", "gpt2") for how in WITHOUT_WINDOW],
 )
-def test_broken_attention_is_refused(break_attention: Break, architecture: str, how: str, dtype: torch.dtype):
+def test_broken_attention_is_refused(break_attention: Break, architecture: str, how: str, dtype: torch.dtype) -> None:
     break_attention(how, 5, dtype)
     with pytest.raises(UsageError, match=r"our attention in layer 5 is .*% off"):
         Decoder(tiny_model(architecture).to(dtype))
@@ -92,24 +92,24 @@ def test_broken_attention_is_refused(break_attention: Break, architecture: str, 
 @pytest.mark.parametrize("how", WITHOUT_WINDOW)
 def test_the_default_model_is_refused_with_attention_broken_in_half_of_its_layers(
     break_attention: Break, default_model: PreTrainedModel, how: str
-):
+) -> None:
     break_attention(how, 15, default_model.dtype)
     with pytest.raises(UsageError, match=r"our attention in layer 15 is .*% off"):
         Decoder(default_model)
 
 
-def test_the_default_model_is_sound_in_half_precision(default_model: PreTrainedModel):
+def test_the_default_model_is_sound_in_half_precision(default_model: PreTrainedModel) -> None:
     assert Decoder(default_model).n_layers == 30
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_model_is_sound_in_every_dtype(architecture: str, dtype: torch.dtype):
+def test_a_model_is_sound_in_every_dtype(architecture: str, dtype: torch.dtype) -> None:
     assert Decoder(tiny_model(architecture).to(dtype)).n_layers == 7
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_positions_that_are_off_by_one_are_refused(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype):
+def test_positions_that_are_off_by_one_are_refused(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
     sound = Decoder.embed
 
     def embed(decoder: Decoder, **inputs):
@@ -123,7 +123,7 @@ def test_positions_that_are_off_by_one_are_refused(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_layer_that_does_something_else_is_refused(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype):
+def test_a_layer_that_does_something_else_is_refused(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
     sound = LayerPass.block
 
     def block(layer_pass: LayerPass, layer: int, hidden_BTW: Tensor) -> Tensor:
@@ -135,26 +135,28 @@ def test_a_layer_that_does_something_else_is_refused(monkeypatch: pytest.MonkeyP
         Decoder(tiny_model("llama").to(dtype))
 
 
-def test_rows_that_share_the_longest_ones_rotary_angles_are_refused(monkeypatch: pytest.MonkeyPatch):
+def test_rows_that_share_the_longest_ones_rotary_angles_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eexit.anatomy.switch_length", lambda config: None)
     with pytest.raises(UsageError, match=r"the query in layer 0 for positions .*40.* is .*% off"):
         Decoder(tiny_model("phi3_longrope"))
 
 
 @pytest.mark.parametrize("architecture", ["qwen2_moe", "phimoe"])
-def test_a_window_that_only_the_models_mask_knows_is_read_from_it(architecture: str):
+def test_a_window_that_only_the_models_mask_knows_is_read_from_it(architecture: str) -> None:
     assert 8 in Decoder(tiny_model(architecture)).windows
 
 
 @pytest.mark.parametrize("wrong", [None, 7, 9])
-def test_a_window_that_the_models_mask_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatch, wrong: int | None):
+def test_a_window_that_the_models_mask_does_not_have_is_refused(
+    monkeypatch: pytest.MonkeyPatch, wrong: int | None
+) -> None:
     monkeypatch.setattr("eexit.anatomy.windows_of", lambda far: [wrong] * 7)
     with pytest.raises(UsageError, match="layer 0 masks other positions"):
         Decoder(tiny_model("mistral"))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_experts_that_rounding_chooses_otherwise_beside_other_rows_are_no_reason(dtype: torch.dtype):
+def test_experts_that_rounding_chooses_otherwise_beside_other_rows_are_no_reason(dtype: torch.dtype) -> None:
     model = tiny_model("mixtral").to(dtype)
 
     def choose_otherwise(_: torch.nn.Module, args: tuple, output: Tensor) -> Tensor:

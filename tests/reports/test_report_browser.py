@@ -1,6 +1,10 @@
 """The page in a browser: no error, no request, ink in every chart, and text that stays text."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
+from report_fixtures import Visit, Walk
 from synthetic_sweeps import HOSTILE, run_rows, write_sweep
 
 from reports import build_report, generate_multi_prompt_html_visualization
@@ -8,7 +12,7 @@ from reports import build_report, generate_multi_prompt_html_visualization
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("route", "n"), [("#/", 9), ("#/p/0", 2)])
-def test_every_chart_draws_ink(visit, scheme, route, n):
+def test_every_chart_draws_ink(visit: Visit, scheme: str, route: str, n) -> None:
     page = visit(route, color_scheme=scheme)
     page.locator(".chart[data-ink]").nth(n - 1).wait_for()
     assert page.locator(".chart").count() == n
@@ -19,13 +23,13 @@ def test_every_chart_draws_ink(visit, scheme, route, n):
     assert page.locator("figure canvas[aria-label]").count() == n
 
 
-def test_a_table_beside_a_chart_says_the_same(visit):
+def test_a_table_beside_a_chart_says_the_same(visit: Visit) -> None:
     page = visit("#/")
     page.locator("figure summary").first.click()
     assert "7 [7, 7]" in page.locator("figure table").first.inner_text()
 
 
-def test_the_first_screen_has_findings_and_the_first_chart(visit):
+def test_the_first_screen_has_findings_and_the_first_chart(visit: Visit) -> None:
     page = visit("#/", viewport=(("width", 1360), ("height", 900)))
     page.locator("[data-chart=trade-disagreement] .chart[data-ink]").wait_for()
     assert page.locator(".provenance").bounding_box()["height"] < 40, "one line"
@@ -38,7 +42,7 @@ def test_the_first_screen_has_findings_and_the_first_chart(visit):
     assert [line.split(":")[0] for line in modes.splitlines()[::2]] == ["unfrozen", "frozen_residual", "kl"]
 
 
-def test_most_layers_skipped_at_a_disagreement_is_read_off(visit, tmp_path):
+def test_most_layers_skipped_at_a_disagreement_is_read_off(visit: Visit, tmp_path: Path) -> None:
     shares = {("unfrozen", 0.5): 0.2, ("unfrozen", 2.0): 0.04, ("frozen_residual", 2.0): 0.06}
     generations, tokens = [], []
     for prompt in range(5):
@@ -72,7 +76,7 @@ def test_most_layers_skipped_at_a_disagreement_is_read_off(visit, tmp_path):
     assert answer.get_by_role("link").count() == 0
 
 
-def test_from_the_overview_to_a_token(visit):
+def test_from_the_overview_to_a_token(visit: Visit) -> None:
     page = visit("#/")
     page.locator("[data-chart=heat] summary").click()
     page.get_by_role("link", name="0 Question 0?").click()
@@ -84,7 +88,7 @@ def test_from_the_overview_to_a_token(visit):
     assert page.url.endswith("#/p/0/unfrozen/kl/1/t/2")
 
 
-def test_a_click_in_the_heatmap_opens_the_run(visit):
+def test_a_click_in_the_heatmap_opens_the_run(visit: Visit) -> None:
     page = visit("#/")
     page.locator("[data-chart=heat] .chart[data-ink]").wait_for()
     canvas = page.locator("[data-chart=heat] canvas.marks")
@@ -93,7 +97,7 @@ def test_a_click_in_the_heatmap_opens_the_run(visit):
     page.get_by_role("heading", name="frozen_residual/kl/2 on prompt 5").wait_for()
 
 
-def test_a_click_on_a_bar_opens_the_configuration(visit):
+def test_a_click_on_a_bar_opens_the_configuration(visit: Visit) -> None:
     page = visit("#/")
     page.locator("[data-chart=mix] .chart[data-ink]").wait_for()
     canvas = page.locator("[data-chart=mix] canvas")
@@ -102,7 +106,7 @@ def test_a_click_on_a_bar_opens_the_configuration(visit):
     assert page.locator("main tbody").last.locator("tr").count() == 6
 
 
-def test_a_click_in_the_strip_reads_from_there(visit):
+def test_a_click_in_the_strip_reads_from_there(visit: Visit) -> None:
     page = visit("#/p/0")
     page.locator("[data-chart=strip] .chart[data-ink]").wait_for()
     canvas = page.locator("[data-chart=strip] canvas")
@@ -112,7 +116,7 @@ def test_a_click_in_the_strip_reads_from_there(visit):
     assert page.url.endswith("/t/23")
 
 
-def test_charts_bring_out_the_same_configuration(visit):
+def test_charts_bring_out_the_same_configuration(visit: Visit) -> None:
     page = visit("#/")
     page.locator("[data-chart=heat] .chart[data-ink]").wait_for()
     before = page.locator("[data-chart=mix] canvas").evaluate("canvas => canvas.toDataURL()")
@@ -121,7 +125,7 @@ def test_charts_bring_out_the_same_configuration(visit):
     assert page.locator("[data-chart=mix] canvas").evaluate("canvas => canvas.toDataURL()") != before
 
 
-def test_the_heatmap_shows_another_number_in_another_order(visit):
+def test_the_heatmap_shows_another_number_in_another_order(visit: Visit) -> None:
     page = visit("#/")
     heat = page.locator("[data-chart=heat]")
     heat.locator("summary").click()
@@ -132,7 +136,7 @@ def test_the_heatmap_shows_another_number_in_another_order(visit):
     assert "Perplexity" in heat.locator("caption").inner_text()
 
 
-def test_differences_are_against_whichever_configuration_is_chosen(visit):
+def test_differences_are_against_whichever_configuration_is_chosen(visit: Visit) -> None:
     page = visit("#/")
     paired = page.locator("[data-chart=paired]")
     paired.locator("summary").click()
@@ -143,7 +147,7 @@ def test_differences_are_against_whichever_configuration_is_chosen(visit):
     assert paired.locator("caption").inner_text() == "Paired differences · compared with unfrozen/kl/0.5"
 
 
-def test_the_first_token_is_said_to_come_from_the_final_layer(visit):
+def test_the_first_token_is_said_to_come_from_the_final_layer(visit: Visit) -> None:
     said = "First token: always from the final layer."
     page = visit("#/p/0/unfrozen/kl/1/t/0")
     assert f"Token 1 of 24 (position 0), read after layer 29 (final). {said}" in page.locator(".pane").inner_text()
@@ -160,7 +164,7 @@ def test_the_first_token_is_said_to_come_from_the_final_layer(visit):
         (["a", "b"], "Identical to normal."),
     ],
 )
-def test_how_far_a_text_is_normals_is_said_in_words(visit, tmp_path, other, sentence):
+def test_how_far_a_text_is_normals_is_said_in_words(visit: Visit, tmp_path: Path, other, sentence: str) -> None:
     generations, tokens = [], []
     for mode, k, pieces in (("normal", None, ["a", "b"]), ("unfrozen", 1.0, other)):
         row, rows = run_rows("0", "?", mode, k, pieces)
@@ -170,7 +174,7 @@ def test_how_far_a_text_is_normals_is_said_in_words(visit, tmp_path, other, sent
     assert sentence in visit("#/p/0/unfrozen/kl/1", path=path).locator("main").inner_text()
 
 
-def test_an_address_leads_to_one_token_side_by_side(visit):
+def test_an_address_leads_to_one_token_side_by_side(visit: Visit) -> None:
     page = visit("#/p/0/unfrozen/kl/1/vs/t/4")
     assert page.locator(".tokens").count() == 2
     assert page.locator(".pinned").get_attribute("data-i") == "4"
@@ -183,12 +187,12 @@ def test_an_address_leads_to_one_token_side_by_side(visit):
     assert page.locator(".tokens").first.locator(".again").count() > 0
 
 
-def test_what_full_depth_would_have_said_is_shown(visit):
+def test_what_full_depth_would_have_said_is_shown(visit: Visit) -> None:
     pane = visit("#/p/0/unfrozen/kl/1/t/3").locator(".pane").inner_text()
     assert "“token 7”" in pane
 
 
-def test_each_token_that_disagrees_with_full_depth_is_marked_and_a_key_goes_to_the_next(visit):
+def test_each_token_that_disagrees_with_full_depth_is_marked_and_a_key_goes_to_the_next(visit: Visit) -> None:
     page = visit("#/p/0/unfrozen/kl/1/vs/normal")
     one = page.locator(".tokens").first
     marked = one.locator(".disagrees")
@@ -210,14 +214,14 @@ def test_each_token_that_disagrees_with_full_depth_is_marked_and_a_key_goes_to_t
 @pytest.mark.parametrize(
     "route", ["#/c/normal", "#/p/1", "#/p/1/unfrozen/kl/1/vs/t/1", "#/fail", "#/p/2/unfrozen/kl/2", "#/s/script"]
 )
-def test_hostile_text_is_shown_and_does_nothing(walk, route):
+def test_hostile_text_is_shown_and_does_nothing(walk: Walk, route: str) -> None:
     page = walk(route)
     assert page.evaluate("window.owned") is None
     assert page.locator("main img, main script").count() == 0
     assert "<script>" in page.locator("main").inner_text()
 
 
-def test_long_and_odd_text_survives(visit):
+def test_long_and_odd_text_survives(visit: Visit) -> None:
     page = visit("#/p/1/normal")
     assert page.locator(".t").nth(2).inner_text() == "x" * 10_000
     shown = page.locator(".t").nth(1).inner_text()
@@ -226,7 +230,7 @@ def test_long_and_odd_text_survives(visit):
     assert HOSTILE.split("\n")[0][:40] in shown
 
 
-def test_failures_are_counted_and_linked(visit):
+def test_failures_are_counted_and_linked(visit: Visit) -> None:
     page = visit("#/")
     page.locator("main").get_by_role("link", name="failed").click()
     page.get_by_role("heading", name="Failed runs").wait_for()
@@ -234,7 +238,7 @@ def test_failures_are_counted_and_linked(visit):
     assert "CUDA out of memory" in page.locator(".error").inner_text()
 
 
-def test_layers_have_colours_and_another_channel(visit):
+def test_layers_have_colours_and_another_channel(visit: Visit) -> None:
     page = visit("#/p/0/unfrozen/kl/0.5")
     token = page.locator(".t.r0").first
     assert token.evaluate("e => getComputedStyle(e).backgroundColor") == "rgb(44, 79, 163)"
@@ -247,7 +251,7 @@ def test_layers_have_colours_and_another_channel(visit):
     assert page.evaluate("getComputedStyle(document.body).display") == "block", "the page keeps its layout"
 
 
-def test_a_table_sorts(visit):
+def test_a_table_sorts(visit: Visit) -> None:
     page = visit("#/p/0")
     column = page.get_by_role("button", name="Perplexity")
     column.click()
@@ -267,7 +271,7 @@ def test_a_table_sorts(visit):
         ("no normal", "no normal runs"),
     ],
 )
-def test_sweeps_that_are_not_whole_say_so(visit, unusual, name, sentence):
+def test_sweeps_that_are_not_whole_say_so(visit: Visit, unusual: Callable[[str], Path], name, sentence: str) -> None:
     page = visit("#/", path=unusual(name))
     for chart in page.locator(".chart").all():
         chart.and_(page.locator("[data-ink]")).wait_for()
@@ -275,7 +279,7 @@ def test_sweeps_that_are_not_whole_say_so(visit, unusual, name, sentence):
     assert "nan" not in page.locator("main").inner_text().lower()
 
 
-def test_seeds_and_odd_ids_have_addresses(visit, tmp_path):
+def test_seeds_and_odd_ids_have_addresses(visit: Visit, tmp_path: Path) -> None:
     generations, tokens = [], []
     for seed in (3, 4):
         for mode, k in (("normal", None), ("unfrozen", 1.0)):
@@ -293,7 +297,7 @@ def test_seeds_and_odd_ids_have_addresses(visit, tmp_path):
     assert "seed4normal" in page.locator(".tokens").nth(1).inner_text()
 
 
-def test_an_original_file_copes_without_a_recording(visit, tmp_path):
+def test_an_original_file_copes_without_a_recording(visit: Visit, tmp_path: Path) -> None:
     evaluation = {
         "tokens": ["one", " two"],
         "chosen_exit_layers": [5, 29],
@@ -307,7 +311,7 @@ def test_an_original_file_copes_without_a_recording(visit, tmp_path):
     assert "Scores: a 1" in page.locator("main").inner_text()
 
 
-def test_seeds_can_be_compared_with_each_other(visit, tmp_path):
+def test_seeds_can_be_compared_with_each_other(visit: Visit, tmp_path: Path) -> None:
     generations, tokens = [], []
     for seed in (3, 4):
         row, rows = run_rows("0", "?", "unfrozen", 1.0, ["one", f" seed{seed}"], seed)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from report_fixtures import MakeSweep
 from synthetic_sweeps import shard
 
 from eexit.seals import digest_of, encode_generations, encode_tokens
@@ -34,7 +35,7 @@ def of_prompt(table: pa.Table, *prompt_ids: str) -> pa.Table:
 
 
 @pytest.fixture
-def folder(make_sweep: Callable[..., Path], tmp_path: Path) -> Path:
+def folder(make_sweep: MakeSweep, tmp_path: Path) -> Path:
     """A sealed shard for each of three prompts, of seven runs and 24 tokens a run."""
     folder = shutil.copytree(make_sweep(3), tmp_path / "results")
     generations, tokens = tables(folder)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from report_fixtures import Visit
 
 from reports import frames, generate_multi_prompt_html_visualization, load_results_json
 from reports.original_sweep import sweep_of
@@ -56,7 +57,7 @@ def result(draw: np.random.Generator, mode: str, k: float | None, normal: list[s
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory) -> Path:
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw, results = np.random.default_rng(5), []
     for prompt in range(6):
         normal = result(draw, "normal", None, None)
@@ -68,7 +69,7 @@ def path(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def table(path) -> pd.DataFrame:
+def table(path: Path) -> pd.DataFrame:
     """One row per run, worked out from the JSON with nothing of the report."""
     rows = []
     for prompt, entry in enumerate(json.loads(path.read_text())):
@@ -93,13 +94,13 @@ def table(path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def test_the_final_layer_is_no_exitable_one(path):
+def test_the_final_layer_is_no_exitable_one(path: Path) -> None:
     sweep = sweep_of(load_results_json(path))
     assert (sweep.exitable_layers, sweep.final_layer) == ((5, 10, 15, 20, 25), 27)
     assert payload(sweep, "")[0]["layers"] == ["5", "10", "15", "20", "25", "27 (final)"]
 
 
-def test_exits_are_counted_as_the_file_has_them(path, table):
+def test_exits_are_counted_as_the_file_has_them(path: Path, table) -> None:
     mix = frames.exit_mix(sweep_of(load_results_json(path)))
     expected = table.groupby("configuration")[[f"at {layer}" for layer in LISTED]].mean()
     found = mix.pivot_table("share", "configuration", "rank", sort=False)
@@ -107,7 +108,7 @@ def test_exits_are_counted_as_the_file_has_them(path, table):
     np.testing.assert_allclose(found, expected.loc[found.index])
 
 
-def test_means_are_those_of_pandas(path, table):
+def test_means_are_those_of_pandas(path: Path, table) -> None:
     sweep = sweep_of(load_results_json(path))
     trade = frames.trade_off(sweep).set_index("configuration")
     columns = [name for name in table.columns if name in trade]
@@ -121,7 +122,7 @@ def test_means_are_those_of_pandas(path, table):
         assert difference == pytest.approx((wide[configuration] - wide["normal"]).mean())
 
 
-def test_depth_along_the_text_is_that_of_the_chosen_layers(path):
+def test_depth_along_the_text_is_that_of_the_chosen_layers(path: Path) -> None:
     depth = frames.depth_by_position(sweep_of(load_results_json(path)))
     one = depth[depth["configuration"] == "unfrozen/kl/0.5"].set_index("position")["depth"]
     width = int(depth["width"].iloc[0])
@@ -135,7 +136,7 @@ def test_depth_along_the_text_is_that_of_the_chosen_layers(path):
     np.testing.assert_allclose(one, expected)
 
 
-def test_everything_that_the_file_allows_is_charted(path):
+def test_everything_that_the_file_allows_is_charted(path: Path) -> None:
     sweep = sweep_of(load_results_json(path))
     drawn = {chart["key"]: chart for chart in overview_charts(sweep, frames.trade_off(sweep))}
     assert list(drawn) == [
@@ -146,7 +147,7 @@ def test_everything_that_the_file_allows_is_charted(path):
     assert set(labels) < {variant["label"] for variant in drawn["paired"]["variants"]}
 
 
-def test_the_page_shows_them(visit, path, tmp_path):
+def test_the_page_shows_them(visit: Visit, path: Path, tmp_path: Path) -> None:
     page = visit("#/", path=generate_multi_prompt_html_visualization(load_results_json(path), tmp_path / "page.html"))
     for chart in page.locator(".chart").all():
         chart.and_(page.locator("[data-ink]")).wait_for()
@@ -173,7 +174,7 @@ def changed(path: Path, **change: Any) -> list[dict[str, Any]]:
     return results
 
 
-def test_without_chosen_layers_early_exits_alone_are_not_taken_for_all(path, table):
+def test_without_chosen_layers_early_exits_alone_are_not_taken_for_all(path: Path, table) -> None:
     """11.5 % for 3.8 %: the early exits of a distribution are not all the tokens there are."""
     sweep = sweep_of(changed(path, chosen_exit_layers=None))
     mix = frames.exit_mix(sweep)
@@ -185,7 +186,7 @@ def test_without_chosen_layers_early_exits_alone_are_not_taken_for_all(path, tab
     )
 
 
-def test_what_cannot_be_counted_is_absent(path):
+def test_what_cannot_be_counted_is_absent(path: Path) -> None:
     stats = {"layer_distribution": {"5": 1}, "early_exit_rate": 0.25}
     sweep = sweep_of(changed(path, chosen_exit_layers=None, early_exit_stats=stats, scores=None, accuracy_score=None))
     assert frames.exit_mix(sweep).empty or frames.exit_mix(sweep)["share"].isna().all()
@@ -196,7 +197,7 @@ def test_what_cannot_be_counted_is_absent(path):
     assert not any("score" in chart["key"] for chart in overview_charts(sweep, trade))
 
 
-def test_a_first_token_that_statistics_leave_out_was_not_decided(path):
+def test_a_first_token_that_statistics_leave_out_was_not_decided(path: Path) -> None:
     """As our own files are: 25 tokens counted of 26, the first of which is the final layer's."""
     results = json.loads(path.read_text())
     run = results[0]["results"][1]["evaluation"]
@@ -211,7 +212,7 @@ def test_a_first_token_that_statistics_leave_out_was_not_decided(path):
     assert decided.tolist() == [False] + [True] * (N_TOKENS - 1)
 
 
-def test_a_layer_that_is_counted_as_early_is_not_the_final_one():
+def test_a_layer_that_is_counted_as_early_is_not_the_final_one() -> None:
     evaluation = {"chosen_exit_layers": [5, 10], "tokens": ["a", "b"], "exitable_layers": [5, 10]}
     evaluation |= {"early_exit_stats": {"total_tokens": 2, "early_exits": 2}}
     sweep = sweep_of([{"prompt": "?", "results": [{"mode": "unfrozen", "kl_factor": 1, "evaluation": evaluation}]}])

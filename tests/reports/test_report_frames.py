@@ -3,11 +3,13 @@
 import math
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from report_fixtures import MakeSweep
 from synthetic_sweeps import CONFIGURATIONS, FINAL, IDENTITY, LAYERS, as_older, failed_row, run_rows, write_sweep
 
 from reports import build_report, frames
@@ -22,7 +24,7 @@ def row_of(frame: pd.DataFrame, configuration: str) -> pd.Series:
     return frame[frame["configuration"] == configuration].iloc[0]
 
 
-def small_sweep(tmp_path, changes: dict[tuple[str, float | None, int], dict], n_prompts: int, seeds=(0,)):
+def small_sweep(tmp_path: Path, changes: dict[tuple[str, float | None, int], dict], n_prompts: int, seeds=(0,)):
     """Normal and unfrozen/kl/1 on each prompt, with the columns that a test wants to know."""
     generations, tokens = [], []
     for prompt in range(n_prompts):
@@ -35,7 +37,7 @@ def small_sweep(tmp_path, changes: dict[tuple[str, float | None, int], dict], n_
     return read_sweep(str(write_sweep(tmp_path / "results", generations, tokens)))
 
 
-def test_means_are_over_prompts_and_perplexity_is_geometric(tmp_path):
+def test_means_are_over_prompts_and_perplexity_is_geometric(tmp_path: Path) -> None:
     changes = {
         ("unfrozen", 0, 0): {"exit_rate": 0.2, "mean_depth": 0.9, "perplexity": 2.0},
         ("unfrozen", 1, 0): {"exit_rate": 0.6, "mean_depth": 0.7, "perplexity": 8.0},
@@ -47,7 +49,7 @@ def test_means_are_over_prompts_and_perplexity_is_geometric(tmp_path):
     assert row["n"] == 2
 
 
-def test_seeds_are_averaged_within_a_prompt_first(tmp_path):
+def test_seeds_are_averaged_within_a_prompt_first(tmp_path: Path) -> None:
     # Prompt 0 has seeds 0 and 1, prompt 1 has one of them failed: a mean over runs is 0.4, over prompts 0.55.
     generations, tokens = [], []
     for prompt, seed, rate in ((0, 0, 0.0), (0, 1, 0.2), (1, 0, 1.0)):
@@ -61,14 +63,14 @@ def test_seeds_are_averaged_within_a_prompt_first(tmp_path):
     assert (row["n"], row["n_failed"]) == (2, 1)
 
 
-def test_failures_are_counted_and_left_out(make_sweep):
+def test_failures_are_counted_and_left_out(make_sweep: MakeSweep) -> None:
     sweep = read_sweep(str(make_sweep(3, fail=lambda p, mode, k: p == 0 and mode == "unfrozen" and k == 1.0)))
     row = row_of(frames.trade_off(sweep), "unfrozen/kl/1")
     assert (row["n"], row["n_failed"]) == (2, 1)
     assert math.isfinite(row["exit_rate"])
 
 
-def test_no_interval_below_five_prompts():
+def test_no_interval_below_five_prompts() -> None:
     mean, low, _, n = estimate_columns(np.array([[0.1], [0.2], [0.3], [0.4], [np.nan]]))
     assert MIN_PROMPTS == 5
     assert math.isnan(low[0])
@@ -76,7 +78,7 @@ def test_no_interval_below_five_prompts():
     assert mean[0] == pytest.approx(0.25)
 
 
-def test_an_interval_is_the_percentile_bootstrap_over_prompts():
+def test_an_interval_is_the_percentile_bootstrap_over_prompts() -> None:
     values = np.random.default_rng(3).normal(10, 2, size=40)
     mean, low, high, _ = estimate_columns(values[:, None])
     resampled = np.random.default_rng(8).choice(values, size=(20_000, 40)).mean(axis=1)
@@ -85,7 +87,7 @@ def test_an_interval_is_the_percentile_bootstrap_over_prompts():
     assert mean[0] == pytest.approx(values.mean())
 
 
-def test_columns_have_their_own_n():
+def test_columns_have_their_own_n() -> None:
     values = np.array([[1.0, np.nan], [2.0, 2.0], [3.0, np.nan], [4.0, 4.0], [5.0, np.nan]])
     mean, low, high, n = estimate_columns(values)
     assert mean.tolist() == [3.0, 3.0]
@@ -94,7 +96,7 @@ def test_columns_have_their_own_n():
     assert math.isnan(low[1])
 
 
-def test_exit_mix_averages_the_shares_of_prompts(tmp_path):
+def test_exit_mix_averages_the_shares_of_prompts(tmp_path: Path) -> None:
     changes = {
         ("unfrozen", 0, 0): {"exit_layer_counts": [(5, 1), (FINAL, 1)]},
         ("unfrozen", 1, 0): {"exit_layer_counts": [(5, 9), (10, 1)]},
@@ -107,7 +109,7 @@ def test_exit_mix_averages_the_shares_of_prompts(tmp_path):
     assert list(shares.index) == [*map(str, LAYERS), "29 (final)"]
 
 
-def test_depth_by_position_leaves_out_tokens_whose_exit_was_not_drawn(tmp_path):
+def test_depth_by_position_leaves_out_tokens_whose_exit_was_not_drawn(tmp_path: Path) -> None:
     depth = frames.depth_by_position(small_sweep(tmp_path, {}, 2))
     one = depth[depth["configuration"] == "unfrozen/kl/1"].set_index("position")
     assert list(one.index) == [1, 2, 3]  # position 0 comes from the final layer whatever the mode
@@ -116,7 +118,7 @@ def test_depth_by_position_leaves_out_tokens_whose_exit_was_not_drawn(tmp_path):
     assert set(one["depth_n"]) == {2}
 
 
-def test_long_texts_are_binned(tmp_path):
+def test_long_texts_are_binned(tmp_path: Path) -> None:
     row, rows = run_rows("0", "?", "unfrozen", 0.5, ["a"] * 120)
     depth = frames.depth_by_position(read_sweep(str(write_sweep(tmp_path / "results", [row], rows))))
     assert len(depth) == 24
@@ -125,7 +127,7 @@ def test_long_texts_are_binned(tmp_path):
     assert depth.set_index("position").loc[7.0, "depth"] == pytest.approx(sum(exits) / 5)
 
 
-def test_paired_differences_compare_the_same_prompt_and_seed(tmp_path):
+def test_paired_differences_compare_the_same_prompt_and_seed(tmp_path: Path) -> None:
     changes = {
         ("normal", 0, 0): {"perplexity": 2.0, "n_tokens": 10},
         ("normal", 1, 0): {"perplexity": 10.0, "n_tokens": 10},
@@ -139,7 +141,7 @@ def test_paired_differences_compare_the_same_prompt_and_seed(tmp_path):
     assert row["n"] == 2
 
 
-def test_any_configuration_may_be_the_one_that_others_are_compared_with(tmp_path):
+def test_any_configuration_may_be_the_one_that_others_are_compared_with(tmp_path: Path) -> None:
     changes = {
         ("normal", 0, 0): {"perplexity": 2.0, "n_tokens": 10},
         ("normal", 1, 0): {"status": "error"},
@@ -153,7 +155,7 @@ def test_any_configuration_may_be_the_one_that_others_are_compared_with(tmp_path
     assert (row["n"], row["baseline"]) == (1, "unfrozen/kl/1")
 
 
-def test_dose_response_has_no_place_for_a_factor_of_zero(make_sweep):
+def test_dose_response_has_no_place_for_a_factor_of_zero(make_sweep: MakeSweep) -> None:
     """A log2 axis has none; that of a rule whose parameter is no KL factor has."""
     trade = frames.trade_off(read_sweep(str(make_sweep(2, [("normal", None), ("unfrozen", 0.5), ("unfrozen", 2.0)]))))
     keys = ["normal", "unfrozen/kl/0.5", "unfrozen/kl/2"]
@@ -163,7 +165,7 @@ def test_dose_response_has_no_place_for_a_factor_of_zero(make_sweep):
         assert frames.dose_response(changed)["configuration"].tolist() == dosed
 
 
-def test_kl_factors_that_differ_beyond_six_digits_are_configurations_of_their_own(tmp_path):
+def test_kl_factors_that_differ_beyond_six_digits_are_configurations_of_their_own(tmp_path: Path) -> None:
     factors = (1.0, 1.0000001, 1.1 + 2.2)
     generations, tokens = [], []
     for k in factors:
@@ -181,7 +183,7 @@ def test_kl_factors_that_differ_beyond_six_digits_are_configurations_of_their_ow
     assert {row["parameter"] for row in depth["table"]["rows"]} == set(factors)
 
 
-def test_configurations_and_prompts_keep_the_sweeps_order(full):
+def test_configurations_and_prompts_keep_the_sweeps_order(full: Path) -> None:
     sweep = read_sweep(str(full))
     expected = [mode if k is None else f"{mode}/kl/{k:g}" for mode, k in CONFIGURATIONS]
     assert [c.key for c in sweep.configurations] == expected
@@ -193,7 +195,7 @@ def test_configurations_and_prompts_keep_the_sweeps_order(full):
     ("content", "message"),
     [(None, "has no sweep.json"), ("{", "not JSON"), ('{"format": 99}', "format"), ('{"format": 1}', "lacks config")],
 )
-def test_what_is_not_a_sweep_is_said_in_one_line(tmp_path, content, message):
+def test_what_is_not_a_sweep_is_said_in_one_line(tmp_path: Path, content, message) -> None:
     if content is not None:
         (tmp_path / "sweep.json").write_text(content)
     with pytest.raises(NotASweepError, match=message) as error:
@@ -202,7 +204,7 @@ def test_what_is_not_a_sweep_is_said_in_one_line(tmp_path, content, message):
 
 
 @pytest.mark.parametrize("format", [1, 2])
-def test_older_results_are_reported_as_those_of_today_are(make_sweep, tmp_path, format):
+def test_older_results_are_reported_as_those_of_today_are(make_sweep: MakeSweep, tmp_path: Path, format) -> None:
     whole = read_sweep(str(make_sweep(n_prompts=2)))
     folder = as_older(shutil.copytree(make_sweep(n_prompts=2), tmp_path / "old"), format)
     assert "configuration" not in pq.read_schema(next(folder.glob("generations/*"))).names
@@ -217,12 +219,12 @@ def test_older_results_are_reported_as_those_of_today_are(make_sweep, tmp_path, 
     assert build_report(str(folder), tmp_path / "old.html").stat().st_size > 0
 
 
-def test_a_missing_folder_is_named(tmp_path):
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotASweepError, match="no such folder"):
         read_sweep(str(tmp_path / "nowhere"))
 
 
-def test_a_large_sweep_holds_representative_and_extreme_prompts(tmp_path):
+def test_a_large_sweep_holds_representative_and_extreme_prompts(tmp_path: Path) -> None:
     changes = {
         ("unfrozen", i, 0): {"exit_rate": i / 40, "perplexity": 3.0, "longest_loop": 9 * (i == 7)} for i in range(40)
     }
@@ -242,7 +244,7 @@ def test_a_large_sweep_holds_representative_and_extreme_prompts(tmp_path):
         choose_prompts(sweep, ["x"])
 
 
-def test_tokens_are_aggregated_in_batches(make_sweep):
+def test_tokens_are_aggregated_in_batches(make_sweep: MakeSweep) -> None:
     sweep = read_sweep(str(make_sweep(3)))
     whole = frames.depth_by_position(sweep)
     few = replace(sweep, tokens=SmallBatches(sweep.tokens))
@@ -252,7 +254,7 @@ def test_tokens_are_aggregated_in_batches(make_sweep):
 class SmallBatches:
     """A dataset that gives seven rows at a time, and never all of them."""
 
-    def __init__(self, dataset):
+    def __init__(self, dataset) -> None:
         self.dataset = dataset
         self.count_rows = dataset.count_rows
 

@@ -2,8 +2,10 @@
 
 import csv
 import io
+from pathlib import Path
 
 import pytest
+from report_fixtures import Visit
 from synthetic_sweeps import LAYERS, run_rows, write_sweep
 
 from reports import build_report
@@ -31,23 +33,23 @@ def recorded_rows(mode: str, k: float | None, student: bool) -> tuple[dict, list
     return row, rows
 
 
-def sweep_report(folder, student: bool):
+def sweep_report(folder: Path, student: bool):
     made = [recorded_rows(mode, k, student) for mode, k in (("normal", None), ("frozen_residual", 1.0))]
     sweep = write_sweep(folder / "sweep", [row for row, _ in made], [token for _, rows in made for token in rows])
     return build_report(str(sweep), folder / "report.html")
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory):
+def recorded(tmp_path_factory: pytest.TempPathFactory):
     return sweep_report(tmp_path_factory.mktemp("recorded"), student=True)
 
 
 @pytest.fixture(scope="module")
-def older(tmp_path_factory):
+def older(tmp_path_factory: pytest.TempPathFactory):
     return sweep_report(tmp_path_factory.mktemp("older"), student=False)
 
 
-def test_the_student_stands_beside_the_teacher_where_they_part(visit, recorded):
+def test_the_student_stands_beside_the_teacher_where_they_part(visit: Visit, recorded) -> None:
     page = visit("#/p/0/frozen_residual/kl/1/t/2", path=recorded)  # read after layer 15
     rows = page.locator(".pane tbody tr")
     assert rows.count() == RANKS + 1
@@ -61,21 +63,21 @@ def test_the_student_stands_beside_the_teacher_where_they_part(visit, recorded):
     assert "the token was read from it" in page.locator(".pane caption").inner_text()
 
 
-def test_one_row_is_enough_where_teacher_and_student_say_the_same(visit, recorded):
+def test_one_row_is_enough_where_teacher_and_student_say_the_same(visit: Visit, recorded) -> None:
     page = visit("#/p/0/frozen_residual/kl/1/t/1", path=recorded)
     assert page.locator(".pane tbody tr").count() == RANKS
     assert page.locator(".pane tr.here").count() == 1
     assert "the student had the same there" in page.locator(".pane caption").inner_text()
 
 
-def test_results_without_the_student_say_that_it_was_not_recorded(visit, older):
+def test_results_without_the_student_say_that_it_was_not_recorded(visit: Visit, older) -> None:
     pane = visit("#/p/0/frozen_residual/kl/1/t/2", path=older).locator(".pane").inner_text()
     assert "wasn't recorded" in pane
     assert "student had the same" not in pane
     assert "wasn't recorded" not in visit("#/p/0/normal/t/2", path=older).locator(".pane").inner_text()
 
 
-def test_the_tokens_csv_has_what_each_was_read_from(visit, recorded):
+def test_the_tokens_csv_has_what_each_was_read_from(visit: Visit, recorded) -> None:
     page = visit("#/p/0/frozen_residual/kl/1", path=recorded)
     with page.expect_download() as download:
         page.get_by_role("button", name="CSV of tokens").click()
@@ -92,7 +94,7 @@ def open_grid(page):
     return grid
 
 
-def test_the_grid_has_each_layers_likeliest_token_at_every_position(visit, recorded):
+def test_the_grid_has_each_layers_likeliest_token_at_every_position(visit: Visit, recorded) -> None:
     page = visit("#/p/0/frozen_residual/kl/1", path=recorded)
     grid = open_grid(page)
     assert grid.locator("thead th").all_inner_texts() == ["Layer", "0", "1", "2", "3"]
@@ -105,7 +107,7 @@ def test_the_grid_has_each_layers_likeliest_token_at_every_position(visit, recor
     assert rows.nth(2).locator("td").nth(2).get_attribute("class").split()[-1] == "exit"
 
 
-def test_the_grid_is_coloured_by_agreement_or_by_kl(visit, recorded):
+def test_the_grid_is_coloured_by_agreement_or_by_kl(visit: Visit, recorded) -> None:
     page = visit("#/p/0/frozen_residual/kl/1", path=recorded)
     grid = open_grid(page)
     fill = "e => getComputedStyle(e).backgroundColor"
@@ -122,7 +124,7 @@ def test_the_grid_is_coloured_by_agreement_or_by_kl(visit, recorded):
     assert grid.is_visible()
 
 
-def test_a_click_or_a_key_in_the_grid_goes_to_the_token(visit, recorded):
+def test_a_click_or_a_key_in_the_grid_goes_to_the_token(visit: Visit, recorded) -> None:
     page = visit("#/p/0/frozen_residual/kl/1", path=recorded)
     grid = open_grid(page)
     grid.locator("tbody tr").nth(1).locator("td").nth(2).click()
@@ -138,7 +140,7 @@ def test_a_click_or_a_key_in_the_grid_goes_to_the_token(visit, recorded):
     assert page.url.endswith("/t/0")
 
 
-def test_the_grid_stays_open_from_run_to_run(visit, recorded):
+def test_the_grid_stays_open_from_run_to_run(visit: Visit, recorded) -> None:
     page = visit("#/p/0/frozen_residual/kl/1", path=recorded)
     open_grid(page)
     page.evaluate("location.hash = '#/p/0/normal'")
@@ -146,7 +148,7 @@ def test_the_grid_stays_open_from_run_to_run(visit, recorded):
     assert page.locator(".grid table").count() == 1
 
 
-def test_a_sweep_without_likely_tokens_says_how_to_have_them(visit):
+def test_a_sweep_without_likely_tokens_says_how_to_have_them(visit: Visit) -> None:
     page = visit("#/p/0/unfrozen/kl/1")
     page.locator("summary", has_text="Layers × positions").click()
     page.locator("main details").get_by_text("--record-top-k").wait_for()
@@ -154,7 +156,7 @@ def test_a_sweep_without_likely_tokens_says_how_to_have_them(visit):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("colour", ["agreement", "kl"])
-def test_axe_finds_nothing_in_the_grid_and_the_pane(visit, recorded, axe, scheme, colour):
+def test_axe_finds_nothing_in_the_grid_and_the_pane(visit: Visit, recorded, axe: str, scheme: str, colour) -> None:
     page = visit("#/p/0/frozen_residual/kl/1/vs/normal/t/2", path=recorded, color_scheme=scheme)
     open_grid(page)
     page.get_by_label("Colour by").first.select_option(value=colour)
@@ -163,13 +165,13 @@ def test_axe_finds_nothing_in_the_grid_and_the_pane(visit, recorded, axe, scheme
     assert found == []
 
 
-def test_the_grid_is_no_wider_than_a_phone(visit, recorded):
+def test_the_grid_is_no_wider_than_a_phone(visit: Visit, recorded) -> None:
     page = visit("#/p/0/frozen_residual/kl/1/t/2", path=recorded, viewport=PHONE)
     open_grid(page)
     assert page.evaluate("document.documentElement.scrollWidth") == 360
 
 
-def test_top_tokens_are_shown_whole(visit, tmp_path):
+def test_top_tokens_are_shown_whole(visit: Visit, tmp_path: Path) -> None:
     row, rows = recorded_rows("frozen_residual", 1.0, student=True)
     long = " internationalisation" * 3
     for token in rows:
@@ -184,7 +186,7 @@ def test_top_tokens_are_shown_whole(visit, tmp_path):
     assert not any(piece.evaluate(cut) for piece in pieces.all())
 
 
-def test_rounded_numbers_say_so(visit, recorded):
+def test_rounded_numbers_say_so(visit: Visit, recorded) -> None:
     pane = visit("#/p/0/frozen_residual/kl/1/t/2", path=recorded).locator(".pane")
     assert "≈" in pane.locator("thead th").nth(1).inner_text()
     assert "≈" in pane.locator("thead th").nth(2).inner_text()

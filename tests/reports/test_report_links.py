@@ -1,8 +1,10 @@
 """Addresses: they restore what was seen, or say what isn't there. And the pane, search and side files they lead to."""
 
 import shutil
+from pathlib import Path
 
 import pytest
+from report_fixtures import Visit, Walk
 from synthetic_sweeps import FINAL, LAYERS, run_rows, write_sweep
 
 from reports import build_report
@@ -12,7 +14,7 @@ STORED = [0.0, 0.004, 0.334, 0.0, 0.333, 0.329]  # no rule's
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory):
+def recorded(tmp_path_factory: pytest.TempPathFactory):
     """One prompt, normal and unfrozen/kl/1, with the likeliest tokens of each layer."""
     generations, tokens = [], []
     for mode, k in (("normal", None), ("unfrozen", 1.0)):
@@ -33,7 +35,7 @@ def recorded(tmp_path_factory):
     return build_report(str(write_sweep(folder / "sweep", generations, tokens)), folder / "report.html")
 
 
-def test_the_pane_shows_what_each_layer_would_have_said(visit, recorded):
+def test_the_pane_shows_what_each_layer_would_have_said(visit: Visit, recorded) -> None:
     page = visit("#/p/0/unfrozen/kl/1/t/2", path=recorded)
     rows = page.locator(".pane tbody tr")
     assert rows.count() == len(LAYERS) + 1
@@ -44,7 +46,7 @@ def test_the_pane_shows_what_each_layer_would_have_said(visit, recorded):
     assert "“ dog”" in page.locator(".pane dl").inner_text()
 
 
-def test_exit_probabilities_are_the_stored_ones(visit, recorded):
+def test_exit_probabilities_are_the_stored_ones(visit: Visit, recorded) -> None:
     """Whatever the rule and the KLs would make of it: whole per cents, which sum to 100."""
     page = visit("#/p/0/unfrozen/kl/1/t/2", path=recorded)
     shown = [int(text.strip(" %\n")) for text in page.locator(".pane tbody tr td:nth-child(3)").all_inner_texts()]
@@ -55,7 +57,7 @@ def test_exit_probabilities_are_the_stored_ones(visit, recorded):
         assert [text.strip() for text in column.all_inner_texts()] == ["0%"] * len(LAYERS) + ["100%"]
 
 
-def test_any_two_configurations_stand_side_by_side(visit):
+def test_any_two_configurations_stand_side_by_side(visit: Visit) -> None:
     page = visit("#/p/0/unfrozen/kl/1/t/4")
     page.get_by_label("Side by side with").select_option("frozen_residual/kl/2")
     page.locator(".tokens").nth(1).wait_for()
@@ -65,7 +67,7 @@ def test_any_two_configurations_stand_side_by_side(visit):
     assert "Identical to frozen_residual/kl/2 for the first 4 tokens; after that" in page.locator("main").inner_text()
 
 
-def test_a_token_of_the_other_text_is_pinned_too(visit):
+def test_a_token_of_the_other_text_is_pinned_too(visit: Visit) -> None:
     page = visit("#/p/0/unfrozen/kl/1/vs/normal/t/4")
     page.locator(".tokens").nth(1).locator(".t").nth(6).click()
     assert page.url.endswith("#/p/0/unfrozen/kl/1/vs/normal/o/6")
@@ -90,18 +92,18 @@ def test_a_token_of_the_other_text_is_pinned_too(visit):
         ("#/p/0/unfrozen/kl/1/vs/normal/o/900", "There is no token 901: the text has 24."),
     ],
 )
-def test_an_address_that_leads_nowhere_says_so(walk, route, sentence):
+def test_an_address_that_leads_nowhere_says_so(walk: Walk, route: str, sentence: str) -> None:
     assert sentence in walk(route).locator("main").inner_text()
 
 
-def test_a_prompt_that_is_not_held_is_said_to_be_elsewhere(visit, full, tmp_path):
+def test_a_prompt_that_is_not_held_is_said_to_be_elsewhere(visit: Visit, full: Path, tmp_path: Path) -> None:
     path = build_report(str(full), tmp_path / "some.html", prompts=["4"])
     page = visit("#/p/0", path=path)
     assert "holds the texts and tokens of 1 of 6 prompts" in page.locator("main").inner_text()
     assert "holds the texts and tokens of 1 of 6 prompts" in visit("#/", path=path).locator("main").inner_text()
 
 
-def test_search_is_in_the_address_and_finds_a_token(visit):
+def test_search_is_in_the_address_and_finds_a_token(visit: Visit) -> None:
     page = visit("#/")
     page.get_by_label("Search texts and prompts").fill("CAT sat")
     page.keyboard.press("Enter")
@@ -115,7 +117,7 @@ def test_search_is_in_the_address_and_finds_a_token(visit):
     assert again.get_by_label("Search texts and prompts").input_value() == "CAT sat"
 
 
-def test_side_files_are_read_from_beside_the_page(visit, beside):
+def test_side_files_are_read_from_beside_the_page(visit: Visit, beside: Path) -> None:
     page = visit("#/p/0/unfrozen/kl/1/vs/normal/t/2", path=beside)
     assert page.locator(".t").count() == 48
     assert f"read after layer {LAYERS[2]}" in page.locator(".pane").inner_text()
@@ -123,7 +125,7 @@ def test_side_files_are_read_from_beside_the_page(visit, beside):
     assert visit("#/s/cat", path=beside).locator(".hits li").count() > 6
 
 
-def test_a_missing_side_file_is_named(visit, beside, tmp_path):
+def test_a_missing_side_file_is_named(visit: Visit, beside: Path, tmp_path: Path) -> None:
     shutil.copytree(beside.parent, tmp_path, dirs_exist_ok=True)
     path = tmp_path / beside.name
     (tmp_path / "r.data" / "prompt-0.js").unlink()
@@ -133,5 +135,5 @@ def test_a_missing_side_file_is_named(visit, beside, tmp_path):
     visit.wrong.clear()
 
 
-def test_layers_are_those_of_the_run(visit):
+def test_layers_are_those_of_the_run(visit: Visit) -> None:
     assert f"{FINAL} (final)" in visit("#/p/0/normal").locator(".legend").inner_text()

@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -60,12 +61,12 @@ def given(page: str) -> dict:
     return json.loads(gzip.decompress(base64.b64decode(found[1])))
 
 
-def test_results_survive_the_file(tmp_path):
+def test_results_survive_the_file(tmp_path: Path) -> None:
     path = save_results_json(RESULTS, tmp_path / "early_exit_analysis.json")
     assert load_results_json(path) == RESULTS
 
 
-def test_a_page_holds_what_the_file_says(tmp_path):
+def test_a_page_holds_what_the_file_says(tmp_path: Path) -> None:
     page = generate_multi_prompt_html_visualization(RESULTS, tmp_path / "page.html")
     data = given(page.read_text(encoding="utf-8"))
     run = data["prompts"][0]["runs"][1]
@@ -81,21 +82,21 @@ def test_a_page_holds_what_the_file_says(tmp_path):
     assert data["kinds"] == ["core"]
 
 
-def test_a_result_that_is_only_text_is_no_finding():
+def test_a_result_that_is_only_text_is_no_finding() -> None:
     results = [*RESULTS[0]["results"], {"mode": "unfrozen", "kl_factor": 1.0, "response": "text"}]
     findings = drawn([{"prompt": "?", "results": results}])["findings"]
     assert [finding[:34] for finding in findings] == ["unfrozen/kl/0.5 exits early on 50%"]
 
 
 @pytest.mark.parametrize("missing", ["mode", "kl_factor", "response", "evaluation"])
-def test_a_result_may_lack_any_key(missing):
+def test_a_result_may_lack_any_key(missing) -> None:
     result = {key: value for key, value in RESULTS[0]["results"][1].items() if key != missing}
     data = drawn([{"prompt": "?", "results": [result]}])
     assert len(data["prompts"][0]["runs"]) == 1
 
 
 @pytest.mark.parametrize("missing", sorted(RESULTS[0]["results"][1]["evaluation"]))
-def test_an_evaluation_may_lack_any_key(missing):
+def test_an_evaluation_may_lack_any_key(missing) -> None:
     result = RESULTS[0]["results"][1]
     evaluation = {key: value for key, value in result["evaluation"].items() if key != missing}
     data = drawn([{"prompt": "?", "results": [result | {"evaluation": evaluation}]}])
@@ -113,12 +114,12 @@ def test_an_evaluation_may_lack_any_key(missing):
         [{"results": [{"evaluation": {"early_exit_stats": None, "scores": None, "exitable_layers": None}}]}],
     ],
 )
-def test_next_to_nothing_still_renders(results):
+def test_next_to_nothing_still_renders(results) -> None:
     assert len(drawn(results)["prompts"]) == len(results)
 
 
 @pytest.mark.parametrize("final", [-1, None, float("inf"), "inf"])
-def test_the_final_layer_may_be_written_without_its_number(final):
+def test_the_final_layer_may_be_written_without_its_number(final) -> None:
     evaluation = {"tokens": ["a", "b"], "chosen_exit_layers": [5, final], "exitable_layers": [5, 10]}
     sweep = sweep_of([{"prompt": "?", "results": [{"mode": "unfrozen", "kl_factor": 1, "evaluation": evaluation}]}])
     assert sweep.exitable_layers == (5, 10)
@@ -130,21 +131,21 @@ def test_the_final_layer_may_be_written_without_its_number(final):
     ("chosen", "exitable", "final"),
     [([5, 10, 29], (5, 10), 29), ([5, 10, -1], (5, 10), None), ([29, 29], (), 29)],
 )
-def test_exitable_layers_that_are_not_named_are_those_that_occur(chosen, exitable, final):
+def test_exitable_layers_that_are_not_named_are_those_that_occur(chosen, exitable, final) -> None:
     evaluation = {"tokens": ["a"] * len(chosen), "chosen_exit_layers": chosen}
     sweep = sweep_of([{"prompt": "?", "results": [{"mode": "unfrozen", "kl_factor": 1, "evaluation": evaluation}]}])
     assert (sweep.exitable_layers, sweep.final_layer) == (exitable, final)
 
 
 @pytest.mark.parametrize("content", ["{", "{}", "[1]"])
-def test_another_file_is_refused_by_name(tmp_path, content):
+def test_another_file_is_refused_by_name(tmp_path: Path, content) -> None:
     path = tmp_path / "other.json"
     path.write_text(content)
     with pytest.raises(NotASweepError, match=r"other\.json"):
         load_results_json(path)
 
 
-def test_one_text_is_drawn_too(tmp_path):
+def test_one_text_is_drawn_too(tmp_path: Path) -> None:
     page = create_html_visualization(
         ["a", "b", "<i>"], [5, 10, 29], title="One <b>text</b>", output_file=tmp_path / "o.html"
     )

@@ -8,11 +8,14 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 from report_cost import bytes_per_token
+from report_fixtures import MakeSweep
 from synthetic import write_synthetic_sweep
 from synthetic_sweeps import HOSTILE, LAYERS, UNUSUAL, run_rows, write_sweep
 
@@ -31,13 +34,13 @@ def blob(page: str, name: str) -> bytes:
 
 
 @cache
-def report(folder) -> tuple[str, dict]:
+def report(folder: Path) -> tuple[str, dict]:
     path = folder / "report.html"
     page = (path if path.exists() else build_report(str(folder), path)).read_text(encoding="utf-8")
     return page, json.loads(blob(page, "payload"))
 
 
-def test_hostile_text_is_nowhere_in_the_markup(full):
+def test_hostile_text_is_nowhere_in_the_markup(full: Path) -> None:
     page, data = report(full)
     assert "owned" not in page
     assert "evil.example" not in page
@@ -45,7 +48,7 @@ def test_hostile_text_is_nowhere_in_the_markup(full):
     assert HOSTILE in json.loads(blob(page, "pieces"))
 
 
-def test_the_page_asks_for_nothing(full):
+def test_the_page_asks_for_nothing(full: Path) -> None:
     page, _ = report(full)
     markup = re.sub(r'<script type="application/gzip;base64".*?</script>', "", page, flags=re.S)
     assert set(re.findall(r"https?://[^\s\"'<>]+", markup)) <= {
@@ -59,11 +62,11 @@ def test_the_page_asks_for_nothing(full):
     assert "unsafe" not in policy[1]
 
 
-def test_the_same_results_give_the_same_file(full, tmp_path):
+def test_the_same_results_give_the_same_file(full: Path, tmp_path: Path) -> None:
     assert report(full)[0] == build_report(str(full), tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-def test_tokens_come_back_from_the_file(full):
+def test_tokens_come_back_from_the_file(full: Path) -> None:
     page, data = report(full)
     pieces, core = json.loads(blob(page, "pieces")), blob(page, "core-0")
     n = [run["n"] for run in data["prompts"][0]["runs"]]
@@ -75,7 +78,7 @@ def test_tokens_come_back_from_the_file(full):
     assert len(blob(page, "kl-0")) == sum(n) * len(LAYERS)
 
 
-def test_which_tokens_disagree_with_full_depth_comes_back_from_the_file(full):
+def test_which_tokens_disagree_with_full_depth_comes_back_from_the_file(full: Path) -> None:
     page, data = report(full)
     n = [run["n"] for run in data["prompts"][0]["runs"]]
     flags = np.unpackbits(np.frombuffer(blob(page, "disagree-0"), np.uint8), bitorder="little")
@@ -100,19 +103,19 @@ def decode_numbers(content: bytes, n: int) -> list[int]:
     return found
 
 
-def test_numbers_of_any_size_survive_packing():
+def test_numbers_of_any_size_survive_packing() -> None:
     numbers = [0, 127, 128, 383, 384, 32_639, 32_640, 65_535, 65_536, (1 << 24) - 1, 5]
     assert decode_numbers(encode_numbers(np.array(numbers)), len(numbers)) == numbers
 
 
-def test_nats_survive_packing_to_five_percent():
+def test_nats_survive_packing_to_five_percent() -> None:
     values = np.geomspace(0.001, 63, 500)
     codes = encode_log(values).astype(int)
     assert np.abs(2.0 ** (-10 + (codes - 1) * 16 / 126) / values - 1).max() < 0.046
     assert encode_log(np.array([0.0, 1e-7, 1e9])).tolist() == [0, 0, 127]
 
 
-def test_the_likeliest_tokens_are_in_the_file(tmp_path):
+def test_the_likeliest_tokens_are_in_the_file(tmp_path: Path) -> None:
     row, rows = run_rows("0", "?", "unfrozen", 1.0, ["The", " cat", " sat"])
     likely = [[[40 + rank, 7, 8] for rank in range(6)], None, [[40 + rank, 7, 8] for rank in range(6)]]
     for token, ids in zip(rows, likely, strict=True):
@@ -130,7 +133,7 @@ def test_the_likeliest_tokens_are_in_the_file(tmp_path):
     assert pieces[decode_numbers(more[6:], 3)[0] - 1] == "t7"
 
 
-def test_a_large_page_leaves_tokens_beside_it(full, beside, tmp_path):
+def test_a_large_page_leaves_tokens_beside_it(full: Path, beside: Path, tmp_path: Path) -> None:
     shutil.copytree(beside.parent, tmp_path, dirs_exist_ok=True)
     small, sides = tmp_path / beside.name, tmp_path / "r.data"
     assert sorted(path.name for path in sides.iterdir()) == [f"prompt-{number}.js" for number in range(6)]
@@ -141,7 +144,7 @@ def test_a_large_page_leaves_tokens_beside_it(full, beside, tmp_path):
     assert "'nonce-" not in whole.read_text()
 
 
-def test_the_bulkiest_kinds_leave_first(full):
+def test_the_bulkiest_kinds_leave_first(full: Path) -> None:
     _, packed = payload(read_sweep(str(full)), "")
     sizes = {kind: sum(map(len, blobs)) for kind, blobs in packed.blobs.items()}
     room = len(packed.pieces) + sizes["core"] + sizes["disagree"] + sizes["kl"] + sizes["prob"]
@@ -150,13 +153,13 @@ def test_the_bulkiest_kinds_leave_first(full):
     assert list(split(packed, room + sizes["more"])[1]) == []
 
 
-def test_the_core_stays_within_two_bytes_per_token(tmp_path):
+def test_the_core_stays_within_two_bytes_per_token(tmp_path: Path) -> None:
     rows = bytes_per_token(write_synthetic_sweep(tmp_path / "s", 10, top_k=0))
     assert [bound for *_, bound in rows] == [2, 9, None, None]
     assert all(bound is None or measured <= bound for _, measured, _, bound in rows)
 
 
-def test_a_report_of_some_prompts_says_what_it_holds(full):
+def test_a_report_of_some_prompts_says_what_it_holds(full: Path) -> None:
     page = build_report(str(full), full / "some.html", prompts=["4", "2"]).read_text(encoding="utf-8")
     data = json.loads(blob(page, "payload"))
     assert [prompt["id"] for prompt in data["prompts"]] == ["2", "4"]
@@ -166,7 +169,7 @@ def test_a_report_of_some_prompts_says_what_it_holds(full):
     assert HOSTILE not in json.loads(blob(page, "pieces"))
 
 
-def test_exit_colours_are_the_palette_and_readable():
+def test_exit_colours_are_the_palette_and_readable() -> None:
     assert exit_colours(6) == list(STOPS)
     for n in range(1, 20):
         colours = exit_colours(n)
@@ -175,7 +178,7 @@ def test_exit_colours_are_the_palette_and_readable():
         assert min(contrast(colour, ink_on(colour)) for colour in colours) >= 4.5
 
 
-def test_readers_without_scripts_get_the_trade_off(full):
+def test_readers_without_scripts_get_the_trade_off(full: Path) -> None:
     page, _ = report(full)
     noscript = re.search(r"<noscript>(.*?)</noscript>", page, flags=re.S)
     assert noscript
@@ -185,7 +188,7 @@ def test_readers_without_scripts_get_the_trade_off(full):
 
 
 @pytest.mark.parametrize("name", UNUSUAL)
-def test_sweeps_that_are_not_whole_still_give_a_report(unusual, name):
+def test_sweeps_that_are_not_whole_still_give_a_report(unusual: Callable[[str], Path], name) -> None:
     page = unusual(name).read_text(encoding="utf-8")
     data = json.loads(blob(page, "payload"))
     titles = {chart["key"] for chart in data["charts"]}
@@ -199,7 +202,7 @@ def test_sweeps_that_are_not_whole_still_give_a_report(unusual, name):
     assert all((low is None) == (UNUSUAL[name]["n_prompts"] < 5) for low in intervals)
 
 
-def test_generations_without_tokens_still_have_their_text(make_sweep):
+def test_generations_without_tokens_still_have_their_text(make_sweep: MakeSweep) -> None:
     folder = make_sweep(2)
     for file in (folder / "tokens").iterdir():
         file.unlink()
@@ -208,7 +211,7 @@ def test_generations_without_tokens_still_have_their_text(make_sweep):
     assert (run["n"], run["text"][:11]) == (0, "The cat sat")
 
 
-def test_findings_give_interval_and_n(full):
+def test_findings_give_interval_and_n(full: Path) -> None:
     first, finding, _ = report(full)[1]["findings"]
     assert first == (
         "Full depth, given the same text, would have said something else on 30.7% [30.4%, 31.2%] of the decided tokens "
@@ -220,7 +223,7 @@ def test_findings_give_interval_and_n(full):
     assert "n = 6 prompts" in finding
 
 
-def test_where_tokens_are_sampled_disagreement_says_what_it_means(make_sweep, tmp_path):
+def test_where_tokens_are_sampled_disagreement_says_what_it_means(make_sweep: MakeSweep, tmp_path: Path) -> None:
     folder = shutil.copytree(make_sweep(2), tmp_path / "sampled")
     about = json.loads((folder / "sweep.json").read_text())
     about["config"]["temperature"] = 0.7
@@ -232,7 +235,7 @@ def test_where_tokens_are_sampled_disagreement_says_what_it_means(make_sweep, tm
     assert said not in json.dumps(report(make_sweep(2))[1])
 
 
-def test_what_a_mode_does_and_what_a_number_does_not_prove_is_said(full):
+def test_what_a_mode_does_and_what_a_number_does_not_prove_is_said(full: Path) -> None:
     data = report(full)[1]
     assert data["modes"].keys() == {"normal", "unfrozen", "frozen_residual"}
     captions = {chart["key"]: chart["caption"] for chart in data["charts"]}
@@ -241,7 +244,7 @@ def test_what_a_mode_does_and_what_a_number_does_not_prove_is_said(full):
 
 
 @pytest.mark.parametrize(("first", "kind"), [(3, "log"), (30, "linear")])
-def test_a_logarithmic_axis_is_said_to_be_one(tmp_path, first, kind):
+def test_a_logarithmic_axis_is_said_to_be_one(tmp_path: Path, first, kind) -> None:
     rows = [
         run_rows(str(prompt), "?", mode, k, ["a"], tokens_until_difference=until)
         for prompt in range(2)
@@ -254,7 +257,7 @@ def test_a_logarithmic_axis_is_said_to_be_one(tmp_path, first, kind):
     assert chart["variants"][0]["spec"]["layer"][0]["encoding"]["y"]["scale"]["type"] == kind
 
 
-def test_every_chart_gives_n_and_what_its_intervals_are(full):
+def test_every_chart_gives_n_and_what_its_intervals_are(full: Path) -> None:
     captions = {chart["key"]: chart["caption"] for chart in report(full)[1]["charts"]}
     assert len(captions) == 8
     for caption in captions.values():
@@ -262,25 +265,25 @@ def test_every_chart_gives_n_and_what_its_intervals_are(full):
     assert captions["mix"].endswith("n = 5 to 6 prompts.")
 
 
-def test_few_prompts_have_n_and_no_intervals(make_sweep):
+def test_few_prompts_have_n_and_no_intervals(make_sweep: MakeSweep) -> None:
     data = report(make_sweep(2))[1]
     assert all("intervals" not in chart["caption"] for chart in data["charts"])
     assert all("n = 2 prompts." in chart["caption"] for chart in data["charts"])
     assert "[" not in " ".join(data["findings"])
 
 
-def test_a_finding_says_where_a_number_rests_on_fewer_prompts(make_sweep):
+def test_a_finding_says_where_a_number_rests_on_fewer_prompts(make_sweep: MakeSweep) -> None:
     finding = report(make_sweep(6, fail=lambda prompt, mode, k: (prompt, mode) == (0, "normal")))[1]["findings"][1]
     assert "1.67 [1.67, 1.67] (n = 5) times normal's perplexity (n = 6 prompts)." in finding
 
 
-def test_reports_need_neither_torch_nor_ray():
+def test_reports_need_neither_torch_nor_ray() -> None:
     code = "import sys, reports; print(*{'torch', 'ray', 'transformers', 'cluster'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == ""
 
 
-def test_every_script_of_the_template_is_in_the_page():
+def test_every_script_of_the_template_is_in_the_page() -> None:
     from reports.page import SCRIPTS, TEMPLATE
 
     assert sorted(SCRIPTS) == sorted(path.name for path in TEMPLATE.glob("*.js"))

@@ -1,6 +1,7 @@
 """The reader's place: how far down, what was chosen, dark or light. Back and a reload keep it."""
 
 import pytest
+from report_fixtures import Visit
 
 DESK = (("width", 1000), ("height", 500))
 
@@ -10,7 +11,7 @@ def drawn(page) -> None:
         chart.and_(page.locator("[data-ink]")).wait_for()
 
 
-def test_back_leads_to_where_the_reader_was(visit):
+def test_back_leads_to_where_the_reader_was(visit: Visit) -> None:
     page = visit("#/", viewport=DESK)
     drawn(page)
     page.locator("[data-chart=heat]").get_by_label("Metric").select_option("Perplexity")
@@ -37,7 +38,7 @@ def test_back_leads_to_where_the_reader_was(visit):
     assert page.evaluate("scrollY") == 200
 
 
-def test_a_reload_leads_to_where_the_reader_was(visit):
+def test_a_reload_leads_to_where_the_reader_was(visit: Visit) -> None:
     page = visit("#/", viewport=DESK)
     drawn(page)
     page.locator("[data-chart=heat]").get_by_label("Metric").select_option("Perplexity")
@@ -51,7 +52,7 @@ def test_a_reload_leads_to_where_the_reader_was(visit):
     assert page.locator("[data-chart=heat] option:checked").first.inner_text() == "Perplexity"
 
 
-def test_back_to_a_pinned_token_is_not_a_jump_to_it(visit):
+def test_back_to_a_pinned_token_is_not_a_jump_to_it(visit: Visit) -> None:
     page = visit("#/p/1/normal/t/4", viewport=DESK)  # a text of 10,000 letters
     page.evaluate("scrollTo(0, 3000)")
     page.wait_for_timeout(100)
@@ -63,7 +64,7 @@ def test_back_to_a_pinned_token_is_not_a_jump_to_it(visit):
 
 
 @pytest.mark.parametrize(("scheme", "other"), [("light", "dark"), ("dark", "light")])
-def test_dark_or_light_lasts(visit, scheme, other):
+def test_dark_or_light_lasts(visit: Visit, scheme: str, other) -> None:
     page = visit("#/methods", color_scheme=scheme, locale="en-GB")  # no other test's browser has this
     assert page.evaluate("document.documentElement.dataset.theme") == scheme
     page.get_by_role("button", name="Dark").click()
@@ -74,7 +75,7 @@ def test_dark_or_light_lasts(visit, scheme, other):
     assert page.get_by_role("button", name="Dark").get_attribute("aria-pressed") == str(other == "dark").lower()
 
 
-def test_how_texts_are_shown_lasts(visit):
+def test_how_texts_are_shown_lasts(visit: Visit) -> None:
     page = visit("#/p/0/unfrozen/kl/1")
     page.get_by_role("button", name="Layer numbers").click()
     page.reload()

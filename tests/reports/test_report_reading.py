@@ -2,11 +2,14 @@
 
 import itertools
 import re
+from collections.abc import Callable
+from pathlib import Path
 
 import altair as alt
 import pandas as pd
 import pytest
 import vl_convert
+from report_fixtures import MakeSweep, Visit
 from synthetic_sweeps import CONFIGURATIONS, run_rows, write_sweep
 
 from eexit.configuration import Configuration
@@ -67,7 +70,7 @@ def boxes_of(svg: str) -> list[tuple[str, float, float, float, float]]:
 
 
 @pytest.mark.parametrize("width", [260, 520])
-def test_labels_of_kl_factors_cover_neither_each_other_nor_a_point(width):
+def test_labels_of_kl_factors_cover_neither_each_other_nor_a_point(width) -> None:
     frame = trade_frame()
     svg = svg_of(trade_off_chart(frame, "perplexity", "Perplexity", "", looks_of(frame)), frame, width)
     boxes = boxes_of(svg)
@@ -82,7 +85,7 @@ def test_labels_of_kl_factors_cover_neither_each_other_nor_a_point(width):
         assert not (left < x < right and top < y < bottom)
 
 
-def test_a_label_without_a_free_place_is_left_out():
+def test_a_label_without_a_free_place_is_left_out() -> None:
     crowd = [(f"mode{i}", 1, 0.05 + i / 1e5, 2.0 + i / 1e5) for i in range(30)]
     frame = trade_frame([*crowd, ("far", 1, 0.1, 3.0)])
     labels = boxes_of(svg_of(trade_off_chart(frame, "perplexity", "", "", looks_of(frame)), frame, 260))
@@ -119,7 +122,7 @@ def tooltip_rows(page, key: str) -> list[str]:
 
 
 @pytest.mark.parametrize("key", ["paired", "trade-perplexity", "dose-exit_rate"])
-def test_tooltips_of_few_prompts_say_nothing_of_intervals(visit, unusual, key):
+def test_tooltips_of_few_prompts_say_nothing_of_intervals(visit: Visit, unusual: Callable[[str], Path], key) -> None:
     page = visit("#/", path=unusual("one prompt"), viewport=(("width", 700), ("height", 900)))
     said = " ".join(tooltip_rows(page, key))
     assert "Configuration" in said
@@ -127,7 +130,9 @@ def test_tooltips_of_few_prompts_say_nothing_of_intervals(visit, unusual, key):
     assert "interval" not in said
 
 
-def test_tooltips_say_where_an_interval_is_and_where_there_are_too_few_prompts(visit, make_sweep):
+def test_tooltips_say_where_an_interval_is_and_where_there_are_too_few_prompts(
+    visit: Visit, make_sweep: MakeSweep
+) -> None:
     folder = make_sweep(6, fail=lambda prompt, mode, k: (mode, k) == ("unfrozen", 0.5) and prompt > 2)
     page = visit("#/", path=build_report(str(folder), folder / "r.html"), viewport=(("width", 700), ("height", 900)))
     said = " ".join(tooltip_rows(page, "paired"))  # the topmost row is that of unfrozen/kl/0.5
@@ -135,7 +140,7 @@ def test_tooltips_say_where_an_interval_is_and_where_there_are_too_few_prompts(v
     assert "95% interval" in said
 
 
-def test_rows_of_the_paired_chart_keep_the_order_when_runs_fail():
+def test_rows_of_the_paired_chart_keep_the_order_when_runs_fail() -> None:
     configurations = [configuration(mode, k) for mode, k in CONFIGURATIONS]
     keys, rows = [c.key for c in configurations], []
     for i, known in enumerate(configurations[1:]):
@@ -149,7 +154,7 @@ def test_rows_of_the_paired_chart_keep_the_order_when_runs_fail():
 
 
 @pytest.mark.parametrize("key", ["perplexity", "tokens_until_difference", "disagreement"])
-def test_the_column_that_a_chart_is_about_is_seen_in_its_table(visit, key):
+def test_the_column_that_a_chart_is_about_is_seen_in_its_table(visit: Visit, key) -> None:
     page = visit("#/", viewport=(("width", 1360), ("height", 900)))
     figure = page.locator(f"[data-chart=trade-{key}]")
     figure.locator("summary").click()
@@ -164,7 +169,7 @@ PIXEL = """([x, y]) => [...document.querySelector('[data-chart=heat] canvas').ge
   .getImageData(x, y, 1, 1).data].join()"""
 
 
-def test_the_heatmap_does_not_pale_where_a_column_is_brought_out(visit):
+def test_the_heatmap_does_not_pale_where_a_column_is_brought_out(visit: Visit) -> None:
     page = visit("#/")
     page.locator("[data-chart=heat] .chart[data-ink]").wait_for()
     size = page.locator("[data-chart=heat] canvas").first.evaluate("e => [e.width, e.height]")
@@ -177,7 +182,7 @@ def test_the_heatmap_does_not_pale_where_a_column_is_brought_out(visit):
     assert page.evaluate(PIXEL, place) == before
 
 
-def test_names_of_columns_stay_in_sight_below_many_prompts(visit, make_sweep):
+def test_names_of_columns_stay_in_sight_below_many_prompts(visit: Visit, make_sweep: MakeSweep) -> None:
     folder = make_sweep(70, CONFIGURATIONS[:3])
     page = visit("#/", path=build_report(str(folder), folder / "r.html"), viewport=(("width", 1000), ("height", 500)))
     page.locator("[data-chart=heat] .chart[data-ink]").wait_for()
@@ -194,7 +199,7 @@ def test_names_of_columns_stay_in_sight_below_many_prompts(visit, make_sweep):
     assert page.evaluate(same, above)
 
 
-def test_what_the_legend_dims_can_still_be_read(visit):
+def test_what_the_legend_dims_can_still_be_read(visit: Visit) -> None:
     page = visit("#/p/0/unfrozen/kl/0.5")
     page.get_by_role("button", name="Fill final layer").click()
     page.locator(".legend button").first.click()
@@ -207,7 +212,7 @@ def test_what_the_legend_dims_can_still_be_read(visit):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_layers_keep_their_colours_under_forced_colours(visit, scheme):
+def test_layers_keep_their_colours_under_forced_colours(visit: Visit, scheme: str) -> None:
     page = visit("#/p/0/unfrozen/kl/0.5/t/5", forced_colors="active", color_scheme=scheme)
     colour = "e => getComputedStyle(e).backgroundColor"
     assert page.locator(".t.r0").first.evaluate(colour) == "rgb(44, 79, 163)"
@@ -217,7 +222,7 @@ def test_layers_keep_their_colours_under_forced_colours(visit, scheme):
     assert page.locator(".t.r5").first.evaluate(text) == page.locator("main p").first.evaluate(text)
 
 
-def test_a_newlines_layer_number_stays_on_its_line(visit, tmp_path):
+def test_a_newlines_layer_number_stays_on_its_line(visit: Visit, tmp_path: Path) -> None:
     row, rows = run_rows("0", "?", "unfrozen", 0.5, ["one", "\n", "two", " three\n\n", "four"])
     page = visit(
         "#/p/0/unfrozen/kl/0.5", path=build_report(str(write_sweep(tmp_path / "s", [row], rows)), tmp_path / "r.html")
@@ -232,7 +237,7 @@ def test_a_newlines_layer_number_stays_on_its_line(visit, tmp_path):
     assert "".join(page.locator(".tokens").evaluate("e => e.textContent").split("↵")) == "one\ntwo three\n\nfour"
 
 
-def test_search_finds_every_place_of_a_text(visit):
+def test_search_finds_every_place_of_a_text(visit: Visit) -> None:
     page = visit("#/s/cat")
     hits = page.locator(".hits li")
     normal = [text for text in hits.all_inner_texts() if text.startswith("normal on prompt 0,")]
@@ -240,7 +245,7 @@ def test_search_finds_every_place_of_a_text(visit):
     assert re.search(r"\d+ places in \d+ of 42 generated texts", page.locator("main").inner_text())
 
 
-def test_search_finds_prompts_and_whole_words(visit):
+def test_search_finds_prompts_and_whole_words(visit: Visit) -> None:
     page = visit("#/s/question 3")
     assert "Prompt 3 itself" in page.locator(".hits").inner_text()
     page.locator(".hits a").first.click()
@@ -257,14 +262,14 @@ def test_search_finds_prompts_and_whole_words(visit):
 
 
 @pytest.mark.parametrize("query", ["mat.", "$", "(", "[a-z]", "\\", "/", "${1} {{ 7*7 }}"])
-def test_search_takes_words_as_they_are(visit, query):
+def test_search_takes_words_as_they_are(visit: Visit, query) -> None:
     page = visit(f"#/s/{'%24%7B1%7D%20%7B%7B%207*7%20%7D%7D' if '1' in query else query}")
     strong = page.locator(".hits strong").all_inner_texts()
     assert {text.lower() for text in strong} <= {query.lower()}
     assert bool(strong) == (query not in ("(", "\\", "[a-z]"))
 
 
-def test_search_shows_some_hundreds_at_a_time(visit, tmp_path):
+def test_search_shows_some_hundreds_at_a_time(visit: Visit, tmp_path: Path) -> None:
     row, rows = run_rows("0", "?", "unfrozen", 1.0, [" the"] * 450)
     page = visit("#/s/the", path=build_report(str(write_sweep(tmp_path / "s", [row], rows)), tmp_path / "r.html"))
     assert "450 places in 1 of 1 generated text" in page.locator("main").inner_text()

@@ -19,7 +19,7 @@ from eexit.rows import Decoding
 def test_without_a_compiler_that_can_rows_decode_all_the_same(
     llama: PreTrainedModel, use_compiler: Callable[[str], None], caplog: pytest.LogCaptureFixture, compiler: str,
     reason: str,
-):  # fmt: skip
+) -> None:  # fmt: skip
     decoding = Decoding(exitable_layers=(1, 3, 4), max_new_tokens=12, eos_token_ids=frozenset(), record_top_k=2)
     engine = Engine(Decoder(llama), decoding)
     requests = [kl_request((5, 80, 7, 7, 31), "frozen_residual", k) for k in (0.3, 1.0)]
@@ -35,6 +35,6 @@ def test_without_a_compiler_that_can_rows_decode_all_the_same(
         assert_same(ours[index], theirs[index])
 
 
-def test_logits_they_are_not_for_are_left_to_torch():
+def test_logits_they_are_not_for_are_left_to_torch() -> None:
     assert kernels.divergence(torch.zeros(1, 2, 3, dtype=torch.float16), 0) is None
     assert kernels.divergence(torch.zeros(1, 2, 3, device="meta"), 0) is None

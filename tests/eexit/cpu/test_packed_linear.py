@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_packed_model_says_what_it_said(dtype: torch.dtype):
+def test_a_packed_model_says_what_it_said(dtype: torch.dtype) -> None:
     if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         pytest.skip("oneDNN has no bfloat16 on this machine")
     plain = tiny_model("qwen2").to(dtype)  # whose projections have biases
@@ -27,7 +27,7 @@ def test_a_packed_model_says_what_it_said(dtype: torch.dtype):
         torch.testing.assert_close(packed(token_ids).logits, plain(token_ids).logits)
 
 
-def test_packing_keeps_no_plain_weight():
+def test_packing_keeps_no_plain_weight() -> None:
     model = tiny_model("llama")
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     pack_linear_layers(model)

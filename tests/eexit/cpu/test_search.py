@@ -5,14 +5,14 @@ from eexit.cpu.search import first_highest, likeliest
 
 
 @pytest.mark.parametrize("vocabulary", [5, 256, 300, 5120])
-def test_of_equally_likely_tokens_the_first_is_the_likeliest(vocabulary: int):
+def test_of_equally_likely_tokens_the_first_is_the_likeliest(vocabulary: int) -> None:
     torch.manual_seed(0)
     log_p = torch.randint(-3, 1, (40, 3, vocabulary)).float()
     assert first_highest(log_p).tolist() == log_p.argmax(-1).tolist()
 
 
 @pytest.mark.parametrize("vocabulary", [5, 256, 1024, 5000])
-def test_the_likeliest_tokens_are_those_of_a_whole_search(vocabulary: int):
+def test_the_likeliest_tokens_are_those_of_a_whole_search(vocabulary: int) -> None:
     log_p = torch.randn(7, 3, vocabulary, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
     for top_k in (0, 1, 3, 5):
         top = log_p.topk(top_k)
