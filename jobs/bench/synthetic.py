@@ -10,18 +10,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from eexit.configuration import NORMAL, Configuration
-from eexit.divergence import Divergence
 from eexit.results import FOLDERS, MANIFEST, Manifest, encode, generations_name, tokens_name
 from eexit.rules import CONTROL, RULES, Control
 from eexit.schema import GENERATIONS, LENGTH, OK, TOKENS
+
+if TYPE_CHECKING:
+    from eexit.divergence import Divergence
 
 LAYERS: Final = (5, 10, 15, 20, 25)
 N_LAYERS: Final = 28
@@ -100,7 +101,8 @@ class Exits:
     @property
     def same_n(self) -> np.ndarray:
         """Whether the token is what full depth would say."""
-        return self.agrees_nX[np.arange(len(self.rank_n)), self.rank_n]
+        same: np.ndarray = self.agrees_nX[np.arange(len(self.rank_n)), self.rank_n]
+        return same
 
 
 def _exits(
@@ -122,6 +124,8 @@ def _chances(
     configuration: Configuration, kl: np.ndarray, agrees: np.ndarray, counts: dict[str, list[tuple[int, int]]]
 ) -> np.ndarray:
     """The chance to exit at each exitable layer that is reached; the first token is not decided."""
+    import torch  # here: the process whose memory is measured imports this module, and builds a report without torch
+
     rule, parameter = configuration.rule, configuration.parameter
     if rule is None:
         return np.zeros_like(kl)
@@ -129,7 +133,7 @@ def _chances(
         parameter = Control(parameter.of, tuple(counts[parameter.of]))
     seen = SimpleNamespace(kl_BE=torch.from_numpy(kl), likeliest_BX=torch.from_numpy(agrees.astype(int)))
     setting = torch.tensor([list(RULES[rule].setting(parameter, LAYERS))] * len(kl))
-    chances = RULES[rule].chances(RULES[rule].evidence(cast(Divergence, seen)), setting)
+    chances = RULES[rule].chances(RULES[rule].evidence(cast("Divergence", seen)), setting)
     stop: np.ndarray = chances.stop_BE.numpy().astype(float)
     stop[0] = 0
     return stop
