@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from cluster.store import Store
 from eexit.files import (
-    READERS,
+    READER_THREADS,
     DamagedError,
     Generations,
     check_tokens,
@@ -164,7 +164,7 @@ def landed(store: Store) -> set[str]:
 
 def read_columns(store: Store, columns: list[str]) -> pa.Table:
     """These columns of every run that has landed. Raises `DamagedError`."""
-    with ThreadPoolExecutor(READERS) as readers:
+    with ThreadPoolExecutor(READER_THREADS) as readers:
         shards = readers.map(lambda stem: read_generations(store, stem, columns), list_files(store).stems)
         tables = [shard.rows.select(columns) for shard in shards]
     return pa.concat_tables(tables or [GENERATIONS.empty_table().select(columns)])

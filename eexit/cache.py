@@ -1,7 +1,7 @@
 """Keys and values of many rows, written in place at each row's own position.
 
-Shapes: N slots, B rows in a pass (slots 0…B-1, or some of them), H heads, G query heads per key head, T tokens,
-S positions there is room for, D head width.
+Shapes: N slots, B rows in a pass (slots 0…B-1, or some of them), L layers, H key heads, G query heads per key head,
+T tokens, S positions that there is room for, D head width.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,12 +16,14 @@ from torch.profiler import record_function
 
 from eexit.cpu import kernels
 
-BLOCK: Final = 256  # positions; small ones would leave holes in the heap at every growth
-STACKS: Final = 8  # of layers whose keys and values are copied together; the largest is there twice while it grows
+BLOCK_POSITIONS: Final = 256  # the cache grows by this much: growing more often would fragment the heap
+# Layers are stacked in so many tensors. Fewer tensors mean fewer copies, but more memory, since a stack is there twice
+# while it grows.
+N_STACKS: Final = 8
 
 
 class Stack:
-    """Keys and values of some layers of one shape, (L, N, H, S, D) each."""
+    """Keys and values of layers that have the same shapes, (L, N, H, S, D) each."""
 
     def __init__(self, layers: Sequence[int], keys: Tensor, values: Tensor):
         self.layers, self.keys, self.values = layers, keys, values
@@ -40,31 +42,31 @@ def _grown(buffer: Tensor, room: int) -> Tensor:
 
 
 class KVCache:
-    """Keys and values, made when a layer is first written or loaded, with room for up to `length` positions.
+    """Keys and values, (N, H, S, D) per layer, allocated when a layer is first written or loaded, up to `length` long.
 
-    A layer's are (N, H, S, D) each. On a CPU, S grows by whole blocks and operators attend to all of it, masked: a
-    batched product would first copy a part of the positions. Elsewhere all the room is taken at once, since growth
-    needs the old and the new one together, and operators are given the part that is in use.
+    On a CPU, S grows by whole blocks, and operators attend to all of it under a mask: on a part of it, a batched
+    product would first make a copy. On other devices all `length` positions are allocated at once, since growing would
+    need the old and the new tensors together, and operators get a view of the positions in use.
     """
 
     def __init__(self, n_slots: int, length: int):
         self.n_slots, self.length, self.capacity = n_slots, length, 0
-        self.hidden_LNS: Tensor | None = None  # positions that hold nothing, by layer; None while there are none
+        self.hidden_LNS: Tensor | None = None  # positions that are not attended to; None while there are none
         self._stacks: list[Stack] = []
-        self._places: dict[int, tuple[Stack, int]] = {}  # of a layer, and where it is in its stack
+        self._places: dict[int, tuple[Stack, int]] = {}  # layer → its stack and its index there
 
     @property
     def n_bytes(self) -> int:
         return sum(stack.keys.nbytes + stack.values.nbytes for stack in self._stacks)
 
     def layer(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """A layer's keys and values, both as (N, H, S, D); made like these (…, H, T, D) if they aren't there yet."""
+        """A layer's keys and values, (N, H, S, D) each; allocated to fit these (…, H, T, D) if it has none yet."""
         if layer not in self._places:
             self._add([layer], key, value)
         return self.held(layer)
 
     def held(self, layer: int) -> tuple[Tensor, Tensor]:
-        """The same for a layer that is there."""
+        """The keys and values, (N, H, S, D) each, of a layer that has some."""
         stack, place = self._places[layer]
         return stack.keys[place, :, :, : self.capacity], stack.values[place, :, :, : self.capacity]
 
@@ -82,14 +84,14 @@ class KVCache:
         """Make room for positions below `reach`."""
         if reach <= self.capacity:
             return
-        self.capacity = min(self.length, -(-reach // BLOCK) * BLOCK)
+        self.capacity = min(self.length, -(-reach // BLOCK_POSITIONS) * BLOCK_POSITIONS)
         for stack in self._stacks:
             if self._room(stack.keys) > stack.keys.shape[3]:
                 stack.grow(self._room(stack.keys))
 
     @torch.inference_mode()
     def copy_slots(self, sources: Tensor, targets: Tensor) -> None:
-        """What slots `sources` hold goes to `targets`, none of which is a source."""
+        """Copy slots `sources` to slots `targets`, none of which is a source."""
         buffers = [buffer for stack in self._stacks for buffer in (stack.keys, stack.values)]
         for buffer in (*buffers, *([] if self.hidden_LNS is None else [self.hidden_LNS])):
             buffer.index_copy_(1, targets, buffer.index_select(1, sources))
@@ -116,19 +118,19 @@ class KVCache:
 
     @torch.inference_mode()
     def hide(self, layer: int, slot_B: Tensor, position_B: Tensor) -> None:
-        """A layer holds nothing at these positions: they are not attended to."""
+        """Hide these positions in a layer: later tokens do not attend to them there."""
         if self.hidden_LNS is None:
             n_layers = max(self._places) + 1
             self.hidden_LNS = slot_B.new_zeros(n_layers, self.n_slots, self.length, dtype=torch.bool)
         self.hidden_LNS[layer, slot_B, position_B] = True
 
     def _add_like(self, source: "KVCache", layers: Sequence[int]) -> None:
-        """Stack the layers by shape, a few at a time."""
+        """Allocate stacks of layers of the same shapes."""
         by_shape: dict[tuple[torch.Size, torch.Size], list[int]] = {}
         for layer in layers:
             stack, _ = source._places[layer]
             by_shape.setdefault((stack.keys.shape, stack.values.shape), []).append(layer)
-        size = -(-len(layers) // STACKS)
+        size = -(-len(layers) // N_STACKS)
         for alike in by_shape.values():
             stack, _ = source._places[alike[0]]
             for start in range(0, len(alike), size):
@@ -136,14 +138,14 @@ class KVCache:
 
 
 class KeysWritten(Exception):
-    """Leaves a layer as soon as it has written its keys and values."""
+    """Raised to leave a layer as soon as it has written its keys and values."""
 
 
 class CacheView:
-    """One pass over rows of a cache: takes the layers' keys and values, and attends for them.
+    """One pass over rows of a cache: stores the layers' keys and values, and computes their attention.
 
-    `position_BT` holds every row's positions and `reach` is a bound above all of them; `rows` are the slots that take
-    part, None for all B. Layers that attend by themselves get keys and values `left_padded`: those of a row end at its
+    `position_BT` are the positions of every row's tokens, all below `reach`. `rows` are the slots that take part; None
+    means all B. Layers that compute attention themselves get keys and values `left_padded`: those of a row end at its
     last position, as in a batch that is padded on the left.
     """
 
@@ -158,27 +160,27 @@ class CacheView:
         self.own_position_BT = position_BT if rows is None else position_BT[rows]
         self.masks: dict[tuple[int | None, int | None], Tensor] = {}
         self.biases: dict[tuple[int | None, int | None, int], Tensor] = {}
-        self.layer = -1  # the one that gave its keys and values last
+        self.layer = -1  # the last layer that wrote its keys and values
         self.only_keys = False
 
     def among(self, rows: Tensor) -> "CacheView":
-        """The same pass for some of its rows."""
+        """The same pass for some of its rows only."""
         view = CacheView(self.cache, self.position_BT, self.reach, rows, self.left_padded)
         view.masks, view.biases = self.masks, self.biases
         return view
 
     def copy_keys(self, source: "CacheView", layer: int, target: int) -> None:
-        """Have a layer hold what another holds in `source`, a view of the same rows, at their own positions."""
+        """Copy the rows' own positions from layer `layer` of `source`, a view of the same rows, to layer `target`."""
         for theirs, ours in zip(source.cache.held(layer), self.cache.held(target), strict=True):
             ours[self.slot_B1, :, self.own_position_BT] = theirs[source.slot_B1, :, source.own_position_BT]
 
     def hide(self, layer: int) -> None:
-        """A layer holds nothing at the rows' own positions."""
+        """Hide the rows' own positions in a layer from later tokens."""
         self.cache.hide(layer, self.slot_B1, self.own_position_BT)
 
     @contextmanager
     def keys_only(self) -> Iterator[None]:
-        """Within it a layer is left, by `KeysWritten`, once its keys and values are written."""
+        """A context in which layers raise `KeysWritten` once their keys and values are written."""
         self.only_keys = True
         try:
             yield
@@ -186,27 +188,27 @@ class CacheView:
             self.only_keys = False
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Positions before this pass, padding included; 0 where there is none, since positions are always passed."""
+        """Positions before this pass, padding included. Without padding it is 0: positions are always passed."""
         return self.reach - self.position_BT.shape[1] if self.left_padded else 0
 
     get_query_offset = get_seq_length
 
     def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
-        """How many keys are handed out, left-padded, and the position of the first."""
+        """How many left-padded keys there are, and the position of the first: what transformers asks a cache for."""
         return self.reach, 0
 
     @cached_property
     def key_position_BS(self) -> Tensor:
-        """Positions of left-padded keys: below 0 is padding."""
+        """The positions of left-padded keys, (B, S); negative ones are padding."""
         last_B1 = self.own_position_BT[:, -1:]
         return torch.arange(self.reach, device=last_B1.device) - (self.reach - 1 - last_B1)
 
     def attention_mask(self) -> Tensor:
-        """(B, S): which of the left-padded keys are not padding."""
+        """Which of the left-padded keys are not padding: (B, S)."""
         return (self.key_position_BS >= 0).long()
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
-        """Write (B, H, T, D) at each row's own positions; returns all rows' keys and values, or left-padded ones."""
+        """Write keys and values (B, H, T, D) at the rows' own positions; returns those to attend to."""
         keys, values = self.cache.layer(layer_idx, key, value)
         self.layer = layer_idx
         keys[self.slot_B1, :, self.own_position_BT] = key.transpose(1, 2)
@@ -221,9 +223,9 @@ class CacheView:
         return keys[:n_rows], values[:n_rows]
 
     def mask(self, window: int | None) -> Tensor:
-        """(B, 1, T, S): which positions a token attends to: those up to its own, within the sliding window.
+        """Which positions a token attends to, (B, 1, T, S): those up to its own, within the sliding window.
 
-        Without those that are hidden in the layer that gave its keys last.
+        Positions that are hidden in the current layer are left out.
         """
         hidden_LNS = self.cache.hidden_LNS
         key = (window, None if hidden_LNS is None else self.layer)
@@ -238,7 +240,7 @@ class CacheView:
         return self.masks[key]
 
     def bias(self, window: int | None, n_heads: int, dtype: torch.dtype) -> Tensor:
-        """(B·H, T, S): the same as what is added to scores, 0 or -inf."""
+        """The mask as 0 or -inf, to be added to scores: (B·H, T, S)."""
         key = (window, None if self.cache.hidden_LNS is None else self.layer, n_heads)
         if key not in self.biases:
             mask = self.mask(window).expand(-1, n_heads, -1, -1).flatten(0, 1)
@@ -252,7 +254,7 @@ class CacheView:
     ) -> Tensor:  # fmt: skip
         """Attention of the rows' queries (B, H·G, T, D) over their own positions; returns (B, T, H·G, D).
 
-        `sinks` (H·G,) are scores, one of each head, that share in the softmax and have no value.
+        `sinks` (H·G,) are attention sinks, one per head: scores that take part in the softmax but have no value.
         """
         if softcap is None and query.shape[2] == 1:
             hidden_NS = None if self.cache.hidden_LNS is None else self.cache.hidden_LNS[self.layer]
@@ -261,10 +263,10 @@ class CacheView:
             )
             if attended is not None:
                 return attended
-        if self.rows is not None:  # idle rows attend to nothing of interest: cheaper than a copy of the others' cache
+        if self.rows is not None:  # attending for all rows is cheaper than copying the cache of some
             query = query.new_zeros(key.shape[0], *query.shape[1:]).index_copy_(0, self.rows, query)
         n_rows, n_heads, n_tokens, width = query.shape
-        if n_tokens == 1:  # the query heads of one key head are so many queries of it: no key is needed twice
+        if n_tokens == 1:  # the query heads of a key head become its queries, so that no key is repeated
             query = query.reshape(n_rows, key.shape[1], -1, width)
         if softcap is None and sinks is None and (n_tokens > 1 or query.device.type != "cpu"):
             gqa = query.shape[1] > key.shape[1]
@@ -273,7 +275,7 @@ class CacheView:
             )
         else:
             bias = self.bias(window, key.shape[1], query.dtype)
-            if sinks is not None:  # one of each query
+            if sinks is not None:  # one per query
                 sinks = sinks.repeat_interleave(n_tokens).repeat(n_rows)
             attended = _attend(query, key, value, bias, scaling, softcap, sinks)
         attended = attended.reshape(n_rows, n_heads, n_tokens, -1).transpose(1, 2)
@@ -284,13 +286,13 @@ def _attend(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float, softcap: float | None,
     sinks: Tensor | None,
 ) -> Tensor:  # fmt: skip
-    """By plain products, one per key head and without a copy of the cache; `bias` is (B·H, 1 or T, S)."""
+    """Attention by plain batched products, without a copy of the cache; `bias` is (B·H, 1 or T, S)."""
     query, key, value = query.reshape(bias.shape[0], -1, query.shape[-1]), key.mT.flatten(0, 1), value.flatten(0, 1)
     if bias.shape[1] > 1:
         bias = bias.repeat(1, query.shape[1] // bias.shape[1], 1)
     if softcap is None:
         scores = torch.baddbmm(bias, query, key, alpha=scaling)
-    else:  # float16 would overflow without the scaling, and has few digits for what comes after the product
+    else:  # scaled before the product, so that float16 does not overflow, and fp32 after it, for precision
         scores = softcap * torch.tanh((query * scaling @ key).float() / softcap) + bias
     if sinks is None:
         return scores.softmax(-1).to(value.dtype) @ value

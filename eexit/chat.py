@@ -1,4 +1,4 @@
-"""Writing a prompt the way a model wants to see it: through its chat template, as tokens."""
+"""From a prompt to the model's input: through the tokenizer's chat template, to token ids."""
 
 import re
 from functools import lru_cache
@@ -21,12 +21,13 @@ def format_and_tokenize_input(
     device: torch.device | str = "cpu",
     control_tokens: bool = False,
 ) -> dict[str, Tensor]:
-    """What the model sees: `input_ids` and `attention_mask`, (1, T) each.
+    """The model's input: `input_ids` and `attention_mask`, (1, T) each.
 
-    Through the tokenizer's chat template where it has one, else system prompt, prompt and prefiller as plain text. The
-    names of control tokens in any of the three, such as `<|im_start|>`, are plain text too, unless `control_tokens`.
+    Uses the tokenizer's chat template if it has one; otherwise system prompt, prompt and prefiller are joined as plain
+    text. Names of control tokens in any of the three, such as `<|im_start|>`, are tokenised as plain text, unless
+    `control_tokens` is true.
 
-    Raises `ValueError` where a tokenizer can write such a name as that token only.
+    Raises `ValueError` for such a name if the tokenizer can encode it as the control token only.
     """
     texts = [prompt, system_prompt, prefiller]
     names = _names_of_control_tokens(tokenizer, tokenizer.chat_template and tokenizer.get_chat_template())
@@ -43,13 +44,13 @@ def format_and_tokenize_input(
 
 @lru_cache(maxsize=4)
 def _names_of_control_tokens(tokenizer: Tokenizer, chat_template: str | None) -> re.Pattern[str]:
-    """Matches the tokenizer's special tokens, and the other added tokens that the chat template writes."""
+    """Matches the names of the tokenizer's special tokens, and of other added tokens that the chat template uses."""
     names = {*tokenizer.all_special_tokens, *tokenizer._get_control_tokens(chat_template or "")}
     return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or "(?!)")
 
 
 def _encode(text: str, tokenizer: Tokenizer) -> list[int]:
-    """A template writes its own special tokens; without one, the tokenizer adds those that a text begins with."""
+    """A chat template writes special tokens itself; without one, the tokenizer adds those that start a text."""
     ids: list[int] = tokenizer.encode(text, add_special_tokens=tokenizer.chat_template is None)
     return ids
 
@@ -65,7 +66,7 @@ def _encode_marked(text: str, tokenizer: Tokenizer) -> list[int]:
 
 
 def _chat(prompt: str, system_prompt: str, tokenizer: Tokenizer) -> str:
-    """The chat up to where the answer starts. Templates that refuse a system role get it inside the user's turn."""
+    """The chat up to where the answer starts. If a template refuses system prompts, it goes into the user's turn."""
 
     def render(*turns: tuple[str, str]) -> str:
         messages = [{"role": role, "content": content} for role, content in turns]

@@ -1,7 +1,7 @@
-"""What can be wrong with a checkpoint, and what it is made of.
+"""Checks of a checkpoint, and the digests of its parts.
 
-transformers gives freshly initialised weights to a model whose checkpoint lacks some, and passes by those that it has
-no use for. Either means that the checkpoint is of another model, whose results nobody wants.
+Where a checkpoint lacks weights, transformers initialises them at random; weights that it has no use for, it ignores.
+Either means that the checkpoint belongs to another model, so both are refused.
 """
 
 import hashlib
@@ -22,13 +22,13 @@ from eexit.sources import sha256
 
 CONFIGURATION_FILES: Final = ("config.json", "generation_config.json")
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-# Attention masks that old versions wrote down as if they were weights. transformers itself knows of other such keys.
+# Attention masks that old versions of transformers saved as if they were weights; it ignores other such keys itself.
 _COMPUTED = re.compile(r"(^|\.)(masked_bias|causal_mask)$")
 
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Without transformers' bars and tables: what they say about a checkpoint is said by `refuse_misfit`, in a line."""
+    """A context without transformers' progress bars and load reports: `refuse_misfit` says the same in one line."""
     level = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
@@ -39,9 +39,9 @@ def quietly() -> Iterator[None]:
 
 
 def refuse_misfit(model: str, found: Mapping[str, Collection[Any]]) -> None:
-    """Raises `UsageError` if a checkpoint isn't this architecture's, key for key and shape for shape.
+    """Raises `UsageError` if a checkpoint's keys and shapes are not exactly those of the architecture.
 
-    `found` is what `from_pretrained` gives with `output_loading_info`; tied weights are not among its missing keys.
+    `found` is the loading info of `from_pretrained(output_loading_info=True)`; tied weights are not missing there.
     """
     missing, mismatched = sorted(found["missing_keys"]), sorted(found["mismatched_keys"])
     unexpected = sorted(key for key in found["unexpected_keys"] if not _COMPUTED.search(key))
@@ -62,11 +62,11 @@ def refuse_misfit(model: str, found: Mapping[str, Collection[Any]]) -> None:
 
 
 def refuse_not_finite(model: str, loaded: PreTrainedModel) -> None:
-    """Raises `UsageError` that names the first weight with NaN or infinity in it."""
+    """Raises `UsageError`, naming the first weight that holds NaN or infinity."""
     for name, weight in loaded.named_parameters():
         if not weight.is_floating_point() or weight.itemsize < 2 or not weight.numel():
-            continue  # torch doesn't look into numbers of one byte
-        # Least and greatest, both NaN where any number is: without a mask as large as the weight.
+            continue  # torch has no isfinite for one-byte dtypes
+        # aminmax gives NaN if any number is NaN, and needs no mask as large as the weight.
         if not all(torch.isfinite(bound) for bound in torch.aminmax(weight)):
             bad = int((~torch.isfinite(weight)).sum())
             raise UsageError(
@@ -76,12 +76,12 @@ def refuse_not_finite(model: str, loaded: PreTrainedModel) -> None:
 
 
 def refuse_misfit_unloaded(model: str, folder: str, trust_remote_code: bool) -> None:
-    """`refuse_misfit` from the files' headers alone. Raises `UsageError`, also for files that are cut off.
+    """`refuse_misfit` without loading weights, from the files' headers. Raises `UsageError`, also for truncated files.
 
-    Quantised checkpoints, and code that can't do without numbers, are left to the one who loads them.
+    Quantised checkpoints, and models that can't be built on the meta device, are checked when they are loaded instead.
     """
     if "quantization_config" in json.loads(Path(folder, "config.json").read_text()):
-        return  # they may ask for a device that isn't here
+        return  # a quantiser may need a device that this machine lacks
     refuse_cut_off(model, folder)
     try:
         with quietly():
@@ -98,7 +98,7 @@ def refuse_misfit_unloaded(model: str, folder: str, trust_remote_code: bool) -> 
 
 
 def refuse_cut_off(model: str, folder: str) -> None:
-    """Raises `UsageError` if a safetensors file is not as long as its header says."""
+    """Raises `UsageError` if a safetensors file is shorter than its header says."""
     for path in sorted(Path(folder).glob("*.safetensors")):
         try:
             with safe_open(path, "pt"):
@@ -108,7 +108,7 @@ def refuse_cut_off(model: str, folder: str) -> None:
 
 
 def digests(folder: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """SHA-256 of each part of a model folder that results depend on."""
+    """SHA-256 of each part of a model folder that results depend on, by the part's name."""
     own = Path(folder)
     weights = sorted(own.glob("*.safetensors")) or sorted(own.glob("*.bin"))
     template = json.dumps(tokenizer.chat_template, sort_keys=True)

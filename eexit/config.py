@@ -28,7 +28,7 @@ class UsageError(ValueError):
 
 
 def first_line(error: Exception) -> str:
-    """What an error says in one line: its first, and the one after a first line that ends in a colon."""
+    """The first line of an error's message, and the second too if the first ends in a colon."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
@@ -36,13 +36,13 @@ def first_line(error: Exception) -> str:
 
 
 def some(lines: Sequence[str], most: int = 20) -> list[str]:
-    """The first lines of many that may be alike, and how many more there are."""
+    """The first `most` lines, and then how many more there are."""
     more = len(lines) - most
     return [*lines[:most], *([f"and {more:,} more"] if more > 0 else [])]
 
 
 def _encodable(text: str) -> str:
-    """Refuse half surrogates, which is what Python makes of bytes on a command line that are not UTF-8."""
+    """Refuse lone surrogates, which Python makes of command-line bytes that are not UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -51,14 +51,14 @@ def _encodable(text: str) -> str:
 
 
 def _number(value: Any) -> Any:
-    """Refuse true and false, which pydantic would take for 1 and 0."""
+    """Refuse true and false, which pydantic would convert to 1 and 0."""
     if isinstance(value, bool):
         raise PydanticKnownError("float_type")
     return value
 
 
 def _true_or_false(value: Any) -> Any:
-    """Refuse the other words that pydantic knows for true and false, such as "yes"."""
+    """Refuse the other spellings of true and false that pydantic accepts, such as "yes"."""
     if not isinstance(value, bool) and value not in ("true", "false"):
         raise PydanticKnownError("bool_type")
     return value
@@ -72,7 +72,7 @@ Bool = Annotated[bool, BeforeValidator(_true_or_false)]
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
 class Prompt:
-    """One prompt. `system` None means the sweep's system prompt. Slots: a sweep may have a million."""
+    """One prompt. `system` None means the sweep's system prompt. It has slots, since a sweep may have a million."""
 
     id: Text
     prompt: Text
@@ -99,7 +99,7 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _distinguishable(parameters: tuple[float, ...], name: str = "kl_factors") -> tuple[float, ...]:
-    """Tables and the report show six digits, and tell configurations apart by them."""
+    """Refuse parameters that look alike with six digits, as tables and the report show them."""
     shown: dict[str, float] = {}
     for parameter in parameters:
         other = shown.setdefault(f"{parameter:g}", parameter)
@@ -109,7 +109,7 @@ def _distinguishable(parameters: tuple[float, ...], name: str = "kl_factors") ->
 
 
 def _one_of(names: Mapping[str, object]) -> AfterValidator:
-    """Refuse a text that isn't among the names."""
+    """A validator that refuses a text that is not one of these names."""
 
     def known(name: str) -> str:
         if name not in names:
@@ -121,9 +121,9 @@ def _one_of(names: Mapping[str, object]) -> AfterValidator:
 
 
 def _rules(given: Any) -> Any:
-    """Rules and their parameters as a table, from texts such as "kl=0.5,1" and "agree" too.
+    """Rules and their parameters as a table, also from texts such as "kl=0.5,1" and "agree".
 
-    A text that names no rule goes on with the parameters of the one before it: "kl=0.5", "1".
+    A text that is only a number is one more parameter of the rule before it: "kl=0.5", "1".
     """
     if not isinstance(given, list | tuple):
         return given
@@ -170,7 +170,10 @@ ExitLayers = Annotated[tuple[Annotated[Int, Field(ge=0)], ...], Field(min_length
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class ControlOf:
-    """A control to run: rule `random` in a mode, with the exit layers of the configuration `of`, as counted there."""
+    """A control to run: rule `random` in a mode, following the exit layers of the configuration whose key is `of`.
+
+    `counts` are that configuration's decided tokens by exit layer.
+    """
 
     mode: Annotated[Text, _one_of(STATES)]
     of: Text
@@ -182,7 +185,7 @@ class ControlOf:
 
 
 class SweepConfig(BaseModel):
-    """The grid and everything else that a run's result depends on."""
+    """The grid of a sweep, and everything else that the result of a run depends on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -211,7 +214,7 @@ class SweepConfig(BaseModel):
         {},
         description=f"where tokens exit, each rule with its parameters: kl=0.5,1 agree; there are {', '.join(RULES)}",
     )
-    controls: tuple[ControlOf, ...] = Field((), description="configurations to follow without knowing anything")
+    controls: tuple[ControlOf, ...] = Field((), description="random configurations with the exit layers of others")
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
         (0,), description="of the exit and sampling draws; each is a run of its own"
     )
@@ -231,7 +234,7 @@ class SweepConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _rules_instead(cls, given: Any) -> Any:
-        """The default KL factors are those of a sweep that names no rules."""
+        """A sweep that names rules does not get the default KL factors."""
         if isinstance(given, dict) and given.get("rules") and "kl_factors" not in given:
             return {**given, "kl_factors": ()}
         return given

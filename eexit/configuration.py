@@ -15,7 +15,7 @@ MODES: Final = {
 
 @dataclass(frozen=True)
 class Configuration:
-    """How a run exits; `rule` is None for `normal`, and `parameter` for a rule without one."""
+    """How a run exits. `rule` is None for mode `normal`, and `parameter` is None for rules without one."""
 
     mode: str
     rule: str | None = None
@@ -23,14 +23,14 @@ class Configuration:
 
     @property
     def key(self) -> str:
-        """Its name: `normal`, `frozen_residual/kl/0.5`. Configurations that differ have keys that differ."""
+        """Its unique name, such as `normal` or `frozen_residual/kl/0.5`."""
         if self.rule is None:
             return self.mode
         return "/".join([self.mode, self.rule, *([] if self.parameter is None else [shown(self.parameter)])])
 
     @property
     def columns(self) -> dict[str, str | float | None]:
-        """What every row says of it: see `schema.CONFIGURATION`."""
+        """Its columns in both tables: see `schema.CONFIGURATION`."""
         number = self.parameter if isinstance(self.parameter, float) else None
         return {
             "configuration": self.key,

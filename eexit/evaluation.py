@@ -1,4 +1,4 @@
-"""Quality without a judge: what a generation's own tokens and log-probabilities say of it."""
+"""Measures of quality that need no judge: they use a generation's own tokens and log-probabilities."""
 
 import math
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from rapidfuzz.distance import LCSseq
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far a run and the prompt's `normal` run are the same; shares are of the longer of the two."""
+    """How much of a run is the same as in the prompt's `normal` run; shares are fractions of the longer of the two."""
 
-    tokens_until_difference: int
-    equal_share: float
-    lcs_share: float
+    tokens_until_difference: int  # tokens before the first different one
+    equal_share: float  # positions with the same token
+    lcs_share: float  # longest common subsequence (LCS)
 
 
 def perplexity(logprob_T: np.ndarray) -> float:
@@ -23,9 +23,9 @@ def perplexity(logprob_T: np.ndarray) -> float:
 
 
 def disagreement(token_id_T: np.ndarray, final_token_id_T: np.ndarray) -> float | None:
-    """Share of a run's decided tokens, all but its first, that are not the full-depth model's likeliest there.
+    """The share of a run's decided tokens that are not the full-depth model's likeliest token, given the same text.
 
-    Both are given the same text, that of the run. None where no token was decided.
+    The first token is not decided. None if no token was decided.
     """
     differs = token_id_T[1:] != final_token_id_T[1:]
     return float(differs.mean()) if len(differs) else None
@@ -41,13 +41,13 @@ def agreement(tokens: np.ndarray, normal: np.ndarray) -> Agreement:
 
 
 def distinct(tokens: Sequence[int], n: int) -> float | None:
-    """Distinct n-grams over all n-grams (Li et al. 2016); None where there is none."""
+    """Distinct-n: distinct n-grams over all n-grams (Li et al. 2016); None if there is none."""
     grams = list(zip(*(tokens[start:] for start in range(n)), strict=False))
     return len(set(grams)) / len(grams) if grams else None
 
 
 def longest_loop(tokens: np.ndarray) -> int:
-    """Tokens in the longest stretch that is one piece repeated back to back, at least twice in full; 0 if none."""
+    """Tokens in the longest stretch that consists of one piece repeated back to back, at least twice; 0 if none."""
     longest = 0
     for period in range(1, len(tokens) // 2 + 1):
         repeats = _longest_run(tokens[period:] == tokens[:-period])

@@ -1,4 +1,4 @@
-"""Which layers may exit, and from the chances to exit at each of them, which one a token is read from.
+"""Which layers are exitable, and which of them a token is read from, given the chance to exit at each.
 
 Shapes: B rows, E exitable layers.
 """
@@ -14,7 +14,8 @@ from eexit.rules import RULES, Chances
 def resolve_exitable_layers(config: SweepConfig, n_layers: int) -> tuple[int, ...]:
     """Layers after which a token may be read, increasing, all below the final layer.
 
-    Raises `UsageError` for a layer at or beyond the final one, if none is left, and for a rule that can't do with them.
+    Raises `UsageError` for a layer at or beyond the final one, for an empty result, and for a rule whose parameter does
+    not fit these layers.
     """
     layers = config.exit_layers or every_nth_layer(n_layers, config.exit_every)
     beyond = [layer for layer in layers if layer >= n_layers - 1]
@@ -33,7 +34,7 @@ def resolve_exitable_layers(config: SweepConfig, n_layers: int) -> tuple[int, ..
 
 
 def every_nth_layer(n_layers: int, n: int = 5) -> tuple[int, ...]:
-    """Layers l with 0 < l < L-1 and l % n == 0. Raises `UsageError` where there is none."""
+    """The layers l with 0 < l < L-1 and l % n == 0. Raises `UsageError` if there is none."""
     layers = tuple(range(n, n_layers - 1, n))
     if not layers:
         raise UsageError(
@@ -44,7 +45,10 @@ def every_nth_layer(n_layers: int, n: int = 5) -> tuple[int, ...]:
 
 
 def exit_probabilities(chances: Chances) -> Tensor:
-    """Stick-breaking over the exitable layers: shape (B, E + 1), the final layer last; each row sums to 1."""
+    """Stick-breaking: P(e_i) = s_i·Π_{j<i}(1−s_j), and P(final) = Π_j(1−s_j).
+
+    Shape (B, E + 1), the final layer last; each row sums to 1.
+    """
     passed_BE = chances.go_on_BE.cumprod(-1)
     reached_BE = torch.cat([torch.ones_like(passed_BE[:, :1]), passed_BE[:, :-1]], dim=-1)
     return torch.cat([chances.stop_BE * reached_BE, passed_BE[:, -1:]], dim=-1)
@@ -53,6 +57,6 @@ def exit_probabilities(chances: Chances) -> Tensor:
 def choose_exits(chances: Chances, u_B: Tensor) -> Tensor:
     """The first exitable layer i with 1 − Π_{j≤i}(1−s_j) > u, as an index into them; E for the final layer.
 
-    Where every s is smaller, the exit is never earlier for the same u.
+    For the same u, smaller chances s never give an earlier exit.
     """
     return (1 - chances.go_on_BE.cumprod(-1) <= u_B[:, None]).sum(-1)

@@ -1,6 +1,7 @@
-"""A model as it is, watched far into a text without running one: single tokens behind a cache that is said to be full.
+"""Observing an unmodified model at far positions: a single token, behind a cache that claims to hold many tokens.
 
-Masks and rotary angles are made for them as behind so many tokens, which shows windows, and angles that switch.
+The model makes masks and rotary angles as it would behind that many tokens, which shows sliding windows, and rotary
+angles that switch at a length.
 
 Shapes: S positions, W width of the residual stream.
 """
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
     from eexit.anatomy import Decoder
 
 LENGTH_NAMES: Final = ("window", "chunk", "position", "scale", "length", "context", "seq", "local", "block")
-FARTHEST: Final = 1 << 20  # positions looked at, where the context is longer
+FARTHEST_POSITION: Final = 1 << 20  # that is checked, if the context is longer
 
 
 @dataclass(frozen=True)
 class TokenAt:
-    """A single token far behind others: what each layer hands to its attention, given the token's embedding."""
+    """What each layer passes to its attention for a single token at a far position, given the token's embedding."""
 
     position: int
     token_11: Tensor
@@ -33,7 +34,7 @@ class TokenAt:
 
 
 class FilledCache(DynamicCache):
-    """Says that it holds `length` tokens, and holds none: positions and masks are made as they would be behind them."""
+    """An empty cache that claims to hold `length` tokens, so that positions and masks are made as if it did."""
 
     def __init__(self, length: int):
         super().__init__()
@@ -51,7 +52,7 @@ class FilledCache(DynamicCache):
 
 @torch.inference_mode()
 def watch_token_at(decoder: "Decoder", position: int) -> TokenAt:
-    """What a token at a far position hands to attention; no layer is run beyond that, and no token before it."""
+    """What layers pass to attention for a token at a far position, without running attention or any earlier token."""
     token_11 = torch.ones(1, 1, dtype=torch.long, device=decoder.device)
     handed: list[Handed] = []
     with leaving_at_attention(decoder.configs):
@@ -67,9 +68,9 @@ def watch_token_at(decoder: "Decoder", position: int) -> TokenAt:
 
 
 def far_positions(config: Any, context: int | None) -> list[int]:
-    """Positions around every length that a configuration names (windows, chunks, where rotary angles switch)."""
+    """Positions around every length in a model's configuration (windows, chunks, where rotary angles switch)."""
     lengths = set(_lengths(config.to_dict())) | ({context} if context else set())
-    most = min(context or FARTHEST, FARTHEST)
+    most = min(context or FARTHEST_POSITION, FARTHEST_POSITION)
     around = {length + step for length in lengths for step in (-1, 0, 1)}
     return sorted({position for position in around if 0 < position < most} | {most - 1})
 
@@ -86,7 +87,7 @@ def _lengths(named: dict[str, Any]) -> Iterator[int]:
 
 
 def windows_of(far: Sequence[TokenAt]) -> list[int | None]:
-    """The sliding window of each layer, in tokens, from the masks that the model itself makes; None for none."""
+    """The sliding window of each layer, in tokens, from the model's own masks; None for a layer without one."""
     return [_window([token.handed[layer] for token in far]) for layer in range(len(far[-1].handed))]
 
 

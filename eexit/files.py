@@ -1,7 +1,7 @@
-"""A sweep's Parquet files: which of them are whole, and reading only those.
+"""A sweep's Parquet files: checking which of them are undamaged, and reading those.
 
 A shard is two files of one name, 32 hexadecimal digits: `tokens/NAME.parquet` and `generations/NAME.parquet`. The
-second seals both (`eexit.seals`). Files of older versions have no seal: there, the numbers of rows must agree.
+second holds the checksums of both (`eexit.seals`). Files of older versions have none; there, row counts must agree.
 """
 
 import hashlib
@@ -26,18 +26,18 @@ from eexit.results import (
 from eexit.schema import OK
 from eexit.seals import BrokenSealError, Digest, check_seal, digest_of, read_seal
 
-READERS = 4
-READ_AHEAD = 32  # files
+READER_THREADS = 4
+READ_AHEAD_FILES = 32
 READ_BYTES = 1 << 20
 
 _NEEDED = {"run_id", "status", "n_tokens"}  # columns
-_UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError)  # of bytes that are not as they should be
+_UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError)  # what reading damaged bytes may raise
 
 
 class DamagedError(UsageError):
-    """A data file that is missing, or isn't what was written; the message is one line that names it.
+    """A data file is missing or is not what was written; the message is one line that names it.
 
-    `shard` is what the generations file says, where that is whole and only the tokens are not.
+    `shard` is the content of the generations file, if only the tokens file is damaged.
     """
 
     shard: "Generations | None" = None
@@ -45,7 +45,7 @@ class DamagedError(UsageError):
 
 @dataclass(frozen=True)
 class Place:
-    """A folder on a file system that pyarrow knows. Names inside are relative to it: `generations/ab12….parquet`."""
+    """A folder on a pyarrow file system. Names inside are relative to it: `generations/ab12….parquet`."""
 
     filesystem: fs.FileSystem
     root: str
@@ -55,16 +55,16 @@ class Place:
         return isinstance(self.filesystem, fs.LocalFileSystem)
 
     def path(self, name: str) -> str:
-        """What `filesystem` calls this name."""
+        """The path of this name on `filesystem`."""
         return f"{self.root.rstrip('/')}/{name}"
 
 
 @dataclass(frozen=True)
 class Generations:
-    """Some columns of a generations file that is whole, and what it says of its shard.
+    """Some columns of an undamaged generations file, and what it says about its shard.
 
-    `attempt`: the time at which its runs were begun, or its file's own for an older version's, in nanoseconds since
-    1970. `n_tokens`: rows that the tokens file must have.
+    `attempt` is the time at which its runs were started, in nanoseconds since 1970; for files of older versions, it is
+    the file's modification time. `tokens` is the digest of the tokens file, and `n_tokens` the rows it must have.
     """
 
     stem: str
@@ -76,9 +76,10 @@ class Generations:
 
 @dataclass(frozen=True)
 class Listing:
-    """What the data folders hold, by name: shards' files, what a killed process left, and what no sweep put there.
+    """The names of all files in the data folders.
 
-    Of the last, hidden files are left out; every reader passes them by.
+    They are the shards' files, temporary files of killed processes, and files that no sweep wrote (foreign ones).
+    Hidden foreign files are left out, since every reader ignores them.
     """
 
     shards: dict[str, fs.FileInfo]
@@ -87,13 +88,13 @@ class Listing:
 
     @property
     def stems(self) -> list[str]:
-        """Of the shards that have a generations file."""
+        """The names of the shards that have a generations file, without folder and extension."""
         folder, ending = f"{GENERATIONS_FOLDER}/", ".parquet"
         return sorted(name[len(folder) : -len(ending)] for name in self.shards if name.startswith(folder))
 
 
 def list_files(place: Place) -> Listing:
-    """Raises `UsageError` for a file where a folder of results should be."""
+    """List the data folders. Raises `UsageError` for a file where a folder of results should be."""
     listing = Listing({}, [], [])
     for folder in FOLDERS:
         if place.filesystem.get_file_info(place.path(folder)).type == fs.FileType.File:
@@ -111,9 +112,9 @@ def list_files(place: Place) -> Listing:
 
 
 def read_generations(place: Place, stem: str, columns: Sequence[str] | None = None) -> Generations:
-    """Read a generations file, or these columns and `_NEEDED` of it, after checking its seal.
+    """Check the seal of a generations file, and read these of its columns (None: all), along with `_NEEDED`.
 
-    Raises `DamagedError`, and `OSError` for a file that can't be read at all.
+    Raises `DamagedError`, and `OSError` if the file can't be read at all.
     """
     path = place.path(generations_name(stem))
     content = _read(place, path)
@@ -122,7 +123,7 @@ def read_generations(place: Place, stem: str, columns: Sequence[str] | None = No
     except BrokenSealError as error:
         raise _changed(path) from error
     try:
-        # By pyarrow's plain reader: its `dataset` costs a process 50 MB of pandas.
+        # ParquetFile rather than pyarrow.dataset, which would import pandas: 50 MB per process.
         file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
         rows = file.read(None if columns is None else list({*columns, *_NEEDED}), use_threads=False)
         metadata = file.metadata.metadata
@@ -140,9 +141,9 @@ def read_generations(place: Place, stem: str, columns: Sequence[str] | None = No
 
 
 def check_tokens(place: Place, shard: Generations, info: fs.FileInfo | None) -> None:
-    """Raises `DamagedError` unless the shard's tokens file, of which `info` tells, is there and whole.
+    """Raises `DamagedError` unless the shard's tokens file, described by `info`, is there and undamaged.
 
-    A local file is read for that. Under a URI its size has to do: an object store looks after its objects' bits itself.
+    A local file's checksum is verified. Under a URI only its size is, since object stores check their bytes themselves.
     """
     path = place.path(tokens_name(shard.stem))
     if info is None or info.type != fs.FileType.File:
@@ -155,7 +156,7 @@ def check_tokens(place: Place, shard: Generations, info: fs.FileInfo | None) -> 
 
 
 def read_tokens(place: Place, shard: Generations) -> pa.Table:
-    """All of a shard's tokens. Raises `DamagedError`, and `OSError` for a file that can't be read at all."""
+    """A shard's tokens table. Raises `DamagedError`, and `OSError` if the file can't be read at all."""
     path = place.path(tokens_name(shard.stem))
     content = _read(place, path)
     if shard.tokens.hex and digest_of(content) != shard.tokens:
@@ -167,7 +168,7 @@ def read_tokens(place: Place, shard: Generations) -> pa.Table:
 
 
 def read_shards(place: Place, listing: Listing, columns: Sequence[str] | None) -> Iterator[Generations | DamagedError]:
-    """Each shard's generations, or what is wrong with one of its two files; in the order of their names."""
+    """Each shard's generations, or the error if one of its two files is damaged, in the order of their names."""
 
     def read(stem: str) -> Generations | DamagedError:
         shard = None
@@ -180,15 +181,15 @@ def read_shards(place: Place, listing: Listing, columns: Sequence[str] | None) -
         return shard
 
     stems = listing.stems
-    with ThreadPoolExecutor(READERS) as readers:
-        for start in range(0, len(stems), READ_AHEAD):
-            yield from readers.map(read, stems[start : start + READ_AHEAD])
+    with ThreadPoolExecutor(READER_THREADS) as readers:
+        for start in range(0, len(stems), READ_AHEAD_FILES):
+            yield from readers.map(read, stems[start : start + READ_AHEAD_FILES])
 
 
 def superseded(shards: Iterable[Generations], twice: Collection[str]) -> dict[str, set[str]]:
-    """Of the runs that are there `twice`, the rows that don't count: run ids by the stem of their shard.
+    """For runs that landed more than once, the rows that do not count: shard name → run ids.
 
-    A row that is done counts rather than an error, and else that of the later attempt.
+    A successful row counts rather than an error; among equals, the row of the later attempt counts.
     """
     counts: dict[str, tuple[bool, int, str]] = {}
     others: dict[str, set[str]] = {}
@@ -204,14 +205,14 @@ def superseded(shards: Iterable[Generations], twice: Collection[str]) -> dict[st
 
 
 def without(table: pa.Table, run_ids: Collection[str]) -> pa.Table:
-    """The rows of other runs than these."""
+    """The table without the rows of these runs."""
     return (
         table.filter(pc.invert(pc.is_in(table["run_id"], pa.array(sorted(run_ids), pa.string())))) if run_ids else table
     )
 
 
 def _read(place: Place, path: str) -> bytes:
-    """Raises `OSError` that names the file, and `DamagedError` where there is none."""
+    """Raises `DamagedError` if the file is missing, and `OSError`, naming it, if it can't be read."""
     try:
         with place.filesystem.open_input_stream(path) as stream:
             content: bytes = stream.read()

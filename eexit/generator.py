@@ -1,4 +1,4 @@
-"""A loaded generator: runs in, Parquet-ready tables out."""
+"""The interface of a generator, which turns runs into tables that are ready for Parquet."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,28 +13,28 @@ from eexit.schema import ERROR, GENERATIONS, TOKENS
 
 @dataclass(frozen=True)
 class Results:
-    """What some runs left: `schema.GENERATIONS` and `schema.TOKENS` tables."""
+    """The tables of some runs, with the schemas `schema.GENERATIONS` and `schema.TOKENS`."""
 
     generations: pa.Table
     tokens: pa.Table
 
 
 class Generator(Protocol):
-    """Anything that can do runs. A run that can't be done is an error row in the results, never an exception."""
+    """Anything that can do runs. A run that fails becomes an error row in the results, never an exception."""
 
     def generate(self, runs: Sequence[Run], progress: Callable[[int], None]) -> Results:
-        """Do the runs together; calls `progress` now and then with the number of tokens made since the last call."""
+        """Do the runs together; calls `progress` now and then with the number of tokens since the last call."""
         ...
 
 
 def error_results(runs: Sequence[Run], config: SweepConfig, error: str) -> Results:
-    """The rows of runs that could not be done: the reason, and null for everything that was not made."""
+    """The results of runs that failed: rows with the reason, and null for everything that was not generated."""
     rows = [{**run_columns(run, config), "status": ERROR, "error": error} for run in runs]
     return Results(pa.Table.from_pylist(rows, GENERATIONS), TOKENS.empty_table())
 
 
 def run_columns(run: Run, config: SweepConfig) -> dict[str, object]:
-    """What a generations row says of its run whatever came of it."""
+    """The columns of a generations row that do not depend on how the run went."""
     return {
         "run_id": run.run_id,
         "prompt_id": run.prompt.id,

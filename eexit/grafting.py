@@ -1,4 +1,4 @@
-"""A model with one of its modules replaced: its layers by what notes how they are called, or what runs them by an echo.
+"""Shallow copies of a model with modules replaced, to record how layers are called or to run the head alone.
 
 Shapes: B rows, T tokens, W width of the residual stream.
 """
@@ -13,7 +13,7 @@ from eexit.layer_calls import LayerCall
 
 
 class Recorder:
-    """Stands in for a layer: notes how it is called and hands the residual stream on."""
+    """Replaces a layer: records how it is called, and returns the residual stream unchanged."""
 
     def __init__(self, layer: nn.Module, calls: list[tuple[Tensor, LayerCall]], returns_tuple: bool):
         self.layer, self.calls, self.returns_tuple = layer, calls, returns_tuple
@@ -27,14 +27,14 @@ class Recorder:
 
 
 class _StackOutput(BaseModelOutputWithPast):
-    """What a stack returns; whatever else some model asks of it (cross attentions, router logits) is not there."""
+    """The output of a stack of layers. Whatever else a model looks for in it, such as router logits, is None."""
 
     def __getattr__(self, name: str) -> None:
         return None
 
 
 class Echo:
-    """Stands in for the stack of layers: what goes in as embeddings comes out as its last hidden state."""
+    """Replaces the stack of layers: returns its input embeddings as the last hidden state."""
 
     def __init__(self, stack: nn.Module):
         self.stack = stack

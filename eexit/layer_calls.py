@@ -1,7 +1,4 @@
-"""How a model calls its layers: what it passes besides the residual stream, and which part of that is whose.
-
-Shapes: B rows of a pass.
-"""
+"""How a model calls its layers: the arguments besides the residual stream, and which rows their parts belong to."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +13,7 @@ from eexit.cache import CacheView
 
 @dataclass(frozen=True)
 class LayerCall:
-    """How the model calls one of its layers, besides the residual stream."""
+    """The arguments with which the model calls one of its layers, without the residual stream."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -24,7 +21,7 @@ class LayerCall:
 
 @dataclass(frozen=True)
 class RowAxis:
-    """Where an argument has its rows: the axis, and how many entries along it belong to one row."""
+    """The axis of an argument along which rows are laid out, and how many entries along it belong to one row."""
 
     axis: int
     entries: int
@@ -36,7 +33,7 @@ class RowAxis:
 
 
 def row_axes(two: Any, three: Any) -> Any:
-    """Where arguments have their rows, from what they are for two rows and for three: nested as they are."""
+    """The row axes of arguments, nested as the arguments are, from their shapes for two rows and for three rows."""
     match two, three:
         case Tensor(), Tensor():
             sizes = enumerate(zip(two.shape, three.shape, strict=True))
@@ -52,13 +49,13 @@ def row_axes(two: Any, three: Any) -> Any:
 
 
 class CallsFor(Sequence[LayerCall]):
-    """How the layers are called for some rows of a pass, with another view; `axes` are the calls' row axes."""
+    """The calls of a pass, restricted to some of its rows and with another view; `axes` are the calls' row axes."""
 
     def __init__(
         self, calls: Sequence[LayerCall], axes: Sequence[LayerCall], whole: CacheView, rows: Tensor, view: CacheView
     ):
         self.calls, self.axes, self.whole, self.rows, self.view = calls, axes, whole, rows, view
-        self.selected: dict[int, Tensor] = {}  # by the id of the whole's tensor: most layers are given the same ones
+        self.selected: dict[int, Tensor] = {}  # by the id of the tensor for all rows: most layers get the same tensors
 
     def __len__(self) -> int:
         return len(self.calls)

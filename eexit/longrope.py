@@ -1,8 +1,8 @@
-"""Rotary angles that switch at a length (LongRoPE, Ding et al. 2024): by each row's own length, not by the longest one.
+"""Rotary angles that switch at a length (LongRoPE, Ding et al. 2024), by each row's own length.
 
-transformers looks at the largest position of a batch and takes the long factors for all of its rows, or the short ones.
-Here rows on both sides of the switch are embedded apart. A row stays on its side: keys that were rotated by the short
-factors don't go with queries rotated by the long ones, and `generate` would process the whole text again.
+transformers chooses the long or the short factors for a whole batch, by its largest position. Here, rows on the two
+sides of the switch are embedded separately. A row never crosses it: keys rotated by the short factors do not match
+queries rotated by the long ones, so the whole text would have to be processed again.
 
 Shapes: B rows, T tokens, W width of the residual stream.
 """
@@ -19,7 +19,7 @@ Embedded = tuple[Tensor, list[LayerCall]]
 
 
 def switch_length(config: Any) -> int | None:
-    """The number of tokens beyond which a model takes its long factors; None for a model without such."""
+    """The number of tokens beyond which a model uses its long factors; None for a model without LongRoPE."""
     parameters = getattr(config, "rope_parameters", None) or {}
     by_layer_type = [parameters, *(value for value in parameters.values() if isinstance(value, dict))]
     lengths = [
@@ -32,9 +32,9 @@ def embed_apart(
     embed: Callable[[Tensor, Tensor], Embedded], token_BT: Tensor, position_BT: Tensor, switch: int,
     axes: Sequence[LayerCall],
 ) -> Embedded:  # fmt: skip
-    """Embed tokens at their positions, rows beyond the switch and rows within it in two calls, as if in one.
+    """Embed tokens at their positions, with one call for rows beyond the switch and one for the others, and merge both.
 
-    `axes` say where the layers' arguments have their rows.
+    `axes` are the row axes of the layers' arguments.
     """
     beyond_B = position_BT.amax(1) >= switch
     sides = [rows for rows in (beyond_B.nonzero()[:, 0], (~beyond_B).nonzero()[:, 0]) if len(rows)]
@@ -48,11 +48,11 @@ def embed_apart(
 
 
 class _Merge:
-    """Puts what was made for the rows of either side into one; what is not by row is the same on both."""
+    """Merges the arguments made for the rows of either side; arguments without a row axis are the same on both."""
 
     def __init__(self, order: Tensor):
         self.order = order
-        self.merged: dict[int, Tensor] = {}  # by the id of one part: most layers are given the same tensors
+        self.merged: dict[int, Tensor] = {}  # by the id of one part: most layers get the same tensors
 
     def __call__(self, one: Any, other: Any, axes: Any) -> Any:
         match one, axes:

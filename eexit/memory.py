@@ -1,4 +1,4 @@
-"""How much memory rows in flight may take, on the device where they are."""
+"""How much memory the keys and values of rows in flight may take on their device."""
 
 from typing import Final
 
@@ -10,9 +10,10 @@ FREE_SHARE: Final = 0.8  # the rest is for activations and logits
 
 
 def cache_budget(device: torch.device, memory_share: float = 1.0) -> int:
-    """Bytes: of a card most of what is free, and free in this process's share of it; elsewhere CPU_CACHE_BYTES.
+    """The budget in bytes: on a GPU, most of what is free within this process's share; elsewhere CPU_CACHE_BYTES.
 
-    What torch's allocator holds for this process and does not use is free. An Apple GPU has the CPU's memory.
+    Memory that torch's allocator has reserved but does not use counts as free. Apple GPUs share the CPU's memory, and
+    get the CPU's budget.
     """
     module = torch.get_device_module(device)
     if not hasattr(module, "mem_get_info"):

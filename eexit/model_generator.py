@@ -1,4 +1,4 @@
-"""The generator of a sweep: one loaded model that does any of the sweep's runs."""
+"""The generator of a sweep: one loaded model that can do any run of the sweep."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -27,9 +27,9 @@ Key = tuple[str, int, str]  # of a run: its prompt's id, its seed, its configura
 
 
 class ModelGenerator:
-    """Loads a sweep's model once; of a card's memory it may take `memory_share`.
+    """Loads a sweep's model once, and does its runs; it may use `memory_share` of a GPU's memory.
 
-    Raises `UsageError` if the model can't be loaded or is not supported.
+    Raises `UsageError` if the model can't be loaded or is not supported, or if a mode or a rule does not fit it.
     """
 
     def __init__(self, config: SweepConfig, device: str = "auto", memory_share: float = 1.0):
@@ -53,10 +53,10 @@ class ModelGenerator:
         self.text_of = cache(partial(token_text, self.tokenizer))
 
     def generate(self, runs: Sequence[Run], progress: Callable[[int], None] = lambda n_tokens: None) -> Results:
-        """Do the runs together; a run that can't be done is an error row, and leaves the others alone.
+        """Do the runs together. A run that fails becomes an error row, and does not affect the others.
 
-        Where a run's `normal` counterpart is part of the sweep but not among the runs, it is generated as well, to
-        compare with, and not returned.
+        If the sweep has mode `normal`, the `normal` run of each prompt and seed is generated too, for comparison, even
+        if it is not among `runs`; then it is not returned.
         """
         requests = self.requests(runs)
         outcomes = dict(zip(requests, self._decode(list(requests.values()), progress), strict=True))
@@ -67,7 +67,7 @@ class ModelGenerator:
         )
 
     def requests(self, runs: Sequence[Run]) -> dict[Key, Request]:
-        """What to decode, keyed by prompt, seed and configuration; that of one prompt next to each other.
+        """The requests to decode, by prompt, seed and configuration; those of one prompt are next to each other.
 
         Runs whose prompt can't be tokenised are left out.
         """
@@ -82,9 +82,9 @@ class ModelGenerator:
         return requests
 
     def _tokenize(self, run: Run) -> tuple[tuple[int, ...], str]:
-        """What the model sees of a run, and why it sees nothing if the prompt can't be tokenised.
+        """The token ids of a run's prompt, or the error if it can't be tokenised.
 
-        Nothing for an empty prompt, whatever a chat template would put around it.
+        An empty prompt has no tokens, whatever a chat template would put around it.
         """
         if not run.prompt.prompt.strip():
             return (), ""
@@ -97,18 +97,18 @@ class ModelGenerator:
                 self.tokenizer,
                 control_tokens=self.config.control_tokens,
             )
-        except Exception as error:  # whatever a chat template or a tokenizer raises is that run's error
+        except Exception as error:  # a chat template or a tokenizer may raise anything: it becomes the run's error
             return (), f"the prompt can't be tokenised: {type(error).__name__}: {first_line(error)}"
         return tuple(inputs["input_ids"][0].tolist()), ""
 
     def _decode(self, requests: list[Request], progress: Callable[[int], None]) -> list[Outcome]:
-        """Decode together what can be; what makes the model fail is found by halving."""
+        """Decode the requests together; if the model raises, find the requests that make it raise by bisection."""
         try:
             outcomes = dict(self.engine.generate(requests, progress))
             return [outcomes[index] for index in range(len(requests))]
-        except Exception as error:  # whatever a model raises is that run's error
+        except Exception as error:  # a model may raise anything: it becomes the run's error
             reason, out_of_memory = f"{type(error).__name__}: {error}", _is_out_of_memory(error)
-        # The exception is gone, and with it the keys and values that its frames held.
+        # Outside the except block, the exception no longer keeps the keys and values of its frames alive.
         if out_of_memory and self._fewer_rows():
             return self._decode(requests, progress)
         if len(requests) == 1:
@@ -117,7 +117,7 @@ class ModelGenerator:
         return self._decode(requests[:half], progress) + self._decode(requests[half:], progress)
 
     def _fewer_rows(self) -> bool:
-        """Halve the rows in flight, for the requests at hand and those to come; False where there is but one."""
+        """Halve the number of rows in flight, from now on; False if it is 1 already."""
         rows = self.engine.n_slots // 2
         if not rows:
             return False

@@ -88,7 +88,7 @@ def write_synthetic_sweep(
 
 
 @dataclass(frozen=True)
-class Exits:
+class SyntheticExits:
     """Where the n tokens of a run exit, and why; E exitable layers, X = E + 1 exit ranks."""
 
     hard_n: np.ndarray  # how surprising each token is
@@ -107,7 +107,7 @@ class Exits:
 
 def _exits(
     draw: np.random.Generator, configuration: Configuration, counts: dict[str, list[tuple[int, int]]], n: int
-) -> Exits:
+) -> SyntheticExits:
     E = len(LAYERS)
     hard = draw.normal(size=(n, 1))
     kl = np.exp(np.array([1.8, 1.4, 1.0, 0.3, -0.8]) + 1.3 * hard + 0.6 * draw.normal(size=(n, E))).astype(np.float32)
@@ -117,7 +117,7 @@ def _exits(
     prob = np.concatenate([stop * np.concatenate([np.ones((n, 1)), left[:, :-1]], axis=1), left[:, -1:]], axis=1)
     rank = (1 - left <= draw.random((n, 1))).sum(axis=1)
     harm = float((~agrees[np.arange(n), rank]).mean()) * (1.0 if configuration.mode == "unfrozen" else 1.5)
-    return Exits(hard[:, 0], kl, agrees, prob, rank, harm)
+    return SyntheticExits(hard[:, 0], kl, agrees, prob, rank, harm)
 
 
 def _chances(
@@ -157,7 +157,7 @@ def _run(
     draw: np.random.Generator,
     prompt_id: str,
     configuration: Configuration,
-    exits: Exits,
+    exits: SyntheticExits,
     ids: np.ndarray,
     start: int,
     top_k: int,

@@ -15,7 +15,7 @@ from traces import assert_same, kl_request
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from eexit.anatomy import Decoder
-from eexit.cache import STACKS, KVCache
+from eexit.cache import N_STACKS, KVCache
 from eexit.config import UsageError
 from eexit.configuration import Configuration
 from eexit.engine import Engine
@@ -187,9 +187,9 @@ def operators_of_copies(n_layers: int, n_slots: int) -> tuple[int, int]:
 
 
 def test_neither_layers_nor_slots_are_copied_one_by_one() -> None:
-    few = operators_of_copies(n_layers=STACKS, n_slots=1)
-    assert few == operators_of_copies(n_layers=4 * STACKS, n_slots=7)
-    assert 0 < few[1] == 4 * STACKS, "keys and values, from there and to here"
+    few = operators_of_copies(n_layers=N_STACKS, n_slots=1)
+    assert few == operators_of_copies(n_layers=4 * N_STACKS, n_slots=7)
+    assert 0 < few[1] == 4 * N_STACKS, "keys and values, from there and to here"
 
 
 def test_the_card_tells_what_would_cost_something() -> None:
