@@ -5,17 +5,15 @@ holds the key of a configuration: the page sets it in all charts at once.
 """
 
 import json
-from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import altair as alt
 import pandas as pd
 
 from reports.bootstrap import LEVEL, MIN_PROMPTS
-from reports.labels import PLOT_WIDTH, Axis, label_places
 from reports.looks import Looks
 from reports.palette import exit_colours
-from reports.parameters import is_doubling, parameter_title, representative
+from reports.parameters import is_doubling, parameter_title
 
 ROWS = alt.NamedData("rows")
 LIGHT = {
@@ -33,11 +31,9 @@ LIGHT = {
     "view": {"stroke": None},
 }
 HEIGHT, WIDTH = 300, 520
-ROOM, LABEL_ROOM = 16, 24  # pixels between the outermost marks and the axes; where there are labels above and below
-LAYERS_SKIPPED = "Layers skipped (theoretical)"  # 1 − mean depth, called so wherever it is shown
+ROOM = 16  # pixels between the outermost marks and the axes
 _PERCENT = alt.Axis(format=".0%", tickMinStep=0.01)
 INTERVAL = f"{LEVEL:.0%} interval"
-MOST_LABELS = 4  # of one mode and rule
 _Part = TypeVar("_Part")
 OPACITY = alt.when("picked == '' || picked == datum.configuration").then(alt.value(1)).otherwise(alt.value(0.2))
 # Not the exit colours: a number is no layer.
@@ -50,91 +46,6 @@ def specification(chart: alt.Chart | alt.LayerChart) -> dict[str, Any]:
     whole = chart.to_dict(validate=False)
     spec = {name: part for name, part in whole.items() if name not in ("$schema", "config")}
     return spec | {"params": [{"name": "picked", "value": ""}]}
-
-
-def trade_off_chart(
-    frame: pd.DataFrame, y: str, y_title: str, description: str, looks: Looks, share: bool = False
-) -> alt.LayerChart:
-    """A trade-off frame as layers skipped (theoretical) against column `y`.
-
-    Lines join the parameters of a mode and rule. A control is a tick at its own value, joined to the point of its
-    configuration. A `share` is written in per cent, on an axis that starts at none.
-    """
-    x_title, written = LAYERS_SKIPPED, ".1%" if share else ".4~g"
-    x_axis = alt.Axis(format=".0%", labelExpr="datum.value < 0 ? '' : datum.label")
-    x = alt.X("layers_skipped:Q", title=x_title, axis=x_axis, scale=alt.Scale(zero=True, nice=False, padding=ROOM))
-    y_scale = alt.Scale(zero=True, nice=False, padding=ROOM) if share else _scale(frame[y])
-    y_channel = alt.Y(f"{y}:Q", title=y_title, scale=y_scale, axis=x_axis if share else alt.Axis())
-    points = frame[frame["beneath"].isna()]
-    base = alt.Chart(ROWS).transform_filter("!isValid(datum.beneath)")
-    base = base.encode(x=x, y=y_channel, color=looks.colour(points))
-    controls = frame.get(f"{y}_control", pd.Series(dtype=float))
-    tooltip = [
-        alt.Tooltip("configuration:N", title="Configuration"),
-        alt.Tooltip("layers_skipped:Q", title=x_title, format=".1%"),
-        alt.Tooltip(f"{y}:Q", title=y_title, format=written),
-        *_where_known(frame[f"{y}_low"], alt.Tooltip("interval:N", title=INTERVAL)),
-        *_where_known(controls, alt.Tooltip(f"{y}_control:Q", title="Its control", format=written)),
-        alt.Tooltip(f"{y}_n:Q", title="n prompts"),
-    ]
-    return _finish(
-        base.mark_line(aria=False, opacity=0.7).encode(
-            order="parameter:Q", detail="series:N", strokeDash=looks.dash(points)
-        ),
-        *_where_known(controls, *_controls(base, y, y_title, tooltip)),
-        *_where_known(
-            frame[f"{y}_low"],
-            base.mark_rule(aria=False).encode(y=alt.Y(f"{y}_low:Q", title=y_title), y2=f"{y}_high:Q", opacity=OPACITY),
-        ),
-        *_where_known(
-            frame["layers_skipped_low"],
-            base.mark_rule(aria=False).encode(
-                x=alt.X("layers_skipped_low:Q", title=x_title, axis=x_axis),
-                x2="layers_skipped_high:Q",
-                opacity=OPACITY,
-            ),
-        ),
-        base.transform_calculate(interval=_interval(y, written))
-        .mark_point(filled=True, size=80, cursor="pointer")
-        .encode(shape=looks.shape(points), opacity=OPACITY, tooltip=tooltip),
-        *_labels(base, frame, y, share),
-        description=description,
-    )
-
-
-def _controls(base: alt.Chart, y: str, y_title: str, tooltip: list[alt.Tooltip]) -> Iterator[alt.Chart]:
-    """From each configuration that has a control to a tick at the control's value."""
-    controlled = base.transform_filter(f"isValid(datum['{y}_control'])")
-    yield controlled.mark_rule(aria=False, strokeDash=[2, 3]).encode(y2=f"{y}_control:Q", opacity=OPACITY)
-    ticks = controlled.mark_tick(orient="horizontal", thickness=2.5, size=14, cursor="pointer")
-    yield ticks.encode(y=alt.Y(f"{y}_control:Q", title=y_title), opacity=OPACITY, tooltip=tooltip)
-
-
-def _labels(base: alt.Chart, frame: pd.DataFrame, y: str, share: bool) -> Iterator[alt.Chart]:
-    """Parameters beside the points, where they cover nothing; of many, the outer ones and the representative one."""
-    shown = [key for (_, rule), rows in _parametric(frame) for key in _labelled(rule, rows)]
-    across, up = (
-        Axis(PLOT_WIDTH, ROOM, zero=True),
-        Axis(HEIGHT, LABEL_ROOM, zero=False, logarithmic=is_logarithmic(frame[y])),
-    )
-    axes = (across, Axis(HEIGHT, ROOM, zero=True) if share else up)
-    for at, configurations in label_places(frame, y, shown, axes).items():
-        these = base.transform_filter(f"indexof({json.dumps(configurations)}, datum.configuration) >= 0")
-        marks = these.mark_text(aria=False, dx=at.dx, dy=at.dy, align=at.align, fontSize=11)
-        yield marks.encode(text="label:N", opacity=OPACITY)
-
-
-def _parametric(frame: pd.DataFrame) -> Any:
-    """The rows of each mode and rule that have parameters."""
-    return frame[frame["parameter"].notna()].groupby(["mode", "rule"], sort=False)
-
-
-def _labelled(rule: str, rows: pd.DataFrame) -> list[str]:
-    rows = rows.sort_values("parameter")
-    if len(rows) > MOST_LABELS:
-        standing = rows["parameter"] == representative(rule, rows["parameter"].tolist())
-        rows = pd.concat([rows.head(1), rows[standing], rows.tail(1)])
-    return rows["configuration"].tolist()
 
 
 def exit_mix_chart(labels: list[str], x_title: str, description: str) -> alt.Chart:
@@ -196,7 +107,7 @@ def heat_chart(description: str) -> alt.LayerChart:
     cross = base.transform_filter("datum.failed").mark_text(
         text="✕", color="#d1242f", fontWeight="bold", cursor="pointer"
     )
-    return _finish(
+    return layered(
         shade.transform_filter("isValid(datum.value)"), cross.encode(tooltip=tooltip), description=description
     ).properties(height=alt.Step(20), padding={"left": 5, "top": 5, "bottom": 5, "right": 60})
 
@@ -215,16 +126,16 @@ def paired_chart(
     tooltip = [
         alt.Tooltip("configuration:N", title="Configuration"),
         alt.Tooltip(f"{x}:Q", title=x_title, format=".4~g"),
-        *_where_known(frame[f"{x}_low"], alt.Tooltip("interval:N", title=INTERVAL)),
+        *where_known(frame[f"{x}_low"], alt.Tooltip("interval:N", title=INTERVAL)),
         alt.Tooltip(f"{x}_n:Q", title="n prompts"),
     ]
-    return _finish(
+    return layered(
         alt.Chart(ROWS).mark_rule(aria=False, strokeDash=[5, 4]).encode(x=alt.datum(none)),
-        *_where_known(
+        *where_known(
             frame[f"{x}_low"],
             base.mark_rule(aria=False, strokeWidth=2).encode(x=alt.X(f"{x}_low:Q", title=x_title), x2=f"{x}_high:Q"),
         ),
-        base.transform_calculate(interval=_interval(x, ".4~g"))
+        base.transform_calculate(interval=interval_words(x, ".4~g"))
         .mark_point(filled=True, size=80, cursor="pointer")
         .encode(x=channel, shape=looks.shape(frame), tooltip=tooltip),
         description=description,
@@ -248,22 +159,22 @@ def dose_chart(frame: pd.DataFrame, rule: str, y: str, y_title: str, description
     tooltip = [
         alt.Tooltip("configuration:N", title="Configuration"),
         alt.Tooltip(f"{y}:Q", title=y_title, format=".1%"),
-        *_where_known(frame[f"{y}_low"], alt.Tooltip("interval:N", title=INTERVAL)),
+        *where_known(frame[f"{y}_low"], alt.Tooltip("interval:N", title=INTERVAL)),
         alt.Tooltip(f"{y}_n:Q", title="n prompts"),
     ]
-    return _finish(
-        *_where_known(
+    return layered(
+        *where_known(
             frame.loc[frame["rule"].isna(), y],
             reference.mark_rule(aria=False, strokeDash=[5, 4]).encode(
                 y=y_channel, color=looks.colour(frame, one_rule=True)
             ),
         ),
         dosed.mark_line(aria=False, opacity=0.7).encode(y=y_channel),
-        *_where_known(
+        *where_known(
             frame[f"{y}_low"],
             dosed.mark_rule(aria=False).encode(y=alt.Y(f"{y}_low:Q", title=y_title), y2=f"{y}_high:Q", opacity=OPACITY),
         ),
-        dosed.transform_calculate(interval=_interval(y, ".1%"))
+        dosed.transform_calculate(interval=interval_words(y, ".1%"))
         .mark_point(filled=True, size=80, cursor="pointer")
         .encode(y=y_channel, shape=looks.shape(frame), opacity=OPACITY, tooltip=tooltip),
         description=description,
@@ -284,8 +195,8 @@ def depth_chart(frame: pd.DataFrame, description: str, looks: Looks) -> alt.Laye
         alt.Tooltip("depth:Q", title="Mean depth", format=".1%"),
         alt.Tooltip("depth_n:Q", title="n prompts"),
     ]
-    return _finish(
-        *_where_known(
+    return layered(
+        *where_known(
             frame["depth_low"],
             base.mark_area(aria=False, opacity=0.2).encode(y=alt.Y("depth_low:Q", title=y_title), y2="depth_high:Q"),
         ),
@@ -297,18 +208,18 @@ def depth_chart(frame: pd.DataFrame, description: str, looks: Looks) -> alt.Laye
     )
 
 
-def _where_known(values: pd.Series, *parts: _Part) -> list[_Part]:
+def where_known(values: pd.Series, *parts: _Part) -> list[_Part]:
     """The layers or tooltips, or none where they would have nothing to show and no extent for their axis."""
     return list(parts) if values.notna().any() else []
 
 
-def _interval(name: str, written: str) -> str:
+def interval_words(name: str, written: str) -> str:
     """The expression for a row's interval in words."""
     low, high = (f"format(datum['{name}_{end}'], '{written}')" for end in ("low", "high"))
     return f"isValid(datum['{name}_low']) ? {low} + ' to ' + {high} : 'none below {MIN_PROMPTS} prompts'"
 
 
-def _finish(*layers: alt.Chart, description: str) -> alt.LayerChart:
+def layered(*layers: alt.Chart, description: str) -> alt.LayerChart:
     return alt.LayerChart(layer=list(layers), data=ROWS, width=WIDTH, height=HEIGHT, description=description)
 
 
@@ -319,12 +230,3 @@ def _rows_of(name: str, order: list[str] | None = None) -> alt.Y:
 
 def _layer_colour(labels: list[str]) -> alt.Color:
     return alt.Color("layer:N", title="Exit layer", sort=labels).scale(domain=labels, range=exit_colours(len(labels)))
-
-
-def _scale(values: pd.Series) -> alt.Scale:
-    """Logarithmic where positive values spread over more than a factor of ten."""
-    return alt.Scale(type="log" if is_logarithmic(values) else "linear", zero=False, nice=False, padding=LABEL_ROOM)
-
-
-def is_logarithmic(values: pd.Series) -> bool:
-    return bool(values.min() > 0 and values.max() > 10 * values.min())

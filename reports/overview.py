@@ -14,12 +14,12 @@ import pandas as pd
 from eexit.configuration import NORMAL
 from reports import charts, frames
 from reports.bootstrap import LEVEL
-from reports.charts import LAYERS_SKIPPED
 from reports.findings import SAMPLED, is_sampled, many
 from reports.looks import Looks
 from reports.parameters import labels_are, parameter_name, representatives
 from reports.progress import Progress, ignore
 from reports.sweep import Sweep
+from reports.trade_off import LAYERS_SKIPPED, is_logarithmic, trade_off_chart
 
 MOST_BASELINES: Final = 20  # configurations that others can be compared with: rows grow with their square
 
@@ -97,13 +97,13 @@ def _trade_offs(trade: pd.DataFrame, sweep: Sweep, looks: Looks) -> Iterator[dic
     columns = (*TRADE_OFF, *((key, label, "real") for key, label in sweep.scores.items()))
     for y, title, y_title, caption in _TRADE_OFFS:
         if len(trade) and trade[y].notna().any():
-            if y == "tokens_until_difference" and charts.is_logarithmic(trade[y]):
+            if y == "tokens_until_difference" and is_logarithmic(trade[y]):
                 caption += " The axis is logarithmic."
             if y == "disagreement" and is_sampled(sweep):
                 caption += f" {SAMPLED}"
             caption = f"{caption} {_reading(trade)}{_basis(trade, y, 'Rules')}"
             description = f"{title}: one point per configuration. {caption}"
-            chart = charts.trade_off_chart(trade, y, y_title, description, looks, share=y == "disagreement")
+            chart = trade_off_chart(trade, y, y_title, description, looks, share=y == "disagreement")
             limit = {"limit": y} if y == "disagreement" else {}
             yield (
                 _chart(f"trade-{y}", title, caption, [("", chart)], trade, _second(columns, y))
@@ -115,7 +115,7 @@ def _trade_offs(trade: pd.DataFrame, sweep: Sweep, looks: Looks) -> Iterator[dic
         title, basis = "Scores against layers skipped", _basis(trade, next(iter(known)), "Rules")
         caption = f"{_SCORES} {_reading(trade)}{basis}"
         drawn = [
-            (label, charts.trade_off_chart(trade, key, label, f"{label} against layers skipped. {caption}", looks))
+            (label, trade_off_chart(trade, key, label, f"{label} against layers skipped. {caption}", looks))
             for key, label in known.items()
         ]
         yield _chart("trade-scores", title, caption, drawn, trade, _second(columns, *known)) | {

@@ -14,10 +14,11 @@ from synthetic_sweeps import CONFIGURATIONS, run_rows, write_sweep
 
 from eexit.configuration import Configuration
 from reports import build_report
-from reports.charts import LIGHT, paired_chart, specification, trade_off_chart
+from reports.charts import LIGHT, paired_chart, specification
 from reports.frames import naming
 from reports.looks import Looks
 from reports.palette import contrast
+from reports.trade_off import trade_off_chart
 
 POINTS = [  # KL factor, layers skipped, perplexity: as the demo has them, where two modes nearly meet
     ("normal", None, 0.0, 1.66),
