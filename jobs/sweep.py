@@ -47,7 +47,11 @@ def main(arguments: Sequence[str]) -> int:
         if options.dry_run:
             print(describe_plan(job, options))
             return 0
-        summary = run_sweep(**dict(job), display=open_display(quiet=options.quiet))
+        display = open_display(quiet=options.quiet)
+        if options.controls_from:
+            n_controls = counted(len(job.config.controls), "configuration")
+            display.say(f"{n_controls} of {shown(options.controls_from)} have controls here, which exit as often")
+        summary = run_sweep(**dict(job), display=display)
         return finish(summary, job.out, options.json)
     except UsageError as error:
         print(without_secrets(f"error: {error}"), file=sys.stderr)

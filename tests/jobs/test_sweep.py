@@ -143,3 +143,31 @@ def test_files_of_others_in_the_way_are_refused_before_anything_is_written(
     assert len(done.stderr.splitlines()) == 1
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
     assert (tmp_path / name).read_text() == '{"mine": "<html>"}'
+
+
+def test_controls_say_what_they_follow(finished: tuple[Path, str], environment: dict[str, str], tmp_path: Path) -> None:
+    folder, _ = finished
+    out = tmp_path / "controlled"
+    given = (
+        "--config",
+        folder / "mine.toml",
+        "--modes",
+        "unfrozen",
+        "--controls-of",
+        folder / "out",
+        "--device",
+        "cpu",
+    )
+    done = sweep(environment, *given, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert f"2 configurations of {folder / 'out'} have controls here, which exit as often" in done.stderr
+    rows = pd.read_parquet(out / "generations").query("status == 'ok'")
+    follows = rows["control_of"].fillna("nobody")
+    assert dict(zip(rows["configuration"], follows, strict=True)) == {
+        "unfrozen/kl/1": "nobody",
+        "unfrozen/random/kl/1": "unfrozen/kl/1",
+        "frozen_residual/random/kl/1": "frozen_residual/kl/1",
+    }
+    drawn = pd.read_parquet(out / "tokens").query("rule == 'random' and decided")
+    assert (drawn["exit_prob"].map(tuple).groupby(drawn["configuration"]).nunique() == 1).all()
+    assert drawn["evidence"].isna().all()
