@@ -55,6 +55,7 @@ def aside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin
         assert process.stdout
+        answer: T
         try:
             pickle.dump((function, args, kwargs), process.stdin)
             process.stdin.flush()

@@ -156,7 +156,7 @@ def _flat(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
 
 
 def _explain_one(problem: Mapping[str, Any], flags: set[str], path: Path) -> str:
-    location: tuple = problem["loc"]
+    location: tuple[Any, ...] = problem["loc"]
     if not location:
         return str(problem["ctx"]["error"])
     name, value, context = location[0], problem["input"], problem.get("ctx", {})
@@ -200,7 +200,7 @@ _KINDS = {
 }
 
 
-def _where(location: tuple, flags: set[str], path: Path) -> str:
+def _where(location: tuple[Any, ...], flags: set[str], path: Path) -> str:
     name = str(location[0])
     source = flag(name) if name in flags else f"{name} in {path}"
     return f"entry {location[1] + 1} of {source}" if len(location) > 1 and isinstance(location[1], int) else source

@@ -47,7 +47,8 @@ def _drop(store: Store, stem: str, run_ids: Collection[str]) -> int:
         store.publish(tokens_name(name), tokens)
         store.publish(generations_name(name), encode_generations(kept, digest_of(tokens), shard.attempt))
     remove_shard(store, stem)
-    return kept.num_rows
+    n_left: int = kept.num_rows
+    return n_left
 
 
 def _copies(store: Store, foreign: Collection[str]) -> dict[str, str]:

@@ -78,9 +78,10 @@ class Store(Place):
         """The content under `name`, or its first `most` bytes; None if there is none."""
         try:
             with self.filesystem.open_input_stream(self.path(name)) as stream:
-                return stream.read(most)
+                content: bytes = stream.read(most)
         except FileNotFoundError:
             return None
+        return content
 
     def names(self, folder: str) -> list[str]:
         """Names of the files in `folder`, temporary ones too; none if there is no such folder.
@@ -93,7 +94,7 @@ class Store(Place):
         return [f"{folder}/{info.base_name}" for info in infos if info.type == fs.FileType.File]
 
     def has(self, name: str) -> bool:
-        return self.filesystem.get_file_info(self.path(name)).type == fs.FileType.File
+        return bool(self.filesystem.get_file_info(self.path(name)).type == fs.FileType.File)
 
     def remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -102,7 +103,7 @@ class Store(Place):
     @property
     def is_there(self) -> bool:
         """Whether there is a folder; object stores have none, only names."""
-        return self.filesystem.get_file_info(self.root).type == fs.FileType.Directory
+        return bool(self.filesystem.get_file_info(self.root).type == fs.FileType.Directory)
 
     def remove_if_empty(self, folder: str = "") -> None:
         """Remove `folder`, or the whole place, if it is a local folder and nothing is in it."""

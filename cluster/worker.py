@@ -93,7 +93,7 @@ class Worker:
         self.in_flight = 0
 
 
-def hire(pool: Pool, arguments: tuple) -> Worker:
+def hire(pool: Pool, arguments: tuple[Any, ...]) -> Worker:
     """Ask Ray for one more actor of `pool`; where there is no room for it, it comes when there is."""
     remote: Any = ray.remote  # its type knows no concurrency groups
     as_actor = remote(

@@ -65,18 +65,20 @@ class There(Tensor):
         return there
 
     @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]  # which torch declares as its disabled one
+        cls, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
         raise RuntimeError(f"{function}: a card works within its `with` only")
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # as torch's docs have it
 
     def __repr__(self) -> str:  # type: ignore[override]
         return f"There({self.here})"
 
-    def tolist(self) -> list:
+    def tolist(self) -> Any:
         return self.cpu().tolist()
 
-    def __deepcopy__(self, memo: dict) -> "There":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "There":
         return There(self.here.clone())
 
 
@@ -117,7 +119,7 @@ class Memory:
 class _FromPython(TorchFunctionMode):
     """`torch.tensor(numbers, device=…)`, and lists of indices, which hide from dispatch modes."""
 
-    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if function in (torch.tensor, torch.as_tensor) and torch.device(kwargs.get("device") or "cpu") == DEVICE:
             return function(*args, **kwargs | {"device": "cpu"}).to(DEVICE)
@@ -129,7 +131,7 @@ class _FromPython(TorchFunctionMode):
 
 class Card(TorchDispatchMode):
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's own, without annotations
         self.counts = Counts()
         self.pinned: dict[int, Tensor] = {}
         self.from_python = _FromPython()
@@ -138,19 +140,21 @@ class Card(TorchDispatchMode):
             torch._C._acc.register_python_privateuseone_device_guard(_Guard())
 
     def __enter__(self) -> "Card":
-        self.from_python.__enter__()
-        return super().__enter__()
+        self.from_python.__enter__()  # type: ignore[no-untyped-call]  # torch's own, without annotations
+        super().__enter__()  # type: ignore[no-untyped-call]  # torch's own, without annotations
+        return self
 
     def __exit__(self, *raised: Any) -> None:
-        super().__exit__(*raised)
-        self.from_python.__exit__(*raised)
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]  # torch's own, without annotations
+        self.from_python.__exit__(*raised)  # type: ignore[no-untyped-call]  # torch's own, without annotations
 
     def take(self, model: nn.Module) -> Any:
         """A copy of the model with its weights on the card."""
         model = copy.deepcopy(model)
         moved: dict[int, Tensor] = {}
         for module in model.modules():
-            for tensors in (module._parameters, module._buffers):
+            kinds: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+            for tensors in kinds:
                 for name, tensor in tensors.items():
                     if tensor is not None:
                         there = moved.setdefault(id(tensor), There(tensor.detach()))
@@ -165,7 +169,7 @@ class Card(TorchDispatchMode):
         yield counts
         self.counts = Counts()
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         packet, named = function.overloadpacket, _named(function, args, kwargs)
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
@@ -206,7 +210,7 @@ class Card(TorchDispatchMode):
             self.counts.blocking_to_card += not (non_blocking and source.data_ptr() in self.pinned)
 
 
-def _named(function: Any, args: tuple, kwargs: dict) -> dict[str, Any]:
+def _named(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     arguments = function._schema.arguments
     defaults = {argument.name: argument.default_value for argument in arguments}
     return defaults | {argument.name: given for argument, given in zip(arguments, args, strict=False)} | kwargs
@@ -214,9 +218,11 @@ def _named(function: Any, args: tuple, kwargs: dict) -> dict[str, Any]:
 
 def _device(packet: Any, named: dict[str, Any]) -> torch.device | None:
     """Where the result has to be; None: where the operands are."""
-    if packet is aten.to and isinstance(named.get("other"), Tensor):
-        return named["other"].device
-    return named["self"].device if packet is aten.copy_ else named.get("device")
+    other = named.get("other")
+    if packet is aten.to and isinstance(other, Tensor):
+        return other.device
+    device: torch.device | None = named["self"].device if packet is aten.copy_ else named.get("device")
+    return device
 
 
 def _is_mask(indices: Any) -> bool:

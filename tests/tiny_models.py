@@ -1,11 +1,14 @@
 """Tiny random models of many families."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import transformers as tf
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 VOCABULARY = 97
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -19,14 +22,14 @@ SIZES = {
 }
 GROUPED = SIZES | {"num_key_value_heads": 2}
 SLIDING = GROUPED | {"sliding_window": 8}
-HALF_LOCAL = {"attention_types": [[["global", "local"], 3], [["global"], 1]], "window_size": 8}
-LATENT = {
+HALF_LOCAL: dict[str, Any] = {"attention_types": [[["global", "local"], 3], [["global"], 1]], "window_size": 8}
+LATENT: dict[str, Any] = {
     "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 6,
     "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "moe_intermediate_size": 32,
     "num_key_value_heads": 4, "first_k_dense_replace": 2,
 }  # fmt: skip
-EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
-LONGROPE = {
+EXPERTS: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+LONGROPE: dict[str, Any] = {
     "rope_type": "longrope",
     "rope_theta": 10_000.0,
     "short_factor": [1.0, 1.1, 1.2, 1.3],
@@ -34,13 +37,15 @@ LONGROPE = {
     "original_max_position_embeddings": 40,
 }
 
-ARCHITECTURES = {
+ARCHITECTURES: dict[str, Callable[[], PreTrainedConfig]] = {
     "llama": lambda: tf.LlamaConfig(**GROUPED),
     "qwen2": lambda: tf.Qwen2Config(**SLIDING, use_sliding_window=True, max_window_layers=3),
     "qwen3": lambda: tf.Qwen3Config(**GROUPED, head_dim=8),
     "mistral": lambda: tf.MistralConfig(**SLIDING),
     "gemma2": lambda: tf.Gemma2Config(**SLIDING, head_dim=8, query_pre_attn_scalar=8),
-    "gemma3": lambda: tf.Gemma3TextConfig(**SLIDING, head_dim=8, query_pre_attn_scalar=8, sliding_window_pattern=3),
+    "gemma3": lambda: tf.Gemma3TextConfig(
+        **SLIDING | {"sliding_window_pattern": 3}, head_dim=8, query_pre_attn_scalar=8
+    ),
     "phi3": lambda: tf.Phi3Config(**GROUPED),
     "gpt2": lambda: tf.GPT2Config(**SIZES),
     "gpt_neox": lambda: tf.GPTNeoXConfig(**SIZES),
@@ -55,9 +60,9 @@ ARCHITECTURES = {
     "qwen2_moe": lambda: tf.Qwen2MoeConfig(
         **SLIDING, **EXPERTS, shared_expert_intermediate_size=32, use_sliding_window=True, max_window_layers=3
     ),
-    "qwen3_moe": lambda: tf.Qwen3MoeConfig(**GROUPED, **EXPERTS, head_dim=8),
+    "qwen3_moe": lambda: tf.Qwen3MoeConfig(**GROUPED | {"head_dim": 8}, **EXPERTS),
     "cohere": lambda: tf.CohereConfig(**GROUPED, logit_scale=0.5),
-    "cohere2": lambda: tf.Cohere2Config(**SLIDING, logit_scale=0.5, sliding_window_pattern=2),
+    "cohere2": lambda: tf.Cohere2Config(**SLIDING | {"sliding_window_pattern": 2}, logit_scale=0.5),
     "olmo2": lambda: tf.Olmo2Config(**GROUPED),
     "granite": lambda: tf.GraniteConfig(
         **GROUPED, attention_multiplier=0.3, residual_multiplier=0.5, embedding_multiplier=3.0, logits_scaling=2.0
@@ -80,7 +85,9 @@ ARCHITECTURES = {
 }
 
 
-def tiny_model(architecture: str) -> PreTrainedModel:
-    """A random model of a family, fp32, the same every time."""
+def tiny_model(architecture: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A random model of a family, the same every time but for rounding."""
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(ARCHITECTURES[architecture](), dtype=torch.float32).eval()
+    made = AutoModelForCausalLM.from_config(ARCHITECTURES[architecture](), dtype=torch.float32).eval()
+    model: PreTrainedModel = made.to(dtype)
+    return model

@@ -1,11 +1,12 @@
 """What tests ask of generated rows."""
 
+from collections.abc import Iterable
 from dataclasses import fields
 
 import numpy as np
 
 from eexit.configuration import NORMAL, Configuration
-from eexit.rows import Request
+from eexit.rows import Outcome, Request
 from eexit.trace import Trace
 
 CLOSE = {
@@ -14,8 +15,19 @@ CLOSE = {
 }  # fmt: skip
 
 
-def assert_same(ours: Trace, theirs: Trace) -> None:
+def traces_of(outcomes: Iterable[tuple[int, Outcome]]) -> dict[int, Trace]:
+    """Those of rows of which none may fail."""
+    traces = {}
+    for index, outcome in outcomes:
+        assert isinstance(outcome, Trace), outcome
+        traces[index] = outcome
+    return traces
+
+
+def assert_same(ours: Outcome, theirs: Outcome) -> None:
     """Identical tokens and exits, KL to 1e-4 (of its size, where it is above 1 nat)."""
+    assert isinstance(ours, Trace), ours
+    assert isinstance(theirs, Trace), theirs
     for field in fields(Trace):
         mine, other = getattr(ours, field.name), getattr(theirs, field.name)
         if field.name in CLOSE:

@@ -95,7 +95,7 @@ def read_both(out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 def assert_same(one: pd.DataFrame, other: pd.DataFrame, key: list[str]) -> None:
     """The same rows, whatever their order."""
     frames = [frame.sort_values(key).reset_index(drop=True) for frame in (one, other)]
-    assert_frame_equal(*frames, check_dtype=False)
+    assert_frame_equal(frames[0], frames[1], check_dtype=False)
 
 
 def alone(generations: pd.DataFrame, prompt: str) -> pd.DataFrame:

@@ -27,7 +27,8 @@ class Wire:
 
     @property
     def port(self) -> int:
-        return self.listener.getsockname()[1]
+        port: int = self.listener.getsockname()[1]
+        return port
 
     def run(self) -> None:
         with suppress(OSError):

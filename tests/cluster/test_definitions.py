@@ -76,7 +76,7 @@ def test_slurm_starts_one_head_with_this_address_and_sends_the_sweep_to_it(tmp_p
         (tmp_path / name).chmod(0o755)
     slurm = {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_NUM_NODES": "2", "SLURM_CPUS_PER_TASK": "16"}
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", **slurm}
-    command = [FOLDER / "slurm.sh", "--out", "/shared/a b"]
+    command = [str(FOLDER / "slurm.sh"), "--out", "/shared/a b"]
     said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     assert said.startswith("token --kill-on-bad-exit=1 ray symmetric-run --address ")
     assert "--min-nodes 2 --num-cpus 16 -- env RAY_ADDRESS=" in said

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -22,7 +23,7 @@ def interrupted_command() -> str:
 
 
 @pytest.fixture(autouse=True)
-def _handlers_as_before():
+def _handlers_as_before() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in interruption.SIGNALS}
     yield
     for number, handler in before.items():

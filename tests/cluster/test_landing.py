@@ -74,7 +74,7 @@ def test_everything_reads_results_in_one_line(store: Store, runs: list[Run], con
     rows = [
         pd.read_parquet(folder)[["run_id", "prompt", "n_tokens"]].to_dict("records"),
         pq.read_table(folder).select(["run_id", "prompt", "n_tokens"]).to_pylist(),
-        duckdb.sql(f"select run_id, prompt, n_tokens from '{folder}/*.parquet'").df().to_dict("records"),
+        duckdb.execute(f"select run_id, prompt, n_tokens from '{folder}/*.parquet'").df().to_dict("records"),
         polars.read_parquet(f"{folder}/*.parquet").select("run_id", "prompt", "n_tokens").to_dicts(),
     ]
     for read in rows:

@@ -5,6 +5,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -42,12 +43,12 @@ def used(folder: Path) -> set[str]:
 
 
 def test_each_pool_is_on_the_nodes_of_its_kind(nodes: Cluster, tmp_path: Path) -> None:
-    lean = {"num_cpus": 2, "object_store_memory": 80_000_000}
+    lean: dict[str, Any] = {"num_cpus": 2, "object_store_memory": 80_000_000}
     nodes.add_node(**lean)
     nodes.add_node(**lean, num_gpus=2, resources={"accelerator_type:A100": 1})
     nodes.add_node(**lean, num_gpus=1, resources={"accelerator_type:T4": 1})
     config = sweep_of(tmp_path, *["sleep 0.1"] * 40)
-    kinds = {"accelerator_type": ("A100", "T4"), "gpus_per_actor": 0.5}
+    kinds: dict[str, Any] = {"accelerator_type": ("A100", "T4"), "gpus_per_actor": 0.5}
     log = io.StringIO()
     drive(config, tmp_path / "out", actors=None, cpus=0.5, log=log, **kinds)
     assert "4 actors of 0.5 CPUs and 0.5 A100, 2 actors of 0.5 CPUs and 0.5 T4" in log.getvalue()

@@ -19,7 +19,8 @@ def endpoint() -> str:
     (node,) = ray.nodes()
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=5) as answer:
-        return answer.read().decode()
+        page: bytes = answer.read()
+    return page.decode()
 
 
 def total(text: str, name: str) -> float:

@@ -1,7 +1,10 @@
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 import transformers as tf
-from traces import kl_request
+from traces import kl_request, traces_of
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from eexit.anatomy import Decoder
@@ -9,11 +12,11 @@ from eexit.config import UsageError
 from eexit.engine import Engine
 from eexit.rows import Decoding
 
-SMALL = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 4}
-LLAMA4 = {"head_dim": 8, "intermediate_size_mlp": 64, "num_local_experts": 2}
-HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64}
-BART = {"encoder_layers": 4, "decoder_layers": 4, "decoder_attention_heads": 4, "decoder_ffn_dim": 64}
-SHARING = {"layer_types": ["sliding_attention", "full_attention"] * 2, "num_kv_shared_layers": 2,
+SMALL: dict[str, Any] = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 4}
+LLAMA4: dict[str, Any] = {"head_dim": 8, "intermediate_size_mlp": 64, "num_local_experts": 2}
+HEADS: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64}
+BART: dict[str, Any] = {"encoder_layers": 4, "decoder_layers": 4, "decoder_attention_heads": 4, "decoder_ffn_dim": 64}
+SHARING: dict[str, Any] = {"layer_types": ["sliding_attention", "full_attention"] * 2, "num_kv_shared_layers": 2,
            "hidden_size_per_layer_input": 8, "laurel_rank": 4, "activation_sparsity_pattern": [0.0] * 4}  # fmt: skip
 
 
@@ -60,7 +63,9 @@ def test_a_raw_readout_leaves_the_norm_out(any_model: PreTrainedModel) -> None:
          "encoder-within", "no-positions", "shared-keys", "looped",
          "mask-by-value", "window-of-the-cache", "temperature-by-position", "chunks"],
 )  # fmt: skip
-def test_a_model_that_cannot_be_supported_says_what_is_missing(make, message: str) -> None:
+def test_a_model_that_cannot_be_supported_says_what_is_missing(
+    make: Callable[[], PreTrainedModel], message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         Decoder(make().eval())
 
@@ -70,13 +75,13 @@ def test_a_language_model_within_another_decodes_as_it_does() -> None:
     text = SMALL | HEADS | {"vocab_size": 100, "head_dim": 8, "global_head_dim": 16, "num_global_key_value_heads": 2}
     text |= {"layer_types": ["sliding_attention", "full_attention"] * 2, "hidden_size_per_layer_input": 8}
     text |= {"vocab_size_per_layer_input": 100, "sliding_window": 8, "initializer_range": 0.3}
-    placeholders = {"image_token_id": 97, "video_token_id": 98, "audio_token_id": 99}
+    placeholders: dict[str, Any] = {"image_token_id": 97, "video_token_id": 98, "audio_token_id": 99}
     torch.manual_seed(0)
     config = tf.Gemma4Config(text_config=text, vision_config=None, audio_config=None, **placeholders)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     decoding = Decoding(exitable_layers=(1, 2), max_new_tokens=12, eos_token_ids=frozenset(), record_top_k=1)
     prompt = (5, 80, 7, 7, 31)
-    [(_, trace)] = Engine(Decoder(model), decoding).generate([kl_request(prompt, "normal", None)])
+    [trace] = traces_of(Engine(Decoder(model), decoding).generate([kl_request(prompt, "normal", None)])).values()
     generated = model.generate(
         torch.tensor([prompt]), max_new_tokens=12, do_sample=False, pad_token_id=0, eos_token_id=-1
     )

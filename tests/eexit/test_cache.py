@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -92,5 +94,5 @@ def test_a_token_attends_to_its_own_rows_positions_up_to_its_own(
         there = [position for position in range(start, end) if not hidden[slot, position]]
         own_keys, own_values = keys[slot, :, there], values[slot, :, there]
         expected = attention(query[row, :, 0], own_keys, own_values, 0.3, softcap, sinks)
-        tolerance = {} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
+        tolerance: dict[str, Any] = {} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
         torch.testing.assert_close(attended[row, 0].float(), expected.float(), **tolerance)

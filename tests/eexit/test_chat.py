@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from byte_model import save_byte_model
@@ -32,18 +33,22 @@ def default() -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(locate("smollm2-135m"))
 
 
-def ids(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str = "", prefiller: str = "", **flags: bool):
-    return format_and_tokenize_input(prompt, system, prefiller, tokenizer, **flags)["input_ids"][0].tolist()
+def ids(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, system: str = "", prefiller: str = "", **flags: Any
+) -> list[int]:
+    found: list[int] = format_and_tokenize_input(prompt, system, prefiller, tokenizer, **flags)["input_ids"][0].tolist()
+    return found
 
 
 def rendered(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str) -> str:
     turns = [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
-    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return cast(str, tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
 
 def as_before(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str, prefiller: str) -> list[int]:
     """The rendered text, tokenised whole, so that every control token's name in it becomes that token."""
-    return tokenizer(rendered(tokenizer, prompt, system) + prefiller, add_special_tokens=False)["input_ids"]
+    found: list[int] = tokenizer(rendered(tokenizer, prompt, system) + prefiller, add_special_tokens=False)["input_ids"]
+    return found
 
 
 @pytest.mark.parametrize("prompt", PLAIN)
@@ -85,7 +90,8 @@ def small_tokenizer() -> PreTrainedTokenizerFast:
 
 def test_without_a_chat_template_the_tokens_around_a_text_stay() -> None:
     tokenizer = small_tokenizer()
-    bos, eos = tokenizer.convert_tokens_to_ids(["<s>", "</s>"])
+    vocabulary = tokenizer.get_vocab()
+    bos, eos = vocabulary["<s>"], vocabulary["</s>"]
     assert ids(tokenizer, "ab") == tokenizer("ab")["input_ids"] == [bos, *tokenizer.encode("ab")[1:-1], eos]
     found = ids(tokenizer, "a</s>b<s>", "Be <s> brief.")
     assert (found[0], found[-1]) == (bos, eos)

@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -66,7 +67,11 @@ MISFITS = [
 @pytest.mark.parametrize("look", [describe_model, load_model_and_tokenizer])
 @pytest.mark.parametrize(("change", "problem"), MISFITS)
 def test_keys_that_do_not_fit_are_refused(
-    tmp_path: Path, look: Callable, change: Callable, problem: str, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    look: Callable[..., Any],
+    change: Callable[..., Any],
+    problem: str,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     save_byte_model(tmp_path)
     rewrite(tmp_path, change)
@@ -189,7 +194,9 @@ def lose_the_tokenizer(folder: Path) -> None:
         ),
     ],
 )
-def test_what_is_damaged_is_told_in_one_line(tmp_path: Path, look: Callable, damage: Callable, told: str) -> None:
+def test_what_is_damaged_is_told_in_one_line(
+    tmp_path: Path, look: Callable[..., Any], damage: Callable[..., Any], told: str
+) -> None:
     save_byte_model(tmp_path)
     damage(tmp_path)
     with pytest.raises(UsageError) as raised:
@@ -282,7 +289,7 @@ def shift(folder: Path) -> None:
     ],
 )
 def test_a_model_folder_is_known_by_all_that_results_depend_on(
-    tmp_path: Path, change: Callable, parts: set[str]
+    tmp_path: Path, change: Callable[..., Any], parts: set[str]
 ) -> None:
     save_byte_model(tmp_path)
     before = describe_model(config(tmp_path))

@@ -1,8 +1,9 @@
 """The real default model: what it says, and that all of it is recorded."""
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -38,7 +39,7 @@ def generator() -> ModelGenerator:
     return ModelGenerator(SweepConfig.model_validate(config))
 
 
-def assert_same_rows(rows: list[dict], others: list[dict]) -> None:
+def assert_same_rows(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> None:
     """Equal but for rounding, which differs with the batch."""
     for row, other in zip(rows, others, strict=True):
         assert row.pop("perplexity") == pytest.approx(other.pop("perplexity"), rel=1e-4)
@@ -71,7 +72,7 @@ def test_the_users_snippet_runs_as_it_stands() -> None:
 def test_normal_is_greedy_generate_on_a_real_model(generator: ModelGenerator) -> None:
     [run] = [run for run in plan_runs(generator.config) if run.configuration.mode == "normal"][:1]
     row = generator.generate([run]).generations.to_pylist()[0]
-    generated = generator.model.generate(
+    generated = generator.model.generate(  # type: ignore[operator]  # of a mixin
         torch.tensor([row["prompt_token_ids"]]), max_new_tokens=10, do_sample=False, pad_token_id=2
     )
     assert row["text"] == generator.tokenizer.decode(generated[0, row["n_prompt_tokens"] :])
@@ -86,7 +87,8 @@ def test_every_run_has_its_row_and_nothing_is_lost(generator: ModelGenerator) ->
     rows = results.generations.to_pylist()
     assert [row["run_id"] for row in rows] == [run.run_id for run in runs]
     prompts = {prompt["id"]: prompt["prompt"] for prompt in PROMPTS}
-    exitable, own_lists, disagreements = generator.engine.decoding.exitable_layers, 0, {}
+    exitable, own_lists = generator.engine.decoding.exitable_layers, 0
+    disagreements: dict[str, list[float]] = {}
     for row in rows:
         assert row["prompt"] == prompts[row["prompt_id"]]
         tokens = results.tokens.filter(pc.field("run_id") == row["run_id"])
@@ -156,7 +158,7 @@ def test_pieces_concatenate_to_the_text_and_keep_characters_whole(generator: Mod
 def test_a_model_that_fails_on_one_prompt_costs_that_prompt_alone(generator: ModelGenerator) -> None:
     runs = [run for run in plan_runs(generator.config) if run.prompt.id in ("recursion", "hostile")]
 
-    def refuse(_: torch.nn.Module, args: tuple) -> None:
+    def refuse(_: torch.nn.Module, args: tuple[Any, ...]) -> None:
         if args[0].shape[-1] > 200:
             raise RuntimeError("no long prompts today")
 
@@ -173,7 +175,7 @@ def test_running_out_of_memory_halves_the_rows_and_goes_on(generator: ModelGener
     runs = [run for run in plan_runs(config) if run.prompt.id == "recursion"]
     expected = generator.generate(runs).generations.to_pylist()
 
-    def refuse(_: torch.nn.Module, args: tuple) -> None:
+    def refuse(_: torch.nn.Module, args: tuple[Any, ...]) -> None:
         if args[0].shape[0] > 2:
             raise torch.OutOfMemoryError("out of memory")
 
@@ -188,7 +190,9 @@ def test_what_ran_out_of_memory_holds_none_when_it_is_tried_again(
     generator: ModelGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = [run for run in plan_runs(generator.config) if run.prompt.id == "recursion"]
-    new_batch, held, failures = Engine._new_batch, [], []
+    new_batch = Engine._new_batch
+    held: list[Callable[[], Batch | None]] = []
+    failures: list[int] = []
 
     def watched(engine: Engine, requests: Sequence[Request]) -> Batch:
         assert all(batch() is None for batch in held)
@@ -196,7 +200,7 @@ def test_what_ran_out_of_memory_holds_none_when_it_is_tried_again(
         held.append(weakref.ref(batch))
         return batch
 
-    def refuse(_: torch.nn.Module, args: tuple) -> None:
+    def refuse(_: torch.nn.Module, args: tuple[Any, ...]) -> None:
         if args[0].shape[0] > 1:
             failures.append(args[0].shape[0])
             raise torch.OutOfMemoryError("out of memory")
@@ -222,6 +226,6 @@ def test_what_ran_out_of_memory_holds_none_when_it_is_tried_again(
         ({"exitable_layers": [5, 3]}, "must be increasing"),
     ],
 )
-def test_a_generator_that_cannot_be_is_refused(generator: ModelGenerator, change: dict, message: str) -> None:
+def test_a_generator_that_cannot_be_is_refused(generator: ModelGenerator, change: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         KLExitGenerator(generator.model, generator.tokenizer, **change)

@@ -1,7 +1,8 @@
 """On a card that isn't there (see `card.py`): nothing is mixed, rows are the CPU's, and what a step costs in copies."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from card import DEVICE, Card, Counts, Memory, Mixed, There
 from test_engine import LONG
 from tiny_models import ARCHITECTURES, GROUPED
 from torch import Tensor
-from traces import assert_same, kl_request
+from traces import assert_same, kl_request, traces_of
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from eexit.anatomy import Decoder
@@ -32,7 +33,7 @@ REQUESTS = [kl_request(PROMPT, mode, k, seed=3) for mode, k in MODES]
 EXPERTS = {
     "mixtral": lambda: tf.MixtralConfig(**GROUPED, num_local_experts=4, num_experts_per_tok=2),
     "qwen3_moe": lambda: tf.Qwen3MoeConfig(
-        **GROUPED, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, head_dim=8
+        **GROUPED | {"head_dim": 8}, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32
     ),
 }  # fmt: skip
 FAMILIES: dict[str, Callable[[], tf.PreTrainedConfig]] = ARCHITECTURES | EXPERTS
@@ -46,9 +47,9 @@ A_STEP = Counts(to_card=2, to_host=2)  # which rows there are, and where they go
 
 def on_card(
     model: PreTrainedModel, requests: Sequence[Request], decoding: Decoding
-) -> tuple[dict[int, Outcome], list[Counts]]:
+) -> tuple[dict[int, Trace], list[Counts]]:
     """What the card's rows are, and the counts of each step; the first one's are also those of the prompt."""
-    steps = []
+    steps: list[Counts] = []
     with Card() as card:
         engine = Engine(Decoder(card.take(model)), decoding)
 
@@ -57,13 +58,12 @@ def on_card(
             card.counts = Counts()
 
         card.counts = Counts()
-        return dict(engine.generate(requests, progress)), steps
+        return traces_of(engine.generate(requests, progress)), steps
 
 
-def assert_same_rows(ours: dict[int, Outcome], theirs: dict[int, Outcome]) -> None:
+def assert_same_rows(ours: Mapping[int, Outcome], theirs: Mapping[int, Outcome]) -> None:
     assert ours.keys() == theirs.keys()
     for index, trace in theirs.items():
-        assert isinstance(trace, Trace)
         assert_same(ours[index], trace)
 
 
@@ -95,7 +95,7 @@ def test_a_card_gives_the_rows_of_the_cpu_and_takes_two_copies_a_step_each_way(f
     ],
     ids=lambda change: "-".join(change),
 )
-def test_a_step_takes_two_copies_however_rows_decode(llama: PreTrainedModel, change: dict) -> None:
+def test_a_step_takes_two_copies_however_rows_decode(llama: PreTrainedModel, change: dict[str, Any]) -> None:
     decoding = replace(DECODING, **change)
     rows, steps = on_card(llama, REQUESTS, decoding)
     assert_same_rows(rows, dict(Engine(Decoder(llama), decoding).generate(REQUESTS)))
@@ -195,11 +195,14 @@ def test_neither_layers_nor_slots_are_copied_one_by_one() -> None:
 def test_the_card_tells_what_would_cost_something() -> None:
     with torch.inference_mode(), Card() as card:
         there, here = There(torch.arange(6.0).view(2, 3)), torch.ones(2, 3)
-        for mix in (lambda: there + here, lambda: torch.cat([there, here]), lambda: there[torch.tensor([0])]):
+        mixes: tuple[Callable[[], Any], ...] = (
+            lambda: there + here, lambda: torch.cat([there, here]), lambda: there[torch.tensor([0])],
+        )  # fmt: skip
+        for mix in mixes:
             with pytest.raises(Mixed):
                 mix()
-        waiting = (
-            lambda: there.sum().item(), lambda: bool(there[0, 0] > 1), lambda: int(there[1, 1]), lambda: there.unique(),
+        waiting: tuple[Callable[[], Any], ...] = (
+            lambda: there.sum().item(), lambda: bool(there[0, 0] > 1), lambda: int(there[1, 1]), there.unique,
             lambda: there.nonzero(), lambda: there[there > 1], lambda: torch.where(there > 1),
         )  # fmt: skip
         for wait in waiting:
@@ -215,7 +218,7 @@ def test_the_card_tells_what_would_cost_something() -> None:
             with card.counted() as counts:
                 back()
             assert counts.to_host == 1
-        blocking = (
+        blocking: tuple[Callable[[], Any], ...] = (
             lambda: here.to(DEVICE), lambda: torch.tensor([1], device=DEVICE), lambda: there.copy_(here),
             lambda: here.to(DEVICE, non_blocking=True), lambda: here.pin_memory().to(DEVICE),
         )  # fmt: skip

@@ -1,8 +1,9 @@
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch.profiler import profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from traces import assert_same, kl_request
+from traces import assert_same, kl_request, traces_of
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from eexit import batch
@@ -33,12 +34,12 @@ LONG = LlamaConfig(
 
 
 @pytest.fixture
-def rows_run(llama: PreTrainedModel) -> Iterator[Counter]:
+def rows_run(llama: PreTrainedModel) -> Iterator[Counter[int]]:
     """How many rows each layer's feed-forward block was run for, per layer."""
-    counts: Counter = Counter()
+    counts: Counter[int] = Counter()
 
-    def hook(layer: int):
-        def count(_: torch.nn.Module, args: tuple, __: object) -> None:
+    def hook(layer: int) -> Callable[..., None]:
+        def count(_: torch.nn.Module, args: tuple[Any, ...], __: object) -> None:
             counts[layer] += args[0].shape[0] * args[0].shape[1]
 
         return count
@@ -49,11 +50,11 @@ def rows_run(llama: PreTrainedModel) -> Iterator[Counter]:
         handle.remove()
 
 
-def test_the_student_runs_no_block_beyond_an_exit(llama: PreTrainedModel, rows_run: Counter) -> None:
+def test_the_student_runs_no_block_beyond_an_exit(llama: PreTrainedModel, rows_run: Counter[int]) -> None:
     engine = Engine(Decoder(llama), DECODING)
     requests = [kl_request(PROMPT, "frozen_residual", k) for k in (0.0, 0.3, 1.0, 3.0)]
     rows_run.clear()
-    outcomes = dict(engine.generate(requests))
+    outcomes = traces_of(engine.generate(requests))
     exits = np.concatenate([outcomes[index].exit_layer_T[1:] for index in outcomes])
     assert len(set(exits)) == 4
     for layer in range(7):
@@ -81,11 +82,11 @@ def n_seen(traces: Iterable[Trace], n_slots: int) -> int:
 )
 @pytest.mark.parametrize("rows", [64, 3])
 def test_modes_that_leave_the_state_alone_take_one_pass_over_each_prefix(
-    llama: PreTrainedModel, rows_run: Counter, requests: list[Request], rows: int
+    llama: PreTrainedModel, rows_run: Counter[int], requests: list[Request], rows: int
 ) -> None:
     engine = Engine(Decoder(llama), replace(DECODING, rows=rows))
     rows_run.clear()
-    outcomes = dict(engine.generate(requests))
+    outcomes = traces_of(engine.generate(requests))
     at_once = [range(start, min(start + rows, len(requests))) for start in range(0, len(requests), rows)]
     seen = sum(n_seen((outcomes[index] for index in indices), min(rows, len(requests))) for indices in at_once)
     assert set(rows_run.values()) == {PROMPT_STEP_TOKENS + seen}
@@ -120,9 +121,11 @@ class Written(TorchDispatchMode):
     attending: bool = False
 
     def __post_init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's own, without annotations
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         result = function(*args, **(kwargs or {}))
         given = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)}
         for leaf in tree_leaves(result):
@@ -134,7 +137,7 @@ class Written(TorchDispatchMode):
         return result
 
 
-def during_a_step(engine: Engine, n_prompt: int, manager: AbstractContextManager) -> None:
+def during_a_step(engine: Engine, n_prompt: int, manager: AbstractContextManager[Any]) -> None:
     """Generate for a row without a student, one that never exits and one that always does, the fourth step watched."""
     n_steps = 0
 
@@ -159,7 +162,7 @@ def test_nothing_in_a_step_grows_with_the_cache_but_attention(monkeypatch: pytes
     def step(n_prompt: int) -> Written:
         written = Written()
 
-        def watched(*args: object) -> torch.Tensor:
+        def watched(*args: Any) -> torch.Tensor:
             written.attending = True
             result = attend(*args)
             written.attending = False
@@ -204,18 +207,19 @@ def test_prompts_that_cannot_be_done_fail_alone(llama: PreTrainedModel) -> None:
     assert outcomes[1] == Failure("the prompt is empty: nothing to continue from")
     assert outcomes[2] == Failure("the prompt has 64 tokens, which leaves no room in the model's context of 64")
     assert isinstance(outcomes[0], Trace)
+    assert isinstance(outcomes[3], Trace)
     assert outcomes[0].token_id_T.tolist() == outcomes[3].token_id_T.tolist()
 
 
 def test_a_row_ends_where_the_context_does(llama: PreTrainedModel) -> None:
-    [(_, trace)] = Engine(Decoder(llama), DECODING).generate([kl_request((1,) * 60, "normal", None)])
+    [trace] = traces_of(Engine(Decoder(llama), DECODING).generate([kl_request((1,) * 60, "normal", None)])).values()
     assert (len(trace.token_id_T), trace.finish_reason) == (4, "length")
 
 
 @contextmanager
 def broken_token(model: PreTrainedModel, token_id: int) -> Iterator[None]:
     """Within it, whatever follows this token is NaN."""
-    weight = model.get_input_embeddings().weight
+    weight: Any = model.get_input_embeddings().weight
     original = weight[token_id].detach().clone()
     with torch.no_grad():
         weight[token_id] = torch.nan
@@ -235,7 +239,7 @@ def test_a_row_whose_numbers_blow_up_fails_alone(llama: PreTrainedModel) -> None
 def test_a_student_whose_numbers_blow_up_fails_alone(llama: PreTrainedModel) -> None:
     engine, passes = Engine(Decoder(llama), DECODING), 0
 
-    def break_students(_: torch.nn.Module, __: tuple, output: torch.Tensor) -> torch.Tensor:
+    def break_students(_: torch.nn.Module, __: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
         nonlocal passes
         passes += 1  # the prompt's pass, then the first step's, by the teacher and by the student
         return output * torch.nan if passes == 3 else output
@@ -273,17 +277,18 @@ def test_a_limit_that_no_row_comes_near_costs_nothing(
     llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, temperature: float
 ) -> None:
     decoder = Decoder(llama)
+    assert decoder.context is not None
     requests = [kl_request(PROMPT, mode, 1.0, seed) for mode in MODES for seed in (0, 1)]
     monkeypatch.setattr(batch, "FIRST_ROOM_TOKENS", 4)
     for n_tokens in (12, 10**9):
         decoding = replace(DECODING, max_new_tokens=n_tokens, temperature=temperature)
-        outcomes = dict(Engine(decoder, decoding).generate(requests))
+        outcomes = traces_of(Engine(decoder, decoding).generate(requests))
         made = [len(outcome.token_id_T) for outcome in outcomes.values()]
         assert made == [min(n_tokens, decoder.context - len(PROMPT))] * len(requests)
         if n_tokens == 12:
             short = outcomes
     monkeypatch.undo()
-    at_once = dict(Engine(decoder, replace(decoding, max_new_tokens=12)).generate(requests))
+    at_once = traces_of(Engine(decoder, replace(decoding, max_new_tokens=12)).generate(requests))
     for index, outcome in at_once.items():
         assert_same(short[index], outcome)
         np.testing.assert_array_equal(outcomes[index].token_id_T[:12], outcome.token_id_T)

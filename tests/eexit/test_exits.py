@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -128,6 +129,6 @@ def test_exitable_layers_default_to_every_fifth_below_the_final_one() -> None:
         ({"exit_every": 29}, "no exitable layer: .*0…29 and --exit-every is 29"),
     ],
 )
-def test_layers_that_cannot_exit_are_refused(fields: dict, message: str) -> None:
+def test_layers_that_cannot_exit_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         resolve_exitable_layers(sweep(**fields), 30)

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from scipy.stats import chi2
 from tiny_models import VOCABULARY, tiny_model
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from traces import assert_same, kl_request
+from traces import assert_same, kl_request, traces_of
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from eexit import KLExitGenerator
@@ -35,9 +36,8 @@ PROMPTS = (tuple(range(3, 16)), (5, 80, 7, 7, 31), (44, 2, 90, 61, 13, 8, 8, 70,
 def generate(model: PreTrainedModel, requests: Sequence[Request], decoding: Decoding = DECODING) -> list[Trace]:
     packed = copy.deepcopy(model)
     pack_linear_layers(packed)
-    outcomes = dict(Engine(Decoder(packed), decoding).generate(requests))
-    assert all(isinstance(outcome, Trace) for outcome in outcomes.values()), outcomes
-    return [outcomes[index] for index in range(len(requests))]
+    traces = traces_of(Engine(Decoder(packed), decoding).generate(requests))
+    return [traces[index] for index in range(len(requests))]
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_every_rule_is_tested() -> None:
 def test_invariant_1_normal_is_greedy_generate(any_model: PreTrainedModel) -> None:
     requests = [kl_request(prompt, "normal", None) for prompt in PROMPTS]
     for prompt, trace in zip(PROMPTS, generate(any_model, requests), strict=True):
-        generated = any_model.generate(
+        generated = any_model.generate(  # type: ignore[operator]  # of a mixin
             torch.tensor([prompt]), max_new_tokens=DECODING.max_new_tokens, do_sample=False, pad_token_id=0
         )
         assert trace.token_id_T.tolist() == generated[0, len(prompt) :].tolist()
@@ -153,7 +153,7 @@ def test_invariant_3_holds_for_the_kl_generator(
     ],
     ids=lambda change: "-".join(change),
 )
-def test_invariant_3_holds_however_rows_decode(llama: PreTrainedModel, change: dict) -> None:
+def test_invariant_3_holds_however_rows_decode(llama: PreTrainedModel, change: dict[str, Any]) -> None:
     decoding, fitting = replace(DECODING, **change), []
     for configuration in configurations(rules=RULES):
         with suppress(ValueError):  # a parameter that names other layers

@@ -1,6 +1,6 @@
 import torch
 from tiny_models import tiny_model
-from traces import kl_request
+from traces import kl_request, traces_of
 
 from eexit.anatomy import Decoder
 from eexit.cache import CacheView, KVCache
@@ -41,8 +41,8 @@ def test_as_many_rows_as_heads_decode_as_one_does() -> None:
     decoding = Decoding(exitable_layers=(1, 3, 4), max_new_tokens=8, eos_token_ids=frozenset(), record_top_k=1)
     engine = Engine(Decoder(mpt), decoding)
     requests = [kl_request((5, 80, token), "frozen_residual", 0.5) for token in range(mpt.config.n_heads)]
-    together = dict(engine.generate(requests))
+    together = traces_of(engine.generate(requests))
     for index, request in enumerate(requests):
-        [(_, alone)] = engine.generate([request])
+        [alone] = traces_of(engine.generate([request])).values()
         assert together[index].token_id_T.tolist() == alone.token_id_T.tolist()
         assert together[index].exit_layer_T.tolist() == alone.exit_layer_T.tolist()

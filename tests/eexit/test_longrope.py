@@ -12,6 +12,7 @@ from eexit.anatomy import Decoder
 from eexit.engine import Engine
 from eexit.reference import generate_one
 from eexit.rows import Decoding, Failure, Outcome, Request
+from eexit.trace import Trace
 
 SWITCH = 40
 SHORT, LONG = tuple(range(3, 20)), tuple(range(2, 52))
@@ -33,18 +34,23 @@ def test_long_rows_beside_short_ones_are_as_the_model_makes_them_alone(model: Pr
                 for mode, k in (("normal", None), ("frozen_residual", 0.5))]  # fmt: skip
     decoder = Decoder(model)
     for request, trace in zip(requests, generate(model, requests), strict=True):
+        assert isinstance(trace, Trace)
         assert_same(trace, generate_one(model, decoder, request, DECODING))
         if request.configuration.mode == "normal":
             prompt = torch.tensor([request.prompt_token_ids])
-            generated = model.generate(prompt, max_new_tokens=10, do_sample=False, pad_token_id=0)
+            generated = model.generate(  # type: ignore[operator]  # of a mixin
+                prompt, max_new_tokens=10, do_sample=False, pad_token_id=0
+            )
             assert trace.token_id_T.tolist() == generated[0, prompt.shape[1] :].tolist()
 
 
 def test_a_row_ends_where_the_angles_switch(model: PreTrainedModel) -> None:
     prompts = [LONG[: SWITCH - 3], LONG[:SWITCH], LONG[: SWITCH + 1]]
     before, at, behind = generate(model, [kl_request(prompt, "normal", None) for prompt in prompts])
+    assert isinstance(before, Trace)
     assert len(before.token_id_T) == 3
     assert before.finish_reason == "length"
     assert isinstance(at, Failure)
     assert "no room in the model's context of 40, where its rotary angles switch" in at.error
+    assert isinstance(behind, Trace)
     assert len(behind.token_id_T) == 10

@@ -1,6 +1,7 @@
 """What is said of a model before its weights are loaded."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,12 @@ def estimate(folder: Path, config: PreTrainedConfig) -> tuple[int, int]:
     return estimate_memory(SweepConfig.model_validate(sweep), ROWS, PROMPT_TOKENS)
 
 
-GEMMA4 = {"head_dim": 8, "global_head_dim": 16, "num_global_key_value_heads": 2, "hidden_size_per_layer_input": 0}
+GEMMA4: dict[str, Any] = {
+    "head_dim": 8,
+    "global_head_dim": 16,
+    "num_global_key_value_heads": 2,
+    "hidden_size_per_layer_input": 0,
+}
 MIXED = ["sliding_attention"] * 5 + ["full_attention"] * 2
 CONFIGS = ARCHITECTURES | {"gemma4": lambda: tf.Gemma4TextConfig(**GROUPED, **GEMMA4, layer_types=MIXED)}
 

@@ -1,10 +1,10 @@
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eexit import KLExitGenerator
 from eexit.original_format import entry_of_text, evaluation_of, prompts_of, read, results_of, write
@@ -77,7 +77,7 @@ def test_a_single_generation_is_evaluated_in_that_shape(llama: PreTrainedModel) 
             return "".join(f" {token_id}" for token_id in token_ids)
 
     inputs = {"input_ids": torch.tensor([[5, 80, 7]])}
-    generator = KLExitGenerator(llama, Words(), mode="unfrozen", exitable_layers=[1, 3])
+    generator = KLExitGenerator(llama, cast(PreTrainedTokenizerBase, Words()), mode="unfrozen", exitable_layers=[1, 3])
     tokens, exit_layers, _ = generator.generate(inputs, kl_strength=0.1, max_new_tokens=12)
     evaluation = generator.evaluate_response(tokens, exit_layers, inputs)
     decided = exit_layers[1:]

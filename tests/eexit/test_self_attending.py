@@ -44,14 +44,16 @@ def test_wrong_keys_and_values_are_refused(
 
     monkeypatch.setattr(CacheView, "update", lambda view, key, value, layer, *_, **__: update(view, key, value, layer))
     with pytest.raises(UsageError, match=r"what layer 4 adds for .* is .*% off"):
-        Decoder(tiny_model(architecture).to(dtype))
+        Decoder(tiny_model(architecture, dtype))
 
 
 @pytest.mark.parametrize("architecture", SELF_ATTENDING)
 def test_what_goes_wrong_at_far_positions_only_is_refused(monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
     sound = CacheView.update
 
-    def update(view: CacheView, key: Tensor, value: Tensor, layer: int, *_: object, **__: object):
+    def update(
+        view: CacheView, key: Tensor, value: Tensor, layer: int, *_: object, **__: object
+    ) -> tuple[Tensor, Tensor]:
         keys, values = sound(view, key, value, layer)
         return (keys, values * 0.9) if view.reach > 40 and layer == 6 else (keys, values)
 
@@ -69,7 +71,7 @@ def test_padding_that_is_attended_to_is_refused(monkeypatch: pytest.MonkeyPatch,
 
 @pytest.mark.parametrize("architecture", SELF_ATTENDING)
 def test_padding_of_another_length_is_refused(monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
-    sound = CacheView.key_position_BS.func
+    sound = CacheView.__dict__["key_position_BS"].func
     shifted = cached_property(lambda view: sound(view) - 1)
     shifted.__set_name__(CacheView, "key_position_BS")
     monkeypatch.setattr(CacheView, "key_position_BS", shifted)

@@ -1,6 +1,7 @@
 """When a model is loaded, attention that is broken on purpose must be refused, in any dtype, and sound models not."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def other_rows(view: CacheView, part: Tensor) -> Tensor:
     return part if len(view.slots) == 1 else part.roll(1, 0)
 
 
-BROKEN: dict[str, Callable] = {
+BROKEN: dict[str, Callable[..., Tensor]] = {
     "nothing comes out": lambda view, q, k, v, s, w: plainly(view, q, k, v, s, allowed(view, k)) * 0,
     "scores are scaled otherwise": lambda view, q, k, v, s, w: plainly(view, q, k, v, s * 1.5, allowed(view, k)),
     "the future is seen": lambda view, q, k, v, s, w: plainly(view, q, k, v, s, allowed(view, k, len(k[0, 0]))),
@@ -60,7 +61,9 @@ def break_attention(monkeypatch: pytest.MonkeyPatch) -> Break:
     sound = CacheView.attend
 
     def install(how: str, first_layer: int, dtype: torch.dtype) -> None:
-        def attend(view, query, key, value, scaling, window, *others):
+        def attend(
+            view: CacheView, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, *others: Any
+        ) -> Tensor:
             if view.layer < first_layer or query.dtype != dtype:
                 return sound(view, query, key, value, scaling, window, *others)
             return BROKEN[how](view, query, key, value, scaling, window)
@@ -86,7 +89,7 @@ WITHOUT_WINDOW = [how for how in BROKEN if how != "the window is ignored"]
 def test_broken_attention_is_refused(break_attention: Break, architecture: str, how: str, dtype: torch.dtype) -> None:
     break_attention(how, 5, dtype)
     with pytest.raises(UsageError, match=r"our attention in layer 5 is .*% off"):
-        Decoder(tiny_model(architecture).to(dtype))
+        Decoder(tiny_model(architecture, dtype))
 
 
 @pytest.mark.parametrize("how", WITHOUT_WINDOW)
@@ -105,21 +108,21 @@ def test_the_default_model_is_sound_in_half_precision(default_model: PreTrainedM
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_model_is_sound_in_every_dtype(architecture: str, dtype: torch.dtype) -> None:
-    assert Decoder(tiny_model(architecture).to(dtype)).n_layers == 7
+    assert Decoder(tiny_model(architecture, dtype)).n_layers == 7
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_positions_that_are_off_by_one_are_refused(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
     sound = Decoder.embed
 
-    def embed(decoder: Decoder, **inputs):
+    def embed(decoder: Decoder, **inputs: Any) -> Any:
         if "position_ids" in inputs:
             inputs["position_ids"] = inputs["position_ids"] + 1
         return sound(decoder, **inputs)
 
     monkeypatch.setattr(Decoder, "embed", embed)
     with pytest.raises(UsageError, match=r"the query in layer 0 for a prompt is .*% off"):
-        Decoder(tiny_model("llama").to(dtype))
+        Decoder(tiny_model("llama", dtype))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -132,7 +135,7 @@ def test_a_layer_that_does_something_else_is_refused(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(LayerPass, "block", block)
     with pytest.raises(UsageError, match=r"what layer 3 adds for a prompt is .*% off"):
-        Decoder(tiny_model("llama").to(dtype))
+        Decoder(tiny_model("llama", dtype))
 
 
 def test_rows_that_share_the_longest_ones_rotary_angles_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,9 +160,9 @@ def test_a_window_that_the_models_mask_does_not_have_is_refused(
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_experts_that_rounding_chooses_otherwise_beside_other_rows_are_no_reason(dtype: torch.dtype) -> None:
-    model = tiny_model("mixtral").to(dtype)
+    model = tiny_model("mixtral", dtype)
 
-    def choose_otherwise(_: torch.nn.Module, args: tuple, output: Tensor) -> Tensor:
+    def choose_otherwise(_: torch.nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         return output if len(args[0]) == 1 else output * 1.5
 
     model.model.layers[3].mlp.register_forward_hook(choose_otherwise)

@@ -58,7 +58,7 @@ def assert_same_results(one: Path, other: Path) -> None:
     for table, key in (("generations", ["run_id"]), ("tokens", ["run_id", "position"])):
         frames = [rows(out, table, key) for out in (one, other)]
         assert not frames[0].duplicated(key).any()
-        assert_frame_equal(*frames, check_exact=False, rtol=1e-4, atol=1e-5)
+        assert_frame_equal(frames[0], frames[1], check_exact=False, rtol=1e-4, atol=1e-5)
 
 
 def stop_in_the_middle(head: Head, name: str, out: Path) -> None:

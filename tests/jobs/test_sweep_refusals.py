@@ -69,7 +69,7 @@ def test_weights_that_only_an_actor_sees_are_told_as_other_bad_input(
     weights = load_file(folder / "model.safetensors")
     weights["model.layers.2.mlp.up_proj.weight"][0, 0] = float("nan")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    flags = ["--model", folder, "--dtype", "float32", "--exit-every", "2", "--out", tmp_path / "out"]
+    flags: list[str | Path] = ["--model", folder, "--dtype", "float32", "--exit-every", "2", "--out", tmp_path / "out"]
     done = sweep(environment, *flags, "--device", "cpu")
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[-1] == (
@@ -98,7 +98,7 @@ def test_the_driver_imports_no_torch(environment: dict[str, str], tiny: Path, ar
 
 
 def test_the_plan_can_be_shown_alone(environment: dict[str, str], tiny: Path, tmp_path: Path) -> None:
-    flags = ["--model", tiny, "--dtype", "float32", "--rows-per-shard", "10", "--exit-every", "2"]
+    flags: list[str | Path] = ["--model", tiny, "--dtype", "float32", "--rows-per-shard", "10", "--exit-every", "2"]
     done = sweep(environment, "--dry-run", *flags, "--out", "s3://an-id:a-secret@bucket/x", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     said = done.stdout.splitlines()
@@ -124,7 +124,16 @@ def test_a_plan_of_ones_own_prompts_has_no_system_prompt(
     environment: dict[str, str], tiny: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "mine.jsonl").write_text('{"prompt": "one"}\n{"prompt": "two", "system": "Be brief."}\n')
-    flags = ["--model", tiny, "--prompts", "mine.jsonl", "--prefiller", "Well, ", "--temperature", "0.5"]
+    flags: list[str | Path] = [
+        "--model",
+        tiny,
+        "--prompts",
+        "mine.jsonl",
+        "--prefiller",
+        "Well, ",
+        "--temperature",
+        "0.5",
+    ]
     done = sweep(environment, "--dry-run", "--exit-layers", "1", "3", *flags, cwd=tmp_path)
     said = done.stdout.splitlines()
     assert "prompts         2 from mine.jsonl" in said, done.stderr
@@ -163,7 +172,7 @@ def test_a_cluster_that_is_not_there_is_told_and_costs_no_row(
 def test_what_this_machine_will_never_have_is_not_waited_for(
     environment: dict[str, str], tiny: Path, tmp_path: Path
 ) -> None:
-    flags = ["--model", tiny, "--out", tmp_path / "out", "--gpus-per-actor", "1000", "--actors", "1"]
+    flags: list[str | Path] = ["--model", tiny, "--out", tmp_path / "out", "--gpus-per-actor", "1000", "--actors", "1"]
     done = sweep(environment, *flags)
     assert done.returncode == 2
     assert "error: no node can hold an actor of 1 CPUs and 1000 GPUs (there is a node of " in done.stderr
@@ -243,7 +252,7 @@ def test_code_that_comes_with_a_model_runs_only_when_asked_for(
     config = json.loads((folder / "config.json").read_text())
     odd = {"model_type": "odd", "auto_map": {"AutoConfig": "odd.OddConfig"}}
     (folder / "config.json").write_text(json.dumps(config | odd))
-    flags = ["--model", folder, "--out", tmp_path / "out", "--dry-run"]
+    flags: list[str | Path] = ["--model", folder, "--out", tmp_path / "out", "--dry-run"]
     done = sweep(environment, *flags)
     assert done.returncode == 2
     assert "can't be loaded" in done.stderr

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(
 def test_a_packed_model_says_what_it_said(dtype: torch.dtype) -> None:
     if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         pytest.skip("oneDNN has no bfloat16 on this machine")
-    plain = tiny_model("qwen2").to(dtype)  # whose projections have biases
+    plain = tiny_model("qwen2", dtype)  # whose projections have biases
     packed = copy.deepcopy(plain)
     pack_linear_layers(packed)
     kinds = {type(module) for module in packed.modules()}
