@@ -1,13 +1,13 @@
-"""A transformers decoder taken apart by structure, so that its layers can be run one at a time, for any rows.
+"""A transformers decoder taken apart by its structure, so that its layers can be run one at a time, for any rows.
 
-Everything that leans on transformers' internals is here. Nothing is known of model families: the model's own forward
-is run with its layers replaced by recorders, which tells how each layer is called (embeddings, positions, rotary
-angles); the layers are then called the same way with our cache and attention. Layers that compute attention by code of
-their own, and don't ask transformers' interface for it, are called as in a batch that is padded on the left. What runs
-between the last layer and the logits is found by watching one forward, and every part is checked against what it did
-there.
+What depends on transformers' internals is here and in the modules that this one imports; no model family is known by
+name. The model's own forward runs with its layers replaced by recorders, which shows how each layer is called
+(embeddings, positions, rotary angles); then the layers are called the same way, with our cache and attention. Layers
+that compute attention themselves, rather than call transformers' attention interface, are called as in a batch that is
+padded on the left. The modules between the last layer and the logits are found by observing one forward, and every part
+is checked against that forward.
 
-Shapes: B rows, T tokens, W width of the residual stream, V vocabulary.
+Shapes: B rows, T tokens, W width of the residual stream, H width of what the head takes, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
@@ -41,16 +41,16 @@ from eexit.watching import (
     watch_row,
 )
 
-PROBE_TOKENS: Final = (9, 4)
+PROBE_TOKENS: Final = (9, 4)  # lengths of the two prompts that a model is observed with
 
-_running: ContextVar["LayerPass"] = ContextVar("_running")  # not every layer hands arguments on to attention
+_running: ContextVar["LayerPass"] = ContextVar("_running")  # not every layer passes its arguments on to attention
 
 
 def _attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, *,
     scaling: float | None = None, softcap: float | None = None, s_aux: Tensor | None = None, **_: object,
 ) -> tuple[Tensor, None]:  # fmt: skip
-    """transformers' attention interface, answered by the view of the pass that runs; `s_aux` are attention sinks."""
+    """Our implementation of transformers' attention interface, for the running pass; `s_aux` are attention sinks."""
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     running = _running.get()
     window = running.windows[running.view.layer]
@@ -61,7 +61,7 @@ AttentionInterface.register(ATTENTION, _attention)
 
 
 class LayerPass:
-    """A pass through the layers over given tokens, one layer at a time; `view` says which cache it reads and writes."""
+    """A pass of some tokens through the layers, one layer at a time; `view` is the cache that it reads and writes."""
 
     def __init__(
         self, layers: Sequence[nn.Module], view: CacheView, calls: Sequence[LayerCall], axes: Sequence[LayerCall],
@@ -70,12 +70,12 @@ class LayerPass:
         self.layers, self.view, self.calls, self.axes, self.windows = layers, view, calls, axes, windows
 
     def among(self, rows: Tensor, view: CacheView) -> "LayerPass":
-        """The same pass for rows at the positions of some of its own, with another view."""
+        """The same pass for some of its rows, with a view for those."""
         calls = CallsFor(self.calls, self.axes, self.view, rows, view)
         return LayerPass(self.layers, view, calls, self.axes, self.windows)
 
     def block(self, layer: int, hidden_BTW: Tensor) -> Tensor:
-        """Run one layer; writes its keys and values and returns the residual stream after it."""
+        """Run one layer: writes its keys and values, and returns the residual stream after it, (B, T, W)."""
         call = self.calls[layer]
         with self.answering():
             output: Any = self.layers[layer](hidden_BTW, *call.args, **call.kwargs)
@@ -84,7 +84,7 @@ class LayerPass:
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """Within it our attention is that of this pass."""
+        """A context in which our attention uses the cache of this pass."""
         before = _running.set(self)
         try:
             yield
@@ -92,7 +92,7 @@ class LayerPass:
             _running.reset(before)
 
     def write_keys(self, layer: int, hidden_BTW: Tensor) -> None:
-        """Give one layer its keys and values from this residual stream, and run no more of it."""
+        """Write one layer's keys and values for this residual stream, without running the rest of the layer."""
         call = self.calls[layer]
         with self.view.keys_only(), suppress(KeysWritten):
             self.layers[layer](hidden_BTW, *call.args, **call.kwargs)
@@ -101,7 +101,7 @@ class LayerPass:
 class Decoder:
     """A causal language model as embeddings, layers and a readout.
 
-    Raises `UsageError`, naming what is missing, for a model that can't be run this way.
+    Raises `UsageError`, saying what is missing, for a model that can't be run this way.
     """
 
     def __init__(self, model: PreTrainedModel):
@@ -120,7 +120,7 @@ class Decoder:
             raise UsageError(f"{what} is not supported: {error}") from error
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # whatever the code of a model raises that isn't made to be run this way
+        except Exception as error:  # a model's code that is not made to be run this way may raise anything
             reason = f"{type(error).__name__}: {first_line(error)}"
             raise UsageError(f"{what} is not supported: run layer by layer, its own code raises {reason}") from error
 
@@ -129,7 +129,7 @@ class Decoder:
         self.layers: list[nn.Module] = list(getattr(stack, name))
         self.configs = configs_of(stack)
         self.takes_positions = takes(stack, "position_ids")
-        self.windows: list[int | None] = [None] * self.n_layers  # tokens a layer attends to, its own included
+        self.windows: list[int | None] = [None] * self.n_layers  # tokens that a layer attends to, the own one included
         self._calls: list[tuple[Tensor, LayerCall]] = []
         self._axes: list[LayerCall] = []
         far = far_positions(config, self.context)
@@ -150,7 +150,7 @@ class Decoder:
         self.cache_shapes = [tuple(part.shape for part in cache.held(layer)) for layer in range(self.n_layers)]
 
     def _watch(self, model: PreTrainedModel, path: str, name: str, implementation: str | None) -> list[list[Forward]]:
-        """Run two rows through the model as it is; then layers can be called as it calls them."""
+        """Observe the unmodified model on two rows, to find how it calls its layers and what follows them."""
         stack = model.get_submodule(path)
         rows = [watch_row(model, stack, self.layers, parts, implementation) for parts in self._probes()]
         watched = rows[0][0]
@@ -164,30 +164,30 @@ class Decoder:
 
     @torch.inference_mode()
     def _find_head(self, model: PreTrainedModel, path: str, hidden_TW: Tensor) -> Any:
-        """The model without the stack; or without all that holds it, where that makes more of embeddings."""
+        """The model without its stack of layers, or without the module around it if that changes the embeddings."""
         holder = path.partition(".")[0]
         try:
             self._head = graft(model, path, Echo(model.get_submodule(path)))
             self.read(hidden_TW)
             return self._head
-        except Exception:  # whatever the code of a model raises that isn't made to be run this way
+        except Exception:  # as above
             return graft(model, holder, Echo(model.get_submodule(holder)))
 
     def _require_windows(self, cached: Sequence[int | None], farthest: int) -> None:
-        """Our cache drops nothing: a window must show in masks, not only in what transformers' cache would drop."""
+        """Our cache drops nothing, so that windows must be in the masks, not only in what transformers' cache drops."""
         for layer, (held, window) in enumerate(zip(cached, self.windows, strict=True)):
             if held is not None and held <= farthest and held != window:
                 raise UsageError(f"layer {layer} has a window of {held} tokens that its masks don't have")
 
     def _probes(self) -> list[list[Tensor]]:
-        """Two rows of different length to look at the model with: a prompt, and one token behind it."""
+        """Two rows of different lengths to observe the model with: each is a prompt and one token behind it."""
         tokens = [torch.arange(1, n + 2, device=self.device)[None] % self.vocabulary for n in PROBE_TOKENS]
         return [[token_1T[:, :-1], token_1T[:, -1:]] for token_1T in tokens]
 
     @torch.inference_mode()
     def _find_rows(self) -> list[LayerCall]:
-        """Where the arguments of the layers have their rows: seen by calling them for two and for three."""
-        position_B1 = torch.tensor([[5], [1], [3]], device=self.device)  # a mask is needed: they are different
+        """The row axes of the layers' arguments, found by comparing calls for two and for three rows."""
+        position_B1 = torch.tensor([[5], [1], [3]], device=self.device)  # different, so that a mask is needed
         calls = []
         with self.attending():
             for n_rows in (2, 3):
@@ -208,18 +208,18 @@ class Decoder:
         return cache
 
     def view(self, cache: KVCache, position_BT: Tensor, reach: int) -> CacheView:
-        """A pass over rows of a cache, as these layers need it."""
+        """A view of a cache for one pass, padded on the left if these layers need that."""
         return CacheView(cache, position_BT, reach, left_padded=self.attends_itself)
 
     def context_of(self, n_prompt: int) -> int | None:
-        """How many tokens a row with a prompt of so many may have; None without a limit.
+        """How many tokens a row may have, given those of its prompt; None without a limit.
 
-        Where rotary angles switch at a length, a row that begins before the switch ends there.
+        If rotary angles switch at a length, a row that begins before the switch ends there.
         """
         return self.switch if self.switch is not None and n_prompt <= self.switch else self.context
 
     def attending(self) -> AbstractContextManager[None]:
-        """Within it the layers use our attention, unless they attend by themselves; outside, the model is as it was."""
+        """A context in which the layers use our attention, unless they compute it themselves."""
         return attention_by(None if self.attends_itself else ATTENTION, self.configs)
 
     def begin(self, token_BT: Tensor, view: CacheView) -> tuple[Tensor, LayerPass]:
@@ -242,12 +242,12 @@ class Decoder:
         return self._calls[0][0], [call for _, call in self._calls]
 
     def answer(self, call: Handed, view: CacheView, window: int | None) -> Tensor:
-        """What our attention gives when a layer with such a window calls it."""
+        """The output of our attention for a call by a layer with this window."""
         with LayerPass(self.layers, view, [], [], [window] * self.n_layers).answering():
             return _attention(call.module, call.query, call.key, call.value, None, **call.options)[0]
 
     def normed(self, hidden_BW: Tensor) -> Tensor:
-        """What the model makes of a residual stream before its head: the final norm, and a projection if it has one."""
+        """The input of the head for a residual stream, (B, H): after final norm and, if there is one, projection."""
         return _through(self.after_layers, hidden_BW)
 
     def unnormed(self, hidden_BW: Tensor) -> Tensor:
@@ -255,12 +255,12 @@ class Decoder:
         return _through(self.projections, hidden_BW)
 
     def head(self, ready_BH: Tensor) -> Tensor:
-        """The logits (B, V) of what `normed` gives: head, scaling and soft-cap."""
+        """The logits (B, V) of an input of the head, with the model's scaling and soft-cap."""
         logits_BTV: Tensor = self._head(inputs_embeds=ready_BH[:, None], use_cache=False).logits
         return logits_BTV[:, 0]
 
     def read(self, hidden_BW: Tensor) -> Tensor:
-        """The logits (B, V) of a residual stream, as the model itself reads that after its last layer."""
+        """The logits (B, V) of a residual stream, as the model itself reads it after its last layer."""
         return self.head(self.normed(hidden_BW))
 
 
@@ -272,6 +272,6 @@ def _through(modules: Sequence[nn.Module], hidden_BW: Tensor) -> Tensor:
 
 
 def context_of(config: Any) -> int | None:
-    """Positions there are; None where any may come."""
+    """The number of positions that a model has; None without a limit."""
     named = (getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len", "max_target_positions"))
     return next((length for length in named if length), None)

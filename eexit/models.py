@@ -1,4 +1,4 @@
-"""Loading a model and its tokenizer, and what can be said of one without loading it."""
+"""Loading a model and its tokenizer, and describing a model without loading its weights."""
 
 import hashlib
 import json
@@ -21,10 +21,10 @@ from eexit.supported import refuse_unsupported
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """What a sweep says of its model: as asked for, and what it turned out to be.
+    """A sweep's model: the name as it was given, and what was found under it.
 
-    `parts` are the SHA-256 of what a model folder is made of, by name; `digest` is that of all of them, or of the GGUF
-    file. A model from the hub is known by its revision.
+    `parts` are the SHA-256 digests of the parts of a model folder, by name; `digest` is that of all parts together, or
+    of the GGUF file. A model from the hub has neither: it is identified by its revision.
     """
 
     name: str
@@ -39,7 +39,7 @@ class ModelDescription:
 def describe_model(config: SweepConfig) -> ModelDescription:
     """Look a model up without loading its weights.
 
-    Raises `UsageError` if it can't be found, has no layers, or is a folder whose files don't make a whole model.
+    Raises `UsageError` if it can't be found, has no layers, or is a folder with an incomplete model.
     """
     location = locate(config.model)
     found = _read_config(config, location)
@@ -50,7 +50,7 @@ def describe_model(config: SweepConfig) -> ModelDescription:
             refuse_misfit_unloaded(config.model, location, config.trust_remote_code)
         except UsageError:
             raise
-        except Exception as error:  # whatever a configuration makes transformers raise
+        except Exception as error:  # a configuration may make transformers raise anything
             raise _not_loadable(config, error) from error
         parts = digests(location, _load_tokenizer(config, location))
         digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
@@ -66,9 +66,9 @@ def describe_model(config: SweepConfig) -> ModelDescription:
 
 
 def estimate_memory(config: SweepConfig, rows: int, prompt_tokens: int) -> tuple[int, int]:
-    """Bytes of the weights, and of the keys and values of rows in flight (full-depth and altered), none of it loaded.
+    """Bytes of the weights, and of the keys and values (teacher's and student's) of rows in flight; nothing is loaded.
 
-    Activations and what the device's own library takes come on top. Raises `UsageError` as `describe_model` does.
+    Activations and the device's libraries need memory on top of that. Raises `UsageError` as `describe_model` does.
     """
     found = _read_config(config, locate(config.model))
     text = found.get_text_config(decoder=True)
@@ -79,7 +79,7 @@ def estimate_memory(config: SweepConfig, rows: int, prompt_tokens: int) -> tuple
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(found, trust_remote_code=config.trust_remote_code)
-    except Exception as error:  # whatever a model's code raises for such a configuration
+    except Exception as error:  # a model's code may raise anything for such a configuration
         raise _not_loadable(config, error) from error
     size = choose_dtype(config.dtype, choose_device("auto")).itemsize
     per_token = _numbers_per_position(model, text) * size
@@ -90,9 +90,9 @@ def estimate_memory(config: SweepConfig, rows: int, prompt_tokens: int) -> tuple
 
 @torch.inference_mode()
 def _numbers_per_position(model: PreTrainedModel, text: Any) -> int:
-    """How many numbers the keys and values of a position are: seen without any, on the meta device, or as named."""
+    """How many numbers the keys and values of a position have: by a run on the meta device, or by the config."""
     cache = DynamicCache()
-    with suppress(Exception):  # what chooses by numbers, as routers choose experts, ends the run
+    with suppress(Exception):  # code that depends on values, such as routing to experts, fails on the meta device
         model(input_ids=torch.zeros(1, 1, dtype=torch.long, device="meta"), cache=cache, use_cache=True)
     n_layers: int = text.num_hidden_layers
     written: list[Any] = list(cache.layers)
@@ -121,7 +121,7 @@ def load_model_and_tokenizer(config: SweepConfig, device: str = "auto") -> tuple
                 ignore_mismatched_sizes=True,
                 **_fetching(config, location),
             )
-    except Exception as error:  # whatever a checkpoint, or the code that comes with it, makes transformers raise
+    except Exception as error:  # a checkpoint, or the code that comes with it, may make transformers raise anything
         raise _not_loadable(config, error) from error
     model, found = loaded
     refuse_misfit(config.model, found)
@@ -143,7 +143,7 @@ def load_default_model_and_tokenizer(
 
 
 def choose_device(device: str) -> torch.device:
-    """`auto` is CUDA, else MPS, else CPU. Raises `UsageError` for one that isn't there."""
+    """`auto` is CUDA if there is such a device, else MPS, else the CPU. Raises `UsageError` for a missing device."""
     is_there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not is_there.get(device, True):
         raise UsageError(f"--device {device} is not there, or this PyTorch was built without it: leave --device out")
@@ -155,7 +155,7 @@ def choose_device(device: str) -> torch.device:
 
 
 def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 where the hardware multiplies it natively, else float32."""
+    """`auto` is bfloat16 if the hardware multiplies it natively, else float32."""
     if dtype != "auto":
         named: torch.dtype = getattr(torch, dtype)
         return named
@@ -170,7 +170,7 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def eos_token_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> frozenset[int]:
-    """The tokens that end a generation: the model's, or failing that its tokenizer's."""
+    """The tokens that end a generation: the model's EOS tokens or, if it names none, the tokenizer's."""
     ids = model.generation_config.eos_token_id if model.generation_config else None
     if ids is None:
         ids = tokenizer.eos_token_id
@@ -182,7 +182,7 @@ def _load_tokenizer(config: SweepConfig, location: str) -> Tokenizer:
         with quietly():
             return AutoTokenizer.from_pretrained(location, **_fetching(config, location))
     except Exception as error:  # as above
-        # Where there is no file of a tokenizer, transformers lists everything that could have been one.
+        # If there is no tokenizer file, transformers lists everything that could have been one.
         reason = "" if "from one of:" in str(error) else f" ({first_line(error)})"
         raise UsageError(
             f"model {config.model} has no tokenizer that can be loaded{reason}: "
@@ -191,7 +191,7 @@ def _load_tokenizer(config: SweepConfig, location: str) -> Tokenizer:
 
 
 def _read_config(config: SweepConfig, location: str) -> Any:
-    """The model's own configuration. Raises `UsageError` if it isn't there, or not of a decoder with layers."""
+    """The model's own configuration. Raises `UsageError` if there is none, or if it is not a decoder with layers."""
     try:
         found = AutoConfig.from_pretrained(location, **_fetching(config, location))
     except Exception as error:  # as above
@@ -206,7 +206,7 @@ def _read_config(config: SweepConfig, location: str) -> Any:
 
 
 def _fetching(config: SweepConfig, location: str) -> dict[str, Any]:
-    """What to tell transformers about the hub, which matters for names alone, and about code that comes along."""
+    """Arguments of `from_pretrained`: trust in the model's code and, for a name on the hub, its revision."""
     trust = {"trust_remote_code": config.trust_remote_code}
     if Path(location).is_dir():
         return trust
@@ -216,9 +216,9 @@ def _fetching(config: SweepConfig, location: str) -> dict[str, Any]:
 def _not_loadable(config: SweepConfig, error: Exception) -> UsageError:
     revision = f" at revision {config.revision}" if config.revision else ""
     reason = first_line(error)
-    if not isinstance(error, OSError | ValueError | RuntimeError):  # the others say little without their names
+    if not isinstance(error, OSError | ValueError | RuntimeError):  # other errors say little without their type
         reason = f"{type(error).__name__}: {reason}"
-    if "above report" in reason:  # a table that `quietly` keeps back
+    if "above report" in reason:  # it refers to a report that `quietly` suppresses
         reason = "its weights don't have the form that its config.json asks for"
     way_out = f" (give {DEFAULT_MODEL}, a Hugging Face name, a local folder or a .gguf file)"
     return UsageError(

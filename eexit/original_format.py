@@ -1,8 +1,8 @@
-"""The original file format, `early_exit_analysis.json`: how it is written, and how any such file is read.
+"""Writing and reading the original file format, `early_exit_analysis.json`.
 
-A file is a list of `{prompt, results: [{mode, kl_factor | null, response, evaluation}]}`, and `evaluation_of` has the
-keys of an evaluation. Files that others wrote are read too: a key may be missing or hold something of another type, and
-then counts as empty or None.
+A file is a list of `{prompt, results: [{mode, kl_factor | null, response, evaluation}]}`; the keys of an evaluation are
+in `evaluation_of`. Files that other programs wrote are read too: a key that is missing, or holds a value of another
+type, counts as empty or None.
 """
 
 import json
@@ -25,7 +25,7 @@ def evaluation_of(
 ) -> dict[str, Any]:
     """The `evaluation` of one generation.
 
-    `decided_at` has the decided tokens by the layer they were read from; its largest layer is the final one.
+    `decided_at` counts the decided tokens by exit layer; its largest key is the final layer.
     """
     total = sum(decided_at.values())
     early = total - decided_at[max(decided_at)]
@@ -54,7 +54,7 @@ def evaluation_of(
 def entry_of_text(
     prompt: str, tokens: Sequence[str], exit_layers: Sequence[int | None], exitable_layers: Sequence[int]
 ) -> dict[str, Any]:
-    """A prompt with one result, of which only the tokens and their layers are known."""
+    """A prompt with a single result, of which only the tokens and their exit layers are known."""
     evaluation = {
         "tokens": list(tokens),
         "chosen_exit_layers": list(exit_layers),
@@ -64,12 +64,12 @@ def entry_of_text(
 
 
 def write(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write prompts with their results as a file."""
+    """Write prompts and their results to a file."""
     path.write_text(json.dumps(list(entries), indent=2), encoding="utf-8")
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The prompts with their results, as they stand in a file. Raises `ValueError` where it is no list of prompts."""
+    """The prompts and their results, as a file has them. Raises `ValueError` if it is not a list of prompts."""
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -83,7 +83,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 class Result:
     """One of a prompt's `results`. A layer is None where the final one is written without its number."""
 
-    prompt: int  # its place in the file
+    prompt: int  # its index in the file
     mode: str
     kl_factor: float | None
     error: str | None
@@ -143,7 +143,7 @@ def _result(prompt: int, given: Mapping[str, Any]) -> Result:
 
 
 def _layer(value: Any) -> int | None:
-    """A layer's number; None for the ways to write the final layer without its number: null, -1, infinity."""
+    """A layer's index; None for null, -1 and infinity, with which some files write the final layer."""
     number = number_of(value)
     return None if number is None or number < 0 else int(number)
 
@@ -159,12 +159,12 @@ def _list(value: Mapping[str, Any], key: str) -> list[Any]:
 
 
 def text_of(value: Any) -> str:
-    """As text that UTF-8 can hold: JSON strings may have halves of surrogate pairs."""
+    """A value as valid UTF-8 text: lone surrogates, which JSON strings may hold, are replaced."""
     return "" if value is None else str(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def number_of(value: Any) -> float | None:
-    """A finite number, also one written as text; None for anything else."""
+    """A finite number, or a text that is one; None for anything else."""
     try:
         number = float(value)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Where results are, as text: a folder or a URI, shown without the secrets that a URI may carry.
+"""Folders and URIs as text, and how to show them without the secrets that a URI may contain.
 
 >>> shown("s3://KEY:SECRET@bucket/mine?region=eu-north-1")
 's3://…@bucket/mine?…'
@@ -10,15 +10,15 @@ from urllib.parse import parse_qsl, urlencode
 
 HIDDEN: Final = "…"
 S3_SCHEMES: Final = ("s3", "s3a", "s3n")
-PUBLIC_OPTIONS: Final = ("scheme", "endpoint_override", "region")  # what a reader needs, and nobody has to hide
+PUBLIC_OPTIONS: Final = ("scheme", "endpoint_override", "region")  # options that a reader needs and that are no secrets
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
 _PUNCTUATION = "\"'`.,:;()[]{}<>"
 
 
 def shown(place: str) -> str:
-    """A folder as it is, a URI without user, password and options. For people and logs.
+    """A folder unchanged, or a URI without user, password and options, for messages and logs.
 
-    Hides rather more than less where a secret holds characters that a URI would write otherwise, such as `/`.
+    If a secret contains characters that should have been percent-encoded, such as `/`, more is hidden, not less.
     """
     scheme, separator, rest = place.partition("://")
     if not separator:
@@ -37,7 +37,7 @@ def shown(place: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """A text in which every URI is as `shown` shows it."""
+    """The text with every URI in it replaced by what `shown` makes of it."""
 
     def show(found: re.Match[str]) -> str:
         uri = found[0].rstrip(_PUNCTUATION)
@@ -47,7 +47,7 @@ def without_secrets(text: str) -> str:
 
 
 def inside(place: str, name: str) -> str:
-    """A name in a folder or under a URI, whose options stay at its end."""
+    """The path of a name in a folder or under a URI; the URI's options stay at its end."""
     if "://" not in place:
         return f"{place.rstrip('/')}/{name}"
     path, question, options = place.partition("?")
@@ -57,7 +57,7 @@ def inside(place: str, name: str) -> str:
 def reading(place: str, table: str) -> str:
     """The line of Python that reads a table of results.
 
-    It holds no secrets: where a URI carries them, the line says what to set before it works.
+    It shows no secrets: if a URI contains some, the line says what has to be set for it to work.
     """
     where, hint = inside(place, table), ""
     if (uri := shown(where)) != where:

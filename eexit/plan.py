@@ -1,4 +1,4 @@
-"""Prompts × configurations × seeds, as runs with identities that survive restarts."""
+"""The runs of a sweep, prompts × configurations × seeds, with ids that are the same after a restart."""
 
 import hashlib
 import json
@@ -21,9 +21,9 @@ class Run:
 
 
 def configurations(config: SweepConfig) -> list[Configuration]:
-    """`normal` where it is asked for, and each other mode with each rule at each of its parameters.
+    """All configurations of a sweep, in order: mode `normal` alone, and every other mode × rule × parameter.
 
-    A control comes right after the configuration that it is a control of, or last.
+    A control follows the configuration that it is a control of, or comes last if that is not part of this sweep.
     """
     controls = {control.of: Configuration(control.mode, CONTROL, control.parameter) for control in config.controls}
     planned: list[Configuration] = []
@@ -49,7 +49,7 @@ def count_runs(config: SweepConfig) -> int:
 
 
 def plan_runs(config: SweepConfig) -> Iterator[Run]:
-    """Every run of the sweep, those of one prompt and seed in a row, so that they can share its prefill."""
+    """Every run of the sweep; those of one prompt and seed are successive, so that they can share its prefill."""
     shared = config.model_dump(mode="json", exclude={"prompts", "modes", "kl_factors", "rules", "controls", "seeds"})
     grid = [(configuration, _hash(asdict(configuration))) for configuration in configurations(config)]
     for prompt in config.prompts:

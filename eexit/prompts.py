@@ -19,14 +19,14 @@ from eexit.config import Prompt, UsageError, first_line
 from eexit.places import shown
 
 COLUMNS = ("prompt", "id", "system")
-# A row as its file has it, with where it stands there, for the message if it can't be used.
+# Where a row is in its file, for error messages, and the row itself.
 Row = tuple[str, Mapping[str, object]]
 
 
 def read_prompts(path: str | Path) -> tuple[Prompt, ...]:
-    """The prompts of a file, in its order and unchanged; ids default to the 0-based index.
+    """The prompts of a file, in order and unchanged; an id that is missing is the prompt's 0-based index.
 
-    Raises `UsageError`, one line that names file, place, value and way out, for whatever can't be read.
+    Raises `UsageError` if the file can't be used: one line with the file, the place in it, the value and the way out.
     """
     if "://" in str(path):
         raise UsageError(f"{shown(str(path))}: prompts are read from a local file: download it first")

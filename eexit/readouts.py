@@ -1,7 +1,7 @@
 """Readouts: how the residual stream after a layer becomes logits.
 
-A readout is one entry of `READOUTS`. It gives what goes into the model's head; the head itself, with scaling and
-soft-cap, is the model's own, and so is all of it at the final layer. This module needs no torch.
+A readout is one entry of `READOUTS`. It prepares the input of the model's own head, which applies scaling and soft-cap.
+The final layer is always read as the model itself reads it. This module does not import torch.
 
 Shapes: B rows, W width of the residual stream, H width of what the head takes.
 """
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 class Readout(Protocol):
     @property
     def definition(self) -> str:
-        """What it does, in words, with its source."""
+        """What the readout does, in words, with its source."""
 
     def before_head(self, decoder: Decoder, hidden_BW: Tensor, layer: int) -> Tensor:
-        """What goes into the head for residual streams as they are after `layer`, (B, H)."""
+        """The input of the head, (B, H), for residual streams after `layer`."""
 
 
 class Lens:

@@ -1,4 +1,4 @@
-"""Traces to rows: what a run generated, as `schema.GENERATIONS` and `schema.TOKENS` columns."""
+"""From traces to tables: the `schema.GENERATIONS` and `schema.TOKENS` rows of a run."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,15 +15,15 @@ from eexit.trace import Column, Trace, recorded
 
 @dataclass(frozen=True)
 class Exits:
-    """Exit statistics over the decided tokens; rate and depth are fractions (of tokens, of L)."""
+    """Exit statistics over the decided tokens; None if there are none."""
 
-    exit_rate: float | None
-    mean_depth: float | None
-    exit_layer_counts: dict[int, int]
+    exit_rate: float | None  # fraction of decided tokens
+    mean_depth: float | None  # fraction of L
+    exit_layer_counts: dict[int, int]  # decided tokens by exit layer
 
 
 def exit_statistics(exit_layer_T: np.ndarray, exitable_layers: Sequence[int], n_layers: int) -> Exits:
-    """Statistics of a run's exit layers; its first token was not decided and does not count."""
+    """Statistics of a run's exit layers; its first token is not decided and does not count."""
     decided = np.asarray(exit_layer_T)[1:]
     counts = {layer: int((decided == layer).sum()) for layer in (*exitable_layers, n_layers - 1)}
     if not len(decided):
@@ -32,9 +32,9 @@ def exit_statistics(exit_layer_T: np.ndarray, exitable_layers: Sequence[int], n_
 
 
 def token_pieces(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
-    """Each token's text. They concatenate to the whole; a character spread over tokens comes with its last one."""
+    """Each token's text; they concatenate to the whole text. A character made of several tokens is the last one's."""
     pieces: list[str] = []
-    start = done = 0  # tokens before `done` have given their text; decoding goes on from `start`, one piece earlier
+    start = done = 0  # tokens before `done` have their text; decoding starts one piece earlier, for context
     for end in range(1, len(token_ids) + 1):
         before = _decode(tokenizer, token_ids[start:done])
         text = _decode(tokenizer, token_ids[start:end])
@@ -47,7 +47,7 @@ def token_pieces(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
 
 
 def token_text(tokenizer: Any, token_id: int) -> str:
-    """A token's text by itself."""
+    """The text of a token on its own."""
     return _decode(tokenizer, [token_id])
 
 
@@ -59,7 +59,7 @@ def _decode(tokenizer: Any, token_ids: Sequence[int]) -> str:
 def generation_columns(
     trace: Trace, normal: Trace | None, pieces: Sequence[str], exitable_layers: Sequence[int], n_layers: int
 ) -> dict[str, Any]:
-    """What a generations row says of what was made: text, exits and quality."""
+    """The columns of a generations row that follow from the trace: text, exits and quality."""
     tokens = trace.token_id_T
     compared = asdict(agreement(tokens, normal.token_id_T)) if normal else {}
     exits = exit_statistics(trace.exit_layer_T, exitable_layers, n_layers)
@@ -81,7 +81,7 @@ def generation_columns(
 
 
 def text_pieces(tokenizer: Any, trace: Trace) -> list[str]:
-    """A run's text, token by token: the token that ended it is not part of it."""
+    """A run's text, token by token. An EOS token that ends the run has an empty text."""
     token_ids = trace.token_id_T.tolist()
     if trace.finish_reason == EOS:
         return [*token_pieces(tokenizer, token_ids[:-1]), ""]
@@ -89,7 +89,7 @@ def text_pieces(tokenizer: Any, trace: Trace) -> list[str]:
 
 
 def tokens_table(run: Run, trace: Trace, pieces: Sequence[str], text_of: Callable[[int], str]) -> pa.Table:
-    """One row per generated token of a run; `text_of` gives a token's text by itself."""
+    """One row per generated token of a run; `text_of` gives the text of a token on its own."""
     n_tokens = len(trace.token_id_T)
     position = np.arange(n_tokens, dtype=np.int32)
 
@@ -114,7 +114,7 @@ def tokens_table(run: Run, trace: Trace, pieces: Sequence[str], text_of: Callabl
 
 
 def _lists(values: np.ndarray, column: Column) -> pa.Array:
-    """A number of each token, or a list of them; null where nothing was recorded, which is NaN in `values`."""
+    """A number per token, or nested lists of numbers; null where nothing was recorded, which is NaN in `values`."""
     if not values.size:
         return pa.nulls(len(values))
     flat = pa.array(values.reshape(-1), column.kind, from_pandas=column.nullable)
@@ -132,7 +132,7 @@ def _texts(token_ids: np.ndarray, text_of: Callable[[int], str]) -> pa.Array:
 
 
 def _nested(flat: pa.Array, shape: tuple[int, ...], absent_T: np.ndarray | None = None) -> pa.Array:
-    """Lists, of lists where there are more dimensions, whose lengths are those of `shape` after the first."""
+    """The flat array as nested lists: one level for each dimension of `shape` after the first."""
     for axis in reversed(range(1, len(shape))):
         offsets = pa.array(np.arange(int(np.prod(shape[:axis])) + 1, dtype=np.int32) * shape[axis])
         mask = None if axis > 1 or absent_T is None else pa.array(absent_T)

@@ -1,7 +1,7 @@
-"""Early exit as it is defined: one row, plain loops, two caches. Slow on purpose; the specification in code.
+"""Early exit by definition: one row, plain loops, two caches. It is slow on purpose: this is the specification in code.
 
-The batched engine must give the same tokens, exits and KLs. Nothing here is shared with it but the draws, the pick of
-a token from logits, and the readout of a residual stream, which is checked against the model's own logits.
+The batched engine must give the same tokens, exits and KLs. All it shares with this module are the uniform draws,
+sampling a token from logits, and norm and head of the readout, which are checked against the model's own logits.
 
 Shapes: E exitable layers, V vocabulary.
 """
@@ -29,7 +29,7 @@ from eexit.trace import Trace
 
 @torch.inference_mode()
 def generate_one(model: PreTrainedModel, decoder: Decoder, request: Request, decoding: Decoding) -> Trace:
-    """Generate one row, token by token. `decoder` is `model`'s; it reads residual streams, no more."""
+    """Generate one row, token by token. `decoder` is made from `model`, and only reads residual streams."""
     prompt = list(request.prompt_token_ids)
     u_exit = exit_draws(request.seed, prompt, decoding.max_new_tokens)
     u_token = sampling_draws(request.seed, prompt, decoding.max_new_tokens)
@@ -101,7 +101,7 @@ def kl_divergence(final_logits_V: Tensor, exit_logits_V: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a rule may look at: the full-depth pass at one position."""
+    """What a rule can look at: the full-depth pass at one position."""
 
     kls: list[float]  # of the exitable layers
     exit_logits: list[Tensor]
@@ -118,18 +118,18 @@ def stop_by_kl(seen: Seen, kl_factor: float) -> Stops:
 
 
 def stop_by_agreement(seen: Seen, _: None) -> Stops:
-    """1 where the likeliest token is the final layer's."""
+    """1 at layers whose likeliest token is the final layer's."""
     agrees = [float(logits.argmax() == seen.final_logits.argmax()) for logits in seen.exit_logits]
     return agrees, agrees
 
 
 def stop_at_layer(seen: Seen, layer: float) -> Stops:
-    """1 at one layer."""
+    """1 at the given layer."""
     return [float(here == layer) for here in seen.exitable_layers], [math.nan] * len(seen.exitable_layers)
 
 
 def stop_at_random(seen: Seen, control: Control) -> Stops:
-    """Of the tokens that got as far as a layer elsewhere, the share that exited there."""
+    """Of the copied configuration's tokens that reached a layer, the share that exited there."""
     stops, left = [], sum(count for _, count in control.counts)
     for layer in seen.exitable_layers:
         here = dict(control.counts).get(layer, 0)
@@ -139,18 +139,18 @@ def stop_at_random(seen: Seen, control: Control) -> Stops:
 
 
 def leave_residual_frozen(cache: Any, exit_layer: int) -> None:
-    """Keys and values past the exit were made from the stream as it was handed on: there is nothing left to do."""
+    """Nothing to do: `handing_on_after` had keys and values past the exit made from the stream at the exit."""
 
 
 def leave_cache_frozen(cache: Any, exit_layer: int) -> None:
-    """Every layer past the exit holds a copy of the exit layer's keys and values at the last position."""
+    """Copy the exit layer's keys and values at the last position to every layer past the exit."""
     held = cache.layers[exit_layer]
     for layer in cache.layers[exit_layer + 1 :]:
         layer.keys[:, :, -1], layer.values[:, :, -1] = held.keys[:, :, -1], held.values[:, :, -1]
 
 
 def leave_nothing(cache: Any, exit_layer: int) -> None:
-    """Layers past the exit forget the last position; a single token is given no mask, which would tell its absence."""
+    """Remove the last position from layers past the exit. (A single later token gets no mask that would not fit.)"""
     for layer in cache.layers[exit_layer + 1 :]:
         layer.keys, layer.values = layer.keys[:, :, :-1], layer.values[:, :, :-1]
 
@@ -193,7 +193,7 @@ def draw(stops: list[float], u: float) -> int:
 
 @contextmanager
 def handing_on_after(layers: list[nn.Module], exit_layer: int) -> Iterator[None]:
-    """Deeper layers hand the residual stream on unchanged; their keys and values come from it all the same."""
+    """A context in which layers past the exit still write keys and values, but return the residual stream unchanged."""
 
     def hand_on(_: nn.Module, args: tuple[Any, ...], output: object) -> object:
         return (args[0], *output[1:]) if isinstance(output, tuple) else args[0]

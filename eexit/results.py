@@ -1,9 +1,9 @@
-"""A folder of results, as those who write it and those who read it know it: format, names, and what proves a file ours.
+"""What writers and readers of a results folder share: its format, its names, and how to tell that a file is ours.
 
-    sweep.json          what the results beside it are results of: the manifest, with its checksum
-    generations/*       a row per run, and the seal of the tokens file of the same name (`eexit.seals`)
+    sweep.json          the manifest: configuration, model and versions of the sweep, with a checksum
+    generations/*       a row per run, and the checksums of both files of this name (`eexit.seals`)
     tokens/*            a row per token
-    report.html         the report, known by a mark; its side files, if it is large, are in report.data/
+    report.html         the report, recognised by a mark; the side files of a large one are in report.data/
 
 What the tables hold is in `eexit.schema`; reading them is in `eexit.files`.
 """
@@ -17,9 +17,9 @@ from pathlib import PurePath
 from typing import Any, Final
 from uuid import uuid4
 
-FORMAT: Final = 3  # that is written
-# That are read: 1 and 2 know no rule but kl, and name no configurations; 1 also lacks the disagreement, and what tokens
-# at their exit were read from.
+FORMAT: Final = 3  # the one that is written
+# Those that are read. 1 and 2 have no rule but kl and no configuration keys; 1 also lacks the disagreement, and the
+# distributions that tokens were read from.
 FORMATS: Final = (1, 2, 3)
 
 MANIFEST: Final = "sweep.json"
@@ -30,7 +30,7 @@ REPORT: Final = "report.html"
 SIDE_FILES: Final = "prompt-*.js"
 
 REPORT_MARK: Final = '<meta name="generator" content="eexit">'
-REPORT_HEAD_BYTES: Final = 1 << 20  # the mark is in these
+REPORT_HEAD_BYTES: Final = 1 << 20  # the mark is among the first of a report
 SIDE_FILE_START: Final = "eexitData("
 
 _SHARD_FILE = re.compile(r"[0-9a-f]{32}\.parquet")
@@ -42,7 +42,7 @@ _CHECKSUM = "checksum"
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a sweep's results are results of; the fields of `sweep.json`, beside its checksum."""
+    """What a sweep's results were made from: the fields of `sweep.json`, without its checksum."""
 
     format: int = FORMAT
     config: Mapping[str, Any]  # an `eexit.config.SweepConfig`
@@ -51,7 +51,7 @@ class Manifest:
     )  # in order: a key, and `eexit.configuration.Configuration.columns`
     model: Mapping[str, Any]  # an `eexit.models.ModelDescription`
     exitable_layers: Sequence[int]
-    n_runs: int | None = None  # that are planned
+    n_runs: int | None = None  # planned runs
     versions: Mapping[str, str | None] = field(default_factory=dict)  # of Python and packages
     started: str = ""  # ISO 8601, UTC
 
@@ -67,10 +67,10 @@ def encode(manifest: Manifest) -> bytes:
 
 
 def decode(content: bytes) -> Manifest:
-    """What it says. Raises `ValueError` with the reason if it is no sweep's, damaged, or of none of `FORMATS`."""
+    """The manifest in a `sweep.json`. Raises `ValueError` if it is no manifest, damaged, or of an unknown format."""
     try:
         held = json.loads(content)
-    except ValueError as error:  # of text that isn't Unicode, too
+    except ValueError as error:  # also raised for bytes that are not UTF-8
         raise ValueError(f"it is not JSON: {error}") from error
     if not isinstance(held, dict):
         raise ValueError("it is not an object")
@@ -85,47 +85,47 @@ def decode(content: bytes) -> Manifest:
 
 
 def generations_name(stem: str) -> str:
-    """Of the generations file of a shard."""
+    """The name of a shard's generations file."""
     return f"{GENERATIONS_FOLDER}/{stem}.parquet"
 
 
 def tokens_name(stem: str) -> str:
-    """Of the tokens file of a shard."""
+    """The name of a shard's tokens file."""
     return f"{TOKENS_FOLDER}/{stem}.parquet"
 
 
 def is_shard_file(name: str) -> bool:
-    """Whether a file of this name, in one of the data folders, is a shard's."""
+    """Whether a file of this name, in a data folder, belongs to a shard."""
     return bool(_SHARD_FILE.fullmatch(name))
 
 
 def temporary_name(name: str) -> str:
-    """What a file is called until it is whole: a new name each time, hidden from those who read the folder."""
+    """A new, hidden name for a file until it is complete, so that readers of the folder ignore it."""
     return f".{name}.{uuid4().hex}.tmp"
 
 
 def is_temporary_file(name: str) -> bool:
-    """Whether a file of this name, in one of the data folders, is what a killed process left of a shard's."""
+    """Whether a file of this name, in a data folder, is an incomplete shard file of a killed process."""
     return bool(_TEMPORARY_FILE.fullmatch(name))
 
 
 def side_folder_name(report: str) -> str:
-    """Of the folder beside a report that holds what the page loads when it is asked for: `report.data`."""
+    """The name of the folder with a report's side files, which the page loads on demand, such as `report.data`."""
     return PurePath(report).with_suffix(".data").name
 
 
 def side_file_name(number: int) -> str:
-    """Of the script beside a report that holds the tokens of the prompt with this number."""
+    """The name of the side file with the tokens of the prompt with this number."""
     return SIDE_FILES.replace("*", str(number))
 
 
 def is_report(head: bytes) -> bool:
-    """Whether these first bytes are those of a report that this program wrote."""
+    """Whether these are the first bytes of a report that this program wrote."""
     return any(mark in head for mark in _REPORT_MARKS)
 
 
 def is_side_file(head: bytes) -> bool:
-    """Whether these first bytes are those of a file that a large report has beside it."""
+    """Whether these are the first bytes of a report's side file."""
     return head.startswith(SIDE_FILE_START.encode())
 
 

@@ -1,4 +1,4 @@
-"""What goes into the engine and what comes out: requests, how they are decoded, and what came of each."""
+"""The engine's input and output: requests, how they are decoded, and their outcomes."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -6,15 +6,16 @@ from typing import Final
 from eexit.configuration import Configuration
 from eexit.trace import Trace
 
-CPU_CACHE_BYTES: Final = 4 << 30  # for keys and values; a card's follow from its free memory
+CPU_CACHE_BYTES: Final = 4 << 30  # for keys and values; on a GPU, they depend on its free memory
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How all rows decode. `readout` is one of `readouts.READOUTS`; `temperature` 0 is greedy.
+    """How all rows decode. `readout` is a key of `readouts.READOUTS`; temperature 0 is greedy.
 
-    At most `rows` are in flight, and no more than their caches fit in `cache_bytes`; None: in what the device has room
-    for, of which this process may take `memory_share`. `record_top_k` tokens of each layer are noted.
+    At most `rows` rows are in flight, as far as their caches fit in `cache_bytes`. None stands for what the device has
+    free, of which this process may use `memory_share`. `record_top_k` is how many of each layer's likeliest tokens are
+    recorded.
     """
 
     exitable_layers: tuple[int, ...]
@@ -31,7 +32,7 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Request:
-    """One row."""
+    """One row to generate."""
 
     prompt_token_ids: tuple[int, ...]
     configuration: Configuration

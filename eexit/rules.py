@@ -1,8 +1,8 @@
-"""Rules: the chance to exit at each exitable layer that is reached.
+"""Rules: the chance to exit at each exitable layer that a token reaches.
 
-A rule is one entry of `RULES`. Engine, records and reports know none of them by name; CONTRIBUTING shows how to add
-one. This module needs no torch, so that the command line can check parameters without it: a rule works on the tensors
-that it is given by their own methods.
+A rule is one entry of `RULES`; engine, records and reports know none of them by name. CONTRIBUTING shows how to add
+one. This module does not import torch, so that the command line can check parameters without it: rules use the methods
+of the tensors that they are given.
 
 Shapes: B rows, E exitable layers.
 """
@@ -25,9 +25,9 @@ CONTROL: Final = "random"  # the rule whose parameter is a Control
 
 @dataclass(frozen=True)
 class Control:
-    """The parameter of a rule that follows the exit layers of another configuration without knowing anything.
+    """The parameter of a rule that copies how often another configuration exits at each layer.
 
-    `of` is that configuration's key, and `counts` are its decided tokens by exit layer, the final one included.
+    `of` is that configuration's key, and `counts` are its decided tokens by exit layer, the final layer included.
     """
 
     of: str
@@ -39,44 +39,44 @@ Parameter = float | Control | None
 
 @dataclass(frozen=True)
 class Chances:
-    """The chance to exit at a layer that is reached, and that to go on: 1 less the former, exact where it is near 0."""
+    """The chance to exit at a layer that is reached, and its complement, computed so that it is precise near 0."""
 
     stop_BE: Tensor
     go_on_BE: Tensor
 
 
 class Rule(Protocol):
-    """Decides where tokens exit. An oracle looks at the final layer, so that it saves nothing at run time."""
+    """Decides where tokens exit. A rule that looks at the final layer is an oracle: it saves nothing at run time."""
 
     @property
     def definition(self) -> str:
-        """The chance to exit at a layer, in words or as a formula, with its source."""
+        """The chance to exit at a layer, in words or as a formula, with its source, for schema and report."""
 
     @property
     def parameter(self) -> str:
-        """What the parameter is called; empty for a rule without one."""
+        """The parameter's name; empty for a rule without one."""
 
     @property
     def unit(self) -> str:
-        """The parameter's unit; empty for none."""
+        """The parameter's unit; empty if it has none."""
 
     @property
     def is_oracle(self) -> bool: ...
 
     def check(self, parameter: Parameter) -> None:
-        """Raises `ValueError`, naming what is wrong, for a parameter that makes no sense for any model."""
+        """Raises `ValueError`, saying why, for a parameter that no model can use."""
 
     def setting(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
-        """What the parameter comes to at each exitable layer, (E,).
+        """The parameter as a number per exitable layer, (E,), which `chances` gets.
 
-        Raises `ValueError` for one that makes no sense for these layers.
+        Raises `ValueError` for a parameter that does not fit these layers.
         """
 
     def evidence(self, teacher: Divergence) -> Tensor | None:
-        """What the rule sees at each exitable layer, (B, E), in its own unit; None for a rule that looks at nothing."""
+        """What the rule looks at in each exitable layer, (B, E), in its own unit; None if it looks at nothing."""
 
     def chances(self, evidence_BE: Tensor | None, setting_BE: Tensor) -> Chances:
-        """From what it sees and from the rows' settings."""
+        """The chances to exit, from the evidence and the rows' settings."""
 
 
 class KL:
@@ -103,7 +103,7 @@ class KL:
 
 
 class Agree:
-    """Exits where the likeliest token is already the final layer's: the ceiling of any rule that keeps that token."""
+    """Exits where the likeliest token is already the final layer's: an upper bound for rules that keep that token."""
 
     definition = "exits at a layer whose likeliest token is the final layer's"
     parameter, unit, is_oracle = "", "", True
@@ -116,7 +116,7 @@ class Agree:
         return [0.0] * len(exitable_layers)
 
     def evidence(self, teacher: Divergence) -> Tensor | None:
-        """1 where the tokens are the same, else 0."""
+        """1 where the layer's likeliest token is the final layer's, else 0."""
         return (teacher.likeliest_BX[:, :-1] == teacher.likeliest_BX[:, -1:]).to(teacher.kl_BE.dtype)
 
     def chances(self, evidence_BE: Tensor | None, setting_BE: Tensor) -> Chances:
@@ -135,7 +135,7 @@ class Fixed:
             raise ValueError(f"rule fixed takes a layer as its parameter, as in fixed=10, got {shown(parameter)}")
 
     def setting(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
-        """The chance to exit: 1 at the layer."""
+        """The chance to exit at each layer: 1 at the parameter's layer, else 0."""
         if parameter not in exitable_layers:
             layers = " ".join(map(str, exitable_layers))
             raise ValueError(f"rule fixed can't exit at layer {shown(parameter)}: the exitable layers are {layers}")
@@ -149,9 +149,9 @@ class Fixed:
 
 
 class Random:
-    """Exits at layers drawn to follow another configuration's exits: the same depth, without knowledge."""
+    """Exits at random, as often at each layer as another configuration: a control of the same depth."""
 
-    definition = "exits at layers drawn so that they follow those of another configuration, whatever the token"
+    definition = "exits at random, as often at each layer as another configuration, whatever the token"
     parameter, unit, is_oracle = "", "", False
 
     def check(self, parameter: Parameter) -> None:
@@ -161,7 +161,7 @@ class Random:
             raise ValueError(f"{parameter.of} decided no token, so that rule {CONTROL} has no exits to follow")
 
     def setting(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
-        """The chance to exit at a layer that is reached: exits there over exits there and beyond."""
+        """The chance to exit at a layer that is reached: the copied exits there over those there and deeper."""
         assert isinstance(parameter, Control)
         counts = dict(parameter.counts)
         foreign = [layer for layer in counts if layer < exitable_layers[-1] and layer not in exitable_layers]
@@ -182,7 +182,7 @@ RULES: Final[dict[str, Rule]] = {"kl": KL(), "agree": Agree(), "fixed": Fixed(),
 
 
 def shown(parameter: Parameter) -> str:
-    """A parameter as it stands in keys and messages: numbers that differ look different."""
+    """A parameter as text, for keys and messages; different numbers give different texts."""
     if parameter is None:
         return "none"
     if isinstance(parameter, Control):

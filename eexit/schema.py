@@ -1,11 +1,11 @@
-"""The two tables a sweep leaves: one row per run, one row per generated token.
+"""The two tables of a sweep: one row per run, and one row per generated token.
 
-Names, units and definitions stand here once, as Arrow field metadata:
+Names, units and definitions of the columns are given here once, as Arrow field metadata:
 
     >>> print(describe(GENERATIONS))
 
-What a step records is declared in `eexit.trace`. Decided tokens are those whose exit was drawn: every token but a run's
-first, which always comes from the final layer.
+Columns that a step records are declared in `eexit.trace`. Decided tokens are those whose exit was drawn: every token
+but a run's first, which always comes from the final layer.
 """
 
 from typing import Final
@@ -22,12 +22,12 @@ EOS: Final = "eos"
 LENGTH: Final = "length"
 
 
-# Which run a row belongs to: the same columns in both tables.
+# The identity of a run, in both tables.
 _RUN_ID = described("run_id", pa.string(), "hash", "content hash of model, prompt, configuration and seed", False)
 _PROMPT_ID = described("prompt_id", pa.string(), "id", "the prompt's id, unique in the sweep", False)
 _SEED = described("seed", pa.int64(), "id", "seed of the exit and sampling draws", False)
 
-# How the run exits: `Configuration.columns`.
+# The configuration of a run, in both tables: `Configuration.columns`.
 CONFIGURATION: Final = [
     described("configuration", pa.string(), "name", "mode/rule/parameter, or normal: what to group by", False),
     described("mode", pa.string(), "name", "; ".join(f"{mode}: {does}" for mode, does in MODES.items()), False),

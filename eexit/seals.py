@@ -1,8 +1,8 @@
-"""The seal of a shard's two files, by which a changed bit shows wherever it is.
+"""The seal of a shard's two files: checksums that reveal a changed bit anywhere in them.
 
-The metadata of the generations file hold the size and the digest of the tokens file, and a digest of the generations
-file itself: of its bytes, with zeros where that digest stands. Parquet's own page checksums, which are written too,
-leave out page headers and footers.
+The metadata of the generations file contain the size and the digest of the tokens file, and the digest of the
+generations file itself, computed with zeros in place of that digest. Parquet's own page checksums, which are written as
+well, do not cover page headers and footers.
 """
 
 import hashlib
@@ -12,19 +12,19 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-# A flipped bit can hit one of these and not both: a file with neither was never sealed.
+# A single flipped bit can damage only one of these two, so a file that has neither was never sealed.
 _SEAL, _SEAL_IS = b"eexit.seal", b"eexit.blake2b="
 _TOKENS, _ATTEMPT = b"eexit.tokens", b"eexit.attempt"
 _NO_DIGEST = "0" * 64
 
 
 class BrokenSealError(ValueError):
-    """A file is not what was sealed."""
+    """A file is not the one that was sealed."""
 
 
 @dataclass(frozen=True)
 class Digest:
-    """What the bytes of a file must come to; `hex` is empty where that isn't known, and `size` is -1."""
+    """Size and BLAKE2b digest of a file; `hex` is empty and `size` -1 if they are unknown."""
 
     size: int = -1
     hex: str = ""
@@ -36,7 +36,7 @@ def encode_tokens(tokens: pa.Table) -> bytes:
 
 
 def encode_generations(generations: pa.Table, tokens: Digest, attempt: int) -> bytes:
-    """The bytes of a generations file, which seals itself and the tokens file that has this digest."""
+    """The bytes of a generations file that seals itself and the tokens file with this digest."""
     seal = _SEAL_IS + _NO_DIGEST.encode()
     metadata = {_TOKENS: f"{tokens.size} {tokens.hex}".encode(), _ATTEMPT: str(attempt).encode(), _SEAL: seal}
     content = bytearray(_parquet(generations, metadata))
@@ -50,7 +50,7 @@ def digest_of(content: bytes | bytearray) -> Digest:
 
 
 def check_seal(content: bytes) -> bool:
-    """Whether a generations file has a seal. Raises `BrokenSealError` for one that doesn't fit."""
+    """Whether a generations file has a seal. Raises `BrokenSealError` if the seal does not match the file."""
     start = content.rfind(_SEAL_IS) + len(_SEAL_IS)
     if start < len(_SEAL_IS):
         if _SEAL in content:
@@ -66,13 +66,13 @@ def check_seal(content: bytes) -> bool:
 
 
 def read_seal(metadata: Mapping[bytes, bytes]) -> tuple[int, Digest]:
-    """Of a sealed file's metadata: when the attempt began, and the digest of the tokens file."""
+    """From a sealed file's metadata: when the attempt started, and the digest of the tokens file."""
     size, digest = metadata[_TOKENS].decode().split()
     return int(metadata[_ATTEMPT]), Digest(int(size), digest)
 
 
 def _parquet(table: pa.Table, metadata: dict[bytes, bytes]) -> bytes:
-    """A whole file, to be written at once."""
+    """The bytes of a complete Parquet file."""
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, table.schema, compression="zstd", write_page_checksum=True) as writer:
         writer.write_table(table)

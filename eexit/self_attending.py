@@ -1,9 +1,9 @@
-"""The check at loading for layers that attend by code of their own, which is given keys as in a left-padded batch.
+"""The check, at loading, of layers that compute attention themselves; they get keys as in a left-padded batch.
 
-Their attention is the model's, so what is compared is what it is given: every argument of a layer at positions around
-each length that the configuration names; and what a layer adds to the residual stream, for prompts, for tokens behind
-prompts of different length side by side, for some of those rows, in a cache with room left, and for tokens at those far
-positions, behind random keys and values.
+Their attention is the model's own code, so that its inputs and outputs are compared with those of the unmodified model:
+every argument of a layer, at positions around each length in the configuration; and what a layer adds to the residual
+stream, for prompts, for tokens behind prompts of different lengths (in one batch, in a part of it, and in a cache with
+unused room), and for tokens at those far positions, behind random keys and values.
 
 Shapes: B rows, T tokens, W width of the residual stream.
 """
@@ -18,11 +18,11 @@ from eexit.cache import KVCache
 from eexit.config import UsageError
 from eexit.far_tokens import FilledCache
 from eexit.layer_calls import LayerCall, RowAxis
-from eexit.soundness import ROOM, SAME_OPERATIONS, require_same, require_same_added, require_same_embedding
+from eexit.soundness import CACHE_POSITIONS, SAME_OPERATIONS, require_same, require_same_added, require_same_embedding
 from eexit.watching import Forward
 
-N_BEHIND: Final = 3  # tokens
-FARTHEST_RUN: Final = 1 << 12  # position of a token that layers are run for
+TOKENS_BEHIND: Final = 3  # a prompt
+FARTHEST_RUN_POSITION: Final = 1 << 12  # beyond it, arguments are compared and layers not run
 
 if TYPE_CHECKING:
     from eexit.anatomy import Decoder, LayerPass
@@ -30,25 +30,25 @@ if TYPE_CHECKING:
 
 @torch.inference_mode()
 def check_self_attending(decoder: "Decoder", rows: Sequence[Sequence[Forward]], far: Sequence[int]) -> None:
-    """Raises `UsageError` with what differs. `rows` have different lengths: each a prompt, then one token behind it."""
-    cache = KVCache(len(rows), ROOM)
+    """Raises `UsageError`, saying what differs. `rows` are prompts of different lengths, with one token behind each."""
+    cache = KVCache(len(rows), CACHE_POSITIONS)
     for slot, (prompt, _) in enumerate(rows):
         _check_prompt(decoder, prompt, cache, slot)
     _check_tokens_behind(decoder, [step for _, step in rows], cache)
     for position in far:
         _check_arguments(decoder, [1, position])
-        if position <= FARTHEST_RUN:
+        if position <= FARTHEST_RUN_POSITION:
             _check_far_token(decoder, position, cache)
     prompt = rows[0][0]
     require_same("the readout", decoder.read(prompt.leaving_1TW[-1][0]), prompt.logits_1TV[0])
 
 
 def _check_prompt(decoder: "Decoder", prompt: Forward, cache: KVCache, slot: int) -> None:
-    """A prompt with tokens behind it, which it must not see."""
+    """Check a prompt that is followed by tokens, which it must not attend to."""
     n_tokens = prompt.token_1T.shape[1]
-    length = n_tokens + N_BEHIND
+    length = n_tokens + TOKENS_BEHIND
     prompt_cache, position_1T = KVCache(1, length), torch.arange(length, device=decoder.device)[None]
-    token_1T = torch.cat([prompt.token_1T, prompt.token_1T[:, :N_BEHIND]], 1)
+    token_1T = torch.cat([prompt.token_1T, prompt.token_1T[:, :TOKENS_BEHIND]], 1)
     embedded_BTW, layer_pass = decoder.begin(token_1T, decoder.view(prompt_cache, position_1T, length))
     require_same_embedding(decoder, "a prompt", embedded_BTW[:, :n_tokens], prompt.entering_1TW[0])
     _check_layers(decoder, layer_pass, [prompt], "a prompt", embedded_BTW[:, n_tokens:])
@@ -85,7 +85,7 @@ def _check_layers(
 
 
 def _check_arguments(decoder: "Decoder", positions: Sequence[int]) -> None:
-    """What layers are called with for tokens at these positions, side by side, is what each is called with alone."""
+    """Layers are called for a batch of tokens at these positions with the arguments that each token has alone."""
     position_B1 = torch.tensor(positions, device=decoder.device)[:, None]
     view = decoder.view(KVCache(len(positions), max(positions) + 1), position_B1, max(positions) + 1)
     token_B1 = torch.ones_like(position_B1)
@@ -94,7 +94,7 @@ def _check_arguments(decoder: "Decoder", positions: Sequence[int]) -> None:
         its_11W, its_calls = decoder.embed(input_ids=token_B1[:1], cache=FilledCache(position), use_cache=True)
         where = f"position {position}, beside {max(positions)}"
         require_same_embedding(decoder, where, embedded_B1W[row : row + 1], its_11W)
-        seen: set[tuple[int, int]] = set()  # most layers are given the same tensors
+        seen: set[tuple[int, int]] = set()  # most layers get the same tensors
         calls = zip(layer_pass.calls, its_calls, layer_pass.axes, strict=True)
         for layer, (ours, its, axes) in enumerate(calls):
             for mine, other, axis in _pairs(ours, its, axes):
@@ -105,7 +105,7 @@ def _check_arguments(decoder: "Decoder", positions: Sequence[int]) -> None:
 
 
 class _HeldCache(FilledCache):
-    """Holds so many tokens' keys and values too, of a layer at a time."""
+    """A filled cache that really holds keys and values, of one layer at a time."""
 
     keys: Tensor
     values: Tensor
@@ -117,7 +117,7 @@ class _HeldCache(FilledCache):
 
 
 def _check_far_token(decoder: "Decoder", position: int, like: KVCache) -> None:
-    """What layers add for a token at this position, beside one near the start, is what they add for it alone."""
+    """Layers add the same for a token at this position alone, and in a batch with a token near the start."""
     position_B1, reach = torch.tensor([[1], [position]], device=decoder.device), position + 1
     token_B1, rows = torch.ones_like(position_B1), torch.arange(2, device=decoder.device)
     embedded_B1W, layer_pass = decoder.begin(token_B1, decoder.view(KVCache(2, reach), position_B1, reach))
@@ -137,7 +137,7 @@ def _check_far_token(decoder: "Decoder", position: int, like: KVCache) -> None:
 
 
 def _pairs(ours: Any, its: Any, axes: Any) -> Iterator[tuple[Tensor, Tensor | None, RowAxis | None]]:
-    """The tensors among a layer's arguments, ours and the model's, and where ours have their rows."""
+    """The tensors among a layer's arguments, ours and the model's, with the row axis of ours."""
     match ours, its:
         case LayerCall(), LayerCall():
             yield from _pairs(ours.args, its.args, axes.args)
@@ -153,7 +153,7 @@ def _pairs(ours: Any, its: Any, axes: Any) -> Iterator[tuple[Tensor, Tensor | No
 
 
 def _require_same_argument(what: str, ours: Tensor, its: Tensor | None, n_keys: int) -> None:
-    """Ours may have padding on the left of `n_keys`; the model passes no mask where nothing is masked."""
+    """Ours may be padded on the left of `n_keys`; the model passes no mask at all if nothing is masked."""
     if its is None:
         ours = ours[..., -n_keys:]
         its = torch.ones_like(ours) if ours.dtype == torch.bool else torch.zeros_like(ours)

@@ -1,4 +1,4 @@
-"""One generation at a time, under the names and call shapes of the original module; a batch of one underneath.
+"""One generation at a time, with the names and signatures of the original module; it runs as a batch of one.
 
 generator = KLExitGenerator(model=model, tokenizer=tokenizer, mode="frozen_residual",
                             exitable_layers=get_early_exit_indices(model))
@@ -28,7 +28,7 @@ from eexit.rows import Decoding, Failure, Request
 
 @dataclass(frozen=True)
 class PredictionObject:
-    """Everything that was seen while generating; T tokens, E exitable layers, KL, logprob and entropy in nats."""
+    """What was recorded while generating. T tokens, E exitable layers; KL, logprob and entropy are in nats."""
 
     text: str
     finish_reason: str
@@ -42,12 +42,12 @@ class PredictionObject:
 
 
 def get_early_exit_indices(model: PreTrainedModel, every: int = 5) -> list[int]:
-    """The default exitable layers: each l with 0 < l < L-1 and l % `every` == 0."""
+    """The default exitable layers: l with 0 < l < L-1 and l % `every` == 0. Raises `UsageError` if there is none."""
     return list(every_nth_layer(model.config.get_text_config(decoder=True).num_hidden_layers, every))
 
 
 class EarlyExitGenerator(ABC):
-    """A model, and where it may exit. Raises `UsageError` for a mode, layers or a model that can't be used."""
+    """A model and its exitable layers. Raises `UsageError` for a mode, layers or a model that can't be used."""
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: Tokenizer, mode: str = "unfrozen",
@@ -71,12 +71,12 @@ class EarlyExitGenerator(ABC):
     def generate(
         self, inputs: Mapping[str, Tensor], *args: Any, **kwargs: Any
     ) -> tuple[list[str], list[int], PredictionObject]:
-        """Tokens as text, the layer each was read from, and all that was seen."""
+        """The texts of the tokens, the exit layer of each, and everything that was recorded."""
 
     def evaluate_response(
         self, tokens: Sequence[str], exit_layers: Sequence[int], inputs: Mapping[str, Tensor]
     ) -> dict[str, Any]:
-        """The `evaluation` of the original file format. The first token was not decided and does not count."""
+        """The `evaluation` of the original file format. The first token is not decided and does not count."""
         exits = exit_statistics(np.array(exit_layers), self.exitable_layers, self.decoder.n_layers)
         return evaluation_of(
             tokens=tokens,
@@ -89,7 +89,7 @@ class EarlyExitGenerator(ABC):
 
 
 class KLExitGenerator(EarlyExitGenerator):
-    """Exits where a layer's distribution is close to the final one, in KL divergence."""
+    """Exits by rule `kl`: with chance 2·sigmoid(−k·KL) at a layer whose distribution is KL nats from the final one."""
 
     def generate(
         self, inputs: Mapping[str, Tensor], kl_strength: float = 1.0, max_new_tokens: int = 100, seed: int = 0,
@@ -97,7 +97,7 @@ class KLExitGenerator(EarlyExitGenerator):
     ) -> tuple[list[str], list[int], PredictionObject]:  # fmt: skip
         """Generate from `inputs["input_ids"]` (1, T). `kl_strength` is the KL factor k, ≥ 0; higher exits later.
 
-        Raises `UsageError` for a prompt that is empty or too long, or a negative `kl_strength`.
+        Raises `UsageError` for a prompt that is empty or too long, and for a negative `kl_strength`.
         """
         if not kl_strength >= 0:
             raise UsageError(f"kl_strength must be ≥ 0, got {kl_strength}")

@@ -1,13 +1,13 @@
-"""Whether a model that is run layer by layer does what the model itself does: checked when it is loaded.
+"""The check, when a model is loaded, that running it layer by layer computes what the model itself computes.
 
-The layers that run are the model's own. What can go wrong is how they are called, and what answers their attention.
-Three things are compared with the model as it is, each by itself, so that no dtype's rounding can hide a mistake:
+The layers are the model's own. What can go wrong is how they are called, and the attention that we compute for them.
+Three things are compared with the unmodified model, each separately, so that rounding can't hide a mistake:
 
-1. What layers hand to their attention: queries, keys, values, and which positions the model's mask allows. For
-   prompts, for tokens behind them, and for single tokens around every length that the configuration names. Rows are
-   alone in the model and side by side here.
-2. Our attention, given random queries, keys and values, for rows of different length in a cache with room left.
-3. What a layer adds to the residual stream when its attention gives what the model's own gave; and the readout.
+1. The queries, keys and values that layers pass to their attention, and the positions that the model's mask allows: for
+   prompts, for tokens behind them, and for single tokens around every length in the configuration. The model gets the
+   rows one by one, we get them as a batch.
+2. Our attention to random queries, keys and values, for rows of different lengths in a cache with unused room.
+3. What a layer adds to the residual stream, given the attention output of the unmodified model; and the readout.
 
 Shapes: B rows, T tokens, S positions, W width of the residual stream, V vocabulary.
 """
@@ -29,21 +29,21 @@ from eexit.watching import Forward, Handed, OwnAttention
 if TYPE_CHECKING:
     from eexit.anatomy import Decoder, LayerPass
 
-# How far two results may be apart, as a part of their size. What layers hand to attention and what they add comes from
-# the same operations on the same numbers, in products of other sizes at most. Attention adds up in another order.
+# Relative tolerances. Inputs of attention and what layers add come from the same operations on the same numbers, though
+# perhaps in matrix products of other sizes. Our attention sums in another order.
 SAME_OPERATIONS: Final = {torch.float32: 1e-4, torch.float16: 0.005, torch.bfloat16: 0.03}
 ATTENTION_TOLERANCE: Final = {torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
-PROMPT_LENGTHS: Final = (9, 4, 14)
-ROOM: Final = 40  # positions of a cache, more than any row here needs
-SMALL_WINDOW: Final = 5
+PROMPT_LENGTHS: Final = (9, 4, 14)  # tokens
+CACHE_POSITIONS: Final = 40  # more than any row here needs
+SMALL_WINDOW_TOKENS: Final = 5
 
 
 class _Reached(Exception):
-    """Leaves a layer where it calls our attention."""
+    """Raised to leave a layer where it calls our attention."""
 
 
 class _Replay(CacheView):
-    """Notes what layers hand to their attention, and answers what the model's own gave; without that, leaves there."""
+    """Records what layers pass to their attention, and returns the model's output; without one, leaves the layer."""
 
     def __init__(self, position_BT: Tensor, attended: Sequence[Tensor] | None):
         reach = int(position_BT.max()) + 1
@@ -73,9 +73,9 @@ class _Replay(CacheView):
 
 @torch.inference_mode()
 def check(decoder: "Decoder", rows: Sequence[Sequence[Forward]], far: Sequence[TokenAt]) -> None:
-    """Raises `UsageError` with what differs. `rows` are of different length: each a prompt, then one token behind it.
+    """Raises `UsageError`, saying what differs. `rows` are prompts of different lengths, each with one token behind it.
 
-    `far` are single tokens at far positions, as the model itself hands them to attention.
+    `far` are single tokens at far positions: what the unmodified model passes to its attention there.
     """
     for prompt, _ in rows:
         _check_pass(decoder, [prompt], "a prompt")
@@ -91,7 +91,7 @@ def check(decoder: "Decoder", rows: Sequence[Sequence[Forward]], far: Sequence[T
 
 
 def _check_pass(decoder: "Decoder", forwards: Sequence[Forward], where: str) -> None:
-    """A pass of ours over what the model did row by row, and the same pass for some of several rows and for each."""
+    """Compare a batched pass with what the model did row by row; then the same pass for some of the rows, and each."""
     view = _Replay.of(forwards)
     with decoder.attending(), _explained(view):
         embedded_BTW, layer_pass = decoder.begin(torch.cat([forward.token_1T for forward in forwards]), view)
@@ -105,10 +105,10 @@ def _check_pass(decoder: "Decoder", forwards: Sequence[Forward], where: str) -> 
 
 
 def _check_layers(view: _Replay, layer_pass: "LayerPass", forwards: Sequence[Forward], where: str) -> None:
-    """Every layer, given what it was given in the model.
+    """Compare every layer, given the residual stream that it got in the unmodified model.
 
-    In half precision, what layers add is compared for single rows alone: a product of other size rounds otherwise,
-    which may make a mixture of experts choose others.
+    In half precision, what layers add is compared for single rows only: products of other sizes round differently,
+    which may make a mixture of experts choose other experts.
     """
     for layer in range(len(layer_pass.layers)):
         entering_BTW = torch.cat([forward.entering_1TW[layer] for forward in forwards])
@@ -121,7 +121,7 @@ def _check_layers(view: _Replay, layer_pass: "LayerPass", forwards: Sequence[For
 
 @contextmanager
 def _explained(view: _Replay) -> Iterator[None]:
-    """Say why positions differ, where that is known."""
+    """A context that adds the reason to an error, if positions differ and the reason is known."""
     try:
         yield
     except UsageError as error:
@@ -132,7 +132,7 @@ def _explained(view: _Replay) -> Iterator[None]:
 
 
 def _check_far_positions(decoder: "Decoder", far: Sequence[TokenAt]) -> None:
-    """Single tokens at far positions, side by side, given the embeddings that each had alone in the model."""
+    """Compare a batch of single tokens at far positions, given the embeddings that each had alone in the model."""
     view = _Replay(torch.tensor([[token.position] for token in far], device=decoder.device), None)
     where = f"positions {', '.join(str(token.position) for token in far)}"
     with decoder.attending(), _explained(view):
@@ -159,10 +159,10 @@ def _require_handed(view: _Replay, layer: int, theirs: Sequence[Handed], where: 
 
 
 def _require_same_masks(decoder: "Decoder", token: TokenAt) -> None:
-    """The positions that the model's masks allow are those our attention looks at."""
+    """The model's masks allow exactly the positions that our attention attends to."""
     position_11 = torch.tensor([[token.position]], device=decoder.device)
     view = CacheView(KVCache(1, token.position + 1), position_11, token.position + 1)
-    same: set[tuple[int, int | None]] = set()  # most layers share a mask
+    same: set[tuple[int, int | None]] = set()  # most layers use the same mask
     for layer, (handed, window) in enumerate(zip(token.handed, decoder.windows, strict=True)):
         if (id(handed.mask), window) not in same and not torch.equal(handed.allowed(), view.mask(window)):
             raise UsageError(f"layer {layer} masks other positions than later ones and those before a sliding window")
@@ -170,9 +170,9 @@ def _require_same_masks(decoder: "Decoder", token: TokenAt) -> None:
 
 
 def _check_attention(decoder: "Decoder", layer: int, handed: Handed, dtype: torch.dtype) -> None:
-    """Prompts one by one, then single tokens side by side, then those of some rows: all as the engine does it."""
+    """Compare attention as the engine uses it: single prompts, a batch of single tokens, some rows of the batch."""
     window = decoder.windows[layer]
-    window = None if window is None else min(window, SMALL_WINDOW)
+    window = None if window is None else min(window, SMALL_WINDOW_TOKENS)
     generator = torch.Generator().manual_seed(layer)
     shapes = [handed.query.shape, handed.key.shape, handed.value.shape]
     rows = [
@@ -182,7 +182,7 @@ def _check_attention(decoder: "Decoder", layer: int, handed: Handed, dtype: torc
         ]
         for length in PROMPT_LENGTHS
     ]
-    cache = KVCache(len(rows), ROOM)
+    cache = KVCache(len(rows), CACHE_POSITIONS)
 
     def attend(view: CacheView, slots: Sequence[int], start_B: Sequence[int], n_tokens: int) -> None:
         parts = zip(
@@ -213,7 +213,7 @@ def _check_attention(decoder: "Decoder", layer: int, handed: Handed, dtype: torc
 
 
 def _their_attention(handed: Handed, row: Sequence[Tensor], start: int, n_tokens: int, window: int | None) -> Tensor:
-    """What the model's own attention gives for these tokens of a row, behind those before them."""
+    """The output of the model's own attention for these tokens of a row, behind the earlier ones."""
     query, key, value = row
     end = start + n_tokens
     mask_function = causal_mask_function if window is None else sliding_window_causal_mask_function(window)
@@ -232,7 +232,7 @@ def require_same_embedding(decoder: "Decoder", where: str, ours: Tensor, its: Te
 
 
 def require_same_added(what: str, entering: Tensor, ours: Tensor, its: Tensor) -> None:
-    """Compare what was added to the residual stream, which has lost to rounding what its own size makes it lose."""
+    """Compare what was added to the residual stream, apart from what its magnitude makes it lose by rounding."""
     tolerance, rounding = SAME_OPERATIONS[its.dtype], torch.finfo(its.dtype).eps * its.float()
     require_same(what, ours.float() - entering.float(), its.float() - entering.float(), tolerance, rounding)
 
@@ -240,9 +240,9 @@ def require_same_added(what: str, entering: Tensor, ours: Tensor, its: Tensor) -
 def require_same(
     what: str, ours: Tensor, its: Tensor, tolerance: float | None = None, rounding: Tensor | None = None
 ) -> None:
-    """Compare along the last dimension: every head of every token, or its residual stream, by itself.
+    """Compare vectors along the last dimension, each separately: heads or residual streams of single tokens.
 
-    `rounding` is what the numbers may have lost before they were given here.
+    `rounding` is the error that the numbers may have had before. Raises `UsageError` if they differ by more.
     """
     tolerance = SAME_OPERATIONS[its.dtype] if tolerance is None else tolerance
     if ours.shape != its.shape:

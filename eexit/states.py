@@ -1,7 +1,7 @@
-"""States: what an early exit leaves behind for later tokens, in the layers that its token did not go through.
+"""States: what an early exit leaves behind for later tokens, in the layers that the exiting token skipped.
 
-A state is one entry of `STATES`, and a mode of a sweep; `normal` is the mode in which nothing exits. Engine, records
-and reports know none of them by name. This module needs no torch.
+A state is one entry of `STATES`, and its name is a mode of a sweep; `normal` is the mode without exits. Engine, records
+and reports know no state by name. This module does not import torch.
 """
 
 from collections.abc import Sequence
@@ -9,24 +9,24 @@ from typing import Final, Protocol
 
 
 class Exited(Protocol):
-    """The tokens of some rows that have exited before the layer at hand, and what can be done for them there."""
+    """Tokens that have exited before a layer, one per row, and what a state can do for them in that layer."""
 
     def write_keys(self, layer: int) -> None:
-        """Give the layer their keys and values, made from their residual streams as they were where they exited."""
+        """Compute the layer's keys and values for them from their residual streams at their exits."""
 
     def copy_keys(self, layer: int) -> None:
-        """Give the layer the keys and values that the layer before it holds at their positions."""
+        """Copy keys and values at their positions from the layer before."""
 
     def hide(self, layer: int) -> None:
-        """Leave the layer without anything at their positions: later tokens do not attend to them there."""
+        """Hide their positions in the layer: later tokens do not attend to them there."""
 
 
 class Model(Protocol):
-    """What a state may need of a model."""
+    """What a state may require of a model."""
 
     @property
     def attends_itself(self) -> bool:
-        """Whether its layers attend by code of their own, so that no position can be hidden from one of them."""
+        """Whether its layers compute attention themselves, so that positions can't be hidden in a single layer."""
 
     @property
     def cache_shapes(self) -> Sequence[object]:
@@ -34,23 +34,23 @@ class Model(Protocol):
 
 
 class State(Protocol):
-    """What deeper layers hold of a token that has exited."""
+    """What layers past the exit hold at the position of a token that has exited."""
 
     @property
     def definition(self) -> str:
         """What later tokens see, in words, with its source."""
 
     def first_altered(self, exit_layer: int) -> int | None:
-        """The first layer that holds something else than at full depth after such an exit; None if none ever does.
+        """The first layer whose keys and values an exit at this layer alters; None if no layer's ever are.
 
-        Up to the layer before it, a pass that exits and one that doesn't are the same.
+        In the layers before it, a pass that exits is the same as the full-depth pass.
         """
 
     def check(self, model: Model) -> None:
-        """Raises `ValueError`, saying why, for a model that it can't be done with."""
+        """Raises `ValueError`, saying why, for a model that this state can't be used with."""
 
     def fill(self, layer: int, exited: Exited) -> None:
-        """Give a layer beyond their exits what it is to hold of these tokens."""
+        """Have a layer past their exits hold what this state leaves of these tokens."""
 
 
 class Unfrozen:
@@ -62,7 +62,7 @@ class Unfrozen:
     def check(self, model: Model) -> None: ...
 
     def fill(self, layer: int, exited: Exited) -> None:
-        raise AssertionError("its rows are the full-depth pass")
+        raise AssertionError("rows of this state have no student")
 
 
 class FrozenResidual:
@@ -72,7 +72,7 @@ class FrozenResidual:
     )
 
     def first_altered(self, exit_layer: int) -> int | None:
-        return exit_layer + 2  # the next layer makes its keys and values from the stream at the exit in any case
+        return exit_layer + 2  # at full depth, too, the next layer computes keys and values from the stream at the exit
 
     def check(self, model: Model) -> None: ...
 

@@ -1,6 +1,6 @@
-"""Whether a model can be taken apart, as far as that can be told from its configuration and its modules.
+"""Checks that a model can be run layer by layer, from its configuration and its modules, before anything is run.
 
-Raises `UsageError` with what is missing, before anything is run.
+The functions raise `UsageError`, saying what is missing.
 """
 
 import inspect
@@ -14,7 +14,7 @@ from eexit.config import UsageError, first_line
 
 
 def refuse_unsupported(outer: Any, config: Any) -> None:
-    """`config` is that of the language model within `outer`."""
+    """Raises `UsageError` for unsupported models; `config` is that of the language model within `outer`."""
     if outer.is_encoder_decoder:
         raise UsageError("it is an encoder-decoder; early exit needs a decoder-only language model")
     if not getattr(config, "num_hidden_layers", None):
@@ -36,7 +36,7 @@ def refuse_unsupported(outer: Any, config: Any) -> None:
 
 
 def refuse_several_devices(model: PreTrainedModel) -> None:
-    """A layer's weights must be where its keys and values are, and those of all layers are in one place."""
+    """Raises `UsageError` for a model on several devices: keys and values of all layers are on one."""
     devices = sorted({str(parameter.device) for parameter in model.parameters()})
     if len(devices) > 1:
         raise UsageError(
@@ -51,7 +51,7 @@ def cached_windows(config: Any) -> list[int | None]:
 
 
 def find_stack(model: PreTrainedModel, n_layers: int) -> tuple[str, str]:
-    """The module whose forward runs the layers, by its path, and the name of its list of them."""
+    """The path of the module whose forward runs the layers, and the name of its list of layers."""
     for path, module in model.named_modules():
         for name, child in module.named_children():
             if isinstance(child, nn.ModuleList) and len(child) == n_layers and list(child[0].children()):

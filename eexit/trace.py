@@ -1,8 +1,8 @@
 """What a step records of every row: each column is declared once, as a field of `Trace`.
 
-The declaration gives the arrays of a batch, the transfer from the device, the trace of a row, and the columns of the
-`tokens` table. A field's suffix is its shape: T tokens, E exitable layers, X = E + 1 with the final layer last, K top
-tokens. Without the suffix it is the column's name.
+From the declaration follow the arrays of a batch, the copy from the device, the trace of a row, and the columns of the
+`tokens` table. The suffix of a field is its shape: T tokens, E exitable layers, X = E + 1 with the final layer last,
+K top tokens. Without the suffix, the field's name is the column's name.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 @dataclass(frozen=True)
 class Column:
-    """A recorded column; `texts` names the column with the texts of its token ids, each by itself."""
+    """A recorded column. If it holds token ids, `texts` is the name of the column with the text of each."""
 
     kind: pa.DataType  # of one number
     unit: str
@@ -28,7 +28,7 @@ class Column:
 class Trace:
     """What a row generated: its recorded columns, and why it ended.
 
-    The first token was not decided: it comes from the final layer, where its prompt was processed.
+    The first token is not decided: it comes from the final layer of the prompt's full-depth pass.
     """
 
     finish_reason: str
@@ -106,7 +106,7 @@ class Trace:
 
 
 def recorded() -> Iterator[tuple[str, str, str, Column]]:
-    """Each recorded column: its attribute of `Trace`, its name, its axes after T, its declaration."""
+    """Each recorded column: its field of `Trace`, its name, its axes after T, and its declaration."""
     for attribute, kind in get_type_hints(Trace, include_extras=True).items():
         if get_origin(kind) is Annotated:
             name, _, axes = attribute.rpartition("_")
@@ -114,7 +114,7 @@ def recorded() -> Iterator[tuple[str, str, str, Column]]:
 
 
 def token_fields() -> Iterator[pa.Field]:
-    """The columns of the `tokens` table that are recorded, and those with the texts of their ids."""
+    """The recorded columns of the `tokens` table, each followed by the column with the texts of its ids, if any."""
     for _, name, axes, column in recorded():
         yield described(name, nested(column.kind, axes), column.unit, column.definition, column.nullable)
         if column.texts:
@@ -122,7 +122,7 @@ def token_fields() -> Iterator[pa.Field]:
 
 
 def nested(kind: pa.DataType, axes: str) -> pa.DataType:
-    """Lists, one in another for each axis."""
+    """Nested lists of `kind`, one level per axis."""
     for _ in axes:
         kind = pa.list_(kind)
     return kind

@@ -1,4 +1,4 @@
-"""Numbers to the device and back: one copy for many arrays, since each costs a card some microseconds, or a wait."""
+"""Arrays to the device and back, many in one copy: on a GPU each copy costs microseconds or a synchronisation."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ALIGNMENT: Final = 8  # bytes: any number's
+ALIGNMENT_BYTES: Final = 8  # enough for any dtype
 
 
 def to_device(arrays: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:
-    """The arrays as tensors on the device, which nobody waits for; on a CPU they are the arrays' own memory."""
+    """The arrays as tensors on the device, copied asynchronously; on a CPU they share the arrays' memory."""
     if device.type == "cpu":
         return [torch.from_numpy(array) for array in arrays]
-    ends = np.cumsum([-(-array.nbytes // ALIGNMENT) * ALIGNMENT for array in arrays])
+    ends = np.cumsum([-(-array.nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES for array in arrays])
     whole = torch.empty(int(ends[-1]), dtype=torch.uint8)
     for array, start in zip(arrays, [0, *ends], strict=False):
         whole.numpy()[start : start + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
@@ -27,7 +27,7 @@ def to_device(arrays: Sequence[np.ndarray], device: torch.device) -> list[Tensor
 
 
 def to_host(columns: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    """All of it in one transfer, as fp32: whole numbers up to 16 million keep their value."""
+    """All columns in one copy, as fp32, in which integers up to 16 million are exact."""
     flat = [column.reshape(column.shape[0], -1).float() for column in columns.values()]
     whole = torch.cat(flat, 1).cpu()
     parts = whole.split([part.shape[1] for part in flat], 1)

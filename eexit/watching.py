@@ -1,7 +1,7 @@
-"""A model as it is, watched: what its layers and their attention are given, and what they give.
+"""Observing an unmodified model: the inputs and outputs of its layers and of their attention.
 
-Attention is seen where transformers hands it over: the model runs with an implementation of ours that notes the call
-and answers it by the model's own plain attention ("eager", in transformers' terms).
+Attention is observed through transformers' attention interface: the model runs with an implementation of ours that
+records each call, and computes it with the model's own eager attention.
 
 Shapes: T tokens of one row, S positions it attends to, H heads, G query heads per key head, D head width, W width of
 the residual stream, V vocabulary.
@@ -23,43 +23,43 @@ from transformers.modeling_utils import AttentionInterface
 
 from eexit.config import UsageError, first_line
 
-ATTENTION: Final = "eexit"  # the implementation that answers for our cache
-WATCHED: Final = "eexit-watched"
+ATTENTION: Final = "eexit"  # our implementation of attention, for our cache
+WATCHED: Final = "eexit-watched"  # the one that records calls
 
 
 @dataclass(frozen=True)
 class Handed:
-    """What a layer hands to its attention; `options` are the arguments that are passed by name."""
+    """What a layer passes to its attention; `options` are the keyword arguments."""
 
     module: nn.Module
     query: Tensor  # (1, H·G, T, D)
     key: Tensor  # (1, H, S, D)
     value: Tensor
-    mask: Tensor | None  # (1, 1, T, S), what is added to scores; None attends to everything
+    mask: Tensor | None  # (1, 1, T, S), added to scores, or boolean; None attends to everything
     options: dict[str, Any]
 
     def allowed(self) -> Tensor:
-        """Which positions (1, 1, T, S) the mask lets a token attend to."""
+        """Which positions the mask lets a token attend to, (1, 1, T, S). Raises `UsageError` without a mask."""
         if self.mask is None:
             raise UsageError("its attention masks nothing, not even later positions")
         return self.mask if self.mask.dtype == torch.bool else self.mask == 0
 
     def attend(self) -> Tensor:
-        """The model's own attention, (1, T, H·G, D)."""
+        """The output of the model's own attention, (1, T, H·G, D)."""
         module_of_class = sys.modules[type(self.module).__module__]
         own = getattr(module_of_class, "eager_attention_forward", sdpa_attention_forward)
         return own(self.module, self.query, self.key, self.value, self.mask, **self.options)[0]
 
 
 class AttentionReached(Exception):
-    """Leaves a layer where it calls its attention."""
+    """Raised to leave a layer where it calls its attention."""
 
     def __init__(self, handed: Handed):
         self.handed = handed
 
 
 class _Watch:
-    """What is noted while a model runs: for each layer, what it handed to its attention and what that gave."""
+    """What is recorded while a model runs: each layer's calls of its attention, and their outputs."""
 
     def __init__(self, n_layers: int):
         self.layer = -1
@@ -67,13 +67,11 @@ class _Watch:
         self.attended: list[list[Tensor]] = [[] for _ in range(n_layers)]
 
 
-_watch: ContextVar[_Watch | None] = ContextVar(
-    "watch", default=None
-)  # None: layers are left where they reach attention
+_watch: ContextVar[_Watch | None] = ContextVar("watch", default=None)  # None: layers are left where they call attention
 
 
 def _watched(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any) -> Any:
-    """transformers' attention interface: the call is noted, and answered by the model's own attention."""
+    """Our implementation of transformers' attention interface that records calls of the model's own attention."""
     handed, watch = Handed(module, query, key, value, attention_mask, options), _watch.get()
     if watch is None:
         raise AttentionReached(handed)
@@ -89,27 +87,27 @@ AttentionMaskInterface.register(WATCHED, eager_mask)
 
 @dataclass(frozen=True)
 class Forward:
-    """One forward of the model over some tokens of a row, behind those that its cache held before. Lists: by layer."""
+    """One forward of the model over some tokens of a row, behind those in its cache. Lists are per layer."""
 
     token_1T: Tensor
     position_1T: Tensor
     entering_1TW: list[Tensor]  # the residual stream before a layer
     leaving_1TW: list[Tensor]  # and after it
-    handed: list[Handed]  # like `attended` empty where layers attend by themselves
+    handed: list[Handed]  # like `attended`, empty if layers compute attention themselves
     attended: list[Tensor]
     logits_1TV: Tensor
-    after_layers: list[nn.Module]  # what the stack runs between its last layer and its end
-    returns_tuple: bool  # whether a layer returns the residual stream as the first of several things
+    after_layers: list[nn.Module]  # the modules that the stack runs after its last layer
+    returns_tuple: bool  # whether layers return a tuple that starts with the residual stream
 
 
 def configs_of(stack: nn.Module) -> list[Any]:
-    """The configurations that say which attention the modules of a stack use, each once."""
+    """The distinct configurations of a stack's modules, which say which attention implementation they use."""
     return list({id(module.config): module.config for module in stack.modules() if hasattr(module, "config")}.values())
 
 
 @contextmanager
 def attention_by(implementation: str | None, configs: Sequence[Any]) -> Iterator[None]:
-    """Within it, attention is that implementation's; outside, and with None, the model is as it was."""
+    """A context in which attention is computed by that implementation; with None, nothing changes."""
     if implementation is None:
         yield
         return
@@ -125,7 +123,7 @@ def attention_by(implementation: str | None, configs: Sequence[Any]) -> Iterator
 
 @contextmanager
 def leaving_at_attention(configs: Sequence[Any]) -> Iterator[None]:
-    """Within it a layer is left, by `AttentionReached`, where it calls its attention."""
+    """A context in which layers raise `AttentionReached` where they call their attention."""
     before = _watch.set(None)
     try:
         with attention_by(WATCHED, configs):
@@ -136,7 +134,7 @@ def leaving_at_attention(configs: Sequence[Any]) -> Iterator[None]:
 
 @torch.inference_mode()
 def asks_for_attention(model: PreTrainedModel, configs: Sequence[Any], token_1T: Tensor) -> bool:
-    """Whether the layers leave attention to transformers' interface; others compute it by code of their own."""
+    """Whether the layers call transformers' attention interface, rather than compute attention themselves."""
     try:
         with attention_by(WATCHED, configs):
             model(input_ids=token_1T, use_cache=False)
@@ -150,9 +148,9 @@ def watch_row(
     model: PreTrainedModel, stack: nn.Module, layers: Sequence[nn.Module], parts: Sequence[Tensor],
     implementation: str | None,
 ) -> list[Forward]:  # fmt: skip
-    """Run one row through the model as it is, a part (1, T) of its tokens at a time. Raises `UsageError`.
+    """Run one row through the unmodified model, one part (1, T) of its tokens after the other. Raises `UsageError`.
 
-    `implementation` answers for attention; None where layers attend by themselves, which hand nothing over.
+    `implementation` is that of attention; None for layers that compute it themselves, whose calls are not recorded.
     """
     cache = DynamicCache()
     return [_watch_forward(model, stack, layers, token_1T, cache, implementation) for token_1T in parts]
@@ -190,7 +188,7 @@ def _watch_forward(
             logits_1TV = model(input_ids=token_1T, cache=cache, use_cache=True).logits
     except (UsageError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # whatever a model raises that can't decode with a cache
+    except Exception as error:  # a model that can't decode with a cache may raise anything
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise UsageError(f"with transformers' cache of keys and values, its own forward raises {reason}") from error
     finally:
@@ -213,7 +211,7 @@ def _watch_forward(
 
 
 class OwnAttention(UsageError):
-    """A layer attends in a way that our attention can't stand for."""
+    """A layer computes attention in a way that ours can't replace."""
 
 
 def own_attention(layer: int) -> OwnAttention:
