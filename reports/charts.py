@@ -56,7 +56,7 @@ def exit_mix_chart(labels: list[str], x_title: str, description: str) -> alt.Cha
         alt.Tooltip("share:Q", title="Share", format=".1%"),
         alt.Tooltip("n:Q", title="n"),
     ]
-    chart = (
+    chart: alt.Chart = (
         alt.Chart(ROWS)
         .mark_bar(cursor="pointer")
         .encode(
@@ -73,7 +73,7 @@ def exit_mix_chart(labels: list[str], x_title: str, description: str) -> alt.Cha
 
 def strip_chart(labels: list[str], description: str) -> alt.Chart:
     """Exit layers along the text, one row per run; a row of data is a stretch of tokens read at the same layer."""
-    chart = (
+    chart: alt.Chart = (
         alt.Chart(ROWS)
         .mark_rect(cursor="pointer")
         .encode(

@@ -85,7 +85,8 @@ class Axis:
         extent = frame[[name, f"{name}_low", f"{name}_high"]].to_numpy(dtype=float)
         low, high = scale(np.nanmin(extent, initial=0 if self.zero else np.inf)), scale(np.nanmax(extent))
         share = (scale(frame[name].to_numpy(dtype=float)) - low) / ((high - low) or 1)
-        return self.room + share * (self.size - 2 * self.room)
+        along: np.ndarray = self.room + share * (self.size - 2 * self.room)
+        return along
 
 
 def place(

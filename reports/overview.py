@@ -223,8 +223,9 @@ def _basis(frame: pd.DataFrame, name: str, where: str) -> str:
 
 
 def _chart(
-    key: str, title: str, caption: str, drawn: list[tuple[str, Any]], rows: pd.DataFrame, columns: tuple
-) -> dict[str, Any]:
+    key: str, title: str, caption: str, drawn: list[tuple[str, Any]], rows: pd.DataFrame,
+    columns: tuple[tuple[str, str, str], ...],
+) -> dict[str, Any]:  # fmt: skip
     variants = [{"label": label, "spec": charts.specification(chart)} for label, chart in drawn]
     return {"key": key, "title": title, "caption": caption, "variants": variants, "table": table(rows, columns)}
 

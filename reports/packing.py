@@ -112,7 +112,8 @@ def encode_ranks(ranks: np.ndarray, n_ranks: int) -> bytes:
     if n_ranks > 16:
         return ranks.tobytes()
     even = np.append(ranks, np.uint8(0)) if len(ranks) % 2 else ranks
-    return (even[::2] | even[1::2] << 4).astype(np.uint8).tobytes()
+    packed: np.ndarray = (even[::2] | even[1::2] << 4).astype(np.uint8)
+    return packed.tobytes()
 
 
 def squeeze(content: bytes) -> str:

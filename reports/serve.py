@@ -168,7 +168,8 @@ def make_server(results: str, port: int, prompts: int | Sequence[str], folder: s
 
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @contextmanager

@@ -134,7 +134,8 @@ def assemble(
 def disagreeing(tokens: pa.Table | pa.RecordBatch) -> np.ndarray:
     """Whether each token was decided and is not the full-depth model's own most likely one; both columns recorded."""
     other = np.asarray(tokens["token_id"]) != np.asarray(tokens["final_token_id"])
-    return np.asarray(tokens["decided"].fill_null(True)).astype(bool) & other
+    disagreeing: np.ndarray = np.asarray(tokens["decided"].fill_null(True)).astype(bool) & other
+    return disagreeing
 
 
 def place_of_runs(tokens: pa.RecordBatch, index: pd.Index) -> np.ndarray:
@@ -142,7 +143,8 @@ def place_of_runs(tokens: pa.RecordBatch, index: pd.Index) -> np.ndarray:
     if not len(tokens):
         return np.array([], dtype=int)
     names = tokens.column("run_id").dictionary_encode()
-    return index.get_indexer(names.dictionary.to_pylist())[np.asarray(names.indices)]
+    place: np.ndarray = index.get_indexer(names.dictionary.to_pylist())[np.asarray(names.indices)]
+    return place
 
 
 def _with_disagreement(generations: pd.DataFrame, tokens: ds.Dataset) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -21,10 +22,23 @@ MakeSweep = Callable[..., Path]
 Context = Callable[..., Any]  # of a browser
 
 
-class Visit(Protocol):
-    wrong: list[str]
+@dataclass
+class Visit:
+    """visit(route) → the page, new; `wrong` is what went wrong on any page of the test."""
 
-    def __call__(self, route: str, path: Path = ..., **look: Any) -> Page: ...
+    context: Context
+    report: Path
+    wrong: list[str] = field(default_factory=list)
+    pages: list[Page] = field(default_factory=list)
+
+    def __call__(self, route: str, path: Path | None = None, **look: Any) -> Page:
+        path = path or self.report
+        page = opened(self.context(**look), path, self.wrong)
+        self.pages.append(page)
+        page.goto(path.as_uri() + route)
+        if look.get("java_script_enabled", True):
+            page.locator("body[data-ready]").wait_for()
+        return page
 
 
 class Walk(Protocol):
@@ -119,7 +133,12 @@ def opened(context: Any, path: Path, wrong: list[str]) -> Page:
     page = context.new_page()
     own = (path.as_uri(), path.with_suffix(".data").as_uri(), "blob:", "data:")
     page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
-    page.on("dialog", lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+
+    def dismiss(dialog: Any) -> None:
+        wrong.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
+    page.on("dialog", dismiss)
     page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
     page.on("request", lambda request: None if request.url.startswith(own) else wrong.append(request.url))
     return page
@@ -127,23 +146,12 @@ def opened(context: Any, path: Path, wrong: list[str]) -> Page:
 
 @pytest.fixture
 def visit(context: Context, report: Path) -> Iterator[Visit]:
-    """visit(route) → the page, new; what went wrong on any page of the test fails it."""
-    wrong: list[str] = []
-    pages = []
-
-    def visit(route: str, path: Path = report, **look: Any) -> Page:
-        page = opened(context(**look), path, wrong)
-        pages.append(page)
-        page.goto(path.as_uri() + route)
-        if look.get("java_script_enabled", True):
-            page.locator("body[data-ready]").wait_for()
-        return page
-
-    visit.wrong = wrong
+    """What went wrong on any page of the test fails it."""
+    visit = Visit(context, report)
     yield visit
-    for page in pages:
+    for page in visit.pages:
         page.close()
-    assert not wrong, wrong
+    assert not visit.wrong, visit.wrong
 
 
 @pytest.fixture(scope="session")

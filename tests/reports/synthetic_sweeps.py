@@ -19,7 +19,9 @@ HOSTILE = (
     "👩‍👩‍👧 é 漢字 <!-- ]]> https://evil.example/x.js\n\tend"
 )
 WORDS = ["The", " cat", " sat", " on", " the", " mat", ".", "\n"]
-CONFIGURATIONS = [("normal", None)] + [(mode, k) for mode in ("unfrozen", "frozen_residual") for k in (0.5, 1.0, 2.0)]
+CONFIGURATIONS: list[tuple[str, float | None]] = [("normal", None)] + [
+    (mode, k) for mode in ("unfrozen", "frozen_residual") for k in (0.5, 1.0, 2.0)
+]
 IDENTITY = tuple(Configuration("normal").columns)
 UNUSUAL: dict[str, dict[str, Any]] = {
     "empty": {"n_prompts": 0, "configurations": [], "n_runs": 21},
@@ -32,14 +34,16 @@ UNUSUAL: dict[str, dict[str, Any]] = {
 }
 
 
-def run_rows(prompt_id: str, prompt: str, mode: str, k: float | None, pieces: list[str], seed: int = 0, **change: Any):
+def run_rows(
+    prompt_id: str, prompt: str, mode: str, k: float | None, pieces: list[str], seed: int = 0, **change: Any
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """One run as a generations row and its token rows; exits follow from position, so numbers can be worked out."""
     run_id = f"{prompt_id}-{mode}-{k}-{seed}"
     configuration = Configuration(mode) if k is None else Configuration(mode, "kl", k)
     naming = {"run_id": run_id, "prompt_id": prompt_id, **configuration.columns, "seed": seed}
-    tokens = []
+    tokens: list[dict[str, Any]] = []
     for i, piece in enumerate(pieces):
-        early = mode != "normal" and i > 0 and i % int(2 * k) == 0
+        early = k is not None and i > 0 and i % int(2 * k) == 0
         layer = LAYERS[i % len(LAYERS)] if early else FINAL
         drawn = 0.2 if mode != "normal" and i > 0 else 0.0
         exit_prob = [drawn / 5 * 5 / 5] * 5
@@ -77,7 +81,9 @@ def shard(number: int) -> str:
     return f"{number:032x}.parquet"
 
 
-def write_sweep(folder: Path, generations: list[dict], tokens: list[dict], n_runs: int | None = None) -> Path:
+def write_sweep(
+    folder: Path, generations: list[dict[str, Any]], tokens: list[dict[str, Any]], n_runs: int | None = None
+) -> Path:
     folder.mkdir(parents=True)
     prompts = {row["prompt_id"]: row["prompt"] for row in generations}
     modes = list(dict.fromkeys(row["mode"] for row in generations))

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from typing import Any
 
 import pytest
 from report_fixtures import Visit, Walk
@@ -16,8 +17,9 @@ ROUTES = (
     "#/s/cat",
     "#/w/cat",
     "#/fail",
+    "#/methods",
+    "#/nowhere",
 )
-ROUTES = (*ROUTES, "#/methods", "#/nowhere")
 PHONE = (("width", 360), ("height", 740))
 PAPER = (("width", 688), ("height", 1017))  # A4 between the margins
 
@@ -100,14 +102,14 @@ def test_tables_fit_on_paper_with_their_headings(visit: Visit, route: str) -> No
 
 
 @pytest.mark.parametrize(("route", "what"), [("#/", "main figure"), ("#/p/1", "main tr")])
-def test_figures_and_rows_are_not_broken_over_pages(visit: Visit, route: str, what) -> None:
+def test_figures_and_rows_are_not_broken_over_pages(visit: Visit, route: str, what: str) -> None:
     page = visit(route, viewport=PAPER)
     page.emulate_media(media="print")
     assert page.locator(what).first.evaluate("element => getComputedStyle(element).breakInside") == "avoid"
 
 
 @pytest.mark.parametrize(("kind", "start"), [("PNG", b"\x89PNG"), ("SVG", b"<svg")])
-def test_a_chart_is_saved(visit: Visit, kind, start) -> None:
+def test_a_chart_is_saved(visit: Visit, kind: str, start: bytes) -> None:
     page = visit("#/")
     page.locator("[data-chart=mix] .chart[data-ink]").wait_for()
     with page.expect_download() as download:
@@ -132,7 +134,7 @@ def test_runs_are_saved_as_csv(visit: Visit) -> None:
     assert failed[0]["error"].startswith("CUDA out of memory")
 
 
-def rows_of(download) -> list[dict[str, str]]:
+def rows_of(download: Any) -> list[dict[str, str]]:
     text = download.path().read_text(encoding="utf-8")
     return list(csv.DictReader(io.StringIO(text, newline="")))
 
@@ -148,7 +150,9 @@ def rows_of(download) -> list[dict[str, str]]:
         ("#/p/0", "Exit layer at every position", None, {"name": "normal", "layer": "29 (final)", "start": "0"}),
     ],
 )
-def test_the_rows_of_a_chart_are_saved_as_csv(visit: Visit, route: str, title, n, row) -> None:
+def test_the_rows_of_a_chart_are_saved_as_csv(
+    visit: Visit, route: str, title: str, n: int | None, row: dict[str, str]
+) -> None:
     page = visit(route)
     with page.expect_download() as download:
         page.get_by_role("button", name=f"Save {title} as CSV").click()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from report_fixtures import Visit, Walk
@@ -12,7 +13,7 @@ from reports import build_report, generate_multi_prompt_html_visualization
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("route", "n"), [("#/", 9), ("#/p/0", 2)])
-def test_every_chart_draws_ink(visit: Visit, scheme: str, route: str, n) -> None:
+def test_every_chart_draws_ink(visit: Visit, scheme: str, route: str, n: int) -> None:
     page = visit(route, color_scheme=scheme)
     page.locator(".chart[data-ink]").nth(n - 1).wait_for()
     assert page.locator(".chart").count() == n
@@ -43,11 +44,13 @@ def test_the_first_screen_has_findings_and_the_first_chart(visit: Visit) -> None
 
 
 def test_most_layers_skipped_at_a_disagreement_is_read_off(visit: Visit, tmp_path: Path) -> None:
-    shares = {("unfrozen", 0.5): 0.2, ("unfrozen", 2.0): 0.04, ("frozen_residual", 2.0): 0.06}
+    shares: dict[tuple[str, float | None], float] = {
+        ("normal", None): 0.0, ("unfrozen", 0.5): 0.2, ("unfrozen", 2.0): 0.04, ("frozen_residual", 2.0): 0.06,
+    }  # fmt: skip
     generations, tokens = [], []
     for prompt in range(5):
-        for (mode, k), share in {("normal", None): 0.0, **shares}.items():
-            depth = {} if k is None else {"mean_depth": 0.9 if k == 0.5 else 0.95}
+        for (mode, k), share in shares.items():
+            depth: dict[str, Any] = {} if k is None else {"mean_depth": 0.9 if k == 0.5 else 0.95}
             row, rows = run_rows(str(prompt), "?", mode, k, ["a", "b"], disagreement=share, **depth)
             generations.append(row)
             tokens += rows
@@ -164,7 +167,9 @@ def test_the_first_token_is_said_to_come_from_the_final_layer(visit: Visit) -> N
         (["a", "b"], "Identical to normal."),
     ],
 )
-def test_how_far_a_text_is_normals_is_said_in_words(visit: Visit, tmp_path: Path, other, sentence: str) -> None:
+def test_how_far_a_text_is_normals_is_said_in_words(
+    visit: Visit, tmp_path: Path, other: list[str], sentence: str
+) -> None:
     generations, tokens = [], []
     for mode, k, pieces in (("normal", None, ["a", "b"]), ("unfrozen", 1.0, other)):
         row, rows = run_rows("0", "?", mode, k, pieces)
@@ -271,7 +276,9 @@ def test_a_table_sorts(visit: Visit) -> None:
         ("no normal", "no normal runs"),
     ],
 )
-def test_sweeps_that_are_not_whole_say_so(visit: Visit, unusual: Callable[[str], Path], name, sentence: str) -> None:
+def test_sweeps_that_are_not_whole_say_so(
+    visit: Visit, unusual: Callable[[str], Path], name: str, sentence: str
+) -> None:
     page = visit("#/", path=unusual(name))
     for chart in page.locator(".chart").all():
         chart.and_(page.locator("[data-ink]")).wait_for()

@@ -49,7 +49,7 @@ def encodings(chart: dict[str, Any], channel: str) -> list[dict[str, Any]]:
     return [layer["encoding"][channel] for layer in layers if channel in layer["encoding"]]
 
 
-def test_configurations_are_those_of_the_sweep_in_its_order(sweep) -> None:
+def test_configurations_are_those_of_the_sweep_in_its_order(sweep: Sweep) -> None:
     assert [c.key for c in sweep.configurations] == [c.key for c in rules_grid()]
     assert [c.columns for c in sweep.configurations] == [c.columns for c in rules_grid()]
     trade = frames.trade_off(sweep)
@@ -58,7 +58,7 @@ def test_configurations_are_those_of_the_sweep_in_its_order(sweep) -> None:
     np.testing.assert_allclose(trade["disagreement"], means[trade["configuration"]])
 
 
-def test_a_control_stands_beside_its_configuration(sweep) -> None:
+def test_a_control_stands_beside_its_configuration(sweep: Sweep) -> None:
     trade = frames.trade_off(sweep).set_index("configuration")
     for name in ("disagreement", "perplexity", "tokens_until_difference"):
         assert trade[f"{name}_control"][FOLLOWED] == trade[name][CONTROL]
@@ -66,7 +66,7 @@ def test_a_control_stands_beside_its_configuration(sweep) -> None:
     assert trade["disagreement"][FOLLOWED] < trade["disagreement"][CONTROL], "the rule knows something"
 
 
-def test_a_control_of_another_sweeps_configuration_is_a_point_of_its_own(sweep) -> None:
+def test_a_control_of_another_sweeps_configuration_is_a_point_of_its_own(sweep: Sweep) -> None:
     kept = tuple(c for c in sweep.configurations if c.rule != "kl")
     rows = sweep.generations["configuration"].isin([c.key for c in kept])
     apart = replace(
@@ -81,7 +81,7 @@ def test_a_control_of_another_sweeps_configuration_is_a_point_of_its_own(sweep) 
     assert not any("random" in sentence.split(" ")[0] for sentence in findings(trade.reset_index(), pd.DataFrame()))
 
 
-def test_paired_differences_with_controls_are_those_of_each_with_its_own(sweep) -> None:
+def test_paired_differences_with_controls_are_those_of_each_with_its_own(sweep: Sweep) -> None:
     paired = frames.paired_differences(sweep, frames.CONTROL).set_index("configuration")
     assert paired.index.tolist() == [c.key for c in rules_grid() if c.rule == "kl"]
     wide = sweep.generations.pivot_table("disagreement", "prompt_id", "configuration")
@@ -89,7 +89,7 @@ def test_paired_differences_with_controls_are_those_of_each_with_its_own(sweep) 
     assert frames.CONTROL in drawn(sweep)["paired"]["slice"]["values"]
 
 
-def test_trade_offs_tell_rules_by_colour_and_modes_by_shape(sweep) -> None:
+def test_trade_offs_tell_rules_by_colour_and_modes_by_shape(sweep: Sweep) -> None:
     chart = drawn(sweep)["trade-disagreement"]
     assert {colour["field"] for colour in encodings(chart, "color")} == {"family"}
     assert [shape["field"] for shape in encodings(chart, "shape")] == ["mode"]
@@ -109,14 +109,15 @@ def test_modes_are_told_by_colour_where_there_is_one_rule(make_sweep: MakeSweep)
     assert "control" not in chart["caption"]
 
 
-def test_no_rule_has_the_colour_of_a_mode(sweep) -> None:
+def test_no_rule_has_the_colour_of_a_mode(sweep: Sweep) -> None:
     trade = frames.trade_off(sweep)
     looks = Looks.of(sweep.configurations)
-    every, one = (looks.colour(trade, one_rule).to_dict()["scale"]["domain"] for one_rule in (False, True))
+    colours: list[Any] = [looks.colour(trade, one_rule).to_dict() for one_rule in (False, True)]
+    every, one = (colour["scale"]["domain"] for colour in colours)
     assert every == [*one, "kl", "fixed", "agree", "random"]
 
 
-def test_dose_responses_are_per_rule_on_its_own_axis(sweep) -> None:
+def test_dose_responses_are_per_rule_on_its_own_axis(sweep: Sweep) -> None:
     chart = drawn(sweep)["dose-mean_depth"]
     assert (chart["title"], chart["choice"]) == ("Mean depth by parameter", "Rule")
     assert [variant["label"] for variant in chart["variants"]] == ["kl: KL factor", "fixed: exit layer"]
@@ -130,13 +131,13 @@ def test_dose_responses_are_per_rule_on_its_own_axis(sweep) -> None:
     ]
 
 
-def test_depth_by_position_is_shown_of_one_rule_and_parameter_at_a_time(sweep) -> None:
+def test_depth_by_position_is_shown_of_one_rule_and_parameter_at_a_time(sweep: Sweep) -> None:
     choice = drawn(sweep)["depth"]["slice"]
     assert (choice["key"], choice["values"][choice["first"]]) == ("setting", "kl/1")
     assert choice["values"][:4] == ["kl/0.25", "random/kl/0.25", "kl/1", "random/kl/1"]
 
 
-def test_what_stands_for_a_rule(sweep) -> None:
+def test_what_stands_for_a_rule(sweep: Sweep) -> None:
     assert representative("kl", [0.25, 0.8, 4.0]) == 0.8
     assert representative("fixed", [25.0, 5.0, 10.0]) == 10.0
     keys = [row["configuration"] for row in representatives(frames.trade_off(sweep))]
@@ -144,7 +145,7 @@ def test_what_stands_for_a_rule(sweep) -> None:
     assert keys == [f"{mode}/{setting}" for mode in modes for setting in ("kl/1", "fixed/15", "agree")]
 
 
-def test_findings_have_a_sentence_for_each_mode_and_rule(sweep) -> None:
+def test_findings_have_a_sentence_for_each_mode_and_rule(sweep: Sweep) -> None:
     trade = frames.trade_off(sweep)
     said = findings(trade, frames.paired_differences(sweep))
     assert [sentence.split(" ")[0] for sentence in said] == [row["configuration"] for row in representatives(trade)]
@@ -155,7 +156,7 @@ def test_findings_have_a_sentence_for_each_mode_and_rule(sweep) -> None:
     assert "with exits as deep but random" in findings(few, pd.DataFrame())[0]
 
 
-def test_controls_choose_no_prompts(folder: Path, sweep) -> None:
+def test_controls_choose_no_prompts(folder: Path, sweep: Sweep) -> None:
     worst = sweep.generations["control_of"].notna() & (sweep.generations["prompt_id"] == "3")
     sweep.generations.loc[worst, "longest_loop"] = 99
     try:
@@ -174,20 +175,20 @@ def test_exit_probabilities_are_packed_to_a_hundredth_and_sum_to_one() -> None:
     np.testing.assert_array_equal(whole[-6:], 100 * np.eye(6))
 
 
-def test_the_page_knows_what_rules_say_of_themselves(sweep) -> None:
+def test_the_page_knows_what_rules_say_of_themselves(sweep: Sweep) -> None:
     rules = payload(sweep, "")[0]["rules"]
     assert list(rules) == ["kl", "random", "fixed", "agree"]
     for name, words in rules.items():
         assert (words["definition"], words["oracle"]) == (RULES[name].definition, RULES[name].is_oracle)
 
 
-def test_a_rule_of_a_later_version_is_reported_without_words(make_sweep: MakeSweep, sweep) -> None:
+def test_a_rule_of_a_later_version_is_reported_without_words(make_sweep: MakeSweep, sweep: Sweep) -> None:
     later = [Configuration("unfrozen", rule, parameter) for rule, parameter in (("later", 0.5), ("later", 0.9))]
     assert representative("later", [0.5, 0.9]) == 0.5
     assert [frames.naming(configuration)["label"] for configuration in later] == ["0.5", "0.9"]
 
 
-def test_the_report_says_oracle_of_oracles_only(visit: Visit, several, tmp_path: Path) -> None:
+def test_the_report_says_oracle_of_oracles_only(visit: Visit, several: Path, tmp_path: Path) -> None:
     said = visit("#/", path=several).locator("main").inner_text()
     assert "Rules kl, agree look at the final layer to decide, so they save nothing at run time." in said
     grid = [configuration for configuration in rules_grid() if configuration.rule in (None, "fixed")]
@@ -197,7 +198,7 @@ def test_the_report_says_oracle_of_oracles_only(visit: Visit, several, tmp_path:
     assert "at run time" not in said
 
 
-def test_every_rule_and_control_has_its_address(visit: Visit, several) -> None:
+def test_every_rule_and_control_has_its_address(visit: Visit, several: Path) -> None:
     page = visit(f"#/c/{CONTROL}", path=several)
     page.get_by_role("heading", name=f"{CONTROL} on every prompt").wait_for()
     page.goto(several.as_uri() + f"#/p/0/{FOLLOWED}/vs/{CONTROL}/t/3")
@@ -208,7 +209,7 @@ def test_every_rule_and_control_has_its_address(visit: Visit, several) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_report_of_several_rules_has_no_violation(visit: Visit, several, axe: str, scheme: str) -> None:
+def test_a_report_of_several_rules_has_no_violation(visit: Visit, several: Path, axe: str, scheme: str) -> None:
     for route in ("#/", "#/methods", f"#/p/0/{FOLLOWED}/vs/{CONTROL}/t/3"):
         page = visit(route, path=several, color_scheme=scheme)
         for chart in page.locator(".chart").all():
@@ -217,7 +218,7 @@ def test_a_report_of_several_rules_has_no_violation(visit: Visit, several, axe: 
         assert page.evaluate("() => axe.run().then(({ violations }) => violations.map(({ id }) => id))") == []
 
 
-def test_the_reader_chooses_the_rule_of_a_dose_response(visit: Visit, several) -> None:
+def test_the_reader_chooses_the_rule_of_a_dose_response(visit: Visit, several: Path) -> None:
     page = visit("#/", path=several)
     chart = page.locator("[data-chart=dose-exit_rate]")
     chart.get_by_role("combobox", name="Rule").select_option("fixed: exit layer")

@@ -46,7 +46,8 @@ def folder(make_sweep: MakeSweep, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def main() -> Callable[[list[str]], int]:
-    return runpy.run_path(str(JOB))["main"]
+    main: Callable[[list[str]], int] = runpy.run_path(str(JOB))["main"]
+    return main
 
 
 def flip(path: Path) -> None:

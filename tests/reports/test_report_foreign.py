@@ -30,7 +30,9 @@ def result(draw: np.random.Generator, mode: str, k: float | None, normal: list[s
     chosen = [27 if draw.random() > early else int(draw.choice(LISTED[:-1])) for _ in range(N_TOKENS)]
     words = [f" w{n}" for n in draw.integers(0, 9, N_TOKENS)]
     tokens = (
-        words if normal is None else [n if i < 3 * k else w for i, (n, w) in enumerate(zip(normal, words, strict=True))]
+        words
+        if normal is None or k is None
+        else [n if i < 3 * k else w for i, (n, w) in enumerate(zip(normal, words, strict=True))]
     )
     counts = Counter(layer for layer in chosen if layer != 27)
     return {
@@ -100,7 +102,7 @@ def test_the_final_layer_is_no_exitable_one(path: Path) -> None:
     assert payload(sweep, "")[0]["layers"] == ["5", "10", "15", "20", "25", "27 (final)"]
 
 
-def test_exits_are_counted_as_the_file_has_them(path: Path, table) -> None:
+def test_exits_are_counted_as_the_file_has_them(path: Path, table: pd.DataFrame) -> None:
     mix = frames.exit_mix(sweep_of(load_results_json(path)))
     expected = table.groupby("configuration")[[f"at {layer}" for layer in LISTED]].mean()
     found = mix.pivot_table("share", "configuration", "rank", sort=False)
@@ -108,7 +110,7 @@ def test_exits_are_counted_as_the_file_has_them(path: Path, table) -> None:
     np.testing.assert_allclose(found, expected.loc[found.index])
 
 
-def test_means_are_those_of_pandas(path: Path, table) -> None:
+def test_means_are_those_of_pandas(path: Path, table: pd.DataFrame) -> None:
     sweep = sweep_of(load_results_json(path))
     trade = frames.trade_off(sweep).set_index("configuration")
     columns = [name for name in table.columns if name in trade]
@@ -166,7 +168,7 @@ def test_the_page_shows_them(visit: Visit, path: Path, tmp_path: Path) -> None:
 
 def changed(path: Path, **change: Any) -> list[dict[str, Any]]:
     """The file with keys of every evaluation changed; None takes one away."""
-    results = json.loads(path.read_text())
+    results: list[dict[str, Any]] = json.loads(path.read_text())
     for entry in results:
         for run in entry["results"]:
             run["evaluation"] |= change
@@ -174,7 +176,7 @@ def changed(path: Path, **change: Any) -> list[dict[str, Any]]:
     return results
 
 
-def test_without_chosen_layers_early_exits_alone_are_not_taken_for_all(path: Path, table) -> None:
+def test_without_chosen_layers_early_exits_alone_are_not_taken_for_all(path: Path, table: pd.DataFrame) -> None:
     """11.5 % for 3.8 %: the early exits of a distribution are not all the tokens there are."""
     sweep = sweep_of(changed(path, chosen_exit_layers=None))
     mix = frames.exit_mix(sweep)

@@ -2,8 +2,10 @@
 
 import math
 import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,14 +19,19 @@ from reports.bootstrap import MIN_PROMPTS, estimate_columns
 from reports.choose import choose_prompts
 from reports.overview import overview_charts
 from reports.payload import payload
-from reports.sweep import NotASweepError, read_sweep
+from reports.sweep import NotASweepError, Sweep, read_sweep
 
 
 def row_of(frame: pd.DataFrame, configuration: str) -> pd.Series:
     return frame[frame["configuration"] == configuration].iloc[0]
 
 
-def small_sweep(tmp_path: Path, changes: dict[tuple[str, float | None, int], dict], n_prompts: int, seeds=(0,)):
+def small_sweep(
+    tmp_path: Path,
+    changes: Mapping[tuple[str, int, int], Mapping[str, Any]],
+    n_prompts: int,
+    seeds: Sequence[int] = (0,),
+) -> Sweep:
     """Normal and unfrozen/kl/1 on each prompt, with the columns that a test wants to know."""
     generations, tokens = [], []
     for prompt in range(n_prompts):
@@ -53,8 +60,8 @@ def test_seeds_are_averaged_within_a_prompt_first(tmp_path: Path) -> None:
     # Prompt 0 has seeds 0 and 1, prompt 1 has one of them failed: a mean over runs is 0.4, over prompts 0.55.
     generations, tokens = [], []
     for prompt, seed, rate in ((0, 0, 0.0), (0, 1, 0.2), (1, 0, 1.0)):
-        row, rows = run_rows(str(prompt), "?", "unfrozen", 1.0, ["a", "b"], seed, exit_rate=rate)
-        generations.append(row)
+        run, rows = run_rows(str(prompt), "?", "unfrozen", 1.0, ["a", "b"], seed, exit_rate=rate)
+        generations.append(run)
         tokens += rows
     generations.append(failed_row("1", "?", "unfrozen", 1.0, "no") | {"run_id": "other", "seed": 1})
     sweep = read_sweep(str(write_sweep(tmp_path / "results", generations, tokens)))
@@ -124,7 +131,7 @@ def test_long_texts_are_binned(tmp_path: Path) -> None:
     assert len(depth) == 24
     assert set(depth["width"]) == {5}
     exits = [(LAYERS[i % 5] + 1) / 30 for i in (5, 6, 7, 8, 9)]
-    assert depth.set_index("position").loc[7.0, "depth"] == pytest.approx(sum(exits) / 5)
+    assert depth.set_index("position")["depth"][7.0] == pytest.approx(sum(exits) / 5)
 
 
 def test_paired_differences_compare_the_same_prompt_and_seed(tmp_path: Path) -> None:
@@ -142,7 +149,7 @@ def test_paired_differences_compare_the_same_prompt_and_seed(tmp_path: Path) -> 
 
 
 def test_any_configuration_may_be_the_one_that_others_are_compared_with(tmp_path: Path) -> None:
-    changes = {
+    changes: dict[tuple[str, int, int], dict[str, Any]] = {
         ("normal", 0, 0): {"perplexity": 2.0, "n_tokens": 10},
         ("normal", 1, 0): {"status": "error"},
         ("unfrozen", 0, 0): {"perplexity": 4.0, "n_tokens": 7},
@@ -161,7 +168,7 @@ def test_dose_response_has_no_place_for_a_factor_of_zero(make_sweep: MakeSweep) 
     keys = ["normal", "unfrozen/kl/0.5", "unfrozen/kl/2"]
     assert trade["configuration"].tolist() == keys
     for rule, parameter, dosed in (("kl", 0.5, keys), ("kl", 0.0, keys[::2]), ("fixed", 0.0, keys)):
-        changed = trade.assign(rule=[None, rule, rule], parameter=[None, parameter, 2.0])
+        changed = trade.assign(rule=pd.Series([None, rule, rule]), parameter=pd.Series([None, parameter, 2.0]))
         assert frames.dose_response(changed)["configuration"].tolist() == dosed
 
 
@@ -195,7 +202,7 @@ def test_configurations_and_prompts_keep_the_sweeps_order(full: Path) -> None:
     ("content", "message"),
     [(None, "has no sweep.json"), ("{", "not JSON"), ('{"format": 99}', "format"), ('{"format": 1}', "lacks config")],
 )
-def test_what_is_not_a_sweep_is_said_in_one_line(tmp_path: Path, content, message) -> None:
+def test_what_is_not_a_sweep_is_said_in_one_line(tmp_path: Path, content: str | None, message: str) -> None:
     if content is not None:
         (tmp_path / "sweep.json").write_text(content)
     with pytest.raises(NotASweepError, match=message) as error:
@@ -204,7 +211,7 @@ def test_what_is_not_a_sweep_is_said_in_one_line(tmp_path: Path, content, messag
 
 
 @pytest.mark.parametrize("format", [1, 2])
-def test_older_results_are_reported_as_those_of_today_are(make_sweep: MakeSweep, tmp_path: Path, format) -> None:
+def test_older_results_are_reported_as_those_of_today_are(make_sweep: MakeSweep, tmp_path: Path, format: int) -> None:
     whole = read_sweep(str(make_sweep(n_prompts=2)))
     folder = as_older(shutil.copytree(make_sweep(n_prompts=2), tmp_path / "old"), format)
     assert "configuration" not in pq.read_schema(next(folder.glob("generations/*"))).names
@@ -254,9 +261,9 @@ def test_tokens_are_aggregated_in_batches(make_sweep: MakeSweep) -> None:
 class SmallBatches:
     """A dataset that gives seven rows at a time, and never all of them."""
 
-    def __init__(self, dataset) -> None:
+    def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
         self.count_rows = dataset.count_rows
 
-    def to_batches(self, **how):
-        return self.dataset.to_batches(batch_size=7, **how)
+    def to_batches(self, **how: Any) -> Iterator[Any]:
+        yield from self.dataset.to_batches(batch_size=7, **how)

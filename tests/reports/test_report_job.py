@@ -1,6 +1,7 @@
 """The command: what it prints, where it writes, how it ends."""
 
 import runpy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,18 @@ from report_fixtures import MakeSweep
 
 JOB = Path(__file__).parents[2] / "jobs" / "report.py"
 
+Main = Callable[[list[str]], int]
+
 
 @pytest.fixture
-def main():
-    return runpy.run_path(str(JOB))["main"]
+def main() -> Main:
+    main: Main = runpy.run_path(str(JOB))["main"]
+    return main
 
 
-def test_the_report_lands_in_the_sweeps_folder(main, make_sweep: MakeSweep, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_report_lands_in_the_sweeps_folder(
+    main: Main, make_sweep: MakeSweep, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = make_sweep(1)
     assert main([str(folder)]) == 0
     assert capsys.readouterr() == (f"{folder / 'report.html'}\n", "")
@@ -22,7 +28,9 @@ def test_the_report_lands_in_the_sweeps_folder(main, make_sweep: MakeSweep, caps
 
 
 @pytest.mark.parametrize("what", ["nowhere", "", "broken.json", "nowhere.json"])
-def test_bad_results_are_one_line_and_code_2(main, tmp_path: Path, capsys: pytest.CaptureFixture[str], what) -> None:
+def test_bad_results_are_one_line_and_code_2(
+    main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
     (tmp_path / "broken.json").write_text("{")
     assert main([str(tmp_path / what)]) == 2
     printed = capsys.readouterr()
@@ -31,13 +39,13 @@ def test_bad_results_are_one_line_and_code_2(main, tmp_path: Path, capsys: pytes
     assert str(tmp_path) in printed.err
 
 
-def test_an_original_file_is_drawn_where_asked(main, tmp_path: Path) -> None:
+def test_an_original_file_is_drawn_where_asked(main: Main, tmp_path: Path) -> None:
     (tmp_path / "analysis.json").write_text('[{"prompt": "?", "results": []}]')
     assert main([str(tmp_path / "analysis.json"), "--out", str(tmp_path / "deep" / "page.html")]) == 0
     assert "<title>" in (tmp_path / "deep" / "page.html").read_text(encoding="utf-8")
 
 
-def test_some_prompts_are_held(main, make_sweep: MakeSweep, tmp_path: Path) -> None:
+def test_some_prompts_are_held(main: Main, make_sweep: MakeSweep, tmp_path: Path) -> None:
     folder, out = make_sweep(3), tmp_path / "r.html"
     assert main([str(folder), "--out", str(out), "--ids", "2"]) == 0
     some = out.stat().st_size
@@ -47,7 +55,9 @@ def test_some_prompts_are_held(main, make_sweep: MakeSweep, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("wrong", [["--prompts", "0"], ["--prompts", "x"], ["--prompts", "1", "--ids", "2"]])
-def test_a_wrong_number_of_prompts_is_refused(main, tmp_path: Path, wrong, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_number_of_prompts_is_refused(
+    main: Main, tmp_path: Path, wrong: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([str(tmp_path), *wrong]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""

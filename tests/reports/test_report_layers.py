@@ -3,9 +3,10 @@
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
-from report_fixtures import Visit
+from report_fixtures import Page, Visit
 from synthetic_sweeps import LAYERS, run_rows, write_sweep
 
 from reports import build_report
@@ -14,7 +15,7 @@ RANKS = len(LAYERS) + 1
 PHONE = (("width", 360), ("height", 740))
 
 
-def recorded_rows(mode: str, k: float | None, student: bool) -> tuple[dict, list[dict]]:
+def recorded_rows(mode: str, k: float | None, student: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Four tokens with what full depth would have said at each layer: its own token from rank 3 on. At positions 2 and
     3 the student had something else, if it was recorded.
     """
@@ -33,23 +34,23 @@ def recorded_rows(mode: str, k: float | None, student: bool) -> tuple[dict, list
     return row, rows
 
 
-def sweep_report(folder: Path, student: bool):
+def sweep_report(folder: Path, student: bool) -> Path:
     made = [recorded_rows(mode, k, student) for mode, k in (("normal", None), ("frozen_residual", 1.0))]
     sweep = write_sweep(folder / "sweep", [row for row, _ in made], [token for _, rows in made for token in rows])
     return build_report(str(sweep), folder / "report.html")
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory):
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return sweep_report(tmp_path_factory.mktemp("recorded"), student=True)
 
 
 @pytest.fixture(scope="module")
-def older(tmp_path_factory: pytest.TempPathFactory):
+def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return sweep_report(tmp_path_factory.mktemp("older"), student=False)
 
 
-def test_the_student_stands_beside_the_teacher_where_they_part(visit: Visit, recorded) -> None:
+def test_the_student_stands_beside_the_teacher_where_they_part(visit: Visit, recorded: Path) -> None:
     page = visit("#/p/0/frozen_residual/kl/1/t/2", path=recorded)  # read after layer 15
     rows = page.locator(".pane tbody tr")
     assert rows.count() == RANKS + 1
@@ -63,21 +64,21 @@ def test_the_student_stands_beside_the_teacher_where_they_part(visit: Visit, rec
     assert "the token was read from it" in page.locator(".pane caption").inner_text()
 
 
-def test_one_row_is_enough_where_teacher_and_student_say_the_same(visit: Visit, recorded) -> None:
+def test_one_row_is_enough_where_teacher_and_student_say_the_same(visit: Visit, recorded: Path) -> None:
     page = visit("#/p/0/frozen_residual/kl/1/t/1", path=recorded)
     assert page.locator(".pane tbody tr").count() == RANKS
     assert page.locator(".pane tr.here").count() == 1
     assert "the student had the same there" in page.locator(".pane caption").inner_text()
 
 
-def test_results_without_the_student_say_that_it_was_not_recorded(visit: Visit, older) -> None:
+def test_results_without_the_student_say_that_it_was_not_recorded(visit: Visit, older: Path) -> None:
     pane = visit("#/p/0/frozen_residual/kl/1/t/2", path=older).locator(".pane").inner_text()
     assert "wasn't recorded" in pane
     assert "student had the same" not in pane
     assert "wasn't recorded" not in visit("#/p/0/normal/t/2", path=older).locator(".pane").inner_text()
 
 
-def test_the_tokens_csv_has_what_each_was_read_from(visit: Visit, recorded) -> None:
+def test_the_tokens_csv_has_what_each_was_read_from(visit: Visit, recorded: Path) -> None:
     page = visit("#/p/0/frozen_residual/kl/1", path=recorded)
     with page.expect_download() as download:
         page.get_by_role("button", name="CSV of tokens").click()
@@ -87,14 +88,14 @@ def test_the_tokens_csv_has_what_each_was_read_from(visit: Visit, recorded) -> N
     assert float(rows[2]["exit_top_prob_1"]) == pytest.approx(0.75, abs=0.003)
 
 
-def open_grid(page):
+def open_grid(page: Page) -> Any:
     page.locator("summary", has_text="Layers × positions").first.click()
     grid = page.locator(".grid table").first
     grid.wait_for()
     return grid
 
 
-def test_the_grid_has_each_layers_likeliest_token_at_every_position(visit: Visit, recorded) -> None:
+def test_the_grid_has_each_layers_likeliest_token_at_every_position(visit: Visit, recorded: Path) -> None:
     page = visit("#/p/0/frozen_residual/kl/1", path=recorded)
     grid = open_grid(page)
     assert grid.locator("thead th").all_inner_texts() == ["Layer", "0", "1", "2", "3"]
@@ -107,7 +108,7 @@ def test_the_grid_has_each_layers_likeliest_token_at_every_position(visit: Visit
     assert rows.nth(2).locator("td").nth(2).get_attribute("class").split()[-1] == "exit"
 
 
-def test_the_grid_is_coloured_by_agreement_or_by_kl(visit: Visit, recorded) -> None:
+def test_the_grid_is_coloured_by_agreement_or_by_kl(visit: Visit, recorded: Path) -> None:
     page = visit("#/p/0/frozen_residual/kl/1", path=recorded)
     grid = open_grid(page)
     fill = "e => getComputedStyle(e).backgroundColor"
@@ -124,7 +125,7 @@ def test_the_grid_is_coloured_by_agreement_or_by_kl(visit: Visit, recorded) -> N
     assert grid.is_visible()
 
 
-def test_a_click_or_a_key_in_the_grid_goes_to_the_token(visit: Visit, recorded) -> None:
+def test_a_click_or_a_key_in_the_grid_goes_to_the_token(visit: Visit, recorded: Path) -> None:
     page = visit("#/p/0/frozen_residual/kl/1", path=recorded)
     grid = open_grid(page)
     grid.locator("tbody tr").nth(1).locator("td").nth(2).click()
@@ -140,7 +141,7 @@ def test_a_click_or_a_key_in_the_grid_goes_to_the_token(visit: Visit, recorded) 
     assert page.url.endswith("/t/0")
 
 
-def test_the_grid_stays_open_from_run_to_run(visit: Visit, recorded) -> None:
+def test_the_grid_stays_open_from_run_to_run(visit: Visit, recorded: Path) -> None:
     page = visit("#/p/0/frozen_residual/kl/1", path=recorded)
     open_grid(page)
     page.evaluate("location.hash = '#/p/0/normal'")
@@ -156,7 +157,9 @@ def test_a_sweep_without_likely_tokens_says_how_to_have_them(visit: Visit) -> No
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("colour", ["agreement", "kl"])
-def test_axe_finds_nothing_in_the_grid_and_the_pane(visit: Visit, recorded, axe: str, scheme: str, colour) -> None:
+def test_axe_finds_nothing_in_the_grid_and_the_pane(
+    visit: Visit, recorded: Path, axe: str, scheme: str, colour: str
+) -> None:
     page = visit("#/p/0/frozen_residual/kl/1/vs/normal/t/2", path=recorded, color_scheme=scheme)
     open_grid(page)
     page.get_by_label("Colour by").first.select_option(value=colour)
@@ -165,7 +168,7 @@ def test_axe_finds_nothing_in_the_grid_and_the_pane(visit: Visit, recorded, axe:
     assert found == []
 
 
-def test_the_grid_is_no_wider_than_a_phone(visit: Visit, recorded) -> None:
+def test_the_grid_is_no_wider_than_a_phone(visit: Visit, recorded: Path) -> None:
     page = visit("#/p/0/frozen_residual/kl/1/t/2", path=recorded, viewport=PHONE)
     open_grid(page)
     assert page.evaluate("document.documentElement.scrollWidth") == 360
@@ -186,7 +189,7 @@ def test_top_tokens_are_shown_whole(visit: Visit, tmp_path: Path) -> None:
     assert not any(piece.evaluate(cut) for piece in pieces.all())
 
 
-def test_rounded_numbers_say_so(visit: Visit, recorded) -> None:
+def test_rounded_numbers_say_so(visit: Visit, recorded: Path) -> None:
     pane = visit("#/p/0/frozen_residual/kl/1/t/2", path=recorded).locator(".pane")
     assert "≈" in pane.locator("thead th").nth(1).inner_text()
     assert "≈" in pane.locator("thead th").nth(2).inner_text()

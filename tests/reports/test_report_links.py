@@ -14,7 +14,7 @@ STORED = [0.0, 0.004, 0.334, 0.0, 0.333, 0.329]  # no rule's
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory):
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One prompt, normal and unfrozen/kl/1, with the likeliest tokens of each layer."""
     generations, tokens = [], []
     for mode, k in (("normal", None), ("unfrozen", 1.0)):
@@ -35,7 +35,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory):
     return build_report(str(write_sweep(folder / "sweep", generations, tokens)), folder / "report.html")
 
 
-def test_the_pane_shows_what_each_layer_would_have_said(visit: Visit, recorded) -> None:
+def test_the_pane_shows_what_each_layer_would_have_said(visit: Visit, recorded: Path) -> None:
     page = visit("#/p/0/unfrozen/kl/1/t/2", path=recorded)
     rows = page.locator(".pane tbody tr")
     assert rows.count() == len(LAYERS) + 1
@@ -46,7 +46,7 @@ def test_the_pane_shows_what_each_layer_would_have_said(visit: Visit, recorded) 
     assert "“ dog”" in page.locator(".pane dl").inner_text()
 
 
-def test_exit_probabilities_are_the_stored_ones(visit: Visit, recorded) -> None:
+def test_exit_probabilities_are_the_stored_ones(visit: Visit, recorded: Path) -> None:
     """Whatever the rule and the KLs would make of it: whole per cents, which sum to 100."""
     page = visit("#/p/0/unfrozen/kl/1/t/2", path=recorded)
     shown = [int(text.strip(" %\n")) for text in page.locator(".pane tbody tr td:nth-child(3)").all_inner_texts()]

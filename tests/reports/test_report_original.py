@@ -5,6 +5,7 @@ import gzip
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from reports.original_sweep import sweep_of
 from reports.payload import payload
 
 TOKENS = ["Re", "cursion", " is", " é", "\ud83d", "</script>"]
-RESULTS = [
+RESULTS: list[dict[str, Any]] = [
     {
         "prompt": "Explain recursion.",
         "results": [
@@ -50,15 +51,17 @@ RESULTS = [
 ]
 
 
-def drawn(results: list) -> dict:
+def drawn(results: list[Any]) -> dict[str, Any]:
     """What the page would be given."""
-    return json.loads(json.dumps(payload(sweep_of(results), "")[0], allow_nan=False))
+    data: dict[str, Any] = json.loads(json.dumps(payload(sweep_of(results), "")[0], allow_nan=False))
+    return data
 
 
-def given(page: str) -> dict:
+def given(page: str) -> dict[str, Any]:
     found = re.search(r'id="blob-payload">([^<]*)</script>', page)
     assert found
-    return json.loads(gzip.decompress(base64.b64decode(found[1])))
+    data: dict[str, Any] = json.loads(gzip.decompress(base64.b64decode(found[1])))
+    return data
 
 
 def test_results_survive_the_file(tmp_path: Path) -> None:
@@ -89,14 +92,14 @@ def test_a_result_that_is_only_text_is_no_finding() -> None:
 
 
 @pytest.mark.parametrize("missing", ["mode", "kl_factor", "response", "evaluation"])
-def test_a_result_may_lack_any_key(missing) -> None:
+def test_a_result_may_lack_any_key(missing: str) -> None:
     result = {key: value for key, value in RESULTS[0]["results"][1].items() if key != missing}
     data = drawn([{"prompt": "?", "results": [result]}])
     assert len(data["prompts"][0]["runs"]) == 1
 
 
 @pytest.mark.parametrize("missing", sorted(RESULTS[0]["results"][1]["evaluation"]))
-def test_an_evaluation_may_lack_any_key(missing) -> None:
+def test_an_evaluation_may_lack_any_key(missing: str) -> None:
     result = RESULTS[0]["results"][1]
     evaluation = {key: value for key, value in result["evaluation"].items() if key != missing}
     data = drawn([{"prompt": "?", "results": [result | {"evaluation": evaluation}]}])
@@ -114,12 +117,12 @@ def test_an_evaluation_may_lack_any_key(missing) -> None:
         [{"results": [{"evaluation": {"early_exit_stats": None, "scores": None, "exitable_layers": None}}]}],
     ],
 )
-def test_next_to_nothing_still_renders(results) -> None:
+def test_next_to_nothing_still_renders(results: list[Any]) -> None:
     assert len(drawn(results)["prompts"]) == len(results)
 
 
 @pytest.mark.parametrize("final", [-1, None, float("inf"), "inf"])
-def test_the_final_layer_may_be_written_without_its_number(final) -> None:
+def test_the_final_layer_may_be_written_without_its_number(final: Any) -> None:
     evaluation = {"tokens": ["a", "b"], "chosen_exit_layers": [5, final], "exitable_layers": [5, 10]}
     sweep = sweep_of([{"prompt": "?", "results": [{"mode": "unfrozen", "kl_factor": 1, "evaluation": evaluation}]}])
     assert sweep.exitable_layers == (5, 10)
@@ -131,14 +134,16 @@ def test_the_final_layer_may_be_written_without_its_number(final) -> None:
     ("chosen", "exitable", "final"),
     [([5, 10, 29], (5, 10), 29), ([5, 10, -1], (5, 10), None), ([29, 29], (), 29)],
 )
-def test_exitable_layers_that_are_not_named_are_those_that_occur(chosen, exitable, final) -> None:
+def test_exitable_layers_that_are_not_named_are_those_that_occur(
+    chosen: list[int], exitable: tuple[int, ...], final: Any
+) -> None:
     evaluation = {"tokens": ["a"] * len(chosen), "chosen_exit_layers": chosen}
     sweep = sweep_of([{"prompt": "?", "results": [{"mode": "unfrozen", "kl_factor": 1, "evaluation": evaluation}]}])
     assert (sweep.exitable_layers, sweep.final_layer) == (exitable, final)
 
 
 @pytest.mark.parametrize("content", ["{", "{}", "[1]"])
-def test_another_file_is_refused_by_name(tmp_path: Path, content) -> None:
+def test_another_file_is_refused_by_name(tmp_path: Path, content: str) -> None:
     path = tmp_path / "other.json"
     path.write_text(content)
     with pytest.raises(NotASweepError, match=r"other\.json"):

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def blob(page: str, name: str) -> bytes:
 
 
 @cache
-def report(folder: Path) -> tuple[str, dict]:
+def report(folder: Path) -> tuple[str, dict[str, Any]]:
     path = folder / "report.html"
     page = (path if path.exists() else build_report(str(folder), path)).read_text(encoding="utf-8")
     return page, json.loads(blob(page, "payload"))
@@ -120,8 +121,8 @@ def test_the_likeliest_tokens_are_in_the_file(tmp_path: Path) -> None:
     likely = [[[40 + rank, 7, 8] for rank in range(6)], None, [[40 + rank, 7, 8] for rank in range(6)]]
     for token, ids in zip(rows, likely, strict=True):
         token["top_token_ids"] = ids
-        token["top_tokens"] = ids and [[f"t{i}" for i in layer] for layer in ids]
-        token["top_prob"] = ids and [[0.6, 0.2, 0.1]] * 6
+        token["top_tokens"] = None if ids is None else [[f"t{i}" for i in layer] for layer in ids]
+        token["top_prob"] = None if ids is None else [[0.6, 0.2, 0.1]] * 6
     page, data = report(write_sweep(tmp_path / "s", [row], rows))
     pieces, top = json.loads(blob(page, "pieces")), blob(page, "top-0")
     assert data["top"] == 3
@@ -188,7 +189,7 @@ def test_readers_without_scripts_get_the_trade_off(full: Path) -> None:
 
 
 @pytest.mark.parametrize("name", UNUSUAL)
-def test_sweeps_that_are_not_whole_still_give_a_report(unusual: Callable[[str], Path], name) -> None:
+def test_sweeps_that_are_not_whole_still_give_a_report(unusual: Callable[[str], Path], name: str) -> None:
     page = unusual(name).read_text(encoding="utf-8")
     data = json.loads(blob(page, "payload"))
     titles = {chart["key"] for chart in data["charts"]}
@@ -244,7 +245,7 @@ def test_what_a_mode_does_and_what_a_number_does_not_prove_is_said(full: Path) -
 
 
 @pytest.mark.parametrize(("first", "kind"), [(3, "log"), (30, "linear")])
-def test_a_logarithmic_axis_is_said_to_be_one(tmp_path: Path, first, kind) -> None:
+def test_a_logarithmic_axis_is_said_to_be_one(tmp_path: Path, first: int, kind: str) -> None:
     rows = [
         run_rows(str(prompt), "?", mode, k, ["a"], tokens_until_difference=until)
         for prompt in range(2)

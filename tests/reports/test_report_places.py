@@ -1,12 +1,12 @@
 """The reader's place: how far down, what was chosen, dark or light. Back and a reload keep it."""
 
 import pytest
-from report_fixtures import Visit
+from report_fixtures import Page, Visit
 
 DESK = (("width", 1000), ("height", 500))
 
 
-def drawn(page) -> None:
+def drawn(page: Page) -> None:
     for chart in page.locator(".chart").all():
         chart.and_(page.locator("[data-ink]")).wait_for()
 
@@ -64,7 +64,7 @@ def test_back_to_a_pinned_token_is_not_a_jump_to_it(visit: Visit) -> None:
 
 
 @pytest.mark.parametrize(("scheme", "other"), [("light", "dark"), ("dark", "light")])
-def test_dark_or_light_lasts(visit: Visit, scheme: str, other) -> None:
+def test_dark_or_light_lasts(visit: Visit, scheme: str, other: str) -> None:
     page = visit("#/methods", color_scheme=scheme, locale="en-GB")  # no other test's browser has this
     assert page.evaluate("document.documentElement.dataset.theme") == scheme
     page.get_by_role("button", name="Dark").click()

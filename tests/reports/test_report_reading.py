@@ -4,12 +4,13 @@ import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import altair as alt
 import pandas as pd
 import pytest
 import vl_convert
-from report_fixtures import MakeSweep, Visit
+from report_fixtures import MakeSweep, Page, Visit
 from synthetic_sweeps import CONFIGURATIONS, run_rows, write_sweep
 
 from eexit.configuration import Configuration
@@ -36,11 +37,12 @@ def configuration(mode: str, k: float | None) -> Configuration:
 
 def looks_of(frame: pd.DataFrame) -> Looks:
     return Looks.of(
-        configuration(row.mode, None if pd.isna(row.parameter) else row.parameter) for row in frame.itertuples()
+        configuration(mode, None if pd.isna(parameter) else parameter)
+        for mode, parameter in zip(frame["mode"], frame["parameter"], strict=True)
     )
 
 
-def trade_frame(points=POINTS, interval=False) -> pd.DataFrame:
+def trade_frame(points: Any = POINTS, interval: bool = False) -> pd.DataFrame:
     rows = []
     for mode, k, x, y in points:
         row = naming(configuration(mode, k)) | {"beneath": None}
@@ -71,7 +73,7 @@ def boxes_of(svg: str) -> list[tuple[str, float, float, float, float]]:
 
 
 @pytest.mark.parametrize("width", [260, 520])
-def test_labels_of_kl_factors_cover_neither_each_other_nor_a_point(width) -> None:
+def test_labels_of_kl_factors_cover_neither_each_other_nor_a_point(width: int) -> None:
     frame = trade_frame()
     svg = svg_of(trade_off_chart(frame, "perplexity", "Perplexity", "", looks_of(frame)), frame, width)
     boxes = boxes_of(svg)
@@ -109,7 +111,7 @@ COLOURED = """canvas => {
 }"""
 
 
-def tooltip_rows(page, key: str) -> list[str]:
+def tooltip_rows(page: Page, key: str) -> list[str]:
     """What the tooltip of the chart's topmost mark says that has one."""
     page.locator(f"[data-chart={key}] .chart[data-ink]").wait_for()
     canvas = page.locator(f"[data-chart={key}] canvas").first
@@ -118,12 +120,15 @@ def tooltip_rows(page, key: str) -> list[str]:
     for x, y in canvas.evaluate(COLOURED)[::5]:
         page.mouse.move(box["x"] + x, box["y"] + y)
         if page.locator("#vg-tooltip-element.visible").count():
-            return page.locator("#vg-tooltip-element tr").all_inner_texts()
+            rows: list[str] = page.locator("#vg-tooltip-element tr").all_inner_texts()
+            return rows
     raise AssertionError("no tooltip anywhere")
 
 
 @pytest.mark.parametrize("key", ["paired", "trade-perplexity", "dose-exit_rate"])
-def test_tooltips_of_few_prompts_say_nothing_of_intervals(visit: Visit, unusual: Callable[[str], Path], key) -> None:
+def test_tooltips_of_few_prompts_say_nothing_of_intervals(
+    visit: Visit, unusual: Callable[[str], Path], key: str
+) -> None:
     page = visit("#/", path=unusual("one prompt"), viewport=(("width", 700), ("height", 900)))
     said = " ".join(tooltip_rows(page, key))
     assert "Configuration" in said
@@ -155,7 +160,7 @@ def test_rows_of_the_paired_chart_keep_the_order_when_runs_fail() -> None:
 
 
 @pytest.mark.parametrize("key", ["perplexity", "tokens_until_difference", "disagreement"])
-def test_the_column_that_a_chart_is_about_is_seen_in_its_table(visit: Visit, key) -> None:
+def test_the_column_that_a_chart_is_about_is_seen_in_its_table(visit: Visit, key: str) -> None:
     page = visit("#/", viewport=(("width", 1360), ("height", 900)))
     figure = page.locator(f"[data-chart=trade-{key}]")
     figure.locator("summary").click()
@@ -242,7 +247,7 @@ def test_search_finds_every_place_of_a_text(visit: Visit) -> None:
     page = visit("#/s/cat")
     hits = page.locator(".hits li")
     normal = [text for text in hits.all_inner_texts() if text.startswith("normal on prompt 0,")]
-    assert [re.search(r"token (\d+)", text)[1] for text in normal] == ["2", "10", "18"]
+    assert [re.findall(r"token (\d+)", text)[0] for text in normal] == ["2", "10", "18"]
     assert re.search(r"\d+ places in \d+ of 42 generated texts", page.locator("main").inner_text())
 
 
@@ -263,7 +268,7 @@ def test_search_finds_prompts_and_whole_words(visit: Visit) -> None:
 
 
 @pytest.mark.parametrize("query", ["mat.", "$", "(", "[a-z]", "\\", "/", "${1} {{ 7*7 }}"])
-def test_search_takes_words_as_they_are(visit: Visit, query) -> None:
+def test_search_takes_words_as_they_are(visit: Visit, query: str) -> None:
     page = visit(f"#/s/{'%24%7B1%7D%20%7B%7B%207*7%20%7D%7D' if '1' in query else query}")
     strong = page.locator(".hits strong").all_inner_texts()
     assert {text.lower() for text in strong} <= {query.lower()}

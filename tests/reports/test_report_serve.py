@@ -17,17 +17,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from report_fixtures import Context, MakeSweep
+from report_fixtures import Context, MakeSweep, Page
 from synthetic_sweeps import shard
 
-from reports import serve
+from reports import build_report, serve
 from reports.serve import Server, make_server
 
 JOB = Path(__file__).parents[2] / "jobs" / "report.py"
 
+Served = Callable[[Path], Server]
+Growing = tuple[Path, Callable[[], None]]
+Followed = Callable[[str], tuple[Page, Callable[[], None]]]
+
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[Callable[[Path], Server]]:
+def served(tmp_path: Path) -> Iterator[Served]:
     """served(folder) → its server, at work."""
     servers = []
 
@@ -45,7 +49,7 @@ def served(tmp_path: Path) -> Iterator[Callable[[Path], Server]]:
 
 
 @pytest.fixture
-def growing(make_sweep: MakeSweep, tmp_path: Path) -> tuple[Path, Callable[[], None]]:
+def growing(make_sweep: MakeSweep, tmp_path: Path) -> Growing:
     """A sweep whose second of two prompts hasn't landed yet, and what lets it land."""
     folder = shutil.copytree(make_sweep(1, n_runs=14), tmp_path / "growing")
 
@@ -73,7 +77,7 @@ def ask(server: Server, path: str, method: str = "GET", host: str | None = None)
         return Answer(answer.status, answer.headers, answer.read())
 
 
-def test_a_page_has_another_name_once_more_has_landed(served, growing) -> None:
+def test_a_page_has_another_name_once_more_has_landed(served: Served, growing: Growing) -> None:
     folder, land = growing
     server = served(folder)
     first = ask(server, "/")
@@ -84,33 +88,33 @@ def test_a_page_has_another_name_once_more_has_landed(served, growing) -> None:
 
 
 @pytest.mark.parametrize("path", ["/%00", "/%2e%2e/etc/passwd", "/../x", "//[", "/pages", "/x?y", "/.", "*", "/a b%"])
-def test_an_odd_path_is_not_found(served, make_sweep: MakeSweep, path: Path) -> None:
+def test_an_odd_path_is_not_found(served: Served, make_sweep: MakeSweep, path: str) -> None:
     assert ask(served(make_sweep(1)), path.replace(" ", "%20")).status == 404
 
 
 @pytest.mark.parametrize("path", ["/?a=1", "/report.html?b", "/"])
-def test_the_page_is_all_there_is(served, make_sweep: MakeSweep, path: Path) -> None:
+def test_the_page_is_all_there_is(served: Served, make_sweep: MakeSweep, path: str) -> None:
     answer = ask(served(make_sweep(1)), path).body
     assert b'id="blob-payload"' in answer
     assert b"Directory listing" not in answer
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost:x", ""])
-def test_another_name_for_this_machine_gets_nothing(served, make_sweep: MakeSweep, host) -> None:
+def test_another_name_for_this_machine_gets_nothing(served: Served, make_sweep: MakeSweep, host: str) -> None:
     answer = ask(served(make_sweep(1)), "/", host=host)
     assert answer.status == 403
     assert b"blob" not in answer.body
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:8000", "[::1]:8000", "[::1]"])
-def test_loopback_names_get_the_page(served, make_sweep: MakeSweep, host) -> None:
+def test_loopback_names_get_the_page(served: Served, make_sweep: MakeSweep, host: str) -> None:
     assert ask(served(make_sweep(1)), "/", "HEAD", host).status == 200
 
 
 def test_side_files_are_served_and_nothing_else_of_the_folder(
-    served, make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch
+    served: Served, make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build = serve.build_report
+    build = build_report
     monkeypatch.setattr(serve, "build_report", lambda *what, **how: build(*what, **how, max_bytes=1))
     server = served(make_sweep(2))
     name = ask(server, "/", "HEAD").headers["ETag"].strip('"')
@@ -122,7 +126,7 @@ def test_side_files_are_served_and_nothing_else_of_the_folder(
         assert ask(server, path).status == 404
 
 
-def test_pages_that_nobody_can_have_open_are_removed(served, growing) -> None:
+def test_pages_that_nobody_can_have_open_are_removed(served: Served, growing: Growing) -> None:
     folder, land = growing
     server = served(folder)
     ask(server, "/")
@@ -133,14 +137,14 @@ def test_pages_that_nobody_can_have_open_are_removed(served, growing) -> None:
     assert len(list(server.folder.glob("*.html"))) == 2
 
 
-def test_an_idle_connection_keeps_nobody_waiting(served, make_sweep: MakeSweep) -> None:
+def test_an_idle_connection_keeps_nobody_waiting(served: Served, make_sweep: MakeSweep) -> None:
     server = served(make_sweep(1))
     with socket.create_connection(("127.0.0.1", server.server_port)):
         assert ask(server, "/").status == 200
 
 
 def test_a_browser_that_goes_away_is_no_traceback(
-    served, make_sweep: MakeSweep, capfd: pytest.CaptureFixture[str]
+    served: Served, make_sweep: MakeSweep, capfd: pytest.CaptureFixture[str]
 ) -> None:
     server = served(make_sweep(1))
     ask(server, "/")
@@ -156,7 +160,7 @@ def test_a_browser_that_goes_away_is_no_traceback(
 
 
 def test_results_that_cannot_be_read_any_more_are_said_in_the_answer(
-    served, make_sweep: MakeSweep, tmp_path: Path
+    served: Served, make_sweep: MakeSweep, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(make_sweep(1), tmp_path / "gone")
     server = served(folder)
@@ -169,7 +173,7 @@ def test_results_that_cannot_be_read_any_more_are_said_in_the_answer(
 
 @pytest.mark.parametrize("port", ["99999", "taken"])
 def test_a_port_that_cannot_be_had_is_one_line_with_another(
-    make_sweep: MakeSweep, capsys: pytest.CaptureFixture[str], port
+    make_sweep: MakeSweep, capsys: pytest.CaptureFixture[str], port: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = str(other.getsockname()[1])
@@ -183,14 +187,16 @@ def test_a_port_that_cannot_be_had_is_one_line_with_another(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_removes_the_temporary_folder(make_sweep: MakeSweep, tmp_path: Path, number) -> None:
+def test_a_signal_removes_the_temporary_folder(make_sweep: MakeSweep, tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, str(JOB), str(make_sweep(1)), "--serve", "0"]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
-        port = int(re.search(r":(\d+)/", process.stdout.readline())[1])
-        with closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
+        assert process.stdout
+        assert process.stderr
+        [port] = re.findall(r":(\d+)/", process.stdout.readline())
+        with closing(http.client.HTTPConnection("127.0.0.1", int(port))) as connection:
             connection.request("GET", "/")
             answer = connection.getresponse()
             assert answer.status == 200
@@ -203,14 +209,15 @@ def test_a_signal_removes_the_temporary_folder(make_sweep: MakeSweep, tmp_path: 
 
 
 @pytest.fixture
-def followed(context: Context, served, growing, monkeypatch: pytest.MonkeyPatch) -> Iterator:
+def followed(context: Context, served: Served, growing: Growing, monkeypatch: pytest.MonkeyPatch) -> Iterator[Followed]:
     """followed(route) → an open page, and what lets the rest of its sweep land."""
     monkeypatch.setattr(serve, "FOLLOW_SECONDS", 0.3)
     folder, land = growing
     server = served(folder)
-    pages, wrong = [], []
+    pages: list[Page] = []
+    wrong: list[str] = []
 
-    def followed(route: str):
+    def followed(route: str) -> tuple[Page, Callable[[], None]]:
         page = context().new_page()
         pages.append(page)
         page.on("pageerror", lambda error: wrong.append(str(error)))
@@ -225,7 +232,7 @@ def followed(context: Context, served, growing, monkeypatch: pytest.MonkeyPatch)
     assert not wrong
 
 
-def test_a_page_follows_its_sweep_and_keeps_the_place(followed) -> None:
+def test_a_page_follows_its_sweep_and_keeps_the_place(followed: Followed) -> None:
     page, land = followed("#/")
     page.set_viewport_size({"width": 1000, "height": 500})
     for chart in page.locator(".chart").all():
@@ -242,7 +249,7 @@ def test_a_page_follows_its_sweep_and_keeps_the_place(followed) -> None:
     assert page.locator("#following").inner_text() == "Follows the sweep"
 
 
-def test_a_run_with_a_pinned_token_is_followed_too(followed) -> None:
+def test_a_run_with_a_pinned_token_is_followed_too(followed: Followed) -> None:
     page, land = followed("#/p/0/unfrozen/kl/1/vs/normal/t/4")
     page.locator(".tokens").first.press("ArrowRight")
     land()
@@ -254,7 +261,7 @@ def test_a_run_with_a_pinned_token_is_followed_too(followed) -> None:
     )
 
 
-def test_nothing_is_drawn_anew_while_nothing_lands(followed) -> None:
+def test_nothing_is_drawn_anew_while_nothing_lands(followed: Followed) -> None:
     page, _ = followed("#/p/0")
     asked = []
     page.on("request", lambda request: asked.append(request.method))
