@@ -7,7 +7,7 @@ again, as a rehearsal, and its failure proves the place to be broken. Where none
 
 from eexit.plan import Run
 
-IN_A_ROW = 5
+FAILURES_IN_A_ROW = 5
 PROMPTS_IN_A_ROW = 10
 
 
@@ -43,7 +43,7 @@ class Breaker:
         if kind != self._kind:
             self._kind, self._count = kind, 0
         self._count += 1
-        if self._count >= IN_A_ROW:
+        if self._count >= FAILURES_IN_A_ROW:
             raise SweepStopped(f"{self._count} failures in a row, the last: {reason}")
 
     def run_failed(self, run: Run, reason: str, hope: bool) -> None:

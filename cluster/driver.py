@@ -18,14 +18,14 @@ from ray.exceptions import RayError, RayTaskError
 from cluster import interruption
 from cluster.actor import MakeGenerator
 from cluster.breaker import Breaker, SweepStopped
+from cluster.display import Display, Progress
 from cluster.events import log
-from cluster.failures import Failure, Kind, failure_of_actor, failure_of_call, hung, next_tries, was_preempted
+from cluster.failures import Kind, ShardFailure, failure_of_actor, failure_of_call, hung, next_tries, was_preempted
 from cluster.job import SweepJob
 from cluster.landing import LandingError, Tally, clear_debris, land, landed_tally
 from cluster.lease import Lease
 from cluster.liveness import Liveness
 from cluster.pool import Pool
-from cluster.progress import Display, Progress
 from cluster.shards import Shard, halve
 from cluster.store import open_store
 from cluster.worker import Worker, hire
@@ -34,10 +34,10 @@ from eexit.generator import error_results
 from eexit.plan import count_runs
 from eexit.results import MANIFEST
 
-DEPTH = 2  # shards with one actor: the one at hand, and the next
-PLENTY = 4  # the next one is given out early only while so many times the runs in flight are left
+SHARDS_PER_ACTOR = 2  # the one it is doing, and the next one
+RUNS_LEFT_PER_RUN_GIVEN = 4  # while as many are left, actors get their next shard early
 SECONDS_BETWEEN_LOOKS = 1.0
-REHEARSALS = 3  # an actor can die of something else than the rehearsal
+REHEARSAL_TRIES = 3  # since an actor can die of something else than the rehearsal
 
 
 class Driver:
@@ -109,9 +109,9 @@ class Driver:
 
     def _feed(self) -> None:
         """Give every ready actor a shard, and a second one as long as plenty are left."""
-        for depth in range(DEPTH):
+        for depth in range(SHARDS_PER_ACTOR):
             given = sum(len(shard.runs) for worker in self._workers for shard in worker.shards.values())
-            if depth and self._left < PLENTY * given:
+            if depth and self._left < RUNS_LEFT_PER_RUN_GIVEN * given:
                 return
             for worker in self._workers:
                 if worker.loading is None and len(worker.shards) == depth:
@@ -185,7 +185,7 @@ class Driver:
         else:
             self._failed(shard, failure)
 
-    def _lost(self, worker: Worker, failure: Failure, preempted: bool = False) -> None:
+    def _lost(self, worker: Worker, failure: ShardFailure, preempted: bool = False) -> None:
         """The actor's process is gone, out of reach, or hangs: replace it, and find out which of its shards landed."""
         self._lease.fence(worker.token)
         worker.kill()
@@ -208,7 +208,7 @@ class Driver:
         if self._left:
             self._workers.append(hire(worker.pool, self._arguments))
 
-    def _not_loaded(self, worker: Worker, failure: Failure) -> None:
+    def _not_loaded(self, worker: Worker, failure: ShardFailure) -> None:
         reason = f"an actor could not load the model: {failure.reason}"
         if self._breaker.known_good and any(other.loading is None for other in self._workers):
             # A node that is no good must not end the sweep for the others, nor be tried as fast as it fails.
@@ -218,7 +218,7 @@ class Driver:
             self._breaker.place_failed("loading", reason)
             self._workers.append(hire(worker.pool, self._arguments))
 
-    def _failed(self, shard: Shard, failure: Failure) -> None:
+    def _failed(self, shard: Shard, failure: ShardFailure) -> None:
         """Try it again, then its parts; in the end write down that its one run can't be done."""
         log("failed", logging.WARNING, kind=failure.kind, reason=failure.reason, run_ids=_ids(shard))
         if shard.rehearsal:
@@ -241,13 +241,13 @@ class Driver:
         if not tries:
             self._give_up(shard, failure)
 
-    def _rehearse(self, shard: Shard, failure: Failure) -> None:
-        if self._rehearsing >= REHEARSALS:
+    def _rehearse(self, shard: Shard, failure: ShardFailure) -> None:
+        if self._rehearsing >= REHEARSAL_TRIES:
             self._breaker.rehearsal_failed(failure.reason)
         self._rehearsing += 1
         self._again.appendleft(shard)
 
-    def _give_up(self, shard: Shard, failure: Failure) -> None:
+    def _give_up(self, shard: Shard, failure: ShardFailure) -> None:
         self._lease.check()
         try:
             self._tally += land(self._store, shard.runs, error_results(shard.runs, self._config, failure.reason))

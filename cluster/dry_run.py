@@ -3,9 +3,9 @@
 import json
 import math
 
+from cluster.display import counted
 from cluster.estimate import CHARACTERS_PER_TOKEN, characters, look_at_model
 from cluster.job import Options, SweepJob
-from cluster.progress import counted
 from eexit.config import SweepConfig
 from eexit.places import shown
 from eexit.plan import configurations, count_runs

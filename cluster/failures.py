@@ -22,31 +22,31 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Failure:
+class ShardFailure:
     """How, and the reason that its error row gives."""
 
     kind: Kind
     reason: str
 
 
-def failure_of_call(error: RayTaskError) -> Failure:
+def failure_of_call(error: RayTaskError) -> ShardFailure:
     """The actor lives, and its call ended in an exception."""
     cause = error.cause if isinstance(error.cause, Exception) else error
     reason = f"{type(cause).__name__}: {cause}"
     # torch's error is known by its name: the driver does without torch.
     out_of_memory = isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError"
-    return Failure(Kind.MEMORY if out_of_memory else Kind.RAISED, reason)
+    return ShardFailure(Kind.MEMORY if out_of_memory else Kind.RAISED, reason)
 
 
-def failure_of_actor(error: RayError) -> Failure:
+def failure_of_actor(error: RayError) -> ShardFailure:
     """The actor's process is gone, or out of reach."""
     out_of_memory = isinstance(error, OutOfMemoryError) or "memory pressure" in str(error)
     kind = Kind.MEMORY if out_of_memory else Kind.DIED
-    return Failure(kind, f"the process that did it died: {first_line(error)}")
+    return ShardFailure(kind, f"the process that did it died: {first_line(error)}")
 
 
-def hung(seconds: float) -> Failure:
-    return Failure(Kind.HUNG, f"timed out: not done after {seconds:g} seconds (--timeout)")
+def hung(seconds: float) -> ShardFailure:
+    return ShardFailure(Kind.HUNG, f"timed out: not done after {seconds:g} seconds (--timeout)")
 
 
 def was_preempted(error: RayError) -> bool:

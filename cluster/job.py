@@ -22,7 +22,7 @@ from eexit.places import shown
 from eexit.prompts import read_prompts
 
 
-def _place(out: str) -> str:
+def _out(out: str) -> str:
     if odd := re.match(r"(\w\w+):/[^/]", out):
         raise ValueError(f"out {odd[1]}:/… is neither a path nor a URI: write {odd[1]}://…")
     return os.path.expanduser(out)
@@ -34,7 +34,7 @@ def _whole_or_fraction(gpus: float) -> float:
     return gpus
 
 
-Place = Annotated[str, Field(min_length=1), AfterValidator(_place)]
+Out = Annotated[str, Field(min_length=1), AfterValidator(_out)]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 GPUs = Annotated[Float, Field(ge=0, allow_inf_nan=False), AfterValidator(_whole_or_fraction)]
 
@@ -45,7 +45,7 @@ class SweepJob(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     config: SweepConfig
-    out: Place = Field("results/sweep", description="folder or URI (s3://, gs://) the results go to")
+    out: Out = Field("results/sweep", description="folder or URI (s3://, gs://) the results go to")
     device: Device = Field("auto", description="auto: CUDA, MPS or CPU, what is there")
     actors: Int | None = Field(
         None,

@@ -27,7 +27,7 @@ from cluster.breaker import SweepStopped
 from cluster.store import Store
 from eexit.config import UsageError
 
-NAME = "lease.json"
+LEASE = "lease.json"
 SECONDS_BETWEEN_RENEWALS = 10.0
 SECONDS_BETWEEN_LOOKS = 1.0
 STALE_SECONDS = 60.0
@@ -78,7 +78,7 @@ class Lease:
     def take(self, say: Callable[[str], object]) -> None:
         """Become the holder, after the dead one if there is one. Raises `UsageError` if a living driver holds it."""
         held = _read(self._store)
-        if held or not self._store.create(NAME, _content(self._holder)):
+        if held or not self._store.create(LEASE, _content(self._holder)):
             self._succeed(held or _read(self._store), say)
         self._thread.start()
 
@@ -100,7 +100,7 @@ class Lease:
         # What can't be removed now, on a disk that failed, is a dead process's lease a moment later.
         with suppress(OSError, pa.ArrowException, UsageError):
             if is_held(self._store, self.token):
-                self._store.remove(NAME)
+                self._store.remove(LEASE)
                 if self._makes_the_folder:
                     self._store.remove_if_empty()
 
@@ -175,7 +175,7 @@ def _wait_for_the_end_of(held: Holder, store: Store, say: Callable[[str], object
         return
     say(
         f"{in_use}. Whether it still runs can't be seen from here: unless it renews its lease, the place is free in "
-        f"{STALE_SECONDS:g} s, and is then taken. To free it at once if it is dead, remove {store.root}/{NAME}"
+        f"{STALE_SECONDS:g} s, and is then taken. To free it at once if it is dead, remove {store.root}/{LEASE}"
     )
     end = time.monotonic() + STALE_SECONDS
     while time.monotonic() < end:
@@ -224,18 +224,18 @@ def _process_started(pid: int) -> str:
 
 
 def _read(store: Store) -> Holder | None:
-    content = store.read(NAME)
+    content = store.read(LEASE)
     if not content:
         return None
     try:
         said = json.loads(content)
         return Holder(**{field.name: said[field.name] for field in fields(Holder) if field.name in said})
     except (ValueError, TypeError) as error:
-        raise UsageError(f"{store.root}/{NAME} is no lease ({error}): remove it") from error
+        raise UsageError(f"{store.root}/{LEASE} is no lease ({error}): remove it") from error
 
 
 def _write(store: Store, holder: Holder) -> None:
-    store.publish(NAME, _content(holder))
+    store.publish(LEASE, _content(holder))
 
 
 def _content(holder: Holder) -> bytes:

@@ -2,7 +2,7 @@
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-SECONDS = [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000]
+BUCKET_SECONDS = [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000]
 
 
 class Metrics:
@@ -12,5 +12,7 @@ class Metrics:
         self.runs = Counter("eexit_runs", "runs landed, errors included")
         self.errors = Counter("eexit_errors", "runs landed as errors")
         self.tokens = Counter("eexit_tokens", "tokens generated, whether they landed or not")
-        self.shard_seconds = Histogram("eexit_shard_seconds", "seconds from a shard's start to its landing", SECONDS)
+        self.shard_seconds = Histogram(
+            "eexit_shard_seconds", "seconds from a shard's start to its landing", BUCKET_SECONDS
+        )
         self.rows_in_flight = Gauge("eexit_rows_in_flight", "runs of the shard at hand")

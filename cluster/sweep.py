@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from cluster.actor import MakeGenerator, model_generator
 from cluster.breaker import SweepStopped
+from cluster.display import Display, counted, open_display
 from cluster.driver import Driver
 from cluster.estimate import Look, Memory, look_at_model
 from cluster.figures import figures
@@ -26,7 +27,6 @@ from cluster.manifest import (
     written,
 )
 from cluster.pool import plan_pools, shortages
-from cluster.progress import Display, counted, open_display
 from cluster.session import place_for_all, ray_session
 from cluster.settling import take_stock
 from cluster.shards import cut, rows_for

@@ -22,11 +22,11 @@ from rich.console import Console
 
 from cluster import interruption
 from cluster.breaker import SweepStopped
+from cluster.display import counted, open_display
 from cluster.dry_run import describe_plan
 from cluster.events import log_to_stderr
 from cluster.job import load_job
 from cluster.landing import read_columns
-from cluster.progress import counted, open_display
 from cluster.store import Store, open_store
 from cluster.sweep import Summary, run_sweep
 from cluster.table import closing_table

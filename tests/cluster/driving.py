@@ -16,9 +16,9 @@ from pandas.testing import assert_frame_equal
 from scripted import TOKENS_PER_RUN, rows_of
 
 from cluster.actor import MakeGenerator, model_generator
+from cluster.display import Lines
 from cluster.estimate import look_at_model
 from cluster.landing import Tally
-from cluster.progress import Lines
 from cluster.sweep import run_sweep
 from eexit.config import SweepConfig
 from eexit.plan import plan_runs

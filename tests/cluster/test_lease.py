@@ -16,7 +16,7 @@ import cluster.lease
 from cluster.actor import SweepActor
 from cluster.breaker import SweepStopped
 from cluster.landing import LandingError, landed
-from cluster.lease import NAME, Holder, Lease, hold, is_fenced
+from cluster.lease import LEASE, Holder, Lease, hold, is_fenced
 from cluster.store import Store, open_store
 from eexit.config import SweepConfig, UsageError
 from eexit.generator import Results
@@ -84,7 +84,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_lease_is_gone_afterwards(store: Store) -> None:
     with hold(store) as lease:
         lease.check()
-        assert store.has(NAME)
+        assert store.has(LEASE)
     assert not Path(store.root).exists()
 
 
@@ -97,15 +97,15 @@ def test_the_second_driver_refuses_and_names_the_first(store: Store, other: subp
 def test_a_killed_driver_is_succeeded_at_once(store: Store, other: subprocess.Popen[str]) -> None:
     other.kill()  # and nobody asks for its exit code, so that the system keeps its number
     wait_until(lambda: Path(f"/proc/{other.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
-    assert store.has(NAME)
+    assert store.has(LEASE)
     with hold(store) as lease:
         lease.check()
 
 
 def test_a_process_with_the_number_of_a_dead_driver_is_not_taken_for_it(store: Store) -> None:
     with hold(store):
-        ours = json.loads(store.read(NAME) or b"")
-    store.publish(NAME, json.dumps({**ours, "process_started": str(int(ours["process_started"]) - 1)}).encode())
+        ours = json.loads(store.read(LEASE) or b"")
+    store.publish(LEASE, json.dumps({**ours, "process_started": str(int(ours["process_started"]) - 1)}).encode())
     with hold(store) as lease:
         lease.check()
 
@@ -113,14 +113,14 @@ def test_a_process_with_the_number_of_a_dead_driver_is_not_taken_for_it(store: S
 @pytest.mark.usefixtures("containers", "quick")
 def test_a_dead_container_whose_process_1_seems_alive_is_succeeded_when_it_is_silent(store: Store) -> None:
     end(held_by(holder(store, *CONTAINER)))
-    assert json.loads(store.read(NAME) or b"")["pid"] == 1
+    assert json.loads(store.read(LEASE) or b"")["pid"] == 1
     said: list[str] = []
     began = time.monotonic()
     with hold(store, said.append) as lease:
         lease.check()
         assert time.monotonic() - began > SHORT
     assert f"the place is free in {SHORT} s" in said[0]
-    assert f"To free it at once if it is dead, remove {store.root}/{NAME}" in said[0]
+    assert f"To free it at once if it is dead, remove {store.root}/{LEASE}" in said[0]
     end(held_by(holder(store, *CONTAINER)))
     successor = held_by(holder(store, *CONTAINER, stale=SHORT))  # process 1 too
     end(successor)
@@ -142,8 +142,8 @@ def test_a_living_driver_in_another_container_is_never_succeeded(store: Store, o
 
 
 def test_a_lease_that_someone_removes_is_not_waited_for(store: Store) -> None:
-    store.publish(NAME, elsewhere(0))
-    with hold(store, lambda said: store.remove(NAME)) as lease:
+    store.publish(LEASE, elsewhere(0))
+    with hold(store, lambda said: store.remove(LEASE)) as lease:
         lease.check()
 
 
@@ -167,7 +167,7 @@ def elsewhere(silent: float) -> bytes:
 def test_one_on_another_machine_is_succeeded_when_it_is_silent_whatever_its_clock_says(
     store: Store, silent: float
 ) -> None:
-    store.publish(NAME, elsewhere(silent))
+    store.publish(LEASE, elsewhere(silent))
     began = time.monotonic()
     with hold(store) as lease:
         assert time.monotonic() - began > SHORT
@@ -179,15 +179,15 @@ def test_one_on_another_machine_is_succeeded_when_it_is_silent_whatever_its_cloc
 def test_one_on_another_machine_that_renews_its_lease_is_refused_whatever_its_clock_says(
     store: Store, silent: float
 ) -> None:
-    store.publish(NAME, elsewhere(silent))
+    store.publish(LEASE, elsewhere(silent))
     with pytest.raises(UsageError, match=r"process 1 on another-host, .* has just renewed its lease"):
-        Lease(store).take(lambda said: store.publish(NAME, elsewhere(silent - 1)))
+        Lease(store).take(lambda said: store.publish(LEASE, elsewhere(silent - 1)))
 
 
 def test_a_lease_of_an_older_version_can_be_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster.lease, "STALE_SECONDS", 0.5)
     old = {"token": "ab", "host": "h", "boot": "b", "pid": 1, "started": 0.0, "renewed": 0.0}
-    store.publish(NAME, json.dumps(old).encode())
+    store.publish(LEASE, json.dumps(old).encode())
     with hold(store) as lease:
         lease.check()
 
@@ -203,9 +203,9 @@ def test_who_lost_its_lease_stops_and_its_actors_land_nothing(store: Store, monk
         return False
 
     with hold(store) as lease:
-        first = store.read(NAME)
-        wait_until(lambda: store.read(NAME) != first)  # it is renewed
-        store.publish(NAME, elsewhere(0))
+        first = store.read(LEASE)
+        wait_until(lambda: store.read(LEASE) != first)  # it is renewed
+        store.publish(LEASE, elsewhere(0))
         wait_until(is_lost)
         config = sweep_of("m", "one")
         store.publish(MANIFEST, b"{}")
@@ -213,7 +213,7 @@ def test_who_lost_its_lease_stops_and_its_actors_land_nothing(store: Store, monk
         actor.load()
         with pytest.raises(LandingError, match="has another driver now"):
             actor.do(list(plan_runs(config)))
-    assert json.loads(store.read(NAME) or b"")["host"] == "another-host"  # not ours to remove
+    assert json.loads(store.read(LEASE) or b"")["host"] == "another-host"  # not ours to remove
 
 
 def test_an_actor_that_was_given_up_lands_nothing_when_it_wakes_up(store: Store) -> None:
@@ -243,8 +243,8 @@ def test_the_fence_outlasts_renewals(store: Store, monkeypatch: pytest.MonkeyPat
     with hold(store) as lease:
         lease.fence("one")
         lease.fence("two")
-        written = store.read(NAME)
-        wait_until(lambda: store.read(NAME) != written)
+        written = store.read(LEASE)
+        wait_until(lambda: store.read(LEASE) != written)
         assert is_fenced(store, lease.token, "one")
         assert is_fenced(store, lease.token, "two")
         assert not is_fenced(store, lease.token, "three")
@@ -252,7 +252,7 @@ def test_the_fence_outlasts_renewals(store: Store, monkeypatch: pytest.MonkeyPat
 
 
 def test_of_many_at_once_one_gets_it(store: Store) -> None:
-    store.publish(NAME, elsewhere(0))
+    store.publish(LEASE, elsewhere(0))
     processes = [holder(store, stale=SHORT, renewal=10) for _ in range(4)]
     try:
         wait_until(lambda: sum(process.poll() is not None for process in processes) == 3)

@@ -7,10 +7,10 @@ import pytest
 from scripted import sweep_of
 
 from cluster.breaker import Breaker, SweepStopped
+from cluster.display import Lines, Progress, open_display
 from cluster.estimate import Memory
 from cluster.job import SweepJob, job_of
 from cluster.pool import Pool, plan_pools, shortages
-from cluster.progress import Lines, Progress, open_display
 from cluster.shards import Shard, cut, rows_for, split
 from eexit.config import Prompt, UsageError
 from eexit.plan import plan_runs

@@ -16,9 +16,9 @@ from driving import assert_undisturbed
 from scripted import TOKENS_PER_RUN, sweep_of
 
 from cluster.breaker import SweepStopped
+from cluster.display import Lines, Progress, Silence
 from cluster.job import SweepJob
 from cluster.landing import Tally
-from cluster.progress import Lines, Progress, Silence
 from cluster.sweep import Summary, run_sweep
 from eexit.config import SweepConfig, UsageError
 

@@ -11,10 +11,10 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-WINDOW = 30.0  # seconds that the token rate is taken over
+RATE_WINDOW_SECONDS = 30.0  # over which the token rate is averaged
 SECONDS_BETWEEN_LINES = 5.0  # at first; later a twentieth of the time so far
 MOST_SECONDS_BETWEEN_LINES = 60.0
-BAR_WIDTH = 16  # beside the line, in 80 columns
+BAR_COLUMNS = 16  # leaves room for the text in 80 columns
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Pace:
     def describe(self, progress: Progress) -> str:
         now = time.monotonic()
         self._seen.append((now, progress.tokens))
-        while len(self._seen) > 2 and now - self._seen[0][0] > WINDOW:
+        while len(self._seen) > 2 and now - self._seen[0][0] > RATE_WINDOW_SECONDS:
             self._seen.popleft()
         since, tokens = self._seen[0]
         rate = max(0, progress.tokens - tokens) / max(now - since, 1e-3)
@@ -124,7 +124,7 @@ class Bar:
 
     def show(self, progress: Progress, last: bool = False) -> None:
         line = Table.grid(padding=(0, 1))
-        line.add_row(ProgressBar(total=1.0, completed=progress.share, width=BAR_WIDTH), self._pace.describe(progress))
+        line.add_row(ProgressBar(total=1.0, completed=progress.share, width=BAR_COLUMNS), self._pace.describe(progress))
         self._live.update(line)
         if last:
             self._console.print(line)
