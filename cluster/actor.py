@@ -1,6 +1,7 @@
-"""What runs in a process of its own, perhaps on another machine: one loaded generator and the landing of its results.
+"""The actor: a process, perhaps on another machine, that holds one loaded generator and lands its results.
 
-A plain class; the driver makes it a Ray actor. No results leave it but as Parquet; it answers with counts.
+It is a plain class, which the driver turns into a Ray actor. Results leave it as Parquet files only; its answers to the
+driver are counts.
 """
 
 import logging
@@ -22,14 +23,13 @@ from eexit.generator import Generator, Results
 from eexit.plan import Run
 from eexit.results import MANIFEST
 
-# Loads a generator; the second argument is the device: auto, cpu, cuda or mps.
+# Makes a generator for a sweep on a device: auto, cpu, cuda or mps.
 MakeGenerator = Callable[[SweepConfig, str], Generator]
 
 
 def model_generator(config: SweepConfig, device: str) -> Generator:
-    """The real one: the model of `config`, loaded, with as many threads as its actor has CPUs, and as much of a GPU's
-    memory as it has of the GPU."""
-    import torch  # the driver and actors with another generator do without
+    """Load the model of `config`, with one thread per CPU of the actor, and its share of the GPU's memory."""
+    import torch  # neither the driver nor actors with another generator need it
 
     from eexit.model_generator import ModelGenerator
 
@@ -39,12 +39,12 @@ def model_generator(config: SweepConfig, device: str) -> Generator:
 
 
 class SweepActor:
-    """Holds one generator. `do` is called with one shard at a time, `progress` meanwhile from a thread of its own."""
+    """Holds one generator. `do` is called with one shard at a time; meanwhile another thread answers `progress`."""
 
     def __init__(
         self, make_generator: MakeGenerator, config: SweepConfig, out: str, device: str, lease: str, token: str
     ) -> None:
-        """`lease`: the token of the lease that this actor's driver holds; `token`: what the driver fences it off by."""
+        """`lease` is the token of the driver's lease; `token` is the actor's own, by which the driver fences it off."""
         self._make_generator = make_generator
         self._config = config
         self._device = device
@@ -52,12 +52,12 @@ class SweepActor:
         self._token = token
         self._store = open_store(out)
         self._metrics = Metrics()
-        self._in_flight = 0  # tokens
+        self._in_flight = 0  # tokens of the current shard
         self._rows = 0
         log_to_stderr()
 
     def load(self) -> None:
-        """Load the generator. Not in the constructor, whose exceptions Ray passes on as text alone."""
+        """Load the generator. This is not in the constructor, whose exceptions Ray would pass on as text only."""
         if not self._store.has(MANIFEST):
             node = ray.util.get_node_ip_address()
             raise UsageError(
@@ -70,7 +70,7 @@ class SweepActor:
         began, attempt = time.monotonic(), time.time_ns()
         results = self._generate(runs)
         if results.generations["error"].null_count < len(runs) and _device_is_broken():
-            # The errors are the device's, and so would be all that follow. The driver starts another process.
+            # The device caused these errors, and would cause more. The driver starts another process.
             log("the device is broken", logging.ERROR, run_ids=[run.run_id for run in runs])
             os._exit(1)
         tally = land(self._store, runs, results, attempt, self._refuse_if_fenced)
@@ -89,11 +89,11 @@ class SweepActor:
         return tally
 
     def rehearse(self, runs: Sequence[Run]) -> Tally:
-        """Do runs that have landed already, to see whether that works here and now."""
+        """Do runs that have landed before, without landing them, to see whether they still work."""
         return tally_of(self._generate(runs).generations)
 
     def progress(self) -> int:
-        """Tokens made in the shard at hand, which has not landed yet."""
+        """The number of tokens generated so far in the current shard."""
         self._metrics.rows_in_flight.set(self._rows)  # Ray shows a gauge for some seconds after it was last set
         return self._in_flight
 
@@ -124,12 +124,12 @@ class SweepActor:
             return self._device
         if ray.get_gpu_ids():
             return "cuda"
-        # An actor that was given no GPU still sees all of them, and must not take one. Ray doesn't count Apple's.
+        # An actor without GPUs still sees all of them, and must not use one. Ray does not count Apple GPUs.
         return "auto" if sys.platform == "darwin" else "cpu"
 
 
 def _device_is_broken() -> bool:
-    """Whether this process's CUDA context fails whatever it is asked, as it does for good after some errors."""
+    """Whether this process's CUDA context is unusable, as it is permanently after some errors."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return False

@@ -1,8 +1,9 @@
-"""Stops a sweep that only fails. A full disk or a broken machine must not burn the grid; bad prompts must not stop it.
+"""The circuit breaker, which stops a sweep that only fails.
 
-What fails is either the place (it can't be written to, the model can't be loaded: counted) or a run. Runs that fail by
-themselves are the fault of their prompts, unless many prompts in a row do: then a run that has been done before is done
-again, as a rehearsal, and its failure proves the place to be broken. Where none has ever been done, many are proof.
+A full disk or a broken machine must not turn all remaining runs into errors, but bad prompts must not stop a sweep.
+Failures of the place (results can't be written, the model can't be loaded) are counted. A run that fails by itself is
+blamed on its prompt, unless the runs of many prompts fail in a row: then a run that has worked before is repeated, as a
+rehearsal, and if it fails as well, the place is broken. If no run has ever worked, many failed prompts are enough.
 """
 
 from eexit.plan import Run
@@ -12,34 +13,34 @@ PROMPTS_IN_A_ROW = 10
 
 
 class SweepStopped(Exception):
-    """The sweep could not go on; what has landed stays, and the same command goes on from there."""
+    """The sweep can't go on. What has landed stays, and the same command continues from there."""
 
 
 class Breaker:
-    """Judges failures with nothing landed in between."""
+    """Counts failures, as long as nothing lands in between."""
 
     def __init__(self) -> None:
         self.known_good: Run | None = None
         self.reset()
 
     def reset(self) -> None:
-        """The place works."""
+        """Forget all failures: a run has worked."""
         self._kind = ""
         self._count = 0
         self._prompts: set[str] = set()
         self._reason = ""
 
     def landed(self, run: Run) -> None:
-        """This run is done, and no error."""
+        """This run has landed without an error."""
         self.known_good = run
         self.reset()
 
     def place_worked(self) -> None:
-        """Something landed, though not without errors."""
+        """Something has landed, though with errors."""
         self._kind, self._count = "", 0
 
     def place_failed(self, kind: str, reason: str) -> None:
-        """The place failed, not a run. Raises `SweepStopped`."""
+        """The place failed rather than a run. Raises `SweepStopped` after FAILURES_IN_A_ROW of one kind."""
         if kind != self._kind:
             self._kind, self._count = kind, 0
         self._count += 1
@@ -47,9 +48,9 @@ class Breaker:
             raise SweepStopped(f"{self._count} failures in a row, the last: {reason}")
 
     def run_failed(self, run: Run, reason: str, hope: bool) -> None:
-        """This run failed by itself. Raises `SweepStopped` if that is all that ever happened, and there is no `hope`.
+        """This run failed by itself. Raises `SweepStopped` if no run ever worked, many failed, and there is no `hope`.
 
-        Hope is a shard at work that hasn't failed yet.
+        There is hope while an actor works on a shard that has not failed before.
         """
         self._prompts.add(run.prompt.id)
         self._reason = reason
@@ -57,7 +58,7 @@ class Breaker:
             raise SweepStopped(f"{len(self._prompts)} prompts failed and none worked, the last: {reason}")
 
     def rehearsal_failed(self, reason: str) -> None:
-        """The known good run no longer works. Raises `SweepStopped`."""
+        """A run that has worked before fails now. Raises `SweepStopped`."""
         raise SweepStopped(
             f"{len(self._prompts)} prompts in a row failed, the last: {self._reason}; "
             f"a run that had worked now fails too: {reason}"

@@ -1,4 +1,4 @@
-"""A copy of a sweep in fewer, larger Parquet files."""
+"""Copying a sweep into fewer, larger Parquet files."""
 
 from collections.abc import Collection, Iterator, Mapping
 
@@ -15,10 +15,11 @@ from eexit.seals import digest_of, encode_generations, encode_tokens
 
 
 def compact(store: Store, target: Store, rows_per_file: int) -> tuple[int, int]:
-    """Copy the sweep in `store` to `target`, in files of at least `rows_per_file` runs; returns the files of each.
+    """Copy the sweep in `store` to `target`, in files of at least `rows_per_file` runs; returns how many
+    files each has.
 
-    Nothing in `store` is changed. `sweep.json` comes last: a copy that has one is whole. Raises `UsageError` if `store`
-    holds no sweep, has damaged files or is in use, and for a `target` that holds results already.
+    Nothing in `store` is changed. `sweep.json` is written last: a copy that has one is complete. Raises `UsageError` if
+    `store` holds no sweep, has damaged files or is in use, and if `target` holds results already.
     """
     manifest = checked_manifest(store)
     if target.has(MANIFEST) or list_files(target).shards:
@@ -32,7 +33,7 @@ def compact(store: Store, target: Store, rows_per_file: int) -> tuple[int, int]:
 
 
 def checked_manifest(store: Store) -> bytes:
-    """The bytes of the manifest of the sweep in `store`. Raises `UsageError` if there is none, or it is not whole."""
+    """The bytes of the manifest in `store`. Raises `UsageError` if it is missing or damaged."""
     content = store.read(MANIFEST)
     if content is None:
         raise UsageError(f"{store.root} holds no {MANIFEST}: is it a sweep's?")
@@ -67,10 +68,10 @@ def _groups(store: Store, stems: list[str], rows_per_file: int) -> Iterator[list
 
 
 def _merge(source: Store, target: Store, stems: list[str], superseded: Mapping[str, Collection[str]]) -> int:
-    """One shard of all of these, without the rows that don't count, landed as a shard is; returns how many files."""
+    """Merge these shards into one, without superseded rows, and land it in `target`; returns the number of files."""
     shards = [read_generations(source, stem) for stem in stems]
     dropped = [superseded.get(stem, ()) for stem in stems]
-    # Shards of several versions may differ in their columns.
+    # Shards that different versions wrote may have different columns.
     generations = pa.concat_tables(map(without, (s.rows for s in shards), dropped), promote_options="default")
     if not generations.num_rows:
         return 0

@@ -1,6 +1,6 @@
-"""Controls of a finished sweep: of each of its configurations one that exits as deep, and knows nothing.
+"""Controls of a finished sweep: for each configuration one that exits at random, as often at each layer.
 
-If a configuration's texts are no better than its control's, its rule knows nothing that helps.
+If a configuration's texts are no better than those of its control, what its rule knows does not help.
 """
 
 from collections import Counter
@@ -14,9 +14,9 @@ from eexit.schema import OK
 
 
 def controls_of(results: str) -> tuple[ControlOf, ...]:
-    """For each configuration that exits, how many decided tokens of all its runs were read after each layer.
+    """A control for each configuration that exits, with the number of its decided tokens by exit layer.
 
-    Raises `UsageError` where `results` holds no finished sweep, or one whose configurations have no names as yet.
+    Raises `UsageError` if `results` is not a finished sweep, or has a format that does not name configurations.
     """
     store = open_store(results)
     content = store.read(MANIFEST)

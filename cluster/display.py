@@ -1,4 +1,4 @@
-"""What a sweep is at, for people, on standard error: a live bar on a terminal, plain lines anywhere else."""
+"""The progress of a sweep on standard error: a live bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -12,14 +12,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 RATE_WINDOW_SECONDS = 30.0  # over which the token rate is averaged
-SECONDS_BETWEEN_LINES = 5.0  # at first; later a twentieth of the time so far
+SECONDS_BETWEEN_LINES = 5.0  # at first; later, a twentieth of the time so far
 MOST_SECONDS_BETWEEN_LINES = 60.0
 BAR_COLUMNS = 16  # leaves room for the text in 80 columns
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Runs landed of those planned, tokens made in this session, and actors ready of those wanted."""
+    """Runs landed and planned, tokens generated since this start of the sweep, and actors ready and wanted."""
 
     done: int
     planned: int
@@ -37,14 +37,14 @@ class Progress:
 
     @property
     def share(self) -> float:
-        """Of this session's runs, those in the making counted by their tokens."""
+        """The fraction of the runs to do that is done; unfinished runs count by their tokens."""
         done, to_do = self.done - self.done_before, self.planned - self.done_before
         per_run = max(1.0, self.tokens_landed / done) if self.tokens_landed and done else self.max_new_tokens
         return min(1.0, (done + self.tokens_in_flight / per_run) / to_do) if to_do else 1.0
 
 
 class Display(Protocol):
-    """Shows progress as it is told; rates are taken from when it is entered."""
+    """Shows progress and messages; rates are measured from when it is entered."""
 
     def __enter__(self) -> "Display": ...
     def __exit__(self, *error: object) -> None: ...
@@ -76,12 +76,12 @@ class Pace:
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """Seconds since the start."""
         return time.monotonic() - self._started
 
 
 class Lines:
-    """Plain lines, fewer as time goes on: for logs, where a bar is garbage."""
+    """Plain lines for logs, less often as time goes on."""
 
     def __init__(self, stream: TextIO, every: float = SECONDS_BETWEEN_LINES) -> None:
         self._stream = stream
@@ -145,7 +145,7 @@ class Silence:
 
 
 def open_display(stream: TextIO | None = None, quiet: bool = False) -> Display:
-    """On `stream`, or on what standard error is now."""
+    """A display on `stream`; by default on the current standard error."""
     stream = stream or sys.stderr
     if quiet:
         return Silence()
@@ -153,7 +153,7 @@ def open_display(stream: TextIO | None = None, quiet: bool = False) -> Display:
 
 
 def counted(n: int, noun: str) -> str:
-    """`1 seed`, `2 seeds`."""
+    """A number with its noun, such as `1 seed` or `2 seeds`."""
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 

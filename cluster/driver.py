@@ -1,7 +1,7 @@
-"""The loop that feeds shards to actors until every planned run has landed, whatever dies meanwhile.
+"""The loop that gives shards to actors until every planned run has landed, even if actors die.
 
-Only counts come back; a shard's Parquet files are written where it was done. No actor is ever waited for: those that
-are ready are fed, those that die are replaced, and the loop ends with the last landed run.
+Actors write a shard's Parquet files themselves, and only counts come back. The driver never waits for a single actor:
+actors that are ready get shards, actors that die are replaced, and the loop ends when the last run has landed.
 """
 
 import logging
@@ -55,10 +55,10 @@ class Driver:
         make_generator: MakeGenerator,
         own_ray: bool,
     ) -> None:
-        """`shards` hold the runs that haven't landed in `place`, which `n_done` have; they are taken when needed.
+        """`shards` hold the runs that have not landed in `place` yet, and are consumed as needed; `n_done` have landed.
 
-        `place` is `job.out` as every process finds it. `own_ray`: Ray was started for this sweep alone, so that no node
-        will ever come.
+        `place` is `job.out` as a path or URI that is the same for every process. `own_ray` says that Ray was started
+        for this sweep only, so that no nodes will join.
         """
         self._config = job.config
         self._store = open_store(place)
@@ -71,21 +71,21 @@ class Driver:
         self._timeout = job.timeout
         self._own_ray = own_ray
         self._again: deque[Shard] = deque()
-        self._most = self._planned  # runs in a shard; fewer once more of them have run out of memory
+        self._most = self._planned  # runs per shard; lowered when a shard runs out of memory
         self._workers: list[Worker] = []
-        self._vacant: list[Pool] = []  # places of actors that could not load, until something lands
+        self._vacant: list[Pool] = []  # pools of actors that could not load; replaced once something lands
         self._tally = Tally()
         self._breaker = Breaker()
         self._rehearsing = 0
         self._looked = 0.0
-        # Runs bring their prompts; an actor has no use for all the others.
+        # Runs carry their prompts, so that actors need not get all prompts of the sweep.
         lean = job.config.model_copy(update={"prompts": job.config.prompts[:1]})
         self._arguments = (make_generator, lean, place, job.device, lease.token)
 
     def drive(self) -> Tally:
-        """Land every run; returns what they came to.
+        """Land every run; returns how many landed, with their errors and tokens.
 
-        Raises `UsageError` if the model can't be loaded, and `SweepStopped` when going on would burn the grid.
+        Raises `UsageError` if the model can't be loaded, and `SweepStopped` if going on would only make errors.
         """
         liveness = Liveness(self._own_ray, self._pools, self._display.say)
         try:
@@ -99,7 +99,7 @@ class Driver:
         finally:
             for worker in self._workers:
                 worker.kill()
-            with suppress(OSError, pa.ArrowException, UsageError):  # the next driver clears what can't be cleared now
+            with suppress(OSError, pa.ArrowException, UsageError):  # the next driver clears what this one can't
                 clear_debris(self._store)
         return self._tally
 
@@ -108,7 +108,7 @@ class Driver:
         return self._planned - self._done_before - self._tally.runs
 
     def _feed(self) -> None:
-        """Give every ready actor a shard, and a second one as long as plenty are left."""
+        """Give every ready actor a shard, and a second one as long as many runs are left."""
         for depth in range(SHARDS_PER_ACTOR):
             given = sum(len(shard.runs) for worker in self._workers for shard in worker.shards.values())
             if depth and self._left < RUNS_LEFT_PER_RUN_GIVEN * given:
@@ -121,7 +121,7 @@ class Driver:
                     worker.give(shard)
 
     def _next_shard(self) -> Shard | None:
-        # New ones first: bad ones hold nothing up. But as long as nothing worked, find out whether anything can.
+        # New shards come before those that failed. But until a run has worked, failed ones show whether any can.
         if self._again and (self._again[0].rehearsal or self._breaker.known_good is None):
             return self._again.popleft()
         shard = next(self._shards, None) or (self._again.popleft() if self._again else None)
@@ -131,7 +131,7 @@ class Driver:
         return shard
 
     def _settle(self) -> None:
-        """Wait for an answer, or for the time to look at progress, and act on it."""
+        """Wait for answers of actors, for SECONDS_BETWEEN_LOOKS at most, and handle them."""
         owners = {ref: worker for worker in self._workers for ref in (worker.loading, *worker.shards) if ref}
         answered, _ = ray.wait(list(owners), timeout=SECONDS_BETWEEN_LOOKS)
         for ref in answered:
@@ -166,10 +166,10 @@ class Driver:
             self._breaker.landed(shard.runs[0])
 
     def _raised(self, worker: Worker, ref: Any, error: RayTaskError) -> None:
-        """The actor lives, and its call ended in an exception."""
+        """A call ended in an exception; its actor is alive."""
         failure = failure_of_call(error)
         if ref == worker.loading:
-            if self._breaker.known_good:  # the model can be loaded, and has been: the fault of a node that came later
+            if self._breaker.known_good:  # the model was loaded elsewhere: this node is to blame
                 self._lost(worker, failure)
                 return
             cause = error.cause
@@ -181,12 +181,12 @@ class Driver:
             self._breaker.place_failed("landing", str(error.cause))
             self._again.append(shard)
         elif not shard.rehearsal and (tally := landed_tally(self._store, shard.runs)):
-            self._landed(shard, tally)  # what raised came after
+            self._landed(shard, tally)  # the exception came after landing
         else:
             self._failed(shard, failure)
 
     def _lost(self, worker: Worker, failure: ShardFailure, preempted: bool = False) -> None:
-        """The actor's process is gone, out of reach, or hangs: replace it, and find out which of its shards landed."""
+        """An actor's process is gone, unreachable or hanging: replace it, and find out which of its shards landed."""
         self._lease.fence(worker.token)
         worker.kill()
         self._workers.remove(worker)
@@ -202,7 +202,7 @@ class Driver:
             elif blamed:
                 self._again.append(shard)
             else:
-                # It did them in order: only the first can be what it died of.
+                # It did them in order, so that only the first can have caused its death.
                 blamed = True
                 self._failed(shard, failure)
         if self._left:
@@ -211,7 +211,7 @@ class Driver:
     def _not_loaded(self, worker: Worker, failure: ShardFailure) -> None:
         reason = f"an actor could not load the model: {failure.reason}"
         if self._breaker.known_good and any(other.loading is None for other in self._workers):
-            # A node that is no good must not end the sweep for the others, nor be tried as fast as it fails.
+            # A bad node must not end the sweep of the others, nor be tried again in a tight loop.
             self._display.say(f"{reason}; the others go on")
             self._vacant.append(worker.pool)
         else:
@@ -219,7 +219,7 @@ class Driver:
             self._workers.append(hire(worker.pool, self._arguments))
 
     def _failed(self, shard: Shard, failure: ShardFailure) -> None:
-        """Try it again, then its parts; in the end write down that its one run can't be done."""
+        """Try a shard again, then parts of it; in the end, land its only run as an error."""
         log("failed", logging.WARNING, kind=failure.kind, reason=failure.reason, run_ids=_ids(shard))
         if shard.rehearsal:
             self._rehearse(shard, failure)
@@ -255,7 +255,7 @@ class Driver:
             raise SweepStopped(str(error)) from error
 
     def _look(self, liveness: Liveness) -> None:
-        """About once a second: see how far the actors are, and show it; end what hangs, or all if nothing can move."""
+        """About once a second: show progress, replace actors that hang, and stop if the sweep can't go on."""
         if time.monotonic() - self._looked < SECONDS_BETWEEN_LOOKS:
             return
         self._looked = time.monotonic()
@@ -270,8 +270,8 @@ class Driver:
         self._display.show(self._progress())
 
     def _put_manifest_back(self) -> None:
-        """Results without it say little, and a node that doesn't see it takes the place for another."""
-        with suppress(OSError, pa.ArrowException):  # a place that can't be written to is found out by landing
+        """Write a missing manifest again: without it, results can't be read, and actors refuse to load."""
+        with suppress(OSError, pa.ArrowException):  # if the place can't be written to, landing finds out
             if self._manifest and not self._store.has(MANIFEST):
                 self._store.publish(MANIFEST, self._manifest)
                 self._display.say(f"{MANIFEST} was gone and is put back")

@@ -1,4 +1,4 @@
-"""What a sweep would do, for `--dry-run`: everything that results depend on, and how much work it is."""
+"""The plan that `--dry-run` prints: everything that results depend on, and the amount of work."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from eexit.plan import configurations, count_runs
 
 
 def describe_plan(job: SweepJob, options: Options) -> str:
-    """A line for each thing. The model is looked up, and nothing is written. Raises `UsageError`."""
+    """The plan as lines of text. The model is looked up, but nothing is written. Raises `UsageError`."""
     config = job.config
     grid, n_runs = configurations(config), count_runs(config)
     model, exitable_layers, memory = look_at_model(config, job.rows_per_shard)

@@ -1,4 +1,4 @@
-"""What a sweep's model is and takes, found out in a process of its own: the driver holds no torch."""
+"""Describing a sweep's model and its memory in a separate process, so that the driver never imports torch."""
 
 import math
 import os
@@ -22,17 +22,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of the weights, and of the keys and values of a shard's rows (full-depth and altered).
+    """Bytes of the weights, and of the keys and values (teacher's and student's) of a shard's rows.
 
-    Of keys and values, CPU_CACHE_BYTES at most are held at a time on CPUs, on a GPU what it has memory for.
+    On CPUs, at most CPU_CACHE_BYTES of keys and values exist at a time; on a GPU, as many as its memory holds.
     """
 
     weights: int
     cache: int
-    row: int = 0  # keys and values of one of them, which are all held at a time
+    row: int = 0  # keys and values of one row, which must exist at the same time
 
     def of_node(self, gpus: float) -> int:
-        """What an actor takes of its node: weights pass through there on their way to a GPU, keys and values don't."""
+        """Bytes that an actor needs of its node's memory: also with a GPU, weights are loaded there first."""
         return self.weights if gpus else self.weights + min(self.cache, CPU_CACHE_BYTES)
 
     def __str__(self) -> str:
@@ -45,10 +45,10 @@ Look = tuple[dict[str, Any], tuple[int, ...], Memory | None]
 
 
 def aside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call it in a fresh process, whose memory is gone afterwards, and which ends however this one does.
+    """Call a function in a fresh process, which frees its memory when it ends, and ends if this process dies.
 
-    What it returns must be plain: to unpickle a class is to import its module here, and what that imports. Raises
-    `UsageError`, whatever it raises.
+    The result must be of plain types: unpickling a class would import its module here, and what that imports. Whatever
+    the function raises becomes a `UsageError`.
     """
     command = [sys.executable, "-P", "-c", f"from {__name__} import answer; answer()"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -70,10 +70,10 @@ def aside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 
 def answer() -> None:
-    """The other process: do what comes in by standard input, and send what comes of it by standard output."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both, and the first one ends this one
+    """In the other process: call the function from standard input, and write its result to standard output."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes, and the first one ends this one
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # what libraries print goes to standard error
     try:
         function, args, kwargs = pickle.load(sys.stdin.buffer)
     except EOFError:
@@ -90,12 +90,12 @@ def answer() -> None:
 
 
 def _end_with_the_first_process() -> None:
-    sys.stdin.buffer.read()  # until its end of the pipe is closed
+    sys.stdin.buffer.read()  # returns once the first process has closed the pipe
     os._exit(1)
 
 
 def look_at_model(config: SweepConfig, rows_per_shard: int) -> Look:
-    """A sweep's model, the layers that it may exit at, and what an actor takes with the largest shard.
+    """A sweep's model, its exitable layers, and the memory that an actor needs for the largest shard.
 
     Raises `UsageError`.
     """
@@ -105,7 +105,7 @@ def look_at_model(config: SweepConfig, rows_per_shard: int) -> Look:
 
 
 def characters(config: SweepConfig) -> list[int]:
-    """Of each prompt, with its system prompt."""
+    """The number of characters of each prompt and its system prompt."""
     return [len(prompt.prompt) + len(prompt.system or config.system) for prompt in config.prompts]
 
 
@@ -119,17 +119,17 @@ def _look(config: SweepConfig, rows: int, prompt_tokens: int) -> Look:
 
 
 def _look_at_memory(config: SweepConfig, rows: int, prompt_tokens: int) -> Memory | None:
-    """Of one actor with a shard of `rows` rows of the longest prompt, without loading weights.
+    """The memory of an actor with a shard of `rows` rows of the longest prompt, without loading weights.
 
-    Activations and what the device's own library takes come on top; with dtype auto, the numbers are as wide as on
-    this machine. None for a model whose own code can't be run without its weights. Raises `UsageError`.
+    Activations and the device's libraries need more on top; with dtype auto, the dtype is that of this machine. None
+    for a model whose code can't run on the meta device. Raises `UsageError`.
     """
     from eexit.models import estimate_memory
 
     try:
         weights, cache = estimate_memory(config, rows, prompt_tokens)
         return Memory(weights, cache, cache // rows)
-    except RuntimeError:  # of a meta tensor that was asked for its numbers
+    except RuntimeError:  # raised by operators that need a tensor's values
         return None
 
 

@@ -1,6 +1,6 @@
-"""Structured logs: one JSON object a line on stderr, with the ids of the runs that an event is about.
+"""Structured logs: one JSON object per line on standard error, with the ids of the runs that an event is about.
 
-They are for files and job logs; a terminal shows the progress alone.
+They go to files and job logs; on a terminal, only progress is shown.
 """
 
 import json
@@ -23,14 +23,14 @@ class _OneObjectALine(logging.Formatter):
 
 
 def _without_secrets(value: Any) -> Any:
-    """What is logged may quote the URI that the results go to."""
+    """Logged values may contain the URI of the results, with secrets in it."""
     if isinstance(value, dict):
         return {key: _without_secrets(inner) for key, inner in value.items()}
     return without_secrets(value) if isinstance(value, str) else value
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
-    """From this level on; once per process."""
+    """Start logging events of at least this level; has an effect once per process, and not on a terminal."""
     if LOGGER.handlers or sys.stderr.isatty():
         return
     handler = logging.StreamHandler()

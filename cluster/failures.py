@@ -1,4 +1,4 @@
-"""What to do with a shard that failed: try it again, cut it up, or give up on its one run."""
+"""What to do with a shard that failed: try it again, cut it into parts, or give up on its only run."""
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -9,7 +9,7 @@ from cluster.shards import Shard, halve, split
 from eexit.config import first_line
 
 SHARD_TRIES = 2
-RUN_TRIES = 3  # an actor can die of something else than the run it was doing
+RUN_TRIES = 3  # since an actor can die of something else than the run it was doing
 
 
 class Kind(StrEnum):
@@ -23,23 +23,23 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class ShardFailure:
-    """How, and the reason that its error row gives."""
+    """How a shard failed, and the reason for its error row."""
 
     kind: Kind
     reason: str
 
 
 def failure_of_call(error: RayTaskError) -> ShardFailure:
-    """The actor lives, and its call ended in an exception."""
+    """The failure of a call that raised; its actor is alive."""
     cause = error.cause if isinstance(error.cause, Exception) else error
     reason = f"{type(cause).__name__}: {cause}"
-    # torch's error is known by its name: the driver does without torch.
+    # torch's error is recognised by its name, since the driver does not import torch.
     out_of_memory = isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError"
     return ShardFailure(Kind.MEMORY if out_of_memory else Kind.RAISED, reason)
 
 
 def failure_of_actor(error: RayError) -> ShardFailure:
-    """The actor's process is gone, or out of reach."""
+    """The failure of an actor whose process is gone or unreachable."""
     out_of_memory = isinstance(error, OutOfMemoryError) or "memory pressure" in str(error)
     kind = Kind.MEMORY if out_of_memory else Kind.DIED
     return ShardFailure(kind, f"the process that did it died: {first_line(error)}")
@@ -50,15 +50,15 @@ def hung(seconds: float) -> ShardFailure:
 
 
 def was_preempted(error: RayError) -> bool:
-    """Whether the machine was taken away, which is nobody's fault."""
+    """Whether the actor's machine was preempted, for which no run is to blame."""
     return isinstance(error, RayActorError) and error.preempted
 
 
 def next_tries(shard: Shard, kind: Kind, any_good: bool) -> list[Shard]:
-    """What to try next; nothing where its one run can't be done.
+    """The shards to try next; none if the only run of this one is given up.
 
-    Halves keep most runs together. But as long as no run has ever been done, single runs of many prompts tell sooner
-    whether any can be.
+    Halves keep most runs together. But as long as no run has ever worked, single runs of many prompts show sooner
+    whether any run can.
     """
     failures = shard.failures + 1
     if len(shard.runs) == 1:

@@ -1,4 +1,4 @@
-"""What each configuration of a sweep came to, as numbers."""
+"""The results of each configuration of a sweep, as numbers."""
 
 import math
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ MEASURES = tuple(
 def figures(store: Store, configurations: Sequence[Configuration]) -> list[dict[str, Any]]:
     """For each configuration its runs, errors, and the mean over its runs of each measure of `GENERATIONS`.
 
-    A mean is None where no run has the measure, or where it is not finite.
+    A mean is None if no run has the measure, or if it is not finite.
     """
     generations = read_columns(store, ["status", "configuration", *MEASURES])
     return [_of_configuration(configuration, generations) for configuration in configurations]

@@ -1,4 +1,4 @@
-"""Command-line flags made from the fields of pydantic models; the models alone judge what they say."""
+"""Command-line flags made from the fields of pydantic models, which alone validate the values."""
 
 import argparse
 import difflib
@@ -15,15 +15,17 @@ _NEGATIVE = re.compile(r"-(\d|\.\d|inf|nan)")
 
 
 class Parser(argparse.ArgumentParser):
-    """One line for what it can't parse, like every other input error; help as its description is written."""
+    """A parser that raises `UsageError` for arguments it can't parse, and shows its description as it is written."""
 
     def __init__(self, description: str | None) -> None:
         layout = argparse.RawDescriptionHelpFormatter
         super().__init__(description=description, allow_abbrev=False, formatter_class=layout)
-        self.add_argument("--version", action="version", version=f"eexit {_version()}", help="print it, and stop there")
+        self.add_argument(
+            "--version", action="version", version=f"eexit {_version()}", help="print the version and stop"
+        )
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Raises `UsageError`, with the flag that was probably meant."""
+        """Raises `UsageError` for an unknown flag, with the one that was probably meant."""
         known, unknown = self.parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}{self._meant(unknown[0])}")
@@ -61,11 +63,11 @@ def make_parser(
 
 
 def parse_flags(parser: Parser, arguments: Sequence[str]) -> dict[str, Any]:
-    """The flags that were given, as text; those of tuples as lists, whether `1 2`, `1,2` or both.
+    """The flags that were given, as text; flags of tuples as lists, whether written `1 2` or `1,2`.
 
     Raises `UsageError`.
     """
-    # To argparse `-1` and `-1,2` are flags; behind a space they are values, and reach validation.
+    # argparse takes `-1` and `-1,2` for flags; with a space in front they are values, and reach validation.
     shielded = [f" {text}" if _NEGATIVE.match(text) else text for text in arguments]
     given = {name: value for name, value in vars(parser.parse_args(shielded)).items() if value is not None}
     return {name: _split(value) if isinstance(value, list) else _unshield(value) for name, value in given.items()}

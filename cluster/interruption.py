@@ -14,10 +14,10 @@ _listening = False
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Within it the first of them raises `KeyboardInterrupt`, and the others nothing: what follows is to clear away.
+    """A context in which the first of these signals raises `KeyboardInterrupt`, and further ones are ignored.
 
-    Afterwards this process ignores them, since a command has nothing left to do then but to end: Python would give them
-    back to the system, which ends a process that is still clearing away.
+    So cleaning up is not interrupted. After the context the process ignores them all: it has nothing left to do but to
+    end, and the default handlers would kill it while it is still cleaning up.
     """
     global _listening
     _came.clear()
@@ -32,9 +32,9 @@ def listening() -> Iterator[None]:
 
 
 def listen_again() -> None:
-    """To be called where a library may have put a handler of its own in place, perhaps without Python's knowing.
+    """Install the handlers again, after a library may have replaced them, perhaps from outside Python.
 
-    What the caller's shell had this process ignore, as `nohup` does, stays ignored. Does nothing unless `listening`.
+    Signals that the shell had this process ignore, as `nohup` does, stay ignored. Does nothing outside `listening`.
     """
     if _listening:
         for number in SIGNALS:
@@ -43,7 +43,7 @@ def listen_again() -> None:
 
 
 def check() -> None:
-    """Raises `KeyboardInterrupt` if one came: Python drops an exception that is raised while an object is deleted."""
+    """Raises `KeyboardInterrupt` if a signal came: Python drops exceptions that are raised in a finaliser."""
     if _listening and _came.is_set():
         raise KeyboardInterrupt
 

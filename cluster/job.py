@@ -1,4 +1,4 @@
-"""A sweep and how it is executed, from a TOML file and flags: read, merged, validated once.
+"""A sweep and how it is executed, read from a TOML file and flags, which are merged and validated once.
 
 >>> job = load_job(["--prompts", "mine.txt", "--kl-factors", "0.5", "1"], default=Path("jobs/demo.toml"))
 """
@@ -40,63 +40,69 @@ GPUs = Annotated[Float, Field(ge=0, allow_inf_nan=False), AfterValidator(_whole_
 
 
 class SweepJob(BaseModel):
-    """A sweep, and how and where it is executed, which changes no result."""
+    """A sweep, and how and where it is executed, which does not change its results."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     config: SweepConfig
     out: Out = Field("results/sweep", description="folder or URI (s3://, gs://) the results go to")
-    device: Device = Field("auto", description="auto: CUDA, MPS or CPU, what is there")
+    device: Device = Field("auto", description="auto: CUDA if there is any, else MPS, else CPU")
     actors: Int | None = Field(
         None,
         ge=1,
-        description="loaded models that work side by side; left out: one per GPU, or one per 8 CPUs and more of "
-        "fewer CPUs where there are 100 runs and memory for each",
+        description="processes that each hold the loaded model; by default one per GPU, or one per 8 CPUs, or more "
+        "with fewer CPUs each if there are 100 runs and enough memory for each",
     )
     cpus_per_actor: Float | None = Field(
-        None, ge=0.01, allow_inf_nan=False, description="CPUs, and so threads, of each; left out: its share"
+        None, ge=0.01, allow_inf_nan=False, description="CPUs, and so threads, of each actor; by default its share"
     )
-    gpus_per_actor: GPUs | None = Field(None, description="GPUs of each, or a fraction; left out: 1 if any")
+    gpus_per_actor: GPUs | None = Field(
+        None, description="GPUs of each actor, or a fraction of one; by default 1 if there are any"
+    )
     accelerator_type: tuple[str, ...] | None = Field(
-        None, min_length=1, description="GPU types as Ray names them (A100, L4, …); a pool of actors on each"
+        None, min_length=1, description="GPU types as Ray names them (A100, L4, …), with a pool of actors for each"
     )
     timeout: Float | None = Field(
         None,
         gt=0,
-        description="seconds that loading may take, a run by itself, and a shard without a token; left out: any",
+        description="seconds after which to give up on loading, on a single run, and on a shard without a new token",
     )
     rows_per_shard: Int = Field(
-        128, ge=1, description="about so many runs advance together and land in one file; lower it if memory is short"
+        128,
+        ge=1,
+        description="about how many runs are batched together and land in one file; lower it if memory is short",
     )
 
 
 _EXECUTION: dict[str, FieldInfo] = {name: field for name, field in SweepJob.model_fields.items() if name != "config"}
-FIELDS: dict[str, FieldInfo] = SweepConfig.model_fields | _EXECUTION  # of both: the flags, and the keys of a TOML file
+FIELDS: dict[str, FieldInfo] = SweepConfig.model_fields | _EXECUTION  # all flags, and all keys of a TOML file
 
 
 def job_of(fields: Mapping[str, Any]) -> SweepJob:
-    """The job with these of `FIELDS`; those of its `config` stand beside the others. Raises `ValidationError`."""
+    """The job with these values of `FIELDS`, of `config` and execution alike. Raises `ValidationError`."""
     execution = {name: value for name, value in fields.items() if name in _EXECUTION}
-    config = {name: value for name, value in fields.items() if name not in _EXECUTION}  # it refuses unknown ones
+    config = {
+        name: value for name, value in fields.items() if name not in _EXECUTION
+    }  # SweepConfig refuses unknown ones
     return SweepJob.model_validate({"config": config, **execution})
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a call asks for beside the job itself."""
+    """The flags that do not belong to the job itself."""
 
-    dry_run: bool  # only show the plan
-    quiet: bool  # no progress
-    json: Path | None  # where the summary goes as JSON
-    prompts_from: str  # the file that the prompts stand in
-    controls_from: str  # the sweep whose exits controls follow
+    dry_run: bool  # only print the plan
+    quiet: bool  # show no progress
+    json: Path | None  # the file for the figures
+    prompts_from: str  # the file that the prompts were read from
+    controls_from: str  # the sweep whose configurations get controls
 
 
 def load_job(arguments: Sequence[str], default: Path, description: str = "") -> tuple[SweepJob, Options]:
-    """The job that flags and `--config` describe, and what else the flags ask for.
+    """The job that flags and `--config` describe, and the other flags.
 
-    `default` stands in for `--config` where the flags bring no prompts either; with prompts of one's own, nothing of it
-    is used. Raises `UsageError` for whatever can't be used.
+    `default` is used as `--config` if the flags give neither that nor prompts. Raises `UsageError` for whatever can't
+    be used.
     """
     parser = make_parser(FIELDS, description, skip=("prompts", "controls"), demo=_read_toml(default))
     parser.add_argument(
@@ -106,12 +112,14 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     parser.add_argument(
         "--controls-of",
         metavar="RESULTS",
-        help="of each configuration of a finished sweep, run a control too: rule random, which exits as often at each "
+        help="run a control for each configuration of a finished sweep too: rule random, which exits as often at each "
         "layer, whatever the token",
     )
-    parser.add_argument("--dry-run", action="store_const", const="yes", help="print the plan, and stop there")
-    parser.add_argument("--quiet", action="store_const", const="yes", help="no progress: results and problems alone")
-    parser.add_argument("--json", metavar="FILE", help="write what each configuration came to as JSON too")
+    parser.add_argument("--dry-run", action="store_const", const="yes", help="print the plan and stop")
+    parser.add_argument(
+        "--quiet", action="store_const", const="yes", help="show no progress, only results and problems"
+    )
+    parser.add_argument("--json", metavar="FILE", help="also write the means of each configuration as JSON")
     flags = parse_flags(parser, arguments)
     dry_run, quiet = (flags.pop(name, None) is not None for name in ("dry_run", "quiet"))
     summary = Path(flags.pop("json")) if "json" in flags else None
@@ -126,7 +134,7 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     if controls_from:
         table["controls"] = controls_of(controls_from)
     if "rules" in flags and "kl_factors" not in flags:
-        table.pop("kl_factors", None)  # they are the grid of the rule that the flag leaves out
+        table.pop("kl_factors", None)  # --rules replaces the file's KL factors
     options = Options(dry_run, quiet, summary, str(flags.get("prompts", path)), controls_from)
     if "prompts" in flags:
         table["prompts"] = read_prompts(flags.pop("prompts"))
@@ -142,16 +150,16 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
 
 
 def explain(error: ValidationError, flags: set[str], path: Path) -> str:
-    """One line for what pydantic found first: the value, where it came from, the way out."""
+    """One line for the first problem that pydantic found: the value, where it came from, and the way out."""
     problems: list[dict[str, Any]] = [{**problem, "loc": _flat(problem["loc"])} for problem in error.errors()]
-    # One field's problem can come up twice: a tuple without its unusable entry may also be too short.
+    # One problem can be reported twice: a tuple without its unusable entry may also be too short.
     others = {problem["loc"][:1] for problem in problems} - {problems[0]["loc"][:1]}
     text = _explain_one(problems[0], flags, path)
     return text + (f"; and {len(others)} more to mend" if others else "")
 
 
 def _flat(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """Where a value stands in what `job_of` is given."""
+    """The location of a value in the input of `job_of`."""
     return location[1:] if location[:1] == ("config",) else location
 
 
@@ -220,7 +228,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _with_id(entry: Any, index: int) -> Any:
-    """The entry with its place as its id where it has none; an id may be a whole number, as in a file of prompts."""
+    """The entry with its index as its id if it has none; an id may be an integer, as in a file of prompts."""
     if not isinstance(entry, dict):
         return entry
     name = entry.get("id", index)
@@ -229,5 +237,5 @@ def _with_id(entry: Any, index: int) -> Any:
 
 
 def _near(path: Path) -> Path:
-    """The path as one would type it here."""
+    """The path relative to the working directory, if it is inside."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,8 +1,8 @@
-"""Shards as Parquet: landing them, finding what has landed, clearing away what a killed process left.
+"""Shards as Parquet files: landing them, finding out what has landed, removing what a killed process left.
 
-A shard's name is a hash of its run ids, and its generations file is the commit mark: a run has landed when its row is
-in one, and the tokens file of that name is the one that the row was landed with. `eexit.files` says how that is known.
-Doing a shard again lands it under the same name, so that a lost acknowledgement can't duplicate it.
+A shard's name is a hash of its run ids, and its generations file is its commit mark: a run has landed if a generations
+file has its row, and the tokens file of the same name matches that file (`eexit.files` checks it). A shard that is done
+again lands under the same name, so that a lost acknowledgement can't duplicate it.
 """
 
 import hashlib
@@ -31,16 +31,16 @@ from eexit.results import TOKENS_FOLDER, generations_name, tokens_name
 from eexit.schema import ERROR, GENERATIONS, OK
 from eexit.seals import digest_of, encode_generations, encode_tokens
 
-SECONDS_BEFORE_TRIES = (0.2, 1.0)
+SECONDS_BEFORE_TRIES = (0.2, 1.0)  # of writing a file again
 
 
 class LandingError(Exception):
-    """Results that were made but couldn't be written: the fault of the place, not of the runs."""
+    """Results can't be written: the place is at fault, not the runs."""
 
 
 @dataclass(frozen=True)
 class Tally:
-    """What some runs came to; tallies add up."""
+    """How many runs landed, how many of them as errors, and their tokens; tallies can be added."""
 
     runs: int = 0
     errors: int = 0
@@ -51,7 +51,7 @@ class Tally:
 
 
 def tally_of(generations: pa.Table) -> Tally:
-    """What these rows come to."""
+    """The tally of these rows."""
     errors = pc.sum(pc.equal(generations["status"], ERROR)).as_py() or 0
     return Tally(generations.num_rows, errors, pc.sum(generations["n_tokens"]).as_py() or 0)
 
@@ -73,10 +73,10 @@ def land(
     attempt: int | None = None,
     refuse: Callable[[], None] = lambda: None,
 ) -> Tally:
-    """Publish the results of `runs`: tokens first, then generations. Raises `LandingError`; then nothing has landed.
+    """Publish the results of `runs`: tokens first, then generations. If it raises `LandingError`, nothing has landed.
 
-    `attempt` is when they were begun, in nanoseconds since 1970: of two results of one run, the later attempt counts.
-    `refuse` is called before each file is published, and raises `LandingError` if this attempt may no longer land.
+    `attempt` is when the runs were started, in nanoseconds since 1970: of two results of one run, the later attempt
+    counts. `refuse` is called before each file is published, and raises `LandingError` if this attempt may not land.
     """
     got = sorted(results.generations["run_id"].to_pylist())
     if got != sorted(run.run_id for run in runs):
@@ -92,7 +92,7 @@ def land(
 
 
 def _publish(store: Store, name: str, content: bytes, refuse: Callable[[], None]) -> None:
-    """Results cost more than a moment's patience with a shared disk; object stores' clients have their own."""
+    """Publish a file; retries brief failures of a shared disk, as clients of object stores do themselves."""
     for wait in (*(SECONDS_BEFORE_TRIES if store.is_local else ()), None):
         refuse()
         try:
@@ -105,7 +105,7 @@ def _publish(store: Store, name: str, content: bytes, refuse: Callable[[], None]
 
 
 def landed_tally(store: Store, runs: Sequence[Run]) -> Tally | None:
-    """What the shard of exactly these runs came to, or None if it hasn't landed whole."""
+    """The tally of the shard with exactly these runs, or None if it has not landed undamaged."""
     name = shard_name(runs)
     try:
         shard = read_generations(store, name, ["status", "n_tokens"])
@@ -117,23 +117,18 @@ def landed_tally(store: Store, runs: Sequence[Run]) -> Tally | None:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a store holds.
+    """What a store holds, and what is wrong with it. Shards are given by their names."""
 
-    `done`: ids of the runs that landed, and not as errors; `n_errors`: runs that landed as errors alone, `with_errors`:
-    the shards they are in. What is wrong: `damaged` shards and why, whose runs have not landed; rows that are there
-    twice and don't count, as ids by shard (`superseded`); names in the data folders that are `foreign` to a sweep.
-    """
-
-    done: set[str]
-    n_errors: int
-    with_errors: list[str]
-    damaged: dict[str, str]
-    superseded: dict[str, set[str]]
-    foreign: list[str]
+    done: set[str]  # ids of runs that landed without an error
+    n_errors: int  # runs that landed as errors only
+    with_errors: list[str]  # shards that hold errors
+    damaged: dict[str, str]  # shard → reason; its runs have not landed
+    superseded: dict[str, set[str]]  # shard → ids of its runs that count in another shard
+    foreign: list[str]  # files in the data folders that no sweep wrote
 
 
 def survey(store: Store) -> Survey:
-    """Look through everything that has landed, and change nothing."""
+    """Check everything that has landed, without changing anything."""
     listing = list_files(store)
     done: set[str] = set()
     errors: set[str] = set()
@@ -158,12 +153,12 @@ def survey(store: Store) -> Survey:
 
 
 def landed(store: Store) -> set[str]:
-    """Ids of the runs that are done: landed, and not as errors."""
+    """The ids of the runs that have landed without an error."""
     return survey(store).done
 
 
 def read_columns(store: Store, columns: list[str]) -> pa.Table:
-    """These columns of every run that has landed. Raises `DamagedError`."""
+    """These columns of all landed runs. Raises `DamagedError`."""
     with ThreadPoolExecutor(READER_THREADS) as readers:
         shards = readers.map(lambda stem: read_generations(store, stem, columns), list_files(store).stems)
         tables = [shard.rows.select(columns) for shard in shards]
@@ -171,7 +166,7 @@ def read_columns(store: Store, columns: list[str]) -> pa.Table:
 
 
 def clear_debris(store: Store, runs: Sequence[Run] | None = None) -> int:
-    """Remove temporary files and tokens without generations (of `runs`' shard, or all); returns how many."""
+    """Remove temporary files, and tokens without generations, of the shard of `runs` or of all; returns how many."""
     only = "" if runs is None else shard_name(runs)
     listing = list_files(store)
     kept = {tokens_name(stem) for stem in listing.stems}
@@ -183,7 +178,7 @@ def clear_debris(store: Store, runs: Sequence[Run] | None = None) -> int:
 
 
 def remove_errors(store: Store, with_errors: Sequence[str]) -> int:
-    """Take the error rows out of these shards, so that their runs can be done again; returns how many there were."""
+    """Remove the error rows from these shards, so that their runs are done again; returns how many there were."""
     removed = 0
     for stem in with_errors:
         shard = read_generations(store, stem)
@@ -198,6 +193,6 @@ def remove_errors(store: Store, with_errors: Sequence[str]) -> int:
 
 
 def remove_shard(store: Store, stem: str) -> None:
-    """Its commit mark first: what a kill leaves in between is debris."""
+    """Remove a shard, its commit mark first: what a kill in between leaves is debris."""
     store.remove(generations_name(stem))
     store.remove(tokens_name(stem))

@@ -1,11 +1,13 @@
 """One driver at a time on one `--out`: `lease.json` beside the results says who holds it.
 
-A lease is a random token, and it lives as long as it is renewed. A second driver watches one that it finds, by its own
-clock: the place is free once the lease has not changed for `STALE_SECONDS`, whatever the clocks of other machines say.
-Only a process of the same process-id namespace can be looked up, and then it need not be waited for: the same number
-means another process on another machine, in another container, or after the first has ended. An actor lands only
-under the lease it was started with, so that what a dead driver left running lands nothing in its successor's way,
-and only as long as the lease does not fence it off: a driver that gives up an actor can't be sure that it has ended.
+A lease is a random token that is valid as long as it is renewed. A second driver that finds a lease watches it by its
+own clock: the place is free once the lease has not changed for `STALE_SECONDS`, so that clocks of different machines
+are never compared. If both share a process-id namespace, the second driver looks up the holder's process instead of
+waiting; elsewhere (on another machine, in another container) the same id may belong to another process.
+
+An actor lands results only under the lease that it was started with, so that actors of a dead driver do not interfere
+with its successor; and only unless the lease fences it off, since a driver that gives up on an actor can't be sure that
+it has ended.
 """
 
 import atexit
@@ -31,7 +33,7 @@ LEASE = "lease.json"
 SECONDS_BETWEEN_RENEWALS = 10.0
 SECONDS_BETWEEN_LOOKS = 1.0
 STALE_SECONDS = 60.0
-SETTLE_SECONDS = 0.5  # two that take a dead one's lease at once: the last to write has it
+SETTLE_SECONDS = 0.5  # if two drivers take a dead one's lease at once, the last to write gets it
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -39,8 +41,8 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 class Holder:
     """Who holds a lease. `started` and `renewed` are Unix seconds by the holder's clock, for people to read.
 
-    `namespace` says where the process id means something, and `process_started` which process of that id it is; both
-    are empty where the system does not tell.
+    `namespace` identifies the process-id namespace, and `process_started` tells apart processes that had the same id;
+    both are empty on systems that do not tell.
     """
 
     token: str
@@ -58,7 +60,7 @@ class Holder:
 
 
 class Lease:
-    """A lease, once `take` has returned: renewed from a thread of its own until it is released."""
+    """A lease; after `take`, a thread renews it until it is released."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -76,28 +78,28 @@ class Lease:
         return self._holder.token
 
     def take(self, say: Callable[[str], object]) -> None:
-        """Become the holder, after the dead one if there is one. Raises `UsageError` if a living driver holds it."""
+        """Become the holder, or the successor of a dead one. Raises `UsageError` if a living driver holds the lease."""
         held = _read(self._store)
         if held or not self._store.create(LEASE, _content(self._holder)):
             self._succeed(held or _read(self._store), say)
         self._thread.start()
 
     def check(self) -> None:
-        """Raises `SweepStopped` if someone else holds it by now."""
+        """Raises `SweepStopped` if another driver has taken the lease."""
         if self._lost:
             raise SweepStopped(self._lost)
 
     def fence(self, actor: str) -> None:
-        """The actor with this token lands nothing from now on, even if its process goes on or wakes up later."""
+        """Have the actor with this token land nothing from now on, even if its process goes on or wakes up later."""
         self._holder = replace(self._holder, fenced=(*self._holder.fenced, actor))
         self._renew()  # if it can't be written now, the next renewal writes it
 
     def release(self) -> None:
-        """Give it back, if it is held; of a place that was not there before and holds nothing else, nothing stays."""
+        """Remove the lease, if it is held; and the folder, if this lease made it and nothing else is in it."""
         self._done.set()
         if self._thread.is_alive():
             self._thread.join()
-        # What can't be removed now, on a disk that failed, is a dead process's lease a moment later.
+        # A lease that can't be removed now, since the disk failed, is soon that of a dead process.
         with suppress(OSError, pa.ArrowException, UsageError):
             if is_held(self._store, self.token):
                 self._store.remove(LEASE)
@@ -120,7 +122,7 @@ class Lease:
             self._renew()
 
     def _renew(self) -> None:
-        # A place that can't be written to is found out by landing.
+        # If the place can't be written to, landing finds out.
         with self._writing, suppress(OSError, pa.ArrowException, UsageError):
             holder = _read(self._store)
             if holder and holder.token != self.token:
@@ -135,12 +137,12 @@ def say_aside(line: str) -> None:
 
 @contextmanager
 def hold(store: Store, say: Callable[[str], object] = say_aside) -> Iterator[Lease]:
-    """Hold the lease of the results in `store`, telling `say` when it has to be waited for.
+    """A context that holds the lease of the results in `store`; calls `say` if it has to wait for it.
 
     Raises `UsageError` if a living driver holds it.
     """
     lease = Lease(store)
-    atexit.register(lease.release)  # a signal may come at any moment, also when it is being given back
+    atexit.register(lease.release)  # a signal may come at any moment, also during the release
     try:
         lease.take(say)
         yield lease
@@ -150,13 +152,13 @@ def hold(store: Store, say: Callable[[str], object] = say_aside) -> Iterator[Lea
 
 
 def is_held(store: Store, token: str) -> bool:
-    """Whether the lease is still the one with this token. Raises `OSError`."""
+    """Whether the current lease has this token. Raises `OSError`."""
     holder = _read(store)
     return holder is not None and holder.token == token
 
 
 def is_fenced(store: Store, token: str, actor: str) -> bool:
-    """Whether an actor, known by its own token, was given up by the holder of the lease with `token`, or that is over.
+    """Whether the actor with this token was given up by the holder of the lease with `token`, or that lease is over.
 
     Raises `OSError`.
     """
@@ -165,7 +167,7 @@ def is_fenced(store: Store, token: str, actor: str) -> bool:
 
 
 def _wait_for_the_end_of(held: Holder, store: Store, say: Callable[[str], object]) -> None:
-    """Return once `held` is known to be over. Raises `UsageError` as soon as it is known to live."""
+    """Return once the lease `held` is known to be over. Raises `UsageError` once its holder is known to be alive."""
     in_use = f"--out {store.root} is in use by {held}"
     way_out = "wait for it, stop it, or choose another --out"
     alive = _is_alive(held)
@@ -188,7 +190,7 @@ def _wait_for_the_end_of(held: Holder, store: Store, say: Callable[[str], object
 
 
 def _is_alive(holder: Holder) -> bool | None:
-    """None where that can't be told: its process id is one of another machine, or of another container."""
+    """Whether the holder's process is alive; None if it is on another machine or in another container."""
     if not holder.namespace or (holder.host, holder.namespace) != (socket.gethostname(), _namespace()):
         return None
     try:
@@ -196,12 +198,12 @@ def _is_alive(holder: Holder) -> bool | None:
         return _process_started(holder.pid) == holder.process_started
     except ProcessLookupError:
         return False
-    except OSError:  # another user's, which need not be shown to us
+    except OSError:  # another user's process may not be visible
         return None
 
 
 def _namespace() -> str:
-    """What process ids are unique in, until the machine is started anew; empty where that can't be told."""
+    """Identifies the boot of this machine and the process-id namespace; empty if unknown."""
     try:
         if os.readlink("/proc/self") != str(os.getpid()):  # /proc is of another namespace than this process
             return ""
@@ -211,12 +213,11 @@ def _namespace() -> str:
 
 
 def _process_started(pid: int) -> str:
-    """When the process began, in clock ticks since the machine did.
+    """When a process started, in clock ticks since boot.
 
-    Raises `ProcessLookupError` if it has ended, though its parent may not have noticed, and `OSError` if it can't be
-    seen.
+    Raises `ProcessLookupError` if it has ended or is a zombie, and `OSError` if it is not visible.
     """
-    # The second field is the program's name in parentheses, which may hold anything.
+    # The second field is the program's name in parentheses, which may contain anything.
     state, *others = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     if state in "ZX":
         raise ProcessLookupError

@@ -1,4 +1,4 @@
-"""Whether the Ray that a sweep runs on can still bring it forward. If not, no call would ever be answered."""
+"""Whether the sweep's Ray still works. If it does not, calls of actors would never be answered."""
 
 import socket
 import time
@@ -9,19 +9,19 @@ import ray
 from cluster.breaker import SweepStopped
 from cluster.pool import Pool
 
-# Ray ends a driver without a word when the head of its cluster has been gone for 60 s. Until then it may come back;
-# that of a Ray of one's own never does.
+# Ray kills a driver silently when the head of its cluster has been gone for 60 s. Until then the head may come back;
+# that of a Ray on this machine alone never does.
 SECONDS_WITHOUT_HEAD = {"own": 5.0, "cluster": 30.0}
-# To a cluster, nodes may come. On a machine of one's own an actor comes up in seconds, or in minutes if that is busy.
+# Nodes may join a cluster. On a single machine, an actor comes up in seconds, or in minutes if the machine is busy.
 SECONDS_WITHOUT_ACTOR = {"own": 600.0, "cluster": 3600.0}
 SECONDS_TO_ANSWER = 2.0
 
 
 class Liveness:
-    """To be made once Ray has been joined, and asked about once a second."""
+    """Checks Ray about once a second; made after Ray has been joined."""
 
     def __init__(self, own: bool, pools: Sequence[Pool], say: Callable[[str], None]) -> None:
-        """`own`: Ray is one that this process started, on this machine alone."""
+        """`own` says that this process started Ray, on this machine alone."""
         context = ray.get_runtime_context()
         self._head, self._node = context.gcs_address, context.get_node_id()
         self._kind = "own" if own else "cluster"
@@ -31,7 +31,7 @@ class Liveness:
         self._told = False
 
     def check(self, at_work: bool) -> None:
-        """Raises `SweepStopped` where nothing can move any more. `at_work`: whether there is an actor."""
+        """Raises `SweepStopped` if the sweep can't go on. `at_work` says whether any actor is up."""
         now = time.monotonic()
         if at_work:
             self._at_work, self._told = now, False
@@ -51,7 +51,7 @@ class Liveness:
             raise SweepStopped("the part of Ray that runs on this machine (its raylet) has died: was memory short?")
         can_hold = any(pool.fits(node["Resources"]) for pool in self._pools for node in nodes)
         if self._kind == "cluster" and can_hold:
-            return  # it is held by others' work, and will be free
+            return  # it is busy with other work, and will be free later
         if not can_hold and not self._told and idle > SECONDS_TO_ANSWER:
             self._say("no node can hold an actor: waiting for one to join")
             self._told = True
@@ -61,7 +61,7 @@ class Liveness:
 
 
 def answers(address: str) -> bool:
-    """Whether anybody takes connections at HOST:PORT. Ray itself would wait for a head that is gone."""
+    """Whether HOST:PORT accepts connections. Ray itself would wait for a head that is gone."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()

@@ -1,4 +1,4 @@
-"""`sweep.json`: what the results beside it are results of."""
+"""Writing, reading and comparing `sweep.json`, the manifest of a sweep's results."""
 
 import json
 import platform
@@ -20,11 +20,11 @@ PACKAGES = ("eexit", "torch", "transformers", "ray", "pyarrow")
 
 
 class LostManifestError(UsageError):
-    """There are results, and no manifest that is whole; the message says which of the two ways it is not."""
+    """There are results, but their manifest is missing or damaged; the message says which."""
 
 
 def make_manifest(config: SweepConfig, model: Mapping[str, Any], exitable_layers: Sequence[int]) -> Manifest:
-    """Of a sweep that starts now, with the packages at hand; `model` has the fields of a `ModelDescription`."""
+    """The manifest of a sweep that starts now; `model` has the fields of a `ModelDescription`."""
     return Manifest(
         config=config.model_dump(mode="json"),
         configurations=[{"key": each.key, **each.columns} for each in configurations(config)],
@@ -37,10 +37,10 @@ def make_manifest(config: SweepConfig, model: Mapping[str, Any], exitable_layers
 
 
 def read_manifest(store: Store) -> Manifest | None:
-    """What the results in `store` are of, or None if there are none.
+    """The manifest of the results in `store`, or None if there are none.
 
-    Raises `UsageError` for a `sweep.json` that no sweep wrote or that is of another format, and `LostManifestError` for
-    results without one that is whole.
+    Raises `UsageError` for a `sweep.json` that no sweep wrote or that has another format, and `LostManifestError` if
+    there are results whose manifest is missing or damaged.
     """
     has_results = bool(list_files(store).shards)
     content = store.read(MANIFEST)
@@ -58,7 +58,7 @@ def read_manifest(store: Store) -> Manifest | None:
             "choose another --out, or move it elsewhere"
         ) from error
     if not has_results:
-        return None  # a sweep that left no results, say of a model that couldn't be loaded, binds nobody
+        return None  # without results, another sweep may replace it
     if held.format != FORMAT:
         raise UsageError(
             f"{store.root} holds results of format {held.format}, and this version goes on with format {FORMAT} "
@@ -68,10 +68,7 @@ def read_manifest(store: Store) -> Manifest | None:
 
 
 def refuse_other_runs(store: Store, lost: LostManifestError, config: SweepConfig) -> str:
-    """Whose results without a manifest are: raises `UsageError` unless all of them are runs of `config`.
-
-    Returns a line to say.
-    """
+    """Raises `UsageError` unless all results without a manifest are runs of `config`; returns a line to show."""
     found = read_shards(store, list_files(store), ["run_id"])
     shards = [it.shard if isinstance(it, DamagedError) else it for it in found]
     landed = {run_id for shard in shards if shard for run_id in shard.rows["run_id"].to_pylist()}
@@ -90,7 +87,7 @@ def write_manifest(store: Store, manifest: Manifest) -> None:
 
 @contextmanager
 def written(store: Store, manifest: Manifest) -> Iterator[None]:
-    """Have `manifest` beside the results from the start, as actors expect it. Where none came of it, it goes again.
+    """A context in which `manifest` is beside the results, as actors require; if there are none, it is removed again.
 
     The lease must be held. Raises `UsageError` if the results are another sweep's by now, and `OSError`.
     """
@@ -107,7 +104,7 @@ def written(store: Store, manifest: Manifest) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError, pa.ArrowException, UsageError):  # what can't be removed hides no other reason to end
+        with suppress(OSError, pa.ArrowException, UsageError):  # a failure to remove it must not hide the real error
             if not list_files(store).shards:
                 store.remove(MANIFEST)
                 for folder in FOLDERS:
@@ -115,12 +112,12 @@ def written(store: Store, manifest: Manifest) -> Iterator[None]:
 
 
 def refuse_other_config(store: Store, held: Manifest, config: SweepConfig) -> None:
-    """Raises `UsageError` if the sweep in `store` has another configuration; needs no model."""
+    """Raises `UsageError` if the sweep in `store` has another `SweepConfig`; needs no model."""
     _refuse(store, first_difference(held.config, config.model_dump(mode="json")))
 
 
 def refuse_other_model(store: Store, held: Manifest, manifest: Manifest) -> None:
-    """Raises `UsageError` if the sweep in `store` was made with another model, or exits elsewhere in it."""
+    """Raises `UsageError` if the sweep in `store` has another model or other exitable layers."""
     parts = held.model.get("parts") or {}
     changed = [
         name for name, its in (manifest.model.get("parts") or {}).items() if name in parts and parts[name] != its
@@ -151,7 +148,7 @@ def first_difference(theirs: object, yours: object, key: str = "") -> str | None
 
 
 def _version(package: str) -> str | None:
-    """None where the source runs uninstalled, as it does in a job that ships it as its working directory."""
+    """The version of a package; None if it is not installed, as in a job that ships this code with it."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""What an actor tells Prometheus, through its node's metrics endpoint (names there begin with `ray_`)."""
+"""An actor's metrics for Prometheus, on its node's metrics endpoint (where names begin with `ray_`)."""
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
@@ -6,7 +6,7 @@ BUCKET_SECONDS = [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000]
 
 
 class Metrics:
-    """Counts since the actor began; rows in flight at the moment."""
+    """Counts since the actor started, and the current rows in flight."""
 
     def __init__(self) -> None:
         self.runs = Counter("eexit_runs", "runs landed, errors included")

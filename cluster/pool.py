@@ -1,4 +1,4 @@
-"""How many actors, and what each of them takes, from what a job asks for and what the cluster's nodes have."""
+"""How many actors to start, with which resources each, given the job's wishes and the cluster's nodes."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ from cluster.job import SweepJob
 from eexit.config import UsageError
 from eexit.plan import count_runs
 
-# An actor of one CPU waits for no other thread, but is slow with few rows. On two CPUs, one actor against two of one:
+# An actor with one CPU has no threads to wait for, but is slow with few rows. On two CPUs, one actor against two:
 # 27 rows 164 and 118 tokens/s, 108 rows 371 and 389, 216 rows 430 and 507 (means of two sweeps).
 CPUS_PER_ACTOR, RUNS_PER_ACTOR = 8, 100  # at most; at least
 ACCELERATOR = "accelerator_type:"
@@ -19,7 +19,7 @@ Node = Mapping[str, float]  # the resources of a node, as Ray names them
 
 @dataclass(frozen=True)
 class Pool:
-    """Actors wanted, and the resources of each; memory in bytes. More than fit come when there is room."""
+    """Actors wanted, and the resources of each; memory in bytes. Those that do not fit now start when there is room."""
 
     actors: int
     cpus: float
@@ -37,7 +37,7 @@ class Pool:
         return f"{self.actors} actor{'s' if self.actors > 1 else ''} of {self.each}"
 
     def fits(self, node: Node) -> bool:
-        """Whether the node, were it empty, would hold one of these actors. Its memory is not asked for."""
+        """Whether the node, if it were empty, had the CPUs and GPUs for one of these actors; memory is not checked."""
         has_type = self.accelerator is None or f"{ACCELERATOR}{self.accelerator}" in node
         return has_type and node.get("CPU", 0) >= self.cpus and node.get("GPU", 0) >= self.gpus
 
@@ -45,10 +45,10 @@ class Pool:
 def plan_pools(
     job: SweepJob, nodes: Sequence[Node], memory: Memory | None = None, nodes_may_come: bool = True
 ) -> list[Pool]:
-    """A pool of each accelerator type that `job` names, or one pool.
+    """A pool for each accelerator type that `job` names, or one pool.
 
-    Raises `UsageError` for actors that no node has room for, unless `job` says how many and nodes may come, and for
-    runs so long that no node has the memory for one.
+    Raises `UsageError` for actors that fit no node, unless `job` says how many there are to be and nodes may join; and
+    for runs so long that no node has enough memory for one.
     """
     most = max((node.get("memory", math.inf) for node in nodes), default=math.inf)
     if memory and memory.row > most:
@@ -69,7 +69,7 @@ def plan_pools(
 
 
 def shortages(pools: Sequence[Pool], nodes: Sequence[Node], memory: Memory | None) -> Iterator[str]:
-    """What to say of pools that may wait, or may find too little memory."""
+    """Messages about pools that have to wait for a node, or may run out of memory."""
     for pool in pools:
         if not any(map(pool.fits, nodes)):
             yield f"no node can hold an actor of {pool.each} as yet: waiting for one to join"
@@ -109,10 +109,10 @@ def _cpu_pool(job: SweepJob, nodes: Sequence[Node], memory: int) -> Pool:
 
 
 def _with_memory(pool: Pool, nodes: Sequence[Node], memory: Memory) -> Pool:
-    """Ray then puts no more actors on a node than it can hold.
+    """The pool with a request for memory, so that Ray does not put too many actors on a node.
 
-    An estimate must not keep a sweep from trying: what needs more than any node has gets the whole of one, and where
-    no node fits as yet nothing is asked for, since an autoscaler may not know the memory of what it can bring.
+    An estimate must not keep a sweep from trying: an actor that needs more than any node has asks for all of the
+    largest node. If no node fits yet, no memory is requested: an autoscaler may not know the memory of new nodes.
     """
     largest = max((int(node.get("memory", 0)) for node in nodes if pool.fits(node)), default=0)
     return replace(pool, memory=min(memory.of_node(pool.gpus), largest))

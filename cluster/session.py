@@ -1,4 +1,4 @@
-"""The Ray that a sweep runs on: the cluster it was sent to, or one of its own on this machine."""
+"""The Ray that a sweep uses: a cluster, or one that is started for it on this machine."""
 
 import json
 import logging
@@ -22,19 +22,19 @@ from eexit.config import UsageError
 ADDRESS = "RAY_ADDRESS"
 SECONDS_TO_ANSWER = 10.0
 SECONDS_BETWEEN_LISTENING = 0.002
-OBJECT_STORE_BYTES = 100_000_000  # only runs and counts go through it
+OBJECT_STORE_BYTES = 100_000_000  # enough, since only runs and counts go through it
 
 
 def send_with_actors(module: ModuleType) -> None:
-    """Have a generator's module sent to the actors, for one that their processes could not import."""
+    """Send a generator's module to the actors, if their processes can't import it."""
     cloudpickle.register_pickle_by_value(module)
 
 
 @dataclass(frozen=True)
 class Session:
-    """The resources of each node, as Ray names them; and whether Ray was started for one sweep on this machine alone.
+    """The resources of each node, as Ray names them, and whether Ray was started for this sweep on this machine alone.
 
-    To one's own Ray no node will ever come.
+    No node ever joins such a Ray.
     """
 
     nodes: list[Mapping[str, float]]
@@ -45,7 +45,7 @@ class Session:
 def ray_session() -> Iterator[Session]:
     """Use the Ray that this process has joined; else join the cluster that a job or RAY_ADDRESS names; else start one.
 
-    Leaves what it has joined, and ends what it has started. Raises `UsageError` where there is no Ray to be had.
+    Leaves what it has joined, and ends what it has started. Raises `UsageError` if Ray can't be joined or started.
     """
     if ray.is_initialized():
         yield Session(_nodes(), is_own=False)
@@ -72,12 +72,15 @@ def ray_session() -> Iterator[Session]:
 
 
 def _joins_cluster() -> bool:
-    """Whether a sweep would run on a cluster that is there already, and to which more nodes may come."""
+    """Whether a sweep would run on an existing cluster, which more nodes may join."""
     return bool(os.environ.get(ADDRESS))
 
 
 def place_for_all(out: str) -> str:
-    """Where results go, as every process finds it. Raises `UsageError` for a relative path in a folder of Ray's."""
+    """The place of results as a URI or an absolute path.
+
+    Raises `UsageError` for a relative path in a job whose working directory Ray removes.
+    """
     if "://" in out or os.path.isabs(out):
         return out
     submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
@@ -98,7 +101,7 @@ def _start() -> None:
         _knock(os.environ[ADDRESS])
         ray.init(log_to_driver=not sys.stderr.isatty(), logging_level=logging.WARNING)
     else:
-        # Without one, Ray would write a token to the home folder, and ask every later `ray start` for it.
+        # Otherwise Ray writes a token to the home folder, and requires it at every later `ray start`.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         ray.init(
             address="local",
@@ -110,10 +113,10 @@ def _start() -> None:
 
 
 def _end() -> None:
-    """Leave Ray, which meanwhile puts the system's own way with SIGTERM in place: to end this process at once.
+    """Leave Ray, which in doing so resets SIGTERM to the default handler, which kills this process.
 
-    It does so outside Python and once, so a SIGTERM that comes before the next look still does that. SIGINT and SIGHUP
-    keep their handlers.
+    Ray resets it once and outside Python, so that a SIGTERM before our next look still kills. SIGINT and SIGHUP keep
+    their handlers.
     """
     ending = threading.Thread(target=ray.shutdown)
     ending.start()
@@ -123,7 +126,7 @@ def _end() -> None:
 
 
 def _knock(address: str) -> None:
-    """Raises `OSError` if nobody answers at `address`, which Ray itself takes minutes to notice."""
+    """Raises `OSError` if nothing accepts connections at `address`, which Ray itself takes minutes to notice."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()

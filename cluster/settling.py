@@ -1,8 +1,8 @@
-"""What is wrong with the results at rest, put right before a sweep goes on, and said.
+"""Repairing damaged results before a sweep goes on, and reporting what was repaired.
 
-A damaged shard is moved to the folder `damaged`, so that its runs are done again. Of a run that is there twice, the row
-that doesn't count is removed; so is a copy of a shard's file under another name. Nothing else is touched: what no sweep
-wrote is named and left alone.
+A damaged shard is moved to the folder `damaged`, so that its runs are done again. If a run is there twice, the row that
+does not count is removed; so is a copy of a shard's file under another name. Nothing else is touched: files that no
+sweep wrote are named and left alone.
 """
 
 from collections.abc import Collection
@@ -18,11 +18,11 @@ from eexit.seals import digest_of, encode_generations, encode_tokens
 
 
 def take_stock(store: Store) -> tuple[Survey, list[str]]:
-    """What has landed and is sound, and a line for each thing that was not. The lease must be held."""
+    """What has landed undamaged, and a message for each repair. The lease must be held."""
     found = survey(store)
     lines = []
     for stem, reason in found.damaged.items():
-        # The commit mark goes first: what a kill leaves in between is debris.
+        # The commit mark goes first: what a kill in between leaves is debris.
         aside = store.set_aside(generations_name(stem), tokens_name(stem))
         lines.append(f"{reason}: its runs are done again; what is left of it is in {aside}")
     for stem, run_ids in found.superseded.items():
@@ -39,7 +39,7 @@ def take_stock(store: Store) -> tuple[Survey, list[str]]:
 
 
 def _drop(store: Store, stem: str, run_ids: Collection[str]) -> int:
-    """Remove these runs from a shard; returns how many it has left. They land anew before the shard goes."""
+    """Remove these runs from a shard; returns how many are left, which land as a new shard before the old one goes."""
     shard = read_generations(store, stem)
     kept = without(shard.rows, run_ids)
     if kept.num_rows:
@@ -52,7 +52,7 @@ def _drop(store: Store, stem: str, run_ids: Collection[str]) -> int:
 
 
 def _copies(store: Store, foreign: Collection[str]) -> dict[str, str]:
-    """Which of these are byte for byte the file of a shard, and of which."""
+    """Those of these files that are byte for byte copies of a shard's file, and which one that is."""
     copies = {}
     shards = list_files(store).shards if foreign else {}
     for name in foreign:

@@ -1,4 +1,4 @@
-"""The planned runs, cut into what one actor takes in one call."""
+"""Cutting the planned runs into shards; an actor does one shard per call."""
 
 import math
 from collections.abc import Collection, Iterable, Iterator
@@ -12,7 +12,7 @@ from eexit.plan import Run
 class Shard:
     """Runs that are done and landed together, and how often that has failed.
 
-    A rehearsal's results are thrown away: it only shows whether the actor can do it.
+    The results of a rehearsal are discarded: it only shows whether its run still works.
     """
 
     runs: tuple[Run, ...]
@@ -21,15 +21,15 @@ class Shard:
 
 
 def rows_for(n_runs: int, actors: int, at_most: int) -> int:
-    """Rows per shard: `at_most`, or fewer where an actor would otherwise get none."""
+    """Rows per shard: `at_most`, or fewer if some actors would otherwise get no shard."""
     return max(1, min(at_most, math.ceil(n_runs / actors)))
 
 
 def cut(runs: Iterable[Run], done: Collection[str], rows: int) -> Iterator[Shard]:
-    """Shards of about `rows` runs; the configurations of one prompt and seed are never apart.
+    """Shards of about `rows` runs; all configurations of one prompt and seed are in the same shard.
 
-    The whole plan is cut before what is done is taken out: a shard that hasn't landed is the same one after a restart.
-    What is left of shards that have landed in part comes together in shards of its own.
+    The whole plan is cut before runs that are done are left out, so that a shard that has not landed is the same after
+    a restart. The rest of partly landed shards is collected in shards of its own.
     """
     leftovers: list[Run] = []
     for shard in _cut_whole(runs, rows):
@@ -46,13 +46,13 @@ def cut(runs: Iterable[Run], done: Collection[str], rows: int) -> Iterator[Shard
 
 
 def halve(shard: Shard) -> list[Shard]:
-    """Its two halves, each a failure away from being halved again."""
+    """The two halves of a shard; each is halved again at its first failure."""
     middle = len(shard.runs) // 2
     return [Shard(runs, failures=1) for runs in (shard.runs[:middle], shard.runs[middle:])]
 
 
 def split(shard: Shard) -> list[Shard]:
-    """Its runs one by one, neighbours of different prompts: the runs of a bad prompt aren't failures in a row."""
+    """A shard's runs one by one, prompts alternating, so that a bad prompt does not cause failures in a row."""
     runs_by_prompt: dict[str, list[Run]] = {}
     for run in shard.runs:
         runs_by_prompt.setdefault(run.prompt.id, []).append(run)

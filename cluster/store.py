@@ -1,6 +1,6 @@
-"""A folder of results: on a local disk, or under a URI that `pyarrow.fs` knows (s3://, gs://).
+"""A folder of results, on a local disk or under a URI that `pyarrow.fs` supports (s3://, gs://).
 
-A name either has all its content or isn't there: files are published in one step and never appended to.
+A file is either there with all of its content or not at all: files are published in one step, and never appended to.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from eexit.places import HIDDEN, shown, without_secrets
 from eexit.results import temporary_name
 
 DAMAGED_FOLDER = "damaged"
-GCS_RETRY_SECONDS = 60  # its client would try a bucket that isn't there, or no network, for a quarter of an hour
+GCS_RETRY_SECONDS = 60  # the client's default, for a missing bucket or network, is a quarter of an hour
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Store(Place):
     """Names inside are relative to the folder, with forward slashes: `generations/ab12.parquet`."""
 
     def publish(self, name: str, content: bytes | pa.Buffer) -> None:
-        """Make `content` visible under `name`, whole, replacing what was there. Raises `OSError`."""
+        """Make all of `content` visible under `name` in one step, replacing what was there. Raises `OSError`."""
         if not self.is_local:
-            # One write of everything: an exception between open and close would publish what was written so far.
+            # In one write: an exception between several ones would publish what was written so far.
             with self.filesystem.open_output_stream(self.path(name)) as stream:
                 stream.write(content)
             return
@@ -47,11 +47,11 @@ class Store(Place):
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
             if isinstance(error, OSError):
-                error.filename = str(final)  # of a full disk, the system's error does not say which
+                error.filename = str(final)  # a system's error for a full disk names no file
             raise
 
     def create(self, name: str, content: bytes) -> bool:
-        """Publish unless there is something under `name`; whether it was. Only file systems with links are sure."""
+        """Publish unless `name` exists; returns whether it did. This is atomic only on file systems with hard links."""
         if not self.is_local:
             return self._create_unsure(name, content)
         final = Path(self.path(name))
@@ -62,7 +62,7 @@ class Store(Place):
             final.hardlink_to(final.with_name(aside))
         except FileExistsError:
             return False
-        except OSError:  # there are no links, as on some USB sticks and network disks
+        except OSError:  # no hard links, as on some USB sticks and network disks
             return self._create_unsure(name, content)
         finally:
             self.remove(aside)
@@ -75,7 +75,7 @@ class Store(Place):
         return self.read(name) == content
 
     def read(self, name: str, most: int | None = None) -> bytes | None:
-        """The content under `name`, or its first `most` bytes; None if there is none."""
+        """The content under `name`, or its first `most` bytes; None if there is no such file."""
         try:
             with self.filesystem.open_input_stream(self.path(name)) as stream:
                 content: bytes = stream.read(most)
@@ -102,17 +102,17 @@ class Store(Place):
 
     @property
     def is_there(self) -> bool:
-        """Whether there is a folder; object stores have none, only names."""
+        """Whether the folder exists; object stores have no folders, only names."""
         return bool(self.filesystem.get_file_info(self.root).type == fs.FileType.Directory)
 
     def remove_if_empty(self, folder: str = "") -> None:
-        """Remove `folder`, or the whole place, if it is a local folder and nothing is in it."""
+        """Remove `folder`, or the store's own folder, if it is local and empty."""
         if self.is_local:
             with contextlib.suppress(OSError):
                 Path(self.path(folder)).rmdir()
 
     def set_aside(self, *names: str) -> str:
-        """Move what can't be used any more, in this order, to where nothing reads it; returns the folder."""
+        """Move unusable files, in this order, to a folder that nothing reads; returns that folder."""
         aside = f"{DAMAGED_FOLDER}/{datetime.now(UTC):%Y-%m-%dT%H.%M.%S.%f}"
         for name in filter(self.has, names):
             if self.is_local:
@@ -124,7 +124,7 @@ class Store(Place):
         """Write and remove a file where the results will go. Raises `UsageError` if that can't be done."""
         try:
             if self.is_local:
-                # In the nearest folder that is there already: a sweep refused later must leave nothing behind.
+                # In the nearest existing folder, so that a sweep that is refused later leaves nothing behind.
                 root = Path(self.root)
                 _refuse_dangling_link(root)
                 existing = next(path for path in (root, *root.parents) if path.exists())
@@ -149,7 +149,7 @@ def _refuse_dangling_link(root: Path) -> None:
 
 
 def open_store(out: str | Path) -> Store:
-    """The store at a folder or URI; nothing is created yet. Raises `UsageError` for a URI that can't be used."""
+    """The store at a folder or URI; nothing is created. Raises `UsageError` for a URI that can't be used."""
     if "://" not in str(out):
         return Store(fs.LocalFileSystem(), os.path.abspath(out))
     uri = str(out)

@@ -1,4 +1,4 @@
-"""A sweep, from its configuration to what has landed: the Python API, which `jobs/sweep.py` calls too."""
+"""The Python API of sweeps, `run_sweep`, which `jobs/sweep.py` uses too."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -39,11 +39,11 @@ from eexit.results import REPORT, REPORT_HEAD_BYTES, SIDE_FILES, Manifest, is_re
 
 @dataclass(frozen=True)
 class Summary:
-    """What a sweep came to.
+    """The outcome of a sweep.
 
-    `out` is an absolute folder or a URI. `done` runs have landed with a result and `errors` with an error alone, which
-    is every run of `config`. `tally` counts what this call has landed: nothing where nothing was left to do. `model`
-    and `exitable_layers` are those of `sweep.json`.
+    `out` is an absolute path or a URI. `done` runs have landed with a result, and `errors` runs with an error; together
+    they are all runs of `config`. `tally` counts the runs that this call has landed, which are none if nothing was left
+    to do. `model` and `exitable_layers` are those of `sweep.json`.
     """
 
     config: SweepConfig
@@ -55,7 +55,7 @@ class Summary:
     tally: Tally
 
     def figures(self) -> list[dict[str, Any]]:
-        """Each configuration's runs, errors and mean of each measure, read from the results."""
+        """The runs, errors and mean measures of each configuration, read from the results."""
         return figures(open_store(self.out), configurations(self.config))
 
 
@@ -131,7 +131,7 @@ def run_sweep(
 
 
 def _prepare(job: SweepJob, store: Store, look: Callable[[SweepConfig, int], Look]) -> tuple[Manifest, Memory | None]:
-    """Refuse what can't work before anything is loaded or written; returns what the sweep is, and what an actor takes.
+    """Refuse what can't work before anything is loaded or written; returns the manifest and the memory of an actor.
 
     Raises `UsageError`.
     """
@@ -148,7 +148,7 @@ def _prepare(job: SweepJob, store: Store, look: Callable[[SweepConfig, int], Loo
 
 
 def _refuse_foreign_report(store: Store) -> None:
-    """Raises `UsageError` where the report, or a file beside it, would replace one that this program didn't write."""
+    """Raises `UsageError` if the report or a side file would replace a file that this program did not write."""
     beside = [name for name in store.names(side_folder_name(REPORT)) if PurePosixPath(name).match(SIDE_FILES)]
     for name, is_ours in ((REPORT, is_report), *((name, is_side_file) for name in beside)):
         head = store.read(name, REPORT_HEAD_BYTES)
@@ -157,7 +157,10 @@ def _refuse_foreign_report(store: Store) -> None:
 
 
 def _read_held(store: Store, config: SweepConfig) -> Manifest | None:
-    """The manifest of what has landed, if it is not lost. Raises `UsageError` if it can't be replaced then."""
+    """The manifest of what has landed, or None if there is none or it is lost and can be written again.
+
+    Raises `UsageError`.
+    """
     try:
         return read_manifest(store)
     except LostManifestError as lost:
@@ -166,7 +169,7 @@ def _read_held(store: Store, config: SweepConfig) -> Manifest | None:
 
 
 def _look_through(store: Store, said: Sequence[str]) -> tuple[Survey, Sequence[str]]:
-    """What has landed and is sound; says what was put right, and is not among what was said before."""
+    """What has landed undamaged, and messages about repairs; prints those that were not printed before."""
     found, lines = take_stock(store)
     for line in lines:
         if line not in said:
@@ -183,7 +186,7 @@ def _drive(
     display: Display,
     make_generator: MakeGenerator,
 ) -> Tally:
-    """Do the runs that haven't landed, on Ray."""
+    """Do the runs that have not landed, on Ray."""
     store, n_planned, n_done = open_store(place), count_runs(job.config), len(found.done)
     clear_debris(store)
     with ray_session() as session, display:

@@ -1,4 +1,4 @@
-"""The small table that ends a sweep: one line per configuration."""
+"""The table that is printed at the end of a sweep: one line per configuration."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from cluster.store import Store
 from eexit.configuration import Configuration
 
 COLUMNS = ["configuration", "status", "mean_depth", "disagreement", "perplexity", "tokens_until_difference"]
-# The report's words, in lines that leave the table within 80 columns.
+# The report's words, broken so that the table fits in 80 columns.
 HEADINGS = (
     "runs",
     "failed",
@@ -23,7 +23,7 @@ HEADINGS = (
     "same as\nnormal\nuntil",
 )
 CAPTION = (
-    "Means over runs, of perplexity the geometric one. Layers skipped: 1 − mean depth, what would be saved if deciding "
+    "Means over runs, geometric for perplexity. Layers skipped: 1 − mean depth, what would be saved if deciding "
     "were free. Disagreement: decided tokens that full depth, given the same text, would not have said. Same as "
     "normal until: tokens before the first that differs from the prompt's normal run."
 )

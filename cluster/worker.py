@@ -1,4 +1,4 @@
-"""An actor as the driver sees it."""
+"""The driver's view of an actor."""
 
 import time
 from dataclasses import dataclass, field
@@ -12,24 +12,26 @@ from cluster.actor import SweepActor
 from cluster.pool import ACCELERATOR, Pool
 from cluster.shards import Shard
 
-SECONDS_TO_DIE = 10.0
-ACCELERATOR_SHARE = 0.001  # what Ray itself asks for of a node's `accelerator_type:…`, to be placed there
+SECONDS_TO_DIE = 10.0  # to wait for a killed actor's calls to end
+ACCELERATOR_SHARE = (
+    0.001  # of a node's `accelerator_type:…` resource; the share that Ray itself requests to place an actor there
+)
 
 
 @dataclass(eq=False)
 class Worker:
-    """Its calls that haven't been answered, and how the shard at hand is going. Times are monotonic seconds."""
+    """An actor's unanswered calls, and the state of its current shard. Times are monotonic seconds."""
 
     handle: Any
     pool: Pool
-    token: str  # what the lease fences it off by
-    loading: Any  # what its load() will answer; None once it has
-    shards: dict[Any, Shard] = field(default_factory=dict)  # by what its do() will answer; in the order it does them
-    asked: Any = None  # what its progress() will answer; None when it wasn't asked
-    is_up: bool = False  # whether it has answered anything: until then it may wait for room
-    in_flight: int = 0  # tokens of the shard at hand
-    began: float = 0.0  # when that was begun, or loading
-    moved: float = 0.0  # when it last made a token
+    token: str  # by which the lease can fence it off
+    loading: Any  # reference to the answer of load(); None once that has come
+    shards: dict[Any, Shard] = field(default_factory=dict)  # by reference to the answer of do(), in order
+    asked: Any = None  # reference to the answer of progress(); None if not asked
+    is_up: bool = False  # whether it has answered anything: until then it may be waiting for resources
+    in_flight: int = 0  # tokens of the current shard
+    began: float = 0.0  # when the current shard, or loading, was started
+    moved: float = 0.0  # when the last new token was seen
 
     def loaded(self) -> None:
         self._is_up()
@@ -42,17 +44,17 @@ class Worker:
         self.shards[method.remote(shard.runs)] = shard
 
     def take(self, ref: Any) -> Shard:
-        """The shard whose call was answered; the next one begins."""
+        """Remove and return the shard whose call was answered; the next one starts."""
         self._begin()
         return self.shards.pop(ref)
 
     def look(self) -> None:
-        """See how far it is, without waiting, and ask again."""
+        """Read the answer of progress(), if it has come, and ask again, without waiting."""
         if self.asked is not None and ray.wait([self.asked], timeout=0)[0]:
             try:
                 in_flight = ray.get(self.asked)
             except RayError:
-                in_flight = self.in_flight  # its other calls tell what happened
+                in_flight = self.in_flight  # the other calls show what happened
             else:
                 self._is_up()
             if in_flight != self.in_flight:
@@ -65,9 +67,9 @@ class Worker:
         self.asked = self.handle.progress.options(concurrency_group="progress").remote()
 
     def hangs(self, timeout: float) -> bool:
-        """Whether the shard at hand made no token for `timeout` seconds, or took that long for each of its runs.
+        """Whether the current shard had no new token for `timeout` seconds, or took longer than that for each run.
 
-        As long as it loads, whether it has done so for longer.
+        While the actor loads, whether loading has taken longer than `timeout`.
         """
         now = time.monotonic()
         if self.loading is not None:
@@ -78,7 +80,7 @@ class Worker:
         return now - self.moved > timeout or now - self.began > timeout * len(shard.runs)
 
     def kill(self) -> None:
-        """End its process, and wait for that: what is dead lands nothing any more."""
+        """Kill the actor's process, and wait until it can land nothing more."""
         ray.kill(self.handle)
         if self.shards:
             ray.wait(list(self.shards), num_returns=len(self.shards), timeout=SECONDS_TO_DIE)
@@ -94,8 +96,8 @@ class Worker:
 
 
 def hire(pool: Pool, arguments: tuple[Any, ...]) -> Worker:
-    """Ask Ray for one more actor of `pool`; where there is no room for it, it comes when there is."""
-    remote: Any = ray.remote  # its type knows no concurrency groups
+    """Ask Ray for one more actor of `pool`; it starts as soon as there are resources for it."""
+    remote: Any = ray.remote  # its type stubs lack concurrency groups
     as_actor = remote(
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
