@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -61,13 +62,13 @@ def _prompt(row: Mapping[str, object], index: int, place: str) -> Prompt:
         raise UsageError(f"{place}: prompt is missing: give it a text (an empty one is allowed)")
     if isinstance(name, int) and not isinstance(name, bool):
         name = str(name)
-    texts = {"prompt": prompt, "id": str(index) if name in (None, "") else name, "system": system}
+    texts: dict[str, Any] = {"prompt": prompt, "id": str(index) if name in (None, "") else name, "system": system}
     for column, value in texts.items():
         if value is not None and not isinstance(value, str):
             raise UsageError(f"{place}: {column} must be text, got {value!r}")
         if value is not None and any("\ud800" <= character <= "\udfff" for character in value):
             raise UsageError(f"{place}: {column} holds half a surrogate pair, which no text can: got {value[:40]!a}")
-    return Prompt(**texts)  # type: ignore[arg-type]  # it validates
+    return Prompt(**texts)
 
 
 def _rows_of_txt(path: Path) -> Iterator[Row]:

@@ -72,7 +72,7 @@ class There(Tensor):
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # as torch's docs have it
 
-    def __repr__(self) -> str:  # type: ignore[override]
+    def __repr__(self) -> str:  # type: ignore[override]  # without torch's keyword
         return f"There({self.here})"
 
     def tolist(self) -> Any:

@@ -89,7 +89,7 @@ class Bench:
         padded = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True, padding_value=-1, padding_side="left")
         mask, ids = (padded >= 0).to(self.plain.device), padded.clamp_min(0).to(self.plain.device)
         began = self.now()
-        made = self.plain.generate(  # type: ignore[operator]
+        made = self.plain.generate(  # type: ignore[operator]  # of a mixin
             ids, attention_mask=mask.long(), do_sample=False, max_new_tokens=n_tokens, pad_token_id=0
         )
         timed.rounds.append(self.now() - began)

@@ -15,8 +15,8 @@ from eexit.engine import Engine, refuse_mode
 from eexit.exits import resolve_exitable_layers
 from eexit.plan import configurations
 from eexit.rows import Decoding, Request
-from eexit.rules import RULES, Control, Parameter
-from eexit.states import STATES
+from eexit.rules import RULES, Control, Parameter, Rule
+from eexit.states import STATES, State
 from eexit.trace import Trace
 
 CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"
@@ -24,8 +24,8 @@ PROMPTS = [{"id": "0", "prompt": "Why?"}]
 
 
 @pytest.mark.parametrize("kind", [RULES, STATES])
-def test_each_says_what_it_is(kind: dict[str, object]) -> None:
-    definitions = [entry.definition for entry in kind.values()]  # type: ignore[attr-defined]
+def test_each_says_what_it_is(kind: dict[str, Rule | State]) -> None:
+    definitions = [entry.definition for entry in kind.values()]
     assert all(len(definition) > 20 for definition in definitions)
     assert len(set(definitions)) == len(definitions)
 

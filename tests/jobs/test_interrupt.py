@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import psutil
@@ -109,8 +110,8 @@ def test_signals_that_follow_the_first_change_nothing(at_work: subprocess.Popen[
 def test_what_nohup_has_it_ignore_is_ignored(command: list[str], tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="eexit-", ignore_cleanup_errors=True) as temporary:
         environment = {**os.environ, "RAY_TMPDIR": temporary}
-        quiet = {"env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        process = subprocess.Popen(["nohup", *command], **quiet)  # type: ignore[call-overload]
+        quiet: dict[str, Any] = {"env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen(["nohup", *command], **quiet)
         wait_for(process, lambda: any((tmp_path / "out" / "generations").glob("*.parquet")))
         process.send_signal(signal.SIGHUP)
         assert process.wait() == 0
