@@ -1,5 +1,6 @@
 """Reports: results → data frames → charts → one HTML file. Knows what results are, and nothing of the engine."""
 
+from reports.loading import NotASweepError
 from reports.original import (
     create_html_visualization,
     generate_multi_prompt_html_visualization,
@@ -7,7 +8,6 @@ from reports.original import (
     save_results_json,
 )
 from reports.page import build_report
-from reports.sweep import NotASweepError
 
 __all__ = [
     "NotASweepError",

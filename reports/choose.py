@@ -11,7 +11,7 @@ import pandas as pd
 
 from eexit.configuration import NORMAL
 from eexit.schema import ERROR
-from reports.sweep import NotASweepError, Sweep
+from reports.loading import NotASweepError, Sweep
 
 MOST: int = 100  # prompts held without being asked for
 

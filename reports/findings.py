@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import pandas as pd
 
+from reports.loading import Sweep
 from reports.parameters import representatives
-from reports.sweep import Sweep
 
 SAMPLED: Final = (
     "Tokens are sampled in this sweep and full depth's token is its likeliest one, so that normal disagrees too."

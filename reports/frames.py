@@ -14,9 +14,9 @@ from eexit.configuration import NORMAL, Configuration
 from eexit.rules import shown
 from eexit.schema import OK
 from reports.bootstrap import Estimate, estimate_columns
+from reports.loading import Sweep, place_of_runs
 from reports.parameters import is_doubling, setting
 from reports.progress import Progress, ignore
-from reports.sweep import Sweep, place_of_runs
 
 # Columns of `generations` that are averaged over prompts as they are; perplexity is averaged in nats per token.
 AVERAGED: Final = (

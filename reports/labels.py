@@ -30,7 +30,7 @@ BELOW_FIRST: Final = ("below", "above", *ABOVE_FIRST[2:])
 
 
 @dataclass(frozen=True)
-class Place:
+class LabelPlace:
     """`dx` and `dy` from the point, in pixels, and how the label is aligned there."""
 
     dx: int
@@ -38,8 +38,10 @@ class Place:
     align: Align
 
 
-def label_places(frame: pd.DataFrame, y: str, shown: list[str], axes: tuple["Axis", "Axis"]) -> dict[Place, list[str]]:
-    """Place → the configurations of a trade-off frame whose label stands there; those without a place are left out.
+def label_places(
+    frame: pd.DataFrame, y: str, shown: list[str], axes: tuple["Axis", "Axis"]
+) -> dict[LabelPlace, list[str]]:
+    """The configurations of a trade-off frame by the place of their label; those without a place are left out.
 
     `shown` are the configurations that have a label. Every other series has its labels below its points if it can.
     """
@@ -53,7 +55,7 @@ def label_places(frame: pd.DataFrame, y: str, shown: list[str], axes: tuple["Axi
     ahead = series[::2]
     prefer = [ABOVE_FIRST if name in ahead else BELOW_FIRST for name in known["series"]]
     lines = _control_lines(known["configuration"], known["beneath"], right, -up)
-    found: dict[Place, list[str]] = {}
+    found: dict[LabelPlace, list[str]] = {}
     for configuration, at in zip(known["configuration"], place(right, -up, labels, prefer, lines), strict=True):
         if at:
             found.setdefault(at, []).append(configuration)
@@ -91,20 +93,20 @@ class Axis:
 
 def place(
     x: np.ndarray, y: np.ndarray, labels: list[str], prefer: list[tuple[str, ...]], covered: list[Box]
-) -> list[Place | None]:
+) -> list[LabelPlace | None]:
     """A place for each label that isn't empty, in turn, at the first of its preferences that is free; None if none is.
 
     `x` and `y` are pixels to the right and down, where the points are; `covered` is what else is not free.
     """
     taken = [(px - POINT / 2, py - POINT / 2, px + POINT / 2, py + POINT / 2) for px, py in zip(x, y, strict=True)]
     taken += covered
-    found: list[Place | None] = []
+    found: list[LabelPlace | None] = []
     for px, py, label, names in zip(x, y, labels, prefer, strict=True):
         chosen = None
         for dx, dy, align in (_AWAY[name] for name in names if label):
             box = _box(px + dx, py + dy, LETTER_WIDTH * len(label), align)
             if not any(_overlap(box, other) for other in taken):
-                chosen = Place(dx, dy, align)
+                chosen = LabelPlace(dx, dy, align)
                 taken.append(box)
                 break
         found.append(chosen)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from eexit.original_format import entry_of_text, read, text_of, write
+from reports.loading import NotASweepError
 from reports.original_sweep import sweep_of
 from reports.page import render, write_report
-from reports.sweep import NotASweepError
 
 TITLE = "Early exit analysis"
 

@@ -20,7 +20,7 @@ from eexit.evaluation import agreement, distinct, longest_loop
 from eexit.original_format import Result, number_of, prompts_of, results_of, text_of
 from eexit.schema import ERROR, GENERATIONS, OK, TOKENS
 from reports.landed import loose
-from reports.sweep import Sweep, assemble
+from reports.loading import Sweep, assemble
 
 SOURCE: Final = (
     "a file of the original format; exits are counted from its chosen_exit_layers, tokens are compared by their text"

@@ -15,10 +15,10 @@ from eexit.configuration import NORMAL
 from reports import charts, frames
 from reports.bootstrap import LEVEL
 from reports.findings import SAMPLED, is_sampled, many
+from reports.loading import Sweep
 from reports.looks import Looks
 from reports.parameters import labels_are, parameter_name, representatives
 from reports.progress import Progress, ignore
-from reports.sweep import Sweep
 from reports.trade_off import LAYERS_SKIPPED, is_logarithmic, trade_off_chart
 
 MOST_BASELINES: Final = 20  # configurations that others can be compared with: rows grow with their square

@@ -27,8 +27,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from reports.loading import Sweep, disagreeing
 from reports.pieces import Pieces, flat, number_pieces
-from reports.sweep import Sweep, disagreeing
 
 KINDS: Final = ("core", "disagree", "kl", "prob", "more", "read", "top")
 LOG2_LOW: Final = -10.0

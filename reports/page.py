@@ -26,11 +26,11 @@ from eexit.results import (
 )
 from reports.charts import LIGHT
 from reports.choose import MOST
+from reports.loading import Sweep, read_sweep, refuse_damage
 from reports.packing import KINDS, Packed, squeeze
 from reports.palette import exit_colours, ink_on
 from reports.payload import payload
 from reports.progress import Progress, ignore
-from reports.sweep import Sweep, read_sweep, refuse_damage
 
 TEMPLATE: Final = Path(__file__).parent / "template"
 # In the order they need each other; one script in the file.

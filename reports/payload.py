@@ -15,10 +15,10 @@ from reports import frames
 from reports.bootstrap import LEVEL, MIN_PROMPTS, RESAMPLES
 from reports.choose import MOST, choose_prompts
 from reports.findings import findings, is_sampled, many
+from reports.loading import Sweep
 from reports.overview import clean, overview_charts, page_charts
 from reports.packing import Packed, pack
 from reports.progress import Progress, ignore
-from reports.sweep import Sweep
 
 MOST_FAILURES: Final = 500  # listed with their reason
 

@@ -22,8 +22,8 @@ from typing import Any, Final
 
 from eexit.config import UsageError
 from eexit.results import GENERATIONS_FOLDER, REPORT
+from reports.loading import NotASweepError, read_sweep
 from reports.page import build_report, side_folder
-from reports.sweep import NotASweepError, read_sweep
 
 FOLLOW_SECONDS: Final = 15  # between two questions of an open page
 IDLE_SECONDS: Final = 60  # after which a connection that says nothing is closed

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,24 @@ def test_the_readme_snippet_is_the_tested_one() -> None:
         assert ast.unparse(statement) in "\n".join(
             ast.unparse(node) for node in ast.walk(ast.parse(tested)) if isinstance(node, ast.stmt)
         )
+
+
+def test_no_two_modules_have_the_same_name() -> None:
+    modules = Counter(path.stem for room in MAY_IMPORT for path in (ROOT / room).rglob("*.py") if not is_entry(path))
+    assert [name for name, count in modules.items() if count > 1] == []
+
+
+def is_entry(path: Path) -> bool:
+    """Whether a file is a package's `__init__.py`, or a script in jobs/, which is named for what it does."""
+    return path.stem.startswith("__") or path.parent == ROOT / "jobs"
+
+
+def test_no_two_classes_have_the_same_name() -> None:
+    classes = Counter(
+        node.name
+        for room in MAY_IMPORT
+        for path in (ROOT / room).rglob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert [name for name, count in classes.items() if count > 1] == []

@@ -24,9 +24,9 @@ from rich.table import Table
 from synthetic import kl_grid, write_synthetic_sweep
 
 from cluster.flags import Parser
+from reports.loading import read_sweep
 from reports.page import build_report, side_folder
 from reports.payload import payload
-from reports.sweep import read_sweep
 
 Row = tuple[str, float, str, float | None]  # what, measured, unit, bound
 

@@ -26,7 +26,7 @@ from cluster.store import open_store
 from eexit.config import UsageError
 from eexit.plan import plan_runs
 from eexit.results import MANIFEST, decode
-from reports.sweep import read_sweep
+from reports.loading import read_sweep
 
 FLIPS = 400
 NOTICED = "noticed"

@@ -15,12 +15,12 @@ from eexit.rules import RULES
 from reports import build_report, frames
 from reports.choose import choose_prompts
 from reports.findings import findings
+from reports.loading import Sweep, read_sweep
 from reports.looks import Looks
 from reports.overview import overview_charts
 from reports.packing import encode_probabilities
 from reports.parameters import representative, representatives
 from reports.payload import payload
-from reports.sweep import Sweep, read_sweep
 
 FOLLOWED, CONTROL = "unfrozen/kl/1", "unfrozen/random/kl/1"
 

@@ -12,7 +12,7 @@ from report_fixtures import MakeSweep
 from synthetic_sweeps import shard
 
 from eexit.seals import digest_of, encode_generations, encode_tokens
-from reports.sweep import read_sweep
+from reports.loading import read_sweep
 
 JOB = Path(__file__).parents[2] / "jobs" / "report.py"
 

@@ -17,9 +17,9 @@ from synthetic_sweeps import CONFIGURATIONS, FINAL, IDENTITY, LAYERS, as_older, 
 from reports import build_report, frames
 from reports.bootstrap import MIN_PROMPTS, estimate_columns
 from reports.choose import choose_prompts
+from reports.loading import NotASweepError, Sweep, read_sweep
 from reports.overview import overview_charts
 from reports.payload import payload
-from reports.sweep import NotASweepError, Sweep, read_sweep
 
 
 def row_of(frame: pd.DataFrame, configuration: str) -> pd.Series:

@@ -21,11 +21,11 @@ from synthetic import write_synthetic_sweep
 from synthetic_sweeps import HOSTILE, LAYERS, UNUSUAL, run_rows, write_sweep
 
 from reports import build_report
+from reports.loading import read_sweep
 from reports.packing import encode_log, encode_numbers
 from reports.page import split
 from reports.palette import STOPS, contrast, exit_colours, ink_on
 from reports.payload import payload
-from reports.sweep import read_sweep
 
 
 def blob(page: str, name: str) -> bytes:
