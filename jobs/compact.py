@@ -3,9 +3,9 @@
     python jobs/compact.py results/mine --into results/merged
     python jobs/compact.py s3://bucket/mine --into s3://bucket/merged
 
-The copy is a sweep's results like any other: it can be read, reported, and gone on with. Refused while a sweep is
-writing to the original, where its files are damaged, and where the place for the copy holds results already. Of a run
-that is there twice, the later attempt's row is copied.
+The copy can be read, reported and continued like any sweep's results. Nothing is copied while a sweep writes to the
+original, if its files are damaged, or if the place for the copy holds results already. If a run is there twice, the
+row of the later attempt is copied.
 """
 
 import sys

@@ -2,8 +2,8 @@
 
 python jobs/report.py results/demo
 python jobs/report.py results/demo --out demo.html --open
-python jobs/report.py results/large --prompts 200             texts and tokens of 200 prompts, averages over all
-python jobs/report.py results/large --ids 17 recursion        texts and tokens of these
+python jobs/report.py results/large --prompts 200             texts and tokens of 200 prompts, means over all prompts
+python jobs/report.py results/large --ids 17 recursion        texts and tokens of these prompts
 python jobs/report.py results/demo --serve                    at http://127.0.0.1:8000, rebuilt while the sweep runs
 python jobs/report.py early_exit_analysis.json
 """

@@ -1,9 +1,9 @@
-"""Run a sweep; run it again to go on where it stopped.
+"""Run a sweep, or continue one that was stopped.
 
     python jobs/sweep.py                                      the demo, into results/demo
     python jobs/sweep.py --model Qwen/Qwen3-0.6B --prompts mine.txt --kl-factors 0.5 1 2 --out results/mine
     python jobs/sweep.py --config jobs/demo.toml --dry-run    what it would do
-    python jobs/sweep.py --quiet --json figures.json          results on standard output, the same as JSON, no progress
+    python jobs/sweep.py --quiet --json figures.json          only results on standard output, and the means as JSON
 
 On a cluster, where --out is an absolute path that all nodes share, or a URI (s3://, gs://):
 
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     except UsageError as error:
         print(without_secrets(f"error: {error}"), file=sys.stderr)
         return 2
-    except (SweepStopped, KeyboardInterrupt, OSError) as error:  # OSError: of a disk that is full before a run is done
+    except (SweepStopped, KeyboardInterrupt, OSError) as error:  # OSError: the disk was full before any run was done
         reason = "interrupted" if isinstance(error, KeyboardInterrupt) else first_line(error)
         print(without_secrets(f"stopped: {reason}"), file=sys.stderr)
         print("what has landed stays: the same command goes on from there", file=sys.stderr)
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def finish(summary: Summary, out: str, figures: Path | None) -> int:
-    """The report, the table, how to read the results, and the file of figures; `out` is shown as it was given."""
+    """Write the report and the figures, and print the table and how to read the results; returns the exit code."""
     store = open_store(summary.out)
     if summary.tally.runs or not store.has(REPORT):
         write_report(summary.out, store)
@@ -88,7 +88,7 @@ def write_report(results: str, store: Store) -> None:
 
 
 def publish_report(page: Path, store: Store) -> None:
-    """Put a report beside its results: first what a large page leaves out, then the page."""
+    """Put a report beside its results: first the side files of a large page, then the page."""
     from reports.page import side_folder
 
     beside = side_folder(page)

@@ -1,8 +1,8 @@
-"""What the project costs, measured on the machine it is started on.
+"""Measuring the project's speed and memory on this machine.
 
     python jobs/bench           the engine's speed, about five minutes on two CPU cores (--quick: one)
-    python jobs/bench driver    a million runs that do nothing: what planning, driving and resuming hold and take
-    python jobs/bench report    a report's size, build and waits
+    python jobs/bench driver    planning, driving and resuming a million runs that do nothing: time and memory
+    python jobs/bench report    a report's size, the time to build it, and how long a reader waits
 
 `python jobs/bench engine --help`, `driver --help` and `report --help` list their flags.
 """

@@ -14,7 +14,7 @@ FLAGS = [
 
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """A browser of Debian's or whatever is on PATH. Raises FileNotFoundError where there is none."""
+    """A browser found on PATH. Raises `FileNotFoundError` if there is none."""
     from playwright.sync_api import sync_playwright
 
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -27,7 +27,7 @@ def chromium() -> Iterator[Any]:
 
 
 def visit(browser: Any, report: Path, route: str, **look: Any) -> Any:
-    """The page of a route with its charts drawn."""
+    """A report's page at a route, once its charts are drawn."""
     page = browser.new_context(**look).new_page()
     page.goto(report.resolve().as_uri() + route)
     page.locator("body[data-ready]").wait_for()

@@ -1,4 +1,4 @@
-"""What the engine's bench times: the sweep, the naive reference, transformers' `generate`, and products alone."""
+"""What the engine's bench times: the sweep, the naive reference, transformers' `generate`, and matrix products."""
 
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -35,7 +35,7 @@ Product = tuple[Callable[..., Any], tuple[Any, ...]]
 
 @dataclass
 class Timed:
-    """Seconds of each round, for so many tokens, and of single steps where they are known."""
+    """Seconds of each round of `tokens` tokens, and of single steps if they are known."""
 
     rows: int
     what: str
@@ -56,7 +56,7 @@ class Timed:
 
 
 class Bench:
-    """Two copies of a model: the sweep's own, and one as transformers loads it."""
+    """Two copies of a model: the sweep's own, with packed weights, and one as transformers loads it."""
 
     def __init__(self, arguments: Sequence[str]):
         job, _ = load_job(arguments, DEMO)
@@ -96,7 +96,7 @@ class Bench:
         assert made.shape[1] == ids.shape[1] + n_tokens, "a row ended early"
 
     def reference(self, timed: Timed) -> None:
-        """A row of each mode, weighted as the grid has it."""
+        """One row of each mode, weighted by the number of its configurations in the grid."""
         decoding, seconds = self.engine(REFERENCE_TOKENS).decoding, 0.0
         requests = self.requests(count_runs(self.config))
         for mode in self.config.modes:
@@ -114,13 +114,13 @@ class Bench:
             timed.rounds.append(self.now() - began)
 
     def products(self, n_rows: int, n_tokens: int) -> list[Product]:
-        """Those of one step halfway, with what they were given."""
+        """The products with weights of one step halfway, with their arguments."""
         products = Products()
         _during(self.engine(n_tokens), self.requests(n_rows), (n_tokens // 2, n_tokens // 2 + 1), products)
         return products.calls
 
     def phases(self, requests: Sequence[Request], n_tokens: int, steps: tuple[int, int]) -> dict[str, float]:
-        """Milliseconds a step, those of `attention` being part of teacher's and student's."""
+        """Milliseconds per step of each phase; those of `attention` are part of teacher and student."""
         on_gpu = self.plain.device.type == "cuda"
         with_gpu = [ProfilerActivity.CUDA] if on_gpu else []
         profiler = profile(activities=[ProfilerActivity.CPU, *with_gpu])
@@ -147,7 +147,7 @@ def count_prefixes(prefixes: Iterable[tuple[Hashable, Sequence[int]]]) -> int:
 
 
 class Products(TorchDispatchMode):
-    """Notes the products with weights; those of attention and of KL are batched ones, and not among them."""
+    """Records the products with weights; attention and KL use batched products, which are left out."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's own, without annotations
@@ -162,7 +162,7 @@ class Products(TorchDispatchMode):
 
 
 class _Enough(Exception):
-    """Leaves a generation whose end nobody waits for."""
+    """Raised to leave a generation before its end."""
 
 
 def _during(

@@ -1,4 +1,4 @@
-"""How much the driver holds and how fast it lands, with a generator that does nothing, on one machine.
+"""The driver's memory and speed, with a generator that does nothing, on one machine.
 
     python jobs/bench driver                   a million runs
     python jobs/bench driver --runs 50000      fewer
@@ -36,8 +36,8 @@ from eexit.results import GENERATIONS_FOLDER
 from eexit.schema import GENERATIONS, TOKENS
 
 DEMO = Path(__file__).parents[1] / "demo.toml"
-CONFIGURATIONS = 10
-ROWS = 128
+N_CONFIGURATIONS = 10
+ROWS_PER_SHARD = 128
 
 
 class Nothing:
@@ -52,7 +52,7 @@ class Nothing:
 
 
 class TimedGenerator:
-    """The real generator, which writes down the seconds that each of its calls took."""
+    """The model's generator, which logs the seconds that each of its calls took."""
 
     def __init__(self, config: SweepConfig, device: str, log: Path) -> None:
         self._generator: Generator = model_generator(config, device)
@@ -130,10 +130,16 @@ def drive(
     actors: int,
     look: Callable[[SweepConfig, int], Look] = look_at_model,
 ) -> float:
-    """Do the whole sweep; returns when the last run had landed, which is before Ray has ended."""
+    """Run the whole sweep; returns the time at which the last run landed, which is before Ray has ended."""
     send_with_actors(sys.modules[__name__])  # which Ray's workers don't look for in this folder
     summary = run_sweep(
-        config, out, device="cpu", actors=actors, rows_per_shard=ROWS, make_generator=make_generator, look=look
+        config,
+        out,
+        device="cpu",
+        actors=actors,
+        rows_per_shard=ROWS_PER_SHARD,
+        make_generator=make_generator,
+        look=look,
     )
     assert summary.done == summary.tally.runs == count_runs(config)
     return max(path.stat().st_mtime for path in (out / GENERATIONS_FOLDER).iterdir())
@@ -144,14 +150,14 @@ def no_model(config: SweepConfig, rows_per_shard: int) -> Look:
 
 
 def find_place(n_runs: int, folder: Path) -> Resumed:
-    """What a sweep does that goes on: see what has landed, and find the shards to do."""
+    """What a sweep does when it continues: find out what has landed, and the shards that are left."""
     config = grid(n_runs)
     began = time.monotonic()
     store = open_store(folder)
     clear_debris(store)
     found = survey(store)
     remove_errors(store, found.with_errors)
-    shards = cut(plan_runs(config), found.done, ROWS)
+    shards = cut(plan_runs(config), found.done, ROWS_PER_SHARD)
     to_do = len(next(shards).runs)
     first = time.monotonic() - began
     to_do += sum(len(shard.runs) for shard in shards)
@@ -159,7 +165,7 @@ def find_place(n_runs: int, folder: Path) -> Resumed:
 
 
 def grid(n_runs: int) -> SweepConfig:
-    numbers = range(n_runs // CONFIGURATIONS)
+    numbers = range(n_runs // N_CONFIGURATIONS)
     prompts = tuple(Prompt(id=f"{n}", prompt=f"Explain the number {n} in one sentence.") for n in numbers)
     return SweepConfig.model_validate(
         {"prompts": prompts, "modes": ["unfrozen", "frozen_residual"], "kl_factors": [0.25, 0.5, 1, 2, 4]}

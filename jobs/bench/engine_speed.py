@@ -1,18 +1,18 @@
-"""How fast the engine is, beside the naive reference, transformers' own `generate` and its matrix products alone.
+"""The engine's speed, compared with the naive reference, transformers' `generate`, and its matrix products alone.
 
     python jobs/bench                                27 and 108 rows, about five minutes on two CPU cores
     python jobs/bench --quick                        27 rows, within a minute
     python jobs/bench --rows 27 108 --tokens 100     what the README shows
     python jobs/bench --model Qwen/Qwen2.5-1.5B --json figures.json
 
-The demo's prompts and grid, with as many seeds as the rows need; no row ends before its last token. Contenders take
-turns, and a figure is the median over the rounds.
+It uses the demo's prompts and grid, with as many seeds as the rows need; EOS does not end rows. Contenders take turns,
+and a figure is the median over the rounds.
 
-reference   eexit.reference: one row, two passes; modes as often as the grid has them
+reference   eexit.reference: one row, two passes; modes are weighted as in the grid
 generate    transformers, batched and greedy: full depth, nothing read, nothing recorded
-sweep       all of it: full-depth pass, student, every exit read with its KL and top tokens, tables; also without the
-            top tokens, to show what they cost
-floor       the products with weights of the sweep's step halfway, as the step made them, timed alone
+sweep       everything: full-depth pass, student, reading every exitable layer with its KL and top tokens, tables; also
+            without the top tokens, to show what they cost
+floor       the matrix products with weights of one step of the sweep, halfway, timed alone
 
 Rows with the same tokens so far share their full-depth pass: `prefixes` says how many unique ones there are halfway.
 """
@@ -43,11 +43,11 @@ from eexit.trace import Trace
 SCALING_TOKENS, LENGTH_TOKENS = 20, 9
 SCALING_ROWS = (27, 54, 108, 216)
 MIN_TOKENS = 8
-LENGTHS = (100, 250, 500, 1000)
+LENGTHS = (100, 250, 500, 1000)  # tokens of a prompt
 
 
 def compare(bench: Bench, rows: Sequence[int], n_tokens: int, n_rounds: int) -> list[Timed]:
-    """All contenders in turns."""
+    """Time all contenders, taking turns."""
     contenders: list[tuple[Timed, Callable[[Timed], None]]] = [
         (Timed(1, "reference", REFERENCE_TOKENS), bench.reference)
     ]
@@ -89,7 +89,7 @@ def scale(
 
 
 def lengthened(requests: Sequence[Request], length: int) -> list[Request]:
-    """The same with prompts of so many tokens: their own, over and over."""
+    """The same requests with prompts of `length` tokens, which repeat the original prompt."""
     return [replace(request, prompt_token_ids=(request.prompt_token_ids * length)[-length:]) for request in requests]
 
 
@@ -160,9 +160,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--rows", type=positive, nargs="+", metavar="N", help="default: 27 108")
     parser.add_argument("--tokens", type=positive, help="per row (default: 40)")
     parser.add_argument("--rounds", type=positive, help="default: 5")
-    parser.add_argument("--quick", action="store_true", help="27 rows, 12 tokens, 2 rounds, less of the rest")
-    parser.add_argument("--json", metavar="FILE", help="every figure, the machine and the versions")
-    parser.epilog = "Any flag of sweep.py that says what is swept will do as well: --model, --dtype, --exit-every, …"
+    parser.add_argument(
+        "--quick", action="store_true", help="27 rows, 12 tokens, 2 rounds, and fewer other measurements"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write all figures, the machine and the versions as JSON")
+    parser.epilog = "Flags of jobs/sweep.py that define the sweep can be given too: --model, --dtype, --exit-every, …"
     flags, of_sweep = parser.parse_known_args(arguments)
     rows = flags.rows or ([27] if flags.quick else [27, 108])
     n_tokens, n_rounds = flags.tokens or (12 if flags.quick else 40), flags.rounds or (2 if flags.quick else 5)

@@ -1,4 +1,4 @@
-"""What a measurement was made on, and what a process takes that starts from nothing."""
+"""Describing the machine of a measurement, and what it takes to start a process on it."""
 
 import os
 import platform
@@ -20,7 +20,7 @@ from eexit.plan import Run, count_runs, plan_runs
 
 
 def machine(model: PreTrainedModel, config: SweepConfig) -> dict[str, str]:
-    """The hardware as it names itself, what the model runs as, and versions."""
+    """The hardware, the model, its dtype and kernels, and the versions of packages."""
     if model.device.type == "cuda":
         device = torch.cuda.get_device_name()
     else:
@@ -75,7 +75,7 @@ def start(arguments: Sequence[str], default: Path, n_rows: int, n_tokens: int, b
 
 
 def runs_for(config: SweepConfig, n_rows: int) -> list[Run]:
-    """As many runs of the sweep, with as many seeds as they need."""
+    """The first `n_rows` runs of the sweep, with as many seeds as that takes."""
     seeds = tuple(range(-(-n_rows // count_runs(config))))
     return list(plan_runs(config.model_copy(update={"seeds": seeds})))[:n_rows]
 

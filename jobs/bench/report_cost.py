@@ -1,4 +1,4 @@
-"""What a report costs: bytes per token, size, time and memory of a build, and how long a reader waits.
+"""The cost of a report: bytes per token, size, time and memory of its build, and how long a reader waits.
 
     python jobs/bench report                  100 prompts × 17 configurations × 400 tokens
     python jobs/bench report --prompts 10     a quick look
@@ -32,7 +32,7 @@ Row = tuple[str, float, str, float | None]  # what, measured, unit, bound
 
 
 def report_table(n_prompts: int = 100, scale: bool = False) -> list[Row]:
-    """Measure everything; takes some minutes."""
+    """Measure everything, which takes some minutes."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         bare = write_synthetic_sweep(folder / "bare", n_prompts, top_k=0)
@@ -48,7 +48,7 @@ def report_table(n_prompts: int = 100, scale: bool = False) -> list[Row]:
 
 
 def bytes_per_token(results: Path) -> list[Row]:
-    """Of the file: each kind of blob with all that it needs, over the tokens that are held."""
+    """Bytes of the file per token, for each kind of blob with all that it needs."""
     _, packed = payload(read_sweep(str(results)), "")
     n = sum(packed.n)
     size = {kind: sum(map(len, blobs)) / n for kind, blobs in packed.blobs.items()}
@@ -104,7 +104,7 @@ WAIT = """async (route) => {
 
 
 def waits(report: Path, label: str) -> list[Row]:
-    """Of a reader who opens the file and goes from view to view."""
+    """The waits of a reader who opens the file and goes from view to view."""
     if importlib.util.find_spec("playwright") is None or shutil.which("chromium") is None:
         return []
     with chromium() as browser:

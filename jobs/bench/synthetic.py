@@ -1,4 +1,4 @@
-"""A sweep that no model made, as large as wanted: what the bench measures a report on.
+"""A synthetic sweep of any size, made without a model, on which the bench measures reports.
 
 Texts have Zipf's frequencies; a run follows its prompt's normal run for a while and comes back to stretches of it, as
 greedy texts do. KLs fall with depth; the smaller the KL at a token's exit, the more often full depth says the same.
@@ -28,8 +28,8 @@ LAYERS: Final = (5, 10, 15, 20, 25)
 N_LAYERS: Final = 28
 N_WORDS: Final = 50_000
 FACTORS: Final = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-COME_BACK: Final = 0.06  # chance per token to go on with a stretch of the normal run
-STRETCH: Final = 12
+RETURN_CHANCE: Final = 0.06  # per token, to continue with a stretch of the normal run
+STRETCH_TOKENS: Final = 12
 WORDS: Final = np.array(
     [
         " " + "".join("bdfgklmnprst"[i // 5 % 12] + "aeiou"[i % 5] for i in (n % 60, n // 60 % 60, n // 3600))
@@ -146,9 +146,9 @@ def _text(draw: np.random.Generator, weights: np.ndarray, normal: np.ndarray, ha
     start = int(min(len(normal), draw.exponential(2 / harm) + 2))
     ids = draw.choice(N_WORDS, len(normal), p=weights)
     ids[:start] = normal[:start]
-    for place in np.flatnonzero(draw.random(len(ids)) < COME_BACK):
+    for place in np.flatnonzero(draw.random(len(ids)) < RETURN_CHANCE):
         if place > start:
-            stretch = normal[place : place + STRETCH]
+            stretch = normal[place : place + STRETCH_TOKENS]
             ids[place : place + len(stretch)] = stretch
     return ids, start
 
