@@ -39,16 +39,15 @@ def command(tmp_path: Path, n_prompts: int, max_new_tokens: int) -> list[str]:
 def started(command: list[str]) -> Iterator[subprocess.Popen[str]]:
     with tempfile.TemporaryDirectory(prefix="eexit-", ignore_cleanup_errors=True) as temporary:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        process = subprocess.Popen(
+        with subprocess.Popen(
             command,
             env={**inherited, "RAY_TMPDIR": temporary},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-        )
-        yield process
-        process.kill()
-        process.wait()
+        ) as process:
+            yield process
+            process.kill()
 
 
 @pytest.fixture
