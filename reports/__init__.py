@@ -1,4 +1,4 @@
-"""Reports: results → data frames → charts → one HTML file. Knows what results are, and nothing of the engine."""
+"""Reports: results → data frames → charts → one HTML file. It knows the format of results, but not the engine."""
 
 from reports.loading import NotASweepError
 from reports.original import (

@@ -1,4 +1,4 @@
-"""Means over prompts with percentile bootstrap intervals. Prompts are resampled, never tokens."""
+"""Means over prompts with percentile bootstrap intervals (Efron 1979). Prompts are resampled, never tokens."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,7 +24,7 @@ class Estimate:
 def estimate_columns(values_PX: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Mean, low, high and n of each column over the P prompts (rows), NaN where a prompt has no value.
 
-    A resample draws whole prompts, so the columns of one call move together.
+    Whole prompts are resampled, the same ones for all columns of one call.
     """
     present_PX = ~np.isnan(values_PX)
     filled_PX = np.where(present_PX, values_PX, 0.0)
@@ -54,7 +54,7 @@ def _resample(values_PX: np.ndarray) -> np.ndarray:
 def _weights(n_prompts: int) -> np.ndarray:
     """How often each resample drew each prompt: RESAMPLES × prompts, rows sum to the number of prompts.
 
-    The same for every statistic over as many prompts: a report is a function of its results.
+    They are the same for every statistic over this number of prompts, so that equal results give equal reports.
     """
     generator = np.random.default_rng(0)
     each = np.full(n_prompts, 1 / n_prompts)

@@ -30,8 +30,8 @@ LIGHT = {
     "legend": {"labelFontSize": 12, "titleFontSize": 12, "orient": "top", "symbolOpacity": 1},
     "view": {"stroke": None},
 }
-HEIGHT, WIDTH = 300, 520
-ROOM = 16  # pixels between the outermost marks and the axes
+HEIGHT_PIXELS, WIDTH_PIXELS = 300, 520
+ROOM_PIXELS = 16  # pixels between the outermost marks and the axes
 _PERCENT = alt.Axis(format=".0%", tickMinStep=0.01)
 INTERVAL = f"{LEVEL:.0%} interval"
 _Part = TypeVar("_Part")
@@ -41,7 +41,7 @@ RAMP = ["#eef4ea", "#cfe3cb", "#a5cea6", "#74b180", "#459662", "#1f7546", "#0a45
 
 
 def specification(chart: alt.Chart | alt.LayerChart) -> dict[str, Any]:
-    """Without Altair's address of the schema and its configuration, for which the page has its theme."""
+    """The Vega-Lite specification without schema address and configuration: the page has its own theme."""
     # Unchecked: a check takes as long as all the rest of the page, and a wrong one draws nothing in the tests.
     whole = chart.to_dict(validate=False)
     spec = {name: part for name, part in whole.items() if name not in ("$schema", "config")}
@@ -68,7 +68,7 @@ def exit_mix_chart(labels: list[str], x_title: str, description: str) -> alt.Cha
             tooltip=tooltip,
         )
     )
-    return chart.properties(width=WIDTH, height=alt.Step(22), description=description)
+    return chart.properties(width=WIDTH_PIXELS, height=alt.Step(22), description=description)
 
 
 def strip_chart(labels: list[str], description: str) -> alt.Chart:
@@ -85,7 +85,7 @@ def strip_chart(labels: list[str], description: str) -> alt.Chart:
             tooltip="words:N",  # one field: thousands of marks
         )
     )
-    return chart.properties(width=WIDTH, height=alt.Step(20), description=description)
+    return chart.properties(width=WIDTH_PIXELS, height=alt.Step(20), description=description)
 
 
 def heat_chart(description: str) -> alt.LayerChart:
@@ -120,7 +120,7 @@ def paired_chart(
 
     Where that is 1 it is a ratio, on a logarithmic axis: half and double are equally far.
     """
-    scale = alt.Scale(type="log" if none else "linear", zero=False, nice=False, padding=ROOM)
+    scale = alt.Scale(type="log" if none else "linear", zero=False, nice=False, padding=ROOM_PIXELS)
     channel = alt.X(f"{x}:Q", title=x_title, scale=scale, axis=alt.Axis(format="~g"))
     base = alt.Chart(ROWS).encode(y=_rows_of("configuration", order), color=looks.colour(frame), opacity=OPACITY)
     tooltip = [
@@ -148,9 +148,9 @@ def dose_chart(frame: pd.DataFrame, rule: str, y: str, y_title: str, description
     scale = alt.Scale(zero=True) if y == "exit_rate" else alt.Scale(zero=False, domainMax=1)
     y_channel = alt.Y(f"{y}:Q", title=y_title, axis=_PERCENT, scale=scale)
     values = sorted(frame["parameter"].dropna().unique().tolist())
-    scale_x = alt.Scale(zero=False, nice=False, padding=ROOM)
+    scale_x = alt.Scale(zero=False, nice=False, padding=ROOM_PIXELS)
     if is_doubling(rule):
-        scale_x = alt.Scale(type="log", base=2, nice=False, padding=ROOM)
+        scale_x = alt.Scale(type="log", base=2, nice=False, padding=ROOM_PIXELS)
     axis = alt.Axis(values=values, format="~g")
     x = alt.X("parameter:Q", title=parameter_title(rule), scale=scale_x, axis=axis)
     dosed = alt.Chart(ROWS).transform_filter(f"datum.rule === {json.dumps(rule)}")
@@ -185,7 +185,7 @@ def depth_chart(frame: pd.DataFrame, description: str, looks: Looks) -> alt.Laye
     """Mean depth along the text with its band, one line per mode; the page shows one rule and parameter at a time."""
     width = int(frame["width"].iloc[0])
     x = alt.X("position:Q", title="Token position" + (f" (means of {width} tokens)" if width > 1 else ""))
-    x = x.scale(zero=False, nice=False, padding=ROOM).axis(tickMinStep=1)
+    x = x.scale(zero=False, nice=False, padding=ROOM_PIXELS).axis(tickMinStep=1)
     y_title = "Mean depth (fraction of layers)"
     y = alt.Y("depth:Q", title=y_title, axis=_PERCENT, scale=alt.Scale(zero=False, domainMax=1))
     base = alt.Chart(ROWS).encode(x=x, color=looks.colour(frame, one_rule=True))
@@ -209,7 +209,7 @@ def depth_chart(frame: pd.DataFrame, description: str, looks: Looks) -> alt.Laye
 
 
 def where_known(values: pd.Series, *parts: _Part) -> list[_Part]:
-    """The layers or tooltips, or none where they would have nothing to show and no extent for their axis."""
+    """The layers or tooltips, or none if there are no values to show."""
     return list(parts) if values.notna().any() else []
 
 
@@ -220,7 +220,9 @@ def interval_words(name: str, written: str) -> str:
 
 
 def layered(*layers: alt.Chart, description: str) -> alt.LayerChart:
-    return alt.LayerChart(layer=list(layers), data=ROWS, width=WIDTH, height=HEIGHT, description=description)
+    return alt.LayerChart(
+        layer=list(layers), data=ROWS, width=WIDTH_PIXELS, height=HEIGHT_PIXELS, description=description
+    )
 
 
 def _rows_of(name: str, order: list[str] | None = None) -> alt.Y:

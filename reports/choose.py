@@ -17,7 +17,7 @@ MOST: int = 100  # prompts held without being asked for
 
 
 def choose_prompts(sweep: Sweep, wanted: int | Sequence[str] = MOST) -> dict[str, str]:
-    """Prompt id → why it is held, in the sweep's order. `wanted` is how many, or their ids.
+    """The prompts to hold, as prompt id → reason, in the sweep's order. `wanted` is how many, or their ids.
 
     Raises NotASweepError where an id is not the sweep's.
     """

@@ -1,7 +1,6 @@
-"""Which configuration each run has: as stored since format 3, and worked out here for results that are older.
+"""The configuration of each run: as stored since format 3, and derived here for older results.
 
-Formats 1 and 2 and files of the original format know modes and KL factors alone. Everything beyond this module knows
-configurations only.
+Formats 1 and 2 and files of the original format have modes and KL factors only. All other modules see configurations.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 
 # The plot as narrow as on a phone, in pixels: what is apart there is apart in every wider one.
-PLOT_WIDTH: Final = 260
-LETTER_WIDTH: Final = 6.5
-LINE_HEIGHT: Final = 12.0
-POINT: Final = 10.0
+PLOT_WIDTH_PIXELS: Final = 260
+LETTER_WIDTH_PIXELS: Final = 6.5
+LINE_HEIGHT_PIXELS: Final = 12.0
+POINT_PIXELS: Final = 10.0
 Align = Literal["left", "center", "right"]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 _AWAY: Final[
@@ -67,14 +67,19 @@ def _control_lines(keys: pd.Series, followed: pd.Series, x: np.ndarray, y: np.nd
     place_of = {key: place for place, key in enumerate(keys)}
     ends = [(place_of[of], control) for control, of in enumerate(followed) if of in place_of]
     return [
-        (x[at] - POINT / 2, min(y[at], y[to]) - POINT / 4, x[at] + POINT / 2, max(y[at], y[to]) + POINT / 4)
+        (
+            x[at] - POINT_PIXELS / 2,
+            min(y[at], y[to]) - POINT_PIXELS / 4,
+            x[at] + POINT_PIXELS / 2,
+            max(y[at], y[to]) + POINT_PIXELS / 4,
+        )
         for at, to in ends
     ]
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Its length and the room at both ends, in pixels; whether it starts at 0; whether it's logarithmic."""
+    """An axis: its length and the margin at both ends, in pixels; whether it starts at 0, and is logarithmic."""
 
     size: float
     room: float
@@ -98,13 +103,16 @@ def place(
 
     `x` and `y` are pixels to the right and down, where the points are; `covered` is what else is not free.
     """
-    taken = [(px - POINT / 2, py - POINT / 2, px + POINT / 2, py + POINT / 2) for px, py in zip(x, y, strict=True)]
+    taken = [
+        (px - POINT_PIXELS / 2, py - POINT_PIXELS / 2, px + POINT_PIXELS / 2, py + POINT_PIXELS / 2)
+        for px, py in zip(x, y, strict=True)
+    ]
     taken += covered
     found: list[LabelPlace | None] = []
     for px, py, label, names in zip(x, y, labels, prefer, strict=True):
         chosen = None
         for dx, dy, align in (_AWAY[name] for name in names if label):
-            box = _box(px + dx, py + dy, LETTER_WIDTH * len(label), align)
+            box = _box(px + dx, py + dy, LETTER_WIDTH_PIXELS * len(label), align)
             if not any(_overlap(box, other) for other in taken):
                 chosen = LabelPlace(dx, dy, align)
                 taken.append(box)
@@ -115,7 +123,7 @@ def place(
 
 def _box(x: float, y: float, width: float, align: Align) -> Box:
     left = x - {"left": 0, "center": width / 2, "right": width}[align]
-    return left, y - LINE_HEIGHT / 2, left + width, y + LINE_HEIGHT / 2
+    return left, y - LINE_HEIGHT_PIXELS / 2, left + width, y + LINE_HEIGHT_PIXELS / 2
 
 
 def _overlap(one: Box, other: Box) -> bool:

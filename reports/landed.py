@@ -1,6 +1,6 @@
-"""What has landed of a sweep and is whole, each run once: the files that a report is made of.
+"""The files that a report is made from: what has landed undamaged, each run once.
 
-What is damaged, or not the sweep's, is left out and said. Nothing is changed: the sweep's own command does that.
+Damaged and foreign files are left out, with a message. Nothing is repaired: the sweep's own command does that.
 """
 
 from collections.abc import Collection, Mapping, Sequence

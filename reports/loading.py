@@ -1,4 +1,4 @@
-"""A finished or unfinished sweep, as the report sees it: Parquet → pandas."""
+"""Loading a finished or unfinished sweep: its Parquet files as pandas frames and Arrow datasets."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +22,7 @@ _BULKY = ("text", "prompt_token_ids", "model")  # of no use to a mean
 
 
 class NotASweepError(UsageError):
-    """What was given holds no sweep; the message is one line that names it and the way out."""
+    """There is no sweep in the given place; the message is one line with the place and the way out."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Sweep:
 
     @property
     def done(self) -> pd.DataFrame:
-        """The generations that succeeded: the only ones that means are made of."""
+        """The generations without an error, over which all means are taken."""
         return self.generations[self.generations["status"] == OK]
 
     @property
@@ -103,7 +103,7 @@ def assemble(
     scores: dict[str, str] | None = None,
     left_out: tuple[str, ...] = (),
 ) -> Sweep:
-    """Put runs in the sweep's order: prompt, configuration, seed. The door for all results, of whatever format."""
+    """Put runs in the sweep's order: prompt, configuration, seed. Results of every format pass through here."""
     generations = with_identity(generations)
     generations = generations.assign(log_perplexity=np.log(generations["perplexity"].astype(float)))
     known = configurations(about, generations)
@@ -139,7 +139,7 @@ def disagreeing(tokens: pa.Table | pa.RecordBatch) -> np.ndarray:
 
 
 def place_of_runs(tokens: pa.RecordBatch, index: pd.Index) -> np.ndarray:
-    """Where in `index` the run of each token is; −1 for those of other runs."""
+    """The position in `index` of each token's run; −1 for tokens of other runs."""
     if not len(tokens):
         return np.array([], dtype=int)
     names = tokens.column("run_id").dictionary_encode()

@@ -3,7 +3,7 @@
     results = load_results_json("early_exit_analysis.json")
     generate_multi_prompt_html_visualization(results, "early_exit.html")
 
-The format stands in `eexit.original_format`. Everything becomes a `Sweep`, so there is one page and not two.
+The format is defined in `eexit.original_format`. Its results become a `Sweep`, so that there is only one page.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Results in the original shape, `early_exit_analysis.json`, as a `Sweep`; what they don't say is null.
+"""Results in the original shape, `early_exit_analysis.json`, as a `Sweep`; what a file does not have is null.
 
 Exits are counted from `chosen_exit_layers`, and from `early_exit_stats` only where a result lacks that: there,
 `layer_distribution` may hold early exits alone. Tokens are compared by their text.

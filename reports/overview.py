@@ -286,7 +286,7 @@ def _exact(parameter: Any) -> float | None:
 
 
 def clean(value: Any) -> Any:
-    """JSON has no NaN and no infinity: null. NumPy's numbers become Python's, of six digits but for parameters."""
+    """Values for JSON: NaN and infinity become null, and numbers get six digits, except parameters."""
     if isinstance(value, dict):
         return {key: _exact(part) if key == "parameter" else clean(part) for key, part in value.items()}
     if isinstance(value, list | tuple):

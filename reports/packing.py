@@ -33,7 +33,7 @@ from reports.pieces import Pieces, flat, number_pieces
 KINDS: Final = ("core", "disagree", "kl", "prob", "more", "read", "top")
 LOG2_LOW: Final = -10.0
 LOG2_HIGH: Final = 6.0
-STEPS: Final = 126  # of 9 %: enough to read, small enough to send
+LOG_STEPS: Final = 126  # of 9 %: enough to read, small enough to send
 COLUMNS: Final = (
     "run_id",
     "position",
@@ -63,7 +63,7 @@ class Packed:
     blobs: dict[str, list[str]]  # kind → one per prompt; only the kinds that were recorded
     n: list[int]  # recorded tokens of each run
     undrawn: list[int]  # how many of them, from the first, had no exit drawn
-    n_top: int  # K
+    top_k: int  # K
 
 
 def pack(sweep: Sweep, runs: pd.DataFrame, prompt_ids: Sequence[str]) -> Packed:
@@ -80,15 +80,15 @@ def pack(sweep: Sweep, runs: pd.DataFrame, prompt_ids: Sequence[str]) -> Packed:
     ends = per_prompt.cumsum().tolist()
     stretches = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
     blobs = {kind: [squeeze(column(at)) for at in stretches] for kind, column in columns.items()}
-    n_top = 0 if pieces.top is None else pieces.top.shape[1] // (len(sweep.exitable_layers) + 1)
-    return Packed(squeeze(json.dumps(pieces.texts).encode()), blobs, n.tolist(), undrawn.tolist(), n_top)
+    top_k = 0 if pieces.top is None else pieces.top.shape[1] // (len(sweep.exitable_layers) + 1)
+    return Packed(squeeze(json.dumps(pieces.texts).encode()), blobs, n.tolist(), undrawn.tolist(), top_k)
 
 
 def encode_log(values: np.ndarray) -> np.ndarray:
     """Non-negative numbers as bytes, even steps of log2; 0 is anything below 2^-10."""
     with np.errstate(divide="ignore"):
         place = (np.log2(np.nan_to_num(values).clip(min=0)) - LOG2_LOW) / (LOG2_HIGH - LOG2_LOW)
-    return np.where(place < 0, 0, 1 + np.round(place.clip(0, 1) * STEPS)).astype(np.uint8)
+    return np.where(place < 0, 0, 1 + np.round(place.clip(0, 1) * LOG_STEPS)).astype(np.uint8)
 
 
 def encode_probabilities(probabilities_TX: np.ndarray) -> np.ndarray:

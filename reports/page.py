@@ -1,4 +1,4 @@
-"""Charts and tokens → one HTML file that needs no network and lets nothing but its own script run."""
+"""Charts and tokens → one HTML file that needs no network; a content security policy allows only its own script."""
 
 import base64
 import hashlib
@@ -136,7 +136,7 @@ def split(packed: Packed, room: int) -> tuple[Blobs, Blobs]:
 
 
 def _refuse_foreign(out: Path) -> None:
-    """Only a report is written over, and only its side files are removed."""
+    """Raises `UsageError` if writing the report would replace or remove files that are not a report's."""
     foreign = [out] if out.exists() and not _starts(out, is_report) else []
     foreign += [path for path in side_folder(out).glob(SIDE_FILES) if not _starts(path, is_side_file)]
     if foreign:

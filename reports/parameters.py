@@ -1,6 +1,6 @@
-"""What a report says of rules and their parameters, from what the rules say of themselves.
+"""Names, units and axes of rules' parameters, as the rules in `eexit.rules` declare them.
 
-A rule that this version does not know, in results of a later one, has a parameter without a name.
+The parameter of a rule that this version does not know, from results of a later version, has no name.
 """
 
 from collections.abc import Sequence

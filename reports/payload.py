@@ -1,4 +1,4 @@
-"""What the page's scripts are given: names, runs with their numbers, charts with their rows."""
+"""The data for the page's scripts: names, runs with their measures, charts with their rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,7 +79,7 @@ def payload(
         "prompts": _prompts(sweep, held, _runs(sweep, runs, sweep.layer_counts[chosen], packed, metrics)),
         "failures": _failures(sweep),
         "kinds": list(packed.blobs),
-        "top": packed.n_top,
+        "top": packed.top_k,
         "charts": drawn,
         "specs": page_charts(sweep),
         "methods": {"A run": _columns(GENERATIONS), "A token": _columns(TOKENS)},

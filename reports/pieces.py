@@ -1,4 +1,4 @@
-"""Token texts, each once: numbers for the tokens of a report, small ones for the frequent."""
+"""A dictionary of the token texts in a report; frequent ones have small numbers."""
 
 from dataclasses import dataclass
 from typing import Final

@@ -1,4 +1,4 @@
-"""How the steps of a build are told: one short line at a time, each in place of the one before."""
+"""Reporting the steps of a build: one short line at a time, which replaces the line before."""
 
 from collections.abc import Callable
 
@@ -6,4 +6,4 @@ Progress = Callable[[str], None]
 
 
 def ignore(line: str) -> None:
-    """For whoever doesn't want to know."""
+    """Report nothing."""

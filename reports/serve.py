@@ -1,4 +1,4 @@
-"""A report that is built anew when its sweep has landed more; to this machine alone.
+"""Serving a report to this machine only; it is rebuilt when its sweep has landed more runs.
 
 The page asks every few seconds whether there is a newer one (`template/follow.js`). Only the page and its side files
 are served, and only to requests for a loopback name: a web site whose own name resolves to 127.0.0.1 gets nothing.
@@ -107,7 +107,7 @@ class Server(ThreadingHTTPServer):
             shutil.rmtree(side_folder(path), ignore_errors=True)
 
     def go_on(self, step: str) -> None:
-        """Leaves a build unfinished once the server has ended."""
+        """Stops an unfinished build once the server has ended."""
         if self.ended:
             raise KeyboardInterrupt
 
@@ -131,7 +131,7 @@ def loopback(host: str) -> bool:
 
 
 def landed(results: str) -> str:
-    """A short name of what has landed: another one as soon as there is more."""
+    """A short digest of what has landed, which changes as soon as more lands."""
     names = sorted(path.name for path in Path(results, GENERATIONS_FOLDER).glob("*.parquet"))
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 

@@ -7,13 +7,13 @@ from typing import Any, Final
 import altair as alt
 import pandas as pd
 
-from reports.charts import HEIGHT, INTERVAL, OPACITY, ROOM, ROWS, interval_words, layered, where_known
-from reports.labels import PLOT_WIDTH, Axis, label_places
+from reports.charts import HEIGHT_PIXELS, INTERVAL, OPACITY, ROOM_PIXELS, ROWS, interval_words, layered, where_known
+from reports.labels import PLOT_WIDTH_PIXELS, Axis, label_places
 from reports.looks import Looks
 from reports.parameters import representative
 
 LAYERS_SKIPPED: Final = "Layers skipped (theoretical)"  # 1 − mean depth, called so wherever it is shown
-LABEL_ROOM: Final = 24  # pixels between the outermost marks and the axes, where there are labels above and below
+LABEL_ROOM_PIXELS: Final = 24  # pixels between the outermost marks and the axes, where there are labels above and below
 MOST_LABELS: Final = 4  # of one mode and rule
 
 
@@ -27,8 +27,10 @@ def trade_off_chart(
     """
     x_title, written = LAYERS_SKIPPED, ".1%" if share else ".4~g"
     x_axis = alt.Axis(format=".0%", labelExpr="datum.value < 0 ? '' : datum.label")
-    x = alt.X("layers_skipped:Q", title=x_title, axis=x_axis, scale=alt.Scale(zero=True, nice=False, padding=ROOM))
-    y_scale = alt.Scale(zero=True, nice=False, padding=ROOM) if share else _scale(frame[y])
+    x = alt.X(
+        "layers_skipped:Q", title=x_title, axis=x_axis, scale=alt.Scale(zero=True, nice=False, padding=ROOM_PIXELS)
+    )
+    y_scale = alt.Scale(zero=True, nice=False, padding=ROOM_PIXELS) if share else _scale(frame[y])
     y_channel = alt.Y(f"{y}:Q", title=y_title, scale=y_scale, axis=x_axis if share else alt.Axis())
     points = frame[frame["beneath"].isna()]
     base = alt.Chart(ROWS).transform_filter("!isValid(datum.beneath)")
@@ -79,10 +81,10 @@ def _labels(base: alt.Chart, frame: pd.DataFrame, y: str, share: bool) -> Iterat
     """Parameters beside the points, where they cover nothing; of many, the outer ones and the representative one."""
     shown = [key for (_, rule), rows in _parametric(frame) for key in _labelled(rule, rows)]
     across, up = (
-        Axis(PLOT_WIDTH, ROOM, zero=True),
-        Axis(HEIGHT, LABEL_ROOM, zero=False, logarithmic=is_logarithmic(frame[y])),
+        Axis(PLOT_WIDTH_PIXELS, ROOM_PIXELS, zero=True),
+        Axis(HEIGHT_PIXELS, LABEL_ROOM_PIXELS, zero=False, logarithmic=is_logarithmic(frame[y])),
     )
-    axes = (across, Axis(HEIGHT, ROOM, zero=True) if share else up)
+    axes = (across, Axis(HEIGHT_PIXELS, ROOM_PIXELS, zero=True) if share else up)
     for at, configurations in label_places(frame, y, shown, axes).items():
         these = base.transform_filter(f"indexof({json.dumps(configurations)}, datum.configuration) >= 0")
         marks = these.mark_text(aria=False, dx=at.dx, dy=at.dy, align=at.align, fontSize=11)
@@ -104,7 +106,9 @@ def _labelled(rule: str, rows: pd.DataFrame) -> list[str]:
 
 def _scale(values: pd.Series) -> alt.Scale:
     """Logarithmic where positive values spread over more than a factor of ten."""
-    return alt.Scale(type="log" if is_logarithmic(values) else "linear", zero=False, nice=False, padding=LABEL_ROOM)
+    return alt.Scale(
+        type="log" if is_logarithmic(values) else "linear", zero=False, nice=False, padding=LABEL_ROOM_PIXELS
+    )
 
 
 def is_logarithmic(values: pd.Series) -> bool:
