@@ -8,7 +8,7 @@ import numpy as np
 
 RESAMPLES: Final = 2000
 LEVEL: Final = 0.95
-MIN_PROMPTS: Final = 5  # below this an interval would promise more than it knows
+MIN_PROMPTS: Final = 5  # with fewer prompts, a percentile bootstrap interval is not to be trusted
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Estimate:
 
 
 def estimate_columns(values_PX: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Mean, low, high and n of each column over the P prompts (rows), NaN where a prompt has no value.
+    """Mean, low, high and n of each of the X columns over the P prompts (rows). NaN marks a value that a prompt lacks.
 
-    Whole prompts are resampled, the same ones for all columns of one call.
+    Whole prompts are resampled, and all columns of one call use the same resamples.
     """
     present_PX = ~np.isnan(values_PX)
     filled_PX = np.where(present_PX, values_PX, 0.0)
@@ -43,7 +43,7 @@ def estimate_columns(values_PX: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def _resample(values_PX: np.ndarray) -> np.ndarray:
-    """The sums of each resample, some resamples at a time: ten thousand prompts have twenty million weights."""
+    """The sums of each resample, in batches: the weights of ten thousand prompts are twenty million numbers."""
     weights_RP = _weights(len(values_PX))
     step = max(1, 2_000_000 // len(values_PX))
     parts = [weights_RP[start : start + step].astype(float) @ values_PX for start in range(0, RESAMPLES, step)]
@@ -52,11 +52,11 @@ def _resample(values_PX: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _weights(n_prompts: int) -> np.ndarray:
-    """How often each resample drew each prompt: RESAMPLES × prompts, rows sum to the number of prompts.
+    """How often each resample drew each prompt, as RESAMPLES × prompts. Each row sums to the number of prompts.
 
-    They are the same for every statistic over this number of prompts, so that equal results give equal reports.
+    The weights depend on the number of prompts alone, so that equal results give equal reports.
     """
     generator = np.random.default_rng(0)
     each = np.full(n_prompts, 1 / n_prompts)
-    # One resample at a time and a byte per weight: none comes near 255.
+    # One byte per weight is enough, since no prompt is drawn anywhere near 255 times in one resample.
     return np.stack([generator.multinomial(n_prompts, each).astype(np.uint8) for _ in range(RESAMPLES)])

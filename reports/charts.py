@@ -1,7 +1,7 @@
-"""Data frame → Altair chart. Every chart reads the named data `rows`; the page brings the rows and the theme.
+"""Data frame → Altair chart. Every chart reads the named data `rows`; the page supplies the rows and the theme.
 
-What tells configurations apart is in `looks`; colours of exit layers come from the palette. The parameter `picked`
-holds the key of a configuration: the page sets it in all charts at once.
+The colours and shapes of configurations are defined in `looks`, and the colours of exit layers in `palette`. Every
+chart has a parameter `picked`, the key of the highlighted configuration, which the page sets in all charts at once.
 """
 
 import json
@@ -31,25 +31,25 @@ LIGHT = {
     "view": {"stroke": None},
 }
 HEIGHT_PIXELS, WIDTH_PIXELS = 300, 520
-ROOM_PIXELS = 16  # pixels between the outermost marks and the axes
+ROOM_PIXELS = 16  # between the outermost marks and the axes
 _PERCENT = alt.Axis(format=".0%", tickMinStep=0.01)
 INTERVAL = f"{LEVEL:.0%} interval"
 _Part = TypeVar("_Part")
 OPACITY = alt.when("picked == '' || picked == datum.configuration").then(alt.value(1)).otherwise(alt.value(0.2))
-# Not the exit colours: a number is no layer.
+# For numbers. They differ from the exit colours, since a number must not be taken for a layer.
 RAMP = ["#eef4ea", "#cfe3cb", "#a5cea6", "#74b180", "#459662", "#1f7546", "#0a452b"]
 
 
 def specification(chart: alt.Chart | alt.LayerChart) -> dict[str, Any]:
-    """The Vega-Lite specification without schema address and configuration: the page has its own theme."""
-    # Unchecked: a check takes as long as all the rest of the page, and a wrong one draws nothing in the tests.
+    """The Vega-Lite specification without `$schema` and `config`, since the page applies its own theme."""
+    # Validation would take as long as building the rest of the page; the tests notice a chart that draws nothing.
     whole = chart.to_dict(validate=False)
     spec = {name: part for name, part in whole.items() if name not in ("$schema", "config")}
     return spec | {"params": [{"name": "picked", "value": ""}]}
 
 
 def exit_mix_chart(labels: list[str], x_title: str, description: str) -> alt.Chart:
-    """Rows of an exit mix as one stacked bar per configuration, early layers at the left; `labels` in rank order."""
+    """The exit mix as one stacked bar per configuration, with early layers at the left. `labels` are in rank order."""
     tooltip = [
         alt.Tooltip("name:N", title="Configuration"),
         alt.Tooltip("layer:N", title="Exit layer"),
@@ -72,7 +72,7 @@ def exit_mix_chart(labels: list[str], x_title: str, description: str) -> alt.Cha
 
 
 def strip_chart(labels: list[str], description: str) -> alt.Chart:
-    """Exit layers along the text, one row per run; a row of data is a stretch of tokens read at the same layer."""
+    """Exit layers along the text, with one bar per run. A row of data is a stretch of tokens with one exit layer."""
     chart: alt.Chart = (
         alt.Chart(ROWS)
         .mark_rect(cursor="pointer")
@@ -82,14 +82,16 @@ def strip_chart(labels: list[str], description: str) -> alt.Chart:
             y=_rows_of("name"),
             color=_layer_colour(labels),
             opacity=OPACITY,
-            tooltip="words:N",  # one field: thousands of marks
+            tooltip="words:N",  # a single field keeps thousands of marks fast
         )
     )
     return chart.properties(width=WIDTH_PIXELS, height=alt.Step(20), description=description)
 
 
 def heat_chart(description: str) -> alt.LayerChart:
-    """Prompt × configuration: rows with `value` and its words, `failed` and the prompt's place in `order`."""
+    """A heat map of prompts × configurations. A row of data has `value`, its text `words`, `failed`, and the prompt's
+    place in the order, `order`.
+    """
     x = alt.X("configuration:N", title=None, sort=None).axis(orient="top", labelAngle=-40, labelLimit=200)
     y = alt.Y("name:N", title=None, sort=alt.SortField("order")).axis(labelLimit=260)
     base = alt.Chart(ROWS).encode(x=x, y=y)
@@ -99,7 +101,7 @@ def heat_chart(description: str) -> alt.LayerChart:
         alt.Tooltip("words:N", title="Value"),
     ]
     colour = alt.Color("value:Q", title=None).scale(range=RAMP, clamp=True).legend(gradientLength=240)
-    # A frame, not a fading of the other columns: paler is less here.
+    # The other columns must not fade, since a paler cell means a smaller value here.
     frame = (
         alt.when("picked != '' && picked == datum.configuration").then(alt.value("#c2500a")).otherwise(alt.value(None))
     )
@@ -115,10 +117,10 @@ def heat_chart(description: str) -> alt.LayerChart:
 def paired_chart(
     frame: pd.DataFrame, x: str, x_title: str, none: float, description: str, order: list[str], looks: Looks
 ) -> alt.LayerChart:
-    """A paired frame's column `x` with its interval, one row per configuration, those in `order` from the top; the line
-    is at no difference.
+    """Column `x` of a paired frame with its interval, one row per configuration, from the top as in `order`.
 
-    Where that is 1 it is a ratio, on a logarithmic axis: half and double are equally far.
+    The dashed line is at `none`, the value that means no difference. It is 1 for a ratio, whose axis is logarithmic so
+    that half and double are equally far from it.
     """
     scale = alt.Scale(type="log" if none else "linear", zero=False, nice=False, padding=ROOM_PIXELS)
     channel = alt.X(f"{x}:Q", title=x_title, scale=scale, axis=alt.Axis(format="~g"))
@@ -143,7 +145,7 @@ def paired_chart(
 
 
 def dose_chart(frame: pd.DataFrame, rule: str, y: str, y_title: str, description: str, looks: Looks) -> alt.LayerChart:
-    """A dose frame's column `y`, a fraction, against the parameter of one rule; `normal` is the dashed line."""
+    """Column `y` of a dose frame, a fraction, against one rule's parameter. The dashed line is `normal`."""
     frame = frame[(frame["rule"] == rule) | frame["rule"].isna()]
     scale = alt.Scale(zero=True) if y == "exit_rate" else alt.Scale(zero=False, domainMax=1)
     y_channel = alt.Y(f"{y}:Q", title=y_title, axis=_PERCENT, scale=scale)
@@ -182,7 +184,7 @@ def dose_chart(frame: pd.DataFrame, rule: str, y: str, y_title: str, description
 
 
 def depth_chart(frame: pd.DataFrame, description: str, looks: Looks) -> alt.LayerChart:
-    """Mean depth along the text with its band, one line per mode; the page shows one rule and parameter at a time."""
+    """Mean depth along the text with a band for its interval, one line per mode. The page picks rule and parameter."""
     width = int(frame["width"].iloc[0])
     x = alt.X("position:Q", title="Token position" + (f" (means of {width} tokens)" if width > 1 else ""))
     x = x.scale(zero=False, nice=False, padding=ROOM_PIXELS).axis(tickMinStep=1)
@@ -209,12 +211,12 @@ def depth_chart(frame: pd.DataFrame, description: str, looks: Looks) -> alt.Laye
 
 
 def where_known(values: pd.Series, *parts: _Part) -> list[_Part]:
-    """The layers or tooltips, or none if there are no values to show."""
+    """`parts`, which are layers or tooltips, if any of `values` is known; otherwise none."""
     return list(parts) if values.notna().any() else []
 
 
 def interval_words(name: str, written: str) -> str:
-    """The expression for a row's interval in words."""
+    """The Vega expression that writes a row's interval as text."""
     low, high = (f"format(datum['{name}_{end}'], '{written}')" for end in ("low", "high"))
     return f"isValid(datum['{name}_low']) ? {low} + ' to ' + {high} : 'none below {MIN_PROMPTS} prompts'"
 
@@ -226,7 +228,7 @@ def layered(*layers: alt.Chart, description: str) -> alt.LayerChart:
 
 
 def _rows_of(name: str, order: list[str] | None = None) -> alt.Y:
-    """Configurations or runs from top to bottom: in order, or as they come."""
+    """Configurations or runs from top to bottom, sorted as in `order` if it is given."""
     return alt.Y(f"{name}:N", title=None, sort=order).axis(labelLimit=200).scale(paddingInner=0.12)
 
 

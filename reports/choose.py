@@ -1,7 +1,7 @@
 """Which prompts' texts and tokens a report holds: all of a small sweep, some of a large one.
 
-Half of the chosen are extreme, the most and the least of several numbers in turn; the other half are spread evenly over
-the prompts in the order of their exit rate.
+Half of the chosen prompts are extreme in one of several numbers, such as the exit rate or the perplexity. The other
+half are spaced evenly over the remaining prompts, sorted by exit rate.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,13 +13,13 @@ from eexit.configuration import NORMAL
 from eexit.schema import ERROR
 from reports.loading import NotASweepError, Sweep
 
-MOST: int = 100  # prompts held without being asked for
+MOST: int = 100  # prompts whose texts a report holds by default
 
 
 def choose_prompts(sweep: Sweep, wanted: int | Sequence[str] = MOST) -> dict[str, str]:
-    """The prompts to hold, as prompt id → reason, in the sweep's order. `wanted` is how many, or their ids.
+    """The chosen prompts as prompt id → reason, in the sweep's order. `wanted` is their number, or a list of ids.
 
-    Raises NotASweepError where an id is not the sweep's.
+    Raises NotASweepError if the sweep has no prompt of a wanted id.
     """
     if not isinstance(wanted, int):
         unknown = [prompt_id for prompt_id in wanted if prompt_id not in sweep.prompts]
@@ -41,7 +41,7 @@ def choose_prompts(sweep: Sweep, wanted: int | Sequence[str] = MOST) -> dict[str
 
 
 def _numbers(sweep: Sweep) -> pd.DataFrame:
-    """One row per prompt, over the configurations that can exit early and are no controls."""
+    """One row per prompt, computed over its runs that can exit early and are not controls. Failures count all runs."""
     runs = sweep.generations
     runs = runs.assign(error=(runs["status"] == ERROR).astype(float))
     early = runs[(runs["mode"] != NORMAL) & runs["control_of"].isna()].groupby("prompt_id")
@@ -58,7 +58,7 @@ def _numbers(sweep: Sweep) -> pd.DataFrame:
 
 
 def _extremes(numbers: pd.DataFrame) -> Iterator[tuple[str, str]]:
-    """The most extreme of each number in turn, then the next of each."""
+    """(prompt id, reason): first the most extreme prompt of each number, then the second most extreme of each, …"""
     lists = {
         "highest exit rate": numbers["exit rate"].sort_values(ascending=False, kind="stable"),
         "lowest exit rate": numbers["exit rate"].sort_values(kind="stable"),

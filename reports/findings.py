@@ -1,4 +1,4 @@
-"""What a sweep found, in sentences."""
+"""The main results of a sweep, as sentences."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -10,17 +10,17 @@ from reports.loading import Sweep
 from reports.parameters import representatives
 
 SAMPLED: Final = (
-    "Tokens are sampled in this sweep and full depth's token is its likeliest one, so that normal disagrees too."
+    "Tokens are sampled in this sweep, but compared with full depth's most likely token, so that normal disagrees too."
 )
-FEW: Final = 3  # modes and rules, of which all can be said
+FEW: Final = 3  # pairs of mode and rule; with more of them, each gets a shorter sentence
 
 
 def findings(trade: pd.DataFrame, paired: pd.DataFrame, sampled: bool = False) -> list[str]:
-    """How often an exit says something else than full depth would have, then one sentence per mode and rule.
+    """One sentence on how often tokens differ from those of full depth, then one sentence per mode and rule.
 
-    Each is at the parameter that stands for its rule, and each number has its interval and n. `paired` is against
-    `normal`; `sampled` says that tokens were drawn rather than the likeliest ones taken. Of more than `FEW` modes and
-    rules, each sentence says less.
+    Each mode and rule is described at its representative parameter, and each number has its interval and n. `paired`
+    compares with `normal`. `sampled` means that tokens were sampled rather than decoded greedily. With more than `FEW`
+    pairs of mode and rule there is one shorter sentence for each pair, and no other.
     """
     rows = representatives(trade[trade["exit_rate"].notna()]) if len(trade) else []
     if len(rows) > FEW:
@@ -46,7 +46,7 @@ def _how_often(rows: list[dict[Any, Any]], sampled: bool) -> Iterator[str]:
 
 def _beside_control(row: Mapping[Any, Any]) -> str:
     control = row.get("disagreement_control")
-    return f" ({control:.1%} with exits as deep but random)" if _known(control) else ""
+    return f" ({control:.1%} for its control, with random exits at the same depths)" if _known(control) else ""
 
 
 def _in_short(row: Mapping[Any, Any]) -> str:
@@ -79,7 +79,7 @@ def _listed(parts: list[str]) -> str:
 
 
 def is_sampled(sweep: Sweep) -> bool:
-    """Whether tokens were drawn, rather than the likeliest ones taken."""
+    """Whether tokens were sampled, rather than decoded greedily."""
     return bool(sweep.about.get("config", {}).get("temperature"))
 
 

@@ -1,7 +1,7 @@
-"""Overview frames: one tidy pandas frame per chart, aggregated over prompts, every row with its n.
+"""One tidy pandas frame per chart of the overview, aggregated over prompts. Every row has its n.
 
 Several seeds of a prompt are averaged first, so that a prompt counts once. Failed runs are left out of every mean and
-counted in `n_failed`. Estimates come as `<name>`, `<name>_low`, `<name>_high`, `<name>_n`.
+counted in `n_failed`. An estimate has the columns `<name>`, `<name>_low`, `<name>_high` and `<name>_n`.
 """
 
 import math
@@ -18,7 +18,7 @@ from reports.loading import Sweep, place_of_runs
 from reports.parameters import is_doubling, setting
 from reports.progress import Progress, ignore
 
-# Columns of `generations` that are averaged over prompts as they are; perplexity is averaged in nats per token.
+# Columns of `generations` that are averaged over prompts. Perplexity is not among them: its logarithm is averaged.
 AVERAGED: Final = (
     "exit_rate",
     "mean_depth",
@@ -41,15 +41,15 @@ DIFFERENCES: Final = (
     "n_tokens",
 )
 MAX_BINS: Final = 25
-CONTROL: Final = "its control"  # a baseline: of each configuration its own
+CONTROL: Final = "its control"  # the baseline that compares each configuration with its own control
 
 
 def trade_off(sweep: Sweep) -> pd.DataFrame:
     """One row per configuration: every statistic averaged over prompts.
 
-    `layers_skipped` is 1 − mean depth, a theoretical saving. Perplexity is the geometric mean over prompts (the mean of
-    its logarithm, in nats per token, and back). `<name>_control` is the mean of the configuration's control,
-    and `beneath` the configuration of a control, where the sweep has it.
+    `layers_skipped` is 1 − mean depth, a theoretical saving. `perplexity` is the geometric mean over prompts. Where the
+    sweep has a control of the configuration, `<name>_control` is the control's mean. In the row of a control, `beneath`
+    is the configuration that it is the control of, if the sweep has that.
     """
     by_prompt = _by_prompt(sweep)
     n_failed = sweep.failed["configuration"].value_counts()
@@ -78,7 +78,7 @@ def _with_controls(trade: pd.DataFrame, names: list[str]) -> pd.DataFrame:
 
 
 def dose_response(trade: pd.DataFrame) -> pd.DataFrame:
-    """Exit rate and mean depth of `normal` and by parameter, without what has no place on its rule's axis."""
+    """The rows of `normal`, and those whose parameter fits on its rule's axis (a log2 axis needs positive ones)."""
     if trade.empty:
         return trade
     has_place = [
@@ -108,8 +108,8 @@ def exit_mix(sweep: Sweep) -> pd.DataFrame:
 def depth_by_position(sweep: Sweep, progress: Progress = ignore) -> pd.DataFrame:
     """Mean depth (fraction of L) along the text, in at most 25 bins of equal width; decided tokens only.
 
-    A bin's n is the number of prompts whose text reaches it: towards the end only the long texts are left. Tokens are
-    read in batches: what is kept is two numbers per run and bin.
+    A bin's n is the number of prompts whose text reaches it, so that the last bins contain only long texts. Tokens are
+    read in batches, so that memory holds no more than two numbers per run and bin.
     """
     done = sweep.done
     longest = done["n_tokens"].max()
@@ -131,7 +131,7 @@ def depth_by_position(sweep: Sweep, progress: Progress = ignore) -> pd.DataFrame
 
 
 def _depth_of_runs(sweep: Sweep, run_ids: pd.Series, width: int, progress: Progress) -> np.ndarray:
-    """Mean depth, runs × bins; NaN where a run decided no token in a bin."""
+    """Mean depth as runs × bins; NaN where a run has no decided token in a bin."""
     assert sweep.final_layer is not None
     index = pd.Index(run_ids)
     depth, n = np.zeros((len(index), MAX_BINS)), np.zeros((len(index), MAX_BINS))
@@ -157,8 +157,10 @@ def _depth_of_runs(sweep: Sweep, run_ids: pd.Series, width: int, progress: Progr
 
 
 def paired_differences(sweep: Sweep, baseline: str = NORMAL) -> pd.DataFrame:
-    """Each configuration against that of key `baseline`, or each against its own control (`CONTROL`), on the same
-    prompt and seed: differences of each of DIFFERENCES and of scores, and the ratio of perplexities.
+    """Each configuration compared with the one of key `baseline`, on the same prompts and seeds. If `baseline` is
+    `CONTROL`, each is compared with its own control.
+
+    Perplexities are compared by their ratio, the other columns of DIFFERENCES and the scores by their difference.
     """
     columns = ["log_perplexity", *DIFFERENCES[1:], *sweep.scores]
     keys = [configuration.key for configuration in sweep.configurations]
@@ -167,7 +169,7 @@ def paired_differences(sweep: Sweep, baseline: str = NORMAL) -> pd.DataFrame:
     done = sweep.done.astype(dict.fromkeys(columns, float))
     if not bases or not set(bases.values()) & set(done["configuration"]):
         return pd.DataFrame()
-    # Rows: prompt and seed. Columns: X numbers × C configurations, of which D are compared.
+    # N pairs of prompt and seed, X numbers, C configurations, D of which are compared with another one.
     means = done.pivot_table(columns, ["prompt_id", "seed"], "configuration", aggfunc="mean")
     means = means.reindex(columns=pd.MultiIndex.from_product([columns, keys]))
     numbers_NXC = means.to_numpy().reshape(len(means), len(columns), len(keys))
@@ -188,7 +190,7 @@ def paired_differences(sweep: Sweep, baseline: str = NORMAL) -> pd.DataFrame:
 
 
 def _bases(sweep: Sweep, baseline: str) -> dict[str, str]:
-    """Configuration → the one that it is compared with."""
+    """The key of each compared configuration → the key of the one that it is compared with."""
     if baseline != CONTROL:
         return {c.key: baseline for c in sweep.configurations if c.key != baseline}
     controls = {c.columns["control_of"]: c.key for c in reversed(sweep.configurations)}
@@ -196,7 +198,7 @@ def _bases(sweep: Sweep, baseline: str) -> dict[str, str]:
 
 
 def layer_labels(sweep: Sweep) -> dict[int | None, str]:
-    """Exit layer → its name, in rank order; None stands for a final layer whose number isn't known."""
+    """Exit layer → its label, in rank order. The key None is a final layer whose number isn't known."""
     final = "final" if sweep.final_layer is None else f"{sweep.final_layer} (final)"
     return {**{layer: str(layer) for layer in sweep.exitable_layers}, sweep.final_layer: final}
 
@@ -208,9 +210,10 @@ def _by_prompt(sweep: Sweep) -> pd.DataFrame:
 
 
 def naming(configuration: Configuration) -> dict[str, object]:
-    """The columns that say which configuration a row is of.
+    """The columns that identify the configuration of a row.
 
-    `series`: all that differ in the parameter alone, and a control by itself; `family`: its rule, or `normal`.
+    `series` is the same for configurations that differ in the parameter alone; a control is a series of its own.
+    `family` is the rule, or the mode where there is no rule.
     """
     mode, rule = configuration.mode, configuration.rule
     parameter, control_of = (configuration.columns[name] for name in ("parameter", "control_of"))
@@ -238,6 +241,6 @@ def _exp(spread: Estimate) -> Estimate:
 
 
 def _estimates(values: pd.DataFrame) -> dict[Any, Estimate]:
-    """One estimate per column, over prompts (rows)."""
+    """One estimate per column, over the prompts, which are the rows."""
     found = zip(*estimate_columns(values.to_numpy(dtype=float)), strict=True)
     return {name: Estimate(*numbers) for name, numbers in zip(values.columns, found, strict=True)}

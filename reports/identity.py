@@ -1,6 +1,7 @@
-"""The configuration of each run: as stored since format 3, and derived here for older results.
+"""The configuration of each run. Results of format 3 and later store it; for older results it is derived here.
 
-Formats 1 and 2 and files of the original format have modes and KL factors only. All other modules see configurations.
+Formats 1 and 2 and files of the original format have modes and KL factors only. This module hides the difference, so
+that all others see configurations.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,13 +13,13 @@ import pandas as pd
 from eexit.configuration import NORMAL, Configuration
 from eexit.rules import Control
 
-OLDER_RULE: Final = "kl"  # the only one there was
+OLDER_RULE: Final = "kl"  # the only rule before format 3
 NUMBERS: Final = ("parameter", "kl_factor")
 COLUMNS: Final = tuple(Configuration(NORMAL).columns)
 
 
 def with_identity(generations: pd.DataFrame) -> pd.DataFrame:
-    """The same rows with every one of `COLUMNS`."""
+    """The same rows, with all of `COLUMNS` added if they lack them."""
     if "configuration" in generations and generations["configuration"].notna().all():
         return generations
     factors = generations["kl_factor"].astype(object).where(generations["kl_factor"].notna(), None)
@@ -29,7 +30,7 @@ def with_identity(generations: pd.DataFrame) -> pd.DataFrame:
 
 
 def configurations(about: Mapping[str, Any], generations: pd.DataFrame) -> tuple[Configuration, ...]:
-    """Those of `sweep.json` in its order, then what only the rows have: `normal` first, parameters rising."""
+    """Those of `sweep.json` in its order, then any others in the rows: `normal` first, parameters ascending."""
     rows = generations.drop_duplicates("configuration")[list(COLUMNS)]
     found = [_stored(dict(zip(COLUMNS, row, strict=True))) for row in rows.itertuples(index=False)]
     series = list(dict.fromkeys((configuration.mode, configuration.rule) for configuration in found))
@@ -50,7 +51,7 @@ def _planned(about: Mapping[str, Any]) -> Iterator[Configuration]:
 
 
 def _stored(columns: Mapping[str, Any]) -> Configuration:
-    """From the columns that say which it is. A control's histogram is no part of that."""
+    """The configuration that these columns identify. A control's histogram isn't among them, and is left empty."""
     rule, parameter, control_of = (columns[name] for name in ("rule", "parameter", "control_of"))
     if pd.isna(rule):
         return Configuration(columns["mode"])

@@ -1,4 +1,4 @@
-"""Where labels stand beside the points of a chart, so that none covers another or a point."""
+"""Placing labels beside the points of a chart, so that no label covers another label or a point."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -6,7 +6,7 @@ from typing import Final, Literal
 import numpy as np
 import pandas as pd
 
-# The plot as narrow as on a phone, in pixels: what is apart there is apart in every wider one.
+# The width of the plot on a phone. Labels that don't overlap there don't overlap in a wider plot either.
 PLOT_WIDTH_PIXELS: Final = 260
 LETTER_WIDTH_PIXELS: Final = 6.5
 LINE_HEIGHT_PIXELS: Final = 12.0
@@ -15,7 +15,7 @@ Align = Literal["left", "center", "right"]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 _AWAY: Final[
     dict[str, tuple[int, int, Align]]
-] = {  # from the point: pixels right and down, and how the text is aligned there
+] = {  # offset from the point in pixels, to the right and down, and the alignment of the text
     "above": (0, -13, "center"),
     "below": (0, 14, "center"),
     "right": (9, 0, "left"),
@@ -31,7 +31,7 @@ BELOW_FIRST: Final = ("below", "above", *ABOVE_FIRST[2:])
 
 @dataclass(frozen=True)
 class LabelPlace:
-    """`dx` and `dy` from the point, in pixels, and how the label is aligned there."""
+    """The offset from the point in pixels, to the right (`dx`) and down (`dy`), and the alignment of the label."""
 
     dx: int
     dy: int
@@ -41,12 +41,13 @@ class LabelPlace:
 def label_places(
     frame: pd.DataFrame, y: str, shown: list[str], axes: tuple["Axis", "Axis"]
 ) -> dict[LabelPlace, list[str]]:
-    """The configurations of a trade-off frame by the place of their label; those without a place are left out.
+    """The configurations of a trade-off frame, grouped by the place of their label.
 
-    `shown` are the configurations that have a label. Every other series has its labels below its points if it can.
+    `shown` are the configurations to label; one without a free place is left out. Labels of every second series prefer
+    the place below their point, so that neighbouring series collide less.
     """
     known = frame[frame[y].notna() & frame["layers_skipped"].notna()]
-    # Of a control nothing but its tick is drawn.
+    # A control is drawn as a tick, without an interval, so that its intervals must not extend the axes.
     intervals = [f"{name}_{end}" for name in ("layers_skipped", y) for end in ("low", "high")]
     known = known.assign(**known[intervals].mask(known["beneath"].notna()))
     right, up = (axis.pixels(known, name) for axis, name in zip(axes, ("layers_skipped", y), strict=True))
@@ -63,7 +64,7 @@ def label_places(
 
 
 def _control_lines(keys: pd.Series, followed: pd.Series, x: np.ndarray, y: np.ndarray) -> list[Box]:
-    """What the line from each configuration to its control's tick covers."""
+    """The boxes that the lines from configurations to the ticks of their controls cover."""
     place_of = {key: place for place, key in enumerate(keys)}
     ends = [(place_of[of], control) for control, of in enumerate(followed) if of in place_of]
     return [
@@ -79,7 +80,7 @@ def _control_lines(keys: pd.Series, followed: pd.Series, x: np.ndarray, y: np.nd
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis: its length and the margin at both ends, in pixels; whether it starts at 0, and is logarithmic."""
+    """An axis: its length and the margin at each end in pixels, and whether it includes 0 and is logarithmic."""
 
     size: float
     room: float
@@ -87,7 +88,7 @@ class Axis:
     logarithmic: bool = False
 
     def pixels(self, frame: pd.DataFrame, name: str) -> np.ndarray:
-        """How far along column `name` is. The axis goes as far as its values and their intervals do."""
+        """The positions of column `name` along the axis, which spans the column's values and their intervals."""
         scale = np.log if self.logarithmic else np.asarray
         extent = frame[[name, f"{name}_low", f"{name}_high"]].to_numpy(dtype=float)
         low, high = scale(np.nanmin(extent, initial=0 if self.zero else np.inf)), scale(np.nanmax(extent))
@@ -99,9 +100,9 @@ class Axis:
 def place(
     x: np.ndarray, y: np.ndarray, labels: list[str], prefer: list[tuple[str, ...]], covered: list[Box]
 ) -> list[LabelPlace | None]:
-    """A place for each label that isn't empty, in turn, at the first of its preferences that is free; None if none is.
+    """The place of each label: the first of its preferred places that is free. None if none is, or for an empty label.
 
-    `x` and `y` are pixels to the right and down, where the points are; `covered` is what else is not free.
+    `x` and `y` are the points' positions in pixels, to the right and down. `covered` are further boxes to keep free.
     """
     taken = [
         (px - POINT_PIXELS / 2, py - POINT_PIXELS / 2, px + POINT_PIXELS / 2, py + POINT_PIXELS / 2)

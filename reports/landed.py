@@ -1,6 +1,6 @@
-"""The files that a report is made from: what has landed undamaged, each run once.
+"""Reading the files that a report is made from: all undamaged files of the sweep, with each run counted once.
 
-Damaged and foreign files are left out, with a message. Nothing is repaired: the sweep's own command does that.
+Damaged and foreign files are left out, with a message. A report repairs nothing; the sweep's own command does.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -24,7 +24,7 @@ from eexit.files import (
 from eexit.results import generations_name, tokens_name
 from eexit.schema import GENERATIONS, TOKENS
 
-# Local files are checked as a whole before this; it is for those under a URI, and for what changes meanwhile.
+# Local files have been checked as a whole before. This is for files under a URI, and for files that change meanwhile.
 _PARQUET = ds.ParquetFileFormat(
     default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
 )
@@ -32,7 +32,7 @@ _PARQUET = ds.ParquetFileFormat(
 
 @dataclass(frozen=True)
 class Landed:
-    """Some columns of every run; tokens and texts, where they are; and a line for each file that is left out."""
+    """Some columns of all runs in memory, tokens and texts as datasets on disk, and a line for each file left out."""
 
     rows: pa.Table
     tokens: ds.Dataset
@@ -41,7 +41,7 @@ class Landed:
 
 
 def read_landed(place: Place, columns: Sequence[str]) -> Landed:
-    """`columns` of `GENERATIONS`, `run_id` and `status` among them; those that an older version lacks are null."""
+    """`columns` are names of `GENERATIONS`, with `run_id` and `status`. Columns that older files lack become null."""
     listing = list_files(place)
     shards, without_tokens = [], set()
     left_out = [f"{place.path(name)} is not one of the sweep's files" for name in listing.foreign]
@@ -55,7 +55,7 @@ def read_landed(place: Place, columns: Sequence[str]) -> Landed:
     twice = _twice(shards)
     dropped = superseded(shards, twice) if twice else {}
     left_out += [
-        f"{place.path(generations_name(stem))}: {len(run_ids)} runs that are there twice, and count elsewhere"
+        f"{place.path(generations_name(stem))}: {len(run_ids)} runs that another file has too, and that count there"
         for stem, run_ids in dropped.items()
     ]
     wanted = loose(pa.schema([GENERATIONS.field(name) for name in columns]))
@@ -69,12 +69,12 @@ def read_landed(place: Place, columns: Sequence[str]) -> Landed:
 
 
 def loose(schema: pa.Schema) -> pa.Schema:
-    """The schema for rows that may lack any column."""
+    """The same schema with all columns nullable."""
     return pa.schema([field.with_nullable(True) for field in schema])
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table with this schema's columns, null where it has none."""
+    """The table with the columns of `schema`, filled with null where the table lacks one."""
     has = set(table.column_names)
     columns = [
         table[field.name].cast(field.type) if field.name in has else pa.nulls(table.num_rows, field.type)
@@ -96,7 +96,7 @@ def _twice(shards: Sequence[Generations]) -> set[str]:
 def _dataset(
     place: Place, schema: pa.Schema, shards: Sequence[Generations], dropped: Mapping[str, Collection[str]]
 ) -> ds.Dataset:
-    """The files of these shards that have this schema, without the rows that are dropped; what they lack is null."""
+    """The rows of these shards in `schema`, without the dropped runs. Columns that the files lack are null."""
     name_of = tokens_name if schema is TOKENS else generations_name
     whole = [place.path(name_of(shard.stem)) for shard in shards if shard.stem not in dropped]
     parts = [ds.dataset(whole, filesystem=place.filesystem, format=_PARQUET, schema=loose(schema))] if whole else []

@@ -18,33 +18,33 @@ from eexit.schema import GENERATIONS, OK
 from reports.identity import configurations, with_identity
 from reports.landed import read_landed
 
-_BULKY = ("text", "prompt_token_ids", "model")  # of no use to a mean
+_BULKY = ("text", "prompt_token_ids", "model")  # large, and no statistic needs them
 
 
 class NotASweepError(UsageError):
-    """There is no sweep in the given place; the message is one line with the place and the way out."""
+    """The given place holds no sweep. The message is one line that names the place and the way out."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Everything a report is made of. Runs are in memory; texts and tokens stay where they are until asked for.
+    """Everything that a report is made of. Runs are in memory; texts and tokens stay on disk until they are needed.
 
-    `generations`: columns of `eexit.schema.GENERATIONS` that hold one short value, those of `identity.COLUMNS`, and
-    `log_perplexity` (nats per token). `tokens` and `texts`: Arrow datasets with columns of `eexit.schema.TOKENS`
-    and `GENERATIONS`, in no order.
+    `generations` has the columns of `eexit.schema.GENERATIONS` that hold one short value, those of `identity.COLUMNS`,
+    and `log_perplexity` (nats per token). `tokens` and `texts` are Arrow datasets with columns of
+    `eexit.schema.TOKENS` and `GENERATIONS`, whose rows are in no particular order.
     """
 
-    about: dict[str, Any]  # the content of sweep.json; empty where there was none
+    about: dict[str, Any]  # the content of sweep.json; for a file of the original format, its source alone
     exitable_layers: tuple[int, ...]
     final_layer: int | None  # None: not known
     prompts: dict[str, str]  # id → text, in the sweep's order
     configurations: tuple[Configuration, ...]
     generations: pd.DataFrame
-    layer_counts: np.ndarray  # decided tokens, generations × exit ranks; zeros where they aren't known
+    layer_counts: np.ndarray  # generations × exit ranks: decided tokens; zeros where they aren't known
     tokens: ds.Dataset
     texts: ds.Dataset
-    scores: dict[str, str] = field(default_factory=dict)  # columns that a judge filled, and what they are called
-    left_out: tuple[str, ...] = ()  # a line for each file that is damaged, or not the sweep's
+    scores: dict[str, str] = field(default_factory=dict)  # columns with scores from the file → their labels
+    left_out: tuple[str, ...] = ()  # a line for each damaged or foreign file
 
     @property
     def done(self) -> pd.DataFrame:
@@ -57,7 +57,7 @@ class Sweep:
 
 
 def read_sweep(results: str) -> Sweep:
-    """Read a sweep's folder, a local path or a URI that pyarrow knows (s3://, gs://).
+    """Read the folder of a sweep. `results` is a local path or a URI that pyarrow can open (s3://, gs://).
 
     Raises NotASweepError where there is no sweep.json of a known format.
     """
@@ -85,7 +85,7 @@ def read_sweep(results: str) -> Sweep:
 
 
 def refuse_damage(results: str) -> None:
-    """Raises `DamagedError` for the first shard whose files are not whole, read byte by byte wherever they are."""
+    """Raise `DamagedError` for the first damaged shard, after reading every byte of the files, remote ones too."""
     place = _open(results)
     for stem in list_files(place).stems:
         read_tokens(place, read_generations(place, stem))
@@ -103,7 +103,7 @@ def assemble(
     scores: dict[str, str] | None = None,
     left_out: tuple[str, ...] = (),
 ) -> Sweep:
-    """Put runs in the sweep's order: prompt, configuration, seed. Results of every format pass through here."""
+    """A `Sweep` with its runs sorted by prompt, configuration and seed. Results of every format pass through here."""
     generations = with_identity(generations)
     generations = generations.assign(log_perplexity=np.log(generations["perplexity"].astype(float)))
     known = configurations(about, generations)
@@ -132,14 +132,14 @@ def assemble(
 
 
 def disagreeing(tokens: pa.Table | pa.RecordBatch) -> np.ndarray:
-    """Whether each token was decided and is not the full-depth model's own most likely one; both columns recorded."""
+    """Whether each token was decided and differs from the full-depth model's most likely one. Both must be recorded."""
     other = np.asarray(tokens["token_id"]) != np.asarray(tokens["final_token_id"])
     disagreeing: np.ndarray = np.asarray(tokens["decided"].fill_null(True)).astype(bool) & other
     return disagreeing
 
 
 def place_of_runs(tokens: pa.RecordBatch, index: pd.Index) -> np.ndarray:
-    """The position in `index` of each token's run; −1 for tokens of other runs."""
+    """The position of each token's run in `index`; −1 where `index` lacks the run."""
     if not len(tokens):
         return np.array([], dtype=int)
     names = tokens.column("run_id").dictionary_encode()
@@ -148,7 +148,7 @@ def place_of_runs(tokens: pa.RecordBatch, index: pd.Index) -> np.ndarray:
 
 
 def _with_disagreement(generations: pd.DataFrame, tokens: ds.Dataset) -> pd.DataFrame:
-    """Results of format 1 lack the column; their tokens have what it is made of."""
+    """Fill the column `disagreement`, which results of format 1 lack, from the tokens."""
     lacking = generations["disagreement"].isna() & (generations["status"] == OK) & (generations["n_tokens"] > 1)
     if not lacking.any():
         return generations
@@ -198,7 +198,7 @@ def _read_about(results: str, place: Place) -> dict[str, Any]:
 
 
 def _count_matrix(column: pa.ChunkedArray, layers: list[int]) -> np.ndarray:
-    """Maps from layer to number of tokens as rows × layers."""
+    """A column of maps from layer to number of tokens, as an array of rows × layers."""
     counts = np.zeros((len(column), len(layers)), dtype=np.int64)
     rank_of = {layer: rank for rank, layer in enumerate(layers)}
     start = 0

@@ -1,8 +1,8 @@
 """How configurations are told apart, the same way in every chart of a report.
 
-Modes differ in shape. Rules differ in colour where several are in one picture, and lines' dashes then follow the mode;
-in a picture of one rule the colour is the mode's. No rule has the colour of a mode. Colours and shapes are those of the
-theme's category and symbol ranges, in order.
+Each mode has a shape. In a chart of several rules, each rule has a colour and each mode a dash pattern; in a chart of
+one rule, each mode has a colour. No rule has the colour of a mode. Colours and shapes are taken in order from the
+theme's `category` and `symbol` ranges.
 """
 
 from collections.abc import Iterable
@@ -14,16 +14,16 @@ import pandas as pd
 
 from eexit.configuration import NORMAL, Configuration
 
-DASHES: Final = ([1, 0], [1, 0], [6, 3], [2, 2], [9, 3, 2, 3], [12, 4])  # of modes' lines; the first is normal's
+DASHES: Final = ([1, 0], [1, 0], [6, 3], [2, 2], [9, 3, 2, 3], [12, 4])  # of the lines of each mode, normal first
 
 
 @dataclass(frozen=True)
 class Looks:
-    """What a sweep has: `modes`, `normal` first whether or not it is there, and `rules`, those of controls last."""
+    """The modes of a sweep, with `normal` first even if the sweep lacks it, and its rules, those of controls last."""
 
     modes: tuple[str, ...]
     rules: tuple[str, ...]
-    has_several_rules: bool  # beside those of controls of what the sweep has
+    has_several_rules: bool  # not counting the rules of controls
 
     @classmethod
     def of(cls, configurations: Iterable[Configuration]) -> Self:
@@ -35,9 +35,9 @@ class Looks:
         return cls(tuple(modes), tuple(dict.fromkeys([*rules, *controls])), len(rules) > 1)
 
     def colour(self, frame: pd.DataFrame, one_rule: bool = False) -> alt.Color:
-        """Of a picture of all of the sweep's rules, or of one."""
+        """The colour in a chart of all rules of the sweep, or in a chart of one rule."""
         if one_rule or not self.has_several_rules:
-            # With the very domain of shapes, or else there are two legends.
+            # Vega merges the legends of colour and shape only if both have the same domain.
             modes = alt.Color("mode:N", title=self._mode_title).scale(domain=list(self.modes))
             return modes.legend(values=self._modes(frame))
         rules = [rule for rule in self.rules if rule in set(frame["rule"])]
@@ -48,7 +48,7 @@ class Looks:
         return alt.Shape("mode:N", title=self._mode_title).scale(domain=list(self.modes)).legend(values=values)
 
     def dash(self, frame: pd.DataFrame) -> alt.StrokeDash:
-        """Of lines in a picture of all rules."""
+        """The dash pattern of lines in a chart of all rules."""
         values = self._modes(frame)
         dashes = [DASHES[place % len(DASHES)] if self.has_several_rules else [1, 0] for place in range(len(self.modes))]
         channel = alt.StrokeDash("mode:N", title=self._mode_title)

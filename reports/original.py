@@ -1,9 +1,9 @@
-"""The original functions: they draw files of the original format, `early_exit_analysis.json`, and read and write them.
+"""The original functions, which read, write and draw files of the original format, `early_exit_analysis.json`.
 
     results = load_results_json("early_exit_analysis.json")
     generate_multi_prompt_html_visualization(results, "early_exit.html")
 
-The format is defined in `eexit.original_format`. Its results become a `Sweep`, so that there is only one page.
+The format is defined in `eexit.original_format`. Its results are turned into a `Sweep`, so that one page serves all.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,14 +19,14 @@ TITLE = "Early exit analysis"
 
 
 def save_results_json(results: Sequence[Mapping[str, Any]], filename: str | Path = "early_exit_analysis.json") -> Path:
-    """Write results in the original shape; returns where they are."""
+    """Write results in the original format, and return the path of the file."""
     path = Path(filename)
     write(results, path)
     return path
 
 
 def load_results_json(filename: str | Path) -> list[dict[str, Any]]:
-    """Read results in the original shape. Raises NotASweepError where the file isn't a list of prompts."""
+    """Read results in the original format. Raises NotASweepError if the file isn't a list of prompts."""
     try:
         return read(Path(filename))
     except ValueError as error:
@@ -38,7 +38,7 @@ def generate_multi_prompt_html_visualization(
     output_file: str | Path = "early_exit_visualization.html",
     title: str = TITLE,
 ) -> Path:
-    """Write the report of results in the original shape; returns where it is."""
+    """Write the report of results in the original format, and return its path."""
     return write_report(sweep_of(results), output_file, text_of(title))
 
 
@@ -49,7 +49,8 @@ def create_html_visualization(
     output_file: str | Path | None = None,
     exitable_layers: Sequence[int] | None = None,
 ) -> str:
-    """The report of one text: its tokens and the layer each was read from. Returns the HTML, and writes it if asked.
+    """The report of one text, given its tokens and the exit layer of each. Returns the HTML, and writes it to
+    `output_file` if that is given.
 
     Without `exitable_layers`, the deepest layer that occurs is taken for the final one.
     """

@@ -1,7 +1,7 @@
-"""Results in the original shape, `early_exit_analysis.json`, as a `Sweep`; what a file does not have is null.
+"""Results in the original format, `early_exit_analysis.json`, as a `Sweep`. Values that a file lacks become null.
 
-Exits are counted from `chosen_exit_layers`, and from `early_exit_stats` only where a result lacks that: there,
-`layer_distribution` may hold early exits alone. Tokens are compared by their text.
+Exits are counted from `chosen_exit_layers`. Only a result without it is counted from `early_exit_stats`, whose
+`layer_distribution` may contain early exits alone. Tokens are compared by their text.
 """
 
 import re
@@ -28,7 +28,7 @@ SOURCE: Final = (
 
 
 def sweep_of(entries: Sequence[Mapping[str, Any]]) -> Sweep:
-    """Results in the original shape as a sweep."""
+    """Results in the original format as a sweep."""
     read = results_of(entries)
     exitable, final = _layers(read)
     prompts = {str(number): prompt for number, prompt in enumerate(prompts_of(entries))}
@@ -65,10 +65,11 @@ def sweep_of(entries: Sequence[Mapping[str, Any]]) -> Sweep:
 
 
 def _layers(results: list[Result]) -> tuple[list[int], int | None]:
-    """Exitable layers and the final one; None where its number is not in the file.
+    """The exitable layers, and the final layer or None if the file doesn't tell its number.
 
-    The final layer is the largest of `normal` and of the lists, or of all where there is no `normal`, since lists may
-    end with it. It is not known where final tokens stand without a number, or the largest is counted as an early exit.
+    With `normal` runs, the final layer is the largest among their exits and the listed exitable layers, since such a
+    list may end with the final layer. Without them it is the largest layer of the file, unless exits at the final layer
+    have no number, or that largest layer is counted as an early exit: then it isn't known.
     """
     normal = {layer for result in results if result.mode == NORMAL for layer in result.chosen_exit_layers}
     chosen = {layer for result in results for layer in [*result.chosen_exit_layers, *result.layer_distribution]}
@@ -84,7 +85,7 @@ def _layers(results: list[Result]) -> tuple[list[int], int | None]:
 
 
 def _is_early(result: Result, layer: int) -> bool:
-    """Whether the result's statistics count a layer that it exits at among the early ones."""
+    """Whether the result exits at `layer` and its statistics count every one of its exits as early."""
     return layer in result.chosen_exit_layers and result.early_exits == len(result.chosen_exit_layers)
 
 
@@ -93,12 +94,12 @@ def _is_final(layer: int | None, final: int | None) -> bool:
 
 
 def _undrawn(result: Result, chosen: list[int | None], final: int | None) -> int:
-    """1 where the statistics leave out the first token, whose exit wasn't drawn; else 0."""
+    """1 if the statistics leave out the first token, whose exit wasn't drawn; otherwise 0."""
     return int(len(chosen) > 1 and chosen[0] == final and result.total_tokens == len(chosen) - 1)
 
 
 def _counts(result: Result, chosen: list[int | None], final: int | None) -> dict[int | None, int]:
-    """Decided tokens by layer; empty where the file doesn't say."""
+    """The number of decided tokens per layer; empty if the file doesn't tell."""
     if chosen:
         return dict(Counter(chosen))
     total, early = result.total_tokens, result.early_exits
@@ -112,7 +113,7 @@ def _counts(result: Result, chosen: list[int | None], final: int | None) -> dict
 
 
 def _exits(counts: np.ndarray, layers: list[int | None]) -> dict[str, float | None]:
-    """Exit rate, and depth where the number of layers is known; the last of `layers` is the final one."""
+    """The exit rate, and the mean depth if the number of layers is known. The last of `layers` is the final one."""
     final = layers[-1]
     depth = None if final is None else float(counts @ [(layer or 0) + 1 for layer in layers]) / (final + 1)
     n = int(counts.sum())
@@ -122,7 +123,7 @@ def _exits(counts: np.ndarray, layers: list[int | None]) -> dict[str, float | No
 
 
 def _quality(pieces: list[str], normal: list[str] | None) -> dict[str, Any]:
-    """What tokens say by themselves, and beside those of the prompt's `normal`."""
+    """Statistics of a run's tokens, and of their agreement with the tokens of the prompt's `normal` run."""
     if not pieces:
         return {}
     number_of = {piece: number for number, piece in enumerate(dict.fromkeys([*pieces, *(normal or [])]))}
@@ -133,7 +134,7 @@ def _quality(pieces: list[str], normal: list[str] | None) -> dict[str, Any]:
 
 
 def _score_names(results: list[Result]) -> dict[str, str]:
-    """Column → what it is called: the accuracy score, then the file's own scores that are numbers."""
+    """Column → label: first the accuracy score, then the file's other scores that are numbers."""
     accuracy = any(result.accuracy_score is not None for result in results)
     names = {"accuracy_score": "Accuracy score"} if accuracy else {}
     for name in dict.fromkeys(name for result in results for name, _ in _own_scores(result)):
@@ -174,7 +175,7 @@ def _naming(row: int, result: Result, prompts: dict[str, str]) -> dict[str, Any]
 def _tokens(
     generation: dict[str, Any], pieces: list[str], chosen: list[int | None], undrawn: int
 ) -> list[dict[str, Any]]:
-    """One row per token that has both a text and a layer."""
+    """One row per token that has both a text and an exit layer."""
     naming = {name: generation[name] for name in ("run_id", "prompt_id", "mode", "kl_factor", "seed")}
     return [
         naming | {"position": i, "decided": i >= undrawn, "token": piece, "exit_layer": layer}

@@ -1,8 +1,8 @@
-"""The overview's charts with their rows, and the tables that say the same.
+"""The overview's charts with their rows, and a table of each chart's numbers.
 
 A chart is `{key, title, caption, variants: [{label, spec}], choice?, slice?, table: {columns, rows}}`. Variants draw
-the same rows in another way; a slice `{label, key, values, first}` lets the reader choose which rows: those that have
-the value, or none at all, in column `key`.
+the same rows in different ways, and the reader chooses one. A slice `{label, key, values, first}` lets the reader pick
+one of `values`: the chart then draws the rows with that value, or with none, in column `key`.
 """
 
 import math
@@ -21,7 +21,9 @@ from reports.parameters import labels_are, parameter_name, representatives
 from reports.progress import Progress, ignore
 from reports.trade_off import LAYERS_SKIPPED, is_logarithmic, trade_off_chart
 
-MOST_BASELINES: Final = 20  # configurations that others can be compared with: rows grow with their square
+# Above this number of configurations, they are compared with the first one and with their controls only, since rows
+# grow with the square of the number.
+MOST_BASELINES: Final = 20
 
 
 TRADE_OFF: Final = (
@@ -70,7 +72,7 @@ PAIRED: Final = (
 
 
 def overview_charts(sweep: Sweep, trade: pd.DataFrame, progress: Progress = ignore) -> list[dict[str, Any]]:
-    """Those that the sweep has numbers for, in the page's order; `static` ones are in the file as SVG too."""
+    """The charts that the sweep has numbers for, in the page's order. `static` ones are also in the file as SVG."""
     looks = Looks.of(sweep.configurations)
     return [
         *_trade_offs(trade[trade["layers_skipped"].notna()] if len(trade) else trade, sweep, looks),
@@ -82,7 +84,7 @@ def overview_charts(sweep: Sweep, trade: pd.DataFrame, progress: Progress = igno
 
 
 def page_charts(sweep: Sweep) -> dict[str, Any]:
-    """Specifications of the charts whose rows the page makes itself."""
+    """Specifications of the charts whose rows the page's own scripts compute."""
     labels = list(frames.layer_labels(sweep).values())
     return {
         "heat": charts.specification(charts.heat_chart("One number of every run, prompts by configurations.")),
@@ -101,7 +103,7 @@ def _trade_offs(trade: pd.DataFrame, sweep: Sweep, looks: Looks) -> Iterator[dic
                 caption += " The axis is logarithmic."
             if y == "disagreement" and is_sampled(sweep):
                 caption += f" {SAMPLED}"
-            caption = f"{caption} {_reading(trade)}{_basis(trade, y, 'Rules')}"
+            caption = f"{caption} {_reading(trade)}{_basis(trade, y, 'Error bars')}"
             description = f"{title}: one point per configuration. {caption}"
             chart = trade_off_chart(trade, y, y_title, description, looks, share=y == "disagreement")
             limit = {"limit": y} if y == "disagreement" else {}
@@ -112,7 +114,7 @@ def _trade_offs(trade: pd.DataFrame, sweep: Sweep, looks: Looks) -> Iterator[dic
             )
     known = {key: label for key, label in sweep.scores.items() if len(trade) and trade[key].notna().any()}
     if known:
-        title, basis = "Scores against layers skipped", _basis(trade, next(iter(known)), "Rules")
+        title, basis = "Scores against layers skipped", _basis(trade, next(iter(known)), "Error bars")
         caption = f"{_SCORES} {_reading(trade)}{basis}"
         drawn = [
             (label, trade_off_chart(trade, key, label, f"{label} against layers skipped. {caption}", looks))
@@ -125,14 +127,14 @@ def _trade_offs(trade: pd.DataFrame, sweep: Sweep, looks: Looks) -> Iterator[dic
 
 
 def _reading(trade: pd.DataFrame) -> str:
-    """What labels and ticks stand for."""
+    """The part of a caption that explains labels, clicks and ticks."""
     labels = labels_are(trade)
     said = f"Means over prompts; {labels}; a click opens the configuration. " if labels else _READING
     return said + (_CONTROLS if trade["beneath"].notna().any() else "")
 
 
 def _second(columns: tuple[tuple[str, str, str], ...], *keys: str) -> tuple[tuple[str, str, str], ...]:
-    """The columns that the chart is about right after the names, where they are seen in a narrow table too."""
+    """The columns, with those of `keys` moved right after the configuration, where a narrow table shows them too."""
     return tuple(sorted(columns, key=lambda column: (column[0] != "configuration", column[0] not in keys)))
 
 
@@ -146,7 +148,7 @@ def _mix(sweep: Sweep, mix: pd.DataFrame) -> Iterator[dict[str, Any]]:
 
 
 def _doses(dose: pd.DataFrame, looks: Looks) -> Iterator[dict[str, Any]]:
-    """One variant per rule that has a numeric parameter, each on an axis of its own."""
+    """Two charts, each with a variant per rule that has a numeric parameter; each variant has its own axis."""
     rules = dose.loc[dose["parameter"].notna(), "rule"].unique().tolist() if len(dose) else []
     names = [parameter_name(rule) for rule in rules]
     by = names[0] if len(names) == 1 else "parameter"
@@ -154,7 +156,7 @@ def _doses(dose: pd.DataFrame, looks: Looks) -> Iterator[dict[str, Any]]:
         known = [rule for rule in rules if dose.loc[dose["rule"] == rule, y].notna().any()]
         if known:
             dashed = "Dashed: normal. " if dose.loc[dose["rule"].isna(), y].notna().any() else ""
-            caption = dashed + _basis(dose, y, "Rules")
+            caption = dashed + _basis(dose, y, "Error bars")
             drawn = [
                 (
                     f"{rule}: {parameter_name(rule)}",
@@ -173,7 +175,7 @@ def _doses(dose: pd.DataFrame, looks: Looks) -> Iterator[dict[str, Any]]:
 
 
 def _depth(depth: pd.DataFrame, trade: pd.DataFrame, looks: Looks) -> Iterator[dict[str, Any]]:
-    """All modes under one rule and parameter, and `normal` beside each."""
+    """Depth along the text of all modes under one rule and parameter, with `normal` for comparison."""
     if depth.empty:
         return
     shrinks = "Towards the end only prompts with long texts are left. " if depth["depth_n"].nunique() > 1 else ""
@@ -189,7 +191,7 @@ def _depth(depth: pd.DataFrame, trade: pd.DataFrame, looks: Looks) -> Iterator[d
 
 
 def _paired(sweep: Sweep, looks: Looks) -> Iterator[dict[str, Any]]:
-    """Against `normal` first, then each against its control, or any other configuration unless there are too many."""
+    """Differences from `normal`, from each configuration's control, and from any other unless there are too many."""
     keys = [configuration.key for configuration in sweep.configurations]
     first, *others = sorted(keys, key=lambda key: key != NORMAL) or [NORMAL]
     baselines = [first, frames.CONTROL, *(others if len(keys) <= MOST_BASELINES else [])]
@@ -199,8 +201,8 @@ def _paired(sweep: Sweep, looks: Looks) -> Iterator[dict[str, Any]]:
     measures = [m for m in (*_MEASURES, *scores) if len(paired) and paired[m[0]].notna().any()]
     if not measures:
         return
-    caption = "Each prompt against its own run under the other configuration, of the same seed. Dashed: no difference. "
-    caption += _basis(paired, measures[0][0], "Rules")
+    caption = "Each run against the other configuration's run of the same prompt and seed. Dashed: no difference. "
+    caption += _basis(paired, measures[0][0], "Error bars")
     drawn = [
         (label, charts.paired_chart(paired, x, x_title, none, f"{label}, paired differences. {caption}", keys, looks))
         for x, label, x_title, none in measures
@@ -215,7 +217,7 @@ def _paired(sweep: Sweep, looks: Looks) -> Iterator[dict[str, Any]]:
 
 
 def _basis(frame: pd.DataFrame, name: str, where: str) -> str:
-    """What a chart's numbers rest on: their intervals, if there are any, and n."""
+    """The part of a caption that gives n and, if there are intervals, says how they are drawn."""
     n = frame.loc[frame[name].notna(), f"{name}_n"]
     count = many(n.max(), "prompt") if n.min() == n.max() else f"{n.min():,} to {many(n.max(), 'prompt')}"
     intervals = f"{where}: {LEVEL:.0%} intervals over prompts; " if frame[f"{name}_low"].notna().any() else ""
@@ -235,8 +237,8 @@ _TRADE_OFFS: Final = (
         "disagreement",
         "Disagreement against layers skipped",
         "Disagreement (share of decided tokens)",
-        "Down and right is better. Disagreement: decided tokens that full depth, given the same text, would not have "
-        "said.",
+        "Down and right is better. Disagreement: the share of decided tokens that are not the full-depth model's most "
+        "likely token given the same text.",
     ),
     (
         "perplexity",
@@ -249,8 +251,8 @@ _TRADE_OFFS: Final = (
         "tokens_until_difference",
         "Fidelity against layers skipped",
         "Tokens until first difference",
-        "Up and right is better. Tokens before the first that differs from the normal run. A text that never differs "
-        "counts with its whole length, as normal does: no point can be higher than texts are long.",
+        "Up and right is better. The number of tokens before the first one that differs from the normal run. A text "
+        "that never differs counts with its whole length, so that no point can be higher than the texts are long.",
     ),
 )
 _MEASURES: Final = (
@@ -262,17 +264,17 @@ _MEASURES: Final = (
     ("longest_loop", "Longest loop", "Longest loop, difference in tokens", 0.0),
     ("n_tokens", "Tokens", "Tokens, difference", 0.0),
 )
-_SCORES: Final = "Scores as the file gives them."
+_SCORES: Final = "Scores are taken from the file as they are."
 _READING: Final = "Means over prompts; a click opens the configuration. "
 _CONTROLS: Final = (
-    "Dotted line to a tick: the configuration's control, which exits as often at each layer but at random. The further "
-    "away, the more the rule's knowledge is worth. "
+    "Dotted line to a tick: the configuration's control, which exits equally often at each layer, but at random "
+    "tokens. The longer the line, the more the rule's choice of tokens matters. "
 )
 _MIX: Final = "Share of tokens read at each layer, mean over prompts; a click opens the configuration."
 
 
 def table(frame: pd.DataFrame, columns: tuple[tuple[str, str, str], ...]) -> dict[str, Any]:
-    """Rows with every column (the chart reads them too) and which of them the table twin shows."""
+    """All rows with all their columns, which the chart reads too, and the columns that the table beside it shows."""
     shown = [
         {"key": key, "label": label, "form": form}
         for key, label, form in columns
@@ -286,7 +288,7 @@ def _exact(parameter: Any) -> float | None:
 
 
 def clean(value: Any) -> Any:
-    """Values for JSON: NaN and infinity become null, and numbers get six digits, except parameters."""
+    """The value for JSON: NaN and infinity become null, and numbers other than parameters are rounded to six digits."""
     if isinstance(value, dict):
         return {key: _exact(part) if key == "parameter" else clean(part) for key, part in value.items()}
     if isinstance(value, list | tuple):

@@ -1,18 +1,21 @@
-"""Tokens → bytes: columns, gzip, base64; blobs per prompt, decoded by `template/data.js`.
+"""Tokens as compact bytes for the page: columns, compressed with gzip and written as base64.
 
-Of the T tokens of one prompt, its runs one after the other, with E exitable layers and R = E + 1 exit ranks:
+Each prompt has one blob of every kind below, decoded by `template/data.js`. T is the number of tokens of the prompt,
+its runs one after the other; E the number of exitable layers; R = E + 1 the number of exit ranks; K the number of
+recorded top tokens. A piece is the text of a token, given by its number in the dictionary of `pieces.py`.
 
-core      exit ranks, two in a byte (one if there are more than 16); pieces (T numbers)
-disagree  T bits, a byte's lowest first: 1 where a decided token is not what full depth would have said
-kl        T rows of E bytes: KL in even steps of log2
-prob      T rows of E bytes: exit probability in hundredths, so rounded that with the final layer's they are 100
-more      T bytes −logprob and T bytes entropy, in the same steps; what full depth would have said (T numbers:
-          1 + piece, 0: the same)
-read      K columns of T numbers (1 + piece, 0: none), likeliest first, of the distribution that the token was read
-          from; as many columns of probabilities in 1/255
-top       R × K columns likewise, of full depth read at each exit rank
+core      the exit rank of each token, two in a byte (one if R > 16), then its piece (T numbers)
+disagree  T bits, lowest bit of a byte first: 1 where a decided token isn't the most likely one of full depth
+kl        T rows of E bytes: the KL on a logarithmic scale, see `encode_log`
+prob      T rows of E bytes: exit probabilities in hundredths, which sum to 100 with that of the final layer
+more      T bytes of −logprob and T bytes of entropy on the same logarithmic scale, then the most likely token of full
+          depth (T numbers: 1 + piece, or 0 if it is the token itself)
+read      the K most likely tokens of the distribution that the token was read from, as K columns of T numbers
+          (1 + piece, or 0 for none), then K columns of their probabilities in steps of 1/255
+top       the same for full depth read at each exit rank, as R × K columns each
 
-Numbers take one byte below 128, two up to 32,639, else four: all first bytes, then second bytes, then the rest.
+A number takes one byte below 128, two bytes up to 32,639, and otherwise four. All first bytes come first, then all
+second bytes of two-byte numbers, then the rest.
 """
 
 import base64
@@ -33,7 +36,7 @@ from reports.pieces import Pieces, flat, number_pieces
 KINDS: Final = ("core", "disagree", "kl", "prob", "more", "read", "top")
 LOG2_LOW: Final = -10.0
 LOG2_HIGH: Final = 6.0
-LOG_STEPS: Final = 126  # of 9 %: enough to read, small enough to send
+LOG_STEPS: Final = 126  # neighbouring values differ by 9 %: accurate enough to read, and small enough for a file
 COLUMNS: Final = (
     "run_id",
     "position",
@@ -57,17 +60,17 @@ COLUMNS: Final = (
 
 @dataclass(frozen=True)
 class Packed:
-    """What the page holds of the tokens of some prompts."""
+    """The encoded tokens of the prompts that the page holds."""
 
-    pieces: str  # a JSON list: text of each piece, or the token id as a number where its text isn't known
-    blobs: dict[str, list[str]]  # kind → one per prompt; only the kinds that were recorded
-    n: list[int]  # recorded tokens of each run
-    undrawn: list[int]  # how many of them, from the first, had no exit drawn
+    pieces: str  # an encoded JSON list: the text of each piece, or a token id (a number) whose text isn't known
+    blobs: dict[str, list[str]]  # kind → one blob per prompt; only kinds that were recorded
+    n: list[int]  # number of recorded tokens of each run
+    undrawn: list[int]  # how many of its first tokens had no exit drawn
     top_k: int  # K
 
 
 def pack(sweep: Sweep, runs: pd.DataFrame, prompt_ids: Sequence[str]) -> Packed:
-    """The tokens of `runs`, which are all runs of these prompts and in their order."""
+    """Encode the tokens of `runs`, which are all runs of these prompts, in the same order."""
     tokens = _read(sweep, runs, prompt_ids)
     run_ids = tokens["run_id"].to_pandas()
     n, undrawn = (
@@ -85,23 +88,24 @@ def pack(sweep: Sweep, runs: pd.DataFrame, prompt_ids: Sequence[str]) -> Packed:
 
 
 def encode_log(values: np.ndarray) -> np.ndarray:
-    """Non-negative numbers as bytes, even steps of log2; 0 is anything below 2^-10."""
+    """Non-negative numbers as bytes, in equal steps of log2 from 2^-10 to 2^6. The byte 0 is anything below 2^-10."""
     with np.errstate(divide="ignore"):
         place = (np.log2(np.nan_to_num(values).clip(min=0)) - LOG2_LOW) / (LOG2_HIGH - LOG2_LOW)
     return np.where(place < 0, 0, 1 + np.round(place.clip(0, 1) * LOG_STEPS)).astype(np.uint8)
 
 
 def encode_probabilities(probabilities_TX: np.ndarray) -> np.ndarray:
-    """Each row, whose sum is 1, as hundredths without the last one's: the differences of its rounded sums up to there.
+    """The rows in hundredths, without the last column. Each row must sum to 1.
 
-    None is further than a hundredth from what it was, and the last one is what is missing from 100.
+    The encoded values are differences of the rounded cumulative sums, so that each is off by at most a hundredth, and
+    the last column can be restored as the rest to 100.
     """
     hundredths = np.round(100 * np.cumsum(probabilities_TX[:, :-1], axis=1, dtype=np.float64)).clip(0, 100)
     return np.diff(hundredths, axis=1, prepend=0).clip(min=0).astype(np.uint8)
 
 
 def encode_numbers(numbers: np.ndarray) -> bytes:
-    """Numbers below 2^24, small ones in fewer bytes."""
+    """Numbers below 2^24 in the variable-length code that the top of this file describes."""
     two, long = (numbers >= 128) & (numbers < 128 + (127 << 8)), numbers >= 128 + (127 << 8)
     first = np.where(long, 255, np.where(two, 128 + ((numbers - 128) >> 8), numbers))
     rest = [numbers[long] >> shift for shift in (0, 8, 16)]
@@ -117,12 +121,12 @@ def encode_ranks(ranks: np.ndarray, n_ranks: int) -> bytes:
 
 
 def squeeze(content: bytes) -> str:
-    # mtime: the same results give the same file.
+    # A fixed mtime, so that the same results give the same file.
     return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
 
 
 def _read(sweep: Sweep, runs: pd.DataFrame, prompt_ids: Sequence[str]) -> pa.Table:
-    """The rows of `runs`, run by run and position by position."""
+    """The tokens of `runs`, sorted by run and position."""
     some = (
         None if len(prompt_ids) == len(sweep.prompts) else pc.field("prompt_id").isin(pa.array(prompt_ids, pa.string()))
     )
@@ -133,7 +137,7 @@ def _read(sweep: Sweep, runs: pd.DataFrame, prompt_ids: Sequence[str]) -> pa.Tab
 
 
 def _columns(sweep: Sweep, tokens: pa.Table, pieces: Pieces) -> dict[str, Callable[[slice], bytes]]:
-    """What was recorded: kind → the bytes of a stretch of tokens."""
+    """For each kind that was recorded, a function that encodes a slice of the tokens."""
     ranks = {layer: rank for rank, layer in enumerate(sweep.exitable_layers)}
     rank = tokens["exit_layer"].to_pandas().map(ranks).fillna(len(ranks)).to_numpy(dtype=np.uint8)
     found: dict[str, Callable[[slice], bytes]] = {
@@ -160,7 +164,7 @@ def _columns(sweep: Sweep, tokens: pa.Table, pieces: Pieces) -> dict[str, Callab
 
 
 def _likely(numbers: np.ndarray, probabilities: pa.ChunkedArray) -> Callable[[slice], bytes]:
-    """Columns of numbers, then as many of their probabilities in steps of 1/255, 0 where they weren't recorded."""
+    """Encodes columns of pieces, then as many columns of their probabilities in steps of 1/255; 0 if not recorded."""
     probability = np.zeros(numbers.shape, dtype=np.uint8)
     recorded = np.asarray(probabilities.is_valid())
     probability[recorded] = np.round(np.asarray(flat(probabilities)) * 255).reshape(-1, numbers.shape[1])

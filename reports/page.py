@@ -1,4 +1,4 @@
-"""Charts and tokens → one HTML file that needs no network; a content security policy allows only its own script."""
+"""Writing the report as one HTML file without network access. Its content security policy allows only its scripts."""
 
 import base64
 import hashlib
@@ -33,7 +33,7 @@ from reports.payload import payload
 from reports.progress import Progress, ignore
 
 TEMPLATE: Final = Path(__file__).parent / "template"
-# In the order they need each other; one script in the file.
+# They become one script in this order, since later ones use the earlier ones.
 SCRIPTS: Final = (
     "data.js",
     "places.js",
@@ -51,8 +51,8 @@ SCRIPTS: Final = (
     "app.js",
 )
 MAX_BYTES: Final = 25_000_000
-FIXED_BYTES: Final = 600_000  # scripts, charts' bundle, style and static charts
-Blobs = dict[str, list[str]]  # kind → one per prompt
+FIXED_BYTES: Final = 600_000  # an estimate for scripts, the Vega bundle, styles and static charts
+Blobs = dict[str, list[str]]  # kind → one blob per prompt
 
 
 def build_report(
@@ -64,14 +64,16 @@ def build_report(
     follow_seconds: int = 0,
     progress: Progress = ignore,
 ) -> Path:
-    """Read the sweep in `results` (folder or URI) and write its report to `out`; returns where it is.
+    """Read the sweep in `results` (a folder or URI), write its report to `out`, and return the path.
 
-    `prompts` says how many prompts' texts and tokens the page holds, or which (their ids). A page that would be larger
-    than `max_bytes` leaves tokens in files of a folder next to it (`side_folder`), which has to go where the page goes.
-    With `follow_seconds` the page asks the server that it came from, as often as that, whether the ETag of its address
-    is still its own name (without suffix), and shows what is there now if it isn't.
-    Raises NotASweepError where `results` holds no sweep, and UsageError where a file is in the way that is no report.
-    An unfinished sweep gives a report of what has landed; what is damaged is left out, and named on stderr.
+    `prompts` is the number of prompts whose texts and tokens the page holds, or a list of their ids. If the page would
+    be larger than `max_bytes`, tokens go to files in a folder next to it (`side_folder`), which must be moved with it.
+    With `follow_seconds`, the page asks its server at this interval whether the ETag of its address is still its own
+    file name (without suffix); if not, it loads and shows the newer page.
+
+    An unfinished sweep gives a report of the runs that have landed. Damaged files are left out, and named on stderr.
+    Raises NotASweepError if `results` holds no sweep, and UsageError if writing would replace a file that isn't a
+    report's.
     """
     progress("reading runs")
     sweep = read_sweep(results)
@@ -84,7 +86,7 @@ def build_report(
             sweep, out, title, prompts=prompts, max_bytes=max_bytes, follow_seconds=follow_seconds, progress=progress
         )
     except Exception:
-        # Such an error does not name a file: see whether it comes of one that was not read as a whole before.
+        # The error may come from a damaged file that wasn't read as a whole before. A check of all files names it.
         refuse_damage(results)
         raise
 
@@ -99,7 +101,7 @@ def write_report(
     follow_seconds: int = 0,
     progress: Progress = ignore,
 ) -> Path:
-    """Write the page of a sweep, whatever it was read from. Raises `UsageError` where other files are in the way."""
+    """Write the page of a sweep of any origin. Raises `UsageError` if it would replace a file that isn't a report's."""
     out = Path(out)
     _refuse_foreign(out)
     data, packed = payload(sweep, title, prompts, progress)
@@ -113,18 +115,18 @@ def write_report(
 
 
 def render(sweep: Sweep, title: str) -> str:
-    """The page as text, whatever its size. A function of the sweep: the same results give the same file."""
+    """The HTML of the whole page, without side files. The same results give the same text."""
     data, packed = payload(sweep, title, len(sweep.prompts))
     return _page(data, packed, packed.blobs, {}, "")
 
 
 def side_folder(out: Path) -> Path:
-    """Where a page's side files are, if it has any: report.html → report.data/."""
+    """The folder for side files of a page: report.html → report.data/."""
     return out.with_name(side_folder_name(out.name))
 
 
 def split(packed: Packed, room: int) -> tuple[Blobs, Blobs]:
-    """What stays in the page and what leaves it, kind by kind, the bulkiest first, until the rest fits."""
+    """The blobs that stay in the page, and those that leave it: whole kinds, the largest first, until the rest fits."""
     kept: Blobs = dict(packed.blobs)
     outside: Blobs = {}
     for kind in reversed(KINDS):
@@ -136,7 +138,7 @@ def split(packed: Packed, room: int) -> tuple[Blobs, Blobs]:
 
 
 def _refuse_foreign(out: Path) -> None:
-    """Raises `UsageError` if writing the report would replace or remove files that are not a report's."""
+    """Raise `UsageError` if writing the report would replace or remove files that are not a report's."""
     foreign = [out] if out.exists() and not _starts(out, is_report) else []
     foreign += [path for path in side_folder(out).glob(SIDE_FILES) if not _starts(path, is_side_file)]
     if foreign:
@@ -149,7 +151,7 @@ def _starts(path: Path, is_ours: Callable[[bytes], bool]) -> bool:
 
 
 def _write_side_files(folder: Path, outside: Blobs) -> None:
-    """One script per prompt: a file:// page may load scripts, and nothing else, from beside it."""
+    """Write one script per prompt, since scripts are all that a file:// page may load from its folder."""
     for stale in folder.glob(SIDE_FILES):
         stale.unlink()
     if not outside:
@@ -166,7 +168,7 @@ def _page(
     content = squeeze(
         json.dumps(data | {"outside": {"folder": folder if outside else "", "kinds": list(outside)}}).encode()
     )
-    # Scripts from beside the page are let in by a word that model text can't know: it depends on all of the text.
+    # Side files are allowed by a nonce. Generated text can't contain it, since it is a hash of all of the text.
     nonce = hashlib.sha256("".join([content, *itertools.chain(*outside.values())]).encode()).hexdigest()[:32]
     bundle, script = _bundle(), page_script(nonce if outside else "", follow_seconds, Path(folder).stem)
     style = (TEMPLATE / "report.css").read_text() + _exit_styles(len(data["layers"]))
@@ -199,7 +201,7 @@ def _page(
 
 @lru_cache(maxsize=1)
 def _bundle() -> str:
-    """Vega, Vega-Lite and vega-embed. In a function, because the bundle's own names would become the page's."""
+    """Vega, Vega-Lite and vega-embed, in a function so that the bundle defines no global names in the page."""
     return f"(function () {{\n{vl_convert.javascript_bundle('window.eexitEmbed = vegaEmbed;')}\n}})();"
 
 
@@ -217,21 +219,21 @@ def page_script(nonce: str, follow_seconds: int, name: str) -> str:
 
 
 def _exit_styles(n_ranks: int) -> str:
-    """One class per exit rank: fill and ink for the early ones, an underline for the final layer."""
+    """CSS classes for each exit rank: early ones have a background and a text colour, the final layer an underline."""
     lines = []
     for rank, colour in enumerate(exit_colours(n_ranks)):
         final = rank == n_ranks - 1
         lines.append(f".c{rank} {{ background-color: {colour}; }}")
         fill = f"background-color: {colour}; color: {ink_on(colour)};"
         lines.append(f".filled .r{rank} {{ {fill} }}" if final else f".r{rank} {{ {fill} }}")
-        # Not by opacity: text made paler on its fill is hard to read.
+        # Opacity would make text on its background hard to read, so that the background is removed instead.
         dim = "background: none; color: var(--soft); border-bottom-color: transparent;"
         lines.append(f".only{rank} .t:not(.r{rank}) {{ {dim} }}")
     return "\n".join([*lines, f".r{n_ranks - 1} {{ border-bottom-color: var(--final); }}", ""])
 
 
 def _cell(row: dict[str, Any], column: dict[str, str]) -> str:
-    """In the table for readers without scripts: a number with its interval, or a name."""
+    """A cell of the table for readers without JavaScript: a number with its interval, or a name."""
     key, form = column["key"], "{:.1%}" if column["form"] == "share" else "{:.4g}"
     value, low, high = row[key], row.get(f"{key}_low"), row.get(f"{key}_high")
     if value is None or isinstance(value, str):

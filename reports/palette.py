@@ -1,25 +1,25 @@
-"""Exit colours: blue early, red late, by rank over the exitable layers and then the final one."""
+"""Colours of exit layers by rank, from blue for the first exitable layer to red for the final layer."""
 
 from typing import Final
 
-# Differences between neighbours survive the common colour-vision deficiencies; the last one is the final layer's.
+# Neighbours can be told apart with the common colour-vision deficiencies. The last colour is that of the final layer.
 STOPS: Final = ("#2c4fa3", "#5b9bd0", "#a6d8e8", "#fcc75f", "#f07f3c", "#b3122b")
 
 
 def exit_colours(n_ranks: int) -> list[str]:
-    """`n_ranks` colours, exitable layers first, final layer last; interpolated where there aren't six of them."""
+    """`n_ranks` colours, with the final layer's last, interpolated between the stops."""
     if n_ranks == 1:
         return [STOPS[-1]]
     return [_at(rank / (n_ranks - 1)) for rank in range(n_ranks)]
 
 
 def ink_on(colour: str) -> str:
-    """Black or white, whichever has the better contrast: at least 4.58:1 on any colour."""
+    """Black or white, whichever has the better contrast, which is at least 4.58:1 on any colour."""
     return "#000000" if contrast(colour, "#000000") >= contrast(colour, "#ffffff") else "#ffffff"
 
 
 def contrast(one: str, other: str) -> float:
-    """WCAG 2 contrast ratio, 1 to 21."""
+    """The contrast ratio of WCAG 2, from 1 to 21."""
     bright, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
     return (bright + 0.05) / (dark + 0.05)
 

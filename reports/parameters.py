@@ -1,6 +1,6 @@
 """Names, units and axes of rules' parameters, as the rules in `eexit.rules` declare them.
 
-The parameter of a rule that this version does not know, from results of a later version, has no name.
+Results of a later version may have rules that this version doesn't know; their parameters are called "parameter".
 """
 
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from eexit.rules import KL_FACTOR, RULES, shown
 
 
 def parameter_name(rule: str) -> str:
-    """What the rule's parameter is called."""
+    """The name of the rule's parameter."""
     return RULES[rule].parameter if rule in RULES else "parameter"
 
 
 def parameter_title(rule: str) -> str:
-    """Its name and unit, for an axis."""
+    """The title of an axis for the rule's parameter: its name and unit."""
     name, unit = parameter_name(rule), RULES[rule].unit if rule in RULES else ""
     if is_doubling(rule):
         return f"{name}, {unit} (log2; higher: exits later)"
@@ -26,13 +26,13 @@ def parameter_title(rule: str) -> str:
 
 
 def is_doubling(rule: str) -> bool:
-    """Whether the parameter's values are compared by their ratio, on a log2 axis: so it is with KL factors."""
+    """Whether the parameter belongs on a log2 axis, as KL factors do."""
     return parameter_name(rule) == KL_FACTOR
 
 
 def representative(rule: str, parameters: Sequence[float]) -> float:
-    """The parameter that stands for a rule where there is room for one: the KL factor nearest to 1, else the middle
-    one.
+    """The parameter that represents a rule where only one is shown: the KL factor nearest to 1, otherwise the median
+    (the lower one of an even number).
     """
     if is_doubling(rule):
         return min(parameters, key=lambda parameter: abs(parameter - 1))
@@ -40,7 +40,10 @@ def representative(rule: str, parameters: Sequence[float]) -> float:
 
 
 def representatives(frame: pd.DataFrame) -> list[dict[Any, Any]]:
-    """Of a frame with a row per configuration, a row for each mode and rule; none for `normal` and for controls."""
+    """The row with the representative parameter for each mode and rule, without `normal` and controls.
+
+    `frame` has one row per configuration.
+    """
     found = []
     deciding = frame[frame["rule"].notna() & frame["control_of"].isna()]
     for _, rows in deciding.groupby("series", sort=False):
@@ -51,13 +54,13 @@ def representatives(frame: pd.DataFrame) -> list[dict[Any, Any]]:
 
 
 def setting(configuration: Configuration) -> str | None:
-    """Rule and parameter without the mode: `kl/0.5`; None for `normal`."""
+    """The rule and parameter without the mode, such as `kl/0.5`; None for `normal`."""
     rule, parameter = configuration.rule, configuration.parameter
     return rule if rule is None or parameter is None else f"{rule}/{shown(parameter)}"
 
 
 def labels_are(frame: pd.DataFrame) -> str:
-    """What the labels of points stand for: parameters, by their name where they have the same one."""
+    """A phrase that says which parameters the labels of points are; empty if no configuration has one."""
     rules = frame.loc[frame["parameter"].notna(), "rule"].unique()
     names = list(dict.fromkeys(map(parameter_name, rules)))
     if not names:

@@ -1,4 +1,4 @@
-"""The data for the page's scripts: names, runs with their measures, charts with their rows."""
+"""The data that the page's scripts read: names, runs with their metrics, and charts with their rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,16 +20,16 @@ from reports.overview import clean, overview_charts, page_charts
 from reports.packing import Packed, pack
 from reports.progress import Progress, ignore
 
-MOST_FAILURES: Final = 500  # listed with their reason
+MOST_FAILURES: Final = 500  # the number of failed runs that the page lists with their errors
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of each run: a column of `generations`."""
+    """A number that each run has, in a column of `generations`."""
 
     key: str
     label: str
-    form: str  # how it is written: share, real or count
+    form: str  # its format: share, real or count
 
 
 METRICS: Final = (
@@ -50,7 +50,7 @@ METRICS: Final = (
 def payload(
     sweep: Sweep, title: str, wanted: int | Sequence[str] = MOST, progress: Progress = ignore
 ) -> tuple[dict[str, Any], Packed]:
-    """JSON-ready, small, and the tokens that travel beside it; `wanted` as in `choose_prompts`."""
+    """The page's data, ready for JSON, and the encoded tokens. `wanted` is as in `choose_prompts`."""
     held = choose_prompts(sweep, wanted)
     measured = [*METRICS, *(Metric(key, label, "real") for key, label in sweep.scores.items())]
     metrics = [m for m in measured if sweep.generations[m.key].notna().any()]
@@ -89,7 +89,7 @@ def payload(
 
 
 def facts(sweep: Sweep) -> list[tuple[str, str]]:
-    """Where the numbers come from, as label and text."""
+    """The origin of the numbers (model, sampling, versions, …), as labels and texts."""
     about, config = sweep.about, sweep.about.get("config", {})
     model = about.get("model", {})
     n_seeds = sweep.generations["seed"].nunique()
@@ -116,7 +116,7 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
 
 
 def _rules(sweep: Sweep) -> dict[str, dict[str, Any]]:
-    """What the sweep's rules say of themselves."""
+    """Rule → its definition, parameter and unit, and whether it is an oracle, for the rules of the sweep."""
     names = dict.fromkeys(c.rule for c in sweep.configurations if c.rule in RULES)
     return {
         name: {
@@ -132,7 +132,7 @@ def _rules(sweep: Sweep) -> dict[str, dict[str, Any]]:
 def _runs(
     sweep: Sweep, runs: pd.DataFrame, counts: Any, packed: Packed, metrics: list[Metric]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Prompt id → its runs, in order."""
+    """Prompt id → its runs, in the sweep's order. A run has a text only if its tokens weren't recorded."""
     numbers = {c.key: number for number, c in enumerate(sweep.configurations)}
     bare = runs["run_id"][[not n for n in packed.n]]
     texts = sweep.texts.to_table(

@@ -1,4 +1,4 @@
-"""A dictionary of the token texts in a report; frequent ones have small numbers."""
+"""A dictionary that numbers the token texts (pieces) of a report; frequent ones get small numbers."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -12,19 +12,19 @@ UNKNOWN: Final = -1  # a token id that wasn't recorded
 
 @dataclass(frozen=True)
 class Pieces:
-    """Numbers of T tokens, of what full depth would have said, of the K likeliest at each of R exit ranks, and of the K
-    likeliest where the token was read.
-    """
+    """Numbers in the dictionary for T tokens, with the K most likely tokens at each of R exit ranks."""
 
-    texts: list[str | int]  # of each number; the token id where the text isn't known
-    token: np.ndarray  # T
-    said: np.ndarray  # T: 1 + number, 0 where it is the token
-    top: np.ndarray | None  # T × (R·K): 1 + number, 0 where there is none; None if never recorded
-    read: np.ndarray | None  # T × K, likewise
+    texts: list[str | int]  # number → text, or the token id if the text isn't known
+    token: np.ndarray  # T: the token
+    said: np.ndarray  # T: the most likely token of full depth, as 1 + number; 0 if it is the token itself
+    top: np.ndarray | None  # T × (R·K): those of full depth, as 1 + number; 0 for none; None if never recorded
+    read: np.ndarray | None  # T × K: those of the distribution that the token was read from, likewise
 
 
 def number_pieces(tokens: pa.Table) -> Pieces:
-    """Distinct (token id, text) pairs by falling frequency, then the ids that were only likely, by theirs."""
+    """Number the distinct (token id, text) pairs of the tokens by descending frequency, then the ids that occur only
+    among most likely tokens, by theirs.
+    """
     ids, final_ids = (_ids(tokens[name]) for name in ("token_id", "final_token_id"))
     pairs = pd.DataFrame({"id": ids, "text": tokens["token"].to_pandas()})
     grouped = pairs.groupby(["id", "text"], sort=False)
@@ -36,19 +36,20 @@ def number_pieces(tokens: pa.Table) -> Pieces:
     texts: list[str | int] = distinct["text"].to_list()
     top_ids, read_ids = _likely_ids(tokens["top_token_ids"]), _likely_ids(tokens["exit_top_token_ids"])
     known = _likely_texts(tokens, "top") | _likely_texts(tokens, "exit_top")
-    # Several texts of one id (multibyte characters): the most frequent stands for the id. A part of one has none.
+    # An id can have several texts, since a multibyte character may span tokens: the most frequent one that isn't empty
+    # represents the id.
     of_id = {
         i: number for number, (i, text) in reversed(list(enumerate(zip(distinct["id"], texts, strict=True)))) if text
     }
     likely = np.concatenate([final_ids, *(found.ravel() for found in (top_ids, read_ids) if found is not None)])
-    n_likely = np.bincount(likely + 1)  # its first place is UNKNOWN's
+    n_likely = np.bincount(likely + 1)  # its first entry counts UNKNOWN
     for token_id in (n_likely[1:].argsort(kind="stable")[::-1][: np.count_nonzero(n_likely[1:])]).tolist():
         if token_id not in of_id:
             of_id[token_id] = len(texts)
             texts.append(known.get(token_id, token_id))
-    table = np.zeros(max(of_id, default=0) + 2, dtype=np.int32)  # its last place is UNKNOWN's
+    table = np.zeros(max(of_id, default=0) + 2, dtype=np.int32)  # its last entry is for UNKNOWN, which is -1
     table[list(of_id)] = 1 + np.array(list(of_id.values()), dtype=np.int32)
-    # A token that is its id's rarer text is still what full depth would have said.
+    # Ids are compared, since a token may have a rarer text of the same id.
     said = np.where((final_ids == ids) | (final_ids == UNKNOWN), 0, table[final_ids])
     top, read = (None if found is None else table[found] for found in (top_ids, read_ids))
     return Pieces(texts, token, said, top, read)
@@ -59,7 +60,7 @@ def _ids(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def _likely_ids(column: pa.ChunkedArray) -> np.ndarray | None:
-    """A row of token ids per token, UNKNOWN in rows without a recording; None where no row has one."""
+    """A row of token ids per token, all UNKNOWN where nothing was recorded; None if no token has a recording."""
     recorded = np.asarray(column.is_valid())
     if not recorded.any():
         return None
@@ -70,7 +71,7 @@ def _likely_ids(column: pa.ChunkedArray) -> np.ndarray | None:
 
 
 def _likely_texts(tokens: pa.Table, prefix: str) -> dict[int, str]:
-    """The text of every id that was among the likeliest somewhere."""
+    """Token id → text, for every id that was among the most likely ones somewhere."""
     ids, texts = (flat(tokens[f"{prefix}_{name}"]) for name in ("token_ids", "tokens"))
     distinct, first = np.unique(np.asarray(ids), return_index=True)
     return dict(zip(distinct.tolist(), texts.take(first).to_pylist(), strict=True))

@@ -1,4 +1,4 @@
-"""Reporting the steps of a build: one short line at a time, which replaces the line before."""
+"""Reporting the progress of a build as short lines, each of which replaces the previous one."""
 
 from collections.abc import Callable
 

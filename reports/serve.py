@@ -1,7 +1,7 @@
-"""Serving a report to this machine only; it is rebuilt when its sweep has landed more runs.
+"""Serving a report to this machine only. The report is rebuilt when more runs of its sweep have landed.
 
-The page asks every few seconds whether there is a newer one (`template/follow.js`). Only the page and its side files
-are served, and only to requests for a loopback name: a web site whose own name resolves to 127.0.0.1 gets nothing.
+An open page asks every few seconds whether there is a newer one (`template/follow.js`). Only the page and its side
+files are served, and only if the Host header is a loopback name, so that a web site can't read them by DNS rebinding.
 """
 
 import errno
@@ -25,14 +25,14 @@ from eexit.results import GENERATIONS_FOLDER, REPORT
 from reports.loading import NotASweepError, read_sweep
 from reports.page import build_report, side_folder
 
-FOLLOW_SECONDS: Final = 15  # between two questions of an open page
-IDLE_SECONDS: Final = 60  # after which a connection that says nothing is closed
+FOLLOW_SECONDS: Final = 15  # between two requests of an open page
+IDLE_SECONDS: Final = 60  # after which an idle connection is closed
 LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
 TYPES: Final = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers with the page, which is made first if the sweep has landed more, or with one of its side files."""
+    """Answers with one of the side files, or with the page, which is rebuilt first if more runs have landed."""
 
     server: "Server"
     protocol_version = "HTTP/1.1"
@@ -68,11 +68,11 @@ class Handler(BaseHTTPRequestHandler):
                 shutil.copyfileobj(content, self.wfile)
 
     def log_message(self, *args: Any) -> None:
-        """Nothing: the terminal has the address to show."""
+        """Log nothing, so that the address stays visible in the terminal."""
 
 
 class Server(ThreadingHTTPServer):
-    """Builds the page of `results` in `folder`, each time under a name that depends on what has landed."""
+    """Builds the page of `results` in `folder`, under a name that depends on which files have landed."""
 
     daemon_threads = True
 
@@ -84,20 +84,20 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), Handler)
 
     def page(self) -> Path:
-        """The page of all that has landed."""
+        """The page of all runs that have landed."""
         with self.building:
             path = self.folder / f"{landed(self.results)}.html"
             if path not in self.built:
                 build_report(
                     self.results, path, prompts=self.prompts, follow_seconds=FOLLOW_SECONDS, progress=self.go_on
                 )
-                # The page before is still open somewhere and may want its side files.
+                # A browser may still show the previous page and request its side files.
                 self.built = [*self.built[-1:], path]
                 self.clear()
             return path
 
     def side_files(self) -> dict[str, Path]:
-        """Address → file, of the pages that are kept."""
+        """Address → side file, for all pages that are kept."""
         folders = [side_folder(path) for path in self.built]
         return {f"/{side.relative_to(self.folder)}": side for folder in folders for side in folder.glob("*.js")}
 
@@ -107,38 +107,38 @@ class Server(ThreadingHTTPServer):
             shutil.rmtree(side_folder(path), ignore_errors=True)
 
     def go_on(self, step: str) -> None:
-        """Stops an unfinished build once the server has ended."""
+        """Stop a build that is still running when the server ends."""
         if self.ended:
             raise KeyboardInterrupt
 
     def server_close(self) -> None:
-        """Waits for a build's last step, so that nothing is written into a folder that is being removed."""
+        """Wait until a running build has stopped, so that it writes nothing into a folder that is being removed."""
         self.ended = True
         super().server_close()
         with self.building:
             pass
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that goes away before it has its answer is no error, and the end of the server is none."""
+        """Report no error when a browser closes the connection early, or when the server ends."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError | KeyboardInterrupt):
             super().handle_error(request, client_address)
 
 
 def loopback(host: str) -> bool:
-    """Whether a Host header names this machine alone, at whatever port."""
+    """Whether a Host header is a loopback name, with any port or none."""
     name, colon, port = host.rpartition(":")
     return (name if colon and port.isdecimal() else host).lower() in LOOPBACK
 
 
 def landed(results: str) -> str:
-    """A short digest of what has landed, which changes as soon as more lands."""
+    """A short digest of the names of the files that have landed, which changes as soon as more land."""
     names = sorted(path.name for path in Path(results, GENERATIONS_FOLDER).glob("*.parquet"))
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 
 def serve(results: str, port: int, prompts: int | Sequence[str]) -> int:
-    """Serve until interrupted or ended. Raises NotASweepError where `results` is not a local folder with a sweep, and
-    OSError with a port to try instead where `port` can't be had.
+    """Serve until SIGINT or SIGTERM. Raises NotASweepError if `results` is not a local folder with a sweep, and OSError
+    that names another port to try if `port` can't be used.
     """
     if not Path(results).is_dir():
         raise NotASweepError(f"no such folder: {results} (--serve is for local folders)")
@@ -174,7 +174,7 @@ def free_port() -> int:
 
 @contextmanager
 def ended_in_order() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl+C does, so that what it cleans up is cleaned up."""
+    """Let SIGTERM end the block as Ctrl+C does, so that its cleanup runs."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

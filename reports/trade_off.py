@@ -1,4 +1,4 @@
-"""The trade-off chart: what skipping layers costs, a point per configuration, with labels, intervals and controls."""
+"""The trade-off chart: layers skipped against a cost, one point per configuration, with intervals and controls."""
 
 import json
 from collections.abc import Iterator
@@ -12,18 +12,18 @@ from reports.labels import PLOT_WIDTH_PIXELS, Axis, label_places
 from reports.looks import Looks
 from reports.parameters import representative
 
-LAYERS_SKIPPED: Final = "Layers skipped (theoretical)"  # 1 − mean depth, called so wherever it is shown
-LABEL_ROOM_PIXELS: Final = 24  # pixels between the outermost marks and the axes, where there are labels above and below
-MOST_LABELS: Final = 4  # of one mode and rule
+LAYERS_SKIPPED: Final = "Layers skipped (theoretical)"  # the name of 1 − mean depth wherever it is shown
+LABEL_ROOM_PIXELS: Final = 24  # between the outermost marks and the axes, with space for labels above and below points
+MOST_LABELS: Final = 4  # up to this many points of one mode and rule, each is labelled
 
 
 def trade_off_chart(
     frame: pd.DataFrame, y: str, y_title: str, description: str, looks: Looks, share: bool = False
 ) -> alt.LayerChart:
-    """A trade-off frame as layers skipped (theoretical) against column `y`.
+    """A chart of column `y` of a trade-off frame against layers skipped (theoretical).
 
-    Lines join the parameters of a mode and rule. A control is a tick at its own value, joined to the point of its
-    configuration. A `share` is written in per cent, on an axis that starts at none.
+    A line joins the points of one mode and rule. A control is a tick at its value of `y`, joined to the point of its
+    configuration by a dotted line. If `y` is a `share`, it is shown in per cent and its axis starts at 0.
     """
     x_title, written = LAYERS_SKIPPED, ".1%" if share else ".4~g"
     x_axis = alt.Axis(format=".0%", labelExpr="datum.value < 0 ? '' : datum.label")
@@ -70,7 +70,7 @@ def trade_off_chart(
 
 
 def _controls(base: alt.Chart, y: str, y_title: str, tooltip: list[alt.Tooltip]) -> Iterator[alt.Chart]:
-    """From each configuration that has a control to a tick at the control's value."""
+    """For each configuration that has a control: a tick at the control's value, and a dotted line to it."""
     controlled = base.transform_filter(f"isValid(datum['{y}_control'])")
     yield controlled.mark_rule(aria=False, strokeDash=[2, 3]).encode(y2=f"{y}_control:Q", opacity=OPACITY)
     ticks = controlled.mark_tick(orient="horizontal", thickness=2.5, size=14, cursor="pointer")
@@ -78,7 +78,9 @@ def _controls(base: alt.Chart, y: str, y_title: str, tooltip: list[alt.Tooltip])
 
 
 def _labels(base: alt.Chart, frame: pd.DataFrame, y: str, share: bool) -> Iterator[alt.Chart]:
-    """Parameters beside the points, where they cover nothing; of many, the outer ones and the representative one."""
+    """The parameters as labels beside the points, where they cover nothing. Of more than `MOST_LABELS` points of one
+    mode and rule, only the outer ones and the representative one are labelled.
+    """
     shown = [key for (_, rule), rows in _parametric(frame) for key in _labelled(rule, rows)]
     across, up = (
         Axis(PLOT_WIDTH_PIXELS, ROOM_PIXELS, zero=True),
@@ -92,7 +94,7 @@ def _labels(base: alt.Chart, frame: pd.DataFrame, y: str, share: bool) -> Iterat
 
 
 def _parametric(frame: pd.DataFrame) -> Any:
-    """The rows of each mode and rule that have parameters."""
+    """The rows that have a parameter, grouped by mode and rule."""
     return frame[frame["parameter"].notna()].groupby(["mode", "rule"], sort=False)
 
 
@@ -105,11 +107,12 @@ def _labelled(rule: str, rows: pd.DataFrame) -> list[str]:
 
 
 def _scale(values: pd.Series) -> alt.Scale:
-    """Logarithmic where positive values spread over more than a factor of ten."""
+    """A logarithmic scale if `is_logarithmic`, otherwise a linear one."""
     return alt.Scale(
         type="log" if is_logarithmic(values) else "linear", zero=False, nice=False, padding=LABEL_ROOM_PIXELS
     )
 
 
 def is_logarithmic(values: pd.Series) -> bool:
+    """Whether the values are positive and span more than a factor of ten."""
     return bool(values.min() > 0 and values.max() > 10 * values.min())

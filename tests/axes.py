@@ -1,4 +1,4 @@
-"""Parameters to test each rule with; a new rule has its line in each of these."""
+"""Parameters for testing each rule. A new rule needs an entry in each of these."""
 
 from typing import Final
 

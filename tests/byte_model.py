@@ -1,4 +1,4 @@
-"""A model folder as a user has one: a small random Llama that reads bytes, with its tokenizer."""
+"""A model folder such as a user has: a small random Llama whose tokens are bytes, with its tokenizer."""
 
 from pathlib import Path
 

@@ -1,12 +1,13 @@
-"""A device that isn't there: tensors that hold their numbers on the CPU, claim to be elsewhere, and refuse to be mixed.
+"""A simulated accelerator. Its tensors hold their values on the CPU, report another device, and can't be mixed with CPU
+tensors.
 
     with Card() as card:
         model = card.take(model)
         with card.counted() as counts:
             ...
 
-Their device is DEVICE. An operator that is given tensors of both devices raises `Mixed`, unless it copies between them,
-or what is on the CPU is a single number. What would cost a real accelerator something is counted, see `Counts`.
+Their device is DEVICE. An operator that is given tensors of both devices raises `Mixed`, unless it copies between them
+or the CPU tensor is a single number. Operations that would cost time on a real accelerator are counted, see `Counts`.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""What tests of several packages use: models, and a compiler or none."""
+"""Fixtures for the tests of several packages: models, and a C compiler that is present or missing."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The house itself: what may import what, and whether the README's tree is true."""
+"""Conventions of the repository: which packages may import which, and whether the README's file tree is true."""
 
 import ast
 import re

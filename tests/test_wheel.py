@@ -1,4 +1,4 @@
-"""What is installed: the three packages, with all that they read at run time and the mark that they are typed."""
+"""The wheel contains the three packages with all files that they read at run time, and the `py.typed` markers."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""A GGUF file as others write one: a small random Llama that reads bytes."""
+"""A GGUF file as other programs write it: a small random Llama whose tokens are bytes."""
 
 from pathlib import Path
 

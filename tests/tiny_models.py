@@ -1,4 +1,4 @@
-"""Tiny random models of many families."""
+"""Tiny random models of many architectures."""
 
 from collections.abc import Callable
 from typing import Any

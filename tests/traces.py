@@ -1,4 +1,4 @@
-"""What tests ask of generated rows."""
+"""Assertions about generated rows."""
 
 from collections.abc import Iterable
 from dataclasses import fields

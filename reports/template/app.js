@@ -1,4 +1,4 @@
-// Routes, header, theme.
+// Routing by the address, the header, and the theme.
 
 const isDark = () => document.documentElement.dataset.theme === "dark";
 
@@ -9,9 +9,10 @@ function setTheme(dark) {
 
 const whole = (text) => (/^\d+$/.test(text ?? "") ? +text : null);
 
-const MARKS = ["s", "vs", "t", "o"]; // between the parts of a run's address
+const MARKS = ["s", "vs", "t", "o"]; // the words that separate the parts of a run's address
 
-// Where the configuration that begins at this part of an address ends: names hold slashes, and may have a seed after them.
+// Where the name of the configuration that begins at part `at` of an address ends. Names contain slashes, and a seed
+// may follow them.
 function nameEnd(parts, at) {
   const named = (name) => DATA.configurations.some(({ key }) => key === name || key === name.replace(/~-?\d+$/, ""));
   for (let end = parts.length; end > at; end--) if (named(parts.slice(at, end).join("/"))) return end;
@@ -19,7 +20,7 @@ function nameEnd(parts, at) {
   return mark < 0 ? parts.length : mark;
 }
 
-// What an address asks for; {page: "nowhere", why} for one that leads to nothing this file holds.
+// The page that an address names, and its parameters; {page: "nowhere", why} for an address of nothing in this file.
 function parse(hash) {
   const parts = hash
     .replace(/^#?\/?/, "")
@@ -81,8 +82,8 @@ const PAGES = {
 
 let turn = 0;
 
-// Show what the address asks for: when the file is "opened", when the reader has "gone" there, or is there already and
-// the data is "renewed".
+// Show the page that the address names. `why` is "opened" when the file is opened, "gone" when the reader follows a
+// link, and "renewed" when the page is shown again with new data.
 async function route(why) {
   const mine = ++turn,
     y = why === "renewed" ? scrollY : arrive();

@@ -1,14 +1,14 @@
-// Vega charts: one shared bundle, unpacked when the first chart is wanted.
+// Vega charts. They share one bundle of libraries, which is decompressed when the first chart is drawn.
 
 let bundle = null;
-let picked = ""; // the configuration that every chart brings out
-let paper = 0; // pixels across, while the page is printed
+let picked = ""; // the configuration that is highlighted in every chart
+let paper = 0; // the width of the paper in pixels while the page is printed, otherwise 0
 const drawn = []; // {chart, variant, slice, box, view, width}
 
 function loadBundle() {
   bundle ??= inFile("bundle").then((bytes) => {
     const script = document.createElement("script");
-    script.textContent = text(bytes); // the policy knows its hash
+    script.textContent = text(bytes); // the content security policy allows its hash
     document.head.append(script);
     return window.eexitEmbed;
   });
@@ -41,7 +41,7 @@ function theme(width) {
     background: paper,
     range: { ...THEME.range, category },
     axis: { ...THEME.axis, labelColor: soft, titleColor: ink, gridColor: line, domainColor: soft, tickColor: soft },
-    // A title in the middle of a narrow plot, beside its labels, would run out of the picture.
+    // In a narrow plot, a centred title would extend beyond the picture.
     axisX: width < NARROW ? { titleAnchor: "end", titleAlign: "right", titleLimit: width } : {},
     legend: {
       ...THEME.legend,
@@ -55,8 +55,9 @@ function theme(width) {
   };
 }
 
-// A figure with heading, chart, caption and the table that says the same. A chart is what overview.py gives, or
-// {key, title, caption, variants, controls, prepare(spec, rows, width), rows(), open(datum, event, view), drawn(view, box), table or twin()}.
+// A figure with a heading, a chart, its caption and a table of its numbers. A chart is as described in overview.py, or
+// {key, title, caption, variants, controls, table or twin(), rows(), prepare(spec, rows, width), drawn(view, box),
+// open(datum, event, view)}.
 function figure(chart) {
   const box = h("div.chart"),
     labels = chart.variants.map(({ label }) => label),
@@ -71,7 +72,7 @@ function figure(chart) {
     view: null,
     width: 0,
   };
-  box.style.minHeight = `${heights[chart.key] ?? 0}px`; // the reader who comes back is where they were
+  box.style.minHeight = `${heights[chart.key] ?? 0}px`; // so that the scroll position of a reader who comes back can be restored
   drawn.push(entry);
   const select = (label, key, names) =>
     !label || names.length < 2
@@ -131,7 +132,7 @@ function figure(chart) {
   );
 }
 
-// Those of the slice that the reader chose, and those of none, like normal's beside any rule.
+// The rows of the slice that the reader chose, and the rows that belong to no slice, such as those of normal.
 function rowsOf({ chart, slice }) {
   if (chart.rows) return chart.rows();
   const { rows } = chart.table,
@@ -147,7 +148,7 @@ async function draw(entry, again = false) {
   const embed = await loadBundle();
   const variant = chart.variants[entry.variant];
   const rows = rowsOf(entry);
-  // A numeric width: "container" gives an empty chart, and no error, in an element that isn't shown.
+  // The width is a number, since "container" gives an empty chart without an error in an element that isn't shown.
   const spec = {
     ...variant.spec,
     params: [{ name: "picked", value: picked }],
@@ -181,7 +182,7 @@ async function draw(entry, again = false) {
   box.dataset.ink = inkOf(canvas);
 }
 
-// How many of the canvas's points, of some thousand, are not background.
+// How many of a sample of the canvas's pixels differ from the background. Tests use it to see empty charts.
 function inkOf(canvas) {
   const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
   let ink = 0;
@@ -194,14 +195,14 @@ const openConfiguration = (datum) => {
   if (datum.configuration) location.hash = everywhere(datum.configuration);
 };
 
-// Bring out one configuration in every chart; "" for all alike.
+// Highlight one configuration in every chart; "" shows all alike.
 function pick(key) {
   if (key === picked) return;
   picked = key;
   for (const { view } of drawn) if (view) view.signal("picked", key).runAsync();
 }
 
-// Let go of the charts of the page that was left.
+// Release the charts of the page that the reader has left.
 function forgetCharts() {
   picked = "";
   for (const entry of drawn.splice(0)) {

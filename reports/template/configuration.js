@@ -1,4 +1,5 @@
-// #/p/<id>/<configuration>[/s/<seed>][/vs/<configuration>[~<seed>]][/t/<token> or /o/<the other's>] : one run, beside another.
+// The page of one run, alone or side by side with another:
+// #/p/<id>/<configuration>[/s/<seed>][/vs/<configuration>[~<seed>]][/t/<token> or /o/<token of the other run>].
 
 async function configurationPage(number, run, { vs, t, o }) {
   const prompt = DATA.prompts[number],
@@ -78,7 +79,7 @@ function agreement(difference, base) {
   if (!base) return "";
   if (difference.from < 0) return `Identical to ${runName(base)}.`;
   if (!difference.from)
-    return `Not ${runName(base)}'s from the first token on; after that ${difference.same.size} match it, in bold.`;
+    return `Differs from ${runName(base)} from the first token on; after that ${difference.same.size} match it, in bold.`;
   const first = difference.from === 1 ? "the first token" : `the first ${difference.from} tokens`;
   return `Identical to ${runName(base)} for ${first}; after that ${difference.same.size} match it again, in bold.`;
 }
@@ -119,7 +120,8 @@ function toggles() {
   return [toggle("Layer numbers", "numbers"), toggle("Fill final layer", "filled")];
 }
 
-// The pinned token of one of the sides: its frame, its pane and its place in the address, without drawing the page anew.
+// Select ("pin") a token of one of the texts: mark it, describe it in the pane and put it into the address, without
+// drawing the page again.
 function pin(prompt, run, vs, sides, pane) {
   let now = sides.find(({ tokens, at }) => at !== null && at < tokens.n) ?? null;
   const show = () => {
@@ -154,13 +156,14 @@ const HELP = () => [
   h(
     "p.soft",
     {},
-    "Click a token, or focus the text and use the arrow keys; n: next early exit, d: next token that full depth would not have said, Esc: let go.",
+    "Click a token, or focus the text and use the arrow keys; n: next early exit, d: next token that full depth would not have said, Esc: deselect.",
   ),
 ];
 
-const MOST_CELLS = 16e6; // of the alignment's table, in bytes
+const MOST_CELLS = 16e6; // longer texts aren't aligned, since the table would need more bytes than this
 
-// First position that differs (-1: none) and, after it, the positions of a longest common subsequence.
+// `from` is the first position that differs (-1: none). `same` and `sameOther` are the positions after it, in each of
+// the two texts, of a longest common subsequence.
 function compare(one, other) {
   const shorter = Math.min(one.n, other.n);
   let from = 0;
@@ -171,7 +174,7 @@ function compare(one, other) {
   const n = one.n - from,
     m = other.n - from;
   if (n * m > MOST_CELLS) return { from, same, sameOther };
-  const step = new Uint8Array(n * m); // 1: match, 2: skip one's, 3: skip the other's
+  const step = new Uint8Array(n * m); // 1: match, 2: skip a token of one, 3: skip a token of the other
   let below = new Uint32Array(m + 1);
   for (let i = n - 1; i >= 0; i--) {
     const row = new Uint32Array(m + 1);

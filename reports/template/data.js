@@ -1,10 +1,11 @@
-// The file's blobs: gzip + base64, decoded on demand. Layouts are those of packing.py.
+// Decoding the blobs of this file, which are compressed with gzip and written as base64, when they are needed. Their
+// layout is defined in packing.py.
 
 let DATA = null; // the payload
-let PIECES = []; // token texts; a number is the id of a token whose text isn't known
+let PIECES = []; // the text of each token, or its id (a number) where the text isn't known
 const cores = new Map();
 const details = new Map();
-const beside = new Map(); // prompt number → what its side file brought
+const beside = new Map(); // prompt number → a promise of its side file's content
 
 const text = (bytes) => new TextDecoder().decode(bytes);
 
@@ -32,7 +33,7 @@ async function load() {
 
 const sideFile = (number) => `${DATA.outside.folder}/prompt-${number}.js`;
 
-// A prompt's bytes of one kind; null where they aren't in the file and the file beside it is missing.
+// A prompt's bytes of one kind; null if they are in a side file that is missing.
 async function blob(kind, number) {
   if (!DATA.outside.kinds.includes(kind)) return inFile(`${kind}-${number}`);
   if (!beside.has(number)) {
@@ -50,7 +51,7 @@ async function blob(kind, number) {
   return named && inflate(named[`${kind}-${number}`]);
 }
 
-// n numbers from `at`; see encode_numbers.
+// n numbers that start at byte `at`, decoded from the format of encode_numbers in packing.py.
 function numbersAt(bytes, at, n) {
   const numbers = new Uint32Array(n);
   let two = 0,
@@ -67,8 +68,9 @@ function numbersAt(bytes, at, n) {
 
 const total = (number) => DATA.prompts[number].runs.reduce((sum, run) => sum + run.n, 0);
 
-// Per run of a prompt: {n, piece, rank, disagrees}, one entry per token; null where no tokens are at hand. `disagrees` is
-// 1 where a decided token is not what full depth would have said, and null where that wasn't recorded.
+// For each run of a prompt {n, piece, rank, disagrees}, arrays with one entry per token, or null if its tokens aren't
+// available. `disagrees` is 1 where a decided token isn't the most likely one of full depth; null if that isn't
+// recorded.
 async function coreOf(number) {
   if (!cores.has(number)) {
     const bytes = await blob("core", number),
@@ -90,8 +92,9 @@ async function coreOf(number) {
   return cores.get(number);
 }
 
-// What is known of token i of a run, null without a recording: {kl, probability, logprob, entropy, said, top, read}. `top`
-// are the likeliest tokens of full depth at each exit rank, `read` those of the distribution that the token came from.
+// A function that gives {kl, probability, logprob, entropy, said, top, read} for token i of a run, with null for what
+// wasn't recorded. `top` are the most likely tokens of full depth at each exit rank, `read` those of the distribution
+// that the token was read from. `said` is full depth's most likely token, or null if that is the token itself.
 async function detailOf(number, run) {
   const n = total(number),
     E = DATA.final;
@@ -124,7 +127,8 @@ async function detailOf(number, run) {
   };
 }
 
-// Of n tokens and some rows of DATA.top likeliest each: of token `at` its rows, or null where there was no recording.
+// A function that gives the most likely tokens for token `at` of n, as rows of up to DATA.top tokens each; null if they
+// weren't recorded.
 function likelyOf(bytes, n, rows) {
   const { numbers, end } = numbersAt(bytes, 0, rows * DATA.top * n);
   return (at) =>

@@ -1,4 +1,5 @@
-// Elements and words. Text from outside becomes text nodes, here and nowhere else: never markup.
+// Making elements and formatting values. Text always becomes a text node, and never HTML, so that generated text can't
+// inject markup.
 
 const $ = (id) => document.getElementById(id);
 
@@ -16,8 +17,8 @@ function h(tag, attributes = {}, ...children) {
   return element;
 }
 
-// Line ends, control characters and those that turn the reading direction are shown, not obeyed.
-// biome-ignore lint/suspicious/noControlCharactersInRegex: these are the characters it is to find.
+// Line ends, control characters and characters that change the writing direction are made visible as marks.
+// biome-ignore lint/suspicious/noControlCharactersInRegex: these are the characters to find.
 const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]/;
 
 function visible(text) {
@@ -65,17 +66,17 @@ function button(label, pressed, onclick) {
   return h("button", { type: "button", "aria-pressed": String(pressed), onclick }, label);
 }
 
-// Numbers with their names, side by side: [label, value] each.
+// A row of labelled numbers. `items` are pairs of [label, value].
 function numbers(items) {
   return h("dl.named", {}, ...items.map(([label, value]) => h("div", {}, h("dt", {}, label), h("dd", {}, value))));
 }
 
 const escaped = (parts) => `#/${parts.map(encodeURIComponent).join("/")}`;
 
-// The address of one configuration on every prompt. The slashes of its name stay as they are.
+// The address of one configuration on every prompt. The slashes in its name aren't escaped.
 const everywhere = (key) => escaped(["c", ...key.split("/")]);
 
-// An address of one run, comparison and token, which is the other text's as o:
+// The address of a run, of the run that it is compared with, and of a token of its text (t) or of the other text (o):
 // #/p/<prompt>/<configuration>/s/<seed>/vs/<configuration>/t/<token>.
 function address(prompt, run, { vs, t, o } = {}) {
   const parts = ["p", prompt.id];
@@ -94,7 +95,7 @@ function runName(run) {
 
 const promptName = (prompt, length) => `${prompt.id} ${shorten(prompt.text.replace(/\s+/g, " "), length)}`;
 
-// The other text of a comparison in an address: its configuration, and its seed where that isn't the run's own.
+// The part of an address that names the other run of a comparison: its configuration, and its seed if that differs.
 const versus = (run, other) => DATA.configurations[other.c].key + (other.seed === run.seed ? "" : `~${other.seed}`);
 
 const ENDINGS = { eos: "end of text", length: "length cap" };

@@ -1,4 +1,4 @@
-// What can be taken out of the page: charts as images; charts' rows, runs and a run's tokens as CSV; the page on paper.
+// Exports: charts as images; rows of charts, runs and tokens of a run as CSV; and printing.
 
 function download(url, name) {
   h("a", { href: url, download: name }).click();
@@ -42,7 +42,7 @@ async function saveRuns() {
   saveCsv(lines, "runs");
 }
 
-// What a chart draws, all of its slices; not what only places or words its marks.
+// Columns that only place or label the marks of a chart. The CSV has all other columns, with the rows of all slices.
 const PLACING = ["row", "rank", "order", "label", "words", "family", "series", "setting", "beneath"];
 
 function saveRows({ chart }) {
@@ -51,7 +51,7 @@ function saveRows({ chart }) {
   saveCsv([keys, ...rows.map((row) => keys.map((key) => row[key]))], chart.key);
 }
 
-// Every token of a run with what the page knows of it; numbers are rounded as they are in this file.
+// Every token of a run with all that this file holds of it, rounded as it is in this file.
 async function saveTokens(number, run) {
   const prompt = DATA.prompts[number],
     tokens = (await coreOf(number))[prompt.runs.indexOf(run)],
@@ -108,7 +108,7 @@ function saveCsv(lines, name) {
   download(URL.createObjectURL(new Blob([csv], { type: "text/csv" })), `${name}.csv`);
 }
 
-// Text that a spreadsheet would take for a formula gets an apostrophe in front.
+// Text that a spreadsheet would take for a formula is prefixed with an apostrophe.
 function cell(value) {
   if (value === null || value === undefined) return "";
   if (typeof value !== "string") return String(value);
@@ -116,9 +116,10 @@ function cell(value) {
   return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 }
 
-const ACROSS = 680; // pixels of a portrait page, A4 or letter
+const ACROSS = 680; // the width in pixels of a portrait page, A4 or letter
 
-// Paper is white and narrow: charts are drawn for it, then the screen has its own again.
+// For printing, charts are drawn on white and in the width of the paper; afterwards they are drawn for the screen
+// again.
 function preparePrint() {
   const dark = isDark();
   paper = ACROSS;

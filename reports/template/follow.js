@@ -1,4 +1,4 @@
-// A page that `--serve` answers with asks now and then whether there is a newer one, and shows what that holds.
+// A page served by `--serve` asks its server regularly whether there is a newer page, and shows its data.
 
 let shown = FOLLOW?.name;
 
@@ -18,7 +18,7 @@ const nameOf = (answer) => answer.headers.get("ETag").replaceAll('"', "");
 
 const HELD = 'script[type="application/gzip;base64"]:not(#blob-bundle)';
 
-// The newer page's data in place of this one's: the address, what was chosen and how far down the reader is all stay.
+// Replace this page's data by that of the newer page. The address, the reader's choices and the scroll position stay.
 async function renew() {
   const answer = await fetch(location.pathname);
   if (!answer.ok) return;
@@ -31,7 +31,7 @@ async function renew() {
   if (DATA.outside.kinds.length && !NONCE) {
     location.reload();
     return;
-  } // this page lets no script in from beside it
+  } // the content security policy of this page allows no side files
   listPrompts();
   const focused = document.activeElement,
     label = focused.getAttribute("aria-label");

@@ -1,8 +1,8 @@
-// Layers × positions: each layer's likeliest token all along a text, the picture of the logit lens.
+// Layers × positions: the most likely token of each layer at each position of a text, as the logit lens shows it.
 
-const KL_LEVELS = [0.1, 0.5, 2, 5]; // nats; above the last there is no fill
+const KL_LEVELS = [0.1, 0.5, 2, 5]; // nats; a cell above the last has no background
 
-// Made when it is opened first; `mark(i)` brings out a position.
+// The grid is built when it is first opened. `mark(i)` highlights a position.
 function layerGrid(run, tokens, detail) {
   const grid = {
     box: h("div.scroll.grid", { tabindex: 0, role: "group", "aria-label": `Layers by positions of ${runName(run)}` }),
@@ -49,7 +49,8 @@ function layerGrid(run, tokens, detail) {
   return grid;
 }
 
-// One row per exit rank, the final layer's last, then what was generated. A cell agrees if it is the final layer's token.
+// One row per exit rank, with the final layer last, then the generated tokens. A cell has class "same" if its token is
+// that of the final layer.
 function gridTable(tokens, rows) {
   const position = (_, i) => h("th", { scope: "col" }, String(i));
   const layers = DATA.layers.map((layer, rank) =>
@@ -113,7 +114,7 @@ function gridColours(table, hasKl) {
   return h("div.row", {}, hasKl ? h("label", {}, "Colour by ", select) : null, legend);
 }
 
-// The column of position i, and the box as far along as it takes to see it.
+// Highlight the column of position i, and scroll it into view.
 function bringOut(box, table, i) {
   for (const old of table.querySelectorAll(".at")) old.classList.remove("at");
   if (i === null) return;
@@ -124,7 +125,7 @@ function bringOut(box, table, i) {
     box.scrollLeft = left - (box.clientWidth + fixed - wide) / 2;
 }
 
-// Which position a click in the grid is at; null for the names of the layers.
+// The position that was clicked in the grid; null for the column of layers.
 function positionOf(target) {
   const cell = target.closest("td, thead th");
   return cell?.cellIndex ? cell.cellIndex - 1 : null;

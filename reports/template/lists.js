@@ -1,11 +1,11 @@
-// #/s/<words> and #/w/<whole words>, #/fail, #/methods.
+// The pages of search (#/s/<text>, or #/w/<text> for whole words), of failed runs (#/fail) and of methods (#/methods).
 
 const HITS_AT_ONCE = 200,
   MOST_HITS = 5000;
 
 const searchAddress = (query, whole) => `#/${whole ? "w" : "s"}/${encodeURIComponent(query)}`;
 
-// Every place in prompts and generated texts, in the order of the prompts.
+// Every occurrence of the query in prompts and generated texts, in the order of the prompts.
 async function searchPage(query, whole) {
   const pattern = patternOf(query, whole),
     hits = [],
@@ -57,7 +57,7 @@ function patternOf(query, whole) {
   return new RegExp(whole ? `(?<![\\p{L}\\p{N}_])${literal}(?![\\p{L}\\p{N}_])` : literal, "giu");
 }
 
-// Some hits at a time, and a button for the next.
+// A list of the first hits, with a button that shows more of them.
 function hitList(hits, found) {
   const list = h("ul.hits"),
     said = h("p.soft", { role: "status" }),
@@ -93,7 +93,7 @@ function hit({ prompt, run, tokens, text, at, length }) {
   );
 }
 
-// Which token holds a text's letter `at`.
+// The token that contains the character at index `at` of the text.
 function tokenAt(tokens, at) {
   for (let end = 0, i = 0; i < tokens.n; i++) {
     end += pieceText(tokens.piece[i]).length;
@@ -134,68 +134,68 @@ function failuresPage() {
 const HOW = [
   [
     "Mean",
-    "Over prompts; several seeds of a prompt are averaged first, so that a prompt counts once. Failed runs are left out of every mean and counted. n is the number of prompts behind a number.",
+    "Over prompts; several seeds of a prompt are averaged first, so that a prompt counts once. Failed runs are left out of every mean and counted. n is the number of prompts that a mean is over.",
   ],
   [
     "Interval",
-    "In brackets, as rules and as bands: percentile bootstrap over prompts, never over tokens. With fewer prompts there is none.",
+    "Written in brackets, and drawn as error bars or bands: a percentile bootstrap interval, for which prompts are resampled, never tokens. With too few prompts there is none.",
   ],
   [
     "Perplexity",
-    "exp of the mean negative log-probability of the generated tokens under the full-depth model given the same text. Low is fluent to that model and no proof of quality: a text that repeats itself in a loop is very fluent. Averaged geometrically: the mean of its logarithm over prompts, and back.",
+    "exp of the mean negative log-probability of the generated tokens under the full-depth model given the same text. A low value means that the text is fluent to that model, which is no proof of quality: a text that repeats itself in a loop has a very low perplexity. The mean over prompts is the geometric mean.",
   ],
   ["Layers skipped (theoretical)", `1 − mean depth: ${THEORETICAL}`],
   [
     "Disagreement",
-    "Share of decided tokens that are not the likeliest of the full-depth model given the same text, the run's own up to there. With sampling a token can differ without an exit, so normal disagrees too. A small share can still change a whole text. In the texts, a line over a token marks it.",
+    "Share of decided tokens that are not the full-depth model's most likely token given the same text, which is the run's own text before that token. With sampling, a token can differ without an early exit, so that normal disagrees too. Even a small share can change a whole text. In the texts, such a token has a line over it.",
   ],
   [
     "Where tokens exit, layer mix",
-    "Each run's decided tokens as shares of its exit layers, then the mean. Decided tokens are those whose exit was drawn: all but a run's first, which the final layer gives.",
+    "The share of a run's decided tokens that exit at each layer, averaged over prompts. Decided tokens are those whose exit was drawn: all except the first one of a run, which is always read from the final layer.",
   ],
   [
     "Depth by token position",
-    "(exit layer + 1) / layers, averaged within a run and bin, then over seeds, then over prompts whose text reaches the bin.",
+    "(exit layer + 1) / number of layers, averaged over the tokens of a run in a bin of positions, then over seeds, then over the prompts whose text reaches the bin.",
   ],
   [
     "Paired differences",
-    "A run minus the run of the same prompt and seed under the configuration it is compared with; for perplexity the ratio (the difference of logarithms, and back). Averaged over seeds, then prompts.",
+    "The value of a run minus that of the run with the same prompt and seed under the configuration that it is compared with, averaged over seeds and then over prompts. For perplexity it is the ratio instead, with a geometric mean.",
   ],
   [
     "Same as normal until",
-    "Tokens before the first that differs from the normal run; the whole length where none does, so it is capped at the text's length. Its axis is logarithmic where the values spread over more than a factor of ten.",
+    "The number of tokens before the first one that differs from the normal run, or the length of the text if none differs. The axis is logarithmic if the values span more than a factor of ten.",
   ],
   [
     "Differs from here, bold",
-    "The first token that isn't the one of the text it is compared with; bold after that are the tokens of a longest common subsequence of the two rests.",
+    "The first token that differs from the text it is compared with. After it, the tokens of a longest common subsequence of the rest of both texts are bold.",
   ],
   [
     "KL",
-    "In nats, of the full-depth distribution from the one read after a layer, in the full-depth pass over the same text.",
+    "The Kullback–Leibler divergence, in nats, of the full-depth distribution from the one read after a layer, both from the full-depth pass over the same text.",
   ],
   [
     "Control",
-    "A configuration whose exits follow the same histogram of layers as those of the configuration it is compared with, drawn at random: the same depth without the rule's knowledge. In the trade-offs, a dotted line joins a configuration to a tick at its control's value; the control has a row of its own in tables.",
+    "A configuration whose exits follow the same histogram of layers as those of the configuration it is compared with, but are drawn at random: it has the same depth without the rule's choice of tokens. In the trade-off charts, a dotted line joins a configuration to a tick at its control's value; the control has a row of its own in tables.",
   ],
   [
     "Exit probability",
-    "The distribution over the exit layers that a token's exit was drawn from, as the sweep stored it: the rule's chance to exit at each exitable layer in turn, of what the earlier layers left, and the rest at the final layer. All on the final layer for normal and for tokens whose exit wasn't drawn.",
+    "The distribution over exit layers that a token's exit was drawn from, as the sweep stored it. At each exitable layer in turn, the rule gives the probability to exit there if no earlier layer did; the rest is the final layer's. It is 100% on the final layer for normal and for tokens whose exit wasn't drawn.",
   ],
   [
     "Would have said",
-    "The likeliest tokens of the full-depth pass (the teacher) read after that layer, with their probabilities. The student is the pass that the tokens come from: where earlier exits changed what it attends to, it says something else at the same layer, and has a row of its own at the exit.",
+    "The most likely tokens, with their probabilities, if the full-depth pass (the teacher) is read after that layer. The student is the pass that generates the tokens. Where earlier exits changed the keys and values that it attends to, its distribution at the exit layer differs from the teacher's, and has a row of its own.",
   ],
   [
     "Layers × positions",
-    "The first of those tokens at every layer and position of a text (the logit lens). Coloured where it is the final layer's, or by KL.",
+    "The most likely token at every layer and position of a text (the logit lens). A cell is coloured if its token is that of the final layer, or by its KL.",
   ],
   [
     "Rounding in this file",
-    "KL, log-probability and entropy of single tokens to 4.5%; exit probabilities to 1 point, so that they sum to 100%; probabilities of likely tokens to 0.2 points. The sweep's Parquet files have them in full.",
+    "KL, log-probability and entropy of single tokens to 4.5%; exit probabilities to 1 point, so that they sum to 100%; probabilities of likely tokens to 0.2 points. The sweep's Parquet files have the exact values.",
   ],
   [
     "CSV",
-    "Of a chart: the rows that it draws. Of runs: those that this file holds. Of a run's tokens: what this file knows of each, rounded as said above. Text that a spreadsheet would take for a formula has an apostrophe in front.",
+    "The CSV of a chart has the rows that it draws, the CSV of runs all runs that this file holds, and the CSV of tokens all that this file holds of each token of a run, rounded as described above. Text that a spreadsheet would take for a formula is prefixed with an apostrophe.",
   ],
 ];
 
@@ -218,14 +218,14 @@ function methodsPage() {
   ]);
   const shown = DATA.metrics.map(({ key, label }) => [
     label,
-    (DATA.methods["A run"].find(([name]) => name === key) || [null, null, "As the file gives it."])[2],
+    (DATA.methods["A run"].find(([name]) => name === key) || [null, null, "Taken from the file as it is."])[2],
   ]);
   return [
     h("h1", {}, "Methods"),
     h(
       "p",
       {},
-      `Intervals hold ${100 * level}% of ${form(resamples, "count")} resamples of the prompts; there are none below ${least} prompts.`,
+      `Intervals contain the means of ${100 * level}% of ${form(resamples, "count")} resamples of the prompts; with fewer than ${least} prompts there are none.`,
     ),
     DATA.prompts.length < DATA.counts.prompts ? h("p", {}, held()) : null,
     Object.keys(DATA.modes).length ? h("h2", {}, "Modes: what an early exit leaves behind") : null,

@@ -1,4 +1,4 @@
-// #/ : what exiting early costs, over all prompts.
+// The overview (#/): what exiting early costs, averaged over prompts.
 
 function overviewPage() {
   const { runs, failed, planned, prompts } = DATA.counts;
@@ -36,7 +36,7 @@ function overviewPage() {
   return page;
 }
 
-// Where the numbers come from: a line, and all of it when that is opened.
+// The origin of the numbers, as one line that opens to all details.
 function provenance(runs) {
   const facts = Object.fromEntries(DATA.facts);
   const line = [facts.Model, facts.Size, `${facts.Tokens} tokens`, runs].filter(Boolean).join(" · ");
@@ -69,9 +69,9 @@ function findings(prompts) {
 }
 
 const THEORETICAL =
-  "what the exits as taken would not have needed if deciding were free. Nothing here is measured time.";
+  "the layers that need not have been computed if the decision to exit cost nothing. No time was measured.";
 
-// Of rules that look at the final layer to decide.
+// A sentence about the rules that look at the final layer to decide, or "" if there are none.
 function oracles() {
   const names = Object.keys(DATA.rules).filter((rule) => DATA.rules[rule].oracle),
     one = names.length === 1;
@@ -81,7 +81,7 @@ function oracles() {
 
 const shortly = (definition) => definition.replace(/ \([^()]*\)$/, ""); // without the source, which is on the methods page
 
-// What an early exit does in each mode of the sweep, and where the rules exit.
+// Definitions of the sweep's modes and rules.
 const meanings = () =>
   h(
     "dl.modes.soft",
@@ -94,7 +94,8 @@ const meanings = () =>
 
 let most = choice("most", 5); // per cent
 
-// A chart with a limit to choose for what it shows upwards: a line there, and which configurations skip most below it.
+// A chart whose y axis has a limit that the reader chooses: a line marks it, and a text names the configurations that
+// skip the most layers within it.
 function limited(chart) {
   const { key, label, form: how } = chart.table.columns.find((column) => column.key === chart.limit),
     name = label.toLowerCase();
@@ -129,8 +130,8 @@ function limited(chart) {
   return figure(copy);
 }
 
-// Of each mode and rule, the configuration that skips most layers without more than the limit, in words; the deepest skip
-// first. Controls are for comparison only.
+// For each mode and rule, a sentence on the configuration that skips the most layers within the limit, sorted by layers
+// skipped. Controls are left out.
 function skipMost({ rows }, column, name) {
   if (!(most >= 0)) return ["Give a number from 0 to 100."];
   const known = rows.filter((row) => row.rule !== null && row.control_of === null && row[column.key] !== null),
@@ -179,7 +180,7 @@ function highlight() {
   );
 }
 
-// Prompts × configurations, one metric at a time.
+// A heat map of prompts × configurations that shows one metric at a time.
 function heatmap() {
   const wanted = [choice("heat metric"), "disagreement", "mean_depth"],
     by = choice("heat by", "");
@@ -250,7 +251,7 @@ function heatmap() {
 
 const runsOf = (prompt, key) => prompt.runs.filter((run) => DATA.configurations[run.c].key === key);
 
-// Over a prompt's runs that succeeded; null where there are none.
+// The mean of a metric over the runs that succeeded; null if there are none.
 function meanOf(runs, metric) {
   const values = runs
     .filter((run) => run.status === "ok")
@@ -280,8 +281,8 @@ function heatRow(prompt, key, order, metric) {
   ];
 }
 
-// Colours go from the 2nd to the 98th percentile: one outlier must not make all others alike. Narrow pictures have
-// prompts' ids for names, and configurations' names upright.
+// The colours span the 2nd to the 98th percentile, so that one outlier doesn't make all other cells look alike. A
+// narrow chart labels prompts by their ids alone, and writes the names of configurations vertically.
 function shade(spec, rows, width, metric) {
   const values = rows
     .map((row) => row.value)
@@ -324,7 +325,7 @@ function shade(spec, rows, width, metric) {
   };
 }
 
-// The columns' names stay in sight while the rows go by: a copy of that stretch of the picture, over it.
+// Keep the names of the columns visible while the reader scrolls: a copy of that part of the picture sticks to the top.
 function keepLabels(view, box) {
   const picture = box.querySelector("canvas"),
     finer = picture.width / picture.clientWidth;

@@ -1,6 +1,6 @@
-// What a reader's place is: how far down, what was chosen, dark or light. Back, a reload and new data keep it.
+// The reader's scroll position, choices and theme, which survive a step back, a reload and new data.
 
-// The browser may refuse to store anything, as it does for a file in a sandbox: then it's kept until the page goes.
+// The browser may refuse to store anything, for example in a sandbox. Values then last until the page is closed.
 function stored(storage, key, value) {
   try {
     if (value === undefined) return JSON.parse(window[storage].getItem(`eexit-${key}`));
@@ -13,7 +13,7 @@ function stored(storage, key, value) {
 
 const chosen = stored("sessionStorage", "chosen") || {}; // what the reader chose in the page's controls
 const places = stored("sessionStorage", "places") || {}; // entry of the history → pixels from the top
-const heights = stored("sessionStorage", "heights") || {}; // chart → pixels down: a page is as long as it was at once
+const heights = stored("sessionStorage", "heights") || {}; // chart → height in pixels, reserved before it is drawn so that scroll positions fit
 let entry = null;
 
 const choice = (key, otherwise) => chosen[key] ?? otherwise;
@@ -23,18 +23,18 @@ function choose(key, value) {
   stored("sessionStorage", "chosen", chosen);
 }
 
-// Each entry of the history has a name of its own. How far down the reader was, null where they weren't there before.
+// Give the current entry of the history a name, if it has none. Returns its scroll position, or null for a first visit.
 function arrive() {
   entry = history.state ? history.state.entry : `${Date.now()}-${Math.random()}`;
   if (!history.state) history.replaceState({ entry }, "");
   return places[entry] ?? null;
 }
 
-// Another address for the same place, such as that of another token.
+// Change the address without a new entry in the history, for example when another token is selected.
 const readdress = (hash) => history.replaceState(history.state, "", hash);
 
 function keepPlaces() {
-  history.scrollRestoration = "manual"; // the browser's own comes before the page is drawn
+  history.scrollRestoration = "manual"; // the browser would restore it before the page is drawn
   addEventListener(
     "scroll",
     () => {

@@ -1,4 +1,5 @@
-// #/p/<id> : one prompt under every configuration. #/c/<configuration> : one configuration on every prompt.
+// The pages of one prompt under every configuration (#/p/<id>), and of one configuration on every prompt
+// (#/c/<configuration>).
 
 async function promptPage(number) {
   const prompt = DATA.prompts[number];
@@ -83,7 +84,7 @@ function runsTable(caption, rows, first = "Configuration") {
   return table(caption, columns, rows);
 }
 
-// Position × run, coloured by exit layer; a row of data is a stretch read at the same layer.
+// Position × run, coloured by exit layer. A row of data is a stretch of tokens with one exit layer.
 function strip(prompt, rows) {
   const stretches = rows.flatMap(({ run, tokens }, row) => {
     const found = [],
@@ -101,7 +102,7 @@ function strip(prompt, rows) {
   return figure({
     key: "strip",
     title: "Exit layer at every position",
-    caption: "Each row is one run, left to right its tokens; a click reads from there.",
+    caption: "Each row is a run with its tokens from left to right; a click opens the text at that token.",
     wide: true,
     variants: [{ spec: DATA.specs.strip }],
     rows: () => stretches,

@@ -1,4 +1,5 @@
-// Sortable tables. A column is {label, value(row), show(row), text}; value sorts, show is what stands there.
+// Sortable tables. A column is {label, value(row), show(row), text}: rows are sorted by `value`, and cells contain
+// `show`.
 
 function table(caption, columns, rows) {
   const body = h("tbody");
@@ -36,7 +37,7 @@ function table(caption, columns, rows) {
   return h("div.scroll", { tabindex: 0, role: "group", "aria-label": caption }, grid);
 }
 
-// Rows without a value stay last, whichever way.
+// The rows sorted by value, ascending or descending. Rows without a value are last in both.
 function sorted(rows, value, down) {
   const known = (row) => value(row) !== null && value(row) !== undefined;
   const order = (a, b) => {
@@ -54,7 +55,7 @@ function estimate(row, { key, form: how }) {
   return form(row[key], how) + (low === null || low === undefined ? "" : ` [${form(low, how)}, ${form(high, how)}]`);
 }
 
-// The table twin of a chart: estimates with their intervals, as overview.py lists the columns.
+// A chart's numbers as a table: estimates with their intervals, in the columns that overview.py lists.
 function twin(caption, { columns, rows }) {
   return table(
     caption,

@@ -1,6 +1,7 @@
-// Tokens as spans, coloured by exit rank through classes; the legend; the pane that explains one token.
+// A text as one span per token, coloured by exit rank; the legend of these colours; and the pane that describes one
+// token.
 
-// marks: {from: position of the first difference or -1, same: set of positions that match again after it}.
+// `marks` is {from, same}: the first position that differs (-1: none), and the set of later positions that match again.
 function tokenText(run, tokens, label, marks) {
   const box = h("div.tokens", { tabindex: 0, role: "group", "aria-label": label });
   for (let i = 0; i < tokens.n; i++) {
@@ -12,13 +13,13 @@ function tokenText(run, tokens, label, marks) {
     const nodes = visible(pieceText(tokens.piece[i])),
       ends = nodes.at(-1) === "\n";
     span.append(...(ends ? nodes.slice(0, -1) : nodes));
-    box.append(span, ends ? "\n" : ""); // after the span: what follows its text, such as its layer's number, stays on the line
+    box.append(span, ends ? "\n" : ""); // after the span, so that the layer's number stays on the line of the token
   }
   if (marks.from === tokens.n) box.append(h("span.differs", {}, "ends here, the other goes on"));
   return box;
 }
 
-// How many of a text's tokens full depth would not have said, how they are marked, and the way to the next.
+// A sentence on how many tokens of a text differ from full depth's most likely one, with a button to the next of them.
 function disagreements(run, tokens, box) {
   if (!tokens.disagrees || tokens.n <= run.undrawn) return null;
   const n = tokens.disagrees.reduce((sum, one) => sum + one, 0),
@@ -39,7 +40,8 @@ function disagreements(run, tokens, box) {
 
 const layerNumber = (rank) => DATA.layers[rank].split(" ")[0];
 
-// Which layer has which colour, with counts where a run is given; a click dims the others.
+// The legend of exit layers, with the number of tokens of each if `counts` is given. With a `target`, a click on a
+// layer dims the tokens of all others there.
 function legend(counts, target) {
   const item = (rank) => {
     const content = [
@@ -68,7 +70,7 @@ function legend(counts, target) {
   return h("div.row", {}, h("span.soft", {}, "Exit layer"), list);
 }
 
-// A token by itself, of which nothing would be seen where it is blank.
+// A single token, with marks for blanks, which would be invisible.
 function alone(piece) {
   const text = pieceText(piece);
   return /^[ \u00a0]+$/.test(text)
@@ -76,7 +78,7 @@ function alone(piece) {
     : visible(text);
 }
 
-// What the recording says of token i. The numbers are rounded as packing.py rounds them.
+// All that is recorded of token i. Its numbers are rounded, see packing.py.
 function tokenPane(run, tokens, detail, i, name) {
   const rank = tokens.rank[i],
     drawn = i >= run.undrawn;
@@ -98,14 +100,15 @@ function tokenPane(run, tokens, detail, i, name) {
       h(
         "p.soft",
         {},
-        "What the student had where this token was read wasn't recorded. A sweep made with this version and --record-top-k has it.",
+        "The distribution that this token was read from (the student's) wasn't recorded. Sweeps record it with this version and --record-top-k.",
       ),
     );
   }
   return known.logprob === null ? lines : [...lines, fullDepth(known)];
 }
 
-// At each layer full depth, the teacher; and after the exit layer the student, if the token was read from something else.
+// A row for full depth (the teacher) at each layer. The exit layer also has a row for the student, if its distribution
+// differs there.
 function layerTable({ kl, probability, top, read }, rank) {
   const highest = kl && Math.max(1, ...kl),
     across = [kl, probability].filter(Boolean).length,
@@ -156,7 +159,7 @@ function layerTable({ kl, probability, top, read }, rank) {
     top && "Would have said",
   ];
   const caption =
-    "At each layer: full depth (the teacher). " +
+    "At each layer: the full-depth pass (the teacher). " +
     (student
       ? "Highlighted: the student, whose earlier exits changed what it attends to; the token was read from it."
       : `Highlighted: where the token was read${read ? "; the student had the same there." : "."}`);
@@ -177,7 +180,7 @@ function layerTable({ kl, probability, top, read }, rank) {
   );
 }
 
-// The same tokens with the same probabilities, but for rounding.
+// Whether the tokens are the same, and their probabilities up to rounding.
 const alike = (one, other) =>
   one.length === other.length &&
   one.every(
@@ -201,8 +204,8 @@ const nats = (value) => (value === 0 ? "< 0.001" : String(+value.toPrecision(2))
 const percent = (share) =>
   share < 0.002 ? "< 0.2%" : `${share < 0.01 ? (100 * share).toFixed(1) : Math.round(100 * share)}%`;
 
-// Keys in a token text: arrows, Home, End, n for the next early exit, d for the next token that full depth would not have
-// said, Escape. One tab stop.
+// Keys that select a token in a text, which is a single tab stop: arrows, Home, End, n for the next early exit, d for
+// the next token that full depth would not have said, and Escape to deselect.
 function steps(box, tokens, at, go, placeOf) {
   box.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;

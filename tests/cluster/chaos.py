@@ -1,10 +1,10 @@
-"""Random kills against an undisturbed sweep: whatever dies, each run lands once, and with the same bits.
+"""A sweep under random kills, compared with an undisturbed one: each run must land once, with the same bits.
 
     PYTHONPATH=tests python tests/cluster/chaos.py --seed 7 --blows 24
 
-Drivers are killed, or told to stop, at any moment of their lives; actors are killed, or frozen, some of them for longer
-than `--timeout`. The same command is then given again until it comes to its end. What happens, and the time until it
-does, follows from the seed; what it meets follows from the machine too.
+Drivers are killed or told to stop at any moment. Actors are killed or frozen, some of them for longer than `--timeout`.
+The same command is then repeated until it finishes. The seed determines the faults and the times between them; what the
+sweep is doing at that time depends on the machine too.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""A driver in a process of its own, to be killed: python drive_script.py FOLDER OUT N, for N slow prompts."""
+"""A driver in a process that a test can kill: `python drive_script.py FOLDER OUT N` sweeps N slow prompts."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Driving a sweep of scripted runs in a test, and what must be true of what it leaves."""
+"""Driving a sweep of scripted runs in a test, and checking the results that it leaves."""
 
 import io
 import os

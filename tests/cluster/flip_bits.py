@@ -1,10 +1,10 @@
-"""Flip one bit of a finished sweep's files, again and again: no reader may take it for what was written.
+"""Flip a single bit in the files of a finished sweep, many times: no reader may accept changed data.
 
     python tests/cluster/flip_bits.py          400 flips, each in a fresh copy
     python tests/cluster/flip_bits.py 5000
 
-Each flip is shown to a sweep that goes on, to a report and to a compaction. They may say what is wrong, or read what
-was written all the same, as of a bit that means nothing; they may not read other data, nor end in a traceback.
+After each flip, the sweep is resumed, reported and compacted. Each of these may report the damage, or read the original
+data if the bit has no effect. None may read other data or end in a traceback.
 """
 
 import shutil

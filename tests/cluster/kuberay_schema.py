@@ -1,6 +1,6 @@
-"""What our KubeRay manifests may say: fields of `ray.io/v1` (KubeRay 1.5) and of core/v1 pods.
+"""A strict schema for our KubeRay manifests: fields of `ray.io/v1` (KubeRay 1.5) and of core/v1 pods.
 
-Anything that isn't listed is refused, so that a misspelt field can't pass.
+A field that isn't listed is refused, so that a misspelt one can't pass.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Ray for the tests of this folder."""
+"""Fixtures that start Ray for the tests of this folder."""
 
 import shutil
 import tempfile

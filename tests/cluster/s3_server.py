@@ -1,4 +1,4 @@
-"""A bucket on this machine: moto's server, behind a wire that can be cut in the middle of a write."""
+"""An S3 bucket on this machine: moto's server behind a proxy that can cut the connection during a write."""
 
 import socket
 import subprocess

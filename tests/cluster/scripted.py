@@ -1,20 +1,20 @@
-"""A generator without a model: its rows follow from the run alone, and what a prompt says happens.
+"""A generator without a model. Its rows depend on the run alone, and a prompt can tell it how to fail.
 
 What a prompt can say:
 
-    raise           its runs raise
-    die             they end the process
-    die once        the same, the first time
-    sleep S         they take S seconds
-    wait            they wait for a file `go` beside the marks
-    hang            they never end
-    hungry          more than two runs at once are out of memory
-    starved         more than two at once are killed, as the kernel does
+    raise           the run raises
+    die             the run ends its process
+    die once        the same, but only the first time
+    sleep S         the run takes S seconds
+    wait            the run waits for a file `go` beside the marks
+    hang            the run never ends
+    hungry          more than two runs at once raise an out-of-memory error
+    starved         more than two runs at once are killed, as the kernel's OOM killer would do
     broken later    from now on, all runs on this machine raise
-    quota once      from now on, the first time, this process writes no file above 2,000 bytes
-    block           `out` beside the marks gets a file where a folder should be
+    quota once      only the first time: from now on, this process can't write files above 2,000 bytes
+    block           in the folder `out` beside the marks, a file is created where a folder should be
 
-Marks of what happened go to the folder that the configuration names as its model.
+It records what happened as marks, which are files in the folder that the configuration names as its model.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The chaos recipe, in small."""
+"""A short run of the chaos test."""
 
 import chaos
 import pytest

@@ -1,4 +1,4 @@
-"""Results at rest: damage is named and done again, nothing that no sweep wrote is touched, and a run counts once."""
+"""Damaged results: damage is named and its runs are done again, foreign files stay, and each run counts once."""
 
 import shutil
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Every planned run lands exactly once, whatever happens to the processes that do them."""
+"""Every planned run lands exactly once, whatever happens to the processes that compute it."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""The faults that a weekend on preemptible machines brings, with real processes: nothing is lost, nothing is twice."""
+"""Faults to expect on preemptible machines, with real processes: no run is lost, and none lands twice."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What a signal does to a command, and what the next command in the same process then finds."""
+"""What a signal does to a command, and to the next command in the same process."""
 
 import os
 import signal

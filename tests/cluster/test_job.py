@@ -1,4 +1,4 @@
-"""Flags and TOML become one validated job, and what can't be used is told in one line."""
+"""Flags and TOML become one validated job, and invalid input is answered in one line."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Shards land whole and once, in the explicit schema, and every common reader takes them in one line."""
+"""Shards land whole and once, in the explicit schema, and common Parquet readers read them in one line."""
 
 from pathlib import Path
 

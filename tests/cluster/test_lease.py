@@ -1,4 +1,4 @@
-"""One driver at a time on one `--out`; what a dead one held is free."""
+"""Only one driver at a time works on an `--out`, and the lease of a dead driver is released."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Nodes come and go in the middle of a sweep."""
+"""Nodes that join and leave the cluster during a sweep."""
 
 import io
 import threading

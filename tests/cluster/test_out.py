@@ -1,4 +1,4 @@
-"""`--out`: written in one step, never another sweep's, refused before anything is loaded if it can't be used."""
+"""`--out` is created atomically, never shared with another sweep, and refused before loading if it can't be used."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""How the cluster's resources become actors and the plan becomes shards; how progress reads."""
+"""How many actors a cluster's resources allow, how the plan is split into shards, and how progress is written."""
 
 import io
 from dataclasses import replace

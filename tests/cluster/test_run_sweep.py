@@ -1,4 +1,4 @@
-"""A sweep from Python: `run_sweep` as its docstring shows it, what it refuses, and what it answers."""
+"""A sweep from Python: `run_sweep` as its docstring shows it, the input that it refuses, and its return value."""
 
 import inspect
 import io

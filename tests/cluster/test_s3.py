@@ -1,4 +1,4 @@
-"""Results in a bucket: a real S3-speaking server on loopback, and a wire that is cut in the middle of a write."""
+"""Results in a bucket: a real server with the S3 protocol on loopback, and a connection that breaks during a write."""
 
 import io
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A URI's secrets are nowhere: not in what commands print, good or failing, nor in logs, results and reports."""
+"""Secrets in a URI never appear in the output of commands, failing ones included, in logs, results or reports."""
 
 import json
 import os

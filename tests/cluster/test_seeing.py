@@ -1,4 +1,4 @@
-"""What a sweep shows of itself: metrics on the node's Prometheus endpoint, and structured logs."""
+"""Observing a sweep: metrics on the node's Prometheus endpoint, and structured logs."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What the model sees of a prompt: the template's control tokens are its own, and a text's are text."""
+"""What the model sees of a prompt: control tokens come from the chat template only; in a text they are plain text."""
 
 from collections import Counter
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A checkpoint that isn't whole is refused before a run is done, in a line that says what is wrong with it."""
+"""An incomplete checkpoint is refused before any run, in one line that says what is wrong with it."""
 
 import json
 import re

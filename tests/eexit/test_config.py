@@ -1,4 +1,4 @@
-"""What a sweep may be, and that it can be built in Python as well as from a file."""
+"""Which sweeps are valid, and that a sweep can be defined in Python as well as in a file."""
 
 import pytest
 from pydantic import ValidationError

@@ -1,4 +1,4 @@
-"""The real default model: what it says, and that all of it is recorded."""
+"""The real default model: what it generates, and that all of it is recorded."""
 
 import weakref
 from collections.abc import Callable, Sequence

@@ -1,4 +1,6 @@
-"""On a card that isn't there (see `card.py`): nothing is mixed, rows are the CPU's, and what a step costs in copies."""
+"""On a simulated accelerator (see `card.py`): no operator mixes devices, rows equal those of the CPU, and a step makes
+few copies.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace

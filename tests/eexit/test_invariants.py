@@ -1,4 +1,4 @@
-"""What must hold whatever the issue: the invariants, by number. The engine runs the model with packed weights."""
+"""The invariants that must always hold, by number. The engine runs the model with packed weights."""
 
 import copy
 from collections.abc import Iterable, Sequence

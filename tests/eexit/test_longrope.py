@@ -1,4 +1,4 @@
-"""A model whose rotary angles switch at a length: each row has those of its own length."""
+"""A model whose rotary angles switch at a certain length (LongRoPE): each row has the angles of its own length."""
 
 from collections.abc import Sequence
 

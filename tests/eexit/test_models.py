@@ -1,4 +1,4 @@
-"""What is said of a model before its weights are loaded."""
+"""Messages about a model before its weights are loaded."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""URIs as people and logs see them: without secrets, whatever they look like."""
+"""URIs are shown without their secrets, whatever form these have."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Prompt files: what is read, unchanged, and what each bad file is told."""
+"""Prompt files: prompts are read unchanged, and each kind of bad file has its error message."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What each rule and state refuses, in a line that says the way out."""
+"""The input that each rule and state refuses, in one line that says the way out."""
 
 from pathlib import Path
 

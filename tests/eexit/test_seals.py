@@ -1,4 +1,4 @@
-"""Whatever bit of a sealed file changes, it shows; a file without a seal is one of an older version."""
+"""A change of any bit in a sealed file is detected. A file without a seal counts as one of an older version."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Layers that attend by code of their own: whatever they are given wrongly is refused when the model is loaded."""
+"""Layers with their own attention code: a model that gives them wrong arguments is refused when it is loaded."""
 
 from collections.abc import Callable
 from functools import cached_property

@@ -1,7 +1,7 @@
-"""The suffix convention: a name such as `kl_BE` says the axes of what it holds, one capital letter each.
+"""The suffix convention: the capital letters of a name such as `kl_BE` are the axes of its tensor.
 
-Checked where it matters, while rows decode: of every record of a step and of every argument of the functions that a
-step is made of, all axes of one letter have one size, and those that are known have that size.
+It is checked while rows are decoded, for every record of a step and every argument of the functions that make up a
+step: all axes with the same letter must have the same size, which is the known one where there is one.
 """
 
 import inspect

@@ -1,4 +1,4 @@
-"""When a model is loaded, attention that is broken on purpose must be refused, in any dtype, and sound models not."""
+"""When a model is loaded, deliberately broken attention must be refused in any dtype, and sound models accepted."""
 
 from collections.abc import Callable
 from typing import Any

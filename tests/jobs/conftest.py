@@ -1,3 +1,3 @@
-"""The fixtures of this folder. They are in a module of its own name, since mypy knows one `conftest` only."""
+"""Imports this folder's fixtures. They are defined in another module, since mypy allows only one named `conftest`."""
 
 from sweep_fixtures import at_work, command, environment, finished, max_new_tokens, n_prompts, started, tiny

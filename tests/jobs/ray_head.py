@@ -1,4 +1,4 @@
-"""`ray start --head` as the README has it, in a home of its own, and its end without touching any other Ray."""
+"""`ray start --head` as in the README, in its own home folder, and stopping it without stopping any other Ray."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Sweeps by command, for the tests of this folder."""
+"""Sweeps made by the command, for the tests of this folder."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A sweep in a process of its own, and what it says and leaves when it is stopped."""
+"""A sweep in its own process, with its output and the results that it leaves when it is stopped."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""The benches, small: that they measure what they say. No time is asserted."""
+"""The benchmarks at a small size measure what they claim to. No time is asserted."""
 
 import json
 import re

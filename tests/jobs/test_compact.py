@@ -1,4 +1,4 @@
-"""`python jobs/compact.py`: a copy in fewer files, with the same rows, that a sweep can go on with."""
+"""`python jobs/compact.py`: a copy in fewer files, with the same rows, that a sweep can be resumed from."""
 
 import os
 import subprocess

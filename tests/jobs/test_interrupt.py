@@ -1,4 +1,4 @@
-"""A sweep at work: signals end it cleanly, a second one refuses, and nothing listens beyond this machine."""
+"""A running sweep: signals end it cleanly, a second sweep is refused, and no port is open to other machines."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Ray dies under a sweep: it stops, and says why, instead of waiting for an answer that will never come."""
+"""If Ray dies during a sweep, the sweep stops and says why, instead of waiting for ever."""
 
 import subprocess
 from pathlib import Path

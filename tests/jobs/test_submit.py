@@ -1,6 +1,6 @@
-"""The README's lines for a cluster: `ray start --head`, then `ray job submit`; and a head that dies under a sweep.
+"""The README's commands for a cluster, `ray start --head` and `ray job submit`; and a head that dies during a sweep.
 
-All tests that start such a head are in this file, since its ports are fixed: only one can be there at a time.
+All tests that start such a head are in this file, since its ports are fixed and only one can run at a time.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""`python jobs/sweep.py` as its users run it: to the end, and again."""
+"""`python jobs/sweep.py` as users run it: to completion, and then repeated."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""`python jobs/sweep.py` with input it can't use, and what it tells without running anything."""
+"""`python jobs/sweep.py` with invalid input, and the information that it prints without running anything."""
 
 import json
 import os

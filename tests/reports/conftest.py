@@ -1,3 +1,3 @@
-"""The fixtures of this folder. They are in a module of its own name, since mypy knows one `conftest` only."""
+"""Imports this folder's fixtures. They are defined in another module, since mypy allows only one named `conftest`."""
 
 from report_fixtures import axe, beside, browser, context, full, make_sweep, node_modules, report, unusual, visit, walk

@@ -1,4 +1,4 @@
-"""Small synthetic sweeps on disk, and a browser that fails a test for whatever goes wrong in a page."""
+"""Small synthetic sweeps on disk, and a browser that fails a test on any error in a page."""
 
 import shutil
 import subprocess
@@ -24,7 +24,7 @@ Context = Callable[..., Any]  # of a browser
 
 @dataclass
 class Visit:
-    """visit(route) → the page, new; `wrong` is what went wrong on any page of the test."""
+    """visit(route) → the report opened anew at that address. `wrong` collects the errors of all pages of the test."""
 
     context: Context
     report: Path
@@ -47,7 +47,7 @@ class Walk(Protocol):
 
 @pytest.fixture(scope="session")
 def make_sweep(tmp_path_factory: pytest.TempPathFactory) -> MakeSweep:
-    """make_sweep(n_prompts, configurations, hostile=…, fail=…) → the folder."""
+    """make_sweep(n_prompts, configurations, hostile=…, fail=…) → the folder of a new sweep."""
 
     def make(
         n_prompts: int = 6,
@@ -87,13 +87,13 @@ def report(full: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def beside(full: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, with its tokens in files beside it."""
+    """The same report with its tokens in side files."""
     return build_report(str(full), tmp_path_factory.mktemp("beside") / "r.html", max_bytes=1)
 
 
 @pytest.fixture(scope="session")
 def unusual(make_sweep: MakeSweep) -> Callable[[str], Path]:
-    """unusual("empty") → the report of a sweep that isn't whole."""
+    """unusual("empty") → the report of an incomplete sweep of that kind."""
 
     @cache
     def unusual(name: str) -> Path:
@@ -115,7 +115,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def context(browser: Any) -> Context:
-    """context(color_scheme=…) → the browser's one context of that look."""
+    """context(color_scheme=…) → the browser context with these options, which is shared by all tests."""
 
     @cache
     def context(**look: Any) -> Any:
@@ -129,7 +129,7 @@ def context(browser: Any) -> Context:
 
 
 def opened(context: Any, path: Path, wrong: list[str]) -> Page:
-    """A new page, for the report at `path`; what goes wrong in it goes into `wrong`."""
+    """A new page for the report at `path`, whose errors are added to `wrong`."""
     page = context.new_page()
     own = (path.as_uri(), path.with_suffix(".data").as_uri(), "blob:", "data:")
     page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
@@ -146,7 +146,7 @@ def opened(context: Any, path: Path, wrong: list[str]) -> Page:
 
 @pytest.fixture
 def visit(context: Context, report: Path) -> Iterator[Visit]:
-    """What went wrong on any page of the test fails it."""
+    """Any error on a page of the test fails the test."""
     visit = Visit(context, report)
     yield visit
     for page in visit.pages:
@@ -156,7 +156,7 @@ def visit(context: Context, report: Path) -> Iterator[Visit]:
 
 @pytest.fixture(scope="session")
 def walk(context: Context, report: Path) -> Walk:
-    """walk(route) → the one page of that look, gone there from the route before: for tests that only look."""
+    """walk(route) → a shared page, moved on to that address without reloading: for tests that only read."""
     wrong: list[str] = []
     page_of = cache(lambda **look: opened(context(**look), report, wrong))
 

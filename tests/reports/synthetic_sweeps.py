@@ -1,4 +1,4 @@
-"""A small synthetic sweep, written with the project's own schemas."""
+"""Small synthetic sweeps, written with the project's own schemas."""
 
 import json
 from pathlib import Path
@@ -77,7 +77,7 @@ def failed_row(prompt_id: str, prompt: str, mode: str, k: float | None, error: s
 
 
 def shard(number: int) -> str:
-    """The name of a shard's two files."""
+    """The common name (stem) of a shard's two files."""
     return f"{number:032x}.parquet"
 
 
@@ -111,7 +111,7 @@ def write_sweep(
 
 
 def story(prompt: int, mode: str, k: float | None, n: int = 24) -> list[str]:
-    """Words of a run: those of normal until 2k + 1, others after that, the same again now and then."""
+    """The words of a run: those of normal up to 2k + 1, and then others that match normal only now and then."""
     words = [WORDS[(i + prompt) % len(WORDS)] for i in range(n)]
     if k is None:
         return words
@@ -119,7 +119,7 @@ def story(prompt: int, mode: str, k: float | None, n: int = 24) -> list[str]:
 
 
 def as_older(folder: Path, format: int) -> Path:
-    """The same results, as format 1 or 2 had them: without what says a configuration, but for mode and KL factor."""
+    """The same results in format 1 or 2, which has no columns for the configuration except mode and KL factor."""
     about = json.loads((folder / "sweep.json").read_text())
     (folder / "sweep.json").write_text(
         json.dumps({name: value for name, value in about.items() if name != "configurations"} | {"format": format})

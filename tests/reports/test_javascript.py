@@ -1,4 +1,4 @@
-"""The page's JavaScript is formatted and linted by Biome, as Python is by Ruff."""
+"""The page's JavaScript passes the formatter and the linter of Biome."""
 
 import subprocess
 from pathlib import Path

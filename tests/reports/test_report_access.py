@@ -1,4 +1,4 @@
-"""For whoever reads it: axe, the keyboard, a phone, paper, no scripts; and what can be taken out."""
+"""Accessibility (axe, keyboard, phone, print, no JavaScript) and exports of the page."""
 
 import csv
 import io

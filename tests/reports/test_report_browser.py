@@ -1,4 +1,4 @@
-"""The page in a browser: no error, no request, ink in every chart, and text that stays text."""
+"""The page in a browser: no errors, no requests, no empty chart, and generated text that never becomes HTML."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -163,7 +163,7 @@ def test_the_first_token_is_said_to_come_from_the_final_layer(visit: Visit) -> N
     [
         (["a", "c"], "Identical to normal for the first token; after that 0 match it again"),
         (["a", "b", "d"], "Identical to normal for the first 2 tokens; after that 0 match it again"),
-        (["b"], "Not normal's from the first token on; after that 1 match it"),
+        (["b"], "Differs from normal from the first token on; after that 1 match it"),
         (["a", "b"], "Identical to normal."),
     ],
 )

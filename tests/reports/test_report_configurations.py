@@ -1,4 +1,4 @@
-"""A sweep of several rules, with modes and controls: what is told apart, what is compared, and in which words."""
+"""A sweep with several rules, modes and controls: how these are told apart, compared and described."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -150,10 +150,10 @@ def test_findings_have_a_sentence_for_each_mode_and_rule(sweep: Sweep) -> None:
     said = findings(trade, frames.paired_differences(sweep))
     assert [sentence.split(" ")[0] for sentence in said] == [row["configuration"] for row in representatives(trade)]
     control = trade.set_index("configuration")["disagreement"][CONTROL]
-    assert f"({control:.1%} with exits as deep but random)" in said[0]
+    assert f"({control:.1%} for its control, with random exits at the same depths)" in said[0]
     assert "random" not in said[1], "it has no control"
     few = trade[trade["setting"].isin(["kl/1", "random/kl/1"]) | trade["rule"].isna()]
-    assert "with exits as deep but random" in findings(few, pd.DataFrame())[0]
+    assert "with random exits at the same depths" in findings(few, pd.DataFrame())[0]
 
 
 def test_controls_choose_no_prompts(folder: Path, sweep: Sweep) -> None:

@@ -1,4 +1,4 @@
-"""Results that are not as they were written: a report leaves out what is damaged, says so, and ends in no traceback."""
+"""Damaged results: a report leaves out damaged files and says so, without a traceback."""
 
 import runpy
 import shutil
@@ -18,7 +18,7 @@ JOB = Path(__file__).parents[2] / "jobs" / "report.py"
 
 
 def write_shard(folder: Path, number: int, generations: pa.Table, tokens: pa.Table, attempt: int = 1) -> None:
-    """With a seal, as a sweep does."""
+    """Written with a seal, as a sweep does."""
     content = encode_tokens(tokens)
     (folder / "tokens" / shard(number)).write_bytes(content)
     sealed = encode_generations(generations, digest_of(content), attempt)

@@ -1,7 +1,7 @@
-"""A file of the original format as others wrote it, against the same numbers from pandas.
+"""A file of the original format that another program wrote, compared with the same numbers computed by pandas.
 
-Its model has 28 layers. `exitable_layers` ends with the final one, `layer_distribution` holds early exits alone, and
-final tokens stand as 27 in `chosen_exit_layers`.
+Its model has 28 layers. `exitable_layers` ends with the final layer, `layer_distribution` counts early exits alone, and
+`chosen_exit_layers` has 27 for tokens that exit at the final layer.
 """
 
 import itertools
@@ -72,7 +72,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def table(path: Path) -> pd.DataFrame:
-    """One row per run, worked out from the JSON with nothing of the report."""
+    """One row per run, computed from the JSON without code of the report."""
     rows = []
     for prompt, entry in enumerate(json.loads(path.read_text())):
         normal = entry["results"][0]["evaluation"]["tokens"]
@@ -167,7 +167,7 @@ def test_the_page_shows_them(visit: Visit, path: Path, tmp_path: Path) -> None:
 
 
 def changed(path: Path, **change: Any) -> list[dict[str, Any]]:
-    """The file with keys of every evaluation changed; None takes one away."""
+    """The file with some keys of every evaluation changed, or removed where the value is None."""
     results: list[dict[str, Any]] = json.loads(path.read_text())
     for entry in results:
         for run in entry["results"]:
@@ -200,7 +200,7 @@ def test_what_cannot_be_counted_is_absent(path: Path) -> None:
 
 
 def test_a_first_token_that_statistics_leave_out_was_not_decided(path: Path) -> None:
-    """As our own files are: 25 tokens counted of 26, the first of which is the final layer's."""
+    """As in our own files: 25 of 26 tokens are counted, since the first is always read from the final layer."""
     results = json.loads(path.read_text())
     run = results[0]["results"][1]["evaluation"]
     run["chosen_exit_layers"][0] = 27

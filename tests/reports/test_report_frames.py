@@ -1,4 +1,4 @@
-"""Frames against numbers worked out by hand."""
+"""Frames compared with numbers worked out by hand."""
 
 import math
 import shutil
@@ -32,7 +32,7 @@ def small_sweep(
     n_prompts: int,
     seeds: Sequence[int] = (0,),
 ) -> Sweep:
-    """Normal and unfrozen/kl/1 on each prompt, with the columns that a test wants to know."""
+    """`normal` and `unfrozen/kl/1` on each prompt, with the values of the columns that a test needs."""
     generations, tokens = [], []
     for prompt in range(n_prompts):
         for mode, k in (("normal", None), ("unfrozen", 1.0)):
@@ -163,7 +163,7 @@ def test_any_configuration_may_be_the_one_that_others_are_compared_with(tmp_path
 
 
 def test_dose_response_has_no_place_for_a_factor_of_zero(make_sweep: MakeSweep) -> None:
-    """A log2 axis has none; that of a rule whose parameter is no KL factor has."""
+    """A log2 axis has no zero, whereas the axis of a rule with another parameter than the KL factor has one."""
     trade = frames.trade_off(read_sweep(str(make_sweep(2, [("normal", None), ("unfrozen", 0.5), ("unfrozen", 2.0)]))))
     keys = ["normal", "unfrozen/kl/0.5", "unfrozen/kl/2"]
     assert trade["configuration"].tolist() == keys
@@ -259,7 +259,7 @@ def test_tokens_are_aggregated_in_batches(make_sweep: MakeSweep) -> None:
 
 
 class SmallBatches:
-    """A dataset that gives seven rows at a time, and never all of them."""
+    """A dataset that yields batches of seven rows, and can't be read as a whole."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset

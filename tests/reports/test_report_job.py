@@ -1,4 +1,4 @@
-"""The command: what it prints, where it writes, how it ends."""
+"""`python jobs/report.py`: its output, the place of the page, and its exit status."""
 
 import runpy
 from collections.abc import Callable

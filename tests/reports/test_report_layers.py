@@ -1,4 +1,4 @@
-"""What layers would have said: the teacher's row at each layer, the student's at the exit, and the grid over a text."""
+"""Most likely tokens of layers: the teacher's at each layer, the student's at the exit, and the grid over a text."""
 
 import csv
 import io

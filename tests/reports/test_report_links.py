@@ -1,4 +1,4 @@
-"""Addresses: they restore what was seen, or say what isn't there. And the pane, search and side files they lead to."""
+"""Addresses restore what was shown, or say what is missing. Also the pane, search and side files."""
 
 import shutil
 from pathlib import Path
@@ -15,7 +15,7 @@ STORED = [0.0, 0.004, 0.334, 0.0, 0.333, 0.329]  # no rule's
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One prompt, normal and unfrozen/kl/1, with the likeliest tokens of each layer."""
+    """One prompt under `normal` and `unfrozen/kl/1`, with the most likely tokens of each layer."""
     generations, tokens = [], []
     for mode, k in (("normal", None), ("unfrozen", 1.0)):
         row, rows = run_rows("0", "?", mode, k, ["The", " cat", " sat", " on"])
@@ -47,7 +47,7 @@ def test_the_pane_shows_what_each_layer_would_have_said(visit: Visit, recorded: 
 
 
 def test_exit_probabilities_are_the_stored_ones(visit: Visit, recorded: Path) -> None:
-    """Whatever the rule and the KLs would make of it: whole per cents, which sum to 100."""
+    """Exit probabilities in whole per cents that sum to 100, independent of the rule and the KL values."""
     page = visit("#/p/0/unfrozen/kl/1/t/2", path=recorded)
     shown = [int(text.strip(" %\n")) for text in page.locator(".pane tbody tr td:nth-child(3)").all_inner_texts()]
     assert sum(shown) == 100

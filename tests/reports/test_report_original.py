@@ -1,4 +1,4 @@
-"""The original file format: round trip, files with keys missing, and the original functions."""
+"""The original file format: writing and reading it, files with missing keys, and the original functions."""
 
 import base64
 import gzip
@@ -52,7 +52,7 @@ RESULTS: list[dict[str, Any]] = [
 
 
 def drawn(results: list[Any]) -> dict[str, Any]:
-    """What the page would be given."""
+    """The data that the page would get."""
     data: dict[str, Any] = json.loads(json.dumps(payload(sweep_of(results), "")[0], allow_nan=False))
     return data
 

@@ -1,4 +1,4 @@
-"""The page as a file: what is in it, what must never be, and the sweeps that aren't whole."""
+"""The page as a file: what it contains, what it must never contain, and pages of incomplete sweeps."""
 
 import base64
 import gzip
@@ -230,7 +230,7 @@ def test_where_tokens_are_sampled_disagreement_says_what_it_means(make_sweep: Ma
     about["config"]["temperature"] = 0.7
     (folder / "sweep.json").write_text(json.dumps(about))
     data = report(folder)[1]
-    said = "full depth's token is its likeliest one, so that normal disagrees too."
+    said = "compared with full depth's most likely token, so that normal disagrees too."
     assert said in data["findings"][0]
     assert [chart["key"] for chart in data["charts"] if said in chart["caption"]] == ["trade-disagreement"]
     assert said not in json.dumps(report(make_sweep(2))[1])
@@ -241,7 +241,7 @@ def test_what_a_mode_does_and_what_a_number_does_not_prove_is_said(full: Path) -
     assert data["modes"].keys() == {"normal", "unfrozen", "frozen_residual"}
     captions = {chart["key"]: chart["caption"] for chart in data["charts"]}
     assert "no proof of quality" in captions["trade-perplexity"]
-    assert "no point can be higher than texts are long" in captions["trade-tokens_until_difference"]
+    assert "no point can be higher than the texts are long" in captions["trade-tokens_until_difference"]
 
 
 @pytest.mark.parametrize(("first", "kind"), [(3, "log"), (30, "linear")])

@@ -1,4 +1,4 @@
-"""The reader's place: how far down, what was chosen, dark or light. Back and a reload keep it."""
+"""Scroll position, choices and theme survive a step back and a reload."""
 
 import pytest
 from report_fixtures import Page, Visit

@@ -1,4 +1,4 @@
-"""What a reader could misread: labels, tooltips, fadings and orders that say what isn't so; and what search finds."""
+"""Labels, tooltips, fading and order must not mislead the reader; and search finds what it should."""
 
 import itertools
 import re
@@ -61,7 +61,7 @@ def svg_of(chart: alt.LayerChart, frame: pd.DataFrame, width: int) -> str:
 
 
 def boxes_of(svg: str) -> list[tuple[str, float, float, float, float]]:
-    """Every KL factor's label: what it says, left, top, right, bottom."""
+    """The labels of KL factors, each as text, left, top, right and bottom."""
     found = []
     for group in re.findall(r'<g class="mark-text role-mark[^>]*>(.*?)</g>', svg, flags=re.S):
         texts = r'<text text-anchor="(\w+)" transform="translate\(([\d.-]+),([\d.-]+)\)"[^>]*>([^<]+)</text>'
@@ -97,7 +97,8 @@ def test_a_label_without_a_free_place_is_left_out() -> None:
     assert 0 < len(labels) < len(frame)
 
 
-# Where a canvas is coloured, as marks are and neither paper, axes nor texts: places in pixels of the page, row by row.
+# The positions of a canvas's coloured pixels in the page, row by row. Only marks are coloured; the paper, axes and
+# texts are grey.
 COLOURED = """canvas => {
   const { data, width } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
   const scale = canvas.getBoundingClientRect().width / width;
@@ -112,7 +113,7 @@ COLOURED = """canvas => {
 
 
 def tooltip_rows(page: Page, key: str) -> list[str]:
-    """What the tooltip of the chart's topmost mark says that has one."""
+    """The rows of the tooltip of the topmost mark that has one."""
     page.locator(f"[data-chart={key}] .chart[data-ink]").wait_for()
     canvas = page.locator(f"[data-chart={key}] canvas").first
     canvas.scroll_into_view_if_needed()

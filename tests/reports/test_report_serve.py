@@ -1,4 +1,4 @@
-"""A served report: what it answers to whom, how it follows its sweep, and how it ends."""
+"""A served report: which requests it answers, how it follows its sweep, and how it ends."""
 
 import http.client
 import os
@@ -32,7 +32,7 @@ Followed = Callable[[str], tuple[Page, Callable[[], None]]]
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
-    """served(folder) → its server, at work."""
+    """served(folder) → a running server of its report."""
     servers = []
 
     def served(folder: Path) -> Server:
@@ -50,7 +50,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
 
 @pytest.fixture
 def growing(make_sweep: MakeSweep, tmp_path: Path) -> Growing:
-    """A sweep whose second of two prompts hasn't landed yet, and what lets it land."""
+    """A sweep of two prompts, the second of which hasn't landed yet, and a function that lets it land."""
     folder = shutil.copytree(make_sweep(1, n_runs=14), tmp_path / "growing")
 
     def land() -> None:
@@ -210,7 +210,7 @@ def test_a_signal_removes_the_temporary_folder(make_sweep: MakeSweep, tmp_path: 
 
 @pytest.fixture
 def followed(context: Context, served: Served, growing: Growing, monkeypatch: pytest.MonkeyPatch) -> Iterator[Followed]:
-    """followed(route) → an open page, and what lets the rest of its sweep land."""
+    """followed(route) → an open page, and a function that lets the rest of its sweep land."""
     monkeypatch.setattr(serve, "FOLLOW_SECONDS", 0.3)
     folder, land = growing
     server = served(folder)
