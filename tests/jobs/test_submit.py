@@ -73,6 +73,7 @@ def test_from_a_fresh_home_stopped_in_the_middle_and_submitted_again(
     home: Path, tmp_path: Path, flags: list[str]
 ) -> None:
     out = tmp_path / "out"
+    flags = [*flags, "--max-new-tokens", "64"]  # so much that it lasts longer than `ray job stop` takes to start
     with started_head(home) as head:
         stopper = threading.Thread(target=stop_in_the_middle, args=(head, "first", out))
         stopper.start()
