@@ -22,14 +22,14 @@ import pyarrow as pa
 
 from cluster.actor import MakeGenerator, model_generator
 from cluster.estimate import Look, aside, look_at_model
-from cluster.flags import Parser
+from cluster.flags import Parser, whole
 from cluster.job import load_job
 from cluster.landing import clear_debris, remove_errors, survey
 from cluster.session import send_with_actors
 from cluster.shards import cut
 from cluster.store import open_store
 from cluster.sweep import run_sweep
-from eexit.config import Prompt, SweepConfig
+from eexit.config import Prompt, SweepConfig, UsageError
 from eexit.generator import Generator, Results, run_columns
 from eexit.plan import Run, count_runs, plan_runs
 from eexit.results import GENERATIONS_FOLDER
@@ -38,6 +38,7 @@ from eexit.schema import GENERATIONS, TOKENS
 DEMO = Path(__file__).parents[1] / "demo.toml"
 N_CONFIGURATIONS = 10
 ROWS_PER_SHARD = 128
+MIN_RUNS = 10 * ROWS_PER_SHARD
 
 
 class Nothing:
@@ -79,10 +80,12 @@ class Resumed:
 def main(arguments: Sequence[str]) -> int:
     parser = Parser(__doc__)
     parser.add_argument("--runs", type=int, default=1_000_000)
-    parser.add_argument("--actors", type=int, default=1)
+    parser.add_argument("--actors", type=whole, default=1)
     parser.add_argument("--overhead", action="store_true")
     parser.add_argument("--max-new-tokens", default="100", help="of the demo, for --overhead")
     flags = parser.parse_args(arguments)
+    if flags.runs < MIN_RUNS:
+        raise UsageError(f"--runs must be at least {MIN_RUNS}, got {flags.runs}: half of several files is found again")
     folder = Path(tempfile.mkdtemp(prefix="eexit-bench-"))
     try:
         if flags.overhead:

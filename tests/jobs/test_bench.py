@@ -74,6 +74,8 @@ def test_the_help_names_the_parts() -> None:
         (["--json", "no/such/figures.json"], "--json no/such/figures.json can't be written"),
         (["--model", "no/such"], "no/such"),
         (["driver", "--runs", "few"], "invalid int value: 'few'"),
+        (["driver", "--runs", "0"], "--runs must be at least 1280, got 0"),
+        (["driver", "--actors", "0"], "must be a whole number above 0, got 0"),
         (["nonsense"], "unrecognized arguments: nonsense"),
     ],
 )
