@@ -7,6 +7,7 @@ K top tokens. Without the suffix, the field's name is the column's name.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, get_origin, get_type_hints
 
 import numpy as np
@@ -105,12 +106,15 @@ class Trace:
     ]
 
 
-def recorded() -> Iterator[tuple[str, str, str, Column]]:
+@cache
+def recorded() -> tuple[tuple[str, str, str, Column], ...]:
     """Each recorded column: its field of `Trace`, its name, its axes after T, and its declaration."""
+    found = []
     for attribute, kind in get_type_hints(Trace, include_extras=True).items():
         if get_origin(kind) is Annotated:
             name, _, axes = attribute.rpartition("_")
-            yield attribute, name, axes.removeprefix("T"), kind.__metadata__[0]
+            found.append((attribute, name, axes.removeprefix("T"), kind.__metadata__[0]))
+    return tuple(found)
 
 
 def token_fields() -> Iterator[pa.Field]:
