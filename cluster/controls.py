@@ -42,7 +42,7 @@ def controls_of(results: str) -> tuple[ControlOf, ...]:
             counts.setdefault(key, Counter()).update(dict(its))
     exiting = [entry for entry in manifest.configurations if entry["rule"] and not entry["control_of"]]
     return tuple(
-        ControlOf(mode=entry["mode"], of=entry["key"], counts=dict(counts[entry["key"]]))
+        ControlOf(of=entry["key"], counts=dict(counts[entry["key"]]))
         for entry in exiting
         if counts.get(entry["key"], Counter()).total()
     )

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticKnownError
 
-from eexit.configuration import MODES, NORMAL
+from eexit.configuration import MODES, NORMAL, mode_of
 from eexit.readouts import READOUTS
 from eexit.rules import RULES, Control
 from eexit.states import STATES
@@ -168,16 +168,25 @@ Seed = Annotated[Int, Field(ge=LEAST_SEED, le=MOST_SEED)]
 ExitLayers = Annotated[tuple[Annotated[Int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_increasing)]
 
 
+def _exiting(key: str) -> str:
+    if mode_of(key) not in STATES:
+        raise ValueError(f"{key} is no configuration that exits: its mode must be one of {', '.join(STATES)}")
+    return key
+
+
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class ControlOf:
-    """A control to run: rule `random` in a mode, following the exit layers of the configuration whose key is `of`.
+    """A control to run: rule `random`, in the mode and with the exit layers of the configuration whose key is `of`.
 
     `counts` are that configuration's decided tokens by exit layer.
     """
 
-    mode: Annotated[Text, _one_of(STATES)]
-    of: Text
+    of: Annotated[Text, AfterValidator(_exiting)]
     counts: dict[int, int]
+
+    @property
+    def mode(self) -> str:
+        return mode_of(self.of)
 
     @property
     def parameter(self) -> Control:

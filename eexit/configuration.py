@@ -13,6 +13,11 @@ MODES: Final = {
 }
 
 
+def mode_of(key: str) -> str:
+    """The mode of the configuration with this key."""
+    return key.partition("/")[0]
+
+
 @dataclass(frozen=True)
 class Configuration:
     """How a run exits. `rule` is None for mode `normal`, and `parameter` is None for rules without one."""

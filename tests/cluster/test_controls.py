@@ -64,7 +64,7 @@ def test_what_a_control_follows_is_part_of_its_identity(finished: Path) -> None:
 
 
 def control_with(config: SweepConfig, counts: dict[int, int]) -> object:
-    return type(config.controls[0])(mode=config.controls[0].mode, of=config.controls[0].of, counts=counts)
+    return type(config.controls[0])(of=config.controls[0].of, counts=counts)
 
 
 def test_only_a_finished_sweep_of_this_format_can_be_followed(finished: Path, tmp_path: Path) -> None:

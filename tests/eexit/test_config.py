@@ -51,3 +51,14 @@ def test_a_configuration_is_frozen_and_survives_json() -> None:
     assert SweepConfig.model_validate_json(config.model_dump_json()) == config
     with pytest.raises(ValidationError, match="frozen"):
         config.temperature = 1.0  # type: ignore[misc]  # it is refused by mypy too
+
+
+def test_a_control_has_the_mode_of_what_it_follows() -> None:
+    config = SweepConfig.model_validate(
+        {"prompts": PROMPTS, "controls": [{"of": "skip/kl/1", "counts": {5: 2, 29: 1}}]}
+    )
+    assert config.controls[0].mode == "skip"
+    with pytest.raises(
+        ValidationError, match="normal is no configuration that exits: its mode must be one of unfrozen"
+    ):
+        SweepConfig.model_validate({"prompts": PROMPTS, "controls": [{"of": "normal", "counts": {29: 1}}]})

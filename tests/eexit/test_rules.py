@@ -52,7 +52,7 @@ def test_a_rule_that_names_a_layer_needs_it_to_be_exitable() -> None:
     config = SweepConfig.model_validate({"prompts": PROMPTS, "rules": ["fixed=10,12"]})
     with pytest.raises(UsageError, match="rule fixed can't exit at layer 12: the exitable layers are 5 10 15 20 25"):
         resolve_exitable_layers(config, 30)
-    follows = {"mode": "unfrozen", "of": "unfrozen/kl/1", "counts": {4: 1, 29: 3}}
+    follows = {"of": "unfrozen/kl/1", "counts": {4: 1, 29: 3}}
     config = SweepConfig.model_validate({"prompts": PROMPTS, "controls": [follows]})
     with pytest.raises(UsageError, match="unfrozen/kl/1 exits at layer 4: here the exitable layers are 5 10 15 20 25"):
         resolve_exitable_layers(config, 30)
