@@ -17,10 +17,10 @@ from pathlib import PurePath
 from typing import Any, Final
 from uuid import uuid4
 
-FORMAT: Final = 3  # the one that is written
-# Those that are read. 1 and 2 have no rule but kl and no configuration keys; 1 also lacks the disagreement, and the
-# distributions that tokens were read from.
-FORMATS: Final = (1, 2, 3)
+FORMAT: Final = 4  # the one that is written
+# Those that are read. 1 to 3 have no costs; 1 and 2 have no rule but kl and no configuration keys; 1 also lacks the
+# disagreement, and the distributions that tokens were read from.
+FORMATS: Final = (1, 2, 3, 4)
 
 MANIFEST: Final = "sweep.json"
 GENERATIONS_FOLDER: Final = "generations"

@@ -76,6 +76,40 @@ GENERATIONS: Final = pa.schema(
             "exit layer to number of decided tokens, every exitable layer and the final one",
         ),
         described(
+            "cost_full",
+            pa.float64(),
+            "multiply-adds",
+            "what full depth would have cost for the decided tokens; like all costs, without the prompt's pass, which "
+            "is the same in every configuration; null on error and in results of older formats",
+        ),
+        described(
+            "cost_needed",
+            pa.float64(),
+            "multiply-adds",
+            "what the exits as taken need if deciding were free and the deferral of layers unbounded; "
+            "1 - cost_needed / cost_full is the theoretical saving",
+        ),
+        described(
+            "cost_run",
+            pa.float64(),
+            "multiply-adds",
+            "what was run: layers, head, and keys and values alone; 1 - cost_run / cost_full is the run saving; "
+            "null for oracles, which save nothing at run time",
+        ),
+        described("layers_run", pa.int64(), "layers", "layers run, summed over decided tokens; null for oracles"),
+        described(
+            "head_reads",
+            pa.int64(),
+            "reads",
+            "residual streams read with the head, for deciding and for the token; null for oracles",
+        ),
+        described(
+            "keys_written",
+            pa.int64(),
+            "tokens × layers",
+            "pairs of token and layer of which keys and values alone were computed; null for oracles",
+        ),
+        described(
             "perplexity",
             pa.float64(),
             "1",

@@ -119,14 +119,15 @@ def story(prompt: int, mode: str, k: float | None, n: int = 24) -> list[str]:
 
 
 def as_older(folder: Path, format: int) -> Path:
-    """The same results in format 1 or 2, which has no columns for the configuration except mode and KL factor."""
-    about = json.loads((folder / "sweep.json").read_text())
-    (folder / "sweep.json").write_text(
-        json.dumps({name: value for name, value in about.items() if name != "configurations"} | {"format": format})
-    )
-    lacking = {*IDENTITY, "readout", "evidence"} - {"mode", "kl_factor"}
+    """The same results in an older format: 1 to 3 have no costs; 1 and 2 no configuration but mode and KL factor."""
+    about = json.loads((folder / "sweep.json").read_text()) | {"format": format}
+    lacking = {"cost_full", "cost_needed", "cost_run", "layers_run", "head_reads", "keys_written"}
+    if format < 3:
+        about.pop("configurations")
+        lacking |= {*IDENTITY, "readout", "evidence"} - {"mode", "kl_factor"}
     if format == 1:
         lacking |= {"disagreement", "exit_logprob", "exit_top_token_ids", "exit_top_tokens", "exit_top_prob"}
+    (folder / "sweep.json").write_text(json.dumps(about))
     for path in folder.glob("*/*.parquet"):
         table = pq.read_table(path)
         pq.write_table(table.drop_columns([name for name in table.column_names if name in lacking]), path)

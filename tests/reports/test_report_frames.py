@@ -210,11 +210,13 @@ def test_what_is_not_a_sweep_is_said_in_one_line(tmp_path: Path, content: str | 
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("format", [1, 2])
+@pytest.mark.parametrize("format", [1, 2, 3])
 def test_older_results_are_reported_as_those_of_today_are(make_sweep: MakeSweep, tmp_path: Path, format: int) -> None:
     whole = read_sweep(str(make_sweep(n_prompts=2)))
     folder = as_older(shutil.copytree(make_sweep(n_prompts=2), tmp_path / "old"), format)
-    assert "configuration" not in pq.read_schema(next(folder.glob("generations/*"))).names
+    stored = pq.read_schema(next(folder.glob("generations/*"))).names
+    assert ("configuration" in stored) == (format == 3)
+    assert "cost_full" not in stored
     sweep = read_sweep(str(folder))
     assert sweep.configurations == whole.configurations
     assert [c.key for c in sweep.configurations[:2]] == ["normal", "unfrozen/kl/0.5"]
