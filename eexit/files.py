@@ -18,12 +18,13 @@ from eexit.config import UsageError, first_line
 from eexit.results import (
     FOLDERS,
     GENERATIONS_FOLDER,
+    TIMINGS_FOLDER,
     generations_name,
     is_shard_file,
     is_temporary_file,
     tokens_name,
 )
-from eexit.schema import OK
+from eexit.schema import OK, TIMINGS
 from eexit.seals import BrokenSealError, Digest, check_seal, digest_of, read_seal
 
 READER_THREADS = 4
@@ -165,6 +166,31 @@ def read_tokens(place: Place, shard: Generations) -> pa.Table:
         return _open_tokens(path, shard, pa.BufferReader(content)).read(use_threads=False)
     except _UNREADABLE as error:
         raise _damaged(path, error) from error
+
+
+def list_timings(place: Place) -> list[str]:
+    """The names of all timings files, sorted."""
+    infos = place.filesystem.get_file_info(fs.FileSelector(place.path(TIMINGS_FOLDER), allow_not_found=True))
+    return sorted(f"{TIMINGS_FOLDER}/{info.base_name}" for info in infos if is_shard_file(info.base_name))
+
+
+def read_timings(place: Place) -> pa.Table:
+    """All measurements of `jobs/timings.py`, in the order in which they were made: see `schema.TIMINGS`.
+
+    Raises `DamagedError`, and `OSError` if a file can't be read at all.
+    """
+    tables = [TIMINGS.empty_table()]
+    for path in map(place.path, list_timings(place)):
+        content = _read(place, path)
+        try:
+            if not check_seal(content):
+                raise BrokenSealError
+            tables.append(pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read())
+        except BrokenSealError as error:
+            raise _changed(path) from error
+        except _UNREADABLE as error:
+            raise _damaged(path, error) from error
+    return pa.concat_tables(tables, promote_options="default").sort_by([("started", "ascending")])
 
 
 def read_shards(place: Place, listing: Listing, columns: Sequence[str] | None) -> Iterator[Generations | DamagedError]:

@@ -3,6 +3,7 @@
     sweep.json          the manifest: configuration, model and versions of the sweep, with a checksum
     generations/*       a row per run, and the checksums of both files of this name (`eexit.seals`)
     tokens/*            a row per token
+    timings/*           a row per timed configuration, batch size and round, if `jobs/timings.py` was run
     report.html         the report, recognised by a mark; the side files of a large one are in report.data/
 
 What the tables hold is in `eexit.schema`; reading them is in `eexit.files`.
@@ -25,7 +26,8 @@ FORMATS: Final = (1, 2, 3, 4)
 MANIFEST: Final = "sweep.json"
 GENERATIONS_FOLDER: Final = "generations"
 TOKENS_FOLDER: Final = "tokens"
-FOLDERS: Final = (TOKENS_FOLDER, GENERATIONS_FOLDER)
+FOLDERS: Final = (TOKENS_FOLDER, GENERATIONS_FOLDER)  # of the shards' files
+TIMINGS_FOLDER: Final = "timings"
 REPORT: Final = "report.html"
 SIDE_FILES: Final = "prompt-*.js"
 
@@ -94,8 +96,13 @@ def tokens_name(stem: str) -> str:
     return f"{TOKENS_FOLDER}/{stem}.parquet"
 
 
+def timings_name(timing_id: str) -> str:
+    """The name of the file with the measurements of one timing."""
+    return f"{TIMINGS_FOLDER}/{timing_id}.parquet"
+
+
 def is_shard_file(name: str) -> bool:
-    """Whether a file of this name, in a data folder, belongs to a shard."""
+    """Whether a file of this name, in a data folder, belongs to a shard, or in the folder of timings to a timing."""
     return bool(_SHARD_FILE.fullmatch(name))
 
 

@@ -1,4 +1,4 @@
-"""The two tables of a sweep: one row per run, and one row per generated token.
+"""The tables of a sweep: one row per run, one per generated token, and one per measurement of time.
 
 Names, units and definitions of the columns are given here once, as Arrow field metadata:
 
@@ -160,6 +160,55 @@ TOKENS: Final = pa.schema(
         *token_fields(),
     ]
 )
+
+GENERATE: Final = "generate"  # in place of a configuration's key in TIMINGS
+
+TIMINGS: Final = pa.schema(
+    [
+        described(
+            "timing_id",
+            pa.string(),
+            "id",
+            "one call of jobs/timings.py; all are kept, and seconds are compared within one only",
+            False,
+        ),
+        described("started", pa.timestamp("us", "UTC"), "time", "when that call began to time", False),
+        described("configuration", pa.string(), "name", "as in generations; generate: that of transformers", False),
+        *(field.with_nullable(True) for field in CONFIGURATION[1:]),
+        described("batch", pa.int32(), "rows", "rows that are decoded together", False),
+        described(
+            "round",
+            pa.int32(),
+            "number",
+            "from 1; in each round everything is timed once, in another order: compare within a round",
+            False,
+        ),
+        described("prompts", pa.int32(), "prompts", "how many were decoded; they repeat to fill batches", False),
+        described(
+            "tokens",
+            pa.int64(),
+            "tokens",
+            "the timed ones, of all rows: each row's tokens but its first two, since the first comes from the prompt's "
+            "pass, and the clock starts after the second; rows do not end at EOS",
+            False,
+        ),
+        described("seconds", pa.float64(), "seconds", "the time that the timed tokens took, greedy, unobserved", False),
+        *(
+            described(name, pa.float64(), "multiply-adds", f"{name} of the timed tokens, as in generations: {means}")
+            for name, means in (
+                ("cost_full", "what full depth costs; null for generate"),
+                ("cost_needed", "the theoretical cost; null for generate"),
+                ("cost_run", "the cost of what was run; null for generate"),
+            )
+        ),
+        described("device", pa.string(), "name", "cpu, cuda or mps", False),
+        described("machine", pa.string(), "text", "the processor or GPU", False),
+        described("threads", pa.int32(), "threads", "of PyTorch on the CPU", False),
+        described("versions", pa.string(), "text", "of Python and packages where it was timed", False),
+        described("model", pa.string(), "name", "the model as it was asked for", False),
+        described("dtype", pa.string(), "name", "of the weights", False),
+    ]
+)  # fmt: skip
 
 
 def describe(schema: pa.Schema) -> str:

@@ -1,8 +1,8 @@
-"""The seal of a shard's two files: checksums that reveal a changed bit anywhere in them.
+"""The seals of a sweep's files: checksums that reveal a changed bit anywhere in them.
 
-The metadata of the generations file contain the size and the digest of the tokens file, and the digest of the
-generations file itself, computed with zeros in place of that digest. Parquet's own page checksums, which are written as
-well, do not cover page headers and footers.
+The metadata of a generations file contain the size and the digest of its tokens file, and the digest of the
+generations file itself, computed with zeros in place of that digest. A timings file contains its own digest in the same
+way. Parquet's own page checksums, which are written as well, do not cover page headers and footers.
 """
 
 import hashlib
@@ -37,12 +37,13 @@ def encode_tokens(tokens: pa.Table) -> bytes:
 
 def encode_generations(generations: pa.Table, tokens: Digest, attempt: int) -> bytes:
     """The bytes of a generations file that seals itself and the tokens file with this digest."""
-    seal = _SEAL_IS + _NO_DIGEST.encode()
-    metadata = {_TOKENS: f"{tokens.size} {tokens.hex}".encode(), _ATTEMPT: str(attempt).encode(), _SEAL: seal}
-    content = bytearray(_parquet(generations, metadata))
-    start = content.rindex(seal) + len(_SEAL_IS)
-    content[start : start + len(_NO_DIGEST)] = digest_of(content).hex.encode()
-    return bytes(content)
+    metadata = {_TOKENS: f"{tokens.size} {tokens.hex}".encode(), _ATTEMPT: str(attempt).encode()}
+    return _sealed(generations, metadata)
+
+
+def encode_timings(timings: pa.Table) -> bytes:
+    """The bytes of a timings file that seals itself."""
+    return _sealed(timings, {})
 
 
 def digest_of(content: bytes | bytearray) -> Digest:
@@ -50,7 +51,7 @@ def digest_of(content: bytes | bytearray) -> Digest:
 
 
 def check_seal(content: bytes) -> bool:
-    """Whether a generations file has a seal. Raises `BrokenSealError` if the seal does not match the file."""
+    """Whether a file, of generations or timings, has a seal. Raises `BrokenSealError` if that does not match."""
     start = content.rfind(_SEAL_IS) + len(_SEAL_IS)
     if start < len(_SEAL_IS):
         if _SEAL in content:
@@ -69,6 +70,14 @@ def read_seal(metadata: Mapping[bytes, bytes]) -> tuple[int, Digest]:
     """From a sealed file's metadata: when the attempt started, and the digest of the tokens file."""
     size, digest = metadata[_TOKENS].decode().split()
     return int(metadata[_ATTEMPT]), Digest(int(size), digest)
+
+
+def _sealed(table: pa.Table, metadata: Mapping[bytes, bytes]) -> bytes:
+    seal = _SEAL_IS + _NO_DIGEST.encode()
+    content = bytearray(_parquet(table, {**metadata, _SEAL: seal}))
+    start = content.rindex(seal) + len(_SEAL_IS)
+    content[start : start + len(_NO_DIGEST)] = digest_of(content).hex.encode()
+    return bytes(content)
 
 
 def _parquet(table: pa.Table, metadata: dict[bytes, bytes]) -> bytes:

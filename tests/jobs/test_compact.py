@@ -17,7 +17,7 @@ from cluster.store import Store, open_store
 from eexit.config import Prompt, SweepConfig
 from eexit.generator import Results, error_results, run_columns
 from eexit.plan import Run, plan_runs
-from eexit.results import MANIFEST, Manifest, encode
+from eexit.results import MANIFEST, Manifest, encode, timings_name
 from eexit.schema import GENERATIONS, TOKENS
 
 SCRIPT = Path(__file__).parents[2] / "jobs" / "compact.py"
@@ -95,6 +95,14 @@ def test_a_copy_has_the_same_rows_in_few_files_and_the_sweep_can_go_on_there(
     land(copy, again, results(again, config))
     assert len(landed(copy)) == len(read(copy)[1]) == 360
     assert compacted(copy.root, "--into", tmp_path / "another").stdout.startswith("5 files")
+
+
+def test_timings_are_copied_as_they_are(store: Store, tmp_path: Path) -> None:
+    name = timings_name("f" * 32)
+    store.publish(name, b"timings")
+    copy = open_store(tmp_path / "copy")
+    compact(store, copy, 100)
+    assert copy.read(name) == b"timings"
 
 
 def test_a_copy_that_was_killed_is_no_sweep_and_is_not_gone_on_with(
