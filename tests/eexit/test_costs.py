@@ -1,0 +1,191 @@
+"""Prices and costs against torch's flop counter over the model's own forward, and against plain loops."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+from axes import EXITABLE
+from card import Card
+from tiny_models import VOCABULARY, tiny_model
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import DynamicCache, PreTrainedModel
+from transformers.integrations import moe
+
+from eexit.anatomy import Decoder
+from eexit.costs import Counts, Prices, cost, full_depth, needed
+from eexit.cpu.packed_linear import pack_linear_layers
+from eexit.prices import find_prices
+from eexit.states import STATES
+from eexit.watching import attention_by, configs_of
+
+N_LAYERS = 7
+N_PROMPT = 6  # tokens: two decided tokens stand within the windows of eight tokens, and two beyond them
+N_DECIDED = 4
+
+
+@torch.inference_mode()
+def its_own_multiply_adds(model: PreTrainedModel) -> float:
+    """What decided tokens cost in the model's own forward, whose eager code is made of products that torch counts."""
+    model = copy.deepcopy(model)
+    model.set_experts_implementation("eager")
+    cache = DynamicCache(config=model.config)  # drops keys that no window holds
+    token_1T = torch.arange(1, N_PROMPT + N_DECIDED + 1)[None] % VOCABULARY
+    with attention_by("eager", configs_of(model)):
+        model(input_ids=token_1T[:, :N_PROMPT], cache=cache, use_cache=True)
+        with FlopCounterMode(display=False) as counter:
+            for token in range(N_PROMPT, N_PROMPT + N_DECIDED):
+                model(input_ids=token_1T[:, token : token + 1], cache=cache, use_cache=True)
+    flops: int = counter.get_total_flops()
+    return flops / 2
+
+
+def packed(model: PreTrainedModel) -> PreTrainedModel:
+    model = copy.deepcopy(model)
+    pack_linear_layers(model)
+    return model
+
+
+def test_full_depth_costs_what_the_models_own_forward_does(any_model: PreTrainedModel) -> None:
+    its_own = its_own_multiply_adds(any_model)
+    for model in (any_model, packed(any_model)):
+        assert cost(find_prices(Decoder(model)), full_depth(N_DECIDED, N_LAYERS, len(EXITABLE)), N_PROMPT) == its_own
+
+
+def test_experts_cost_the_same_however_their_products_are_grouped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moe, "_can_use_grouped_mm", lambda *_: False)
+    mixtral = tiny_model("mixtral")
+    full = full_depth(N_DECIDED, N_LAYERS, len(EXITABLE))
+    assert cost(find_prices(Decoder(mixtral)), full, N_PROMPT) == its_own_multiply_adds(mixtral)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "falcon", "mixtral", "deepseek_v3"])
+def test_prices_are_the_same_on_an_accelerator(architecture: str) -> None:
+    model = tiny_model(architecture)
+    on_cpu = find_prices(Decoder(model))
+    with Card() as card:
+        there = find_prices(Decoder(card.take(model)))
+    for field in fields(Prices):
+        np.testing.assert_array_equal(getattr(there, field.name), getattr(on_cpu, field.name), err_msg=field.name)
+
+
+def test_the_parts_of_a_llama_cost_what_their_weights_say(llama: PreTrainedModel) -> None:
+    width, inner, key_width = 32, 64, 2 * 8  # two key heads
+    prices = find_prices(Decoder(llama))
+    query = output = width * width
+    keys_and_values = 2 * width * key_width
+    assert prices.before == 0
+    assert prices.keys_L.tolist() == [query + keys_and_values] * N_LAYERS  # a layer has its query before it has keys
+    assert prices.layer_L.tolist() == [query + keys_and_values + output + 3 * width * inner] * N_LAYERS
+    assert prices.position_L.tolist() == [2 * width] * N_LAYERS
+    assert prices.read == width * VOCABULARY
+
+
+def test_keys_that_layers_expand_from_what_they_keep_are_part_of_each_position() -> None:
+    """DeepSeek's layers keep 16 numbers per position, and make keys and values of four heads of them at every step."""
+    prices = find_prices(Decoder(tiny_model("deepseek_v3")))
+    expanded, attended = 16 * 4 * (8 + 6), 4 * (8 + 4 + 6)
+    assert prices.position_L.tolist() == [expanded + attended] * N_LAYERS
+
+
+def looped_cost(prices: Prices, counts: Counts, n_prompt: int, hidden_from_T: Sequence[int]) -> float:
+    """`costs.cost`, one token, layer and position at a time."""
+    total = 0
+    for token, (layers, keys) in enumerate(zip(counts.layers_T, counts.keys_T, strict=True)):
+        total += prices.before + prices.read * int(counts.reads_TX[token].sum())
+        position = n_prompt + token
+        for layer in range(layers):
+            total += int(prices.layer_L[layer])
+            window = prices.window_L[layer]
+            for other in range(position + 1):
+                within = window is None or other > position - window
+                hidden = other >= n_prompt and hidden_from_T[other - n_prompt] <= layer
+                if other == position or (within and not hidden):
+                    total += int(prices.position_L[layer])
+        total += sum(int(prices.keys_L[layer]) for layer in range(layers, layers + keys))
+    return total
+
+
+@pytest.mark.parametrize("n_prompt", [1, 3, 20])
+def test_costs_are_those_of_every_layer_and_position_one_by_one(n_prompt: int) -> None:
+    rng = np.random.default_rng(n_prompt)
+    n_tokens = 30
+    prices = Prices(
+        before=3,
+        layer_L=rng.integers(1000, 2000, N_LAYERS),
+        keys_L=rng.integers(100, 200, N_LAYERS),
+        position_L=rng.integers(1, 50, N_LAYERS),
+        read=5000,
+        window_L=(None, 4, 8, 1, None, 100, 6),
+    )
+    layers_T = rng.integers(1, N_LAYERS + 1, n_tokens)
+    counts = Counts(layers_T, rng.integers(0, N_LAYERS + 1 - layers_T), rng.integers(0, 3, (n_tokens, 4)))
+    nowhere_T = [N_LAYERS] * n_tokens
+    assert cost(prices, counts, n_prompt) == looped_cost(prices, counts, n_prompt, nowhere_T)
+    hidden = cost(prices, counts, n_prompt, layers_T)
+    assert hidden == looped_cost(prices, counts, n_prompt, layers_T.tolist())
+    assert hidden < cost(prices, counts, n_prompt)
+
+
+def test_no_decided_token_costs_nothing(llama: PreTrainedModel) -> None:
+    prices = find_prices(Decoder(llama))
+    none = np.array([], dtype=np.int64)
+    counts, hidden_from_T = needed(none, EXITABLE, N_LAYERS, STATES["skip"])
+    assert cost(prices, counts, 5, hidden_from_T) == cost(prices, full_depth(0, N_LAYERS, len(EXITABLE)), 5) == 0
+
+
+EXITS = [3, 1, 6, 1, 4, 3]  # the layers that six tokens exit at
+LAYERS_TO_EXIT = [4, 2, 7, 2, 5, 4]
+NOWHERE = [7] * 6
+# What the exits need in each state: layers, layers of which keys and values alone are written, and where hiding begins.
+# The third token exits after the last layer, so that those before it must be full; the fifth reaches to layer 4.
+NEEDED = {
+    "normal": ([7, 7, 7, 5, 5, 4], [0] * 6, NOWHERE),
+    "unfrozen": ([7, 7, 7, 5, 5, 4], [0] * 6, NOWHERE),
+    "frozen_residual": (LAYERS_TO_EXIT, [3, 5, 0, 3, 0, 0], NOWHERE),
+    "frozen_cache": (LAYERS_TO_EXIT, [0] * 6, NOWHERE),
+    "skip": (LAYERS_TO_EXIT, [0] * 6, LAYERS_TO_EXIT),
+}
+
+
+@pytest.mark.parametrize("mode", ["normal", *STATES])
+def test_exits_need_what_later_tokens_attend_to(mode: str) -> None:
+    counts, hidden_from_T = needed(np.array(EXITS), EXITABLE, N_LAYERS, STATES.get(mode))
+    assert (counts.layers_T.tolist(), counts.keys_T.tolist(), hidden_from_T.tolist()) == NEEDED[mode]
+    assert [(*EXITABLE, 6)[rank] for rank in counts.reads_TX.argmax(1)] == EXITS
+    assert counts.reads_TX.sum(1).tolist() == [1] * 6
+
+
+class Noted:
+    """What a state does for a token that has exited, layer by layer: an `Exited` that notes every call."""
+
+    def __init__(self) -> None:
+        self.written: list[int] = []
+        self.hidden: list[int] = []
+
+    def write_keys(self, layer: int) -> None:
+        self.written.append(layer)
+
+    def copy_keys(self, layer: int) -> None: ...
+
+    def hide(self, layer: int) -> None:
+        self.hidden.append(layer)
+
+
+@pytest.mark.parametrize("mode", STATES)
+def test_any_exits_need_what_the_state_does_token_by_token(mode: str) -> None:
+    state, exits = STATES[mode], np.random.default_rng(0).choice([*EXITABLE, 6], 50, p=[0.4, 0.3, 0.25, 0.05])
+    counts, hidden_from_T = needed(exits, EXITABLE, N_LAYERS, state)
+    for token, exit_layer in enumerate(exits):
+        deeper = range(exit_layer + 1, max([exit_layer, *exits[token + 1 :]]) + 1)
+        noted = Noted()
+        if state.first_altered(0) is not None:
+            for layer in range(exit_layer + 1, N_LAYERS):
+                state.fill(layer, noted)
+        written = [layer for layer in noted.written if layer in deeper]
+        run = len(deeper) if state.first_altered(0) is None else 0
+        assert counts.layers_T[token] == exit_layer + 1 + run
+        assert counts.keys_T[token] == len(written)
+        assert hidden_from_T[token] == min([*noted.hidden, N_LAYERS])
