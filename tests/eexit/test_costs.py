@@ -22,8 +22,8 @@ from eexit.states import STATES
 from eexit.watching import attention_by, configs_of
 
 N_LAYERS = 7
-N_PROMPT = 6  # tokens: two decided tokens stand within the windows of eight tokens, and two beyond them
-N_DECIDED = 4
+N_PROMPT = 7  # tokens: of two decided ones, the first fills the windows of eight tokens, and the second exceeds them
+N_DECIDED = 2
 
 
 @torch.inference_mode()
