@@ -63,7 +63,7 @@ class SweepActor:
             raise UsageError(
                 f"node {node} does not see {self._store.root}: give --out a folder that all nodes share, or a URI"
             )
-        self._generator = self._make_generator(self._config, self._device_here())
+        self._generator = self._make_generator(self._config, device_here(self._device))
 
     def do(self, runs: Sequence[Run]) -> Tally:
         """Do a shard and land it. Raises `LandingError` if its results can't be written."""
@@ -119,13 +119,15 @@ class SweepActor:
         if fenced:
             raise LandingError(f"{self._store.root} has another driver now, or none, or this actor was given up")
 
-    def _device_here(self) -> str:
-        if self._device != "auto":
-            return self._device
-        if ray.get_gpu_ids():
-            return "cuda"
-        # An actor without GPUs still sees all of them, and must not use one. Ray does not count Apple GPUs.
-        return "auto" if sys.platform == "darwin" else "cpu"
+
+def device_here(device: str) -> str:
+    """The device for an actor's model: `device`, or what stands for `auto` in an actor with these resources."""
+    if device != "auto":
+        return device
+    if ray.get_gpu_ids():
+        return "cuda"
+    # An actor without GPUs still sees all of them, and must not use one. Ray does not count Apple GPUs.
+    return "auto" if sys.platform == "darwin" else "cpu"
 
 
 def _device_is_broken() -> bool:

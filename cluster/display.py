@@ -1,4 +1,4 @@
-"""The progress of a sweep on standard error: a live bar on a terminal, plain lines elsewhere."""
+"""The progress of a sweep, or of timing one, on standard error: a live bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -42,37 +42,62 @@ class Progress:
         per_run = max(1.0, self.tokens_landed / done) if self.tokens_landed and done else self.max_new_tokens
         return min(1.0, (done + self.tokens_in_flight / per_run) / to_do) if to_do else 1.0
 
+    @property
+    def has_begun(self) -> bool:
+        return self.actors_ready > 0
+
+    def describe(self, rate: float, left: str) -> str:
+        return (
+            f"{self.done:,}/{self.planned:,} runs · {rate:,.0f} tokens/s · {left} · "
+            f"{counted(self.errors, 'error')} · {self.actors_ready}/{self.actors_wanted} actors"
+        )
+
+
+class Advance(Protocol):
+    """How far something is that makes tokens, such as a sweep: what a display shows."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens so far."""
+
+    @property
+    def share(self) -> float:
+        """The fraction of the work that is done."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the work itself has begun, so that the time left can be told."""
+
+    def describe(self, rate: float, left: str) -> str:
+        """It as text, given tokens per second and the time left."""
+
 
 class Display(Protocol):
     """Shows progress and messages; rates are measured from when it is entered."""
 
     def __enter__(self) -> "Display": ...
     def __exit__(self, *error: object) -> None: ...
-    def show(self, progress: Progress, last: bool = False) -> None: ...
+    def show(self, progress: Advance, last: bool = False) -> None: ...
     def say(self, line: str) -> None: ...
 
 
 class Pace:
-    """Tokens per second and time left, as text."""
+    """Tokens per second and time left, measured since it was made."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
         self._seen: deque[tuple[float, int]] = deque([(self._started, 0)])
 
-    def describe(self, progress: Progress) -> str:
+    def describe(self, progress: Advance) -> str:
         now = time.monotonic()
         self._seen.append((now, progress.tokens))
         while len(self._seen) > 2 and now - self._seen[0][0] > RATE_WINDOW_SECONDS:
             self._seen.popleft()
         since, tokens = self._seen[0]
         rate = max(0, progress.tokens - tokens) / max(now - since, 1e-3)
-        left = (
-            (now - self._started) * (1 / progress.share - 1) if progress.share > 0 and progress.actors_ready else None
-        )
-        return (
-            f"{progress.done:,}/{progress.planned:,} runs · {rate:,.0f} tokens/s · {_eta(left)} · "
-            f"{counted(progress.errors, 'error')} · {progress.actors_ready}/{progress.actors_wanted} actors"
-        )
+        can_tell = progress.share > 0 and progress.has_begun
+        left = (now - self._started) * (1 / progress.share - 1) if can_tell else None
+        return progress.describe(rate, _eta(left))
 
     @property
     def seconds(self) -> float:
@@ -95,7 +120,7 @@ class Lines:
 
     def __exit__(self, *error: object) -> None: ...
 
-    def show(self, progress: Progress, last: bool = False) -> None:
+    def show(self, progress: Advance, last: bool = False) -> None:
         if last or time.monotonic() >= self._next:
             wait = min(max(self._every, self._pace.seconds / 20), MOST_SECONDS_BETWEEN_LINES)
             self._next = time.monotonic() + wait
@@ -122,7 +147,7 @@ class Bar:
     def __exit__(self, *error: object) -> None:
         self._live.__exit__(None, None, None)
 
-    def show(self, progress: Progress, last: bool = False) -> None:
+    def show(self, progress: Advance, last: bool = False) -> None:
         line = Table.grid(padding=(0, 1))
         line.add_row(ProgressBar(total=1.0, completed=progress.share, width=BAR_COLUMNS), self._pace.describe(progress))
         self._live.update(line)
@@ -140,7 +165,7 @@ class Silence:
         return self
 
     def __exit__(self, *error: object) -> None: ...
-    def show(self, progress: Progress, last: bool = False) -> None: ...
+    def show(self, progress: Advance, last: bool = False) -> None: ...
     def say(self, line: str) -> None: ...
 
 

@@ -31,7 +31,7 @@ def make_manifest(config: SweepConfig, model: Mapping[str, Any], exitable_layers
         model=model,
         exitable_layers=list(exitable_layers),
         n_runs=count_runs(config),
-        versions={"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        versions=versions(),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -145,6 +145,11 @@ def first_difference(theirs: object, yours: object, key: str = "") -> str | None
                 return difference
         return None
     return None if theirs == yours else f"{key}: {_short(theirs)} -> {_short(yours)}"
+
+
+def versions() -> dict[str, str | None]:
+    """The versions of Python and of the packages that results depend on, in this process."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
 
 
 def _version(package: str) -> str | None:

@@ -76,8 +76,8 @@ def _joins_cluster() -> bool:
     return bool(os.environ.get(ADDRESS))
 
 
-def place_for_all(out: str) -> str:
-    """The place of results as a URI or an absolute path.
+def place_for_all(out: str, flag: str = "--out") -> str:
+    """The place of results as a URI or an absolute path; `flag` is the one that named it, for messages.
 
     Raises `UsageError` for a relative path in a job whose working directory Ray removes.
     """
@@ -86,7 +86,7 @@ def place_for_all(out: str) -> str:
     submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
     if (submitted.get("runtime_env") or {}).get("working_dir"):
         raise UsageError(
-            f"--out {out} is relative, and this job's working directory is a copy that Ray removes: "
+            f"{flag} {out} is relative, and this job's working directory is a copy that Ray removes: "
             "give an absolute path or a URI"
         )
     return os.path.abspath(out)

@@ -120,8 +120,11 @@ class Store(Place):
             self.filesystem.move(self.path(name), self.path(f"{aside}/{name}"))
         return aside
 
-    def probe(self) -> None:
-        """Write and remove a file where the results will go. Raises `UsageError` if that can't be done."""
+    def probe(self, flag: str = "--out") -> None:
+        """Write and remove a file where the results will go. Raises `UsageError` if that can't be done.
+
+        `flag` is the one that named the place, for messages.
+        """
         try:
             if self.is_local:
                 # In the nearest existing folder, so that a sweep that is refused later leaves nothing behind.
@@ -136,7 +139,7 @@ class Store(Place):
                 self.remove(name)
         except (OSError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0]
-            raise UsageError(f"--out {self.root} can't be written to ({reason}): choose another place") from error
+            raise UsageError(f"{flag} {self.root} can't be written to ({reason}): choose another place") from error
 
 
 def _refuse_dangling_link(root: Path) -> None:

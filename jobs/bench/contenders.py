@@ -1,6 +1,5 @@
 """What the engine's bench times: the sweep, the naive reference, transformers' `generate`, and matrix products."""
 
-import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
@@ -19,10 +18,10 @@ from cluster.job import load_job
 from eexit.anatomy import Decoder
 from eexit.engine import Engine
 from eexit.model_generator import ModelGenerator
-from eexit.models import load_model_and_tokenizer
 from eexit.plan import count_runs
 from eexit.reference import generate_one
 from eexit.rows import Outcome, Request
+from eexit.timing import generate_greedily, now, plain_model
 
 DEMO = Path(__file__).parents[1] / "demo.toml"
 REFERENCE_TOKENS = 15
@@ -63,8 +62,7 @@ class Bench:
         self.config = job.config
         self.generator = ModelGenerator(self.config, job.device)
         self.decoding = self.generator.engine.decoding
-        self.plain, _ = load_model_and_tokenizer(self.config, job.device)
-        self.plain.generation_config.eos_token_id = None
+        self.plain = plain_model(self.generator, job.device)
         self.plain_decoder = Decoder(self.plain)
 
     def requests(self, n_rows: int) -> list[Request]:
@@ -85,15 +83,11 @@ class Bench:
         timed.prefixes = count_prefixes((prompt, tokens[:halfway]) for (_, prompt), tokens in runs.items())
 
     def generate(self, n_rows: int, n_tokens: int, timed: Timed) -> None:
-        prompts = [torch.tensor(request.prompt_token_ids) for request in self.requests(n_rows)]
-        padded = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True, padding_value=-1, padding_side="left")
-        mask, ids = (padded >= 0).to(self.plain.device), padded.clamp_min(0).to(self.plain.device)
+        prompts = [request.prompt_token_ids for request in self.requests(n_rows)]
         began = self.now()
-        made = self.plain.generate(  # type: ignore[operator]  # of a mixin
-            ids, attention_mask=mask.long(), do_sample=False, max_new_tokens=n_tokens, pad_token_id=0
-        )
+        made = generate_greedily(self.plain, prompts, n_tokens)
         timed.rounds.append(self.now() - began)
-        assert made.shape[1] == ids.shape[1] + n_tokens, "a row ended early"
+        assert made.shape[1] == n_tokens, "a row ended early"
 
     def reference(self, timed: Timed) -> None:
         """One row of each mode, weighted by the number of its configurations in the grid."""
@@ -136,9 +130,7 @@ class Bench:
         return result, [after - before for before, after in pairwise(moments)]
 
     def now(self) -> float:
-        if self.plain.device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
+        return now(self.plain.device)
 
 
 def count_prefixes(prefixes: Iterable[tuple[Hashable, Sequence[int]]]) -> int:

@@ -1,6 +1,5 @@
 """Describing the machine of a measurement, and what it takes to start a process on it."""
 
-import os
 import platform
 import re
 import time
@@ -17,31 +16,20 @@ from eexit.cpu import kernels
 from eexit.model_generator import ModelGenerator
 from eexit.models import estimate_memory
 from eexit.plan import Run, count_runs, plan_runs
+from eexit.timing import describe_machine
 
 
 def machine(model: PreTrainedModel, config: SweepConfig) -> dict[str, str]:
     """The hardware, the model, its dtype and kernels, and the versions of packages."""
-    if model.device.type == "cuda":
-        device = torch.cuda.get_device_name()
-    else:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        amx = ", AMX" if torch.cpu._is_amx_tile_supported() else ""
-        device = f"{_processor()} ({cores} cores, {torch.backends.cpu.get_cpu_capability()}{amx})"
     no_logits = torch.empty(0, 1, 0, dtype=model.dtype, device=model.device)
     return {
-        "machine": device,
+        "machine": describe_machine(model.device),
         "model": config.model,
         "dtype": str(model.dtype).removeprefix("torch."),
         "kernels": "torch's" if kernels.divergence(no_logits, 0) is None else "compiled",
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "transformers")},
     }
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    return named[1] if named else platform.processor() or platform.machine()
 
 
 def start(arguments: Sequence[str], default: Path, n_rows: int, n_tokens: int, began: float) -> dict[str, float]:

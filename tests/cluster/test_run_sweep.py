@@ -16,7 +16,7 @@ from driving import assert_undisturbed
 from scripted import TOKENS_PER_RUN, sweep_of
 
 from cluster.breaker import SweepStopped
-from cluster.display import Lines, Progress, Silence
+from cluster.display import Advance, Lines, Silence
 from cluster.job import SweepJob
 from cluster.landing import Tally
 from cluster.sweep import Summary, run_sweep
@@ -89,7 +89,7 @@ def test_runs_that_are_lost_after_they_have_landed_stop_the_sweep(tmp_path: Path
     config = sweep_of(tmp_path, "one", "two")
 
     class Thief(Silence):
-        def show(self, progress: Progress, last: bool = False) -> None:
+        def show(self, progress: Advance, last: bool = False) -> None:
             if last:
                 next((tmp_path / "out" / "generations").iterdir()).unlink()
 

@@ -1,0 +1,46 @@
+"""A finished sweep, for what builds on one: controls of it, and timing it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cluster.landing import read_columns
+from cluster.store import Store, open_store
+from eexit.config import UsageError
+from eexit.places import shown
+from eexit.results import FORMAT, MANIFEST, Manifest, decode
+
+
+@dataclass(frozen=True)
+class FinishedSweep:
+    """A sweep all of whose runs have landed, and the columns of them that were asked for."""
+
+    store: Store
+    manifest: Manifest
+    runs: pa.Table
+
+
+def read_finished(results: str, columns: Sequence[str], flag: str = "") -> FinishedSweep:
+    """Read these columns of all runs; `flag` is the one that named the sweep, for messages.
+
+    Raises `UsageError` if `results` is not a finished sweep, or has a format that does not name configurations.
+    """
+    store, name = open_store(results), f"{flag} {shown(results)}".strip()
+    content = store.read(MANIFEST)
+    if content is None:
+        raise UsageError(f"{name} holds no {MANIFEST}: give the folder of a finished sweep")
+    try:
+        manifest = decode(content)
+    except ValueError as error:
+        raise UsageError(f"{name} is no sweep's folder ({error})") from error
+    if manifest.format != FORMAT:
+        raise UsageError(
+            f"{name} holds results of format {manifest.format}, and format {FORMAT} is needed: run that sweep again"
+        )
+    runs = read_columns(store, ["run_id", *columns])
+    n_runs = pc.count_distinct(runs["run_id"]).as_py()
+    if n_runs < (manifest.n_runs or 0):
+        raise UsageError(f"{name} has {n_runs:,} of {manifest.n_runs:,} runs: finish that sweep first")
+    return FinishedSweep(store, manifest, runs.select(list(columns)))

@@ -1,0 +1,47 @@
+"""The actor that times a sweep's configurations: a process that has a node's CPUs, or a GPU, for itself.
+
+It is a plain class, which `cluster.timings` turns into a Ray actor. It answers with numbers and text only, so that the
+driver need not import torch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from cluster.actor import device_here
+from cluster.manifest import versions
+from eexit.config import SweepConfig
+from eexit.configuration import Configuration
+
+
+class TimingActor:
+    """Holds one sweep's model. None stands for transformers' own `generate`, beside the sweep's configurations."""
+
+    def load(self, config: SweepConfig, device: str, n_tokens: int, threads: int) -> Mapping[str, object]:
+        """Load the model, to time `n_tokens` tokens of each prompt; returns what is the same for all measurements.
+
+        Raises `UsageError` if the model can't be loaded, or none of the prompts leaves room for so many tokens.
+        """
+        import torch
+
+        from eexit.timing import Contenders, describe_machine
+
+        torch.set_num_threads(threads)
+        self._contenders = Contenders(config, device_here(device), n_tokens)
+        model = self._contenders.plain
+        return {
+            "model": config.model,
+            "prompts": len(self._contenders.prompts),
+            "device": model.device.type,
+            "machine": describe_machine(model.device),
+            "threads": torch.get_num_threads(),
+            "versions": ", ".join(f"{name} {version}" for name, version in versions().items() if version),
+            "dtype": str(model.dtype).removeprefix("torch."),
+        }
+
+    def warm_up(self, configuration: Configuration | None, batch: int, n_tokens: int) -> None:
+        """Decode so many tokens of one batch. Raises `UsageError` if that can't be done."""
+        self._contenders.warm_up(configuration, batch, n_tokens)
+
+    def time(self, configuration: Configuration | None, batch: int) -> Mapping[str, float]:
+        """Decode all prompts in batches: the columns of `schema.TIMINGS` that were measured."""
+        return asdict(self._contenders.time(configuration, batch))

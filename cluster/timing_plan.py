@@ -1,0 +1,117 @@
+"""What is timed of a finished sweep: which configurations, at which batch sizes, with which prompts."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from random import Random
+from typing import Final
+
+import pyarrow as pa
+from pydantic import ValidationError
+
+from cluster.finished import FinishedSweep
+from eexit.config import Prompt, SweepConfig, UsageError, some
+from eexit.configuration import NORMAL, Configuration
+from eexit.places import shown
+from eexit.plan import configurations
+from eexit.rules import RULES
+from eexit.schema import GENERATE, OK
+
+LEAST_TOKENS: Final = 3  # the first two of a row are not timed
+WARM_UP_TOKENS: Final = 8
+
+Contender = Configuration | None  # None: transformers' own `generate`
+
+
+@dataclass(frozen=True)
+class TimingPlan:
+    """What is timed: contenders at batch sizes, with the prompts of `config`."""
+
+    config: SweepConfig
+    contenders: Sequence[Contender]
+    batches: Sequence[int]
+    n_tokens: int
+    n_rounds: int
+
+    def round(self, number: int) -> list[tuple[Contender, int]]:
+        """What is timed in a round, in its order: contenders of one batch size are next to each other, shuffled."""
+        return [
+            (contender, batch)
+            for batch in self.batches
+            for contender in Random(f"{number} {batch}").sample(self.contenders, len(self.contenders))
+        ]
+
+    @property
+    def steps_to_warm_up(self) -> int:
+        return min(self.n_tokens, WARM_UP_TOKENS)
+
+    def steps(self, batch: int) -> int:
+        """How many steps it takes to decode all prompts."""
+        return -(-len(self.config.prompts) // batch) * self.n_tokens
+
+
+def make_plan(
+    sweep: FinishedSweep,
+    results: str,
+    keys: Sequence[str],
+    batches: Sequence[int],
+    n_prompts: int,
+    n_tokens: int | None,
+    n_rounds: int,
+) -> TimingPlan:
+    """What to time. Raises `UsageError` for configurations that can't be timed, and for prompts that all failed."""
+    try:
+        config = SweepConfig.model_validate(sweep.manifest.config)
+    except ValidationError as error:
+        raise UsageError(f"{shown(results)} is a sweep of another version, which can't be timed by this one") from error
+    chosen = choose(configurations(config), keys, results)
+    prompts = _prompts_that_worked(config, sweep.runs, n_prompts)
+    if not prompts:
+        raise UsageError(f"all runs of {shown(results)} are errors: there is no prompt to time")
+    if n_tokens is None:
+        n_tokens = max(config.max_new_tokens, LEAST_TOKENS)
+    if n_tokens < LEAST_TOKENS:
+        raise UsageError(f"--tokens must be at least {LEAST_TOKENS}, since the first two are not timed, got {n_tokens}")
+    config = config.model_copy(update={"prompts": prompts})
+    return TimingPlan(config, (Configuration(NORMAL), None, *chosen), tuple(dict.fromkeys(batches)), n_tokens, n_rounds)
+
+
+def choose(there: Sequence[Configuration], keys: Sequence[str], results: str) -> list[Configuration]:
+    """The configurations with these keys, or all that can be timed; `normal` is not among them.
+
+    Raises `UsageError` for an unknown key, for an oracle, and if there is nothing to time.
+    """
+    by_key = {each.key: each for each in there}
+    timeable = [each.key for each in there if each.rule and not RULES[each.rule].is_oracle]
+    for key in keys:
+        if key not in by_key and key not in (NORMAL, GENERATE):
+            near = difflib.get_close_matches(key, by_key, n=3)
+            way_out = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(some(list(by_key)))}"
+            raise UsageError(f"{shown(results)} has no configuration {key}: {way_out}")
+        if key in by_key and key != NORMAL and key not in timeable:
+            raise UsageError(
+                f"{key} can't be timed: {by_key[key].rule} is an oracle, which needs the full-depth pass beside it; "
+                f"choose from {', '.join(some(timeable)) or 'a sweep with online rules'}"
+            )
+    if not timeable:
+        raise UsageError(
+            f"{shown(results)} has nothing to time: its rules are oracles, which save nothing at run time, or it has "
+            "none; run a sweep with others, such as --rules fixed=10"
+        )
+    return [by_key[key] for key in dict.fromkeys(keys or timeable) if key in timeable]
+
+
+def _prompts_that_worked(config: SweepConfig, runs: pa.Table, n_prompts: int) -> tuple[Prompt, ...]:
+    """The first prompts of the sweep that have no run with an error."""
+    failed = {
+        prompt_id
+        for prompt_id, status in zip(*(column.to_pylist() for column in runs.columns), strict=True)
+        if status != OK
+    }
+    return tuple(islice((prompt for prompt in config.prompts if prompt.id not in failed), n_prompts))
+
+
+def name_of(contender: Contender) -> str:
+    """The key of a configuration, or `generate`."""
+    return contender.key if contender else GENERATE

@@ -1,0 +1,177 @@
+"""Timing a finished sweep's configurations: `time_sweep`, which `jobs/timings.py` uses.
+
+One actor has a node's CPUs, or a GPU, for itself. In each round it times everything once, in another order. The rounds
+that are finished are in the results, whatever happens next.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from cluster import interruption
+from cluster.alone import alone, room_for
+from cluster.breaker import SweepStopped
+from cluster.display import Display, counted, open_display
+from cluster.estimate import Look, look_at_model
+from cluster.failures import Kind, failure_of_actor, failure_of_call
+from cluster.finished import FinishedSweep, read_finished
+from cluster.liveness import Liveness
+from cluster.manifest import first_difference
+from cluster.session import place_for_all, ray_session
+from cluster.timing_actor import TimingActor
+from cluster.timing_plan import TimingPlan, make_plan, name_of
+from eexit.config import SweepConfig, UsageError
+from eexit.configuration import NORMAL
+from eexit.places import shown
+from eexit.results import timings_name
+from eexit.schema import GENERATE, TIMINGS
+from eexit.seals import encode_timings
+
+SECONDS_BETWEEN_LOOKS = 1.0
+
+
+@dataclass(frozen=True)
+class TimingProgress:
+    """What is being timed, and how much of all steps is done."""
+
+    doing: str
+    tokens: int
+    share: float
+    has_begun: bool
+
+    def describe(self, rate: float, left: str) -> str:
+        return f"{self.doing} · {left}"
+
+
+def time_sweep(
+    results: str,
+    keys: Sequence[str] = (),
+    batches: Sequence[int] = (1, 8, 32),
+    n_prompts: int = 8,
+    n_tokens: int | None = None,
+    n_rounds: int = 5,
+    device: str = "auto",
+    display: Display | None = None,
+    look: Callable[[SweepConfig, int], Look] = look_at_model,
+) -> list[Mapping[str, Any]]:
+    """Time configurations of the finished sweep in `results`; returns the measurements, which are also published there.
+
+    By default these are all of the sweep's configurations that are no oracles; `normal` and `generate` are always
+    timed. `n_tokens` is by default the sweep's `max_new_tokens`. The arguments are the flags of `jobs/timings.py`
+    (`--help` describes them). `look` is as in `run_sweep`.
+
+    Raises `UsageError` for what can't be timed, and `SweepStopped` or `OSError` when going on would only fail.
+    """
+    display = display or open_display()
+    sweep = read_finished(place_for_all(results, "the folder"), ["prompt_id", "status"])
+    sweep.store.probe("the folder")
+    plan = make_plan(sweep, results, keys, batches, n_prompts, n_tokens, n_rounds)
+    _refuse_other_model(sweep, results, look(plan.config, 1)[0])
+    with ray_session() as session:
+        room = room_for(device, session.nodes)
+        display.say(
+            f"timing {counted(len(plan.contenders) - 2, 'configuration')}, {NORMAL} and {GENERATE}, "
+            f"{counted(len(plan.config.prompts), 'prompt')} × {counted(plan.n_tokens, 'token')}, "
+            f"{' '.join(map(str, plan.batches))} rows at a time, {counted(plan.n_rounds, 'round')}; "
+            f"one actor has {room}"
+        )
+        with alone(TimingActor, room) as actor:
+            asking = _Asking(Liveness(session.is_own, [], display.say))
+            common = asking.ask(actor.load.remote(plan.config, device, plan.n_tokens, room.cpus))
+            if n_left_out := len(plan.config.prompts) - common["prompts"]:
+                display.say(f"{counted(n_left_out, 'prompt')} left no room for {plan.n_tokens} tokens")
+            with display:
+                return _Rounds(plan, sweep, common, actor, asking, display).run()
+
+
+def _refuse_other_model(sweep: FinishedSweep, results: str, model: Mapping[str, Any]) -> None:
+    """Raises `UsageError` if the sweep's model is another one by now."""
+    if difference := first_difference(sweep.manifest.model, model, "model"):
+        raise UsageError(
+            f"the model of {shown(results)} is not the one that the sweep had ({difference}): "
+            "put it back as it was, or run the sweep again"
+        )
+
+
+class _Asking:
+    """Waits for an actor's answers as long as it and Ray are alive."""
+
+    def __init__(self, liveness: Liveness) -> None:
+        self._liveness = liveness
+
+    def ask(self, ref: Any) -> Any:
+        """The answer. Raises what the actor raised if it is a `UsageError`, else `SweepStopped`."""
+        while not ray.wait([ref], timeout=SECONDS_BETWEEN_LOOKS)[0]:
+            interruption.check()
+            self._liveness.check(at_work=True)
+        try:
+            return ray.get(ref)
+        except RayTaskError as error:
+            if isinstance(error.cause, UsageError):
+                raise error.cause from error
+            failure = failure_of_call(error)
+        except RayError as error:
+            failure = failure_of_actor(error)
+        way_out = ": lower --batch" if failure.kind is Kind.MEMORY else ""
+        raise SweepStopped(f"{failure.reason}{way_out}")
+
+
+@dataclass
+class _Rounds:
+    """Times round after round, and publishes all that are finished after each."""
+
+    plan: TimingPlan
+    sweep: FinishedSweep
+    common: Mapping[str, Any]  # columns that are the same for all measurements
+    actor: Any
+    asking: _Asking
+    display: Display
+    timing_id: str = field(default_factory=lambda: uuid4().hex)
+    steps_done: int = 0
+    tokens: int = 0
+
+    def run(self) -> list[Mapping[str, Any]]:
+        """All measurements. What is published so far stays if it raises."""
+        self._warm_up()
+        started = datetime.now(UTC)
+        rows: list[Mapping[str, Any]] = []
+        for number in range(1, self.plan.n_rounds + 1):
+            rows += [{**row, "timing_id": self.timing_id, "started": started} for row in self._round(number)]
+            content = encode_timings(pa.Table.from_pylist(rows, TIMINGS))
+            self.sweep.store.publish(timings_name(self.timing_id), content)
+        self._show("done", last=True)
+        return rows
+
+    def _warm_up(self) -> None:
+        for contender, batch in self.plan.round(0):
+            self._show(f"warming up {name_of(contender)}, {counted(batch, 'row')}")
+            self.asking.ask(self.actor.warm_up.remote(contender, batch, self.plan.steps_to_warm_up))
+            self.steps_done += self.plan.steps_to_warm_up
+
+    def _round(self, number: int) -> list[Mapping[str, Any]]:
+        """The measurements of a round, by batch size, then in the order of the contenders."""
+        rows: list[Mapping[str, Any]] = []
+        for contender, batch in self.plan.round(number):
+            self._show(f"{name_of(contender)}, {counted(batch, 'row')}, round {number} of {self.plan.n_rounds}")
+            measured = self.asking.ask(self.actor.time.remote(contender, batch))
+            self.tokens += measured["tokens"]
+            self.steps_done += self.plan.steps(batch)
+            its = contender.columns if contender else {"configuration": GENERATE}
+            rows.append({**self.common, **its, **measured, "batch": batch, "round": number})
+        return sorted(rows, key=self._place)
+
+    def _place(self, row: Mapping[str, Any]) -> tuple[int, int]:
+        names = [name_of(contender) for contender in self.plan.contenders]
+        return self.plan.batches.index(row["batch"]), names.index(row["configuration"])
+
+    def _show(self, doing: str, last: bool = False) -> None:
+        plan = self.plan
+        steps = plan.n_rounds * sum(map(plan.steps, plan.batches)) + len(plan.batches) * plan.steps_to_warm_up
+        share = self.steps_done / (steps * len(plan.contenders))
+        self.display.show(TimingProgress(doing, self.tokens, share, self.tokens > 0), last)

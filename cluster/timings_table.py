@@ -1,0 +1,61 @@
+"""The table that ends a timing: what was saved in theory, by what was run, and in time."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from eexit.configuration import NORMAL
+from eexit.speedups import MIN_ROUNDS, Speedup, speedups
+
+# Broken so that the table fits in 80 columns.
+HEADINGS = (
+    "tokens/s",
+    "×\nnormal",
+    "95 %\ninterval",
+    "saved in\ntheory",
+    "by what\nwas run",
+    "in\ntime",
+    "short\nof run",
+)
+CAPTION = (
+    f"Medians over rounds. × {NORMAL}: how many times as fast as full depth on the same path, in the same round; "
+    f"bootstrap interval over rounds, from {MIN_ROUNDS} rounds on. Saved, of full depth: in theory, if deciding were "
+    "free and deferral unbounded (cost_needed); by what was run (cost_run), both in multiply-adds; in time, 1 − time / "
+    f"time of {NORMAL}: below 0, it took longer. Short of run: what was run less, in points, but did not save time."
+)
+
+
+def timings_table(measurements: Iterable[Mapping[str, Any]]) -> Table:
+    """A section per batch size, and a line per configuration; `measurements` are those of one timing."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, caption=CAPTION, caption_justify="left")
+    table.add_column("rows", justify="right")
+    table.add_column("configuration", overflow="fold")
+    for heading in HEADINGS:
+        table.add_column(heading, justify="right", no_wrap=True)
+    batch = None
+    for speedup in speedups(measurements):
+        if batch not in (None, speedup.batch):
+            table.add_section()
+        table.add_row(str(speedup.batch), *_line(speedup))
+        batch = speedup.batch
+    return table
+
+
+def _line(its: Speedup) -> list[str]:
+    interval = "–" if its.low is None or its.high is None else f"{its.low:.2f}–{its.high:.2f}"
+    return [
+        its.configuration,
+        f"{its.tokens_per_second:,.1f}",
+        f"{its.speedup:.2f}",
+        interval,
+        _percent(its.theoretical),
+        _percent(its.run),
+        _percent(its.realised),
+        _percent(its.shortfall),
+    ]
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share + 0.0:.1f}%"

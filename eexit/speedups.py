@@ -1,0 +1,98 @@
+"""What timings say: tokens per second, and what was saved in theory, by what was run, and in time.
+
+Seconds are compared within a round only, where everything was timed within moments. Medians are over the rounds, and
+intervals are percentile bootstraps over them (Efron 1979).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Final
+
+import numpy as np
+
+from eexit.configuration import NORMAL
+
+RESAMPLES: Final = 2000
+LEVEL: Final = 0.95
+MIN_ROUNDS: Final = 5  # with fewer rounds, a percentile bootstrap interval is not to be trusted
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """One configuration, or `generate`, at one batch size, beside `normal`. Savings are fractions of full depth.
+
+    `low` and `high` are the ends of the interval of `speedup`, None if there is none. `theoretical` and `run` are None
+    where no costs are known.
+    """
+
+    configuration: str
+    batch: int
+    rounds: int
+    tokens_per_second: float  # median
+    speedup: float  # seconds of normal / seconds, median
+    low: float | None
+    high: float | None
+    theoretical: float | None  # 1 - cost_needed / cost_full
+    run: float | None  # 1 - cost_run / cost_full
+
+    @property
+    def realised(self) -> float:
+        """1 - seconds / seconds of normal, at the median speed-up."""
+        return 1 - 1 / self.speedup
+
+    @property
+    def shortfall(self) -> float | None:
+        """What of the run saving was not realised; below 0 if more was."""
+        return None if self.run is None else self.run - self.realised
+
+
+def speedups(measurements: Iterable[Mapping[str, Any]]) -> list[Speedup]:
+    """For each batch size and configuration, in order of appearance within the batch size: see `schema.TIMINGS`.
+
+    `measurements` are rows of one timing. Rounds without `normal` are left out.
+    """
+    rows = sorted(measurements, key=lambda row: row["batch"])
+    found = []
+    for batch, same_batch in groupby(rows, key=lambda row: row["batch"]):
+        its: dict[str, dict[int, Mapping[str, Any]]] = {}
+        for row in same_batch:
+            its.setdefault(row["configuration"], {})[row["round"]] = row
+        normal = its.get(NORMAL, {})
+        for key, by_round in its.items():
+            pairs = [(row, normal[number]) for number, row in sorted(by_round.items()) if number in normal]
+            if pairs:
+                found.append(_speedup(key, batch, pairs))
+    return found
+
+
+def _speedup(key: str, batch: int, pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Speedup:
+    """`pairs` are measurements with that of `normal` in the same round."""
+    ratios = np.array([normal["seconds"] / row["seconds"] for row, normal in pairs])
+    low, high = (None, None) if key == NORMAL else _interval(ratios)
+    first = pairs[0][0]
+    return Speedup(
+        configuration=key,
+        batch=batch,
+        rounds=len(pairs),
+        tokens_per_second=float(np.median([row["tokens"] / row["seconds"] for row, _ in pairs])),
+        speedup=float(np.median(ratios)),
+        low=low,
+        high=high,
+        theoretical=_saving(first["cost_needed"], first["cost_full"]),
+        run=_saving(first["cost_run"], first["cost_full"]),
+    )
+
+
+def _interval(ratios: np.ndarray) -> tuple[float | None, float | None]:
+    """The interval of the median; equal ratios give equal intervals."""
+    if len(ratios) < MIN_ROUNDS:
+        return None, None
+    drawn = np.random.default_rng(0).integers(len(ratios), size=(RESAMPLES, len(ratios)))
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(np.median(ratios[drawn], axis=1), (tail, 1 - tail))
+    return float(low), float(high)
+
+
+def _saving(cost: float | None, full: float | None) -> float | None:
+    return None if cost is None or not full else 1 - cost / full

@@ -1,0 +1,229 @@
+"""How long decoding takes: the engine in any configuration, and transformers' own `generate` beside it.
+
+All get the same prompts and make the same number of tokens, greedy; EOS ends nothing. The clock starts once every row
+has UNTIMED_TOKENS tokens: the first comes from the prompt's pass, and the step that gives the second may still be
+making room. It stops with the last token, when the device is done.
+"""
+
+import os
+import platform
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+
+from eexit.config import SweepConfig, UsageError
+from eexit.configuration import NORMAL, Configuration
+from eexit.costs import Counts, cost, full_depth, needed
+from eexit.cpu.packed_linear import PackedLinear
+from eexit.engine import Engine
+from eexit.model_generator import ModelGenerator
+from eexit.models import load_model_and_tokenizer
+from eexit.plan import Run
+from eexit.prices import find_prices
+from eexit.rows import Failure, Outcome, Request
+from eexit.states import STATES
+
+UNTIMED_TOKENS = 2  # of each row
+
+Progress = Callable[[int], None]
+Prompt = tuple[int, ...]  # its token ids
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The timed tokens of all rows, what they took, and what they cost in multiply-adds; None: it is not known."""
+
+    tokens: int
+    seconds: float
+    cost_full: float | None = None
+    cost_needed: float | None = None
+    cost_run: float | None = None
+
+
+class Stopwatch:
+    """Times what reports its tokens as `Engine.generate` does, from the step that gives every row its second token."""
+
+    def __init__(self, device: torch.device, n_rows: int):
+        self._device, self._untimed = device, n_rows * (UNTIMED_TOKENS - 1)
+        self._began: float | None = None
+
+    def progress(self, n_tokens: int) -> None:
+        self._untimed -= n_tokens
+        if self._began is None and self._untimed <= 0:
+            self._began = now(self._device)
+
+    def stop(self) -> float:
+        """The seconds since it began."""
+        assert self._began is not None
+        return now(self._device) - self._began
+
+
+class Contenders:
+    """A sweep's model, as the engine runs it and as transformers loads it, and prompts to time both with.
+
+    Raises `UsageError` if the model can't be loaded or none of the prompts can be used.
+    """
+
+    def __init__(self, config: SweepConfig, device: str, n_tokens: int):
+        generator = ModelGenerator(config, device)
+        self.decoder = generator.engine.decoder
+        self.prompts = usable_prompts(generator, n_tokens)
+        self.plain = plain_model(generator, device)
+        self.prices = find_prices(self.decoder)
+        self.seed = config.seeds[0]
+        self.n_tokens = n_tokens
+        self.decoding = replace(
+            generator.engine.decoding, eos_token_ids=frozenset(), temperature=0.0, top_p=1.0, record_top_k=0
+        )
+
+    def warm_up(self, configuration: Configuration | None, batch: int, n_tokens: int) -> None:
+        """Decode one batch, for so many tokens only. None stands for `generate`."""
+        self._time(configuration, batches(self.prompts, batch)[0], n_tokens)
+
+    def time(self, configuration: Configuration | None, batch: int) -> Timing:
+        """Decode all prompts, `batch` rows at a time. Raises `UsageError` if that can't be done."""
+        parts = [self._time(configuration, rows, self.n_tokens) for rows in batches(self.prompts, batch)]
+        return Timing(**{its.name: _sum(getattr(part, its.name) for part in parts) for its in fields(Timing)})
+
+    def _time(self, configuration: Configuration | None, rows: Sequence[Prompt], n_tokens: int) -> Timing:
+        watch, n_timed = Stopwatch(self.decoder.device, len(rows)), len(rows) * (n_tokens - UNTIMED_TOKENS)
+        if configuration is None:
+            made = generate_greedily(self.plain, rows, n_tokens, watch.progress)
+            seconds = watch.stop()
+            assert made.shape[1] == n_tokens, "all rows ended early"
+            return Timing(n_timed, seconds)
+        engine = Engine(self.decoder, replace(self.decoding, max_new_tokens=n_tokens, rows=len(rows)))
+        outcomes = dict(engine.generate([Request(row, configuration, self.seed) for row in rows], watch.progress))
+        seconds = watch.stop()
+        if engine.n_slots < len(rows):
+            raise UsageError(f"there is memory for {engine.n_slots} rows only: lower --batch {len(rows)}")
+        costs = [self._costs(configuration, len(row), outcomes[index]) for index, row in enumerate(rows)]
+        return Timing(n_timed, seconds, *map(_sum, zip(*costs, strict=True)))
+
+    def _costs(
+        self, configuration: Configuration, n_prompt: int, outcome: Outcome
+    ) -> tuple[float, float, float | None]:
+        """`cost_full`, `cost_needed` and `cost_run` of a row's timed tokens. Raises `UsageError` for a failed row."""
+        if isinstance(outcome, Failure):
+            raise UsageError(f"{configuration.key} can't be timed: {outcome.error}")
+        exit_layer_T, exitable = outcome.exit_layer_T[1:], self.decoding.exitable_layers
+        counts, hidden_from_T = needed(exit_layer_T, exitable, self.decoder.n_layers, STATES.get(configuration.mode))
+        full = full_depth(len(exit_layer_T), self.decoder.n_layers, len(exitable))
+        return (
+            self._cost(full, n_prompt, None),
+            self._cost(counts, n_prompt, hidden_from_T),
+            None,
+        )
+
+    def _cost(self, counts: Counts, n_prompt: int, hidden_from_T: np.ndarray | None) -> float:
+        """What the timed tokens cost: all decided ones, less those from before the clock starts."""
+        n = UNTIMED_TOKENS - 1
+        untimed = Counts(counts.layers_T[:n], counts.keys_T[:n], counts.reads_TX[:n])
+        hidden_before_T = None if hidden_from_T is None else hidden_from_T[:n]
+        its, others = (
+            cost(self.prices, counts, n_prompt, hidden_from_T),
+            cost(self.prices, untimed, n_prompt, hidden_before_T),
+        )
+        return its - others
+
+
+def _sum(values: Iterable[Any]) -> Any:
+    """The sum; None if any value is."""
+    known = list(values)
+    return None if None in known else sum(known)
+
+
+def usable_prompts(generator: ModelGenerator, n_tokens: int) -> list[Prompt]:
+    """The token ids of the sweep's prompts that can be followed by so many tokens. Raises `UsageError` if none can."""
+    config, context_of = generator.config, generator.engine.decoder.context_of
+    runs = [Run("", prompt, Configuration(NORMAL), config.seeds[0]) for prompt in config.prompts]
+    tokenized = {key[0]: request.prompt_token_ids for key, request in generator.requests(runs).items()}
+    prompts = [tokenized[prompt.id] for prompt in config.prompts if tokenized.get(prompt.id)]
+    room = {ids: context - len(ids) for ids in prompts if (context := context_of(len(ids))) is not None}
+    usable = [ids for ids in prompts if room.get(ids, n_tokens) >= n_tokens]
+    if not usable:
+        most = f": there is room for {max(room.values())}" if room else ""
+        raise UsageError(f"none of the {len(config.prompts)} prompts can be followed by {n_tokens} tokens{most}")
+    return usable
+
+
+def plain_model(generator: ModelGenerator, device: str) -> PreTrainedModel:
+    """The generator's model as transformers loads it: loaded once more if its linear layers were packed.
+
+    Its own generation config is replaced: it could end rows, or change the likeliest token by penalties.
+    """
+    is_packed = any(isinstance(module, PackedLinear) for module in generator.model.modules())
+    model = load_model_and_tokenizer(generator.config, device)[0] if is_packed else generator.model
+    model.generation_config = GenerationConfig(do_sample=False, pad_token_id=0)
+    return model
+
+
+def batches(prompts: Sequence[Prompt], size: int) -> list[list[Prompt]]:
+    """All prompts in batches of `size` rows; they repeat until the last batch is full."""
+    n_batches = -(-len(prompts) // size)
+    rows = list(islice(cycle(prompts), n_batches * size))
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def generate_greedily(
+    model: PreTrainedModel, prompts: Sequence[Prompt], n_tokens: int, progress: Progress = lambda n_tokens: None
+) -> Tensor:
+    """The tokens that `generate` of a `plain_model` makes, (rows, n_tokens).
+
+    Calls `progress` as `Engine.generate` does: with the tokens of each step, of which the prompt's pass is none.
+    """
+    ids = torch.nn.utils.rnn.pad_sequence(
+        [torch.tensor(prompt) for prompt in prompts], batch_first=True, padding_value=-1, padding_side="left"
+    ).to(model.device)
+    made: Tensor = model.generate(  # type: ignore[operator]  # of a mixin
+        ids.clamp_min(0),
+        attention_mask=(ids >= 0).long(),
+        max_new_tokens=n_tokens,
+        stopping_criteria=StoppingCriteriaList([_Reporting(progress, ids.shape[1])]),
+    )
+    return made[:, ids.shape[1] :]
+
+
+class _Reporting(StoppingCriteria):
+    """Never stops a row; it is called after each new token."""
+
+    def __init__(self, progress: Progress, n_prompt: int):
+        self._progress, self._n_prompt = progress, n_prompt
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        if input_ids.shape[1] > self._n_prompt + 1:
+            self._progress(len(input_ids))
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+def now(device: torch.device) -> float:
+    """Seconds, once the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+    return time.perf_counter()
+
+
+def describe_machine(device: torch.device) -> str:
+    """The GPU, or the processor with its cores and instructions."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    amx = ", AMX" if torch.cpu._is_amx_tile_supported() else ""
+    return f"{_processor()} ({cores} cores, {torch.backends.cpu.get_cpu_capability()}{amx})"
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return named[1] if named else platform.processor() or platform.machine()

@@ -1,0 +1,107 @@
+"""Time how long the configurations of a finished sweep really take, beside full depth and transformers' own generate.
+
+    python jobs/timings.py results/mine                         all configurations but oracles, at 1, 8 and 32 rows
+    python jobs/timings.py results/mine --configurations frozen_residual/fixed/10 unfrozen/fixed/10 --batch 1
+    python jobs/timings.py results/mine --prompts 3 --tokens 40 --rounds 2 --batch 1      a first look
+
+Time it on a machine that does nothing else. One Ray actor has all CPUs of a node, or a whole GPU, for itself. In every
+round it times everything once, in another order, and only times of one round are compared. Everything decodes the same
+prompts, greedily, whatever the sweep's temperature is, and always the same number of tokens; EOS ends nothing, and
+observing what full depth would have said is left out. The clock starts when every row has two tokens, so that a
+prompt's own pass, which is the same for all, is not timed.
+
+Oracles (such as kl and agree) can't be timed, since they need the full-depth pass beside them. Each call adds a file
+to the folder timings beside the results, after every round. None is replaced: timing_id and started tell calls apart.
+"""
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from cluster import interruption
+from cluster.breaker import SweepStopped
+from cluster.display import open_display
+from cluster.flags import Parser, whole
+from cluster.timings import time_sweep
+from cluster.timings_table import timings_table
+from eexit.config import UsageError, first_line
+from eexit.places import reading, without_secrets
+from eexit.results import TIMINGS_FOLDER
+
+COLUMNS = 110  # of what is not printed on a terminal, so that long keys need not be folded
+
+
+def main(arguments: Sequence[str]) -> int:
+    with interruption.listening():
+        return run(arguments)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """0: all rounds are timed. 1: it stopped before. 2: the input can't be used."""
+    try:
+        flags = read_flags(arguments)
+        measurements = time_sweep(
+            flags.results,
+            flags.configurations,
+            flags.batch,
+            flags.prompts,
+            flags.tokens,
+            flags.rounds,
+            flags.device,
+            open_display(quiet=flags.quiet),
+        )
+    except UsageError as error:
+        print(without_secrets(f"error: {error}"), file=sys.stderr)
+        return 2
+    except (SweepStopped, KeyboardInterrupt, OSError) as error:
+        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else first_line(error)
+        print(without_secrets(f"stopped: {reason}"), file=sys.stderr)
+        print(f"the rounds that were finished stay in {TIMINGS_FOLDER}", file=sys.stderr)
+        return 1
+    console = Console()
+    console.width = console.width if console.is_terminal else max(console.width, COLUMNS)
+    console.print(timings_table(measurements))
+    print(reading(flags.results, TIMINGS_FOLDER))
+    return 0
+
+
+def read_flags(arguments: Sequence[str]) -> Namespace:
+    parser = Parser(__doc__)
+    parser.add_argument("results", help="folder or URI of a finished sweep")
+    parser.add_argument(
+        "--configurations",
+        nargs="+",
+        default=(),
+        metavar="KEY",
+        help="keys of configurations, as in the sweep's table (default: all but oracles); normal and generate always "
+        "run",
+    )
+    parser.add_argument(
+        "--batch",
+        nargs="+",
+        type=whole,
+        default=(1, 8, 32),
+        metavar="ROWS",
+        help="rows that are decoded together; prompts repeat where there are fewer (default: 1 8 32)",
+    )
+    parser.add_argument(
+        "--prompts",
+        type=whole,
+        default=8,
+        metavar="N",
+        help="how many of the sweep's first prompts, without those that failed or leave no room (default: 8)",
+    )
+    parser.add_argument("--tokens", type=whole, metavar="N", help="tokens of each row (default: the sweep's most)")
+    parser.add_argument("--rounds", type=whole, default=5, metavar="N", help="how often to time each (default: 5)")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: CUDA if there is any, else CPU"
+    )
+    parser.add_argument("--quiet", action="store_true", help="show no progress, only results and problems")
+    flags: Namespace = parser.parse_args(arguments)
+    return flags
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
