@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_utils import AttentionInterface
 
-from eexit.cache import CacheView, KeysWritten, KVCache
+from eexit.cache import KVCache
+from eexit.cache_view import CacheView, KeysWritten
 from eexit.config import UsageError, first_line
 from eexit.far_tokens import far_positions, watch_token_at, windows_of
 from eexit.grafting import Echo, Recorder, graft
@@ -155,6 +156,7 @@ class Decoder:
         rows = [watch_row(model, stack, self.layers, parts, implementation) for parts in self._probes()]
         watched = rows[0][0]
         self.after_layers = watched.after_layers
+        self.width = watched.leaving_1TW[-1].shape[-1]  # of the residual stream
         self.projections = [module for module in self.after_layers if "norm" not in type(module).__name__.lower()]
         recorders = [Recorder(layer, self._calls, watched.returns_tuple) for layer in self.layers]
         self._embedder = graft(stack, name, recorders)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eexit.states import State
+from eexit.states import STATES, State
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,27 @@ def needed(
     keys_T = written_before[reached_T] - written_before[depth_T]
     hidden_from_T = np.where(np.array([its.hides for its in left])[depth_T], depth_T, n_layers)
     return Counts(depth_T, keys_T, reads_TX), hidden_from_T
+
+
+def cost_columns(
+    prices: Prices, counts: Counts | None, exit_layer_T: np.ndarray, exitable_layers: Sequence[int], mode: str,
+    n_prompt: int,
+) -> dict[str, float | int | None]:  # fmt: skip
+    """The columns of a run that say what its decided tokens, which exited at these layers, cost.
+
+    Without counts, what was run is not the run's own: the pass beside an oracle serves all modes.
+    """
+    n_layers, state = len(prices.layer_L), STATES.get(mode)
+    least, hidden_from_T = needed(exit_layer_T, exitable_layers, n_layers, state)
+    whole = full_depth(len(exit_layer_T), n_layers, len(exitable_layers))
+    return {
+        "cost_full": cost(prices, whole, n_prompt),
+        "cost_needed": cost(prices, least, n_prompt, hidden_from_T),
+        "cost_run": None if counts is None else cost(prices, counts, n_prompt, hidden_from_T),
+        "layers_run": None if counts is None else int(counts.layers_T.sum()),
+        "head_reads": None if counts is None else int(counts.reads_TX.sum()),
+        "keys_written": None if counts is None else int(counts.keys_T.sum()),
+    }
 
 
 def _deepest_later(depth_T: np.ndarray) -> np.ndarray:

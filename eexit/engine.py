@@ -5,18 +5,22 @@ batching, as in Orca, Yu et al. 2022). What happens in a step is in `eexit.step`
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from eexit.anatomy import Decoder
-from eexit.batch import Batch, find_layers, students_of
+from eexit.batch import Batch
 from eexit.config import UsageError
-from eexit.configuration import NORMAL
+from eexit.configuration import NORMAL, Configuration
 from eexit.memory import cache_budget
+from eexit.online import OnlineBatch, observe, online_step
 from eexit.rows import Decoding, Failure, Outcome, Request
+from eexit.rules import ORACLES
 from eexit.states import STATES
 from eexit.step import Prefilled, decode_step, first_tokens, prefill
-from eexit.transfer import to_device
+
+BatchT = TypeVar("BatchT", Batch, OnlineBatch)
 
 
 def refuse_mode(mode: str, decoder: Decoder) -> None:
@@ -50,17 +54,27 @@ class Engine:
                 yield index, refused
             else:
                 waiting.append(index)
+        oracles = any(requests[index].configuration.rule in ORACLES for index in waiting)
+        beside = [index for index in waiting if oracles and not _is_online(requests[index].configuration)]
+        online = [index for index in waiting if not oracles or _is_online(requests[index].configuration)]
+        yield from self._decode(Batch, decode_step, requests, beside, progress)
+        yield from self._decode(OnlineBatch, online_step, requests, online, progress)
+
+    def _decode(
+        self, kind: type[BatchT], step: Callable[[Decoder, Decoding, BatchT], None], requests: Sequence[Request],
+        waiting: list[int], progress: Callable[[int], None],
+    ) -> Iterator[tuple[int, Outcome]]:  # fmt: skip
         if not waiting:
             return
+        batch = self._new_batch(kind, [requests[index] for index in waiting])
         waiting.reverse()
-        batch = self._new_batch([requests[index] for index in waiting])
         prefilled: Prefilled | None = None
         while waiting or batch.n_rows:
             while waiting and batch.n_rows < batch.n_slots:
                 prefilled = self._admit(batch, waiting, requests, prefilled)
                 yield from self._retire(batch)
             if batch.n_rows:
-                decode_step(self.decoder, self.decoding, batch)
+                step(self.decoder, self.decoding, batch)
                 progress(batch.n_rows)
                 yield from self._retire(batch)
 
@@ -83,53 +97,44 @@ class Engine:
         context = self.decoder.context_of(n_prompt)
         return room if context is None else min(room, context - n_prompt)
 
-    def _new_batch(self, requests: Sequence[Request]) -> Batch:
+    def _new_batch(self, kind: type[BatchT], requests: Sequence[Request]) -> BatchT:
         length = max(len(request.prompt_token_ids) + self._limit(request) for request in requests)
         budget = self.decoding.cache_bytes
         if budget is None:
             budget = cache_budget(self.decoder.device, self.decoding.memory_share)
-        fit = budget // self.row_bytes(length, requests)
+        fit = budget // kind.row_bytes(self.decoder, self.decoding, length, requests)
         self.n_slots = max(1, min(len(requests), self.decoding.rows, fit))
-        return Batch(self.n_slots, length, self.decoder.n_layers, self.decoding, requests)
-
-    def row_bytes(self, length: int, requests: Sequence[Request]) -> int:
-        """Bytes of a row in flight: the teacher's keys and values, the student's above the fork, and final logits."""
-        n_layers = self.decoder.n_layers
-        states = [STATES[name] for name in students_of(request.configuration for request in requests)]
-        kept = 2 * n_layers - 1 - find_layers(self.decoding.exitable_layers, n_layers, states).fork
-        logits = self.decoder.vocabulary * self.decoder.dtype.itemsize
-        return self.decoder.cache_bytes_per_token * length * kept // n_layers + logits
+        return kind(self.n_slots, length, self.decoder, self.decoding, requests)
 
     def _admit(
-        self, batch: Batch, waiting: list[int], requests: Sequence[Request], prefilled: Prefilled | None
+        self, batch: Batch | OnlineBatch, waiting: list[int], requests: Sequence[Request], prefilled: Prefilled | None
     ) -> Prefilled:
         """Fill free slots with waiting requests of one prompt, and give each its first token."""
         prompt = requests[waiting[-1]].prompt_token_ids
         if prefilled is None or prefilled.token_ids != prompt:
             prefilled = prefill(self.decoder, self.decoding, batch.layers, prompt)
-        indices: list[int] = []
+        admitted: dict[int, Request] = {}
         while (
-            waiting and batch.n_rows + len(indices) < batch.n_slots and requests[waiting[-1]].prompt_token_ids == prompt
+            waiting
+            and batch.n_rows + len(admitted) < batch.n_slots
+            and requests[waiting[-1]].prompt_token_ids == prompt
         ):
-            indices.append(waiting.pop())
-        prefix = batch.unused_prefix()
-        n_students = batch.n_students
-        for index in indices:
-            batch.add(index, requests[index], prefix, self._limit(requests[index]))
-        layers = range(self.decoder.n_layers)
-        batch.teacher.load(slice(prefix, prefix + 1), prefilled.cache, layers, len(prompt))
-        if batch.n_students > n_students:
-            new = slice(n_students, batch.n_students)
-            batch.student.load(new, prefilled.cache, layers[batch.layers.fork + 1 :], len(prompt))
+            index = waiting.pop()
+            admitted[index] = requests[index]
+        batch.admit(admitted, self._limit(requests[index]), prefilled.cache)
         slots = np.flatnonzero(batch.n_generated[: batch.n_rows] == 0)
         first_tokens(self.decoder, self.decoding, batch, slots, prefilled)
         return prefilled
 
-    def _retire(self, batch: Batch) -> Iterator[tuple[int, Outcome]]:
+    def _retire(self, batch: Batch | OnlineBatch) -> Iterator[tuple[int, Outcome]]:
         """Yield the outcomes of the rows that ended or failed, and free their slots."""
         ended = batch.ended()
+        if isinstance(batch, OnlineBatch) and self.decoding.observe:
+            observe(self.decoder, self.decoding, batch, ended)
         outcomes = [(int(batch.request[slot]), batch.outcome(slot)) for slot in ended]
-        sources, targets = batch.remove(ended)
-        if len(targets):
-            batch.student.copy_slots(*to_device([sources, targets], self.decoder.device))
+        batch.remove(ended, self.decoder.device)
         yield from outcomes
+
+
+def _is_online(configuration: Configuration) -> bool:
+    return configuration.rule is not None and configuration.rule not in ORACLES

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eexit.cache import CacheView
+from eexit.cache_view import CacheView
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,14 @@ from eexit.anatomy import Decoder
 from eexit.chat import format_and_tokenize_input
 from eexit.config import SweepConfig, first_line
 from eexit.configuration import NORMAL, Configuration
+from eexit.costs import cost_columns
 from eexit.cpu.packed_linear import pack_linear_layers
 from eexit.engine import Engine, refuse_mode
 from eexit.exits import resolve_exitable_layers
 from eexit.generator import Results, error_results, run_columns
 from eexit.models import eos_token_ids, load_model_and_tokenizer
 from eexit.plan import Run, configurations
+from eexit.prices import find_prices
 from eexit.records import generation_columns, text_pieces, token_text, tokens_table
 from eexit.rows import Decoding, Failure, Outcome, Request
 from eexit.schema import GENERATIONS, TOKENS
@@ -49,7 +51,7 @@ class ModelGenerator:
             record_top_k=min(config.record_top_k, decoder.vocabulary),
             memory_share=memory_share,
         )
-        self.engine = Engine(decoder, decoding)
+        self.engine, self.prices = Engine(decoder, decoding), find_prices(decoder)
         self.text_of = cache(partial(token_text, self.tokenizer))
 
     def generate(self, runs: Sequence[Run], progress: Callable[[int], None] = lambda n_tokens: None) -> Results:
@@ -140,6 +142,14 @@ class ModelGenerator:
             "n_prompt_tokens": len(requests[key].prompt_token_ids),
             **generation_columns(
                 outcome, normal if isinstance(normal, Trace) else None, pieces, decoding.exitable_layers, n_layers
+            ),
+            **cost_columns(
+                self.prices,
+                outcome.counts,
+                outcome.exit_layer_T[1:],
+                decoding.exitable_layers,
+                run.configuration.mode,
+                len(requests[key].prompt_token_ids),
             ),
         }
         return Results(pa.Table.from_pylist([row], GENERATIONS), tokens_table(run, outcome, pieces, self.text_of))

@@ -23,7 +23,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from eexit.anatomy import Decoder, LayerPass
-from eexit.cache import CacheView, KVCache
+from eexit.cache import KVCache
+from eexit.cache_view import CacheView
 from eexit.costs import Prices
 
 

@@ -19,6 +19,7 @@ from eexit.cpu import kernels
 from eexit.divergence import Divergence, divergence_from_final
 from eexit.readouts import READOUTS
 from eexit.rows import Decoding
+from eexit.rules import Distribution
 
 # Bytes of logits that one product with the head makes, but those of LOGITS_ROWS residual streams at least. With fewer,
 # the head's weights are fetched from memory too often; with more, a CPU's cache can't hold them until they are
@@ -44,6 +45,17 @@ class Reading(Divergence):
         """Log-probability of tokens under the final distribution, nats, (B,)."""
         return self.final_logits_UV[self.prefix_B, token_B].float() - self.final_lse_B
 
+    def columns(self, token_B: Tensor) -> dict[str, Tensor]:
+        """What is recorded of the full-depth pass, for rows whose next tokens these are."""
+        return {
+            "kl_TE": self.kl_BE,
+            "logprob_T": self.logprob(token_B),
+            "final_token_id_T": self.likeliest_BX[:, -1],
+            "entropy_T": self.entropy_B,
+            "top_token_ids_TXK": self.top_token_BXK,
+            "top_prob_TXK": self.top_prob_BXK,
+        }
+
     def picked(self, exit_B: Tensor) -> "Picked":
         """The likeliest token of each row at its exit: `exit_B` are indices into X."""
         at = torch.arange(len(exit_B), device=exit_B.device), exit_B
@@ -58,6 +70,13 @@ class Picked:
     log_p_B: Tensor  # of the token, nats
     top_token_BK: Tensor
     top_prob_BK: Tensor
+
+    @classmethod
+    def room_for(cls, n_rows: int, top_k: int, device: torch.device) -> "Picked":
+        """For tokens that are still to be `put`."""
+        token_B = torch.zeros(n_rows, dtype=torch.long, device=device)
+        top_token_BK = token_B.new_zeros(n_rows, top_k)
+        return cls(token_B, token_B.float(), top_token_BK, top_token_BK.float())
 
     def put(self, row_B: Tensor, other: "Picked") -> None:
         """Replace what was picked for these rows by what `other` picked for them."""
@@ -108,15 +127,77 @@ def _compare(logits_BXV: Tensor, top_k: int) -> Sequence[Divergence]:
 
 
 def read_tokens(
-    decoder: Decoder, hidden_BW: Tensor, places_X: Sequence[Tensor], decoding: Decoding, u_B: Tensor
-) -> Picked:
-    """The next tokens of rows, from their residual streams; `places_X` says which rows exit at each layer."""
+    decoder: Decoder, hidden_BW: Tensor, places_X: Sequence[Tensor], decoding: Decoding, u_B: Tensor,
+    given_B: Tensor | None = None,
+) -> Picked:  # fmt: skip
+    """The next tokens of rows, from their residual streams; `places_X` says which rows exit at each layer.
+
+    With tokens that are given, those are taken.
+    """
     ready_BH = _ready(decoder, hidden_BW, places_X, decoding)
-    size = _rows_at_a_time(decoder)
-    parts = [
-        _pick(decoder.head(ready), decoding, u) for ready, u in zip(ready_BH.split(size), u_B.split(size), strict=True)
-    ]
-    return Picked(*[torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Picked)])
+    read = _read(decoder, ready_BH, decoding, given_B)
+    return read.taken(torch.arange(len(ready_BH), device=ready_BH.device), decoding, u_B)
+
+
+@dataclass(frozen=True)
+class LayerReading:
+    """One distribution for each row, and the token that the row gets if it exits there.
+
+    That is the likeliest one or a given one; where tokens are sampled, logits are kept for the rows that do exit.
+    """
+
+    seen: Divergence  # of one layer: X is 1, and K at least 2
+    token_B: Tensor
+    log_p_B: Tensor
+    logits_BV: Tensor | None
+
+    @property
+    def likeliest_B(self) -> Tensor:
+        return self.seen.likeliest_BX[:, 0]
+
+    def distribution(self, row_B: Tensor) -> Distribution:
+        """What rules look at, of these rows."""
+        return Distribution(self.seen.top_prob_BXK[row_B, 0, :2], self.seen.entropy_B[row_B])
+
+    def taken(self, row_B: Tensor, decoding: Decoding, u_B: Tensor) -> Picked:
+        """The next tokens of these rows."""
+        token_B, log_p_B, k = self.token_B[row_B], self.log_p_B[row_B], decoding.record_top_k
+        if self.logits_BV is not None:
+            parts = zip(row_B.split(LOGITS_ROWS), u_B.split(LOGITS_ROWS), strict=True)
+            sampled = [pick_tokens(self.logits_BV[row], decoding.temperature, decoding.top_p, u) for row, u in parts]
+            token_B = torch.cat(sampled)
+            log_p_B = self.logits_BV[row_B, token_B].float() - self.seen.final_lse_B[row_B]
+        return Picked(token_B, log_p_B, self.seen.top_token_BXK[row_B, 0, :k], self.seen.top_prob_BXK[row_B, 0, :k])
+
+
+def read_layer(
+    decoder: Decoder, hidden_BW: Tensor, rank: int, decoding: Decoding, given_B: Tensor | None = None
+) -> LayerReading:
+    """Read rows after exitable layer number `rank`."""
+    layer = decoding.exitable_layers[rank]
+    ready_BH = READOUTS[decoding.readout].before_head(decoder, hidden_BW, layer)
+    return _read(decoder, ready_BH, decoding, given_B)
+
+
+def _read(decoder: Decoder, ready_BH: Tensor, decoding: Decoding, given_B: Tensor | None) -> LayerReading:
+    """What is recorded comes from the comparison of layers, with one layer alone."""
+    size, sampled = _rows_at_a_time(decoder), decoding.temperature > 0 and given_B is None
+    seen: list[Divergence] = []
+    log_p: list[Tensor] = []
+    kept: list[Tensor] = []
+    for start in range(0, len(ready_BH), size):
+        logits_BV = decoder.head(ready_BH[start : start + size])
+        part = _joined(_compare(logits_BV[:, None], max(2, decoding.record_top_k)))
+        seen.append(part)
+        if sampled:
+            kept.append(logits_BV)
+        if given_B is not None:
+            at_B1 = given_B[start : start + size, None]
+            log_p.append(logits_BV.gather(1, at_B1)[:, 0].float() - part.final_lse_B)
+    whole = _joined(seen)
+    token_B = whole.likeliest_BX[:, 0] if given_B is None else given_B
+    log_p_B = torch.cat(log_p) if log_p else whole.likeliest_log_p_BX[:, 0]
+    return LayerReading(whole, token_B, log_p_B, torch.cat(kept) if sampled else None)
 
 
 def _ready(decoder: Decoder, hidden_BW: Tensor, places_X: Sequence[Tensor], decoding: Decoding) -> Tensor:
@@ -130,16 +211,6 @@ def _ready(decoder: Decoder, hidden_BW: Tensor, places_X: Sequence[Tensor], deco
     for place, ready in groups:
         ready_BH[place] = ready
     return ready_BH
-
-
-def _pick(logits_BV: Tensor, decoding: Decoding, u_B: Tensor) -> Picked:
-    """Sample or pick a token per row. What is recorded comes from the comparison of layers, with one layer alone."""
-    seen = _joined(_compare(logits_BV[:, None], decoding.record_top_k))
-    token_B = seen.likeliest_BX[:, 0]
-    if decoding.temperature:
-        token_B = pick_tokens(logits_BV, decoding.temperature, decoding.top_p, u_B)
-    log_p_B = logits_BV.gather(1, token_B[:, None])[:, 0].float() - seen.final_lse_B
-    return Picked(token_B, log_p_B, seen.top_token_BXK[:, 0], seen.top_prob_BXK[:, 0])
 
 
 def pick_tokens(logits_BV: Tensor, temperature: float, top_p: float, u_B: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from eexit.anatomy import Decoder
 from eexit.draws import exit_draws, sampling_draws
 from eexit.reading import pick_tokens
 from eexit.rows import Decoding, Request
-from eexit.rules import Control
+from eexit.rules import ONLINE, Control
 from eexit.schema import EOS, LENGTH
 from eexit.trace import Trace
 
@@ -51,10 +51,19 @@ def generate_one(model: PreTrainedModel, decoder: Decoder, request: Request, dec
             student_cache = copy.deepcopy(teacher_cache)  # the prompt is always processed at full depth
         stops, evidence = [0.0] * len(kls), [math.nan] * len(kls)  # where no exit is drawn
         if position > 0 and rule is not None:
-            seen = Seen(kls, exit_logits, final_logits, decoding.exitable_layers)
+            own = teacher
+            if request.configuration.mode in LEAVE:  # up to the exit, a full-depth pass is the student's
+                own = model(inputs, cache=copy.deepcopy(student_cache), use_cache=True, output_hidden_states=True)
+            streams = [stream[0, -1] for stream in own.hidden_states]
+            own_logits = [
+                READ[decoding.readout](decoder, streams[layer + 1][None])[0] for layer in decoding.exitable_layers
+            ]
+            seen = Seen(kls, exit_logits, final_logits, streams, own_logits, decoding.exitable_layers)
             stops, evidence = STOPS[rule](seen, request.configuration.parameter)
         probabilities, choice = stick_breaking(stops), draw(stops, float(u_exit[position]))
         exit_layer = [*decoding.exitable_layers, final][choice]
+        if rule in ONLINE:  # it looks no further than the exit
+            evidence = evidence[: choice + 1] + [math.nan] * len(kls[choice + 1 :])
         logits = [*exit_logits, final_logits][choice]
         if request.configuration.mode in LEAVE and position > 0:
             with handing_on_after(decoder.layers, exit_layer):
@@ -89,7 +98,7 @@ def generate_one(model: PreTrainedModel, decoder: Decoder, request: Request, dec
             finish_reason = EOS
             break
         tokens = [token]
-    return Trace(finish_reason, **{name: np.array([step[name] for step in steps]) for name in steps[0]})
+    return Trace(finish_reason, None, **{name: np.array([step[name] for step in steps]) for name in steps[0]})
 
 
 def kl_divergence(final_logits_V: Tensor, exit_logits_V: Tensor) -> float:
@@ -101,11 +110,13 @@ def kl_divergence(final_logits_V: Tensor, exit_logits_V: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a rule can look at: the full-depth pass at one position."""
+    """What a rule can look at, at one position: an oracle the full-depth pass, an online rule the student's own."""
 
     kls: list[float]  # of the exitable layers
     exit_logits: list[Tensor]
     final_logits: Tensor
+    own_streams: list[Tensor]  # before layer 0, then after each layer
+    own_logits: list[Tensor]  # of the exitable layers
     exitable_layers: tuple[int, ...]
 
 
@@ -121,6 +132,44 @@ def stop_by_agreement(seen: Seen, _: None) -> Stops:
     """1 at layers whose likeliest token is the final layer's."""
     agrees = [float(logits.argmax() == seen.final_logits.argmax()) for logits in seen.exit_logits]
     return agrees, agrees
+
+
+def stop_by_confidence(seen: Seen, threshold: float) -> Stops:
+    """1 at layers whose likeliest token has at least this probability."""
+    highest = [float(logits.float().softmax(-1).max()) for logits in seen.own_logits]
+    return [float(p >= threshold) for p in highest], highest
+
+
+def stop_by_margin(seen: Seen, threshold: float) -> Stops:
+    """1 at layers whose likeliest token is at least so much more probable than the next."""
+    pairs = [logits.float().softmax(-1).topk(2).values.tolist() for logits in seen.own_logits]
+    margins = [first - second for first, second in pairs]
+    return [float(margin >= threshold) for margin in margins], margins
+
+
+def stop_by_entropy(seen: Seen, threshold: float) -> Stops:
+    """1 at layers whose distribution has at most this entropy."""
+    log_ps = [logits.float().log_softmax(-1) for logits in seen.own_logits]
+    entropies = [float(-(log_p.exp() * log_p).sum()) for log_p in log_ps]
+    return [float(entropy <= threshold) for entropy in entropies], entropies
+
+
+def stop_by_similarity(seen: Seen, threshold: float) -> Stops:
+    """1 at layers whose residual stream has at least this cosine with the stream before the layer."""
+    cosines = [
+        float(torch.cosine_similarity(seen.own_streams[layer], seen.own_streams[layer + 1], dim=0))
+        for layer in seen.exitable_layers
+    ]
+    return [float(cosine >= threshold) for cosine in cosines], cosines
+
+
+def stop_by_patience(seen: Seen, layers_in_a_row: float) -> Stops:
+    """1 at exitable layers that are at least the so-many-th in a row with the same likeliest token."""
+    counts: list[float] = []
+    for index, logits in enumerate(seen.own_logits):
+        same = index > 0 and bool(logits.argmax() == seen.own_logits[index - 1].argmax())
+        counts.append(counts[-1] + 1 if same else 1.0)
+    return [float(count >= layers_in_a_row) for count in counts], counts
 
 
 def stop_at_layer(seen: Seen, layer: float) -> Stops:
@@ -162,6 +211,11 @@ READ: dict[str, Callable[[Decoder, Tensor], Tensor]] = {
 STOPS: dict[str, Callable[[Seen, Any], Stops]] = {
     "kl": stop_by_kl,
     "agree": stop_by_agreement,
+    "confidence": stop_by_confidence,
+    "margin": stop_by_margin,
+    "entropy": stop_by_entropy,
+    "similarity": stop_by_similarity,
+    "patience": stop_by_patience,
     "fixed": stop_at_layer,
     "random": stop_at_random,
 }

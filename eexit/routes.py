@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from eexit.batch import Batch, padded
+from eexit.slots import Slots
 from eexit.transfer import to_device
 
 
@@ -71,7 +72,7 @@ class Routes:
     places_X: Sequence[Tensor]  # for each layer, which entries of `unread` exit there
 
 
-def send_routes(batch: Batch, exits: np.ndarray, n_students: int, reads_all: bool, device: torch.device) -> Routes:
+def send_routes(batch: Slots, exits: np.ndarray, n_students: int, reads_all: bool, device: torch.device) -> Routes:
     """Copy to the device where rows exit; the first `n_students` rows have a student.
 
     Without a student, a row's greedy token is known from the reading of all exitable layers, so that it need not be

@@ -15,7 +15,8 @@ class Decoding:
 
     At most `rows` rows are in flight, as far as their caches fit in `cache_bytes`. None stands for what the device has
     free, of which this process may use `memory_share`. `record_top_k` is how many of each layer's likeliest tokens are
-    recorded.
+    recorded. Without `observe`, what the full-depth model says of rows of online rules is not found afterwards, and
+    those columns are 0.
     """
 
     exitable_layers: tuple[int, ...]
@@ -25,6 +26,7 @@ class Decoding:
     temperature: float = 0.0
     top_p: float = 1.0
     record_top_k: int = 0
+    observe: bool = True
     rows: int = 1024
     cache_bytes: int | None = None
     memory_share: float = 1.0

@@ -1,16 +1,16 @@
 """Rules: the chance to exit at each exitable layer that a token reaches.
 
-A rule is one entry of `RULES`; engine, records and reports know none of them by name. CONTRIBUTING shows how to add
-one. This module does not import torch, so that the command line can check parameters without it: rules use the methods
-of the tensors that they are given.
+A rule is one entry of `ORACLES`, `ONLINE` or `BLIND`, by what it looks at; engine, records and reports know none of
+them by name. CONTRIBUTING shows how to add one. This module does not import torch, so that the command line can check
+parameters without it: rules use the methods of the tensors that they are given.
 
-Shapes: B rows, E exitable layers.
+Shapes: B rows, E exitable layers (all of them, or the one that is looked at), W width of the residual stream.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -45,8 +45,30 @@ class Chances:
     go_on_BE: Tensor
 
 
+@dataclass(frozen=True)
+class Distribution:
+    """A layer's distribution over the next token, for each row."""
+
+    top_p_B2: Tensor  # the two highest probabilities, highest first
+    entropy_B: Tensor  # nats
+
+
+@dataclass(frozen=True)
+class Look:
+    """What an online rule can look at: the student's own pass at an exitable layer, for the rows that have reached it.
+
+    The distribution is there only for rules that read; with them, `likeliest_BR` has the likeliest token at each of the
+    R exitable layers so far, this one last.
+    """
+
+    before_BW: Tensor  # the residual stream before the layer, which is the one after the layer before it
+    after_BW: Tensor
+    read: Distribution | None
+    likeliest_BR: Tensor | None
+
+
 class Rule(Protocol):
-    """Decides where tokens exit. A rule that looks at the final layer is an oracle: it saves nothing at run time."""
+    """Decides where tokens exit."""
 
     @property
     def definition(self) -> str:
@@ -60,9 +82,6 @@ class Rule(Protocol):
     def unit(self) -> str:
         """The parameter's unit; empty if it has none."""
 
-    @property
-    def is_oracle(self) -> bool: ...
-
     def check(self, parameter: Parameter) -> None:
         """Raises `ValueError`, saying why, for a parameter that no model can use."""
 
@@ -72,18 +91,36 @@ class Rule(Protocol):
         Raises `ValueError` for a parameter that does not fit these layers.
         """
 
-    def evidence(self, teacher: Divergence) -> Tensor | None:
-        """What the rule looks at in each exitable layer, (B, E), in its own unit; None if it looks at nothing."""
-
     def chances(self, evidence_BE: Tensor | None, setting_BE: Tensor) -> Chances:
-        """The chances to exit, from the evidence and the rows' settings."""
+        """The chances to exit, from the evidence and the rows' settings; each layer's from its own alone.
+
+        The evidence is None for rules that look at nothing.
+        """
+
+
+class Oracle(Rule, Protocol):
+    """A rule that looks at the final layer: it needs the full-depth pass, and saves nothing at run time."""
+
+    def evidence(self, teacher: Divergence) -> Tensor:
+        """What the rule looks at in each exitable layer, (B, E), in its own unit."""
+
+
+class Online(Rule, Protocol):
+    """A rule that looks only at layers that have been run."""
+
+    @property
+    def reads(self) -> bool:
+        """Whether it needs the layer's distribution, which costs a product with the head at every layer it looks at."""
+
+    def evidence(self, look: Look) -> Tensor:
+        """What the rule sees at one exitable layer, (B,), in its own unit."""
 
 
 class KL:
     """Exits where a layer's distribution is close to the final one; the rule that this project started with."""
 
     definition = "exits with chance 2·sigmoid(−k·KL) at a layer whose distribution is KL nats from the final one"
-    parameter, unit, is_oracle = KL_FACTOR, "1/nat", True
+    parameter, unit = KL_FACTOR, "1/nat"
 
     def check(self, parameter: Parameter) -> None:
         if not (isinstance(parameter, float) and 0 <= parameter < math.inf):
@@ -93,7 +130,7 @@ class KL:
         assert isinstance(parameter, float)
         return [parameter] * len(exitable_layers)
 
-    def evidence(self, teacher: Divergence) -> Tensor | None:
+    def evidence(self, teacher: Divergence) -> Tensor:
         return teacher.kl_BE
 
     def chances(self, evidence_BE: Tensor | None, setting_BE: Tensor) -> Chances:
@@ -106,7 +143,7 @@ class Agree:
     """Exits where the likeliest token is already the final layer's: an upper bound for rules that keep that token."""
 
     definition = "exits at a layer whose likeliest token is the final layer's"
-    parameter, unit, is_oracle = "", "", True
+    parameter, unit = "", ""
 
     def check(self, parameter: Parameter) -> None:
         if parameter is not None:
@@ -115,7 +152,7 @@ class Agree:
     def setting(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
         return [0.0] * len(exitable_layers)
 
-    def evidence(self, teacher: Divergence) -> Tensor | None:
+    def evidence(self, teacher: Divergence) -> Tensor:
         """1 where the layer's likeliest token is the final layer's, else 0."""
         return (teacher.likeliest_BX[:, :-1] == teacher.likeliest_BX[:, -1:]).to(teacher.kl_BE.dtype)
 
@@ -124,11 +161,66 @@ class Agree:
         return Chances(evidence_BE, 1 - evidence_BE)
 
 
+@dataclass(frozen=True)
+class Threshold:
+    """Exits at layers where what it sees is at least the threshold; `at_most` turns that round."""
+
+    name: str
+    definition: str
+    unit: str
+    example: float
+    least: float  # the range of the threshold; `positive` excludes the lower end
+    most: float
+    see: Callable[[Look], Tensor]
+    reads: bool = True
+    positive: bool = False
+    at_most: bool = False
+    parameter: str = "threshold"
+
+    def check(self, parameter: Parameter) -> None:
+        is_within = isinstance(parameter, float) and self.least <= parameter <= self.most and parameter < math.inf
+        if is_within and not (self.positive and parameter == self.least):
+            return
+        ends = f"≥ {self.least:g}" if self.most == math.inf else f"from {self.least:g} to {self.most:g}"
+        ends = f"above {self.least:g} and up to {self.most:g}" if self.positive else ends
+        example = f"{self.name}={self.example:g}"
+        raise ValueError(f"rule {self.name} takes a threshold {ends}, as in {example}, got {shown(parameter)}")
+
+    def setting(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
+        assert isinstance(parameter, float)
+        return [parameter] * len(exitable_layers)
+
+    def evidence(self, look: Look) -> Tensor:
+        return self.see(look)
+
+    def chances(self, evidence_BE: Tensor | None, setting_BE: Tensor) -> Chances:
+        assert evidence_BE is not None
+        return certain(evidence_BE <= setting_BE if self.at_most else evidence_BE >= setting_BE, setting_BE)
+
+
+def certain(stop_BE: Tensor, setting_BE: Tensor) -> Chances:
+    """The chances of a rule that leaves nothing to chance, from where it stops."""
+    stop_BE = stop_BE.to(setting_BE.dtype)
+    return Chances(stop_BE, 1 - stop_BE)
+
+
+def _read(look: Look) -> Distribution:
+    assert look.read is not None
+    return look.read
+
+
+def _cosine(look: Look) -> Tensor:
+    """Of the residual streams after the layer and before it, in fp32."""
+    before_BW, after_BW = look.before_BW.float(), look.after_BW.float()
+    cosine_B: Tensor = (before_BW * after_BW).sum(-1) / (before_BW.norm(dim=-1) * after_BW.norm(dim=-1))
+    return cosine_B
+
+
 class Fixed:
     """Exits at one layer, whatever the token: a control of known depth."""
 
     definition = "exits at one layer, whatever the token"
-    parameter, unit, is_oracle = "exit layer", "", False
+    parameter, unit = "exit layer", ""
 
     def check(self, parameter: Parameter) -> None:
         if not (isinstance(parameter, float) and parameter >= 0 and parameter.is_integer()):
@@ -141,9 +233,6 @@ class Fixed:
             raise ValueError(f"rule fixed can't exit at layer {shown(parameter)}: the exitable layers are {layers}")
         return [float(layer == parameter) for layer in exitable_layers]
 
-    def evidence(self, teacher: Divergence) -> Tensor | None:
-        return None
-
     def chances(self, evidence_BE: Tensor | None, setting_BE: Tensor) -> Chances:
         return Chances(setting_BE, 1 - setting_BE)
 
@@ -152,7 +241,7 @@ class Random:
     """Exits at random, as often at each layer as another configuration: a control of the same depth."""
 
     definition = "exits at random, as often at each layer as another configuration, whatever the token"
-    parameter, unit, is_oracle = "", "", False
+    parameter, unit = "", ""
 
     def check(self, parameter: Parameter) -> None:
         if not isinstance(parameter, Control):
@@ -171,14 +260,67 @@ class Random:
         beyond = [sum(n for other, n in counts.items() if other >= layer) for layer in exitable_layers]
         return [counts.get(layer, 0) / n if n else 0.0 for layer, n in zip(exitable_layers, beyond, strict=True)]
 
-    def evidence(self, teacher: Divergence) -> Tensor | None:
-        return None
-
     def chances(self, evidence_BE: Tensor | None, setting_BE: Tensor) -> Chances:
         return Chances(setting_BE, 1 - setting_BE)
 
 
-RULES: Final[dict[str, Rule]] = {"kl": KL(), "agree": Agree(), "fixed": Fixed(), CONTROL: Random()}
+class Patience:
+    """Exits where a layer's likeliest token has been the same at several exitable layers in a row."""
+
+    definition = (
+        "exits at the last of so many exitable layers in a row that have the same likeliest token (PABEE, Zhou et al. "
+        "2020)"
+    )
+    parameter, unit, reads = "exitable layers in a row", "layers", True
+
+    def check(self, parameter: Parameter) -> None:
+        if not (isinstance(parameter, float) and parameter >= 2 and parameter.is_integer()):
+            raise ValueError(f"rule patience takes a whole number ≥ 2, as in patience=2, got {shown(parameter)}")
+
+    def setting(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
+        assert isinstance(parameter, float)
+        return [parameter] * len(exitable_layers)
+
+    def evidence(self, look: Look) -> Tensor:
+        """How many exitable layers in a row have had this likeliest token."""
+        assert look.likeliest_BR is not None
+        same_BR = (look.likeliest_BR == look.likeliest_BR[:, -1:]).flip(-1)
+        return same_BR.float().cumprod(-1).sum(-1)
+
+    def chances(self, evidence_BE: Tensor | None, setting_BE: Tensor) -> Chances:
+        assert evidence_BE is not None
+        return certain(evidence_BE >= setting_BE, setting_BE)
+
+
+ORACLES: Final[dict[str, Oracle]] = {"kl": KL(), "agree": Agree()}
+ONLINE: Final[dict[str, Online]] = {
+    "confidence": Threshold(
+        "confidence",
+        "exits at a layer that gives its likeliest token at least this probability (EE-LLM, Chen et al. 2023)",
+        "probability", 0.9, 0, 1, lambda look: _read(look).top_p_B2[:, 0], positive=True,
+    ),
+    "margin": Threshold(
+        "margin",
+        "exits at a layer whose likeliest token is at least so much more probable than the next (the softmax response "
+        "of CALM, Schuster et al. 2022)",
+        "probability", 0.5, 0, 1, lambda look: _read(look).top_p_B2[:, 0] - _read(look).top_p_B2[:, 1],
+    ),
+    "entropy": Threshold(
+        "entropy",
+        "exits at a layer whose distribution has at most this entropy (BranchyNet, Teerapittayanon et al. 2016; "
+        "DeeBERT, Xin et al. 2020)",
+        "nats", 0.5, 0, math.inf, lambda look: _read(look).entropy_B, at_most=True,
+    ),
+    "similarity": Threshold(
+        "similarity",
+        "exits at a layer that leaves the residual stream at least so similar, by their cosine, to the one before it "
+        "(the hidden-state saturation of CALM, Schuster et al. 2022)",
+        "cosine", 0.95, -1, 1, _cosine, reads=False,
+    ),
+    "patience": Patience(),
+}  # fmt: skip
+BLIND: Final[dict[str, Rule]] = {"fixed": Fixed(), CONTROL: Random()}  # they look at nothing
+RULES: Final[dict[str, Rule]] = {**ORACLES, **ONLINE, **BLIND}
 
 
 def shown(parameter: Parameter) -> str:

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 from transformers.masking_utils import causal_mask_function, eager_mask, sliding_window_causal_mask_function
 
-from eexit.cache import CacheView, KVCache
+from eexit.cache import KVCache
+from eexit.cache_view import CacheView
 from eexit.config import UsageError
 from eexit.far_tokens import TokenAt
 from eexit.watching import Forward, Handed, OwnAttention

@@ -1,4 +1,4 @@
-"""One decoding step of all rows in flight: the method itself, part by part.
+"""One decoding step of all rows beside their teacher: the method itself, part by part, for oracles.
 
 Each row exits by its own rule, and its state says what the exit leaves behind. The teacher is the full-depth pass. It
 depends on nothing of a row but its prefix, which is all of its tokens so far, so that teacher and readout run once for
@@ -18,13 +18,15 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from eexit.anatomy import Decoder, LayerPass
-from eexit.batch import Batch, Layers
-from eexit.cache import CacheView, KVCache
+from eexit.batch import Batch
+from eexit.cache import KVCache
+from eexit.cache_view import CacheView
 from eexit.exits import choose_exits, exit_probabilities
 from eexit.reading import Picked, Reading, read_layers, read_tokens
 from eexit.routes import Routes, Rows, send_routes, send_rows
 from eexit.rows import Decoding
-from eexit.rules import RULES, Chances
+from eexit.rules import ORACLES, Chances
+from eexit.slots import Layers, Slots
 from eexit.states import STATES
 from eexit.transfer import to_device, to_host
 
@@ -121,7 +123,7 @@ def prefill(decoder: Decoder, decoding: Decoding, layers: Layers, prompt: tuple[
 
 
 @torch.inference_mode()
-def first_tokens(decoder: Decoder, decoding: Decoding, batch: Batch, slots: np.ndarray, prefilled: Prefilled) -> None:
+def first_tokens(decoder: Decoder, decoding: Decoding, batch: Slots, slots: np.ndarray, prefilled: Prefilled) -> None:
     """Give new rows their first token, from the final layer of their prompt's pass: no exit is drawn for it."""
     exits = np.full(len(slots), len(decoding.exitable_layers))
     routes = send_routes(batch, exits, 0, decoding.temperature > 0, decoder.device)
@@ -155,13 +157,12 @@ def decide(rules: Sequence[str], reading: Reading, rows: Rows) -> Decision:
     stop_BE = torch.zeros_like(reading.kl_BE)
     go_on_BE, evidence_BE = stop_BE + 1, torch.full_like(stop_BE, torch.nan)
     for index, name in enumerate(rules):
-        rule, its_B1 = RULES[name], (rows.rule_B == index)[:, None]
+        rule, its_B1 = ORACLES[name], (rows.rule_B == index)[:, None]
         seen_BE = rule.evidence(reading)
         chances = rule.chances(seen_BE, rows.setting_BE)
         stop_BE = torch.where(its_B1, chances.stop_BE, stop_BE)
         go_on_BE = torch.where(its_B1, chances.go_on_BE, go_on_BE)
-        if seen_BE is not None:
-            evidence_BE = torch.where(its_B1, seen_BE, evidence_BE)
+        evidence_BE = torch.where(its_B1, seen_BE, evidence_BE)
     return _drawn(evidence_BE, Chances(stop_BE, go_on_BE), rows.u_exit_B)
 
 
@@ -230,22 +231,17 @@ def take_tokens(decoder: Decoder, decoding: Decoding, step: Step) -> Picked:
 
 
 @record_function("records")
-def record(batch: Batch, step: Step, picked: Picked) -> None:
+def record(batch: Slots, step: Step, picked: Picked) -> None:
     """Write every column that `trace.Trace` declares."""
     reading, decision = step.reading, step.decision
     columns = {
         "token_id_T": picked.token_B,
-        "kl_TE": reading.kl_BE,
         "exit_prob_TX": decision.prob_BX,
         "evidence_TE": decision.evidence_BE,
-        "logprob_T": reading.logprob(picked.token_B),
         "exit_logprob_T": picked.log_p_B,
-        "final_token_id_T": reading.likeliest_BX[:, -1],
-        "entropy_T": reading.entropy_B,
-        "top_token_ids_TXK": reading.top_token_BXK,
-        "top_prob_TXK": reading.top_prob_BXK,
         "exit_top_token_ids_TK": picked.top_token_BK,
         "exit_top_prob_TK": picked.top_prob_BK,
+        **reading.columns(picked.token_B),
     }
     exit_layer = batch.layers.exits[step.routes.exits]
     batch.record(step.slots, {"exit_layer_T": exit_layer, **to_host(columns)})

@@ -13,6 +13,8 @@ from typing import Annotated, get_origin, get_type_hints
 import numpy as np
 import pyarrow as pa
 
+from eexit.costs import Counts
+
 
 @dataclass(frozen=True)
 class Column:
@@ -33,6 +35,7 @@ class Trace:
     """
 
     finish_reason: str
+    counts: Counts | None  # what was run for it; None beside a teacher, whose passes rows share
     token_id_T: Annotated[np.ndarray, Column(pa.int32(), "token id", "the token that was generated")]
     exit_layer_T: Annotated[
         np.ndarray, Column(pa.int32(), "layer", "0-based decoder layer after which the token was read")

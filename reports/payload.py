@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eexit.configuration import MODES, NORMAL
-from eexit.rules import RULES
+from eexit.rules import ORACLES, RULES
 from eexit.schema import GENERATIONS, TOKENS
 from reports import frames
 from reports.bootstrap import LEVEL, MIN_PROMPTS, RESAMPLES
@@ -123,7 +123,7 @@ def _rules(sweep: Sweep) -> dict[str, dict[str, Any]]:
             "definition": RULES[name].definition,
             "parameter": RULES[name].parameter,
             "unit": RULES[name].unit,
-            "oracle": RULES[name].is_oracle,
+            "oracle": name in ORACLES,
         }
         for name in names
     }

@@ -16,8 +16,33 @@ def control(*counts: int) -> Control:
 SOME: Final[dict[str, list[Parameter]]] = {
     "kl": [0.5, 2.0],
     "agree": [None],
+    "confidence": [0.3, 0.6],
+    "margin": [0.2, 0.5],
+    "entropy": [1.5, 2.5],
+    "similarity": [0.7, 0.85],
+    "patience": [2.0],
     "fixed": [3.0, 4.0],
     "random": [control(20, 30, 0, 50)],
 }
-ALWAYS: Final[dict[str, list[Parameter]]] = {"kl": [0.0], "agree": [], "fixed": [1.0], "random": [control(9, 0, 0, 0)]}
-NEVER: Final[dict[str, list[Parameter]]] = {"kl": [1e9], "agree": [], "fixed": [], "random": [control(0, 0, 0, 9)]}
+ALWAYS: Final[dict[str, list[Parameter]]] = {
+    "kl": [0.0],
+    "agree": [],
+    "confidence": [1e-9],
+    "margin": [0.0],
+    "entropy": [1e9],
+    "similarity": [-1.0],
+    "patience": [],
+    "fixed": [1.0],
+    "random": [control(9, 0, 0, 0)],
+}
+NEVER: Final[dict[str, list[Parameter]]] = {
+    "kl": [1e9],
+    "agree": [],
+    "confidence": [1.0],
+    "margin": [1.0],
+    "entropy": [0.0],
+    "similarity": [1.0],
+    "patience": [4.0],
+    "fixed": [],
+    "random": [control(0, 0, 0, 9)],
+}

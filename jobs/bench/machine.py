@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from cluster.job import load_job
+from eexit.batch import Batch
 from eexit.config import SweepConfig
 from eexit.cpu import kernels
 from eexit.model_generator import ModelGenerator
@@ -52,7 +53,9 @@ def start(arguments: Sequence[str], default: Path, n_rows: int, n_tokens: int, b
     peak = torch.cuda.max_memory_allocated() / 1e6 if on_gpu else _megabytes("VmHWM") - held
     length = n_tokens + max(len(request.prompt_token_ids) for request in generator.requests(runs).values())
     weights, _ = estimate_memory(config, n_rows, length)
-    cache = n_rows * generator.engine.row_bytes(length, list(generator.requests(runs).values()))
+    cache = n_rows * Batch.row_bytes(
+        generator.engine.decoder, generator.engine.decoding, length, list(generator.requests(runs).values())
+    )
     return {
         "seconds to imported": imported - began,
         "to loaded": loaded - began,

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from eexit.configuration import NORMAL, Configuration
 from eexit.results import FOLDERS, MANIFEST, Manifest, encode, generations_name, tokens_name
-from eexit.rules import CONTROL, RULES, Control
+from eexit.rules import CONTROL, ORACLES, RULES, Control
 from eexit.schema import GENERATIONS, LENGTH, OK, TOKENS
 
 if TYPE_CHECKING:
@@ -133,7 +133,8 @@ def _chances(
         parameter = Control(parameter.of, tuple(counts[parameter.of]))
     seen = SimpleNamespace(kl_BE=torch.from_numpy(kl), likeliest_BX=torch.from_numpy(agrees.astype(int)))
     setting = torch.tensor([list(RULES[rule].setting(parameter, LAYERS))] * len(kl))
-    chances = RULES[rule].chances(RULES[rule].evidence(cast("Divergence", seen)), setting)
+    evidence = ORACLES[rule].evidence(cast("Divergence", seen)) if rule in ORACLES else None
+    chances = RULES[rule].chances(evidence, setting)
     stop: np.ndarray = chances.stop_BE.numpy().astype(float)
     stop[0] = 0
     return stop

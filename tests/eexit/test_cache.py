@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from eexit.cache import CacheView, KVCache
+from eexit.cache import KVCache
+from eexit.cache_view import CacheView
 from eexit.cpu import kernels
 
 N_SLOTS, N_KEY_HEADS, WIDTH, VALUE_WIDTH = 5, 2, 24, 20

@@ -194,9 +194,9 @@ def test_what_ran_out_of_memory_holds_none_when_it_is_tried_again(
     held: list[Callable[[], Batch | None]] = []
     failures: list[int] = []
 
-    def watched(engine: Engine, requests: Sequence[Request]) -> Batch:
+    def watched(engine: Engine, kind: type[Batch], requests: Sequence[Request]) -> Batch:
         assert all(batch() is None for batch in held)
-        batch = new_batch(engine, requests)
+        batch = new_batch(engine, kind, requests)
         held.append(weakref.ref(batch))
         return batch
 
@@ -208,7 +208,9 @@ def test_what_ran_out_of_memory_holds_none_when_it_is_tried_again(
     monkeypatch.setattr(Engine, "_new_batch", watched)
     requests = list(generator.requests(runs).values())
     n_prompt = len(requests[0].prompt_token_ids)
-    row = generator.engine.row_bytes(n_prompt + generator.config.max_new_tokens, requests)
+    row = Batch.row_bytes(
+        generator.engine.decoder, generator.engine.decoding, n_prompt + generator.config.max_new_tokens, requests
+    )
     decoding = replace(generator.engine.decoding, cache_bytes=3 * row, rows=1024)
     monkeypatch.setattr(generator, "engine", Engine(generator.engine.decoder, decoding))
     handle = generator.model.get_input_embeddings().register_forward_pre_hook(refuse)

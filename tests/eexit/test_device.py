@@ -18,13 +18,14 @@ from traces import assert_same, kl_request, traces_of
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from eexit.anatomy import Decoder
+from eexit.batch import Batch
 from eexit.cache import N_STACKS, KVCache
 from eexit.config import UsageError
 from eexit.configuration import Configuration
 from eexit.engine import Engine
 from eexit.memory import FREE_SHARE, cache_budget
 from eexit.rows import CPU_CACHE_BYTES, Decoding, Outcome, Request
-from eexit.rules import RULES
+from eexit.rules import BLIND, ONLINE, ORACLES
 from eexit.states import STATES
 from eexit.trace import Trace
 
@@ -105,12 +106,21 @@ def test_a_step_takes_two_copies_however_rows_decode(llama: PreTrainedModel, cha
 
 
 @pytest.mark.parametrize("mode", STATES)
-def test_a_step_takes_two_copies_in_every_mode_and_by_every_rule(llama: PreTrainedModel, mode: str) -> None:
-    exits = [Configuration(mode, rule, parameter) for rule in RULES for parameter in SOME[rule]]
+def test_a_step_takes_two_copies_in_every_mode_and_by_every_oracle(llama: PreTrainedModel, mode: str) -> None:
+    exits = [Configuration(mode, rule, parameter) for rule in ORACLES for parameter in SOME[rule]]
     requests = [Request(PROMPT, configuration, seed=3) for configuration in exits]
     rows, steps = on_card(llama, requests, DECODING)
     assert_same_rows(rows, dict(Engine(Decoder(llama), DECODING).generate(requests)))
     assert steps[1:] == [A_STEP] * 6
+
+
+@pytest.mark.parametrize("mode", STATES)
+def test_online_rules_wait_for_their_decisions_alone(llama: PreTrainedModel, mode: str) -> None:
+    exits = [Configuration(mode, rule, parameter) for rule in (*ONLINE, *BLIND) for parameter in SOME[rule]]
+    requests = [Request(PROMPT, configuration, seed=3) for configuration in exits]
+    rows, steps = on_card(llama, requests, DECODING)
+    assert_same_rows(rows, dict(Engine(Decoder(llama), DECODING).generate(requests)))
+    assert {step.blocking_to_card for step in steps} == {0}
 
 
 def test_nothing_waits_for_rows_that_come_and_go(llama: PreTrainedModel) -> None:
@@ -144,7 +154,9 @@ def test_as_many_rows_are_in_flight_as_the_card_has_room_for(
 ) -> None:
     with Card() as card:
         engine = Engine(Decoder(card.take(llama)), DECODING)
-        room = rows_of_room * engine.row_bytes(len(PROMPT) + DECODING.max_new_tokens, REQUESTS)
+        room = rows_of_room * Batch.row_bytes(
+            engine.decoder, engine.decoding, len(PROMPT) + DECODING.max_new_tokens, REQUESTS
+        )
         monkeypatch.setattr(Memory, "taken", (1 << 30) - int(room / FREE_SHARE) - 100)
         outcomes = dict(engine.generate(REQUESTS))
         assert engine.n_slots == min(rows_of_room, len(REQUESTS))

@@ -3,7 +3,8 @@ from tiny_models import tiny_model
 from traces import kl_request, traces_of
 
 from eexit.anatomy import Decoder
-from eexit.cache import CacheView, KVCache
+from eexit.cache import KVCache
+from eexit.cache_view import CacheView
 from eexit.engine import Engine
 from eexit.layer_calls import CallsFor, LayerCall, row_axes
 from eexit.rows import Decoding

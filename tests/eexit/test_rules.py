@@ -15,7 +15,7 @@ from eexit.engine import Engine, refuse_mode
 from eexit.exits import resolve_exitable_layers
 from eexit.plan import configurations
 from eexit.rows import Decoding, Request
-from eexit.rules import RULES, Control, Parameter, Rule
+from eexit.rules import ONLINE, RULES, Control, Parameter, Rule
 from eexit.states import STATES, State
 from eexit.trace import Trace
 
@@ -37,6 +37,15 @@ def test_each_says_what_it_is(kind: dict[str, Rule | State]) -> None:
         ("kl", float("inf"), "must be finite and ≥ 0, got inf"),
         ("kl", None, "got none"),
         ("agree", 1.0, "has no parameter, got 1"),
+        ("confidence", 0.0, "a threshold above 0 and up to 1, as in confidence=0.9, got 0"),
+        ("confidence", 1.5, "a threshold above 0 and up to 1, as in confidence=0.9, got 1.5"),
+        ("margin", -0.1, "a threshold from 0 to 1, as in margin=0.5, got -0.1"),
+        ("entropy", -1.0, "a threshold ≥ 0, as in entropy=0.5, got -1"),
+        ("entropy", float("inf"), "a threshold ≥ 0, as in entropy=0.5, got inf"),
+        ("similarity", float("nan"), "a threshold from -1 to 1, as in similarity=0.95, got nan"),
+        ("similarity", None, "a threshold from -1 to 1, as in similarity=0.95, got none"),
+        ("patience", 1.0, "takes a whole number ≥ 2, as in patience=2, got 1"),
+        ("patience", 2.5, "takes a whole number ≥ 2, as in patience=2, got 2.5"),
         ("fixed", 2.5, "takes a layer as its parameter, as in fixed=10, got 2.5"),
         ("fixed", -1.0, "takes a layer as its parameter, as in fixed=10, got -1"),
         ("random", 1.0, "give --controls-of RESULTS"),
@@ -67,18 +76,25 @@ def test_the_worked_example_of_contributing_is_a_rule(llama: PreTrainedModel, mo
     example = CONTRIBUTING.read_text().split("## Add a rule")[1].split("```python")[1].split("```")[0]
     names = dict(vars(rules))
     exec(f"from __future__ import annotations\n{example}", names)
-    monkeypatch.setitem(RULES, "confidence", names["Confidence"]())
-    config = SweepConfig.model_validate({"prompts": PROMPTS, "rules": ["confidence=0.02,0.9"], "modes": ["skip"]})
-    with pytest.raises(ValueError, match=r"rule confidence takes a probability, .* got 2"):
-        SweepConfig.model_validate({"prompts": PROMPTS, "rules": ["confidence=2"]})
-    decoding = Decoding(exitable_layers=EXITABLE, max_new_tokens=24, eos_token_ids=frozenset(), record_top_k=1)
+    for kind in (RULES, ONLINE):
+        monkeypatch.setitem(kind, "odds", names["Odds"]())
+    config = SweepConfig.model_validate({"prompts": PROMPTS, "rules": ["odds=1.5,9"], "modes": ["skip"]})
+    with pytest.raises(ValueError, match=r"rule odds takes a ratio ≥ 1, .* got 0.5"):
+        SweepConfig.model_validate({"prompts": PROMPTS, "rules": ["odds=0.5"]})
+    decoding = Decoding(exitable_layers=EXITABLE, max_new_tokens=24, eos_token_ids=frozenset(), record_top_k=2)
+    exits: set[Parameter] = set()
     requests = [Request((5, 80, 7, 7, 31), configuration) for configuration in configurations(config)]
     for request, (_, trace) in zip(requests, sorted(Engine(Decoder(llama), decoding).generate(requests)), strict=True):
         assert isinstance(trace, Trace)
-        sure_TE = trace.top_prob_TXK[1:, :-1, 0] >= request.configuration.parameter
+        sure_TE = trace.evidence_TE[1:] >= request.configuration.parameter
         first_T = np.where(sure_TE.any(1), sure_TE.argmax(1), len(EXITABLE))
         assert trace.exit_layer_T[1:].tolist() == np.array([*EXITABLE, 6])[first_T].tolist()
-        np.testing.assert_allclose(trace.evidence_TE[1:], trace.top_prob_TXK[1:, :-1, 0], rtol=1e-5)
+        if len({*trace.exit_layer_T[1:]}) > 1:
+            exits.add(request.configuration.parameter)
+        top_TK = trace.exit_top_prob_TK[1:][first_T < len(EXITABLE)]
+        its_T = trace.evidence_TE[1:][first_T < len(EXITABLE), first_T[first_T < len(EXITABLE)]]
+        np.testing.assert_allclose(its_T, top_TK[:, 0] / top_TK[:, 1], rtol=1e-4)
+    assert exits
 
 
 def test_a_mode_that_a_model_is_not_made_for_is_refused() -> None:

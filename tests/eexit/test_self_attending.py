@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from eexit.anatomy import Decoder
-from eexit.cache import CacheView
+from eexit.cache_view import CacheView
 from eexit.config import UsageError
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

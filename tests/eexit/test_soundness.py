@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from eexit import load_default_model_and_tokenizer
 from eexit.anatomy import Decoder, LayerPass
-from eexit.cache import CacheView
+from eexit.cache_view import CacheView
 from eexit.config import UsageError
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

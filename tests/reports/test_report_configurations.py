@@ -11,7 +11,7 @@ from report_fixtures import MakeSweep, Visit
 from synthetic import rules_grid, write_synthetic_sweep
 
 from eexit.configuration import Configuration
-from eexit.rules import RULES
+from eexit.rules import ORACLES, RULES
 from reports import build_report, frames
 from reports.choose import choose_prompts
 from reports.findings import findings
@@ -179,7 +179,7 @@ def test_the_page_knows_what_rules_say_of_themselves(sweep: Sweep) -> None:
     rules = payload(sweep, "")[0]["rules"]
     assert list(rules) == ["kl", "random", "fixed", "agree"]
     for name, words in rules.items():
-        assert (words["definition"], words["oracle"]) == (RULES[name].definition, RULES[name].is_oracle)
+        assert (words["definition"], words["oracle"]) == (RULES[name].definition, name in ORACLES)
 
 
 def test_a_rule_of_a_later_version_is_reported_without_words(make_sweep: MakeSweep, sweep: Sweep) -> None:
