@@ -15,7 +15,7 @@ from eexit.config import Prompt, SweepConfig, UsageError, some
 from eexit.configuration import NORMAL, Configuration
 from eexit.places import shown
 from eexit.plan import configurations
-from eexit.rules import RULES
+from eexit.rules import ORACLES
 from eexit.schema import GENERATE, OK
 
 LEAST_TOKENS: Final = 3  # the first two of a row are not timed
@@ -83,7 +83,7 @@ def choose(there: Sequence[Configuration], keys: Sequence[str], results: str) ->
     Raises `UsageError` for an unknown key, for an oracle, and if there is nothing to time.
     """
     by_key = {each.key: each for each in there}
-    timeable = [each.key for each in there if each.rule and not RULES[each.rule].is_oracle]
+    timeable = [each.key for each in there if each.rule and each.rule not in ORACLES]
     for key in keys:
         if key not in by_key and key not in (NORMAL, GENERATE):
             near = difflib.get_close_matches(key, by_key, n=3)
