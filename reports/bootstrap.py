@@ -1,4 +1,7 @@
-"""Means over prompts with percentile bootstrap intervals (Efron 1979). Prompts are resampled, never tokens."""
+"""Means and ratios over prompts with percentile bootstrap intervals (Efron 1979).
+
+Prompts are resampled, never tokens.
+"""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,7 +16,7 @@ MIN_PROMPTS: Final = 5  # with fewer prompts, a percentile bootstrap interval is
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over `n` prompts; `low` and `high` are NaN where there is no interval."""
+    """A mean or a ratio over `n` prompts; `low` and `high` are NaN where there is no interval."""
 
     mean: float
     low: float
@@ -26,20 +29,26 @@ def estimate_columns(values_PX: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
 
     Whole prompts are resampled, and all columns of one call use the same resamples.
     """
-    present_PX = ~np.isnan(values_PX)
-    filled_PX = np.where(present_PX, values_PX, 0.0)
+    return estimate_ratios(values_PX, np.ones_like(values_PX))
+
+
+def estimate_ratios(
+    above_PX: np.ndarray, below_PX: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The same of the ratios of sums over prompts, Σ above / Σ below; a prompt that lacks either is in neither sum."""
+    present_PX = ~np.isnan(above_PX) & ~np.isnan(below_PX)
+    above_PX, below_PX = (np.where(present_PX, values_PX, 0.0) for values_PX in (above_PX, below_PX))
     n_X = present_PX.sum(axis=0)
     low_X, high_X = (np.full(n_X.shape, np.nan) for _ in range(2))
     enough_X = n_X >= MIN_PROMPTS
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean_X = filled_PX.sum(axis=0) / n_X
+        ratio_X = above_PX.sum(axis=0) / below_PX.sum(axis=0)
         if enough_X.any():
-            both = np.concatenate([filled_PX[:, enough_X], present_PX[:, enough_X]], axis=1)
-            sums_RX, n_RX = np.split(_resample(both), 2, axis=1)
-            resampled_RX = sums_RX / n_RX
+            both = np.concatenate([above_PX[:, enough_X], below_PX[:, enough_X]], axis=1)
+            above_RX, below_RX = np.split(_resample(both), 2, axis=1)
             tail = (1 - LEVEL) / 2
-            low_X[enough_X], high_X[enough_X] = np.nanquantile(resampled_RX, (tail, 1 - tail), axis=0)
-    return mean_X, low_X, high_X, n_X
+            low_X[enough_X], high_X[enough_X] = np.nanquantile(above_RX / below_RX, (tail, 1 - tail), axis=0)
+    return ratio_X, low_X, high_X, n_X
 
 
 def _resample(values_PX: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ LIGHT = {
             *("#6b7280", "#0072b2", "#c2500a", "#00795a", "#a8457f", "#7a6a00"),
             *("#5b4bc4", "#8a4b2f", "#007c8a", "#4d7c0f", "#c026d3"),
         ],
+        "ordinal": ["#8a929e", "#5b4bc4", "#c2500a"],  # the kinds of savings
         "symbol": ["square", "circle", "triangle-up", "diamond", "cross", "triangle-down"],
     },
     "axis": {"labelFontSize": 12, "titleFontSize": 12, "gridOpacity": 0.5, "labelFlush": False, "labelSeparation": 6},
@@ -61,7 +62,7 @@ def exit_mix_chart(labels: list[str], x_title: str, description: str) -> alt.Cha
         .mark_bar(cursor="pointer")
         .encode(
             x=alt.X("share:Q", title=x_title, axis=alt.Axis(format=".0%")).scale(domain=[0, 1]),
-            y=_rows_of("name"),
+            y=rows_of("name"),
             color=_layer_colour(labels),
             order=alt.Order("rank:Q"),
             opacity=OPACITY,
@@ -79,7 +80,7 @@ def strip_chart(labels: list[str], description: str) -> alt.Chart:
         .encode(
             x=alt.X("start:Q", title="Token position").scale(nice=False, zero=True).axis(tickMinStep=1),
             x2="end:Q",
-            y=_rows_of("name"),
+            y=rows_of("name"),
             color=_layer_colour(labels),
             opacity=OPACITY,
             tooltip="words:N",  # a single field keeps thousands of marks fast
@@ -92,12 +93,12 @@ def heat_chart(description: str) -> alt.LayerChart:
     """A heat map of prompts × configurations. A row of data has `value`, its text `words`, `failed`, and the prompt's
     place in the order, `order`.
     """
-    x = alt.X("configuration:N", title=None, sort=None).axis(orient="top", labelAngle=-40, labelLimit=200)
+    x = alt.X("shown_as:N", title=None, sort=None).axis(orient="top", labelAngle=-40, labelLimit=200)
     y = alt.Y("name:N", title=None, sort=alt.SortField("order")).axis(labelLimit=260)
     base = alt.Chart(ROWS).encode(x=x, y=y)
     tooltip = [
         alt.Tooltip("name:N", title="Prompt"),
-        alt.Tooltip("configuration:N", title="Configuration"),
+        alt.Tooltip("shown_as:N", title="Configuration"),
         alt.Tooltip("words:N", title="Value"),
     ]
     colour = alt.Color("value:Q", title=None).scale(range=RAMP, clamp=True).legend(gradientLength=240)
@@ -117,16 +118,17 @@ def heat_chart(description: str) -> alt.LayerChart:
 def paired_chart(
     frame: pd.DataFrame, x: str, x_title: str, none: float, description: str, order: list[str], looks: Looks
 ) -> alt.LayerChart:
-    """Column `x` of a paired frame with its interval, one row per configuration, from the top as in `order`.
+    """Column `x` of a paired frame with its interval, one row per configuration, from the top as in `order`,
+    the names that are shown.
 
     The dashed line is at `none`, the value that means no difference. It is 1 for a ratio, whose axis is logarithmic so
     that half and double are equally far from it.
     """
     scale = alt.Scale(type="log" if none else "linear", zero=False, nice=False, padding=ROOM_PIXELS)
     channel = alt.X(f"{x}:Q", title=x_title, scale=scale, axis=alt.Axis(format="~g"))
-    base = alt.Chart(ROWS).encode(y=_rows_of("configuration", order), color=looks.colour(frame), opacity=OPACITY)
+    base = alt.Chart(ROWS).encode(y=rows_of("shown_as", order), color=looks.colour(frame), opacity=OPACITY)
     tooltip = [
-        alt.Tooltip("configuration:N", title="Configuration"),
+        alt.Tooltip("shown_as:N", title="Configuration"),
         alt.Tooltip(f"{x}:Q", title=x_title, format=".4~g"),
         *where_known(frame[f"{x}_low"], alt.Tooltip("interval:N", title=INTERVAL)),
         alt.Tooltip(f"{x}_n:Q", title="n prompts"),
@@ -159,7 +161,7 @@ def dose_chart(frame: pd.DataFrame, rule: str, y: str, y_title: str, description
     dosed = dosed.encode(x=x, color=looks.colour(frame, one_rule=True))
     reference = alt.Chart(ROWS).transform_filter("!isValid(datum.rule)")
     tooltip = [
-        alt.Tooltip("configuration:N", title="Configuration"),
+        alt.Tooltip("shown_as:N", title="Configuration"),
         alt.Tooltip(f"{y}:Q", title=y_title, format=".1%"),
         *where_known(frame[f"{y}_low"], alt.Tooltip("interval:N", title=INTERVAL)),
         alt.Tooltip(f"{y}_n:Q", title="n prompts"),
@@ -192,7 +194,7 @@ def depth_chart(frame: pd.DataFrame, description: str, looks: Looks) -> alt.Laye
     y = alt.Y("depth:Q", title=y_title, axis=_PERCENT, scale=alt.Scale(zero=False, domainMax=1))
     base = alt.Chart(ROWS).encode(x=x, color=looks.colour(frame, one_rule=True))
     tooltip = [
-        alt.Tooltip("configuration:N", title="Configuration"),
+        alt.Tooltip("shown_as:N", title="Configuration"),
         alt.Tooltip("position:Q", title="Position", format=".0f"),
         alt.Tooltip("depth:Q", title="Mean depth", format=".1%"),
         alt.Tooltip("depth_n:Q", title="n prompts"),
@@ -227,7 +229,7 @@ def layered(*layers: alt.Chart, description: str) -> alt.LayerChart:
     )
 
 
-def _rows_of(name: str, order: list[str] | None = None) -> alt.Y:
+def rows_of(name: str, order: list[str] | None = None) -> alt.Y:
     """Configurations or runs from top to bottom, sorted as in `order` if it is given."""
     return alt.Y(f"{name}:N", title=None, sort=order).axis(labelLimit=200).scale(paddingInner=0.12)
 

@@ -13,6 +13,7 @@ SAMPLED: Final = (
     "Tokens are sampled in this sweep, but compared with full depth's most likely token, so that normal disagrees too."
 )
 FEW: Final = 3  # pairs of mode and rule; with more of them, each gets a shorter sentence
+SEVERAL: Final = 6  # with more pairs than this, each mode gets one sentence
 
 
 def findings(trade: pd.DataFrame, paired: pd.DataFrame, sampled: bool = False) -> list[str]:
@@ -20,23 +21,28 @@ def findings(trade: pd.DataFrame, paired: pd.DataFrame, sampled: bool = False) -
 
     Each mode and rule is described at its representative parameter, and each number has its interval and n. `paired`
     compares with `normal`. `sampled` means that tokens were sampled rather than decoded greedily. With more than `FEW`
-    pairs of mode and rule there is one shorter sentence for each pair, and no other.
+    pairs of mode and rule there is one shorter sentence for each pair, and no other; with more than `SEVERAL`, one for
+    each mode, without intervals.
     """
     rows = representatives(trade[trade["exit_rate"].notna()]) if len(trade) else []
+    if len(rows) > SEVERAL:
+        modes = dict.fromkeys(row["mode"] for row in rows)
+        in_modes = [_of_mode(mode, [row for row in rows if row["mode"] == mode]) for mode in modes]
+        return in_modes + ([SAMPLED] if sampled else [])
     if len(rows) > FEW:
         return [_in_short(row) for row in rows] + ([SAMPLED] if sampled else [])
     return [*_how_often(rows, sampled), *(_what_it_does(row, paired) for row in rows)]
 
 
 def _how_often(rows: list[dict[Any, Any]], sampled: bool) -> Iterator[str]:
-    known = [row for row in rows if _known(row["disagreement"])]
-    if not known:
+    comparable = [row for row in rows if is_known(row["disagreement"])]
+    if not comparable:
         return
-    n = max(row["disagreement_n"] for row in known)
+    n = max(row["disagreement_n"] for row in comparable)
     shares = [
-        f"on {_said(row | {'n': n}, 'disagreement', '{:.1%}')} of {'those' if place else 'the decided tokens'} of "
-        f"{row['configuration']}{_beside_control(row)}"
-        for place, row in enumerate(known)
+        f"on {with_interval(row | {'n': n}, 'disagreement', '{:.1%}')} of "
+        f"{'those' if place else 'the decided tokens'} of {row['shown_as']}{_beside_control(row)}"
+        for place, row in enumerate(comparable)
     ]
     said = (
         f"Full depth, given the same text, would have said something else {_listed(shares)} (n = {many(n, 'prompt')})."
@@ -46,32 +52,48 @@ def _how_often(rows: list[dict[Any, Any]], sampled: bool) -> Iterator[str]:
 
 def _beside_control(row: Mapping[Any, Any]) -> str:
     control = row.get("disagreement_control")
-    return f" ({control:.1%} for its control, with random exits at the same depths)" if _known(control) else ""
+    return f" ({control:.1%} for its control, with random exits at the same depths)" if is_known(control) else ""
 
 
 def _in_short(row: Mapping[Any, Any]) -> str:
     parts = []
-    if _known(row["layers_skipped"]):
-        parts.append(f"would skip {_said(row, 'layers_skipped', '{:.1%}')} of the layers (theoretical)")
-    if _known(row["disagreement"]):
-        share = _said(row, "disagreement", "{:.1%}")
+    if is_known(row["layers_skipped"]):
+        parts.append(f"would skip {with_interval(row, 'layers_skipped', '{:.1%}')} of the layers (theoretical)")
+    if is_known(row["disagreement"]):
+        share = with_interval(row, "disagreement", "{:.1%}")
         parts.append(f"says something else than full depth on {share} of decided tokens{_beside_control(row)}")
-    parts = parts or [f"exits early on {_said(row, 'exit_rate', '{:.0%}')} of tokens"]
-    return f"{row['configuration']} {_listed(parts)} (n = {many(row['n'], 'prompt')})."
+    parts = parts or [f"exits early on {with_interval(row, 'exit_rate', '{:.0%}')} of tokens"]
+    return f"{row['shown_as']} {_listed(parts)} (n = {many(row['n'], 'prompt')})."
+
+
+def _of_mode(mode: str, rows: list[dict[Any, Any]]) -> str:
+    """Each rule of a mode at its representative parameter, those of the lowest disagreement first."""
+    parts: list[str] = []
+    for row in sorted(rows, key=lambda row: row["disagreement"] if is_known(row["disagreement"]) else math.inf):
+        layers = f"{row['layers_skipped']:.1%}" if is_known(row["layers_skipped"]) else "an unknown share"
+        words = [row["shown_as"].removeprefix(f"{mode}/")]
+        words += [layers] if parts else ["would skip", layers, "of the layers (theoretical)"]
+        if is_known(row["disagreement"]):
+            words += ["at", f"{row['disagreement']:.1%}", *([] if parts else ["disagreement"])]
+        control = row.get("disagreement_control")
+        words += [f"(its control: {control:.1%})"] if is_known(control) else []
+        parts.append(" ".join(words))
+    n = many(max(row["n"] for row in rows), "prompt")
+    return f"{mode}: {', '.join(parts)} (n = {n}; intervals: in the table of the first chart)."
 
 
 def _what_it_does(row: dict[Any, Any], paired: pd.DataFrame) -> str:
-    parts = [f"exits early on {_said(row, 'exit_rate', '{:.0%}')} of tokens"]
-    if _known(row["layers_skipped"]):
-        parts.append(f"would skip {_said(row, 'layers_skipped', '{:.1%}')} of the layers (theoretical)")
-    if _known(row["tokens_until_difference"]):
-        first = _said(row, "tokens_until_difference", "{:.0f}")
+    parts = [f"exits early on {with_interval(row, 'exit_rate', '{:.0%}')} of tokens"]
+    if is_known(row["layers_skipped"]):
+        parts.append(f"would skip {with_interval(row, 'layers_skipped', '{:.1%}')} of the layers (theoretical)")
+    if is_known(row["tokens_until_difference"]):
+        first = with_interval(row, "tokens_until_difference", "{:.0f}")
         parts.append(f"matches normal for its first {first} token{'' if first == '1' else 's'} on average")
     pair = paired[paired["configuration"] == row["configuration"]] if len(paired) else paired
-    if len(pair) and _known(pair.iloc[0]["perplexity"]):
-        ratio = _said(pair.iloc[0].to_dict() | {"n": row["n"]}, "perplexity", "{:.2f}")
+    if len(pair) and is_known(pair.iloc[0]["perplexity"]):
+        ratio = with_interval(pair.iloc[0].to_dict() | {"n": row["n"]}, "perplexity", "{:.2f}")
         parts.append(f"has {ratio} times normal's perplexity")
-    return f"{row['configuration']} {_listed(parts)} (n = {many(row['n'], 'prompt')})."
+    return f"{row['shown_as']} {_listed(parts)} (n = {many(row['n'], 'prompt')})."
 
 
 def _listed(parts: list[str]) -> str:
@@ -87,11 +109,11 @@ def many(n: int, noun: str) -> str:
     return f"{n:,} {noun}" + ("" if n == 1 else "s")
 
 
-def _said(row: Mapping[Any, Any], name: str, form: str) -> str:
+def with_interval(row: Mapping[Any, Any], name: str, form: str) -> str:
     interval = f" [{form}, {form}]".format(row[f"{name}_low"], row[f"{name}_high"])
     fewer = "" if row[f"{name}_n"] == row["n"] else f" (n = {row[f'{name}_n']})"
-    return form.format(row[name]) + (interval if _known(row[f"{name}_low"]) else "") + fewer
+    return form.format(row[name]) + (interval if is_known(row[f"{name}_low"]) else "") + fewer
 
 
-def _known(value: Any) -> bool:
+def is_known(value: Any) -> bool:
     return value is not None and math.isfinite(value)

@@ -5,6 +5,7 @@ counted in `n_failed`. An estimate has the columns `<name>`, `<name>_low`, `<nam
 """
 
 import math
+from collections.abc import Collection
 from typing import Any, Final
 
 import numpy as np
@@ -15,7 +16,7 @@ from eexit.rules import shown
 from eexit.schema import OK
 from reports.bootstrap import Estimate, estimate_columns
 from reports.loading import Sweep, place_of_runs
-from reports.parameters import is_doubling, setting
+from reports.parameters import ORACLE_MARK, is_doubling, is_oracle, setting
 from reports.progress import Progress, ignore
 
 # Columns of `generations` that are averaged over prompts. Perplexity is not among them: its logarithm is averaged.
@@ -56,13 +57,16 @@ def trade_off(sweep: Sweep) -> pd.DataFrame:
     rows = []
     for configuration in sweep.configurations:
         runs = by_prompt[by_prompt["configuration"] == configuration.key]
-        row = naming(configuration) | {"n": len(runs), "n_failed": int(n_failed.get(configuration.key, 0))}
+        row = naming(configuration, sweep.marked) | {
+            "n": len(runs),
+            "n_failed": int(n_failed.get(configuration.key, 0)),
+        }
         found = _estimates(runs[[*AVERAGED, *sweep.scores, "log_perplexity"]])
         for name in [*AVERAGED, *sweep.scores]:
-            row |= _spread(name, found[name])
-        row |= _spread("perplexity", _exp(found["log_perplexity"]))
+            row |= spread(name, found[name])
+        row |= spread("perplexity", _exp(found["log_perplexity"]))
         depth = found["mean_depth"]
-        row |= _spread("layers_skipped", Estimate(1 - depth.mean, 1 - depth.high, 1 - depth.low, depth.n))
+        row |= spread("layers_skipped", Estimate(1 - depth.mean, 1 - depth.high, 1 - depth.low, depth.n))
         rows.append(row)
     return _with_controls(pd.DataFrame(rows), [*AVERAGED, *sweep.scores, "perplexity"])
 
@@ -99,9 +103,9 @@ def exit_mix(sweep: Sweep) -> pd.DataFrame:
     rows = []
     for configuration in sweep.configurations:
         runs = by_prompt[by_prompt["configuration"] == configuration.key]
-        for rank, spread in _estimates(runs[list(range(len(labels)))]).items():
-            named = naming(configuration) | {"layer": labels[rank], "rank": rank, "n": len(runs)}
-            rows.append(named | _spread("share", spread))
+        for rank, estimate in _estimates(runs[list(range(len(labels)))]).items():
+            named = naming(configuration, sweep.marked) | {"layer": labels[rank], "rank": rank, "n": len(runs)}
+            rows.append(named | spread("share", estimate))
     return pd.DataFrame(rows)
 
 
@@ -123,10 +127,10 @@ def depth_by_position(sweep: Sweep, progress: Progress = ignore) -> pd.DataFrame
     for configuration in sweep.configurations:
         if configuration.key not in per_prompt.index:
             continue
-        for place, spread in _estimates(per_prompt.loc[[configuration.key]]).items():
-            if spread.n:
+        for place, estimate in _estimates(per_prompt.loc[[configuration.key]]).items():
+            if estimate.n:
                 position = {"position": place * width + (width - 1) / 2, "width": width}
-                rows.append(naming(configuration) | position | _spread("depth", spread))
+                rows.append(naming(configuration, sweep.marked) | position | spread("depth", estimate))
     return pd.DataFrame(rows)
 
 
@@ -181,10 +185,10 @@ def paired_differences(sweep: Sweep, baseline: str = NORMAL) -> pd.DataFrame:
         of = dict(zip(columns, found[number :: len(compared)], strict=True))
         n = max(estimate.n for estimate in of.values())
         if n:
-            row = naming(sweep.configurations[place]) | {"baseline": baseline, "n": int(n)}
-            row |= _spread("perplexity", _exp(of["log_perplexity"]))
+            row = naming(sweep.configurations[place], sweep.marked) | {"baseline": baseline, "n": int(n)}
+            row |= spread("perplexity", _exp(of["log_perplexity"]))
             for name in columns[1:]:
-                row |= _spread(name, of[name])
+                row |= spread(name, of[name])
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -209,16 +213,18 @@ def _by_prompt(sweep: Sweep) -> pd.DataFrame:
     return numbers.groupby(["configuration", "prompt_id"])[columns].mean().reset_index()
 
 
-def naming(configuration: Configuration) -> dict[str, object]:
+def naming(configuration: Configuration, marked: Collection[str] = ()) -> dict[str, object]:
     """The columns that identify the configuration of a row.
 
     `series` is the same for configurations that differ in the parameter alone; a control is a series of its own.
-    `family` is the rule, or the mode where there is no rule.
+    `family` is the rule, or the mode where there is no rule. `shown_as` is the key, marked if the rule is in `marked`.
     """
     mode, rule = configuration.mode, configuration.rule
     parameter, control_of = (configuration.columns[name] for name in ("parameter", "control_of"))
     return {
         "configuration": configuration.key,
+        "shown_as": configuration.key + (ORACLE_MARK if rule in marked else ""),
+        "oracle": is_oracle(rule),
         "mode": mode,
         "rule": rule,
         "parameter": parameter,
@@ -230,9 +236,10 @@ def naming(configuration: Configuration) -> dict[str, object]:
     }
 
 
-def _spread(name: str, spread: Estimate) -> dict[str, float]:
-    low, high = float(spread.low), float(spread.high)
-    return {name: float(spread.mean), f"{name}_low": low, f"{name}_high": high, f"{name}_n": int(spread.n)}
+def spread(name: str, estimate: Estimate) -> dict[str, float]:
+    """The estimate as the columns `<name>`, `<name>_low`, `<name>_high` and `<name>_n`."""
+    low, high = float(estimate.low), float(estimate.high)
+    return {name: float(estimate.mean), f"{name}_low": low, f"{name}_high": high, f"{name}_n": int(estimate.n)}
 
 
 def _exp(spread: Estimate) -> Estimate:

@@ -11,12 +11,13 @@ import pyarrow.fs
 
 from eexit.config import UsageError
 from eexit.configuration import Configuration
-from eexit.files import Place, list_files, read_generations, read_tokens
+from eexit.files import DamagedError, Place, list_files, read_generations, read_timings, read_tokens
 from eexit.places import HIDDEN, shown
 from eexit.results import MANIFEST, decode
-from eexit.schema import GENERATIONS, OK
+from eexit.schema import GENERATIONS, OK, TIMINGS
 from reports.identity import configurations, with_identity
 from reports.landed import read_landed
+from reports.parameters import oracles_beside_others
 
 _BULKY = ("text", "prompt_token_ids", "model")  # large, and no statistic needs them
 
@@ -45,6 +46,12 @@ class Sweep:
     texts: ds.Dataset
     scores: dict[str, str] = field(default_factory=dict)  # columns with scores from the file → their labels
     left_out: tuple[str, ...] = ()  # a line for each damaged or foreign file
+    timings: pd.DataFrame = field(default_factory=TIMINGS.empty_table().to_pandas)  # as in `eexit.schema.TIMINGS`
+
+    @property
+    def marked(self) -> frozenset[str]:
+        """The rules that labels mark as oracles."""
+        return oracles_beside_others(configuration.rule for configuration in self.configurations)
 
     @property
     def done(self) -> pd.DataFrame:
@@ -70,6 +77,7 @@ def read_sweep(results: str) -> Sweep:
         rows.select(["prompt_id", "prompt"]).group_by("prompt_id", use_threads=False).aggregate([("prompt", "first")])
     )
     prompts = {prompt["id"]: prompt["prompt"] for prompt in about["config"].get("prompts", [])}
+    timings, without_timings = _timings(place)
     prompts |= dict(zip(named["prompt_id"].to_pylist(), named["prompt_first"].to_pylist(), strict=True))
     return assemble(
         about,
@@ -80,7 +88,8 @@ def read_sweep(results: str) -> Sweep:
         _count_matrix(rows["exit_layer_counts"], [*exitable, final]),
         landed.tokens,
         landed.texts,
-        left_out=landed.left_out,
+        left_out=(*landed.left_out, *without_timings),
+        timings=timings,
     )
 
 
@@ -102,6 +111,7 @@ def assemble(
     texts: ds.Dataset,
     scores: dict[str, str] | None = None,
     left_out: tuple[str, ...] = (),
+    timings: pd.DataFrame | None = None,
 ) -> Sweep:
     """A `Sweep` with its runs sorted by prompt, configuration and seed. Results of every format pass through here."""
     generations = with_identity(generations)
@@ -128,6 +138,7 @@ def assemble(
         texts=texts,
         scores=scores or {},
         left_out=left_out,
+        timings=TIMINGS.empty_table().to_pandas() if timings is None else timings,
     )
 
 
@@ -162,6 +173,14 @@ def _with_disagreement(generations: pd.DataFrame, tokens: ds.Dataset) -> pd.Data
     with np.errstate(invalid="ignore"):
         generations.loc[lacking, "disagreement"] = n_other / n
     return generations
+
+
+def _timings(place: Place) -> tuple[pd.DataFrame, list[str]]:
+    """The measurements of time, and a line if they are left out because a file is damaged."""
+    try:
+        return read_timings(place).to_pandas(), []
+    except DamagedError as error:
+        return TIMINGS.empty_table().to_pandas(), [f"{error}: no timings are shown"]
 
 
 def _open(results: str) -> Place:

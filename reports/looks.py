@@ -5,14 +5,16 @@ one rule, each mode has a colour. No rule has the colour of a mode. Colours and 
 theme's `category` and `symbol` ranges.
 """
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import altair as alt
 import pandas as pd
 
 from eexit.configuration import NORMAL, Configuration
+from reports.parameters import ORACLE_MARK, oracles_beside_others
 
 DASHES: Final = ([1, 0], [1, 0], [6, 3], [2, 2], [9, 3, 2, 3], [12, 4])  # of the lines of each mode, normal first
 
@@ -41,7 +43,8 @@ class Looks:
             modes = alt.Color("mode:N", title=self._mode_title).scale(domain=list(self.modes))
             return modes.legend(values=self._modes(frame))
         rules = [rule for rule in self.rules if rule in set(frame["rule"])]
-        return alt.Color("family:N", title="Rule").scale(domain=[*self.modes, *self.rules]).legend(values=rules)
+        colour = alt.Color("family:N", title="Rule").scale(domain=[*self.modes, *self.rules])
+        return colour.legend(values=rules, **_marking([rule for rule in rules if self.mark(rule)]))
 
     def shape(self, frame: pd.DataFrame) -> alt.Shape:
         values = self._modes(frame)
@@ -54,9 +57,21 @@ class Looks:
         channel = alt.StrokeDash("mode:N", title=self._mode_title)
         return channel.scale(domain=list(self.modes), range=dashes).legend(values=values)
 
+    def mark(self, rule: str) -> str:
+        """What follows the rule's name: a mark if it is an oracle beside other rules."""
+        return ORACLE_MARK if rule in oracles_beside_others(self.rules) else ""
+
     @property
     def _mode_title(self) -> str | None:
         return "Mode" if self.has_several_rules else None
 
     def _modes(self, frame: pd.DataFrame) -> list[str]:
         return [mode for mode in self.modes if mode in set(frame["mode"])]
+
+
+def _marking(oracles: list[str]) -> dict[str, Any]:
+    """Options of a legend that mark these rules as oracles."""
+    if not oracles:
+        return {}
+    marked = f"indexof({json.dumps(oracles)}, datum.value) >= 0"
+    return {"labelExpr": f"{marked} ? datum.label + '{ORACLE_MARK}' : datum.label"}

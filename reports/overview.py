@@ -1,8 +1,9 @@
 """The overview's charts with their rows, and a table of each chart's numbers.
 
-A chart is `{key, title, caption, variants: [{label, spec}], choice?, slice?, table: {columns, rows}}`. Variants draw
-the same rows in different ways, and the reader chooses one. A slice `{label, key, values, first}` lets the reader pick
-one of `values`: the chart then draws the rows with that value, or with none, in column `key`.
+A chart is `{key, title, caption, variants: [{label, spec}], choice?, slice?, names?, table: {columns, rows}}`. Variants
+draw the same rows in different ways, and the reader chooses one. A slice `{label, key, values, first}` lets the reader
+pick one of `values`: the chart then draws the rows with that value, or with none, in column `key`. `names` says that
+the rows of the chart have long names.
 """
 
 import math
@@ -19,6 +20,8 @@ from reports.loading import Sweep
 from reports.looks import Looks
 from reports.parameters import labels_are, parameter_name, representatives
 from reports.progress import Progress, ignore
+from reports.saving_chart import saving_caption, saving_chart, saving_columns
+from reports.savings import Savings
 from reports.trade_off import LAYERS_SKIPPED, is_logarithmic, trade_off_chart
 
 # Above this number of configurations, they are compared with the first one and with their controls only, since rows
@@ -71,11 +74,14 @@ PAIRED: Final = (
 )
 
 
-def overview_charts(sweep: Sweep, trade: pd.DataFrame, progress: Progress = ignore) -> list[dict[str, Any]]:
+def overview_charts(
+    sweep: Sweep, trade: pd.DataFrame, savings: Savings | None, progress: Progress = ignore
+) -> list[dict[str, Any]]:
     """The charts that the sweep has numbers for, in the page's order. `static` ones are also in the file as SVG."""
     looks = Looks.of(sweep.configurations)
     return [
         *_trade_offs(trade[trade["layers_skipped"].notna()] if len(trade) else trade, sweep, looks),
+        *(_saves(savings) if savings else []),
         *_mix(sweep, frames.exit_mix(sweep)),
         *_doses(frames.dose_response(trade), looks),
         *_depth(frames.depth_by_position(sweep, progress), trade, looks),
@@ -126,6 +132,17 @@ def _trade_offs(trade: pd.DataFrame, sweep: Sweep, looks: Looks) -> Iterator[dic
         }
 
 
+def _saves(savings: Savings) -> Iterator[dict[str, Any]]:
+    """What each configuration saves, with a variant per batch size that was measured."""
+    caption = " ".join(saving_caption(savings))
+    drawn = [
+        (each.label if each else "", saving_chart(savings, each, f"Savings of each configuration. {caption}"))
+        for each in savings.measured or (None,)
+    ]
+    found = _chart("saves", "What it saves", caption, drawn, savings.rows, tuple(saving_columns(savings)))
+    yield found | {"wide": True, "choice": "Measured at", "names": True}
+
+
 def _reading(trade: pd.DataFrame) -> str:
     """The part of a caption that explains labels, clicks and ticks."""
     labels = labels_are(trade)
@@ -140,7 +157,7 @@ def _second(columns: tuple[tuple[str, str, str], ...], *keys: str) -> tuple[tupl
 
 def _mix(sweep: Sweep, mix: pd.DataFrame) -> Iterator[dict[str, Any]]:
     if len(mix) and mix["share"].notna().any():
-        mix = mix.assign(name=mix["configuration"])
+        mix = mix.assign(name=mix["shown_as"])
         labels = list(frames.layer_labels(sweep).values())
         caption = f"{_MIX} {_basis(mix, 'share', 'In the table')}"
         chart = charts.exit_mix_chart(labels, "Share of decided tokens", f"Stacked bars. {caption}")
@@ -159,7 +176,7 @@ def _doses(dose: pd.DataFrame, looks: Looks) -> Iterator[dict[str, Any]]:
             caption = dashed + _basis(dose, y, "Error bars")
             drawn = [
                 (
-                    f"{rule}: {parameter_name(rule)}",
+                    f"{rule}{looks.mark(rule)}: {parameter_name(rule)}",
                     charts.dose_chart(
                         dose,
                         rule,
@@ -203,8 +220,9 @@ def _paired(sweep: Sweep, looks: Looks) -> Iterator[dict[str, Any]]:
         return
     caption = "Each run against the other configuration's run of the same prompt and seed. Dashed: no difference. "
     caption += _basis(paired, measures[0][0], "Error bars")
+    order = [str(frames.naming(configuration, sweep.marked)["shown_as"]) for configuration in sweep.configurations]
     drawn = [
-        (label, charts.paired_chart(paired, x, x_title, none, f"{label}, paired differences. {caption}", keys, looks))
+        (label, charts.paired_chart(paired, x, x_title, none, f"{label}, paired differences. {caption}", order, looks))
         for x, label, x_title, none in measures
     ]
     against = [key for key, frame in found if len(frame)]

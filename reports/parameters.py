@@ -3,13 +3,15 @@
 Results of a later version may have rules that this version doesn't know; their parameters are called "parameter".
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
 
 import pandas as pd
 
 from eexit.configuration import Configuration
-from eexit.rules import KL_FACTOR, RULES, shown
+from eexit.rules import KL_FACTOR, ORACLES, RULES, shown
+
+ORACLE_MARK: Final = " (oracle)"
 
 
 def parameter_name(rule: str) -> str:
@@ -28,6 +30,18 @@ def parameter_title(rule: str) -> str:
 def is_doubling(rule: str) -> bool:
     """Whether the parameter belongs on a log2 axis, as KL factors do."""
     return parameter_name(rule) == KL_FACTOR
+
+
+def is_oracle(rule: str | None) -> bool:
+    """Whether the rule looks at the final layer, and so saves nothing at run time."""
+    return rule in ORACLES
+
+
+def oracles_beside_others(rules: Iterable[str | None]) -> frozenset[str]:
+    """The oracles among these rules if there are other rules as well, so that labels have to tell them apart."""
+    names = {rule for rule in rules if rule}
+    oracles = frozenset(rule for rule in names if is_oracle(rule))
+    return oracles if oracles < names else frozenset()
 
 
 def representative(rule: str, parameters: Sequence[float]) -> float:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eexit.configuration import MODES, NORMAL
-from eexit.rules import ORACLES, RULES
+from eexit.rules import RULES
 from eexit.schema import GENERATIONS, TOKENS
 from reports import frames
 from reports.bootstrap import LEVEL, MIN_PROMPTS, RESAMPLES
@@ -18,7 +18,10 @@ from reports.findings import findings, is_sampled, many
 from reports.loading import Sweep
 from reports.overview import clean, overview_charts, page_charts
 from reports.packing import Packed, pack
+from reports.parameters import ORACLE_MARK, is_oracle
 from reports.progress import Progress, ignore
+from reports.saved import saved
+from reports.savings import savings
 
 MOST_FAILURES: Final = 500  # the number of failed runs that the page lists with their errors
 
@@ -55,7 +58,8 @@ def payload(
     measured = [*METRICS, *(Metric(key, label, "real") for key, label in sweep.scores.items())]
     metrics = [m for m in measured if sweep.generations[m.key].notna().any()]
     trade, paired = frames.trade_off(sweep), frames.paired_differences(sweep)
-    drawn = overview_charts(sweep, trade, progress)
+    saves = savings(sweep, trade)
+    drawn = overview_charts(sweep, trade, saves, progress)
     progress(f"packing the tokens of {many(len(held), 'prompt')}")
     chosen = sweep.generations["prompt_id"].isin(held).to_numpy()
     runs = sweep.generations[chosen]
@@ -69,12 +73,15 @@ def payload(
             "planned": sweep.about.get("n_runs"),
             "prompts": len(sweep.prompts),
         },
-        "findings": findings(trade, paired, is_sampled(sweep)),
+        "findings": [*(saved(saves) if saves else []), *findings(trade, paired, is_sampled(sweep))],
         "layers": list(frames.layer_labels(sweep).values()),
         "normal": NORMAL,
         "modes": {mode: MODES[mode] for mode in dict.fromkeys(c.mode for c in sweep.configurations) if mode in MODES},
         "rules": _rules(sweep),
-        "configurations": [{"key": c.key, **c.columns} for c in sweep.configurations],
+        "configurations": [
+            {"key": c.key, "mark": ORACLE_MARK if c.rule in sweep.marked else "", **c.columns}
+            for c in sweep.configurations
+        ],
         "metrics": [vars(metric) for metric in metrics],
         "prompts": _prompts(sweep, held, _runs(sweep, runs, sweep.layer_counts[chosen], packed, metrics)),
         "failures": _failures(sweep),
@@ -82,6 +89,7 @@ def payload(
         "top": packed.top_k,
         "charts": drawn,
         "specs": page_charts(sweep),
+        "timed": bool(len(sweep.timings)),
         "methods": {"A run": _columns(GENERATIONS), "A token": _columns(TOKENS)},
         "bootstrap": {"level": LEVEL, "resamples": RESAMPLES, "least": MIN_PROMPTS},
     }
@@ -123,7 +131,8 @@ def _rules(sweep: Sweep) -> dict[str, dict[str, Any]]:
             "definition": RULES[name].definition,
             "parameter": RULES[name].parameter,
             "unit": RULES[name].unit,
-            "oracle": name in ORACLES,
+            "oracle": is_oracle(name),
+            "mark": ORACLE_MARK if name in sweep.marked else "",
         }
         for name in names
     }

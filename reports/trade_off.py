@@ -37,7 +37,7 @@ def trade_off_chart(
     base = base.encode(x=x, y=y_channel, color=looks.colour(points))
     controls = frame.get(f"{y}_control", pd.Series(dtype=float))
     tooltip = [
-        alt.Tooltip("configuration:N", title="Configuration"),
+        alt.Tooltip("shown_as:N", title="Configuration"),
         alt.Tooltip("layers_skipped:Q", title=x_title, format=".1%"),
         alt.Tooltip(f"{y}:Q", title=y_title, format=written),
         *where_known(frame[f"{y}_low"], alt.Tooltip("interval:N", title=INTERVAL)),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from synthetic_costs import run_costs, write_synthetic_timings
 
 from eexit.configuration import NORMAL, Configuration
 from eexit.results import FOLDERS, MANIFEST, Manifest, encode, generations_name, tokens_name
@@ -58,9 +59,17 @@ def rules_grid() -> list[Configuration]:
 
 
 def write_synthetic_sweep(
-    folder: Path, n_prompts: int, top_k: int = 3, grid: Sequence[Configuration] = (), n_tokens: int = 400
+    folder: Path,
+    n_prompts: int,
+    top_k: int = 3,
+    grid: Sequence[Configuration] = (),
+    n_tokens: int = 400,
+    timed: bool = False,
 ) -> Path:
-    """`n_prompts` × `grid` (by default `kl_grid()`) runs of `n_tokens`, with the `top_k` likeliest tokens of layers."""
+    """`n_prompts` × `grid` (by default `kl_grid()`) runs of `n_tokens`, with the `top_k` likeliest tokens of layers.
+
+    With `timed`, the runs of the first prompts have timings too.
+    """
     grid = grid or kl_grid()
     for name in FOLDERS:
         (folder / name).mkdir(parents=True)
@@ -80,6 +89,8 @@ def write_synthetic_sweep(
                 counts[configuration.key] = generation["exit_layer_counts"]
                 generations.append(generation)
                 tokens.append(table)
+        if timed and first == 0:
+            write_synthetic_timings(folder, generations)
         stem = f"{first:032x}"
         pq.write_table(pa.Table.from_pylist(generations, schema=GENERATIONS), folder / generations_name(stem))
         pq.write_table(pa.concat_tables(tokens), folder / tokens_name(stem), compression="zstd")
@@ -177,7 +188,7 @@ def _run(
         "perplexity": float(np.exp(1 + 3 * exits.harm + 0.1 * draw.normal())),
         "tokens_until_difference": start, "equal_share": start / n, "lcs_share": start / n,
         "distinct_2": len(set(itertools.pairwise(ids.tolist()))) / (n - 1), "distinct_3": 1.0, "longest_loop": 0,
-    }  # fmt: skip
+    } | run_costs(configuration, layers[decided], decided, N_LAYERS)  # fmt: skip
     final = np.where(same, ids, draw.integers(0, 2_000, n))
     columns = {name: pa.array([value] * n, TOKENS.field(name).type) for name, value in naming.items()}
     columns |= {

@@ -30,16 +30,18 @@ const DARK = [
   "#e879f9",
 ];
 
+const DARK_ORDINAL = ["#9ca3af", "#a99cf5", "#f28e4b"];
+
 function theme(width) {
   const style = getComputedStyle(document.documentElement);
   const [paper, ink, soft, line] = ["paper", "ink", "soft", "line"].map((name) =>
     style.getPropertyValue(`--${name}`).trim(),
   );
-  const category = isDark() ? DARK : THEME.range.category;
   return {
     ...THEME,
     background: paper,
-    range: { ...THEME.range, category },
+    range: { ...THEME.range, ...(isDark() ? { category: DARK, ordinal: DARK_ORDINAL } : {}) },
+    text: { color: ink },
     axis: { ...THEME.axis, labelColor: soft, titleColor: ink, gridColor: line, domainColor: soft, tickColor: soft },
     // In a narrow plot, a centred title would extend beyond the picture.
     axisX: width < NARROW ? { titleAnchor: "end", titleAlign: "right", titleLimit: width } : {},
@@ -56,7 +58,7 @@ function theme(width) {
 }
 
 // A figure with a heading, a chart, its caption and a table of its numbers. A chart is as described in overview.py, or
-// {key, title, caption, variants, controls, table or twin(), rows(), prepare(spec, rows, width), drawn(view, box),
+// {key, title, caption, variants, names, controls, table or twin(), rows(), prepare(spec, rows, width), drawn(view, box),
 // open(datum, event, view)}.
 function figure(chart) {
   const box = h("div.chart"),
@@ -165,7 +167,8 @@ async function draw(entry, again = false) {
     defaultStyle: false,
     tooltip: { disableDefaultStyle: true },
   };
-  const { view } = await embed(box, chart.prepare ? chart.prepare(spec, rows, width) : spec, options);
+  const prepare = chart.prepare || (chart.names && width < NARROW ? namesAbove : (same) => same);
+  const { view } = await embed(box, prepare(spec, rows, width), options);
   if (entry.view) entry.view.finalize();
   entry.view = view;
   view.addEventListener(
@@ -180,6 +183,17 @@ async function draw(entry, again = false) {
   heights[chart.key] = box.offsetHeight;
   if (chart.drawn) chart.drawn(view, box);
   box.dataset.ink = inkOf(canvas);
+}
+
+// In a narrow chart whose rows have long names (chart.names), the names stand above the marks rather than beside them.
+function namesAbove(spec) {
+  const axis = { labelAlign: "left", labelOffset: -15, labelPadding: 2, labelLimit: 0, ticks: false, domain: false };
+  const layer = spec.layer.map(({ encoding, ...others }) =>
+    encoding.y?.type === "nominal"
+      ? { ...others, encoding: { ...encoding, y: { ...encoding.y, axis: { ...encoding.y.axis, ...axis } } } }
+      : { ...others, encoding },
+  );
+  return { ...spec, layer, height: { step: 42 } };
 }
 
 // How many of a sample of the canvas's pixels differ from the background. Tests use it to see empty charts.

@@ -93,6 +93,9 @@ function runName(run) {
   return DATA.configurations[run.c].key + (DATA.seeds.length > 1 ? `, seed ${run.seed}` : "");
 }
 
+// A run's name, with a mark if its rule is an oracle beside other rules.
+const runShown = (run) => runName(run) + DATA.configurations[run.c].mark;
+
 const promptName = (prompt, length) => `${prompt.id} ${shorten(prompt.text.replace(/\s+/g, " "), length)}`;
 
 // The part of an address that names the other run of a comparison: its configuration, and its seed if that differs.

@@ -43,7 +43,7 @@ async function saveRuns() {
 }
 
 // Columns that only place or label the marks of a chart. The CSV has all other columns, with the rows of all slices.
-const PLACING = ["row", "rank", "order", "label", "words", "family", "series", "setting", "beneath"];
+const PLACING = ["row", "rank", "order", "label", "words", "family", "series", "setting", "beneath", "shown_as"];
 
 function saveRows({ chart }) {
   const rows = (chart.csv || chart.rows || (() => chart.table.rows))();

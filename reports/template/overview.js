@@ -62,14 +62,14 @@ function findings(prompts) {
       (prompts < least
         ? `Fewer than ${least} prompts are too few for intervals. `
         : `In brackets: ${100 * level}% bootstrap intervals over prompts. `) +
-        `Layers skipped are theoretical: ${THEORETICAL} ${oracles()}`,
+        (DATA.timed ? "After realised savings: the range over rounds. " : "") +
+        `Layers skipped are theoretical: ${THEORETICAL} ${DATA.timed ? "" : "No time was measured. "}${oracles()}`,
       h("a", { href: "#/methods" }, "What each number means"),
     ),
   );
 }
 
-const THEORETICAL =
-  "the layers that need not have been computed if the decision to exit cost nothing. No time was measured.";
+const THEORETICAL = "the layers that need not have been computed if the decision to exit cost nothing.";
 
 // A sentence about the rules that look at the final layer to decide, or "" if there are none.
 function oracles() {
@@ -88,7 +88,7 @@ const meanings = () =>
     {},
     ...[
       ...Object.entries(DATA.modes).filter(([mode]) => mode !== DATA.normal),
-      ...Object.entries(DATA.rules).map(([rule, { definition }]) => [rule, definition]),
+      ...Object.entries(DATA.rules).map(([rule, { definition, mark }]) => [rule + mark, definition]),
     ].map(([name, does]) => h("div", {}, h("dt", {}, `${name}:`), h("dd", {}, `${shortly(does)}.`))),
   );
 
@@ -149,7 +149,7 @@ function skipMost({ rows }, column, name) {
     h(
       "span",
       {},
-      h("a", { href: everywhere(row.configuration) }, row.configuration),
+      configurationCell(row.configuration),
       ` would skip ${estimate(row, skipped)} of the layers (theoretical), at a ${name} of ${estimate(row, column)} (n = ${row[`${column.key}_n`]}). `,
     ),
   );
@@ -229,7 +229,7 @@ function heatmap() {
     ],
     rows: () =>
       ordered().flatMap((prompt, order) =>
-        DATA.configurations.flatMap(({ key }) => heatRow(prompt, key, order, state.metric)),
+        DATA.configurations.flatMap(({ key, mark }) => heatRow(prompt, key, mark, order, state.metric)),
       ),
     prepare: (spec, rows, width) => shade(spec, rows, width, DATA.metrics[state.metric]),
     open: ({ prompt, configuration }) => {
@@ -260,7 +260,7 @@ function meanOf(runs, metric) {
   return values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null;
 }
 
-function heatRow(prompt, key, order, metric) {
+function heatRow(prompt, key, mark, order, metric) {
   const runs = runsOf(prompt, key),
     value = meanOf(runs, metric),
     failed = runs.some((run) => run.status !== "ok");
@@ -273,6 +273,7 @@ function heatRow(prompt, key, order, metric) {
       prompt: DATA.prompts.indexOf(prompt),
       name: promptName(prompt, 36),
       configuration: key,
+      shown_as: key + mark,
       order,
       value,
       failed,
@@ -348,8 +349,8 @@ function heatTable(prompts, metric) {
       value: (prompt) => prompt.id,
       show: (prompt) => h("a", { href: address(prompt) }, promptName(prompt, 60)),
     },
-    ...DATA.configurations.map(({ key }) => ({
-      label: key,
+    ...DATA.configurations.map(({ key, mark }) => ({
+      label: key + mark,
       value: (prompt) => meanOf(runsOf(prompt, key), metric),
       show: (prompt) => {
         const runs = runsOf(prompt, key),

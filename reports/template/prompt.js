@@ -21,7 +21,12 @@ async function promptPage(number) {
   page.push(
     runsTable(
       `Configurations on prompt ${prompt.id}`,
-      prompt.runs.map((run) => ({ prompt, run, name: runName(run) })),
+      prompt.runs.map((run) => ({
+        prompt,
+        run,
+        name: runName(run),
+        after: DATA.configurations[run.c].mark,
+      })),
     ),
   );
   const rows = prompt.runs.map((run, i) => ({ run, tokens: cores[i] }));
@@ -47,6 +52,7 @@ function configurationsPage(key) {
   return [
     h("nav.trail", { "aria-label": "Where you are" }, h("a", { href: "#/" }, "Overview"), ` › ${key}`),
     h("h1", {}, `${key} on every prompt`),
+    ...ruleOf(key),
     row?.length ? h("p.soft", {}, "Means over prompts") : null,
     row?.length
       ? numbers(chart.table.columns.slice(1).map((column) => [column.label, estimate(row[0], column)]))
@@ -59,14 +65,20 @@ function configurationsPage(key) {
   ].filter(Boolean);
 }
 
-// One row per {prompt, run, name}.
+// A sentence on a rule that looks at the final layer.
+function ruleOf(key) {
+  const { rule } = DATA.configurations.find((configuration) => configuration.key === key);
+  return DATA.rules[rule]?.oracle ? [h("p.soft", {}, `Rule ${rule} is an oracle: ${ORACLE}.`)] : [];
+}
+
+// One row per {prompt, run, name}; \`after\` follows the link.
 function runsTable(caption, rows, first = "Configuration") {
   const columns = [
     {
       label: first,
       text: true,
       value: ({ prompt, run }) => (first === "Prompt" ? DATA.prompts.indexOf(prompt) : run.c),
-      show: ({ prompt, run, name }) => h("a", { href: address(prompt, run) }, name),
+      show: ({ prompt, run, name, after }) => h("span", {}, h("a", { href: address(prompt, run) }, name), after),
     },
     {
       label: "Ended",
@@ -88,7 +100,7 @@ function runsTable(caption, rows, first = "Configuration") {
 function strip(prompt, rows) {
   const stretches = rows.flatMap(({ run, tokens }, row) => {
     const found = [],
-      naming = { row, name: runName(run), configuration: DATA.configurations[run.c].key };
+      naming = { row, name: runShown(run), configuration: DATA.configurations[run.c].key };
     for (let start = 0, i = 1; i <= tokens.n; i++) {
       if (i < tokens.n && tokens.rank[i] === tokens.rank[start]) continue;
       const layer = DATA.layers[tokens.rank[start]],
@@ -128,7 +140,7 @@ function strip(prompt, rows) {
             text: true,
             look: () => "words prose",
             value: ({ run }) => run.n,
-            show: ({ run }) => early(stretches.filter((s) => s.name === runName(run))),
+            show: ({ run }) => early(stretches.filter((s) => s.name === runShown(run))),
           },
         ],
         rows,
@@ -146,7 +158,7 @@ function mix(prompt, rows) {
   const shares = rows.flatMap(({ run }) => {
     const n = run.counts.reduce((sum, count) => sum + count, 0);
     return run.counts.map((count, rank) => ({
-      name: runName(run),
+      name: runShown(run),
       configuration: DATA.configurations[run.c].key,
       layer: DATA.layers[rank],
       rank,
@@ -162,7 +174,7 @@ function mix(prompt, rows) {
     variants: [{ spec: DATA.specs.mix }],
     rows: () => shares,
     open: ({ name }) => {
-      location.hash = address(prompt, rows.find(({ run }) => runName(run) === name).run);
+      location.hash = address(prompt, rows.find(({ run }) => runShown(run) === name).run);
     },
     twin: () =>
       table(

@@ -55,6 +55,12 @@ function estimate(row, { key, form: how }) {
   return form(row[key], how) + (low === null || low === undefined ? "" : ` [${form(low, how)}, ${form(high, how)}]`);
 }
 
+// The name of a configuration, with a link to it if the sweep has it.
+function configurationCell(key) {
+  const known = DATA.configurations.find((configuration) => configuration.key === key);
+  return known ? h("span", {}, h("a", { href: everywhere(key) }, key), known.mark) : key;
+}
+
 // A chart's numbers as a table: estimates with their intervals, in the columns that overview.py lists.
 function twin(caption, { columns, rows }) {
   return table(
@@ -63,8 +69,7 @@ function twin(caption, { columns, rows }) {
       label,
       text: how === "text",
       value: (row) => row[key],
-      show: (row) =>
-        key === "configuration" ? h("a", { href: everywhere(row[key]) }, row[key]) : estimate(row, { key, form: how }),
+      show: (row) => (key === "configuration" ? configurationCell(row[key]) : estimate(row, { key, form: how })),
     })),
     rows,
   );

@@ -21,13 +21,14 @@ from reports.overview import overview_charts
 from reports.packing import encode_probabilities
 from reports.parameters import representative, representatives
 from reports.payload import payload
+from reports.savings import savings
 
 FOLLOWED, CONTROL = "unfrozen/kl/1", "unfrozen/random/kl/1"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_synthetic_sweep(tmp_path_factory.mktemp("rules") / "results", 6, 1, rules_grid(), 40)
+    return write_synthetic_sweep(tmp_path_factory.mktemp("rules") / "results", 6, 1, rules_grid(), 40, timed=True)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,8 @@ def several(folder: Path) -> Path:
 
 
 def drawn(sweep: Sweep) -> dict[str, dict[str, Any]]:
-    return {chart["key"]: chart for chart in overview_charts(sweep, frames.trade_off(sweep))}
+    trade = frames.trade_off(sweep)
+    return {chart["key"]: chart for chart in overview_charts(sweep, trade, savings(sweep, trade))}
 
 
 def encodings(chart: dict[str, Any], channel: str) -> list[dict[str, Any]]:
@@ -120,7 +122,7 @@ def test_no_rule_has_the_colour_of_a_mode(sweep: Sweep) -> None:
 def test_dose_responses_are_per_rule_on_its_own_axis(sweep: Sweep) -> None:
     chart = drawn(sweep)["dose-mean_depth"]
     assert (chart["title"], chart["choice"]) == ("Mean depth by parameter", "Rule")
-    assert [variant["label"] for variant in chart["variants"]] == ["kl: KL factor", "fixed: exit layer"]
+    assert [variant["label"] for variant in chart["variants"]] == ["kl (oracle): KL factor", "fixed: exit layer"]
     axes = []
     for variant in chart["variants"]:
         x = next(layer["encoding"]["x"] for layer in variant["spec"]["layer"] if "x" in layer["encoding"])
@@ -223,3 +225,38 @@ def test_the_reader_chooses_the_rule_of_a_dose_response(visit: Visit, several: P
     chart = page.locator("[data-chart=dose-exit_rate]")
     chart.get_by_role("combobox", name="Rule").select_option("fixed: exit layer")
     chart.locator(".chart[data-ink] canvas[aria-label*='exit layer of rule fixed']").wait_for()
+
+
+def test_oracles_are_marked_beside_other_rules(
+    visit: Visit, sweep: Sweep, several: Path, make_sweep: MakeSweep
+) -> None:
+    (legend, *_) = [colour["legend"] for colour in encodings(drawn(sweep)["trade-disagreement"], "color")]
+    assert legend["labelExpr"] == (
+        """indexof(["kl", "agree"], datum.value) >= 0 ? datum.label + ' (oracle)' : datum.label"""
+    )
+    assert set(frames.trade_off(read_sweep(str(make_sweep(2))))["shown_as"]) == {
+        c.key for c in read_sweep(str(make_sweep(2))).configurations
+    }, "where all rules are oracles, labels stay short"
+    page = visit("#/p/0", path=several)
+    names = page.locator("main tbody th[scope=row]").all_inner_texts()
+    assert [name for name in names if "(oracle)" in name] == [
+        name for name in names if ("/kl/" in name and "random" not in name) or "agree" in name
+    ]
+    assert page.locator("main tbody th[scope=row] a").first.inner_text() == "normal"
+
+
+def test_what_it_saves_is_a_table_too_and_fits_a_phone(visit: Visit, several: Path) -> None:
+    page = visit("#/", path=several, viewport=(("width", 360), ("height", 740)))
+    section = page.locator("[data-chart=saves]")
+    section.locator(".chart[data-ink]").wait_for()
+    assert int(section.locator(".chart").get_attribute("data-ink")) > 100
+    section.get_by_role("combobox", name="Measured at").select_option("batch 8")
+    section.locator("summary").click()
+    rows = section.locator("tbody tr")
+    rows.first.wait_for()
+    assert rows.count() == len(rules_grid()) + 1
+    assert rows.filter(has_text="generate").count() == 1
+    assert rows.filter(has_text="unfrozen/kl/1").first.inner_text().startswith("unfrozen/kl/1 (oracle)")
+    section.get_by_role("button", name="Saving, realised, batch 8", exact=True).press("Enter")
+    assert rows.first.locator("th").inner_text() == "generate", "it loses"
+    assert page.evaluate("document.documentElement.scrollWidth") == 360

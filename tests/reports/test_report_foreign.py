@@ -19,6 +19,7 @@ from reports import frames, generate_multi_prompt_html_visualization, load_resul
 from reports.original_sweep import sweep_of
 from reports.overview import overview_charts
 from reports.payload import payload
+from reports.savings import savings
 
 LISTED = [5, 10, 15, 20, 25, 27]
 N_LAYERS, N_TOKENS = 28, 26
@@ -140,7 +141,8 @@ def test_depth_along_the_text_is_that_of_the_chosen_layers(path: Path) -> None:
 
 def test_everything_that_the_file_allows_is_charted(path: Path) -> None:
     sweep = sweep_of(load_results_json(path))
-    drawn = {chart["key"]: chart for chart in overview_charts(sweep, frames.trade_off(sweep))}
+    trade = frames.trade_off(sweep)
+    drawn = {chart["key"]: chart for chart in overview_charts(sweep, trade, savings(sweep, trade))}
     assert list(drawn) == [
         "trade-tokens_until_difference", "trade-scores", "mix", "dose-exit_rate", "dose-mean_depth", "depth", "paired",
     ]  # fmt: skip
@@ -196,7 +198,7 @@ def test_what_cannot_be_counted_is_absent(path: Path) -> None:
     assert (trade["exit_rate"] == 0.25).all()
     assert trade["layers_skipped"].isna().all()
     assert sweep.scores == {}
-    assert not any("score" in chart["key"] for chart in overview_charts(sweep, trade))
+    assert not any("score" in chart["key"] for chart in overview_charts(sweep, trade, savings(sweep, trade)))
 
 
 def test_a_first_token_that_statistics_leave_out_was_not_decided(path: Path) -> None:

@@ -20,6 +20,7 @@ from reports.choose import choose_prompts
 from reports.loading import NotASweepError, Sweep, read_sweep
 from reports.overview import overview_charts
 from reports.payload import payload
+from reports.savings import savings
 
 
 def row_of(frame: pd.DataFrame, configuration: str) -> pd.Series:
@@ -185,7 +186,7 @@ def test_kl_factors_that_differ_beyond_six_digits_are_configurations_of_their_ow
     trade = frames.trade_off(sweep)
     assert list(trade["n"]) == [1, 1, 1]
     assert list(trade["label"]) == ["1", "1.0000001", "3.3000000000000003"]
-    depth = next(chart for chart in overview_charts(sweep, trade) if chart["key"] == "depth")
+    depth = next(chart for chart in overview_charts(sweep, trade, savings(sweep, trade)) if chart["key"] == "depth")
     assert depth["slice"]["values"] == ["kl/1", "kl/1.0000001", "kl/3.3000000000000003"]
     assert {row["parameter"] for row in depth["table"]["rows"]} == set(factors)
 

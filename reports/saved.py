@@ -1,0 +1,103 @@
+"""What a sweep saved, as sentences: which configurations took less time than full depth, at what disagreement."""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from eexit.schema import GENERATE
+from reports.findings import is_known, many, with_interval
+from reports.savings import REALISED, RUN, Measured, Savings
+
+LIMITS: Final = (0.01, 0.05, 0.1, 0.2)  # of disagreement; the best configuration within each is named
+UNTIMED: Final = "Realised savings were not measured: python jobs/timings.py RESULTS does that."
+Row = dict[Any, Any]
+
+
+def saved(savings: Savings) -> list[str]:
+    """The sentences that come first. Controls of configurations are not named; oracles can't save anything."""
+    rows = savings.exiting[savings.exiting["beneath"].isna()].to_dict("records")
+    if savings.measured:
+        generate = savings.rows[savings.rows["configuration"] == GENERATE].to_dict("records")
+        return [" ".join(_timed(rows, generate, measured)) for measured in savings.measured]
+    if any(is_known(row[RUN]) for row in rows):
+        return [f"{_counted([row for row in rows if is_known(row[RUN])])} {UNTIMED}"]
+    if all(row["oracle"] for row in rows):
+        return ["No configuration saves time: all rules of this sweep are oracles, which need the full-depth pass."]
+    return [UNTIMED]
+
+
+def _timed(rows: list[Row], generate: list[Row], measured: Measured) -> Iterator[str]:
+    column = measured.column(REALISED)
+    timed = [row for row in rows if is_known(row[column])]
+    rounds = max((int(row[f"{column}_n"]) for row in timed), default=measured.rounds)
+    yield f"Realised at {measured.label} (median and range of {many(rounds, 'round')}):"
+    best = [
+        f"{within}{row['configuration']} took {_change(row, column, 'time')} than full depth"
+        f"{_of_run(row, measured)}{_at(row)}"
+        for within, row in best_within(timed, column)
+    ]
+    if best:
+        yield f"{'; '.join(best)}."
+    elif timed:
+        row = max(timed, key=lambda row: row[column])
+        yield (
+            "no configuration was faster than full depth in every round; the fastest, "
+            f"{row['configuration']}, took {_change(row, column, 'time')}{_of_run(row, measured)}{_at(row)}."
+        )
+    else:
+        yield "no configuration of this sweep was timed."
+    for row in generate:
+        if is_known(row[column]):
+            yield f"The generate of transformers took {_change(row, column, 'time')} than full depth on the same path."
+
+
+def _counted(rows: list[Row]) -> str:
+    best = [
+        f"{within}{row['configuration']} ran {_change(row, RUN, 'multiply-adds')} than full depth{_at(row)}"
+        for within, row in best_within(rows, RUN)
+    ]
+    if best:
+        n = many(max(row["run_n"] for row in rows), "prompt")
+        return f"Run, not timed (n = {n}): {'; '.join(best)}."
+    row = max(rows, key=lambda row: row[RUN])
+    return (
+        "No configuration ran fewer multiply-adds than full depth; the cheapest, "
+        f"{row['configuration']}, ran {_change(row, RUN, 'multiply-adds')}{_at(row)}."
+    )
+
+
+def best_within(rows: list[Row], column: str) -> list[tuple[str, Row]]:
+    """The configurations that save most within each of `LIMITS` of disagreement, with words for the lowest such limit.
+
+    All of them save something, with their whole interval or range. If none within the limits does, it is the one of
+    lowest disagreement that does. Without known disagreements, it is the one that saves most.
+    """
+    sure = [row for row in rows if (row[f"{column}_low"] if is_known(row[f"{column}_low"]) else row[column]) > 0]
+    comparable = [row for row in sure if is_known(row["disagreement"])]
+    if not comparable:
+        return [("", max(sure, key=lambda row: row[column]))] if sure else []
+    found: dict[str, tuple[str, Row]] = {}
+    for limit in LIMITS:
+        within = [row for row in comparable if row["disagreement"] <= limit]
+        if within:
+            row = max(within, key=lambda row: row[column])
+            found.setdefault(row["configuration"], (f"within {limit:.0%} disagreement, ", row))
+    return list(found.values()) or [("", min(comparable, key=lambda row: row["disagreement"]))]
+
+
+def _change(row: Row, column: str, what: str) -> str:
+    """A saving as “31.0% [29.5%, 32.0%] less time”, or as more of it if it is negative."""
+    share, low, high = (row[f"{column}{end}"] for end in ("", "_low", "_high"))
+    word = "fewer" if what.endswith("s") else "less"
+    if share < 0:
+        share, low, high, word = -share, -high, -low, "more"
+    interval = f" [{low:.1%}, {high:.1%}]" if is_known(low) and low != high else ""
+    return f"{share:.1%}{interval.replace('-', '−')} {word} {what}"
+
+
+def _of_run(row: Row, measured: Measured) -> str:
+    run = row[measured.column("run_timed")]
+    return f" (run: {run:.1%})".replace("-", "−") if is_known(run) else ""
+
+
+def _at(row: Row) -> str:
+    return f", at {with_interval(row, 'disagreement', '{:.1%}')} disagreement" if is_known(row["disagreement"]) else ""

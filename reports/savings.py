@@ -1,0 +1,137 @@
+"""What each configuration saves of the cost of full depth: in theory, of what was run, and of the time it took.
+
+Theoretical: 1 − Σ cost_needed / Σ cost_full over runs, as if deciding were free and deferral unbounded. Run: the same
+with cost_run, the cost of what was run; oracles have none, since they run every layer. Both have bootstrap intervals
+over prompts. Realised: 1 − seconds / seconds of full depth in the same round, the median over the rounds of
+`jobs/timings.py`, with their range.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pandas as pd
+
+from eexit.configuration import NORMAL
+from eexit.schema import GENERATE
+from reports.bootstrap import Estimate, estimate_ratios
+from reports.frames import naming, spread
+from reports.loading import Sweep
+
+THEORETICAL: Final = "theoretical"
+RUN: Final = "run"
+REALISED: Final = "realised"
+KINDS: Final = (THEORETICAL, RUN, REALISED)
+_COSTS: Final = {THEORETICAL: "cost_needed", RUN: "cost_run"}
+_SETUP: Final = ["machine", "device", "threads", "dtype"]
+_ROUND: Final = ["timing_id", "batch", "round"]
+_ENDS: Final = ("", "_low", "_high", "_n", "_control")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A batch size on a machine for which `jobs/timings.py` measured the realised savings."""
+
+    number: int
+    label: str  # such as "batch 8", with the machine if there are several
+    machine: str
+    rounds: int
+    prompts: int
+
+    def column(self, name: str) -> str:
+        """The name of a column of `savings` that was measured here."""
+        return f"{name}_{self.number}"
+
+
+@dataclass(frozen=True)
+class Savings:
+    """One row per configuration, and one of key `generate` if transformers' own was timed.
+
+    Columns: those of `frames.naming`, the disagreement, the savings `theoretical` and `run` as fractions of full depth;
+    for each `Measured`, `realised` with the range over the rounds and their number, `tokens_per_s`, `run_timed` (the
+    run saving of the tokens that were timed) and `lacks` (by how much the realised saving is less than that).
+    `<saving>_control` is the value of the configuration's control.
+    """
+
+    rows: pd.DataFrame
+    measured: tuple[Measured, ...]
+
+    @property
+    def exiting(self) -> pd.DataFrame:
+        """The rows of configurations that can exit early."""
+        return self.rows[self.rows["rule"].notna()]
+
+
+def savings(sweep: Sweep, trade: pd.DataFrame) -> Savings | None:
+    """The savings that are known of a sweep; None if none are. `trade` is the frame of `frames.trade_off`."""
+    measured, timed = _realised(sweep.timings)
+    rows = [
+        naming(configuration, sweep.marked) | timed.get(configuration.key, {}) for configuration in sweep.configurations
+    ]
+    if GENERATE in timed:
+        rows.append(dict.fromkeys(rows[0]) | {"configuration": GENERATE, "shown_as": GENERATE} | timed[GENERATE])
+    frame = _with_costs(pd.DataFrame(rows), sweep)
+    names = [*_COSTS, *(each.column(REALISED) for each in measured)]
+    if frame.empty or frame[names].isna().all(axis=None):
+        return None
+    known = trade.set_index("configuration")
+    carried = [name for name in ("n", "beneath", *(f"disagreement{end}" for end in _ENDS)) if name in known]
+    frame = frame.assign(**{name: frame["configuration"].map(known[name]) for name in carried})
+    controls = frame[frame["beneath"].notna()].drop_duplicates("beneath").set_index("beneath")
+    beside = {f"{name}_control": frame["configuration"].map(controls[name]).astype(float) for name in names}
+    return Savings(frame.assign(**beside), tuple(measured))
+
+
+def _with_costs(frame: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
+    """The frame with the theoretical and the run savings and their intervals over prompts."""
+    keys = frame["configuration"].tolist() if len(frame) else []
+    for kind, cost in _COSTS.items():
+        runs = sweep.done[["configuration", "prompt_id", cost, "cost_full"]].astype({cost: float, "cost_full": float})
+        sums = runs.dropna().groupby(["prompt_id", "configuration"])[[cost, "cost_full"]].sum()
+        # P prompts, C configurations.
+        above_PC, below_PC = (sums[name].unstack().reindex(columns=keys).to_numpy() for name in (cost, "cost_full"))
+        found = [Estimate(*numbers) for numbers in zip(*estimate_ratios(above_PC, below_PC), strict=True)]
+        columns = [spread(kind, Estimate(1 - each.mean, 1 - each.high, 1 - each.low, each.n)) for each in found]
+        frame = pd.concat([frame, pd.DataFrame(columns, index=frame.index)], axis=1)
+    return frame
+
+
+def _realised(timings: pd.DataFrame) -> tuple[list[Measured], dict[str, dict[str, Any]]]:
+    """What was measured where, and for each configuration its numbers.
+
+    Seconds are compared within one round of one call of `jobs/timings.py`. If several calls on one machine timed a
+    configuration, the latest counts.
+    """
+    full = timings[timings["configuration"] == NORMAL].set_index(_ROUND)["seconds"]
+    pairs = full.reindex(pd.MultiIndex.from_frame(timings[_ROUND])).to_numpy()
+    timings = timings.assign(saving=1 - timings["seconds"] / pairs)
+    timings = timings[timings["saving"].notna()].sort_values("batch", kind="stable")
+    several = len(timings[_SETUP].drop_duplicates()) > 1
+    measured: list[Measured] = []
+    found: dict[str, dict[str, Any]] = {}
+    for number, (_, rows) in enumerate(timings.groupby(["batch", *_SETUP], sort=False, dropna=False)):
+        first = rows.iloc[0]
+        machine = f"{first['machine']}, {first['dtype']}"
+        if first["device"] == "cpu":
+            machine += f", {first['threads']} threads"
+        n_rounds = 0
+        for key, calls in rows.groupby("configuration", sort=False):
+            rounds = calls[calls["timing_id"] == calls["timing_id"].iloc[-1]]
+            found.setdefault(str(key), {}).update(_of_rounds(rounds, number))
+            n_rounds = max(n_rounds, len(rounds))
+        label = f"batch {first['batch']}" + (f", {machine}" if several else "")
+        measured.append(Measured(number, label, machine, n_rounds, int(rows["prompts"].max())))
+    return measured, found
+
+
+def _of_rounds(rounds: pd.DataFrame, number: int) -> dict[str, float]:
+    saving = rounds["saving"]
+    run, full = (rounds[name].astype(float).sum(min_count=len(rounds)) for name in ("cost_run", "cost_full"))
+    return {
+        f"realised_{number}": float(saving.median()),
+        f"realised_{number}_low": float(saving.min()),
+        f"realised_{number}_high": float(saving.max()),
+        f"realised_{number}_n": len(rounds),
+        f"run_timed_{number}": float(1 - run / full),
+        f"lacks_{number}": float(1 - run / full - saving.median()),
+        f"tokens_per_s_{number}": float((rounds["tokens"] / rounds["seconds"]).median()),
+    }

@@ -1,0 +1,222 @@
+"""What each configuration saves: in theory, of what was run, and of the time it took."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from report_fixtures import MakeSweep
+from synthetic_sweeps import failed_row, run_rows, write_sweep
+
+from eexit.configuration import Configuration
+from eexit.results import timings_name
+from eexit.schema import GENERATE, TIMINGS
+from eexit.seals import encode_timings
+from reports import build_report, frames
+from reports.bootstrap import estimate_ratios
+from reports.findings import SEVERAL, findings
+from reports.loading import Sweep, read_sweep
+from reports.overview import overview_charts
+from reports.saved import UNTIMED, saved
+from reports.savings import Savings, savings
+
+NORMAL, ONLINE, ORACLE = "normal", "unfrozen/fixed/10", "unfrozen/kl/1"
+FIXED = Configuration("unfrozen", "fixed", 10.0).columns
+
+
+def costs(full: float, needed: float, run: float | None) -> dict[str, float | None]:
+    return {"cost_full": full, "cost_needed": needed, "cost_run": run}
+
+
+def costly(folder: Path, per_prompt: Sequence[tuple[float, float, float]], **change: Any) -> Path:
+    """`normal`, an online rule and an oracle on each prompt; of the second, (cost_full, cost_needed, cost_run)."""
+    generations, tokens = [], []
+    for number, (full, needed, run) in enumerate(per_prompt):
+        for mode, k, columns in (
+            ("normal", None, costs(full, full, full)),
+            ("unfrozen", 2.0, FIXED | costs(full, needed, run) | change),
+            ("unfrozen", 1.0, costs(full, needed, None)),
+        ):
+            row, rows = run_rows(str(number), f"Question {number}?", mode, k, ["a", "b", "c", "d"])
+            generations.append(row | columns)
+            tokens += [token | {name: (row | columns)[name] for name in FIXED} for token in rows]
+    return write_sweep(folder, generations, tokens)
+
+
+def time(folder: Path, seconds: dict[str, Sequence[float]], *, call: int = 1, batch: int = 1, **change: Any) -> None:
+    """The seconds of each configuration in each round of one call of `jobs/timings.py`."""
+    rows = [
+        {
+            "timing_id": f"{call:032x}", "started": call, "configuration": key, "batch": batch, "round": number + 1,
+            "prompts": 2, "tokens": 100, "seconds": value, "device": "cpu", "machine": "A CPU", "threads": 2,
+            "versions": "", "model": "tiny", "dtype": "float32",
+        }
+        | ({} if key == GENERATE else costs(100.0, 60.0, 70.0 if key == ONLINE else 100.0))
+        | change
+        for key, values in seconds.items()
+        for number, value in enumerate(values)
+    ]  # fmt: skip
+    (folder / "timings").mkdir(exist_ok=True)
+    name = f"{100 * call + batch:032x}"
+    (folder / timings_name(name)).write_bytes(encode_timings(pa.Table.from_pylist(rows, schema=TIMINGS)))
+
+
+def found(folder: Path) -> tuple[Savings, dict[str, dict[Any, Any]]]:
+    """The savings of the sweep, and its rows by configuration."""
+    sweep = read_sweep(str(folder))
+    its = savings(sweep, frames.trade_off(sweep))
+    assert its
+    return its, {row["configuration"]: row for row in its.rows.to_dict("records")}
+
+
+def test_theoretical_and_run_are_ratios_of_sums_over_runs(tmp_path: Path) -> None:
+    folder = costly(tmp_path / "s", [(100.0, 50.0, 80.0), (300.0, 270.0, 360.0)])
+    _, rows = found(folder)
+    assert (rows[ONLINE]["theoretical"], rows[ONLINE]["run"]) == (pytest.approx(1 - 320 / 400), pytest.approx(-0.1))
+    assert (rows[NORMAL]["theoretical"], rows[NORMAL]["run"]) == (0, 0)
+    assert rows[ONLINE]["run_n"] == 2
+    assert np.isnan(rows[ONLINE]["run_low"]), "no interval below five prompts"
+    assert (rows[ORACLE]["theoretical"], rows[ORACLE]["oracle"]) == (pytest.approx(0.2), True)
+    assert np.isnan(rows[ORACLE]["run"])
+
+
+def test_a_failed_run_counts_in_no_sum(tmp_path: Path) -> None:
+    row, tokens = run_rows("0", "?", "normal", None, ["a", "b"])
+    row |= costs(10.0, 10.0, 10.0)
+    folder = write_sweep(tmp_path / "s", [row, failed_row("1", "?", "normal", None, "no")], tokens)
+    _, rows = found(folder)
+    assert (rows[NORMAL]["run"], rows[NORMAL]["run_n"]) == (0, 1)
+
+
+def test_the_interval_of_a_ratio_resamples_both_sums_together() -> None:
+    draw = np.random.default_rng(5)
+    below = draw.uniform(50, 500, size=40)
+    above = below * draw.uniform(0.5, 1.0, size=40)
+    ratio, low, high, n = estimate_ratios(above[:, None], below[:, None])
+    places = np.random.default_rng(8).integers(40, size=(20_000, 40))
+    resampled = above[places].sum(axis=1) / below[places].sum(axis=1)
+    assert ratio[0] == pytest.approx(above.sum() / below.sum())
+    assert (low[0], high[0]) == pytest.approx(np.quantile(resampled, (0.025, 0.975)), abs=0.004)
+    assert n[0] == 40
+    assert estimate_ratios(np.array([[1.0], [np.nan], [3.0]]), np.array([[2.0], [5.0], [np.nan]]))[0][0] == 0.5
+
+
+def test_realised_is_the_median_ratio_to_normal_in_the_same_round(tmp_path: Path) -> None:
+    folder = costly(tmp_path / "s", [(100.0, 50.0, 80.0)])
+    # The second round was slow for all: beside normal of another round, it would be a loss.
+    time(folder, {NORMAL: [10, 20, 10], ONLINE: [8, 15, 9], GENERATE: [12, 24, 12]})
+    its, rows = found(folder)
+    (measured,) = its.measured
+    realised = {end: rows[ONLINE][f"realised_0{end}"] for end in ("", "_low", "_high", "_n")}
+    assert list(realised.values()) == pytest.approx([0.2, 0.1, 0.25, 3])
+    assert rows[ONLINE]["lacks_0"] == pytest.approx(0.3 - 0.2)
+    assert rows[ONLINE]["run_timed_0"] == pytest.approx(0.3)
+    assert rows[ONLINE]["tokens_per_s_0"] == pytest.approx(100 / 9)
+    assert (rows[GENERATE]["realised_0"], rows[NORMAL]["realised_0"]) == (pytest.approx(-0.2), 0)
+    assert np.isnan(rows[ORACLE]["realised_0"])
+    assert (measured.label, measured.rounds, measured.prompts) == ("batch 1", 3, 2)
+
+
+def test_calls_are_not_mixed_and_the_latest_counts(tmp_path: Path) -> None:
+    folder = costly(tmp_path / "s", [(100.0, 50.0, 80.0)])
+    time(folder, {NORMAL: [10, 10], ONLINE: [5, 5]})
+    time(folder, {NORMAL: [40, 40], ONLINE: [30, 30]}, call=2)
+    time(folder, {ONLINE: [1, 1]}, call=3)  # of no use without normal
+    time(folder, {NORMAL: [4], ONLINE: [3]}, batch=8)
+    its, rows = found(folder)
+    assert [measured.label for measured in its.measured] == ["batch 1", "batch 8"]
+    assert (rows[ONLINE]["realised_0"], rows[ONLINE]["realised_0_n"], rows[ONLINE]["realised_1"]) == (0.25, 2, 0.25)
+    time(folder, {NORMAL: [4], ONLINE: [1]}, call=4, machine="A GPU", device="cuda")
+    its, rows = found(folder)
+    assert [measured.label for measured in its.measured] == [
+        "batch 1, A CPU, float32, 2 threads", "batch 1, A GPU, float32", "batch 8, A CPU, float32, 2 threads",
+    ]  # fmt: skip
+    assert [rows[ONLINE][f"realised_{number}"] for number in range(3)] == [0.25, 0.75, 0.25]
+
+
+def test_damaged_timings_are_left_out_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = costly(tmp_path / "s", [(100.0, 50.0, 80.0)])
+    time(folder, {NORMAL: [10.0], ONLINE: [8.0]})
+    (path,) = (folder / "timings").iterdir()
+    path.write_bytes(path.read_bytes()[:-9] + b"x" * 9)
+    page = build_report(str(folder), tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "jobs/timings.py RESULTS" in page
+    assert f"left out: {path} is damaged" in capsys.readouterr().err
+
+
+def test_findings_say_what_saved_time_at_which_disagreement(tmp_path: Path) -> None:
+    folder = costly(tmp_path / "s", [(100.0, 50.0, 80.0)], disagreement=0.04)
+    time(folder, {NORMAL: [10, 10, 10], ONLINE: [8, 7, 9], GENERATE: [11, 11, 11]})
+    its, _ = found(folder)
+    assert saved(its) == [
+        "Realised at batch 1 (median and range of 3 rounds): within 5% disagreement, unfrozen/fixed/10 took 20.0% "
+        "[10.0%, 30.0%] less time than full depth (run: 30.0%), at 4.0% disagreement. The generate of transformers "
+        "took 10.0% more time than full depth on the same path."
+    ]
+    time(folder, {NORMAL: [10, 10], ONLINE: [9, 11.2]}, call=2)
+    assert saved(found(folder)[0])[0].startswith(
+        "Realised at batch 1 (median and range of 2 rounds): no configuration was faster than full depth in every "
+        "round; the fastest, unfrozen/fixed/10, took 1.0% [−10.0%, 12.0%] more time (run: 30.0%), at 4.0% disagreement."
+    )
+
+
+def test_without_timings_the_findings_say_which_command_measures_them(tmp_path: Path) -> None:
+    its, _ = found(costly(tmp_path / "s", [(100.0, 50.0, 80.0)], disagreement=0.5))
+    said = "Run, not timed (n = 1 prompt): unfrozen/fixed/10 ran 20.0% fewer multiply-adds than full depth, at 50.0% "
+    assert saved(its) == [f"{said}disagreement. {UNTIMED}"]
+    its, _ = found(costly(tmp_path / "t", [(100.0, 50.0, 120.0)]))
+    assert saved(its)[0].startswith("No configuration ran fewer multiply-adds than full depth; the cheapest, unfrozen/")
+    oracles = replace(its, rows=its.rows[its.rows["configuration"] != ONLINE])
+    assert saved(oracles)[0].startswith("No configuration saves time: all rules of this sweep are oracles")
+
+
+def test_many_rules_get_a_sentence_for_each_mode(tmp_path: Path) -> None:
+    trade = frames.trade_off(read_sweep(str(costly(tmp_path / "s", [(100.0, 50.0, 80.0)]))))
+    row = trade[trade["rule"] == "kl"]
+    names = [f"rule{number}" for number in range(SEVERAL)]
+    more = [row.assign(rule=name, series=name, shown_as=f"unfrozen/{name}/1", disagreement=0.1) for name in names]
+    said = findings(pd.concat([trade, *more], ignore_index=True), pd.DataFrame())
+    assert len(said) == 1
+    assert said[0].startswith("unfrozen: rule0/1 would skip ")
+    assert said[0].count(" at ") == SEVERAL + 2
+    assert "kl/1 (oracle)" in said[0]
+    assert said[0].endswith("(n = 1 prompt; intervals: in the table of the first chart).")
+
+
+@pytest.fixture(scope="module")
+def timed(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """Six prompts, timed at two batch sizes."""
+    folder = costly(tmp_path_factory.mktemp("saves") / "s", [(100.0 + n, 50.0, 80.0 + n % 3) for n in range(6)])
+    for batch in (1, 8):
+        time(folder, {NORMAL: [10, 10], ONLINE: [8, 7], GENERATE: [12, 12]}, batch=batch)
+    build_report(str(folder), folder / "report.html")
+    return read_sweep(str(folder))
+
+
+def test_the_chart_has_a_variant_per_batch_size_and_marks_for_what_is_known(timed: Sweep) -> None:
+    trade = frames.trade_off(timed)
+    its = savings(timed, trade)
+    assert its
+    chart = next(chart for chart in overview_charts(timed, trade, its) if chart["key"] == "saves")
+    assert [variant["label"] for variant in chart["variants"]] == ["batch 1", "batch 8"]
+    labels = [column["label"] for column in chart["table"]["columns"]]
+    assert "Saving, realised, batch 8" in labels
+    assert "Realised lacks of run, batch 1" in labels
+    assert "Oracles save nothing at run time." in chart["caption"]
+    apart = overview_charts(timed, trade, replace(its, measured=()))
+    chart = next(chart for chart in apart if chart["key"] == "saves")
+    legends = [layer["encoding"]["shape"]["legend"]["values"] for layer in chart["variants"][0]["spec"]["layer"]
+               if "shape" in layer["encoding"]]  # fmt: skip
+    assert legends == [["theoretical", "run"]] * 2
+    assert UNTIMED in chart["caption"]
+
+
+def test_a_sweep_without_costs_has_no_such_chart(make_sweep: MakeSweep) -> None:
+    sweep = read_sweep(str(make_sweep(2)))
+    trade = frames.trade_off(sweep)
+    assert savings(sweep, trade) is None
+    assert "saves" not in {chart["key"] for chart in overview_charts(sweep, trade, None)}
