@@ -29,7 +29,7 @@ def _timed(rows: list[Row], generate: list[Row], measured: Measured) -> Iterator
     column = measured.column(REALISED)
     timed = [row for row in rows if is_known(row[column])]
     rounds = max((int(row[f"{column}_n"]) for row in timed), default=measured.rounds)
-    yield f"Realised at {measured.label} (median and range of {many(rounds, 'round')}):"
+    yield f"Realised at {measured.label} (median of {many(rounds, 'round')}):"
     best = [
         f"{within}{row['configuration']} took {_change(row, column, 'time')} than full depth"
         f"{_of_run(row, measured)}{_at(row)}"
@@ -40,7 +40,7 @@ def _timed(rows: list[Row], generate: list[Row], measured: Measured) -> Iterator
     elif timed:
         row = max(timed, key=lambda row: row[column])
         yield (
-            "no configuration was faster than full depth in every round; the fastest, "
+            "no configuration was certainly faster than full depth; the fastest, "
             f"{row['configuration']}, took {_change(row, column, 'time')}{_of_run(row, measured)}{_at(row)}."
         )
     else:
@@ -68,8 +68,8 @@ def _counted(rows: list[Row]) -> str:
 def best_within(rows: list[Row], column: str) -> list[tuple[str, Row]]:
     """The configurations that save most within each of `LIMITS` of disagreement, with words for the lowest such limit.
 
-    All of them save something, with their whole interval or range. If none within the limits does, it is the one of
-    lowest disagreement that does. Without known disagreements, it is the one that saves most.
+    All of them save something, with their whole interval where there is one. If none within the limits does, it is the
+    one of lowest disagreement that does. Without known disagreements, it is the one that saves most.
     """
     sure = [row for row in rows if (row[f"{column}_low"] if is_known(row[f"{column}_low"]) else row[column]) > 0]
     comparable = [row for row in sure if is_known(row["disagreement"])]

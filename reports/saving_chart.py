@@ -136,9 +136,14 @@ def saving_caption(savings: Savings) -> Iterator[str]:
         prompts = many(max(each.prompts for each in savings.measured), "prompt")
         yield f"Realised: time, beside full depth on the same path (median of {', '.join(rounds)}; {prompts})."
         yield "Dotted: what realised lacks of run."
-        yield f"Bars: {LEVEL:.0%} intervals over prompts; for realised, the range over rounds."
-    elif exiting[THEORETICAL].notna().any():
-        yield f"Bars: {LEVEL:.0%} intervals over prompts."
+    over = ["prompts"] if exiting[[f"{THEORETICAL}_low", f"{RUN}_low"]].notna().any(axis=None) else []
+    over += (
+        ["rounds for realised"]
+        if any(exiting[f"{each.column(REALISED)}_low"].notna().any() for each in savings.measured)
+        else []
+    )
+    if over:
+        yield f"Bars: {LEVEL:.0%} intervals over {', over '.join(over)}."
     if exiting["oracle"].any():
         yield "Oracles save nothing at run time."
     if exiting["beneath"].notna().any():

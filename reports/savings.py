@@ -2,17 +2,18 @@
 
 Theoretical: 1 − Σ cost_needed / Σ cost_full over runs, as if deciding were free and deferral unbounded. Run: the same
 with cost_run, the cost of what was run; oracles have none, since they run every layer. Both have bootstrap intervals
-over prompts. Realised: 1 − seconds / seconds of full depth in the same round, the median over the rounds of
-`jobs/timings.py`, with their range.
+over prompts. Realised: 1 − seconds / seconds of full depth in the same round, as `eexit.speedups` computes it from what
+`jobs/timings.py` measured, with intervals over rounds.
 """
 
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 
-from eexit.configuration import NORMAL
 from eexit.schema import GENERATE
+from eexit.speedups import Speedup, speedups
 from reports.bootstrap import Estimate, estimate_ratios
 from reports.frames import naming, spread
 from reports.loading import Sweep
@@ -23,7 +24,6 @@ REALISED: Final = "realised"
 KINDS: Final = (THEORETICAL, RUN, REALISED)
 _COSTS: Final = {THEORETICAL: "cost_needed", RUN: "cost_run"}
 _SETUP: Final = ["machine", "device", "threads", "dtype"]
-_ROUND: Final = ["timing_id", "batch", "round"]
 _ENDS: Final = ("", "_low", "_high", "_n", "_control")
 
 
@@ -47,7 +47,7 @@ class Savings:
     """One row per configuration, and one of key `generate` if transformers' own was timed.
 
     Columns: those of `frames.naming`, the disagreement, the savings `theoretical` and `run` as fractions of full depth;
-    for each `Measured`, `realised` with the range over the rounds and their number, `tokens_per_s`, `run_timed` (the
+    for each `Measured`, `realised` with its interval over the rounds and their number, `tokens_per_s`, `run_timed` (the
     run saving of the tokens that were timed) and `lacks` (by how much the realised saving is less than that).
     `<saving>_control` is the value of the configuration's control.
     """
@@ -98,40 +98,42 @@ def _with_costs(frame: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
 def _realised(timings: pd.DataFrame) -> tuple[list[Measured], dict[str, dict[str, Any]]]:
     """What was measured where, and for each configuration its numbers.
 
-    Seconds are compared within one round of one call of `jobs/timings.py`. If several calls on one machine timed a
+    Seconds of different calls of `jobs/timings.py` are not compared. If several calls on one machine timed a
     configuration, the latest counts.
     """
-    full = timings[timings["configuration"] == NORMAL].set_index(_ROUND)["seconds"]
-    pairs = full.reindex(pd.MultiIndex.from_frame(timings[_ROUND])).to_numpy()
-    timings = timings.assign(saving=1 - timings["seconds"] / pairs)
-    timings = timings[timings["saving"].notna()].sort_values("batch", kind="stable")
-    several = len(timings[_SETUP].drop_duplicates()) > 1
+    setups = [_setup(*row) for row in timings[_SETUP].itertuples(index=False)]
+    several = len(set(setups)) > 1
+    latest: dict[tuple[int, str], dict[str, Speedup]] = {}  # by batch and machine, in the order of calls
+    prompts: dict[tuple[int, str], int] = {}
+    for (setup, _), rows in timings.groupby([pd.Series(setups, index=timings.index), "timing_id"], sort=False):
+        for its in speedups(rows.to_dict("records")):  # type: ignore[arg-type]  # its keys are column names
+            at = (its.batch, str(setup))
+            latest.setdefault(at, {})[its.configuration] = its
+            prompts[at] = max(prompts.get(at, 0), int(rows["prompts"].max()))
     measured: list[Measured] = []
     found: dict[str, dict[str, Any]] = {}
-    for number, (_, rows) in enumerate(timings.groupby(["batch", *_SETUP], sort=False, dropna=False)):
-        first = rows.iloc[0]
-        machine = f"{first['machine']}, {first['dtype']}"
-        if first["device"] == "cpu":
-            machine += f", {first['threads']} threads"
-        n_rounds = 0
-        for key, calls in rows.groupby("configuration", sort=False):
-            rounds = calls[calls["timing_id"] == calls["timing_id"].iloc[-1]]
-            found.setdefault(str(key), {}).update(_of_rounds(rounds, number))
-            n_rounds = max(n_rounds, len(rounds))
-        label = f"batch {first['batch']}" + (f", {machine}" if several else "")
-        measured.append(Measured(number, label, machine, n_rounds, int(rows["prompts"].max())))
+    for number, at in enumerate(sorted(latest, key=lambda at: at[0])):
+        batch, setup = at
+        label = f"batch {batch}" + (f", {setup}" if several else "")
+        rounds = max(its.rounds for its in latest[at].values())
+        measured.append(Measured(number, label, setup, rounds, prompts[at]))
+        for key, its in latest[at].items():
+            found.setdefault(key, {}).update(_numbers(its, number))
     return measured, found
 
 
-def _of_rounds(rounds: pd.DataFrame, number: int) -> dict[str, float]:
-    saving = rounds["saving"]
-    run, full = (rounds[name].astype(float).sum(min_count=len(rounds)) for name in ("cost_run", "cost_full"))
+def _setup(machine: str, device: str, threads: int, dtype: str) -> str:
+    return f"{machine}, {dtype}" + (f", {threads} threads" if device == "cpu" else "")
+
+
+def _numbers(its: Speedup, number: int) -> dict[str, float]:
+    low, high = (np.nan if end is None else 1 - 1 / end for end in (its.low, its.high))
     return {
-        f"realised_{number}": float(saving.median()),
-        f"realised_{number}_low": float(saving.min()),
-        f"realised_{number}_high": float(saving.max()),
-        f"realised_{number}_n": len(rounds),
-        f"run_timed_{number}": float(1 - run / full),
-        f"lacks_{number}": float(1 - run / full - saving.median()),
-        f"tokens_per_s_{number}": float((rounds["tokens"] / rounds["seconds"]).median()),
+        f"realised_{number}": its.realised,
+        f"realised_{number}_low": low,
+        f"realised_{number}_high": high,
+        f"realised_{number}_n": its.rounds,
+        f"run_timed_{number}": np.nan if its.run is None else its.run,
+        f"lacks_{number}": np.nan if its.shortfall is None else its.shortfall,
+        f"tokens_per_s_{number}": its.tokens_per_second,
     }

@@ -157,7 +157,7 @@ const HOW = [
   ],
   [
     "Saving, realised",
-    "1 − seconds / seconds of full depth on the same path, in the same round and batch of jobs/timings.py, for the same prompts and number of tokens: the median over rounds, in brackets their range. What it lacks of run is the run saving of the very tokens that were timed minus the realised one, in points. Generate is that of transformers, at full depth.",
+    "1 − seconds / seconds of full depth on the same path, in the same round and batch of jobs/timings.py, for the same prompts and number of tokens: the median over rounds, with a bootstrap interval over them if there are at least five. What it lacks of run is the run saving of the very tokens that were timed minus the realised one, in points. Generate is that of transformers, at full depth.",
   ],
   [
     "Oracle",
