@@ -27,6 +27,7 @@ MAY_IMPORT = {
                 "results",
                 "rules",
                 "schema",
+                "speedups",
                 "states",
             )
         ),
