@@ -75,6 +75,5 @@ def _wait_for(group: Any, room: Room) -> None:
                 f"{free.get(name, 0):g} of {all_[name]:g} {name}s are free" for name in ("CPU", "GPU") if name in all_
             )
             raise UsageError(
-                f"timing needs {room} for itself, and there {there} in this cluster: "
-                "wait until what else runs here has ended"
+                f"timing needs {room} for itself, and {there} in this cluster: wait until what else runs here has ended"
             )

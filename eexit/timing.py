@@ -5,6 +5,7 @@ has UNTIMED_TOKENS tokens: the first comes from the prompt's pass, and the step 
 making room. It stops with the last token, when the device is done.
 """
 
+import math
 import os
 import platform
 import re
@@ -15,24 +16,22 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
 from eexit.config import SweepConfig, UsageError
 from eexit.configuration import NORMAL, Configuration
-from eexit.costs import Counts, cost, full_depth, needed
+from eexit.costs import Counts, cost_columns
 from eexit.cpu.packed_linear import PackedLinear
 from eexit.engine import Engine
 from eexit.model_generator import ModelGenerator
 from eexit.models import load_model_and_tokenizer
 from eexit.plan import Run
-from eexit.prices import find_prices
 from eexit.rows import Failure, Outcome, Request
-from eexit.states import STATES
 
 UNTIMED_TOKENS = 2  # of each row
+COSTS = ("cost_full", "cost_needed", "cost_run")
 
 Progress = Callable[[int], None]
 Prompt = tuple[int, ...]  # its token ids
@@ -62,9 +61,8 @@ class Stopwatch:
             self._began = now(self._device)
 
     def stop(self) -> float:
-        """The seconds since it began."""
-        assert self._began is not None
-        return now(self._device) - self._began
+        """The seconds since it began; NaN if it has not, since rows ended early."""
+        return now(self._device) - (math.nan if self._began is None else self._began)
 
 
 class Contenders:
@@ -78,11 +76,16 @@ class Contenders:
         self.decoder = generator.engine.decoder
         self.prompts = usable_prompts(generator, n_tokens)
         self.plain = plain_model(generator, device)
-        self.prices = find_prices(self.decoder)
+        self.prices = generator.prices
         self.seed = config.seeds[0]
         self.n_tokens = n_tokens
         self.decoding = replace(
-            generator.engine.decoding, eos_token_ids=frozenset(), temperature=0.0, top_p=1.0, record_top_k=0
+            generator.engine.decoding,
+            eos_token_ids=frozenset(),
+            temperature=0.0,
+            top_p=1.0,
+            record_top_k=0,
+            observe=False,
         )
 
     def warm_up(self, configuration: Configuration | None, batch: int, n_tokens: int) -> None:
@@ -104,36 +107,26 @@ class Contenders:
         engine = Engine(self.decoder, replace(self.decoding, max_new_tokens=n_tokens, rows=len(rows)))
         outcomes = dict(engine.generate([Request(row, configuration, self.seed) for row in rows], watch.progress))
         seconds = watch.stop()
+        costs = [self._costs(configuration, len(row), outcomes[index]) for index, row in enumerate(rows)]
         if engine.n_slots < len(rows):
             raise UsageError(f"there is memory for {engine.n_slots} rows only: lower --batch {len(rows)}")
-        costs = [self._costs(configuration, len(row), outcomes[index]) for index, row in enumerate(rows)]
-        return Timing(n_timed, seconds, *map(_sum, zip(*costs, strict=True)))
+        return Timing(n_timed, seconds, *map(sum, zip(*costs, strict=True)))
 
-    def _costs(
-        self, configuration: Configuration, n_prompt: int, outcome: Outcome
-    ) -> tuple[float, float, float | None]:
-        """`cost_full`, `cost_needed` and `cost_run` of a row's timed tokens. Raises `UsageError` for a failed row."""
+    def _costs(self, configuration: Configuration, n_prompt: int, outcome: Outcome) -> list[float]:
+        """`COSTS` of a row's timed tokens: of all decided ones, less those from before the clock starts.
+
+        Raises `UsageError` for a row that failed.
+        """
         if isinstance(outcome, Failure):
             raise UsageError(f"{configuration.key} can't be timed: {outcome.error}")
-        exit_layer_T, exitable = outcome.exit_layer_T[1:], self.decoding.exitable_layers
-        counts, hidden_from_T = needed(exit_layer_T, exitable, self.decoder.n_layers, STATES.get(configuration.mode))
-        full = full_depth(len(exit_layer_T), self.decoder.n_layers, len(exitable))
-        return (
-            self._cost(full, n_prompt, None),
-            self._cost(counts, n_prompt, hidden_from_T),
-            None,
+        counts, exit_layer_T, n_untimed = outcome.counts, outcome.exit_layer_T[1:], UNTIMED_TOKENS - 1
+        assert counts, "only oracles have none"
+        untimed = Counts(*(getattr(counts, its.name)[:n_untimed] for its in fields(Counts)))
+        of_all, of_untimed = (
+            cost_columns(self.prices, run, exits, self.decoding.exitable_layers, configuration.mode, n_prompt)
+            for run, exits in ((counts, exit_layer_T), (untimed, exit_layer_T[:n_untimed]))
         )
-
-    def _cost(self, counts: Counts, n_prompt: int, hidden_from_T: np.ndarray | None) -> float:
-        """What the timed tokens cost: all decided ones, less those from before the clock starts."""
-        n = UNTIMED_TOKENS - 1
-        untimed = Counts(counts.layers_T[:n], counts.keys_T[:n], counts.reads_TX[:n])
-        hidden_before_T = None if hidden_from_T is None else hidden_from_T[:n]
-        its, others = (
-            cost(self.prices, counts, n_prompt, hidden_from_T),
-            cost(self.prices, untimed, n_prompt, hidden_before_T),
-        )
-        return its - others
+        return [float(of_all[name] or 0) - float(of_untimed[name] or 0) for name in COSTS]
 
 
 def _sum(values: Iterable[Any]) -> Any:

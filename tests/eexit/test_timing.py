@@ -14,6 +14,7 @@ from byte_model import POSITIONS, save_byte_model
 from eexit import timing
 from eexit.config import Prompt, SweepConfig, UsageError
 from eexit.configuration import NORMAL, Configuration
+from eexit.costs import cost, full_depth
 from eexit.engine import Engine
 from eexit.rows import Request
 from eexit.timing import Contenders, Stopwatch, batches, generate_greedily
@@ -70,6 +71,29 @@ def test_all_prompts_are_decoded_and_every_rows_first_two_tokens_are_not_timed(
     timed = contenders.time(key, batch)
     assert timed.tokens == rows * (TOKENS - 2)
     assert timed.seconds > 0
+
+
+def test_costs_are_those_of_the_timed_tokens(contenders: Contenders) -> None:
+    """Whatever a row's second token cost, which is decided before the clock starts."""
+    n_layers, n_exits = contenders.decoder.n_layers, len(contenders.decoding.exitable_layers)
+    counts = full_depth(TOKENS - 2, n_layers, n_exits)
+    full = sum(cost(contenders.prices, counts, len(prompt) + 1) for prompt in contenders.prompts)
+    normal = contenders.time(Configuration(NORMAL), 2)
+    assert (normal.cost_full, normal.cost_needed, normal.cost_run) == (full, full, full)
+    fixed = contenders.time(Configuration("unfrozen", "fixed", 2.0), 1)
+    assert fixed.cost_full == full
+    assert fixed.cost_needed is not None
+    assert fixed.cost_run is not None
+    assert fixed.cost_needed <= fixed.cost_run < full
+    generate = contenders.time(None, 2)
+    assert (generate.cost_full, generate.cost_needed, generate.cost_run) == (None, None, None)
+
+
+def test_a_row_that_fails_is_told(folder: Path) -> None:
+    contenders = Contenders(config_of(folder, "one"), "cpu", TOKENS)
+    contenders.prompts = [(1,) * POSITIONS]
+    with pytest.raises(UsageError, match="normal can't be timed: the prompt has 256 tokens, which leaves no room"):
+        contenders.time(Configuration(NORMAL), 1)
 
 
 def test_the_clock_runs_from_the_step_that_gives_all_rows_their_second_token(monkeypatch: pytest.MonkeyPatch) -> None:
