@@ -16,13 +16,14 @@ from reports.palette import exit_colours
 from reports.parameters import is_doubling, parameter_title
 
 ROWS = alt.NamedData("rows")
-LIGHT = {
+LIGHT: dict[str, Any] = {
     "background": None,
     "font": "system-ui, sans-serif",
     "range": {
         "category": [
             *("#6b7280", "#0072b2", "#c2500a", "#00795a", "#a8457f", "#7a6a00"),
             *("#5b4bc4", "#8a4b2f", "#007c8a", "#4d7c0f", "#c026d3"),
+            *("#be123c", "#1f2937", "#a16207", "#3730a3"),
         ],
         "ordinal": ["#8a929e", "#5b4bc4", "#c2500a"],  # the kinds of savings
         "symbol": ["square", "circle", "triangle-up", "diamond", "cross", "triangle-down"],
@@ -31,6 +32,8 @@ LIGHT = {
     "legend": {"labelFontSize": 12, "titleFontSize": 12, "orient": "top", "symbolOpacity": 1},
     "view": {"stroke": None},
 }
+# Of charts that are drawn without the page, which have room for few legend entries side by side.
+NARROW = LIGHT | {"legend": LIGHT["legend"] | {"columns": 4, "layout": {"direction": "vertical"}}}
 HEIGHT_PIXELS, WIDTH_PIXELS = 300, 520
 ROOM_PIXELS = 16  # between the outermost marks and the axes
 _PERCENT = alt.Axis(format=".0%", tickMinStep=0.01)
@@ -229,9 +232,9 @@ def layered(*layers: alt.Chart, description: str) -> alt.LayerChart:
     )
 
 
-def rows_of(name: str, order: list[str] | None = None) -> alt.Y:
+def rows_of(name: str, order: list[str] | None = None, grid: bool = False) -> alt.Y:
     """Configurations or runs from top to bottom, sorted as in `order` if it is given."""
-    return alt.Y(f"{name}:N", title=None, sort=order).axis(labelLimit=200).scale(paddingInner=0.12)
+    return alt.Y(f"{name}:N", title=None, sort=order).axis(labelLimit=200, grid=grid).scale(paddingInner=0.12)
 
 
 def _layer_colour(labels: list[str]) -> alt.Color:

@@ -24,7 +24,7 @@ from eexit.results import (
     side_file_name,
     side_folder_name,
 )
-from reports.charts import LIGHT
+from reports.charts import LIGHT, NARROW
 from reports.choose import MOST
 from reports.loading import Sweep, read_sweep, refuse_damage
 from reports.packing import KINDS, Packed, squeeze
@@ -242,7 +242,7 @@ def _cell(row: dict[str, Any], column: dict[str, str]) -> str:
 
 
 def _svg(chart: dict[str, Any]) -> str:
-    spec = chart["variants"][0]["spec"] | {"datasets": {"rows": chart["table"]["rows"]}, "config": LIGHT}
+    spec = chart["variants"][0]["spec"] | {"datasets": {"rows": chart["table"]["rows"]}, "config": NARROW}
     return vl_convert.vegalite_to_svg(spec)
 
 

@@ -31,9 +31,9 @@ def _timed(rows: list[Row], generate: list[Row], measured: Measured) -> Iterator
     rounds = max((int(row[f"{column}_n"]) for row in timed), default=measured.rounds)
     yield f"Realised at {measured.label} (median of {many(rounds, 'round')}):"
     best = [
-        f"{within}{row['configuration']} took {_change(row, column, 'time')} than full depth"
+        f"{within}{row['configuration']} took {_change(row, column, 'time')}{'' if place else ' than full depth'}"
         f"{_of_run(row, measured)}{_at(row)}"
-        for within, row in best_within(timed, column)
+        for place, (within, row) in enumerate(best_within(timed, column))
     ]
     if best:
         yield f"{'; '.join(best)}."
@@ -52,8 +52,9 @@ def _timed(rows: list[Row], generate: list[Row], measured: Measured) -> Iterator
 
 def _counted(rows: list[Row]) -> str:
     best = [
-        f"{within}{row['configuration']} ran {_change(row, RUN, 'multiply-adds')} than full depth{_at(row)}"
-        for within, row in best_within(rows, RUN)
+        f"{within}{row['configuration']} ran {_change(row, RUN, 'multiply-adds')}{'' if place else ' than full depth'}"
+        f"{_at(row)}"
+        for place, (within, row) in enumerate(best_within(rows, RUN))
     ]
     if best:
         n = many(max(row["run_n"] for row in rows), "prompt")

@@ -28,7 +28,7 @@ def saving_chart(savings: Savings, measured: Measured | None, description: str) 
     columns = {THEORETICAL: THEORETICAL, RUN: RUN} | ({REALISED: measured.column(REALISED)} if measured else {})
     known = {kind: column for kind, column in columns.items() if frame[column].notna().any()}
     base = alt.Chart(ROWS).transform_filter("isValid(datum.rule) && !isValid(datum.beneath)")
-    base = base.encode(y=rows_of("shown_as", frame["shown_as"].tolist()), opacity=OPACITY)
+    base = base.encode(y=rows_of("shown_as", frame["shown_as"].tolist(), grid=True), opacity=OPACITY)
     for kind, column in known.items():
         base = base.transform_calculate(**{f"{kind}_words": _words(column)})
     tooltip = list(_tooltip(frame, known, measured))
@@ -135,7 +135,7 @@ def saving_caption(savings: Savings) -> Iterator[str]:
         rounds = dict.fromkeys(f"{many(each.rounds, 'round')} on {each.machine}" for each in savings.measured)
         prompts = many(max(each.prompts for each in savings.measured), "prompt")
         yield f"Realised: time, beside full depth on the same path (median of {', '.join(rounds)}; {prompts})."
-        yield "Dotted: what realised lacks of run."
+        yield "Dotted: from run to realised."
     over = ["prompts"] if exiting[[f"{THEORETICAL}_low", f"{RUN}_low"]].notna().any(axis=None) else []
     over += (
         ["rounds for realised"]

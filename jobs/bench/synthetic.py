@@ -9,21 +9,18 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from synthetic_costs import run_costs, write_synthetic_timings
+from synthetic_rules import decide
 
 from eexit.configuration import NORMAL, Configuration
 from eexit.results import FOLDERS, MANIFEST, Manifest, encode, generations_name, tokens_name
-from eexit.rules import CONTROL, ORACLES, RULES, Control
+from eexit.rules import CONTROL, ONLINE, Control
 from eexit.schema import GENERATIONS, LENGTH, OK, TOKENS
-
-if TYPE_CHECKING:
-    from eexit.divergence import Divergence
 
 LAYERS: Final = (5, 10, 15, 20, 25)
 N_LAYERS: Final = 28
@@ -56,6 +53,19 @@ def rules_grid() -> list[Configuration]:
         found += [Configuration(mode, "fixed", float(layer)) for layer in LAYERS[1:]]
         found.append(Configuration(mode, "agree"))
     return found
+
+
+def every_rule_grid() -> list[Configuration]:
+    """Normal, every rule at one or two parameters, and a control of one of them."""
+    parameters: dict[str, tuple[float | None, ...]] = {
+        "kl": (1.0,), "agree": (None,), "confidence": (0.6, 0.8), "margin": (0.4, 0.7), "entropy": (0.3, 1.0),
+        "similarity": (0.95, 0.97), "patience": (2.0, 3.0), "fixed": (10.0, 20.0),
+    }  # fmt: skip
+    found = [Configuration(NORMAL)]
+    found += [Configuration("frozen_residual", rule, each) for rule, several in parameters.items() for each in several]
+    followed = Configuration("frozen_residual", "confidence", 0.8)
+    found += [Configuration("frozen_residual", CONTROL, Control(followed.key, ()))]
+    return [*found, *(Configuration("unfrozen", rule, several[0]) for rule, several in parameters.items())]
 
 
 def write_synthetic_sweep(
@@ -106,6 +116,7 @@ class SyntheticExits:
     kl_nE: np.ndarray
     agrees_nX: np.ndarray  # whether the layer would say what the final one says
     prob_nX: np.ndarray
+    evidence_nE: np.ndarray | None  # NaN where the rule looked at nothing
     rank_n: np.ndarray
     harm: float  # what they do to the text: 0 to 1
 
@@ -123,32 +134,16 @@ def _exits(
     hard = draw.normal(size=(n, 1))
     kl = np.exp(np.array([1.8, 1.4, 1.0, 0.3, -0.8]) + 1.3 * hard + 0.6 * draw.normal(size=(n, E))).astype(np.float32)
     agrees = np.concatenate([draw.random((n, E)) < np.exp(-kl / 2), np.ones((n, 1), dtype=bool)], axis=1)
-    stop = _chances(configuration, kl, agrees, counts)
+    stop, evidence = decide(configuration, LAYERS, kl, agrees, counts)
     left = np.cumprod(1 - stop, axis=1)
     prob = np.concatenate([stop * np.concatenate([np.ones((n, 1)), left[:, :-1]], axis=1), left[:, -1:]], axis=1)
     rank = (1 - left <= draw.random((n, 1))).sum(axis=1)
     harm = float((~agrees[np.arange(n), rank]).mean()) * (1.0 if configuration.mode == "unfrozen" else 1.5)
-    return SyntheticExits(hard[:, 0], kl, agrees, prob, rank, harm)
-
-
-def _chances(
-    configuration: Configuration, kl: np.ndarray, agrees: np.ndarray, counts: dict[str, list[tuple[int, int]]]
-) -> np.ndarray:
-    """The chance to exit at each exitable layer that is reached; the first token is not decided."""
-    import torch  # here: the process whose memory is measured imports this module, and builds a report without torch
-
-    rule, parameter = configuration.rule, configuration.parameter
-    if rule is None:
-        return np.zeros_like(kl)
-    if isinstance(parameter, Control):
-        parameter = Control(parameter.of, tuple(counts[parameter.of]))
-    seen = SimpleNamespace(kl_BE=torch.from_numpy(kl), likeliest_BX=torch.from_numpy(agrees.astype(int)))
-    setting = torch.tensor([list(RULES[rule].setting(parameter, LAYERS))] * len(kl))
-    evidence = ORACLES[rule].evidence(cast("Divergence", seen)) if rule in ORACLES else None
-    chances = RULES[rule].chances(evidence, setting)
-    stop: np.ndarray = chances.stop_BE.numpy().astype(float)
-    stop[0] = 0
-    return stop
+    if evidence is not None:
+        evidence[0] = np.nan
+        if configuration.rule in ONLINE:  # it looks at no layer beyond the exit
+            evidence[np.arange(E) > rank[:, None]] = np.nan
+    return SyntheticExits(hard[:, 0], kl, agrees, prob, evidence, rank, harm)
 
 
 def _text(draw: np.random.Generator, weights: np.ndarray, normal: np.ndarray, harm: float) -> tuple[np.ndarray, int]:
@@ -198,6 +193,8 @@ def _run(
         "logprob": (-np.exp(exits.hard_n - 1)).astype(np.float32), "final_token_id": final.astype(np.int32),
         "entropy": np.exp(exits.hard_n).astype(np.float32),
     }  # fmt: skip
+    if exits.evidence_nE is not None:
+        columns["evidence"] = _lists(exits.evidence_nE)
     if top_k:
         columns |= _top(draw, final, exits.agrees_nX, exits.rank_n, top_k)
     whole = {name: columns.get(name, pa.nulls(n, TOKENS.field(name).type)) for name in TOKENS.names}
@@ -225,7 +222,7 @@ def _top(
 
 
 def _lists(values: np.ndarray, outer: int | None = None) -> pa.Array:
-    inner = _nested(pa.array(values.ravel()), values.shape[1])
+    inner = _nested(pa.array(values.ravel(), from_pandas=True), values.shape[1])
     return inner if outer is None else _nested(inner, outer)
 
 

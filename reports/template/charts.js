@@ -28,8 +28,13 @@ const DARK = [
   "#4cc3d3",
   "#9bd04a",
   "#e879f9",
+  "#fb7185",
+  "#e5e7eb",
+  "#eab308",
+  "#818cf8",
 ];
 
+const ENTRY_PIXELS = 140; // of a legend
 const DARK_ORDINAL = ["#9ca3af", "#a99cf5", "#f28e4b"];
 
 function theme(width) {
@@ -47,7 +52,9 @@ function theme(width) {
     axisX: width < NARROW ? { titleAnchor: "end", titleAlign: "right", titleLimit: width } : {},
     legend: {
       ...THEME.legend,
-      ...(width < NARROW ? { columns: 3, layout: { anchor: "end", direction: "vertical" } } : {}),
+      columns: Math.max(3, Math.floor(width / ENTRY_PIXELS)),
+      ...(width < NARROW ? { layout: { anchor: "end", direction: "vertical" } } : {}),
+      ...(width >= NARROW && Object.keys(DATA.rules).length > 4 ? { layout: { direction: "vertical" } } : {}),
       labelColor: ink,
       titleColor: ink,
       symbolBaseFillColor: ink,

@@ -93,6 +93,7 @@ const meanings = () =>
   );
 
 let most = choice("most", 5); // per cent
+const MOST_NAMED = 4; // pairs of mode and rule in the answer
 
 // A chart whose y axis has a limit that the reader chooses: a line marks it, and a text names the configurations that
 // skip the most layers within it.
@@ -130,8 +131,8 @@ function limited(chart) {
   return figure(copy);
 }
 
-// For each mode and rule, a sentence on the configuration that skips the most layers within the limit, sorted by layers
-// skipped. Controls are left out.
+// For each mode and rule, up to MOST_NAMED of them, a sentence on the configuration that skips the most layers within the
+// limit, sorted by layers skipped. Controls are left out.
 function skipMost({ rows }, column, name) {
   if (!(most >= 0)) return ["Give a number from 0 to 100."];
   const known = rows.filter((row) => row.rule !== null && row.control_of === null && row[column.key] !== null),
@@ -145,15 +146,21 @@ function skipMost({ rows }, column, name) {
         true,
       )[0],
   );
-  const found = sorted(best.filter(Boolean), (row) => row.layers_skipped, true).map((row) =>
-    h(
-      "span",
-      {},
-      configurationCell(row.configuration),
-      ` would skip ${estimate(row, skipped)} of the layers (theoretical), at a ${name} of ${estimate(row, column)} (n = ${row[`${column.key}_n`]}). `,
-    ),
-  );
+  const within = sorted(best.filter(Boolean), (row) => row.layers_skipped, true);
+  const found = within
+    .slice(0, MOST_NAMED)
+    .map((row) =>
+      h(
+        "span",
+        {},
+        configurationCell(row.configuration),
+        ` would skip ${estimate(row, skipped)} of the layers (theoretical), at a ${name} of ${estimate(row, column)} (n = ${row[`${column.key}_n`]}). `,
+      ),
+    );
   const none = names.filter((_, i) => !best[i]);
+  const fewer = within.length - found.length;
+  if (fewer > 0) found.push(`${fewer} more pairs of mode and rule would skip fewer. `);
+  if (none.length > MOST_NAMED) return [...found, `${none.length} pairs have no configuration with so low a ${name}.`];
   return none.length ? [...found, `No ${none.join(", no ")} configuration has so low a ${name}.`] : found;
 }
 

@@ -1,5 +1,6 @@
 """A sweep with several rules, modes and controls: how these are told apart, compared and described."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,17 +9,19 @@ import numpy as np
 import pandas as pd
 import pytest
 from report_fixtures import MakeSweep, Visit
-from synthetic import rules_grid, write_synthetic_sweep
+from synthetic import every_rule_grid, rules_grid, write_synthetic_sweep
 
-from eexit.configuration import Configuration
+from eexit.configuration import MODES, Configuration
 from eexit.rules import ORACLES, RULES
 from reports import build_report, frames
+from reports.charts import LIGHT
 from reports.choose import choose_prompts
 from reports.findings import findings
 from reports.loading import Sweep, read_sweep
 from reports.looks import Looks
 from reports.overview import overview_charts
 from reports.packing import encode_probabilities
+from reports.page import TEMPLATE
 from reports.parameters import representative, representatives
 from reports.payload import payload
 from reports.savings import savings
@@ -117,6 +120,13 @@ def test_no_rule_has_the_colour_of_a_mode(sweep: Sweep) -> None:
     colours: list[Any] = [looks.colour(trade, one_rule).to_dict() for one_rule in (False, True)]
     every, one = (colour["scale"]["domain"] for colour in colours)
     assert every == [*one, "kl", "fixed", "agree", "random"]
+
+
+def test_there_is_a_colour_for_every_mode_and_rule() -> None:
+    dark = re.search(r"const DARK = \[(.*?)\]", (TEMPLATE / "charts.js").read_text(), flags=re.S)
+    assert dark
+    for colours in (LIGHT["range"]["category"], re.findall("#[0-9a-f]{6}", dark[1])):
+        assert len(set(colours)) == len(colours) >= len(MODES) + len(RULES)
 
 
 def test_dose_responses_are_per_rule_on_its_own_axis(sweep: Sweep) -> None:
@@ -260,3 +270,16 @@ def test_what_it_saves_is_a_table_too_and_fits_a_phone(visit: Visit, several: Pa
     section.get_by_role("button", name="Saving, realised, batch 8", exact=True).press("Enter")
     assert rows.first.locator("th").inner_text() == "generate", "it loses"
     assert page.evaluate("document.documentElement.scrollWidth") == 360
+
+
+def test_a_report_of_every_rule_stays_readable(visit: Visit, tmp_path: Path) -> None:
+    """Few sentences, no legend that is cut off, and an answer that does not list every pair of mode and rule."""
+    folder = write_synthetic_sweep(tmp_path / "every", 2, 0, every_rule_grid(), 20, timed=True)
+    page = visit("#/", path=build_report(str(folder), tmp_path / "r.html"))
+    findings = page.get_by_role("region", name="Findings").locator("li")
+    assert findings.count() == 4, "two batch sizes and two modes"
+    assert all(len(sentence) < 600 for sentence in findings.all_inner_texts())
+    assert len(page.locator("output").inner_text()) < 700
+    chart = page.locator("[data-chart=trade-disagreement] .chart")
+    chart.and_(page.locator("[data-ink]")).wait_for()
+    assert chart.locator("canvas").bounding_box()["width"] <= chart.bounding_box()["width"]
