@@ -44,6 +44,12 @@ class Tokens:
     next_N: np.ndarray  # the first layer that does not have their keys and values yet
     hidden_NW: Tensor  # the residual stream that enters it; at the exit, in modes that alter the state
 
+    @classmethod
+    def none(cls, decoder: Decoder) -> "Tokens":
+        none = np.zeros(0, np.int64)
+        hidden_NW = torch.zeros(0, decoder.width, dtype=decoder.dtype, device=decoder.device)
+        return cls(none, none, none, none, none, hidden_NW)
+
     def of(self, rows: np.ndarray) -> "Tokens":
         """These tokens alone."""
         slot_N, position_N, token_N = self.slot_N[rows], self.position_N[rows], self.token_N[rows]

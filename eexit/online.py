@@ -15,12 +15,10 @@ from torch.profiler import record_function
 
 from eexit.anatomy import Decoder
 from eexit.cache import KVCache
-from eexit.cache_view import TokensView
 from eexit.exit_pass import Deciding, ExitPass, Tokens, known_exits
-from eexit.reading import read_layers
 from eexit.rows import Decoding, Request
 from eexit.slots import Slots, find_layers
-from eexit.step import teacher_pass
+from eexit.step import read_texts
 from eexit.transfer import to_device, to_host
 
 # Tokens of a row that have exited and whose deeper layers wait until a later token needs them. With more of them, a
@@ -38,9 +36,7 @@ class OnlineBatch(Slots):
         """Make room for `n_slots` of these requests at a time, of up to `length` tokens each."""
         super().__init__(n_slots, decoding, find_layers(decoding.exitable_layers, decoder.n_layers, ()), requests)
         self.cache = KVCache(n_slots, length)
-        none = np.zeros(0, np.int64)
-        hidden_NW = torch.zeros(0, decoder.width, dtype=decoder.dtype, device=decoder.device)
-        self.waiting = Tokens(none, none, none, none, none, hidden_NW)
+        self.waiting = Tokens.none(decoder)
         room = self.u_exit.shape[1]
         self.counts = {
             "layers_T": np.zeros((n_slots, room), np.int64),
@@ -143,13 +139,7 @@ def observe(decoder: Decoder, decoding: Decoding, batch: OnlineBatch, slots: np.
     for start in range(0, len(slot_T), size):
         slot, place, position = (array[start : start + size] for array in (slot_T, place_T, position_T))
         token = batch.records["token_id_T"][slot, place].astype(np.int64)
-        next_token = batch.records["token_id_T"][slot, place + 1].astype(np.int64)
-        slot_N, position_N1, token_N1, next_N = to_device(
-            [slot, position[:, None], token[:, None], next_token], decoder.device
-        )
-        view = TokensView(batch.cache, slot_N, position_N1, int(position.max()) + 1, decoder.attends_itself)
-        with decoder.attending():
-            teacher = teacher_pass(decoder, batch.layers, token_N1, view)
-            reading = read_layers(decoder, teacher.states_UXW, decoding)
+        reading = read_texts(decoder, decoding, batch.layers, batch.cache, slot, position, token)
+        [next_N] = to_device([batch.records["token_id_T"][slot, place + 1].astype(np.int64)], decoder.device)
         for name, values in to_host(reading.columns(next_N)).items():
             batch.records[name][slot, place + 1] = values

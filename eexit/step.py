@@ -20,7 +20,7 @@ from torch.profiler import record_function
 from eexit.anatomy import Decoder, LayerPass
 from eexit.batch import Batch
 from eexit.cache import KVCache
-from eexit.cache_view import CacheView
+from eexit.cache_view import CacheView, TokensView
 from eexit.exits import choose_exits, exit_probabilities
 from eexit.reading import Picked, Reading, read_layers, read_tokens
 from eexit.routes import Routes, Rows, send_routes, send_rows
@@ -143,6 +143,17 @@ def teacher_pass(decoder: Decoder, layers: Layers, token_UT: Tensor, view: Cache
         if layer in kept:
             states[layer] = hidden_UTW[:, last]
     return Teacher(torch.stack([states[layer] for layer in layers.exits.tolist()], 1), states[layers.fork], layer_pass)
+
+
+def read_texts(
+    decoder: Decoder, decoding: Decoding, layers: Layers, cache: KVCache, slot_N: np.ndarray, position_N: np.ndarray,
+    token_N: np.ndarray,
+) -> Reading:  # fmt: skip
+    """The reading of a full-depth pass over tokens of texts, each in a slot of `cache` that holds what precedes it."""
+    slot, position_N1, token_N1 = to_device([slot_N, position_N[:, None], token_N[:, None]], decoder.device)
+    view = TokensView(cache, slot, position_N1, int(position_N.max()) + 1, decoder.attends_itself)
+    with decoder.attending():
+        return read_layers(decoder, teacher_pass(decoder, layers, token_N1, view).states_UXW, decoding)
 
 
 def undecided(reading: Reading) -> Decision:

@@ -1,0 +1,119 @@
+"""Scoring: where the tokens of a given text exit, and how probable they are there, without generating it.
+
+A text is scored in one pass, layer by layer and in parallel over its tokens, since what happens at a layer depends only
+on decisions at the layers below it. Exits are those that generating the text would have drawn. An oracle needs two
+passes: the full-depth one that it looks at, and then the student's.
+
+Shapes: T tokens of the text, N of them in a pass, E exitable layers, X = E + 1 with the final layer last.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+
+from eexit.anatomy import Decoder
+from eexit.cache import KVCache
+from eexit.draws import exit_draws
+from eexit.exit_pass import Deciding, ExitPass, Known, Tokens, known_exits
+from eexit.exits import choose_exits, exit_probabilities
+from eexit.rows import Decoding, Request
+from eexit.rules import ORACLES, RULES
+from eexit.slots import NONE, Layers, find_layers
+from eexit.states import STATES
+from eexit.step import Prefilled, prefill, read_texts
+from eexit.transfer import to_device
+
+SCORED_TOKENS: Final = 256  # at a time, for bounded memory: later ones see what earlier ones left
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What `Trace` has of the same name; the first token is not decided, and comes from the prompt's pass."""
+
+    exit_layer_T: np.ndarray
+    exit_logprob_T: np.ndarray  # of the given tokens, nats
+    exit_prob_TX: np.ndarray
+    evidence_TE: np.ndarray
+
+
+@torch.inference_mode()
+def score(decoder: Decoder, decoding: Decoding, request: Request, token_ids: Sequence[int]) -> Scored:
+    """Score the text `token_ids` (at least one token) behind a request's prompt, under its configuration and seed.
+
+    Raises `ValueError` for a parameter that does not fit the exitable layers.
+    """
+    layers = find_layers(decoding.exitable_layers, decoder.n_layers, ())
+    prefilled = prefill(decoder, decoding, layers, request.prompt_token_ids)
+    text = _Text(decoder, decoding, layers, request, np.array(token_ids, np.int64), prefilled.cache)
+    parts = [_first(layers, prefilled, token_ids[0])]
+    waiting = Tokens.none(decoder)
+    for start in range(1, len(token_ids), SCORED_TOKENS):
+        scored, waiting = text.score(np.arange(start, min(start + SCORED_TOKENS, len(token_ids))), waiting)
+        parts.append(scored)
+    return Scored(*[np.concatenate(columns) for columns in zip(*(vars(part).values() for part in parts), strict=True)])
+
+
+def _first(layers: Layers, prefilled: Prefilled, token: int) -> Scored:
+    n_exits = len(layers.exits)
+    logprob = float(prefilled.reading.logprob(torch.tensor([token], device=prefilled.states_1XW.device)))
+    return Scored(layers.exits[-1:], np.array([logprob]), np.eye(n_exits)[-1:], np.full((1, n_exits - 1), np.nan))
+
+
+class _Text:
+    """A text that is being scored, with the keys and values of its student, and of its teacher for an oracle."""
+
+    def __init__(
+        self, decoder: Decoder, decoding: Decoding, layers: Layers, request: Request, token_ids: np.ndarray,
+        prompt: KVCache,
+    ):  # fmt: skip
+        self.decoder, self.decoding, self.layers, self.token_ids = decoder, decoding, layers, token_ids
+        self.n_prompt, n_tokens = len(request.prompt_token_ids), len(token_ids)
+        configuration = request.configuration
+        self.rules = [configuration.rule] if configuration.rule else []
+        self.states = [configuration.mode] if configuration.mode in STATES else []
+        self.setting_E = np.zeros(len(decoding.exitable_layers))
+        for rule in self.rules:
+            self.setting_E[:] = RULES[rule].setting(configuration.parameter, decoding.exitable_layers)
+        self.u_exit = exit_draws(request.seed, list(request.prompt_token_ids), n_tokens)
+        self.student, self.teacher = (KVCache(1, self.n_prompt + n_tokens) for _ in range(2))
+        for cache in (self.student, self.teacher) if self.rules and self.rules[0] in ORACLES else (self.student,):
+            cache.load(slice(0, 1), prompt, range(decoder.n_layers), self.n_prompt)
+
+    def score(self, decided: np.ndarray, waiting: Tokens) -> tuple[Scored, Tokens]:
+        """Score these tokens of the text; returns those that have exited and do not have all layers yet."""
+        zero = np.zeros_like(decided)
+        position, before = self.n_prompt + decided - 1, self.token_ids[decided - 1]
+        setting_NE, u_N, given_N = to_device(
+            [
+                np.tile(self.setting_E.astype(np.float32), (len(decided), 1)),
+                self.u_exit[decided],
+                self.token_ids[decided],
+            ],
+            self.decoder.device,
+        )
+        deciding = Deciding(zero if self.rules else zero + NONE, setting_NE, u_N, u_N, given_N)
+        state = zero if self.states else zero + NONE
+        tokens = waiting.behind(Tokens(zero, position, before, state, zero, waiting.hidden_NW))
+        done = ExitPass(
+            self.decoder, self.decoding, self.layers, self.student, self.rules, self.states, tokens, deciding,
+            self._known(position, before, deciding),
+        )  # fmt: skip
+        taken = done.run()
+        seen = (taken.picked.log_p_B, taken.prob_DX, taken.evidence_DE)
+        scored = Scored(self.layers.exits[taken.exit_D], *[part.cpu().numpy() for part in seen])
+        return scored, done.tokens.of(np.flatnonzero(done.tokens.next_N < self.layers.n_layers))
+
+    def _known(self, position: np.ndarray, before: np.ndarray, deciding: Deciding) -> Known:
+        """Exits that are known before the student's pass; an oracle has them all from the teacher's."""
+        oracle = ORACLES.get(self.rules[0]) if self.rules else None
+        if oracle is None:
+            return known_exits(self.rules, deciding)
+        slot = np.zeros_like(position)
+        reading = read_texts(self.decoder, self.decoding, self.layers, self.teacher, slot, position, before)
+        evidence_NE = oracle.evidence(reading)
+        chances = oracle.chances(evidence_NE, deciding.setting_DE)
+        exit_N = choose_exits(chances, deciding.u_exit_D).cpu().numpy()
+        return Known(exit_N, exit_probabilities(chances), evidence_NE)

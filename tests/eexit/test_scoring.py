@@ -1,0 +1,63 @@
+"""Scoring a text gives the exits with which it was generated (invariant 8), and the probabilities of its tokens."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from axes import SOME
+from test_invariants import DECODING, PROMPTS, configurations, modes_of
+from tiny_models import tiny_model
+from traces import traces_of
+from transformers import PreTrainedModel
+
+from eexit import scoring
+from eexit.anatomy import Decoder
+from eexit.configuration import NORMAL, Configuration
+from eexit.engine import Engine
+from eexit.rows import Decoding, Request
+from eexit.rules import RULES
+from eexit.scoring import score
+from eexit.states import STATES
+
+SAMPLED = replace(DECODING, temperature=0.8)
+
+
+def check_scores(model: PreTrainedModel, requests: list[Request], decoding: Decoding = SAMPLED) -> set[int]:
+    """Returns the layers that were exited at."""
+    decoder, seen = Decoder(model), set()
+    for index, trace in traces_of(Engine(decoder, decoding).generate(requests)).items():
+        scored = score(decoder, decoding, requests[index], trace.token_id_T.tolist())
+        assert scored.exit_layer_T.tolist() == trace.exit_layer_T.tolist(), requests[index]
+        for name in ("exit_logprob_T", "exit_prob_TX", "evidence_TE"):
+            mine, other = getattr(scored, name), getattr(trace, name)
+            np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-4, err_msg=name)
+        seen |= set(trace.exit_layer_T.tolist())
+    return seen
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("mode", STATES)
+def test_invariant_8_scoring_a_text_gives_the_exits_of_generating_it(
+    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, mode: str, rule: str
+) -> None:
+    monkeypatch.setattr(scoring, "SCORED_TOKENS", 10)
+    requests = [Request(PROMPTS[1], configuration, seed=5) for configuration in configurations([mode], [rule])]
+    assert len(check_scores(llama, requests)) > 1
+
+
+@pytest.mark.parametrize("architecture", ["gemma3", "gpt_neox", "mixtral", "mpt"])
+def test_invariant_8_holds_for_other_architectures(architecture: str) -> None:
+    model = tiny_model(architecture)
+    exits = configurations(modes_of(model), RULES)
+    check_scores(model, [Request(PROMPTS[1], configuration, seed=5) for configuration in exits])
+
+
+def test_a_text_may_be_anything_and_of_any_length(llama: PreTrainedModel) -> None:
+    decoder = Decoder(llama)
+    request = Request(PROMPTS[0], Configuration("unfrozen", "confidence", SOME["confidence"][0]))
+    one = score(decoder, DECODING, request, [7])
+    assert (one.exit_layer_T.tolist(), one.exit_prob_TX.tolist()) == ([6], [[0, 0, 0, 1]])
+    several = score(decoder, DECODING, request, [7, 7, 30, 2, 2])
+    assert several.exit_logprob_T[0] == pytest.approx(one.exit_logprob_T[0])
+    normal = score(decoder, DECODING, replace(request, configuration=Configuration(NORMAL)), [7, 7, 30, 2, 2])
+    assert set(normal.exit_layer_T.tolist()) == {6}
