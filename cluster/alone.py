@@ -11,6 +11,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster import interruption
+from cluster.liveness import answers
 from eexit.config import UsageError
 
 SECONDS_TO_GET_FREE = 20.0  # for what has just ended on the node to be gone
@@ -45,8 +46,11 @@ def room_for(device: str, nodes: Sequence[Node]) -> Room:
 
 
 @contextmanager
-def alone(actor: type, room: Room) -> Iterator[Any]:
-    """A context with an actor of this class that has the room for itself; raises `UsageError` if it is not free."""
+def alone(actor: type, room: Room, own_ray: bool) -> Iterator[Any]:
+    """A context with an actor of this class that has the room for itself; raises `UsageError` if it is not free.
+
+    `own_ray` says that Ray ends soon after, so that the room need not be given back.
+    """
     group = placement_group([{"CPU": room.cpus, **({"GPU": room.gpus} if room.gpus else {})}])
     handle: Any = None
     try:
@@ -62,7 +66,9 @@ def alone(actor: type, room: Room) -> Iterator[Any]:
     finally:
         if handle is not None:
             ray.kill(handle)
-        remove_placement_group(group)
+        # It waits for the head of Ray, for ever if a signal to all processes has ended that one too.
+        if not own_ray and answers(ray.get_runtime_context().gcs_address):
+            remove_placement_group(group)
 
 
 def _wait_for(group: Any, room: Room) -> None:

@@ -81,7 +81,7 @@ def time_sweep(
             f"{' '.join(map(str, plan.batches))} rows at a time, {counted(plan.n_rounds, 'round')}; "
             f"one actor has {room}"
         )
-        with alone(TimingActor, room) as actor:
+        with alone(TimingActor, room, session.is_own) as actor:
             asking = _Asking(Liveness(session.is_own, [], display.say))
             common = asking.ask(actor.load.remote(plan.config, device, plan.n_tokens, room.cpus))
             if n_left_out := len(plan.config.prompts) - common["prompts"]:
