@@ -58,7 +58,8 @@ def make_parser(
             continue
         many = "+" if _is_tuple(field.annotation) else None
         metavar = name.removesuffix("s").upper() if many else name.upper()
-        parser.add_argument(flag(name), nargs=many, metavar=metavar, default=None, help=help_text)
+        action = "extend" if many else "store"  # so that of `--rules agree --rules fixed=10` none is lost
+        parser.add_argument(flag(name), action=action, nargs=many, metavar=metavar, default=None, help=help_text)
     return parser
 
 

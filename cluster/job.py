@@ -169,6 +169,8 @@ def _explain_one(problem: Mapping[str, Any], flags: set[str], path: Path) -> str
         return str(problem["ctx"]["error"])
     name, value, context = location[0], problem["input"], problem.get("ctx", {})
     where = _where(location, flags, path)
+    if name == "rules" and len(location) > 1:
+        name = f"the parameter of rule {location[1]}"
     match problem["type"]:
         case "missing" if location == ("prompts",):
             return f"prompts are missing: give --prompts FILE, or [[prompts]] in {path}"
@@ -194,6 +196,7 @@ def _explain_one(problem: Mapping[str, Any], flags: set[str], path: Path) -> str
 _SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 _KINDS = {
     "bool_type": "true or false",
+    "dict_type": 'a list as in ["kl=0.5,1", "agree"], or a table',
     "dataclass_type": 'a table with a prompt, as in [[prompts]] prompt = "Why?"',
     "float_parsing": "a number",
     "float_type": "a number",

@@ -5,6 +5,7 @@
 Every field here changes results; how and where a sweep is executed (`cluster.job.SweepJob`) does not.
 """
 
+import difflib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -91,10 +92,10 @@ def _increasing(layers: tuple[int, ...]) -> tuple[int, ...]:
     return layers
 
 
-def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+def _distinct(values: tuple[Any, ...], of: str = "") -> tuple[Any, ...]:
     repeated = [str(value) for value, count in Counter(values).items() if count > 1]
     if repeated:
-        raise ValueError(f"{', '.join(repeated)} is listed more than once")
+        raise ValueError(f"{', '.join(repeated)}{of} is listed more than once")
     return values
 
 
@@ -134,7 +135,7 @@ def _rules(given: Any) -> Any:
         if is_given or not _is_number(rest):
             name = (begins if is_given else rest).strip()
             if name in table:
-                raise ValueError(f"rule {name} is listed more than once")
+                raise ValueError(f"rule {name} is listed more than once: give all its parameters in one entry")
             table[name] = []
         if not name:
             raise ValueError(f"rules start with a name, as in kl=0.5,1 or agree, got {text}")
@@ -154,10 +155,12 @@ def _is_number(text: str) -> bool:
 def _sensible(rules: Mapping[str, tuple[float, ...]]) -> Mapping[str, tuple[float, ...]]:
     for name, parameters in rules.items():
         if name not in RULES:
-            raise ValueError(f"unknown rule {name!r}: choose from {', '.join(RULES)}")
+            near = difflib.get_close_matches(name.lower(), RULES, n=1)
+            meant = f"did you mean {near[0]}?" if near else f"choose from {', '.join(RULES)}"
+            raise ValueError(f"unknown rule {name!r}: {meant}")
         for parameter in parameters or (None,):
             RULES[name].check(parameter)
-        _distinguishable(_distinct(parameters), f"the parameters of rule {name}")
+        _distinguishable(_distinct(parameters, f" of rule {name}"), f"the parameters of rule {name}")
     return rules
 
 

@@ -279,6 +279,12 @@ class Patience:
 
     def setting(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
         assert isinstance(parameter, float)
+        if parameter > len(exitable_layers):
+            layers = " ".join(map(str, exitable_layers))
+            raise ValueError(
+                f"patience={shown(parameter)} never exits: the exitable layers are only {layers}; lower it, or give "
+                "more --exit-layers"
+            )
         return [parameter] * len(exitable_layers)
 
     def evidence(self, look: Look) -> Tensor:

@@ -42,7 +42,7 @@ NEVER: Final[dict[str, list[Parameter]]] = {
     "margin": [1.0],
     "entropy": [0.0],
     "similarity": [1.0],
-    "patience": [4.0],
+    "patience": [],
     "fixed": [],
     "random": [control(0, 0, 0, 9)],
 }

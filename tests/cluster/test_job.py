@@ -136,8 +136,30 @@ def test_prompts_come_from_a_file_beside_the_toml(tmp_path: Path) -> None:
         (["--rules", "foo=1"], f"unknown rule 'foo': choose from {', '.join(RULES)} (--rules)"),
         (["--rules", "0.5"], "rules start with a name, as in kl=0.5,1 or agree, got 0.5 (--rules)"),
         (["--rules", "kl=-1"], "the KL factor of rule kl must be finite and ≥ 0, got -1 (--rules)"),
-        (["--rules", "kl=x"], "rules must be a number, got 'x' (--rules)"),
-        (["--rules", "kl=1,1"], "1.0 is listed more than once (--rules)"),
+        (["--rules", "confidense=0.9"], "unknown rule 'confidense': did you mean confidence? (--rules)"),
+        (["--rules", "Entropy"], "unknown rule 'Entropy': did you mean entropy? (--rules)"),
+        (
+            ["--rules", "confidence=2"],
+            "rule confidence takes a threshold above 0 and up to 1, as in confidence=0.9, got 2 (--rules)",
+        ),
+        (
+            ["--rules", "confidence="],
+            "rule confidence takes a threshold above 0 and up to 1, as in confidence=0.9, got none (--rules)",
+        ),
+        (
+            ["--rules", "similarity=-3"],
+            "rule similarity takes a threshold from -1 to 1, as in similarity=0.95, got -3 (--rules)",
+        ),
+        (["--rules", "margin=x"], "the parameter of rule margin must be a number, got 'x' (--rules)"),
+        (["--rules", "kl=1,1"], "1.0 of rule kl is listed more than once (--rules)"),
+        (
+            ["--rules", "kl=1", "agree", "kl=2"],
+            "rule kl is listed more than once: give all its parameters in one entry (--rules)",
+        ),
+        (
+            ["--rules", "kl=1", "--rules", "kl=2"],
+            "rule kl is listed more than once: give all its parameters in one entry (--rules)",
+        ),
         (["--rules", "agree=2"], "rule agree has no parameter, got 2 (--rules)"),
         (["--rules", "fixed"], "rule fixed takes a layer as its parameter, as in fixed=10, got none (--rules)"),
         (
@@ -199,6 +221,12 @@ def test_a_bad_flag_is_told_in_one_line(arguments: list[str], message: str) -> N
     assert str(raised.value) == message
 
 
+def test_of_a_list_that_is_given_in_parts_nothing_is_lost() -> None:
+    config = load("--rules", "patience=2", "--rules", "margin=0.5", "--seeds", "0", "--seeds", "1,2").config
+    assert config.rules == {"patience": (2,), "margin": (0.5,)}
+    assert config.seeds == (0, 1, 2)
+
+
 def test_a_toml_may_have_a_byte_order_mark_and_numbers_as_ids(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_bytes(b'\xef\xbb\xbf[[prompts]]\nid = 3\nprompt = "x"\n[[prompts]]\nprompt = "y"\n')
@@ -218,6 +246,23 @@ def test_a_toml_may_have_a_byte_order_mark_and_numbers_as_ids(tmp_path: Path) ->
         ("max_new_tokens = true", "max_new_tokens must be a number, got True (max_new_tokens in {path})"),
         ("seeds = [0, true]", "seeds must be a number, got True (entry 2 of seeds in {path})"),
         ("kl_factors = [true]", "kl_factors must be a number, got True (entry 1 of kl_factors in {path})"),
+        (
+            'rules = "agree"',
+            'rules must be a list as in ["kl=0.5,1", "agree"], or a table, got \'agree\' (rules in {path})',
+        ),
+        ("rules = {margin = 0.5}", "the parameter of rule margin must be a list, got 0.5 (rules in {path})"),
+        (
+            "rules = {patience = [1]}",
+            "rule patience takes a whole number ≥ 2, as in patience=2, got 1 (rules in {path})",
+        ),
+        (
+            "rules = {entropy = [-1]}",
+            "rule entropy takes a threshold ≥ 0, as in entropy=0.5, got -1 (rules in {path})",
+        ),
+        (
+            "kl_factors = [1]\nrules = ['kl=2']",
+            "rule kl has KL factors in rules and in kl_factors: give all of them in one place",
+        ),
         ("actors = true", "actors must be a number, got True (actors in {path})"),
         (
             'trust_remote_code = "yes"',

@@ -1,12 +1,14 @@
 """The input that each rule and state refuses, in one line that says the way out."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from axes import EXITABLE, control
-from tiny_models import tiny_model
-from transformers import PreTrainedModel
+from tiny_models import GROUPED, tiny_model
+from transformers import AutoModelForCausalLM, Gemma4TextConfig, PreTrainedModel
 
 from eexit import rules
 from eexit.anatomy import Decoder
@@ -67,6 +69,13 @@ def test_a_rule_that_names_a_layer_needs_it_to_be_exitable() -> None:
         resolve_exitable_layers(config, 30)
 
 
+def test_patience_that_the_exitable_layers_can_not_try_is_refused() -> None:
+    config = SweepConfig.model_validate({"prompts": PROMPTS, "rules": ["patience=2,5,6"]})
+    with pytest.raises(UsageError, match=r"^patience=6 never exits: the exitable layers are only 5 10 15 20 25; lower"):
+        resolve_exitable_layers(config, 30)
+    assert RULES["patience"].setting(5.0, (5, 10, 15, 20, 25)) == [5.0] * 5
+
+
 def test_a_control_exits_as_often_at_each_layer_as_what_it_follows() -> None:
     assert RULES["random"].setting(control(20, 30, 0, 50), (1, 3, 4)) == [20 / 100, 30 / 80, 0]
     assert RULES["random"].setting(Control("unfrozen/kl/1", ((1, 5),)), (1, 3, 4)) == [1, 0, 0]
@@ -100,7 +109,14 @@ def test_the_worked_example_of_contributing_is_a_rule(llama: PreTrainedModel, mo
 def test_a_mode_that_a_model_is_not_made_for_is_refused() -> None:
     with pytest.raises(UsageError, match="mode skip can't be used with this model: its layers attend by code of their"):
         refuse_mode("skip", Decoder(tiny_model("mpt")))
-    uneven = Decoder(tiny_model("llama"))
-    uneven.cache_shapes[0] = ()
+    wide: dict[str, Any] = {
+        "head_dim": 8,
+        "global_head_dim": 16,
+        "num_global_key_value_heads": 2,
+        "hidden_size_per_layer_input": 0,
+    }
+    layer_types = ["sliding_attention"] * 5 + ["full_attention"] * 2
+    config = Gemma4TextConfig(**GROUPED, **wide, layer_types=layer_types)
+    uneven = Decoder(AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval())
     with pytest.raises(UsageError, match="mode frozen_cache can't be used with this model: its layers' keys and valu"):
         refuse_mode("frozen_cache", uneven)
