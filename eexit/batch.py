@@ -21,7 +21,7 @@ from eexit.configuration import Configuration
 from eexit.costs import full_depth
 from eexit.rows import Decoding, Outcome, Request
 from eexit.slots import NONE, Slots, find_layers
-from eexit.states import STATES
+from eexit.states import STATES, alters
 from eexit.trace import Trace
 from eexit.transfer import to_device
 
@@ -39,7 +39,7 @@ def padded(rows: np.ndarray, most: int) -> np.ndarray:
 def students_of(configurations: Iterable[Configuration]) -> list[str]:
     """The modes whose exits alter what later tokens see, so that their rows need a student's cache."""
     modes = {configuration.mode for configuration in configurations}
-    return [name for name, state in STATES.items() if name in modes and state.first_altered(0) is not None]
+    return [name for name, state in STATES.items() if name in modes and alters(state)]
 
 
 class Batch(Slots):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eexit.states import STATES, State
+from eexit.states import STATES, State, alters
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def needed(
     reached_T = np.maximum(_deepest_later(depth_T), depth_T)
     keys_T, hidden_from_T = np.zeros_like(depth_T), np.full_like(depth_T, n_layers)
     reads_TX = _read_once(np.searchsorted([*exitable_layers, n_layers - 1], exit_layer_T), len(exitable_layers))
-    if state is None or state.first_altered(0) is None:
+    if state is None or not alters(state):
         return Counts(reached_T, keys_T, reads_TX), hidden_from_T
     left = [_Left(), *(_left_by(state, layer) for layer in range(1, n_layers)), _Left()]  # none in 0, nor past the last
     written_before = np.cumsum([0, *(its.writes for its in left)])  # in how many of the layers before each

@@ -7,7 +7,7 @@ row goes deeper; then they take part, all of a row's together: at full depth in 
 other modes by what the state leaves there (deferred computation, as in EE-LLM, Chen et al. 2023).
 
 Shapes: N tokens in a pass, D of them being decided, which come first; S slots, E exitable layers, X = E + 1 with the
-final layer last, W width of the residual stream, R exitable layers so far.
+final layer last, W width of the residual stream, P positions of a row.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from eexit.reading import Picked, read_layer, read_tokens
 from eexit.rows import Decoding
 from eexit.rules import BLIND, ONLINE, Chances, Look, Online
 from eexit.slots import NONE, Layers
-from eexit.states import STATES
+from eexit.states import STATES, alters
 from eexit.transfer import to_device
 
 BEYOND: Final = 1 << 40  # a position after any other
@@ -125,10 +125,13 @@ class ExitPass:
     def __init__(
         self, decoder: Decoder, decoding: Decoding, layers: Layers, cache: KVCache, rules: Sequence[str],
         states: Sequence[str], tokens: Tokens, deciding: Deciding, known: Known, flush_S: np.ndarray | None = None,
+        streams_SPXW: Tensor | None = None,
     ):  # fmt: skip
         """The first D of the tokens are being decided; `tokens.hidden_NW` has those of the others alone.
 
-        Rows in `flush_S` (S,) run all layers of tokens that have exited, whether they are needed now or not.
+        Rows in `flush_S` (S,) run all layers of tokens that have exited, whether they are needed now or not. The
+        residual streams after the layers of X, of tokens whose state is that of full depth, are put in `streams_SPXW`;
+        position p of a row is at p modulo P there.
         """
         self.decoder, self.decoding, self.layers, self.cache = decoder, decoding, layers, cache
         self.rules, self.states, self.deciding, self.known = rules, states, deciding, known
@@ -142,7 +145,8 @@ class ExitPass:
         self.tokens = replace(tokens, next_N=tokens.next_N.copy(), hidden_NW=hidden_NW)
         self.going_N = np.arange(len(slot_N)) < self.n_deciding
         self.flush_S = np.zeros(cache.n_slots, bool) if flush_S is None else flush_S
-        unaltered = [index for index, name in enumerate(states) if STATES[name].first_altered(0) is None]
+        self.streams_SPXW = streams_SPXW
+        unaltered = [index for index, name in enumerate(states) if not alters(STATES[name])]
         self.unaltered_N = np.isin(tokens.state_N, [NONE, *unaltered])
         self.exit_D = np.full(self.n_deciding, len(layers.exits) - 1)
         self.prob_DX, self.evidence_DE = known.prob_DX, known.evidence_DE
@@ -158,7 +162,7 @@ class ExitPass:
         with self.decoder.attending():
             for rank, (start, end) in enumerate(self.layers.segments):
                 with record_function("layers"):
-                    ran = self._run_layers(start, end)
+                    ran = self._run_layers(rank, start, end)
                 if rank < len(self.decoding.exitable_layers) and ran is not None:
                     with record_function("deciding"):
                         self._decide(rank, *ran)
@@ -168,7 +172,7 @@ class ExitPass:
             self.exit_D, prob_DX, self.evidence_DE, self.picked, self.layers_N, self.keys_N, self.reads_DX
         )
 
-    def _run_layers(self, start: int, end: int) -> tuple[np.ndarray, Tensor, Tensor] | None:
+    def _run_layers(self, rank: int, start: int, end: int) -> tuple[np.ndarray, Tensor, Tensor] | None:
         """Run these layers for the tokens that go on, and for those that have exited and are needed now.
 
         Returns the former, and their residual streams before and after the last of the layers.
@@ -198,11 +202,20 @@ class ExitPass:
             return None
         hidden_NW[row[: len(running)]] = after_BTW[: len(running), 0]
         self.layers_N[running] += end - start
+        self._keep_streams(rank, running, after_BTW)
         going = self.going_N[running]
         if not going.any():
             return None
         [at] = to_device([np.flatnonzero(going)], hidden_NW.device)
         return running[going], before_BTW[at, 0], after_BTW[at, 0]
+
+    def _keep_streams(self, rank: int, running: np.ndarray, after_BTW: Tensor) -> None:
+        if self.streams_SPXW is None:
+            return
+        kept = np.flatnonzero(self.unaltered_N[running])
+        place = self.tokens.position_N[running[kept]] % self.streams_SPXW.shape[1]
+        slot_K, place_K, at_K = to_device([self.tokens.slot_N[running[kept]], place, kept], after_BTW.device)
+        self.streams_SPXW[slot_K, place_K, rank] = after_BTW[at_K, 0]
 
     def _needed_S(self) -> np.ndarray:
         """For each slot, the position before which the next layers need keys and values."""

@@ -2,22 +2,26 @@
 
 What the full-depth model would have said is found afterwards, by one pass over the finished text (`observe`).
 
-Shapes: N slots, B rows in flight, D tokens that are decided, E exitable layers, X = E + 1 with the final layer last,
-T tokens of a text, W width of the residual stream.
+Shapes: S slots, N tokens in a pass, D of them being decided, P positions of a row, E exitable layers, X = E + 1 with
+the final layer last, T tokens of texts, W width of the residual stream.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.profiler import record_function
 
 from eexit.anatomy import Decoder
 from eexit.cache import KVCache
 from eexit.exit_pass import Deciding, ExitPass, Tokens, known_exits
+from eexit.reading import Reading, read_layers
 from eexit.rows import Decoding, Request
 from eexit.slots import Slots, find_layers
+from eexit.states import STATES, alters
 from eexit.step import read_texts
 from eexit.transfer import to_device, to_host
 
@@ -29,6 +33,28 @@ OBSERVED_TOKENS: Final = 128  # at a time
 OBSERVED_POSITIONS: Final = 1 << 16
 
 
+@dataclass(frozen=True)
+class Complete:
+    """Tokens that have been through all layers at full depth, and have not been read yet."""
+
+    slot_T: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    place_T: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # among the row's generated tokens
+    streams: Sequence[Tensor] = ()  # (…, X, W), of all tokens together
+
+    def and_these(self, slot_T: np.ndarray, place_T: np.ndarray, streams_TXW: Tensor) -> "Complete":
+        slots, places = np.concatenate([self.slot_T, slot_T]), np.concatenate([self.place_T, place_T])
+        return Complete(slots, places, (*self.streams, streams_TXW))
+
+
+def _streams(n_slots: int, decoder: Decoder, decoding: Decoding, requests: Sequence[Request]) -> Tensor | None:
+    """Room for the residual streams of the tokens that wait in each slot, and of one more; None if not needed."""
+    modes = {request.configuration.mode for request in requests}
+    if not decoding.observe or all(mode in STATES and alters(STATES[mode]) for mode in modes):
+        return None
+    shape = (n_slots, MOST_WAITING_TOKENS + 1, len(decoding.exitable_layers) + 1, decoder.width)
+    return torch.zeros(shape, dtype=decoder.dtype, device=decoder.device)
+
+
 class OnlineBatch(Slots):
     """Slots for rows, their cache, and the tokens that have exited and do not have all keys and values yet."""
 
@@ -37,6 +63,9 @@ class OnlineBatch(Slots):
         super().__init__(n_slots, decoding, find_layers(decoding.exitable_layers, decoder.n_layers, ()), requests)
         self.cache = KVCache(n_slots, length)
         self.waiting = Tokens.none(decoder)
+        # Tokens in modes that leave the state alone go through all layers in the end: their streams are the teacher's.
+        self.streams_SPXW, self.complete = _streams(n_slots, decoder, decoding, requests), Complete()
+        self.n_observed = np.zeros(n_slots, np.int64)  # of a row's decided tokens, those that are or were in `complete`
         room = self.u_exit.shape[1]
         self.counts = {
             "layers_T": np.zeros((n_slots, room), np.int64),
@@ -47,14 +76,15 @@ class OnlineBatch(Slots):
     @staticmethod
     def row_bytes(decoder: Decoder, decoding: Decoding, length: int, requests: Sequence[Request]) -> int:
         """Bytes of a row in flight: keys and values, waiting tokens, and logits."""
-        logits, waiting = decoder.vocabulary * decoder.dtype.itemsize, decoder.width * decoder.dtype.itemsize
-        return decoder.cache_bytes_per_token * length + MOST_WAITING_TOKENS * waiting + logits
+        waiting = (MOST_WAITING_TOKENS + 1) * decoder.width * (len(decoding.exitable_layers) + 2)
+        return decoder.cache_bytes_per_token * length + (waiting + decoder.vocabulary) * decoder.dtype.itemsize
 
     def admit(self, requests: Mapping[int, Request], limit: int, prompt: KVCache) -> None:
         """Give these requests, by their numbers, slots. They have the same prompt, whose keys and values are given."""
         first = self.n_rows
         for index, request in requests.items():
             slot = self.add(index, request, limit)
+            self.n_observed[slot] = 0
             for recorded in self.records.values():
                 recorded[slot] = 0
         n_tokens = len(next(iter(requests.values())).prompt_token_ids)
@@ -70,12 +100,18 @@ class OnlineBatch(Slots):
         origin = origin[: self.n_rows]
         targets = np.flatnonzero(origin != np.arange(self.n_rows))
         if len(targets):
-            self.cache.copy_slots(*to_device([origin[targets], targets], device))
+            source, target = to_device([origin[targets], targets], device)
+            self.cache.copy_slots(source, target)
+            if self.streams_SPXW is not None:
+                self.streams_SPXW[target] = self.streams_SPXW[source]
         if len(slots):
-            target = np.full(self.n_slots, -1)
-            target[origin] = np.arange(self.n_rows)
-            self.waiting = self.waiting.of(np.flatnonzero(target[self.waiting.slot_N] >= 0))
-            self.waiting.slot_N[:] = target[self.waiting.slot_N]
+            moved = np.full(self.n_slots, -1)
+            moved[origin] = np.arange(self.n_rows)
+            self.waiting = self.waiting.of(np.flatnonzero(moved[self.waiting.slot_N] >= 0))
+            self.waiting.slot_N[:] = moved[self.waiting.slot_N]
+
+    def _of_rows(self) -> list[np.ndarray]:
+        return [*super()._of_rows(), self.n_observed]
 
     def crowded(self) -> np.ndarray:
         """Slots of rows with as many waiting tokens as may be: (N,)."""
@@ -96,7 +132,7 @@ def online_step(decoder: Decoder, decoding: Decoding, batch: OnlineBatch) -> Non
     # 2. Layer by layer, tokens leave where their rules say; their next tokens are read there.
     done = ExitPass(
         decoder, decoding, batch.layers, batch.cache, batch.rules, batch.states,
-        batch.waiting.behind(last), deciding, known_exits(batch.rules, deciding), batch.crowded(),
+        batch.waiting.behind(last), deciding, known_exits(batch.rules, deciding), batch.crowded(), batch.streams_SPXW,
     )  # fmt: skip
     taken, tokens = done.run(), done.tokens
     # 3. What was run is counted, and those that still lack layers wait.
@@ -105,7 +141,7 @@ def online_step(decoder: Decoder, decoding: Decoding, batch: OnlineBatch) -> Non
     batch.counts["keys_T"][tokens.slot_N, place_N] += taken.keys_N
     batch.counts["reads_TX"][slots, place_N[: len(slots)]] += taken.reads_DX
     batch.waiting = tokens.of(np.flatnonzero(tokens.next_N < batch.layers.n_layers))
-    # 4. The rest is recorded.
+    # 4. What these tokens generated is recorded.
     with record_function("records"):
         columns = {
             "token_id_T": taken.picked.token_B,
@@ -118,28 +154,53 @@ def online_step(decoder: Decoder, decoding: Decoding, batch: OnlineBatch) -> Non
         exit_layer = batch.layers.exits[taken.exit_D]
         batch.record(slots, {"exit_layer_T": exit_layer, **to_host(columns)})
 
+    # 5. Tokens that are through all layers are read as the teacher's, many at a time.
+    if batch.streams_SPXW is not None:
+        through = np.flatnonzero(done.unaltered_N & (tokens.next_N == batch.layers.n_layers))
+        slot, place = tokens.slot_N[through], tokens.position_N[through] % batch.streams_SPXW.shape[1]
+        np.add.at(batch.n_observed, slot, 1)
+        slot_T, place_T = to_device([slot, place], decoder.device)
+        batch.complete = batch.complete.and_these(slot, place_N[through], batch.streams_SPXW[slot_T, place_T])
+        if len(batch.complete.slot_T) >= OBSERVED_TOKENS:
+            read_complete(decoder, decoding, batch)
+
 
 @record_function("observation")
 @torch.inference_mode()
 def observe(decoder: Decoder, decoding: Decoding, batch: OnlineBatch, slots: np.ndarray) -> None:
     """Record what the full-depth model says of rows that have ended: the columns that an oracle's loop has at once.
 
-    Their texts go through all layers once more, many tokens at a time, in their own slots of the cache.
+    Tokens that have not been through all layers go through them once more, many at a time, in their own slots.
     """
-    slots = slots[batch.n_generated[slots] > 1]
-    n_behind = batch.n_generated[slots] - 1  # tokens with another one behind them
-    slot_T = np.repeat(slots, n_behind)
-    place_T = np.concatenate([np.arange(n) for n in n_behind]) if len(slots) else slot_T
-    position_T = batch.n_prompt[slot_T] + place_T
     if not len(slots):
         return
+    read_complete(decoder, decoding, batch)  # before slots are filled anew
+    first, end = batch.n_observed[slots], batch.n_generated[slots] - 1  # the last token has none behind it
+    slot_T = np.repeat(slots, end - first)
+    place_T = np.concatenate([np.arange(*ends) for ends in zip(first, end, strict=True)])
     batch.cache.unhide(*to_device([slots.copy()], decoder.device))
-    reach = int(position_T.max()) + 1
-    size = min(OBSERVED_TOKENS, max(1, OBSERVED_POSITIONS // reach)) if decoder.attends_itself else OBSERVED_TOKENS
+    size = OBSERVED_TOKENS
+    if decoder.attends_itself:
+        size = min(size, max(1, OBSERVED_POSITIONS // int((batch.n_prompt + batch.n_generated)[slots].max())))
     for start in range(0, len(slot_T), size):
-        slot, place, position = (array[start : start + size] for array in (slot_T, place_T, position_T))
-        token = batch.records["token_id_T"][slot, place].astype(np.int64)
+        slot, place = slot_T[start : start + size], place_T[start : start + size]
+        token, position = batch.records["token_id_T"][slot, place].astype(np.int64), batch.n_prompt[slot] + place
         reading = read_texts(decoder, decoding, batch.layers, batch.cache, slot, position, token)
-        [next_N] = to_device([batch.records["token_id_T"][slot, place + 1].astype(np.int64)], decoder.device)
-        for name, values in to_host(reading.columns(next_N)).items():
-            batch.records[name][slot, place + 1] = values
+        record_reading(batch, slot, place, reading)
+
+
+def read_complete(decoder: Decoder, decoding: Decoding, batch: OnlineBatch) -> None:
+    """Read and record the tokens that are through all layers."""
+    complete, batch.complete = batch.complete, Complete()
+    if len(complete.slot_T):
+        with decoder.attending():
+            reading = read_layers(decoder, torch.cat(list(complete.streams)), decoding)
+        record_reading(batch, complete.slot_T, complete.place_T, reading)
+
+
+def record_reading(batch: OnlineBatch, slot_T: np.ndarray, place_T: np.ndarray, reading: Reading) -> None:
+    """Record what the full-depth model says of the tokens behind these."""
+    next_token = batch.records["token_id_T"][slot_T, place_T + 1].astype(np.int64)
+    [next_T] = to_device([next_token], reading.entropy_B.device)
+    for name, values in to_host(reading.columns(next_T)).items():
+        batch.records[name][slot_T, place_T + 1] = values

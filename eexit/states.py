@@ -111,6 +111,11 @@ class Skip:
         exited.hide(layer)
 
 
+def alters(state: State) -> bool:
+    """Whether exits alter what later tokens see; else keys and values are those of full depth, in the end."""
+    return state.first_altered(0) is not None
+
+
 STATES: Final[dict[str, State]] = {
     "unfrozen": Unfrozen(),
     "frozen_residual": FrozenResidual(),
