@@ -82,6 +82,10 @@ class Rule(Protocol):
     def unit(self) -> str:
         """The parameter's unit; empty if it has none."""
 
+    @property
+    def sees(self) -> str:
+        """What its evidence is, with the unit, in a few words; empty for a rule that looks at nothing."""
+
     def check(self, parameter: Parameter) -> None:
         """Raises `ValueError`, saying why, for a parameter that no model can use."""
 
@@ -120,7 +124,7 @@ class KL:
     """Exits where a layer's distribution is close to the final one; the rule that this project started with."""
 
     definition = "exits with chance 2·sigmoid(−k·KL) at a layer whose distribution is KL nats from the final one"
-    parameter, unit = KL_FACTOR, "1/nat"
+    parameter, unit, sees = KL_FACTOR, "1/nat", "KL, nats"
 
     def check(self, parameter: Parameter) -> None:
         if not (isinstance(parameter, float) and 0 <= parameter < math.inf):
@@ -143,7 +147,7 @@ class Agree:
     """Exits where the likeliest token is already the final layer's: an upper bound for rules that keep that token."""
 
     definition = "exits at a layer whose likeliest token is the final layer's"
-    parameter, unit = "", ""
+    parameter, unit, sees = "", "", "final layer's token, 1 or 0"
 
     def check(self, parameter: Parameter) -> None:
         if parameter is not None:
@@ -172,6 +176,7 @@ class Threshold:
     least: float  # the range of the threshold; `positive` excludes the lower end
     most: float
     see: Callable[[Look], Tensor]
+    sees: str
     reads: bool = True
     positive: bool = False
     at_most: bool = False
@@ -220,7 +225,7 @@ class Fixed:
     """Exits at one layer, whatever the token: a control of known depth."""
 
     definition = "exits at one layer, whatever the token"
-    parameter, unit = "exit layer", ""
+    parameter, unit, sees = "exit layer", "", ""
 
     def check(self, parameter: Parameter) -> None:
         if not (isinstance(parameter, float) and parameter >= 0 and parameter.is_integer()):
@@ -241,7 +246,7 @@ class Random:
     """Exits at random, as often at each layer as another configuration: a control of the same depth."""
 
     definition = "exits at random, as often at each layer as another configuration, whatever the token"
-    parameter, unit = "", ""
+    parameter, unit, sees = "", "", ""
 
     def check(self, parameter: Parameter) -> None:
         if not isinstance(parameter, Control):
@@ -271,7 +276,7 @@ class Patience:
         "exits at the last of so many exitable layers in a row that have the same likeliest token (PABEE, Zhou et al. "
         "2020)"
     )
-    parameter, unit, reads = "exitable layers in a row", "layers", True
+    parameter, unit, sees, reads = "exitable layers in a row", "layers", "layers in a row", True
 
     def check(self, parameter: Parameter) -> None:
         if not (isinstance(parameter, float) and parameter >= 2 and parameter.is_integer()):
@@ -303,25 +308,25 @@ ONLINE: Final[dict[str, Online]] = {
     "confidence": Threshold(
         "confidence",
         "exits at a layer that gives its likeliest token at least this probability (EE-LLM, Chen et al. 2023)",
-        "probability", 0.9, 0, 1, lambda look: _read(look).top_p_B2[:, 0], positive=True,
+        "probability", 0.9, 0, 1, lambda look: _read(look).top_p_B2[:, 0], "probability", positive=True,
     ),
     "margin": Threshold(
         "margin",
         "exits at a layer whose likeliest token is at least so much more probable than the next (the softmax response "
         "of CALM, Schuster et al. 2022)",
-        "probability", 0.5, 0, 1, lambda look: _read(look).top_p_B2[:, 0] - _read(look).top_p_B2[:, 1],
+        "probability", 0.5, 0, 1, lambda look: _read(look).top_p_B2[:, 0] - _read(look).top_p_B2[:, 1], "margin",
     ),
     "entropy": Threshold(
         "entropy",
         "exits at a layer whose distribution has at most this entropy (BranchyNet, Teerapittayanon et al. 2016; "
         "DeeBERT, Xin et al. 2020)",
-        "nats", 0.5, 0, math.inf, lambda look: _read(look).entropy_B, at_most=True,
+        "nats", 0.5, 0, math.inf, lambda look: _read(look).entropy_B, "entropy, nats", at_most=True,
     ),
     "similarity": Threshold(
         "similarity",
         "exits at a layer that leaves the residual stream at least so similar, by their cosine, to the one before it "
         "(the hidden-state saturation of CALM, Schuster et al. 2022)",
-        "cosine", 0.95, -1, 1, _cosine, reads=False,
+        "cosine", 0.95, -1, 1, _cosine, "cosine", reads=False,
     ),
     "patience": Patience(),
 }  # fmt: skip

@@ -8,6 +8,8 @@ core      the exit rank of each token, two in a byte (one if R > 16), then its p
 disagree  T bits, lowest bit of a byte first: 1 where a decided token isn't the most likely one of full depth
 kl        T rows of E bytes: the KL on a logarithmic scale, see `encode_log`
 prob      T rows of E bytes: exit probabilities in hundredths, which sum to 100 with that of the final layer
+evidence  what the rule saw, T rows of E numbers in half precision: all of their high bytes, then all of their low ones.
+          NaN where it looked at nothing, and in configurations whose rule looks at the KLs above
 more      T bytes of −logprob and T bytes of entropy on the same logarithmic scale, then the most likely token of full
           depth (T numbers: 1 + piece, or 0 if it is the token itself)
 read      the K most likely tokens of the distribution that the token was read from, as K columns of T numbers
@@ -33,7 +35,9 @@ import pyarrow.compute as pc
 from reports.loading import Sweep, disagreeing
 from reports.pieces import Pieces, flat, number_pieces
 
-KINDS: Final = ("core", "disagree", "kl", "prob", "more", "read", "top")
+KINDS: Final = ("core", "disagree", "kl", "prob", "more", "evidence", "read", "top")
+KL: Final = "kl"
+OWN: Final = "evidence"
 LOG2_LOW: Final = -10.0
 LOG2_HIGH: Final = 6.0
 LOG_STEPS: Final = 126  # neighbouring values differ by 9 %: accurate enough to read, and small enough for a file
@@ -47,6 +51,7 @@ COLUMNS: Final = (
     "final_token_id",
     "kl",
     "exit_prob",
+    "evidence",
     "logprob",
     "entropy",
     "top_token_ids",
@@ -67,6 +72,9 @@ class Packed:
     n: list[int]  # number of recorded tokens of each run
     undrawn: list[int]  # how many of its first tokens had no exit drawn
     top_k: int  # K
+    saw: dict[
+        str, str
+    ]  # configuration → KL or OWN, the kind that has what its rule saw; without those that saw nothing
 
 
 def pack(sweep: Sweep, runs: pd.DataFrame, prompt_ids: Sequence[str]) -> Packed:
@@ -79,12 +87,16 @@ def pack(sweep: Sweep, runs: pd.DataFrame, prompt_ids: Sequence[str]) -> Packed:
     )
     pieces = number_pieces(tokens)
     columns = _columns(sweep, tokens, pieces)
+    keys = run_ids.map(dict(zip(runs["run_id"], runs["configuration"], strict=True))).to_numpy()
+    evidence, saw = _evidence(tokens, keys, len(sweep.exitable_layers))
+    if OWN in saw.values():
+        columns[OWN] = lambda at: encode_halves(evidence[at])
     per_prompt = n.groupby(runs["prompt_id"].to_numpy()).sum().reindex(prompt_ids, fill_value=0)
     ends = per_prompt.cumsum().tolist()
     stretches = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
     blobs = {kind: [squeeze(column(at)) for at in stretches] for kind, column in columns.items()}
     top_k = 0 if pieces.top is None else pieces.top.shape[1] // (len(sweep.exitable_layers) + 1)
-    return Packed(squeeze(json.dumps(pieces.texts).encode()), blobs, n.tolist(), undrawn.tolist(), top_k)
+    return Packed(squeeze(json.dumps(pieces.texts).encode()), blobs, n.tolist(), undrawn.tolist(), top_k, saw)
 
 
 def encode_log(values: np.ndarray) -> np.ndarray:
@@ -102,6 +114,12 @@ def encode_probabilities(probabilities_TX: np.ndarray) -> np.ndarray:
     """
     hundredths = np.round(100 * np.cumsum(probabilities_TX[:, :-1], axis=1, dtype=np.float64)).clip(0, 100)
     return np.diff(hundredths, axis=1, prepend=0).clip(min=0).astype(np.uint8)
+
+
+def encode_halves(values: np.ndarray) -> bytes:
+    """Numbers in half precision: their high bytes, then their low ones, which compress better apart."""
+    halves = values.astype(np.float16).view(np.uint16).ravel()
+    return b"".join((halves >> shift & 255).astype(np.uint8).tobytes() for shift in (8, 0))
 
 
 def encode_numbers(numbers: np.ndarray) -> bytes:
@@ -161,6 +179,30 @@ def _columns(sweep: Sweep, tokens: pa.Table, pieces: Pieces) -> dict[str, Callab
     if pieces.top is not None:
         found["top"] = _likely(pieces.top, tokens["top_prob"])
     return found
+
+
+def _evidence(tokens: pa.Table, keys: np.ndarray, n_layers: int) -> tuple[np.ndarray, dict[str, str]]:
+    """What the rule of each token's configuration saw, as T × E numbers, and where it is for each configuration.
+
+    `keys` are the tokens' configurations. Where a rule looks at the recorded KLs, there is no need to store them twice.
+    """
+    evidence = _rows(tokens["evidence"], n_layers)
+    looked = ~np.isnan(evidence)
+    kl = _rows(tokens["kl"], n_layers)
+    other = pd.Series((looked & (evidence != kl)).any(axis=1)).groupby(keys).any()
+    known = pd.Series(looked.any(axis=1)).groupby(keys).any()
+    saw = {str(key): OWN if other[key] else KL for key in known.index[known]}
+    evidence[pd.Series(keys).map(saw).ne(OWN).to_numpy()] = np.nan
+    return evidence, saw
+
+
+def _rows(column: pa.ChunkedArray, width: int) -> np.ndarray:
+    """A column of lists as rows of `width` numbers, NaN where there is none."""
+    rows = np.full((len(column), width), np.nan, dtype=np.float32)
+    recorded = np.asarray(column.is_valid())
+    if recorded.any() and width:
+        rows[recorded] = np.asarray(flat(column)).reshape(-1, width)
+    return rows
 
 
 def _likely(numbers: np.ndarray, probabilities: pa.ChunkedArray) -> Callable[[slice], bytes]:

@@ -79,7 +79,12 @@ def payload(
         "modes": {mode: MODES[mode] for mode in dict.fromkeys(c.mode for c in sweep.configurations) if mode in MODES},
         "rules": _rules(sweep),
         "configurations": [
-            {"key": c.key, "mark": ORACLE_MARK if c.rule in sweep.marked else "", **c.columns}
+            {
+                "key": c.key,
+                "mark": ORACLE_MARK if c.rule in sweep.marked else "",
+                "saw": packed.saw.get(c.key),
+                **c.columns,
+            }
             for c in sweep.configurations
         ],
         "metrics": [vars(metric) for metric in metrics],
@@ -131,6 +136,7 @@ def _rules(sweep: Sweep) -> dict[str, dict[str, Any]]:
             "definition": RULES[name].definition,
             "parameter": RULES[name].parameter,
             "unit": RULES[name].unit,
+            "sees": RULES[name].sees,
             "oracle": is_oracle(name),
             "mark": ORACLE_MARK if name in sweep.marked else "",
         }

@@ -92,15 +92,17 @@ async function coreOf(number) {
   return cores.get(number);
 }
 
-// A function that gives {kl, probability, logprob, entropy, said, top, read} for token i of a run, with null for what
-// wasn't recorded. `top` are the most likely tokens of full depth at each exit rank, `read` those of the distribution
+// A function that gives {kl, probability, saw, logprob, entropy, said, top, read} for token i of a run, with null for what
+// wasn't recorded. `saw` is what the rule saw at each layer, null where it looked at none. `top` are the most likely tokens of full depth at each exit rank, `read` those of the distribution
 // that the token was read from. `said` is full depth's most likely token, or null if that is the token itself.
 async function detailOf(number, run) {
   const n = total(number),
     E = DATA.final;
   if (!details.has(number)) {
-    const [kl, prob, more, top, read] = await Promise.all(
-      ["kl", "prob", "more", "top", "read"].map((kind) => (DATA.kinds.includes(kind) ? blob(kind, number) : null)),
+    const [kl, prob, more, top, read, evidence] = await Promise.all(
+      ["kl", "prob", "more", "top", "read", "evidence"].map((kind) =>
+        DATA.kinds.includes(kind) ? blob(kind, number) : null,
+      ),
     );
     details.set(number, {
       kl,
@@ -109,15 +111,18 @@ async function detailOf(number, run) {
       said: more && numbersAt(more, 2 * n, n).numbers,
       likely: top && likelyOf(top, n, E + 1),
       source: read && likelyOf(read, n, 1),
+      evidence,
     });
   }
-  const { kl, prob, more, said, likely, source } = details.get(number);
+  const { kl, prob, more, said, likely, source, evidence } = details.get(number);
+  const own = DATA.configurations[run.c].saw === "evidence";
   return (i) => {
     const at = run.start + i;
     const early = prob && Array.from(prob.subarray(at * E, at * E + E)); // in hundredths
     return {
       kl: kl && Array.from(kl.subarray(at * E, at * E + E), unlog),
       probability: early && [...early, early.reduce((rest, here) => rest - here, 100)].map((part) => part / 100),
+      saw: own && evidence ? Array.from({ length: E }, (_, layer) => half(evidence, at * E + layer)) : null,
       logprob: more && -unlog(more[at]),
       entropy: more && unlog(more[n + at]),
       said: said?.[at] ? said[at] - 1 : null,
@@ -139,6 +144,17 @@ function likelyOf(bytes, n, rows) {
             .map((place) => ({ piece: numbers[place] - 1, probability: bytes[end + place] / 255 })),
         )
       : null;
+}
+
+// Number `at` of an array in half precision, whose high bytes come first; null for NaN.
+function half(bytes, at) {
+  const high = bytes[at],
+    low = bytes[at + bytes.length / 2],
+    exponent = (high >> 2) & 31,
+    fraction = ((high & 3) << 8) | low,
+    size = exponent ? (1 + fraction / 1024) * 2 ** (exponent - 15) : fraction / 2 ** 24;
+  if (exponent === 31) return fraction ? null : Infinity;
+  return high & 128 ? -size : size;
 }
 
 const unlog = (code) => (code ? 2 ** (-10 + ((code - 1) * 16) / 126) : 0);

@@ -72,12 +72,13 @@ async function saveTokens(number, run) {
     "logprob",
     "entropy",
     ...layers.slice(0, -1).map((layer) => `kl_${layer}`),
+    ...layers.slice(0, -1).map((layer) => `evidence_${layer}`),
     ...layers.map((layer) => `exit_prob_${layer}`),
     ...likely.flatMap((j) => [`exit_top_${j + 1}`, `exit_top_prob_${j + 1}`]),
     ...layers.flatMap((layer) => likely.flatMap((j) => [`top_${layer}_${j + 1}`, `top_prob_${layer}_${j + 1}`])),
   ];
   const lines = Array.from({ length: tokens.n }, (_, i) => {
-    const { kl, probability, logprob, entropy, said, top, read } = detail(i),
+    const { kl, probability, saw, logprob, entropy, said, top, read } = detail(i),
       token = pieceText(tokens.piece[i]),
       round = (value) => (value === null ? null : +value.toPrecision(4));
     const ofLikely = (found) =>
@@ -95,6 +96,7 @@ async function saveTokens(number, run) {
       round(logprob),
       round(entropy),
       ...ranks.slice(0, -1).map((rank) => kl && round(kl[rank])),
+      ...ranks.slice(0, -1).map((rank) => saw && round(saw[rank])),
       ...ranks.map((rank) => probability && round(probability[rank])),
       ...ofLikely(read),
       ...ranks.flatMap((rank) => ofLikely(top?.[rank])),

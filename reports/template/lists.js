@@ -200,6 +200,10 @@ const HOW = [
     "The distribution over exit layers that a token's exit was drawn from, as the sweep stored it. At each exitable layer in turn, the rule gives the probability to exit there if no earlier layer did; the rest is the final layer's. It is 100% on the final layer for normal and for tokens whose exit wasn't drawn.",
   ],
   [
+    "Rule saw",
+    "What the rule looked at to decide, at each exitable layer that it looked at. Online rules look at the student's own stream, at no layer beyond the exit; oracles at the teacher's final layer. It is not shown for rules that look at nothing, and for those whose evidence is the KL beside it.",
+  ],
+  [
     "Would have said",
     "The most likely tokens, with their probabilities, if the full-depth pass (the teacher) is read after that layer. The student is the pass that generates the tokens. Where earlier exits changed the keys and values that it attends to, its distribution at the exit layer differs from the teacher's, and has a row of its own.",
   ],
@@ -209,7 +213,7 @@ const HOW = [
   ],
   [
     "Rounding in this file",
-    "KL, log-probability and entropy of single tokens to 4.5%; exit probabilities to 1 point, so that they sum to 100%; probabilities of likely tokens to 0.2 points. The sweep's Parquet files have the exact values.",
+    "KL, log-probability and entropy of single tokens to 4.5%; exit probabilities to 1 point, so that they sum to 100%; what the rule saw to three digits; probabilities of likely tokens to 0.2 points. The sweep's Parquet files have the exact values.",
   ],
   [
     "CSV",

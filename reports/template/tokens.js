@@ -94,7 +94,7 @@ function tokenPane(run, tokens, detail, i, name) {
   ];
   if (!detail) return lines;
   const known = detail(i);
-  if (known.kl || known.probability || known.top) lines.push(layerTable(known, rank));
+  if (known.kl || known.probability || known.top) lines.push(layerTable(known, rank, DATA.configurations[run.c]));
   if (known.top && !known.read && DATA.configurations[run.c].mode !== DATA.normal) {
     lines.push(
       h(
@@ -109,9 +109,12 @@ function tokenPane(run, tokens, detail, i, name) {
 
 // A row for full depth (the teacher) at each layer. The exit layer also has a row for the student, if its distribution
 // differs there.
-function layerTable({ kl, probability, top, read }, rank) {
+function layerTable({ kl, probability: drawnFrom, saw, top, read }, rank, { rule, saw: from }) {
   const highest = kl && Math.max(1, ...kl),
-    across = [kl, probability].filter(Boolean).length,
+    looked = saw?.some((value) => value !== null),
+    certain = looked && drawnFrom?.every((chance) => chance === 0 || chance === 1),
+    probability = certain ? null : drawnFrom, // the highlighted row says as much, and makes room
+    across = [kl, looked, probability].filter(Boolean).length,
     student = top && read && !alike(top[rank], read);
   const bar = (value, share, r) => {
     const fill = h(`span.bar.c${r}`);
@@ -136,6 +139,7 @@ function layerTable({ kl, probability, top, read }, rank) {
         {},
         name(r, here && student ? "full depth" : null),
         kl && bar(last(r) ? "0" : nats(kl[r]), last(r) ? 0 : kl[r] / highest, r),
+        looked && h("td", {}, last(r) || saw[r] === null ? "–" : seen(saw[r])),
         probability && bar(`${Math.round(100 * probability[r])}%`, probability[r], r),
         top && said(top[r]),
       );
@@ -155,16 +159,21 @@ function layerTable({ kl, probability, top, read }, rank) {
   const heads = [
     "Layer",
     kl && "≈\u00a0KL, nats",
+    looked && `Rule saw: ${DATA.rules[rule]?.sees || "evidence"}`,
     probability && "≈\u00a0Exit proba\u00adbility",
     top && "Would have said",
   ];
   const caption =
     "At each layer: the full-depth pass (the teacher). " +
+    (from === "kl" ? "The rule decides by the KL. " : "") +
+    (looked
+      ? `What the rule saw is the ${DATA.rules[rule]?.oracle ? "teacher" : "student"}'s; –: it looked at nothing. `
+      : "") +
     (student
       ? "Highlighted: the student, whose earlier exits changed what it attends to; the token was read from it."
       : `Highlighted: where the token was read${read ? "; the student had the same there." : "."}`);
   return h(
-    top ? "table.likely" : "table",
+    top ? (looked && probability ? "table.likely.five" : "table.likely") : "table",
     {},
     h("caption", {}, caption),
     h(
@@ -200,6 +209,7 @@ function fullDepth({ logprob, entropy, said }) {
   );
 }
 
+const seen = (value) => String(+value.toPrecision(3));
 const nats = (value) => (value === 0 ? "< 0.001" : String(+value.toPrecision(2)));
 const percent = (share) =>
   share < 0.002 ? "< 0.2%" : `${share < 0.01 ? (100 * share).toFixed(1) : Math.round(100 * share)}%`;

@@ -17,7 +17,7 @@ from eexit.engine import Engine, refuse_mode
 from eexit.exits import resolve_exitable_layers
 from eexit.plan import configurations
 from eexit.rows import Decoding, Request
-from eexit.rules import ONLINE, RULES, Control, Parameter, Rule
+from eexit.rules import BLIND, ONLINE, RULES, Control, Parameter, Rule
 from eexit.states import STATES, State
 from eexit.trace import Trace
 
@@ -30,6 +30,10 @@ def test_each_says_what_it_is(kind: dict[str, Rule | State]) -> None:
     definitions = [entry.definition for entry in kind.values()]
     assert all(len(definition) > 20 for definition in definitions)
     assert len(set(definitions)) == len(definitions)
+
+
+def test_rules_that_look_at_something_say_at_what() -> None:
+    assert {name for name, rule in RULES.items() if not rule.sees} == set(BLIND)
 
 
 @pytest.mark.parametrize(

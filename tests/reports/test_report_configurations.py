@@ -283,3 +283,22 @@ def test_a_report_of_every_rule_stays_readable(visit: Visit, tmp_path: Path) -> 
     chart = page.locator("[data-chart=trade-disagreement] .chart")
     chart.and_(page.locator("[data-ink]")).wait_for()
     assert chart.locator("canvas").bounding_box()["width"] <= chart.bounding_box()["width"]
+
+
+def test_the_token_pane_shows_what_the_rule_saw(visit: Visit, several: Path, sweep: Sweep) -> None:
+    key = "unfrozen/agree"
+    page = visit(f"#/p/0/{key}/t/3", path=several)
+    table = page.locator(".pane table")
+    heads = table.locator("thead th").all_inner_texts()
+    column = heads.index(f"Rule saw: {RULES['agree'].sees}")
+    stored = sweep.tokens.to_table(columns=["run_id", "position", "evidence"]).to_pandas()
+    (saw,) = stored.loc[(stored["run_id"] == f"0-{key}") & (stored["position"] == 3), "evidence"]
+    cells = table.locator(f"tbody tr:not(:has(.who)) > :nth-child({column + 1})").all_inner_texts()
+    assert cells == [*(f"{value:g}" for value in saw), "–"]
+    assert "What the rule saw is the teacher's" in table.locator("caption").inner_text()
+    page.goto(several.as_uri() + "#/p/0/unfrozen/kl/1/t/3")
+    page.get_by_text("The rule decides by the KL.").wait_for()
+    assert "Rule saw" not in page.locator(".pane").inner_text()
+    page.goto(several.as_uri() + "#/p/0/unfrozen/fixed/10/t/3")
+    page.get_by_role("heading", name="unfrozen/fixed/10 on prompt 0").wait_for()
+    assert "Rule saw" not in page.locator(".pane").inner_text()

@@ -20,6 +20,7 @@ from report_fixtures import MakeSweep
 from synthetic import write_synthetic_sweep
 from synthetic_sweeps import HOSTILE, LAYERS, UNUSUAL, run_rows, write_sweep
 
+from eexit.configuration import Configuration
 from reports import build_report
 from reports.loading import read_sweep
 from reports.packing import encode_log, encode_numbers
@@ -85,6 +86,37 @@ def test_which_tokens_disagree_with_full_depth_comes_back_from_the_file(full: Pa
     flags = np.unpackbits(np.frombuffer(blob(page, "disagree-0"), np.uint8), bitorder="little")
     expected = [i > 0 and i % 3 == 0 for length in n for i in range(length)]  # the first is not decided
     assert flags[: sum(n)].astype(bool).tolist() == expected
+
+
+def test_what_a_rule_saw_comes_back_from_the_file_once(tmp_path: Path) -> None:
+    """In half precision, NaN where it looked at nothing. A rule that looks at the KL needs no second copy of it."""
+    own = Configuration("unfrozen", "similarity", 0.95).columns
+    seen = [None, [0.9375, -0.25, None, None, None], [0.5, 3.140625, 0.0, 1.0, 70.0]]
+    generations, tokens = [], []
+    for name, columns in (("kl", {}), ("own", own)):
+        row, rows = run_rows("0", "?", "unfrozen", 1.0, ["The", " cat", " sat"])
+        generations.append(row | columns | {"run_id": name})
+        for token, its in zip(rows, seen, strict=True):
+            evidence = its if columns else its and token["kl"]
+            tokens.append(token | columns | {"run_id": name, "evidence": evidence})
+    page, data = report(write_sweep(tmp_path / "s", generations, tokens))
+    assert {c["key"]: c["saw"] for c in data["configurations"]} == {
+        "unfrozen/kl/1": "kl",
+        "unfrozen/similarity/0.95": "evidence",
+    }
+    high, low = np.frombuffer(blob(page, "evidence-0"), np.uint8).reshape(2, -1).astype(np.uint16)
+    decoded = (high << 8 | low).view(np.float16).reshape(6, len(LAYERS))
+    expected = np.array([[np.nan] * 5 if its is None else its for its in seen], dtype=float)
+    np.testing.assert_array_equal(decoded, np.concatenate([np.full((3, 5), np.nan), expected]))
+    assert not any(
+        c["saw"]
+        for c in report(write_sweep(tmp_path / "t", generations[:1], tokens_without(tokens)))[1]["configurations"]
+    )
+
+
+def tokens_without(tokens: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of the first run, without evidence, as a rule that looks at nothing leaves them."""
+    return [token | {"evidence": None} for token in tokens[:3]]
 
 
 def decode_numbers(content: bytes, n: int) -> list[int]:
