@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from eexit.schema import GENERATE
+from eexit.speedups import MIN_ROUNDS
 from reports.findings import is_known, many, with_interval
 from reports.savings import REALISED, RUN, Measured, Savings
 
@@ -29,7 +30,8 @@ def _timed(rows: list[Row], generate: list[Row], measured: Measured) -> Iterator
     column = measured.column(REALISED)
     timed = [row for row in rows if is_known(row[column])]
     rounds = max((int(row[f"{column}_n"]) for row in timed), default=measured.rounds)
-    yield f"Realised at {measured.label} (median of {many(rounds, 'round')}):"
+    few = f", and fewer than {MIN_ROUNDS} are too few for intervals" if rounds < MIN_ROUNDS else ""
+    yield f"Realised at {measured.label} (median of {many(rounds, 'round')}{few}):"
     best = [
         f"{within}{row['configuration']} took {_change(row, column, 'time')}{'' if place else ' than full depth'}"
         f"{_of_run(row, measured)}{_at(row)}"

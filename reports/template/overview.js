@@ -62,7 +62,7 @@ function findings(prompts) {
       (prompts < least
         ? `Fewer than ${least} prompts are too few for intervals. `
         : `In brackets: ${100 * level}% bootstrap intervals over prompts. `) +
-        (DATA.timed ? "Those of realised savings are over rounds. " : "") +
+        (DATA.timed ? "Intervals of realised savings are over rounds. " : "") +
         `Layers skipped are theoretical: ${THEORETICAL} ${DATA.timed ? "" : "No time was measured. "}${oracles()}`,
       h("a", { href: "#/methods" }, "What each number means"),
     ),
