@@ -16,7 +16,7 @@ from eexit.configuration import Configuration
 from eexit.results import timings_name
 from eexit.schema import GENERATE, TIMINGS
 from eexit.seals import encode_timings
-from reports import build_report, frames
+from reports import frames
 from reports.bootstrap import estimate_ratios
 from reports.findings import SEVERAL, findings
 from reports.loading import Sweep, read_sweep
@@ -138,14 +138,14 @@ def test_calls_are_not_mixed_and_the_latest_counts(tmp_path: Path) -> None:
     assert [rows[ONLINE][f"realised_{number}"] for number in range(3)] == [0.25, 0.75, 0.25]
 
 
-def test_damaged_timings_are_left_out_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_timings_are_left_out_and_named(tmp_path: Path) -> None:
     folder = costly(tmp_path / "s", [(100.0, 50.0, 80.0)])
     time(folder, {NORMAL: [10.0], ONLINE: [8.0]})
     (path,) = (folder / "timings").iterdir()
     path.write_bytes(path.read_bytes()[:-9] + b"x" * 9)
-    page = build_report(str(folder), tmp_path / "r.html").read_text(encoding="utf-8")
-    assert "jobs/timings.py RESULTS" in page
-    assert f"left out: {path} is damaged" in capsys.readouterr().err
+    (line,) = read_sweep(str(folder)).left_out
+    assert line.startswith(f"{path} is damaged")
+    assert UNTIMED in saved(found(folder)[0])[0]
 
 
 def test_findings_say_what_saved_time_at_which_disagreement(tmp_path: Path) -> None:
@@ -198,7 +198,6 @@ def timed(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     folder = costly(tmp_path_factory.mktemp("saves") / "s", [(100.0 + n, 50.0, 80.0 + n % 3) for n in range(6)])
     for batch in (1, 8):
         time(folder, {NORMAL: [10, 10], ONLINE: [8, 7], GENERATE: [12, 12]}, batch=batch)
-    build_report(str(folder), folder / "report.html")
     return read_sweep(str(folder))
 
 
