@@ -23,7 +23,8 @@ CAPTION = (
     f"Medians over rounds. × {NORMAL}: how many times as fast as full depth on the same path, in the same round; "
     f"bootstrap interval over rounds, from {MIN_ROUNDS} rounds on. Saved, of full depth: in theory, if deciding were "
     "free and deferral unbounded (cost_needed); by what was run (cost_run), both in multiply-adds; in time, 1 − time / "
-    f"time of {NORMAL}: below 0, it took longer. Short of run: what was run less, in points, but did not save time."
+    f"time of {NORMAL}: below 0, it took longer. Short of run: what was run less, in points, but did not save time; "
+    "below 0, time saved more, as where many tokens' deferred layers are run together."
 )
 
 
