@@ -7,10 +7,11 @@ Shapes: E exitable layers, V vocabulary.
 """
 
 import copy
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ def generate_one(model: PreTrainedModel, decoder: Decoder, request: Request, dec
     u_exit = exit_draws(request.seed, prompt, decoding.max_new_tokens)
     u_token = sampling_draws(request.seed, prompt, decoding.max_new_tokens)
     final = decoder.n_layers - 1
-    teacher_cache, student_cache = DynamicCache(config=model.config), DynamicCache(config=model.config)
+    teacher_cache = DynamicCache(config=model.config)
     tokens, rule = prompt, request.configuration.rule
     steps: list[dict[str, Any]] = []
     finish_reason = LENGTH
@@ -48,12 +49,12 @@ def generate_one(model: PreTrainedModel, decoder: Decoder, request: Request, dec
         ]
         kls = [kl_divergence(final_logits, logits) for logits in exit_logits]
         if position == 0:
-            student_cache = copy.deepcopy(teacher_cache)  # the prompt is always processed at full depth
+            student = Student(copy.deepcopy(teacher_cache))  # the prompt is always processed at full depth
         stops, evidence = [0.0] * len(kls), [math.nan] * len(kls)  # where no exit is drawn
         if position > 0 and rule is not None:
             own = teacher
             if request.configuration.mode in LEAVE:  # up to the exit, a full-depth pass is the student's
-                own = model(inputs, cache=copy.deepcopy(student_cache), use_cache=True, output_hidden_states=True)
+                own = run(model, decoder, inputs, copy.deepcopy(student))
             streams = [stream[0, -1] for stream in own.hidden_states]
             own_logits = [
                 READ[decoding.readout](decoder, streams[layer + 1][None])[0] for layer in decoding.exitable_layers
@@ -67,11 +68,11 @@ def generate_one(model: PreTrainedModel, decoder: Decoder, request: Request, dec
         logits = [*exit_logits, final_logits][choice]
         if request.configuration.mode in LEAVE and position > 0:
             with handing_on_after(decoder.layers, exit_layer):
-                student = model(inputs, cache=student_cache, use_cache=True, output_hidden_states=True)
-            LEAVE[request.configuration.mode](student_cache, exit_layer)
-            logits = student.logits[0, -1]
+                own = run(model, decoder, inputs, student)
+            LEAVE[request.configuration.mode](student, exit_layer)
+            logits = own.logits[0, -1]
             if exit_layer != final:
-                logits = READ[decoding.readout](decoder, student.hidden_states[exit_layer + 1][:, -1])[0]
+                logits = READ[decoding.readout](decoder, own.hidden_states[exit_layer + 1][:, -1])[0]
         u = torch.tensor([u_token[position]], device=model.device)
         token = int(pick_tokens(logits[None], decoding.temperature, decoding.top_p, u))
         log_p, exit_log_p = final_logits.float().log_softmax(-1), logits.float().log_softmax(-1)
@@ -187,21 +188,35 @@ def stop_at_random(seen: Seen, control: Control) -> Stops:
     return stops, [math.nan] * len(stops)
 
 
-def leave_residual_frozen(cache: Any, exit_layer: int) -> None:
+@dataclass
+class Student:
+    """What a deployed model has of a row: keys and values, and the positions that it does not attend to, by layer."""
+
+    cache: Any
+    hidden: dict[int, set[int]] = field(default_factory=dict)
+
+
+def run(model: PreTrainedModel, decoder: Decoder, inputs: Tensor, student: Student) -> Any:
+    """The model's own forward, with the student's keys and values and without its hidden positions."""
+    with hiding(decoder.layers, student):
+        return model(inputs, cache=student.cache, use_cache=True, output_hidden_states=True)
+
+
+def leave_residual_frozen(student: Student, exit_layer: int) -> None:
     """Nothing to do: `handing_on_after` had keys and values past the exit made from the stream at the exit."""
 
 
-def leave_cache_frozen(cache: Any, exit_layer: int) -> None:
+def leave_cache_frozen(student: Student, exit_layer: int) -> None:
     """Copy the exit layer's keys and values at the last position to every layer past the exit."""
-    held = cache.layers[exit_layer]
-    for layer in cache.layers[exit_layer + 1 :]:
+    held = student.cache.layers[exit_layer]
+    for layer in student.cache.layers[exit_layer + 1 :]:
         layer.keys[:, :, -1], layer.values[:, :, -1] = held.keys[:, :, -1], held.values[:, :, -1]
 
 
-def leave_nothing(cache: Any, exit_layer: int) -> None:
-    """Remove the last position from layers past the exit. (A single later token gets no mask that would not fit.)"""
-    for layer in cache.layers[exit_layer + 1 :]:
-        layer.keys, layer.values = layer.keys[:, :, :-1], layer.values[:, :, :-1]
+def leave_nothing(student: Student, exit_layer: int) -> None:
+    """Hide the last position in layers past the exit."""
+    for layer in range(exit_layer + 1, len(student.cache.layers)):
+        student.hidden.setdefault(layer, set()).add(student.cache.get_seq_length() - 1)
 
 
 READ: dict[str, Callable[[Decoder, Tensor], Tensor]] = {
@@ -219,7 +234,7 @@ STOPS: dict[str, Callable[[Seen, Any], Stops]] = {
     "fixed": stop_at_layer,
     "random": stop_at_random,
 }
-LEAVE: dict[str, Callable[[Any, int], None]] = {
+LEAVE: dict[str, Callable[[Student, int], None]] = {
     "frozen_residual": leave_residual_frozen,
     "frozen_cache": leave_cache_frozen,
     "skip": leave_nothing,
@@ -253,6 +268,37 @@ def handing_on_after(layers: list[nn.Module], exit_layer: int) -> Iterator[None]
         return (args[0], *output[1:]) if isinstance(output, tuple) else args[0]
 
     handles = [layer.register_forward_hook(hand_on) for layer in layers[exit_layer + 1 :]]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def hiding(layers: list[nn.Module], student: Student) -> Iterator[None]:
+    """A context in which layers, given one token, do not attend to the student's hidden positions.
+
+    The mask that a layer is given, if any, keeps its window; in addition, scores of hidden positions become -inf.
+    """
+
+    def hide(index: int) -> Callable[..., Any]:
+        def give_mask(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            call = inspect.signature(layer.forward).bind(*args, **kwargs)
+            its, held = call.arguments.get("attention_mask"), student.cache.layers[index]
+            n_keys, position = held.keys.shape[-2] + 1, held.get_seq_length()  # of the token
+            mask = torch.zeros(1, 1, 1, n_keys, dtype=args[0].dtype, device=args[0].device)
+            if its is not None:
+                mask = mask.masked_fill(~its, -math.inf) if its.dtype == torch.bool else mask + its
+            for hidden in student.hidden[index]:
+                if hidden > position - n_keys:  # a window's keys are those of its positions alone
+                    mask[..., hidden - position - 1] = -math.inf
+            call.arguments["attention_mask"] = mask
+            return call.args, call.kwargs
+
+        return give_mask
+
+    handles = [layers[i].register_forward_pre_hook(hide(i), with_kwargs=True) for i in student.hidden]
     try:
         yield
     finally:
