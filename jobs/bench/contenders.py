@@ -1,6 +1,6 @@
-"""What the engine's bench times: the sweep, the naive reference, transformers' `generate`, and matrix products."""
+"""What the engine's bench times: both loops, the naive reference, transformers' `generate`, and matrix products."""
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,15 +16,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cluster.job import load_job
 from eexit.anatomy import Decoder
+from eexit.config import SweepConfig, UsageError
+from eexit.configuration import NORMAL
 from eexit.engine import Engine
+from eexit.generator import Results
 from eexit.model_generator import ModelGenerator
-from eexit.plan import count_runs
+from eexit.plan import Run, count_runs
 from eexit.reference import generate_one
 from eexit.rows import Outcome, Request
+from eexit.rules import ORACLES
 from eexit.timing import generate_greedily, now, plain_model
 
 DEMO = Path(__file__).parents[1] / "demo.toml"
 REFERENCE_TOKENS = 15
+FLOOR_STEPS = 4
 PHASES = ("teacher", "readout", "student", "sampling", "records")
 PRODUCTS = {"mm", "addmm", "linear", "_linear_pointwise"}
 
@@ -54,36 +59,92 @@ class Timed:
         return 1e3 * (median(self.steps) if self.steps else median(self.rounds) * self.rows / self.tokens)
 
 
+class WatchedEngine(Engine):
+    """Adds up the seconds between the steps that end rows and their outcomes: in the online loop, observation."""
+
+    observed = 0.0
+
+    def generate(
+        self, requests: Sequence[Request], progress: Callable[[int], None] = lambda n_tokens: None
+    ) -> Iterator[tuple[int, Outcome]]:
+        latest = now(self.decoder.device)
+
+        def step(n_tokens: int) -> None:
+            nonlocal latest
+            progress(n_tokens)
+            latest = now(self.decoder.device)
+
+        for ended in super().generate(requests, step):
+            self.observed += now(self.decoder.device) - latest
+            yield ended
+            latest = now(self.decoder.device)
+
+
 class Bench:
     """Two copies of a model: the sweep's own, with packed weights, and one as transformers loads it."""
 
     def __init__(self, arguments: Sequence[str]):
         job, _ = load_job(arguments, DEMO)
         self.config = job.config
+        others = [name for name in self.config.rules if name not in ORACLES]
+        if others:
+            raise UsageError(
+                f"rule {others[0]} is no oracle: --rules takes kl and agree here, and online rules are timed anyway"
+            )
         self.generator = ModelGenerator(self.config, job.device)
         self.decoding = self.generator.engine.decoding
         self.plain = plain_model(self.generator, job.device)
         self.plain_decoder = Decoder(self.plain)
+        self.online_config = self.config.model_copy(update={"kl_factors": (), "rules": self._online_rules()})
 
-    def requests(self, n_rows: int) -> list[Request]:
-        return list(self.generator.requests(runs_for(self.config, n_rows)).values())[:n_rows]
+    def _online_rules(self) -> dict[str, tuple[float, ...]]:
+        """Four of them, as many as the demo has KL factors; `fixed` at the middle one of the exitable layers."""
+        layers = self.decoding.exitable_layers
+        return {
+            "fixed": (float(layers[len(layers) // 2]),),
+            "entropy": (1.0,),
+            "similarity": (0.95,),
+            "confidence": (0.9,),
+        }
 
-    def engine(self, n_tokens: int, **changes: Any) -> Engine:
-        decoding = replace(self.decoding, max_new_tokens=n_tokens, eos_token_ids=frozenset(), **changes)
-        return Engine(self.generator.engine.decoder, decoding)
+    def runs(self, config: SweepConfig, n_rows: int) -> list[Run]:
+        """So many runs of a grid; of few, none is `normal`, which is generated beside them if the grid has it."""
+        if n_rows < count_runs(config) // len(config.prompts):
+            config = config.model_copy(update={"modes": tuple(mode for mode in config.modes if mode != NORMAL)})
+        self.generator.config = config
+        return runs_for(config, n_rows)
 
-    def sweep(self, n_rows: int, engine: Engine, timed: Timed) -> None:
-        self.generator.engine = engine
+    def requests(self, config: SweepConfig, n_rows: int) -> list[Request]:
+        return list(self.generator.requests(self.runs(config, n_rows)).values())[:n_rows]
+
+    def engine(self, n_tokens: int) -> WatchedEngine:
+        decoding = replace(self.decoding, max_new_tokens=n_tokens, eos_token_ids=frozenset())
+        return WatchedEngine(self.generator.engine.decoder, decoding)
+
+    def sweep(self, n_rows: int, n_tokens: int, timed: Timed) -> None:
+        """The grid of oracles: everything, with the tables."""
         began = self.now()
-        results, steps = self.steps(partial(self.generator.generate, runs_for(self.config, n_rows)))
+        results, steps, _ = self._sweep(self.config, n_rows, n_tokens)
         timed.rounds.append(self.now() - began)
         timed.steps += steps
         runs = results.tokens.to_pandas().groupby(["run_id", "prompt_id"])["token_id"].agg(list)
-        halfway = engine.decoding.max_new_tokens // 2
-        timed.prefixes = count_prefixes((prompt, tokens[:halfway]) for (_, prompt), tokens in runs.items())
+        timed.prefixes = count_prefixes((prompt, tokens[: n_tokens // 2]) for (_, prompt), tokens in runs.items())
+
+    def online(self, n_rows: int, n_tokens: int, observation: Timed, timed: Timed) -> None:
+        """The grid of online rules, with the tables; its observation is timed apart."""
+        began = self.now()
+        _, steps, observed = self._sweep(self.online_config, n_rows, n_tokens)
+        timed.rounds.append(self.now() - began - observed)
+        timed.steps += steps
+        observation.rounds.append(observed)
+
+    def _sweep(self, config: SweepConfig, n_rows: int, n_tokens: int) -> tuple[Results, list[float], float]:
+        engine = self.generator.engine = self.engine(n_tokens)
+        results, steps = self.steps(partial(self.generator.generate, self.runs(config, n_rows)))
+        return results, steps, engine.observed
 
     def generate(self, n_rows: int, n_tokens: int, timed: Timed) -> None:
-        prompts = [request.prompt_token_ids for request in self.requests(n_rows)]
+        prompts = [request.prompt_token_ids for request in self.requests(self.config, n_rows)]
         began = self.now()
         made = generate_greedily(self.plain, prompts, n_tokens)
         timed.rounds.append(self.now() - began)
@@ -92,7 +153,7 @@ class Bench:
     def reference(self, timed: Timed) -> None:
         """One row of each mode, weighted by the number of its configurations in the grid."""
         decoding, seconds = self.engine(REFERENCE_TOKENS).decoding, 0.0
-        requests = self.requests(count_runs(self.config))
+        requests = self.requests(self.config, count_runs(self.config))
         for mode in self.config.modes:
             same = [request for request in requests if request.configuration.mode == mode]
             began = self.now()
@@ -107,10 +168,10 @@ class Bench:
                 function(*args)
             timed.rounds.append(self.now() - began)
 
-    def products(self, n_rows: int, n_tokens: int) -> list[Product]:
-        """The products with weights of one step halfway, with their arguments."""
+    def products(self, config: SweepConfig, n_rows: int, n_tokens: int) -> list[Product]:
+        """The products with weights of FLOOR_STEPS steps, from halfway on, with their arguments."""
         products = Products()
-        _during(self.engine(n_tokens), self.requests(n_rows), (n_tokens // 2, n_tokens // 2 + 1), products)
+        _during(self.engine(n_tokens), self.requests(config, n_rows), halfway(n_tokens), products)
         return products.calls
 
     def phases(self, requests: Sequence[Request], n_tokens: int, steps: tuple[int, int]) -> dict[str, float]:
@@ -131,6 +192,11 @@ class Bench:
 
     def now(self) -> float:
         return now(self.plain.device)
+
+
+def halfway(n_tokens: int) -> tuple[int, int]:
+    """The first step to look at, and the one after the last."""
+    return n_tokens // 2, n_tokens // 2 + FLOOR_STEPS
 
 
 def count_prefixes(prefixes: Iterable[tuple[Hashable, Sequence[int]]]) -> int:

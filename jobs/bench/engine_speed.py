@@ -1,20 +1,23 @@
 """The engine's speed, compared with the naive reference, transformers' `generate`, and its matrix products alone.
 
-    python jobs/bench                                27 and 108 rows, about five minutes on two CPU cores
-    python jobs/bench --quick                        27 rows, within a minute
-    python jobs/bench --rows 27 108 --tokens 100     what the README shows
+    python jobs/bench                                1, 27 and 108 rows, about six minutes on two CPU cores
+    python jobs/bench --quick                        1 and 27 rows, within a minute
+    python jobs/bench --rows 1 27 108 --tokens 100   what the README shows
     python jobs/bench --model Qwen/Qwen2.5-1.5B --json figures.json
 
-It uses the demo's prompts and grid, with as many seeds as the rows need; EOS does not end rows. Contenders take turns,
-and a figure is the median over the rounds.
+It uses the demo's prompts and grid, with as many seeds as the rows need; EOS does not end rows. One row is of the last
+configuration. Contenders take turns, and a figure is the median over the rounds.
 
 reference   eexit.reference: one row, two passes; modes are weighted as in the grid
 generate    transformers, batched and greedy: full depth, nothing read, nothing recorded
-sweep       everything: full-depth pass, student, reading every exitable layer with its KL and top tokens, tables; also
-            without the top tokens, to show what they cost
-floor       the matrix products with weights of one step of the sweep, halfway, timed alone
+oracle      the demo's grid, everything: full-depth pass, student, reading every exitable layer with its KL and top
+            tokens, and the tables
+online      the same modes with four online rules, and the tables: only those layers that exits and states need. The
+            observation of finished texts by the full-depth model is left out, and has a table of its own
+floor       the matrix products with weights of some steps of either, from halfway on, timed alone
 
-Rows with the same tokens so far share their full-depth pass: `prefixes` says how many unique ones there are halfway.
+Rows of oracles with the same tokens so far share their full-depth pass: `prefixes` says how many unique ones there are
+halfway.
 """
 
 import json
@@ -27,7 +30,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from contenders import DEMO, PHASES, REFERENCE_TOKENS, Bench, Timed, count_prefixes, decode
+from contenders import DEMO, FLOOR_STEPS, PHASES, REFERENCE_TOKENS, Bench, Timed, count_prefixes, decode, halfway
 from machine import machine, start
 from rich import box
 from rich.console import Console
@@ -42,7 +45,7 @@ from eexit.trace import Trace
 
 SCALING_TOKENS, LENGTH_TOKENS = 20, 9
 SCALING_ROWS = (27, 54, 108, 216)
-MIN_TOKENS = 8
+MIN_TOKENS = 10
 LENGTHS = (100, 250, 500, 1000)  # tokens of a prompt
 
 
@@ -53,15 +56,16 @@ def compare(bench: Bench, rows: Sequence[int], n_tokens: int, n_rounds: int) -> 
     ]
 
     for n in rows:
-        n_made = n * n_tokens
+        n_made, observation = n * n_tokens, Timed(n, "observation", n * (n_tokens - 1))
         contenders += [
             (Timed(n, "generate", n_made), partial(bench.generate, n, n_tokens)),
-            (Timed(n, "sweep", n_made), partial(bench.sweep, n, bench.engine(n_tokens))),
-            (Timed(n, "floor", n), partial(bench.floor, bench.products(n, n_tokens))),
+            (Timed(n, "oracle", n_made), partial(bench.sweep, n, n_tokens)),
+            (Timed(n, "online", n_made), partial(bench.online, n, n_tokens, observation)),
+            (observation, lambda timed: None),  # online rows have it timed
         ]
-        if n == rows[0]:
-            bare = bench.engine(n_tokens, record_top_k=0)
-            contenders.append((Timed(n, "sweep, no top tokens", n_made), partial(bench.sweep, n, bare)))
+        for what, config in (("oracle", bench.config), ("online", bench.online_config)):
+            products = bench.products(config, n, n_tokens)
+            contenders.append((Timed(n, f"floor, {what}", n * FLOOR_STEPS), partial(bench.floor, products)))
     for _ in track(range(n_rounds), "rounds", console=Console(stderr=True)):
         for timed, run in contenders:
             run(timed)
@@ -98,13 +102,24 @@ def comparison_table(timings: Sequence[Timed]) -> Table:
     reference = timings[0].rate
     for timed in timings:
         others = {other.what: other for other in timings if other.rows == timed.rows}
-        is_sweep = timed.what.startswith("sweep")
-        table.add_row(
-            str(timed.rows), timed.what, str(timed.prefixes or ""), f"{timed.rate:.1f}", f"{timed.step:.1f}",
-            f"{timed.rate / reference:.1f}" if timed.what != "floor" else "",
-            f"{timed.rate / others['generate'].rate:.2f}" if is_sweep else "",
-            f"{timed.step / others['floor'].step:.2f}" if is_sweep else "",
-        )  # fmt: skip
+        floor = others.get(f"floor, {timed.what}")
+        if timed.what != "observation":
+            table.add_row(
+                str(timed.rows), timed.what, str(timed.prefixes or ""), f"{timed.rate:.1f}", f"{timed.step:.1f}",
+                "" if timed.what.startswith("floor") else f"{timed.rate / reference:.1f}",
+                f"{timed.rate / others['generate'].rate:.2f}" if floor else "",
+                f"{timed.step / floor.step:.2f}" if floor else "",
+            )  # fmt: skip
+    return table
+
+
+def observation_table(timings: Sequence[Timed]) -> Table:
+    table = _table("rows", "ms/token observed", "share of the time")
+    seconds = {(timed.rows, timed.what): median(timed.rounds) for timed in timings}
+    for timed in timings:
+        if timed.what == "observation":
+            observed, online = seconds[timed.rows, "observation"], seconds[timed.rows, "online"]
+            table.add_row(str(timed.rows), f"{1e3 / timed.rate:.2f}", f"{observed / (observed + online):.0%}")
     return table
 
 
@@ -116,17 +131,16 @@ def _table(*columns: str) -> Table:
 
 
 def show_phases(console: Console, bench: Bench, rows: Sequence[int], n_tokens: int) -> dict[str, dict[str, float]]:
-    middle = n_tokens // 2
-    phases = [bench.phases(bench.requests(n), n_tokens, (middle, min(middle + 4, n_tokens - 1))) for n in rows]
+    phases = [bench.phases(bench.requests(bench.config, n), n_tokens, halfway(n_tokens)) for n in rows]
     table = _table("phase", *(f"{n} rows, ms/step" for n in rows))
     for name in (*PHASES, "attention"):
         table.add_row(f"of which {name}" if name == "attention" else name, *(f"{phase[name]:.1f}" for phase in phases))
-    console.print("\nWhere a step goes, under the profiler", table)
+    console.print("\nWhere a step of oracles goes, under the profiler", table)
     return dict(zip(map(str, rows), phases, strict=True))
 
 
 def show_rows(console: Console, bench: Bench, rows: Sequence[int], n_rounds: int) -> dict[str, tuple[int, float]]:
-    steps, prefixes = scale(bench, [bench.requests(n) for n in rows], SCALING_TOKENS, n_rounds)
+    steps, prefixes = scale(bench, [bench.requests(bench.config, n) for n in rows], SCALING_TOKENS, n_rounds)
     table = _table("rows", "prefixes", "ms/step", "ms/token")
     for n, n_prefixes, step in zip(rows, prefixes, steps, strict=True):
         table.add_row(str(n), str(n_prefixes), f"{step:.1f}", f"{step / n:.2f}")
@@ -137,7 +151,7 @@ def show_rows(console: Console, bench: Bench, rows: Sequence[int], n_rounds: int
 def show_lengths(
     console: Console, bench: Bench, lengths: Sequence[int], n_rows: int, n_rounds: int
 ) -> dict[str, tuple[int, float, float]]:
-    batches = [lengthened(bench.requests(n_rows), length) for length in lengths]
+    batches = [lengthened(bench.requests(bench.config, n_rows), length) for length in lengths]
     steps, prefixes = scale(bench, batches, LENGTH_TOKENS, n_rounds)
     profiled = [bench.phases(batch, LENGTH_TOKENS, (4, LENGTH_TOKENS - 1)) for batch in batches]
     shares = [phases["attention"] / sum(phases[name] for name in PHASES) for phases in profiled]
@@ -157,16 +171,16 @@ def positive(text: str) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     parser = Parser(__doc__)
-    parser.add_argument("--rows", type=positive, nargs="+", metavar="N", help="default: 27 108")
+    parser.add_argument("--rows", type=positive, nargs="+", metavar="N", help="default: 1 27 108")
     parser.add_argument("--tokens", type=positive, help="per row (default: 40)")
     parser.add_argument("--rounds", type=positive, help="default: 5")
     parser.add_argument(
-        "--quick", action="store_true", help="27 rows, 12 tokens, 2 rounds, and fewer other measurements"
+        "--quick", action="store_true", help="1 and 27 rows, 12 tokens, 2 rounds, and fewer other measurements"
     )
     parser.add_argument("--json", metavar="FILE", help="write all figures, the machine and the versions as JSON")
     parser.epilog = "Flags of jobs/sweep.py that define the sweep can be given too: --model, --dtype, --exit-every, …"
     flags, of_sweep = parser.parse_known_args(arguments)
-    rows = flags.rows or ([27] if flags.quick else [27, 108])
+    rows = flags.rows or ([1, 27] if flags.quick else [1, 27, 108])
     n_tokens, n_rounds = flags.tokens or (12 if flags.quick else 40), flags.rounds or (2 if flags.quick else 5)
     if n_tokens < MIN_TOKENS:
         raise UsageError(f"--tokens must be at least {MIN_TOKENS}, got {n_tokens}: steps are looked at halfway")
@@ -178,9 +192,10 @@ def main(arguments: Sequence[str]) -> int:
     console.print(" · ".join(f"{name} {value}" for name, value in about.items()), highlight=False)
     timings = compare(bench, rows, n_tokens, n_rounds)
     console.print(f"\n{n_tokens} tokens a row, medians of {n_rounds} rounds", comparison_table(timings))
+    console.print("\nObservation of the online rows' finished texts", observation_table(timings))
     room = (bench.plain_decoder.context or sys.maxsize) - LENGTH_TOKENS
     lengths = [length for length in LENGTHS if length <= room]
-    n_points, few_rows = 2 if flags.quick else 4, min(rows[0], SCALING_ROWS[0])  # whose caches fit at any length
+    n_points, few_rows = 2 if flags.quick else 4, min(rows[-1], SCALING_ROWS[0])  # whose caches fit at any length
     figures: dict[str, Any] = {
         "machine": about,
         "comparison": [{**vars(timed), "rate": timed.rate, "step": timed.step} for timed in timings],

@@ -16,7 +16,7 @@ from eexit.config import SweepConfig
 from eexit.cpu import kernels
 from eexit.model_generator import ModelGenerator
 from eexit.models import estimate_memory
-from eexit.plan import Run, count_runs, plan_runs
+from eexit.plan import Run, configurations, count_runs, plan_runs
 from eexit.timing import describe_machine
 
 
@@ -66,9 +66,10 @@ def start(arguments: Sequence[str], default: Path, n_rows: int, n_tokens: int, b
 
 
 def runs_for(config: SweepConfig, n_rows: int) -> list[Run]:
-    """The first `n_rows` runs of the sweep, with as many seeds as that takes."""
+    """The first `n_rows` runs of the sweep, with as many seeds as that takes; of a grid with more, the last ones."""
     seeds = tuple(range(-(-n_rows // count_runs(config))))
-    return list(plan_runs(config.model_copy(update={"seeds": seeds})))[:n_rows]
+    first = max(0, len(configurations(config)) - n_rows)
+    return list(plan_runs(config.model_copy(update={"seeds": seeds})))[first : first + n_rows]
 
 
 def _forget_peak() -> None:

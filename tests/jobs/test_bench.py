@@ -19,20 +19,21 @@ def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_the_engine_beside_its_contenders(tmp_path: Path) -> None:
     save_byte_model(tmp_path / "model")
     done = bench(
-        "--quick", "--model", tmp_path / "model", "--dtype", "float32", "--rows", 9, 12, "--tokens", 10, "--rounds", 2,
+        "--quick", "--model", tmp_path / "model", "--dtype", "float32", "--rows", 1, 9, "--tokens", 10, "--rounds", 2,
         "--json", tmp_path / "figures.json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["machine"]["dtype"] == "float32"
     compared = {(row["rows"], row["what"]): row for row in figures["comparison"]}
-    contenders = ["generate", "sweep", "floor"]
-    first = [(1, "reference"), *((9, what) for what in contenders), (9, "sweep, no top tokens")]
-    assert list(compared) == [*first, *((12, what) for what in contenders)]
+    contenders = ["generate", "oracle", "online", "observation", "floor, oracle", "floor, online"]
+    assert list(compared) == [(1, "reference"), *((rows, what) for rows in (1, 9) for what in contenders)]
     assert all(len(row["rounds"]) == 2 and row["rate"] > 0 and row["step"] > 0 for row in compared.values())
-    assert compared[9, "sweep"]["tokens"] == compared[9, "generate"]["tokens"] == 90
-    assert 1 <= compared[9, "sweep"]["prefixes"] <= 9
-    assert len(compared[9, "sweep"]["steps"]) == 2 * 8, "a prompt gives the first of ten tokens"
+    for what in ("oracle", "online"):
+        assert compared[9, what]["tokens"] == compared[9, "generate"]["tokens"] == 90
+        assert [len(compared[rows, what]["steps"]) for rows in (1, 9)] == [2 * 8] * 2, "a prompt gives the first of ten"
+    assert compared[9, "observation"]["tokens"] == 81
+    assert 1 <= compared[9, "oracle"]["prefixes"] <= 9
     for phases in figures["phases"].values():
         assert min(phases.values()) > 0
         assert phases["attention"] < phases["teacher"] + phases["student"]
@@ -41,6 +42,7 @@ def test_the_engine_beside_its_contenders(tmp_path: Path) -> None:
     assert (
         figures["start"]["seconds to imported"] < figures["start"]["to loaded"] < figures["start"]["to a first token"]
     )
+    assert "| rows | ms/token observed | share of the time |" in done.stdout
     assert "| rows |" in done.stdout
     assert "profiler_start" not in done.stdout + done.stderr
 
@@ -70,9 +72,10 @@ def test_the_help_names_the_parts() -> None:
     [
         (["--rows", "many"], "invalid positive value: 'many'"),
         (["--rounds", "0"], "invalid positive value: '0'"),
-        (["--tokens", "4"], "--tokens must be at least 8, got 4"),
+        (["--tokens", "4"], "--tokens must be at least 10, got 4"),
         (["--json", "no/such/figures.json"], "--json no/such/figures.json can't be written"),
         (["--model", "no/such"], "no/such"),
+        (["--rules", "patience=2"], "rule patience is no oracle: --rules takes kl and agree here"),
         (["driver", "--runs", "few"], "invalid int value: 'few'"),
         (["driver", "--runs", "0"], "--runs must be at least 1280, got 0"),
         (["driver", "--actors", "0"], "must be a whole number above 0, got 0"),
