@@ -20,7 +20,7 @@ from reports.loading import Sweep
 from reports.looks import Looks
 from reports.parameters import labels_are, parameter_name, representatives
 from reports.progress import Progress, ignore
-from reports.saving_chart import saving_caption, saving_chart, saving_columns
+from reports.saving_chart import known_savings, saving_caption, saving_chart, saving_columns
 from reports.savings import Savings
 from reports.trade_off import LAYERS_SKIPPED, is_logarithmic, trade_off_chart
 
@@ -134,6 +134,8 @@ def _trade_offs(trade: pd.DataFrame, sweep: Sweep, looks: Looks) -> Iterator[dic
 
 def _saves(savings: Savings) -> Iterator[dict[str, Any]]:
     """What each configuration saves, with a variant per batch size that was measured."""
+    if not any(known_savings(savings, each) for each in savings.measured or (None,)):
+        return
     caption = " ".join(saving_caption(savings))
     drawn = [
         (each.label if each else "", saving_chart(savings, each, f"Savings of each configuration. {caption}"))

@@ -24,9 +24,7 @@ def saving_chart(savings: Savings, measured: Measured | None, description: str) 
     `measured` says which realised savings are shown. A tick is the saving of the configuration's control, of the kind
     that says most. Dashed lines are full depth and, if it was timed, transformers' `generate`.
     """
-    frame = savings.exiting[savings.exiting["beneath"].isna()]
-    columns = {THEORETICAL: THEORETICAL, RUN: RUN} | ({REALISED: measured.column(REALISED)} if measured else {})
-    known = {kind: column for kind, column in columns.items() if frame[column].notna().any()}
+    frame, known = _rows(savings), known_savings(savings, measured)
     base = alt.Chart(ROWS).transform_filter("isValid(datum.rule) && !isValid(datum.beneath)")
     base = base.encode(y=rows_of("shown_as", frame["shown_as"].tolist(), grid=True), opacity=OPACITY)
     for kind, column in known.items():
@@ -37,11 +35,25 @@ def saving_chart(savings: Savings, measured: Measured | None, description: str) 
     gap = [_gap(base, known[RUN], known[REALISED])] if {RUN, REALISED} <= set(known) else []
     one_row = alt.Chart(ROWS).transform_aggregate(n="count()")
     lines = [*_line("full depth", alt.datum(0), 0, one_row)]
-    if measured and savings.rows.loc[savings.rows["configuration"] == GENERATE, columns[REALISED]].notna().any():
+    if (
+        measured
+        and savings.rows.loc[savings.rows["configuration"] == GENERATE, measured.column(REALISED)].notna().any()
+    ):
         generate = alt.Chart(ROWS).transform_filter(f"datum.configuration === '{GENERATE}'")
-        lines += _line(GENERATE, alt.X(f"{columns[REALISED]}:Q", title=X_TITLE), 1, generate)
+        lines += _line(GENERATE, alt.X(f"{measured.column(REALISED)}:Q", title=X_TITLE), 1, generate)
     layers = [*lines, *gap, *(layer for several in marks for layer in several), *ticks]
     return layered(*layers, description=description).properties(height=alt.Step(22))
+
+
+def known_savings(savings: Savings, measured: Measured | None) -> dict[str, str]:
+    """The columns of those kinds of savings that are known of a row of the chart."""
+    columns = {THEORETICAL: THEORETICAL, RUN: RUN} | ({REALISED: measured.column(REALISED)} if measured else {})
+    return {kind: column for kind, column in columns.items() if _rows(savings)[column].notna().any()}
+
+
+def _rows(savings: Savings) -> pd.DataFrame:
+    """The configurations that have a row of their own: a control is a tick in the row of what it follows."""
+    return savings.exiting[savings.exiting["beneath"].isna()]
 
 
 def _x(column: str) -> alt.X:

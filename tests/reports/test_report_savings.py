@@ -21,6 +21,7 @@ from reports.bootstrap import estimate_ratios
 from reports.findings import SEVERAL, findings
 from reports.loading import Sweep, read_sweep
 from reports.overview import overview_charts
+from reports.page import build_report
 from reports.saved import UNTIMED, saved
 from reports.savings import Savings, savings
 
@@ -71,6 +72,18 @@ def found(folder: Path) -> tuple[Savings, dict[str, dict[Any, Any]]]:
     its = savings(sweep, frames.trade_off(sweep))
     assert its
     return its, {row["configuration"]: row for row in its.rows.to_dict("records")}
+
+
+def test_where_nothing_exits_early_nothing_is_saved_and_no_chart_says_so(tmp_path: Path) -> None:
+    row, rows = run_rows("0", "Question?", "normal", None, ["a", "b", "c", "d"])
+    folder = write_sweep(tmp_path / "s", [row | costs(100.0, 100.0, 100.0)], rows)
+    time(folder, {NORMAL: [1.0, 1.0], GENERATE: [2.0, 2.0]})
+    sweep = read_sweep(str(folder))
+    trade = frames.trade_off(sweep)
+    titles = {chart["title"] for chart in overview_charts(sweep, trade, savings(sweep, trade))}
+    assert titles
+    assert "What it saves" not in titles
+    build_report(str(folder), tmp_path / "report.html")
 
 
 def test_theoretical_and_run_are_ratios_of_sums_over_runs(tmp_path: Path) -> None:
