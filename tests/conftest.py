@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from tiny_models import ARCHITECTURES, tiny_model
+from references import shared_model
+from tiny_models import ARCHITECTURES
 from transformers import PreTrainedModel
 
 from eexit.cpu import kernels
@@ -25,12 +26,12 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session", params=list(ARCHITECTURES))
 def any_model(request: pytest.FixtureRequest) -> PreTrainedModel:
-    return tiny_model(request.param)
+    return shared_model(request.param)
 
 
 @pytest.fixture(scope="session")
 def llama() -> PreTrainedModel:
-    return tiny_model("llama")
+    return shared_model("llama")
 
 
 @pytest.fixture(scope="session")

@@ -9,15 +9,19 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 import torch
+from ran import Ran
+from traces import traces_of
 
 from eexit import (
     KLExitGenerator,
+    exit_pass,
     format_and_tokenize_input,
     get_early_exit_indices,
     load_default_model_and_tokenizer,
 )
 from eexit.batch import Batch
 from eexit.config import SweepConfig, UsageError
+from eexit.configuration import Configuration
 from eexit.engine import Engine
 from eexit.model_generator import ModelGenerator
 from eexit.plan import plan_runs
@@ -76,6 +80,28 @@ def test_normal_is_greedy_generate_on_a_real_model(generator: ModelGenerator) ->
         torch.tensor([row["prompt_token_ids"]]), max_new_tokens=10, do_sample=False, pad_token_id=2
     )
     assert row["text"] == generator.tokenizer.decode(generated[0, row["n_prompt_tokens"] :])
+
+
+@pytest.mark.parametrize(
+    "configuration",
+    [Configuration("frozen_residual", "fixed", 10.0), Configuration("unfrozen", "confidence", 0.5)],
+    ids=lambda configuration: configuration.key,
+)
+def test_invariant_7_a_real_model_runs_what_is_counted(
+    generator: ModelGenerator, monkeypatch: pytest.MonkeyPatch, configuration: Configuration
+) -> None:
+    monkeypatch.setattr(exit_pass, "rounded", lambda n_rows: n_rows)
+    decoder, decoding = generator.engine.decoder, generator.engine.decoding
+    ran = Ran(generator.model, decoder, monkeypatch)
+    prompt = generator.requests(list(plan_runs(generator.config))[:1]).popitem()[1].prompt_token_ids
+    engine = Engine(decoder, replace(decoding, max_new_tokens=32, observe=False))
+    [trace] = traces_of(engine.generate([Request(prompt, configuration)])).values()
+    assert trace.counts is not None
+    layers_T, keys_T = trace.counts.layers_T, trace.counts.keys_T
+    assert ran.ended_L.tolist() == [(layers_T > layer).sum() for layer in range(30)]
+    assert (ran.begun_L - ran.ended_L).sum() == keys_T.sum()
+    assert ran.reads == trace.counts.reads_TX.sum()
+    assert layers_T.sum() < 30 * len(layers_T)
 
 
 def test_every_run_has_its_row_and_nothing_is_lost(generator: ModelGenerator) -> None:

@@ -4,14 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from axes import SOME
-from test_invariants import DECODING, PROMPTS, configurations, modes_of
-from tiny_models import tiny_model
+from axes import SOME, some
+from references import decoder_of, shared_model
+from test_invariants import DECODING, PROMPTS, SAMPLED, configurations, modes_of
 from traces import traces_of
 from transformers import PreTrainedModel
 
 from eexit import scoring
-from eexit.anatomy import Decoder
 from eexit.configuration import NORMAL, Configuration
 from eexit.engine import Engine
 from eexit.rows import Decoding, Request
@@ -19,12 +18,10 @@ from eexit.rules import RULES
 from eexit.scoring import score
 from eexit.states import STATES
 
-SAMPLED = replace(DECODING, temperature=0.8)
-
 
 def check_scores(model: PreTrainedModel, requests: list[Request], decoding: Decoding = SAMPLED) -> set[int]:
     """Returns the layers that were exited at."""
-    decoder, seen = Decoder(model), set()
+    decoder, seen = decoder_of(model), set()
     for index, trace in traces_of(Engine(decoder, decoding).generate(requests)).items():
         scored = score(decoder, decoding, requests[index], trace.token_id_T.tolist())
         assert scored.exit_layer_T.tolist() == trace.exit_layer_T.tolist(), requests[index]
@@ -41,19 +38,26 @@ def test_invariant_8_scoring_a_text_gives_the_exits_of_generating_it(
     llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, mode: str, rule: str
 ) -> None:
     monkeypatch.setattr(scoring, "SCORED_TOKENS", 10)
-    requests = [Request(PROMPTS[1], configuration, seed=5) for configuration in configurations([mode], [rule])]
+    requests = [Request(PROMPTS[1], configuration, seed=5) for configuration in configurations(llama, [mode], [rule])]
     assert len(check_scores(llama, requests)) > 1
 
 
 @pytest.mark.parametrize("architecture", ["gemma3", "gpt_neox", "mixtral", "mpt"])
-def test_invariant_8_holds_for_other_architectures(architecture: str) -> None:
-    model = tiny_model(architecture)
-    exits = configurations(modes_of(model), RULES)
-    check_scores(model, [Request(PROMPTS[1], configuration, seed=5) for configuration in exits])
+def test_invariant_8_holds_for_every_rule_and_state_of_other_architectures(architecture: str) -> None:
+    model = shared_model(architecture)
+    check_scores(model, [Request(PROMPTS[1], configuration, seed=5) for configuration in configurations(model)])
+
+
+def test_invariant_8_holds_for_an_online_rule_and_every_state(
+    any_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "SCORED_TOKENS", 10)
+    exits = [Configuration(mode, "confidence", some(any_model, "confidence")[0]) for mode in modes_of(any_model)]
+    assert len(check_scores(any_model, [Request(PROMPTS[0], exit, seed=3) for exit in exits])) > 1
 
 
 def test_a_text_may_be_anything_and_of_any_length(llama: PreTrainedModel) -> None:
-    decoder = Decoder(llama)
+    decoder = decoder_of(llama)
     request = Request(PROMPTS[0], Configuration("unfrozen", "confidence", SOME["confidence"][0]))
     one = score(decoder, DECODING, request, [7])
     assert (one.exit_layer_T.tolist(), one.exit_prob_TX.tolist()) == ([6], [[0, 0, 0, 1]])

@@ -1,0 +1,134 @@
+"""What the online loop really runs, seen by hooks on the model's modules and by torch's flop counter."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from math import prod
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
+
+from eexit import engine
+from eexit.anatomy import Decoder
+from eexit.cache_view import CacheView
+from eexit.costs import Prices
+from eexit.online import OnlineBatch, online_step
+from eexit.rows import Decoding
+
+
+class Ran:
+    """How many tokens each layer was begun and ended for, and how many the head read, in the steps of online rules."""
+
+    def __init__(self, model: PreTrainedModel, decoder: Decoder, monkeypatch: pytest.MonkeyPatch):
+        self.model, self.decoder = model, decoder
+        self.is_watching = False
+        self.begun_L, self.ended_L = np.zeros((2, decoder.n_layers), np.int64)
+        self.reads = 0
+        monkeypatch.setattr(engine, "online_step", self.step)
+
+    def step(self, decoder: Decoder, decoding: Decoding, batch: OnlineBatch) -> None:
+        with self.watching():
+            online_step(decoder, decoding, batch)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        def begin(layer: int) -> Any:
+            def count(_: nn.Module, args: tuple[Any, ...]) -> None:
+                self.begun_L[layer] += prod(args[0].shape[:-1])
+
+            return count
+
+        def end(layer: int) -> Any:
+            def count(_: nn.Module, args: tuple[Any, ...], __: object) -> None:
+                self.ended_L[layer] += prod(args[0].shape[:-1])
+
+            return count
+
+        def read(_: nn.Module, args: tuple[Any, ...]) -> None:
+            self.reads += prod(args[0].shape[:-1])
+
+        layers = list(enumerate(self.decoder.layers))
+        handles = [layer.register_forward_pre_hook(begin(index)) for index, layer in layers]
+        handles += [layer.register_forward_hook(end(index)) for index, layer in layers]
+        head: Any = self.model.get_output_embeddings()
+        handles.append(head.register_forward_pre_hook(read))
+        self.is_watching = True
+        try:
+            yield
+        finally:
+            self.is_watching = False
+            for handle in handles:
+                handle.remove()
+
+
+class Multiplied(Ran):
+    """Also the multiply-adds, of rows that are alone, with a cache that has no more room than there are positions.
+
+    Our attention is counted by its shapes and masks, since torch's operators compute hidden positions too. Layers that
+    attend by themselves, or that expand keys from what they keep, do so for all positions of the row, where costs have
+    only those that each token attends to. What runs before the layers is left out, since it also runs, for their
+    positions' sake, for tokens that wait.
+    """
+
+    def __init__(self, model: PreTrainedModel, decoder: Decoder, monkeypatch: pytest.MonkeyPatch):
+        super().__init__(model, decoder, monkeypatch)
+        self.counter = FlopCounterMode(display=False)
+        self.outside = self.attended = 0  # multiply-adds without our attention, and in it
+        self.position_L, self.excess_L = np.zeros((2, decoder.n_layers), np.int64)
+        attend, update, begin = CacheView.attend, CacheView.update, Decoder.begin
+
+        def watched_begin(decoder: Decoder, token_BT: Tensor, view: CacheView) -> Any:
+            before = self.counter.get_total_flops()
+            begun = begin(decoder, token_BT, view)
+            if self.is_watching:
+                self.outside -= (self.counter.get_total_flops() - before) // 2
+            return begun
+
+        def watched_attend(view: CacheView, query: Tensor, key: Tensor, value: Tensor, *others: Any) -> Tensor:
+            if not self.is_watching:
+                return attend(view, query, key, value, *others)
+            self.position_L[view.layer] = query.shape[1] * (query.shape[-1] + value.shape[-1])
+            self.attended += self.position_L[view.layer] * n_attended(view, window=others[1])
+            before = self.counter.get_total_flops()
+            attended = attend(view, query, key, value, *others)
+            self.outside -= (self.counter.get_total_flops() - before) // 2
+            return attended
+
+        def watched_update(view: CacheView, key: Tensor, value: Tensor, layer_idx: int, **others: Any) -> Any:
+            keys_and_values = update(view, key, value, layer_idx, **others)  # raises if it is for keys alone
+            if self.is_watching:
+                n_computed = keys_and_values[0].shape[0] * keys_and_values[0].shape[2]
+                self.excess_L[layer_idx] += n_computed - n_attended(view, window=None)
+            return keys_and_values
+
+        monkeypatch.setattr(Decoder, "begin", watched_begin)
+        monkeypatch.setattr(CacheView, "attend", watched_attend)
+        monkeypatch.setattr(CacheView, "update", watched_update)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(super().watching())
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # whose products the counter sees
+            stack.enter_context(self.counter)  # which counts from 0 each time
+            yield
+            self.outside += self.counter.get_total_flops() // 2
+
+    def multiply_adds(self, prices: Prices) -> int:
+        in_layer_L = prices.position_L - self.position_L
+        return int(self.outside + self.attended - (in_layer_L * self.excess_L).sum())
+
+
+def n_attended(view: CacheView, window: int | None) -> int:
+    """How many positions a view's tokens attend to, all together."""
+    n_positions = 0
+    for slot, position in zip(view.slots.tolist(), view.own_position_BT[:, 0].tolist(), strict=True):
+        first = 0 if window is None else max(0, position + 1 - window)
+        hidden = view.cache.hidden_LNS
+        n_hidden = 0 if hidden is None else int(hidden[view.layer, slot, first:position].sum())
+        n_positions += position + 1 - first - n_hidden
+    return n_positions
