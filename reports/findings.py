@@ -41,7 +41,7 @@ def _how_often(rows: list[dict[Any, Any]], sampled: bool) -> Iterator[str]:
     n = max(row["disagreement_n"] for row in comparable)
     shares = [
         f"on {with_interval(row | {'n': n}, 'disagreement', '{:.1%}')} of "
-        f"{'those' if place else 'the decided tokens'} of {row['shown_as']}{_beside_control(row)}"
+        f"{'those' if place else 'the decided tokens'} of {row['shown_as']}{_beside_control(row)}{_but_in_a_loop(row)}"
         for place, row in enumerate(comparable)
     ]
     said = (
@@ -55,21 +55,34 @@ def _beside_control(row: Mapping[Any, Any]) -> str:
     return f" ({control:.1%} for its control, with random exits at the same depths)" if is_known(control) else ""
 
 
+def _but_in_a_loop(row: Mapping[Any, Any]) -> str:
+    """What a low disagreement hides: full depth, given a loop, goes on with it."""
+    return f" (but {row['loop_share']:.1%} of its text is one loop)" if row["looping"] else ""
+
+
 def _in_short(row: Mapping[Any, Any]) -> str:
     parts = []
     if is_known(row["layers_skipped"]):
         parts.append(f"would skip {with_interval(row, 'layers_skipped', '{:.1%}')} of the layers (theoretical)")
     if is_known(row["disagreement"]):
         share = with_interval(row, "disagreement", "{:.1%}")
-        parts.append(f"says something else than full depth on {share} of decided tokens{_beside_control(row)}")
+        aside = _beside_control(row) + _but_in_a_loop(row)
+        parts.append(f"says something else than full depth on {share} of decided tokens{aside}")
     parts = parts or [f"exits early on {with_interval(row, 'exit_rate', '{:.0%}')} of tokens"]
     return f"{row['shown_as']} {_listed(parts)} (n = {many(row['n'], 'prompt')})."
 
 
 def _of_mode(mode: str, rows: list[dict[Any, Any]]) -> str:
-    """Each rule of a mode at its representative parameter, those of the lowest disagreement first."""
+    """Each rule of a mode at its representative parameter, those of the lowest disagreement first.
+
+    Those that write loops come last: their disagreement is low only because full depth, given a loop, goes on with it.
+    """
     parts: list[str] = []
-    for row in sorted(rows, key=lambda row: row["disagreement"] if is_known(row["disagreement"]) else math.inf):
+    looping = False
+    for row in sorted(
+        rows,
+        key=lambda row: (row["looping"], row["disagreement"] if is_known(row["disagreement"]) else math.inf),
+    ):
         layers = f"{row['layers_skipped']:.1%}" if is_known(row["layers_skipped"]) else "an unknown share"
         words = [row["shown_as"].removeprefix(f"{mode}/")]
         words += [layers] if parts else ["would skip", layers, "of the layers (theoretical)"]
@@ -77,6 +90,9 @@ def _of_mode(mode: str, rows: list[dict[Any, Any]]) -> str:
             words += ["at", f"{row['disagreement']:.1%}", *([] if parts else ["disagreement"])]
         control = row.get("disagreement_control")
         words += [f"(its control: {control:.1%})"] if is_known(control) else []
+        share = f"{row['loop_share']:.1%}"
+        words += [f"(one loop: {share})" if looping else f"(but {share} of the text is one loop)"] * row["looping"]
+        looping = row["looping"]
         parts.append(" ".join(words))
     n = many(max(row["n"] for row in rows), "prompt")
     return f"{mode}: {', '.join(parts)} (n = {n}; intervals: in the table of the first chart)."
@@ -92,7 +108,7 @@ def _what_it_does(row: dict[Any, Any], paired: pd.DataFrame) -> str:
     pair = paired[paired["configuration"] == row["configuration"]] if len(paired) else paired
     if len(pair) and is_known(pair.iloc[0]["perplexity"]):
         ratio = with_interval(pair.iloc[0].to_dict() | {"n": row["n"]}, "perplexity", "{:.2f}")
-        parts.append(f"has {ratio} times normal's perplexity")
+        parts.append(f"has {ratio} times normal's perplexity{_but_in_a_loop(row)}")
     return f"{row['shown_as']} {_listed(parts)} (n = {many(row['n'], 'prompt')})."
 
 

@@ -30,6 +30,7 @@ AVERAGED: Final = (
     "distinct_2",
     "distinct_3",
     "longest_loop",
+    "loop_share",
     "n_tokens",
 )
 DIFFERENCES: Final = (
@@ -42,6 +43,7 @@ DIFFERENCES: Final = (
     "n_tokens",
 )
 MAX_BINS: Final = 25
+LOOPING: Final = 0.5  # of a text; above it, the text is mostly one loop
 CONTROL: Final = "its control"  # the baseline that compares each configuration with its own control
 
 
@@ -50,7 +52,8 @@ def trade_off(sweep: Sweep) -> pd.DataFrame:
 
     `layers_skipped` is 1 − mean depth, a theoretical saving. `perplexity` is the geometric mean over prompts. Where the
     sweep has a control of the configuration, `<name>_control` is the control's mean. In the row of a control, `beneath`
-    is the configuration that it is the control of, if the sweep has that.
+    is the configuration that it is the control of, if the sweep has that. `looping` says whether more than `LOOPING`
+    of the text is one loop (`loop_share`) while that is not so for `normal`.
     """
     by_prompt = _by_prompt(sweep)
     n_failed = sweep.failed["configuration"].value_counts()
@@ -68,7 +71,15 @@ def trade_off(sweep: Sweep) -> pd.DataFrame:
         depth = found["mean_depth"]
         row |= spread("layers_skipped", Estimate(1 - depth.mean, 1 - depth.high, 1 - depth.low, depth.n))
         rows.append(row)
-    return _with_controls(pd.DataFrame(rows), [*AVERAGED, *sweep.scores, "perplexity"])
+    return _with_controls(_with_looping(pd.DataFrame(rows)), [*AVERAGED, *sweep.scores, "perplexity"])
+
+
+def _with_looping(trade: pd.DataFrame) -> pd.DataFrame:
+    if trade.empty:
+        return trade
+    looping = trade["loop_share"] > LOOPING
+    in_normal = bool(looping[trade["configuration"] == NORMAL].any())
+    return trade.assign(looping=looping & (not in_normal))
 
 
 def _with_controls(trade: pd.DataFrame, names: list[str]) -> pd.DataFrame:

@@ -31,8 +31,8 @@ class Sweep:
     """Everything that a report is made of. Runs are in memory; texts and tokens stay on disk until they are needed.
 
     `generations` has the columns of `eexit.schema.GENERATIONS` that hold one short value, those of `identity.COLUMNS`,
-    and `log_perplexity` (nats per token). `tokens` and `texts` are Arrow datasets with columns of
-    `eexit.schema.TOKENS` and `GENERATIONS`, whose rows are in no particular order.
+    `log_perplexity` (nats per token), and `loop_share` (longest_loop / n_tokens). `tokens` and `texts` are Arrow
+    datasets with columns of `eexit.schema.TOKENS` and `GENERATIONS`, whose rows are in no particular order.
     """
 
     about: dict[str, Any]  # the content of sweep.json; for a file of the original format, its source alone
@@ -115,7 +115,11 @@ def assemble(
 ) -> Sweep:
     """A `Sweep` with its runs sorted by prompt, configuration and seed. Results of every format pass through here."""
     generations = with_identity(generations)
-    generations = generations.assign(log_perplexity=np.log(generations["perplexity"].astype(float)))
+    n_tokens = generations["n_tokens"].astype(float)
+    generations = generations.assign(
+        log_perplexity=np.log(generations["perplexity"].astype(float)),
+        loop_share=generations["longest_loop"].astype(float) / n_tokens.where(n_tokens > 0),
+    )
     known = configurations(about, generations)
     ranks = {key: rank for rank, key in enumerate(c.key for c in known)}
     by = pd.DataFrame(

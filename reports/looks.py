@@ -16,6 +16,8 @@ import pandas as pd
 from eexit.configuration import NORMAL, Configuration
 from reports.parameters import ORACLE_MARK, oracles_beside_others
 
+HOLLOW: Final = "more than half of the text is one loop"
+LEGEND_OFFSET_PIXELS: Final = 18  # from the plot, as Vega has it by default
 DASHES: Final = ([1, 0], [1, 0], [6, 3], [2, 2], [9, 3, 2, 3], [12, 4])  # of the lines of each mode, normal first
 
 
@@ -46,6 +48,12 @@ class Looks:
         colour = alt.Color("family:N", title="Rule").scale(domain=[*self.modes, *self.rules])
         return colour.legend(values=rules, **_marking([rule for rule in rules if self.mark(rule)]))
 
+    def outline(self) -> alt.Stroke:
+        """The colour of outlines in a chart of all rules of the sweep; the colour's legend speaks for it."""
+        several = self.has_several_rules
+        scale = alt.Scale(domain=[*self.modes, *self.rules] if several else list(self.modes))
+        return alt.Stroke("family:N" if several else "mode:N", scale=scale, legend=None)
+
     def shape(self, frame: pd.DataFrame) -> alt.Shape:
         values = self._modes(frame)
         return alt.Shape("mode:N", title=self._mode_title).scale(domain=list(self.modes)).legend(values=values)
@@ -67,6 +75,24 @@ class Looks:
 
     def _modes(self, frame: pd.DataFrame) -> list[str]:
         return [mode for mode in self.modes if mode in set(frame["mode"])]
+
+
+def hollow(points: pd.DataFrame, outline: alt.Stroke, legend_offset: float = LEGEND_OFFSET_PIXELS) -> dict[str, Any]:
+    """Channels that draw configurations whose text is mostly one loop without a fill, if there are any."""
+    if not points["looping"].any():
+        return {}
+    fill = alt.when("datum.looping").then(alt.value(0)).otherwise(alt.value(1))
+    # The legend is that of the outlines' width, since Vega has none for the opacity of fills.
+    width = alt.StrokeWidth("looping:N", title="Hollow").scale(domain=[True, False], range=[2, 2])
+    legend = alt.Legend(
+        values=[True],
+        labelExpr=f"'{HOLLOW}'",
+        labelLimit=0,
+        symbolType="circle",
+        symbolFillColor="transparent",
+        offset=legend_offset,
+    )
+    return {"stroke": outline, "strokeWidth": width.legend(legend), "fillOpacity": fill}
 
 
 def _marking(oracles: list[str]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ TRADE_OFF: Final = (
     ("n_failed", "Failed runs", "count"),
     ("layers_skipped", LAYERS_SKIPPED, "share"),
     ("disagreement", "Disagreement", "share"),
+    ("loop_share", "In one loop", "share"),
     ("exit_rate", "Early exits", "share"),
     ("perplexity", "Perplexity", "real"),
     ("tokens_until_difference", "Same as normal until", "real"),

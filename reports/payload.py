@@ -47,6 +47,7 @@ METRICS: Final = (
     Metric("distinct_2", "Distinct 2-grams", "share"),
     Metric("distinct_3", "Distinct 3-grams", "share"),
     Metric("longest_loop", "Longest loop", "count"),
+    Metric("loop_share", "In one loop", "share"),
 )
 
 

@@ -9,18 +9,22 @@ from reports.findings import is_known, many, with_interval
 from reports.savings import REALISED, RUN, Measured, Savings
 
 LIMITS: Final = (0.01, 0.05, 0.1, 0.2)  # of disagreement; the best configuration within each is named
+MOST_NAMED: Final = 3  # configurations whose text is mostly one loop
 UNTIMED: Final = "Realised savings were not measured: python jobs/timings.py RESULTS does that."
 Row = dict[Any, Any]
 
 
 def saved(savings: Savings) -> list[str]:
-    """The sentences that come first. Controls of configurations are not named; oracles can't save anything."""
+    """The sentences that come first. Controls of configurations are not named; oracles can't save anything.
+
+    A configuration whose text is mostly one loop is in a sentence of its own, never among the best.
+    """
     rows = savings.exiting[savings.exiting["beneath"].isna()].to_dict("records")
     if savings.measured:
         generate = savings.rows[savings.rows["configuration"] == GENERATE].to_dict("records")
         return [" ".join(_timed(rows, generate, measured)) for measured in savings.measured]
     if any(is_known(row[RUN]) for row in rows):
-        return [f"{_counted([row for row in rows if is_known(row[RUN])])} {UNTIMED}"]
+        return [" ".join([*_counted([row for row in rows if is_known(row[RUN])]), UNTIMED])]
     if all(row["oracle"] for row in rows):
         return ["No configuration saves time: all rules of this sweep are oracles, which need the full-depth pass."]
     return [UNTIMED]
@@ -32,39 +36,70 @@ def _timed(rows: list[Row], generate: list[Row], measured: Measured) -> Iterator
     rounds = max((int(row[f"{column}_n"]) for row in timed), default=measured.rounds)
     few = f", and fewer than {MIN_ROUNDS} are too few for intervals" if rounds < MIN_ROUNDS else ""
     yield f"Realised at {measured.label} (median of {many(rounds, 'round')}{few}):"
+    sound = [row for row in timed if not row["looping"]]
     best = [
         f"{within}{row['configuration']} took {_change(row, column, 'time')}{'' if place else ' than full depth'}"
         f"{_of_run(row, measured)}{_at(row)}"
-        for place, (within, row) in enumerate(best_within(timed, column))
+        for place, (within, row) in enumerate(best_within(sound, column))
     ]
     if best:
         yield f"{'; '.join(best)}."
-    elif timed:
-        row = max(timed, key=lambda row: row[column])
+    elif sound:
+        row = max(sound, key=lambda row: row[column])
         yield (
-            "no configuration was certainly faster than full depth; the fastest, "
+            f"no configuration{_apart(timed)} was certainly faster than full depth; the fastest{_of_them(timed)}, "
             f"{row['configuration']}, took {_change(row, column, 'time')}{_of_run(row, measured)}{_at(row)}."
         )
+    elif timed:
+        yield f"no configuration{_apart(timed)} was timed."
     else:
         yield "no configuration of this sweep was timed."
+    yield from _in_loops(timed, column, "took", "less time")
     for row in generate:
         if is_known(row[column]):
             yield f"The generate of transformers took {_change(row, column, 'time')} than full depth on the same path."
 
 
-def _counted(rows: list[Row]) -> str:
+def _counted(rows: list[Row]) -> Iterator[str]:
+    sound = [row for row in rows if not row["looping"]]
     best = [
         f"{within}{row['configuration']} ran {_change(row, RUN, 'multiply-adds')}{'' if place else ' than full depth'}"
         f"{_at(row)}"
-        for place, (within, row) in enumerate(best_within(rows, RUN))
+        for place, (within, row) in enumerate(best_within(sound, RUN))
     ]
     if best:
-        n = many(max(row["run_n"] for row in rows), "prompt")
-        return f"Run, not timed (n = {n}): {'; '.join(best)}."
-    row = max(rows, key=lambda row: row[RUN])
-    return (
-        "No configuration ran fewer multiply-adds than full depth; the cheapest, "
-        f"{row['configuration']}, ran {_change(row, RUN, 'multiply-adds')}{_at(row)}."
+        n = many(max(row["run_n"] for row in sound), "prompt")
+        yield f"Run, not timed (n = {n}): {'; '.join(best)}."
+    elif sound:
+        row = max(sound, key=lambda row: row[RUN])
+        yield (
+            f"No configuration{_apart(rows)} ran fewer multiply-adds than full depth; the cheapest{_of_them(rows)}, "
+            f"{row['configuration']}, ran {_change(row, RUN, 'multiply-adds')}{_at(row)}."
+        )
+    else:
+        yield "No configuration that decides online writes more than loops."
+    yield from _in_loops(rows, RUN, "ran", "fewer multiply-adds")
+
+
+def _apart(rows: list[Row]) -> str:
+    return " that writes more than loops" if any(row["looping"] for row in rows) else ""
+
+
+def _of_them(rows: list[Row]) -> str:
+    return " of them" if _apart(rows) else ""
+
+
+def _in_loops(rows: list[Row], column: str, verb: str, what: str) -> Iterator[str]:
+    """A sentence on the configurations that save, but whose text is mostly one loop; those that save most first."""
+    loops = sorted((row for row in _sure(rows, column) if row["looping"]), key=lambda row: -row[column])
+    if not loops:
+        return
+    named = ", ".join(row["configuration"] for row in loops[:MOST_NAMED])
+    named += f" and {len(loops) - MOST_NAMED} more" if len(loops) > MOST_NAMED else ""
+    share = " to ".join(dict.fromkeys(f"{end(row['loop_share'] for row in loops):.1%}" for end in (min, max)))
+    yield (
+        f"{many(len(loops), 'configuration')} ({named}) {verb} up to {loops[0][column]:.1%} {what}, but {share} of "
+        f"{'its' if len(loops) == 1 else 'their'} text is one loop, which full depth agrees with once it is there."
     )
 
 
@@ -74,7 +109,7 @@ def best_within(rows: list[Row], column: str) -> list[tuple[str, Row]]:
     All of them save something, with their whole interval where there is one. If none within the limits does, it is the
     one of lowest disagreement that does. Without known disagreements, it is the one that saves most.
     """
-    sure = [row for row in rows if (row[f"{column}_low"] if is_known(row[f"{column}_low"]) else row[column]) > 0]
+    sure = _sure(rows, column)
     comparable = [row for row in sure if is_known(row["disagreement"])]
     if not comparable:
         return [("", max(sure, key=lambda row: row[column]))] if sure else []
@@ -85,6 +120,11 @@ def best_within(rows: list[Row], column: str) -> list[tuple[str, Row]]:
             row = max(within, key=lambda row: row[column])
             found.setdefault(row["configuration"], (f"within {limit:.0%} disagreement, ", row))
     return list(found.values()) or [("", min(comparable, key=lambda row: row["disagreement"]))]
+
+
+def _sure(rows: list[Row], column: str) -> list[Row]:
+    """The configurations that save something, with their whole interval where there is one."""
+    return [row for row in rows if (row[f"{column}_low"] if is_known(row[f"{column}_low"]) else row[column]) > 0]
 
 
 def _change(row: Row, column: str, what: str) -> str:

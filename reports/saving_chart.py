@@ -10,6 +10,7 @@ from eexit.schema import GENERATE
 from reports.bootstrap import LEVEL
 from reports.charts import OPACITY, ROOM_PIXELS, ROWS, layered, rows_of, where_known
 from reports.findings import many
+from reports.looks import hollow
 from reports.saved import UNTIMED
 from reports.savings import KINDS, REALISED, RUN, THEORETICAL, Measured, Savings
 
@@ -71,7 +72,9 @@ def _marks(
     rules = base.mark_rule(aria=False, strokeWidth=2).encode(x=_x(f"{column}_low"), x2=f"{column}_high:Q", color=colour)
     yield from where_known(frame[f"{column}_low"], rules)
     points = base.mark_point(filled=True, size=80, cursor="pointer", opacity=1)
-    yield points.encode(x=_x(column), color=colour.legend(legend), shape=shape, tooltip=tooltip)
+    outline = alt.Stroke("kind:N").scale(domain=list(KINDS), range="ordinal").legend(None)
+    looks = hollow(frame, outline, legend_offset=2 * LINE_PIXELS)
+    yield points.encode(x=_x(column), color=colour.legend(legend), shape=shape, tooltip=tooltip, **looks)
 
 
 def _control(base: alt.Chart, kind: str, column: str, tooltip: list[alt.Tooltip]) -> alt.Chart:
@@ -110,6 +113,7 @@ def _tooltip(frame: pd.DataFrame, known: dict[str, str], measured: Measured | No
         yield alt.Tooltip(f"{measured.column('lacks')}:Q", title="realised lacks of run", format="+.1%")
         yield alt.Tooltip(f"{measured.column('tokens_per_s')}:Q", title="tokens/s", format=".4~g")
     yield from where_known(frame["disagreement"], alt.Tooltip("disagreement:Q", title="Disagreement", format=".1%"))
+    yield from where_known(frame["loop_share"], alt.Tooltip("loop_share:Q", title="In one loop", format=".1%"))
     yield alt.Tooltip("n:Q", title="n prompts")
 
 
@@ -129,6 +133,7 @@ def saving_columns(savings: Savings) -> Iterator[tuple[str, str, str]]:
     yield RUN, "Saving, run", "share"
     yield THEORETICAL, "Saving, theoretical", "share"
     yield "disagreement", "Disagreement", "share"
+    yield "loop_share", "In one loop", "share"
     for each in savings.measured:
         yield each.column("tokens_per_s"), f"Tokens/s, {each.label}", "real"
         yield each.column("run_timed"), f"Saving, run, of what was timed, {each.label}", "share"

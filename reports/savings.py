@@ -25,6 +25,12 @@ KINDS: Final = (THEORETICAL, RUN, REALISED)
 _COSTS: Final = {THEORETICAL: "cost_needed", RUN: "cost_run"}
 _SETUP: Final = ["machine", "device", "threads", "dtype"]
 _ENDS: Final = ("", "_low", "_high", "_n", "_control")
+_CARRIED: Final = (
+    "n",
+    "beneath",
+    "looping",
+    *(f"{name}{end}" for name in ("disagreement", "loop_share") for end in _ENDS),
+)
 
 
 @dataclass(frozen=True)
@@ -46,10 +52,10 @@ class Measured:
 class Savings:
     """One row per configuration, and one of key `generate` if transformers' own was timed.
 
-    Columns: those of `frames.naming`, the disagreement, the savings `theoretical` and `run` as fractions of full depth;
-    for each `Measured`, `realised` with its interval over the rounds and their number, `tokens_per_s`, `run_timed` (the
-    run saving of the tokens that were timed) and `lacks` (by how much the realised saving is less than that).
-    `<saving>_control` is the value of the configuration's control.
+    Columns: those of `frames.naming`; of `frames.trade_off`, the disagreement, `loop_share` and `looping`; the savings
+    `theoretical` and `run` as fractions of full depth; for each `Measured`, `realised` with its interval over the
+    rounds and their number, `tokens_per_s`, `run_timed` (the run saving of the tokens that were timed) and `lacks` (by
+    how much the realised saving is less than that). `<saving>_control` is the value of the configuration's control.
     """
 
     rows: pd.DataFrame
@@ -74,7 +80,7 @@ def savings(sweep: Sweep, trade: pd.DataFrame) -> Savings | None:
     if frame.empty or frame[names].isna().all(axis=None):
         return None
     known = trade.set_index("configuration")
-    carried = [name for name in ("n", "beneath", *(f"disagreement{end}" for end in _ENDS)) if name in known]
+    carried = [name for name in _CARRIED if name in known]
     frame = frame.assign(**{name: frame["configuration"].map(known[name]) for name in carried})
     controls = frame[frame["beneath"].notna()].drop_duplicates("beneath").set_index("beneath")
     beside = {f"{name}_control": frame["configuration"].map(controls[name]).astype(float) for name in names}

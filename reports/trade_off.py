@@ -9,7 +9,7 @@ import pandas as pd
 
 from reports.charts import HEIGHT_PIXELS, INTERVAL, OPACITY, ROOM_PIXELS, ROWS, interval_words, layered, where_known
 from reports.labels import PLOT_WIDTH_PIXELS, Axis, label_places
-from reports.looks import Looks
+from reports.looks import Looks, hollow
 from reports.parameters import representative
 
 LAYERS_SKIPPED: Final = "Layers skipped (theoretical)"  # the name of 1 − mean depth wherever it is shown
@@ -42,6 +42,7 @@ def trade_off_chart(
         alt.Tooltip(f"{y}:Q", title=y_title, format=written),
         *where_known(frame[f"{y}_low"], alt.Tooltip("interval:N", title=INTERVAL)),
         *where_known(controls, alt.Tooltip(f"{y}_control:Q", title="Its control", format=written)),
+        *where_known(frame["loop_share"], alt.Tooltip("loop_share:Q", title="In one loop", format=".1%")),
         alt.Tooltip(f"{y}_n:Q", title="n prompts"),
     ]
     return layered(
@@ -63,7 +64,7 @@ def trade_off_chart(
         ),
         base.transform_calculate(interval=interval_words(y, written))
         .mark_point(filled=True, size=80, cursor="pointer")
-        .encode(shape=looks.shape(points), opacity=OPACITY, tooltip=tooltip),
+        .encode(shape=looks.shape(points), opacity=OPACITY, tooltip=tooltip, **hollow(points, looks.outline())),
         *_labels(base, frame, y, share),
         description=description,
     )

@@ -168,6 +168,10 @@ const HOW = [
     "Share of decided tokens that are not the full-depth model's most likely token given the same text, which is the run's own text before that token. With sampling, a token can differ without an early exit, so that normal disagrees too. Even a small share can change a whole text. In the texts, such a token has a line over it.",
   ],
   [
+    "In one loop",
+    "longest_loop / n_tokens: the share of a run's tokens in its longest stretch of one piece that repeats back to back. Disagreement and perplexity can't show a loop, since they compare each token with what full depth, given the same text, would say next. Given a loop, full depth goes on with it, so that a text of nothing but one loop agrees with full depth and has a low perplexity. If more than half of a configuration's text is one loop, and normal's is not, it is not named as the one that saves most, and is drawn hollow.",
+  ],
+  [
     "Where tokens exit, layer mix",
     "The share of a run's decided tokens that exit at each layer, averaged over prompts. Decided tokens are those whose exit was drawn: all except the first one of a run, which is always read from the final layer.",
   ],

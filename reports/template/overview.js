@@ -132,16 +132,18 @@ function limited(chart) {
 }
 
 // For each mode and rule, up to MOST_NAMED of them, a sentence on the configuration that skips the most layers within the
-// limit, sorted by layers skipped. Controls are left out.
+// limit, sorted by layers skipped. Controls are left out, and so are configurations that write loops, which are counted.
 function skipMost({ rows }, column, name) {
   if (!(most >= 0)) return ["Give a number from 0 to 100."];
   const known = rows.filter((row) => row.rule !== null && row.control_of === null && row[column.key] !== null),
+    isWithin = (row) => row[column.key] <= most / 100,
+    loops = known.filter((row) => row.looping && isWithin(row)).length,
     names = [...new Set(known.map((row) => row.series))];
   const skipped = { key: "layers_skipped", form: "share" };
   const best = names.map(
     (name) =>
       sorted(
-        known.filter((row) => row.series === name && row[column.key] <= most / 100),
+        known.filter((row) => row.series === name && !row.looping && isWithin(row)),
         (row) => row.layers_skipped,
         true,
       )[0],
@@ -160,8 +162,16 @@ function skipMost({ rows }, column, name) {
   const none = names.filter((_, i) => !best[i]);
   const fewer = within.length - found.length;
   if (fewer > 0) found.push(`${fewer} more pairs of mode and rule would skip fewer. `);
-  if (none.length > MOST_NAMED) return [...found, `${none.length} pairs have no configuration with so low a ${name}.`];
-  return none.length ? [...found, `No ${none.join(", no ")} configuration has so low a ${name}.`] : found;
+  if (loops)
+    found.push(
+      `${form(loops, "count")} ${loops === 1 ? "configuration is" : "configurations are"} left out, whose text is mostly one loop, which full depth agrees with once it is there. `,
+    );
+  const other = loops ? "other " : "";
+  if (none.length > MOST_NAMED)
+    return [...found, `${none.length} pairs have no ${other}configuration with so low a ${name}.`];
+  return none.length
+    ? [...found, `No ${other}${none.join(`, no ${other}`)} configuration has so low a ${name}.`]
+    : found;
 }
 
 const held = () =>

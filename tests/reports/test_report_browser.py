@@ -79,6 +79,24 @@ def test_most_layers_skipped_at_a_disagreement_is_read_off(visit: Visit, tmp_pat
     assert answer.get_by_role("link").count() == 0
 
 
+def test_most_layers_skipped_leaves_out_what_writes_loops(visit: Visit, tmp_path: Path) -> None:
+    generations, tokens = [], []
+    for mode, k, loop, depth in (("normal", None, 0, 1.0), ("unfrozen", 0.5, 2, 0.2), ("unfrozen", 2.0, 1, 0.9)):
+        change: dict[str, Any] = {"mean_depth": depth, "longest_loop": loop, "disagreement": 0.04}
+        row, rows = run_rows("0", "?", mode, k, ["a", "b", "c"], **change)
+        generations.append(row)
+        tokens += rows
+    path = build_report(str(write_sweep(tmp_path / "s", generations, tokens)), tmp_path / "r.html")
+    page = visit("#/", path=path)
+    assert page.locator("[data-chart=trade-disagreement] output").inner_text() == (
+        "unfrozen/kl/2 would skip 10.0% of the layers (theoretical), at a disagreement of 4.0% (n = 1). "
+        "1 configuration is left out, whose text is mostly one loop, which full depth agrees with once it is there."
+    )
+    page.locator("[data-chart=heat] select").first.select_option(label="In one loop")
+    page.locator("[data-chart=heat] summary").click()
+    assert "66.7%" in page.locator("[data-chart=heat] table").inner_text()
+
+
 def test_from_the_overview_to_a_token(visit: Visit) -> None:
     page = visit("#/")
     page.locator("[data-chart=heat] summary").click()

@@ -71,6 +71,23 @@ def test_seeds_are_averaged_within_a_prompt_first(tmp_path: Path) -> None:
     assert (row["n"], row["n_failed"]) == (2, 1)
 
 
+def test_a_text_that_is_mostly_one_loop_is_marked_unless_normal_loops_too(tmp_path: Path) -> None:
+    changes = {
+        ("unfrozen", 0, 0): {"n_tokens": 100, "longest_loop": 95},
+        ("unfrozen", 1, 0): {"n_tokens": 40, "longest_loop": 6},
+        ("normal", 0, 0): {"n_tokens": 100, "longest_loop": 2},
+        ("normal", 1, 0): {"n_tokens": 0, "longest_loop": 0},
+    }
+    trade = frames.trade_off(small_sweep(tmp_path / "0", changes, 2))
+    early, normal = row_of(trade, "unfrozen/kl/1"), row_of(trade, "normal")
+    assert (early["loop_share"], early["looping"]) == (pytest.approx((0.95 + 0.15) / 2), True)
+    assert (normal["loop_share"], normal["loop_share_n"], normal["looping"]) == (pytest.approx(0.02), 1, False)
+    half = changes | {("unfrozen", 1, 0): {"n_tokens": 40, "longest_loop": 2}}
+    assert not row_of(frames.trade_off(small_sweep(tmp_path / "1", half, 2)), "unfrozen/kl/1")["looping"]
+    alike = changes | {("normal", 0, 0): {"n_tokens": 100, "longest_loop": 60}}
+    assert not frames.trade_off(small_sweep(tmp_path / "2", alike, 2))["looping"].any()
+
+
 def test_failures_are_counted_and_left_out(make_sweep: MakeSweep) -> None:
     sweep = read_sweep(str(make_sweep(3, fail=lambda p, mode, k: p == 0 and mode == "unfrozen" and k == 1.0)))
     row = row_of(frames.trade_off(sweep), "unfrozen/kl/1")

@@ -1,5 +1,6 @@
 """What each configuration saves: in theory, of what was run, and of the time it took."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +19,9 @@ from eexit.schema import GENERATE, TIMINGS
 from eexit.seals import encode_timings
 from reports import frames
 from reports.bootstrap import estimate_ratios
-from reports.findings import SEVERAL, findings
+from reports.findings import FEW, SEVERAL, findings
 from reports.loading import Sweep, read_sweep
+from reports.looks import HOLLOW
 from reports.overview import overview_charts
 from reports.page import build_report
 from reports.saved import UNTIMED, saved
@@ -192,6 +194,78 @@ def test_without_timings_the_findings_say_which_command_measures_them(tmp_path: 
     assert saved(oracles)[0].startswith("No configuration saves time: all rules of this sweep are oracles")
 
 
+def rows_with(its: Savings, *others: tuple[str, float, float, float]) -> Savings:
+    """The savings with further online configurations: their name, saving (run and realised), disagreement and loops."""
+    (row,) = its.rows[its.rows["configuration"] == ONLINE].to_dict("records")
+    more = [
+        row
+        | {"configuration": name, "run": saving, "realised_0": saving, "disagreement": differs, "loop_share": loop}
+        | {"looping": loop > 0.5, "realised_0_low": saving - 0.01, "realised_0_high": saving + 0.01}
+        for name, saving, differs, loop in others
+    ]
+    return replace(its, rows=pd.concat([its.rows, pd.DataFrame(more)], ignore_index=True))
+
+
+LOOPS = [(f"unfrozen/loop/{number}", 0.1 * number, 0.02, 1 - 0.1 * number) for number in (1, 2, 3, 4)]
+
+
+def test_what_writes_loops_is_not_named_as_the_best(tmp_path: Path) -> None:
+    folder = costly(tmp_path / "s", [(100.0, 50.0, 80.0)], disagreement=0.04)
+    time(folder, {NORMAL: [10] * 5, ONLINE: [8, 8, 7, 9, 8]})
+    alone, _ = found(folder)
+    (said,) = saved(rows_with(alone, *LOOPS))
+    assert said == (
+        f"{saved(alone)[0]} 4 configurations (unfrozen/loop/4, unfrozen/loop/3, unfrozen/loop/2 and 1 more) took up to "
+        "40.0% less time, but 60.0% to 90.0% of their text is one loop, which full depth agrees with once it is there."
+    )
+    (said,) = saved(rows_with(replace(alone, measured=()), LOOPS[0]))
+    assert (
+        "within 5% disagreement, unfrozen/fixed/10 ran 20.0% fewer multiply-adds than full depth, at 4.0% "
+        "disagreement. "
+        "1 configuration (unfrozen/loop/1) ran up to 10.0% fewer multiply-adds, but 90.0% of its text is one loop, "
+    ) in said
+
+
+def test_if_nothing_but_loops_saves_the_findings_say_so(tmp_path: Path) -> None:
+    folder = costly(tmp_path / "s", [(100.0, 50.0, 120.0)], disagreement=0.04)
+    time(folder, {NORMAL: [10] * 5, ONLINE: [12, 12, 13, 11, 12]})
+    its = rows_with(found(folder)[0], *LOOPS)
+    loops = " (unfrozen/loop/4, unfrozen/loop/3, unfrozen/loop/2 and 1 more) "
+    (said,) = saved(its)
+    assert (
+        "no configuration that writes more than loops was certainly faster than full depth; the fastest of them, "
+        "unfrozen/fixed/10, took 20.0% [10.0%, 30.0%] more time (run: 30.0%), at 4.0% disagreement. 4 configurations"
+        f"{loops}took up to 40.0% less time, "
+    ) in said
+    (said,) = saved(replace(its, measured=()))
+    assert said.startswith(
+        "No configuration that writes more than loops ran fewer multiply-adds than full depth; the cheapest of them, "
+        f"unfrozen/fixed/10, ran 20.0% more multiply-adds, at 4.0% disagreement. 4 configurations{loops}ran up to 40.0%"
+    )
+    only = replace(its, rows=its.rows[its.rows["configuration"] != ONLINE])
+    assert "(median of 5 rounds): no configuration that writes more than loops was timed. 4 conf" in saved(only)[0]
+    said = saved(replace(only, measured=()))[0]
+    assert said.startswith("No configuration that decides online writes more than loops. 4 configurations (")
+
+
+@pytest.mark.parametrize("n", [1, FEW + 1, SEVERAL + 1])
+def test_a_low_disagreement_is_not_said_without_the_loop_that_it_hides(tmp_path: Path, n: int) -> None:
+    trade = frames.trade_off(read_sweep(str(costly(tmp_path / "s", [(100.0, 50.0, 80.0)], disagreement=0.2))))
+    online = trade[trade["configuration"] == ONLINE]
+    loops = [
+        online.assign(
+            rule=name, series=name, shown_as=f"unfrozen/{name}/1", disagreement=0.1, looping=True, loop_share=0.95
+        )
+        for name in (f"loop{number}" for number in range(n))
+    ]  # fmt: skip
+    said = findings(pd.concat([*loops, online], ignore_index=True), pd.DataFrame())
+    text = " ".join(said)
+    assert text.count("(but 95.0% of ") == {1: 1, FEW + 1: n, SEVERAL + 1: 1}[n]
+    if n > SEVERAL:
+        assert said[0].startswith("unfrozen: fixed/10 would skip "), "loops come last, however low their disagreement"
+        assert said[0].count("(one loop: 95.0%)") == n - 1
+
+
 def test_many_rules_get_a_sentence_for_each_mode(tmp_path: Path) -> None:
     trade = frames.trade_off(read_sweep(str(costly(tmp_path / "s", [(100.0, 50.0, 80.0)]))))
     row = trade[trade["rule"] == "kl"]
@@ -230,6 +304,27 @@ def test_the_chart_has_a_variant_per_batch_size_and_marks_for_what_is_known(time
                if "shape" in layer["encoding"]]  # fmt: skip
     assert legends == [["theoretical", "run"]] * 2
     assert UNTIMED in chart["caption"]
+
+
+def test_points_of_loops_are_hollow_in_the_page_and_in_the_static_charts(tmp_path: Path) -> None:
+    costing = [(100.0, 50.0, 80.0)]
+    for name, loop in (("loop", {"n_tokens": 4, "longest_loop": 3}), ("sound", {"n_tokens": 4, "longest_loop": 2})):
+        folder = costly(tmp_path / name, costing, **loop)
+        sweep = read_sweep(str(folder))
+        trade = frames.trade_off(sweep)
+        drawn = {chart["key"]: chart for chart in overview_charts(sweep, trade, savings(sweep, trade))}
+        for key in ("saves", "trade-disagreement", "trade-perplexity"):
+            layers = drawn[key]["variants"][0]["spec"]["layer"]
+            assert any("fillOpacity" in layer["encoding"] for layer in layers) == (name == "loop"), key
+            labels = {column["label"] for column in drawn[key]["table"]["columns"]}
+            assert "In one loop" in labels
+            titles = {tip["title"] for layer in layers for tip in layer["encoding"].get("tooltip", [])}
+            assert "In one loop" in titles
+        page = build_report(str(folder), tmp_path / f"{name}.html").read_text()
+        static = page[page.index("<noscript>") : page.index("</noscript>")]
+        assert (HOLLOW in static) == (name == "loop")
+        hollow = [mark for mark in re.findall(r"<path [^>]*>", static) if 'fill-opacity="0"' in mark]
+        assert len(hollow) == (3 if name == "loop" else 0), "one in each of the trade-off charts"
 
 
 def test_a_sweep_without_costs_has_no_such_chart(make_sweep: MakeSweep) -> None:
