@@ -12,20 +12,25 @@ from cluster.landing import read_columns
 from cluster.store import Store
 from eexit.configuration import Configuration
 
-COLUMNS = ["configuration", "status", "mean_depth", "disagreement", "perplexity", "tokens_until_difference"]
+COLUMNS = [
+    *("configuration", "status", "n_tokens", "mean_depth", "disagreement"),
+    *("longest_loop", "perplexity", "tokens_until_difference"),
+]
 # The report's words, broken so that the table fits in 80 columns.
 HEADINGS = (
     "runs",
     "failed",
-    "layers\nskipped\n(theo-\nretical)",
-    "disagree-\nment",
-    "perplex-\nity",
-    "same as\nnormal\nuntil",
+    "layers\nskipped\n(theo-\nreti-\ncal)",
+    "dis-\nagree-\nment",
+    "one\nloop",
+    "per-\nplex-\nity",
+    "same\nas\nnormal\nuntil",
 )
 CAPTION = (
     "Means over runs, geometric for perplexity. Layers skipped: 1 − mean depth, what would be saved if deciding "
-    "were free. Disagreement: decided tokens that full depth, given the same text, would not have said. Same as "
-    "normal until: tokens before the first that differs from the prompt's normal run."
+    "were free. Disagreement: decided tokens that full depth, given the same text, would not have said. One "
+    "loop: the share of the text in its longest loop, which full depth, given the loop, agrees with. Same as normal "
+    "until: tokens before the first that differs from the prompt's normal run."
 )
 
 
@@ -44,12 +49,14 @@ def closing_table(store: Store, configurations: Sequence[Configuration]) -> Tabl
 def _line(configuration: Configuration, generations: pa.Table) -> list[str]:
     n_runs, n_errors, done = outcomes(configuration, generations)
     log_perplexity = pc.mean(pc.ln(done["perplexity"]))
+    loop_share = pc.divide(done["longest_loop"], pc.cast(done["n_tokens"], pa.float64()))
     return [
         configuration.key,
         f"{n_runs:,}",
         f"{n_errors:,}",
         _said(pc.subtract(1.0, pc.mean(done["mean_depth"])), "{:.1%}"),
         _said(pc.mean(done["disagreement"]), "{:.1%}"),
+        _said(pc.mean(loop_share), "{:.1%}"),
         _said(pc.exp(log_perplexity), "{:.4g}"),
         _said(pc.mean(done["tokens_until_difference"]), "{:.1f}"),
     ]

@@ -53,11 +53,18 @@ def test_a_sweep_ends_with_its_table_and_where_to_look(finished: tuple[Path, str
             "2",
             f"{1 - runs.mean_depth.mean():.1%}",
             f"{runs.disagreement.mean():.1%}",
+            f"{(runs.longest_loop / runs.n_tokens).mean():.1%}",
             f"{np.exp(np.log(runs.perplexity).mean()):.4g}",
             f"{runs.tokens_until_difference.mean():.1f}",
         ]
     headings = said[: said.index("\n normal ")].split()
-    for heading in ("layers skipped (theo- retical)", "disagree- ment", "perplex- ity", "same as normal until"):
+    for heading in (
+        "layers skipped (theo- reti- cal)",
+        "dis- agree- ment",
+        "one loop",
+        "per- plex- ity",
+        "same as normal until",
+    ):
         assert all(word in headings for word in heading.split()), heading
     assert "runs ·" not in said
     progress = (folder / "progress.txt").read_text()
