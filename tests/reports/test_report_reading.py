@@ -45,7 +45,7 @@ def looks_of(frame: pd.DataFrame) -> Looks:
 def trade_frame(points: Any = POINTS, interval: bool = False) -> pd.DataFrame:
     rows = []
     for mode, k, x, y in points:
-        row = naming(configuration(mode, k)) | {"beneath": None}
+        row = naming(configuration(mode, k)) | {"beneath": None, "loop_share": 0.0, "looping": False}
         for name, value in (("layers_skipped", x), ("perplexity", y)):
             ends = (value * 0.9, value * 1.1) if interval else (None, None)
             row |= {name: value, f"{name}_low": ends[0], f"{name}_high": ends[1], f"{name}_n": 3}
