@@ -53,7 +53,9 @@ def generate_one(model: PreTrainedModel, decoder: Decoder, request: Request, dec
         stops, evidence = [0.0] * len(kls), [math.nan] * len(kls)  # where no exit is drawn
         if position > 0 and rule is not None:
             own = teacher
-            if request.configuration.mode in LEAVE:  # up to the exit, a full-depth pass is the student's
+            if (
+                rule in ONLINE and request.configuration.mode in LEAVE
+            ):  # a full-depth pass, the student's up to its exit
                 own = run(model, decoder, inputs, copy.deepcopy(student))
             streams = [stream[0, -1] for stream in own.hidden_states]
             own_logits = [

@@ -9,6 +9,7 @@ import pytest
 import torch
 from axes import EXITABLE
 from card import Card
+from references import decoder_of, packed_decoder_of
 from tiny_models import VOCABULARY, tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache, PreTrainedModel
@@ -16,7 +17,6 @@ from transformers.integrations import moe
 
 from eexit.anatomy import Decoder
 from eexit.costs import Counts, Prices, cost, full_depth, needed
-from eexit.cpu.packed_linear import pack_linear_layers
 from eexit.prices import find_prices
 from eexit.states import STATES
 from eexit.watching import attention_by, configs_of
@@ -42,16 +42,10 @@ def its_own_multiply_adds(model: PreTrainedModel) -> float:
     return flops / 2
 
 
-def packed(model: PreTrainedModel) -> PreTrainedModel:
-    model = copy.deepcopy(model)
-    pack_linear_layers(model)
-    return model
-
-
 def test_full_depth_costs_what_the_models_own_forward_does(any_model: PreTrainedModel) -> None:
     its_own = its_own_multiply_adds(any_model)
-    for model in (any_model, packed(any_model)):
-        assert cost(find_prices(Decoder(model)), full_depth(N_DECIDED, N_LAYERS, len(EXITABLE)), N_PROMPT) == its_own
+    for decoder in (decoder_of(any_model), packed_decoder_of(any_model)):
+        assert cost(find_prices(decoder), full_depth(N_DECIDED, N_LAYERS, len(EXITABLE)), N_PROMPT) == its_own
 
 
 def test_experts_cost_the_same_however_their_products_are_grouped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,9 +107,9 @@ def check_ends(model: PreTrainedModel, rule: str, modes: Sequence[str]) -> None:
 
 
 def test_invariant_3_the_seeds_rule_and_an_online_one_match_the_naive_reference(any_model: PreTrainedModel) -> None:
-    exits = [*configurations(any_model, ["unfrozen", "frozen_residual"], ["kl"])]
-    exits += configurations(any_model, rules=["confidence"])[1:]
-    requests, final = grid(exits, PROMPTS[:2]), any_model.config.num_hidden_layers - 1
+    requests = grid(configurations(any_model, ["unfrozen", "frozen_residual"], ["kl"]), PROMPTS[:2])
+    requests += grid(configurations(any_model, rules=["confidence"])[1:], PROMPTS[:1])
+    final = any_model.config.num_hidden_layers - 1
     traces = check_reference(any_model, requests, SAMPLED)
     seen = {rule: exits_of(traces, requests, rule) for rule in ("kl", "confidence")}
     assert seen["kl"] == {*EXITABLE, final}, "the comparison must cover every exit"
@@ -185,10 +185,11 @@ def test_invariant_3_holds_however_rows_decode(llama: PreTrainedModel, change: d
 def test_invariant_4_a_row_is_the_same_alone_and_beside_others(any_model: PreTrainedModel) -> None:
     rules = [("kl", 0.5), ("confidence", some(any_model, "confidence")[0])]
     modes = modes_of(any_model)
-    requests = grid([Configuration(NORMAL), *(Configuration(mode, *rule) for rule in rules for mode in modes)])
-    together = generate(any_model, requests)
-    for index in (0, 4, 8, 16):  # another mode, rule or prompt each
-        assert_same(together[index], generate(any_model, [requests[index]])[0])
+    exits = [Configuration(NORMAL), *(Configuration(mode, *rule) for rule in rules for mode in modes)]
+    requests = grid(exits, PROMPTS[:2])
+    together = generate(any_model, requests, SAMPLED)
+    for index in (0, 4, 12):  # another mode, rule and prompt each
+        assert_same(together[index], generate(any_model, [requests[index]], SAMPLED)[0])
 
 
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, "mpt"])  # our attention, and layers that attend by themselves
@@ -198,14 +199,14 @@ def test_invariant_4_a_row_does_not_depend_on_its_neighbours(
     model = shared_model(architecture)
     exits = configurations(model)
     requests = [Request(prompt, exit, seed) for seed, prompt in enumerate(PROMPTS[:2]) for exit in exits]
-    decoding = replace(DECODING, eos_token_ids=frozenset({0, 9, 33}), temperature=0.7)
+    decoding = replace(DECODING, eos_token_ids=frozenset(range(0, 97, 11)), temperature=0.8)
     together = generate(model, requests, decoding)
     shuffled = np.random.default_rng(0).permutation(len(requests))
     reordered = generate(model, [requests[index] for index in shuffled], decoding)
     monkeypatch.setattr(online, "MOST_WAITING_TOKENS", 3)
     few_at_a_time = generate(model, requests, replace(decoding, rows=3))
     for index, (request, trace) in enumerate(zip(requests, together, strict=True)):
-        if index % 4 == 0:
+        if index % 10 == 0:
             assert_same(trace, generate(model, [request], decoding)[0])
         assert_same(trace, few_at_a_time[index])
         assert_same(trace, reordered[int(np.flatnonzero(shuffled == index)[0])])
