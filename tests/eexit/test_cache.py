@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 from torch import Tensor
 
 from eexit.cache import KVCache
-from eexit.cache_view import CacheView
+from eexit.cache_view import CacheView, TokensView
 from eexit.cpu import kernels
 
 N_SLOTS, N_KEY_HEADS, WIDTH, VALUE_WIDTH = 5, 2, 24, 20
@@ -97,3 +98,43 @@ def test_a_token_attends_to_its_own_rows_positions_up_to_its_own(
         expected = attention(query[row, :, 0], own_keys, own_values, 0.3, softcap, sinks)
         tolerance: dict[str, Any] = {} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
         torch.testing.assert_close(attended[row, 0].float(), expected.float(), **tolerance)
+
+
+@pytest.mark.parametrize("some", [None, [6, 0, 2, 5, 1]])  # among which rows have other numbers of tokens
+@pytest.mark.parametrize("window", [None, 7])
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("has_sinks", [False, True])
+@pytest.mark.parametrize("hides", [False, True])
+def test_tokens_of_a_row_attend_to_one_another_by_torchs_operators_too(
+    use_compiler: Callable[[str], None], some: list[int] | None, window: int | None, softcap: float | None,
+    has_sinks: bool, hides: bool,
+) -> None:  # fmt: skip
+    use_compiler("no-such-compiler")
+    torch.manual_seed(0)
+    slot_N, position_N = torch.tensor([3, 1, 3, 0, 3, 1, 1]), torch.tensor([22, 9, 20, 0, 21, 3, 12])
+    kv = KVCache(N_SLOTS, 40)
+    kv.reserve(40)
+    keys, values = kv.layer(0, torch.empty(N_KEY_HEADS, 1, WIDTH), torch.empty(N_KEY_HEADS, 1, VALUE_WIDTH))
+    keys.normal_()
+    values.normal_()
+    hidden = torch.zeros(N_SLOTS, 40, dtype=torch.bool)
+    if hides:
+        hidden[:, ::3] = True
+        hidden[slot_N, position_N] = False
+        slot_M, hidden_position_M = hidden.nonzero(as_tuple=True)
+        kv.hide(0, slot_M, hidden_position_M)
+    view = TokensView(kv, slot_N, position_N[:, None], 23)
+    if some is not None:
+        view, slot_N, position_N = view.among(torch.tensor(some)), slot_N[some], position_N[some]
+    query, key, value = (
+        torch.randn(len(slot_N), heads, 1, width)
+        for heads, width in ((N_KEY_HEADS * 3, WIDTH), (N_KEY_HEADS, WIDTH), (N_KEY_HEADS, VALUE_WIDTH))
+    )
+    sink_H = torch.randn(N_KEY_HEADS * 3) * 4 if has_sinks else None
+    attended = view.attend(query, *view.update(key, value, 0), 0.3, window, softcap, sink_H)
+    for token, (slot, position) in enumerate(zip(slot_N.tolist(), position_N.tolist(), strict=True)):
+        start = max(0, position + 1 - window) if window else 0
+        there = [other for other in range(start, position + 1) if not hidden[slot, other]]
+        own_keys, own_values = keys[slot, :, there], values[slot, :, there]
+        expected = attention(query[token, :, 0], own_keys, own_values, 0.3, softcap, sink_H)
+        torch.testing.assert_close(attended[token, 0].double(), expected, rtol=1e-4, atol=1e-5)
