@@ -227,7 +227,7 @@ class ExitPass:
         return self.layer_pass.among(row, self.view.among(row))
 
     def _exited(self, rows: np.ndarray) -> "ExitedTokens":
-        [row] = to_device([rows], self.tokens.hidden_NW.device)
+        [row] = to_device([self._padded(rows)], self.tokens.hidden_NW.device)
         return ExitedTokens(self._among(row), self.tokens.hidden_NW[row, None])
 
     def _padded(self, rows: np.ndarray) -> np.ndarray:
