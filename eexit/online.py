@@ -153,7 +153,6 @@ def online_step(decoder: Decoder, decoding: Decoding, batch: OnlineBatch) -> Non
         }
         exit_layer = batch.layers.exits[taken.exit_D]
         batch.record(slots, {"exit_layer_T": exit_layer, **to_host(columns)})
-
     # 5. Tokens that are through all layers are read as the teacher's, many at a time.
     if batch.streams_SPXW is not None:
         through = np.flatnonzero(done.unaltered_N & (tokens.next_N == batch.layers.n_layers))

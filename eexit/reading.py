@@ -135,8 +135,12 @@ def read_tokens(
     With tokens that are given, those are taken.
     """
     ready_BH = _ready(decoder, hidden_BW, places_X, decoding)
-    read = _read(decoder, ready_BH, decoding, given_B)
-    return read.taken(torch.arange(len(ready_BH), device=ready_BH.device), decoding, u_B)
+    row_B = torch.arange(len(ready_BH), device=ready_BH.device)
+    parts = []
+    for row in row_B.split(_rows_at_a_time(decoder)):  # where tokens are sampled, logits are kept until they are taken
+        read = _read(decoder, ready_BH[row], decoding, None if given_B is None else given_B[row])
+        parts.append(read.taken(row - row[0], decoding, u_B[row]))
+    return Picked(*[torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Picked)])
 
 
 @dataclass(frozen=True)
