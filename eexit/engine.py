@@ -2,7 +2,8 @@
 
 Rows of one prompt share its prefill. Rows that end leave the batch, and waiting requests take their slots (continuous
 batching, as in Orca, Yu et al. 2022). Rows of oracles decode beside the full-depth pass, together with those of
-`normal` (`eexit.step`); all others, and `normal` where there is no oracle, in the loop of online rules (`eexit.online`).
+`normal` (`eexit.step`). All others, and `normal` where there is no oracle, decode in the loop of online rules
+(`eexit.online`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
