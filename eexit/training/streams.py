@@ -1,0 +1,40 @@
+"""Residual streams of texts, recomputed whenever they are needed: for a whole sweep they would be too large to keep.
+
+Shapes: B rows (one), T tokens of a text, N positions of a block's answers, X layers, W width of the residual stream.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from eexit.anatomy import Decoder
+from eexit.cache import KVCache
+from eexit.training.texts import Text
+
+
+def streams(decoder: Decoder, block: Sequence[Text], layers: Sequence[int], decided_only: bool = False) -> Tensor:
+    """The residual streams after `layers` and, last, after the final layer, (N, X, W), in the order of the texts.
+
+    N are the positions from which an answer's tokens are read; with `decided_only`, without the first of each answer,
+    for which no exit is drawn. They can be used in a computation of gradients, though they have none themselves.
+    """
+    kept = [*layers, decoder.n_layers - 1]
+    with torch.inference_mode():
+        states = torch.cat([_of_text(decoder, text, kept)[int(decided_only) :] for text in block])
+    return states.clone()  # outside of inference mode, as an ordinary tensor
+
+
+def _of_text(decoder: Decoder, text: Text, kept: Sequence[int]) -> Tensor:
+    """At full depth, up to the token before the last, whose position is the last that something is read from."""
+    ids = [*text.prompt_token_ids, *text.token_ids[:-1]]
+    token_BT = torch.tensor([ids], device=decoder.device)
+    view = decoder.view(KVCache(1, len(ids)), torch.arange(len(ids), device=decoder.device)[None], len(ids))
+    states = {}
+    with decoder.attending():
+        hidden_BTW, layer_pass = decoder.begin(token_BT, view)
+        for layer in range(max(kept) + 1):
+            hidden_BTW = layer_pass.block(layer, hidden_BTW)
+            if layer in kept:
+                states[layer] = hidden_BTW[0, len(text.prompt_token_ids) - 1 :]
+    return torch.stack([states[layer] for layer in kept], 1)

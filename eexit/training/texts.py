@@ -1,0 +1,100 @@
+"""The texts that exits learn from: what the model wrote at full depth, split into training and held-out prompts.
+
+The split goes by the prompt's text, never by token, so that it is the same for every sweep and every way to train.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from eexit.configuration import NORMAL
+from eexit.files import DamagedError, Place, list_files, read_shards, read_tokens
+from eexit.schema import OK
+
+ONE_IN: Final = 5  # prompts is held out, and of the others as many choose settings
+
+
+@dataclass(frozen=True)
+class Text:
+    """A prompt and the answer to it, as token ids.
+
+    Nothing is learned from texts that are `held_out`: tables are made of them. Of the others, those that `choose` are
+    also used to choose settings, such as the strength of a penalty, and when to stop.
+    """
+
+    prompt_id: str
+    prompt_token_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    held_out: bool = False
+    chooses: bool = False
+
+
+def is_held_out(prompt: str) -> bool:
+    """Whether a prompt is held out: one in five, by a hash of its text."""
+    return _share_of(prompt, "held out")
+
+
+def chooses(prompt: str) -> bool:
+    """Whether a prompt that is not held out is used to choose settings: one in five, by another hash of its text."""
+    return not is_held_out(prompt) and _share_of(prompt, "chooses")
+
+
+def _share_of(prompt: str, salt: str) -> bool:
+    digest = hashlib.blake2b(prompt.encode(), digest_size=8, key=salt.encode()).digest()
+    return int.from_bytes(digest) % ONE_IN == 0
+
+
+def read_texts(place: Place) -> list[Text]:
+    """The texts of a sweep's `normal` runs that went well, in the order of prompt ids; equal ones once.
+
+    Raises `DamagedError` for a damaged file, and `OSError`.
+    """
+    listing = list_files(place)
+    columns = ["run_id", "prompt_id", "prompt", "mode", "status", "prompt_token_ids", "n_tokens"]
+    texts: list[Text] = []
+    for shard in read_shards(place, listing, columns):
+        if isinstance(shard, DamagedError):
+            raise shard
+        good = pc.and_(pc.equal(shard.rows["mode"], NORMAL), pc.equal(shard.rows["status"], OK))
+        rows = shard.rows.filter(good)
+        if rows.num_rows:
+            texts += _texts(rows, read_tokens(place, shard))
+    return distinct(sorted(texts, key=lambda text: (text.prompt_id, text.token_ids)))
+
+
+def _texts(rows: pa.Table, tokens: pa.Table) -> Iterator[Text]:
+    answers: dict[str, list[int]] = {run_id: [] for run_id in rows["run_id"].to_pylist()}
+    its = tokens.filter(pc.is_in(tokens["run_id"], rows["run_id"].combine_chunks())).sort_by("position")
+    for run_id, token in zip(its["run_id"].to_pylist(), its["token_id"].to_pylist(), strict=True):
+        answers[run_id].append(token)
+    for row in rows.to_pylist():
+        prompt = row["prompt"]
+        split = is_held_out(prompt), chooses(prompt)
+        yield Text(row["prompt_id"], tuple(row["prompt_token_ids"]), tuple(answers[row["run_id"]]), *split)
+
+
+def distinct(texts: Iterable[Text]) -> list[Text]:
+    """The texts without repeats, which other seeds and other sweeps of the same prompts may bring."""
+    return list({(text.prompt_token_ids, text.token_ids): text for text in reversed(list(texts))}.values())[::-1]
+
+
+def n_tokens(texts: Sequence[Text]) -> int:
+    """Tokens of the answers."""
+    return sum(len(text.token_ids) for text in texts)
+
+
+def blocks(texts: Sequence[Text], most_tokens: int) -> list[list[Text]]:
+    """Successive texts together, as many as have at most so many tokens in their answers, but at least one."""
+    cut: list[list[Text]] = []
+    room = 0
+    for text in texts:
+        if len(text.token_ids) > room or not cut:
+            cut.append([])
+            room = most_tokens
+        cut[-1].append(text)
+        room -= len(text.token_ids)
+    return cut

@@ -1,0 +1,26 @@
+"""Which texts are learned from: the split by prompt, the sweep's normal runs, and blocks of texts."""
+
+from eexit.training.texts import Text, blocks, chooses, distinct, is_held_out, n_tokens
+
+PROMPTS = [f"prompt {number}" for number in range(2000)]
+
+
+def test_one_prompt_in_five_is_held_out_and_one_in_five_of_the_others_chooses() -> None:
+    held_out = [prompt for prompt in PROMPTS if is_held_out(prompt)]
+    choosing = [prompt for prompt in PROMPTS if chooses(prompt)]
+    assert abs(len(held_out) - 400) < 60  # more than three standard errors
+    assert abs(len(choosing) - 320) < 55
+    assert not set(held_out) & set(choosing)
+
+
+def test_blocks_hold_whole_texts_in_order() -> None:
+    texts = [Text(str(length), (1,), (7,) * length) for length in (3, 4, 9, 1, 1, 1)]
+    cut = blocks(texts, 7)
+    assert [[len(text.token_ids) for text in block] for block in cut] == [[3, 4], [9], [1, 1, 1]]
+    assert n_tokens(texts) == 19
+    assert blocks([], 7) == []
+
+
+def test_equal_texts_are_learned_from_once() -> None:
+    one, same, other = Text("a", (1,), (2, 3)), Text("b", (1,), (2, 3)), Text("c", (1,), (2, 4))
+    assert distinct([one, same, other]) == [one, other]
