@@ -18,6 +18,11 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 2 if config.args_source == pytest.Config.ArgsSource.TESTPATHS else 0
 
 
+def pytest_configure() -> None:
+    """Have threads of processes that tests start wait asleep: two that spin take turns on a core that is wanted."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     """Matrices this small gain nothing from threads, and lose much when others want the cores."""
