@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, ParamSpec, TypeVar
 
+from eexit.artefacts import refuse_misfit
 from eexit.config import SweepConfig, UsageError, first_line
 from eexit.plan import count_runs
 from eexit.rows import CPU_CACHE_BYTES
@@ -115,6 +116,7 @@ def _look(config: SweepConfig, rows: int, prompt_tokens: int) -> Look:
 
     model = describe_model(config)
     layers = resolve_exitable_layers(config, model.n_layers)
+    refuse_misfit(config, asdict(model), layers)
     return asdict(model), layers, _look_at_memory(config, rows, prompt_tokens)
 
 

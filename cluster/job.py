@@ -104,7 +104,7 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     `default` is used as `--config` if the flags give neither that nor prompts. Raises `UsageError` for whatever can't
     be used.
     """
-    parser = make_parser(FIELDS, description, skip=("prompts", "controls"), demo=_read_toml(default))
+    parser = make_parser(FIELDS, description, skip=("prompts", "controls", "digests"), demo=_read_toml(default))
     parser.add_argument(
         "--config", metavar="FILE", help=f"TOML with the same names; flags win (without --prompts: {_near(default)})"
     )

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from cluster.store import Store
+from eexit.artefacts import cards_of
 from eexit.config import SweepConfig, UsageError
 from eexit.files import DamagedError, list_files, read_shards
 from eexit.plan import configurations, count_runs, plan_runs
@@ -30,6 +31,7 @@ def make_manifest(config: SweepConfig, model: Mapping[str, Any], exitable_layers
         configurations=[{"key": each.key, **each.columns} for each in configurations(config)],
         model=model,
         exitable_layers=list(exitable_layers),
+        learned={role: card.model_dump(mode="json") for role, card in cards_of(config).items()},
         n_runs=count_runs(config),
         versions=versions(),
         started=datetime.now(UTC).isoformat(timespec="seconds"),

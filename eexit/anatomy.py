@@ -160,7 +160,7 @@ class Decoder:
         self.projections = [module for module in self.after_layers if "norm" not in type(module).__name__.lower()]
         recorders = [Recorder(layer, self._calls, watched.returns_tuple) for layer in self.layers]
         self._embedder = graft(stack, name, recorders)
-        self._head = self._find_head(model, path, watched.leaving_1TW[-1][0])
+        self.head_alone = self._find_head(model, path, watched.leaving_1TW[-1][0])
         self._axes = self._find_rows()
         return rows
 
@@ -169,9 +169,9 @@ class Decoder:
         """The model without its stack of layers, or without the module around it if that changes the embeddings."""
         holder = path.partition(".")[0]
         try:
-            self._head = graft(model, path, Echo(model.get_submodule(path)))
+            self.head_alone = graft(model, path, Echo(model.get_submodule(path)))
             self.read(hidden_TW)
-            return self._head
+            return self.head_alone
         except Exception:  # as above
             return graft(model, holder, Echo(model.get_submodule(holder)))
 
@@ -258,7 +258,7 @@ class Decoder:
 
     def head(self, ready_BH: Tensor) -> Tensor:
         """The logits (B, V) of an input of the head, with the model's scaling and soft-cap."""
-        logits_BTV: Tensor = self._head(inputs_embeds=ready_BH[:, None], use_cache=False).logits
+        logits_BTV: Tensor = self.head_alone(inputs_embeds=ready_BH[:, None], use_cache=False).logits
         return logits_BTV[:, 0]
 
     def read(self, hidden_BW: Tensor) -> Tensor:

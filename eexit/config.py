@@ -16,8 +16,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticKnownError
 
 from eexit.configuration import MODES, NORMAL, mode_of
-from eexit.readouts import READOUTS
-from eexit.rules import RULES, Control
+from eexit.rules import ONLINE, RULES, Control
 from eexit.states import STATES
 
 MOST_TOKENS: Final = 2**31 - 1  # positions are stored as int32
@@ -232,9 +231,18 @@ class SweepConfig(BaseModel):
     )
     exit_layers: ExitLayers | None = Field(None, description="exitable layers, 0-based, below the final one")
     exit_every: Int = Field(5, ge=1, description="exitable layers l with l > 0 and l % N == 0, unless --exit-layers")
-    readout: Annotated[Text, _one_of(READOUTS)] = Field(
-        "lens", description="lens: final norm and head; raw: head alone"
+    readout: Text = Field(
+        "lens", description="lens: final norm and head; raw: head alone; or a folder that jobs/train.py made"
     )
+    probe: Text | None = Field(None, description="folder of the trained probe that rule predicted_kl looks at")
+    adapter: Text | None = Field(None, description="folder of the trained student that exits; normal stays the model")
+    digests: dict[Text, Text] = Field({}, description="of the readout, probe and adapter that are folders; found out")
+    decide_on: Literal["head", "shortlist"] = Field(
+        "head",
+        description="what rules that read a layer look at: the whole head's tokens, or only those that were likeliest "
+        "at the first exitable layer; tokens themselves are always read from the whole head",
+    )
+    shortlist: Int = Field(64, ge=2, description="tokens of the shortlist")
     max_new_tokens: Int = Field(100, ge=1, le=MOST_TOKENS, description="tokens per run at most")
     temperature: Float = Field(0.0, ge=0, allow_inf_nan=False, description="0: greedy")
     top_p: Float = Field(1.0, gt=0, le=1, description="nucleus to sample from; needs a temperature above 0")
@@ -251,6 +259,16 @@ class SweepConfig(BaseModel):
             return {**given, "kl_factors": ()}
         return given
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_digests(cls, given: Any) -> Any:
+        """Results depend on what was trained, wherever it lies: find out what it is, unless that is given."""
+        from eexit.artefacts import digests_of, places_of  # they raise this module's UsageError
+
+        if isinstance(given, dict) and "digests" not in given and (places := places_of(given)):
+            return {**given, "digests": digests_of(places, str(given.get("readout", "lens")))}
+        return given
+
     @model_validator(mode="after")
     def _whole(self) -> Self:
         repeated = [name for name, count in Counter(prompt.id for prompt in self.prompts).items() if count > 1]
@@ -260,6 +278,13 @@ class SweepConfig(BaseModel):
             raise ValueError("rule kl has KL factors in rules and in kl_factors: give all of them in one place")
         if not self.kl_factors and not self.rules and set(self.modes) != {NORMAL}:
             raise ValueError("there are no kl_factors and no rules, but only mode normal can do without one")
+        probing = [name for name in self.rules if name in ONLINE and ONLINE[name].probes]
+        if probing and self.probe is None:
+            raise ValueError(
+                f"rule {probing[0]} looks at a trained probe: give --probe, a folder that jobs/train.py made"
+            )
+        if self.probe is not None and not probing:
+            raise ValueError(f"probe {self.probe} has no effect: give a rule that looks at it, as in predicted_kl=1")
         if self.top_p < 1 and self.temperature == 0:
             raise ValueError(f"top_p {self.top_p} has no effect at temperature 0: set a temperature above 0")
         return self

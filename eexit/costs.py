@@ -7,10 +7,13 @@ Shapes: T decided tokens of a run, X exitable layers and then the final one, L l
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from eexit.states import STATES, State, alters
+
+LOOKS: Final = ("reads_TX", "short_reads_TX", "probed_TX")  # of `Counts`: what looks at residual streams
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,9 @@ class Counts:
 
     layers_T: np.ndarray  # how many layers were run for it: always the first so many
     keys_T: np.ndarray  # in how many layers after these keys and values alone were written
-    reads_TX: np.ndarray  # how often its residual stream was read with the head after each layer of X
+    reads_TX: np.ndarray  # how often its residual stream was read with the whole head after each layer of X
+    short_reads_TX: np.ndarray  # how often it was read for the tokens of a shortlist
+    probed_TX: np.ndarray  # how often a probe looked at it
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,9 @@ class Prices:
     layer_L: np.ndarray  # a layer without its attention over positions
     keys_L: np.ndarray  # keys and values alone: what a layer runs until they are in the cache
     position_L: np.ndarray  # one position that a token attends to in a layer, with all query heads
-    read: int  # from a residual stream to its logits
+    read_X: np.ndarray  # from a residual stream after each layer of X to its logits
+    short_read_X: np.ndarray  # the same for the tokens of a shortlist
+    probe_X: np.ndarray  # a probe's prediction
     window_L: Sequence[int | None]  # positions that a layer attends to, the own one included; None: all
 
 
@@ -56,7 +63,12 @@ def cost(prices: Prices, counts: Counts, n_prompt: int, hidden_from_T: np.ndarra
         + prices.keys_L * keys_LT.sum(1)
         + prices.position_L * (attended_LT * run_LT).sum(1)
     )
-    return float(prices.before * n_tokens + per_layer_L.sum() + prices.read * counts.reads_TX.sum())
+    looks_X = (
+        prices.read_X * counts.reads_TX.sum(0)
+        + prices.short_read_X * counts.short_reads_TX.sum(0)
+        + prices.probe_X * counts.probed_TX.sum(0)
+    )
+    return float(prices.before * n_tokens + per_layer_L.sum() + looks_X.sum())
 
 
 def _n_hidden(hidden_LT: np.ndarray, first_LT: np.ndarray) -> np.ndarray:
@@ -72,7 +84,7 @@ def full_depth(n_tokens: int, n_layers: int, n_exits: int) -> Counts:
     `n_exits` is the number of exitable layers, without the final one.
     """
     final_T = np.full(n_tokens, n_layers - 1)
-    return Counts(final_T + 1, np.zeros_like(final_T), _read_once(np.full(n_tokens, n_exits), n_exits))
+    return _decided_for_free(final_T + 1, np.zeros_like(final_T), np.full(n_tokens, n_exits), n_exits)
 
 
 def needed(
@@ -87,14 +99,14 @@ def needed(
     depth_T = exit_layer_T + 1
     reached_T = np.maximum(_deepest_later(depth_T), depth_T)
     keys_T, hidden_from_T = np.zeros_like(depth_T), np.full_like(depth_T, n_layers)
-    reads_TX = _read_once(np.searchsorted([*exitable_layers, n_layers - 1], exit_layer_T), len(exitable_layers))
+    exit_T = np.searchsorted([*exitable_layers, n_layers - 1], exit_layer_T)
     if state is None or not alters(state):
-        return Counts(reached_T, keys_T, reads_TX), hidden_from_T
+        return _decided_for_free(reached_T, keys_T, exit_T, len(exitable_layers)), hidden_from_T
     left = [_Left(), *(_left_by(state, layer) for layer in range(1, n_layers)), _Left()]  # none in 0, nor past the last
     written_before = np.cumsum([0, *(its.writes for its in left)])  # in how many of the layers before each
     keys_T = written_before[reached_T] - written_before[depth_T]
     hidden_from_T = np.where(np.array([its.hides for its in left])[depth_T], depth_T, n_layers)
-    return Counts(depth_T, keys_T, reads_TX), hidden_from_T
+    return _decided_for_free(depth_T, keys_T, exit_T, len(exitable_layers)), hidden_from_T
 
 
 def cost_columns(
@@ -114,6 +126,8 @@ def cost_columns(
         "cost_run": None if counts is None else cost(prices, counts, n_prompt, hidden_from_T),
         "layers_run": None if counts is None else int(counts.layers_T.sum()),
         "head_reads": None if counts is None else int(counts.reads_TX.sum()),
+        "shortlist_reads": None if counts is None else int(counts.short_reads_TX.sum()),
+        "probe_reads": None if counts is None else int(counts.probed_TX.sum()),
         "keys_written": None if counts is None else int(counts.keys_T.sum()),
     }
 
@@ -125,10 +139,10 @@ def _deepest_later(depth_T: np.ndarray) -> np.ndarray:
     return deepest_T
 
 
-def _read_once(exit_T: np.ndarray, n_exits: int) -> np.ndarray:
-    """One read per token, after the layer with this index in X."""
-    reads_TX: np.ndarray = (exit_T[:, None] == np.arange(n_exits + 1)).astype(np.int64)
-    return reads_TX
+def _decided_for_free(layers_T: np.ndarray, keys_T: np.ndarray, exit_T: np.ndarray, n_exits: int) -> Counts:
+    """The counts of tokens that are read once, after the layer with this index in X."""
+    reads_TX = (exit_T[:, None] == np.arange(n_exits + 1)).astype(np.int64)
+    return Counts(layers_T, keys_T, reads_TX, np.zeros_like(reads_TX), np.zeros_like(reads_TX))
 
 
 @dataclass

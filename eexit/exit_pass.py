@@ -23,9 +23,10 @@ from eexit.anatomy import Decoder, LayerPass
 from eexit.cache import KVCache
 from eexit.cache_view import TokensView
 from eexit.exits import choose_exits, exit_probabilities
-from eexit.reading import Picked, read_layer, read_tokens
+from eexit.reading import LayerReading, Picked, read_layer, read_tokens
 from eexit.rows import Decoding
 from eexit.rules import BLIND, ONLINE, Chances, Look, Online
+from eexit.shortlist import ShortReading
 from eexit.slots import NONE, Layers
 from eexit.states import STATES, alters
 from eexit.transfer import to_device
@@ -99,6 +100,8 @@ class ExitsTaken:
     layers_N: np.ndarray
     keys_N: np.ndarray
     reads_DX: np.ndarray
+    short_reads_DX: np.ndarray
+    probed_DX: np.ndarray
 
 
 def known_exits(rules: Sequence[str], deciding: Deciding) -> Known:
@@ -156,7 +159,9 @@ class ExitPass:
         self.picked = Picked.room_for(self.n_deciding, decoding.record_top_k, device)
         self.unread_D = np.ones(self.n_deciding, bool)
         self.layers_N, self.keys_N = np.zeros((2, len(slot_N)), np.int64)
-        self.reads_DX = np.zeros((self.n_deciding, len(layers.exits)), np.int64)
+        self.reads_DX, self.short_reads_DX, self.probed_DX = np.zeros((3, self.n_deciding, len(layers.exits)), np.int64)
+        if decoding.shortlist:
+            self.shortlist_DK = self.likeliest_DE.new_zeros(self.n_deciding, decoding.shortlist.n_tokens)
 
     def run(self) -> ExitsTaken:
         with self.decoder.attending():
@@ -169,8 +174,9 @@ class ExitPass:
             self._take_unread()
         prob_DX = self._finish_probabilities()
         return ExitsTaken(
-            self.exit_D, prob_DX, self.evidence_DE, self.picked, self.layers_N, self.keys_N, self.reads_DX
-        )
+            self.exit_D, prob_DX, self.evidence_DE, self.picked,
+            self.layers_N, self.keys_N, self.reads_DX, self.short_reads_DX, self.probed_DX,
+        )  # fmt: skip
 
     def _run_layers(self, rank: int, start: int, end: int) -> tuple[np.ndarray, Tensor, Tensor] | None:
         """Run these layers for the tokens that go on, and for those that have exited and are needed now.
@@ -249,33 +255,51 @@ class ExitPass:
     def _look(self, rank: int, looking: np.ndarray, at: np.ndarray, before_GW: Tensor, after_GW: Tensor) -> np.ndarray:
         """Which of these tokens exit, by rules that look; `at` is where they are in the streams."""
         rule_B, device = self.deciding.rule_D[looking], after_GW.device
-        reads_rule = [index for index, name in enumerate(self.rules) if name in ONLINE and ONLINE[name].reads]
-        reads_B = np.isin(rule_B, reads_rule)
-        [row_B, at_B, read_row, read_at] = to_device([looking, at, looking[reads_B], at[reads_B]], device)
-        if len(read_row):
-            given = self.deciding.given_D
-            read = read_layer(
-                self.decoder, after_GW[read_at], rank, self.decoding, None if given is None else given[read_row]
-            )
-            self.likeliest_DE[read_row, rank] = read.likeliest_B
-            self.reads_DX[looking[reads_B], rank] += 1
+        online = {index: ONLINE[name] for index, name in enumerate(self.rules) if name in ONLINE}
+        reads_B = np.isin(rule_B, [index for index, rule in online.items() if rule.reads])
+        probes_B = np.isin(rule_B, [index for index, rule in online.items() if rule.probes])
+        self.probed_DX[looking[probes_B], rank] += 1
+        [row_B, at_B, read_at] = to_device([looking, at, at[reads_B]], device)
+        read = self._read(rank, looking[reads_B], after_GW[read_at]) if len(read_at) else None
         place_B = np.cumsum(reads_B) - 1  # among the rows that were read
         exits_B = torch.zeros(len(looking), dtype=torch.bool, device=device)
         for index in np.unique(rule_B).tolist():
-            rule = ONLINE[self.rules[index]]
+            rule = online[index]
             [its, its_place] = to_device([np.flatnonzero(rule_B == index), place_B[rule_B == index]], device)
             row = row_B[its]
-            distribution = read.distribution(its_place) if rule.reads else None
-            likeliest = self.likeliest_DE[row, : rank + 1] if rule.reads else None
-            look = Look(before_GW[at_B[its]], after_GW[at_B[its]], distribution, likeliest)
+            look = Look(
+                self.decoding.exitable_layers[rank],
+                before_GW[at_B[its]],
+                after_GW[at_B[its]],
+                read.distribution(its_place) if read and rule.reads else None,
+                self.likeliest_DE[row, : rank + 1] if rule.reads else None,
+                self.decoding.probe,
+            )
             exits_B[its] = self._draw(rank, row, rule, look)
         exits = exits_B.cpu().numpy()
         taken = np.flatnonzero(exits & reads_B)
-        if len(taken):
+        if len(taken) and isinstance(read, LayerReading):
             [row, place] = to_device([looking[taken], place_B[taken]], device)
             self.picked.put(row, read.taken(place, self.decoding, self.deciding.u_token_D[row]))
             self.unread_D[looking[taken]] = False
         return exits
+
+    def _read(self, rank: int, reading: np.ndarray, hidden_BW: Tensor) -> LayerReading | ShortReading:
+        """Read these tokens to decide: with the whole head or, where there is one by now, for their shortlists."""
+        shortlist, layer = self.decoding.shortlist, self.decoding.exitable_layers[rank]
+        [row] = to_device([reading], hidden_BW.device)
+        read: LayerReading | ShortReading
+        if shortlist and rank > 0:
+            read = shortlist.read(self.decoder, self.decoding.readout, hidden_BW, layer, self.shortlist_DK[row])
+            self.short_reads_DX[reading, rank] += 1
+        else:
+            given = self.deciding.given_D
+            read = read_layer(self.decoder, hidden_BW, rank, self.decoding, None if given is None else given[row])
+            self.reads_DX[reading, rank] += 1
+            if shortlist:
+                self.shortlist_DK[row] = read.shortlist(shortlist.n_tokens)
+        self.likeliest_DE[row, rank] = read.likeliest_B
+        return read
 
     def _draw(self, rank: int, row: Tensor, rule: Online, look: Look) -> Tensor:
         """Stick-breaking, one layer at a time: the first layer whose cumulative probability exceeds the draw."""

@@ -17,12 +17,14 @@ from eexit.cpu.packed_linear import pack_linear_layers
 from eexit.engine import Engine, refuse_mode
 from eexit.exits import resolve_exitable_layers
 from eexit.generator import Results, error_results, run_columns
+from eexit.learned import load_probe, load_readout
 from eexit.models import eos_token_ids, load_model_and_tokenizer
 from eexit.plan import Run, configurations
 from eexit.prices import find_prices
 from eexit.records import generation_columns, text_pieces, token_text, tokens_table
 from eexit.rows import Decoding, Failure, Outcome, Request
 from eexit.schema import GENERATIONS, TOKENS
+from eexit.shortlist import Shortlist
 from eexit.trace import Trace
 
 Key = tuple[str, int, str]  # of a run: its prompt's id, its seed, its configuration's key
@@ -41,17 +43,20 @@ class ModelGenerator:
         decoder = Decoder(self.model)
         for mode in {configuration.mode for configuration in configurations(config)}:
             refuse_mode(mode, decoder)
+        layers = resolve_exitable_layers(config, decoder.n_layers)
         decoding = Decoding(
-            exitable_layers=resolve_exitable_layers(config, decoder.n_layers),
+            exitable_layers=layers,
             max_new_tokens=config.max_new_tokens,
             eos_token_ids=eos_token_ids(self.model, self.tokenizer),
-            readout=config.readout,
+            readout=load_readout(config, layers, decoder.device, decoder.dtype),
+            probe=load_probe(config, layers, decoder.device),
+            shortlist=Shortlist(decoder, config.shortlist) if config.decide_on == "shortlist" else None,
             temperature=config.temperature,
             top_p=config.top_p,
             record_top_k=min(config.record_top_k, decoder.vocabulary),
             memory_share=memory_share,
         )
-        self.engine, self.prices = Engine(decoder, decoding), find_prices(decoder)
+        self.engine, self.prices = Engine(decoder, decoding), find_prices(decoder, decoding)
         self.text_of = cache(partial(token_text, self.tokenizer))
 
     def generate(self, runs: Sequence[Run], progress: Callable[[int], None] = lambda n_tokens: None) -> Results:

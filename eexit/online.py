@@ -17,6 +17,7 @@ from torch.profiler import record_function
 
 from eexit.anatomy import Decoder
 from eexit.cache import KVCache
+from eexit.costs import LOOKS
 from eexit.exit_pass import Deciding, ExitPass, Tokens, known_exits
 from eexit.reading import Reading, read_layers
 from eexit.rows import Decoding, Request
@@ -70,7 +71,7 @@ class OnlineBatch(Slots):
         self.counts = {
             "layers_T": np.zeros((n_slots, room), np.int64),
             "keys_T": np.zeros((n_slots, room), np.int64),
-            "reads_TX": np.zeros((n_slots, room, len(self.layers.exits)), np.int64),
+            **{name: np.zeros((n_slots, room, len(self.layers.exits)), np.int64) for name in LOOKS},
         }
 
     @staticmethod
@@ -139,7 +140,8 @@ def online_step(decoder: Decoder, decoding: Decoding, batch: OnlineBatch) -> Non
     place_N = tokens.position_N - batch.n_prompt[tokens.slot_N]
     batch.counts["layers_T"][tokens.slot_N, place_N] += taken.layers_N
     batch.counts["keys_T"][tokens.slot_N, place_N] += taken.keys_N
-    batch.counts["reads_TX"][slots, place_N[: len(slots)]] += taken.reads_DX
+    for name, n_looks_DX in zip(LOOKS, (taken.reads_DX, taken.short_reads_DX, taken.probed_DX), strict=True):
+        batch.counts[name][slots, place_N[: len(slots)]] += n_looks_DX
     batch.waiting = tokens.of(np.flatnonzero(tokens.next_N < batch.layers.n_layers))
     # 4. What these tokens generated is recorded.
     with record_function("records"):

@@ -50,7 +50,9 @@ def count_runs(config: SweepConfig) -> int:
 
 def plan_runs(config: SweepConfig) -> Iterator[Run]:
     """Every run of the sweep; those of one prompt and seed are successive, so that they can share its prefill."""
-    shared = config.model_dump(mode="json", exclude={"prompts", "modes", "kl_factors", "rules", "controls", "seeds"})
+    # What was trained is what its digest says, wherever it lies.
+    grid_fields = {"prompts", "modes", "kl_factors", "rules", "controls", "seeds"}
+    shared = config.model_dump(mode="json", exclude=grid_fields | set(config.digests))
     grid = [(configuration, _hash(asdict(configuration))) for configuration in configurations(config)]
     for prompt in config.prompts:
         prompt_hash = _hash(shared, prompt.id, prompt.prompt, prompt.system)

@@ -9,7 +9,7 @@ Our attention is priced by the shapes that layers pass to it, since its implemen
 positions there are. What layers compute themselves for each position is found by running them with one and with two
 positions: attention by code of their own, or keys and values that are expanded from what DeepSeek's layers keep.
 
-Shapes: W width of the residual stream, L layers.
+Shapes: W width of the residual stream, L layers, E exitable layers, X = E + 1, K tokens of a shortlist.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,10 +26,11 @@ from eexit.anatomy import Decoder, LayerPass
 from eexit.cache import KVCache
 from eexit.cache_view import CacheView
 from eexit.costs import Prices
+from eexit.rows import Decoding
 
 
 @torch.inference_mode()
-def find_prices(decoder: Decoder) -> Prices:
+def find_prices(decoder: Decoder, decoding: Decoding) -> Prices:
     """Run a single token through the parts of a model, three times in all, and count what they cost."""
     with decoder.attending(), sdpa_kernel(SDPBackend.MATH):  # whose products the counter sees on every device
         (hidden_11W, layer_pass, view), begun = _counted(_begin, decoder, 1)
@@ -39,13 +40,16 @@ def find_prices(decoder: Decoder) -> Prices:
         in_layer_L = _price_layers(further_hidden_11W, further_pass) - at_one_L
         ready_1H, after_layers = _counted(decoder.normed, hidden_11W[:, 0])  # which `begin` runs too
         _, head = _counted(decoder.head, ready_1H)
+        ready_E, short_E, probe_E = _price_looks(decoder, decoding, hidden_11W[:, 0])
     in_attention_L = np.array([view.multiply_adds.get(layer, 0) for layer in range(decoder.n_layers)])
     return Prices(
         before=begun - after_layers,
         layer_L=at_one_L - in_layer_L,
         keys_L=np.array(keys),
         position_L=in_attention_L + in_layer_L,
-        read=after_layers + head,
+        read_X=np.append(ready_E, after_layers) + head,
+        short_read_X=np.append(short_E, 0),
+        probe_X=np.append(probe_E, 0),
         window_L=tuple(decoder.windows),
     )
 
@@ -78,6 +82,20 @@ def _price_layers(hidden_11W: Tensor, layer_pass: LayerPass) -> np.ndarray:
         hidden_11W, its = _counted(layer_pass.block, layer, hidden_11W)
         multiply_adds.append(its)
     return np.array(multiply_adds)
+
+
+def _price_looks(decoder: Decoder, decoding: Decoding, hidden_1W: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The multiply-adds of preparing each exitable layer's stream for the head, of a short reading, and of a probe."""
+    readout, shortlist, probe = decoding.readout, decoding.shortlist, decoding.probe
+    ready, short, probed = np.zeros((3, len(decoding.exitable_layers)), np.int64)
+    for index, layer in enumerate(decoding.exitable_layers):
+        ready[index] = _counted(readout.before_head, decoder, hidden_1W, layer)[1]
+        if shortlist:
+            token_1K = torch.arange(shortlist.n_tokens, device=hidden_1W.device)[None]
+            short[index] = _counted(shortlist.read, decoder, readout, hidden_1W, layer, token_1K)[1]
+        if probe:
+            probed[index] = _counted(probe.predicted_kl, hidden_1W, layer)[1]
+    return ready, short, probed
 
 
 def _counted(run: Callable[..., Any], *args: Any) -> tuple[Any, int]:

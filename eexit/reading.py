@@ -17,7 +17,6 @@ from torch import Tensor
 from eexit.anatomy import Decoder
 from eexit.cpu import kernels
 from eexit.divergence import Divergence, divergence_from_final
-from eexit.readouts import READOUTS
 from eexit.rows import Decoding
 from eexit.rules import Distribution
 
@@ -94,8 +93,8 @@ def _joined(divergences: Sequence[Divergence]) -> Divergence:
 
 def read_layers(decoder: Decoder, states_BXW: Tensor, decoding: Decoding) -> Reading:
     """Read the residual streams after the exitable layers and, last, after the final layer, and compare them."""
-    readout, exits = READOUTS[decoding.readout], enumerate(decoding.exitable_layers)
-    ready = [readout.before_head(decoder, states_BXW[:, rank], layer) for rank, layer in exits]
+    exits = enumerate(decoding.exitable_layers)
+    ready = [decoding.readout.before_head(decoder, states_BXW[:, rank], layer) for rank, layer in exits]
     ready_BXH = torch.stack([*ready, decoder.normed(states_BXW[:, -1])], 1)
     n_rows, n_states, _ = ready_BXH.shape
     size = max(1, _rows_at_a_time(decoder) // n_states)
@@ -150,7 +149,7 @@ class LayerReading:
     That is the likeliest one or a given one; where tokens are sampled, logits are kept for the rows that do exit.
     """
 
-    seen: Divergence  # of one layer: X is 1, and K at least 2
+    seen: Divergence  # of one layer: X is 1, and K at least 2 and the length of a shortlist
     token_B: Tensor
     log_p_B: Tensor
     logits_BV: Tensor | None
@@ -162,6 +161,10 @@ class LayerReading:
     def distribution(self, row_B: Tensor) -> Distribution:
         """What rules look at, of these rows."""
         return Distribution(self.seen.top_prob_BXK[row_B, 0, :2], self.seen.entropy_B[row_B])
+
+    def shortlist(self, n_tokens: int) -> Tensor:
+        """So many of each row's likeliest tokens, (B, n_tokens), likeliest first."""
+        return self.seen.top_token_BXK[:, 0, :n_tokens]
 
     def taken(self, row_B: Tensor, decoding: Decoding, u_B: Tensor) -> Picked:
         """The next tokens of these rows."""
@@ -179,19 +182,20 @@ def read_layer(
 ) -> LayerReading:
     """Read rows after exitable layer number `rank`."""
     layer = decoding.exitable_layers[rank]
-    ready_BH = READOUTS[decoding.readout].before_head(decoder, hidden_BW, layer)
+    ready_BH = decoding.readout.before_head(decoder, hidden_BW, layer)
     return _read(decoder, ready_BH, decoding, given_B)
 
 
 def _read(decoder: Decoder, ready_BH: Tensor, decoding: Decoding, given_B: Tensor | None) -> LayerReading:
     """What is recorded comes from the comparison of layers, with one layer alone."""
     size, sampled = _rows_at_a_time(decoder), decoding.temperature > 0 and given_B is None
+    top_k = max(2, decoding.record_top_k, decoding.shortlist.n_tokens if decoding.shortlist else 0)
     seen: list[Divergence] = []
     log_p: list[Tensor] = []
     kept: list[Tensor] = []
     for start in range(0, len(ready_BH), size):
         logits_BV = decoder.head(ready_BH[start : start + size])
-        part = _joined(_compare(logits_BV[:, None], max(2, decoding.record_top_k)))
+        part = _joined(_compare(logits_BV[:, None], top_k))
         seen.append(part)
         if sampled:
             kept.append(logits_BV)
@@ -206,11 +210,10 @@ def _read(decoder: Decoder, ready_BH: Tensor, decoding: Decoding, given_B: Tenso
 
 def _ready(decoder: Decoder, hidden_BW: Tensor, places_X: Sequence[Tensor], decoding: Decoding) -> Tensor:
     """What goes into the head, (B, H), each row by the readout of its exit layer."""
-    readout = READOUTS[decoding.readout]
     groups = [(place, decoder.normed(hidden_BW[place])) for place in places_X[-1:] if len(place)]
     for place, layer in zip(places_X, decoding.exitable_layers, strict=False):
         if len(place):
-            groups.append((place, readout.before_head(decoder, hidden_BW[place], layer)))
+            groups.append((place, decoding.readout.before_head(decoder, hidden_BW[place], layer)))
     ready_BH = groups[0][1].new_empty(len(hidden_BW), groups[0][1].shape[-1])
     for place, ready in groups:
         ready_BH[place] = ready

@@ -21,7 +21,9 @@ from transformers import DynamicCache, PreTrainedModel
 
 from eexit.anatomy import Decoder
 from eexit.draws import exit_draws, sampling_draws
+from eexit.probes import LOG_KL_RANGE, Probe
 from eexit.reading import pick_tokens
+from eexit.readouts import Lens, Linear, Raw, Tuned
 from eexit.rows import Decoding, Request
 from eexit.rules import ONLINE, Control
 from eexit.schema import EOS, LENGTH
@@ -44,7 +46,7 @@ def generate_one(model: PreTrainedModel, decoder: Decoder, request: Request, dec
         teacher = model(inputs, cache=teacher_cache, use_cache=True, output_hidden_states=True)
         final_logits = teacher.logits[0, -1]
         exit_logits = [
-            READ[decoding.readout](decoder, teacher.hidden_states[layer + 1][:, -1])[0]
+            READ[type(decoding.readout)](decoder, decoding.readout, teacher.hidden_states[layer + 1][:, -1], layer)[0]
             for layer in decoding.exitable_layers
         ]
         kls = [kl_divergence(final_logits, logits) for logits in exit_logits]
@@ -59,14 +61,21 @@ def generate_one(model: PreTrainedModel, decoder: Decoder, request: Request, dec
                 own = run(model, decoder, inputs, copy.deepcopy(student))
             streams = [stream[0, -1] for stream in own.hidden_states]
             own_logits = [
-                READ[decoding.readout](decoder, streams[layer + 1][None])[0] for layer in decoding.exitable_layers
+                READ[type(decoding.readout)](decoder, decoding.readout, streams[layer + 1][None], layer)[0]
+                for layer in decoding.exitable_layers
             ]
-            seen = Seen(kls, exit_logits, final_logits, streams, own_logits, decoding.exitable_layers)
+            if decoding.shortlist:  # looked at beyond the first exitable layer: the tokens that are likeliest there
+                own_logits = own_logits[:1] + only(
+                    likeliest(own_logits[0], decoding.shortlist.n_tokens), own_logits[1:]
+                )
+            seen = Seen(kls, exit_logits, final_logits, streams, own_logits, decoding.exitable_layers, decoding.probe)
             stops, evidence = STOPS[rule](seen, request.configuration.parameter)
         probabilities, choice = stick_breaking(stops), draw(stops, float(u_exit[position]))
         exit_layer = [*decoding.exitable_layers, final][choice]
-        if rule in ONLINE:  # it looks no further than the exit
+        if rule in ONLINE:  # it looks no further than the exit, so that chances beyond are unknown, if there are any
             evidence = evidence[: choice + 1] + [math.nan] * len(kls[choice + 1 :])
+            beyond = 0.0 if 1.0 in stops[: choice + 1] else math.nan
+            probabilities = probabilities[: choice + 1] + [beyond] * len(kls[choice:])
         logits = [*exit_logits, final_logits][choice]
         if request.configuration.mode in LEAVE and position > 0:
             with handing_on_after(decoder.layers, exit_layer):
@@ -74,7 +83,8 @@ def generate_one(model: PreTrainedModel, decoder: Decoder, request: Request, dec
             LEAVE[request.configuration.mode](student, exit_layer)
             logits = own.logits[0, -1]
             if exit_layer != final:
-                logits = READ[decoding.readout](decoder, own.hidden_states[exit_layer + 1][:, -1])[0]
+                stream = own.hidden_states[exit_layer + 1][:, -1]
+                logits = READ[type(decoding.readout)](decoder, decoding.readout, stream, exit_layer)[0]
         u = torch.tensor([u_token[position]], device=model.device)
         token = int(pick_tokens(logits[None], decoding.temperature, decoding.top_p, u))
         log_p, exit_log_p = final_logits.float().log_softmax(-1), logits.float().log_softmax(-1)
@@ -121,6 +131,7 @@ class Seen:
     own_streams: list[Tensor]  # before layer 0, then after each layer
     own_logits: list[Tensor]  # of the exitable layers
     exitable_layers: tuple[int, ...]
+    probe: Probe | None
 
 
 Stops = tuple[list[float], list[float]]  # the chance to exit at each exitable layer, and what the rule saw there
@@ -152,8 +163,7 @@ def stop_by_margin(seen: Seen, threshold: float) -> Stops:
 
 def stop_by_entropy(seen: Seen, threshold: float) -> Stops:
     """1 at layers whose distribution has at most this entropy."""
-    log_ps = [logits.float().log_softmax(-1) for logits in seen.own_logits]
-    entropies = [float(-(log_p.exp() * log_p).sum()) for log_p in log_ps]
+    entropies = [float(torch.special.entr(logits.float().softmax(-1)).sum()) for logits in seen.own_logits]
     return [float(entropy <= threshold) for entropy in entropies], entropies
 
 
@@ -173,6 +183,21 @@ def stop_by_patience(seen: Seen, layers_in_a_row: float) -> Stops:
         same = index > 0 and bool(logits.argmax() == seen.own_logits[index - 1].argmax())
         counts.append(counts[-1] + 1 if same else 1.0)
     return [float(count >= layers_in_a_row) for count in counts], counts
+
+
+def stop_by_predicted_kl(seen: Seen, kl_factor: float) -> Stops:
+    """2·sigmoid(−k·KL) of the KL that a probe predicts: linear in the standardised stream, or with a hidden layer."""
+    assert seen.probe is not None
+    kls = []
+    for layer in seen.exitable_layers:
+        its = seen.probe.of_layer[layer]
+        x = (seen.own_streams[layer + 1].float() - its.mean) / its.std
+        if its.hidden_weight is not None and its.hidden_bias is not None:
+            x = its.hidden_weight.T @ x + its.hidden_bias
+            x = x * (1 + torch.erf(x / math.sqrt(2))) / 2
+        log_kl = float(torch.dot(its.weight, x) + its.bias)
+        kls.append(math.exp(min(max(log_kl, LOG_KL_RANGE[0]), LOG_KL_RANGE[1])))
+    return [2 / (1 + math.exp(min(kl_factor * kl, 700.0))) for kl in kls], kls
 
 
 def stop_at_layer(seen: Seen, layer: float) -> Stops:
@@ -221,9 +246,36 @@ def leave_nothing(student: Student, exit_layer: int) -> None:
         student.hidden.setdefault(layer, set()).add(student.cache.get_seq_length() - 1)
 
 
-READ: dict[str, Callable[[Decoder, Tensor], Tensor]] = {
-    "lens": lambda decoder, hidden_BW: decoder.head(decoder.normed(hidden_BW)),
-    "raw": lambda decoder, hidden_BW: decoder.head(decoder.unnormed(hidden_BW)),
+def likeliest(logits_V: Tensor, n_tokens: int) -> list[int]:
+    """So many of the likeliest tokens."""
+    tokens: list[int] = logits_V.float().log_softmax(-1).topk(n_tokens).indices.tolist()
+    return tokens
+
+
+def only(tokens: list[int], logits: list[Tensor]) -> list[Tensor]:
+    """The logits of several layers, −∞ but for these tokens."""
+    outside_V = torch.ones_like(logits[0], dtype=torch.bool) if logits else torch.ones(0)
+    outside_V[tokens] = False
+    return [logits_V.masked_fill(outside_V, -math.inf) for logits_V in logits]
+
+
+def read_linear(decoder: Decoder, readout: Any, hidden_BW: Tensor, layer: int) -> Tensor:
+    """Norm, the layer's linear map, head."""
+    weight, bias = readout.of_layer[layer]
+    return decoder.head(decoder.normed(hidden_BW) @ weight + bias)
+
+
+def read_tuned(decoder: Decoder, readout: Any, hidden_BW: Tensor, layer: int) -> Tensor:
+    """The stream and the layer's linear map of it, then norm and head."""
+    weight, bias = readout.of_layer[layer]
+    return decoder.head(decoder.normed(hidden_BW + (hidden_BW @ weight + bias)))
+
+
+READ: dict[type, Callable[[Decoder, Any, Tensor, int], Tensor]] = {
+    Lens: lambda decoder, _, hidden_BW, __: decoder.head(decoder.normed(hidden_BW)),
+    Raw: lambda decoder, _, hidden_BW, __: decoder.head(decoder.unnormed(hidden_BW)),
+    Linear: read_linear,
+    Tuned: read_tuned,
 }
 STOPS: dict[str, Callable[[Seen, Any], Stops]] = {
     "kl": stop_by_kl,
@@ -233,6 +285,7 @@ STOPS: dict[str, Callable[[Seen, Any], Stops]] = {
     "entropy": stop_by_entropy,
     "similarity": stop_by_similarity,
     "patience": stop_by_patience,
+    "predicted_kl": stop_by_predicted_kl,
     "fixed": stop_at_layer,
     "random": stop_at_random,
 }

@@ -18,10 +18,10 @@ from pathlib import PurePath
 from typing import Any, Final
 from uuid import uuid4
 
-FORMAT: Final = 4  # the one that is written
-# Those that are read. 1 to 3 have no costs; 1 and 2 have no rule but kl and no configuration keys; 1 also lacks the
-# disagreement, and the distributions that tokens were read from.
-FORMATS: Final = (1, 2, 3, 4)
+FORMAT: Final = 5  # the one that is written
+# Those that are read. 1 to 4 know nothing of learned exits; 1 to 3 have no costs; 1 and 2 have no rule but kl and no
+# configuration keys; 1 also lacks the disagreement, and the distributions that tokens were read from.
+FORMATS: Final = (1, 2, 3, 4, 5)
 
 MANIFEST: Final = "sweep.json"
 GENERATIONS_FOLDER: Final = "generations"
@@ -53,6 +53,7 @@ class Manifest:
     )  # in order: a key, and `eexit.configuration.Configuration.columns`
     model: Mapping[str, Any]  # an `eexit.models.ModelDescription`
     exitable_layers: Sequence[int]
+    learned: Mapping[str, Any] = field(default_factory=dict)  # an `eexit.artefacts.Card` for each role
     n_runs: int | None = None  # planned runs
     versions: Mapping[str, str | None] = field(default_factory=dict)  # of Python and packages
     started: str = ""  # ISO 8601, UTC

@@ -1,17 +1,27 @@
 """The engine's input and output: requests, how they are decoded, and their outcomes."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from eexit.configuration import Configuration
+from eexit.readouts import READOUTS, Readout
 from eexit.trace import Trace
+
+if TYPE_CHECKING:
+    from eexit.probes import Probe
+    from eexit.shortlist import Shortlist
 
 CPU_CACHE_BYTES: Final = 4 << 30  # for keys and values; on a GPU, they depend on its free memory
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How all rows decode. `readout` is a key of `readouts.READOUTS`; temperature 0 is greedy.
+    """How all rows decode. Temperature 0 is greedy. Rules that look at a `probe` need one.
+
+    With a `shortlist`, rules that read a layer look at the whole head's distribution at the first exitable layer only;
+    at later ones they look at the tokens that were likeliest there.
 
     At most `rows` rows are in flight, as far as their caches fit in `cache_bytes`. None stands for what the device has
     free, of which this process may use `memory_share`. `record_top_k` is how many of each layer's likeliest tokens are
@@ -22,7 +32,9 @@ class Decoding:
     exitable_layers: tuple[int, ...]
     max_new_tokens: int
     eos_token_ids: frozenset[int]
-    readout: str = "lens"
+    readout: Readout = READOUTS["lens"]
+    probe: Probe | None = None
+    shortlist: Shortlist | None = None
     temperature: float = 0.0
     top_p: float = 1.0
     record_top_k: int = 0

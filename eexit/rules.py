@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from eexit.divergence import Divergence
+    from eexit.probes import Probe
 
 KL_FACTOR: Final = "KL factor"
 CONTROL: Final = "random"  # the rule whose parameter is a Control
@@ -58,13 +59,15 @@ class Look:
     """What an online rule can look at: the student's own pass at an exitable layer, for the rows that have reached it.
 
     The distribution is there only for rules that read; with them, `likeliest_BR` has the likeliest token at each of the
-    R exitable layers so far, this one last.
+    R exitable layers so far, this one last. The probe is there if the sweep has one.
     """
 
+    layer: int
     before_BW: Tensor  # the residual stream before the layer, which is the one after the layer before it
     after_BW: Tensor
     read: Distribution | None
     likeliest_BR: Tensor | None
+    probe: Probe | None = None
 
 
 class Rule(Protocol):
@@ -116,31 +119,55 @@ class Online(Rule, Protocol):
     def reads(self) -> bool:
         """Whether it needs the layer's distribution, which costs a product with the head at every layer it looks at."""
 
+    @property
+    def probes(self) -> bool:
+        """Whether it needs a trained probe."""
+
     def evidence(self, look: Look) -> Tensor:
         """What the rule sees at one exitable layer, (B,), in its own unit."""
 
 
-class KL:
-    """Exits where a layer's distribution is close to the final one; the rule that this project started with."""
+class ByKL:
+    """Exits by a KL from the final layer's distribution, or an estimate of it: the lower, the likelier."""
 
-    definition = "exits with chance 2·sigmoid(−k·KL) at a layer whose distribution is KL nats from the final one"
-    parameter, unit, sees = KL_FACTOR, "1/nat", "KL, nats"
+    name: str
+    parameter, unit = KL_FACTOR, "1/nat"
 
     def check(self, parameter: Parameter) -> None:
         if not (isinstance(parameter, float) and 0 <= parameter < math.inf):
-            raise ValueError(f"the KL factor of rule kl must be finite and ≥ 0, got {shown(parameter)}")
+            raise ValueError(f"the KL factor of rule {self.name} must be finite and ≥ 0, got {shown(parameter)}")
 
     def setting(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
         assert isinstance(parameter, float)
         return [parameter] * len(exitable_layers)
 
-    def evidence(self, teacher: Divergence) -> Tensor:
-        return teacher.kl_BE
-
     def chances(self, evidence_BE: Tensor | None, setting_BE: Tensor) -> Chances:
         """1 − 2·sigmoid(−x) is tanh(x / 2), which keeps its digits near 0."""
         assert evidence_BE is not None
         return Chances(2 * (-setting_BE * evidence_BE).sigmoid(), (setting_BE * evidence_BE / 2).tanh())
+
+
+class TrueKL(ByKL):
+    """Exits where a layer's distribution is close to the final one; the rule that this project started with."""
+
+    name = "kl"
+    definition = "exits with chance 2·sigmoid(−k·KL) at a layer whose distribution is KL nats from the final one"
+    sees = "KL, nats"
+
+    def evidence(self, teacher: Divergence) -> Tensor:
+        return teacher.kl_BE
+
+
+class PredictedKL(ByKL):
+    """The same with the KL that a trained probe predicts from the layer's residual stream: it can be deployed."""
+
+    name = "predicted_kl"
+    definition = "exits with chance 2·sigmoid(−k·KL), where a trained probe predicts the KL from the layer's stream"
+    sees, reads, probes = "predicted KL, nats", False, True
+
+    def evidence(self, look: Look) -> Tensor:
+        assert look.probe is not None
+        return look.probe.predicted_kl(look.after_BW, look.layer)
 
 
 class Agree:
@@ -178,6 +205,7 @@ class Threshold:
     see: Callable[[Look], Tensor]
     sees: str
     reads: bool = True
+    probes: bool = False
     positive: bool = False
     at_most: bool = False
     parameter: str = "threshold"
@@ -276,7 +304,8 @@ class Patience:
         "exits at the last of so many exitable layers in a row that have the same likeliest token (PABEE, Zhou et al. "
         "2020)"
     )
-    parameter, unit, sees, reads = "exitable layers in a row", "layers", "layers in a row", True
+    parameter, unit, sees = "exitable layers in a row", "layers", "layers in a row"
+    reads, probes = True, False
 
     def check(self, parameter: Parameter) -> None:
         if not (isinstance(parameter, float) and parameter >= 2 and parameter.is_integer()):
@@ -303,7 +332,7 @@ class Patience:
         return certain(evidence_BE >= setting_BE, setting_BE)
 
 
-ORACLES: Final[dict[str, Oracle]] = {"kl": KL(), "agree": Agree()}
+ORACLES: Final[dict[str, Oracle]] = {"kl": TrueKL(), "agree": Agree()}
 ONLINE: Final[dict[str, Online]] = {
     "confidence": Threshold(
         "confidence",
@@ -329,6 +358,7 @@ ONLINE: Final[dict[str, Online]] = {
         "cosine", 0.95, -1, 1, _cosine, "cosine", reads=False,
     ),
     "patience": Patience(),
+    "predicted_kl": PredictedKL(),
 }  # fmt: skip
 BLIND: Final[dict[str, Rule]] = {"fixed": Fixed(), CONTROL: Random()}  # they look at nothing
 RULES: Final[dict[str, Rule]] = {**ORACLES, **ONLINE, **BLIND}

@@ -22,6 +22,7 @@ from eexit.engine import Engine, refuse_mode
 from eexit.exits import every_nth_layer
 from eexit.models import eos_token_ids
 from eexit.original_format import evaluation_of
+from eexit.readouts import READOUTS
 from eexit.records import exit_statistics, text_pieces
 from eexit.rows import Decoding, Failure, Request
 
@@ -55,7 +56,9 @@ class EarlyExitGenerator(ABC):
     ):  # fmt: skip
         if mode not in MODES:
             raise UsageError(f"unknown mode {mode!r}: choose from {', '.join(MODES)}")
-        self.tokenizer, self.mode, self.readout = tokenizer, mode, readout
+        if readout not in READOUTS:
+            raise UsageError(f"unknown readout {readout!r}: choose from {', '.join(READOUTS)}")
+        self.tokenizer, self.mode, self.readout = tokenizer, mode, READOUTS[readout]
         self.exitable_layers = list(get_early_exit_indices(model) if exitable_layers is None else exitable_layers)
         self.decoder = Decoder(model)
         refuse_mode(self.mode, self.decoder)

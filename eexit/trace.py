@@ -50,7 +50,9 @@ class Trace:
             pa.float32(),
             "probability",
             "the distribution the exit was drawn from: one per exitable layer, then the final layer; "
-            "all on the final layer where no exit was drawn",
+            "all on the final layer where no exit was drawn; null at layers past the exit that had a chance, where the "
+            "rule looks no further",
+            nullable=True,
         ),
     ]
     evidence_TE: Annotated[

@@ -112,7 +112,8 @@ def encode_probabilities(probabilities_TX: np.ndarray) -> np.ndarray:
     The encoded values are differences of the rounded cumulative sums, so that each is off by at most a hundredth, and
     the last column can be restored as the rest to 100.
     """
-    hundredths = np.round(100 * np.cumsum(probabilities_TX[:, :-1], axis=1, dtype=np.float64)).clip(0, 100)
+    known_TX = np.nan_to_num(probabilities_TX[:, :-1])  # those that nobody looked at are part of the rest
+    hundredths = np.round(100 * np.cumsum(known_TX, axis=1, dtype=np.float64)).clip(0, 100)
     return np.diff(hundredths, axis=1, prepend=0).clip(min=0).astype(np.uint8)
 
 

@@ -24,6 +24,7 @@ SOME: Final[dict[str, list[Parameter]]] = {
     "entropy": [1.5, 2.5],
     "similarity": [0.7, 0.85],
     "patience": [2.0],
+    "predicted_kl": [0.5, 2.0],
     "fixed": [3.0, 4.0],
     "random": [control(20, 30, 0, 50)],
 }
@@ -51,6 +52,7 @@ ALWAYS: Final[dict[str, list[Parameter]]] = {
     "entropy": [1e9],
     "similarity": [-1.0],
     "patience": [],
+    "predicted_kl": [0.0],
     "fixed": [1.0],
     "random": [control(9, 0, 0, 0)],
 }
@@ -62,6 +64,7 @@ NEVER: Final[dict[str, list[Parameter]]] = {
     "entropy": [0.0],
     "similarity": [1.0],
     "patience": [],
+    "predicted_kl": [1e9],
     "fixed": [],
     "random": [control(0, 0, 0, 9)],
 }

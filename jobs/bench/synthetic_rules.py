@@ -58,6 +58,7 @@ def _looks(kl_nE: np.ndarray, agrees_nX: np.ndarray) -> list[Look]:
         cosine = 1 - 0.1 * kl[:, place] / (1 + kl[:, place])
         found.append(
             Look(
+                layer=place,
                 before_BW=torch.stack([cosine, (1 - cosine**2).sqrt()], dim=1),
                 after_BW=torch.tensor([[1.0, 0.0]]).expand(len(kl), 2),
                 read=Distribution(

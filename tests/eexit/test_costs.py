@@ -18,12 +18,14 @@ from transformers.integrations import moe
 from eexit.anatomy import Decoder
 from eexit.costs import Counts, Prices, cost, full_depth, needed
 from eexit.prices import find_prices
+from eexit.rows import Decoding
 from eexit.states import STATES
 from eexit.watching import attention_by, configs_of
 
 N_LAYERS = 7
 N_PROMPT = 7  # tokens: of two decided ones, the first fills the windows of eight tokens, and the second exceeds them
 N_DECIDED = 2
+DECODING = Decoding(EXITABLE, N_DECIDED, frozenset())
 
 
 @torch.inference_mode()
@@ -45,41 +47,41 @@ def its_own_multiply_adds(model: PreTrainedModel) -> float:
 def test_full_depth_costs_what_the_models_own_forward_does(any_model: PreTrainedModel) -> None:
     its_own = its_own_multiply_adds(any_model)
     for decoder in (decoder_of(any_model), packed_decoder_of(any_model)):
-        assert cost(find_prices(decoder), full_depth(N_DECIDED, N_LAYERS, len(EXITABLE)), N_PROMPT) == its_own
+        assert cost(find_prices(decoder, DECODING), full_depth(N_DECIDED, N_LAYERS, len(EXITABLE)), N_PROMPT) == its_own
 
 
 def test_experts_cost_the_same_however_their_products_are_grouped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moe, "_can_use_grouped_mm", lambda *_: False)
     mixtral = tiny_model("mixtral")
     full = full_depth(N_DECIDED, N_LAYERS, len(EXITABLE))
-    assert cost(find_prices(Decoder(mixtral)), full, N_PROMPT) == its_own_multiply_adds(mixtral)
+    assert cost(find_prices(Decoder(mixtral), DECODING), full, N_PROMPT) == its_own_multiply_adds(mixtral)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "falcon", "mixtral", "deepseek_v3"])
 def test_prices_are_the_same_on_an_accelerator(architecture: str) -> None:
     model = tiny_model(architecture)
-    on_cpu = find_prices(Decoder(model))
+    on_cpu = find_prices(Decoder(model), DECODING)
     with Card() as card:
-        there = find_prices(Decoder(card.take(model)))
+        there = find_prices(Decoder(card.take(model)), DECODING)
     for field in fields(Prices):
         np.testing.assert_array_equal(getattr(there, field.name), getattr(on_cpu, field.name), err_msg=field.name)
 
 
 def test_the_parts_of_a_llama_cost_what_their_weights_say(llama: PreTrainedModel) -> None:
     width, inner, key_width = 32, 64, 2 * 8  # two key heads
-    prices = find_prices(Decoder(llama))
+    prices = find_prices(Decoder(llama), DECODING)
     query = output = width * width
     keys_and_values = 2 * width * key_width
     assert prices.before == 0
     assert prices.keys_L.tolist() == [query + keys_and_values] * N_LAYERS  # a layer has its query before it has keys
     assert prices.layer_L.tolist() == [query + keys_and_values + output + 3 * width * inner] * N_LAYERS
     assert prices.position_L.tolist() == [2 * width] * N_LAYERS
-    assert prices.read == width * VOCABULARY
+    assert prices.read_X.tolist() == [width * VOCABULARY] * (len(EXITABLE) + 1)
 
 
 def test_keys_that_layers_expand_from_what_they_keep_are_part_of_each_position() -> None:
     """DeepSeek's layers keep 16 numbers per position, and make keys and values of four heads of them at every step."""
-    prices = find_prices(Decoder(tiny_model("deepseek_v3")))
+    prices = find_prices(Decoder(tiny_model("deepseek_v3")), DECODING)
     expanded, attended = 16 * 4 * (8 + 6), 4 * (8 + 4 + 6)
     assert prices.position_L.tolist() == [expanded + attended] * N_LAYERS
 
@@ -88,7 +90,11 @@ def looped_cost(prices: Prices, counts: Counts, n_prompt: int, hidden_from_T: Se
     """`costs.cost`, one token, layer and position at a time."""
     total = 0
     for token, (layers, keys) in enumerate(zip(counts.layers_T, counts.keys_T, strict=True)):
-        total += prices.before + prices.read * int(counts.reads_TX[token].sum())
+        total += prices.before
+        for rank in range(counts.reads_TX.shape[1]):
+            total += int(prices.read_X[rank] * counts.reads_TX[token, rank])
+            total += int(prices.short_read_X[rank] * counts.short_reads_TX[token, rank])
+            total += int(prices.probe_X[rank] * counts.probed_TX[token, rank])
         position = n_prompt + token
         for layer in range(layers):
             total += int(prices.layer_L[layer])
@@ -111,11 +117,14 @@ def test_costs_are_those_of_every_layer_and_position_one_by_one(n_prompt: int) -
         layer_L=rng.integers(1000, 2000, N_LAYERS),
         keys_L=rng.integers(100, 200, N_LAYERS),
         position_L=rng.integers(1, 50, N_LAYERS),
-        read=5000,
+        read_X=rng.integers(4000, 6000, 4),
+        short_read_X=rng.integers(400, 600, 4),
+        probe_X=rng.integers(40, 60, 4),
         window_L=(None, 4, 8, 1, None, 100, 6),
     )
     layers_T = rng.integers(1, N_LAYERS + 1, n_tokens)
-    counts = Counts(layers_T, rng.integers(0, N_LAYERS + 1 - layers_T), rng.integers(0, 3, (n_tokens, 4)))
+    looks = rng.integers(0, 3, (3, n_tokens, 4))
+    counts = Counts(layers_T, rng.integers(0, N_LAYERS + 1 - layers_T), *looks)
     nowhere_T = [N_LAYERS] * n_tokens
     assert cost(prices, counts, n_prompt) == looped_cost(prices, counts, n_prompt, nowhere_T)
     hidden = cost(prices, counts, n_prompt, layers_T)
@@ -124,7 +133,7 @@ def test_costs_are_those_of_every_layer_and_position_one_by_one(n_prompt: int) -
 
 
 def test_no_decided_token_costs_nothing(llama: PreTrainedModel) -> None:
-    prices = find_prices(Decoder(llama))
+    prices = find_prices(Decoder(llama), DECODING)
     none = np.array([], dtype=np.int64)
     counts, hidden_from_T = needed(none, EXITABLE, N_LAYERS, STATES["skip"])
     assert cost(prices, counts, 5, hidden_from_T) == cost(prices, full_depth(0, N_LAYERS, len(EXITABLE)), 5) == 0

@@ -16,6 +16,7 @@ from tiny_models import ARCHITECTURES, GROUPED
 from torch import Tensor
 from traces import assert_same, kl_request, traces_of
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from untrained import PROBE, random_probe
 
 from eexit.anatomy import Decoder
 from eexit.batch import Batch
@@ -24,12 +25,13 @@ from eexit.config import UsageError
 from eexit.configuration import Configuration
 from eexit.engine import Engine
 from eexit.memory import FREE_SHARE, cache_budget
+from eexit.readouts import READOUTS
 from eexit.rows import CPU_CACHE_BYTES, Decoding, Outcome, Request
 from eexit.rules import BLIND, ONLINE, ORACLES
 from eexit.states import STATES
 from eexit.trace import Trace
 
-DECODING = Decoding(exitable_layers=(1, 3, 4), max_new_tokens=8, eos_token_ids=frozenset(), record_top_k=3)
+DECODING = Decoding(exitable_layers=(1, 3, 4), max_new_tokens=8, eos_token_ids=frozenset(), probe=PROBE, record_top_k=3)
 PROMPT = (5, 80, 7, 7, 31)
 MODES = [("normal", None), *((mode, k) for mode in ("unfrozen", "frozen_residual") for k in (0, 0.3, 1, 3))]
 REQUESTS = [kl_request(PROMPT, mode, k, seed=3) for mode, k in MODES]
@@ -54,7 +56,7 @@ def on_card(
     """What the card's rows are, and the counts of each step; the first one's are also those of the prompt."""
     steps: list[Counts] = []
     with Card() as card:
-        engine = Engine(Decoder(card.take(model)), decoding)
+        engine = Engine(Decoder(card.take(model)), replace(decoding, probe=random_probe(There)))
 
         def progress(_: int) -> None:
             steps.append(replace(card.counts, operators=0))
@@ -91,8 +93,8 @@ def test_a_card_gives_the_rows_of_the_cpu_and_takes_two_copies_a_step_each_way(f
     "change",
     [
         {"temperature": 0.8, "top_p": 0.9},
-        {"readout": "raw"},
-        {"readout": "raw", "temperature": 0.8, "record_top_k": 0},
+        {"readout": READOUTS["raw"]},
+        {"readout": READOUTS["raw"], "temperature": 0.8, "record_top_k": 0},
         {"exitable_layers": (0, 1, 2, 3, 4, 5)},
         {"exitable_layers": (5,)},
     ],

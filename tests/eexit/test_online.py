@@ -45,7 +45,7 @@ def test_invariant_7_a_row_runs_what_it_says_and_no_more_than_its_exits_need(
     model = copy.deepcopy(any_model)
     model.set_experts_implementation("eager")  # made of products that torch counts
     decoder, seen = Decoder(model), set()
-    prices, layer_L = replace(find_prices(decoder), before=0), np.arange(decoder.n_layers)
+    prices, layer_L = replace(find_prices(decoder, FEW), before=0), np.arange(decoder.n_layers)
     for configuration in confident(model):
         with monkeypatch.context() as patch:
             ran = Multiplied(model, decoder, patch)

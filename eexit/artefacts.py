@@ -1,0 +1,166 @@
+"""Learned exits on disk: what training leaves in a folder, and whether it may be used.
+
+    card.json                   what was learned, from what data, how good it is on held-out prompts, and checksums
+    weights.safetensors         readouts or probes
+    adapter_model.safetensors   an adapter, with adapter_config.json, as peft writes both
+
+This module does not import torch, so that the command line can refuse a folder before any model is loaded.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from eexit.config import UsageError
+from eexit.readouts import READOUTS
+from eexit.results import temporary_name
+from eexit.sources import sha256
+
+if TYPE_CHECKING:
+    from eexit.config import SweepConfig
+
+CARD: Final = "card.json"
+WEIGHTS: Final = "weights.safetensors"
+FORMAT: Final = 1
+
+READOUT: Final = "readout"  # what an artefact can be used as: its roles
+PROBE: Final = "probe"
+ADAPTER: Final = "adapter"
+FLAGS: Final = {READOUT: "--readout", PROBE: "--probe", ADAPTER: "--adapter"}
+
+Table = list[dict[str, Any]]
+
+
+class Card(BaseModel):
+    """What an artefact is. KLs and losses are in nats; agreement and depth are fractions; tables may be empty.
+
+    `held_out`: layer, readout, agreement with the final layer's likeliest token, median_kl and mean_kl of held-out
+    tokens. `trade_off`: what rule kl, or predicted_kl, would do to held-out tokens of given texts at each KL factor,
+    and a control that exits as often at each layer whatever the token. `probes`: the Spearman rank correlation with the
+    true KL. `calibration`: predicted and true stop chance in ten bins. `exits`: KLs at the student's exits, before and
+    after.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = FORMAT
+    what: str  # linear, tuned, probe or student
+    holds: tuple[str, ...]  # roles
+    model: dict[str, Any]  # an `eexit.models.ModelDescription`
+    layers: tuple[int, ...]
+    readout: str  # that layers were read through: a name, or the digest of a learned one
+    data: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+    held_out: Table = []
+    trade_off: Table = []
+    probes: Table = []
+    calibration: Table = []
+    exits: Table = []
+    progress: Table = []
+    versions: dict[str, str | None] = {}
+    made: str = ""  # ISO 8601, UTC
+    seconds: float = 0.0
+    files: dict[str, str]  # SHA-256 by name
+
+    @property
+    def digest(self) -> str:
+        """Of what changes results: the weights, and what they are for."""
+        model = self.model.get("digest") or [self.model.get("name"), self.model.get("revision")]
+        content = [self.what, self.holds, self.layers, model, self.readout, sorted(self.files.items())]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def write_card(folder: Path, card: Card) -> None:
+    """Write it in one step, after the files that it vouches for. Raises `OSError`."""
+    temporary = folder / temporary_name(CARD)
+    temporary.write_text(card.model_dump_json(indent=1) + "\n")
+    os.replace(temporary, folder / CARD)
+
+
+def read_card(place: str, role: str) -> Card:
+    """The card of an artefact that is to be used in this role, once its files are found undamaged.
+
+    Raises `UsageError` if it can't be used.
+    """
+    folder, name = Path(place).expanduser(), f"{FLAGS[role]} {place}"
+    if not folder.is_dir():
+        names = f"{', '.join(READOUTS)} or " if role == READOUT else ""
+        raise UsageError(f"{name} is not a folder that is there: give {names}one that jobs/train.py made")
+    if not (folder / CARD).is_file():
+        raise UsageError(
+            f"{name} has no {CARD}: it is no learned exits' folder, or its training has not ended; the command that "
+            "began it goes on with it"
+        )
+    try:
+        card = Card.model_validate_json((folder / CARD).read_bytes())
+    except (ValidationError, OSError) as error:
+        raise UsageError(f"{name} has a {CARD} that is damaged, or of another version: train it again") from error
+    if role not in card.holds:
+        way_out = " or ".join(f"{FLAGS[held]} {place}" for held in card.holds)
+        raise UsageError(f"{name} holds no {role}, since it was trained with --what {card.what}: give {way_out}")
+    for file, digest in card.files.items():
+        if not (folder / file).is_file() or sha256([folder / file]) != digest:
+            raise UsageError(f"{name} is damaged: {file} is not the file that was trained; train it again")
+    return card
+
+
+def cards_of(config: "SweepConfig") -> dict[str, Card]:
+    """The cards of the artefacts that a sweep uses, by role. Raises `UsageError`, also for one that has changed."""
+    cards = {role: read_card(place, role) for role, place in places_of(config.__dict__).items()}
+    for role, card in cards.items():
+        if config.digests.get(role) != card.digest:
+            raise UsageError(
+                f"{FLAGS[role]} {getattr(config, role)} was trained anew since this sweep was planned: plan another"
+            )
+    return cards
+
+
+def places_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """The folders of the artefacts that a sweep of this configuration uses, by role."""
+    given = {role: config.get(role) for role in FLAGS}
+    return {role: place for role, place in given.items() if isinstance(place, str) and place not in READOUTS}
+
+
+def digests_of(places: Mapping[str, str], readout: str) -> dict[str, str]:
+    """The digests of artefacts by role, which belong together. Raises `UsageError`."""
+    cards = {role: read_card(place, role) for role, place in places.items()}
+    digests = {role: card.digest for role, card in cards.items()}
+    if PROBE in cards:
+        _refuse_other_probe(cards[PROBE], places[PROBE], readout, digests)
+    return digests
+
+
+def _refuse_other_probe(probe: Card, place: str, readout: str, digests: Mapping[str, str]) -> None:
+    """Raises `UsageError` if a probe predicts the KLs of another readout, or of another student."""
+    if probe.readout != digests.get(READOUT, readout):
+        its = probe.readout if len(probe.readout) < len(probe.digest) else "a learned one"
+        raise UsageError(
+            f"--probe {place} predicts KLs of readout {its}, not of {readout}: give --readout as it was trained with"
+        )
+    if ADAPTER in probe.holds and digests.get(ADAPTER) != probe.digest:
+        raise UsageError(f"--probe {place} belongs to a student: give --adapter {place} too")
+    if ADAPTER not in probe.holds and ADAPTER in digests:
+        raise UsageError(f"--probe {place} was trained on the base model's streams: give --probe of --adapter's folder")
+
+
+def refuse_misfit(config: "SweepConfig", model: Mapping[str, Any], layers: Sequence[int]) -> None:
+    """Raises `UsageError` for an artefact made for another model, or for layers without some of these."""
+    for role, card in cards_of(config).items():
+        name = f"{FLAGS[role]} {getattr(config, role)}"
+        for its in ("digest", "revision", "n_layers") if card.model.get("digest") else ("name", "revision", "n_layers"):
+            if card.model.get(its) != model.get(its):
+                raise UsageError(
+                    f"{name} was trained for model {card.model.get('name')}, not for this {model.get('name')} "
+                    f"(another {its}): train it for this model"
+                )
+        missing = [layer for layer in layers if layer not in card.layers]
+        if missing:
+            trained = " ".join(map(str, card.layers))
+            raise UsageError(
+                f"{name} was trained for layers {trained}, not for {missing[0]}: give --exit-layers of these"
+            )

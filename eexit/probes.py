@@ -1,0 +1,60 @@
+"""Probes: what a layer's residual stream says about how far the layer is from the final one.
+
+A probe predicts log KL(final ‖ layer), so that rule `predicted_kl` can decide without the final layer.
+
+Shapes: B rows, W width of the residual stream, M hidden units.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Final
+
+from torch import Tensor
+from torch.nn import functional as F
+
+LOG_KL_RANGE: Final = (-30.0, 30.0)  # beyond what KLs are: streams unlike those of training must not give infinite ones
+
+
+@dataclass(frozen=True, eq=False)
+class LayerProbe:
+    """One layer's: linear in the standardised stream, or with one hidden layer of GELUs before that."""
+
+    mean: Tensor  # (W,)
+    std: Tensor  # (W,)
+    weight: Tensor  # (W,), or (M,) with a hidden layer
+    bias: Tensor  # ()
+    hidden_weight: Tensor | None = None  # (W, M)
+    hidden_bias: Tensor | None = None  # (M,)
+
+    def log_kl(self, hidden_BW: Tensor) -> Tensor:
+        """The predicted log KL, (B,), nats; in the precision of the probe."""
+        seen = (hidden_BW.to(self.mean.dtype) - self.mean) / self.std
+        if self.hidden_weight is not None and self.hidden_bias is not None:
+            seen = F.gelu(seen @ self.hidden_weight + self.hidden_bias)
+        return seen @ self.weight + self.bias
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """A probe for each exitable layer."""
+
+    of_layer: Mapping[int, LayerProbe]
+
+    def predicted_kl(self, hidden_BW: Tensor, layer: int) -> Tensor:
+        """KL(final ‖ layer) as predicted from the residual stream after the layer, (B,), nats, fp32."""
+        return self.of_layer[layer].log_kl(hidden_BW).clamp(*LOG_KL_RANGE).exp()
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], layers: Sequence[int]) -> "Probe":
+        """The probes of these layers, from the tensors of `artefacts.WEIGHTS`: `probe.5.weight` and so on."""
+        names = [its.name for its in fields(LayerProbe)]
+        parts = {layer: {name: tensors.get(f"probe.{layer}.{name}") for name in names} for layer in layers}
+        held = {layer: {name: part for name, part in its.items() if part is not None} for layer, its in parts.items()}
+        return cls({layer: LayerProbe(**its) for layer, its in held.items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What `of` takes."""
+        named = {
+            f"probe.{layer}.{name}": part for layer, its in self.of_layer.items() for name, part in vars(its).items()
+        }
+        return {name: part for name, part in named.items() if part is not None}
