@@ -11,16 +11,16 @@ or the CPU tensor is a single number. Operations that would cost time on a real 
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 aten = torch.ops.aten
 DEVICE = torch.device("privateuseone", 0)
@@ -171,30 +171,31 @@ class Card(TorchDispatchMode):
         self.counts = Counts()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        packet, named = function.overloadpacket, _named(function, args, kwargs)
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        there = [tensor for tensor in tensors if isinstance(tensor, There)]
-        here = [tensor for tensor in tensors if not isinstance(tensor, There)]
+        kwargs, packet = kwargs or {}, function.overloadpacket
+        there: list[There] = []
+        here: list[Tensor] = []
+        for tensor in _tensors((*args, *kwargs.values())):
+            there.append(tensor) if isinstance(tensor, There) else here.append(tensor)
         if packet in PINNING:
             return self._pin(packet, here)
-        device = _device(packet, named)
+        device = _device(function, args, kwargs)
         on_card = bool(there) if device is None else device.type == DEVICE.type
         if packet in COPIES:
+            named = _named(function, args, kwargs)
             source = named["src" if packet is aten.copy_ else "self"]
             self._count_copy(source, on_card, named["non_blocking"])
             if isinstance(source, There) != on_card:
-                args = tree_map(lambda leaf: _here(leaf).clone() if leaf is source else leaf, args)
+                args = _each(lambda leaf: _here(leaf).clone() if leaf is source else leaf, args)
         elif there:
             if any(tensor.ndim for tensor in here):
                 raise Mixed(f"{function} was given tensors of {DEVICE.type} and of {here[0].device}")
-            if function in WAITS or packet in WAITS or (packet in BY_MASK and _is_mask(named["indices"])):
+            if packet in WAITS or function in WAITS or (packet in BY_MASK and _is_mask(args[1])):
                 self.counts.waits.append(str(function))
-        self.counts.operators += on_card and not function.is_view
+        self.counts.operators += on_card and not _is_view(function)
         if packet is aten.histc and there and not there[0].is_floating_point():  # a CPU only counts floats
             return There(function(there[0].here.float(), *args[1:], **kwargs).to(there[0].dtype))
-        made = function(*tree_map(_here, args), **tree_map(_here, kwargs))
-        return tree_map(lambda leaf: _back(leaf, there, on_card) if isinstance(leaf, Tensor) else leaf, made)
+        made = function(*_each(_here, args), **{name: _each(_here, given) for name, given in kwargs.items()})
+        return _each(lambda leaf: _back(leaf, there, on_card) if isinstance(leaf, Tensor) else leaf, made)
 
     def _pin(self, packet: Any, here: list[Tensor]) -> Any:
         if packet is aten.is_pinned:
@@ -211,18 +212,46 @@ class Card(TorchDispatchMode):
             self.counts.blocking_to_card += not (non_blocking and source.data_ptr() in self.pinned)
 
 
+def _tensors(given: Any) -> Iterator[Tensor]:
+    """Of an operator's operands, some of which are lists."""
+    for part in given:
+        if isinstance(part, Tensor):
+            yield part
+        elif isinstance(part, (list, tuple)):
+            yield from _tensors(part)
+
+
+def _each(change: Callable[[Any], Any], given: Any) -> Any:
+    """`given` with every part changed, of a list or tuple one by one."""
+    if isinstance(given, (list, tuple)):
+        return type(given)([_each(change, part) for part in given])
+    return change(given)
+
+
+@cache
+def _defaults(function: Any) -> dict[str, Any]:
+    return {argument.name: argument.default_value for argument in function._schema.arguments}
+
+
+@cache
+def _is_view(function: Any) -> bool:
+    return bool(function.is_view)
+
+
 def _named(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    arguments = function._schema.arguments
-    defaults = {argument.name: argument.default_value for argument in arguments}
-    return defaults | {argument.name: given for argument, given in zip(arguments, args, strict=False)} | kwargs
+    defaults = _defaults(function)
+    return defaults | dict(zip(defaults, args, strict=False)) | kwargs
 
 
-def _device(packet: Any, named: dict[str, Any]) -> torch.device | None:
+def _device(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device | None:
     """Where the result has to be; None: where the operands are."""
-    other = named.get("other")
-    if packet is aten.to and isinstance(other, Tensor):
+    packet = function.overloadpacket
+    if packet is aten.copy_:
+        its: torch.device = args[0].device
+        return its
+    if packet is aten.to and isinstance(other := _named(function, args, kwargs).get("other"), Tensor):
         return other.device
-    device: torch.device | None = named["self"].device if packet is aten.copy_ else named.get("device")
+    device: torch.device | None = _named(function, args, kwargs)["device"] if "device" in _defaults(function) else None
     return device
 
 
