@@ -10,7 +10,7 @@ from cluster.landing import read_columns
 from cluster.store import Store, open_store
 from eexit.config import UsageError
 from eexit.places import shown
-from eexit.results import FORMAT, MANIFEST, Manifest, decode
+from eexit.results import FORMAT_WITH_KEYS, MANIFEST, Manifest, decode
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,10 @@ def read_finished(results: str, columns: Sequence[str], flag: str = "") -> Finis
         manifest = decode(content)
     except ValueError as error:
         raise UsageError(f"{name} is no sweep's folder ({error})") from error
-    if manifest.format != FORMAT:
+    if manifest.format < FORMAT_WITH_KEYS:
         raise UsageError(
-            f"{name} holds results of format {manifest.format}, and format {FORMAT} is needed: run that sweep again"
+            f"{name} holds results of format {manifest.format}, and format {FORMAT_WITH_KEYS} or later is needed: run "
+            "that sweep again"
         )
     runs = read_columns(store, ["run_id", *columns])
     n_runs = pc.count_distinct(runs["run_id"]).as_py()

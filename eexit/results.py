@@ -22,6 +22,7 @@ FORMAT: Final = 5  # the one that is written
 # Those that are read. 1 to 4 know nothing of learned exits; 1 to 3 have no costs; 1 and 2 have no rule but kl and no
 # configuration keys; 1 also lacks the disagreement, and the distributions that tokens were read from.
 FORMATS: Final = (1, 2, 3, 4, 5)
+FORMAT_WITH_KEYS: Final = 3  # the first with configuration keys
 
 MANIFEST: Final = "sweep.json"
 GENERATIONS_FOLDER: Final = "generations"

@@ -78,5 +78,7 @@ def test_only_a_finished_sweep_of_this_format_can_be_followed(finished: Path, tm
         with pytest.raises(UsageError, match=message):
             load("--controls-of", results)
     manifest.write_bytes(b'{"format": 2, "config": {}, "model": {}, "exitable_layers": []}')
-    with pytest.raises(UsageError, match="holds results of format 2, and format 4 is needed: run that sweep again"):
+    with pytest.raises(
+        UsageError, match="holds results of format 2, and format 3 or later is needed: run that sweep again"
+    ):
         load("--controls-of", finished)

@@ -73,9 +73,12 @@ def test_runs_depend_on_what_was_trained_and_not_on_where_it_lies(tmp_path: Path
 @pytest.mark.parametrize(
     ("field", "what", "holds", "card", "says"),
     [
-        ("readout", "probe", (PROBE_ROLE,), {}, "holds no readout, since it was trained with --what probe: give --probe {}"),
-        ("probe", "linear", (READOUT,), {}, "holds no probe, since it was trained with --what linear: give --readout {}"),
-        ("probe", "probe", (PROBE_ROLE,), {"readout": "raw"}, "predicts KLs of readout raw, not of lens: give --readout as it was trained with"),
+        ("readout", "probe", (PROBE_ROLE,), {},
+         "holds no readout, since it was trained with --what probe: give --probe {}"),
+        ("probe", "linear", (READOUT,), {},
+         "holds no probe, since it was trained with --what linear: give --readout {}"),
+        ("probe", "probe", (PROBE_ROLE,), {"readout": "raw"},
+         "predicts KLs of readout raw, not of lens: give --readout as it was trained with"),
         ("probe", "student", (ADAPTER, PROBE_ROLE), {}, "belongs to a student: give --adapter {} too"),
         ("probe", "probe", (PROBE_ROLE,), {"files": {WEIGHTS: "0"}},
          f"is damaged: {WEIGHTS} is not the file that was trained; train it again"),

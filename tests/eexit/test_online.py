@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from traces import assert_same, traces_of
 from transformers import LlamaForCausalLM, PreTrainedModel
+from untrained import LINEAR
 
 from eexit import cache, engine, exit_pass, online
 from eexit.anatomy import Decoder
@@ -27,6 +28,7 @@ from eexit.online import OnlineBatch
 from eexit.prices import find_prices
 from eexit.rows import Decoding, Request
 from eexit.rules import BLIND, ONLINE
+from eexit.shortlist import Shortlist
 from eexit.states import STATES
 
 FEW = replace(SAMPLED, max_new_tokens=13, observe=False)
@@ -64,6 +66,30 @@ def test_invariant_7_a_row_runs_what_it_says_and_no_more_than_its_exits_need(
         assert columns["cost_run"] == ran.multiply_adds(prices)
         seen |= set(exit_T.tolist())
     assert len(seen) > 1
+
+
+@pytest.mark.parametrize(("rule", "parameter"), [("predicted_kl", 4.0), ("confidence", 0.3), ("patience", 2.0)])
+def test_invariant_7_holds_for_a_probe_and_for_a_shortlist(
+    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, rule: str, parameter: float
+) -> None:
+    monkeypatch.setattr(exit_pass, "rounded", lambda n_rows: n_rows)
+    monkeypatch.setattr(cache, "BLOCK_POSITIONS", 1)
+    decoder = Decoder(llama)
+    decoding = replace(FEW, readout=LINEAR, shortlist=Shortlist(decoder, 5))
+    prices = replace(find_prices(decoder, decoding), before=0)
+    ran = Multiplied(llama, decoder, monkeypatch)
+    configuration = Configuration("frozen_residual", rule, parameter)
+    [trace] = traces_of(Engine(decoder, decoding).generate([Request(PROMPTS[0], configuration, 3)])).values()
+    counts, exit_T = trace.counts, trace.exit_layer_T[1:]
+    assert counts is not None
+    looked_T = 1 + np.minimum(np.searchsorted(EXITABLE, exit_T), len(EXITABLE) - 1)
+    reads = rule != "predicted_kl"
+    assert counts.probed_TX.sum() == (0 if reads else looked_T.sum())
+    assert counts.short_reads_TX.sum() == ((looked_T - 1).sum() if reads else 0)
+    assert ran.reads == counts.reads_TX.sum() == len(exit_T) + (reads and (exit_T > EXITABLE[0]).sum())
+    columns = cost_columns(prices, counts, exit_T, EXITABLE, configuration.mode, len(PROMPTS[0]))
+    assert columns["cost_run"] == ran.multiply_adds(prices)
+    assert len(set(exit_T)) > 1
 
 
 def test_invariant_7_rows_of_a_batch_run_together_what_they_say(

@@ -9,6 +9,7 @@ from references import decoder_of, shared_model
 from test_invariants import DECODING, PROMPTS, SAMPLED, configurations, modes_of
 from traces import traces_of
 from transformers import PreTrainedModel
+from untrained import TUNED
 
 from eexit import scoring
 from eexit.configuration import NORMAL, Configuration
@@ -16,6 +17,7 @@ from eexit.engine import Engine
 from eexit.rows import Decoding, Request
 from eexit.rules import RULES
 from eexit.scoring import score
+from eexit.shortlist import Shortlist
 from eexit.states import STATES
 
 
@@ -54,6 +56,12 @@ def test_invariant_8_holds_for_an_online_rule_and_every_state(
     monkeypatch.setattr(scoring, "SCORED_TOKENS", 10)
     exits = [Configuration(mode, "confidence", some(any_model, "confidence")[0]) for mode in modes_of(any_model)]
     assert len(check_scores(any_model, [Request(PROMPTS[0], exit, seed=3) for exit in exits])) > 1
+
+
+def test_invariant_8_holds_for_a_shortlist(llama: PreTrainedModel) -> None:
+    decoding = replace(SAMPLED, readout=TUNED, shortlist=Shortlist(decoder_of(llama), 5))
+    exits = [Configuration("frozen_residual", rule, SOME[rule][0]) for rule in ("confidence", "margin", "patience")]
+    assert len(check_scores(llama, [Request(PROMPTS[0], exit, seed=3) for exit in exits], decoding)) > 1
 
 
 def test_a_text_may_be_anything_and_of_any_length(llama: PreTrainedModel) -> None:
