@@ -122,6 +122,7 @@ function layerTable({ kl, probability: drawnFrom, saw, top, read }, rank, { rule
     return h("td", {}, h("span", {}, value), fill);
   };
   const last = (r) => r === DATA.final;
+  const unseen = (r) => looked && !DATA.rules[rule]?.oracle && r > rank; // its rule looks no further than the exit
   const said = (likely) =>
     h(
       "td.words",
@@ -140,7 +141,7 @@ function layerTable({ kl, probability: drawnFrom, saw, top, read }, rank, { rule
         name(r, here && student ? "full depth" : null),
         kl && bar(last(r) ? "0" : nats(kl[r]), last(r) ? 0 : kl[r] / highest, r),
         looked && h("td", {}, last(r) || saw[r] === null ? "–" : seen(saw[r])),
-        probability && bar(`${Math.round(100 * probability[r])}%`, probability[r], r),
+        probability && (unseen(r) ? h("td", {}, "–") : bar(`${Math.round(100 * probability[r])}%`, probability[r], r)),
         top && said(top[r]),
       );
     return here && student
