@@ -168,6 +168,21 @@ def read_tokens(place: Place, shard: Generations) -> pa.Table:
         raise _damaged(path, error) from error
 
 
+def stream_tokens(place: Place, shard: Generations, columns: Sequence[str], most_rows: int) -> Iterator[pa.Table]:
+    """Some columns of a shard's tokens, in tables of at most so many rows, however large the file is.
+
+    Its pages' checksums are verified; that of the whole file is not, which `check_tokens` does. Raises `DamagedError`.
+    """
+    path = place.path(tokens_name(shard.stem))
+    with place.filesystem.open_input_file(path) as source:
+        try:
+            file = pq.ParquetFile(source, page_checksum_verification=True, buffer_size=READ_BYTES)
+            for batch in file.iter_batches(most_rows, columns=list(columns), use_threads=False):
+                yield pa.Table.from_batches([batch])
+        except _UNREADABLE as error:
+            raise _damaged(path, error) from error
+
+
 def list_timings(place: Place) -> list[str]:
     """The names of all timings files, sorted."""
     infos = place.filesystem.get_file_info(fs.FileSelector(place.path(TIMINGS_FOLDER), allow_not_found=True))

@@ -1,0 +1,238 @@
+"""Exporting a sweep as teacher data: `export`, which `jobs/export.py` uses. Needs no Ray.
+
+The sweep is read shard by shard, and a shard some thousand tokens at a time, so that memory does not grow with it.
+"""
+
+import difflib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from cluster.display import Display, counted
+from cluster.landing import Survey, read_columns, survey
+from cluster.manifest import versions
+from cluster.store import Store, open_store
+from eexit.config import UsageError, some
+from eexit.dataset_card import CARD, Account, Making, dataset_card
+from eexit.files import DamagedError, list_files, read_generations, stream_tokens, without
+from eexit.places import shown
+from eexit.results import MANIFEST, Manifest, decode, tokens_name
+from eexit.schema import OK
+from eexit.teacher_data import (
+    NEEDED_OF_RUNS,
+    NEEDED_OF_TOKENS,
+    Surroundings,
+    conversations,
+    surroundings,
+    whole_runs,
+)
+from eexit.teacher_schema import CONVERSATIONS
+
+OLDEST_FORMAT = 3  # the first that names configurations
+TOKENS_AT_ONCE = 8192
+FILE_BYTES = 256 << 20  # of each data file at most, in memory, before compression
+ROW_GROUP_BYTES = 32 << 20  # likewise: what a reader that streams holds
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote."""
+
+    account: Account
+    files: Sequence[str]
+
+
+@dataclass(frozen=True)
+class ExportProgress:
+    """How many of the tokens' conversations are written."""
+
+    tokens: int
+    done: int
+    planned: int
+    has_begun: bool = True
+
+    @property
+    def share(self) -> float:
+        return self.done / self.planned
+
+    def describe(self, rate: float, left: str) -> str:
+        return f"{self.done:,}/{self.planned:,} conversations · {left}"
+
+
+def export(
+    results: str,
+    out: str,
+    keys: Sequence[str],
+    kl_factors: Sequence[float],
+    command: str,
+    display: Display,
+    file_bytes: int = FILE_BYTES,
+) -> Exported:
+    """Write the runs of these configurations that have landed in the sweep `results` to the empty place `out`.
+
+    `command` is what the card says it was made by. The card is written last: data without one are incomplete. If
+    anything is raised, what was written is removed again. Raises `UsageError` for what can't be exported.
+    """
+    store, target = open_store(results), open_store(out)
+    manifest = _manifest(store, shown(results))
+    told = surroundings(manifest, kl_factors)
+    _refuse_unknown(keys, [each["key"] for each in manifest.configurations], shown(results))
+    _refuse_taken(store, target, shown(out))
+    display.say(f"checking the files of {shown(results)}")
+    found = _undamaged(store)
+    n_runs, n_failed = _landed(store, keys)
+    if not n_runs:
+        raise UsageError(
+            f"{shown(results)} has no run of {', '.join(keys)} without an error: there is nothing to export"
+        )
+    n_planned = len(manifest.config["prompts"]) * len(manifest.config["seeds"]) * len(keys)
+    n_missing = n_planned - n_runs - n_failed
+    if n_missing:
+        display.say(f"{n_missing:,} of {counted(n_planned, 'run')} have not landed yet: what is there is exported")
+    target.probe()
+    files = _DataFiles(target, file_bytes)
+    account = Account(told.kl_factors)
+    try:
+        with display:
+            for table in _conversations(store, found, set(keys), told):
+                files.add(table)
+                account.add(table)
+                done = account.runs.total()
+                display.show(ExportProgress(account.n_tokens, done, n_runs), last=done == n_runs)
+        files.flush()
+        made = datetime.now(UTC).isoformat(timespec="seconds")
+        making = Making(shown(results), command, made, versions(), n_failed, n_missing)
+        target.publish(CARD, dataset_card(manifest, account, making).encode())
+    except BaseException:
+        files.remove()
+        raise
+    return Exported(account, files.names)
+
+
+def _manifest(store: Store, name: str) -> Manifest:
+    content = store.read(MANIFEST)
+    if content is None:
+        raise UsageError(f"{name} holds no {MANIFEST}: give the folder of a sweep")
+    try:
+        manifest = decode(content)
+    except ValueError as error:
+        raise UsageError(f"{name} is no sweep's folder ({error})") from error
+    if manifest.format < OLDEST_FORMAT:
+        raise UsageError(
+            f"{name} holds results of format {manifest.format}, and format {OLDEST_FORMAT} or later is needed: "
+            "run that sweep again"
+        )
+    return manifest
+
+
+def _refuse_unknown(keys: Sequence[str], known: Sequence[str], name: str) -> None:
+    for key in keys:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=3)
+            way_out = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(some(known))}"
+            raise UsageError(f"{name} has no configuration {key}: {way_out}")
+
+
+def _refuse_taken(store: Store, target: Store, out: str) -> None:
+    """Raises `UsageError` if `target` is in the sweep, or holds anything but hidden files, such as those of git."""
+    ours, theirs = (os.path.realpath(its.root) if its.is_local else its.root.rstrip("/") for its in (target, store))
+    if target.filesystem == store.filesystem and f"{ours}/".startswith(f"{theirs}/"):
+        raise UsageError(f"--out {out} is inside the sweep's results: choose another place")
+    if target.filesystem.get_file_info(target.root).type == fs.FileType.File:
+        raise UsageError(f"--out {out} is a file: give a folder")
+    infos = target.filesystem.get_file_info(fs.FileSelector(target.root, allow_not_found=True))
+    held = sorted(info.base_name for info in infos if not info.base_name.startswith("."))
+    if held:
+        raise UsageError(
+            f"--out {out} holds {held[0]}, and nothing there is replaced: choose another place, or empty it"
+        )
+
+
+def _undamaged(store: Store) -> Survey:
+    found = survey(store)
+    if found.damaged:
+        more = f", and {len(found.damaged) - 1} more are" if len(found.damaged) > 1 else ""
+        first = next(iter(found.damaged.values()))
+        raise UsageError(f"{first}{more}: run the sweep's own command first, which does these runs again")
+    return found
+
+
+def _landed(store: Store, keys: Sequence[str]) -> tuple[int, int]:
+    """How many runs of these configurations have landed without an error, and how many as errors only."""
+    runs = read_columns(store, ["run_id", "status", "configuration"])
+    runs = runs.filter(pc.is_in(runs["configuration"], pa.array(keys)))
+    done = pc.unique(runs.filter(pc.equal(runs["status"], OK))["run_id"])
+    return len(done), pc.count_distinct(runs["run_id"]).as_py() - len(done)
+
+
+def _conversations(store: Store, found: Survey, keys: set[str], told: Surroundings) -> Iterator[pa.Table]:
+    """The conversations of all undamaged shards, from tables of some thousand tokens, each run once."""
+    for stem in list_files(store).stems:
+        shard = read_generations(store, stem, NEEDED_OF_RUNS)
+        runs = without(shard.rows, found.superseded.get(stem, ()))
+        chosen = pc.and_(pc.equal(runs["status"], OK), pc.is_in(runs["configuration"], pa.array(sorted(keys))))
+        runs = runs.filter(chosen)
+        if not runs.num_rows:
+            continue
+        tokens = stream_tokens(store, shard, NEEDED_OF_TOKENS, TOKENS_AT_ONCE)
+        theirs = (table.filter(pc.is_in(table["run_id"], runs["run_id"].combine_chunks())) for table in tokens)
+        n_runs = 0
+        try:
+            for table in (conversations(runs, whole, told) for whole in whole_runs(theirs)):
+                n_runs += len(table)
+                yield table
+            if n_runs != len(runs):
+                raise ValueError(f"it has tokens of {n_runs:,} of {counted(len(runs), 'run')}")
+        except ValueError as error:
+            if isinstance(error, UsageError):
+                raise
+            raise DamagedError(f"{store.path(tokens_name(stem))} is damaged ({error})") from error
+
+
+@dataclass
+class _DataFiles:
+    """Data files of bounded size: tables are kept until a file is full."""
+
+    target: Store
+    file_bytes: int
+    names: list[str] = field(default_factory=list)
+    pending: list[pa.Table] = field(default_factory=list)
+    pending_bytes: int = 0
+
+    def add(self, table: pa.Table) -> None:
+        if self.pending_bytes + table.nbytes > self.file_bytes:
+            self.flush()
+        self.pending.append(table)
+        self.pending_bytes += table.nbytes
+
+    def flush(self) -> None:
+        """Publish what is kept as a file."""
+        if not self.pending:
+            return
+        self.names.append(f"train-{len(self.names):05}.parquet")
+        self.target.publish(self.names[-1], encode(pa.concat_tables(self.pending)))
+        self.pending.clear()
+        self.pending_bytes = 0
+
+    def remove(self) -> None:
+        """Remove all files that were published, and the folder if it is empty then."""
+        for name in (CARD, *self.names):
+            with suppress(OSError, pa.ArrowException):
+                self.target.remove(name)
+        self.target.remove_if_empty()
+
+
+def encode(table: pa.Table) -> pa.Buffer:
+    """The bytes of a Parquet file with these rows of `CONVERSATIONS`."""
+    sink = pa.BufferOutputStream()
+    n_groups = 1 + table.nbytes // ROW_GROUP_BYTES
+    with pq.ParquetWriter(sink, CONVERSATIONS, compression="zstd", write_page_checksum=True) as writer:
+        writer.write_table(table, row_group_size=-(-len(table) // n_groups))
+    return sink.getvalue()

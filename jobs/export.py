@@ -1,0 +1,95 @@
+"""Export a sweep as training data: conversations, with what the full-depth model made of each token, as Parquet.
+
+    python jobs/export.py results/mine --out data
+    python jobs/export.py results/mine --out data --kl-factors 0.5 1 2
+    python jobs/export.py results/mine --out data --configurations normal unfrozen/kl/1
+    python jobs/export.py s3://bucket/mine --out s3://bucket/data
+
+Each row is one run: prompt and answer as chat messages, and for each token its exit layer, the KLs of all exitable
+layers, the chances to exit at each KL factor asked for, and the final layer's likeliest tokens with their
+log-probabilities, as many as the sweep recorded (--record-top-k of jobs/sweep.py). README.md beside the data says what
+each column is and how the data was made: complete it with a licence before you publish it.
+
+Runs that ended in an error are left out, and of an unfinished sweep what has landed is exported; the card says how many
+are missing. The sweep stays as it is, and nothing that is in --out is replaced.
+"""
+
+import shlex
+import sys
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Sequence
+
+from cluster import interruption
+from cluster.display import counted, open_display
+from cluster.exporting import export
+from cluster.flags import Parser
+from eexit.config import UsageError, first_line
+from eexit.configuration import NORMAL
+from eexit.dataset_card import CARD, DATA_FILES
+from eexit.places import inside, shown, without_secrets
+
+KL_FACTORS = (0.5, 1.0, 2.0, 4.0)
+
+
+def main(arguments: Sequence[str]) -> int:
+    with interruption.listening():
+        return run(arguments)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """0: exported. 1: it stopped. 2: the input can't be used."""
+    try:
+        flags = read_flags(arguments)
+        command = without_secrets(shlex.join(["python", "jobs/export.py", *arguments]))
+        display = open_display(quiet=flags.quiet)
+        done = export(flags.results, flags.out, flags.configurations, flags.kl_factors, command, display)
+    except UsageError as error:
+        print(without_secrets(f"error: {error}"), file=sys.stderr)
+        return 2
+    except (OSError, KeyboardInterrupt) as error:
+        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else first_line(error)
+        print(without_secrets(f"stopped: {reason}"), file=sys.stderr)
+        print("the sweep is unchanged, and the unfinished export was removed: start over", file=sys.stderr)
+        return 1
+    conversations = counted(done.account.runs.total(), "conversation")
+    print(f"{conversations}, {counted(done.account.n_tokens, 'token')}, in {counted(len(done.files), 'file')}")
+    print(f"what each column is: {shown(inside(flags.out, CARD))}")
+    place = shown(inside(flags.out, DATA_FILES))
+    print(f'from datasets import load_dataset; load_dataset("parquet", data_files="{place}", split="train")')
+    return 0
+
+
+def read_flags(arguments: Sequence[str]) -> Namespace:
+    parser = Parser(__doc__)
+    parser.add_argument("results", help="folder or URI of a sweep")
+    parser.add_argument("--out", required=True, help="folder or URI for the data; it must be empty, or not be there")
+    parser.add_argument(
+        "--configurations",
+        nargs="+",
+        default=(NORMAL,),
+        metavar="KEY",
+        help=f"keys of configurations, as in the sweep's table (default: {NORMAL})",
+    )
+    parser.add_argument(
+        "--kl-factors",
+        nargs="+",
+        type=_number,
+        default=KL_FACTORS,
+        metavar="K",
+        help=f"KL factors to give exit probabilities at (default: {' '.join(f'{k:g}' for k in KL_FACTORS)})",
+    )
+    parser.add_argument("--quiet", action="store_true", help="show no progress, only results and problems")
+    flags: Namespace = parser.parse_args(arguments)
+    flags.configurations = tuple(dict.fromkeys(flags.configurations))
+    return flags
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"must be numbers, got {text}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
