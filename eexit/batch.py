@@ -19,9 +19,11 @@ from eexit.anatomy import Decoder
 from eexit.cache import KVCache
 from eexit.configuration import Configuration
 from eexit.costs import full_depth
+from eexit.decoders import Decoders
 from eexit.rows import Decoding, Outcome, Request
 from eexit.slots import NONE, Slots, find_layers
 from eexit.states import STATES, alters
+from eexit.teacher import Prefilled
 from eexit.trace import Trace
 from eexit.transfer import to_device
 
@@ -45,10 +47,10 @@ def students_of(configurations: Iterable[Configuration]) -> list[str]:
 class Batch(Slots):
     """Slots for rows, and their caches: the student's has a slot per row, the teacher's a slot per unique prefix."""
 
-    def __init__(self, n_slots: int, length: int, decoder: Decoder, decoding: Decoding, requests: Sequence[Request]):
+    def __init__(self, n_slots: int, length: int, decoders: Decoders, decoding: Decoding, requests: Sequence[Request]):
         """Make room for `n_slots` of these requests at a time, of up to `length` tokens each."""
         students = students_of(request.configuration for request in requests)
-        layers = find_layers(decoding.exitable_layers, decoder.n_layers, (STATES[name] for name in students))
+        layers = find_layers(decoding.exitable_layers, decoders.teacher.n_layers, (STATES[name] for name in students))
         super().__init__(n_slots, decoding, layers, requests)
         self.states = students
         self.teacher, self.student = KVCache(n_slots, length), KVCache(n_slots, length)
@@ -76,16 +78,16 @@ class Batch(Slots):
         self.n_students += 1
         return self.n_students - 1
 
-    def admit(self, requests: Mapping[int, Request], limit: int, prompt: KVCache) -> None:
-        """Give these requests, by their numbers, slots. They have the same prompt, whose keys and values are given."""
+    def admit(self, requests: Mapping[int, Request], limit: int, prompt: Prefilled) -> None:
+        """Give these requests, by their numbers, slots. They all have this prompt."""
         prefix, before = self.unused_prefix(), self.n_students
         for index, request in requests.items():
             self.prefix[self.add(index, request, limit)] = prefix
-        n_tokens, layers = len(next(iter(requests.values())).prompt_token_ids), range(self.layers.n_layers)
-        self.teacher.load(slice(prefix, prefix + 1), prompt, layers, n_tokens)
+        n_tokens, layers = len(prompt.token_ids), range(self.layers.n_layers)
+        self.teacher.load(slice(prefix, prefix + 1), prompt.teacher, layers, n_tokens)
         if self.n_students > before:
             above = layers[self.layers.fork + 1 :]
-            self.student.load(slice(before, self.n_students), prompt, above, n_tokens)
+            self.student.load(slice(before, self.n_students), prompt.student, above, n_tokens)
 
     def outcome(self, slot: int) -> Outcome:
         """As in any slot; what `normal` runs is all of the teacher's pass, and one read."""

@@ -3,7 +3,8 @@
 Rows of one prompt share its prefill. Rows that end leave the batch, and waiting requests take their slots (continuous
 batching, as in Orca, Yu et al. 2022). Rows of oracles decode beside the full-depth pass, together with those of
 `normal` (`eexit.step`). All others, and `normal` where there is no oracle, decode in the loop of online rules
-(`eexit.online`).
+(`eexit.online`). A student with weights of its own runs the rows of all modes but `normal`, and oracles then have a
+loop in which the teacher runs beside it (`eexit.oracle`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,14 +16,17 @@ from eexit.anatomy import Decoder
 from eexit.batch import Batch
 from eexit.config import UsageError
 from eexit.configuration import NORMAL, Configuration
+from eexit.decoders import Decoders
 from eexit.memory import cache_budget
 from eexit.online import OnlineBatch, observe, online_step
+from eexit.oracle import OracleBatch, oracle_step
 from eexit.rows import Decoding, Failure, Outcome, Request
 from eexit.rules import ORACLES
 from eexit.states import STATES
-from eexit.step import Prefilled, decode_step, first_tokens, prefill
+from eexit.step import decode_step, first_tokens
+from eexit.teacher import Prefilled, prefill
 
-BatchT = TypeVar("BatchT", Batch, OnlineBatch)
+BatchT = TypeVar("BatchT", Batch, OnlineBatch, OracleBatch)
 
 
 def refuse_mode(mode: str, decoder: Decoder) -> None:
@@ -35,10 +39,15 @@ def refuse_mode(mode: str, decoder: Decoder) -> None:
 
 
 class Engine:
-    """Decodes requests with one decoder. Construct once, `generate` often."""
+    """Decodes requests with one decoder, or with a student's beside it. Construct once, `generate` often.
 
-    def __init__(self, decoder: Decoder, decoding: Decoding):
-        self.decoder, self.decoding = decoder, decoding
+    A `student` is a decoder of the same architecture with weights of its own: it decodes the rows of all modes but
+    `normal`, each after a first token that is the decoder's. What the full-depth model says is always the decoder's.
+    """
+
+    def __init__(self, decoder: Decoder, decoding: Decoding, student: Decoder | None = None):
+        self.decoder, self.decoding, self.student = decoder, decoding, student
+        self.decoders = Decoders.of(decoder, student)
         self.n_slots = 0  # of the latest batch
 
     def generate(
@@ -56,27 +65,37 @@ class Engine:
                 yield index, refused
             else:
                 waiting.append(index)
+        decoders = [self.decoders.under(request.configuration) for request in requests]
+        for its in dict.fromkeys(decoders):
+            yield from self._generate(its, requests, [index for index in waiting if decoders[index] == its], progress)
+
+    def _generate(
+        self, decoders: Decoders, requests: Sequence[Request], waiting: Sequence[int], progress: Callable[[int], None]
+    ) -> Iterator[tuple[int, Outcome]]:
         oracles = any(requests[index].configuration.rule in ORACLES for index in waiting)
         beside = [index for index in waiting if oracles and not _is_online(requests[index].configuration)]
         online = [index for index in waiting if not oracles or _is_online(requests[index].configuration)]
-        yield from self._decode(Batch, decode_step, requests, beside, progress)
-        yield from self._decode(OnlineBatch, online_step, requests, online, progress)
+        if decoders.are_one:
+            yield from self._decode(Batch, decode_step, decoders, requests, beside, progress)
+        else:
+            yield from self._decode(OracleBatch, oracle_step, decoders, requests, beside, progress)
+        yield from self._decode(OnlineBatch, online_step, decoders, requests, online, progress)
 
     def _decode(
-        self, kind: type[BatchT], step: Callable[[Decoder, Decoding, BatchT], None], requests: Sequence[Request],
-        waiting: list[int], progress: Callable[[int], None],
+        self, kind: type[BatchT], step: Callable[[Decoders, Decoding, BatchT], None], decoders: Decoders,
+        requests: Sequence[Request], waiting: list[int], progress: Callable[[int], None],
     ) -> Iterator[tuple[int, Outcome]]:  # fmt: skip
         if not waiting:
             return
-        batch = self._new_batch(kind, [requests[index] for index in waiting])
+        batch = self._new_batch(kind, decoders, [requests[index] for index in waiting])
         waiting.reverse()
         prefilled: Prefilled | None = None
         while waiting or batch.n_rows:
             while waiting and batch.n_rows < batch.n_slots:
-                prefilled = self._admit(batch, waiting, requests, prefilled)
+                prefilled = self._admit(decoders, batch, waiting, requests, prefilled)
                 yield from self._retire(batch)
             if batch.n_rows:
-                step(self.decoder, self.decoding, batch)
+                step(decoders, self.decoding, batch)
                 progress(batch.n_rows)
                 yield from self._retire(batch)
 
@@ -99,22 +118,24 @@ class Engine:
         context = self.decoder.context_of(n_prompt)
         return room if context is None else min(room, context - n_prompt)
 
-    def _new_batch(self, kind: type[BatchT], requests: Sequence[Request]) -> BatchT:
+    def _new_batch(self, kind: type[BatchT], decoders: Decoders, requests: Sequence[Request]) -> BatchT:
         length = max(len(request.prompt_token_ids) + self._limit(request) for request in requests)
         budget = self.decoding.cache_bytes
         if budget is None:
             budget = cache_budget(self.decoder.device, self.decoding.memory_share)
-        fit = budget // kind.row_bytes(self.decoder, self.decoding, length, requests)
+        row_bytes = kind.row_bytes(self.decoder, self.decoding, length, requests)
+        fit = budget // (row_bytes if decoders.are_one else 2 * row_bytes)
         self.n_slots = max(1, min(len(requests), self.decoding.rows, fit))
-        return kind(self.n_slots, length, self.decoder, self.decoding, requests)
+        return kind(self.n_slots, length, decoders, self.decoding, requests)
 
     def _admit(
-        self, batch: Batch | OnlineBatch, waiting: list[int], requests: Sequence[Request], prefilled: Prefilled | None
-    ) -> Prefilled:
+        self, decoders: Decoders, batch: Batch | OnlineBatch, waiting: list[int], requests: Sequence[Request],
+        prefilled: Prefilled | None,
+    ) -> Prefilled:  # fmt: skip
         """Fill free slots with waiting requests of one prompt, and give each its first token."""
         prompt = requests[waiting[-1]].prompt_token_ids
         if prefilled is None or prefilled.token_ids != prompt:
-            prefilled = prefill(self.decoder, self.decoding, batch.layers, prompt)
+            prefilled = prefill(decoders, self.decoding, batch.layers, prompt)
         admitted: dict[int, Request] = {}
         while (
             waiting
@@ -123,7 +144,7 @@ class Engine:
         ):
             index = waiting.pop()
             admitted[index] = requests[index]
-        batch.admit(admitted, self._limit(requests[index]), prefilled.cache)
+        batch.admit(admitted, self._limit(requests[index]), prefilled)
         slots = np.flatnonzero(batch.n_generated[: batch.n_rows] == 0)
         first_tokens(self.decoder, self.decoding, batch, slots, prefilled)
         return prefilled

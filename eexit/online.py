@@ -18,12 +18,13 @@ from torch.profiler import record_function
 from eexit.anatomy import Decoder
 from eexit.cache import KVCache
 from eexit.costs import LOOKS
-from eexit.exit_pass import Deciding, ExitPass, Tokens, known_exits
+from eexit.decoders import Decoders
+from eexit.exit_pass import Deciding, ExitPass, Known, Tokens, known_exits
 from eexit.reading import Reading, read_layers
 from eexit.rows import Decoding, Request
 from eexit.slots import Slots, find_layers
 from eexit.states import STATES, alters
-from eexit.step import read_texts
+from eexit.teacher import Prefilled, read_texts
 from eexit.transfer import to_device, to_host
 
 # Tokens of a row that have exited and whose deeper layers wait until a later token needs them. With more of them, a
@@ -47,25 +48,30 @@ class Complete:
         return Complete(slots, places, (*self.streams, streams_TXW))
 
 
-def _streams(n_slots: int, decoder: Decoder, decoding: Decoding, requests: Sequence[Request]) -> Tensor | None:
+def _streams(n_slots: int, decoders: Decoders, decoding: Decoding, requests: Sequence[Request]) -> Tensor | None:
     """Room for the residual streams of the tokens that wait in each slot, and of one more; None if not needed."""
-    modes = {request.configuration.mode for request in requests}
-    if not decoding.observe or all(mode in STATES and alters(STATES[mode]) for mode in modes):
+    modes, decoder = {request.configuration.mode for request in requests}, decoders.student
+    if not decoding.observe or not decoders.are_one or all(mode in STATES and alters(STATES[mode]) for mode in modes):
         return None
     shape = (n_slots, MOST_WAITING_TOKENS + 1, len(decoding.exitable_layers) + 1, decoder.width)
     return torch.zeros(shape, dtype=decoder.dtype, device=decoder.device)
 
 
 class OnlineBatch(Slots):
-    """Slots for rows, their cache, and the tokens that have exited and do not have all keys and values yet."""
+    """Slots for rows, their caches, and the tokens that have exited and do not have all keys and values yet.
 
-    def __init__(self, n_slots: int, length: int, decoder: Decoder, decoding: Decoding, requests: Sequence[Request]):
+    The student's cache is also the teacher's, unless they are two decoders: then the latter has the prompts at first.
+    """
+
+    def __init__(self, n_slots: int, length: int, decoders: Decoders, decoding: Decoding, requests: Sequence[Request]):
         """Make room for `n_slots` of these requests at a time, of up to `length` tokens each."""
-        super().__init__(n_slots, decoding, find_layers(decoding.exitable_layers, decoder.n_layers, ()), requests)
-        self.cache = KVCache(n_slots, length)
-        self.waiting = Tokens.none(decoder)
+        layers = find_layers(decoding.exitable_layers, decoders.student.n_layers, ())
+        super().__init__(n_slots, decoding, layers, requests)
+        caches = {decoder: KVCache(n_slots, length) for decoder in {decoders.teacher, decoders.student}}
+        self.teacher, self.student = caches[decoders.teacher], caches[decoders.student]
+        self.waiting = Tokens.none(decoders.student)
         # Tokens in modes that leave the state alone go through all layers in the end: their streams are the teacher's.
-        self.streams_SPXW, self.complete = _streams(n_slots, decoder, decoding, requests), Complete()
+        self.streams_SPXW, self.complete = _streams(n_slots, decoders, decoding, requests), Complete()
         self.n_observed = np.zeros(n_slots, np.int64)  # of a row's decided tokens, those that are or were in `complete`
         room = self.u_exit.shape[1]
         self.counts = {
@@ -80,16 +86,16 @@ class OnlineBatch(Slots):
         waiting = (MOST_WAITING_TOKENS + 1) * decoder.width * (len(decoding.exitable_layers) + 2)
         return decoder.cache_bytes_per_token * length + (waiting + decoder.vocabulary) * decoder.dtype.itemsize
 
-    def admit(self, requests: Mapping[int, Request], limit: int, prompt: KVCache) -> None:
-        """Give these requests, by their numbers, slots. They have the same prompt, whose keys and values are given."""
+    def admit(self, requests: Mapping[int, Request], limit: int, prompt: Prefilled) -> None:
+        """Give these requests, by their numbers, slots. They all have this prompt."""
         first = self.n_rows
         for index, request in requests.items():
             slot = self.add(index, request, limit)
             self.n_observed[slot] = 0
             for recorded in self.records.values():
                 recorded[slot] = 0
-        n_tokens = len(next(iter(requests.values())).prompt_token_ids)
-        self.cache.load(slice(first, self.n_rows), prompt, range(self.layers.n_layers), n_tokens)
+        for cache, keys in {self.teacher: prompt.teacher, self.student: prompt.student}.items():
+            cache.load(slice(first, self.n_rows), keys, range(self.layers.n_layers), len(prompt.token_ids))
 
     def remove(self, slots: np.ndarray, device: torch.device) -> None:
         """Free these slots, which are in descending order, and fill the gaps with rows from higher slots."""
@@ -102,7 +108,8 @@ class OnlineBatch(Slots):
         targets = np.flatnonzero(origin != np.arange(self.n_rows))
         if len(targets):
             source, target = to_device([origin[targets], targets], device)
-            self.cache.copy_slots(source, target)
+            for cache in {self.teacher, self.student}:
+                cache.copy_slots(source, target)
             if self.streams_SPXW is not None:
                 self.streams_SPXW[target] = self.streams_SPXW[source]
         if len(slots):
@@ -120,20 +127,32 @@ class OnlineBatch(Slots):
 
 
 @torch.inference_mode()
-def online_step(decoder: Decoder, decoding: Decoding, batch: OnlineBatch) -> None:
+def online_step(decoders: Decoders, decoding: Decoding, batch: OnlineBatch) -> None:
     """Give every row in flight its next token."""
+    deciding = now_deciding(batch, decoders.student.device)
+    exit_step(decoders.student, decoding, batch, deciding, known_exits(batch.rules, deciding))
+    if len(batch.complete.slot_T) >= OBSERVED_TOKENS:
+        read_complete(decoders.teacher, decoding, batch)
+
+
+def now_deciding(batch: OnlineBatch, device: torch.device) -> Deciding:
+    """Each row's last token, which is decided next."""
     slots, n_generated = np.arange(batch.n_rows), batch.n_generated[: batch.n_rows]
-    # 1. Each row's last token is decided; those that have exited before come along, in case they are needed.
-    setting_DE, u_exit_D, u_token_D = to_device(
-        [batch.setting[slots], batch.u_exit[slots, n_generated], batch.u_token[slots, n_generated]], decoder.device
-    )
-    deciding = Deciding(batch.rule[slots], setting_DE, u_exit_D, u_token_D)
-    last_token = batch.last_token().astype(np.int64)
-    last = Tokens(slots, batch.position(), last_token, batch.state[slots], np.zeros_like(slots), u_exit_D)
+    uniform = batch.u_exit[slots, n_generated], batch.u_token[slots, n_generated]
+    setting_DE, u_exit_D, u_token_D = to_device([batch.setting[slots], *uniform], device)
+    return Deciding(batch.rule[slots], setting_DE, u_exit_D, u_token_D)
+
+
+def exit_step(decoder: Decoder, decoding: Decoding, batch: OnlineBatch, deciding: Deciding, known: Known) -> None:
+    """Run the tokens that are being decided up to their exits, and record what comes of it."""
+    slots = np.arange(batch.n_rows)
+    # 1. Tokens that have exited before come along, in case they are needed.
+    last_token, start = batch.last_token().astype(np.int64), np.zeros_like(slots)
+    last = Tokens(slots, batch.position(), last_token, batch.state[slots], start, deciding.u_exit_D)
     # 2. Layer by layer, tokens leave where their rules say; their next tokens are read there.
     done = ExitPass(
-        decoder, decoding, batch.layers, batch.cache, batch.rules, batch.states,
-        batch.waiting.behind(last), deciding, known_exits(batch.rules, deciding), batch.crowded(), batch.streams_SPXW,
+        decoder, decoding, batch.layers, batch.student, batch.rules, batch.states,
+        batch.waiting.behind(last), deciding, known, batch.crowded(), batch.streams_SPXW,
     )  # fmt: skip
     taken, tokens = done.run(), done.tokens
     # 3. What was run is counted, and those that still lack layers wait.
@@ -155,23 +174,21 @@ def online_step(decoder: Decoder, decoding: Decoding, batch: OnlineBatch) -> Non
         }
         exit_layer = batch.layers.exits[taken.exit_D]
         batch.record(slots, {"exit_layer_T": exit_layer, **to_host(columns)})
-    # 5. Tokens that are through all layers are read as the teacher's, many at a time.
+    # 5. Tokens that are through all layers are to be read as the teacher's, many at a time.
     if batch.streams_SPXW is not None:
         through = np.flatnonzero(done.unaltered_N & (tokens.next_N == batch.layers.n_layers))
         slot, place = tokens.slot_N[through], tokens.position_N[through] % batch.streams_SPXW.shape[1]
         np.add.at(batch.n_observed, slot, 1)
         slot_T, place_T = to_device([slot, place], decoder.device)
         batch.complete = batch.complete.and_these(slot, place_N[through], batch.streams_SPXW[slot_T, place_T])
-        if len(batch.complete.slot_T) >= OBSERVED_TOKENS:
-            read_complete(decoder, decoding, batch)
 
 
 @record_function("observation")
 @torch.inference_mode()
 def observe(decoder: Decoder, decoding: Decoding, batch: OnlineBatch, slots: np.ndarray) -> None:
-    """Record what the full-depth model says of rows that have ended: the columns that an oracle's loop has at once.
+    """Record what the teacher says of rows that have ended: the columns that an oracle's loop has at once.
 
-    Tokens that have not been through all layers go through them once more, many at a time, in their own slots.
+    Tokens that have not been through all its layers go through them, many at a time, in their rows' slots.
     """
     if not len(slots):
         return
@@ -179,14 +196,14 @@ def observe(decoder: Decoder, decoding: Decoding, batch: OnlineBatch, slots: np.
     first, end = batch.n_observed[slots], batch.n_generated[slots] - 1  # the last token has none behind it
     slot_T = np.repeat(slots, end - first)
     place_T = np.concatenate([np.arange(*ends) for ends in zip(first, end, strict=True)])
-    batch.cache.unhide(*to_device([slots.copy()], decoder.device))
+    batch.teacher.unhide(*to_device([slots.copy()], decoder.device))
     size = OBSERVED_TOKENS
     if decoder.attends_itself:
         size = min(size, max(1, OBSERVED_POSITIONS // int((batch.n_prompt + batch.n_generated)[slots].max())))
     for start in range(0, len(slot_T), size):
         slot, place = slot_T[start : start + size], place_T[start : start + size]
         token, position = batch.records["token_id_T"][slot, place].astype(np.int64), batch.n_prompt[slot] + place
-        reading = read_texts(decoder, decoding, batch.layers, batch.cache, slot, position, token)
+        reading = read_texts(decoder, decoding, batch.layers, batch.teacher, slot, position, token)
         record_reading(batch, slot, place, reading)
 
 

@@ -16,14 +16,15 @@ import torch
 
 from eexit.anatomy import Decoder
 from eexit.cache import KVCache
+from eexit.decoders import Decoders
 from eexit.draws import exit_draws
 from eexit.exit_pass import Deciding, ExitPass, Known, Tokens, known_exits
-from eexit.exits import choose_exits, exit_probabilities
+from eexit.oracle import oracle_exits
 from eexit.rows import Decoding, Request
 from eexit.rules import ORACLES, RULES
 from eexit.slots import NONE, Layers, find_layers
 from eexit.states import STATES
-from eexit.step import Prefilled, prefill, read_texts
+from eexit.teacher import Prefilled, prefill, read_texts
 from eexit.transfer import to_device
 
 SCORED_TOKENS: Final = 256  # at a time, for bounded memory: later ones see what earlier ones left
@@ -40,14 +41,18 @@ class Scored:
 
 
 @torch.inference_mode()
-def score(decoder: Decoder, decoding: Decoding, request: Request, token_ids: Sequence[int]) -> Scored:
+def score(
+    decoder: Decoder, decoding: Decoding, request: Request, token_ids: Sequence[int], student: Decoder | None = None
+) -> Scored:
     """Score the text `token_ids` (at least one token) behind a request's prompt, under its configuration and seed.
 
+    A `student` with weights of its own takes the decoder's place in all modes but `normal`, as in `engine.Engine`.
     Raises `ValueError` for a parameter that does not fit the exitable layers.
     """
     layers = find_layers(decoding.exitable_layers, decoder.n_layers, ())
-    prefilled = prefill(decoder, decoding, layers, request.prompt_token_ids)
-    text = _Text(decoder, decoding, layers, request, np.array(token_ids, np.int64), prefilled.cache)
+    decoders = Decoders.of(decoder, student).under(request.configuration)
+    prefilled = prefill(decoders, decoding, layers, request.prompt_token_ids)
+    text = _Text(decoders, decoding, layers, request, np.array(token_ids, np.int64), prefilled)
     parts = [_first(layers, prefilled, token_ids[0])]
     waiting = Tokens.none(decoder)
     for start in range(1, len(token_ids), SCORED_TOKENS):
@@ -66,10 +71,10 @@ class _Text:
     """A text that is being scored, with the keys and values of its student, and of its teacher for an oracle."""
 
     def __init__(
-        self, decoder: Decoder, decoding: Decoding, layers: Layers, request: Request, token_ids: np.ndarray,
-        prompt: KVCache,
+        self, decoders: Decoders, decoding: Decoding, layers: Layers, request: Request, token_ids: np.ndarray,
+        prompt: Prefilled,
     ):  # fmt: skip
-        self.decoder, self.decoding, self.layers, self.token_ids = decoder, decoding, layers, token_ids
+        self.decoders, self.decoding, self.layers, self.token_ids = decoders, decoding, layers, token_ids
         self.n_prompt, n_tokens = len(request.prompt_token_ids), len(token_ids)
         configuration = request.configuration
         self.rules = [configuration.rule] if configuration.rule else []
@@ -79,8 +84,9 @@ class _Text:
             self.setting_E[:] = RULES[rule].setting(configuration.parameter, decoding.exitable_layers)
         self.u_exit = exit_draws(request.seed, list(request.prompt_token_ids), n_tokens)
         self.student, self.teacher = (KVCache(1, self.n_prompt + n_tokens) for _ in range(2))
-        for cache in (self.student, self.teacher) if self.rules and self.rules[0] in ORACLES else (self.student,):
-            cache.load(slice(0, 1), prompt, range(decoder.n_layers), self.n_prompt)
+        self.is_oracle = configuration.rule in ORACLES
+        for cache, keys in ((self.student, prompt.student), (self.teacher, prompt.teacher))[: 1 + self.is_oracle]:
+            cache.load(slice(0, 1), keys, range(layers.n_layers), self.n_prompt)
 
     def score(self, decided: np.ndarray, waiting: Tokens) -> tuple[Scored, Tokens]:
         """Score these tokens of the text; returns those that have exited and do not have all layers yet."""
@@ -92,13 +98,13 @@ class _Text:
                 self.u_exit[decided],
                 self.token_ids[decided],
             ],
-            self.decoder.device,
+            self.decoders.student.device,
         )
         deciding = Deciding(zero if self.rules else zero + NONE, setting_NE, u_N, u_N, given_N)
         state = zero if self.states else zero + NONE
         tokens = waiting.behind(Tokens(zero, position, before, state, zero, waiting.hidden_NW))
         done = ExitPass(
-            self.decoder, self.decoding, self.layers, self.student, self.rules, self.states, tokens, deciding,
+            self.decoders.student, self.decoding, self.layers, self.student, self.rules, self.states, tokens, deciding,
             self._known(position, before, deciding),
         )  # fmt: skip
         taken = done.run()
@@ -108,12 +114,8 @@ class _Text:
 
     def _known(self, position: np.ndarray, before: np.ndarray, deciding: Deciding) -> Known:
         """Exits that are known before the student's pass; an oracle has them all from the teacher's."""
-        oracle = ORACLES.get(self.rules[0]) if self.rules else None
-        if oracle is None:
+        if not self.is_oracle:
             return known_exits(self.rules, deciding)
-        slot = np.zeros_like(position)
-        reading = read_texts(self.decoder, self.decoding, self.layers, self.teacher, slot, position, before)
-        evidence_NE = oracle.evidence(reading)
-        chances = oracle.chances(evidence_NE, deciding.setting_DE)
-        exit_N = choose_exits(chances, deciding.u_exit_D).cpu().numpy()
-        return Known(exit_N, exit_probabilities(chances), evidence_NE)
+        decoder, slot = self.decoders.teacher, np.zeros_like(position)
+        reading = read_texts(decoder, self.decoding, self.layers, self.teacher, slot, position, before)
+        return oracle_exits(self.rules, reading, deciding)

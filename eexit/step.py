@@ -19,27 +19,17 @@ from torch.profiler import record_function
 
 from eexit.anatomy import Decoder, LayerPass
 from eexit.batch import Batch
-from eexit.cache import KVCache
-from eexit.cache_view import CacheView, TokensView
+from eexit.cache_view import CacheView
+from eexit.decoders import Decoders
 from eexit.exits import choose_exits, exit_probabilities
 from eexit.reading import Picked, Reading, read_layers, read_tokens
-from eexit.routes import Routes, Rows, send_routes, send_rows
+from eexit.routes import Routes, send_routes, send_rows
 from eexit.rows import Decoding
 from eexit.rules import ORACLES, Chances
-from eexit.slots import Layers, Slots
+from eexit.slots import Slots
 from eexit.states import STATES
+from eexit.teacher import Prefilled, Teacher, teacher_pass
 from eexit.transfer import to_device, to_host
-
-PROMPT_STEP_TOKENS = 32  # prompts are padded to multiples of it, for the reason given at `batch.MAX_BATCH_SIZES`
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """The full-depth pass at the last token of each prefix: the residual streams that the step goes on to use."""
-
-    states_UXW: Tensor  # after the exitable layers and the final one
-    fork_UW: Tensor
-    layer_pass: LayerPass
 
 
 @dataclass(frozen=True)
@@ -63,19 +53,10 @@ class Step:
     hidden_BW: Tensor  # each row's residual stream at its exit layer
 
 
-@dataclass(frozen=True)
-class Prefilled:
-    """A prompt after its full-depth pass: its keys and values, and its last token's residual streams and reading."""
-
-    token_ids: tuple[int, ...]
-    cache: KVCache
-    states_1XW: Tensor
-    reading: Reading
-
-
 @torch.inference_mode()
-def decode_step(decoder: Decoder, decoding: Decoding, batch: Batch) -> None:
-    """Give every row in flight its next token."""
+def decode_step(decoders: Decoders, decoding: Decoding, batch: Batch) -> None:
+    """Give every row in flight its next token; teacher and student are one decoder."""
+    decoder = decoders.teacher
     # 1. The rows are copied to the device. Rows that generated different tokens no longer share a prefix.
     rows, reach = send_rows(batch, decoder.device), int(batch.position().max()) + 1
     if len(rows.source_P):
@@ -88,7 +69,7 @@ def decode_step(decoder: Decoder, decoding: Decoding, batch: Batch) -> None:
         # 3. Every exitable layer is read and compared with the final layer; each row's rule decides where it exits.
         with record_function("readout"):
             reading = read_layers(decoder, teacher.states_UXW, decoding).of(rows.prefix_B)
-            decision = decide(batch.rules, reading, rows)
+            decision = decide(batch.rules, reading, rows.rule_B, rows.setting_BE, rows.u_exit_B)
         # 4. The students run up to their exits, with their own caches; their states say what deeper layers then hold.
         with record_function("student"):
             exits, hidden_BW = decision.exit_B.cpu().numpy(), teacher.states_UXW[rows.prefix_B, decision.exit_B]
@@ -105,24 +86,6 @@ def decode_step(decoder: Decoder, decoding: Decoding, batch: Batch) -> None:
 
 
 @torch.inference_mode()
-def prefill(decoder: Decoder, decoding: Decoding, layers: Layers, prompt: tuple[int, ...]) -> Prefilled:
-    """Run a prompt at full depth.
-
-    It is padded with its last token, to a multiple of PROMPT_STEP_TOKENS: causal attention hides the padding from it.
-    """
-    length = -(-len(prompt) // PROMPT_STEP_TOKENS) * PROMPT_STEP_TOKENS
-    context = decoder.context_of(len(prompt))
-    length = length if context is None else min(length, context)
-    ids = np.array([[*prompt, *prompt[-1:] * (length - len(prompt))]])
-    [token_BT] = to_device([ids], decoder.device)
-    cache = KVCache(1, length)
-    view = decoder.view(cache, torch.arange(length, device=decoder.device)[None], length)
-    with decoder.attending():
-        states_1XW = teacher_pass(decoder, layers, token_BT, view, len(prompt) - 1).states_UXW
-        return Prefilled(prompt, cache, states_1XW, read_layers(decoder, states_1XW, decoding))
-
-
-@torch.inference_mode()
 def first_tokens(decoder: Decoder, decoding: Decoding, batch: Slots, slots: np.ndarray, prefilled: Prefilled) -> None:
     """Give new rows their first token, from the final layer of their prompt's pass: no exit is drawn for it."""
     exits = np.full(len(slots), len(decoding.exitable_layers))
@@ -134,28 +97,6 @@ def first_tokens(decoder: Decoder, decoding: Decoding, batch: Slots, slots: np.n
     record(batch, step, take_tokens(decoder, decoding, step))
 
 
-def teacher_pass(decoder: Decoder, layers: Layers, token_UT: Tensor, view: CacheView, last: int = -1) -> Teacher:
-    """Run all layers for all prefixes; keeps the residual streams of the token at index `last` of each."""
-    hidden_UTW, layer_pass = decoder.begin(token_UT, view)
-    kept, states = layers.kept, {}
-    for layer in range(layers.n_layers):
-        hidden_UTW = layer_pass.block(layer, hidden_UTW)
-        if layer in kept:
-            states[layer] = hidden_UTW[:, last]
-    return Teacher(torch.stack([states[layer] for layer in layers.exits.tolist()], 1), states[layers.fork], layer_pass)
-
-
-def read_texts(
-    decoder: Decoder, decoding: Decoding, layers: Layers, cache: KVCache, slot_N: np.ndarray, position_N: np.ndarray,
-    token_N: np.ndarray,
-) -> Reading:  # fmt: skip
-    """The reading of a full-depth pass over tokens of texts, each in a slot of `cache` that holds what precedes it."""
-    slot, position_N1, token_N1 = to_device([slot_N, position_N[:, None], token_N[:, None]], decoder.device)
-    view = TokensView(cache, slot, position_N1, int(position_N.max()) + 1, decoder.attends_itself)
-    with decoder.attending():
-        return read_layers(decoder, teacher_pass(decoder, layers, token_N1, view).states_UXW, decoding)
-
-
 def undecided(reading: Reading) -> Decision:
     """The decision of rows that draw no exit: the final layer has probability 1."""
     never_BE = torch.zeros_like(reading.kl_BE)
@@ -163,18 +104,18 @@ def undecided(reading: Reading) -> Decision:
     return _drawn(torch.full_like(never_BE, torch.nan), chances, never_BE[:, 0])
 
 
-def decide(rules: Sequence[str], reading: Reading, rows: Rows) -> Decision:
+def decide(rules: Sequence[str], reading: Reading, rule_B: Tensor, setting_BE: Tensor, u_B: Tensor) -> Decision:
     """Each row's rule gives a chance to exit per layer, and one uniform draw picks the layer by stick-breaking."""
     stop_BE = torch.zeros_like(reading.kl_BE)
     go_on_BE, evidence_BE = stop_BE + 1, torch.full_like(stop_BE, torch.nan)
     for index, name in enumerate(rules):
-        rule, its_B1 = ORACLES[name], (rows.rule_B == index)[:, None]
+        rule, its_B1 = ORACLES[name], (rule_B == index)[:, None]
         seen_BE = rule.evidence(reading)
-        chances = rule.chances(seen_BE, rows.setting_BE)
+        chances = rule.chances(seen_BE, setting_BE)
         stop_BE = torch.where(its_B1, chances.stop_BE, stop_BE)
         go_on_BE = torch.where(its_B1, chances.go_on_BE, go_on_BE)
         evidence_BE = torch.where(its_B1, seen_BE, evidence_BE)
-    return _drawn(evidence_BE, Chances(stop_BE, go_on_BE), rows.u_exit_B)
+    return _drawn(evidence_BE, Chances(stop_BE, go_on_BE), u_B)
 
 
 def _drawn(evidence_BE: Tensor, chances: Chances, u_B: Tensor) -> Decision:

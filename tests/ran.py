@@ -18,6 +18,7 @@ from eexit import engine
 from eexit.anatomy import Decoder
 from eexit.cache_view import CacheView
 from eexit.costs import Prices
+from eexit.decoders import Decoders
 from eexit.online import OnlineBatch, online_step
 from eexit.rows import Decoding
 
@@ -32,9 +33,9 @@ class Ran:
         self.reads = 0
         monkeypatch.setattr(engine, "online_step", self.step)
 
-    def step(self, decoder: Decoder, decoding: Decoding, batch: OnlineBatch) -> None:
+    def step(self, decoders: Decoders, decoding: Decoding, batch: OnlineBatch) -> None:
         with self.watching():
-            online_step(decoder, decoding, batch)
+            online_step(decoders, decoding, batch)
 
     @contextmanager
     def watching(self) -> Iterator[None]:

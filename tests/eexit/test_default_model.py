@@ -22,6 +22,7 @@ from eexit import (
 from eexit.batch import Batch
 from eexit.config import SweepConfig, UsageError
 from eexit.configuration import Configuration
+from eexit.decoders import Decoders
 from eexit.engine import Engine
 from eexit.model_generator import ModelGenerator
 from eexit.plan import plan_runs
@@ -220,9 +221,9 @@ def test_what_ran_out_of_memory_holds_none_when_it_is_tried_again(
     held: list[Callable[[], Batch | None]] = []
     failures: list[int] = []
 
-    def watched(engine: Engine, kind: type[Batch], requests: Sequence[Request]) -> Batch:
+    def watched(engine: Engine, kind: type[Batch], decoders: Decoders, requests: Sequence[Request]) -> Batch:
         assert all(batch() is None for batch in held)
-        batch = new_batch(engine, kind, requests)
+        batch = new_batch(engine, kind, decoders, requests)
         held.append(weakref.ref(batch))
         return batch
 

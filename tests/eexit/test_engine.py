@@ -22,7 +22,7 @@ from eexit.configuration import MODES
 from eexit.engine import Engine
 from eexit.reading import pick_tokens
 from eexit.rows import Decoding, Failure, Request
-from eexit.step import PROMPT_STEP_TOKENS
+from eexit.teacher import PROMPT_STEP_TOKENS
 from eexit.trace import Trace
 
 DECODING = Decoding(exitable_layers=(1, 3, 4), max_new_tokens=12, eos_token_ids=frozenset())
