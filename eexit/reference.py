@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from eexit.anatomy import Decoder
+from eexit.configuration import NORMAL
 from eexit.draws import exit_draws, sampling_draws
 from eexit.probes import LOG_KL_RANGE, Probe
 from eexit.reading import pick_tokens
@@ -31,8 +32,17 @@ from eexit.trace import Trace
 
 
 @torch.inference_mode()
-def generate_one(model: PreTrainedModel, decoder: Decoder, request: Request, decoding: Decoding) -> Trace:
-    """Generate one row, token by token. `decoder` is made from `model`, and only reads residual streams."""
+def generate_one(
+    model: PreTrainedModel, decoder: Decoder, request: Request, decoding: Decoding,
+    student_model: tuple[PreTrainedModel, Decoder] | None = None,
+) -> Trace:  # fmt: skip
+    """Generate one row, token by token. `decoder` is made from `model`, and only reads residual streams.
+
+    A student with weights of its own is also a model and its decoder; `model` then is the teacher alone.
+    """
+    mode = request.configuration.mode
+    own_model, own_decoder = (model, decoder) if student_model is None or mode == NORMAL else student_model
+    has_own_cache = own_model is not model or mode in LEAVE
     prompt = list(request.prompt_token_ids)
     u_exit = exit_draws(request.seed, prompt, decoding.max_new_tokens)
     u_token = sampling_draws(request.seed, prompt, decoding.max_new_tokens)
@@ -52,16 +62,17 @@ def generate_one(model: PreTrainedModel, decoder: Decoder, request: Request, dec
         kls = [kl_divergence(final_logits, logits) for logits in exit_logits]
         if position == 0:
             student = Student(copy.deepcopy(teacher_cache))  # the prompt is always processed at full depth
+            if own_model is not model:
+                student = Student(DynamicCache(config=own_model.config))
+                run(own_model, own_decoder, inputs, student)
         stops, evidence = [0.0] * len(kls), [math.nan] * len(kls)  # where no exit is drawn
         if position > 0 and rule is not None:
             own = teacher
-            if (
-                rule in ONLINE and request.configuration.mode in LEAVE
-            ):  # a full-depth pass, the student's up to its exit
-                own = run(model, decoder, inputs, copy.deepcopy(student))
+            if rule in ONLINE and has_own_cache:  # a full-depth pass, the student's up to its exit
+                own = run(own_model, own_decoder, inputs, copy.deepcopy(student))
             streams = [stream[0, -1] for stream in own.hidden_states]
             own_logits = [
-                READ[type(decoding.readout)](decoder, decoding.readout, streams[layer + 1][None], layer)[0]
+                READ[type(decoding.readout)](own_decoder, decoding.readout, streams[layer + 1][None], layer)[0]
                 for layer in decoding.exitable_layers
             ]
             if decoding.shortlist:  # looked at beyond the first exitable layer: the tokens that are likeliest there
@@ -77,14 +88,15 @@ def generate_one(model: PreTrainedModel, decoder: Decoder, request: Request, dec
             beyond = 0.0 if 1.0 in stops[: choice + 1] else math.nan
             probabilities = probabilities[: choice + 1] + [beyond] * len(kls[choice:])
         logits = [*exit_logits, final_logits][choice]
-        if request.configuration.mode in LEAVE and position > 0:
-            with handing_on_after(decoder.layers, exit_layer):
-                own = run(model, decoder, inputs, student)
-            LEAVE[request.configuration.mode](student, exit_layer)
+        if has_own_cache and position > 0:
+            with handing_on_after(own_decoder.layers, exit_layer if mode in LEAVE else final):
+                own = run(own_model, own_decoder, inputs, student)
+            if mode in LEAVE:
+                LEAVE[mode](student, exit_layer)
             logits = own.logits[0, -1]
             if exit_layer != final:
                 stream = own.hidden_states[exit_layer + 1][:, -1]
-                logits = READ[type(decoding.readout)](decoder, decoding.readout, stream, exit_layer)[0]
+                logits = READ[type(decoding.readout)](own_decoder, decoding.readout, stream, exit_layer)[0]
         u = torch.tensor([u_token[position]], device=model.device)
         token = int(pick_tokens(logits[None], decoding.temperature, decoding.top_p, u))
         log_p, exit_log_p = final_logits.float().log_softmax(-1), logits.float().log_softmax(-1)

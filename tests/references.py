@@ -1,8 +1,14 @@
 """What tests share, since it is made again and again: tiny models, their decoders, and rows of the naive reference."""
 
 import copy
+import warnings
+from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
+from typing import Final
 
+import torch
+from peft import LoraConfig, get_peft_model
 from tiny_models import tiny_model
 from transformers import PreTrainedModel
 
@@ -11,6 +17,8 @@ from eexit.cpu.packed_linear import pack_linear_layers
 from eexit.reference import generate_one
 from eexit.rows import Decoding, Request
 from eexit.trace import Trace
+
+ATTENTION_MODULES: Final = ("q_proj", "v_proj", "o_proj", "Wqkv", "query_key_value", "c_attn")  # of any architecture
 
 shared_model = cache(tiny_model)  # for tests that leave it as it was
 
@@ -29,5 +37,21 @@ def packed_decoder_of(model: PreTrainedModel) -> Decoder:
 
 
 @cache
-def reference_of(model: PreTrainedModel, request: Request, decoding: Decoding) -> Trace:
-    return generate_one(model, decoder_of(model), request, decoding)
+def reference_of(
+    model: PreTrainedModel, request: Request, decoding: Decoding, student: PreTrainedModel | None = None
+) -> Trace:
+    own = None if student is None else (student, decoder_of(student))
+    return generate_one(model, decoder_of(model), request, decoding, own)
+
+
+def save_adapter(
+    model: PreTrainedModel, folder: Path, modules: Sequence[str] = ATTENTION_MODULES, zero: bool = False
+) -> str:
+    """Save a LoRA adapter for those of these modules that the model has: a random one, or one that changes nothing."""
+    torch.manual_seed(1)
+    there = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    config = LoraConfig(r=4, target_modules=[name for name in modules if name in there], init_lora_weights=zero)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft asks models for what transformers has deprecated
+        get_peft_model(copy.deepcopy(model), config).save_pretrained(folder)
+    return str(folder)

@@ -26,14 +26,25 @@ class PackedLinear(nn.Module):
         return output
 
 
-def pack_linear_layers(model: nn.Module) -> None:
-    """Replace the model's linear layers by packed ones, in place; those that can't be packed stay as they are."""
-    for name in [name for name, module in model.named_modules() if type(module) is nn.Linear]:  # holds no weight
+def pack_linear_layers(*models: nn.Module) -> None:
+    """Replace the models' linear layers by packed ones, in place; those that can't be packed stay as they are.
+
+    Layers that have the same memory, in one model or in several, become one packed layer.
+    """
+    places: dict[tuple[int | None, ...], list[tuple[nn.Module, str]]] = {}  # holds no weight
+    for model in models:
+        for name, module in model.named_modules():
+            if type(module) is nn.Linear and _can_pack(module.weight):
+                memory = module.weight.data_ptr(), None if module.bias is None else module.bias.data_ptr()
+                places.setdefault(memory, []).append((model, name))
+    for alike in places.values():
+        model, name = alike[0]
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear)
-        if _can_pack(linear.weight):
+        packed = PackedLinear(linear)
+        for model, name in alike:
             parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, PackedLinear(linear))
+            setattr(model.get_submodule(parent), child, packed)
     _give_back_freed_memory()
 
 

@@ -1,0 +1,87 @@
+"""Adapters are merged into a copy that shares what they do not change; those of other models are refused."""
+
+import copy
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from references import save_adapter, shared_model
+from safetensors.torch import load_file, save_file
+from tiny_models import tiny_model
+from transformers import PreTrainedModel
+
+from eexit.adapters import WEIGHTS, merged, own_weights
+from eexit.config import UsageError
+from eexit.cpu.packed_linear import pack_linear_layers
+
+TOKEN_IDS = torch.tensor([[5, 80, 7, 7, 31]])
+
+
+def n_own(model: PreTrainedModel, base: PreTrainedModel) -> int:
+    """How many numbers of the model's parameters are in memory that the base does not use."""
+    used = {parameter.data_ptr() for parameter in base.parameters()}
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.data_ptr() not in used)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "modules"), [("llama", ["q_proj", "v_proj"]), ("gemma3", ["k_proj", "embed_tokens"])]
+)
+def test_a_merged_model_says_what_peft_says_and_shares_what_does_not_change(
+    tmp_path: Path, architecture: str, modules: list[str]
+) -> None:
+    base = tiny_model(architecture)
+    before = copy.deepcopy(base.state_dict())
+    folder = save_adapter(base, tmp_path, modules)
+    student = merged(base, folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = PeftModel.from_pretrained(copy.deepcopy(base), folder)(TOKEN_IDS).logits
+    torch.testing.assert_close(student(TOKEN_IDS).logits, expected, rtol=1e-4, atol=1e-4)
+    assert (student(TOKEN_IDS).logits - base(TOKEN_IDS).logits).abs().max() > 1
+    assert all(torch.equal(value, before[name]) for name, value in base.state_dict().items())
+    assert all(parameter.requires_grad for parameter in base.parameters())
+    changed = [module for name, module in base.named_modules() if name.rpartition(".")[2] in modules]
+    assert n_own(student, base) == sum(module.weight.numel() for module in changed) == own_weights(base, folder) > 0
+
+
+@pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"), reason="torch has no oneDNN here")
+def test_what_two_models_share_is_packed_once(tmp_path: Path) -> None:
+    base = tiny_model("llama")
+    student = merged(base, save_adapter(base, tmp_path, ["q_proj", "v_proj"]))
+    said = [model(TOKEN_IDS).logits for model in (base, student)]
+    pack_linear_layers(base, student)
+    for model, logits in zip((base, student), said, strict=True):
+        torch.testing.assert_close(model(TOKEN_IDS).logits, logits, rtol=1e-4, atol=1e-4)
+    for layer, own in zip(base.model.layers, student.model.layers, strict=True):
+        assert own.mlp.up_proj is layer.mlp.up_proj
+        assert own.self_attn.q_proj is not layer.self_attn.q_proj
+    assert student.lm_head is base.lm_head
+
+
+def without_a_layer(folder: Path) -> None:
+    weights = load_file(folder / WEIGHTS)
+    save_file({name: value for name, value in weights.items() if ".layers.6." not in name}, folder / WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / WEIGHTS).unlink(), "has no adapter_model.safetensors: give a folder that peft has"),
+        (lambda folder: (folder / WEIGHTS).write_bytes(b"no"), "can't be used with this model: .*header"),
+        (lambda folder: (folder / "adapter_config.json").write_text("{"), "can't be used with this model: "),
+        (without_a_layer, r"is of another model: .*layers\.6.* fits none of its weights"),
+        (lambda folder: save_adapter(tiny_model("gpt2"), folder), "can't be used with this model: Target modules"),
+        (lambda folder: save_adapter(shared_model("opt"), folder), "can't be used with this model: .*size mismatch"),
+    ],
+)
+def test_what_is_no_adapter_of_the_model_is_refused_in_a_line(
+    llama: PreTrainedModel, tmp_path: Path, change: Callable[[Path], object], message: str
+) -> None:
+    save_adapter(llama, tmp_path)
+    change(tmp_path)
+    with pytest.raises(UsageError, match=f"^--adapter {tmp_path} {message}") as refused:
+        merged(llama, str(tmp_path))
+    assert "\n" not in str(refused.value)
