@@ -30,14 +30,14 @@ def merged(model: PreTrainedModel, folder: str) -> PreTrainedModel:
     It shares the memory of all parameters that the adapter does not change. Raises `UsageError` if the folder has no
     adapter or one that does not fit the model.
     """
-    refuse_no_adapter(folder)
+    place = adapter_in(folder)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # whatever peft warns of is refused or does no harm
-            student, misfits = _with_adapter(_sharing(model), folder)
-        if not misfits:
-            result: PreTrainedModel = student.merge_and_unload(safe_merge=True)  # refuses what is not finite
-            return result.eval()
+            student, misfits = _with_adapter(_sharing(model), place)
+            if not misfits:
+                result: PreTrainedModel = student.merge_and_unload(safe_merge=True).eval()  # refuses NaN
+                return result
     except Exception as error:  # a configuration may make peft raise anything
         raise UsageError(f"--adapter {folder} can't be used with this model: {first_line(error)}") from error
     raise UsageError(f"--adapter {folder} is of another model: {misfits[0]} fits none of its weights")
@@ -48,9 +48,9 @@ def own_weights(model: nn.Module, folder: str) -> int:
 
     Raises `UsageError` as `merged` does.
     """
-    refuse_no_adapter(folder)
+    place = adapter_in(folder)
     try:
-        with safe_open(Path(folder) / WEIGHTS, framework="pt") as held:
+        with safe_open(place / WEIGHTS, framework="pt") as held:
             names = {_CHANGE.split(name.removeprefix(PREFIX))[0] for name in held.keys()}  # noqa: SIM118
         changed = [model.get_submodule(name) for name in names]
     except Exception as error:  # safetensors' own, and torch's for a module that is not there
@@ -58,11 +58,13 @@ def own_weights(model: nn.Module, folder: str) -> int:
     return sum(parameter.numel() for module in changed for parameter in module.parameters(recurse=False))
 
 
-def refuse_no_adapter(folder: str) -> None:
-    """Raises `UsageError` if peft has saved no adapter in this folder."""
-    missing = [name for name in FILES if not (Path(folder) / name).is_file()]
+def adapter_in(folder: str) -> Path:
+    """The folder, once it is found to have what peft saves. Raises `UsageError` if it does not."""
+    place = Path(folder).expanduser()
+    missing = [name for name in FILES if not (place / name).is_file()]
     if missing:
         raise UsageError(f"--adapter {folder} has no {missing[0]}: give a folder that peft has saved an adapter in")
+    return place
 
 
 def _sharing(model: PreTrainedModel) -> PreTrainedModel:
@@ -76,13 +78,13 @@ def _parameter(parameter: nn.Parameter) -> nn.Parameter:
     return nn.Parameter(parameter.detach(), requires_grad=False)
 
 
-def _with_adapter(model: PreTrainedModel, folder: str) -> tuple[Any, Sequence[str]]:
+def _with_adapter(model: PreTrainedModel, place: Path) -> tuple[Any, Sequence[str]]:
     """The model with the adapter beside its weights, and the names of weights that only one of them has."""
     from peft import PeftConfig, PeftModel  # imported late: it takes a second
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    student = PeftModel(model, PeftConfig.from_pretrained(folder))
-    found = student.load_adapter(folder, "default", torch_device=str(model.device))
+    student = PeftModel(model, PeftConfig.from_pretrained(str(place)))
+    found = student.load_adapter(place, "default", torch_device=str(model.device))
     for module in student.modules():
         if isinstance(module, BaseTunerLayer):  # a changed embedding is no longer tied to the head
             base = module.get_base_layer()

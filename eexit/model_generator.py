@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
+from eexit.adapters import merged
 from eexit.anatomy import Decoder
 from eexit.chat import format_and_tokenize_input
 from eexit.config import SweepConfig, first_line
@@ -33,14 +34,17 @@ Key = tuple[str, int, str]  # of a run: its prompt's id, its seed, its configura
 class ModelGenerator:
     """Loads a sweep's model once, and does its runs; it may use `memory_share` of a GPU's memory.
 
-    Raises `UsageError` if the model can't be loaded or is not supported, or if a mode or a rule does not fit it.
+    Raises `UsageError` if the model can't be loaded or is not supported, or if a mode, a rule or an
+    adapter does not fit it.
     """
 
     def __init__(self, config: SweepConfig, device: str = "auto", memory_share: float = 1.0):
         self.config = config
         self.model, self.tokenizer = load_model_and_tokenizer(config, device)
-        pack_linear_layers(self.model)
-        decoder = Decoder(self.model)
+        student = self.model if config.adapter is None else merged(self.model, config.adapter)
+        pack_linear_layers(self.model, student)
+        decoders = {model: Decoder(model) for model in {self.model, student}}
+        decoder = decoders[self.model]
         for mode in {configuration.mode for configuration in configurations(config)}:
             refuse_mode(mode, decoder)
         layers = resolve_exitable_layers(config, decoder.n_layers)
@@ -50,13 +54,13 @@ class ModelGenerator:
             eos_token_ids=eos_token_ids(self.model, self.tokenizer),
             readout=load_readout(config, layers, decoder.device, decoder.dtype),
             probe=load_probe(config, layers, decoder.device),
-            shortlist=Shortlist(decoder, config.shortlist) if config.decide_on == "shortlist" else None,
+            shortlist=Shortlist(decoders[student], config.shortlist) if config.decide_on == "shortlist" else None,
             temperature=config.temperature,
             top_p=config.top_p,
             record_top_k=min(config.record_top_k, decoder.vocabulary),
             memory_share=memory_share,
         )
-        self.engine, self.prices = Engine(decoder, decoding), find_prices(decoder, decoding)
+        self.engine, self.prices = Engine(decoder, decoding, decoders[student]), find_prices(decoder, decoding)
         self.text_of = cache(partial(token_text, self.tokenizer))
 
     def generate(self, runs: Sequence[Run], progress: Callable[[int], None] = lambda n_tokens: None) -> Results:
@@ -128,7 +132,7 @@ class ModelGenerator:
         rows = self.engine.n_slots // 2
         if not rows:
             return False
-        self.engine = Engine(self.engine.decoder, replace(self.engine.decoding, rows=rows))
+        self.engine = Engine(self.engine.decoder, replace(self.engine.decoding, rows=rows), self.engine.student)
         return True
 
     def _results(self, run: Run, requests: dict[Key, Request], outcomes: dict[Key, Outcome]) -> Results:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel
 
+from eexit.adapters import own_weights
 from eexit.anatomy import context_of
 from eexit.chat import Tokenizer
 from eexit.checkpoint import digests, quietly, refuse_cut_off, refuse_misfit, refuse_misfit_unloaded, refuse_not_finite
@@ -68,7 +69,8 @@ def describe_model(config: SweepConfig) -> ModelDescription:
 def estimate_memory(config: SweepConfig, rows: int, prompt_tokens: int) -> tuple[int, int]:
     """Bytes of the weights, and of the keys and values (teacher's and student's) of rows in flight; nothing is loaded.
 
-    Activations and the device's libraries need memory on top of that. Raises `UsageError` as `describe_model` does.
+    The weights include those that a student does not share with the model. Activations and the device's libraries need
+    memory on top of that. Raises `UsageError` as `describe_model` does, and for an adapter that does not fit.
     """
     found = _read_config(config, locate(config.model))
     text = found.get_text_config(decoder=True)
@@ -85,7 +87,9 @@ def estimate_memory(config: SweepConfig, rows: int, prompt_tokens: int) -> tuple
     per_token = _numbers_per_position(model, text) * size
     positions = int(min(prompt_tokens + config.max_new_tokens, context_of(text) or math.inf))
     cache = 2 * per_token * rows * positions
-    return sum(parameter.numel() for parameter in model.parameters()) * size, cache
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    weights += 0 if config.adapter is None else own_weights(model, config.adapter)
+    return weights * size, cache
 
 
 @torch.inference_mode()

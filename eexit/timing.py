@@ -73,7 +73,7 @@ class Contenders:
 
     def __init__(self, config: SweepConfig, device: str, n_tokens: int):
         generator = ModelGenerator(config, device)
-        self.decoder = generator.engine.decoder
+        self.decoder, self.student = generator.engine.decoder, generator.engine.student
         self.prompts = usable_prompts(generator, n_tokens)
         self.plain = plain_model(generator, device)
         self.prices = generator.prices
@@ -104,7 +104,7 @@ class Contenders:
             seconds = watch.stop()
             assert made.shape[1] == n_tokens, "all rows ended early"
             return Timing(n_timed, seconds)
-        engine = Engine(self.decoder, replace(self.decoding, max_new_tokens=n_tokens, rows=len(rows)))
+        engine = Engine(self.decoder, replace(self.decoding, max_new_tokens=n_tokens, rows=len(rows)), self.student)
         outcomes = dict(engine.generate([Request(row, configuration, self.seed) for row in rows], watch.progress))
         seconds = watch.stop()
         costs = [self._costs(configuration, len(row), outcomes[index]) for index, row in enumerate(rows)]

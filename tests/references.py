@@ -53,5 +53,5 @@ def save_adapter(
     config = LoraConfig(r=4, target_modules=[name for name in modules if name in there], init_lora_weights=zero)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft asks models for what transformers has deprecated
-        get_peft_model(copy.deepcopy(model), config).save_pretrained(folder)
+        get_peft_model(copy.deepcopy(model), config).save_pretrained(str(folder))
     return str(folder)

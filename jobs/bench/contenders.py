@@ -119,7 +119,7 @@ class Bench:
 
     def engine(self, n_tokens: int) -> WatchedEngine:
         decoding = replace(self.decoding, max_new_tokens=n_tokens, eos_token_ids=frozenset())
-        return WatchedEngine(self.generator.engine.decoder, decoding)
+        return WatchedEngine(self.generator.engine.decoder, decoding, self.generator.engine.student)
 
     def sweep(self, n_rows: int, n_tokens: int, timed: Timed) -> None:
         """The grid of oracles: everything, with the tables."""
