@@ -1,4 +1,4 @@
-"""An actor that shares its node's CPUs, or its GPU, with nothing else of the cluster: to measure times."""
+"""An actor that shares its node's CPUs, or its GPU, with nothing else of the cluster: to measure times, or to train."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,7 +46,7 @@ def room_for(device: str, nodes: Sequence[Node]) -> Room:
 
 
 @contextmanager
-def alone(actor: type, room: Room, own_ray: bool) -> Iterator[Any]:
+def alone(actor: type, room: Room, own_ray: bool, to_do: str = "timing") -> Iterator[Any]:
     """A context with an actor of this class that has the room for itself; raises `UsageError` if it is not free.
 
     `own_ray` says that Ray ends soon after, so that the room need not be given back.
@@ -54,7 +54,7 @@ def alone(actor: type, room: Room, own_ray: bool) -> Iterator[Any]:
     group = placement_group([{"CPU": room.cpus, **({"GPU": room.gpus} if room.gpus else {})}])
     handle: Any = None
     try:
-        _wait_for(group, room)
+        _wait_for(group, room, to_do)
         handle = ray.remote(actor).options(
             num_cpus=room.cpus,
             num_gpus=room.gpus,
@@ -71,7 +71,7 @@ def alone(actor: type, room: Room, own_ray: bool) -> Iterator[Any]:
             remove_placement_group(group)
 
 
-def _wait_for(group: Any, room: Room) -> None:
+def _wait_for(group: Any, room: Room, to_do: str) -> None:
     end = time.monotonic() + SECONDS_TO_GET_FREE
     while not group.wait(SECONDS_BETWEEN_LOOKS):
         interruption.check()
@@ -81,5 +81,6 @@ def _wait_for(group: Any, room: Room) -> None:
                 f"{free.get(name, 0):g} of {all_[name]:g} {name}s are free" for name in ("CPU", "GPU") if name in all_
             )
             raise UsageError(
-                f"timing needs {room} for itself, and {there} in this cluster: wait until what else runs here has ended"
+                f"{to_do} needs {room} for itself, and {there} in this cluster: "
+                "wait until what else runs here has ended"
             )

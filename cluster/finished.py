@@ -1,12 +1,14 @@
 """A finished sweep, for what builds on one: controls of it, and timing it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.landing import read_columns
+from cluster.manifest import first_difference
 from cluster.store import Store, open_store
 from eexit.config import UsageError
 from eexit.places import shown
@@ -45,3 +47,12 @@ def read_finished(results: str, columns: Sequence[str], flag: str = "") -> Finis
     if n_runs < (manifest.n_runs or 0):
         raise UsageError(f"{name} has {n_runs:,} of {manifest.n_runs:,} runs: finish that sweep first")
     return FinishedSweep(store, manifest, runs.select(list(columns)))
+
+
+def refuse_changed_model(sweep: FinishedSweep, results: str, model: Mapping[str, Any]) -> None:
+    """Raises `UsageError` if the sweep's model is another one by now."""
+    if difference := first_difference(sweep.manifest.model, model, "model"):
+        raise UsageError(
+            f"the model of {shown(results)} is not the one that the sweep had ({difference}): "
+            "put it back as it was, or run the sweep again"
+        )

@@ -11,29 +11,21 @@ from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
-import ray
-from ray.exceptions import RayError, RayTaskError
 
-from cluster import interruption
 from cluster.alone import alone, room_for
-from cluster.breaker import SweepStopped
+from cluster.asking import Asking
 from cluster.display import Display, counted, open_display
 from cluster.estimate import Look, look_at_model
-from cluster.failures import Kind, failure_of_actor, failure_of_call
-from cluster.finished import FinishedSweep, read_finished
+from cluster.finished import FinishedSweep, read_finished, refuse_changed_model
 from cluster.liveness import Liveness
-from cluster.manifest import first_difference
 from cluster.session import place_for_all, ray_session
 from cluster.timing_actor import TimingActor
 from cluster.timing_plan import TimingPlan, make_plan, name_of
-from eexit.config import SweepConfig, UsageError
+from eexit.config import SweepConfig
 from eexit.configuration import NORMAL
-from eexit.places import shown
 from eexit.results import timings_name
 from eexit.schema import GENERATE, TIMINGS
 from eexit.seals import encode_timings
-
-SECONDS_BETWEEN_LOOKS = 1.0
 
 
 @dataclass(frozen=True)
@@ -72,7 +64,7 @@ def time_sweep(
     sweep = read_finished(place_for_all(results, "the folder"), ["prompt_id", "status"])
     sweep.store.probe("the folder")
     plan = make_plan(sweep, results, keys, batches, n_prompts, n_tokens, n_rounds)
-    _refuse_other_model(sweep, results, look(plan.config, 1)[0])
+    refuse_changed_model(sweep, results, look(plan.config, 1)[0])
     with ray_session() as session:
         room = room_for(device, session.nodes)
         display.say(
@@ -82,44 +74,12 @@ def time_sweep(
             f"one actor has {room}"
         )
         with alone(TimingActor, room, session.is_own) as actor:
-            asking = _Asking(Liveness(session.is_own, [], display.say))
+            asking = Asking(Liveness(session.is_own, [], display.say), "lower --batch")
             common = asking.ask(actor.load.remote(plan.config, device, plan.n_tokens, room.cpus))
             if n_left_out := len(plan.config.prompts) - common["prompts"]:
                 display.say(f"{counted(n_left_out, 'prompt')} left no room for {plan.n_tokens} tokens")
             with display:
                 return _Rounds(plan, sweep, common, actor, asking, display).run()
-
-
-def _refuse_other_model(sweep: FinishedSweep, results: str, model: Mapping[str, Any]) -> None:
-    """Raises `UsageError` if the sweep's model is another one by now."""
-    if difference := first_difference(sweep.manifest.model, model, "model"):
-        raise UsageError(
-            f"the model of {shown(results)} is not the one that the sweep had ({difference}): "
-            "put it back as it was, or run the sweep again"
-        )
-
-
-class _Asking:
-    """Waits for an actor's answers as long as it and Ray are alive."""
-
-    def __init__(self, liveness: Liveness) -> None:
-        self._liveness = liveness
-
-    def ask(self, ref: Any) -> Any:
-        """The answer. Raises what the actor raised if it is a `UsageError`, else `SweepStopped`."""
-        while not ray.wait([ref], timeout=SECONDS_BETWEEN_LOOKS)[0]:
-            interruption.check()
-            self._liveness.check(at_work=True)
-        try:
-            return ray.get(ref)
-        except RayTaskError as error:
-            if isinstance(error.cause, UsageError):
-                raise error.cause from error
-            failure = failure_of_call(error)
-        except RayError as error:
-            failure = failure_of_actor(error)
-        way_out = ": lower --batch" if failure.kind is Kind.MEMORY else ""
-        raise SweepStopped(f"{failure.reason}{way_out}")
 
 
 @dataclass
@@ -130,7 +90,7 @@ class _Rounds:
     sweep: FinishedSweep
     common: Mapping[str, Any]  # columns that are the same for all measurements
     actor: Any
-    asking: _Asking
+    asking: Asking
     display: Display
     timing_id: str = field(default_factory=lambda: uuid4().hex)
     steps_done: int = 0

@@ -1,16 +1,39 @@
-"""What a training is made from: settings that decide its result, the model, and the texts."""
+"""What a training is made from: settings that decide its result, the model, and the texts.
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Final
+This module does not import torch, so that the command line can check settings without it.
+"""
 
-from transformers import PreTrainedModel
+from __future__ import annotations
 
-from eexit.anatomy import Decoder
-from eexit.readouts import Readout
-from eexit.training.texts import Text
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from eexit.anatomy import Decoder
+    from eexit.readouts import Readout
+    from eexit.training.texts import Text
 
 KL_FACTORS: Final = (0.5, 1.0, 2.0, 4.0)  # of a card's tables
+# What suits each way to train, where nothing else is asked for; its names are what can be trained.
+DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "linear": {},
+    "tuned": {"passes": 4, "tokens_per_step": 256, "learning_rate": 1e-3},
+    "probe": {"passes": 6, "tokens_per_step": 256, "learning_rate": 1e-3},
+    "student": {"tokens_per_step": 512, "learning_rate": 1e-3, "most_tokens": 100_000, "most_minutes": 30.0},
+}
+_OF_STEPS: Final = ("passes", "tokens_per_step", "learning_rate")
+_OF_STUDENTS: Final = ("kl_factor", "lora_r", "lora_alpha", "lora_targets")
+# The settings that each has, besides those that all have.
+HAS: Final[Mapping[str, tuple[str, ...]]] = {
+    "linear": (),
+    "tuned": (*_OF_STEPS, "most_tokens", "most_minutes"),
+    "probe": ("readout", *_OF_STEPS),
+    "student": (*_OF_STEPS, "most_tokens", "most_minutes", *_OF_STUDENTS),
+}
+ALL_HAVE: Final = ("what", "layers", "seed")
 
 
 @dataclass(frozen=True)
@@ -21,7 +44,7 @@ class Settings:
     layers: tuple[int, ...]  # exitable ones
     readout: str = "lens"  # what layers are read through: a name, or a learned readout's digest
     seed: int = 0
-    passes: int | None = None  # how often to go over the texts
+    passes: int | None = None  # over the texts to learn from them; some trainings need one more before
     tokens_per_step: int | None = None  # that a step of the optimiser learns from
     learning_rate: float | None = None
     most_tokens: int | None = None  # to learn from; passes over the same texts count again
@@ -31,18 +54,18 @@ class Settings:
     lora_alpha: int = 16
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
 
-    def with_defaults(self, **defaults: Any) -> "Settings":
-        """These settings, with `defaults` for those that are None."""
+    def with_defaults(self, **defaults: Any) -> Settings:
+        """These settings, with `defaults` for those that are None; by default those that suit `what`."""
+        defaults = defaults or dict(DEFAULTS[self.what])
         return replace(self, **{name: value for name, value in defaults.items() if getattr(self, name) is None})
 
     def as_dict(self) -> dict[str, Any]:
-        """As in JSON, without those that other trainings have."""
-        mine = {name: value for name, value in asdict(self).items() if value is not None}
-        others = () if self.what == "student" else ("kl_factor", "lora_r", "lora_alpha", "lora_targets")
+        """Those that `what` has and that are not None, as in JSON."""
+        mine = {name: getattr(self, name) for name in (*ALL_HAVE, *HAS[self.what])}
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in mine.items()
-            if name not in others
+            if value is not None
         }
 
 

@@ -6,7 +6,7 @@ from typing import Any, Final, Protocol
 
 from torch import Tensor
 
-from eexit.training.setup import Setup
+from eexit.training.setup import Settings, Setup
 from eexit.training.texts import Text
 
 Tables = dict[str, list[dict[str, Any]]]  # tables of a card, by name
@@ -14,6 +14,10 @@ Tables = dict[str, list[dict[str, Any]]]  # tables of a card, by name
 
 class Trainer(Protocol):
     """Learns from texts, block by block; is all of its `state`, so that a training can be interrupted and go on."""
+
+    @property
+    def settings(self) -> Settings:
+        """What it was made with, without any that is None but should not be."""
 
     @property
     def passes(self) -> int:
@@ -44,18 +48,23 @@ class Trainer(Protocol):
         """The card's tables of these texts, which nothing was learned from."""
 
 
-HOLDS: Final[dict[str, tuple[str, ...]]] = {
-    "linear": ("readout",),
-    "tuned": ("readout",),
-    "probe": ("probe",),
-    "student": ("adapter", "probe"),
-}  # what an artefact can be used as, by how it was trained
+def _linear(setup: Setup) -> Trainer:
+    from eexit.training.linear import LinearTrainer
+
+    return LinearTrainer(setup)
 
 
-def trainer_of(setup: Setup) -> Trainer:
-    """The trainer that `setup.settings.what` names; each brings its own libraries."""
-    return _makers()[setup.settings.what](setup)
+def _tuned(setup: Setup) -> Trainer:
+    from eexit.training.tuned import TunedTrainer
+
+    return TunedTrainer(setup)
 
 
-def _makers() -> dict[str, Callable[[Setup], Trainer]]:
-    return {}
+def _probe(setup: Setup) -> Trainer:
+    from eexit.training.probe import ProbeTrainer
+
+    return ProbeTrainer(setup)
+
+
+# Each brings its own libraries, which the others need not have.
+TRAINERS: Final[dict[str, Callable[[Setup], Trainer]]] = {"linear": _linear, "tuned": _tuned, "probe": _probe}

@@ -1,0 +1,145 @@
+"""What is trained on a finished sweep: its texts, the settings, and whether the folder for it is free."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from cluster.estimate import Look
+from cluster.finished import FinishedSweep, refuse_changed_model
+from cluster.flags import flag
+from cluster.manifest import first_difference
+from eexit.artefacts import CARD, READOUT, refuse_misfit
+from eexit.config import SweepConfig, UsageError
+from eexit.configuration import NORMAL
+from eexit.places import shown
+from eexit.training.saving import read_saved
+from eexit.training.setup import ALL_HAVE, HAS, Settings
+from eexit.training.texts import Text, n_tokens
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """A training: `config` says which model, read how, and `identity` all that decides the result, as in JSON."""
+
+    config: SweepConfig
+    model: Mapping[str, Any]  # a `ModelDescription`
+    settings: Settings
+    learn: Sequence[Text]
+    held_out: Sequence[Text]
+    data: Mapping[str, Any]  # of the card
+    folder: Path
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        data = {name: value for name, value in self.data.items() if name != "sweep"}  # which may lie elsewhere
+        return {"settings": self.settings.as_dict(), "model": dict(self.model), "data": data}
+
+
+def make_training_plan(
+    sweep: FinishedSweep,
+    results: str,
+    texts: Sequence[Text],
+    out: str,
+    given: Mapping[str, Any],
+    look: Callable[[SweepConfig, int], Look],
+) -> TrainingPlan:
+    """The training with the settings that are `given`. Raises `UsageError` for what can't be used."""
+    _refuse_settings(given)
+    learn, held_out = split(texts, results)
+    config = _config(sweep, results, given.get("layers"), given.get("readout") or "lens")
+    model, layers, _ = look(config, 1)
+    refuse_changed_model(sweep, results, model)
+    refuse_misfit(config, model, layers)
+    others = {name: value for name, value in given.items() if name not in ("layers", "readout")}
+    settings = Settings(layers=tuple(layers), readout=config.digests.get(READOUT, config.readout), **others)
+    data = {
+        "sweep": shown(results),
+        "n_prompts": len(learn),
+        "n_tokens": n_tokens(learn),
+        "n_held_out_prompts": len(held_out),
+        "n_held_out_tokens": n_tokens(held_out),
+        "texts": _digest([*learn, *held_out]),
+    }
+    return TrainingPlan(config, model, settings.with_defaults(), learn, held_out, data, Path(out))
+
+
+def _refuse_settings(given: Mapping[str, Any]) -> None:
+    """Raises `UsageError` for what can't be trained, or has no such setting."""
+    what = given["what"]
+    if what not in HAS:
+        raise UsageError(f"--what {what} can't be trained: choose from {', '.join(HAS)}")
+    for name, value in given.items():
+        if name not in (*ALL_HAVE, *HAS[what]):
+            others = [other for other, its in HAS.items() if name in its]
+            raise UsageError(f"{flag(name)} is for {' and '.join(others)}, and --what is {what}: leave it out")
+        if isinstance(value, float) and not 0 < value < math.inf:
+            raise UsageError(f"{flag(name)} must be a number above 0, got {value:g}")
+
+
+def split(texts: Sequence[Text], results: str) -> tuple[list[Text], list[Text]]:
+    """The texts to learn from, and those that are held out. Raises `UsageError` if there are too few prompts."""
+    usable = [text for text in texts if len(text.token_ids) > 1]  # the first token has no exit
+    if not usable:
+        raise UsageError(
+            f"{shown(results)} has no {NORMAL} runs with texts to learn from: run a sweep with --modes {NORMAL}"
+        )
+    learn = [text for text in usable if not text.held_out]
+    held_out = [text for text in usable if text.held_out]
+    if not held_out or len({text.chooses for text in learn}) < 2:
+        raise UsageError(
+            f"{shown(results)} has too few prompts: of its {len(usable)} texts {len(held_out)} are held out, and "
+            f"{sum(text.chooses for text in learn)} of the others choose settings, where each needs one at least; "
+            "give more with --prompts"
+        )
+    return learn, held_out
+
+
+def is_finished(plan: TrainingPlan) -> bool:
+    """Whether the folder holds the artefact of this very training. Raises `UsageError` if it holds something else."""
+    card = plan.folder / CARD
+    if card.exists():
+        try:
+            held = json.loads(card.read_bytes())
+            theirs = {name: held[name] for name in ("settings", "model", "data")}
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{card} is damaged: choose another --out, or remove that folder") from error
+        theirs["data"].pop("sweep", None)
+        _refuse(plan, theirs)
+        return True
+    if saved := read_saved(plan.folder):
+        _refuse(plan, saved.identity)
+    return False
+
+
+def _refuse(plan: TrainingPlan, theirs: Mapping[str, Any]) -> None:
+    if difference := first_difference(theirs, json.loads(json.dumps(plan.identity))):
+        raise UsageError(
+            f"--out {plan.folder} holds another training ({difference}): choose another --out, or remove that folder"
+        )
+
+
+def _config(sweep: FinishedSweep, results: str, layers: Sequence[int] | None, readout: str) -> SweepConfig:
+    """The sweep's configuration, without its grid, and read as asked."""
+    try:
+        config = SweepConfig.model_validate(sweep.manifest.config)
+    except ValidationError as error:
+        raise UsageError(f"{shown(results)} is a sweep of another version: run that sweep again") from error
+    grid = {"modes": (NORMAL,), "kl_factors": (), "rules": {}, "controls": (), "prompts": config.prompts[:1]}
+    reading = {"exit_layers": tuple(layers or sweep.manifest.exitable_layers), "readout": readout}
+    same = {name: value for name, value in dict(config).items() if name not in ("digests", "probe", "adapter")}
+    try:
+        return SweepConfig.model_validate({**same, **grid, **reading})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise UsageError(str(problem.get("ctx", {}).get("error", problem["msg"]))) from error
+
+
+def _digest(texts: Sequence[Text]) -> str:
+    content = [[text.prompt_token_ids, text.token_ids, text.held_out, text.chooses] for text in texts]
+    return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()

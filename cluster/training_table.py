@@ -1,0 +1,75 @@
+"""The tables that end a training, and how to use what was trained."""
+
+from rich import box
+from rich.table import Table
+
+from eexit.artefacts import ADAPTER, FLAGS, PROBE, READOUT, Card
+from eexit.readouts import READOUTS
+
+USES = {
+    READOUT: "--readout {out}",
+    PROBE: "--rules predicted_kl=0.5,1,2,4 --probe {out}",
+    ADAPTER: "--rules kl=0.5,1,2,4 --adapter {out}",
+}
+
+
+def training_tables(card: Card) -> list[Table]:
+    """Of held-out tokens: what layers say through each readout, how well probes rank, and a student's exits."""
+    made = []
+    if card.held_out:
+        made.append(_layers(card))
+    if card.probes:
+        made.append(_probes(card))
+    if card.exits:
+        made.append(_exits(card))
+    return made
+
+
+def _layers(card: Card) -> Table:
+    readouts = list(dict.fromkeys(row["readout"] for row in card.held_out))
+    table = _table(f"{card.data['n_held_out_tokens']:,} held-out tokens", "layer")
+    for readout in readouts:
+        table.add_column(f"{readout}: as final", justify="right")
+        table.add_column("median KL", justify="right")
+    rows = {(row["layer"], row["readout"]): row for row in card.held_out}
+    for layer in card.layers:
+        its = [rows[layer, readout] for readout in readouts]
+        table.add_row(
+            str(layer), *(text for row in its for text in (f"{row['agreement']:.1%}", f"{row['median_kl']:.3f}"))
+        )
+    return table
+
+
+def _probes(card: Card) -> Table:
+    table = _table("rank correlation of predicted and true KL", "layer")
+    for heading in ("linear", "mlp", "kept"):
+        table.add_column(heading, justify="right")
+    for row in card.probes:
+        figures = [f"{row[f'rank_correlation_{kind}']:.3f}" for kind in ("linear", "mlp")]
+        table.add_row(str(row["layer"]), *figures, row["kind"])
+    return table
+
+
+def _exits(card: Card) -> Table:
+    table = _table("at the exits of held-out tokens", "KL factor")
+    for heading in ("", "layer", "tokens", "mean KL", "as final"):
+        table.add_column(heading, justify="right")
+    for row in card.exits:
+        layer = "all" if row["layer"] is None else str(row["layer"])
+        figures = [f"{row['n']:,}", f"{row['mean_kl']:.3f}", f"{row['agreement']:.1%}"]
+        table.add_row(f"{row['kl_factor']:g}", row["when"], layer, *figures)
+    return table
+
+
+def _table(title: str, first: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    table.add_column(first, justify="right")
+    return table
+
+
+def how_to_use(card: Card, out: str) -> str:
+    """A line of flags that a sweep uses the artefact with."""
+    flags = [USES[role].format(out=out) for role in card.holds]
+    if PROBE in card.holds and card.readout not in READOUTS:
+        flags.append(f"{FLAGS[READOUT]} as it was trained with")
+    return f"use it with: python jobs/sweep.py {' '.join(flags)}"

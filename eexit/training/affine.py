@@ -1,0 +1,46 @@
+"""Learned readouts while they are trained: an affine map per layer, as tensors of the artefact and as a readout."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from eexit.anatomy import Decoder
+from eexit.readouts import LEARNED, READOUTS, Affine, Readout
+from eexit.training.held_out import compare_texts, layer_rows, trade_off_rows
+from eexit.training.texts import Text
+from eexit.training.trainers import Tables
+
+
+def affine_tensors(of_layer: Mapping[int, Affine]) -> dict[str, Tensor]:
+    """The artefact's tensors, fp32."""
+    named = {f"readout.{layer}.{name}": part for layer, parts in of_layer.items() for name, part in _named(parts)}
+    return {name: part.detach().float().cpu() for name, part in named.items()}
+
+
+def _named(parts: Affine) -> list[tuple[str, Tensor]]:
+    return list(zip(("weight", "bias"), parts, strict=True))
+
+
+def readout_of(what: str, of_layer: Mapping[int, Affine], decoder: Decoder) -> Readout:
+    """These maps as a readout for the decoder, in its precision."""
+
+    def placed(part: Tensor) -> Tensor:
+        return part.detach().to(decoder.device, decoder.dtype)
+
+    return LEARNED[what]({layer: (placed(weight), placed(bias)) for layer, (weight, bias) in of_layer.items()})
+
+
+def readout_tables(
+    what: str, readout: Readout, decoder: Decoder, layers: Sequence[int], texts: Sequence[Text]
+) -> Tables:
+    """The card's tables of a learned readout, beside the logit lens."""
+    readouts = {"lens": READOUTS["lens"], what: readout}
+    found = compare_texts(decoder, readouts, layers, texts)
+    return {
+        "held_out": [row for name, compared in found.items() for row in layer_rows(name, layers, compared)],
+        "trade_off": [
+            row
+            for name, compared in found.items()
+            for row in trade_off_rows({"readout": name, "rule": "kl"}, layers, decoder.n_layers, compared)
+        ],
+    }

@@ -1,0 +1,115 @@
+"""What exits are worth on texts that nothing was learned from: how close layers are to the final one, the trade-off.
+
+Shapes: N tokens, E exitable layers, X = E + 1 with the final layer last, W width of the residual stream.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from eexit.anatomy import Decoder
+from eexit.exits import exit_probabilities
+from eexit.reading import read_layers
+from eexit.readouts import Readout
+from eexit.rows import Decoding
+from eexit.rules import RULES
+from eexit.training.setup import KL_FACTORS
+from eexit.training.streams import streams
+from eexit.training.texts import Text, blocks
+
+BLOCK_TOKENS: Final = 2048  # of the streams that are there at a time
+READ_TOKENS: Final = 64  # that are read at a time, since a reading keeps the final layer's logits
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """How exitable layers compare with the final one, token by token; on the CPU, fp32."""
+
+    kl_NE: Tensor  # nats
+    agrees_NE: Tensor  # 1 where the likeliest token is the final layer's, else 0
+
+    @classmethod
+    def joined(cls, parts: Sequence["Compared"]) -> "Compared":
+        return cls(torch.cat([part.kl_NE for part in parts]), torch.cat([part.agrees_NE for part in parts]))
+
+
+def decided_streams(decoder: Decoder, texts: Sequence[Text], layers: Sequence[int]) -> Iterator[Tensor]:
+    """The streams (N, X, W) of the texts' decided tokens, some texts at a time."""
+    for block in blocks([text for text in texts if len(text.token_ids) > 1], BLOCK_TOKENS):
+        yield streams(decoder, block, layers, decided_only=True)
+
+
+@torch.inference_mode()
+def compare(decoder: Decoder, readout: Readout, layers: Sequence[int], states_NXW: Tensor) -> Compared:
+    """Read exitable layers through `readout`, and compare them with the final layer."""
+    decoding = Decoding(tuple(layers), max_new_tokens=1, eos_token_ids=frozenset(), readout=readout)
+    parts = []
+    for some_NXW in states_NXW.split(READ_TOKENS):
+        seen = read_layers(decoder, some_NXW, decoding)
+        agrees_NE = seen.likeliest_BX[:, :-1] == seen.likeliest_BX[:, -1:]
+        parts.append(Compared(seen.kl_BE.float().cpu(), agrees_NE.float().cpu()))
+    return Compared.joined(parts)
+
+
+def compare_texts(
+    decoder: Decoder, readouts: Mapping[str, Readout], layers: Sequence[int], texts: Sequence[Text]
+) -> dict[str, Compared]:
+    """Compare the decided tokens of texts with the final layer, through each of these readouts."""
+    parts: dict[str, list[Compared]] = {name: [] for name in readouts}
+    for states_NXW in decided_streams(decoder, texts, layers):
+        for name, readout in readouts.items():
+            parts[name].append(compare(decoder, readout, layers, states_NXW))
+    return {name: Compared.joined(its) for name, its in parts.items()}
+
+
+def layer_rows(name: str, layers: Sequence[int], compared: Compared) -> list[Row]:
+    """A row per layer: how often it agrees with the final one (0 to 1), and the median and mean KL in nats."""
+    return [
+        {
+            "layer": layer,
+            "readout": name,
+            "agreement": compared.agrees_NE[:, rank].mean().item(),
+            "median_kl": compared.kl_NE[:, rank].median().item(),
+            "mean_kl": compared.kl_NE[:, rank].mean().item(),
+        }
+        for rank, layer in enumerate(layers)
+    ]
+
+
+def trade_off_rows(
+    named: Row, layers: Sequence[int], n_layers: int, compared: Compared, seen_kl_NE: Tensor | None = None
+) -> list[Row]:
+    """A row per KL factor: mean depth, and what exits cost, given what full depth wrote; expectations, without draws.
+
+    Exits follow `seen_kl_NE`, by default the true KLs. The control exits equally often at each layer, whatever the
+    token.
+    """
+    return [
+        {**named, "kl_factor": factor, **_trade_off(layers, n_layers, compared, seen_kl_NE, factor)}
+        for factor in KL_FACTORS
+    ]
+
+
+def _trade_off(
+    layers: Sequence[int], n_layers: int, compared: Compared, seen_kl_NE: Tensor | None, factor: float
+) -> Row:
+    kl_NE = compared.kl_NE if seen_kl_NE is None else seen_kl_NE
+    prob_NX = exit_probabilities(RULES["kl"].chances(kl_NE, torch.full_like(kl_NE, factor))).double()
+    depth_X = torch.tensor([*(layer + 1 for layer in layers), n_layers]).double() / n_layers
+    # At the final layer a token agrees with it, and is 0 nats away.
+    agrees_NX = torch.nn.functional.pad(compared.agrees_NE, (0, 1), value=1.0).double()
+    kl_NX = torch.nn.functional.pad(compared.kl_NE, (0, 1)).double()
+    share_X = prob_NX.mean(0)
+    return {
+        "mean_depth": (share_X @ depth_X).item(),
+        "exit_rate": (1 - share_X[-1]).item(),
+        "agreement": (prob_NX * agrees_NX).sum(1).mean().item(),
+        "expected_kl": (prob_NX * kl_NX).sum(1).mean().item(),
+        "control_agreement": (share_X @ agrees_NX.mean(0)).item(),
+        "control_kl": (share_X @ kl_NX.mean(0)).item(),
+    }

@@ -1,0 +1,98 @@
+"""Ridge regression from sums over tokens, so that it needs one pass over the data and a memory that does not grow.
+
+Shapes: N tokens, J = D + 1 inputs with a constant 1 in front, for the bias; D inputs, H targets.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# In units of the standardised inputs' variance.
+PENALTIES: Final = tuple(10 ** (exponent / 2) for exponent in range(-12, 5))
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums over tokens of products of inputs and targets; float64, on the CPU."""
+
+    inputs_JJ: Tensor
+    both_JH: Tensor
+    squares: Tensor  # of the targets, a single number
+
+    @classmethod
+    def of(cls, input_ND: Tensor, target_NH: Tensor) -> "Sums":
+        input_ND, target_NH = input_ND.cpu().double(), target_NH.cpu().double()
+        input_NJ = F.pad(input_ND, (1, 0), value=1.0)
+        return cls(input_NJ.mT @ input_NJ, input_NJ.mT @ target_NH, target_NH.square().sum())
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor], name: str) -> "Sums":
+        return cls(*[state[f"{name}.{field.name}"] for field in fields(cls)])
+
+    def state(self, name: str) -> dict[str, Tensor]:
+        return {f"{name}.{field.name}": getattr(self, field.name) for field in fields(self)}
+
+    def __add__(self, other: "Sums") -> "Sums":
+        return Sums(*[getattr(self, field.name) + getattr(other, field.name) for field in fields(self)])
+
+    @property
+    def n(self) -> Tensor:
+        return self.inputs_JJ[0, 0]
+
+    @property
+    def mean_D(self) -> Tensor:
+        return self.inputs_JJ[0, 1:] / self.n
+
+    @property
+    def covariance_DD(self) -> Tensor:
+        return self.inputs_JJ[1:, 1:] / self.n - torch.outer(self.mean_D, self.mean_D)
+
+    @property
+    def std_D(self) -> Tensor:
+        """Standard deviations of the inputs; 1 for an input that is constant."""
+        std_D = self.covariance_DD.diagonal().clamp_min(0).sqrt()
+        return torch.where(std_D > 0, std_D, 1.0)
+
+    def error(self, map_JH: Tensor) -> float:
+        """The mean squared error of a map, summed over H."""
+        explained = (map_JH * (2 * self.both_JH - self.inputs_JJ @ map_JH)).sum()
+        return ((self.squares - explained) / self.n).item()
+
+
+class Ridge:
+    """Ridge regressions of the same data, with any penalty on standardised weights' distance from a prior's.
+
+    The bias has no penalty.
+    """
+
+    def __init__(self, sums: Sums, prior_DH: Tensor):
+        self.prior_DH, self.mean_D, self.std_D = prior_DH, sums.mean_D, sums.std_D
+        self.target_mean_H = sums.both_JH[0] / sums.n
+        both_DH = sums.both_JH[1:] / sums.n - torch.outer(self.mean_D, self.target_mean_H)
+        missing_DH = (both_DH - sums.covariance_DD @ prior_DH) / self.std_D[:, None]
+        self.variance_D, self.axes_DD = torch.linalg.eigh(sums.covariance_DD / torch.outer(self.std_D, self.std_D))
+        self.turned_DH = self.axes_DD.mT @ missing_DH
+
+    def fit(self, penalty: float) -> Tensor:
+        """The map (J, H)."""
+        shrunk_DH = self.turned_DH / (self.variance_D.clamp_min(0) + penalty)[:, None]
+        weight_DH = self.prior_DH + (self.axes_DD @ shrunk_DH) / self.std_D[:, None]
+        return torch.cat([(self.target_mean_H - self.mean_D @ weight_DH)[None], weight_DH])
+
+
+def best_fit(learn: Sums, choose: Sums, priors: Sequence[Tensor]) -> Tensor:
+    """The map (J, H) fitted to all data, with the penalty and prior that, fitted to `learn`, have the least error on
+    `choose`.
+    """
+    ridges = [Ridge(learn, prior_DH) for prior_DH in priors]
+    tried = [
+        (choose.error(ridge.fit(penalty)), index, penalty)
+        for index, ridge in enumerate(ridges)
+        for penalty in PENALTIES
+    ]
+    _, index, penalty = min(tried)
+    return Ridge(learn + choose, priors[index]).fit(penalty)

@@ -1,0 +1,131 @@
+"""Train exits on the texts of a finished sweep, or go on with a training that was stopped.
+
+    python jobs/sweep.py --prompts jobs/prompts/questions.jsonl --modes normal --out results/texts      the texts
+    python jobs/train.py results/texts --what linear --out exits/linear          a readout: minutes, in closed form
+    python jobs/train.py results/texts --what tuned --out exits/tuned            a readout: the tuned lens
+    python jobs/train.py results/texts --what probe --readout exits/linear --out exits/probe       of KLs through it
+    python jobs/train.py results/texts --what student --kl-factor 1 --out exits/student            a LoRA adapter
+
+Exits learn from the texts of the sweep's normal runs that went well. One prompt in five is held out, by a hash of its
+text: nothing is learned from it, and what was learned is measured on it. One Ray actor has all CPUs of a node, or a
+whole GPU, for itself. Ctrl-C keeps what was learned, and the same command goes on from there.
+
+The artefact is a folder: card.json says what it was made from and how good it is on the held-out prompts. Use it with
+--readout, --probe or --adapter of jobs/sweep.py.
+"""
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+
+from cluster import interruption
+from cluster.breaker import SweepStopped
+from cluster.display import open_display
+from cluster.flags import Parser, flag, whole
+from cluster.training import train_exits
+from cluster.training_table import how_to_use, training_tables
+from eexit.config import UsageError, first_line
+from eexit.places import without_secrets
+from eexit.prompts import read_prompts
+from eexit.training.setup import DEFAULTS, Settings
+
+
+@interruption.listening()
+def main(arguments: Sequence[str]) -> int:
+    return run(arguments)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """0: the artefact is there. 1: it stopped before. 2: the input can't be used."""
+    try:
+        flags = read_flags(arguments)
+        card = train_exits(
+            flags.results,
+            flags.what,
+            flags.out,
+            read_prompts(flags.prompts) if flags.prompts else (),
+            flags.device,
+            open_display(quiet=flags.quiet),
+            **settings_of(flags),
+        )
+    except UsageError as error:
+        print(without_secrets(f"error: {error}"), file=sys.stderr)
+        return 2
+    except (SweepStopped, KeyboardInterrupt, OSError) as error:
+        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else first_line(error)
+        print(without_secrets(f"stopped: {reason}"), file=sys.stderr)
+        print("what was learned and saved stays: the same command goes on from there", file=sys.stderr)
+        return 1
+    console = Console()
+    for table in training_tables(card):
+        console.print(table)
+    print(how_to_use(card, flags.out))
+    return 0
+
+
+def settings_of(flags: Namespace) -> dict[str, Any]:
+    """The settings that were given, by their names in `eexit.training.setup.Settings`."""
+    names = [name for name in Settings.__dataclass_fields__ if name != "what"]
+    given = {name: getattr(flags, name) for name in names}
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value is not None
+    }
+
+
+def read_flags(arguments: Sequence[str]) -> Namespace:
+    parser = Parser(__doc__)
+    parser.add_argument("results", help="folder or URI of a finished sweep that has mode normal")
+    parser.add_argument("--what", required=True, help=f"what to train: {', '.join(DEFAULTS)}")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="where the artefact goes")
+    parser.add_argument("--prompts", metavar="FILE", help="more prompts, whose texts are generated first")
+    parser.add_argument(
+        "--exit-layers",
+        dest="layers",
+        nargs="+",
+        type=int,
+        metavar="LAYER",
+        help="exitable layers (default: the sweep's)",
+    )
+    parser.add_argument(
+        "--readout",
+        metavar="READOUT",
+        help="for a probe: what layers are read through: lens, raw or a folder (default: lens)",
+    )
+    for name, its_type, text in SETTINGS:
+        parser.add_argument(flag(name), type=its_type, metavar="N", help=f"{text} (default: {defaults_of(name)})")
+    parser.add_argument("--lora-targets", nargs="+", metavar="MODULE", help="modules that a student's adapter changes")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: CUDA if there is any, else CPU"
+    )
+    parser.add_argument("--quiet", action="store_true", help="show no progress, only results and problems")
+    flags: Namespace = parser.parse_args(arguments)
+    return flags
+
+
+SETTINGS = (
+    ("passes", whole, "passes over the texts"),
+    ("tokens_per_step", whole, "tokens that a step learns from"),
+    ("learning_rate", float, "the optimiser's learning rate"),
+    ("most_tokens", whole, "tokens to learn from at most, repeats included"),
+    ("most_minutes", float, "minutes to learn for at most"),
+    ("kl_factor", float, "KL factor of the exits that a student is trained with"),
+    ("lora_r", whole, "rank of a student's adapter"),
+    ("lora_alpha", whole, "scale of a student's adapter"),
+    ("seed", int, "of everything that is drawn"),
+)
+
+
+def defaults_of(name: str) -> str:
+    """A setting's defaults, by what is trained."""
+    default = Settings.__dataclass_fields__[name].default
+    if default is not None:
+        return str(default)
+    by_what = {what: its[name] for what, its in DEFAULTS.items() if name in its}
+    return ", ".join(f"{value:,} for {what}" for what, value in by_what.items()) or "no limit"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
