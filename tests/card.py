@@ -12,7 +12,7 @@ or the CPU tensor is a single number. Operations that would cost time on a real 
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -56,12 +56,15 @@ class There(Tensor):
     here: Tensor
 
     @staticmethod
-    @torch.inference_mode()  # views of it are not tracked, and need not be
     def __new__(cls, here: Tensor) -> "There":
-        there = Tensor._make_wrapper_subclass(
-            cls, here.shape, strides=here.stride(), storage_offset=here.storage_offset(), dtype=here.dtype,
-            device=DEVICE,
-        )  # fmt: skip
+        its: AbstractContextManager[None] = (
+            nullcontext() if torch.is_inference_mode_enabled() else torch.inference_mode()
+        )
+        with its:  # views of it are not tracked, and need not be
+            there = Tensor._make_wrapper_subclass(
+                cls, here.shape, strides=here.stride(), storage_offset=here.storage_offset(), dtype=here.dtype,
+                device=DEVICE,
+            )  # fmt: skip
         there.here = here
         return there
 

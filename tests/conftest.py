@@ -1,16 +1,18 @@
-"""Fixtures for the tests of several packages: models, and a C compiler that is present or missing."""
+"""Fixtures for the tests of several packages: models, and a C compiler that is present or missing.
+
+The process that hands out tests to others imports this too, and they wait for it: so torch and transformers are
+imported where they are needed.
+"""
 
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from references import shared_model
-from tiny_models import ARCHITECTURES
-from transformers import PreTrainedModel
 
-from eexit.cpu import kernels
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 LONGEST_FIRST = (  # so that no process ends with one of them while the other has nothing left to do
     "test_chaos.py", "test_interrupt.py", "test_invariants.py", "test_submit.py", "test_faults.py", "test_device.py",
@@ -36,22 +38,38 @@ def pytest_configure() -> None:
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     """Matrices this small gain nothing from threads, and lose much when others want the cores."""
+    import torch
+
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="session", params=list(ARCHITECTURES))
-def any_model(request: pytest.FixtureRequest) -> PreTrainedModel:
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "any_model" in metafunc.fixturenames:
+        from tiny_models import ARCHITECTURES
+
+        metafunc.parametrize("any_model", list(ARCHITECTURES), indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def any_model(request: pytest.FixtureRequest) -> "PreTrainedModel":
+    """A tiny random model of each architecture."""
+    from references import shared_model
+
     return shared_model(request.param)
 
 
 @pytest.fixture(scope="session")
-def llama() -> PreTrainedModel:
+def llama() -> "PreTrainedModel":
+    from references import shared_model
+
     return shared_model("llama")
 
 
 @pytest.fixture(scope="session")
 def can_compile(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Skip where no C file at all can be compiled the way ours are; where one can, ours must be."""
+    from eexit.cpu import kernels
+
     anything = tmp_path_factory.mktemp("compiled")
     (anything / "nothing.c").touch()
     command = [os.environ.get("CC", "cc"), *kernels.FLAGS, "nothing.c", "-lm", "-o", "nothing.so"]
@@ -64,6 +82,7 @@ def can_compile(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture
 def use_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     """Have the C files compiled anew by this command, whatever it may be."""
+    from eexit.cpu import kernels
 
     def use(command: str) -> None:
         monkeypatch.setenv("CC", command)

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 import transformers as tf
+from references import decoder_of
 from traces import kl_request, traces_of
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -21,7 +22,7 @@ SHARING: dict[str, Any] = {"layer_types": ["sliding_attention", "full_attention"
 
 
 def test_a_raw_readout_leaves_the_norm_out(any_model: PreTrainedModel) -> None:
-    decoder = Decoder(any_model)
+    decoder = decoder_of(any_model)
     hidden = torch.randn(3, 32)
     with torch.inference_mode():
         assert not torch.allclose(decoder.read(hidden), decoder.head(decoder.unnormed(hidden)))

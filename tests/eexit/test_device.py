@@ -154,15 +154,16 @@ def test_what_a_card_has_room_for_but_does_not_use_yet_changes_nothing() -> None
 def test_as_many_rows_are_in_flight_as_the_card_has_room_for(
     llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, rows_of_room: int
 ) -> None:
+    decoding = replace(DECODING, max_new_tokens=3)
     with Card() as card:
-        engine = Engine(Decoder(card.take(llama)), DECODING)
+        engine = Engine(Decoder(card.take(llama)), decoding)
         room = rows_of_room * Batch.row_bytes(
-            engine.decoder, engine.decoding, len(PROMPT) + DECODING.max_new_tokens, REQUESTS
+            engine.decoder, engine.decoding, len(PROMPT) + decoding.max_new_tokens, REQUESTS
         )
         monkeypatch.setattr(Memory, "taken", (1 << 30) - int(room / FREE_SHARE) - 100)
         outcomes = dict(engine.generate(REQUESTS))
         assert engine.n_slots == min(rows_of_room, len(REQUESTS))
-        half = Engine(engine.decoder, replace(DECODING, memory_share=2**-30 * room / FREE_SHARE / 2))
+        half = Engine(engine.decoder, replace(decoding, memory_share=2**-30 * room / FREE_SHARE / 2))
         assert_same_rows(dict(half.generate(REQUESTS)), outcomes)
         assert half.n_slots == max(1, min(rows_of_room // 2, len(REQUESTS)))
 
