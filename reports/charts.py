@@ -25,7 +25,8 @@ LIGHT: dict[str, Any] = {
             *("#5b4bc4", "#8a4b2f", "#007c8a", "#4d7c0f", "#c026d3"),
             *("#be123c", "#1f2937", "#a16207", "#3730a3"),
         ],
-        "ordinal": ["#8a929e", "#5b4bc4", "#c2500a"],  # the kinds of savings
+        # The kinds of savings; in the section on learned exits, first what they are compared with.
+        "ordinal": ["#8a929e", "#5b4bc4", "#c2500a", "#00795a", "#a8457f", "#7a6a00"],
         "symbol": ["square", "circle", "triangle-up", "diamond", "cross", "triangle-down"],
     },
     "axis": {"labelFontSize": 12, "titleFontSize": 12, "gridOpacity": 0.5, "labelFlush": False, "labelSeparation": 6},

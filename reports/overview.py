@@ -29,6 +29,7 @@ from reports.trade_off import LAYERS_SKIPPED, is_logarithmic, trade_off_chart
 MOST_BASELINES: Final = 20
 
 
+Columns = tuple[tuple[str, str, str], ...]  # of a table: key, label and form
 TRADE_OFF: Final = (
     ("configuration", "Configuration", "text"),
     ("n", "n prompts", "count"),
@@ -115,7 +116,7 @@ def _trade_offs(trade: pd.DataFrame, sweep: Sweep, looks: Looks) -> Iterator[dic
             chart = trade_off_chart(trade, y, y_title, description, looks, share=y == "disagreement")
             limit = {"limit": y} if y == "disagreement" else {}
             yield (
-                _chart(f"trade-{y}", title, caption, [("", chart)], trade, _second(columns, y))
+                chart_entry(f"trade-{y}", title, caption, [("", chart)], trade, _second(columns, y))
                 | {"static": True}
                 | limit
             )
@@ -127,7 +128,7 @@ def _trade_offs(trade: pd.DataFrame, sweep: Sweep, looks: Looks) -> Iterator[dic
             (label, trade_off_chart(trade, key, label, f"{label} against layers skipped. {caption}", looks))
             for key, label in known.items()
         ]
-        yield _chart("trade-scores", title, caption, drawn, trade, _second(columns, *known)) | {
+        yield chart_entry("trade-scores", title, caption, drawn, trade, _second(columns, *known)) | {
             "static": True,
             "choice": "Score",
         }
@@ -142,7 +143,7 @@ def _saves(savings: Savings) -> Iterator[dict[str, Any]]:
         (each.label if each else "", saving_chart(savings, each, f"Savings of each configuration. {caption}"))
         for each in savings.measured or (None,)
     ]
-    found = _chart("saves", "What it saves", caption, drawn, savings.rows, tuple(saving_columns(savings)))
+    found = chart_entry("saves", "What it saves", caption, drawn, savings.rows, tuple(saving_columns(savings)))
     yield found | {"wide": True, "choice": "Measured at", "names": True}
 
 
@@ -153,7 +154,7 @@ def _reading(trade: pd.DataFrame) -> str:
     return said + (_CONTROLS if trade["beneath"].notna().any() else "")
 
 
-def _second(columns: tuple[tuple[str, str, str], ...], *keys: str) -> tuple[tuple[str, str, str], ...]:
+def _second(columns: Columns, *keys: str) -> Columns:
     """The columns, with those of `keys` moved right after the configuration, where a narrow table shows them too."""
     return tuple(sorted(columns, key=lambda column: (column[0] != "configuration", column[0] not in keys)))
 
@@ -164,7 +165,7 @@ def _mix(sweep: Sweep, mix: pd.DataFrame) -> Iterator[dict[str, Any]]:
         labels = list(frames.layer_labels(sweep).values())
         caption = f"{_MIX} {_basis(mix, 'share', 'In the table')}"
         chart = charts.exit_mix_chart(labels, "Share of decided tokens", f"Stacked bars. {caption}")
-        yield _chart("mix", "Where tokens exit", caption, [("", chart)], mix, MIX) | {"wide": True}
+        yield chart_entry("mix", "Where tokens exit", caption, [("", chart)], mix, MIX) | {"wide": True}
 
 
 def _doses(dose: pd.DataFrame, looks: Looks) -> Iterator[dict[str, Any]]:
@@ -191,7 +192,7 @@ def _doses(dose: pd.DataFrame, looks: Looks) -> Iterator[dict[str, Any]]:
                 )
                 for rule in known
             ]
-            yield _chart(f"dose-{y}", f"{title} by {by}", caption, drawn, dose, DOSE) | {"choice": "Rule"}
+            yield chart_entry(f"dose-{y}", f"{title} by {by}", caption, drawn, dose, DOSE) | {"choice": "Rule"}
 
 
 def _depth(depth: pd.DataFrame, trade: pd.DataFrame, looks: Looks) -> Iterator[dict[str, Any]]:
@@ -201,7 +202,7 @@ def _depth(depth: pd.DataFrame, trade: pd.DataFrame, looks: Looks) -> Iterator[d
     shrinks = "Towards the end only prompts with long texts are left. " if depth["depth_n"].nunique() > 1 else ""
     caption = shrinks + _basis(depth, "depth", "Bands")
     chart = charts.depth_chart(depth, f"Depth along the text. {caption}", looks)
-    found = _chart("depth", "Depth by token position", caption, [("", chart)], depth, DEPTH)
+    found = chart_entry("depth", "Depth by token position", caption, [("", chart)], depth, DEPTH)
     settings = [setting for setting in trade["setting"].dropna().unique() if setting in set(depth["setting"])]
     if settings:
         standing = [row["setting"] for row in representatives(trade) if row["setting"] in settings]
@@ -230,7 +231,7 @@ def _paired(sweep: Sweep, looks: Looks) -> Iterator[dict[str, Any]]:
     ]
     against = [key for key, frame in found if len(frame)]
     columns = (*PAIRED, *((key, f"{label}, difference", "change") for key, label in sweep.scores.items()))
-    yield _chart("paired", "Paired differences", caption, drawn, paired, columns) | {
+    yield chart_entry("paired", "Paired differences", caption, drawn, paired, columns) | {
         "wide": True,
         "choice": "Metric",
         "slice": {"label": "compared with", "key": "baseline", "values": against, "first": 0},
@@ -245,9 +246,9 @@ def _basis(frame: pd.DataFrame, name: str, where: str) -> str:
     return f"{intervals}n = {count}."
 
 
-def _chart(
+def chart_entry(
     key: str, title: str, caption: str, drawn: list[tuple[str, Any]], rows: pd.DataFrame,
-    columns: tuple[tuple[str, str, str], ...],
+    columns: Columns,
 ) -> dict[str, Any]:  # fmt: skip
     variants = [{"label": label, "spec": charts.specification(chart)} for label, chart in drawn]
     return {"key": key, "title": title, "caption": caption, "variants": variants, "table": table(rows, columns)}
@@ -294,7 +295,7 @@ _CONTROLS: Final = (
 _MIX: Final = "Share of tokens read at each layer, mean over prompts; a click opens the configuration."
 
 
-def table(frame: pd.DataFrame, columns: tuple[tuple[str, str, str], ...]) -> dict[str, Any]:
+def table(frame: pd.DataFrame, columns: Columns) -> dict[str, Any]:
     """All rows with all their columns, which the chart reads too, and the columns that the table beside it shows."""
     shown = [
         {"key": key, "label": label, "form": form}

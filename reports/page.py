@@ -41,6 +41,7 @@ SCRIPTS: Final = (
     "tables.js",
     "charts.js",
     "overview.js",
+    "learned.js",
     "prompt.js",
     "tokens.js",
     "grid.js",
@@ -183,6 +184,7 @@ def _page(
         facts=data["facts"],
         counts=data["counts"],
         findings=data["findings"],
+        learned=(data["learned"] or {}).get("findings", []),
         statics=[(c["title"], c["caption"], _svg(c)) for c in data["charts"] if c.get("static")],
         trade=next((c["table"] for c in data["charts"] if c.get("static")), None),
         policy=f"default-src 'none'; script-src {scripts}; style-src {_hash(style)}; "

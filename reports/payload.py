@@ -8,13 +8,16 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from eexit.artefacts import ADAPTER, PROBE, READOUT
 from eexit.configuration import MODES, NORMAL
 from eexit.rules import RULES
 from eexit.schema import GENERATIONS, TOKENS
 from reports import frames
+from reports.artefact_facts import trained
 from reports.bootstrap import LEVEL, MIN_PROMPTS, RESAMPLES
 from reports.choose import MOST, choose_prompts
 from reports.findings import findings, is_sampled, many
+from reports.learned_section import learned_section
 from reports.loading import Sweep
 from reports.overview import clean, overview_charts, page_charts
 from reports.packing import Packed, pack
@@ -94,6 +97,7 @@ def payload(
         "kinds": list(packed.blobs),
         "top": packed.top_k,
         "charts": drawn,
+        "learned": learned_section(sweep),
         "specs": page_charts(sweep),
         "timed": bool(len(sweep.timings)),
         "methods": {"A run": _columns(GENERATIONS), "A token": _columns(TOKENS)},
@@ -119,7 +123,10 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
         ("Tokens", f"{sweep.tokens.count_rows():,}"),
         ("Left out", f"{many(len(sweep.left_out), 'damaged or foreign file')}" if sweep.left_out else ""),
         ("Exitable layers", layers + of if layers else ""),
-        ("Readout", config.get("readout", "")),
+        ("Readout", trained(about, READOUT)),
+        ("Probe", trained(about, PROBE)),
+        ("Adapter", trained(about, ADAPTER)),
+        ("Deciding reads", _deciding(config)),
         ("Sampling", _sampling(config)),
         ("Started", about.get("started", "").replace("T", " ").replace("+00:00", " UTC")),
         ("Versions", ", ".join(f"{name} {version}" for name, version in about.get("versions", {}).items())),
@@ -192,6 +199,13 @@ def _failures(sweep: Sweep) -> list[dict[str, Any]]:
 
 def _columns(schema: Any) -> list[tuple[str, str, str]]:
     return [(f.name, f.metadata[b"unit"].decode(), f.metadata[b"definition"].decode()) for f in schema]
+
+
+def _deciding(config: dict[str, Any]) -> str:
+    """Which tokens the deciding reads see, where that is not the whole head."""
+    if config.get("decide_on") != "shortlist":
+        return ""
+    return f"shortlist of {many(config['shortlist'], 'token')}" if config.get("shortlist") else "shortlist"
 
 
 def _sampling(config: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ MAY_IMPORT = {
         *(
             f"eexit.{name}"
             for name in (
+                "artefacts",
                 "config",
                 "configuration",
                 "evaluation",

@@ -35,7 +35,7 @@ const DARK = [
 ];
 
 const ENTRY_PIXELS = 140; // of a legend
-const DARK_ORDINAL = ["#9ca3af", "#a99cf5", "#f28e4b"];
+const DARK_ORDINAL = ["#9ca3af", "#a99cf5", "#f28e4b", "#3fbf97", "#df8abf", "#c9b94a"];
 
 function theme(width) {
   const style = getComputedStyle(document.documentElement);
@@ -65,7 +65,7 @@ function theme(width) {
 }
 
 // A figure with a heading, a chart, its caption and a table of its numbers. A chart is as described in overview.py, or
-// {key, title, caption, variants, names, controls, table or twin(), rows(), prepare(spec, rows, width), drawn(view, box),
+// {key, title, caption, variants, names, heading, controls, table or twin(), rows(), prepare(spec, rows, width), drawn(view, box),
 // open(datum, event, view)}.
 function figure(chart) {
   const box = h("div.chart"),
@@ -133,7 +133,7 @@ function figure(chart) {
   return h(
     chart.wide ? "figure.wide" : "figure",
     { "data-chart": chart.key },
-    h("h2", {}, chart.title),
+    h(chart.heading ?? "h2", {}, chart.title),
     controls.length ? h("p.row", {}, ...controls) : null,
     box,
     h("figcaption", {}, chart.caption),

@@ -260,10 +260,11 @@ function methodsPage() {
     list(Object.entries(DATA.rules).flatMap(([name, rule]) => [h("dt", {}, name), h("dd", {}, ruleWords(rule))])),
     h("h2", {}, "Numbers of this report"),
     list(
-      [...HOW, ...shown.filter(([label]) => !HOW.some(([name]) => name === label))].flatMap(([name, definition]) => [
-        h("dt", {}, name),
-        h("dd", {}, definition),
-      ]),
+      [
+        ...HOW,
+        ...(DATA.learned ? LEARNED_HOW : []),
+        ...shown.filter(([label]) => !HOW.some(([name]) => name === label)),
+      ].flatMap(([name, definition]) => [h("dt", {}, name), h("dd", {}, definition)]),
     ),
     ...columns,
   ].filter(Boolean);

@@ -11,6 +11,7 @@ function overviewPage() {
       provenance(`${form(runs, "count")}${missing} runs${failed ? "" : ", none failed"}`),
       failed ? h("a.bad", { href: "#/fail" }, `${form(failed, "count")} failed`) : null,
       DATA.charts.length ? highlight() : null,
+      DATA.learned ? learnedLink() : null,
     ),
   ];
   if (missing)
@@ -31,6 +32,7 @@ function overviewPage() {
       DATA.findings.length ? findings(prompts) : null,
       ...DATA.charts.map((chart) => (chart.limit ? limited : figure)(chart)),
       DATA.prompts.length && DATA.metrics.length ? heatmap() : null,
+      ...(DATA.learned ? learnedSection() : []),
     ),
   );
   return page;
