@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from cluster.display import Display, counted
+from cluster.finished import manifest_of
 from cluster.landing import Survey, read_columns, survey
 from cluster.manifest import versions
 from cluster.store import Store, open_store
@@ -23,7 +24,7 @@ from eexit.config import UsageError, some
 from eexit.dataset_card import CARD, Account, Making, dataset_card
 from eexit.files import DamagedError, list_files, read_generations, stream_tokens, without
 from eexit.places import shown
-from eexit.results import MANIFEST, Manifest, decode, tokens_name
+from eexit.results import Manifest, tokens_name
 from eexit.schema import OK
 from eexit.teacher_data import (
     NEEDED_OF_RUNS,
@@ -35,10 +36,9 @@ from eexit.teacher_data import (
 )
 from eexit.teacher_schema import CONVERSATIONS
 
-OLDEST_FORMAT = 3  # the first that names configurations
 TOKENS_AT_ONCE = 8192
-FILE_BYTES = 256 << 20  # of each data file at most, in memory, before compression
-ROW_GROUP_BYTES = 32 << 20  # likewise: what a reader that streams holds
+ROW_GROUP_BYTES = 32 << 20  # in memory, about: what a reader that streams holds
+FILE_BYTES = 64 << 20  # of a data file, about: a row group more at most
 
 
 @dataclass(frozen=True)
@@ -81,21 +81,15 @@ def export(
     anything is raised, what was written is removed again. Raises `UsageError` for what can't be exported.
     """
     store, target = open_store(results), open_store(out)
-    manifest = _manifest(store, shown(results))
+    manifest = manifest_of(store, shown(results))
     told = surroundings(manifest, kl_factors)
     _refuse_unknown(keys, [each["key"] for each in manifest.configurations], shown(results))
     _refuse_taken(store, target, shown(out))
     display.say(f"checking the files of {shown(results)}")
     found = _undamaged(store)
-    n_runs, n_failed = _landed(store, keys)
-    if not n_runs:
-        raise UsageError(
-            f"{shown(results)} has no run of {', '.join(keys)} without an error: there is nothing to export"
-        )
-    n_planned = len(manifest.config["prompts"]) * len(manifest.config["seeds"]) * len(keys)
-    n_missing = n_planned - n_runs - n_failed
-    if n_missing:
-        display.say(f"{n_missing:,} of {counted(n_planned, 'run')} have not landed yet: what is there is exported")
+    runs = _count(store, manifest, keys, shown(results))
+    if runs.missing:
+        display.say(f"{runs.missing:,} of {counted(runs.planned, 'run')} did not land yet: what is there is exported")
     target.probe()
     files = _DataFiles(target, file_bytes)
     account = Account(told.kl_factors)
@@ -105,31 +99,15 @@ def export(
                 files.add(table)
                 account.add(table)
                 done = account.runs.total()
-                display.show(ExportProgress(account.n_tokens, done, n_runs), last=done == n_runs)
-        files.flush()
+                display.show(ExportProgress(account.n_tokens, done, runs.done), last=done == runs.done)
+        files.publish()
         made = datetime.now(UTC).isoformat(timespec="seconds")
-        making = Making(shown(results), command, made, versions(), n_failed, n_missing)
+        making = Making(shown(results), command, made, versions(), runs.failed, runs.missing)
         target.publish(CARD, dataset_card(manifest, account, making).encode())
     except BaseException:
         files.remove()
         raise
     return Exported(account, files.names)
-
-
-def _manifest(store: Store, name: str) -> Manifest:
-    content = store.read(MANIFEST)
-    if content is None:
-        raise UsageError(f"{name} holds no {MANIFEST}: give the folder of a sweep")
-    try:
-        manifest = decode(content)
-    except ValueError as error:
-        raise UsageError(f"{name} is no sweep's folder ({error})") from error
-    if manifest.format < OLDEST_FORMAT:
-        raise UsageError(
-            f"{name} holds results of format {manifest.format}, and format {OLDEST_FORMAT} or later is needed: "
-            "run that sweep again"
-        )
-    return manifest
 
 
 def _refuse_unknown(keys: Sequence[str], known: Sequence[str], name: str) -> None:
@@ -164,12 +142,28 @@ def _undamaged(store: Store) -> Survey:
     return found
 
 
-def _landed(store: Store, keys: Sequence[str]) -> tuple[int, int]:
-    """How many runs of these configurations have landed without an error, and how many as errors only."""
+@dataclass(frozen=True)
+class _Runs:
+    """How many runs of the chosen configurations have landed without an error, as errors only, and are planned."""
+
+    done: int
+    failed: int
+    planned: int
+
+    @property
+    def missing(self) -> int:
+        return self.planned - self.done - self.failed
+
+
+def _count(store: Store, manifest: Manifest, keys: Sequence[str], name: str) -> _Runs:
+    """Raises `UsageError` if none has landed without an error."""
     runs = read_columns(store, ["run_id", "status", "configuration"])
     runs = runs.filter(pc.is_in(runs["configuration"], pa.array(keys)))
-    done = pc.unique(runs.filter(pc.equal(runs["status"], OK))["run_id"])
-    return len(done), pc.count_distinct(runs["run_id"]).as_py() - len(done)
+    n_done = pc.count_distinct(runs.filter(pc.equal(runs["status"], OK))["run_id"]).as_py()
+    if not n_done:
+        raise UsageError(f"{name} has no run of {', '.join(keys)} without an error: there is nothing to export")
+    n_failed = pc.count_distinct(runs["run_id"]).as_py() - n_done
+    return _Runs(n_done, n_failed, len(manifest.config["prompts"]) * len(manifest.config["seeds"]) * len(keys))
 
 
 def _conversations(store: Store, found: Survey, keys: set[str], told: Surroundings) -> Iterator[pa.Table]:
@@ -198,26 +192,40 @@ def _conversations(store: Store, found: Survey, keys: set[str], told: Surroundin
 
 @dataclass
 class _DataFiles:
-    """Data files of bounded size: tables are kept until a file is full."""
+    """Data files of bounded size, made in memory; tables are kept until they fill a row group."""
 
     target: Store
     file_bytes: int
     names: list[str] = field(default_factory=list)
     pending: list[pa.Table] = field(default_factory=list)
     pending_bytes: int = 0
+    sink: pa.BufferOutputStream = field(default_factory=pa.BufferOutputStream)
+    writer: pq.ParquetWriter | None = None
 
     def add(self, table: pa.Table) -> None:
-        if self.pending_bytes + table.nbytes > self.file_bytes:
-            self.flush()
         self.pending.append(table)
         self.pending_bytes += table.nbytes
+        if self.pending_bytes >= ROW_GROUP_BYTES:
+            self._write_row_group()
+            if self.sink.tell() >= self.file_bytes:
+                self.publish()
 
-    def flush(self) -> None:
-        """Publish what is kept as a file."""
-        if not self.pending:
+    def publish(self) -> None:
+        """Publish all that was added so far."""
+        if self.pending:
+            self._write_row_group()
+        if self.writer is None:
             return
+        self.writer.close()
         self.names.append(f"train-{len(self.names):05}.parquet")
-        self.target.publish(self.names[-1], encode(pa.concat_tables(self.pending)))
+        self.target.publish(self.names[-1], self.sink.getvalue())
+        self.sink, self.writer = pa.BufferOutputStream(), None
+
+    def _write_row_group(self) -> None:
+        if self.writer is None:
+            self.writer = pq.ParquetWriter(self.sink, CONVERSATIONS, compression="zstd", write_page_checksum=True)
+        table = pa.concat_tables(self.pending)
+        self.writer.write_table(table, row_group_size=len(table))
         self.pending.clear()
         self.pending_bytes = 0
 
@@ -227,12 +235,3 @@ class _DataFiles:
             with suppress(OSError, pa.ArrowException):
                 self.target.remove(name)
         self.target.remove_if_empty()
-
-
-def encode(table: pa.Table) -> pa.Buffer:
-    """The bytes of a Parquet file with these rows of `CONVERSATIONS`."""
-    sink = pa.BufferOutputStream()
-    n_groups = 1 + table.nbytes // ROW_GROUP_BYTES
-    with pq.ParquetWriter(sink, CONVERSATIONS, compression="zstd", write_page_checksum=True) as writer:
-        writer.write_table(table, row_group_size=-(-len(table) // n_groups))
-    return sink.getvalue()

@@ -30,6 +30,19 @@ def read_finished(results: str, columns: Sequence[str], flag: str = "") -> Finis
     Raises `UsageError` if `results` is not a finished sweep, or has a format that does not name configurations.
     """
     store, name = open_store(results), f"{flag} {shown(results)}".strip()
+    manifest = manifest_of(store, name)
+    runs = read_columns(store, ["run_id", *columns])
+    n_runs = pc.count_distinct(runs["run_id"]).as_py()
+    if n_runs < (manifest.n_runs or 0):
+        raise UsageError(f"{name} has {n_runs:,} of {manifest.n_runs:,} runs: finish that sweep first")
+    return FinishedSweep(store, manifest, runs.select(list(columns)))
+
+
+def manifest_of(store: Store, name: str) -> Manifest:
+    """What the results in `store`, which messages call `name`, were made from.
+
+    Raises `UsageError` if they are no sweep's, or have a format that does not name configurations.
+    """
     content = store.read(MANIFEST)
     if content is None:
         raise UsageError(f"{name} holds no {MANIFEST}: give the folder of a finished sweep")
@@ -42,11 +55,7 @@ def read_finished(results: str, columns: Sequence[str], flag: str = "") -> Finis
             f"{name} holds results of format {manifest.format}, and format {FORMAT_WITH_KEYS} or later is needed: run "
             "that sweep again"
         )
-    runs = read_columns(store, ["run_id", *columns])
-    n_runs = pc.count_distinct(runs["run_id"]).as_py()
-    if n_runs < (manifest.n_runs or 0):
-        raise UsageError(f"{name} has {n_runs:,} of {manifest.n_runs:,} runs: finish that sweep first")
-    return FinishedSweep(store, manifest, runs.select(list(columns)))
+    return manifest
 
 
 def refuse_changed_model(sweep: FinishedSweep, results: str, model: Mapping[str, Any]) -> None:

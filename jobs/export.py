@@ -26,7 +26,7 @@ from cluster.flags import Parser
 from eexit.config import UsageError, first_line
 from eexit.configuration import NORMAL
 from eexit.dataset_card import CARD, DATA_FILES
-from eexit.places import inside, shown, without_secrets
+from eexit.places import HIDDEN, inside, shown, without_secrets
 
 KL_FACTORS = (0.5, 1.0, 2.0, 4.0)
 
@@ -54,9 +54,16 @@ def run(arguments: Sequence[str]) -> int:
     conversations = counted(done.account.runs.total(), "conversation")
     print(f"{conversations}, {counted(done.account.n_tokens, 'token')}, in {counted(len(done.files), 'file')}")
     print(f"what each column is: {shown(inside(flags.out, CARD))}")
-    place = shown(inside(flags.out, DATA_FILES))
-    print(f'from datasets import load_dataset; load_dataset("parquet", data_files="{place}", split="train")')
+    print(reading(flags.out))
     return 0
+
+
+def reading(out: str) -> str:
+    """The line of Python that reads what was exported to `out`; it shows no secrets of a URI."""
+    where = inside(out, DATA_FILES)
+    public = shown(where).replace(f"{HIDDEN}@", "").removesuffix(f"?{HIDDEN}")
+    hint = "" if public == where else "  # with storage_options for what else --out carries"
+    return f'from datasets import load_dataset; load_dataset("parquet", data_files="{public}", split="train"){hint}'
 
 
 def read_flags(arguments: Sequence[str]) -> Namespace:

@@ -30,7 +30,7 @@ from eexit.results import MANIFEST, decode, encode
 from eexit.schema import OK, TOKENS
 from eexit.teacher_data import conversations, surroundings
 from eexit.teacher_schema import CONVERSATIONS
-from jobs.export import run
+from jobs.export import reading, run
 
 KL_FACTORS = (0.05, 4.0)
 KEYS = ("normal", "unfrozen/kl/0.05", "unfrozen/kl/4", "frozen_residual/kl/0.05", "frozen_residual/kl/4")
@@ -168,6 +168,12 @@ def test_datasets_reads_it_with_the_declared_types_at_once_and_as_a_stream(
         assert list(found) == table.to_pylist()
 
 
+def test_how_to_read_it_under_a_uri_is_said_without_its_secrets() -> None:
+    assert reading("s3://KEY:SECRET@bucket/data?region=eu").endswith(
+        'data_files="s3://bucket/data/*.parquet", split="train")  # with storage_options for what else --out carries'
+    )
+
+
 def test_the_card_says_what_each_column_is_and_how_the_data_was_made(made: Path, tmp_path: Path) -> None:
     rows = exported(made / "out", tmp_path / "data", "--configurations", *KEYS[:2], "--kl-factors", "3")
     card = (tmp_path / "data" / "README.md").read_text()
@@ -194,6 +200,7 @@ def test_files_are_bounded_and_runs_are_whole_wherever_the_tables_are_cut(
 ) -> None:
     assert run([str(made / "out"), "--out", str(tmp_path / "one"), "--configurations", *KEYS]) == 0
     monkeypatch.setattr(exporting, "TOKENS_AT_ONCE", 7)  # a run has nine
+    monkeypatch.setattr(exporting, "ROW_GROUP_BYTES", 1)
     done = export(str(made / "out"), str(tmp_path / "many"), KEYS, (0.5, 1, 2, 4), "", Silence(), file_bytes=1)
     assert len(done.files) == 10
     one, many = table_of(tmp_path / "one"), table_of(tmp_path / "many")
@@ -225,7 +232,7 @@ def test_of_an_unfinished_sweep_what_has_landed_is_exported_and_both_say_what_is
     config = decode(store.read(MANIFEST) or b"").config
     changed(store, config={**config, "prompts": [*config["prompts"], {"id": "more", "prompt": "?", "system": None}]})
     assert run([store.root, "--out", str(tmp_path / "data")]) == 0
-    assert "1 of 4 runs have not landed yet: what is there is exported" in capsys.readouterr().err
+    assert "1 of 4 runs did not land yet: what is there is exported" in capsys.readouterr().err
     assert " 1 had not landed when this was exported." in (tmp_path / "data" / "README.md").read_text()
 
 
@@ -253,7 +260,7 @@ def removed(store: Store, folder: str) -> None:
 
 Spoil = Callable[[Store], None]
 REFUSED: list[tuple[Spoil, list[str], str]] = [
-    (lambda store: store.remove(MANIFEST), [], "{out} holds no sweep.json: give the folder of a sweep"),
+    (lambda store: store.remove(MANIFEST), [], "{out} holds no sweep.json: give the folder of a finished sweep"),
     (
         lambda store: changed(store, format=2),
         [],
