@@ -53,6 +53,8 @@ def run(arguments: Sequence[str]) -> int:
         return 1
     conversations = counted(done.account.runs.total(), "conversation")
     print(f"{conversations}, {counted(done.account.n_tokens, 'token')}, in {counted(len(done.files), 'file')}")
+    if not done.account.n_top:
+        print("the sweep recorded no top tokens (record_top_k 0): the lists of final_top_… are empty")
     print(f"what each column is: {shown(inside(flags.out, CARD))}")
     print(reading(flags.out))
     return 0

@@ -236,8 +236,8 @@ def test_of_an_unfinished_sweep_what_has_landed_is_exported_and_both_say_what_is
     assert " 1 had not landed when this was exported." in (tmp_path / "data" / "README.md").read_text()
 
 
-def test_without_top_tokens_and_in_format_3_the_lists_are_empty_and_the_card_says_so(
-    store: Store, tmp_path: Path
+def test_without_top_tokens_and_in_format_3_the_lists_are_empty_and_both_say_so(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     changed(store, format=3)
     for name in store.names("generations"):
@@ -250,6 +250,7 @@ def test_without_top_tokens_and_in_format_3_the_lists_are_empty_and_the_card_say
         pq.write_table(generations.replace_schema_metadata(), f"{store.root}/{name}")
     for row in exported(store.root, tmp_path / "data"):
         assert row["final_top_token_ids"] == row["final_top_tokens"] == row["final_top_logprob"] == [[]] * 9
+    assert "the sweep recorded no top tokens (record_top_k 0)" in capsys.readouterr().out
     assert "The sweep recorded none (`record_top_k` 0)" in (tmp_path / "data" / "README.md").read_text()
 
 
