@@ -3,20 +3,29 @@
 import copy
 import json
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from byte_model import save_byte_model
 from peft import PeftModel
 from references import save_adapter
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_model
-from transformers import PreTrainedModel
+from transformers import LlamaForCausalLM, PreTrainedModel
 
-from eexit.adapters import WEIGHTS, merged, own_weights
-from eexit.config import UsageError
+from eexit.adapters import FILES, WEIGHTS, merged, own_weights
+from eexit.artefacts import ADAPTER, Card, write_card
+from eexit.config import Prompt, SweepConfig, UsageError
+from eexit.configuration import Configuration
 from eexit.cpu.packed_linear import pack_linear_layers
+from eexit.model_generator import ModelGenerator
+from eexit.models import estimate_memory
+from eexit.plan import plan_runs
+from eexit.sources import sha256
+from eexit.timing import Contenders
 
 TOKEN_IDS = torch.tensor([[5, 80, 7, 7, 31]])
 
@@ -60,6 +69,53 @@ def test_what_two_models_share_is_packed_once(tmp_path: Path) -> None:
         assert own.mlp.up_proj is layer.mlp.up_proj
         assert own.self_attn.q_proj is not layer.self_attn.q_proj
     assert student.lm_head is base.lm_head
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> SweepConfig:
+    """Of a student whose adapter is in a folder such as training leaves."""
+    place = tmp_path_factory.mktemp("sweep")
+    save_byte_model(place / "model")
+    save_adapter(LlamaForCausalLM.from_pretrained(place / "model"), place / "student")
+    files = {name: sha256([place / "student" / name]) for name in FILES}
+    card = {"what": "student", "holds": [ADAPTER], "model": {}, "layers": range(6), "readout": "lens", "files": files}
+    write_card(place / "student", Card.model_validate(card))
+    return SweepConfig(
+        model=str(place / "model"), adapter=str(place / "student"), prompts=(Prompt(id="0", prompt="Why?"),),
+        modes=("normal", "unfrozen"), rules={"kl": (0.5,), "fixed": (3.0,)}, exit_every=3, max_new_tokens=8,
+        dtype="float32",
+    )  # fmt: skip
+
+
+def test_a_sweep_runs_its_student_in_all_modes_but_normal(sweep: SweepConfig) -> None:
+    tokens_of = []
+    for config in (sweep, sweep.model_copy(update={"adapter": None, "digests": {}})):
+        generations = ModelGenerator(config, "cpu").generate(list(plan_runs(config))).generations.to_pylist()
+        assert {row["status"] for row in generations} == {"ok"}
+        tokens_of.append({row["configuration"]: row["text"] for row in generations})
+    with_student, without = tokens_of
+    changed = [key for key, text in without.items() if with_student[key] != text]
+    assert changed == ["unfrozen/kl/0.5", "unfrozen/fixed/3"]
+
+
+def test_a_student_is_timed_beside_the_base_model(sweep: SweepConfig) -> None:
+    contenders, ran = Contenders(sweep, "cpu", 4), Counter[str]()
+    assert contenders.student is not None
+    for name, decoder in (("base", contenders.decoder), ("student", contenders.student)):
+        decoder.layers[-1].register_forward_pre_hook(lambda *_, name=name: ran.update([name]))
+    contenders.time(Configuration("normal"), 1)
+    assert ran.keys() == {"base"}
+    contenders.time(Configuration("unfrozen", "fixed", 3.0), 1)
+    assert ran.keys() == {"base", "student"}
+
+
+def test_a_students_own_weights_need_memory_on_top(sweep: SweepConfig) -> None:
+    (with_student, cache), (without, same) = (
+        estimate_memory(config, 2, 10) for config in (sweep, sweep.model_copy(update={"adapter": None}))
+    )
+    assert cache == same
+    n_layers, width, n_modules = 7, 32, 3
+    assert with_student - without == 4 * n_layers * n_modules * width**2
 
 
 def without_a_layer(folder: Path) -> None:

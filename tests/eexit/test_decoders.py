@@ -21,7 +21,7 @@ from eexit.rules import BLIND, ONLINE, ORACLES
 from eexit.scoring import score
 from eexit.trace import Trace
 
-DECODING = replace(SAMPLED, max_new_tokens=8, eos_token_ids=frozenset(range(0, 97, 11)))
+DECODING = replace(SAMPLED, max_new_tokens=6, eos_token_ids=frozenset(range(0, 97, 11)))
 
 
 def requests_for(model: PreTrainedModel, rules: Sequence[str]) -> list[Request]:
