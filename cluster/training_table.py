@@ -45,8 +45,8 @@ def _probes(card: Card) -> Table:
     for heading in ("linear", "mlp", "kept"):
         table.add_column(heading, justify="right")
     for row in card.probes:
-        figures = [f"{row[f'rank_correlation_{kind}']:.3f}" for kind in ("linear", "mlp")]
-        table.add_row(str(row["layer"]), *figures, row["kind"])
+        figures = [row[f"rank_correlation_{kind}"] for kind in ("linear", "mlp")]
+        table.add_row(str(row["layer"]), *("" if it is None else f"{it:.3f}" for it in figures), row["kind"])
     return table
 
 

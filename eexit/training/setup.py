@@ -52,7 +52,7 @@ class Settings:
     kl_factor: float = 1.0  # of the distribution that a student's exits are drawn from
     lora_r: int = 8
     lora_alpha: int = 16
-    lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    lora_targets: tuple[str, ...] | None = None  # modules; None: the projections of attention
 
     def with_defaults(self, **defaults: Any) -> Settings:
         """These settings, with `defaults` for those that are None; by default those that suit `what`."""

@@ -66,5 +66,16 @@ def _probe(setup: Setup) -> Trainer:
     return ProbeTrainer(setup)
 
 
+def _student(setup: Setup) -> Trainer:
+    from eexit.training.student import StudentTrainer
+
+    return StudentTrainer(setup)
+
+
 # Each brings its own libraries, which the others need not have.
-TRAINERS: Final[dict[str, Callable[[Setup], Trainer]]] = {"linear": _linear, "tuned": _tuned, "probe": _probe}
+TRAINERS: Final[dict[str, Callable[[Setup], Trainer]]] = {
+    "linear": _linear,
+    "tuned": _tuned,
+    "probe": _probe,
+    "student": _student,
+}
