@@ -81,7 +81,8 @@ class _Teacher:
 
     def kl(self, log_q_CV: Tensor) -> Tensor:
         """KL from the teacher, (C,), in nats, as the difference of two expectations."""
-        return (self.expected_C - torch.linalg.vecdot(self.p_CV, log_q_CV)).clamp_min(0)
+        kl_C: Tensor = self.expected_C - torch.linalg.vecdot(self.p_CV, log_q_CV)
+        return kl_C.clamp_min(0)
 
 
 @dataclass(frozen=True)

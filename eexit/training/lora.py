@@ -31,7 +31,7 @@ def add_adapter(model: PreTrainedModel, rank: int, alpha: int, targets: Sequence
     if missing:
         raise UsageError(f"--lora-targets {missing[0]}: {type(model).__name__} has no module of this name")
     config = LoraConfig(
-        r=rank, lora_alpha=alpha, target_modules=targets and list(targets), task_type="CAUSAL_LM",
+        r=rank, lora_alpha=alpha, target_modules=None if targets is None else list(targets), task_type="CAUSAL_LM",
         fan_in_fan_out=any(type(module).__name__ == "Conv1D" for module in named.values()),  # as in GPT-2
     )  # fmt: skip
     with torch.random.fork_rng():

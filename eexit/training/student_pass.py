@@ -65,6 +65,7 @@ class Pair:
         """Add to the adapter's gradients those of the sum of KLs at the exits, divided by `n_step`."""
         hidden_NW = self.streams(taught, exit_N, [self.reader.final])[self.reader.final]
         read = read_exits(self.reader, taught.final_NW, hidden_NW, exit_N, learns=True)
+        assert read.gradient_NW is not None
         hidden_NW.backward(read.gradient_NW / n_step)
         return read
 
