@@ -1,11 +1,13 @@
 """What an artefact of learned exits is, in words: what was trained, on which data, with which settings, and when."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from eexit.artefacts import READOUT
 from reports.findings import many
 from reports.learned_tables import Artefact, artefacts, short
+
+_ELSEWHERE: Final = ("what", "layers", "readout")  # settings that have a line of their own
 
 
 def trained(about: Mapping[str, Any], role: str) -> str:
@@ -34,7 +36,7 @@ def artefact_facts(artefact: Artefact) -> list[tuple[str, str]]:
     """Labels and texts of what is known."""
     card, model = artefact.card, artefact.card.get("model") or {}
     data = [_training_data(artefact), f"from {artefact.data['sweep']}" if artefact.data.get("sweep") else ""]
-    settings = (card.get("settings") or {}).items()
+    settings = {name: value for name, value in (card.get("settings") or {}).items() if name not in _ELSEWHERE}
     found = [
         ("What", _what(artefact)),
         ("Used as", " and ".join(artefact.roles)),
@@ -46,7 +48,7 @@ def artefact_facts(artefact: Artefact) -> list[tuple[str, str]]:
             "Compared with" if READOUT in artefact.roles else "Read through",
             artefact.readout_name(card.get("readout")) or "",
         ),
-        ("Settings", ", ".join(f"{name} {_written(value)}" for name, value in settings if value is not None)),
+        ("Settings", ", ".join(f"{name} {_written(value)}" for name, value in settings.items() if value is not None)),
         ("Training", _progress(card.get("progress") or [], card.get("seconds"))),
         ("Made", str(card.get("made") or "").replace("T", " ").replace("+00:00", " UTC")),
         ("Versions", ", ".join(f"{name} {version}" for name, version in (card.get("versions") or {}).items())),

@@ -178,8 +178,8 @@ def _exits(artefact: Artefact) -> Iterator[str]:
     n = f" (n = {many(int(counts.iloc[-1]), 'held-out token')})" if len(counts) else ""
     lowers = is_now < was - CLOSE
     said = (
-        f"At KL factor {standing}, training {'lowers' if lowers else 'does not lower'} the mean KL at the exits: "
-        f"{_nats(was)} before, {_nats(is_now)} after{n}."
+        f"At KL factor {standing}, training {'lowers' if lowers else 'does not lower'} the mean KL of what tokens "
+        f"are read from: {_nats(was)} before, {_nats(is_now)} after{n}."
     )
     by_layer = changes[standing].drop(index=EVERYWHERE)
     worse = by_layer.index[by_layer["after"] >= by_layer["before"] - CLOSE].tolist()

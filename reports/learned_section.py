@@ -186,7 +186,8 @@ def _student(used: Sequence[Artefact]) -> Iterator[Chart]:
             continue
         caption = (
             "Left is better for KL, right for agreement. What is read at exits drawn from the base model's KLs at a KL "
-            f"factor, beside the base model's final layer, given the same text. {_n([(artefact, rows)])}"
+            "factor, beside the base model's final layer, given the same text. All tokens: also those that exit "
+            f"nowhere and are read at the final layer. {_n([(artefact, rows)])}"
         )
         drawn = [
             (

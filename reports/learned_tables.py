@@ -43,7 +43,7 @@ EXITS: Final[Columns] = {
     "median_kl": float,
     "agreement": float,
 }
-EVERYWHERE: Final = "all exits"  # in place of a layer
+EVERYWHERE: Final = "all tokens"  # in place of a layer
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,11 @@ def exits(artefact: Artefact) -> pd.DataFrame:
     frame = artefact.rows("exits", EXITS)
     order = frame["layer"].fillna(np.inf)
     frame = frame.assign(order=order).sort_values(["kl_factor", "order"], kind="stable").reset_index(drop=True)
-    labels = [EVERYWHERE if np.isnan(layer) else _number(layer) for layer in frame["layer"]]
+    final = (artefact.card.get("model") or {}).get("n_layers", 0) - 1
+    labels = [
+        EVERYWHERE if np.isnan(layer) else _number(layer) + (" (final)" if layer == final else "")
+        for layer in frame["layer"]
+    ]
     frame = frame.assign(k=[_number(k) for k in frame["kl_factor"]], layer_label=labels, series=frame["when"])
     return frame[frame["series"].notna()].drop(columns="order")
 

@@ -171,7 +171,7 @@ def _mix(sweep: Sweep, mix: pd.DataFrame) -> Iterator[dict[str, Any]]:
 def _doses(dose: pd.DataFrame, looks: Looks) -> Iterator[dict[str, Any]]:
     """Two charts, each with a variant per rule that has a numeric parameter; each variant has its own axis."""
     rules = dose.loc[dose["parameter"].notna(), "rule"].unique().tolist() if len(dose) else []
-    names = [parameter_name(rule) for rule in rules]
+    names = list(dict.fromkeys(map(parameter_name, rules)))
     by = names[0] if len(names) == 1 else "parameter"
     for y, title, unit in (("exit_rate", "Early exits", "decided tokens"), ("mean_depth", "Mean depth", "layers")):
         known = [rule for rule in rules if dose.loc[dose["rule"] == rule, y].notna().any()]

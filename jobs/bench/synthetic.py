@@ -59,7 +59,8 @@ def every_rule_grid() -> list[Configuration]:
     """Normal, every rule at one or two parameters, and a control of one of them."""
     parameters: dict[str, tuple[float | None, ...]] = {
         "kl": (1.0,), "agree": (None,), "confidence": (0.6, 0.8), "margin": (0.4, 0.7), "entropy": (0.3, 1.0),
-        "similarity": (0.95, 0.97), "patience": (2.0, 3.0), "fixed": (10.0, 20.0),
+        "similarity": (0.95, 0.97), "patience": (2.0, 3.0), "predicted_kl": (1.0, 2.0),
+        "fixed": (10.0, 20.0),
     }  # fmt: skip
     found = [Configuration(NORMAL)]
     found += [Configuration("frozen_residual", rule, each) for rule, several in parameters.items() for each in several]

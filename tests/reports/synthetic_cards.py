@@ -21,7 +21,8 @@ def card(what: str, *holds: str, **change: Any) -> dict[str, Any]:
         "model": {"name": "tiny", "revision": None, "digest": "sha256:0", "n_layers": FINAL + 1, "dtype": "float32"},
         "data": {"sweep": "results/texts", "n_prompts": 72, "n_tokens": 9294, "n_held_out_prompts": 18,
                  "n_held_out_tokens": 2411},
-        "settings": {"ridge": 0.01, "seed": 0, "layers": LAYERS, "steps": None},
+        "settings": {"what": what, "layers": LAYERS, "ridge": 0.01, "seed": 0, "steps": None,
+                     "lora_targets": ["q_proj", "v_proj"]},
         "held_out": [], "trade_off": [], "probes": [], "calibration": [], "exits": [],
         "progress": [{"step": 1, "tokens": 192, "seconds": 1.0, "loss": 3.1, "held_out_loss": 3.2},
                      {"step": 150, "tokens": 28800, "seconds": 90.0, "loss": 1.2, "held_out_loss": None}],
@@ -75,7 +76,7 @@ def student() -> dict[str, Any]:
         {"kl_factor": k, "when": when, "layer": layer, "n": 400 if layer is None else 80,
          "mean_kl": 1.5 / k * gain, "median_kl": 0.4 / k * gain, "agreement": 1 - 0.3 / k * gain}
         for k in (0.5, 1.0, 2.0)
-        for layer in [*LAYERS, None]
+        for layer in [None, *LAYERS, FINAL]
         for when, gain in (("before", 1.0), ("after", 1.1 if layer == LAYERS[0] else 0.7))
     ]  # fmt: skip
     return card("student", "adapter", "probe", exits=exits)
@@ -84,6 +85,7 @@ def student() -> dict[str, Any]:
 def with_cards(folder: Path, **cards: dict[str, Any]) -> Path:
     """The sweep in the folder, as one that uses these artefacts in these roles."""
     about = json.loads((folder / "sweep.json").read_text())
+    about.pop("checksum", None)
     about["config"] |= {role: PLACES[role] for role in cards} | {"digests": {role: DIGESTS[role] for role in cards}}
     (folder / "sweep.json").write_text(json.dumps(about | {"learned": cards}))
     return folder

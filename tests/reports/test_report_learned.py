@@ -123,9 +123,9 @@ def test_sentences_say_what_learning_changed_and_where_it_helped() -> None:
     )
     assert ranks.startswith("The probe's rank correlation with the true KL is from 0.65 (layer 5) to 0.81 (layer 20).")
     assert learned_findings(only(adapter=student())) == [
-        "At KL factor 1, training lowers the mean KL at the exits: 1.5 nats before, 1.05 nats after (n = 400 held-out "
-        "tokens). It does not fall at layer 5. Before and after, it is 3 and 2.1 at KL factor 0.5, 0.75 and 0.525 at "
-        "KL factor 2."
+        "At KL factor 1, training lowers the mean KL of what tokens are read from: 1.5 nats before, 1.05 nats after (n "
+        "= 400 held-out tokens). It does not fall at layer 5. Before and after, it is 3 and 2.1 at KL factor 0.5, 0.75 "
+        "and 0.525 at KL factor 2."
     ]
 
 
@@ -144,7 +144,10 @@ def test_sentences_say_where_learning_does_not_help() -> None:
     same = student()
     for row in same["exits"]:
         row["mean_kl"] = 1.0
-    assert "training does not lower the mean KL at the exits: 1 nats before" in learned_findings(only(adapter=same))[0]
+    assert (
+        "training does not lower the mean KL of what tokens are read from: 1 nats before"
+        in learned_findings(only(adapter=same))[0]
+    )
 
 
 def test_calibration_errors_are_weighted_by_tokens() -> None:
@@ -196,7 +199,7 @@ def test_the_artefact_and_its_data_are_described(used: Used) -> None:
     said = dict(first["facts"])
     assert said["Trained on"] == "9,294 tokens of 72 prompts from results/texts"
     assert said["Held out"] == "2,411 held-out tokens of 18 prompts"
-    assert said["Settings"] == "ridge 0.01, seed 0, layers 5 10 15 20 25"
+    assert said["Settings"] == "ridge 0.01, seed 0, lora_targets q_proj v_proj"
     assert said["Training"] == "1.54 min; loss 3.1 nats at first, 1.2 at the end; held-out loss 3.2 nats"
     assert said["Made"] == "2026-01-02 03:04:05 UTC"
     assert dict(second["facts"])["Read through"] == "linear"
