@@ -67,8 +67,8 @@ def fit_probes(pair: Pair, some_texts: Sequence[Sequence[Text]], kl_factor: floa
 def _fitted(learn: Sums, choose: Sums) -> LayerProbe:
     if min(learn.n, choose.n) >= LEAST_TOKENS:
         return linear_probe(learn, choose)
-    zeros_W = torch.zeros(len(learn.inputs_JJ) - 1)
-    return LayerProbe(zeros_W, zeros_W + 1, zeros_W, torch.tensor(LOG_KL_RANGE[1]))
+    width = len(learn.inputs_JJ) - 1
+    return LayerProbe(torch.zeros(width), torch.ones(width), torch.zeros(width), torch.tensor(LOG_KL_RANGE[1]))
 
 
 def student_probe_tables(
