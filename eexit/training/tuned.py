@@ -4,7 +4,8 @@ It starts at zero, which is the logit lens, and learns from KL(final ‖ layer) 
 the authors' repository (AlignmentResearch/tuned-lens), the learning rate rises over the first fifth and then falls to 0
 in a straight line, and gradients are clipped. They take 250 steps of 2^18 tokens; a sweep has a few thousand tokens, so
 that what counts is how far few, small steps get. A stream has a few directions of huge variance, in which plain Adam
-crawls: A is learned in a basis in which the stream is white, and written in the stream's own.
+crawls: what is learned takes the stream in a basis in which it is white, and gives standard deviations of the final
+stream. Written is A, in the stream's own basis and units.
 
 Shapes: N tokens, E exitable layers, X = E + 1 with the final layer last, W width of the residual stream, H width of
 what the head takes, V vocabulary.
@@ -34,6 +35,7 @@ WARM_UP: Final = 0.2  # of the tokens to learn from
 CLIP_NORM: Final = 1.0  # per layer
 WEIGHT_DECAY: Final = 1e-3
 DAMPING: Final = 1e-3  # of the directions' mean variance, added to each before the stream is made white
+OWN: Final = ("seen", "mean_EW", "white_EWW", "scale_W", "map_EWW", "bias_EW")  # tensors of a trainer's state
 WHITENING_TOKENS: Final = 8  # per dimension of the stream, from which its covariance is estimated
 
 
@@ -50,7 +52,8 @@ class TunedTrainer:
         self.seen = torch.zeros((), dtype=torch.long)  # tokens
         zeros_EW = torch.zeros(len(self.layers), self.decoder.width, device=self.decoder.device)
         self.mean_EW, self.white_EWW = zeros_EW, torch.diag_embed(zeros_EW)
-        self.map_EWW = torch.zeros_like(self.white_EWW, requires_grad=True)  # of the white stream
+        self.scale_W = torch.ones_like(zeros_EW[0])  # standard deviations of the final stream
+        self.map_EWW = torch.zeros_like(self.white_EWW, requires_grad=True)  # from the white stream
         self.bias_EW = torch.zeros_like(zeros_EW, requires_grad=True)
         self.optimiser = torch.optim.Adam([self.map_EWW, self.bias_EW], weight_decay=WEIGHT_DECAY)
 
@@ -92,15 +95,16 @@ class TunedTrainer:
 
     @torch.no_grad()
     def _whiten(self) -> None:
-        """Find the basis in which each layer's stream is white, from texts all over the data."""
+        """Find the bases in which streams are white, and the final one's scale, from texts all over the data."""
         wanted = WHITENING_TOKENS * self.decoder.width
         some = self.texts[:: max(1, n_tokens(self.texts) // wanted)]
         sums: dict[int, Sums] = {}
         for block in blocks(some, BLOCK_TOKENS):
             states_NXW = streams(self.decoder, block, self.layers)
-            for rank in range(len(self.layers)):
-                its = Sums.of(states_NXW[:, rank], states_NXW[:, rank, :0])
+            for rank, hidden_NW in enumerate(states_NXW.unbind(1)):
+                its = Sums.of(hidden_NW, hidden_NW[:, :0])
                 sums[rank] = sums[rank] + its if rank in sums else its
+        self.scale_W.copy_(sums.pop(len(self.layers)).std_D)
         for rank, its in sums.items():
             variance_W, axes_WW = torch.linalg.eigh(its.covariance_DD)
             scale_W = (variance_W.clamp_min(0) + DAMPING * variance_W.mean()).rsqrt()
@@ -110,23 +114,23 @@ class TunedTrainer:
     def _ready(self, hidden_NW: Tensor, rank: int) -> Tensor:
         """The input of the head, with gradients."""
         white_NW = (hidden_NW.float() - self.mean_EW[rank]) @ self.white_EWW[rank]
-        moved_NW = hidden_NW.float() + white_NW @ self.map_EWW[rank] + self.bias_EW[rank]
-        return self.decoder.normed(moved_NW.to(self.decoder.dtype))
+        added_NW = (white_NW @ self.map_EWW[rank] + self.bias_EW[rank]) * self.scale_W
+        return self.decoder.normed((hidden_NW.float() + added_NW).to(self.decoder.dtype))
 
     @torch.no_grad()
     def _of_layer(self) -> dict[int, Affine]:
         """A and b in the stream's own basis."""
-        weight_EWW = self.white_EWW @ self.map_EWW
-        bias_EW = self.bias_EW - (self.mean_EW[:, None] @ weight_EWW)[:, 0]
+        weight_EWW = self.white_EWW @ self.map_EWW * self.scale_W
+        bias_EW = self.bias_EW * self.scale_W - (self.mean_EW[:, None] @ weight_EWW)[:, 0]
         return {layer: (weight_EWW[rank], bias_EW[rank]) for rank, layer in enumerate(self.layers)}
 
     def state(self) -> dict[str, Tensor]:
-        own = {name: getattr(self, name) for name in ("seen", "mean_EW", "white_EWW", "map_EWW", "bias_EW")}
+        own = {name: getattr(self, name) for name in OWN}
         return own | optimiser_tensors(self.optimiser)
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        for name in ("seen", "mean_EW", "white_EWW", "map_EWW", "bias_EW"):
+        for name in OWN:
             getattr(self, name).copy_(state[name])
         restore_optimiser(self.optimiser, state)
 
