@@ -23,7 +23,8 @@ FINAL = 6
 def student(**settings: object) -> StudentTrainer:
     """Of a copy of the model: an adapter is put into the model itself."""
     model = copy.deepcopy(frozen_llama())
-    made = setup_of(frozen_llama(), "student", **{"tokens_per_step": 32, "most_tokens": 960, **settings})
+    given = {"tokens_per_step": 32, "most_tokens": 960, **settings}
+    made = setup_of(frozen_llama(), "student", None, **given)
     return StudentTrainer(Setup(model, Decoder(model), made.settings, READOUTS["lens"], made.texts))
 
 
