@@ -20,7 +20,7 @@ KL_FACTORS: Final = (0.5, 1.0, 2.0, 4.0)  # of a card's tables
 # What suits each way to train, where nothing else is asked for; its names are what can be trained.
 DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "linear": {},
-    "tuned": {"passes": 4, "tokens_per_step": 256, "learning_rate": 1e-3},
+    "tuned": {"passes": 2, "tokens_per_step": 256, "learning_rate": 1e-2},
     "probe": {"passes": 6, "tokens_per_step": 256, "learning_rate": 1e-3},
     "student": {"tokens_per_step": 512, "learning_rate": 1e-3, "most_tokens": 100_000, "most_minutes": 30.0},
 }

@@ -1,11 +1,12 @@
 """`tuned`: the tuned lens (Belrose et al. 2023), h + h·A + b per layer before the model's own final norm and head.
 
-It starts at zero, which is the logit lens, and learns from KL(final ‖ layer) at the answers' tokens. As with Adam in
-the authors' repository (AlignmentResearch/tuned-lens), the learning rate rises over the first fifth and then falls to 0
-in a straight line, and gradients are clipped. They take 250 steps of 2^18 tokens; a sweep has a few thousand tokens, so
-that what counts is how far few, small steps get. A stream has a few directions of huge variance, in which plain Adam
-crawls: what is learned takes the stream in a basis in which it is white, and gives standard deviations of the final
-stream. Written is A, in the stream's own basis and units.
+It learns from KL(final ‖ layer) at the answers' tokens. As with Adam in the authors' repository
+(AlignmentResearch/tuned-lens), the learning rate rises over the first fifth and then falls to 0 in a straight line, and
+gradients are clipped. They start from zero, the logit lens, and take 250 steps of 2^18 tokens. A sweep has a few
+thousand tokens, with which gradients do not get far from zero. So the first pass over the texts only adds up sums, from
+which a ridge regression gives the map from the layer's stream to the final one; gradients start from there. And since a
+stream has a few directions of huge variance, in which plain Adam crawls, they act in a basis in which the stream is
+white.
 
 Shapes: N tokens, E exitable layers, X = E + 1 with the final layer last, W width of the residual stream, H width of
 what the head takes, V vocabulary.
@@ -23,20 +24,19 @@ from torch.nn import functional as F
 from eexit.anatomy import Decoder
 from eexit.readouts import Affine
 from eexit.training.affine import affine_tensors, readout_of, readout_tables
-from eexit.training.held_out import BLOCK_TOKENS, compare_texts
-from eexit.training.ridge import Sums
+from eexit.training.held_out import compare_texts
+from eexit.training.ridge import Sums, best_fit
 from eexit.training.saving import optimiser_tensors, restore_optimiser
 from eexit.training.setup import Setup
 from eexit.training.streams import streams
-from eexit.training.texts import Text, blocks, n_tokens
+from eexit.training.texts import Text, n_tokens
 from eexit.training.trainers import Tables
 
-WARM_UP: Final = 0.2  # of the tokens to learn from
+WARM_UP: Final = 0.2  # of the tokens whose gradients are taken
 CLIP_NORM: Final = 1.0  # per layer
 WEIGHT_DECAY: Final = 1e-3
 DAMPING: Final = 1e-3  # of the directions' mean variance, added to each before the stream is made white
-OWN: Final = ("seen", "mean_EW", "white_EWW", "scale_W", "map_EWW", "bias_EW")  # tensors of a trainer's state
-WHITENING_TOKENS: Final = 8  # per dimension of the stream, from which its covariance is estimated
+OWN: Final = ("seen", "mean_EW", "white_EWW", "start_EWW", "start_EW", "map_EWW", "bias_EW")  # of a trainer's state
 
 
 class TunedTrainer:
@@ -46,20 +46,23 @@ class TunedTrainer:
         self.settings = its = setup.settings.with_defaults()
         assert its.passes
         assert its.learning_rate
-        self.decoder, self.layers, self.texts = setup.decoder, its.layers, setup.texts
-        self.passes, self.rate = its.passes, its.learning_rate
-        self.total = min(its.passes * n_tokens(setup.texts), its.most_tokens or sys.maxsize)
-        self.seen = torch.zeros((), dtype=torch.long)  # tokens
+        self.decoder, self.layers, self.rate = setup.decoder, its.layers, its.learning_rate
+        self.passes, self.per_pass = its.passes + 1, n_tokens(setup.texts)
+        self.total = min(self.passes * self.per_pass, its.most_tokens or sys.maxsize)
+        self.seen = torch.zeros((), dtype=torch.long)  # tokens, of all passes
+        self.sums: dict[str, Sums] = {}  # by layer and part: "5.learn", "5.choose"
         zeros_EW = torch.zeros(len(self.layers), self.decoder.width, device=self.decoder.device)
-        self.mean_EW, self.white_EWW = zeros_EW, torch.diag_embed(zeros_EW)
-        self.scale_W = torch.ones_like(zeros_EW[0])  # standard deviations of the final stream
-        self.map_EWW = torch.zeros_like(self.white_EWW, requires_grad=True)  # from the white stream
+        zeros_EWW = torch.diag_embed(zeros_EW)
+        self.mean_EW, self.white_EWW = zeros_EW, zeros_EWW
+        self.start_EW, self.start_EWW = torch.zeros_like(zeros_EW), torch.zeros_like(zeros_EWW)  # b and A
+        self.map_EWW = torch.zeros_like(zeros_EWW, requires_grad=True)  # of the white stream
         self.bias_EW = torch.zeros_like(zeros_EW, requires_grad=True)
         self.optimiser = torch.optim.Adam([self.map_EWW, self.bias_EW], weight_decay=WEIGHT_DECAY)
 
-    def train(self, block: Sequence[Text]) -> float:
-        if not self.seen:
-            self._whiten()
+    def train(self, block: Sequence[Text]) -> float | None:
+        if int(self.seen) < self.per_pass:
+            self._measure(block)
+            return None
         states_NXW = streams(self.decoder, block, self.layers)
         generator = torch.Generator().manual_seed(hash((self.settings.seed, int(self.seen))))
         order_N = torch.randperm(len(states_NXW), generator=generator).to(states_NXW.device)
@@ -69,7 +72,7 @@ class TunedTrainer:
 
     def _step(self, states_NXW: Tensor) -> float:
         """One step of the optimiser; the mean loss of the layers."""
-        done = int(self.seen) / self.total
+        done = (int(self.seen) - self.per_pass) / (self.total - self.per_pass)
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate * max(0.0, min(done / WARM_UP, (1 - done) / (1 - WARM_UP)))
         self.seen += len(states_NXW)
@@ -93,43 +96,56 @@ class TunedTrainer:
             for grad in grads:
                 grad.mul_((CLIP_NORM / norm).clamp(max=1.0))
 
+    def _measure(self, block: Sequence[Text]) -> None:
+        """Add to the sums; once all texts are in them, find where to start."""
+        for part, choose in (("learn", False), ("choose", True)):
+            if texts := [text for text in block if text.chooses == choose]:
+                states_NXW = streams(self.decoder, texts, self.layers)
+                for rank, layer in enumerate(self.layers):
+                    its, name = Sums.of(states_NXW[:, rank], states_NXW[:, -1]), f"{layer}.{part}"
+                    self.sums[name] = self.sums[name] + its if name in self.sums else its
+        self.seen += n_tokens(block)
+        if int(self.seen) == self.per_pass:
+            self._start()
+
     @torch.no_grad()
-    def _whiten(self) -> None:
-        """Find the bases in which streams are white, and the final one's scale, from texts all over the data."""
-        wanted = WHITENING_TOKENS * self.decoder.width
-        some = self.texts[:: max(1, n_tokens(self.texts) // wanted)]
-        sums: dict[int, Sums] = {}
-        for block in blocks(some, BLOCK_TOKENS):
-            states_NXW = streams(self.decoder, block, self.layers)
-            for rank, hidden_NW in enumerate(states_NXW.unbind(1)):
-                its = Sums.of(hidden_NW, hidden_NW[:, :0])
-                sums[rank] = sums[rank] + its if rank in sums else its
-        self.scale_W.copy_(sums.pop(len(self.layers)).std_D)
-        for rank, its in sums.items():
+    def _start(self) -> None:
+        """Each layer's map from its stream to the final one, and the basis in which its stream is white."""
+        for rank, layer in enumerate(self.layers):
+            learn, choose = self.sums[f"{layer}.learn"], self.sums[f"{layer}.choose"]
+            lens_WW = torch.eye(self.decoder.width, dtype=torch.float64)
+            map_JW = best_fit(learn, choose, [lens_WW, torch.zeros_like(lens_WW)])
+            self.start_EWW[rank], self.start_EW[rank] = (map_JW[1:] - lens_WW).to(self.start_EW), map_JW[0]
+            its = learn + choose
             variance_W, axes_WW = torch.linalg.eigh(its.covariance_DD)
             scale_W = (variance_W.clamp_min(0) + DAMPING * variance_W.mean()).rsqrt()
             self.white_EWW[rank] = (axes_WW * scale_W).to(self.white_EWW)
             self.mean_EW[rank] = its.mean_D.to(self.mean_EW)
+        self.sums = {}
 
     def _ready(self, hidden_NW: Tensor, rank: int) -> Tensor:
         """The input of the head, with gradients."""
         white_NW = (hidden_NW.float() - self.mean_EW[rank]) @ self.white_EWW[rank]
-        added_NW = (white_NW @ self.map_EWW[rank] + self.bias_EW[rank]) * self.scale_W
-        return self.decoder.normed((hidden_NW.float() + added_NW).to(self.decoder.dtype))
+        started_NW = hidden_NW.float() + hidden_NW.float() @ self.start_EWW[rank] + self.start_EW[rank]
+        moved_NW = started_NW + white_NW @ self.map_EWW[rank] + self.bias_EW[rank]
+        return self.decoder.normed(moved_NW.to(self.decoder.dtype))
 
     @torch.no_grad()
     def _of_layer(self) -> dict[int, Affine]:
         """A and b in the stream's own basis."""
-        weight_EWW = self.white_EWW @ self.map_EWW * self.scale_W
-        bias_EW = self.bias_EW * self.scale_W - (self.mean_EW[:, None] @ weight_EWW)[:, 0]
+        learned_EWW = self.white_EWW @ self.map_EWW
+        weight_EWW = self.start_EWW + learned_EWW
+        bias_EW = self.start_EW + self.bias_EW - (self.mean_EW[:, None] @ learned_EWW)[:, 0]
         return {layer: (weight_EWW[rank], bias_EW[rank]) for rank, layer in enumerate(self.layers)}
 
     def state(self) -> dict[str, Tensor]:
-        own = {name: getattr(self, name) for name in OWN}
-        return own | optimiser_tensors(self.optimiser)
+        sums = {f"sums.{key}": tensor for name, its in self.sums.items() for key, tensor in its.state(name).items()}
+        return sums | {name: getattr(self, name) for name in OWN} | optimiser_tensors(self.optimiser)
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:
+        of_sums = {key.removeprefix("sums."): tensor for key, tensor in state.items() if key.startswith("sums.")}
+        self.sums = {name: Sums.from_state(of_sums, name) for name in {key.rpartition(".")[0] for key in of_sums}}
         for name in OWN:
             getattr(self, name).copy_(state[name])
         restore_optimiser(self.optimiser, state)
