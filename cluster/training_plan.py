@@ -52,6 +52,11 @@ def make_training_plan(
     """The training with the settings that are `given`. Raises `UsageError` for what can't be used."""
     _refuse_settings(given)
     learn, held_out = split(texts, results)
+    if given["what"] == "tuned" and given.get("most_tokens", math.inf) <= n_tokens(learn):
+        raise UsageError(
+            f"--most-tokens must be above {n_tokens(learn)}, the tokens of the texts, got {given['most_tokens']}: "
+            "the first pass over them only finds where gradients start"
+        )
     config = _config(sweep, results, given.get("layers"), given.get("readout") or "lens")
     model, layers, _ = look(config, 1)
     refuse_changed_model(sweep, results, model)

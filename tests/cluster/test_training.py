@@ -155,6 +155,11 @@ def look_at(texts: Path) -> dict[str, Any]:
         ("lineal", {}, "--what lineal can't be trained: choose from linear, tuned, probe, student"),
         ("linear", {"passes": 2}, "--passes is for tuned and probe and student, and --what is linear: leave it out"),
         ("tuned", {"learning_rate": -1.0}, "--learning-rate must be a number above 0, got -1"),
+        (
+            "tuned",
+            {"most_tokens": 9},
+            "--most-tokens must be above 112, the tokens of the texts, got 9: the first pass",
+        ),
         ("linear", {"layers": (2, 9)}, "exit layer 9 is not below the final layer"),
         ("probe", {"readout": "nowhere"}, "--readout nowhere is not a folder"),
     ],
