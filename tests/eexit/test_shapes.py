@@ -15,6 +15,7 @@ import pytest
 import torch
 from axes import EXITABLE, SOME
 from transformers import PreTrainedModel
+from untrained import PROBE
 
 from eexit import reading, step
 from eexit.anatomy import Decoder
@@ -24,7 +25,7 @@ from eexit.rows import Decoding, Request
 from eexit.states import STATES
 from eexit.trace import Trace
 
-DECODING = Decoding(exitable_layers=EXITABLE, max_new_tokens=6, eos_token_ids=frozenset(), record_top_k=2)
+DECODING = Decoding(exitable_layers=EXITABLE, max_new_tokens=6, eos_token_ids=frozenset(), probe=PROBE, record_top_k=2)
 KNOWN = {"E": 3, "X": 4, "K": 2, "V": 97, "W": 32, "H": 32}
 _SUFFIX = re.compile(r"_([A-Z1]+)$")
 
