@@ -9,7 +9,7 @@ from eexit.readouts import READOUTS
 USES = {
     READOUT: "--readout {out}",
     PROBE: "--rules predicted_kl=0.5,1,2,4 --probe {out}",
-    ADAPTER: "--rules kl=0.5,1,2,4 --adapter {out}",
+    ADAPTER: "--adapter {out}",
 }
 
 
@@ -69,7 +69,6 @@ def _table(title: str, first: str) -> Table:
 
 def how_to_use(card: Card, out: str) -> str:
     """A line of flags that a sweep uses the artefact with."""
-    flags = [USES[role].format(out=out) for role in card.holds]
-    if PROBE in card.holds and card.readout not in READOUTS:
-        flags.append(f"{FLAGS[READOUT]} as it was trained with")
-    return f"use it with: python jobs/sweep.py {' '.join(flags)}"
+    flags = " ".join(USES[role].format(out=out) for role in card.holds)
+    also = f", and with the {FLAGS[READOUT]} of this training" if card.readout not in READOUTS else ""
+    return f"use it with: python jobs/sweep.py {flags}{also}"

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from eexit.readouts import Affine
 from eexit.training.affine import affine_tensors, readout_of, readout_tables
-from eexit.training.ridge import Sums, best_fit
+from eexit.training.ridge import SplitSums, Sums, best_fit
 from eexit.training.setup import Setup
 from eexit.training.streams import streams
-from eexit.training.texts import Text
+from eexit.training.texts import Text, parted
 from eexit.training.trainers import Tables
 
 
@@ -32,31 +32,28 @@ class LinearTrainer:
 
     def __init__(self, setup: Setup):
         self.settings, self.decoder, self.layers = setup.settings, setup.decoder, setup.settings.layers
-        self.sums: dict[str, Sums] = {}  # by layer and part: "5.learn", "5.choose"
+        self.sums = SplitSums()
         self.of_layer: dict[int, Affine] = {}
 
     def train(self, block: Sequence[Text]) -> float | None:
-        for part, choose in (("learn", False), ("choose", True)):
-            if texts := [text for text in block if text.chooses == choose]:
-                self._add(part, streams(self.decoder, texts, self.layers))
+        with torch.inference_mode():
+            for chooses, texts in parted(block):
+                states_NXW = streams(self.decoder, texts, self.layers)
+                target_NH = self.decoder.normed(states_NXW[:, -1])
+                for rank, layer in enumerate(self.layers):
+                    input_NH = self.decoder.normed(states_NXW[:, rank])
+                    self.sums.add(layer, chooses, Sums.of(input_NH, target_NH))
         return None
 
-    @torch.inference_mode()
-    def _add(self, part: str, states_NXW: Tensor) -> None:
-        target_NH = self.decoder.normed(states_NXW[:, -1])
-        for rank, layer in enumerate(self.layers):
-            its, name = Sums.of(self.decoder.normed(states_NXW[:, rank]), target_NH), f"{layer}.{part}"
-            self.sums[name] = self.sums[name] + its if name in self.sums else its
-
     def state(self) -> dict[str, Tensor]:
-        return {key: tensor for name, sums in self.sums.items() for key, tensor in sums.state(name).items()}
+        return self.sums.state()
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        self.sums = {name: Sums.from_state(state, name) for name in {key.rpartition(".")[0] for key in state}}
+        self.sums = SplitSums.from_state(state)
 
     def finish(self) -> None:
         for layer in self.layers:
-            learn, choose = self.sums[f"{layer}.learn"], self.sums[f"{layer}.choose"]
+            learn, choose = self.sums.of(layer)
             towards_mean = torch.zeros_like(learn.both_JH[1:])
             towards_lens = torch.eye(*towards_mean.shape, dtype=torch.float64)
             map_JH = best_fit(learn, choose, [towards_lens, towards_mean])

@@ -20,11 +20,11 @@ from eexit.probes import LayerProbe, Probe
 from eexit.training.held_out import BLOCK_TOKENS, compare, decided_streams
 from eexit.training.mlp import LayerMLPs
 from eexit.training.probe_tables import Predicted, probe_tables
-from eexit.training.ridge import Sums, best_fit
+from eexit.training.ridge import SplitSums, Sums, best_fit
 from eexit.training.saving import optimiser_tensors, restore_optimiser
 from eexit.training.setup import Setup
 from eexit.training.streams import streams
-from eexit.training.texts import Text, blocks, n_tokens
+from eexit.training.texts import Text, blocks, n_tokens, parted
 from eexit.training.trainers import Tables
 
 WEIGHT_DECAY: Final = 0.1
@@ -51,7 +51,7 @@ class ProbeTrainer:
         self.seen = torch.zeros((), dtype=torch.long)  # tokens, of all passes
         self.starts = dict(zip(setup.texts, _starts(setup.texts), strict=True))
         self.log_kl_NE = torch.zeros(self.per_pass, len(self.layers))  # of all texts, in their order
-        self.sums: dict[str, Sums] = {}  # by layer and part: "5.learn", "5.choose"
+        self.sums = SplitSums()
         self.mlps = LayerMLPs(len(self.layers), self.decoder.width, its.seed).to(self.decoder.device)
         self.optimiser = torch.optim.AdamW(self.mlps.parameters(), its.learning_rate, weight_decay=WEIGHT_DECAY)
         self.best = copy.deepcopy(self.mlps)
@@ -77,19 +77,16 @@ class ProbeTrainer:
 
     def _measure(self, block: Sequence[Text]) -> None:
         """Find the KLs of these texts, and add to the sums."""
-        for part, choose in (("learn", False), ("choose", True)):
-            if not (texts := [text for text in block if text.chooses == choose]):
-                continue
+        for chooses, texts in parted(block):
             states_NXW = streams(self.decoder, texts, self.layers)
             log_kl_NE = log_kl(compare(self.decoder, self.readout, self.layers, states_NXW).kl_NE)
             for text, its_NE in zip(texts, log_kl_NE.split([len(text.token_ids) for text in texts]), strict=True):
                 self.log_kl_NE[self.starts[text] : self.starts[text] + len(its_NE)] = its_NE
             for rank, layer in enumerate(self.layers):
-                its, name = Sums.of(states_NXW[:, rank], log_kl_NE[:, rank, None]), f"{layer}.{part}"
-                self.sums[name] = self.sums[name] + its if name in self.sums else its
+                self.sums.add(layer, chooses, Sums.of(states_NXW[:, rank], log_kl_NE[:, rank, None]))
 
     def _standardise(self) -> None:
-        each = [self.sums[f"{layer}.learn"] for layer in self.layers]
+        each = [self.sums.of(layer)[0] for layer in self.layers]
         mean_EW, std_EW = (torch.stack([getattr(its, name) for its in each]) for name in ("mean_D", "std_D"))
         target_std_E, target_mean_E = torch.std_mean(self.log_kl_NE, 0)
         self.mlps.standardise(mean_EW, std_EW, target_mean_E, target_std_E)
@@ -139,15 +136,13 @@ class ProbeTrainer:
             kept[better_E] = mine[better_E]
 
     def state(self) -> dict[str, Tensor]:
-        sums = {f"sums.{key}": tensor for name, its in self.sums.items() for key, tensor in its.state(name).items()}
         own = {name: getattr(self, name) for name in OWN}
         mlps = {f"{name}.{key}": part for name in MLPS for key, part in getattr(self, name).state_dict().items()}
-        return sums | own | mlps | optimiser_tensors(self.optimiser)
+        return self.sums.state() | own | mlps | optimiser_tensors(self.optimiser)
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        of_sums = {key.removeprefix("sums."): tensor for key, tensor in state.items() if key.startswith("sums.")}
-        self.sums = {name: Sums.from_state(of_sums, name) for name in {key.rpartition(".")[0] for key in of_sums}}
+        self.sums = SplitSums.from_state(state)
         for name in OWN:
             getattr(self, name).copy_(state[name])
         for name in MLPS:
@@ -158,7 +153,7 @@ class ProbeTrainer:
     def finish(self) -> None:
         """Fit the linear probes; which kind each layer keeps is decided by `tables`."""
         for layer in self.layers:
-            self.linear[layer] = linear_probe(self.sums[f"{layer}.learn"], self.sums[f"{layer}.choose"])
+            self.linear[layer] = linear_probe(*self.sums.of(layer))
         self.mlp = {layer: self.best.layer_probe(rank) for rank, layer in enumerate(self.layers)}
         self.kept = dict(self.linear)
 

@@ -63,6 +63,31 @@ class Sums:
         return ((self.squares - explained) / self.n).item()
 
 
+class SplitSums:
+    """The sums of each layer: of the texts that regressions are fitted to, and of those that choose a penalty."""
+
+    def __init__(self, parts: Mapping[str, Sums] | None = None) -> None:
+        self._parts = dict(parts or {})  # by names such as "5.learn" and "5.choose"
+
+    def add(self, layer: int, chooses: bool, more: Sums) -> None:
+        name = f"{layer}.{'choose' if chooses else 'learn'}"
+        self._parts[name] = self._parts[name] + more if name in self._parts else more
+
+    def of(self, layer: int) -> tuple[Sums, Sums]:
+        """What is to be fitted, and what chooses."""
+        return self._parts[f"{layer}.learn"], self._parts[f"{layer}.choose"]
+
+    def state(self) -> dict[str, Tensor]:
+        each = [its.state(f"sums.{name}") for name, its in self._parts.items()]
+        return {key: tensor for state in each for key, tensor in state.items()}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> "SplitSums":
+        """Those in a state that may have other tensors too."""
+        names = {key.rpartition(".")[0] for key in state if key.startswith("sums.")}
+        return cls({name.removeprefix("sums."): Sums.from_state(state, name) for name in names})
+
+
 class Ridge:
     """Ridge regressions of the same data, with any penalty on standardised weights' distance from a prior's.
 

@@ -18,9 +18,9 @@ from eexit.training.exit_loss import layer_divergences
 from eexit.training.exits_table import Draw
 from eexit.training.probe import linear_probe, log_kl
 from eexit.training.probe_tables import calibration_rows, rank_correlation
-from eexit.training.ridge import Sums
+from eexit.training.ridge import SplitSums, Sums
 from eexit.training.student_pass import Pair
-from eexit.training.texts import Text
+from eexit.training.texts import Text, parted
 from eexit.training.trainers import Tables
 
 LEAST_TOKENS: Final = 16  # that must reach a layer, of the texts to learn from and of those that choose, for a probe
@@ -54,14 +54,12 @@ def fit_probes(pair: Pair, some_texts: Sequence[Sequence[Text]], kl_factor: floa
 
     The probe of a layer that hardly any token reaches never exits there.
     """
-    sums: dict[tuple[int, bool], Sums] = {}
+    sums = SplitSums()
     for texts in some_texts:
-        for chooses in (False, True):
-            if its := [text for text in texts if text.chooses == chooses]:
-                for layer, found in reaching(pair, its, kl_factor, draw).items():
-                    more = Sums.of(found.stream_NW, log_kl(found.kl_N)[:, None])
-                    sums[layer, chooses] = sums[layer, chooses] + more if (layer, chooses) in sums else more
-    return {layer: _fitted(sums[layer, False], sums[layer, True]) for layer in pair.layers}
+        for chooses, its in parted(texts):
+            for layer, found in reaching(pair, its, kl_factor, draw).items():
+                sums.add(layer, chooses, Sums.of(found.stream_NW, log_kl(found.kl_N)[:, None]))
+    return {layer: _fitted(*sums.of(layer)) for layer in pair.layers}
 
 
 def _fitted(learn: Sums, choose: Sums) -> LayerProbe:

@@ -82,6 +82,12 @@ def distinct(texts: Iterable[Text]) -> list[Text]:
     return list({(text.prompt_token_ids, text.token_ids): text for text in reversed(list(texts))}.values())[::-1]
 
 
+def parted(texts: Sequence[Text]) -> list[tuple[bool, list[Text]]]:
+    """The texts that are learned from alone, and those that choose: whether they do, and which, if there are any."""
+    parts = [(chooses, [text for text in texts if text.chooses == chooses]) for chooses in (False, True)]
+    return [(chooses, its) for chooses, its in parts if its]
+
+
 def n_tokens(texts: Sequence[Text]) -> int:
     """Tokens of the answers."""
     return sum(len(text.token_ids) for text in texts)

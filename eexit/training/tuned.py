@@ -25,11 +25,11 @@ from eexit.anatomy import Decoder
 from eexit.readouts import Affine
 from eexit.training.affine import affine_tensors, readout_of, readout_tables
 from eexit.training.held_out import compare_texts
-from eexit.training.ridge import Sums, best_fit
+from eexit.training.ridge import SplitSums, Sums, best_fit
 from eexit.training.saving import optimiser_tensors, restore_optimiser
 from eexit.training.setup import Setup
 from eexit.training.streams import streams
-from eexit.training.texts import Text, n_tokens
+from eexit.training.texts import Text, n_tokens, parted
 from eexit.training.trainers import Tables
 
 WARM_UP: Final = 0.2  # of the tokens whose gradients are taken
@@ -50,7 +50,7 @@ class TunedTrainer:
         self.passes, self.per_pass = its.passes + 1, n_tokens(setup.texts)
         self.total = min(self.passes * self.per_pass, its.most_tokens or sys.maxsize)
         self.seen = torch.zeros((), dtype=torch.long)  # tokens, of all passes
-        self.sums: dict[str, Sums] = {}  # by layer and part: "5.learn", "5.choose"
+        self.sums = SplitSums()
         zeros_EW = torch.zeros(len(self.layers), self.decoder.width, device=self.decoder.device)
         zeros_EWW = torch.diag_embed(zeros_EW)
         self.mean_EW, self.white_EWW = zeros_EW, zeros_EWW
@@ -98,12 +98,10 @@ class TunedTrainer:
 
     def _measure(self, block: Sequence[Text]) -> None:
         """Add to the sums; once all texts are in them, find where to start."""
-        for part, choose in (("learn", False), ("choose", True)):
-            if texts := [text for text in block if text.chooses == choose]:
-                states_NXW = streams(self.decoder, texts, self.layers)
-                for rank, layer in enumerate(self.layers):
-                    its, name = Sums.of(states_NXW[:, rank], states_NXW[:, -1]), f"{layer}.{part}"
-                    self.sums[name] = self.sums[name] + its if name in self.sums else its
+        for chooses, texts in parted(block):
+            states_NXW = streams(self.decoder, texts, self.layers)
+            for rank, layer in enumerate(self.layers):
+                self.sums.add(layer, chooses, Sums.of(states_NXW[:, rank], states_NXW[:, -1]))
         self.seen += n_tokens(block)
         if int(self.seen) == self.per_pass:
             self._start()
@@ -112,7 +110,7 @@ class TunedTrainer:
     def _start(self) -> None:
         """Each layer's map from its stream to the final one, and the basis in which its stream is white."""
         for rank, layer in enumerate(self.layers):
-            learn, choose = self.sums[f"{layer}.learn"], self.sums[f"{layer}.choose"]
+            learn, choose = self.sums.of(layer)
             lens_WW = torch.eye(self.decoder.width, dtype=torch.float64)
             map_JW = best_fit(learn, choose, [lens_WW, torch.zeros_like(lens_WW)])
             self.start_EWW[rank], self.start_EW[rank] = (map_JW[1:] - lens_WW).to(self.start_EW), map_JW[0]
@@ -121,7 +119,7 @@ class TunedTrainer:
             scale_W = (variance_W.clamp_min(0) + DAMPING * variance_W.mean()).rsqrt()
             self.white_EWW[rank] = (axes_WW * scale_W).to(self.white_EWW)
             self.mean_EW[rank] = its.mean_D.to(self.mean_EW)
-        self.sums = {}
+        self.sums = SplitSums()
 
     def _ready(self, hidden_NW: Tensor, rank: int) -> Tensor:
         """The input of the head, with gradients."""
@@ -139,13 +137,11 @@ class TunedTrainer:
         return {layer: (weight_EWW[rank], bias_EW[rank]) for rank, layer in enumerate(self.layers)}
 
     def state(self) -> dict[str, Tensor]:
-        sums = {f"sums.{key}": tensor for name, its in self.sums.items() for key, tensor in its.state(name).items()}
-        return sums | {name: getattr(self, name) for name in OWN} | optimiser_tensors(self.optimiser)
+        return self.sums.state() | {name: getattr(self, name) for name in OWN} | optimiser_tensors(self.optimiser)
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        of_sums = {key.removeprefix("sums."): tensor for key, tensor in state.items() if key.startswith("sums.")}
-        self.sums = {name: Sums.from_state(of_sums, name) for name in {key.rpartition(".")[0] for key in of_sums}}
+        self.sums = SplitSums.from_state(state)
         for name in OWN:
             getattr(self, name).copy_(state[name])
         restore_optimiser(self.optimiser, state)
