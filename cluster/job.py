@@ -75,7 +75,10 @@ class SweepJob(BaseModel):
 
 
 _EXECUTION: dict[str, FieldInfo] = {name: field for name, field in SweepJob.model_fields.items() if name != "config"}
-FIELDS: dict[str, FieldInfo] = SweepConfig.model_fields | _EXECUTION  # all flags, and all keys of a TOML file
+# All flags, and all keys of a TOML file.
+FIELDS: dict[str, FieldInfo] = {
+    name: field for name, field in (SweepConfig.model_fields | _EXECUTION).items() if name != "digests"
+}
 
 
 def job_of(fields: Mapping[str, Any]) -> SweepJob:
@@ -104,7 +107,7 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     `default` is used as `--config` if the flags give neither that nor prompts. Raises `UsageError` for whatever can't
     be used.
     """
-    parser = make_parser(FIELDS, description, skip=("prompts", "controls", "digests"), demo=_read_toml(default))
+    parser = make_parser(FIELDS, description, skip=("prompts", "controls"), demo=_read_toml(default))
     parser.add_argument(
         "--config", metavar="FILE", help=f"TOML with the same names; flags win (without --prompts: {_near(default)})"
     )
