@@ -53,7 +53,7 @@ class TrainingActor:
         model, _ = load_model_and_tokenizer(plan.config, device_here(device))
         model.requires_grad_(False)
         decoder = Decoder(model)
-        readout = load_readout(plan.config, plan.settings.layers, decoder.device, decoder.dtype)
+        readout = load_readout(plan.config, plan.settings.layers, decoder)
         setup = Setup(model, decoder, plan.settings, readout, plan.learn)
         trainer = TRAINERS[plan.settings.what](setup)
         self._plan = plan

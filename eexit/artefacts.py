@@ -12,21 +12,17 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from eexit.config import UsageError
+from eexit.config import SweepConfig, UsageError
 from eexit.readouts import READOUTS
 from eexit.results import temporary_name
 from eexit.sources import sha256
 
-if TYPE_CHECKING:
-    from eexit.config import SweepConfig
-
 CARD: Final = "card.json"
 WEIGHTS: Final = "weights.safetensors"
-FORMAT: Final = 1
 
 READOUT: Final = "readout"  # what an artefact can be used as: its roles
 PROBE: Final = "probe"
@@ -48,7 +44,7 @@ class Card(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: int = FORMAT
+    format: Literal[1] = 1
     what: str  # linear, tuned, probe or student
     holds: tuple[str, ...]  # roles
     model: dict[str, Any]  # an `eexit.models.ModelDescription`
@@ -109,7 +105,7 @@ def read_card(place: str, role: str) -> Card:
     return card
 
 
-def cards_of(config: "SweepConfig") -> dict[str, Card]:
+def cards_of(config: SweepConfig) -> dict[str, Card]:
     """The cards of the artefacts that a sweep uses, by role. Raises `UsageError`, also for one that has changed."""
     cards = {role: read_card(place, role) for role, place in places_of(config.__dict__).items()}
     for role, card in cards.items():
@@ -148,11 +144,12 @@ def _refuse_other_probe(probe: Card, place: str, readout: str, digests: Mapping[
         raise UsageError(f"--probe {place} was trained on the base model's streams: give --probe of --adapter's folder")
 
 
-def refuse_misfit(config: "SweepConfig", model: Mapping[str, Any], layers: Sequence[int]) -> None:
+def refuse_misfit(config: SweepConfig, model: Mapping[str, Any], layers: Sequence[int]) -> None:
     """Raises `UsageError` for an artefact made for another model, or for layers without some of these."""
     for role, card in cards_of(config).items():
         name = f"{FLAGS[role]} {getattr(config, role)}"
-        for its in ("digest", "revision", "n_layers") if card.model.get("digest") else ("name", "revision", "n_layers"):
+        identity = "digest" if card.model.get("digest") else "name"
+        for its in (identity, "revision", "n_layers"):
             if card.model.get(its) != model.get(its):
                 raise UsageError(
                     f"{name} was trained for model {card.model.get('name')}, not for this {model.get('name')} "

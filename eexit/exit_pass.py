@@ -22,6 +22,7 @@ from torch.profiler import record_function
 from eexit.anatomy import Decoder, LayerPass
 from eexit.cache import KVCache
 from eexit.cache_view import TokensView
+from eexit.exited import ExitedTokens
 from eexit.exits import choose_exits, exit_probabilities
 from eexit.reading import LayerReading, Picked, read_layer, read_tokens
 from eexit.rows import Decoding
@@ -232,7 +233,7 @@ class ExitPass:
     def _among(self, row: Tensor) -> LayerPass:
         return self.layer_pass.among(row, self.view.among(row))
 
-    def _exited(self, rows: np.ndarray) -> "ExitedTokens":
+    def _exited(self, rows: np.ndarray) -> ExitedTokens:
         [row] = to_device([self._padded(rows)], self.tokens.hidden_NW.device)
         return ExitedTokens(self._among(row), self.tokens.hidden_NW[row, None])
 
@@ -336,25 +337,6 @@ class ExitPass:
         hidden_BW = self.exit_hidden_DW[row]
         self.picked.put(row, read_tokens(self.decoder, hidden_BW, places_X, self.decoding, u_B, given))
         self.reads_DX[unread, self.exit_D[unread]] += 1
-
-
-@dataclass
-class ExitedTokens:
-    """Tokens of one state that have exited before the layers being run: what `states.Exited` asks for."""
-
-    layer_pass: LayerPass
-    hidden_BTW: Tensor  # the residual stream they exited with
-    n_written: int = 0
-
-    def write_keys(self, layer: int) -> None:
-        self.layer_pass.write_keys(layer, self.hidden_BTW)
-        self.n_written += 1
-
-    def copy_keys(self, layer: int) -> None:
-        self.layer_pass.view.copy_keys(self.layer_pass.view, layer - 1, layer)
-
-    def hide(self, layer: int) -> None:
-        self.layer_pass.view.hide(layer)
 
 
 def rounded(n_rows: int) -> int:

@@ -3,37 +3,37 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
-from eexit.artefacts import READOUT, WEIGHTS, Card, cards_of
+from eexit.anatomy import Decoder
+from eexit.artefacts import READOUT, WEIGHTS, cards_of
 from eexit.config import SweepConfig
 from eexit.probes import Probe
-from eexit.readouts import LEARNED, READOUTS, Readout
+from eexit.readouts import LEARNED, READOUTS, Affine, Readout
 
 
-def load_readout(config: SweepConfig, layers: Sequence[int], device: torch.device, dtype: torch.dtype) -> Readout:
-    """The readout of a sweep, in the model's precision. Raises `UsageError` for an artefact that can't be used."""
+def load_readout(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> Readout:
+    """The readout of a sweep. Raises `UsageError` for an artefact that can't be used."""
     card = cards_of(config).get(READOUT)
     if card is None:
         return READOUTS[config.readout]
-    return readout_of(card, load_file(Path(config.readout).expanduser() / WEIGHTS), layers, device, dtype)
+    held = load_file(Path(config.readout).expanduser() / WEIGHTS)
+    parts = {layer: (held[f"readout.{layer}.weight"], held[f"readout.{layer}.bias"]) for layer in layers}
+    return readout_of(card.what, parts, decoder)
 
 
-def readout_of(
-    card: Card, tensors: Mapping[str, Tensor], layers: Sequence[int], device: torch.device, dtype: torch.dtype
-) -> Readout:
-    """The readout in these tensors."""
-    parts = {
-        layer: [tensors[f"readout.{layer}.{name}"].to(device, dtype) for name in ("weight", "bias")] for layer in layers
+def readout_of(what: str, of_layer: Mapping[int, Affine], decoder: Decoder) -> Readout:
+    """These maps as a readout, on the decoder's device and in its precision."""
+    placed = {
+        layer: (weight.detach().to(decoder.device, decoder.dtype), bias.detach().to(decoder.device, decoder.dtype))
+        for layer, (weight, bias) in of_layer.items()
     }
-    return LEARNED[card.what]({layer: (weight, bias) for layer, (weight, bias) in parts.items()})
+    return LEARNED[what](placed)
 
 
-def load_probe(config: SweepConfig, layers: Sequence[int], device: torch.device) -> Probe | None:
+def load_probe(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> Probe | None:
     """The probe of a sweep, in fp32; None without one. Raises `UsageError` for an artefact that can't be used."""
     if config.probe is None:
         return None
-    tensors = load_file(Path(config.probe).expanduser() / WEIGHTS)
-    return Probe.of({name: part.to(device) for name, part in tensors.items()}, layers)
+    held = load_file(Path(config.probe).expanduser() / WEIGHTS)
+    return Probe.of({name: part.to(decoder.device) for name, part in held.items()}, layers)

@@ -22,11 +22,11 @@ from transformers import DynamicCache, PreTrainedModel
 from eexit.anatomy import Decoder
 from eexit.configuration import NORMAL
 from eexit.draws import exit_draws, sampling_draws
-from eexit.probes import LOG_KL_RANGE, Probe
 from eexit.reading import pick_tokens
 from eexit.readouts import Lens, Linear, Raw, Tuned
+from eexit.reference_rules import STOPS, Seen
 from eexit.rows import Decoding, Request
-from eexit.rules import ONLINE, Control
+from eexit.rules import ONLINE
 from eexit.schema import EOS, LENGTH
 from eexit.trace import Trace
 
@@ -55,10 +55,7 @@ def generate_one(
         inputs = torch.tensor([tokens], device=model.device)
         teacher = model(inputs, cache=teacher_cache, use_cache=True, output_hidden_states=True)
         final_logits = teacher.logits[0, -1]
-        exit_logits = [
-            READ[type(decoding.readout)](decoder, decoding.readout, teacher.hidden_states[layer + 1][:, -1], layer)[0]
-            for layer in decoding.exitable_layers
-        ]
+        exit_logits = read_exits(decoder, decoding, teacher)
         kls = [kl_divergence(final_logits, logits) for logits in exit_logits]
         if position == 0:
             student = Student(copy.deepcopy(teacher_cache))  # the prompt is always processed at full depth
@@ -71,14 +68,10 @@ def generate_one(
             if rule in ONLINE and has_own_cache:  # a full-depth pass, the student's up to its exit
                 own = run(own_model, own_decoder, inputs, copy.deepcopy(student))
             streams = [stream[0, -1] for stream in own.hidden_states]
-            own_logits = [
-                READ[type(decoding.readout)](own_decoder, decoding.readout, streams[layer + 1][None], layer)[0]
-                for layer in decoding.exitable_layers
-            ]
+            own_logits = read_exits(own_decoder, decoding, own)
             if decoding.shortlist:  # looked at beyond the first exitable layer: the tokens that are likeliest there
-                own_logits = own_logits[:1] + only(
-                    likeliest(own_logits[0], decoding.shortlist.n_tokens), own_logits[1:]
-                )
+                shortlist = likeliest(own_logits[0], decoding.shortlist.n_tokens)
+                own_logits = own_logits[:1] + only(shortlist, own_logits[1:])
             seen = Seen(kls, exit_logits, final_logits, streams, own_logits, decoding.exitable_layers, decoding.probe)
             stops, evidence = STOPS[rule](seen, request.configuration.parameter)
         probabilities, choice = stick_breaking(stops), draw(stops, float(u_exit[position]))
@@ -95,13 +88,9 @@ def generate_one(
                 LEAVE[mode](student, exit_layer)
             logits = own.logits[0, -1]
             if exit_layer != final:
-                stream = own.hidden_states[exit_layer + 1][:, -1]
-                logits = READ[type(decoding.readout)](own_decoder, decoding.readout, stream, exit_layer)[0]
+                logits = read_after(own_decoder, decoding, own, exit_layer)
         u = torch.tensor([u_token[position]], device=model.device)
         token = int(pick_tokens(logits[None], decoding.temperature, decoding.top_p, u))
-        log_p, exit_log_p = final_logits.float().log_softmax(-1), logits.float().log_softmax(-1)
-        tops = [layer.float().softmax(-1).topk(decoding.record_top_k) for layer in (*exit_logits, final_logits)]
-        exit_top = exit_log_p.exp().topk(decoding.record_top_k)
         steps.append(
             {
                 "token_id_T": token,
@@ -109,14 +98,7 @@ def generate_one(
                 "kl_TE": kls,
                 "exit_prob_TX": probabilities,
                 "evidence_TE": evidence,
-                "logprob_T": float(log_p[token]),
-                "exit_logprob_T": float(exit_log_p[token]),
-                "final_token_id_T": int(final_logits.argmax()),
-                "entropy_T": float(-(log_p.exp() * log_p).sum()),
-                "top_token_ids_TXK": [top.indices.tolist() for top in tops],
-                "top_prob_TXK": [top.values.tolist() for top in tops],
-                "exit_top_token_ids_TK": exit_top.indices.tolist(),
-                "exit_top_prob_TK": exit_top.values.tolist(),
+                **said(token, exit_logits, final_logits, logits, decoding.record_top_k),
             }
         )
         if token in decoding.eos_token_ids:
@@ -126,105 +108,40 @@ def generate_one(
     return Trace(finish_reason, None, **{name: np.array([step[name] for step in steps]) for name in steps[0]})
 
 
+def read_after(decoder: Decoder, decoding: Decoding, output: Any, layer: int) -> Tensor:
+    """The logits (V,) of the last token after an exitable layer, from the model's output."""
+    return READ[type(decoding.readout)](decoder, decoding.readout, output.hidden_states[layer + 1][:, -1], layer)[0]
+
+
+def read_exits(decoder: Decoder, decoding: Decoding, output: Any) -> list[Tensor]:
+    """The same for each exitable layer."""
+    return [read_after(decoder, decoding, output, layer) for layer in decoding.exitable_layers]
+
+
+def said(
+    token: int, exit_logits: list[Tensor], final_logits: Tensor, logits: Tensor, record_top_k: int
+) -> dict[str, Any]:
+    """What is recorded of the distributions: those of the full-depth pass, and the one the token was read from."""
+    log_p, exit_log_p = final_logits.float().log_softmax(-1), logits.float().log_softmax(-1)
+    tops = [layer.float().softmax(-1).topk(record_top_k) for layer in (*exit_logits, final_logits)]
+    exit_top = exit_log_p.exp().topk(record_top_k)
+    return {
+        "logprob_T": float(log_p[token]),
+        "exit_logprob_T": float(exit_log_p[token]),
+        "final_token_id_T": int(final_logits.argmax()),
+        "entropy_T": float(-(log_p.exp() * log_p).sum()),
+        "top_token_ids_TXK": [top.indices.tolist() for top in tops],
+        "top_prob_TXK": [top.values.tolist() for top in tops],
+        "exit_top_token_ids_TK": exit_top.indices.tolist(),
+        "exit_top_prob_TK": exit_top.values.tolist(),
+    }
+
+
 def kl_divergence(final_logits_V: Tensor, exit_logits_V: Tensor) -> float:
     """Σ_v p_final·(log p_final − log p_exit), in nats."""
     log_final_V = final_logits_V.float().log_softmax(-1)
     log_exit_V = exit_logits_V.float().log_softmax(-1)
     return max(0.0, float((log_final_V.exp() * (log_final_V - log_exit_V)).sum()))
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a rule can look at, at one position: an oracle the full-depth pass, an online rule the student's own."""
-
-    kls: list[float]  # of the exitable layers
-    exit_logits: list[Tensor]
-    final_logits: Tensor
-    own_streams: list[Tensor]  # before layer 0, then after each layer
-    own_logits: list[Tensor]  # of the exitable layers
-    exitable_layers: tuple[int, ...]
-    probe: Probe | None
-
-
-Stops = tuple[list[float], list[float]]  # the chance to exit at each exitable layer, and what the rule saw there
-
-
-def stop_by_kl(seen: Seen, kl_factor: float) -> Stops:
-    """2·sigmoid(−k·KL)."""
-    return [2 / (1 + math.exp(min(kl_factor * kl, 700.0))) for kl in seen.kls], seen.kls
-
-
-def stop_by_agreement(seen: Seen, _: None) -> Stops:
-    """1 at layers whose likeliest token is the final layer's."""
-    agrees = [float(logits.argmax() == seen.final_logits.argmax()) for logits in seen.exit_logits]
-    return agrees, agrees
-
-
-def stop_by_confidence(seen: Seen, threshold: float) -> Stops:
-    """1 at layers whose likeliest token has at least this probability."""
-    highest = [float(logits.float().softmax(-1).max()) for logits in seen.own_logits]
-    return [float(p >= threshold) for p in highest], highest
-
-
-def stop_by_margin(seen: Seen, threshold: float) -> Stops:
-    """1 at layers whose likeliest token is at least so much more probable than the next."""
-    pairs = [logits.float().softmax(-1).topk(2).values.tolist() for logits in seen.own_logits]
-    margins = [first - second for first, second in pairs]
-    return [float(margin >= threshold) for margin in margins], margins
-
-
-def stop_by_entropy(seen: Seen, threshold: float) -> Stops:
-    """1 at layers whose distribution has at most this entropy."""
-    entropies = [float(torch.special.entr(logits.float().softmax(-1)).sum()) for logits in seen.own_logits]
-    return [float(entropy <= threshold) for entropy in entropies], entropies
-
-
-def stop_by_similarity(seen: Seen, threshold: float) -> Stops:
-    """1 at layers whose residual stream has at least this cosine with the stream before the layer."""
-    cosines = [
-        float(torch.cosine_similarity(seen.own_streams[layer], seen.own_streams[layer + 1], dim=0))
-        for layer in seen.exitable_layers
-    ]
-    return [float(cosine >= threshold) for cosine in cosines], cosines
-
-
-def stop_by_patience(seen: Seen, layers_in_a_row: float) -> Stops:
-    """1 at exitable layers that are at least the so-many-th in a row with the same likeliest token."""
-    counts: list[float] = []
-    for index, logits in enumerate(seen.own_logits):
-        same = index > 0 and bool(logits.argmax() == seen.own_logits[index - 1].argmax())
-        counts.append(counts[-1] + 1 if same else 1.0)
-    return [float(count >= layers_in_a_row) for count in counts], counts
-
-
-def stop_by_predicted_kl(seen: Seen, kl_factor: float) -> Stops:
-    """2·sigmoid(−k·KL) of the KL that a probe predicts: linear in the standardised stream, or with a hidden layer."""
-    assert seen.probe is not None
-    kls = []
-    for layer in seen.exitable_layers:
-        its = seen.probe.of_layer[layer]
-        x = (seen.own_streams[layer + 1].float() - its.mean) / its.std
-        if its.hidden_weight is not None and its.hidden_bias is not None:
-            x = its.hidden_weight.T @ x + its.hidden_bias
-            x = x * (1 + torch.erf(x / math.sqrt(2))) / 2
-        log_kl = float(torch.dot(its.weight, x) + its.bias)
-        kls.append(math.exp(min(max(log_kl, LOG_KL_RANGE[0]), LOG_KL_RANGE[1])))
-    return [2 / (1 + math.exp(min(kl_factor * kl, 700.0))) for kl in kls], kls
-
-
-def stop_at_layer(seen: Seen, layer: float) -> Stops:
-    """1 at the given layer."""
-    return [float(here == layer) for here in seen.exitable_layers], [math.nan] * len(seen.exitable_layers)
-
-
-def stop_at_random(seen: Seen, control: Control) -> Stops:
-    """Of the copied configuration's tokens that reached a layer, the share that exited there."""
-    stops, left = [], sum(count for _, count in control.counts)
-    for layer in seen.exitable_layers:
-        here = dict(control.counts).get(layer, 0)
-        stops.append(here / left if left else 0.0)
-        left -= here
-    return stops, [math.nan] * len(stops)
 
 
 @dataclass
@@ -288,18 +205,6 @@ READ: dict[type, Callable[[Decoder, Any, Tensor, int], Tensor]] = {
     Raw: lambda decoder, _, hidden_BW, __: decoder.head(decoder.unnormed(hidden_BW)),
     Linear: read_linear,
     Tuned: read_tuned,
-}
-STOPS: dict[str, Callable[[Seen, Any], Stops]] = {
-    "kl": stop_by_kl,
-    "agree": stop_by_agreement,
-    "confidence": stop_by_confidence,
-    "margin": stop_by_margin,
-    "entropy": stop_by_entropy,
-    "similarity": stop_by_similarity,
-    "patience": stop_by_patience,
-    "predicted_kl": stop_by_predicted_kl,
-    "fixed": stop_at_layer,
-    "random": stop_at_random,
 }
 LEAVE: dict[str, Callable[[Student, int], None]] = {
     "frozen_residual": leave_residual_frozen,

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from eexit.anatomy import Decoder, LayerPass
+from eexit.anatomy import Decoder
 from eexit.batch import Batch
 from eexit.cache_view import CacheView
 from eexit.decoders import Decoders
+from eexit.exited import ExitedTokens
 from eexit.exits import choose_exits, exit_probabilities
 from eexit.reading import Picked, Reading, read_layers, read_tokens
 from eexit.routes import Routes, send_routes, send_rows
@@ -122,26 +123,6 @@ def _drawn(evidence_BE: Tensor, chances: Chances, u_B: Tensor) -> Decision:
     return Decision(evidence_BE, exit_probabilities(chances), choose_exits(chances, u_B))
 
 
-@dataclass(frozen=True)
-class ExitedStudents:
-    """Students of one state that exited before the layers being run: what `states.Exited` asks for."""
-
-    layer_pass: LayerPass
-    hidden_BTW: Tensor  # the residual stream they exited with
-    teacher: CacheView  # of their prefixes: up to the fork, keys and values are in the teacher's cache alone
-    fork: int
-
-    def write_keys(self, layer: int) -> None:
-        self.layer_pass.write_keys(layer, self.hidden_BTW)
-
-    def copy_keys(self, layer: int) -> None:
-        source = self.teacher if layer - 1 <= self.fork else self.layer_pass.view
-        self.layer_pass.view.copy_keys(source, layer - 1, layer)
-
-    def hide(self, layer: int) -> None:
-        self.layer_pass.view.hide(layer)
-
-
 def student_pass(
     teacher: Teacher, prefix_F: Tensor, view: CacheView, routes: Routes, states: Sequence[str], fork: int,
     hidden_FW: Tensor,
@@ -159,7 +140,7 @@ def student_pass(
             if len(out):
                 out_pass = teacher.layer_pass.among(prefix_F[out], view.among(out))
                 its_teacher = teacher.layer_pass.view.among(prefix_F[out])
-                exited.append((STATES[name], ExitedStudents(out_pass, hidden_FW[out, None], its_teacher, fork)))
+                exited.append((STATES[name], ExitedTokens(out_pass, hidden_FW[out, None], its_teacher, fork)))
         going_BTW = hidden_FW[span.going, None]
         for layer in range(span.start, span.end):
             for state, students in exited:

@@ -1,11 +1,11 @@
-"""Learned readouts while they are trained: an affine map per layer, as tensors of the artefact and as a readout."""
+"""Learned readouts while they are trained: an affine map per layer, as tensors of the artefact, and its tables."""
 
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 from eexit.anatomy import Decoder
-from eexit.readouts import LEARNED, READOUTS, Affine, Readout
+from eexit.readouts import READOUTS, Affine, Readout
 from eexit.training.held_out import compare_texts, layer_rows, trade_off_rows
 from eexit.training.texts import Text
 from eexit.training.trainers import Tables
@@ -19,15 +19,6 @@ def affine_tensors(of_layer: Mapping[int, Affine]) -> dict[str, Tensor]:
 
 def _named(parts: Affine) -> list[tuple[str, Tensor]]:
     return list(zip(("weight", "bias"), parts, strict=True))
-
-
-def readout_of(what: str, of_layer: Mapping[int, Affine], decoder: Decoder) -> Readout:
-    """These maps as a readout for the decoder, in its precision."""
-
-    def placed(part: Tensor) -> Tensor:
-        return part.detach().to(decoder.device, decoder.dtype)
-
-    return LEARNED[what]({layer: (placed(weight), placed(bias)) for layer, (weight, bias) in of_layer.items()})
 
 
 def readout_tables(

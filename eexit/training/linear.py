@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from eexit.learned import readout_of
 from eexit.readouts import Affine
-from eexit.training.affine import affine_tensors, readout_of, readout_tables
+from eexit.training.affine import affine_tensors, readout_tables
 from eexit.training.ridge import SplitSums, Sums, best_fit
 from eexit.training.setup import Setup
 from eexit.training.streams import streams

@@ -22,8 +22,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eexit.anatomy import Decoder
+from eexit.learned import readout_of
 from eexit.readouts import Affine
-from eexit.training.affine import affine_tensors, readout_of, readout_tables
+from eexit.training.affine import affine_tensors, readout_tables
 from eexit.training.held_out import compare_texts
 from eexit.training.ridge import SplitSums, Sums, best_fit
 from eexit.training.saving import optimiser_tensors, restore_optimiser

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from references import decoder_of, shared_model
 from safetensors.torch import save_file
 from untrained import LINEAR, PROBE
 
@@ -50,10 +51,13 @@ def test_what_was_saved_is_what_is_loaded(tmp_path: Path) -> None:
         artefact(tmp_path / "linear", "linear", (READOUT,)),
         artefact(tmp_path / "probe", "probe", (PROBE_ROLE,)),
     )
-    readout = load_readout(config(readout=str(linear)), [1, 3], torch.device("cpu"), torch.float32)
+    readout = load_readout(config(readout=str(linear)), [1, 3], decoder_of(shared_model("llama")))
     for ours, its in zip(vars(readout)["of_layer"][3], LINEAR.of_layer[3], strict=True):
         assert ours.equal(its)
-    loaded, hidden_BW = load_probe(config(probe=str(probe)), [1, 3], torch.device("cpu")), torch.randn(4, 32)
+    loaded, hidden_BW = (
+        load_probe(config(probe=str(probe)), [1, 3], decoder_of(shared_model("llama"))),
+        torch.randn(4, 32),
+    )
     assert loaded is not None
     for layer in (1, 3):
         assert loaded.predicted_kl(hidden_BW, layer).equal(PROBE.predicted_kl(hidden_BW, layer))

@@ -15,7 +15,8 @@ from eexit.exits import (
     exit_probabilities,
     resolve_exitable_layers,
 )
-from eexit.reference import Seen, draw, stick_breaking, stop_by_kl
+from eexit.reference import draw, stick_breaking
+from eexit.reference_rules import Seen, stop_by_kl
 from eexit.rules import RULES
 
 Compare = Callable[[Tensor, int], Divergence]

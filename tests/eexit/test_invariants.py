@@ -23,7 +23,8 @@ from eexit.config import UsageError
 from eexit.configuration import NORMAL, Configuration
 from eexit.engine import Engine, refuse_mode
 from eexit.readouts import READOUTS
-from eexit.reference import LEAVE, STOPS
+from eexit.reference import LEAVE
+from eexit.reference_rules import STOPS
 from eexit.rows import Decoding, Request
 from eexit.rules import ONLINE, RULES
 from eexit.shortlist import Shortlist

@@ -9,8 +9,8 @@ from trained import LAYERS, held_out, learned, setup_of
 from transformers import PreTrainedModel
 
 from eexit.anatomy import Decoder
+from eexit.learned import readout_of
 from eexit.readouts import READOUTS
-from eexit.training.affine import readout_of
 from eexit.training.held_out import compare_texts
 from eexit.training.linear import LinearTrainer
 from eexit.training.ridge import PENALTIES, Ridge, Sums, best_fit

@@ -4,8 +4,8 @@ import torch
 from references import decoder_of
 from trained import LAYERS, frozen_llama, held_out, learned, setup_of
 
+from eexit.learned import readout_of
 from eexit.readouts import READOUTS
-from eexit.training.affine import readout_of
 from eexit.training.streams import streams
 from eexit.training.tuned import TunedTrainer
 
