@@ -162,6 +162,7 @@ def test_differences_are_against_whichever_configuration_is_chosen(visit: Visit)
     paired = page.locator("[data-chart=paired]")
     paired.locator("summary").click()
     rows = paired.locator("tbody tr")
+    rows.first.wait_for()
     assert "unfrozen/kl/0.5\t6\t2.333 [2.333, 2.333]" in rows.all_inner_texts()[0]
     paired.get_by_role("combobox", name="compared with").select_option("unfrozen/kl/0.5")
     assert rows.all_inner_texts()[0].startswith("normal\t6\t0.4286 [0.4286, 0.4286]")

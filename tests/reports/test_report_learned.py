@@ -237,4 +237,6 @@ def test_the_section_draws_and_is_reached_by_a_button(used: Used, visit: Visit, 
         assert int(box.get_attribute("data-ink")) > 50, key
     page.locator('[data-chart="learned-trade-agreement"] select').select_option(label="probe")
     page.locator('[data-chart="learned-agreement"] summary').click()
-    assert page.locator('[data-chart="learned-agreement"] tbody tr').count() == 2 * len(LAYERS)
+    rows = page.locator('[data-chart="learned-agreement"] tbody tr')
+    rows.first.wait_for()  # a table is made once it has been opened, and count() waits for nothing
+    assert rows.count() == 2 * len(LAYERS)
