@@ -274,6 +274,7 @@ class ExitPass:
                 after_GW[at_B[its]],
                 read.distribution(its_place) if read and rule.reads else None,
                 self.likeliest_DE[row, : rank + 1] if rule.reads else None,
+                self.deciding.setting_DE[row, rank],
                 self.decoding.probe,
             )
             exits_B[its] = self._draw(rank, row, rule, look)

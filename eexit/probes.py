@@ -1,18 +1,24 @@
 """Probes: what a layer's residual stream says about how far the layer is from the final one.
 
-A probe predicts log KL(final ‖ layer), so that rule `predicted_kl` can decide without the final layer.
+A probe predicts log KL(final ‖ layer), so that rule `predicted_kl` can decide without the final layer. It is never
+certain: there are many KLs that a token may have. A calibrated probe predicts the KL at which rule `kl` would stop with
+the mean of its chances at all of these. This KL depends on the KL factor: the larger the factor, the more the smallest
+of them count. So it is KL · k^power at KL factor k, where the power is between −1, of a probe that knows nothing, and
+0, of one that knows the KL.
 
 Shapes: B rows, W width of the residual stream, M hidden units.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Final
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 LOG_KL_RANGE: Final = (-30.0, 30.0)  # beyond what KLs are: streams unlike those of training must not give infinite ones
+LEAST_KL_FACTOR: Final = 1e-6  # below, a probe's KL no longer grows, so that k · KL is 0 at k = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,13 +31,26 @@ class LayerProbe:
     bias: Tensor  # ()
     hidden_weight: Tensor | None = None  # (W, M)
     hidden_bias: Tensor | None = None  # (M,)
+    power: Tensor | None = None  # (), of the KL factor; None: 0
 
     def log_kl(self, hidden_BW: Tensor) -> Tensor:
-        """The predicted log KL, (B,), nats; in the precision of the probe."""
+        """The predicted log KL at KL factor 1, (B,), nats; in the precision of the probe."""
         seen = (hidden_BW.to(self.mean.dtype) - self.mean) / self.std
         if self.hidden_weight is not None and self.hidden_bias is not None:
             seen = F.gelu(seen @ self.hidden_weight + self.hidden_bias)
         return seen @ self.weight + self.bias
+
+    def log_kl_at(self, hidden_BW: Tensor, kl_factor_B: Tensor) -> Tensor:
+        """The predicted log KL at these KL factors, (B,), nats."""
+        log_kl_B = self.log_kl(hidden_BW)
+        if self.power is None:
+            return log_kl_B
+        return log_kl_B + self.power * kl_factor_B.to(log_kl_B.dtype).clamp_min(LEAST_KL_FACTOR).log()
+
+    def calibrated(self, scale: float, shift: float, power: float) -> "LayerProbe":
+        """This one with scale · log KL + shift + power · log k in place of log KL, at each KL factor k."""
+        its_power = torch.tensor(power, dtype=self.weight.dtype, device=self.weight.device)
+        return replace(self, weight=self.weight * scale, bias=self.bias * scale + shift, power=its_power)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +59,9 @@ class Probe:
 
     of_layer: Mapping[int, LayerProbe]
 
-    def predicted_kl(self, hidden_BW: Tensor, layer: int) -> Tensor:
-        """KL(final ‖ layer) as predicted from the residual stream after the layer, (B,), nats, fp32."""
-        return self.of_layer[layer].log_kl(hidden_BW).clamp(*LOG_KL_RANGE).exp()
+    def predicted_kl(self, hidden_BW: Tensor, layer: int, kl_factor_B: Tensor) -> Tensor:
+        """KL(final ‖ layer) as predicted from the residual stream after the layer at KL factors, (B,), nats, fp32."""
+        return self.of_layer[layer].log_kl_at(hidden_BW, kl_factor_B).clamp(*LOG_KL_RANGE).exp()
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], layers: Sequence[int]) -> "Probe":

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eexit.probes import LOG_KL_RANGE, Probe
+from eexit.probes import LEAST_KL_FACTOR, LOG_KL_RANGE, Probe
 from eexit.rules import Control
 
 
@@ -90,6 +90,8 @@ def stop_by_predicted_kl(seen: Seen, kl_factor: float) -> Stops:
             x = its.hidden_weight.T @ x + its.hidden_bias
             x = x * (1 + torch.erf(x / math.sqrt(2))) / 2
         log_kl = float(torch.dot(its.weight, x) + its.bias)
+        if its.power is not None:
+            log_kl += float(its.power) * math.log(max(kl_factor, LEAST_KL_FACTOR))
         kls.append(math.exp(min(max(log_kl, LOG_KL_RANGE[0]), LOG_KL_RANGE[1])))
     return [2 / (1 + math.exp(min(kl_factor * kl, 700.0))) for kl in kls], kls
 

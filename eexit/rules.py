@@ -67,6 +67,7 @@ class Look:
     after_BW: Tensor
     read: Distribution | None
     likeliest_BR: Tensor | None
+    setting_B: Tensor  # of the rule, at this layer
     probe: Probe | None = None
 
 
@@ -167,7 +168,7 @@ class PredictedKL(ByKL):
 
     def evidence(self, look: Look) -> Tensor:
         assert look.probe is not None
-        return look.probe.predicted_kl(look.after_BW, look.layer)
+        return look.probe.predicted_kl(look.after_BW, look.layer, look.setting_B)
 
 
 class Agree:

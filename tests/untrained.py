@@ -21,13 +21,17 @@ def _normal(generator: torch.Generator, *shape: int, std: float) -> torch.Tensor
 
 
 def random_probe(put: Callable[[torch.Tensor], torch.Tensor] = lambda part: part) -> Probe:
-    """With a hidden layer for all layers but the first exitable one; log KLs of about ±1. `put` may move its parts."""
+    """With a hidden layer and calibrated for all layers but the first exitable one; log KLs of about ±1.
+
+    `put` may move its parts.
+    """
     generator, of_layer = torch.Generator().manual_seed(0), {}
     for layer in range(6):
         mean, std = _normal(generator, WIDTH, std=0.1), 8 + _normal(generator, WIDTH, std=0.1)
         hidden = _normal(generator, WIDTH, HIDDEN, std=0.3), _normal(generator, HIDDEN, std=0.1)
         weight, bias = _normal(generator, WIDTH if layer == EXITABLE[0] else HIDDEN, std=0.3), torch.tensor(-0.5)
         parts = [mean, std, weight, bias, *(() if layer == EXITABLE[0] else hidden)]
+        parts += [] if layer == EXITABLE[0] else [torch.tensor(-0.4)]
         of_layer[layer] = LayerProbe(*map(put, parts))
     return Probe(of_layer)
 

@@ -82,23 +82,21 @@ def layer_rows(name: str, layers: Sequence[int], compared: Compared) -> list[Row
 
 
 def trade_off_rows(
-    named: Row, layers: Sequence[int], n_layers: int, compared: Compared, seen_kl_NE: Tensor | None = None
+    named: Row, layers: Sequence[int], n_layers: int, compared: Compared, seen: Mapping[float, Tensor] | None = None
 ) -> list[Row]:
     """A row per KL factor: mean depth, and what exits cost, given what full depth wrote; expectations, without draws.
 
-    Exits follow `seen_kl_NE`, by default the true KLs. The control exits equally often at each layer, whatever the
-    token.
+    Exits follow the KLs (N, E) that are `seen` at each KL factor, by default the true ones. The control exits equally
+    often at each layer, whatever the token.
     """
+    seen = seen or dict.fromkeys(KL_FACTORS, compared.kl_NE)
     return [
-        {**named, "kl_factor": factor, **_trade_off(layers, n_layers, compared, seen_kl_NE, factor)}
-        for factor in KL_FACTORS
+        {**named, "kl_factor": factor, **_trade_off(layers, n_layers, compared, kl_NE, factor)}
+        for factor, kl_NE in seen.items()
     ]
 
 
-def _trade_off(
-    layers: Sequence[int], n_layers: int, compared: Compared, seen_kl_NE: Tensor | None, factor: float
-) -> Row:
-    kl_NE = compared.kl_NE if seen_kl_NE is None else seen_kl_NE
+def _trade_off(layers: Sequence[int], n_layers: int, compared: Compared, kl_NE: Tensor, factor: float) -> Row:
     prob_NX = exit_probabilities(RULES["kl"].chances(kl_NE, torch.full_like(kl_NE, factor))).double()
     depth_X = torch.tensor([*(layer + 1 for layer in layers), n_layers]).double() / n_layers
     # At the final layer a token agrees with it, and is 0 nats away.

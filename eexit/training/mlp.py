@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from eexit.probes import LayerProbe
 
 HIDDEN: Final = 128
+DROPPED: Final = 0.3  # of inputs and hidden units while learning
 
 
 class LayerMLPs(nn.Module):
@@ -40,10 +41,11 @@ class LayerMLPs(nn.Module):
             if name != "self":
                 getattr(self, name).copy_(value)
 
-    def forward(self, stream_NEW: Tensor) -> Tensor:
-        """Standardised predictions, (N, E)."""
-        seen_ENW = ((stream_NEW.float() - self.mean_EW) / self.std_EW).transpose(0, 1)
+    def forward(self, stream_NEW: Tensor, dropping: torch.Generator | None = None) -> Tensor:
+        """Standardised predictions, (N, E). To learn, inputs and hidden units are dropped by draws from `dropping`."""
+        seen_ENW = _dropped(((stream_NEW.float() - self.mean_EW) / self.std_EW).transpose(0, 1), dropping)
         hidden_ENM = F.gelu(torch.baddbmm(self.hidden_bias_EM[:, None], seen_ENW, self.hidden_weight_EWM))
+        hidden_ENM = _dropped(hidden_ENM, dropping)
         return (hidden_ENM * self.weight_EM[:, None]).sum(-1).mT + self.bias_E
 
     def standardised(self, target_NE: Tensor) -> Tensor:
@@ -60,3 +62,11 @@ class LayerMLPs(nn.Module):
             hidden_weight=self.hidden_weight_EWM[rank].detach(),
             hidden_bias=self.hidden_bias_EM[rank].detach(),
         )
+
+
+def _dropped(value: Tensor, dropping: torch.Generator | None) -> Tensor:
+    """Dropout (Srivastava et al. 2014), with draws that are passed in so that a training goes on with the same ones."""
+    if dropping is None:
+        return value
+    kept = torch.rand(value.shape, generator=dropping, device=dropping.device) >= DROPPED
+    return value * kept.to(value.device) / (1 - DROPPED)

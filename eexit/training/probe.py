@@ -2,9 +2,10 @@
 
 A first pass over the texts finds the KLs, which are kept, and the sums that ridge regression needs. Further passes
 train an MLP with one hidden layer per exitable layer, and stop early: kept is what was best on the training texts that
-choose. Of the linear probe and the MLP, each layer keeps the one whose predictions rank held-out tokens better.
+choose. On these texts, both kinds are calibrated in the end, and each layer keeps the kind whose chances to stop are
+better.
 
-Shapes: N tokens, E exitable layers, X = E + 1 with the final layer last, W width of the residual stream.
+Shapes: N tokens, E exitable layers, K KL factors, X = E + 1 with the final layer last, W width of the residual stream.
 """
 
 import copy
@@ -17,12 +18,13 @@ import torch
 from torch import Tensor
 
 from eexit.probes import LayerProbe, Probe
+from eexit.training.calibration import calibrate
 from eexit.training.held_out import BLOCK_TOKENS, compare, decided_streams
 from eexit.training.mlp import LayerMLPs
 from eexit.training.probe_tables import Predicted, probe_tables
 from eexit.training.ridge import SplitSums, Sums, best_fit
 from eexit.training.saving import optimiser_tensors, restore_optimiser
-from eexit.training.setup import Setup
+from eexit.training.setup import KL_FACTORS, Setup
 from eexit.training.streams import streams
 from eexit.training.texts import Text, blocks, n_tokens, parted
 from eexit.training.trainers import Tables
@@ -56,9 +58,8 @@ class ProbeTrainer:
         self.optimiser = torch.optim.AdamW(self.mlps.parameters(), its.learning_rate, weight_decay=WEIGHT_DECAY)
         self.best = copy.deepcopy(self.mlps)
         self.least_E = torch.full((len(self.layers),), torch.inf)
-        self.linear: dict[int, LayerProbe] = {}
-        self.mlp: dict[int, LayerProbe] = {}
-        self.kept: dict[int, LayerProbe] = {}
+        self.fitted: dict[str, dict[int, LayerProbe]] = {}  # by kind, then by layer
+        self.kinds: dict[int, str] = {}  # that layers keep
 
     def train(self, block: Sequence[Text]) -> float | None:
         measuring = int(self.seen) < self.per_pass
@@ -103,15 +104,15 @@ class ProbeTrainer:
         for _ in range(EPOCHS_PER_BLOCK):
             order_N = torch.randperm(len(target_NE), generator=generator).to(target_NE.device)
             for its_N in order_N.split(self.settings.tokens_per_step or len(order_N)):
-                losses.append(self._step(stream_NEW[its_N], target_NE[its_N]))
+                losses.append(self._step(stream_NEW[its_N], target_NE[its_N], generator))
         return sum(losses) / len(losses)
 
-    def _step(self, stream_NEW: Tensor, target_NE: Tensor) -> float:
+    def _step(self, stream_NEW: Tensor, target_NE: Tensor, dropping: torch.Generator) -> float:
         assert self.settings.learning_rate
         done = (int(self.seen) - self.per_pass) / (self.per_pass * (self.passes - 1))
         for group in self.optimiser.param_groups:
             group["lr"] = self.settings.learning_rate * (1 - done)
-        error_E = (self.mlps(stream_NEW) - self.mlps.standardised(target_NE)).square().mean(0)
+        error_E = (self.mlps(stream_NEW, dropping) - self.mlps.standardised(target_NE)).square().mean(0)
         error_E.sum().backward()
         self.optimiser.step()
         self.optimiser.zero_grad()
@@ -125,15 +126,23 @@ class ProbeTrainer:
     @torch.no_grad()
     def _keep_best(self) -> None:
         """Keep each layer's MLP if it is better than before on the texts that choose."""
-        errors = []
-        for block in blocks([text for text in self.texts if text.chooses], BLOCK_TOKENS):
-            seen_NE = self.mlps(streams(self.decoder, block, self.layers)[:, :-1])
-            errors.append((seen_NE - self.mlps.standardised(self._targets(block))).square().cpu())
-        error_E = torch.cat(errors).mean(0)
+        mlps = [self.mlps.layer_probe(rank) for rank in range(len(self.layers))]
+        seen_NE, true_NE = self._on_those_that_choose(mlps)
+        error_E = (seen_NE - true_NE).square().mean(0)
         better_E = error_E < self.least_E
         self.least_E = torch.where(better_E, error_E, self.least_E)
         for mine, kept in zip(self.mlps.parameters(), self.best.parameters(), strict=True):
             kept[better_E] = mine[better_E]
+
+    @torch.no_grad()
+    def _on_those_that_choose(self, probes: Sequence[LayerProbe]) -> tuple[Tensor, Tensor]:
+        """What these probes, one per layer, predict of the texts that choose, and the true log KLs; both (N, E)."""
+        seen, true = [], []
+        for block in blocks([text for text in self.texts if text.chooses], BLOCK_TOKENS):
+            states_NXW = streams(self.decoder, block, self.layers)
+            seen.append(torch.stack([probe.log_kl(states_NXW[:, rank]) for rank, probe in enumerate(probes)], 1).cpu())
+            true.append(self._targets(block).cpu())
+        return torch.cat(seen), torch.cat(true)
 
     def state(self) -> dict[str, Tensor]:
         own = {name: getattr(self, name) for name in OWN}
@@ -151,14 +160,24 @@ class ProbeTrainer:
         restore_optimiser(self.optimiser, state)
 
     def finish(self) -> None:
-        """Fit the linear probes; which kind each layer keeps is decided by `tables`."""
-        for layer in self.layers:
-            self.linear[layer] = linear_probe(*self.sums.of(layer))
-        self.mlp = {layer: self.best.layer_probe(rank) for rank, layer in enumerate(self.layers)}
-        self.kept = dict(self.linear)
+        """Fit the linear probes, calibrate both kinds, and choose one for each layer."""
+        linear = [linear_probe(*self.sums.of(layer), refit=False) for layer in self.layers]
+        mlps = [self.best.layer_probe(rank) for rank in range(len(self.layers))]
+        losses = {}
+        for kind, probes in (("linear", linear), ("mlp", mlps)):
+            seen_NE, true_NE = self._on_those_that_choose(probes)
+            found = [calibrate(*its) for its in zip(seen_NE.unbind(1), true_NE.exp().unbind(1), strict=True)]
+            each = zip(self.layers, probes, found, strict=True)
+            self.fitted[kind] = {layer: calibration.of(probe) for layer, probe, calibration in each}
+            losses[kind] = [calibration.loss for calibration in found]
+        pairs = zip(losses["linear"], losses["mlp"], strict=True)
+        self.kinds = {
+            layer: "mlp" if mlp < linear else "linear" for layer, (linear, mlp) in zip(self.layers, pairs, strict=True)
+        }
 
     def weights(self) -> dict[str, Tensor]:
-        return {name: part.detach().float().cpu().contiguous() for name, part in Probe(self.kept).tensors().items()}
+        kept = {layer: self.fitted[kind][layer] for layer, kind in self.kinds.items()}
+        return {name: part.detach().float().cpu().contiguous() for name, part in Probe(kept).tensors().items()}
 
     def save_further(self, folder: Path) -> None:
         """Nothing."""
@@ -169,34 +188,34 @@ class ProbeTrainer:
             return None
         mlps = {layer: self.mlps.layer_probe(rank) for rank, layer in enumerate(self.layers)}
         found = self._predict({"mlp": mlps}, texts)
-        return (found.log_kl_NE["mlp"] - log_kl(found.true.kl_NE)).square().mean().item()
+        return (found.log_kl_NEK["mlp"][..., 0] - log_kl(found.true.kl_NE)).square().mean().item()
 
     def tables(self, texts: Sequence[Text]) -> Tables:
-        """Each layer keeps the kind whose predictions rank these texts' tokens better."""
-        found = self._predict({"linear": self.linear, "mlp": self.mlp}, texts)
-        ranks = found.rank_correlations()
-        kinds = ["mlp" if mlp > linear else "linear" for linear, mlp in zip(ranks["linear"], ranks["mlp"], strict=True)]
-        self.kept = {layer: getattr(self, kind)[layer] for layer, kind in zip(self.layers, kinds, strict=True)}
+        found = self._predict(self.fitted, texts)
         name = type(self.readout).__name__.lower()
-        return probe_tables(name, self.layers, self.decoder.n_layers, found, kinds)
+        return probe_tables(name, self.layers, self.decoder.n_layers, found, list(self.kinds.values()))
 
     @torch.inference_mode()
     def _predict(self, probes: Mapping[str, Mapping[int, LayerProbe]], texts: Sequence[Text]) -> Predicted:
         parts = []
         for states_NXW in decided_streams(self.decoder, texts, self.layers):
             predicted = {
-                kind: torch.stack(
-                    [its[layer].log_kl(states_NXW[:, rank]).cpu() for rank, layer in enumerate(self.layers)], 1
-                )
+                kind: torch.stack([_at_factors(its[layer], states_NXW[:, i]) for i, layer in enumerate(self.layers)], 1)
                 for kind, its in probes.items()
             }
             parts.append(Predicted(compare(self.decoder, self.readout, self.layers, states_NXW), predicted))
         return Predicted.joined(parts)
 
 
-def linear_probe(learn: Sums, choose: Sums) -> LayerProbe:
+def _at_factors(probe: LayerProbe, stream_NW: Tensor) -> Tensor:
+    """The log KLs that a probe predicts at each of `KL_FACTORS`, (N, K); on the CPU."""
+    factors = [torch.full((len(stream_NW),), factor, device=stream_NW.device) for factor in KL_FACTORS]
+    return torch.stack([probe.log_kl_at(stream_NW, factor_N) for factor_N in factors], 1).cpu()
+
+
+def linear_probe(learn: Sums, choose: Sums, refit: bool = True) -> LayerProbe:
     """The ridge regression of log KL on a layer's stream, in terms of the standardised stream; fp32."""
-    map_J1 = best_fit(learn, choose, [torch.zeros_like(learn.both_JH[1:])])
+    map_J1 = best_fit(learn, choose, [torch.zeros_like(learn.both_JH[1:])], refit)
     bias, weight_W = map_J1[0, 0] + learn.mean_D @ map_J1[1:, 0], map_J1[1:, 0] * learn.std_D
     return LayerProbe(*[part.float() for part in (learn.mean_D, learn.std_D, weight_W, bias)])
 

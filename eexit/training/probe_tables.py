@@ -1,6 +1,6 @@
 """The card's tables of a probe: how well it ranks tokens, how far its chances can be trusted, and the trade-off.
 
-Shapes: N tokens, E exitable layers.
+Shapes: N tokens, E exitable layers, K KL factors, those of `KL_FACTORS`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,24 +20,26 @@ BINS: Final = 10  # of the predicted chance to stop, equally wide
 
 @dataclass(frozen=True)
 class Predicted:
-    """What is true of some tokens, and the log KLs that each kind of probe predicts for them, (N, E)."""
+    """What is true of some tokens, and what each kind of probe predicts for them: log KLs at each of K KL factors."""
 
     true: Compared
-    log_kl_NE: Mapping[str, Tensor]
+    log_kl_NEK: Mapping[str, Tensor]
 
     @classmethod
     def joined(cls, parts: Sequence["Predicted"]) -> "Predicted":
-        kinds = parts[0].log_kl_NE
+        kinds = parts[0].log_kl_NEK
         return cls(
             Compared.joined([part.true for part in parts]),
-            {kind: torch.cat([part.log_kl_NE[kind] for part in parts]) for kind in kinds},
+            {kind: torch.cat([part.log_kl_NEK[kind] for part in parts]) for kind in kinds},
         )
 
     def rank_correlations(self) -> dict[str, list[float]]:
         """Spearman's rank correlation with the true KL, by kind, of each layer."""
         return {
-            kind: [rank_correlation(mine, its) for mine, its in zip(log_kl_NE.mT, self.true.kl_NE.mT, strict=True)]
-            for kind, log_kl_NE in self.log_kl_NE.items()
+            kind: [
+                rank_correlation(mine, its) for mine, its in zip(log_kl_NEK[..., 0].mT, self.true.kl_NE.mT, strict=True)
+            ]
+            for kind, log_kl_NEK in self.log_kl_NEK.items()
         }
 
 
@@ -55,15 +57,16 @@ def _ranks(number_N: Tensor) -> Tensor:
 
 def probe_tables(readout: str, layers: Sequence[int], n_layers: int, found: Predicted, kinds: Sequence[str]) -> Tables:
     """All of them, given the kind of probe that each layer keeps."""
-    kept = [found.log_kl_NE[kind][:, rank] for rank, kind in enumerate(kinds)]
-    seen_kl_NE, ranks = torch.stack(kept, 1).exp(), found.rank_correlations()
-    rules = {"kl": None, "predicted_kl": seen_kl_NE}
+    kept = [found.log_kl_NEK[kind][:, rank] for rank, kind in enumerate(kinds)]
+    seen_kl_NEK, ranks = torch.stack(kept, 1).exp(), found.rank_correlations()
+    seen = dict(zip(KL_FACTORS, seen_kl_NEK.unbind(-1), strict=True))
+    rules = {"kl": None, "predicted_kl": seen}
     return {
         "held_out": layer_rows(readout, layers, found.true),
         "trade_off": [
             row
-            for rule, its_NE in rules.items()
-            for row in trade_off_rows({"readout": readout, "rule": rule}, layers, n_layers, found.true, its_NE)
+            for rule, its in rules.items()
+            for row in trade_off_rows({"readout": readout, "rule": rule}, layers, n_layers, found.true, its)
         ],
         "probes": [
             {
@@ -78,14 +81,16 @@ def probe_tables(readout: str, layers: Sequence[int], n_layers: int, found: Pred
         "calibration": [
             row
             for rank, layer in enumerate(layers)
-            for row in calibration_rows(layer, seen_kl_NE[:, rank], found.true.kl_NE[:, rank])
+            for row in calibration_rows(
+                layer, {factor: kl_NE[:, rank] for factor, kl_NE in seen.items()}, found.true.kl_NE[:, rank]
+            )
         ],
     }
 
 
-def calibration_rows(layer: int, seen_kl_N: Tensor, true_kl_N: Tensor) -> Iterator[Row]:
-    """For each KL factor and bin with tokens: the mean predicted and true chances to stop."""
-    for factor in KL_FACTORS:
+def calibration_rows(layer: int, seen: Mapping[float, Tensor], true_kl_N: Tensor) -> Iterator[Row]:
+    """For each KL factor and bin with tokens: the mean chances to stop, by the KLs `seen` at it and by true ones."""
+    for factor, seen_kl_N in seen.items():
         seen_N, true_N = (_stop_chance(kl_N, factor) for kl_N in (seen_kl_N, true_kl_N))
         bin_N = (seen_N * BINS).long().clamp(max=BINS - 1)
         for number in range(BINS):

@@ -109,9 +109,10 @@ class Ridge:
         return torch.cat([(self.target_mean_H - self.mean_D @ weight_DH)[None], weight_DH])
 
 
-def best_fit(learn: Sums, choose: Sums, priors: Sequence[Tensor]) -> Tensor:
-    """The map (J, H) fitted to all data, with the penalty and prior that, fitted to `learn`, have the least error on
-    `choose`.
+def best_fit(learn: Sums, choose: Sums, priors: Sequence[Tensor], refit: bool = True) -> Tensor:
+    """The map (J, H) with the penalty and prior that, fitted to `learn`, have the least error on `choose`.
+
+    With `refit`, it is then fitted to all data.
     """
     ridges = [Ridge(learn, prior_DH) for prior_DH in priors]
     tried = [
@@ -120,4 +121,4 @@ def best_fit(learn: Sums, choose: Sums, priors: Sequence[Tensor]) -> Tensor:
         for penalty in PENALTIES
     ]
     _, index, penalty = min(tried)
-    return Ridge(learn + choose, priors[index]).fit(penalty)
+    return (Ridge(learn + choose, priors[index]) if refit else ridges[index]).fit(penalty)

@@ -19,6 +19,7 @@ from eexit.training.exits_table import Draw
 from eexit.training.probe import linear_probe, log_kl
 from eexit.training.probe_tables import calibration_rows, rank_correlation
 from eexit.training.ridge import SplitSums, Sums
+from eexit.training.setup import KL_FACTORS
 from eexit.training.student_pass import Pair
 from eexit.training.texts import Text, parted
 from eexit.training.trainers import Tables
@@ -90,5 +91,9 @@ def student_probe_tables(
             }
             for layer, rank in ranks.items()
         ],
-        "calibration": [row for layer in probes for row in calibration_rows(layer, seen[layer].exp(), true[layer])],
+        "calibration": [
+            row
+            for layer in probes
+            for row in calibration_rows(layer, dict.fromkeys(KL_FACTORS, seen[layer].exp()), true[layer])
+        ],
     }

@@ -58,7 +58,7 @@ def _looks(kl_nE: np.ndarray, agrees_nX: np.ndarray) -> list[Look]:
         second = torch.minimum(top, 1 - top) / 2
         cosine = 1 - 0.1 * kl[:, place] / (1 + kl[:, place])
         predicted = 1.2 * kl[:, place] ** 0.8  # too high where the KL is low, and too low where it is high
-        probe = SimpleNamespace(predicted_kl=lambda _stream, _layer, predicted=predicted: predicted)
+        probe = SimpleNamespace(predicted_kl=lambda _stream, _layer, _factor, predicted=predicted: predicted)
         found.append(
             Look(
                 layer=place,
@@ -68,6 +68,7 @@ def _looks(kl_nE: np.ndarray, agrees_nX: np.ndarray) -> list[Look]:
                     top_p_B2=torch.stack([top, second], dim=1), entropy_B=(0.7 * kl[:, place]).clamp(max=9)
                 ),
                 likeliest_BR=likeliest[:, : place + 1],
+                setting_B=torch.ones(len(kl)),
                 probe=cast("Probe", probe),
             )
         )

@@ -94,7 +94,9 @@ def test_its_artefact_has_an_adapter_and_probes_of_its_own_streams(tmp_path: Pat
     assert {path.name for path in tmp_path.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
     assert len(load_file(tmp_path / "adapter_model.safetensors")) == 7 * 4 * 2
     probe = Probe.of(trainer.weights(), LAYERS)
-    predicted_N = probe.predicted_kl(torch.randn(5, 32, generator=torch.Generator().manual_seed(0)), LAYERS[0])
+    predicted_N = probe.predicted_kl(
+        torch.randn(5, 32, generator=torch.Generator().manual_seed(0)), LAYERS[0], torch.ones(5)
+    )
     assert predicted_N.isfinite().all()
     tables = trainer.tables(learned(frozen_llama()))
     assert [row["layer"] for row in tables["probes"]] == list(LAYERS)
@@ -113,5 +115,5 @@ def test_the_probe_of_a_layer_that_no_token_reaches_never_exits(tmp_path: Path) 
     save_file(trainer.weights(), tmp_path / "weights.safetensors")  # which refuses tensors that share memory
     probe = Probe.of(load_file(tmp_path / "weights.safetensors"), LAYERS)
     stream_NW = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
-    assert (probe.predicted_kl(stream_NW, LAYERS[1]) > 1e12).all()
+    assert (probe.predicted_kl(stream_NW, LAYERS[1], torch.ones(len(stream_NW))) > 1e12).all()
     assert trainer.tables(held_out(frozen_llama()))["probes"][1]["rank_correlation"] == 0
