@@ -23,6 +23,10 @@ ROWS_PER_FILE = 20_000
 
 @interruption.listening()
 def main(arguments: Sequence[str]) -> int:
+    return run(arguments)
+
+
+def run(arguments: Sequence[str]) -> int:
     """0: copied. 1: it stopped. 2: the input can't be used."""
     parser = Parser(__doc__)
     parser.add_argument("out", help="folder or URI of the sweep's results")

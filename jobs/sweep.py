@@ -40,6 +40,10 @@ DEMO = Path(__file__).with_name("demo.toml")
 
 @interruption.listening()
 def main(arguments: Sequence[str]) -> int:
+    return run(arguments)
+
+
+def run(arguments: Sequence[str]) -> int:
     """0: every run has landed. 1: the sweep stopped, or all its runs are errors. 2: the input can't be used."""
     try:
         job, options = load_job(arguments, DEMO, __doc__ or "")

@@ -40,7 +40,8 @@ ROOM_PIXELS = 16  # between the outermost marks and the axes
 _PERCENT = alt.Axis(format=".0%", tickMinStep=0.01)
 INTERVAL = f"{LEVEL:.0%} interval"
 _Part = TypeVar("_Part")
-OPACITY = alt.when("picked == '' || picked == datum.configuration").then(alt.value(1)).otherwise(alt.value(0.2))
+# Channels are given as objects of their classes: to find the class of a text or a dict, Altair looks at all it has.
+OPACITY = alt.OpacityValue(0.2, condition=[{"test": "picked == '' || picked == datum.configuration", "value": 1}])
 # For numbers. They differ from the exit colours, since a number must not be taken for a layer.
 RAMP = ["#eef4ea", "#cfe3cb", "#a5cea6", "#74b180", "#459662", "#1f7546", "#0a452b"]
 
@@ -83,11 +84,11 @@ def strip_chart(labels: list[str], description: str) -> alt.Chart:
         .mark_rect(cursor="pointer")
         .encode(
             x=alt.X("start:Q", title="Token position").scale(nice=False, zero=True).axis(tickMinStep=1),
-            x2="end:Q",
+            x2=alt.X2("end:Q"),
             y=rows_of("name"),
             color=_layer_colour(labels),
             opacity=OPACITY,
-            tooltip="words:N",  # a single field keeps thousands of marks fast
+            tooltip=alt.Tooltip("words:N"),  # a single field keeps thousands of marks fast
         )
     )
     return chart.properties(width=WIDTH_PIXELS, height=alt.Step(20), description=description)
@@ -107,9 +108,8 @@ def heat_chart(description: str) -> alt.LayerChart:
     ]
     colour = alt.Color("value:Q", title=None).scale(range=RAMP, clamp=True).legend(gradientLength=240)
     # The other columns must not fade, since a paler cell means a smaller value here.
-    frame = (
-        alt.when("picked != '' && picked == datum.configuration").then(alt.value("#c2500a")).otherwise(alt.value(None))
-    )
+    picked = [{"test": "picked != '' && picked == datum.configuration", "value": "#c2500a"}]
+    frame = alt.StrokeValue(None, condition=picked)
     shade = base.mark_rect(cursor="pointer", strokeWidth=1).encode(color=colour, stroke=frame, tooltip=tooltip)
     cross = base.transform_filter("datum.failed").mark_text(
         text="✕", color="#d1242f", fontWeight="bold", cursor="pointer"
@@ -138,10 +138,12 @@ def paired_chart(
         alt.Tooltip(f"{x}_n:Q", title="n prompts"),
     ]
     return layered(
-        alt.Chart(ROWS).mark_rule(aria=False, strokeDash=[5, 4]).encode(x=alt.datum(none)),
+        alt.Chart(ROWS).mark_rule(aria=False, strokeDash=[5, 4]).encode(x=alt.XDatum(none)),
         *where_known(
             frame[f"{x}_low"],
-            base.mark_rule(aria=False, strokeWidth=2).encode(x=alt.X(f"{x}_low:Q", title=x_title), x2=f"{x}_high:Q"),
+            base.mark_rule(aria=False, strokeWidth=2).encode(
+                x=alt.X(f"{x}_low:Q", title=x_title), x2=alt.X2(f"{x}_high:Q")
+            ),
         ),
         base.transform_calculate(interval=interval_words(x, ".4~g"))
         .mark_point(filled=True, size=80, cursor="pointer")
@@ -180,7 +182,9 @@ def dose_chart(frame: pd.DataFrame, rule: str, y: str, y_title: str, description
         dosed.mark_line(aria=False, opacity=0.7).encode(y=y_channel),
         *where_known(
             frame[f"{y}_low"],
-            dosed.mark_rule(aria=False).encode(y=alt.Y(f"{y}_low:Q", title=y_title), y2=f"{y}_high:Q", opacity=OPACITY),
+            dosed.mark_rule(aria=False).encode(
+                y=alt.Y(f"{y}_low:Q", title=y_title), y2=alt.Y2(f"{y}_high:Q"), opacity=OPACITY
+            ),
         ),
         dosed.transform_calculate(interval=interval_words(y, ".1%"))
         .mark_point(filled=True, size=80, cursor="pointer")
@@ -206,7 +210,9 @@ def depth_chart(frame: pd.DataFrame, description: str, looks: Looks) -> alt.Laye
     return layered(
         *where_known(
             frame["depth_low"],
-            base.mark_area(aria=False, opacity=0.2).encode(y=alt.Y("depth_low:Q", title=y_title), y2="depth_high:Q"),
+            base.mark_area(aria=False, opacity=0.2).encode(
+                y=alt.Y("depth_low:Q", title=y_title), y2=alt.Y2("depth_high:Q")
+            ),
         ),
         base.mark_line(aria=False).encode(y=y),
         base.mark_point(filled=True, size=25, cursor="pointer").encode(

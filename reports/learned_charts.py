@@ -59,10 +59,10 @@ def learned_trade_off_chart(
     tooltip = list(_trade_off_tooltip(frame, y_title, y, written))
     ticks = controlled.mark_tick(orient="horizontal", thickness=2.5, size=14)
     return layered(
-        base.mark_line(aria=False, opacity=0.7).encode(order="kl_factor:Q", detail="series:N"),
+        base.mark_line(aria=False, opacity=0.7).encode(order=alt.Order("kl_factor:Q"), detail=alt.Detail("series:N")),
         *where_known(
             frame[control],
-            controlled.mark_rule(aria=False, strokeDash=[2, 3]).encode(y2=f"{control}:Q"),
+            controlled.mark_rule(aria=False, strokeDash=[2, 3]).encode(y2=alt.Y2(f"{control}:Q")),
             ticks.encode(y=alt.Y(f"{control}:Q", title=y_title), tooltip=tooltip),
         ),
         base.mark_point(filled=True, size=80, opacity=1).encode(shape=_shape(names), tooltip=tooltip),
@@ -82,7 +82,7 @@ def rank_chart(frame: pd.DataFrame, description: str) -> alt.LayerChart:
         alt.Tooltip("rank_correlation:Q", title="Rank correlation", format=".2f"),
         alt.Tooltip("kept_words:N", title="Kept"),
     ]
-    size = alt.when("datum.kept").then(alt.value(150)).otherwise(alt.value(40))
+    size = alt.SizeValue(40, condition=[{"test": "datum.kept", "value": 150}])
     points = base.mark_point(filled=True, opacity=1).encode(shape=_shape(names), size=size, tooltip=tooltip)
     return layered(base.mark_line(aria=False, opacity=0.7), points, description=description)
 
@@ -108,8 +108,8 @@ def calibration_chart(frame: pd.DataFrame, colours: dict[str, str], description:
     points = base.mark_point(filled=True, opacity=1, stroke=OUTLINE, strokeWidth=1)
     diagonal = alt.Chart(ROWS).transform_aggregate(n="count()").mark_rule(aria=False, strokeDash=[5, 4])
     return layered(
-        diagonal.encode(x=alt.datum(0), x2=alt.datum(1), y=alt.datum(0), y2=alt.datum(1)),
-        base.mark_line(aria=False).encode(order="bin:Q"),
+        diagonal.encode(x=alt.XDatum(0), x2=alt.X2Datum(1), y=alt.YDatum(0), y2=alt.Y2Datum(1)),
+        base.mark_line(aria=False).encode(order=alt.Order("bin:Q")),
         points.encode(shape=shape, size=size, tooltip=tooltip),
         description=description,
     )
@@ -132,7 +132,7 @@ def exits_chart(frame: pd.DataFrame, x: str, x_title: str, written: str, descrip
     ]
     joined = base.transform_aggregate(low=f"min({x})", high=f"max({x})", groupby=["layer_label"])
     return layered(
-        joined.mark_rule(aria=False, strokeWidth=2).encode(x=alt.X("low:Q", title=x_title), x2="high:Q"),
+        joined.mark_rule(aria=False, strokeWidth=2).encode(x=alt.X("low:Q", title=x_title), x2=alt.X2("high:Q")),
         base.mark_point(filled=True, size=90, opacity=1).encode(
             x=channel, color=_colour(names), shape=_shape(names), tooltip=tooltip
         ),
@@ -198,4 +198,6 @@ def _labels(base: alt.Chart, frame: pd.DataFrame, y: str, zero: bool) -> Iterato
     )
     for at, points_there in label_places(every, y, known["point"].tolist(), axes).items():
         these = base.transform_filter(f"indexof({json.dumps(points_there)}, datum.point) >= 0")
-        yield these.mark_text(aria=False, dx=at.dx, dy=at.dy, align=at.align, fontSize=11).encode(text="label:N")
+        yield these.mark_text(aria=False, dx=at.dx, dy=at.dy, align=at.align, fontSize=11).encode(
+            text=alt.Text("label:N")
+        )

@@ -81,7 +81,7 @@ def hollow(points: pd.DataFrame, outline: alt.Stroke, legend_offset: float = LEG
     """Channels that draw configurations whose text is mostly one loop without a fill, if there are any."""
     if not points["looping"].any():
         return {}
-    fill = alt.when("datum.looping").then(alt.value(0)).otherwise(alt.value(1))
+    fill = alt.FillOpacityValue(1, condition=[{"test": "datum.looping", "value": 0}])
     # The legend is that of the outlines' width, since Vega has none for the opacity of fills.
     width = alt.StrokeWidth("looping:N", title="Hollow").scale(domain=[True, False], range=[2, 2])
     legend = alt.Legend(

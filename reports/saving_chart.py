@@ -35,7 +35,7 @@ def saving_chart(savings: Savings, measured: Measured | None, description: str) 
     ticks = where_known(frame[f"{list(known.values())[-1]}_control"], _control(base, *list(known.items())[-1], tooltip))
     gap = [_gap(base, known[RUN], known[REALISED])] if {RUN, REALISED} <= set(known) else []
     one_row = alt.Chart(ROWS).transform_aggregate(n="count()")
-    lines = [*_line("full depth", alt.datum(0), 0, one_row)]
+    lines = [*_line("full depth", alt.XDatum(0), 0, one_row)]
     if (
         measured
         and savings.rows.loc[savings.rows["configuration"] == GENERATE, measured.column(REALISED)].notna().any()
@@ -69,7 +69,9 @@ def _marks(
     base = base.transform_filter(f"isValid(datum['{column}'])").transform_calculate(kind=f"'{kind}'")
     colour, legend = _colour(), alt.Legend(values=kinds, offset=2 * LINE_PIXELS)
     shape = alt.Shape("kind:N", title="Saving", legend=legend).scale(domain=list(KINDS), range=list(SHAPES.values()))
-    rules = base.mark_rule(aria=False, strokeWidth=2).encode(x=_x(f"{column}_low"), x2=f"{column}_high:Q", color=colour)
+    rules = base.mark_rule(aria=False, strokeWidth=2).encode(
+        x=_x(f"{column}_low"), x2=alt.X2(f"{column}_high:Q"), color=colour
+    )
     yield from where_known(frame[f"{column}_low"], rules)
     points = base.mark_point(filled=True, size=80, cursor="pointer", opacity=1)
     outline = alt.Stroke("kind:N").scale(domain=list(KINDS), range="ordinal").legend(None)
@@ -91,7 +93,7 @@ def _colour() -> alt.Color:
 def _gap(base: alt.Chart, run: str, realised: str) -> alt.Chart:
     """The distance from what was run to what was realised."""
     both = base.transform_filter(f"isValid(datum['{run}']) && isValid(datum['{realised}'])")
-    found: alt.Chart = both.mark_rule(aria=False, strokeDash=[1, 3]).encode(x=_x(run), x2=f"{realised}:Q")
+    found: alt.Chart = both.mark_rule(aria=False, strokeDash=[1, 3]).encode(x=_x(run), x2=alt.X2(f"{realised}:Q"))
     return found
 
 
@@ -99,7 +101,7 @@ def _line(name: str, x: Any, place: int, data: alt.Chart) -> Iterator[alt.Chart]
     """A vertical line with its name above the plot."""
     yield data.mark_rule(aria=False, strokeDash=[5, 4]).encode(x=x)
     text = data.mark_text(aria=False, text=name, fontSize=11, baseline="bottom")
-    yield text.encode(x=x, y=alt.value(-4 - place * LINE_PIXELS))
+    yield text.encode(x=x, y=alt.YValue(-4 - place * LINE_PIXELS))
 
 
 def _tooltip(frame: pd.DataFrame, known: dict[str, str], measured: Measured | None) -> Iterator[alt.Tooltip]:

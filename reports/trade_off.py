@@ -47,18 +47,20 @@ def trade_off_chart(
     ]
     return layered(
         base.mark_line(aria=False, opacity=0.7).encode(
-            order="parameter:Q", detail="series:N", strokeDash=looks.dash(points)
+            order=alt.Order("parameter:Q"), detail=alt.Detail("series:N"), strokeDash=looks.dash(points)
         ),
         *where_known(controls, *_controls(base, y, y_title, tooltip)),
         *where_known(
             frame[f"{y}_low"],
-            base.mark_rule(aria=False).encode(y=alt.Y(f"{y}_low:Q", title=y_title), y2=f"{y}_high:Q", opacity=OPACITY),
+            base.mark_rule(aria=False).encode(
+                y=alt.Y(f"{y}_low:Q", title=y_title), y2=alt.Y2(f"{y}_high:Q"), opacity=OPACITY
+            ),
         ),
         *where_known(
             frame["layers_skipped_low"],
             base.mark_rule(aria=False).encode(
                 x=alt.X("layers_skipped_low:Q", title=x_title, axis=x_axis),
-                x2="layers_skipped_high:Q",
+                x2=alt.X2("layers_skipped_high:Q"),
                 opacity=OPACITY,
             ),
         ),
@@ -73,7 +75,7 @@ def trade_off_chart(
 def _controls(base: alt.Chart, y: str, y_title: str, tooltip: list[alt.Tooltip]) -> Iterator[alt.Chart]:
     """For each configuration that has a control: a tick at the control's value, and a dotted line to it."""
     controlled = base.transform_filter(f"isValid(datum['{y}_control'])")
-    yield controlled.mark_rule(aria=False, strokeDash=[2, 3]).encode(y2=f"{y}_control:Q", opacity=OPACITY)
+    yield controlled.mark_rule(aria=False, strokeDash=[2, 3]).encode(y2=alt.Y2(f"{y}_control:Q"), opacity=OPACITY)
     ticks = controlled.mark_tick(orient="horizontal", thickness=2.5, size=14, cursor="pointer")
     yield ticks.encode(y=alt.Y(f"{y}_control:Q", title=y_title), opacity=OPACITY, tooltip=tooltip)
 
@@ -91,7 +93,7 @@ def _labels(base: alt.Chart, frame: pd.DataFrame, y: str, share: bool) -> Iterat
     for at, configurations in label_places(frame, y, shown, axes).items():
         these = base.transform_filter(f"indexof({json.dumps(configurations)}, datum.configuration) >= 0")
         marks = these.mark_text(aria=False, dx=at.dx, dy=at.dy, align=at.align, fontSize=11)
-        yield marks.encode(text="label:N", opacity=OPACITY)
+        yield marks.encode(text=alt.Text("label:N"), opacity=OPACITY)
 
 
 def _parametric(frame: pd.DataFrame) -> Any:

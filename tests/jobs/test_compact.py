@@ -1,6 +1,7 @@
 """`python jobs/compact.py`: a copy in fewer files, with the same rows, that a sweep can be resumed from."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from commands import here
 from pandas.testing import assert_frame_equal
 
 from cluster.compaction import compact
@@ -19,6 +21,7 @@ from eexit.generator import Results, error_results, run_columns
 from eexit.plan import Run, plan_runs
 from eexit.results import MANIFEST, Manifest, encode, timings_name
 from eexit.schema import GENERATIONS, TOKENS
+from jobs.compact import run
 
 SCRIPT = Path(__file__).parents[2] / "jobs" / "compact.py"
 
@@ -35,22 +38,28 @@ def results(runs: list[Run], config: SweepConfig) -> Results:
     return Results(pa.Table.from_pylist(rows, GENERATIONS), pa.Table.from_pylist(tokens, TOKENS))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def config() -> SweepConfig:
     prompts = tuple(Prompt(id=str(n), prompt=f"prompt {n}") for n in range(40))
     return SweepConfig(prompts=prompts)
 
 
-@pytest.fixture
-def store(tmp_path: Path, config: SweepConfig) -> Store:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, config: SweepConfig) -> Path:
     """40 files of 9 runs, one of them errors."""
-    store = open_store(tmp_path / "out")
+    store = open_store(tmp_path_factory.mktemp("made") / "out")
     store.publish(MANIFEST, encode(Manifest(config={}, model={}, exitable_layers=[])))
     runs = list(plan_runs(config))
     for start in range(0, len(runs), 9):
         some = runs[start : start + 9]
         land(store, some, error_results(some, config, "no") if start == 90 else results(some, config))
-    return store
+    return Path(store.root)
+
+
+@pytest.fixture
+def store(made: Path, tmp_path: Path) -> Store:
+    """A copy of them, to be changed."""
+    return open_store(shutil.copytree(made, tmp_path / "out"))
 
 
 def read(store: Store) -> list[pd.DataFrame]:
@@ -68,6 +77,11 @@ def assert_same(one: list[pd.DataFrame], other: list[pd.DataFrame]) -> None:
 
 
 def compacted(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return here(run, *arguments)
+
+
+def compacted_aside(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, as users run it."""
     return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True)
 
 
@@ -79,7 +93,7 @@ def test_a_copy_has_the_same_rows_in_few_files_and_the_sweep_can_go_on_there(
     store: Store, config: SweepConfig, tmp_path: Path
 ) -> None:
     before = contents(Path(store.root))
-    done = compacted(store.root, "--into", tmp_path / "copy", "--rows-per-file", "100")
+    done = compacted_aside(store.root, "--into", tmp_path / "copy", "--rows-per-file", "100")
     assert done.stdout == "40 files merged into 4\n", done.stderr
     assert contents(Path(store.root)) == before
     copy = open_store(tmp_path / "copy")
@@ -208,7 +222,7 @@ def test_shards_of_several_versions_are_merged(store: Store, tmp_path: Path) -> 
 
 def test_not_while_a_sweep_is_at_work(store: Store, tmp_path: Path) -> None:
     with hold(store):
-        done = compacted(store.root, "--into", tmp_path / "copy")
+        done = compacted_aside(store.root, "--into", tmp_path / "copy")
     assert done.returncode == 2
     assert f"is in use by process {os.getpid()}" in done.stderr
     assert not (tmp_path / "copy").exists()
@@ -227,4 +241,4 @@ def test_a_number_of_rows_that_is_none_is_refused(store: Store, rows: str) -> No
 
 
 def test_the_help_keeps_its_examples() -> None:
-    assert "\n    python jobs/compact.py results/mine --into results/merged\n" in compacted("--help").stdout
+    assert "\n    python jobs/compact.py results/mine --into results/merged\n" in compacted_aside("--help").stdout
