@@ -94,7 +94,7 @@ def _price_looks(decoder: Decoder, decoding: Decoding, hidden_1W: Tensor) -> tup
             token_1K = torch.arange(shortlist.n_tokens, device=hidden_1W.device)[None]
             short[index] = _counted(shortlist.read, decoder, readout, hidden_1W, layer, token_1K)[1]
         if probe:
-            probed[index] = _counted(probe.predicted_kl, hidden_1W, layer)[1]
+            probed[index] = _counted(probe.predicted_kl, hidden_1W, layer, torch.ones_like(hidden_1W[:, 0]))[1]
     return ready, short, probed
 
 
