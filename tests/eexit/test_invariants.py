@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,15 @@ SAMPLED = replace(DECODING, max_new_tokens=16, temperature=0.8)
 PROMPTS = (tuple(range(3, 16)), (5, 80, 7, 7, 31), (44, 2, 90, 61, 13, 8, 8, 70, 21))
 
 
-ARCHITECTURES = ("llama", "gemma3", "gpt_neox", "mixtral")  # with which every rule and state is tested
+ARCHITECTURES = ("llama", "gemma3", "gpt_neox", "mixtral")  # with which every rule and every state is tested
+PAIRS = [  # of a state and a rule: each on a Llama, and each rule in one state after the other on the others
+    *(("llama", mode, rule) for mode in STATES for rule in RULES),
+    *(
+        (architecture, [*STATES][(shift + index) % len(STATES)], rule)
+        for shift, architecture in enumerate(ARCHITECTURES[1:])
+        for index, rule in enumerate(RULES)
+    ),
+]
 
 
 def generate(model: PreTrainedModel, requests: Sequence[Request], decoding: Decoding = DECODING) -> list[Trace]:
@@ -58,6 +67,16 @@ def configurations(
     return [
         Configuration(NORMAL),
         *(Configuration(mode, rule, parameter) for mode in modes for rule in rules for parameter in some(model, rule)),
+    ]
+
+
+def each_rule(model: PreTrainedModel, shift: int) -> list[Configuration]:
+    """`normal`, and each rule in one mode after the other: another `shift` pairs them in another way."""
+    modes = modes_of(model)
+    in_turn = [(modes[(shift + index) % len(modes)], rule) for index, rule in enumerate(RULES)]
+    return [
+        Configuration(NORMAL),
+        *(Configuration(mode, rule, parameter) for mode, rule in in_turn for parameter in some(model, rule)),
     ]
 
 
@@ -102,7 +121,8 @@ def test_invariant_2_the_ends_of_every_rule(architecture: str, rule: str) -> Non
 def check_ends(model: PreTrainedModel, rule: str, modes: Sequence[str]) -> None:
     always = [Configuration(mode, rule, parameter) for mode in modes for parameter in ALWAYS[rule]]
     never = [Configuration(mode, rule, parameter) for mode in modes for parameter in NEVER[rule]]
-    normal, *traces = generate(model, grid([Configuration(NORMAL), *always, *never], PROMPTS[:1]))
+    requests = grid([Configuration(NORMAL), *always, *never], PROMPTS[:1])
+    normal, *traces = generate(model, requests, replace(DECODING, max_new_tokens=12))
     for trace in traces[: len(always)]:
         assert (trace.exit_layer_T[1:] == EXITABLE[0]).all()
     for trace in traces[len(always) :]:
@@ -110,19 +130,24 @@ def check_ends(model: PreTrainedModel, rule: str, modes: Sequence[str]) -> None:
         assert (trace.exit_layer_T == model.config.num_hidden_layers - 1).all()
 
 
+@cache
+def together(model: PreTrainedModel) -> tuple[list[Request], list[Trace]]:
+    """Rows of `normal`, of the seed's rule in two modes and of an online one in every mode, generated in one batch."""
+    requests = grid(configurations(model, ["unfrozen", "frozen_residual"], ["kl"]), PROMPTS[:2])
+    requests += grid(configurations(model, rules=["confidence"])[1:], PROMPTS[:1])
+    return requests, generate(model, requests, SAMPLED)
+
+
 def test_invariant_3_the_seeds_rule_and_an_online_one_match_the_naive_reference(any_model: PreTrainedModel) -> None:
-    requests = grid(configurations(any_model, ["unfrozen", "frozen_residual"], ["kl"]), PROMPTS[:2])
-    requests += grid(configurations(any_model, rules=["confidence"])[1:], PROMPTS[:1])
+    requests, traces = together(any_model)
+    compare_with_reference(any_model, requests, traces, SAMPLED)
     final = any_model.config.num_hidden_layers - 1
-    traces = check_reference(any_model, requests, SAMPLED)
     seen = {rule: exits_of(traces, requests, rule) for rule in ("kl", "confidence")}
     assert seen["kl"] == {*EXITABLE, final}, "the comparison must cover every exit"
     assert {EXITABLE[0], final} <= seen["confidence"]
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("mode", STATES)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("architecture", "mode", "rule"), PAIRS)
 def test_invariant_3_every_rule_and_state_matches_the_naive_reference(
     monkeypatch: pytest.MonkeyPatch, architecture: str, mode: str, rule: str
 ) -> None:
@@ -146,44 +171,49 @@ def exits_of(traces: Sequence[Trace], requests: Sequence[Request], rule: str) ->
 
 def check_reference(model: PreTrainedModel, requests: Sequence[Request], decoding: Decoding) -> list[Trace]:
     traces = generate(model, requests, decoding)
-    for request, trace in zip(requests, traces, strict=True):
-        assert_same(trace, reference_of(model, request, decoding))
+    compare_with_reference(model, requests, traces, decoding)
     return traces
 
 
-def test_invariant_3_holds_for_the_kl_generator(
-    any_model: PreTrainedModel, word_tokenizer: PreTrainedTokenizerBase
+def compare_with_reference(
+    model: PreTrainedModel, requests: Sequence[Request], traces: Sequence[Trace], decoding: Decoding
 ) -> None:
-    generator = KLExitGenerator(any_model, word_tokenizer, "frozen_residual", EXITABLE)
+    for request, trace in zip(requests, traces, strict=True):
+        assert_same(trace, reference_of(model, request, decoding))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_invariant_3_holds_for_the_kl_generator(architecture: str, word_tokenizer: PreTrainedTokenizerBase) -> None:
+    model = shared_model(architecture)
+    generator = KLExitGenerator(model, word_tokenizer, "frozen_residual", EXITABLE)
     inputs = {"input_ids": torch.tensor(PROMPTS[1:2])}
     _, exit_layers, prediction = generator.generate(inputs, kl_strength=0.5, max_new_tokens=12, seed=3)
     decoding = replace(DECODING, max_new_tokens=12)
     request = kl_request(PROMPTS[1], "frozen_residual", 0.5, seed=3)
-    expected = reference_of(any_model, request, decoding)
+    expected = reference_of(model, request, decoding)
     assert prediction.token_ids == expected.token_id_T.tolist()
     assert exit_layers == expected.exit_layer_T.tolist()
     np.testing.assert_allclose(prediction.kl, expected.kl_TE, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"readout": READOUTS["raw"]},
-        {"readout": LINEAR},
-        {"readout": TUNED},
-        {"shortlist": 5},
-        {"temperature": 0.8, "top_p": 0.9},
-        {"exitable_layers": (5,)},
-        {"exitable_layers": (0, 1, 2, 3, 4, 5)},
-        {"eos_token_ids": frozenset(range(0, 97, 7))},
-    ],
-    ids=lambda change: "-".join(change),
-)
-def test_invariant_3_holds_however_rows_decode(llama: PreTrainedModel, change: dict[str, Any]) -> None:
+CHANGES: list[dict[str, Any]] = [
+    {"readout": READOUTS["raw"]},
+    {"readout": LINEAR},
+    {"readout": TUNED},
+    {"shortlist": 5},
+    {"temperature": 0.8, "top_p": 0.9},
+    {"exitable_layers": (5,)},
+    {"exitable_layers": (0, 1, 2, 3, 4, 5)},
+    {"eos_token_ids": frozenset(range(0, 97, 7))},
+]
+
+
+@pytest.mark.parametrize(("shift", "change"), [*enumerate(CHANGES)], ids=["-".join(change) for change in CHANGES])
+def test_invariant_3_holds_however_rows_decode(llama: PreTrainedModel, shift: int, change: dict[str, Any]) -> None:
     if "shortlist" in change:
         change = {"shortlist": Shortlist(packed_decoder_of(llama), change["shortlist"])}
     decoding, fitting = replace(DECODING, **change), []
-    for configuration in configurations(llama):
+    for configuration in each_rule(llama, shift):
         with suppress(ValueError):  # a parameter that names other layers
             if configuration.rule:
                 RULES[configuration.rule].setting(configuration.parameter, decoding.exitable_layers)
@@ -192,21 +222,19 @@ def test_invariant_3_holds_however_rows_decode(llama: PreTrainedModel, change: d
 
 
 def test_invariant_4_a_row_is_the_same_alone_and_beside_others(any_model: PreTrainedModel) -> None:
-    rules = [("kl", 0.5), ("confidence", some(any_model, "confidence")[0])]
-    modes = modes_of(any_model)
-    exits = [Configuration(NORMAL), *(Configuration(mode, *rule) for rule in rules for mode in modes)]
-    requests = grid(exits, PROMPTS[:2])
-    together = generate(any_model, requests, SAMPLED)
-    for index in (0, 4, 12):  # another mode, rule and prompt each
-        assert_same(together[index], generate(any_model, [requests[index]], SAMPLED)[0])
+    requests, traces = together(any_model)
+    for index in (0, 4, 8, -1):  # another mode, rule or prompt each
+        assert_same(traces[index], generate(any_model, [requests[index]], SAMPLED)[0])
 
 
-@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "mpt"])  # our attention, and layers that attend by themselves
+@pytest.mark.parametrize(  # our attention, and layers that attend by themselves
+    ("shift", "architecture"), [*enumerate([*ARCHITECTURES, "mpt"])]
+)
 def test_invariant_4_a_row_does_not_depend_on_its_neighbours(
-    monkeypatch: pytest.MonkeyPatch, architecture: str
+    monkeypatch: pytest.MonkeyPatch, shift: int, architecture: str
 ) -> None:
     model = shared_model(architecture)
-    exits = configurations(model)
+    exits = each_rule(model, shift)
     requests = [Request(prompt, exit, seed) for seed, prompt in enumerate(PROMPTS[:2]) for exit in exits]
     decoding = replace(DECODING, eos_token_ids=frozenset(range(0, 97, 11)), temperature=0.8)
     together = generate(model, requests, decoding)
