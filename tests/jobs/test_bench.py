@@ -100,5 +100,5 @@ def test_bad_input_gets_one_line(arguments: list[str], message: str, capsys: pyt
 
 
 def test_bad_input_is_an_exit_code_of_the_command() -> None:
-    done = bench("nonsense")
+    done = bench("driver", "nonsense")
     assert (done.returncode, done.stderr) == (2, "bench: unrecognized arguments: nonsense: --help lists the flags\n")

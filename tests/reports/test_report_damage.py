@@ -71,18 +71,21 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize(("name", "n_runs"), [("generations", 14), ("tokens", 21)])
-def test_a_damaged_file_is_left_out_and_named(
-    folder: Path,
-    main: Callable[[list[str]], int],
-    capsys: pytest.CaptureFixture[str],
-    name: str,
-    n_runs: int,
-    damage: str,
-) -> None:
+def test_a_damaged_file_is_left_out_and_named(folder: Path, name: str, n_runs: int, damage: str) -> None:
     path = folder / name / shard(1)
     DAMAGES[damage](path)
     sweep = read_sweep(str(folder))
     assert (len(sweep.generations), sweep.tokens.count_rows()) == (n_runs, 14 * 24)
+    (line,) = sweep.left_out
+    assert line.startswith(f"{path} is damaged (")
+
+
+@pytest.mark.parametrize("name", ["generations", "tokens"])
+def test_what_is_left_out_is_said_by_the_command_and_on_the_page(
+    folder: Path, main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    path = folder / name / shard(1)
+    flip(path)
     assert main([str(folder)]) == 0
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"report: left out: {path} is damaged (")

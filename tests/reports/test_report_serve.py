@@ -48,6 +48,15 @@ def served(tmp_path: Path) -> Iterator[Served]:
         server.server_close()
 
 
+@pytest.fixture(scope="module")
+def still(make_sweep: MakeSweep, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server for tests that only ask, of a sweep that stays as it is."""
+    with make_server(str(make_sweep(1)), 0, 100, str(tmp_path_factory.mktemp("pages"))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
 @pytest.fixture
 def growing(make_sweep: MakeSweep, tmp_path: Path) -> Growing:
     """A sweep of two prompts, the second of which hasn't landed yet, and a function that lets it land."""
@@ -88,27 +97,27 @@ def test_a_page_has_another_name_once_more_has_landed(served: Served, growing: G
 
 
 @pytest.mark.parametrize("path", ["/%00", "/%2e%2e/etc/passwd", "/../x", "//[", "/pages", "/x?y", "/.", "*", "/a b%"])
-def test_an_odd_path_is_not_found(served: Served, make_sweep: MakeSweep, path: str) -> None:
-    assert ask(served(make_sweep(1)), path.replace(" ", "%20")).status == 404
+def test_an_odd_path_is_not_found(still: Server, path: str) -> None:
+    assert ask(still, path.replace(" ", "%20")).status == 404
 
 
 @pytest.mark.parametrize("path", ["/?a=1", "/report.html?b", "/"])
-def test_the_page_is_all_there_is(served: Served, make_sweep: MakeSweep, path: str) -> None:
-    answer = ask(served(make_sweep(1)), path).body
+def test_the_page_is_all_there_is(still: Server, path: str) -> None:
+    answer = ask(still, path).body
     assert b'id="blob-payload"' in answer
     assert b"Directory listing" not in answer
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost:x", ""])
-def test_another_name_for_this_machine_gets_nothing(served: Served, make_sweep: MakeSweep, host: str) -> None:
-    answer = ask(served(make_sweep(1)), "/", host=host)
+def test_another_name_for_this_machine_gets_nothing(still: Server, host: str) -> None:
+    answer = ask(still, "/", host=host)
     assert answer.status == 403
     assert b"blob" not in answer.body
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:8000", "[::1]:8000", "[::1]"])
-def test_loopback_names_get_the_page(served: Served, make_sweep: MakeSweep, host: str) -> None:
-    assert ask(served(make_sweep(1)), "/", "HEAD", host).status == 200
+def test_loopback_names_get_the_page(still: Server, host: str) -> None:
+    assert ask(still, "/", "HEAD", host).status == 200
 
 
 def test_side_files_are_served_and_nothing_else_of_the_folder(
@@ -137,24 +146,20 @@ def test_pages_that_nobody_can_have_open_are_removed(served: Served, growing: Gr
     assert len(list(server.folder.glob("*.html"))) == 2
 
 
-def test_an_idle_connection_keeps_nobody_waiting(served: Served, make_sweep: MakeSweep) -> None:
-    server = served(make_sweep(1))
-    with socket.create_connection(("127.0.0.1", server.server_port)):
-        assert ask(server, "/").status == 200
+def test_an_idle_connection_keeps_nobody_waiting(still: Server) -> None:
+    with socket.create_connection(("127.0.0.1", still.server_port)):
+        assert ask(still, "/").status == 200
 
 
-def test_a_browser_that_goes_away_is_no_traceback(
-    served: Served, make_sweep: MakeSweep, capfd: pytest.CaptureFixture[str]
-) -> None:
-    server = served(make_sweep(1))
-    ask(server, "/")
+def test_a_browser_that_goes_away_is_no_traceback(still: Server, capfd: pytest.CaptureFixture[str]) -> None:
+    ask(still, "/")
     for _ in range(3):
-        with socket.create_connection(("127.0.0.1", server.server_port)) as gone:
+        with socket.create_connection(("127.0.0.1", still.server_port)) as gone:
             gone.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             gone.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             gone.recv(100)
             gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")  # the next close is a reset
-    assert ask(server, "/").status == 200
+    assert ask(still, "/").status == 200
     time.sleep(0.5)
     assert capfd.readouterr().err == ""
 
