@@ -10,11 +10,11 @@ from dataclasses import asdict
 from cluster.actor import device_here
 from cluster.manifest import versions
 from eexit.config import SweepConfig
-from eexit.configuration import Configuration
+from eexit.configuration import Configuration, Generate
 
 
 class TimingActor:
-    """Holds one sweep's model. None stands for transformers' own `generate`, beside the sweep's configurations."""
+    """Holds one sweep's model, as the engine runs it and as transformers does."""
 
     def load(self, config: SweepConfig, device: str, n_tokens: int, threads: int) -> Mapping[str, object]:
         """Load the model, to time `n_tokens` tokens of each prompt; returns what is the same for all measurements.
@@ -38,10 +38,16 @@ class TimingActor:
             "dtype": str(model.dtype).removeprefix("torch."),
         }
 
-    def warm_up(self, configuration: Configuration | None, batch: int, n_tokens: int) -> None:
-        """Decode so many tokens of one batch. Raises `UsageError` if that can't be done."""
-        self._contenders.warm_up(configuration, batch, n_tokens)
+    def drafts_itself(self) -> bool:
+        """Whether `generate` can draft with early layers of this model."""
+        from eexit.timing import drafts_itself
 
-    def time(self, configuration: Configuration | None, batch: int) -> Mapping[str, float]:
+        return drafts_itself(self._contenders.plain)
+
+    def warm_up(self, contender: Configuration | Generate, batch: int, n_tokens: int) -> None:
+        """Decode so many tokens of one batch. Raises `UsageError` if that can't be done."""
+        self._contenders.warm_up(contender, batch, n_tokens)
+
+    def time(self, contender: Configuration | Generate, batch: int) -> Mapping[str, float]:
         """Decode all prompts in batches: the columns of `schema.TIMINGS` that were measured."""
-        return asdict(self._contenders.time(configuration, batch))
+        return asdict(self._contenders.time(contender, batch))

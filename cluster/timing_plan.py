@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from random import Random
 from typing import Final
@@ -12,16 +12,16 @@ from pydantic import ValidationError
 
 from cluster.finished import FinishedSweep
 from eexit.config import Prompt, SweepConfig, UsageError, some
-from eexit.configuration import NORMAL, Configuration
+from eexit.configuration import GENERATE, NORMAL, Configuration, Generate
 from eexit.places import shown
 from eexit.plan import configurations
 from eexit.rules import ORACLES
-from eexit.schema import GENERATE, OK
+from eexit.schema import OK
 
 LEAST_TOKENS: Final = 3  # the first two of a row are not timed
 WARM_UP_TOKENS: Final = 8
 
-Contender = Configuration | None  # None: transformers' own `generate`
+Contender = Configuration | Generate
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,27 @@ class TimingPlan:
             (contender, batch)
             for batch in self.batches
             for contender in Random(f"{number} {batch}").sample(self.contenders, len(self.contenders))
+            if batch == 1 or contender not in self.drafting_generates
         ]
+
+    @property
+    def n_chosen(self) -> int:
+        """Configurations beside `normal`."""
+        return sum(isinstance(each, Configuration) for each in self.contenders) - 1
+
+    @property
+    def drafting_generates(self) -> list[Contender]:
+        """Those that decode one row at a time only."""
+        return [each for each in self.contenders if isinstance(each, Generate) and each.draft_layer is not None]
+
+    def without_drafting_generates(self) -> "TimingPlan":
+        return replace(self, contenders=[each for each in self.contenders if each not in self.drafting_generates])
+
+    @property
+    def n_steps(self) -> int:
+        """How many steps everything takes, warming up included."""
+        warm_up = len(self.round(0)) * self.steps_to_warm_up
+        return warm_up + self.n_rounds * sum(self.steps(batch) for _, batch in self.round(0))
 
     @property
     def steps_to_warm_up(self) -> int:
@@ -74,7 +94,9 @@ def make_plan(
     if n_tokens < LEAST_TOKENS:
         raise UsageError(f"--tokens must be at least {LEAST_TOKENS}, since the first two are not timed, got {n_tokens}")
     config = config.model_copy(update={"prompts": prompts})
-    return TimingPlan(config, (Configuration(NORMAL), None, *chosen), tuple(dict.fromkeys(batches)), n_tokens, n_rounds)
+    drafting = [Generate(layer) for layer in dict.fromkeys(each.draft.layer for each in chosen if each.draft)]
+    contenders: tuple[Contender, ...] = (Configuration(NORMAL), Generate(), *chosen, *drafting)
+    return TimingPlan(config, contenders, tuple(dict.fromkeys(batches)), n_tokens, n_rounds)
 
 
 def choose(there: Sequence[Configuration], keys: Sequence[str], results: str) -> list[Configuration]:
@@ -83,7 +105,7 @@ def choose(there: Sequence[Configuration], keys: Sequence[str], results: str) ->
     Raises `UsageError` for an unknown key, for an oracle, and if there is nothing to time.
     """
     by_key = {each.key: each for each in there}
-    timeable = [each.key for each in there if each.rule and each.rule not in ORACLES]
+    timeable = [each.key for each in there if each.draft or (each.rule and each.rule not in ORACLES)]
     for key in keys:
         if key not in by_key and key not in (NORMAL, GENERATE):
             near = difflib.get_close_matches(key, by_key, n=3)
@@ -97,7 +119,7 @@ def choose(there: Sequence[Configuration], keys: Sequence[str], results: str) ->
     if not timeable:
         raise UsageError(
             f"{shown(results)} has nothing to time: its rules are oracles, which save nothing at run time, or it has "
-            "none; run a sweep with others, such as --rules fixed=10"
+            "none; run a sweep with others, such as --rules fixed=10, or with drafts, such as --draft 20:4"
         )
     return [by_key[key] for key in dict.fromkeys(keys or timeable) if key in timeable]
 
@@ -110,8 +132,3 @@ def _prompts_that_worked(config: SweepConfig, runs: pa.Table, n_prompts: int) ->
         if status != OK
     }
     return tuple(islice((prompt for prompt in config.prompts if prompt.id not in failed), n_prompts))
-
-
-def name_of(contender: Contender) -> str:
-    """The key of a configuration, or `generate`."""
-    return contender.key if contender else GENERATE

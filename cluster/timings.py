@@ -20,11 +20,11 @@ from cluster.finished import FinishedSweep, read_finished, refuse_changed_model
 from cluster.liveness import Liveness
 from cluster.session import place_for_all, ray_session
 from cluster.timing_actor import TimingActor
-from cluster.timing_plan import TimingPlan, make_plan, name_of
+from cluster.timing_plan import TimingPlan, make_plan
 from eexit.config import SweepConfig
-from eexit.configuration import NORMAL
+from eexit.configuration import GENERATE, NORMAL
 from eexit.results import timings_name
-from eexit.schema import GENERATE, TIMINGS
+from eexit.schema import TIMINGS
 from eexit.seals import encode_timings
 
 
@@ -68,7 +68,7 @@ def time_sweep(
     with ray_session() as session:
         room = room_for(device, session.nodes)
         display.say(
-            f"timing {counted(len(plan.contenders) - 2, 'configuration')}, {NORMAL} and {GENERATE}, "
+            f"timing {counted(plan.n_chosen, 'configuration')}, {NORMAL} and {GENERATE}, "
             f"{counted(len(plan.config.prompts), 'prompt')} × {counted(plan.n_tokens, 'token')}, "
             f"{' '.join(map(str, plan.batches))} rows at a time, {counted(plan.n_rounds, 'round')}; "
             f"one actor has {room}"
@@ -78,6 +78,9 @@ def time_sweep(
             common = asking.ask(actor.load.remote(plan.config, device, plan.n_tokens, room.cpus))
             if n_left_out := len(plan.config.prompts) - common["prompts"]:
                 display.say(f"{counted(n_left_out, 'prompt')} left no room for {plan.n_tokens} tokens")
+            if plan.drafting_generates and not asking.ask(actor.drafts_itself.remote()):
+                display.say(f"the {GENERATE} of transformers can't draft with early layers of this model: not timed")
+                plan = plan.without_drafting_generates()
             with display:
                 return _Rounds(plan, sweep, common, actor, asking, display).run()
 
@@ -110,7 +113,7 @@ class _Rounds:
 
     def _warm_up(self) -> None:
         for contender, batch in self.plan.round(0):
-            self._show(f"warming up {name_of(contender)}, {counted(batch, 'row')}")
+            self._show(f"warming up {contender.key}, {counted(batch, 'row')}")
             self.asking.ask(self.actor.warm_up.remote(contender, batch, self.plan.steps_to_warm_up))
             self.steps_done += self.plan.steps_to_warm_up
 
@@ -118,20 +121,17 @@ class _Rounds:
         """The measurements of a round, by batch size, then in the order of the contenders."""
         rows: list[Mapping[str, Any]] = []
         for contender, batch in self.plan.round(number):
-            self._show(f"{name_of(contender)}, {counted(batch, 'row')}, round {number} of {self.plan.n_rounds}")
+            self._show(f"{contender.key}, {counted(batch, 'row')}, round {number} of {self.plan.n_rounds}")
             measured = self.asking.ask(self.actor.time.remote(contender, batch))
             self.tokens += measured["tokens"]
             self.steps_done += self.plan.steps(batch)
-            its = contender.columns if contender else {"configuration": GENERATE}
-            rows.append({**self.common, **its, **measured, "batch": batch, "round": number})
+            rows.append({**self.common, **contender.columns, **measured, "batch": batch, "round": number})
         return sorted(rows, key=self._place)
 
     def _place(self, row: Mapping[str, Any]) -> tuple[int, int]:
-        names = [name_of(contender) for contender in self.plan.contenders]
+        names = [contender.key for contender in self.plan.contenders]
         return self.plan.batches.index(row["batch"]), names.index(row["configuration"])
 
     def _show(self, doing: str, last: bool = False) -> None:
-        plan = self.plan
-        steps = plan.n_rounds * sum(map(plan.steps, plan.batches)) + len(plan.batches) * plan.steps_to_warm_up
-        share = self.steps_done / (steps * len(plan.contenders))
+        share = self.steps_done / self.plan.n_steps
         self.display.show(TimingProgress(doing, self.tokens, share, self.tokens > 0), last)

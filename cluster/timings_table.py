@@ -27,6 +27,12 @@ CAPTION = (
     "below 0, time saved more, as where many tokens' deferred layers are run together."
 )
 
+DRAFTS_CAPTION = (
+    "Accepted: drafted tokens that full depth agreed with, of all that were drafted. Expected: if a call of a layer or "
+    "of the head takes the same time for several tokens of a row as for one, as where fetching weights takes the time; "
+    "by the multiply-adds of each call for one token, attention apart."
+)
+
 
 def timings_table(measurements: Iterable[Mapping[str, Any]]) -> Table:
     """A section per batch size, and a line per configuration; `measurements` are those of one timing."""
@@ -44,13 +50,28 @@ def timings_table(measurements: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
+def drafts_table(measurements: Iterable[Mapping[str, Any]]) -> Table | None:
+    """What drafts gained, expected and measured; None if there are none."""
+    found = [its for its in speedups(measurements) if its.expected is not None]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=DRAFTS_CAPTION, caption_justify="left")
+    for heading in ("rows", "draft", "accepted", f"× {NORMAL}, expected", "measured", "95 % interval"):
+        table.add_column(heading, justify="left" if heading == "draft" else "right", no_wrap=True)
+    for its in found:
+        numbers = [_percent(its.acceptance), f"{its.expected:.2f}", f"{its.speedup:.2f}", _interval(its)]
+        table.add_row(str(its.batch), its.configuration, *numbers)
+    return table if found else None
+
+
+def _interval(its: Speedup) -> str:
+    return "–" if its.low is None or its.high is None else f"{its.low:.2f}–{its.high:.2f}"
+
+
 def _line(its: Speedup) -> list[str]:
-    interval = "–" if its.low is None or its.high is None else f"{its.low:.2f}–{its.high:.2f}"
     return [
         its.configuration,
         f"{its.tokens_per_second:,.1f}",
         f"{its.speedup:.2f}",
-        interval,
+        _interval(its),
         _percent(its.theoretical),
         _percent(its.run),
         _percent(its.realised),

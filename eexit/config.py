@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticKnownError
 
 from eexit.configuration import MODES, NORMAL, mode_of
+from eexit.drafts import AUTO, parse_drafts
 from eexit.rules import ONLINE, RULES, Control
 from eexit.states import STATES
 
@@ -163,9 +164,18 @@ def _sensible(rules: Mapping[str, tuple[float, ...]]) -> Mapping[str, tuple[floa
     return rules
 
 
+def _drafts(given: Any) -> Any:
+    """One text per draft, from texts that may each stand for a grid: "10,20:2,4"."""
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        return given
+    return tuple(str(draft) for text in texts for draft in parse_drafts(text))
+
+
 KLFactor = Annotated[Float, Field(ge=0), AfterValidator(_finite)]
 KLFactors = Annotated[tuple[KLFactor, ...], AfterValidator(_distinct), AfterValidator(_distinguishable)]
 Rules = Annotated[dict[Text, tuple[Float, ...]], BeforeValidator(_rules), AfterValidator(_sensible)]
+Drafts = Annotated[tuple[Text, ...], BeforeValidator(_drafts), AfterValidator(_distinct)]
 Seed = Annotated[Int, Field(ge=LEAST_SEED, le=MOST_SEED)]
 ExitLayers = Annotated[tuple[Annotated[Int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_increasing)]
 
@@ -225,6 +235,11 @@ class SweepConfig(BaseModel):
         {},
         description=f"where tokens exit, each rule with its parameters: kl=0.5,1 agree; there are {', '.join(RULES)}",
     )
+    draft: Drafts = Field(
+        (),
+        description=f"LAYER:N, as in 20:4 or 10,20:2,4,{AUTO}: draft N tokens at a layer, and keep those that full "
+        "depth agrees with; the text is that of normal",
+    )
     controls: tuple[ControlOf, ...] = Field((), description="random configurations with the exit layers of others")
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
         (0,), description="of the exit and sampling draws; each is a run of its own"
@@ -254,8 +269,8 @@ class SweepConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _rules_instead(cls, given: Any) -> Any:
-        """A sweep that names rules does not get the default KL factors."""
-        if isinstance(given, dict) and given.get("rules") and "kl_factors" not in given:
+        """A sweep that names rules or drafts does not get the default KL factors."""
+        if isinstance(given, dict) and (given.get("rules") or given.get("draft")) and "kl_factors" not in given:
             return {**given, "kl_factors": ()}
         return given
 
@@ -276,7 +291,7 @@ class SweepConfig(BaseModel):
             raise ValueError(f"prompt ids must be unique, {repeated[0]!r} is there more than once")
         if self.kl_factors and "kl" in self.rules:
             raise ValueError("rule kl has KL factors in rules and in kl_factors: give all of them in one place")
-        if not self.kl_factors and not self.rules and set(self.modes) != {NORMAL}:
+        if not self.kl_factors and not self.rules and not self.draft and set(self.modes) != {NORMAL}:
             raise ValueError("there are no kl_factors and no rules, but only mode normal can do without one")
         probing = [name for name in self.rules if name in ONLINE and ONLINE[name].probes]
         if probing and self.probe is None:

@@ -18,8 +18,12 @@ LOOKS: Final = ("reads_TX", "short_reads_TX", "probed_TX")  # of `Counts`: what 
 
 @dataclass(frozen=True)
 class Counts:
-    """What was run for each decided token of a run."""
+    """What was run for each decided token of a run.
 
+    Where tokens are drafted, those that were taken back are there too, each as often as it was run.
+    """
+
+    place_T: np.ndarray  # of its input among the generated tokens
     layers_T: np.ndarray  # how many layers were run for it: always the first so many
     keys_T: np.ndarray  # in how many layers after these keys and values alone were written
     reads_TX: np.ndarray  # how often its residual stream was read with the whole head after each layer of X
@@ -44,15 +48,15 @@ class Prices:
 def cost(prices: Prices, counts: Counts, n_prompt: int, hidden_from_T: np.ndarray | None = None) -> float:
     """The multiply-adds of a run's decided tokens.
 
-    The input of token t (0-based) stands at position `n_prompt` + t. In each layer that was run, it attends to its own
+    The input of a token stands at position `n_prompt` + its place. In each layer that was run, it attends to its own
     position and to those earlier ones that lie in the layer's window and are not hidden there. `hidden_from_T` is the
     first layer in which each token's position is hidden, L if there is none; None hides nothing.
     """
     n_tokens, layer_L1 = len(counts.layers_T), np.arange(len(prices.layer_L))[:, None]
     run_LT = layer_L1 < counts.layers_T
     keys_LT = ~run_LT & (layer_L1 < counts.layers_T + counts.keys_T)
-    position_T = n_prompt + np.arange(n_tokens)
-    end = n_prompt + n_tokens
+    position_T = n_prompt + counts.place_T
+    end = int(position_T.max(initial=0)) + 1
     window_L1 = np.array([end if window is None else window for window in prices.window_L])[:, None]
     first_LT = np.maximum(position_T + 1 - window_L1, 0)
     attended_LT = position_T + 1 - first_LT
@@ -89,7 +93,7 @@ def full_depth(n_tokens: int, n_layers: int, n_exits: int) -> Counts:
 
 def needed(
     exit_layer_T: np.ndarray, exitable_layers: Sequence[int], n_layers: int, state: State | None
-) -> tuple[Counts, np.ndarray]:
+) -> tuple[Counts, np.ndarray | None]:
     """What exits as taken need if deciding costs nothing and deferral is unbounded, and `cost`'s `hidden_from_T`.
 
     A token needs the layers up to its exit, and one read there. Later tokens that exit deeper attend to its position in
@@ -98,10 +102,10 @@ def needed(
     """
     depth_T = exit_layer_T + 1
     reached_T = np.maximum(_deepest_later(depth_T), depth_T)
-    keys_T, hidden_from_T = np.zeros_like(depth_T), np.full_like(depth_T, n_layers)
+    keys_T = np.zeros_like(depth_T)
     exit_T = np.searchsorted([*exitable_layers, n_layers - 1], exit_layer_T)
     if state is None or not alters(state):
-        return _decided_for_free(reached_T, keys_T, exit_T, len(exitable_layers)), hidden_from_T
+        return _decided_for_free(reached_T, keys_T, exit_T, len(exitable_layers)), None
     left = [_Left(), *(_left_by(state, layer) for layer in range(1, n_layers)), _Left()]  # none in 0, nor past the last
     written_before = np.cumsum([0, *(its.writes for its in left)])  # in how many of the layers before each
     keys_T = written_before[reached_T] - written_before[depth_T]
@@ -142,7 +146,8 @@ def _deepest_later(depth_T: np.ndarray) -> np.ndarray:
 def _decided_for_free(layers_T: np.ndarray, keys_T: np.ndarray, exit_T: np.ndarray, n_exits: int) -> Counts:
     """The counts of tokens that are read once, after the layer with this index in X."""
     reads_TX = (exit_T[:, None] == np.arange(n_exits + 1)).astype(np.int64)
-    return Counts(layers_T, keys_T, reads_TX, np.zeros_like(reads_TX), np.zeros_like(reads_TX))
+    none_TX = np.zeros_like(reads_TX)
+    return Counts(np.arange(len(layers_T)), layers_T, keys_T, reads_TX, none_TX, none_TX)
 
 
 @dataclass

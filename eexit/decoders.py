@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from eexit.anatomy import Decoder
-from eexit.configuration import NORMAL, Configuration
+from eexit.configuration import Configuration
+from eexit.states import STATES
 
 
 @dataclass(frozen=True)
@@ -26,5 +27,5 @@ class Decoders:
         return self.student is self.teacher
 
     def under(self, configuration: Configuration) -> "Decoders":
-        """Those of a row under this configuration: `normal` is the base model, whatever student there is."""
-        return Decoders.of(self.teacher) if configuration.mode == NORMAL else self
+        """Those of a row under this configuration: without exits it is the base model's, whatever student there is."""
+        return self if configuration.mode in STATES else Decoders.of(self.teacher)

@@ -3,8 +3,8 @@
 Rows of one prompt share its prefill. Rows that end leave the batch, and waiting requests take their slots (continuous
 batching, as in Orca, Yu et al. 2022). Rows of oracles decode beside the full-depth pass, together with those of
 `normal` (`eexit.step`). All others, and `normal` where there is no oracle, decode in the loop of online rules
-(`eexit.online`). A student with weights of its own runs the rows of all modes but `normal`, and oracles then have a
-loop in which the teacher runs beside it (`eexit.oracle`).
+(`eexit.online`), and rows that draft in a loop of their own (`eexit.drafting`). A student with weights of its own runs
+the rows of all modes with exits, and oracles then have a loop in which the teacher runs beside it (`eexit.oracle`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,8 +15,9 @@ import numpy as np
 from eexit.anatomy import Decoder
 from eexit.batch import Batch
 from eexit.config import UsageError
-from eexit.configuration import NORMAL, Configuration
+from eexit.configuration import Configuration
 from eexit.decoders import Decoders
+from eexit.drafting import DraftBatch, draft_step
 from eexit.memory import cache_budget
 from eexit.online import OnlineBatch, observe, online_step
 from eexit.oracle import OracleBatch, oracle_step
@@ -26,13 +27,13 @@ from eexit.states import STATES
 from eexit.step import decode_step, first_tokens
 from eexit.teacher import Prefilled, prefill
 
-BatchT = TypeVar("BatchT", Batch, OnlineBatch, OracleBatch)
+BatchT = TypeVar("BatchT", Batch, OnlineBatch, OracleBatch, DraftBatch)
 
 
 def refuse_mode(mode: str, decoder: Decoder) -> None:
     """Raises `UsageError` if the model can't be run in this mode."""
     try:
-        if mode != NORMAL:
+        if mode in STATES:
             STATES[mode].check(decoder)
     except ValueError as error:
         raise UsageError(f"mode {mode} can't be used with this model: {error}") from error
@@ -41,8 +42,8 @@ def refuse_mode(mode: str, decoder: Decoder) -> None:
 class Engine:
     """Decodes requests with one decoder, or with a student's beside it. Construct once, `generate` often.
 
-    A `student` is a decoder of the same architecture with weights of its own: it decodes the rows of all modes but
-    `normal`, each after a first token that is the decoder's. What the full-depth model says is always the decoder's.
+    A `student` is a decoder of the same architecture with weights of its own: it decodes the rows of all modes with
+    exits, each after a first token that is the decoder's. What the full-depth model says is always the decoder's.
     """
 
     def __init__(self, decoder: Decoder, decoding: Decoding, student: Decoder | None = None):
@@ -72,6 +73,8 @@ class Engine:
     def _generate(
         self, decoders: Decoders, requests: Sequence[Request], waiting: Sequence[int], progress: Callable[[int], None]
     ) -> Iterator[tuple[int, Outcome]]:
+        drafting = [index for index in waiting if requests[index].configuration.draft]
+        waiting = [index for index in waiting if not requests[index].configuration.draft]
         oracles = any(requests[index].configuration.rule in ORACLES for index in waiting)
         beside = [index for index in waiting if oracles and not _is_online(requests[index].configuration)]
         online = [index for index in waiting if not oracles or _is_online(requests[index].configuration)]
@@ -80,6 +83,7 @@ class Engine:
         else:
             yield from self._decode(OracleBatch, oracle_step, decoders, requests, beside, progress)
         yield from self._decode(OnlineBatch, online_step, decoders, requests, online, progress)
+        yield from self._decode(DraftBatch, draft_step, decoders, requests, drafting, progress)
 
     def _decode(
         self, kind: type[BatchT], step: Callable[[Decoders, Decoding, BatchT], None], decoders: Decoders,
@@ -95,8 +99,9 @@ class Engine:
                 prefilled = self._admit(decoders, batch, waiting, requests, prefilled)
                 yield from self._retire(batch)
             if batch.n_rows:
+                before = batch.n_tokens
                 step(decoders, self.decoding, batch)
-                progress(batch.n_rows)
+                progress(batch.n_tokens - before)
                 yield from self._retire(batch)
 
     def _refusal(self, request: Request) -> Failure | None:

@@ -14,8 +14,8 @@ from eexit.rules import RULES, Chances
 def resolve_exitable_layers(config: SweepConfig, n_layers: int) -> tuple[int, ...]:
     """Layers after which a token may be read, increasing, all below the final layer.
 
-    Raises `UsageError` for a layer at or beyond the final one, for an empty result, and for a rule whose parameter does
-    not fit these layers.
+    Raises `UsageError` for a layer at or beyond the final one, for an empty result, for a rule whose parameter does not
+    fit these layers, and for a draft at another layer.
     """
     layers = config.exit_layers or every_nth_layer(n_layers, config.exit_every)
     beyond = [layer for layer in layers if layer >= n_layers - 1]
@@ -30,6 +30,11 @@ def resolve_exitable_layers(config: SweepConfig, n_layers: int) -> tuple[int, ..
                 RULES[configuration.rule].setting(configuration.parameter, layers)
         except ValueError as error:
             raise UsageError(str(error)) from error
+        if configuration.draft and configuration.draft.layer not in layers:
+            raise UsageError(
+                f"draft {configuration.draft} is not at an exitable layer, which are {', '.join(map(str, layers))}: "
+                "choose one of them, or give others with --exit-layers"
+            )
     return layers
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -15,6 +16,7 @@ from eexit.config import SweepConfig, first_line
 from eexit.configuration import NORMAL, Configuration
 from eexit.costs import cost_columns
 from eexit.cpu.packed_linear import pack_linear_layers
+from eexit.drafts import SerialCosts
 from eexit.engine import Engine, refuse_mode
 from eexit.exits import resolve_exitable_layers
 from eexit.generator import Results, error_results, run_columns
@@ -160,8 +162,18 @@ class ModelGenerator:
                 run.configuration.mode,
                 len(requests[key].prompt_token_ids),
             ),
+            **self._draft_columns(run.configuration, outcome),
         }
         return Results(pa.Table.from_pylist([row], GENERATIONS), tokens_table(run, outcome, pieces, self.text_of))
+
+    def _draft_columns(self, configuration: Configuration, outcome: Trace) -> dict[str, Any]:
+        draft, decoder = configuration.draft, self.engine.decoder
+        if not draft or not outcome.rounds:
+            return {}
+        exits = [*self.engine.decoding.exitable_layers, decoder.n_layers - 1]
+        costs = SerialCosts.of(self.prices, np.array(exits))
+        n_decided = len(outcome.token_id_T) - 1
+        return outcome.rounds.columns(draft, exits.index(draft.layer), n_decided, decoder.n_layers, costs)
 
 
 def _key(run: Run) -> Key:

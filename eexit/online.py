@@ -19,6 +19,7 @@ from eexit.anatomy import Decoder
 from eexit.cache import KVCache
 from eexit.costs import LOOKS
 from eexit.decoders import Decoders
+from eexit.drafts import DRAFT
 from eexit.exit_pass import Deciding, ExitPass, Known, Tokens, known_exits
 from eexit.reading import Reading, read_layers
 from eexit.rows import Decoding, Request
@@ -51,7 +52,9 @@ class Complete:
 def _streams(n_slots: int, decoders: Decoders, decoding: Decoding, requests: Sequence[Request]) -> Tensor | None:
     """Room for the residual streams of the tokens that wait in each slot, and of one more; None if not needed."""
     modes, decoder = {request.configuration.mode for request in requests}, decoders.student
-    if not decoding.observe or not decoders.are_one or all(mode in STATES and alters(STATES[mode]) for mode in modes):
+    if not decoding.observe or not decoders.are_one:
+        return None
+    if all(mode == DRAFT or (mode in STATES and alters(STATES[mode])) for mode in modes):
         return None
     shape = (n_slots, MOST_WAITING_TOKENS + 1, len(decoding.exitable_layers) + 1, decoder.width)
     return torch.zeros(shape, dtype=decoder.dtype, device=decoder.device)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from eexit.config import Prompt, SweepConfig
 from eexit.configuration import NORMAL, Configuration
+from eexit.drafts import DRAFT, parse_drafts
 from eexit.rules import CONTROL
 
 
@@ -21,7 +22,7 @@ class Run:
 
 
 def configurations(config: SweepConfig) -> list[Configuration]:
-    """All configurations of a sweep, in order: mode `normal` alone, and every other mode × rule × parameter.
+    """All configurations of a sweep, in order: mode `normal` alone, every other mode × rule × parameter, and drafts.
 
     A control follows the configuration that it is a control of, or comes last if that is not part of this sweep.
     """
@@ -42,6 +43,9 @@ def _grid(config: SweepConfig) -> Iterator[Configuration]:
         for rule, parameters in rules.items():
             for parameter in parameters or (None,):
                 yield Configuration(mode, rule, parameter)
+    for text in config.draft:
+        for draft in parse_drafts(text):
+            yield Configuration(DRAFT, draft=draft)
 
 
 def count_runs(config: SweepConfig) -> int:
@@ -51,7 +55,7 @@ def count_runs(config: SweepConfig) -> int:
 def plan_runs(config: SweepConfig) -> Iterator[Run]:
     """Every run of the sweep; those of one prompt and seed are successive, so that they can share its prefill."""
     # What was trained is what its digest says, wherever it lies.
-    grid_fields = {"prompts", "modes", "kl_factors", "rules", "controls", "seeds"}
+    grid_fields = {"prompts", "modes", "kl_factors", "rules", "draft", "controls", "seeds"}
     shared = config.model_dump(mode="json", exclude=grid_fields | set(config.digests))
     grid = [(configuration, _hash(asdict(configuration))) for configuration in configurations(config)]
     for prompt in config.prompts:

@@ -19,6 +19,7 @@ from eexit.cpu import kernels
 from eexit.divergence import Divergence, divergence_from_final
 from eexit.rows import Decoding
 from eexit.rules import Distribution
+from eexit.sampling import Drafted, pick_tokens
 
 # Bytes of logits that one product with the head makes, but those of LOGITS_ROWS residual streams at least. With fewer,
 # the head's weights are fetched from memory too often; with more, a CPU's cache can't hold them until they are
@@ -127,18 +128,18 @@ def _compare(logits_BXV: Tensor, top_k: int) -> Sequence[Divergence]:
 
 def read_tokens(
     decoder: Decoder, hidden_BW: Tensor, places_X: Sequence[Tensor], decoding: Decoding, u_B: Tensor,
-    given_B: Tensor | None = None,
+    given_B: Tensor | None = None, drafted: Drafted | None = None,
 ) -> Picked:  # fmt: skip
     """The next tokens of rows, from their residual streams; `places_X` says which rows exit at each layer.
 
-    With tokens that are given, those are taken.
+    With tokens that are given, those are taken; drafted ones may be accepted where tokens are sampled.
     """
-    ready_BH = _ready(decoder, hidden_BW, places_X, decoding)
+    ready_BH = prepare_for_head(decoder, hidden_BW, places_X, decoding)
     row_B = torch.arange(len(ready_BH), device=ready_BH.device)
     parts = []
     for row in row_B.split(_rows_at_a_time(decoder)):  # where tokens are sampled, logits are kept until they are taken
         read = _read(decoder, ready_BH[row], decoding, None if given_B is None else given_B[row])
-        parts.append(read.taken(row - row[0], decoding, u_B[row]))
+        parts.append(read.taken(row - row[0], decoding, u_B[row], drafted.of(row) if drafted else None))
     return Picked(*[torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Picked)])
 
 
@@ -166,12 +167,15 @@ class LayerReading:
         """So many of each row's likeliest tokens, (B, n_tokens), likeliest first."""
         return self.seen.top_token_BXK[:, 0, :n_tokens]
 
-    def taken(self, row_B: Tensor, decoding: Decoding, u_B: Tensor) -> Picked:
+    def taken(self, row_B: Tensor, decoding: Decoding, u_B: Tensor, drafted: Drafted | None = None) -> Picked:
         """The next tokens of these rows."""
         token_B, log_p_B, k = self.token_B[row_B], self.log_p_B[row_B], decoding.record_top_k
         if self.logits_BV is not None:
-            parts = zip(row_B.split(LOGITS_ROWS), u_B.split(LOGITS_ROWS), strict=True)
-            sampled = [pick_tokens(self.logits_BV[row], decoding.temperature, decoding.top_p, u) for row, u in parts]
+            sampled = []
+            for at in torch.arange(len(row_B), device=row_B.device).split(LOGITS_ROWS):
+                logits_BV = self.logits_BV[row_B[at]]
+                picked_B = pick_tokens(logits_BV, decoding.temperature, decoding.top_p, u_B[at])
+                sampled.append(drafted.of(at).verified(logits_BV, picked_B) if drafted else picked_B)
             token_B = torch.cat(sampled)
             log_p_B = self.logits_BV[row_B, token_B].float() - self.seen.final_lse_B[row_B]
         return Picked(token_B, log_p_B, self.seen.top_token_BXK[row_B, 0, :k], self.seen.top_prob_BXK[row_B, 0, :k])
@@ -208,8 +212,8 @@ def _read(decoder: Decoder, ready_BH: Tensor, decoding: Decoding, given_B: Tenso
     return LayerReading(whole, token_B, log_p_B, torch.cat(kept) if sampled else None)
 
 
-def _ready(decoder: Decoder, hidden_BW: Tensor, places_X: Sequence[Tensor], decoding: Decoding) -> Tensor:
-    """What goes into the head, (B, H), each row by the readout of its exit layer."""
+def prepare_for_head(decoder: Decoder, hidden_BW: Tensor, places_X: Sequence[Tensor], decoding: Decoding) -> Tensor:
+    """What goes into the head, (B, H), each row by the readout of its exit layer; at least one row exits somewhere."""
     groups = [(place, decoder.normed(hidden_BW[place])) for place in places_X[-1:] if len(place)]
     for place, layer in zip(places_X, decoding.exitable_layers, strict=False):
         if len(place):
@@ -218,20 +222,3 @@ def _ready(decoder: Decoder, hidden_BW: Tensor, places_X: Sequence[Tensor], deco
     for place, ready in groups:
         ready_BH[place] = ready
     return ready_BH
-
-
-def pick_tokens(logits_BV: Tensor, temperature: float, top_p: float, u_B: Tensor) -> Tensor:
-    """The likeliest token; with a temperature, inverse-CDF sampling with the uniforms `u_B`, likeliest token first.
-
-    `top_p` keeps the smallest set of likeliest tokens with at least that much probability (nucleus sampling,
-    Holtzman et al. 2020).
-    """
-    if temperature == 0:
-        return logits_BV.argmax(-1)
-    p_BV = torch.softmax(logits_BV.float() / temperature, -1)
-    p_BV, token_BV = p_BV.sort(stable=True, dim=-1, descending=True)
-    cumulative_BV = p_BV.cumsum(-1)
-    kept_B = ((cumulative_BV - p_BV) < top_p).sum(-1, keepdim=True)
-    kept_mass_B = cumulative_BV.gather(1, kept_B - 1)
-    rank_B = torch.searchsorted(cumulative_BV, u_B[:, None] * kept_mass_B, right=True)
-    return token_BV.gather(1, rank_B.minimum(kept_B - 1))[:, 0]

@@ -22,11 +22,11 @@ from transformers import DynamicCache, PreTrainedModel
 from eexit.anatomy import Decoder
 from eexit.configuration import NORMAL
 from eexit.draws import exit_draws, sampling_draws
-from eexit.reading import pick_tokens
 from eexit.readouts import Lens, Linear, Raw, Tuned
 from eexit.reference_rules import STOPS, Seen
 from eexit.rows import Decoding, Request
 from eexit.rules import ONLINE
+from eexit.sampling import pick_tokens
 from eexit.schema import EOS, LENGTH
 from eexit.trace import Trace
 
@@ -95,6 +95,7 @@ def generate_one(
             {
                 "token_id_T": token,
                 "exit_layer_T": exit_layer,
+                "drafted_T": False,
                 "kl_TE": kls,
                 "exit_prob_TX": probabilities,
                 "evidence_TE": evidence,
@@ -105,7 +106,7 @@ def generate_one(
             finish_reason = EOS
             break
         tokens = [token]
-    return Trace(finish_reason, None, **{name: np.array([step[name] for step in steps]) for name in steps[0]})
+    return Trace(finish_reason, None, None, **{name: np.array([step[name] for step in steps]) for name in steps[0]})
 
 
 def read_after(decoder: Decoder, decoding: Decoding, output: Any, layer: int) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from eexit.configuration import MODES
+from eexit.configuration import ALL_MODES
 from eexit.rules import RULES
 from eexit.trace import described, token_fields
 
@@ -30,11 +30,13 @@ _SEED = described("seed", pa.int64(), "id", "seed of the exit and sampling draws
 # The configuration of a run, in both tables: `Configuration.columns`.
 CONFIGURATION: Final = [
     described("configuration", pa.string(), "name", "mode/rule/parameter, or normal: what to group by", False),
-    described("mode", pa.string(), "name", "; ".join(f"{mode}: {does}" for mode, does in MODES.items()), False),
+    described("mode", pa.string(), "name", "; ".join(f"{mode}: {does}" for mode, does in ALL_MODES.items()), False),
     described("rule", pa.string(), "name", "; ".join(f"{name}: {rule.definition}" for name, rule in RULES.items())),
     described("parameter", pa.float64(), "of the rule", "the rule's parameter; null for a rule without a number"),
     described("kl_factor", pa.float64(), "1/nat", "parameter, where it is a KL factor: higher is more conservative"),
     described("control_of", pa.string(), "name", "the configuration whose exit layers this one follows; else null"),
+    described("draft_layer", pa.int32(), "layer", "0-based layer after which tokens are drafted; null but for draft"),
+    described("draft_length", pa.string(), "tokens", "tokens that are drafted at a time at most, or auto; else null"),
 ]
 
 GENERATIONS: Final = pa.schema(
@@ -116,6 +118,41 @@ GENERATIONS: Final = pa.schema(
             "tokens × layers",
             "pairs of token and layer of which keys and values alone were computed; null for oracles",
         ),
+        *(
+            described(name, kind, unit, f"{means}; null but for mode draft")
+            for name, kind, unit, means in (
+                ("drafted", pa.int64(), "tokens", "tokens that were drafted, those after the first wrong one included"),
+                ("accepted", pa.int64(), "tokens", "drafted tokens that full depth agreed with"),
+                ("acceptance", pa.float64(), "fraction", "accepted / drafted"),
+                (
+                    "acceptance_per_token",
+                    pa.float64(),
+                    "fraction",
+                    "accepted of the drafted tokens that came to be compared: those up to the first wrong one",
+                ),
+                (
+                    "passes",
+                    pa.int64(),
+                    "passes",
+                    "passes of the layers after draft_layer, each of which verifies drafts",
+                ),
+                ("tokens_per_pass", pa.float64(), "tokens", "decided tokens per pass"),
+                (
+                    "layer_calls",
+                    pa.int64(),
+                    "calls",
+                    "how often a layer was run for the run, be it for one token or for several together; layers_run "
+                    "counts each token",
+                ),
+                (
+                    "expected_speedup",
+                    pa.float64(),
+                    "1",
+                    "how many times as fast as normal it is if a call of a layer or of the head takes its cost of one "
+                    "token whatever the number of tokens, attention apart: as where fetching weights takes the time",
+                ),
+            )
+        ),
         described(
             "perplexity",
             pa.float64(),
@@ -168,8 +205,6 @@ TOKENS: Final = pa.schema(
     ]
 )
 
-GENERATE: Final = "generate"  # in place of a configuration's key in TIMINGS
-
 TIMINGS: Final = pa.schema(
     [
         described(
@@ -180,7 +215,14 @@ TIMINGS: Final = pa.schema(
             False,
         ),
         described("started", pa.timestamp("us", "UTC"), "time", "when that call began to time", False),
-        described("configuration", pa.string(), "name", "as in generations; generate: that of transformers", False),
+        described(
+            "configuration",
+            pa.string(),
+            "name",
+            "as in generations; generate: that of transformers, with a layer behind it if it drafts there "
+            "(assistant_early_exit)",
+            False,
+        ),
         *(field.with_nullable(True) for field in CONFIGURATION[1:]),
         described("batch", pa.int32(), "rows", "rows that are decoded together", False),
         described(
@@ -195,8 +237,8 @@ TIMINGS: Final = pa.schema(
             "tokens",
             pa.int64(),
             "tokens",
-            "the timed ones, of all rows: each row's tokens but its first two, since the first comes from the prompt's "
-            "pass, and the clock starts after the second; rows do not end at EOS",
+            "the timed ones, of all rows: not each row's first two, since the first comes from the prompt's "
+            "pass, and the clock starts after the step that gives all rows their second; rows do not end at EOS",
             False,
         ),
         described("seconds", pa.float64(), "seconds", "the time that the timed tokens took, greedy, unobserved", False),
@@ -206,6 +248,19 @@ TIMINGS: Final = pa.schema(
                 ("cost_full", "what full depth costs; null for generate"),
                 ("cost_needed", "the theoretical cost; null for generate"),
                 ("cost_run", "the cost of what was run; null for generate"),
+            )
+        ),
+        described("drafted", pa.int64(), "tokens", "of the timed passes, as in generations; null but for mode draft"),
+        described("accepted", pa.int64(), "tokens", "likewise"),
+        *(
+            described(name, pa.float64(), "multiply-adds", f"{means}; null but for mode draft")
+            for name, means in (
+                (
+                    "cost_serial",
+                    "what the timed passes cost if a call of a layer or of the head costs as much as for one token, "
+                    "attention apart",
+                ),
+                ("cost_serial_full", "the same of full depth; over cost_serial, it is the expected speed-up"),
             )
         ),
         described("device", pa.string(), "name", "cpu, cuda or mps", False),

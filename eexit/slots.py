@@ -118,11 +118,14 @@ class Slots:
         for name, values in columns.items():
             self.records[name][slots, self.n_generated[slots]] = values
         self.n_generated[slots] += 1
-        room = self.u_exit.shape[1]
-        if room < self.decoding.max_new_tokens and self.n_generated[slots].max() == room:
-            self._make_room(min(room, self.decoding.max_new_tokens - room))
+        self.make_room_for(int(self.n_generated[slots].max()) + 1)
 
-    def _make_room(self, n_tokens: int) -> None:
+    def make_room_for(self, n_tokens: int) -> None:
+        """Have records and draws for so many tokens of each row, as far as rows may get."""
+        while (room := self.u_exit.shape[1]) < min(n_tokens, self.decoding.max_new_tokens):
+            self._lengthen(min(room, self.decoding.max_new_tokens - room))
+
+    def _lengthen(self, n_tokens: int) -> None:
         """Lengthen the records of every row by so many tokens."""
 
         def longer(values: np.ndarray) -> np.ndarray:
@@ -133,6 +136,11 @@ class Slots:
         self.u_exit, self.u_token = longer(self.u_exit), longer(self.u_token)
         for slot in range(self.n_rows):
             self._draw(slot)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that the rows in flight have generated."""
+        return int(self.n_generated[: self.n_rows].sum())
 
     def last_token(self) -> np.ndarray:
         """Each row's last token id: (B,)."""
@@ -159,7 +167,8 @@ class Slots:
         columns = {name: values[slot, :n_tokens].copy() for name, values in self.records.items()}
         at_eos = int(columns["token_id_T"][-1]) in self.decoding.eos_token_ids
         counts = {name: values[slot, : n_tokens - 1].copy() for name, values in self.counts.items()}
-        return Trace(finish_reason=EOS if at_eos else LENGTH, counts=Counts(**counts) if counts else None, **columns)
+        counted = Counts(place_T=np.arange(n_tokens - 1), **counts) if counts else None
+        return Trace(EOS if at_eos else LENGTH, counted, None, **columns)
 
     def _finite(self, slots: np.ndarray | int, tokens: np.ndarray) -> np.ndarray:
         """Whether KLs, entropy and log-probability of these tokens are all finite."""

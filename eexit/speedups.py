@@ -35,6 +35,8 @@ class Speedup:
     high: float | None
     theoretical: float | None  # 1 - cost_needed / cost_full
     run: float | None  # 1 - cost_run / cost_full
+    acceptance: float | None = None  # of drafts: accepted / drafted
+    expected: float | None = None  # the speed-up of drafts: cost_serial_full / cost_serial
 
     @property
     def realised(self) -> float:
@@ -81,6 +83,8 @@ def _speedup(key: str, batch: int, pairs: Sequence[tuple[Mapping[str, Any], Mapp
         high=high,
         theoretical=_saving(first["cost_needed"], first["cost_full"]),
         run=_saving(first["cost_run"], first["cost_full"]),
+        acceptance=_ratio(first.get("accepted"), first.get("drafted")),
+        expected=_ratio(first.get("cost_serial_full"), first.get("cost_serial")),
     )
 
 
@@ -95,4 +99,10 @@ def _interval(ratios: np.ndarray) -> tuple[float | None, float | None]:
 
 
 def _saving(cost: float | None, full: float | None) -> float | None:
-    return None if cost is None or not full else 1 - cost / full
+    ratio = _ratio(cost, full)
+    return None if ratio is None else 1 - ratio
+
+
+def _ratio(above: float | None, below: float | None) -> float | None:
+    """None where they are not known, which in data frames is NaN."""
+    return above / below if above is not None and below and above == above and below == below else None

@@ -10,20 +10,22 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
 from eexit.config import SweepConfig, UsageError
-from eexit.configuration import NORMAL, Configuration
+from eexit.configuration import NORMAL, Configuration, Generate
 from eexit.costs import Counts, cost_columns
 from eexit.cpu.packed_linear import PackedLinear
+from eexit.drafts import Rounds, SerialCosts
 from eexit.engine import Engine
 from eexit.model_generator import ModelGenerator
 from eexit.models import load_model_and_tokenizer
@@ -33,31 +35,43 @@ from eexit.rows import Failure, Outcome, Request
 UNTIMED_TOKENS = 2  # of each row
 COSTS = ("cost_full", "cost_needed", "cost_run")
 
+Contender = Configuration | Generate
 Progress = Callable[[int], None]
 Prompt = tuple[int, ...]  # its token ids
 
 
 @dataclass(frozen=True)
 class Timing:
-    """The timed tokens of all rows, what they took, and what they cost in multiply-adds; None: it is not known."""
+    """The timed tokens of all rows, what they took, and what they cost in multiply-adds; None: it is not known.
+
+    `schema.TIMINGS` says what each is.
+    """
 
     tokens: int
     seconds: float
     cost_full: float | None = None
     cost_needed: float | None = None
     cost_run: float | None = None
+    drafted: int | None = None
+    accepted: int | None = None
+    cost_serial: float | None = None
+    cost_serial_full: float | None = None
 
 
 class Stopwatch:
-    """Times what reports its tokens as `Engine.generate` does, from the step that gives every row its second token."""
+    """Times what reports its tokens as `Engine.generate` does, after the step that gives every row its second token."""
 
     def __init__(self, device: torch.device, n_rows: int):
         self._device, self._untimed = device, n_rows * (UNTIMED_TOKENS - 1)
         self._began: float | None = None
+        self.tokens = 0  # since it began
 
     def progress(self, n_tokens: int) -> None:
+        if self._began is not None:
+            self.tokens += n_tokens
+            return
         self._untimed -= n_tokens
-        if self._began is None and self._untimed <= 0:
+        if self._untimed <= 0:
             self._began = now(self._device)
 
     def stop(self) -> float:
@@ -88,51 +102,70 @@ class Contenders:
             observe=False,
         )
 
-    def warm_up(self, configuration: Configuration | None, batch: int, n_tokens: int) -> None:
-        """Decode one batch, for so many tokens only. None stands for `generate`."""
-        self._time(configuration, batches(self.prompts, batch)[0], n_tokens)
+    def warm_up(self, contender: Contender, batch: int, n_tokens: int) -> None:
+        """Decode one batch, for so many tokens only."""
+        self._time(contender, batches(self.prompts, batch)[0], n_tokens)
 
-    def time(self, configuration: Configuration | None, batch: int) -> Timing:
+    def time(self, contender: Contender, batch: int) -> Timing:
         """Decode all prompts, `batch` rows at a time. Raises `UsageError` if that can't be done."""
-        parts = [self._time(configuration, rows, self.n_tokens) for rows in batches(self.prompts, batch)]
-        return Timing(**{its.name: _sum(getattr(part, its.name) for part in parts) for its in fields(Timing)})
+        return _summed([self._time(contender, rows, self.n_tokens) for rows in batches(self.prompts, batch)])
 
-    def _time(self, configuration: Configuration | None, rows: Sequence[Prompt], n_tokens: int) -> Timing:
-        watch, n_timed = Stopwatch(self.decoder.device, len(rows)), len(rows) * (n_tokens - UNTIMED_TOKENS)
-        if configuration is None:
-            made = generate_greedily(self.plain, rows, n_tokens, watch.progress)
+    def _time(self, contender: Contender, rows: Sequence[Prompt], n_tokens: int) -> Timing:
+        watch = Stopwatch(self.decoder.device, len(rows))
+        if isinstance(contender, Generate):
+            made = generate_greedily(self.plain, rows, n_tokens, watch.progress, contender.draft_layer)
             seconds = watch.stop()
             assert made.shape[1] == n_tokens, "all rows ended early"
-            return Timing(n_timed, seconds)
+            return Timing(watch.tokens, seconds)
         engine = Engine(self.decoder, replace(self.decoding, max_new_tokens=n_tokens, rows=len(rows)), self.student)
-        outcomes = dict(engine.generate([Request(row, configuration, self.seed) for row in rows], watch.progress))
+        outcomes = dict(engine.generate([Request(row, contender, self.seed) for row in rows], watch.progress))
         seconds = watch.stop()
-        costs = [self._costs(configuration, len(row), outcomes[index]) for index, row in enumerate(rows)]
+        costs = [self._costs(contender, len(row), outcomes[index]) for index, row in enumerate(rows)]
         if engine.n_slots < len(rows):
             raise UsageError(f"there is memory for {engine.n_slots} rows only: lower --batch {len(rows)}")
-        return Timing(n_timed, seconds, *map(sum, zip(*costs, strict=True)))
+        return replace(_summed(costs), tokens=watch.tokens, seconds=seconds)
 
-    def _costs(self, configuration: Configuration, n_prompt: int, outcome: Outcome) -> list[float]:
-        """`COSTS` of a row's timed tokens: of all decided ones, less those from before the clock starts.
+    def _costs(self, configuration: Configuration, n_prompt: int, outcome: Outcome) -> Timing:
+        """What a row's timed tokens cost: all decided ones, less those of the step before the clock starts.
 
         Raises `UsageError` for a row that failed.
         """
         if isinstance(outcome, Failure):
             raise UsageError(f"{configuration.key} can't be timed: {outcome.error}")
-        counts, exit_layer_T, n_untimed = outcome.counts, outcome.exit_layer_T[1:], UNTIMED_TOKENS - 1
+        counts, exit_layer_T, rounds = outcome.counts, outcome.exit_layer_T[1:], outcome.rounds
         assert counts, "only oracles have none"
-        untimed = Counts(*(getattr(counts, its.name)[:n_untimed] for its in fields(Counts)))
+        n_run = n_untimed = UNTIMED_TOKENS - 1
+        if rounds:
+            n_run, n_untimed = int(rounds.length_R[0]), int(rounds.given_R(len(exit_layer_T))[0])
+        untimed = Counts(*(getattr(counts, its.name)[:n_run] for its in fields(Counts)))
         of_all, of_untimed = (
             cost_columns(self.prices, run, exits, self.decoding.exitable_layers, configuration.mode, n_prompt)
             for run, exits in ((counts, exit_layer_T), (untimed, exit_layer_T[:n_untimed]))
         )
-        return [float(of_all[name] or 0) - float(of_untimed[name] or 0) for name in COSTS]
+        costs: dict[str, Any] = {name: float(of_all[name] or 0) - float(of_untimed[name] or 0) for name in COSTS}
+        return Timing(0, 0, **costs, **self._serial_costs(configuration, rounds, len(exit_layer_T) - n_untimed))
+
+    def _serial_costs(self, configuration: Configuration, rounds: Rounds | None, n_timed: int) -> dict[str, Any]:
+        """Those of drafts, of a row with so many timed tokens."""
+        if not rounds or not configuration.draft:
+            return {}
+        exits = [*self.decoding.exitable_layers, self.decoder.n_layers - 1]
+        costs, rank = SerialCosts.of(self.prices, np.array(exits)), exits.index(configuration.draft.layer)
+        return {
+            "drafted": int(rounds.drafted_R[1:].sum()),
+            "accepted": int(rounds.accepted_R[1:].sum()),
+            "cost_serial": float(costs.of_round(rank, rounds.drafted_R[1:]).sum()),
+            "cost_serial_full": costs.normal * n_timed,
+        }
 
 
-def _sum(values: Iterable[Any]) -> Any:
-    """The sum; None if any value is."""
-    known = list(values)
-    return None if None in known else sum(known)
+def _summed(parts: Sequence[Timing]) -> Timing:
+    """All of them together; a cost is None if any of theirs is."""
+    columns: dict[str, Any] = {}
+    for name in (its.name for its in fields(Timing)):
+        values = [getattr(part, name) for part in parts]
+        columns[name] = None if None in values else sum(values)
+    return Timing(**columns)
 
 
 def usable_prompts(generator: ModelGenerator, n_tokens: int) -> list[Prompt]:
@@ -168,7 +201,11 @@ def batches(prompts: Sequence[Prompt], size: int) -> list[list[Prompt]]:
 
 
 def generate_greedily(
-    model: PreTrainedModel, prompts: Sequence[Prompt], n_tokens: int, progress: Progress = lambda n_tokens: None
+    model: PreTrainedModel,
+    prompts: Sequence[Prompt],
+    n_tokens: int,
+    progress: Progress = lambda n_tokens: None,
+    draft_layer: int | None = None,
 ) -> Tensor:
     """The tokens that `generate` of a `plain_model` makes, (rows, n_tokens).
 
@@ -177,24 +214,45 @@ def generate_greedily(
     ids = torch.nn.utils.rnn.pad_sequence(
         [torch.tensor(prompt) for prompt in prompts], batch_first=True, padding_value=-1, padding_side="left"
     ).to(model.device)
+    drafting = {} if draft_layer is None else {"assistant_early_exit": draft_layer + 1}  # so many layers
     made: Tensor = model.generate(  # type: ignore[operator]  # of a mixin
         ids.clamp_min(0),
         attention_mask=(ids >= 0).long(),
         max_new_tokens=n_tokens,
         stopping_criteria=StoppingCriteriaList([_Reporting(progress, ids.shape[1])]),
+        **drafting,
     )
     return made[:, ids.shape[1] :]
 
 
+def drafts_itself(model: PreTrainedModel) -> bool:
+    """Whether `generate` can draft with a model's early layers: only where its configuration's number is obeyed."""
+    base = getattr(model, model.base_model_prefix, model)
+    config, layers = base.config, getattr(base, "layers", None)
+    if layers is None or len(layers) != config.num_hidden_layers:
+        return False
+    ran: list[object] = []
+    handle = layers[-1].register_forward_hook(lambda *_: ran.append(None))
+    n_layers, config.num_hidden_layers = config.num_hidden_layers, 1
+    try:
+        with torch.inference_mode():
+            model(torch.ones(1, 1, dtype=torch.long, device=model.device))
+    finally:
+        config.num_hidden_layers = n_layers
+        handle.remove()
+    return not ran
+
+
 class _Reporting(StoppingCriteria):
-    """Never stops a row; it is called after each new token."""
+    """Never stops a row; it is called after each step with all tokens so far."""
 
     def __init__(self, progress: Progress, n_prompt: int):
-        self._progress, self._n_prompt = progress, n_prompt
+        self._progress, self._seen = progress, n_prompt + 1  # the first token is of the prompt's pass
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        if input_ids.shape[1] > self._n_prompt + 1:
-            self._progress(len(input_ids))
+        if (n_new := input_ids.shape[1] - self._seen) > 0:
+            self._progress(len(input_ids) * n_new)
+            self._seen = input_ids.shape[1]
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from eexit.costs import Counts
+from eexit.drafts import Rounds
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,16 @@ class Trace:
 
     finish_reason: str
     counts: Counts | None  # what was run for it; None beside a teacher, whose passes rows share
+    rounds: Rounds | None  # of mode draft
     token_id_T: Annotated[np.ndarray, Column(pa.int32(), "token id", "the token that was generated")]
     exit_layer_T: Annotated[
         np.ndarray, Column(pa.int32(), "layer", "0-based decoder layer after which the token was read")
+    ]
+    drafted_T: Annotated[
+        np.ndarray,
+        Column(
+            pa.bool_(), "flag", "whether the token was drafted at an early layer, and full depth agreed; mode draft"
+        ),
     ]
     kl_TE: Annotated[
         np.ndarray,

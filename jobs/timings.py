@@ -25,7 +25,7 @@ from cluster.breaker import SweepStopped
 from cluster.display import open_display
 from cluster.flags import Parser, whole
 from cluster.timings import time_sweep
-from cluster.timings_table import timings_table
+from cluster.timings_table import drafts_table, timings_table
 from eexit.config import UsageError, first_line
 from eexit.places import reading, without_secrets
 from eexit.results import TIMINGS_FOLDER
@@ -63,6 +63,8 @@ def run(arguments: Sequence[str]) -> int:
     console = Console()
     console.width = console.width if console.is_terminal else max(console.width, COLUMNS)
     console.print(timings_table(measurements))
+    if drafts := drafts_table(measurements):
+        console.print(drafts)
     print(reading(flags.results, TIMINGS_FOLDER))
     return 0
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, Final
 
-from eexit.schema import GENERATE
+from eexit.configuration import GENERATE
 from eexit.speedups import MIN_ROUNDS
 from reports.findings import is_known, many, with_interval
 from reports.savings import REALISED, RUN, Measured, Savings

@@ -6,7 +6,7 @@ from typing import Any, Final
 import altair as alt
 import pandas as pd
 
-from eexit.schema import GENERATE
+from eexit.configuration import GENERATE
 from reports.bootstrap import LEVEL
 from reports.charts import OPACITY, ROOM_PIXELS, ROWS, layered, rows_of, where_known
 from reports.findings import many

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from eexit.schema import GENERATE
+from eexit.configuration import GENERATE
 from eexit.speedups import Speedup, speedups
 from reports.bootstrap import Estimate, estimate_ratios
 from reports.frames import naming, spread

@@ -19,23 +19,32 @@ from eexit.anatomy import Decoder
 from eexit.cache_view import CacheView
 from eexit.costs import Prices
 from eexit.decoders import Decoders
+from eexit.drafting import DraftBatch, draft_step
 from eexit.online import OnlineBatch, online_step
 from eexit.rows import Decoding
 
 
 class Ran:
-    """How many tokens each layer was begun and ended for, and how many the head read, in the steps of online rules."""
+    """How many tokens each layer was begun and ended for, and how many the head read, in steps without a teacher.
+
+    `calls_L` is how often each layer was ended, for however many tokens.
+    """
 
     def __init__(self, model: PreTrainedModel, decoder: Decoder, monkeypatch: pytest.MonkeyPatch):
         self.model, self.decoder = model, decoder
         self.is_watching = False
-        self.begun_L, self.ended_L = np.zeros((2, decoder.n_layers), np.int64)
+        self.begun_L, self.ended_L, self.calls_L = np.zeros((3, decoder.n_layers), np.int64)
         self.reads = 0
         monkeypatch.setattr(engine, "online_step", self.step)
+        monkeypatch.setattr(engine, "draft_step", self.draft_step)
 
     def step(self, decoders: Decoders, decoding: Decoding, batch: OnlineBatch) -> None:
         with self.watching():
             online_step(decoders, decoding, batch)
+
+    def draft_step(self, decoders: Decoders, decoding: Decoding, batch: DraftBatch) -> None:
+        with self.watching():
+            draft_step(decoders, decoding, batch)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -48,6 +57,7 @@ class Ran:
         def end(layer: int) -> Any:
             def count(_: nn.Module, args: tuple[Any, ...], __: object) -> None:
                 self.ended_L[layer] += prod(args[0].shape[:-1])
+                self.calls_L[layer] += 1
 
             return count
 

@@ -3,10 +3,11 @@
 import copy
 import warnings
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 from tiny_models import tiny_model
@@ -14,7 +15,10 @@ from transformers import PreTrainedModel
 
 from eexit.anatomy import Decoder
 from eexit.cpu.packed_linear import pack_linear_layers
+from eexit.drafts import SerialCosts
+from eexit.prices import find_prices
 from eexit.reference import generate_one
+from eexit.reference_draft import draft_one
 from eexit.rows import Decoding, Request
 from eexit.trace import Trace
 
@@ -40,6 +44,11 @@ def packed_decoder_of(model: PreTrainedModel) -> Decoder:
 def reference_of(
     model: PreTrainedModel, request: Request, decoding: Decoding, student: PreTrainedModel | None = None
 ) -> Trace:
+    if request.configuration.draft:
+        exits = np.array([*decoding.exitable_layers, decoder_of(model).n_layers - 1])
+        costs = SerialCosts.of(find_prices(decoder_of(model), decoding), exits)
+        best = partial(costs.best_length, decoding.exitable_layers.index(request.configuration.draft.layer))
+        return draft_one(model, decoder_of(model), request, decoding, best)
     own = None if student is None else (student, decoder_of(student))
     return generate_one(model, decoder_of(model), request, decoding, own)
 

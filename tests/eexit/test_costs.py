@@ -124,7 +124,7 @@ def test_costs_are_those_of_every_layer_and_position_one_by_one(n_prompt: int) -
     )
     layers_T = rng.integers(1, N_LAYERS + 1, n_tokens)
     looks = rng.integers(0, 3, (3, n_tokens, 4))
-    counts = Counts(layers_T, rng.integers(0, N_LAYERS + 1 - layers_T), *looks)
+    counts = Counts(np.arange(n_tokens), layers_T, rng.integers(0, N_LAYERS + 1 - layers_T), *looks)
     nowhere_T = [N_LAYERS] * n_tokens
     assert cost(prices, counts, n_prompt) == looped_cost(prices, counts, n_prompt, nowhere_T)
     hidden = cost(prices, counts, n_prompt, layers_T)
@@ -156,7 +156,8 @@ NEEDED = {
 @pytest.mark.parametrize("mode", ["normal", *STATES])
 def test_exits_need_what_later_tokens_attend_to(mode: str) -> None:
     counts, hidden_from_T = needed(np.array(EXITS), EXITABLE, N_LAYERS, STATES.get(mode))
-    assert (counts.layers_T.tolist(), counts.keys_T.tolist(), hidden_from_T.tolist()) == NEEDED[mode]
+    hidden = NOWHERE if hidden_from_T is None else hidden_from_T.tolist()
+    assert (counts.layers_T.tolist(), counts.keys_T.tolist(), hidden) == NEEDED[mode]
     assert [(*EXITABLE, 6)[rank] for rank in counts.reads_TX.argmax(1)] == EXITS
     assert counts.reads_TX.sum(1).tolist() == [1] * 6
 
@@ -191,4 +192,5 @@ def test_any_exits_need_what_the_state_does_token_by_token(mode: str) -> None:
         run = len(deeper) if state.first_altered(0) is None else 0
         assert counts.layers_T[token] == exit_layer + 1 + run
         assert counts.keys_T[token] == len(written)
-        assert hidden_from_T[token] == min([*noted.hidden, N_LAYERS])
+        hidden_from = N_LAYERS if hidden_from_T is None else hidden_from_T[token]
+        assert hidden_from == min([*noted.hidden, N_LAYERS])

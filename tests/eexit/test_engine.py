@@ -20,8 +20,8 @@ from eexit.batch import padded
 from eexit.cache_view import CacheView
 from eexit.configuration import MODES
 from eexit.engine import Engine
-from eexit.reading import pick_tokens
 from eexit.rows import Decoding, Failure, Request
+from eexit.sampling import pick_tokens
 from eexit.teacher import PROMPT_STEP_TOKENS
 from eexit.trace import Trace
 

@@ -68,7 +68,7 @@ PARTS = {
         "send_routes",
         "read_layers",
     ],
-    reading: ["read_tokens", "_ready", "pick_tokens"],
+    reading: ["read_tokens", "prepare_for_head"],
 }
 
 

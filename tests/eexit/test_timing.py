@@ -13,11 +13,11 @@ from byte_model import POSITIONS, save_byte_model
 
 from eexit import timing
 from eexit.config import Prompt, SweepConfig, UsageError
-from eexit.configuration import NORMAL, Configuration
+from eexit.configuration import NORMAL, Configuration, Generate
 from eexit.costs import cost, full_depth
 from eexit.engine import Engine
 from eexit.rows import Request
-from eexit.timing import Contenders, Stopwatch, batches, generate_greedily
+from eexit.timing import Contender, Contenders, Stopwatch, batches, generate_greedily
 
 TOKENS = 10
 
@@ -62,10 +62,10 @@ def test_generate_makes_the_tokens_of_the_engine_at_full_depth(contenders: Conte
     assert made.tolist() == [outcomes[row].token_id_T.tolist() for row in range(2)]  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("key", [None, Configuration(NORMAL), Configuration("frozen_residual", "fixed", 2.0)])
+@pytest.mark.parametrize("key", [Generate(), Configuration(NORMAL), Configuration("frozen_residual", "fixed", 2.0)])
 @pytest.mark.parametrize(("batch", "rows"), [(1, 2), (2, 2), (3, 3), (5, 5)])
 def test_all_prompts_are_decoded_and_every_rows_first_two_tokens_are_not_timed(
-    contenders: Contenders, key: Configuration | None, batch: int, rows: int
+    contenders: Contenders, key: Contender, batch: int, rows: int
 ) -> None:
     contenders.warm_up(key, batch, 3)
     timed = contenders.time(key, batch)
@@ -85,7 +85,7 @@ def test_costs_are_those_of_the_timed_tokens(contenders: Contenders) -> None:
     assert fixed.cost_needed is not None
     assert fixed.cost_run is not None
     assert fixed.cost_needed <= fixed.cost_run < full
-    generate = contenders.time(None, 2)
+    generate = contenders.time(Generate(), 2)
     assert (generate.cost_full, generate.cost_needed, generate.cost_run) == (None, None, None)
 
 

@@ -13,9 +13,9 @@ import pytest
 from report_fixtures import MakeSweep
 from synthetic_sweeps import failed_row, run_rows, write_sweep
 
-from eexit.configuration import Configuration
+from eexit.configuration import GENERATE, Configuration
 from eexit.results import timings_name
-from eexit.schema import GENERATE, TIMINGS
+from eexit.schema import TIMINGS
 from eexit.seals import encode_timings
 from reports import frames
 from reports.bootstrap import estimate_ratios

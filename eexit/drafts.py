@@ -1,0 +1,154 @@
+"""Drafting at an early layer and verifying with the layers that are left: what is asked for, and what came of it.
+
+Lossless self-speculation (LayerSkip, Elhoushi et al. 2024): up to N tokens are read one after the other after an early
+layer; one pass of the remaining layers over all of them then says what full depth would have said. What it agrees with
+is kept, and its own next token after that. This module does not import torch.
+
+Shapes: R rounds of a row, X exitable layers and then the final one.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from eexit.costs import Counts, Prices
+
+DRAFT: Final = "draft"  # the mode
+AUTO: Final = "auto"  # in place of N
+MOST_AUTO_TOKENS: Final = 16
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Draft up to `n_tokens` by reading after `layer`; None: as many as suit the acceptance so far."""
+
+    layer: int
+    n_tokens: int | None
+
+    @property
+    def length(self) -> str:
+        return AUTO if self.n_tokens is None else str(self.n_tokens)
+
+    @property
+    def most(self) -> int:
+        """Tokens that it drafts at most."""
+        return MOST_AUTO_TOKENS if self.n_tokens is None else self.n_tokens
+
+    def __str__(self) -> str:
+        return f"{self.layer}:{self.length}"
+
+
+def parse_drafts(text: str) -> list[Draft]:
+    """The grid that a text such as "20:4" or "10,20:2,4,auto" stands for. Raises `ValueError` for any other."""
+    layers, colon, lengths = text.partition(":")
+    try:
+        parsed = [
+            Draft(int(layer), None if length.strip() == AUTO else int(length))
+            for layer in layers.split(",")
+            for length in lengths.split(",")
+        ]
+    except ValueError:
+        parsed = []
+    if not colon or not parsed:
+        raise ValueError(f"a draft is LAYER:N, as in 20:4 or 10,20:2,4,{AUTO}, got {text!r}")
+    for draft in parsed:
+        if draft.n_tokens is not None and draft.n_tokens < 1:
+            raise ValueError(f"N of a draft must be 1 or more, or {AUTO}, got {draft}")
+    return parsed
+
+
+@dataclass(frozen=True)
+class SerialCosts:
+    """What runs for one row one after the other, in multiply-adds as if each call were for one token.
+
+    Where fetching weights takes the time, as in small batches, a call for a few tokens takes no longer than for one.
+    Attention is left out.
+    """
+
+    layers_X: np.ndarray  # of all layers up to each of X
+    reads_X: np.ndarray
+
+    @classmethod
+    def of(cls, prices: Prices, exit_layer_X: np.ndarray) -> "SerialCosts":
+        return cls(prices.before + np.cumsum(prices.layer_L)[exit_layer_X], prices.read_X)
+
+    @property
+    def normal(self) -> float:
+        """Of a token at full depth."""
+        return float(self.layers_X[-1] + self.reads_X[-1])
+
+    def of_round(self, rank: int, n_drafted: np.ndarray | int) -> np.ndarray:
+        """Of a round that drafts so many tokens after the layer number `rank` of X.
+
+        Its last token goes through the early layers too, but is not read there.
+        """
+        early, late = self.layers_X[rank], self.layers_X[-1] - self.layers_X[rank]
+        cost: np.ndarray = (
+            (np.asarray(n_drafted) + 1) * early + n_drafted * self.reads_X[rank] + late + self.reads_X[-1]
+        )
+        return cost
+
+    def best_length(self, rank: int, accepted: int, judged: int) -> int:
+        """How many tokens to draft, if `accepted` of `judged` drafts were right so far.
+
+        The length for which a round yields the most tokens for its serial cost, if each draft is right with the chance
+        that is expected after these (Laplace's rule of succession), whatever came before it (Leviathan et al. 2023).
+        """
+        length, chance = np.arange(1, MOST_AUTO_TOKENS + 1), (accepted + 1) / (judged + 2)
+        tokens = (1 - chance ** (length + 1)) / (1 - chance)
+        return int(length[np.argmax(tokens / self.of_round(rank, length))])
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """The rounds of a row, each of which begins with the row's last token.
+
+    It yields the drafts that were right and full depth's own token after them, unless the row ends before.
+    """
+
+    place_R: np.ndarray  # of the row's last token among its generated ones
+    drafted_R: np.ndarray
+    accepted_R: np.ndarray
+    rejected_R: np.ndarray  # 1 if full depth said something else than a draft, else 0
+
+    @property
+    def length_R(self) -> np.ndarray:
+        """Tokens that went through the layers."""
+        return self.drafted_R + 1
+
+    def given_R(self, n_decided: int) -> np.ndarray:
+        """The tokens that each round gave a row that has so many decided tokens."""
+        return np.diff(self.place_R, append=n_decided)
+
+    def counts(self, rank: int, n_layers: int, n_exits: int) -> Counts:
+        """What was run, token after token, those that were taken back included; `rank` is that of the layer in X.
+
+        All go through all layers and are read at the end, and all but the last of a round are read early.
+        """
+        first_T = np.repeat(np.cumsum(self.length_R) - self.length_R, self.length_R)
+        index_T = np.arange(len(first_T)) - first_T  # in its round
+        place_T = np.repeat(self.place_R, self.length_R) + index_T
+        reads_TX = np.zeros((len(place_T), n_exits + 1), np.int64)
+        reads_TX[:, rank] = index_T < np.repeat(self.drafted_R, self.length_R)
+        reads_TX[:, -1] = 1
+        none_TX = np.zeros_like(reads_TX)
+        return Counts(place_T, np.full_like(place_T, n_layers), np.zeros_like(place_T), reads_TX, none_TX, none_TX)
+
+    def columns(
+        self, draft: Draft, rank: int, n_decided: int, n_layers: int, costs: SerialCosts
+    ) -> dict[str, float | int | None]:
+        """The columns of a run that say what came of its drafts; `rank` is that of their layer in X."""
+        drafted, accepted = int(self.drafted_R.sum()), int(self.accepted_R.sum())
+        judged, n_rounds = accepted + int(self.rejected_R.sum()), len(self.place_R)
+        serial = float(costs.of_round(rank, self.drafted_R).sum())
+        return {
+            "drafted": drafted,
+            "accepted": accepted,
+            "acceptance": accepted / drafted if drafted else None,
+            "acceptance_per_token": accepted / judged if judged else None,
+            "passes": n_rounds,
+            "layer_calls": int((self.drafted_R * (draft.layer + 1) + n_layers).sum()),
+            "tokens_per_pass": n_decided / n_rounds if n_rounds else None,
+            "expected_speedup": costs.normal * n_decided / serial if n_rounds else None,
+        }

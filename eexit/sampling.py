@@ -1,0 +1,74 @@
+"""Tokens from logits: greedy, sampled, and sampled where a draft was made before.
+
+Shapes: B rows, D of them with a draft, V vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def pick_tokens(logits_BV: Tensor, temperature: float, top_p: float, u_B: Tensor) -> Tensor:
+    """The likeliest token; with a temperature, inverse-CDF sampling with the uniforms `u_B`, likeliest token first.
+
+    `top_p` keeps the smallest set of likeliest tokens with at least that much probability (nucleus sampling,
+    Holtzman et al. 2020).
+    """
+    if temperature == 0:
+        return logits_BV.argmax(-1)
+    p_BV = torch.softmax(logits_BV.float() / temperature, -1)
+    p_BV, token_BV = p_BV.sort(stable=True, dim=-1, descending=True)
+    cumulative_BV = p_BV.cumsum(-1)
+    kept_B = ((cumulative_BV - p_BV) < top_p).sum(-1, keepdim=True)
+    kept_mass_B = cumulative_BV.gather(1, kept_B - 1)
+    rank_B = torch.searchsorted(cumulative_BV, u_B[:, None] * kept_mass_B, right=True)
+    return token_BV.gather(1, rank_B.minimum(kept_B - 1))[:, 0]
+
+
+@dataclass(frozen=True)
+class Drafted:
+    """Tokens that were drafted, by sampling from other distributions, and a uniform draw for each to verify it with."""
+
+    row_D: Tensor  # of B
+    token_D: Tensor
+    logits_DV: Tensor
+    u_D: Tensor
+    temperature: float
+    top_p: float
+
+    def of(self, row_B: Tensor) -> "Drafted":
+        """Those of these rows, which then are rows 0 to B − 1; they are successive."""
+        its = (self.row_D >= row_B[0]) & (self.row_D <= row_B[-1])
+        row_D, token_D, u_D = self.row_D[its] - row_B[0], self.token_D[its], self.u_D[its]
+        return Drafted(row_D, token_D, self.logits_DV[its], u_D, self.temperature, self.top_p)
+
+    def verified(self, logits_BV: Tensor, picked_B: Tensor) -> Tensor:
+        """The tokens of the full-depth distributions: `picked_B` where there is no draft."""
+        p_DV = distribution(logits_BV[self.row_D], self.temperature, self.top_p)
+        q_DV = distribution(self.logits_DV, self.temperature, self.top_p)
+        return picked_B.index_copy(0, self.row_D, accept_or_draw(p_DV, q_DV, self.token_D, self.u_D))
+
+
+def accept_or_draw(p_BV: Tensor, q_BV: Tensor, drafted_B: Tensor, u_B: Tensor) -> Tensor:
+    """Tokens that are distributed as p, from tokens drafted from q, (B,).
+
+    A draft d is accepted with chance min(1, p(d) / q(d)); otherwise a token is drawn from the normalised (p − q)₊,
+    which is never d (Leviathan et al. 2023). One uniform serves both: among those that reject a draft, it is uniform
+    above the chance to accept it.
+    """
+    accept_B = (p_BV.gather(1, drafted_B[:, None]) / q_BV.gather(1, drafted_B[:, None]))[:, 0]
+    rest_BV = (p_BV - q_BV).clamp_min(0).cumsum(-1)
+    u_rest_B = ((u_B - accept_B) / (1 - accept_B)).clamp(0, 1)
+    drawn_B = torch.searchsorted(rest_BV, u_rest_B[:, None] * rest_BV[:, -1:], right=True)[:, 0]
+    last_B = (rest_BV < rest_BV[:, -1:]).sum(-1)  # that has any probability
+    return torch.where(u_B < accept_B, drafted_B, drawn_B.minimum(last_B))
+
+
+def distribution(logits_BV: Tensor, temperature: float, top_p: float) -> Tensor:
+    """The probabilities, fp32, with which `pick_tokens` picks tokens; the temperature is above 0."""
+    p_BV = torch.softmax(logits_BV.float() / temperature, -1)
+    sorted_BV, token_BV = p_BV.sort(stable=True, dim=-1, descending=True)
+    cumulative_BV = sorted_BV.cumsum(-1)
+    kept_BV = sorted_BV.masked_fill(cumulative_BV - sorted_BV >= top_p, 0)
+    return torch.zeros_like(p_BV).scatter_(1, token_BV, kept_BV / kept_BV.sum(-1, keepdim=True))
