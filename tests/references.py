@@ -41,13 +41,19 @@ def packed_decoder_of(model: PreTrainedModel) -> Decoder:
 
 
 @cache
+def serial_costs_of(model: PreTrainedModel, exitable_layers: tuple[int, ...]) -> SerialCosts:
+    """Read through the lens."""
+    decoder, decoding = decoder_of(model), Decoding(exitable_layers, 1, frozenset())
+    return SerialCosts.of(find_prices(decoder, decoding), np.array([*exitable_layers, decoder.n_layers - 1]))
+
+
+@cache
 def reference_of(
     model: PreTrainedModel, request: Request, decoding: Decoding, student: PreTrainedModel | None = None
 ) -> Trace:
     if request.configuration.draft:
-        exits = np.array([*decoding.exitable_layers, decoder_of(model).n_layers - 1])
-        costs = SerialCosts.of(find_prices(decoder_of(model), decoding), exits)
-        best = partial(costs.best_length, decoding.exitable_layers.index(request.configuration.draft.layer))
+        rank = decoding.exitable_layers.index(request.configuration.draft.layer)
+        best = partial(serial_costs_of(model, decoding.exitable_layers).best_length, rank)
         return draft_one(model, decoder_of(model), request, decoding, best)
     own = None if student is None else (student, decoder_of(student))
     return generate_one(model, decoder_of(model), request, decoding, own)

@@ -9,12 +9,12 @@ import pytest
 import torch
 from axes import EXITABLE
 from ran import Multiplied, Ran
-from references import decoder_of, packed_decoder_of, reference_of
+from references import decoder_of, reference_of, shared_model
 from scipy.stats import chi2
-from test_invariants import DECODING, PROMPTS, SAMPLED, generate
+from test_invariants import ARCHITECTURES, DECODING, PROMPTS, SAMPLED, generate
 from traces import assert_same, kl_request, traces_of
 from transformers import PreTrainedModel
-from untrained import LINEAR
+from untrained import LINEAR, TUNED
 
 from eexit import cache, drafting, slots
 from eexit.anatomy import Decoder
@@ -23,6 +23,7 @@ from eexit.costs import cost_columns
 from eexit.drafts import DRAFT, MOST_AUTO_TOKENS, Draft, SerialCosts, parse_drafts
 from eexit.engine import Engine
 from eexit.prices import find_prices
+from eexit.readouts import READOUTS, Readout
 from eexit.rows import Decoding, Request
 from eexit.sampling import accept_or_draw, distribution, pick_tokens
 from eexit.trace import Trace
@@ -41,11 +42,11 @@ def rounds_of(trace: Trace) -> np.ndarray:
 
 
 def test_greedy_drafts_are_the_text_of_normal_on_every_architecture(any_model: PreTrainedModel) -> None:
-    requests = requests_of(DRAFTS)
-    traces = generate(any_model, requests, replace(DECODING, rows=5))
+    requests, decoding = requests_of(DRAFTS)[4:], replace(DECODING, max_new_tokens=14)
+    traces = generate(any_model, requests, replace(decoding, rows=5))
     for request, trace in zip(requests, traces, strict=True):
-        assert_same(trace, reference_of(any_model, request, DECODING))
-    normal = generate(any_model, [kl_request(prompt, "normal") for prompt in PROMPTS])
+        assert_same(trace, reference_of(any_model, request, decoding))
+    normal = generate(any_model, [kl_request(prompt, "normal") for prompt in PROMPTS[1:]], decoding)
     for index, trace in enumerate(traces):
         its = normal[index // len(DRAFTS)]
         assert trace.token_id_T.tolist() == its.token_id_T.tolist()
@@ -53,15 +54,15 @@ def test_greedy_drafts_are_the_text_of_normal_on_every_architecture(any_model: P
     assert sum(rounds_of(trace)[:, 1].sum() for trace in traces) > 0, "some drafts must be right"
 
 
-@pytest.mark.parametrize("top_p", [1.0, 0.7])
-def test_sampled_drafts_match_the_naive_reference_whatever_ends_other_rows(
-    any_model: PreTrainedModel, top_p: float
-) -> None:
-    requests = requests_of(DRAFTS[1:])
-    decoding = replace(SAMPLED, top_p=top_p, eos_token_ids=EOS, readout=LINEAR)
-    traces = generate(any_model, requests, replace(decoding, rows=4))
+@pytest.mark.parametrize(
+    ("architecture", "top_p"), [*((name, 1.0) for name in (*ARCHITECTURES, "mpt")), ("llama", 0.7)]
+)
+def test_sampled_drafts_match_the_naive_reference_whatever_ends_other_rows(architecture: str, top_p: float) -> None:
+    model, requests = shared_model(architecture), requests_of(DRAFTS[1:])
+    decoding = replace(SAMPLED, top_p=top_p, eos_token_ids=EOS)
+    traces = generate(model, requests, replace(decoding, rows=4))
     for request, trace in zip(requests, traces, strict=True):
-        assert_same(trace, reference_of(any_model, request, decoding))
+        assert_same(trace, reference_of(model, request, decoding))
     assert len({len(trace.token_id_T) for trace in traces}) > 2, "rows must end at different times"
 
 
@@ -121,28 +122,36 @@ def test_the_distribution_is_that_of_picked_tokens() -> None:
     assert distribution(logits_BV, 1.0, 0.75)[0].tolist() == pytest.approx(shares, abs=1e-3)
 
 
-@pytest.mark.parametrize("draft", [Draft(1, 1), Draft(4, 3), Draft(3, None)])
-def test_a_row_runs_what_it_says(any_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, draft: Draft) -> None:
+@pytest.mark.parametrize("readout", [READOUTS["lens"], LINEAR, TUNED], ids=["lens", "linear", "tuned"])
+def test_any_readout_drafts(llama: PreTrainedModel, readout: Readout) -> None:
+    decoding = replace(DECODING, readout=readout, max_new_tokens=12)
+    requests = requests_of(DRAFTS[1:3])
+    for request, trace in zip(requests, generate(llama, requests, decoding), strict=True):
+        assert_same(trace, reference_of(llama, request, decoding))
+
+
+def test_a_row_runs_what_it_says(any_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drafting, "rounded", lambda n_rows: n_rows)
     monkeypatch.setattr(cache, "BLOCK_POSITIONS", 1)
-    decoder = packed_decoder_of(any_model)
-    prices = find_prices(decoder, DECODING)
+    decoder, draft = decoder_of(any_model), Draft(4, 3)
     ran = Ran(any_model, decoder, monkeypatch)
-    [trace] = generate(
-        any_model, [Request(PROMPTS[0], Configuration(DRAFT, draft=draft))], replace(DECODING, observe=False)
-    )
+    requests = [Request(PROMPTS[0], Configuration(DRAFT, draft=draft))]
+    [trace] = traces_of(Engine(decoder, replace(DECODING, observe=False)).generate(requests)).values()
     rounds, counts = trace.rounds, trace.counts
     assert rounds is not None
     assert counts is not None
     assert ran.ended_L.tolist() == [counts.layers_T.sum() / decoder.n_layers] * decoder.n_layers
     assert ran.begun_L.tolist() == ran.ended_L.tolist(), "keys are never written alone"
     assert ran.reads == counts.reads_TX.sum() == (rounds.drafted_R + rounds.length_R).sum()
-    costs, rank = SerialCosts.of(prices, np.array([*EXITABLE, decoder.n_layers - 1])), EXITABLE.index(draft.layer)
+    costs, rank = SerialCosts(np.array([2.0, 4.0, 5.0, 7.0]), np.ones(4)), EXITABLE.index(draft.layer)
     columns = rounds.columns(draft, rank, len(trace.token_id_T) - 1, decoder.n_layers, costs)
     assert columns["layer_calls"] == ran.calls_L.sum()
     assert ran.calls_L[draft.layer + 1 :].tolist() == [columns["passes"]] * (decoder.n_layers - 1 - draft.layer)
     assert rounds.given_R(len(trace.token_id_T) - 1).sum() == len(trace.token_id_T) - 1
     assert trace.drafted_T.sum() == columns["accepted"]
+    n_rounds, n_drafted = len(rounds.place_R), rounds.drafted_R.sum()
+    n_decided = len(trace.token_id_T) - 1
+    assert columns["expected_speedup"] == 8 * n_decided / (n_rounds * 8 + n_drafted * 6)
 
 
 def test_what_is_run_for_drafts_is_priced_position_by_position(
