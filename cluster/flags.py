@@ -90,7 +90,9 @@ def _unshield(text: str) -> str:
 
 
 def _split(values: list[str]) -> list[str]:
-    return [part.strip() for value in values for part in value.split(",") if part.strip()]
+    """The parts of lists; a value with a colon, as in 10,20:2,4, is one."""
+    parts = [part for value in values for part in ([value] if ":" in value else value.split(","))]
+    return [part.strip() for part in parts if part.strip()]
 
 
 def _help(field: FieldInfo, in_demo: Any) -> str:

@@ -136,8 +136,8 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     controls_from = str(flags.pop("controls_of", table.pop("controls_of", "")))
     if controls_from:
         table["controls"] = controls_of(controls_from)
-    if "rules" in flags and "kl_factors" not in flags:
-        table.pop("kl_factors", None)  # --rules replaces the file's KL factors
+    if ("rules" in flags or "draft" in flags) and "kl_factors" not in flags:
+        table.pop("kl_factors", None)  # --rules and --draft replace the file's KL factors
     options = Options(dry_run, quiet, summary, str(flags.get("prompts", path)), controls_from)
     if "prompts" in flags:
         table["prompts"] = read_prompts(flags.pop("prompts"))

@@ -8,6 +8,7 @@ import pytest
 from cluster.job import FIELDS, SweepJob, load_job
 from eexit.config import SweepConfig, UsageError
 from eexit.configuration import MODES
+from eexit.plan import configurations
 from eexit.rules import RULES
 
 DEMO = Path(__file__).parents[2] / "jobs" / "demo.toml"
@@ -44,6 +45,14 @@ def test_rules_and_their_parameters_are_a_flag_or_a_table(tmp_path: Path) -> Non
         (tmp_path / "mine.toml").write_text(f'rules = {written}\n[[prompts]]\nprompt = "x"\n')
         config = load("--config", str(tmp_path / "mine.toml")).config
         assert (config.rules, config.kl_factors) == (rules, ())
+
+
+def test_drafts_are_a_grid_in_place_of_kl_factors(tmp_path: Path) -> None:
+    config = load("--draft", "10,20:2,auto", "5:8").config
+    assert (config.draft, config.kl_factors) == (("10:2", "10:auto", "20:2", "20:auto", "5:8"), ())
+    assert [each.key for each in configurations(config)] == ["normal", *(f"draft/{text}" for text in config.draft)]
+    (tmp_path / "mine.toml").write_text('draft = ["10,20:2"]\nrules = ["agree"]\n[[prompts]]\nprompt = "x"\n')
+    assert load("--config", str(tmp_path / "mine.toml")).config.draft == ("10:2", "20:2")
 
 
 def test_prompts_of_ones_own_take_nothing_from_the_demo(tmp_path: Path) -> None:
@@ -160,6 +169,9 @@ def test_prompts_come_from_a_file_beside_the_toml(tmp_path: Path) -> None:
             ["--rules", "kl=1", "--rules", "kl=2"],
             "rule kl is listed more than once: give all its parameters in one entry (--rules)",
         ),
+        (["--draft", "20"], "a draft is LAYER:N, as in 20:4 or 10,20:2,4,auto, got '20' (--draft)"),
+        (["--draft", "20:0"], "N of a draft must be 1 or more, or auto, got 20:0 (--draft)"),
+        (["--draft", "20:4", "10,20:4"], "20:4 is listed more than once (--draft)"),
         (["--rules", "agree=2"], "rule agree has no parameter, got 2 (--rules)"),
         (["--rules", "fixed"], "rule fixed takes a layer as its parameter, as in fixed=10, got none (--rules)"),
         (

@@ -126,6 +126,7 @@ def test_exitable_layers_default_to_every_fifth_below_the_final_one() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"draft": ("7:2",)}, "draft 7:2 is not at an exitable layer, which are 5, 10, 15, 20, 25: choose one of them"),
         ({"exit_layers": (3, 29)}, "exit layer 29 is not below the final layer: .* may go up to 28"),
         ({"exit_every": 29}, "no exitable layer: .*0…29 and --exit-every is 29"),
     ],
