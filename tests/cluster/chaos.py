@@ -25,10 +25,9 @@ from byte_model import save_byte_model
 from pandas.testing import assert_frame_equal
 
 SCRIPT = Path(__file__).parents[2] / "jobs" / "sweep.py"
-N_PROMPTS, N_TOKENS = 24, 200
+N_PROMPTS = 24
 N_RUNS = N_PROMPTS * 9
 TIMEOUT_SECONDS = 60.0  # an actor has to have loaded by then, on a busy machine too
-MOST_SECONDS_BETWEEN_BLOWS = 25.0
 STARTS_TO_END = 4  # an actor that was frozen too long may have left errors, to be tried again
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 BLOWS = ("kill driver", "stop driver", "kill actor", "kill actor", "freeze actor")
@@ -37,8 +36,9 @@ BLOWS = ("kill driver", "stop driver", "kill actor", "kill actor", "freeze actor
 class Chaos:
     """A sweep, started again whenever it has ended, and what is done to it."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, seed: int, tokens: int, seconds: float) -> None:
+        """`tokens` of each run, and at most so many `seconds` between blows."""
+        self._folder, self._tokens, self._seconds = folder, tokens, seconds
         self._random = random.Random(seed)
         self._began = time.monotonic()
         self.starts = 0  # of drivers
@@ -80,8 +80,9 @@ class Chaos:
         """Started anew on the results called so."""
         command = [
             *(sys.executable, str(SCRIPT), "--model", str(self._folder / "model"), "--dtype", "float32"),
-            *("--prompts", str(self._folder / "prompts.txt"), "--max-new-tokens", str(N_TOKENS), "--exit-every", "2"),
-            *("--rows-per-shard", "9", "--actors", "2", "--cpus-per-actor", "0.5", "--device", "cpu"),
+            *("--prompts", str(self._folder / "prompts.txt"), "--exit-every", "2"),
+            *("--max-new-tokens", str(self._tokens), "--rows-per-shard", "9", "--device", "cpu"),
+            *("--actors", "2", "--cpus-per-actor", "0.5"),
             *("--timeout", str(TIMEOUT_SECONDS), "--out", str(self._folder / name)),
         ]
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
@@ -95,7 +96,7 @@ class Chaos:
 
     def _pause(self, driver: subprocess.Popen[bytes]) -> bool:
         """Whether it is still there when it is time for the next blow."""
-        end = time.monotonic() + self._random.uniform(0, MOST_SECONDS_BETWEEN_BLOWS)
+        end = time.monotonic() + self._random.uniform(0, self._seconds)
         while time.monotonic() < end and driver.poll() is None:
             time.sleep(0.05)
             self._thaw()
@@ -183,13 +184,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--blows", type=int, default=24, help="kills, signals and freezes in all")
+    parser.add_argument("--tokens", type=int, default=200, help="of each run")
+    parser.add_argument("--seconds", type=float, default=25.0, help="between blows at most")
     flags = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="eexit-", ignore_cleanup_errors=True) as temporary:  # Ray wants it short
         folder = Path(temporary)
         save_byte_model(folder / "model")
         (folder / "prompts.txt").write_text("".join(f"prompt {n}\n" for n in range(N_PROMPTS)))
         (folder / "ray").mkdir()
-        chaos = Chaos(folder, flags.seed)
+        chaos = Chaos(folder, flags.seed, flags.tokens, flags.seconds)
         chaos.undisturbed()
         chaos.disturbed(flags.blows)
     print(

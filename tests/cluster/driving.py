@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from scripted import TOKENS_PER_RUN, rows_of
 
 from cluster.actor import MakeGenerator, model_generator
 from cluster.display import Lines
-from cluster.estimate import look_at_model
+from cluster.estimate import Look, look_at_model
 from cluster.landing import Tally
 from cluster.sweep import run_sweep
 from eexit.config import SweepConfig
@@ -66,6 +67,15 @@ def drive(
         **{"look": look_at_model if make_generator is model_generator else scripted.look, **others},
     )
     return summary.tally
+
+
+def look_here(config: SweepConfig, rows: int) -> Look:
+    """Of a model, in this process, which has torch anyway."""
+    from eexit.exits import resolve_exitable_layers
+    from eexit.models import describe_model
+
+    model = describe_model(config)
+    return asdict(model), resolve_exitable_layers(config, model.n_layers), None
 
 
 def assert_complete(config: SweepConfig, out: Path) -> pd.DataFrame:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,11 @@ import pandas as pd
 import pytest
 import ray
 from byte_model import N_LAYERS, save_byte_model
+from driving import look_here
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from cluster import alone
 from cluster.display import Advance, Silence
-from cluster.estimate import Look
 from cluster.landing import land
 from cluster.manifest import make_manifest, versions
 from cluster.store import open_store
@@ -24,7 +23,6 @@ from eexit.config import Prompt, SweepConfig, UsageError
 from eexit.files import read_timings
 from eexit.generator import error_results
 from eexit.model_generator import ModelGenerator
-from eexit.models import describe_model
 from eexit.plan import plan_runs
 from eexit.results import MANIFEST, encode
 from eexit.schema import TIMINGS
@@ -32,11 +30,6 @@ from jobs import timings
 
 TOKENS = 4
 KEYS = ["normal", "generate", "unfrozen/fixed/2"]
-
-
-def look(config: SweepConfig, rows: int) -> Look:
-    """In this process, which has torch anyway."""
-    return asdict(describe_model(config)), (2, 4), None
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +53,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def land_all(out: Path, config: SweepConfig, leave_out: int = 0) -> None:
     store, runs = open_store(out), list(plan_runs(config))[leave_out:]
-    model, layers, _ = look(config, 1)
+    model, layers, _ = look_here(config, 1)
     store.publish(MANIFEST, encode(make_manifest(config, model, layers)))
     for prompt in config.prompts:
         its = [run for run in runs if run.prompt.id == prompt.id]
@@ -70,13 +63,13 @@ def land_all(out: Path, config: SweepConfig, leave_out: int = 0) -> None:
 
 
 def timed(out: Path, **others: Any) -> list[Mapping[str, Any]]:
-    arguments = {"batches": (1, 3), "n_rounds": 2, "display": Silence(), "look": look, **others}
+    arguments = {"batches": (1, 3), "n_rounds": 2, "display": Silence(), "look": look_here, **others}
     return time_sweep(str(out), **arguments)
 
 
 @pytest.fixture
 def model_is_described_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timings, "time_sweep", partial(time_sweep, look=look))
+    monkeypatch.setattr(timings, "time_sweep", partial(time_sweep, look=look_here))
 
 
 @pytest.mark.usefixtures("local_ray", "model_is_described_here")
@@ -176,7 +169,7 @@ def test_only_a_finished_sweep_with_online_rules_and_its_own_model_is_timed(fini
         with pytest.raises(UsageError, match=message):
             timed(out)
     with pytest.raises(UsageError, match=r"is not the one that the sweep had \(model.n_layers: 7 -> 8\)"):
-        timed(finished, look=lambda config, rows: ({**look(config, rows)[0], "n_layers": N_LAYERS + 1}, (), None))
+        timed(finished, look=lambda config, rows: ({**look_here(config, rows)[0], "n_layers": N_LAYERS + 1}, (), None))
 
 
 @pytest.mark.parametrize("flag", ["--batch", "--prompts", "--rounds", "--tokens"])

@@ -1,7 +1,6 @@
 """Training on a finished sweep's texts with Ray: what lands, what is refused, and going on after an interruption."""
 
 import json
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from byte_model import save_byte_model
+from driving import look_here
 from safetensors.numpy import load_file
 
 from cluster import training
 from cluster.display import Advance, Silence
-from cluster.estimate import Look
 from cluster.finished import read_finished
 from cluster.landing import land
 from cluster.manifest import make_manifest
@@ -23,9 +22,7 @@ from cluster.training_actor import TrainingActor
 from cluster.training_plan import is_finished, make_training_plan
 from eexit.artefacts import CARD, WEIGHTS, Card, read_card
 from eexit.config import Prompt, SweepConfig, UsageError
-from eexit.exits import resolve_exitable_layers
 from eexit.model_generator import ModelGenerator
-from eexit.models import describe_model
 from eexit.plan import plan_runs
 from eexit.results import MANIFEST, encode
 from eexit.training.saving import STATE
@@ -33,12 +30,6 @@ from eexit.training.texts import chooses, is_held_out, read_texts
 from jobs import train
 
 PROMPTS = [f"prompt {number}" for number in range(20)]
-
-
-def look(config: SweepConfig, rows: int) -> Look:
-    """In this process, which has torch anyway."""
-    model = describe_model(config)
-    return asdict(model), resolve_exitable_layers(config, model.n_layers), None
 
 
 def swept(out: Path, model: Path, prompts: list[str], **others: Any) -> Path:
@@ -52,7 +43,7 @@ def swept(out: Path, model: Path, prompts: list[str], **others: Any) -> Path:
         **{"modes": ("normal",), "kl_factors": (), **others},
     )
     store, runs = open_store(out), list(plan_runs(config))
-    described, layers, _ = look(config, 1)
+    described, layers, _ = look_here(config, 1)
     store.publish(MANIFEST, encode(make_manifest(config, described, layers)))
     land(store, runs, ModelGenerator(config, "cpu").generate(runs))
     return out
@@ -73,14 +64,16 @@ def texts(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trained(texts: Path, out: Path, what: str = "tuned", **others: Any) -> Card:
-    arguments = {"look": look, "display": Silence(), "device": "cpu", **others}
+    arguments = {"look": look_here, "display": Silence(), "device": "cpu", **others}
     return train_exits(str(texts), what, str(out), **arguments)
 
 
 def trained_here(texts: Path, out: Path, what: str, **settings: Any) -> Card:
     """The same in this process, without Ray."""
     sweep = read_finished(str(texts), ["prompt_id"])
-    plan = make_training_plan(sweep, str(texts), read_texts(sweep.store), str(out), {"what": what, **settings}, look)
+    plan = make_training_plan(
+        sweep, str(texts), read_texts(sweep.store), str(out), {"what": what, **settings}, look_here
+    )
     assert not is_finished(plan)
     out.mkdir()
     actor = TrainingActor()
@@ -108,7 +101,7 @@ def test_an_interrupted_training_goes_on_and_ends_as_an_undisturbed_one(
         trained(texts, out, display=Interrupts(), **settings)
     assert [path.name for path in out.iterdir()] == [STATE]
 
-    monkeypatch.setattr(train, "train_exits", partial(train_exits, look=look))
+    monkeypatch.setattr(train, "train_exits", partial(train_exits, look=look_here))
     command = [str(texts), "--what", "tuned", "--out", str(out), "--device", "cpu", "--tokens-per-step", "20"]
     assert train.run([*command, "--passes", "4"]) == 2
     assert "parts holds another training (settings.passes: 3 -> 4): choose another" in capsys.readouterr().err

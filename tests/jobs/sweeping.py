@@ -1,5 +1,6 @@
-"""A sweep in its own process, with its output and the results that it leaves when it is stopped."""
+"""Commands in a process of their own or in this one, and the results that a sweep leaves when it is stopped."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from commands import here
+
+from jobs.sweep import run
 
 SCRIPT = Path(__file__).parents[2] / "jobs" / "sweep.py"
 # For tests that strike while there is work: more of it than any machine does before they come to it.
@@ -21,6 +25,19 @@ def sweep(
 ) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
     return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True)
+
+
+def sweep_here(
+    environment: dict[str, str], *arguments: str | Path, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """The same in this process, for what ends before any Ray starts: a new one takes seconds to import its modules."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ.keys() - environment.keys():
+            patch.delenv(name)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.chdir(cwd or Path.cwd())
+        return here(run, *arguments)
 
 
 def wait_for(process: subprocess.Popen[str], moment: Callable[[], bool]) -> None:

@@ -17,8 +17,8 @@ from sweeping import WORK_FOR_MINUTES, assert_stops, below, none_is_left_of, wai
 pytestmark = pytest.mark.slow
 
 
-def assert_ends_cleanly(process: subprocess.Popen[str], by: signal.Signals, out: Path) -> None:
-    assert_stops(process, by)
+def assert_is_clean(out: Path) -> None:
+    """Some of the runs have landed, and nothing else is there."""
     assert 0 < len(pd.read_parquet(out / "generations")) < 1000
     assert sorted(path.name for path in out.iterdir()) == ["generations", "sweep.json", "tokens"]
     names = [path.name for folder in ("generations", "tokens") for path in (out / folder).iterdir()]
@@ -26,18 +26,8 @@ def assert_ends_cleanly(process: subprocess.Popen[str], by: signal.Signals, out:
 
 
 @WORK_FOR_MINUTES
-def test_a_second_sweep_refuses_and_ctrl_c_ends_the_first_cleanly(
+def test_nothing_listens_beyond_this_machine_a_second_sweep_refuses_and_sigterm_ends_the_first_cleanly(
     at_work: subprocess.Popen[str], command: list[str], tmp_path: Path
-) -> None:
-    second = subprocess.run(command, capture_output=True, text=True)
-    assert second.returncode == 2
-    assert f"is in use by process {at_work.pid} on " in second.stderr
-    assert_ends_cleanly(at_work, signal.SIGINT, tmp_path / "out")
-
-
-@WORK_FOR_MINUTES
-def test_sigterm_is_as_good_and_nothing_listens_beyond_this_machine(
-    at_work: subprocess.Popen[str], tmp_path: Path
 ) -> None:
     ours = [psutil.Process(at_work.pid), *psutil.Process(at_work.pid).children(recursive=True)]
     listening = {
@@ -50,7 +40,11 @@ def test_sigterm_is_as_good_and_nothing_listens_beyond_this_machine(
     assert listening
     loopback = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
     assert [(ip, name) for ip, name in listening if ip not in loopback] == []
-    assert_ends_cleanly(at_work, signal.SIGTERM, tmp_path / "out")
+    second = subprocess.run(command, capture_output=True, text=True)
+    assert second.returncode == 2
+    assert f"is in use by process {at_work.pid} on " in second.stderr
+    assert_stops(at_work, signal.SIGTERM)
+    assert_is_clean(tmp_path / "out")
 
 
 def is_looking_at_the_model(process: subprocess.Popen[str], out: Path) -> bool:
@@ -73,8 +67,16 @@ def is_building_the_report(process: subprocess.Popen[str], out: Path) -> bool:
     return len(list((out / "generations").glob("*.parquet"))) == 20 and not below(process)
 
 
-@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-@pytest.mark.parametrize("moment", [is_looking_at_the_model, is_starting_ray, has_ray_and_no_actor])
+@pytest.mark.parametrize(
+    ("moment", "by"),  # each signal at two moments or more, with those of a sweep at work
+    [
+        (is_looking_at_the_model, signal.SIGINT),
+        (is_looking_at_the_model, signal.SIGHUP),
+        (is_starting_ray, signal.SIGTERM),  # which Ray handles meanwhile
+        (is_starting_ray, signal.SIGINT),
+        (has_ray_and_no_actor, signal.SIGHUP),
+    ],
+)
 def test_before_anything_has_landed_it_ends_as_cleanly_and_leaves_nothing(
     started: subprocess.Popen[str],
     tmp_path: Path,
@@ -96,7 +98,9 @@ def test_when_all_has_landed_it_ends_as_cleanly(
 
 
 @WORK_FOR_MINUTES
-def test_signals_that_follow_the_first_change_nothing(at_work: subprocess.Popen[str]) -> None:
+def test_ctrl_c_ends_it_as_cleanly_and_signals_that_follow_change_nothing(
+    at_work: subprocess.Popen[str], tmp_path: Path
+) -> None:
     def tell() -> None:  # not by SIGTERM, whose handler Ray removes for a moment when it ends
         at_work.send_signal(signal.SIGINT)
         while at_work.poll() is None:
@@ -105,8 +109,10 @@ def test_signals_that_follow_the_first_change_nothing(at_work: subprocess.Popen[
             at_work.send_signal(signal.SIGHUP)
 
     assert why_it_stops(at_work, tell) == "interrupted"
+    assert_is_clean(tmp_path / "out")
 
 
+@pytest.mark.parametrize("n_prompts", [10])
 def test_what_nohup_has_it_ignore_is_ignored(command: list[str], tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="eexit-", ignore_cleanup_errors=True) as temporary:
         environment = {**os.environ, "RAY_TMPDIR": temporary}

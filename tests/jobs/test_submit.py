@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -18,17 +19,24 @@ from pandas.testing import assert_frame_equal
 from ray_head import ROOT, Head, started_head
 from sweeping import WORK_FOR_MINUTES, wait_for
 
+from cluster.job import load_job
+from cluster.landing import land
+from cluster.store import open_store
+from eexit.model_generator import ModelGenerator
+from eexit.plan import plan_runs
+
 pytestmark = pytest.mark.slow
 STOPPED = "what has landed stays: the same command goes on from there"
 
 
-@pytest.fixture
-def flags(tmp_path: Path) -> list[str]:
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Of a sweep of some seconds, on a small real model."""
-    save_byte_model(tmp_path / "model")
-    (tmp_path / "prompts.txt").write_text("".join(f"prompt {n}\n" for n in range(16)))
+    folder = tmp_path_factory.mktemp("given")
+    save_byte_model(folder / "model")
+    (folder / "prompts.txt").write_text("".join(f"prompt {n}\n" for n in range(16)))
     return [
-        *("--model", str(tmp_path / "model"), "--prompts", str(tmp_path / "prompts.txt"), "--dtype", "float32"),
+        *("--model", str(folder / "model"), "--prompts", str(folder / "prompts.txt"), "--dtype", "float32"),
         *("--exit-every", "2", "--max-new-tokens", "12", "--rows-per-shard", "9", "--system", "x"),
     ]
 
@@ -40,6 +48,24 @@ def home(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def swept_home(flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home folder after a sweep on this machine, into `local` in it, with a token as Ray leaves one there."""
+    home = tmp_path_factory.mktemp("swept")
+    local_sweep(home, home / "local", few(flags))
+    assert not (home / ".ray").exists()  # the sweep leaves none behind
+    (home / ".ray").mkdir()
+    (home / ".ray" / "auth_token").write_text("a" * 64)
+    return home
+
+
+@pytest.fixture(scope="module")
+def head(swept_home: Path) -> Iterator[Head]:
+    """Started there; the last test that uses it kills it."""
+    with started_head(swept_home) as head:
+        yield head
+
+
 def few(flags: list[str]) -> list[str]:
     return [*flags, "--modes", "normal", "--max-new-tokens", "2"]
 
@@ -48,6 +74,13 @@ def local_sweep(home: Path, out: Path, flags: list[str]) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     command = [sys.executable, "jobs/sweep.py", "--out", str(out), *flags]
     subprocess.run(command, cwd=ROOT, env={**environment, "HOME": str(home)}, check=True, capture_output=True)
+
+
+def land_here(out: Path, flags: list[str]) -> None:
+    """What an undisturbed sweep lands, made in this process."""
+    config = load_job(flags, ROOT / "jobs" / "demo.toml")[0].config
+    runs = list(plan_runs(config))
+    land(open_store(out), runs, ModelGenerator(config, "cpu").generate(runs))
 
 
 def rows(out: Path, table: str, key: list[str]) -> pd.DataFrame:
@@ -92,31 +125,25 @@ def test_from_a_fresh_home_stopped_in_the_middle_and_submitted_again(
         ids = [run_id for event in events if event["event"] == "landed" for run_id in event["run_ids"]]
         assert len(set(ids)) > 0
         assert set(ids) <= set(pd.read_parquet(out / "generations").run_id)
-    local_sweep(home, tmp_path / "undisturbed", flags)
+    land_here(tmp_path / "undisturbed", flags)
     assert_same_results(out, tmp_path / "undisturbed")
 
 
 def test_after_a_local_sweep_and_with_a_token_that_ray_left_at_home(
-    home: Path, tmp_path: Path, flags: list[str]
+    head: Head, swept_home: Path, tmp_path: Path, flags: list[str]
 ) -> None:
-    local_sweep(home, tmp_path / "local", few(flags))
-    assert not (home / ".ray").exists()  # the sweep leaves none behind
-    (home / ".ray").mkdir()
-    (home / ".ray" / "auth_token").write_text("a" * 64)
-    with started_head(home) as head:
-        said = head.submit(tmp_path / "out", *few(flags))
+    said = head.submit(tmp_path / "out", *few(flags))
     assert "16/16 runs · " in said, said
-    assert_same_results(tmp_path / "out", tmp_path / "local")
+    assert_same_results(tmp_path / "out", swept_home / "local")
 
 
 @WORK_FOR_MINUTES
-def test_the_head_of_a_cluster_is_killed(command: list[str], home: Path, tmp_path: Path) -> None:
-    with started_head(home) as head:
-        environment = {**head.environment, "RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": "auto"}
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        wait_for(process, lambda: any((tmp_path / "out" / "generations").glob("*.parquet")))
-        head.kill("gcs/gcs_server")
-        _, said = process.communicate()
+def test_the_head_of_a_cluster_is_killed(head: Head, command: list[str], tmp_path: Path) -> None:
+    environment = {**head.environment, "RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": "auto"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(process, lambda: any((tmp_path / "out" / "generations").glob("*.parquet")))
+    head.kill("gcs/gcs_server")
+    _, said = process.communicate()
     assert process.returncode == 1
     *_, reason, last = said.splitlines()
     assert reason.startswith("stopped: the head of Ray at "), said

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from sweeping import sweep
+from sweeping import sweep, sweep_here
 
 from cluster.store import open_store
 from jobs.sweep import publish_report
@@ -145,7 +145,7 @@ def test_files_of_others_in_the_way_are_refused_before_anything_is_written(
 ) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text('{"mine": "<html>"}')
-    done = sweep(environment, "--model", tiny, "--out", tmp_path)
+    done = sweep_here(environment, "--model", tiny, "--out", tmp_path)
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
