@@ -20,7 +20,9 @@ MIN_ROUNDS: Final = 5  # with fewer rounds, a percentile bootstrap interval is n
 
 @dataclass(frozen=True)
 class Speedup:
-    """One configuration, or `generate`, at one batch size, beside `normal`. Savings are fractions of full depth.
+    """One configuration, or `generate`, at one batch size, beside `normal` or another one that it is compared with.
+
+    Savings are fractions of full depth.
 
     `low` and `high` are the ends of the interval of `speedup`, None if there is none. `theoretical` and `run` are None
     where no costs are known.
@@ -30,7 +32,7 @@ class Speedup:
     batch: int
     rounds: int
     tokens_per_second: float  # median
-    speedup: float  # seconds of normal / seconds, median
+    speedup: float  # seconds of what it is compared with / seconds, median
     low: float | None
     high: float | None
     theoretical: float | None  # 1 - cost_needed / cost_full
@@ -49,10 +51,10 @@ class Speedup:
         return None if self.run is None else self.run - self.realised
 
 
-def speedups(measurements: Iterable[Mapping[str, Any]]) -> list[Speedup]:
+def speedups(measurements: Iterable[Mapping[str, Any]], beside: str = NORMAL) -> list[Speedup]:
     """For each batch size and configuration, in order of appearance within the batch size: see `schema.TIMINGS`.
 
-    `measurements` are rows of one timing. Rounds without `normal` are left out.
+    `measurements` are rows of one timing. They are compared with `beside`, a key; rounds without it are left out.
     """
     rows = sorted(measurements, key=lambda row: row["batch"])
     found = []
@@ -60,18 +62,20 @@ def speedups(measurements: Iterable[Mapping[str, Any]]) -> list[Speedup]:
         its: dict[str, dict[int, Mapping[str, Any]]] = {}
         for row in same_batch:
             its.setdefault(row["configuration"], {})[row["round"]] = row
-        normal = its.get(NORMAL, {})
+        base = its.get(beside, {})
         for key, by_round in its.items():
-            pairs = [(row, normal[number]) for number, row in sorted(by_round.items()) if number in normal]
+            pairs = [(row, base[number]) for number, row in sorted(by_round.items()) if number in base]
             if pairs:
-                found.append(_speedup(key, batch, pairs))
+                found.append(_speedup(key, batch, pairs, is_base=key == beside))
     return found
 
 
-def _speedup(key: str, batch: int, pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Speedup:
-    """`pairs` are measurements with that of `normal` in the same round."""
-    ratios = np.array([normal["seconds"] / row["seconds"] for row, normal in pairs])
-    low, high = (None, None) if key == NORMAL else _interval(ratios)
+def _speedup(
+    key: str, batch: int, pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], is_base: bool
+) -> Speedup:
+    """`pairs` are measurements with that of what they are compared with in the same round."""
+    ratios = np.array([base["seconds"] / row["seconds"] for row, base in pairs])
+    low, high = (None, None) if is_base else _interval(ratios)
     first = pairs[0][0]
     return Speedup(
         configuration=key,

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from eexit.configuration import NORMAL
+from eexit.drafts import DRAFT
 from eexit.schema import ERROR
 from reports.loading import NotASweepError, Sweep
 
@@ -44,7 +45,7 @@ def _numbers(sweep: Sweep) -> pd.DataFrame:
     """One row per prompt, computed over its runs that can exit early and are not controls. Failures count all runs."""
     runs = sweep.generations
     runs = runs.assign(error=(runs["status"] == ERROR).astype(float))
-    early = runs[(runs["mode"] != NORMAL) & runs["control_of"].isna()].groupby("prompt_id")
+    early = runs[~runs["mode"].isin([NORMAL, DRAFT]) & runs["control_of"].isna()].groupby("prompt_id")
     return pd.DataFrame(
         {
             "exit rate": early["exit_rate"].mean(),

@@ -4,6 +4,7 @@ Formats 1 and 2 and files of the original format have modes and KL factors only.
 that all others see configurations.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, Final
@@ -11,10 +12,11 @@ from typing import Any, Final
 import pandas as pd
 
 from eexit.configuration import NORMAL, Configuration
+from eexit.drafts import AUTO, Draft
 from eexit.rules import Control
 
 OLDER_RULE: Final = "kl"  # the only rule before format 3
-NUMBERS: Final = ("parameter", "kl_factor")
+NUMBERS: Final = ("parameter", "kl_factor", "draft_layer")
 COLUMNS: Final = tuple(Configuration(NORMAL).columns)
 
 
@@ -30,13 +32,11 @@ def with_identity(generations: pd.DataFrame) -> pd.DataFrame:
 
 
 def configurations(about: Mapping[str, Any], generations: pd.DataFrame) -> tuple[Configuration, ...]:
-    """Those of `sweep.json` in its order, then any others in the rows: `normal` first, parameters ascending."""
+    """Those of `sweep.json` in its order, then any others in the rows: `normal` first, the others by their size."""
     rows = generations.drop_duplicates("configuration")[list(COLUMNS)]
     found = [_stored(dict(zip(COLUMNS, row, strict=True))) for row in rows.itertuples(index=False)]
     series = list(dict.fromkeys((configuration.mode, configuration.rule) for configuration in found))
-    rest = sorted(
-        found, key=lambda c: (c.mode != NORMAL, series.index((c.mode, c.rule)), c.columns["parameter"] or 0.0)
-    )
+    rest = sorted(found, key=lambda c: (c.mode != NORMAL, series.index((c.mode, c.rule)), _size(c)))
     return tuple(dict.fromkeys([*_planned(about), *rest]))
 
 
@@ -50,9 +50,20 @@ def _planned(about: Mapping[str, Any]) -> Iterator[Configuration]:
         yield from (_older(mode, kl_factor) for kl_factor in factors)
 
 
+def _size(configuration: Configuration) -> tuple[Any, float]:
+    """What orders the configurations of a mode and rule: the parameter, or a draft's layer and then its length."""
+    draft = configuration.draft
+    return (draft.layer, draft.n_tokens or math.inf) if draft else (configuration.columns["parameter"] or 0.0, 0)
+
+
 def _stored(columns: Mapping[str, Any]) -> Configuration:
     """The configuration that these columns identify. A control's histogram isn't among them, and is left empty."""
     rule, parameter, control_of = (columns[name] for name in ("rule", "parameter", "control_of"))
+    if not pd.isna(columns.get("draft_layer")):  # older results have no such column
+        length = columns["draft_length"]
+        return Configuration(
+            columns["mode"], draft=Draft(int(columns["draft_layer"]), None if length == AUTO else int(length))
+        )
     if pd.isna(rule):
         return Configuration(columns["mode"])
     if not pd.isna(control_of):

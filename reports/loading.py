@@ -1,6 +1,6 @@
 """Loading a finished or unfinished sweep: its Parquet files as pandas frames and Arrow datasets."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,11 @@ class Sweep:
     def marked(self) -> frozenset[str]:
         """The rules that labels mark as oracles."""
         return oracles_beside_others(configuration.rule for configuration in self.configurations)
+
+    @property
+    def without_drafts(self) -> "Sweep":
+        """The same sweep for what is told of exits: drafts read every token at full depth."""
+        return replace(self, configurations=tuple(c for c in self.configurations if not c.draft))
 
     @property
     def done(self) -> pd.DataFrame:

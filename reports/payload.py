@@ -9,13 +9,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eexit.artefacts import ADAPTER, PROBE, READOUT
-from eexit.configuration import MODES, NORMAL
+from eexit.configuration import ALL_MODES, NORMAL
+from eexit.drafts import DRAFT
 from eexit.rules import RULES
 from eexit.schema import GENERATIONS, TOKENS
 from reports import frames
 from reports.artefact_facts import trained
 from reports.bootstrap import LEVEL, MIN_PROMPTS, RESAMPLES
 from reports.choose import MOST, choose_prompts
+from reports.draft_section import draft_section
 from reports.findings import findings, is_sampled, many
 from reports.learned_section import learned_section
 from reports.loading import Sweep
@@ -61,9 +63,10 @@ def payload(
     held = choose_prompts(sweep, wanted)
     measured = [*METRICS, *(Metric(key, label, "real") for key, label in sweep.scores.items())]
     metrics = [m for m in measured if sweep.generations[m.key].notna().any()]
-    trade, paired = frames.trade_off(sweep), frames.paired_differences(sweep)
-    saves = savings(sweep, trade)
-    drawn = overview_charts(sweep, trade, saves, progress)
+    exits = sweep.without_drafts
+    trade, paired = frames.trade_off(exits), frames.paired_differences(exits)
+    saves = savings(exits, trade)
+    drawn = overview_charts(exits, trade, saves, progress) if _tells_of_exits(sweep) else []
     progress(f"packing the tokens of {many(len(held), 'prompt')}")
     chosen = sweep.generations["prompt_id"].isin(held).to_numpy()
     runs = sweep.generations[chosen]
@@ -77,10 +80,11 @@ def payload(
             "planned": sweep.about.get("n_runs"),
             "prompts": len(sweep.prompts),
         },
-        "findings": [*(saved(saves) if saves else []), *findings(trade, paired, is_sampled(sweep))],
+        "findings": [*(saved(saves) if saves and drawn else []), *findings(trade, paired, is_sampled(sweep))],
         "layers": list(frames.layer_labels(sweep).values()),
         "normal": NORMAL,
-        "modes": {mode: MODES[mode] for mode in dict.fromkeys(c.mode for c in sweep.configurations) if mode in MODES},
+        "draft": DRAFT,
+        "modes": {c.mode: ALL_MODES[c.mode] for c in sweep.configurations if c.mode in ALL_MODES},
         "rules": _rules(sweep),
         "configurations": [
             {
@@ -97,6 +101,7 @@ def payload(
         "kinds": list(packed.blobs),
         "top": packed.top_k,
         "charts": drawn,
+        "drafts": draft_section(sweep),
         "learned": learned_section(sweep),
         "specs": page_charts(sweep),
         "timed": bool(len(sweep.timings)),
@@ -104,6 +109,12 @@ def payload(
         "bootstrap": {"level": LEVEL, "resamples": RESAMPLES, "least": MIN_PROMPTS},
     }
     return data, packed
+
+
+def _tells_of_exits(sweep: Sweep) -> bool:
+    """Whether there is more to show than drafts and the `normal` runs that they are compared with."""
+    has_drafts = any(configuration.draft for configuration in sweep.configurations)
+    return not has_drafts or any(configuration.rule for configuration in sweep.configurations)
 
 
 def facts(sweep: Sweep) -> list[tuple[str, str]]:

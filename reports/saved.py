@@ -6,7 +6,8 @@ from typing import Any, Final
 from eexit.configuration import GENERATE
 from eexit.speedups import MIN_ROUNDS
 from reports.findings import is_known, many, with_interval
-from reports.savings import REALISED, RUN, Measured, Savings
+from reports.measured import Measured
+from reports.savings import REALISED, RUN, Savings
 
 LIMITS: Final = (0.01, 0.05, 0.1, 0.2)  # of disagreement; the best configuration within each is named
 MOST_NAMED: Final = 3  # configurations whose text is mostly one loop
@@ -53,7 +54,7 @@ def _timed(rows: list[Row], generate: list[Row], measured: Measured) -> Iterator
     elif timed:
         yield f"no configuration{_apart(timed)} was timed."
     else:
-        yield "no configuration of this sweep was timed."
+        yield "no configuration that exits early was timed."
     yield from _in_loops(timed, column, "took", "less time")
     for row in generate:
         if is_known(row[column]):

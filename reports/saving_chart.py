@@ -11,8 +11,9 @@ from reports.bootstrap import LEVEL
 from reports.charts import OPACITY, ROOM_PIXELS, ROWS, layered, rows_of, where_known
 from reports.findings import many
 from reports.looks import hollow
+from reports.measured import Measured
 from reports.saved import UNTIMED
-from reports.savings import KINDS, REALISED, RUN, THEORETICAL, Measured, Savings
+from reports.savings import KINDS, REALISED, RUN, THEORETICAL, Savings
 
 X_TITLE: Final = "Saving (fraction of full depth's cost or time)"
 SHAPES: Final = {THEORETICAL: "circle", RUN: "diamond", REALISED: "square"}

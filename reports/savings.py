@@ -13,17 +13,17 @@ import numpy as np
 import pandas as pd
 
 from eexit.configuration import GENERATE
-from eexit.speedups import Speedup, speedups
+from eexit.speedups import Speedup
 from reports.bootstrap import Estimate, estimate_ratios
 from reports.frames import naming, spread
 from reports.loading import Sweep
+from reports.measured import Measured, latest_speedups
 
 THEORETICAL: Final = "theoretical"
 RUN: Final = "run"
 REALISED: Final = "realised"
 KINDS: Final = (THEORETICAL, RUN, REALISED)
 _COSTS: Final = {THEORETICAL: "cost_needed", RUN: "cost_run"}
-_SETUP: Final = ["machine", "device", "threads", "dtype"]
 _ENDS: Final = ("", "_low", "_high", "_n", "_control")
 _CARRIED: Final = (
     "n",
@@ -31,21 +31,6 @@ _CARRIED: Final = (
     "looping",
     *(f"{name}{end}" for name in ("disagreement", "loop_share") for end in _ENDS),
 )
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A batch size on a machine for which `jobs/timings.py` measured the realised savings."""
-
-    number: int
-    label: str  # such as "batch 8", with the machine if there are several
-    machine: str
-    rounds: int
-    prompts: int
-
-    def column(self, name: str) -> str:
-        """The name of a column of `savings` that was measured here."""
-        return f"{name}_{self.number}"
 
 
 @dataclass(frozen=True)
@@ -102,34 +87,14 @@ def _with_costs(frame: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
 
 
 def _realised(timings: pd.DataFrame) -> tuple[list[Measured], dict[str, dict[str, Any]]]:
-    """What was measured where, and for each configuration its numbers.
-
-    Seconds of different calls of `jobs/timings.py` are not compared. If several calls on one machine timed a
-    configuration, the latest counts.
-    """
-    setups = [_setup(*row) for row in timings[_SETUP].itertuples(index=False)]
-    several = len(set(setups)) > 1
-    latest: dict[tuple[int, str], dict[str, Speedup]] = {}  # by batch and machine, in the order of calls
-    prompts: dict[tuple[int, str], int] = {}
-    for (setup, _), rows in timings.groupby([pd.Series(setups, index=timings.index), "timing_id"], sort=False):
-        for its in speedups(rows.to_dict("records")):  # type: ignore[arg-type]  # its keys are column names
-            at = (its.batch, str(setup))
-            latest.setdefault(at, {})[its.configuration] = its
-            prompts[at] = max(prompts.get(at, 0), int(rows["prompts"].max()))
+    """What was measured where, and for each configuration its numbers."""
     measured: list[Measured] = []
     found: dict[str, dict[str, Any]] = {}
-    for number, at in enumerate(sorted(latest, key=lambda at: at[0])):
-        batch, setup = at
-        label = f"batch {batch}" + (f", {setup}" if several else "")
-        rounds = max(its.rounds for its in latest[at].values())
-        measured.append(Measured(number, label, setup, rounds, prompts[at]))
-        for key, its in latest[at].items():
-            found.setdefault(key, {}).update(_numbers(its, number))
+    for where, latest in latest_speedups(timings):
+        measured.append(where)
+        for key, its in latest.items():
+            found.setdefault(key, {}).update(_numbers(its, where.number))
     return measured, found
-
-
-def _setup(machine: str, device: str, threads: int, dtype: str) -> str:
-    return f"{machine}, {dtype}" + (f", {threads} threads" if device == "cpu" else "")
 
 
 def _numbers(its: Speedup, number: int) -> dict[str, float]:

@@ -21,6 +21,7 @@ MAY_IMPORT = {
                 "artefacts",
                 "config",
                 "configuration",
+                "drafts",
                 "evaluation",
                 "files",
                 "original_format",

@@ -188,8 +188,9 @@ def _run(
     final = np.where(same, ids, draw.integers(0, 2_000, n))
     columns = {name: pa.array([value] * n, TOKENS.field(name).type) for name, value in naming.items()}
     columns |= {
-        "position": np.arange(n, dtype=np.int32), "decided": np.arange(n) > 0, "token_id": ids.astype(np.int32),
-        "token": pa.array(WORDS[ids].tolist()), "exit_layer": layers[exits.rank_n].astype(np.int32),
+        "position": np.arange(n, dtype=np.int32), "decided": np.arange(n) > 0, "drafted": np.zeros(n, bool),
+        "token_id": ids.astype(np.int32), "token": pa.array(WORDS[ids].tolist()),
+        "exit_layer": layers[exits.rank_n].astype(np.int32),
         "kl": _lists(exits.kl_nE), "exit_prob": _lists(exits.prob_nX.astype(np.float32)),
         "logprob": (-np.exp(exits.hard_n - 1)).astype(np.float32), "final_token_id": final.astype(np.int32),
         "entropy": np.exp(exits.hard_n).astype(np.float32),

@@ -52,6 +52,7 @@ const FORMS = {
     value !== 0 && (Math.abs(value) >= 1e5 || Math.abs(value) < 1e-3)
       ? value.toExponential(2)
       : String(+value.toPrecision(4)),
+  times: (value) => value.toFixed(2),
   points: (value) => `${signed(100 * value, 1)} pp`,
   change: (value) => signed(value, 1),
 };

@@ -10,7 +10,16 @@ async function saveImage(entry, type) {
 
 // Every run that the page holds, with its text.
 async function saveRuns() {
-  const identity = ["configuration", "mode", "rule", "parameter", "kl_factor", "control_of"];
+  const identity = [
+    "configuration",
+    "mode",
+    "rule",
+    "parameter",
+    "kl_factor",
+    "control_of",
+    "draft_layer",
+    "draft_length",
+  ];
   const head = [
     "prompt_id",
     "prompt",

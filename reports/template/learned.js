@@ -1,17 +1,6 @@
 // The overview's section on learned exits, which only a sweep with trained artefacts has: what they are and what they change.
 
-const learnedLink = () =>
-  h(
-    "button.screen",
-    {
-      type: "button",
-      onclick: () => {
-        $("learned").scrollIntoView();
-        $("learned").focus({ preventScroll: true });
-      },
-    },
-    "Learned exits ↓",
-  );
+const learnedLink = () => sectionLink("learned", "Learned exits ↓");
 
 function learnedSection() {
   const { findings, artefacts, charts } = DATA.learned;

@@ -262,6 +262,7 @@ function methodsPage() {
     list(
       [
         ...HOW,
+        ...(DATA.drafts ? DRAFTS_HOW : []),
         ...(DATA.learned ? LEARNED_HOW : []),
         ...shown.filter(([label]) => !HOW.some(([name]) => name === label)),
       ].flatMap(([name, definition]) => [h("dt", {}, name), h("dd", {}, definition)]),

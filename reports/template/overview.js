@@ -11,6 +11,7 @@ function overviewPage() {
       provenance(`${form(runs, "count")}${missing} runs${failed ? "" : ", none failed"}`),
       failed ? h("a.bad", { href: "#/fail" }, `${form(failed, "count")} failed`) : null,
       DATA.charts.length ? highlight() : null,
+      DATA.drafts ? draftsLink() : null,
       DATA.learned ? learnedLink() : null,
     ),
   ];
@@ -19,8 +20,8 @@ function overviewPage() {
   if (!runs) page.push(h("p", {}, "No run has landed yet."));
   else if (failed === runs) page.push(h("p", {}, "Every run failed: there is nothing to average."));
   if (DATA.prompts.length < prompts) page.push(h("p", {}, held()));
-  if (runs && DATA.configurations.every((configuration) => configuration.mode === DATA.normal)) {
-    page.push(h("p", {}, "This sweep has only normal runs: nothing exits early."));
+  if (runs && DATA.configurations.every(({ mode }) => mode === DATA.normal || mode === DATA.draft)) {
+    page.push(h("p", {}, `This sweep has only normal runs${DATA.drafts ? " and drafts" : ""}: nothing exits early.`));
   }
   if (runs && !DATA.configurations.some((configuration) => configuration.mode === DATA.normal)) {
     page.push(h("p", {}, "This sweep has no normal runs to compare with."));
@@ -32,11 +33,26 @@ function overviewPage() {
       DATA.findings.length ? findings(prompts) : null,
       ...DATA.charts.map((chart) => (chart.limit ? limited : figure)(chart)),
       DATA.prompts.length && DATA.metrics.length ? heatmap() : null,
+      ...(DATA.drafts ? draftsSection() : []),
       ...(DATA.learned ? learnedSection() : []),
     ),
   );
   return page;
 }
+
+// A button that leads to a section further down.
+const sectionLink = (id, label) =>
+  h(
+    "button.screen",
+    {
+      type: "button",
+      onclick: () => {
+        $(id).scrollIntoView();
+        $(id).focus({ preventScroll: true });
+      },
+    },
+    label,
+  );
 
 // The origin of the numbers, as one line that opens to all details.
 function provenance(runs) {

@@ -48,8 +48,8 @@ def run_rows(
         drawn = 0.2 if mode != "normal" and i > 0 else 0.0
         exit_prob = [drawn / 5 * 5 / 5] * 5
         tokens.append(naming | {
-            "position": i, "decided": i > 0, "token_id": 100 + sum(piece.encode()) % 900, "token": piece,
-            "exit_layer": layer, "kl": [8.0 / (j + 1) ** 2 for j in range(5)],
+            "position": i, "decided": i > 0, "drafted": False, "token_id": 100 + sum(piece.encode()) % 900,
+            "token": piece, "exit_layer": layer, "kl": [8.0 / (j + 1) ** 2 for j in range(5)],
             "exit_prob": [*exit_prob, 1 - sum(exit_prob)], "logprob": -1.5,
             "final_token_id": 100 + sum(piece.encode()) % 900 if i % 3 else 7, "entropy": 2.0,
         })  # fmt: skip
