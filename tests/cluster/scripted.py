@@ -151,6 +151,7 @@ def rows_of(runs: Sequence[Run], config: SweepConfig) -> Results:
         {
             **{name: value for name, value in run_columns(run, config).items() if name in TOKENS.names},
             "position": position,
+            "drafted": False,
             "decided": position > 0,
             "token_id": position,
             "token": "abc"[position],
