@@ -31,8 +31,8 @@ def results(runs: list[Run], config: SweepConfig) -> Results:
 
     rows = [{**run_columns(run, config), "status": "ok", "n_tokens": 1} for run in runs]
     token = {
-        **{"position": 0, "decided": False, "drafted": False, "token_id": 1, "token": "a", "exit_layer": 1, "kl": [0.0]},
-        **{"exit_prob": [0.0, 1.0], "logprob": 0.0, "final_token_id": 1, "entropy": 0.0},
+        **{"position": 0, "decided": False, "drafted": False, "token_id": 1, "token": "a", "exit_layer": 1},
+        **{"kl": [0.0], "exit_prob": [0.0, 1.0], "logprob": 0.0, "final_token_id": 1, "entropy": 0.0},
     }
     tokens = [{**{name: row[name] for name in TOKENS.names if name in row}, **token} for row in rows]
     return Results(pa.Table.from_pylist(rows, GENERATIONS), pa.Table.from_pylist(tokens, TOKENS))
