@@ -194,7 +194,7 @@ class ExitPass:
         running = np.flatnonzero(self.going_N | (waiting_N & self.unaltered_N))
         before_BTW = after_BTW = hidden_NW[:0, None]
         if len(running):
-            rows = self._padded(running)
+            rows = padded_for(self.decoder.device, running)
             [row] = to_device([rows], hidden_NW.device)
             layer_pass, after_BTW = self._among(row), hidden_NW[row, None]
         for layer in range(start, end):
@@ -234,13 +234,8 @@ class ExitPass:
         return self.layer_pass.among(row, self.view.among(row))
 
     def _exited(self, rows: np.ndarray) -> ExitedTokens:
-        [row] = to_device([self._padded(rows)], self.tokens.hidden_NW.device)
+        [row] = to_device([padded_for(self.decoder.device, rows)], self.tokens.hidden_NW.device)
         return ExitedTokens(self._among(row), self.tokens.hidden_NW[row, None])
-
-    def _padded(self, rows: np.ndarray) -> np.ndarray:
-        """On a CPU, every new number of rows costs time and memory (`batch.MAX_BATCH_SIZES`), so that few are used."""
-        size = rounded(len(rows)) if self.decoder.device.type == "cpu" else len(rows)
-        return np.pad(rows, (0, size - len(rows)), mode="edge")
 
     def _decide(self, rank: int, going: np.ndarray, before_GW: Tensor, after_GW: Tensor) -> None:
         """Let the rules of the tokens that have come this far say which of them exit here."""
@@ -338,6 +333,15 @@ class ExitPass:
         hidden_BW = self.exit_hidden_DW[row]
         self.picked.put(row, read_tokens(self.decoder, hidden_BW, places_X, self.decoding, u_B, given))
         self.reads_DX[unread, self.exit_D[unread]] += 1
+
+
+def padded_for(device: torch.device, rows: np.ndarray) -> np.ndarray:
+    """Repeat the last of these rows on a CPU, where every new number of them costs time and memory.
+
+    `batch.MAX_BATCH_SIZES` says why; few numbers are used.
+    """
+    size = rounded(len(rows)) if device.type == "cpu" else len(rows)
+    return np.pad(rows, (0, size - len(rows)), mode="edge")
 
 
 def rounded(n_rows: int) -> int:

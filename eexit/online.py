@@ -8,7 +8,7 @@ the final layer last, T tokens of texts, W width of the residual stream.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ from eexit.anatomy import Decoder
 from eexit.cache import KVCache
 from eexit.costs import LOOKS
 from eexit.decoders import Decoders
-from eexit.drafts import DRAFT
 from eexit.exit_pass import Deciding, ExitPass, Known, Tokens, known_exits
 from eexit.reading import Reading, read_layers
 from eexit.rows import Decoding, Request
@@ -52,9 +51,7 @@ class Complete:
 def _streams(n_slots: int, decoders: Decoders, decoding: Decoding, requests: Sequence[Request]) -> Tensor | None:
     """Room for the residual streams of the tokens that wait in each slot, and of one more; None if not needed."""
     modes, decoder = {request.configuration.mode for request in requests}, decoders.student
-    if not decoding.observe or not decoders.are_one:
-        return None
-    if all(mode == DRAFT or (mode in STATES and alters(STATES[mode])) for mode in modes):
+    if not decoding.observe or not decoders.are_one or all(mode in STATES and alters(STATES[mode]) for mode in modes):
         return None
     shape = (n_slots, MOST_WAITING_TOKENS + 1, len(decoding.exitable_layers) + 1, decoder.width)
     return torch.zeros(shape, dtype=decoder.dtype, device=decoder.device)
@@ -66,6 +63,8 @@ class OnlineBatch(Slots):
     The student's cache is also the teacher's, unless they are two decoders: then the latter has the prompts at first.
     """
 
+    keeps_streams: ClassVar = True  # of tokens that go through all layers, so that they need not be run again
+
     def __init__(self, n_slots: int, length: int, decoders: Decoders, decoding: Decoding, requests: Sequence[Request]):
         """Make room for `n_slots` of these requests at a time, of up to `length` tokens each."""
         layers = find_layers(decoding.exitable_layers, decoders.student.n_layers, ())
@@ -74,7 +73,8 @@ class OnlineBatch(Slots):
         self.teacher, self.student = caches[decoders.teacher], caches[decoders.student]
         self.waiting = Tokens.none(decoders.student)
         # Tokens in modes that leave the state alone go through all layers in the end: their streams are the teacher's.
-        self.streams_SPXW, self.complete = _streams(n_slots, decoders, decoding, requests), Complete()
+        self.streams_SPXW = _streams(n_slots, decoders, decoding, requests) if self.keeps_streams else None
+        self.complete = Complete()
         self.n_observed = np.zeros(n_slots, np.int64)  # of a row's decided tokens, those that are or were in `complete`
         room = self.u_exit.shape[1]
         self.counts = {
@@ -171,9 +171,7 @@ def exit_step(decoder: Decoder, decoding: Decoding, batch: OnlineBatch, deciding
             "token_id_T": taken.picked.token_B,
             "exit_prob_TX": taken.prob_DX,
             "evidence_TE": taken.evidence_DE,
-            "exit_logprob_T": taken.picked.log_p_B,
-            "exit_top_token_ids_TK": taken.picked.top_token_BK,
-            "exit_top_prob_TK": taken.picked.top_prob_BK,
+            **taken.picked.columns(),
         }
         exit_layer = batch.layers.exits[taken.exit_D]
         batch.record(slots, {"exit_layer_T": exit_layer, **to_host(columns)})

@@ -78,6 +78,14 @@ class Picked:
         top_token_BK = token_B.new_zeros(n_rows, top_k)
         return cls(token_B, token_B.float(), top_token_BK, top_token_BK.float())
 
+    def columns(self) -> dict[str, Tensor]:
+        """What is recorded of them, but for the tokens themselves."""
+        return {
+            "exit_logprob_T": self.log_p_B,
+            "exit_top_token_ids_TK": self.top_token_BK,
+            "exit_top_prob_TK": self.top_prob_BK,
+        }
+
     def put(self, row_B: Tensor, other: "Picked") -> None:
         """Replace what was picked for these rows by what `other` picked for them."""
         for field in fields(Picked):

@@ -4,6 +4,7 @@ Seconds are compared within a round only, where everything was timed within mome
 intervals are percentile bootstraps over them (Efron 1979).
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -109,4 +110,6 @@ def _saving(cost: float | None, full: float | None) -> float | None:
 
 def _ratio(above: float | None, below: float | None) -> float | None:
     """None where they are not known, which in data frames is NaN."""
-    return above / below if above is not None and below and above == above and below == below else None
+    if above is None or not below or math.isnan(above) or math.isnan(below):
+        return None
+    return above / below

@@ -171,9 +171,7 @@ def record(batch: Slots, step: Step, picked: Picked) -> None:
         "token_id_T": picked.token_B,
         "exit_prob_TX": decision.prob_BX,
         "evidence_TE": decision.evidence_BE,
-        "exit_logprob_T": picked.log_p_B,
-        "exit_top_token_ids_TK": picked.top_token_BK,
-        "exit_top_prob_TK": picked.top_prob_BK,
+        **picked.columns(),
         **reading.columns(picked.token_B),
     }
     exit_layer = batch.layers.exits[step.routes.exits]
