@@ -19,10 +19,9 @@ from torch.profiler import record_function
 from eexit.anatomy import Decoder
 from eexit.cache_view import TokensView
 from eexit.decoders import Decoders
-from eexit.drafts import Rounds, SerialCosts
-from eexit.exit_pass import rounded
+from eexit.drafts import Draft, Rounds, SerialCosts
+from eexit.exit_pass import padded_for
 from eexit.online import OnlineBatch
-from eexit.prices import find_prices
 from eexit.reading import Picked, prepare_for_head, read_tokens
 from eexit.rows import Decoding, Failure, Outcome, Request
 from eexit.sampling import Drafted, pick_tokens
@@ -32,61 +31,67 @@ from eexit.transfer import to_device, to_host
 class DraftBatch(OnlineBatch):
     """Slots for rows that draft, with one cache, and what came of each row's rounds."""
 
+    keeps_streams = False
+
     def __init__(self, n_slots: int, length: int, decoders: Decoders, decoding: Decoding, requests: Sequence[Request]):
         """Make room for `n_slots` of these requests at a time, of up to `length` tokens each."""
         super().__init__(n_slots, length, decoders, decoding, requests)
         self.counts = {}  # they follow from the rounds
-        self.rank, self.n_drafts = np.zeros((2, n_slots), np.int64)  # of the layer among X; 0: as many as suit
-        self.accepted, self.judged = np.zeros((2, n_slots), np.int64)
+        self.rank = np.zeros(n_slots, np.int64)  # of the early layer among X
         self.rounds: dict[int, list[tuple[int, int, int, int]]] = {}  # by request: see `drafts.Rounds`
-        drafts = [request.configuration.draft for request in requests]
-        if any(draft and draft.n_tokens is None for draft in drafts):
-            self.costs = SerialCosts.of(find_prices(decoders.student, decoding), self.layers.exits)
 
     @staticmethod
     def row_bytes(decoder: Decoder, decoding: Decoding, length: int, requests: Sequence[Request]) -> int:
         """Bytes of a row in flight: keys and values, and logits, which are kept of all drafts if they are sampled."""
-        most = max(request.configuration.draft.most for request in requests if request.configuration.draft)
+        most = max(draft_of(request).most for request in requests)
         logits = decoder.vocabulary * decoder.dtype.itemsize * (1 + (most if decoding.temperature > 0 else 0))
         return decoder.cache_bytes_per_token * length + logits + (most + 1) * decoder.width * decoder.dtype.itemsize
 
     def add(self, index: int, request: Request, limit: int) -> int:
-        slot, draft = super().add(index, request, limit), request.configuration.draft
-        assert draft
-        self.rank[slot] = self.decoding.exitable_layers.index(draft.layer)
-        self.n_drafts[slot], self.accepted[slot], self.judged[slot] = draft.n_tokens or 0, 0, 0
+        slot = super().add(index, request, limit)
+        self.rank[slot] = self.decoding.exitable_layers.index(draft_of(request).layer)
         self.rounds[index] = []
         return slot
 
-    def ahead(self) -> np.ndarray:
-        """How many tokens each row drafts now, (B,): a round may yield one more, which its limit leaves room for."""
-        rows = range(self.n_rows)
-        wanted = [self.n_drafts[row] or self._best_length(row) for row in rows]
+    def ahead(self, costs: SerialCosts | None) -> np.ndarray:
+        """How many tokens each row drafts now, (B,): a round may yield one more, which its limit leaves room for.
+
+        Rows that draft as many as suit need the `costs`.
+        """
+        wanted = [self._wanted(int(index), costs) for index in self.request[: self.n_rows]]
         ahead_B: np.ndarray = np.minimum(wanted, self.limit[: self.n_rows] - self.n_generated[: self.n_rows] - 1)
         return ahead_B
 
-    def _best_length(self, row: int) -> int:
-        return self.costs.best_length(int(self.rank[row]), int(self.accepted[row]), int(self.judged[row]))
+    def _wanted(self, index: int, costs: SerialCosts | None) -> int:
+        draft = draft_of(self.requests[index])
+        if draft.n_tokens is not None:
+            return draft.n_tokens
+        assert costs
+        accepted, rejected = (sum(its[column] for its in self.rounds[index]) for column in (2, 3))
+        return costs.best_length(draft.layer, accepted, accepted + rejected)
 
     def note(self, row: int, n_drafted: int, n_accepted: int, rejected: bool) -> None:
         """Keep what came of a round; the row has not been given its tokens yet."""
         place = int(self.n_generated[row]) - 1
         self.rounds[int(self.request[row])].append((place, n_drafted, n_accepted, int(rejected)))
-        self.accepted[row] += n_accepted
-        self.judged[row] += n_accepted + rejected
 
     def outcome(self, slot: int) -> Outcome:
         outcome = super().outcome(slot)
         if isinstance(outcome, Failure):
             return outcome
-        rounds = Rounds(*np.array(self.rounds.pop(int(self.request[slot])), np.int64).reshape(-1, 4).T)
-        n_exits = len(self.decoding.exitable_layers)
-        return replace(
-            outcome, rounds=rounds, counts=rounds.counts(int(self.rank[slot]), self.layers.n_layers, n_exits)
-        )
+        index = int(self.request[slot])
+        rounds = Rounds(*np.array(self.rounds.pop(index), np.int64).reshape(-1, 4).T)
+        counts = rounds.counts(draft_of(self.requests[index]).layer, self.layers.exits)
+        return replace(outcome, rounds=rounds, counts=counts)
 
     def _of_rows(self) -> list[np.ndarray]:
-        return [*super()._of_rows(), self.rank, self.n_drafts, self.accepted, self.judged]
+        return [*super()._of_rows(), self.rank]
+
+
+def draft_of(request: Request) -> Draft:
+    """What a row of this loop drafts."""
+    assert request.configuration.draft
+    return request.configuration.draft
 
 
 @dataclass(frozen=True)
@@ -99,9 +104,9 @@ class Ahead:
 
 
 @torch.inference_mode()
-def draft_step(decoders: Decoders, decoding: Decoding, batch: DraftBatch) -> None:
-    """One round of every row: each gets one token or more."""
-    decoder, ahead_B = decoders.student, batch.ahead()
+def draft_step(decoders: Decoders, decoding: Decoding, batch: DraftBatch, costs: SerialCosts | None = None) -> None:
+    """One round of every row: each gets one token or more. Rows that draft as many as suit need the `costs`."""
+    decoder, ahead_B = decoders.student, batch.ahead(costs)
     batch.make_room_for(int((batch.n_generated[: batch.n_rows] + ahead_B).max()) + 1)
     with decoder.attending():
         # 1. Up to A tokens are read one after the other, after each row's early layer.
@@ -113,7 +118,7 @@ def draft_step(decoders: Decoders, decoding: Decoding, batch: DraftBatch) -> Non
             picked = verify(decoder, decoding, batch, drafts, ahead_B, row_N, index_N)
     # 3. The drafts that it agrees with are kept, and its own next token after them.
     with record_function("records"):
-        found = to_host({"token": picked.token_B, **exit_columns(picked)})
+        found = to_host({"token": picked.token_B, **picked.columns()})
         said_BA = np.zeros((batch.n_rows, ahead_B.max() + 1), np.int64)
         said_BA[row_N, index_N] = found.pop("token")
         keep(batch, drafts.token_BA.cpu().numpy(), said_BA, ahead_B, found, row_N, index_N)
@@ -131,21 +136,13 @@ def draft(decoder: Decoder, decoding: Decoding, batch: DraftBatch, ahead_B: np.n
     for index in range(most + 1):
         rows = np.flatnonzero(ahead_B >= index)
         [row] = to_device([rows], decoder.device)
-        hidden_NW = run_layers(
-            decoder,
-            batch,
-            rows,
-            position_B[rows] + index,
-            token_BA[row, index],
-            None,
-            np.zeros_like(rows),
-            rank_B[rows],
-        )
+        token_N, position_N, rank_N = token_BA[row, index], position_B[rows] + index, rank_B[rows]
+        hidden_NW = run_layers(decoder, batch, rows, position_N, token_N, None, np.zeros_like(rows), rank_N)
         stream_BAW[row, index] = hidden_NW
         reading = np.flatnonzero(ahead_B[rows] > index)
         if not len(reading):
             continue
-        places = [np.flatnonzero(rank_B[rows[reading]] == rank) for rank in range(len(decoding.exitable_layers))]
+        places = [np.flatnonzero(rank_N[reading] == rank) for rank in range(len(decoding.exitable_layers))]
         u = batch.u_token[rows[reading], n_generated_B[rows[reading]] + index]
         [at, to, u_B, *places_E] = to_device([reading, rows[reading], u, *places], decoder.device)
         ready_BH = prepare_for_head(decoder, hidden_NW[at], [*places_E, at[:0]], decoding)
@@ -161,11 +158,8 @@ def verify(
     index_N: np.ndarray,
 ) -> Picked:  # fmt: skip
     """What full depth says after each token of the round; `index_N` is 0 for those that were there before it."""
-    rank_N, position_N, place_N = (
-        batch.rank[row_N],
-        batch.position()[row_N] + index_N,
-        batch.n_generated[row_N] + index_N,
-    )
+    rank_N, position_N = batch.rank[row_N], batch.position()[row_N] + index_N
+    place_N = batch.n_generated[row_N] + index_N  # of the tokens that follow
     [row, index, u_B] = to_device([row_N, index_N, batch.u_token[row_N, place_N]], decoder.device)
     hidden_NW = run_layers(
         decoder, batch, row_N, position_N, drafts.token_BA[row, index], drafts.stream_BAW[row, index], rank_N + 1,
@@ -200,21 +194,12 @@ def run_layers(
         running = np.flatnonzero((first_N <= rank) & (rank <= last_N))
         if not len(running):
             continue
-        size = rounded(len(running)) if decoder.device.type == "cpu" else len(running)
-        [row] = to_device([np.pad(running, (0, size - len(running)), mode="edge")], decoder.device)
+        [row] = to_device([padded_for(decoder.device, running)], decoder.device)
         its_pass, its_BTW = layer_pass.among(row, view.among(row)), hidden_NW[row, None]
         for layer in range(start, end):
             its_BTW = its_pass.block(layer, its_BTW)
         hidden_NW[row] = its_BTW[:, 0]
     return hidden_NW
-
-
-def exit_columns(picked: Picked) -> dict[str, Tensor]:
-    return {
-        "exit_logprob_T": picked.log_p_B,
-        "exit_top_token_ids_TK": picked.top_token_BK,
-        "exit_top_prob_TK": picked.top_prob_BK,
-    }
 
 
 def keep(

@@ -8,6 +8,7 @@ the rows of all modes with exits, and oracles then have a loop in which the teac
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -16,11 +17,14 @@ from eexit.anatomy import Decoder
 from eexit.batch import Batch
 from eexit.config import UsageError
 from eexit.configuration import Configuration
+from eexit.costs import Prices
 from eexit.decoders import Decoders
 from eexit.drafting import DraftBatch, draft_step
+from eexit.drafts import SerialCosts
 from eexit.memory import cache_budget
 from eexit.online import OnlineBatch, observe, online_step
 from eexit.oracle import OracleBatch, oracle_step
+from eexit.prices import find_prices
 from eexit.rows import Decoding, Failure, Outcome, Request
 from eexit.rules import ORACLES
 from eexit.states import STATES
@@ -44,10 +48,14 @@ class Engine:
 
     A `student` is a decoder of the same architecture with weights of its own: it decodes the rows of all modes with
     exits, each after a first token that is the decoder's. What the full-depth model says is always the decoder's.
+    `prices` are those of the decoder; without them, they are found when they are needed.
     """
 
-    def __init__(self, decoder: Decoder, decoding: Decoding, student: Decoder | None = None):
+    def __init__(
+        self, decoder: Decoder, decoding: Decoding, student: Decoder | None = None, prices: Prices | None = None
+    ):
         self.decoder, self.decoding, self.student = decoder, decoding, student
+        self._prices = prices
         self.decoders = Decoders.of(decoder, student)
         self.n_slots = 0  # of the latest batch
 
@@ -83,7 +91,16 @@ class Engine:
         else:
             yield from self._decode(OracleBatch, oracle_step, decoders, requests, beside, progress)
         yield from self._decode(OnlineBatch, online_step, decoders, requests, online, progress)
-        yield from self._decode(DraftBatch, draft_step, decoders, requests, drafting, progress)
+        costs = self._serial_costs([requests[index] for index in drafting])
+        yield from self._decode(DraftBatch, partial(draft_step, costs=costs), decoders, requests, drafting, progress)
+
+    def _serial_costs(self, drafting: Sequence[Request]) -> SerialCosts | None:
+        """For rows that draft as many tokens as suit; None if there are none."""
+        drafts = [request.configuration.draft for request in drafting]
+        if not any(draft and draft.n_tokens is None for draft in drafts):
+            return None
+        self._prices = self._prices or find_prices(self.decoder, self.decoding)
+        return SerialCosts.of(self._prices, self.decoding.exitable_layers)
 
     def _decode(
         self, kind: type[BatchT], step: Callable[[Decoders, Decoding, BatchT], None], decoders: Decoders,

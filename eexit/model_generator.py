@@ -5,7 +5,6 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import torch
 
@@ -62,7 +61,8 @@ class ModelGenerator:
             record_top_k=min(config.record_top_k, decoder.vocabulary),
             memory_share=memory_share,
         )
-        self.engine, self.prices = Engine(decoder, decoding, decoders[student]), find_prices(decoder, decoding)
+        self.prices = find_prices(decoder, decoding)
+        self.engine = Engine(decoder, decoding, decoders[student], self.prices)
         self.text_of = cache(partial(token_text, self.tokenizer))
 
     def generate(self, runs: Sequence[Run], progress: Callable[[int], None] = lambda n_tokens: None) -> Results:
@@ -134,7 +134,8 @@ class ModelGenerator:
         rows = self.engine.n_slots // 2
         if not rows:
             return False
-        self.engine = Engine(self.engine.decoder, replace(self.engine.decoding, rows=rows), self.engine.student)
+        engine = self.engine
+        self.engine = Engine(engine.decoder, replace(engine.decoding, rows=rows), engine.student, self.prices)
         return True
 
     def _results(self, run: Run, requests: dict[Key, Request], outcomes: dict[Key, Outcome]) -> Results:
@@ -167,13 +168,10 @@ class ModelGenerator:
         return Results(pa.Table.from_pylist([row], GENERATIONS), tokens_table(run, outcome, pieces, self.text_of))
 
     def _draft_columns(self, configuration: Configuration, outcome: Trace) -> dict[str, Any]:
-        draft, decoder = configuration.draft, self.engine.decoder
-        if not draft or not outcome.rounds:
+        if not configuration.draft or not outcome.rounds:
             return {}
-        exits = [*self.engine.decoding.exitable_layers, decoder.n_layers - 1]
-        costs = SerialCosts.of(self.prices, np.array(exits))
-        n_decided = len(outcome.token_id_T) - 1
-        return outcome.rounds.columns(draft, exits.index(draft.layer), n_decided, decoder.n_layers, costs)
+        costs = SerialCosts.of(self.prices, self.engine.decoding.exitable_layers)
+        return outcome.rounds.columns(configuration.draft, len(outcome.token_id_T) - 1, costs)
 
 
 def _key(run: Run) -> Key:

@@ -16,7 +16,6 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
@@ -117,7 +116,8 @@ class Contenders:
             seconds = watch.stop()
             assert made.shape[1] == n_tokens, "all rows ended early"
             return Timing(watch.tokens, seconds)
-        engine = Engine(self.decoder, replace(self.decoding, max_new_tokens=n_tokens, rows=len(rows)), self.student)
+        decoding = replace(self.decoding, max_new_tokens=n_tokens, rows=len(rows))
+        engine = Engine(self.decoder, decoding, self.student, self.prices)
         outcomes = dict(engine.generate([Request(row, contender, self.seed) for row in rows], watch.progress))
         seconds = watch.stop()
         costs = [self._costs(contender, len(row), outcomes[index]) for index, row in enumerate(rows)]
@@ -149,12 +149,11 @@ class Contenders:
         """Those of drafts, of a row with so many timed tokens."""
         if not rounds or not configuration.draft:
             return {}
-        exits = [*self.decoding.exitable_layers, self.decoder.n_layers - 1]
-        costs, rank = SerialCosts.of(self.prices, np.array(exits)), exits.index(configuration.draft.layer)
+        costs, drafted_R = SerialCosts.of(self.prices, self.decoding.exitable_layers), rounds.drafted_R[1:]
         return {
-            "drafted": int(rounds.drafted_R[1:].sum()),
+            "drafted": int(drafted_R.sum()),
             "accepted": int(rounds.accepted_R[1:].sum()),
-            "cost_serial": float(costs.of_round(rank, rounds.drafted_R[1:]).sum()),
+            "cost_serial": float(costs.of_round(configuration.draft.layer, drafted_R).sum()),
             "cost_serial_full": costs.normal * n_timed,
         }
 

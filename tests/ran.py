@@ -20,6 +20,7 @@ from eexit.cache_view import CacheView
 from eexit.costs import Prices
 from eexit.decoders import Decoders
 from eexit.drafting import DraftBatch, draft_step
+from eexit.drafts import SerialCosts
 from eexit.online import OnlineBatch, online_step
 from eexit.rows import Decoding
 
@@ -42,9 +43,9 @@ class Ran:
         with self.watching():
             online_step(decoders, decoding, batch)
 
-    def draft_step(self, decoders: Decoders, decoding: Decoding, batch: DraftBatch) -> None:
+    def draft_step(self, decoders: Decoders, decoding: Decoding, batch: DraftBatch, costs: SerialCosts | None) -> None:
         with self.watching():
-            draft_step(decoders, decoding, batch)
+            draft_step(decoders, decoding, batch, costs)
 
     @contextmanager
     def watching(self) -> Iterator[None]:

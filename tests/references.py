@@ -7,7 +7,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 from tiny_models import tiny_model
@@ -44,7 +43,7 @@ def packed_decoder_of(model: PreTrainedModel) -> Decoder:
 def serial_costs_of(model: PreTrainedModel, exitable_layers: tuple[int, ...]) -> SerialCosts:
     """Read through the lens."""
     decoder, decoding = decoder_of(model), Decoding(exitable_layers, 1, frozenset())
-    return SerialCosts.of(find_prices(decoder, decoding), np.array([*exitable_layers, decoder.n_layers - 1]))
+    return SerialCosts.of(find_prices(decoder, decoding), exitable_layers)
 
 
 @cache
@@ -52,8 +51,8 @@ def reference_of(
     model: PreTrainedModel, request: Request, decoding: Decoding, student: PreTrainedModel | None = None
 ) -> Trace:
     if request.configuration.draft:
-        rank = decoding.exitable_layers.index(request.configuration.draft.layer)
-        best = partial(serial_costs_of(model, decoding.exitable_layers).best_length, rank)
+        costs = serial_costs_of(model, decoding.exitable_layers)
+        best = partial(costs.best_length, request.configuration.draft.layer)
         return draft_one(model, decoder_of(model), request, decoding, best)
     own = None if student is None else (student, decoder_of(student))
     return generate_one(model, decoder_of(model), request, decoding, own)

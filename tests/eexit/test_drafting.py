@@ -16,7 +16,7 @@ from traces import assert_same, kl_request, traces_of
 from transformers import PreTrainedModel
 from untrained import LINEAR, TUNED
 
-from eexit import cache, drafting, slots
+from eexit import cache, exit_pass, slots
 from eexit.anatomy import Decoder
 from eexit.configuration import Configuration
 from eexit.costs import cost_columns
@@ -132,7 +132,7 @@ def test_any_readout_drafts(llama: PreTrainedModel, readout: Readout) -> None:
 
 
 def test_a_row_runs_what_it_says(any_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drafting, "rounded", lambda n_rows: n_rows)
+    monkeypatch.setattr(exit_pass, "rounded", lambda n_rows: n_rows)
     monkeypatch.setattr(cache, "BLOCK_POSITIONS", 1)
     decoder, draft = decoder_of(any_model), Draft(4, 3)
     ran = Ran(any_model, decoder, monkeypatch)
@@ -144,8 +144,8 @@ def test_a_row_runs_what_it_says(any_model: PreTrainedModel, monkeypatch: pytest
     assert ran.ended_L.tolist() == [counts.layers_T.sum() / decoder.n_layers] * decoder.n_layers
     assert ran.begun_L.tolist() == ran.ended_L.tolist(), "keys are never written alone"
     assert ran.reads == counts.reads_TX.sum() == (rounds.drafted_R + rounds.length_R).sum()
-    costs, rank = SerialCosts(np.array([2.0, 4.0, 5.0, 7.0]), np.ones(4)), EXITABLE.index(draft.layer)
-    columns = rounds.columns(draft, rank, len(trace.token_id_T) - 1, decoder.n_layers, costs)
+    costs = SerialCosts(np.array([*EXITABLE, decoder.n_layers - 1]), np.array([2.0, 4.0, 5.0, 7.0]), np.ones(4))
+    columns = rounds.columns(draft, len(trace.token_id_T) - 1, costs)
     assert columns["layer_calls"] == ran.calls_L.sum()
     assert ran.calls_L[draft.layer + 1 :].tolist() == [columns["passes"]] * (decoder.n_layers - 1 - draft.layer)
     assert rounds.given_R(len(trace.token_id_T) - 1).sum() == len(trace.token_id_T) - 1
@@ -158,7 +158,7 @@ def test_a_row_runs_what_it_says(any_model: PreTrainedModel, monkeypatch: pytest
 def test_what_is_run_for_drafts_is_priced_position_by_position(
     llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drafting, "rounded", lambda n_rows: n_rows)
+    monkeypatch.setattr(exit_pass, "rounded", lambda n_rows: n_rows)
     monkeypatch.setattr(cache, "BLOCK_POSITIONS", 1)
     decoder = Decoder(copy.deepcopy(llama))
     prices = replace(find_prices(decoder, DECODING), before=0)
@@ -180,8 +180,8 @@ def test_drafts_reach_beyond_the_room_that_records_have(
 
 
 def test_auto_drafts_more_where_drafts_are_right() -> None:
-    costs = SerialCosts(np.array([1.0, 5.0, 10.0]), np.array([0.5, 0.5, 0.5]))
-    assert costs.best_length(0, 0, 0) > costs.best_length(1, 0, 0) >= 1
+    costs = SerialCosts(np.array([0, 4, 9]), np.array([1.0, 5.0, 10.0]), np.array([0.5, 0.5, 0.5]))
+    assert costs.best_length(0, 0, 0) > costs.best_length(4, 0, 0) >= 1
     lengths = [costs.best_length(0, right, 20) for right in range(21)]
     assert lengths == sorted(lengths)
     assert (lengths[0], costs.best_length(0, 10_000, 10_000)) == (1, MOST_AUTO_TOKENS)
