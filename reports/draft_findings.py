@@ -94,9 +94,9 @@ def _accepted(rows: list[Row]) -> Iterator[str]:
         return
     best, worst = (end(known, key=lambda row: row["acceptance"]) for end in (max, min))
     alike = len(known) > 1 and best["acceptance"] == worst["acceptance"]
+    told = {"every pair": best} if alike else {row["pair"]: row for row in (best, worst)}
     shares = [
-        f"{with_interval(row, 'acceptance', '{:.1%}')} of the tokens that {'every pair' if alike else row['pair']} drafted"
-        for row in ((best,) if alike or len(known) == 1 else (best, worst))
+        f"{with_interval(row, 'acceptance', '{:.1%}')} of the tokens that {pair} drafted" for pair, row in told.items()
     ]
     yield f"Full depth agreed with {' and '.join(shares)} (n = {many(best['n'], 'prompt')})."
 
