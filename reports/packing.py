@@ -6,6 +6,7 @@ recorded top tokens. A piece is the text of a token, given by its number in the 
 
 core      the exit rank of each token, two in a byte (one if R > 16), then its piece (T numbers)
 disagree  T bits, lowest bit of a byte first: 1 where a decided token isn't the most likely one of full depth
+drafted   T bits likewise: 1 where a token was drafted at an early layer
 kl        T rows of E bytes: the KL on a logarithmic scale, see `encode_log`
 prob      T rows of E bytes: exit probabilities in hundredths, which sum to 100 with that of the final layer
 evidence  what the rule saw, T rows of E numbers in half precision: all of their high bytes, then all of their low ones.
@@ -35,7 +36,7 @@ import pyarrow.compute as pc
 from reports.loading import Sweep, disagreeing
 from reports.pieces import Pieces, flat, number_pieces
 
-KINDS: Final = ("core", "disagree", "kl", "prob", "more", "evidence", "read", "top")
+KINDS: Final = ("core", "disagree", "drafted", "kl", "prob", "more", "evidence", "read", "top")
 KL: Final = "kl"
 OWN: Final = "evidence"
 LOG2_LOW: Final = -10.0
@@ -52,6 +53,7 @@ COLUMNS: Final = (
     "kl",
     "exit_prob",
     "evidence",
+    "drafted",
     "logprob",
     "entropy",
     "top_token_ids",
@@ -131,6 +133,10 @@ def encode_numbers(numbers: np.ndarray) -> bytes:
     return b"".join((part & 255).astype(np.uint8).tobytes() for part in (first, numbers[two] - 128, *rest))
 
 
+def encode_flags(flags: np.ndarray) -> bytes:
+    return np.packbits(flags, bitorder="little").tobytes()
+
+
 def encode_ranks(ranks: np.ndarray, n_ranks: int) -> bytes:
     if n_ranks > 16:
         return ranks.tobytes()
@@ -164,7 +170,10 @@ def _columns(sweep: Sweep, tokens: pa.Table, pieces: Pieces) -> dict[str, Callab
     }
     if len(tokens) and not tokens["final_token_id"].null_count:
         disagree = disagreeing(tokens)
-        found["disagree"] = lambda at: np.packbits(disagree[at], bitorder="little").tobytes()
+        found["disagree"] = lambda at: encode_flags(disagree[at])
+    drafted = np.asarray(tokens["drafted"].fill_null(False))
+    if drafted.any():
+        found["drafted"] = lambda at: encode_flags(drafted[at])
     if len(tokens) and ranks and not tokens["kl"].null_count:
         kl = encode_log(np.asarray(tokens["kl"].combine_chunks().flatten()).reshape(len(tokens), len(ranks)))
         found["kl"] = lambda at: kl[at].tobytes()

@@ -61,7 +61,15 @@ async function configurationPage(number, run, { vs, t, o }) {
   }
   pin(prompt, run, named ? vs : null, sides, pane);
   const texts = sides.map(({ run, tokens, box, grid }) =>
-    h("section", {}, h("h2", {}, runName(run)), disagreements(run, tokens, box), grid.details, box),
+    h(
+      "section",
+      {},
+      h("h2", {}, runName(run)),
+      draftedTokens(run, tokens),
+      disagreements(run, tokens, box),
+      grid.details,
+      box,
+    ),
   );
   return [...page, h(sides.length > 1 ? "div.reading.two" : "div.reading", {}, h("div.texts", {}, ...texts), pane)];
 }

@@ -68,9 +68,9 @@ function numbersAt(bytes, at, n) {
 
 const total = (number) => DATA.prompts[number].runs.reduce((sum, run) => sum + run.n, 0);
 
-// For each run of a prompt {n, piece, rank, disagrees}, arrays with one entry per token, or null if its tokens aren't
-// available. `disagrees` is 1 where a decided token isn't the most likely one of full depth; null if that isn't
-// recorded.
+// For each run of a prompt {n, piece, rank, disagrees, drafted}, arrays with one entry per token, or null if its tokens aren't
+// available. `disagrees` is 1 where a decided token isn't the most likely one of full depth, `drafted` 1 where a token was
+// drafted at an early layer; null if that isn't recorded.
 async function coreOf(number) {
   if (!cores.has(number)) {
     const bytes = await blob("core", number),
@@ -79,13 +79,24 @@ async function coreOf(number) {
     const ranks = new Uint8Array(n);
     for (let i = 0; bytes && i < n; i++) ranks[i] = halves ? (bytes[i >> 1] >> (4 * (i & 1))) & 15 : bytes[i];
     const pieces = bytes && numbersAt(bytes, halves ? (n + 1) >> 1 : n, n).numbers;
-    const bits = DATA.kinds.includes("disagree") ? await blob("disagree", number) : null;
-    const disagrees = bits && Uint8Array.from({ length: n }, (_, i) => (bits[i >> 3] >> (i & 7)) & 1);
+    const flags = async (kind) => {
+      const bits = DATA.kinds.includes(kind) ? await blob(kind, number) : null;
+      return bits && Uint8Array.from({ length: n }, (_, i) => (bits[i >> 3] >> (i & 7)) & 1);
+    };
+    const disagrees = await flags("disagree"),
+      drafted = await flags("drafted");
     cores.set(
       number,
       DATA.prompts[number].runs.map((run) => {
         const part = (whole) => whole?.subarray(run.start, run.start + run.n);
-        return run.n && bytes ? { n: run.n, piece: part(pieces), rank: part(ranks), disagrees: part(disagrees) } : null;
+        if (!run.n || !bytes) return null;
+        return {
+          n: run.n,
+          piece: part(pieces),
+          rank: part(ranks),
+          disagrees: part(disagrees),
+          drafted: part(drafted),
+        };
       }),
     );
   }

@@ -9,6 +9,7 @@ function tokenText(run, tokens, label, marks) {
     const span = h(`span.t.r${tokens.rank[i]}`, { "data-i": i, "data-l": layerNumber(tokens.rank[i]) });
     if (i < run.undrawn) span.classList.add("undrawn");
     if (tokens.disagrees?.[i]) span.classList.add("disagrees");
+    if (tokens.drafted?.[i]) span.classList.add("drafted");
     if (marks.same.has(i)) span.classList.add("again");
     const nodes = visible(pieceText(tokens.piece[i])),
       ends = nodes.at(-1) === "\n";
@@ -35,6 +36,20 @@ function disagreements(run, tokens, box) {
     h("span.disagrees", {}, "Overlined"),
     `: ${form(n, "count")} of the ${of} (${form(n / (tokens.n - run.undrawn), "share")}) are not what full depth would have said.`,
     h("button.next.screen", { type: "button", onclick: next }, "Next (d)"),
+  );
+}
+
+// A sentence on how many tokens of a text were drafted at an early layer; null for a run without drafts.
+function draftedTokens(run, tokens) {
+  const layer = DATA.configurations[run.c].draft_layer;
+  if (!tokens.drafted || layer === null) return null;
+  const n = tokens.drafted.reduce((sum, one) => sum + one, 0),
+    decided = tokens.n - run.undrawn;
+  return h(
+    "p.soft",
+    {},
+    h("span.t.drafted", {}, "Shaded"),
+    `: ${form(n, "count")} of ${form(decided, "count")} decided tokens (${form(decided && n / decided, "share")}) were drafted after layer ${layer}, and full depth agreed.`,
   );
 }
 
@@ -81,7 +96,8 @@ function alone(piece) {
 // All that is recorded of token i. Its numbers are rounded, see packing.py.
 function tokenPane(run, tokens, detail, i, name) {
   const rank = tokens.rank[i],
-    drawn = i >= run.undrawn;
+    drawn = i >= run.undrawn,
+    configuration = DATA.configurations[run.c];
   const lines = [
     h("h2.piece", {}, "“", ...alone(tokens.piece[i]), "”"),
     h(
@@ -89,13 +105,14 @@ function tokenPane(run, tokens, detail, i, name) {
       {},
       (name ? `${name}: token` : "Token") +
         ` ${i + 1} of ${tokens.n} (position ${i}), read after layer ${DATA.layers[rank]}.` +
-        (drawn ? "" : " First token: always from the final layer."),
+        (drawn ? "" : " First token: always from the final layer.") +
+        (tokens.drafted?.[i] ? ` Drafted after layer ${configuration.draft_layer}; full depth agreed.` : ""),
     ),
   ];
   if (!detail) return lines;
   const known = detail(i);
-  if (known.kl || known.probability || known.top) lines.push(layerTable(known, rank, DATA.configurations[run.c]));
-  if (known.top && !known.read && DATA.configurations[run.c].mode !== DATA.normal) {
+  if (known.kl || known.probability || known.top) lines.push(layerTable(known, rank, configuration));
+  if (known.top && !known.read && configuration.mode !== DATA.normal) {
     lines.push(
       h(
         "p.soft",

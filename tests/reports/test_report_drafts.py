@@ -59,7 +59,11 @@ def drafting(folder: Path, n_prompts: int = 6, exits: bool = True, pairs: Sequen
             row, rows = run_rows(str(prompt), f"Question {prompt}?", mode, k, ["a", "b", "c", "d"])
             run_id = f"{prompt}-{columns.get('configuration', mode)}"
             generations.append(row | columns | {"run_id": run_id})
-            tokens += [token | {n: v for n, v in columns.items() if n in FIXED} | {"run_id": run_id} for token in rows]
+            named = {name: value for name, value in columns.items() if name in FIXED}
+            drafts = columns.get("mode") == "draft"  # of which full depth agrees with every other one
+            tokens += [
+                token | named | {"run_id": run_id, "drafted": drafts and token["position"] % 2 == 1} for token in rows
+            ]
     return write_sweep(folder, generations, tokens)
 
 
@@ -270,3 +274,17 @@ def test_the_section_is_drawn_by_batch_size_beside_plain_decoding(
     assert cells[0] == "–"
     page.locator('[data-chart="draft-acceptance"] canvas').click(position={"x": 250, "y": 25})
     page.locator("h1", has_text="draft/10:").wait_for()
+
+
+def test_drafted_tokens_are_marked_and_counted(visit: Visit, bare: Path, tmp_path: Path) -> None:
+    report = tmp_path / "r.html"
+    report.write_text(render(read_sweep(str(bare)), ""), encoding="utf-8")
+    page = visit("#/p/0/draft/20:2/vs/normal/t/1", report)
+    drafts, normal = page.locator(".texts section").all()
+    marked = drafts.locator(".tokens .drafted")
+    assert [int(token.get_attribute("data-i")) for token in marked.all()] == [1, 3]
+    assert marked.first.evaluate("e => getComputedStyle(e).borderBottomStyle") == "dashed", "not by colour alone"
+    assert "Shaded: 2 of 3 decided tokens (66.7%) were drafted after layer 20" in drafts.inner_text()
+    assert "Drafted after layer 20; full depth agreed." in page.locator(".pane").inner_text()
+    assert "Shaded" not in normal.inner_text()
+    assert not normal.locator(".drafted").count()
