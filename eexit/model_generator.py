@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -72,7 +73,7 @@ class ModelGenerator:
         if it is not among `runs`; then it is not returned.
         """
         requests = self.requests(runs)
-        outcomes = dict(zip(requests, self._decode(list(requests.values()), progress), strict=True))
+        outcomes = self._outcomes(requests, progress)
         parts = [self._results(run, requests, outcomes) for run in runs]
         return Results(
             pa.concat_tables([GENERATIONS.empty_table(), *(part.generations for part in parts)]),
@@ -113,6 +114,26 @@ class ModelGenerator:
         except Exception as error:  # a chat template or a tokenizer may raise anything: it becomes the run's error
             return (), f"the prompt can't be tokenised: {type(error).__name__}: {first_line(error)}"
         return tuple(inputs["input_ids"][0].tolist()), ""
+
+    def _outcomes(self, requests: dict[Key, Request], progress: Callable[[int], None]) -> dict[Key, Outcome]:
+        """What each request gives. Seeds that can't change it share the outcome of the first of them."""
+        first: dict[Request, Key] = {}  # among those that differ in their seed alone
+        for key, request in requests.items():
+            first.setdefault(replace(request, seed=0), key)
+        outcomes = self._decode_by_key({key: requests[key] for key in first.values()}, progress)
+        others = {key: first[replace(request, seed=0)] for key, request in requests.items() if key not in outcomes}
+        shared = {key: outcomes[its] for key, its in others.items() if self._draws_nothing(outcomes[its])}
+        left = {key: requests[key] for key in others if key not in shared}
+        return outcomes | shared | self._decode_by_key(left, progress)
+
+    def _draws_nothing(self, outcome: Outcome) -> bool:
+        """Whether it is the same for any seed: a greedy text all of whose exits were certain."""
+        if self.config.temperature or isinstance(outcome, Failure):
+            return False
+        return bool(np.isin(outcome.exit_prob_TX, (0, 1)).all())
+
+    def _decode_by_key(self, requests: dict[Key, Request], progress: Callable[[int], None]) -> dict[Key, Outcome]:
+        return dict(zip(requests, self._decode(list(requests.values()), progress), strict=True))
 
     def _decode(self, requests: list[Request], progress: Callable[[int], None]) -> list[Outcome]:
         """Decode the requests together; if the model raises, find the requests that make it raise by bisection."""
