@@ -9,14 +9,14 @@ from cluster.landing import Survey, name_of, survey
 from cluster.lease import hold
 from cluster.store import Store
 from eexit.config import UsageError
-from eexit.files import list_files, list_timings, read_generations, read_tokens, without
-from eexit.results import MANIFEST, decode, generations_name, tokens_name
+from eexit.files import list_files, list_further, read_generations, read_tokens, without
+from eexit.results import FURTHER_FOLDERS, MANIFEST, decode, generations_name, tokens_name
 from eexit.seals import digest_of, encode_generations, encode_tokens
 
 
 def compact(store: Store, target: Store, rows_per_file: int) -> tuple[int, int]:
     """Copy the sweep in `store` to `target`, in files of at least `rows_per_file` runs; returns how many
-    files each has. Timings are copied as they are.
+    files each has. Further tables, such as timings, are copied as they are.
 
     Nothing in `store` is changed. `sweep.json` is written last: a copy that has one is complete. Raises `UsageError` if
     `store` holds no sweep, has damaged files or is in use, and if `target` holds results already.
@@ -27,7 +27,7 @@ def compact(store: Store, target: Store, rows_per_file: int) -> tuple[int, int]:
     with hold(store):
         found = _sound(store)
         stems = list_files(store).stems
-        for name in list_timings(store):
+        for name in (name for folder in FURTHER_FOLDERS for name in list_further(store, folder)):
             target.publish(name, store.read(name) or b"")
         n_files = sum(_merge(store, target, group, found.superseded) for group in _groups(store, stems, rows_per_file))
     target.publish(MANIFEST, manifest)

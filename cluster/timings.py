@@ -25,7 +25,7 @@ from eexit.config import SweepConfig
 from eexit.configuration import GENERATE, NORMAL
 from eexit.results import timings_name
 from eexit.schema import TIMINGS
-from eexit.seals import encode_timings
+from eexit.seals import encode_further
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class _Rounds:
         rows: list[Mapping[str, Any]] = []
         for number in range(1, self.plan.n_rounds + 1):
             rows += [{**row, "timing_id": self.timing_id, "started": started} for row in self._round(number)]
-            content = encode_timings(pa.Table.from_pylist(rows, TIMINGS))
+            content = encode_further(pa.Table.from_pylist(rows, TIMINGS))
             self.sweep.store.publish(timings_name(self.timing_id), content)
         self._show("done", last=True)
         return rows

@@ -183,19 +183,24 @@ def stream_tokens(place: Place, shard: Generations, columns: Sequence[str], most
             raise _damaged(path, error) from error
 
 
-def list_timings(place: Place) -> list[str]:
-    """The names of all timings files, sorted."""
-    infos = place.filesystem.get_file_info(fs.FileSelector(place.path(TIMINGS_FOLDER), allow_not_found=True))
-    return sorted(f"{TIMINGS_FOLDER}/{info.base_name}" for info in infos if is_shard_file(info.base_name))
+def list_further(place: Place, folder: str) -> list[str]:
+    """The names of all files of a further table, sorted."""
+    infos = place.filesystem.get_file_info(fs.FileSelector(place.path(folder), allow_not_found=True))
+    return sorted(f"{folder}/{info.base_name}" for info in infos if is_shard_file(info.base_name))
 
 
 def read_timings(place: Place) -> pa.Table:
-    """All measurements of `jobs/timings.py`, in the order in which they were made: see `schema.TIMINGS`.
+    """All measurements of `jobs/timings.py`, in the order in which they were made: see `schema.TIMINGS`."""
+    return read_further(place, TIMINGS_FOLDER, TIMINGS)
+
+
+def read_further(place: Place, folder: str, schema: pa.Schema) -> pa.Table:
+    """All rows of a further table, by when their call began (`started`).
 
     Raises `DamagedError`, and `OSError` if a file can't be read at all.
     """
-    tables = [TIMINGS.empty_table()]
-    for path in map(place.path, list_timings(place)):
+    tables = [schema.empty_table()]
+    for path in map(place.path, list_further(place, folder)):
         content = _read(place, path)
         try:
             if not check_seal(content):

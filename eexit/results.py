@@ -30,6 +30,7 @@ GENERATIONS_FOLDER: Final = "generations"
 TOKENS_FOLDER: Final = "tokens"
 FOLDERS: Final = (TOKENS_FOLDER, GENERATIONS_FOLDER)  # of the shards' files
 TIMINGS_FOLDER: Final = "timings"
+FURTHER_FOLDERS: Final = (TIMINGS_FOLDER,)  # of tables about a finished sweep, a sealed file for each call
 REPORT: Final = "report.html"
 SIDE_FILES: Final = "prompt-*.js"
 
@@ -99,13 +100,18 @@ def tokens_name(stem: str) -> str:
     return f"{TOKENS_FOLDER}/{stem}.parquet"
 
 
+def further_name(folder: str, call_id: str) -> str:
+    """The name of the file that one call added to a further table; the id has 32 hexadecimal digits."""
+    return f"{folder}/{call_id}.parquet"
+
+
 def timings_name(timing_id: str) -> str:
     """The name of the file with the measurements of one timing."""
-    return f"{TIMINGS_FOLDER}/{timing_id}.parquet"
+    return further_name(TIMINGS_FOLDER, timing_id)
 
 
 def is_shard_file(name: str) -> bool:
-    """Whether a file of this name, in a data folder, belongs to a shard, or in the folder of timings to a timing."""
+    """Whether a file of this name, in a data folder, belongs to a shard, or in that of a further table to a call."""
     return bool(_SHARD_FILE.fullmatch(name))
 
 

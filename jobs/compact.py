@@ -5,7 +5,7 @@
 
 The copy can be read, reported and continued like any sweep's results. Nothing is copied while a sweep writes to the
 original, if its files are damaged, or if the place for the copy holds results already. If a run is there twice, the
-row of the later attempt is copied. Timings are copied as they are.
+row of the later attempt is copied. Further tables, such as timings, are copied as they are.
 """
 
 import sys

@@ -13,7 +13,7 @@ from eexit.configuration import GENERATE, NORMAL, Configuration
 from eexit.results import TIMINGS_FOLDER, timings_name
 from eexit.rules import ONLINE, ORACLES
 from eexit.schema import TIMINGS
-from eexit.seals import encode_timings
+from eexit.seals import encode_further
 
 LAYER: Final = 3.5e6  # multiply-adds for one token
 HEAD: Final = 28e6
@@ -64,7 +64,7 @@ def write_synthetic_timings(
     timing_id = "0" * 32
     started = {"timing_id": timing_id, "started": 1_770_000_000_000_000}
     table = pa.Table.from_pylist([started | row for row in rows], schema=TIMINGS)
-    (folder / timings_name(timing_id)).write_bytes(encode_timings(table))
+    (folder / timings_name(timing_id)).write_bytes(encode_further(table))
 
 
 def _measurement(

@@ -17,8 +17,8 @@ from eexit.seals import (
     BrokenSealError,
     Digest,
     check_seal,
+    encode_further,
     encode_generations,
-    encode_timings,
     encode_tokens,
     read_seal,
 )
@@ -56,8 +56,8 @@ def test_all_timings_are_read_in_the_order_in_which_they_were_made(tmp_path: Pat
     place = Place(fs.LocalFileSystem(), str(tmp_path))
     assert read_timings(place).schema.equals(TIMINGS)
     (tmp_path / "timings").mkdir()
-    (tmp_path / timings_name("f" * 32)).write_bytes(encode_timings(timing(0xF, 1)))
-    (tmp_path / timings_name("a" * 32)).write_bytes(encode_timings(timing(0xA, 2)))
+    (tmp_path / timings_name("f" * 32)).write_bytes(encode_further(timing(0xF, 1)))
+    (tmp_path / timings_name("a" * 32)).write_bytes(encode_further(timing(0xA, 2)))
     (tmp_path / "timings" / "mine.txt").touch()
     assert read_timings(place).column("seconds").to_pylist() == [1, 2]
 
@@ -65,6 +65,6 @@ def test_all_timings_are_read_in_the_order_in_which_they_were_made(tmp_path: Pat
 @pytest.mark.parametrize("damage", [lambda content: content[:-9], lambda content: content.replace(b"seal", b"leas")])
 def test_a_damaged_timing_is_never_read_as_data(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     (tmp_path / "timings").mkdir()
-    (tmp_path / timings_name("f" * 32)).write_bytes(damage(encode_timings(timing(0xF, 1))))
+    (tmp_path / timings_name("f" * 32)).write_bytes(damage(encode_further(timing(0xF, 1))))
     with pytest.raises(DamagedError, match=f"timings/{'f' * 32}.parquet is damaged"):
         read_timings(Place(fs.LocalFileSystem(), str(tmp_path)))

@@ -19,7 +19,7 @@ from cluster.store import Store, open_store
 from eexit.config import Prompt, SweepConfig
 from eexit.generator import Results, error_results, run_columns
 from eexit.plan import Run, plan_runs
-from eexit.results import MANIFEST, Manifest, encode, timings_name
+from eexit.results import FURTHER_FOLDERS, MANIFEST, Manifest, encode, further_name
 from eexit.schema import GENERATIONS, TOKENS
 from jobs.compact import run
 
@@ -111,12 +111,13 @@ def test_a_copy_has_the_same_rows_in_few_files_and_the_sweep_can_go_on_there(
     assert compacted(copy.root, "--into", tmp_path / "another").stdout.startswith("5 files")
 
 
-def test_timings_are_copied_as_they_are(store: Store, tmp_path: Path) -> None:
-    name = timings_name("f" * 32)
-    store.publish(name, b"timings")
+def test_further_tables_are_copied_as_they_are(store: Store, tmp_path: Path) -> None:
+    names = [further_name(folder, "f" * 32) for folder in FURTHER_FOLDERS]
+    for name in names:
+        store.publish(name, name.encode())
     copy = open_store(tmp_path / "copy")
     compact(store, copy, 100)
-    assert copy.read(name) == b"timings"
+    assert [copy.read(name) for name in names] == [name.encode() for name in names]
 
 
 def test_a_copy_that_was_killed_is_no_sweep_and_is_not_gone_on_with(

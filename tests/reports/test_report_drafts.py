@@ -18,7 +18,7 @@ from eexit.configuration import GENERATE, Configuration, Generate
 from eexit.drafts import Draft
 from eexit.results import timings_name
 from eexit.schema import GENERATIONS, TIMINGS
-from eexit.seals import encode_timings
+from eexit.seals import encode_further
 from reports.bootstrap import estimate_ratios
 from reports.draft_findings import SAMPLED, UNTIMED, draft_findings
 from reports.draft_section import draft_section
@@ -81,7 +81,7 @@ def time(folder: Path, seconds: dict[str, Sequence[float]], batch: int = 1) -> N
     ]  # fmt: skip
     (folder / "timings").mkdir(exist_ok=True)
     name = timings_name(f"{batch:032x}")
-    (folder / name).write_bytes(encode_timings(pa.Table.from_pylist(rows, schema=TIMINGS)))
+    (folder / name).write_bytes(encode_further(pa.Table.from_pylist(rows, schema=TIMINGS)))
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from synthetic_sweeps import failed_row, run_rows, write_sweep
 from eexit.configuration import GENERATE, Configuration
 from eexit.results import timings_name
 from eexit.schema import TIMINGS
-from eexit.seals import encode_timings
+from eexit.seals import encode_further
 from reports import frames
 from reports.bootstrap import estimate_ratios
 from reports.findings import FEW, SEVERAL, findings
@@ -65,7 +65,7 @@ def time(folder: Path, seconds: dict[str, Sequence[float]], *, call: int = 1, ba
     ]  # fmt: skip
     (folder / "timings").mkdir(exist_ok=True)
     name = f"{100 * call + batch:032x}"
-    (folder / timings_name(name)).write_bytes(encode_timings(pa.Table.from_pylist(rows, schema=TIMINGS)))
+    (folder / timings_name(name)).write_bytes(encode_further(pa.Table.from_pylist(rows, schema=TIMINGS)))
 
 
 def found(folder: Path) -> tuple[Savings, dict[str, dict[Any, Any]]]:
