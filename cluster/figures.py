@@ -16,14 +16,15 @@ KEYS = ("parameter", "kl_factor", "seed")
 MEASURES = tuple(
     field.name
     for field in GENERATIONS
-    if (pa.types.is_floating(field.type) or pa.types.is_integer(field.type)) and field.name not in KEYS
+    if any(of(field.type) for of in (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean))
+    and field.name not in KEYS
 )
 
 
 def figures(store: Store, configurations: Sequence[Configuration]) -> list[dict[str, Any]]:
     """For each configuration its runs, errors, and the mean over its runs of each measure of `GENERATIONS`.
 
-    A mean is None if no run has the measure, or if it is not finite.
+    A mean is None if no run has the measure, or if it is not finite. The mean of `correct` is the accuracy.
     """
     generations = read_columns(store, ["status", "configuration", *MEASURES])
     return [_of_configuration(configuration, generations) for configuration in configurations]

@@ -14,7 +14,7 @@ from eexit.configuration import Configuration
 
 COLUMNS = [
     *("configuration", "status", "n_tokens", "mean_depth", "disagreement"),
-    *("longest_loop", "perplexity", "tokens_until_difference"),
+    *("longest_loop", "perplexity", "tokens_until_difference", "correct"),
 ]
 # The report's words, broken so that the table fits in 80 columns.
 HEADINGS = (
@@ -32,21 +32,26 @@ CAPTION = (
     "loop: the share of the text in its longest loop, which full depth, given the loop, agrees with. Same as normal "
     "until: tokens before the first that differs from the prompt's normal run."
 )
+# Of a sweep whose prompts bring answers.
+ANSWERS_HEADING = "cor-\nrect"
+ANSWERS_CAPTION = " Correct: runs whose answer is right, of those whose prompt says what is."
 
 
 def closing_table(store: Store, configurations: Sequence[Configuration]) -> Table:
     """Means over the runs of each configuration; agreement is with the prompt's normal run."""
     generations = read_columns(store, COLUMNS)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, caption=CAPTION, caption_justify="left")
+    has_answers = generations["correct"].null_count < len(generations)
+    caption = CAPTION + ANSWERS_CAPTION * has_answers
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, caption=caption, caption_justify="left")
     table.add_column("configuration", no_wrap=True)
-    for heading in HEADINGS:
+    for heading in [*HEADINGS, *[ANSWERS_HEADING] * has_answers]:
         table.add_column(heading, justify="right", overflow="fold")
     for configuration in configurations:
-        table.add_row(*_line(configuration, generations))
+        table.add_row(*_line(configuration, generations, has_answers))
     return table
 
 
-def _line(configuration: Configuration, generations: pa.Table) -> list[str]:
+def _line(configuration: Configuration, generations: pa.Table, has_answers: bool) -> list[str]:
     n_runs, n_errors, done = outcomes(configuration, generations)
     log_perplexity = pc.mean(pc.ln(done["perplexity"]))
     loop_share = pc.divide(done["longest_loop"], pc.cast(done["n_tokens"], pa.float64()))
@@ -59,6 +64,7 @@ def _line(configuration: Configuration, generations: pa.Table) -> list[str]:
         _said(pc.mean(loop_share), "{:.1%}"),
         _said(pc.exp(log_perplexity), "{:.4g}"),
         _said(pc.mean(done["tokens_until_difference"]), "{:.1f}"),
+        *([_said(pc.mean(done["correct"]), "{:.1%}")] if has_answers else []),
     ]
 
 

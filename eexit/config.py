@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, Self
 
+import regex
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticKnownError
@@ -65,7 +66,24 @@ def _true_or_false(value: Any) -> Any:
     return value
 
 
+def _as_text(value: Any) -> Any:
+    """A number as text, and None for a blank text, as an empty cell of a table is read."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return str(value)
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        regex.compile(pattern)
+    except regex.error as error:
+        raise ValueError(f"answer_pattern {pattern!r} is no regular expression ({error}): mend it") from error
+    return pattern
+
+
 Text = Annotated[str, AfterValidator(_encodable)]
+Answer = Annotated[Text | None, BeforeValidator(_as_text)]
+Pattern = Annotated[Annotated[Text, AfterValidator(_compiles)] | None, BeforeValidator(_as_text)]
 Int = Annotated[int, BeforeValidator(_number)]
 Float = Annotated[float, BeforeValidator(_number)]
 Bool = Annotated[bool, BeforeValidator(_true_or_false)]
@@ -73,11 +91,16 @@ Bool = Annotated[bool, BeforeValidator(_true_or_false)]
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
 class Prompt:
-    """One prompt. `system` None means the sweep's system prompt. It has slots, since a sweep may have a million."""
+    """One prompt. `system` None means the sweep's system prompt. It has slots, since a sweep may have a million.
+
+    Texts are marked as right or wrong if there is an `answer` or an `answer_pattern`: see `eexit.answers`.
+    """
 
     id: Text
     prompt: Text
     system: Text | None = None
+    answer: Answer = None
+    answer_pattern: Pattern = None
 
 
 def _finite(kl_factor: float) -> float:

@@ -39,6 +39,7 @@ def run_columns(run: Run, config: SweepConfig) -> dict[str, object]:
         "run_id": run.run_id,
         "prompt_id": run.prompt.id,
         "prompt": run.prompt.prompt,
+        "answer": run.prompt.answer,
         **run.configuration.columns,
         "readout": config.readout,
         "seed": run.seed,

@@ -11,6 +11,7 @@ import torch
 
 from eexit.adapters import merged
 from eexit.anatomy import Decoder
+from eexit.answers import SlowPatternError, mark
 from eexit.chat import format_and_tokenize_input
 from eexit.config import SweepConfig, first_line
 from eexit.configuration import NORMAL, Configuration
@@ -168,6 +169,10 @@ class ModelGenerator:
             return error_results([run], self.config, outcome.error)
         normal = outcomes.get((run.prompt.id, run.seed, NORMAL))
         pieces = text_pieces(self.tokenizer, outcome)
+        try:
+            marked = mark(run.prompt, "".join(pieces))
+        except SlowPatternError as error:
+            return error_results([run], self.config, str(error))
         decoding, n_layers = self.engine.decoding, self.engine.decoder.n_layers
         row: dict[str, Any] = {
             **run_columns(run, self.config),
@@ -176,6 +181,7 @@ class ModelGenerator:
             **generation_columns(
                 outcome, normal if isinstance(normal, Trace) else None, pieces, decoding.exitable_layers, n_layers
             ),
+            **marked.columns,
             **cost_columns(
                 self.prices,
                 outcome.counts,

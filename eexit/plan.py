@@ -59,7 +59,9 @@ def plan_runs(config: SweepConfig) -> Iterator[Run]:
     shared = config.model_dump(mode="json", exclude=grid_fields | set(config.digests))
     grid = [(configuration, _hash(asdict(configuration))) for configuration in configurations(config)]
     for prompt in config.prompts:
-        prompt_hash = _hash(shared, prompt.id, prompt.prompt, prompt.system)
+        marking = prompt.answer, prompt.answer_pattern
+        marked = [marking] if any(marking) else []  # without an answer, ids are those that they always were
+        prompt_hash = _hash(shared, prompt.id, prompt.prompt, prompt.system, *marked)
         for seed in config.seeds:
             for configuration, configuration_hash in grid:
                 yield Run(_hash(prompt_hash, configuration_hash, seed), prompt, configuration, seed)

@@ -1,7 +1,7 @@
-"""Prompt files: .txt (one prompt a line), .jsonl, .csv and .parquet (columns `prompt`, optional `id` and `system`).
+"""Prompt files: .txt (one prompt a line), .jsonl, .csv and .parquet (column `prompt`; other `COLUMNS` are optional).
 
->>> read_prompts("prompts.csv")[0]
-Prompt(id='0', prompt='Explain recursion.', system=None)
+>>> read_prompts("prompts.csv")[0].prompt
+'Explain recursion.'
 """
 
 import csv
@@ -10,16 +10,18 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from eexit.config import Prompt, UsageError, first_line
 from eexit.places import shown
 
-COLUMNS = ("prompt", "id", "system")
+COLUMNS = ("prompt", "id", "system", "answer", "answer_pattern")
 # Where a row is in its file, for error messages, and the row itself.
 Row = tuple[str, Mapping[str, object]]
 
@@ -57,18 +59,24 @@ def read_prompts(path: str | Path) -> tuple[Prompt, ...]:
 
 
 def _prompt(row: Mapping[str, object], index: int, place: str) -> Prompt:
-    prompt, name, system = (row.get(column) for column in COLUMNS)
+    prompt, name, *others = (row.get(column) for column in COLUMNS)
     if prompt is None:
         raise UsageError(f"{place}: prompt is missing: give it a text (an empty one is allowed)")
     if isinstance(name, int) and not isinstance(name, bool):
         name = str(name)
-    texts: dict[str, Any] = {"prompt": prompt, "id": str(index) if name in (None, "") else name, "system": system}
+    id_ = str(index) if name in (None, "") else name
+    texts: dict[str, Any] = dict(zip(COLUMNS, (prompt, id_, *others), strict=True))
     for column, value in texts.items():
+        if column == "answer" and isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value):
+            continue
         if value is not None and not isinstance(value, str):
             raise UsageError(f"{place}: {column} must be text, got {value!r}")
         if value is not None and any("\ud800" <= character <= "\udfff" for character in value):
             raise UsageError(f"{place}: {column} holds half a surrogate pair, which no text can: got {value[:40]!a}")
-    return Prompt(**texts)
+    try:
+        return Prompt(**texts)
+    except ValidationError as error:
+        raise UsageError(f"{place}: {error.errors()[0]['ctx']['error']}") from error
 
 
 def _rows_of_txt(path: Path) -> Iterator[Row]:

@@ -18,11 +18,11 @@ from pathlib import PurePath
 from typing import Any, Final
 from uuid import uuid4
 
-FORMAT: Final = 6  # the one that is written
-# Those that are read. 1 to 5 know nothing of drafts, and 1 to 4 nothing of learned exits; 1 to 3 have no costs; 1 and 2
-# have no rule but kl and no configuration keys; 1 also lacks the disagreement, and the distributions that tokens were
-# read from.
-FORMATS: Final = (1, 2, 3, 4, 5, 6)
+FORMAT: Final = 7  # the one that is written
+# Those that are read. 1 to 6 know nothing of answers, 1 to 5 nothing of drafts, and 1 to 4 nothing of learned exits;
+# 1 to 3 have no costs; 1 and 2 have no rule but kl and no configuration keys; 1 also lacks the disagreement, and the
+# distributions that tokens were read from.
+FORMATS: Final = (1, 2, 3, 4, 5, 6, 7)
 FORMAT_WITH_KEYS: Final = 3  # the first with configuration keys
 
 MANIFEST: Final = "sweep.json"

@@ -44,6 +44,7 @@ GENERATIONS: Final = pa.schema(
         _RUN_ID,
         _PROMPT_ID,
         described("prompt", pa.string(), "text", "the user's prompt", False),
+        described("answer", pa.string(), "text", "the answer that is right, as the prompt brought it; else null"),
         *CONFIGURATION,
         described("readout", pa.string(), "name", "how a layer's residual stream becomes logits: a name or a folder"),
         _SEED,
@@ -58,6 +59,20 @@ GENERATIONS: Final = pa.schema(
             "token ids",
             "exactly what the model saw: the prompt in the model's chat template, in which names of control tokens in "
             "prompts are plain text unless the sweep says control_tokens; null on error",
+        ),
+        described(
+            "found_answer",
+            pa.string(),
+            "text",
+            "what of the text counts as its answer, by the prompt's answer_pattern or the default (eexit.answers); "
+            "null if nothing does, and if the prompt brought neither an answer nor a pattern",
+        ),
+        described(
+            "correct",
+            pa.bool_(),
+            "flag",
+            "whether found_answer is the answer or, if there is a pattern alone, whether the text matches it; its mean "
+            "is the accuracy; null if the prompt brought neither, and on error",
         ),
         described("n_prompt_tokens", pa.int32(), "tokens", "length of prompt_token_ids; null on error"),
         described("n_tokens", pa.int32(), "tokens", "generated tokens, the ending one included; null on error"),

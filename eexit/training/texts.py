@@ -3,7 +3,6 @@
 The split goes by the prompt's text, never by token, so that it is the same for every sweep and every way to train.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -14,6 +13,7 @@ import pyarrow.compute as pc
 from eexit.configuration import NORMAL
 from eexit.files import DamagedError, Place, list_files, read_shards, read_tokens
 from eexit.schema import OK
+from eexit.splits import is_drawn
 
 ONE_IN: Final = 5  # prompts is held out, and of the others as many choose settings
 
@@ -35,17 +35,12 @@ class Text:
 
 def is_held_out(prompt: str) -> bool:
     """Whether a prompt is held out: one in five, by a hash of its text."""
-    return _share_of(prompt, "held out")
+    return is_drawn(prompt, "held out", ONE_IN)
 
 
 def chooses(prompt: str) -> bool:
     """Whether a prompt that is not held out is used to choose settings: one in five, by another hash of its text."""
-    return not is_held_out(prompt) and _share_of(prompt, "chooses")
-
-
-def _share_of(prompt: str, salt: str) -> bool:
-    digest = hashlib.blake2b(prompt.encode(), digest_size=8, key=salt.encode()).digest()
-    return int.from_bytes(digest) % ONE_IN == 0
+    return not is_held_out(prompt) and is_drawn(prompt, "chooses", ONE_IN)
 
 
 def read_texts(place: Place) -> list[Text]:

@@ -241,7 +241,8 @@ def test_of_a_list_that_is_given_in_parts_nothing_is_lost() -> None:
 
 def test_a_toml_may_have_a_byte_order_mark_and_numbers_as_ids(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
-    path.write_bytes(b'\xef\xbb\xbf[[prompts]]\nid = 3\nprompt = "x"\n[[prompts]]\nprompt = "y"\n')
+    path.write_bytes(b'\xef\xbb\xbf[[prompts]]\nid = 3\nprompt = "x"\nanswer = 4\n[[prompts]]\nprompt = "y"\n')
+    assert [prompt.answer for prompt in load("--config", str(path)).config.prompts] == ["4", None]
     assert [prompt.id for prompt in load("--config", str(path)).config.prompts] == ["3", "1"]
 
 
@@ -284,6 +285,11 @@ def test_a_toml_may_have_a_byte_order_mark_and_numbers_as_ids(tmp_path: Path) ->
         (
             'prompts = ["a"]',
             "prompts must be a table with a prompt, as in [[prompts]] prompt = \"Why?\", got 'a' "
+            "(entry 1 of prompts in {path})",
+        ),
+        (
+            "[[prompts]]\nprompt = 'x'\nanswer_pattern = '['",
+            "answer_pattern '[' is no regular expression (unterminated character set at position 1): mend it "
             "(entry 1 of prompts in {path})",
         ),
         ("[[prompts]]\nid = true\nprompt = 'x'", "prompts must be text, got True (entry 1 of prompts in {path})"),

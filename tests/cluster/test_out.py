@@ -169,7 +169,7 @@ def test_results_without_a_manifest_are_refused(store: Store) -> None:
         (b'{"format": 2}', r"sweep\.json is damaged, or no sweep's \(it lacks config, model, exitable_layers\)"),
         (
             b'{"format": 1, "config": {}, "model": {}, "exitable_layers": []}',
-            r"holds results of format 1, and this version goes on with format 6 only",
+            r"holds results of format 1, and this version goes on with format 7 only",
         ),
     ],
 )

@@ -29,3 +29,15 @@ def test_what_changes_a_result_changes_the_id() -> None:
         )
     }
     assert len(run_ids) == 6
+
+
+def test_an_answer_is_part_of_a_runs_identity_where_there_is_one() -> None:
+    marked = (
+        PROMPTS[0],
+        Prompt(id="a", prompt="One?", answer="1"),
+        Prompt(id="a", prompt="One?", answer_pattern="1"),
+        Prompt(id="a", prompt="One?", answer="1", answer_pattern="1"),
+    )
+    run_ids = [next(iter(plan_runs(SweepConfig(prompts=(prompt,))))).run_id for prompt in marked]
+    assert len(set(run_ids)) == 4
+    assert run_ids[0] == "a7412de25127fe92680e2b682f1f8959"  # as it was before prompts had answers

@@ -78,6 +78,23 @@ def test_ids_and_systems_are_taken_and_other_columns_left(tmp_path: Path, ending
     )
 
 
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
+def test_answers_and_patterns_are_taken_and_may_be_numbers_or_missing(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"answers{ending}"
+    match ending:
+        case ".jsonl":
+            rows = ['"answer": 4, "answer_pattern": "\\\\d"', '"answer": "1,5"', '"answer": 0.5', '"answer": null']
+            write(path, "".join(f'{{"prompt": "x", {row}}}\n' for row in rows) + '{"prompt": "x"}\n')
+        case ".csv":
+            write(path, 'prompt,answer_pattern,answer\nx,\\d,4\nx,,"1,5"\nx,,0.5\nx,,\nx,,\n')
+        case _:
+            texts, patterns = ["4", "1,5", "0.5", None, ""], [r"\d", *[None] * 4]
+            pq.write_table(pa.table({"prompt": ["x"] * 5, "answer": texts, "answer_pattern": patterns}), path)
+    assert [(prompt.answer, prompt.answer_pattern) for prompt in read_prompts(path)] == [
+        *[("4", r"\d"), ("1,5", None), ("0.5", None), (None, None), (None, None)]
+    ]
+
+
 BAD = {
     "ending.doc": (b"x", "can't tell what .doc is: use .txt, .jsonl, .csv or .parquet"),
     "empty.txt": (b"", "holds no prompt: write at least one"),
@@ -95,6 +112,12 @@ BAD = {
     "column.csv": (b"id,text\n1,x\n", "column prompt is missing, found id, text: name the prompts' column so"),
     "null.jsonl": (b'{"prompt": null}', "line 1: prompt is missing: give it a text (an empty one is allowed)"),
     "number.jsonl": (b'{"prompt": 3}', "line 1: prompt must be text, got 3"),
+    "answers.jsonl": (b'{"prompt": "x", "answer": ["y"]}', "line 1: answer must be text, got ['y']"),
+    "nan.jsonl": (b'{"prompt": "x", "answer": NaN}', "line 1: answer must be text, got nan"),
+    "pattern.jsonl": (
+        b'{"prompt": "x", "answer_pattern": "(a"}',
+        "line 1: answer_pattern '(a' is no regular expression (missing ) at position 2): mend it",
+    ),
     "half.jsonl": (
         b'{"prompt": "\\ud800"}',
         "line 1: prompt holds half a surrogate pair, which no text can: got '\\ud800'",

@@ -119,9 +119,12 @@ def story(prompt: int, mode: str, k: float | None, n: int = 24) -> list[str]:
 
 
 def as_older(folder: Path, format: int) -> Path:
-    """The same results in an older format: 1 to 3 have no costs; 1 and 2 no configuration but mode and KL factor."""
+    """The same results in an older format: none has answers; 1 to 3 have no costs; 1 and 2 no configuration but mode
+    and KL factor.
+    """
     about = json.loads((folder / "sweep.json").read_text()) | {"format": format}
     lacking = {"cost_full", "cost_needed", "cost_run", "layers_run", "head_reads", "keys_written"}
+    lacking |= {"answer", "found_answer", "correct"}
     if format < 3:
         about.pop("configurations")
         lacking |= {*IDENTITY, "readout", "evidence"} - {"mode", "kl_factor"}
