@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import altair as alt
 import pandas as pd
 
-from reports.bootstrap import LEVEL, MIN_PROMPTS
+from eexit.bootstrap import LEVEL, MIN_PROMPTS
 from reports.looks import Looks
 from reports.palette import exit_colours
 from reports.parameters import is_doubling, parameter_title

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Any, Final
 
+from eexit.bootstrap import LEVEL
 from eexit.configuration import ALL_MODES
 from eexit.drafts import DRAFT
-from reports.bootstrap import LEVEL
 from reports.draft_charts import acceptance_chart, speed_chart
 from reports.draft_findings import IF_FREE, draft_findings
 from reports.drafted import Drafts, drafted

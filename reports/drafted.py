@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from eexit.bootstrap import Estimate, estimate_columns, estimate_ratios
 from eexit.configuration import GENERATE, NORMAL, Configuration, Generate
 from eexit.drafts import AUTO, DRAFT
 from eexit.speedups import Speedup
-from reports.bootstrap import Estimate, estimate_columns, estimate_ratios
 from reports.frames import spread
 from reports.loading import Sweep
 from reports.measured import Measured, latest_speedups

@@ -11,10 +11,10 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from eexit.bootstrap import Estimate, estimate_columns
 from eexit.configuration import NORMAL, Configuration
 from eexit.rules import shown
 from eexit.schema import OK
-from reports.bootstrap import Estimate, estimate_columns
 from reports.loading import Sweep, place_of_runs
 from reports.parameters import ORACLE_MARK, is_doubling, is_oracle, setting
 from reports.progress import Progress, ignore

@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import pandas as pd
 
+from eexit.bootstrap import LEVEL
 from eexit.configuration import NORMAL
 from reports import charts, frames
-from reports.bootstrap import LEVEL
 from reports.findings import SAMPLED, is_sampled, many
 from reports.loading import Sweep
 from reports.looks import Looks

@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eexit.artefacts import ADAPTER, PROBE, READOUT
+from eexit.bootstrap import LEVEL, MIN_PROMPTS, RESAMPLES
 from eexit.configuration import ALL_MODES, NORMAL
 from eexit.drafts import DRAFT
 from eexit.rules import RULES
 from eexit.schema import GENERATIONS, TOKENS
 from reports import frames
 from reports.artefact_facts import trained
-from reports.bootstrap import LEVEL, MIN_PROMPTS, RESAMPLES
 from reports.choose import MOST, choose_prompts
 from reports.draft_section import draft_section
 from reports.findings import findings, is_sampled, many

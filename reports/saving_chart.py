@@ -6,8 +6,8 @@ from typing import Any, Final
 import altair as alt
 import pandas as pd
 
+from eexit.bootstrap import LEVEL
 from eexit.configuration import GENERATE
-from reports.bootstrap import LEVEL
 from reports.charts import OPACITY, ROOM_PIXELS, ROWS, layered, rows_of, where_known
 from reports.findings import many
 from reports.looks import hollow

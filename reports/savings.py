@@ -12,9 +12,9 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from eexit.bootstrap import Estimate, estimate_ratios
 from eexit.configuration import GENERATE
 from eexit.speedups import Speedup
-from reports.bootstrap import Estimate, estimate_ratios
 from reports.frames import naming, spread
 from reports.loading import Sweep
 from reports.measured import Measured, latest_speedups

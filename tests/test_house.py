@@ -19,6 +19,7 @@ MAY_IMPORT = {
             f"eexit.{name}"
             for name in (
                 "artefacts",
+                "bootstrap",
                 "config",
                 "configuration",
                 "drafts",

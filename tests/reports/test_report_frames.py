@@ -14,8 +14,8 @@ import pytest
 from report_fixtures import MakeSweep
 from synthetic_sweeps import CONFIGURATIONS, FINAL, IDENTITY, LAYERS, as_older, failed_row, run_rows, write_sweep
 
+from eexit.bootstrap import MIN_PROMPTS, estimate_columns
 from reports import build_report, frames
-from reports.bootstrap import MIN_PROMPTS, estimate_columns
 from reports.choose import choose_prompts
 from reports.loading import NotASweepError, Sweep, read_sweep
 from reports.overview import overview_charts

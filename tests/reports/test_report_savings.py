@@ -13,12 +13,12 @@ import pytest
 from report_fixtures import MakeSweep
 from synthetic_sweeps import failed_row, run_rows, write_sweep
 
+from eexit.bootstrap import estimate_ratios
 from eexit.configuration import GENERATE, Configuration
 from eexit.results import timings_name
 from eexit.schema import TIMINGS
 from eexit.seals import encode_further
 from reports import frames
-from reports.bootstrap import estimate_ratios
 from reports.findings import FEW, SEVERAL, findings
 from reports.loading import Sweep, read_sweep
 from reports.looks import HOLLOW
