@@ -97,6 +97,7 @@ class ExitsTaken:
     exit_D: np.ndarray  # indices into X
     prob_DX: Tensor  # the distribution they were drawn from; NaN for layers that were not looked at and had a chance
     evidence_DE: Tensor
+    hidden_DW: Tensor  # the residual streams at the exits
     picked: Picked
     layers_N: np.ndarray
     keys_N: np.ndarray
@@ -175,7 +176,7 @@ class ExitPass:
             self._take_unread()
         prob_DX = self._finish_probabilities()
         return ExitsTaken(
-            self.exit_D, prob_DX, self.evidence_DE, self.picked,
+            self.exit_D, prob_DX, self.evidence_DE, self.exit_hidden_DW, self.picked,
             self.layers_N, self.keys_N, self.reads_DX, self.short_reads_DX, self.probed_DX,
         )  # fmt: skip
 

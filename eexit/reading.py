@@ -16,6 +16,7 @@ from torch import Tensor
 
 from eexit.anatomy import Decoder
 from eexit.cpu import kernels
+from eexit.decoders import Decoders
 from eexit.divergence import Divergence, divergence_from_final
 from eexit.rows import Decoding
 from eexit.rules import Distribution
@@ -59,7 +60,8 @@ class Reading(Divergence):
     def picked(self, exit_B: Tensor) -> "Picked":
         """The likeliest token of each row at its exit: `exit_B` are indices into X."""
         at = torch.arange(len(exit_B), device=exit_B.device), exit_B
-        return Picked(self.likeliest_BX[at], self.likeliest_log_p_BX[at], self.top_token_BXK[at], self.top_prob_BXK[at])
+        token_B, log_p_B = self.likeliest_BX[at], self.likeliest_log_p_BX[at]
+        return Picked(token_B, log_p_B, token_B.clone(), self.top_token_BXK[at], self.top_prob_BXK[at])
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Picked:
 
     token_B: Tensor
     log_p_B: Tensor  # of the token, nats
+    likeliest_B: Tensor  # the likeliest token, which is another one if that is sampled or given
     top_token_BK: Tensor
     top_prob_BK: Tensor
 
@@ -76,7 +79,7 @@ class Picked:
         """For tokens that are still to be `put`."""
         token_B = torch.zeros(n_rows, dtype=torch.long, device=device)
         top_token_BK = token_B.new_zeros(n_rows, top_k)
-        return cls(token_B, token_B.float(), top_token_BK, top_token_BK.float())
+        return cls(token_B, token_B.float(), token_B.clone(), top_token_BK, top_token_BK.float())
 
     def columns(self) -> dict[str, Tensor]:
         """What is recorded of them, but for the tokens themselves."""
@@ -151,6 +154,23 @@ def read_tokens(
     return Picked(*[torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Picked)])
 
 
+def read_exits(
+    decoders: Decoders, hidden_BW: Tensor, places_X: Sequence[Tensor], final_BW: Tensor, decoding: Decoding
+) -> Divergence:
+    """How far what the student says at rows' exits is from what the teacher says after its final layer.
+
+    `places_X` is as in `read_tokens`, and `final_BW` are the teacher's residual streams. X is 2 in what is returned:
+    the exit, and then the final layer.
+    """
+    exit_BH = prepare_for_head(decoders.student, hidden_BW, places_X, decoding)
+    final_BH = decoders.teacher.normed(final_BW)
+    compared: list[Divergence] = []
+    for row in torch.arange(len(exit_BH), device=exit_BH.device).split(_rows_at_a_time(decoders.teacher) // 2):
+        logits = decoders.student.head(exit_BH[row]), decoders.teacher.head(final_BH[row])
+        compared += _compare(torch.stack(logits, 1), 0)
+    return _joined(compared)
+
+
 @dataclass(frozen=True)
 class LayerReading:
     """One distribution for each row, and the token that the row gets if it exits there.
@@ -186,7 +206,8 @@ class LayerReading:
                 sampled.append(drafted.of(at).verified(logits_BV, picked_B) if drafted else picked_B)
             token_B = torch.cat(sampled)
             log_p_B = self.logits_BV[row_B, token_B].float() - self.seen.final_lse_B[row_B]
-        return Picked(token_B, log_p_B, self.seen.top_token_BXK[row_B, 0, :k], self.seen.top_prob_BXK[row_B, 0, :k])
+        top_token_BK, top_prob_BK = self.seen.top_token_BXK[row_B, 0, :k], self.seen.top_prob_BXK[row_B, 0, :k]
+        return Picked(token_B, log_p_B, self.likeliest_B[row_B], top_token_BK, top_prob_BK)
 
 
 def read_layer(

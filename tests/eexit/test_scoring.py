@@ -30,6 +30,7 @@ def check_scores(model: PreTrainedModel, requests: list[Request], decoding: Deco
         for name in ("exit_logprob_T", "exit_prob_TX", "evidence_TE"):
             mine, other = getattr(scored, name), getattr(trace, name)
             np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-4, err_msg=name)
+        assert scored.exit_token_T[1:].tolist() == trace.exit_top_token_ids_TK[1:, 0].tolist()
         seen |= set(trace.exit_layer_T.tolist())
     return seen
 
