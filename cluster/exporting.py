@@ -3,7 +3,6 @@
 The sweep is read shard by shard, and a shard some thousand tokens at a time, so that memory does not grow with it.
 """
 
-import difflib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -16,11 +15,11 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from cluster.display import Display, counted
-from cluster.finished import manifest_of
+from cluster.finished import manifest_of, refuse_unknown
 from cluster.landing import Survey, read_columns, survey
 from cluster.manifest import versions
 from cluster.store import Store, open_store
-from eexit.config import UsageError, some
+from eexit.config import UsageError
 from eexit.dataset_card import CARD, Account, Making, dataset_card
 from eexit.files import DamagedError, list_files, read_generations, stream_tokens, without
 from eexit.places import shown
@@ -83,7 +82,7 @@ def export(
     store, target = open_store(results), open_store(out)
     manifest = manifest_of(store, shown(results))
     told = surroundings(manifest, kl_factors)
-    _refuse_unknown(keys, [each["key"] for each in manifest.configurations], shown(results))
+    refuse_unknown(keys, [each["key"] for each in manifest.configurations], shown(results))
     _refuse_taken(store, target, shown(out))
     display.say(f"checking the files of {shown(results)}")
     found = _undamaged(store)
@@ -108,14 +107,6 @@ def export(
         files.remove()
         raise
     return Exported(account, files.names)
-
-
-def _refuse_unknown(keys: Sequence[str], known: Sequence[str], name: str) -> None:
-    for key in keys:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=3)
-            way_out = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(some(known))}"
-            raise UsageError(f"{name} has no configuration {key}: {way_out}")
 
 
 def _refuse_taken(store: Store, target: Store, out: str) -> None:

@@ -1,5 +1,6 @@
-"""A finished sweep, for what builds on one: controls of it, and timing it."""
+"""A finished sweep, for what builds on one, such as controls of it, timing it and replaying it."""
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import pyarrow.compute as pc
 from cluster.landing import read_columns
 from cluster.manifest import first_difference
 from cluster.store import Store, open_store
-from eexit.config import UsageError
+from eexit.config import UsageError, some
 from eexit.places import shown
 from eexit.results import FORMAT_WITH_KEYS, MANIFEST, Manifest, decode
 
@@ -65,3 +66,12 @@ def refuse_changed_model(sweep: FinishedSweep, results: str, model: Mapping[str,
             f"the model of {shown(results)} is not the one that the sweep had ({difference}): "
             "put it back as it was, or run the sweep again"
         )
+
+
+def refuse_unknown(keys: Sequence[str], known: Sequence[str], name: str) -> None:
+    """Raises `UsageError` for a key that is not among the `known` ones of the results with this name."""
+    for key in keys:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=3)
+            way_out = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(some(known))}"
+            raise UsageError(f"{name} has no configuration {key}: {way_out}")

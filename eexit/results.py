@@ -4,6 +4,7 @@
     generations/*       a row per run, and the checksums of both files of this name (`eexit.seals`)
     tokens/*            a row per token
     timings/*           a row per timed configuration, batch size and round, if `jobs/timings.py` was run
+    replays/*           a row per setting that was never run, if `jobs/replay.py` was run
     report.html         the report, recognised by a mark; the side files of a large one are in report.data/
 
 What the tables hold is in `eexit.schema`; reading them is in `eexit.files`.
@@ -30,7 +31,11 @@ GENERATIONS_FOLDER: Final = "generations"
 TOKENS_FOLDER: Final = "tokens"
 FOLDERS: Final = (TOKENS_FOLDER, GENERATIONS_FOLDER)  # of the shards' files
 TIMINGS_FOLDER: Final = "timings"
-FURTHER_FOLDERS: Final = (TIMINGS_FOLDER,)  # of tables about a finished sweep, a sealed file for each call
+REPLAYS_FOLDER: Final = "replays"
+FURTHER_FOLDERS: Final = (
+    TIMINGS_FOLDER,
+    REPLAYS_FOLDER,
+)  # of tables about a finished sweep, a sealed file for each call
 REPORT: Final = "report.html"
 SIDE_FILES: Final = "prompt-*.js"
 

@@ -1,4 +1,4 @@
-"""The tables of a sweep: one row per run, one per generated token, and one per measurement of time.
+"""The tables of a sweep: one row per run, one per generated token, per measurement of time and per replayed setting.
 
 Names, units and definitions of the columns are given here once, as Arrow field metadata:
 
@@ -286,6 +286,70 @@ TIMINGS: Final = pa.schema(
         described("dtype", pa.string(), "name", "of the weights", False),
     ]
 )  # fmt: skip
+
+
+REPLAYS: Final = pa.schema(
+    [
+        described("replay_id", pa.string(), "id", "one call of jobs/replay.py; all are kept", False),
+        described("started", pa.timestamp("us", "UTC"), "time", "when that call began to replay", False),
+        *CONFIGURATION,
+        described(
+            "text_of",
+            pa.string(),
+            "name",
+            "the configuration whose texts were replayed: all of the row is teacher-forced, given those texts",
+            False,
+        ),
+        described("prompts", pa.int32(), "prompts", "how many have texts", False),
+        described("texts", pa.int32(), "texts", "prompts × seeds, without failed runs", False),
+        described("tokens", pa.int64(), "tokens", "decided tokens of these texts", False),
+        described(
+            "drawn",
+            pa.bool_(),
+            "flag",
+            "whether expected_kl and expected_disagreement are those of exits drawn with the runs' seeds, since exits "
+            "left to chance alter the state; else they are exact expectations, or the rule leaves nothing to chance",
+            False,
+        ),
+        *(
+            described(f"{name}{end}", pa.float64(), unit, f"{means}{of}", nullable=bool(end))
+            for name, unit, means in (
+                ("mean_depth", "fraction of L", "expected mean of (exit_layer + 1) / L over decided tokens"),
+                (
+                    "expected_kl",
+                    "nats",
+                    "expected KL(final || what is read at the exit), where final is the full-depth pass's",
+                ),
+                (
+                    "expected_disagreement",
+                    "fraction of decided tokens",
+                    "expected share of tokens whose likeliest token at the exit is not that of full depth, given the "
+                    "same text",
+                ),
+            )
+            for end, of in (
+                ("", "; mean over prompts, seeds averaged first"),
+                ("_low", ": lower end of the 95 % interval over prompts (percentile bootstrap); null below five"),
+                ("_high", ": upper end of that interval"),
+            )
+        ),
+        described(
+            "exit_distribution",
+            pa.map_(pa.int32(), pa.float64()),
+            "share of decided tokens",
+            "exit layer to its expected share, every exitable layer and the final one",
+            False,
+        ),
+        *(
+            described(name, pa.float64(), "multiply-adds", f"{name}, as in generations, {of}")
+            for name, of in (
+                ("cost_full", "of all prompts, seeds averaged; null where no model was loaded"),
+                ("cost_needed", "likewise, of exits drawn with the runs' seeds; 1 - cost_needed / cost_full is saved"),
+            )
+        ),
+        described("model", pa.string(), "name", "the model as it was asked for", False),
+    ]
+)
 
 
 def describe(schema: pa.Schema) -> str:

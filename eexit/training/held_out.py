@@ -14,6 +14,7 @@ from eexit.anatomy import Decoder
 from eexit.exits import exit_probabilities
 from eexit.reading import read_layers
 from eexit.readouts import Readout
+from eexit.replay import expect
 from eexit.rows import Decoding
 from eexit.rules import RULES
 from eexit.training.setup import KL_FACTORS
@@ -97,17 +98,15 @@ def trade_off_rows(
 
 
 def _trade_off(layers: Sequence[int], n_layers: int, compared: Compared, kl_NE: Tensor, factor: float) -> Row:
-    prob_NX = exit_probabilities(RULES["kl"].chances(kl_NE, torch.full_like(kl_NE, factor))).double()
+    chances = RULES["kl"].chances(kl_NE, torch.full_like(kl_NE, factor))
+    its = expect(exit_probabilities(chances), compared.kl_NE, compared.agrees_NE)
+    control = expect(its.share_X.expand(len(kl_NE), -1), compared.kl_NE, compared.agrees_NE)
     depth_X = torch.tensor([*(layer + 1 for layer in layers), n_layers]).double() / n_layers
-    # At the final layer a token agrees with it, and is 0 nats away.
-    agrees_NX = torch.nn.functional.pad(compared.agrees_NE, (0, 1), value=1.0).double()
-    kl_NX = torch.nn.functional.pad(compared.kl_NE, (0, 1)).double()
-    share_X = prob_NX.mean(0)
     return {
-        "mean_depth": (share_X @ depth_X).item(),
-        "exit_rate": (1 - share_X[-1]).item(),
-        "agreement": (prob_NX * agrees_NX).sum(1).mean().item(),
-        "expected_kl": (prob_NX * kl_NX).sum(1).mean().item(),
-        "control_agreement": (share_X @ agrees_NX.mean(0)).item(),
-        "control_kl": (share_X @ kl_NX.mean(0)).item(),
+        "mean_depth": (its.share_X @ depth_X).item(),
+        "exit_rate": (1 - its.share_X[-1]).item(),
+        "agreement": its.agreement,
+        "expected_kl": its.kl,
+        "control_agreement": control.agreement,
+        "control_kl": control.kl,
     }

@@ -1,0 +1,110 @@
+"""Replay settings that were never run on the texts of a finished sweep: what their exits would be worth there.
+
+    python jobs/replay.py results/mine --kl-factors 0.25:16:13             13 KL factors from 0.25 to 16
+    python jobs/replay.py results/mine --kl-factors 0.5 1 2
+    python jobs/replay.py results/mine --rules confidence=0.5:0.95:10 entropy=0.1:3:7 fixed=10,20
+    python jobs/replay.py results/mine --rules confidence=0.9 --modes frozen_residual --texts-of unfrozen/confidence/0.9
+
+A range LOW:HIGH:N is N values, spaced geometrically for KL factors and nats (kl, predicted_kl, entropy) and linearly
+for all else (confidence, margin, similarity, fixed, patience).
+
+Replays are teacher-forced: each token is decided given a text that was written under another setting, by default by
+normal. So they say how far what is read at exits is from full depth, and not where the setting's own text would go.
+Rules that look at the final layer follow from what the sweep recorded, in modes that leave the state alone, and no
+model is loaded. For all else, one Ray actor has all CPUs of a node, or a whole GPU, for itself, and scores the texts:
+once for all thresholds of a rule where the mode leaves the state alone, else once for each.
+
+Each call adds a file to the folder replays beside the results, after every setting or rule: Ctrl-C loses none of them.
+"""
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from cluster import interruption
+from cluster.breaker import SweepStopped
+from cluster.display import open_display
+from cluster.flags import Parser
+from cluster.replays import replay_sweep
+from cluster.replays_table import replays_table
+from eexit.config import UsageError, first_line
+from eexit.configuration import NORMAL
+from eexit.grids import parse_numbers, parse_rules
+from eexit.places import reading, without_secrets
+from eexit.results import REPLAYS_FOLDER
+from eexit.rules import RULES
+
+COLUMNS = 100  # of what is not printed on a terminal, so that long keys need not be folded
+
+
+def main(arguments: Sequence[str]) -> int:
+    with interruption.listening():
+        return run(arguments)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """0: all settings are replayed. 1: it stopped before. 2: the input can't be used."""
+    try:
+        flags = read_flags(arguments)
+        rows = replay_sweep(
+            flags.results,
+            parse_numbers(flags.kl_factors, RULES["kl"].unit, "--kl-factors"),
+            parse_rules(flags.rules),
+            flags.modes,
+            flags.texts_of,
+            flags.probe,
+            flags.device,
+            open_display(quiet=flags.quiet),
+        )
+    except UsageError as error:
+        print(without_secrets(f"error: {error}"), file=sys.stderr)
+        return 2
+    except (SweepStopped, KeyboardInterrupt, OSError) as error:
+        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else first_line(error)
+        print(without_secrets(f"stopped: {reason}"), file=sys.stderr)
+        print(f"the settings that were finished stay in {REPLAYS_FOLDER}", file=sys.stderr)
+        return 1
+    console = Console()
+    console.width = console.width if console.is_terminal else max(console.width, COLUMNS)
+    console.print(replays_table(rows))
+    print(reading(flags.results, REPLAYS_FOLDER))
+    return 0
+
+
+def read_flags(arguments: Sequence[str]) -> Namespace:
+    parser = Parser(__doc__)
+    parser.add_argument("results", help="folder or URI of a finished sweep")
+    parser.add_argument(
+        "--kl-factors", nargs="+", default=(), metavar="K", help="KL factors of rule kl: numbers, or LOW:HIGH:N"
+    )
+    parser.add_argument(
+        "--rules",
+        nargs="+",
+        default=(),
+        metavar="RULE",
+        help="rules with their parameters, as numbers with commas or as ranges: confidence=0.5:0.95:10 entropy=0.1,1",
+    )
+    parser.add_argument(
+        "--modes",
+        nargs="+",
+        default=(),
+        metavar="MODE",
+        help="what exits leave behind (default: the sweep's modes; for rules that look at the final layer, those that "
+        "leave the state alone)",
+    )
+    parser.add_argument(
+        "--texts-of", default=NORMAL, metavar="KEY", help=f"the configuration whose texts are replayed ({NORMAL})"
+    )
+    parser.add_argument("--probe", metavar="FOLDER", help="for rule predicted_kl (default: the sweep's)")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: CUDA if there is any, else CPU"
+    )
+    parser.add_argument("--quiet", action="store_true", help="show no progress, only results and problems")
+    flags: Namespace = parser.parse_args(arguments)
+    return flags
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
