@@ -5,6 +5,7 @@
     tokens/*            a row per token
     timings/*           a row per timed configuration, batch size and round, if `jobs/timings.py` was run
     replays/*           a row per setting that was never run, if `jobs/replay.py` was run
+    judgements/*        a row per judged run, if `jobs/judge.py` was run; of several rows of a run, one counts
     report.html         the report, recognised by a mark; the side files of a large one are in report.data/
 
 What the tables hold is in `eexit.schema`; reading them is in `eexit.files`.
@@ -32,10 +33,12 @@ TOKENS_FOLDER: Final = "tokens"
 FOLDERS: Final = (TOKENS_FOLDER, GENERATIONS_FOLDER)  # of the shards' files
 TIMINGS_FOLDER: Final = "timings"
 REPLAYS_FOLDER: Final = "replays"
+JUDGEMENTS_FOLDER: Final = "judgements"
 FURTHER_FOLDERS: Final = (
     TIMINGS_FOLDER,
     REPLAYS_FOLDER,
-)  # of tables about a finished sweep, a sealed file for each call
+    JUDGEMENTS_FOLDER,
+)  # of tables about a sweep, in sealed files that a call adds
 REPORT: Final = "report.html"
 SIDE_FILES: Final = "prompt-*.js"
 
@@ -106,7 +109,7 @@ def tokens_name(stem: str) -> str:
 
 
 def further_name(folder: str, call_id: str) -> str:
-    """The name of the file that one call added to a further table; the id has 32 hexadecimal digits."""
+    """The name of a file that a call added to a further table; the id has 32 hexadecimal digits."""
     return f"{folder}/{call_id}.parquet"
 
 

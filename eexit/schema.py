@@ -1,4 +1,4 @@
-"""The tables of a sweep: one row per run, one per generated token, per measurement of time and per replayed setting.
+"""The tables of a sweep: a row per run, generated token, measurement of time, replayed setting, judged run.
 
 Names, units and definitions of the columns are given here once, as Arrow field metadata:
 
@@ -13,6 +13,7 @@ from typing import Final
 import pyarrow as pa
 
 from eexit.configuration import ALL_MODES
+from eexit.rubric import TextScores
 from eexit.rules import RULES
 from eexit.trace import described, token_fields
 
@@ -287,6 +288,48 @@ TIMINGS: Final = pa.schema(
     ]
 )  # fmt: skip
 
+JUDGEMENTS: Final = pa.schema(
+    [
+        _RUN_ID,
+        _PROMPT_ID,
+        *CONFIGURATION,
+        _SEED,
+        described("judge", pa.string(), "name", "the judging model, as it was asked for", False),
+        described(
+            "rubric", pa.string(), "version", "of what the judge is asked: compare scores of one rubric only", False
+        ),
+        described(
+            "started",
+            pa.timestamp("us", "UTC"),
+            "time",
+            "when that call of jobs/judge.py began; of the rows of a run with one judge and rubric, a row without an "
+            "error counts rather than one with an error, and then the latest (eexit.judgements)",
+            False,
+        ),
+        described("status", pa.string(), "name", "ok or error", False),
+        described("error", pa.string(), "text", "why the judge gave no usable answer; null when ok"),
+        described("text_hash", pa.string(), "hash", "of prompt and text: equal ones are judged once", False),
+        *(
+            described(name, pa.int32(), "1 to 5", f"higher is better: {field.description}; null if it was not asked")
+            for name, field in TextScores.model_fields.items()
+        ),
+        described(
+            "preferred",
+            pa.string(),
+            "name",
+            "this, normal or tie: which text the judge prefers, this run's or that of the prompt's normal run of the "
+            "same seed, without knowing which is which; a tie without asking if the texts are the same; null if they "
+            "were not compared, and for normal",
+        ),
+        described("pair_hash", pa.string(), "hash", "of prompt and both texts, where they were compared"),
+        described(
+            "orders",
+            pa.int32(),
+            "orders",
+            "1: compared in an order drawn by a hash; 2: in both orders, and a tie where they disagree; else null",
+        ),
+    ]
+)
 
 REPLAYS: Final = pa.schema(
     [

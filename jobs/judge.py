@@ -1,0 +1,185 @@
+"""Have a language model judge the texts of a sweep, through any OpenAI-compatible endpoint.
+
+    export OPENAI_API_KEY=…
+    python jobs/judge.py results/mine --base-url https://api.openai.com/v1 --model gpt-4.1-mini --dry-run
+    python jobs/judge.py results/mine --base-url https://api.openai.com/v1 --model gpt-4.1-mini
+    python jobs/judge.py results/mine --base-url https://example.org/v1 --model qwen3-32b --key-from EXAMPLE_KEY
+    python jobs/judge.py results/mine --base-url http://localhost:8000/v1 --model qwen3-32b --no-key --pairwise
+
+The judge scores coherence, completeness, clarity and freedom from repetition, from 1 to 5 each. It is never told which
+configuration wrote a text. Equal texts of a prompt are asked about once, and get equal scores. With --pairwise, it also
+says whether the text or that of the prompt's normal run of the same seed is better, in an order that a hash draws.
+
+What is judged lands in the folder judgements beside the results, and is not asked for again: Ctrl-C loses nothing, and
+the same command goes on. Texts of which the endpoint made nothing become rows with the error, and are tried again by
+the next call. An unfinished sweep is judged as far as it has landed.
+"""
+
+import os
+import re
+import sys
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from cluster import interruption
+from cluster.breaker import SweepStopped
+from cluster.display import counted, open_display
+from cluster.flags import Parser, whole
+from cluster.judgements_table import by_configuration, judgements_table
+from cluster.judging import JudgingSummary, judge_sweep
+from cluster.judging_plan import JudgingPlan, describe_judging, plan_judging
+from eexit.config import UsageError, first_line
+from eexit.endpoint import JudgeModel, require_client
+from eexit.judgements import read_judgements
+from eexit.places import reading, without_secrets
+from eexit.results import JUDGEMENTS_FOLDER
+from eexit.rubric import RESPONSE_FORMATS, RUBRIC
+
+KEY_FROM = "OPENAI_API_KEY"
+CONCURRENCY = 8
+THE_ENDPOINTS = "endpoint"  # in place of a temperature
+COLUMNS = 110  # of what is not printed on a terminal, so that long keys need not be folded
+
+
+def main(arguments: Sequence[str]) -> int:
+    with interruption.listening():
+        return run(arguments)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """0: all is judged, but for errors. 1: it stopped, or all it asked was in vain. 2: the input can't be used."""
+    try:
+        flags = read_flags(arguments)
+        orders = (2 if flags.both_orders else 1) if flags.pairwise else 0
+        plan = plan_judging(flags.results, flags.model, flags.configurations, flags.limit, orders)
+        if flags.dry_run:
+            print(describe_judging(plan))
+            return 0
+        judge = judge_of(flags)
+        summary = judge_sweep(plan, judge, flags.concurrency, open_display(quiet=flags.quiet))
+    except UsageError as error:
+        print(without_secrets(f"error: {error}"), file=sys.stderr)
+        return 2
+    except (SweepStopped, KeyboardInterrupt, OSError) as error:
+        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else first_line(error)
+        print(without_secrets(f"stopped: {reason}"), file=sys.stderr)
+        print(f"what was judged stays in {JUDGEMENTS_FOLDER}: the same command goes on from there", file=sys.stderr)
+        return 1
+    return finish(flags.results, plan, summary)
+
+
+def finish(results: str, plan: JudgingPlan, summary: JudgingSummary) -> int:
+    """Print the table and how to read the judgements; returns the exit code."""
+    rows = read_judgements(plan.store).to_pylist()
+    its = [row for row in rows if (row["judge"], row["rubric"]) == (plan.judge, RUBRIC)]
+    console = Console()
+    console.width = console.width if console.is_terminal else max(console.width, COLUMNS)
+    console.print(judgements_table(by_configuration(its, plan.keys)))
+    print(reading(results, JUDGEMENTS_FOLDER))
+    if summary.errors:
+        failed = f"{counted(summary.errors, 'run')} got no judgement, such as: {summary.reason}"
+        print(without_secrets(f"{failed}; the same command tries again"), file=sys.stderr)
+    return 1 if summary.errors and not summary.judged else 0
+
+
+def judge_of(flags: Namespace) -> JudgeModel:
+    """Whom to ask. Raises `UsageError` if that can't work; nothing is sent before."""
+    if not re.match(r"https?://[^/\s]", flags.base_url):
+        raise UsageError(f"--base-url must begin with http:// or https://, got {flags.base_url}")
+    require_client()
+    key, key_from = read_key(flags)
+    return JudgeModel(
+        flags.base_url, flags.model, key, key_from, flags.timeout, flags.temperature, flags.response_format
+    )
+
+
+def read_key(flags: Namespace) -> tuple[str | None, str | None]:
+    """The key, and what it comes from. Raises `UsageError`, which never shows what might be a key, if there is none."""
+    if flags.no_key:
+        return None, None
+    name = flags.key_from
+    where = name if name == KEY_FROM else "the environment variable that --key-from names"
+    key = os.environ.get(name, "").strip()
+    if not key:
+        raise UsageError(f"{where} is not set: set it to the endpoint's key, or say --no-key if it needs none")
+    if not re.fullmatch("[!-~]+", key):
+        raise UsageError(f"{where} holds characters that no key has, such as spaces: set it to the key alone")
+    return key, where
+
+
+def read_flags(arguments: Sequence[str]) -> Namespace:
+    parser = Parser(__doc__)
+    parser.add_argument("results", help="folder or URI of a sweep")
+    parser.add_argument("--base-url", required=True, metavar="URL", help="where the endpoint is, up to its /v1")
+    parser.add_argument(
+        "--model", required=True, metavar="NAME", help="the model that judges, as the endpoint calls it"
+    )
+    parser.add_argument("--key-from", default=KEY_FROM, metavar="NAME", help=f"environment variable ({KEY_FROM})")
+    parser.add_argument("--no-key", action="store_true", help="the endpoint needs no key, and is sent none")
+    parser.add_argument(
+        "--configurations",
+        nargs="+",
+        default=(),
+        metavar="KEY",
+        help="keys of configurations, as in the sweep's table (default: all)",
+    )
+    parser.add_argument("--limit", type=whole, metavar="N", help="judge the sweep's first N prompts only")
+    parser.add_argument("--pairwise", action="store_true", help="compare each text with that of normal, too")
+    parser.add_argument(
+        "--both-orders",
+        action="store_true",
+        help="with --pairwise: compare in both orders, which takes two questions; if they disagree, it is a tie",
+    )
+    parser.add_argument(
+        "--concurrency", type=whole, default=CONCURRENCY, metavar="N", help=f"questions at a time ({CONCURRENCY})"
+    )
+    parser.add_argument("--timeout", type=_seconds, default=60.0, metavar="S", help="seconds for one answer (60)")
+    parser.add_argument(
+        "--temperature",
+        type=_temperature,
+        default=0.0,
+        metavar="T",
+        help=f"of the judge (0); {THE_ENDPOINTS}: its own, for models that take none",
+    )
+    parser.add_argument(
+        "--response-format",
+        choices=RESPONSE_FORMATS,
+        default=RESPONSE_FORMATS[0],
+        help="how the answer's form is asked for, beside words: as a schema (json_schema), as any JSON, or not at all; "
+        "an endpoint that refuses one is told of, and no other is tried unasked",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print how much would be asked, and ask nothing")
+    parser.add_argument("--quiet", action="store_true", help="show no progress, only results and problems")
+    flags: Namespace = parser.parse_args(arguments)
+    if flags.both_orders and not flags.pairwise:
+        raise UsageError("--both-orders is about comparisons: add --pairwise")
+    return flags
+
+
+def _seconds(text: str) -> float:
+    seconds = _number(text)
+    if not 0 < seconds < float("inf"):
+        raise ArgumentTypeError(f"must be seconds above 0, got {text}")
+    return seconds
+
+
+def _temperature(text: str) -> float | None:
+    if text == THE_ENDPOINTS:
+        return None
+    temperature = _number(text)
+    if not 0 <= temperature < float("inf"):
+        raise ArgumentTypeError(f"must be ≥ 0 or {THE_ENDPOINTS}, got {text}")
+    return temperature
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"must be a number, got {text}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

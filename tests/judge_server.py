@@ -1,0 +1,125 @@
+"""A judge behind a real HTTP server on loopback, which answers by a rule, and fails as it is told to."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Quoted = dict[str, str]  # what the judge sees of a question: prompt and answer, or prompt, first and second
+Said = dict[str, Any] | str
+
+TOKENS = 7  # of each answer
+
+
+@dataclass(frozen=True)
+class Response:
+    status: int = 200
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    drops: bool = False  # ends the connection without an answer
+    hangs: bool = False  # never answers
+    trickles: bool = False  # answers, a byte at a time
+
+
+def completion(said: Said) -> Response:
+    content = said if isinstance(said, str) else json.dumps(said)
+    message = {"role": "assistant", "content": content}
+    choices = [{"index": 0, "finish_reason": "stop", "message": message}]
+    return Response(body=json.dumps({"choices": choices, "usage": {"total_tokens": TOKENS}}).encode())
+
+
+def refusal(status: int, message: str = "no", headers: Mapping[str, str] | None = None, **fields: str) -> Response:
+    return Response(status, json.dumps({"error": {"message": message, **fields}}).encode(), headers or {})
+
+
+def scores_of(quoted: Quoted) -> dict[str, int]:
+    """Scores that follow from the text alone."""
+    text = quoted["answer"]
+    return {
+        "coherence": 1 + len(text) % 5,
+        "completeness": min(5, 1 + len(text) // 2),
+        "clarity": 5 if text.isascii() else 1,
+        "no_repetition": max(1, min(5, len(set(text)))),
+    }
+
+
+def longer(quoted: Quoted) -> str:
+    first, second = len(quoted["first"]), len(quoted["second"])
+    return "tie" if first == second else "first" if first > second else "second"
+
+
+def first(quoted: Quoted) -> str:
+    return "first"
+
+
+@dataclass
+class Judge:
+    """What was asked, and how it is answered: `fail` is asked first, with the number of the request, from 0."""
+
+    prefers: Callable[[Quoted], str] = longer
+    fail: Callable[[int], Response | None] = lambda number: None
+    asked: list[dict[str, Any]] = field(default_factory=list)  # bodies of the requests
+    headers: list[dict[str, str]] = field(default_factory=list)  # of each, with names in lower case
+    url: str = ""
+    closing: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def quoted(self) -> list[Quoted]:
+        return [json.loads(body["messages"][1]["content"]) for body in self.asked]
+
+    def answer(self, body: dict[str, Any], headers: dict[str, str]) -> Response:
+        with self.lock:
+            number = len(self.asked)
+            self.asked.append(body)
+            self.headers.append(headers)
+        quoted = json.loads(body["messages"][1]["content"])
+        failed = self.fail(number)
+        return failed or completion(scores_of(quoted) if "answer" in quoted else {"better": self.prefers(quoted)})
+
+
+@contextmanager
+def judging(**how: Any) -> Iterator[Judge]:
+    """A judge, and its server until the context ends."""
+    judge = Judge(**how)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            response = judge.answer(body, {name.lower(): value for name, value in self.headers.items()})
+            if response.hangs:
+                judge.closing.wait()
+            if response.hangs or response.drops:
+                return
+            self.send_response(response.status)
+            for name, value in {"Content-Type": "application/json", **response.headers}.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(response.body)))
+            self.end_headers()
+            for at in range(len(response.body)) if response.trickles else ():
+                if judge.closing.wait(0.05):
+                    return
+                self.wfile.write(response.body[at : at + 1])
+                self.wfile.flush()
+            if not response.trickles:
+                self.wfile.write(response.body)
+
+        def log_message(self, *args: object) -> None: ...
+
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, request: object, client_address: object) -> None:
+            """Clients that have given up are no error here."""
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        judge.url = f"http://127.0.0.1:{server.server_port}/v1"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        try:
+            yield judge
+        finally:
+            judge.closing.set()
+            server.shutdown()
+            thread.join()
