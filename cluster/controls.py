@@ -13,6 +13,8 @@ from eexit.schema import OK
 def controls_of(results: str) -> tuple[ControlOf, ...]:
     """A control for each configuration that exits, with the number of its decided tokens by exit layer.
 
+    One whose tokens all exit at the same layer has none, since its control would do the same.
+
     Raises `UsageError` if `results` is not a finished sweep, or has a format that does not name configurations.
     """
     sweep = read_finished(results, ["configuration", "status", "exit_layer_counts"], "--controls-of")
@@ -24,5 +26,5 @@ def controls_of(results: str) -> tuple[ControlOf, ...]:
     return tuple(
         ControlOf(of=entry["key"], counts=dict(counts[entry["key"]]))
         for entry in exiting
-        if counts.get(entry["key"], Counter()).total()
+        if sum(count > 0 for count in counts.get(entry["key"], {}).values()) > 1
     )

@@ -1,7 +1,10 @@
 """Controls follow the exits of a finished sweep's configurations."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from scripted import rows_of, sweep_of
 
@@ -12,6 +15,7 @@ from cluster.store import Store, open_store
 from eexit.config import SweepConfig, UsageError
 from eexit.plan import configurations, plan_runs
 from eexit.results import MANIFEST, encode
+from eexit.schema import GENERATIONS
 
 DEMO = Path(__file__).parents[2] / "jobs" / "demo.toml"
 CONFIG = sweep_of("a-model", "one", "two", rules=["kl=0.5,1", "agree"])
@@ -24,9 +28,14 @@ def finished(tmp_path: Path) -> Path:
     return tmp_path / "finished"
 
 
-def land_all(store: Store, config: SweepConfig, leave_out: int = 0) -> None:
+def land_all(
+    store: Store, config: SweepConfig, leave_out: int = 0, counts: Sequence[tuple[int, int]] = ((5, 1), (29, 1))
+) -> None:
     runs = list(plan_runs(config))[leave_out:]
-    land(store, runs, rows_of(runs, config))
+    rows = rows_of(runs, config)
+    table = rows.generations.drop_columns("exit_layer_counts").to_pylist()
+    its = pa.Table.from_pylist([row | {"exit_layer_counts": counts} for row in table], GENERATIONS)
+    land(store, runs, replace(rows, generations=its))
     store.publish(MANIFEST, encode(make_manifest(config, {"n_layers": 30}, [5])))
 
 
@@ -52,6 +61,11 @@ def test_a_control_has_none_of_its_own(finished: Path, tmp_path: Path) -> None:
     land_all(open_store(tmp_path / "again"), config)
     again = load("--controls-of", tmp_path / "again", "--modes", "normal")
     assert [control.of for control in again.controls] == ["unfrozen/kl/0.5"]
+
+
+def test_what_always_exits_at_one_layer_has_no_control(tmp_path: Path) -> None:
+    land_all(open_store(tmp_path / "one"), CONFIG, counts=[(5, 2), (29, 0)])
+    assert load("--controls-of", tmp_path / "one", "--modes", "normal").controls == ()
 
 
 def test_what_a_control_follows_is_part_of_its_identity(finished: Path) -> None:
