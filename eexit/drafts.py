@@ -17,7 +17,7 @@ from eexit.costs import Counts, Prices
 
 DRAFT: Final = "draft"  # the mode
 AUTO: Final = "auto"  # in place of N
-MOST_AUTO_TOKENS: Final = 16
+MOST_AUTO_TOKENS: Final = 8  # of more, a call takes noticeably longer on CPUs, and little is left to gain
 
 
 @dataclass(frozen=True)
