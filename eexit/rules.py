@@ -87,6 +87,10 @@ class Rule(Protocol):
         """The parameter's unit; empty if it has none."""
 
     @property
+    def higher_exits_later(self) -> bool | None:
+        """Whether a higher parameter is the more conservative one; None if its parameters have no order."""
+
+    @property
     def sees(self) -> str:
         """What its evidence is, with the unit, in a few words; empty for a rule that looks at nothing."""
 
@@ -133,6 +137,7 @@ class ByKL:
 
     name: str
     parameter, unit = KL_FACTOR, "1/nat"
+    higher_exits_later = True
 
     def check(self, parameter: Parameter) -> None:
         if not (isinstance(parameter, float) and 0 <= parameter < math.inf):
@@ -176,6 +181,7 @@ class Agree:
 
     definition = "exits at a layer whose likeliest token is the final layer's"
     parameter, unit, sees = "", "", "final layer's token, 1 or 0"
+    higher_exits_later = None
 
     def check(self, parameter: Parameter) -> None:
         if parameter is not None:
@@ -210,6 +216,10 @@ class Threshold:
     positive: bool = False
     at_most: bool = False
     parameter: str = "threshold"
+
+    @property
+    def higher_exits_later(self) -> bool:
+        return not self.at_most
 
     def check(self, parameter: Parameter) -> None:
         is_within = isinstance(parameter, float) and self.least <= parameter <= self.most and parameter < math.inf
@@ -255,6 +265,7 @@ class Fixed:
 
     definition = "exits at one layer, whatever the token"
     parameter, unit, sees = "exit layer", "", ""
+    higher_exits_later = True
 
     def check(self, parameter: Parameter) -> None:
         if not (isinstance(parameter, float) and parameter >= 0 and parameter.is_integer()):
@@ -276,6 +287,7 @@ class Random:
 
     definition = "exits at random, as often at each layer as another configuration, whatever the token"
     parameter, unit, sees = "", "", ""
+    higher_exits_later = None
 
     def check(self, parameter: Parameter) -> None:
         if not isinstance(parameter, Control):
@@ -306,6 +318,7 @@ class Patience:
         "2020)"
     )
     parameter, unit, sees = "exitable layers in a row", "layers", "layers in a row"
+    higher_exits_later = True
     reads, probes = True, False
 
     def check(self, parameter: Parameter) -> None:
