@@ -20,6 +20,7 @@ from eexit.files import (
     DamagedError,
     Generations,
     check_tokens,
+    conform,
     list_files,
     read_generations,
     read_shards,
@@ -158,11 +159,12 @@ def landed(store: Store) -> set[str]:
 
 
 def read_columns(store: Store, columns: list[str]) -> pa.Table:
-    """These columns of all landed runs. Raises `DamagedError`."""
+    """These columns of all landed runs, null where an older format lacks one. Raises `DamagedError`."""
+    schema = pa.schema([GENERATIONS.field(name) for name in columns])
     with ThreadPoolExecutor(READER_THREADS) as readers:
         shards = readers.map(lambda stem: read_generations(store, stem, columns), list_files(store).stems)
-        tables = [shard.rows.select(columns) for shard in shards]
-    return pa.concat_tables(tables or [GENERATIONS.empty_table().select(columns)])
+        tables = [conform(shard.rows, schema) for shard in shards]
+    return pa.concat_tables(tables or [schema.empty_table()])
 
 
 def clear_debris(store: Store, runs: Sequence[Run] | None = None) -> int:

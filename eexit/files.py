@@ -257,6 +257,16 @@ def without(table: pa.Table, run_ids: Collection[str]) -> pa.Table:
     )
 
 
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with the columns of `schema`, filled with null where the table lacks one."""
+    has = set(table.column_names)
+    columns = [
+        table[field.name].cast(field.type) if field.name in has else pa.nulls(table.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
 def _read(place: Place, path: str) -> bytes:
     """Raises `DamagedError` if the file is missing, and `OSError`, naming it, if it can't be read."""
     try:

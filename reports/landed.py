@@ -14,6 +14,7 @@ from eexit.files import (
     DamagedError,
     Generations,
     Place,
+    conform,
     list_files,
     read_generations,
     read_shards,
@@ -71,16 +72,6 @@ def read_landed(place: Place, columns: Sequence[str]) -> Landed:
 def loose(schema: pa.Schema) -> pa.Schema:
     """The same schema with all columns nullable."""
     return pa.schema([field.with_nullable(True) for field in schema])
-
-
-def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table with the columns of `schema`, filled with null where the table lacks one."""
-    has = set(table.column_names)
-    columns = [
-        table[field.name].cast(field.type) if field.name in has else pa.nulls(table.num_rows, field.type)
-        for field in schema
-    ]
-    return pa.table(columns, schema=schema)
 
 
 def _twice(shards: Sequence[Generations]) -> set[str]:
