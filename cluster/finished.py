@@ -32,7 +32,7 @@ def read_finished(results: str, columns: Sequence[str], flag: str = "") -> Finis
     """
     store, name = open_store(results), f"{flag} {shown(results)}".strip()
     manifest = manifest_of(store, name)
-    runs = read_columns(store, ["run_id", *columns])
+    runs = read_columns(store, list(dict.fromkeys(["run_id", *columns])))
     n_runs = pc.count_distinct(runs["run_id"]).as_py()
     if n_runs < (manifest.n_runs or 0):
         raise UsageError(f"{name} has {n_runs:,} of {manifest.n_runs:,} runs: finish that sweep first")
@@ -68,10 +68,10 @@ def refuse_changed_model(sweep: FinishedSweep, results: str, model: Mapping[str,
         )
 
 
-def refuse_unknown(keys: Sequence[str], known: Sequence[str], name: str) -> None:
+def refuse_unknown(keys: Sequence[str], known: Sequence[str], name: str, what: str = "configuration") -> None:
     """Raises `UsageError` for a key that is not among the `known` ones of the results with this name."""
     for key in keys:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=3)
             way_out = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(some(known))}"
-            raise UsageError(f"{name} has no configuration {key}: {way_out}")
+            raise UsageError(f"{name} has no {what} {key}: {way_out}")

@@ -6,6 +6,7 @@
     timings/*           a row per timed configuration, batch size and round, if `jobs/timings.py` was run
     replays/*           a row per setting that was never run, if `jobs/replay.py` was run
     judgements/*        a row per judged run, if `jobs/judge.py` was run; of several rows of a run, one counts
+    choices/*           a row per call of `jobs/choose.py`
     report.html         the report, recognised by a mark; the side files of a large one are in report.data/
 
 What the tables hold is in `eexit.schema`; reading them is in `eexit.files`.
@@ -34,10 +35,12 @@ FOLDERS: Final = (TOKENS_FOLDER, GENERATIONS_FOLDER)  # of the shards' files
 TIMINGS_FOLDER: Final = "timings"
 REPLAYS_FOLDER: Final = "replays"
 JUDGEMENTS_FOLDER: Final = "judgements"
+CHOICES_FOLDER: Final = "choices"
 FURTHER_FOLDERS: Final = (
     TIMINGS_FOLDER,
     REPLAYS_FOLDER,
     JUDGEMENTS_FOLDER,
+    CHOICES_FOLDER,
 )  # of tables about a sweep, in sealed files that a call adds
 REPORT: Final = "report.html"
 SIDE_FILES: Final = "prompt-*.js"

@@ -1,4 +1,4 @@
-"""The tables of a sweep: a row per run, generated token, measurement of time, replayed setting, judged run.
+"""The tables of a sweep: a row per run, generated token, measurement of time, replayed setting, judged run, choice.
 
 Names, units and definitions of the columns are given here once, as Arrow field metadata:
 
@@ -330,6 +330,64 @@ JUDGEMENTS: Final = pa.schema(
         ),
     ]
 )
+CHOICES: Final = pa.schema(
+    [
+        described("choice_id", pa.string(), "id", "one call of jobs/choose.py; all are kept", False),
+        described("started", pa.timestamp("us", "UTC"), "time", "when the setting was chosen", False),
+        described("risk", pa.string(), "name", "disagreement, answers, perplexity or judge", False),
+        described("loss", pa.string(), "text", "what the loss of a prompt is, between 0 and 1", False),
+        described("at_most", pa.float64(), "1", "the bound of the risk, which is the expected loss of a prompt", False),
+        described("confidence", pa.float64(), "1", "with which the bound holds for what is certified", False),
+        described("cost_by", pa.string(), "name", "what is cheap: run, needed or depth, as in jobs/choose.py", False),
+        described("families", pa.list_(pa.string()), "names", "mode/rule of each family that was tested", False),
+        described(
+            "error_of_each", pa.float64(), "1", "(1 - confidence) / families: of each one's sequence of tests", False
+        ),
+        described("seeds", pa.int32(), "seeds", "over which the losses of a prompt were averaged first", False),
+        *(
+            described(f"{start}{name}", kind, unit, f"of {whose}: {means}; null if there is none")
+            for start, whose in (
+                ("", "the chosen setting, the cheapest that is certified"),
+                ("naive_", "the cheapest setting whose mean_loss is at most the bound, without a guarantee"),
+            )
+            for name, kind, unit, means in (
+                ("configuration", pa.string(), "name", "its key, as in generations"),
+                ("mean_loss", pa.float64(), "1", "mean over the prompts for choosing"),
+                ("n", pa.int32(), "prompts", "for choosing that have a loss"),
+                ("p_value", pa.float64(), "1", "of the hypothesis that its risk is above at_most"),
+                ("cost", pa.float64(), "fraction of full depth", "over the runs of the prompts for choosing"),
+                ("reporting_mean_loss", pa.float64(), "1", "mean over the prompts for reporting, which chose nothing"),
+                ("reporting_n", pa.int32(), "prompts", "for reporting that have a loss"),
+                (
+                    "reporting_upper",
+                    pa.float64(),
+                    "1",
+                    "what the risk is at most by the prompts for reporting alone, with the same confidence",
+                ),
+                ("reporting_p_value", pa.float64(), "1", "p_value from the prompts for reporting alone"),
+            )
+        ),
+        described(
+            "tested",
+            pa.list_(
+                pa.struct(
+                    [
+                        described("configuration", pa.string(), "name", "its key"),
+                        described("mean_loss", pa.float64(), "1", "mean over the prompts for choosing"),
+                        described("n", pa.int32(), "prompts", "for choosing that have a loss"),
+                        described("p_value", pa.float64(), "1", "of the hypothesis that its risk is above at_most"),
+                        described("certified", pa.bool_(), "flag", "whether its risk is bounded with the confidence"),
+                        described("cost", pa.float64(), "fraction of full depth", "infinite where it is not known"),
+                    ]
+                )
+            ),
+            "settings",
+            "all settings, family by family, each in the order of testing: from the conservative end to the bold one",
+            False,
+        ),
+    ]
+)  # fmt: skip
+
 
 REPLAYS: Final = pa.schema(
     [

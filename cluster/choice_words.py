@@ -1,0 +1,160 @@
+"""What was chosen, and with which guarantee, in sentences and a table."""
+
+import math
+from collections.abc import Iterator
+
+import pyarrow.compute as pc
+from rich import box
+from rich.table import Table
+
+from cluster.choice import Choice, HeldOut, Tested, TestedFamily
+from cluster.choice_input import COSTS
+from cluster.display import counted
+from eexit.configuration import NORMAL
+from eexit.risks import RISKS
+from eexit.splits import ONE_IN
+
+CAPTION = (
+    "Settings of a family are tested from the conservative end to the bold one, until one is not certified. Mean loss "
+    "and n: over prompts for choosing. p: of the hypothesis that the risk is above the bound (Hoeffding–Bentkus). "
+    "Cost: "
+)
+
+
+def choice_table(choice: Choice) -> Table:
+    """A section per family, and a line per setting in the order of testing."""
+    caption = f"{CAPTION}{COSTS[choice.question.cost].definition}."
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
+    table.add_column("setting", overflow="fold")
+    for heading in ("mean loss", "n", "p", "cost"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("certified", no_wrap=True)
+    for each in choice.families:
+        table.add_section()
+        for its in each.settings:
+            numbers = [_percent(its.mean_loss), str(its.n), _p_value(its.p_value), _percent(its.cost)]
+            table.add_row(its.configuration, *numbers, _outcome(its, each))
+    return table
+
+
+def _outcome(its: Tested, family: TestedFamily) -> str:
+    if its.certified:
+        return "yes"
+    return "no: stopped here" if its == family.stopped_at else "not tested"
+
+
+def choice_sentences(choice: Choice) -> Iterator[str]:
+    """What counts as a loss, how it was tested, what was chosen, and how that does on prompts that chose nothing."""
+    yield from _about_losses(choice)
+    yield from _about_testing(choice)
+    if choice.chosen:
+        yield from _about_chosen(choice, choice.chosen)
+    else:
+        yield (
+            f"No setting is certified, so that none is chosen: {NORMAL} is what can be defended. A setting without any "
+            f"loss would be certified with {counted(choice.least_prompts, 'prompt')}."
+        )
+    yield from _about_naive(choice)
+
+
+def _about_losses(choice: Choice) -> Iterator[str]:
+    question, evidence = choice.question, choice.evidence
+    seeds = f"over {counted(evidence.n_seeds, 'seed')} first" if evidence.n_seeds > 1 else "over the one seed there is"
+    yield (
+        f"Loss of a prompt: {RISKS[question.risk].definition}. It is averaged {seeds}; prompts are what is counted, "
+        "never tokens, and those of the same text are one."
+    )
+    if question.risk == "answers":
+        right = pc.mean(evidence.sweep.runs.filter(pc.field("configuration") == NORMAL)["correct"]).as_py()
+        if right is not None:
+            yield f"{NORMAL} answers {_percent(right)} of them correctly: no more than that can be lost."
+    if NORMAL in evidence.choosing.configurations and (own := evidence.choosing.of(NORMAL)).any():
+        yield f"{NORMAL} itself has a mean loss of {_percent(float(own.mean()))}, since this sweep samples its tokens."
+    if evidence.n_failed:
+        yield f"{counted(evidence.n_failed, 'run')} failed; a prompt without a loss is not counted for that setting."
+    yield from (f"Left out: {line}." for line in evidence.left_out)
+
+
+def _about_testing(choice: Choice) -> Iterator[str]:
+    error, n_families = 1 - choice.question.confidence, len(choice.families)
+    if n_families > 1:
+        yield (
+            f"{n_families} families of settings share the error of {_percent(error)}: {_percent(choice.error)} for the "
+            "sequence of each (Bonferroni)."
+        )
+    for each in choice.families:
+        if its := each.stopped_at:
+            yield f"{each.family.name} stopped at {its.configuration}: {_what_would_do(choice, its)}."
+
+
+def _what_would_do(choice: Choice, its: Tested) -> str:
+    mean = f"its mean loss is {_percent(its.mean_loss)} over {counted(its.n, 'prompt')}"
+    if not its.n:
+        return "no prompt for choosing has a loss there"
+    if (enough := choice.would_do(its)) is None:
+        return f"{mean}, which is not below the bound: if it stays so, no number of prompts would do"
+    in_all = math.ceil(enough * ONE_IN / (ONE_IN - 1))
+    return f"{mean}; if it stays so, {enough:,} prompts for choosing would do, which is a sweep of about {in_all:,}"
+
+
+def _about_chosen(choice: Choice, its: Tested) -> Iterator[str]:
+    question = choice.question
+    yield (
+        f"Chosen: {its.configuration}, the cheapest that is certified. Its cost is {_percent(its.cost)} of full depth: "
+        f"{COSTS[question.cost].definition}."
+    )
+    yield (
+        f"Guarantee: with {_percent(question.confidence)} confidence, over prompts like these, "
+        f"{RISKS[question.risk].bound} is at most {_percent(question.at_most)} (n = {its.n} prompts, mean "
+        f"{_percent(its.mean_loss)}, p = {_p_value(its.p_value)})."
+    )
+    if its.cost >= 1:
+        yield f"It does not save anything: {NORMAL} costs no more, and needs no guarantee."
+    if any(its in each.settings and each.family.is_oracle for each in choice.families):
+        yield "It is an oracle, which looks at the final layer: at run time it saves nothing."
+    elif choice.realised:
+        speeds = ", ".join(f"{each.speedup:.2f} with {counted(each.batch, 'row')}" for each in choice.realised)
+        yield f"Realised: times as fast as {NORMAL}, {speeds} at a time (jobs/timings.py)."
+    else:
+        yield "How long it really takes was not measured: python jobs/timings.py RESULTS does that."
+    yield f"Held out: {_held_out(choice, choice.chosen_held_out)}."
+
+
+def _about_naive(choice: Choice) -> Iterator[str]:
+    bound = _percent(choice.question.at_most)
+    if choice.naive is None:
+        yield f"Naive choice: none either, since no setting has a mean loss of at most {bound}."
+    elif choice.naive == choice.chosen:
+        yield f"Naive choice, the cheapest whose mean loss is at most {bound}: the same."
+    else:
+        its = choice.naive
+        yield (
+            f"Naive choice, the cheapest whose mean loss is at most {bound}, without a guarantee: {its.configuration}, "
+            f"mean {_percent(its.mean_loss)}, cost {_percent(its.cost)}. {_held_out(choice, choice.naive_held_out)}."
+        )
+
+
+def _held_out(choice: Choice, found: HeldOut | None) -> str:
+    """Without its full stop."""
+    question = choice.question
+    if found is None:
+        return "This sweep has no prompt for reporting with a loss, so that nothing checks the choice"
+    by_itself = 1 - question.confidence
+    said = (
+        f"On {counted(found.n, 'prompt')} for reporting, which had no part in the choice, the mean loss is "
+        f"{_percent(found.mean_loss)}, and the risk is at most {_percent(found.upper)} by these alone, with "
+        f"{_percent(question.confidence)} confidence"
+    )
+    if found.mean_loss > question.at_most:
+        return f"{said}: the mean is above the bound"
+    if found.p_value <= by_itself:
+        return f"{said}: they confirm the bound"
+    return f"{said}: the mean is within the bound, but they are too few to confirm it by themselves"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g}%" if math.isfinite(share) else "–"
+
+
+def _p_value(p_value: float) -> str:
+    return f"{p_value:.2g}" if math.isfinite(p_value) else "–"

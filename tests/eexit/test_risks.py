@@ -1,0 +1,86 @@
+"""Losses of prompts and configurations, against plain loops over the runs."""
+
+import math
+from collections.abc import Callable
+from random import Random
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from eexit.risks import RISKS, losses
+
+# Written out once more, for one run: number, normal's → loss.
+BY_HAND: dict[str, Callable[[float, float], float]] = {
+    "disagreement": lambda number, normal: number,
+    "answers": lambda number, normal: float(normal == 1 and number == 0),
+    "perplexity": lambda number, normal: 1 - normal / number if number > normal else 0.0,
+    "judge": lambda number, normal: (normal - number) / 4 if number < normal else 0.0,
+}
+DRAW: dict[str, Callable[[Random], Any]] = {
+    "disagreement": lambda random: random.random(),
+    "answers": lambda random: random.random() < 0.6,
+    "perplexity": lambda random: 1 + 9 * random.random(),
+    "judge": lambda random: random.randint(4, 20) / 4,
+}
+CONFIGURATIONS = ["normal", "skip/kl/1", "skip/kl/2"]
+
+
+def runs_of(risk: str) -> list[dict[str, Any]]:
+    """Seven prompts, of which two have the same text; three seeds; some runs without a number."""
+    random = Random(risk)
+    return [
+        {
+            "prompt_id": f"{prompt}",
+            "prompt": f"text {prompt % 6}",
+            "configuration": configuration,
+            "draw": f"{seed}",
+            RISKS[risk].column: None if random.random() < 0.2 or prompt == 4 else DRAW[risk](random),
+        }
+        for prompt in range(7)
+        for configuration in CONFIGURATIONS
+        for seed in range(3)
+    ]
+
+
+def mean_of_known(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+@pytest.mark.parametrize("risk", RISKS)
+def test_losses_are_averaged_over_seeds_and_then_over_prompts_of_the_same_text(risk: str) -> None:
+    runs, column = runs_of(risk), RISKS[risk].column
+    number = {(run["prompt_id"], run["configuration"], run["draw"]): run[column] for run in runs}
+
+    def loss(prompt: int, configuration: str, seed: int) -> float | None:
+        mine, normal = (number[f"{prompt}", key, f"{seed}"] for key in (configuration, "normal"))
+        if mine is None or (normal is None and RISKS[risk].compares):
+            return None
+        return BY_HAND[risk](mine, normal)
+
+    found = losses(RISKS[risk], pa.Table.from_pylist(Random(1).sample(runs, len(runs))))
+    assert sorted(found.prompts) == [f"text {text}" for text in range(6)]
+    for text in range(6):
+        for configuration in CONFIGURATIONS:
+            of_prompts = [
+                mean_of_known([loss(prompt, configuration, seed) for seed in range(3)])
+                for prompt in range(7)
+                if prompt % 6 == text
+            ]
+            at = found.prompts.index(f"text {text}"), found.configurations.index(configuration)
+            expected = mean_of_known(of_prompts)
+            assert found.loss_PC[at] == pytest.approx(math.nan if expected is None else expected, nan_ok=True)
+    assert np.nanmin(found.loss_PC) >= 0
+    assert np.nanmax(found.loss_PC) <= 1
+    known = [len(found.of(configuration)) for configuration in CONFIGURATIONS]
+    assert max(known) == 5, "a prompt without any number counts nowhere"
+    some = found.among(lambda prompt: prompt == "text 2")
+    assert (some.prompts, some.loss_PC.shape) == (("text 2",), (1, 3))
+
+
+@pytest.mark.parametrize("risk", [name for name, risk in RISKS.items() if risk.compares])
+def test_normal_itself_loses_nothing_where_it_is_compared_with(risk: str) -> None:
+    assert set(losses(RISKS[risk], pa.Table.from_pylist(runs_of(risk))).of("normal")) == {0.0}
