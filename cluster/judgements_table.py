@@ -1,88 +1,86 @@
 """The table that ends a judging: mean scores of each configuration, and how its texts compare with those of normal."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean
 from typing import Any, Final
 
+import numpy as np
 from rich import box
 from rich.table import Table
 
+from eexit.bootstrap import LEVEL, MIN_PROMPTS, Estimate, estimate_columns
 from eexit.configuration import NORMAL
 from eexit.rubric import ASPECTS, THIS, TIE
 from eexit.schema import OK
 
+BETTER: Final = "better"
+WIN_RATE: Final = "win_rate"
+COMPARED: Final = (BETTER, TIE, WIN_RATE)
+# Broken so that the table fits in 80 columns.
 HEADINGS: Final = ("co-\nherence", "complete-\nness", "clarity", "no repe-\ntition")
-PAIRED: Final = ("prompts\ncompared", f"better than\n{NORMAL}", "tie", "win rate")
+PAIRED_HEADINGS: Final = ("n", f"beats\n{NORMAL}", "tie", "win\nrate")
 CAPTION: Final = (
-    "Means over prompts, of which n is the number; seeds of a prompt are averaged first. Scores from 1 to 5, higher is "
-    "better."
+    "Scores from 1 to 5, higher is better. Means over n prompts, seeds averaged first; beneath, a "
+    f"{LEVEL:.0%} percentile bootstrap over prompts, from {MIN_PROMPTS} prompts on."
 )
-PAIRED_CAPTION: Final = f" Win rate: better than {NORMAL}, and half of the ties: 50 % if the judge sees no difference."
+PAIRED_CAPTION: Final = f" Win rate: beats {NORMAL}, and half of the ties; 50 % if the judge sees no difference."
+
+Estimates = Mapping[str, Estimate]  # of each of `ASPECTS` and `COMPARED`
 
 
-@dataclass(frozen=True)
-class OfConfiguration:
-    """What a judge says of a configuration: means over prompts; None where nothing was judged."""
-
-    key: str
-    n: int  # prompts with scores
-    scores: Mapping[str, float | None]
-    n_compared: int  # prompts
-    better: float | None
-    tie: float | None
-
-    @property
-    def win_rate(self) -> float | None:
-        return None if self.better is None or self.tie is None else self.better + self.tie / 2
-
-
-def by_configuration(rows: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> list[OfConfiguration]:
-    """`rows` are those of one judge and rubric that count (`eexit.judgements`)."""
-    ok: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+def by_configuration(rows: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> dict[str, Estimates]:
+    """What a judge says of each configuration; `rows` are those of one judge and rubric that count."""
+    by_key: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         if row["status"] == OK:
-            ok[row["configuration"]].append(row)
-    return [_of_configuration(key, ok[key]) for key in keys]
+            by_key[row["configuration"]].append(row)
+    return {key: _estimates(by_key[key]) for key in keys}
 
 
-def judgements_table(found: Iterable[OfConfiguration]) -> Table:
-    found = list(found)
-    is_paired = any(its.n_compared for its in found)
+def judgements_table(found: Mapping[str, Estimates]) -> Table:
+    is_paired = any(its[WIN_RATE].n for its in found.values())
     caption = CAPTION + (PAIRED_CAPTION if is_paired else "")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, caption=caption, caption_justify="left")
     table.add_column("configuration", overflow="fold")
-    for heading in ("n", *HEADINGS, *(PAIRED if is_paired else ())):
+    for heading in ("n", *HEADINGS, *(PAIRED_HEADINGS if is_paired else ())):
         table.add_column(heading, justify="right", no_wrap=True)
-    for its in found:
-        paired = [f"{its.n_compared:,}", *(_percent(share) for share in (its.better, its.tie, its.win_rate))]
-        scores = ["–" if mean is None else f"{mean:.2f}" for mean in its.scores.values()]
-        table.add_row(its.key, f"{its.n:,}", *scores, *(paired if is_paired else []))
+    for key, its in found.items():
+        scores = [_said(its[name], "{:.2f}") for name in ASPECTS]
+        paired = [f"{its[WIN_RATE].n:,}", *(_said(its[name], "{:.0%}") for name in COMPARED)] if is_paired else []
+        table.add_row(key, f"{its[ASPECTS[0]].n:,}", *scores, *paired)
     return table
 
 
-def _of_configuration(key: str, rows: Sequence[Mapping[str, Any]]) -> OfConfiguration:
-    scored = [row for row in rows if row[ASPECTS[0]] is not None]
-    compared = [row for row in rows if row["preferred"] is not None]
-    shares = {which: [{**row, "is": float(row["preferred"] == which)} for row in compared] for which in (THIS, TIE)}
-    return OfConfiguration(
-        key,
-        n=len({row["prompt_id"] for row in scored}),
-        scores={name: _over_prompts(scored, name) for name in ASPECTS},
-        n_compared=len({row["prompt_id"] for row in compared}),
-        better=_over_prompts(shares[THIS], "is"),
-        tie=_over_prompts(shares[TIE], "is"),
-    )
-
-
-def _over_prompts(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    """The mean over prompts of the means over each prompt's seeds."""
-    of_prompt: dict[str, list[float]] = defaultdict(list)
+def _estimates(rows: Sequence[Mapping[str, Any]]) -> Estimates:
+    """Means over prompts of the means over each prompt's seeds."""
+    of_prompt: dict[str, list[list[float]]] = defaultdict(list)
     for row in rows:
-        of_prompt[row["prompt_id"]].append(row[name])
-    return fmean(map(fmean, of_prompt.values())) if of_prompt else None
+        of_prompt[row["prompt_id"]].append(_values(row))
+    columns = (*ASPECTS, *COMPARED)
+    values_PX = np.full((len(of_prompt), len(columns)), np.nan)
+    for at, values in enumerate(of_prompt.values()):
+        values_SX = np.array(values)
+        known_X = ~np.isnan(values_SX).all(axis=0)
+        values_PX[at, known_X] = np.nanmean(values_SX[:, known_X], axis=0)
+    return {
+        name: Estimate(float(mean), float(low), float(high), int(n))
+        for name, mean, low, high, n in zip(columns, *estimate_columns(values_PX), strict=True)
+    }
 
 
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.1%}"
+def _values(row: Mapping[str, Any]) -> list[float]:
+    """One run's scores, and whether it is better, the same, and both with a tie as half; NaN where it is not known."""
+    scores = [math.nan if row[name] is None else float(row[name]) for name in ASPECTS]
+    if row["preferred"] is None:
+        return [*scores, math.nan, math.nan, math.nan]
+    better, tie = float(row["preferred"] == THIS), float(row["preferred"] == TIE)
+    return [*scores, better, tie, better + tie / 2]
+
+
+def _said(its: Estimate, form: str) -> str:
+    """A mean, and its interval beneath if there is one."""
+    if math.isnan(its.mean):
+        return "–"
+    interval = "" if math.isnan(its.low) else f"\n{form.format(its.low)}–{form.format(its.high)}"
+    return form.format(its.mean) + interval

@@ -18,7 +18,7 @@ the next call. An unfinished sweep is judged as far as it has landed.
 import os
 import re
 import sys
-from argparse import ArgumentTypeError, Namespace
+from argparse import SUPPRESS, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -87,7 +87,7 @@ def finish(results: str, plan: JudgingPlan, summary: JudgingSummary) -> int:
 def judge_of(flags: Namespace) -> JudgeModel:
     """Whom to ask. Raises `UsageError` if that can't work; nothing is sent before."""
     if not re.match(r"https?://[^/\s]", flags.base_url):
-        raise UsageError(f"--base-url must begin with http:// or https://, got {flags.base_url}")
+        raise UsageError(f"--base-url must begin with http:// or https://, got {flags.base_url.rpartition('@')[2]}")
     require_client()
     key, key_from = read_key(flags)
     return JudgeModel(
@@ -117,6 +117,7 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         "--model", required=True, metavar="NAME", help="the model that judges, as the endpoint calls it"
     )
     parser.add_argument("--key-from", default=KEY_FROM, metavar="NAME", help=f"environment variable ({KEY_FROM})")
+    parser.add_argument("--key", "--api-key", dest="key", help=SUPPRESS)  # to be refused without being shown
     parser.add_argument("--no-key", action="store_true", help="the endpoint needs no key, and is sent none")
     parser.add_argument(
         "--configurations",
@@ -153,6 +154,8 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     parser.add_argument("--dry-run", action="store_true", help="print how much would be asked, and ask nothing")
     parser.add_argument("--quiet", action="store_true", help="show no progress, only results and problems")
     flags: Namespace = parser.parse_args(arguments)
+    if flags.key is not None:
+        raise UsageError("a key on a command line can be seen by others: set OPENAI_API_KEY, or name yours: --key-from")
     if flags.both_orders and not flags.pairwise:
         raise UsageError("--both-orders is about comparisons: add --pairwise")
     return flags

@@ -1,6 +1,7 @@
 """`python jobs/judge.py` against a judge behind real HTTP: what lands, what is asked once, and what faults leave."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -187,7 +188,7 @@ def test_a_judge_that_goes_by_the_order_gets_about_half_or_only_ties(paired: Pat
         assert abs(counts["this"] - 30) < 4 * (60 / 4) ** 0.5, "four standard errors"
     [line] = [line.split() for line in done.stdout.splitlines() if line.startswith(" unfrozen")]
     win_rate = (counts["this"] + counts["tie"] / 2) / 60
-    assert line[-4:] == ["60", f"{counts['this'] / 60:.1%}", f"{counts['tie'] / 60:.1%}", f"{win_rate:.1%}"]
+    assert line[-4:] == ["60", f"{counts['this'] / 60:.0%}", f"{counts['tie'] / 60:.0%}", f"{win_rate:.0%}"]
 
 
 @pytest.mark.parametrize("both", [False, True])
@@ -258,6 +259,15 @@ def test_a_server_that_dies_half_way_leaves_what_it_judged_and_only_the_rest_is_
     assert set(texts(out).index) == set(rows(out).query("status == 'ok'").run_id)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT interrupts, although shells have what they start in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_nothing_is_lost_when_it_is_interrupted(out: Path) -> None:
     def interrupt(number: int) -> Response | None:
         if number == 4:
@@ -265,7 +275,7 @@ def test_nothing_is_lost_when_it_is_interrupted(out: Path) -> None:
         return Response(hangs=True) if number >= 4 else None
 
     with judging(fail=interrupt) as judge:
-        done = judged(out, judge, "--concurrency", "1")
+        done = judged(out, judge, "--concurrency", "1", "--timeout", "10")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-2:] == [
         "stopped: interrupted",
@@ -364,6 +374,8 @@ def test_the_key_is_nowhere(out: Path, judge: Judge, caplog: pytest.LogCaptureFi
         ("two words", [], "OPENAI_API_KEY holds characters that no key has"),
         ("ключ", [], "OPENAI_API_KEY holds characters that no key has"),
         (KEY, ["--key-from", KEY], "the environment variable that --key-from names is not set"),
+        (KEY, ["--key", KEY], "a key on a command line can be seen by others: set OPENAI_API_KEY, or name yours"),
+        (KEY, ["--base-url", f"me:{KEY}@h/v1"], "--base-url must begin with http:// or https://, got h/v1"),
         (KEY, ["--base-url", "localhost:1/v1"], "--base-url must begin with http:// or https://, got localhost:1/v1"),
         (KEY, ["--configurations", "unfrozen/kl/2"], "{out} has no configuration unfrozen/kl/2: did you mean unfrozen"),
         (KEY, ["--both-orders"], "--both-orders is about comparisons: add --pairwise"),
@@ -422,7 +434,9 @@ def test_means_are_over_prompts_and_seeds_of_a_prompt_are_averaged_first() -> No
         ]
     ]  # fmt: skip
     rows.append({**rows[0], "prompt_id": "s", "status": "error"})
-    [its, nothing] = by_configuration(rows, ["a", "b"])
-    assert (its.n, its.scores["clarity"], its.n_compared) == (3, 3.0, 2)
-    assert (its.better, its.tie, its.win_rate) == (0.75, 0.125, 0.8125)
-    assert (nothing.n, nothing.scores["clarity"], nothing.win_rate) == (0, None, None)
+    found = by_configuration(rows, ["a", "b"])
+    its, nothing = found["a"], found["b"]
+    assert math.isnan(its["clarity"].low), "three prompts are too few for an interval"
+    assert (its["clarity"].n, its["clarity"].mean, its["win_rate"].n) == (3, 3.0, 2)
+    assert [its[name].mean for name in ("better", "tie", "win_rate")] == [0.75, 0.125, 0.8125]
+    assert nothing["clarity"].n == nothing["win_rate"].n == 0
