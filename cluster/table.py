@@ -11,6 +11,7 @@ from cluster.figures import outcomes
 from cluster.landing import read_columns
 from cluster.store import Store
 from eexit.configuration import Configuration
+from eexit.schema import ERROR
 
 COLUMNS = [
     *("configuration", "status", "n_tokens", "mean_depth", "disagreement"),
@@ -18,8 +19,6 @@ COLUMNS = [
 ]
 # The report's words, broken so that the table fits in 80 columns.
 HEADINGS = (
-    "runs",
-    "failed",
     "layers\nskipped\n(theo-\nreti-\ncal)",
     "dis-\nagree-\nment",
     "one\nloop",
@@ -41,24 +40,25 @@ def closing_table(store: Store, configurations: Sequence[Configuration]) -> Tabl
     """Means over the runs of each configuration; agreement is with the prompt's normal run."""
     generations = read_columns(store, COLUMNS)
     has_answers = generations["correct"].null_count < len(generations)
+    has_errors = bool(pc.any(pc.equal(generations["status"], ERROR)).as_py())
     caption = CAPTION + ANSWERS_CAPTION * has_answers
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, caption=caption, caption_justify="left")
     table.add_column("configuration", no_wrap=True)
-    for heading in [*HEADINGS, *[ANSWERS_HEADING] * has_answers]:
+    for heading in ["runs", *["failed"] * has_errors, *HEADINGS, *[ANSWERS_HEADING] * has_answers]:
         table.add_column(heading, justify="right", overflow="fold")
     for configuration in configurations:
-        table.add_row(*_line(configuration, generations, has_answers))
+        table.add_row(*_line(configuration, generations, has_errors, has_answers))
     return table
 
 
-def _line(configuration: Configuration, generations: pa.Table, has_answers: bool) -> list[str]:
+def _line(configuration: Configuration, generations: pa.Table, has_errors: bool, has_answers: bool) -> list[str]:
     n_runs, n_errors, done = outcomes(configuration, generations)
     log_perplexity = pc.mean(pc.ln(done["perplexity"]))
     loop_share = pc.divide(done["longest_loop"], pc.cast(done["n_tokens"], pa.float64()))
     return [
         configuration.key,
         f"{n_runs:,}",
-        f"{n_errors:,}",
+        *([f"{n_errors:,}"] if has_errors else []),
         _said(pc.subtract(1.0, pc.mean(done["mean_depth"])), "{:.1%}"),
         _said(pc.mean(done["disagreement"]), "{:.1%}"),
         _said(pc.mean(loop_share), "{:.1%}"),

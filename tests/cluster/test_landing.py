@@ -22,9 +22,10 @@ from cluster.landing import (
     survey,
 )
 from cluster.store import Store, open_store
+from cluster.table import closing_table
 from eexit.config import SweepConfig
 from eexit.generator import Results, error_results
-from eexit.plan import Run, plan_runs
+from eexit.plan import Run, configurations, plan_runs
 from eexit.schema import GENERATIONS, TOKENS
 
 HOSTILE = "<script>\u202e\x07🧑‍🚀\u2028" + "x" * 10_000
@@ -60,6 +61,18 @@ def test_a_shard_lands_in_the_schema_with_its_meaning(store: Store, runs: list[R
         assert read.equals(schema)
         assert [field.metadata for field in read] == [field.metadata for field in schema]
         assert pq.ParquetFile(path).metadata.row_group(0).column(0).compression == "ZSTD"
+
+
+def test_the_closing_table_counts_errors_where_there_are_any(
+    store: Store, runs: list[Run], config: SweepConfig
+) -> None:
+    land(store, runs[1:], rows_of(runs[1:], config))
+    planned = configurations(config)
+    assert "failed" not in [column.header for column in closing_table(store, planned).columns]
+    land(store, runs[:1], error_results(runs[:1], config, "no"))
+    counted = {str(column.header): list(column.cells) for column in closing_table(store, planned).columns}
+    assert counted["failed"] == ["1", *["0"] * (len(planned) - 1)]
+    assert counted["runs"] == ["2"] * len(planned)
 
 
 def test_a_name_depends_on_the_runs_and_not_on_their_order(runs: list[Run]) -> None:
