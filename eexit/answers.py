@@ -32,6 +32,7 @@ _DIGITS = r"(?<!\w)(?<!\w\.)(?:(?:\d{1,3}(?:[,\u2009\u202f]\d{3})+(?!\d)|\d+)(?:
 _NUMBER = regex.compile(rf"(?:(?<![\w)\]}}])[-−])?(?:[$€£¥]\s?)?(?P<digits>{_DIGITS})")
 _WHOLE_NUMBER = regex.compile(rf"\s*{_NUMBER.pattern}\s*[%$€£¥]?\.?\s*")
 _CHOICE = regex.compile(r"(?<!\w)[(\[]?([A-Z])[).\]:]\s")
+_BETWEEN_CHOICES = regex.compile(r"(?:[\s,;.?]|\bor\b|\band\b)+$")
 _ARTICLES = frozenset({"a", "an", "the"})
 _AROUND_WORDS = ".,;:!?\"'()[]{}*_`“”‘’„«»…"
 
@@ -115,13 +116,13 @@ def choices_of(prompt: str) -> dict[str, str]:
         return {}
     ends = [*(match.start() for match in marks[1:]), len(prompt)]
     texts = (prompt[match.end() : end].split("\n")[0] for match, end in zip(marks, ends, strict=True))
-    return {match[1]: text.strip() for match, text in zip(marks, texts, strict=True)}
+    return {match[1]: _BETWEEN_CHOICES.sub("", text) for match, text in zip(marks, texts, strict=True)}
 
 
 def _letter(choices: Mapping[str, str], text: str) -> str | None:
     """The letter after the last "answer is", else the first that stands alone, else that of the only choice named."""
     # "A" and "I" before a word in lower case are an article and a pronoun.
-    alone = rf"(?<![\w'’])([{''.join(choices)}])(?![\w'’])(?!(?<=[AI])\s+(?!is\b|because\b)\p{{Ll}})"
+    alone = rf"(?<![\w'’°])([{''.join(choices)}])(?![\w'’])(?!(?<=[AI])\s+(?!is\b|because\b)\p{{Ll}})"
     said = (
         regex.findall(rf"(?i:\banswer)\W+(?i:(?:is|be)\W+)?(?i:(?:option|choice|letter)\W+)?{alone}", text)
         or regex.findall(alone, text)[:1]

@@ -78,6 +78,7 @@ def test_a_number_is_itself_however_it_is_written() -> None:
         ("NEW YORK", "D"),
         ("E", None),
         ("Because", None),
+        ("At 20 °C", None),
         ("", None),
     ],
 )
@@ -89,7 +90,7 @@ def test_of_choices_the_letter_counts_or_the_only_choice_named(text: str, found:
 
 def test_choices_are_found_in_lines_and_in_one_line() -> None:
     assert choices_of(CHOICES) == {"A": "Rome", "B": "Paris", "C": "Berlin", "D": "New York"}
-    assert choices_of("Is it (A) warm, (B) cold or (C) wet?") == {"A": "warm,", "B": "cold or", "C": "wet?"}
+    assert choices_of("Is it (A) warm, (B) cold or (C) wet?") == {"A": "warm", "B": "cold", "C": "wet"}
     assert choices_of("A. Smith asks: what is B?") == {}
 
 

@@ -1,0 +1,47 @@
+"""Write word problems with answers to a file of prompts; the same seed gives the same file.
+
+python jobs/word_problems.py --n 200 --seed 0 --out problems.jsonl
+python jobs/sweep.py --prompts problems.jsonl --out results/problems
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster.flags import Parser, whole
+from eexit.config import UsageError, first_line
+from eexit.word_problems import word_problems
+
+
+def run(arguments: Sequence[str]) -> int:
+    """0: written. 2: the input can't be used."""
+    parser = Parser(__doc__)
+    parser.add_argument("--n", type=whole, default=200, help="how many problems (default: 200)")
+    parser.add_argument("--seed", type=int, default=0, help="which ones (default: 0)")
+    parser.add_argument("--out", type=Path, metavar="FILE", required=True, help="a new .jsonl file")
+    try:
+        flags = parser.parse_args(arguments)
+        if flags.out.suffix.lower() != ".jsonl":
+            raise UsageError(f"--out {flags.out} must end in .jsonl, so that a sweep can read it")
+        lines = [
+            json.dumps({"id": prompt.id, "prompt": prompt.prompt, "answer": prompt.answer}) + "\n"
+            for prompt in word_problems(flags.n, flags.seed)
+        ]
+        with flags.out.open("x", encoding="utf-8") as file:
+            file.writelines(lines)
+    except FileExistsError:
+        print(f"error: --out {flags.out} is there already: choose another name", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: --out {flags.out} can't be written ({first_line(error)})", file=sys.stderr)
+        return 2
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(flags.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,91 @@
+"""The prompts that ship: their ids, their split, and whether they mark right what is right."""
+
+import json
+import re
+from collections import Counter
+from hashlib import sha256
+from pathlib import Path
+
+from eexit.answers import choices_of, mark, number_of
+from eexit.prompts import read_prompts
+from eexit.splits import for_reporting
+
+PROMPTS = Path(__file__).parents[2] / "jobs" / "prompts"
+STUDY = read_prompts(PROMPTS / "study.jsonl")
+EXAMPLES = {
+    row["id"]: row["example"]
+    for row in map(json.loads, (PROMPTS / "study.jsonl").read_text().splitlines())
+    if "example" in row
+}
+KINDS = ("fact", "arithmetic", "choice", "open", "extraction", "copying", "format", "code")
+NO_ANSWERS = ("", "I do not know.", "The text is long and it goes on and on and on and on and on.")
+
+
+def test_ids_say_the_kind_and_are_numbered() -> None:
+    named = [prompt.id.rsplit("-", 1) for prompt in STUDY]
+    n = Counter(kind for kind, _ in named)
+    assert set(n) == set(KINDS)
+    assert [number for _, number in named] == [str(at) for kind in KINDS for at in range(1, n[kind] + 1)]
+
+
+def test_150_choose_and_50_are_reported_on_with_every_kind_on_both_sides() -> None:
+    reported = [prompt for prompt in STUDY if for_reporting(prompt.prompt)]
+    assert (len(STUDY), len(reported)) == (200, 50)
+    assert {prompt.id.split("-")[0] for prompt in reported} == set(KINDS)
+    assert {prompt.id.split("-")[0] for prompt in STUDY if not for_reporting(prompt.prompt)} == set(KINDS)
+
+
+def test_no_prompt_is_there_twice_or_among_the_questions() -> None:
+    texts = [prompt.prompt.casefold() for prompt in STUDY]
+    questions = {prompt.prompt.casefold() for prompt in read_prompts(PROMPTS / "questions.jsonl")}
+    assert len({*texts}) == len(texts)
+    assert not {*texts} & questions
+
+
+def test_open_questions_alone_have_no_answer() -> None:
+    assert all(
+        (prompt.answer is None and prompt.answer_pattern is None) == prompt.id.startswith("open-") for prompt in STUDY
+    )
+
+
+def test_answers_are_marked_right_and_others_wrong() -> None:
+    for prompt in STUDY:
+        if prompt.id.startswith("open-"):
+            continue
+        for right in (prompt.answer, f"The answer is {prompt.answer}.") if prompt.answer else (EXAMPLES[prompt.id],):
+            assert mark(prompt, right or "").correct, (prompt.id, right)
+        for wrong in NO_ANSWERS:
+            assert not mark(prompt, wrong).correct, (prompt.id, wrong)
+
+
+def test_sums_products_and_the_like_are_worked_out_right() -> None:
+    signs = {"+": "+", "-": "-", "×": "*", "divided by": "/"}
+    n = 0
+    for prompt in STUDY:
+        if found := re.fullmatch(r"Calculate (\d+) (\+|-|×|divided by) (\d+)\.", prompt.prompt):
+            assert number_of(prompt.answer or "") == eval(f"{found[1]} {signs[found[2]]} {found[3]}")
+            n += 1
+    assert n > 20
+
+
+def test_choices_have_four_letters_and_each_letter_is_right_sometimes() -> None:
+    choices = [prompt for prompt in STUDY if prompt.id.startswith("choice-")]
+    for prompt in choices:
+        offered = choices_of(prompt.prompt)
+        assert list(offered) == list("ABCD")
+        assert len(set(offered.values())) == 4
+        assert mark(prompt, f"It is {offered[prompt.answer or '']}!").correct
+    assert set(Counter(prompt.answer for prompt in choices)) == set("ABCD")
+
+
+def test_what_is_extracted_is_in_the_passage() -> None:
+    for prompt in STUDY:
+        if prompt.id.startswith("extraction-") and prompt.answer:
+            assert prompt.answer.casefold() in prompt.prompt.rsplit("\n\n", 1)[0].casefold(), prompt.id
+
+
+def test_the_questions_are_what_they_were() -> None:
+    assert (
+        sha256((PROMPTS / "questions.jsonl").read_bytes()).hexdigest()
+        == "7db0259b1c51731f16820c3290d23a9a945041c05e48d000ce369ee276e1897d"
+    )
