@@ -1,8 +1,8 @@
 """What came of drafts: how many were accepted, and how fast they are, expected and measured.
 
-Acceptance, tokens per pass and the expected speed-up are ratios of sums over runs; acceptance per token is the mean of
-the runs. They have bootstrap intervals over prompts. Measured speed-ups are medians over rounds, as `eexit.speedups`
-computes them, with intervals over rounds.
+Acceptance, tokens per pass and the expected speed-up are ratios of sums over prompts; acceptance per token is a mean.
+Several seeds of a prompt are averaged first. All have bootstrap intervals over prompts. Measured speed-ups are medians
+over rounds, as `eexit.speedups` computes them, with intervals over rounds.
 """
 
 import math
@@ -109,22 +109,20 @@ def _with_counts(rows: list[dict[str, Any]], sweep: Sweep) -> list[dict[str, Any
     runs["serial"] = runs["decided"] / runs["expected_speedup"]  # in tokens at full depth
     runs["drafted"] = runs["drafted"].where(runs["drafted"] > 0)
     keys = [row["configuration"] for row in rows]
-    by_prompt = runs.groupby(["prompt_id", "configuration"])
-    # P prompts, C configurations. Sums are null where all values are.
-    sums, means = by_prompt.sum(min_count=1), by_prompt.mean()
+    means = runs.groupby(["prompt_id", "configuration"]).mean()  # P prompts, C configurations
 
-    def table_PC(of: pd.DataFrame, name: str) -> np.ndarray:
-        found: np.ndarray = of[name].unstack().reindex(columns=keys).to_numpy()
+    def table_PC(name: str) -> np.ndarray:
+        found: np.ndarray = means[name].unstack().reindex(columns=keys).to_numpy()
         return found
 
     estimates = {
-        name: estimate_ratios(table_PC(sums, above), table_PC(sums, below))
+        name: estimate_ratios(table_PC(above), table_PC(below))
         for name, above, below in (
             ("acceptance", "accepted", "drafted"),
             ("tokens_per_pass", "decided", "passes"),
             ("expected", "decided", "serial"),
         )
-    } | {"acceptance_per_token": estimate_columns(table_PC(means, "acceptance_per_token"))}
+    } | {"acceptance_per_token": estimate_columns(table_PC("acceptance_per_token"))}
     failed = sweep.failed["configuration"].value_counts()
     prompts = sweep.done.groupby("configuration")["prompt_id"].nunique()
     return [

@@ -1,7 +1,8 @@
 """One tidy pandas frame per chart of the overview, aggregated over prompts. Every row has its n.
 
-Several seeds of a prompt are averaged first, so that a prompt counts once. Failed runs are left out of every mean and
-counted in `n_failed`. An estimate has the columns `<name>`, `<name>_low`, `<name>_high` and `<name>_n`.
+Several seeds of a prompt are averaged first, so that a prompt counts once; `n_seeds` is how many there are. Failed runs
+are left out of every mean and counted in `n_failed`. An estimate has the columns `<name>`, `<name>_low`, `<name>_high`
+and `<name>_n`.
 """
 
 import math
@@ -42,6 +43,7 @@ DIFFERENCES: Final = (
     "longest_loop",
     "n_tokens",
 )
+CORRECT: Final = "correct"  # its mean is the accuracy; there are columns of it if the sweep's prompts bring answers
 MAX_BINS: Final = 25
 LOOPING: Final = 0.5  # of a text; above it, the text is mostly one loop
 CONTROL: Final = "its control"  # the baseline that compares each configuration with its own control
@@ -55,23 +57,35 @@ def trade_off(sweep: Sweep) -> pd.DataFrame:
     is the configuration that it is the control of, if the sweep has that. `looping` says whether more than `LOOPING`
     of the text is one loop (`loop_share`) while that is not so for `normal`.
     """
-    by_prompt = _by_prompt(sweep)
-    n_failed = sweep.failed["configuration"].value_counts()
+    averaged = [*AVERAGED, *_marks(sweep)]
+    by_prompt = _by_prompt(sweep, [*averaged, "log_perplexity"])
+    n_failed, n_seeds = sweep.failed["configuration"].value_counts(), _n_seeds(sweep.done)
     rows = []
     for configuration in sweep.configurations:
         runs = by_prompt[by_prompt["configuration"] == configuration.key]
         row = naming(configuration, sweep.marked) | {
             "n": len(runs),
             "n_failed": int(n_failed.get(configuration.key, 0)),
+            "n_seeds": n_seeds.get(configuration.key, 0),
         }
-        found = _estimates(runs[[*AVERAGED, *sweep.scores, "log_perplexity"]])
-        for name in [*AVERAGED, *sweep.scores]:
+        found = _estimates(runs[[*averaged, "log_perplexity"]])
+        for name in averaged:
             row |= spread(name, found[name])
         row |= spread("perplexity", _exp(found["log_perplexity"]))
         depth = found["mean_depth"]
         row |= spread("layers_skipped", Estimate(1 - depth.mean, 1 - depth.high, 1 - depth.low, depth.n))
         rows.append(row)
-    return _with_controls(_with_looping(pd.DataFrame(rows)), [*AVERAGED, *sweep.scores, "perplexity"])
+    return _with_controls(_with_looping(pd.DataFrame(rows)), [*averaged, "perplexity"])
+
+
+def _marks(sweep: Sweep) -> list[str]:
+    """Columns that only some sweeps have: marks of their answers, and scores from the file."""
+    return [*([CORRECT] if sweep.has_answers else []), *sweep.scores]
+
+
+def _n_seeds(runs: pd.DataFrame) -> dict[str, int]:
+    """How many seeds each configuration has."""
+    return {str(key): int(n) for key, n in runs.groupby("configuration")["seed"].nunique().items()}
 
 
 def _with_looping(trade: pd.DataFrame) -> pd.DataFrame:
@@ -111,11 +125,13 @@ def exit_mix(sweep: Sweep) -> pd.DataFrame:
     shares = pd.DataFrame(sweep.layer_counts[known] / total[known, None], columns=range(len(labels)))
     keys = sweep.generations.loc[known, ["configuration", "prompt_id"]].reset_index(drop=True)
     by_prompt = pd.concat([keys, shares], axis=1).groupby(["configuration", "prompt_id"]).mean().reset_index()
+    n_seeds = _n_seeds(sweep.generations[known])
     rows = []
     for configuration in sweep.configurations:
         runs = by_prompt[by_prompt["configuration"] == configuration.key]
         for rank, estimate in _estimates(runs[list(range(len(labels)))]).items():
             named = naming(configuration, sweep.marked) | {"layer": labels[rank], "rank": rank, "n": len(runs)}
+            named["n_seeds"] = n_seeds.get(configuration.key, 0)
             rows.append(named | spread("share", estimate))
     return pd.DataFrame(rows)
 
@@ -134,6 +150,7 @@ def depth_by_position(sweep: Sweep, progress: Progress = ignore) -> pd.DataFrame
     depth = _depth_of_runs(sweep, done["run_id"], width, progress)
     keys = [done[name].to_numpy() for name in ("configuration", "prompt_id")]
     per_prompt = pd.DataFrame(depth).groupby(keys).mean()
+    n_seeds = _n_seeds(done)
     rows = []
     for configuration in sweep.configurations:
         if configuration.key not in per_prompt.index:
@@ -141,6 +158,7 @@ def depth_by_position(sweep: Sweep, progress: Progress = ignore) -> pd.DataFrame
         for place, estimate in _estimates(per_prompt.loc[[configuration.key]]).items():
             if estimate.n:
                 position = {"position": place * width + (width - 1) / 2, "width": width}
+                position["n_seeds"] = n_seeds[configuration.key]
                 rows.append(naming(configuration, sweep.marked) | position | spread("depth", estimate))
     return pd.DataFrame(rows)
 
@@ -175,9 +193,10 @@ def paired_differences(sweep: Sweep, baseline: str = NORMAL) -> pd.DataFrame:
     """Each configuration compared with the one of key `baseline`, on the same prompts and seeds. If `baseline` is
     `CONTROL`, each is compared with its own control.
 
-    Perplexities are compared by their ratio, the other columns of DIFFERENCES and the scores by their difference.
+    Perplexities are compared by their ratio, the other columns by their difference: those of DIFFERENCES, the accuracy
+    and the scores. A prompt's difference is the mean of those of its seeds; `n_seeds` is how many have any.
     """
-    columns = ["log_perplexity", *DIFFERENCES[1:], *sweep.scores]
+    columns = ["log_perplexity", *DIFFERENCES[1:], *_marks(sweep)]
     keys = [configuration.key for configuration in sweep.configurations]
     bases = _bases(sweep, baseline)
     compared = [keys.index(key) for key in bases]
@@ -189,14 +208,17 @@ def paired_differences(sweep: Sweep, baseline: str = NORMAL) -> pd.DataFrame:
     means = means.reindex(columns=pd.MultiIndex.from_product([columns, keys]))
     numbers_NXC = means.to_numpy().reshape(len(means), len(columns), len(keys))
     differences_NXD = numbers_NXC[:, :, compared] - numbers_NXC[:, :, [keys.index(base) for base in bases.values()]]
-    by_prompt = pd.DataFrame(differences_NXD.reshape(len(means), -1), index=means.index).groupby("prompt_id").mean()
-    found = list(_estimates(by_prompt).values())
+    differences = pd.DataFrame(differences_NXD.reshape(len(means), -1), index=means.index)
+    found = list(_estimates(differences.groupby("prompt_id").mean()).values())
+    paired_ND = ~np.isnan(differences_NXD).all(axis=1)
+    seed_N = means.index.get_level_values("seed")
     rows = []
     for number, place in enumerate(compared):
         of = dict(zip(columns, found[number :: len(compared)], strict=True))
         n = max(estimate.n for estimate in of.values())
         if n:
             row = naming(sweep.configurations[place], sweep.marked) | {"baseline": baseline, "n": int(n)}
+            row["n_seeds"] = seed_N[paired_ND[:, number]].nunique()
             row |= spread("perplexity", _exp(of["log_perplexity"]))
             for name in columns[1:]:
                 row |= spread(name, of[name])
@@ -218,8 +240,7 @@ def layer_labels(sweep: Sweep) -> dict[int | None, str]:
     return {**{layer: str(layer) for layer in sweep.exitable_layers}, sweep.final_layer: final}
 
 
-def _by_prompt(sweep: Sweep) -> pd.DataFrame:
-    columns = [*AVERAGED, *sweep.scores, "log_perplexity"]
+def _by_prompt(sweep: Sweep, columns: list[str]) -> pd.DataFrame:
     numbers = sweep.done.astype(dict.fromkeys(columns, float))
     return numbers.groupby(["configuration", "prompt_id"])[columns].mean().reset_index()
 

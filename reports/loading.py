@@ -15,11 +15,12 @@ from eexit.files import DamagedError, Place, list_files, read_generations, read_
 from eexit.places import HIDDEN, shown
 from eexit.results import MANIFEST, decode
 from eexit.schema import GENERATIONS, OK, TIMINGS
+from eexit.splits import for_reporting
 from reports.identity import configurations, with_identity
 from reports.landed import read_landed
 from reports.parameters import oracles_beside_others
 
-_BULKY = ("text", "prompt_token_ids", "model")  # large, and no statistic needs them
+_BULKY = ("text", "prompt_token_ids", "model", "answer", "found_answer")  # large, and no statistic needs them
 
 
 class NotASweepError(UsageError):
@@ -57,6 +58,26 @@ class Sweep:
     def without_drafts(self) -> "Sweep":
         """The same sweep for what is told of exits: drafts read every token at full depth."""
         return replace(self, configurations=tuple(c for c in self.configurations if not c.draft))
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether any run was marked as right or wrong."""
+        return bool(self.done["correct"].notna().any())
+
+    @property
+    def reporting(self) -> "Sweep":
+        """The same sweep with the prompts alone that choices are reported on (`eexit.splits`), but with all tokens."""
+        return self._of({name: prompt for name, prompt in self.prompts.items() if for_reporting(prompt)})
+
+    @property
+    def choosing(self) -> "Sweep":
+        """The same sweep with all other prompts, which settings are chosen with."""
+        return self._of({name: prompt for name, prompt in self.prompts.items() if not for_reporting(prompt)})
+
+    def _of(self, prompts: dict[str, str]) -> "Sweep":
+        kept = self.generations["prompt_id"].isin(prompts).to_numpy()
+        generations = self.generations[kept].reset_index(drop=True)
+        return replace(self, prompts=prompts, generations=generations, layer_counts=self.layer_counts[kept])
 
     @property
     def done(self) -> pd.DataFrame:

@@ -36,6 +36,7 @@ TRADE_OFF: Final = (
     ("n_failed", "Failed runs", "count"),
     ("layers_skipped", LAYERS_SKIPPED, "share"),
     ("disagreement", "Disagreement", "share"),
+    ("correct", "Accuracy", "share"),
     ("loop_share", "In one loop", "share"),
     ("exit_rate", "Early exits", "share"),
     ("perplexity", "Perplexity", "real"),
@@ -70,6 +71,7 @@ PAIRED: Final = (
     ("exit_rate", "Early exits, difference", "points"),
     ("mean_depth", "Mean depth, difference", "points"),
     ("disagreement", "Disagreement, difference", "points"),
+    ("correct", "Accuracy, difference", "points"),
     ("distinct_2", "Distinct 2-grams, difference", "points"),
     ("longest_loop", "Longest loop, difference in tokens", "change"),
     ("n_tokens", "Tokens, difference", "change"),
@@ -239,11 +241,13 @@ def _paired(sweep: Sweep, looks: Looks) -> Iterator[dict[str, Any]]:
 
 
 def _basis(frame: pd.DataFrame, name: str, where: str) -> str:
-    """The part of a caption that gives n and, if there are intervals, says how they are drawn."""
+    """The part of a caption that gives n and the seeds and, if there are intervals, says how they are drawn."""
+    n_seeds = frame["n_seeds"].max()
+    seeds = f", the mean of up to {n_seeds} seeds each" if n_seeds > 1 else ""
     n = frame.loc[frame[name].notna(), f"{name}_n"]
     count = many(n.max(), "prompt") if n.min() == n.max() else f"{n.min():,} to {many(n.max(), 'prompt')}"
     intervals = f"{where}: {LEVEL:.0%} intervals over prompts; " if frame[f"{name}_low"].notna().any() else ""
-    return f"{intervals}n = {count}."
+    return f"{intervals}n = {count}{seeds}."
 
 
 def chart_entry(

@@ -156,6 +156,8 @@ def saving_caption(savings: Savings) -> Iterator[str]:
         prompts = many(max(each.prompts for each in savings.measured), "prompt")
         yield f"Realised: time, beside full depth on the same path (median of {', '.join(rounds)}; {prompts})."
         yield "Dotted: from run to realised."
+    if (n_seeds := exiting["n_seeds"].max()) > 1:
+        yield f"Costs are means of up to {n_seeds:.0f} seeds of each prompt."
     over = ["prompts"] if exiting[[f"{THEORETICAL}_low", f"{RUN}_low"]].notna().any(axis=None) else []
     over += (
         ["rounds for realised"]

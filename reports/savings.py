@@ -1,9 +1,9 @@
 """What each configuration saves of the cost of full depth: in theory, of what was run, and of the time it took.
 
-Theoretical: 1 − Σ cost_needed / Σ cost_full over runs, as if deciding were free and deferral unbounded. Run: the same
-with cost_run, the cost of what was run; oracles have none, since they run every layer. Both have bootstrap intervals
-over prompts. Realised: 1 − seconds / seconds of full depth in the same round, as `eexit.speedups` computes it from what
-`jobs/timings.py` measured, with intervals over rounds.
+Theoretical: 1 − Σ cost_needed / Σ cost_full over prompts, as if deciding were free and deferral unbounded; several
+seeds of a prompt are averaged first. Run: the same with cost_run, the cost of what was run; oracles have none, since
+they run every layer. Both have bootstrap intervals over prompts. Realised: 1 − seconds / seconds of full depth in the
+same round, as `eexit.speedups` computes it from what `jobs/timings.py` measured, with intervals over rounds.
 """
 
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ _COSTS: Final = {THEORETICAL: "cost_needed", RUN: "cost_run"}
 _ENDS: Final = ("", "_low", "_high", "_n", "_control")
 _CARRIED: Final = (
     "n",
+    "n_seeds",
     "beneath",
     "looping",
     *(f"{name}{end}" for name in ("disagreement", "loop_share") for end in _ENDS),
@@ -77,9 +78,9 @@ def _with_costs(frame: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
     keys = frame["configuration"].tolist() if len(frame) else []
     for kind, cost in _COSTS.items():
         runs = sweep.done[["configuration", "prompt_id", cost, "cost_full"]].astype({cost: float, "cost_full": float})
-        sums = runs.dropna().groupby(["prompt_id", "configuration"])[[cost, "cost_full"]].sum()
+        means = runs.dropna().groupby(["prompt_id", "configuration"])[[cost, "cost_full"]].mean()
         # P prompts, C configurations.
-        above_PC, below_PC = (sums[name].unstack().reindex(columns=keys).to_numpy() for name in (cost, "cost_full"))
+        above_PC, below_PC = (means[name].unstack().reindex(columns=keys).to_numpy() for name in (cost, "cost_full"))
         found = [Estimate(*numbers) for numbers in zip(*estimate_ratios(above_PC, below_PC), strict=True)]
         columns = [spread(kind, Estimate(1 - each.mean, 1 - each.high, 1 - each.low, each.n)) for each in found]
         frame = pd.concat([frame, pd.DataFrame(columns, index=frame.index)], axis=1)

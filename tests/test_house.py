@@ -31,6 +31,7 @@ MAY_IMPORT = {
                 "rules",
                 "schema",
                 "speedups",
+                "splits",
                 "states",
             )
         ),
