@@ -59,9 +59,9 @@ def drafted(sweep: Sweep) -> Drafts | None:
         return None
     rows = _with_counts([_naming(configuration.columns) for configuration in configurations], sweep)
     keys = [configuration.key for configuration in configurations]
-    over_generate = {where.label: found for where, found in latest_speedups(sweep.timings, GENERATE)}
+    over_generate = {where.label: found for where, found in latest_speedups(sweep.further.timings, GENERATE)}
     measured = []
-    for where, found in latest_speedups(sweep.timings):
+    for where, found in latest_speedups(sweep.further.timings):
         if not found.keys() & set(keys):
             continue
         measured.append(where)

@@ -79,8 +79,8 @@ def trade_off(sweep: Sweep) -> pd.DataFrame:
 
 
 def _marks(sweep: Sweep) -> list[str]:
-    """Columns that only some sweeps have: marks of their answers, and scores from the file."""
-    return [*([CORRECT] if sweep.has_answers else []), *sweep.scores]
+    """Columns that only some sweeps have: marks of their answers, scores from the file, and what judges said."""
+    return [*([CORRECT] if sweep.has_answers else []), *sweep.extra]
 
 
 def _n_seeds(runs: pd.DataFrame) -> dict[str, int]:

@@ -39,18 +39,18 @@ class LabelPlace:
 
 
 def label_places(
-    frame: pd.DataFrame, y: str, shown: list[str], axes: tuple["Axis", "Axis"]
+    frame: pd.DataFrame, x: str, y: str, shown: list[str], axes: tuple["Axis", "Axis"]
 ) -> dict[LabelPlace, list[str]]:
-    """The configurations of a trade-off frame, grouped by the place of their label.
+    """The configurations of a trade-off frame, drawn at columns `x` and `y`, grouped by the place of their label.
 
     `shown` are the configurations to label; one without a free place is left out. Labels of every second series prefer
     the place below their point, so that neighbouring series collide less.
     """
-    known = frame[frame[y].notna() & frame["layers_skipped"].notna()]
-    # A control is drawn as a tick, without an interval, so that its intervals must not extend the axes.
-    intervals = [f"{name}_{end}" for name in ("layers_skipped", y) for end in ("low", "high")]
+    known = frame[frame[x].notna() & frame[y].notna()]
+    # A control is drawn without an interval, so that its intervals must not extend the axes.
+    intervals = [f"{name}_{end}" for name in (x, y) for end in ("low", "high")]
     known = known.assign(**known[intervals].mask(known["beneath"].notna()))
-    right, up = (axis.pixels(known, name) for axis, name in zip(axes, ("layers_skipped", y), strict=True))
+    right, up = (axis.pixels(known, name) for axis, name in zip(axes, (x, y), strict=True))
     labels = [str(row.label) if row.configuration in shown else "" for row in known.itertuples()]
     series = list(dict.fromkeys(known.loc[known["configuration"].isin(shown), "series"]))
     ahead = series[::2]

@@ -196,7 +196,7 @@ def _labels(base: alt.Chart, frame: pd.DataFrame, y: str, zero: bool) -> Iterato
         Axis(PLOT_WIDTH_PIXELS, ROOM_PIXELS, zero=True),
         Axis(HEIGHT_PIXELS, LABEL_ROOM_PIXELS, zero=zero and not log, logarithmic=log),
     )
-    for at, points_there in label_places(every, y, known["point"].tolist(), axes).items():
+    for at, points_there in label_places(every, "layers_skipped", y, known["point"].tolist(), axes).items():
         these = base.transform_filter(f"indexof({json.dumps(points_there)}, datum.point) >= 0")
         yield these.mark_text(aria=False, dx=at.dx, dy=at.dy, align=at.align, fontSize=11).encode(
             text=alt.Text("label:N")

@@ -11,12 +11,14 @@ import pyarrow.fs
 
 from eexit.config import UsageError
 from eexit.configuration import Configuration
-from eexit.files import DamagedError, Place, list_files, read_generations, read_timings, read_tokens
+from eexit.files import Place, list_files, read_generations, read_tokens
 from eexit.places import HIDDEN, shown
 from eexit.results import MANIFEST, decode
-from eexit.schema import GENERATIONS, OK, TIMINGS
+from eexit.schema import GENERATIONS, OK
 from eexit.splits import for_reporting
+from reports.further import Further, read_all_further
 from reports.identity import configurations, with_identity
+from reports.judged import Judge, judges_of, with_judgements
 from reports.landed import read_landed
 from reports.parameters import oracles_beside_others
 
@@ -32,8 +34,9 @@ class Sweep:
     """Everything that a report is made of. Runs are in memory; texts and tokens stay on disk until they are needed.
 
     `generations` has the columns of `eexit.schema.GENERATIONS` that hold one short value, those of `identity.COLUMNS`,
-    `log_perplexity` (nats per token), and `loop_share` (longest_loop / n_tokens). `tokens` and `texts` are Arrow
-    datasets with columns of `eexit.schema.TOKENS` and `GENERATIONS`, whose rows are in no particular order.
+    `log_perplexity` (nats per token), `loop_share` (longest_loop / n_tokens), and those of each judge (`judged`);
+    `correct` is 1 or 0. `tokens` and `texts` are Arrow datasets with columns of `eexit.schema.TOKENS` and
+    `GENERATIONS`, whose rows are in no particular order.
     """
 
     about: dict[str, Any]  # the content of sweep.json; for a file of the original format, its source alone
@@ -47,7 +50,16 @@ class Sweep:
     texts: ds.Dataset
     scores: dict[str, str] = field(default_factory=dict)  # columns with scores from the file → their labels
     left_out: tuple[str, ...] = ()  # a line for each damaged or foreign file
-    timings: pd.DataFrame = field(default_factory=TIMINGS.empty_table().to_pandas)  # as in `eexit.schema.TIMINGS`
+    further: Further = field(default_factory=Further)
+
+    @property
+    def judges(self) -> tuple[Judge, ...]:
+        return judges_of(self.further.judgements)
+
+    @property
+    def extra(self) -> list[str]:
+        """The columns of runs that only this sweep has: scores from the file, and what judges said."""
+        return [*self.scores, *(column for judge in self.judges for column in judge.columns)]
 
     @property
     def marked(self) -> frozenset[str]:
@@ -103,19 +115,22 @@ def read_sweep(results: str) -> Sweep:
         rows.select(["prompt_id", "prompt"]).group_by("prompt_id", use_threads=False).aggregate([("prompt", "first")])
     )
     prompts = {prompt["id"]: prompt["prompt"] for prompt in about["config"].get("prompts", [])}
-    timings, without_timings = _timings(place)
+    further, without = read_all_further(place)
     prompts |= dict(zip(named["prompt_id"].to_pylist(), named["prompt_first"].to_pylist(), strict=True))
     return assemble(
         about,
         exitable,
         final,
         prompts,
-        _with_disagreement(rows.drop_columns(["prompt", "exit_layer_counts"]).to_pandas(), landed.tokens),
+        with_judgements(
+            _with_disagreement(rows.drop_columns(["prompt", "exit_layer_counts"]).to_pandas(), landed.tokens),
+            further.judgements,
+        ),
         _count_matrix(rows["exit_layer_counts"], [*exitable, final]),
         landed.tokens,
         landed.texts,
-        left_out=(*landed.left_out, *without_timings),
-        timings=timings,
+        left_out=(*landed.left_out, *without),
+        further=further,
     )
 
 
@@ -137,7 +152,7 @@ def assemble(
     texts: ds.Dataset,
     scores: dict[str, str] | None = None,
     left_out: tuple[str, ...] = (),
-    timings: pd.DataFrame | None = None,
+    further: Further | None = None,
 ) -> Sweep:
     """A `Sweep` with its runs sorted by prompt, configuration and seed. Results of every format pass through here."""
     generations = with_identity(generations)
@@ -145,6 +160,7 @@ def assemble(
     generations = generations.assign(
         log_perplexity=np.log(generations["perplexity"].astype(float)),
         loop_share=generations["longest_loop"].astype(float) / n_tokens.where(n_tokens > 0),
+        correct=generations["correct"].astype(float),
     )
     known = configurations(about, generations)
     ranks = {key: rank for rank, key in enumerate(c.key for c in known)}
@@ -168,7 +184,7 @@ def assemble(
         texts=texts,
         scores=scores or {},
         left_out=left_out,
-        timings=TIMINGS.empty_table().to_pandas() if timings is None else timings,
+        further=further or Further(),
     )
 
 
@@ -203,14 +219,6 @@ def _with_disagreement(generations: pd.DataFrame, tokens: ds.Dataset) -> pd.Data
     with np.errstate(invalid="ignore"):
         generations.loc[lacking, "disagreement"] = n_other / n
     return generations
-
-
-def _timings(place: Place) -> tuple[pd.DataFrame, list[str]]:
-    """The measurements of time, and a line if they are left out because a file is damaged."""
-    try:
-        return read_timings(place).to_pandas(), []
-    except DamagedError as error:
-        return TIMINGS.empty_table().to_pandas(), [f"{error}: no timings are shown"]
 
 
 def _open(results: str) -> Place:

@@ -221,7 +221,7 @@ def _paired(sweep: Sweep, looks: Looks) -> Iterator[dict[str, Any]]:
     found = [(key, frames.paired_differences(sweep, key)) for key in baselines]
     paired = pd.concat([frame for _, frame in found] or [pd.DataFrame()], ignore_index=True)
     scores = [(key, label, f"{label}, difference", 0.0) for key, label in sweep.scores.items()]
-    measures = [m for m in (*_MEASURES, *scores) if len(paired) and paired[m[0]].notna().any()]
+    measures = [m for m in (*_MEASURES, *scores) if m[0] in paired and paired[m[0]].notna().any()]
     if not measures:
         return
     caption = "Each run against the other configuration's run of the same prompt and seed. Dashed: no difference. "
@@ -286,6 +286,7 @@ _MEASURES: Final = (
     ("exit_rate", "Early exits", "Early exits, difference (fraction of decided tokens)", 0.0),
     ("mean_depth", "Mean depth", "Mean depth, difference (fraction of layers)", 0.0),
     ("disagreement", "Disagreement", "Disagreement, difference (fraction of decided tokens)", 0.0),
+    ("correct", "Accuracy", "Accuracy, difference (fraction of prompts with an answer)", 0.0),
     ("distinct_2", "Distinct 2-grams", "Distinct 2-grams, difference (fraction)", 0.0),
     ("longest_loop", "Longest loop", "Longest loop, difference in tokens", 0.0),
     ("n_tokens", "Tokens", "Tokens, difference", 0.0),

@@ -41,6 +41,7 @@ SCRIPTS: Final = (
     "tables.js",
     "charts.js",
     "overview.js",
+    "quality.js",
     "drafts.js",
     "learned.js",
     "prompt.js",
@@ -52,6 +53,7 @@ SCRIPTS: Final = (
     "follow.js",
     "app.js",
 )
+SECTIONS: Final = {"quality": "Quality", "drafts": "Drafts", "learned": "Learned exits"}  # that only some sweeps have
 MAX_BYTES: Final = 25_000_000
 FIXED_BYTES: Final = 600_000  # an estimate for scripts, the Vega bundle, styles and static charts
 Blobs = dict[str, list[str]]  # kind → one blob per prompt
@@ -185,8 +187,7 @@ def _page(
         facts=data["facts"],
         counts=data["counts"],
         findings=data["findings"],
-        drafts=(data["drafts"] or {}).get("findings", []),
-        learned=(data["learned"] or {}).get("findings", []),
+        sections=[(title, data[key]["findings"]) for key, title in SECTIONS.items() if data[key]],
         statics=[(c["title"], c["caption"], _svg(c)) for c in data["charts"] if c.get("static")],
         trade=next((c["table"] for c in data["charts"] if c.get("static")), None),
         policy=f"default-src 'none'; script-src {scripts}; style-src {_hash(style)}; "

@@ -18,13 +18,15 @@ from reports import frames
 from reports.artefact_facts import trained
 from reports.choose import MOST, choose_prompts
 from reports.draft_section import draft_section
-from reports.findings import findings, is_sampled, many
+from reports.findings import findings, is_known, is_sampled, many
+from reports.judged import BEST, SCORE, said_of_runs
 from reports.learned_section import learned_section
 from reports.loading import Sweep
 from reports.overview import clean, overview_charts, page_charts
 from reports.packing import Packed, pack
 from reports.parameters import ORACLE_MARK, is_oracle
 from reports.progress import Progress, ignore
+from reports.quality_section import quality_section
 from reports.saved import saved
 from reports.savings import savings
 
@@ -37,10 +39,12 @@ class Metric:
 
     key: str
     label: str
-    form: str  # its format: share, real or count
+    form: str  # its format: share, real, count, or right for what is right or wrong
+    definition: str = ""  # where `GENERATIONS` has none
 
 
 METRICS: Final = (
+    Metric("correct", "Answer", "right"),
     Metric("n_tokens", "Tokens", "count"),
     Metric("exit_rate", "Early exits", "share"),
     Metric("mean_depth", "Mean depth", "share"),
@@ -61,7 +65,7 @@ def payload(
 ) -> tuple[dict[str, Any], Packed]:
     """The page's data, ready for JSON, and the encoded tokens. `wanted` is as in `choose_prompts`."""
     held = choose_prompts(sweep, wanted)
-    measured = [*METRICS, *(Metric(key, label, "real") for key, label in sweep.scores.items())]
+    measured = [*METRICS, *(Metric(key, label, "real") for key, label in sweep.scores.items()), *_judged(sweep)]
     metrics = [m for m in measured if sweep.generations[m.key].notna().any()]
     exits = sweep.without_drafts
     trade, paired = frames.trade_off(exits), frames.paired_differences(exits)
@@ -71,6 +75,8 @@ def payload(
     chosen = sweep.generations["prompt_id"].isin(held).to_numpy()
     runs = sweep.generations[chosen]
     packed = pack(sweep, runs, list(held))
+    answers = _answers(sweep, runs)
+    by_prompt = _runs(sweep, runs, sweep.layer_counts[chosen], packed, metrics, answers)
     data = {
         "title": title,
         "facts": facts(sweep),
@@ -96,19 +102,35 @@ def payload(
             for c in sweep.configurations
         ],
         "metrics": [vars(metric) for metric in metrics],
-        "prompts": _prompts(sweep, held, _runs(sweep, runs, sweep.layer_counts[chosen], packed, metrics)),
+        "prompts": _prompts(sweep, held, answers, by_prompt),
         "failures": _failures(sweep),
         "kinds": list(packed.blobs),
         "top": packed.top_k,
         "charts": drawn,
+        "quality": quality_section(exits, trade, paired, saves),
+        "judges": [judge.name for judge in sweep.judges],
         "drafts": draft_section(sweep),
         "learned": learned_section(sweep),
         "specs": page_charts(sweep),
-        "timed": bool(len(sweep.timings)),
+        "timed": bool(len(sweep.further.timings)),
         "methods": {"A run": _columns(GENERATIONS), "A token": _columns(TOKENS)},
         "bootstrap": {"level": LEVEL, "resamples": RESAMPLES, "least": MIN_PROMPTS},
     }
     return data, packed
+
+
+def _judged(sweep: Sweep) -> list[Metric]:
+    """Each judge's score, which is the mean of what the judge was asked for."""
+    several = len(sweep.judges) > 1
+    return [
+        Metric(
+            judge.column(SCORE),
+            f"Score by {judge.name}" if several else "Judge's score",
+            "real",
+            f"Mean of coherence, completeness, clarity and no repetition, 1 to {BEST} each, as {judge.name} says.",
+        )
+        for judge in sweep.judges
+    ]
 
 
 def _tells_of_exits(sweep: Sweep) -> bool:
@@ -164,7 +186,7 @@ def _rules(sweep: Sweep) -> dict[str, dict[str, Any]]:
 
 
 def _runs(
-    sweep: Sweep, runs: pd.DataFrame, counts: Any, packed: Packed, metrics: list[Metric]
+    sweep: Sweep, runs: pd.DataFrame, counts: Any, packed: Packed, metrics: list[Metric], answers: pd.DataFrame
 ) -> dict[str, list[dict[str, Any]]]:
     """Prompt id → its runs, in the sweep's order. A run has a text only if its tokens weren't recorded."""
     numbers = {c.key: number for number, c in enumerate(sweep.configurations)}
@@ -173,6 +195,7 @@ def _runs(
         columns=["run_id", "text"], filter=pc.field("run_id").isin(pa.array(bare.to_list(), pa.string()))
     )
     text_of = dict(zip(texts["run_id"].to_pylist(), texts["text"].to_pylist(), strict=True))
+    judged, answer_of = said_of_runs(sweep.further.judgements), answers["found_answer"].to_dict()
     found: dict[str, list[dict[str, Any]]] = {}
     for row, n, undrawn, count in zip(runs.to_dict("records"), packed.n, packed.undrawn, counts.tolist(), strict=True):
         run = {
@@ -188,13 +211,37 @@ def _runs(
             "text": text_of.get(row["run_id"]),
             "notes": row.get("notes") or [],
         }
+        if is_known(row["correct"]):
+            run["found"] = answer_of[row["run_id"]]
+        if row["run_id"] in judged:
+            run["judged"] = judged[row["run_id"]]
         found.setdefault(row["prompt_id"], []).append(clean(run))
     return found
 
 
-def _prompts(sweep: Sweep, held: dict[str, str], runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+def _answers(sweep: Sweep, runs: pd.DataFrame) -> pd.DataFrame:
+    """Of the runs that are right or wrong, by run_id: `prompt_id`, the expected `answer` and the `found_answer`."""
+    columns = ["run_id", "prompt_id", "answer", "found_answer"]
+    marked = runs.loc[runs["correct"].notna(), "run_id"].to_list()
+    if not marked:  # results of other formats have no such columns
+        return pd.DataFrame(columns=columns).set_index("run_id")
+    table = sweep.texts.to_table(columns=columns, filter=pc.field("run_id").isin(pa.array(marked, pa.string())))
+    return pd.DataFrame(table.to_pylist(), columns=columns, dtype=object).set_index("run_id")
+
+
+def _prompts(
+    sweep: Sweep, held: dict[str, str], answers: pd.DataFrame, runs: dict[str, list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    known = answers.drop_duplicates("prompt_id")
+    expected = dict(zip(known["prompt_id"], known["answer"], strict=True))
     return [
-        {"id": prompt_id, "text": sweep.prompts[prompt_id], "why": why, "runs": runs.get(prompt_id, [])}
+        {
+            "id": prompt_id,
+            "text": sweep.prompts[prompt_id],
+            "why": why,
+            "answer": expected.get(prompt_id),
+            "runs": runs.get(prompt_id, []),
+        }
         for prompt_id, why in held.items()
     ]
 

@@ -39,7 +39,7 @@ def _timed(rows: list[Row], generate: list[Row], measured: Measured) -> Iterator
     yield f"Realised at {measured.label} (median of {many(rounds, 'round')}{few}):"
     sound = [row for row in timed if not row["looping"]]
     best = [
-        f"{within}{row['configuration']} took {_change(row, column, 'time')}{'' if place else ' than full depth'}"
+        f"{within}{row['configuration']} took {change(row, column, 'time')}{'' if place else ' than full depth'}"
         f"{_of_run(row, measured)}{_at(row)}"
         for place, (within, row) in enumerate(best_within(sound, column))
     ]
@@ -49,7 +49,7 @@ def _timed(rows: list[Row], generate: list[Row], measured: Measured) -> Iterator
         row = max(sound, key=lambda row: row[column])
         yield (
             f"no configuration{_apart(timed)} was certainly faster than full depth; the fastest{_of_them(timed)}, "
-            f"{row['configuration']}, took {_change(row, column, 'time')}{_of_run(row, measured)}{_at(row)}."
+            f"{row['configuration']}, took {change(row, column, 'time')}{_of_run(row, measured)}{_at(row)}."
         )
     elif timed:
         yield f"no configuration{_apart(timed)} was timed."
@@ -58,13 +58,13 @@ def _timed(rows: list[Row], generate: list[Row], measured: Measured) -> Iterator
     yield from _in_loops(timed, column, "took", "less time")
     for row in generate:
         if is_known(row[column]):
-            yield f"The generate of transformers took {_change(row, column, 'time')} than full depth on the same path."
+            yield f"The generate of transformers took {change(row, column, 'time')} than full depth on the same path."
 
 
 def _counted(rows: list[Row]) -> Iterator[str]:
     sound = [row for row in rows if not row["looping"]]
     best = [
-        f"{within}{row['configuration']} ran {_change(row, RUN, 'multiply-adds')}{'' if place else ' than full depth'}"
+        f"{within}{row['configuration']} ran {change(row, RUN, 'multiply-adds')}{'' if place else ' than full depth'}"
         f"{_at(row)}"
         for place, (within, row) in enumerate(best_within(sound, RUN))
     ]
@@ -75,7 +75,7 @@ def _counted(rows: list[Row]) -> Iterator[str]:
         row = max(sound, key=lambda row: row[RUN])
         yield (
             f"No configuration{_apart(rows)} ran fewer multiply-adds than full depth; the cheapest{_of_them(rows)}, "
-            f"{row['configuration']}, ran {_change(row, RUN, 'multiply-adds')}{_at(row)}."
+            f"{row['configuration']}, ran {change(row, RUN, 'multiply-adds')}{_at(row)}."
         )
     else:
         yield "No configuration that decides online writes more than loops."
@@ -128,7 +128,7 @@ def _sure(rows: list[Row], column: str) -> list[Row]:
     return [row for row in rows if (row[f"{column}_low"] if is_known(row[f"{column}_low"]) else row[column]) > 0]
 
 
-def _change(row: Row, column: str, what: str) -> str:
+def change(row: Row, column: str, what: str) -> str:
     """A saving as “31.0% [29.5%, 32.0%] less time”, or as more of it if it is negative."""
     share, low, high = (row[f"{column}{end}"] for end in ("", "_low", "_high"))
     word = "fewer" if what.endswith("s") else "less"

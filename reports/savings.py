@@ -55,7 +55,7 @@ class Savings:
 
 def savings(sweep: Sweep, trade: pd.DataFrame) -> Savings | None:
     """The savings that are known of a sweep; None if none are. `trade` is the frame of `frames.trade_off`."""
-    measured, timed = _realised(sweep.timings)
+    measured, timed = _realised(sweep.further.timings)
     rows = [
         naming(configuration, sweep.marked) | timed.get(configuration.key, {}) for configuration in sweep.configurations
     ]

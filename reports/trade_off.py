@@ -67,7 +67,7 @@ def trade_off_chart(
         base.transform_calculate(interval=interval_words(y, written))
         .mark_point(filled=True, size=80, cursor="pointer")
         .encode(shape=looks.shape(points), opacity=OPACITY, tooltip=tooltip, **hollow(points, looks.outline())),
-        *_labels(base, frame, y, share),
+        *parameter_labels(base, frame, "layers_skipped", y, _axes(frame[y], share)),
         description=description,
     )
 
@@ -80,20 +80,24 @@ def _controls(base: alt.Chart, y: str, y_title: str, tooltip: list[alt.Tooltip])
     yield ticks.encode(y=alt.Y(f"{y}_control:Q", title=y_title), opacity=OPACITY, tooltip=tooltip)
 
 
-def _labels(base: alt.Chart, frame: pd.DataFrame, y: str, share: bool) -> Iterator[alt.Chart]:
-    """The parameters as labels beside the points, where they cover nothing. Of more than `MOST_LABELS` points of one
-    mode and rule, only the outer ones and the representative one are labelled.
+def parameter_labels(
+    base: alt.Chart, frame: pd.DataFrame, x: str, y: str, axes: tuple[Axis, Axis]
+) -> Iterator[alt.Chart]:
+    """The parameters as labels beside the points of `base`, where they cover nothing. Of more than `MOST_LABELS` points
+    of one mode and rule, only the outer ones and the representative one are labelled.
     """
     shown = [key for (_, rule), rows in _parametric(frame) for key in _labelled(rule, rows)]
-    across, up = (
-        Axis(PLOT_WIDTH_PIXELS, ROOM_PIXELS, zero=True),
-        Axis(HEIGHT_PIXELS, LABEL_ROOM_PIXELS, zero=False, logarithmic=is_logarithmic(frame[y])),
-    )
-    axes = (across, Axis(HEIGHT_PIXELS, ROOM_PIXELS, zero=True) if share else up)
-    for at, configurations in label_places(frame, y, shown, axes).items():
+    for at, configurations in label_places(frame, x, y, shown, axes).items():
         these = base.transform_filter(f"indexof({json.dumps(configurations)}, datum.configuration) >= 0")
         marks = these.mark_text(aria=False, dx=at.dx, dy=at.dy, align=at.align, fontSize=11)
         yield marks.encode(text=alt.Text("label:N"), opacity=OPACITY)
+
+
+def _axes(values: pd.Series, share: bool) -> tuple[Axis, Axis]:
+    """The axes of the chart, as labels are placed on them."""
+    up = Axis(HEIGHT_PIXELS, LABEL_ROOM_PIXELS, zero=False, logarithmic=is_logarithmic(values))
+    up = Axis(HEIGHT_PIXELS, ROOM_PIXELS, zero=True) if share else up
+    return Axis(PLOT_WIDTH_PIXELS, ROOM_PIXELS, zero=True), up
 
 
 def _parametric(frame: pd.DataFrame) -> Any:

@@ -61,6 +61,7 @@ function theme(width) {
       symbolBaseStrokeColor: ink,
     },
     rule: { color: soft },
+    style: { ring: { color: ink, stroke: ink, opacity: 1 } }, // around the chosen setting
   };
 }
 

@@ -46,6 +46,7 @@ async function configurationPage(number, run, { vs, t, o }) {
     if (at >= n) page.push(notice(`There is no token ${at + 1}: the text has ${n}.`));
   page.push(
     outcome(run),
+    ...verdicts(prompt, run),
     h("p", {}, agreement(difference, other && base)),
     ...run.notes.map(([label, note]) => h("p", {}, h("strong", {}, `${label}: `), ...visible(String(note)))),
   );

@@ -55,6 +55,8 @@ const FORMS = {
   times: (value) => value.toFixed(2),
   points: (value) => `${signed(100 * value, 1)} pp`,
   change: (value) => signed(value, 1),
+  fine: (value) => signed(value, 2),
+  right: (value) => ({ 0: "✗ wrong", 1: "✓ right" })[value] ?? FORMS.share(value),
 };
 
 const signed = (value, digits) => (value > 0 ? "+" : "") + value.toFixed(digits).replace("-", "−");

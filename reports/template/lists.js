@@ -242,9 +242,10 @@ function methodsPage() {
       ]),
     ),
   ]);
-  const shown = DATA.metrics.map(({ key, label }) => [
+  const shown = DATA.metrics.map(({ key, label, definition }) => [
     label,
-    (DATA.methods["A run"].find(([name]) => name === key) || [null, null, "Taken from the file as it is."])[2],
+    definition ||
+      (DATA.methods["A run"].find(([name]) => name === key) || [null, null, "Taken from the file as it is."])[2],
   ]);
   return [
     h("h1", {}, "Methods"),
@@ -262,6 +263,7 @@ function methodsPage() {
     list(
       [
         ...HOW,
+        ...(DATA.quality ? QUALITY_HOW : []),
         ...(DATA.drafts ? DRAFTS_HOW : []),
         ...(DATA.learned ? LEARNED_HOW : []),
         ...shown.filter(([label]) => !HOW.some(([name]) => name === label)),

@@ -11,6 +11,7 @@ function overviewPage() {
       provenance(`${form(runs, "count")}${missing} runs${failed ? "" : ", none failed"}`),
       failed ? h("a.bad", { href: "#/fail" }, `${form(failed, "count")} failed`) : null,
       DATA.charts.length ? highlight() : null,
+      DATA.quality ? qualityLink() : null,
       DATA.drafts ? draftsLink() : null,
       DATA.learned ? learnedLink() : null,
     ),
@@ -32,6 +33,7 @@ function overviewPage() {
       {},
       DATA.findings.length ? findings(prompts) : null,
       ...DATA.charts.map((chart) => (chart.limit ? limited : figure)(chart)),
+      ...(DATA.quality ? qualitySection() : []),
       DATA.prompts.length && DATA.metrics.length ? heatmap() : null,
       ...(DATA.drafts ? draftsSection() : []),
       ...(DATA.learned ? learnedSection() : []),
@@ -331,7 +333,7 @@ function shade(spec, rows, width, metric) {
     legend = {
       ...color.legend,
       title: metric.label,
-      format: metric.form === "share" ? ".0%" : "~g",
+      format: ["share", "right"].includes(metric.form) ? ".0%" : "~g",
       gradientLength: narrow ? 150 : 240,
     };
   const axes = ({ encoding: { x, y, ...others }, ...layer }) => ({

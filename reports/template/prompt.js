@@ -9,6 +9,7 @@ async function promptPage(number) {
     h("nav.trail", { "aria-label": "Where you are" }, h("a", { href: "#/" }, "Overview"), ` › Prompt ${prompt.id}`),
     h("h1", {}, `Prompt ${prompt.id}`),
     h("blockquote", { tabindex: 0, role: "group", "aria-label": "Prompt" }, ...visible(prompt.text)),
+    ...(prompt.answer === null ? [] : [h("p", {}, "Expected answer: ", h("strong", {}, ...visible(prompt.answer)))]),
     h(
       "p.row",
       {},
