@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from axes import SOME, some
+from naive_scores import score_naively
 from references import decoder_of, shared_model
 from test_invariants import DECODING, PROMPTS, SAMPLED, configurations, each_rule, modes_of
 from traces import traces_of
@@ -16,7 +17,7 @@ from eexit.configuration import NORMAL, Configuration
 from eexit.engine import Engine
 from eexit.rows import Decoding, Request
 from eexit.rules import RULES
-from eexit.scoring import score
+from eexit.scoring import score, score_texts
 from eexit.shortlist import Shortlist
 from eexit.states import STATES
 
@@ -74,3 +75,36 @@ def test_a_text_may_be_anything_and_of_any_length(llama: PreTrainedModel) -> Non
     assert several.exit_logprob_T[0] == pytest.approx(one.exit_logprob_T[0])
     normal = score(decoder, DECODING, replace(request, configuration=Configuration(NORMAL)), [7, 7, 30, 2, 2])
     assert set(normal.exit_layer_T.tolist()) == {6}
+
+
+TEXTS = ([7, 7, 30, 2, 2, 61, 13], [7], [5, 80], [7, 7, 30, 2, 90, 61, 13, 8, 8, 70, 21])
+
+
+@pytest.mark.parametrize("prompt", [PROMPTS[1], ()], ids=["prompt", "no prompt"])
+@pytest.mark.parametrize("mode", [NORMAL, *STATES])
+def test_texts_are_scored_as_the_naive_reference_would_token_by_token(
+    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, mode: str, prompt: tuple[int, ...]
+) -> None:
+    """Several behind one prompt, in passes of a few tokens; behind no prompt, all tokens but the first are decided."""
+    monkeypatch.setattr(scoring, "SCORED_TOKENS", 12)
+    decoder = decoder_of(llama)
+    exits = Configuration(mode, *(() if mode == NORMAL else ("confidence", SOME["confidence"][0])))
+    request = Request(prompt, exits, seed=3)
+    for text, scored in zip(TEXTS, score_texts(decoder, DECODING, request, TEXTS), strict=True):
+        naive = score_naively(llama, decoder, DECODING, request, text)
+        assert scored.exit_layer_T[1:].tolist() == [layer for layer, _, _ in naive]
+        assert scored.exit_token_T[1:].tolist() == [token for _, _, token in naive]
+        np.testing.assert_allclose(scored.exit_logprob_T[1:], [log_p for _, log_p, _ in naive], rtol=1e-4, atol=1e-4)
+        assert np.isnan(scored.exit_logprob_T[0]) == (not prompt)
+        assert mode == NORMAL or len(text) < 3 or len(set(scored.exit_layer_T[1:].tolist())) > 1
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_text_is_scored_beside_others_as_alone(llama: PreTrainedModel, rule: str) -> None:
+    decoder, configuration = decoder_of(llama), Configuration("frozen_residual", rule, SOME[rule][0])
+    for prompt in (PROMPTS[2], ()):
+        request = Request(prompt, configuration, seed=1)
+        for text, beside in zip(TEXTS, score_texts(decoder, DECODING, request, TEXTS), strict=True):
+            alone = score(decoder, DECODING, request, text)
+            for name, column in vars(alone).items():
+                np.testing.assert_allclose(getattr(beside, name), column, rtol=1e-4, atol=1e-4, err_msg=name)
