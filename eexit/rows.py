@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -25,13 +26,15 @@ class Decoding:
 
     At most `rows` rows are in flight, as far as their caches fit in `cache_bytes`. None stands for what the device has
     free, of which this process may use `memory_share`. `record_top_k` is how many of each layer's likeliest tokens are
-    recorded. Without `observe`, what the full-depth model says of rows of online rules is not found afterwards, and
-    those columns are 0.
+    recorded. After each step, a row also ends if `stops`, given its tokens so far, says so, as for stop strings.
+    Without `observe`, what the full-depth model says of rows of online rules is not found afterwards, and those columns
+    are 0.
     """
 
     exitable_layers: tuple[int, ...]
     max_new_tokens: int
     eos_token_ids: frozenset[int]
+    stops: Callable[[Sequence[int]], bool] | None = None
     readout: Readout = READOUTS["lens"]
     probe: Probe | None = None
     shortlist: Shortlist | None = None

@@ -21,6 +21,7 @@ OK: Final = "ok"
 ERROR: Final = "error"
 EOS: Final = "eos"
 LENGTH: Final = "length"
+STOP: Final = "stop"  # no run of a sweep ends so, only rows that are given `Decoding.stops`
 
 
 # The identity of a run, in both tables.
@@ -449,6 +450,39 @@ REPLAYS: Final = pa.schema(
             )
         ),
         described("model", pa.string(), "name", "the model as it was asked for", False),
+    ]
+)
+
+SCORES: Final = pa.schema(
+    [
+        described(
+            "evaluation_id", pa.string(), "hash", "content hash of model, configuration, seed, task and its data", False
+        ),
+        described("started", pa.timestamp("us", "UTC"), "time", "when this evaluation began", False),
+        *CONFIGURATION,
+        described("readout", pa.string(), "name", "as in generations"),
+        described("seed", pa.int64(), "id", "seed of the exit and sampling draws", False),
+        described("task", pa.string(), "name", "task of the lm-evaluation-harness, or group of tasks", False),
+        described("version", pa.string(), "name", "of the task; scores of other versions should not be compared"),
+        described("n_shot", pa.int32(), "examples", "solved examples in each prompt"),
+        described("metric", pa.string(), "name", "as the harness calls it", False),
+        described("filter", pa.string(), "name", "what the harness made of the model's answers before", False),
+        described("value", pa.float64(), "of the metric", "over all documents", False),
+        described("stderr", pa.float64(), "of the metric", "its standard error; null where the harness gives none"),
+        described("n", pa.int64(), "documents", "how many were evaluated"),
+        described("higher_is_better", pa.bool_(), "flag", "whether a higher value is better; null where unknown"),
+        described(
+            "mean_depth",
+            pa.float64(),
+            "fraction of L",
+            "mean of (exit_layer + 1) / L over the evaluation's decided tokens: all of continuations, and all but the "
+            "first of generated texts; of a group, over all of its tasks",
+        ),
+        described("limit", pa.float64(), "documents", "first documents of each task, or a share of them; null for all"),
+        described("chat_template", pa.bool_(), "flag", "whether prompts are in the model's chat template", False),
+        described("model", pa.string(), "name", "the model as it was asked for", False),
+        described("dtype", pa.string(), "name", "of the weights", False),
+        described("versions", pa.string(), "text", "of Python and packages where it was evaluated", False),
     ]
 )
 

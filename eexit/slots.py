@@ -16,7 +16,7 @@ from eexit.costs import Counts
 from eexit.draws import exit_draws, sampling_draws
 from eexit.rows import Decoding, Failure, Outcome, Request
 from eexit.rules import RULES
-from eexit.schema import EOS, LENGTH
+from eexit.schema import EOS, LENGTH, STOP
 from eexit.states import STATES, State
 from eexit.trace import Trace, recorded
 
@@ -156,7 +156,14 @@ class Slots:
         rows = np.arange(self.n_rows)
         at_eos = np.isin(self.last_token(), list(self.decoding.eos_token_ids))
         at_limit = self.n_generated[rows] >= self.limit[rows]
-        return np.flatnonzero(at_eos | at_limit | ~self._finite(rows, self.n_generated[rows] - 1))[::-1]
+        ends = at_eos | at_limit | ~self._finite(rows, self.n_generated[rows] - 1)
+        if self.decoding.stops:
+            ends |= np.array([self._stops(slot) for slot in rows.tolist()], np.bool_)
+        return np.flatnonzero(ends)[::-1]
+
+    def _stops(self, slot: int) -> bool:
+        token_ids = self.records["token_id_T"][slot, : self.n_generated[slot]].tolist()
+        return self.decoding.stops is not None and self.decoding.stops(token_ids)
 
     def outcome(self, slot: int) -> Outcome:
         """The trace of the row in a slot, or why it failed."""
@@ -165,10 +172,12 @@ class Slots:
         if len(infinite):
             return Failure(f"the model's output is not finite at generated token {infinite[0]}")
         columns = {name: values[slot, :n_tokens].copy() for name, values in self.records.items()}
-        at_eos = int(columns["token_id_T"][-1]) in self.decoding.eos_token_ids
+        reason = STOP if n_tokens < self.limit[slot] else LENGTH
+        if int(columns["token_id_T"][-1]) in self.decoding.eos_token_ids:
+            reason = EOS
         counts = {name: values[slot, : n_tokens - 1].copy() for name, values in self.counts.items()}
         counted = Counts(place_T=np.arange(n_tokens - 1), **counts) if counts else None
-        return Trace(EOS if at_eos else LENGTH, counted, None, **columns)
+        return Trace(reason, counted, None, **columns)
 
     def _finite(self, slots: np.ndarray | int, tokens: np.ndarray) -> np.ndarray:
         """Whether KLs, entropy and log-probability of these tokens are all finite."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from references import decoder_of
 from torch.profiler import profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -18,10 +19,12 @@ from eexit import batch, slots
 from eexit.anatomy import Decoder
 from eexit.batch import padded
 from eexit.cache_view import CacheView
-from eexit.configuration import MODES
+from eexit.configuration import MODES, NORMAL, Configuration
+from eexit.drafts import Draft
 from eexit.engine import Engine
 from eexit.rows import Decoding, Failure, Request
 from eexit.sampling import pick_tokens
+from eexit.schema import LENGTH, STOP
 from eexit.teacher import PROMPT_STEP_TOKENS
 from eexit.trace import Trace
 
@@ -224,6 +227,21 @@ def broken_token(model: PreTrainedModel, token_id: int) -> Iterator[None]:
         weight[token_id] = torch.nan
         yield
         weight[token_id] = original
+
+
+def test_rows_end_where_they_are_told_to_stop(llama: PreTrainedModel) -> None:
+    """In every loop: beside a teacher, without one, and with drafts, which give several tokens at a time."""
+    decoding = replace(DECODING, max_new_tokens=12)
+    exits = (Configuration(NORMAL), Configuration("unfrozen", "kl", 1.0), Configuration("skip", "confidence", 0.3))
+    requests = [Request((1, 2, 3), each) for each in (*exits, Configuration("draft", draft=Draft(3, 2)))]
+    whole = traces_of(Engine(decoder_of(llama), decoding).generate(requests))
+    ends = [trace.token_id_T[:4].tolist() for trace in whole.values()]
+    stopping = replace(decoding, stops=lambda token_ids: any(token_ids[:4] == its for its in ends))
+    for index, trace in traces_of(Engine(decoder_of(llama), stopping).generate(requests)).items():
+        most = 4 if requests[index].configuration.draft is None else 6
+        assert 4 <= len(trace.token_id_T) <= most
+        assert trace.token_id_T.tolist() == whole[index].token_id_T[: len(trace.token_id_T)].tolist()
+        assert (trace.finish_reason, whole[index].finish_reason) == (STOP, LENGTH)
 
 
 def test_a_row_whose_numbers_blow_up_fails_alone(llama: PreTrainedModel) -> None:
