@@ -95,10 +95,10 @@ class Worker:
         self.in_flight = 0
 
 
-def hire(pool: Pool, arguments: tuple[Any, ...]) -> Worker:
-    """Ask Ray for one more actor of `pool`; it starts as soon as there are resources for it."""
+def as_actor(pool: Pool) -> Any:
+    """What makes a class an actor with a pool's resources; another thread answers calls of the group `progress`."""
     remote: Any = ray.remote  # its type stubs lack concurrency groups
-    as_actor = remote(
+    return remote(
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
         memory=pool.memory,
@@ -107,8 +107,12 @@ def hire(pool: Pool, arguments: tuple[Any, ...]) -> Worker:
         max_task_retries=0,
         concurrency_groups={"progress": 1},
     )
+
+
+def hire(pool: Pool, arguments: tuple[Any, ...]) -> Worker:
+    """Ask Ray for one more actor of `pool`; it starts as soon as there are resources for it."""
     token = uuid4().hex
-    handle = as_actor(SweepActor).remote(*arguments, token)
+    handle = as_actor(pool)(SweepActor).remote(*arguments, token)
     worker = Worker(handle, pool, token, loading=handle.load.remote())
     worker.ask()
     return worker

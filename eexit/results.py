@@ -7,6 +7,8 @@
     replays/*           a row per setting that was never run, if `jobs/replay.py` was run
     judgements/*        a row per judged run, if `jobs/judge.py` was run; of several rows of a run, one counts
     choices/*           a row per call of `jobs/choose.py`
+    scores/*            a row per configuration, task, metric and filter, if `jobs/harness.py` was run
+    harness/*/*         the files of that as the lm-evaluation-harness writes them, a folder for each configuration
     report.html         the report, recognised by a mark; the side files of a large one are in report.data/
 
 What the tables hold is in `eexit.schema`; reading them is in `eexit.files`.
@@ -36,11 +38,14 @@ TIMINGS_FOLDER: Final = "timings"
 REPLAYS_FOLDER: Final = "replays"
 JUDGEMENTS_FOLDER: Final = "judgements"
 CHOICES_FOLDER: Final = "choices"
+SCORES_FOLDER: Final = "scores"
+HARNESS_FOLDER: Final = "harness"
 FURTHER_FOLDERS: Final = (
     TIMINGS_FOLDER,
     REPLAYS_FOLDER,
     JUDGEMENTS_FOLDER,
     CHOICES_FOLDER,
+    SCORES_FOLDER,
 )  # of tables about a sweep, in sealed files that a call adds
 REPORT: Final = "report.html"
 SIDE_FILES: Final = "prompt-*.js"

@@ -10,12 +10,18 @@ N_LAYERS = 7
 POSITIONS = 256
 
 
-def save_byte_model(folder: Path) -> None:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+EOS = "<|end|>"
+CHAT_TEMPLATE = "{% for turn in messages %}{{ turn.role }}: {{ turn.content }}\n{% endfor %}assistant: "
+
+
+def save_byte_model(folder: Path, ends: bool = False) -> None:
+    """With `ends`, there is a token that ends a text, and a chat template."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet()) + [EOS] * ends
     tokenizer = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    more = {"eos_token": EOS, "chat_template": CHAT_TEMPLATE} if ends else {}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **more).save_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(alphabet),
@@ -26,6 +32,6 @@ def save_byte_model(folder: Path) -> None:
         max_position_embeddings=POSITIONS,
         initializer_range=0.3,
         bos_token_id=None,
-        eos_token_id=None,
+        eos_token_id=alphabet.index(EOS) if ends else None,
     )
     LlamaForCausalLM(config).save_pretrained(folder)

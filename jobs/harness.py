@@ -1,0 +1,62 @@
+"""Evaluate configurations on tasks of the lm-evaluation-harness, or go on with evaluations that were stopped.
+
+    pip install -e '.[lm-eval]'
+    python jobs/harness.py --modes normal frozen_residual --rules confidence=0.9 --tasks arc_easy gsm8k --out results/qa
+    python jobs/harness.py --model Qwen/Qwen3-0.6B --rules kl=1,2 patience=3 --tasks hellaswag --limit 200
+    python jobs/harness.py --modes normal --tasks mine/trivia.yaml more_of_mine/          your own tasks
+
+The harness makes the prompts and computes the metrics. Log-likelihoods are scored under the rule and the state, and
+texts are generated under them. Its results and samples are in OUT/harness, with a folder for each configuration, and
+all metrics in the table OUT/scores. OUT may be the folder of a sweep.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from cluster import interruption
+from cluster.breaker import SweepStopped
+from cluster.display import counted, open_display
+from cluster.harness import evaluate_on_tasks
+from cluster.harness_plan import load_harness_job
+from cluster.harness_table import scores_table
+from eexit.config import UsageError, first_line
+from eexit.places import reading, without_secrets
+from eexit.results import SCORES_FOLDER
+
+COLUMNS = 120  # of what is not printed on a terminal, so that long keys need not be folded
+
+
+@interruption.listening()
+def main(arguments: Sequence[str]) -> int:
+    return run(arguments)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """0: everything is evaluated. 1: some evaluations failed, or it stopped before. 2: the input can't be used."""
+    try:
+        job, asked, quiet = load_harness_job(arguments, __doc__ or "")
+        done = evaluate_on_tasks(job, asked, open_display(quiet=quiet))
+    except UsageError as error:
+        print(without_secrets(f"error: {error}"), file=sys.stderr)
+        return 2
+    except (SweepStopped, KeyboardInterrupt, OSError) as error:
+        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else first_line(error)
+        print(without_secrets(f"stopped: {reason}"), file=sys.stderr)
+        print("what has landed stays: the same command goes on from there", file=sys.stderr)
+        return 1
+    console = Console()
+    console.width = console.width if console.is_terminal else max(console.width, COLUMNS)
+    console.print(scores_table(done.rows))
+    print(reading(job.out, SCORES_FOLDER))
+    if done.failures:
+        name, reason = next(iter(done.failures.items()))
+        failed = f"{counted(len(done.failures), 'evaluation')} failed, such as {name}: {reason}"
+        print(without_secrets(f"{failed}; the same command tries again"), file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
