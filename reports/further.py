@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from eexit.files import DamagedError, Place, read_further
 from eexit.judgements import read_judgements
-from eexit.results import CHOICES_FOLDER, JUDGEMENTS_FOLDER, REPLAYS_FOLDER, TIMINGS_FOLDER
-from eexit.schema import CHOICES, JUDGEMENTS, REPLAYS, TIMINGS
+from eexit.results import CHOICES_FOLDER, JUDGEMENTS_FOLDER, REPLAYS_FOLDER, SCORES_FOLDER, TIMINGS_FOLDER
+from eexit.schema import CHOICES, JUDGEMENTS, REPLAYS, SCORES, TIMINGS
 
 
 def _empty(schema: pa.Schema) -> Callable[[], pd.DataFrame]:
@@ -24,6 +24,7 @@ class Further:
     timings: pd.DataFrame = field(default_factory=_empty(TIMINGS))
     judgements: pd.DataFrame = field(default_factory=_empty(JUDGEMENTS))  # those that count (eexit.judgements)
     replays: pd.DataFrame = field(default_factory=_empty(REPLAYS))
+    scores: pd.DataFrame = field(default_factory=_empty(SCORES))
     choices: pd.DataFrame = field(default_factory=_empty(CHOICES))
 
 
@@ -31,6 +32,7 @@ _READERS: Final[dict[str, Callable[[Place], pa.Table]]] = {
     TIMINGS_FOLDER: lambda place: read_further(place, TIMINGS_FOLDER, TIMINGS),
     JUDGEMENTS_FOLDER: read_judgements,
     REPLAYS_FOLDER: lambda place: read_further(place, REPLAYS_FOLDER, REPLAYS),
+    SCORES_FOLDER: lambda place: read_further(place, SCORES_FOLDER, SCORES),
     CHOICES_FOLDER: lambda place: read_further(place, CHOICES_FOLDER, CHOICES),
 }
 

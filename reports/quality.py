@@ -74,12 +74,14 @@ class Quality:
 
 
 def quality(sweep: Sweep, trade: pd.DataFrame, paired: pd.DataFrame, saves: Savings | None) -> Quality | None:
-    """None for a sweep without answers, judgements, replays and choices.
+    """None for a sweep without answers, judgements, replays, scores of the harness and choices.
 
     `trade` and `paired` are the frames of `frames.trade_off` and, beside `normal`, of `frames.paired_differences`.
     """
     judges, further = sweep.judges, sweep.further
-    if trade.empty or not (sweep.has_answers or judges or len(further.replays) or len(further.choices)):
+    if trade.empty or not (
+        sweep.has_answers or judges or len(further.replays) or len(further.scores) or len(further.choices)
+    ):
         return None
     if not sweep.has_answers:
         trade = trade.assign(**{f"{CORRECT}{end}": np.nan for end in ENDS})

@@ -29,6 +29,19 @@ REPLAYED: Final[Columns] = (
     ("theoretical", "Saving, theoretical", "share"),
     ("n", "n prompts", "count"),
 )
+HARNESS: Final[Columns] = (
+    ("configuration", "Configuration", "text"),
+    ("task", "Task", "text"),
+    ("metric", "Metric", "text"),
+    ("filter", "Filter", "text"),
+    ("value", "Value", "real"),
+    ("stderr", "± standard error", "real"),
+    ("n", "n documents", "count"),
+    ("n_shot", "Shots", "count"),
+    (SKIPPED, LAYERS_SKIPPED, "share"),
+    ("seed", "Seed", "count"),
+    ("limit", "Limit", "real"),
+)
 TEACHER_FORCED: Final = (
     "Thin lines: settings that were replayed on recorded texts (teacher-forced: what exits do to later tokens is left "
     "out)."
@@ -48,6 +61,7 @@ def quality_section(
         "findings": quality_findings(its, len(sweep.failed)),
         "chart": chart,
         "table": None if chart else table(its.rows, columns),  # else that of the chart
+        "harness": table(scores_of_harness(sweep.further.scores), HARNESS) if len(sweep.further.scores) else None,
     }
 
 
@@ -128,3 +142,12 @@ def _columns(its: Quality) -> Iterator[tuple[str, str, str]]:
     if its.rows["n_failed"].any():
         yield "n_failed", "Failed runs", "count"
     yield "judge_errors", "Judge's errors", "count"
+
+
+def scores_of_harness(scores: pd.DataFrame) -> pd.DataFrame:
+    """The latest score of each configuration, seed, task, metric and filter, by task and metric."""
+    what = ["task", "metric", "filter", "n_shot", "limit"]
+    latest = scores.drop_duplicates(["configuration", "seed", *what], keep="last")
+    found = latest.assign(**{SKIPPED: 1 - latest["mean_depth"].astype(float)})
+    names = [key for key, _, _ in HARNESS if key != "seed" or latest["seed"].nunique() > 1]
+    return found.sort_values(what, kind="stable")[names].reset_index(drop=True)

@@ -1,9 +1,9 @@
-// The overview's section on quality, which a sweep with answers, judgements, replays or choices has.
+// The overview's section on quality, which a sweep with answers, judgements, replays, scores or choices has.
 
 const qualityLink = () => sectionLink("quality", "Quality ↓");
 
 function qualitySection() {
-  const { findings, chart, table } = DATA.quality;
+  const { findings, chart, table, harness } = DATA.quality;
   return [
     h(
       "section.quality",
@@ -20,6 +20,14 @@ function qualitySection() {
         table ?? chart.table,
       ),
     ),
+    harness
+      ? h(
+          "section.whole",
+          { "aria-labelledby": "harness" },
+          h("h3", { id: "harness" }, "Tasks of the lm-evaluation-harness"),
+          twin("Scores as the lm-evaluation-harness computes them, standard errors over documents", harness),
+        )
+      : null,
   ].filter(Boolean);
 }
 
@@ -125,5 +133,9 @@ const QUALITY_HOW = [
   [
     "Replayed",
     "Settings that were not run: jobs/replay.py computes where the tokens of recorded texts would exit, and what would be read there. The text is given, so that it leaves out what exits do to later tokens.",
+  ],
+  [
+    "Scores of the harness",
+    "Of the lm-evaluation-harness, with its standard errors over documents. Continuations are scored and texts generated under the configuration's rule and mode.",
   ],
 ];

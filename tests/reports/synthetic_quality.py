@@ -1,4 +1,4 @@
-"""A small sweep with answers, judgements, replays and choices, whose numbers can be worked out.
+"""A small sweep with answers, judgements, replays, scores of the harness and choices, whose numbers can be worked out.
 
 Two modes × two rules × two parameters, with controls. Accuracy falls with the boldness of a setting, and controls are
 worse.
@@ -14,9 +14,9 @@ import pyarrow.dataset as ds
 from synthetic_sweeps import run_rows, write_sweep
 
 from eexit.configuration import NORMAL, Configuration
-from eexit.results import CHOICES_FOLDER, JUDGEMENTS_FOLDER, REPLAYS_FOLDER, further_name
+from eexit.results import CHOICES_FOLDER, JUDGEMENTS_FOLDER, REPLAYS_FOLDER, SCORES_FOLDER, further_name
 from eexit.rules import CONTROL, Control
-from eexit.schema import CHOICES, JUDGEMENTS, REPLAYS
+from eexit.schema import CHOICES, JUDGEMENTS, REPLAYS, SCORES
 from eexit.seals import encode_further
 
 PARAMETERS: Final = {"confidence": (0.7, 0.9), "kl": (0.5, 2.0)}
@@ -118,6 +118,21 @@ def replay(folder: Path, call: int = 1, factors: Sequence[float] = (0.25, 0.5, 1
                 | change
             )  # fmt: skip
     add(folder, REPLAYS_FOLDER, REPLAYS, rows, call)
+
+
+def score(folder: Path, call: int = 1, value: float = 0.5) -> None:
+    """Two metrics of one task of the lm-evaluation-harness, for `normal` and a setting."""
+    rows = [
+        configuration.columns
+        | {
+            "evaluation_id": "0", "seed": 0, "task": "arc_easy", "n_shot": 0, "metric": metric, "filter": "none",
+            "value": value - 0.1 * place, "stderr": 0.02, "n": 500, "mean_depth": 1 - 0.2 * place,
+            "chat_template": False, "model": "tiny", "dtype": "float32", "versions": "",
+        }
+        for place, configuration in enumerate((Configuration(NORMAL), Configuration("unfrozen", "confidence", 0.9)))
+        for metric in ("acc", "acc_norm")
+    ]  # fmt: skip
+    add(folder, SCORES_FOLDER, SCORES, rows, call)
 
 
 def choose(folder: Path, call: int = 1, chosen: str | None = CHOSEN, **change: Any) -> None:

@@ -1,4 +1,4 @@
-"""Quality against cost: answers, judges, replays, and the certified setting."""
+"""Quality against cost: answers, judges, replays, the certified setting, and scores of the harness."""
 
 import math
 import re
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from report_fixtures import MakeSweep, Visit
-from synthetic_quality import CHOSEN, JUDGE, choose, judge, replay, with_answers
+from synthetic_quality import CHOSEN, JUDGE, choose, judge, replay, score, with_answers
 
 from eexit.bootstrap import estimate_columns
 from eexit.configuration import NORMAL
@@ -22,6 +22,7 @@ from reports.page import render
 from reports.payload import payload
 from reports.quality import Quality, quality
 from reports.quality_findings import quality_findings
+from reports.quality_section import scores_of_harness
 from reports.savings import savings
 
 BOLD = "unfrozen/confidence/0.7"
@@ -213,6 +214,18 @@ def test_of_a_setting_that_was_replayed_again_the_latest_counts(tmp_path: Path) 
     assert row["theoretical"] == pytest.approx(skipped)
 
 
+def test_of_a_score_of_the_harness_the_latest_counts(tmp_path: Path) -> None:
+    folder = with_answers(tmp_path / "s", 2, modes=("unfrozen",))
+    score(folder, value=0.3)
+    score(folder, 2, value=0.6)
+    rows = scores_of_harness(read_sweep(str(folder)).further.scores)
+    assert rows[["configuration", "metric"]].values.tolist() == [
+        [NORMAL, "acc"], [CHOSEN, "acc"], [NORMAL, "acc_norm"], [CHOSEN, "acc_norm"],
+    ]  # fmt: skip
+    assert rows["value"].tolist() == pytest.approx([0.6, 0.5, 0.6, 0.5])
+    assert "seed" not in rows
+
+
 def test_a_sweep_without_any_of_it_has_no_such_section(make_sweep: MakeSweep) -> None:
     data, _ = payload(read_sweep(str(make_sweep(2))), "")
     assert data["quality"] is None
@@ -226,6 +239,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = with_answers(tmp_path_factory.mktemp("quality") / "s", 8, modes=("unfrozen",))
     judge(folder, fails=["3-unfrozen/kl/2-0"])
     replay(folder)
+    score(folder)
     choose(folder)
     page = folder / "report.html"
     page.write_text(render(read_sweep(str(folder)), ""), encoding="utf-8")
@@ -258,6 +272,7 @@ def test_the_chart_is_drawn_with_the_chosen_setting_ringed(report: Path, visit: 
     figure.locator("summary").click()
     cells = figure.locator("tbody tr").filter(has_text=CHOSEN).first.inner_text()
     assert "disagreement ≤ 5%" in cells, "not by the ring alone"
+    assert page.locator("section.whole h3").inner_text() == "Tasks of the lm-evaluation-harness"
 
 
 def test_axe_finds_nothing_in_the_section(report: Path, visit: Visit, axe: str) -> None:
