@@ -19,14 +19,12 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from cluster.choice import choose_setting
 from cluster.choice_input import COSTS, ChoiceQuestion
 from cluster.choice_words import choice_sentences, choice_table
+from cluster.ending import console_of, exit_code
 from cluster.flags import Parser
-from eexit.config import UsageError, first_line
-from eexit.places import reading, without_secrets
+from eexit.places import reading
 from eexit.results import CHOICES_FOLDER
 from eexit.risks import RISKS
 
@@ -35,21 +33,16 @@ COLUMNS = 110  # of what is not printed on a terminal, so that long keys need no
 
 def main(arguments: Sequence[str]) -> int:
     """0: a setting is chosen. 1: none can be certified, or it stopped. 2: the input can't be used."""
-    try:
-        flags = read_flags(arguments)
-        question = ChoiceQuestion(
-            flags.risk, flags.at_most, flags.confidence, flags.cost, flags.modes, flags.rules, flags.configurations
-        )
-        choice = choose_setting(flags.results, question)
-    except UsageError as error:
-        print(without_secrets(f"error: {error}"), file=sys.stderr)
-        return 2
-    except (OSError, KeyboardInterrupt) as error:
-        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else first_line(error)
-        print(without_secrets(f"stopped: {reason}"), file=sys.stderr)
-        return 1
-    console = Console()
-    console.width = console.width if console.is_terminal else max(console.width, COLUMNS)
+    return exit_code(lambda: choose(arguments))
+
+
+def choose(arguments: Sequence[str]) -> int:
+    flags = read_flags(arguments)
+    question = ChoiceQuestion(
+        flags.risk, flags.at_most, flags.confidence, flags.cost, flags.modes, flags.rules, flags.configurations
+    )
+    choice = choose_setting(flags.results, question)
+    console = console_of(COLUMNS)
     console.print(choice_table(choice))
     for sentence in choice_sentences(choice):
         console.print(sentence, markup=False, highlight=False)

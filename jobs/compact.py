@@ -13,10 +13,10 @@ from collections.abc import Sequence
 
 from cluster import interruption
 from cluster.compaction import compact
+from cluster.ending import exit_code
 from cluster.flags import Parser, whole
 from cluster.store import open_store
-from eexit.config import UsageError, first_line
-from eexit.places import without_secrets
+from eexit.config import UsageError
 
 ROWS_PER_FILE = 20_000
 
@@ -28,26 +28,21 @@ def main(arguments: Sequence[str]) -> int:
 
 def run(arguments: Sequence[str]) -> int:
     """0: copied. 1: it stopped. 2: the input can't be used."""
+    return exit_code(
+        lambda: merge(arguments),
+        "the original is unchanged: remove the unfinished copy and start over, or choose another --into",
+    )
+
+
+def merge(arguments: Sequence[str]) -> int:
     parser = Parser(__doc__)
     parser.add_argument("out", help="folder or URI of the sweep's results")
     parser.add_argument("--into", metavar="OUT", help="folder or URI for the copy; it must hold no results")
     parser.add_argument("--rows-per-file", type=whole, default=ROWS_PER_FILE, help="runs in each file, at least")
-    try:
-        flags = parser.parse_args(arguments)
-        if not flags.into:
-            raise UsageError("--into is missing: give the folder or URI that the merged copy goes to")
-        before, after = compact(open_store(flags.out), open_store(flags.into), flags.rows_per_file)
-    except UsageError as error:
-        print(without_secrets(f"error: {error}"), file=sys.stderr)
-        return 2
-    except (OSError, KeyboardInterrupt) as error:
-        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else first_line(error)
-        print(without_secrets(f"stopped: {reason}"), file=sys.stderr)
-        print(
-            "the original is unchanged: remove the unfinished copy and start over, or choose another --into",
-            file=sys.stderr,
-        )
-        return 1
+    flags = parser.parse_args(arguments)
+    if not flags.into:
+        raise UsageError("--into is missing: give the folder or URI that the merged copy goes to")
+    before, after = compact(open_store(flags.out), open_store(flags.into), flags.rows_per_file)
     print(f"{before:,} files merged into {after:,}")
     return 0
 

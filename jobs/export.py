@@ -21,9 +21,9 @@ from collections.abc import Sequence
 
 from cluster import interruption
 from cluster.display import counted, open_display
+from cluster.ending import exit_code
 from cluster.exporting import export
 from cluster.flags import Parser
-from eexit.config import UsageError, first_line
 from eexit.configuration import NORMAL
 from eexit.dataset_card import CARD, DATA_FILES
 from eexit.places import HIDDEN, inside, shown, without_secrets
@@ -38,19 +38,16 @@ def main(arguments: Sequence[str]) -> int:
 
 def run(arguments: Sequence[str]) -> int:
     """0: exported. 1: it stopped. 2: the input can't be used."""
-    try:
-        flags = read_flags(arguments)
-        command = without_secrets(shlex.join(["python", "jobs/export.py", *arguments]))
-        display = open_display(quiet=flags.quiet)
-        done = export(flags.results, flags.out, flags.configurations, flags.kl_factors, command, display)
-    except UsageError as error:
-        print(without_secrets(f"error: {error}"), file=sys.stderr)
-        return 2
-    except (OSError, KeyboardInterrupt) as error:
-        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else first_line(error)
-        print(without_secrets(f"stopped: {reason}"), file=sys.stderr)
-        print("the sweep is unchanged, and the unfinished export was removed: start over", file=sys.stderr)
-        return 1
+    return exit_code(
+        lambda: export_sweep(arguments), "the sweep is unchanged, and the unfinished export was removed: start over"
+    )
+
+
+def export_sweep(arguments: Sequence[str]) -> int:
+    flags = read_flags(arguments)
+    command = without_secrets(shlex.join(["python", "jobs/export.py", *arguments]))
+    display = open_display(quiet=flags.quiet)
+    done = export(flags.results, flags.out, flags.configurations, flags.kl_factors, command, display)
     conversations = counted(done.account.runs.total(), "conversation")
     print(f"{conversations}, {counted(done.account.n_tokens, 'token')}, in {counted(len(done.files), 'file')}")
     if not done.account.n_top:

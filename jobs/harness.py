@@ -13,15 +13,12 @@ all metrics in the table OUT/scores. OUT may be the folder of a sweep.
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from cluster import interruption
-from cluster.breaker import SweepStopped
 from cluster.display import counted, open_display
+from cluster.ending import console_of, exit_code
 from cluster.harness import evaluate_on_tasks
 from cluster.harness_plan import load_harness_job
 from cluster.harness_table import scores_table
-from eexit.config import UsageError, first_line
 from eexit.places import reading, without_secrets
 from eexit.results import SCORES_FOLDER
 
@@ -35,19 +32,13 @@ def main(arguments: Sequence[str]) -> int:
 
 def run(arguments: Sequence[str]) -> int:
     """0: everything is evaluated. 1: some evaluations failed, or it stopped before. 2: the input can't be used."""
-    try:
-        job, asked, quiet = load_harness_job(arguments, __doc__ or "")
-        done = evaluate_on_tasks(job, asked, open_display(quiet=quiet))
-    except UsageError as error:
-        print(without_secrets(f"error: {error}"), file=sys.stderr)
-        return 2
-    except (SweepStopped, KeyboardInterrupt, OSError) as error:
-        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else first_line(error)
-        print(without_secrets(f"stopped: {reason}"), file=sys.stderr)
-        print("what has landed stays: the same command goes on from there", file=sys.stderr)
-        return 1
-    console = Console()
-    console.width = console.width if console.is_terminal else max(console.width, COLUMNS)
+    return exit_code(lambda: evaluate(arguments), "what has landed stays: the same command goes on from there")
+
+
+def evaluate(arguments: Sequence[str]) -> int:
+    job, asked, quiet = load_harness_job(arguments, __doc__ or "")
+    done = evaluate_on_tasks(job, asked, open_display(quiet=quiet))
+    console = console_of(COLUMNS)
     console.print(scores_table(done.rows))
     print(reading(job.out, SCORES_FOLDER))
     if done.failures:

@@ -21,16 +21,14 @@ import sys
 from argparse import SUPPRESS, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from cluster import interruption
-from cluster.breaker import SweepStopped
 from cluster.display import counted, open_display
+from cluster.ending import console_of, exit_code
 from cluster.flags import Parser, whole
 from cluster.judgements_table import by_configuration, judgements_table
 from cluster.judging import JudgingSummary, judge_sweep
 from cluster.judging_plan import JudgingPlan, describe_judging, plan_judging
-from eexit.config import UsageError, first_line
+from eexit.config import UsageError
 from eexit.endpoint import JudgeModel, require_client
 from eexit.judgements import read_judgements
 from eexit.places import reading, without_secrets
@@ -50,23 +48,20 @@ def main(arguments: Sequence[str]) -> int:
 
 def run(arguments: Sequence[str]) -> int:
     """0: all is judged, but for errors. 1: it stopped, or all it asked was in vain. 2: the input can't be used."""
-    try:
-        flags = read_flags(arguments)
-        orders = (2 if flags.both_orders else 1) if flags.pairwise else 0
-        plan = plan_judging(flags.results, flags.model, flags.configurations, flags.limit, orders)
-        if flags.dry_run:
-            print(describe_judging(plan))
-            return 0
-        judge = judge_of(flags)
-        summary = judge_sweep(plan, judge, flags.concurrency, open_display(quiet=flags.quiet))
-    except UsageError as error:
-        print(without_secrets(f"error: {error}"), file=sys.stderr)
-        return 2
-    except (SweepStopped, KeyboardInterrupt, OSError) as error:
-        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else first_line(error)
-        print(without_secrets(f"stopped: {reason}"), file=sys.stderr)
-        print(f"what was judged stays in {JUDGEMENTS_FOLDER}: the same command goes on from there", file=sys.stderr)
-        return 1
+    return exit_code(
+        lambda: ask(arguments), f"what was judged stays in {JUDGEMENTS_FOLDER}: the same command goes on from there"
+    )
+
+
+def ask(arguments: Sequence[str]) -> int:
+    flags = read_flags(arguments)
+    orders = (2 if flags.both_orders else 1) if flags.pairwise else 0
+    plan = plan_judging(flags.results, flags.model, flags.configurations, flags.limit, orders)
+    if flags.dry_run:
+        print(describe_judging(plan))
+        return 0
+    judge = judge_of(flags)
+    summary = judge_sweep(plan, judge, flags.concurrency, open_display(quiet=flags.quiet))
     return finish(flags.results, plan, summary)
 
 
@@ -74,8 +69,7 @@ def finish(results: str, plan: JudgingPlan, summary: JudgingSummary) -> int:
     """Print the table and how to read the judgements; returns the exit code."""
     rows = read_judgements(plan.store).to_pylist()
     its = [row for row in rows if (row["judge"], row["rubric"]) == (plan.judge, RUBRIC)]
-    console = Console()
-    console.width = console.width if console.is_terminal else max(console.width, COLUMNS)
+    console = console_of(COLUMNS)
     console.print(judgements_table(by_configuration(its, plan.keys)))
     print(reading(results, JUDGEMENTS_FOLDER))
     if summary.errors:

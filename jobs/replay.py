@@ -21,18 +21,15 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from cluster import interruption
-from cluster.breaker import SweepStopped
 from cluster.display import open_display
+from cluster.ending import console_of, exit_code
 from cluster.flags import Parser
 from cluster.replays import replay_sweep
 from cluster.replays_table import replays_table
-from eexit.config import UsageError, first_line
 from eexit.configuration import NORMAL
 from eexit.grids import parse_numbers, parse_rules
-from eexit.places import reading, without_secrets
+from eexit.places import reading
 from eexit.results import REPLAYS_FOLDER
 from eexit.rules import RULES
 
@@ -46,28 +43,22 @@ def main(arguments: Sequence[str]) -> int:
 
 def run(arguments: Sequence[str]) -> int:
     """0: all settings are replayed. 1: it stopped before. 2: the input can't be used."""
-    try:
-        flags = read_flags(arguments)
-        rows = replay_sweep(
-            flags.results,
-            parse_numbers(flags.kl_factors, RULES["kl"].unit, "--kl-factors"),
-            parse_rules(flags.rules),
-            flags.modes,
-            flags.texts_of,
-            flags.probe,
-            flags.device,
-            open_display(quiet=flags.quiet),
-        )
-    except UsageError as error:
-        print(without_secrets(f"error: {error}"), file=sys.stderr)
-        return 2
-    except (SweepStopped, KeyboardInterrupt, OSError) as error:
-        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else first_line(error)
-        print(without_secrets(f"stopped: {reason}"), file=sys.stderr)
-        print(f"the settings that were finished stay in {REPLAYS_FOLDER}", file=sys.stderr)
-        return 1
-    console = Console()
-    console.width = console.width if console.is_terminal else max(console.width, COLUMNS)
+    return exit_code(lambda: replay(arguments), f"the settings that were finished stay in {REPLAYS_FOLDER}")
+
+
+def replay(arguments: Sequence[str]) -> int:
+    flags = read_flags(arguments)
+    rows = replay_sweep(
+        flags.results,
+        parse_numbers(flags.kl_factors, RULES["kl"].unit, "--kl-factors"),
+        parse_rules(flags.rules),
+        flags.modes,
+        flags.texts_of,
+        flags.probe,
+        flags.device,
+        open_display(quiet=flags.quiet),
+    )
+    console = console_of(COLUMNS)
     console.print(replays_table(rows))
     print(reading(flags.results, REPLAYS_FOLDER))
     return 0

@@ -21,16 +21,15 @@ from pathlib import Path
 from rich.console import Console
 
 from cluster import interruption
-from cluster.breaker import SweepStopped
 from cluster.display import counted, open_display
 from cluster.dry_run import describe_plan
+from cluster.ending import exit_code
 from cluster.events import log_to_stderr
 from cluster.job import load_job
 from cluster.landing import read_columns
 from cluster.store import Store, open_store
 from cluster.sweep import Summary, run_sweep
 from cluster.table import closing_table
-from eexit.config import UsageError, first_line
 from eexit.places import inside, reading, shown, without_secrets
 from eexit.plan import configurations
 from eexit.results import GENERATIONS_FOLDER, REPORT
@@ -45,26 +44,21 @@ def main(arguments: Sequence[str]) -> int:
 
 def run(arguments: Sequence[str]) -> int:
     """0: every run has landed. 1: the sweep stopped, or all its runs are errors. 2: the input can't be used."""
-    try:
-        job, options = load_job(arguments, DEMO, __doc__ or "")
-        log_to_stderr(logging.WARNING if options.quiet else logging.INFO)
-        if options.dry_run:
-            print(describe_plan(job, options))
-            return 0
-        display = open_display(quiet=options.quiet)
-        if options.controls_from:
-            n_controls = counted(len(job.config.controls), "configuration")
-            display.say(f"{n_controls} of {shown(options.controls_from)} have controls here, which exit as often")
-        summary = run_sweep(**dict(job), display=display)
-        return finish(summary, job.out, options.json)
-    except UsageError as error:
-        print(without_secrets(f"error: {error}"), file=sys.stderr)
-        return 2
-    except (SweepStopped, KeyboardInterrupt, OSError) as error:  # OSError: the disk was full before any run was done
-        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else first_line(error)
-        print(without_secrets(f"stopped: {reason}"), file=sys.stderr)
-        print("what has landed stays: the same command goes on from there", file=sys.stderr)
-        return 1
+    return exit_code(lambda: sweep(arguments), "what has landed stays: the same command goes on from there")
+
+
+def sweep(arguments: Sequence[str]) -> int:
+    job, options = load_job(arguments, DEMO, __doc__ or "")
+    log_to_stderr(logging.WARNING if options.quiet else logging.INFO)
+    if options.dry_run:
+        print(describe_plan(job, options))
+        return 0
+    display = open_display(quiet=options.quiet)
+    if options.controls_from:
+        n_controls = counted(len(job.config.controls), "configuration")
+        display.say(f"{n_controls} of {shown(options.controls_from)} have controls here, which exit as often")
+    summary = run_sweep(**dict(job), display=display)
+    return finish(summary, job.out, options.json)
 
 
 def finish(summary: Summary, out: str, figures: Path | None) -> int:

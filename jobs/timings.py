@@ -18,16 +18,13 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from cluster import interruption
-from cluster.breaker import SweepStopped
 from cluster.display import open_display
+from cluster.ending import console_of, exit_code
 from cluster.flags import Parser, whole
 from cluster.timings import time_sweep
 from cluster.timings_table import drafts_table, timings_table
-from eexit.config import UsageError, first_line
-from eexit.places import reading, without_secrets
+from eexit.places import reading
 from eexit.results import TIMINGS_FOLDER
 
 COLUMNS = 110  # of what is not printed on a terminal, so that long keys need not be folded
@@ -40,28 +37,22 @@ def main(arguments: Sequence[str]) -> int:
 
 def run(arguments: Sequence[str]) -> int:
     """0: all rounds are timed. 1: it stopped before. 2: the input can't be used."""
-    try:
-        flags = read_flags(arguments)
-        measurements = time_sweep(
-            flags.results,
-            flags.configurations,
-            flags.batch,
-            flags.prompts,
-            flags.tokens,
-            flags.rounds,
-            flags.device,
-            open_display(quiet=flags.quiet),
-        )
-    except UsageError as error:
-        print(without_secrets(f"error: {error}"), file=sys.stderr)
-        return 2
-    except (SweepStopped, KeyboardInterrupt, OSError) as error:
-        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else first_line(error)
-        print(without_secrets(f"stopped: {reason}"), file=sys.stderr)
-        print(f"the rounds that were finished stay in {TIMINGS_FOLDER}", file=sys.stderr)
-        return 1
-    console = Console()
-    console.width = console.width if console.is_terminal else max(console.width, COLUMNS)
+    return exit_code(lambda: time_configurations(arguments), f"the rounds that were finished stay in {TIMINGS_FOLDER}")
+
+
+def time_configurations(arguments: Sequence[str]) -> int:
+    flags = read_flags(arguments)
+    measurements = time_sweep(
+        flags.results,
+        flags.configurations,
+        flags.batch,
+        flags.prompts,
+        flags.tokens,
+        flags.rounds,
+        flags.device,
+        open_display(quiet=flags.quiet),
+    )
+    console = console_of(COLUMNS)
     console.print(timings_table(measurements))
     if drafts := drafts_table(measurements):
         console.print(drafts)

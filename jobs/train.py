@@ -22,13 +22,11 @@ from typing import Any
 from rich.console import Console
 
 from cluster import interruption
-from cluster.breaker import SweepStopped
 from cluster.display import open_display
+from cluster.ending import exit_code
 from cluster.flags import Parser, flag, whole
 from cluster.training import train_exits
 from cluster.training_table import how_to_use, training_tables
-from eexit.config import UsageError, first_line
-from eexit.places import without_secrets
 from eexit.prompts import read_prompts
 from eexit.training.setup import DEFAULTS, Settings
 
@@ -40,25 +38,20 @@ def main(arguments: Sequence[str]) -> int:
 
 def run(arguments: Sequence[str]) -> int:
     """0: the artefact is there. 1: it stopped before. 2: the input can't be used."""
-    try:
-        flags = read_flags(arguments)
-        card = train_exits(
-            flags.results,
-            flags.what,
-            flags.out,
-            read_prompts(flags.prompts) if flags.prompts else (),
-            flags.device,
-            open_display(quiet=flags.quiet),
-            **settings_of(flags),
-        )
-    except UsageError as error:
-        print(without_secrets(f"error: {error}"), file=sys.stderr)
-        return 2
-    except (SweepStopped, KeyboardInterrupt, OSError) as error:
-        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else first_line(error)
-        print(without_secrets(f"stopped: {reason}"), file=sys.stderr)
-        print("what was learned and saved stays: the same command goes on from there", file=sys.stderr)
-        return 1
+    return exit_code(lambda: train(arguments), "what was learned and saved stays: the same command goes on from there")
+
+
+def train(arguments: Sequence[str]) -> int:
+    flags = read_flags(arguments)
+    card = train_exits(
+        flags.results,
+        flags.what,
+        flags.out,
+        read_prompts(flags.prompts) if flags.prompts else (),
+        flags.device,
+        open_display(quiet=flags.quiet),
+        **settings_of(flags),
+    )
     console = Console()
     for table in training_tables(card):
         console.print(table)
