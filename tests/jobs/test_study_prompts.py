@@ -6,6 +6,7 @@ from collections import Counter
 from hashlib import sha256
 from pathlib import Path
 
+from cluster.job import load_job
 from eexit.answers import choices_of, mark, number_of
 from eexit.prompts import read_prompts
 from eexit.splits import for_reporting
@@ -33,6 +34,13 @@ def test_150_choose_and_50_are_reported_on_with_every_kind_on_both_sides() -> No
     assert (len(STUDY), len(reported)) == (200, 50)
     assert {prompt.id.split("-")[0] for prompt in reported} == set(KINDS)
     assert {prompt.id.split("-")[0] for prompt in STUDY if not for_reporting(prompt.prompt)} == set(KINDS)
+
+
+def test_the_named_study_sweeps_them_with_six_rules_at_three_settings_each() -> None:
+    config = PROMPTS.parent / "study.toml"
+    job, _ = load_job(["--config", str(config), "--controls-of", ""], config)
+    assert job.config.prompts == STUDY
+    assert [len(parameters) for parameters in job.config.rules.values()] == [3] * 6
 
 
 def test_no_prompt_is_there_twice_or_among_the_questions() -> None:
