@@ -27,10 +27,10 @@ from eexit.choosing import (
 from eexit.config import UsageError
 from eexit.families import Family
 from eexit.files import read_timings
+from eexit.further_schema import CHOICES
 from eexit.places import shown
 from eexit.results import CHOICES_FOLDER, further_name
 from eexit.risks import RISKS
-from eexit.schema import CHOICES
 from eexit.seals import encode_further
 from eexit.speedups import Speedup, speedups
 
@@ -195,7 +195,7 @@ def _realised(tested: Tested | None, evidence: Evidence) -> list[Speedup]:
 
 
 def choice_columns(choice: Choice) -> dict[str, Any]:
-    """The columns of `schema.CHOICES` that the choice fills."""
+    """The columns of `further_schema.CHOICES` that the choice fills."""
     question = choice.question
     return {
         "risk": question.risk,

@@ -28,9 +28,9 @@ from cluster.store import Store, open_store
 from cluster.worker import as_actor
 from eexit.config import SweepConfig, UsageError
 from eexit.files import list_further, read_further
+from eexit.further_schema import SCORES
 from eexit.places import shown
 from eexit.results import MANIFEST, SCORES_FOLDER, further_name
-from eexit.schema import SCORES
 from eexit.seals import BrokenSealError, check_seal
 
 SECONDS_BETWEEN_LOOKS = 1.0

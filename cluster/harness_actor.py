@@ -17,8 +17,8 @@ from cluster.harness_plan import Evaluation, HarnessPlan, need_harness
 from cluster.manifest import versions
 from cluster.store import open_store
 from eexit.config import first_line
+from eexit.further_schema import SCORES
 from eexit.results import HARNESS_FOLDER, SCORES_FOLDER, further_name
-from eexit.schema import SCORES
 from eexit.seals import encode_further
 
 if TYPE_CHECKING:

@@ -21,9 +21,10 @@ from cluster.breaker import Breaker, SweepStopped
 from cluster.display import Display, counted
 from cluster.judging_plan import Judged, JudgingPlan
 from eexit.endpoint import AskingError, Endpoint, JudgeModel, Reply
+from eexit.further_schema import JUDGEMENTS
 from eexit.results import JUDGEMENTS_FOLDER, further_name
 from eexit.rubric import RUBRIC, Comparison, Question, TextScores, preference
-from eexit.schema import ERROR, JUDGEMENTS, OK
+from eexit.schema import ERROR, OK
 from eexit.seals import encode_further
 
 ROWS_PER_FILE: Final = 1000

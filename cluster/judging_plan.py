@@ -94,7 +94,7 @@ class JudgingPlan:
         return list(dict.fromkeys(question for asked in self.asked.values() for question in asked))
 
     def columns(self, run: Judged) -> dict[str, Any]:
-        """What is known of a run, as columns of `schema.JUDGEMENTS`."""
+        """What is known of a run, as columns of `further_schema.JUDGEMENTS`."""
         scores, pair = self.known.scores.get(run.text_hash, {}), run.pair_hash
         if pair not in self.known.preferred or not (self.orders or self.holds(run, {"pair_hash": pair})):
             return dict(scores)

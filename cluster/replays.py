@@ -25,9 +25,9 @@ from cluster.session import place_for_all, ray_session
 from eexit.artefacts import refuse_misfit
 from eexit.config import SweepConfig
 from eexit.configuration import NORMAL, Configuration
+from eexit.further_schema import REPLAYS
 from eexit.replay import Replayed, summary
 from eexit.results import REPLAYS_FOLDER, further_name
-from eexit.schema import REPLAYS
 from eexit.seals import encode_further
 
 TOKENS_PER_CALL: Final = 1024  # of the actor, between which progress is shown and interruptions are heard

@@ -23,8 +23,8 @@ from cluster.timing_actor import TimingActor
 from cluster.timing_plan import TimingPlan, make_plan
 from eexit.config import SweepConfig
 from eexit.configuration import GENERATE, NORMAL
+from eexit.further_schema import TIMINGS
 from eexit.results import timings_name
-from eexit.schema import TIMINGS
 from eexit.seals import encode_further
 
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from eexit.config import UsageError, first_line
+from eexit.further_schema import TIMINGS
 from eexit.results import (
     FOLDERS,
     GENERATIONS_FOLDER,
@@ -24,7 +25,7 @@ from eexit.results import (
     is_temporary_file,
     tokens_name,
 )
-from eexit.schema import OK, TIMINGS
+from eexit.schema import OK
 from eexit.seals import BrokenSealError, Digest, check_seal, digest_of, read_seal
 
 READER_THREADS = 4
@@ -190,7 +191,7 @@ def list_further(place: Place, folder: str) -> list[str]:
 
 
 def read_timings(place: Place) -> pa.Table:
-    """All measurements of `jobs/timings.py`, in the order in which they were made: see `schema.TIMINGS`."""
+    """All measurements of `jobs/timings.py`, in the order in which they were made: see `further_schema.TIMINGS`."""
     return read_further(place, TIMINGS_FOLDER, TIMINGS)
 
 

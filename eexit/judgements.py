@@ -6,16 +6,17 @@ from typing import Any, Final
 import pyarrow as pa
 
 from eexit.files import Place, read_further
+from eexit.further_schema import JUDGEMENTS
 from eexit.results import JUDGEMENTS_FOLDER
 from eexit.rubric import ASPECTS
-from eexit.schema import JUDGEMENTS, OK
+from eexit.schema import OK
 
 Row = Mapping[str, Any]  # of `JUDGEMENTS`
 _KEY: Final = ("run_id", "judge", "rubric")
 
 
 def read_judgements(place: Place) -> pa.Table:
-    """The rows that count, one for each judged run, judge and rubric: see `schema.JUDGEMENTS`.
+    """The rows that count, one for each judged run, judge and rubric: see `further_schema.JUDGEMENTS`.
 
     Raises `DamagedError`, and `OSError` if a file can't be read at all.
     """

@@ -26,7 +26,11 @@ from eexit.rules import ONLINE, ORACLES, RULES
 from eexit.states import STATES, alters
 from eexit.training.texts import Text
 
-ESTIMATED: Final = ("mean_depth", "expected_kl", "expected_disagreement")  # columns of `schema.REPLAYS` with intervals
+ESTIMATED: Final = (
+    "mean_depth",
+    "expected_kl",
+    "expected_disagreement",
+)  # columns of `further_schema.REPLAYS` with intervals
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +137,7 @@ def costs_of(
 def summary(
     replayed_T: Sequence[Replayed], prompt_id_T: Sequence[str], exitable_layers: Sequence[int], n_layers: int
 ) -> dict[str, Any]:
-    """The columns of `schema.REPLAYS` that say what came of a setting: means over prompts, seeds averaged first."""
+    """What came of a setting, as columns of `REPLAYS`: means over prompts, seeds averaged first."""
     layers = [*exitable_layers, n_layers - 1]
     depth_X = (np.array(layers) + 1) / n_layers
     share_TX = np.stack([its.share_X for its in replayed_T])

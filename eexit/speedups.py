@@ -53,7 +53,7 @@ class Speedup:
 
 
 def speedups(measurements: Iterable[Mapping[str, Any]], beside: str = NORMAL) -> list[Speedup]:
-    """For each batch size and configuration, in order of appearance within the batch size: see `schema.TIMINGS`.
+    """For each batch size and configuration, in order of appearance within the batch size: see `TIMINGS`.
 
     `measurements` are rows of one timing. They are compared with `beside`, a key; rounds without it are left out.
     """

@@ -43,7 +43,7 @@ Prompt = tuple[int, ...]  # its token ids
 class Timing:
     """The timed tokens of all rows, what they took, and what they cost in multiply-adds; None: it is not known.
 
-    `schema.TIMINGS` says what each is.
+    `further_schema.TIMINGS` says what each is.
     """
 
     tokens: int

@@ -8,9 +8,9 @@ import pandas as pd
 import pyarrow as pa
 
 from eexit.files import DamagedError, Place, read_further
+from eexit.further_schema import CHOICES, JUDGEMENTS, REPLAYS, SCORES, TIMINGS
 from eexit.judgements import read_judgements
 from eexit.results import CHOICES_FOLDER, JUDGEMENTS_FOLDER, REPLAYS_FOLDER, SCORES_FOLDER, TIMINGS_FOLDER
-from eexit.schema import CHOICES, JUDGEMENTS, REPLAYS, SCORES, TIMINGS
 
 
 def _empty(schema: pa.Schema) -> Callable[[], pd.DataFrame]:

@@ -63,7 +63,7 @@ class Quality:
     measures: tuple[Measure, ...]  # those known of any configuration that exits early
     costs: tuple[CostAxis, ...]
     judges: tuple[Judge, ...]
-    choices: pd.DataFrame  # the latest answer to each question, as in `eexit.schema.CHOICES`
+    choices: pd.DataFrame  # the latest answer to each question, as in `eexit.further_schema.CHOICES`
     replayed: pd.DataFrame  # as `replayed_settings` gives them
     n_seeds: int
 

@@ -25,6 +25,7 @@ MAY_IMPORT = {
                 "drafts",
                 "evaluation",
                 "files",
+                "further_schema",
                 "judgements",
                 "original_format",
                 "places",

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from eexit.configuration import GENERATE, NORMAL, Configuration
+from eexit.further_schema import TIMINGS
 from eexit.results import TIMINGS_FOLDER, timings_name
 from eexit.rules import ONLINE, ORACLES
-from eexit.schema import TIMINGS
 from eexit.seals import encode_further
 
 LAYER: Final = 3.5e6  # multiply-adds for one token

@@ -20,10 +20,11 @@ from cluster.store import open_store
 from eexit.choosing import hoeffding_bentkus
 from eexit.config import SweepConfig
 from eexit.files import read_further
+from eexit.further_schema import CHOICES, JUDGEMENTS, TIMINGS
 from eexit.generator import Results
 from eexit.plan import Run, plan_runs
 from eexit.results import CHOICES_FOLDER, JUDGEMENTS_FOLDER, MANIFEST, encode, further_name, timings_name
-from eexit.schema import CHOICES, GENERATIONS, JUDGEMENTS, TIMINGS
+from eexit.schema import GENERATIONS
 from eexit.seals import encode_further
 from eexit.splits import for_reporting
 from jobs.choose import main

@@ -18,8 +18,8 @@ from cluster.display import Lines
 from cluster.harness import evaluate_on_tasks, set_damaged_scores_aside
 from cluster.harness_plan import find_here
 from cluster.store import open_store
+from eexit.further_schema import SCORES
 from eexit.results import MANIFEST, SCORES_FOLDER, Manifest, encode, further_name
-from eexit.schema import SCORES
 from eexit.seals import encode_further
 from jobs import harness
 

@@ -25,10 +25,10 @@ from cluster.manifest import make_manifest
 from cluster.store import open_store
 from eexit import endpoint
 from eexit.config import SweepConfig
+from eexit.further_schema import JUDGEMENTS
 from eexit.generator import Results, error_results
 from eexit.plan import Run, plan_runs
 from eexit.results import MANIFEST, encode
-from eexit.schema import JUDGEMENTS
 from jobs.judge import run
 
 KEY = "sk-THIS-IS-A-SECRET"

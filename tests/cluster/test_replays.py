@@ -20,8 +20,8 @@ from cluster.replays import replay_sweep
 from cluster.store import open_store
 from eexit.config import Prompt, SweepConfig, UsageError
 from eexit.files import read_further
+from eexit.further_schema import REPLAYS
 from eexit.results import REPLAYS_FOLDER
-from eexit.schema import REPLAYS
 from eexit.transcripts import read_transcripts
 from jobs import replay
 

@@ -21,11 +21,11 @@ from cluster.store import open_store
 from cluster.timings import time_sweep
 from eexit.config import Prompt, SweepConfig, UsageError
 from eexit.files import read_timings
+from eexit.further_schema import TIMINGS
 from eexit.generator import error_results
 from eexit.model_generator import ModelGenerator
 from eexit.plan import plan_runs
 from eexit.results import MANIFEST, encode
-from eexit.schema import TIMINGS
 from jobs import timings
 
 TOKENS = 4

@@ -9,9 +9,9 @@ import pytest
 from pyarrow import fs
 
 from eexit.files import DamagedError, Place
+from eexit.further_schema import JUDGEMENTS
 from eexit.judgements import read_judgements
 from eexit.results import further_name
-from eexit.schema import JUDGEMENTS
 from eexit.seals import encode_further
 
 

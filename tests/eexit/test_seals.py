@@ -11,8 +11,8 @@ import pytest
 from pyarrow import fs
 
 from eexit.files import DamagedError, Place, read_timings
+from eexit.further_schema import TIMINGS
 from eexit.results import timings_name
-from eexit.schema import TIMINGS
 from eexit.seals import (
     BrokenSealError,
     Digest,

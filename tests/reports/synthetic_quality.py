@@ -14,9 +14,9 @@ import pyarrow.dataset as ds
 from synthetic_sweeps import run_rows, write_sweep
 
 from eexit.configuration import NORMAL, Configuration
+from eexit.further_schema import CHOICES, JUDGEMENTS, REPLAYS, SCORES
 from eexit.results import CHOICES_FOLDER, JUDGEMENTS_FOLDER, REPLAYS_FOLDER, SCORES_FOLDER, further_name
 from eexit.rules import CONTROL, Control
-from eexit.schema import CHOICES, JUDGEMENTS, REPLAYS, SCORES
 from eexit.seals import encode_further
 
 PARAMETERS: Final = {"confidence": (0.7, 0.9), "kl": (0.5, 2.0)}

@@ -17,8 +17,9 @@ from synthetic_sweeps import as_older, run_rows, write_sweep
 from eexit.bootstrap import estimate_ratios
 from eexit.configuration import GENERATE, Configuration, Generate
 from eexit.drafts import Draft
+from eexit.further_schema import TIMINGS
 from eexit.results import timings_name
-from eexit.schema import GENERATIONS, TIMINGS
+from eexit.schema import GENERATIONS
 from eexit.seals import encode_further
 from reports.draft_findings import SAMPLED, UNTIMED, draft_findings
 from reports.draft_section import draft_section

@@ -15,8 +15,8 @@ from synthetic_sweeps import failed_row, run_rows, write_sweep
 
 from eexit.bootstrap import estimate_ratios
 from eexit.configuration import GENERATE, Configuration
+from eexit.further_schema import TIMINGS
 from eexit.results import timings_name
-from eexit.schema import TIMINGS
 from eexit.seals import encode_further
 from reports import frames
 from reports.findings import FEW, SEVERAL, findings
