@@ -97,7 +97,7 @@ def _not_below(
                 fine, key=lambda row: row[cost.column] if is_known(row[cost.column]) else -math.inf, default=None
             )
             if best is None:
-                below.append(f"{rows[0]['rule']}: certainly below at {_each(len(rows))}")
+                below.append(str(rows[0]["rule"]))
                 continue
             asides = []
             if preferred and is_known(best[preferred]):
@@ -109,14 +109,11 @@ def _not_below(
             aside = f" ({'; '.join(asides)})" if asides else ""
             setting = str(best["shown_as"]).removeprefix(f"{mode}/")
             told.append(f"{setting} {_saves(best, cost)} at {_beside(best, difference, is_share)}{aside}")
+        whole = [*told, *([f"certainly below at every setting: {', '.join(below)}"] if below else [])]
         yield (
             f"{mode}, the settings that save most without being certainly below {NORMAL} in {name} (difference paired "
-            f"over {n}): {'; '.join([*told, *below])}."
+            f"over {n}): {'; '.join(whole)}."
         )
-
-
-def _each(n: int) -> str:
-    return f"each of {n} settings" if n > 1 else "its one setting"
 
 
 def _beside(row: Row, difference: str, is_share: bool) -> str:

@@ -101,7 +101,7 @@ def test_findings_name_what_saves_most_without_being_certainly_below_normal(answ
     assert said == (
         "unfrozen, the settings that save most without being certainly below normal in accuracy (difference paired "
         "over 12 prompts): confidence/0.9 ran 8.0% fewer multiply-adds at −2.0 [−10.0, +0.0] pp (its control: −40.0 "
-        "[−50.0, −30.0] pp); kl: certainly below at each of 2 settings."
+        "[−50.0, −30.0] pp); certainly below at every setting: kl."
     )
     assert rest == ["3 runs failed, and are in no mean."]
 
