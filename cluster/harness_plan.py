@@ -1,8 +1,6 @@
 """What `jobs/harness.py` evaluates: which configurations and tasks, and what each evaluation depends on."""
 
 import argparse
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -17,7 +15,8 @@ from cluster.flags import make_parser, parse_flags
 from cluster.job import FIELDS, SweepJob, explain, job_of
 from eexit.config import Bool, Float, Int, Prompt, SweepConfig, Text, UsageError
 from eexit.configuration import Configuration
-from eexit.plan import configurations
+from eexit.hashes import content_hash
+from eexit.plan import configurations, shared_settings
 
 # What prompts, lengths and sampling are is a matter of the tasks. Drafts give the texts of `normal`.
 NOT_FLAGS: Final = (
@@ -123,18 +122,12 @@ def make_harness_plan(
     folders: Sequence[str],
 ) -> HarnessPlan:  # fmt: skip
     """Every configuration and seed on every task. What an evaluation depends on is in its id."""
-    config = job.config
-    grid = {"prompts", "modes", "kl_factors", "rules", "draft", "controls", "seeds"}
-    shared = config.model_dump(mode="json", exclude=grid | set(config.digests))
+    config, shared = job.config, shared_settings(job.config)
     how = asked.model_dump(mode="json", exclude={"tasks", "include_path"})
     evaluations = [
-        Evaluation(_hash(shared, dict(model), list(layers), how, asdict(each), seed, digest), each, seed, task)
+        Evaluation(content_hash(shared, dict(model), list(layers), how, asdict(each), seed, digest), each, seed, task)
         for each in configurations(config)
         for seed in config.seeds
         for task, digest in found
     ]
     return HarnessPlan(config, asked, folders, evaluations)
-
-
-def _hash(*content: object) -> str:
-    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -11,6 +11,7 @@ from cluster.store import Store, open_store
 from eexit.config import UsageError
 from eexit.configuration import NORMAL
 from eexit.files import list_files, read_generations
+from eexit.hashes import content_hash
 from eexit.judgements import Row, is_compared, is_scored, read_judgements
 from eexit.places import shown
 from eexit.results import Manifest
@@ -24,7 +25,6 @@ from eexit.rubric import (
     about_pair,
     about_text,
     comes_first,
-    content_hash,
 )
 from eexit.schema import CONFIGURATION, OK
 

@@ -1,13 +1,13 @@
 """The runs of a sweep, prompts × configurations × seeds, with ids that are the same after a restart."""
 
-import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from eexit.config import Prompt, SweepConfig
 from eexit.configuration import NORMAL, Configuration
 from eexit.drafts import DRAFT, parse_drafts
+from eexit.hashes import content_hash
 from eexit.rules import CONTROL
 
 
@@ -52,20 +52,20 @@ def count_runs(config: SweepConfig) -> int:
     return len(config.prompts) * len(configurations(config)) * len(config.seeds)
 
 
+def shared_settings(config: SweepConfig) -> dict[str, Any]:
+    """All that is the same for all runs of a sweep. What was trained is what its digest says, wherever it lies."""
+    grid_fields = {"prompts", "modes", "kl_factors", "rules", "draft", "controls", "seeds"}
+    return config.model_dump(mode="json", exclude=grid_fields | set(config.digests))
+
+
 def plan_runs(config: SweepConfig) -> Iterator[Run]:
     """Every run of the sweep; those of one prompt and seed are successive, so that they can share its prefill."""
-    # What was trained is what its digest says, wherever it lies.
-    grid_fields = {"prompts", "modes", "kl_factors", "rules", "draft", "controls", "seeds"}
-    shared = config.model_dump(mode="json", exclude=grid_fields | set(config.digests))
-    grid = [(configuration, _hash(asdict(configuration))) for configuration in configurations(config)]
+    shared = shared_settings(config)
+    grid = [(configuration, content_hash(asdict(configuration))) for configuration in configurations(config)]
     for prompt in config.prompts:
         marking = prompt.answer, prompt.answer_pattern
         marked = [marking] if any(marking) else []  # without an answer, ids are those that they always were
-        prompt_hash = _hash(shared, prompt.id, prompt.prompt, prompt.system, *marked)
+        prompt_hash = content_hash(shared, prompt.id, prompt.prompt, prompt.system, *marked)
         for seed in config.seeds:
             for configuration, configuration_hash in grid:
-                yield Run(_hash(prompt_hash, configuration_hash, seed), prompt, configuration, seed)
-
-
-def _hash(*content: object) -> str:
-    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+                yield Run(content_hash(prompt_hash, configuration_hash, seed), prompt, configuration, seed)

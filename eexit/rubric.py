@@ -6,7 +6,6 @@ and texts as values of a JSON object, where nothing that a text says can end its
 data.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from eexit.configuration import NORMAL
+from eexit.hashes import content_hash
 
 # Of everything below that a judge reads. Scores of different rubrics are not compared: count up with any change.
 RUBRIC: Final = "1"
@@ -126,10 +126,6 @@ def preference(verdicts: Sequence[tuple[bool, Comparison]]) -> str:
         for is_first, said in verdicts
     }
     return preferred.pop() if len(preferred) == 1 else TIE
-
-
-def content_hash(*content: str) -> str:
-    return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
 
 
 def _quoted(**values: str) -> str:

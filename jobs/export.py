@@ -31,9 +31,9 @@ from eexit.places import HIDDEN, inside, shown, without_secrets
 KL_FACTORS = (0.5, 1.0, 2.0, 4.0)
 
 
+@interruption.listening()
 def main(arguments: Sequence[str]) -> int:
-    with interruption.listening():
-        return run(arguments)
+    return run(arguments)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -41,9 +41,9 @@ THE_ENDPOINTS = "endpoint"  # in place of a temperature
 COLUMNS = 110  # of what is not printed on a terminal, so that long keys need not be folded
 
 
+@interruption.listening()
 def main(arguments: Sequence[str]) -> int:
-    with interruption.listening():
-        return run(arguments)
+    return run(arguments)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -36,9 +36,9 @@ from eexit.rules import RULES
 COLUMNS = 100  # of what is not printed on a terminal, so that long keys need not be folded
 
 
+@interruption.listening()
 def main(arguments: Sequence[str]) -> int:
-    with interruption.listening():
-        return run(arguments)
+    return run(arguments)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -30,9 +30,9 @@ from eexit.results import TIMINGS_FOLDER
 COLUMNS = 110  # of what is not printed on a terminal, so that long keys need not be folded
 
 
+@interruption.listening()
 def main(arguments: Sequence[str]) -> int:
-    with interruption.listening():
-        return run(arguments)
+    return run(arguments)
 
 
 def run(arguments: Sequence[str]) -> int:
