@@ -43,9 +43,9 @@ def closing_table(store: Store, configurations: Sequence[Configuration]) -> Tabl
     has_errors = bool(pc.any(pc.equal(generations["status"], ERROR)).as_py())
     caption = CAPTION + ANSWERS_CAPTION * has_answers
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, caption=caption, caption_justify="left")
-    table.add_column("configuration", no_wrap=True)
+    table.add_column("configuration", overflow="fold")  # long keys are broken, never numbers
     for heading in ["runs", *["failed"] * has_errors, *HEADINGS, *[ANSWERS_HEADING] * has_answers]:
-        table.add_column(heading, justify="right", overflow="fold")
+        table.add_column(heading, justify="right", no_wrap=True)
     for configuration in configurations:
         table.add_row(*_line(configuration, generations, has_errors, has_answers))
     return table

@@ -14,8 +14,10 @@ from cluster.table import closing_table
 from eexit import answers
 from eexit.answers import Mark, choices_of, is_same, mark
 from eexit.config import Prompt, SweepConfig
+from eexit.configuration import Configuration
 from eexit.model_generator import ModelGenerator
 from eexit.plan import configurations, plan_runs
+from eexit.rules import Control
 
 CHOICES = "Which is the capital of France?\nA) Rome\nB) Paris\nC) Berlin\nD) New York\nAnswer with the letter."
 
@@ -155,7 +157,8 @@ def test_runs_are_marked_in_columns_figures_and_the_table(tmp_path: Path, monkey
     land(store, runs, results)
     assert [row["means"]["correct"] for row in figures(store, configurations(config))] == [0.5] * 3
     console = Console(width=80, record=True)
-    console.print(closing_table(store, configurations(config)))
+    long = Configuration("frozen_residual", "random", Control("frozen_residual/similarity/0.985", ()))
+    console.print(closing_table(store, [*configurations(config), long]))  # keys may be broken, but no number
     lines = console.export_text().splitlines()
     assert [line.split()[-1] for line in lines if line.startswith((" normal", " unfrozen"))] == ["50.0%"] * 2
     assert max(map(len, lines)) <= 80
