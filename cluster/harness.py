@@ -22,6 +22,7 @@ from cluster.harness_actor import Answer, HarnessActor
 from cluster.harness_plan import Asked, Evaluation, Find, HarnessPlan, look_at_tasks, make_harness_plan, need_harness
 from cluster.job import SweepJob
 from cluster.liveness import Liveness
+from cluster.manifest import first_difference
 from cluster.pool import Pool, plan_pools
 from cluster.session import place_for_all, ray_session
 from cluster.store import Store, open_store
@@ -30,7 +31,7 @@ from eexit.config import SweepConfig, UsageError
 from eexit.files import list_further, read_further
 from eexit.further_schema import SCORES
 from eexit.places import shown
-from eexit.results import MANIFEST, SCORES_FOLDER, further_name
+from eexit.results import MANIFEST, SCORES_FOLDER, Manifest, further_name
 from eexit.seals import BrokenSealError, check_seal
 
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -76,8 +77,12 @@ def evaluate_on_tasks(
     out = place_for_all(job.out)
     store = open_store(out)
     store.probe()
-    _refuse_other_model(store, job)
+    beside = _sweep_beside(store, job)
     model, layers, memory = look(job.config, 1)
+    if beside and (difference := first_difference(beside.model, model, "model")):
+        raise UsageError(
+            f"--out {shown(job.out)} holds a sweep of this model as it was before ({difference}): give another folder"
+        )
     display.say("looking for the tasks and their data")
     plan = make_harness_plan(job, asked, model, layers, *find(asked))
     set_damaged_scores_aside(store, display)
@@ -99,15 +104,16 @@ def _name(evaluation: Evaluation) -> str:
     return further_name(SCORES_FOLDER, evaluation.evaluation_id)
 
 
-def _refuse_other_model(store: Store, job: SweepJob) -> None:
-    """Scores beside a sweep are of its model."""
-    if store.has(MANIFEST):
-        model = manifest_of(store, f"--out {shown(job.out)}").config.get("model")
-        if model != job.config.model:
-            raise UsageError(
-                f"--out {shown(job.out)} holds a sweep of {model}, and --model is {job.config.model}: "
-                "give another folder"
-            )
+def _sweep_beside(store: Store, job: SweepJob) -> Manifest | None:
+    """The sweep in `--out`, if there is one. Raises `UsageError` if it is of a model of another name."""
+    if not store.has(MANIFEST):
+        return None
+    manifest = manifest_of(store, f"--out {shown(job.out)}")
+    if (model := manifest.config.get("model")) != job.config.model:
+        raise UsageError(
+            f"--out {shown(job.out)} holds a sweep of {model}, and --model is {job.config.model}: give another folder"
+        )
+    return manifest
 
 
 def set_damaged_scores_aside(store: Store, display: Display) -> None:

@@ -128,3 +128,8 @@ def test_a_missing_harness_and_another_model_s_sweep_are_told(
     assert done.stderr == (
         f"error: --out {tmp_path} holds a sweep of another, and --model is {model}: give another folder\n"
     )
+    changed = Manifest(config={"model": str(model)}, model={"weights": "others"}, exitable_layers=[2])
+    (tmp_path / MANIFEST).write_bytes(encode(changed))
+    done = here(harness.run, "--model", model, "--tasks", CHOICE, "--out", tmp_path)
+    assert "holds a sweep of this model as it was before (model." in done.stderr
+    assert done.stderr.count("\n") == 1
