@@ -117,7 +117,7 @@ def _about_chosen(choice: Choice, its: Tested) -> Iterator[str]:
         yield f"Realised: times as fast as {NORMAL}, {speeds} at a time (jobs/timings.py)."
     else:
         yield "How long it really takes was not measured: python jobs/timings.py RESULTS does that."
-    yield f"Held out: {_held_out(choice, choice.chosen_held_out)}."
+    yield f"{_held_out(choice, choice.chosen_held_out)}."
 
 
 def _about_naive(choice: Choice) -> Iterator[str]:

@@ -241,7 +241,7 @@ def layered(*layers: alt.Chart, description: str) -> alt.LayerChart:
 
 def rows_of(name: str, order: list[str] | None = None, grid: bool = False) -> alt.Y:
     """Configurations or runs from top to bottom, sorted as in `order` if it is given."""
-    return alt.Y(f"{name}:N", title=None, sort=order).axis(labelLimit=200, grid=grid).scale(paddingInner=0.12)
+    return alt.Y(f"{name}:N", title=None, sort=order).axis(labelLimit=260, grid=grid).scale(paddingInner=0.12)
 
 
 def _layer_colour(labels: list[str]) -> alt.Color:

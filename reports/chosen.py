@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import pandas as pd
 
+from eexit.choosing import prompts_needed
 from eexit.configuration import NORMAL
 from eexit.risks import RISKS
 from eexit.rules import ORACLES
@@ -99,8 +100,14 @@ def _nearest(row: Row) -> Iterator[str]:
         its = min(known, key=lambda its: its["p_value"])
         yield (
             f"The nearest, {its['configuration']}, has a mean of {_percent(its['mean_loss'])} (n = "
-            f"{_prompts(its['n'])}, p = {its['p_value']:.2g}{_shared(row)})."
+            f"{_prompts(its['n'])}, p = {its['p_value']:.2g}{_shared(row)}){_would_do(row, its)}."
         )
+
+
+def _would_do(row: Row, its: Row) -> str:
+    """How many prompts would certify a setting whose mean loss stays as it is; empty if no number would."""
+    enough = prompts_needed(its["mean_loss"], row["at_most"], row["error_of_each"])
+    return f"; if that stays so, {many(enough, 'prompt')} for choosing would do" if enough else ""
 
 
 def _held_out(row: Row, start: str) -> str:

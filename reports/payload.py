@@ -70,6 +70,7 @@ def payload(
     exits = sweep.without_drafts
     trade, paired = frames.trade_off(exits), frames.paired_differences(exits)
     saves = savings(exits, trade)
+    of_quality = quality_section(exits, trade, paired, saves)
     drawn = overview_charts(exits, trade, saves, progress) if _tells_of_exits(sweep) else []
     progress(f"packing the tokens of {many(len(held), 'prompt')}")
     chosen = sweep.generations["prompt_id"].isin(held).to_numpy()
@@ -86,7 +87,11 @@ def payload(
             "planned": sweep.about.get("n_runs"),
             "prompts": len(sweep.prompts),
         },
-        "findings": [*(saved(saves) if saves and drawn else []), *findings(trade, paired, is_sampled(sweep))],
+        "findings": [
+            *(of_quality["headline"] if of_quality else []),
+            *(saved(saves) if saves and drawn else []),
+            *findings(trade, paired, is_sampled(sweep)),
+        ],
         "layers": list(frames.layer_labels(sweep).values()),
         "normal": NORMAL,
         "draft": DRAFT,
@@ -107,7 +112,7 @@ def payload(
         "kinds": list(packed.blobs),
         "top": packed.top_k,
         "charts": drawn,
-        "quality": quality_section(exits, trade, paired, saves),
+        "quality": of_quality,
         "judges": [judge.name for judge in sweep.judges],
         "drafts": draft_section(sweep),
         "learned": learned_section(sweep),

@@ -28,6 +28,34 @@ def quality_findings(quality: Quality, n_failed: int) -> list[str]:
     ]
 
 
+def headline(quality: Quality) -> list[str]:
+    """A sentence for the top of the report: how often answers are right, and how many settings that a deployed model
+    could use keep them right. None without answers of `normal`.
+    """
+    normal = _normal(quality, CORRECT)
+    if normal is None:
+        return []
+    said = (
+        f"Answers: {NORMAL} gets {with_interval(normal, CORRECT, '{:.1%}')} right (n = {many(normal['n'], 'prompt')})"
+    )
+    difference = f"{CORRECT}{DIFFERENCE}"
+    online = quality.settings[~quality.settings["oracle"] & quality.settings[f"{difference}_high"].notna()]
+    if online.empty:
+        return [f"{said}."]
+    settings, fine = many(len(online), "setting"), online[online[f"{difference}_high"] >= 0]
+    if fine.empty:
+        return [f"{said}. It is certainly less with each of the {settings} of rules that a deployed model can follow."]
+    rows = fine.to_dict("records")
+    cost = _cost_of(quality, rows)
+    best = max(rows, key=lambda row: row[cost.column] if is_known(row[cost.column]) else -math.inf)
+    loop = f", though {best['loop_share']:.1%} of its text is one loop" if best["looping"] else ""
+    return [
+        f"{said}. It is not certainly less with {len(fine)} of the {settings} of rules that a deployed model can "
+        f"follow; of these, {best['configuration']} saves most: it {_saves(best, cost)}, at "
+        f"{_beside(best, difference, is_share=True)}{loop}."
+    ]
+
+
 def _accuracy(quality: Quality) -> Iterator[str]:
     if quality.rows[CORRECT].isna().all():
         return

@@ -16,7 +16,7 @@ from reports.overview import Columns, chart_entry, table
 from reports.parameters import labels_are
 from reports.quality import DIFFERENCE, DISAGREEMENT, SKIPPED, CostAxis, Measure, Quality, quality
 from reports.quality_charts import quality_chart
-from reports.quality_findings import quality_findings
+from reports.quality_findings import headline, quality_findings
 from reports.savings import RUN, Savings
 from reports.trade_off import LAYERS_SKIPPED
 
@@ -58,6 +58,7 @@ def quality_section(
     columns = tuple(_columns(its))
     chart = _chart(its, columns, Looks.of(sweep.configurations))
     return {
+        "headline": headline(its),  # of the whole report
         "findings": quality_findings(its, len(sweep.failed)),
         "chart": chart,
         "table": None if chart else table(its.rows, columns),  # else that of the chart

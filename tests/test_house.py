@@ -20,6 +20,7 @@ MAY_IMPORT = {
             for name in (
                 "artefacts",
                 "bootstrap",
+                "choosing",
                 "config",
                 "configuration",
                 "drafts",

@@ -117,7 +117,7 @@ def test_the_cheapest_certified_setting_is_named_with_its_guarantee_the_naive_ch
         "Guarantee: with 95% confidence, over prompts like these, the mean share of tokens unlike full depth's is at "
         f"most 5% (n = {n} prompts, mean 0%, p = ",
         "was not measured: python jobs/timings.py RESULTS does that.",
-        f"Held out: On {len(REPORTING)} prompts for reporting, which had no part in the choice, the mean loss is 0%",
+        f"On {len(REPORTING)} prompts for reporting, which had no part in the choice, the mean loss is 0%",
         "too few to confirm it by themselves",
         "without a guarantee: skip/confidence/0.9, mean 4%, cost 70%.",
         "skip/confidence/0.5 30% ",

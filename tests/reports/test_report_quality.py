@@ -21,7 +21,7 @@ from reports.loading import Sweep, read_sweep
 from reports.page import render
 from reports.payload import payload
 from reports.quality import Quality, quality
-from reports.quality_findings import quality_findings
+from reports.quality_findings import headline, quality_findings
 from reports.quality_section import scores_of_harness
 from reports.savings import savings
 
@@ -106,6 +106,26 @@ def test_findings_name_what_saves_most_without_being_certainly_below_normal(answ
     assert rest == ["3 runs failed, and are in no mean."]
 
 
+def test_the_headline_counts_the_settings_that_keep_answers_right_and_leaves_oracles_out(answered: Path) -> None:
+    found = known(answered)
+    rows, ends = found.rows.copy(), [f"correct_difference{end}" for end in ("", "_low", "_high")]
+    rows.loc[rows["rule"] == "kl", ends] = [0.0, -0.1, 0.1]
+    rows.loc[rows["rule"] == "confidence", ends] = [-0.2, -0.3, -0.1]
+    (none,) = headline(replace(found, rows=rows))
+    assert re.fullmatch(
+        r"Answers: normal gets \d+\.\d% \[.*\] right \(n = 12 prompts\)\. It is certainly less with each of the 2 "
+        r"settings of rules that a deployed model can follow\.",
+        none,
+    )
+    rows.loc[rows["configuration"] == CHOSEN, ends] = [-0.02, -0.1, 0.0]
+    (one,) = headline(replace(found, rows=rows))
+    assert one.endswith(
+        "It is not certainly less with 1 of the 2 settings of rules that a deployed model can follow; of these, "
+        "unfrozen/confidence/0.9 saves most: it ran 8.0% fewer multiply-adds, at −2.0 [−10.0, +0.0] pp."
+    )
+    assert headline(replace(found, rows=rows[rows["configuration"] != NORMAL])) == []
+
+
 def test_what_few_prompts_or_no_normal_runs_can_not_say_is_not_said(tmp_path: Path) -> None:
     found = known(with_answers(tmp_path / "s", 6, modes=("unfrozen",)))  # four of which bring an answer
     assert found.rows["correct_low"].isna().all()
@@ -175,8 +195,11 @@ def test_a_choice_is_told_with_its_guarantee_its_check_and_the_naive_one(tmp_pat
     assert none.startswith(
         "No setting can be certified: that the mean share of tokens unlike full depth's is at most 1% holds for none "
         "of them with 95% confidence. The nearest, unfrozen/confidence/0.9, has a mean of 2.1% (n = 150 prompts, p = "
-        "0.004)."
+        "0.004). normal is what can be defended."
     )
+    choose(folder, 4, None, at_most=0.025)
+    near = choice_findings(latest_choices(read_sweep(str(folder)).further.choices))[2]
+    assert re.search(r"p = 0\.004\); if that stays so, [\d,]+ prompts for choosing would do\. normal is", near)
     assert "normal is what can be defended." in none
     assert several.startswith("2 questions were asked of jobs/choose.py.")
 
