@@ -87,6 +87,7 @@ class Evidence:
     costs: Mapping[str, float]  # of each setting, over the runs of the prompts for choosing
     n_seeds: int
     n_failed: int  # runs
+    judges: Sequence[str] = ()  # whose scores they are, for risk judge
 
 
 def read_evidence(results: str, question: ChoiceQuestion) -> Evidence:
@@ -104,7 +105,8 @@ def read_evidence(results: str, question: ChoiceQuestion) -> Evidence:
         )
     recorded = [] if risk.column == SCORE else [risk.column]
     sweep = read_finished(results, [*_IDENTITY, *recorded, *COSTS[question.cost].columns])
-    all_losses = losses(risk, _with_scores(sweep) if risk.column == SCORE else _with_draws(sweep.runs))
+    scores = _scores(sweep) if risk.column == SCORE else {}
+    all_losses = losses(risk, _with_scores(sweep.runs, scores) if risk.column == SCORE else _with_draws(sweep.runs))
     _refuse_unknown_losses(all_losses, found, risk.lacking, shown(results))
     return Evidence(
         sweep,
@@ -115,6 +117,7 @@ def read_evidence(results: str, question: ChoiceQuestion) -> Evidence:
         _costs(sweep.runs, found, question.cost, shown(results)),
         pc.count_distinct(sweep.runs["seed"]).as_py(),
         pc.sum(pc.not_equal(sweep.runs["status"], OK)).as_py() or 0,
+        tuple(dict.fromkeys(judge for judge, _ in scores)),
     )
 
 
@@ -160,17 +163,22 @@ def _asked_for_by_name(question: ChoiceQuestion, unordered: Sequence[str], costl
     return bool(rules & set(question.rules) or keys & set(question.keys))
 
 
-def _with_scores(sweep: FinishedSweep) -> pa.Table:
-    """The runs once for each judge and rubric, with the score. Scores of one seed, judge and rubric are compared."""
-    scores: dict[str, dict[str, float]] = {}  # by judge and rubric, and then by run
+def _scores(sweep: FinishedSweep) -> dict[tuple[str, str], dict[str, float]]:
+    """The score of each run that has one, by judge and rubric."""
+    scores: dict[tuple[str, str], dict[str, float]] = {}
     for row in filter(is_scored, read_judgements(sweep.store).to_pylist()):
-        by_run = scores.setdefault(f"{row['judge']} {row['rubric']}", {})
+        by_run = scores.setdefault((row["judge"], row["rubric"]), {})
         by_run[row["run_id"]] = fmean(row[aspect] for aspect in ASPECTS)
-    runs = _with_draws(sweep.runs)
+    return scores
+
+
+def _with_scores(all_runs: pa.Table, scores: Mapping[tuple[str, str], Mapping[str, float]]) -> pa.Table:
+    """The runs once for each judge and rubric, with the score. Scores of one seed, judge and rubric are compared."""
+    runs = _with_draws(all_runs)
     judged = [runs.append_column(SCORE, pa.nulls(runs.num_rows, pa.float64()))]
     for judge, by_run in scores.items():
         known = pa.array([by_run.get(run_id) for run_id in runs["run_id"].to_pylist()], pa.float64())
-        draws = pc.binary_join_element_wise(runs["draw"], judge, " ")
+        draws = pc.binary_join_element_wise(runs["draw"], *judge, " ")
         its = runs.set_column(runs.schema.get_field_index("draw"), "draw", draws)
         judged.append(its.append_column(SCORE, known))
     return pa.concat_tables(judged)

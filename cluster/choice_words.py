@@ -64,6 +64,9 @@ def _about_losses(choice: Choice) -> Iterator[str]:
         f"Loss of a prompt: {RISKS[question.risk].definition}. It is averaged {seeds}; prompts are what is counted, "
         "never tokens, and those of the same text are one."
     )
+    if evidence.judges:
+        averaged = ", and the losses that they give a text are averaged" if len(evidence.judges) > 1 else ""
+        yield f"Judged by {', '.join(evidence.judges)}{averaged}."
     if question.risk == "answers":
         right = pc.mean(evidence.sweep.runs.filter(pc.field("configuration") == NORMAL)["correct"]).as_py()
         if right is not None:

@@ -209,6 +209,7 @@ def test_the_drop_of_the_judges_scores_is_that_of_the_same_seed_and_judge(tmp_pa
     assert code == 0
     assert last_choice(out)["mean_loss"] == pytest.approx(0.5 / 4 / 2)
     assert "the mean drop in the judge's score, as a share of its range of 4, is at most 30%" in said
+    assert "Judged by mild, strict, and the losses that they give a text are averaged." in said
 
 
 @pytest.mark.parametrize(
