@@ -9,6 +9,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
+from cluster.display import counted
 from eexit.bootstrap import LEVEL, MIN_PROMPTS, Estimate, estimate_columns
 from eexit.configuration import NORMAL
 from eexit.rubric import ASPECTS, THIS, TIE
@@ -21,7 +22,7 @@ COMPARED: Final = (BETTER, TIE, WIN_RATE)
 HEADINGS: Final = ("co-\nherence", "complete-\nness", "clarity", "no repe-\ntition")
 PAIRED_HEADINGS: Final = ("n", f"beats\n{NORMAL}", "tie", "win\nrate")
 CAPTION: Final = (
-    "Scores from 1 to 5, higher is better. Means over n prompts, seeds averaged first; beneath, a "
+    "Scores from 1 to 5, higher is better. Means over n prompts, {seeds}; beneath, a "
     f"{LEVEL:.0%} percentile bootstrap over prompts, from {MIN_PROMPTS} prompts on."
 )
 PAIRED_CAPTION: Final = f" Win rate: beats {NORMAL}, and half of the ties; 50 % if the judge sees no difference."
@@ -38,9 +39,11 @@ def by_configuration(rows: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> 
     return {key: _estimates(by_key[key]) for key in keys}
 
 
-def judgements_table(found: Mapping[str, Estimates]) -> Table:
+def judgements_table(found: Mapping[str, Estimates], n_seeds: int) -> Table:
+    """A line per configuration; `n_seeds` is how many seeds the judged runs have."""
     is_paired = any(its[WIN_RATE].n for its in found.values())
-    caption = CAPTION + (PAIRED_CAPTION if is_paired else "")
+    seeds = counted(n_seeds, "seed") + (" averaged first" if n_seeds > 1 else "")
+    caption = CAPTION.format(seeds=seeds) + (PAIRED_CAPTION if is_paired else "")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, caption=caption, caption_justify="left")
     table.add_column("configuration", overflow="fold")
     for heading in ("n", *HEADINGS, *(PAIRED_HEADINGS if is_paired else ())):

@@ -19,10 +19,11 @@ HEADINGS = (
 )
 CAPTION = (
     "Teacher-forced: each token is decided given a text of {text_of}, so that nothing is said of where a setting's own "
-    "text would have gone. Means over {prompts} prompts, seeds averaged first; percentile bootstrap over prompts, from "
-    f"{MIN_PROMPTS} prompts on. Layers skipped: 1 − expected mean depth. Disagreement: tokens whose likeliest token at "
-    "the exit is not that of full depth, given the same text. KL: of what is read at the exit from full depth. Saved "
-    "in theory: in multiply-adds, if deciding were free (cost_needed); – where no model was loaded.{drawn}"
+    "text would have gone. Means over {prompts} prompts ({texts} texts, seeds averaged first); percentile bootstrap "
+    f"over prompts, from {MIN_PROMPTS} prompts on. Layers skipped: 1 − expected mean depth. Disagreement: tokens whose "
+    "likeliest token at the exit is not that of full depth, given the same text. KL: of what is read at the exit from "
+    "full depth. Saved in theory: in multiply-adds, if deciding were free (cost_needed); – where no model was "
+    "loaded.{drawn}"
 )
 DRAWN = " *: exits left to chance alter the state, so that KL and disagreement are those of exits as drawn."
 
@@ -30,7 +31,9 @@ DRAWN = " *: exits left to chance alter the state, so that KL and disagreement a
 def replays_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """A line per setting; `rows` are those of one replay."""
     drawn = DRAWN if any(row["drawn"] for row in rows) else ""
-    caption = CAPTION.format(text_of=rows[0]["text_of"], prompts=f"{rows[0]['prompts']:,}", drawn=drawn)
+    caption = CAPTION.format(
+        text_of=rows[0]["text_of"], drawn=drawn, **{name: f"{rows[0][name]:,}" for name in ("prompts", "texts")}
+    )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, caption=caption, caption_justify="left")
     table.add_column("setting", overflow="fold")
     for heading in HEADINGS:

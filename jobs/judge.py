@@ -70,7 +70,7 @@ def finish(results: str, plan: JudgingPlan, summary: JudgingSummary) -> int:
     rows = read_judgements(plan.store).to_pylist()
     its = [row for row in rows if (row["judge"], row["rubric"]) == (plan.judge, RUBRIC)]
     console = console_of(COLUMNS)
-    console.print(judgements_table(by_configuration(its, plan.keys)))
+    console.print(judgements_table(by_configuration(its, plan.keys), len({row["seed"] for row in its})))
     print(reading(results, JUDGEMENTS_FOLDER))
     if summary.errors:
         failed = f"{counted(summary.errors, 'run')} got no judgement, such as: {summary.reason}"

@@ -117,6 +117,7 @@ def test_every_text_is_scored_equal_ones_once_and_nothing_twice(out: Path, judge
     assert "kl" not in json.dumps(judge.quoted), "it isn't told which configuration wrote a text"
     assert "42 tokens · 6/6 questions · 0 errors · 0:00 left" in done.stderr
     assert f'pd.read_parquet("{out}/judgements")' in done.stdout
+    assert "Means over n prompts, 1 seed; beneath" in " ".join(done.stdout.split())
     [line] = [line.split() for line in done.stdout.splitlines() if line.startswith(" unfrozen/kl/1")]
     means = theirs[theirs.configuration == "unfrozen/kl/1"].text.map(lambda text: scores_of({"answer": text}))
     assert line == ["unfrozen/kl/1", "3", *(f"{mean:.2f}" for mean in pd.DataFrame(list(means)).mean())]

@@ -107,7 +107,7 @@ def test_kl_factors_are_replayed_from_the_tables_alone(finished: Path, capsys: p
     assert its.expected_disagreement == pytest.approx(means.unlike, abs=1e-6)
     lines = " ".join(printed.out.split())
     assert "Teacher-forced: each token is decided given a text of unfrozen/kl/1" in lines
-    assert "Means over 5 prompts" in lines
+    assert "Means over 5 prompts (10 texts, seeds averaged first)" in lines
     assert f'pd.read_parquet("{finished}/replays")' in printed.out
     assert "replaying 4 settings on 10 texts of unfrozen/kl/1, from what was recorded" in printed.err
 
