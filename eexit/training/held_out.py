@@ -70,15 +70,16 @@ def compare_texts(
 
 def layer_rows(name: str, layers: Sequence[int], compared: Compared) -> list[Row]:
     """A row per layer: how often it agrees with the final one (0 to 1), and the median and mean KL in nats."""
-    return [
+    columns = zip(layers, compared.agrees_NE.T.contiguous(), compared.kl_NE.T.contiguous(), strict=True)
+    return [  # contiguous: else the order of summation, and so the rounding, would depend on how many layers there are
         {
             "layer": layer,
             "readout": name,
-            "agreement": compared.agrees_NE[:, rank].mean().item(),
-            "median_kl": compared.kl_NE[:, rank].median().item(),
-            "mean_kl": compared.kl_NE[:, rank].mean().item(),
+            "agreement": agrees_N.mean().item(),
+            "median_kl": kl_N.median().item(),
+            "mean_kl": kl_N.mean().item(),
         }
-        for rank, layer in enumerate(layers)
+        for layer, agrees_N, kl_N in columns
     ]
 
 
