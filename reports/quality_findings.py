@@ -51,7 +51,7 @@ def headline(quality: Quality) -> list[str]:
     loop = f", though {best['loop_share']:.1%} of its text is one loop" if best["looping"] else ""
     return [
         f"{said}. It is not certainly less with {len(fine)} of the {settings} of rules that a deployed model can "
-        f"follow; of these, {best['configuration']} saves most: it {_saves(best, cost)}, at "
+        f"follow; of these, {best['configuration']} costs least: it {_saves(best, cost)}, at "
         f"{_beside(best, difference, is_share=True)}{loop}."
     ]
 

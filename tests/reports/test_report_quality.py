@@ -121,7 +121,7 @@ def test_the_headline_counts_the_settings_that_keep_answers_right_and_leaves_ora
     (one,) = headline(replace(found, rows=rows))
     assert one.endswith(
         "It is not certainly less with 1 of the 2 settings of rules that a deployed model can follow; of these, "
-        "unfrozen/confidence/0.9 saves most: it ran 8.0% fewer multiply-adds, at −2.0 [−10.0, +0.0] pp."
+        "unfrozen/confidence/0.9 costs least: it ran 8.0% fewer multiply-adds, at −2.0 [−10.0, +0.0] pp."
     )
     assert headline(replace(found, rows=rows[rows["configuration"] != NORMAL])) == []
 
