@@ -87,7 +87,7 @@ class Evidence:
     costs: Mapping[str, float]  # of each setting, over the runs of the prompts for choosing
     n_seeds: int
     n_failed: int  # runs
-    judges: Sequence[str] = ()  # whose scores they are, for risk judge
+    judges: Sequence[str]  # whose scores they are, for risk judge
 
 
 def read_evidence(results: str, question: ChoiceQuestion) -> Evidence:

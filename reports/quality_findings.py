@@ -47,7 +47,7 @@ def headline(quality: Quality) -> list[str]:
         return [f"{said}. It is certainly less with each of the {settings} of rules that a deployed model can follow."]
     rows = fine.to_dict("records")
     cost = _cost_of(quality, rows)
-    best = max(rows, key=lambda row: row[cost.column] if is_known(row[cost.column]) else -math.inf)
+    best = _cheapest(rows, cost)
     loop = f", though {best['loop_share']:.1%} of its text is one loop" if best["looping"] else ""
     return [
         f"{said}. It is not certainly less with {len(fine)} of the {settings} of rules that a deployed model can "
@@ -121,12 +121,10 @@ def _not_below(
         for rows in of_series(its).values():
             fine = [row for row in rows if is_known(row[f"{difference}_high"]) and row[f"{difference}_high"] >= 0]
             cost = _cost_of(quality, rows)
-            best = max(
-                fine, key=lambda row: row[cost.column] if is_known(row[cost.column]) else -math.inf, default=None
-            )
-            if best is None:
+            if not fine:
                 below.append(str(rows[0]["rule"]))
                 continue
+            best = _cheapest(fine, cost)
             asides = []
             if preferred and is_known(best[preferred]):
                 asides.append(f"win rate {with_interval(best | {'n': best[f'{preferred}_n']}, preferred, '{:.1%}')}")
@@ -162,6 +160,10 @@ def _cost_of(quality: Quality, rows: list[Row]) -> CostAxis:
         if any(is_known(row[cost.column]) for row in rows):
             return cost
     return CostAxis(SKIPPED, "", "")
+
+
+def _cheapest(rows: list[Row], cost: CostAxis) -> Row:
+    return max(rows, key=lambda row: row[cost.column] if is_known(row[cost.column]) else -math.inf)
 
 
 def _saves(row: Row, cost: CostAxis) -> str:
