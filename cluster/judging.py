@@ -1,14 +1,12 @@
 """Judging a sweep's texts: `judge_sweep`, which `jobs/judge.py` uses. Needs no Ray.
 
-Questions are asked in a thread of its own, many at a time; here, answers become rows, which land every few seconds. So
-a signal interrupts this side only, where every answer that has come is kept.
+Questions are asked in a thread of its own, where answers become rows, which land every few seconds. Signals interrupt
+the main thread only, which shows the progress: so no answer that has come is lost, wherever an interruption finds it.
 """
 
 import asyncio
-import queue
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -65,100 +63,68 @@ class JudgingSummary:
     reason: str = ""
 
 
-class AnswerStream:
-    """Asks questions from an event loop in another thread; iterating gives each with its answer as that comes."""
-
-    def __init__(self, judge: JudgeModel, questions: Sequence[Question], concurrency: int) -> None:
-        self._judge, self._left, self._concurrency = judge, iter(questions), concurrency
-        self._n_questions = len(questions)
-        self._came: queue.SimpleQueue[tuple[Question, Answer] | BaseException] = queue.SimpleQueue()
-        self._loop = asyncio.new_event_loop()
-        self._task: asyncio.Task[None] | None = None
-        self._thread = threading.Thread(target=self._run, name="judge", daemon=True)
-
-    def __enter__(self) -> "AnswerStream":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Give up what is being asked; answers that have come can still be taken."""
-        with suppress(RuntimeError):  # the loop is closed: it is done
-            self._loop.call_soon_threadsafe(lambda: self._task and self._task.cancel())
-        self._thread.join()
-
-    def __iter__(self) -> Iterator[tuple[Question, Answer] | None]:
-        """Until all are answered; None where nothing came for a while."""
-        for _ in range(self._n_questions):
-            while True:
-                try:
-                    came = self._came.get(timeout=SECONDS_BETWEEN_LOOKS)
-                    break
-                except queue.Empty:
-                    yield None
-            if isinstance(came, BaseException):
-                raise came
-            yield came
-
-    def rest(self) -> Iterator[tuple[Question, Answer]]:
-        """What has come and was not taken yet."""
-        with suppress(queue.Empty):
-            while True:
-                came = self._came.get_nowait()
-                if not isinstance(came, BaseException):
-                    yield came
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        try:
-            self._task = self._loop.create_task(self._ask_all())
-            self._loop.run_until_complete(self._task)
-        except asyncio.CancelledError:
-            pass
-        except BaseException as error:  # to be raised where it is waited for
-            self._came.put(error)
-        finally:
-            self._loop.close()
-
-    async def _ask_all(self) -> None:
-        async with Endpoint(self._judge) as endpoint, asyncio.TaskGroup() as group:
-            for _ in range(min(self._concurrency, self._n_questions)):
-                group.create_task(self._work(endpoint))
-
-    async def _work(self, endpoint: Endpoint) -> None:
-        while question := next(self._left, None):  # shared by all workers
-            try:
-                self._came.put((question, await endpoint.ask(question)))
-            except AskingError as error:
-                self._came.put((question, error))
-                if error.is_final:
-                    self._left = iter(())
-
-
 def judge_sweep(plan: JudgingPlan, judge: JudgeModel, concurrency: int, display: Display) -> JudgingSummary:
     """Ask all that `plan` wants to know, and land it in the sweep's `judgements/`.
 
     Raises `SweepStopped` when going on would only fail; whatever is raised, all answers that have come have landed.
     """
     plan.store.probe("the folder")
-    questions = plan.questions
     judging = _Judging(plan)
-    breaker = _JudgeBreaker()
-    progress = JudgingProgress(0, len(questions), 0, 0)
-    with display:
+    asker = _Asker(judging, judge, concurrency)
+    with display, ThreadPoolExecutor(1, "judge") as pool:
+        all_asked = pool.submit(asker.ask_all)
         try:
-            with (stream := AnswerStream(judge, questions, concurrency)):
-                for came in stream:
-                    if came:
-                        progress = judging.settle(*came, progress)
-                        breaker.look_at(came[1])
-                    display.show(progress)
-                    judging.land_when_due()
+            while not wait([all_asked], SECONDS_BETWEEN_LOOKS).done:
+                display.show(judging.progress)
         finally:
-            for question, answer in stream.rest():
-                progress = judging.settle(question, answer, progress)
-            judging.land_unfinished()
-        display.show(progress, last=True)
+            asker.give_up()
+            all_asked.result()
+        display.show(judging.progress, last=True)
     return judging.summary
+
+
+class _Asker:
+    """Asks all questions of `judging` from an event loop in the thread of `ask_all`, many at a time."""
+
+    def __init__(self, judging: "_Judging", judge: JudgeModel, concurrency: int) -> None:
+        self._judging, self._judge, self._concurrency = judging, judge, concurrency
+        self._left = iter(judging.questions)
+        self._breaker = _JudgeBreaker()
+        self._loop = asyncio.new_event_loop()
+        self._task: asyncio.Task[None] | None = None
+
+    def ask_all(self) -> None:
+        """Return when all are answered, or given up. Raises `SweepStopped`."""
+        try:
+            self._task = self._loop.create_task(self._work_together())
+            self._loop.run_until_complete(self._task)
+        except asyncio.CancelledError:
+            pass
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+        finally:
+            self._loop.close()
+            self._judging.land_unfinished()
+
+    def give_up(self) -> None:
+        """Let go of what is being asked; does nothing once all is answered."""
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(lambda: self._task and self._task.cancel())
+
+    async def _work_together(self) -> None:
+        async with Endpoint(self._judge) as endpoint, asyncio.TaskGroup() as group:
+            for _ in range(min(self._concurrency, len(self._judging.questions))):
+                group.create_task(self._work(endpoint))
+
+    async def _work(self, endpoint: Endpoint) -> None:
+        while question := next(self._left, None):  # shared by all workers
+            answer: Answer
+            try:
+                answer = await endpoint.ask(question)
+            except AskingError as error:
+                answer = error
+            self._judging.settle(question, answer)
+            self._breaker.look_at(answer)
 
 
 @dataclass
@@ -185,9 +151,11 @@ class _JudgeBreaker:
 
 
 class _Judging:
-    """Makes rows of answers, and lands them."""
+    """Makes rows of answers, and lands them. `progress` may be read from other threads."""
 
     def __init__(self, plan: JudgingPlan) -> None:
+        self.questions = plan.questions
+        self.progress = JudgingProgress(0, len(self.questions), 0, 0)
         self.summary = JudgingSummary()
         self._plan = plan
         self._started = datetime.now(UTC)
@@ -202,22 +170,19 @@ class _Judging:
             if not asked:
                 self._finish(run)
 
-    def settle(self, question: Question, answer: Answer, progress: JudgingProgress) -> JudgingProgress:
-        """Take an answer; returns the progress after it."""
+    def settle(self, question: Question, answer: Answer) -> None:
+        """Make the rows of an answer, and land them with those before it if that is due."""
         self._answers[question] = answer
         for run in self._waiting.pop(question):
             self._open[run] -= 1
             if not self._open[run]:
                 self._finish(run)
-        failed = isinstance(answer, AskingError)
-        return JudgingProgress(
-            progress.done + 1,
-            progress.planned,
-            progress.errors + failed,
-            progress.tokens + (answer.tokens if isinstance(answer, Reply) else 0),
+        self.progress = JudgingProgress(
+            self.progress.done + 1,
+            self.progress.planned,
+            self.progress.errors + isinstance(answer, AskingError),
+            self.progress.tokens + (answer.tokens if isinstance(answer, Reply) else 0),
         )
-
-    def land_when_due(self) -> None:
         if len(self._rows) >= ROWS_PER_FILE or time.monotonic() - self._last_landing >= SECONDS_BETWEEN_FILES:
             self._land()
 
