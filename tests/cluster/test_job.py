@@ -188,6 +188,7 @@ def test_prompts_come_from_a_file_beside_the_toml(tmp_path: Path) -> None:
         ),
         (["--top-p", "2"], "top_p must be ≤ 1, got 2 (--top-p)"),
         (["--top-p", "0.5"], "top_p 0.5 has no effect at temperature 0: set a temperature above 0"),
+        (["--shortlist", "32"], "shortlist 32 has no effect: set decide_on to shortlist"),
         (["--temperature", "inf"], "temperature must be a finite number, got 'inf' (--temperature)"),
         (["--seeds", str(2**63)], f"seeds must be ≤ {2**63 - 1}, got {2**63} (entry 1 of --seeds)"),
         (["--seeds", "0", str(-(2**63) - 1)], f"seeds must be ≥ {-(2**63)}, got {-(2**63) - 1} (entry 2 of --seeds)"),
