@@ -23,7 +23,7 @@ def interrupted_command() -> str:
 
 
 @pytest.fixture(autouse=True)
-def _handlers_as_before() -> Iterator[None]:
+def _handlers_as_before(interruptible: None) -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in interruption.SIGNALS}
     yield
     for number, handler in before.items():

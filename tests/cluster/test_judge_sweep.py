@@ -261,14 +261,6 @@ def test_a_server_that_dies_half_way_leaves_what_it_judged_and_only_the_rest_is_
     assert set(texts(out).index) == set(rows(out).query("status == 'ok'").run_id)
 
 
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """SIGINT interrupts, although shells have what they start in the background ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("interruptible")
 def test_nothing_is_lost_when_it_is_interrupted(out: Path) -> None:
     def interrupt(number: int) -> Response | None:

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from sweeping import WORK_FOR_MINUTES, assert_stops, below, none_is_left_of, wait_for, why_it_stops
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("interruptible")]
 
 
 def assert_is_clean(out: Path) -> None:

@@ -191,6 +191,7 @@ def test_a_port_that_cannot_be_had_is_one_line_with_another(
     assert found[1] != taken
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_removes_the_temporary_folder(make_sweep: MakeSweep, tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, str(JOB), str(make_sweep(1)), "--serve", "0"]
