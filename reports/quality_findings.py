@@ -35,9 +35,8 @@ def headline(quality: Quality) -> list[str]:
     normal = _normal(quality, CORRECT)
     if normal is None:
         return []
-    said = (
-        f"Answers: {NORMAL} gets {with_interval(normal, CORRECT, '{:.1%}')} right (n = {many(normal['n'], 'prompt')})"
-    )
+    n = f"{many(normal['n'], 'prompt')}{_seeds(quality)}"
+    said = f"Answers: {NORMAL} gets {with_interval(normal, CORRECT, '{:.1%}')} right (n = {n})"
     difference = f"{CORRECT}{DIFFERENCE}"
     online = quality.settings[~quality.settings["oracle"] & quality.settings[f"{difference}_high"].notna()]
     if online.empty:

@@ -113,8 +113,8 @@ def test_the_headline_counts_the_settings_that_keep_answers_right_and_leaves_ora
     rows.loc[rows["rule"] == "confidence", ends] = [-0.2, -0.3, -0.1]
     (none,) = headline(replace(found, rows=rows))
     assert re.fullmatch(
-        r"Answers: normal gets \d+\.\d% \[.*\] right \(n = 12 prompts\)\. It is certainly less with each of the 2 "
-        r"settings of rules that a deployed model can follow\.",
+        r"Answers: normal gets \d+\.\d% \[.*\] right \(n = 12 prompts, 2 seeds averaged first\)\. It is certainly less "
+        r"with each of the 2 settings of rules that a deployed model can follow\.",
         none,
     )
     rows.loc[rows["configuration"] == CHOSEN, ends] = [-0.02, -0.1, 0.0]
