@@ -1,7 +1,7 @@
 """Judging a sweep's texts: `judge_sweep`, which `jobs/judge.py` uses. Needs no Ray.
 
 Questions are asked in a thread of its own, where answers become rows, which land every few seconds. Signals interrupt
-the main thread only, which shows the progress: so no answer that has come is lost, wherever an interruption finds it.
+the main thread only, which shows the progress: so no answer that has come is lost, whenever an interruption comes.
 """
 
 import asyncio
@@ -84,7 +84,7 @@ def judge_sweep(plan: JudgingPlan, judge: JudgeModel, concurrency: int, display:
 
 
 class _Asker:
-    """Asks all questions of `judging` from an event loop in the thread of `ask_all`, many at a time."""
+    """Asks all questions of `judging`, many at a time; the event loop runs in the thread that calls `ask_all`."""
 
     def __init__(self, judging: "_Judging", judge: JudgeModel, concurrency: int) -> None:
         self._judging, self._judge, self._concurrency = judging, judge, concurrency

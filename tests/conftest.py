@@ -46,9 +46,10 @@ def _one_thread() -> None:
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """SIGINT and SIGHUP do what they do in a terminal, even if pytest itself is to ignore them: behind & or nohup."""
+    """Signals act as in a terminal, even if & or nohup told pytest to ignore them; afterwards, all is as before."""
     before = {
         signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, signal.SIG_DFL),
         signal.SIGHUP: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     }
     yield

@@ -2,11 +2,12 @@
 
 import os
 import signal
-from collections.abc import Iterator
 
 import pytest
 
 from cluster import interruption
+
+pytestmark = pytest.mark.usefixtures("interruptible")
 
 
 @interruption.listening()
@@ -20,14 +21,6 @@ def interrupted_command() -> str:
             interruption.check()
         return "interrupted"
     return "not heard"
-
-
-@pytest.fixture(autouse=True)
-def _handlers_as_before(interruptible: None) -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in interruption.SIGNALS}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def test_the_first_signal_interrupts_and_the_second_does_not() -> None:
