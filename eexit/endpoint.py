@@ -12,11 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BaseModel, ValidationError
 
 from eexit.config import UsageError, first_line
 from eexit.places import HIDDEN, without_secrets
+from eexit.redaction import RUN, redacted
 from eexit.rubric import Question, Verdict
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ TRIES_IF_SLOW: Final = 2  # each of which has already waited for the whole timeo
 FIRST_WAIT_SECONDS = 0.5  # then twice as long each time
 LONGEST_WAIT_SECONDS = 120.0  # an endpoint that wants a longer one is asked again by another call
 REASON_CHARACTERS: Final = 300
+MOST_SEARCHED_CHARACTERS: Final = 20_000  # of what an endpoint says; what comes after them is never shown
 NO_KEY: Final = "no-key"  # what is sent where no key is needed
 
 _OUT_OF_QUOTA = ("insufficient_quota", "billing_hard_limit_reached")
@@ -92,10 +95,22 @@ class JudgeModel:
     temperature: float | None = 0.0  # None: the endpoint's own
     response_format: str = "json_schema"
 
+    @property
+    def secrets(self) -> list[str]:
+        """The key, and what the URL has of passwords and long options."""
+        parts = urlsplit(self.base_url)
+        others = (parts.username, parts.password, *(value for _, value in parse_qsl(parts.query)))
+        return [*([self.key] if self.key else []), *(other for other in others if other and len(other) >= RUN)]
+
     def public(self, text: str) -> str:
-        """The text in one line, without the key and other secrets."""
-        text = text.replace(self.key, HIDDEN) if self.key else text
-        line = without_secrets(" ".join(text.encode(errors="replace").decode().split()))
+        """The text in one line, without any part of the key and other secrets, and only then cut.
+
+        All that an endpoint says goes through this before it is printed or stored.
+        """
+        line = " ".join(text[:MOST_SEARCHED_CHARACTERS].encode(errors="replace").decode().split())
+        for secret in self.secrets:
+            line = redacted(line, secret)
+        line = without_secrets(line)
         return line if len(line) <= REASON_CHARACTERS else f"{line[:REASON_CHARACTERS]}{HIDDEN}"
 
     def __repr__(self) -> str:
@@ -222,7 +237,7 @@ class Endpoint:
             verdict = question.read(message.content)
         except ValidationError as error:
             at = error.errors(include_url=False)[0]
-            raise self._nonsense(f"{at['msg']}; it said {body[:REASON_CHARACTERS].decode(errors='replace')}") from None
+            raise self._nonsense(f"{at['msg']}; it said {body.decode(errors='replace')}") from None
         except ValueError as error:
             raise self._nonsense(str(error)) from None
         return Reply(verdict, completion.usage.total_tokens if completion.usage else 0)

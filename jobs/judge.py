@@ -20,6 +20,7 @@ import re
 import sys
 from argparse import SUPPRESS, ArgumentTypeError, Namespace
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 from cluster import interruption
 from cluster.display import counted, open_display
@@ -31,7 +32,7 @@ from cluster.judging_plan import JudgingPlan, describe_judging, plan_judging
 from eexit.config import UsageError
 from eexit.endpoint import JudgeModel, require_client
 from eexit.judgements import read_judgements
-from eexit.places import reading, without_secrets
+from eexit.places import reading, shown, without_secrets
 from eexit.results import JUDGEMENTS_FOLDER
 from eexit.rubric import RESPONSE_FORMATS, RUBRIC
 
@@ -82,11 +83,24 @@ def judge_of(flags: Namespace) -> JudgeModel:
     """Whom to ask. Raises `UsageError` if that can't work; nothing is sent before."""
     if not re.match(r"https?://[^/\s]", flags.base_url):
         raise UsageError(f"--base-url must begin with http:// or https://, got {flags.base_url.rpartition('@')[2]}")
+    refuse_no_address(flags.base_url)
     require_client()
     key, key_from = read_key(flags)
     return JudgeModel(
         flags.base_url, flags.model, key, key_from, flags.timeout, flags.temperature, flags.response_format
     )
+
+
+def refuse_no_address(url: str) -> None:
+    """Raises `UsageError` if no connection could ever be made to this URL."""
+    try:
+        parts = urlsplit(url)
+        is_one = bool((parts.hostname or "").encode("idna")) and parts.port != 0 and url.isprintable()
+    except ValueError:  # which would show what may be a password
+        is_one = False
+    if not is_one:
+        needed = "it needs a host, and a port between 1 and 65535 if any, as in http://localhost:8000/v1"
+        raise UsageError(f"--base-url {shown(url)} is no address: {needed}")
 
 
 def read_key(flags: Namespace) -> tuple[str | None, str | None]:

@@ -349,18 +349,24 @@ def test_a_judge_that_only_talks_nonsense_stops_it(paired: Path) -> None:
     assert "stopped: none of 10 texts was judged, the last: no usable answer (Invalid JSON" in done.stderr
 
 
-def test_the_key_is_nowhere(out: Path, judge: Judge, caplog: pytest.LogCaptureFixture, capfd: Any) -> None:
+def test_the_key_is_nowhere(
+    out: Path, judge: Judge, caplog: pytest.LogCaptureFixture, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caplog.set_level(0)
-    judge.fail = lambda n: [completion(f"{KEY}?"), refusal(418, f"no {KEY}"), Response(body=KEY.encode()), None][n % 4]
-    done = judged(out, judge, "--pairwise")
+    key = f"{KEY}-{'0123456789abcdef' * 22}"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    echoes = [completion(f"{key}?"), refusal(418, f"no {key}"), Response(body=f"{{'k': '{key}'}}".encode()), None]
+    judge.fail = lambda n: echoes[n % 4]
+    done = judged(out, judge, "--pairwise", "--concurrency", "1")
     assert done.returncode == 0
-    assert {headers["authorization"] for headers in judge.headers} == {f"Bearer {KEY}"}
+    assert {headers["authorization"] for headers in judge.headers} == {f"Bearer {key}"}
     assert rows(out).error.notna().sum() >= 3
-    assert KEY not in rows(out).to_csv()
+    parts = (KEY[:8], "01234567", key[-8:])  # an answer is cut within the key
     for path in out.rglob("*"):
-        assert path.is_dir() or KEY.encode() not in path.read_bytes()
+        assert path.is_dir() or not any(part.encode() in path.read_bytes() for part in parts)
     printed = capfd.readouterr()
-    assert KEY not in caplog.text + printed.out + printed.err
+    said = rows(out).to_csv() + caplog.text + printed.out + printed.err + done.stdout + done.stderr
+    assert not any(part in said for part in parts)
 
 
 @pytest.mark.parametrize(
@@ -373,6 +379,11 @@ def test_the_key_is_nowhere(out: Path, judge: Judge, caplog: pytest.LogCaptureFi
         (KEY, ["--key-from", KEY], "the environment variable that --key-from names is not set"),
         (KEY, ["--key", KEY], "a key on a command line can be seen by others: set OPENAI_API_KEY, or name yours"),
         (KEY, ["--base-url", f"me:{KEY}@h/v1"], "--base-url must begin with http:// or https://, got h/v1"),
+        (KEY, ["--base-url", "http://[::1"], "--base-url http://… is no address: it needs a host, and a port"),
+        (KEY, ["--base-url", "http://h:99999/v1"], "--base-url http://h:99999/v1 is no address: it needs a host"),
+        (KEY, ["--base-url", f"http://me:{KEY}/v1"], "--base-url http://…/v1 is no address: it needs a host"),
+        (KEY, ["--base-url", "http://:80/v1"], "--base-url http://:80/v1 is no address: it needs a host"),
+        (KEY, ["--base-url", "http://a..b/v1"], "--base-url http://a..b/v1 is no address: it needs a host"),
         (KEY, ["--base-url", "localhost:1/v1"], "--base-url must begin with http:// or https://, got localhost:1/v1"),
         (KEY, ["--configurations", "unfrozen/kl/2"], "{out} has no configuration unfrozen/kl/2: did you mean unfrozen"),
         (KEY, ["--both-orders"], "--both-orders is about comparisons: add --pairwise"),

@@ -1,10 +1,16 @@
 """Asking a judge over HTTP: what is tried again and for how long, and what each failure means."""
 
 import asyncio
+import json
+import textwrap
 import time
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from email.utils import formatdate
+from random import Random
+from string import ascii_letters, digits
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from judge_server import TOKENS, Judge, Response, completion, judging, refusal, scores_of
@@ -186,6 +192,39 @@ def test_the_wait_may_be_a_date() -> None:
     wait = wanted_wait({"retry-after": formatdate(time.time() + 60, usegmt=True)})
     assert wait is not None
     assert 55 < wait <= 60
+
+
+LONG_KEY = "sk-" + "".join(Random(0).choices(ascii_letters + digits + "-_", k=365))
+ECHOES: list[Callable[[int], Response]] = [
+    lambda n: Response(body=b"x" * n + LONG_KEY.encode()),
+    lambda n: Response(body=json.dumps({"choices": "x" * n, "headers": {"Authorization": LONG_KEY}}).encode()),
+    lambda n: Response(body=b"x" * n + LONG_KEY[n:].encode()),
+    lambda n: Response(body=b"x" * n + "\n".join(textwrap.wrap(LONG_KEY, 20)).encode()),
+    lambda n: completion("x" * n + LONG_KEY[: n + 20]),
+    lambda n: refusal(400, "x" * n + LONG_KEY[-200:]),
+    lambda n: refusal(418, "x" * n + quote(LONG_KEY[n:], safe="")),
+    lambda n: Response(body=b"x" * n + b64encode(b"Bearer " + LONG_KEY.encode())),
+    lambda n: refusal(429, "x" * n + LONG_KEY[:100], {"Retry-After": "86400"}),
+]
+
+
+@pytest.mark.parametrize("echo", ECHOES)
+def test_no_part_of_a_key_is_told_wherever_an_answer_is_cut(echo: Callable[[int], Response]) -> None:
+    cuts = (0, 20, 150, 270, 290)
+    with judging(fail=lambda n: echo(cuts[n % len(cuts)])) as judge:
+        failures = [str(failed) for failed in ask(judge, len(cuts), key=LONG_KEY)]
+    encoded = b64encode(b"Bearer " + LONG_KEY.encode()).decode()[12:]
+    for secret in (LONG_KEY, encoded):
+        for failed in failures:
+            assert not {secret[at : at + 8] for at in range(len(secret) - 7)} & {
+                failed[at : at + 8] for at in range(len(failed) - 7)
+            }
+
+
+def test_a_password_in_the_address_is_not_told_either() -> None:
+    with judging(fail=lambda n: refusal(400, "Basic dXNlcjpwYXNzd29yZDEyMw==, password123")) as judge:
+        failed = failure(judge, base_url=judge.url.replace("//", "//user:password123@"))
+    assert str(failed) == "the endpoint refuses it with status 400 (Basic dXNlcjp…w==, …)"
 
 
 def test_a_judge_shows_no_key() -> None:
