@@ -1,6 +1,8 @@
 """Copying a sweep into fewer, larger Parquet files."""
 
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,7 +12,7 @@ from cluster.lease import hold
 from cluster.store import Store
 from eexit.config import UsageError
 from eexit.files import list_files, list_further, read_generations, read_tokens, without
-from eexit.results import FURTHER_FOLDERS, MANIFEST, decode, generations_name, tokens_name
+from eexit.results import FOLDERS, FURTHER_FOLDERS, MANIFEST, decode, generations_name, tokens_name
 from eexit.seals import digest_of, encode_generations, encode_tokens
 
 
@@ -18,20 +20,46 @@ def compact(store: Store, target: Store, rows_per_file: int) -> tuple[int, int]:
     """Copy the sweep in `store` to `target`, in files of at least `rows_per_file` runs; returns how many
     files each has. Further tables, such as timings, are copied as they are.
 
-    Nothing in `store` is changed. `sweep.json` is written last: a copy that has one is complete. Raises `UsageError` if
-    `store` holds no sweep, has damaged files or is in use, and if `target` holds results already.
+    Nothing in `store` is changed. `sweep.json` is written last: a copy that has one is complete. If anything is raised,
+    what was written is removed again. Raises `UsageError` if `store` holds no sweep, has damaged files or is in use,
+    and if `target` holds results already.
     """
     manifest = checked_manifest(store)
     if target.has(MANIFEST) or list_files(target).shards:
         raise UsageError(f"--into {target.root} holds results: choose another place")
-    with hold(store):
+    copy = _Copy(target)
+    with hold(store), copy.removed_on_errors():
         found = _sound(store)
         stems = list_files(store).stems
         for name in (name for folder in FURTHER_FOLDERS for name in list_further(store, folder)):
-            target.publish(name, store.read(name) or b"")
-        n_files = sum(_merge(store, target, group, found.superseded) for group in _groups(store, stems, rows_per_file))
-    target.publish(MANIFEST, manifest)
+            copy.publish(name, store.read(name) or b"")
+        n_files = sum(_merge(store, copy, group, found.superseded) for group in _groups(store, stems, rows_per_file))
+        copy.publish(MANIFEST, manifest)
     return len(stems), n_files
+
+
+@dataclass
+class _Copy:
+    """The files that were written to `target`."""
+
+    target: Store
+    names: list[str] = field(default_factory=list)
+
+    def publish(self, name: str, content: bytes | pa.Buffer) -> None:
+        self.names.append(name)
+        self.target.publish(name, content)
+
+    @contextmanager
+    def removed_on_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError, pa.ArrowException):
+                for name in reversed(self.names):  # a copy without its manifest is none
+                    self.target.remove(name)
+            for folder in (*FOLDERS, *FURTHER_FOLDERS, "") if self.names else ():
+                self.target.remove_if_empty(folder)
+            raise
 
 
 def checked_manifest(store: Store) -> bytes:
@@ -69,8 +97,8 @@ def _groups(store: Store, stems: list[str], rows_per_file: int) -> Iterator[list
         yield group
 
 
-def _merge(source: Store, target: Store, stems: list[str], superseded: Mapping[str, Collection[str]]) -> int:
-    """Merge these shards into one, without superseded rows, and land it in `target`; returns the number of files."""
+def _merge(source: Store, copy: _Copy, stems: list[str], superseded: Mapping[str, Collection[str]]) -> int:
+    """Merge these shards into one, without superseded rows, and land it in the copy; returns the number of files."""
     shards = [read_generations(source, stem) for stem in stems]
     dropped = [superseded.get(stem, ()) for stem in stems]
     # Shards that different versions wrote may have different columns.
@@ -80,7 +108,7 @@ def _merge(source: Store, target: Store, stems: list[str], superseded: Mapping[s
     name = name_of(stems) if len(stems) > 1 else stems[0]
     tokens = (read_tokens(source, shard) for shard in shards)
     content = encode_tokens(pa.concat_tables(map(without, tokens, dropped), promote_options="default"))
-    target.publish(tokens_name(name), content)
+    copy.publish(tokens_name(name), content)
     attempt = max(shard.attempt for shard in shards)
-    target.publish(generations_name(name), encode_generations(generations, digest_of(content), attempt))
+    copy.publish(generations_name(name), encode_generations(generations, digest_of(content), attempt))
     return 1

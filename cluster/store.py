@@ -18,6 +18,7 @@ from eexit.config import UsageError
 from eexit.files import Place
 from eexit.places import HIDDEN, shown, without_secrets
 from eexit.results import temporary_name
+from eexit.whole_files import write_whole
 
 DAMAGED_FOLDER = "damaged"
 GCS_RETRY_SECONDS = 60  # the client's default, for a missing bucket or network, is a quarter of an hour
@@ -36,19 +37,7 @@ class Store(Place):
             return
         final = Path(self.path(name))
         final.parent.mkdir(parents=True, exist_ok=True)
-        temporary = final.with_name(temporary_name(final.name))
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(final)
-        except BaseException as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            if isinstance(error, OSError):
-                error.filename = str(final)  # a system's error for a full disk names no file
-            raise
+        write_whole(final, content)
 
     def create(self, name: str, content: bytes) -> bool:
         """Publish unless `name` exists; returns whether it did. This is atomic only on file systems with hard links."""

@@ -9,7 +9,6 @@ This module does not import torch, so that the command line can refuse a folder 
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -18,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from eexit.config import SweepConfig, UsageError
 from eexit.readouts import READOUTS
-from eexit.results import temporary_name
 from eexit.sources import sha256
+from eexit.whole_files import write_whole
 
 CARD: Final = "card.json"
 WEIGHTS: Final = "weights.safetensors"
@@ -73,9 +72,7 @@ class Card(BaseModel):
 
 def write_card(folder: Path, card: Card) -> None:
     """Write it in one step, after the files that it vouches for. Raises `OSError`."""
-    temporary = folder / temporary_name(CARD)
-    temporary.write_text(card.model_dump_json(indent=1) + "\n")
-    os.replace(temporary, folder / CARD)
+    write_whole(folder / CARD, card.model_dump_json(indent=1) + "\n")
 
 
 def read_card(place: str, role: str) -> Card:

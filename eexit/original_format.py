@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eexit.whole_files import write_whole
+
 
 def evaluation_of(
     *,
@@ -65,7 +67,7 @@ def entry_of_text(
 
 def write(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write prompts and their results to a file."""
-    path.write_text(json.dumps(list(entries), indent=2), encoding="utf-8")
+    write_whole(path, json.dumps(list(entries), indent=2))
 
 
 def read(path: Path) -> list[dict[str, Any]]:

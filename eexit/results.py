@@ -152,13 +152,16 @@ def side_file_name(number: int) -> str:
 
 
 def is_report(head: bytes) -> bool:
-    """Whether these are the first bytes of a report that this program wrote."""
-    return any(mark in head for mark in _REPORT_MARKS)
+    """Whether these are the first bytes of a report that this program wrote, or of an empty file.
+
+    Older versions left an empty file on a full disk.
+    """
+    return not head or any(mark in head for mark in _REPORT_MARKS)
 
 
 def is_side_file(head: bytes) -> bool:
-    """Whether these are the first bytes of a report's side file."""
-    return head.startswith(SIDE_FILE_START.encode())
+    """Whether these are the first bytes of a report's side file, or of an empty file, as with `is_report`."""
+    return not head or head.startswith(SIDE_FILE_START.encode())
 
 
 def _checksum(content: Mapping[str, Any]) -> str:

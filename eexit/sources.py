@@ -22,6 +22,7 @@ from urllib.request import getproxies
 from platformdirs import user_cache_path
 
 from eexit.config import UsageError, first_line
+from eexit.whole_files import plain_errors, publish
 
 DEFAULT_MODEL: Final = "smollm2-135m"
 # SmolLM2-135M-Instruct (Allal et al. 2025, Apache-2.0), which is on the package index inside a wheel.
@@ -97,7 +98,7 @@ def _cached(name: str, make: Callable[[Path], None]) -> Path:
         folder.mkdir()
         make(folder)
         try:
-            folder.rename(target)
+            publish(folder, target)
         except OSError:
             if not target.is_dir():  # else another process was faster
                 raise
@@ -161,7 +162,7 @@ def _unpack_gguf(gguf: Path, folder: Path) -> None:
         raise UsageError(f"{gguf} can't be loaded ({reason})") from error
     model, found = loaded
     refuse_misfit(str(gguf), found)
-    with quietly():
+    with quietly(), plain_errors(folder):
         tokenizer.save_pretrained(folder)
         model.save_pretrained(folder)
 

@@ -29,8 +29,7 @@ def main(arguments: Sequence[str]) -> int:
 def run(arguments: Sequence[str]) -> int:
     """0: copied. 1: it stopped. 2: the input can't be used."""
     return exit_code(
-        lambda: merge(arguments),
-        "the original is unchanged: remove the unfinished copy and start over, or choose another --into",
+        lambda: merge(arguments), "the original is unchanged, and the unfinished copy was removed: start over"
     )
 
 

@@ -33,6 +33,7 @@ from cluster.table import closing_table
 from eexit.places import inside, reading, shown, without_secrets
 from eexit.plan import configurations
 from eexit.results import GENERATIONS_FOLDER, REPORT
+from eexit.whole_files import write_whole
 
 DEMO = Path(__file__).with_name("demo.toml")
 
@@ -64,7 +65,7 @@ def sweep(arguments: Sequence[str]) -> int:
 def finish(summary: Summary, out: str, figures: Path | None) -> int:
     """Write the report and the figures, and print the table and how to read the results; returns the exit code."""
     store = open_store(summary.out)
-    if summary.tally.runs or not store.has(REPORT):
+    if summary.tally.runs or not store.read(REPORT, 1):  # a full disk may have left an empty one
         write_report(summary.out, store)
     Console().print(closing_table(store, configurations(summary.config)))
     print(reading(out, GENERATIONS_FOLDER))
@@ -105,7 +106,7 @@ def write_figures(summary: Summary, out: str, path: Path) -> None:
         "configurations": summary.figures(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+    write_whole(path, json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cluster.flags import Parser, whole
 from eexit.config import UsageError, first_line
+from eexit.whole_files import write_whole
 from eexit.word_problems import word_problems
 
 
@@ -28,11 +29,9 @@ def run(arguments: Sequence[str]) -> int:
             json.dumps({"id": prompt.id, "prompt": prompt.prompt, "answer": prompt.answer}) + "\n"
             for prompt in word_problems(flags.n, flags.seed)
         ]
-        with flags.out.open("x", encoding="utf-8") as file:
-            file.writelines(lines)
-    except FileExistsError:
-        print(f"error: --out {flags.out} is there already: choose another name", file=sys.stderr)
-        return 2
+        if flags.out.exists() and flags.out.stat().st_size:  # a full disk may have left an empty one
+            raise UsageError(f"--out {flags.out} is there already: choose another name")
+        write_whole(flags.out, "".join(lines))
     except OSError as error:
         print(f"error: --out {flags.out} can't be written ({first_line(error)})", file=sys.stderr)
         return 2

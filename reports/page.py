@@ -5,7 +5,8 @@ import hashlib
 import itertools
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +25,7 @@ from eexit.results import (
     side_file_name,
     side_folder_name,
 )
+from eexit.whole_files import write_all
 from reports.charts import LIGHT, NARROW
 from reports.choose import MOST
 from reports.loading import Sweep, read_sweep, refuse_damage
@@ -111,10 +113,8 @@ def write_report(
     data, packed = payload(sweep, title, prompts, progress)
     progress("writing the page")
     kept, outside = split(packed, max_bytes - len(squeeze(json.dumps(data).encode())) - FIXED_BYTES)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    _write_side_files(side_folder(out), outside)
     page = _page(data, packed, kept, outside, side_folder(out).name, follow_seconds)
-    out.write_text(page, encoding="utf-8")
+    _write_files(out, page, _side_files(side_folder(out), outside))
     return out
 
 
@@ -154,16 +154,29 @@ def _starts(path: Path, is_ours: Callable[[bytes], bool]) -> bool:
         return is_ours(file.read(REPORT_HEAD_BYTES))
 
 
-def _write_side_files(folder: Path, outside: Blobs) -> None:
-    """Write one script per prompt, since scripts are all that a file:// page may load from its folder."""
-    for stale in folder.glob(SIDE_FILES):
-        stale.unlink()
-    if not outside:
-        return
-    folder.mkdir(exist_ok=True)
+def _side_files(folder: Path, outside: Blobs) -> dict[Path, str]:
+    """One script per prompt, since scripts are all that a file:// page may load from its folder."""
+    scripts = {}
     for number, blobs in enumerate(zip(*outside.values(), strict=True)):
         named = {f"{kind}-{number}": blob for kind, blob in zip(outside, blobs, strict=True)}
-        (folder / side_file_name(number)).write_text(f"{SIDE_FILE_START}{json.dumps(named)});\n", encoding="utf-8")
+        scripts[folder / side_file_name(number)] = f"{SIDE_FILE_START}{json.dumps(named)});\n"
+    return scripts
+
+
+def _write_files(out: Path, page: str, beside: Mapping[Path, str]) -> None:
+    """Write the page and its side files, and remove older ones. Where that fails, an older report is left as it was."""
+    folder = side_folder(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if beside:
+        folder.mkdir(exist_ok=True)
+    try:
+        write_all({out: page, **beside})
+    except BaseException:
+        with suppress(OSError):
+            folder.rmdir()  # if nothing is in it
+        raise
+    for stale in set(folder.glob(SIDE_FILES)) - set(beside):
+        stale.unlink()
 
 
 def _page(

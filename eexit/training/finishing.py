@@ -6,13 +6,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from safetensors.torch import save_file
-
 from eexit.artefacts import ADAPTER, PROBE, READOUT, WEIGHTS, Card, write_card
 from eexit.sources import sha256
 from eexit.training.loop import Training
-from eexit.training.saving import remove_state
+from eexit.training.saving import remove_state, save_tensors
 from eexit.training.texts import Text
+from eexit.whole_files import publish
 
 HOLDS: Final[Mapping[str, tuple[str, ...]]] = {
     "linear": (READOUT,),
@@ -54,10 +53,10 @@ def finish(
 def _write_files(training: Training) -> dict[str, str]:
     """Write everything but the card; returns the SHA-256 of each file, by name."""
     folder, digests = training.folder, {}
-    with TemporaryDirectory(dir=folder) as made:
-        save_file(training.trainer.weights(), Path(made, WEIGHTS))
+    with TemporaryDirectory(dir=folder, prefix=".") as made:
+        save_tensors(Path(made, WEIGHTS), training.trainer.weights())
         training.trainer.save_further(Path(made))
         for file in sorted(path for path in Path(made).iterdir() if path.is_file()):
             digests[file.name] = sha256([file])
-            file.replace(folder / file.name)
+            publish(file, folder / file.name)
     return digests

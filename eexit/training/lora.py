@@ -9,11 +9,11 @@ from typing import Final
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
-from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
 from eexit.config import UsageError, first_line
+from eexit.training.saving import save_tensors
 
 ATTENTION_TARGETS: Final = ("q_proj", "k_proj", "v_proj", "o_proj")  # of most architectures
 
@@ -65,4 +65,4 @@ def save_adapter(adapted: PeftModel, folder: Path) -> None:
         name: tensor.contiguous()
         for name, tensor in get_peft_model_state_dict(adapted, save_embedding_layers=False).items()
     }
-    save_file(weights, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
+    save_tensors(folder / SAFETENSORS_WEIGHTS_NAME, weights, {"format": "pt"})

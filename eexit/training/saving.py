@@ -5,9 +5,7 @@ Reading how far a training has come does not import torch.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from safetensors import SafetensorError, safe_open
 
 from eexit.config import UsageError, first_line
-from eexit.results import temporary_name
+from eexit.whole_files import becoming, plain_errors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,19 +69,16 @@ def load_state(folder: Path) -> dict[str, Tensor]:
 
 def save_state(folder: Path, saved: Saved, state: Mapping[str, Tensor]) -> None:
     """Replace the state in `folder`. Raises `OSError`; then the one before is still there."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    save_tensors(folder / STATE, tensors, {_METADATA: json.dumps(asdict(saved))})
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a file of tensors, whole or not at all. Raises `OSError`."""
     from safetensors.torch import save_file
 
-    temporary = folder / temporary_name(STATE)
-    try:
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-        save_file(tensors, temporary, {_METADATA: json.dumps(asdict(saved))})
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(folder / STATE)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
+    with becoming(path) as temporary, plain_errors(path):
+        save_file(dict(tensors), temporary, metadata and dict(metadata))
 
 
 def remove_state(folder: Path) -> None:

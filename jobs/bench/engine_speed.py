@@ -42,6 +42,7 @@ from cluster.flags import Parser
 from eexit.config import UsageError
 from eexit.rows import Request
 from eexit.trace import Trace
+from eexit.whole_files import write_whole
 
 SCALING_TOKENS, LENGTH_TOKENS = 20, 9
 SCALING_ROWS = (27, 54, 108, 216)
@@ -206,7 +207,7 @@ def main(arguments: Sequence[str]) -> int:
     }
     console.print(f"\n{', '.join(f'{name} {value:.1f}' for name, value in figures['start'].items())}", highlight=False)
     if flags.json:
-        Path(flags.json).write_text(json.dumps(figures, indent=1))
+        write_whole(Path(flags.json), json.dumps(figures, indent=1))
     return 0
 
 

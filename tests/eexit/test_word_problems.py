@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from commands import here
+from full_disk import left, on_a_full_disk
 
 from eexit.config import UsageError
 from eexit.prompts import read_prompts
@@ -81,3 +82,15 @@ def test_the_command_writes_a_file_of_prompts_and_replaces_none(tmp_path: Path) 
         assert len(done.stderr.splitlines()) == 1
     assert out.read_bytes() == written
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_on_a_full_disk_no_file_is_left_and_the_same_command_then_goes(tmp_path: Path) -> None:
+    out = tmp_path / "problems.jsonl"
+    done = on_a_full_disk(4096, "jobs/word_problems.py", "--out", out)
+    assert (done.returncode, done.stderr.splitlines()) == (
+        2, [f"error: --out {out} can't be written ([Errno 27] File too large: '{out}')"]
+    )  # fmt: skip
+    assert left(tmp_path) == []
+    out.touch()  # as older versions left it
+    assert here(run, "--out", out).returncode == 0
+    assert list(read_prompts(out)) == word_problems(200, seed=0)

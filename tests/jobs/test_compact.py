@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from commands import here
+from full_disk import left, on_a_full_disk
 from pandas.testing import assert_frame_equal
 
 from cluster.compaction import compact
@@ -132,6 +133,7 @@ def test_a_copy_that_was_killed_is_no_sweep_and_is_not_gone_on_with(
         publish(self, name, content)
 
     monkeypatch.setattr(Store, "publish", killed)
+    monkeypatch.setattr(Store, "remove", lambda *_: None)  # a process that is killed tidies nothing up
     with pytest.raises(KeyboardInterrupt):
         compact(store, copy, 100)
     monkeypatch.undo()
@@ -243,3 +245,14 @@ def test_a_number_of_rows_that_is_none_is_refused(store: Store, rows: str) -> No
 
 def test_the_help_keeps_its_examples() -> None:
     assert "\n    python jobs/compact.py results/mine --into results/merged\n" in compacted_aside("--help").stdout
+
+
+def test_on_a_full_disk_no_copy_is_left_and_the_same_command_then_goes(store: Store, tmp_path: Path) -> None:
+    store.publish(further_name("timings", "f" * 32), b"small")
+    done = on_a_full_disk(8192, "jobs/compact.py", store.root, "--into", tmp_path / "copy")
+    assert (done.returncode, done.stdout) == (1, "")
+    stopped, kept = done.stderr.splitlines()
+    assert stopped.startswith(f"stopped: [Errno 27] File too large: '{tmp_path}/copy/")
+    assert kept == "the original is unchanged, and the unfinished copy was removed: start over"
+    assert not any(name.startswith("copy") for name in left(tmp_path))
+    assert compacted(store.root, "--into", tmp_path / "copy").stdout == "40 files merged into 1\n"

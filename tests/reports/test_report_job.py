@@ -5,7 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from full_disk import left, on_a_full_disk
 from report_fixtures import MakeSweep
+
+from reports import build_report
 
 JOB = Path(__file__).parents[2] / "jobs" / "report.py"
 
@@ -63,3 +66,33 @@ def test_a_wrong_number_of_prompts_is_refused(
     assert printed.out == ""
     assert printed.err.startswith("report: argument --")
     assert len(printed.err.splitlines()) == 1
+
+
+def test_on_a_full_disk_an_older_report_stays_and_the_same_command_then_goes(
+    main: Main, make_sweep: MakeSweep, tmp_path: Path
+) -> None:
+    folder, out = make_sweep(2), tmp_path / "r.html"
+    for before in (None, ""):  # older versions left an empty file
+        if before is not None:
+            out.write_text(before)
+        done = on_a_full_disk(4096, "jobs/report.py", folder, "--out", out)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.splitlines() == [f"report: [Errno 27] File too large: '{out}'"]
+        assert left(tmp_path) == ([] if before is None else ["r.html"])
+    assert main([str(folder), "--out", str(out)]) == 0
+    written = out.read_bytes()
+    code = "import sys; from reports.page import build_report; build_report(sys.argv[1], sys.argv[2], max_bytes=0)"
+    assert "File too large" in on_a_full_disk(len(written) // 2, code, folder, out).stderr
+    assert (left(tmp_path), out.read_bytes()) == (["r.html"], written)
+
+
+def test_side_files_of_an_older_report_stay_on_a_full_disk(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    folder, out = make_sweep(2), tmp_path / "r.html"
+    build_report(str(folder), out, max_bytes=0)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert len(before) == 3
+    code = "import sys; from reports.page import build_report; build_report(sys.argv[1], sys.argv[2])"
+    assert "File too large" in on_a_full_disk(100_000, code, make_sweep(1), out).stderr
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    build_report(str(folder), out)
+    assert left(tmp_path) == ["r.data", "r.html"]
