@@ -17,7 +17,7 @@ from eexit.families import Family, families, has_order
 from eexit.judgements import is_scored, read_judgements
 from eexit.places import shown
 from eexit.results import Manifest
-from eexit.risks import RISKS, SCORE, Losses, losses
+from eexit.risks import BEST_SCORE, RISKS, SCORE, WORST_SCORE, Losses, Risk, losses
 from eexit.rubric import ASPECTS
 from eexit.schema import OK
 from eexit.splits import for_reporting
@@ -86,7 +86,9 @@ class Evidence:
     reporting: Losses
     costs: Mapping[str, float]  # of each setting, over the runs of the prompts for choosing
     n_seeds: int
-    n_failed: int  # runs
+    n_failed: int  # runs, each a loss of 1
+    n_failed_normal: int  # of these, runs of normal: settings are compared with the best that it could have said
+    n_unusable: int  # texts that a judge was asked about in vain, for risk judge
     judges: Sequence[str]  # whose scores they are, for risk judge
 
 
@@ -105,9 +107,12 @@ def read_evidence(results: str, question: ChoiceQuestion) -> Evidence:
         )
     recorded = [] if risk.column == SCORE else [risk.column]
     sweep = read_finished(results, [*_IDENTITY, *recorded, *COSTS[question.cost].columns])
-    scores = _scores(sweep) if risk.column == SCORE else {}
-    all_losses = losses(risk, _with_scores(sweep.runs, scores) if risk.column == SCORE else _with_draws(sweep.runs))
+    judged = _judgements(sweep) if risk.column == SCORE else {}
+    all_losses = losses(
+        risk, _with_scores(sweep.runs, judged) if risk.column == SCORE else _with_draws(_asked(sweep, risk))
+    )
     _refuse_unknown_losses(all_losses, found, risk.lacking, shown(results))
+    failed = sweep.runs.filter(pc.field("status") != OK)["configuration"].to_pylist()
     return Evidence(
         sweep,
         found,
@@ -116,8 +121,10 @@ def read_evidence(results: str, question: ChoiceQuestion) -> Evidence:
         all_losses.among(for_reporting),
         _costs(sweep.runs, found, question.cost, shown(results)),
         pc.count_distinct(sweep.runs["seed"]).as_py(),
-        pc.sum(pc.not_equal(sweep.runs["status"], OK)).as_py() or 0,
-        tuple(dict.fromkeys(judge for judge, _ in scores)),
+        len(failed),
+        failed.count(NORMAL),
+        sum(score is None for by_run in judged.values() for score in by_run.values()),
+        tuple(dict.fromkeys(judge for judge, _ in judged)),
     )
 
 
@@ -163,25 +170,41 @@ def _asked_for_by_name(question: ChoiceQuestion, unordered: Sequence[str], costl
     return bool(rules & set(question.rules) or keys & set(question.keys))
 
 
-def _scores(sweep: FinishedSweep) -> dict[tuple[str, str], dict[str, float]]:
-    """The score of each run that has one, by judge and rubric."""
-    scores: dict[tuple[str, str], dict[str, float]] = {}
-    for row in filter(is_scored, read_judgements(sweep.store).to_pylist()):
-        by_run = scores.setdefault((row["judge"], row["rubric"]), {})
-        by_run[row["run_id"]] = fmean(row[aspect] for aspect in ASPECTS)
-    return scores
+def _asked(sweep: FinishedSweep, risk: Risk) -> pa.Table:
+    """The runs of the prompts that the risk is about: of those that bring an answer, for risk answers."""
+    if risk is not RISKS["answers"]:
+        return sweep.runs
+    with_answer = {
+        its["id"] for its in sweep.manifest.config["prompts"] if its.get("answer") or its.get("answer_pattern")
+    }
+    marked = pc.unique(sweep.runs.filter(pc.is_valid(sweep.runs[risk.column]))["prompt_id"]).to_pylist()
+    return sweep.runs.filter(pc.is_in(sweep.runs["prompt_id"], pa.array(sorted({*with_answer, *marked}), pa.string())))
 
 
-def _with_scores(all_runs: pa.Table, scores: Mapping[tuple[str, str], Mapping[str, float]]) -> pa.Table:
-    """The runs once for each judge and rubric, with the score. Scores of one seed, judge and rubric are compared."""
+def _judgements(sweep: FinishedSweep) -> dict[tuple[str, str], dict[str, float | None]]:
+    """The score of each run that a judge was asked about, by judge and rubric; None where it gave no usable one."""
+    judged: dict[tuple[str, str], dict[str, float | None]] = {}
+    for row in read_judgements(sweep.store).to_pylist():
+        score = fmean(row[aspect] for aspect in ASPECTS) if is_scored(row) else None
+        judged.setdefault((row["judge"], row["rubric"]), {})[row["run_id"]] = score
+    return judged
+
+
+def _with_scores(all_runs: pa.Table, judged: Mapping[tuple[str, str], Mapping[str, float | None]]) -> pa.Table:
+    """The runs once for each judge and rubric, with the score. Scores of one seed, judge and rubric are compared.
+
+    Without a usable judgement, a text has the worst score, and that of `normal` the best.
+    """
     runs = _with_draws(all_runs)
-    judged = [runs.append_column(SCORE, pa.nulls(runs.num_rows, pa.float64()))]
-    for judge, by_run in scores.items():
-        known = pa.array([by_run.get(run_id) for run_id in runs["run_id"].to_pylist()], pa.float64())
+    names = list(zip(runs["run_id"].to_pylist(), runs["configuration"].to_pylist(), strict=True))
+    tables = [runs.append_column(SCORE, pa.nulls(runs.num_rows, pa.float64()))] * (not judged)
+    for judge, by_run in judged.items():
+        assumed = {run_id: BEST_SCORE if key == NORMAL else WORST_SCORE for run_id, key in names if run_id in by_run}
+        known = assumed | {run_id: score for run_id, score in by_run.items() if score is not None}
         draws = pc.binary_join_element_wise(runs["draw"], *judge, " ")
         its = runs.set_column(runs.schema.get_field_index("draw"), "draw", draws)
-        judged.append(its.append_column(SCORE, known))
-    return pa.concat_tables(judged)
+        tables.append(its.append_column(SCORE, pa.array([known.get(run_id) for run_id, _ in names], pa.float64())))
+    return pa.concat_tables(tables)
 
 
 def _with_draws(runs: pa.Table) -> pa.Table:
@@ -190,7 +213,7 @@ def _with_draws(runs: pa.Table) -> pa.Table:
 
 def _refuse_unknown_losses(its: Losses, found: Sequence[Family], lacking: str, name: str) -> None:
     """Raises `UsageError` if no prompt has a loss at any setting."""
-    if not any(len(its.of(key)) for family in found for key in family.settings):
+    if not its.prompts or not any(len(its.of(key)) for family in found for key in family.settings):
         raise UsageError(f"{name} has {lacking}, or choose another --risk")
 
 

@@ -70,12 +70,29 @@ def _about_losses(choice: Choice) -> Iterator[str]:
     if question.risk == "answers":
         right = pc.mean(evidence.sweep.runs.filter(pc.field("configuration") == NORMAL)["correct"]).as_py()
         if right is not None:
-            yield f"{NORMAL} answers {_percent(right)} of them correctly: no more than that can be lost."
-    if NORMAL in evidence.choosing.configurations and (own := evidence.choosing.of(NORMAL)).any():
+            more = "" if evidence.n_failed else ": no more than that can be lost"
+            yield f"{NORMAL} answers {_percent(right)} of them correctly{more}."
+    is_sampled = evidence.sweep.manifest.config["temperature"] > 0
+    if is_sampled and NORMAL in evidence.choosing.configurations and (own := evidence.choosing.of(NORMAL)).any():
         yield f"{NORMAL} itself has a mean loss of {_percent(float(own.mean()))}, since this sweep samples its tokens."
-    if evidence.n_failed:
-        yield f"{counted(evidence.n_failed, 'run')} failed; a prompt without a loss is not counted for that setting."
+    yield from _about_failures(choice)
     yield from (f"Left out: {line}." for line in evidence.left_out)
+
+
+def _about_failures(choice: Choice) -> Iterator[str]:
+    evidence = choice.evidence
+    if evidence.n_failed:
+        yield f"{counted(evidence.n_failed, 'run')} failed: each is a loss of 1, since no prompt may be left out."
+    if evidence.n_failed_normal and RISKS[choice.question.risk].compares:
+        yield (
+            f"{evidence.n_failed_normal:,} of these are of {NORMAL}: settings are compared with the best that it could "
+            "have said."
+        )
+    if evidence.n_unusable:
+        yield (
+            f"{counted(evidence.n_unusable, 'text')} got no usable judgement, and have the worst score, or the best as "
+            f"texts of {NORMAL}: jobs/judge.py asks for them again."
+        )
 
 
 def _about_testing(choice: Choice) -> Iterator[str]:

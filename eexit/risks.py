@@ -4,6 +4,12 @@ A risk compares a number of a run with the one of the `normal` run of the same p
 are averaged over its seeds first, so that a prompt counts once however many seeds there are; so do prompts of the same
 text.
 
+A guarantee over all prompts can't leave out those on which something failed, since prompts may fail for the same reason
+that they are lost. So a run that failed is a loss of 1, whatever `normal` did. Where the `normal` run failed, what it
+would have said is not known, so that the setting is compared with the best that it could have said: no loss is smaller
+than the true one then. A text that a judge gave no usable judgement of has the worst score as the setting's text, and
+the best as that of `normal`, for the same reason.
+
 Shapes: I prompts by id, P prompts by text, C configurations, D draws (seeds; of a judge's scores, seeds × judges).
 """
 
@@ -15,8 +21,11 @@ import numpy as np
 import pyarrow as pa
 
 from eexit.configuration import NORMAL
+from eexit.rubric import SCALE
+from eexit.schema import OK
 
 SCORE: Final = "score"  # the mean of what a judge scores, 1 to 5 each
+WORST_SCORE, BEST_SCORE = float(SCALE[0]), float(SCALE[-1])
 
 
 @dataclass(frozen=True)
@@ -28,12 +37,17 @@ class Risk:
     bound: str  # what is at most …, for the guarantee
     lacking: str  # what a sweep has to bring for it, and the way out
     loss: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    compares: bool = True  # whether it needs runs of normal
+    best: float | None  # the best number that a failed run of normal could have had; None: normal is not compared with
+
+    @property
+    def compares(self) -> bool:
+        """Whether it needs runs of normal."""
+        return self.best is not None
 
 
 @dataclass(frozen=True)
 class Losses:
-    """The losses of each prompt and configuration, (P, C); NaN where there is none, as where the run failed."""
+    """The losses of each prompt and configuration, (P, C); NaN where there is none."""
 
     prompts: tuple[str, ...]
     configurations: tuple[str, ...]
@@ -63,7 +77,7 @@ RISKS: Final[dict[str, Risk]] = {
         "the mean share of tokens unlike full depth's",
         "no run that decided a token: raise --max-new-tokens",
         lambda number, normal: number,
-        compares=False,
+        best=None,
     ),
     "answers": Risk(
         "correct",
@@ -71,6 +85,7 @@ RISKS: Final[dict[str, Risk]] = {
         "the share of prompts whose answer normal gets right and the setting gets wrong",
         "no answers to check: sweep prompts that bring an answer, as a column of --prompts",
         _lost_answers,
+        best=1.0,
     ),
     "perplexity": Risk(
         "perplexity",
@@ -79,6 +94,7 @@ RISKS: Final[dict[str, Risk]] = {
         "the mean relative loss in perplexity (1 − normal's / the setting's)",
         "no perplexity of any run beside that of normal: sweep it again",
         lambda number, normal: np.maximum(0.0, 1 - normal / number),
+        best=1.0,
     ),
     "judge": Risk(
         SCORE,
@@ -87,6 +103,7 @@ RISKS: Final[dict[str, Risk]] = {
         "the mean drop in the judge's score, as a share of its range of 4,",
         "no judgements of settings and of normal: python jobs/judge.py RESULTS asks for them",
         lambda number, normal: np.maximum(0.0, normal - number) / 4,
+        best=BEST_SCORE,
     ),
 }
 
@@ -94,17 +111,20 @@ RISKS: Final[dict[str, Risk]] = {
 def losses(risk: Risk, runs: pa.Table) -> Losses:
     """The losses of all prompts and configurations in `runs`, which have one row per run and draw.
 
-    Columns: prompt_id, prompt, configuration, draw, and the risk's own, which is null where it is not known.
+    Columns: prompt_id, prompt, configuration, draw, status, and the risk's own, which is null where it is not known.
     """
     of_id, ids = _codes(runs["prompt_id"])
     of_configuration, configurations = _codes(runs["configuration"])
     of_draw, draws = _codes(runs["draw"])
     number_ICD = np.full((len(ids), len(configurations), len(draws)), np.nan)
     number_ICD[of_id, of_configuration, of_draw] = runs[risk.column].cast(pa.float64()).to_numpy()
+    failed_ICD = np.zeros(number_ICD.shape, dtype=bool)
+    failed_ICD[of_id, of_configuration, of_draw] = np.array(runs["status"].to_pylist()) != OK
     normal_I1D = np.full((len(ids), 1, len(draws)), np.nan)
-    if NORMAL in configurations:
-        normal_I1D = number_ICD[:, [configurations.index(NORMAL)]]
-    loss_IC = _mean_of_known(risk.loss(number_ICD, normal_I1D))
+    if risk.best is not None and NORMAL in configurations:
+        at_normal = [configurations.index(NORMAL)]
+        normal_I1D = np.where(failed_ICD[:, at_normal], risk.best, number_ICD[:, at_normal])
+    loss_IC = _mean_of_known(np.where(failed_ICD, 1.0, risk.loss(number_ICD, normal_I1D)))
     of_text, texts = _codes(runs["prompt"])
     text_I = np.empty(len(ids), dtype=int)
     text_I[of_id] = of_text

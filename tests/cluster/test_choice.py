@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
@@ -24,6 +25,7 @@ from eexit.further_schema import CHOICES, JUDGEMENTS, TIMINGS
 from eexit.generator import Results
 from eexit.plan import Run, plan_runs
 from eexit.results import CHOICES_FOLDER, JUDGEMENTS_FOLDER, MANIFEST, encode, further_name, timings_name
+from eexit.rubric import ASPECTS
 from eexit.schema import GENERATIONS
 from eexit.seals import encode_further
 from eexit.splits import for_reporting
@@ -184,6 +186,66 @@ def test_lost_answers_are_those_that_normal_has_right(tmp_path: Path) -> None:
     assert "normal answers 75% of them correctly: no more than that can be lost." in said
     assert last_choice(out)["mean_loss"] == (0 if for_reporting(PROMPTS[1]) else 1 / len(CHOOSING))
     assert "the share of prompts whose answer normal gets right and the setting gets wrong is at most 5%" in said
+
+
+def test_a_failed_run_is_a_loss_of_1_and_a_failed_run_of_normal_excuses_nothing(tmp_path: Path) -> None:
+    """Of the prompts for choosing, 4 fail under the setting, and 3 others under normal, where the setting is wrong."""
+    config = CONFIG.model_copy(
+        update={
+            "rules": {"confidence": (0.9,)},
+            "seeds": (0,),
+            "prompts": tuple(
+                replace(prompt, answer="4" if PROMPTS.index(prompt.prompt) % 2 else None) for prompt in CONFIG.prompts
+            ),
+        }
+    )
+    marked = [prompt for prompt in CHOOSING if PROMPTS.index(prompt) % 2]
+    fails = {**dict.fromkeys([*marked[:4], *CHOOSING[:9:2]], "skip"), **dict.fromkeys(marked[4:7], "normal")}
+
+    def numbers(run: Run) -> dict[str, Any]:
+        if fails.get(run.prompt.prompt) == run.configuration.mode:
+            return {"status": "error", "error": "no such luck", "correct": None}
+        is_wrong = run.configuration.mode == "skip" and fails.get(run.prompt.prompt) == "normal"
+        return {**number(run), "correct": None if run.prompt.answer is None else not is_wrong}
+
+    out = land_sweep(tmp_path / "out", config, numbers)
+    code, said = chosen(out, "--risk", "answers", "--at-most", "0.2")
+    row = last_choice(out)
+    assert (row["tested"][0]["n"], code) == (len(marked), 0 if row["configuration"] else 1)
+    assert row["tested"][0]["mean_loss"] == pytest.approx(
+        len([prompt for prompt in marked if prompt in fails]) / len(marked)
+    ), "a failed run of a prompt without an answer loses none"
+    assert f"{len(fails)} runs failed: each is a loss of 1, since no prompt may be left out." in said
+    assert "3 of these are of normal: settings are compared with the best that it could have said." in said
+    assert "no more than that can be lost" not in said
+    assert "samples its tokens" not in said
+
+
+def test_a_text_without_a_usable_judgement_has_the_worst_score_and_that_of_normal_the_best(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"rules": {"confidence": (0.9,)}, "seeds": (0,)})
+    out = land_sweep(tmp_path / "out", config, number)
+    needed: dict[str, Any] = {field.name: "" for field in JUDGEMENTS if not field.nullable}
+    unusable = {(CHOOSING[0], "skip"), (CHOOSING[1], "normal"), (CHOOSING[2], "skip"), (CHOOSING[2], "normal")}
+    rows = [
+        {
+            **needed,
+            **{"run_id": run.run_id, "seed": run.seed, "judge": "mild", "started": datetime.fromtimestamp(0, UTC)},
+            **(
+                {"status": "error", "error": "it refuses"}
+                if (run.prompt.prompt, run.configuration.mode) in unusable
+                else {"status": "ok", **dict.fromkeys(ASPECTS, 4)}
+            ),
+        }
+        for run in plan_runs(config)
+        if run.prompt.prompt != CHOOSING[3]  # which the judge was not asked about
+    ]
+    name = further_name(JUDGEMENTS_FOLDER, "0" * 32)
+    open_store(out).publish(name, encode_further(pa.Table.from_pylist(rows, JUDGEMENTS)))
+    _, said = chosen(out, "--risk", "judge", "--at-most", "0.2")
+    n = len(CHOOSING) - 1
+    assert last_choice(out)["n"] == n
+    assert last_choice(out)["mean_loss"] == pytest.approx((3 / 4 + 1 / 4 + 1) / n)
+    assert "4 texts got no usable judgement, and have the worst score, or the best as texts of normal" in said
 
 
 def test_the_drop_of_the_judges_scores_is_that_of_the_same_seed_and_judge(tmp_path: Path) -> None:

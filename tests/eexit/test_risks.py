@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from eexit.choosing import certify, hoeffding_bentkus
 from eexit.risks import RISKS, losses
 
 # Written out once more, for one run: number, normal's → loss.
@@ -19,6 +20,8 @@ BY_HAND: dict[str, Callable[[float, float], float]] = {
     "perplexity": lambda number, normal: 1 - normal / number if number > normal else 0.0,
     "judge": lambda number, normal: (normal - number) / 4 if number < normal else 0.0,
 }
+# The best that full depth could have said.
+BEST = {"answers": 1.0, "perplexity": 1.0, "judge": 5.0}
 DRAW: dict[str, Callable[[Random], Any]] = {
     "disagreement": lambda random: random.random(),
     "answers": lambda random: random.random() < 0.6,
@@ -29,7 +32,7 @@ CONFIGURATIONS = ["normal", "skip/kl/1", "skip/kl/2"]
 
 
 def runs_of(risk: str) -> list[dict[str, Any]]:
-    """Seven prompts, of which two have the same text; three seeds; some runs without a number."""
+    """Seven prompts, of which two have the same text; three seeds; some runs without a number, and some that failed."""
     random = Random(risk)
     return [
         {
@@ -37,7 +40,10 @@ def runs_of(risk: str) -> list[dict[str, Any]]:
             "prompt": f"text {prompt % 6}",
             "configuration": configuration,
             "draw": f"{seed}",
-            RISKS[risk].column: None if random.random() < 0.2 or prompt == 4 else DRAW[risk](random),
+            "status": (status := "error" if random.random() < 0.15 and prompt != 4 else "ok"),
+            RISKS[risk].column: None
+            if status == "error" or random.random() < 0.2 or prompt == 4
+            else DRAW[risk](random),
         }
         for prompt in range(7)
         for configuration in CONFIGURATIONS
@@ -54,9 +60,14 @@ def mean_of_known(values: list[float | None]) -> float | None:
 def test_losses_are_averaged_over_seeds_and_then_over_prompts_of_the_same_text(risk: str) -> None:
     runs, column = runs_of(risk), RISKS[risk].column
     number = {(run["prompt_id"], run["configuration"], run["draw"]): run[column] for run in runs}
+    failed = {(run["prompt_id"], run["configuration"], run["draw"]) for run in runs if run["status"] == "error"}
 
     def loss(prompt: int, configuration: str, seed: int) -> float | None:
         mine, normal = (number[f"{prompt}", key, f"{seed}"] for key in (configuration, "normal"))
+        if (f"{prompt}", configuration, f"{seed}") in failed:
+            return 1.0
+        if (f"{prompt}", "normal", f"{seed}") in failed and risk in BEST:
+            normal = BEST[risk]
         if mine is None or (normal is None and RISKS[risk].compares):
             return None
         return BY_HAND[risk](mine, normal)
@@ -83,4 +94,34 @@ def test_losses_are_averaged_over_seeds_and_then_over_prompts_of_the_same_text(r
 
 @pytest.mark.parametrize("risk", [name for name, risk in RISKS.items() if risk.compares])
 def test_normal_itself_loses_nothing_where_it_is_compared_with(risk: str) -> None:
-    assert set(losses(RISKS[risk], pa.Table.from_pylist(runs_of(risk))).of("normal")) == {0.0}
+    runs = [run for run in runs_of(risk) if run["status"] == "ok"]
+    assert set(losses(RISKS[risk], pa.Table.from_pylist(runs)).of("normal")) == {0.0}
+
+
+N_PROMPTS, N_SWEEPS, CONFIDENCE = 120, 300, 0.95
+# Of a setting's run and that of normal: number and normal's where the setting keeps the answer, and where it loses it.
+KEPT_AND_LOST = {"disagreement": ((0, 0), (1, 0)), "answers": ((1, 1), (0, 1)), "perplexity": ((2, 2), (1e9, 1)),
+                 "judge": ((4, 4), (1, 5))}  # fmt: skip
+
+
+@pytest.mark.parametrize("fails", ["the setting", "normal"])
+@pytest.mark.parametrize("risk", RISKS)
+def test_failures_that_come_with_losses_certify_nothing_that_is_above_the_bound(risk: str, fails: str) -> None:
+    """Of a setting, 15 % of the prompts are lost, and on two in three of these a run fails: 10 % is not its risk."""
+    generator, n_certified = np.random.default_rng(0), 0
+    kept, lost = KEPT_AND_LOST[risk]
+    for _ in range(N_SWEEPS):
+        runs = []
+        for prompt in range(N_PROMPTS):
+            is_lost = generator.random() < 0.15
+            has_failed = is_lost and generator.random() < 2 / 3
+            for key, number in zip(("skip/kl/1", "normal"), lost if is_lost else kept, strict=True):
+                error = has_failed and (key == "normal") == (fails == "normal")
+                identity = {"prompt_id": f"{prompt}", "prompt": f"{prompt}", "configuration": key, "draw": "0"}
+                number_of_run = None if error else float(number)
+                runs.append({**identity, "status": "error" if error else "ok", RISKS[risk].column: number_of_run})
+        loss_P = losses(RISKS[risk], pa.Table.from_pylist(runs)).of("skip/kl/1")
+        p_values = hoeffding_bentkus(loss_P.mean()[None], np.array([len(loss_P)]), 0.10)
+        n_certified += bool(certify([p_values], CONFIDENCE)[0][0])
+    delta = 1 - CONFIDENCE
+    assert n_certified / N_SWEEPS <= delta + 3 * math.sqrt(delta * CONFIDENCE / N_SWEEPS)
