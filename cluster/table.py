@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 from rich import box
 from rich.table import Table
 
-from cluster.figures import outcomes
+from cluster.figures import mean_of, outcomes
 from cluster.landing import read_columns
 from cluster.store import Store
 from eexit.configuration import Configuration
@@ -53,20 +53,20 @@ def closing_table(store: Store, configurations: Sequence[Configuration]) -> Tabl
 
 def _line(configuration: Configuration, generations: pa.Table, has_errors: bool, has_answers: bool) -> list[str]:
     n_runs, n_errors, done = outcomes(configuration, generations)
-    log_perplexity = pc.mean(pc.ln(done["perplexity"]))
+    depth = mean_of("mean_depth", done)
     loop_share = pc.divide(done["longest_loop"], pc.cast(done["n_tokens"], pa.float64()))
     return [
         configuration.key,
         f"{n_runs:,}",
         *([f"{n_errors:,}"] if has_errors else []),
-        _said(pc.subtract(1.0, pc.mean(done["mean_depth"])), "{:.1%}"),
-        _said(pc.mean(done["disagreement"]), "{:.1%}"),
-        _said(pc.mean(loop_share), "{:.1%}"),
-        _said(pc.exp(log_perplexity), "{:.4g}"),
-        _said(pc.mean(done["tokens_until_difference"]), "{:.1f}"),
-        *([_said(pc.mean(done["correct"]), "{:.1%}")] if has_answers else []),
+        _said(None if depth is None else 1 - depth, "{:.1%}"),
+        _said(mean_of("disagreement", done), "{:.1%}"),
+        _said(pc.mean(loop_share).as_py(), "{:.1%}"),
+        _said(mean_of("perplexity", done), "{:.4g}"),
+        _said(mean_of("tokens_until_difference", done), "{:.1f}"),
+        *([_said(mean_of("correct", done), "{:.1%}")] if has_answers else []),
     ]
 
 
-def _said(mean: pa.Scalar, form: str) -> str:
-    return "–" if mean.as_py() is None else form.format(mean.as_py())
+def _said(mean: float | None, form: str) -> str:
+    return "–" if mean is None else form.format(mean)

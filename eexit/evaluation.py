@@ -22,6 +22,21 @@ def perplexity(logprob_T: np.ndarray) -> float:
     return math.exp(-float(np.mean(logprob_T, dtype=np.float64)))
 
 
+def log_perplexity(perplexity_R: np.ndarray) -> np.ndarray:
+    """The perplexities of runs as nats per token, of which means are taken: see `mean_perplexity`."""
+    logarithm_R: np.ndarray = np.log(perplexity_R)
+    return logarithm_R
+
+
+def mean_perplexity(mean_log_perplexity: float) -> float:
+    """The mean of perplexities wherever one is told: exp of the mean of their logarithms, which is the geometric mean.
+
+    An arithmetic mean would tell of the few texts with the highest perplexity, and little of the others.
+    """
+    with np.errstate(over="ignore"):
+        return float(np.exp(mean_log_perplexity))
+
+
 def disagreement(token_id_T: np.ndarray, final_token_id_T: np.ndarray) -> float | None:
     """The share of a run's decided tokens that are not the full-depth model's likeliest token, given the same text.
 

@@ -14,6 +14,7 @@ import pandas as pd
 
 from eexit.bootstrap import Estimate, estimate_columns
 from eexit.configuration import NORMAL, Configuration
+from eexit.evaluation import mean_perplexity
 from eexit.rules import shown
 from eexit.schema import OK
 from reports.loading import Sweep, place_of_runs
@@ -275,8 +276,7 @@ def spread(name: str, estimate: Estimate) -> dict[str, float]:
 
 
 def _exp(spread: Estimate) -> Estimate:
-    with np.errstate(over="ignore"):
-        return Estimate(float(np.exp(spread.mean)), float(np.exp(spread.low)), float(np.exp(spread.high)), spread.n)
+    return Estimate(mean_perplexity(spread.mean), mean_perplexity(spread.low), mean_perplexity(spread.high), spread.n)
 
 
 def _estimates(values: pd.DataFrame) -> dict[Any, Estimate]:

@@ -11,6 +11,7 @@ import pyarrow.fs
 
 from eexit.config import UsageError
 from eexit.configuration import Configuration
+from eexit.evaluation import log_perplexity
 from eexit.files import Place, list_files, read_generations, read_tokens
 from eexit.places import HIDDEN, shown
 from eexit.results import MANIFEST, decode
@@ -158,7 +159,7 @@ def assemble(
     generations = with_identity(generations)
     n_tokens = generations["n_tokens"].astype(float)
     generations = generations.assign(
-        log_perplexity=np.log(generations["perplexity"].astype(float)),
+        log_perplexity=log_perplexity(generations["perplexity"].to_numpy(dtype=float)),
         loop_share=generations["longest_loop"].astype(float) / n_tokens.where(n_tokens > 0),
         correct=generations["correct"].astype(float),
     )

@@ -41,6 +41,7 @@ class Metric:
     label: str
     form: str  # its format: share, real, count, or right for what is right or wrong
     definition: str = ""  # where `GENERATIONS` has none
+    geometric: bool = False  # whether its mean is geometric
 
 
 METRICS: Final = (
@@ -52,7 +53,7 @@ METRICS: Final = (
     Metric("tokens_until_difference", "Same as normal until", "count"),
     Metric("equal_share", "Equal positions", "share"),
     Metric("lcs_share", "Common subsequence", "share"),
-    Metric("perplexity", "Perplexity", "real"),
+    Metric("perplexity", "Perplexity", "real", geometric=True),
     Metric("distinct_2", "Distinct 2-grams", "share"),
     Metric("distinct_3", "Distinct 3-grams", "share"),
     Metric("longest_loop", "Longest loop", "count"),

@@ -288,13 +288,14 @@ function heatmap() {
 
 const runsOf = (prompt, key) => prompt.runs.filter((run) => DATA.configurations[run.c].key === key);
 
-// The mean of a metric over the runs that succeeded; null if there are none.
+// The mean of a metric over the runs that succeeded, geometric for perplexity; null if there are none.
 function meanOf(runs, metric) {
+  const [into, back] = DATA.metrics[metric].geometric ? [Math.log, Math.exp] : [(value) => value, (value) => value];
   const values = runs
     .filter((run) => run.status === "ok")
     .map((run) => run.m[metric])
     .filter((value) => value !== null);
-  return values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null;
+  return values.length ? back(values.reduce((sum, value) => sum + into(value), 0) / values.length) : null;
 }
 
 function heatRow(prompt, key, mark, order, metric) {

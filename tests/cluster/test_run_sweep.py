@@ -2,25 +2,37 @@
 
 import inspect
 import io
+import json
 import re
 import textwrap
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 import ray
 import scripted
 from byte_model import save_byte_model
 from driving import assert_undisturbed
-from scripted import TOKENS_PER_RUN, sweep_of
+from scripted import TOKENS_PER_RUN, rows_of, sweep_of
 
 from cluster.breaker import SweepStopped
 from cluster.display import Advance, Lines, Silence
 from cluster.job import SweepJob
-from cluster.landing import Tally
+from cluster.landing import Tally, land
+from cluster.manifest import make_manifest
+from cluster.store import open_store
 from cluster.sweep import Summary, run_sweep
+from cluster.table import closing_table
 from eexit.config import SweepConfig, UsageError
+from eexit.generator import Results
+from eexit.plan import configurations, plan_runs
+from eexit.results import MANIFEST, encode
+from eexit.schema import GENERATIONS
+from jobs.sweep import write_figures
+from reports import frames
+from reports.loading import read_sweep
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -61,6 +73,35 @@ def test_the_example_runs_as_it_stands_but_for_the_model(
 
 def test_the_readme_shows_the_same_example() -> None:
     assert f"```python\n{example()}\n```" in README.read_text()
+
+
+def test_table_figures_report_and_readme_tell_the_same_perplexity(tmp_path: Path) -> None:
+    """The geometric mean of 2, 8 and 64 with two seeds each is 10.08; the arithmetic one is 24.67."""
+    config = sweep_of(tmp_path, "one", "two", "three", modes=["normal", "unfrozen"], kl_factors=[1], seeds=[0, 1])
+    store, runs = open_store(tmp_path / "results" / "demo"), list(plan_runs(config))
+    results = rows_of(runs, config)
+    rows = [
+        {**row, "perplexity": {"one": 2.0, "two": 8.0, "three": 64.0}[run.prompt.prompt]}
+        for row, run in zip(results.generations.to_pylist(), runs, strict=True)
+    ]
+    land(store, runs, Results(pa.Table.from_pylist(rows, GENERATIONS), results.tokens))
+    store.publish(MANIFEST, encode(make_manifest(config, {"n_layers": 30}, [5])))
+    expected = pytest.approx((2 * 8 * 64) ** (1 / 3))
+
+    summary = Summary(config, store.root, {}, [5], len(runs), 0, Tally())
+    write_figures(summary, store.root, tmp_path / "figures.json")
+    told = json.loads((tmp_path / "figures.json").read_text())["configurations"]
+    assert [row["means"]["perplexity"] for row in told] == [expected] * 2
+    table = {str(column.header): list(column.cells) for column in closing_table(store, configurations(config)).columns}
+    assert table["per-\nplex-\nity"] == ["10.08"] * 2
+    trade = frames.trade_off(read_sweep(store.root))
+    assert trade["perplexity"].tolist() == [expected] * 2
+    snippet = re.search(r"```python\n(import numpy.+?)```", README.read_text(), re.DOTALL)
+    assert snippet
+    *lines, last = snippet[1].replace("results/demo", store.root).strip().splitlines()
+    names: dict[str, Any] = {}
+    exec("\n".join(lines), names)
+    assert eval(last, names)["perplexity"].tolist() == [expected] * 2
 
 
 @pytest.mark.usefixtures("local_ray")
