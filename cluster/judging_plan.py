@@ -27,6 +27,7 @@ from eexit.rubric import (
     comes_first,
 )
 from eexit.schema import CONFIGURATION, OK
+from eexit.splits import representative
 
 IDENTITY = ("run_id", "prompt_id", *(field.name for field in CONFIGURATION), "seed")
 
@@ -117,7 +118,8 @@ class JudgingPlan:
 
 
 def plan_judging(results: str, judge: str, keys: Sequence[str], n_prompts: int | None, orders: int) -> JudgingPlan:
-    """What there is to judge in `results`, be they finished or not. `n_prompts` are the first ones; None: all.
+    """What there is to judge in `results`, be they finished or not. `n_prompts` are drawn (`eexit.splits`);
+    None: all.
 
     Raises `UsageError` if there is nothing that could be judged.
     """
@@ -128,7 +130,8 @@ def plan_judging(results: str, judge: str, keys: Sequence[str], n_prompts: int |
     if orders and NORMAL not in there:
         raise UsageError(f"{name} has no configuration {NORMAL} that --pairwise could compare with: leave it out")
     chosen = [key for key in there if key in (keys or there)]
-    rows = _rows(store, manifest, n_prompts)
+    prompt_ids = _prompt_ids(manifest, n_prompts)
+    rows = _rows(store, manifest, prompt_ids)
     normal = {(row["prompt_id"], row["seed"]): row for row in rows if row["configuration"] == NORMAL}
     prefiller = manifest.config.get("prefiller") or ""
     rows = [row for row in rows if row["configuration"] in chosen]
@@ -145,7 +148,6 @@ def plan_judging(results: str, judge: str, keys: Sequence[str], n_prompts: int |
         if orders and run.pair_hash and run.normal == run.text:
             known.preferred[run.pair_hash] = (TIE, 2)  # in whichever order they are
     to_judge = [run for run in runs if not _is_done(run, before.get(run.run_id), orders)]
-    n_prompts_there = len(manifest.config["prompts"][:n_prompts])
     return JudgingPlan(
         store,
         judge,
@@ -156,7 +158,7 @@ def plan_judging(results: str, judge: str, keys: Sequence[str], n_prompts: int |
         chosen,
         n_before=len(runs) - len(to_judge),
         n_failed=len(rows) - len(runs),
-        n_missing=n_prompts_there * len(manifest.config["seeds"]) * len(chosen) - len(rows),
+        n_missing=len(prompt_ids) * len(manifest.config["seeds"]) * len(chosen) - len(rows),
         n_alone=sum(run.normal is None and run.identity["configuration"] != NORMAL for run in to_judge),
     )
 
@@ -185,9 +187,14 @@ def _comparisons(plan: JudgingPlan, n_compared: int, in_order: str) -> str:
     return f"{n_compared:,} texts with that of {NORMAL}, {in_order}{alone}"
 
 
-def _rows(store: Store, manifest: Manifest, n_prompts: int | None) -> list[dict[str, Any]]:
+def _prompt_ids(manifest: Manifest, n_prompts: int | None) -> list[str]:
+    prompts = {prompt["id"]: prompt["prompt"] for prompt in manifest.config["prompts"]}
+    return list(prompts) if n_prompts is None else representative(prompts, n_prompts)
+
+
+def _rows(store: Store, manifest: Manifest, prompt_ids: Sequence[str]) -> list[dict[str, Any]]:
     """The runs of these prompts that have landed, each once, by prompt, seed and configuration."""
-    prompts = {prompt["id"]: at for at, prompt in enumerate(manifest.config["prompts"][:n_prompts])}
+    prompts = {prompt_id: at for at, prompt_id in enumerate(prompt_ids)}
     places = {each["key"]: at for at, each in enumerate(manifest.configurations)}
     columns = [*IDENTITY, "prompt", "status", "text"]
     shards = [read_generations(store, stem, columns) for stem in list_files(store).stems]

@@ -31,6 +31,7 @@ class TimingActor:
         return {
             "model": config.model,
             "prompts": len(self._contenders.prompts),
+            "prompt_ids": self._contenders.prompt_ids,
             "device": model.device.type,
             "machine": describe_machine(model.device),
             "threads": torch.get_num_threads(),

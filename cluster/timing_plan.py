@@ -3,7 +3,6 @@
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from random import Random
 from typing import Final
 
@@ -17,6 +16,7 @@ from eexit.places import shown
 from eexit.plan import configurations
 from eexit.rules import ORACLES
 from eexit.schema import OK
+from eexit.splits import representative
 
 LEAST_TOKENS: Final = 3  # the first two of a row are not timed
 WARM_UP_TOKENS: Final = 8
@@ -125,10 +125,12 @@ def choose(there: Sequence[Configuration], keys: Sequence[str], results: str) ->
 
 
 def _prompts_that_worked(config: SweepConfig, runs: pa.Table, n_prompts: int) -> tuple[Prompt, ...]:
-    """The first prompts of the sweep that have no run with an error."""
+    """A sample of the sweep's prompts that have no run with an error, with each sort's share of them."""
     failed = {
         prompt_id
         for prompt_id, status in zip(*(column.to_pylist() for column in runs.columns), strict=True)
         if status != OK
     }
-    return tuple(islice((prompt for prompt in config.prompts if prompt.id not in failed), n_prompts))
+    worked = {prompt.id: prompt for prompt in config.prompts if prompt.id not in failed}
+    drawn = representative({prompt_id: prompt.prompt for prompt_id, prompt in worked.items()}, n_prompts)
+    return tuple(worked[prompt_id] for prompt_id in drawn)

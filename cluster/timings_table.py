@@ -36,13 +36,15 @@ DRAFTS_CAPTION = (
 
 def timings_table(measurements: Iterable[Mapping[str, Any]]) -> Table:
     """A section per batch size, and a line per configuration; `measurements` are those of one timing."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, caption=CAPTION, caption_justify="left")
+    rows = list(measurements)
+    caption = f"{CAPTION} Prompts: {', '.join(rows[0]['prompt_ids'])}." if rows else CAPTION
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, caption=caption, caption_justify="left")
     table.add_column("rows", justify="right")
     table.add_column("configuration", overflow="fold")
     for heading in HEADINGS:
         table.add_column(heading, justify="right", no_wrap=True)
     batch = None
-    for speedup in speedups(measurements):
+    for speedup in speedups(rows):
         if batch not in (None, speedup.batch):
             table.add_section()
         table.add_row(str(speedup.batch), *_line(speedup))

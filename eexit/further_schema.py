@@ -40,6 +40,9 @@ TIMINGS: Final = pa.schema(
         ),
         described("prompts", pa.int32(), "prompts", "how many were decoded; they repeat to fill batches", False),
         described(
+            "prompt_ids", pa.list_(pa.string()), "ids", "which they were; null in results of older versions"
+        ),
+        described(
             "tokens",
             pa.int64(),
             "tokens",

@@ -87,7 +87,8 @@ class Contenders:
     def __init__(self, config: SweepConfig, device: str, n_tokens: int):
         generator = ModelGenerator(config, device)
         self.decoder, self.student = generator.engine.decoder, generator.engine.student
-        self.prompts = usable_prompts(generator, n_tokens)
+        usable = usable_prompts(generator, n_tokens)
+        self.prompt_ids, self.prompts = list(usable), list(usable.values())
         self.plain = plain_model(generator, device)
         self.prices = generator.prices
         self.seed = config.seeds[0]
@@ -167,14 +168,17 @@ def _summed(parts: Sequence[Timing]) -> Timing:
     return Timing(**columns)
 
 
-def usable_prompts(generator: ModelGenerator, n_tokens: int) -> list[Prompt]:
-    """The token ids of the sweep's prompts that can be followed by so many tokens. Raises `UsageError` if none can."""
+def usable_prompts(generator: ModelGenerator, n_tokens: int) -> dict[str, Prompt]:
+    """The token ids of the sweep's prompts that can be followed by so many tokens, by the prompts' ids.
+
+    Raises `UsageError` if none can.
+    """
     config, context_of = generator.config, generator.engine.decoder.context_of
     runs = [Run("", prompt, Configuration(NORMAL), config.seeds[0]) for prompt in config.prompts]
     tokenized = {key[0]: request.prompt_token_ids for key, request in generator.requests(runs).items()}
-    prompts = [tokenized[prompt.id] for prompt in config.prompts if tokenized.get(prompt.id)]
-    room = {ids: context - len(ids) for ids in prompts if (context := context_of(len(ids))) is not None}
-    usable = [ids for ids in prompts if room.get(ids, n_tokens) >= n_tokens]
+    prompts = {prompt.id: tokenized[prompt.id] for prompt in config.prompts if tokenized.get(prompt.id)}
+    room = {ids: context - len(ids) for ids in prompts.values() if (context := context_of(len(ids))) is not None}
+    usable = {prompt_id: ids for prompt_id, ids in prompts.items() if room.get(ids, n_tokens) >= n_tokens}
     if not usable:
         most = f": there is room for {max(room.values())}" if room else ""
         raise UsageError(f"none of the {len(config.prompts)} prompts can be followed by {n_tokens} tokens{most}")

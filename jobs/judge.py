@@ -134,7 +134,9 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         metavar="KEY",
         help="keys of configurations, as in the sweep's table (default: all)",
     )
-    parser.add_argument("--limit", type=whole, metavar="N", help="judge the sweep's first N prompts only")
+    parser.add_argument(
+        "--limit", type=whole, metavar="N", help="judge N prompts only: a hash draws them, of each sort its share"
+    )
     parser.add_argument("--pairwise", action="store_true", help="compare each text with that of normal, too")
     parser.add_argument(
         "--both-orders",

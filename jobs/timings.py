@@ -84,7 +84,8 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         type=whole,
         default=8,
         metavar="N",
-        help="how many of the sweep's first prompts, without those that failed or leave no room (default: 8)",
+        help="how many of the sweep's prompts: a hash draws them, of each sort (fact of fact-30) its share; those that "
+        "failed or leave no room are left out (default: 8)",
     )
     parser.add_argument("--tokens", type=whole, metavar="N", help="tokens of each row (default: the sweep's most)")
     parser.add_argument("--rounds", type=whole, default=5, metavar="N", help="how often to time each (default: 5)")

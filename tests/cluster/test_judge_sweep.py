@@ -8,6 +8,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,13 @@ def write(
     prompts: tuple[str, ...] = PROMPTS,
     text: Callable[[Run], str] = text_of,
     land_first: int | None = None,
+    ids: Callable[[int], str] = str,
     **fields: Any,
 ) -> Path:
     """A sweep whose texts are given; the runs of the prompt `failed` are errors."""
     config = sweep_of("m", *prompts, **{"modes": ("normal", "unfrozen"), "kl_factors": (0.5, 1.0), **fields})
+    named = tuple(replace(prompt, id=ids(number)) for number, prompt in enumerate(config.prompts))
+    config = config.model_copy(update={"prompts": named})
     store, runs = open_store(out), list(plan_runs(config))[:land_first]
     store.publish(MANIFEST, encode(make_manifest(config, {"name": "m", "n_layers": 30}, (5,))))
     land(store, [it for it in runs if it.prompt.prompt == "failed"], failed(runs, config))
@@ -146,6 +150,16 @@ def test_what_has_landed_of_the_first_prompts_is_judged(tmp_path: Path, judge: J
     assert len(rows(out)) == 3
     judged(out, judge)
     assert Counter(texts(out).loc[rows(out).run_id].prompt) == {"one": 3, "two": 1}
+
+
+def test_a_limit_judges_prompts_of_each_sort(tmp_path: Path, judge: Judge) -> None:
+    out = write(tmp_path / "out", tuple(f"text {n}" for n in range(12)), ids=lambda n: f"{'ab'[n // 8]}-{n}")
+    judged(out, judge, "--limit", "3")
+    assert Counter(prompt_id[0] for prompt_id in set(rows(out).prompt_id)) == {"a": 2, "b": 1}
+    before = set(rows(out).prompt_id)
+    judged(out, judge, "--limit", "6")
+    assert before < set(rows(out).prompt_id)
+    assert len(set(rows(out).prompt_id)) == 6
 
 
 def test_a_dry_run_counts_and_asks_nothing(out: Path, judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 import ray
 from byte_model import N_LAYERS, save_byte_model
@@ -15,9 +16,11 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from cluster import alone
 from cluster.display import Advance, Silence
+from cluster.finished import FinishedSweep
 from cluster.landing import land
 from cluster.manifest import make_manifest, versions
 from cluster.store import open_store
+from cluster.timing_plan import make_plan
 from cluster.timings import time_sweep
 from eexit.config import Prompt, SweepConfig, UsageError
 from eexit.files import read_timings
@@ -26,6 +29,7 @@ from eexit.generator import error_results
 from eexit.model_generator import ModelGenerator
 from eexit.plan import plan_runs
 from eexit.results import MANIFEST, encode
+from eexit.splits import sort_of
 from jobs import timings
 
 TOKENS = 4
@@ -85,6 +89,8 @@ def test_every_round_of_every_contender_lands_and_the_table_sets_savings_side_by
     ]
     assert rows.seconds.gt(0).all()
     assert rows.prompts.eq(2).all(), "without the one that failed"
+    assert all(prompt_ids.tolist() == ["one", "three"] for prompt_ids in rows.prompt_ids)
+    assert "Prompts: one, three." in " ".join(printed.out.split())
     assert rows.tokens.tolist() == [row_count * (TOKENS - 2) for row_count in rows.batch.map({1: 2, 3: 3})]
     assert rows.threads.eq(2).all(), "one actor has both CPUs"
     assert (set(rows.device), set(rows.dtype)) == ({"cpu"}, {"float32"})
@@ -96,6 +102,25 @@ def test_every_round_of_every_contender_lands_and_the_table_sets_savings_side_by
     assert f'pd.read_parquet("{finished}/timings")' in printed.out
     assert "one actor has all 2 CPUs of a node" in printed.err
     assert printed.err.splitlines()[-1] == "60 tokens · done · 0:00 left"
+
+
+def test_timed_are_prompts_of_each_sort_and_not_the_first_ones(tmp_path: Path) -> None:
+    """Of four sorts one each, without those that failed."""
+    prompts = [f"{sort}-{n}" for sort in ("capital", "sum", "letter", "code") for n in range(5)]
+    config = SweepConfig(
+        model="m",
+        prompts=tuple(Prompt(id=text, prompt=text) for text in prompts),
+        modes=("normal", "unfrozen"),
+        kl_factors=(),
+        rules={"fixed": (2.0,)},
+    )
+    failed = {f"{sort}-{n}" for sort in ("sum", "code") for n in (0, 2, 4)}
+    status = pa.table({"prompt_id": prompts, "status": ["error" if text in failed else "ok" for text in prompts]})
+    sweep = FinishedSweep(open_store(tmp_path), make_manifest(config, {}, [2]), status)
+    timed = [prompt.id for prompt in make_plan(sweep, "results", (), (1,), 4, 4, 1).config.prompts]
+    assert sorted(map(sort_of, timed)) == ["capital", "code", "letter", "sum"]
+    assert not failed & set(timed)
+    assert set(timed) < {prompt.id for prompt in make_plan(sweep, "results", (), (1,), 8, 4, 1).config.prompts}
 
 
 class StopsInRound2(Silence):
