@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import NamedTuple
 
 import ray
 
@@ -38,6 +39,13 @@ def model_generator(config: SweepConfig, device: str) -> Generator:
     return ModelGenerator(config, device, memory_share=min(1.0, assigned.get("GPU", 1.0)))
 
 
+class InFlight(NamedTuple):
+    """How far an actor is with its current shard."""
+
+    tokens: int = 0  # generated so far
+    runs: int = 0  # whose text has ended
+
+
 class SweepActor:
     """Holds one generator. `do` is called with one shard at a time; meanwhile another thread answers `progress`."""
 
@@ -52,7 +60,7 @@ class SweepActor:
         self._token = token
         self._store = open_store(out)
         self._metrics = Metrics()
-        self._in_flight = 0  # tokens of the current shard
+        self._in_flight = InFlight()
         self._rows = 0
         log_to_stderr()
 
@@ -67,6 +75,12 @@ class SweepActor:
 
     def do(self, runs: Sequence[Run]) -> Tally:
         """Do a shard and land it. Raises `LandingError` if its results can't be written."""
+        try:
+            return self._do(runs)
+        finally:
+            self._in_flight = InFlight()  # from now on, the driver counts what has landed
+
+    def _do(self, runs: Sequence[Run]) -> Tally:
         began, attempt = time.monotonic(), time.time_ns()
         results = self._generate(runs)
         if results.generations["error"].null_count < len(runs) and _device_is_broken():
@@ -90,24 +104,26 @@ class SweepActor:
 
     def rehearse(self, runs: Sequence[Run]) -> Tally:
         """Do runs that have landed before, without landing them, to see whether they still work."""
-        return tally_of(self._generate(runs).generations)
+        try:
+            return tally_of(self._generate(runs).generations)
+        finally:
+            self._in_flight = InFlight()
 
-    def progress(self) -> int:
-        """The number of tokens generated so far in the current shard."""
+    def progress(self) -> InFlight:
         self._metrics.rows_in_flight.set(self._rows)  # Ray shows a gauge for some seconds after it was last set
         return self._in_flight
 
     def _generate(self, runs: Sequence[Run]) -> Results:
-        self._in_flight, self._rows = 0, len(runs)
+        self._in_flight, self._rows = InFlight(), len(runs)
         self._metrics.rows_in_flight.set(self._rows)
         try:
             return self._generator.generate(runs, self._count)
         finally:
-            self._in_flight = self._rows = 0
+            self._rows = 0
             self._metrics.rows_in_flight.set(0)
 
-    def _count(self, tokens: int) -> None:
-        self._in_flight += tokens
+    def _count(self, tokens: int, runs: int = 0) -> None:
+        self._in_flight = InFlight(self._in_flight.tokens + tokens, self._in_flight.runs + runs)
         if tokens:
             self._metrics.tokens.inc(tokens)
 

@@ -19,7 +19,10 @@ BAR_COLUMNS = 16  # leaves room for the text in 80 columns
 
 @dataclass(frozen=True)
 class Progress:
-    """Runs landed and planned, tokens generated since this start of the sweep, and actors ready and wanted."""
+    """Runs landed and planned, tokens generated since this start of the sweep, and actors ready and wanted.
+
+    Runs in flight are those of unfinished shards whose text has ended; they count as done, but have not landed.
+    """
 
     done: int
     planned: int
@@ -30,6 +33,7 @@ class Progress:
     max_new_tokens: int
     actors_ready: int
     actors_wanted: int
+    runs_in_flight: int = 0
 
     @property
     def tokens(self) -> int:
@@ -48,7 +52,7 @@ class Progress:
 
     def describe(self, rate: float, left: str) -> str:
         return (
-            f"{self.done:,}/{self.planned:,} runs · {rate:,.0f} tokens/s · {left} · "
+            f"{self.done + self.runs_in_flight:,}/{self.planned:,} runs · {rate:,.0f} tokens/s · {left} · "
             f"{counted(self.errors, 'error')} · {self.actors_ready}/{self.actors_wanted} actors"
         )
 

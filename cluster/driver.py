@@ -18,7 +18,7 @@ from ray.exceptions import RayError, RayTaskError
 from cluster import interruption
 from cluster.actor import MakeGenerator
 from cluster.breaker import Breaker, SweepStopped
-from cluster.display import Display, Progress
+from cluster.display import Display, Progress, counted
 from cluster.events import log
 from cluster.failures import Kind, ShardFailure, failure_of_actor, failure_of_call, hung, next_tries, was_preempted
 from cluster.job import SweepJob
@@ -91,6 +91,7 @@ class Driver:
         try:
             wanted = [pool for pool in self._pools for _ in range(pool.actors)][: self._left]
             self._workers = [hire(pool, self._arguments) for pool in wanted]
+            self._display.say(f"loading the model on {counted(len(self._workers), 'actor')}")
             while self._left:
                 self._feed()
                 self._settle()
@@ -283,7 +284,8 @@ class Driver:
             done_before=self._done_before,
             errors=self._tally.errors,
             tokens_landed=self._tally.tokens,
-            tokens_in_flight=sum(worker.in_flight for worker in self._workers if worker.shards),
+            tokens_in_flight=sum(worker.in_flight.tokens for worker in self._workers if worker.shards),
+            runs_in_flight=sum(worker.in_flight.runs for worker in self._workers if worker.does_runs),
             max_new_tokens=self._config.max_new_tokens,
             actors_ready=sum(worker.loading is None for worker in self._workers),
             actors_wanted=len(self._workers) + len(self._vacant),

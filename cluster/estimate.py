@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from typing import Any, ParamSpec, TypeVar
+from functools import partial
+from typing import IO, Any, ParamSpec, TypeVar
 
 from eexit.artefacts import refuse_misfit
 from eexit.config import SweepConfig, UsageError, first_line
@@ -51,23 +53,38 @@ def aside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     The result must be of plain types: unpickling a class would import its module here, and what that imports. Whatever
     the function raises becomes a `UsageError`.
     """
+    with asking(function, *args, **kwargs) as result:
+        return result()
+
+
+@contextmanager
+def asking(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Iterator[Callable[[], T]]:
+    """As `aside`, but this process goes on meanwhile: what is yielded waits for the result.
+
+    The other process is killed when the context ends.
+    """
     command = [sys.executable, "-P", "-c", f"from {__name__} import answer; answer()"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin
         assert process.stdout
-        answer: T
         try:
-            pickle.dump((function, args, kwargs), process.stdin)
-            process.stdin.flush()
-            answer, error = pickle.load(process.stdout)
-        except (EOFError, BrokenPipeError) as gone:
-            raise UsageError("the process that looked at the model was killed: is there memory enough?") from gone
+            with suppress(BrokenPipeError):  # the process is gone: waiting for its result says so
+                pickle.dump((function, args, kwargs), process.stdin)
+                process.stdin.flush()
+            yield partial(_result, process.stdout)
         finally:
             process.kill()
+
+
+def _result(answers: IO[bytes]) -> Any:
+    try:
+        result, error = pickle.load(answers)
+    except EOFError as gone:
+        raise UsageError("the process that looked at the model was killed: is there memory enough?") from gone
     if error:
         raise UsageError(error)
-    return answer
+    return result
 
 
 def answer() -> None:
@@ -100,9 +117,22 @@ def look_at_model(config: SweepConfig, rows_per_shard: int) -> Look:
 
     Raises `UsageError`.
     """
+    with looking(look_at_model, config, rows_per_shard) as looked:
+        return looked()
+
+
+@contextmanager
+def looking(
+    look: Callable[[SweepConfig, int], Look], config: SweepConfig, rows_per_shard: int
+) -> Iterator[Callable[[], Look]]:
+    """What `look` says of a sweep's model, once it is asked for; `look_at_model` is at work from now on."""
+    if look is not look_at_model:
+        yield partial(look, config, rows_per_shard)
+        return
     few = config.model_copy(update={"prompts": config.prompts[:1]})
     longest = math.ceil(max(characters(config)) / CHARACTERS_PER_TOKEN)
-    return aside(_look, few, min(rows_per_shard, count_runs(config)), longest)
+    with asking(_look, few, min(rows_per_shard, count_runs(config)), longest) as looked:
+        yield looked
 
 
 def characters(config: SweepConfig) -> list[int]:

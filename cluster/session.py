@@ -7,7 +7,7 @@ import secrets
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
@@ -42,14 +42,16 @@ class Session:
 
 
 @contextmanager
-def ray_session() -> Iterator[Session]:
+def ray_session(say: Callable[[str], None] = lambda line: None) -> Iterator[Session]:
     """Use the Ray that this process has joined; else join the cluster that a job or RAY_ADDRESS names; else start one.
 
-    Leaves what it has joined, and ends what it has started. Raises `UsageError` if Ray can't be joined or started.
+    Leaves what it has joined, and ends what it has started. `say` is told which of them takes its seconds. Raises
+    `UsageError` if Ray can't be joined or started.
     """
     if ray.is_initialized():
         yield Session(_nodes(), is_own=False)
         return
+    say("joining the Ray cluster" if _joins_cluster() else "starting Ray")
     try:
         _start()
     except SystemExit as error:  # while Ray starts, it handles SIGTERM

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,7 +13,7 @@ from cluster.actor import MakeGenerator, model_generator
 from cluster.breaker import SweepStopped
 from cluster.display import Display, counted, open_display
 from cluster.driver import Driver
-from cluster.estimate import Look, Memory, look_at_model
+from cluster.estimate import Look, Memory, look_at_model, looking
 from cluster.figures import figures
 from cluster.job import Device, SweepJob, explain
 from cluster.landing import Survey, Tally, clear_debris, remove_errors
@@ -27,7 +28,7 @@ from cluster.manifest import (
     written,
 )
 from cluster.pool import plan_pools, shortages
-from cluster.session import place_for_all, ray_session
+from cluster.session import Session, place_for_all, ray_session
 from cluster.settling import take_stock
 from cluster.shards import cut, rows_for
 from cluster.store import Store, open_store
@@ -114,15 +115,18 @@ def run_sweep(
         raise UsageError(explain(error, set(), Path("run_sweep"))) from error
     place = place_for_all(job.out)
     store, n_planned = open_store(place), count_runs(config)
-    manifest, memory = _prepare(job, store, look)
-    with hold(store) as lease, written(store, manifest):
-        found, said = _look_through(store, [])
-        tally = Tally()
-        if len(found.done) == n_planned:
-            display.say(f"nothing is left to do: {counted(n_planned, 'run')} landed in {shown(job.out)}")
-        else:
-            tally = _drive(job, place, lease, found, memory, display, make_generator)
-            found, _ = _look_through(store, said)
+    with ExitStack() as on_ray:
+        manifest, memory, session = _prepare(job, store, look, display, on_ray)
+        with hold(store) as lease, written(store, manifest):
+            found, said = _look_through(store, [])
+            tally = Tally()
+            if len(found.done) == n_planned:
+                display.say(f"nothing is left to do: {counted(n_planned, 'run')} landed in {shown(job.out)}")
+            else:
+                session = session or on_ray.enter_context(ray_session(display.say))
+                tally = _drive(job, place, lease, found, memory, display, make_generator, session)
+                on_ray.close()
+                found, _ = _look_through(store, said)
         missing = n_planned - len(found.done) - found.n_errors
         if missing:
             raise SweepStopped(f"{missing:,} runs that had landed are damaged or gone")
@@ -130,21 +134,27 @@ def run_sweep(
     return Summary(config, place, manifest.model, layers, len(found.done), found.n_errors, tally)
 
 
-def _prepare(job: SweepJob, store: Store, look: Callable[[SweepConfig, int], Look]) -> tuple[Manifest, Memory | None]:
+def _prepare(
+    job: SweepJob, store: Store, look: Callable[[SweepConfig, int], Look], display: Display, on_ray: ExitStack
+) -> tuple[Manifest, Memory | None, Session | None]:
     """Refuse what can't work before anything is loaded or written; returns the manifest and the memory of an actor.
 
-    Raises `UsageError`.
+    Where nothing has landed yet, Ray starts while another process looks at the model: each takes seconds. `on_ray`
+    then holds that session, which is the third result. Raises `UsageError`.
     """
     store.probe()
     _refuse_foreign_report(store)
     held = _read_held(store, job.config)
     if held:
         refuse_other_config(store, held, job.config)
-    model, exitable_layers, memory = look(job.config, job.rows_per_shard)
+    with looking(look, job.config, job.rows_per_shard) as looked:
+        display.say("looking at the model")
+        session = None if held else on_ray.enter_context(ray_session(display.say))
+        model, exitable_layers, memory = looked()
     manifest = make_manifest(job.config, model, exitable_layers)
     if held:
         refuse_other_model(store, held, manifest)
-    return manifest, memory
+    return manifest, memory, session
 
 
 def _refuse_foreign_report(store: Store) -> None:
@@ -185,11 +195,12 @@ def _drive(
     memory: Memory | None,
     display: Display,
     make_generator: MakeGenerator,
+    session: Session,
 ) -> Tally:
     """Do the runs that have not landed, on Ray."""
     store, n_planned, n_done = open_store(place), count_runs(job.config), len(found.done)
     clear_debris(store)
-    with ray_session() as session, display:
+    with display:
         pools = plan_pools(job, session.nodes, memory, nodes_may_come=not session.is_own)
         retried = remove_errors(store, found.with_errors)
         if n_done or retried:

@@ -2,13 +2,14 @@
 
 import time
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 from uuid import uuid4
 
 import ray
 from ray.exceptions import RayError
 
-from cluster.actor import SweepActor
+from cluster.actor import InFlight, SweepActor
 from cluster.pool import ACCELERATOR, Pool
 from cluster.shards import Shard
 
@@ -29,9 +30,9 @@ class Worker:
     shards: dict[Any, Shard] = field(default_factory=dict)  # by reference to the answer of do(), in order
     asked: Any = None  # reference to the answer of progress(); None if not asked
     is_up: bool = False  # whether it has answered anything: until then it may be waiting for resources
-    in_flight: int = 0  # tokens of the current shard
+    in_flight: InFlight = field(default_factory=InFlight)  # how far the current shard is
     began: float = 0.0  # when the current shard, or loading, was started
-    moved: float = 0.0  # when the last new token was seen
+    moved: float = 0.0  # when the last new token or end was seen
 
     def loaded(self) -> None:
         self._is_up()
@@ -46,7 +47,13 @@ class Worker:
     def take(self, ref: Any) -> Shard:
         """Remove and return the shard whose call was answered; the next one starts."""
         self._begin()
+        self.asked = None  # the answer may be of the shard before
         return self.shards.pop(ref)
+
+    @property
+    def does_runs(self) -> bool:
+        """Whether the current shard's runs are to land: it is no rehearsal."""
+        return any(not shard.rehearsal for shard in islice(self.shards.values(), 1))
 
     def look(self) -> None:
         """Read the answer of progress(), if it has come, and ask again, without waiting."""
@@ -92,7 +99,7 @@ class Worker:
 
     def _begin(self) -> None:
         self.began = self.moved = time.monotonic()
-        self.in_flight = 0
+        self.in_flight = InFlight()
 
 
 def as_actor(pool: Pool) -> Any:

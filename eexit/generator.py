@@ -1,6 +1,6 @@
 """The interface of a generator, which turns runs into tables that are ready for Parquet."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,11 +19,18 @@ class Results:
     tokens: pa.Table
 
 
+class Progress(Protocol):
+    """What a generator tells of its progress."""
+
+    def __call__(self, tokens: int, runs: int = 0) -> None:
+        """So many tokens were generated, and so many runs have ended, since the last call."""
+
+
 class Generator(Protocol):
     """Anything that can do runs. A run that fails becomes an error row in the results, never an exception."""
 
-    def generate(self, runs: Sequence[Run], progress: Callable[[int], None]) -> Results:
-        """Do the runs together; calls `progress` now and then with the number of tokens since the last call."""
+    def generate(self, runs: Sequence[Run], progress: Progress) -> Results:
+        """Do the runs together; calls `progress` now and then."""
         ...
 
 

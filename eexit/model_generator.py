@@ -1,7 +1,8 @@
 """The generator of a sweep: one loaded model that can do any run of the sweep."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from eexit.cpu.packed_linear import pack_linear_layers
 from eexit.drafts import SerialCosts
 from eexit.engine import Engine, refuse_mode
 from eexit.exits import resolve_exitable_layers
-from eexit.generator import Results, error_results, run_columns
+from eexit.generator import Progress, Results, error_results, run_columns
 from eexit.learned import load_probe, load_readout
 from eexit.models import eos_token_ids, load_model_and_tokenizer
 from eexit.plan import Run, configurations
@@ -67,14 +68,14 @@ class ModelGenerator:
         self.engine = Engine(decoder, decoding, decoders[student], self.prices)
         self.text_of = cache(partial(token_text, self.tokenizer))
 
-    def generate(self, runs: Sequence[Run], progress: Callable[[int], None] = lambda n_tokens: None) -> Results:
+    def generate(self, runs: Sequence[Run], progress: Progress = lambda tokens, runs=0: None) -> Results:
         """Do the runs together. A run that fails becomes an error row, and does not affect the others.
 
         If the sweep has mode `normal`, the `normal` run of each prompt and seed is generated too, for comparison, even
         if it is not among `runs`; then it is not returned.
         """
         requests = self.requests(runs)
-        outcomes = self._outcomes(requests, progress)
+        outcomes = self._outcomes(requests, _Ends(progress, Counter(map(requests.get, map(_key, runs)))))
         parts = [self._results(run, requests, outcomes) for run in runs]
         return Results(
             pa.concat_tables([GENERATIONS.empty_table(), *(part.generations for part in parts)]),
@@ -116,16 +117,18 @@ class ModelGenerator:
             return (), f"the prompt can't be tokenised: {type(error).__name__}: {first_line(error)}"
         return tuple(inputs["input_ids"][0].tolist()), ""
 
-    def _outcomes(self, requests: dict[Key, Request], progress: Callable[[int], None]) -> dict[Key, Outcome]:
+    def _outcomes(self, requests: dict[Key, Request], ends: "_Ends") -> dict[Key, Outcome]:
         """What each request gives. Seeds that can't change it share the outcome of the first of them."""
         first: dict[Request, Key] = {}  # among those that differ in their seed alone
         for key, request in requests.items():
             first.setdefault(replace(request, seed=0), key)
-        outcomes = self._decode_by_key({key: requests[key] for key in first.values()}, progress)
+        outcomes = self._decode_by_key({key: requests[key] for key in first.values()}, ends)
         others = {key: first[replace(request, seed=0)] for key, request in requests.items() if key not in outcomes}
         shared = {key: outcomes[its] for key, its in others.items() if self._draws_nothing(outcomes[its])}
         left = {key: requests[key] for key in others if key not in shared}
-        return outcomes | shared | self._decode_by_key(left, progress)
+        for key in shared:
+            ends.of(requests[key])
+        return outcomes | shared | self._decode_by_key(left, ends)
 
     def _draws_nothing(self, outcome: Outcome) -> bool:
         """Whether it is the same for any seed: a greedy text all of whose exits were certain."""
@@ -133,23 +136,26 @@ class ModelGenerator:
             return False
         return bool(np.isin(outcome.exit_prob_TX, (0, 1)).all())
 
-    def _decode_by_key(self, requests: dict[Key, Request], progress: Callable[[int], None]) -> dict[Key, Outcome]:
-        return dict(zip(requests, self._decode(list(requests.values()), progress), strict=True))
+    def _decode_by_key(self, requests: dict[Key, Request], ends: "_Ends") -> dict[Key, Outcome]:
+        return dict(zip(requests, self._decode(list(requests.values()), ends), strict=True))
 
-    def _decode(self, requests: list[Request], progress: Callable[[int], None]) -> list[Outcome]:
+    def _decode(self, requests: list[Request], ends: "_Ends") -> list[Outcome]:
         """Decode the requests together; if the model raises, find the requests that make it raise by bisection."""
         try:
-            outcomes = dict(self.engine.generate(requests, progress))
+            outcomes: dict[int, Outcome] = {}
+            for index, outcome in self.engine.generate(requests, ends.progress):
+                outcomes[index] = outcome
+                ends.of(requests[index])
             return [outcomes[index] for index in range(len(requests))]
         except Exception as error:  # a model may raise anything: it becomes the run's error
             reason, out_of_memory = f"{type(error).__name__}: {error}", _is_out_of_memory(error)
         # Outside the except block, the exception no longer keeps the keys and values of its frames alive.
         if out_of_memory and self._fewer_rows():
-            return self._decode(requests, progress)
+            return self._decode(requests, ends)
         if len(requests) == 1:
             return [Failure(reason)]
         half = len(requests) // 2
-        return self._decode(requests[:half], progress) + self._decode(requests[half:], progress)
+        return self._decode(requests[:half], ends) + self._decode(requests[half:], ends)
 
     def _fewer_rows(self) -> bool:
         """Halve the number of rows in flight, from now on; False if it is 1 already."""
@@ -199,6 +205,18 @@ class ModelGenerator:
             return {}
         costs = SerialCosts.of(self.prices, self.engine.decoding.exitable_layers)
         return outcome.rounds.columns(configuration.draft, len(outcome.token_id_T) - 1, costs)
+
+
+@dataclass(frozen=True)
+class _Ends:
+    """Tells `progress` once of each run whose row has ended, also of those that are decoded again."""
+
+    progress: Progress
+    runs_left: Counter[Request | None]  # by what they ask for; None for runs whose prompt can't be tokenised
+
+    def of(self, request: Request) -> None:
+        if n_runs := self.runs_left.pop(request, 0):
+            self.progress(0, n_runs)
 
 
 def _key(run: Run) -> Key:

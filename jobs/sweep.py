@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -28,12 +29,14 @@ from cluster.events import log_to_stderr
 from cluster.job import load_job
 from cluster.landing import read_columns
 from cluster.store import Store, open_store
-from cluster.sweep import Summary, run_sweep
 from cluster.table import closing_table
 from eexit.places import inside, reading, shown, without_secrets
 from eexit.plan import configurations
 from eexit.results import GENERATIONS_FOLDER, REPORT
 from eexit.whole_files import write_whole
+
+if TYPE_CHECKING:
+    from cluster.sweep import Summary
 
 DEMO = Path(__file__).with_name("demo.toml")
 
@@ -58,11 +61,14 @@ def sweep(arguments: Sequence[str]) -> int:
     if options.controls_from:
         n_controls = counted(len(job.config.controls), "configuration")
         display.say(f"{n_controls} of {shown(options.controls_from)} have controls here, which exit as often")
+    display.say("importing Ray")
+    from cluster.sweep import run_sweep  # not above, since a first line comes before what takes seconds
+
     summary = run_sweep(**dict(job), display=display)
     return finish(summary, job.out, options.json)
 
 
-def finish(summary: Summary, out: str, figures: Path | None) -> int:
+def finish(summary: "Summary", out: str, figures: Path | None) -> int:
     """Write the report and the figures, and print the table and how to read the results; returns the exit code."""
     store = open_store(summary.out)
     if summary.tally.runs or not store.read(REPORT, 1):  # a full disk may have left an empty one
@@ -96,7 +102,7 @@ def publish_report(page: Path, store: Store) -> None:
     store.publish(page.name, page.read_bytes())
 
 
-def write_figures(summary: Summary, out: str, path: Path) -> None:
+def write_figures(summary: "Summary", out: str, path: Path) -> None:
     figures = {
         "out": shown(out),
         "report": shown(inside(out, REPORT)),

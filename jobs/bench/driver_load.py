@@ -30,7 +30,7 @@ from cluster.shards import cut
 from cluster.store import open_store
 from cluster.sweep import run_sweep
 from eexit.config import Prompt, SweepConfig, UsageError
-from eexit.generator import Generator, Results, run_columns
+from eexit.generator import Generator, Progress, Results, run_columns
 from eexit.plan import Run, count_runs, plan_runs
 from eexit.results import GENERATIONS_FOLDER
 from eexit.schema import GENERATIONS, TOKENS
@@ -47,7 +47,7 @@ class Nothing:
     def __init__(self, config: SweepConfig, device: str) -> None:
         self._config = config
 
-    def generate(self, runs: Sequence[Run], progress: Callable[[int], None]) -> Results:
+    def generate(self, runs: Sequence[Run], progress: Progress) -> Results:
         rows = [{**run_columns(run, self._config), "status": "ok", "n_tokens": 0} for run in runs]
         return Results(pa.Table.from_pylist(rows, GENERATIONS), TOKENS.empty_table())
 
@@ -59,7 +59,7 @@ class TimedGenerator:
         self._generator: Generator = model_generator(config, device)
         self._log = log
 
-    def generate(self, runs: Sequence[Run], progress: Callable[[int], None]) -> Results:
+    def generate(self, runs: Sequence[Run], progress: Progress) -> Results:
         began = time.time()
         results = self._generator.generate(runs, progress)
         with self._log.open("a") as log:

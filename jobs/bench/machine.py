@@ -46,9 +46,9 @@ def start(arguments: Sequence[str], default: Path, n_rows: int, n_tokens: int, b
     loaded = time.time()
     runs = runs_for(config, n_rows)
     firsts: list[float] = []
-    generator.generate(runs[:1], lambda _: firsts.append(time.time()))
+    generator.generate(runs[:1], lambda tokens, runs=0: firsts.append(time.time()))
     _forget_peak()
-    generator.generate(runs, lambda _: None)
+    generator.generate(runs)
     on_gpu = generator.model.device.type == "cuda"
     peak = torch.cuda.max_memory_allocated() / 1e6 if on_gpu else _megabytes("VmHWM") - held
     length = n_tokens + max(len(request.prompt_token_ids) for request in generator.requests(runs).values())

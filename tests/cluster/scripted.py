@@ -21,7 +21,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -29,7 +29,7 @@ import ray
 
 from cluster.estimate import Look
 from eexit.config import Prompt, SweepConfig, UsageError
-from eexit.generator import Results, run_columns
+from eexit.generator import Progress, Results, run_columns
 from eexit.plan import Run
 from eexit.schema import GENERATIONS, TOKENS
 
@@ -91,7 +91,7 @@ class ScriptedGenerator:
         self._folder = Path(config.model)
         (self._folder / f"loaded-{os.getpid()}-{ray.get_runtime_context().get_node_id()}-{device}").touch()
 
-    def generate(self, runs: Sequence[Run], progress: Callable[[int], None]) -> Results:
+    def generate(self, runs: Sequence[Run], progress: Progress) -> Results:
         if (self._folder / "broken").exists():
             raise RuntimeError("the machine is broken")
         if len(runs) > FIT and "hungry" in [run.prompt.prompt for run in runs]:
@@ -100,7 +100,7 @@ class ScriptedGenerator:
             os.kill(os.getpid(), signal.SIGKILL)
         for run in runs:
             self._act_out(run.prompt.prompt)
-            progress(TOKENS_PER_RUN)
+            progress(TOKENS_PER_RUN, 1)
             (self._folder / f"did-{run.run_id}-{time.monotonic_ns()}").touch()
         return rows_of(runs, self._config)
 

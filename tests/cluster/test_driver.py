@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import threading
 from pathlib import Path
@@ -42,6 +43,27 @@ def test_a_manifest_that_is_lost_meanwhile_is_put_back(tmp_path: Path) -> None:
     assert manifest.read_bytes() == written
     assert "sweep.json was gone and is put back" in log.getvalue()
     assert_complete(config, tmp_path / "out")
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_runs_are_counted_before_the_first_shard_has_landed(tmp_path: Path) -> None:
+    config = sweep_of(tmp_path, "one", "two", "three", "wait", modes=["normal"])
+    seen: list[str] = []
+
+    class Log(io.StringIO):
+        """Lets the last run go on once the others were counted, or after so many lines that they never will be."""
+
+        def write(self, text: str) -> int:
+            seen.extend(re.findall(r"[0-9]+/4 runs", text))
+            if seen[-1:] == ["3/4 runs"] or len(seen) > 60:
+                (tmp_path / "go").touch()
+            return len(text)
+
+    drive(config, tmp_path / "out", rows=4, actors=1, log=Log())
+    assert "3/4 runs" in seen
+    assert seen[-1] == "4/4 runs"
+    counts = [int(count.partition("/")[0]) for count in seen]
+    assert counts == sorted(counts)
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -108,7 +108,7 @@ def test_invariant_7_a_real_model_runs_what_is_counted(
 def test_every_run_has_its_row_and_nothing_is_lost(generator: ModelGenerator) -> None:
     runs = list(plan_runs(generator.config))
     seen: list[int] = []
-    results = generator.generate(runs, seen.append)
+    results = generator.generate(runs, lambda tokens, runs=0: seen.append(tokens))
     assert results.generations.schema.equals(GENERATIONS, check_metadata=True)
     assert results.tokens.schema.equals(TOKENS, check_metadata=True)
     rows = results.generations.to_pylist()

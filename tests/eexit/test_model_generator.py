@@ -29,8 +29,15 @@ def test_seeds_share_what_no_draw_can_change(model: Path, temperature: float) ->
         exit_every=3, max_new_tokens=N_TOKENS, dtype="float32", temperature=temperature,
     )  # fmt: skip
     runs = list(plan_runs(config))
-    generator, generated = ModelGenerator(config, "cpu"), list[int]()
-    together = generator.generate(runs, generated.append)
+    generator, generated, ended = ModelGenerator(config, "cpu"), list[int](), list[int]()
+
+    def progress(tokens: int, runs: int = 0) -> None:
+        generated.append(tokens)
+        ended.append(runs)
+
+    together = generator.generate(runs, progress)
+    assert sum(ended) == len(runs), "each is told of once, however many share its outcome"
+    assert sum(ended[: len(ended) // 2]) > 0, "not all at the end"
     alone = [generator.generate([run]) for run in runs]
     assert_alike(together.generations, pa.concat_tables([part.generations for part in alone]))
     assert_alike(together.tokens, pa.concat_tables([part.tokens for part in alone]))

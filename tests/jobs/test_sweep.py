@@ -68,7 +68,8 @@ def test_a_sweep_ends_with_its_table_and_where_to_look(finished: tuple[Path, str
         assert all(word in headings for word in heading.split()), heading
     assert "runs ·" not in said
     progress = (folder / "progress.txt").read_text()
-    assert re.search(r"^15 runs to do, ", progress, re.MULTILINE)
+    assert progress.startswith("importing Ray\nlooking at the model\nstarting Ray\n15 runs to do, ")
+    assert "\nloading the model on 1 actor\n" in progress
     assert re.search(r"^72 tokens · 15/15 runs · .* · 6 errors · ", progress, re.MULTILINE)
     assert lines[-2:] == [
         f'import pandas as pd; pd.read_parquet("{folder}/out/generations")',
@@ -105,7 +106,9 @@ def test_run_again_it_has_nothing_left_to_do(
     report = (tmp_path / "results" / "here" / "report.html").stat().st_mtime_ns
     again = sweep(environment, *arguments, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert again.stderr == "nothing is left to do: 3 runs landed in results/here\n"
+    assert again.stderr == (
+        "importing Ray\nlooking at the model\nnothing is left to do: 3 runs landed in results/here\n"
+    )
     quiet = sweep(environment, *arguments, "--quiet", cwd=tmp_path)
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, again.stdout, "")
     assert (tmp_path / "results" / "here" / "report.html").stat().st_mtime_ns == report

@@ -32,8 +32,9 @@ def test_bad_input_ends_with_one_line_and_leaves_nothing(
     (tmp_path / "empty.txt").touch()
     done = sweep_here(environment, "--model", tiny, "--out", "out", *arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
-    assert message in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    *steps, error = done.stderr.splitlines()
+    assert message in error
+    assert steps == ["importing Ray", "looking at the model", "starting Ray"][: len(steps)]
     assert [path.name for path in tmp_path.iterdir()] == ["empty.txt"]
 
 
@@ -57,6 +58,7 @@ def test_a_model_folder_that_changed_since_is_refused(
         (tiny / "chat_template.jinja").unlink()
     assert done.returncode == 2
     assert done.stderr == (
+        "importing Ray\nlooking at the model\n"
         f"error: --out {folder}/out holds results of this model folder before its chat template changed: "
         "put that back as it was, or choose another --out\n"
     )
@@ -84,6 +86,28 @@ def test_a_relative_out_is_refused_where_ray_would_remove_it(environment: dict[s
     done = sweep_here({**environment, **job}, "--out", "out", cwd=tmp_path)
     assert done.returncode == 2
     assert "--out out is relative, and this job's working directory is a copy that Ray removes" in done.stderr
+
+
+def test_it_says_what_it_does_before_it_imports_what_takes_seconds(tiny: Path, tmp_path: Path) -> None:
+    """The process ends with its first line, and says which of the large libraries it had imported by then."""
+    script = """if True:
+        import os, sys
+        from jobs.sweep import run
+
+        class First:
+            def write(self, text):
+                print(text, sorted({"ray", "torch", "transformers", "pandas"} & set(sys.modules)), flush=True)
+                os._exit(0)
+
+            def isatty(self):
+                return False
+
+        sys.stderr = First()
+        run(sys.argv[1:])
+    """
+    command = [sys.executable, "-c", script, "--model", str(tiny), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=SCRIPT.parents[1], capture_output=True, text=True)
+    assert done.stdout == "importing Ray []\n"
 
 
 @pytest.mark.parametrize(("arguments", "code"), [(["--modes", "foo"], 2), (["--dry-run"], 0)])
