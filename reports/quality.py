@@ -69,8 +69,8 @@ class Quality:
 
     @property
     def settings(self) -> pd.DataFrame:
-        """The configurations that exit early and are no controls of others."""
-        return self.rows[self.rows["rule"].notna() & self.rows["beneath"].isna()]
+        """The configurations that exit early and are no controls, not even of what the sweep lacks."""
+        return self.rows[self.rows["rule"].notna() & self.rows["control_of"].isna()]
 
 
 def quality(sweep: Sweep, trade: pd.DataFrame, paired: pd.DataFrame, saves: Savings | None) -> Quality | None:

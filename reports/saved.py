@@ -16,16 +16,18 @@ Row = dict[Any, Any]
 
 
 def saved(savings: Savings) -> list[str]:
-    """The sentences that come first. Controls of configurations are not named; oracles can't save anything.
+    """The sentences that come first. Controls are never named; oracles can't save anything.
 
     A configuration whose text is mostly one loop is in a sentence of its own, never among the best.
     """
-    rows = savings.exiting[savings.exiting["beneath"].isna()].to_dict("records")
+    rows = savings.exiting[savings.exiting["control_of"].isna()].to_dict("records")
     if savings.measured:
         generate = savings.rows[savings.rows["configuration"] == GENERATE].to_dict("records")
         return [" ".join(_timed(rows, generate, measured)) for measured in savings.measured]
     if any(is_known(row[RUN]) for row in rows):
         return [" ".join([*_counted([row for row in rows if is_known(row[RUN])]), UNTIMED])]
+    if not rows:
+        return ["No configuration of this sweep exits early, apart from controls."]
     if all(row["oracle"] for row in rows):
         return ["No configuration saves time: all rules of this sweep are oracles, which need the full-depth pass."]
     return [UNTIMED]

@@ -126,6 +126,17 @@ def test_the_headline_counts_the_settings_that_keep_answers_right_and_leaves_ora
     assert headline(replace(found, rows=rows[rows["configuration"] != NORMAL])) == []
 
 
+def test_a_control_is_no_setting_not_even_without_what_it_follows(answered: Path) -> None:
+    found = known(answered)
+    rows = found.rows.copy()
+    rows.loc[rows["configuration"] != NORMAL, "correct_difference_high"] = 0.1
+    rows.loc[rows["control_of"].notna(), "run"] = 0.9  # which saves most
+    alone = replace(found, rows=rows[rows["configuration"] != CHOSEN].assign(beneath=None))
+    said = [*headline(alone), *quality_findings(alone, 0)]
+    assert "random" not in " ".join(said)
+    assert f"of these, {BOLD} costs least" in said[0]
+
+
 def test_what_few_prompts_or_no_normal_runs_can_not_say_is_not_said(tmp_path: Path) -> None:
     found = known(with_answers(tmp_path / "s", 6, modes=("unfrozen",)))  # four of which bring an answer
     assert found.rows["correct_low"].isna().all()

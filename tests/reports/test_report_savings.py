@@ -17,6 +17,7 @@ from eexit.bootstrap import estimate_ratios
 from eexit.configuration import GENERATE, Configuration
 from eexit.further_schema import TIMINGS
 from eexit.results import timings_name
+from eexit.rules import CONTROL, Control
 from eexit.seals import encode_further
 from reports import frames
 from reports.findings import FEW, SEVERAL, findings
@@ -192,6 +193,22 @@ def test_without_timings_the_findings_say_which_command_measures_them(tmp_path: 
     assert saved(its)[0].startswith("No configuration ran fewer multiply-adds than full depth; the cheapest, unfrozen/")
     oracles = replace(its, rows=its.rows[its.rows["configuration"] != ONLINE])
     assert saved(oracles)[0].startswith("No configuration saves time: all rules of this sweep are oracles")
+
+
+@pytest.mark.parametrize("followed", ["unfrozen/kl/1", "unfrozen/kl/0.5"])
+def test_a_control_is_never_named_as_what_saves_not_even_without_what_it_follows(tmp_path: Path, followed: str) -> None:
+    control = Configuration("unfrozen", CONTROL, Control(followed, ()))
+    folder = costly(tmp_path / "s", [(100.0, 50.0, 80.0)], disagreement=0.04, **control.columns)
+    its, rows = found(folder)
+    assert rows[control.key]["run"] == pytest.approx(0.2)
+    assert saved(its) == [
+        "No configuration saves time: all rules of this sweep are oracles, which need the full-depth pass."
+    ]
+    alone = replace(its, rows=its.rows[its.rows["configuration"] != ORACLE])
+    assert saved(alone) == ["No configuration of this sweep exits early, apart from controls."]
+    time(folder, {NORMAL: [10] * 5, control.key: [8, 8, 7, 9, 8]})
+    (said,) = saved(found(folder)[0])
+    assert said == "Realised at batch 1 (median of 5 rounds): no configuration that exits early was timed."
 
 
 def rows_with(its: Savings, *others: tuple[str, float, float, float]) -> Savings:
