@@ -81,7 +81,7 @@ def run_sweep(
         from eexit.config import Prompt, SweepConfig
 
         prompt = Prompt(id="recursion", prompt="Explain recursion.")
-        summary = run_sweep(SweepConfig(prompts=(prompt,), kl_factors=(0.5, 1)), "results/mine")
+        summary = run_sweep(SweepConfig(prompts=(prompt,), kl_factors=(0.5, 1)), "results/one")
         for row in summary.figures():
             print(row["configuration"], row["means"]["mean_depth"])
 

@@ -14,7 +14,7 @@ EOS = "<|end|>"
 CHAT_TEMPLATE = "{% for turn in messages %}{{ turn.role }}: {{ turn.content }}\n{% endfor %}assistant: "
 
 
-def save_byte_model(folder: Path, ends: bool = False) -> None:
+def save_byte_model(folder: Path, ends: bool = False, n_layers: int = N_LAYERS, positions: int = POSITIONS) -> None:
     """With `ends`, there is a token that ends a text, and a chat template."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet()) + [EOS] * ends
     tokenizer = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[]))
@@ -27,9 +27,9 @@ def save_byte_model(folder: Path, ends: bool = False) -> None:
         vocab_size=len(alphabet),
         hidden_size=32,
         intermediate_size=64,
-        num_hidden_layers=N_LAYERS,
+        num_hidden_layers=n_layers,
         num_attention_heads=4,
-        max_position_embeddings=POSITIONS,
+        max_position_embeddings=positions,
         initializer_range=0.3,
         bos_token_id=None,
         eos_token_id=alphabet.index(EOS) if ends else None,

@@ -3,15 +3,12 @@
 import io
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pytest
-import ray
 import scripted
 from pandas.testing import assert_frame_equal
 from scripted import TOKENS_PER_RUN, rows_of
@@ -23,26 +20,6 @@ from cluster.landing import Tally
 from cluster.sweep import run_sweep
 from eexit.config import SweepConfig
 from eexit.plan import plan_runs
-
-
-@contextmanager
-def started_ray(environment: dict[str, str]) -> Iterator[None]:
-    """A Ray of two CPUs, whose actors get the environment of this process as it is now, and `environment`."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        patch.delenv("RAY_ADDRESS", raising=False)
-        os.makedirs(environment["RAY_TMPDIR"], exist_ok=True)
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            log_to_driver=False,
-            object_store_memory=100_000_000,
-            _temp_dir=environment["RAY_TMPDIR"],
-        )
-        yield
-        ray.shutdown()
 
 
 def drive(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from driving import started_ray
+from own_ray import started_ray
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,161 @@
+"""The README's blocks of code run as they are printed, one after the other in one folder, with small settings.
+
+The default model is a small random one here, whose layers have the same numbers, and the files of prompts are shorter.
+What is given besides is in `SMALLER` and `INSTEAD`, and what can't be run here in `LEFT_OUT`, with the reasons. A line
+that is new in the README is run, or fails here.
+"""
+
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import platformdirs
+import pytest
+from byte_model import save_byte_model
+from commands import here
+from judge_server import judging
+from own_ray import started_ray
+from own_tasks import CHOICE, WORDS, save_tasks
+
+from cluster import estimate, harness_plan
+from eexit.sources import DEFAULT_MODEL
+
+ROOT = Path(__file__).parents[2]
+FILES = (ROOT / "README.md",)  # in the order in which their blocks are run
+N_LAYERS = 30  # as the default model has, so that layers can be named as they are printed
+N_PROMPTS = 16  # of each file of prompts: some of them are held out, and some are for reporting
+FEW_TOKENS = ["--max-new-tokens", "6"]
+# Flags that are added behind those of a script, where the last one counts.
+SMALLER = {
+    "jobs/sweep.py": FEW_TOKENS,
+    "jobs/timings.py": ["--prompts", "1", "--tokens", "3", "--rounds", "1"],
+    "jobs/harness.py": ["--limit", "2", "--include-path", "tasks"],
+    "jobs/choose.py": ["--at-most", "0.999"],  # so few prompts certify no lower bound
+}
+JUDGE_URL = "the address of the judge's server"
+# Words of commands, and what is given in their place.
+INSTEAD = {
+    "Qwen/Qwen3-0.6B": DEFAULT_MODEL,  # a model of the hub
+    "arc_easy": CHOICE,  # data of the hub
+    "gsm8k": WORDS,
+    "https://api.openai.com/v1": JUDGE_URL,
+    "OPENAI_API_KEY=…": "OPENAI_API_KEY=a-key",
+}
+CLUSTER = "ports that only one test at a time can use: tests/jobs/test_submit.py runs it"
+INSTALLS = "the environment of the tests stays as it is: .ci/run installs the package"
+LEFT_OUT = {
+    "pip install -e .": INSTALLS,
+    "pip install -e '.[test]'": INSTALLS,
+    "pip install -e '.[judge]'": INSTALLS,
+    "pip install -e '.[lm-eval]'": INSTALLS,
+    "pytest": "these tests",
+    "ray start --head": CLUSTER,
+    "ray job submit --working-dir . -- python jobs/sweep.py --out /abs/path": CLUSTER,
+}
+MINE = """id,prompt,answer
+rome,What is the capital of Italy?,Rome
+sum,How much is 2 + 2?,4
+"""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: where it begins, its language, and what is in it."""
+
+    where: str
+    language: str
+    text: str
+
+    @property
+    def commands(self) -> list[str]:
+        """The commands of a block of shell, each as it is printed, without what joins them."""
+        lines = self.text.replace("\\\n", " ").splitlines()
+        return [
+            command.strip()
+            for line in lines
+            for command in re.sub(r"(^|\s)#.*", "", line).split("&&")
+            if command.strip()
+        ]
+
+
+def blocks_of(files: Sequence[Path]) -> Iterator[Block]:
+    """The fenced blocks of these Markdown files that name a language, in order."""
+    for file in files:
+        text = file.read_text()
+        for found in re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+            yield Block(f"{file.name}:{text.count(chr(10), 0, found.start()) + 1}", found[1], found[2])
+
+
+BLOCKS = tuple(blocks_of(FILES))
+SHELL = tuple(block for block in BLOCKS if block.language == "sh")
+
+
+def test_every_block_is_of_a_language_that_is_run_and_every_exception_is_one_of_a_printed_line() -> None:
+    assert {block.language for block in BLOCKS} == {"sh", "python"}
+    printed = [command for block in SHELL for command in block.commands]
+    assert LEFT_OUT.keys() <= {*printed}, "left out, but not printed"
+    words = {word for command in printed for word in shlex.split(command)}
+    assert INSTEAD.keys() <= words, "replaced, but not printed"
+    assert SMALLER.keys() <= words, "made smaller, but not printed"
+    assert sum(text.count("```") for text in map(Path.read_text, FILES)) % 2 == 0
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> Iterator[Path]:
+    """The folder that all is run in, as a fresh clone: with its prompts, and a model that was fetched before."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model = platformdirs.user_cache_path("eexit") / "models" / DEFAULT_MODEL
+    if not model.is_relative_to(tmp_path):
+        pytest.skip("this system's cache folder can't be chosen")
+    model.mkdir(parents=True)
+    save_byte_model(model, ends=True, n_layers=N_LAYERS, positions=1024)
+    folder = tmp_path / "clone"
+    (folder / "jobs" / "prompts").mkdir(parents=True)
+    for file in (ROOT / "jobs" / "prompts").iterdir():
+        lines = file.read_text().splitlines(keepends=True)
+        (folder / "jobs" / "prompts" / file.name).write_text("".join(lines[:: len(lines) // N_PROMPTS]))
+    (folder / "mine.csv").write_text(MINE)
+    save_tasks(folder / "tasks", CHOICE, WORDS)
+    monkeypatch.chdir(folder)
+    # What looks at models and tasks in a process of its own does so in this one, which has torch anyway.
+    for module in (estimate, harness_plan):
+        monkeypatch.setattr(module, "aside", lambda function, *args: function(*args))
+    with started_ray({name: environment[name] for name in ("RAY_TMPDIR", "RAY_AUTH_MODE")}):
+        yield folder
+
+
+def test_the_blocks_run_as_printed_one_after_the_other(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: dict[str, Any] = {}  # that one block of Python leaves for the next
+    with judging() as judge:
+        for block in BLOCKS:
+            if block.language == "python":
+                exec(compile(block.text, block.where, "exec"), names)
+                continue
+            for command in block.commands:
+                if command not in LEFT_OUT:
+                    run(block.where, command, judge.url, monkeypatch)
+    assert judge.asked
+    controlled = 0
+    for results in Path("results").iterdir():
+        runs = pd.read_parquet(results / "generations", columns=["configuration", "control_of", "status"])
+        assert set(runs["status"]) == {"ok"}, results
+        assert set(runs["control_of"].dropna()) <= set(runs["configuration"]), f"{results}: controls without partners"
+        controlled += int(runs["control_of"].notna().any())
+    assert controlled
+
+
+def run(where: str, command: str, judge_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [INSTEAD.get(word, word).replace(JUDGE_URL, judge_url) for word in shlex.split(command)]
+    if words[0] == "export":
+        monkeypatch.setenv(*words[1].split("=", 1))
+        return
+    assert words[0] == "python", f"{where} has a command that is not run here: {command}"
+    module = import_module(words[1].removesuffix(".py").replace("/", "."))
+    done = here(getattr(module, "run", None) or module.main, *words[2:], *SMALLER.get(words[1], []))
+    assert done.returncode == 0, f"{where}: {command}\n{done.stdout}{done.stderr}"
+    print(command, *done.stdout.splitlines()[-3:], sep="\n  ")
