@@ -18,6 +18,7 @@ import pyarrow as pa
 from cluster.breaker import Breaker, SweepStopped
 from cluster.display import Display, counted
 from cluster.judging_plan import Judged, JudgingPlan
+from cluster.lease import Lease
 from eexit.endpoint import AskingError, Endpoint, JudgeModel, Reply
 from eexit.further_schema import JUDGEMENTS
 from eexit.results import JUDGEMENTS_FOLDER, further_name
@@ -63,18 +64,22 @@ class JudgingSummary:
     reason: str = ""
 
 
-def judge_sweep(plan: JudgingPlan, judge: JudgeModel, concurrency: int, display: Display) -> JudgingSummary:
+def judge_sweep(
+    plan: JudgingPlan, judge: JudgeModel, concurrency: int, display: Display, lease: Lease
+) -> JudgingSummary:
     """Ask all that `plan` wants to know, and land it in the sweep's `judgements/`.
 
-    Raises `SweepStopped` when going on would only fail; whatever is raised, all answers that have come have landed.
+    `lease` is that of judging, under which the plan was made: so no two calls pay for the same answers. Raises
+    `SweepStopped` when it is lost, or going on would only fail; whatever is raised, all answers that have come have
+    landed.
     """
-    plan.store.probe("the folder")
     judging = _Judging(plan)
     asker = _Asker(judging, judge, concurrency)
     with display, ThreadPoolExecutor(1, "judge") as pool:
         all_asked = pool.submit(asker.ask_all)
         try:
             while not wait([all_asked], SECONDS_BETWEEN_LOOKS).done:
+                lease.check()
                 display.show(judging.progress)
         finally:
             asker.give_up()

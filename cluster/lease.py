@@ -1,4 +1,4 @@
-"""One driver at a time on one `--out`: `lease.json` beside the results says who holds it.
+"""One driver at a time on one `--out`, and one judging: a file beside the results says who holds the lease of either.
 
 A lease is a random token that is valid as long as it is renewed. A second driver that finds a lease watches it by its
 own clock: the place is free once the lease has not changed for `STALE_SECONDS`, so that clocks of different machines
@@ -38,6 +38,22 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True)
+class Use:
+    """What only one process at a time may do with results: the file of its lease, and how messages call it."""
+
+    file: str
+    in_use: str  # before its holder; {} is the place
+    way_out: str
+    late: str  # the way out for a process that was a moment slower
+
+
+DRIVING = Use(
+    LEASE, "--out {} is in use by", "wait for it, stop it, or choose another --out", late="choose another --out"
+)
+JUDGING = Use("judging-lease.json", "{} is being judged by", "wait for it, or stop it", late="wait for it")
+
+
+@dataclass(frozen=True)
 class Holder:
     """Who holds a lease. `started` and `renewed` are Unix seconds by the holder's clock, for people to read.
 
@@ -62,8 +78,8 @@ class Holder:
 class Lease:
     """A lease; after `take`, a thread renews it until it is released."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, use: Use = DRIVING) -> None:
+        self._store, self._use = store, use
         self._makes_the_folder = not store.is_there
         now, pid, namespace = time.time(), os.getpid(), _namespace()
         started = _process_started(pid) if namespace else ""
@@ -79,9 +95,9 @@ class Lease:
 
     def take(self, say: Callable[[str], object]) -> None:
         """Become the holder, or the successor of a dead one. Raises `UsageError` if a living driver holds the lease."""
-        held = _read(self._store)
-        if held or not self._store.create(LEASE, _content(self._holder)):
-            self._succeed(held or _read(self._store), say)
+        held = self._read()
+        if held or not self._store.create(self._use.file, _content(self._holder)):
+            self._succeed(held or self._read(), say)
         self._thread.start()
 
     def check(self) -> None:
@@ -101,21 +117,20 @@ class Lease:
             self._thread.join()
         # A lease that can't be removed now, since the disk failed, is soon that of a dead process.
         with suppress(OSError, pa.ArrowException, UsageError):
-            if is_held(self._store, self.token):
-                self._store.remove(LEASE)
+            if (holder := self._read()) and holder.token == self.token:
+                self._store.remove(self._use.file)
                 if self._makes_the_folder:
                     self._store.remove_if_empty()
 
     def _succeed(self, held: Holder | None, say: Callable[[str], object]) -> None:
         if held:
-            _wait_for_the_end_of(held, self._store, say)
-        _write(self._store, self._holder)
+            _wait_for_the_end_of(held, self._store, self._use, say)
+        self._write(self._holder)
         time.sleep(SETTLE_SECONDS)
-        holder = _read(self._store)
+        holder = self._read()
         if holder is None or holder.token != self.token:
-            raise UsageError(
-                f"--out {self._store.root} is in use by {holder}, which was a moment faster: choose another --out"
-            )
+            in_use = self._use.in_use.format(self._store.root)
+            raise UsageError(f"{in_use} {holder}, which was a moment faster: {self._use.late}")
 
     def _keep(self) -> None:
         while not self._lost and not self._done.wait(SECONDS_BETWEEN_RENEWALS):
@@ -124,11 +139,17 @@ class Lease:
     def _renew(self) -> None:
         # If the place can't be written to, landing finds out.
         with self._writing, suppress(OSError, pa.ArrowException, UsageError):
-            holder = _read(self._store)
+            holder = self._read()
             if holder and holder.token != self.token:
                 self._lost = f"another driver has taken over {self._store.root}: {holder}"
             else:
-                _write(self._store, replace(self._holder, renewed=time.time()))
+                self._write(replace(self._holder, renewed=time.time()))
+
+    def _read(self) -> Holder | None:
+        return _read(self._store, self._use)
+
+    def _write(self, holder: Holder) -> None:
+        self._store.publish(self._use.file, _content(holder))
 
 
 def say_aside(line: str) -> None:
@@ -136,12 +157,12 @@ def say_aside(line: str) -> None:
 
 
 @contextmanager
-def hold(store: Store, say: Callable[[str], object] = say_aside) -> Iterator[Lease]:
-    """A context that holds the lease of the results in `store`; calls `say` if it has to wait for it.
+def hold(store: Store, say: Callable[[str], object] = say_aside, use: Use = DRIVING) -> Iterator[Lease]:
+    """A context that holds the lease for a use of the results in `store`; calls `say` if it has to wait for it.
 
     Raises `UsageError` if a living driver holds it.
     """
-    lease = Lease(store)
+    lease = Lease(store, use)
     atexit.register(lease.release)  # a signal may come at any moment, also during the release
     try:
         lease.take(say)
@@ -151,42 +172,36 @@ def hold(store: Store, say: Callable[[str], object] = say_aside) -> Iterator[Lea
         atexit.unregister(lease.release)
 
 
-def is_held(store: Store, token: str) -> bool:
-    """Whether the current lease has this token. Raises `OSError`."""
-    holder = _read(store)
-    return holder is not None and holder.token == token
-
-
 def is_fenced(store: Store, token: str, actor: str) -> bool:
-    """Whether the actor with this token was given up by the holder of the lease with `token`, or that lease is over.
+    """Whether the actor with this token was given up by the driver whose lease has `token`, or that lease is over.
 
     Raises `OSError`.
     """
-    holder = _read(store)
+    holder = _read(store, DRIVING)
     return holder is None or holder.token != token or actor in holder.fenced
 
 
-def _wait_for_the_end_of(held: Holder, store: Store, say: Callable[[str], object]) -> None:
+def _wait_for_the_end_of(held: Holder, store: Store, use: Use, say: Callable[[str], object]) -> None:
     """Return once the lease `held` is known to be over. Raises `UsageError` once its holder is known to be alive."""
-    in_use = f"--out {store.root} is in use by {held}"
-    way_out = "wait for it, stop it, or choose another --out"
+    in_use = use.in_use.format(store.root)
     alive = _is_alive(held)
     if alive:
-        raise UsageError(f"{in_use}, which is running: {way_out}")
+        raise UsageError(f"{in_use} {held}, which is running: {use.way_out}")
     if alive is False:
         return
     say(
-        f"{in_use}. Whether it still runs can't be seen from here: unless it renews its lease, the place is free in "
-        f"{STALE_SECONDS:g} s, and is then taken. To free it at once if it is dead, remove {store.root}/{LEASE}"
+        f"{in_use} {held}. Whether it still runs can't be seen from here: unless it renews its lease, the place is "
+        f"free in {STALE_SECONDS:g} s, and is then taken. To free it at once if it is dead, remove "
+        f"{store.root}/{use.file}"
     )
     end = time.monotonic() + STALE_SECONDS
     while time.monotonic() < end:
         time.sleep(SECONDS_BETWEEN_LOOKS)
-        now = _read(store)
+        now = _read(store, use)
         if now is None:
             return
         if now != held:
-            raise UsageError(f"--out {store.root} is in use by {now}, which has just renewed its lease: {way_out}")
+            raise UsageError(f"{in_use} {now}, which has just renewed its lease: {use.way_out}")
 
 
 def _is_alive(holder: Holder) -> bool | None:
@@ -224,19 +239,15 @@ def _process_started(pid: int) -> str:
     return others[18]
 
 
-def _read(store: Store) -> Holder | None:
-    content = store.read(LEASE)
+def _read(store: Store, use: Use) -> Holder | None:
+    content = store.read(use.file)
     if not content:
         return None
     try:
         said = json.loads(content)
         return Holder(**{field.name: said[field.name] for field in fields(Holder) if field.name in said})
     except (ValueError, TypeError) as error:
-        raise UsageError(f"{store.root}/{LEASE} is no lease ({error}): remove it") from error
-
-
-def _write(store: Store, holder: Holder) -> None:
-    store.publish(LEASE, _content(holder))
+        raise UsageError(f"{store.root}/{use.file} is no lease ({error}): remove it") from error
 
 
 def _content(holder: Holder) -> bytes:

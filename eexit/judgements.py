@@ -1,18 +1,21 @@
 """Reading judgements: which rows count, and what is already known of texts."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
 
 from eexit.files import Place, read_further
 from eexit.further_schema import JUDGEMENTS
+from eexit.places import reading
 from eexit.results import JUDGEMENTS_FOLDER
 from eexit.rubric import ASPECTS
 from eexit.schema import OK
 
 Row = Mapping[str, Any]  # of `JUDGEMENTS`
 _KEY: Final = ("run_id", "judge", "rubric")
+_GROUP: Final = ("judge", "rubric", "configuration")
 
 
 def read_judgements(place: Place) -> pa.Table:
@@ -28,6 +31,26 @@ def read_judgements(place: Place) -> pa.Table:
         if before is None or status[at] == OK or status[before] != OK:  # rows are in the order of their calls
             counts[key] = at
     return rows.take(pa.array(sorted(counts.values()), pa.int64()))
+
+
+def in_pandas(place: str, is_paired: bool) -> list[str]:
+    """The lines of Python that read the rows without an error that count, and what the table of a judging is made of.
+
+    The second gives the mean scores, the third how often a text is preferred to that of normal, over prompts.
+    """
+    that_count = f""".query("status == '{OK}'").sort_values("started").drop_duplicates({_listed(_KEY)}, keep="last")"""
+    of_prompt = f"judged.groupby({_listed((*_GROUP, 'prompt_id'))})"
+    means = f".groupby({_listed(_GROUP)}).mean()"
+    paired = f"{of_prompt}.preferred.value_counts(normalize=True).unstack(fill_value=0){means}"
+    return [
+        reading(place, JUDGEMENTS_FOLDER, "judged", that_count),
+        f"{of_prompt}[{_listed(ASPECTS)}].mean(){means}",
+        *([paired] if is_paired else []),
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return json.dumps(names)
 
 
 def is_scored(row: Row) -> bool:

@@ -54,8 +54,8 @@ def inside(place: str, name: str) -> str:
     return f"{path.rstrip('/')}/{name}{question}{options}"
 
 
-def reading(place: str, table: str) -> str:
-    """The line of Python that reads a table of results.
+def reading(place: str, table: str, name: str = "", then: str = "") -> str:
+    """The line of Python that reads a table of results, does `then` with it, and gives it this name.
 
     It shows no secrets: if a URI contains some, the line says what has to be set for it to work.
     """
@@ -69,4 +69,5 @@ def reading(place: str, table: str) -> str:
             hint = "  # with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY set to what --out carries"
         elif HIDDEN in where:
             hint = f"  # with {HIDDEN} as it is in --out"
-    return f'import pandas as pd; pd.read_parquet("{where}"){hint}'
+    given = f"{name} = " if name else ""
+    return f'import pandas as pd; {given}pd.read_parquet("{where}"){then}{hint}'

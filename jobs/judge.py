@@ -12,7 +12,8 @@ says whether the text or that of the prompt's normal run of the same seed is bet
 
 What is judged lands in the folder judgements beside the results, and is not asked for again: Ctrl-C loses nothing, and
 the same command goes on. Texts of which the endpoint made nothing become rows with the error, and are tried again by
-the next call. An unfinished sweep is judged as far as it has landed.
+the next call. An unfinished sweep is judged as far as it has landed, also while it runs; a second call that would judge
+the same results at the same time is refused.
 """
 
 import os
@@ -25,14 +26,17 @@ from urllib.parse import urlsplit
 from cluster import interruption
 from cluster.display import counted, open_display
 from cluster.ending import console_of, exit_code
+from cluster.finished import manifest_of
 from cluster.flags import Parser, whole
 from cluster.judgements_table import by_configuration, judgements_table
 from cluster.judging import JudgingSummary, judge_sweep
 from cluster.judging_plan import JudgingPlan, describe_judging, plan_judging
+from cluster.lease import JUDGING, hold
+from cluster.store import open_store
 from eexit.config import UsageError
 from eexit.endpoint import JudgeModel, require_client
-from eexit.judgements import read_judgements
-from eexit.places import reading, shown, without_secrets
+from eexit.judgements import in_pandas, read_judgements
+from eexit.places import shown, without_secrets
 from eexit.results import JUDGEMENTS_FOLDER
 from eexit.rubric import RESPONSE_FORMATS, RUBRIC
 
@@ -56,14 +60,21 @@ def run(arguments: Sequence[str]) -> int:
 
 def ask(arguments: Sequence[str]) -> int:
     flags = read_flags(arguments)
-    orders = (2 if flags.both_orders else 1) if flags.pairwise else 0
-    plan = plan_judging(flags.results, flags.model, flags.configurations, flags.limit, orders)
     if flags.dry_run:
-        print(describe_judging(plan))
+        print(describe_judging(plan_of(flags)))
         return 0
-    judge = judge_of(flags)
-    summary = judge_sweep(plan, judge, flags.concurrency, open_display(quiet=flags.quiet))
+    store, judge = open_store(flags.results), judge_of(flags)
+    manifest_of(store, shown(flags.results))  # a folder that holds no sweep gets no lease
+    store.probe("the folder")
+    with hold(store, use=JUDGING) as lease:
+        plan = plan_of(flags)  # what another call has judged meanwhile is not asked for
+        summary = judge_sweep(plan, judge, flags.concurrency, open_display(quiet=flags.quiet), lease)
     return finish(flags.results, plan, summary)
+
+
+def plan_of(flags: Namespace) -> JudgingPlan:
+    orders = (2 if flags.both_orders else 1) if flags.pairwise else 0
+    return plan_judging(flags.results, flags.model, flags.configurations, flags.limit, orders)
 
 
 def finish(results: str, plan: JudgingPlan, summary: JudgingSummary) -> int:
@@ -72,7 +83,7 @@ def finish(results: str, plan: JudgingPlan, summary: JudgingSummary) -> int:
     its = [row for row in rows if (row["judge"], row["rubric"]) == (plan.judge, RUBRIC)]
     console = console_of(COLUMNS)
     console.print(judgements_table(by_configuration(its, plan.keys), len({row["seed"] for row in its})))
-    print(reading(results, JUDGEMENTS_FOLDER))
+    print("\n".join(in_pandas(results, is_paired=any(row["preferred"] is not None for row in its))))
     if summary.errors:
         failed = f"{counted(summary.errors, 'run')} got no judgement, such as: {summary.reason}"
         print(without_secrets(f"{failed}; the same command tries again"), file=sys.stderr)

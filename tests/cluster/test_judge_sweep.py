@@ -5,7 +5,9 @@ import math
 import os
 import re
 import signal
+import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,18 +23,21 @@ from judge_server import Judge, Response, completion, first, judging, refusal, s
 from scripted import rows_of, sweep_of
 
 from cluster import judging as judging_module
+from cluster import lease
 from cluster.judgements_table import by_configuration
 from cluster.landing import land
+from cluster.lease import JUDGING, hold
 from cluster.manifest import make_manifest
 from cluster.store import open_store
 from eexit import endpoint
-from eexit.config import SweepConfig
+from eexit.config import SweepConfig, UsageError
 from eexit.further_schema import JUDGEMENTS
 from eexit.generator import Results, error_results
 from eexit.plan import Run, plan_runs
 from eexit.results import MANIFEST, encode
 from jobs.judge import run
 
+ROOT = Path(__file__).parents[2]
 KEY = "sk-THIS-IS-A-SECRET"
 PROMPTS = ("one", "two", "three", "failed")
 
@@ -260,6 +265,32 @@ def test_a_failed_comparison_leaves_the_scores_and_is_tried_again(out: Path) -> 
         assert len(judge.asked) == 3
 
 
+def test_the_lines_that_are_printed_give_the_numbers_of_the_table(tmp_path: Path) -> None:
+    out = write(tmp_path / "out", LONG[:8], seeds=(0, 1))
+    with judging(fail=lambda n: completion("hm") if n % 3 == 0 else None, prefers=first) as judge:
+        judged(out, judge, "--pairwise", model="other")
+        judged(out, judge, "--limit", "5")
+        done = judged(out, judge, "--pairwise")  # once more, with comparisons, and rows of errors
+    assert rows(out).query("judge == 'j'").run_id.duplicated().any()
+    assert (rows(out).status == "error").any()
+    read, *tables = [line for line in done.stdout.splitlines() if line.startswith(("import pandas", "judged."))]
+    known: dict[str, Any] = {}
+    exec(read, known)
+    scores, preferred = (eval(line, known).loc["j"].droplevel("rubric") for line in tables)
+    for key, line in lines_of(done.stdout, "normal", "unfrozen/kl/0.5", "unfrozen/kl/1").items():
+        scored = known["judged"].query("judge == 'j' and configuration == @key and coherence.notna()")
+        assert line[:5] == [f"{scored.prompt_id.nunique()}", *(f"{mean:.2f}" for mean in scores.loc[key])]
+        if key != "normal":
+            shares = preferred.loc[key]
+            beats, tie = shares.get("this", 0), shares.get("tie", 0)
+            assert line[6:] == [f"{share:.0%}" for share in (beats, tie, beats + tie / 2)]
+
+
+def lines_of(said: str, *keys: str) -> dict[str, list[str]]:
+    """What the lines of a table say of each key."""
+    return {key: line.split()[1:] for key in keys for line in said.splitlines() if line.split()[:1] == [key]}
+
+
 def test_a_server_that_dies_half_way_leaves_what_it_judged_and_only_the_rest_is_asked_again(out: Path) -> None:
     with judging(fail=lambda n: Response(drops=True) if n >= 2 else None) as judge:
         done = judged(out, judge, "--concurrency", "1")
@@ -295,6 +326,54 @@ def test_nothing_is_lost_when_it_is_interrupted(out: Path) -> None:
     with judging() as judge:
         assert judged(out, judge).returncode == 0
         assert len(judge.asked) == 2
+
+
+def test_a_second_call_at_the_same_time_is_refused_and_asks_nothing(out: Path) -> None:
+    address: list[str] = []
+    second: list[subprocess.CompletedProcess[str]] = []
+
+    def call_again(number: int) -> None:
+        if number == 0:
+            command = [sys.executable, "jobs/judge.py", str(out), "--base-url", address[0], "--model", "another"]
+            second.append(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120))
+
+    with judging(fail=call_again) as judge:
+        address.append(judge.url)
+        done = judged(out, judge, "--concurrency", "1", "--timeout", "120")
+        assert (done.returncode, len(judge.asked)) == (0, 6)
+    assert second[0].returncode == 2
+    refusal = (
+        rf"error: {out} is being judged by process {os.getpid()} on .*, since .*, which is running: wait for it, .*"
+    )
+    assert re.fullmatch(refusal, second[0].stderr.strip())
+    assert not (out / JUDGING.file).exists()
+
+
+def test_a_sweep_that_is_running_can_be_judged(out: Path, judge: Judge) -> None:
+    with hold(open_store(out)):
+        assert judged(out, judge).returncode == 0
+        with pytest.raises(UsageError, match="is in use by"), hold(open_store(out)):
+            pass
+
+
+def test_a_call_whose_lease_is_taken_over_stops_and_keeps_what_it_has(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "SECONDS_BETWEEN_RENEWALS", 0.05)
+
+    def take_over(number: int) -> Response | None:
+        if number == 2:
+            taken = json.dumps({**json.loads((out / JUDGING.file).read_text()), "token": "another"})
+            for _ in range(20):  # a renewal may have read the lease just before
+                (out / JUDGING.file).write_text(taken)
+                time.sleep(0.03)
+        return Response(hangs=True) if number >= 2 else None
+
+    with judging(fail=take_over) as judge:
+        done = judged(out, judge, "--concurrency", "1", "--timeout", "60")
+    assert done.returncode == 1
+    assert f"stopped: another driver has taken over {out}: process {os.getpid()} on " in done.stderr
+    assert rows(out).text_hash.nunique() == 2
 
 
 def test_it_lands_as_it_goes_on(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
