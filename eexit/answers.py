@@ -26,7 +26,7 @@ import regex
 
 from eexit.config import Prompt
 
-PATTERN_SECONDS: Final = 10.0  # that a pattern may take for one text
+PATTERN_SECONDS: Final = 10.0  # of CPU time of this process, which `regex` measures, that a pattern may take for a text
 
 _DIGITS = r"(?<!\w)(?<!\w\.)(?:(?:\d{1,3}(?:[,\u2009\u202f]\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+(?!\w))?"
 _NUMBER = regex.compile(rf"(?:(?<![\w)\]}}])[-−])?(?:[$€£¥]\s?)?(?P<digits>{_DIGITS})")
@@ -38,7 +38,7 @@ _AROUND_WORDS = ".,;:!?\"'()[]{}*_`“”‘’„«»…"
 
 
 class SlowPatternError(Exception):
-    """A pattern took longer than `PATTERN_SECONDS` for a text."""
+    """A pattern took more CPU time than `PATTERN_SECONDS` for a text."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ def _captured(pattern: str, text: str) -> str | None:
         match = regex.search(pattern, text, timeout=PATTERN_SECONDS)
     except TimeoutError as error:
         raise SlowPatternError(
-            f"answer_pattern {pattern!r} takes longer than {PATTERN_SECONDS:g} s on this run's text: make it simpler"
+            f"answer_pattern {pattern!r} takes more than {PATTERN_SECONDS:g} s of CPU time on this run's text: "
+            "make it simpler"
         ) from error
     if match is None:
         return None

@@ -1,6 +1,7 @@
 """What of a text counts as its answer and whether it is right, and the columns that follow."""
 
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from cluster.landing import land
 from cluster.store import open_store
 from cluster.table import closing_table
 from eexit import answers
-from eexit.answers import Mark, choices_of, is_same, mark
+from eexit.answers import Mark, SlowPatternError, choices_of, is_same, mark
 from eexit.config import Prompt, SweepConfig
 from eexit.configuration import Configuration
 from eexit.model_generator import ModelGenerator
@@ -148,12 +149,16 @@ def test_runs_are_marked_in_columns_figures_and_the_table(tmp_path: Path, monkey
     )
     store, runs = open_store(tmp_path / "out"), list(plan_runs(config))
     results = ModelGenerator(config, "cpu").generate(runs)
+    before = time.process_time()
+    with pytest.raises(SlowPatternError):
+        mark(prompts[-1], "a" * 60)
+    assert 0.05 <= time.process_time() - before < 5, "a limit of CPU time, which other processes do not shorten"
     rows = {row["prompt_id"]: row for row in results.generations.to_pylist()}
     assert (rows["right"]["found_answer"], rows["right"]["correct"]) == (rows["right"]["text"].strip(), True)
     assert (rows["wrong"]["answer"], rows["wrong"]["correct"]) == ("no such words", False)
     assert [rows["open"][name] for name in ("answer", "found_answer", "correct")] == [None] * 3
     assert (rows["slow"]["status"], rows["slow"]["correct"]) == ("error", None)
-    assert rows["slow"]["error"].endswith("takes longer than 0.05 s on this run's text: make it simpler")
+    assert rows["slow"]["error"].endswith("takes more than 0.05 s of CPU time on this run's text: make it simpler")
     land(store, runs, results)
     assert [row["means"]["correct"] for row in figures(store, configurations(config))] == [0.5] * 3
     console = Console(width=80, record=True)
