@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from cluster.landing import Survey, name_of, survey
 from cluster.lease import hold
 from cluster.store import Store
+from cluster.whereabouts import refuse_for_copy
 from eexit.config import UsageError
 from eexit.files import list_files, list_further, read_generations, read_tokens, without
 from eexit.results import FOLDERS, FURTHER_FOLDERS, MANIFEST, decode, generations_name, tokens_name
@@ -22,11 +23,12 @@ def compact(store: Store, target: Store, rows_per_file: int) -> tuple[int, int]:
 
     Nothing in `store` is changed. `sweep.json` is written last: a copy that has one is complete. If anything is raised,
     what was written is removed again. Raises `UsageError` if `store` holds no sweep, has damaged files or is in use,
-    and if `target` holds results already.
+    and if `target` holds results already, or is inside of any.
     """
     manifest = checked_manifest(store)
     if target.has(MANIFEST) or list_files(target).shards:
         raise UsageError(f"--into {target.root} holds results: choose another place")
+    refuse_for_copy(target, f"--into {target.root}")
     copy = _Copy(target)
     with hold(store), copy.removed_on_errors():
         found = _sound(store)

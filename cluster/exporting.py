@@ -3,7 +3,6 @@
 The sweep is read shard by shard, and a shard some thousand tokens at a time, so that memory does not grow with it.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from cluster.finished import manifest_of, refuse_unknown
 from cluster.landing import Survey, read_columns, survey
 from cluster.manifest import versions
 from cluster.store import Store, open_store
+from cluster.whereabouts import refuse_for_copy
 from eexit.config import UsageError
 from eexit.dataset_card import CARD, Account, Making, dataset_card
 from eexit.files import DamagedError, list_files, read_generations, stream_tokens, without
@@ -83,7 +83,7 @@ def export(
     manifest = manifest_of(store, shown(results))
     told = surroundings(manifest, kl_factors)
     refuse_unknown(keys, [each["key"] for each in manifest.configurations], shown(results))
-    _refuse_taken(store, target, shown(out))
+    _refuse_taken(target, shown(out))
     display.say(f"checking the files of {shown(results)}")
     found = _undamaged(store)
     runs = _count(store, manifest, keys, shown(results))
@@ -109,11 +109,9 @@ def export(
     return Exported(account, files.names)
 
 
-def _refuse_taken(store: Store, target: Store, out: str) -> None:
-    """Raises `UsageError` if `target` is in the sweep, or holds anything but hidden files, such as those of git."""
-    ours, theirs = (os.path.realpath(its.root) if its.is_local else its.root.rstrip("/") for its in (target, store))
-    if target.filesystem == store.filesystem and f"{ours}/".startswith(f"{theirs}/"):
-        raise UsageError(f"--out {out} is inside the sweep's results: choose another place")
+def _refuse_taken(target: Store, out: str) -> None:
+    """Raises `UsageError` if `target` is in a folder of ours, or holds anything but hidden files, such as git's."""
+    refuse_for_copy(target, f"--out {out}")
     if target.filesystem.get_file_info(target.root).type == fs.FileType.File:
         raise UsageError(f"--out {out} is a file: give a folder")
     infos = target.filesystem.get_file_info(fs.FileSelector(target.root, allow_not_found=True))

@@ -26,6 +26,7 @@ from cluster.manifest import first_difference
 from cluster.pool import Pool, plan_pools
 from cluster.session import place_for_all, ray_session
 from cluster.store import Store, open_store
+from cluster.whereabouts import refuse_for_results
 from cluster.worker import as_actor
 from eexit.config import SweepConfig, UsageError
 from eexit.files import list_further, read_further
@@ -76,6 +77,7 @@ def evaluate_on_tasks(
     need_harness()
     out = place_for_all(job.out)
     store = open_store(out)
+    refuse_for_results(store, f"--out {shown(job.out)}")
     store.probe()
     beside = _sweep_beside(store, job)
     model, layers, memory = look(job.config, 1)

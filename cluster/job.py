@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 from cluster.controls import controls_of
 from cluster.flags import flag, make_parser, parse_flags
+from cluster.whereabouts import refuse_for_file
 from eexit.config import Float, Int, SweepConfig, UsageError
 from eexit.places import shown
 from eexit.prompts import read_prompts
@@ -125,7 +126,8 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     parser.add_argument("--json", metavar="FILE", help="also write the means of each configuration as JSON")
     flags = parse_flags(parser, arguments)
     dry_run, quiet = (flags.pop(name, None) is not None for name in ("dry_run", "quiet"))
-    summary = Path(flags.pop("json")) if "json" in flags else None
+    figures = flags.pop("json", None)
+    summary = None if figures is None else Path(figures)
     if summary and (summary.is_dir() or not next(path for path in summary.parents if path.exists()).is_dir()):
         raise UsageError(f"--json {summary} can't be written: give the name of a file in a folder")
     given = flags.pop("config", None)
@@ -147,9 +149,12 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     elif isinstance(table.get("prompts"), list):
         table["prompts"] = [_with_id(entry, index) for index, entry in enumerate(table["prompts"])]
     try:
-        return job_of({**table, **flags}), options
+        job = job_of({**table, **flags})
     except ValidationError as error:
         raise UsageError(explain(error, set(flags), path)) from error
+    if figures is not None:
+        refuse_for_file(figures, "--json", planned=job.out)
+    return job, options
 
 
 def explain(error: ValidationError, flags: set[str], path: Path) -> str:

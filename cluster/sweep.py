@@ -32,6 +32,7 @@ from cluster.session import Session, place_for_all, ray_session
 from cluster.settling import take_stock
 from cluster.shards import cut, rows_for
 from cluster.store import Store, open_store
+from cluster.whereabouts import refuse_for_results
 from eexit.config import SweepConfig, UsageError
 from eexit.places import shown
 from eexit.plan import configurations, count_runs, plan_runs
@@ -142,6 +143,7 @@ def _prepare(
     Where nothing has landed yet, Ray starts while another process looks at the model: each takes seconds. `on_ray`
     then holds that session, which is the third result. Raises `UsageError`.
     """
+    refuse_for_results(store, f"--out {shown(job.out)}")
     store.probe()
     _refuse_foreign_report(store)
     held = _read_held(store, job.config)

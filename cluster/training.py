@@ -24,14 +24,14 @@ from cluster.session import Session, place_for_all, ray_session
 from cluster.store import open_store
 from cluster.sweep import run_sweep
 from cluster.training_actor import Advanced, TrainingActor
-from cluster.training_plan import TrainingPlan, is_finished, make_training_plan
-from eexit.artefacts import CARD, Card
+from cluster.training_plan import DamagedArtefactError, TrainingPlan, is_finished, make_training_plan
+from cluster.whereabouts import refuse_for_learned
+from eexit.artefacts import CARD, FILES, TEXTS_FOLDER, Card
 from eexit.config import Prompt, SweepConfig, UsageError
 from eexit.configuration import NORMAL
 from eexit.places import shown
 from eexit.training.texts import Text, distinct, read_texts
 
-TEXTS_FOLDER = "texts"  # in the artefact's folder: the sweep of --prompts
 SECONDS_PER_CALL = 2.0  # of the actor, between which progress is shown and interruptions are heard
 SECONDS_TO_SAVE = 120.0  # what was learned, when it is interrupted: the current block has to end first
 
@@ -75,7 +75,7 @@ def train_exits(
 
     `prompts` are more of them, whose texts are generated first. `settings` are fields of
     `eexit.training.setup.Settings`, which the flags of `jobs/train.py` describe. `look` is as in `run_sweep`. Returns
-    the artefact's card.
+    the artefact's card. A damaged artefact is set aside and trained again.
 
     Raises `UsageError` for what can't be used, and `SweepStopped` or `OSError` when going on would only fail.
     """
@@ -86,9 +86,13 @@ def train_exits(
     if prompts:
         texts = distinct([*texts, *_generated(sweep, prompts, folder, device, display, look)])
     plan = make_training_plan(sweep, results, texts, str(folder), {"what": what, **settings}, look)
-    if is_finished(plan):
-        display.say(f"nothing is left to do: {folder} holds this training's artefact")
-        return Card.model_validate_json((folder / CARD).read_bytes())
+    try:
+        if is_finished(plan):
+            display.say(f"nothing is left to do: {folder} holds this training's artefact")
+            return Card.model_validate_json((folder / CARD).read_bytes())
+    except DamagedArtefactError as damaged:
+        aside = open_store(folder).set_aside(CARD, *FILES)
+        display.say(f"{damaged}: it is trained again; what is left of it is in {folder}/{aside}")
     with ray_session() as session:
         folder.mkdir(parents=True, exist_ok=True)
         return _train(plan, session, room_for(device, session.nodes), device, display)
@@ -101,7 +105,9 @@ def _folder(out: str) -> Path:
     folder = Path(place_for_all(str(Path(out).expanduser())))
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {folder} is a file: give a folder")
-    open_store(folder).probe()
+    store = open_store(folder)
+    refuse_for_learned(store, f"--out {out}")
+    store.probe()
     return folder
 
 

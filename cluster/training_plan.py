@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from cluster.estimate import Look
 from cluster.finished import FinishedSweep, refuse_changed_model
 from cluster.flags import flag
 from cluster.manifest import first_difference
-from eexit.artefacts import CARD, READOUT, refuse_misfit
+from eexit.artefacts import CARD, FILES, READOUT, Card, damage, refuse_misfit
 from eexit.config import SweepConfig, UsageError
 from eexit.configuration import NORMAL
 from eexit.places import shown
@@ -105,21 +106,44 @@ def split(texts: Sequence[Text], results: str) -> tuple[list[Text], list[Text]]:
     return learn, held_out
 
 
+class DamagedArtefactError(UsageError):
+    """The folder holds an artefact that is damaged, and not provably another training's; the message says what is."""
+
+
 def is_finished(plan: TrainingPlan) -> bool:
-    """Whether the folder holds the artefact of this very training. Raises `UsageError` if it holds something else."""
-    card = plan.folder / CARD
-    if card.exists():
-        try:
-            held = json.loads(card.read_bytes())
-            theirs = {name: held[name] for name in ("settings", "model", "data")}
-        except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{card} is damaged: choose another --out, or remove that folder") from error
-        theirs["data"].pop("sweep", None)
-        _refuse(plan, theirs)
+    """Whether the folder holds the artefact of this very training, undamaged.
+
+    Raises `DamagedArtefactError` if it is damaged, and `UsageError` if the folder holds something else.
+    """
+    card = _read_card(plan.folder / CARD)
+    if card:
+        data = {name: value for name, value in card.data.items() if name != "sweep"}
+        _refuse(plan, {"settings": card.settings, "model": card.model, "data": data})
+        if reason := damage(plan.folder, card):
+            raise DamagedArtefactError(f"{plan.folder} holds this training's artefact, but {reason}")
         return True
     if saved := read_saved(plan.folder):
         _refuse(plan, saved.identity)
+    elif left := [name for name in (CARD, *FILES) if (plan.folder / name).exists()]:
+        reason = f"a {CARD} that can't be read" if left[0] == CARD else f"{left[0]} without a {CARD}"
+        raise DamagedArtefactError(f"{plan.folder} holds {reason}")
     return False
+
+
+def _read_card(path: Path) -> Card | None:
+    """The card; None if there is none, or it is damaged. Raises `UsageError` for one of another version."""
+    if not path.is_file():
+        return None
+    content = path.read_bytes()
+    try:
+        return Card.model_validate_json(content)
+    except ValidationError:
+        version = None
+        with suppress(ValueError, AttributeError):
+            version = json.loads(content).get("format")
+        if isinstance(version, int) and version != Card.model_fields["format"].default:
+            raise UsageError(f"{path} has format {version}, of another version: choose another --out") from None
+        return None
 
 
 def _refuse(plan: TrainingPlan, theirs: Mapping[str, Any]) -> None:

@@ -3,12 +3,15 @@
     card.json                   what was learned, from what data, how good it is on held-out prompts, and checksums
     weights.safetensors         readouts or probes
     adapter_model.safetensors   an adapter, with adapter_config.json, as peft writes both
+    state.safetensors           of a training that has not ended
+    texts/                      a sweep: of the texts of more prompts that it learned from
 
 This module does not import torch, so that the command line can refuse a folder before any model is loaded.
 """
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -22,6 +25,8 @@ from eexit.whole_files import write_whole
 
 CARD: Final = "card.json"
 WEIGHTS: Final = "weights.safetensors"
+FILES: Final = (WEIGHTS, "adapter_model.safetensors", "adapter_config.json")  # that a card may vouch for
+TEXTS_FOLDER: Final = "texts"
 
 READOUT: Final = "readout"  # what an artefact can be used as: its roles
 PROBE: Final = "probe"
@@ -78,7 +83,7 @@ def write_card(folder: Path, card: Card) -> None:
 def read_card(place: str, role: str) -> Card:
     """The card of an artefact that is to be used in this role, once its files are found undamaged.
 
-    Raises `UsageError` if it can't be used.
+    Raises `UsageError` if it can't be used; if it is damaged, that names the command that repairs it.
     """
     folder, name = Path(place).expanduser(), f"{FLAGS[role]} {place}"
     if not folder.is_dir():
@@ -92,14 +97,45 @@ def read_card(place: str, role: str) -> Card:
     try:
         card = Card.model_validate_json((folder / CARD).read_bytes())
     except (ValidationError, OSError) as error:
-        raise UsageError(f"{name} has a {CARD} that is damaged, or of another version: train it again") from error
+        raise UsageError(
+            f"{name} has a {CARD} that is damaged, or of another version: train it again, by the command that made it: "
+            f"python jobs/train.py … --out {shlex.quote(place)}"
+        ) from error
     if role not in card.holds:
         way_out = " or ".join(f"{FLAGS[held]} {place}" for held in card.holds)
         raise UsageError(f"{name} holds no {role}, since it was trained with --what {card.what}: give {way_out}")
-    for file, digest in card.files.items():
-        if not (folder / file).is_file() or sha256([folder / file]) != digest:
-            raise UsageError(f"{name} is damaged: {file} is not the file that was trained; train it again")
+    if reason := damage(folder, card):
+        raise UsageError(f"{name} is damaged: {reason}; train it again: {training_command(card, place)}")
     return card
+
+
+def damage(folder: Path, card: Card) -> str | None:
+    """What is wrong with the files that a card vouches for; None if they are those that were trained."""
+    if WEIGHTS not in card.files:
+        return f"{CARD} does not name {WEIGHTS}"
+    for file, digest in card.files.items():
+        if not (folder / file).is_file():
+            return f"{file} is missing"
+        if sha256([folder / file]) != digest:
+            return f"{file} is not the file that was trained"
+    return None
+
+
+def training_command(card: Card, place: str) -> str:
+    """The command that trains the artefact of this card again.
+
+    FOLDER stands for a learned readout, of which a card knows the digest alone, and FILE for further prompts.
+    """
+    settings = {("exit_layers" if name == "layers" else name): its for name, its in card.settings.items()}
+    if "readout" in settings and settings["readout"] not in READOUTS:
+        settings["readout"] = "FOLDER"
+    if Path(place, TEXTS_FOLDER).expanduser().is_dir():
+        settings["prompts"] = "FILE"
+    words = ["python", "jobs/train.py", str(card.data.get("sweep", "RESULTS"))]
+    for name, given in {"what": card.what, "out": place, **settings}.items():
+        values = given if isinstance(given, list) else [given]
+        words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return shlex.join(words)
 
 
 def cards_of(config: SweepConfig) -> dict[str, Card]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from cluster.flags import Parser, whole
+from cluster.whereabouts import refuse_for_file
 from eexit.config import UsageError, first_line
 from eexit.places import without_secrets
 from eexit.results import REPORT
@@ -57,6 +58,8 @@ def read_flags(arguments: list[str] | None) -> Namespace:
 
 
 def write(results: str, out: str | None, prompts: int | list[str], progress: Progress) -> Path:
+    if out is not None:
+        refuse_for_file(out, "--out", is_report=True)
     if results.endswith(".json"):
         drawn = load_results_json(results)
         return generate_multi_prompt_html_visualization(drawn, out or Path(results).with_suffix(".html"))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.flags import Parser, whole
+from cluster.whereabouts import refuse_for_file
 from eexit.config import UsageError, first_line
 from eexit.whole_files import write_whole
 from eexit.word_problems import word_problems
@@ -20,25 +21,27 @@ def run(arguments: Sequence[str]) -> int:
     parser = Parser(__doc__)
     parser.add_argument("--n", type=whole, default=200, help="how many problems (default: 200)")
     parser.add_argument("--seed", type=int, default=0, help="which ones (default: 0)")
-    parser.add_argument("--out", type=Path, metavar="FILE", required=True, help="a new .jsonl file")
+    parser.add_argument("--out", metavar="FILE", required=True, help="a new .jsonl file")
     try:
         flags = parser.parse_args(arguments)
-        if flags.out.suffix.lower() != ".jsonl":
-            raise UsageError(f"--out {flags.out} must end in .jsonl, so that a sweep can read it")
+        out = Path(flags.out)
+        if out.suffix.lower() != ".jsonl":
+            raise UsageError(f"--out {out} must end in .jsonl, so that a sweep can read it")
+        refuse_for_file(flags.out, "--out")
         lines = [
             json.dumps({"id": prompt.id, "prompt": prompt.prompt, "answer": prompt.answer}) + "\n"
             for prompt in word_problems(flags.n, flags.seed)
         ]
-        if flags.out.exists() and flags.out.stat().st_size:  # a full disk may have left an empty one
-            raise UsageError(f"--out {flags.out} is there already: choose another name")
-        write_whole(flags.out, "".join(lines))
+        if out.exists() and out.stat().st_size:  # a full disk may have left an empty one
+            raise UsageError(f"--out {out} is there already: choose another name")
+        write_whole(out, "".join(lines))
     except OSError as error:
-        print(f"error: --out {flags.out} can't be written ({first_line(error)})", file=sys.stderr)
+        print(f"error: --out {out} can't be written ({first_line(error)})", file=sys.stderr)
         return 2
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(flags.out)
+    print(out)
     return 0
 
 

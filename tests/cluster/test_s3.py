@@ -21,6 +21,7 @@ from cluster.lease import hold
 from cluster.manifest import make_manifest, written
 from cluster.settling import take_stock
 from cluster.store import Store, open_store
+from cluster.whereabouts import FolderKind, whereabouts
 from eexit.config import UsageError
 from eexit.plan import count_runs, plan_runs
 from eexit.results import MANIFEST, Manifest, encode
@@ -183,3 +184,16 @@ def test_a_sweep_whose_bucket_refuses_stops_and_goes_on_once_mended(wire: Wire, 
 def local_ray_with_keys(wire: Wire, ray_environment: dict[str, str]) -> Iterator[None]:
     with started_ray(ray_environment):
         yield
+
+
+def test_a_place_in_a_bucket_is_known_by_what_is_above_it(wire: Wire, store: Store) -> None:
+    store.publish(MANIFEST, encode(Manifest(config={}, model={}, exitable_layers=[1])))
+    store.publish("generations/x", b"")
+    folder = store.root.partition("/")[2]
+    for name, says in (("generations", "generations"), ("deep/../tokens/", "tokens"), ("", "")):
+        found = whereabouts(open_store(uri(wire, f"{folder}/{name}")))
+        assert found is not None
+        assert (found.kind, found.root, found.name) == (FolderKind.RESULTS, store.root, says)
+    assert whereabouts(open_store(uri(wire, uuid4().hex))) is None
+    with pytest.raises(UsageError, match=f"generations is inside the sweep's results.*outside of {store.root}$"):
+        compact(store, open_store(uri(wire, f"{folder}/generations")), 100)

@@ -1,6 +1,10 @@
 """Training on a finished sweep's texts with Ray: what lands, what is refused, and going on after an interruption."""
 
 import json
+import os
+import shlex
+import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -179,3 +183,84 @@ def test_only_a_finished_sweep_with_texts_and_enough_prompts_will_do(model: Path
     ):
         with pytest.raises(UsageError, match=message):
             trained(results, tmp_path / out)
+
+
+@pytest.fixture(scope="module")
+def learned(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("learned") / "linear"
+    trained_here(texts, folder, "linear")
+    return folder
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def with_text_for_data(card: Path) -> None:
+    card.write_text(json.dumps({**json.loads(card.read_text()), "data": "text"}))
+
+
+Damage = Callable[[Path], object]
+DAMAGES: dict[str, tuple[Damage, str]] = {
+    "a bit": (lambda its: flipped(its / WEIGHTS), f"this training's artefact, but {WEIGHTS} is not the file that was"),
+    "an end": (lambda its: os.truncate(its / WEIGHTS, 100), f"this training's artefact, but {WEIGHTS} is not the file"),
+    "no weights": (lambda its: (its / WEIGHTS).unlink(), f"this training's artefact, but {WEIGHTS} is missing"),
+    "half a card": (lambda its: os.truncate(its / CARD, 100), f"a {CARD} that can't be read"),
+    "no data": (lambda its: with_text_for_data(its / CARD), f"a {CARD} that can't be read"),
+    "no card": (lambda its: (its / CARD).unlink(), f"{WEIGHTS} without a {CARD}"),
+}
+
+
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_artefact_is_trained_again_by_the_same_command(
+    texts: Path, learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    damage: str,
+) -> None:  # fmt: skip
+    out = Path(shutil.copytree(learned, tmp_path / "out"))
+    spoil, says = DAMAGES[damage]
+    spoil(out)
+    (out / "mine.txt").write_text("mine")
+    held = {path.name: path.read_bytes() for path in out.iterdir() if path.name != "mine.txt"}
+    monkeypatch.setattr(train, "train_exits", partial(train_exits, look=look_here))
+    assert train.run([str(texts), "--what", "linear", "--out", str(out), "--device", "cpu"]) == 0
+    said = capsys.readouterr().err
+    assert f"{out} holds {says}" in said
+    assert f"it is trained again; what is left of it is in {out}/damaged/" in said
+    read_card(str(out), "readout")
+    for name, tensor in load_file(learned / WEIGHTS).items():
+        np.testing.assert_allclose(load_file(out / WEIGHTS)[name], tensor, rtol=1e-4, atol=1e-6)
+    [aside] = (out / "damaged").iterdir()
+    assert {path.name: path.read_bytes() for path in aside.iterdir()} == held
+    assert (out / "mine.txt").read_text() == "mine"
+    assert train.run([str(texts), "--what", "linear", "--out", str(out), "--device", "cpu"]) == 0
+    assert "nothing is left to do" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_sweep_names_the_command_that_repairs_an_artefact(
+    texts: Path, learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Path(shutil.copytree(learned, tmp_path / "my exits"))
+    flipped(out / WEIGHTS)
+    with pytest.raises(UsageError) as refused:
+        read_card(str(out), "readout")
+    python, script, *arguments = shlex.split(str(refused.value).partition("train it again: ")[2])
+    assert (python, script) == ("python", "jobs/train.py")
+    monkeypatch.setattr(train, "train_exits", partial(train_exits, look=look_here))
+    assert train.run([*arguments, "--device", "cpu"]) == 0
+    read_card(str(out), "readout")
+
+
+def test_what_is_another_trainings_is_left_alone_however_damaged(texts: Path, learned: Path, tmp_path: Path) -> None:
+    for name, version in (("seed", "settings.seed: 0 -> 1"), ("format", "of another version: choose another --out")):
+        out = Path(shutil.copytree(learned, tmp_path / name))
+        flipped(out / WEIGHTS)
+        if name == "format":
+            (out / CARD).write_text(json.dumps({**json.loads((out / CARD).read_text()), "format": 2}))
+        before = {path: path.read_bytes() for path in out.iterdir()}
+        with pytest.raises(UsageError, match=version):
+            trained(texts, out, "linear", **({"seed": 1} if name == "seed" else {}))
+        assert {path: path.read_bytes() for path in out.iterdir()} == before

@@ -86,7 +86,16 @@ def test_runs_depend_on_what_was_trained_and_not_on_where_it_lies(tmp_path: Path
          "predicts KLs of readout raw, not of lens: give --readout as it was trained with"),
         ("probe", "student", (ADAPTER, PROBE_ROLE), {}, "belongs to a student: give --adapter {} too"),
         ("probe", "probe", (PROBE_ROLE,), {"files": {WEIGHTS: "0"}},
-         f"is damaged: {WEIGHTS} is not the file that was trained; train it again"),
+         f"is damaged: {WEIGHTS} is not the file that was trained; train it again: "
+         "python jobs/train.py RESULTS --what probe --out {}"),
+        ("probe", "probe", (PROBE_ROLE,),
+         {"files": {WEIGHTS: "0", "gone": "0"}, "data": {"sweep": "results/my texts"},
+          "settings": {"what": "probe", "layers": [5, 10], "seed": -1, "readout": "ab" * 32, "learning_rate": 0.001}},
+         f"is damaged: {WEIGHTS} is not the file that was trained; train it again: python jobs/train.py "
+         "'results/my texts' --what probe --out {} --exit-layers 5 10 --seed -1 --readout FOLDER "
+         "--learning-rate 0.001"),
+        ("readout", "linear", (READOUT,), {"files": {}}, f"is damaged: {CARD} does not name {WEIGHTS}; train it again: "
+         "python jobs/train.py RESULTS --what linear --out {}"),
     ],
 )  # fmt: skip
 def test_an_artefact_that_does_not_fit_is_refused_in_a_line(
@@ -118,7 +127,11 @@ def test_an_artefact_that_changes_after_the_sweep_was_planned_is_refused(tmp_pat
 @pytest.mark.parametrize("content", ["", "[]", '{"what": "linear"}', json.dumps({"what": "linear", "more": 1})])
 def test_a_damaged_card_is_refused_in_a_line(tmp_path: Path, content: str) -> None:
     (tmp_path / CARD).write_text(content)
-    with pytest.raises(UsageError, match=f"--readout {tmp_path} has a {CARD} that is damaged, or of another version"):
+    with pytest.raises(
+        UsageError,
+        match=f"--readout {tmp_path} has a {CARD} that is damaged, or of another version: train it again, by the "
+        f"command that made it: python jobs/train.py … --out {tmp_path}$",
+    ):
         read_card(str(tmp_path), READOUT)
 
 
