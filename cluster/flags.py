@@ -9,9 +9,10 @@ from typing import Any, NoReturn, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from eexit.config import UsageError
+from eexit.config import LEAST_SEED, MOST_COUNT, MOST_SEED, UsageError
 
 _NEGATIVE = re.compile(r"-(\d|\.\d|inf|nan)")
+_WHOLE = re.compile(r"[+-]?\d{1,1000}", re.ASCII)  # Python refuses to read a number of thousands of digits
 
 
 class Parser(argparse.ArgumentParser):
@@ -76,8 +77,24 @@ def parse_flags(parser: Parser, arguments: Sequence[str]) -> dict[str, Any]:
 
 def whole(text: str) -> int:
     """A type for argparse: a whole number above 0."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text}")
+    return _within(text, 1, MOST_COUNT, "a whole number above 0")
+
+
+def layer(text: str) -> int:
+    """A type for argparse: a layer, 0-based."""
+    return _within(text, 0, MOST_COUNT, "a layer, 0 or more")
+
+
+def seed(text: str) -> int:
+    """A type for argparse: a whole number that generators of random numbers take."""
+    return _within(text, LEAST_SEED, MOST_SEED, "a whole number of 64 bits")
+
+
+def _within(text: str, least: int, most: int, what: str) -> int:
+    if not _WHOLE.fullmatch(text) or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be {what}, got {text}")
+    if int(text) > most:
+        raise argparse.ArgumentTypeError(f"must be at most {most:,}, got {text}")
     return int(text)
 
 

@@ -13,7 +13,7 @@ from cluster.controls import controls_of
 from cluster.estimate import aside
 from cluster.flags import make_parser, parse_flags
 from cluster.job import FIELDS, SweepJob, explain, job_of
-from eexit.config import Bool, Float, Int, Prompt, SweepConfig, Text, UsageError
+from eexit.config import Bool, Count, Float, Prompt, SweepConfig, Text, UsageError
 from eexit.configuration import Configuration
 from eexit.hashes import content_hash
 from eexit.plan import configurations, shared_settings
@@ -37,7 +37,9 @@ class Asked(BaseModel):
         description="tasks or groups (`lm-eval ls tasks` lists them), patterns, YAML files, or folders of these",
     )
     include_path: Text | None = Field(None, description="folder of your own tasks, which --tasks then names")
-    num_fewshot: Int | None = Field(None, ge=0, description="solved examples in each prompt; by default the task's own")
+    num_fewshot: Count | None = Field(
+        None, ge=0, description="solved examples in each prompt; by default the task's own"
+    )
     limit: Float | None = Field(
         None, gt=0, description="evaluate the first documents of each task only: so many, or below 1 a share"
     )

@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from cluster.controls import controls_of
 from cluster.flags import flag, make_parser, parse_flags
 from cluster.whereabouts import refuse_for_file
-from eexit.config import Float, Int, SweepConfig, UsageError
+from eexit.config import Count, Float, SweepConfig, UsageError
 from eexit.places import shown
 from eexit.prompts import read_prompts
 
@@ -48,7 +48,7 @@ class SweepJob(BaseModel):
     config: SweepConfig
     out: Out = Field("results/sweep", description="folder or URI (s3://, gs://) the results go to")
     device: Device = Field("auto", description="auto: CUDA if there is any, else MPS, else CPU")
-    actors: Int | None = Field(
+    actors: Count | None = Field(
         None,
         ge=1,
         description="processes that each hold the loaded model; by default one per GPU, or one per 8 CPUs, or more "
@@ -68,7 +68,7 @@ class SweepJob(BaseModel):
         gt=0,
         description="seconds after which to give up on loading, on a single run, and on a shard without a new token",
     )
-    rows_per_shard: Int = Field(
+    rows_per_shard: Count = Field(
         128,
         ge=1,
         description="about how many runs are batched together and land in one file; lower it if memory is short",
@@ -210,6 +210,7 @@ _KINDS = {
     "float_type": "a number",
     "finite_number": "a finite number",
     "int_parsing": "a whole number",
+    "int_parsing_size": "a number of fewer digits",
     "int_type": "a whole number",
     "int_from_float": "a whole number",
     "string_type": "text",

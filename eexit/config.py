@@ -21,7 +21,7 @@ from eexit.drafts import AUTO, parse_drafts
 from eexit.rules import ONLINE, RULES, Control
 from eexit.states import STATES
 
-MOST_TOKENS: Final = 2**31 - 1  # positions are stored as int32
+MOST_COUNT: Final = 2**31 - 1  # positions and layers are stored as int32, and no count of anything is larger
 LEAST_SEED, MOST_SEED = -(2**63), 2**63 - 1  # and seeds as int64
 
 
@@ -86,6 +86,7 @@ Answer = Annotated[Text | None, BeforeValidator(_as_text)]
 Pattern = Annotated[Annotated[Text, AfterValidator(_compiles)] | None, BeforeValidator(_as_text)]
 Int = Annotated[int, BeforeValidator(_number)]
 Float = Annotated[float, BeforeValidator(_number)]
+Count = Annotated[Int, Field(le=MOST_COUNT)]
 Bool = Annotated[bool, BeforeValidator(_true_or_false)]
 
 
@@ -192,7 +193,11 @@ def _drafts(given: Any) -> Any:
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
         return given
-    return tuple(str(draft) for text in texts for draft in parse_drafts(text))
+    drafts = [draft for text in texts for draft in parse_drafts(text)]
+    for draft in drafts:
+        if draft.layer < 0 or max(draft.layer, draft.most) > MOST_COUNT:
+            raise ValueError(f"LAYER and N of a draft must be from 0 to {MOST_COUNT}, got {draft}")
+    return tuple(map(str, drafts))
 
 
 KLFactor = Annotated[Float, Field(ge=0), AfterValidator(_finite)]
@@ -200,7 +205,7 @@ KLFactors = Annotated[tuple[KLFactor, ...], AfterValidator(_distinct), AfterVali
 Rules = Annotated[dict[Text, tuple[Float, ...]], BeforeValidator(_rules), AfterValidator(_sensible)]
 Drafts = Annotated[tuple[Text, ...], BeforeValidator(_drafts), AfterValidator(_distinct)]
 Seed = Annotated[Int, Field(ge=LEAST_SEED, le=MOST_SEED)]
-ExitLayers = Annotated[tuple[Annotated[Int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_increasing)]
+ExitLayers = Annotated[tuple[Annotated[Count, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_increasing)]
 
 
 def _exiting(key: str) -> str:
@@ -268,7 +273,7 @@ class SweepConfig(BaseModel):
         (0,), description="of the exit and sampling draws; each is a run of its own"
     )
     exit_layers: ExitLayers | None = Field(None, description="exitable layers, 0-based, below the final one")
-    exit_every: Int = Field(5, ge=1, description="exitable layers l with l > 0 and l % N == 0, unless --exit-layers")
+    exit_every: Count = Field(5, ge=1, description="exitable layers l with l > 0 and l % N == 0, unless --exit-layers")
     readout: Text = Field(
         "lens", description="lens: final norm and head; raw: head alone; or a folder that jobs/train.py made"
     )
@@ -280,8 +285,8 @@ class SweepConfig(BaseModel):
         description="what rules that read a layer look at: the whole head's tokens, or only those that were likeliest "
         "at the first exitable layer; tokens themselves are always read from the whole head",
     )
-    shortlist: Int = Field(64, ge=2, description="tokens of the shortlist")
-    max_new_tokens: Int = Field(100, ge=1, le=MOST_TOKENS, description="tokens per run at most")
+    shortlist: Count = Field(64, ge=2, description="tokens of the shortlist")
+    max_new_tokens: Count = Field(100, ge=1, description="tokens per run at most")
     temperature: Float = Field(0.0, ge=0, allow_inf_nan=False, description="0: greedy")
     top_p: Float = Field(1.0, gt=0, le=1, description="nucleus to sample from; needs a temperature above 0")
 

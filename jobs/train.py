@@ -24,7 +24,7 @@ from rich.console import Console
 from cluster import interruption
 from cluster.display import open_display
 from cluster.ending import exit_code
-from cluster.flags import Parser, flag, whole
+from cluster.flags import Parser, flag, layer, seed, whole
 from cluster.training import train_exits
 from cluster.training_table import how_to_use, training_tables
 from eexit.prompts import read_prompts
@@ -78,7 +78,7 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         "--exit-layers",
         dest="layers",
         nargs="+",
-        type=int,
+        type=layer,
         metavar="LAYER",
         help="exitable layers (default: the sweep's)",
     )
@@ -107,7 +107,7 @@ SETTINGS = (
     ("kl_factor", float, "KL factor of the exits that a student is trained with"),
     ("lora_r", whole, "rank of a student's adapter"),
     ("lora_alpha", whole, "scale of a student's adapter"),
-    ("seed", int, "of everything that is drawn"),
+    ("seed", seed, "of everything that is drawn"),
 )
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.flags import Parser, whole
+from cluster.flags import Parser, seed, whole
 from cluster.whereabouts import refuse_for_file
 from eexit.config import UsageError, first_line
 from eexit.whole_files import write_whole
@@ -20,7 +20,7 @@ def run(arguments: Sequence[str]) -> int:
     """0: written. 2: the input can't be used."""
     parser = Parser(__doc__)
     parser.add_argument("--n", type=whole, default=200, help="how many problems (default: 200)")
-    parser.add_argument("--seed", type=int, default=0, help="which ones (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="which ones (default: 0)")
     parser.add_argument("--out", metavar="FILE", required=True, help="a new .jsonl file")
     try:
         flags = parser.parse_args(arguments)

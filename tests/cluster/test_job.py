@@ -1,17 +1,22 @@
 """Flags and TOML become one validated job, and invalid input is answered in one line."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from commands import here
 
 from cluster.job import FIELDS, SweepJob, load_job
 from eexit.config import SweepConfig, UsageError
 from eexit.configuration import MODES
 from eexit.plan import configurations
 from eexit.rules import RULES
+from jobs import compact, harness, judge, report, sweep, timings, train, word_problems
 
 DEMO = Path(__file__).parents[2] / "jobs" / "demo.toml"
+
+Run = Callable[[list[str]], int]
 
 
 def load(*arguments: str, default: Path = DEMO) -> SweepJob:
@@ -316,3 +321,43 @@ def test_a_bad_toml_is_told_in_one_line(tmp_path: Path, toml: str, message: str)
     with pytest.raises(UsageError) as raised:
         load("--config", str(path))
     assert str(raised.value) == message.format(path=path, folder=tmp_path)
+
+
+JUDGE = ["a", "--base-url", "http://x", "--model", "m"]
+WHOLE_NUMBERS: list[tuple[Run, list[str], list[str]]] = [
+    (sweep.run, ["--dry-run"],
+     ["--actors", "--rows-per-shard", "--exit-every", "--exit-layers", "--shortlist", "--max-new-tokens",
+      "--record-top-k", "--seeds", "--draft 20:", "--draft"]),
+    (harness.run, ["--tasks", "x", "--modes", "normal"], ["--num-fewshot", "--actors", "--exit-layers"]),
+    (timings.run, ["a"], ["--batch 1", "--batch", "--prompts", "--tokens", "--rounds"]),
+    (train.run, ["a", "--what", "student", "--out", "b"],
+     ["--seed", "--passes", "--tokens-per-step", "--most-tokens", "--lora-r", "--lora-alpha", "--exit-layers"]),
+    (compact.run, ["a", "--into", "b"], ["--rows-per-file"]),
+    (word_problems.run, ["--out", "x.jsonl"], ["--n", "--seed"]),
+    (report.main, ["a"], ["--prompts"]),
+    (judge.run, JUDGE, ["--limit", "--concurrency"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", ["99999999999999999999", "-99999999999999999999", "9" * 5000])
+@pytest.mark.parametrize(
+    ("run", "command", "flag"),
+    [
+        pytest.param(run, command, flag, id=f"{run.__module__.removeprefix('jobs.')} {flag}")
+        for run, command, flags in WHOLE_NUMBERS
+        for flag in flags
+    ],
+)
+def test_a_number_that_nothing_can_count_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run, command: list[str], flag: str, number: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name, *before = flag.split()
+    if name == "--draft":
+        number = f"{before.pop()}{number}" if before else f"{number}:4"
+    done = here(run, *command, name, *before, number)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert name.removeprefix("--").replace("-", "_") in line.replace("-", "_")
+    assert " must be " in line or "a draft is LAYER:N" in line
+    assert list(tmp_path.iterdir()) == []
