@@ -45,7 +45,7 @@ COSTS: Final[dict[str, Cost]] = {
         "cost_needed",
         "cost_full",
     ),
-    "depth": Cost("mean depth of the exits, as a fraction of all layers: theoretical", "mean_depth"),
+    "depth": Cost("mean depth of the exits, as a fraction of all layers", "mean_depth"),
 }
 
 

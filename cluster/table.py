@@ -19,17 +19,17 @@ COLUMNS = [
 ]
 # The report's words, broken so that the table fits in 80 columns.
 HEADINGS = (
-    "layers\nskipped\n(theo-\nreti-\ncal)",
+    "layers\nskipped",
     "dis-\nagree-\nment",
     "one\nloop",
     "per-\nplex-\nity",
     "same\nas\nnormal\nuntil",
 )
 CAPTION = (
-    "Means over runs, geometric for perplexity. Layers skipped: 1 − mean depth, what would be saved if deciding "
-    "were free. Disagreement: decided tokens that full depth, given the same text, would not have said. One "
-    "loop: the share of the text in its longest loop, which full depth, given the loop, agrees with. Same as normal "
-    "until: tokens before the first that differs from the prompt's normal run."
+    "Means over runs, geometric for perplexity. Layers skipped: 1 − mean depth, the layers that the exits do not "
+    "need, which is no saving. Disagreement: decided tokens that full depth, given the same text, would not have "
+    "said. One loop: the share of the text in its longest loop, which full depth, given the loop, agrees with. Same "
+    "as normal until: tokens before the first that differs from the prompt's normal run."
 )
 # Of a sweep whose prompts bring answers.
 ANSWERS_HEADING = "cor-\nrect"

@@ -51,10 +51,15 @@ def artefact_facts(artefact: Artefact) -> list[tuple[str, str]]:
         ("Settings", ", ".join(f"{name} {_written(value)}" for name, value in settings.items() if value is not None)),
         ("Training", _progress(card.get("progress") or [], card.get("seconds"))),
         ("Made", str(card.get("made") or "").replace("T", " ").replace("+00:00", " UTC")),
-        ("Versions", ", ".join(f"{name} {version}" for name, version in (card.get("versions") or {}).items())),
+        ("Versions", written_versions(card.get("versions") or {})),
         ("Digest", short(artefact.digest)),
     ]
     return [(label, text) for label, text in found if text]
+
+
+def written_versions(versions: Mapping[str, str | None]) -> str:
+    """Packages and their versions; those without one, such as code that was run from a clone, are left out."""
+    return ", ".join(f"{name} {version}" for name, version in versions.items() if version)
 
 
 def basis(artefact: Artefact) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 from eexit.bootstrap import LEVEL, MIN_PROMPTS
 from reports.looks import Looks
 from reports.palette import exit_colours
-from reports.parameters import is_doubling, parameter_title
+from reports.parameters import exact_labels, is_doubling, parameter_title
 
 ROWS = alt.NamedData("rows")
 LIGHT: dict[str, Any] = {
@@ -161,7 +161,7 @@ def dose_chart(frame: pd.DataFrame, rule: str, y: str, y_title: str, description
     scale_x = alt.Scale(zero=False, nice=False, padding=ROOM_PIXELS)
     if is_doubling(rule):
         scale_x = alt.Scale(type="log", base=2, nice=False, padding=ROOM_PIXELS)
-    axis = alt.Axis(values=values, format="~g")
+    axis = alt.Axis(values=values, labelExpr=exact_labels(values))
     x = alt.X("parameter:Q", title=parameter_title(rule), scale=scale_x, axis=axis)
     dosed = alt.Chart(ROWS).transform_filter(f"datum.rule === {json.dumps(rule)}")
     dosed = dosed.encode(x=x, color=looks.colour(frame, one_rule=True))

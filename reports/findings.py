@@ -63,7 +63,7 @@ def _but_in_a_loop(row: Mapping[Any, Any]) -> str:
 def _in_short(row: Mapping[Any, Any]) -> str:
     parts = []
     if is_known(row["layers_skipped"]):
-        parts.append(f"would skip {with_interval(row, 'layers_skipped', '{:.1%}')} of the layers (theoretical)")
+        parts.append(f"would skip {with_interval(row, 'layers_skipped', '{:.1%}')} of the layers")
     if is_known(row["disagreement"]):
         share = with_interval(row, "disagreement", "{:.1%}")
         aside = _beside_control(row) + _but_in_a_loop(row)
@@ -85,7 +85,7 @@ def _of_mode(mode: str, rows: list[dict[Any, Any]]) -> str:
     ):
         layers = f"{row['layers_skipped']:.1%}" if is_known(row["layers_skipped"]) else "an unknown share"
         words = [row["shown_as"].removeprefix(f"{mode}/")]
-        words += [layers] if parts else ["would skip", layers, "of the layers (theoretical)"]
+        words += [layers] if parts else ["would skip", layers, "of the layers"]
         if is_known(row["disagreement"]):
             words += ["at", f"{row['disagreement']:.1%}", *([] if parts else ["disagreement"])]
         control = row.get("disagreement_control")
@@ -101,7 +101,7 @@ def _of_mode(mode: str, rows: list[dict[Any, Any]]) -> str:
 def _what_it_does(row: dict[Any, Any], paired: pd.DataFrame) -> str:
     parts = [f"exits early on {with_interval(row, 'exit_rate', '{:.0%}')} of tokens"]
     if is_known(row["layers_skipped"]):
-        parts.append(f"would skip {with_interval(row, 'layers_skipped', '{:.1%}')} of the layers (theoretical)")
+        parts.append(f"would skip {with_interval(row, 'layers_skipped', '{:.1%}')} of the layers")
     if is_known(row["tokens_until_difference"]):
         first = with_interval(row, "tokens_until_difference", "{:.0f}")
         parts.append(f"matches normal for its first {first} token{'' if first == '1' else 's'} on average")

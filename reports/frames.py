@@ -53,7 +53,7 @@ CONTROL: Final = "its control"  # the baseline that compares each configuration 
 def trade_off(sweep: Sweep) -> pd.DataFrame:
     """One row per configuration: every statistic averaged over prompts.
 
-    `layers_skipped` is 1 − mean depth, a theoretical saving. `perplexity` is the geometric mean over prompts. Where the
+    `layers_skipped` is 1 − mean depth. `perplexity` is the geometric mean over prompts. Where the
     sweep has a control of the configuration, `<name>_control` is the control's mean. In the row of a control, `beneath`
     is the configuration that it is the control of, if the sweep has that. `looping` says whether more than `LOOPING`
     of the text is one loop (`loop_share`) while that is not so for `normal`.

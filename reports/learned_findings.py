@@ -91,7 +91,7 @@ def _at_equal_depth(artefact: Artefact) -> Iterator[str]:
         row, beside = shared.iloc[place], theirs[place]
         less = [f"{share:.1%}" for share in shared["layers_skipped"][shared["agreement"].to_numpy() <= theirs + CLOSE]]
         said = (
-            f"Where {row['layers_skipped']:.1%} of the layers are skipped (theoretical), {_named(name)} would agree "
+            f"Where {row['layers_skipped']:.1%} of the layers are skipped, {_named(name)} would agree "
             f"with the final layer on {row['agreement']:.1%} of held-out tokens, {_named(first)} on {beside:.1%} "
             "(teacher-forced, interpolated between KL factors)."
         )
@@ -110,7 +110,7 @@ def _rules(artefact: Artefact) -> Iterator[str]:
         if common:
             k = common[nearest_to_one(common)]
             parts = [
-                f"{rule} would skip {of.loc[k, 'layers_skipped']:.1%} of the layers (theoretical) and agree with the "
+                f"{rule} would skip {of.loc[k, 'layers_skipped']:.1%} of the layers and agree with the "
                 f"final layer on {of.loc[k, 'agreement']:.1%} of held-out tokens"
                 for rule, of in by_rule.items()
             ]

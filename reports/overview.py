@@ -1,7 +1,8 @@
 """The overview's charts with their rows, and a table of each chart's numbers.
 
-A chart is `{key, title, caption, variants: [{label, spec}], choice?, slice?, names?, table: {columns, rows}}`. Variants
-draw the same rows in different ways, and the reader chooses one. A slice `{label, key, values, first}` lets the reader
+A chart is `{key, title, caption, variants: [{label, spec, caption?}], choice?, slice?, names?, table: {columns,
+rows}}`. Variants draw the same rows in different ways, and the reader chooses one; its own caption, if it has one,
+stands in place of the chart's. A slice `{label, key, values, first}` lets the reader
 pick one of `values`: the chart then draws the rows with that value, or with none, in column `key`. `names` says that
 the rows of the chart have long names.
 """
@@ -124,16 +125,14 @@ def _trade_offs(trade: pd.DataFrame, sweep: Sweep, looks: Looks) -> Iterator[dic
             )
     known = {key: label for key, label in sweep.scores.items() if len(trade) and trade[key].notna().any()}
     if known:
-        title, basis = "Scores against layers skipped", _basis(trade, next(iter(known)), "Error bars")
-        caption = f"{_SCORES} {_reading(trade)}{basis}"
+        captions = [f"{_SCORES} {_reading(trade)}{_basis(trade, key, 'Error bars')}" for key in known]
         drawn = [
             (label, trade_off_chart(trade, key, label, f"{label} against layers skipped. {caption}", looks))
-            for key, label in known.items()
+            for (key, label), caption in zip(known.items(), captions, strict=True)
         ]
-        yield chart_entry("trade-scores", title, caption, drawn, trade, _second(columns, *known)) | {
-            "static": True,
-            "choice": "Score",
-        }
+        title = "Scores against layers skipped"
+        found = chart_entry("trade-scores", title, captions[0], drawn, trade, _second(columns, *known))
+        yield _captioned(found, captions) | {"static": True, "choice": "Score"}
 
 
 def _saves(savings: Savings) -> Iterator[dict[str, Any]]:
@@ -224,16 +223,16 @@ def _paired(sweep: Sweep, looks: Looks) -> Iterator[dict[str, Any]]:
     measures = [m for m in (*_MEASURES, *scores) if m[0] in paired and paired[m[0]].notna().any()]
     if not measures:
         return
-    caption = "Each run against the other configuration's run of the same prompt and seed. Dashed: no difference. "
-    caption += _basis(paired, measures[0][0], "Error bars")
+    captions = [f"{_PAIRED} {_basis(paired, x, 'Error bars')}" for x, *_ in measures]
     order = [str(frames.naming(configuration, sweep.marked)["shown_as"]) for configuration in sweep.configurations]
     drawn = [
         (label, charts.paired_chart(paired, x, x_title, none, f"{label}, paired differences. {caption}", order, looks))
-        for x, label, x_title, none in measures
+        for (x, label, x_title, none), caption in zip(measures, captions, strict=True)
     ]
     against = [key for key, frame in found if len(frame)]
     columns = (*PAIRED, *((key, f"{label}, difference", "change") for key, label in sweep.scores.items()))
-    yield chart_entry("paired", "Paired differences", caption, drawn, paired, columns) | {
+    found_chart = chart_entry("paired", "Paired differences", captions[0], drawn, paired, columns)
+    yield _captioned(found_chart, captions) | {
         "wide": True,
         "choice": "Metric",
         "slice": {"label": "compared with", "key": "baseline", "values": against, "first": 0},
@@ -248,6 +247,12 @@ def _basis(frame: pd.DataFrame, name: str, where: str) -> str:
     count = many(n.max(), "prompt") if n.min() == n.max() else f"{n.min():,} to {many(n.max(), 'prompt')}"
     intervals = f"{where}: {LEVEL:.0%} intervals over prompts; " if frame[f"{name}_low"].notna().any() else ""
     return f"{intervals}n = {count}{seeds}."
+
+
+def _captioned(chart: dict[str, Any], captions: list[str]) -> dict[str, Any]:
+    """The chart with a caption for each variant, since each measure has its own n."""
+    variants = [variant | {"caption": caption} for variant, caption in zip(chart["variants"], captions, strict=True)]
+    return chart | {"variants": variants}
 
 
 def chart_entry(
@@ -291,6 +296,7 @@ _MEASURES: Final = (
     ("longest_loop", "Longest loop", "Longest loop, difference in tokens", 0.0),
     ("n_tokens", "Tokens", "Tokens, difference", 0.0),
 )
+_PAIRED: Final = "Each run against the other configuration's run of the same prompt and seed. Dashed: no difference."
 _SCORES: Final = "Scores are taken from the file as they are."
 _READING: Final = "Means over prompts; a click opens the configuration. "
 _CONTROLS: Final = (

@@ -3,6 +3,7 @@
 Results of a later version may have rules that this version doesn't know; their parameters are called "parameter".
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -25,6 +26,12 @@ def parameter_title(rule: str) -> str:
     if is_doubling(rule):
         return f"{name}, {unit} (log2; higher: exits later)"
     return f"{name}, {unit}" if unit and unit != name else name
+
+
+def exact_labels(parameters: Sequence[float]) -> str:
+    """The Vega expression of an axis' labels at these values: parameters as in keys, which Vega's formats round."""
+    texts = json.dumps([shown(parameter) for parameter in parameters])
+    return f"{texts}[indexof({json.dumps(list(parameters))}, datum.value)]"
 
 
 def is_doubling(rule: str) -> bool:

@@ -15,7 +15,7 @@ from eexit.drafts import DRAFT
 from eexit.rules import RULES
 from eexit.schema import GENERATIONS, TOKENS
 from reports import frames
-from reports.artefact_facts import trained
+from reports.artefact_facts import trained, written_versions
 from reports.choose import MOST, choose_prompts
 from reports.draft_section import draft_section
 from reports.findings import findings, is_known, is_sampled, many
@@ -168,7 +168,7 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
         ("Deciding reads", _deciding(config)),
         ("Sampling", _sampling(config)),
         ("Started", about.get("started", "").replace("T", " ").replace("+00:00", " UTC")),
-        ("Versions", ", ".join(f"{name} {version}" for name, version in about.get("versions", {}).items())),
+        ("Versions", written_versions(about.get("versions", {}))),
         ("Source", about.get("source", "")),
         ("Digest", (model.get("digest") or "").removeprefix("sha256:")[:12]),
     ]

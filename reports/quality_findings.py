@@ -172,9 +172,7 @@ def _saves(row: Row, cost: CostAxis) -> str:
         return f"took {change(row, cost.column, 'time')} at {cost.measured.label}"
     if cost.column == RUN:
         return f"ran {change(row, RUN, 'multiply-adds')}"
-    return (
-        f"would skip {with_interval(row | {'n': row[f'{SKIPPED}_n']}, SKIPPED, '{:.1%}')} of the layers (theoretical)"
-    )
+    return f"would skip {with_interval(row | {'n': row[f'{SKIPPED}_n']}, SKIPPED, '{:.1%}')} of the layers"
 
 
 def _left_out(quality: Quality, n_failed: int) -> Iterator[str]:

@@ -12,7 +12,7 @@ from reports.labels import PLOT_WIDTH_PIXELS, Axis, label_places
 from reports.looks import Looks, hollow
 from reports.parameters import representative
 
-LAYERS_SKIPPED: Final = "Layers skipped (theoretical)"  # the name of 1 − mean depth wherever it is shown
+LAYERS_SKIPPED: Final = "Layers skipped"  # the name of 1 − mean depth wherever it is shown
 LABEL_ROOM_PIXELS: Final = 24  # between the outermost marks and the axes, with space for labels above and below points
 MOST_LABELS: Final = 4  # up to this many points of one mode and rule, each is labelled
 
@@ -20,7 +20,7 @@ MOST_LABELS: Final = 4  # up to this many points of one mode and rule, each is l
 def trade_off_chart(
     frame: pd.DataFrame, y: str, y_title: str, description: str, looks: Looks, share: bool = False
 ) -> alt.LayerChart:
-    """A chart of column `y` of a trade-off frame against layers skipped (theoretical).
+    """A chart of column `y` of a trade-off frame against layers skipped.
 
     A line joins the points of one mode and rule. A control is a tick at its value of `y`, joined to the point of its
     configuration by a dotted line. If `y` is a `share`, it is shown in per cent and its axis starts at 0.

@@ -125,8 +125,11 @@ function figure(chart) {
       },
       type.toUpperCase(),
     );
+  const captionNow = () => chart.variants[entry.variant].caption ?? chart.caption;
+  const caption = h("figcaption", {}, captionNow());
   const controls = [...choices, ...(chart.controls || [])].filter(Boolean);
   entry.update = () => {
+    caption.replaceChildren(captionNow());
     if (details.open) details.replaceChildren(details.firstChild, makeTwin());
     return draw(entry, true);
   };
@@ -137,7 +140,7 @@ function figure(chart) {
     h(chart.heading ?? "h2", {}, chart.title),
     controls.length ? h("p.row", {}, ...controls) : null,
     box,
-    h("figcaption", {}, chart.caption),
+    caption,
     h("div.below", {}, details, h("span.saves", {}, save("png"), save("svg"), save("csv"))),
   );
 }

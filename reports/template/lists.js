@@ -146,7 +146,7 @@ const HOW = [
     "Perplexity",
     "exp of the mean negative log-probability of the generated tokens under the full-depth model given the same text. A low value means that the text is fluent to that model, which is no proof of quality: a text that repeats itself in a loop has a very low perplexity. The mean over prompts is the geometric mean.",
   ],
-  ["Layers skipped (theoretical)", `1 − mean depth: ${THEORETICAL}`],
+  ["Layers skipped", `1 − mean depth: ${LAYERS_SKIPPED}`],
   [
     "Saving, theoretical",
     "1 − Σ cost_needed / Σ cost_full over runs: the multiply-adds that the exits as taken need, if deciding were free and layers could be deferred without bound, beside those of full depth for the same tokens.",

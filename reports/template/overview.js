@@ -83,13 +83,13 @@ function findings(prompts) {
         ? `Fewer than ${least} prompts are too few for intervals. `
         : `In brackets: ${100 * level}% bootstrap intervals over prompts. `) +
         (DATA.timed ? "Intervals of realised savings are over rounds. " : "") +
-        `Layers skipped are theoretical: ${THEORETICAL} ${DATA.timed ? "" : "No time was measured. "}${oracles()}`,
+        `Layers skipped: ${LAYERS_SKIPPED} ${DATA.timed ? "" : "No time was measured. "}${oracles()}`,
       h("a", { href: "#/methods" }, "What each number means"),
     ),
   );
 }
 
-const THEORETICAL = "the layers that need not have been computed if the decision to exit cost nothing.";
+const LAYERS_SKIPPED = "the layers after the exits, as a share of all, which is not what was saved.";
 
 // A sentence about the rules that look at the final layer to decide, or "" if there are none.
 function oracles() {
@@ -176,7 +176,7 @@ function skipMost({ rows }, column, name) {
         "span",
         {},
         configurationCell(row.configuration),
-        ` would skip ${estimate(row, skipped)} of the layers (theoretical), at a ${name} of ${estimate(row, column)} (n = ${row[`${column.key}_n`]}). `,
+        ` would skip ${estimate(row, skipped)} of the layers, at a ${name} of ${estimate(row, column)} (n = ${row[`${column.key}_n`]}). `,
       ),
     );
   const none = names.filter((_, i) => !best[i]);

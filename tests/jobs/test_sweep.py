@@ -59,7 +59,7 @@ def test_a_sweep_ends_with_its_table_and_where_to_look(finished: tuple[Path, str
         ]
     headings = said[: said.index("\n normal ")].split()
     for heading in (
-        "layers skipped (theo- reti- cal)",
+        "layers skipped",
         "dis- agree- ment",
         "one loop",
         "per- plex- ity",

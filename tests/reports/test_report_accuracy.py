@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from report_fixtures import Context, Visit
 from synthetic_sweeps import run_rows, write_sweep
 
 from eexit.splits import for_reporting
-from reports import frames
+from reports import build_report, frames
 from reports.accuracy import accuracy
 from reports.loading import Sweep, read_sweep
 from reports.savings import savings
@@ -67,6 +68,20 @@ def test_accuracy_is_over_prompts_with_answers_whose_seeds_are_averaged_first(tm
         assert (row["accuracy_n"], row["n_seeds"]) == (len(values), 3)
         assert (row["accuracy_low"], row["accuracy_high"]) == pytest.approx(resampled(values), abs=0.03)
         assert row["n_failed"] == N_PROMPTS * 3 - sum(1 for its, _, _ in marks if its == mode)
+
+
+def test_each_measure_of_the_paired_differences_has_its_own_n(tmp_path: Path, context: Context) -> None:
+    every = [(mode, prompt, seed) for mode in ("normal", "unfrozen") for prompt in range(N_PROMPTS) for seed in SEEDS]
+    sweep_with(tmp_path, {key: None if key[1] < 2 else True for key in every})
+    wrong: list[str] = []
+    page = Visit(context, build_report(str(tmp_path / "results"), tmp_path / "report.html"), wrong)("#/")
+    paired = page.locator("[data-chart=paired]")
+    assert (
+        paired.locator("figcaption").inner_text().endswith(f"n = {N_PROMPTS} prompts, the mean of up to 3 seeds each.")
+    )
+    paired.get_by_label("Metric").select_option("Accuracy")
+    assert paired.locator("figcaption").inner_text().endswith("n = 10 prompts, the mean of up to 3 seeds each.")
+    assert not wrong
 
 
 def test_differences_are_of_the_same_prompts_and_seeds(tmp_path: Path, marks: Marks) -> None:

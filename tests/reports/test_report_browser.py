@@ -60,7 +60,7 @@ def test_most_layers_skipped_at_a_disagreement_is_read_off(visit: Visit, tmp_pat
     limit, answer = chart.get_by_label("Most layers skipped at a disagreement of at most"), chart.locator("output")
     assert limit.input_value() == "5"
     assert answer.inner_text() == (
-        "unfrozen/kl/2 would skip 5.0% [5.0%, 5.0%] of the layers (theoretical), at a disagreement of "
+        "unfrozen/kl/2 would skip 5.0% [5.0%, 5.0%] of the layers, at a disagreement of "
         "4.0% [4.0%, 4.0%] (n = 5). No frozen_residual/kl configuration has so low a disagreement."
     )
     chart.locator(".chart[data-ink]").wait_for()
@@ -89,7 +89,7 @@ def test_most_layers_skipped_leaves_out_what_writes_loops(visit: Visit, tmp_path
     path = build_report(str(write_sweep(tmp_path / "s", generations, tokens)), tmp_path / "r.html")
     page = visit("#/", path=path)
     assert page.locator("[data-chart=trade-disagreement] output").inner_text() == (
-        "unfrozen/kl/2 would skip 10.0% of the layers (theoretical), at a disagreement of 4.0% (n = 1). "
+        "unfrozen/kl/2 would skip 10.0% of the layers, at a disagreement of 4.0% (n = 1). "
         "1 configuration is left out, whose text is mostly one loop, which full depth agrees with once it is there."
     )
     page.locator("[data-chart=heat] select").first.select_option(label="In one loop")

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import vl_convert
 from report_fixtures import MakeSweep, Visit
 from synthetic import every_rule_grid, rules_grid, write_synthetic_sweep
 
 from eexit.configuration import MODES, Configuration
-from eexit.rules import ORACLES, RULES
+from eexit.rules import ORACLES, RULES, shown
 from reports import build_report, frames
 from reports.charts import LIGHT
 from reports.choose import choose_prompts
@@ -23,7 +24,7 @@ from reports.overview import overview_charts
 from reports.packing import encode_probabilities
 from reports.page import TEMPLATE
 from reports.parameters import representative, representatives
-from reports.payload import payload
+from reports.payload import facts, payload
 from reports.savings import savings
 
 FOLLOWED, CONTROL = "unfrozen/kl/1", "unfrozen/random/kl/1"
@@ -61,6 +62,31 @@ def test_configurations_are_those_of_the_sweep_in_its_order(sweep: Sweep) -> Non
     assert trade["configuration"].tolist() == [c.key for c in rules_grid()]
     means = sweep.generations.groupby("configuration")["disagreement"].mean()
     np.testing.assert_allclose(trade["disagreement"], means[trade["configuration"]])
+
+
+def test_axes_write_parameters_as_keys_do(tmp_path: Path) -> None:
+    rules = {"confidence": (0.9, 0.97, 0.995), "entropy": (0.15, 0.5, 1.25), "kl": (0.001, 1.0, 1234567.0)}
+    grid = [Configuration("normal"), *(Configuration("unfrozen", rule, p) for rule in rules for p in rules[rule])]
+    sweep = read_sweep(str(write_synthetic_sweep(tmp_path / "results", 3, 1, grid, 10)))
+    chart = drawn(sweep)["dose-exit_rate"]
+    rows = chart["table"]["rows"]
+    for variant, parameters in zip(chart["variants"], rules.values(), strict=True):
+        svg = vl_convert.vegalite_to_svg({**variant["spec"], "datasets": {"rows": rows}, "config": LIGHT})
+        labels = re.findall(r">([^<>]+)</text>", svg)
+        assert [label for label in labels if label in map(shown, parameters)] == [shown(p) for p in parameters]
+
+
+def test_a_version_that_is_not_known_is_not_told(sweep: Sweep) -> None:
+    about = {**sweep.about, "versions": {"python": "3.13", "eexit": None, "torch": "2.9.0"}}
+    assert dict(facts(replace(sweep, about=about)))["Versions"] == "python 3.13, torch 2.9.0"
+
+
+def test_only_savings_in_multiply_adds_are_theoretical(several: Path, visit: Visit) -> None:
+    """Not layers skipped, which is another number of the same setting."""
+    for route in ("#/", "#/methods"):
+        said = visit(route, path=several).locator("main").inner_text()
+        assert "layers skipped" in said.lower()
+        assert not re.search(r"(skip|layers)[^.]{0,40}theoretical|theoretical[^.]{0,40}skip", said, re.IGNORECASE)
 
 
 def test_a_control_stands_beside_its_configuration(sweep: Sweep) -> None:
@@ -206,7 +232,7 @@ def test_the_report_says_oracle_of_oracles_only(visit: Visit, several: Path, tmp
     grid = [configuration for configuration in rules_grid() if configuration.rule in (None, "fixed")]
     alone = write_synthetic_sweep(tmp_path / "fixed", 2, 0, grid, 10)
     said = visit("#/", path=build_report(str(alone), alone / "r.html")).locator("main").inner_text()
-    assert "theoretical" in said
+    assert "Layers skipped: the layers after the exits" in said
     assert "at run time" not in said
 
 

@@ -111,14 +111,14 @@ def test_sentences_say_what_learning_changed_and_where_it_helped() -> None:
     skipped, ends = 0.2 / 2**0.7, (0.09, 0.09 / 0.5**0.7)
     beside = 0.95 - 0.05 * (skipped - ends[0]) / (ends[1] - ends[0])
     assert said[1:] == [
-        f"Where {skipped:.1%} of the layers are skipped (theoretical), the linear readout would agree with the final "
+        f"Where {skipped:.1%} of the layers are skipped, the linear readout would agree with the final "
         f"layer on 96.0% of held-out tokens, the lens on {beside:.1%} (teacher-forced, interpolated between KL "
         "factors)."
     ]
     (probed, ranks) = learned_findings(only(probe=probe()))
     assert probed == (
-        "At KL factor 1, kl would skip 20.0% of the layers (theoretical) and agree with the final layer on 92.0% of "
-        "held-out tokens; predicted_kl would skip 18.0% of the layers (theoretical) and agree with the final layer on "
+        "At KL factor 1, kl would skip 20.0% of the layers and agree with the final layer on 92.0% of "
+        "held-out tokens; predicted_kl would skip 18.0% of the layers and agree with the final layer on "
         "89.0% of held-out tokens (teacher-forced)."
     )
     assert ranks.startswith("The probe's rank correlation with the true KL is from 0.65 (layer 5) to 0.81 (layer 20).")

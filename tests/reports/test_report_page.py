@@ -251,7 +251,7 @@ def test_findings_give_interval_and_n(full: Path) -> None:
         "of unfrozen/kl/1 and on 30.7% [30.4%, 31.2%] of those of frozen_residual/kl/1 (n = 6 prompts)."
     )
     assert re.search(r"unfrozen/kl/1 exits early on \d+% \[\d+%, \d+%\] of tokens", finding)
-    assert re.search(r"would skip [\d.]+% \[[\d.]+%, [\d.]+%\] of the layers \(theoretical\)", finding)
+    assert re.search(r"would skip [\d.]+% \[[\d.]+%, [\d.]+%\] of the layers", finding)
     assert "matches normal for its first 3 [3, 3] tokens on average" in finding
     assert "n = 6 prompts" in finding
 
