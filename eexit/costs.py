@@ -94,7 +94,7 @@ def full_depth(n_tokens: int, n_layers: int, n_exits: int) -> Counts:
 def needed(
     exit_layer_T: np.ndarray, exitable_layers: Sequence[int], n_layers: int, state: State | None
 ) -> tuple[Counts, np.ndarray | None]:
-    """What exits as taken need if deciding costs nothing and deferral is unbounded, and `cost`'s `hidden_from_T`.
+    """What exits as taken need if deciding costs nothing, and `cost`'s `hidden_from_T`.
 
     A token needs the layers up to its exit, and one read there. Later tokens that exit deeper attend to its position in
     the layers up to their exits: there it needs what the state leaves, or the layers themselves if the state is that of

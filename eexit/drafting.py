@@ -31,7 +31,7 @@ from eexit.transfer import to_device, to_host
 class DraftBatch(OnlineBatch):
     """Slots for rows that draft, with one cache, and what came of each row's rounds."""
 
-    keeps_streams = False
+    defers = False
 
     def __init__(self, n_slots: int, length: int, decoders: Decoders, decoding: Decoding, requests: Sequence[Request]):
         """Make room for `n_slots` of these requests at a time, of up to `length` tokens each."""

@@ -1,17 +1,17 @@
 """A pass of tokens through the layers, in which each token leaves where its rule says.
 
 Everything at a layer depends only on decisions at the layers below it. So one pass serves generation, with one new
-token per row, and scoring, with all tokens of a text at once (`eexit.scoring`). Beside the tokens that are being
-decided there are those that have exited before. Their layers past the exit are left out until a later token of their
-row goes deeper; then they take part, all of a row's together: at full depth in modes that do not alter the state, in
-other modes by what the state leaves there (deferred computation, as in EE-LLM, Chen et al. 2023).
+token per row, and scoring, with all tokens of a text at once (`eexit.scoring`). Layers past a token's exit are left out
+until a later token of its row goes deeper. Then the tokens that wait take part, all of a row's together: at full depth
+in modes that do not alter the state, in other modes by what the state leaves there (deferred computation, as in EE-LLM,
+Chen et al. 2023).
 
-Shapes: N tokens in a pass, D of them being decided, which come first; S slots, E exitable layers, X = E + 1 with the
-final layer last, W width of the residual stream, P positions of a row.
+Shapes: D tokens being decided, N tokens that run together, S slots, P places of a row's tokens, E exitable layers,
+X = E + 1 with the final layer last, W width of the residual stream.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -31,43 +31,35 @@ from eexit.shortlist import ShortReading
 from eexit.slots import NONE, Layers
 from eexit.states import STATES, alters
 from eexit.transfer import to_device
+from eexit.waiting import Waiting
 
-BEYOND: Final = 1 << 40  # a position after any other
+TOKENS_PER_CALL: Final = 256  # of a layer: more would take more memory, and hardly less time per token
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokens in a pass, each by itself: several may be of one row, whose keys and values are in one slot."""
+    """Tokens to be decided, each by itself: several may be of one row, whose keys and values are in one slot."""
+
+    slot_D: np.ndarray
+    place_D: np.ndarray  # behind the row's prompt
+    token_D: np.ndarray
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What was run for each token of the rows so far: a pass adds to it."""
+
+    layers_SP: np.ndarray
+    keys_SP: np.ndarray  # layers whose keys and values alone were written
+
+
+@dataclass(frozen=True)
+class Through:
+    """Tokens that a pass has taken through the final layer, at full depth."""
 
     slot_N: np.ndarray
-    position_N: np.ndarray
-    token_N: np.ndarray
-    state_N: np.ndarray  # an index into the states; NONE for `normal`
-    next_N: np.ndarray  # the first layer that does not have their keys and values yet
-    hidden_NW: Tensor  # the residual stream that enters it; at the exit, in modes that alter the state
-
-    @classmethod
-    def none(cls, decoder: Decoder) -> "Tokens":
-        none = np.zeros(0, np.int64)
-        hidden_NW = torch.zeros(0, decoder.width, dtype=decoder.dtype, device=decoder.device)
-        return cls(none, none, none, none, none, hidden_NW)
-
-    def of(self, rows: np.ndarray) -> "Tokens":
-        """These tokens alone."""
-        slot_N, position_N, token_N = self.slot_N[rows], self.position_N[rows], self.token_N[rows]
-        [row] = to_device([rows], self.hidden_NW.device)
-        return Tokens(slot_N, position_N, token_N, self.state_N[rows], self.next_N[rows], self.hidden_NW[row])
-
-    def behind(self, first: "Tokens") -> "Tokens":
-        """`first`, whose residual streams are not there yet, and then these."""
-        return Tokens(
-            np.concatenate([first.slot_N, self.slot_N]),
-            np.concatenate([first.position_N, self.position_N]),
-            np.concatenate([first.token_N, self.token_N]),
-            np.concatenate([first.state_N, self.state_N]),
-            np.concatenate([first.next_N, self.next_N]),
-            self.hidden_NW,
-        )
+    place_N: np.ndarray
+    streams_NXW: Tensor
 
 
 @dataclass(frozen=True)
@@ -92,15 +84,13 @@ class Known:
 
 @dataclass(frozen=True)
 class ExitsTaken:
-    """Where the decided tokens exited and what came of it; what was run for every token of the pass."""
+    """Where the decided tokens exited and what came of it."""
 
     exit_D: np.ndarray  # indices into X
     prob_DX: Tensor  # the distribution they were drawn from; NaN for layers that were not looked at and had a chance
     evidence_DE: Tensor
     hidden_DW: Tensor  # the residual streams at the exits
     picked: Picked
-    layers_N: np.ndarray
-    keys_N: np.ndarray
     reads_DX: np.ndarray
     short_reads_DX: np.ndarray
     probed_DX: np.ndarray
@@ -125,42 +115,35 @@ def known_exits(rules: Sequence[str], deciding: Deciding) -> Known:
 
 
 class ExitPass:
-    """One pass. Construct, `run`, then look at `tokens`, whose keys and values are in the cache up to `next_N`."""
+    """One pass: construct, then `run`."""
 
     def __init__(
         self, decoder: Decoder, decoding: Decoding, layers: Layers, cache: KVCache, rules: Sequence[str],
-        states: Sequence[str], tokens: Tokens, deciding: Deciding, known: Known, flush_S: np.ndarray | None = None,
-        streams_SPXW: Tensor | None = None,
+        states: Sequence[str], tokens: Tokens, deciding: Deciding, known: Known, waiting: Waiting, ran: Ran,
+        collects: bool = False,
     ):  # fmt: skip
-        """The first D of the tokens are being decided; `tokens.hidden_NW` has those of the others alone.
+        """Tokens that exit go to `waiting`, from which those that are needed come.
 
-        Rows in `flush_S` (S,) run all layers of tokens that have exited, whether they are needed now or not. The
-        residual streams after the layers of X, of tokens whose state is that of full depth, are put in `streams_SPXW`;
-        position p of a row is at p modulo P there.
+        With `collects`, the streams of tokens that are through the final layer, and whose state is that of full depth,
+        are in `through` in the end.
         """
         self.decoder, self.decoding, self.layers, self.cache = decoder, decoding, layers, cache
-        self.rules, self.states, self.deciding, self.known = rules, states, deciding, known
-        self.n_deciding, device = len(known.exit_D), decoder.device
-        slot_N, position_N1, token_N1 = to_device(
-            [tokens.slot_N, tokens.position_N[:, None], tokens.token_N[:, None]], device
-        )
-        self.view = TokensView(cache, slot_N, position_N1, int(tokens.position_N.max()) + 1, decoder.attends_itself)
-        embedded_N1W, self.layer_pass = decoder.begin(token_N1, self.view)
-        hidden_NW = torch.cat([embedded_N1W[: self.n_deciding, 0], tokens.hidden_NW])
-        self.tokens = replace(tokens, next_N=tokens.next_N.copy(), hidden_NW=hidden_NW)
-        self.going_N = np.arange(len(slot_N)) < self.n_deciding
-        self.flush_S = np.zeros(cache.n_slots, bool) if flush_S is None else flush_S
-        self.streams_SPXW = streams_SPXW
-        unaltered = [index for index, name in enumerate(states) if not alters(STATES[name])]
-        self.unaltered_N = np.isin(tokens.state_N, [NONE, *unaltered])
+        self.rules, self.states, self.tokens, self.deciding, self.known = rules, states, tokens, deciding, known
+        self.waiting, self.ran, self.collects, device = waiting, ran, collects, decoder.device
+        self.n_deciding = len(known.exit_D)
+        self.through: list[Through] = []
+        embedded_D1W, self.layer_pass = self._begin(tokens.slot_D, tokens.place_D, tokens.token_D)
+        # The streams after the layers that a token has run, and before the last of them.
+        self.hidden_DW, self.before_DW = embedded_D1W[:, 0].clone(), torch.empty_like(embedded_D1W[:, 0])
+        self.streams_DXW = self.hidden_DW.new_empty(self.n_deciding, len(layers.exits), decoder.width)
+        self.going_D = np.ones(self.n_deciding, bool)
+        self.unaltered = [NONE, *(index for index, name in enumerate(states) if not alters(STATES[name]))]
         self.exit_D = np.full(self.n_deciding, len(layers.exits) - 1)
         self.prob_DX, self.evidence_DE = known.prob_DX, known.evidence_DE
         self.passed_D = torch.ones_like(deciding.u_exit_D)  # the chance of having passed all layers so far
         self.likeliest_DE = torch.zeros_like(deciding.setting_DE, dtype=torch.long)
-        self.exit_hidden_DW = torch.empty_like(hidden_NW[: self.n_deciding])
         self.picked = Picked.room_for(self.n_deciding, decoding.record_top_k, device)
         self.unread_D = np.ones(self.n_deciding, bool)
-        self.layers_N, self.keys_N = np.zeros((2, len(slot_N)), np.int64)
         self.reads_DX, self.short_reads_DX, self.probed_DX = np.zeros((3, self.n_deciding, len(layers.exits)), np.int64)
         if decoding.shortlist:
             self.shortlist_DK = self.likeliest_DE.new_zeros(self.n_deciding, decoding.shortlist.n_tokens)
@@ -168,96 +151,122 @@ class ExitPass:
     def run(self) -> ExitsTaken:
         with self.decoder.attending():
             for rank, (start, end) in enumerate(self.layers.segments):
+                going = np.flatnonzero(self.going_D)
+                if not len(going):
+                    break
                 with record_function("layers"):
-                    ran = self._run_layers(rank, start, end)
-                if rank < len(self.decoding.exitable_layers) and ran is not None:
+                    self._run_layers(rank, start, end, going)
+                if rank < len(self.decoding.exitable_layers):
                     with record_function("deciding"):
-                        self._decide(rank, *ran)
+                        self._decide(rank, going)
             self._take_unread()
         prob_DX = self._finish_probabilities()
         return ExitsTaken(
-            self.exit_D, prob_DX, self.evidence_DE, self.exit_hidden_DW, self.picked,
-            self.layers_N, self.keys_N, self.reads_DX, self.short_reads_DX, self.probed_DX,
+            self.exit_D, prob_DX, self.evidence_DE, self.hidden_DW, self.picked, self.reads_DX,
+            self.short_reads_DX, self.probed_DX,
         )  # fmt: skip
 
-    def _run_layers(self, rank: int, start: int, end: int) -> tuple[np.ndarray, Tensor, Tensor] | None:
-        """Run these layers for the tokens that go on, and for those that have exited and are needed now.
+    def _begin(self, slot_N: np.ndarray, place_N: np.ndarray, token_N: np.ndarray) -> tuple[Tensor, LayerPass]:
+        """Embed these tokens, (N, 1, W), and begin their pass."""
+        position_N = self.waiting.start_S[slot_N] + place_N
+        slot, position_N1, token_N1 = to_device([slot_N, position_N[:, None], token_N[:, None]], self.decoder.device)
+        view = TokensView(self.cache, slot, position_N1, int(position_N.max()) + 1, self.decoder.attends_itself)
+        return self.decoder.begin(token_N1, view)
 
-        Returns the former, and their residual streams before and after the last of the layers.
-        """
-        tokens, hidden_NW = self.tokens, self.tokens.hidden_NW
-        waiting_N = ~self.going_N & (tokens.next_N == start) & (tokens.position_N < self._needed_S()[tokens.slot_N])
-        altered = [
-            (STATES[name], np.flatnonzero(waiting_N & ~self.unaltered_N & (tokens.state_N == index)))
-            for index, name in enumerate(self.states)
-        ]
-        exited = [(state, rows, self._exited(rows)) for state, rows in altered if len(rows)]
-        running = np.flatnonzero(self.going_N | (waiting_N & self.unaltered_N))
-        before_BTW = after_BTW = hidden_NW[:0, None]
-        if len(running):
-            rows = padded_for(self.decoder.device, running)
-            [row] = to_device([rows], hidden_NW.device)
-            layer_pass, after_BTW = self._among(row), hidden_NW[row, None]
-        for layer in range(start, end):
-            for state, _, out in exited:
-                state.fill(layer, out)
-            if len(running):
-                before_BTW, after_BTW = after_BTW, layer_pass.block(layer, after_BTW)
-        for _, rows, out in exited:
-            self.keys_N[rows] += out.n_written
-        tokens.next_N[waiting_N | self.going_N] = end
-        if not len(running):
-            return None
-        hidden_NW[row[: len(running)]] = after_BTW[: len(running), 0]
-        self.layers_N[running] += end - start
-        self._keep_streams(rank, running, after_BTW)
-        going = self.going_N[running]
-        if not going.any():
-            return None
-        [at] = to_device([np.flatnonzero(going)], hidden_NW.device)
-        return running[going], before_BTW[at, 0], after_BTW[at, 0]
+    def _run_layers(self, rank: int, start: int, end: int, going: np.ndarray) -> None:
+        """Run these layers for the tokens that go on, and for those that wait and are needed now."""
+        before_S = np.zeros(self.cache.n_slots, np.int64)
+        np.maximum.at(before_S, self.tokens.slot_D[going], self.tokens.place_D[going])
+        slot_N, place_N = self.waiting.needed(rank, before_S)
+        state_N = self.waiting.state_S[slot_N]
+        for index in np.setdiff1d(state_N, self.unaltered).tolist():
+            for part in in_parts(np.flatnonzero(state_N == index)):
+                self._fill(self.states[index], range(start, end), slot_N[part], place_N[part])
+        both = np.isin(state_N, self.unaltered)
+        slot_B = np.concatenate([self.tokens.slot_D[going], slot_N[both]])
+        place_B = np.concatenate([self.tokens.place_D[going], place_N[both]])
+        for part in in_parts(np.lexsort((place_B, slot_B))):  # later tokens of a row attend to earlier ones
+            behind = part[part >= len(going)]
+            self._run(rank, range(start, end), going[part[part < len(going)]], slot_B[behind], place_B[behind])
+        self.waiting.advance(rank, slot_N, place_N)
 
-    def _keep_streams(self, rank: int, running: np.ndarray, after_BTW: Tensor) -> None:
-        if self.streams_SPXW is None:
-            return
-        kept = np.flatnonzero(self.unaltered_N[running])
-        place = self.tokens.position_N[running[kept]] % self.streams_SPXW.shape[1]
-        slot_K, place_K, at_K = to_device([self.tokens.slot_N[running[kept]], place, kept], after_BTW.device)
-        self.streams_SPXW[slot_K, place_K, rank] = after_BTW[at_K, 0]
+    def _fill(self, state: str, layers: range, slot_N: np.ndarray, place_N: np.ndarray) -> None:
+        """Have these layers hold what this state leaves of tokens that have exited."""
+        rows, token_N = padded_for(self.decoder.device, np.arange(len(slot_N))), self.waiting.token_SP[slot_N, place_N]
+        _, layer_pass = self._begin(slot_N[rows], place_N[rows], token_N[rows])
+        exited = ExitedTokens(
+            layer_pass, self.waiting.hidden_SPW[self.waiting.at(slot_N[rows], place_N[rows])][:, None]
+        )
+        for layer in layers:
+            STATES[state].fill(layer, exited)
+        self.ran.keys_SP[slot_N, place_N] += exited.n_written
 
-    def _needed_S(self) -> np.ndarray:
-        """For each slot, the position before which the next layers need keys and values."""
-        needed_S = np.where(self.flush_S, BEYOND, -1)
-        np.maximum.at(needed_S, self.tokens.slot_N[self.going_N], self.tokens.position_N[self.going_N])
-        return needed_S
+    def _run(self, rank: int, layers: range, going: np.ndarray, slot_N: np.ndarray, place_N: np.ndarray) -> None:
+        """Run these layers for some tokens that go on, and for some that wait, in one call of each layer."""
+        slot_B = np.append(self.tokens.slot_D[going], slot_N)
+        place_B = np.append(self.tokens.place_D[going], place_N)
+        rows = padded_for(self.decoder.device, np.arange(len(slot_B)))
+        [going_G, row] = to_device([going, rows], self.decoder.device)
+        if len(slot_N):
+            at, token_N = self.waiting.at(slot_N, place_N), self.waiting.token_SP[slot_N, place_N]
+            token_B = np.append(self.tokens.token_D[going], token_N)
+            _, layer_pass = self._begin(slot_B[rows], place_B[rows], token_B[rows])
+            after_BTW = torch.cat([self.hidden_DW[going_G], self.waiting.hidden_SPW[at]])[row, None]
+        else:
+            layer_pass = self.layer_pass.among(going_G[row], self.layer_pass.view.among(going_G[row]))
+            after_BTW = self.hidden_DW[going_G[row], None]
+        before_BTW = after_BTW
+        for layer in layers:
+            before_BTW, after_BTW = after_BTW, layer_pass.block(layer, after_BTW)
+        self.before_DW[going_G], self.hidden_DW[going_G] = before_BTW[: len(going), 0], after_BTW[: len(going), 0]
+        if len(slot_N):
+            self.waiting.hidden_SPW[at] = after_BTW[len(going) : len(slot_B), 0]
+        self.ran.layers_SP[slot_B, place_B] += len(layers)
+        if self.collects:
+            self._collect(rank, going, slot_N, place_N)
 
-    def _among(self, row: Tensor) -> LayerPass:
-        return self.layer_pass.among(row, self.view.among(row))
+    def _collect(self, rank: int, going: np.ndarray, slot_N: np.ndarray, place_N: np.ndarray) -> None:
+        """Keep the streams of tokens that have just been through a segment."""
+        going = going[np.isin(self.waiting.state_S[self.tokens.slot_D[going]], self.unaltered)]
+        [going_G] = to_device([going], self.decoder.device)
+        self.streams_DXW[going_G, rank] = self.hidden_DW[going_G]
+        streams = [self.streams_DXW[going_G]]
+        if len(slot_N):
+            at = self.waiting.at(slot_N, place_N)
+            self.waiting.streams_SPXW[:, :, rank][at] = self.waiting.hidden_SPW[at]
+            streams.append(self.waiting.streams_SPXW[at])
+        if rank == len(self.layers.exits) - 1:
+            slots = np.append(self.tokens.slot_D[going], slot_N)
+            self.through.append(Through(slots, np.append(self.tokens.place_D[going], place_N), torch.cat(streams)))
 
-    def _exited(self, rows: np.ndarray) -> ExitedTokens:
-        [row] = to_device([padded_for(self.decoder.device, rows)], self.tokens.hidden_NW.device)
-        return ExitedTokens(self._among(row), self.tokens.hidden_NW[row, None])
-
-    def _decide(self, rank: int, going: np.ndarray, before_GW: Tensor, after_GW: Tensor) -> None:
-        """Let the rules of the tokens that have come this far say which of them exit here."""
+    def _decide(self, rank: int, going: np.ndarray) -> None:
+        """Let the rules of the tokens that have come this far say which of them exit here, and from now on wait."""
         exits = self.known.exit_D[going] == rank
         looking = np.flatnonzero(self.known.exit_D[going] == NONE)
         if len(looking):
-            exits[looking] = self._look(rank, going[looking], looking, before_GW, after_GW)
-        [out, at] = to_device([going[exits], np.flatnonzero(exits)], after_GW.device)
-        self.exit_D[going[exits]] = rank
-        self.exit_hidden_DW[out] = after_GW[at]
-        self.going_N[going[exits]] = False
+            exits[looking] = self._look(rank, going[looking])
+        exiting = going[exits]
+        if not len(exiting):
+            return
+        [out] = to_device([exiting], self.decoder.device)
+        self.exit_D[exiting] = rank
+        self.going_D[exiting] = False
+        slot_N, place_N = self.tokens.slot_D[exiting], self.tokens.place_D[exiting]
+        self.waiting.put(rank + 1, slot_N, place_N, self.tokens.token_D[exiting], self.hidden_DW[out])
+        its = np.flatnonzero(np.isin(self.waiting.state_S[slot_N], self.unaltered))
+        if self.collects and len(its):
+            [out] = to_device([exiting[its]], self.decoder.device)
+            self.waiting.streams_SPXW[self.waiting.at(slot_N[its], place_N[its])] = self.streams_DXW[out]
 
-    def _look(self, rank: int, looking: np.ndarray, at: np.ndarray, before_GW: Tensor, after_GW: Tensor) -> np.ndarray:
-        """Which of these tokens exit, by rules that look; `at` is where they are in the streams."""
-        rule_B, device = self.deciding.rule_D[looking], after_GW.device
+    def _look(self, rank: int, looking: np.ndarray) -> np.ndarray:
+        """Which of these tokens exit, by rules that look."""
+        rule_B, device = self.deciding.rule_D[looking], self.decoder.device
         online = {index: ONLINE[name] for index, name in enumerate(self.rules) if name in ONLINE}
         reads_B = np.isin(rule_B, [index for index, rule in online.items() if rule.reads])
         probes_B = np.isin(rule_B, [index for index, rule in online.items() if rule.probes])
         self.probed_DX[looking[probes_B], rank] += 1
-        [row_B, at_B, read_at] = to_device([looking, at, at[reads_B]], device)
-        read = self._read(rank, looking[reads_B], after_GW[read_at]) if len(read_at) else None
+        [row_B] = to_device([looking], device)
+        read = self._read(rank, looking[reads_B]) if reads_B.any() else None
         place_B = np.cumsum(reads_B) - 1  # among the rows that were read
         exits_B = torch.zeros(len(looking), dtype=torch.bool, device=device)
         for index in np.unique(rule_B).tolist():
@@ -266,8 +275,8 @@ class ExitPass:
             row = row_B[its]
             look = Look(
                 self.decoding.exitable_layers[rank],
-                before_GW[at_B[its]],
-                after_GW[at_B[its]],
+                self.before_DW[row],
+                self.hidden_DW[row],
                 read.distribution(its_place) if read and rule.reads else None,
                 self.likeliest_DE[row, : rank + 1] if rule.reads else None,
                 self.deciding.setting_DE[row, rank],
@@ -282,10 +291,11 @@ class ExitPass:
             self.unread_D[looking[taken]] = False
         return exits
 
-    def _read(self, rank: int, reading: np.ndarray, hidden_BW: Tensor) -> LayerReading | ShortReading:
+    def _read(self, rank: int, reading: np.ndarray) -> LayerReading | ShortReading:
         """Read these tokens to decide: with the whole head or, where there is one by now, for their shortlists."""
         shortlist, layer = self.decoding.shortlist, self.decoding.exitable_layers[rank]
-        [row] = to_device([reading], hidden_BW.device)
+        [row] = to_device([reading], self.decoder.device)
+        hidden_BW = self.hidden_DW[row]
         read: LayerReading | ShortReading
         if shortlist and rank > 0:
             read = shortlist.read(self.decoder, self.decoding.readout, hidden_BW, layer, self.shortlist_DK[row])
@@ -322,18 +332,21 @@ class ExitPass:
     def _take_unread(self) -> None:
         """The next tokens of those that were not read when their exits were decided."""
         n_exits = self.reads_DX.shape[1]
-        final = np.flatnonzero(self.exit_D == n_exits - 1)
         unread = np.flatnonzero(self.unread_D)
         if not len(unread):
             return
         places = [np.flatnonzero(self.exit_D[unread] == rank) for rank in range(n_exits)]
-        [row, through, *places_X] = to_device([unread, final, *places], self.exit_hidden_DW.device)
-        self.exit_hidden_DW[through] = self.tokens.hidden_NW[through]
+        [row, *places_X] = to_device([unread, *places], self.hidden_DW.device)
         given, u_B = self.deciding.given_D, self.deciding.u_token_D[row]
         given = None if given is None else given[row]
-        hidden_BW = self.exit_hidden_DW[row]
+        hidden_BW = self.hidden_DW[row]
         self.picked.put(row, read_tokens(self.decoder, hidden_BW, places_X, self.decoding, u_B, given))
         self.reads_DX[unread, self.exit_D[unread]] += 1
+
+
+def in_parts(rows: np.ndarray) -> list[np.ndarray]:
+    """These rows, in parts of so many that one call of a layer may take."""
+    return [rows[start : start + TOKENS_PER_CALL] for start in range(0, len(rows), TOKENS_PER_CALL)]
 
 
 def padded_for(device: torch.device, rows: np.ndarray) -> np.ndarray:

@@ -2,8 +2,8 @@
 
 What the full-depth model would have said is found afterwards, by one pass over the finished text (`observe`).
 
-Shapes: S slots, N tokens in a pass, D of them being decided, P positions of a row, E exitable layers, X = E + 1 with
-the final layer last, T tokens of texts, W width of the residual stream.
+Shapes: S slots, D tokens being decided, P places of a row's generated tokens, E exitable layers, X = E + 1 with the
+final layer last, T tokens of texts, W width of the residual stream.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,17 +19,15 @@ from eexit.anatomy import Decoder
 from eexit.cache import KVCache
 from eexit.costs import LOOKS
 from eexit.decoders import Decoders
-from eexit.exit_pass import Deciding, ExitPass, Known, Tokens, known_exits
+from eexit.exit_pass import Deciding, ExitPass, Known, Ran, Tokens, known_exits
 from eexit.reading import Reading, read_layers
 from eexit.rows import Decoding, Request
 from eexit.slots import Slots, find_layers
 from eexit.states import STATES, alters
 from eexit.teacher import Prefilled, read_texts
 from eexit.transfer import to_device, to_host
+from eexit.waiting import Waiting
 
-# Tokens of a row that have exited and whose deeper layers wait until a later token needs them. With more of them, a
-# layer's weights are fetched less often per token.
-MOST_WAITING_TOKENS: Final = 32
 OBSERVED_TOKENS: Final = 128  # at a time
 # Layers that attend by code of their own get a copy of a row's keys for each of its tokens: so many positions at most.
 OBSERVED_POSITIONS: Final = 1 << 16
@@ -48,13 +46,14 @@ class Complete:
         return Complete(slots, places, (*self.streams, streams_TXW))
 
 
-def _streams(n_slots: int, decoders: Decoders, decoding: Decoding, requests: Sequence[Request]) -> Tensor | None:
-    """Room for the residual streams of the tokens that wait in each slot, and of one more; None if not needed."""
-    modes, decoder = {request.configuration.mode for request in requests}, decoders.student
-    if not decoding.observe or not decoders.are_one or all(mode in STATES and alters(STATES[mode]) for mode in modes):
-        return None
-    shape = (n_slots, MOST_WAITING_TOKENS + 1, len(decoding.exitable_layers) + 1, decoder.width)
-    return torch.zeros(shape, dtype=decoder.dtype, device=decoder.device)
+def _collects(decoding: Decoding, modes: Sequence[str]) -> bool:
+    """Whether tokens in some of these modes go through all layers as the teacher's do, and are to be observed."""
+    return decoding.observe and any(mode not in STATES or not alters(STATES[mode]) for mode in modes)
+
+
+def _exiting(requests: Sequence[Request]) -> list[str]:
+    """The modes of these requests in which tokens may exit."""
+    return [mode for mode in STATES if any(request.configuration.mode == mode for request in requests)]
 
 
 class OnlineBatch(Slots):
@@ -63,7 +62,7 @@ class OnlineBatch(Slots):
     The student's cache is also the teacher's, unless they are two decoders: then the latter has the prompts at first.
     """
 
-    keeps_streams: ClassVar = True  # of tokens that go through all layers, so that they need not be run again
+    defers: ClassVar = True  # what deeper layers lack of tokens that exit
 
     def __init__(self, n_slots: int, length: int, decoders: Decoders, decoding: Decoding, requests: Sequence[Request]):
         """Make room for `n_slots` of these requests at a time, of up to `length` tokens each."""
@@ -71,9 +70,12 @@ class OnlineBatch(Slots):
         super().__init__(n_slots, decoding, layers, requests)
         caches = {decoder: KVCache(n_slots, length) for decoder in {decoders.teacher, decoders.student}}
         self.teacher, self.student = caches[decoders.teacher], caches[decoders.student]
-        self.waiting = Tokens.none(decoders.student)
-        # Tokens in modes that leave the state alone go through all layers in the end: their streams are the teacher's.
-        self.streams_SPXW = _streams(n_slots, decoders, decoding, requests) if self.keeps_streams else None
+        # Tokens in modes that leave the state alone may go through all layers: their streams are the teacher's then.
+        modes = [request.configuration.mode for request in requests]
+        self.collects = self.defers and decoders.are_one and _collects(decoding, modes)
+        n_places, exiting = min(decoding.max_new_tokens, length) if self.defers else 0, _exiting(requests)
+        kept = self.collects and _collects(decoding, exiting)
+        self.waiting = Waiting(decoders.student, layers, self.n_prompt, self.state, n_places if exiting else 0, kept)
         self.complete = Complete()
         self.n_observed = np.zeros(n_slots, np.int64)  # of a row's decided tokens, those that are or were in `complete`
         room = self.u_exit.shape[1]
@@ -85,9 +87,14 @@ class OnlineBatch(Slots):
 
     @staticmethod
     def row_bytes(decoder: Decoder, decoding: Decoding, length: int, requests: Sequence[Request]) -> int:
-        """Bytes of a row in flight: keys and values, waiting tokens, and logits."""
-        waiting = (MOST_WAITING_TOKENS + 1) * decoder.width * (len(decoding.exitable_layers) + 2)
-        return decoder.cache_bytes_per_token * length + (waiting + decoder.vocabulary) * decoder.dtype.itemsize
+        """Bytes of a row in flight: keys and values, logits, and its tokens, all of which may wait."""
+        exiting, waiting = _exiting(requests), 0
+        if exiting:
+            n_exits = len(decoding.exitable_layers) + 1
+            waiting = Waiting.place_bytes(decoder, n_exits, _collects(decoding, exiting))
+        n_places = min(decoding.max_new_tokens, length)
+        logits = decoder.vocabulary * decoder.dtype.itemsize
+        return decoder.cache_bytes_per_token * length + waiting * n_places + logits
 
     def admit(self, requests: Mapping[int, Request], limit: int, prompt: Prefilled) -> None:
         """Give these requests, by their numbers, slots. They all have this prompt."""
@@ -113,20 +120,11 @@ class OnlineBatch(Slots):
             source, target = to_device([origin[targets], targets], device)
             for cache in {self.teacher, self.student}:
                 cache.copy_slots(source, target)
-            if self.streams_SPXW is not None:
-                self.streams_SPXW[target] = self.streams_SPXW[source]
-        if len(slots):
-            moved = np.full(self.n_slots, -1)
-            moved[origin] = np.arange(self.n_rows)
-            self.waiting = self.waiting.of(np.flatnonzero(moved[self.waiting.slot_N] >= 0))
-            self.waiting.slot_N[:] = moved[self.waiting.slot_N]
+            self.waiting.move(origin[targets], targets)
+        self.waiting.clear(np.arange(self.n_rows, self.n_slots))
 
     def _of_rows(self) -> list[np.ndarray]:
         return [*super()._of_rows(), self.n_observed]
-
-    def crowded(self) -> np.ndarray:
-        """Slots of rows with as many waiting tokens as may be: (N,)."""
-        return np.bincount(self.waiting.slot_N, minlength=self.n_slots) >= MOST_WAITING_TOKENS
 
 
 @torch.inference_mode()
@@ -149,23 +147,18 @@ def now_deciding(batch: OnlineBatch, device: torch.device) -> Deciding:
 def exit_step(decoder: Decoder, decoding: Decoding, batch: OnlineBatch, deciding: Deciding, known: Known) -> None:
     """Run the tokens that are being decided up to their exits, and record what comes of it."""
     slots = np.arange(batch.n_rows)
-    # 1. Tokens that have exited before come along, in case they are needed.
-    last_token, start = batch.last_token().astype(np.int64), np.zeros_like(slots)
-    last = Tokens(slots, batch.position(), last_token, batch.state[slots], start, deciding.u_exit_D)
-    # 2. Layer by layer, tokens leave where their rules say; their next tokens are read there.
-    done = ExitPass(
-        decoder, decoding, batch.layers, batch.student, batch.rules, batch.states,
-        batch.waiting.behind(last), deciding, known, batch.crowded(), batch.streams_SPXW,
+    # 1. Layer by layer, tokens leave where their rules say; their next tokens are read there. Tokens that have exited
+    #    before come along where a later one goes deeper.
+    last = Tokens(slots, batch.n_generated[slots] - 1, batch.last_token().astype(np.int64))
+    exit_pass = ExitPass(
+        decoder, decoding, batch.layers, batch.student, batch.rules, batch.states, last, deciding, known, batch.waiting,
+        Ran(batch.counts["layers_T"], batch.counts["keys_T"]), batch.collects,
     )  # fmt: skip
-    taken, tokens = done.run(), done.tokens
-    # 3. What was run is counted, and those that still lack layers wait.
-    place_N = tokens.position_N - batch.n_prompt[tokens.slot_N]
-    batch.counts["layers_T"][tokens.slot_N, place_N] += taken.layers_N
-    batch.counts["keys_T"][tokens.slot_N, place_N] += taken.keys_N
+    taken = exit_pass.run()
+    # 2. What was looked at is counted, as what was run has been.
     for name, n_looks_DX in zip(LOOKS, (taken.reads_DX, taken.short_reads_DX, taken.probed_DX), strict=True):
-        batch.counts[name][slots, place_N[: len(slots)]] += n_looks_DX
-    batch.waiting = tokens.of(np.flatnonzero(tokens.next_N < batch.layers.n_layers))
-    # 4. What these tokens generated is recorded.
+        batch.counts[name][slots, last.place_D] += n_looks_DX
+    # 3. What these tokens generated is recorded.
     with record_function("records"):
         columns = {
             "token_id_T": taken.picked.token_B,
@@ -175,13 +168,10 @@ def exit_step(decoder: Decoder, decoding: Decoding, batch: OnlineBatch, deciding
         }
         exit_layer = batch.layers.exits[taken.exit_D]
         batch.record(slots, {"exit_layer_T": exit_layer, **to_host(columns)})
-    # 5. Tokens that are through all layers are to be read as the teacher's, many at a time.
-    if batch.streams_SPXW is not None:
-        through = np.flatnonzero(done.unaltered_N & (tokens.next_N == batch.layers.n_layers))
-        slot, place = tokens.slot_N[through], tokens.position_N[through] % batch.streams_SPXW.shape[1]
-        np.add.at(batch.n_observed, slot, 1)
-        slot_T, place_T = to_device([slot, place], decoder.device)
-        batch.complete = batch.complete.and_these(slot, place_N[through], batch.streams_SPXW[slot_T, place_T])
+    # 4. Tokens that are through all layers are to be read as the teacher's, many at a time.
+    for through in exit_pass.through:
+        np.add.at(batch.n_observed, through.slot_N, 1)
+        batch.complete = batch.complete.and_these(through.slot_N, through.place_N, through.streams_NXW)
 
 
 @record_function("observation")

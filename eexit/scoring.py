@@ -21,7 +21,7 @@ from eexit.anatomy import Decoder
 from eexit.cache import KVCache
 from eexit.decoders import Decoders
 from eexit.draws import exit_draws
-from eexit.exit_pass import Deciding, ExitPass, Known, Tokens, known_exits
+from eexit.exit_pass import Deciding, ExitPass, Known, Ran, Tokens, known_exits
 from eexit.oracle import oracle_exits
 from eexit.rows import Decoding, Request
 from eexit.rules import ORACLES, RULES
@@ -29,6 +29,7 @@ from eexit.slots import NONE, Layers, find_layers
 from eexit.states import STATES
 from eexit.teacher import Prefilled, prefill, read_texts
 from eexit.transfer import to_device
+from eexit.waiting import Waiting
 
 SCORED_TOKENS: Final = 256  # at a time, for bounded memory: later ones see what earlier ones left
 
@@ -92,12 +93,11 @@ def score_texts(
         u_exit_T = exit_draws(request.seed, list(request.prompt_token_ids), longest)
     scoring = _Texts(decoders, decoding, layers, request, texts, u_exit_T, prefilled)
     parts = [[_first(layers, prefilled, text[0], not request.prompt_token_ids)] for text in texts]
-    waiting = Tokens.none(decoder)
     size = max(1, SCORED_TOKENS // len(texts))
     for start in range(1, longest, size):
         places = [np.arange(start, min(start + size, len(text))) for text in texts]
         slot_N = np.repeat(np.arange(len(texts)), [len(place) for place in places])
-        scored, waiting = scoring.score(slot_N, np.concatenate(places), waiting)
+        scored = scoring.score(slot_N, np.concatenate(places))
         for slot, its in enumerate(parts):
             its.append(scored.of(np.flatnonzero(slot_N == slot)))
     return [Scored.joined(its) for its in parts]
@@ -135,9 +135,12 @@ class _Texts:
         self.is_oracle = configuration.rule in ORACLES
         for cache, keys in ((self.student, prompt.student), (self.teacher, prompt.teacher))[: 1 + self.is_oracle]:
             cache.load(slice(0, len(texts)), keys, range(layers.n_layers), self.n_prompt)
+        start_S, state_S = np.full(len(texts), self.n_prompt), np.full(len(texts), 0 if self.states else NONE)
+        self.waiting = Waiting(decoders.student, layers, start_S, state_S, n_tokens, kept=False)
+        self.ran = Ran(*np.zeros((2, len(texts), n_tokens), np.int64))
 
-    def score(self, slot: np.ndarray, place: np.ndarray, waiting: Tokens) -> tuple[Scored, Tokens]:
-        """Score the tokens at these places of these texts; returns those that have exited and lack layers as yet."""
+    def score(self, slot: np.ndarray, place: np.ndarray) -> Scored:
+        """Score the tokens at these places of these texts, behind those that were scored before."""
         zero = np.zeros_like(place)
         position, before = self.n_prompt + place - 1, self.token_ids_ST[slot, place - 1]
         setting_NE, u_N, given_N = to_device(
@@ -149,18 +152,15 @@ class _Texts:
             self.decoders.student.device,
         )
         deciding = Deciding(zero if self.rules else zero + NONE, setting_NE, u_N, u_N, given_N)
-        state = zero if self.states else zero + NONE
-        tokens = waiting.behind(Tokens(slot, position, before, state, zero, waiting.hidden_NW))
-        done = ExitPass(
-            self.decoders.student, self.decoding, self.layers, self.student, self.rules, self.states, tokens, deciding,
-            self._known(slot, position, before, deciding),
-        )  # fmt: skip
-        taken = done.run()
+        taken = ExitPass(
+            self.decoders.student, self.decoding, self.layers, self.student, self.rules, self.states,
+            Tokens(slot, place - 1, before), deciding, self._known(slot, position, before, deciding), self.waiting,
+            self.ran,
+        ).run()  # fmt: skip
         seen = taken.picked.likeliest_B, taken.picked.log_p_B, taken.prob_DX, taken.evidence_DE
         token_D, logprob_D, prob_DX, evidence_DE = (part.cpu().numpy() for part in seen)
         exit_layer_D = self.layers.exits[taken.exit_D]
-        scored = Scored(exit_layer_D, token_D, logprob_D, prob_DX, evidence_DE, taken.hidden_DW)
-        return scored, done.tokens.of(np.flatnonzero(done.tokens.next_N < self.layers.n_layers))
+        return Scored(exit_layer_D, token_D, logprob_D, prob_DX, evidence_DE, taken.hidden_DW)
 
     def _known(self, slot: np.ndarray, position: np.ndarray, before: np.ndarray, deciding: Deciding) -> Known:
         """Exits that are known before the student's pass; an oracle has them all from the teacher's."""

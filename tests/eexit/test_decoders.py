@@ -12,7 +12,7 @@ from test_invariants import PROMPTS, SAMPLED, modes_of
 from traces import assert_same, traces_of
 from transformers import PreTrainedModel
 
-from eexit import online
+from eexit import exit_pass
 from eexit.adapters import merged
 from eexit.configuration import NORMAL, Configuration
 from eexit.engine import Engine
@@ -68,7 +68,7 @@ def check(base: PreTrainedModel, student: PreTrainedModel, rules: Sequence[str])
 def test_a_student_is_the_naive_reference_under_every_rule_and_state(
     llama: PreTrainedModel, student: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, rules: list[str]
 ) -> None:
-    monkeypatch.setattr(online, "MOST_WAITING_TOKENS", 3)
+    monkeypatch.setattr(exit_pass, "TOKENS_PER_CALL", 3)
     check(llama, student, rules)
 
 

@@ -19,7 +19,7 @@ from traces import assert_same, kl_request, traces_of
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from untrained import LINEAR, PROBE, TUNED
 
-from eexit import KLExitGenerator, online
+from eexit import KLExitGenerator, exit_pass
 from eexit.config import UsageError
 from eexit.configuration import NORMAL, Configuration
 from eexit.engine import Engine, refuse_mode
@@ -158,8 +158,8 @@ def test_invariant_3_every_rule_and_state_matches_the_naive_reference(
     requests = grid(configurations(model, [mode], [rule]), prompts)
     seen = exits_of(check_reference(model, requests, decoding), requests, rule)
     assert len(seen) > 1 or (architecture, rule) == ("gemma3", "agree")  # a random one's layers always agree
-    if rule in ONLINE:  # most tokens that wait for their layers are run because too many wait
-        monkeypatch.setattr(online, "MOST_WAITING_TOKENS", 3)
+    if rule in ONLINE:  # tokens that have waited for their layers run in parts
+        monkeypatch.setattr(exit_pass, "TOKENS_PER_CALL", 3)
         check_reference(model, requests, decoding)
 
 
@@ -240,7 +240,7 @@ def test_invariant_4_a_row_does_not_depend_on_its_neighbours(
     together = generate(model, requests, decoding)
     shuffled = np.random.default_rng(0).permutation(len(requests))
     reordered = generate(model, [requests[index] for index in shuffled], decoding)
-    monkeypatch.setattr(online, "MOST_WAITING_TOKENS", 3)
+    monkeypatch.setattr(exit_pass, "TOKENS_PER_CALL", 3)
     few_at_a_time = generate(model, requests, replace(decoding, rows=3))
     for index, (request, trace) in enumerate(zip(requests, together, strict=True)):
         if index % 10 == 0:

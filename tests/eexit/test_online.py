@@ -3,33 +3,39 @@
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from axes import EXITABLE, SOME, some
+from axes import EXITABLE, SOME, control, some
 from ran import Multiplied, Ran
 from references import decoder_of, packed_decoder_of, reference_of, shared_model
 from test_engine import LONG
 from test_invariants import ARCHITECTURES, PROMPTS, SAMPLED, grid, modes_of
+from tiny_models import GROUPED
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from traces import assert_same, traces_of
-from transformers import LlamaForCausalLM, PreTrainedModel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from untrained import LINEAR
 
-from eexit import cache, engine, exit_pass, online
+from eexit import cache as kv_cache
+from eexit import engine, exit_pass, online
 from eexit.anatomy import Decoder
 from eexit.configuration import Configuration
 from eexit.costs import cost_columns, needed
+from eexit.decoders import Decoders
 from eexit.engine import Engine
 from eexit.online import OnlineBatch
 from eexit.prices import find_prices
 from eexit.rows import Decoding, Request
-from eexit.rules import BLIND, ONLINE
+from eexit.rules import BLIND, ONLINE, Parameter
+from eexit.scoring import score
 from eexit.shortlist import Shortlist
 from eexit.states import STATES
+from eexit.trace import Trace
 
 FEW = replace(SAMPLED, max_new_tokens=13, observe=False)
 
@@ -43,7 +49,7 @@ def test_invariant_7_a_row_runs_what_it_says_and_no_more_than_its_exits_need(
     any_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exit_pass, "rounded", lambda n_rows: n_rows)
-    monkeypatch.setattr(cache, "BLOCK_POSITIONS", 1)
+    monkeypatch.setattr(kv_cache, "BLOCK_POSITIONS", 1)
     model = copy.deepcopy(any_model)
     model.set_experts_implementation("eager")  # made of products that torch counts
     decoder, seen = Decoder(model), set()
@@ -73,7 +79,7 @@ def test_invariant_7_holds_for_a_probe_and_for_a_shortlist(
     llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, rule: str, parameter: float
 ) -> None:
     monkeypatch.setattr(exit_pass, "rounded", lambda n_rows: n_rows)
-    monkeypatch.setattr(cache, "BLOCK_POSITIONS", 1)
+    monkeypatch.setattr(kv_cache, "BLOCK_POSITIONS", 1)
     decoder = Decoder(llama)
     decoding = replace(FEW, readout=LINEAR, shortlist=Shortlist(decoder, 5))
     prices = replace(find_prices(decoder, decoding), before=0)
@@ -96,7 +102,7 @@ def test_invariant_7_rows_of_a_batch_run_together_what_they_say(
     any_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exit_pass, "rounded", lambda n_rows: n_rows)
-    monkeypatch.setattr(online, "MOST_WAITING_TOKENS", 3)
+    monkeypatch.setattr(exit_pass, "TOKENS_PER_CALL", 3)
     decoder = packed_decoder_of(any_model)
     ran = Ran(any_model, decoder, monkeypatch)
     requests = grid(confident(any_model), PROMPTS[:2])
@@ -114,16 +120,15 @@ def test_tokens_that_wait_are_those_of_the_reference_whatever_happens_to_other_r
 ) -> None:
     if compiler != "cc":
         use_compiler(compiler)  # attention and comparison are torch's operators'
-    crowded: list[bool] = []
-    is_crowded = OnlineBatch.crowded
+    n_parts, in_parts = set(), exit_pass.in_parts
 
-    def watched(batch: OnlineBatch) -> np.ndarray:
-        found = is_crowded(batch)
-        crowded.append(bool(found.any()))
-        return found
+    def watched(rows: np.ndarray) -> list[np.ndarray]:
+        parts = in_parts(rows)
+        n_parts.add(len(parts))
+        return parts
 
-    monkeypatch.setattr(OnlineBatch, "crowded", watched)
-    monkeypatch.setattr(online, "MOST_WAITING_TOKENS", 3)
+    monkeypatch.setattr(exit_pass, "in_parts", watched)
+    monkeypatch.setattr(exit_pass, "TOKENS_PER_CALL", 3)
     model = shared_model(architecture)
     rules = (*ONLINE, *BLIND) if architecture in ARCHITECTURES else ("confidence", "similarity")
     exits = [Configuration(mode, rule, some(model, rule)[0]) for rule in rules for mode in modes_of(model)]
@@ -133,7 +138,7 @@ def test_tokens_that_wait_are_those_of_the_reference_whatever_happens_to_other_r
     traces = traces_of(few_at_a_time)
     for index, request in enumerate(requests):
         assert_same(traces[index], reference_of(model, request, decoding))
-    assert any(crowded)
+    assert max(n_parts) > 1
     assert len({len(trace.token_id_T) for trace in traces.values()}) > 2, "rows must end at different times"
 
 
@@ -145,6 +150,79 @@ def test_observation_in_parts_is_that_of_the_reference(monkeypatch: pytest.Monke
     requests = grid([Configuration(mode, "fixed", 3.0) for mode in modes_of(model)], PROMPTS[:2])
     for index, trace in traces_of(Engine(packed_decoder_of(model), SAMPLED).generate(requests)).items():
         assert_same(trace, reference_of(model, requests[index], SAMPLED))
+
+
+@cache
+def long_llama() -> PreTrainedModel:
+    """A Llama with room for long texts, in which many tokens wait."""
+    torch.manual_seed(0)
+    model: PreTrainedModel = LlamaForCausalLM(LlamaConfig(**GROUPED | {"max_position_embeddings": 256})).eval()
+    return model
+
+
+AT_200 = replace(SAMPLED, max_new_tokens=200)
+SELDOM = control(40, 1, 0, 1)  # tokens go deep so seldom that many wait
+
+
+@pytest.mark.parametrize("n_tokens", [31, 60, 100, 160, 200])
+@pytest.mark.parametrize("mode", STATES)
+def test_what_no_later_token_needs_is_never_run_however_long_the_text(mode: str, n_tokens: int) -> None:
+    """Of tokens that all exit at the first exitable layer without being looked at, full depth is far away."""
+    decoder, decoding = decoder_of(long_llama()), replace(AT_200, max_new_tokens=n_tokens, observe=False)
+    request, prices = Request(PROMPTS[1], Configuration(mode, "fixed", 1.0)), find_prices(decoder, decoding)
+    [trace] = traces_of(Engine(decoder, decoding).generate([request])).values()
+    columns = cost_columns(prices, trace.counts, trace.exit_layer_T[1:], EXITABLE, mode, len(PROMPTS[1]))
+    assert columns["cost_run"] == columns["cost_needed"]
+    assert columns["layers_run"] == 2 * (n_tokens - 1)
+
+
+@pytest.mark.parametrize(
+    ("mode", "rule", "parameter"),
+    [("unfrozen", "random", SELDOM), ("frozen_residual", "random", SELDOM), ("unfrozen", "confidence", 0.3)],
+)
+def test_the_invariants_hold_for_long_texts_in_which_many_tokens_wait(
+    monkeypatch: pytest.MonkeyPatch, mode: str, rule: str, parameter: Parameter
+) -> None:
+    monkeypatch.setattr(exit_pass, "rounded", lambda n_rows: n_rows)
+    monkeypatch.setattr(exit_pass, "TOKENS_PER_CALL", 24)
+    model, configuration = long_llama(), Configuration(mode, rule, parameter)
+    decoder, requests = decoder_of(model), [Request(prompt, configuration, 3) for prompt in PROMPTS[:2]]
+    with monkeypatch.context() as patch:
+        ran = Ran(model, decoder, patch)
+        traces = traces_of(Engine(decoder, AT_200).generate(requests))
+    trace = traces[1]
+    assert_same(trace, reference_of(model, requests[1], AT_200))
+    assert_same(trace, traces_of(Engine(decoder, AT_200).generate(requests[1:]))[0])
+    scored = score(decoder, AT_200, requests[1], trace.token_id_T.tolist())
+    assert scored.exit_layer_T.tolist() == trace.exit_layer_T.tolist()
+    run, least = zip(*(counts_of(its, mode) for its in traces.values()), strict=True)
+    assert run == least
+    assert ran.ended_L.sum() == sum(sum(layers) for layers, _ in run)
+    assert (ran.begun_L - ran.ended_L).sum() == sum(sum(keys) for _, keys in run)
+    deep_T = np.flatnonzero(trace.exit_layer_T > EXITABLE[0])
+    assert rule != "random" or np.diff(deep_T).max() > 32, "many tokens must wait"
+
+
+@pytest.mark.parametrize("observe", [False, True])
+@pytest.mark.parametrize("mode", ["normal", *STATES])
+def test_room_for_rows_in_which_every_token_waits_is_accounted_for(mode: str, observe: bool) -> None:
+    decoder, decoding, length = decoder_of(long_llama()), replace(AT_200, observe=observe), 205
+    configuration = Configuration(mode) if mode == "normal" else Configuration(mode, "fixed", 1.0)
+    requests = [Request(PROMPTS[1], configuration)] * 3
+    waiting = OnlineBatch(3, length, Decoders.of(decoder, None), decoding, requests).waiting
+    held = sum(part.nbytes for part in (waiting.token_SP, waiting.segment_SP, waiting.hidden_SPW, waiting.streams_SPXW))
+    others = decoder.cache_bytes_per_token * length + decoder.vocabulary * 4
+    assert 3 * (OnlineBatch.row_bytes(decoder, decoding, length, requests) - others) == held
+    streams = {"normal": 0, "unfrozen": 1 + 4 * observe}.get(mode, 1)  # that a token keeps
+    assert waiting.hidden_SPW.numel() + waiting.streams_SPXW.numel() == 3 * 200 * decoder.width * streams
+
+
+def counts_of(trace: Trace, mode: str) -> tuple[tuple[list[int], list[int]], tuple[list[int], list[int]]]:
+    """Layers run and keys written alone for each token, and those that its exits need."""
+    assert trace.counts is not None
+    least, _ = needed(trace.exit_layer_T[1:], EXITABLE, 7, STATES[mode])
+    both = [(counts.layers_T.tolist(), counts.keys_T.tolist()) for counts in (trace.counts, least)]
+    return both[0], both[1]
 
 
 class Largest(TorchDispatchMode):
