@@ -25,6 +25,7 @@ from eexit.cache_view import CacheView, KeysWritten
 from eexit.config import UsageError, first_line
 from eexit.far_tokens import far_positions, watch_token_at, windows_of
 from eexit.grafting import Echo, Recorder, graft
+from eexit.keys_alone import keys_alone
 from eexit.layer_calls import CallsFor, LayerCall, row_axes
 from eexit.longrope import embed_apart, switch_length
 from eexit.self_attending import check_self_attending
@@ -65,15 +66,16 @@ class LayerPass:
     """A pass of some tokens through the layers, one layer at a time; `view` is the cache that it reads and writes."""
 
     def __init__(
-        self, layers: Sequence[nn.Module], view: CacheView, calls: Sequence[LayerCall], axes: Sequence[LayerCall],
-        windows: Sequence[int | None],
+        self, layers: Sequence[nn.Module], for_keys: Sequence[nn.Module], view: CacheView, calls: Sequence[LayerCall],
+        axes: Sequence[LayerCall], windows: Sequence[int | None],
     ):  # fmt: skip
-        self.layers, self.view, self.calls, self.axes, self.windows = layers, view, calls, axes, windows
+        self.layers, self.for_keys, self.view, self.calls = layers, for_keys, view, calls
+        self.axes, self.windows = axes, windows
 
     def among(self, rows: Tensor, view: CacheView) -> "LayerPass":
         """The same pass for some of its rows, with a view for those."""
         calls = CallsFor(self.calls, self.axes, self.view, rows, view)
-        return LayerPass(self.layers, view, calls, self.axes, self.windows)
+        return LayerPass(self.layers, self.for_keys, view, calls, self.axes, self.windows)
 
     def block(self, layer: int, hidden_BTW: Tensor) -> Tensor:
         """Run one layer: writes its keys and values, and returns the residual stream after it, (B, T, W)."""
@@ -93,10 +95,13 @@ class LayerPass:
             _running.reset(before)
 
     def write_keys(self, layer: int, hidden_BTW: Tensor) -> None:
-        """Write one layer's keys and values for this residual stream, without running the rest of the layer."""
+        """Write one layer's keys and values for this residual stream, without running the rest of the layer.
+
+        Queries are not computed either, unless one matrix makes them together with keys or values.
+        """
         call = self.calls[layer]
         with self.view.keys_only(), suppress(KeysWritten):
-            self.layers[layer](hidden_BTW, *call.args, **call.kwargs)
+            self.for_keys[layer](hidden_BTW, *call.args, **call.kwargs)
 
 
 class Decoder:
@@ -128,6 +133,7 @@ class Decoder:
     def _take_apart(self, model: PreTrainedModel, config: Any, path: str, name: str) -> None:
         stack = model.get_submodule(path)
         self.layers: list[nn.Module] = list(getattr(stack, name))
+        self.for_keys = self.layers
         self.configs = configs_of(stack)
         self.takes_positions = takes(stack, "position_ids")
         self.windows: list[int | None] = [None] * self.n_layers  # tokens that a layer attends to, the own one included
@@ -144,8 +150,10 @@ class Decoder:
         except OwnAttention:
             self.attends_itself = True
         if self.attends_itself:
-            check_self_attending(self, self._watch(model, path, name, None), far)
+            rows = self._watch(model, path, name, None)
+            check_self_attending(self, rows, far)
         self._require_windows(cached_windows(config), far[-1])
+        self.for_keys = keys_alone(self, rows[0][0].entering_1TW)
         cache = self._one_position()
         self.cache_bytes_per_token = cache.n_bytes
         self.cache_shapes = [tuple(part.shape for part in cache.held(layer)) for layer in range(self.n_layers)]
@@ -235,7 +243,7 @@ class Decoder:
             hidden_BTW, calls = embed(token_BT, view.position_BT)
         else:
             hidden_BTW, calls = embed_apart(embed, token_BT, view.position_BT, self.switch, self._axes)
-        return hidden_BTW, LayerPass(self.layers, view, calls, self._axes, self.windows)
+        return hidden_BTW, LayerPass(self.layers, self.for_keys, view, calls, self._axes, self.windows)
 
     def embed(self, **inputs: Any) -> tuple[Tensor, list[LayerCall]]:
         """The residual stream before layer 0, (B, T, W), and how the model calls its layers for such inputs."""
@@ -245,7 +253,7 @@ class Decoder:
 
     def answer(self, call: Handed, view: CacheView, window: int | None) -> Tensor:
         """The output of our attention for a call by a layer with this window."""
-        with LayerPass(self.layers, view, [], [], [window] * self.n_layers).answering():
+        with LayerPass(self.layers, self.for_keys, view, [], [], [window] * self.n_layers).answering():
             return _attention(call.module, call.query, call.key, call.value, None, **call.options)[0]
 
     def normed(self, hidden_BW: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class Prices:
 
     before: int  # what runs before layer 0; without products, an embedding costs nothing
     layer_L: np.ndarray  # a layer without its attention over positions
-    keys_L: np.ndarray  # keys and values alone: what a layer runs until they are in the cache
+    keys_L: np.ndarray  # keys and values alone: all that is run until they are in the cache
     position_L: np.ndarray  # one position that a token attends to in a layer, with all query heads
     read_X: np.ndarray  # from a residual stream after each layer of X to its logits
     short_read_X: np.ndarray  # the same for the tokens of a shortlist

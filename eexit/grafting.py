@@ -1,4 +1,4 @@
-"""Shallow copies of a model with modules replaced, to record how layers are called or to run the head alone.
+"""Shallow copies of a model with modules replaced: to record how layers are called, or to run the head or keys alone.
 
 Shapes: B rows, T tokens, W width of the residual stream.
 """
@@ -6,6 +6,7 @@ Shapes: B rows, T tokens, W width of the residual stream.
 import copy
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
@@ -24,6 +25,19 @@ class Recorder:
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.layer, name)
+
+
+class Constant:
+    """Replaces a module that maps vectors to vectors of this width: returns the same number everywhere."""
+
+    def __init__(self, module: nn.Module, width: int, dtype: torch.dtype, number: float):
+        self.module, self.width, self.dtype, self.number = module, width, dtype, number
+
+    def __call__(self, vectors: Tensor, *_: object, **__: object) -> Tensor:
+        return vectors.new_full((*vectors.shape[:-1], self.width), self.number, dtype=self.dtype)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.module, name)
 
 
 class _StackOutput(BaseModelOutputWithPast):

@@ -1,6 +1,7 @@
 """Prices and costs against torch's flop counter over the model's own forward, and against plain loops."""
 
 import copy
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
 
@@ -11,11 +12,13 @@ from axes import EXITABLE
 from card import Card
 from references import decoder_of, packed_decoder_of
 from tiny_models import VOCABULARY, tiny_model
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache, PreTrainedModel
 from transformers.integrations import moe
 
 from eexit.anatomy import Decoder
+from eexit.cache import KVCache
 from eexit.costs import Counts, Prices, cost, full_depth, needed
 from eexit.prices import find_prices
 from eexit.rows import Decoding
@@ -73,10 +76,55 @@ def test_the_parts_of_a_llama_cost_what_their_weights_say(llama: PreTrainedModel
     query = output = width * width
     keys_and_values = 2 * width * key_width
     assert prices.before == 0
-    assert prices.keys_L.tolist() == [query + keys_and_values] * N_LAYERS  # a layer has its query before it has keys
+    assert prices.keys_L.tolist() == [keys_and_values] * N_LAYERS
     assert prices.layer_L.tolist() == [query + keys_and_values + output + 3 * width * inner] * N_LAYERS
     assert prices.position_L.tolist() == [2 * width] * N_LAYERS
     assert prices.read_X.tolist() == [width * VOCABULARY] * (len(EXITABLE) + 1)
+
+
+QUERIES = {"q_proj", "q_norm", "q_a_proj", "q_a_layernorm", "q_b_proj"}
+KEYS_AND_VALUES = {"k_proj", "v_proj", "kv_a_proj_with_mqa"}  # matrices of their own
+TOGETHER = {"c_attn", "query_key_value", "Wqkv", "qkv_proj"}  # queries, keys and values from one matrix
+
+
+@torch.inference_mode()
+def test_keys_and_values_alone_are_written_without_queries_and_priced_so(any_model: PreTrainedModel) -> None:
+    decoder, called, whole = decoder_of(any_model), Counter[str](), KVCache(1, 2)
+    alone, position_12 = KVCache(1, 2), torch.arange(2)[None]
+    handles = [
+        module.register_forward_pre_hook(lambda _, __, path=path: called.update([path]))
+        for path, module in any_model.named_modules()
+        if path.rpartition(".")[2] in QUERIES | KEYS_AND_VALUES | TOGETHER
+    ]
+    paths_of = {layer: path for path, layer in any_model.named_modules() if layer in set(decoder.layers)}
+    with decoder.attending():
+        hidden_12W, layer_pass = decoder.begin(position_12 + 7, decoder.view(alone, position_12, 2))
+        for layer in range(N_LAYERS):
+            layer_pass.write_keys(layer, hidden_12W)
+        for handle in handles:
+            handle.remove()
+        _, layer_pass = decoder.begin(position_12 + 7, decoder.view(whole, position_12, 2))
+        for layer in range(N_LAYERS):
+            layer_pass.block(layer, hidden_12W)
+            for ours, its in zip(alone.held(layer), whole.held(layer), strict=True):
+                assert torch.equal(ours, its)
+    prices = find_prices(decoder, DECODING)
+    assert prices.keys_L.tolist() == find_prices(packed_decoder_of(any_model), DECODING).keys_L.tolist()
+    for module, keys in zip(decoder.layers, prices.keys_L, strict=True):
+        ran = {path.rpartition(".")[2] for path in called if path.startswith(f"{paths_of[module]}.")}
+        weights = [its.weight for path, its in module.named_modules() if path.rpartition(".")[2] in ran]
+        assert ran in (KEYS_AND_VALUES - {"kv_a_proj_with_mqa"}, {"kv_a_proj_with_mqa"}, *({name} for name in TOGETHER))
+        assert keys == sum(weight.numel() for weight in weights)
+    assert set(called.values()) == {1}
+
+
+def test_a_query_projection_with_adapters_inside_is_left_out_as_a_whole(llama: PreTrainedModel) -> None:
+    model = copy.deepcopy(llama)
+    for layer in model.model.layers:
+        layer.self_attn.q_proj = nn.Sequential(layer.self_attn.q_proj, nn.Linear(32, 32))
+        layer.self_attn.k_proj = nn.Sequential(layer.self_attn.k_proj, nn.Linear(16, 16))
+    prices = find_prices(Decoder(model), DECODING)
+    assert prices.keys_L.tolist() == [2 * 32 * 16 + 16 * 16] * N_LAYERS
 
 
 def test_keys_that_layers_expand_from_what_they_keep_are_part_of_each_position() -> None:
