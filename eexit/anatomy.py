@@ -43,18 +43,32 @@ from eexit.watching import (
     watch_row,
 )
 
-PROBE_TOKENS: Final = (9, 4)  # lengths of the two prompts that a model is observed with
+PROBE_TOKENS: Final = (9, 4, 6)  # lengths of the prompts that a model is observed with
+# Arguments that layers pass to their attention, and that change nothing in what it computes here:
+WITHOUT_EFFECT: Final = frozenset({
+    "dropout",  # only in training
+    "is_causal", "sliding_window",  # the model's masks say the same, and ours are compared with them
+    "position_ids", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k",  # where packed texts begin
+    "use_cache", "output_attentions", "output_hidden_states", "output_router_logits", "labels",  # what is returned
+})  # fmt: skip
 
 _running: ContextVar["LayerPass"] = ContextVar("_running")  # not every layer passes its arguments on to attention
 
 
 def _attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, *,
-    scaling: float | None = None, softcap: float | None = None, s_aux: Tensor | None = None, **_: object,
+    scaling: float | None = None, softcap: float | None = None, s_aux: Tensor | None = None, **others: object,
 ) -> tuple[Tensor, None]:  # fmt: skip
-    """Our implementation of transformers' attention interface, for the running pass; `s_aux` are attention sinks."""
+    """Our implementation of transformers' attention interface, for the running pass; `s_aux` are attention sinks.
+
+    Raises `UsageError` for other arguments than those that have no effect.
+    """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     running = _running.get()
+    if unknown := sorted(others.keys() - WITHOUT_EFFECT):
+        raise UsageError(
+            f"layer {running.view.layer} gives its attention {', '.join(unknown)}, which ours does not take"
+        )
     window = running.windows[running.view.layer]
     return running.view.attend(query, key, value, scaling, window, softcap, s_aux), None
 
@@ -159,7 +173,7 @@ class Decoder:
         self.cache_shapes = [tuple(part.shape for part in cache.held(layer)) for layer in range(self.n_layers)]
 
     def _watch(self, model: PreTrainedModel, path: str, name: str, implementation: str | None) -> list[list[Forward]]:
-        """Observe the unmodified model on two rows, to find how it calls its layers and what follows them."""
+        """Observe the unmodified model on some rows, to find how it calls its layers and what follows them."""
         stack = model.get_submodule(path)
         rows = [watch_row(model, stack, self.layers, parts, implementation) for parts in self._probes()]
         watched = rows[0][0]
@@ -190,7 +204,7 @@ class Decoder:
                 raise UsageError(f"layer {layer} has a window of {held} tokens that its masks don't have")
 
     def _probes(self) -> list[list[Tensor]]:
-        """Two rows of different lengths to observe the model with: each is a prompt and one token behind it."""
+        """Rows of different lengths to observe the model with: each is a prompt and one token behind it."""
         tokens = [torch.arange(1, n + 2, device=self.device)[None] % self.vocabulary for n in PROBE_TOKENS]
         return [[token_1T[:, :-1], token_1T[:, -1:]] for token_1T in tokens]
 

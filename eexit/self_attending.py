@@ -2,19 +2,22 @@
 
 Their attention is the model's own code, so that its inputs and outputs are compared with those of the unmodified model:
 every argument of a layer, at positions around each length in the configuration; and what a layer adds to the residual
-stream, for prompts, for tokens behind prompts of different lengths (in one batch, in a part of it, and in a cache with
-unused room), and for tokens at those far positions, behind random keys and values.
+stream, for prompts, for tokens behind prompts of different lengths (in one batch, in a part of it, in a cache with
+unused room, and several tokens of a row in one pass), and for tokens at those far positions, behind random keys and
+values.
 
-Shapes: B rows, T tokens, W width of the residual stream.
+Shapes: B rows, N tokens that each stand by themselves, T tokens of a row, W width of the residual stream.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
 
 from eexit.cache import KVCache
+from eexit.cache_view import TokensView
 from eexit.config import UsageError
 from eexit.far_tokens import FilledCache
 from eexit.layer_calls import LayerCall, RowAxis
@@ -31,10 +34,11 @@ if TYPE_CHECKING:
 @torch.inference_mode()
 def check_self_attending(decoder: "Decoder", rows: Sequence[Sequence[Forward]], far: Sequence[int]) -> None:
     """Raises `UsageError`, saying what differs. `rows` are prompts of different lengths, with one token behind each."""
-    cache = KVCache(len(rows), CACHE_POSITIONS)
+    cache, other_cache = (KVCache(len(rows), CACHE_POSITIONS) for _ in range(2))
     for slot, (prompt, _) in enumerate(rows):
-        _check_prompt(decoder, prompt, cache, slot)
+        _check_prompt(decoder, prompt, (cache, other_cache), slot)
     _check_tokens_behind(decoder, [step for _, step in rows], cache)
+    _check_tokens_apart(decoder, rows, other_cache)
     for position in far:
         _check_arguments(decoder, [1, position])
         if position <= FARTHEST_RUN_POSITION:
@@ -43,8 +47,8 @@ def check_self_attending(decoder: "Decoder", rows: Sequence[Sequence[Forward]], 
     require_same("the readout", decoder.read(prompt.leaving_1TW[-1][0]), prompt.logits_1TV[0])
 
 
-def _check_prompt(decoder: "Decoder", prompt: Forward, cache: KVCache, slot: int) -> None:
-    """Check a prompt that is followed by tokens, which it must not attend to."""
+def _check_prompt(decoder: "Decoder", prompt: Forward, caches: Sequence[KVCache], slot: int) -> None:
+    """Check a prompt that is followed by tokens, which it must not attend to; its keys are loaded into the caches."""
     n_tokens = prompt.token_1T.shape[1]
     length = n_tokens + TOKENS_BEHIND
     prompt_cache, position_1T = KVCache(1, length), torch.arange(length, device=decoder.device)[None]
@@ -52,7 +56,8 @@ def _check_prompt(decoder: "Decoder", prompt: Forward, cache: KVCache, slot: int
     embedded_BTW, layer_pass = decoder.begin(token_1T, decoder.view(prompt_cache, position_1T, length))
     require_same_embedding(decoder, "a prompt", embedded_BTW[:, :n_tokens], prompt.entering_1TW[0])
     _check_layers(decoder, layer_pass, [prompt], "a prompt", embedded_BTW[:, n_tokens:])
-    cache.load(slice(slot, slot + 1), prompt_cache, range(decoder.n_layers), n_tokens)
+    for cache in caches:
+        cache.load(slice(slot, slot + 1), prompt_cache, range(decoder.n_layers), n_tokens)
 
 
 def _check_tokens_behind(decoder: "Decoder", steps: Sequence[Forward], cache: KVCache) -> None:
@@ -62,9 +67,31 @@ def _check_tokens_behind(decoder: "Decoder", steps: Sequence[Forward], cache: KV
     its_B1W = torch.cat([step.entering_1TW[0] for step in steps])
     require_same_embedding(decoder, "a token behind a prompt", embedded_B1W, its_B1W)
     _check_layers(decoder, layer_pass, steps, "a token behind a prompt")
-    rows = torch.tensor([1, 0, 1], device=decoder.device)
-    some = layer_pass.among(rows, view.among(rows))
-    _check_layers(decoder, some, [steps[row] for row in rows.tolist()], "a token of some rows")
+    for some in ([1, 2, 0], [2, 0]):
+        rows = torch.tensor(some, device=decoder.device)
+        among = layer_pass.among(rows, view.among(rows))
+        _check_layers(decoder, among, [steps[row] for row in some], "a token of some rows")
+
+
+def _check_tokens_apart(decoder: "Decoder", rows: Sequence[Sequence[Forward]], cache: KVCache) -> None:
+    """Check the last two tokens of every row in one pass, in which each stands by itself; then some of these tokens."""
+    tokens = [_last_token(row[part]) for part in (1, 0) for row in rows]  # a row's later token comes first
+    slot_N = torch.arange(len(rows), device=decoder.device).repeat(2)
+    position_N1 = torch.cat([token.position_1T for token in tokens])
+    view = TokensView(cache, slot_N, position_N1, int(position_N1.max()) + 1, decoder.attends_itself)
+    embedded_N1W, layer_pass = decoder.begin(torch.cat([token.token_1T for token in tokens]), view)
+    its_N1W = torch.cat([token.entering_1TW[0] for token in tokens])
+    require_same_embedding(decoder, "tokens of several rows", embedded_N1W, its_N1W)
+    _check_layers(decoder, layer_pass, tokens, "several tokens of a row")
+    some = torch.tensor([4, 0, 3, 1], device=decoder.device)
+    among = layer_pass.among(some, view.among(some))
+    _check_layers(decoder, among, [tokens[token] for token in some.tolist()], "some of a row's tokens")
+
+
+def _last_token(forward: Forward) -> Forward:
+    entering, leaving = ([each[:, -1:] for each in its] for its in (forward.entering_1TW, forward.leaving_1TW))
+    token_11, position_11 = forward.token_1T[:, -1:], forward.position_1T[:, -1:]
+    return replace(forward, token_1T=token_11, position_1T=position_11, entering_1TW=entering, leaving_1TW=leaving)
 
 
 def _check_layers(

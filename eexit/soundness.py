@@ -6,14 +6,16 @@ Three things are compared with the unmodified model, each separately, so that ro
 1. The queries, keys and values that layers pass to their attention, and the positions that the model's mask allows: for
    prompts, for tokens behind them, and for single tokens around every length in the configuration. The model gets the
    rows one by one, we get them as a batch.
-2. Our attention to random queries, keys and values, for rows of different lengths in a cache with unused room.
+2. Our attention to queries, keys and values (random ones, the model's own, and random ones with large scores, where a
+   soft-cap matters), for rows of different lengths in a cache with unused room: prompts, one token of each row, and
+   several tokens of a row in one pass; by compiled kernels, if there are any, and by torch's operators.
 3. What a layer adds to the residual stream, given the attention output of the unmodified model; and the readout.
 
 Shapes: B rows, T tokens, S positions, W width of the residual stream, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,8 +24,9 @@ from torch import Tensor
 from transformers.masking_utils import causal_mask_function, eager_mask, sliding_window_causal_mask_function
 
 from eexit.cache import KVCache
-from eexit.cache_view import CacheView
+from eexit.cache_view import CacheView, TokensView
 from eexit.config import UsageError
+from eexit.cpu.kernels import attention_left_to_torch
 from eexit.far_tokens import TokenAt
 from eexit.watching import Forward, Handed, OwnAttention
 
@@ -35,8 +38,10 @@ if TYPE_CHECKING:
 SAME_OPERATIONS: Final = {torch.float32: 1e-4, torch.float16: 0.005, torch.bfloat16: 0.03}
 ATTENTION_TOLERANCE: Final = {torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
 PROMPT_LENGTHS: Final = (9, 4, 14)  # tokens
+TOKENS_BEHIND: Final = 2  # a prompt
 CACHE_POSITIONS: Final = 40  # more than any row here needs
 SMALL_WINDOW_TOKENS: Final = 5
+LARGE_SCORE: Final = 40.0  # soft-caps of attention are 50 or less, and change such scores much
 
 
 class _Reached(Exception):
@@ -82,24 +87,23 @@ def check(decoder: "Decoder", rows: Sequence[Sequence[Forward]], far: Sequence[T
         _check_pass(decoder, [prompt], "a prompt")
     _check_pass(decoder, [step for _, step in rows], "a token behind a prompt")
     _check_far_positions(decoder, far)
+    for layer in range(decoder.n_layers):
+        _check_attention(decoder, layer, rows)
     prompt = rows[0][0]
-    for layer, handed in enumerate(prompt.handed):
-        for dtype in dict.fromkeys((torch.float32, decoder.dtype)):
-            _check_attention(decoder, layer, handed, dtype)
     with decoder.attending():
         logits_TV = decoder.read(prompt.leaving_1TW[-1][0])
     require_same("the readout", logits_TV, prompt.logits_1TV[0])
 
 
 def _check_pass(decoder: "Decoder", forwards: Sequence[Forward], where: str) -> None:
-    """Compare a batched pass with what the model did row by row; then the same pass for some of the rows, and each."""
+    """Compare a batched pass with what the model did row by row; then the same pass for its rows in another order."""
     view = _Replay.of(forwards)
     with decoder.attending(), _explained(view):
         embedded_BTW, layer_pass = decoder.begin(torch.cat([forward.token_1T for forward in forwards]), view)
         embedded_by_it_BTW = torch.cat([forward.entering_1TW[0] for forward in forwards])
         require_same_embedding(decoder, where, embedded_BTW, embedded_by_it_BTW)
         _check_layers(view, layer_pass, forwards, where)
-        for rows in ([1, 0, 1], [0], [1]) if len(forwards) > 1 else ():
+        for rows in ([1, 2, 0], [2, 0], [1]) if len(forwards) > 1 else ():
             some = [forwards[row] for row in rows]
             among = _Replay.of(some)
             _check_layers(among, layer_pass.among(torch.tensor(rows, device=decoder.device), among), some, where)
@@ -170,57 +174,124 @@ def _require_same_masks(decoder: "Decoder", token: TokenAt) -> None:
         same.add((id(handed.mask), window))
 
 
-def _check_attention(decoder: "Decoder", layer: int, handed: Handed, dtype: torch.dtype) -> None:
-    """Compare attention as the engine uses it: single prompts, a batch of single tokens, some rows of the batch."""
-    window = decoder.windows[layer]
-    window = None if window is None else min(window, SMALL_WINDOW_TOKENS)
-    generator = torch.Generator().manual_seed(layer)
-    shapes = [handed.query.shape, handed.key.shape, handed.value.shape]
-    rows = [
-        [
-            torch.randn(1, shape[1], length + 2, shape[3], generator=generator).to(decoder.device, dtype)
-            for shape in shapes
-        ]
-        for length in PROMPT_LENGTHS
-    ]
-    cache = KVCache(len(rows), CACHE_POSITIONS)
+def _check_attention(decoder: "Decoder", layer: int, rows: Sequence[Sequence[Forward]]) -> None:
+    """Compare attention to random numbers, to the model's own, and to random ones whose scores a soft-cap changes much.
 
-    def attend(view: CacheView, slots: Sequence[int], start_B: Sequence[int], n_tokens: int) -> None:
-        parts = zip(
-            *(
-                [part[:, :, start : start + n_tokens] for part in rows[slot]]
-                for slot, start in zip(slots, start_B, strict=True)
-            ),
-            strict=True,
+    The latter two are given what rounding may change in scores that large.
+    """
+    handed = rows[0][0].handed[layer]
+    for dtype in dict.fromkeys((torch.float32, decoder.dtype)):
+        tolerance, rounding = ATTENTION_TOLERANCE[dtype], torch.finfo(dtype).eps
+        _Attention(decoder, layer, handed, _random_rows(handed, layer, dtype)).check(tolerance)
+        for numbers in (_own_rows(layer, rows, dtype), _random_rows(handed, layer, dtype, LARGE_SCORE)):
+            attention = _Attention(decoder, layer, handed, numbers)
+            attention.check(tolerance + rounding * attention.largest_score())
+
+
+def _random_rows(handed: Handed, seed: int, dtype: torch.dtype, score: float = 0) -> list[list[Tensor]]:
+    """Queries, keys and values of some rows; what they have in common makes scores be around `score`."""
+    generator = torch.Generator().manual_seed(seed)
+    in_common = (score / _scaling(handed) / handed.query.shape[-1]) ** 0.5
+    rows = []
+    for length in PROMPT_LENGTHS:
+        query, key, value = (
+            torch.randn(1, part.shape[1], length + TOKENS_BEHIND, part.shape[3], generator=generator)
+            for part in (handed.query, handed.key, handed.value)
         )
-        query, key, value = (torch.cat(part) for part in parts)
-        all_keys, all_values = view.update(key, value, layer)
-        call = replace(handed, query=query, key=all_keys, value=all_values)
-        ours = decoder.answer(call, view, window)
-        for slot, start, mine in zip(slots, start_B, ours, strict=True):
-            its = _their_attention(handed, rows[slot], start, n_tokens, window)
-            require_same(f"our attention in layer {layer}", mine[None], its, ATTENTION_TOLERANCE[dtype])
-
-    for slot, length in enumerate(PROMPT_LENGTHS):
-        prompt_cache = KVCache(1, length)
-        attend(CacheView(prompt_cache, torch.arange(length, device=decoder.device)[None], length), [slot], [0], length)
-        cache.load(slice(slot, slot + 1), prompt_cache, [layer], length)
-    position_B1 = torch.tensor(PROMPT_LENGTHS, device=decoder.device)[:, None]
-    slots, reach = list(range(len(rows))), max(PROMPT_LENGTHS) + 1
-    attend(CacheView(cache, position_B1, reach), slots, PROMPT_LENGTHS, 1)
-    some = [2, 0]
-    view = CacheView(cache, position_B1 + 1, reach + 1).among(torch.tensor(some, device=decoder.device))
-    attend(view, some, [PROMPT_LENGTHS[slot] + 1 for slot in some], 1)
+        rows.append([part.to(handed.query.device, dtype) for part in (query + in_common, key + in_common, value)])
+    return rows
 
 
-def _their_attention(handed: Handed, row: Sequence[Tensor], start: int, n_tokens: int, window: int | None) -> Tensor:
-    """The output of the model's own attention for these tokens of a row, behind the earlier ones."""
-    query, key, value = row
-    end = start + n_tokens
-    mask_function = causal_mask_function if window is None else sliding_window_causal_mask_function(window)
-    mask = eager_mask(1, n_tokens, end, start, mask_function=mask_function, dtype=query.dtype, device=query.device)
-    end_of_query = query[:, :, start:end]
-    return replace(handed, query=end_of_query, key=key[:, :, :end], value=value[:, :, :end], mask=mask).attend()
+def _own_rows(layer: int, rows: Sequence[Sequence[Forward]], dtype: torch.dtype) -> list[list[Tensor]]:
+    """The queries, keys and values that the model itself passes to a layer's attention."""
+    return [
+        [
+            torch.cat([getattr(its.handed[layer], part)[:, :, -its.token_1T.shape[1] :] for its in row], 2).to(dtype)
+            for part in ("query", "key", "value")
+        ]
+        for row in rows
+    ]
+
+
+def _scaling(handed: Handed) -> float:
+    scaling = handed.options.get("scaling")
+    return float(handed.query.shape[-1] ** -0.5 if scaling is None else scaling)
+
+
+class _Attention:
+    """A layer's attention, as the engine uses it, to given queries, keys and values of rows; and the model's own."""
+
+    def __init__(self, decoder: "Decoder", layer: int, handed: Handed, rows: Sequence[Sequence[Tensor]]):
+        window = decoder.windows[layer]
+        self.window = None if window is None else min(window, SMALL_WINDOW_TOKENS)
+        self.decoder, self.layer, self.handed, self.rows = decoder, layer, handed, rows
+        self.lengths = [row[0].shape[2] - TOKENS_BEHIND for row in rows]  # of prompts
+        self.theirs = [self._their_attention(row) for row in rows]
+
+    def _their_attention(self, row: Sequence[Tensor]) -> Tensor:
+        """The output of the model's own attention for all tokens of a row."""
+        query, key, value = row
+        of_window = None if self.window is None else sliding_window_causal_mask_function(self.window)
+        n_tokens, allowed = query.shape[2], of_window or causal_mask_function
+        mask = eager_mask(1, n_tokens, n_tokens, mask_function=allowed, dtype=query.dtype, device=query.device)
+        return replace(self.handed, query=query, key=key, value=value, mask=mask).attend()
+
+    def largest_score(self) -> float:
+        """What no score exceeds, before a soft-cap."""
+        query, key = (max(float(_norm(row[part]).max()) for row in self.rows) for part in (0, 1))
+        return _scaling(self.handed) * query * key
+
+    def check(self, tolerance: float) -> None:
+        """Compare prompts, and then the tokens behind them: by compiled kernels, if there are any, and by torch's."""
+        self.tolerance = tolerance
+        prompts = [self._prompt(slot, length) for slot, length in enumerate(self.lengths)]
+        for way in (nullcontext, attention_left_to_torch):
+            with way():
+                self._single_tokens(self._behind(prompts))
+                self._tokens_by_themselves(self._behind(prompts))
+
+    def _prompt(self, slot: int, length: int) -> KVCache:
+        """A prompt by itself; returns its keys and values."""
+        cache = KVCache(1, length)
+        self._compare(CacheView(cache, self._tensor([range(length)]), length), [slot], [0], length)
+        return cache
+
+    def _behind(self, prompts: Sequence[KVCache]) -> KVCache:
+        """A cache with unused room behind all prompts."""
+        cache = KVCache(len(prompts), CACHE_POSITIONS)
+        for slot, (prompt, length) in enumerate(zip(prompts, self.lengths, strict=True)):
+            cache.load(slice(slot, slot + 1), prompt, [self.layer], length)
+        return cache
+
+    def _single_tokens(self, cache: KVCache) -> None:
+        """A batch with one token of each row, and then one token more of some rows."""
+        position_B1, reach = self._tensor(self.lengths)[:, None], max(self.lengths) + 1
+        self._compare(CacheView(cache, position_B1, reach), range(len(self.rows)), self.lengths, 1)
+        some = [2, 0]
+        view = CacheView(cache, position_B1 + 1, reach + 1).among(self._tensor(some))
+        self._compare(view, some, [self.lengths[slot] + 1 for slot in some], 1)
+
+    def _tokens_by_themselves(self, cache: KVCache) -> None:
+        """All tokens behind the prompts in one pass, a row's later ones first, and then some of them."""
+        slots = [*range(len(self.rows))] * TOKENS_BEHIND
+        positions = [length + step for step in reversed(range(TOKENS_BEHIND)) for length in self.lengths]
+        view = TokensView(cache, self._tensor(slots), self._tensor(positions)[:, None], max(positions) + 1)
+        self._compare(view, slots, positions, 1)
+        some = [4, 0, 3, 1]
+        among = view.among(self._tensor(some))
+        self._compare(among, [slots[token] for token in some], [positions[token] for token in some], 1)
+
+    def _compare(self, view: CacheView, slots: Sequence[int], start_B: Sequence[int], n_tokens: int) -> None:
+        """A pass over some tokens of these rows, each row's from its start on."""
+        at = [(slot, slice(start, start + n_tokens)) for slot, start in zip(slots, start_B, strict=True)]
+        query, key, value = (torch.cat([self.rows[slot][part][:, :, its] for slot, its in at]) for part in range(3))
+        keys, values = view.update(key, value, self.layer)
+        ours = self.decoder.answer(replace(self.handed, query=query, key=keys, value=values), view, self.window)
+        theirs = torch.cat([self.theirs[slot][:, its] for slot, its in at])
+        require_same(f"our attention in layer {self.layer}", ours, theirs, self.tolerance)
+
+    def _tensor(self, numbers: Sequence[Any]) -> Tensor:
+        return torch.tensor(numbers, device=self.decoder.device)
 
 
 def require_same_embedding(decoder: "Decoder", where: str, ours: Tensor, its: Tensor) -> None:

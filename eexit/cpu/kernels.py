@@ -10,7 +10,9 @@ import logging
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +25,18 @@ from eexit.divergence import Divergence
 
 FLAGS: Final = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
 UNLIMITED_POSITIONS: Final = 1 << 40  # the window of layers without one
+
+_left_to_torch: ContextVar[bool] = ContextVar("left_to_torch", default=False)
+
+
+@contextmanager
+def attention_left_to_torch() -> Iterator[None]:
+    """A context in which attention is computed as on machines without a C compiler."""
+    before = _left_to_torch.set(True)
+    try:
+        yield
+    finally:
+        _left_to_torch.reset(before)
 
 
 def divergence(logits_BXV: Tensor, top_k: int) -> Divergence | None:
@@ -61,6 +75,8 @@ def attention(
     take part in the softmax but have no value. `hidden_NM` (N, M) marks positions that are not attended to; a row's own
     position is never hidden. None if it can't be compiled for this device and dtype.
     """
+    if _left_to_torch.get():
+        return None
     (n_rows, n_heads, _, width), (_, n_key_heads, length, value_width) = query.shape, value.shape
     compiled = _compiled(
         "attention", query.device, query.dtype, GROUP=n_heads // n_key_heads, KEY_WIDTH=width, VALUE_WIDTH=value_width

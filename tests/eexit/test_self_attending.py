@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from eexit.anatomy import Decoder
-from eexit.cache_view import CacheView
+from eexit.cache_view import CacheView, TokensView
 from eexit.config import UsageError
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -45,6 +46,19 @@ def test_wrong_keys_and_values_are_refused(
     monkeypatch.setattr(CacheView, "update", lambda view, key, value, layer, *_, **__: update(view, key, value, layer))
     with pytest.raises(UsageError, match=r"what layer 4 adds for .* is .*% off"):
         Decoder(tiny_model(architecture, dtype))
+
+
+@pytest.mark.parametrize("architecture", SELF_ATTENDING)
+def test_wrong_values_for_tokens_by_themselves_are_refused(monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
+    """In the view of online, drafting and scoring passes alone."""
+
+    def update(view: CacheView, key: Tensor, value: Tensor, layer: int, *_: object, **__: object) -> Any:
+        keys, values = CacheView.update(view, key, value, layer)
+        return keys, values * (layer != 4)
+
+    monkeypatch.setattr(TokensView, "update", update)
+    with pytest.raises(UsageError, match=r"what layer 4 adds for several tokens of a row is .*% off"):
+        Decoder(tiny_model(architecture))
 
 
 @pytest.mark.parametrize("architecture", SELF_ATTENDING)

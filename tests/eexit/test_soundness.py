@@ -1,6 +1,7 @@
 """When a model is loaded, deliberately broken attention must be refused in any dtype, and sound models accepted."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from transformers import PreTrainedModel
 
 from eexit import load_default_model_and_tokenizer
 from eexit.anatomy import Decoder, LayerPass
-from eexit.cache_view import CacheView
+from eexit.cache_view import CacheView, TokensView
 from eexit.config import UsageError
+from eexit.layer_calls import RowAxis
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -110,6 +112,66 @@ def test_the_default_model_is_refused_with_attention_broken_in_half_of_its_layer
 
 def test_the_default_model_is_sound_in_half_precision(default_model: PreTrainedModel) -> None:
     assert Decoder(default_model).n_layers == 30
+
+
+@pytest.mark.parametrize("compiler", ["cc", "no-such-compiler"])
+@pytest.mark.parametrize("broken", ["attend", "_attend"])
+def test_tokens_by_themselves_that_get_nothing_are_refused(
+    monkeypatch: pytest.MonkeyPatch, use_compiler: Callable[[str], None], broken: str, compiler: str
+) -> None:
+    """In the view of online, drafting and scoring passes alone; also where its operators take the kernel's place."""
+    use_compiler(compiler)
+    sound: Callable[..., Tensor] = getattr(TokensView, broken)
+    monkeypatch.setattr(TokensView, broken, lambda view, *call: sound(view, *call) * 0)
+    with pytest.raises(UsageError, match=r"our attention in layer 0 is .*% off"):
+        Decoder(tiny_model("llama"))
+
+
+def test_tokens_of_a_row_that_do_not_see_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = TokensView._attend
+
+    def one_by_one(view: TokensView, query: Tensor, *others: Any) -> Tensor:
+        for slot, position in zip(view.slots, view.position_BT[:, 0], strict=True):
+            view.cache.held(view.layer)[1][slot, :, position] = 0
+        return sound(view, query, *others)
+
+    monkeypatch.setattr(TokensView, "_attend", one_by_one)
+    with pytest.raises(UsageError, match=r"our attention in layer 0 is .*% off"):
+        Decoder(tiny_model("llama"))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "falcon"])
+def test_arguments_of_rows_in_reverse_are_refused(monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
+    sound = RowAxis.select
+    monkeypatch.setattr(RowAxis, "select", lambda axis, argument, rows: sound(axis, argument, rows.flip(0)))
+    with pytest.raises(
+        UsageError, match=r"(the query in|what) layer 0 .*for a token (behind a prompt|of some rows) is"
+    ):
+        Decoder(tiny_model(architecture))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_soft_cap_that_is_left_out_is_refused(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    model = tiny_model("gemma2", dtype)
+    assert model.config.attn_logit_softcapping == 50
+    sound = CacheView.attend
+
+    def attend(
+        view: CacheView, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: Any, cap: Any, *others: Any
+    ) -> Tensor:
+        return sound(view, query, key, value, scaling, window, None if query.dtype == dtype else cap, *others)
+
+    monkeypatch.setattr(CacheView, "attend", attend)
+    with pytest.raises(UsageError, match=r"our attention in layer 0 is .*% off"):
+        Decoder(model)
+
+
+def test_arguments_of_attention_that_are_not_known_are_refused_by_name() -> None:
+    model = tiny_model("llama")
+    attention = model.model.layers[3].self_attn
+    attention.forward = partial(attention.forward, temperature=2.0, indices=None)
+    with pytest.raises(UsageError, match="layer 3 gives its attention indices, temperature, which ours does not take"):
+        Decoder(model)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
