@@ -58,7 +58,7 @@ class HarnessActor:
 
         started, asked, config = datetime.now(UTC), self._plan.asked, self._plan.config
         about = self._about(evaluation)
-        lm = self._lm = EarlyExitLM(self._generator, evaluation.configuration, evaluation.seed)
+        lm = self._lm = EarlyExitLM(self._generator, evaluation.configuration, evaluation.seed, asked.first_token_exits)
         try:
             evaluated = evaluate(
                 lm,
@@ -81,6 +81,7 @@ class HarnessActor:
             "readout": config.readout,
             "seed": evaluation.seed,
             "mean_depth": lm.mean_depth,
+            "first_token_exits": asked.first_token_exits,
             "limit": asked.limit,
             "chat_template": asked.apply_chat_template,
             "model": config.model,
@@ -108,6 +109,7 @@ class HarnessActor:
             "dtype": str(self._generator.model.dtype).removeprefix("torch."),
             "configuration": evaluation.configuration.key,
             "seed": evaluation.seed,
+            "first_token_exits": self._plan.asked.first_token_exits,
             "exit_layers": list(self._generator.engine.decoding.exitable_layers),
             "readout": config.readout,
             "probe": config.probe,

@@ -44,6 +44,9 @@ class Asked(BaseModel):
         None, gt=0, description="evaluate the first documents of each task only: so many, or below 1 a share"
     )
     apply_chat_template: Bool = Field(False, description="put prompts into the model's chat template")
+    first_token_exits: Bool = Field(
+        False, description="let the first token of a continuation exit too, which is full depth's in generation"
+    )
 
 
 # What finds tasks: what to ask the harness for and a digest of it, each, and the folders that they are in.

@@ -8,7 +8,7 @@ from rich.table import Table
 
 CAPTION = (
     "Values as the lm-evaluation-harness computes them, ± standard error over documents. Depth: the mean of "
-    "(exit layer + 1) / L over the decided tokens; it says which layers the exits need, not what was saved."
+    "(exit layer + 1) / L over the decided tokens, if any; it says which layers the exits need, not what was saved."
 )
 HEADINGS = ("configuration", "seed", "task", "n-shot", "metric", "filter", "value", "stderr", "n", "depth")
 

@@ -267,8 +267,15 @@ SCORES: Final = pa.schema(
             "mean_depth",
             pa.float64(),
             "fraction of L",
-            "mean of (exit_layer + 1) / L over the evaluation's decided tokens: all of continuations, and all but the "
-            "first of generated texts; of a group, over all of its tasks",
+            "mean of (exit_layer + 1) / L over the evaluation's decided tokens: all but the first of texts and "
+            "continuations, and all of continuations if first_token_exits; of a group, over all of its tasks; null if "
+            "none was decided",
+        ),
+        described(
+            "first_token_exits",
+            pa.bool_(),
+            "flag",
+            "whether the first token of a continuation may exit; null in results from before this column: it may",
         ),
         described("limit", pa.float64(), "documents", "first documents of each task, or a share of them; null for all"),
         described("chat_template", pa.bool_(), "flag", "whether prompts are in the model's chat template", False),

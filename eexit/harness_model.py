@@ -37,18 +37,22 @@ Encoded = tuple[Any, list[int], list[int]]  # the texts, and the tokens of conte
 class EarlyExitLM(HFLM):  # type: ignore[misc]  # the harness has no types
     """What `lm_eval.simple_evaluate(model=…)` takes.
 
-    Of a continuation, all tokens are decided by the rule: the context without its last token is the prompt, which is
-    always run at full depth, and its last token is the first one that may exit. A context of a single token, such as
-    the BOS of an empty context, is no prompt at all then: everything is decided. A text that is generated, however,
-    begins with a token at full depth, like any run. Of sampled texts, only their distribution is that of `hf`.
+    Continuations are scored as they would be generated: their first token comes from the context's pass, which is at
+    full depth, and the rule decides the others. A continuation of a single token is full depth's then, whatever the
+    rule. If `first_token_exits`, the rule decides the first token too, as it would behind a longer prompt's pass: the
+    context without its last token is the prompt, and the context's last token may exit. Of sampled texts, only their
+    distribution is that of `hf`.
 
     `done` of the `planned` requests are answered so far; `exit_layer_counts` are the decided tokens by exit layer.
     """
 
-    def __init__(self, generator: ModelGenerator, configuration: Configuration, seed: int = 0):
+    def __init__(
+        self, generator: ModelGenerator, configuration: Configuration, seed: int = 0, first_token_exits: bool = False
+    ):
         engine, model, tokenizer = generator.engine, generator.model, generator.tokenizer
         max_length = resolve_max_length(model.config, tokenizer, default=self._DEFAULT_MAX_LENGTH)
         self._configuration, self._seed, self._prices = configuration, seed, generator.prices
+        self._n_of_context = int(first_token_exits)  # tokens of the context that are scored with a continuation
         self._decoder, self._student = engine.decoder, engine.student
         self._decoding = replace(engine.decoding, observe=False, record_top_k=0, temperature=0.0, top_p=1.0)
         self._asked: Counter[tuple[int, ...]] = Counter()
@@ -110,7 +114,7 @@ class EarlyExitLM(HFLM):  # type: ignore[misc]  # the harness has no types
         return answers
 
     def _text(self, context: list[int], continuation: list[int]) -> tuple[tuple[int, ...], list[int]]:
-        """The prompt, and the text behind it: the context's last token and the continuation.
+        """The prompt, and the text behind it: the continuation and, if that may exit, the context's last token before.
 
         As for `hf`, what is too long is cut at the left, and the last token is not run.
         """
@@ -120,7 +124,7 @@ class EarlyExitLM(HFLM):  # type: ignore[misc]  # the harness has no types
                 "context: leave that task out"
             )
         token_ids = [*context, *continuation][-(self.max_length + 1) :]
-        n_prompt = len(token_ids) - len(continuation) - 1
+        n_prompt = len(token_ids) - len(continuation) - self._n_of_context
         context_length = self._decoder.context_of(n_prompt)
         if context_length is not None and len(token_ids) - 1 > context_length:
             raise UsageError(f"a text goes on beyond {context_length} tokens, where the model's rotary angles switch")
@@ -138,10 +142,11 @@ class EarlyExitLM(HFLM):  # type: ignore[misc]  # the harness has no types
         answers = []
         for text, scored in zip(texts, scores, strict=True):
             self.exit_layer_counts.update(scored.exit_layer_T[1:].tolist())
-            logprob = float(scored.exit_logprob_T[1:].sum())
+            logprob = float(scored.exit_logprob_T[self._n_of_context :].sum())
             if not np.isfinite(logprob):
                 raise UsageError("the model's output is not finite for a continuation: try --dtype float32")
-            answers.append((logprob, bool((scored.exit_token_T[1:] == text[1:]).all())))
+            is_likeliest_T = scored.exit_token_T == text
+            answers.append((logprob, bool(is_likeliest_T[self._n_of_context :].all())))
         return answers
 
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **asked: Any) -> Tensor:

@@ -6,7 +6,8 @@
     python jobs/harness.py --modes normal --tasks mine/trivia.yaml more_of_mine/          your own tasks
 
 The harness makes the prompts and computes the metrics. Log-likelihoods are scored under the rule and the state, and
-texts are generated under them. Its results and samples are in OUT/harness, with a folder for each configuration, and
+texts are generated under them: either way the first token is full depth's, unless --first-token-exits lets that of a
+continuation exit. Its results and samples are in OUT/harness, with a folder for each configuration, and
 all metrics in the table OUT/scores. OUT may be the folder of a sweep.
 """
 

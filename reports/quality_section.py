@@ -41,7 +41,9 @@ HARNESS: Final[Columns] = (
     (SKIPPED, LAYERS_SKIPPED, "share"),
     ("seed", "Seed", "count"),
     ("limit", "Limit", "real"),
+    ("first_token", "First token of continuations", "text"),
 )
+ONLY_WHERE_SEVERAL: Final = ("seed", "first_token")  # columns that say nothing where all rows have the same
 TEACHER_FORCED: Final = (
     "Thin lines: settings that were replayed on recorded texts (teacher-forced: what exits do to later tokens is left "
     "out)."
@@ -146,9 +148,11 @@ def _columns(its: Quality) -> Iterator[tuple[str, str, str]]:
 
 
 def scores_of_harness(scores: pd.DataFrame) -> pd.DataFrame:
-    """The latest score of each configuration, seed, task, metric and filter, by task and metric."""
-    what = ["task", "metric", "filter", "n_shot", "limit"]
-    latest = scores.drop_duplicates(["configuration", "seed", *what], keep="last")
+    """The latest score of each configuration, seed, task, metric, filter and convention, by task and metric."""
+    what = ["task", "metric", "filter", "n_shot", "limit", "first_token"]
+    may_exit = scores["first_token_exits"].astype("boolean").fillna(True)  # null in scores that say nothing of it
+    said = scores.assign(first_token=may_exit.map({True: "may exit", False: "full depth's"}))
+    latest = said.drop_duplicates(["configuration", "seed", *what], keep="last")
     found = latest.assign(**{SKIPPED: 1 - latest["mean_depth"].astype(float)})
-    names = [key for key, _, _ in HARNESS if key != "seed" or latest["seed"].nunique() > 1]
+    names = [key for key, _, _ in HARNESS if key not in ONLY_WHERE_SEVERAL or latest[key].nunique() > 1]
     return found.sort_values(what, kind="stable")[names].reset_index(drop=True)

@@ -86,6 +86,17 @@ def test_a_grid_lands_as_the_harness_writes_it_and_as_a_table(model: Path, tasks
     assert again.returncode == 0
     assert "4 evaluations landed before" in again.stderr
     assert "actor" not in again.stderr
+    assert not table.first_token_exits.any()
+    exiting = ("--tasks", tasks / f"{CHOICE}.yaml", "--first-token-exits", "--out", out)
+    other = here(harness.run, *common, "--mode", "frozen_residual", "--rule", "confidence=0.2", *exiting)
+    assert other.returncode == 0
+    assert "landed before" not in other.stderr
+    both = pd.read_parquet(out / "scores")
+    added = both[both.first_token_exits]
+    assert len(both) == len(table) + len(added)
+    assert set(added.task) == {CHOICE}
+    *_, last = sorted((out / "harness/frozen_residual__confidence__0.2").glob("results_*.json"))
+    assert json.loads(last.read_text())["config"]["model_args"]["first_token_exits"] is True
 
 
 def test_a_flipped_bit_in_scores_is_found_and_what_they_held_is_left_to_do(tmp_path: Path) -> None:

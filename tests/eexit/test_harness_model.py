@@ -1,7 +1,9 @@
 """The lm-evaluation-harness over our engine: `normal` is its own `hf` model, and all others are what scoring says."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,12 @@ from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from naive_scores import score_naively
 from own_tasks import CHOICE, PAGES, WORDS, save_tasks
+from traces import traces_of
 
 from eexit.anatomy import Decoder
 from eexit.config import Prompt, SweepConfig, UsageError
 from eexit.configuration import NORMAL, Configuration
+from eexit.engine import Engine
 from eexit.harness_model import EarlyExitLM, StopStrings, sampling
 from eexit.harness_tasks import task_manager
 from eexit.model_generator import ModelGenerator
@@ -110,11 +114,11 @@ def test_normal_scores_any_context_as_the_harness_s_own_model(generator: ModelGe
 def test_continuations_are_scored_under_the_rule_and_the_state(
     generator: ModelGenerator, hf: HFLM, configuration: Configuration
 ) -> None:
-    """Every token of a continuation is decided: the same as token by token with the pieces of the naive reference."""
+    """Here every token of a continuation is decided: as token by token with the pieces of the naive reference."""
     decoder = Decoder(hf.model)
     decoding = Decoding(LAYERS, 1, frozenset())
     pairs = [pair for pair in PAIRS if len(pair[0]) < POSITIONS and len(pair[1]) < 20]
-    lm = EarlyExitLM(generator, configuration, seed=2)
+    lm = EarlyExitLM(generator, configuration, seed=2, first_token_exits=True)
     n_early = n_decided = 0
     for (context, continuation), (logprob, greedy) in zip(pairs, scores(lm, pairs), strict=True):
         [*before, last], its = (
@@ -129,6 +133,31 @@ def test_continuations_are_scored_under_the_rule_and_the_state(
     assert sum(lm.exit_layer_counts[layer] for layer in LAYERS) == n_early > 0
     full = scores(EarlyExitLM(generator, Configuration(NORMAL)), pairs)
     assert [logprob for logprob, _ in scores(lm, pairs)] != pytest.approx([its for its, _ in full], abs=0.1)
+
+
+@pytest.mark.parametrize("configuration", [*EARLY, Configuration("skip", "kl", 0.5)], ids=lambda its: its.key)
+def test_continuations_are_scored_as_generated_from_their_first_token_on(
+    generator: ModelGenerator, configuration: Configuration
+) -> None:
+    """Behind several contexts, one of them a single token; the first token, and a single one, are full depth's."""
+    decoding = replace(generator.engine.decoding, max_new_tokens=12, eos_token_ids=frozenset(), temperature=0.0)
+    engine = Engine(generator.engine.decoder, decoding)
+    contexts = [tuple(generator.tokenizer.encode(context)) for context in ("Q: who barks?\nA:", "x", "one two")]
+    traces = traces_of(engine.generate([Request(context, configuration, seed=2) for context in contexts]))
+    pairs = [(None, list(context), traces[index].token_id_T.tolist()) for index, context in enumerate(contexts)]
+    lm = EarlyExitLM(generator, configuration, seed=2)
+    for index, (logprob, is_greedy) in enumerate(lm._loglikelihood_tokens(pairs)):
+        assert logprob == pytest.approx(traces[index].exit_logprob_T.sum(), rel=1e-4, abs=1e-3)
+        assert is_greedy
+    exits = [layer for trace in traces.values() for layer in trace.exit_layer_T[1:].tolist()]
+    assert lm.exit_layer_counts == Counter(exits)
+    assert set(exits) & set(LAYERS)
+    single = [(None, context, text[:1]) for _, context, text in pairs]
+    alone, full = (EarlyExitLM(generator, its, seed=2) for its in (configuration, Configuration(NORMAL)))
+    assert alone._loglikelihood_tokens(single) == full._loglikelihood_tokens(single)
+    assert alone.mean_depth is None
+    exiting = EarlyExitLM(generator, configuration, seed=2, first_token_exits=True)
+    assert exiting._loglikelihood_tokens(single) != full._loglikelihood_tokens(single)
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def replay(folder: Path, call: int = 1, factors: Sequence[float] = (0.25, 0.5, 1
     add(folder, REPLAYS_FOLDER, REPLAYS, rows, call)
 
 
-def score(folder: Path, call: int = 1, value: float = 0.5) -> None:
+def score(folder: Path, call: int = 1, value: float = 0.5, **change: Any) -> None:
     """Two metrics of one task of the lm-evaluation-harness, for `normal` and a setting."""
     rows = [
         configuration.columns
@@ -129,6 +129,7 @@ def score(folder: Path, call: int = 1, value: float = 0.5) -> None:
             "value": value - 0.1 * place, "stderr": 0.02, "n": 500, "mean_depth": 1 - 0.2 * place,
             "chat_template": False, "model": "tiny", "dtype": "float32", "versions": "",
         }
+        | change
         for place, configuration in enumerate((Configuration(NORMAL), Configuration("unfrozen", "confidence", 0.9)))
         for metric in ("acc", "acc_norm")
     ]  # fmt: skip

@@ -258,6 +258,17 @@ def test_of_a_score_of_the_harness_the_latest_counts(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert rows["value"].tolist() == pytest.approx([0.6, 0.5, 0.6, 0.5])
     assert "seed" not in rows
+    assert "first_token" not in rows
+
+
+def test_scores_whose_first_token_may_exit_stand_beside_those_where_it_is_full_depths(tmp_path: Path) -> None:
+    folder = with_answers(tmp_path / "s", 2, modes=("unfrozen",))
+    score(folder, value=0.3)  # of a time when nothing was said of it, and it could
+    score(folder, 2, value=0.4, first_token_exits=True)
+    score(folder, 3, value=0.6, first_token_exits=False)
+    rows = scores_of_harness(read_sweep(str(folder)).further.scores)
+    of_normal = rows[rows["configuration"].eq(NORMAL) & rows["metric"].eq("acc")]
+    assert of_normal[["value", "first_token"]].values.tolist() == [[0.6, "full depth's"], [0.4, "may exit"]]
 
 
 def test_a_sweep_without_any_of_it_has_no_such_section(make_sweep: MakeSweep) -> None:
