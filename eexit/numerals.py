@@ -1,0 +1,77 @@
+"""The numbers of a text: how they are written, what they are worth, and which of them belong to a calculation."""
+
+from decimal import Decimal
+from typing import Final
+
+import regex
+
+# Every repetition below is bounded or possessive, so that the time a text takes grows with its length and no faster.
+_SPACE = r"[ \u00a0\u2009\u202f]"
+_VALUE = (
+    r"(?P<whole>[1-9]\d{0,2}(?:,\d{3}){1,9})(?!\d)(?:\.(?P<part>\d++))?"  # 1,000.5
+    rf"|(?P<whole>[1-9]\d{{0,2}}(?:{_SPACE}\d{{3}}){{1,9}})(?!\d)(?:[.,](?P<part>\d++))?"  # 1 000,5
+    r"|(?P<whole>[1-9]\d{0,2}(?:\.\d{3}){2,9})(?!\d)(?:,(?P<part>\d++))?"  # 1.000.000,5
+    r"|(?P<whole>[1-9]\d{0,2}\.\d{3}),(?P<part>\d++)"  # 1.000,5
+    r"|(?P<whole>\d++)(?:[.,](?P<part>\d++))?"  # 1000,5
+    r"|(?<!\.)\.(?P<part>\d++)"  # .5
+)
+_SCALES: Final = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+NUMBER: Final = (
+    r"(?=[-−–$€£¥\d.mMnN])"  # most places are ruled out at a glance
+    r"(?P<sign>(?<![\w)\]}])[-−–]|\b(?i:minus|negative)\s{1,3})?(?:[$€£¥]\s?)?"
+    rf"(?<![\w^])(?<!\^\{{)(?<!\d[.,:/]|\p{{L}}\.)(?:{_VALUE})(?:[eE](?P<power>[-+]?\d{{1,3}})(?!\w))?"
+    r"(?![.,:]?\d)(?!\p{L}{1,20}\d)(?!(?i:st|nd|rd|th)\b)"  # no 12:30, no 12h30, no 7th
+    rf"(?:[^\S\n](?P<scale>(?i:{'|'.join(_SCALES)}))\b)?"
+)
+_WHOLE_NUMBER = regex.compile(rf"\s*+{NUMBER}\s*+[%$€£¥]?\.?\s*+")
+
+_OPERATORS: Final = {
+    "^": r"\*\*|\^",
+    "*": r"[*×x·⋅]|\\times|\\cdot|times|multiplied by",
+    "/": r"[/÷]|\\div|divided by",
+    "+": r"\+|plus",
+    "-": r"[-−–]|minus",
+}
+_OPERAND = rf"\(?(?:[$€£¥]\s?)?(?<![\w.,])\d++(?:[.,]\d++|{_SPACE}\d{{3}}(?!\d)){{0,9}}+%?\)?"
+_OPERATOR = rf"[^\S\n]{{0,3}}(?:{'|'.join(_OPERATORS.values())})[^\S\n]{{0,3}}"
+_CALCULATION = regex.compile(rf"{_OPERAND}(?:{_OPERATOR}{_OPERAND})++")
+_CUT_OFF = regex.compile(rf"{_OPERAND}{_OPERATOR}\s{{0,3}}\Z")
+_GIVES = regex.compile(
+    r"[^.\n\d]{0,25}?(?:=|\b(?i:is|equals?|gives?|makes?)\b)[^.\n\d]{0,25}?"
+    rf"(?P<result>{NUMBER})(?!{_OPERATOR}[\d(])"
+)
+_FRACTION = regex.compile(r"\\[dt]?frac\{([^{}]{0,30})\}\{([^{}]{0,30})\}")
+_ITEM = regex.compile(r"(?m)(?:(?<=\n)[ \t]{0,8}\d{1,2}|\A1)[.)](?=[ \t]{1,8}\S)")  # the "1." of a list
+
+
+def number_of(answer: str) -> Decimal | None:
+    """The value of an answer that is a number and nothing else."""
+    match = _WHOLE_NUMBER.fullmatch(answer)
+    if match is None:
+        return None
+    whole, power = regex.sub(r"\D", "", match["whole"] or "0"), int(match["power"] or 0)
+    power += _SCALES[match["scale"].lower()] if match["scale"] else 0
+    return Decimal(f"{'-' if match['sign'] else ''}{whole}.{match['part'] or 0}e{power}")
+
+
+def without_denials(text: str) -> str:
+    """The text without the numbers of list items and those after "not", and with LaTeX's fractions as 1/2."""
+    return str(regex.sub(rf"\b(?i:not)\s{{1,3}}(?:{NUMBER})", " ", _ITEM.sub("", _FRACTION.sub(r"\1/\2", text))))
+
+
+def without_calculations(text: str) -> str:
+    """The text without "3 + 4", "1/3" and "2-5", and without the "3 +" at its end if it is cut off."""
+    return str(_CUT_OFF.sub(" ", _CALCULATION.sub(" ", text)))
+
+
+def results(prompt: str, text: str) -> list[str]:
+    """What the text says that the prompt's calculations give: "42" of "6 × 7 is 42" if the prompt asks for 6 × 7."""
+    asked = {_canonical(calculation[0]) for calculation in _CALCULATION.finditer(prompt)}
+    done = [match for match in _CALCULATION.finditer(text) if _canonical(match[0]) in asked]
+    return [given["result"] for match in done if (given := _GIVES.match(text, match.end()))]
+
+
+def _canonical(calculation: str) -> str:
+    for sign, written in _OPERATORS.items():
+        calculation = regex.sub(written, sign, calculation)
+    return str(regex.sub(r"[^\d.^*/+-]", "", calculation))
