@@ -21,7 +21,8 @@ Values = Mapping[str, int]  # of the numbers in a text
 class WordProblem:
     """A text with places for words and numbers; `words` and `numbers` say what may stand there.
 
-    `answer` is computed from the numbers, of which only those are used that are `fit`.
+    `answer` is computed from the numbers, of which only those are used that are `fit` and do not have the answer among
+    them: repeating the text must not be right.
     """
 
     text: str
@@ -35,7 +36,7 @@ class WordProblem:
         for words in product(*self.words.values()):
             for numbers in product(*self.numbers.values()):
                 values = dict(zip(self.numbers, numbers, strict=True))
-                if self.fit(values):
+                if self.fit(values) and self.answer(values) not in values.values():
                     text = self.text.format(**dict(zip(self.words, words, strict=True)), **values)
                     yield text, self.answer(values)
 

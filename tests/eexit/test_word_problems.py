@@ -8,6 +8,7 @@ import pytest
 from commands import here
 from full_disk import left, on_a_full_disk
 
+from eexit.answers import mark
 from eexit.config import UsageError
 from eexit.prompts import read_prompts
 from eexit.word_problems import PROBLEMS, word_problems
@@ -43,6 +44,16 @@ def test_answers_are_those_that_counting_gives() -> None:
     problems = word_problems(900, seed=3)
     assert [problem.answer for problem in problems] == [str(counted(problem.prompt)) for problem in problems]
     assert all(counted(problem.prompt) > 0 for problem in problems)
+
+
+def test_repeating_a_problem_or_one_of_its_numbers_is_wrong() -> None:
+    problems = word_problems(sum(1 for problem in PROBLEMS for _ in problem.prompts()), seed=0)
+    for problem in problems:
+        assert problem.answer not in re.findall(r"\d+", problem.prompt)
+    for problem in problems[:900]:
+        assert not mark(problem, problem.prompt).correct
+        assert not mark(problem, problem.prompt.rsplit(". ", 1)[0]).correct
+        assert mark(problem, f"{problem.prompt}\nIt is {problem.answer}.").correct
 
 
 def test_problems_are_the_seeds_and_no_two_are_alike_and_kinds_take_turns() -> None:
