@@ -3,7 +3,7 @@
 import argparse
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn, get_args, get_origin
 
@@ -15,15 +15,58 @@ _NEGATIVE = re.compile(r"-(\d|\.\d|inf|nan)")
 _WHOLE = re.compile(r"[+-]?\d{1,1000}", re.ASCII)  # Python refuses to read a number of thousands of digits
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser that raises `UsageError` for arguments it can't parse, and shows its description as it is written."""
+class _Layout(argparse.RawDescriptionHelpFormatter):
+    """Descriptions as they are written; `--seeds SEED …` for a flag that takes several values."""
 
-    def __init__(self, description: str | None) -> None:
-        layout = argparse.RawDescriptionHelpFormatter
-        super().__init__(description=description, allow_abbrev=False, formatter_class=layout)
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        is_many = action.nargs == argparse.ONE_OR_MORE
+        return f"{action.metavar or default_metavar} …" if is_many else super()._format_args(action, default_metavar)
+
+
+class _HelpAll(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        assert isinstance(parser, Parser)
+        print(parser.format_all(), end="")
+        parser.exit()
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises `UsageError` for arguments it can't parse, and shows its description as it is written.
+
+    If it has `first` flags, by their names, `--help` describes only those, and `--help-all` all.
+    """
+
+    def __init__(self, description: str | None, first: Collection[str] = ()) -> None:
+        usage = "%(prog)s [flags]" if first else None
+        super().__init__(usage=usage, description=description, allow_abbrev=False, formatter_class=_Layout)
+        self._first, self._groups = first, dict[str, argparse._ArgumentGroup]()
+        if first:
+            self.add_argument("--help-all", action=_HelpAll, nargs=0, help="describe all flags and stop")
         self.add_argument(
             "--version", action="version", version=f"eexit {_version()}", help="print the version and stop"
         )
+
+    def group(self, title: str) -> "argparse._ArgumentGroup":
+        """The group of flags with this title in the help."""
+        if title not in self._groups:
+            self._groups[title] = self.add_argument_group(title)
+        return self._groups[title]
+
+    def format_help(self) -> str:
+        """What `--help` prints."""
+        later = [action for action in self._actions if self._first and action.dest not in (*self._first, "help_all")]
+        helps = [action.help for action in later]
+        try:
+            for action in later:
+                action.help = argparse.SUPPRESS
+            return super().format_help()
+        finally:
+            for action, text in zip(later, helps, strict=True):
+                action.help = text
+
+    def format_all(self) -> str:
+        """What `--help-all` prints."""
+        return super().format_help()
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Raises `UsageError` for an unknown flag, with the one that was probably meant."""
@@ -33,7 +76,7 @@ class Parser(argparse.ArgumentParser):
         return known
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}: --help lists the flags")
+        raise UsageError(f"{message}: {'--help-all' if self._first else '--help'} lists the flags")
 
     def _meant(self, text: str) -> str:
         name, known = text.partition("=")[0], list(self._option_string_actions)
@@ -43,24 +86,33 @@ class Parser(argparse.ArgumentParser):
 
 
 def make_parser(
-    fields: Mapping[str, FieldInfo], description: str, skip: Sequence[str] = (), demo: Mapping[str, Any] | None = None
+    fields: Mapping[str, FieldInfo],
+    description: str,
+    groups: Mapping[str, Sequence[str]],
+    first: Collection[str],
+    skip: Sequence[str] = (),
+    demo: Mapping[str, Any] | None = None,
 ) -> Parser:
-    """A flag for each of `fields` but `skip`, with the field's description as its help.
+    """A flag for each of `fields` but `skip`, with the field's description as its help, in the group that names it.
 
-    The help says where `demo`, the values that are used when nothing is given, differs from a field's default.
+    `first` are the flags that `--help` describes. The help says where `demo`, the values that are used when nothing is
+    given, differs from a field's default.
     """
-    parser = Parser(description)
-    for name, field in fields.items():
+    parser = Parser(description, first)
+    title_of = {name: title for title, names in groups.items() for name in names}
+    for name in sorted(fields, key=list(title_of).index):
         if name in skip:
             continue
+        field, group = fields[name], parser.group(title_of[name])
         help_text = _help(field, (demo or {}).get(name, field.default))
         if field.annotation is bool:
-            parser.add_argument(flag(name), action="store_const", const="true", default=None, help=help_text)
+            group.add_argument(flag(name), action="store_const", const="true", default=None, help=help_text)
             continue
         many = "+" if _is_tuple(field.annotation) else None
-        metavar = name.removesuffix("s").upper() if many else name.upper()
+        metavar = name.removesuffix("s").rpartition("_")[2].upper() if many else name.upper()
+        metavar = "N" if _is_number(field.annotation) else metavar
         action = "extend" if many else "store"  # so that of `--rules agree --rules fixed=10` none is lost
-        parser.add_argument(flag(name), action=action, nargs=many, metavar=metavar, default=None, help=help_text)
+        group.add_argument(flag(name), action=action, nargs=many, metavar=metavar, default=None, help=help_text)
     return parser
 
 
@@ -113,7 +165,7 @@ def _split(values: list[str]) -> list[str]:
 
 
 def _help(field: FieldInfo, in_demo: Any) -> str:
-    text, default = field.description or "", field.default
+    text, default = field.description or "", None if field.is_required() else field.default
     if default is not None and default is not False and default != {}:
         text += f" (default: {_shown(default)}"
         differs = list(in_demo) != list(default) if isinstance(default, tuple) else in_demo != default
@@ -130,6 +182,11 @@ def _version() -> str:
         return version("eexit")
     except PackageNotFoundError:
         return "from a clone that is not installed"
+
+
+def _is_number(annotation: Any) -> bool:
+    parts = () if get_origin(annotation) is dict else get_args(annotation)
+    return annotation in (int, float) or any(map(_is_number, parts))
 
 
 def _is_tuple(annotation: Any) -> bool:

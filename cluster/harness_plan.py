@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cluster.controls import controls_of
 from cluster.estimate import aside
 from cluster.flags import make_parser, parse_flags
-from cluster.job import FIELDS, SweepJob, explain, job_of
+from cluster.job import FIELDS, GROUPS, OUTPUT, WHERE, SweepJob, explain, job_of
 from eexit.config import Bool, Count, Float, Prompt, SweepConfig, Text, UsageError
 from eexit.configuration import Configuration
 from eexit.hashes import content_hash
@@ -25,6 +25,8 @@ NOT_FLAGS: Final = (
 )  # fmt: skip
 SINGULAR: Final = {"--mode": "modes", "--rule": "rules"}  # are understood too
 OUT: Final = "results/harness"
+TASKS: Final = "tasks"
+FIRST: Final = ("help", "tasks", "limit", "model", "modes", "kl_factors", "rules", "out")
 
 
 class Asked(BaseModel):
@@ -89,12 +91,17 @@ def load_harness_job(arguments: Sequence[str], description: str) -> tuple[SweepJ
 
     Raises `UsageError` for whatever can't be used.
     """
-    parser = make_parser(FIELDS | Asked.model_fields, description, skip=NOT_FLAGS)
+    groups = {TASKS: tuple(Asked.model_fields), **GROUPS}
+    parser = make_parser(FIELDS | Asked.model_fields, description, groups, FIRST, NOT_FLAGS)
     for singular, name in SINGULAR.items():
         parser.add_argument(singular, dest=name, nargs="+", action="extend", help=argparse.SUPPRESS)
-    parser.add_argument("--out", help=f"folder or URI of the results, a sweep's or a new one (default: {OUT})")
-    parser.add_argument("--controls-of", metavar="RESULTS", help="evaluate controls of a finished sweep too")
-    parser.add_argument(
+    parser.group(OUTPUT).add_argument(
+        "--out", help=f"folder or URI of the results, a sweep's or a new one (default: {OUT})"
+    )
+    parser.group(WHERE).add_argument(
+        "--controls-of", metavar="RESULTS", help="evaluate controls of a finished sweep too"
+    )
+    parser.group(OUTPUT).add_argument(
         "--quiet", action="store_const", const="yes", help="show no progress, only results and problems"
     )
     flags: dict[str, Any] = {"out": OUT, **parse_flags(parser, arguments)}

@@ -82,6 +82,27 @@ FIELDS: dict[str, FieldInfo] = {
 }
 
 
+# The flags as `--help-all` groups them, and those that `--help` describes.
+WHAT, WHERE, LEARNED, EXECUTION, OUTPUT = (
+    "what to run", "where tokens exit", "learned exits", "where it runs", "output"
+)  # fmt: skip
+GROUPS: dict[str, tuple[str, ...]] = {
+    WHAT: (
+        "prompts", "model", "revision", "trust_remote_code", "dtype", "system", "prefiller", "control_tokens", "seeds",
+        "max_new_tokens", "temperature", "top_p",
+    ),
+    WHERE: (
+        "modes", "kl_factors", "rules", "draft", "controls", "exit_layers", "exit_every", "decide_on", "shortlist",
+    ),
+    LEARNED: ("readout", "probe", "adapter"),
+    EXECUTION: tuple(name for name in _EXECUTION if name != "out"),
+    OUTPUT: ("out", "record_top_k"),
+}  # fmt: skip
+FIRST = (
+    "help", "prompts", "model", "max_new_tokens", "modes", "kl_factors", "rules", "out", "config", "dry_run",
+)  # fmt: skip
+
+
 def job_of(fields: Mapping[str, Any]) -> SweepJob:
     """The job with these values of `FIELDS`, of `config` and execution alike. Raises `ValidationError`."""
     execution = {name: value for name, value in fields.items() if name in _EXECUTION}
@@ -108,22 +129,27 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     `default` is used as `--config` if the flags give neither that nor prompts. Raises `UsageError` for whatever can't
     be used.
     """
-    parser = make_parser(FIELDS, description, skip=("prompts", "controls"), demo=_read_toml(default))
-    parser.add_argument(
+    skip = ("prompts", "controls")
+    parser = make_parser(FIELDS, description, GROUPS, FIRST, skip, demo=_read_toml(default))
+    parser.group(WHAT).add_argument(
         "--config", metavar="FILE", help=f"TOML with the same names; flags win (without --prompts: {_near(default)})"
     )
-    parser.add_argument("--prompts", metavar="FILE", help=".txt, .jsonl, .csv or .parquet; or [[prompts]] in the TOML")
-    parser.add_argument(
+    parser.group(WHAT).add_argument(
+        "--prompts", metavar="FILE", help=".txt, .jsonl, .csv, .parquet; or [[prompts]] in the TOML"
+    )
+    parser.group(WHERE).add_argument(
         "--controls-of",
         metavar="RESULTS",
         help="run a control for each configuration of a finished sweep too: rule random, which exits as often at each "
         "layer, whatever the token",
     )
-    parser.add_argument("--dry-run", action="store_const", const="yes", help="print the plan and stop")
-    parser.add_argument(
+    parser.group(OUTPUT).add_argument("--dry-run", action="store_const", const="yes", help="print the plan and stop")
+    parser.group(OUTPUT).add_argument(
         "--quiet", action="store_const", const="yes", help="show no progress, only results and problems"
     )
-    parser.add_argument("--json", metavar="FILE", help="also write the means of each configuration as JSON")
+    parser.group(OUTPUT).add_argument(
+        "--json", metavar="FILE", help="also write the means of each configuration as JSON"
+    )
     flags = parse_flags(parser, arguments)
     dry_run, quiet = (flags.pop(name, None) is not None for name in ("dry_run", "quiet"))
     figures = flags.pop("json", None)

@@ -261,7 +261,7 @@ class SweepConfig(BaseModel):
     )
     rules: Rules = Field(
         {},
-        description=f"where tokens exit, each rule with its parameters: kl=0.5,1 agree; there are {', '.join(RULES)}",
+        description=f"rules with their parameters, as in kl=0.5,1 agree; there are {', '.join(RULES)}",
     )
     draft: Drafts = Field(
         (),

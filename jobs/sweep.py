@@ -1,11 +1,10 @@
 """Run a sweep, or continue one that was stopped.
 
-    python jobs/sweep.py                                      the demo, into results/demo
-    python jobs/sweep.py --model Qwen/Qwen3-0.6B --prompts mine.txt --kl-factors 0.5 1 2 --out results/mine
-    python jobs/sweep.py --config jobs/demo.toml --dry-run    what it would do
-    python jobs/sweep.py --quiet --json figures.json          only results on standard output, and the means as JSON
+    python jobs/sweep.py                      the demo, into results/demo
+    python jobs/sweep.py --model Qwen/Qwen3-0.6B --prompts mine.txt --out mine
+    python jobs/sweep.py --dry-run            what it would do
 
-On a cluster, where --out is an absolute path that all nodes share, or a URI (s3://, gs://):
+On a cluster, where --out is an absolute path that all nodes share, or a URI:
 
     ray start --head
     ray job submit --working-dir . -- python jobs/sweep.py --out /abs/path

@@ -19,7 +19,7 @@ from eexit.anatomy import Decoder
 from eexit.config import SweepConfig, UsageError
 from eexit.configuration import NORMAL
 from eexit.engine import Engine
-from eexit.generator import Results
+from eexit.generator import Progress, Results
 from eexit.model_generator import ModelGenerator
 from eexit.plan import Run, count_runs
 from eexit.reference import generate_one
@@ -184,10 +184,15 @@ class Bench:
                  for event in profiler.key_averages()}  # fmt: skip
         return {name: spent.get(name, 0.0) / 1e3 / (steps[1] - steps[0]) for name in (*PHASES, "attention")}
 
-    def steps(self, run: Callable[[Callable[[int], None]], Result]) -> tuple[Result, list[float]]:
+    def steps(self, run: Callable[[Progress], Result]) -> tuple[Result, list[float]]:
         """Run something that reports progress; what it returns, and the seconds of each step but the first."""
         moments: list[float] = []
-        result = run(lambda _: moments.append(self.now()))
+
+        def step(tokens: int, runs: int = 0) -> None:
+            if not runs:  # a run's end is no step
+                moments.append(self.now())
+
+        result = run(step)
         return result, [after - before for before, after in pairwise(moments)]
 
     def now(self) -> float:

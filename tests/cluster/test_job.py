@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from commands import here
 
-from cluster.job import FIELDS, SweepJob, load_job
+from cluster.job import FIELDS, GROUPS, SweepJob, load_job
 from eexit.config import SweepConfig, UsageError
 from eexit.configuration import MODES
 from eexit.plan import configurations
@@ -73,13 +73,35 @@ def test_prompts_of_ones_own_take_nothing_from_the_demo(tmp_path: Path) -> None:
 
 def test_the_help_says_what_the_demo_fills_in(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        load("--help")
+        load("--help-all")
     text = " ".join(capsys.readouterr().out.split())
     assert "(default: none; the demo's: You are a helpful programming tutor.)" in text
     assert "(default: results/sweep; the demo's: results/demo)" in text
     assert "the answer starts with; the model goes on from it (default: none)" in text
     assert "tokens per run at most (default: 100)" in text
     assert "0: greedy (default: 0.0)" in text
+
+
+def test_the_help_fits_one_screen_and_the_rest_is_in_groups(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    said = {}
+    for flag in ("--help", "--help-all"):
+        with pytest.raises(SystemExit) as ended:
+            load_job([flag], Path("jobs/demo.toml"), sweep.__doc__ or "")
+        assert ended.value.code == 0
+        said[flag] = capsys.readouterr().out
+    lines = said["--help"].splitlines()
+    assert len(lines) < 40
+    assert max(map(len, lines)) <= 80
+    for name in ("--prompts", "--model", "--rules", "--out", "--dry-run", "--help-all"):
+        assert f"\n  {name}" in said["--help"], name
+    assert "--rows-per-shard" not in said["--help"]
+    titles = [line for line in said["--help-all"].splitlines() if line.endswith(":") and line[:1].islower()]
+    assert titles == [f"{title}:" for title in ("options", *GROUPS)]
+    assert "PydanticUndefined" not in said["--help-all"]
+    assert set(FIELDS) == {name for names in GROUPS.values() for name in names}
 
 
 def test_text_flags_keep_their_spaces() -> None:
@@ -89,7 +111,7 @@ def test_text_flags_keep_their_spaces() -> None:
 
 def test_every_field_has_a_flag_with_its_own_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        load("--help")
+        load("--help-all")
     text = capsys.readouterr().out
     assert all(f"--{name.replace('_', '-')}" in text for name in FIELDS)
     assert all(field.description for name, field in FIELDS.items() if name != "prompts")
@@ -214,13 +236,16 @@ def test_prompts_come_from_a_file_beside_the_toml(tmp_path: Path) -> None:
         (["--top-p", "2", "--actors", "0"], "top_p must be ≤ 1, got 2 (--top-p); and 1 more to mend"),
         (
             ["--kl-factor", "1"],
-            "unrecognized arguments: --kl-factor 1 (did you mean --kl-factors?): --help lists the flags",
+            "unrecognized arguments: --kl-factor 1 (did you mean --kl-factors?): --help-all lists the flags",
         ),
-        (["--model=x", "--sed=1"], "unrecognized arguments: --sed=1 (did you mean --seeds?): --help lists the flags"),
-        (["--rows"], "unrecognized arguments: --rows (did you mean --rows-per-shard?): --help lists the flags"),
-        (["--zzz"], "unrecognized arguments: --zzz: --help lists the flags"),
-        (["mine.txt"], "unrecognized arguments: mine.txt: --help lists the flags"),
-        (["--seeds"], "argument --seeds: expected at least one argument: --help lists the flags"),
+        (
+            ["--model=x", "--sed=1"],
+            "unrecognized arguments: --sed=1 (did you mean --seeds?): --help-all lists the flags",
+        ),
+        (["--rows"], "unrecognized arguments: --rows (did you mean --rows-per-shard?): --help-all lists the flags"),
+        (["--zzz"], "unrecognized arguments: --zzz: --help-all lists the flags"),
+        (["mine.txt"], "unrecognized arguments: mine.txt: --help-all lists the flags"),
+        (["--seeds"], "argument --seeds: expected at least one argument: --help-all lists the flags"),
         (["--config", "no.toml"], "--config no.toml can't be read (No such file or directory): check the name"),
         (["--config", "https://x/y.toml"], "--config https://x/y.toml is a URL: give a local file"),
         (
