@@ -48,7 +48,7 @@ def whereabouts(place: Store, planned: Store | None = None) -> Whereabouts | Non
 
     `planned` is a place where results will be by then.
     """
-    results = planned and _followed(planned)
+    results = _followed(planned) if planned else None
     for folder, name in _upwards(_followed(place)):
         if folder == results or _holds_results(folder):
             return Whereabouts(FolderKind.RESULTS, folder.root, name)
@@ -87,7 +87,7 @@ def refuse_for_file(path: str | Path, flag: str, planned: str | None = None, is_
     """
     if "://" in str(path):
         raise UsageError(f"{flag} {shown(str(path))} is a URI: give the name of a local file")
-    found = whereabouts(open_store(path), planned and open_store(planned))
+    found = whereabouts(open_store(path), open_store(planned) if planned else None)
     taken = ("", MANIFEST, LEASE, *TABLE_FOLDERS, HARNESS_FOLDER, *(() if is_report else (REPORT,)))
     if found and (found.kind is FolderKind.LEARNED or found.name.partition("/")[0] in taken):
         raise _refusal(f"{flag} {path}", found)

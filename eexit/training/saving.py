@@ -73,12 +73,12 @@ def save_state(folder: Path, saved: Saved, state: Mapping[str, Tensor]) -> None:
     save_tensors(folder / STATE, tensors, {_METADATA: json.dumps(asdict(saved))})
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a file of tensors, whole or not at all. Raises `OSError`."""
     from safetensors.torch import save_file
 
     with becoming(path) as temporary, plain_errors(path):
-        save_file(dict(tensors), temporary, metadata and dict(metadata))
+        save_file(dict(tensors), temporary, metadata)
 
 
 def remove_state(folder: Path) -> None:
