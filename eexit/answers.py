@@ -187,7 +187,10 @@ def _letter(choices: Mapping[str, str], text: str) -> str | None:
     if not said and len(others) > 1:
         return None
     chosen = said[-1] if said else first
-    if regex.match(r"\W{1,4}(?i:or|and)\W{1,3}[A-Z]\b", text, pos=chosen.end()):  # "B or C"
+    # "B or C", "(B) Paris or (C) Berlin"
+    if regex.match(
+        r"(?:\W{1,4}(?:or|and)\W{1,3}[A-Z]\b|[^.\n]{1,60}?\b(?:or|and)\W{1,3}[A-Z][)\]:])", text, pos=chosen.end()
+    ):
         return None
     return None if _belies(choices, chosen[1], text[chosen.end(1) : chosen.end(1) + 200]) else str(chosen[1])
 

@@ -348,6 +348,8 @@ TEXTS: list[tuple[str, str, str, bool]] = [
     (FRUIT, "C", "A: Carrot\nB: Apple\nC: Potato\nD: Onion\n\nA: Carrot\nB: Apple\n", False),
     (FRUIT, "C", "The answer is (B) Potato.", False),
     (FRUIT, "B", "Apples are a type of fruit. The answer is (D) Onion", False),
+    (FRUIT, "B", "The correct answer is (B) Apple or (D) Onion. Carrot is a vegetable.", False),
+    (FRUIT, "B", "The correct answer is: (B) Apple\n\nThe reasons are in (C) and (D)", True),
 ]  # fmt: skip
 
 
@@ -370,7 +372,10 @@ BLUNT: list[tuple[str, str, str, bool, bool]] = [
     (WATER, "A", "At 0 degrees Celsius", True, False),
     (CAPITAL, "Rome", "#Rome", True, False),
     (CAPITAL, "Rome", "Roma", True, False),
+    (POPULATION, "860", "Felda has 860 inhabitants.\n\nA village can have up to 1020 inhabitants.", True, False),
     # Wrongly right.
+    (FRUIT, "A", "A) Carrot, Apple, Potato, or Onion.", False, True),  # a list with one letter
+    ("Which month comes after March?", "April", "Between March and April is October, not April.", False, True),
     (CAPITAL, "Rome", "Rome or Milan or Naples", False, True),  # the words are there
     (CAPITAL, "Rome", "Milan. I once thought that it was Rome.", False, True),
     (CAPITAL, "Rome", "Rome, but it's actually Milan", False, True),
