@@ -61,11 +61,12 @@ def _attention(
 ) -> tuple[Tensor, None]:  # fmt: skip
     """Our implementation of transformers' attention interface, for the running pass; `s_aux` are attention sinks.
 
-    Raises `UsageError` for other arguments than those that have no effect.
+    Raises `UsageError` for other arguments than those that have no effect, unless they are None.
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     running = _running.get()
-    if unknown := sorted(others.keys() - WITHOUT_EFFECT):
+    given = {name for name, value in others.items() if value is not None}
+    if unknown := sorted(given - WITHOUT_EFFECT):
         raise UsageError(
             f"layer {running.view.layer} gives its attention {', '.join(unknown)}, which ours does not take"
         )

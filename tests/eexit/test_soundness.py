@@ -169,7 +169,7 @@ def test_a_soft_cap_that_is_left_out_is_refused(monkeypatch: pytest.MonkeyPatch,
 def test_arguments_of_attention_that_are_not_known_are_refused_by_name() -> None:
     model = tiny_model("llama")
     attention = model.model.layers[3].self_attn
-    attention.forward = partial(attention.forward, temperature=2.0, indices=None)
+    attention.forward = partial(attention.forward, temperature=2.0, indices=[0], bias=None)
     with pytest.raises(UsageError, match="layer 3 gives its attention indices, temperature, which ours does not take"):
         Decoder(model)
 
