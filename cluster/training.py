@@ -24,7 +24,7 @@ from cluster.session import Session, place_for_all, ray_session
 from cluster.store import open_store
 from cluster.sweep import run_sweep
 from cluster.training_actor import Advanced, TrainingActor
-from cluster.training_plan import DamagedArtefactError, TrainingPlan, is_finished, make_training_plan
+from cluster.training_plan import DamagedArtefactError, TrainingPlan, is_finished, make_training_plan, refuse_settings
 from cluster.whereabouts import refuse_for_learned
 from eexit.artefacts import CARD, FILES, TEXTS_FOLDER, Card
 from eexit.config import Prompt, SweepConfig, UsageError
@@ -81,11 +81,13 @@ def train_exits(
     """
     display = display or open_display()
     folder = _folder(out)
+    given = {"what": what, **settings}
     sweep = read_finished(place_for_all(results, "the folder"), ["prompt_id"])
+    refuse_settings(sweep, results, given)
     texts = read_texts(sweep.store)
     if prompts:
         texts = distinct([*texts, *_generated(sweep, prompts, folder, device, display, look)])
-    plan = make_training_plan(sweep, results, texts, str(folder), {"what": what, **settings}, look)
+    plan = make_training_plan(sweep, results, texts, str(folder), given, look)
     try:
         if is_finished(plan):
             display.say(f"nothing is left to do: {folder} holds this training's artefact")

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cluster.estimate import Look
+from cluster.estimate import Look, aside
 from cluster.finished import FinishedSweep, refuse_changed_model
 from cluster.flags import flag
 from cluster.manifest import first_difference
@@ -50,8 +50,10 @@ def make_training_plan(
     given: Mapping[str, Any],
     look: Callable[[SweepConfig, int], Look],
 ) -> TrainingPlan:
-    """The training with the settings that are `given`. Raises `UsageError` for what can't be used."""
-    _refuse_settings(given)
+    """The training with the settings that are `given`, which `refuse_settings` let pass.
+
+    Raises `UsageError` for what can't be used.
+    """
     learn, held_out = split(texts, results)
     if given["what"] == "tuned" and given.get("most_tokens", math.inf) <= n_tokens(learn):
         raise UsageError(
@@ -75,8 +77,11 @@ def make_training_plan(
     return TrainingPlan(config, model, settings.with_defaults(), learn, held_out, data, Path(out))
 
 
-def _refuse_settings(given: Mapping[str, Any]) -> None:
-    """Raises `UsageError` for what can't be trained, or has no such setting."""
+def refuse_settings(sweep: FinishedSweep, results: str, given: Mapping[str, Any]) -> None:
+    """Raises `UsageError` for what can't be trained, has no such setting, or is no place in the model for an adapter.
+
+    Nothing is loaded for that but the model's configuration.
+    """
     what = given["what"]
     if what not in HAS:
         raise UsageError(f"--what {what} can't be trained: choose from {', '.join(HAS)}")
@@ -86,6 +91,17 @@ def _refuse_settings(given: Mapping[str, Any]) -> None:
             raise UsageError(f"{flag(name)} is for {' and '.join(others)}, and --what is {what}: leave it out")
         if isinstance(value, float) and not 0 < value < math.inf:
             raise UsageError(f"{flag(name)} must be a number above 0, got {value:g}")
+    if what == "student":
+        rank, alpha = given.get("lora_r", Settings.lora_r), given.get("lora_alpha", Settings.lora_alpha)
+        config = _config(sweep, results, given.get("layers"), "lens")
+        aside(_try_adapter, config, rank, alpha, given.get("lora_targets"))
+
+
+def _try_adapter(config: SweepConfig, rank: int, alpha: int, targets: Sequence[str] | None) -> None:
+    from eexit.models import model_without_weights
+    from eexit.training.lora import add_adapter
+
+    add_adapter(model_without_weights(config), rank, alpha, targets, seed=0)
 
 
 def split(texts: Sequence[Text], results: str) -> tuple[list[Text], list[Text]]:

@@ -330,6 +330,12 @@ class SweepConfig(BaseModel):
             raise ValueError(f"probe {self.probe} has no effect: give a rule that looks at it, as in predicted_kl=1")
         if self.top_p < 1 and self.temperature == 0:
             raise ValueError(f"top_p {self.top_p} has no effect at temperature 0: set a temperature above 0")
+        for draft in (draft for text in self.draft for draft in parse_drafts(text)):
+            if draft.n_tokens is not None and draft.n_tokens > self.max_new_tokens:
+                raise ValueError(
+                    f"draft {draft} is of more tokens than a run has at most (max_new_tokens {self.max_new_tokens}): "
+                    "draft fewer"
+                )
         if self.decide_on != "shortlist" and self.shortlist != type(self).model_fields["shortlist"].default:
             raise ValueError(f"shortlist {self.shortlist} has no effect: set decide_on to shortlist")
         return self

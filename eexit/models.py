@@ -78,11 +78,7 @@ def estimate_memory(config: SweepConfig, rows: int, prompt_tokens: int) -> tuple
         refuse_unsupported(found, text)
     except UsageError as error:
         raise UsageError(f"model {config.model} is not supported: {error}") from error
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(found, trust_remote_code=config.trust_remote_code)
-    except Exception as error:  # a model's code may raise anything for such a configuration
-        raise _not_loadable(config, error) from error
+    model = _without_weights(config, found)
     size = choose_dtype(config.dtype, choose_device("auto")).itemsize
     per_token = _numbers_per_position(model, text) * size
     positions = int(min(prompt_tokens + config.max_new_tokens, context_of(text) or math.inf))
@@ -90,6 +86,20 @@ def estimate_memory(config: SweepConfig, rows: int, prompt_tokens: int) -> tuple
     weights = sum(parameter.numel() for parameter in model.parameters())
     weights += 0 if config.adapter is None else own_weights(model, config.adapter)
     return weights * size, cache
+
+
+def model_without_weights(config: SweepConfig) -> PreTrainedModel:
+    """The sweep's model on the meta device: its modules, for which nothing is loaded. Raises `UsageError`."""
+    return _without_weights(config, _read_config(config, locate(config.model)))
+
+
+def _without_weights(config: SweepConfig, found: Any) -> PreTrainedModel:
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(found, trust_remote_code=config.trust_remote_code)
+    except Exception as error:  # a model's code may raise anything for such a configuration
+        raise _not_loadable(config, error) from error
+    return model
 
 
 @torch.inference_mode()

@@ -11,11 +11,13 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from eexit.config import UsageError, first_line
 from eexit.training.saving import save_tensors
 
 ATTENTION_TARGETS: Final = ("q_proj", "k_proj", "v_proj", "o_proj")  # of most architectures
+ADAPTABLE: Final = (nn.Linear, nn.Embedding, Conv1D)
 
 
 def add_adapter(model: PreTrainedModel, rank: int, alpha: int, targets: Sequence[str] | None, seed: int) -> PeftModel:
@@ -29,7 +31,11 @@ def add_adapter(model: PreTrainedModel, rank: int, alpha: int, targets: Sequence
         targets = ATTENTION_TARGETS
     missing = [target for target in targets or () if target not in named]
     if missing:
-        raise UsageError(f"--lora-targets {missing[0]}: {type(model).__name__} has no module of this name")
+        there = dict.fromkeys(name for name, module in named.items() if isinstance(module, ADAPTABLE))
+        raise UsageError(
+            f"--lora-targets {missing[0]}: {type(model).__name__} has no module of this name: choose from "
+            f"{', '.join(there)}"
+        )
     config = LoraConfig(
         r=rank, lora_alpha=alpha, target_modules=None if targets is None else list(targets), task_type="CAUSAL_LM",
         fan_in_fan_out=any(type(module).__name__ == "Conv1D" for module in named.values()),  # as in GPT-2

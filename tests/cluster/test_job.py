@@ -198,6 +198,14 @@ def test_prompts_come_from_a_file_beside_the_toml(tmp_path: Path) -> None:
         ),
         (["--draft", "20"], "a draft is LAYER:N, as in 20:4 or 10,20:2,4,auto, got '20' (--draft)"),
         (["--draft", "20:0"], "N of a draft must be 1 or more, or auto, got 20:0 (--draft)"),
+        (
+            ["--draft", "2:999999999999"],
+            "draft 2:999999999999 is of more tokens than a run has at most (max_new_tokens 100): draft fewer",
+        ),
+        (
+            ["--draft", "2:4,6", "--max-new-tokens", "5"],
+            "draft 2:6 is of more tokens than a run has at most (max_new_tokens 5): draft fewer",
+        ),
         (["--draft", "20:4", "10,20:4"], "20:4 is listed more than once (--draft)"),
         (["--rules", "agree=2"], "rule agree has no parameter, got 2 (--rules)"),
         (["--rules", "fixed"], "rule fixed takes a layer as its parameter, as in fixed=10, got none (--rules)"),

@@ -159,6 +159,16 @@ def look_at(texts: Path) -> dict[str, Any]:
         ),
         ("linear", {"layers": (2, 9)}, "exit layer 9 is not below the final layer"),
         ("probe", {"readout": "nowhere"}, "--readout nowhere is not a folder"),
+        (
+            "student",
+            {"lora_targets": ("q_proj", "nope")},
+            "--lora-targets nope: LlamaForCausalLM has no module of this name: choose from embed_tokens, q_proj, k",
+        ),
+        (
+            "student",
+            {"lora_targets": ("self_attn",)},
+            "LlamaForCausalLM can't be adapted: Target module LlamaAttention",
+        ),
     ],
 )
 def test_what_can_not_be_trained_is_told_in_a_line_before_anything_is_loaded(
@@ -168,6 +178,14 @@ def test_what_can_not_be_trained_is_told_in_a_line_before_anything_is_loaded(
         trained(texts, tmp_path / "exits", what, **given)
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
+    assert not (tmp_path / "exits").exists()
+
+
+def test_settings_are_refused_before_texts_are_generated(texts: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--lora-targets nope: LlamaForCausalLM has no module of this name"):
+        trained(
+            texts, tmp_path / "exits", "student", prompts=(Prompt(id="x", prompt="one more"),), lora_targets=("nope",)
+        )
     assert not (tmp_path / "exits").exists()
 
 
