@@ -4,15 +4,15 @@ import math
 from collections.abc import Iterator
 
 import pyarrow.compute as pc
-from rich import box
-from rich.table import Table
 
 from cluster.choice import Choice, HeldOut, Tested, TestedFamily
 from cluster.choice_input import COSTS
 from cluster.display import counted
+from cluster.result_table import ResultTable
 from eexit.configuration import NORMAL
 from eexit.risks import RISKS
 from eexit.splits import ONE_IN
+from eexit.written import written
 
 CAPTION = (
     "Settings of a family are tested from the conservative end to the bold one, until one is not certified. Mean loss "
@@ -21,14 +21,13 @@ CAPTION = (
 )
 
 
-def choice_table(choice: Choice) -> Table:
+def choice_table(choice: Choice) -> ResultTable:
     """A section per family, and a line per setting in the order of testing."""
     caption = f"{CAPTION}{COSTS[choice.question.cost].definition}."
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
-    table.add_column("setting", overflow="fold")
-    for heading in ("mean loss", "n", "p", "cost"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("certified", no_wrap=True)
+    table = ResultTable(caption)
+    table.add("key", "setting")
+    table.add("number", "mean loss", "n", "p", "cost")
+    table.add("name", "certified")
     for each in choice.families:
         table.add_section()
         for its in each.settings:
@@ -173,8 +172,8 @@ def _held_out(choice: Choice, found: HeldOut | None) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.3g}%" if math.isfinite(share) else "–"
+    return "–" if math.isnan(share) else f"{written(100 * share, '.3g')}%"
 
 
 def _p_value(p_value: float) -> str:
-    return f"{p_value:.2g}" if math.isfinite(p_value) else "–"
+    return written(p_value, ".2g")

@@ -3,31 +3,35 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rich import box
-from rich.table import Table
+from cluster.result_table import ResultTable
+from eexit.written import written
 
 CAPTION = (
     "Values as the lm-evaluation-harness computes them, ± standard error over documents. Depth: the mean of "
     "(exit layer + 1) / L over the decided tokens, if any; it says which layers the exits need, not what was saved."
 )
-HEADINGS = ("configuration", "seed", "task", "n-shot", "metric", "filter", "value", "stderr", "n", "depth")
 
 
-def scores_table(rows: Iterable[Mapping[str, Any]]) -> Table:
+def scores_table(rows: Iterable[Mapping[str, Any]]) -> ResultTable:
     """A line for each configuration, seed, task, metric and filter, with a section for each configuration."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption=CAPTION, caption_justify="left")
-    for heading in HEADINGS:
-        is_text = heading in ("configuration", "task", "metric", "filter")
-        table.add_column(heading, justify="left" if is_text else "right", overflow="fold")
+    rows = list(rows)
+    seeds = {row["seed"] for row in rows}
+    table = ResultTable(CAPTION + "".join(f" Seed {seed}." for seed in seeds if len(seeds) == 1))
+    table.add("key", "configuration")
+    table.add("number", *["seed"] * (len(seeds) > 1))
+    table.add("name", "task")
+    table.add("number", "n-\nshot")
+    table.add("name", "metric", "filter")
+    table.add("number", "value", "stderr", "n", "depth")
     last = None
     for row in rows:
         if last not in (None, row["configuration"]):
             table.add_section()
         last = row["configuration"]
         table.add_row(
-            row["configuration"], str(row["seed"]), row["task"], _said(row["n_shot"], "d"), _arrow(row) + row["metric"],
-            row["filter"], _said(row["value"], ".4f"), _said(row["stderr"], ".4f"), _said(row["n"], ",d"),
-            _said(row["mean_depth"], ".3f"),
+            row["configuration"], *[str(row["seed"])] * (len(seeds) > 1), row["task"], _counted(row["n_shot"]),
+            _arrow(row) + row["metric"], row["filter"], written(row["value"], ".4f"),
+            written(row["stderr"], ".4f"), _counted(row["n"]), written(row["mean_depth"], ".3f"),
         )  # fmt: skip
     return table
 
@@ -37,5 +41,5 @@ def _arrow(row: Mapping[str, Any]) -> str:
     return {True: "↑ ", False: "↓ ", None: ""}[row["higher_is_better"]]
 
 
-def _said(number: float | None, form: str) -> str:
-    return "–" if number is None else format(number, form)
+def _counted(number: int | None) -> str:
+    return "–" if number is None else f"{number:,}"

@@ -6,20 +6,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
-from rich import box
-from rich.table import Table
 
 from cluster.display import counted
+from cluster.result_table import ResultTable
 from eexit.bootstrap import LEVEL, MIN_PROMPTS, Estimate, estimate_columns
 from eexit.configuration import NORMAL
 from eexit.rubric import ASPECTS, THIS, TIE
 from eexit.schema import OK
+from eexit.written import written
 
 BETTER: Final = "better"
 WIN_RATE: Final = "win_rate"
 COMPARED: Final = (BETTER, TIE, WIN_RATE)
 # Broken so that the table fits in 80 columns.
-HEADINGS: Final = ("co-\nherence", "complete-\nness", "clarity", "no repe-\ntition")
+HEADINGS: Final = ("co-\nher-\nence", "com-\nplete-\nness", "clar-\nity", "no\nrepe-\ntition")
 PAIRED_HEADINGS: Final = ("n", f"beats\n{NORMAL}", "tie", "win\nrate")
 CAPTION: Final = (
     "Scores from 1 to 5, higher is better. Means over n prompts, {seeds}; beneath, a "
@@ -39,18 +39,17 @@ def by_configuration(rows: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> 
     return {key: _estimates(by_key[key]) for key in keys}
 
 
-def judgements_table(found: Mapping[str, Estimates], n_seeds: int) -> Table:
+def judgements_table(found: Mapping[str, Estimates], n_seeds: int) -> ResultTable:
     """A line per configuration; `n_seeds` is how many seeds the judged runs have."""
     is_paired = any(its[WIN_RATE].n for its in found.values())
     seeds = counted(n_seeds, "seed") + (" averaged first" if n_seeds > 1 else "")
     caption = CAPTION.format(seeds=seeds) + (PAIRED_CAPTION if is_paired else "")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, caption=caption, caption_justify="left")
-    table.add_column("configuration", overflow="fold")
-    for heading in ("n", *HEADINGS, *(PAIRED_HEADINGS if is_paired else ())):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = ResultTable(caption)
+    table.add("key", "configuration")
+    table.add("number", "n", *HEADINGS, *(PAIRED_HEADINGS if is_paired else ()))
     for key, its in found.items():
-        scores = [_said(its[name], "{:.2f}") for name in ASPECTS]
-        paired = [f"{its[WIN_RATE].n:,}", *(_said(its[name], "{:.0%}") for name in COMPARED)] if is_paired else []
+        scores = [_said(its[name], ".2f") for name in ASPECTS]
+        paired = [f"{its[WIN_RATE].n:,}", *(_said(its[name], ".0%") for name in COMPARED)] if is_paired else []
         table.add_row(key, f"{its[ASPECTS[0]].n:,}", *scores, *paired)
     return table
 
@@ -83,7 +82,5 @@ def _values(row: Mapping[str, Any]) -> list[float]:
 
 def _said(its: Estimate, form: str) -> str:
     """A mean, and its interval beneath if there is one."""
-    if math.isnan(its.mean):
-        return "–"
-    interval = "" if math.isnan(its.low) else f"\n{form.format(its.low)}–{form.format(its.high)}"
-    return form.format(its.mean) + interval
+    interval = "" if math.isnan(its.low) else f"\n{written(its.low, form)}–{written(its.high, form)}"
+    return written(its.mean, form) + interval

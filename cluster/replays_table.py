@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
-from rich.table import Table
-
+from cluster.result_table import ResultTable
 from eexit.bootstrap import LEVEL, MIN_PROMPTS
+from eexit.written import percent, written
 
 # Broken so that the table fits in 80 columns.
 HEADINGS = (
@@ -28,16 +27,15 @@ CAPTION = (
 DRAWN = " *: exits left to chance alter the state, so that KL and disagreement are those of exits as drawn."
 
 
-def replays_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+def replays_table(rows: Sequence[Mapping[str, Any]]) -> ResultTable:
     """A line per setting; `rows` are those of one replay."""
     drawn = DRAWN if any(row["drawn"] for row in rows) else ""
     caption = CAPTION.format(
         text_of=rows[0]["text_of"], drawn=drawn, **{name: f"{rows[0][name]:,}" for name in ("prompts", "texts")}
     )
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, caption=caption, caption_justify="left")
-    table.add_column("setting", overflow="fold")
-    for heading in HEADINGS:
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = ResultTable(caption)
+    table.add("key", "setting")
+    table.add("number", *HEADINGS)
     kind = (rows[0]["mode"], rows[0]["rule"])
     for row in rows:
         if (row["mode"], row["rule"]) != kind:
@@ -51,21 +49,17 @@ def _line(row: Mapping[str, Any]) -> list[str]:
     saved = None if row["cost_needed"] is None else 1 - row["cost_needed"] / row["cost_full"]
     return [
         f"{row['configuration']}{'*' if row['drawn'] else ''}",
-        _percent(1 - row["mean_depth"]),
+        percent(1 - row["mean_depth"]),
         _interval(row["mean_depth_high"], row["mean_depth_low"], complement=True),
-        _percent(row["expected_disagreement"]),
+        percent(row["expected_disagreement"]),
         _interval(row["expected_disagreement_low"], row["expected_disagreement_high"]),
-        f"{row['expected_kl']:.4g}",
-        _percent(saved),
+        written(row["expected_kl"], ".4g"),
+        percent(saved),
     ]
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share + 0.0:.1f}%"
 
 
 def _interval(low: float | None, high: float | None, complement: bool = False) -> str:
     if low is None or high is None:
         return "–"
     low, high = (1 - low, 1 - high) if complement else (low, high)
-    return f"{100 * low + 0.0:.1f}–{100 * high + 0.0:.1f}"
+    return f"{written(100 * low, '.1f')}–{written(100 * high, '.1f')}"

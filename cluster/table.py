@@ -4,18 +4,19 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from rich import box
-from rich.table import Table
 
 from cluster.figures import mean_of, outcomes
 from cluster.landing import read_columns
+from cluster.result_table import ResultTable
 from cluster.store import Store
 from eexit.configuration import Configuration
 from eexit.schema import ERROR
+from eexit.written import percent, written
 
 COLUMNS = [
     *("configuration", "status", "n_tokens", "mean_depth", "disagreement"),
     *("longest_loop", "perplexity", "tokens_until_difference", "correct"),
+    *("drafted", "accepted", "passes", "tokens_per_pass", "expected_speedup"),
 ]
 # The report's words, broken so that the table fits in 80 columns.
 HEADINGS = (
@@ -34,24 +35,34 @@ CAPTION = (
 # Of a sweep whose prompts bring answers.
 ANSWERS_HEADING = "cor-\nrect"
 ANSWERS_CAPTION = " Correct: runs whose answer is right, of those whose prompt says what is."
+# Of a sweep with drafts: what the report says of them, too.
+DRAFT_HEADINGS = ("ac-\ncept-\ned", "ex-\npected\nspeed-\nup")
+DRAFTS_CAPTION = (
+    " Accepted: of all drafted tokens, those that full depth agreed with. Expected speed-up: times as fast as normal, "
+    "if a call of a layer or of the head takes as long for several tokens as for one; python jobs/timings.py measures "
+    "it."
+)
 
 
-def closing_table(store: Store, configurations: Sequence[Configuration]) -> Table:
+def closing_table(store: Store, configurations: Sequence[Configuration]) -> ResultTable:
     """Means over the runs of each configuration; agreement is with the prompt's normal run."""
     generations = read_columns(store, COLUMNS)
     has_answers = generations["correct"].null_count < len(generations)
     has_errors = bool(pc.any(pc.equal(generations["status"], ERROR)).as_py())
-    caption = CAPTION + ANSWERS_CAPTION * has_answers
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, caption=caption, caption_justify="left")
-    table.add_column("configuration", overflow="fold")  # long keys are broken, never numbers
-    for heading in ["runs", *["failed"] * has_errors, *HEADINGS, *[ANSWERS_HEADING] * has_answers]:
-        table.add_column(heading, justify="right", no_wrap=True)
+    has_drafts = any(configuration.draft for configuration in configurations)
+    caption = CAPTION + ANSWERS_CAPTION * has_answers + DRAFTS_CAPTION * has_drafts
+    table = ResultTable(caption)
+    table.add("key", "configuration")
+    table.add("number", "runs", *["failed"] * has_errors, *HEADINGS, *[ANSWERS_HEADING] * has_answers)
+    table.add("number", *DRAFT_HEADINGS * has_drafts)
     for configuration in configurations:
-        table.add_row(*_line(configuration, generations, has_errors, has_answers))
+        table.add_row(*_line(configuration, generations, has_errors, has_answers, has_drafts))
     return table
 
 
-def _line(configuration: Configuration, generations: pa.Table, has_errors: bool, has_answers: bool) -> list[str]:
+def _line(
+    configuration: Configuration, generations: pa.Table, has_errors: bool, has_answers: bool, has_drafts: bool
+) -> list[str]:
     n_runs, n_errors, done = outcomes(configuration, generations)
     depth = mean_of("mean_depth", done)
     loop_share = pc.divide(done["longest_loop"], pc.cast(done["n_tokens"], pa.float64()))
@@ -59,14 +70,22 @@ def _line(configuration: Configuration, generations: pa.Table, has_errors: bool,
         configuration.key,
         f"{n_runs:,}",
         *([f"{n_errors:,}"] if has_errors else []),
-        _said(None if depth is None else 1 - depth, "{:.1%}"),
-        _said(mean_of("disagreement", done), "{:.1%}"),
-        _said(pc.mean(loop_share).as_py(), "{:.1%}"),
-        _said(mean_of("perplexity", done), "{:.4g}"),
-        _said(mean_of("tokens_until_difference", done), "{:.1f}"),
-        *([_said(mean_of("correct", done), "{:.1%}")] if has_answers else []),
+        percent(None if depth is None else 1 - depth),
+        percent(mean_of("disagreement", done)),
+        percent(pc.mean(loop_share).as_py()),
+        written(mean_of("perplexity", done), ".4g"),
+        written(mean_of("tokens_until_difference", done), ".1f"),
+        *([percent(mean_of("correct", done))] if has_answers else []),
+        *(_of_drafts(done) if has_drafts else []),
     ]
 
 
-def _said(mean: float | None, form: str) -> str:
-    return "–" if mean is None else form.format(mean)
+def _of_drafts(done: pa.Table) -> list[str]:
+    """Ratios of sums over runs: acceptance, and the expected speed-up, for which a run counts by its serial cost."""
+    accepted, drafted = (pc.sum(done[name]).as_py() for name in ("accepted", "drafted"))
+    decided = pc.multiply(done["passes"], done["tokens_per_pass"])
+    n_decided, serial = (pc.sum(it).as_py() for it in (decided, pc.divide(decided, done["expected_speedup"])))
+    return [
+        percent(accepted / drafted if drafted else None),
+        written(n_decided / serial if serial else None, ".2f"),
+    ]

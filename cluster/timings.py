@@ -70,7 +70,7 @@ def time_sweep(
         display.say(
             f"timing {counted(plan.n_chosen, 'configuration')}, {NORMAL} and {GENERATE}, "
             f"{counted(len(plan.config.prompts), 'prompt')} × {counted(plan.n_tokens, 'token')}, "
-            f"{' '.join(map(str, plan.batches))} rows at a time, {counted(plan.n_rounds, 'round')}; "
+            f"{_rows(plan.batches)} at a time, {counted(plan.n_rounds, 'round')}; "
             f"one actor has {room}"
         )
         with alone(TimingActor, room, session.is_own) as actor:
@@ -135,3 +135,9 @@ class _Rounds:
     def _show(self, doing: str, last: bool = False) -> None:
         share = self.steps_done / self.plan.n_steps
         self.display.show(TimingProgress(doing, self.tokens, share, self.tokens > 0), last)
+
+
+def _rows(batches: Sequence[int]) -> str:
+    """Batch sizes in words: `1, 2 and 8 rows`."""
+    *others, last = batches
+    return " and ".join([*filter(None, [", ".join(map(str, others))]), counted(last, "row")])

@@ -3,11 +3,10 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rich import box
-from rich.table import Table
-
+from cluster.result_table import ResultTable
 from eexit.configuration import NORMAL
 from eexit.speedups import MIN_ROUNDS, Speedup, speedups
+from eexit.written import percent
 
 # Broken so that the table fits in 80 columns.
 HEADINGS = (
@@ -34,15 +33,14 @@ DRAFTS_CAPTION = (
 )
 
 
-def timings_table(measurements: Iterable[Mapping[str, Any]]) -> Table:
+def timings_table(measurements: Iterable[Mapping[str, Any]]) -> ResultTable:
     """A section per batch size, and a line per configuration; `measurements` are those of one timing."""
     rows = list(measurements)
     caption = f"{CAPTION} Prompts: {', '.join(rows[0]['prompt_ids'])}." if rows else CAPTION
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, caption=caption, caption_justify="left")
-    table.add_column("rows", justify="right")
-    table.add_column("configuration", overflow="fold")
-    for heading in HEADINGS:
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = ResultTable(caption)
+    table.add("number", "rows")
+    table.add("key", "configuration")
+    table.add("number", *HEADINGS)
     batch = None
     for speedup in speedups(rows):
         if batch not in (None, speedup.batch):
@@ -52,14 +50,15 @@ def timings_table(measurements: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
-def drafts_table(measurements: Iterable[Mapping[str, Any]]) -> Table | None:
+def drafts_table(measurements: Iterable[Mapping[str, Any]]) -> ResultTable | None:
     """What drafts gained, expected and measured; None if there are none."""
     found = [its for its in speedups(measurements) if its.expected is not None]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=DRAFTS_CAPTION, caption_justify="left")
-    for heading in ("rows", "draft", "accepted", f"× {NORMAL}, expected", "measured", "95 % interval"):
-        table.add_column(heading, justify="left" if heading == "draft" else "right", no_wrap=True)
+    table = ResultTable(DRAFTS_CAPTION)
+    table.add("number", "rows")
+    table.add("key", "draft")
+    table.add("number", "accepted", f"× {NORMAL},\nexpected", "measured", "95 %\ninterval")
     for its in found:
-        numbers = [_percent(its.acceptance), f"{its.expected:.2f}", f"{its.speedup:.2f}", _interval(its)]
+        numbers = [percent(its.acceptance), f"{its.expected:.2f}", f"{its.speedup:.2f}", _interval(its)]
         table.add_row(str(its.batch), its.configuration, *numbers)
     return table if found else None
 
@@ -74,12 +73,8 @@ def _line(its: Speedup) -> list[str]:
         f"{its.tokens_per_second:,.1f}",
         f"{its.speedup:.2f}",
         _interval(its),
-        _percent(its.theoretical),
-        _percent(its.run),
-        _percent(its.realised),
-        _percent(its.shortfall),
+        percent(its.theoretical),
+        percent(its.run),
+        percent(its.realised),
+        percent(its.shortfall),
     ]
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share + 0.0:.1f}%"

@@ -1,10 +1,9 @@
 """The tables that end a training, and how to use what was trained."""
 
-from rich import box
-from rich.table import Table
-
+from cluster.result_table import ResultTable
 from eexit.artefacts import ADAPTER, FLAGS, PROBE, READOUT, Card
 from eexit.readouts import READOUTS
+from eexit.written import percent, written
 
 USES = {
     READOUT: "--readout {out}",
@@ -13,7 +12,7 @@ USES = {
 }
 
 
-def training_tables(card: Card) -> list[Table]:
+def training_tables(card: Card) -> list[ResultTable]:
     """Of held-out tokens: what layers say through each readout, how well probes rank, and a student's exits."""
     made = []
     if card.held_out:
@@ -25,45 +24,42 @@ def training_tables(card: Card) -> list[Table]:
     return made
 
 
-def _layers(card: Card) -> Table:
+def _layers(card: Card) -> ResultTable:
     readouts = list(dict.fromkeys(row["readout"] for row in card.held_out))
     table = _table(f"{card.data['n_held_out_tokens']:,} held-out tokens", "layer")
     for readout in readouts:
-        table.add_column(f"{readout}: as final", justify="right")
-        table.add_column("median KL", justify="right")
+        table.add("number", f"{readout}:\nas final", "median\nKL")
     rows = {(row["layer"], row["readout"]): row for row in card.held_out}
     for layer in card.layers:
         its = [rows[layer, readout] for readout in readouts]
         table.add_row(
-            str(layer), *(text for row in its for text in (f"{row['agreement']:.1%}", f"{row['median_kl']:.3f}"))
+            str(layer), *(text for row in its for text in (percent(row["agreement"]), written(row["median_kl"], ".3f")))
         )
     return table
 
 
-def _probes(card: Card) -> Table:
+def _probes(card: Card) -> ResultTable:
     table = _table("rank correlation of predicted and true KL", "layer")
-    for heading in ("linear", "mlp", "kept"):
-        table.add_column(heading, justify="right")
+    table.add("number", "linear", "mlp", "kept")
     for row in card.probes:
         figures = [row[f"rank_correlation_{kind}"] for kind in ("linear", "mlp")]
-        table.add_row(str(row["layer"]), *("" if it is None else f"{it:.3f}" for it in figures), row["kind"])
+        table.add_row(str(row["layer"]), *("" if it is None else written(it, ".3f") for it in figures), row["kind"])
     return table
 
 
-def _exits(card: Card) -> Table:
+def _exits(card: Card) -> ResultTable:
     table = _table("at the exits of held-out tokens", "KL factor")
-    for heading in ("", "layer", "tokens", "mean KL", "as final"):
-        table.add_column(heading, justify="right")
+    table.add("number", "", "layer", "tokens", "mean KL", "as final")
     for row in card.exits:
         layer = "all" if row["layer"] is None else str(row["layer"])
-        figures = [f"{row['n']:,}", f"{row['mean_kl']:.3f}", f"{row['agreement']:.1%}"]
+        figures = [f"{row['n']:,}", written(row["mean_kl"], ".3f"), percent(row["agreement"])]
         table.add_row(f"{row['kl_factor']:g}", row["when"], layer, *figures)
     return table
 
 
-def _table(title: str, first: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
-    table.add_column(first, justify="right")
+def _table(title: str, first: str) -> ResultTable:
+    table = ResultTable(title=title)
+    table.add("number", first)
     return table
 
 

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from eexit.places import without_secrets
 from eexit.results import Manifest
 from eexit.teacher_schema import CONVERSATIONS, SHAPES
+from eexit.written import percent
 
 CARD: Final = "README.md"
 DATA_FILES: Final = "*.parquet"
@@ -184,13 +185,13 @@ def _top_tokens(account: Account) -> str:
     return f"""## Top tokens
 
 The sweep recorded the {k:g} likeliest tokens of the final layer (`record_top_k`), before temperature and top_p.
-They cover {covered:.1%} of the probability on average. The rest of the distribution is not known, and a loss over these
-tokens alone leaves it out."""
+They cover {percent(covered)} of the probability on average. The rest of the distribution is not known, and a loss over
+these tokens alone leaves it out."""
 
 
 def _exits(account: Account) -> str:
     rows = [
-        (f"{k:g}", f"{rate:.1%}", f"{depth:.1%}")
+        (f"{k:g}", percent(rate), percent(depth))
         for k, rate, depth in zip(
             account.kl_factors,
             np.atleast_1d(account.exit_rate_F / max(1, account.n_decided)),

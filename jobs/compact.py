@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from cluster import interruption
 from cluster.compaction import compact
+from cluster.display import counted
 from cluster.ending import exit_code
 from cluster.flags import Parser, whole
 from cluster.store import open_store
@@ -42,7 +43,7 @@ def merge(arguments: Sequence[str]) -> int:
     if not flags.into:
         raise UsageError("--into is missing: give the folder or URI that the merged copy goes to")
     before, after = compact(open_store(flags.out), open_store(flags.into), flags.rows_per_file)
-    print(f"{before:,} files merged into {after:,}")
+    print(f"{counted(before, 'file')} merged into {after:,}")
     return 0
 
 

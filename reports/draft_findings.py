@@ -81,7 +81,7 @@ def _expected(rows: list[Row]) -> Iterator[str]:
         said = "the fastest draft" if low > 1 else f"no draft is certain to be faster than {NORMAL}; the fastest"
         said = said if best["expected"] > 1 else f"no draft would be faster than {NORMAL}; the fastest"
         yield (
-            f"Expected, not measured: {said}, {best['pair']}, would be {with_interval(best, 'expected', '{:.2f}')} "
+            f"Expected, not measured: {said}, {best['pair']}, would be {with_interval(best, 'expected', '.2f')} "
             f"times as fast as {NORMAL} {IF_FREE} (n = {many(best['n'], 'prompt')})."
         )
     yield UNTIMED
@@ -95,9 +95,7 @@ def _accepted(rows: list[Row]) -> Iterator[str]:
     best, worst = (end(known, key=lambda row: row["acceptance"]) for end in (max, min))
     alike = len(known) > 1 and best["acceptance"] == worst["acceptance"]
     told = {"every pair": best} if alike else {row["pair"]: row for row in (best, worst)}
-    shares = [
-        f"{with_interval(row, 'acceptance', '{:.1%}')} of the tokens that {pair} drafted" for pair, row in told.items()
-    ]
+    shares = [f"{with_interval(row, 'acceptance')} of the tokens that {pair} drafted" for pair, row in told.items()]
     yield f"Full depth agreed with {' and '.join(shares)} (n = {many(best['n'], 'prompt')})."
 
 

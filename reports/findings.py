@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import pandas as pd
 
+from eexit.written import percent, written
 from reports.loading import Sweep
 from reports.parameters import representatives
 
@@ -40,7 +41,7 @@ def _how_often(rows: list[dict[Any, Any]], sampled: bool) -> Iterator[str]:
         return
     n = max(row["disagreement_n"] for row in comparable)
     shares = [
-        f"on {with_interval(row | {'n': n}, 'disagreement', '{:.1%}')} of "
+        f"on {with_interval(row | {'n': n}, 'disagreement')} of "
         f"{'those' if place else 'the decided tokens'} of {row['shown_as']}{_beside_control(row)}{_but_in_a_loop(row)}"
         for place, row in enumerate(comparable)
     ]
@@ -52,23 +53,23 @@ def _how_often(rows: list[dict[Any, Any]], sampled: bool) -> Iterator[str]:
 
 def _beside_control(row: Mapping[Any, Any]) -> str:
     control = row.get("disagreement_control")
-    return f" ({control:.1%} for its control, with random exits at the same depths)" if is_known(control) else ""
+    return f" ({percent(control)} for its control, with random exits at the same depths)" if is_known(control) else ""
 
 
 def _but_in_a_loop(row: Mapping[Any, Any]) -> str:
     """What a low disagreement hides: full depth, given a loop, goes on with it."""
-    return f" (but {row['loop_share']:.1%} of its text is one loop)" if row["looping"] else ""
+    return f" (but {percent(row['loop_share'])} of its text is one loop)" if row["looping"] else ""
 
 
 def _in_short(row: Mapping[Any, Any]) -> str:
     parts = []
     if is_known(row["layers_skipped"]):
-        parts.append(f"would skip {with_interval(row, 'layers_skipped', '{:.1%}')} of the layers")
+        parts.append(f"would skip {with_interval(row, 'layers_skipped')} of the layers")
     if is_known(row["disagreement"]):
-        share = with_interval(row, "disagreement", "{:.1%}")
+        share = with_interval(row, "disagreement")
         aside = _beside_control(row) + _but_in_a_loop(row)
         parts.append(f"says something else than full depth on {share} of decided tokens{aside}")
-    parts = parts or [f"exits early on {with_interval(row, 'exit_rate', '{:.0%}')} of tokens"]
+    parts = parts or [f"exits early on {with_interval(row, 'exit_rate', '.0%')} of tokens"]
     return f"{row['shown_as']} {_listed(parts)} (n = {many(row['n'], 'prompt')})."
 
 
@@ -83,14 +84,14 @@ def _of_mode(mode: str, rows: list[dict[Any, Any]]) -> str:
         rows,
         key=lambda row: (row["looping"], row["disagreement"] if is_known(row["disagreement"]) else math.inf),
     ):
-        layers = f"{row['layers_skipped']:.1%}" if is_known(row["layers_skipped"]) else "an unknown share"
+        layers = percent(row["layers_skipped"]) if is_known(row["layers_skipped"]) else "an unknown share"
         words = [row["shown_as"].removeprefix(f"{mode}/")]
         words += [layers] if parts else ["would skip", layers, "of the layers"]
         if is_known(row["disagreement"]):
-            words += ["at", f"{row['disagreement']:.1%}", *([] if parts else ["disagreement"])]
+            words += ["at", percent(row["disagreement"]), *([] if parts else ["disagreement"])]
         control = row.get("disagreement_control")
-        words += [f"(its control: {control:.1%})"] if is_known(control) else []
-        share = f"{row['loop_share']:.1%}"
+        words += [f"(its control: {percent(control)})"] if is_known(control) else []
+        share = percent(row["loop_share"])
         words += [f"(one loop: {share})" if looping else f"(but {share} of the text is one loop)"] * row["looping"]
         looping = row["looping"]
         parts.append(" ".join(words))
@@ -99,15 +100,15 @@ def _of_mode(mode: str, rows: list[dict[Any, Any]]) -> str:
 
 
 def _what_it_does(row: dict[Any, Any], paired: pd.DataFrame) -> str:
-    parts = [f"exits early on {with_interval(row, 'exit_rate', '{:.0%}')} of tokens"]
+    parts = [f"exits early on {with_interval(row, 'exit_rate', '.0%')} of tokens"]
     if is_known(row["layers_skipped"]):
-        parts.append(f"would skip {with_interval(row, 'layers_skipped', '{:.1%}')} of the layers")
+        parts.append(f"would skip {with_interval(row, 'layers_skipped')} of the layers")
     if is_known(row["tokens_until_difference"]):
-        first = with_interval(row, "tokens_until_difference", "{:.0f}")
+        first = with_interval(row, "tokens_until_difference", ".0f")
         parts.append(f"matches normal for its first {first} token{'' if first == '1' else 's'} on average")
     pair = paired[paired["configuration"] == row["configuration"]] if len(paired) else paired
     if len(pair) and is_known(pair.iloc[0]["perplexity"]):
-        ratio = with_interval(pair.iloc[0].to_dict() | {"n": row["n"]}, "perplexity", "{:.2f}")
+        ratio = with_interval(pair.iloc[0].to_dict() | {"n": row["n"]}, "perplexity", ".2f")
         parts.append(f"has {ratio} times normal's perplexity{_but_in_a_loop(row)}")
     return f"{row['shown_as']} {_listed(parts)} (n = {many(row['n'], 'prompt')})."
 
@@ -125,10 +126,11 @@ def many(n: int, noun: str) -> str:
     return f"{n:,} {noun}" + ("" if n == 1 else "s")
 
 
-def with_interval(row: Mapping[Any, Any], name: str, form: str) -> str:
-    interval = f" [{form}, {form}]".format(row[f"{name}_low"], row[f"{name}_high"])
+def with_interval(row: Mapping[Any, Any], name: str, form: str = ".1%") -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
     fewer = "" if row[f"{name}_n"] == row["n"] else f" (n = {row[f'{name}_n']})"
-    return form.format(row[name]) + (interval if is_known(row[f"{name}_low"]) else "") + fewer
+    interval = f" [{written(low, form)}, {written(high, form)}]" if is_known(low) else ""
+    return written(row[name], form) + interval + fewer
 
 
 def is_known(value: Any) -> bool:

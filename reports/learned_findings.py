@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from eexit.artefacts import ADAPTER, PROBE
+from eexit.written import percent
 from reports.artefact_facts import basis
 from reports.findings import is_known, many
 from reports.learned_tables import (
@@ -51,8 +52,8 @@ def _readouts(artefact: Artefact) -> Iterator[str]:
         if is_known(its["median_kl"][layer]) and is_known(other["median_kl"][layer]):
             kl = f"; the median KL is {_nats(its['median_kl'][layer])} instead of {_nats(other['median_kl'][layer])}"
         said = (
-            f"At layer {layer:g} {_named(name)} names the final layer's token for {its['agreement'][layer]:.1%} of "
-            f"held-out tokens, {_named(first)} for {other['agreement'][layer]:.1%}{kl}{n}."
+            f"At layer {layer:g} {_named(name)} names the final layer's token for {percent(its['agreement'][layer])} "
+            f"of held-out tokens, {_named(first)} for {percent(other['agreement'][layer])}{kl}{n}."
         )
         kl_gain = (other["median_kl"] - its["median_kl"]).dropna()
         yield f"{said} {_not_everywhere(gain, kl_gain)}"
@@ -89,11 +90,11 @@ def _at_equal_depth(artefact: Artefact) -> Iterator[str]:
         theirs = np.interp(shared["layers_skipped"], other["layers_skipped"], other["agreement"])
         place = nearest_to_one(shared["label"].tolist())
         row, beside = shared.iloc[place], theirs[place]
-        less = [f"{share:.1%}" for share in shared["layers_skipped"][shared["agreement"].to_numpy() <= theirs + CLOSE]]
+        less = [percent(share) for share in shared["layers_skipped"][shared["agreement"].to_numpy() <= theirs + CLOSE]]
         said = (
-            f"Where {row['layers_skipped']:.1%} of the layers are skipped, {_named(name)} would agree "
-            f"with the final layer on {row['agreement']:.1%} of held-out tokens, {_named(first)} on {beside:.1%} "
-            "(teacher-forced, interpolated between KL factors)."
+            f"Where {percent(row['layers_skipped'])} of the layers are skipped, {_named(name)} would "
+            f"agree with the final layer on {percent(row['agreement'])} of held-out tokens, {_named(first)} on "
+            f"{percent(beside)} (teacher-forced, interpolated between KL factors)."
         )
         yield said + (f" It does not help where {', '.join(less)} are skipped." if less else "")
 
@@ -110,8 +111,8 @@ def _rules(artefact: Artefact) -> Iterator[str]:
         if common:
             k = common[nearest_to_one(common)]
             parts = [
-                f"{rule} would skip {of.loc[k, 'layers_skipped']:.1%} of the layers and agree with the "
-                f"final layer on {of.loc[k, 'agreement']:.1%} of held-out tokens"
+                f"{rule} would skip {percent(of.loc[k, 'layers_skipped'])} of the layers and agree with "
+                f"the final layer on {percent(of.loc[k, 'agreement'])} of held-out tokens"
                 for rule, of in by_rule.items()
             ]
             yield f"At KL factor {k}, {'; '.join(parts)} (teacher-forced)."

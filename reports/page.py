@@ -26,6 +26,7 @@ from eexit.results import (
     side_folder_name,
 )
 from eexit.whole_files import write_all
+from eexit.written import written
 from reports.charts import LIGHT, NARROW
 from reports.choose import MOST
 from reports.loading import Sweep, read_sweep, refuse_damage
@@ -252,11 +253,12 @@ def _exit_styles(n_ranks: int) -> str:
 
 def _cell(row: dict[str, Any], column: dict[str, str]) -> str:
     """A cell of the table for readers without JavaScript: a number with its interval, or a name."""
-    key, form = column["key"], "{:.1%}" if column["form"] == "share" else "{:.4g}"
+    key, form = column["key"], ".1%" if column["form"] == "share" else ".4g"
     value, low, high = row[key], row.get(f"{key}_low"), row.get(f"{key}_high")
     if value is None or isinstance(value, str):
         return value or "–"
-    return form.format(value) + (f" [{form}, {form}]".format(low, high) if low is not None else "")
+    interval = f" [{written(low, form)}, {written(high, form)}]" if low is not None else ""
+    return written(value, form) + interval
 
 
 def _svg(chart: dict[str, Any]) -> str:

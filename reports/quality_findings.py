@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from eexit.bootstrap import MIN_PROMPTS
 from eexit.configuration import NORMAL
+from eexit.written import percent, written
 from reports.chosen import choice_findings
 from reports.findings import is_known, many, with_interval
 from reports.frames import CORRECT
@@ -36,7 +37,7 @@ def headline(quality: Quality) -> list[str]:
     if normal is None:
         return []
     n = f"{many(normal['n'], 'prompt')}{_seeds(quality)}"
-    said = f"Answers: {NORMAL} gets {with_interval(normal, CORRECT, '{:.1%}')} right (n = {n})"
+    said = f"Answers: {NORMAL} gets {with_interval(normal, CORRECT)} right (n = {n})"
     difference = f"{CORRECT}{DIFFERENCE}"
     online = quality.settings[~quality.settings["oracle"] & quality.settings[f"{difference}_high"].notna()]
     if online.empty:
@@ -47,7 +48,7 @@ def headline(quality: Quality) -> list[str]:
     rows = fine.to_dict("records")
     cost = _cost_of(quality, rows)
     best = _cheapest(rows, cost)
-    loop = f", though {best['loop_share']:.1%} of its text is one loop" if best["looping"] else ""
+    loop = f", though {percent(best['loop_share'])} of its text is one loop" if best["looping"] else ""
     return [
         f"{said}. It is not certainly less with {len(fine)} of the {settings} of rules that a deployed model can "
         f"follow; of these, {best['configuration']} costs least: it {_saves(best, cost)}, at "
@@ -63,7 +64,7 @@ def _accuracy(quality: Quality) -> Iterator[str]:
         yield f"Accuracy: {NO_NORMAL}"
         return
     yield (
-        f"Accuracy: {NORMAL} answers {with_interval(normal, CORRECT, '{:.1%}')} of the prompts that bring an answer "
+        f"Accuracy: {NORMAL} answers {with_interval(normal, CORRECT)} of the prompts that bring an answer "
         f"correctly (n = {many(normal['n'], 'prompt')}{_seeds(quality)})."
     )
     yield from _not_below(quality, CORRECT, "accuracy", is_share=True)
@@ -77,7 +78,7 @@ def _judged(quality: Quality, judge: Judge) -> Iterator[str]:
             yield f"Judge {judge.name}: {NO_NORMAL}"
         else:
             yield (
-                f"Judge {judge.name} gives {NORMAL} a score of {with_interval(normal, score, '{:.2f}')} of {BEST}, the "
+                f"Judge {judge.name} gives {NORMAL} a score of {with_interval(normal, score, '.2f')} of {BEST}, the "
                 "mean of coherence, completeness, clarity and no repetition (n = "
                 f"{many(normal['n'], 'prompt')}{_seeds(quality)})."
             )
@@ -126,11 +127,11 @@ def _not_below(
             best = _cheapest(fine, cost)
             asides = []
             if preferred and is_known(best[preferred]):
-                asides.append(f"win rate {with_interval(best | {'n': best[f'{preferred}_n']}, preferred, '{:.1%}')}")
+                asides.append(f"win rate {with_interval(best | {'n': best[f'{preferred}_n']}, preferred)}")
             if best["configuration"] in controls.index and is_known(controls.at[best["configuration"], difference]):
                 control = controls.loc[best["configuration"]].to_dict()
                 asides.append(f"its control: {_beside(control, difference, is_share)}")
-            asides += [f"but {best['loop_share']:.1%} of its text is one loop"] if best["looping"] else []
+            asides += [f"but {percent(best['loop_share'])} of its text is one loop"] if best["looping"] else []
             aside = f" ({'; '.join(asides)})" if asides else ""
             setting = str(best["shown_as"]).removeprefix(f"{mode}/")
             told.append(f"{setting} {_saves(best, cost)} at {_beside(best, difference, is_share)}{aside}")
@@ -143,9 +144,9 @@ def _not_below(
 
 def _beside(row: Row, difference: str, is_share: bool) -> str:
     """A difference from `normal` with its interval, as “−2.0 [−8.0, +4.0] pp”, or as “−0.12 [−0.30, +0.10]”."""
-    form, times = ("{:+.1f}", 100) if is_share else ("{:+.2f}", 1)
+    form, times = ("+.1f", 100) if is_share else ("+.2f", 1)
     mean, low, high = (
-        form.format(times * row[f"{difference}{end}"]).replace("-", "−") for end in ("", "_low", "_high")
+        written(times * row[f"{difference}{end}"], form).replace("-", "−") for end in ("", "_low", "_high")
     )
     interval = f" [{low}, {high}]" if is_known(row[f"{difference}_low"]) else ""
     return f"{mean}{interval}{' pp' if is_share else ''}"
@@ -172,7 +173,7 @@ def _saves(row: Row, cost: CostAxis) -> str:
         return f"took {change(row, cost.column, 'time')} at {cost.measured.label}"
     if cost.column == RUN:
         return f"ran {change(row, RUN, 'multiply-adds')}"
-    return f"would skip {with_interval(row | {'n': row[f'{SKIPPED}_n']}, SKIPPED, '{:.1%}')} of the layers"
+    return f"would skip {with_interval(row | {'n': row[f'{SKIPPED}_n']}, SKIPPED)} of the layers"
 
 
 def _left_out(quality: Quality, n_failed: int) -> Iterator[str]:

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from eexit.configuration import GENERATE
 from eexit.speedups import MIN_ROUNDS
+from eexit.written import percent
 from reports.findings import is_known, many, with_interval
 from reports.measured import Measured
 from reports.savings import REALISED, RUN, Savings
@@ -99,10 +100,10 @@ def _in_loops(rows: list[Row], column: str, verb: str, what: str) -> Iterator[st
         return
     named = ", ".join(row["configuration"] for row in loops[:MOST_NAMED])
     named += f" and {len(loops) - MOST_NAMED} more" if len(loops) > MOST_NAMED else ""
-    share = " to ".join(dict.fromkeys(f"{end(row['loop_share'] for row in loops):.1%}" for end in (min, max)))
+    share = " to ".join(dict.fromkeys(percent(end(row["loop_share"] for row in loops)) for end in (min, max)))
     yield (
-        f"{many(len(loops), 'configuration')} ({named}) {verb} up to {loops[0][column]:.1%} {what}, but {share} of "
-        f"{'its' if len(loops) == 1 else 'their'} text is one loop, which full depth agrees with once it is there."
+        f"{many(len(loops), 'configuration')} ({named}) {verb} up to {percent(loops[0][column])} {what}, but {share} "
+        f"of {'its' if len(loops) == 1 else 'their'} text is one loop, which full depth agrees with once it is there."
     )
 
 
@@ -136,14 +137,14 @@ def change(row: Row, column: str, what: str) -> str:
     word = "fewer" if what.endswith("s") else "less"
     if share < 0:
         share, low, high, word = -share, -high, -low, "more"
-    interval = f" [{low:.1%}, {high:.1%}]" if is_known(low) and low != high else ""
-    return f"{share:.1%}{interval.replace('-', '−')} {word} {what}"
+    interval = f" [{percent(low)}, {percent(high)}]" if is_known(low) and low != high else ""
+    return f"{percent(share)}{interval.replace('-', '−')} {word} {what}"
 
 
 def _of_run(row: Row, measured: Measured) -> str:
     run = row[measured.column("run_timed")]
-    return f" (run: {run:.1%})".replace("-", "−") if is_known(run) else ""
+    return f" (run: {percent(run)})".replace("-", "−") if is_known(run) else ""
 
 
 def _at(row: Row) -> str:
-    return f", at {with_interval(row, 'disagreement', '{:.1%}')} disagreement" if is_known(row["disagreement"]) else ""
+    return f", at {with_interval(row, 'disagreement')} disagreement" if is_known(row["disagreement"]) else ""

@@ -39,6 +39,7 @@ MAY_IMPORT = {
                 "splits",
                 "states",
                 "whole_files",
+                "written",
             )
         ),
     },

@@ -47,19 +47,22 @@ function mark(letter) {
 const FORMS = {
   text: (value) => value,
   count: (value) => value.toLocaleString("en", { maximumFractionDigits: 1 }),
-  share: (value) => `${(100 * value).toFixed(1)}%`,
+  share: (value) => `${rounded(100 * value, 1)}%`,
   real: (value) =>
     value !== 0 && (Math.abs(value) >= 1e5 || Math.abs(value) < 1e-3)
       ? value.toExponential(2)
       : String(+value.toPrecision(4)),
-  times: (value) => value.toFixed(2),
+  times: (value) => rounded(value, 2),
   points: (value) => `${signed(100 * value, 1)} pp`,
   change: (value) => signed(value, 1),
   fine: (value) => signed(value, 2),
   right: (value) => ({ 0: "✗ wrong", 1: "✓ right" })[value] ?? FORMS.share(value),
 };
 
-const signed = (value, digits) => (value > 0 ? "+" : "") + value.toFixed(digits).replace("-", "−");
+// What rounds to zero has no sign.
+const rounded = (value, digits) => value.toFixed(digits).replace(/^-(?=[0.]+$)/, "");
+
+const signed = (value, digits) => (value > 0 ? "+" : "") + rounded(value, digits).replace("-", "−");
 
 const form = (value, how) => (value === null || value === undefined ? "–" : FORMS[how](value));
 

@@ -8,6 +8,8 @@ import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from byte_model import N_LAYERS, save_byte_model
+from rich.console import Console
 from scripted import TOKENS_PER_RUN, rows_of, sweep_of
 
 from cluster.landing import (
@@ -21,12 +23,17 @@ from cluster.landing import (
     shard_name,
     survey,
 )
+from cluster.manifest import make_manifest
 from cluster.store import Store, open_store
 from cluster.table import closing_table
-from eexit.config import SweepConfig
+from eexit.config import Prompt, SweepConfig
 from eexit.generator import Results, error_results
+from eexit.model_generator import ModelGenerator
 from eexit.plan import Run, configurations, plan_runs
+from eexit.results import MANIFEST, encode
 from eexit.schema import GENERATIONS, TOKENS
+from reports.drafted import drafted
+from reports.loading import read_sweep
 
 HOSTILE = "<script>\u202e\x07🧑‍🚀\u2028" + "x" * 10_000
 
@@ -73,6 +80,36 @@ def test_the_closing_table_counts_errors_where_there_are_any(
     counted = {str(column.header): list(column.cells) for column in closing_table(store, planned).columns}
     assert counted["failed"] == ["1", *["0"] * (len(planned) - 1)]
     assert counted["runs"] == ["2"] * len(planned)
+
+
+def test_the_closing_table_says_of_drafts_what_the_report_does(tmp_path: Path) -> None:
+    save_byte_model(tmp_path / "model")
+    config = SweepConfig(
+        model=str(tmp_path / "model"), prompts=tuple(Prompt(id=text, prompt=text) for text in ("one", "two")),
+        draft=("2:2", "4:auto"), kl_factors=(), exit_every=2, max_new_tokens=30, dtype="float32",
+    )  # fmt: skip
+    store, runs = open_store(tmp_path / "out"), list(plan_runs(config))
+    manifest = make_manifest(config, {"name": "m", "n_layers": N_LAYERS}, (2, 4))
+    store.publish(MANIFEST, encode(manifest))
+    land(store, runs, ModelGenerator(config, "cpu").generate(runs))
+    table = closing_table(store, configurations(config))
+    *_, accepted, expected = (list(column.cells) for column in table.columns)
+    found = drafted(read_sweep(store.root))
+    assert found is not None
+    rows = found.drafts.set_index("configuration")
+    assert accepted == ["–", *(f"{rows.acceptance[key]:.1%}" for key in ("draft/2:2", "draft/4:auto"))]
+    assert expected == ["–", *(f"{rows.expected[key]:.2f}" for key in ("draft/2:2", "draft/4:auto"))]
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(table)
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    for key, share, times in zip(("draft/2:2", "draft/4:auto"), accepted[1:], expected[1:], strict=True):
+        [line] = [line.split() for line in lines if line.startswith(f" {key} ")]
+        assert line[-2:] == [share, times]
+        assert line[2] == "0.0%", "no layer is skipped, and zero has no sign"
+    assert max(map(len, lines)) <= 80
+    plain = closing_table(store, configurations(config)[:1])
+    assert len(plain.columns) == len(table.columns) - 2
 
 
 def test_a_name_depends_on_the_runs_and_not_on_their_order(runs: list[Run]) -> None:

@@ -100,7 +100,7 @@ def test_every_round_of_every_contender_lands_and_the_table_sets_savings_side_by
     for key in KEYS:
         assert [line.split()[0] for line in printed.out.splitlines() if line.split()[1:2] == [key]] == ["1", "3"]
     assert f'pd.read_parquet("{finished}/timings")' in printed.out
-    assert "one actor has all 2 CPUs of a node" in printed.err
+    assert "1 and 3 rows at a time, 2 rounds; one actor has all 2 CPUs of a node" in printed.err
     assert printed.err.splitlines()[-1] == "60 tokens · done · 0:00 left"
 
 

@@ -20,12 +20,13 @@ from eexit.results import timings_name
 from eexit.rules import CONTROL, Control
 from eexit.seals import encode_further
 from reports import frames
-from reports.findings import FEW, SEVERAL, findings
+from reports.findings import FEW, SEVERAL, findings, with_interval
 from reports.loading import Sweep, read_sweep
 from reports.looks import HOLLOW
 from reports.overview import overview_charts
 from reports.page import build_report
-from reports.saved import UNTIMED, saved
+from reports.quality_findings import _beside
+from reports.saved import UNTIMED, change, saved
 from reports.savings import Savings, savings
 
 NORMAL, ONLINE, ORACLE = "normal", "unfrozen/fixed/10", "unfrozen/kl/1"
@@ -349,3 +350,10 @@ def test_a_sweep_without_costs_has_no_such_chart(make_sweep: MakeSweep) -> None:
     trade = frames.trade_off(sweep)
     assert savings(sweep, trade) is None
     assert "saves" not in {chart["key"] for chart in overview_charts(sweep, trade, None)}
+
+
+def test_sentences_have_no_sign_before_zero() -> None:
+    row = {"saved": 0.0002, "saved_low": -0.0004, "saved_high": 0.0006, "n": 9, "saved_n": 9}
+    assert change(row, "saved", "time") == "0.0% [0.0%, 0.1%] less time"
+    assert with_interval(row | {"saved": -1e-6}, "saved") == "0.0% [0.0%, 0.1%]"
+    assert _beside(row | {"saved": -1e-6}, "saved", is_share=True) == "+0.0 [+0.0, +0.1] pp"

@@ -1,0 +1,95 @@
+"""The style of all tables that commands print: in a narrow terminal, keys and intervals are broken, never numbers."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+
+Kind = Literal["key", "name", "number"]  # of a column: configurations, other text, numbers and intervals of numbers
+
+# After what the cells of a column may be broken, from the plan that is tried first to the last resort.
+_NOWHERE, _ANYWHERE = "(?!)", "[^\n]"
+_WORDS, _ENDS = "[-_/@,]", "–"
+_PLANS: Final[Sequence[Mapping[Kind, str]]] = (
+    {"key": _NOWHERE, "name": _NOWHERE, "number": _NOWHERE},
+    {"key": _NOWHERE, "name": _NOWHERE, "number": _ENDS},
+    {"key": _NOWHERE, "name": _WORDS, "number": _ENDS},
+    {"key": "/", "name": _WORDS, "number": _ENDS},
+    {"key": "/", "name": _ANYWHERE, "number": _ENDS},
+    {"key": _WORDS, "name": _ANYWHERE, "number": _ENDS},
+    {"key": _ANYWHERE, "name": _ANYWHERE, "number": _ENDS},
+)
+_WIDENED: Final[Sequence[Kind]] = ("name", "key", "number")  # which columns get what a plan leaves of the room
+
+
+class ResultTable(Table):
+    """A table whose columns are made as narrow as the console needs when it is printed."""
+
+    def __init__(self, caption: str | None = None, title: str | None = None) -> None:
+        style = {"box": box.SIMPLE_HEAD, "pad_edge": False, "padding": 0}
+        super().__init__(**style, title=title, title_justify="left", caption=caption, caption_justify="left")
+        self._kinds: list[Kind] = []
+
+    def add(self, kind: Kind, *headings: str) -> None:
+        """Add columns of one kind. Headings bring their own line ends."""
+        for heading in headings:
+            self.add_column(heading, justify="right" if kind == "number" else "left", no_wrap=True)
+            self._kinds.append(kind)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        cells_CR = [[*map(str, column.cells)] for column in self.columns]
+        natural = self._widths(cells_CR, _PLANS[0])
+        lines = console.measure(_in_style(self, cells_CR), options=options.update(width=sum(natural) + 1000)).maximum
+        room = options.max_width - (lines - sum(natural))
+        plan = next((plan for plan in _PLANS if sum(self._widths(cells_CR, plan)) <= room), _PLANS[-1])
+        widths = self._widths(cells_CR, plan)
+        while sum(widths) < min(room, sum(natural)):
+            narrowed = [at for at, width in enumerate(widths) if width < natural[at]]
+            widths[min(narrowed, key=lambda at: (_WIDENED.index(self._kinds[at]), widths[at] / natural[at]))] += 1
+        broken_CR = [
+            [_broken(cell, plan[kind], width) for cell in cells]
+            for cells, kind, width in zip(cells_CR, self._kinds, widths, strict=True)
+        ]
+        yield _in_style(self, broken_CR)
+
+    def _widths(self, cells_CR: Sequence[Sequence[str]], plan: Mapping[Kind, str]) -> list[int]:
+        """The least width of each column if its cells are broken wherever the plan allows it."""
+        return [
+            max(cell_len(part.rstrip()) for text, after in texts for part in _parts(text, after))
+            for texts in (
+                [(str(column.header), _NOWHERE), *((cell, plan[kind]) for cell in cells)]
+                for column, cells, kind in zip(self.columns, cells_CR, self._kinds, strict=True)
+            )
+        ]
+
+
+def _in_style(table: Table, cells_CR: Sequence[Sequence[str]]) -> Table:
+    """A plain table like this one, with these cells."""
+    style = {name: getattr(table, name) for name in ("box", "pad_edge", "padding", "title", "caption")}
+    plain = Table(**style, title_justify="left", caption_justify="left")
+    for column in table.columns:
+        plain.add_column(column.header, justify=column.justify, no_wrap=True)
+    for row, *cells in zip(table.rows, *cells_CR, strict=True):
+        plain.add_row(*cells, end_section=row.end_section)
+    return plain
+
+
+def _parts(text: str, after: str) -> list[str]:
+    """The lines of a text, cut after every match."""
+    return [part for line in text.split("\n") for part in re.split(f"(?<={after})", line)]
+
+
+def _broken(text: str, after: str, width: int) -> str:
+    """The text with as few line ends as it takes; a part that is too long alone stays whole."""
+    lines: list[str] = []
+    for line in text.split("\n"):
+        lines.append("")
+        for part in _parts(line, after):
+            if lines[-1] and cell_len((lines[-1] + part).rstrip()) > width:
+                lines.append("")
+            lines[-1] += part
+    return "\n".join(line.rstrip() for line in lines)
