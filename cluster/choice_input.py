@@ -9,10 +9,11 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cluster.figures import each_once
 from cluster.finished import FinishedSweep, manifest_of, read_finished, refuse_unknown
 from cluster.store import open_store
 from eexit.config import UsageError, some
-from eexit.configuration import NORMAL
+from eexit.configuration import NORMAL, depends_on_seed
 from eexit.families import Family, families, has_order
 from eexit.judgements import is_scored, read_judgements
 from eexit.places import shown
@@ -90,6 +91,7 @@ class Evidence:
     n_failed_normal: int  # of these, runs of normal: settings are compared with the best that it could have said
     n_unusable: int  # texts that a judge was asked about in vain, for risk judge
     judges: Sequence[str]  # whose scores they are, for risk judge
+    n_same_for_every_seed: int  # settings
 
 
 def read_evidence(results: str, question: ChoiceQuestion) -> Evidence:
@@ -112,7 +114,11 @@ def read_evidence(results: str, question: ChoiceQuestion) -> Evidence:
         risk, _with_scores(sweep.runs, judged) if risk.column == SCORE else _with_draws(_asked(sweep, risk))
     )
     _refuse_unknown_losses(all_losses, found, risk.lacking, shown(results))
-    failed = sweep.runs.filter(pc.field("status") != OK)["configuration"].to_pylist()
+    temperature = manifest.config["temperature"]
+    fixed = [its["configuration"] for its in manifest.configurations if not depends_on_seed(its["rule"], temperature)]
+    different = _without_repeats(sweep.runs, fixed)
+    failed = different.filter(pc.field("status") != OK)["configuration"].to_pylist()
+    run_ids = different["run_id"].to_pylist()
     return Evidence(
         sweep,
         found,
@@ -123,9 +129,16 @@ def read_evidence(results: str, question: ChoiceQuestion) -> Evidence:
         pc.count_distinct(sweep.runs["seed"]).as_py(),
         len(failed),
         failed.count(NORMAL),
-        sum(score is None for by_run in judged.values() for score in by_run.values()),
+        sum(by_run.get(run_id, 0.0) is None for by_run in judged.values() for run_id in run_ids),
         tuple(dict.fromkeys(judge for judge, _ in judged)),
+        sum(key in fixed for family in found for key in family.settings),
     )
+
+
+def _without_repeats(runs: pa.Table, fixed: Sequence[str]) -> pa.Table:
+    """The runs, of which those of the configurations `fixed`, which are the same for every seed, are there once."""
+    is_fixed = pc.is_in(runs["configuration"], pa.array(fixed, pa.string()))
+    return pa.concat_tables([each_once(runs.filter(is_fixed)), runs.filter(pc.invert(is_fixed))])
 
 
 def candidates(manifest: Manifest, question: ChoiceQuestion, name: str) -> tuple[list[Family], list[str]]:

@@ -63,6 +63,11 @@ def _about_losses(choice: Choice) -> Iterator[str]:
         f"Loss of a prompt: {RISKS[question.risk].definition}. It is averaged {seeds}; prompts are what is counted, "
         "never tokens, and those of the same text are one."
     )
+    if evidence.n_seeds > 1 and evidence.n_same_for_every_seed:
+        yield (
+            f"Of {counted(evidence.n_same_for_every_seed, 'setting')}, all seeds have the same run, which counts once: "
+            "tokens are greedy, and exits are not left to chance."
+        )
     if evidence.judges:
         averaged = ", and the losses that they give a text are averaged" if len(evidence.judges) > 1 else ""
         yield f"Judged by {', '.join(evidence.judges)}{averaged}."

@@ -8,7 +8,7 @@ from cluster.estimate import CHARACTERS_PER_TOKEN, characters, look_at_model
 from cluster.job import Options, SweepJob
 from eexit.config import SweepConfig
 from eexit.places import shown
-from eexit.plan import configurations, count_runs
+from eexit.plan import configurations, count_different_runs, count_runs
 
 
 def describe_plan(job: SweepJob, options: Options) -> str:
@@ -42,7 +42,7 @@ def describe_plan(job: SweepJob, options: Options) -> str:
         if config.record_top_k
         else "no top tokens",
         "seeds": " ".join(map(str, config.seeds)),
-        "runs": f"{n_runs:,} = {product}",
+        "runs": f"{n_runs:,} = {product}" + _repeats(config, n_runs),
         "shards": f"about {math.ceil(n_runs / rows):,} of up to {counted(rows, 'run')}",
         "tokens": f"up to {n_runs * config.max_new_tokens:,} new ones, {config.max_new_tokens:,} a run; "
         f"prompts have about {prompt_tokens:,}",
@@ -50,6 +50,11 @@ def describe_plan(job: SweepJob, options: Options) -> str:
         "out": shown(job.out),
     }
     return "\n".join(f"{name:14}  {text}" for name, text in lines.items())
+
+
+def _repeats(config: SweepConfig, n_runs: int) -> str:
+    n_different = count_different_runs(config)
+    return f"; {n_different:,} are different, others being the same for every seed" if n_different < n_runs else ""
 
 
 def _system(config: SweepConfig) -> str:

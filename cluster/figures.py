@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pyarrow.compute as pc
 
 from cluster.landing import read_columns
 from cluster.store import Store
-from eexit.configuration import Configuration
+from eexit.configuration import Configuration, depends_on_seed
 from eexit.evaluation import log_perplexity, mean_perplexity
 from eexit.schema import ERROR, GENERATIONS, OK
 
@@ -23,30 +24,60 @@ MEASURES = tuple(
 )
 
 
-def figures(store: Store, configurations: Sequence[Configuration]) -> list[dict[str, Any]]:
-    """For each configuration its runs, errors, and the mean over its runs of each measure of `GENERATIONS`.
+@dataclass(frozen=True)
+class Outcomes:
+    """How many runs of a configuration there are, how many of them are different and how many are errors.
+
+    Where all seeds have the same run, it counts once: in `n_different`, and in `done`, the rows without an error.
+    """
+
+    n_runs: int
+    n_different: int
+    n_errors: int
+    done: pa.Table
+
+
+def figures(
+    store: Store, configurations: Sequence[Configuration], temperature: float | None = None
+) -> list[dict[str, Any]]:
+    """For each configuration its runs, errors, and the mean over its different runs of each measure of `GENERATIONS`.
+
+    `temperature` is that of the sweep, by which runs are known that are the same for every seed; None: not known.
 
     A mean is None if no run has the measure, or if it is not finite. The mean of `correct` is the accuracy, and that of
     `perplexity` is geometric (`eexit.evaluation.mean_perplexity`).
     """
-    generations = read_columns(store, ["status", "configuration", *MEASURES])
-    return [_of_configuration(configuration, generations) for configuration in configurations]
+    generations = read_columns(store, ["prompt_id", "status", "configuration", *MEASURES])
+    return [_of_configuration(configuration, generations, temperature) for configuration in configurations]
 
 
-def outcomes(configuration: Configuration, generations: pa.Table) -> tuple[int, int, pa.Table]:
-    """How many runs of a configuration there are, how many of them are errors, and the rows of those that are not."""
+def outcomes(configuration: Configuration, generations: pa.Table, temperature: float | None) -> Outcomes:
+    """Columns: prompt_id, configuration, status, and those that `done` is to have."""
     runs = generations.filter(pc.field("configuration") == configuration.key)
-    n_errors = runs.filter(pc.field("status") == ERROR).num_rows
-    return runs.num_rows, n_errors, runs.filter(pc.field("status") == OK)
+    n_runs, n_errors = runs.num_rows, runs.filter(pc.field("status") == ERROR).num_rows
+    if not depends_on_seed(configuration.rule, temperature):
+        runs = each_once(runs)
+    return Outcomes(n_runs, runs.num_rows, n_errors, runs.filter(pc.field("status") == OK))
 
 
-def _of_configuration(configuration: Configuration, generations: pa.Table) -> dict[str, Any]:
-    n_runs, n_errors, done = outcomes(configuration, generations)
+def each_once(runs: pa.Table) -> pa.Table:
+    """A row of each prompt and configuration, without an error if there is such a row."""
+    rows: dict[tuple[str, str], int] = {}
+    prompt_ids, keys, status = (runs[name].to_pylist() for name in ("prompt_id", "configuration", "status"))
+    for row, key in enumerate(zip(prompt_ids, keys, strict=True)):
+        if key not in rows or (status[row] == OK and status[rows[key]] != OK):
+            rows[key] = row
+    return runs.take(pa.array(sorted(rows.values()), pa.int64()))
+
+
+def _of_configuration(configuration: Configuration, generations: pa.Table, temperature: float | None) -> dict[str, Any]:
+    found = outcomes(configuration, generations, temperature)
     return {
         **configuration.columns,
-        "runs": n_runs,
-        "errors": n_errors,
-        "means": {name: mean_of(name, done) for name in MEASURES},
+        "runs": found.n_runs,
+        "different_runs": found.n_different,
+        "errors": found.n_errors,
+        "means": {name: mean_of(name, found.done) for name in MEASURES},
     }
 
 

@@ -11,7 +11,7 @@ from cluster.finished import FinishedSweep, refuse_unknown
 from cluster.job import explain
 from eexit.artefacts import PROBE, places_of
 from eexit.config import SweepConfig, UsageError
-from eexit.configuration import NORMAL, Configuration
+from eexit.configuration import NORMAL, Configuration, depends_on_seed
 from eexit.exits import resolve_exitable_layers
 from eexit.places import shown
 from eexit.plan import configurations
@@ -97,8 +97,10 @@ def make_replay_plan(
     resolve_exitable_layers(config, n_layers)  # refuses parameters that do not fit them
     default = {rule: UNALTERED if rule in ORACLES else theirs or UNALTERED for rule in ("kl", *rules)}
     settings = [each for each in configurations(config) if modes or each.mode in default[str(each.rule)]]
-    refuse_unknown([text_of], [each["key"] for each in sweep.manifest.configurations], shown(results))
-    transcripts = read_transcripts(sweep.store, text_of)
+    rules_of = {each["key"]: each["rule"] for each in sweep.manifest.configurations}
+    refuse_unknown([text_of], list(rules_of), shown(results))
+    is_same = not depends_on_seed(rules_of[text_of], stored.temperature)
+    transcripts = read_transcripts(sweep.store, text_of, once=is_same)
     if not transcripts:
         raise UsageError(f"{shown(results)} has no texts of {text_of}: all its runs failed, or decided no token")
     return ReplayPlan(config, settings, text_of, transcripts, n_layers)

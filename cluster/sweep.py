@@ -57,8 +57,8 @@ class Summary:
     tally: Tally
 
     def figures(self) -> list[dict[str, Any]]:
-        """The runs, errors and mean measures of each configuration, read from the results."""
-        return figures(open_store(self.out), configurations(self.config))
+        """The runs, different runs, errors and mean measures of each configuration, read from the results."""
+        return figures(open_store(self.out), configurations(self.config), self.config.temperature)
 
 
 def run_sweep(

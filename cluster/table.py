@@ -14,7 +14,7 @@ from eexit.schema import ERROR
 from eexit.written import percent, written
 
 COLUMNS = [
-    *("configuration", "status", "n_tokens", "mean_depth", "disagreement"),
+    *("prompt_id", "configuration", "status", "n_tokens", "mean_depth", "disagreement"),
     *("longest_loop", "perplexity", "tokens_until_difference", "correct"),
     *("drafted", "accepted", "passes", "tokens_per_pass", "expected_speedup"),
 ]
@@ -32,6 +32,12 @@ CAPTION = (
     "said. One loop: the share of the text in its longest loop, which full depth, given the loop, agrees with. Same "
     "as normal until: tokens before the first that differs from the prompt's normal run."
 )
+# Of a sweep with several seeds.
+DIFFERENT_HEADING = "dif-\nferent"
+DIFFERENT_CAPTION = (
+    " Different: runs without repeats, over which means are. Where tokens are greedy and exits are not left to chance, "
+    "all seeds have the same run."
+)
 # Of a sweep whose prompts bring answers.
 ANSWERS_HEADING = "cor-\nrect"
 ANSWERS_CAPTION = " Correct: runs whose answer is right, of those whose prompt says what is."
@@ -44,32 +50,36 @@ DRAFTS_CAPTION = (
 )
 
 
-def closing_table(store: Store, configurations: Sequence[Configuration]) -> ResultTable:
-    """Means over the runs of each configuration; agreement is with the prompt's normal run."""
+def closing_table(
+    store: Store, configurations: Sequence[Configuration], temperature: float | None = None
+) -> ResultTable:
+    """Means over the different runs of each configuration; agreement is with the prompt's normal run.
+
+    `temperature` is as in `figures`.
+    """
     generations = read_columns(store, COLUMNS)
     has_answers = generations["correct"].null_count < len(generations)
     has_errors = bool(pc.any(pc.equal(generations["status"], ERROR)).as_py())
     has_drafts = any(configuration.draft for configuration in configurations)
-    caption = CAPTION + ANSWERS_CAPTION * has_answers + DRAFTS_CAPTION * has_drafts
-    table = ResultTable(caption)
+    found = [outcomes(configuration, generations, temperature) for configuration in configurations]
+    has_repeats = any(counts.n_different < counts.n_runs for counts in found)
+    captions = {DIFFERENT_CAPTION: has_repeats, ANSWERS_CAPTION: has_answers, DRAFTS_CAPTION: has_drafts}
+    table = ResultTable(CAPTION + "".join(caption for caption, is_there in captions.items() if is_there))
     table.add("key", "configuration")
-    table.add("number", "runs", *["failed"] * has_errors, *HEADINGS, *[ANSWERS_HEADING] * has_answers)
-    table.add("number", *DRAFT_HEADINGS * has_drafts)
-    for configuration in configurations:
-        table.add_row(*_line(configuration, generations, has_errors, has_answers, has_drafts))
+    table.add("number", "runs", *[DIFFERENT_HEADING] * has_repeats, *["failed"] * has_errors)
+    table.add("number", *HEADINGS, *[ANSWERS_HEADING] * has_answers, *DRAFT_HEADINGS * has_drafts)
+    for configuration, of in zip(configurations, found, strict=True):
+        counts = [of.n_runs, *[of.n_different] * has_repeats, *[of.n_errors] * has_errors]
+        table.add_row(
+            configuration.key, *(f"{count:,}" for count in counts), *_means(of.done, has_answers, has_drafts)
+        )
     return table
 
 
-def _line(
-    configuration: Configuration, generations: pa.Table, has_errors: bool, has_answers: bool, has_drafts: bool
-) -> list[str]:
-    n_runs, n_errors, done = outcomes(configuration, generations)
+def _means(done: pa.Table, has_answers: bool, has_drafts: bool) -> list[str]:
     depth = mean_of("mean_depth", done)
     loop_share = pc.divide(done["longest_loop"], pc.cast(done["n_tokens"], pa.float64()))
     return [
-        configuration.key,
-        f"{n_runs:,}",
-        *([f"{n_errors:,}"] if has_errors else []),
         percent(None if depth is None else 1 - depth),
         percent(mean_of("disagreement", done)),
         percent(pc.mean(loop_share).as_py()),

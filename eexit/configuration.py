@@ -26,6 +26,15 @@ def mode_of(key: str) -> str:
     return key.partition("/")[0]
 
 
+def depends_on_seed(rule: str | None, temperature: float | None) -> bool:
+    """Whether runs with this rule, None for `normal` and drafts, can differ between seeds.
+
+    They do if tokens are sampled or exits left to chance. If not, the runs of all seeds are the same one, which counts
+    once. Where the temperature or the rule is not known, as in results of others, runs may differ.
+    """
+    return temperature != 0 or (rule is not None and (rule not in RULES or RULES[rule].draws))
+
+
 @dataclass(frozen=True)
 class Configuration:
     """How a run exits, or drafts.

@@ -195,7 +195,13 @@ REPLAYS: Final = pa.schema(
             False,
         ),
         described("prompts", pa.int32(), "prompts", "how many have texts", False),
-        described("texts", pa.int32(), "texts", "prompts × seeds, without failed runs", False),
+        described(
+            "texts",
+            pa.int32(),
+            "texts",
+            "prompts × seeds, without failed runs; prompts where all seeds have the same text",
+            False,
+        ),
         described("tokens", pa.int64(), "tokens", "decided tokens of these texts", False),
         described(
             "drawn",

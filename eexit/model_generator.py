@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import torch
 
@@ -15,7 +14,7 @@ from eexit.anatomy import Decoder
 from eexit.answers import SlowPatternError, mark
 from eexit.chat import format_and_tokenize_input
 from eexit.config import SweepConfig, first_line
-from eexit.configuration import NORMAL, Configuration
+from eexit.configuration import NORMAL, Configuration, depends_on_seed
 from eexit.costs import cost_columns
 from eexit.cpu.packed_linear import pack_linear_layers
 from eexit.drafts import SerialCosts
@@ -124,17 +123,16 @@ class ModelGenerator:
             first.setdefault(replace(request, seed=0), key)
         outcomes = self._decode_by_key({key: requests[key] for key in first.values()}, ends)
         others = {key: first[replace(request, seed=0)] for key, request in requests.items() if key not in outcomes}
-        shared = {key: outcomes[its] for key, its in others.items() if self._draws_nothing(outcomes[its])}
+        shared = {key: outcomes[its] for key, its in others.items() if self._is_shared(requests[key], outcomes[its])}
         left = {key: requests[key] for key in others if key not in shared}
         for key in shared:
             ends.of(requests[key])
         return outcomes | shared | self._decode_by_key(left, ends)
 
-    def _draws_nothing(self, outcome: Outcome) -> bool:
-        """Whether it is the same for any seed: a greedy text all of whose exits were certain."""
-        if self.config.temperature or isinstance(outcome, Failure):
-            return False
-        return bool(np.isin(outcome.exit_prob_TX, (0, 1)).all())
+    def _is_shared(self, request: Request, outcome: Outcome) -> bool:
+        """Whether a request with another seed has this outcome too. One that failed is tried again."""
+        rule = request.configuration.rule
+        return not (isinstance(outcome, Failure) or depends_on_seed(rule, self.config.temperature))
 
     def _decode_by_key(self, requests: dict[Key, Request], ends: "_Ends") -> dict[Key, Outcome]:
         return dict(zip(requests, self._decode(list(requests.values()), ends), strict=True))

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from eexit.config import Prompt, SweepConfig
-from eexit.configuration import NORMAL, Configuration
+from eexit.configuration import NORMAL, Configuration, depends_on_seed
 from eexit.drafts import DRAFT, parse_drafts
 from eexit.hashes import content_hash
 from eexit.rules import CONTROL
@@ -50,6 +50,12 @@ def _grid(config: SweepConfig) -> Iterator[Configuration]:
 
 def count_runs(config: SweepConfig) -> int:
     return len(config.prompts) * len(configurations(config)) * len(config.seeds)
+
+
+def count_different_runs(config: SweepConfig) -> int:
+    """How many runs there are if those that are the same for every seed count once."""
+    n_seeds = [len(config.seeds) if depends_on_seed(c.rule, config.temperature) else 1 for c in configurations(config)]
+    return len(config.prompts) * sum(n_seeds)
 
 
 def shared_settings(config: SweepConfig) -> dict[str, Any]:

@@ -91,6 +91,10 @@ class Rule(Protocol):
         """Whether a higher parameter is the more conservative one; None if its parameters have no order."""
 
     @property
+    def draws(self) -> bool:
+        """Whether exits are left to chance; else it exits at the first layer that meets its condition."""
+
+    @property
     def sees(self) -> str:
         """What its evidence is, with the unit, in a few words; empty for a rule that looks at nothing."""
 
@@ -137,7 +141,7 @@ class ByKL:
 
     name: str
     parameter, unit = KL_FACTOR, "1/nat"
-    higher_exits_later = True
+    higher_exits_later = draws = True
 
     def check(self, parameter: Parameter) -> None:
         if not (isinstance(parameter, float) and 0 <= parameter < math.inf):
@@ -181,7 +185,7 @@ class Agree:
 
     definition = "exits at a layer whose likeliest token is the final layer's"
     parameter, unit, sees = "", "", "final layer's token, 1 or 0"
-    higher_exits_later = None
+    higher_exits_later, draws = None, False
 
     def check(self, parameter: Parameter) -> None:
         if parameter is not None:
@@ -216,6 +220,7 @@ class Threshold:
     positive: bool = False
     at_most: bool = False
     parameter: str = "threshold"
+    draws: bool = False
 
     @property
     def higher_exits_later(self) -> bool:
@@ -265,7 +270,7 @@ class Fixed:
 
     definition = "exits at one layer, whatever the token"
     parameter, unit, sees = "exit layer", "", ""
-    higher_exits_later = True
+    higher_exits_later, draws = True, False
 
     def check(self, parameter: Parameter) -> None:
         if not (isinstance(parameter, float) and parameter >= 0 and parameter.is_integer()):
@@ -287,7 +292,7 @@ class Random:
 
     definition = "exits at random, as often at each layer as another configuration, whatever the token"
     parameter, unit, sees = "", "", ""
-    higher_exits_later = None
+    higher_exits_later, draws = None, True
 
     def check(self, parameter: Parameter) -> None:
         if not isinstance(parameter, Control):
@@ -318,7 +323,7 @@ class Patience:
         "2020)"
     )
     parameter, unit, sees = "exitable layers in a row", "layers", "layers in a row"
-    higher_exits_later = True
+    higher_exits_later, draws = True, False
     reads, probes = True, False
 
     def check(self, parameter: Parameter) -> None:

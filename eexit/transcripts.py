@@ -4,6 +4,7 @@ Shapes: N decided tokens of a text, E exitable layers, X = E + 1 with the final 
 """
 
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Final
 
 import numpy as np
@@ -23,9 +24,9 @@ OF_TOKENS: Final = ("run_id", "token_id", "kl", "entropy", "top_token_ids", "top
 ROWS_AT_ONCE: Final = 8192
 
 
-def read_transcripts(place: Place, key: str) -> list[Transcript]:
+def read_transcripts(place: Place, key: str, once: bool = False) -> list[Transcript]:
     """What the runs of the configuration with this key wrote, by prompt and seed; those that decided no token are not
-    there.
+    there. With `once`, one run of each prompt is enough, that of the lowest seed.
 
     Raises `DamagedError` for a damaged file, and `OSError`.
     """
@@ -36,7 +37,8 @@ def read_transcripts(place: Place, key: str) -> list[Transcript]:
         is_its = pc.and_(pc.equal(shard.rows["configuration"], key), pc.equal(shard.rows["status"], OK))
         rows = shard.rows.filter(pc.and_(is_its, pc.greater(shard.rows["n_tokens"], 1)))
         found |= dict(_of_shard(place, shard, rows)) if rows.num_rows else {}
-    return sorted(found.values(), key=lambda its: (its.text.prompt_id, its.seed))
+    in_order = sorted(found.values(), key=lambda its: (its.text.prompt_id, its.seed))
+    return [next(same) for _, same in groupby(in_order, lambda its: its.text.prompt_id)] if once else in_order
 
 
 def _of_shard(place: Place, shard: Generations, rows: pa.Table) -> Iterator[tuple[str, Transcript]]:

@@ -72,7 +72,7 @@ def finish(summary: "Summary", out: str, figures: Path | None) -> int:
     store = open_store(summary.out)
     if summary.tally.runs or not store.read(REPORT, 1):  # a full disk may have left an empty one
         write_report(summary.out, store)
-    Console().print(closing_table(store, configurations(summary.config)))
+    Console().print(closing_table(store, configurations(summary.config), summary.config.temperature))
     print(reading(out, GENERATIONS_FOLDER))
     print(shown(inside(out, REPORT)))
     if figures:
@@ -102,13 +102,15 @@ def publish_report(page: Path, store: Store) -> None:
 
 
 def write_figures(summary: "Summary", out: str, path: Path) -> None:
+    by_configuration = summary.figures()
     figures = {
         "out": shown(out),
         "report": shown(inside(out, REPORT)),
         "model": dict(summary.model),
         "runs": summary.done + summary.errors,
         "errors": summary.errors,
-        "configurations": summary.figures(),
+        "different_runs": sum(row["different_runs"] for row in by_configuration),
+        "configurations": by_configuration,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(figures, indent=1, ensure_ascii=False) + "\n")

@@ -1,6 +1,7 @@
 """One tidy pandas frame per chart of the overview, aggregated over prompts. Every row has its n.
 
-Several seeds of a prompt are averaged first, so that a prompt counts once; `n_seeds` is how many there are. Failed runs
+Several seeds of a prompt are averaged first, so that a prompt counts once; `n_seeds` is how many there are, which is 1
+where all seeds have the same run. Failed runs
 are left out of every mean and counted in `n_failed`. An estimate has the columns `<name>`, `<name>_low`, `<name>_high`
 and `<name>_n`.
 """
@@ -86,7 +87,8 @@ def _marks(sweep: Sweep) -> list[str]:
 
 def _n_seeds(runs: pd.DataFrame) -> dict[str, int]:
     """How many seeds each configuration has."""
-    return {str(key): int(n) for key, n in runs.groupby("configuration")["seed"].nunique().items()}
+    seeds = runs["seed"].where(~runs["every_seed"], -1)
+    return {str(key): int(n) for key, n in seeds.groupby(runs["configuration"]).nunique().items()}
 
 
 def _with_looping(trade: pd.DataFrame) -> pd.DataFrame:
@@ -195,7 +197,8 @@ def paired_differences(sweep: Sweep, baseline: str = NORMAL) -> pd.DataFrame:
     `CONTROL`, each is compared with its own control.
 
     Perplexities are compared by their ratio, the other columns by their difference: those of DIFFERENCES, the accuracy
-    and the scores. A prompt's difference is the mean of those of its seeds; `n_seeds` is how many have any.
+    and the scores. A prompt's difference is the mean of those of its seeds; `n_seeds` is how many have any. A run that
+    is the same for every seed is compared with each seed's run of the other configuration.
     """
     columns = ["log_perplexity", *DIFFERENCES[1:], *_marks(sweep)]
     keys = [configuration.key for configuration in sweep.configurations]
@@ -207,6 +210,9 @@ def paired_differences(sweep: Sweep, baseline: str = NORMAL) -> pd.DataFrame:
     # N pairs of prompt and seed, X numbers, C configurations, D of which are compared with another one.
     means = done.pivot_table(columns, ["prompt_id", "seed"], "configuration", aggfunc="mean")
     means = means.reindex(columns=pd.MultiIndex.from_product([columns, keys]))
+    fixed = sweep.same_for_every_seed
+    of_fixed = means.columns.get_level_values(1).isin(fixed)
+    means.loc[:, of_fixed] = means.loc[:, of_fixed].groupby("prompt_id").transform("first")
     numbers_NXC = means.to_numpy().reshape(len(means), len(columns), len(keys))
     differences_NXD = numbers_NXC[:, :, compared] - numbers_NXC[:, :, [keys.index(base) for base in bases.values()]]
     differences = pd.DataFrame(differences_NXD.reshape(len(means), -1), index=means.index)
@@ -219,7 +225,8 @@ def paired_differences(sweep: Sweep, baseline: str = NORMAL) -> pd.DataFrame:
         n = max(estimate.n for estimate in of.values())
         if n:
             row = naming(sweep.configurations[place], sweep.marked) | {"baseline": baseline, "n": int(n)}
-            row["n_seeds"] = seed_N[paired_ND[:, number]].nunique()
+            both_fixed = {sweep.configurations[place].key, bases[sweep.configurations[place].key]} <= fixed
+            row["n_seeds"] = 1 if both_fixed else seed_N[paired_ND[:, number]].nunique()
             row |= spread("perplexity", _exp(of["log_perplexity"]))
             for name in columns[1:]:
                 row |= spread(name, of[name])

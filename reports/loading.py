@@ -1,5 +1,6 @@
 """Loading a finished or unfinished sweep: its Parquet files as pandas frames and Arrow datasets."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pyarrow.dataset as ds
 import pyarrow.fs
 
 from eexit.config import UsageError
-from eexit.configuration import Configuration
+from eexit.configuration import Configuration, depends_on_seed
 from eexit.evaluation import log_perplexity
 from eexit.files import Place, list_files, read_generations, read_tokens
 from eexit.places import HIDDEN, shown
@@ -34,10 +35,11 @@ class NotASweepError(UsageError):
 class Sweep:
     """Everything that a report is made of. Runs are in memory; texts and tokens stay on disk until they are needed.
 
+    Runs that are the same for every seed (`eexit.configuration.depends_on_seed`) are there once, with the lowest seed.
     `generations` has the columns of `eexit.schema.GENERATIONS` that hold one short value, those of `identity.COLUMNS`,
     `log_perplexity` (nats per token), `loop_share` (longest_loop / n_tokens), and those of each judge (`judged`);
-    `correct` is 1 or 0. `tokens` and `texts` are Arrow datasets with columns of `eexit.schema.TOKENS` and
-    `GENERATIONS`, whose rows are in no particular order.
+    `correct` is 1 or 0, and `every_seed` says whether the run is that of several seeds. `tokens` and `texts` are Arrow
+    datasets with columns of `eexit.schema.TOKENS` and `GENERATIONS`, whose rows are in no particular order.
     """
 
     about: dict[str, Any]  # the content of sweep.json; for a file of the original format, its source alone
@@ -52,6 +54,13 @@ class Sweep:
     scores: dict[str, str] = field(default_factory=dict)  # columns with scores from the file → their labels
     left_out: tuple[str, ...] = ()  # a line for each damaged or foreign file
     further: Further = field(default_factory=Further)
+    n_landed: int = 0  # runs, with those that are the same for every seed
+    n_seeds: int = 1
+
+    @property
+    def same_for_every_seed(self) -> frozenset[str]:
+        """The configurations whose runs are the same for every seed."""
+        return frozenset(c.key for c in self.configurations if not depends_on_seed(c.rule, temperature_of(self.about)))
 
     @property
     def judges(self) -> tuple[Judge, ...]:
@@ -123,10 +132,7 @@ def read_sweep(results: str) -> Sweep:
         exitable,
         final,
         prompts,
-        with_judgements(
-            _with_disagreement(rows.drop_columns(["prompt", "exit_layer_counts"]).to_pandas(), landed.tokens),
-            further.judgements,
-        ),
+        _with_disagreement(rows.drop_columns(["prompt", "exit_layer_counts"]).to_pandas(), landed.tokens),
         _count_matrix(rows["exit_layer_counts"], [*exitable, final]),
         landed.tokens,
         landed.texts,
@@ -156,6 +162,7 @@ def assemble(
     further: Further | None = None,
 ) -> Sweep:
     """A `Sweep` with its runs sorted by prompt, configuration and seed. Results of every format pass through here."""
+    further = further or Further()
     generations = with_identity(generations)
     n_tokens = generations["n_tokens"].astype(float)
     generations = generations.assign(
@@ -173,20 +180,48 @@ def assemble(
         }
     )
     order = by.sort_values(["prompt", "configuration", "seed"], kind="stable").index.to_numpy(dtype=int)
+    fixed = {c.key for c in known if not depends_on_seed(c.rule, temperature_of(about))}
+    is_again = _is_again(generations.iloc[order], fixed)
+    n_landed, n_seeds = len(generations), int(generations["seed"].nunique())
+    again = generations["run_id"].iloc[order[is_again]]
+    further = replace(further, judgements=further.judgements[~further.judgements["run_id"].isin(again)])
+    generations, layer_counts = (
+        generations.iloc[order[~is_again]].reset_index(drop=True),
+        layer_counts[order[~is_again]],
+    )
+    generations["every_seed"] = generations["configuration"].isin(fixed) & (n_seeds > 1)
     return Sweep(
         about=about,
         exitable_layers=exitable_layers,
         final_layer=final_layer,
         prompts=prompts,
         configurations=known,
-        generations=generations.iloc[order].reset_index(drop=True),
-        layer_counts=layer_counts[order],
+        generations=with_judgements(generations, further.judgements),
+        layer_counts=layer_counts,
         tokens=tokens,
         texts=texts,
         scores=scores or {},
         left_out=left_out,
-        further=further or Further(),
+        further=further,
+        n_landed=n_landed,
+        n_seeds=n_seeds,
     )
+
+
+def temperature_of(about: Mapping[str, Any]) -> float | None:
+    """That of the sweep; None if it is not known."""
+    temperature: float | None = about.get("config", {}).get("temperature")
+    return temperature
+
+
+def _is_again(generations: pd.DataFrame, fixed: Collection[str]) -> np.ndarray:
+    """Which rows are runs of these configurations that another seed has too. One without an error is kept."""
+    good_first = (generations["status"] != OK).to_numpy().argsort(kind="stable")
+    repeats = generations.iloc[good_first].duplicated(["prompt_id", "configuration"]).to_numpy()
+    is_repeat = np.empty(len(generations), dtype=bool)
+    is_repeat[good_first] = repeats
+    is_again: np.ndarray = is_repeat & generations["configuration"].isin(fixed).to_numpy()
+    return is_again
 
 
 def disagreeing(tokens: pa.Table | pa.RecordBatch) -> np.ndarray:

@@ -30,6 +30,7 @@ from reports.quality_section import quality_section
 from reports.saved import saved
 from reports.savings import savings
 
+SAME: Final = "where tokens are greedy and exits are not left to chance, all seeds have the same run"
 MOST_FAILURES: Final = 500  # the number of failed runs that the page lists with their errors
 
 
@@ -83,7 +84,8 @@ def payload(
         "title": title,
         "facts": facts(sweep),
         "counts": {
-            "runs": len(sweep.generations),
+            "runs": sweep.n_landed,
+            "different": len(sweep.generations),
             "failed": len(sweep.failed),
             "planned": sweep.about.get("n_runs"),
             "prompts": len(sweep.prompts),
@@ -149,7 +151,7 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
     """The origin of the numbers (model, sampling, versions, …), as labels and texts."""
     about, config = sweep.about, sweep.about.get("config", {})
     model = about.get("model", {})
-    n_seeds = sweep.generations["seed"].nunique()
+    n_runs = len(sweep.generations)
     size = f"{many(len(sweep.prompts), 'prompt')} × {many(len(sweep.configurations), 'configuration')}"
     layers = ", ".join(map(str, sweep.exitable_layers))
     of = "" if sweep.final_layer is None else f" of {sweep.final_layer + 1} (0-based)"
@@ -158,8 +160,9 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
             "Model",
             " ".join(str(model[key]) for key in ("name", "revision", "dtype") if model.get(key) not in (None, "auto")),
         ),
-        ("Size", size + (f" × {n_seeds} seeds" if n_seeds > 1 else "")),
-        ("Tokens", f"{sweep.tokens.count_rows():,}"),
+        ("Size", size + (f" × {sweep.n_seeds} seeds" if sweep.n_seeds > 1 else "")),
+        ("Different runs", f"{n_runs:,} of {sweep.n_landed:,}: {SAME}" if n_runs < sweep.n_landed else ""),
+        ("Tokens", f"{_n_tokens(sweep):,}"),
         ("Left out", f"{many(len(sweep.left_out), 'damaged or foreign file')}" if sweep.left_out else ""),
         ("Exitable layers", layers + of if layers else ""),
         ("Readout", trained(about, READOUT)),
@@ -173,6 +176,13 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
         ("Digest", (model.get("digest") or "").removeprefix("sha256:")[:12]),
     ]
     return [(label, text) for label, text in found if text]
+
+
+def _n_tokens(sweep: Sweep) -> int:
+    """The tokens of different runs."""
+    if len(sweep.generations) == sweep.n_landed:
+        return int(sweep.tokens.count_rows())
+    return int(sweep.generations["n_tokens"].sum())
 
 
 def _rules(sweep: Sweep) -> dict[str, dict[str, Any]]:
@@ -207,6 +217,7 @@ def _runs(
         run = {
             "c": numbers[row["configuration"]],
             "seed": row["seed"],
+            "every": row["every_seed"],
             "status": row["status"],
             "error": row["error"],
             "finish": row["finish_reason"],
@@ -256,7 +267,10 @@ def _failures(sweep: Sweep) -> list[dict[str, Any]]:
     numbers = {c.key: number for number, c in enumerate(sweep.configurations)}
     rows = sweep.failed.head(MOST_FAILURES).to_dict("records")
     return [
-        clean({"prompt": r["prompt_id"], "c": numbers[r["configuration"]], "seed": r["seed"], "error": r["error"]})
+        clean(
+            {"prompt": r["prompt_id"], "c": numbers[r["configuration"]], "seed": r["seed"], "error": r["error"]}
+            | {"every": r["every_seed"]}
+        )
         for r in rows
     ]
 

@@ -65,7 +65,7 @@ class Quality:
     judges: tuple[Judge, ...]
     choices: pd.DataFrame  # the latest answer to each question, as in `eexit.further_schema.CHOICES`
     replayed: pd.DataFrame  # as `replayed_settings` gives them
-    n_seeds: int
+    n_seeds: int  # the most that any configuration has
 
     @property
     def settings(self) -> pd.DataFrame:
@@ -103,7 +103,7 @@ def quality(sweep: Sweep, trade: pd.DataFrame, paired: pd.DataFrame, saves: Savi
         judges,
         choices,
         replayed_settings(further.replays),
-        int(sweep.generations["seed"].nunique()),
+        int(rows["n_seeds"].max()),
     )
 
 

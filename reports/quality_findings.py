@@ -36,7 +36,7 @@ def headline(quality: Quality) -> list[str]:
     normal = _normal(quality, CORRECT)
     if normal is None:
         return []
-    n = f"{many(normal['n'], 'prompt')}{_seeds(quality)}"
+    n = f"{many(normal['n'], 'prompt')}{_seeds(normal)}"
     said = f"Answers: {NORMAL} gets {with_interval(normal, CORRECT)} right (n = {n})"
     difference = f"{CORRECT}{DIFFERENCE}"
     online = quality.settings[~quality.settings["oracle"] & quality.settings[f"{difference}_high"].notna()]
@@ -65,7 +65,7 @@ def _accuracy(quality: Quality) -> Iterator[str]:
         return
     yield (
         f"Accuracy: {NORMAL} answers {with_interval(normal, CORRECT)} of the prompts that bring an answer "
-        f"correctly (n = {many(normal['n'], 'prompt')}{_seeds(quality)})."
+        f"correctly (n = {many(normal['n'], 'prompt')}{_seeds(normal)})."
     )
     yield from _not_below(quality, CORRECT, "accuracy", is_share=True)
 
@@ -80,7 +80,7 @@ def _judged(quality: Quality, judge: Judge) -> Iterator[str]:
             yield (
                 f"Judge {judge.name} gives {NORMAL} a score of {with_interval(normal, score, '.2f')} of {BEST}, the "
                 "mean of coherence, completeness, clarity and no repetition (n = "
-                f"{many(normal['n'], 'prompt')}{_seeds(quality)})."
+                f"{many(normal['n'], 'prompt')}{_seeds(normal)})."
             )
             yield from _not_below(quality, score, "score", preferred=judge.column(PREFERRED))
     if judge.errors:
@@ -97,8 +97,8 @@ def _normal(quality: Quality, column: str) -> Row | None:
     return rows[0] | {"n": rows[0][f"{column}_n"]} if rows else None
 
 
-def _seeds(quality: Quality) -> str:
-    return f", {quality.n_seeds} seeds averaged first" if quality.n_seeds > 1 else ", 1 seed"
+def _seeds(row: Row) -> str:
+    return f", {row['n_seeds']} seeds averaged first" if row["n_seeds"] > 1 else ", 1 seed"
 
 
 def _not_below(

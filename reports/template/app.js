@@ -59,7 +59,7 @@ function parse(hash) {
       more.vs = bare ? DATA.normal : parts.slice(from, i).join("/");
     } else if (MARKS.includes(mark)) more[mark] = parts[i++];
   }
-  const run = runsOf(DATA.prompts[number], key).find((r) => more.s === null || String(r.seed) === more.s);
+  const run = runsOf(DATA.prompts[number], key).find((r) => more.s === null || hasSeed(r, +more.s));
   if (!run)
     return nowhere(`There is no run ${key}${more.s === null ? "" : `, seed ${more.s},`} on prompt ${parts[1]}.`);
   return { page: "configuration", number, run, vs: more.vs, t: whole(more.t), o: whole(more.o) };

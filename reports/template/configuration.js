@@ -34,7 +34,7 @@ async function configurationPage(number, run, { vs, t, o }) {
   const named = vs && others.find((other) => versus(run, other) === vs);
   if (vs && !named) page.push(notice(`There is no ${vs} to compare with on this prompt.`));
   const base =
-    named || others.find((other) => DATA.configurations[other.c].mode === DATA.normal && other.seed === run.seed);
+    named || others.find((other) => DATA.configurations[other.c].mode === DATA.normal && hasSeed(other, run.seed));
   const other = base ? cores[prompt.runs.indexOf(base)] : null;
   const difference = other ? compare(tokens, other) : { from: -1, same: new Set(), sameOther: new Set() };
   const sides = [{ side: "t", run, tokens, same: difference.same, at: t }];

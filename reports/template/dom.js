@@ -88,24 +88,27 @@ function address(prompt, run, { vs, t, o } = {}) {
   const parts = ["p", prompt.id];
   if (run) {
     parts.push(...DATA.configurations[run.c].key.split("/"));
-    if (DATA.seeds.length > 1) parts.push("s", run.seed);
+    if (DATA.seeds.length > 1 && !run.every) parts.push("s", run.seed);
     if (vs) parts.push("vs", ...vs.split("/"));
     for (const [side, i] of Object.entries({ t, o })) if (i !== null && i !== undefined) parts.push(side, i);
   }
   return escaped(parts);
 }
 
-function runName(run) {
-  return DATA.configurations[run.c].key + (DATA.seeds.length > 1 ? `, seed ${run.seed}` : "");
-}
+// Which seed a run has, after a name; some runs are the same for every seed.
+const ofSeed = (run) => (DATA.seeds.length < 2 ? "" : run.every ? ", every seed" : `, seed ${run.seed}`);
+
+const runName = (run) => DATA.configurations[run.c].key + ofSeed(run);
 
 // A run's name, with a mark if its rule is an oracle beside other rules.
 const runShown = (run) => runName(run) + DATA.configurations[run.c].mark;
 
 const promptName = (prompt, length) => `${prompt.id} ${shorten(prompt.text.replace(/\s+/g, " "), length)}`;
 
+const hasSeed = (run, seed) => run.every || run.seed === seed;
+
 // The part of an address that names the other run of a comparison: its configuration, and its seed if that differs.
-const versus = (run, other) => DATA.configurations[other.c].key + (other.seed === run.seed ? "" : `~${other.seed}`);
+const versus = (run, other) => DATA.configurations[other.c].key + (hasSeed(other, run.seed) ? "" : `~${other.seed}`);
 
 const ENDINGS = { eos: "end of text", length: "length cap" };
 const ending = (run) => (run.status !== "ok" ? "error" : ENDINGS[run.finish] || run.finish || "–");

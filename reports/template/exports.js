@@ -39,7 +39,7 @@ async function saveRuns() {
         prompt.id,
         prompt.text,
         ...identity.map((name) => DATA.configurations[run.c][name]),
-        run.seed,
+        run.every ? "every" : run.seed,
         run.status,
         run.finish,
         ...run.m,
@@ -96,7 +96,7 @@ async function saveTokens(number, run) {
     return [
       prompt.id,
       DATA.configurations[run.c].key,
-      run.seed,
+      run.every ? "every" : run.seed,
       i,
       i >= run.undrawn,
       token,

@@ -126,7 +126,11 @@ function failuresPage() {
   const some = DATA.counts.failed > rows.length ? ` The first ${rows.length} are listed.` : "";
   const page = [
     h("h1", {}, "Failed runs"),
-    h("p", {}, `${DATA.counts.failed} of ${DATA.counts.runs} runs failed. They are left out of every mean.${some}`),
+    h(
+      "p",
+      {},
+      `${DATA.counts.failed} of ${DATA.counts.different} runs failed. They are left out of every mean.${some}`,
+    ),
   ];
   return rows.length ? [...page, table("Failed runs", columns, rows)] : page;
 }
@@ -136,7 +140,7 @@ const ORACLE = "it looks at the final layer to decide, so it saves nothing at ru
 const HOW = [
   [
     "Mean",
-    "Over prompts; several seeds of a prompt are averaged first, so that a prompt counts once. Failed runs are left out of every mean and counted. n is the number of prompts that a mean is over.",
+    "Over prompts; several seeds of a prompt are averaged first, so that a prompt counts once. Where tokens are greedy and exits are not left to chance, all seeds have the same run: it is shown once, as that of every seed, and counts once. Failed runs are left out of every mean and counted. n is the number of prompts that a mean is over.",
   ],
   [
     "Interval",

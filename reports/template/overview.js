@@ -1,14 +1,15 @@
 // The overview (#/): what exiting early costs, averaged over prompts.
 
 function overviewPage() {
-  const { runs, failed, planned, prompts } = DATA.counts;
+  const { runs, different, failed, planned, prompts } = DATA.counts;
   const missing = planned && planned > runs ? ` of ${form(planned, "count")}` : "";
+  const repeats = different < runs ? ` (${form(different, "count")} different)` : "";
   const page = [
     h("h1", {}, "What exiting early costs"),
     h(
       "div.row",
       {},
-      provenance(`${form(runs, "count")}${missing} runs${failed ? "" : ", none failed"}`),
+      provenance(`${form(runs, "count")}${missing} runs${repeats}${failed ? "" : ", none failed"}`),
       failed ? h("a.bad", { href: "#/fail" }, `${form(failed, "count")} failed`) : null,
       DATA.charts.length ? highlight() : null,
       DATA.quality ? qualityLink() : null,
@@ -19,7 +20,7 @@ function overviewPage() {
   if (missing)
     page.push(h("p", {}, `${form(planned - runs, "count")} runs haven't landed yet: this is a partial sweep.`));
   if (!runs) page.push(h("p", {}, "No run has landed yet."));
-  else if (failed === runs) page.push(h("p", {}, "Every run failed: there is nothing to average."));
+  else if (failed === different) page.push(h("p", {}, "Every run failed: there is nothing to average."));
   if (DATA.prompts.length < prompts) page.push(h("p", {}, held()));
   if (runs && DATA.configurations.every(({ mode }) => mode === DATA.normal || mode === DATA.draft)) {
     page.push(h("p", {}, `This sweep has only normal runs${DATA.drafts ? " and drafts" : ""}: nothing exits early.`));

@@ -45,7 +45,7 @@ function configurationsPage(key) {
     runsOf(prompt, key).map((run) => ({
       prompt,
       run,
-      name: promptName(prompt, 40) + (DATA.seeds.length > 1 ? `, seed ${run.seed}` : ""),
+      name: promptName(prompt, 40) + ofSeed(run),
     })),
   );
   const chart = DATA.charts.find(({ key: name }) => name.startsWith("trade")) || DATA.charts[0];

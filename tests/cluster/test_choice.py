@@ -222,6 +222,22 @@ def test_a_failed_run_is_a_loss_of_1_and_a_failed_run_of_normal_excuses_nothing(
     assert "samples its tokens" not in said
 
 
+def test_failures_and_settings_that_are_the_same_for_every_seed_are_counted_once(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"rules": {"confidence": (0.9,), "predicted_kl": (1.0,)}})
+    fails = {"skip/confidence/0.9": {"status": "error"}}
+    out = land_sweep(
+        tmp_path / "out",
+        config,
+        lambda run: {
+            **number(run),
+            **(fails.get(run.configuration.key, {}) if run.prompt.prompt == PROMPTS[0] else {}),
+        },
+    )
+    _, said = chosen(out, "--risk", "disagreement", "--at-most", "0.5")
+    assert "1 run failed: each is a loss of 1" in said
+    assert "Of 1 setting, all seeds have the same run, which counts once: tokens are greedy" in said
+
+
 def test_a_text_without_a_usable_judgement_has_the_worst_score_and_that_of_normal_the_best(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"rules": {"confidence": (0.9,)}, "seeds": (0,)})
     out = land_sweep(tmp_path / "out", config, number)

@@ -123,9 +123,10 @@ def test_online_rules_replayed_on_their_own_texts_are_their_runs(
         == 0
     )
     printed = capsys.readouterr()
-    assert "replaying 4 settings on 10 texts of frozen_residual/confidence/0.1; one actor has all 2 CPUs" in printed.err
+    assert "replaying 4 settings on 5 texts of frozen_residual/confidence/0.1; one actor has all 2 CPUs" in printed.err
     rows = read_further(open_store(finished), REPLAYS_FOLDER, REPLAYS).to_pandas()
     rows = rows[rows.text_of == "frozen_residual/confidence/0.1"].set_index("configuration")
+    assert set(rows.prompts) == set(rows.texts) == {5}, "both seeds have the same text, which counts once"
     assert rows.index.tolist() == [
         f"{mode}/confidence/{threshold}" for mode in ("unfrozen", "frozen_residual") for threshold in (0.1, 0.2)
     ]

@@ -15,10 +15,12 @@ import ray
 import scripted
 from byte_model import save_byte_model
 from driving import assert_undisturbed
+from rich.console import Console
 from scripted import TOKENS_PER_RUN, rows_of, sweep_of
 
 from cluster.breaker import SweepStopped
 from cluster.display import Advance, Lines, Silence
+from cluster.figures import figures
 from cluster.job import SweepJob
 from cluster.landing import Tally, land
 from cluster.manifest import make_manifest
@@ -26,8 +28,8 @@ from cluster.store import open_store
 from cluster.sweep import Summary, run_sweep
 from cluster.table import closing_table
 from eexit.config import SweepConfig, UsageError
-from eexit.generator import Results
-from eexit.plan import configurations, plan_runs
+from eexit.generator import Results, error_results
+from eexit.plan import configurations, count_different_runs, plan_runs
 from eexit.results import MANIFEST, encode
 from eexit.schema import GENERATIONS
 from jobs.sweep import write_figures
@@ -92,6 +94,7 @@ def test_table_figures_report_and_readme_tell_the_same_perplexity(tmp_path: Path
     write_figures(summary, store.root, tmp_path / "figures.json")
     told = json.loads((tmp_path / "figures.json").read_text())["configurations"]
     assert [row["means"]["perplexity"] for row in told] == [expected] * 2
+    assert json.loads((tmp_path / "figures.json").read_text())["different_runs"] == 3 + 6
     table = {str(column.header): list(column.cells) for column in closing_table(store, configurations(config)).columns}
     assert table["per-\nplex-\nity"] == ["10.08"] * 2
     trade = frames.trade_off(read_sweep(store.root))
@@ -102,6 +105,39 @@ def test_table_figures_report_and_readme_tell_the_same_perplexity(tmp_path: Path
     names: dict[str, Any] = {}
     exec("\n".join(lines), names)
     assert eval(last, names)["perplexity"].tolist() == [expected] * 2
+
+
+def test_runs_that_are_the_same_for_every_seed_count_once_in_table_and_figures(tmp_path: Path) -> None:
+    """Three prompts and two seeds: one rule leaves exits to chance. A run of normal failed with the first seed only."""
+    config = sweep_of(
+        tmp_path, "one", "two", "three", modes=["normal", "unfrozen"], rules={"kl": [1], "fixed": [5]}, seeds=[0, 1]
+    )
+    store, runs = open_store(tmp_path / "out"), list(plan_runs(config))
+    failed, done = error_results(runs[:1], config, "no"), rows_of(runs[1:], config)
+    rows = [
+        {**row, "mean_depth": 0.9 if run.prompt.prompt == "one" else 0.6, "correct": True}
+        for row, run in zip(done.generations.to_pylist(), runs[1:], strict=True)
+    ]
+    generations = pa.concat_tables([failed.generations, pa.Table.from_pylist(rows, GENERATIONS)])
+    land(store, runs, Results(generations, done.tokens))
+    found = figures(store, configurations(config), config.temperature)
+    counts = {row["configuration"]: (row["runs"], row["different_runs"], row["errors"]) for row in found}
+    assert counts == {"normal": (6, 3, 1), "unfrozen/kl/1": (6, 6, 0), "unfrozen/fixed/5": (6, 3, 0)}
+    assert [row["means"]["mean_depth"] for row in found] == [pytest.approx(0.7)] * 3, "of each prompt once"
+    assert sum(its[1] for its in counts.values()) == count_different_runs(config) == 12
+
+    table = closing_table(store, configurations(config), config.temperature)
+    cells = {str(column.header): list(column.cells) for column in table.columns}
+    assert (cells["runs"], cells["dif-\nferent"], cells["failed"]) == (["6"] * 3, ["3", "6", "3"], ["1", "0", "0"])
+    assert "all seeds have the same run" in str(table.caption)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(table)
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[-1] for line in lines if line.split()[-1:] == ["100.0%"]] == ["100.0%"] * 3, "no number is cut"
+    sampled = config.model_copy(update={"temperature": 1.0})
+    assert [row["different_runs"] for row in figures(store, configurations(sampled), 1.0)] == [6] * 3
+    assert count_different_runs(sampled) == 18
 
 
 @pytest.mark.usefixtures("local_ray")

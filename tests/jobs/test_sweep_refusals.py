@@ -167,6 +167,11 @@ def test_a_plan_of_ones_own_prompts_has_no_system_prompt(
     assert "exit layers     1 3 (the final one is 6)" in said
     assert "next token      sampled, temperature 0.5, top-p 1" in said
     assert "out             results/sweep" in said
+    done = sweep_here(
+        environment, "--dry-run", *flags[:4], "--exit-layers", "1", "3", "--seeds", "0", "1", cwd=tmp_path
+    )
+    counts = "36 = 2 prompts × 9 configurations × 2 seeds; 34 are different, others being the same for every seed"
+    assert f"runs            {counts}" in done.stdout, done.stderr
 
 
 def test_a_file_where_a_folder_of_results_should_be_is_told(

@@ -73,7 +73,7 @@ def with_answers(
                 generations.append(row)
                 named = {name: row[name] for name in ("run_id", *configuration.columns)}
                 tokens += [token | named for token in rows]
-    return write_sweep(folder, generations, tokens)
+    return write_sweep(folder, generations, tokens, temperature=float(len(seeds) > 1))
 
 
 def add(folder: Path, name: str, schema: pa.Schema, rows: Iterable[dict[str, Any]], call: int = 1) -> None:

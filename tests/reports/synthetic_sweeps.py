@@ -82,8 +82,10 @@ def shard(number: int) -> str:
 
 
 def write_sweep(
-    folder: Path, generations: list[dict[str, Any]], tokens: list[dict[str, Any]], n_runs: int | None = None
-) -> Path:
+    folder: Path, generations: list[dict[str, Any]], tokens: list[dict[str, Any]], n_runs: int | None = None,
+    temperature: float = 0.0,
+) -> Path:  # fmt: skip
+    """With temperature 0, runs of `normal` have to be the same for every seed."""
     folder.mkdir(parents=True)
     prompts = {row["prompt_id"]: row["prompt"] for row in generations}
     modes = list(dict.fromkeys(row["mode"] for row in generations))
@@ -95,7 +97,7 @@ def write_sweep(
         "config": {
             "model": "tiny", "prompts": [{"id": i, "prompt": p, "system": None} for i, p in prompts.items()],
             "modes": modes, "kl_factors": factors, "seeds": [0], "readout": "lens", "max_new_tokens": 40,
-            "temperature": 0.0, "top_p": 1.0,
+            "temperature": temperature, "top_p": 1.0,
         },
         "model": {"name": "tiny", "revision": None, "digest": "sha256:0", "architecture": "llama",
                   "n_layers": FINAL + 1, "dtype": "float32"},

@@ -30,7 +30,7 @@ def sweep_with(tmp_path: Path, marks: Marks, seeds: Sequence[int] = SEEDS, **cha
                 row, rows = run_rows(str(prompt), f"Question {prompt}?", mode, k, ["a", "b", "c"], seed, **its)
                 generations.append(row)
                 tokens += rows
-    return read_sweep(str(write_sweep(tmp_path / "results", generations, tokens)))
+    return read_sweep(str(write_sweep(tmp_path / "results", generations, tokens, temperature=1.0)))
 
 
 @pytest.fixture

@@ -312,7 +312,8 @@ def test_seeds_and_odd_ids_have_addresses(visit: Visit, tmp_path: Path) -> None:
             row, rows = run_rows("a/b c%?#", "?", mode, k, ["one", " two", f" seed{seed}{mode}"], seed)
             generations.append(row)
             tokens += rows
-    page = visit("#/", path=build_report(str(write_sweep(tmp_path / "s", generations, tokens)), tmp_path / "r.html"))
+    sweep = write_sweep(tmp_path / "s", generations, tokens, temperature=1.0)
+    page = visit("#/", path=build_report(str(sweep), tmp_path / "r.html"))
     page.locator("[data-chart=heat] summary").click()
     page.get_by_role("link", name="a/b c%?# ?").click()
     page.locator("main table").first.get_by_role("link", name="unfrozen/kl/1, seed 4").click()
@@ -321,6 +322,31 @@ def test_seeds_and_odd_ids_have_addresses(visit: Visit, tmp_path: Path) -> None:
     page.locator(".tokens").nth(1).wait_for()
     assert "seed4unfrozen" in page.locator(".tokens").first.inner_text()
     assert "seed4normal" in page.locator(".tokens").nth(1).inner_text()
+
+
+def test_a_run_that_is_the_same_for_every_seed_is_shown_once(visit: Visit, tmp_path: Path) -> None:
+    generations, tokens = [], []
+    for seed in (3, 4):
+        for mode, k in (("normal", None), ("unfrozen", 1.0)):
+            row, rows = run_rows("0", "?", mode, k, ["one", " two", f" {mode} {seed if k else ''}"], seed)
+            generations.append(row)
+            tokens += rows
+    path = build_report(str(write_sweep(tmp_path / "s", generations, tokens)), tmp_path / "r.html")
+    page = visit("#/p/0", path=path)
+    links = page.locator("main table").first.get_by_role("link").all_inner_texts()
+    assert links == ["normal, every seed", "unfrozen/kl/1, seed 3", "unfrozen/kl/1, seed 4"]
+    page.get_by_role("link", name="unfrozen/kl/1, seed 4").first.click()
+    page.get_by_text("Identical to normal, every seed for the first 2 tokens").wait_for()
+    page.get_by_label("Side by side with").select_option(label="normal, every seed")
+    page.locator(".tokens").nth(1).wait_for()
+    assert page.evaluate("location.hash") == "#/p/0/unfrozen/kl/1/s/4/vs/normal"
+    page = visit("#/p/0/normal/s/4/vs/unfrozen/kl/1~4", path=path)  # an address from before seeds were shown as one
+    page.get_by_role("heading", name="normal, every seed on prompt 0").wait_for()
+    assert "unfrozen 4" in page.locator(".tokens").nth(1).inner_text()
+    page = visit("#/", path=path)
+    assert "4 runs (3 different), none failed" in page.locator(".provenance").inner_text()
+    page = visit("#/s/normal", path=path)
+    assert "1 place in 1 of 3 generated texts" in page.locator("main").inner_text()
 
 
 def test_an_original_file_copes_without_a_recording(visit: Visit, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from report_fixtures import MakeSweep
+from synthetic_quality import judge
 from synthetic_sweeps import CONFIGURATIONS, FINAL, IDENTITY, LAYERS, as_older, failed_row, run_rows, write_sweep
 
 from eexit.bootstrap import MIN_PROMPTS, estimate_columns
@@ -55,6 +56,53 @@ def test_means_are_over_prompts_and_perplexity_is_geometric(tmp_path: Path) -> N
     assert row["layers_skipped"] == pytest.approx(0.2)
     assert row["perplexity"] == pytest.approx(4.0)
     assert row["n"] == 2
+
+
+def repeated(tmp_path: Path, temperature: float = 0.0) -> Path:
+    """Six prompts and two seeds: runs of `normal` are the same for both, those of `unfrozen/kl/1` are not."""
+    generations, tokens = [], []
+    for prompt, seed in ((prompt, seed) for prompt in range(6) for seed in (3, 4)):
+        for mode, k in (("normal", None), ("unfrozen", 1.0)):
+            change: dict[str, Any] = {"perplexity": 2.0, "exit_rate": 0.0} if k is None else {"perplexity": 2.0 + seed}
+            if (mode, prompt, seed) == ("normal", 5, 3):
+                change |= {"status": "error", "perplexity": None, "n_tokens": None}
+            pieces = ["one", " two", f" {mode} {seed if k else ''}"]
+            row, rows = run_rows(f"{prompt}", f"Question {prompt}?", mode, k, pieces, seed, **change)
+            generations.append(row)
+            tokens += rows if row["status"] == "ok" else []
+    return write_sweep(tmp_path / "results", generations, tokens, temperature=temperature)
+
+
+def test_a_run_that_is_the_same_for_every_seed_counts_once_and_is_compared_with_each(tmp_path: Path) -> None:
+    folder = repeated(tmp_path)
+    judge(folder, fails=["0-normal-None-3", "0-normal-None-4"])
+    sweep = read_sweep(str(folder))
+    assert (sweep.n_landed, len(sweep.generations), len(sweep.failed)) == (24, 18, 0), "one seed did not fail"
+    normal = sweep.generations[sweep.generations["configuration"] == "normal"]
+    assert list(zip(normal["seed"], normal["every_seed"], strict=True)) == [(3, True)] * 5 + [(4, True)]
+    trade = frames.trade_off(sweep)
+    assert [(row_of(trade, key)["n"], row_of(trade, key)["n_seeds"]) for key in ("normal", "unfrozen/kl/1")] == [
+        (6, 1),
+        (6, 2),
+    ]
+    paired = row_of(frames.paired_differences(sweep), "unfrozen/kl/1")
+    assert (paired["n"], paired["n_seeds"]) == (6, 2)
+    assert paired["perplexity"] == pytest.approx(math.sqrt(5 * 6) / 2), "with both seeds of each prompt"
+    assert (sweep.judges[0].errors, sweep.judges[0].n_judged) == ({"normal": 1}, 17)
+    data, packed = payload(sweep, "title")
+    assert data["counts"] | {"runs": 24, "different": 18, "failed": 0} == data["counts"]
+    assert dict(data["facts"])["Tokens"] == "54"
+    assert dict(data["facts"])["Different runs"].startswith("18 of 24: where tokens are greedy")
+    of_first = [(run["c"], run["seed"], run["every"]) for run in data["prompts"][0]["runs"]]
+    assert of_first == [(0, 3, True), (1, 3, False), (1, 4, False)]
+    assert sum(packed.n) == 54
+
+
+def test_sampled_runs_are_all_different(tmp_path: Path) -> None:
+    sweep = read_sweep(str(repeated(tmp_path, temperature=0.7)))
+    assert len(sweep.generations) == 24
+    assert not sweep.generations["every_seed"].any()
+    assert frames.trade_off(sweep)["n_seeds"].tolist() == [2, 2]
 
 
 def test_seeds_are_averaged_within_a_prompt_first(tmp_path: Path) -> None:
