@@ -70,9 +70,7 @@ def closing_table(
     table.add("number", *HEADINGS, *[ANSWERS_HEADING] * has_answers, *DRAFT_HEADINGS * has_drafts)
     for configuration, of in zip(configurations, found, strict=True):
         counts = [of.n_runs, *[of.n_different] * has_repeats, *[of.n_errors] * has_errors]
-        table.add_row(
-            configuration.key, *(f"{count:,}" for count in counts), *_means(of.done, has_answers, has_drafts)
-        )
+        table.add_row(configuration.key, *(f"{count:,}" for count in counts), *_means(of.done, has_answers, has_drafts))
     return table
 
 
