@@ -14,15 +14,16 @@ from typing import NamedTuple
 
 import ray
 
-from cluster.events import log, log_to_stderr
-from cluster.landing import LandingError, Tally, land, shard_name, tally_of
-from cluster.lease import is_fenced
+from cluster.console.events import log, log_to_stderr
 from cluster.metrics import Metrics
-from cluster.store import open_store
-from eexit.config import SweepConfig, UsageError
-from eexit.generator import Generator, Results
-from eexit.plan import Run
-from eexit.results import MANIFEST
+from eexit.messages.errors import UsageError
+from eexit.plan.config import SweepConfig
+from eexit.plan.runs import Run
+from eexit.results.layout import MANIFEST
+from eexit.results.shard_tables import Generator, Results
+from eexit.results.store.folder import open_store
+from eexit.results.store.landing import LandingError, Tally, land, shard_name, tally_of
+from eexit.results.store.lease import is_fenced
 
 # Makes a generator for a sweep on a device: auto, cpu, cuda or mps.
 MakeGenerator = Callable[[SweepConfig, str], Generator]
@@ -32,7 +33,7 @@ def model_generator(config: SweepConfig, device: str) -> Generator:
     """Load the model of `config`, with one thread per CPU of the actor, and its share of the GPU's memory."""
     import torch  # neither the driver nor actors with another generator need it
 
-    from eexit.model_generator import ModelGenerator
+    from eexit.generator import ModelGenerator
 
     assigned = ray.get_runtime_context().get_assigned_resources()
     torch.set_num_threads(max(1, int(assigned.get("CPU", 1))))

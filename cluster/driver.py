@@ -15,24 +15,26 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from cluster import interruption
 from cluster.actor import MakeGenerator
-from cluster.breaker import Breaker, SweepStopped
-from cluster.display import Display, Progress, counted
-from cluster.events import log
+from cluster.console import interruption
+from cluster.console.display import Progress
+from cluster.console.events import log
+from cluster.console.job import SweepJob
 from cluster.failures import Kind, ShardFailure, failure_of_actor, failure_of_call, hung, next_tries, was_preempted
-from cluster.job import SweepJob
-from cluster.landing import LandingError, Tally, clear_debris, land, landed_tally
-from cluster.lease import Lease
 from cluster.liveness import Liveness
 from cluster.pool import Pool
 from cluster.shards import Shard, halve
-from cluster.store import open_store
 from cluster.worker import Worker, hire
-from eexit.config import UsageError
-from eexit.generator import error_results
-from eexit.plan import count_runs
-from eexit.results import MANIFEST
+from eexit.messages.errors import SweepStopped, UsageError
+from eexit.messages.progress import Display
+from eexit.messages.wording import counted
+from eexit.plan.runs import count_runs
+from eexit.results.layout import MANIFEST
+from eexit.results.shard_tables import error_results
+from eexit.results.store.breaker import Breaker
+from eexit.results.store.folder import open_store
+from eexit.results.store.landing import LandingError, Tally, clear_debris, land, landed_tally
+from eexit.results.store.lease import Lease
 
 SHARDS_PER_ACTOR = 2  # the one it is doing, and the next one
 RUNS_LEFT_PER_RUN_GIVEN = 4  # while as many are left, actors get their next shard early

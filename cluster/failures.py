@@ -6,7 +6,7 @@ from enum import StrEnum
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from cluster.shards import Shard, halve, split
-from eexit.config import first_line
+from eexit.messages.errors import first_line
 
 SHARD_TRIES = 2
 RUN_TRIES = 3  # since an actor can die of something else than the run it was doing

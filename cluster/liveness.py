@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import ray
 
-from cluster.breaker import SweepStopped
 from cluster.pool import Pool
+from eexit.messages.errors import SweepStopped
 
 # Ray kills a driver silently when the head of its cluster has been gone for 60 s. Until then the head may come back;
 # that of a Ray on this machine alone never does.

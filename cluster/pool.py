@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from cluster.estimate import Memory, size
-from cluster.job import SweepJob
-from eexit.config import UsageError
-from eexit.plan import count_runs
+from cluster.console.job import SweepJob
+from eexit.messages.errors import UsageError
+from eexit.plan.model_facts import Memory, size
+from eexit.plan.runs import count_runs
 
 # An actor with one CPU has no threads to wait for, but is slow with few rows. On two CPUs, one actor against two:
 # 27 rows 164 and 118 tokens/s, 108 rows 371 and 389, 216 rows 430 and 507 (means of two sweeps).

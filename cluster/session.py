@@ -16,8 +16,8 @@ import ray
 from ray import cloudpickle
 from ray.exceptions import RayError
 
-from cluster import interruption
-from eexit.config import UsageError
+from cluster.console import interruption
+from eexit.messages.errors import UsageError
 
 ADDRESS = "RAY_ADDRESS"
 SECONDS_TO_ANSWER = 10.0

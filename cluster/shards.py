@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby, zip_longest
 
-from eexit.plan import Run
+from eexit.plan.runs import Run
 
 
 @dataclass(frozen=True)

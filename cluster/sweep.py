@@ -10,15 +10,33 @@ from typing import Any
 from pydantic import ValidationError
 
 from cluster.actor import MakeGenerator, model_generator
-from cluster.breaker import SweepStopped
-from cluster.display import Display, counted, open_display
+from cluster.console.display import open_display
+from cluster.console.job import Device, SweepJob, explain
 from cluster.driver import Driver
-from cluster.estimate import Look, Memory, look_at_model, looking
-from cluster.figures import figures
-from cluster.job import Device, SweepJob, explain
-from cluster.landing import Survey, Tally, clear_debris, remove_errors
-from cluster.lease import Lease, hold
-from cluster.manifest import (
+from cluster.pool import plan_pools, shortages
+from cluster.session import Session, place_for_all, ray_session
+from cluster.shards import cut, rows_for
+from eexit.messages.errors import SweepStopped, UsageError
+from eexit.messages.locations import shown
+from eexit.messages.progress import Display
+from eexit.messages.wording import counted
+from eexit.plan.config import SweepConfig
+from eexit.plan.model_facts import Look, Memory, look_at_model, looking
+from eexit.plan.runs import configurations, count_runs, plan_runs
+from eexit.results.layout import (
+    REPORT,
+    REPORT_HEAD_BYTES,
+    SIDE_FILES,
+    Manifest,
+    is_report,
+    is_side_file,
+    side_folder_name,
+)
+from eexit.results.means import figures
+from eexit.results.store.folder import Store, open_store
+from eexit.results.store.landing import Survey, Tally, clear_debris, remove_errors
+from eexit.results.store.lease import Lease, hold
+from eexit.results.store.manifest import (
     LostManifestError,
     make_manifest,
     read_manifest,
@@ -27,16 +45,8 @@ from cluster.manifest import (
     refuse_other_runs,
     written,
 )
-from cluster.pool import plan_pools, shortages
-from cluster.session import Session, place_for_all, ray_session
-from cluster.settling import take_stock
-from cluster.shards import cut, rows_for
-from cluster.store import Store, open_store
-from cluster.whereabouts import refuse_for_results
-from eexit.config import SweepConfig, UsageError
-from eexit.places import shown
-from eexit.plan import configurations, count_runs, plan_runs
-from eexit.results import REPORT, REPORT_HEAD_BYTES, SIDE_FILES, Manifest, is_report, is_side_file, side_folder_name
+from eexit.results.store.repair import take_stock
+from eexit.results.store.whereabouts import refuse_for_results
 
 
 @dataclass(frozen=True)
@@ -79,7 +89,7 @@ def run_sweep(
     """Do every run of `config` that has not landed in `out` yet; returns once all have.
 
         from cluster.sweep import run_sweep
-        from eexit.config import Prompt, SweepConfig
+        from eexit.plan.config import Prompt, SweepConfig
 
         prompt = Prompt(id="recursion", prompt="Explain recursion.")
         summary = run_sweep(SweepConfig(prompts=(prompt,), kl_factors=(0.5, 1)), "results/one")

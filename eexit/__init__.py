@@ -4,17 +4,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from eexit.chat import format_and_tokenize_input
-    from eexit.models import load_default_model_and_tokenizer
-    from eexit.single import EarlyExitGenerator, KLExitGenerator, PredictionObject, get_early_exit_indices
+    from eexit.model.chat import format_and_tokenize_input
+    from eexit.original import (
+        EarlyExitGenerator,
+        KLExitGenerator,
+        PredictionObject,
+        get_early_exit_indices,
+        load_default_model_and_tokenizer,
+    )
 
 _HOMES = {
-    "EarlyExitGenerator": "eexit.single",
-    "KLExitGenerator": "eexit.single",
-    "PredictionObject": "eexit.single",
-    "format_and_tokenize_input": "eexit.chat",
-    "get_early_exit_indices": "eexit.single",
-    "load_default_model_and_tokenizer": "eexit.models",
+    "EarlyExitGenerator": "eexit.original",
+    "KLExitGenerator": "eexit.original",
+    "PredictionObject": "eexit.original",
+    "format_and_tokenize_input": "eexit.model.chat",
+    "get_early_exit_indices": "eexit.original",
+    "load_default_model_and_tokenizer": "eexit.original",
 }
 
 __all__ = [
@@ -28,7 +33,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import on first use: readers of results need `eexit.schema`, not torch."""
+    """Import on first use: readers of results need `eexit.results.tables`, not torch."""
     if name not in _HOMES:
         raise AttributeError(f"module 'eexit' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

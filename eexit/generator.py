@@ -1,54 +1,226 @@
-"""The interface of a generator, which turns runs into tables that are ready for Parquet."""
+"""The generator of a sweep: one loaded model that can do any run of the sweep."""
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from typing import Any
 
 import pyarrow as pa
+import torch
 
-from eexit.config import SweepConfig
-from eexit.plan import Run
-from eexit.schema import ERROR, GENERATIONS, TOKENS
+from eexit.cpu.packed_linear import pack_linear_layers
+from eexit.decode.costs.counting import cost_columns
+from eexit.decode.costs.draft_rounds import SerialCosts
+from eexit.decode.costs.prices import find_prices
+from eexit.decode.engine import Engine, refuse_mode
+from eexit.decode.learned_exits import load_probe, load_readout
+from eexit.decode.rows.requests import Decoding, Failure, Outcome, Request
+from eexit.decode.trace import Trace
+from eexit.messages.errors import first_line
+from eexit.method.shortlist import Shortlist
+from eexit.model.adapters import merged
+from eexit.model.chat import format_and_tokenize_input
+from eexit.model.decoder import Decoder
+from eexit.model.loading import eos_token_ids, load_model_and_tokenizer
+from eexit.plan.config import SweepConfig
+from eexit.plan.configuration import NORMAL, Configuration, depends_on_seed
+from eexit.plan.exit_layers import resolve_exitable_layers
+from eexit.plan.runs import Run, configurations
+from eexit.quality.answers import SlowPatternError, mark
+from eexit.results.run_rows import generation_columns, text_pieces, token_text, tokens_table
+from eexit.results.shard_tables import Progress, Results, error_results, run_columns
+from eexit.results.tables import GENERATIONS, TOKENS
+
+Key = tuple[str, int, str]  # of a run: its prompt's id, its seed, its configuration's key
+
+
+class ModelGenerator:
+    """Loads a sweep's model once, and does its runs; it may use `memory_share` of a GPU's memory.
+
+    Raises `UsageError` if the model can't be loaded or is not supported, or if a mode, a rule or an
+    adapter does not fit it.
+    """
+
+    def __init__(self, config: SweepConfig, device: str = "auto", memory_share: float = 1.0):
+        self.config = config
+        self.model, self.tokenizer = load_model_and_tokenizer(config, device)
+        student = self.model if config.adapter is None else merged(self.model, config.adapter)
+        pack_linear_layers(self.model, student)
+        decoders = {model: Decoder(model) for model in {self.model, student}}
+        decoder = decoders[self.model]
+        for mode in {configuration.mode for configuration in configurations(config)}:
+            refuse_mode(mode, decoder)
+        layers = resolve_exitable_layers(config, decoder.n_layers)
+        decoding = Decoding(
+            exitable_layers=layers,
+            max_new_tokens=config.max_new_tokens,
+            eos_token_ids=eos_token_ids(self.model, self.tokenizer),
+            readout=load_readout(config, layers, decoder),
+            probe=load_probe(config, layers, decoder),
+            shortlist=Shortlist(decoders[student], config.shortlist) if config.decide_on == "shortlist" else None,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            record_top_k=min(config.record_top_k, decoder.vocabulary),
+            memory_share=memory_share,
+        )
+        self.prices = find_prices(decoder, decoding)
+        self.engine = Engine(decoder, decoding, decoders[student], self.prices)
+        self.text_of = cache(partial(token_text, self.tokenizer))
+
+    def generate(self, runs: Sequence[Run], progress: Progress = lambda tokens, runs=0: None) -> Results:
+        """Do the runs together. A run that fails becomes an error row, and does not affect the others.
+
+        If the sweep has mode `normal`, the `normal` run of each prompt and seed is generated too, for comparison, even
+        if it is not among `runs`; then it is not returned.
+        """
+        requests = self.requests(runs)
+        outcomes = self._outcomes(requests, _Ends(progress, Counter(map(requests.get, map(_key, runs)))))
+        parts = [self._results(run, requests, outcomes) for run in runs]
+        return Results(
+            pa.concat_tables([GENERATIONS.empty_table(), *(part.generations for part in parts)]),
+            pa.concat_tables([TOKENS.empty_table(), *(part.tokens for part in parts)]),
+        )
+
+    def requests(self, runs: Sequence[Run]) -> dict[Key, Request]:
+        """The requests to decode, by prompt, seed and configuration; those of one prompt are next to each other.
+
+        Runs whose prompt can't be tokenised are left out.
+        """
+        requests: dict[Key, Request] = {}
+        for run in sorted(runs, key=lambda run: run.prompt.id):
+            token_ids, error = self._tokenize(run)
+            if error:
+                continue
+            normal = replace(run, configuration=Configuration(NORMAL))
+            for each in (normal, run) if NORMAL in self.config.modes else (run,):
+                requests.setdefault(_key(each), Request(token_ids, each.configuration, run.seed))
+        return requests
+
+    def _tokenize(self, run: Run) -> tuple[tuple[int, ...], str]:
+        """The token ids of a run's prompt, or the error if it can't be tokenised.
+
+        An empty prompt has no tokens, whatever a chat template would put around it.
+        """
+        if not run.prompt.prompt.strip():
+            return (), ""
+        system = self.config.system if run.prompt.system is None else run.prompt.system
+        try:
+            inputs = format_and_tokenize_input(
+                run.prompt.prompt,
+                system,
+                self.config.prefiller,
+                self.tokenizer,
+                control_tokens=self.config.control_tokens,
+            )
+        except Exception as error:  # a chat template or a tokenizer may raise anything: it becomes the run's error
+            return (), f"the prompt can't be tokenised: {type(error).__name__}: {first_line(error)}"
+        return tuple(inputs["input_ids"][0].tolist()), ""
+
+    def _outcomes(self, requests: dict[Key, Request], ends: "_Ends") -> dict[Key, Outcome]:
+        """What each request gives. Seeds that can't change it share the outcome of the first of them."""
+        first: dict[Request, Key] = {}  # among those that differ in their seed alone
+        for key, request in requests.items():
+            first.setdefault(replace(request, seed=0), key)
+        outcomes = self._decode_by_key({key: requests[key] for key in first.values()}, ends)
+        others = {key: first[replace(request, seed=0)] for key, request in requests.items() if key not in outcomes}
+        shared = {key: outcomes[its] for key, its in others.items() if self._is_shared(requests[key], outcomes[its])}
+        left = {key: requests[key] for key in others if key not in shared}
+        for key in shared:
+            ends.of(requests[key])
+        return outcomes | shared | self._decode_by_key(left, ends)
+
+    def _is_shared(self, request: Request, outcome: Outcome) -> bool:
+        """Whether a request with another seed has this outcome too. One that failed is tried again."""
+        rule = request.configuration.rule
+        return not (isinstance(outcome, Failure) or depends_on_seed(rule, self.config.temperature))
+
+    def _decode_by_key(self, requests: dict[Key, Request], ends: "_Ends") -> dict[Key, Outcome]:
+        return dict(zip(requests, self._decode(list(requests.values()), ends), strict=True))
+
+    def _decode(self, requests: list[Request], ends: "_Ends") -> list[Outcome]:
+        """Decode the requests together; if the model raises, find the requests that make it raise by bisection."""
+        try:
+            outcomes: dict[int, Outcome] = {}
+            for index, outcome in self.engine.generate(requests, ends.progress):
+                outcomes[index] = outcome
+                ends.of(requests[index])
+            return [outcomes[index] for index in range(len(requests))]
+        except Exception as error:  # a model may raise anything: it becomes the run's error
+            reason, out_of_memory = f"{type(error).__name__}: {error}", _is_out_of_memory(error)
+        # Outside the except block, the exception no longer keeps the keys and values of its frames alive.
+        if out_of_memory and self._fewer_rows():
+            return self._decode(requests, ends)
+        if len(requests) == 1:
+            return [Failure(reason)]
+        half = len(requests) // 2
+        return self._decode(requests[:half], ends) + self._decode(requests[half:], ends)
+
+    def _fewer_rows(self) -> bool:
+        """Halve the number of rows in flight, from now on; False if it is 1 already."""
+        rows = self.engine.n_slots // 2
+        if not rows:
+            return False
+        engine = self.engine
+        self.engine = Engine(engine.decoder, replace(engine.decoding, rows=rows), engine.student, self.prices)
+        return True
+
+    def _results(self, run: Run, requests: dict[Key, Request], outcomes: dict[Key, Outcome]) -> Results:
+        key = _key(run)
+        if key not in outcomes:
+            return error_results([run], self.config, self._tokenize(run)[1])
+        outcome = outcomes[key]
+        if isinstance(outcome, Failure):
+            return error_results([run], self.config, outcome.error)
+        normal = outcomes.get((run.prompt.id, run.seed, NORMAL))
+        pieces = text_pieces(self.tokenizer, outcome)
+        try:
+            marked = mark(run.prompt, "".join(pieces))
+        except SlowPatternError as error:
+            return error_results([run], self.config, str(error))
+        decoding, n_layers = self.engine.decoding, self.engine.decoder.n_layers
+        row: dict[str, Any] = {
+            **run_columns(run, self.config),
+            "prompt_token_ids": requests[key].prompt_token_ids,
+            "n_prompt_tokens": len(requests[key].prompt_token_ids),
+            **generation_columns(
+                outcome, normal if isinstance(normal, Trace) else None, pieces, decoding.exitable_layers, n_layers
+            ),
+            **marked.columns,
+            **cost_columns(
+                self.prices,
+                outcome.counts,
+                outcome.exit_layer_T[1:],
+                decoding.exitable_layers,
+                run.configuration.mode,
+                len(requests[key].prompt_token_ids),
+            ),
+            **self._draft_columns(run.configuration, outcome),
+        }
+        return Results(pa.Table.from_pylist([row], GENERATIONS), tokens_table(run, outcome, pieces, self.text_of))
+
+    def _draft_columns(self, configuration: Configuration, outcome: Trace) -> dict[str, Any]:
+        if not configuration.draft or not outcome.rounds:
+            return {}
+        costs = SerialCosts.of(self.prices, self.engine.decoding.exitable_layers)
+        return outcome.rounds.columns(configuration.draft, len(outcome.token_id_T) - 1, costs)
 
 
 @dataclass(frozen=True)
-class Results:
-    """The tables of some runs, with the schemas `schema.GENERATIONS` and `schema.TOKENS`."""
+class _Ends:
+    """Tells `progress` once of each run whose row has ended, also of those that are decoded again."""
 
-    generations: pa.Table
-    tokens: pa.Table
+    progress: Progress
+    runs_left: Counter[Request | None]  # by what they ask for; None for runs whose prompt can't be tokenised
 
-
-class Progress(Protocol):
-    """What a generator tells of its progress."""
-
-    def __call__(self, tokens: int, runs: int = 0) -> None:
-        """So many tokens were generated, and so many runs have ended, since the last call."""
+    def of(self, request: Request) -> None:
+        if n_runs := self.runs_left.pop(request, 0):
+            self.progress(0, n_runs)
 
 
-class Generator(Protocol):
-    """Anything that can do runs. A run that fails becomes an error row in the results, never an exception."""
-
-    def generate(self, runs: Sequence[Run], progress: Progress) -> Results:
-        """Do the runs together; calls `progress` now and then."""
-        ...
+def _key(run: Run) -> Key:
+    return run.prompt.id, run.seed, run.configuration.key
 
 
-def error_results(runs: Sequence[Run], config: SweepConfig, error: str) -> Results:
-    """The results of runs that failed: rows with the reason, and null for everything that was not generated."""
-    rows = [{**run_columns(run, config), "status": ERROR, "error": error} for run in runs]
-    return Results(pa.Table.from_pylist(rows, GENERATIONS), TOKENS.empty_table())
-
-
-def run_columns(run: Run, config: SweepConfig) -> dict[str, object]:
-    """The columns of a generations row that do not depend on how the run went."""
-    return {
-        "run_id": run.run_id,
-        "prompt_id": run.prompt.id,
-        "prompt": run.prompt.prompt,
-        "answer": run.prompt.answer,
-        **run.configuration.columns,
-        "readout": config.readout,
-        "seed": run.seed,
-        "model": config.model,
-    }
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -7,11 +7,11 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
 from safetensors import SafetensorError
 
-from eexit.config import first_line
-from eexit.results import temporary_name
+from eexit.messages.errors import first_line
 
 MOST_NAME = 60  # characters of a file's name that its temporary file has too, since file systems take 255 bytes
 
@@ -71,3 +71,8 @@ def plain_errors(path: Path) -> Iterator[None]:
         yield
     except SafetensorError as error:
         raise OSError(f"{path} can't be written ({first_line(error)})") from error
+
+
+def temporary_name(name: str) -> str:
+    """A new, hidden name for a file until it is complete, so that readers of the folder ignore it."""
+    return f".{name}.{uuid4().hex}.tmp"

@@ -19,14 +19,14 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
-from cluster.choice import choose_setting
-from cluster.choice_input import COSTS, ChoiceQuestion
-from cluster.choice_words import choice_sentences, choice_table
-from cluster.ending import console_of, exit_code
-from cluster.flags import Parser
-from eexit.places import reading
-from eexit.results import CHOICES_FOLDER
-from eexit.risks import RISKS
+from cluster.console.exit_code import console_of, exit_code
+from cluster.console.flags import Parser
+from eexit.messages.locations import reading
+from eexit.quality.risks import RISKS
+from eexit.results.layout import CHOICES_FOLDER
+from eexit.studies.choosing.choice import choose_setting
+from eexit.studies.choosing.evidence import COSTS, ChoiceQuestion
+from eexit.studies.choosing.words import choice_sentences, choice_table
 
 COLUMNS = 110  # of what is not printed on a terminal, so that long keys need not be folded
 

@@ -11,13 +11,13 @@ row of the later attempt is copied. Further tables, such as timings, are copied 
 import sys
 from collections.abc import Sequence
 
-from cluster import interruption
-from cluster.compaction import compact
-from cluster.display import counted
-from cluster.ending import exit_code
-from cluster.flags import Parser, whole
-from cluster.store import open_store
-from eexit.config import UsageError
+from cluster.console import interruption
+from cluster.console.exit_code import exit_code
+from cluster.console.flags import Parser, whole
+from eexit.messages.errors import UsageError
+from eexit.messages.wording import counted
+from eexit.results.store.compaction import compact
+from eexit.results.store.folder import open_store
 
 ROWS_PER_FILE = 20_000
 

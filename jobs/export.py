@@ -19,14 +19,15 @@ import sys
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 
-from cluster import interruption
-from cluster.display import counted, open_display
-from cluster.ending import exit_code
-from cluster.exporting import export
-from cluster.flags import Parser
-from eexit.configuration import NORMAL
-from eexit.dataset_card import CARD, DATA_FILES
-from eexit.places import HIDDEN, inside, shown, without_secrets
+from cluster.console import interruption
+from cluster.console.display import open_display
+from cluster.console.exit_code import exit_code
+from cluster.console.flags import Parser
+from eexit.messages.locations import HIDDEN, inside, shown, without_secrets
+from eexit.messages.wording import counted
+from eexit.plan.configuration import NORMAL
+from eexit.studies.export.dataset_card import CARD, DATA_FILES
+from eexit.studies.export.export import export
 
 KL_FACTORS = (0.5, 1.0, 2.0, 4.0)
 

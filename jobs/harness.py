@@ -14,14 +14,15 @@ all metrics in the table OUT/scores. OUT may be the folder of a sweep.
 import sys
 from collections.abc import Sequence
 
-from cluster import interruption
-from cluster.display import counted, open_display
-from cluster.ending import console_of, exit_code
-from cluster.harness import evaluate_on_tasks
-from cluster.harness_plan import load_harness_job
-from cluster.harness_table import scores_table
-from eexit.places import reading, without_secrets
-from eexit.results import SCORES_FOLDER
+from cluster.console import interruption
+from cluster.console.display import open_display
+from cluster.console.exit_code import console_of, exit_code
+from cluster.console.harness_job import load_harness_job
+from cluster.studies.harness import evaluate_on_tasks
+from eexit.messages.locations import reading, without_secrets
+from eexit.messages.wording import counted
+from eexit.results.layout import SCORES_FOLDER
+from eexit.studies.harness.table import scores_table
 
 COLUMNS = 120  # of what is not printed on a terminal, so that long keys need not be folded
 

@@ -23,22 +23,23 @@ from argparse import SUPPRESS, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from cluster import interruption
-from cluster.display import counted, open_display
-from cluster.ending import console_of, exit_code
-from cluster.finished import manifest_of
-from cluster.flags import Parser, whole
-from cluster.judgements_table import by_configuration, judgements_table
-from cluster.judging import JudgingSummary, judge_sweep
-from cluster.judging_plan import JudgingPlan, describe_judging, plan_judging
-from cluster.lease import JUDGING, hold
-from cluster.store import open_store
-from eexit.config import UsageError
-from eexit.endpoint import JudgeModel, require_client
-from eexit.judgements import in_pandas, read_judgements
-from eexit.places import shown, without_secrets
-from eexit.results import JUDGEMENTS_FOLDER
-from eexit.rubric import RESPONSE_FORMATS, RUBRIC
+from cluster.console import interruption
+from cluster.console.display import open_display
+from cluster.console.exit_code import console_of, exit_code
+from cluster.console.flags import Parser, whole
+from eexit.messages.errors import UsageError
+from eexit.messages.locations import shown, without_secrets
+from eexit.messages.wording import counted
+from eexit.quality.rubric import RESPONSE_FORMATS, RUBRIC
+from eexit.results.layout import JUDGEMENTS_FOLDER
+from eexit.results.store.finished_sweep import manifest_of
+from eexit.results.store.folder import open_store
+from eexit.results.store.lease import JUDGING, hold
+from eexit.studies.judging.endpoint import JudgeModel, require_client
+from eexit.studies.judging.judge import JudgingSummary, judge_sweep
+from eexit.studies.judging.judgements import in_pandas, read_judgements
+from eexit.studies.judging.plan import JudgingPlan, describe_judging, plan_judging
+from eexit.studies.judging.table import by_configuration, judgements_table
 
 KEY_FROM = "OPENAI_API_KEY"
 CONCURRENCY = 8

@@ -21,17 +21,17 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
-from cluster import interruption
-from cluster.display import open_display
-from cluster.ending import console_of, exit_code
-from cluster.flags import Parser
-from cluster.replays import replay_sweep
-from cluster.replays_table import replays_table
-from eexit.configuration import NORMAL
-from eexit.grids import parse_numbers, parse_rules
-from eexit.places import reading
-from eexit.results import REPLAYS_FOLDER
-from eexit.rules import RULES
+from cluster.console import interruption
+from cluster.console.display import open_display
+from cluster.console.exit_code import console_of, exit_code
+from cluster.console.flags import Parser
+from cluster.studies.replay import replay_sweep
+from eexit.messages.locations import reading
+from eexit.method.rules import RULES
+from eexit.plan.configuration import NORMAL
+from eexit.plan.grids import parse_numbers, parse_rules
+from eexit.results.layout import REPLAYS_FOLDER
+from eexit.studies.replay.table import replays_table
 
 COLUMNS = 100  # of what is not printed on a terminal, so that long keys need not be folded
 

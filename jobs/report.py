@@ -15,14 +15,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cluster.flags import Parser, whole
-from cluster.whereabouts import refuse_for_file
-from eexit.config import UsageError, first_line
-from eexit.places import without_secrets
-from eexit.results import REPORT
+from cluster.console.flags import Parser, whole
+from eexit.messages.errors import UsageError, first_line
+from eexit.messages.locations import without_secrets
+from eexit.results.layout import REPORT
+from eexit.results.store.whereabouts import refuse_for_file
 from reports import NotASweepError, build_report, generate_multi_prompt_html_visualization, load_results_json
-from reports.choose import MOST
 from reports.progress import Progress
+from reports.read.prompt_choice import MOST
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         flags = read_flags(arguments)
         if flags.serve is not None:
-            from reports.serve import serve
+            from reports.page.serve import serve
 
             return serve(flags.results, flags.serve, flags.ids or flags.prompts)
         with Console(stderr=True).status("") as status:

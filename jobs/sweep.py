@@ -20,18 +20,19 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from cluster import interruption
-from cluster.display import counted, open_display
-from cluster.dry_run import describe_plan
-from cluster.ending import exit_code
-from cluster.events import log_to_stderr
-from cluster.job import load_job
-from cluster.landing import read_columns
-from cluster.store import Store, open_store
-from cluster.table import closing_table
-from eexit.places import inside, reading, shown, without_secrets
-from eexit.plan import configurations
-from eexit.results import GENERATIONS_FOLDER, REPORT
+from cluster.console import interruption
+from cluster.console.closing_table import closing_table
+from cluster.console.display import open_display
+from cluster.console.dry_run import describe_plan
+from cluster.console.events import log_to_stderr
+from cluster.console.exit_code import exit_code
+from cluster.console.job import load_job
+from eexit.messages.locations import inside, reading, shown, without_secrets
+from eexit.messages.wording import counted
+from eexit.plan.runs import configurations
+from eexit.results.layout import GENERATIONS_FOLDER, REPORT
+from eexit.results.store.folder import Store, open_store
+from eexit.results.store.landing import read_columns
 from eexit.whole_files import write_whole
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def finish(summary: "Summary", out: str, figures: Path | None) -> int:
 
 
 def write_report(results: str, store: Store) -> None:
-    from reports.page import build_report
+    from reports.page.build import build_report
 
     with tempfile.TemporaryDirectory() as folder:
         publish_report(build_report(results, Path(folder, REPORT)), store)
@@ -93,7 +94,7 @@ def write_report(results: str, store: Store) -> None:
 
 def publish_report(page: Path, store: Store) -> None:
     """Put a report beside its results: first the side files of a large page, then the page."""
-    from reports.page import side_folder
+    from reports.page.build import side_folder
 
     beside = side_folder(page)
     for file in sorted(beside.glob("*")):

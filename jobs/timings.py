@@ -18,14 +18,14 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
-from cluster import interruption
-from cluster.display import open_display
-from cluster.ending import console_of, exit_code
-from cluster.flags import Parser, whole
-from cluster.timings import time_sweep
-from cluster.timings_table import drafts_table, timings_table
-from eexit.places import reading
-from eexit.results import TIMINGS_FOLDER
+from cluster.console import interruption
+from cluster.console.display import open_display
+from cluster.console.exit_code import console_of, exit_code
+from cluster.console.flags import Parser, whole
+from cluster.studies.timing import time_sweep
+from eexit.messages.locations import reading
+from eexit.results.layout import TIMINGS_FOLDER
+from eexit.studies.timing.table import drafts_table, timings_table
 
 COLUMNS = 110  # of what is not printed on a terminal, so that long keys need not be folded
 

@@ -21,14 +21,14 @@ from typing import Any
 
 from rich.console import Console
 
-from cluster import interruption
-from cluster.display import open_display
-from cluster.ending import exit_code
-from cluster.flags import Parser, flag, layer, seed, whole
-from cluster.training import train_exits
-from cluster.training_table import how_to_use, training_tables
-from eexit.prompts import read_prompts
+from cluster.console import interruption
+from cluster.console.display import open_display
+from cluster.console.exit_code import exit_code
+from cluster.console.flags import Parser, flag, layer, seed, whole
+from cluster.studies.training import train_exits
+from eexit.plan.prompts import read_prompts
 from eexit.training.setup import DEFAULTS, Settings
+from eexit.training.tables import how_to_use, training_tables
 
 
 @interruption.listening()

@@ -9,11 +9,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.flags import Parser, seed, whole
-from cluster.whereabouts import refuse_for_file
-from eexit.config import UsageError, first_line
+from cluster.console.flags import Parser, seed, whole
+from eexit.messages.errors import UsageError, first_line
+from eexit.plan.word_problems import word_problems
+from eexit.results.store.whereabouts import refuse_for_file
 from eexit.whole_files import write_whole
-from eexit.word_problems import word_problems
 
 
 def run(arguments: Sequence[str]) -> int:

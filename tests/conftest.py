@@ -1,4 +1,4 @@
-"""Fixtures for the tests of several packages: models, and a C compiler that is present or missing.
+"""Fixtures that tests of several folders share: models, and a C compiler that is present or missing.
 
 The process that hands out tests to others imports this too, and they wait for it: so torch and transformers are
 imported where they are needed.
@@ -86,9 +86,9 @@ def can_compile(tmp_path_factory: pytest.TempPathFactory) -> None:
 
     anything = tmp_path_factory.mktemp("compiled")
     (anything / "nothing.c").touch()
-    command = [os.environ.get("CC", "cc"), *kernels.FLAGS, "nothing.c", "-lm", "-o", "nothing.so"]
+    compiling = [os.environ.get("CC", "cc"), *kernels.FLAGS, "nothing.c", "-lm", "-o", "nothing.so"]
     try:
-        subprocess.run(command, cwd=anything, check=True, capture_output=True)
+        subprocess.run(compiling, cwd=anything, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"no C compiler that takes these flags: {error}")
 
@@ -98,8 +98,8 @@ def use_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], No
     """Have the C files compiled anew by this command, whatever it may be."""
     from eexit.cpu import kernels
 
-    def use(command: str) -> None:
-        monkeypatch.setenv("CC", command)
+    def use(compiler: str) -> None:
+        monkeypatch.setenv("CC", compiler)
         kernels._compiled.cache_clear()
 
     yield use

@@ -21,7 +21,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from eexit.divergence import Divergence
+from eexit.method.divergence import Divergence
 
 FLAGS: Final = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
 UNLIMITED_POSITIONS: Final = 1 << 40  # the window of layers without one

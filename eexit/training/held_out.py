@@ -10,13 +10,12 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from eexit.anatomy import Decoder
-from eexit.exits import exit_probabilities
-from eexit.reading import read_layers
-from eexit.readouts import Readout
-from eexit.replay import expect
-from eexit.rows import Decoding
-from eexit.rules import RULES
+from eexit.decode.layer_reading import read_layers
+from eexit.decode.rows.requests import Decoding
+from eexit.method.readouts import Readout
+from eexit.method.rules import RULES
+from eexit.method.stick_breaking import exit_probabilities, expect
+from eexit.model.decoder import Decoder
 from eexit.training.setup import KL_FACTORS
 from eexit.training.streams import streams
 from eexit.training.texts import Text, blocks

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from eexit.anatomy import Decoder
-    from eexit.readouts import Readout
+    from eexit.method.readouts import Readout
+    from eexit.model.decoder import Decoder
     from eexit.training.texts import Text
 
 KL_FACTORS: Final = (0.5, 1.0, 2.0, 4.0)  # of a card's tables

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from eexit.anatomy import Decoder
-from eexit.cache import KVCache
+from eexit.model.cache import KVCache
+from eexit.model.decoder import Decoder
 from eexit.training.texts import Text
 
 

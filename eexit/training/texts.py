@@ -10,10 +10,10 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eexit.configuration import NORMAL
-from eexit.files import DamagedError, Place, list_files, read_shards, read_tokens
-from eexit.schema import OK
-from eexit.splits import is_drawn
+from eexit.plan.configuration import NORMAL
+from eexit.plan.runs import OK
+from eexit.plan.splits import is_drawn
+from eexit.results.files import DamagedError, Place, list_files, read_shards, read_tokens
 
 ONE_IN: Final = 5  # prompts is held out, and of the others as many choose settings
 

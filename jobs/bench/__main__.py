@@ -12,8 +12,8 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from eexit.config import UsageError
-from eexit.places import without_secrets
+from eexit.messages.errors import UsageError
+from eexit.messages.locations import without_secrets
 
 PARTS = {"engine": "engine_speed", "driver": "driver_load", "report": "report_cost"}
 

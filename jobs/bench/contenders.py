@@ -14,18 +14,19 @@ from machine import runs_for
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cluster.job import load_job
-from eexit.anatomy import Decoder
-from eexit.config import SweepConfig, UsageError
-from eexit.configuration import NORMAL
-from eexit.engine import Engine
-from eexit.generator import Progress, Results
-from eexit.model_generator import ModelGenerator
-from eexit.plan import Run, count_runs
-from eexit.reference import generate_one
-from eexit.rows import Outcome, Request
-from eexit.rules import ORACLES
-from eexit.timing import generate_greedily, now, plain_model
+from cluster.console.job import load_job
+from eexit.decode.engine import Engine
+from eexit.decode.rows.requests import Outcome, Request
+from eexit.generator import ModelGenerator
+from eexit.messages.errors import UsageError
+from eexit.method.rules import ORACLES
+from eexit.model.decoder import Decoder
+from eexit.plan.config import SweepConfig
+from eexit.plan.configuration import NORMAL
+from eexit.plan.runs import Run, count_runs
+from eexit.reference.generation import generate_one
+from eexit.results.shard_tables import Progress, Results
+from eexit.studies.timing.contenders import generate_greedily, now, plain_model
 
 DEMO = Path(__file__).parents[1] / "demo.toml"
 REFERENCE_TOKENS = 15

@@ -21,19 +21,20 @@ from pathlib import Path
 import pyarrow as pa
 
 from cluster.actor import MakeGenerator, model_generator
-from cluster.estimate import Look, aside, look_at_model
-from cluster.flags import Parser, whole
-from cluster.job import load_job
-from cluster.landing import clear_debris, remove_errors, survey
+from cluster.console.flags import Parser, whole
+from cluster.console.job import load_job
 from cluster.session import send_with_actors
 from cluster.shards import cut
-from cluster.store import open_store
 from cluster.sweep import run_sweep
-from eexit.config import Prompt, SweepConfig, UsageError
-from eexit.generator import Generator, Progress, Results, run_columns
-from eexit.plan import Run, count_runs, plan_runs
-from eexit.results import GENERATIONS_FOLDER
-from eexit.schema import GENERATIONS, TOKENS
+from eexit.messages.errors import UsageError
+from eexit.plan.config import Prompt, SweepConfig
+from eexit.plan.model_facts import Look, aside, look_at_model
+from eexit.plan.runs import Run, count_runs, plan_runs
+from eexit.results.layout import GENERATIONS_FOLDER
+from eexit.results.shard_tables import Generator, Progress, Results, run_columns
+from eexit.results.store.folder import open_store
+from eexit.results.store.landing import clear_debris, remove_errors, survey
+from eexit.results.tables import GENERATIONS, TOKENS
 
 DEMO = Path(__file__).parents[1] / "demo.toml"
 N_CONFIGURATIONS = 10

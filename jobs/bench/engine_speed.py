@@ -8,7 +8,7 @@
 It uses the demo's prompts and grid, with as many seeds as the rows need; EOS does not end rows. One row is of the last
 configuration. Contenders take turns, and a figure is the median over the rounds.
 
-reference   eexit.reference: one row, two passes; modes are weighted as in the grid
+reference   eexit.reference.generation: one row, two passes; modes are weighted as in the grid
 generate    transformers, batched and greedy: full depth, nothing read, nothing recorded
 oracle      the demo's grid, everything: full-depth pass, student, reading every exitable layer with its KL and top
             tokens, and the tables
@@ -37,11 +37,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from cluster.estimate import aside
-from cluster.flags import Parser
-from eexit.config import UsageError
-from eexit.rows import Request
-from eexit.trace import Trace
+from cluster.console.flags import Parser
+from eexit.decode.rows.requests import Request
+from eexit.decode.trace import Trace
+from eexit.messages.errors import UsageError
+from eexit.plan.model_facts import aside
 from eexit.whole_files import write_whole
 
 SCALING_TOKENS, LENGTH_TOKENS = 20, 9

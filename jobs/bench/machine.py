@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from cluster.job import load_job
-from eexit.batch import Batch
-from eexit.config import SweepConfig
+from cluster.console.job import load_job
 from eexit.cpu import kernels
-from eexit.model_generator import ModelGenerator
-from eexit.models import estimate_memory
-from eexit.plan import Run, configurations, count_runs, plan_runs
-from eexit.timing import describe_machine
+from eexit.decode.rows.batch import Batch
+from eexit.generator import ModelGenerator
+from eexit.model.loading import estimate_memory
+from eexit.plan.config import SweepConfig
+from eexit.plan.runs import Run, configurations, count_runs, plan_runs
+from eexit.studies.timing.contenders import describe_machine
 
 
 def machine(model: PreTrainedModel, config: SweepConfig) -> dict[str, str]:

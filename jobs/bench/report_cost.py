@@ -23,10 +23,10 @@ from rich.console import Console
 from rich.table import Table
 from synthetic import kl_grid, write_synthetic_sweep
 
-from cluster.flags import Parser
-from reports.loading import read_sweep
-from reports.page import build_report, side_folder
-from reports.payload import payload
+from cluster.console.flags import Parser
+from reports.page.build import build_report, side_folder
+from reports.page.payload import payload
+from reports.read.sweep import read_sweep
 
 Row = tuple[str, float, str, float | None]  # what, measured, unit, bound
 

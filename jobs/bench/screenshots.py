@@ -18,7 +18,7 @@ from typing import Any
 
 from browser import chromium, visit
 
-from reports.page import build_report
+from reports.page.build import build_report
 
 DESK, PHONE = {"width": 1360, "height": 900}, {"width": 360, "height": 740}
 LOOKS: dict[str, dict[str, Any]] = {

@@ -9,11 +9,11 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from eexit.configuration import GENERATE, NORMAL, Configuration
-from eexit.further_schema import TIMINGS
-from eexit.results import TIMINGS_FOLDER, timings_name
-from eexit.rules import ONLINE, ORACLES
-from eexit.seals import encode_further
+from eexit.method.rules import ONLINE, ORACLES
+from eexit.plan.configuration import GENERATE, NORMAL, Configuration
+from eexit.results.layout import TIMINGS_FOLDER, timings_name
+from eexit.results.seals import encode_further
+from eexit.results.study_tables import TIMINGS
 
 LAYER: Final = 3.5e6  # multiply-adds for one token
 HEAD: Final = 28e6

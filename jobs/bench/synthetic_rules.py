@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from eexit.configuration import Configuration
-from eexit.rules import ONLINE, ORACLES, RULES, Control, Distribution, Look
+from eexit.method.rules import ONLINE, ORACLES, RULES, Control, Distribution, Look
+from eexit.plan.configuration import Configuration
 
 if TYPE_CHECKING:
-    from eexit.divergence import Divergence
-    from eexit.probes import Probe
+    from eexit.method.divergence import Divergence
+    from eexit.method.probes import Probe
 
 
 def decide(

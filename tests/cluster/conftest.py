@@ -1,3 +1,3 @@
-"""Imports this folder's fixtures. They are defined in another module, since mypy allows only one named `conftest`."""
+"""The fixtures of this folder's tests, which `tests/support` has."""
 
 from ray_fixtures import local_ray, ray_environment

@@ -12,10 +12,9 @@ import scripted
 from driving import actor_pids, alone, assert_complete, assert_undisturbed, drive, wait_until
 from scripted import TOKENS_PER_RUN, sweep_of
 
-from cluster.breaker import SweepStopped
-from cluster.landing import Tally
-from eexit.config import UsageError
-from eexit.plan import count_runs
+from eexit.messages.errors import SweepStopped, UsageError
+from eexit.plan.runs import count_runs
+from eexit.results.store.landing import Tally
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -28,11 +28,11 @@ from driving import (
 from scripted import sweep_of
 
 from cluster.actor import model_generator
-from cluster.breaker import SweepStopped
-from cluster.landing import land, landed, tally_of
-from cluster.store import open_store
-from eexit.model_generator import ModelGenerator
-from eexit.plan import count_runs, plan_runs
+from eexit.generator import ModelGenerator
+from eexit.messages.errors import SweepStopped
+from eexit.plan.runs import count_runs, plan_runs
+from eexit.results.store.folder import open_store
+from eexit.results.store.landing import land, landed, tally_of
 
 pytestmark = pytest.mark.slow
 KILLS = 4

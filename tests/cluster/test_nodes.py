@@ -14,9 +14,9 @@ from ray.cluster_utils import Cluster
 from scripted import look, sweep_of
 
 from cluster import liveness
-from cluster.breaker import SweepStopped
-from cluster.estimate import Memory
-from cluster.landing import Tally
+from eexit.messages.errors import SweepStopped
+from eexit.plan.model_facts import Memory
+from eexit.results.store.landing import Tally
 
 pytestmark = pytest.mark.slow
 

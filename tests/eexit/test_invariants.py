@@ -1,6 +1,6 @@
 """The invariants that must always hold, by number. The engine runs the model with packed weights."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
@@ -10,34 +10,28 @@ import numpy as np
 import pytest
 import torch
 from axes import ALWAYS, EXITABLE, NEVER, SOME, some
-from references import decoder_of, packed_decoder_of, reference_of, shared_model
+from references import packed_decoder_of, reference_of, shared_model
+from rows import ARCHITECTURES, DECODING, PROMPTS, SAMPLED, configurations, each_rule, generate, grid, modes_of
 from scipy.stats import chi2
 from tiny_models import VOCABULARY
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from traces import assert_same, kl_request, traces_of
+from traces import assert_same, kl_request
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
-from untrained import LINEAR, PROBE, TUNED
+from untrained import LINEAR, TUNED
 
-from eexit import KLExitGenerator, exit_pass
-from eexit.config import UsageError
-from eexit.configuration import NORMAL, Configuration
-from eexit.engine import Engine, refuse_mode
-from eexit.readouts import READOUTS
-from eexit.reference import LEAVE
-from eexit.reference_rules import STOPS
-from eexit.rows import Decoding, Request
-from eexit.rules import ONLINE, RULES
-from eexit.shortlist import Shortlist
-from eexit.states import STATES
-from eexit.trace import Trace
+from eexit import KLExitGenerator
+from eexit.decode import exit_pass
+from eexit.decode.rows.requests import Decoding, Request
+from eexit.decode.trace import Trace
+from eexit.method.readouts import READOUTS
+from eexit.method.rules import ONLINE, RULES
+from eexit.method.shortlist import Shortlist
+from eexit.method.states import STATES
+from eexit.plan.configuration import NORMAL, Configuration
+from eexit.reference.generation import LEAVE
+from eexit.reference.rules import STOPS
 
-DECODING = Decoding(exitable_layers=EXITABLE, max_new_tokens=24, eos_token_ids=frozenset(), probe=PROBE, record_top_k=3)
-SAMPLED = replace(DECODING, max_new_tokens=16, temperature=0.8)
-PROMPTS = (tuple(range(3, 16)), (5, 80, 7, 7, 31), (44, 2, 90, 61, 13, 8, 8, 70, 21))
-
-
-ARCHITECTURES = ("llama", "gemma3", "gpt_neox", "mixtral")  # with which every rule and every state is tested
 PAIRS = [  # of a state and a rule: each on a Llama, and each rule in one state after the other on the others
     *(("llama", mode, rule) for mode in STATES for rule in RULES),
     *(
@@ -48,50 +42,10 @@ PAIRS = [  # of a state and a rule: each on a Llama, and each rule in one state 
 ]
 
 
-def generate(model: PreTrainedModel, requests: Sequence[Request], decoding: Decoding = DECODING) -> list[Trace]:
-    traces = traces_of(Engine(packed_decoder_of(model), decoding).generate(requests))
-    return [traces[index] for index in range(len(requests))]
-
-
 @pytest.fixture(scope="module")
 def word_tokenizer() -> PreTrainedTokenizerBase:
     words = WordLevel({f"w{index}": index for index in range(VOCABULARY)}, unk_token="w0")
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words))
-
-
-def configurations(
-    model: PreTrainedModel, modes: Iterable[str] | None = None, rules: Iterable[str] = RULES
-) -> list[Configuration]:
-    """`normal`, and these modes (all that can be used) with some parameters of these rules."""
-    modes = modes_of(model) if modes is None else modes
-    return [
-        Configuration(NORMAL),
-        *(Configuration(mode, rule, parameter) for mode in modes for rule in rules for parameter in some(model, rule)),
-    ]
-
-
-def each_rule(model: PreTrainedModel, shift: int) -> list[Configuration]:
-    """`normal`, and each rule in one mode after the other: another `shift` pairs them in another way."""
-    modes = modes_of(model)
-    in_turn = [(modes[(shift + index) % len(modes)], rule) for index, rule in enumerate(RULES)]
-    return [
-        Configuration(NORMAL),
-        *(Configuration(mode, rule, parameter) for mode, rule in in_turn for parameter in some(model, rule)),
-    ]
-
-
-def grid(configurations: Sequence[Configuration], prompts: Sequence[tuple[int, ...]] = PROMPTS) -> list[Request]:
-    return [Request(prompt, configuration, seed=3) for prompt in prompts for configuration in configurations]
-
-
-def modes_of(model: PreTrainedModel) -> list[str]:
-    """Those that can be used with this model, at full depth excepted."""
-    decoder, modes = decoder_of(model), []
-    for mode in STATES:
-        with suppress(UsageError):
-            refuse_mode(mode, decoder)
-            modes.append(mode)
-    return modes
 
 
 def test_every_rule_is_tested() -> None:

@@ -11,9 +11,11 @@ from eexit.whole_files import becoming, write_all, write_whole
 CARD = """Card(what="linear", holds=("readout",), model={}, layers=(1,), readout="lens", files={}, made="x" * size)"""
 WRITERS = {
     "any": "import eexit.whole_files as its; its.write_whole(out / 'any', 'x' * size)",
-    "card.json": f"import eexit.artefacts as its; from eexit.artefacts import Card; its.write_card(out, {CARD})",
-    "analysis.json": "import eexit.original_format as its; its.write([{'prompt': 'x' * size}], out / 'analysis.json')",
-    "state.safetensors": "import eexit.training.saving as its; import torch; "
+    "card.json": "import eexit.plan.artefacts as its; from eexit.plan.artefacts import Card; "
+    f"its.write_card(out, {CARD})",
+    "analysis.json": "import eexit.results.original_format as its; "
+    "its.write([{'prompt': 'x' * size}], out / 'analysis.json')",
+    "state.safetensors": "import eexit.training.run.saving as its; import torch; "
     "its.save_state(out, its.Saved({}), {'a': torch.zeros(size)})",
     "figures.json": "import jobs.sweep as its; "
     "its.write_figures(its.Summary('x' * size, '', {'name': 'x' * size}, (), 0, 0, None), '', out / 'figures.json')",

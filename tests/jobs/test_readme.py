@@ -22,8 +22,9 @@ from judge_server import judging
 from own_ray import started_ray
 from own_tasks import CHOICE, WORDS, save_tasks
 
-from cluster import estimate, harness_plan
-from eexit.sources import DEFAULT_MODEL
+from cluster.console import harness_job as harness_plan
+from eexit.model.sources import DEFAULT_MODEL
+from eexit.plan import model_facts as estimate
 
 ROOT = Path(__file__).parents[2]
 FILES = (ROOT / "README.md",)  # in the order in which their blocks are run

@@ -19,11 +19,11 @@ from pandas.testing import assert_frame_equal
 from ray_head import ROOT, Head, started_head
 from sweeping import WORK_FOR_MINUTES, wait_for
 
-from cluster.job import load_job
-from cluster.landing import land
-from cluster.store import open_store
-from eexit.model_generator import ModelGenerator
-from eexit.plan import plan_runs
+from cluster.console.job import load_job
+from eexit.generator import ModelGenerator
+from eexit.plan.runs import plan_runs
+from eexit.results.store.folder import open_store
+from eexit.results.store.landing import land
 
 pytestmark = pytest.mark.slow
 STOPPED = "what has landed stays: the same command goes on from there"

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from sweeping import sweep, sweep_here
 
-from cluster.store import open_store
+from eexit.results.store.folder import open_store
 from jobs.sweep import publish_report
-from reports.page import build_report
+from reports.page.build import build_report
 
 
 def test_what_a_large_report_leaves_beside_it_is_published_too(finished: tuple[Path, str], tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""`python jobs/train.py` as users run it; what it trains and lands is tested in tests/cluster/test_training.py."""
+"""`python jobs/train.py` as users run it; what it trains and lands is tested in
+tests/cluster/studies/test_training.py."""
 
 import subprocess
 import sys

@@ -6,10 +6,10 @@ import torch
 from traces import assert_same, kl_request
 from transformers import PreTrainedModel
 
-from eexit.anatomy import Decoder
 from eexit.cpu import kernels
-from eexit.engine import Engine
-from eexit.rows import Decoding
+from eexit.decode.engine import Engine
+from eexit.decode.rows.requests import Decoding
+from eexit.model.decoder import Decoder
 
 
 @pytest.mark.parametrize(

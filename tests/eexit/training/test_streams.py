@@ -8,10 +8,10 @@ from tiny_models import VOCABULARY
 from traces import traces_of
 from transformers import PreTrainedModel
 
-from eexit.configuration import NORMAL, Configuration
-from eexit.engine import Engine
-from eexit.reading import read_layers
-from eexit.rows import Decoding, Request
+from eexit.decode.engine import Engine
+from eexit.decode.layer_reading import read_layers
+from eexit.decode.rows.requests import Decoding, Request
+from eexit.plan.configuration import NORMAL, Configuration
 from eexit.training.streams import streams
 from eexit.training.texts import Text
 

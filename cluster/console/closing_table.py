@@ -1,0 +1,99 @@
+"""The table that is printed at the end of a sweep: one line per configuration."""
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from eexit.messages.result_table import ResultTable
+from eexit.messages.written import percent, written
+from eexit.plan.configuration import Configuration
+from eexit.plan.runs import ERROR
+from eexit.results.means import mean_of, outcomes
+from eexit.results.store.folder import Store
+from eexit.results.store.landing import read_columns
+
+COLUMNS = [
+    *("prompt_id", "configuration", "status", "n_tokens", "mean_depth", "disagreement"),
+    *("longest_loop", "perplexity", "tokens_until_difference", "correct"),
+    *("drafted", "accepted", "passes", "tokens_per_pass", "expected_speedup"),
+]
+# The report's words, broken so that the table fits in 80 columns.
+HEADINGS = (
+    "layers\nskipped",
+    "dis-\nagree-\nment",
+    "one\nloop",
+    "per-\nplex-\nity",
+    "same\nas\nnormal\nuntil",
+)
+CAPTION = (
+    "Means over runs, geometric for perplexity. Layers skipped: 1 − mean depth, the layers that the exits do not "
+    "need, which is no saving. Disagreement: decided tokens that full depth, given the same text, would not have "
+    "said. One loop: the share of the text in its longest loop, which full depth, given the loop, agrees with. Same "
+    "as normal until: tokens before the first that differs from the prompt's normal run."
+)
+# Of a sweep with several seeds.
+DIFFERENT_HEADING = "dif-\nferent"
+DIFFERENT_CAPTION = (
+    " Different: runs without repeats, over which means are. Where tokens are greedy and exits are not left to chance, "
+    "all seeds have the same run."
+)
+# Of a sweep whose prompts bring answers.
+ANSWERS_HEADING = "cor-\nrect"
+ANSWERS_CAPTION = " Correct: runs whose answer is right, of those whose prompt says what is."
+# Of a sweep with drafts: what the report says of them, too.
+DRAFT_HEADINGS = ("ac-\ncept-\ned", "ex-\npected\nspeed-\nup")
+DRAFTS_CAPTION = (
+    " Accepted: of all drafted tokens, those that full depth agreed with. Expected speed-up: times as fast as normal, "
+    "if a call of a layer or of the head takes as long for several tokens as for one; python jobs/timings.py measures "
+    "it."
+)
+
+
+def closing_table(
+    store: Store, configurations: Sequence[Configuration], temperature: float | None = None
+) -> ResultTable:
+    """Means over the different runs of each configuration; agreement is with the prompt's normal run.
+
+    `temperature` is as in `figures`.
+    """
+    generations = read_columns(store, COLUMNS)
+    has_answers = generations["correct"].null_count < len(generations)
+    has_errors = bool(pc.any(pc.equal(generations["status"], ERROR)).as_py())
+    has_drafts = any(configuration.draft for configuration in configurations)
+    found = [outcomes(configuration, generations, temperature) for configuration in configurations]
+    has_repeats = any(counts.n_different < counts.n_runs for counts in found)
+    captions = {DIFFERENT_CAPTION: has_repeats, ANSWERS_CAPTION: has_answers, DRAFTS_CAPTION: has_drafts}
+    table = ResultTable(CAPTION + "".join(caption for caption, is_there in captions.items() if is_there))
+    table.add("key", "configuration")
+    table.add("number", "runs", *[DIFFERENT_HEADING] * has_repeats, *["failed"] * has_errors)
+    table.add("number", *HEADINGS, *[ANSWERS_HEADING] * has_answers, *DRAFT_HEADINGS * has_drafts)
+    for configuration, of in zip(configurations, found, strict=True):
+        counts = [of.n_runs, *[of.n_different] * has_repeats, *[of.n_errors] * has_errors]
+        table.add_row(configuration.key, *(f"{count:,}" for count in counts), *_means(of.done, has_answers, has_drafts))
+    return table
+
+
+def _means(done: pa.Table, has_answers: bool, has_drafts: bool) -> list[str]:
+    depth = mean_of("mean_depth", done)
+    loop_share = pc.divide(done["longest_loop"], pc.cast(done["n_tokens"], pa.float64()))
+    return [
+        percent(None if depth is None else 1 - depth),
+        percent(mean_of("disagreement", done)),
+        percent(pc.mean(loop_share).as_py()),
+        written(mean_of("perplexity", done), ".4g"),
+        written(mean_of("tokens_until_difference", done), ".1f"),
+        *([percent(mean_of("correct", done))] if has_answers else []),
+        *(_of_drafts(done) if has_drafts else []),
+    ]
+
+
+def _of_drafts(done: pa.Table) -> list[str]:
+    """Ratios of sums over runs: acceptance, and the expected speed-up, for which a run counts by its serial cost."""
+    accepted, drafted = (pc.sum(done[name]).as_py() for name in ("accepted", "drafted"))
+    decided = pc.multiply(done["passes"], done["tokens_per_pass"])
+    n_decided, serial = (pc.sum(it).as_py() for it in (decided, pc.divide(decided, done["expected_speedup"])))
+    return [
+        percent(accepted / drafted if drafted else None),
+        written(n_decided / serial if serial else None, ".2f"),
+    ]

@@ -1,0 +1,153 @@
+"""The progress of a sweep, or of timing one, on standard error: a live bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from eexit.messages.progress import Advance, Display, Silence
+from eexit.messages.wording import counted
+
+RATE_WINDOW_SECONDS = 30.0  # over which the token rate is averaged
+SECONDS_BETWEEN_LINES = 5.0  # at first; later, a twentieth of the time so far
+MOST_SECONDS_BETWEEN_LINES = 60.0
+BAR_COLUMNS = 16  # leaves room for the text in 80 columns
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Runs landed and planned, tokens generated since this start of the sweep, and actors ready and wanted.
+
+    Runs in flight are those of unfinished shards whose text has ended; they count as done, but have not landed.
+    """
+
+    done: int
+    planned: int
+    done_before: int
+    errors: int
+    tokens_landed: int
+    tokens_in_flight: int
+    max_new_tokens: int
+    actors_ready: int
+    actors_wanted: int
+    runs_in_flight: int = 0
+
+    @property
+    def tokens(self) -> int:
+        return self.tokens_landed + self.tokens_in_flight
+
+    @property
+    def share(self) -> float:
+        """The fraction of the runs to do that is done; unfinished runs count by their tokens."""
+        done, to_do = self.done - self.done_before, self.planned - self.done_before
+        per_run = max(1.0, self.tokens_landed / done) if self.tokens_landed and done else self.max_new_tokens
+        return min(1.0, (done + self.tokens_in_flight / per_run) / to_do) if to_do else 1.0
+
+    @property
+    def has_begun(self) -> bool:
+        return self.actors_ready > 0
+
+    def describe(self, rate: float, left: str) -> str:
+        return (
+            f"{self.done + self.runs_in_flight:,}/{self.planned:,} runs · {rate:,.0f} tokens/s · {left} · "
+            f"{counted(self.errors, 'error')} · {self.actors_ready}/{self.actors_wanted} actors"
+        )
+
+
+class Pace:
+    """Tokens per second and time left, measured since it was made."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._seen: deque[tuple[float, int]] = deque([(self._started, 0)])
+
+    def describe(self, progress: Advance) -> str:
+        now = time.monotonic()
+        self._seen.append((now, progress.tokens))
+        while len(self._seen) > 2 and now - self._seen[0][0] > RATE_WINDOW_SECONDS:
+            self._seen.popleft()
+        since, tokens = self._seen[0]
+        rate = max(0, progress.tokens - tokens) / max(now - since, 1e-3)
+        can_tell = progress.share > 0 and progress.has_begun
+        left = (now - self._started) * (1 / progress.share - 1) if can_tell else None
+        return progress.describe(rate, _eta(left))
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._started
+
+
+class Lines:
+    """Plain lines for logs, less often as time goes on."""
+
+    def __init__(self, stream: TextIO, every: float = SECONDS_BETWEEN_LINES) -> None:
+        self._stream = stream
+        self._every = every
+        self._pace = Pace()
+        self._next = 0.0
+
+    def __enter__(self) -> "Lines":
+        self._pace = Pace()
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def show(self, progress: Advance, last: bool = False) -> None:
+        if last or time.monotonic() >= self._next:
+            wait = min(max(self._every, self._pace.seconds / 20), MOST_SECONDS_BETWEEN_LINES)
+            self._next = time.monotonic() + wait
+            self.say(f"{progress.tokens:,} tokens · {self._pace.describe(progress)}")
+
+    def say(self, line: str) -> None:
+        print(line, file=self._stream, flush=True)
+
+
+class Bar:
+    """A live bar on a terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        console = Console(file=stream)
+        self._live = Live(console=console, refresh_per_second=4, transient=True)
+        self._console = console
+        self._pace = Pace()
+
+    def __enter__(self) -> "Bar":
+        self._pace = Pace()
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._live.__exit__(None, None, None)
+
+    def show(self, progress: Advance, last: bool = False) -> None:
+        line = Table.grid(padding=(0, 1))
+        line.add_row(ProgressBar(total=1.0, completed=progress.share, width=BAR_COLUMNS), self._pace.describe(progress))
+        self._live.update(line)
+        if last:
+            self._console.print(line)
+
+    def say(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False)
+
+
+def open_display(stream: TextIO | None = None, quiet: bool = False) -> Display:
+    """A display on `stream`; by default on the current standard error."""
+    stream = stream or sys.stderr
+    if quiet:
+        return Silence()
+    return Bar(stream) if stream.isatty() else Lines(stream)
+
+
+def _eta(seconds: float | None) -> str:
+    if seconds is None:
+        return "starting"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min left" if hours else f"{minutes}:{rest:02d} left"

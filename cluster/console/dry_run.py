@@ -1,0 +1,69 @@
+"""The plan that `--dry-run` prints: everything that results depend on, and the amount of work."""
+
+import json
+import math
+
+from cluster.console.job import Options, SweepJob
+from eexit.messages.locations import shown
+from eexit.messages.wording import counted
+from eexit.plan.config import SweepConfig
+from eexit.plan.model_facts import CHARACTERS_PER_TOKEN, characters, look_at_model
+from eexit.plan.runs import configurations, count_different_runs, count_runs
+
+
+def describe_plan(job: SweepJob, options: Options) -> str:
+    """The plan as lines of text. The model is looked up, but nothing is written. Raises `UsageError`."""
+    config = job.config
+    grid, n_runs = configurations(config), count_runs(config)
+    model, exitable_layers, memory = look_at_model(config, job.rows_per_shard)
+    rows = min(job.rows_per_shard, n_runs)
+    prompt_tokens = math.ceil(sum(characters(config)) / CHARACTERS_PER_TOKEN)
+    product = (
+        f"{counted(len(config.prompts), 'prompt')} × {counted(len(grid), 'configuration')} × "
+        f"{counted(len(config.seeds), 'seed')}"
+    )
+    lines = {
+        "model": f"{config.model} ({model['architecture']}, {counted(model['n_layers'], 'layer')}, "
+        f"dtype {config.dtype})",
+        "prompts": f"{len(config.prompts):,} from {options.prompts_from}",
+        "system prompt": _system(config),
+        "prefiller": _quoted(config.prefiller),
+        "control tokens": "read in prompts" if config.control_tokens else "plain text in prompts",
+        "configurations": ", ".join(configuration.key for configuration in grid),
+        **({"controls": f"of {shown(options.controls_from)}"} if options.controls_from else {}),
+        "exit layers": f"{' '.join(map(str, exitable_layers))} (the final one is {model['n_layers'] - 1})",
+        "readout": config.readout,
+        **{role: place for role, place in (("probe", config.probe), ("adapter", config.adapter)) if place},
+        **({"decided on": f"a shortlist of {config.shortlist} tokens"} if config.decide_on == "shortlist" else {}),
+        "next token": f"sampled, temperature {config.temperature:g}, top-p {config.top_p:g}"
+        if config.temperature
+        else "greedy",
+        "recorded": f"the {counted(config.record_top_k, 'likeliest token')} of each layer"
+        if config.record_top_k
+        else "no top tokens",
+        "seeds": " ".join(map(str, config.seeds)),
+        "runs": f"{n_runs:,} = {product}" + _repeats(config, n_runs),
+        "shards": f"about {math.ceil(n_runs / rows):,} of up to {counted(rows, 'run')}",
+        "tokens": f"up to {n_runs * config.max_new_tokens:,} new ones, {config.max_new_tokens:,} a run; "
+        f"prompts have about {prompt_tokens:,}",
+        "actor's memory": f"about {memory}" if memory else "unknown",
+        "out": shown(job.out),
+    }
+    return "\n".join(f"{name:14}  {text}" for name, text in lines.items())
+
+
+def _repeats(config: SweepConfig, n_runs: int) -> str:
+    n_different = count_different_runs(config)
+    return f"; {n_different:,} are different, others being the same for every seed" if n_different < n_runs else ""
+
+
+def _system(config: SweepConfig) -> str:
+    n_own = sum(prompt.system is not None for prompt in config.prompts)
+    if n_own == len(config.prompts):
+        return "each prompt's own"
+    others = f"; {n_own:,} of the prompts have their own" if n_own else ""
+    return _quoted(config.system) + others
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False) if text else "none"

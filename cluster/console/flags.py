@@ -1,0 +1,194 @@
+"""Command-line flags made from the fields of pydantic models, which alone validate the values."""
+
+import argparse
+import difflib
+import re
+from collections.abc import Collection, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NoReturn, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from eexit.messages.errors import UsageError
+from eexit.plan.config import LEAST_SEED, MOST_COUNT, MOST_SEED
+
+_NEGATIVE = re.compile(r"-(\d|\.\d|inf|nan)")
+_WHOLE = re.compile(r"[+-]?\d{1,1000}", re.ASCII)  # Python refuses to read a number of thousands of digits
+
+
+class _Layout(argparse.RawDescriptionHelpFormatter):
+    """Descriptions as they are written; `--seeds SEED …` for a flag that takes several values."""
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        is_many = action.nargs == argparse.ONE_OR_MORE
+        return f"{action.metavar or default_metavar} …" if is_many else super()._format_args(action, default_metavar)
+
+
+class _HelpAll(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        assert isinstance(parser, Parser)
+        print(parser.format_all(), end="")
+        parser.exit()
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises `UsageError` for arguments it can't parse, and shows its description as it is written.
+
+    If it has `first` flags, by their names, `--help` describes only those, and `--help-all` all.
+    """
+
+    def __init__(self, description: str | None, first: Collection[str] = ()) -> None:
+        usage = "%(prog)s [flags]" if first else None
+        super().__init__(usage=usage, description=description, allow_abbrev=False, formatter_class=_Layout)
+        self._first, self._groups = first, dict[str, argparse._ArgumentGroup]()
+        if first:
+            self.add_argument("--help-all", action=_HelpAll, nargs=0, help="describe all flags and stop")
+        self.add_argument(
+            "--version", action="version", version=f"eexit {_version()}", help="print the version and stop"
+        )
+
+    def group(self, title: str) -> "argparse._ArgumentGroup":
+        """The group of flags with this title in the help."""
+        if title not in self._groups:
+            self._groups[title] = self.add_argument_group(title)
+        return self._groups[title]
+
+    def format_help(self) -> str:
+        """What `--help` prints."""
+        later = [action for action in self._actions if self._first and action.dest not in (*self._first, "help_all")]
+        helps = [action.help for action in later]
+        try:
+            for action in later:
+                action.help = argparse.SUPPRESS
+            return super().format_help()
+        finally:
+            for action, text in zip(later, helps, strict=True):
+                action.help = text
+
+    def format_all(self) -> str:
+        """What `--help-all` prints."""
+        return super().format_help()
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Raises `UsageError` for an unknown flag, with the one that was probably meant."""
+        known, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._meant(unknown[0])}")
+        return known
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}: {'--help-all' if self._first else '--help'} lists the flags")
+
+    def _meant(self, text: str) -> str:
+        name, known = text.partition("=")[0], list(self._option_string_actions)
+        near = [flag for flag in known if name[:1] == "-" and name.strip("-") and flag.startswith(name)]
+        near = near or difflib.get_close_matches(name, known, n=1)
+        return f" (did you mean {near[0]}?)" if near else ""
+
+
+def make_parser(
+    fields: Mapping[str, FieldInfo],
+    description: str,
+    groups: Mapping[str, Sequence[str]],
+    first: Collection[str],
+    skip: Sequence[str] = (),
+    demo: Mapping[str, Any] | None = None,
+) -> Parser:
+    """A flag for each of `fields` but `skip`, with the field's description as its help, in the group that names it.
+
+    `first` are the flags that `--help` describes. The help says where `demo`, the values that are used when nothing is
+    given, differs from a field's default.
+    """
+    parser = Parser(description, first)
+    title_of = {name: title for title, names in groups.items() for name in names}
+    for name in sorted(fields, key=list(title_of).index):
+        if name in skip:
+            continue
+        field, group = fields[name], parser.group(title_of[name])
+        help_text = _help(field, (demo or {}).get(name, field.default))
+        if field.annotation is bool:
+            group.add_argument(flag(name), action="store_const", const="true", default=None, help=help_text)
+            continue
+        many = "+" if _is_tuple(field.annotation) else None
+        metavar = name.removesuffix("s").rpartition("_")[2].upper() if many else name.upper()
+        metavar = "N" if _is_number(field.annotation) else metavar
+        action = "extend" if many else "store"  # so that of `--rules agree --rules fixed=10` none is lost
+        group.add_argument(flag(name), action=action, nargs=many, metavar=metavar, default=None, help=help_text)
+    return parser
+
+
+def parse_flags(parser: Parser, arguments: Sequence[str]) -> dict[str, Any]:
+    """The flags that were given, as text; flags of tuples as lists, whether written `1 2` or `1,2`.
+
+    Raises `UsageError`.
+    """
+    # argparse takes `-1` and `-1,2` for flags; with a space in front they are values, and reach validation.
+    shielded = [f" {text}" if _NEGATIVE.match(text) else text for text in arguments]
+    given = {name: value for name, value in vars(parser.parse_args(shielded)).items() if value is not None}
+    return {name: _split(value) if isinstance(value, list) else _unshield(value) for name, value in given.items()}
+
+
+def whole(text: str) -> int:
+    """A type for argparse: a whole number above 0."""
+    return _within(text, 1, MOST_COUNT, "a whole number above 0")
+
+
+def layer(text: str) -> int:
+    """A type for argparse: a layer, 0-based."""
+    return _within(text, 0, MOST_COUNT, "a layer, 0 or more")
+
+
+def seed(text: str) -> int:
+    """A type for argparse: a whole number that generators of random numbers take."""
+    return _within(text, LEAST_SEED, MOST_SEED, "a whole number of 64 bits")
+
+
+def _within(text: str, least: int, most: int, what: str) -> int:
+    if not _WHOLE.fullmatch(text) or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be {what}, got {text}")
+    if int(text) > most:
+        raise argparse.ArgumentTypeError(f"must be at most {most:,}, got {text}")
+    return int(text)
+
+
+def flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _unshield(text: str) -> str:
+    return text[1:] if _NEGATIVE.match(text[1:]) else text
+
+
+def _split(values: list[str]) -> list[str]:
+    """The parts of lists; a value with a colon, as in 10,20:2,4, is one."""
+    parts = [part for value in values for part in ([value] if ":" in value else value.split(","))]
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _help(field: FieldInfo, in_demo: Any) -> str:
+    text, default = field.description or "", None if field.is_required() else field.default
+    if default is not None and default is not False and default != {}:
+        text += f" (default: {_shown(default)}"
+        differs = list(in_demo) != list(default) if isinstance(default, tuple) else in_demo != default
+        text += f"; the demo's: {_shown(in_demo)})" if differs else ")"
+    return text.replace("%", "%%")
+
+
+def _shown(value: Any) -> str:
+    return (" ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)) or "none"
+
+
+def _version() -> str:
+    try:
+        return version("eexit")
+    except PackageNotFoundError:
+        return "from a clone that is not installed"
+
+
+def _is_number(annotation: Any) -> bool:
+    parts = () if get_origin(annotation) is dict else get_args(annotation)
+    return annotation in (int, float) or any(map(_is_number, parts))
+
+
+def _is_tuple(annotation: Any) -> bool:
+    return get_origin(annotation) is tuple or any(_is_tuple(argument) for argument in get_args(annotation))

@@ -1,0 +1,172 @@
+"""What tokens cost in multiply-adds of matrix products: what full depth costs, what exits need, and what was run.
+
+`prices.find_prices` finds what a model's parts cost for one token. This module does not import torch.
+
+Shapes: T decided tokens of a run, X exitable layers and then the final one, L layers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from eexit.method.states import STATES, State, alters
+
+LOOKS: Final = ("reads_TX", "short_reads_TX", "probed_TX")  # of `Counts`: what looks at residual streams
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What was run for each decided token of a run.
+
+    Where tokens are drafted, those that were taken back are there too, each as often as it was run.
+    """
+
+    place_T: np.ndarray  # of its input among the generated tokens
+    layers_T: np.ndarray  # how many layers were run for it: always the first so many
+    keys_T: np.ndarray  # in how many layers after these keys and values alone were written
+    reads_TX: np.ndarray  # how often its residual stream was read with the whole head after each layer of X
+    short_reads_TX: np.ndarray  # how often it was read for the tokens of a shortlist
+    probed_TX: np.ndarray  # how often a probe looked at it
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What the parts of a model cost for one token, in multiply-adds of matrix products."""
+
+    before: int  # what runs before layer 0; without products, an embedding costs nothing
+    layer_L: np.ndarray  # a layer without its attention over positions
+    keys_L: np.ndarray  # keys and values alone: all that is run until they are in the cache
+    position_L: np.ndarray  # one position that a token attends to in a layer, with all query heads
+    read_X: np.ndarray  # from a residual stream after each layer of X to its logits
+    short_read_X: np.ndarray  # the same for the tokens of a shortlist
+    probe_X: np.ndarray  # a probe's prediction
+    window_L: Sequence[int | None]  # positions that a layer attends to, the own one included; None: all
+
+
+def cost(prices: Prices, counts: Counts, n_prompt: int, hidden_from_T: np.ndarray | None = None) -> float:
+    """The multiply-adds of a run's decided tokens.
+
+    The input of a token stands at position `n_prompt` + its place. In each layer that was run, it attends to its own
+    position and to those earlier ones that lie in the layer's window and are not hidden there. `hidden_from_T` is the
+    first layer in which each token's position is hidden, L if there is none; None hides nothing.
+    """
+    n_tokens, layer_L1 = len(counts.layers_T), np.arange(len(prices.layer_L))[:, None]
+    run_LT = layer_L1 < counts.layers_T
+    keys_LT = ~run_LT & (layer_L1 < counts.layers_T + counts.keys_T)
+    position_T = n_prompt + counts.place_T
+    end = int(position_T.max(initial=0)) + 1
+    window_L1 = np.array([end if window is None else window for window in prices.window_L])[:, None]
+    first_LT = np.maximum(position_T + 1 - window_L1, 0)
+    attended_LT = position_T + 1 - first_LT
+    if hidden_from_T is not None:
+        attended_LT -= _n_hidden(layer_L1 >= hidden_from_T, first_LT - n_prompt)
+    per_layer_L = (
+        prices.layer_L * run_LT.sum(1)
+        + prices.keys_L * keys_LT.sum(1)
+        + prices.position_L * (attended_LT * run_LT).sum(1)
+    )
+    looks_X = (
+        prices.read_X * counts.reads_TX.sum(0)
+        + prices.short_read_X * counts.short_reads_TX.sum(0)
+        + prices.probe_X * counts.probed_TX.sum(0)
+    )
+    return float(prices.before * n_tokens + per_layer_L.sum() + looks_X.sum())
+
+
+def _n_hidden(hidden_LT: np.ndarray, first_LT: np.ndarray) -> np.ndarray:
+    """How many tokens are hidden between the token `first_LT`, included, and each token, excluded."""
+    before_LT = np.pad(np.cumsum(hidden_LT, 1), ((0, 0), (1, 0)))  # how many are hidden before each token
+    n_hidden_LT: np.ndarray = before_LT[:, :-1] - np.take_along_axis(before_LT, np.maximum(first_LT, 0), 1)
+    return n_hidden_LT
+
+
+def full_depth(n_tokens: int, n_layers: int, n_exits: int) -> Counts:
+    """The counts of tokens that run all layers and are read once, after the final one.
+
+    `n_exits` is the number of exitable layers, without the final one.
+    """
+    final_T = np.full(n_tokens, n_layers - 1)
+    return _decided_for_free(final_T + 1, np.zeros_like(final_T), np.full(n_tokens, n_exits), n_exits)
+
+
+def needed(
+    exit_layer_T: np.ndarray, exitable_layers: Sequence[int], n_layers: int, state: State | None
+) -> tuple[Counts, np.ndarray | None]:
+    """What exits as taken need if deciding costs nothing, and `cost`'s `hidden_from_T`.
+
+    A token needs the layers up to its exit, and one read there. Later tokens that exit deeper attend to its position in
+    the layers up to their exits: there it needs what the state leaves, or the layers themselves if the state is that of
+    the full-depth pass. None is the state of `normal`.
+    """
+    depth_T = exit_layer_T + 1
+    reached_T = np.maximum(_deepest_later(depth_T), depth_T)
+    keys_T = np.zeros_like(depth_T)
+    exit_T = np.searchsorted([*exitable_layers, n_layers - 1], exit_layer_T)
+    if state is None or not alters(state):
+        return _decided_for_free(reached_T, keys_T, exit_T, len(exitable_layers)), None
+    left = [_Left(), *(_left_by(state, layer) for layer in range(1, n_layers)), _Left()]  # none in 0, nor past the last
+    written_before = np.cumsum([0, *(its.writes for its in left)])  # in how many of the layers before each
+    keys_T = written_before[reached_T] - written_before[depth_T]
+    hidden_from_T = np.where(np.array([its.hides for its in left])[depth_T], depth_T, n_layers)
+    return _decided_for_free(depth_T, keys_T, exit_T, len(exitable_layers)), hidden_from_T
+
+
+def cost_columns(
+    prices: Prices, counts: Counts | None, exit_layer_T: np.ndarray, exitable_layers: Sequence[int], mode: str,
+    n_prompt: int,
+) -> dict[str, float | int | None]:  # fmt: skip
+    """The columns of a run that say what its decided tokens, which exited at these layers, cost.
+
+    Without counts, what was run is not the run's own: the pass beside an oracle serves all modes.
+    """
+    n_layers, state = len(prices.layer_L), STATES.get(mode)
+    least, hidden_from_T = needed(exit_layer_T, exitable_layers, n_layers, state)
+    whole = full_depth(len(exit_layer_T), n_layers, len(exitable_layers))
+    return {
+        "cost_full": cost(prices, whole, n_prompt),
+        "cost_needed": cost(prices, least, n_prompt, hidden_from_T),
+        "cost_run": None if counts is None else cost(prices, counts, n_prompt, hidden_from_T),
+        "layers_run": None if counts is None else int(counts.layers_T.sum()),
+        "head_reads": None if counts is None else int(counts.reads_TX.sum()),
+        "shortlist_reads": None if counts is None else int(counts.short_reads_TX.sum()),
+        "probe_reads": None if counts is None else int(counts.probed_TX.sum()),
+        "keys_written": None if counts is None else int(counts.keys_T.sum()),
+    }
+
+
+def _deepest_later(depth_T: np.ndarray) -> np.ndarray:
+    """The greatest depth of any later token; 0 for the last token."""
+    deepest_T = np.zeros_like(depth_T)
+    deepest_T[:-1] = np.maximum.accumulate(depth_T[:0:-1])[::-1]
+    return deepest_T
+
+
+def _decided_for_free(layers_T: np.ndarray, keys_T: np.ndarray, exit_T: np.ndarray, n_exits: int) -> Counts:
+    """The counts of tokens that are read once, after the layer with this index in X."""
+    reads_TX = (exit_T[:, None] == np.arange(n_exits + 1)).astype(np.int64)
+    none_TX = np.zeros_like(reads_TX)
+    return Counts(np.arange(len(layers_T)), layers_T, keys_T, reads_TX, none_TX, none_TX)
+
+
+@dataclass
+class _Left:
+    """What a state does in one layer for tokens that have exited, as `states.Exited`. Copies cost nothing."""
+
+    writes: bool = False
+    hides: bool = False
+
+    def write_keys(self, layer: int) -> None:
+        self.writes = True
+
+    def copy_keys(self, layer: int) -> None: ...
+
+    def hide(self, layer: int) -> None:
+        self.hides = True
+
+
+def _left_by(state: State, layer: int) -> _Left:
+    left = _Left()
+    state.fill(layer, left)
+    return left

@@ -1,0 +1,128 @@
+"""What the parts of a model cost: their matrix products, counted by torch's flop counter while one token runs.
+
+The product of a vector of length n with an n × m matrix costs n·m multiply-adds, half of what the counter calls flops.
+Norms, activations and softmax are not products, and are left out, as the counter leaves them out. Experts are counted
+where they are run, even if their outputs are multiplied by zero: Llama 4 runs all of them for every token. Quantised
+weights are counted only if they are multiplied by torch's own operators, since the counter knows no others.
+
+Our attention is priced by the shapes that layers pass to it, since its implementation may compute more than the
+positions there are. What layers compute themselves for each position is found by running them with one and with two
+positions: attention by code of their own, or keys and values that are expanded from what DeepSeek's layers keep.
+
+Shapes: W width of the residual stream, L layers, E exitable layers, X = E + 1, K tokens of a shortlist.
+"""
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from eexit.decode.costs.counting import Prices
+from eexit.decode.rows.requests import Decoding
+from eexit.model.cache import KVCache
+from eexit.model.decoder import Decoder, LayerPass
+from eexit.model.views import CacheView
+
+
+@torch.inference_mode()
+def find_prices(decoder: Decoder, decoding: Decoding) -> Prices:
+    """Run a single token through the parts of a model, three times in all, and count what they cost."""
+    with decoder.attending(), sdpa_kernel(SDPBackend.MATH):  # whose products the counter sees on every device
+        (hidden_11W, layer_pass, view), begun = _counted(_begin, decoder, 1)
+        keys = [_counted(layer_pass.write_keys, layer, hidden_11W)[1] for layer in range(decoder.n_layers)]
+        at_one_L = _price_layers(hidden_11W, layer_pass)
+        further_hidden_11W, further_pass, _ = _begin(decoder, 2)
+        in_layer_L = _price_layers(further_hidden_11W, further_pass) - at_one_L
+        ready_1H, after_layers = _counted(decoder.normed, hidden_11W[:, 0])  # which `begin` runs too
+        _, head = _counted(decoder.head, ready_1H)
+        ready_E, short_E, probe_E = _price_looks(decoder, decoding, hidden_11W[:, 0])
+    in_attention_L = np.array([view.multiply_adds.get(layer, 0) for layer in range(decoder.n_layers)])
+    return Prices(
+        before=begun - after_layers,
+        layer_L=at_one_L - in_layer_L,
+        keys_L=np.array(keys),
+        position_L=in_attention_L + in_layer_L,
+        read_X=np.append(ready_E, after_layers) + head,
+        short_read_X=np.append(short_E, 0),
+        probe_X=np.append(probe_E, 0),
+        window_L=tuple(decoder.windows),
+    )
+
+
+class _Priced(CacheView):
+    """Notes what our attention to one position costs in each layer, and returns zeros instead of attending."""
+
+    def __init__(self, decoder: Decoder, n_positions: int):
+        position_11 = torch.tensor([[n_positions - 1]], device=decoder.device)
+        super().__init__(KVCache(1, n_positions), position_11, n_positions, left_padded=decoder.attends_itself)
+        self.multiply_adds: dict[int, int] = {}  # by layer
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
+        n_rows, n_heads, n_tokens, key_width = query.shape
+        self.multiply_adds[self.layer] = n_heads * (key_width + value.shape[-1])
+        return query.new_zeros(n_rows, n_tokens, n_heads, value.shape[-1])
+
+
+def _begin(decoder: Decoder, n_positions: int) -> tuple[Tensor, LayerPass, _Priced]:
+    """Begin the pass of a token that has so many positions to attend to, its own included."""
+    view = _Priced(decoder, n_positions)
+    hidden_11W, layer_pass = decoder.begin(torch.ones_like(view.position_BT), view)
+    return hidden_11W, layer_pass, view
+
+
+def _price_layers(hidden_11W: Tensor, layer_pass: LayerPass) -> np.ndarray:
+    """The multiply-adds of each layer in this pass, (L,), our attention apart."""
+    multiply_adds = []
+    for layer in range(len(layer_pass.layers)):
+        hidden_11W, its = _counted(layer_pass.block, layer, hidden_11W)
+        multiply_adds.append(its)
+    return np.array(multiply_adds)
+
+
+def _price_looks(decoder: Decoder, decoding: Decoding, hidden_1W: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The multiply-adds of preparing each exitable layer's stream for the head, of a short reading, and of a probe."""
+    readout, shortlist, probe = decoding.readout, decoding.shortlist, decoding.probe
+    ready, short, probed = np.zeros((3, len(decoding.exitable_layers)), np.int64)
+    for index, layer in enumerate(decoding.exitable_layers):
+        ready[index] = _counted(readout.before_head, decoder, hidden_1W, layer)[1]
+        if shortlist:
+            token_1K = torch.arange(shortlist.n_tokens, device=hidden_1W.device)[None]
+            short[index] = _counted(shortlist.read, decoder, readout, hidden_1W, layer, token_1K)[1]
+        if probe:
+            probed[index] = _counted(probe.predicted_kl, hidden_1W, layer, torch.ones_like(hidden_1W[:, 0]))[1]
+    return ready, short, probed
+
+
+def _counted(run: Callable[..., Any], *args: Any) -> tuple[Any, int]:
+    """What a function returns, and how many multiply-adds it took."""
+    with FlopCounterMode(display=False, custom_mapping=_other_products()) as counter:
+        result = run(*args)
+    return result, counter.get_total_flops() // 2
+
+
+def _packed_flops(input: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+    """Of `packed_linear.PackedLinear`: shapes (…, n) and (m, n)."""
+    return 2 * prod(input) * weight[0]
+
+
+def _grouped_flops(input: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+    """Of experts: each row of (n_rows, n) is multiplied with one of the matrices (n_experts, n, m)."""
+    return 2 * prod(input) * weight[-1]
+
+
+# Products that torch's counter does not know: namespace and name of their operators. Not every machine has them all.
+OTHER_PRODUCTS: Final[dict[tuple[str, str], Callable[..., int]]] = {
+    ("mkldnn", "_linear_pointwise"): _packed_flops,
+    ("aten", "_grouped_mm"): _grouped_flops,
+    ("transformers", "grouped_mm_fallback"): _grouped_flops,
+}
+
+
+def _other_products() -> dict[Any, Callable[..., int]]:
+    found = {(space, name): getattr(getattr(torch.ops, space), name, None) for space, name in OTHER_PRODUCTS}
+    return {operator: OTHER_PRODUCTS[key] for key, operator in found.items() if operator is not None}

@@ -1,0 +1,186 @@
+"""Batched decoding: many rows (prompt × configuration × seed) advance together, and each exits at its own layer.
+
+Rows of one prompt share its prefill. Rows that end leave the batch, and waiting requests take their slots (continuous
+batching, as in Orca, Yu et al. 2022). Rows of oracles decode beside the full-depth pass, together with those of
+`normal` (`eexit.decode.steps.oracle`). All others, and `normal` where there is no oracle, decode in the loop of online
+rules (`eexit.decode.steps.online`), and rows that draft in a loop of their own (`eexit.decode.steps.drafting`). A
+student with weights of its own runs the rows of all modes with exits, and oracles then have a loop in which the teacher
+runs beside it (`eexit.decode.steps.adapted_oracle`).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+
+from eexit.decode.costs.counting import Prices
+from eexit.decode.costs.draft_rounds import SerialCosts
+from eexit.decode.costs.prices import find_prices
+from eexit.decode.rows.batch import Batch
+from eexit.decode.rows.decoders import Decoders
+from eexit.decode.rows.memory import cache_budget
+from eexit.decode.rows.requests import Decoding, Failure, Outcome, Request
+from eexit.decode.steps.adapted_oracle import OracleBatch, oracle_step
+from eexit.decode.steps.drafting import DraftBatch, draft_step
+from eexit.decode.steps.online import OnlineBatch, observe, online_step
+from eexit.decode.steps.oracle import decode_step, first_tokens
+from eexit.decode.teacher import Prefilled, prefill
+from eexit.messages.errors import UsageError
+from eexit.method.rules import ORACLES
+from eexit.method.states import STATES
+from eexit.model.decoder import Decoder
+from eexit.plan.configuration import Configuration
+
+BatchT = TypeVar("BatchT", Batch, OnlineBatch, OracleBatch, DraftBatch)
+
+
+def refuse_mode(mode: str, decoder: Decoder) -> None:
+    """Raises `UsageError` if the model can't be run in this mode."""
+    try:
+        if mode in STATES:
+            STATES[mode].check(decoder)
+    except ValueError as error:
+        raise UsageError(f"mode {mode} can't be used with this model: {error}") from error
+
+
+class Engine:
+    """Decodes requests with one decoder, or with a student's beside it. Construct once, `generate` often.
+
+    A `student` is a decoder of the same architecture with weights of its own: it decodes the rows of all modes with
+    exits, each after a first token that is the decoder's. What the full-depth model says is always the decoder's.
+    `prices` are those of the decoder; without them, they are found when they are needed.
+    """
+
+    def __init__(
+        self, decoder: Decoder, decoding: Decoding, student: Decoder | None = None, prices: Prices | None = None
+    ):
+        self.decoder, self.decoding, self.student = decoder, decoding, student
+        self._prices = prices
+        self.decoders = Decoders.of(decoder, student)
+        self.n_slots = 0  # of the latest batch
+
+    def generate(
+        self, requests: Sequence[Request], progress: Callable[[int], None] = lambda n_tokens: None
+    ) -> Iterator[tuple[int, Outcome]]:
+        """Yields (index into requests, outcome) as rows end; calls `progress` with the number of tokens of each step.
+
+        How many rows are in flight follows from the memory that their caches may take. Requests of one prompt share
+        its prefill if they are next to each other.
+        """
+        waiting = []
+        for index, request in enumerate(requests):
+            refused = self._refusal(request)
+            if refused:
+                yield index, refused
+            else:
+                waiting.append(index)
+        decoders = [self.decoders.under(request.configuration) for request in requests]
+        for its in dict.fromkeys(decoders):
+            yield from self._generate(its, requests, [index for index in waiting if decoders[index] == its], progress)
+
+    def _generate(
+        self, decoders: Decoders, requests: Sequence[Request], waiting: Sequence[int], progress: Callable[[int], None]
+    ) -> Iterator[tuple[int, Outcome]]:
+        drafting = [index for index in waiting if requests[index].configuration.draft]
+        waiting = [index for index in waiting if not requests[index].configuration.draft]
+        oracles = any(requests[index].configuration.rule in ORACLES for index in waiting)
+        beside = [index for index in waiting if oracles and not _is_online(requests[index].configuration)]
+        online = [index for index in waiting if not oracles or _is_online(requests[index].configuration)]
+        if decoders.are_one:
+            yield from self._decode(Batch, decode_step, decoders, requests, beside, progress)
+        else:
+            yield from self._decode(OracleBatch, oracle_step, decoders, requests, beside, progress)
+        yield from self._decode(OnlineBatch, online_step, decoders, requests, online, progress)
+        costs = self._serial_costs([requests[index] for index in drafting])
+        yield from self._decode(DraftBatch, partial(draft_step, costs=costs), decoders, requests, drafting, progress)
+
+    def _serial_costs(self, drafting: Sequence[Request]) -> SerialCosts | None:
+        """For rows that draft as many tokens as suit; None if there are none."""
+        drafts = [request.configuration.draft for request in drafting]
+        if not any(draft and draft.n_tokens is None for draft in drafts):
+            return None
+        self._prices = self._prices or find_prices(self.decoder, self.decoding)
+        return SerialCosts.of(self._prices, self.decoding.exitable_layers)
+
+    def _decode(
+        self, kind: type[BatchT], step: Callable[[Decoders, Decoding, BatchT], None], decoders: Decoders,
+        requests: Sequence[Request], waiting: list[int], progress: Callable[[int], None],
+    ) -> Iterator[tuple[int, Outcome]]:  # fmt: skip
+        if not waiting:
+            return
+        batch = self._new_batch(kind, decoders, [requests[index] for index in waiting])
+        waiting.reverse()
+        prefilled: Prefilled | None = None
+        while waiting or batch.n_rows:
+            while waiting and batch.n_rows < batch.n_slots:
+                prefilled = self._admit(decoders, batch, waiting, requests, prefilled)
+                yield from self._retire(batch)
+            if batch.n_rows:
+                before = batch.n_tokens
+                step(decoders, self.decoding, batch)
+                progress(batch.n_tokens - before)
+                yield from self._retire(batch)
+
+    def _refusal(self, request: Request) -> Failure | None:
+        n_prompt = len(request.prompt_token_ids)
+        context = self.decoder.context_of(n_prompt)
+        if n_prompt == 0:
+            return Failure("the prompt is empty: nothing to continue from")
+        if context is not None and n_prompt >= context:
+            where = "" if context == self.decoder.context else ", where its rotary angles switch"
+            return Failure(
+                f"the prompt has {n_prompt} tokens, which leaves no room in the model's context of {context}{where}"
+            )
+        return None
+
+    def _limit(self, request: Request) -> int:
+        """How many tokens a row may generate: as asked, within the model's context."""
+        room = self.decoding.max_new_tokens
+        n_prompt = len(request.prompt_token_ids)
+        context = self.decoder.context_of(n_prompt)
+        return room if context is None else min(room, context - n_prompt)
+
+    def _new_batch(self, kind: type[BatchT], decoders: Decoders, requests: Sequence[Request]) -> BatchT:
+        length = max(len(request.prompt_token_ids) + self._limit(request) for request in requests)
+        budget = self.decoding.cache_bytes
+        if budget is None:
+            budget = cache_budget(self.decoder.device, self.decoding.memory_share)
+        row_bytes = kind.row_bytes(self.decoder, self.decoding, length, requests)
+        fit = budget // (row_bytes if decoders.are_one else 2 * row_bytes)
+        self.n_slots = max(1, min(len(requests), self.decoding.rows, fit))
+        return kind(self.n_slots, length, decoders, self.decoding, requests)
+
+    def _admit(
+        self, decoders: Decoders, batch: Batch | OnlineBatch, waiting: list[int], requests: Sequence[Request],
+        prefilled: Prefilled | None,
+    ) -> Prefilled:  # fmt: skip
+        """Fill free slots with waiting requests of one prompt, and give each its first token."""
+        prompt = requests[waiting[-1]].prompt_token_ids
+        if prefilled is None or prefilled.token_ids != prompt:
+            prefilled = prefill(decoders, self.decoding, batch.layers, prompt)
+        admitted: dict[int, Request] = {}
+        while (
+            waiting
+            and batch.n_rows + len(admitted) < batch.n_slots
+            and requests[waiting[-1]].prompt_token_ids == prompt
+        ):
+            index = waiting.pop()
+            admitted[index] = requests[index]
+        batch.admit(admitted, self._limit(requests[index]), prefilled)
+        slots = np.flatnonzero(batch.n_generated[: batch.n_rows] == 0)
+        first_tokens(self.decoder, self.decoding, batch, slots, prefilled)
+        return prefilled
+
+    def _retire(self, batch: Batch | OnlineBatch) -> Iterator[tuple[int, Outcome]]:
+        """Yield the outcomes of the rows that ended or failed, and free their slots."""
+        ended = batch.ended()
+        if isinstance(batch, OnlineBatch) and self.decoding.observe:
+            observe(self.decoder, self.decoding, batch, ended)
+        outcomes = [(int(batch.request[slot]), batch.outcome(slot)) for slot in ended]
+        batch.remove(ended, self.decoder.device)
+        yield from outcomes
+
+
+def _is_online(configuration: Configuration) -> bool:
+    return configuration.rule is not None and configuration.rule not in ORACLES

@@ -1,0 +1,253 @@
+"""From residual streams to distributions and tokens.
+
+Vocabulary-sized temporaries are made for a few rows at a time, so that their memory does not grow with the batch or the
+number of exitable layers.
+
+Shapes: B rows, U unique prefixes, E exitable layers, X = E + 1 with the final layer last, K top tokens, W width of the
+residual stream, H width of what the head takes, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from eexit.cpu import kernels
+from eexit.decode.rows.decoders import Decoders
+from eexit.decode.rows.requests import Decoding
+from eexit.decode.sampling import Drafted, pick_tokens
+from eexit.method.divergence import Divergence, divergence_from_final
+from eexit.method.rules import Distribution
+from eexit.model.decoder import Decoder
+
+# Bytes of logits that one product with the head makes, but those of LOGITS_ROWS residual streams at least. With fewer,
+# the head's weights are fetched from memory too often; with more, a CPU's cache can't hold them until they are
+# compared.
+LOGITS_BYTES: Final = 8 << 20
+LOGITS_BYTES_ON_GPU: Final = 64 << 20
+LOGITS_ROWS: Final = 64
+LOG_P_BYTES: Final = 1 << 20  # without the compiled kernel: of fp32 log-probabilities that are made at a time
+
+
+@dataclass(frozen=True)
+class Reading(Divergence):
+    """The full-depth distribution at one position of each row, and how far the exitable layers are from it."""
+
+    final_logits_UV: Tensor
+    prefix_B: Tensor  # which of the U prefixes is a row's
+
+    def of(self, row_B: Tensor) -> "Reading":
+        """The reading of these rows, in this order; repeats are allowed."""
+        return Reading(*[*(part[row_B] for part in _fields(self)), self.final_logits_UV, self.prefix_B[row_B]])
+
+    def logprob(self, token_B: Tensor) -> Tensor:
+        """Log-probability of tokens under the final distribution, nats, (B,)."""
+        return self.final_logits_UV[self.prefix_B, token_B].float() - self.final_lse_B
+
+    def columns(self, token_B: Tensor) -> dict[str, Tensor]:
+        """What is recorded of the full-depth pass, for rows whose next tokens these are."""
+        return {
+            "kl_TE": self.kl_BE,
+            "logprob_T": self.logprob(token_B),
+            "final_token_id_T": self.likeliest_BX[:, -1],
+            "entropy_T": self.entropy_B,
+            "top_token_ids_TXK": self.top_token_BXK,
+            "top_prob_TXK": self.top_prob_BXK,
+        }
+
+    def picked(self, exit_B: Tensor) -> "Picked":
+        """The likeliest token of each row at its exit: `exit_B` are indices into X."""
+        at = torch.arange(len(exit_B), device=exit_B.device), exit_B
+        token_B, log_p_B = self.likeliest_BX[at], self.likeliest_log_p_BX[at]
+        return Picked(token_B, log_p_B, token_B.clone(), self.top_token_BXK[at], self.top_prob_BXK[at])
+
+
+@dataclass(frozen=True)
+class Picked:
+    """The rows' next tokens, and what is recorded of the distributions that they were read from."""
+
+    token_B: Tensor
+    log_p_B: Tensor  # of the token, nats
+    likeliest_B: Tensor  # the likeliest token, which is another one if that is sampled or given
+    top_token_BK: Tensor
+    top_prob_BK: Tensor
+
+    @classmethod
+    def room_for(cls, n_rows: int, top_k: int, device: torch.device) -> "Picked":
+        """For tokens that are still to be `put`."""
+        token_B = torch.zeros(n_rows, dtype=torch.long, device=device)
+        top_token_BK = token_B.new_zeros(n_rows, top_k)
+        return cls(token_B, token_B.float(), token_B.clone(), top_token_BK, top_token_BK.float())
+
+    def columns(self) -> dict[str, Tensor]:
+        """What is recorded of them, but for the tokens themselves."""
+        return {
+            "exit_logprob_T": self.log_p_B,
+            "exit_top_token_ids_TK": self.top_token_BK,
+            "exit_top_prob_TK": self.top_prob_BK,
+        }
+
+    def put(self, row_B: Tensor, other: "Picked") -> None:
+        """Replace what was picked for these rows by what `other` picked for them."""
+        for field in fields(Picked):
+            getattr(self, field.name)[row_B] = getattr(other, field.name)
+
+
+def _fields(divergence: Divergence) -> list[Tensor]:
+    return [getattr(divergence, field.name) for field in fields(Divergence)]
+
+
+def _joined(divergences: Sequence[Divergence]) -> Divergence:
+    return Divergence(*[torch.cat(parts) for parts in zip(*map(_fields, divergences), strict=True)])
+
+
+def read_layers(decoder: Decoder, states_BXW: Tensor, decoding: Decoding) -> Reading:
+    """Read the residual streams after the exitable layers and, last, after the final layer, and compare them."""
+    exits = enumerate(decoding.exitable_layers)
+    ready = [decoding.readout.before_head(decoder, states_BXW[:, rank], layer) for rank, layer in exits]
+    ready_BXH = torch.stack([*ready, decoder.normed(states_BXW[:, -1])], 1)
+    n_rows, n_states, _ = ready_BXH.shape
+    size = max(1, _rows_at_a_time(decoder) // n_states)
+    compared: list[Divergence] = []
+    for start in range(0, n_rows, size):
+        logits_BXV = decoder.head(ready_BXH[start : start + size].flatten(0, 1)).unflatten(0, (-1, n_states))
+        compared += _compare(logits_BXV, decoding.record_top_k)
+        if start == 0:
+            final_logits_UV = logits_BXV.new_empty(n_rows, logits_BXV.shape[-1])
+        final_logits_UV[start : start + size] = logits_BXV[:, -1]
+        del logits_BXV  # frees its memory for the next ones
+    prefix_B = torch.arange(n_rows, device=states_BXW.device)
+    return Reading(*[*_fields(_joined(compared)), final_logits_UV, prefix_B])
+
+
+def _rows_at_a_time(decoder: Decoder) -> int:
+    """How many residual streams one product with the head reads."""
+    budget = LOGITS_BYTES if decoder.device.type == "cpu" else LOGITS_BYTES_ON_GPU
+    return max(LOGITS_ROWS, budget // (decoder.vocabulary * decoder.dtype.itemsize))
+
+
+def _compare(logits_BXV: Tensor, top_k: int) -> Sequence[Divergence]:
+    compared = kernels.divergence(logits_BXV, top_k)
+    if compared:
+        return [compared]
+    on_gpu = logits_BXV.device.type != "cpu"
+    size = len(logits_BXV) if on_gpu else max(1, LOG_P_BYTES // logits_BXV[0].numel() // 4)
+    return [divergence_from_final(rows_BXV, top_k) for rows_BXV in logits_BXV.split(size)]
+
+
+def read_tokens(
+    decoder: Decoder, hidden_BW: Tensor, places_X: Sequence[Tensor], decoding: Decoding, u_B: Tensor,
+    given_B: Tensor | None = None, drafted: Drafted | None = None,
+) -> Picked:  # fmt: skip
+    """The next tokens of rows, from their residual streams; `places_X` says which rows exit at each layer.
+
+    With tokens that are given, those are taken; drafted ones may be accepted where tokens are sampled.
+    """
+    ready_BH = prepare_for_head(decoder, hidden_BW, places_X, decoding)
+    row_B = torch.arange(len(ready_BH), device=ready_BH.device)
+    parts = []
+    for row in row_B.split(_rows_at_a_time(decoder)):  # where tokens are sampled, logits are kept until they are taken
+        read = _read(decoder, ready_BH[row], decoding, None if given_B is None else given_B[row])
+        parts.append(read.taken(row - row[0], decoding, u_B[row], drafted.of(row) if drafted else None))
+    return Picked(*[torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Picked)])
+
+
+def read_exits(
+    decoders: Decoders, hidden_BW: Tensor, places_X: Sequence[Tensor], final_BW: Tensor, decoding: Decoding
+) -> Divergence:
+    """How far what the student says at rows' exits is from what the teacher says after its final layer.
+
+    `places_X` is as in `read_tokens`, and `final_BW` are the teacher's residual streams. X is 2 in what is returned:
+    the exit, and then the final layer.
+    """
+    exit_BH = prepare_for_head(decoders.student, hidden_BW, places_X, decoding)
+    final_BH = decoders.teacher.normed(final_BW)
+    compared: list[Divergence] = []
+    for row in torch.arange(len(exit_BH), device=exit_BH.device).split(_rows_at_a_time(decoders.teacher) // 2):
+        logits = decoders.student.head(exit_BH[row]), decoders.teacher.head(final_BH[row])
+        compared += _compare(torch.stack(logits, 1), 0)
+    return _joined(compared)
+
+
+@dataclass(frozen=True)
+class LayerReading:
+    """One distribution for each row, and the token that the row gets if it exits there.
+
+    That is the likeliest one or a given one; where tokens are sampled, logits are kept for the rows that do exit.
+    """
+
+    seen: Divergence  # of one layer: X is 1, and K at least 2 and the length of a shortlist
+    token_B: Tensor
+    log_p_B: Tensor
+    logits_BV: Tensor | None
+
+    @property
+    def likeliest_B(self) -> Tensor:
+        return self.seen.likeliest_BX[:, 0]
+
+    def distribution(self, row_B: Tensor) -> Distribution:
+        """What rules look at, of these rows."""
+        return Distribution(self.seen.top_prob_BXK[row_B, 0, :2], self.seen.entropy_B[row_B])
+
+    def shortlist(self, n_tokens: int) -> Tensor:
+        """So many of each row's likeliest tokens, (B, n_tokens), likeliest first."""
+        return self.seen.top_token_BXK[:, 0, :n_tokens]
+
+    def taken(self, row_B: Tensor, decoding: Decoding, u_B: Tensor, drafted: Drafted | None = None) -> Picked:
+        """The next tokens of these rows."""
+        token_B, log_p_B, k = self.token_B[row_B], self.log_p_B[row_B], decoding.record_top_k
+        if self.logits_BV is not None:
+            sampled = []
+            for at in torch.arange(len(row_B), device=row_B.device).split(LOGITS_ROWS):
+                logits_BV = self.logits_BV[row_B[at]]
+                picked_B = pick_tokens(logits_BV, decoding.temperature, decoding.top_p, u_B[at])
+                sampled.append(drafted.of(at).verified(logits_BV, picked_B) if drafted else picked_B)
+            token_B = torch.cat(sampled)
+            log_p_B = self.logits_BV[row_B, token_B].float() - self.seen.final_lse_B[row_B]
+        top_token_BK, top_prob_BK = self.seen.top_token_BXK[row_B, 0, :k], self.seen.top_prob_BXK[row_B, 0, :k]
+        return Picked(token_B, log_p_B, self.likeliest_B[row_B], top_token_BK, top_prob_BK)
+
+
+def read_layer(
+    decoder: Decoder, hidden_BW: Tensor, rank: int, decoding: Decoding, given_B: Tensor | None = None
+) -> LayerReading:
+    """Read rows after exitable layer number `rank`."""
+    layer = decoding.exitable_layers[rank]
+    ready_BH = decoding.readout.before_head(decoder, hidden_BW, layer)
+    return _read(decoder, ready_BH, decoding, given_B)
+
+
+def _read(decoder: Decoder, ready_BH: Tensor, decoding: Decoding, given_B: Tensor | None) -> LayerReading:
+    """What is recorded comes from the comparison of layers, with one layer alone."""
+    size, sampled = _rows_at_a_time(decoder), decoding.temperature > 0 and given_B is None
+    top_k = max(2, decoding.record_top_k, decoding.shortlist.n_tokens if decoding.shortlist else 0)
+    seen: list[Divergence] = []
+    log_p: list[Tensor] = []
+    kept: list[Tensor] = []
+    for start in range(0, len(ready_BH), size):
+        logits_BV = decoder.head(ready_BH[start : start + size])
+        part = _joined(_compare(logits_BV[:, None], top_k))
+        seen.append(part)
+        if sampled:
+            kept.append(logits_BV)
+        if given_B is not None:
+            at_B1 = given_B[start : start + size, None]
+            log_p.append(logits_BV.gather(1, at_B1)[:, 0].float() - part.final_lse_B)
+    whole = _joined(seen)
+    token_B = whole.likeliest_BX[:, 0] if given_B is None else given_B
+    log_p_B = torch.cat(log_p) if log_p else whole.likeliest_log_p_BX[:, 0]
+    return LayerReading(whole, token_B, log_p_B, torch.cat(kept) if sampled else None)
+
+
+def prepare_for_head(decoder: Decoder, hidden_BW: Tensor, places_X: Sequence[Tensor], decoding: Decoding) -> Tensor:
+    """What goes into the head, (B, H), each row by the readout of its exit layer; at least one row exits somewhere."""
+    groups = [(place, decoder.normed(hidden_BW[place])) for place in places_X[-1:] if len(place)]
+    for place, layer in zip(places_X, decoding.exitable_layers, strict=False):
+        if len(place):
+            groups.append((place, decoding.readout.before_head(decoder, hidden_BW[place], layer)))
+    ready_BH = groups[0][1].new_empty(len(hidden_BW), groups[0][1].shape[-1])
+    for place, ready in groups:
+        ready_BH[place] = ready
+    return ready_BH

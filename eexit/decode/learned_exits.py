@@ -1,0 +1,40 @@
+"""Loading what was learned, for a model that is loaded."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from eexit.method.probes import Probe
+from eexit.method.readouts import LEARNED, READOUTS, Affine, Readout
+from eexit.model.decoder import Decoder
+from eexit.plan.artefact_fit import cards_of
+from eexit.plan.artefacts import READOUT, WEIGHTS
+from eexit.plan.config import SweepConfig
+
+
+def load_readout(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> Readout:
+    """The readout of a sweep. Raises `UsageError` for an artefact that can't be used."""
+    card = cards_of(config).get(READOUT)
+    if card is None:
+        return READOUTS[config.readout]
+    held = load_file(Path(config.readout).expanduser() / WEIGHTS)
+    parts = {layer: (held[f"readout.{layer}.weight"], held[f"readout.{layer}.bias"]) for layer in layers}
+    return readout_of(card.what, parts, decoder)
+
+
+def readout_of(what: str, of_layer: Mapping[int, Affine], decoder: Decoder) -> Readout:
+    """These maps as a readout, on the decoder's device and in its precision."""
+    placed = {
+        layer: (weight.detach().to(decoder.device, decoder.dtype), bias.detach().to(decoder.device, decoder.dtype))
+        for layer, (weight, bias) in of_layer.items()
+    }
+    return LEARNED[what](placed)
+
+
+def load_probe(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> Probe | None:
+    """The probe of a sweep, in fp32; None without one. Raises `UsageError` for an artefact that can't be used."""
+    if config.probe is None:
+        return None
+    held = load_file(Path(config.probe).expanduser() / WEIGHTS)
+    return Probe.of({name: part.to(decoder.device) for name, part in held.items()}, layers)

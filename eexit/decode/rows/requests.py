@@ -1,0 +1,64 @@
+"""The engine's input and output: requests, how they are decoded, and their outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from eexit.decode.trace import Trace
+from eexit.method.readouts import READOUTS, Readout
+from eexit.plan.configuration import Configuration
+
+if TYPE_CHECKING:
+    from eexit.method.probes import Probe
+    from eexit.method.shortlist import Shortlist
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How all rows decode. Temperature 0 is greedy. Rules that look at a `probe` need one.
+
+    With a `shortlist`, rules that read a layer look at the whole head's distribution at the first exitable layer only;
+    at later ones they look at the tokens that were likeliest there.
+
+    At most `rows` rows are in flight, as far as their caches fit in `cache_bytes`. None stands for what the device has
+    free, of which this process may use `memory_share`. `record_top_k` is how many of each layer's likeliest tokens are
+    recorded. After each step, a row also ends if `stops`, given its tokens so far, says so, as for stop strings.
+    Without `observe`, what the full-depth model says of rows of online rules is not found afterwards, and those columns
+    are 0.
+    """
+
+    exitable_layers: tuple[int, ...]
+    max_new_tokens: int
+    eos_token_ids: frozenset[int]
+    stops: Callable[[Sequence[int]], bool] | None = None
+    readout: Readout = READOUTS["lens"]
+    probe: Probe | None = None
+    shortlist: Shortlist | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    record_top_k: int = 0
+    observe: bool = True
+    rows: int = 1024
+    cache_bytes: int | None = None
+    memory_share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """One row to generate."""
+
+    prompt_token_ids: tuple[int, ...]
+    configuration: Configuration
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a row could not be generated."""
+
+    error: str
+
+
+Outcome = Trace | Failure

@@ -1,0 +1,171 @@
+"""Scoring: where the tokens of a given text exit, and how probable they are there, without generating it.
+
+A text is scored in one pass, layer by layer and in parallel over its tokens, since what happens at a layer depends only
+on decisions at the layers below it. Exits are those that generating the text would have drawn. An oracle needs two
+passes: the full-depth one that it looks at, and then the student's. Several texts behind one prompt share its pass, and
+go through the layers together.
+
+Shapes: S texts, T tokens of a text, N tokens in a pass, E exitable layers, X = E + 1 with the final layer last, W width
+of the residual stream.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eexit.decode.exit_pass import Deciding, ExitPass, Known, Ran, Tokens, known_exits
+from eexit.decode.rows.decoders import Decoders
+from eexit.decode.rows.requests import Decoding, Request
+from eexit.decode.rows.slots import NONE, Layers, find_layers
+from eexit.decode.rows.transfer import to_device
+from eexit.decode.steps.adapted_oracle import oracle_exits
+from eexit.decode.teacher import Prefilled, prefill, read_texts
+from eexit.decode.waiting import Waiting
+from eexit.method.draws import exit_draws
+from eexit.method.rules import ORACLES, RULES
+from eexit.method.states import STATES
+from eexit.model.cache import KVCache
+from eexit.model.decoder import Decoder
+
+SCORED_TOKENS: Final = 256  # at a time, for bounded memory: later ones see what earlier ones left
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What `Trace` has of the same name; the first token is not decided, and comes from the prompt's pass.
+
+    Behind an empty prompt, it comes from nowhere: its log-probability and stream are NaN, its likeliest token is -1.
+    """
+
+    exit_layer_T: np.ndarray
+    exit_token_T: np.ndarray  # the likeliest tokens of the distributions that the given ones were read from
+    exit_logprob_T: np.ndarray  # of the given tokens, nats
+    exit_prob_TX: np.ndarray
+    evidence_TE: np.ndarray
+    exit_hidden_TW: Tensor  # the residual streams that the tokens were read from
+
+    @classmethod
+    def joined(cls, parts: Sequence["Scored"]) -> "Scored":
+        columns: dict[str, Any] = {its.name: [getattr(part, its.name) for part in parts] for its in fields(cls)}
+        hidden_TW = torch.cat(columns.pop("exit_hidden_TW"))
+        return cls(**{name: np.concatenate(its) for name, its in columns.items()}, exit_hidden_TW=hidden_TW)
+
+    def of(self, tokens: np.ndarray) -> "Scored":
+        """Some of the tokens alone."""
+        [at] = to_device([tokens], self.exit_hidden_TW.device)
+        columns: dict[str, Any] = {its.name: getattr(self, its.name) for its in fields(self)}
+        hidden_TW = columns.pop("exit_hidden_TW")[at]
+        return Scored(**{name: column[tokens] for name, column in columns.items()}, exit_hidden_TW=hidden_TW)
+
+
+def score(
+    decoder: Decoder, decoding: Decoding, request: Request, token_ids: Sequence[int], student: Decoder | None = None,
+    u_exit_T: np.ndarray | None = None,
+) -> Scored:  # fmt: skip
+    """Score the text `token_ids` (at least one token) behind a request's prompt, under its configuration and seed.
+
+    `u_exit_T` takes the place of the seed's draws of exits. A draw of 1 exits nowhere, so that the rule looks at every
+    exitable layer and `exit_prob_TX` is known for all of them. A `student` with weights of its own takes the decoder's
+    place in all modes but `normal`, as in `engine.Engine`.
+
+    Raises `ValueError` for a parameter that does not fit the exitable layers.
+    """
+    [scored] = score_texts(decoder, decoding, request, [token_ids], student, u_exit_T)
+    return scored
+
+
+@torch.inference_mode()
+def score_texts(
+    decoder: Decoder, decoding: Decoding, request: Request, texts: Sequence[Sequence[int]],
+    student: Decoder | None = None, u_exit_T: np.ndarray | None = None,
+) -> list[Scored]:  # fmt: skip
+    """Score several texts, each by itself, behind the same prompt and with the same draws; otherwise as `score`."""
+    layers = find_layers(decoding.exitable_layers, decoder.n_layers, ())
+    decoders = Decoders.of(decoder, student).under(request.configuration)
+    # Of an empty prompt's pass, nothing is used but the shapes of keys and values.
+    prefilled = prefill(decoders, decoding, layers, request.prompt_token_ids or (texts[0][0],))
+    longest = max(map(len, texts))
+    if u_exit_T is None:
+        u_exit_T = exit_draws(request.seed, list(request.prompt_token_ids), longest)
+    scoring = _Texts(decoders, decoding, layers, request, texts, u_exit_T, prefilled)
+    parts = [[_first(layers, prefilled, text[0], not request.prompt_token_ids)] for text in texts]
+    size = max(1, SCORED_TOKENS // len(texts))
+    for start in range(1, longest, size):
+        places = [np.arange(start, min(start + size, len(text))) for text in texts]
+        slot_N = np.repeat(np.arange(len(texts)), [len(place) for place in places])
+        scored = scoring.score(slot_N, np.concatenate(places))
+        for slot, its in enumerate(parts):
+            its.append(scored.of(np.flatnonzero(slot_N == slot)))
+    return [Scored.joined(its) for its in parts]
+
+
+def _first(layers: Layers, prefilled: Prefilled, token: int, from_nowhere: bool) -> Scored:
+    n_exits = len(layers.exits)
+    logprob = float(prefilled.reading.logprob(torch.tensor([token], device=prefilled.states_1XW.device)))
+    likeliest, hidden_1W = prefilled.reading.likeliest_BX[:, -1].cpu().numpy(), prefilled.states_1XW[:, -1]
+    if from_nowhere:
+        logprob, likeliest, hidden_1W = np.nan, np.full_like(likeliest, NONE), torch.full_like(hidden_1W, torch.nan)
+    prob_1X, evidence_1E = np.eye(n_exits)[-1:], np.full((1, n_exits - 1), np.nan)
+    return Scored(layers.exits[-1:], likeliest, np.array([logprob]), prob_1X, evidence_1E, hidden_1W)
+
+
+class _Texts:
+    """Texts that are being scored, with the keys and values of their student, and of their teacher for an oracle."""
+
+    def __init__(
+        self, decoders: Decoders, decoding: Decoding, layers: Layers, request: Request, texts: Sequence[Sequence[int]],
+        u_exit_T: np.ndarray, prompt: Prefilled,
+    ):  # fmt: skip
+        self.decoders, self.decoding, self.layers, self.u_exit_T = decoders, decoding, layers, u_exit_T
+        self.n_prompt, n_tokens = len(request.prompt_token_ids), max(map(len, texts))
+        self.token_ids_ST = np.zeros((len(texts), n_tokens), np.int64)
+        for slot, text in enumerate(texts):
+            self.token_ids_ST[slot, : len(text)] = text
+        configuration = request.configuration
+        self.rules = [configuration.rule] if configuration.rule else []
+        self.states = [configuration.mode] if configuration.mode in STATES else []
+        self.setting_E = np.zeros(len(decoding.exitable_layers))
+        for rule in self.rules:
+            self.setting_E[:] = RULES[rule].setting(configuration.parameter, decoding.exitable_layers)
+        self.student, self.teacher = (KVCache(len(texts), self.n_prompt + n_tokens) for _ in range(2))
+        self.is_oracle = configuration.rule in ORACLES
+        for cache, keys in ((self.student, prompt.student), (self.teacher, prompt.teacher))[: 1 + self.is_oracle]:
+            cache.load(slice(0, len(texts)), keys, range(layers.n_layers), self.n_prompt)
+        start_S, state_S = np.full(len(texts), self.n_prompt), np.full(len(texts), 0 if self.states else NONE)
+        self.waiting = Waiting(decoders.student, layers, start_S, state_S, n_tokens, kept=False)
+        self.ran = Ran(*np.zeros((2, len(texts), n_tokens), np.int64))
+
+    def score(self, slot: np.ndarray, place: np.ndarray) -> Scored:
+        """Score the tokens at these places of these texts, behind those that were scored before."""
+        zero = np.zeros_like(place)
+        position, before = self.n_prompt + place - 1, self.token_ids_ST[slot, place - 1]
+        setting_NE, u_N, given_N = to_device(
+            [
+                np.tile(self.setting_E.astype(np.float32), (len(place), 1)),
+                self.u_exit_T[place],
+                self.token_ids_ST[slot, place],
+            ],
+            self.decoders.student.device,
+        )
+        deciding = Deciding(zero if self.rules else zero + NONE, setting_NE, u_N, u_N, given_N)
+        taken = ExitPass(
+            self.decoders.student, self.decoding, self.layers, self.student, self.rules, self.states,
+            Tokens(slot, place - 1, before), deciding, self._known(slot, position, before, deciding), self.waiting,
+            self.ran,
+        ).run()  # fmt: skip
+        seen = taken.picked.likeliest_B, taken.picked.log_p_B, taken.prob_DX, taken.evidence_DE
+        token_D, logprob_D, prob_DX, evidence_DE = (part.cpu().numpy() for part in seen)
+        exit_layer_D = self.layers.exits[taken.exit_D]
+        return Scored(exit_layer_D, token_D, logprob_D, prob_DX, evidence_DE, taken.hidden_DW)
+
+    def _known(self, slot: np.ndarray, position: np.ndarray, before: np.ndarray, deciding: Deciding) -> Known:
+        """Exits that are known before the student's pass; an oracle has them all from the teacher's."""
+        if not self.is_oracle:
+            return known_exits(self.rules, deciding)
+        decoder = self.decoders.teacher
+        reading = read_texts(decoder, self.decoding, self.layers, self.teacher, slot, position, before)
+        return oracle_exits(self.rules, reading, deciding)

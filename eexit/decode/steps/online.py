@@ -1,0 +1,215 @@
+"""The loop of rules that need no full-depth pass: no layer beyond the exit is run but what the state needs.
+
+What the full-depth model would have said is found afterwards, by one pass over the finished text (`observe`).
+
+Shapes: S slots, D tokens being decided, P places of a row's generated tokens, E exitable layers, X = E + 1 with the
+final layer last, T tokens of texts, W width of the residual stream.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.profiler import record_function
+
+from eexit.decode.costs.counting import LOOKS
+from eexit.decode.exit_pass import Deciding, ExitPass, Known, Ran, Tokens, known_exits
+from eexit.decode.layer_reading import Reading, read_layers
+from eexit.decode.rows.decoders import Decoders
+from eexit.decode.rows.requests import Decoding, Request
+from eexit.decode.rows.slots import Slots, find_layers
+from eexit.decode.rows.transfer import to_device, to_host
+from eexit.decode.teacher import Prefilled, read_texts
+from eexit.decode.waiting import Waiting
+from eexit.method.states import STATES, alters
+from eexit.model.cache import KVCache
+from eexit.model.decoder import Decoder
+
+OBSERVED_TOKENS: Final = 128  # at a time
+# Layers that attend by code of their own get a copy of a row's keys for each of its tokens: so many positions at most.
+OBSERVED_POSITIONS: Final = 1 << 16
+
+
+@dataclass(frozen=True)
+class Complete:
+    """Tokens that have been through all layers at full depth, and have not been read yet."""
+
+    slot_T: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    place_T: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # among the row's generated tokens
+    streams: Sequence[Tensor] = ()  # (…, X, W), of all tokens together
+
+    def and_these(self, slot_T: np.ndarray, place_T: np.ndarray, streams_TXW: Tensor) -> "Complete":
+        slots, places = np.concatenate([self.slot_T, slot_T]), np.concatenate([self.place_T, place_T])
+        return Complete(slots, places, (*self.streams, streams_TXW))
+
+
+def _collects(decoding: Decoding, modes: Sequence[str]) -> bool:
+    """Whether tokens in some of these modes go through all layers as the teacher's do, and are to be observed."""
+    return decoding.observe and any(mode not in STATES or not alters(STATES[mode]) for mode in modes)
+
+
+def _exiting(requests: Sequence[Request]) -> list[str]:
+    """The modes of these requests in which tokens may exit."""
+    return [mode for mode in STATES if any(request.configuration.mode == mode for request in requests)]
+
+
+class OnlineBatch(Slots):
+    """Slots for rows, their caches, and the tokens that have exited and do not have all keys and values yet.
+
+    The student's cache is also the teacher's, unless they are two decoders: then the latter has the prompts at first.
+    """
+
+    defers: ClassVar = True  # what deeper layers lack of tokens that exit
+
+    def __init__(self, n_slots: int, length: int, decoders: Decoders, decoding: Decoding, requests: Sequence[Request]):
+        """Make room for `n_slots` of these requests at a time, of up to `length` tokens each."""
+        layers = find_layers(decoding.exitable_layers, decoders.student.n_layers, ())
+        super().__init__(n_slots, decoding, layers, requests)
+        caches = {decoder: KVCache(n_slots, length) for decoder in {decoders.teacher, decoders.student}}
+        self.teacher, self.student = caches[decoders.teacher], caches[decoders.student]
+        # Tokens in modes that leave the state alone may go through all layers: their streams are the teacher's then.
+        modes = [request.configuration.mode for request in requests]
+        self.collects = self.defers and decoders.are_one and _collects(decoding, modes)
+        n_places, exiting = min(decoding.max_new_tokens, length) if self.defers else 0, _exiting(requests)
+        kept = self.collects and _collects(decoding, exiting)
+        self.waiting = Waiting(decoders.student, layers, self.n_prompt, self.state, n_places if exiting else 0, kept)
+        self.complete = Complete()
+        self.n_observed = np.zeros(n_slots, np.int64)  # of a row's decided tokens, those that are or were in `complete`
+        room = self.u_exit.shape[1]
+        self.counts = {
+            "layers_T": np.zeros((n_slots, room), np.int64),
+            "keys_T": np.zeros((n_slots, room), np.int64),
+            **{name: np.zeros((n_slots, room, len(self.layers.exits)), np.int64) for name in LOOKS},
+        }
+
+    @staticmethod
+    def row_bytes(decoder: Decoder, decoding: Decoding, length: int, requests: Sequence[Request]) -> int:
+        """Bytes of a row in flight: keys and values, logits, and its tokens, all of which may wait."""
+        exiting, waiting = _exiting(requests), 0
+        if exiting:
+            n_exits = len(decoding.exitable_layers) + 1
+            waiting = Waiting.place_bytes(decoder, n_exits, _collects(decoding, exiting))
+        n_places = min(decoding.max_new_tokens, length)
+        logits = decoder.vocabulary * decoder.dtype.itemsize
+        return decoder.cache_bytes_per_token * length + waiting * n_places + logits
+
+    def admit(self, requests: Mapping[int, Request], limit: int, prompt: Prefilled) -> None:
+        """Give these requests, by their numbers, slots. They all have this prompt."""
+        first = self.n_rows
+        for index, request in requests.items():
+            slot = self.add(index, request, limit)
+            self.n_observed[slot] = 0
+            for recorded in self.records.values():
+                recorded[slot] = 0
+        for cache, keys in {self.teacher: prompt.teacher, self.student: prompt.student}.items():
+            cache.load(slice(first, self.n_rows), keys, range(self.layers.n_layers), len(prompt.token_ids))
+
+    def remove(self, slots: np.ndarray, device: torch.device) -> None:
+        """Free these slots, which are in descending order, and fill the gaps with rows from higher slots."""
+        origin = np.arange(self.n_rows)
+        for slot in slots:
+            self.n_rows -= 1
+            self._move(self.n_rows, slot)
+            origin[slot] = origin[self.n_rows]
+        origin = origin[: self.n_rows]
+        targets = np.flatnonzero(origin != np.arange(self.n_rows))
+        if len(targets):
+            source, target = to_device([origin[targets], targets], device)
+            for cache in {self.teacher, self.student}:
+                cache.copy_slots(source, target)
+            self.waiting.move(origin[targets], targets)
+        self.waiting.clear(np.arange(self.n_rows, self.n_slots))
+
+    def _of_rows(self) -> list[np.ndarray]:
+        return [*super()._of_rows(), self.n_observed]
+
+
+@torch.inference_mode()
+def online_step(decoders: Decoders, decoding: Decoding, batch: OnlineBatch) -> None:
+    """Give every row in flight its next token."""
+    deciding = now_deciding(batch, decoders.student.device)
+    exit_step(decoders.student, decoding, batch, deciding, known_exits(batch.rules, deciding))
+    if len(batch.complete.slot_T) >= OBSERVED_TOKENS:
+        read_complete(decoders.teacher, decoding, batch)
+
+
+def now_deciding(batch: OnlineBatch, device: torch.device) -> Deciding:
+    """Each row's last token, which is decided next."""
+    slots, n_generated = np.arange(batch.n_rows), batch.n_generated[: batch.n_rows]
+    uniform = batch.u_exit[slots, n_generated], batch.u_token[slots, n_generated]
+    setting_DE, u_exit_D, u_token_D = to_device([batch.setting[slots], *uniform], device)
+    return Deciding(batch.rule[slots], setting_DE, u_exit_D, u_token_D)
+
+
+def exit_step(decoder: Decoder, decoding: Decoding, batch: OnlineBatch, deciding: Deciding, known: Known) -> None:
+    """Run the tokens that are being decided up to their exits, and record what comes of it."""
+    slots = np.arange(batch.n_rows)
+    # 1. Layer by layer, tokens leave where their rules say; their next tokens are read there. Tokens that have exited
+    #    before come along where a later one goes deeper.
+    last = Tokens(slots, batch.n_generated[slots] - 1, batch.last_token().astype(np.int64))
+    exit_pass = ExitPass(
+        decoder, decoding, batch.layers, batch.student, batch.rules, batch.states, last, deciding, known, batch.waiting,
+        Ran(batch.counts["layers_T"], batch.counts["keys_T"]), batch.collects,
+    )  # fmt: skip
+    taken = exit_pass.run()
+    # 2. What was looked at is counted, as what was run has been.
+    for name, n_looks_DX in zip(LOOKS, (taken.reads_DX, taken.short_reads_DX, taken.probed_DX), strict=True):
+        batch.counts[name][slots, last.place_D] += n_looks_DX
+    # 3. What these tokens generated is recorded.
+    with record_function("records"):
+        columns = {
+            "token_id_T": taken.picked.token_B,
+            "exit_prob_TX": taken.prob_DX,
+            "evidence_TE": taken.evidence_DE,
+            **taken.picked.columns(),
+        }
+        exit_layer = batch.layers.exits[taken.exit_D]
+        batch.record(slots, {"exit_layer_T": exit_layer, **to_host(columns)})
+    # 4. Tokens that are through all layers are to be read as the teacher's, many at a time.
+    for through in exit_pass.through:
+        np.add.at(batch.n_observed, through.slot_N, 1)
+        batch.complete = batch.complete.and_these(through.slot_N, through.place_N, through.streams_NXW)
+
+
+@record_function("observation")
+@torch.inference_mode()
+def observe(decoder: Decoder, decoding: Decoding, batch: OnlineBatch, slots: np.ndarray) -> None:
+    """Record what the teacher says of rows that have ended: the columns that an oracle's loop has at once.
+
+    Tokens that have not been through all its layers go through them, many at a time, in their rows' slots.
+    """
+    if not len(slots):
+        return
+    read_complete(decoder, decoding, batch)  # before slots are filled anew
+    first, end = batch.n_observed[slots], batch.n_generated[slots] - 1  # the last token has none behind it
+    slot_T = np.repeat(slots, end - first)
+    place_T = np.concatenate([np.arange(*ends) for ends in zip(first, end, strict=True)])
+    batch.teacher.unhide(*to_device([slots.copy()], decoder.device))
+    size = OBSERVED_TOKENS
+    if decoder.attends_itself:
+        size = min(size, max(1, OBSERVED_POSITIONS // int((batch.n_prompt + batch.n_generated)[slots].max())))
+    for start in range(0, len(slot_T), size):
+        slot, place = slot_T[start : start + size], place_T[start : start + size]
+        token, position = batch.records["token_id_T"][slot, place].astype(np.int64), batch.n_prompt[slot] + place
+        reading = read_texts(decoder, decoding, batch.layers, batch.teacher, slot, position, token)
+        record_reading(batch, slot, place, reading)
+
+
+def read_complete(decoder: Decoder, decoding: Decoding, batch: OnlineBatch) -> None:
+    """Read and record the tokens that are through all layers."""
+    complete, batch.complete = batch.complete, Complete()
+    if len(complete.slot_T):
+        with decoder.attending():
+            reading = read_layers(decoder, torch.cat(list(complete.streams)), decoding)
+        record_reading(batch, complete.slot_T, complete.place_T, reading)
+
+
+def record_reading(batch: OnlineBatch, slot_T: np.ndarray, place_T: np.ndarray, reading: Reading) -> None:
+    """Record what the full-depth model says of the tokens behind these."""
+    next_token = batch.records["token_id_T"][slot_T, place_T + 1].astype(np.int64)
+    [next_T] = to_device([next_token], reading.entropy_B.device)
+    for name, values in to_host(reading.columns(next_T)).items():
+        batch.records[name][slot_T, place_T + 1] = values

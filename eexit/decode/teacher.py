@@ -1,0 +1,94 @@
+"""The full-depth pass: over prompts, over the last tokens of rows, and over texts that are there already.
+
+Shapes: U rows of a pass, N tokens that each stand by themselves, X exitable layers and the final one last, T tokens, W
+width of the residual stream.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eexit.decode.layer_reading import Reading, read_layers
+from eexit.decode.rows.decoders import Decoders
+from eexit.decode.rows.requests import Decoding
+from eexit.decode.rows.slots import Layers
+from eexit.decode.rows.transfer import to_device
+from eexit.model.cache import KVCache
+from eexit.model.decoder import Decoder, LayerPass
+from eexit.model.views import CacheView, TokensView
+
+PROMPT_STEP_TOKENS: Final = 32  # prompts are padded to multiples of it, for the reason given at `batch.MAX_BATCH_SIZES`
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The full-depth pass at the last token of each prefix: the residual streams that the step goes on to use."""
+
+    states_UXW: Tensor  # after the exitable layers and the final one
+    fork_UW: Tensor
+    layer_pass: LayerPass
+
+
+@dataclass(frozen=True)
+class Prefilled:
+    """A prompt after its full-depth pass: its keys and values, and its last token's residual streams and reading.
+
+    A student with weights of its own has keys and values of its own; streams and reading are the teacher's.
+    """
+
+    token_ids: tuple[int, ...]
+    teacher: KVCache
+    student: KVCache
+    states_1XW: Tensor
+    reading: Reading
+
+
+@torch.inference_mode()
+def prefill(decoders: Decoders, decoding: Decoding, layers: Layers, prompt: tuple[int, ...]) -> Prefilled:
+    """Run a prompt at full depth, once for each decoder."""
+    ran = {decoder: prompt_pass(decoder, layers, prompt) for decoder in {decoders.teacher, decoders.student}}
+    cache, states_1XW = ran[decoders.teacher]
+    with decoders.teacher.attending():
+        reading = read_layers(decoders.teacher, states_1XW, decoding)
+    return Prefilled(prompt, cache, ran[decoders.student][0], states_1XW, reading)
+
+
+def prompt_pass(decoder: Decoder, layers: Layers, prompt: tuple[int, ...]) -> tuple[KVCache, Tensor]:
+    """A prompt's keys and values, and the residual streams of its last token, (1, X, W).
+
+    It is padded with its last token, to a multiple of PROMPT_STEP_TOKENS: causal attention hides the padding from it.
+    """
+    length = -(-len(prompt) // PROMPT_STEP_TOKENS) * PROMPT_STEP_TOKENS
+    context = decoder.context_of(len(prompt))
+    length = length if context is None else min(length, context)
+    ids = np.array([[*prompt, *prompt[-1:] * (length - len(prompt))]])
+    [token_BT] = to_device([ids], decoder.device)
+    cache = KVCache(1, length)
+    view = decoder.view(cache, torch.arange(length, device=decoder.device)[None], length)
+    with decoder.attending():
+        return cache, teacher_pass(decoder, layers, token_BT, view, len(prompt) - 1).states_UXW
+
+
+def teacher_pass(decoder: Decoder, layers: Layers, token_UT: Tensor, view: CacheView, last: int = -1) -> Teacher:
+    """Run all layers for all prefixes; keeps the residual streams of the token at index `last` of each."""
+    hidden_UTW, layer_pass = decoder.begin(token_UT, view)
+    kept, states = layers.kept, {}
+    for layer in range(layers.n_layers):
+        hidden_UTW = layer_pass.block(layer, hidden_UTW)
+        if layer in kept:
+            states[layer] = hidden_UTW[:, last]
+    return Teacher(torch.stack([states[layer] for layer in layers.exits.tolist()], 1), states[layers.fork], layer_pass)
+
+
+def read_texts(
+    decoder: Decoder, decoding: Decoding, layers: Layers, cache: KVCache, slot_N: np.ndarray, position_N: np.ndarray,
+    token_N: np.ndarray,
+) -> Reading:  # fmt: skip
+    """The reading of a full-depth pass over tokens of texts, each in a slot of `cache` that holds what precedes it."""
+    slot, position_N1, token_N1 = to_device([slot_N, position_N[:, None], token_N[:, None]], decoder.device)
+    view = TokensView(cache, slot, position_N1, int(position_N.max()) + 1, decoder.attends_itself)
+    with decoder.attending():
+        return read_layers(decoder, teacher_pass(decoder, layers, token_N1, view).states_UXW, decoding)

@@ -1,0 +1,17 @@
+"""What stops a command, and how any error becomes one line."""
+
+
+class UsageError(ValueError):
+    """Input that can't be used; the message is one line that names the value and the way out."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, and the second too if the first ends in a colon."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+
+
+class SweepStopped(Exception):
+    """The sweep can't go on. What has landed stays, and the same command continues from there."""

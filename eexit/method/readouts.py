@@ -1,0 +1,78 @@
+"""Readouts: how the residual stream after a layer becomes logits.
+
+A readout is one entry of `READOUTS` or, if it is trained, of `LEARNED`. It prepares the input of the model's own head,
+which applies scaling and soft-cap. The final layer is always read as the model itself reads it. This module does not
+import torch.
+
+Shapes: B rows, W width of the residual stream, H width of what the head takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from eexit.model.decoder import Decoder
+
+
+class Readout(Protocol):
+    @property
+    def definition(self) -> str:
+        """What the readout does, in words, with its source."""
+
+    def before_head(self, decoder: Decoder, hidden_BW: Tensor, layer: int) -> Tensor:
+        """The input of the head, (B, H), for residual streams after `layer`."""
+
+
+class Lens:
+    definition = "the model's own final norm and head (the logit lens, nostalgebraist 2020)"
+
+    def before_head(self, decoder: Decoder, hidden_BW: Tensor, layer: int) -> Tensor:
+        return decoder.normed(hidden_BW)
+
+
+class Raw:
+    definition = "the model's own head without the norm before it"
+
+    def before_head(self, decoder: Decoder, hidden_BW: Tensor, layer: int) -> Tensor:
+        return decoder.unnormed(hidden_BW)
+
+
+Affine = tuple["Tensor", "Tensor"]  # the weight (n, m) and the bias (m,) of h·weight + bias
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """Fitted in closed form: from what the head would get of a layer to what it gets of the final one."""
+
+    of_layer: Mapping[int, Affine]  # (H, H), (H,)
+    definition = (
+        "the model's own final norm, a linear map that was fitted for the layer (Yom Din et al. 2023), and head"
+    )
+
+    def before_head(self, decoder: Decoder, hidden_BW: Tensor, layer: int) -> Tensor:
+        weight_HH, bias_H = self.of_layer[layer]
+        return decoder.normed(hidden_BW) @ weight_HH + bias_H
+
+
+@dataclass(frozen=True, eq=False)
+class Tuned:
+    """Trained on the final layer's distributions: what a layer lacks is added to its residual stream."""
+
+    of_layer: Mapping[int, Affine]  # (W, W), (W,)
+    definition = (
+        "the stream and a linear map of it that was trained for the layer, then the model's own final norm and head "
+        "(the tuned lens, Belrose et al. 2023)"
+    )
+
+    def before_head(self, decoder: Decoder, hidden_BW: Tensor, layer: int) -> Tensor:
+        weight_WW, bias_W = self.of_layer[layer]
+        return decoder.normed(hidden_BW + hidden_BW @ weight_WW + bias_W)
+
+
+READOUTS: Final[dict[str, Readout]] = {"lens": Lens(), "raw": Raw()}
+LEARNED: Final[dict[str, Callable[[Mapping[int, Affine]], Readout]]] = {"linear": Linear, "tuned": Tuned}

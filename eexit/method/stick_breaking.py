@@ -1,0 +1,47 @@
+"""Which layers are exitable, and which of them a token is read from, given the chance to exit at each.
+
+Shapes: B rows, E exitable layers.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from eexit.method.rules import Chances
+
+
+def exit_probabilities(chances: Chances) -> Tensor:
+    """Stick-breaking: P(e_i) = s_i·Π_{j<i}(1−s_j), and P(final) = Π_j(1−s_j).
+
+    Shape (B, E + 1), the final layer last; each row sums to 1.
+    """
+    passed_BE = chances.go_on_BE.cumprod(-1)
+    reached_BE = torch.cat([torch.ones_like(passed_BE[:, :1]), passed_BE[:, :-1]], dim=-1)
+    return torch.cat([chances.stop_BE * reached_BE, passed_BE[:, -1:]], dim=-1)
+
+
+def choose_exits(chances: Chances, u_B: Tensor) -> Tensor:
+    """The first exitable layer i with 1 − Π_{j≤i}(1−s_j) > u, as an index into them; E for the final layer.
+
+    For the same u, smaller chances s never give an earlier exit.
+    """
+    return (1 - chances.go_on_BE.cumprod(-1) <= u_B[:, None]).sum(-1)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What is read at exits, on average over draws and tokens; KL in nats."""
+
+    share_X: Tensor  # of the exits
+    kl: float
+    agreement: float  # with the final layer's likeliest token
+
+
+def expect(prob_NX: Tensor, kl_NE: Tensor, agrees_NE: Tensor) -> Expected:
+    """Given the distribution over exits; at the final layer a token agrees with it, and is 0 nats away."""
+    prob_NX = prob_NX.double()
+    kl_NX = torch.nn.functional.pad(kl_NE, (0, 1)).double()
+    agrees_NX = torch.nn.functional.pad(agrees_NE.double(), (0, 1), value=1.0)
+    kl, agreement = ((prob_NX * its_NX).sum(1).mean().item() for its_NX in (kl_NX, agrees_NX))
+    return Expected(prob_NX.mean(0), kl, agreement)

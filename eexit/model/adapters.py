@@ -1,0 +1,93 @@
+"""Adapters: what a student has learned, as low-rank changes of a model's weights (LoRA, Hu et al. 2021), by peft.
+
+An adapter is merged into the weights that it changes, so that a merged student costs what the model costs. All other
+weights are the model's own, in the same memory.
+"""
+
+import copy
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from safetensors import safe_open
+from torch import nn
+from transformers import PreTrainedModel
+
+from eexit.messages.errors import UsageError, first_line
+
+WEIGHTS: Final = "adapter_model.safetensors"
+FILES: Final = ("adapter_config.json", WEIGHTS)  # as peft saves them
+PREFIX: Final = "base_model.model."  # of names in WEIGHTS; names of modules of the model follow
+
+_CHANGE: Final = re.compile(r"\.(?:lora_|base_layer\.|weight$|bias$)")  # what follows the name of a changed module
+
+
+def merged(model: PreTrainedModel, folder: str) -> PreTrainedModel:
+    """A copy of the model with the adapter in this folder merged into it; the model stays as it is.
+
+    It shares the memory of all parameters that the adapter does not change. Raises `UsageError` if the folder has no
+    adapter or one that does not fit the model.
+    """
+    place = adapter_in(folder)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # whatever peft warns of is refused or does no harm
+            student, misfits = _with_adapter(_sharing(model), place)
+            if not misfits:
+                result: PreTrainedModel = student.merge_and_unload(safe_merge=True).eval()  # refuses NaN
+                return result
+    except Exception as error:  # a configuration may make peft raise anything
+        raise UsageError(f"--adapter {folder} can't be used with this model: {first_line(error)}") from error
+    raise UsageError(f"--adapter {folder} is of another model: {misfits[0]} fits none of its weights")
+
+
+def own_weights(model: nn.Module, folder: str) -> int:
+    """How many weights a student with this adapter would not share with the model, whose device may be `meta`.
+
+    Raises `UsageError` as `merged` does.
+    """
+    place = adapter_in(folder)
+    try:
+        with safe_open(place / WEIGHTS, framework="pt") as held:
+            names = {_CHANGE.split(name.removeprefix(PREFIX))[0] for name in held.keys()}  # noqa: SIM118
+        changed = [model.get_submodule(name) for name in names]
+    except Exception as error:  # safetensors' own, and torch's for a module that is not there
+        raise UsageError(f"--adapter {folder} can't be used with this model: {first_line(error)}") from error
+    return sum(parameter.numel() for module in changed for parameter in module.parameters(recurse=False))
+
+
+def adapter_in(folder: str) -> Path:
+    """The folder, once it is found to have what peft saves. Raises `UsageError` if it does not."""
+    place = Path(folder).expanduser()
+    missing = [name for name in FILES if not (place / name).is_file()]
+    if missing:
+        raise UsageError(f"--adapter {folder} has no {missing[0]}: give a folder that peft has saved an adapter in")
+    return place
+
+
+def _sharing(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of the model's modules, with parameters of its own that have the same memory."""
+    shared: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
+    shared |= {id(parameter): _parameter(parameter) for parameter in model.parameters()}
+    return copy.deepcopy(model, shared)
+
+
+def _parameter(parameter: nn.Parameter) -> nn.Parameter:
+    return nn.Parameter(parameter.detach(), requires_grad=False)
+
+
+def _with_adapter(model: PreTrainedModel, place: Path) -> tuple[Any, Sequence[str]]:
+    """The model with the adapter beside its weights, and the names of weights that only one of them has."""
+    from peft import PeftConfig, PeftModel  # imported late: it takes a second
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    student = PeftModel(model, PeftConfig.from_pretrained(str(place)))
+    found = student.load_adapter(place, "default", torch_device=str(model.device))
+    for module in student.modules():
+        if isinstance(module, BaseTunerLayer):  # a changed embedding is no longer tied to the head
+            base = module.get_base_layer()
+            for name, parameter in list(base.named_parameters(recurse=False)):
+                setattr(base, name, _parameter(parameter))
+    return student, [*found.missing_keys, *found.unexpected_keys]

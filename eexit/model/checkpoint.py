@@ -1,0 +1,134 @@
+"""Checks of a checkpoint, and the digests of its parts.
+
+Where a checkpoint lacks weights, transformers initialises them at random; weights that it has no use for, it ignores.
+Either means that the checkpoint belongs to another model, so both are refused.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from eexit.messages.errors import UsageError
+from eexit.model.file_digests import sha256
+
+CONFIGURATION_FILES: Final = ("config.json", "generation_config.json")
+TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+# Attention masks that old versions of transformers saved as if they were weights; it ignores other such keys itself.
+_COMPUTED = re.compile(r"(^|\.)(masked_bias|causal_mask)$")
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """A context without transformers' progress bars and load reports: `refuse_misfit` says the same in one line."""
+    level = transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+
+
+def refuse_misfit(model: str, found: Mapping[str, Collection[Any]]) -> None:
+    """Raises `UsageError` if a checkpoint's keys and shapes are not exactly those of the architecture.
+
+    `found` is the loading info of `from_pretrained(output_loading_info=True)`; tied weights are not missing there.
+    """
+    missing, mismatched = sorted(found["missing_keys"]), sorted(found["mismatched_keys"])
+    unexpected = sorted(key for key in found["unexpected_keys"] if not _COMPUTED.search(key))
+    problems = []
+    if missing:
+        problems.append(f"it lacks {_counted(missing)}")
+    if mismatched:
+        key, there, wanted = mismatched[0]
+        others = f" and {len(mismatched) - 1} more" if len(mismatched) > 1 else ""
+        problems.append(f"{key} is {_shape(there)} where config.json asks for {_shape(wanted)}{others}")
+    if unexpected:
+        problems.append(f"it has {_counted(unexpected)} that the architecture has no use for")
+    if problems:
+        raise UsageError(
+            f"model {model}: the checkpoint does not fit its config.json: {'; '.join(problems)}. "
+            "The weights would be random or left out: get the whole checkpoint of one model"
+        )
+
+
+def refuse_not_finite(model: str, loaded: PreTrainedModel) -> None:
+    """Raises `UsageError`, naming the first weight that holds NaN or infinity."""
+    for name, weight in loaded.named_parameters():
+        if not weight.is_floating_point() or weight.itemsize < 2 or not weight.numel():
+            continue  # torch has no isfinite for one-byte dtypes
+        # aminmax gives NaN if any number is NaN, and needs no mask as large as the weight.
+        if not all(torch.isfinite(bound) for bound in torch.aminmax(weight)):
+            bad = int((~torch.isfinite(weight)).sum())
+            raise UsageError(
+                f"model {model}: {bad:,} of the {weight.numel():,} numbers of {name} are NaN or infinite in "
+                f"{str(weight.dtype).removeprefix('torch.')}: get the checkpoint again, or try another --dtype"
+            )
+
+
+def refuse_misfit_unloaded(model: str, folder: str, trust_remote_code: bool) -> None:
+    """`refuse_misfit` without loading weights, from the files' headers. Raises `UsageError`, also for truncated files.
+
+    Quantised checkpoints, and models that can't be built on the meta device, are checked when they are loaded instead.
+    """
+    if "quantization_config" in json.loads(Path(folder, "config.json").read_text()):
+        return  # a quantiser may need a device that this machine lacks
+    refuse_cut_off(model, folder)
+    try:
+        with quietly():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                device_map="meta",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                trust_remote_code=trust_remote_code,
+            )
+    except (RuntimeError, NotImplementedError):
+        return
+    refuse_misfit(model, loaded[1])
+
+
+def refuse_cut_off(model: str, folder: str) -> None:
+    """Raises `UsageError` if a safetensors file is shorter than its header says."""
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        try:
+            with safe_open(path, "pt"):
+                pass
+        except SafetensorError as error:
+            raise UsageError(f"model {model}: {path.name} is cut off or damaged ({error}): get it again") from error
+
+
+def digests(folder: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """SHA-256 of each part of a model folder that results depend on, by the part's name."""
+    own = Path(folder)
+    weights = sorted(own.glob("*.safetensors")) or sorted(own.glob("*.bin"))
+    template = json.dumps(tokenizer.chat_template, sort_keys=True)
+    names = sorted({*TOKENIZER_FILES, *tokenizer.vocab_files_names.values()})
+    return {
+        "weights": sha256(weights),
+        "configuration": sha256(_there(own, CONFIGURATION_FILES)),
+        "chat template": hashlib.sha256(template.encode()).hexdigest(),
+        "tokenizer": sha256(_there(own, names)),
+        "code": sha256(sorted(own.glob("*.py"))),
+    }
+
+
+def _there(folder: Path, names: Collection[str]) -> list[Path]:
+    return [folder / name for name in names if (folder / name).is_file()]
+
+
+def _counted(keys: list[str]) -> str:
+    return keys[0] if len(keys) == 1 else f"{keys[0]} and {len(keys) - 1} more"
+
+
+def _shape(size: torch.Size) -> str:
+    return " × ".join(map(str, size)) or "a single number"

@@ -1,0 +1,236 @@
+"""Loading a model and its tokenizer, and describing a model without loading its weights."""
+
+import hashlib
+import json
+import math
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel
+
+from eexit.messages.errors import UsageError, first_line
+from eexit.model.adapters import own_weights
+from eexit.model.chat import Tokenizer
+from eexit.model.checkpoint import (
+    digests,
+    quietly,
+    refuse_cut_off,
+    refuse_misfit,
+    refuse_misfit_unloaded,
+    refuse_not_finite,
+)
+from eexit.model.decoder import context_of
+from eexit.model.sources import DEFAULT_MODEL, file_digest, hub_is_reachable, locate
+from eexit.model.support.refusals import refuse_unsupported
+from eexit.plan.config import SweepConfig
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """A sweep's model: the name as it was given, and what was found under it.
+
+    `parts` are the SHA-256 digests of the parts of a model folder, by name; `digest` is that of all parts together, or
+    of the GGUF file. A model from the hub has neither: it is identified by its revision.
+    """
+
+    name: str
+    revision: str | None
+    parts: dict[str, str] | None
+    digest: str | None
+    architecture: str
+    n_layers: int
+    dtype: str
+
+
+def describe_model(config: SweepConfig) -> ModelDescription:
+    """Look a model up without loading its weights.
+
+    Raises `UsageError` if it can't be found, has no layers, or is a folder with an incomplete model.
+    """
+    location = locate(config.model)
+    found = _read_config(config, location)
+    n_layers = found.get_text_config(decoder=True).num_hidden_layers
+    digest, parts = file_digest(config.model, location), None
+    if digest is None and Path(location).is_dir():
+        try:
+            refuse_misfit_unloaded(config.model, location, config.trust_remote_code)
+        except UsageError:
+            raise
+        except Exception as error:  # a configuration may make transformers raise anything
+            raise _not_loadable(config, error) from error
+        parts = digests(location, _load_tokenizer(config, location))
+        digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return ModelDescription(
+        name=config.model,
+        revision=getattr(found, "_commit_hash", None) or config.revision,
+        parts=parts,
+        digest=digest,
+        architecture=(found.architectures or [found.model_type])[0],
+        n_layers=n_layers,
+        dtype=config.dtype,
+    )
+
+
+def estimate_memory(config: SweepConfig, rows: int, prompt_tokens: int) -> tuple[int, int]:
+    """Bytes of the weights, and of the keys and values (teacher's and student's) of rows in flight; nothing is loaded.
+
+    The weights include those that a student does not share with the model. Activations and the device's libraries need
+    memory on top of that. Raises `UsageError` as `describe_model` does, and for an adapter that does not fit.
+    """
+    found = _read_config(config, locate(config.model))
+    text = found.get_text_config(decoder=True)
+    try:
+        refuse_unsupported(found, text)
+    except UsageError as error:
+        raise UsageError(f"model {config.model} is not supported: {error}") from error
+    model = _without_weights(config, found)
+    size = choose_dtype(config.dtype, choose_device("auto")).itemsize
+    per_token = _numbers_per_position(model, text) * size
+    positions = int(min(prompt_tokens + config.max_new_tokens, context_of(text) or math.inf))
+    cache = 2 * per_token * rows * positions
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    weights += 0 if config.adapter is None else own_weights(model, config.adapter)
+    return weights * size, cache
+
+
+def model_without_weights(config: SweepConfig) -> PreTrainedModel:
+    """The sweep's model on the meta device: its modules, for which nothing is loaded. Raises `UsageError`."""
+    return _without_weights(config, _read_config(config, locate(config.model)))
+
+
+def _without_weights(config: SweepConfig, found: Any) -> PreTrainedModel:
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(found, trust_remote_code=config.trust_remote_code)
+    except Exception as error:  # a model's code may raise anything for such a configuration
+        raise _not_loadable(config, error) from error
+    return model
+
+
+@torch.inference_mode()
+def _numbers_per_position(model: PreTrainedModel, text: Any) -> int:
+    """How many numbers the keys and values of a position have: by a run on the meta device, or by the config."""
+    cache = DynamicCache()
+    with suppress(Exception):  # code that depends on values, such as routing to experts, fails on the meta device
+        model(input_ids=torch.zeros(1, 1, dtype=torch.long, device="meta"), cache=cache, use_cache=True)
+    n_layers: int = text.num_hidden_layers
+    written: list[Any] = list(cache.layers)
+    seen = [layer.keys.numel() + layer.values.numel() for layer in written if layer.is_initialized]
+    return sum(seen) * n_layers // len(seen) if seen else sum(map(_numbers_named, text.per_layer_config))
+
+
+def _numbers_named(layer: Any) -> int:
+    heads: int = getattr(layer, "num_key_value_heads", None) or layer.num_attention_heads
+    width: int = getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads
+    return 2 * heads * width
+
+
+def load_model_and_tokenizer(config: SweepConfig, device: str = "auto") -> tuple[PreTrainedModel, Tokenizer]:
+    """The sweep's model, in evaluation mode on its device, and its tokenizer. Raises `UsageError` if it can't load."""
+    location, place = locate(config.model), choose_device(device)
+    _read_config(config, location)
+    tokenizer = _load_tokenizer(config, location)
+    refuse_cut_off(config.model, location)
+    try:
+        with quietly():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                location,
+                dtype=choose_dtype(config.dtype, place),
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **_fetching(config, location),
+            )
+    except Exception as error:  # a checkpoint, or the code that comes with it, may make transformers raise anything
+        raise _not_loadable(config, error) from error
+    model, found = loaded
+    refuse_misfit(config.model, found)
+    model.to(place)
+    refuse_not_finite(config.model, model)
+    return model.eval(), tokenizer
+
+
+def choose_device(device: str) -> torch.device:
+    """`auto` is CUDA if there is such a device, else MPS, else the CPU. Raises `UsageError` for a missing device."""
+    is_there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not is_there.get(device, True):
+        raise UsageError(f"--device {device} is not there, or this PyTorch was built without it: leave --device out")
+    if device != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 if the hardware multiplies it natively, else float32."""
+    if dtype != "auto":
+        named: torch.dtype = getattr(torch, dtype)
+        return named
+    match device.type:
+        case "cuda":
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        case "cpu":
+            native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        case _:
+            native = False
+    return torch.bfloat16 if native else torch.float32
+
+
+def eos_token_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> frozenset[int]:
+    """The tokens that end a generation: the model's EOS tokens or, if it names none, the tokenizer's."""
+    ids = model.generation_config.eos_token_id if model.generation_config else None
+    if ids is None:
+        ids = tokenizer.eos_token_id
+    return frozenset([ids] if isinstance(ids, int) else ids or [])
+
+
+def _load_tokenizer(config: SweepConfig, location: str) -> Tokenizer:
+    try:
+        with quietly():
+            return AutoTokenizer.from_pretrained(location, **_fetching(config, location))
+    except Exception as error:  # as above
+        # If there is no tokenizer file, transformers lists everything that could have been one.
+        reason = "" if "from one of:" in str(error) else f" ({first_line(error)})"
+        raise UsageError(
+            f"model {config.model} has no tokenizer that can be loaded{reason}: "
+            "see that tokenizer.json and tokenizer_config.json are beside its weights"
+        ) from error
+
+
+def _read_config(config: SweepConfig, location: str) -> Any:
+    """The model's own configuration. Raises `UsageError` if there is none, or if it is not a decoder with layers."""
+    try:
+        found = AutoConfig.from_pretrained(location, **_fetching(config, location))
+    except Exception as error:  # as above
+        raise _not_loadable(config, error) from error
+    if not isinstance(found.architectures or [], list):
+        raise UsageError(
+            f"model {config.model}: architectures in config.json must be a list, got {found.architectures}"
+        )
+    if found.is_encoder_decoder or not getattr(found.get_text_config(decoder=True), "num_hidden_layers", None):
+        raise UsageError(f"model {config.model} ({found.model_type}) is not a decoder-only language model with layers")
+    return found
+
+
+def _fetching(config: SweepConfig, location: str) -> dict[str, Any]:
+    """Arguments of `from_pretrained`: trust in the model's code and, for a name on the hub, its revision."""
+    trust = {"trust_remote_code": config.trust_remote_code}
+    if Path(location).is_dir():
+        return trust
+    return {**trust, "revision": config.revision or "main", "local_files_only": not hub_is_reachable()}
+
+
+def _not_loadable(config: SweepConfig, error: Exception) -> UsageError:
+    revision = f" at revision {config.revision}" if config.revision else ""
+    reason = first_line(error)
+    if not isinstance(error, OSError | ValueError | RuntimeError):  # other errors say little without their type
+        reason = f"{type(error).__name__}: {reason}"
+    if "above report" in reason:  # it refers to a report that `quietly` suppresses
+        reason = "its weights don't have the form that its config.json asks for"
+    way_out = f" (give {DEFAULT_MODEL}, a Hugging Face name, a local folder or a .gguf file)"
+    return UsageError(
+        f"model {config.model}{revision} can't be loaded: {reason}{way_out if isinstance(error, OSError) else ''}"
+    )

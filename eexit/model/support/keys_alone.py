@@ -1,0 +1,90 @@
+"""Layers that make no more than keys and values: without the queries, where these come from matrices of their own.
+
+What a layer runs until its keys and values are in the cache is found by observing it, and no architecture is known by
+name. A module whose output may be NaN without a change of the keys and values is left out. A matrix that makes queries,
+keys and values together is run as it is.
+
+Shapes: T tokens, W width of the residual stream.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from eexit.model.cache import KVCache
+from eexit.model.support.grafting import Constant, graft
+from eexit.model.support.soundness import require_same
+from eexit.model.views import KeysWritten
+
+if TYPE_CHECKING:
+    from eexit.model.decoder import Decoder
+
+
+@torch.inference_mode()
+def keys_alone(decoder: "Decoder", entering: Sequence[Tensor]) -> list[nn.Module]:
+    """Copies of all layers that share their weights, for writing keys and values alone.
+
+    `entering` are residual streams before each layer, (1, T, W). Raises `UsageError` if a copy's keys and values are
+    not the layer's own.
+    """
+    with decoder.attending():
+        return [_without_queries(decoder, layer, hidden_1TW) for layer, hidden_1TW in enumerate(entering)]
+
+
+def _without_queries(decoder: "Decoder", layer: int, hidden_1TW: Tensor) -> nn.Module:
+    n_tokens, whole = hidden_1TW.shape[1], decoder.layers[layer]
+    cache, position_1T = KVCache(1, n_tokens), torch.arange(n_tokens, device=decoder.device)[None]
+    view = decoder.view(cache, position_1T, n_tokens)
+    _, layer_pass = decoder.begin(torch.ones_like(position_1T), view)
+    layer_pass.block(layer, hidden_1TW)
+    its_own = [part.clone() for part in cache.held(layer)]
+
+    def written(alone: Any) -> Sequence[Tensor]:
+        for part in cache.held(layer):
+            part.zero_()
+        call = layer_pass.calls[layer]
+        with view.keys_only(), suppress(KeysWritten):
+            alone(hidden_1TW, *call.args, **call.kwargs)
+        return cache.held(layer)
+
+    alone: nn.Module = whole
+    left_out: list[str] = []
+    for name, constant in _run_before_keys(whole, written).items():
+        if name.startswith(tuple(f"{parent}." for parent in left_out)):
+            continue
+        without = graft(alone, name, constant(torch.nan))
+        if all(torch.equal(ours, its) for ours, its in zip(written(without), its_own, strict=True)):
+            left_out.append(name)
+            alone = graft(alone, name, constant(0.0))
+    for what, ours, its in zip(("keys", "values"), written(alone), its_own, strict=True):
+        require_same(f"what layer {layer} writes as {what} without its queries", ours, its)
+    return alone
+
+
+def _run_before_keys(layer: nn.Module, write: Callable[[nn.Module], object]) -> dict[str, partial[Constant]]:
+    """The modules that a layer runs before its keys and values are written, outer ones first, by their paths.
+
+    They are those that map vectors to vectors; of each, what could take its place.
+    """
+    ended: dict[str, partial[Constant]] = {}
+
+    def note(path: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        def end(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            its = args[0] if args else None
+            if isinstance(its, Tensor) and isinstance(output, Tensor) and its.shape[:-1] == output.shape[:-1]:
+                ended[path] = partial(Constant, module, output.shape[-1], output.dtype)
+
+        return end
+
+    paths = [path for path, _ in layer.named_modules() if path]
+    handles = [layer.get_submodule(path).register_forward_hook(note(path)) for path in paths]
+    try:
+        write(layer)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {path: ended[path] for path in paths if path in ended}

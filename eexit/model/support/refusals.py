@@ -1,0 +1,74 @@
+"""Checks that a model can be run layer by layer, from its configuration and its modules, before anything is run.
+
+The functions raise `UsageError`, saying what is missing.
+"""
+
+import inspect
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import get_layer_types_and_kwargs
+
+from eexit.messages.errors import UsageError, first_line
+
+
+def refuse_unsupported(outer: Any, config: Any) -> None:
+    """Raises `UsageError` for unsupported models; `config` is that of the language model within `outer`."""
+    if outer.is_encoder_decoder:
+        raise UsageError("it is an encoder-decoder; early exit needs a decoder-only language model")
+    if not getattr(config, "num_hidden_layers", None):
+        raise UsageError("its configuration has no num_hidden_layers; early exit needs a stack of decoder layers")
+    try:
+        layers, kinds = config.per_layer_config, set(get_layer_types_and_kwargs(config)[0])
+    except ValueError as error:
+        raise UsageError(f"its configuration contradicts itself: {first_line(error)}") from error
+    if not all(getattr(layer, "num_attention_heads", None) for layer in layers):
+        raise UsageError("it has no attention heads (a state-space model?); keys and values are needed")
+    kinds -= {"full_attention", "sliding_attention"}
+    if kinds == {"dummy"}:
+        raise UsageError("it has layers that keep no keys and values of their own, since they share other layers'")
+    if kinds:
+        raise UsageError(
+            f"it has layers of kind {', '.join(sorted(kinds))}; only full and sliding-window attention keep the keys "
+            "and values per position that early exit needs"
+        )
+
+
+def refuse_several_devices(model: PreTrainedModel) -> None:
+    """Raises `UsageError` for a model on several devices: keys and values of all layers are on one."""
+    devices = sorted({str(parameter.device) for parameter in model.parameters()})
+    if len(devices) > 1:
+        raise UsageError(
+            f"it is spread over several devices ({', '.join(devices)}); load it onto one, without device_map or with "
+            "one such as {'': 'cuda:0'}"
+        )
+
+
+def cached_windows(config: Any) -> list[int | None]:
+    """How many tokens transformers' cache keeps in each layer; None for all."""
+    return [kwargs.get("sliding_window") for kwargs in get_layer_types_and_kwargs(config)[1]]
+
+
+def find_stack(model: PreTrainedModel, n_layers: int) -> tuple[str, str]:
+    """The path of the module whose forward runs the layers, and the name of its list of layers."""
+    for path, module in model.named_modules():
+        for name, child in module.named_children():
+            if isinstance(child, nn.ModuleList) and len(child) == n_layers and list(child[0].children()):
+                _refuse_inputs(module)
+                return path, name
+    raise UsageError(f"it has no list of {n_layers} decoder layers, as many as its configuration names")
+
+
+def takes(module: nn.Module, name: str) -> bool:
+    """Whether a module's forward has an argument of this name."""
+    return name in inspect.signature(module.forward).parameters
+
+
+def _refuse_inputs(stack: nn.Module) -> None:
+    if not takes(stack, "input_ids"):
+        raise UsageError(
+            f"{type(stack).__name__}, which runs its layers, takes embeddings made elsewhere, not token ids"
+        )
+    if takes(stack, "mems"):
+        raise UsageError("it keeps memories of its own of what it has seen, and takes no cache of keys and values")

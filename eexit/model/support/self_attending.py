@@ -1,0 +1,199 @@
+"""The check, at loading, of layers that compute attention themselves; they get keys as in a left-padded batch.
+
+Their attention is the model's own code, so that its inputs and outputs are compared with those of the unmodified model:
+every argument of a layer, at positions around each length in the configuration; and what a layer adds to the residual
+stream, for prompts, for tokens behind prompts of different lengths (in one batch, in a part of it, in a cache with
+unused room, and several tokens of a row in one pass), and for tokens at those far positions, behind random keys and
+values.
+
+Shapes: B rows, N tokens that each stand by themselves, T tokens of a row, W width of the residual stream.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor
+
+from eexit.messages.errors import UsageError
+from eexit.model.cache import KVCache
+from eexit.model.layer_calls import LayerCall, RowAxis
+from eexit.model.support.far_tokens import FilledCache
+from eexit.model.support.soundness import (
+    CACHE_POSITIONS,
+    SAME_OPERATIONS,
+    require_same,
+    require_same_added,
+    require_same_embedding,
+)
+from eexit.model.support.watching import Forward
+from eexit.model.views import TokensView
+
+TOKENS_BEHIND: Final = 3  # a prompt
+FARTHEST_RUN_POSITION: Final = 1 << 12  # beyond it, arguments are compared and layers not run
+
+if TYPE_CHECKING:
+    from eexit.model.decoder import Decoder, LayerPass
+
+
+@torch.inference_mode()
+def check_self_attending(decoder: "Decoder", rows: Sequence[Sequence[Forward]], far: Sequence[int]) -> None:
+    """Raises `UsageError`, saying what differs. `rows` are prompts of different lengths, with one token behind each."""
+    cache, other_cache = (KVCache(len(rows), CACHE_POSITIONS) for _ in range(2))
+    for slot, (prompt, _) in enumerate(rows):
+        _check_prompt(decoder, prompt, (cache, other_cache), slot)
+    _check_tokens_behind(decoder, [step for _, step in rows], cache)
+    _check_tokens_apart(decoder, rows, other_cache)
+    for position in far:
+        _check_arguments(decoder, [1, position])
+        if position <= FARTHEST_RUN_POSITION:
+            _check_far_token(decoder, position, cache)
+    prompt = rows[0][0]
+    require_same("the readout", decoder.read(prompt.leaving_1TW[-1][0]), prompt.logits_1TV[0])
+
+
+def _check_prompt(decoder: "Decoder", prompt: Forward, caches: Sequence[KVCache], slot: int) -> None:
+    """Check a prompt that is followed by tokens, which it must not attend to; its keys are loaded into the caches."""
+    n_tokens = prompt.token_1T.shape[1]
+    length = n_tokens + TOKENS_BEHIND
+    prompt_cache, position_1T = KVCache(1, length), torch.arange(length, device=decoder.device)[None]
+    token_1T = torch.cat([prompt.token_1T, prompt.token_1T[:, :TOKENS_BEHIND]], 1)
+    embedded_BTW, layer_pass = decoder.begin(token_1T, decoder.view(prompt_cache, position_1T, length))
+    require_same_embedding(decoder, "a prompt", embedded_BTW[:, :n_tokens], prompt.entering_1TW[0])
+    _check_layers(decoder, layer_pass, [prompt], "a prompt", embedded_BTW[:, n_tokens:])
+    for cache in caches:
+        cache.load(slice(slot, slot + 1), prompt_cache, range(decoder.n_layers), n_tokens)
+
+
+def _check_tokens_behind(decoder: "Decoder", steps: Sequence[Forward], cache: KVCache) -> None:
+    position_B1 = torch.cat([step.position_1T for step in steps])
+    view = decoder.view(cache, position_B1, int(position_B1.max()) + 1)
+    embedded_B1W, layer_pass = decoder.begin(torch.cat([step.token_1T for step in steps]), view)
+    its_B1W = torch.cat([step.entering_1TW[0] for step in steps])
+    require_same_embedding(decoder, "a token behind a prompt", embedded_B1W, its_B1W)
+    _check_layers(decoder, layer_pass, steps, "a token behind a prompt")
+    for some in ([1, 2, 0], [2, 0]):
+        rows = torch.tensor(some, device=decoder.device)
+        among = layer_pass.among(rows, view.among(rows))
+        _check_layers(decoder, among, [steps[row] for row in some], "a token of some rows")
+
+
+def _check_tokens_apart(decoder: "Decoder", rows: Sequence[Sequence[Forward]], cache: KVCache) -> None:
+    """Check the last two tokens of every row in one pass, in which each stands by itself; then some of these tokens."""
+    tokens = [_last_token(row[part]) for part in (1, 0) for row in rows]  # a row's later token comes first
+    slot_N = torch.arange(len(rows), device=decoder.device).repeat(2)
+    position_N1 = torch.cat([token.position_1T for token in tokens])
+    view = TokensView(cache, slot_N, position_N1, int(position_N1.max()) + 1, decoder.attends_itself)
+    embedded_N1W, layer_pass = decoder.begin(torch.cat([token.token_1T for token in tokens]), view)
+    its_N1W = torch.cat([token.entering_1TW[0] for token in tokens])
+    require_same_embedding(decoder, "tokens of several rows", embedded_N1W, its_N1W)
+    _check_layers(decoder, layer_pass, tokens, "several tokens of a row")
+    some = torch.tensor([4, 0, 3, 1], device=decoder.device)
+    among = layer_pass.among(some, view.among(some))
+    _check_layers(decoder, among, [tokens[token] for token in some.tolist()], "some of a row's tokens")
+
+
+def _last_token(forward: Forward) -> Forward:
+    entering, leaving = ([each[:, -1:] for each in its] for its in (forward.entering_1TW, forward.leaving_1TW))
+    token_11, position_11 = forward.token_1T[:, -1:], forward.position_1T[:, -1:]
+    return replace(forward, token_1T=token_11, position_1T=position_11, entering_1TW=entering, leaving_1TW=leaving)
+
+
+def _check_layers(
+    decoder: "Decoder",
+    layer_pass: "LayerPass",
+    forwards: Sequence[Forward],
+    where: str,
+    behind_BTW: Tensor | None = None,
+) -> None:
+    for layer in range(decoder.n_layers):
+        entering_BTW = torch.cat([forward.entering_1TW[layer] for forward in forwards])
+        leaving_BTW = torch.cat([forward.leaving_1TW[layer] for forward in forwards])
+        both_BTW = entering_BTW if behind_BTW is None else torch.cat([entering_BTW, behind_BTW], 1)
+        ours_BTW = layer_pass.block(layer, both_BTW)[:, : entering_BTW.shape[1]]
+        if layer_pass.view.layer != layer:
+            raise UsageError(f"layer {layer} keeps no keys and values per position")
+        require_same_added(f"what layer {layer} adds for {where}", entering_BTW, ours_BTW, leaving_BTW)
+
+
+def _check_arguments(decoder: "Decoder", positions: Sequence[int]) -> None:
+    """Layers are called for a batch of tokens at these positions with the arguments that each token has alone."""
+    position_B1 = torch.tensor(positions, device=decoder.device)[:, None]
+    view = decoder.view(KVCache(len(positions), max(positions) + 1), position_B1, max(positions) + 1)
+    token_B1 = torch.ones_like(position_B1)
+    embedded_B1W, layer_pass = decoder.begin(token_B1, view)
+    for row, position in enumerate(positions):
+        its_11W, its_calls = decoder.embed(input_ids=token_B1[:1], cache=FilledCache(position), use_cache=True)
+        where = f"position {position}, beside {max(positions)}"
+        require_same_embedding(decoder, where, embedded_B1W[row : row + 1], its_11W)
+        seen: set[tuple[int, int]] = set()  # most layers get the same tensors
+        calls = zip(layer_pass.calls, its_calls, layer_pass.axes, strict=True)
+        for layer, (ours, its, axes) in enumerate(calls):
+            for mine, other, axis in _pairs(ours, its, axes):
+                if (id(mine), id(other)) not in seen:
+                    seen.add((id(mine), id(other)))
+                    of_row = axis.select(mine, torch.tensor([row], device=mine.device)) if axis else mine
+                    _require_same_argument(f"what layer {layer} is given for {where}", of_row, other, position + 1)
+
+
+class _HeldCache(FilledCache):
+    """A filled cache that really holds keys and values, of one layer at a time."""
+
+    keys: Tensor
+    values: Tensor
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        return torch.cat([self.keys, key_states], 2), torch.cat([self.values, value_states], 2)
+
+
+def _check_far_token(decoder: "Decoder", position: int, like: KVCache) -> None:
+    """Layers add the same for a token at this position alone, and in a batch with a token near the start."""
+    position_B1, reach = torch.tensor([[1], [position]], device=decoder.device), position + 1
+    token_B1, rows = torch.ones_like(position_B1), torch.arange(2, device=decoder.device)
+    embedded_B1W, layer_pass = decoder.begin(token_B1, decoder.view(KVCache(2, reach), position_B1, reach))
+    held, generator = _HeldCache(position), torch.Generator().manual_seed(position)
+    its_11W, its_calls = decoder.embed(input_ids=token_B1[:1], cache=held, use_cache=True)
+    for layer, call in enumerate(its_calls):
+        cache = KVCache(2, reach)
+        cache.reserve(reach)
+        keys, values = cache.layer(layer, *like.layer(layer, embedded_B1W, embedded_B1W))
+        for part in (keys, values):
+            part.copy_(torch.randn(part.shape, generator=generator))
+        held.keys, held.values = keys[1:, :, :position].clone(), values[1:, :, :position].clone()
+        ours_B1W = layer_pass.among(rows, decoder.view(cache, position_B1, reach)).block(layer, embedded_B1W)
+        output = decoder.layers[layer](its_11W, *call.args, **call.kwargs)
+        its_added_to_11W = output[0] if isinstance(output, tuple | list) else output
+        require_same_added(f"what layer {layer} adds at position {position}", its_11W, ours_B1W[1:], its_added_to_11W)
+
+
+def _pairs(ours: Any, its: Any, axes: Any) -> Iterator[tuple[Tensor, Tensor | None, RowAxis | None]]:
+    """The tensors among a layer's arguments, ours and the model's, with the row axis of ours."""
+    match ours, its:
+        case LayerCall(), LayerCall():
+            yield from _pairs(ours.args, its.args, axes.args)
+            yield from _pairs(ours.kwargs, its.kwargs, axes.kwargs)
+        case ((tuple() | list()), (tuple() | list())):
+            for items in zip(ours, its, axes, strict=True):
+                yield from _pairs(*items)
+        case dict(), dict():
+            for name in ours:
+                yield from _pairs(ours[name], its[name], axes[name])
+        case Tensor(), (Tensor() | None):
+            yield ours, its, axes
+
+
+def _require_same_argument(what: str, ours: Tensor, its: Tensor | None, n_keys: int) -> None:
+    """Ours may be padded on the left of `n_keys`; the model passes no mask at all if nothing is masked."""
+    if its is None:
+        ours = ours[..., -n_keys:]
+        its = torch.ones_like(ours) if ours.dtype == torch.bool else torch.zeros_like(ours)
+    if its.shape[-1] == n_keys:
+        ours = ours[..., -n_keys:]
+    if ours.shape != its.shape:
+        raise UsageError(f"{what} has the shape {tuple(ours.shape)}, the model's own {tuple(its.shape)}")
+    tolerance = SAME_OPERATIONS[its.dtype] if its.is_floating_point() else 0
+    if not torch.allclose(ours.double(), its.double(), tolerance, tolerance):
+        raise UsageError(f"{what} is not what the model itself gives it")

@@ -1,0 +1,218 @@
+"""Observing an unmodified model: the inputs and outputs of its layers and of their attention.
+
+Attention is observed through transformers' attention interface: the model runs with an implementation of ours that
+records each call, and computes it with the model's own eager attention.
+
+Shapes: T tokens of one row, S positions it attends to, H heads, G query heads per key head, D head width, W width of
+the residual stream, V vocabulary.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, eager_mask
+from transformers.modeling_utils import AttentionInterface
+
+from eexit.messages.errors import UsageError, first_line
+
+ATTENTION: Final = "eexit"  # our implementation of attention, for our cache
+WATCHED: Final = "eexit-watched"  # the one that records calls
+
+
+@dataclass(frozen=True)
+class Handed:
+    """What a layer passes to its attention; `options` are the keyword arguments."""
+
+    module: nn.Module
+    query: Tensor  # (1, H·G, T, D)
+    key: Tensor  # (1, H, S, D)
+    value: Tensor
+    mask: Tensor | None  # (1, 1, T, S), added to scores, or boolean; None attends to everything
+    options: dict[str, Any]
+
+    def allowed(self) -> Tensor:
+        """Which positions the mask lets a token attend to, (1, 1, T, S). Raises `UsageError` without a mask."""
+        if self.mask is None:
+            raise UsageError("its attention masks nothing, not even later positions")
+        return self.mask if self.mask.dtype == torch.bool else self.mask == 0
+
+    def attend(self) -> Tensor:
+        """The output of the model's own attention, (1, T, H·G, D)."""
+        module_of_class = sys.modules[type(self.module).__module__]
+        own = getattr(module_of_class, "eager_attention_forward", sdpa_attention_forward)
+        return own(self.module, self.query, self.key, self.value, self.mask, **self.options)[0]
+
+
+class AttentionReached(Exception):
+    """Raised to leave a layer where it calls its attention."""
+
+    def __init__(self, handed: Handed):
+        self.handed = handed
+
+
+class _Watch:
+    """What is recorded while a model runs: each layer's calls of its attention, and their outputs."""
+
+    def __init__(self, n_layers: int):
+        self.layer = -1
+        self.handed: list[list[Handed]] = [[] for _ in range(n_layers)]
+        self.attended: list[list[Tensor]] = [[] for _ in range(n_layers)]
+
+
+_watch: ContextVar[_Watch | None] = ContextVar("watch", default=None)  # None: layers are left where they call attention
+
+
+def _watched(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any) -> Any:
+    """Our implementation of transformers' attention interface that records calls of the model's own attention."""
+    handed, watch = Handed(module, query, key, value, attention_mask, options), _watch.get()
+    if watch is None:
+        raise AttentionReached(handed)
+    output = handed.attend()
+    watch.handed[watch.layer].append(handed)
+    watch.attended[watch.layer].append(output)
+    return output, None
+
+
+AttentionInterface.register(WATCHED, _watched)
+AttentionMaskInterface.register(WATCHED, eager_mask)
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One forward of the model over some tokens of a row, behind those in its cache. Lists are per layer."""
+
+    token_1T: Tensor
+    position_1T: Tensor
+    entering_1TW: list[Tensor]  # the residual stream before a layer
+    leaving_1TW: list[Tensor]  # and after it
+    handed: list[Handed]  # like `attended`, empty if layers compute attention themselves
+    attended: list[Tensor]
+    logits_1TV: Tensor
+    after_layers: list[nn.Module]  # the modules that the stack runs after its last layer
+    returns_tuple: bool  # whether layers return a tuple that starts with the residual stream
+
+
+def configs_of(stack: nn.Module) -> list[Any]:
+    """The distinct configurations of a stack's modules, which say which attention implementation they use."""
+    return list({id(module.config): module.config for module in stack.modules() if hasattr(module, "config")}.values())
+
+
+@contextmanager
+def attention_by(implementation: str | None, configs: Sequence[Any]) -> Iterator[None]:
+    """A context in which attention is computed by that implementation; with None, nothing changes."""
+    if implementation is None:
+        yield
+        return
+    before = [config._attn_implementation_internal for config in configs]
+    for config in configs:
+        config._attn_implementation_internal = implementation
+    try:
+        yield
+    finally:
+        for config, own in zip(configs, before, strict=True):
+            config._attn_implementation_internal = own
+
+
+@contextmanager
+def leaving_at_attention(configs: Sequence[Any]) -> Iterator[None]:
+    """A context in which layers raise `AttentionReached` where they call their attention."""
+    before = _watch.set(None)
+    try:
+        with attention_by(WATCHED, configs):
+            yield
+    finally:
+        _watch.reset(before)
+
+
+@torch.inference_mode()
+def asks_for_attention(model: PreTrainedModel, configs: Sequence[Any], token_1T: Tensor) -> bool:
+    """Whether the layers call transformers' attention interface, rather than compute attention themselves."""
+    try:
+        with attention_by(WATCHED, configs):
+            model(input_ids=token_1T, use_cache=False)
+    except AttentionReached:
+        return True
+    return False
+
+
+@torch.inference_mode()
+def watch_row(
+    model: PreTrainedModel, stack: nn.Module, layers: Sequence[nn.Module], parts: Sequence[Tensor],
+    implementation: str | None,
+) -> list[Forward]:  # fmt: skip
+    """Run one row through the unmodified model, one part (1, T) of its tokens after the other. Raises `UsageError`.
+
+    `implementation` is that of attention; None for layers that compute it themselves, whose calls are not recorded.
+    """
+    cache = DynamicCache()
+    return [_watch_forward(model, stack, layers, token_1T, cache, implementation) for token_1T in parts]
+
+
+def _watch_forward(
+    model: PreTrainedModel, stack: nn.Module, layers: Sequence[nn.Module], token_1T: Tensor, cache: DynamicCache,
+    implementation: str | None,
+) -> Forward:  # fmt: skip
+    watch = _Watch(len(layers))
+    entering: list[Tensor] = []
+    outputs: list[Any] = []
+    ran: list[nn.Module] = []
+
+    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        watch.layer += 1
+        if watch.layer == len(layers):
+            raise UsageError("its layers run more than once for a token")
+        entering.append((args[0] if args else kwargs["hidden_states"]).clone())
+
+    def leave(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        ran.clear()
+        outputs.append(output)
+
+    handles = [layer.register_forward_pre_hook(enter, with_kwargs=True) for layer in layers]
+    handles += [layer.register_forward_hook(leave) for layer in layers]
+    for child in stack.children():
+        if not isinstance(child, nn.ModuleList):
+            handles.append(child.register_forward_hook(lambda module, _, __: ran.append(module)))
+    start = cache.get_seq_length()
+    position_1T = torch.arange(start, start + token_1T.shape[1], device=token_1T.device)[None]
+    before = _watch.set(watch)
+    try:
+        with attention_by(implementation, configs_of(stack)):
+            logits_1TV = model(input_ids=token_1T, cache=cache, use_cache=True).logits
+    except (UsageError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a model that can't decode with a cache may raise anything
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UsageError(f"with transformers' cache of keys and values, its own forward raises {reason}") from error
+    finally:
+        _watch.reset(before)
+        for handle in handles:
+            handle.remove()
+    if len(outputs) < len(layers):
+        raise UsageError(f"only {len(outputs)} of its {len(layers)} layers run for a token")
+    returns_tuple = isinstance(outputs[-1], tuple | list)
+    leaving = [(output[0] if returns_tuple else output).clone() for output in outputs]
+    if implementation is None:
+        watch.handed, watch.attended = [], []
+    for layer, calls in enumerate(watch.handed):
+        if len(calls) != 1:
+            raise own_attention(layer)
+    handed, attended = [calls[0] for calls in watch.handed], [outputs[0] for outputs in watch.attended]
+    return Forward(
+        token_1T, position_1T, entering, leaving, handed, attended, logits_1TV, list(ran), returns_tuple
+    )  # fmt: skip
+
+
+class OwnAttention(UsageError):
+    """A layer computes attention in a way that ours can't replace."""
+
+
+def own_attention(layer: int) -> OwnAttention:
+    return OwnAttention(f"layer {layer} attends by code of its own, not once through transformers' attention interface")

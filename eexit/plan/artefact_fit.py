@@ -1,0 +1,38 @@
+"""Whether the learned exits of a sweep are those that it was planned with, and fit its model."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from eexit.messages.errors import UsageError
+from eexit.plan.artefacts import FLAGS, Card, places_of, read_card
+from eexit.plan.config import SweepConfig
+
+
+def cards_of(config: SweepConfig) -> dict[str, Card]:
+    """The cards of the artefacts that a sweep uses, by role. Raises `UsageError`, also for one that has changed."""
+    cards = {role: read_card(place, role) for role, place in places_of(config.__dict__).items()}
+    for role, card in cards.items():
+        if config.digests.get(role) != card.digest:
+            raise UsageError(
+                f"{FLAGS[role]} {getattr(config, role)} was trained anew since this sweep was planned: plan another"
+            )
+    return cards
+
+
+def refuse_misfit(config: SweepConfig, model: Mapping[str, Any], layers: Sequence[int]) -> None:
+    """Raises `UsageError` for an artefact made for another model, or for layers without some of these."""
+    for role, card in cards_of(config).items():
+        name = f"{FLAGS[role]} {getattr(config, role)}"
+        identity = "digest" if card.model.get("digest") else "name"
+        for its in (identity, "revision", "n_layers"):
+            if card.model.get(its) != model.get(its):
+                raise UsageError(
+                    f"{name} was trained for model {card.model.get('name')}, not for this {model.get('name')} "
+                    f"(another {its}): train it for this model"
+                )
+        missing = [layer for layer in layers if layer not in card.layers]
+        if missing:
+            trained = " ".join(map(str, card.layers))
+            raise UsageError(
+                f"{name} was trained for layers {trained}, not for {missing[0]}: give --exit-layers of these"
+            )

@@ -1,0 +1,169 @@
+"""Learned exits on disk: what training leaves in a folder, and whether it may be used.
+
+    card.json                   what was learned, from what data, how good it is on held-out prompts, and checksums
+    weights.safetensors         readouts or probes
+    adapter_model.safetensors   an adapter, with adapter_config.json, as peft writes both
+    state.safetensors           of a training that has not ended
+    texts/                      a sweep: of the texts of more prompts that it learned from
+
+This module does not import torch, so that the command line can refuse a folder before any model is loaded.
+"""
+
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from eexit.messages.errors import UsageError
+from eexit.method.readouts import READOUTS
+from eexit.model.file_digests import sha256
+from eexit.whole_files import write_whole
+
+CARD: Final = "card.json"
+WEIGHTS: Final = "weights.safetensors"
+FILES: Final = (WEIGHTS, "adapter_model.safetensors", "adapter_config.json")  # that a card may vouch for
+TEXTS_FOLDER: Final = "texts"
+
+READOUT: Final = "readout"  # what an artefact can be used as: its roles
+PROBE: Final = "probe"
+ADAPTER: Final = "adapter"
+FLAGS: Final = {READOUT: "--readout", PROBE: "--probe", ADAPTER: "--adapter"}
+
+Table = list[dict[str, Any]]
+
+
+class Card(BaseModel):
+    """What an artefact is. KLs and losses are in nats; agreement and depth are fractions; tables may be empty.
+
+    `held_out`: layer, readout, agreement with the final layer's likeliest token, median_kl and mean_kl of held-out
+    tokens. `trade_off`: what rule kl, or predicted_kl, would do to held-out tokens of given texts at each KL factor,
+    and a control that exits as often at each layer whatever the token. `probes`: the Spearman rank correlation with the
+    true KL. `calibration`: predicted and true stop chance in ten bins. `exits`: KLs at the student's exits, before and
+    after.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    what: str  # linear, tuned, probe or student
+    holds: tuple[str, ...]  # roles
+    model: dict[str, Any]  # an `eexit.model.loading.ModelDescription`
+    layers: tuple[int, ...]
+    readout: str  # that layers were read through: a name, or the digest of a learned one
+    data: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+    held_out: Table = []
+    trade_off: Table = []
+    probes: Table = []
+    calibration: Table = []
+    exits: Table = []
+    progress: Table = []
+    versions: dict[str, str | None] = {}
+    made: str = ""  # ISO 8601, UTC
+    seconds: float = 0.0
+    files: dict[str, str]  # SHA-256 by name
+
+    @property
+    def digest(self) -> str:
+        """Of what changes results: the weights, and what they are for."""
+        model = self.model.get("digest") or [self.model.get("name"), self.model.get("revision")]
+        content = [self.what, self.holds, self.layers, model, self.readout, sorted(self.files.items())]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def write_card(folder: Path, card: Card) -> None:
+    """Write it in one step, after the files that it vouches for. Raises `OSError`."""
+    write_whole(folder / CARD, card.model_dump_json(indent=1) + "\n")
+
+
+def read_card(place: str, role: str) -> Card:
+    """The card of an artefact that is to be used in this role, once its files are found undamaged.
+
+    Raises `UsageError` if it can't be used; if it is damaged, that names the command that repairs it.
+    """
+    folder, name = Path(place).expanduser(), f"{FLAGS[role]} {place}"
+    if not folder.is_dir():
+        names = f"{', '.join(READOUTS)} or " if role == READOUT else ""
+        raise UsageError(f"{name} is not a folder that is there: give {names}one that jobs/train.py made")
+    if not (folder / CARD).is_file():
+        raise UsageError(
+            f"{name} has no {CARD}: it is no learned exits' folder, or its training has not ended; the command that "
+            "began it goes on with it"
+        )
+    try:
+        card = Card.model_validate_json((folder / CARD).read_bytes())
+    except (ValidationError, OSError) as error:
+        raise UsageError(
+            f"{name} has a {CARD} that is damaged, or of another version: train it again, by the command that made it: "
+            f"python jobs/train.py … --out {shlex.quote(place)}"
+        ) from error
+    if role not in card.holds:
+        way_out = " or ".join(f"{FLAGS[held]} {place}" for held in card.holds)
+        raise UsageError(f"{name} holds no {role}, since it was trained with --what {card.what}: give {way_out}")
+    if reason := damage(folder, card):
+        raise UsageError(f"{name} is damaged: {reason}; train it again: {training_command(card, place)}")
+    return card
+
+
+def damage(folder: Path, card: Card) -> str | None:
+    """What is wrong with the files that a card vouches for; None if they are those that were trained."""
+    if WEIGHTS not in card.files:
+        return f"{CARD} does not name {WEIGHTS}"
+    for file, digest in card.files.items():
+        if not (folder / file).is_file():
+            return f"{file} is missing"
+        if sha256([folder / file]) != digest:
+            return f"{file} is not the file that was trained"
+    return None
+
+
+def training_command(card: Card, place: str) -> str:
+    """The command that trains the artefact of this card again.
+
+    FOLDER stands for a learned readout, of which a card knows the digest alone, and FILE for further prompts.
+    """
+    settings = {("exit_layers" if name == "layers" else name): its for name, its in card.settings.items()}
+    if "readout" in settings and settings["readout"] not in READOUTS:
+        settings["readout"] = "FOLDER"
+    if Path(place, TEXTS_FOLDER).expanduser().is_dir():
+        settings["prompts"] = "FILE"
+    words = ["python", "jobs/train.py", str(card.data.get("sweep", "RESULTS"))]
+    for name, given in {"what": card.what, "out": place, **settings}.items():
+        values = given if isinstance(given, list) else [given]
+        words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return shlex.join(words)
+
+
+def places_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """The folders of the artefacts that a sweep of this configuration uses, by role."""
+    given = {role: config.get(role) for role in FLAGS}
+    return {role: place for role, place in given.items() if isinstance(place, str) and place not in READOUTS}
+
+
+def digests_of(places: Mapping[str, str], readout: str) -> dict[str, str]:
+    """The digests of artefacts by role, which belong together. Raises `UsageError`."""
+    cards = {role: read_card(place, role) for role, place in places.items()}
+    digests = {role: card.digest for role, card in cards.items()}
+    if PROBE in cards:
+        _refuse_other_probe(cards[PROBE], places[PROBE], readout, digests)
+    return digests
+
+
+def _refuse_other_probe(probe: Card, place: str, readout: str, digests: Mapping[str, str]) -> None:
+    """Raises `UsageError` if a probe predicts the KLs of another readout, or of another student."""
+    if probe.readout != digests.get(READOUT, readout):
+        its = probe.readout if len(probe.readout) < len(probe.digest) else "a learned one"
+        raise UsageError(
+            f"--probe {place} predicts KLs of readout {its}, not of {readout}: give --readout as it was trained with"
+        )
+    if ADAPTER in probe.holds and digests.get(ADAPTER) != probe.digest:
+        raise UsageError(f"--probe {place} belongs to a student: give --adapter {place} too")
+    if ADAPTER not in probe.holds and ADAPTER in digests:
+        raise UsageError(f"--probe {place} was trained on the base model's streams: give --probe of --adapter's folder")
+
+
+STATE: Final = "state.safetensors"

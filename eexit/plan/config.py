@@ -1,0 +1,323 @@
+"""What a sweep is: one schema, validated once, whether it came from TOML, flags or Python.
+
+    SweepConfig(prompts=[Prompt(id="0", prompt="Explain recursion.")], kl_factors=(0.5, 1.0))
+
+Every field here changes results; how and where a sweep is executed (`cluster.console.job.SweepJob`) does not.
+"""
+
+import difflib
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, Self
+
+import regex
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticKnownError
+
+from eexit.method.rules import ONLINE, RULES, Control
+from eexit.method.states import STATES
+from eexit.plan.configuration import MODES, NORMAL, mode_of
+from eexit.plan.drafts import AUTO, parse_drafts
+
+MOST_COUNT: Final = 2**31 - 1  # positions and layers are stored as int32, and no count of anything is larger
+LEAST_SEED, MOST_SEED = -(2**63), 2**63 - 1  # and seeds as int64
+
+
+def _encodable(text: str) -> str:
+    """Refuse lone surrogates, which Python makes of command-line bytes that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PydanticKnownError("string_unicode") from error
+    return text
+
+
+def _number(value: Any) -> Any:
+    """Refuse true and false, which pydantic would convert to 1 and 0."""
+    if isinstance(value, bool):
+        raise PydanticKnownError("float_type")
+    return value
+
+
+def _true_or_false(value: Any) -> Any:
+    """Refuse the other spellings of true and false that pydantic accepts, such as "yes"."""
+    if not isinstance(value, bool) and value not in ("true", "false"):
+        raise PydanticKnownError("bool_type")
+    return value
+
+
+def _as_text(value: Any) -> Any:
+    """A number as text, and None for a blank text, as an empty cell of a table is read."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return str(value)
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        regex.compile(pattern)
+    except regex.error as error:
+        raise ValueError(f"answer_pattern {pattern!r} is no regular expression ({error}): mend it") from error
+    return pattern
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+Answer = Annotated[Text | None, BeforeValidator(_as_text)]
+Pattern = Annotated[Annotated[Text, AfterValidator(_compiles)] | None, BeforeValidator(_as_text)]
+Int = Annotated[int, BeforeValidator(_number)]
+Float = Annotated[float, BeforeValidator(_number)]
+Count = Annotated[Int, Field(le=MOST_COUNT)]
+Bool = Annotated[bool, BeforeValidator(_true_or_false)]
+
+
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
+class Prompt:
+    """One prompt. `system` None means the sweep's system prompt. It has slots, since a sweep may have a million.
+
+    Texts are marked as right or wrong if there is an `answer` or an `answer_pattern`: see `eexit.quality.answers`.
+    """
+
+    id: Text
+    prompt: Text
+    system: Text | None = None
+    answer: Answer = None
+    answer_pattern: Pattern = None
+
+
+def _finite(kl_factor: float) -> float:
+    if not math.isfinite(kl_factor):
+        raise ValueError(f"kl_factor must be finite, got {kl_factor}; mode normal is the limit of a large one")
+    return kl_factor
+
+
+def _increasing(layers: tuple[int, ...]) -> tuple[int, ...]:
+    if list(layers) != sorted(set(layers)):
+        raise ValueError(f"exit layers must be strictly increasing, got {','.join(map(str, layers))}")
+    return layers
+
+
+def _distinct(values: tuple[Any, ...], of: str = "") -> tuple[Any, ...]:
+    repeated = [str(value) for value, count in Counter(values).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{', '.join(repeated)}{of} is listed more than once")
+    return values
+
+
+def _distinguishable(parameters: tuple[float, ...], name: str = "kl_factors") -> tuple[float, ...]:
+    """Refuse parameters that look alike with six digits, as tables and the report show them."""
+    shown: dict[str, float] = {}
+    for parameter in parameters:
+        other = shown.setdefault(f"{parameter:g}", parameter)
+        if other != parameter:
+            raise ValueError(f"{name} {other} and {parameter} are shown with six digits, as {parameter:g} both")
+    return parameters
+
+
+def _one_of(names: Mapping[str, object]) -> AfterValidator:
+    """A validator that refuses a text that is not one of these names."""
+
+    def known(name: str) -> str:
+        if name not in names:
+            *others, last = map(repr, names)
+            raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
+        return name
+
+    return AfterValidator(known)
+
+
+def _rules(given: Any) -> Any:
+    """Rules and their parameters as a table, also from texts such as "kl=0.5,1" and "agree".
+
+    A text that is only a number is one more parameter of the rule before it: "kl=0.5", "1".
+    """
+    if not isinstance(given, list | tuple):
+        return given
+    table: dict[str, list[str]] = {}
+    name = ""
+    for text in given:
+        begins, is_given, rest = str(text).rpartition("=")
+        if is_given or not _is_number(rest):
+            name = (begins if is_given else rest).strip()
+            if name in table:
+                raise ValueError(f"rule {name} is listed more than once: give all its parameters in one entry")
+            table[name] = []
+        if not name:
+            raise ValueError(f"rules start with a name, as in kl=0.5,1 or agree, got {text}")
+        if is_given or _is_number(rest):
+            table[name] += [part.strip() for part in rest.split(",") if part.strip()]
+    return table
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.partition(",")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def _sensible(rules: Mapping[str, tuple[float, ...]]) -> Mapping[str, tuple[float, ...]]:
+    for name, parameters in rules.items():
+        if name not in RULES:
+            near = difflib.get_close_matches(name.lower(), RULES, n=1)
+            meant = f"did you mean {near[0]}?" if near else f"choose from {', '.join(RULES)}"
+            raise ValueError(f"unknown rule {name!r}: {meant}")
+        for parameter in parameters or (None,):
+            RULES[name].check(parameter)
+        _distinguishable(_distinct(parameters, f" of rule {name}"), f"the parameters of rule {name}")
+    return rules
+
+
+def _drafts(given: Any) -> Any:
+    """One text per draft, from texts that may each stand for a grid: "10,20:2,4"."""
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        return given
+    drafts = [draft for text in texts for draft in parse_drafts(text)]
+    for draft in drafts:
+        if draft.layer < 0 or max(draft.layer, draft.most) > MOST_COUNT:
+            raise ValueError(f"LAYER and N of a draft must be from 0 to {MOST_COUNT}, got {draft}")
+    return tuple(map(str, drafts))
+
+
+KLFactor = Annotated[Float, Field(ge=0), AfterValidator(_finite)]
+KLFactors = Annotated[tuple[KLFactor, ...], AfterValidator(_distinct), AfterValidator(_distinguishable)]
+Rules = Annotated[dict[Text, tuple[Float, ...]], BeforeValidator(_rules), AfterValidator(_sensible)]
+Drafts = Annotated[tuple[Text, ...], BeforeValidator(_drafts), AfterValidator(_distinct)]
+Seed = Annotated[Int, Field(ge=LEAST_SEED, le=MOST_SEED)]
+ExitLayers = Annotated[tuple[Annotated[Count, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_increasing)]
+
+
+def _exiting(key: str) -> str:
+    if mode_of(key) not in STATES:
+        raise ValueError(f"{key} is no configuration that exits: its mode must be one of {', '.join(STATES)}")
+    return key
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class ControlOf:
+    """A control to run: rule `random`, in the mode and with the exit layers of the configuration whose key is `of`.
+
+    `counts` are that configuration's decided tokens by exit layer.
+    """
+
+    of: Annotated[Text, AfterValidator(_exiting)]
+    counts: dict[int, int]
+
+    @property
+    def mode(self) -> str:
+        return mode_of(self.of)
+
+    @property
+    def parameter(self) -> Control:
+        return Control(self.of, tuple(sorted(self.counts.items())))
+
+
+class SweepConfig(BaseModel):
+    """The grid of a sweep, and everything else that the result of a run depends on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: Text = Field("smollm2-135m", description="smollm2-135m, a Hugging Face name, a local folder or a .gguf file")
+    revision: Text | None = Field(None, description="branch, tag or commit of a Hugging Face name")
+    trust_remote_code: Bool = Field(False, description="run the Python code that a Hugging Face model brings")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto", description="auto: bfloat16 where the hardware runs it natively, else float32"
+    )
+    prompts: tuple[Prompt, ...] = Field(min_length=1)
+    system: Text = Field("", description="system prompt of every prompt that brings none of its own")
+    prefiller: Text = Field("", description="text the answer starts with; the model goes on from it")
+    control_tokens: Bool = Field(
+        False, description="read <|im_start|> and the like in prompts as control tokens; otherwise they are plain text"
+    )
+    modes: Annotated[tuple[Annotated[Text, _one_of(MODES)], ...], Field(min_length=1), AfterValidator(_distinct)] = (
+        Field(
+            (NORMAL, "unfrozen", "frozen_residual"),
+            description=f"what an early exit leaves behind: {NORMAL} (no exits), {', '.join(STATES)}",
+        )
+    )
+    kl_factors: KLFactors = Field(
+        (0.5, 1.0, 2.0, 4.0), description="KL factors of rule kl, unless --rules are given; higher is more conservative"
+    )
+    rules: Rules = Field(
+        {},
+        description=f"rules with their parameters, as in kl=0.5,1 agree; there are {', '.join(RULES)}",
+    )
+    draft: Drafts = Field(
+        (),
+        description=f"LAYER:N, as in 20:4 or 10,20:2,4,{AUTO}: draft N tokens at a layer, and keep those that full "
+        "depth agrees with; the text is that of normal",
+    )
+    controls: tuple[ControlOf, ...] = Field((), description="random configurations with the exit layers of others")
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
+        (0,), description="of the exit and sampling draws; each is a run of its own"
+    )
+    exit_layers: ExitLayers | None = Field(None, description="exitable layers, 0-based, below the final one")
+    exit_every: Count = Field(5, ge=1, description="exitable layers l with l > 0 and l % N == 0, unless --exit-layers")
+    readout: Text = Field(
+        "lens", description="lens: final norm and head; raw: head alone; or a folder that jobs/train.py made"
+    )
+    probe: Text | None = Field(None, description="folder of the trained probe that rule predicted_kl looks at")
+    adapter: Text | None = Field(None, description="folder of the trained student that exits; normal stays the model")
+    digests: dict[Text, Text] = Field({}, description="of the readout, probe and adapter that are folders; found out")
+    decide_on: Literal["head", "shortlist"] = Field(
+        "head",
+        description="what rules that read a layer look at: the whole head's tokens, or only those that were likeliest "
+        "at the first exitable layer; tokens themselves are always read from the whole head",
+    )
+    shortlist: Count = Field(64, ge=2, description="tokens of the shortlist")
+    max_new_tokens: Count = Field(100, ge=1, description="tokens per run at most")
+    temperature: Float = Field(0.0, ge=0, allow_inf_nan=False, description="0: greedy")
+    top_p: Float = Field(1.0, gt=0, le=1, description="nucleus to sample from; needs a temperature above 0")
+
+    record_top_k: Int = Field(
+        3, ge=0, le=100, description="likeliest tokens of each exitable layer to record with every token; 0: none"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rules_instead(cls, given: Any) -> Any:
+        """A sweep that names rules or drafts does not get the default KL factors."""
+        if isinstance(given, dict) and (given.get("rules") or given.get("draft")) and "kl_factors" not in given:
+            return {**given, "kl_factors": ()}
+        return given
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_digests(cls, given: Any) -> Any:
+        """Results depend on what was trained, wherever it lies: find out what it is, unless that is given."""
+        from eexit.plan.artefacts import digests_of, places_of  # they raise this module's UsageError
+
+        if isinstance(given, dict) and "digests" not in given and (places := places_of(given)):
+            return {**given, "digests": digests_of(places, str(given.get("readout", "lens")))}
+        return given
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        repeated = [name for name, count in Counter(prompt.id for prompt in self.prompts).items() if count > 1]
+        if repeated:
+            raise ValueError(f"prompt ids must be unique, {repeated[0]!r} is there more than once")
+        if self.kl_factors and "kl" in self.rules:
+            raise ValueError("rule kl has KL factors in rules and in kl_factors: give all of them in one place")
+        if not self.kl_factors and not self.rules and not self.draft and set(self.modes) != {NORMAL}:
+            raise ValueError("there are no kl_factors and no rules, but only mode normal can do without one")
+        probing = [name for name in self.rules if name in ONLINE and ONLINE[name].probes]
+        if probing and self.probe is None:
+            raise ValueError(
+                f"rule {probing[0]} looks at a trained probe: give --probe, a folder that jobs/train.py made"
+            )
+        if self.probe is not None and not probing:
+            raise ValueError(f"probe {self.probe} has no effect: give a rule that looks at it, as in predicted_kl=1")
+        if self.top_p < 1 and self.temperature == 0:
+            raise ValueError(f"top_p {self.top_p} has no effect at temperature 0: set a temperature above 0")
+        for draft in (draft for text in self.draft for draft in parse_drafts(text)):
+            if draft.n_tokens is not None and draft.n_tokens > self.max_new_tokens:
+                raise ValueError(
+                    f"draft {draft} is of more tokens than a run has at most (max_new_tokens {self.max_new_tokens}): "
+                    "draft fewer"
+                )
+        if self.decide_on != "shortlist" and self.shortlist != type(self).model_fields["shortlist"].default:
+            raise ValueError(f"shortlist {self.shortlist} has no effect: set decide_on to shortlist")
+        return self

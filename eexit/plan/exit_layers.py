@@ -1,0 +1,44 @@
+"""Which layers are exitable."""
+
+from eexit.messages.errors import UsageError
+from eexit.method.rules import RULES
+from eexit.plan.config import SweepConfig
+from eexit.plan.runs import configurations
+
+
+def resolve_exitable_layers(config: SweepConfig, n_layers: int) -> tuple[int, ...]:
+    """Layers after which a token may be read, increasing, all below the final layer.
+
+    Raises `UsageError` for a layer at or beyond the final one, for an empty result, for a rule whose parameter does not
+    fit these layers, and for a draft at another layer.
+    """
+    layers = config.exit_layers or every_nth_layer(n_layers, config.exit_every)
+    beyond = [layer for layer in layers if layer >= n_layers - 1]
+    if beyond:
+        raise UsageError(
+            f"exit layer {beyond[0]} is not below the final layer: {config.model} has layers 0…{n_layers - 1}, "
+            f"so --exit-layers may go up to {n_layers - 2}"
+        )
+    for configuration in configurations(config):
+        try:
+            if configuration.rule is not None:
+                RULES[configuration.rule].setting(configuration.parameter, layers)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        if configuration.draft and configuration.draft.layer not in layers:
+            raise UsageError(
+                f"draft {configuration.draft} is not at an exitable layer, which are {', '.join(map(str, layers))}: "
+                "choose one of them, or give others with --exit-layers"
+            )
+    return layers
+
+
+def every_nth_layer(n_layers: int, n: int = 5) -> tuple[int, ...]:
+    """The layers l with 0 < l < L-1 and l % n == 0. Raises `UsageError` if there is none."""
+    layers = tuple(range(n, n_layers - 1, n))
+    if not layers:
+        raise UsageError(
+            f"no exitable layer: the model has layers 0…{n_layers - 1} and --exit-every is {n}; "
+            f"lower it or give --exit-layers"
+        )
+    return layers

@@ -1,0 +1,172 @@
+"""Describing a sweep's model and its memory in a separate process, so that the driver never imports torch."""
+
+import math
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import IO, Any, Final, ParamSpec, TypeVar
+
+from eexit.messages.errors import UsageError, first_line
+from eexit.plan.artefact_fit import refuse_misfit
+from eexit.plan.config import SweepConfig
+from eexit.plan.runs import count_runs
+
+CHARACTERS_PER_TOKEN = 4  # of English, in most tokenizers
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of the weights, and of the keys and values (teacher's and student's) of a shard's rows.
+
+    On CPUs, at most CPU_CACHE_BYTES of keys and values exist at a time; on a GPU, as many as its memory holds.
+    """
+
+    weights: int
+    cache: int
+    row: int = 0  # keys and values of one row, which must exist at the same time
+
+    def of_node(self, gpus: float) -> int:
+        """Bytes that an actor needs of its node's memory: also with a GPU, weights are loaded there first."""
+        return self.weights if gpus else self.weights + min(self.cache, CPU_CACHE_BYTES)
+
+    def __str__(self) -> str:
+        held = min(self.cache, CPU_CACHE_BYTES)
+        more = f" at a time, and on a GPU up to {size(self.cache)}" if self.cache > held else ""
+        return f"{size(self.of_node(0))}: {size(self.weights)} weights, {size(held)} keys and values{more}"
+
+
+Look = tuple[dict[str, Any], tuple[int, ...], Memory | None]
+
+
+def aside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function in a fresh process, which frees its memory when it ends, and ends if this process dies.
+
+    The result must be of plain types: unpickling a class would import its module here, and what that imports. Whatever
+    the function raises becomes a `UsageError`.
+    """
+    with asking(function, *args, **kwargs) as result:
+        return result()
+
+
+@contextmanager
+def asking(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Iterator[Callable[[], T]]:
+    """As `aside`, but this process goes on meanwhile: what is yielded waits for the result.
+
+    The other process is killed when the context ends.
+    """
+    command = [sys.executable, "-P", "-c", f"from {__name__} import answer; answer()"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        try:
+            with suppress(BrokenPipeError):  # the process is gone: waiting for its result says so
+                pickle.dump((function, args, kwargs), process.stdin)
+                process.stdin.flush()
+            yield partial(_result, process.stdout)
+        finally:
+            process.kill()
+
+
+def _result(answers: IO[bytes]) -> Any:
+    try:
+        result, error = pickle.load(answers)
+    except EOFError as gone:
+        raise UsageError("the process that looked at the model was killed: is there memory enough?") from gone
+    if error:
+        raise UsageError(error)
+    return result
+
+
+def answer() -> None:
+    """In the other process: call the function from standard input, and write its result to standard output."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes, and the first one ends this one
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print goes to standard error
+    try:
+        function, args, kwargs = pickle.load(sys.stdin.buffer)
+    except EOFError:
+        return
+    threading.Thread(target=_end_with_the_first_process, daemon=True).start()
+    try:
+        done: tuple[Any, str] = (function(*args, **kwargs), "")
+    except UsageError as error:
+        done = (None, str(error))
+    except Exception as error:
+        done = (None, f"the model can't be looked at: {type(error).__name__}: {first_line(error)}")
+    pickle.dump(done, answers)
+    answers.flush()
+
+
+def _end_with_the_first_process() -> None:
+    sys.stdin.buffer.read()  # returns once the first process has closed the pipe
+    os._exit(1)
+
+
+def look_at_model(config: SweepConfig, rows_per_shard: int) -> Look:
+    """A sweep's model, its exitable layers, and the memory that an actor needs for the largest shard.
+
+    Raises `UsageError`.
+    """
+    with looking(look_at_model, config, rows_per_shard) as looked:
+        return looked()
+
+
+@contextmanager
+def looking(
+    look: Callable[[SweepConfig, int], Look], config: SweepConfig, rows_per_shard: int
+) -> Iterator[Callable[[], Look]]:
+    """What `look` says of a sweep's model, once it is asked for; `look_at_model` is at work from now on."""
+    if look is not look_at_model:
+        yield partial(look, config, rows_per_shard)
+        return
+    few = config.model_copy(update={"prompts": config.prompts[:1]})
+    longest = math.ceil(max(characters(config)) / CHARACTERS_PER_TOKEN)
+    with asking(_look, few, min(rows_per_shard, count_runs(config)), longest) as looked:
+        yield looked
+
+
+def characters(config: SweepConfig) -> list[int]:
+    """The number of characters of each prompt and its system prompt."""
+    return [len(prompt.prompt) + len(prompt.system or config.system) for prompt in config.prompts]
+
+
+def _look(config: SweepConfig, rows: int, prompt_tokens: int) -> Look:
+    from eexit.model.loading import describe_model
+    from eexit.plan.exit_layers import resolve_exitable_layers
+
+    model = describe_model(config)
+    layers = resolve_exitable_layers(config, model.n_layers)
+    refuse_misfit(config, asdict(model), layers)
+    return asdict(model), layers, _look_at_memory(config, rows, prompt_tokens)
+
+
+def _look_at_memory(config: SweepConfig, rows: int, prompt_tokens: int) -> Memory | None:
+    """The memory of an actor with a shard of `rows` rows of the longest prompt, without loading weights.
+
+    Activations and the device's libraries need more on top; with dtype auto, the dtype is that of this machine. None
+    for a model whose code can't run on the meta device. Raises `UsageError`.
+    """
+    from eexit.model.loading import estimate_memory
+
+    try:
+        weights, cache = estimate_memory(config, rows, prompt_tokens)
+        return Memory(weights, cache, cache // rows)
+    except RuntimeError:  # raised by operators that need a tensor's values
+        return None
+
+
+def size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"
+
+
+CPU_CACHE_BYTES: Final = 4 << 30  # for keys and values; on a GPU, they depend on its free memory

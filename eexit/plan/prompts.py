@@ -1,0 +1,176 @@
+"""Prompt files: .txt (one prompt a line), .jsonl, .csv and .parquet (column `prompt`; other `COLUMNS` are optional).
+
+>>> read_prompts("prompts.csv")[0].prompt
+'Explain recursion.'
+"""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from eexit.messages.errors import UsageError, first_line
+from eexit.messages.locations import shown
+from eexit.plan.config import Prompt
+
+COLUMNS = ("prompt", "id", "system", "answer", "answer_pattern")
+# Where a row is in its file, for error messages, and the row itself.
+Row = tuple[str, Mapping[str, object]]
+
+
+def read_prompts(path: str | Path) -> tuple[Prompt, ...]:
+    """The prompts of a file, in order and unchanged; an id that is missing is the prompt's 0-based index.
+
+    Raises `UsageError` if the file can't be used: one line with the file, the place in it, the value and the way out.
+    """
+    if "://" in str(path):
+        raise UsageError(f"{shown(str(path))}: prompts are read from a local file: download it first")
+    path = Path(path)
+    readers = {".txt": _rows_of_txt, ".jsonl": _rows_of_jsonl, ".csv": _rows_of_csv, ".parquet": _rows_of_parquet}
+    if path.suffix.lower() not in readers:
+        raise UsageError(f"{path}: can't tell what {path.suffix or 'a name without ending'} is: use {_or(readers)}")
+    prompts: list[Prompt] = []
+    places: dict[str, str] = {}
+    try:
+        for place, row in readers[path.suffix.lower()](path):
+            prompt = _prompt(row, len(prompts), f"{path}, {place}")
+            if prompt.id in places:
+                raise UsageError(
+                    f"{path}: prompt id {prompt.id!r} is there more than once ({places[prompt.id]} and {place}): "
+                    "make ids unique, or leave them out"
+                )
+            places[prompt.id] = place
+            prompts.append(prompt)
+    except OSError as error:
+        raise UsageError(
+            f"{path}: can't be read ({error.strerror or error}): check the name and the permissions"
+        ) from error
+    if not prompts:
+        raise UsageError(f"{path}: holds no prompt: write at least one")
+    return tuple(prompts)
+
+
+def _prompt(row: Mapping[str, object], index: int, place: str) -> Prompt:
+    prompt, name, *others = (row.get(column) for column in COLUMNS)
+    if prompt is None:
+        raise UsageError(f"{place}: prompt is missing: give it a text (an empty one is allowed)")
+    if isinstance(name, int) and not isinstance(name, bool):
+        name = str(name)
+    id_ = str(index) if name in (None, "") else name
+    texts: dict[str, Any] = dict(zip(COLUMNS, (prompt, id_, *others), strict=True))
+    for column, value in texts.items():
+        if column == "answer" and isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value):
+            continue
+        if value is not None and not isinstance(value, str):
+            raise UsageError(f"{place}: {column} must be text, got {value!r}")
+        if value is not None and any("\ud800" <= character <= "\udfff" for character in value):
+            raise UsageError(f"{place}: {column} holds half a surrogate pair, which no text can: got {value[:40]!a}")
+    try:
+        return Prompt(**texts)
+    except ValidationError as error:
+        raise UsageError(f"{place}: {error.errors()[0]['ctx']['error']}") from error
+
+
+def _rows_of_txt(path: Path) -> Iterator[Row]:
+    # Not str.splitlines, which also splits at form feeds and U+2028, both of which a prompt may hold.
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        if line.strip():
+            yield f"line {number}", {"prompt": line.removesuffix("\r")}
+
+
+def _rows_of_jsonl(path: Path) -> Iterator[Row]:
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line, object_pairs_hook=partial(_object, f"{path}, line {number}"))
+        except UsageError:
+            raise
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"{path}, line {number}: not JSON ({error}): write one object a line") from error
+        if not isinstance(row, dict):
+            raise UsageError(f"{path}, line {number}: must be an object with a prompt, got {line[:40]}")
+        _require_column(list(row), f"{path}, line {number}")
+        yield f"line {number}", row
+
+
+def _rows_of_csv(path: Path) -> Iterator[Row]:
+    csv.field_size_limit(sys.maxsize)
+    # newline="" leaves line ends inside quoted cells as they are.
+    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    try:
+        header = next(reader, None)
+        if header is None:
+            return
+        _require_column(header, str(path))
+        for cells in reader:
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                raise UsageError(
+                    f"{path}, line {reader.line_num}: {len(cells)} cells under a header of {len(header)}: "
+                    "put cells with commas, quotes or line ends in double quotes"
+                )
+            row = dict(zip(header, cells, strict=True))
+            yield f"line {reader.line_num}", {**row, "system": row.get("system") or None}
+    except csv.Error as error:
+        raise UsageError(f"{path}, line {reader.line_num}: not CSV ({error}): check its quotes") from error
+
+
+def _rows_of_parquet(path: Path) -> Iterator[Row]:
+    try:
+        file = pq.ParquetFile(path)
+    except pa.ArrowInvalid as error:
+        raise UsageError(f"{path}: not a Parquet file ({first_line(error)}): check what wrote it") from error
+    with file:
+        _require_column(file.schema_arrow.names, str(path))
+        columns = [column for column in COLUMNS if column in file.schema_arrow.names]
+        row_number = 0
+        for batch in file.iter_batches(columns=columns):
+            for row in batch.to_pylist():
+                row_number += 1
+                yield f"row {row_number}", row
+
+
+def _text(path: Path) -> str:
+    raw = path.read_bytes()
+    if b"\0" in raw:
+        raise UsageError(f"{path}: not a text file (it holds zero bytes): save it as UTF-8 text")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{path}: not UTF-8 text (byte 0x{raw[error.start]:02x} at offset {error.start}): save it as UTF-8"
+        ) from error
+
+
+def _object(place: str, pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+    _refuse_repeated([name for name, _ in pairs], place)
+    return dict(pairs)
+
+
+def _require_column(names: Sequence[str], place: str) -> None:
+    if "prompt" not in names:
+        found = ", ".join(names) or "none"
+        raise UsageError(f"{place}: column prompt is missing, found {found[:200]}: name the prompts' column so")
+    _refuse_repeated(names, place)
+
+
+def _refuse_repeated(names: Sequence[str], place: str) -> None:
+    repeated = [column for column in COLUMNS if names.count(column) > 1]
+    if repeated:
+        raise UsageError(f"{place}: column {repeated[0]} is there more than once: keep one of them")
+
+
+def _or(names: Mapping[str, object]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} or {last}"

@@ -1,0 +1,83 @@
+"""The runs of a sweep, prompts × configurations × seeds, with ids that are the same after a restart."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from eexit.method.rules import CONTROL
+from eexit.plan.config import Prompt, SweepConfig
+from eexit.plan.configuration import NORMAL, Configuration, depends_on_seed
+from eexit.plan.drafts import DRAFT, parse_drafts
+from eexit.plan.hashes import content_hash
+
+
+@dataclass(frozen=True)
+class Run:
+    """One prompt under one configuration and seed; its result is one generation."""
+
+    run_id: str
+    prompt: Prompt
+    configuration: Configuration
+    seed: int
+
+
+def configurations(config: SweepConfig) -> list[Configuration]:
+    """All configurations of a sweep, in order: mode `normal` alone, every other mode × rule × parameter, and drafts.
+
+    A control follows the configuration that it is a control of, or comes last if that is not part of this sweep.
+    """
+    controls = {control.of: Configuration(control.mode, CONTROL, control.parameter) for control in config.controls}
+    planned: list[Configuration] = []
+    for configuration in _grid(config):
+        control = controls.pop(configuration.key, None)
+        planned += [configuration, *([control] if control else [])]
+    return [*planned, *controls.values()]
+
+
+def _grid(config: SweepConfig) -> Iterator[Configuration]:
+    rules = {"kl": config.kl_factors, **config.rules} if config.kl_factors else config.rules
+    for mode in config.modes:
+        if mode == NORMAL:
+            yield Configuration(NORMAL)
+            continue
+        for rule, parameters in rules.items():
+            for parameter in parameters or (None,):
+                yield Configuration(mode, rule, parameter)
+    for text in config.draft:
+        for draft in parse_drafts(text):
+            yield Configuration(DRAFT, draft=draft)
+
+
+def count_runs(config: SweepConfig) -> int:
+    return len(config.prompts) * len(configurations(config)) * len(config.seeds)
+
+
+def count_different_runs(config: SweepConfig) -> int:
+    """How many runs there are if those that are the same for every seed count once."""
+    n_seeds = [len(config.seeds) if depends_on_seed(c.rule, config.temperature) else 1 for c in configurations(config)]
+    return len(config.prompts) * sum(n_seeds)
+
+
+def shared_settings(config: SweepConfig) -> dict[str, Any]:
+    """All that is the same for all runs of a sweep. What was trained is what its digest says, wherever it lies."""
+    grid_fields = {"prompts", "modes", "kl_factors", "rules", "draft", "controls", "seeds"}
+    return config.model_dump(mode="json", exclude=grid_fields | set(config.digests))
+
+
+def plan_runs(config: SweepConfig) -> Iterator[Run]:
+    """Every run of the sweep; those of one prompt and seed are successive, so that they can share its prefill."""
+    shared = shared_settings(config)
+    grid = [(configuration, content_hash(asdict(configuration))) for configuration in configurations(config)]
+    for prompt in config.prompts:
+        marking = prompt.answer, prompt.answer_pattern
+        marked = [marking] if any(marking) else []  # without an answer, ids are those that they always were
+        prompt_hash = content_hash(shared, prompt.id, prompt.prompt, prompt.system, *marked)
+        for seed in config.seeds:
+            for configuration, configuration_hash in grid:
+                yield Run(content_hash(prompt_hash, configuration_hash, seed), prompt, configuration, seed)
+
+
+OK: Final = "ok"
+
+
+ERROR: Final = "error"

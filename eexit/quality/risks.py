@@ -1,0 +1,156 @@
+"""What counts as a loss where a setting is chosen, and the losses of each prompt, between 0 and 1.
+
+A risk compares a number of a run with the one of the `normal` run of the same prompt and seed. The losses of a prompt
+are averaged over its seeds first, so that a prompt counts once however many seeds there are; so do prompts of the same
+text.
+
+A guarantee over all prompts can't leave out those on which something failed, since prompts may fail for the same reason
+that they are lost. So a run that failed is a loss of 1, whatever `normal` did. Where the `normal` run failed, what it
+would have said is not known, so that the setting is compared with the best that it could have said: no loss is smaller
+than the true one then. A text that a judge gave no usable judgement of has the worst score as the setting's text, and
+the best as that of `normal`, for the same reason.
+
+Shapes: I prompts by id, P prompts by text, C configurations, D draws (seeds; of a judge's scores, seeds × judges).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from eexit.plan.configuration import NORMAL
+from eexit.plan.runs import OK
+from eexit.quality.rubric import SCALE
+
+SCORE: Final = "score"  # the mean of what a judge scores, 1 to 5 each
+WORST_SCORE, BEST_SCORE = float(SCALE[0]), float(SCALE[-1])
+
+
+@dataclass(frozen=True)
+class Risk:
+    """An expected loss over prompts. `loss` gets a run's numbers and those of `normal`, NaN where there are none."""
+
+    column: str  # the number that it looks at
+    definition: str  # what the loss of a prompt is
+    bound: str  # what is at most …, for the guarantee
+    lacking: str  # what a sweep has to bring for it, and the way out
+    loss: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    best: float | None  # the best number that a failed run of normal could have had; None: normal is not compared with
+
+    @property
+    def compares(self) -> bool:
+        """Whether it needs runs of normal."""
+        return self.best is not None
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The losses of each prompt and configuration, (P, C); NaN where there is none."""
+
+    prompts: tuple[str, ...]
+    configurations: tuple[str, ...]
+    loss_PC: np.ndarray
+
+    def among(self, chosen: Callable[[str], bool]) -> "Losses":
+        """Those of the prompts whose text is chosen."""
+        kept = [index for index, prompt in enumerate(self.prompts) if chosen(prompt)]
+        return Losses(tuple(self.prompts[index] for index in kept), self.configurations, self.loss_PC[kept])
+
+    def of(self, configuration: str) -> np.ndarray:
+        """The losses of one configuration over the prompts that have one."""
+        loss_P = self.loss_PC[:, self.configurations.index(configuration)]
+        known: np.ndarray = loss_P[~np.isnan(loss_P)]
+        return known
+
+
+def _lost_answers(number: np.ndarray, normal: np.ndarray) -> np.ndarray:
+    lost: np.ndarray = np.where(np.isnan(number) | np.isnan(normal), np.nan, (normal == 1) & (number == 0))
+    return lost
+
+
+RISKS: Final[dict[str, Risk]] = {
+    "disagreement": Risk(
+        "disagreement",
+        "the share of a text's decided tokens that full depth, given the same text, would not have said",
+        "the mean share of tokens unlike full depth's",
+        "no run that decided a token: raise --max-new-tokens",
+        lambda number, normal: number,
+        best=None,
+    ),
+    "answers": Risk(
+        "correct",
+        "1 where normal answers correctly and the setting does not, else 0, over all prompts that have an answer",
+        "the share of prompts whose answer normal gets right and the setting gets wrong",
+        "no answers to check: sweep prompts that bring an answer, as a column of --prompts",
+        _lost_answers,
+        best=1.0,
+    ),
+    "perplexity": Risk(
+        "perplexity",
+        "1 − the perplexity of normal's text / that of the setting's text, both under the full-depth model, or 0 where "
+        "that is below 0; 0.05 is a perplexity that is 5.3 % higher",
+        "the mean relative loss in perplexity (1 − normal's / the setting's)",
+        "no perplexity of any run beside that of normal: sweep it again",
+        lambda number, normal: np.maximum(0.0, 1 - normal / number),
+        best=1.0,
+    ),
+    "judge": Risk(
+        SCORE,
+        "by how much the judge's score, the mean of coherence, completeness, clarity and no repetition (1 to 5 each), "
+        "is lower than that of normal's text, over 4, or 0 where it is not lower",
+        "the mean drop in the judge's score, as a share of its range of 4,",
+        "no judgements of settings and of normal: python jobs/judge.py RESULTS asks for them",
+        lambda number, normal: np.maximum(0.0, normal - number) / 4,
+        best=BEST_SCORE,
+    ),
+}
+
+
+def losses(risk: Risk, runs: pa.Table) -> Losses:
+    """The losses of all prompts and configurations in `runs`, which have one row per run and draw.
+
+    Columns: prompt_id, prompt, configuration, draw, status, and the risk's own, which is null where it is not known.
+    """
+    of_id, ids = _codes(runs["prompt_id"])
+    of_configuration, configurations = _codes(runs["configuration"])
+    of_draw, draws = _codes(runs["draw"])
+    number_ICD = np.full((len(ids), len(configurations), len(draws)), np.nan)
+    number_ICD[of_id, of_configuration, of_draw] = runs[risk.column].cast(pa.float64()).to_numpy()
+    failed_ICD = np.zeros(number_ICD.shape, dtype=bool)
+    failed_ICD[of_id, of_configuration, of_draw] = np.array(runs["status"].to_pylist()) != OK
+    normal_I1D = np.full((len(ids), 1, len(draws)), np.nan)
+    if risk.best is not None and NORMAL in configurations:
+        at_normal = [configurations.index(NORMAL)]
+        normal_I1D = np.where(failed_ICD[:, at_normal], risk.best, number_ICD[:, at_normal])
+    loss_IC = _mean_of_known(np.where(failed_ICD, 1.0, risk.loss(number_ICD, normal_I1D)))
+    of_text, texts = _codes(runs["prompt"])
+    text_I = np.empty(len(ids), dtype=int)
+    text_I[of_id] = of_text
+    return Losses(tuple(texts), tuple(configurations), _mean_by_text(loss_IC, text_I, len(texts)))
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
+    """The column as numbers from 0, and what each of them stands for."""
+    encoded = column.combine_chunks().dictionary_encode()
+    return np.asarray(encoded.indices), encoded.dictionary.to_pylist()
+
+
+def _mean_of_known(number_ICD: np.ndarray) -> np.ndarray:
+    """The mean over draws without NaN, (I, C); NaN where all are."""
+    known_ICD = ~np.isnan(number_ICD)
+    return _ratio(np.where(known_ICD, number_ICD, 0.0).sum(axis=2), known_ICD.sum(axis=2))
+
+
+def _mean_by_text(loss_IC: np.ndarray, text_I: np.ndarray, n_texts: int) -> np.ndarray:
+    known_IC = ~np.isnan(loss_IC)
+    sum_PC, n_PC = (np.zeros((n_texts, loss_IC.shape[1])) for _ in range(2))
+    np.add.at(sum_PC, text_I, np.where(known_IC, loss_IC, 0.0))
+    np.add.at(n_PC, text_I, known_IC)
+    return _ratio(sum_PC, n_PC)
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    ratio: np.ndarray = np.where(below > 0, above / np.maximum(below, 1), np.nan)
+    return ratio

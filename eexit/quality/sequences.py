@@ -1,0 +1,46 @@
+"""Families of settings: the parameters of one mode and rule, in an order from the conservative end to the bold one.
+
+Each rule says itself which end of its parameter is conservative (`Rule.higher_exits_later`). A grid without an order
+can't be tested as a sequence: rules without a parameter, controls, and drafts.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from eexit.method.rules import ORACLES, RULES
+
+
+@dataclass(frozen=True)
+class Family:
+    """The settings of a mode and rule by their keys, the most conservative one first."""
+
+    mode: str
+    rule: str
+    settings: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.mode}/{self.rule}"
+
+    @property
+    def is_oracle(self) -> bool:
+        return self.rule in ORACLES
+
+
+def has_order(columns: Mapping[str, Any]) -> bool:
+    """Whether the configuration with these columns, as in `schema.CONFIGURATION`, belongs to a family."""
+    rule = RULES.get(columns["rule"] or "")
+    return rule is not None and rule.higher_exits_later is not None and columns["parameter"] is not None
+
+
+def families(configurations: Iterable[Mapping[str, Any]]) -> list[Family]:
+    """The families of these configurations that have an order, in order of appearance."""
+    parameters: dict[tuple[str, str], dict[str, float]] = {}
+    for columns in filter(has_order, configurations):
+        its = parameters.setdefault((columns["mode"], columns["rule"]), {})
+        its[columns["configuration"]] = columns["parameter"]
+    return [
+        Family(mode, rule, tuple(sorted(its, key=its.__getitem__, reverse=bool(RULES[rule].higher_exits_later))))
+        for (mode, rule), its in parameters.items()
+    ]

@@ -1,0 +1,278 @@
+"""Early exit by definition: one row, plain loops, two caches. It is slow on purpose: this is the specification in code.
+
+The batched engine must give the same tokens, exits and KLs. All it shares with this module are the uniform draws,
+sampling a token from logits, and norm and head of the readout, which are checked against the model's own logits.
+
+Shapes: E exitable layers, V vocabulary.
+"""
+
+import copy
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+
+from eexit.decode.rows.requests import Decoding, Request
+from eexit.decode.sampling import pick_tokens
+from eexit.decode.trace import EOS, LENGTH, Trace
+from eexit.method.draws import exit_draws, sampling_draws
+from eexit.method.readouts import Lens, Linear, Raw, Tuned
+from eexit.method.rules import ONLINE
+from eexit.model.decoder import Decoder
+from eexit.plan.configuration import NORMAL
+from eexit.reference.rules import STOPS, Seen
+
+
+@torch.inference_mode()
+def generate_one(
+    model: PreTrainedModel, decoder: Decoder, request: Request, decoding: Decoding,
+    student_model: tuple[PreTrainedModel, Decoder] | None = None,
+) -> Trace:  # fmt: skip
+    """Generate one row, token by token. `decoder` is made from `model`, and only reads residual streams.
+
+    A student with weights of its own is also a model and its decoder; `model` then is the teacher alone.
+    """
+    mode = request.configuration.mode
+    own_model, own_decoder = (model, decoder) if student_model is None or mode == NORMAL else student_model
+    has_own_cache = own_model is not model or mode in LEAVE
+    prompt = list(request.prompt_token_ids)
+    u_exit = exit_draws(request.seed, prompt, decoding.max_new_tokens)
+    u_token = sampling_draws(request.seed, prompt, decoding.max_new_tokens)
+    final = decoder.n_layers - 1
+    teacher_cache = DynamicCache(config=model.config)
+    tokens, rule = prompt, request.configuration.rule
+    steps: list[dict[str, Any]] = []
+    finish_reason = LENGTH
+    for position in range(decoding.max_new_tokens):
+        inputs = torch.tensor([tokens], device=model.device)
+        teacher = model(inputs, cache=teacher_cache, use_cache=True, output_hidden_states=True)
+        final_logits = teacher.logits[0, -1]
+        exit_logits = read_exits(decoder, decoding, teacher)
+        kls = [kl_divergence(final_logits, logits) for logits in exit_logits]
+        if position == 0:
+            student = Student(copy.deepcopy(teacher_cache))  # the prompt is always processed at full depth
+            if own_model is not model:
+                student = Student(DynamicCache(config=own_model.config))
+                run(own_model, own_decoder, inputs, student)
+        stops, evidence = [0.0] * len(kls), [math.nan] * len(kls)  # where no exit is drawn
+        if position > 0 and rule is not None:
+            own = teacher
+            if rule in ONLINE and has_own_cache:  # a full-depth pass, the student's up to its exit
+                own = run(own_model, own_decoder, inputs, copy.deepcopy(student))
+            streams = [stream[0, -1] for stream in own.hidden_states]
+            own_logits = read_exits(own_decoder, decoding, own)
+            if decoding.shortlist:  # looked at beyond the first exitable layer: the tokens that are likeliest there
+                shortlist = likeliest(own_logits[0], decoding.shortlist.n_tokens)
+                own_logits = own_logits[:1] + only(shortlist, own_logits[1:])
+            seen = Seen(kls, exit_logits, final_logits, streams, own_logits, decoding.exitable_layers, decoding.probe)
+            stops, evidence = STOPS[rule](seen, request.configuration.parameter)
+        probabilities, choice = stick_breaking(stops), draw(stops, float(u_exit[position]))
+        exit_layer = [*decoding.exitable_layers, final][choice]
+        if rule in ONLINE:  # it looks no further than the exit, so that chances beyond are unknown, if there are any
+            evidence = evidence[: choice + 1] + [math.nan] * len(kls[choice + 1 :])
+            beyond = 0.0 if 1.0 in stops[: choice + 1] else math.nan
+            probabilities = probabilities[: choice + 1] + [beyond] * len(kls[choice:])
+        logits = [*exit_logits, final_logits][choice]
+        if has_own_cache and position > 0:
+            with handing_on_after(own_decoder.layers, exit_layer if mode in LEAVE else final):
+                own = run(own_model, own_decoder, inputs, student)
+            if mode in LEAVE:
+                LEAVE[mode](student, exit_layer)
+            logits = own.logits[0, -1]
+            if exit_layer != final:
+                logits = read_after(own_decoder, decoding, own, exit_layer)
+        u = torch.tensor([u_token[position]], device=model.device)
+        token = int(pick_tokens(logits[None], decoding.temperature, decoding.top_p, u))
+        steps.append(
+            {
+                "token_id_T": token,
+                "exit_layer_T": exit_layer,
+                "drafted_T": False,
+                "kl_TE": kls,
+                "exit_prob_TX": probabilities,
+                "evidence_TE": evidence,
+                **said(token, exit_logits, final_logits, logits, decoding.record_top_k),
+            }
+        )
+        if token in decoding.eos_token_ids:
+            finish_reason = EOS
+            break
+        tokens = [token]
+    return Trace(finish_reason, None, None, **{name: np.array([step[name] for step in steps]) for name in steps[0]})
+
+
+def read_after(decoder: Decoder, decoding: Decoding, output: Any, layer: int) -> Tensor:
+    """The logits (V,) of the last token after an exitable layer, from the model's output."""
+    return READ[type(decoding.readout)](decoder, decoding.readout, output.hidden_states[layer + 1][:, -1], layer)[0]
+
+
+def read_exits(decoder: Decoder, decoding: Decoding, output: Any) -> list[Tensor]:
+    """The same for each exitable layer."""
+    return [read_after(decoder, decoding, output, layer) for layer in decoding.exitable_layers]
+
+
+def said(
+    token: int, exit_logits: list[Tensor], final_logits: Tensor, logits: Tensor, record_top_k: int
+) -> dict[str, Any]:
+    """What is recorded of the distributions: those of the full-depth pass, and the one the token was read from."""
+    log_p, exit_log_p = final_logits.float().log_softmax(-1), logits.float().log_softmax(-1)
+    tops = [layer.float().softmax(-1).topk(record_top_k) for layer in (*exit_logits, final_logits)]
+    exit_top = exit_log_p.exp().topk(record_top_k)
+    return {
+        "logprob_T": float(log_p[token]),
+        "exit_logprob_T": float(exit_log_p[token]),
+        "final_token_id_T": int(final_logits.argmax()),
+        "entropy_T": float(-(log_p.exp() * log_p).sum()),
+        "top_token_ids_TXK": [top.indices.tolist() for top in tops],
+        "top_prob_TXK": [top.values.tolist() for top in tops],
+        "exit_top_token_ids_TK": exit_top.indices.tolist(),
+        "exit_top_prob_TK": exit_top.values.tolist(),
+    }
+
+
+def kl_divergence(final_logits_V: Tensor, exit_logits_V: Tensor) -> float:
+    """Σ_v p_final·(log p_final − log p_exit), in nats."""
+    log_final_V = final_logits_V.float().log_softmax(-1)
+    log_exit_V = exit_logits_V.float().log_softmax(-1)
+    return max(0.0, float((log_final_V.exp() * (log_final_V - log_exit_V)).sum()))
+
+
+@dataclass
+class Student:
+    """What a deployed model has of a row: keys and values, and the positions that it does not attend to, by layer."""
+
+    cache: Any
+    hidden: dict[int, set[int]] = field(default_factory=dict)
+
+
+def run(model: PreTrainedModel, decoder: Decoder, inputs: Tensor, student: Student) -> Any:
+    """The model's own forward, with the student's keys and values and without its hidden positions."""
+    with hiding(decoder.layers, student):
+        return model(inputs, cache=student.cache, use_cache=True, output_hidden_states=True)
+
+
+def leave_residual_frozen(student: Student, exit_layer: int) -> None:
+    """Nothing to do: `handing_on_after` had keys and values past the exit made from the stream at the exit."""
+
+
+def leave_cache_frozen(student: Student, exit_layer: int) -> None:
+    """Copy the exit layer's keys and values at the last position to every layer past the exit."""
+    held = student.cache.layers[exit_layer]
+    for layer in student.cache.layers[exit_layer + 1 :]:
+        layer.keys[:, :, -1], layer.values[:, :, -1] = held.keys[:, :, -1], held.values[:, :, -1]
+
+
+def leave_nothing(student: Student, exit_layer: int) -> None:
+    """Hide the last position in layers past the exit."""
+    for layer in range(exit_layer + 1, len(student.cache.layers)):
+        student.hidden.setdefault(layer, set()).add(student.cache.get_seq_length() - 1)
+
+
+def likeliest(logits_V: Tensor, n_tokens: int) -> list[int]:
+    """So many of the likeliest tokens."""
+    tokens: list[int] = logits_V.float().log_softmax(-1).topk(n_tokens).indices.tolist()
+    return tokens
+
+
+def only(tokens: list[int], logits: list[Tensor]) -> list[Tensor]:
+    """The logits of several layers, −∞ but for these tokens."""
+    outside_V = torch.ones_like(logits[0], dtype=torch.bool) if logits else torch.ones(0)
+    outside_V[tokens] = False
+    return [logits_V.masked_fill(outside_V, -math.inf) for logits_V in logits]
+
+
+def read_linear(decoder: Decoder, readout: Any, hidden_BW: Tensor, layer: int) -> Tensor:
+    """Norm, the layer's linear map, head."""
+    weight, bias = readout.of_layer[layer]
+    return decoder.head(decoder.normed(hidden_BW) @ weight + bias)
+
+
+def read_tuned(decoder: Decoder, readout: Any, hidden_BW: Tensor, layer: int) -> Tensor:
+    """The stream and the layer's linear map of it, then norm and head."""
+    weight, bias = readout.of_layer[layer]
+    return decoder.head(decoder.normed(hidden_BW + (hidden_BW @ weight + bias)))
+
+
+READ: dict[type, Callable[[Decoder, Any, Tensor, int], Tensor]] = {
+    Lens: lambda decoder, _, hidden_BW, __: decoder.head(decoder.normed(hidden_BW)),
+    Raw: lambda decoder, _, hidden_BW, __: decoder.head(decoder.unnormed(hidden_BW)),
+    Linear: read_linear,
+    Tuned: read_tuned,
+}
+LEAVE: dict[str, Callable[[Student, int], None]] = {
+    "frozen_residual": leave_residual_frozen,
+    "frozen_cache": leave_cache_frozen,
+    "skip": leave_nothing,
+}
+
+
+def stick_breaking(stops: list[float]) -> list[float]:
+    """The probability of each exitable layer, then of the final one."""
+    probabilities, remaining = [], 1.0
+    for stop in stops:
+        probabilities.append(stop * remaining)
+        remaining *= 1 - stop
+    return [*probabilities, remaining]
+
+
+def draw(stops: list[float], u: float) -> int:
+    """The first exitable layer whose cumulative probability exceeds u, as an index; E for the final layer."""
+    remaining = 1.0
+    for index, stop in enumerate(stops):
+        remaining *= 1 - stop
+        if 1 - remaining > u:
+            return index
+    return len(stops)
+
+
+@contextmanager
+def handing_on_after(layers: list[nn.Module], exit_layer: int) -> Iterator[None]:
+    """A context in which layers past the exit still write keys and values, but return the residual stream unchanged."""
+
+    def hand_on(_: nn.Module, args: tuple[Any, ...], output: object) -> object:
+        return (args[0], *output[1:]) if isinstance(output, tuple) else args[0]
+
+    handles = [layer.register_forward_hook(hand_on) for layer in layers[exit_layer + 1 :]]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def hiding(layers: list[nn.Module], student: Student) -> Iterator[None]:
+    """A context in which layers, given one token, do not attend to the student's hidden positions.
+
+    The mask that a layer is given, if any, keeps its window; in addition, scores of hidden positions become -inf.
+    """
+
+    def hide(index: int) -> Callable[..., Any]:
+        def give_mask(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            call = inspect.signature(layer.forward).bind(*args, **kwargs)
+            its, held = call.arguments.get("attention_mask"), student.cache.layers[index]
+            n_keys, position = held.keys.shape[-2] + 1, held.get_seq_length()  # of the token
+            mask = torch.zeros(1, 1, 1, n_keys, dtype=args[0].dtype, device=args[0].device)
+            if its is not None:
+                mask = mask.masked_fill(~its, -math.inf) if its.dtype == torch.bool else mask + its
+            for hidden in student.hidden[index]:
+                if hidden > position - n_keys:  # a window's keys are those of its positions alone
+                    mask[..., hidden - position - 1] = -math.inf
+            call.arguments["attention_mask"] = mask
+            return call.args, call.kwargs
+
+        return give_mask
+
+    handles = [layers[i].register_forward_pre_hook(hide(i), with_kwargs=True) for i in student.hidden]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,125 @@
+"""Rules by definition, in plain loops over one token's layers: the part of the naive reference that decides.
+
+Shapes: E exitable layers, V vocabulary, W width of the residual stream.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eexit.method.probes import LEAST_KL_FACTOR, LOG_KL_RANGE, Probe
+from eexit.method.rules import Control
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a rule can look at, at one position: an oracle the full-depth pass, an online rule the student's own."""
+
+    kls: list[float]  # of the exitable layers
+    exit_logits: list[Tensor]
+    final_logits: Tensor
+    own_streams: list[Tensor]  # before layer 0, then after each layer
+    own_logits: list[Tensor]  # of the exitable layers
+    exitable_layers: tuple[int, ...]
+    probe: Probe | None
+
+
+Stops = tuple[list[float], list[float]]  # the chance to exit at each exitable layer, and what the rule saw there
+
+
+def stop_by_kl(seen: Seen, kl_factor: float) -> Stops:
+    """2·sigmoid(−k·KL)."""
+    return [2 / (1 + math.exp(min(kl_factor * kl, 700.0))) for kl in seen.kls], seen.kls
+
+
+def stop_by_agreement(seen: Seen, _: None) -> Stops:
+    """1 at layers whose likeliest token is the final layer's."""
+    agrees = [float(logits.argmax() == seen.final_logits.argmax()) for logits in seen.exit_logits]
+    return agrees, agrees
+
+
+def stop_by_confidence(seen: Seen, threshold: float) -> Stops:
+    """1 at layers whose likeliest token has at least this probability."""
+    highest = [float(logits.float().softmax(-1).max()) for logits in seen.own_logits]
+    return [float(p >= threshold) for p in highest], highest
+
+
+def stop_by_margin(seen: Seen, threshold: float) -> Stops:
+    """1 at layers whose likeliest token is at least so much more probable than the next."""
+    pairs = [logits.float().softmax(-1).topk(2).values.tolist() for logits in seen.own_logits]
+    margins = [first - second for first, second in pairs]
+    return [float(margin >= threshold) for margin in margins], margins
+
+
+def stop_by_entropy(seen: Seen, threshold: float) -> Stops:
+    """1 at layers whose distribution has at most this entropy."""
+    entropies = [float(torch.special.entr(logits.float().softmax(-1)).sum()) for logits in seen.own_logits]
+    return [float(entropy <= threshold) for entropy in entropies], entropies
+
+
+def stop_by_similarity(seen: Seen, threshold: float) -> Stops:
+    """1 at layers whose residual stream has at least this cosine with the stream before the layer."""
+    cosines = [
+        float(torch.cosine_similarity(seen.own_streams[layer], seen.own_streams[layer + 1], dim=0))
+        for layer in seen.exitable_layers
+    ]
+    return [float(cosine >= threshold) for cosine in cosines], cosines
+
+
+def stop_by_patience(seen: Seen, layers_in_a_row: float) -> Stops:
+    """1 at exitable layers that are at least the so-many-th in a row with the same likeliest token."""
+    counts: list[float] = []
+    for index, logits in enumerate(seen.own_logits):
+        same = index > 0 and bool(logits.argmax() == seen.own_logits[index - 1].argmax())
+        counts.append(counts[-1] + 1 if same else 1.0)
+    return [float(count >= layers_in_a_row) for count in counts], counts
+
+
+def stop_by_predicted_kl(seen: Seen, kl_factor: float) -> Stops:
+    """2·sigmoid(−k·KL) of the KL that a probe predicts: linear in the standardised stream, or with a hidden layer."""
+    assert seen.probe is not None
+    kls = []
+    for layer in seen.exitable_layers:
+        its = seen.probe.of_layer[layer]
+        x = (seen.own_streams[layer + 1].float() - its.mean) / its.std
+        if its.hidden_weight is not None and its.hidden_bias is not None:
+            x = its.hidden_weight.T @ x + its.hidden_bias
+            x = x * (1 + torch.erf(x / math.sqrt(2))) / 2
+        log_kl = float(torch.dot(its.weight, x) + its.bias)
+        if its.power is not None:
+            log_kl += float(its.power) * math.log(max(kl_factor, LEAST_KL_FACTOR))
+        kls.append(math.exp(min(max(log_kl, LOG_KL_RANGE[0]), LOG_KL_RANGE[1])))
+    return [2 / (1 + math.exp(min(kl_factor * kl, 700.0))) for kl in kls], kls
+
+
+def stop_at_layer(seen: Seen, layer: float) -> Stops:
+    """1 at the given layer."""
+    return [float(here == layer) for here in seen.exitable_layers], [math.nan] * len(seen.exitable_layers)
+
+
+def stop_at_random(seen: Seen, control: Control) -> Stops:
+    """Of the copied configuration's tokens that reached a layer, the share that exited there."""
+    stops, left = [], sum(count for _, count in control.counts)
+    for layer in seen.exitable_layers:
+        here = dict(control.counts).get(layer, 0)
+        stops.append(here / left if left else 0.0)
+        left -= here
+    return stops, [math.nan] * len(stops)
+
+
+STOPS: dict[str, Callable[[Seen, Any], Stops]] = {
+    "kl": stop_by_kl,
+    "agree": stop_by_agreement,
+    "confidence": stop_by_confidence,
+    "margin": stop_by_margin,
+    "entropy": stop_by_entropy,
+    "similarity": stop_by_similarity,
+    "patience": stop_by_patience,
+    "predicted_kl": stop_by_predicted_kl,
+    "fixed": stop_at_layer,
+    "random": stop_at_random,
+}

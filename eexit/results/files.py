@@ -1,0 +1,311 @@
+"""A sweep's Parquet files: checking which of them are undamaged, and reading those.
+
+A shard is two files of one name, 32 hexadecimal digits: `tokens/NAME.parquet` and `generations/NAME.parquet`. The
+second holds the checksums of both (`eexit.results.seals`). Files of older versions have none; there, row counts must
+agree.
+"""
+
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from eexit.messages.errors import UsageError, first_line
+from eexit.plan.runs import OK
+from eexit.results.layout import (
+    FOLDERS,
+    GENERATIONS_FOLDER,
+    TIMINGS_FOLDER,
+    generations_name,
+    is_shard_file,
+    is_temporary_file,
+    tokens_name,
+)
+from eexit.results.seals import BrokenSealError, Digest, check_seal, digest_of, read_seal
+from eexit.results.study_tables import TIMINGS
+
+READER_THREADS = 4
+READ_AHEAD_FILES = 32
+READ_BYTES = 1 << 20
+
+_NEEDED = {"run_id", "status", "n_tokens"}  # columns
+_UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError)  # what reading damaged bytes may raise
+
+
+class DamagedError(UsageError):
+    """A data file is missing or is not what was written; the message is one line that names it.
+
+    `shard` is the content of the generations file, if only the tokens file is damaged.
+    """
+
+    shard: "Generations | None" = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder on a pyarrow file system. Names inside are relative to it: `generations/ab12….parquet`."""
+
+    filesystem: fs.FileSystem
+    root: str
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.filesystem, fs.LocalFileSystem)
+
+    def path(self, name: str) -> str:
+        """The path of this name on `filesystem`."""
+        return f"{self.root.rstrip('/')}/{name}"
+
+
+@dataclass(frozen=True)
+class Generations:
+    """Some columns of an undamaged generations file, and what it says about its shard.
+
+    `attempt` is the time at which its runs were started, in nanoseconds since 1970; for files of older versions, it is
+    the file's modification time. `tokens` is the digest of the tokens file, and `n_tokens` the rows it must have.
+    """
+
+    stem: str
+    rows: pa.Table
+    attempt: int
+    tokens: Digest
+    n_tokens: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The names of all files in the data folders.
+
+    They are the shards' files, temporary files of killed processes, and files that no sweep wrote (foreign ones).
+    Hidden foreign files are left out, since every reader ignores them.
+    """
+
+    shards: dict[str, fs.FileInfo]
+    temporary: list[str]
+    foreign: list[str]
+
+    @property
+    def stems(self) -> list[str]:
+        """The names of the shards that have a generations file, without folder and extension."""
+        folder, ending = f"{GENERATIONS_FOLDER}/", ".parquet"
+        return sorted(name[len(folder) : -len(ending)] for name in self.shards if name.startswith(folder))
+
+
+def list_files(place: Place) -> Listing:
+    """List the data folders. Raises `UsageError` for a file where a folder of results should be."""
+    listing = Listing({}, [], [])
+    for folder in FOLDERS:
+        if place.filesystem.get_file_info(place.path(folder)).type == fs.FileType.File:
+            raise UsageError(f"{place.path(folder)} is a file where a folder of results should be: remove it")
+        for info in place.filesystem.get_file_info(fs.FileSelector(place.path(folder), allow_not_found=True)):
+            name = f"{folder}/{info.base_name}"
+            if info.type == fs.FileType.File and is_shard_file(info.base_name):
+                listing.shards[name] = info
+            elif info.type == fs.FileType.File and is_temporary_file(info.base_name):
+                listing.temporary.append(name)
+            elif not info.base_name.startswith((".", "_")):
+                listing.foreign.append(name)
+    listing.foreign.sort()
+    return listing
+
+
+def read_generations(place: Place, stem: str, columns: Sequence[str] | None = None) -> Generations:
+    """Check the seal of a generations file, and read these of its columns (None: all), along with `_NEEDED`.
+
+    Raises `DamagedError`, and `OSError` if the file can't be read at all.
+    """
+    path = place.path(generations_name(stem))
+    content = _read(place, path)
+    try:
+        sealed = check_seal(content)
+    except BrokenSealError as error:
+        raise _changed(path) from error
+    try:
+        # ParquetFile rather than pyarrow.dataset, which would import pandas: 50 MB per process.
+        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+        rows = file.read(None if columns is None else list({*columns, *_NEEDED}), use_threads=False)
+        metadata = file.metadata.metadata
+        missing = sorted(_NEEDED - set(rows.column_names))
+        if missing:
+            raise ValueError(f"it has no column {missing[0]}")
+        if pc.count_distinct(rows["run_id"]).as_py() < rows.num_rows:
+            raise ValueError("it holds a run more than once")
+    except _UNREADABLE as error:
+        raise _damaged(path, error) from error
+    n_tokens = pc.sum(rows["n_tokens"]).as_py() or 0
+    if not sealed:
+        return Generations(stem, rows, place.filesystem.get_file_info(path).mtime_ns or 0, Digest(), n_tokens)
+    return Generations(stem, rows, *read_seal(metadata), n_tokens)
+
+
+def check_tokens(place: Place, shard: Generations, info: fs.FileInfo | None) -> None:
+    """Raises `DamagedError` unless the shard's tokens file, described by `info`, is there and undamaged.
+
+    A local file's checksum is verified. Under a URI only its size is, since object stores check their bytes themselves.
+    """
+    path = place.path(tokens_name(shard.stem))
+    if info is None or info.type != fs.FileType.File:
+        raise DamagedError(f"{path} is missing")
+    if not shard.tokens.hex:
+        with place.filesystem.open_input_file(path) as file:
+            _open_tokens(path, shard, file)
+    elif info.size != shard.tokens.size or (place.is_local and digest_of_file(place, path) != shard.tokens):
+        raise _changed(path)
+
+
+def read_tokens(place: Place, shard: Generations) -> pa.Table:
+    """A shard's tokens table. Raises `DamagedError`, and `OSError` if the file can't be read at all."""
+    path = place.path(tokens_name(shard.stem))
+    content = _read(place, path)
+    if shard.tokens.hex and digest_of(content) != shard.tokens:
+        raise _changed(path)
+    try:
+        return _open_tokens(path, shard, pa.BufferReader(content)).read(use_threads=False)
+    except _UNREADABLE as error:
+        raise _damaged(path, error) from error
+
+
+def stream_tokens(place: Place, shard: Generations, columns: Sequence[str], most_rows: int) -> Iterator[pa.Table]:
+    """Some columns of a shard's tokens, in tables of at most so many rows, however large the file is.
+
+    Its pages' checksums are verified; that of the whole file is not, which `check_tokens` does. Raises `DamagedError`.
+    """
+    path = place.path(tokens_name(shard.stem))
+    with place.filesystem.open_input_file(path) as source:
+        try:
+            file = pq.ParquetFile(source, page_checksum_verification=True, buffer_size=READ_BYTES)
+            for batch in file.iter_batches(most_rows, columns=list(columns), use_threads=False):
+                yield pa.Table.from_batches([batch])
+        except _UNREADABLE as error:
+            raise _damaged(path, error) from error
+
+
+def list_further(place: Place, folder: str) -> list[str]:
+    """The names of all files of a further table, sorted."""
+    infos = place.filesystem.get_file_info(fs.FileSelector(place.path(folder), allow_not_found=True))
+    return sorted(f"{folder}/{info.base_name}" for info in infos if is_shard_file(info.base_name))
+
+
+def read_timings(place: Place) -> pa.Table:
+    """All measurements of `jobs/timings.py`, in the order in which they were made: see `further_schema.TIMINGS`."""
+    return read_further(place, TIMINGS_FOLDER, TIMINGS)
+
+
+def read_further(place: Place, folder: str, schema: pa.Schema) -> pa.Table:
+    """All rows of a further table, by when their call began (`started`).
+
+    Raises `DamagedError`, and `OSError` if a file can't be read at all.
+    """
+    tables = [schema.empty_table()]
+    for path in map(place.path, list_further(place, folder)):
+        content = _read(place, path)
+        try:
+            if not check_seal(content):
+                raise BrokenSealError
+            tables.append(pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read())
+        except BrokenSealError as error:
+            raise _changed(path) from error
+        except _UNREADABLE as error:
+            raise _damaged(path, error) from error
+    return pa.concat_tables(tables, promote_options="default").sort_by([("started", "ascending")])
+
+
+def read_shards(place: Place, listing: Listing, columns: Sequence[str] | None) -> Iterator[Generations | DamagedError]:
+    """Each shard's generations, or the error if one of its two files is damaged, in the order of their names."""
+
+    def read(stem: str) -> Generations | DamagedError:
+        shard = None
+        try:
+            shard = read_generations(place, stem, columns)
+            check_tokens(place, shard, listing.shards.get(tokens_name(stem)))
+        except DamagedError as error:
+            error.shard = shard
+            return error
+        return shard
+
+    stems = listing.stems
+    with ThreadPoolExecutor(READER_THREADS) as readers:
+        for start in range(0, len(stems), READ_AHEAD_FILES):
+            yield from readers.map(read, stems[start : start + READ_AHEAD_FILES])
+
+
+def superseded(shards: Iterable[Generations], twice: Collection[str]) -> dict[str, set[str]]:
+    """For runs that landed more than once, the rows that do not count: shard name → run ids.
+
+    A successful row counts rather than an error; among equals, the row of the later attempt counts.
+    """
+    counts: dict[str, tuple[bool, int, str]] = {}
+    others: dict[str, set[str]] = {}
+    for shard in shards:
+        for run_id, status in zip(*(shard.rows[name].to_pylist() for name in ("run_id", "status")), strict=True):
+            if run_id in twice:
+                this = (status == OK, shard.attempt, shard.stem)
+                loser = min(this, counts.get(run_id, this))
+                counts[run_id] = max(this, counts.get(run_id, this))
+                if loser != counts[run_id]:
+                    others.setdefault(loser[2], set()).add(run_id)
+    return others
+
+
+def without(table: pa.Table, run_ids: Collection[str]) -> pa.Table:
+    """The table without the rows of these runs."""
+    return (
+        table.filter(pc.invert(pc.is_in(table["run_id"], pa.array(sorted(run_ids), pa.string())))) if run_ids else table
+    )
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with the columns of `schema`, filled with null where the table lacks one."""
+    has = set(table.column_names)
+    columns = [
+        table[field.name].cast(field.type) if field.name in has else pa.nulls(table.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def _read(place: Place, path: str) -> bytes:
+    """Raises `DamagedError` if the file is missing, and `OSError`, naming it, if it can't be read."""
+    try:
+        with place.filesystem.open_input_stream(path) as stream:
+            content: bytes = stream.read()
+    except FileNotFoundError as error:
+        raise DamagedError(f"{path} is missing") from error
+    except OSError as error:
+        raise OSError(f"{path} can't be read ({first_line(error)})") from error
+    return content
+
+
+def digest_of_file(place: Place, path: str) -> Digest:
+    digest, size = hashlib.blake2b(digest_size=32), 0
+    try:
+        with place.filesystem.open_input_stream(path) as stream:
+            while content := stream.read(READ_BYTES):
+                digest.update(content)
+                size += len(content)
+    except OSError as error:
+        raise OSError(f"{path} can't be read ({first_line(error)})") from error
+    return Digest(size, digest.hexdigest())
+
+
+def _open_tokens(path: str, shard: Generations, source: pa.NativeFile) -> pq.ParquetFile:
+    try:
+        file = pq.ParquetFile(source, page_checksum_verification=True)
+    except _UNREADABLE as error:
+        raise _damaged(path, error) from error
+    if file.metadata.num_rows != shard.n_tokens:
+        raise DamagedError(f"{path} has {file.metadata.num_rows:,} rows, not {shard.n_tokens:,} as its generations say")
+    return file
+
+
+def _changed(path: str) -> DamagedError:
+    return DamagedError(f"{path} is damaged (its checksum does not match)")
+
+
+def _damaged(path: str, error: Exception) -> DamagedError:
+    return DamagedError(f"{path} is damaged ({first_line(error)})")

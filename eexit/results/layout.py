@@ -1,0 +1,162 @@
+"""What writers and readers of a results folder share: its format, its names, and how to tell that a file is ours.
+
+    sweep.json          the manifest: configuration, model and versions of the sweep, with a checksum
+    generations/*       a row per run, and the checksums of both files of this name (`eexit.results.seals`)
+    tokens/*            a row per token
+    timings/*           a row per timed configuration, batch size and round, if `jobs/timings.py` was run
+    replays/*           a row per setting that was never run, if `jobs/replay.py` was run
+    judgements/*        a row per judged run, if `jobs/judge.py` was run; of several rows of a run, one counts
+    choices/*           a row per call of `jobs/choose.py`
+    scores/*            a row per configuration, task, metric and filter, if `jobs/harness.py` was run
+    harness/*/*         the files of that as the lm-evaluation-harness writes them, a folder for each configuration
+    report.html         the report, recognised by a mark; the side files of a large one are in report.data/
+
+What the tables hold is in `eexit.results.tables`; reading them is in `eexit.results.files`.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import PurePath
+from typing import Any, Final
+
+FORMAT: Final = 7  # the one that is written
+# Those that are read. 1 to 6 know nothing of answers, 1 to 5 nothing of drafts, and 1 to 4 nothing of learned exits;
+# 1 to 3 have no costs; 1 and 2 have no rule but kl and no configuration keys; 1 also lacks the disagreement, and the
+# distributions that tokens were read from.
+FORMATS: Final = (1, 2, 3, 4, 5, 6, 7)
+FORMAT_WITH_KEYS: Final = 3  # the first with configuration keys
+
+MANIFEST: Final = "sweep.json"
+GENERATIONS_FOLDER: Final = "generations"
+TOKENS_FOLDER: Final = "tokens"
+FOLDERS: Final = (TOKENS_FOLDER, GENERATIONS_FOLDER)  # of the shards' files
+TIMINGS_FOLDER: Final = "timings"
+REPLAYS_FOLDER: Final = "replays"
+JUDGEMENTS_FOLDER: Final = "judgements"
+CHOICES_FOLDER: Final = "choices"
+SCORES_FOLDER: Final = "scores"
+HARNESS_FOLDER: Final = "harness"
+FURTHER_FOLDERS: Final = (
+    TIMINGS_FOLDER,
+    REPLAYS_FOLDER,
+    JUDGEMENTS_FOLDER,
+    CHOICES_FOLDER,
+    SCORES_FOLDER,
+)  # of tables about a sweep, in sealed files that a call adds
+REPORT: Final = "report.html"
+SIDE_FILES: Final = "prompt-*.js"
+
+REPORT_MARK: Final = '<meta name="generator" content="eexit">'
+REPORT_HEAD_BYTES: Final = 1 << 20  # the mark is among the first of a report
+SIDE_FILE_START: Final = "eexitData("
+
+_SHARD_FILE = re.compile(r"[0-9a-f]{32}\.parquet")
+_TEMPORARY_FILE = re.compile(r"\.[0-9a-f]{32}\.parquet\.[0-9a-f]{32}\.tmp")
+_REPORT_MARKS = (REPORT_MARK.encode(), b'href="#/">Early-exit sweep</a>')  # the second: in reports of older versions
+_REQUIRED = {"format": int, "config": dict, "model": dict, "exitable_layers": list}
+_CHECKSUM = "checksum"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a sweep's results were made from: the fields of `sweep.json`, without its checksum."""
+
+    format: int = FORMAT
+    config: Mapping[str, Any]  # an `eexit.plan.config.SweepConfig`
+    configurations: Sequence[Mapping[str, Any]] = field(
+        default_factory=list
+    )  # in order: a key, and `eexit.plan.configuration.Configuration.columns`
+    model: Mapping[str, Any]  # an `eexit.model.loading.ModelDescription`
+    exitable_layers: Sequence[int]
+    learned: Mapping[str, Any] = field(default_factory=dict)  # an `eexit.plan.artefacts.Card` for each role
+    n_runs: int | None = None  # planned runs
+    versions: Mapping[str, str | None] = field(default_factory=dict)  # of Python and packages
+    started: str = ""  # ISO 8601, UTC
+
+
+class OtherFormatError(ValueError):
+    """A `sweep.json` of a format that this version does not read."""
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The bytes of a `sweep.json`."""
+    content = asdict(manifest)
+    return json.dumps({**content, _CHECKSUM: _checksum(content)}, indent=1, ensure_ascii=False).encode()
+
+
+def decode(content: bytes) -> Manifest:
+    """The manifest in a `sweep.json`. Raises `ValueError` if it is no manifest, damaged, or of an unknown format."""
+    try:
+        held = json.loads(content)
+    except ValueError as error:  # also raised for bytes that are not UTF-8
+        raise ValueError(f"it is not JSON: {error}") from error
+    if not isinstance(held, dict):
+        raise ValueError("it is not an object")
+    if isinstance(held.get("format"), int) and held["format"] not in FORMATS:
+        raise OtherFormatError(f"it has format {held['format']}, not {' or '.join(map(str, FORMATS))}")
+    missing = [name for name, kind in _REQUIRED.items() if not isinstance(held.get(name), kind)]
+    if missing:
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    if held.pop(_CHECKSUM, None) not in (None, _checksum(held)):  # older versions wrote none
+        raise ValueError("its checksum does not match")
+    return Manifest(**{its.name: held[its.name] for its in fields(Manifest) if its.name in held})
+
+
+def generations_name(stem: str) -> str:
+    """The name of a shard's generations file."""
+    return f"{GENERATIONS_FOLDER}/{stem}.parquet"
+
+
+def tokens_name(stem: str) -> str:
+    """The name of a shard's tokens file."""
+    return f"{TOKENS_FOLDER}/{stem}.parquet"
+
+
+def further_name(folder: str, call_id: str) -> str:
+    """The name of a file that a call added to a further table; the id has 32 hexadecimal digits."""
+    return f"{folder}/{call_id}.parquet"
+
+
+def timings_name(timing_id: str) -> str:
+    """The name of the file with the measurements of one timing."""
+    return further_name(TIMINGS_FOLDER, timing_id)
+
+
+def is_shard_file(name: str) -> bool:
+    """Whether a file of this name, in a data folder, belongs to a shard, or in that of a further table to a call."""
+    return bool(_SHARD_FILE.fullmatch(name))
+
+
+def is_temporary_file(name: str) -> bool:
+    """Whether a file of this name, in a data folder, is an incomplete shard file of a killed process."""
+    return bool(_TEMPORARY_FILE.fullmatch(name))
+
+
+def side_folder_name(report: str) -> str:
+    """The name of the folder with a report's side files, which the page loads on demand, such as `report.data`."""
+    return PurePath(report).with_suffix(".data").name
+
+
+def side_file_name(number: int) -> str:
+    """The name of the side file with the tokens of the prompt with this number."""
+    return SIDE_FILES.replace("*", str(number))
+
+
+def is_report(head: bytes) -> bool:
+    """Whether these are the first bytes of a report that this program wrote, or of an empty file.
+
+    Older versions left an empty file on a full disk.
+    """
+    return not head or any(mark in head for mark in _REPORT_MARKS)
+
+
+def is_side_file(head: bytes) -> bool:
+    """Whether these are the first bytes of a report's side file, or of an empty file, as with `is_report`."""
+    return not head or head.startswith(SIDE_FILE_START.encode())
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -1,0 +1,92 @@
+"""The results of each configuration of a sweep, as numbers."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from eexit.plan.configuration import Configuration, depends_on_seed
+from eexit.plan.runs import ERROR, OK
+from eexit.quality.text_measures import log_perplexity, mean_perplexity
+from eexit.results.store.folder import Store
+from eexit.results.store.landing import read_columns
+from eexit.results.tables import GENERATIONS
+
+KEYS = ("parameter", "kl_factor", "seed")
+MEASURES = tuple(
+    field.name
+    for field in GENERATIONS
+    if any(of(field.type) for of in (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean))
+    and field.name not in KEYS
+)
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """How many runs of a configuration there are, how many of them are different and how many are errors.
+
+    Where all seeds have the same run, it counts once: in `n_different`, and in `done`, the rows without an error.
+    """
+
+    n_runs: int
+    n_different: int
+    n_errors: int
+    done: pa.Table
+
+
+def figures(
+    store: Store, configurations: Sequence[Configuration], temperature: float | None = None
+) -> list[dict[str, Any]]:
+    """For each configuration its runs, errors, and the mean over its different runs of each measure of `GENERATIONS`.
+
+    `temperature` is that of the sweep, by which runs are known that are the same for every seed; None: not known.
+
+    A mean is None if no run has the measure, or if it is not finite. The mean of `correct` is the accuracy, and that of
+    `perplexity` is geometric (`eexit.quality.text_measures.mean_perplexity`).
+    """
+    generations = read_columns(store, ["prompt_id", "status", "configuration", *MEASURES])
+    return [_of_configuration(configuration, generations, temperature) for configuration in configurations]
+
+
+def outcomes(configuration: Configuration, generations: pa.Table, temperature: float | None) -> Outcomes:
+    """Columns: prompt_id, configuration, status, and those that `done` is to have."""
+    runs = generations.filter(pc.field("configuration") == configuration.key)
+    n_runs, n_errors = runs.num_rows, runs.filter(pc.field("status") == ERROR).num_rows
+    if not depends_on_seed(configuration.rule, temperature):
+        runs = each_once(runs)
+    return Outcomes(n_runs, runs.num_rows, n_errors, runs.filter(pc.field("status") == OK))
+
+
+def each_once(runs: pa.Table) -> pa.Table:
+    """A row of each prompt and configuration, without an error if there is such a row."""
+    rows: dict[tuple[str, str], int] = {}
+    prompt_ids, keys, status = (runs[name].to_pylist() for name in ("prompt_id", "configuration", "status"))
+    for row, key in enumerate(zip(prompt_ids, keys, strict=True)):
+        if key not in rows or (status[row] == OK and status[rows[key]] != OK):
+            rows[key] = row
+    return runs.take(pa.array(sorted(rows.values()), pa.int64()))
+
+
+def _of_configuration(configuration: Configuration, generations: pa.Table, temperature: float | None) -> dict[str, Any]:
+    found = outcomes(configuration, generations, temperature)
+    return {
+        **configuration.columns,
+        "runs": found.n_runs,
+        "different_runs": found.n_different,
+        "errors": found.n_errors,
+        "means": {name: mean_of(name, found.done) for name in MEASURES},
+    }
+
+
+def mean_of(measure: str, runs: pa.Table) -> float | None:
+    """The mean of a measure over runs; None if no run has it, or if it is not finite."""
+    known = runs[measure].drop_null()
+    if measure == "perplexity" and len(known):
+        mean = mean_perplexity(float(np.mean(log_perplexity(known.to_numpy()))))
+    else:
+        mean = pc.mean(known).as_py()
+    return mean if mean is not None and math.isfinite(mean) else None

@@ -1,0 +1,116 @@
+"""Copying a sweep into fewer, larger Parquet files."""
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from eexit.messages.errors import UsageError
+from eexit.results.files import list_files, list_further, read_generations, read_tokens, without
+from eexit.results.layout import FOLDERS, FURTHER_FOLDERS, MANIFEST, decode, generations_name, tokens_name
+from eexit.results.seals import digest_of, encode_generations, encode_tokens
+from eexit.results.store.folder import Store
+from eexit.results.store.landing import Survey, name_of, survey
+from eexit.results.store.lease import hold
+from eexit.results.store.whereabouts import refuse_for_copy
+
+
+def compact(store: Store, target: Store, rows_per_file: int) -> tuple[int, int]:
+    """Copy the sweep in `store` to `target`, in files of at least `rows_per_file` runs; returns how many
+    files each has. Further tables, such as timings, are copied as they are.
+
+    Nothing in `store` is changed. `sweep.json` is written last: a copy that has one is complete. If anything is raised,
+    what was written is removed again. Raises `UsageError` if `store` holds no sweep, has damaged files or is in use,
+    and if `target` holds results already, or is inside of any.
+    """
+    manifest = checked_manifest(store)
+    if target.has(MANIFEST) or list_files(target).shards:
+        raise UsageError(f"--into {target.root} holds results: choose another place")
+    refuse_for_copy(target, f"--into {target.root}")
+    copy = _Copy(target)
+    with hold(store), copy.removed_on_errors():
+        found = _sound(store)
+        stems = list_files(store).stems
+        for name in (name for folder in FURTHER_FOLDERS for name in list_further(store, folder)):
+            copy.publish(name, store.read(name) or b"")
+        n_files = sum(_merge(store, copy, group, found.superseded) for group in _groups(store, stems, rows_per_file))
+        copy.publish(MANIFEST, manifest)
+    return len(stems), n_files
+
+
+@dataclass
+class _Copy:
+    """The files that were written to `target`."""
+
+    target: Store
+    names: list[str] = field(default_factory=list)
+
+    def publish(self, name: str, content: bytes | pa.Buffer) -> None:
+        self.names.append(name)
+        self.target.publish(name, content)
+
+    @contextmanager
+    def removed_on_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError, pa.ArrowException):
+                for name in reversed(self.names):  # a copy without its manifest is none
+                    self.target.remove(name)
+            for folder in (*FOLDERS, *FURTHER_FOLDERS, "") if self.names else ():
+                self.target.remove_if_empty(folder)
+            raise
+
+
+def checked_manifest(store: Store) -> bytes:
+    """The bytes of the manifest in `store`. Raises `UsageError` if it is missing or damaged."""
+    content = store.read(MANIFEST)
+    if content is None:
+        raise UsageError(f"{store.root} holds no {MANIFEST}: is it a sweep's?")
+    try:
+        decode(content)
+    except ValueError as error:
+        raise UsageError(f"{store.root}/{MANIFEST} is no sweep's, or damaged ({error}): nothing is touched") from error
+    return content
+
+
+def _sound(store: Store) -> Survey:
+    found = survey(store)
+    if found.damaged:
+        first = next(iter(found.damaged.values()))
+        more = f", and {len(found.damaged) - 1} more are" if len(found.damaged) > 1 else ""
+        raise UsageError(f"{first}{more}: run the sweep's own command first, which does these runs again")
+    return found
+
+
+def _groups(store: Store, stems: list[str], rows_per_file: int) -> Iterator[list[str]]:
+    group: list[str] = []
+    rows = 0
+    for stem in stems:
+        with store.filesystem.open_input_file(store.path(generations_name(stem))) as file:
+            rows += pq.ParquetFile(file).metadata.num_rows
+        group.append(stem)
+        if rows >= rows_per_file:
+            yield group
+            group, rows = [], 0
+    if group:
+        yield group
+
+
+def _merge(source: Store, copy: _Copy, stems: list[str], superseded: Mapping[str, Collection[str]]) -> int:
+    """Merge these shards into one, without superseded rows, and land it in the copy; returns the number of files."""
+    shards = [read_generations(source, stem) for stem in stems]
+    dropped = [superseded.get(stem, ()) for stem in stems]
+    # Shards that different versions wrote may have different columns.
+    generations = pa.concat_tables(map(without, (s.rows for s in shards), dropped), promote_options="default")
+    if not generations.num_rows:
+        return 0
+    name = name_of(stems) if len(stems) > 1 else stems[0]
+    tokens = (read_tokens(source, shard) for shard in shards)
+    content = encode_tokens(pa.concat_tables(map(without, tokens, dropped), promote_options="default"))
+    copy.publish(tokens_name(name), content)
+    attempt = max(shard.attempt for shard in shards)
+    copy.publish(generations_name(name), encode_generations(generations, digest_of(content), attempt))
+    return 1

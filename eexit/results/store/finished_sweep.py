@@ -1,0 +1,78 @@
+"""A finished sweep, for what builds on one, such as controls of it, timing it and replaying it."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from eexit.messages.errors import UsageError
+from eexit.messages.locations import shown
+from eexit.messages.wording import some
+from eexit.results.layout import FORMAT_WITH_KEYS, MANIFEST, Manifest, decode
+from eexit.results.store.folder import Store, open_store
+from eexit.results.store.landing import read_columns
+from eexit.results.store.manifest import first_difference
+
+
+@dataclass(frozen=True)
+class FinishedSweep:
+    """A sweep all of whose runs have landed, and the columns of them that were asked for."""
+
+    store: Store
+    manifest: Manifest
+    runs: pa.Table
+
+
+def read_finished(results: str, columns: Sequence[str], flag: str = "") -> FinishedSweep:
+    """Read these columns of all runs; `flag` is the one that named the sweep, for messages.
+
+    Raises `UsageError` if `results` is not a finished sweep, or has a format that does not name configurations.
+    """
+    store, name = open_store(results), f"{flag} {shown(results)}".strip()
+    manifest = manifest_of(store, name)
+    runs = read_columns(store, list(dict.fromkeys(["run_id", *columns])))
+    n_runs = pc.count_distinct(runs["run_id"]).as_py()
+    if n_runs < (manifest.n_runs or 0):
+        raise UsageError(f"{name} has {n_runs:,} of {manifest.n_runs:,} runs: finish that sweep first")
+    return FinishedSweep(store, manifest, runs.select(list(columns)))
+
+
+def manifest_of(store: Store, name: str) -> Manifest:
+    """What the results in `store`, which messages call `name`, were made from.
+
+    Raises `UsageError` if they are no sweep's, or have a format that does not name configurations.
+    """
+    content = store.read(MANIFEST)
+    if content is None:
+        raise UsageError(f"{name} holds no {MANIFEST}: give the folder of a finished sweep")
+    try:
+        manifest = decode(content)
+    except ValueError as error:
+        raise UsageError(f"{name} is no sweep's folder ({error})") from error
+    if manifest.format < FORMAT_WITH_KEYS:
+        raise UsageError(
+            f"{name} holds results of format {manifest.format}, and format {FORMAT_WITH_KEYS} or later is needed: run "
+            "that sweep again"
+        )
+    return manifest
+
+
+def refuse_changed_model(sweep: FinishedSweep, results: str, model: Mapping[str, Any]) -> None:
+    """Raises `UsageError` if the sweep's model is another one by now."""
+    if difference := first_difference(sweep.manifest.model, model, "model"):
+        raise UsageError(
+            f"the model of {shown(results)} is not the one that the sweep had ({difference}): "
+            "put it back as it was, or run the sweep again"
+        )
+
+
+def refuse_unknown(keys: Sequence[str], known: Sequence[str], name: str, what: str = "configuration") -> None:
+    """Raises `UsageError` for a key that is not among the `known` ones of the results with this name."""
+    for key in keys:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=3)
+            way_out = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(some(known))}"
+            raise UsageError(f"{name} has no {what} {key}: {way_out}")

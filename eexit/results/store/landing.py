@@ -1,0 +1,200 @@
+"""Shards as Parquet files: landing them, finding out what has landed, removing what a killed process left.
+
+A shard's name is a hash of its run ids, and its generations file is its commit mark: a run has landed if a generations
+file has its row, and the tokens file of the same name matches that file (`eexit.results.files` checks it). A shard that
+is done again lands under the same name, so that a lost acknowledgement can't duplicate it.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from eexit.plan.runs import ERROR, OK, Run
+from eexit.results.files import (
+    READER_THREADS,
+    DamagedError,
+    Generations,
+    check_tokens,
+    conform,
+    list_files,
+    read_generations,
+    read_shards,
+    superseded,
+)
+from eexit.results.layout import TOKENS_FOLDER, generations_name, tokens_name
+from eexit.results.seals import digest_of, encode_generations, encode_tokens
+from eexit.results.shard_tables import Results
+from eexit.results.store.folder import Store
+from eexit.results.tables import GENERATIONS
+
+SECONDS_BEFORE_TRIES = (0.2, 1.0)  # of writing a file again
+
+
+class LandingError(Exception):
+    """Results can't be written: the place is at fault, not the runs."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many runs landed, how many of them as errors, and their tokens; tallies can be added."""
+
+    runs: int = 0
+    errors: int = 0
+    tokens: int = 0
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(self.runs + other.runs, self.errors + other.errors, self.tokens + other.tokens)
+
+
+def tally_of(generations: pa.Table) -> Tally:
+    """The tally of these rows."""
+    errors = pc.sum(pc.equal(generations["status"], ERROR)).as_py() or 0
+    return Tally(generations.num_rows, errors, pc.sum(generations["n_tokens"]).as_py() or 0)
+
+
+def shard_name(runs: Sequence[Run]) -> str:
+    """The name of the shard of these runs, whatever their order."""
+    return name_of(run.run_id for run in runs)
+
+
+def name_of(run_ids: Iterable[str]) -> str:
+    """The name of the shard of the runs with these ids, whatever their order."""
+    return hashlib.blake2b("".join(sorted(run_ids)).encode(), digest_size=16).hexdigest()
+
+
+def land(
+    store: Store,
+    runs: Sequence[Run],
+    results: Results,
+    attempt: int | None = None,
+    refuse: Callable[[], None] = lambda: None,
+) -> Tally:
+    """Publish the results of `runs`: tokens first, then generations. If it raises `LandingError`, nothing has landed.
+
+    `attempt` is when the runs were started, in nanoseconds since 1970: of two results of one run, the later attempt
+    counts. `refuse` is called before each file is published, and raises `LandingError` if this attempt may not land.
+    """
+    got = sorted(results.generations["run_id"].to_pylist())
+    if got != sorted(run.run_id for run in runs):
+        raise ValueError(f"the generator was given {len(runs)} runs and returned {len(got)} rows, not one for each")
+    tally = tally_of(results.generations)
+    if tally.tokens != results.tokens.num_rows:
+        raise ValueError(f"the generator returned {results.tokens.num_rows} tokens where its runs have {tally.tokens}")
+    name, tokens = shard_name(runs), encode_tokens(results.tokens)
+    generations = encode_generations(results.generations, digest_of(tokens), attempt or time.time_ns())
+    _publish(store, tokens_name(name), tokens, refuse)
+    _publish(store, generations_name(name), generations, refuse)
+    return tally
+
+
+def _publish(store: Store, name: str, content: bytes, refuse: Callable[[], None]) -> None:
+    """Publish a file; retries brief failures of a shared disk, as clients of object stores do themselves."""
+    for wait in (*(SECONDS_BEFORE_TRIES if store.is_local else ()), None):
+        refuse()
+        try:
+            store.publish(name, content)
+            return
+        except (OSError, pa.ArrowException) as error:
+            if wait is None:
+                raise LandingError(f"{store.root} can't be written to: {error}") from error
+            time.sleep(wait)
+
+
+def landed_tally(store: Store, runs: Sequence[Run]) -> Tally | None:
+    """The tally of the shard with exactly these runs, or None if it has not landed undamaged."""
+    name = shard_name(runs)
+    try:
+        shard = read_generations(store, name, ["status", "n_tokens"])
+        check_tokens(store, shard, store.filesystem.get_file_info(store.path(tokens_name(name))))
+    except DamagedError:
+        return None
+    return tally_of(shard.rows)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a store holds, and what is wrong with it. Shards are given by their names."""
+
+    done: set[str]  # ids of runs that landed without an error
+    n_errors: int  # runs that landed as errors only
+    with_errors: list[str]  # shards that hold errors
+    damaged: dict[str, str]  # shard → reason; its runs have not landed
+    superseded: dict[str, set[str]]  # shard → ids of its runs that count in another shard
+    foreign: list[str]  # files in the data folders that no sweep wrote
+
+
+def survey(store: Store) -> Survey:
+    """Check everything that has landed, without changing anything."""
+    listing = list_files(store)
+    done: set[str] = set()
+    errors: set[str] = set()
+    twice: set[str] = set()
+    with_errors, damaged = [], {}
+    columns = ["run_id", "status"]
+    for stem, shard in zip(listing.stems, read_shards(store, listing, columns), strict=True):
+        if isinstance(shard, DamagedError):
+            damaged[stem] = str(shard)
+            continue
+        is_ok = pc.equal(shard.rows["status"], OK)
+        twice.update(run_id for run_id in shard.rows["run_id"].to_pylist() if run_id in done or run_id in errors)
+        done.update(shard.rows.filter(is_ok)["run_id"].to_pylist())
+        failed = shard.rows.filter(pc.invert(is_ok))["run_id"].to_pylist()
+        errors.update(failed)
+        if failed:
+            with_errors.append(stem)
+    again = (found for found in read_shards(store, listing, columns) if isinstance(found, Generations))
+    return Survey(
+        done, len(errors - done), with_errors, damaged, superseded(again, twice) if twice else {}, listing.foreign
+    )
+
+
+def landed(store: Store) -> set[str]:
+    """The ids of the runs that have landed without an error."""
+    return survey(store).done
+
+
+def read_columns(store: Store, columns: list[str]) -> pa.Table:
+    """These columns of all landed runs, null where an older format lacks one. Raises `DamagedError`."""
+    schema = pa.schema([GENERATIONS.field(name) for name in columns])
+    with ThreadPoolExecutor(READER_THREADS) as readers:
+        shards = readers.map(lambda stem: read_generations(store, stem, columns), list_files(store).stems)
+        tables = [conform(shard.rows, schema) for shard in shards]
+    return pa.concat_tables(tables or [schema.empty_table()])
+
+
+def clear_debris(store: Store, runs: Sequence[Run] | None = None) -> int:
+    """Remove temporary files, and tokens without generations, of the shard of `runs` or of all; returns how many."""
+    only = "" if runs is None else shard_name(runs)
+    listing = list_files(store)
+    kept = {tokens_name(stem) for stem in listing.stems}
+    orphans = [name for name in listing.shards if name.startswith(TOKENS_FOLDER) and name not in kept]
+    debris = [name for name in (*listing.temporary, *orphans) if only in name]
+    for name in debris:
+        store.remove(name)
+    return len(debris)
+
+
+def remove_errors(store: Store, with_errors: Sequence[str]) -> int:
+    """Remove the error rows from these shards, so that their runs are done again; returns how many there were."""
+    removed = 0
+    for stem in with_errors:
+        shard = read_generations(store, stem)
+        kept = shard.rows.filter(pc.not_equal(shard.rows["status"], ERROR))
+        removed += shard.rows.num_rows - kept.num_rows
+        if kept.num_rows:  # an error row has no tokens: their file stays as it is
+            tokens = shard.tokens if shard.tokens.hex else digest_of(store.read(tokens_name(stem)) or b"")
+            store.publish(generations_name(stem), encode_generations(kept, tokens, shard.attempt))
+        else:
+            remove_shard(store, stem)
+    return removed
+
+
+def remove_shard(store: Store, stem: str) -> None:
+    """Remove a shard, its commit mark first: what a kill in between leaves is debris."""
+    store.remove(generations_name(stem))
+    store.remove(tokens_name(stem))

@@ -1,0 +1,253 @@
+"""One driver at a time on one `--out`, and one judging: a file beside the results says who holds the lease of either.
+
+A lease is a random token that is valid as long as it is renewed. A second driver that finds a lease watches it by its
+own clock: the place is free once the lease has not changed for `STALE_SECONDS`, so that clocks of different machines
+are never compared. If both share a process-id namespace, the second driver looks up the holder's process instead of
+waiting; elsewhere (on another machine, in another container) the same id may belong to another process.
+
+An actor lands results only under the lease that it was started with, so that actors of a dead driver do not interfere
+with its successor; and only unless the lease fences it off, since a driver that gives up on an actor can't be sure that
+it has ended.
+"""
+
+import atexit
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from uuid import uuid4
+
+import pyarrow as pa
+
+from eexit.messages.errors import SweepStopped, UsageError
+from eexit.results.store.folder import Store
+
+LEASE = "lease.json"
+SECONDS_BETWEEN_RENEWALS = 10.0
+SECONDS_BETWEEN_LOOKS = 1.0
+STALE_SECONDS = 60.0
+SETTLE_SECONDS = 0.5  # if two drivers take a dead one's lease at once, the last to write gets it
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True)
+class Use:
+    """What only one process at a time may do with results: the file of its lease, and how messages call it."""
+
+    file: str
+    in_use: str  # before its holder; {} is the place
+    way_out: str
+    late: str  # the way out for a process that was a moment slower
+
+
+DRIVING = Use(
+    LEASE, "--out {} is in use by", "wait for it, stop it, or choose another --out", late="choose another --out"
+)
+JUDGING = Use("judging-lease.json", "{} is being judged by", "wait for it, or stop it", late="wait for it")
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lease. `started` and `renewed` are Unix seconds by the holder's clock, for people to read.
+
+    `namespace` identifies the process-id namespace, and `process_started` tells apart processes that had the same id;
+    both are empty on systems that do not tell.
+    """
+
+    token: str
+    host: str
+    pid: int
+    started: float
+    renewed: float
+    namespace: str = ""
+    process_started: str = ""
+    fenced: Sequence[str] = ()  # tokens of actors that were given up
+
+    def __str__(self) -> str:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.started))
+        return f"process {self.pid} on {self.host}, since {since}"
+
+
+class Lease:
+    """A lease; after `take`, a thread renews it until it is released."""
+
+    def __init__(self, store: Store, use: Use = DRIVING) -> None:
+        self._store, self._use = store, use
+        self._makes_the_folder = not store.is_there
+        now, pid, namespace = time.time(), os.getpid(), _namespace()
+        started = _process_started(pid) if namespace else ""
+        self._holder = Holder(uuid4().hex, socket.gethostname(), pid, now, now, namespace, started)
+        self._lost = ""
+        self._writing = threading.Lock()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+
+    @property
+    def token(self) -> str:
+        return self._holder.token
+
+    def take(self, say: Callable[[str], object]) -> None:
+        """Become the holder, or the successor of a dead one. Raises `UsageError` if a living driver holds the lease."""
+        held = self._read()
+        if held or not self._store.create(self._use.file, _content(self._holder)):
+            self._succeed(held or self._read(), say)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raises `SweepStopped` if another driver has taken the lease."""
+        if self._lost:
+            raise SweepStopped(self._lost)
+
+    def fence(self, actor: str) -> None:
+        """Have the actor with this token land nothing from now on, even if its process goes on or wakes up later."""
+        self._holder = replace(self._holder, fenced=(*self._holder.fenced, actor))
+        self._renew()  # if it can't be written now, the next renewal writes it
+
+    def release(self) -> None:
+        """Remove the lease, if it is held; and the folder, if this lease made it and nothing else is in it."""
+        self._done.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        # A lease that can't be removed now, since the disk failed, is soon that of a dead process.
+        with suppress(OSError, pa.ArrowException, UsageError):
+            if (holder := self._read()) and holder.token == self.token:
+                self._store.remove(self._use.file)
+                if self._makes_the_folder:
+                    self._store.remove_if_empty()
+
+    def _succeed(self, held: Holder | None, say: Callable[[str], object]) -> None:
+        if held:
+            _wait_for_the_end_of(held, self._store, self._use, say)
+        self._write(self._holder)
+        time.sleep(SETTLE_SECONDS)
+        holder = self._read()
+        if holder is None or holder.token != self.token:
+            in_use = self._use.in_use.format(self._store.root)
+            raise UsageError(f"{in_use} {holder}, which was a moment faster: {self._use.late}")
+
+    def _keep(self) -> None:
+        while not self._lost and not self._done.wait(SECONDS_BETWEEN_RENEWALS):
+            self._renew()
+
+    def _renew(self) -> None:
+        # If the place can't be written to, landing finds out.
+        with self._writing, suppress(OSError, pa.ArrowException, UsageError):
+            holder = self._read()
+            if holder and holder.token != self.token:
+                self._lost = f"another driver has taken over {self._store.root}: {holder}"
+            else:
+                self._write(replace(self._holder, renewed=time.time()))
+
+    def _read(self) -> Holder | None:
+        return _read(self._store, self._use)
+
+    def _write(self, holder: Holder) -> None:
+        self._store.publish(self._use.file, _content(holder))
+
+
+def say_aside(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def hold(store: Store, say: Callable[[str], object] = say_aside, use: Use = DRIVING) -> Iterator[Lease]:
+    """A context that holds the lease for a use of the results in `store`; calls `say` if it has to wait for it.
+
+    Raises `UsageError` if a living driver holds it.
+    """
+    lease = Lease(store, use)
+    atexit.register(lease.release)  # a signal may come at any moment, also during the release
+    try:
+        lease.take(say)
+        yield lease
+    finally:
+        lease.release()
+        atexit.unregister(lease.release)
+
+
+def is_fenced(store: Store, token: str, actor: str) -> bool:
+    """Whether the actor with this token was given up by the driver whose lease has `token`, or that lease is over.
+
+    Raises `OSError`.
+    """
+    holder = _read(store, DRIVING)
+    return holder is None or holder.token != token or actor in holder.fenced
+
+
+def _wait_for_the_end_of(held: Holder, store: Store, use: Use, say: Callable[[str], object]) -> None:
+    """Return once the lease `held` is known to be over. Raises `UsageError` once its holder is known to be alive."""
+    in_use = use.in_use.format(store.root)
+    alive = _is_alive(held)
+    if alive:
+        raise UsageError(f"{in_use} {held}, which is running: {use.way_out}")
+    if alive is False:
+        return
+    say(
+        f"{in_use} {held}. Whether it still runs can't be seen from here: unless it renews its lease, the place is "
+        f"free in {STALE_SECONDS:g} s, and is then taken. To free it at once if it is dead, remove "
+        f"{store.root}/{use.file}"
+    )
+    end = time.monotonic() + STALE_SECONDS
+    while time.monotonic() < end:
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+        now = _read(store, use)
+        if now is None:
+            return
+        if now != held:
+            raise UsageError(f"{in_use} {now}, which has just renewed its lease: {use.way_out}")
+
+
+def _is_alive(holder: Holder) -> bool | None:
+    """Whether the holder's process is alive; None if it is on another machine or in another container."""
+    if not holder.namespace or (holder.host, holder.namespace) != (socket.gethostname(), _namespace()):
+        return None
+    try:
+        os.kill(holder.pid, 0)
+        return _process_started(holder.pid) == holder.process_started
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's process may not be visible
+        return None
+
+
+def _namespace() -> str:
+    """Identifies the boot of this machine and the process-id namespace; empty if unknown."""
+    try:
+        if os.readlink("/proc/self") != str(os.getpid()):  # /proc is of another namespace than this process
+            return ""
+        return f"{BOOT_ID.read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _process_started(pid: int) -> str:
+    """When a process started, in clock ticks since boot.
+
+    Raises `ProcessLookupError` if it has ended or is a zombie, and `OSError` if it is not visible.
+    """
+    # The second field is the program's name in parentheses, which may contain anything.
+    state, *others = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    if state in "ZX":
+        raise ProcessLookupError
+    return others[18]
+
+
+def _read(store: Store, use: Use) -> Holder | None:
+    content = store.read(use.file)
+    if not content:
+        return None
+    try:
+        said = json.loads(content)
+        return Holder(**{field.name: said[field.name] for field in fields(Holder) if field.name in said})
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{store.root}/{use.file} is no lease ({error}): remove it") from error
+
+
+def _content(holder: Holder) -> bytes:
+    return json.dumps(asdict(holder), indent=1).encode()

@@ -1,0 +1,177 @@
+"""Writing, reading and comparing `sweep.json`, the manifest of a sweep's results."""
+
+import json
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import pyarrow as pa
+
+from eexit.messages.errors import UsageError
+from eexit.plan.artefact_fit import cards_of
+from eexit.plan.config import SweepConfig
+from eexit.plan.runs import configurations, count_runs, plan_runs
+from eexit.results.files import DamagedError, list_files, read_shards
+from eexit.results.layout import FOLDERS, FORMAT, MANIFEST, Manifest, OtherFormatError, decode, encode
+from eexit.results.store.folder import Store
+
+PACKAGES = ("eexit", "torch", "transformers", "ray", "pyarrow")
+
+
+class LostManifestError(UsageError):
+    """There are results, but their manifest is missing or damaged; the message says which."""
+
+
+def make_manifest(config: SweepConfig, model: Mapping[str, Any], exitable_layers: Sequence[int]) -> Manifest:
+    """The manifest of a sweep that starts now; `model` has the fields of a `ModelDescription`."""
+    return Manifest(
+        config=config.model_dump(mode="json"),
+        configurations=[{"key": each.key, **each.columns} for each in configurations(config)],
+        model=model,
+        exitable_layers=list(exitable_layers),
+        learned={role: card.model_dump(mode="json") for role, card in cards_of(config).items()},
+        n_runs=count_runs(config),
+        versions=versions(),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def read_manifest(store: Store) -> Manifest | None:
+    """The manifest of the results in `store`, or None if there are none.
+
+    Raises `UsageError` for a `sweep.json` that no sweep wrote or that has another format, and `LostManifestError` if
+    there are results whose manifest is missing or damaged.
+    """
+    has_results = bool(list_files(store).shards)
+    content = store.read(MANIFEST)
+    if content is None:
+        if has_results:
+            raise LostManifestError(f"--out {store.root} holds results but no {MANIFEST}")
+        return None
+    try:
+        held = decode(content)
+    except ValueError as error:
+        if has_results and not isinstance(error, OtherFormatError):
+            raise LostManifestError(f"{store.root}/{MANIFEST} is damaged, or no sweep's ({error})") from error
+        raise UsageError(
+            f"{store.root}/{MANIFEST} is no sweep's of this version ({error}): "
+            "choose another --out, or move it elsewhere"
+        ) from error
+    if not has_results:
+        return None  # without results, another sweep may replace it
+    if held.format != FORMAT:
+        raise UsageError(
+            f"{store.root} holds results of format {held.format}, and this version goes on with format {FORMAT} "
+            f"only: choose another --out"
+        )
+    return held
+
+
+def refuse_other_runs(store: Store, lost: LostManifestError, config: SweepConfig) -> str:
+    """Raises `UsageError` unless all results without a manifest are runs of `config`; returns a line to show."""
+    found = read_shards(store, list_files(store), ["run_id"])
+    shards = [it.shard if isinstance(it, DamagedError) else it for it in found]
+    landed = {run_id for shard in shards if shard for run_id in shard.rows["run_id"].to_pylist()}
+    if not landed or not landed <= {run.run_id for run in plan_runs(config)}:
+        raise UsageError(f"{lost}, and its runs are not those of this command: choose another --out, or remove them")
+    return (
+        f"{lost}: it is written anew, since all {len(landed):,} runs that have landed are this command's; "
+        "whether the model is still the same can't be told"
+    )
+
+
+def write_manifest(store: Store, manifest: Manifest) -> None:
+    """Write it in one step. Raises `OSError`."""
+    store.publish(MANIFEST, encode(manifest))
+
+
+@contextmanager
+def written(store: Store, manifest: Manifest) -> Iterator[None]:
+    """A context in which `manifest` is beside the results, as actors require; if there are none, it is removed again.
+
+    The lease must be held. Raises `UsageError` if the results are another sweep's by now, and `OSError`.
+    """
+    try:
+        held = read_manifest(store)
+    except LostManifestError:
+        held = None
+        store.set_aside(MANIFEST)
+    if held:
+        _refuse(store, first_difference(held.config, manifest.config))
+        yield
+        return
+    write_manifest(store, manifest)
+    try:
+        yield
+    finally:
+        with suppress(OSError, pa.ArrowException, UsageError):  # a failure to remove it must not hide the real error
+            if not list_files(store).shards:
+                store.remove(MANIFEST)
+                for folder in FOLDERS:
+                    store.remove_if_empty(folder)
+
+
+def refuse_other_config(store: Store, held: Manifest, config: SweepConfig) -> None:
+    """Raises `UsageError` if the sweep in `store` has another `SweepConfig`; needs no model."""
+    _refuse(store, first_difference(held.config, config.model_dump(mode="json")))
+
+
+def refuse_other_model(store: Store, held: Manifest, manifest: Manifest) -> None:
+    """Raises `UsageError` if the sweep in `store` has another model or other exitable layers."""
+    parts = held.model.get("parts") or {}
+    changed = [
+        name for name, its in (manifest.model.get("parts") or {}).items() if name in parts and parts[name] != its
+    ]
+    if changed:
+        raise UsageError(
+            f"--out {store.root} holds results of this model folder before its {' and its '.join(changed)} changed: "
+            "put that back as it was, or choose another --out"
+        )
+    theirs, yours = ({**m.model, "exitable_layers": list(m.exitable_layers)} for m in (held, manifest))
+    _refuse(store, first_difference(theirs, yours, "model"))
+
+
+def first_difference(theirs: object, yours: object, key: str = "") -> str | None:
+    """`key: theirs -> yours` of the first value that differs between two JSON values, or None."""
+    if isinstance(theirs, dict) and isinstance(yours, dict):
+        for name in {**theirs, **yours}:
+            inner = f"{key}.{name}" if key else str(name)
+            if difference := first_difference(theirs.get(name), yours.get(name), inner):
+                return difference
+        return None
+    if isinstance(theirs, list) and isinstance(yours, list) and len(theirs) == len(yours):
+        for index, (their, your) in enumerate(zip(theirs, yours, strict=True)):
+            if difference := first_difference(their, your, f"{key}[{index}]"):
+                return difference
+        return None
+    return None if theirs == yours else f"{key}: {_short(theirs)} -> {_short(yours)}"
+
+
+def versions() -> dict[str, str | None]:
+    """The versions of Python and of the packages that results depend on, in this process."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+
+
+def _version(package: str) -> str | None:
+    """The version of a package; None if it is not installed, as in a job that ships this code with it."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _refuse(store: Store, difference: str | None) -> None:
+    if difference:
+        raise UsageError(
+            f"--out {store.root} holds another sweep ({difference}): choose another --out, or remove that folder"
+        )
+
+
+def _short(value: object) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return f"{len(value)} entries"
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}…"

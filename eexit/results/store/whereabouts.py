@@ -1,0 +1,145 @@
+"""What kind of folder a place is in, and which places a command may write to: all commands that take a target ask here.
+
+A folder of results holds what a sweep or an evaluation landed, and a folder of learned exits an artefact or a training.
+Nothing may be written inside of one that is not its own: one foreign file, and `pd.read_parquet` can't read a table.
+Paths through links and `..` are followed, and what can't be looked at counts as nobody's.
+"""
+
+import os
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+from pyarrow import fs
+
+from eexit.messages.errors import UsageError
+from eexit.messages.locations import shown
+from eexit.plan.artefacts import CARD, FILES, STATE, TEXTS_FOLDER
+from eexit.results.files import list_further
+from eexit.results.layout import FOLDERS, FURTHER_FOLDERS, HARNESS_FOLDER, MANIFEST, REPORT, OtherFormatError, decode
+from eexit.results.store.folder import Store, open_store
+from eexit.results.store.lease import LEASE
+
+TABLE_FOLDERS = (*FOLDERS, *FURTHER_FOLDERS)
+
+
+class FolderKind(Enum):
+    """What a folder of ours holds, as messages call it."""
+
+    RESULTS = "the sweep's results"
+    LEARNED = "a folder of learned exits"
+
+
+@dataclass(frozen=True)
+class Whereabouts:
+    """The innermost folder of ours that a place is or is in, and the place's name there; empty: that folder itself."""
+
+    kind: FolderKind
+    root: str
+    name: str
+
+
+def whereabouts(place: Store, planned: Store | None = None) -> Whereabouts | None:
+    """Where a folder or file is, which need not exist; None: in no folder of ours.
+
+    `planned` is a place where results will be by then.
+    """
+    results = _followed(planned) if planned else None
+    for folder, name in _upwards(_followed(place)):
+        if folder == results or _holds_results(folder):
+            return Whereabouts(FolderKind.RESULTS, folder.root, name)
+        if _holds_learned(folder):
+            return Whereabouts(FolderKind.LEARNED, folder.root, name)
+    return None
+
+
+def refuse_for_results(place: Store, name: str) -> None:
+    """Raises `UsageError` where no sweep and no evaluation may land: inside other results, or where exits are learned.
+
+    `name` is what messages call the place. A training keeps the sweep of its own further texts.
+    """
+    found = whereabouts(place)
+    if found and (found.kind, found.name) not in ((FolderKind.RESULTS, ""), (FolderKind.LEARNED, TEXTS_FOLDER)):
+        raise _refusal(name, found)
+
+
+def refuse_for_learned(place: Store, name: str) -> None:
+    """Raises `UsageError` where no artefact may be: in or inside of results, or inside of another artefact."""
+    found = whereabouts(place)
+    if found and (found.kind, found.name) != (FolderKind.LEARNED, ""):
+        raise _refusal(name, found)
+
+
+def refuse_for_copy(place: Store, name: str) -> None:
+    """Raises `UsageError` where no copy or export of a sweep may be: in or inside of any folder of ours."""
+    if found := whereabouts(place):
+        raise _refusal(name, found)
+
+
+def refuse_for_file(path: str | Path, flag: str, planned: str | None = None, is_report: bool = False) -> None:
+    """Raises `UsageError` where no file may be: among the files of results or of learned exits.
+
+    Beside a sweep's tables it may, under another name than theirs. `planned` is where this command's results will be.
+    """
+    if "://" in str(path):
+        raise UsageError(f"{flag} {shown(str(path))} is a URI: give the name of a local file")
+    found = whereabouts(open_store(path), open_store(planned) if planned else None)
+    taken = ("", MANIFEST, LEASE, *TABLE_FOLDERS, HARNESS_FOLDER, *(() if is_report else (REPORT,)))
+    if found and (found.kind is FolderKind.LEARNED or found.name.partition("/")[0] in taken):
+        raise _refusal(f"{flag} {path}", found)
+
+
+def _refusal(name: str, found: Whereabouts) -> UsageError:
+    return UsageError(f"{name} is inside {found.kind.value}: choose another place, outside of {found.root}")
+
+
+def _followed(store: Store) -> Store:
+    """The same place by its only name: without links, `..` and slashes at the end."""
+    root = os.path.realpath(store.root) if store.is_local else posixpath.normpath(store.root)
+    return replace(store, root=root)
+
+
+def _upwards(store: Store) -> Iterator[tuple[Store, str]]:
+    """The place itself and the folders above it, each with the place's name there."""
+    path = PurePosixPath(store.root)
+    for folder in (path, *path.parents):
+        if str(folder) != ".":
+            yield replace(store, root=str(folder)), "" if folder == path else str(path.relative_to(folder))
+
+
+def _holds_results(folder: Store) -> bool:
+    try:
+        has = _there(folder, [MANIFEST, *TABLE_FOLDERS])
+        if MANIFEST in has and _is_manifest(folder.read(MANIFEST) or b""):
+            return True
+        return any(list_further(folder, name) for name in TABLE_FOLDERS if name in has)
+    except (OSError, pa.ArrowException):
+        return False
+
+
+def _is_manifest(content: bytes) -> bool:
+    try:
+        decode(content)
+    except OtherFormatError:
+        return True
+    except ValueError:
+        return False
+    return True
+
+
+def _holds_learned(folder: Store) -> bool:
+    """Another program may have a card.json, too, but not with these files beside it, or with roles in it."""
+    try:
+        has = _there(folder, [STATE, CARD, *FILES])
+        return STATE in has or (CARD in has and (len(has) > 1 or b'"holds"' in (folder.read(CARD) or b"")))
+    except (OSError, pa.ArrowException):
+        return False
+
+
+def _there(folder: Store, names: list[str]) -> list[str]:
+    """Those of these names that are there, found by one call, which object stores answer at once."""
+    infos = folder.filesystem.get_file_info([folder.path(name) for name in names])
+    return [name for name, info in zip(names, infos, strict=True) if info.type != fs.FileType.NotFound]

@@ -1,0 +1,30 @@
+"""Controls of a finished sweep: for each configuration one that exits at random, as often at each layer.
+
+If a configuration's texts are no better than those of its control, what its rule knows does not help.
+"""
+
+from collections import Counter
+
+from eexit.plan.config import ControlOf
+from eexit.plan.runs import OK
+from eexit.results.store.finished_sweep import read_finished
+
+
+def controls_of(results: str) -> tuple[ControlOf, ...]:
+    """A control for each configuration that exits, with the number of its decided tokens by exit layer.
+
+    One whose tokens all exit at the same layer has none, since its control would do the same.
+
+    Raises `UsageError` if `results` is not a finished sweep, or has a format that does not name configurations.
+    """
+    sweep = read_finished(results, ["configuration", "status", "exit_layer_counts"], "--controls-of")
+    counts: dict[str, Counter[int]] = {}
+    for key, status, its in zip(*(column.to_pylist() for column in sweep.runs.columns), strict=True):
+        if status == OK:
+            counts.setdefault(key, Counter()).update(dict(its))
+    exiting = [entry for entry in sweep.manifest.configurations if entry["rule"] and not entry["control_of"]]
+    return tuple(
+        ControlOf(of=entry["key"], counts=dict(counts[entry["key"]]))
+        for entry in exiting
+        if sum(count > 0 for count in counts.get(entry["key"], {}).values()) > 1
+    )

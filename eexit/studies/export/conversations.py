@@ -1,0 +1,165 @@
+"""Teacher data: from the tables of a sweep to conversations, the rows of `teacher_schema.CONVERSATIONS`.
+
+    for tokens in whole_runs(batches):
+        table = conversations(generations, tokens, told)
+
+Exit probabilities at any KL factor follow from the stored KLs, by the engine's own rule and stick-breaking.
+
+Shapes: R runs, N tokens of all of them, run after run, E exitable layers, X = E + 1 with the final layer last, F KL
+factors, K top tokens.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from eexit.messages.errors import UsageError
+from eexit.method.draws import exit_draws
+from eexit.method.rules import RULES
+from eexit.method.stick_breaking import exit_probabilities
+from eexit.results.layout import Manifest
+from eexit.studies.export.columns import CONVERSATIONS, OF_PROMPTS, OF_RUNS, OF_TOKENS
+
+NEEDED_OF_RUNS: Final = (*OF_RUNS, *OF_PROMPTS, "prompt", "status", "text")
+NEEDED_OF_TOKENS: Final = ("run_id", "position", *OF_TOKENS, "top_token_ids", "top_tokens", "top_prob")
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the rows of a sweep do not say of themselves, and the KL factors that are asked for."""
+
+    layers: tuple[int, ...]  # (X,)
+    kl_factors: tuple[float, ...]
+    system: str  # of prompts that have none of their own
+    systems: Mapping[str, str]  # prompt id → its own system prompt
+    prefiller: str
+
+
+def surroundings(manifest: Manifest, kl_factors: Sequence[float]) -> Surroundings:
+    """Raises `UsageError` for KL factors that rule kl can't use, or that are given twice."""
+    for kl_factor in kl_factors:
+        if not 0 <= kl_factor < math.inf:
+            raise UsageError(f"KL factors must be finite and ≥ 0, got {kl_factor:g}")
+    if len(set(kl_factors)) < len(kl_factors):
+        raise UsageError(f"KL factors must be distinct, got {' '.join(f'{each:g}' for each in kl_factors)}")
+    config = manifest.config
+    return Surroundings(
+        layers=(*manifest.exitable_layers, manifest.model["n_layers"] - 1),
+        kl_factors=tuple(kl_factors),
+        system=config.get("system") or "",
+        systems={each["id"]: each["system"] for each in config["prompts"] if each.get("system") is not None},
+        prefiller=config.get("prefiller") or "",
+    )
+
+
+def messages(told: Surroundings, prompt_id: str, prompt: str, text: str) -> list[dict[str, str]]:
+    """A run's conversation as chat messages."""
+    system = told.systems.get(prompt_id, told.system)
+    return [
+        *([{"role": "system", "content": system}] if system else []),
+        {"role": "user", "content": prompt},
+        {"role": "assistant", "content": told.prefiller + text},
+    ]
+
+
+def whole_runs(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows of a tokens table, cut only where one run ends and another begins."""
+    rest: pa.Table | None = None
+    for batch in batches:
+        table = batch if rest is None else pa.concat_tables([rest, batch])
+        if not table.num_rows:
+            continue
+        last = pc.index(table["run_id"], table["run_id"][-1]).as_py()
+        if last:
+            yield table.slice(0, last)
+        rest = table.slice(last)
+    if rest is not None:
+        yield rest
+
+
+def conversations(generations: pa.Table, tokens: pa.Table, told: Surroundings) -> pa.Table:
+    """One row of `CONVERSATIONS` for each run that has tokens here; `generations` has the rows of these runs at least.
+
+    Raises `ValueError` if the tokens of a run are not all here, together and in order.
+    """
+    tokens = tokens.combine_chunks()
+    start_R = np.flatnonzero(tokens["position"].to_numpy() == 0)
+    runs = generations.take(pc.index_in(tokens["run_id"].take(start_R), value_set=generations["run_id"]))
+    _refuse_disorder(tokens, runs["n_tokens"].to_numpy())
+    columns = {
+        **{name: runs[name] for name in (*OF_RUNS, *OF_PROMPTS)},
+        "messages": list(map(partial(messages, told), *_values(runs, "prompt_id", "prompt", "text"))),
+        "exit_draw": list(map(exit_draws, *_values(runs, "seed", *OF_PROMPTS))),
+        "layers": [told.layers] * len(runs),
+        "kl_factors": [told.kl_factors] * len(runs),
+    }
+    of_tokens = {
+        **{name: tokens[name] for name in OF_TOKENS},
+        "kl_exit_prob": _kl_exit_prob(tokens, told),
+        **_final_top(tokens, len(told.layers) - 1),
+    }
+    ends = pa.array([*start_R, len(tokens)], pa.int32())
+    columns |= {name: pa.ListArray.from_arrays(ends, _whole(column)) for name, column in of_tokens.items()}
+    return pa.table([_as(columns[field.name], field.type) for field in CONVERSATIONS], schema=CONVERSATIONS)
+
+
+def kl_exit_probabilities(kl_NE: Tensor, decided_N: Tensor, kl_factors: Sequence[float]) -> Tensor:
+    """The distribution over layers that rule kl draws from at each of these KL factors, (N, F, X).
+
+    It is all on the final layer for tokens that are not decided.
+    """
+    rule, at_final_X = RULES["kl"], torch.eye(kl_NE.shape[1] + 1)[-1]
+    each_NX = [exit_probabilities(rule.chances(kl_NE, torch.full_like(kl_NE[:1], k))) for k in kl_factors]
+    return torch.where(decided_N[:, None, None], torch.stack(each_NX, 1), at_final_X)
+
+
+def _kl_exit_prob(tokens: pa.Table, told: Surroundings) -> pa.Array:
+    kl_NE = pc.list_flatten(tokens["kl"]).to_numpy().reshape(len(tokens), len(told.layers) - 1)
+    probabilities = kl_exit_probabilities(
+        torch.tensor(kl_NE), torch.tensor(tokens["decided"].to_numpy()), told.kl_factors
+    )
+    by_factor = pa.FixedSizeListArray.from_arrays(probabilities.flatten().numpy(), len(told.layers))
+    return pa.FixedSizeListArray.from_arrays(by_factor, len(told.kl_factors))
+
+
+def _final_top(tokens: pa.Table, final: int) -> dict[str, pa.Array]:
+    """The top tokens of the final layer, which is the last of those that each token has lists of."""
+    ids, texts, prob = (
+        _whole(pc.coalesce(pc.list_element(tokens[name], final), pa.scalar([], tokens[name].type.value_type)))
+        for name in ("top_token_ids", "top_tokens", "top_prob")
+    )
+    with np.errstate(divide="ignore"):
+        logprob = np.log(pc.list_flatten(prob).to_numpy(zero_copy_only=False))
+    ends = pa.array(np.append(0, np.cumsum(pc.list_value_length(prob))), pa.int32())
+    return {
+        "final_top_token_ids": ids,
+        "final_top_tokens": texts,
+        "final_top_logprob": pa.ListArray.from_arrays(ends, pa.array(logprob)),
+    }
+
+
+def _refuse_disorder(tokens: pa.Table, length_R: np.ndarray) -> None:
+    expected_N = np.concatenate([np.arange(length) for length in length_R])
+    if not np.array_equal(tokens["position"].to_numpy(), expected_N):
+        raise ValueError("its tokens are not together and in order, run after run")
+
+
+def _values(runs: pa.Table, *names: str) -> list[list[Any]]:
+    return [runs[name].to_pylist() for name in names]
+
+
+def _whole(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _as(column: Any, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
+    """Arrow casts the names of the inner fields of lists, too."""
+    return column.cast(kind) if isinstance(column, pa.Array | pa.ChunkedArray) else pa.array(column, kind)

@@ -1,0 +1,227 @@
+"""Exporting a sweep as teacher data: `export`, which `jobs/export.py` uses. Needs no Ray.
+
+The sweep is read shard by shard, and a shard some thousand tokens at a time, so that memory does not grow with it.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from eexit.messages.errors import UsageError
+from eexit.messages.locations import shown
+from eexit.messages.progress import Display
+from eexit.messages.wording import counted
+from eexit.plan.runs import OK
+from eexit.results.files import DamagedError, list_files, read_generations, stream_tokens, without
+from eexit.results.layout import Manifest, tokens_name
+from eexit.results.store.finished_sweep import manifest_of, refuse_unknown
+from eexit.results.store.folder import Store, open_store
+from eexit.results.store.landing import Survey, read_columns, survey
+from eexit.results.store.manifest import versions
+from eexit.results.store.whereabouts import refuse_for_copy
+from eexit.studies.export.columns import CONVERSATIONS
+from eexit.studies.export.conversations import (
+    NEEDED_OF_RUNS,
+    NEEDED_OF_TOKENS,
+    Surroundings,
+    conversations,
+    surroundings,
+    whole_runs,
+)
+from eexit.studies.export.dataset_card import CARD, Account, Making, dataset_card
+
+TOKENS_AT_ONCE = 8192
+ROW_GROUP_BYTES = 32 << 20  # in memory, about: what a reader that streams holds
+FILE_BYTES = 64 << 20  # of a data file, about: a row group more at most
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote."""
+
+    account: Account
+    files: Sequence[str]
+
+
+@dataclass(frozen=True)
+class ExportProgress:
+    """How many of the tokens' conversations are written."""
+
+    tokens: int
+    done: int
+    planned: int
+    has_begun: bool = True
+
+    @property
+    def share(self) -> float:
+        return self.done / self.planned
+
+    def describe(self, rate: float, left: str) -> str:
+        return f"{self.done:,}/{self.planned:,} conversations · {left}"
+
+
+def export(
+    results: str,
+    out: str,
+    keys: Sequence[str],
+    kl_factors: Sequence[float],
+    command: str,
+    display: Display,
+    file_bytes: int = FILE_BYTES,
+) -> Exported:
+    """Write the runs of these configurations that have landed in the sweep `results` to the empty place `out`.
+
+    `command` is what the card says it was made by. The card is written last: data without one are incomplete. If
+    anything is raised, what was written is removed again. Raises `UsageError` for what can't be exported.
+    """
+    store, target = open_store(results), open_store(out)
+    manifest = manifest_of(store, shown(results))
+    told = surroundings(manifest, kl_factors)
+    refuse_unknown(keys, [each["key"] for each in manifest.configurations], shown(results))
+    _refuse_taken(target, shown(out))
+    display.say(f"checking the files of {shown(results)}")
+    found = _undamaged(store)
+    runs = _count(store, manifest, keys, shown(results))
+    if runs.missing:
+        display.say(f"{runs.missing:,} of {counted(runs.planned, 'run')} did not land yet: what is there is exported")
+    target.probe()
+    files = _DataFiles(target, file_bytes)
+    account = Account(told.kl_factors)
+    try:
+        with display:
+            for table in _conversations(store, found, set(keys), told):
+                files.add(table)
+                account.add(table)
+                done = account.runs.total()
+                display.show(ExportProgress(account.n_tokens, done, runs.done), last=done == runs.done)
+        files.publish()
+        made = datetime.now(UTC).isoformat(timespec="seconds")
+        making = Making(shown(results), command, made, versions(), runs.failed, runs.missing)
+        target.publish(CARD, dataset_card(manifest, account, making).encode())
+    except BaseException:
+        files.remove()
+        raise
+    return Exported(account, files.names)
+
+
+def _refuse_taken(target: Store, out: str) -> None:
+    """Raises `UsageError` if `target` is in a folder of ours, or holds anything but hidden files, such as git's."""
+    refuse_for_copy(target, f"--out {out}")
+    if target.filesystem.get_file_info(target.root).type == fs.FileType.File:
+        raise UsageError(f"--out {out} is a file: give a folder")
+    infos = target.filesystem.get_file_info(fs.FileSelector(target.root, allow_not_found=True))
+    held = sorted(info.base_name for info in infos if not info.base_name.startswith("."))
+    if held:
+        raise UsageError(
+            f"--out {out} holds {held[0]}, and nothing there is replaced: choose another place, or empty it"
+        )
+
+
+def _undamaged(store: Store) -> Survey:
+    found = survey(store)
+    if found.damaged:
+        more = f", and {len(found.damaged) - 1} more are" if len(found.damaged) > 1 else ""
+        first = next(iter(found.damaged.values()))
+        raise UsageError(f"{first}{more}: run the sweep's own command first, which does these runs again")
+    return found
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """How many runs of the chosen configurations have landed without an error, as errors only, and are planned."""
+
+    done: int
+    failed: int
+    planned: int
+
+    @property
+    def missing(self) -> int:
+        return self.planned - self.done - self.failed
+
+
+def _count(store: Store, manifest: Manifest, keys: Sequence[str], name: str) -> _Runs:
+    """Raises `UsageError` if none has landed without an error."""
+    runs = read_columns(store, ["run_id", "status", "configuration"])
+    runs = runs.filter(pc.is_in(runs["configuration"], pa.array(keys)))
+    n_done = pc.count_distinct(runs.filter(pc.equal(runs["status"], OK))["run_id"]).as_py()
+    if not n_done:
+        raise UsageError(f"{name} has no run of {', '.join(keys)} without an error: there is nothing to export")
+    n_failed = pc.count_distinct(runs["run_id"]).as_py() - n_done
+    return _Runs(n_done, n_failed, len(manifest.config["prompts"]) * len(manifest.config["seeds"]) * len(keys))
+
+
+def _conversations(store: Store, found: Survey, keys: set[str], told: Surroundings) -> Iterator[pa.Table]:
+    """The conversations of all undamaged shards, from tables of some thousand tokens, each run once."""
+    for stem in list_files(store).stems:
+        shard = read_generations(store, stem, NEEDED_OF_RUNS)
+        runs = without(shard.rows, found.superseded.get(stem, ()))
+        chosen = pc.and_(pc.equal(runs["status"], OK), pc.is_in(runs["configuration"], pa.array(sorted(keys))))
+        runs = runs.filter(chosen)
+        if not runs.num_rows:
+            continue
+        tokens = stream_tokens(store, shard, NEEDED_OF_TOKENS, TOKENS_AT_ONCE)
+        theirs = (table.filter(pc.is_in(table["run_id"], runs["run_id"].combine_chunks())) for table in tokens)
+        n_runs = 0
+        try:
+            for table in (conversations(runs, whole, told) for whole in whole_runs(theirs)):
+                n_runs += len(table)
+                yield table
+            if n_runs != len(runs):
+                raise ValueError(f"it has tokens of {n_runs:,} of {counted(len(runs), 'run')}")
+        except ValueError as error:
+            if isinstance(error, UsageError):
+                raise
+            raise DamagedError(f"{store.path(tokens_name(stem))} is damaged ({error})") from error
+
+
+@dataclass
+class _DataFiles:
+    """Data files of bounded size, made in memory; tables are kept until they fill a row group."""
+
+    target: Store
+    file_bytes: int
+    names: list[str] = field(default_factory=list)
+    pending: list[pa.Table] = field(default_factory=list)
+    pending_bytes: int = 0
+    sink: pa.BufferOutputStream = field(default_factory=pa.BufferOutputStream)
+    writer: pq.ParquetWriter | None = None
+
+    def add(self, table: pa.Table) -> None:
+        self.pending.append(table)
+        self.pending_bytes += table.nbytes
+        if self.pending_bytes >= ROW_GROUP_BYTES:
+            self._write_row_group()
+            if self.sink.tell() >= self.file_bytes:
+                self.publish()
+
+    def publish(self) -> None:
+        """Publish all that was added so far."""
+        if self.pending:
+            self._write_row_group()
+        if self.writer is None:
+            return
+        self.writer.close()
+        self.names.append(f"train-{len(self.names):05}.parquet")
+        self.target.publish(self.names[-1], self.sink.getvalue())
+        self.sink, self.writer = pa.BufferOutputStream(), None
+
+    def _write_row_group(self) -> None:
+        if self.writer is None:
+            self.writer = pq.ParquetWriter(self.sink, CONVERSATIONS, compression="zstd", write_page_checksum=True)
+        table = pa.concat_tables(self.pending)
+        self.writer.write_table(table, row_group_size=len(table))
+        self.pending.clear()
+        self.pending_bytes = 0
+
+    def remove(self) -> None:
+        """Remove all files that were published, and the folder if it is empty then."""
+        for name in (CARD, *self.names):
+            with suppress(OSError, pa.ArrowException):
+                self.target.remove(name)
+        self.target.remove_if_empty()

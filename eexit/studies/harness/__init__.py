@@ -1,0 +1,1 @@
+"""Configurations on tasks of the lm-evaluation-harness."""

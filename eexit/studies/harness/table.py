@@ -1,0 +1,45 @@
+"""The table that ends an evaluation on tasks: configuration × task × metric."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from eexit.messages.result_table import ResultTable
+from eexit.messages.written import written
+
+CAPTION = (
+    "Values as the lm-evaluation-harness computes them, ± standard error over documents. Depth: the mean of "
+    "(exit layer + 1) / L over the decided tokens, if any; it says which layers the exits need, not what was saved."
+)
+
+
+def scores_table(rows: Iterable[Mapping[str, Any]]) -> ResultTable:
+    """A line for each configuration, seed, task, metric and filter, with a section for each configuration."""
+    rows = list(rows)
+    seeds = {row["seed"] for row in rows}
+    table = ResultTable(CAPTION + "".join(f" Seed {seed}." for seed in seeds if len(seeds) == 1))
+    table.add("key", "configuration")
+    table.add("number", *["seed"] * (len(seeds) > 1))
+    table.add("name", "task")
+    table.add("number", "n-\nshot")
+    table.add("name", "metric", "filter")
+    table.add("number", "value", "stderr", "n", "depth")
+    last = None
+    for row in rows:
+        if last not in (None, row["configuration"]):
+            table.add_section()
+        last = row["configuration"]
+        table.add_row(
+            row["configuration"], *[str(row["seed"])] * (len(seeds) > 1), row["task"], _counted(row["n_shot"]),
+            _arrow(row) + row["metric"], row["filter"], written(row["value"], ".4f"),
+            written(row["stderr"], ".4f"), _counted(row["n"]), written(row["mean_depth"], ".3f"),
+        )  # fmt: skip
+    return table
+
+
+def _arrow(row: Mapping[str, Any]) -> str:
+    """Which way is better, as in the harness's own tables."""
+    return {True: "↑ ", False: "↓ ", None: ""}[row["higher_is_better"]]
+
+
+def _counted(number: int | None) -> str:
+    return "–" if number is None else f"{number:,}"

@@ -1,0 +1,232 @@
+"""Judging a sweep's texts: `judge_sweep`, which `jobs/judge.py` uses. Needs no Ray.
+
+Questions are asked in a thread of its own, where answers become rows, which land every few seconds. Signals interrupt
+the main thread only, which shows the progress: so no answer that has come is lost, whenever an interruption comes.
+"""
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import uuid4
+
+import pyarrow as pa
+
+from eexit.messages.errors import SweepStopped
+from eexit.messages.progress import Display
+from eexit.messages.wording import counted
+from eexit.plan.runs import ERROR, OK
+from eexit.quality.rubric import RUBRIC, Comparison, Question, TextScores, preference
+from eexit.results.layout import JUDGEMENTS_FOLDER, further_name
+from eexit.results.seals import encode_further
+from eexit.results.store.breaker import Breaker
+from eexit.results.store.lease import Lease
+from eexit.results.study_tables import JUDGEMENTS
+from eexit.studies.judging.endpoint import AskingError, Endpoint, JudgeModel, Reply
+from eexit.studies.judging.plan import Judged, JudgingPlan
+
+ROWS_PER_FILE: Final = 1000
+SECONDS_BETWEEN_FILES = 15.0
+SECONDS_BETWEEN_LOOKS: Final = 0.5  # at the progress, where no answer comes
+FAILURES_WITHOUT_ANSWER: Final = 10  # of texts, if none ever worked
+
+Answer = Reply | AskingError
+
+
+@dataclass(frozen=True)
+class JudgingProgress:
+    """How many questions are settled, and the tokens that the judge took for them."""
+
+    done: int
+    planned: int
+    errors: int
+    tokens: int
+
+    @property
+    def share(self) -> float:
+        return self.done / self.planned if self.planned else 1.0
+
+    @property
+    def has_begun(self) -> bool:
+        return self.done > 0
+
+    def describe(self, rate: float, left: str) -> str:
+        return f"{self.done:,}/{self.planned:,} questions · {counted(self.errors, 'error')} · {left}"
+
+
+@dataclass
+class JudgingSummary:
+    """How many rows landed in this call, and how many of them are errors, the last of which has this reason."""
+
+    judged: int = 0
+    errors: int = 0
+    reason: str = ""
+
+
+def judge_sweep(
+    plan: JudgingPlan, judge: JudgeModel, concurrency: int, display: Display, lease: Lease
+) -> JudgingSummary:
+    """Ask all that `plan` wants to know, and land it in the sweep's `judgements/`.
+
+    `lease` is that of judging, under which the plan was made: so no two calls pay for the same answers. Raises
+    `SweepStopped` when it is lost, or going on would only fail; whatever is raised, all answers that have come have
+    landed.
+    """
+    judging = _Judging(plan)
+    asker = _Asker(judging, judge, concurrency)
+    with display, ThreadPoolExecutor(1, "judge") as pool:
+        all_asked = pool.submit(asker.ask_all)
+        try:
+            while not wait([all_asked], SECONDS_BETWEEN_LOOKS).done:
+                lease.check()
+                display.show(judging.progress)
+        finally:
+            asker.give_up()
+            all_asked.result()
+        display.show(judging.progress, last=True)
+    return judging.summary
+
+
+class _Asker:
+    """Asks all questions of `judging`, many at a time; the event loop runs in the thread that calls `ask_all`."""
+
+    def __init__(self, judging: "_Judging", judge: JudgeModel, concurrency: int) -> None:
+        self._judging, self._judge, self._concurrency = judging, judge, concurrency
+        self._left = iter(judging.questions)
+        self._breaker = _JudgeBreaker()
+        self._loop = asyncio.new_event_loop()
+        self._task: asyncio.Task[None] | None = None
+
+    def ask_all(self) -> None:
+        """Return when all are answered, or given up. Raises `SweepStopped`."""
+        try:
+            self._task = self._loop.create_task(self._work_together())
+            self._loop.run_until_complete(self._task)
+        except asyncio.CancelledError:
+            pass
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+        finally:
+            self._loop.close()
+            self._judging.land_unfinished()
+
+    def give_up(self) -> None:
+        """Let go of what is being asked; does nothing once all is answered."""
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(lambda: self._task and self._task.cancel())
+
+    async def _work_together(self) -> None:
+        async with Endpoint(self._judge) as endpoint, asyncio.TaskGroup() as group:
+            for _ in range(min(self._concurrency, len(self._judging.questions))):
+                group.create_task(self._work(endpoint))
+
+    async def _work(self, endpoint: Endpoint) -> None:
+        while question := next(self._left, None):  # shared by all workers
+            answer: Answer
+            try:
+                answer = await endpoint.ask(question)
+            except AskingError as error:
+                answer = error
+            self._judging.settle(question, answer)
+            self._breaker.look_at(answer)
+
+
+@dataclass
+class _JudgeBreaker:
+    """Stops when the endpoint only fails: after failures of the place in a row, or if no text was ever judged."""
+
+    breaker: Breaker = field(default_factory=Breaker)
+    has_worked: bool = False
+    n_failed_texts: int = 0
+
+    def look_at(self, answer: Answer) -> None:
+        """Raises `SweepStopped`."""
+        if isinstance(answer, Reply):
+            self.has_worked = True
+            self.breaker.reset()
+        elif answer.is_final:
+            raise SweepStopped(str(answer))
+        elif not answer.of_text:
+            self.breaker.place_failed(answer.kind, str(answer))
+        else:
+            self.n_failed_texts += 1
+            if not self.has_worked and self.n_failed_texts >= FAILURES_WITHOUT_ANSWER:
+                raise SweepStopped(f"none of {counted(self.n_failed_texts, 'text')} was judged, the last: {answer}")
+
+
+class _Judging:
+    """Makes rows of answers, and lands them. `progress` may be read from other threads."""
+
+    def __init__(self, plan: JudgingPlan) -> None:
+        self.questions = plan.questions
+        self.progress = JudgingProgress(0, len(self.questions), 0, 0)
+        self.summary = JudgingSummary()
+        self._plan = plan
+        self._started = datetime.now(UTC)
+        self._answers: dict[Question, Answer] = {}
+        self._waiting: dict[Question, list[Judged]] = {}
+        self._open = {run: len(asked) for run, asked in plan.asked.items()}  # questions that are not answered
+        self._rows: list[dict[str, Any]] = []
+        self._last_landing = time.monotonic()
+        for run, asked in plan.asked.items():
+            for question in asked:
+                self._waiting.setdefault(question, []).append(run)
+            if not asked:
+                self._finish(run)
+
+    def settle(self, question: Question, answer: Answer) -> None:
+        """Make the rows of an answer, and land them with those before it if that is due."""
+        self._answers[question] = answer
+        for run in self._waiting.pop(question):
+            self._open[run] -= 1
+            if not self._open[run]:
+                self._finish(run)
+        self.progress = JudgingProgress(
+            self.progress.done + 1,
+            self.progress.planned,
+            self.progress.errors + isinstance(answer, AskingError),
+            self.progress.tokens + (answer.tokens if isinstance(answer, Reply) else 0),
+        )
+        if len(self._rows) >= ROWS_PER_FILE or time.monotonic() - self._last_landing >= SECONDS_BETWEEN_FILES:
+            self._land()
+
+    def land_unfinished(self) -> None:
+        """Land all rows, and what is known of runs some of whose questions are open."""
+        for run, n_open in self._open.items():
+            if n_open and any(question in self._answers for question in self._plan.asked[run]):
+                self._finish(run)
+        self._land()
+
+    def _land(self) -> None:
+        if self._rows:
+            table = pa.Table.from_pylist(self._rows, JUDGEMENTS)
+            self._plan.store.publish(further_name(JUDGEMENTS_FOLDER, uuid4().hex), encode_further(table))
+            self._rows = []
+        self._last_landing = time.monotonic()
+
+    def _finish(self, run: Judged) -> None:
+        """Make the rows of a run: one with what is known, and one with why the rest is not."""
+        asked = self._plan.asked[run]
+        columns = self._plan.columns(run)
+        answers = [(question, self._answers[question]) for question in asked if question in self._answers]
+        verdicts = [(asked[question], answer.verdict) for question, answer in answers if isinstance(answer, Reply)]
+        for _, verdict in verdicts:
+            if isinstance(verdict, TextScores):
+                columns |= verdict.model_dump()
+        compared = [(is_first, verdict) for is_first, verdict in verdicts if isinstance(verdict, Comparison)]
+        if compared and len(compared) == self._plan.orders:
+            columns |= {"preferred": preference(compared), "pair_hash": run.pair_hash, "orders": len(compared)}
+        if columns and not self._plan.holds(run, columns):
+            self._add(run, status=OK, **columns)
+            self.summary.judged += 1
+        if reasons := list(dict.fromkeys(str(answer) for _, answer in answers if isinstance(answer, AskingError))):
+            self.summary.reason = "; ".join(reasons)
+            self.summary.errors += 1
+            self._add(run, status=ERROR, error=self.summary.reason)
+
+    def _add(self, run: Judged, **columns: Any) -> None:
+        about = {"judge": self._plan.judge, "rubric": RUBRIC, "started": self._started, "text_hash": run.text_hash}
+        self._rows.append({**run.identity, **about, **columns})

@@ -1,0 +1,86 @@
+"""The table that ends a judging: mean scores of each configuration, and how its texts compare with those of normal."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from eexit.messages.result_table import ResultTable
+from eexit.messages.wording import counted
+from eexit.messages.written import written
+from eexit.plan.configuration import NORMAL
+from eexit.plan.runs import OK
+from eexit.quality.bootstrap import LEVEL, MIN_PROMPTS, Estimate, estimate_columns
+from eexit.quality.rubric import ASPECTS, THIS, TIE
+
+BETTER: Final = "better"
+WIN_RATE: Final = "win_rate"
+COMPARED: Final = (BETTER, TIE, WIN_RATE)
+# Broken so that the table fits in 80 columns.
+HEADINGS: Final = ("co-\nher-\nence", "com-\nplete-\nness", "clar-\nity", "no\nrepe-\ntition")
+PAIRED_HEADINGS: Final = ("n", f"beats\n{NORMAL}", "tie", "win\nrate")
+CAPTION: Final = (
+    "Scores from 1 to 5, higher is better. Means over n prompts, {seeds}; beneath, a "
+    f"{LEVEL:.0%} percentile bootstrap over prompts, from {MIN_PROMPTS} prompts on."
+)
+PAIRED_CAPTION: Final = f" Win rate: beats {NORMAL}, and half of the ties; 50 % if the judge sees no difference."
+
+Estimates = Mapping[str, Estimate]  # of each of `ASPECTS` and `COMPARED`
+
+
+def by_configuration(rows: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> dict[str, Estimates]:
+    """What a judge says of each configuration; `rows` are those of one judge and rubric that count."""
+    by_key: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        if row["status"] == OK:
+            by_key[row["configuration"]].append(row)
+    return {key: _estimates(by_key[key]) for key in keys}
+
+
+def judgements_table(found: Mapping[str, Estimates], n_seeds: int) -> ResultTable:
+    """A line per configuration; `n_seeds` is how many seeds the judged runs have."""
+    is_paired = any(its[WIN_RATE].n for its in found.values())
+    seeds = counted(n_seeds, "seed") + (" averaged first" if n_seeds > 1 else "")
+    caption = CAPTION.format(seeds=seeds) + (PAIRED_CAPTION if is_paired else "")
+    table = ResultTable(caption)
+    table.add("key", "configuration")
+    table.add("number", "n", *HEADINGS, *(PAIRED_HEADINGS if is_paired else ()))
+    for key, its in found.items():
+        scores = [_said(its[name], ".2f") for name in ASPECTS]
+        paired = [f"{its[WIN_RATE].n:,}", *(_said(its[name], ".0%") for name in COMPARED)] if is_paired else []
+        table.add_row(key, f"{its[ASPECTS[0]].n:,}", *scores, *paired)
+    return table
+
+
+def _estimates(rows: Sequence[Mapping[str, Any]]) -> Estimates:
+    """Means over prompts of the means over each prompt's seeds."""
+    of_prompt: dict[str, list[list[float]]] = defaultdict(list)
+    for row in rows:
+        of_prompt[row["prompt_id"]].append(_values(row))
+    columns = (*ASPECTS, *COMPARED)
+    values_PX = np.full((len(of_prompt), len(columns)), np.nan)
+    for at, values in enumerate(of_prompt.values()):
+        values_SX = np.array(values)
+        known_X = ~np.isnan(values_SX).all(axis=0)
+        values_PX[at, known_X] = np.nanmean(values_SX[:, known_X], axis=0)
+    return {
+        name: Estimate(float(mean), float(low), float(high), int(n))
+        for name, mean, low, high, n in zip(columns, *estimate_columns(values_PX), strict=True)
+    }
+
+
+def _values(row: Mapping[str, Any]) -> list[float]:
+    """One run's scores, and whether it is better, the same, and both with a tie as half; NaN where it is not known."""
+    scores = [math.nan if row[name] is None else float(row[name]) for name in ASPECTS]
+    if row["preferred"] is None:
+        return [*scores, math.nan, math.nan, math.nan]
+    better, tie = float(row["preferred"] == THIS), float(row["preferred"] == TIE)
+    return [*scores, better, tie, better + tie / 2]
+
+
+def _said(its: Estimate, form: str) -> str:
+    """A mean, and its interval beneath if there is one."""
+    interval = "" if math.isnan(its.low) else f"\n{written(its.low, form)}–{written(its.high, form)}"
+    return written(its.mean, form) + interval

@@ -1,0 +1,137 @@
+"""What is replayed of a finished sweep: which settings, on which texts, and whether that takes the model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from cluster.console.job import explain
+from eexit.messages.errors import UsageError
+from eexit.messages.locations import shown
+from eexit.method.rules import CONTROL, ONLINE, ORACLES
+from eexit.method.states import STATES, alters
+from eexit.plan.artefacts import PROBE, places_of
+from eexit.plan.config import SweepConfig
+from eexit.plan.configuration import NORMAL, Configuration, depends_on_seed
+from eexit.plan.exit_layers import resolve_exitable_layers
+from eexit.plan.runs import configurations
+from eexit.results.layout import MANIFEST
+from eexit.results.store.finished_sweep import FinishedSweep, refuse_unknown
+from eexit.studies.replay.recorded import Replayed, Transcript, follows_from_full_depth, replay_recorded, together
+from eexit.studies.replay.transcripts import read_transcripts
+
+UNALTERED: Final = tuple(name for name, state in STATES.items() if not alters(state))
+
+
+@dataclass(frozen=True)
+class ReplayPlan:
+    """Settings, as `config` has them, and the texts of the configuration with the key `text_of`."""
+
+    config: SweepConfig
+    settings: Sequence[Configuration]
+    text_of: str
+    transcripts: Sequence[Transcript]
+    n_layers: int
+
+    @property
+    def exitable_layers(self) -> Sequence[int]:
+        return self.config.exit_layers or ()
+
+    @property
+    def groups(self) -> list[list[Configuration]]:
+        """Settings that are replayed together."""
+        return together(self.settings, self.config.adapter is not None)
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether anything is needed that the sweep did not record."""
+        if any(transcript.teacher is None for transcript in self.transcripts):
+            return True
+        is_adapted = self.config.adapter is not None
+        return not all(its.rule in ORACLES and follows_from_full_depth(its, is_adapted) for its in self.settings)
+
+    def recorded(self, settings: Sequence[Configuration], start: int, end: int) -> list[list[Replayed]]:
+        """Some of the texts, each under these settings, from what was recorded."""
+        return [replay_recorded(settings, its, self.exitable_layers) for its in self.transcripts[start:end]]
+
+    def n_tokens(self, start: int = 0, end: int | None = None) -> int:
+        """Decided tokens of some texts, by default of all."""
+        return sum(len(transcript.text.token_ids) - 1 for transcript in self.transcripts[start:end])
+
+    def cuts(self, most_tokens: int) -> list[int]:
+        """Where to cut the texts into parts of about so many tokens: the first text of each, and the end."""
+        cuts, tokens = [0], 0
+        for index in range(1, len(self.transcripts)):
+            tokens += self.n_tokens(index - 1, index)
+            if tokens >= most_tokens:
+                cuts, tokens = [*cuts, index], 0
+        return [*cuts, len(self.transcripts)]
+
+
+def make_replay_plan(
+    sweep: FinishedSweep, results: str, kl_factors: Sequence[float], rules: Mapping[str, Sequence[float]],
+    modes: Sequence[str], text_of: str, probe: str | None,
+) -> ReplayPlan:  # fmt: skip
+    """What to replay. Raises `UsageError` for what can't be replayed.
+
+    Without `modes`, rules that look at the final layer are replayed in modes that leave the state alone, where all that
+    they need was recorded, and others in the modes of the sweep.
+    """
+    if not kl_factors and not rules:
+        raise UsageError("nothing is asked for: give --kl-factors 0.25:16:13, or --rules confidence=0.5:0.95:10")
+    if CONTROL in rules:
+        raise UsageError(f"rule {CONTROL} follows a configuration and has no parameter: leave it out of --rules")
+    if NORMAL in modes:
+        raise UsageError(f"mode {NORMAL} has no exits to replay: choose from {', '.join(STATES)}")
+    stored = _stored(sweep, results)
+    theirs = tuple(mode for mode in stored.modes if mode in STATES)
+    all_modes = tuple(modes) or tuple(dict.fromkeys((*UNALTERED, *theirs)))
+    grid = {
+        "modes": all_modes,
+        "kl_factors": tuple(kl_factors),
+        "rules": {name: tuple(its) for name, its in rules.items()},
+    }
+    config = _config(stored, grid, sweep.manifest.exitable_layers, probe)
+    n_layers = sweep.manifest.model["n_layers"]
+    resolve_exitable_layers(config, n_layers)  # refuses parameters that do not fit them
+    default = {rule: UNALTERED if rule in ORACLES else theirs or UNALTERED for rule in ("kl", *rules)}
+    settings = [each for each in configurations(config) if modes or each.mode in default[str(each.rule)]]
+    rules_of = {each["key"]: each["rule"] for each in sweep.manifest.configurations}
+    refuse_unknown([text_of], list(rules_of), shown(results))
+    is_same = not depends_on_seed(rules_of[text_of], stored.temperature)
+    transcripts = read_transcripts(sweep.store, text_of, once=is_same)
+    if not transcripts:
+        raise UsageError(f"{shown(results)} has no texts of {text_of}: all its runs failed, or decided no token")
+    return ReplayPlan(config, settings, text_of, transcripts, n_layers)
+
+
+def _stored(sweep: FinishedSweep, results: str) -> SweepConfig:
+    try:
+        return SweepConfig.model_validate(sweep.manifest.config)
+    except ValidationError as error:
+        raise UsageError(f"{shown(results)} is a sweep of another version: run that sweep again") from error
+
+
+def _config(
+    stored: SweepConfig, grid: Mapping[str, Any], exitable_layers: Sequence[int], probe: str | None
+) -> SweepConfig:
+    """The sweep's configuration with another grid: what checks the settings is what checks those of sweeps."""
+    probing = any(name in ONLINE and ONLINE[name].probes for name in grid["rules"])
+    reading = {
+        "exit_layers": tuple(exitable_layers),
+        "probe": probe or (stored.probe if probing else None),
+        "prompts": stored.prompts[:1],
+    }
+    same = {name: value for name, value in dict(stored).items() if name not in ("draft", "controls", "digests")}
+    known = {role: digest for role, digest in stored.digests.items() if role != PROBE or probing}
+    digests = {} if probe else {"digests": known}  # of another probe they are found out
+    try:
+        config = SweepConfig.model_validate({**same, **grid, **reading, **digests})
+    except ValidationError as error:
+        raise UsageError(explain(error, {*grid, "probe"}, Path(MANIFEST))) from error
+    for role in places_of(dict(config)):
+        if role != PROBE and config.digests[role] != stored.digests.get(role):
+            raise UsageError(f"the {role} of the sweep was trained anew since: run the sweep again")
+    return config

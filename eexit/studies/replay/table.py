@@ -1,0 +1,65 @@
+"""The table that ends a replay: what each setting would be worth, on texts that another one wrote."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from eexit.messages.result_table import ResultTable
+from eexit.messages.written import percent, written
+from eexit.quality.bootstrap import LEVEL, MIN_PROMPTS
+
+# Broken so that the table fits in 80 columns.
+HEADINGS = (
+    "layers\nskipped",
+    f"{LEVEL:.0%}\ninterval",
+    "dis-\nagree-\nment",
+    f"{LEVEL:.0%}\ninterval",
+    "KL,\nnats",
+    "saved\nin\ntheory",
+)
+CAPTION = (
+    "Teacher-forced: each token is decided given a text of {text_of}, so that nothing is said of where a setting's own "
+    "text would have gone. Means over {prompts} prompts ({texts} texts, seeds averaged first); percentile bootstrap "
+    f"over prompts, from {MIN_PROMPTS} prompts on. Layers skipped: 1 − expected mean depth. Disagreement: tokens whose "
+    "likeliest token at the exit is not that of full depth, given the same text. KL: of what is read at the exit from "
+    "full depth. Saved in theory: in multiply-adds, if deciding were free (cost_needed); – where no model was "
+    "loaded.{drawn}"
+)
+DRAWN = " *: exits left to chance alter the state, so that KL and disagreement are those of exits as drawn."
+
+
+def replays_table(rows: Sequence[Mapping[str, Any]]) -> ResultTable:
+    """A line per setting; `rows` are those of one replay."""
+    drawn = DRAWN if any(row["drawn"] for row in rows) else ""
+    caption = CAPTION.format(
+        text_of=rows[0]["text_of"], drawn=drawn, **{name: f"{rows[0][name]:,}" for name in ("prompts", "texts")}
+    )
+    table = ResultTable(caption)
+    table.add("key", "setting")
+    table.add("number", *HEADINGS)
+    kind = (rows[0]["mode"], rows[0]["rule"])
+    for row in rows:
+        if (row["mode"], row["rule"]) != kind:
+            table.add_section()
+        kind = (row["mode"], row["rule"])
+        table.add_row(*_line(row))
+    return table
+
+
+def _line(row: Mapping[str, Any]) -> list[str]:
+    saved = None if row["cost_needed"] is None else 1 - row["cost_needed"] / row["cost_full"]
+    return [
+        f"{row['configuration']}{'*' if row['drawn'] else ''}",
+        percent(1 - row["mean_depth"]),
+        _interval(row["mean_depth_high"], row["mean_depth_low"], complement=True),
+        percent(row["expected_disagreement"]),
+        _interval(row["expected_disagreement_low"], row["expected_disagreement_high"]),
+        written(row["expected_kl"], ".4g"),
+        percent(saved),
+    ]
+
+
+def _interval(low: float | None, high: float | None, complement: bool = False) -> str:
+    if low is None or high is None:
+        return "–"
+    low, high = (1 - low, 1 - high) if complement else (low, high)
+    return f"{written(100 * low, '.1f')}–{written(100 * high, '.1f')}"

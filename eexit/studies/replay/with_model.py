@@ -1,0 +1,100 @@
+"""Replaying texts with the model: what rules see on them, and what is read at exits that alter the state.
+
+Shapes: N decided tokens of a text, E exitable layers, X = E + 1 with the final layer last, W width of the residual
+stream.
+"""
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eexit.decode.costs.counting import Prices
+from eexit.decode.layer_reading import read_exits, read_layers
+from eexit.decode.rows.decoders import Decoders
+from eexit.decode.rows.requests import Decoding, Request
+from eexit.decode.scoring import Scored, score
+from eexit.generator import ModelGenerator
+from eexit.method.divergence import Divergence
+from eexit.method.rules import ONLINE, ORACLES
+from eexit.plan.config import SweepConfig
+from eexit.plan.configuration import Configuration
+from eexit.studies.replay.recorded import Replayed, Transcript, costs_of, follows_from_full_depth, replay_at_full_depth
+from eexit.training.held_out import READ_TOKENS
+from eexit.training.streams import streams
+
+
+class Replayer:
+    """Replays texts with a model, whose student may be another one."""
+
+    def __init__(self, decoders: Decoders, decoding: Decoding, prices: Prices):
+        self.decoders, self.decoding, self.prices = decoders, decoding, prices
+        self.layers = decoding.exitable_layers
+        self.teacher_of, self.final_of = cache(self._teacher_of), cache(self._final_of)
+
+    @classmethod
+    def of_sweep(cls, config: SweepConfig, device: str = "auto") -> "Replayer":
+        """With the model of a sweep. Raises `UsageError` as `ModelGenerator` does."""
+        generator = ModelGenerator(config, device)
+        engine = generator.engine
+        decoders = Decoders.of(engine.decoder, engine.student)
+        return cls(decoders, replace(engine.decoding, record_top_k=0), generator.prices)
+
+    @torch.inference_mode()
+    def replay(self, settings: Sequence[Configuration], transcript: Transcript) -> list[Replayed]:
+        """A text under each of these settings, a group of `replay.together`."""
+        if not follows_from_full_depth(settings[0], not self.decoders.are_one):
+            return [self._as_drawn(setting, transcript) for setting in settings]
+        teacher = self.teacher_of(transcript)
+        evidence_NE = self._evidence(settings[0], transcript, teacher)
+        return replay_at_full_depth(settings, transcript, teacher, evidence_NE, self.layers, self.prices)
+
+    def _evidence(self, setting: Configuration, transcript: Transcript, teacher: Divergence) -> Tensor | None:
+        """What the rule of these settings sees at every exitable layer; None if it looks at nothing."""
+        if setting.rule in ORACLES:
+            return ORACLES[setting.rule].evidence(teacher)
+        if setting.rule not in ONLINE:
+            return None
+        exits_nowhere = np.ones(len(transcript.text.token_ids), np.float32)
+        return torch.from_numpy(self._score(setting, transcript, exits_nowhere).evidence_TE[1:])
+
+    def _as_drawn(self, setting: Configuration, transcript: Transcript) -> Replayed:
+        """With exits as the run's seed draws them, and what the student says there.
+
+        The exits' distribution is known in full for rules that do not look at the student.
+        """
+        scored = self._score(setting, transcript)
+        n_exits = len(self.layers) + 1
+        exit_N = np.searchsorted([*self.layers, self.decoders.teacher.n_layers - 1], scored.exit_layer_T[1:])
+        rank_N = torch.from_numpy(exit_N).to(self.decoders.student.device)
+        places_X = [(rank_N == rank).nonzero()[:, 0] for rank in range(n_exits)]
+        final_NW = self.final_of(transcript).to(self.decoders.teacher.device)
+        with self.decoders.teacher.attending():
+            read = read_exits(self.decoders, scored.exit_hidden_TW[1:], places_X, final_NW, self.decoding)
+        unlike_N = read.likeliest_BX[:, 0] != read.likeliest_BX[:, 1]
+        prob_NX = np.eye(n_exits)[exit_N] if setting.rule in ONLINE else scored.exit_prob_TX[1:]
+        costs = costs_of(setting, exit_N, len(transcript.text.prompt_token_ids), self.layers, self.prices)
+        kl, unlike = read.kl_BE[:, 0].double().mean().item(), unlike_N.double().mean().item()
+        is_drawn = not np.isin(scored.exit_prob_TX, (0, 1)).all()  # NaN is for layers that had a chance
+        return Replayed(prob_NX.mean(0, dtype=np.float64), kl, unlike, *costs, is_drawn)
+
+    def _score(self, setting: Configuration, transcript: Transcript, u_exit_T: np.ndarray | None = None) -> Scored:
+        text = transcript.text
+        request = Request(text.prompt_token_ids, setting, transcript.seed)
+        return score(self.decoders.teacher, self.decoding, request, text.token_ids, self.decoders.student, u_exit_T)
+
+    def _teacher_of(self, transcript: Transcript) -> Divergence:
+        """What the full-depth model says: as recorded, or found now."""
+        if transcript.teacher is not None:
+            return transcript.teacher
+        states_NXW = streams(self.decoders.teacher, [transcript.text], self.layers, decided_only=True)
+        parts = [read_layers(self.decoders.teacher, its, self.decoding) for its in states_NXW.split(READ_TOKENS)]
+        names = [field.name for field in fields(Divergence)]
+        return Divergence(*[torch.cat([getattr(part, name).cpu() for part in parts]) for name in names])
+
+    def _final_of(self, transcript: Transcript) -> Tensor:
+        """The residual streams after the model's final layer, (N, W), kept on the CPU."""
+        return streams(self.decoders.teacher, [transcript.text], (), decided_only=True)[:, -1].cpu()

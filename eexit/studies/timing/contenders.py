@@ -1,0 +1,284 @@
+"""How long decoding takes: the engine in any configuration, and transformers' own `generate` beside it.
+
+All get the same prompts and make the same number of tokens, greedy; EOS ends nothing. The clock starts once every row
+has UNTIMED_TOKENS tokens: the first comes from the prompt's pass, and the step that gives the second may still be
+making room. It stops with the last token, when the device is done.
+"""
+
+import math
+import os
+import platform
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+
+from eexit.cpu.packed_linear import PackedLinear
+from eexit.decode.costs.counting import Counts, cost_columns
+from eexit.decode.costs.draft_rounds import Rounds, SerialCosts
+from eexit.decode.engine import Engine
+from eexit.decode.rows.requests import Failure, Outcome, Request
+from eexit.generator import ModelGenerator
+from eexit.messages.errors import UsageError
+from eexit.model.loading import load_model_and_tokenizer
+from eexit.plan.config import SweepConfig
+from eexit.plan.configuration import NORMAL, Configuration, Generate
+from eexit.plan.runs import Run
+
+UNTIMED_TOKENS = 2  # of each row
+COSTS = ("cost_full", "cost_needed", "cost_run")
+
+Contender = Configuration | Generate
+Progress = Callable[[int], None]
+Prompt = tuple[int, ...]  # its token ids
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The timed tokens of all rows, what they took, and what they cost in multiply-adds; None: it is not known.
+
+    `further_schema.TIMINGS` says what each is.
+    """
+
+    tokens: int
+    seconds: float
+    cost_full: float | None = None
+    cost_needed: float | None = None
+    cost_run: float | None = None
+    drafted: int | None = None
+    accepted: int | None = None
+    cost_serial: float | None = None
+    cost_serial_full: float | None = None
+
+
+class Stopwatch:
+    """Times what reports its tokens as `Engine.generate` does, after the step that gives every row its second token."""
+
+    def __init__(self, device: torch.device, n_rows: int):
+        self._device, self._untimed = device, n_rows * (UNTIMED_TOKENS - 1)
+        self._began: float | None = None
+        self.tokens = 0  # since it began
+
+    def progress(self, n_tokens: int) -> None:
+        if self._began is not None:
+            self.tokens += n_tokens
+            return
+        self._untimed -= n_tokens
+        if self._untimed <= 0:
+            self._began = now(self._device)
+
+    def stop(self) -> float:
+        """The seconds since it began; NaN if it has not, since rows ended early."""
+        return now(self._device) - (math.nan if self._began is None else self._began)
+
+
+class Contenders:
+    """A sweep's model, as the engine runs it and as transformers loads it, and prompts to time both with.
+
+    Raises `UsageError` if the model can't be loaded or none of the prompts can be used.
+    """
+
+    def __init__(self, config: SweepConfig, device: str, n_tokens: int):
+        generator = ModelGenerator(config, device)
+        self.decoder, self.student = generator.engine.decoder, generator.engine.student
+        usable = usable_prompts(generator, n_tokens)
+        self.prompt_ids, self.prompts = list(usable), list(usable.values())
+        self.plain = plain_model(generator, device)
+        self.prices = generator.prices
+        self.seed = config.seeds[0]
+        self.n_tokens = n_tokens
+        self.decoding = replace(
+            generator.engine.decoding,
+            eos_token_ids=frozenset(),
+            temperature=0.0,
+            top_p=1.0,
+            record_top_k=0,
+            observe=False,
+        )
+
+    def warm_up(self, contender: Contender, batch: int, n_tokens: int) -> None:
+        """Decode one batch, for so many tokens only."""
+        self._time(contender, batches(self.prompts, batch)[0], n_tokens)
+
+    def time(self, contender: Contender, batch: int) -> Timing:
+        """Decode all prompts, `batch` rows at a time. Raises `UsageError` if that can't be done."""
+        return _summed([self._time(contender, rows, self.n_tokens) for rows in batches(self.prompts, batch)])
+
+    def _time(self, contender: Contender, rows: Sequence[Prompt], n_tokens: int) -> Timing:
+        watch = Stopwatch(self.decoder.device, len(rows))
+        if isinstance(contender, Generate):
+            made = generate_greedily(self.plain, rows, n_tokens, watch.progress, contender.draft_layer)
+            seconds = watch.stop()
+            assert made.shape[1] == n_tokens, "all rows ended early"
+            return Timing(watch.tokens, seconds)
+        decoding = replace(self.decoding, max_new_tokens=n_tokens, rows=len(rows))
+        engine = Engine(self.decoder, decoding, self.student, self.prices)
+        outcomes = dict(engine.generate([Request(row, contender, self.seed) for row in rows], watch.progress))
+        seconds = watch.stop()
+        costs = [self._costs(contender, len(row), outcomes[index]) for index, row in enumerate(rows)]
+        if engine.n_slots < len(rows):
+            raise UsageError(f"there is memory for {engine.n_slots} rows only: lower --batch {len(rows)}")
+        return replace(_summed(costs), tokens=watch.tokens, seconds=seconds)
+
+    def _costs(self, configuration: Configuration, n_prompt: int, outcome: Outcome) -> Timing:
+        """What a row's timed tokens cost: all decided ones, less those of the step before the clock starts.
+
+        Raises `UsageError` for a row that failed.
+        """
+        if isinstance(outcome, Failure):
+            raise UsageError(f"{configuration.key} can't be timed: {outcome.error}")
+        counts, exit_layer_T, rounds = outcome.counts, outcome.exit_layer_T[1:], outcome.rounds
+        assert counts, "only oracles have none"
+        n_run = n_untimed = UNTIMED_TOKENS - 1
+        if rounds:
+            n_run, n_untimed = int(rounds.length_R[0]), int(rounds.given_R(len(exit_layer_T))[0])
+        untimed = Counts(*(getattr(counts, its.name)[:n_run] for its in fields(Counts)))
+        of_all, of_untimed = (
+            cost_columns(self.prices, run, exits, self.decoding.exitable_layers, configuration.mode, n_prompt)
+            for run, exits in ((counts, exit_layer_T), (untimed, exit_layer_T[:n_untimed]))
+        )
+        costs: dict[str, Any] = {name: float(of_all[name] or 0) - float(of_untimed[name] or 0) for name in COSTS}
+        return Timing(0, 0, **costs, **self._serial_costs(configuration, rounds, len(exit_layer_T) - n_untimed))
+
+    def _serial_costs(self, configuration: Configuration, rounds: Rounds | None, n_timed: int) -> dict[str, Any]:
+        """Those of drafts, of a row with so many timed tokens."""
+        if not rounds or not configuration.draft:
+            return {}
+        costs, drafted_R = SerialCosts.of(self.prices, self.decoding.exitable_layers), rounds.drafted_R[1:]
+        return {
+            "drafted": int(drafted_R.sum()),
+            "accepted": int(rounds.accepted_R[1:].sum()),
+            "cost_serial": float(costs.of_round(configuration.draft.layer, drafted_R).sum()),
+            "cost_serial_full": costs.normal * n_timed,
+        }
+
+
+def _summed(parts: Sequence[Timing]) -> Timing:
+    """All of them together; a cost is None if any of theirs is."""
+    columns: dict[str, Any] = {}
+    for name in (its.name for its in fields(Timing)):
+        values = [getattr(part, name) for part in parts]
+        columns[name] = None if None in values else sum(values)
+    return Timing(**columns)
+
+
+def usable_prompts(generator: ModelGenerator, n_tokens: int) -> dict[str, Prompt]:
+    """The token ids of the sweep's prompts that can be followed by so many tokens, by the prompts' ids.
+
+    Raises `UsageError` if none can.
+    """
+    config, context_of = generator.config, generator.engine.decoder.context_of
+    runs = [Run("", prompt, Configuration(NORMAL), config.seeds[0]) for prompt in config.prompts]
+    tokenized = {key[0]: request.prompt_token_ids for key, request in generator.requests(runs).items()}
+    prompts = {prompt.id: tokenized[prompt.id] for prompt in config.prompts if tokenized.get(prompt.id)}
+    room = {ids: context - len(ids) for ids in prompts.values() if (context := context_of(len(ids))) is not None}
+    usable = {prompt_id: ids for prompt_id, ids in prompts.items() if room.get(ids, n_tokens) >= n_tokens}
+    if not usable:
+        most = f": there is room for {max(room.values())}" if room else ""
+        raise UsageError(f"none of the {len(config.prompts)} prompts can be followed by {n_tokens} tokens{most}")
+    return usable
+
+
+def plain_model(generator: ModelGenerator, device: str) -> PreTrainedModel:
+    """The generator's model as transformers loads it: loaded once more if its linear layers were packed.
+
+    Its own generation config is replaced: it could end rows, or change the likeliest token by penalties.
+    """
+    is_packed = any(isinstance(module, PackedLinear) for module in generator.model.modules())
+    model = load_model_and_tokenizer(generator.config, device)[0] if is_packed else generator.model
+    model.generation_config = GenerationConfig(do_sample=False, pad_token_id=0)
+    return model
+
+
+def batches(prompts: Sequence[Prompt], size: int) -> list[list[Prompt]]:
+    """All prompts in batches of `size` rows; they repeat until the last batch is full."""
+    n_batches = -(-len(prompts) // size)
+    rows = list(islice(cycle(prompts), n_batches * size))
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def generate_greedily(
+    model: PreTrainedModel,
+    prompts: Sequence[Prompt],
+    n_tokens: int,
+    progress: Progress = lambda n_tokens: None,
+    draft_layer: int | None = None,
+) -> Tensor:
+    """The tokens that `generate` of a `plain_model` makes, (rows, n_tokens).
+
+    Calls `progress` as `Engine.generate` does: with the tokens of each step, of which the prompt's pass is none.
+    """
+    ids = torch.nn.utils.rnn.pad_sequence(
+        [torch.tensor(prompt) for prompt in prompts], batch_first=True, padding_value=-1, padding_side="left"
+    ).to(model.device)
+    drafting = {} if draft_layer is None else {"assistant_early_exit": draft_layer + 1}  # so many layers
+    made: Tensor = model.generate(  # type: ignore[operator]  # of a mixin
+        ids.clamp_min(0),
+        attention_mask=(ids >= 0).long(),
+        max_new_tokens=n_tokens,
+        stopping_criteria=StoppingCriteriaList([_Reporting(progress, ids.shape[1])]),
+        **drafting,
+    )
+    return made[:, ids.shape[1] :]
+
+
+def drafts_itself(model: PreTrainedModel) -> bool:
+    """Whether `generate` can draft with a model's early layers: only where its configuration's number is obeyed."""
+    base = getattr(model, model.base_model_prefix, model)
+    config, layers = base.config, getattr(base, "layers", None)
+    if layers is None or len(layers) != config.num_hidden_layers:
+        return False
+    ran: list[object] = []
+    handle = layers[-1].register_forward_hook(lambda *_: ran.append(None))
+    n_layers, config.num_hidden_layers = config.num_hidden_layers, 1
+    try:
+        with torch.inference_mode():
+            model(torch.ones(1, 1, dtype=torch.long, device=model.device))
+    finally:
+        config.num_hidden_layers = n_layers
+        handle.remove()
+    return not ran
+
+
+class _Reporting(StoppingCriteria):
+    """Never stops a row; it is called after each step with all tokens so far."""
+
+    def __init__(self, progress: Progress, n_prompt: int):
+        self._progress, self._seen = progress, n_prompt + 1  # the first token is of the prompt's pass
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        if (n_new := input_ids.shape[1] - self._seen) > 0:
+            self._progress(len(input_ids) * n_new)
+            self._seen = input_ids.shape[1]
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+def now(device: torch.device) -> float:
+    """Seconds, once the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+    return time.perf_counter()
+
+
+def describe_machine(device: torch.device) -> str:
+    """The GPU, or the processor with its cores and instructions."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    amx = ", AMX" if torch.cpu._is_amx_tile_supported() else ""
+    return f"{_processor()} ({cores} cores, {torch.backends.cpu.get_cpu_capability()}{amx})"
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return named[1] if named else platform.processor() or platform.machine()

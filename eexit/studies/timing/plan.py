@@ -1,0 +1,137 @@
+"""What is timed of a finished sweep: which configurations, at which batch sizes, with which prompts."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Final
+
+import pyarrow as pa
+from pydantic import ValidationError
+
+from eexit.messages.errors import UsageError
+from eexit.messages.locations import shown
+from eexit.messages.wording import some
+from eexit.method.rules import ORACLES
+from eexit.plan.config import Prompt, SweepConfig
+from eexit.plan.configuration import GENERATE, NORMAL, Configuration, Generate
+from eexit.plan.runs import OK, configurations
+from eexit.plan.splits import representative
+from eexit.results.store.finished_sweep import FinishedSweep
+
+LEAST_TOKENS: Final = 3  # the first two of a row are not timed
+WARM_UP_TOKENS: Final = 8
+
+Contender = Configuration | Generate
+
+
+@dataclass(frozen=True)
+class TimingPlan:
+    """What is timed: contenders at batch sizes, with the prompts of `config`."""
+
+    config: SweepConfig
+    contenders: Sequence[Contender]
+    batches: Sequence[int]
+    n_tokens: int
+    n_rounds: int
+
+    def round(self, number: int) -> list[tuple[Contender, int]]:
+        """What is timed in a round, in its order: contenders of one batch size are next to each other, shuffled."""
+        return [
+            (contender, batch)
+            for batch in self.batches
+            for contender in Random(f"{number} {batch}").sample(self.contenders, len(self.contenders))
+            if batch == 1 or contender not in self.drafting_generates
+        ]
+
+    @property
+    def n_chosen(self) -> int:
+        """Configurations beside `normal`."""
+        return sum(isinstance(each, Configuration) for each in self.contenders) - 1
+
+    @property
+    def drafting_generates(self) -> list[Contender]:
+        """Those that decode one row at a time only."""
+        return [each for each in self.contenders if isinstance(each, Generate) and each.draft_layer is not None]
+
+    def without_drafting_generates(self) -> "TimingPlan":
+        return replace(self, contenders=[each for each in self.contenders if each not in self.drafting_generates])
+
+    @property
+    def n_steps(self) -> int:
+        """How many steps everything takes, warming up included."""
+        warm_up = len(self.round(0)) * self.steps_to_warm_up
+        return warm_up + self.n_rounds * sum(self.steps(batch) for _, batch in self.round(0))
+
+    @property
+    def steps_to_warm_up(self) -> int:
+        return min(self.n_tokens, WARM_UP_TOKENS)
+
+    def steps(self, batch: int) -> int:
+        """How many steps it takes to decode all prompts."""
+        return -(-len(self.config.prompts) // batch) * self.n_tokens
+
+
+def make_plan(
+    sweep: FinishedSweep,
+    results: str,
+    keys: Sequence[str],
+    batches: Sequence[int],
+    n_prompts: int,
+    n_tokens: int | None,
+    n_rounds: int,
+) -> TimingPlan:
+    """What to time. Raises `UsageError` for configurations that can't be timed, and for prompts that all failed."""
+    try:
+        config = SweepConfig.model_validate(sweep.manifest.config)
+    except ValidationError as error:
+        raise UsageError(f"{shown(results)} is a sweep of another version, which can't be timed by this one") from error
+    chosen = choose(configurations(config), keys, results)
+    prompts = _prompts_that_worked(config, sweep.runs, n_prompts)
+    if not prompts:
+        raise UsageError(f"all runs of {shown(results)} are errors: there is no prompt to time")
+    if n_tokens is None:
+        n_tokens = max(config.max_new_tokens, LEAST_TOKENS)
+    if n_tokens < LEAST_TOKENS:
+        raise UsageError(f"--tokens must be at least {LEAST_TOKENS}, since the first two are not timed, got {n_tokens}")
+    config = config.model_copy(update={"prompts": prompts})
+    drafting = [Generate(layer) for layer in dict.fromkeys(each.draft.layer for each in chosen if each.draft)]
+    contenders: tuple[Contender, ...] = (Configuration(NORMAL), Generate(), *chosen, *drafting)
+    return TimingPlan(config, contenders, tuple(dict.fromkeys(batches)), n_tokens, n_rounds)
+
+
+def choose(there: Sequence[Configuration], keys: Sequence[str], results: str) -> list[Configuration]:
+    """The configurations with these keys, or all that can be timed; `normal` is not among them.
+
+    Raises `UsageError` for an unknown key, for an oracle, and if there is nothing to time.
+    """
+    by_key = {each.key: each for each in there}
+    timeable = [each.key for each in there if each.draft or (each.rule and each.rule not in ORACLES)]
+    for key in keys:
+        if key not in by_key and key not in (NORMAL, GENERATE):
+            near = difflib.get_close_matches(key, by_key, n=3)
+            way_out = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(some(list(by_key)))}"
+            raise UsageError(f"{shown(results)} has no configuration {key}: {way_out}")
+        if key in by_key and key != NORMAL and key not in timeable:
+            raise UsageError(
+                f"{key} can't be timed: {by_key[key].rule} is an oracle, which needs the full-depth pass beside it; "
+                f"choose from {', '.join(some(timeable)) or 'a sweep with online rules'}"
+            )
+    if not timeable:
+        raise UsageError(
+            f"{shown(results)} has nothing to time: its rules are oracles, which save nothing at run time, or it has "
+            "none; run a sweep with others, such as --rules fixed=10, or with drafts, such as --draft 20:4"
+        )
+    return [by_key[key] for key in dict.fromkeys(keys or timeable) if key in timeable]
+
+
+def _prompts_that_worked(config: SweepConfig, runs: pa.Table, n_prompts: int) -> tuple[Prompt, ...]:
+    """A sample of the sweep's prompts that have no run with an error, with each sort's share of them."""
+    failed = {
+        prompt_id
+        for prompt_id, status in zip(*(column.to_pylist() for column in runs.columns), strict=True)
+        if status != OK
+    }
+    worked = {prompt.id: prompt for prompt in config.prompts if prompt.id not in failed}
+    drawn = representative({prompt_id: prompt.prompt for prompt_id, prompt in worked.items()}, n_prompts)
+    return tuple(worked[prompt_id] for prompt_id in drawn)

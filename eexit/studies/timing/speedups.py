@@ -1,0 +1,115 @@
+"""What timings say: tokens per second, and what was saved in theory, by what was run, and in time.
+
+Seconds are compared within a round only, where everything was timed within moments. Medians are over the rounds, and
+intervals are percentile bootstraps over them (Efron 1979).
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Final
+
+import numpy as np
+
+from eexit.plan.configuration import NORMAL
+
+RESAMPLES: Final = 2000
+LEVEL: Final = 0.95
+MIN_ROUNDS: Final = 5  # with fewer rounds, a percentile bootstrap interval is not to be trusted
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """One configuration, or `generate`, at one batch size, beside `normal` or another one that it is compared with.
+
+    Savings are fractions of full depth.
+
+    `low` and `high` are the ends of the interval of `speedup`, None if there is none. `theoretical` and `run` are None
+    where no costs are known.
+    """
+
+    configuration: str
+    batch: int
+    rounds: int
+    tokens_per_second: float  # median
+    speedup: float  # seconds of what it is compared with / seconds, median
+    low: float | None
+    high: float | None
+    theoretical: float | None  # 1 - cost_needed / cost_full
+    run: float | None  # 1 - cost_run / cost_full
+    acceptance: float | None = None  # of drafts: accepted / drafted
+    expected: float | None = None  # the speed-up of drafts: cost_serial_full / cost_serial
+
+    @property
+    def realised(self) -> float:
+        """1 - seconds / seconds of normal, at the median speed-up."""
+        return 1 - 1 / self.speedup
+
+    @property
+    def shortfall(self) -> float | None:
+        """What of the run saving was not realised; below 0 if more was."""
+        return None if self.run is None else self.run - self.realised
+
+
+def speedups(measurements: Iterable[Mapping[str, Any]], beside: str = NORMAL) -> list[Speedup]:
+    """For each batch size and configuration, in order of appearance within the batch size: see `TIMINGS`.
+
+    `measurements` are rows of one timing. They are compared with `beside`, a key; rounds without it are left out.
+    """
+    rows = sorted(measurements, key=lambda row: row["batch"])
+    found = []
+    for batch, same_batch in groupby(rows, key=lambda row: row["batch"]):
+        its: dict[str, dict[int, Mapping[str, Any]]] = {}
+        for row in same_batch:
+            its.setdefault(row["configuration"], {})[row["round"]] = row
+        base = its.get(beside, {})
+        for key, by_round in its.items():
+            pairs = [(row, base[number]) for number, row in sorted(by_round.items()) if number in base]
+            if pairs:
+                found.append(_speedup(key, batch, pairs, is_base=key == beside))
+    return found
+
+
+def _speedup(
+    key: str, batch: int, pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], is_base: bool
+) -> Speedup:
+    """`pairs` are measurements with that of what they are compared with in the same round."""
+    ratios = np.array([base["seconds"] / row["seconds"] for row, base in pairs])
+    low, high = (None, None) if is_base else _interval(ratios)
+    first = pairs[0][0]
+    return Speedup(
+        configuration=key,
+        batch=batch,
+        rounds=len(pairs),
+        tokens_per_second=float(np.median([row["tokens"] / row["seconds"] for row, _ in pairs])),
+        speedup=float(np.median(ratios)),
+        low=low,
+        high=high,
+        theoretical=_saving(first["cost_needed"], first["cost_full"]),
+        run=_saving(first["cost_run"], first["cost_full"]),
+        acceptance=_ratio(first.get("accepted"), first.get("drafted")),
+        expected=_ratio(first.get("cost_serial_full"), first.get("cost_serial")),
+    )
+
+
+def _interval(ratios: np.ndarray) -> tuple[float | None, float | None]:
+    """The interval of the median; equal ratios give equal intervals."""
+    if len(ratios) < MIN_ROUNDS:
+        return None, None
+    drawn = np.random.default_rng(0).integers(len(ratios), size=(RESAMPLES, len(ratios)))
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(np.median(ratios[drawn], axis=1), (tail, 1 - tail))
+    return float(low), float(high)
+
+
+def _saving(cost: float | None, full: float | None) -> float | None:
+    ratio = _ratio(cost, full)
+    return None if ratio is None else 1 - ratio
+
+
+def _ratio(above: float | None, below: float | None) -> float | None:
+    """None where they are not known, which in data frames is NaN."""
+    if above is None or not below or math.isnan(above) or math.isnan(below):
+        return None
+    return above / below

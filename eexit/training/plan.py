@@ -1,0 +1,192 @@
+"""What is trained on a finished sweep: its texts, the settings, and whether the folder for it is free."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from cluster.console.flags import flag
+from eexit.messages.errors import UsageError
+from eexit.messages.locations import shown
+from eexit.plan.artefact_fit import refuse_misfit
+from eexit.plan.artefacts import CARD, FILES, READOUT, Card, damage
+from eexit.plan.config import SweepConfig
+from eexit.plan.configuration import NORMAL
+from eexit.plan.model_facts import Look, aside
+from eexit.results.store.finished_sweep import FinishedSweep, refuse_changed_model
+from eexit.results.store.manifest import first_difference
+from eexit.training.run.saving import read_saved
+from eexit.training.setup import ALL_HAVE, HAS, Settings
+from eexit.training.texts import Text, n_tokens
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """A training: `config` says which model, read how, and `identity` all that decides the result, as in JSON."""
+
+    config: SweepConfig
+    model: Mapping[str, Any]  # a `ModelDescription`
+    settings: Settings
+    learn: Sequence[Text]
+    held_out: Sequence[Text]
+    data: Mapping[str, Any]  # of the card
+    folder: Path
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        data = {name: value for name, value in self.data.items() if name != "sweep"}  # which may lie elsewhere
+        return {"settings": self.settings.as_dict(), "model": dict(self.model), "data": data}
+
+
+def make_training_plan(
+    sweep: FinishedSweep,
+    results: str,
+    texts: Sequence[Text],
+    out: str,
+    given: Mapping[str, Any],
+    look: Callable[[SweepConfig, int], Look],
+) -> TrainingPlan:
+    """The training with the settings that are `given`, which `refuse_settings` let pass.
+
+    Raises `UsageError` for what can't be used.
+    """
+    learn, held_out = split(texts, results)
+    if given["what"] == "tuned" and given.get("most_tokens", math.inf) <= n_tokens(learn):
+        raise UsageError(
+            f"--most-tokens must be above {n_tokens(learn)}, the tokens of the texts, got {given['most_tokens']}: "
+            "the first pass over them only finds where gradients start"
+        )
+    config = _config(sweep, results, given.get("layers"), given.get("readout") or "lens")
+    model, layers, _ = look(config, 1)
+    refuse_changed_model(sweep, results, model)
+    refuse_misfit(config, model, layers)
+    others = {name: value for name, value in given.items() if name not in ("layers", "readout")}
+    settings = Settings(layers=tuple(layers), readout=config.digests.get(READOUT, config.readout), **others)
+    data = {
+        "sweep": shown(results),
+        "n_prompts": len(learn),
+        "n_tokens": n_tokens(learn),
+        "n_held_out_prompts": len(held_out),
+        "n_held_out_tokens": n_tokens(held_out),
+        "texts": _digest([*learn, *held_out]),
+    }
+    return TrainingPlan(config, model, settings.with_defaults(), learn, held_out, data, Path(out))
+
+
+def refuse_settings(sweep: FinishedSweep, results: str, given: Mapping[str, Any]) -> None:
+    """Raises `UsageError` for what can't be trained, has no such setting, or is no place in the model for an adapter.
+
+    Nothing is loaded for that but the model's configuration.
+    """
+    what = given["what"]
+    if what not in HAS:
+        raise UsageError(f"--what {what} can't be trained: choose from {', '.join(HAS)}")
+    for name, value in given.items():
+        if name not in (*ALL_HAVE, *HAS[what]):
+            others = [other for other, its in HAS.items() if name in its]
+            raise UsageError(f"{flag(name)} is for {' and '.join(others)}, and --what is {what}: leave it out")
+        if isinstance(value, float) and not 0 < value < math.inf:
+            raise UsageError(f"{flag(name)} must be a number above 0, got {value:g}")
+    if what == "student":
+        rank, alpha = given.get("lora_r", Settings.lora_r), given.get("lora_alpha", Settings.lora_alpha)
+        config = _config(sweep, results, given.get("layers"), "lens")
+        aside(_try_adapter, config, rank, alpha, given.get("lora_targets"))
+
+
+def _try_adapter(config: SweepConfig, rank: int, alpha: int, targets: Sequence[str] | None) -> None:
+    from eexit.model.loading import model_without_weights
+    from eexit.training.student.lora import add_adapter
+
+    add_adapter(model_without_weights(config), rank, alpha, targets, seed=0)
+
+
+def split(texts: Sequence[Text], results: str) -> tuple[list[Text], list[Text]]:
+    """The texts to learn from, and those that are held out. Raises `UsageError` if there are too few prompts."""
+    usable = [text for text in texts if len(text.token_ids) > 1]  # the first token has no exit
+    if not usable:
+        raise UsageError(
+            f"{shown(results)} has no {NORMAL} runs with texts to learn from: run a sweep with --modes {NORMAL}"
+        )
+    learn = [text for text in usable if not text.held_out]
+    held_out = [text for text in usable if text.held_out]
+    if not held_out or len({text.chooses for text in learn}) < 2:
+        raise UsageError(
+            f"{shown(results)} has too few prompts: of its {len(usable)} texts {len(held_out)} are held out, and "
+            f"{sum(text.chooses for text in learn)} of the others choose settings, where each needs one at least; "
+            "give more with --prompts"
+        )
+    return learn, held_out
+
+
+class DamagedArtefactError(UsageError):
+    """The folder holds an artefact that is damaged, and not provably another training's; the message says what is."""
+
+
+def is_finished(plan: TrainingPlan) -> bool:
+    """Whether the folder holds the artefact of this very training, undamaged.
+
+    Raises `DamagedArtefactError` if it is damaged, and `UsageError` if the folder holds something else.
+    """
+    card = _read_card(plan.folder / CARD)
+    if card:
+        data = {name: value for name, value in card.data.items() if name != "sweep"}
+        _refuse(plan, {"settings": card.settings, "model": card.model, "data": data})
+        if reason := damage(plan.folder, card):
+            raise DamagedArtefactError(f"{plan.folder} holds this training's artefact, but {reason}")
+        return True
+    if saved := read_saved(plan.folder):
+        _refuse(plan, saved.identity)
+    elif left := [name for name in (CARD, *FILES) if (plan.folder / name).exists()]:
+        reason = f"a {CARD} that can't be read" if left[0] == CARD else f"{left[0]} without a {CARD}"
+        raise DamagedArtefactError(f"{plan.folder} holds {reason}")
+    return False
+
+
+def _read_card(path: Path) -> Card | None:
+    """The card; None if there is none, or it is damaged. Raises `UsageError` for one of another version."""
+    if not path.is_file():
+        return None
+    content = path.read_bytes()
+    try:
+        return Card.model_validate_json(content)
+    except ValidationError:
+        version = None
+        with suppress(ValueError, AttributeError):
+            version = json.loads(content).get("format")
+        if isinstance(version, int) and version != Card.model_fields["format"].default:
+            raise UsageError(f"{path} has format {version}, of another version: choose another --out") from None
+        return None
+
+
+def _refuse(plan: TrainingPlan, theirs: Mapping[str, Any]) -> None:
+    if difference := first_difference(theirs, json.loads(json.dumps(plan.identity))):
+        raise UsageError(
+            f"--out {plan.folder} holds another training ({difference}): choose another --out, or remove that folder"
+        )
+
+
+def _config(sweep: FinishedSweep, results: str, layers: Sequence[int] | None, readout: str) -> SweepConfig:
+    """The sweep's configuration, without its grid, and read as asked."""
+    try:
+        config = SweepConfig.model_validate(sweep.manifest.config)
+    except ValidationError as error:
+        raise UsageError(f"{shown(results)} is a sweep of another version: run that sweep again") from error
+    grid = {"modes": (NORMAL,), "kl_factors": (), "rules": {}, "controls": (), "prompts": config.prompts[:1]}
+    reading = {"exit_layers": tuple(layers or sweep.manifest.exitable_layers), "readout": readout}
+    same = {name: value for name, value in dict(config).items() if name not in ("digests", "probe", "adapter")}
+    try:
+        return SweepConfig.model_validate({**same, **grid, **reading})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise UsageError(str(problem.get("ctx", {}).get("error", problem["msg"]))) from error
+
+
+def _digest(texts: Sequence[Text]) -> str:
+    content = [[text.prompt_token_ids, text.token_ids, text.held_out, text.chooses] for text in texts]
+    return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()

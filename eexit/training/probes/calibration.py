@@ -1,0 +1,76 @@
+"""Calibration of probes: the chances to stop that follow from what they predict are made true on average.
+
+A probe is fitted to log KL. Where it is unsure, KLs lie far above and far below what it predicts, and the chance to
+stop at the predicted KL is not the mean of the chances at those. With x = log KL + log k, the chance 2·sigmoid(−exp(x))
+falls from 1 to 0 within a few nats of x; a mean of such curves, some further right and some further left, falls more
+slowly. So x is replaced by scale · log KL + slope · log k + shift: three numbers per layer, somewhat as Platt (1999)
+did for the outputs of classifiers. They are fitted on texts that the probe has not learned from, so that they also mend
+a probe that has learned its texts by heart.
+
+Shapes: N tokens, K KL factors.
+"""
+
+from dataclasses import dataclass
+from math import log
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from eexit.method.probes import LOG_KL_RANGE, LayerProbe
+from eexit.training.setup import KL_FACTORS
+
+MOST_STEPS: Final = 100
+PENALTY: Final = 1e-4  # of the squared distance from changing nothing: it matters only where any numbers would do
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What to replace a layer's log KL + log k by: scale · log KL + slope · log k + shift, both factors ≥ 0."""
+
+    scale: float
+    slope: float
+    shift: float  # nats
+    loss: float  # nats, that is left: see `calibrate`
+
+    def of(self, probe: LayerProbe) -> LayerProbe:
+        """A probe that was not calibrated, with this calibration."""
+        return probe.calibrated(self.scale, self.shift, self.slope - 1)
+
+
+def calibrate(log_kl_N: Tensor, true_kl_N: Tensor) -> Calibration:
+    """The calibration with the least loss for these predictions.
+
+    The loss is the KL divergence of the predicted from the true chance to stop, the mean over tokens and KL factors. Of
+    predictions that tell tokens apart equally well, it is least for those whose chances are true on average.
+    """
+    seen_N1, true_N1 = log_kl_N.cpu().double()[:, None], true_kl_N.cpu().double().log()[:, None]
+    log_k_K = torch.tensor(KL_FACTORS, dtype=torch.float64).log()
+    mean = seen_N1.mean()
+    start = torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)  # the roots of scale and slope, the shift at the mean
+    found = start.clone().requires_grad_()
+    optimiser = torch.optim.LBFGS([found], max_iter=MOST_STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        seen_NK = (seen_N1 - mean) * found[0].square() + mean + found[1].square() * log_k_K + found[2]
+        return _chance_loss(seen_NK, true_N1 + log_k_K)
+
+    def penalised() -> Tensor:
+        optimiser.zero_grad()
+        total = loss() + PENALTY * (found - start).square().sum()
+        total.backward()
+        return total
+
+    optimiser.step(penalised)
+    scale, slope, shift = (*found.detach()[:2].square().tolist(), found[2].item())
+    return Calibration(scale, slope, shift + mean.item() * (1 - scale), loss().item())
+
+
+def _chance_loss(seen_NK: Tensor, true_NK: Tensor) -> Tensor:
+    """From log KL + log k; in log space, where a chance of nearly 0 or 1 keeps its digits."""
+    seen_NK, true_NK = (its_NK.clamp(*LOG_KL_RANGE).exp() for its_NK in (seen_NK, true_NK))
+    stop_NK, go_NK = 2 * (-true_NK).sigmoid(), (true_NK / 2).tanh()
+    own_NK = torch.xlogy(stop_NK, stop_NK) + torch.xlogy(go_NK, go_NK)
+    seen_stop_NK, seen_go_NK = log(2) + F.logsigmoid(-seen_NK), (seen_NK / 2).tanh().log()
+    return (own_NK - stop_NK * seen_stop_NK - go_NK * seen_go_NK).mean()

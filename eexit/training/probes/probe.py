@@ -1,0 +1,225 @@
+"""`probe`: what a layer's residual stream says about log KL(final ‖ layer), for the rule `predicted_kl`.
+
+A first pass over the texts finds the KLs, which are kept, and the sums that ridge regression needs. Further passes
+train an MLP with one hidden layer per exitable layer, and stop early: kept is what was best on the training texts that
+choose. On these texts, both kinds are calibrated in the end, and each layer keeps the kind whose chances to stop are
+better.
+
+Shapes: N tokens, E exitable layers, K KL factors, X = E + 1 with the final layer last, W width of the residual stream.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from eexit.method.probes import LayerProbe, Probe
+from eexit.training.held_out import BLOCK_TOKENS, compare, decided_streams
+from eexit.training.probes.calibration import calibrate
+from eexit.training.probes.mlp import LayerMLPs
+from eexit.training.probes.tables import Predicted, probe_tables
+from eexit.training.readouts.ridge import SplitSums, Sums, best_fit
+from eexit.training.run.saving import optimiser_tensors, restore_optimiser
+from eexit.training.setup import KL_FACTORS, Setup
+from eexit.training.streams import streams
+from eexit.training.texts import Text, blocks, n_tokens, parted
+from eexit.training.trainer import Tables
+
+WEIGHT_DECAY: Final = 0.1
+EPOCHS_PER_BLOCK: Final = 2  # since streams take longer to compute than to learn from
+OWN: Final = ("seen", "log_kl_NE", "least_E")  # tensors of a trainer's state
+MLPS: Final = ("mlps", "best")
+LEAST_KL: Final = 1e-4  # nats: below, an exit is as good as certain at any sensible k, and the logarithm says little
+
+
+def log_kl(kl: Tensor) -> Tensor:
+    """What probes predict."""
+    return kl.clamp_min(LEAST_KL).log()
+
+
+class ProbeTrainer:
+    """Trains the probes of all exitable layers side by side."""
+
+    def __init__(self, setup: Setup):
+        self.settings = its = setup.settings.with_defaults()
+        assert its.passes
+        assert its.learning_rate
+        self.decoder, self.readout, self.layers, self.texts = setup.decoder, setup.readout, its.layers, setup.texts
+        self.passes, self.per_pass = its.passes + 1, n_tokens(setup.texts)
+        self.seen = torch.zeros((), dtype=torch.long)  # tokens, of all passes
+        self.starts = dict(zip(setup.texts, _starts(setup.texts), strict=True))
+        self.log_kl_NE = torch.zeros(self.per_pass, len(self.layers))  # of all texts, in their order
+        self.sums = SplitSums()
+        self.mlps = LayerMLPs(len(self.layers), self.decoder.width, its.seed).to(self.decoder.device)
+        self.optimiser = torch.optim.AdamW(self.mlps.parameters(), its.learning_rate, weight_decay=WEIGHT_DECAY)
+        self.best = copy.deepcopy(self.mlps)
+        self.least_E = torch.full((len(self.layers),), torch.inf)
+        self.fitted: dict[str, dict[int, LayerProbe]] = {}  # by kind, then by layer
+        self.kinds: dict[int, str] = {}  # that layers keep
+
+    def train(self, block: Sequence[Text]) -> float | None:
+        measuring = int(self.seen) < self.per_pass
+        loss = None
+        if measuring:
+            self._measure(block)
+        else:
+            loss = self._learn(block)
+        self.seen += n_tokens(block)
+        if int(self.seen) % self.per_pass == 0:
+            if measuring:
+                self._standardise()
+            else:
+                self._keep_best()
+        return loss
+
+    def _measure(self, block: Sequence[Text]) -> None:
+        """Find the KLs of these texts, and add to the sums."""
+        for chooses, texts in parted(block):
+            states_NXW = streams(self.decoder, texts, self.layers)
+            log_kl_NE = log_kl(compare(self.decoder, self.readout, self.layers, states_NXW).kl_NE)
+            for text, its_NE in zip(texts, log_kl_NE.split([len(text.token_ids) for text in texts]), strict=True):
+                self.log_kl_NE[self.starts[text] : self.starts[text] + len(its_NE)] = its_NE
+            for rank, layer in enumerate(self.layers):
+                self.sums.add(layer, chooses, Sums.of(states_NXW[:, rank], log_kl_NE[:, rank, None]))
+
+    def _standardise(self) -> None:
+        each = [self.sums.of(layer)[0] for layer in self.layers]
+        mean_EW, std_EW = (torch.stack([getattr(its, name) for its in each]) for name in ("mean_D", "std_D"))
+        target_std_E, target_mean_E = torch.std_mean(self.log_kl_NE, 0)
+        self.mlps.standardise(mean_EW, std_EW, target_mean_E, target_std_E)
+        self.best = copy.deepcopy(self.mlps)
+
+    def _learn(self, block: Sequence[Text]) -> float | None:
+        """Train the MLPs; the mean squared error of log KL."""
+        texts = [text for text in block if not text.chooses]
+        if not texts:
+            return None
+        stream_NEW, target_NE = streams(self.decoder, texts, self.layers)[:, :-1], self._targets(texts)
+        generator = torch.Generator().manual_seed(hash((self.settings.seed, int(self.seen))))
+        losses = []
+        for _ in range(EPOCHS_PER_BLOCK):
+            order_N = torch.randperm(len(target_NE), generator=generator).to(target_NE.device)
+            for its_N in order_N.split(self.settings.tokens_per_step or len(order_N)):
+                losses.append(self._step(stream_NEW[its_N], target_NE[its_N], generator))
+        return sum(losses) / len(losses)
+
+    def _step(self, stream_NEW: Tensor, target_NE: Tensor, dropping: torch.Generator) -> float:
+        assert self.settings.learning_rate
+        done = (int(self.seen) - self.per_pass) / (self.per_pass * (self.passes - 1))
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.settings.learning_rate * (1 - done)
+        error_E = (self.mlps(stream_NEW, dropping) - self.mlps.standardised(target_NE)).square().mean(0)
+        error_E.sum().backward()
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        return float((error_E.detach() * self.mlps.target_std_E.square()).mean())
+
+    def _targets(self, texts: Sequence[Text]) -> Tensor:
+        """The true log KLs of all tokens of these texts, (N, E)."""
+        parts = [self.log_kl_NE[self.starts[text] :][: len(text.token_ids)] for text in texts]
+        return torch.cat(parts).to(self.decoder.device)
+
+    @torch.no_grad()
+    def _keep_best(self) -> None:
+        """Keep each layer's MLP if it is better than before on the texts that choose."""
+        mlps = [self.mlps.layer_probe(rank) for rank in range(len(self.layers))]
+        seen_NE, true_NE = self._on_those_that_choose(mlps)
+        error_E = (seen_NE - true_NE).square().mean(0)
+        better_E = error_E < self.least_E
+        self.least_E = torch.where(better_E, error_E, self.least_E)
+        for mine, kept in zip(self.mlps.parameters(), self.best.parameters(), strict=True):
+            kept[better_E] = mine[better_E]
+
+    @torch.no_grad()
+    def _on_those_that_choose(self, probes: Sequence[LayerProbe]) -> tuple[Tensor, Tensor]:
+        """What these probes, one per layer, predict of the texts that choose, and the true log KLs; both (N, E)."""
+        seen, true = [], []
+        for block in blocks([text for text in self.texts if text.chooses], BLOCK_TOKENS):
+            states_NXW = streams(self.decoder, block, self.layers)
+            seen.append(torch.stack([probe.log_kl(states_NXW[:, rank]) for rank, probe in enumerate(probes)], 1).cpu())
+            true.append(self._targets(block).cpu())
+        return torch.cat(seen), torch.cat(true)
+
+    def state(self) -> dict[str, Tensor]:
+        own = {name: getattr(self, name) for name in OWN}
+        mlps = {f"{name}.{key}": part for name in MLPS for key, part in getattr(self, name).state_dict().items()}
+        return self.sums.state() | own | mlps | optimiser_tensors(self.optimiser)
+
+    @torch.no_grad()
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.sums = SplitSums.from_state(state)
+        for name in OWN:
+            getattr(self, name).copy_(state[name])
+        for name in MLPS:
+            its = {key.removeprefix(f"{name}."): part for key, part in state.items() if key.startswith(f"{name}.")}
+            getattr(self, name).load_state_dict(its)
+        restore_optimiser(self.optimiser, state)
+
+    def finish(self) -> None:
+        """Fit the linear probes, calibrate both kinds, and choose one for each layer."""
+        linear = [linear_probe(*self.sums.of(layer), refit=False) for layer in self.layers]
+        mlps = [self.best.layer_probe(rank) for rank in range(len(self.layers))]
+        losses = {}
+        for kind, probes in (("linear", linear), ("mlp", mlps)):
+            seen_NE, true_NE = self._on_those_that_choose(probes)
+            found = [calibrate(*its) for its in zip(seen_NE.unbind(1), true_NE.exp().unbind(1), strict=True)]
+            each = zip(self.layers, probes, found, strict=True)
+            self.fitted[kind] = {layer: calibration.of(probe) for layer, probe, calibration in each}
+            losses[kind] = [calibration.loss for calibration in found]
+        pairs = zip(losses["linear"], losses["mlp"], strict=True)
+        self.kinds = {
+            layer: "mlp" if mlp < linear else "linear" for layer, (linear, mlp) in zip(self.layers, pairs, strict=True)
+        }
+
+    def weights(self) -> dict[str, Tensor]:
+        kept = {layer: self.fitted[kind][layer] for layer, kind in self.kinds.items()}
+        return {name: part.detach().float().cpu().contiguous() for name, part in Probe(kept).tensors().items()}
+
+    def save_further(self, folder: Path) -> None:
+        """Nothing."""
+
+    def held_out_loss(self, texts: Sequence[Text]) -> float | None:
+        """The mean squared error of the MLPs' log KL, once they have learned something."""
+        if int(self.seen) <= self.per_pass:
+            return None
+        mlps = {layer: self.mlps.layer_probe(rank) for rank, layer in enumerate(self.layers)}
+        found = self._predict({"mlp": mlps}, texts)
+        return (found.log_kl_NEK["mlp"][..., 0] - log_kl(found.true.kl_NE)).square().mean().item()
+
+    def tables(self, texts: Sequence[Text]) -> Tables:
+        found = self._predict(self.fitted, texts)
+        name = type(self.readout).__name__.lower()
+        return probe_tables(name, self.layers, self.decoder.n_layers, found, list(self.kinds.values()))
+
+    @torch.inference_mode()
+    def _predict(self, probes: Mapping[str, Mapping[int, LayerProbe]], texts: Sequence[Text]) -> Predicted:
+        parts = []
+        for states_NXW in decided_streams(self.decoder, texts, self.layers):
+            predicted = {
+                kind: torch.stack([_at_factors(its[layer], states_NXW[:, i]) for i, layer in enumerate(self.layers)], 1)
+                for kind, its in probes.items()
+            }
+            parts.append(Predicted(compare(self.decoder, self.readout, self.layers, states_NXW), predicted))
+        return Predicted.joined(parts)
+
+
+def _at_factors(probe: LayerProbe, stream_NW: Tensor) -> Tensor:
+    """The log KLs that a probe predicts at each of `KL_FACTORS`, (N, K); on the CPU."""
+    factors = [torch.full((len(stream_NW),), factor, device=stream_NW.device) for factor in KL_FACTORS]
+    return torch.stack([probe.log_kl_at(stream_NW, factor_N) for factor_N in factors], 1).cpu()
+
+
+def linear_probe(learn: Sums, choose: Sums, refit: bool = True) -> LayerProbe:
+    """The ridge regression of log KL on a layer's stream, in terms of the standardised stream; fp32."""
+    map_J1 = best_fit(learn, choose, [torch.zeros_like(learn.both_JH[1:])], refit)
+    bias, weight_W = map_J1[0, 0] + learn.mean_D @ map_J1[1:, 0], map_J1[1:, 0] * learn.std_D
+    return LayerProbe(*[part.float() for part in (learn.mean_D, learn.std_D, weight_W, bias)])
+
+
+def _starts(texts: Sequence[Text]) -> list[int]:
+    """Where the tokens of each text begin among those of all."""
+    return [0, *accumulate(len(text.token_ids) for text in texts)][:-1]

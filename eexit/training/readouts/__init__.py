@@ -1,0 +1,1 @@
+"""Learned readouts: a linear map in closed form, and the tuned lens."""

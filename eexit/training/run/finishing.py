@@ -1,0 +1,62 @@
+"""The end of a training: what was learned is measured on held-out texts, and written as an artefact."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+from eexit.model.file_digests import sha256
+from eexit.plan.artefacts import ADAPTER, PROBE, READOUT, WEIGHTS, Card, write_card
+from eexit.training.run.loop import Training
+from eexit.training.run.saving import remove_state, save_tensors
+from eexit.training.texts import Text
+from eexit.whole_files import publish
+
+HOLDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "linear": (READOUT,),
+    "tuned": (READOUT,),
+    "probe": (PROBE,),
+    "student": (ADAPTER, PROBE),
+}
+
+
+def finish(
+    training: Training, held_out: Sequence[Text], model: Mapping[str, Any], data: Mapping[str, Any],
+    versions: Mapping[str, str | None],
+) -> Card:  # fmt: skip
+    """Write the artefact of a training that is done: its files, then its card. Raises `OSError`."""
+    trainer, folder = training.trainer, training.folder
+    trainer.finish()
+    tables = trainer.tables(held_out)
+    files = _write_files(training)
+    card = Card(
+        what=trainer.settings.what,
+        holds=HOLDS[trainer.settings.what],
+        model=dict(model),
+        layers=trainer.settings.layers,
+        readout=trainer.settings.readout,
+        data=dict(data),
+        settings=trainer.settings.as_dict(),
+        **tables,
+        progress=[dict(row) for row in training.reached.progress],
+        versions=dict(versions),
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=training.reached.seconds,
+        files=files,
+    )
+    write_card(folder, card)
+    remove_state(folder)
+    return card
+
+
+def _write_files(training: Training) -> dict[str, str]:
+    """Write everything but the card; returns the SHA-256 of each file, by name."""
+    folder, digests = training.folder, {}
+    with TemporaryDirectory(dir=folder, prefix=".") as made:
+        save_tensors(Path(made, WEIGHTS), training.trainer.weights())
+        training.trainer.save_further(Path(made))
+        for file in sorted(path for path in Path(made).iterdir() if path.is_file()):
+            digests[file.name] = sha256([file])
+            publish(file, folder / file.name)
+    return digests

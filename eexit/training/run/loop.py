@@ -1,0 +1,113 @@
+"""The training loop: blocks of texts in a seeded order, pass after pass, whatever is trained.
+
+What a trainer has learned and how far the loop has come are saved together every so often. From there, the same
+training goes on with the same blocks in the same order: an interrupted one has the result of an undisturbed one.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+from eexit.training.run.saving import Saved, load_state, read_saved, save_state
+from eexit.training.texts import Text, blocks, n_tokens
+from eexit.training.trainer import Trainer
+
+BLOCK_TOKENS: Final = 2048  # of answers: what streams are computed of at a time
+SECONDS_BETWEEN_SAVES: Final = 30.0
+CHECK_TOKENS: Final = 512  # of held-out answers that the loss is followed on
+CHECKS: Final = 8  # of the held-out loss, over the whole training
+MOST_ROWS: Final = 400  # of progress
+
+
+class Training:
+    """A trainer and how far it has come with its texts."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        texts: Sequence[Text],
+        held_out: Sequence[Text],
+        folder: Path,
+        identity: Mapping[str, Any],
+    ):
+        """Goes on from the state in `folder`, which must be of the same `identity`, if there is one."""
+        self.trainer, self.settings, self.texts, self.folder = trainer, trainer.settings, texts, folder
+        self.check = blocks(held_out, CHECK_TOKENS)[0]
+        self.total = trainer.passes * n_tokens(texts)  # tokens to learn from
+        self.total = min(self.total, self.settings.most_tokens or self.total)
+        self.saved_at = time.monotonic()
+        self._cut: tuple[int, list[list[Text]]] | None = None
+        self.saved = read_saved(folder) or Saved(identity)
+        self.reached = self.saved.reached
+        if self.reached.steps:
+            trainer.restore(load_state(folder))
+
+    @property
+    def done(self) -> bool:
+        minutes = self.settings.most_minutes
+        return self.reached.tokens >= self.total or (minutes is not None and self.reached.seconds >= 60 * minutes)
+
+    @property
+    def share(self) -> float:
+        """The fraction of the training that is done."""
+        shares = [self.reached.tokens / max(self.total, 1)]
+        if self.settings.most_minutes is not None:
+            shares.append(self.reached.seconds / (60 * self.settings.most_minutes))
+        return min(1.0, max(shares))
+
+    def advance(self, seconds: float) -> None:
+        """Learn from block after block, for about so long; one block at least."""
+        began = time.monotonic()
+        while not self.done:
+            self._learn()
+            if time.monotonic() - self.saved_at > SECONDS_BETWEEN_SAVES:
+                self.save()
+            if time.monotonic() - began > seconds:
+                return
+
+    def save(self) -> None:
+        """Save the state. Raises `OSError`."""
+        save_state(self.folder, replace(self.saved, reached=self.reached), self.trainer.state())
+        self.saved_at = time.monotonic()
+
+    def _learn(self) -> None:
+        """Learn from the next block, and note what came of it."""
+        began, before, share = time.monotonic(), self.reached, self.share
+        of_pass = self._blocks(before.passes)
+        block, is_last = of_pass[before.blocks], before.blocks + 1 == len(of_pass)
+        loss = self.trainer.train(block)
+        self.reached = replace(
+            before,
+            passes=before.passes + is_last,
+            blocks=0 if is_last else before.blocks + 1,
+            steps=before.steps + 1,
+            tokens=before.tokens + n_tokens(block),
+            seconds=before.seconds + time.monotonic() - began,
+        )
+        is_time = int(self.share * CHECKS) > int(share * CHECKS)
+        held_out_loss = self.trainer.held_out_loss(self.check) if is_time else None
+        if loss is not None or held_out_loss is not None:
+            self._note(loss, held_out_loss)
+
+    def _note(self, loss: float | None, held_out_loss: float | None) -> None:
+        reached = self.reached
+        row = {
+            "step": reached.steps,
+            "tokens": reached.tokens,
+            "seconds": round(reached.seconds, 3),
+            "loss": loss,
+            "held_out_loss": held_out_loss,
+        }
+        # Of a long training, older rows are thinned out, so that the state stays small.
+        rows = reached.progress if len(reached.progress) < MOST_ROWS else reached.progress[::2]
+        self.reached = replace(reached, progress=(*rows, row))
+
+    def _blocks(self, of_pass: int) -> list[list[Text]]:
+        """The blocks of a pass, in its own order."""
+        if self._cut is None or self._cut[0] != of_pass:
+            order = Random(f"{self.settings.seed} {of_pass}").sample(self.texts, len(self.texts))
+            self._cut = of_pass, blocks(order, BLOCK_TOKENS)
+        return self._cut[1]

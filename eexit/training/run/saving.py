@@ -1,0 +1,103 @@
+"""The state of a training in the artefact's folder, so that it can go on: one file, replaced in one step.
+
+Reading how far a training has come does not import torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from safetensors import SafetensorError, safe_open
+
+from eexit.messages.errors import UsageError, first_line
+from eexit.plan.artefacts import STATE
+from eexit.whole_files import becoming, plain_errors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+_METADATA: Final = "training"
+
+
+@dataclass(frozen=True)
+class Reached:
+    """How far a training has come, whatever it trains."""
+
+    passes: int = 0  # over all texts, finished ones
+    blocks: int = 0  # of the pass that is not finished
+    steps: int = 0  # blocks in all
+    tokens: int = 0  # of answers that were learned from, repeats included
+    seconds: float = 0.0
+    progress: tuple[Mapping[str, Any], ...] = ()  # rows of the card
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a folder's training is, as in JSON, and how far it has come."""
+
+    identity: Mapping[str, Any]
+    reached: Reached = field(default_factory=Reached)
+
+
+def read_saved(folder: Path) -> Saved | None:
+    """The training that `folder` holds the state of; None if it holds none. Raises `UsageError` for a damaged one."""
+    path = folder / STATE
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "numpy") as file:
+            held = json.loads(file.metadata()[_METADATA])
+        return Saved(held["identity"], Reached(**{**held["reached"], "progress": tuple(held["reached"]["progress"])}))
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{path} is no state of a training ({first_line(error)}): remove it, or choose another --out"
+        ) from error
+
+
+def load_state(folder: Path) -> dict[str, Tensor]:
+    """The tensors of the state that `folder` holds, on the CPU."""
+    from safetensors.torch import load_file
+
+    tensors: dict[str, Tensor] = load_file(folder / STATE)
+    return tensors
+
+
+def save_state(folder: Path, saved: Saved, state: Mapping[str, Tensor]) -> None:
+    """Replace the state in `folder`. Raises `OSError`; then the one before is still there."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    save_tensors(folder / STATE, tensors, {_METADATA: json.dumps(asdict(saved))})
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a file of tensors, whole or not at all. Raises `OSError`."""
+    from safetensors.torch import save_file
+
+    with becoming(path) as temporary, plain_errors(path):
+        save_file(dict(tensors), temporary, metadata)
+
+
+def remove_state(folder: Path) -> None:
+    """Called when the artefact is complete."""
+    (folder / STATE).unlink(missing_ok=True)
+
+
+def optimiser_tensors(optimiser: Optimizer) -> dict[str, Tensor]:
+    """What an optimiser has of its parameters, by name."""
+    held = optimiser.state_dict()["state"]
+    return {f"optimiser.{index}.{name}": tensor for index, its in held.items() for name, tensor in its.items()}
+
+
+def restore_optimiser(optimiser: Optimizer, state: Mapping[str, Tensor]) -> None:
+    """Give an optimiser what `optimiser_tensors` told of it, which may be among other tensors."""
+    its: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in state.items():
+        kind, _, rest = key.partition(".")
+        index, _, name = rest.partition(".")
+        if kind == "optimiser":
+            its.setdefault(int(index), {})[name] = tensor
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": its})

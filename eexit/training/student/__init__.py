@@ -1,0 +1,1 @@
+"""Students: an adapter that learns to say at its exits what full depth says, and probes on its streams."""

@@ -1,0 +1,142 @@
+"""A student: the base model with a low-rank adapter, trained to say at its exits what the base model says at the end.
+
+For every text, the teacher, which is the base model at full depth, gives each exitable layer its chance to exit, and an
+exit is drawn for each position of the answer. The student's forward runs with these exits in `frozen_residual`, and
+learns from KL(teacher's final ‖ what it says at the exit). Positions of the prompt, and the one that gives the answer's
+first token, go through all layers.
+
+Shapes: N decided positions of some texts.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eexit.method.draws import exit_draws, training_draws
+from eexit.method.probes import LayerProbe, Probe
+from eexit.training.run.saving import optimiser_tensors, restore_optimiser
+from eexit.training.setup import Setup
+from eexit.training.student.exit_loss import Reader
+from eexit.training.student.exits_table import exits_table
+from eexit.training.student.frozen import LayerStack
+from eexit.training.student.lora import adapter_parameters, add_adapter, save_adapter
+from eexit.training.student.passes import Pair
+from eexit.training.student.probes import fit_probes, student_probe_tables
+from eexit.training.texts import Text, blocks, n_tokens
+from eexit.training.trainer import Tables
+
+TOKENS_AT_A_TIME: Final = 512  # in a forward and a backward pass, for bounded memory
+WARM_UP: Final = 0.05  # of the training, until the learning rate is at its highest
+MOST_NORM: Final = 1.0  # of a step's gradient
+
+
+class StudentTrainer:
+    """Trains an adapter and, in the end, probes on the streams that it leaves."""
+
+    def __init__(self, setup: Setup):
+        self.settings = its = setup.settings.with_defaults()
+        assert its.tokens_per_step
+        assert its.learning_rate
+        assert its.most_tokens
+        assert its.most_minutes
+        self.tokens_per_step, self.learning_rate = its.tokens_per_step, its.learning_rate
+        self.most_tokens, self.most_seconds = its.most_tokens, 60 * its.most_minutes
+        stack = LayerStack(setup.model, setup.decoder.n_layers)
+        model = add_adapter(setup.model, its.lora_r, its.lora_alpha, its.lora_targets, its.seed)
+        self.pair = Pair(model, stack, Reader(setup.decoder, setup.readout), its.layers)
+        self.parameters, self.texts = adapter_parameters(model), setup.texts
+        self.optimiser = torch.optim.AdamW(self.parameters.values(), weight_decay=0.0)
+        self.passes = its.passes or -(-self.most_tokens // n_tokens(setup.texts))
+        self.steps, self.tokens, self.seconds = 0, 0, 0.0
+        self.probes: dict[int, LayerProbe] = {}
+
+    def train(self, block: Sequence[Text]) -> float | None:
+        steps = [self._step(texts) for texts in blocks(block, self.tokens_per_step)]
+        n_decided = sum(n for n, _ in steps)
+        return sum(n * loss for n, loss in steps) / n_decided
+
+    def _step(self, texts: Sequence[Text]) -> tuple[int, float]:
+        """One step of the optimiser: of how many decided tokens, and their mean loss."""
+        began, total = time.monotonic(), 0.0
+        n_decided = sum(len(text.token_ids) - 1 for text in texts)
+        for some in blocks(texts, TOKENS_AT_A_TIME):
+            taught = self.pair.teach(some)
+            exit_N = self.pair.draw_exits(taught, self.settings.kl_factor, self._new_draws(some))
+            total += self.pair.learn(taught, exit_N, n_decided).kl_N.sum().item()
+        torch.nn.utils.clip_grad_norm_(self.parameters.values(), MOST_NORM)
+        self.tokens += n_tokens(texts)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate()
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        self.steps += 1
+        self.seconds += time.monotonic() - began
+        return n_decided, total / n_decided
+
+    def rate(self) -> float:
+        """The learning rate: linear warm-up, then linearly down to 0 where tokens or minutes end."""
+        done = max(self.tokens / self.most_tokens, self.seconds / self.most_seconds)
+        return self.learning_rate * max(0.0, min(done / WARM_UP, (1 - done) / (1 - WARM_UP)))
+
+    def _new_draws(self, texts: Sequence[Text]) -> Tensor:
+        """Uniform draws, (N,), that no other step has."""
+        seed, steps = self.settings.seed, self.steps
+        return decided(
+            [training_draws(seed, steps, list(text.prompt_token_ids), len(text.token_ids)) for text in texts]
+        )
+
+    def same_draws(self, texts: Sequence[Text]) -> Tensor:
+        """The draws, (N,), that choose the exits of these texts in a sweep."""
+        seed = self.settings.seed
+        return decided([exit_draws(seed, list(text.prompt_token_ids), len(text.token_ids)) for text in texts])
+
+    def state(self) -> dict[str, Tensor]:
+        reached = torch.tensor([self.steps, self.tokens, self.seconds], dtype=torch.float64)
+        return {"reached": reached, **self.parameters, **optimiser_tensors(self.optimiser)}
+
+    @torch.no_grad()
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        steps, tokens, self.seconds = state["reached"].tolist()
+        self.steps, self.tokens = int(steps), int(tokens)
+        for name, parameter in self.parameters.items():
+            parameter.copy_(state[name])
+        restore_optimiser(self.optimiser, state)
+
+    def finish(self) -> None:
+        self.probes = fit_probes(self.pair, self._some_blocks(self.texts), self.settings.kl_factor, self.same_draws)
+
+    def weights(self) -> dict[str, Tensor]:
+        return {name: part.detach().float().cpu().contiguous() for name, part in Probe(self.probes).tensors().items()}
+
+    def save_further(self, folder: Path) -> None:
+        save_adapter(self.pair.model, folder)
+
+    def held_out_loss(self, texts: Sequence[Text]) -> float | None:
+        """Mean KL(teacher's final ‖ student's at the exit), nats, with the draws of a sweep."""
+        kls = []
+        for some in self._some_blocks(texts):
+            taught = self.pair.teach(some)
+            exit_N = self.pair.draw_exits(taught, self.settings.kl_factor, self.same_draws(some))
+            kls.append(self.pair.compare(taught, exit_N).kl_N)
+        return torch.cat(kls).mean().item()
+
+    def tables(self, texts: Sequence[Text]) -> Tables:
+        some = self._some_blocks(texts)
+        factor = self.settings.kl_factor
+        return {
+            "exits": exits_table(self.pair, some, self.same_draws),
+            **student_probe_tables(self.pair, self.probes, some, factor, self.same_draws),
+        }
+
+    def _some_blocks(self, texts: Sequence[Text]) -> list[list[Text]]:
+        return blocks([text for text in texts if len(text.token_ids) > 1], TOKENS_AT_A_TIME)
+
+
+def decided(draws: Sequence[np.ndarray]) -> Tensor:
+    """The draws of the decided tokens of some texts, (N,): all but each one's first."""
+    return torch.from_numpy(np.concatenate([its[1:] for its in draws]))

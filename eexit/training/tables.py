@@ -1,0 +1,70 @@
+"""The tables that end a training, and how to use what was trained."""
+
+from eexit.messages.result_table import ResultTable
+from eexit.messages.written import percent, written
+from eexit.method.readouts import READOUTS
+from eexit.plan.artefacts import ADAPTER, FLAGS, PROBE, READOUT, Card
+
+USES = {
+    READOUT: "--readout {out}",
+    PROBE: "--rules predicted_kl=0.5,1,2,4 --probe {out}",
+    ADAPTER: "--adapter {out}",
+}
+
+
+def training_tables(card: Card) -> list[ResultTable]:
+    """Of held-out tokens: what layers say through each readout, how well probes rank, and a student's exits."""
+    made = []
+    if card.held_out:
+        made.append(_layers(card))
+    if card.probes:
+        made.append(_probes(card))
+    if card.exits:
+        made.append(_exits(card))
+    return made
+
+
+def _layers(card: Card) -> ResultTable:
+    readouts = list(dict.fromkeys(row["readout"] for row in card.held_out))
+    table = _table(f"{card.data['n_held_out_tokens']:,} held-out tokens", "layer")
+    for readout in readouts:
+        table.add("number", f"{readout}:\nas final", "median\nKL")
+    rows = {(row["layer"], row["readout"]): row for row in card.held_out}
+    for layer in card.layers:
+        its = [rows[layer, readout] for readout in readouts]
+        table.add_row(
+            str(layer), *(text for row in its for text in (percent(row["agreement"]), written(row["median_kl"], ".3f")))
+        )
+    return table
+
+
+def _probes(card: Card) -> ResultTable:
+    table = _table("rank correlation of predicted and true KL", "layer")
+    table.add("number", "linear", "mlp", "kept")
+    for row in card.probes:
+        figures = [row[f"rank_correlation_{kind}"] for kind in ("linear", "mlp")]
+        table.add_row(str(row["layer"]), *("" if it is None else written(it, ".3f") for it in figures), row["kind"])
+    return table
+
+
+def _exits(card: Card) -> ResultTable:
+    table = _table("at the exits of held-out tokens", "KL factor")
+    table.add("number", "", "layer", "tokens", "mean KL", "as final")
+    for row in card.exits:
+        layer = "all" if row["layer"] is None else str(row["layer"])
+        figures = [f"{row['n']:,}", written(row["mean_kl"], ".3f"), percent(row["agreement"])]
+        table.add_row(f"{row['kl_factor']:g}", row["when"], layer, *figures)
+    return table
+
+
+def _table(title: str, first: str) -> ResultTable:
+    table = ResultTable(title=title)
+    table.add("number", first)
+    return table
+
+
+def how_to_use(card: Card, out: str) -> str:
+    """A line of flags that a sweep uses the artefact with."""
+    flags = " ".join(USES[role].format(out=out) for role in card.holds)
+    also = f", and with the {FLAGS[READOUT]} of this training" if card.readout not in READOUTS else ""
+    return f"use it with: python jobs/sweep.py {flags}{also}"

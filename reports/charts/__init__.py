@@ -1,0 +1,1 @@
+"""Frames to Altair charts, with colours, shapes and labels."""

@@ -1,0 +1,248 @@
+"""Data frame → Altair chart. Every chart reads the named data `rows`; the page supplies the rows and the theme.
+
+The colours and shapes of configurations are defined in `looks`, and the colours of exit layers in `palette`. Every
+chart has a parameter `picked`, the key of the highlighted configuration, which the page sets in all charts at once.
+"""
+
+import json
+from typing import Any, TypeVar
+
+import altair as alt
+import pandas as pd
+
+from eexit.quality.bootstrap import LEVEL, MIN_PROMPTS
+from reports.charts.palette import exit_colours
+from reports.charts.styles import Looks
+from reports.read.parameters import exact_labels, is_doubling, parameter_title
+
+ROWS = alt.NamedData("rows")
+LIGHT: dict[str, Any] = {
+    "background": None,
+    "font": "system-ui, sans-serif",
+    "range": {
+        "category": [
+            *("#6b7280", "#0072b2", "#c2500a", "#00795a", "#a8457f", "#7a6a00"),
+            *("#5b4bc4", "#8a4b2f", "#007c8a", "#4d7c0f", "#c026d3"),
+            *("#be123c", "#1f2937", "#a16207", "#3730a3"),
+        ],
+        # The kinds of savings; in the section on learned exits, first what they are compared with.
+        "ordinal": ["#8a929e", "#5b4bc4", "#c2500a", "#00795a", "#a8457f", "#7a6a00"],
+        "symbol": ["square", "circle", "triangle-up", "diamond", "cross", "triangle-down"],
+    },
+    "axis": {"labelFontSize": 12, "titleFontSize": 12, "gridOpacity": 0.5, "labelFlush": False, "labelSeparation": 6},
+    "legend": {"labelFontSize": 12, "titleFontSize": 12, "orient": "top", "symbolOpacity": 1},
+    "view": {"stroke": None},
+}
+# Of charts that are drawn without the page, which have room for few legend entries side by side.
+NARROW = LIGHT | {"legend": LIGHT["legend"] | {"columns": 4, "layout": {"direction": "vertical"}}}
+HEIGHT_PIXELS, WIDTH_PIXELS = 300, 520
+ROOM_PIXELS = 16  # between the outermost marks and the axes
+_PERCENT = alt.Axis(format=".0%", tickMinStep=0.01)
+INTERVAL = f"{LEVEL:.0%} interval"
+_Part = TypeVar("_Part")
+# Channels are given as objects of their classes: to find the class of a text or a dict, Altair looks at all it has.
+OPACITY = alt.OpacityValue(0.2, condition=[{"test": "picked == '' || picked == datum.configuration", "value": 1}])
+# For numbers. They differ from the exit colours, since a number must not be taken for a layer.
+RAMP = ["#eef4ea", "#cfe3cb", "#a5cea6", "#74b180", "#459662", "#1f7546", "#0a452b"]
+
+
+def specification(chart: alt.Chart | alt.LayerChart) -> dict[str, Any]:
+    """The Vega-Lite specification without `$schema` and `config`, since the page applies its own theme."""
+    # Validation would take as long as building the rest of the page; the tests notice a chart that draws nothing.
+    whole = chart.to_dict(validate=False)
+    spec = {name: part for name, part in whole.items() if name not in ("$schema", "config")}
+    return spec | {"params": [{"name": "picked", "value": ""}]}
+
+
+def exit_mix_chart(labels: list[str], x_title: str, description: str) -> alt.Chart:
+    """The exit mix as one stacked bar per configuration, with early layers at the left. `labels` are in rank order."""
+    tooltip = [
+        alt.Tooltip("name:N", title="Configuration"),
+        alt.Tooltip("layer:N", title="Exit layer"),
+        alt.Tooltip("share:Q", title="Share", format=".1%"),
+        alt.Tooltip("n:Q", title="n"),
+    ]
+    chart: alt.Chart = (
+        alt.Chart(ROWS)
+        .mark_bar(cursor="pointer")
+        .encode(
+            x=alt.X("share:Q", title=x_title, axis=alt.Axis(format=".0%")).scale(domain=[0, 1]),
+            y=rows_of("name"),
+            color=_layer_colour(labels),
+            order=alt.Order("rank:Q"),
+            opacity=OPACITY,
+            tooltip=tooltip,
+        )
+    )
+    return chart.properties(width=WIDTH_PIXELS, height=alt.Step(22), description=description)
+
+
+def strip_chart(labels: list[str], description: str) -> alt.Chart:
+    """Exit layers along the text, with one bar per run. A row of data is a stretch of tokens with one exit layer."""
+    chart: alt.Chart = (
+        alt.Chart(ROWS)
+        .mark_rect(cursor="pointer")
+        .encode(
+            x=alt.X("start:Q", title="Token position").scale(nice=False, zero=True).axis(tickMinStep=1),
+            x2=alt.X2("end:Q"),
+            y=rows_of("name"),
+            color=_layer_colour(labels),
+            opacity=OPACITY,
+            tooltip=alt.Tooltip("words:N"),  # a single field keeps thousands of marks fast
+        )
+    )
+    return chart.properties(width=WIDTH_PIXELS, height=alt.Step(20), description=description)
+
+
+def heat_chart(description: str) -> alt.LayerChart:
+    """A heat map of prompts × configurations. A row of data has `value`, its text `words`, `failed`, and the prompt's
+    place in the order, `order`.
+    """
+    x = alt.X("shown_as:N", title=None, sort=None).axis(orient="top", labelAngle=-40, labelLimit=200)
+    y = alt.Y("name:N", title=None, sort=alt.SortField("order")).axis(labelLimit=260)
+    base = alt.Chart(ROWS).encode(x=x, y=y)
+    tooltip = [
+        alt.Tooltip("name:N", title="Prompt"),
+        alt.Tooltip("shown_as:N", title="Configuration"),
+        alt.Tooltip("words:N", title="Value"),
+    ]
+    colour = alt.Color("value:Q", title=None).scale(range=RAMP, clamp=True).legend(gradientLength=240)
+    # The other columns must not fade, since a paler cell means a smaller value here.
+    picked = [{"test": "picked != '' && picked == datum.configuration", "value": "#c2500a"}]
+    frame = alt.StrokeValue(None, condition=picked)
+    shade = base.mark_rect(cursor="pointer", strokeWidth=1).encode(color=colour, stroke=frame, tooltip=tooltip)
+    cross = base.transform_filter("datum.failed").mark_text(
+        text="✕", color="#d1242f", fontWeight="bold", cursor="pointer"
+    )
+    return layered(
+        shade.transform_filter("isValid(datum.value)"), cross.encode(tooltip=tooltip), description=description
+    ).properties(height=alt.Step(20), padding={"left": 5, "top": 5, "bottom": 5, "right": 60})
+
+
+def paired_chart(
+    frame: pd.DataFrame, x: str, x_title: str, none: float, description: str, order: list[str], looks: Looks
+) -> alt.LayerChart:
+    """Column `x` of a paired frame with its interval, one row per configuration, from the top as in `order`,
+    the names that are shown.
+
+    The dashed line is at `none`, the value that means no difference. It is 1 for a ratio, whose axis is logarithmic so
+    that half and double are equally far from it.
+    """
+    scale = alt.Scale(type="log" if none else "linear", zero=False, nice=False, padding=ROOM_PIXELS)
+    channel = alt.X(f"{x}:Q", title=x_title, scale=scale, axis=alt.Axis(format="~g"))
+    base = alt.Chart(ROWS).encode(y=rows_of("shown_as", order), color=looks.colour(frame), opacity=OPACITY)
+    tooltip = [
+        alt.Tooltip("shown_as:N", title="Configuration"),
+        alt.Tooltip(f"{x}:Q", title=x_title, format=".4~g"),
+        *where_known(frame[f"{x}_low"], alt.Tooltip("interval:N", title=INTERVAL)),
+        alt.Tooltip(f"{x}_n:Q", title="n prompts"),
+    ]
+    return layered(
+        alt.Chart(ROWS).mark_rule(aria=False, strokeDash=[5, 4]).encode(x=alt.XDatum(none)),
+        *where_known(
+            frame[f"{x}_low"],
+            base.mark_rule(aria=False, strokeWidth=2).encode(
+                x=alt.X(f"{x}_low:Q", title=x_title), x2=alt.X2(f"{x}_high:Q")
+            ),
+        ),
+        base.transform_calculate(interval=interval_words(x, ".4~g"))
+        .mark_point(filled=True, size=80, cursor="pointer")
+        .encode(x=channel, shape=looks.shape(frame), tooltip=tooltip),
+        description=description,
+    ).properties(height=alt.Step(22))
+
+
+def dose_chart(frame: pd.DataFrame, rule: str, y: str, y_title: str, description: str, looks: Looks) -> alt.LayerChart:
+    """Column `y` of a dose frame, a fraction, against one rule's parameter. The dashed line is `normal`."""
+    frame = frame[(frame["rule"] == rule) | frame["rule"].isna()]
+    scale = alt.Scale(zero=True) if y == "exit_rate" else alt.Scale(zero=False, domainMax=1)
+    y_channel = alt.Y(f"{y}:Q", title=y_title, axis=_PERCENT, scale=scale)
+    values = sorted(frame["parameter"].dropna().unique().tolist())
+    scale_x = alt.Scale(zero=False, nice=False, padding=ROOM_PIXELS)
+    if is_doubling(rule):
+        scale_x = alt.Scale(type="log", base=2, nice=False, padding=ROOM_PIXELS)
+    axis = alt.Axis(values=values, labelExpr=exact_labels(values))
+    x = alt.X("parameter:Q", title=parameter_title(rule), scale=scale_x, axis=axis)
+    dosed = alt.Chart(ROWS).transform_filter(f"datum.rule === {json.dumps(rule)}")
+    dosed = dosed.encode(x=x, color=looks.colour(frame, one_rule=True))
+    reference = alt.Chart(ROWS).transform_filter("!isValid(datum.rule)")
+    tooltip = [
+        alt.Tooltip("shown_as:N", title="Configuration"),
+        alt.Tooltip(f"{y}:Q", title=y_title, format=".1%"),
+        *where_known(frame[f"{y}_low"], alt.Tooltip("interval:N", title=INTERVAL)),
+        alt.Tooltip(f"{y}_n:Q", title="n prompts"),
+    ]
+    return layered(
+        *where_known(
+            frame.loc[frame["rule"].isna(), y],
+            reference.mark_rule(aria=False, strokeDash=[5, 4]).encode(
+                y=y_channel, color=looks.colour(frame, one_rule=True)
+            ),
+        ),
+        dosed.mark_line(aria=False, opacity=0.7).encode(y=y_channel),
+        *where_known(
+            frame[f"{y}_low"],
+            dosed.mark_rule(aria=False).encode(
+                y=alt.Y(f"{y}_low:Q", title=y_title), y2=alt.Y2(f"{y}_high:Q"), opacity=OPACITY
+            ),
+        ),
+        dosed.transform_calculate(interval=interval_words(y, ".1%"))
+        .mark_point(filled=True, size=80, cursor="pointer")
+        .encode(y=y_channel, shape=looks.shape(frame), opacity=OPACITY, tooltip=tooltip),
+        description=description,
+    )
+
+
+def depth_chart(frame: pd.DataFrame, description: str, looks: Looks) -> alt.LayerChart:
+    """Mean depth along the text with a band for its interval, one line per mode. The page picks rule and parameter."""
+    width = int(frame["width"].iloc[0])
+    x = alt.X("position:Q", title="Token position" + (f" (means of {width} tokens)" if width > 1 else ""))
+    x = x.scale(zero=False, nice=False, padding=ROOM_PIXELS).axis(tickMinStep=1)
+    y_title = "Mean depth (fraction of layers)"
+    y = alt.Y("depth:Q", title=y_title, axis=_PERCENT, scale=alt.Scale(zero=False, domainMax=1))
+    base = alt.Chart(ROWS).encode(x=x, color=looks.colour(frame, one_rule=True))
+    tooltip = [
+        alt.Tooltip("shown_as:N", title="Configuration"),
+        alt.Tooltip("position:Q", title="Position", format=".0f"),
+        alt.Tooltip("depth:Q", title="Mean depth", format=".1%"),
+        alt.Tooltip("depth_n:Q", title="n prompts"),
+    ]
+    return layered(
+        *where_known(
+            frame["depth_low"],
+            base.mark_area(aria=False, opacity=0.2).encode(
+                y=alt.Y("depth_low:Q", title=y_title), y2=alt.Y2("depth_high:Q")
+            ),
+        ),
+        base.mark_line(aria=False).encode(y=y),
+        base.mark_point(filled=True, size=25, cursor="pointer").encode(
+            y=y, shape=looks.shape(frame), opacity=OPACITY, tooltip=tooltip
+        ),
+        description=description,
+    )
+
+
+def where_known(values: pd.Series, *parts: _Part) -> list[_Part]:
+    """`parts`, which are layers or tooltips, if any of `values` is known; otherwise none."""
+    return list(parts) if values.notna().any() else []
+
+
+def interval_words(name: str, written: str) -> str:
+    """The Vega expression that writes a row's interval as text."""
+    low, high = (f"format(datum['{name}_{end}'], '{written}')" for end in ("low", "high"))
+    return f"isValid(datum['{name}_low']) ? {low} + ' to ' + {high} : 'none below {MIN_PROMPTS} prompts'"
+
+
+def layered(*layers: alt.Chart, description: str) -> alt.LayerChart:
+    return alt.LayerChart(
+        layer=list(layers), data=ROWS, width=WIDTH_PIXELS, height=HEIGHT_PIXELS, description=description
+    )
+
+
+def rows_of(name: str, order: list[str] | None = None, grid: bool = False) -> alt.Y:
+    """Configurations or runs from top to bottom, sorted as in `order` if it is given."""
+    return alt.Y(f"{name}:N", title=None, sort=order).axis(labelLimit=260, grid=grid).scale(paddingInner=0.12)
+
+
+def _layer_colour(labels: list[str]) -> alt.Color:
+    return alt.Color("layer:N", title="Exit layer", sort=labels).scale(domain=labels, range=exit_colours(len(labels)))

@@ -1,0 +1,204 @@
+"""The charts of the section on learned exits: what training changed, as each artefact's card has it.
+
+In every chart, what the learned exits are compared with is grey and comes first, and a layer keeps its exit colour.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from reports.charts.base import HEIGHT_PIXELS, ROOM_PIXELS, ROWS, layered, where_known
+from reports.charts.labels import PLOT_WIDTH_PIXELS, Axis, label_places
+from reports.charts.palette import exit_colours
+from reports.charts.trade_off import LABEL_ROOM_PIXELS, is_logarithmic
+from reports.frames.learned import EVERYWHERE, series_of
+from reports.frames.runs import LAYERS_SKIPPED
+
+PERCENT: Final = alt.Axis(format=".0%", tickMinStep=0.01)
+SHARE: Final = ".1%"  # how values are written
+NATS: Final = ".3~g"
+OUTLINE: Final = "#8a929e"  # of points in the colours of layers, some of which are near to that of the paper
+
+
+def by_layer_chart(frame: pd.DataFrame, y: str, y_title: str, written: str, description: str) -> alt.LayerChart:
+    """Column `y` of what was held out against the layer, with a line for each readout."""
+    names = series_of(frame)
+    y_channel = alt.Y(f"{y}:Q", title=y_title, **_scale(frame[y], written, ROOM_PIXELS, zero=True))
+    base = alt.Chart(ROWS).transform_filter(_of(frame)).encode(x=_layers(frame), y=y_channel)
+    base = base.encode(color=_colour(names))
+    tooltip = [
+        alt.Tooltip("series:N", title="Readout"),
+        alt.Tooltip("layer:Q", title="Layer"),
+        *where_known(frame["agreement"], alt.Tooltip("agreement:Q", title="Agreement", format=SHARE)),
+        *where_known(frame["median_kl"], alt.Tooltip("median_kl:Q", title="Median KL, nats", format=NATS)),
+        *where_known(frame["mean_kl"], alt.Tooltip("mean_kl:Q", title="Mean KL, nats", format=NATS)),
+    ]
+    points = base.mark_point(filled=True, size=80, opacity=1).encode(shape=_shape(names), tooltip=tooltip)
+    return layered(base.mark_line(aria=False, opacity=0.7), points, description=description)
+
+
+def learned_trade_off_chart(
+    frame: pd.DataFrame, y: str, y_title: str, written: str, description: str
+) -> alt.LayerChart:
+    """Column `y` of an artefact's trade-off against layers skipped, labelled by KL factor, with the controls beneath.
+
+    A control is a tick at its value of `y`, joined to its point by a dotted line, as in the chart of the sweep itself.
+    """
+    names, control = series_of(frame), f"{y}_control"
+    values = pd.concat([frame[y], frame[control]])
+    y_channel = alt.Y(f"{y}:Q", title=y_title, **_scale(values, written, LABEL_ROOM_PIXELS, zero=written == NATS))
+    x_axis = alt.Axis(format=".0%", labelExpr="datum.value < 0 ? '' : datum.label")
+    x_scale = alt.Scale(zero=True, nice=False, padding=ROOM_PIXELS)
+    x = alt.X("layers_skipped:Q", title=LAYERS_SKIPPED, axis=x_axis, scale=x_scale)
+    base = alt.Chart(ROWS).transform_filter(_of(frame))
+    base = base.encode(x=x, y=y_channel, color=_colour(names))
+    controlled = base.transform_filter(f"isValid(datum['{control}'])")
+    tooltip = list(_trade_off_tooltip(frame, y_title, y, written))
+    ticks = controlled.mark_tick(orient="horizontal", thickness=2.5, size=14)
+    return layered(
+        base.mark_line(aria=False, opacity=0.7).encode(order=alt.Order("kl_factor:Q"), detail=alt.Detail("series:N")),
+        *where_known(
+            frame[control],
+            controlled.mark_rule(aria=False, strokeDash=[2, 3]).encode(y2=alt.Y2(f"{control}:Q")),
+            ticks.encode(y=alt.Y(f"{control}:Q", title=y_title), tooltip=tooltip),
+        ),
+        base.mark_point(filled=True, size=80, opacity=1).encode(shape=_shape(names), tooltip=tooltip),
+        *_labels(base, frame, y, zero=written == NATS),
+        description=description,
+    )
+
+
+def rank_chart(frame: pd.DataFrame, description: str) -> alt.LayerChart:
+    """The probe's rank correlation with the true KL against the layer; points of the kind that was kept are larger."""
+    names = series_of(frame)
+    y = alt.Y("rank_correlation:Q", title="Rank correlation with the true KL").scale(zero=True, domainMax=1)
+    base = alt.Chart(ROWS).encode(x=_layers(frame), y=y, color=_colour(names))
+    tooltip = [
+        alt.Tooltip("series:N", title="Probe"),
+        alt.Tooltip("layer:Q", title="Layer"),
+        alt.Tooltip("rank_correlation:Q", title="Rank correlation", format=".2f"),
+        alt.Tooltip("kept_words:N", title="Kept"),
+    ]
+    size = alt.SizeValue(40, condition=[{"test": "datum.kept", "value": 150}])
+    points = base.mark_point(filled=True, opacity=1).encode(shape=_shape(names), size=size, tooltip=tooltip)
+    return layered(base.mark_line(aria=False, opacity=0.7), points, description=description)
+
+
+def calibration_chart(frame: pd.DataFrame, colours: dict[str, str], description: str) -> alt.LayerChart:
+    """True against predicted stop chances in bins, a line per layer; the diagonal is a probe without bias."""
+    labels = list(dict.fromkeys(frame["layer_label"]))
+    known = [label for label in colours if label in labels]
+    ends = alt.Scale(domain=[0, 1], nice=False, padding=8)
+    x = alt.X("predicted:Q", title="Predicted stop chance", scale=ends, axis=PERCENT)
+    y = alt.Y("true:Q", title="True stop chance", scale=ends, axis=PERCENT)
+    colour = alt.Color("layer_label:N", title="Layer").scale(domain=known, range=[colours[name] for name in known])
+    base = alt.Chart(ROWS).encode(x=x, y=y, color=colour)
+    tooltip = [
+        alt.Tooltip("layer:Q", title="Layer"),
+        alt.Tooltip("kl_factor:Q", title="KL factor"),
+        alt.Tooltip("predicted:Q", title="Predicted", format=SHARE),
+        alt.Tooltip("true:Q", title="True", format=SHARE),
+        alt.Tooltip("n:Q", title="n tokens", format=","),
+    ]
+    size = alt.Size("n:Q", legend=None).scale(type="sqrt", range=[25, 260])
+    shape = alt.Shape("layer_label:N", title="Layer").scale(domain=known)
+    points = base.mark_point(filled=True, opacity=1, stroke=OUTLINE, strokeWidth=1)
+    diagonal = alt.Chart(ROWS).transform_aggregate(n="count()").mark_rule(aria=False, strokeDash=[5, 4])
+    return layered(
+        diagonal.encode(x=alt.XDatum(0), x2=alt.X2Datum(1), y=alt.YDatum(0), y2=alt.Y2Datum(1)),
+        base.mark_line(aria=False).encode(order=alt.Order("bin:Q")),
+        points.encode(shape=shape, size=size, tooltip=tooltip),
+        description=description,
+    )
+
+
+def exits_chart(frame: pd.DataFrame, x: str, x_title: str, written: str, description: str) -> alt.LayerChart:
+    """Column `x` at the exits of each layer, before and after the training, joined by a line."""
+    names = series_of(frame)
+    layers = [label for label in dict.fromkeys(frame["layer_label"]) if label != EVERYWHERE]
+    rows = alt.Y("layer_label:N", title="Exit layer", sort=[*layers, EVERYWHERE]).axis(grid=True)
+    scale = alt.Scale(zero=True, nice=False, padding=ROOM_PIXELS)
+    channel = alt.X(f"{x}:Q", title=x_title, scale=scale, axis=PERCENT if written == SHARE else alt.Axis(format="~g"))
+    base = alt.Chart(ROWS).transform_filter(f"isValid(datum['{x}'])").encode(y=rows)
+    tooltip = [
+        alt.Tooltip("series:N", title="Training"),
+        alt.Tooltip("layer_label:N", title="Exit layer"),
+        alt.Tooltip("kl_factor:Q", title="KL factor"),
+        alt.Tooltip(f"{x}:Q", title=x_title, format=written),
+        alt.Tooltip("n:Q", title="n tokens", format=","),
+    ]
+    joined = base.transform_aggregate(low=f"min({x})", high=f"max({x})", groupby=["layer_label"])
+    return layered(
+        joined.mark_rule(aria=False, strokeWidth=2).encode(x=alt.X("low:Q", title=x_title), x2=alt.X2("high:Q")),
+        base.mark_point(filled=True, size=90, opacity=1).encode(
+            x=channel, color=_colour(names), shape=_shape(names), tooltip=tooltip
+        ),
+        description=description,
+    ).properties(height=alt.Step(28))
+
+
+def layer_colours(exitable_layers: tuple[int, ...]) -> dict[str, str]:
+    """The colour of each exitable layer, as in the rest of the report, by the layer as text."""
+    colours = exit_colours(len(exitable_layers) + 1)
+    return {str(layer): colour for layer, colour in zip(exitable_layers, colours, strict=False)}
+
+
+def _colour(names: list[str]) -> alt.Color:
+    return alt.Color("series:N", title=None).scale(domain=names, range="ordinal")
+
+
+def _shape(names: list[str]) -> alt.Shape:
+    return alt.Shape("series:N", title=None).scale(domain=names)
+
+
+def _layers(frame: pd.DataFrame) -> alt.X:
+    values = sorted(frame["layer"].unique().tolist())
+    axis = alt.Axis(values=values, format="d", grid=False)
+    return alt.X("layer:Q", title="Layer", axis=axis).scale(zero=False, nice=False, padding=ROOM_PIXELS)
+
+
+def _scale(values: pd.Series, written: str, room: float, zero: bool) -> dict[str, Any]:
+    """The axis and scale of shares, or of nats, which are logarithmic if they span more than a factor of ten."""
+    if written == SHARE:
+        return {"axis": PERCENT, "scale": alt.Scale(zero=zero, nice=False, padding=room)}
+    log = is_logarithmic(values)
+    scale = alt.Scale(type="log" if log else "linear", zero=zero and not log, nice=False, padding=room)
+    return {"axis": alt.Axis(format="~g"), "scale": scale}
+
+
+def _of(frame: pd.DataFrame) -> str:
+    """The condition that a row is of this frame's artefact; artefacts share the rows of a chart."""
+    return f"datum.artefact === {json.dumps(frame['artefact'].iloc[0])}"
+
+
+def _trade_off_tooltip(frame: pd.DataFrame, y_title: str, y: str, written: str) -> Iterator[alt.Tooltip]:
+    yield alt.Tooltip("series:N", title="Exits by")
+    yield alt.Tooltip("kl_factor:Q", title="KL factor")
+    yield alt.Tooltip("layers_skipped:Q", title=LAYERS_SKIPPED, format=SHARE)
+    yield from where_known(frame["exit_rate"], alt.Tooltip("exit_rate:Q", title="Early exits", format=SHARE))
+    yield alt.Tooltip(f"{y}:Q", title=y_title, format=written)
+    yield from where_known(frame[f"{y}_control"], alt.Tooltip(f"{y}_control:Q", title="Its control", format=written))
+
+
+def _labels(base: alt.Chart, frame: pd.DataFrame, y: str, zero: bool) -> Iterator[alt.Chart]:
+    """The KL factors as labels beside the points, where they cover nothing."""
+    known = frame.loc[frame[y].notna(), ["layers_skipped", "series", "label", "point", y, f"{y}_control"]]
+    points = known.rename(columns={"point": "configuration"}).assign(beneath=None)
+    controls = points.assign(beneath=points["configuration"], configuration="", label="")
+    controls[y] = points[f"{y}_control"]
+    every = pd.concat([points, controls[controls[y].notna()]], ignore_index=True)
+    every = every.assign(**{f"{name}_{end}": np.nan for name in ("layers_skipped", y) for end in ("low", "high")})
+    log = is_logarithmic(every[y])
+    axes = (
+        Axis(PLOT_WIDTH_PIXELS, ROOM_PIXELS, zero=True),
+        Axis(HEIGHT_PIXELS, LABEL_ROOM_PIXELS, zero=zero and not log, logarithmic=log),
+    )
+    for at, points_there in label_places(every, "layers_skipped", y, known["point"].tolist(), axes).items():
+        these = base.transform_filter(f"indexof({json.dumps(points_there)}, datum.point) >= 0")
+        yield these.mark_text(aria=False, dx=at.dx, dy=at.dy, align=at.align, fontSize=11).encode(
+            text=alt.Text("label:N")
+        )

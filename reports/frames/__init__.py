@@ -1,0 +1,1 @@
+"""Aggregates over prompts, each with its n: what charts and tables show."""

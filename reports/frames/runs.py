@@ -1,0 +1,295 @@
+"""One tidy pandas frame per chart of the overview, aggregated over prompts. Every row has its n.
+
+Several seeds of a prompt are averaged first, so that a prompt counts once; `n_seeds` is how many there are, which is 1
+where all seeds have the same run. Failed runs
+are left out of every mean and counted in `n_failed`. An estimate has the columns `<name>`, `<name>_low`, `<name>_high`
+and `<name>_n`.
+"""
+
+import math
+from collections.abc import Collection
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from eexit.method.rules import shown
+from eexit.plan.configuration import NORMAL, Configuration
+from eexit.plan.runs import OK
+from eexit.quality.bootstrap import Estimate, estimate_columns
+from eexit.quality.text_measures import mean_perplexity
+from reports.progress import Progress, ignore
+from reports.read.parameters import ORACLE_MARK, is_doubling, is_oracle, setting
+from reports.read.sweep import Sweep, place_of_runs
+
+# Columns of `generations` that are averaged over prompts. Perplexity is not among them: its logarithm is averaged.
+AVERAGED: Final = (
+    "exit_rate",
+    "mean_depth",
+    "disagreement",
+    "tokens_until_difference",
+    "equal_share",
+    "lcs_share",
+    "distinct_2",
+    "distinct_3",
+    "longest_loop",
+    "loop_share",
+    "n_tokens",
+)
+DIFFERENCES: Final = (
+    "perplexity",
+    "exit_rate",
+    "mean_depth",
+    "disagreement",
+    "distinct_2",
+    "longest_loop",
+    "n_tokens",
+)
+CORRECT: Final = "correct"  # its mean is the accuracy; there are columns of it if the sweep's prompts bring answers
+MAX_BINS: Final = 25
+LOOPING: Final = 0.5  # of a text; above it, the text is mostly one loop
+CONTROL: Final = "its control"  # the baseline that compares each configuration with its own control
+
+
+def trade_off(sweep: Sweep) -> pd.DataFrame:
+    """One row per configuration: every statistic averaged over prompts.
+
+    `layers_skipped` is 1 − mean depth. `perplexity` is the geometric mean over prompts. Where the
+    sweep has a control of the configuration, `<name>_control` is the control's mean. In the row of a control, `beneath`
+    is the configuration that it is the control of, if the sweep has that. `looping` says whether more than `LOOPING`
+    of the text is one loop (`loop_share`) while that is not so for `normal`.
+    """
+    averaged = [*AVERAGED, *_marks(sweep)]
+    by_prompt = _by_prompt(sweep, [*averaged, "log_perplexity"])
+    n_failed, n_seeds = sweep.failed["configuration"].value_counts(), _n_seeds(sweep.done)
+    rows = []
+    for configuration in sweep.configurations:
+        runs = by_prompt[by_prompt["configuration"] == configuration.key]
+        row = naming(configuration, sweep.marked) | {
+            "n": len(runs),
+            "n_failed": int(n_failed.get(configuration.key, 0)),
+            "n_seeds": n_seeds.get(configuration.key, 0),
+        }
+        found = _estimates(runs[[*averaged, "log_perplexity"]])
+        for name in averaged:
+            row |= spread(name, found[name])
+        row |= spread("perplexity", _exp(found["log_perplexity"]))
+        depth = found["mean_depth"]
+        row |= spread("layers_skipped", Estimate(1 - depth.mean, 1 - depth.high, 1 - depth.low, depth.n))
+        rows.append(row)
+    return _with_controls(_with_looping(pd.DataFrame(rows)), [*averaged, "perplexity"])
+
+
+def _marks(sweep: Sweep) -> list[str]:
+    """Columns that only some sweeps have: marks of their answers, scores from the file, and what judges said."""
+    return [*([CORRECT] if sweep.has_answers else []), *sweep.extra]
+
+
+def _n_seeds(runs: pd.DataFrame) -> dict[str, int]:
+    """How many seeds each configuration has."""
+    seeds = runs["seed"].where(~runs["every_seed"], -1)
+    return {str(key): int(n) for key, n in seeds.groupby(runs["configuration"]).nunique().items()}
+
+
+def _with_looping(trade: pd.DataFrame) -> pd.DataFrame:
+    if trade.empty:
+        return trade
+    looping = trade["loop_share"] > LOOPING
+    in_normal = bool(looping[trade["configuration"] == NORMAL].any())
+    return trade.assign(looping=looping & (not in_normal))
+
+
+def _with_controls(trade: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    if trade.empty:
+        return trade
+    trade = trade.assign(beneath=trade["control_of"].where(trade["control_of"].isin(trade["configuration"])))
+    controls = trade[trade["beneath"].notna()].drop_duplicates("beneath").set_index("beneath")
+    if controls.empty:
+        return trade
+    return trade.assign(**{f"{name}_control": trade["configuration"].map(controls[name]) for name in names})
+
+
+def dose_response(trade: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `normal`, and those whose parameter fits on its rule's axis (a log2 axis needs positive ones)."""
+    if trade.empty:
+        return trade
+    has_place = [
+        pd.isna(rule) or parameter > 0 or (parameter <= 0 and not is_doubling(rule))  # never true of NaN
+        for rule, parameter in zip(trade["rule"], trade["parameter"].astype(float), strict=True)
+    ]
+    return trade[has_place]
+
+
+def exit_mix(sweep: Sweep) -> pd.DataFrame:
+    """Share of decided tokens per configuration and exit layer, averaged over prompts."""
+    labels = list(layer_labels(sweep).values())
+    total = sweep.layer_counts.sum(axis=1)
+    known = (sweep.generations["status"] == OK).to_numpy() & (total > 0)
+    shares = pd.DataFrame(sweep.layer_counts[known] / total[known, None], columns=range(len(labels)))
+    keys = sweep.generations.loc[known, ["configuration", "prompt_id"]].reset_index(drop=True)
+    by_prompt = pd.concat([keys, shares], axis=1).groupby(["configuration", "prompt_id"]).mean().reset_index()
+    n_seeds = _n_seeds(sweep.generations[known])
+    rows = []
+    for configuration in sweep.configurations:
+        runs = by_prompt[by_prompt["configuration"] == configuration.key]
+        for rank, estimate in _estimates(runs[list(range(len(labels)))]).items():
+            named = naming(configuration, sweep.marked) | {"layer": labels[rank], "rank": rank, "n": len(runs)}
+            named["n_seeds"] = n_seeds.get(configuration.key, 0)
+            rows.append(named | spread("share", estimate))
+    return pd.DataFrame(rows)
+
+
+def depth_by_position(sweep: Sweep, progress: Progress = ignore) -> pd.DataFrame:
+    """Mean depth (fraction of L) along the text, in at most 25 bins of equal width; decided tokens only.
+
+    A bin's n is the number of prompts whose text reaches it, so that the last bins contain only long texts. Tokens are
+    read in batches, so that memory holds no more than two numbers per run and bin.
+    """
+    done = sweep.done
+    longest = done["n_tokens"].max()
+    if sweep.final_layer is None or not longest > 0:
+        return pd.DataFrame()
+    width = math.ceil(longest / MAX_BINS)
+    depth = _depth_of_runs(sweep, done["run_id"], width, progress)
+    keys = [done[name].to_numpy() for name in ("configuration", "prompt_id")]
+    per_prompt = pd.DataFrame(depth).groupby(keys).mean()
+    n_seeds = _n_seeds(done)
+    rows = []
+    for configuration in sweep.configurations:
+        if configuration.key not in per_prompt.index:
+            continue
+        for place, estimate in _estimates(per_prompt.loc[[configuration.key]]).items():
+            if estimate.n:
+                position = {"position": place * width + (width - 1) / 2, "width": width}
+                position["n_seeds"] = n_seeds[configuration.key]
+                rows.append(naming(configuration, sweep.marked) | position | spread("depth", estimate))
+    return pd.DataFrame(rows)
+
+
+def _depth_of_runs(sweep: Sweep, run_ids: pd.Series, width: int, progress: Progress) -> np.ndarray:
+    """Mean depth as runs × bins; NaN where a run has no decided token in a bin."""
+    assert sweep.final_layer is not None
+    index = pd.Index(run_ids)
+    depth, n = np.zeros((len(index), MAX_BINS)), np.zeros((len(index), MAX_BINS))
+    rows = sweep.tokens.count_rows()
+    read = 0
+    for batch in sweep.tokens.to_batches(columns=["run_id", "position", "decided", "exit_layer"]):
+        run = place_of_runs(batch, index)
+        place = np.asarray(batch.column("position")) // width
+        layer = np.asarray(batch.column("exit_layer").fill_null(-1))
+        used = (
+            np.asarray(batch.column("decided").cast("uint8")).astype(bool)
+            & (run >= 0)
+            & (place < MAX_BINS)
+            & (layer >= 0)
+        )
+        where = run[used], place[used]
+        np.add.at(depth, where, (layer[used] + 1) / (sweep.final_layer + 1))
+        np.add.at(n, where, 1)
+        read += len(batch)
+        progress(f"aggregating tokens: {read:,} of {rows:,}")
+    with np.errstate(invalid="ignore"):
+        return depth / n
+
+
+def paired_differences(sweep: Sweep, baseline: str = NORMAL) -> pd.DataFrame:
+    """Each configuration compared with the one of key `baseline`, on the same prompts and seeds. If `baseline` is
+    `CONTROL`, each is compared with its own control.
+
+    Perplexities are compared by their ratio, the other columns by their difference: those of DIFFERENCES, the accuracy
+    and the scores. A prompt's difference is the mean of those of its seeds; `n_seeds` is how many have any. A run that
+    is the same for every seed is compared with each seed's run of the other configuration.
+    """
+    columns = ["log_perplexity", *DIFFERENCES[1:], *_marks(sweep)]
+    keys = [configuration.key for configuration in sweep.configurations]
+    bases = _bases(sweep, baseline)
+    compared = [keys.index(key) for key in bases]
+    done = sweep.done.astype(dict.fromkeys(columns, float))
+    if not bases or not set(bases.values()) & set(done["configuration"]):
+        return pd.DataFrame()
+    # N pairs of prompt and seed, X numbers, C configurations, D of which are compared with another one.
+    means = done.pivot_table(columns, ["prompt_id", "seed"], "configuration", aggfunc="mean")
+    means = means.reindex(columns=pd.MultiIndex.from_product([columns, keys]))
+    fixed = sweep.same_for_every_seed
+    of_fixed = means.columns.get_level_values(1).isin(fixed)
+    means.loc[:, of_fixed] = means.loc[:, of_fixed].groupby("prompt_id").transform("first")
+    numbers_NXC = means.to_numpy().reshape(len(means), len(columns), len(keys))
+    differences_NXD = numbers_NXC[:, :, compared] - numbers_NXC[:, :, [keys.index(base) for base in bases.values()]]
+    differences = pd.DataFrame(differences_NXD.reshape(len(means), -1), index=means.index)
+    found = list(_estimates(differences.groupby("prompt_id").mean()).values())
+    paired_ND = ~np.isnan(differences_NXD).all(axis=1)
+    seed_N = means.index.get_level_values("seed")
+    rows = []
+    for number, place in enumerate(compared):
+        of = dict(zip(columns, found[number :: len(compared)], strict=True))
+        n = max(estimate.n for estimate in of.values())
+        if n:
+            row = naming(sweep.configurations[place], sweep.marked) | {"baseline": baseline, "n": int(n)}
+            both_fixed = {sweep.configurations[place].key, bases[sweep.configurations[place].key]} <= fixed
+            row["n_seeds"] = 1 if both_fixed else seed_N[paired_ND[:, number]].nunique()
+            row |= spread("perplexity", _exp(of["log_perplexity"]))
+            for name in columns[1:]:
+                row |= spread(name, of[name])
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _bases(sweep: Sweep, baseline: str) -> dict[str, str]:
+    """The key of each compared configuration → the key of the one that it is compared with."""
+    if baseline != CONTROL:
+        return {c.key: baseline for c in sweep.configurations if c.key != baseline}
+    controls = {c.columns["control_of"]: c.key for c in reversed(sweep.configurations)}
+    return {c.key: controls[c.key] for c in sweep.configurations if c.key in controls}
+
+
+def layer_labels(sweep: Sweep) -> dict[int | None, str]:
+    """Exit layer → its label, in rank order. The key None is a final layer whose number isn't known."""
+    final = "final" if sweep.final_layer is None else f"{sweep.final_layer} (final)"
+    return {**{layer: str(layer) for layer in sweep.exitable_layers}, sweep.final_layer: final}
+
+
+def _by_prompt(sweep: Sweep, columns: list[str]) -> pd.DataFrame:
+    numbers = sweep.done.astype(dict.fromkeys(columns, float))
+    return numbers.groupby(["configuration", "prompt_id"])[columns].mean().reset_index()
+
+
+def naming(configuration: Configuration, marked: Collection[str] = ()) -> dict[str, object]:
+    """The columns that identify the configuration of a row.
+
+    `series` is the same for configurations that differ in the parameter alone; a control is a series of its own.
+    `family` is the rule, or the mode where there is no rule. `shown_as` is the key, marked if the rule is in `marked`.
+    """
+    mode, rule = configuration.mode, configuration.rule
+    parameter, control_of = (configuration.columns[name] for name in ("parameter", "control_of"))
+    return {
+        "configuration": configuration.key,
+        "shown_as": configuration.key + (ORACLE_MARK if rule in marked else ""),
+        "oracle": is_oracle(rule),
+        "mode": mode,
+        "rule": rule,
+        "parameter": parameter,
+        "control_of": control_of,
+        "family": rule or mode,
+        "series": configuration.key if rule is None or control_of else f"{mode}/{rule}",
+        "setting": setting(configuration),
+        "label": (rule or mode) if parameter is None else shown(configuration.parameter),
+    }
+
+
+def spread(name: str, estimate: Estimate) -> dict[str, float]:
+    """The estimate as the columns `<name>`, `<name>_low`, `<name>_high` and `<name>_n`."""
+    low, high = float(estimate.low), float(estimate.high)
+    return {name: float(estimate.mean), f"{name}_low": low, f"{name}_high": high, f"{name}_n": int(estimate.n)}
+
+
+def _exp(spread: Estimate) -> Estimate:
+    return Estimate(mean_perplexity(spread.mean), mean_perplexity(spread.low), mean_perplexity(spread.high), spread.n)
+
+
+def _estimates(values: pd.DataFrame) -> dict[Any, Estimate]:
+    """One estimate per column, over the prompts, which are the rows."""
+    found = zip(*estimate_columns(values.to_numpy(dtype=float)), strict=True)
+    return {name: Estimate(*numbers) for name, numbers in zip(values.columns, found, strict=True)}
+
+
+LAYERS_SKIPPED: Final = "Layers skipped"  # the name of 1 − mean depth wherever it is shown

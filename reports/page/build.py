@@ -1,0 +1,271 @@
+"""Writing the report as one HTML file without network access. Its content security policy allows only its scripts."""
+
+import base64
+import hashlib
+import itertools
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import jinja2
+import vl_convert
+
+from eexit.messages.errors import UsageError
+from eexit.messages.wording import some
+from eexit.messages.written import written
+from eexit.results.layout import (
+    REPORT_HEAD_BYTES,
+    REPORT_MARK,
+    SIDE_FILE_START,
+    SIDE_FILES,
+    is_report,
+    is_side_file,
+    side_file_name,
+    side_folder_name,
+)
+from eexit.whole_files import write_all
+from reports.charts.base import LIGHT, NARROW
+from reports.charts.palette import exit_colours, ink_on
+from reports.page.packing import KINDS, Packed, squeeze
+from reports.page.payload import payload
+from reports.progress import Progress, ignore
+from reports.read.prompt_choice import MOST
+from reports.read.sweep import Sweep, read_sweep, refuse_damage
+
+TEMPLATE: Final = Path(__file__).parents[1] / "template"
+# They become one script in this order, since later ones use the earlier ones.
+SCRIPTS: Final = (
+    "data.js",
+    "places.js",
+    "dom.js",
+    "tables.js",
+    "charts.js",
+    "overview.js",
+    "quality.js",
+    "drafts.js",
+    "learned.js",
+    "prompt.js",
+    "tokens.js",
+    "grid.js",
+    "configuration.js",
+    "lists.js",
+    "exports.js",
+    "follow.js",
+    "app.js",
+)
+SECTIONS: Final = {"quality": "Quality", "drafts": "Drafts", "learned": "Learned exits"}  # that only some sweeps have
+MAX_BYTES: Final = 25_000_000
+FIXED_BYTES: Final = 600_000  # an estimate for scripts, the Vega bundle, styles and static charts
+Blobs = dict[str, list[str]]  # kind → one blob per prompt
+
+
+def build_report(
+    results: str,
+    out: str | Path,
+    *,
+    prompts: int | Sequence[str] = MOST,
+    max_bytes: int = MAX_BYTES,
+    follow_seconds: int = 0,
+    progress: Progress = ignore,
+) -> Path:
+    """Read the sweep in `results` (a folder or URI), write its report to `out`, and return the path.
+
+    `prompts` is the number of prompts whose texts and tokens the page holds, or a list of their ids. If the page would
+    be larger than `max_bytes`, tokens go to files in a folder next to it (`side_folder`), which must be moved with it.
+    With `follow_seconds`, the page asks its server at this interval whether the ETag of its address is still its own
+    file name (without suffix); if not, it loads and shows the newer page.
+
+    An unfinished sweep gives a report of the runs that have landed. Damaged files are left out, and named on stderr.
+    Raises NotASweepError if `results` holds no sweep, and UsageError if writing would replace a file that isn't a
+    report's.
+    """
+    progress("reading runs")
+    sweep = read_sweep(results)
+    for line in some(sweep.left_out):
+        print(f"report: left out: {line}", file=sys.stderr)
+    name = sweep.about["model"].get("name", "")
+    title = f"Early exit: {name}" if name else "Early exit"
+    try:
+        return write_report(
+            sweep, out, title, prompts=prompts, max_bytes=max_bytes, follow_seconds=follow_seconds, progress=progress
+        )
+    except Exception:
+        # The error may come from a damaged file that wasn't read as a whole before. A check of all files names it.
+        refuse_damage(results)
+        raise
+
+
+def write_report(
+    sweep: Sweep,
+    out: str | Path,
+    title: str,
+    *,
+    prompts: int | Sequence[str] = MOST,
+    max_bytes: int = MAX_BYTES,
+    follow_seconds: int = 0,
+    progress: Progress = ignore,
+) -> Path:
+    """Write the page of a sweep of any origin. Raises `UsageError` if it would replace a file that isn't a report's."""
+    out = Path(out)
+    _refuse_foreign(out)
+    data, packed = payload(sweep, title, prompts, progress)
+    progress("writing the page")
+    kept, outside = split(packed, max_bytes - len(squeeze(json.dumps(data).encode())) - FIXED_BYTES)
+    page = _page(data, packed, kept, outside, side_folder(out).name, follow_seconds)
+    _write_files(out, page, _side_files(side_folder(out), outside))
+    return out
+
+
+def render(sweep: Sweep, title: str) -> str:
+    """The HTML of the whole page, without side files. The same results give the same text."""
+    data, packed = payload(sweep, title, len(sweep.prompts))
+    return _page(data, packed, packed.blobs, {}, "")
+
+
+def side_folder(out: Path) -> Path:
+    """The folder for side files of a page: report.html → report.data/."""
+    return out.with_name(side_folder_name(out.name))
+
+
+def split(packed: Packed, room: int) -> tuple[Blobs, Blobs]:
+    """The blobs that stay in the page, and those that leave it: whole kinds, the largest first, until the rest fits."""
+    kept: Blobs = dict(packed.blobs)
+    outside: Blobs = {}
+    for kind in reversed(KINDS):
+        if sum(map(len, itertools.chain([packed.pieces], *kept.values()))) <= room:
+            break
+        if kind in kept:
+            outside[kind] = kept.pop(kind)
+    return kept, outside
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Raise `UsageError` if writing the report would replace or remove files that are not a report's."""
+    foreign = [out] if out.exists() and not _starts(out, is_report) else []
+    foreign += [path for path in side_folder(out).glob(SIDE_FILES) if not _starts(path, is_side_file)]
+    if foreign:
+        raise UsageError(f"{foreign[0]} is not a report's file: choose another place, or move it elsewhere")
+
+
+def _starts(path: Path, is_ours: Callable[[bytes], bool]) -> bool:
+    with path.open("rb") as file:
+        return is_ours(file.read(REPORT_HEAD_BYTES))
+
+
+def _side_files(folder: Path, outside: Blobs) -> dict[Path, str]:
+    """One script per prompt, since scripts are all that a file:// page may load from its folder."""
+    scripts = {}
+    for number, blobs in enumerate(zip(*outside.values(), strict=True)):
+        named = {f"{kind}-{number}": blob for kind, blob in zip(outside, blobs, strict=True)}
+        scripts[folder / side_file_name(number)] = f"{SIDE_FILE_START}{json.dumps(named)});\n"
+    return scripts
+
+
+def _write_files(out: Path, page: str, beside: Mapping[Path, str]) -> None:
+    """Write the page and its side files, and remove older ones. Where that fails, an older report is left as it was."""
+    folder = side_folder(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if beside:
+        folder.mkdir(exist_ok=True)
+    try:
+        write_all({out: page, **beside})
+    except BaseException:
+        with suppress(OSError):
+            folder.rmdir()  # if nothing is in it
+        raise
+    for stale in set(folder.glob(SIDE_FILES)) - set(beside):
+        stale.unlink()
+
+
+def _page(
+    data: dict[str, Any], packed: Packed, kept: Blobs, outside: Blobs, folder: str, follow_seconds: int = 0
+) -> str:
+    content = squeeze(
+        json.dumps(data | {"outside": {"folder": folder if outside else "", "kinds": list(outside)}}).encode()
+    )
+    # Side files are allowed by a nonce. Generated text can't contain it, since it is a hash of all of the text.
+    nonce = hashlib.sha256("".join([content, *itertools.chain(*outside.values())]).encode()).hexdigest()[:32]
+    bundle, script = _bundle(), page_script(nonce if outside else "", follow_seconds, Path(folder).stem)
+    style = (TEMPLATE / "report.css").read_text() + _exit_styles(len(data["layers"]))
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATE), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["cell"] = _cell
+    scripts = f"{_hash(script)} {_hash(bundle)}" + (f" 'nonce-{nonce}'" if outside else "")
+    return environment.get_template("report.html").render(
+        mark=REPORT_MARK,
+        title=data["title"],
+        facts=data["facts"],
+        counts=data["counts"],
+        findings=data["findings"],
+        sections=[(title, data[key]["findings"]) for key, title in SECTIONS.items() if data[key]],
+        statics=[(c["title"], c["caption"], _svg(c)) for c in data["charts"] if c.get("static")],
+        trade=next((c["table"] for c in data["charts"] if c.get("static")), None),
+        policy=f"default-src 'none'; script-src {scripts}; style-src {_hash(style)}; "
+        "img-src data:; base-uri 'none'; form-action 'none'" + ("; connect-src 'self'" if follow_seconds else ""),
+        follow=follow_seconds,
+        style=style,
+        script=script,
+        blobs={
+            "payload": content,
+            "pieces": packed.pieces,
+            **{f"{kind}-{number}": blob for kind, blobs in kept.items() for number, blob in enumerate(blobs)},
+            "bundle": _packed_bundle(),
+        },
+    )
+
+
+@lru_cache(maxsize=1)
+def _bundle() -> str:
+    """Vega, Vega-Lite and vega-embed, in a function so that the bundle defines no global names in the page."""
+    return f"(function () {{\n{vl_convert.javascript_bundle('window.eexitEmbed = vegaEmbed;')}\n}})();"
+
+
+@lru_cache(maxsize=1)
+def _packed_bundle() -> str:
+    return squeeze(_bundle().encode())
+
+
+def page_script(nonce: str, follow_seconds: int, name: str) -> str:
+    parts = "\n".join((TEMPLATE / name).read_text() for name in SCRIPTS)
+    follow = {"seconds": follow_seconds, "name": name} if follow_seconds else None
+    given = {"THEME": LIGHT, "NONCE": nonce, "FOLLOW": follow}
+    constants = "const " + ", ".join(f"{name} = {json.dumps(value)}" for name, value in given.items()) + ";"
+    return f'(() => {{\n"use strict";\n{constants}\n{parts}\n}})();'
+
+
+def _exit_styles(n_ranks: int) -> str:
+    """CSS classes for each exit rank: early ones have a background and a text colour, the final layer an underline."""
+    lines = []
+    for rank, colour in enumerate(exit_colours(n_ranks)):
+        final = rank == n_ranks - 1
+        lines.append(f".c{rank} {{ background-color: {colour}; }}")
+        fill = f"background-color: {colour}; color: {ink_on(colour)};"
+        lines.append(f".filled .r{rank} {{ {fill} }}" if final else f".r{rank} {{ {fill} }}")
+        # Opacity would make text on its background hard to read, so that the background is removed instead.
+        dim = "background: none; color: var(--soft); border-bottom-color: transparent;"
+        lines.append(f".only{rank} .t:not(.r{rank}) {{ {dim} }}")
+    return "\n".join([*lines, f".r{n_ranks - 1} {{ border-bottom-color: var(--final); }}", ""])
+
+
+def _cell(row: dict[str, Any], column: dict[str, str]) -> str:
+    """A cell of the table for readers without JavaScript: a number with its interval, or a name."""
+    key, form = column["key"], ".1%" if column["form"] == "share" else ".4g"
+    value, low, high = row[key], row.get(f"{key}_low"), row.get(f"{key}_high")
+    if value is None or isinstance(value, str):
+        return value or "–"
+    interval = f" [{written(low, form)}, {written(high, form)}]" if low is not None else ""
+    return written(value, form) + interval
+
+
+def _svg(chart: dict[str, Any]) -> str:
+    spec = chart["variants"][0]["spec"] | {"datasets": {"rows": chart["table"]["rows"]}, "config": NARROW}
+    return vl_convert.vegalite_to_svg(spec)
+
+
+def _hash(source: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"

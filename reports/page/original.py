@@ -1,0 +1,62 @@
+"""The original functions, which read, write and draw files of the original format, `early_exit_analysis.json`.
+
+    results = load_results_json("early_exit_analysis.json")
+    generate_multi_prompt_html_visualization(results, "early_exit.html")
+
+The format is defined in `eexit.results.original_format`. Its results are turned into a `Sweep`, so that one page serves
+all.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from eexit.results.original_format import entry_of_text, read, text_of, write
+from reports.page.build import render, write_report
+from reports.read.original_sweep import sweep_of
+from reports.read.sweep import NotASweepError
+
+TITLE = "Early exit analysis"
+
+
+def save_results_json(results: Sequence[Mapping[str, Any]], filename: str | Path = "early_exit_analysis.json") -> Path:
+    """Write results in the original format, and return the path of the file."""
+    path = Path(filename)
+    write(results, path)
+    return path
+
+
+def load_results_json(filename: str | Path) -> list[dict[str, Any]]:
+    """Read results in the original format. Raises NotASweepError if the file isn't a list of prompts."""
+    try:
+        return read(Path(filename))
+    except ValueError as error:
+        raise NotASweepError(str(error)) from error
+
+
+def generate_multi_prompt_html_visualization(
+    results: Sequence[Mapping[str, Any]],
+    output_file: str | Path = "early_exit_visualization.html",
+    title: str = TITLE,
+) -> Path:
+    """Write the report of results in the original format, and return its path."""
+    return write_report(sweep_of(results), output_file, text_of(title))
+
+
+def create_html_visualization(
+    tokens: Sequence[str],
+    exit_layers: Sequence[int | None],
+    title: str = TITLE,
+    output_file: str | Path | None = None,
+    exitable_layers: Sequence[int] | None = None,
+) -> str:
+    """The report of one text, given its tokens and the exit layer of each. Returns the HTML, and writes it to
+    `output_file` if that is given.
+
+    Without `exitable_layers`, the deepest layer that occurs is taken for the final one.
+    """
+    title = text_of(title)
+    sweep = sweep_of([entry_of_text(title, tokens, exit_layers, exitable_layers or [])])
+    if output_file is not None:
+        write_report(sweep, output_file, title)
+    return render(sweep, title)

@@ -1,0 +1,186 @@
+"""Serving a report to this machine only. The report is rebuilt when more runs of its sweep have landed.
+
+An open page asks every few seconds whether there is a newer one (`template/follow.js`). Only the page and its side
+files are served, and only if the Host header is a loopback name, so that a web site can't read them by DNS rebinding.
+"""
+
+import errno
+import hashlib
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+from eexit.messages.errors import UsageError
+from eexit.results.layout import GENERATIONS_FOLDER, REPORT
+from reports.page.build import build_report, side_folder
+from reports.read.sweep import NotASweepError, read_sweep
+
+FOLLOW_SECONDS: Final = 15  # between two requests of an open page
+IDLE_SECONDS: Final = 60  # after which an idle connection is closed
+LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
+TYPES: Final = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers with one of the side files, or with the page, which is rebuilt first if more runs have landed."""
+
+    server: "Server"
+    protocol_version = "HTTP/1.1"
+    timeout = IDLE_SECONDS
+
+    def do_GET(self) -> None:
+        if not loopback(self.headers.get("Host", "")):
+            self.send_error(HTTPStatus.FORBIDDEN, "Only loopback names are served, such as 127.0.0.1 or localhost")
+            return
+        path = self.path.partition("?")[0]
+        if path in ("/", f"/{REPORT}"):
+            try:
+                self.send(self.server.page())
+            except (UsageError, OSError) as error:
+                self.send_error(HTTPStatus.SERVICE_UNAVAILABLE, "The results can't be read", str(error))
+        elif side := self.server.side_files().get(path):
+            self.send(side)
+        else:
+            self.send_error(HTTPStatus.NOT_FOUND)
+
+    do_HEAD = do_GET
+
+    def send(self, file: Path) -> None:
+        with file.open("rb") as content:
+            self.send_response(HTTPStatus.OK)
+            self.send_header("Content-Type", TYPES[file.suffix])
+            self.send_header("Content-Length", str(file.stat().st_size))
+            self.send_header("Cache-Control", "no-store")
+            self.send_header("Cross-Origin-Resource-Policy", "same-origin")  # side files are scripts
+            self.send_header("ETag", f'"{file.stem}"')
+            self.end_headers()
+            if self.command != "HEAD":
+                shutil.copyfileobj(content, self.wfile)
+
+    def log_message(self, *args: Any) -> None:
+        """Log nothing, so that the address stays visible in the terminal."""
+
+
+class Server(ThreadingHTTPServer):
+    """Builds the page of `results` in `folder`, under a name that depends on which files have landed."""
+
+    daemon_threads = True
+
+    def __init__(self, results: str, port: int, prompts: int | Sequence[str], folder: str) -> None:
+        self.results, self.prompts, self.folder = results, prompts, Path(folder)
+        self.building = threading.Lock()
+        self.built: list[Path] = []
+        self.ended = False
+        super().__init__(("127.0.0.1", port), Handler)
+
+    def page(self) -> Path:
+        """The page of all runs that have landed."""
+        with self.building:
+            path = self.folder / f"{landed(self.results)}.html"
+            if path not in self.built:
+                build_report(
+                    self.results, path, prompts=self.prompts, follow_seconds=FOLLOW_SECONDS, progress=self.go_on
+                )
+                # A browser may still show the previous page and request its side files.
+                self.built = [*self.built[-1:], path]
+                self.clear()
+            return path
+
+    def side_files(self) -> dict[str, Path]:
+        """Address → side file, for all pages that are kept."""
+        folders = [side_folder(path) for path in self.built]
+        return {f"/{side.relative_to(self.folder)}": side for folder in folders for side in folder.glob("*.js")}
+
+    def clear(self) -> None:
+        for path in set(self.folder.glob("*.html")) - set(self.built):
+            path.unlink()
+            shutil.rmtree(side_folder(path), ignore_errors=True)
+
+    def go_on(self, step: str) -> None:
+        """Stop a build that is still running when the server ends."""
+        if self.ended:
+            raise KeyboardInterrupt
+
+    def server_close(self) -> None:
+        """Wait until a running build has stopped, so that it writes nothing into a folder that is being removed."""
+        self.ended = True
+        super().server_close()
+        with self.building:
+            pass
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Report no error when a browser closes the connection early, or when the server ends."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError | KeyboardInterrupt):
+            super().handle_error(request, client_address)
+
+
+def loopback(host: str) -> bool:
+    """Whether a Host header is a loopback name, with any port or none."""
+    name, colon, port = host.rpartition(":")
+    return (name if colon and port.isdecimal() else host).lower() in LOOPBACK
+
+
+def landed(results: str) -> str:
+    """A short digest of the names of the files that have landed, which changes as soon as more land."""
+    names = sorted(path.name for path in Path(results, GENERATIONS_FOLDER).glob("*.parquet"))
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+
+
+def serve(results: str, port: int, prompts: int | Sequence[str]) -> int:
+    """Serve until SIGINT or SIGTERM. Raises NotASweepError if `results` is not a local folder with a sweep, and OSError
+    that names another port to try if `port` can't be used.
+    """
+    if not Path(results).is_dir():
+        raise NotASweepError(f"no such folder: {results} (--serve is for local folders)")
+    read_sweep(results)
+    with (
+        suppress(KeyboardInterrupt),
+        ended_in_order(),
+        tempfile.TemporaryDirectory() as folder,
+        make_server(results, port, prompts, folder) as server,
+    ):
+        print(f"http://127.0.0.1:{server.server_port}/  (Ctrl+C ends it)", flush=True)
+        server.serve_forever()
+    return 0
+
+
+def make_server(results: str, port: int, prompts: int | Sequence[str], folder: str) -> Server:
+    if not 0 <= port <= 65535:
+        raise OSError(f"there is no port {port}, the last is 65535: try --serve {free_port()}")
+    try:
+        return Server(results, port, prompts, folder)
+    except OSError as error:
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+            raise
+        why = "is taken" if error.errno == errno.EADDRINUSE else "is not allowed to you"
+        raise OSError(f"port {port} {why}: try --serve {free_port()}") from error
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def ended_in_order() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl+C does, so that its cleanup runs."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,78 @@
+"""The configuration of each run. Results of format 3 and later store it; for older results it is derived here.
+
+Formats 1 and 2 and files of the original format have modes and KL factors only. This module hides the difference, so
+that all others see configurations.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from typing import Any, Final
+
+import pandas as pd
+
+from eexit.method.rules import Control
+from eexit.plan.configuration import NORMAL, Configuration
+from eexit.plan.drafts import AUTO, Draft
+
+OLDER_RULE: Final = "kl"  # the only rule before format 3
+NUMBERS: Final = ("parameter", "kl_factor", "draft_layer")
+COLUMNS: Final = tuple(Configuration(NORMAL).columns)
+
+
+def with_identity(generations: pd.DataFrame) -> pd.DataFrame:
+    """The same rows, with all of `COLUMNS` added if they lack them."""
+    if "configuration" in generations and generations["configuration"].notna().all():
+        return generations
+    factors = generations["kl_factor"].astype(object).where(generations["kl_factor"].notna(), None)
+    named = [_older(*pair).columns for pair in zip(generations["mode"], factors, strict=True)]
+    columns = pd.DataFrame(named, columns=list(COLUMNS), index=generations.index)
+    kinds = {name: float if name in NUMBERS else "str" for name in COLUMNS}
+    return generations.assign(**{name: columns[name] for name in COLUMNS}).astype(kinds)
+
+
+def configurations(about: Mapping[str, Any], generations: pd.DataFrame) -> tuple[Configuration, ...]:
+    """Those of `sweep.json` in its order, then any others in the rows: `normal` first, the others by their size."""
+    rows = generations.drop_duplicates("configuration")[list(COLUMNS)]
+    found = [_stored(dict(zip(COLUMNS, row, strict=True))) for row in rows.itertuples(index=False)]
+    series = list(dict.fromkeys((configuration.mode, configuration.rule) for configuration in found))
+    rest = sorted(found, key=lambda c: (c.mode != NORMAL, series.index((c.mode, c.rule)), _size(c)))
+    return tuple(dict.fromkeys([*_planned(about), *rest]))
+
+
+def _planned(about: Mapping[str, Any]) -> Iterator[Configuration]:
+    if about.get("configurations"):
+        yield from map(_stored, about["configurations"])
+        return
+    config = about.get("config", {})
+    for mode in config.get("modes", []):
+        factors: Iterable[float | None] = [None] if mode == NORMAL else sorted(config.get("kl_factors", []))
+        yield from (_older(mode, kl_factor) for kl_factor in factors)
+
+
+def _size(configuration: Configuration) -> tuple[Any, float]:
+    """What orders the configurations of a mode and rule: the parameter, or a draft's layer and then its length."""
+    draft = configuration.draft
+    return (draft.layer, draft.n_tokens or math.inf) if draft else (configuration.columns["parameter"] or 0.0, 0)
+
+
+def _stored(columns: Mapping[str, Any]) -> Configuration:
+    """The configuration that these columns identify. A control's histogram isn't among them, and is left empty."""
+    rule, parameter, control_of = (columns[name] for name in ("rule", "parameter", "control_of"))
+    if not pd.isna(columns.get("draft_layer")):  # older results have no such column
+        length = columns["draft_length"]
+        return Configuration(
+            columns["mode"], draft=Draft(int(columns["draft_layer"]), None if length == AUTO else int(length))
+        )
+    if pd.isna(rule):
+        return Configuration(columns["mode"])
+    if not pd.isna(control_of):
+        return Configuration(columns["mode"], rule, Control(control_of, ()))
+    return Configuration(columns["mode"], rule, None if pd.isna(parameter) else float(parameter))
+
+
+@cache
+def _older(mode: str, kl_factor: float | None) -> Configuration:
+    if mode == NORMAL or kl_factor is None:
+        return Configuration(mode)
+    return Configuration(mode, OLDER_RULE, float(kl_factor))

@@ -1,0 +1,84 @@
+"""What judges said of each run, as columns of the runs, so that it is averaged and paired as all else is.
+
+A judge is a judging model under one rubric; scores of two judges are never mixed. For judge number `j`, a run has the
+columns `coherence_j`, `completeness_j`, `clarity_j` and `no_repetition_j`, from 1 to 5, their mean `score_j`, and
+`preferred_j`: 1 if the judge prefers the run's text to that of `normal`, 0.5 for a tie, 0 if it prefers that of
+`normal`. Its mean is the win rate. A run whose judge gave no usable answer has none of them.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pandas as pd
+
+from eexit.plan.configuration import NORMAL
+from eexit.plan.runs import OK
+from eexit.quality.rubric import ASPECTS, SCALE, THIS, TIE
+
+SCORE: Final = "score"
+PREFERRED: Final = "preferred"
+COLUMNS: Final = (*ASPECTS, SCORE, PREFERRED)
+BEST: Final = SCALE[-1]
+_WORTH: Final = {THIS: 1.0, TIE: 0.5, NORMAL: 0.0}
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A judging model under one rubric, and how many runs it judged and failed to judge."""
+
+    number: int
+    name: str  # with the rubric where one model judged under several
+    n_judged: int
+    errors: dict[str, int]  # configuration → runs without a usable answer
+
+    def column(self, name: str) -> str:
+        """The column of the runs with one of `COLUMNS`."""
+        return f"{name}_{self.number}"
+
+    @property
+    def columns(self) -> list[str]:
+        return [self.column(name) for name in COLUMNS]
+
+
+def judges_of(judgements: pd.DataFrame) -> tuple[Judge, ...]:
+    """The judges of these judgements, by when they judged first."""
+    pairs = _pairs(judgements)
+    names = [name for name, _ in pairs]
+    found = []
+    for number, (name, rubric) in enumerate(pairs):
+        its = judgements[(judgements["judge"] == name) & (judgements["rubric"] == rubric)]
+        failed = its[its["status"] != OK]
+        several = names.count(name) > 1
+        errors = {str(key): int(n) for key, n in failed["configuration"].value_counts().items()}
+        shown = f"{name}, rubric {rubric}" if several else str(name)
+        found.append(Judge(number, shown, len(its) - len(failed), errors))
+    return tuple(found)
+
+
+def with_judgements(generations: pd.DataFrame, judgements: pd.DataFrame) -> pd.DataFrame:
+    """The runs with the columns of each judge."""
+    for judge, (name, rubric) in zip(judges_of(judgements), _pairs(judgements), strict=True):
+        its = judgements[
+            (judgements["judge"] == name) & (judgements["rubric"] == rubric) & (judgements["status"] == OK)
+        ]
+        numbers = its.set_index("run_id")[list(ASPECTS)].astype(float)
+        numbers[SCORE] = numbers[list(ASPECTS)].mean(axis=1, skipna=False)
+        numbers[PREFERRED] = its.set_index("run_id")["preferred"].map(_WORTH).astype(float)
+        of_runs = numbers.reindex(generations["run_id"]).set_axis(generations.index)
+        generations = generations.assign(**{judge.column(name): of_runs[name] for name in COLUMNS})
+    return generations
+
+
+def said_of_runs(judgements: pd.DataFrame) -> dict[str, list[list[Any]]]:
+    """run_id → for each judge that was asked: its number, the scores of `ASPECTS`, the preference, and the error."""
+    numbers = {pair: number for number, pair in enumerate(_pairs(judgements))}
+    found: dict[str, list[list[Any]]] = {}
+    names = ["run_id", "judge", "rubric", *ASPECTS, "preferred", "error"]
+    for run_id, judge, rubric, *scores, preferred, error in judgements[names].itertuples(index=False):
+        found.setdefault(run_id, []).append([numbers[judge, rubric], scores, preferred, error])
+    return found
+
+
+def _pairs(judgements: pd.DataFrame) -> list[tuple[str, str]]:
+    """Judging model and rubric of each judge, by when they judged first."""
+    return list(judgements[["judge", "rubric"]].drop_duplicates().itertuples(index=False, name=None))

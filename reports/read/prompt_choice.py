@@ -1,0 +1,78 @@
+"""Which prompts' texts and tokens a report holds: all of a small sweep, some of a large one.
+
+Half of the chosen prompts are extreme in one of several numbers, such as the exit rate or the perplexity. The other
+half are spaced evenly over the remaining prompts, sorted by exit rate.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+
+from eexit.plan.configuration import NORMAL
+from eexit.plan.drafts import DRAFT
+from eexit.plan.runs import ERROR
+from reports.read.sweep import NotASweepError, Sweep
+
+MOST: int = 100  # prompts whose texts a report holds by default
+
+
+def choose_prompts(sweep: Sweep, wanted: int | Sequence[str] = MOST) -> dict[str, str]:
+    """The chosen prompts as prompt id → reason, in the sweep's order. `wanted` is their number, or a list of ids.
+
+    Raises NotASweepError if the sweep has no prompt of a wanted id.
+    """
+    if not isinstance(wanted, int):
+        unknown = [prompt_id for prompt_id in wanted if prompt_id not in sweep.prompts]
+        if unknown:
+            raise NotASweepError(f"no such prompt in the sweep: {', '.join(unknown)}")
+        return {prompt_id: "asked for" for prompt_id in sweep.prompts if prompt_id in set(wanted)}
+    if wanted >= len(sweep.prompts):
+        return dict.fromkeys(sweep.prompts, "")
+    numbers = _numbers(sweep)
+    chosen: dict[str, str] = {}
+    for prompt_id, why in _extremes(numbers):
+        if len(chosen) >= wanted // 2:
+            break
+        chosen.setdefault(prompt_id, why)
+    rest = numbers.drop(index=list(chosen)).sort_values("exit rate", kind="stable").index
+    places = np.linspace(0, len(rest) - 1, wanted - len(chosen)).round().astype(int)
+    chosen |= dict.fromkeys(rest[places], "evenly spread over exit rates")
+    return {prompt_id: chosen[prompt_id] for prompt_id in sweep.prompts if prompt_id in chosen}
+
+
+def _numbers(sweep: Sweep) -> pd.DataFrame:
+    """One row per prompt, computed over its runs that can exit early and are not controls. Failures count all runs."""
+    runs = sweep.generations
+    runs = runs.assign(error=(runs["status"] == ERROR).astype(float))
+    early = runs[~runs["mode"].isin([NORMAL, DRAFT]) & runs["control_of"].isna()].groupby("prompt_id")
+    return pd.DataFrame(
+        {
+            "exit rate": early["exit_rate"].mean(),
+            "perplexity": early["log_perplexity"].max(),
+            "loop": early["longest_loop"].max(),
+            "difference": early["tokens_until_difference"].min(),
+            "failed runs": runs.groupby("prompt_id")["error"].sum(),
+        },
+        index=list(sweep.prompts),
+    ).astype(float)
+
+
+def _extremes(numbers: pd.DataFrame) -> Iterator[tuple[str, str]]:
+    """(prompt id, reason): first the most extreme prompt of each number, then the second most extreme of each, …"""
+    lists = {
+        "highest exit rate": numbers["exit rate"].sort_values(ascending=False, kind="stable"),
+        "lowest exit rate": numbers["exit rate"].sort_values(kind="stable"),
+        "highest perplexity": numbers["perplexity"].sort_values(ascending=False, kind="stable"),
+        "longest loop": numbers["loop"].sort_values(ascending=False, kind="stable"),
+        "earliest difference from normal": numbers["difference"].sort_values(kind="stable"),
+        "most failed runs": numbers["failed runs"].sort_values(ascending=False, kind="stable"),
+    }
+    ranked = {
+        why: column[column.notna() & ((column > 0) | ("lowest" in why) | ("earliest" in why))].index
+        for why, column in lists.items()
+    }
+    for place in range(len(numbers)):
+        for why, prompt_ids in ranked.items():
+            if place < len(prompt_ids):
+                yield prompt_ids[place], f"{why}, place {place + 1}"

@@ -1,0 +1,98 @@
+"""Reading the files that a report is made from: all undamaged files of the sweep, with each run counted once.
+
+Damaged and foreign files are left out, with a message. A report repairs nothing; the sweep's own command does.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from eexit.results.files import (
+    DamagedError,
+    Generations,
+    Place,
+    conform,
+    list_files,
+    read_generations,
+    read_shards,
+    read_tokens,
+    superseded,
+    without,
+)
+from eexit.results.layout import generations_name, tokens_name
+from eexit.results.tables import GENERATIONS, TOKENS
+
+# Local files have been checked as a whole before. This is for files under a URI, and for files that change meanwhile.
+_PARQUET = ds.ParquetFileFormat(
+    default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+)
+
+
+@dataclass(frozen=True)
+class Landed:
+    """Some columns of all runs in memory, tokens and texts as datasets on disk, and a line for each file left out."""
+
+    rows: pa.Table
+    tokens: ds.Dataset
+    texts: ds.Dataset
+    left_out: tuple[str, ...]
+
+
+def read_landed(place: Place, columns: Sequence[str]) -> Landed:
+    """`columns` are names of `GENERATIONS`, with `run_id` and `status`. Columns that older files lack become null."""
+    listing = list_files(place)
+    shards, without_tokens = [], set()
+    left_out = [f"{place.path(name)} is not one of the sweep's files" for name in listing.foreign]
+    for found in read_shards(place, listing, columns):
+        shard = found.shard if isinstance(found, DamagedError) else found
+        if isinstance(found, DamagedError):
+            left_out.append(str(found))
+            without_tokens.update([found.shard.stem] if found.shard else [])
+        if shard:
+            shards.append(shard)
+    twice = _twice(shards)
+    dropped = superseded(shards, twice) if twice else {}
+    left_out += [
+        f"{place.path(generations_name(stem))}: {len(run_ids)} runs that another file has too, and that count there"
+        for stem, run_ids in dropped.items()
+    ]
+    wanted = loose(pa.schema([GENERATIONS.field(name) for name in columns]))
+    rows = [conform(without(shard.rows, dropped.get(shard.stem, ())), wanted) for shard in shards]
+    return Landed(
+        pa.concat_tables(rows or [wanted.empty_table()]),
+        _dataset(place, TOKENS, [shard for shard in shards if shard.stem not in without_tokens], dropped),
+        _dataset(place, GENERATIONS, shards, dropped),
+        tuple(left_out),
+    )
+
+
+def loose(schema: pa.Schema) -> pa.Schema:
+    """The same schema with all columns nullable."""
+    return pa.schema([field.with_nullable(True) for field in schema])
+
+
+def _twice(shards: Sequence[Generations]) -> set[str]:
+    if not shards:
+        return set()
+    run_ids = pa.chunked_array([chunk for shard in shards for chunk in shard.rows["run_id"].chunks], pa.string())
+    if pc.count_distinct(run_ids).as_py() == len(run_ids):
+        return set()
+    counts = run_ids.value_counts()
+    return set(counts.field("values").filter(pc.greater(counts.field("counts"), 1)).to_pylist())
+
+
+def _dataset(
+    place: Place, schema: pa.Schema, shards: Sequence[Generations], dropped: Mapping[str, Collection[str]]
+) -> ds.Dataset:
+    """The rows of these shards in `schema`, without the dropped runs. Columns that the files lack are null."""
+    name_of = tokens_name if schema is TOKENS else generations_name
+    whole = [place.path(name_of(shard.stem)) for shard in shards if shard.stem not in dropped]
+    parts = [ds.dataset(whole, filesystem=place.filesystem, format=_PARQUET, schema=loose(schema))] if whole else []
+    for stem in (shard.stem for shard in shards if shard.stem in dropped):
+        shard = read_generations(place, stem)
+        table = read_tokens(place, shard) if schema is TOKENS else shard.rows
+        parts.append(ds.dataset(conform(without(table, dropped[stem]), loose(schema))))
+    return ds.dataset(parts or [ds.dataset(loose(schema).empty_table())])

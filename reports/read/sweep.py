@@ -1,0 +1,308 @@
+"""Loading a finished or unfinished sweep: its Parquet files as pandas frames and Arrow datasets."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.fs
+
+from eexit.messages.errors import UsageError
+from eexit.messages.locations import HIDDEN, shown
+from eexit.plan.configuration import Configuration, depends_on_seed
+from eexit.plan.runs import OK
+from eexit.plan.splits import for_reporting
+from eexit.quality.text_measures import log_perplexity
+from eexit.results.files import Place, list_files, read_generations, read_tokens
+from eexit.results.layout import MANIFEST, decode
+from eexit.results.tables import GENERATIONS
+from reports.read.configurations import configurations, with_identity
+from reports.read.judgements import Judge, judges_of, with_judgements
+from reports.read.parameters import oracles_beside_others
+from reports.read.shards import read_landed
+from reports.read.study_tables import Further, read_all_further
+
+_BULKY = ("text", "prompt_token_ids", "model", "answer", "found_answer")  # large, and no statistic needs them
+
+
+class NotASweepError(UsageError):
+    """The given place holds no sweep. The message is one line that names the place and the way out."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Everything that a report is made of. Runs are in memory; texts and tokens stay on disk until they are needed.
+
+    Runs that are the same for every seed (`eexit.plan.configuration.depends_on_seed`) are there once, with the lowest
+    seed. `generations` has the columns of `eexit.results.tables.GENERATIONS` that hold one short value, those of
+    `identity.COLUMNS`, `log_perplexity` (nats per token), `loop_share` (longest_loop / n_tokens), and those of each
+    judge (`judged`); `correct` is 1 or 0, and `every_seed` says whether the run is that of several seeds. `tokens` and
+    `texts` are Arrow datasets with columns of `eexit.results.tables.TOKENS` and `GENERATIONS`, whose rows are in no
+    particular order.
+    """
+
+    about: dict[str, Any]  # the content of sweep.json; for a file of the original format, its source alone
+    exitable_layers: tuple[int, ...]
+    final_layer: int | None  # None: not known
+    prompts: dict[str, str]  # id → text, in the sweep's order
+    configurations: tuple[Configuration, ...]
+    generations: pd.DataFrame
+    layer_counts: np.ndarray  # generations × exit ranks: decided tokens; zeros where they aren't known
+    tokens: ds.Dataset
+    texts: ds.Dataset
+    scores: dict[str, str] = field(default_factory=dict)  # columns with scores from the file → their labels
+    left_out: tuple[str, ...] = ()  # a line for each damaged or foreign file
+    further: Further = field(default_factory=Further)
+    n_landed: int = 0  # runs, with those that are the same for every seed
+    n_seeds: int = 1
+
+    @property
+    def same_for_every_seed(self) -> frozenset[str]:
+        """The configurations whose runs are the same for every seed."""
+        return frozenset(c.key for c in self.configurations if not depends_on_seed(c.rule, temperature_of(self.about)))
+
+    @property
+    def judges(self) -> tuple[Judge, ...]:
+        return judges_of(self.further.judgements)
+
+    @property
+    def extra(self) -> list[str]:
+        """The columns of runs that only this sweep has: scores from the file, and what judges said."""
+        return [*self.scores, *(column for judge in self.judges for column in judge.columns)]
+
+    @property
+    def marked(self) -> frozenset[str]:
+        """The rules that labels mark as oracles."""
+        return oracles_beside_others(configuration.rule for configuration in self.configurations)
+
+    @property
+    def without_drafts(self) -> "Sweep":
+        """The same sweep for what is told of exits: drafts read every token at full depth."""
+        return replace(self, configurations=tuple(c for c in self.configurations if not c.draft))
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether any run was marked as right or wrong."""
+        return bool(self.done["correct"].notna().any())
+
+    @property
+    def reporting(self) -> "Sweep":
+        """The same sweep with the prompts alone that choices are reported on (`eexit.plan.splits`), but with all
+        tokens."""
+        return self._of({name: prompt for name, prompt in self.prompts.items() if for_reporting(prompt)})
+
+    @property
+    def choosing(self) -> "Sweep":
+        """The same sweep with all other prompts, which settings are chosen with."""
+        return self._of({name: prompt for name, prompt in self.prompts.items() if not for_reporting(prompt)})
+
+    def _of(self, prompts: dict[str, str]) -> "Sweep":
+        kept = self.generations["prompt_id"].isin(prompts).to_numpy()
+        generations = self.generations[kept].reset_index(drop=True)
+        return replace(self, prompts=prompts, generations=generations, layer_counts=self.layer_counts[kept])
+
+    @property
+    def done(self) -> pd.DataFrame:
+        """The generations without an error, over which all means are taken."""
+        return self.generations[self.generations["status"] == OK]
+
+    @property
+    def failed(self) -> pd.DataFrame:
+        return self.generations[self.generations["status"] != OK]
+
+
+def read_sweep(results: str) -> Sweep:
+    """Read the folder of a sweep. `results` is a local path or a URI that pyarrow can open (s3://, gs://).
+
+    Raises NotASweepError where there is no sweep.json of a known format.
+    """
+    place = _open(results)
+    about = _read_about(results, place)
+    exitable, final = tuple(about["exitable_layers"]), about["model"]["n_layers"] - 1
+    landed = read_landed(place, [name for name in GENERATIONS.names if name not in _BULKY])
+    rows = landed.rows
+    named = (
+        rows.select(["prompt_id", "prompt"]).group_by("prompt_id", use_threads=False).aggregate([("prompt", "first")])
+    )
+    prompts = {prompt["id"]: prompt["prompt"] for prompt in about["config"].get("prompts", [])}
+    further, without = read_all_further(place)
+    prompts |= dict(zip(named["prompt_id"].to_pylist(), named["prompt_first"].to_pylist(), strict=True))
+    return assemble(
+        about,
+        exitable,
+        final,
+        prompts,
+        _with_disagreement(rows.drop_columns(["prompt", "exit_layer_counts"]).to_pandas(), landed.tokens),
+        _count_matrix(rows["exit_layer_counts"], [*exitable, final]),
+        landed.tokens,
+        landed.texts,
+        left_out=(*landed.left_out, *without),
+        further=further,
+    )
+
+
+def refuse_damage(results: str) -> None:
+    """Raise `DamagedError` for the first damaged shard, after reading every byte of the files, remote ones too."""
+    place = _open(results)
+    for stem in list_files(place).stems:
+        read_tokens(place, read_generations(place, stem))
+
+
+def assemble(
+    about: dict[str, Any],
+    exitable_layers: tuple[int, ...],
+    final_layer: int | None,
+    prompts: dict[str, str],
+    generations: pd.DataFrame,
+    layer_counts: np.ndarray,
+    tokens: ds.Dataset,
+    texts: ds.Dataset,
+    scores: dict[str, str] | None = None,
+    left_out: tuple[str, ...] = (),
+    further: Further | None = None,
+) -> Sweep:
+    """A `Sweep` with its runs sorted by prompt, configuration and seed. Results of every format pass through here."""
+    further = further or Further()
+    generations = with_identity(generations)
+    n_tokens = generations["n_tokens"].astype(float)
+    generations = generations.assign(
+        log_perplexity=log_perplexity(generations["perplexity"].to_numpy(dtype=float)),
+        loop_share=generations["longest_loop"].astype(float) / n_tokens.where(n_tokens > 0),
+        correct=generations["correct"].astype(float),
+    )
+    known = configurations(about, generations)
+    ranks = {key: rank for rank, key in enumerate(c.key for c in known)}
+    by = pd.DataFrame(
+        {
+            "prompt": generations["prompt_id"].map({prompt_id: i for i, prompt_id in enumerate(prompts)}),
+            "configuration": generations["configuration"].map(ranks),
+            "seed": generations["seed"],
+        }
+    )
+    order = by.sort_values(["prompt", "configuration", "seed"], kind="stable").index.to_numpy(dtype=int)
+    fixed = {c.key for c in known if not depends_on_seed(c.rule, temperature_of(about))}
+    is_again = _is_again(generations.iloc[order], fixed)
+    n_landed, n_seeds = len(generations), int(generations["seed"].nunique())
+    again = generations["run_id"].iloc[order[is_again]]
+    further = replace(further, judgements=further.judgements[~further.judgements["run_id"].isin(again)])
+    generations, layer_counts = (
+        generations.iloc[order[~is_again]].reset_index(drop=True),
+        layer_counts[order[~is_again]],
+    )
+    generations["every_seed"] = generations["configuration"].isin(fixed) & (n_seeds > 1)
+    return Sweep(
+        about=about,
+        exitable_layers=exitable_layers,
+        final_layer=final_layer,
+        prompts=prompts,
+        configurations=known,
+        generations=with_judgements(generations, further.judgements),
+        layer_counts=layer_counts,
+        tokens=tokens,
+        texts=texts,
+        scores=scores or {},
+        left_out=left_out,
+        further=further,
+        n_landed=n_landed,
+        n_seeds=n_seeds,
+    )
+
+
+def temperature_of(about: Mapping[str, Any]) -> float | None:
+    """That of the sweep; None if it is not known."""
+    temperature: float | None = about.get("config", {}).get("temperature")
+    return temperature
+
+
+def _is_again(generations: pd.DataFrame, fixed: Collection[str]) -> np.ndarray:
+    """Which rows are runs of these configurations that another seed has too. One without an error is kept."""
+    good_first = (generations["status"] != OK).to_numpy().argsort(kind="stable")
+    repeats = generations.iloc[good_first].duplicated(["prompt_id", "configuration"]).to_numpy()
+    is_repeat = np.empty(len(generations), dtype=bool)
+    is_repeat[good_first] = repeats
+    is_again: np.ndarray = is_repeat & generations["configuration"].isin(fixed).to_numpy()
+    return is_again
+
+
+def disagreeing(tokens: pa.Table | pa.RecordBatch) -> np.ndarray:
+    """Whether each token was decided and differs from the full-depth model's most likely one. Both must be recorded."""
+    other = np.asarray(tokens["token_id"]) != np.asarray(tokens["final_token_id"])
+    disagreeing: np.ndarray = np.asarray(tokens["decided"].fill_null(True)).astype(bool) & other
+    return disagreeing
+
+
+def place_of_runs(tokens: pa.RecordBatch, index: pd.Index) -> np.ndarray:
+    """The position of each token's run in `index`; −1 where `index` lacks the run."""
+    if not len(tokens):
+        return np.array([], dtype=int)
+    names = tokens.column("run_id").dictionary_encode()
+    place: np.ndarray = index.get_indexer(names.dictionary.to_pylist())[np.asarray(names.indices)]
+    return place
+
+
+def _with_disagreement(generations: pd.DataFrame, tokens: ds.Dataset) -> pd.DataFrame:
+    """Fill the column `disagreement`, which results of format 1 lack, from the tokens."""
+    lacking = generations["disagreement"].isna() & (generations["status"] == OK) & (generations["n_tokens"] > 1)
+    if not lacking.any():
+        return generations
+    index = pd.Index(generations.loc[lacking, "run_id"])
+    n, n_other = np.zeros(len(index)), np.zeros(len(index))
+    for batch in tokens.to_batches(columns=["run_id", "decided", "token_id", "final_token_id"]):
+        run = place_of_runs(batch, index)
+        known = (run >= 0) & np.asarray(batch["final_token_id"].is_valid()) & np.asarray(batch["decided"])
+        np.add.at(n, run[known], 1)
+        np.add.at(n_other, run[known], disagreeing(batch)[known])
+    with np.errstate(invalid="ignore"):
+        generations.loc[lacking, "disagreement"] = n_other / n
+    return generations
+
+
+def _open(results: str) -> Place:
+    if "://" in results:
+        try:
+            filesystem, root = pyarrow.fs.FileSystem.from_uri(results)
+        except (pa.ArrowException, OSError) as error:
+            raise NotASweepError(
+                f"{shown(results)} can't be used ({str(error).replace(results, HIDDEN)}): give a folder, s3:// or gs://"
+            ) from error
+    else:
+        filesystem, root = pyarrow.fs.LocalFileSystem(), results
+    root = root.rstrip("/") or "/"
+    if filesystem.get_file_info(root).type != pyarrow.fs.FileType.Directory:
+        raise NotASweepError(
+            f"no such folder: {results} (give the folder a sweep wrote, the one with sweep.json in it)"
+        )
+    return Place(filesystem, root)
+
+
+def _read_about(results: str, place: Place) -> dict[str, Any]:
+    path = place.path(MANIFEST)
+    if place.filesystem.get_file_info(path).type != pyarrow.fs.FileType.File:
+        raise NotASweepError(f"not a sweep: {results} has no {MANIFEST}")
+    with place.filesystem.open_input_stream(path) as stream:
+        content = stream.read()
+    try:
+        about = vars(decode(content))
+    except ValueError as error:
+        raise NotASweepError(f"not a sweep, or damaged: {results}/{MANIFEST} ({error})") from error
+    if "n_layers" not in about["model"]:
+        raise NotASweepError(f"not a sweep: {results}/{MANIFEST} lacks the model's n_layers")
+    return about
+
+
+def _count_matrix(column: pa.ChunkedArray, layers: list[int]) -> np.ndarray:
+    """A column of maps from layer to number of tokens, as an array of rows × layers."""
+    counts = np.zeros((len(column), len(layers)), dtype=np.int64)
+    rank_of = {layer: rank for rank, layer in enumerate(layers)}
+    start = 0
+    for chunk in column.chunks:
+        rows = start + np.repeat(np.arange(len(chunk)), np.diff(np.asarray(chunk.offsets)))
+        first, last = chunk.offsets[0].as_py(), chunk.offsets[-1].as_py()
+        ranks = pd.Series(np.asarray(chunk.keys[first:last])).map(rank_of)
+        known = ranks.notna().to_numpy()
+        np.add.at(counts, (rows[known], ranks[known].to_numpy(dtype=int)), np.asarray(chunk.items[first:last])[known])
+        start += len(chunk)
+    return counts

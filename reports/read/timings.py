@@ -1,0 +1,54 @@
+"""Where `jobs/timings.py` measured, and the latest speed-ups of each configuration there."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import pandas as pd
+
+from eexit.plan.configuration import NORMAL
+from eexit.studies.timing.speedups import Speedup, speedups
+
+_SETUP: Final = ["machine", "device", "threads", "dtype"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A batch size on a machine for which `jobs/timings.py` measured how long configurations take."""
+
+    number: int
+    label: str  # such as "batch 8", with the machine if there are several
+    machine: str
+    rounds: int
+    prompts: int
+
+    def column(self, name: str) -> str:
+        """The name of a column that was measured here."""
+        return f"{name}_{self.number}"
+
+
+def latest_speedups(timings: pd.DataFrame, beside: str = NORMAL) -> list[tuple[Measured, dict[str, Speedup]]]:
+    """What was measured where, with the speed-ups of each configuration over the one of key `beside`.
+
+    Seconds of different calls of `jobs/timings.py` are not compared. If several calls on one machine timed a
+    configuration, the latest counts.
+    """
+    setups = [_setup(*row) for row in timings[_SETUP].itertuples(index=False)]
+    several = len(set(setups)) > 1
+    latest: dict[tuple[int, str], dict[str, Speedup]] = {}  # by batch and machine, in the order of calls
+    prompts: dict[tuple[int, str], int] = {}
+    for (setup, _), rows in timings.groupby([pd.Series(setups, index=timings.index), "timing_id"], sort=False):
+        for its in speedups(rows.to_dict("records"), beside):  # type: ignore[arg-type]  # its keys are column names
+            at = (its.batch, str(setup))
+            latest.setdefault(at, {})[its.configuration] = its
+            prompts[at] = max(prompts.get(at, 0), int(rows["prompts"].max()))
+    found = []
+    for number, at in enumerate(sorted(latest, key=lambda at: at[0])):
+        batch, setup = at
+        label = f"batch {batch}" + (f", {setup}" if several else "")
+        rounds = max(its.rounds for its in latest[at].values())
+        found.append((Measured(number, label, setup, rounds, prompts[at]), latest[at]))
+    return found
+
+
+def _setup(machine: str, device: str, threads: int, dtype: str) -> str:
+    return f"{machine}, {dtype}" + (f", {threads} threads" if device == "cpu" else "")

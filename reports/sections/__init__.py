@@ -1,0 +1,1 @@
+"""The parts of the overview: charts, tables and what they say."""

@@ -1,0 +1,238 @@
+"""The overview's section "Learned exits": what was trained on which data, what it changes, where it does not help."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+import pandas as pd
+
+from eexit.plan.artefacts import ADAPTER, PROBE
+from reports.charts import learned as drawing
+from reports.charts.trade_off import is_logarithmic
+from reports.frames.learned import (
+    Artefact,
+    artefacts,
+    calibration,
+    exits,
+    groups,
+    held_out,
+    nearest_to_one,
+    probes,
+    series_of,
+    together,
+    trade_off,
+)
+from reports.frames.runs import LAYERS_SKIPPED
+from reports.read.sweep import Sweep
+from reports.sections.findings.artefacts import artefact_facts, basis, summary
+from reports.sections.findings.learned import learned_findings
+from reports.sections.overview import Columns, chart_entry
+
+Chart = dict[str, Any]
+Kept = list[tuple[Artefact, pd.DataFrame]]
+TEACHER_FORCED: Final = (
+    "Teacher-forced, on held-out prompts: the text is given, so that this says nothing of what exits do to later "
+    "tokens. Expected over the draws of the exits."
+)
+CONTROLS: Final = "Dotted line to a tick: its control, which exits equally often at each layer, but at random tokens. "
+HELD_OUT: Final[Columns] = (
+    ("series", "Readout", "text"),
+    ("layer", "Layer", "count"),
+    ("agreement", "Agreement", "share"),
+    ("median_kl", "Median KL, nats", "real"),
+    ("mean_kl", "Mean KL, nats", "real"),
+    ("artefact", "Artefact", "text"),
+)
+TRADE_OFF: Final[Columns] = (
+    ("series", "Exits by", "text"),
+    ("kl_factor", "KL factor", "real"),
+    ("layers_skipped", LAYERS_SKIPPED, "share"),
+    ("mean_depth", "Mean depth", "share"),
+    ("exit_rate", "Early exits", "share"),
+    ("agreement", "Expected agreement", "share"),
+    ("agreement_control", "Its control's agreement", "share"),
+    ("expected_kl", "Expected KL, nats", "real"),
+    ("expected_kl_control", "Its control's KL, nats", "real"),
+    ("artefact", "Artefact", "text"),
+)
+RANKS: Final[Columns] = (
+    ("series", "Probe", "text"),
+    ("layer", "Layer", "count"),
+    ("rank_correlation", "Rank correlation", "real"),
+    ("kept_words", "Kept", "text"),
+)
+CALIBRATION: Final[Columns] = (
+    ("layer_label", "Layer", "text"),
+    ("kl_factor", "KL factor", "real"),
+    ("bin", "Bin", "count"),
+    ("n", "n tokens", "count"),
+    ("predicted", "Predicted stop chance", "share"),
+    ("true", "True stop chance", "share"),
+)
+EXITS: Final[Columns] = (
+    ("layer_label", "Exit layer", "text"),
+    ("series", "Training", "text"),
+    ("kl_factor", "KL factor", "real"),
+    ("n", "n tokens", "count"),
+    ("mean_kl", "Mean KL, nats", "real"),
+    ("median_kl", "Median KL, nats", "real"),
+    ("agreement", "Agreement", "share"),
+)
+_BY_LAYER: Final = (
+    (
+        "agreement",
+        "Agreement with the final layer",
+        "Agreement (share of held-out tokens)",
+        drawing.SHARE,
+        "Up is better. The share of held-out tokens for which a layer's likeliest token is the final layer's.",
+    ),
+    (
+        "median_kl",
+        "KL from the final layer",
+        "Median KL(final ‖ layer), nats",
+        drawing.NATS,
+        "Down is better. The median over held-out tokens.",
+    ),
+)
+_TRADES: Final = (
+    ("agreement", "Expected agreement against layers skipped", "Expected agreement", drawing.SHARE, "Up"),
+    ("expected_kl", "Expected KL against layers skipped", "Expected KL(final ‖ exit), nats", drawing.NATS, "Down"),
+)
+_AT_EXITS: Final = (
+    ("mean_kl", "Mean KL", "Mean KL(final ‖ exit), nats", drawing.NATS),
+    ("median_kl", "Median KL", "Median KL(final ‖ exit), nats", drawing.NATS),
+    ("agreement", "Agreement", "Agreement with the final layer", drawing.SHARE),
+)
+
+
+def learned_section(sweep: Sweep) -> dict[str, Any] | None:
+    """Findings, charts and a description of each artefact; None for a sweep that uses none."""
+    used = artefacts(sweep.about)
+    if not used:
+        return None
+    several = len(used) > 1
+    findings = [
+        (f"{artefact.name}: " if several else "") + sentence
+        for artefact in used
+        for sentence in learned_findings(artefact)
+    ]
+    return {
+        "findings": findings,
+        "artefacts": [{"summary": summary(artefact), "facts": artefact_facts(artefact)} for artefact in used],
+        "charts": [*_held_out(used), *_trade_offs(used), *_probe(used, sweep.exitable_layers), *_student(used)],
+    }
+
+
+def _held_out(used: Sequence[Artefact]) -> Iterator[Chart]:
+    """Agreement and median KL by layer, with a variant per artefact that has several readouts to compare."""
+    kept = _with_rows(used, held_out, lambda frame: len(series_of(frame)) > 1)
+    rows = together(kept)
+    for y, title, y_title, written, means in _BY_LAYER:
+        if len(rows) and rows[y].notna().any():
+            caption = f"{means} {_logarithmic(rows[y]) if written == drawing.NATS else ''}{_n(kept)}"
+            description = f"{title} by layer. {caption}"
+            drawn = [
+                (name, drawing.by_layer_chart(frame, y, y_title, written, description))
+                for name, frame in groups(rows, "artefact").items()
+                if frame[y].notna().any()
+            ]
+            yield _chart(f"learned-{y}", f"{title}, by layer", caption, drawn, rows, HELD_OUT) | {"choice": "Artefact"}
+
+
+def _trade_offs(used: Sequence[Artefact]) -> Iterator[Chart]:
+    kept = _with_rows(used, trade_off, lambda frame: True)
+    rows = together(kept)
+    if rows.empty:
+        return
+    rows = rows.assign(point=[f"{row.artefact} {row.series} {row.label}" for row in rows.itertuples()])
+    for y, title, y_title, written, better in _TRADES:
+        if rows[y].notna().any():
+            controls = CONTROLS if rows[f"{y}_control"].notna().any() else ""
+            log = _logarithmic(pd.concat([rows[y], rows[f"{y}_control"]])) if y == "expected_kl" else ""
+            caption = f"{better} and right is better. {TEACHER_FORCED} Labels are KL factors. {controls}{log}{_n(kept)}"
+            drawn = [
+                (name, drawing.learned_trade_off_chart(frame, y, y_title, written, f"{title}. {caption}"))
+                for name, frame in groups(rows, "artefact").items()
+                if frame[y].notna().any()
+            ]
+            yield _chart(f"learned-trade-{y}", title, caption, drawn, rows, TRADE_OFF) | {"choice": "Artefact"}
+
+
+def _probe(used: Sequence[Artefact], layers: tuple[int, ...]) -> Iterator[Chart]:
+    for artefact in used:
+        if PROBE not in artefact.roles:
+            continue
+        ranks, bins, n = probes(artefact), calibration(artefact), _n([(artefact, pd.DataFrame())])
+        if len(ranks):
+            caption = (
+                "Up is better: 1 would order tokens as their true KL does, 0 is no better than chance. Spearman's "
+                f"correlation over held-out tokens. Larger points: the kind of probe that was kept for the layer. {n}"
+            )
+            chart = drawing.rank_chart(ranks, f"The probe's rank correlation by layer. {caption}")
+            yield _chart("learned-ranks", "How well the probe ranks tokens", caption, [("", chart)], ranks, RANKS)
+        if len(bins):
+            caption = (
+                "Dashed: a prediction that is right on average. Above it, the probe predicts too low a chance to stop. "
+                f"Means of held-out tokens in ten bins of the predicted chance; larger points have more tokens. {n}"
+            )
+            known = drawing.layer_colours(layers or tuple(sorted(bins["layer"].unique())))
+            chart = drawing.calibration_chart(bins, known, f"True against predicted stop chances. {caption}")
+            found = _chart("learned-calibration", "The probe's calibration", caption, [("", chart)], bins, CALIBRATION)
+            yield found | _by_kl_factor(bins)
+
+
+def _student(used: Sequence[Artefact]) -> Iterator[Chart]:
+    for artefact in used:
+        rows = exits(artefact) if ADAPTER in artefact.roles else pd.DataFrame()
+        if rows.empty:
+            continue
+        caption = (
+            "Left is better for KL, right for agreement. What is read at exits drawn from the base model's KLs at a KL "
+            "factor, beside the base model's final layer, given the same text. All tokens: also those that exit "
+            f"nowhere and are read at the final layer. {_n([(artefact, rows)])}"
+        )
+        drawn = [
+            (
+                label,
+                drawing.exits_chart(
+                    rows, x, title, written, f"{label} at the exits before and after training. {caption}"
+                ),
+            )
+            for x, label, title, written in _AT_EXITS
+            if rows[x].notna().any()
+        ]
+        found = _chart(
+            "learned-exits", "The student at its exits, before and after training", caption, drawn, rows, EXITS
+        )
+        yield found | {"choice": "Metric", "wide": True} | _by_kl_factor(rows)
+
+
+def _with_rows(
+    used: Sequence[Artefact], table: Callable[[Artefact], pd.DataFrame], is_wanted: Callable[[pd.DataFrame], bool]
+) -> Kept:
+    """The artefacts with rows, those of them alone that are wanted if there are any."""
+    found = [(artefact, frame) for artefact in used if len(frame := table(artefact))]
+    return [(artefact, frame) for artefact, frame in found if is_wanted(frame)] or found
+
+
+def _by_kl_factor(rows: pd.DataFrame) -> dict[str, Any]:
+    values = list(dict.fromkeys(rows["k"]))
+    return {"slice": {"label": "KL factor", "key": "k", "values": values, "first": nearest_to_one(values)}}
+
+
+def _chart(
+    key: str, title: str, caption: str, drawn: list[tuple[str, Any]], rows: pd.DataFrame, columns: Columns
+) -> Chart:
+    several = "artefact" in rows and rows["artefact"].nunique() > 1
+    shown = tuple(column for column in columns if column[0] != "artefact" or several)
+    return chart_entry(key, title, caption, drawn, rows, shown) | {"heading": "h3"}
+
+
+def _n(kept: Kept) -> str:
+    """The part of a caption that gives n; cards have no intervals."""
+    known = [basis(artefact) for artefact, _ in kept if basis(artefact)]
+    counted = "; ".join(dict.fromkeys(known))
+    return f"n = {counted}; the card has no intervals." if counted else "The card has no n and no intervals."
+
+
+def _logarithmic(values: pd.Series) -> str:
+    return "The axis is logarithmic. " if is_logarithmic(values) else ""

@@ -1,0 +1,166 @@
+"""Secrets in a URI never appear in the output of commands, failing ones included, in logs, results or reports."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from runpy import run_path
+
+import pytest
+from byte_model import save_byte_model
+from commands import here
+from pyarrow import fs
+from s3_server import BUCKET, KEYS, Wire, s3_server
+
+from jobs import compact, report, sweep
+
+JOBS = Path(__file__).parents[3] / "jobs"
+SECRET = "THIS-IS-A-SECRET"
+Command = Callable[..., subprocess.CompletedProcess[str]]
+FUNCTIONS: dict[str, Callable[[list[str]], int]] = {
+    "sweep.py": sweep.run,
+    "report.py": report.main,
+    "compact.py": compact.run,
+    "bench": run_path(str(JOBS / "bench" / "__main__.py"))["main"],
+}
+
+
+@pytest.fixture(scope="module")
+def wire() -> Iterator[Wire]:
+    with s3_server() as wire:
+        yield wire
+
+
+@pytest.fixture(scope="module")
+def logs() -> Iterator[Path]:
+    """Where Ray writes its logs; a short path, since its socket names are limited."""
+    folder = Path(tempfile.mkdtemp(prefix="eexit-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def command(logs: Path, tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """Runs a job, and sees to it that it printed no secret."""
+    own = {"RAY_TMPDIR": str(logs), "RAY_AUTH_MODE": "disabled", "COLUMNS": "100", "AWS_DEFAULT_REGION": "us-east-1"}
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | own
+    folder = tmp_path_factory.mktemp("here")
+
+    def run(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, str(JOBS / script), *map(str, arguments)]
+        done = subprocess.run(line, env=environment, cwd=folder, capture_output=True, text=True)
+        assert SECRET not in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done
+
+    return run
+
+
+def uri(wire: Wire, folder: str, bucket: str = BUCKET) -> str:
+    place = f"{KEYS['AWS_ACCESS_KEY_ID']}:{SECRET}@{bucket}/{folder}"
+    return f"s3://{place}?scheme=http&endpoint_override=127.0.0.1:{wire.port}"
+
+
+def test_commands_that_work_show_and_write_no_secret(command: Command, wire: Wire, logs: Path, tmp_path: Path) -> None:
+    save_byte_model(tmp_path / "model")
+    (tmp_path / "mine.txt").write_text("one\ntwo\n")
+    flags = [
+        *("--model", tmp_path / "model", "--prompts", tmp_path / "mine.txt", "--modes", "normal", "--device", "cpu"),
+        *("--max-new-tokens", "3", "--exit-every", "2", "--out", uri(wire, "mine")),
+    ]
+    done = command("sweep.py", "--dry-run", *flags)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].split() == ["out", f"s3://…@{BUCKET}/mine?…"]
+    done = command("sweep.py", *flags)
+    assert done.returncode == 0, done.stderr
+    *_, line, report = done.stdout.splitlines()
+    assert report == f"s3://…@{BUCKET}/mine/report.html?…"
+    program = line.replace("; pd.read", "; runs = pd.read") + "\nprint(len(runs))"
+    read = subprocess.run([sys.executable, "-c", program], env=os.environ | KEYS, capture_output=True, text=True)
+    assert read.stdout == "2\n", read.stderr
+    again = command("sweep.py", *flags, "--json", tmp_path / "figures.json")
+    assert again.stderr.startswith(f"nothing is left to do: 2 runs landed in s3://…@{BUCKET}/mine?…\n")
+    assert command("sweep.py", *flags, "--seeds", "3").returncode == 2
+    assert command("compact.py", uri(wire, "mine"), "--into", uri(wire, "copy")).returncode == 0
+    assert command("report.py", uri(wire, "mine"), "--out", tmp_path / "report.html").returncode == 0
+
+    filesystem, root = fs.FileSystem.from_uri(uri(wire, ""))
+    written = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
+    files = [info.path for info in written if info.type == fs.FileType.File]
+    assert {f"{BUCKET}/mine/sweep.json", f"{BUCKET}/mine/report.html", f"{BUCKET}/copy/sweep.json"} <= set(files)
+    for path in files:
+        with filesystem.open_input_stream(path) as stream:
+            assert SECRET.encode() not in stream.read(), path
+    for path in (
+        tmp_path / "report.html",
+        tmp_path / "figures.json",
+        *(path for path in logs.rglob("*") if path.is_file()),
+    ):
+        assert SECRET.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["sweep.py", "--out", "{nowhere}"],
+        ["sweep.py", "--out", "{odd}"],
+        ["sweep.py", "--out", "{slash}"],
+        ["sweep.py", "--out", "s3:/k:{secret}@bucket/x"],
+        ["sweep.py", "--model", "{nowhere}"],
+        ["sweep.py", "--prompts", "{nowhere}"],
+        ["sweep.py", "--config", "{nowhere}"],
+        ["sweep.py", "{nowhere}"],
+        ["report.py", "{nowhere}", "--out", "report.html"],
+        ["report.py", "{empty}", "--out", "report.html"],
+        ["report.py", "{odd}", "--out", "report.html"],
+        ["report.py", "{slash}", "--out", "report.html"],
+        ["report.py", "{nowhere}"],
+        ["report.py", "{nowhere}", "--serve"],
+        ["report.py", "x", "{nowhere}"],
+        ["compact.py", "{nowhere}", "--into", "copy"],
+        ["compact.py", "{empty}", "--into", "copy"],
+        ["compact.py", "{odd}", "--into", "copy"],
+        ["compact.py", "{nowhere}"],
+        ["compact.py", "x", "{nowhere}"],
+        ["bench", "{nowhere}"],
+    ],
+)
+def test_commands_that_fail_show_no_secret(
+    wire: Wire,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    arguments: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    places = {
+        "nowhere": uri(wire, "x", "no-such-bucket"),
+        "empty": uri(wire, "nothing"),
+        "odd": f"s3://k:{SECRET}@bucket/[x",
+        "slash": f"s3://k:{SECRET}/a@bucket/x",
+        "secret": SECRET,
+    }
+    script, *others = arguments
+    done = here(FUNCTIONS[script], *(argument.format(**places) for argument in others))
+    by_libraries = capfd.readouterr()
+    said = done.stderr + by_libraries.err
+    assert done.returncode in (1, 2)
+    assert SECRET not in done.stdout + by_libraries.out + said
+    assert "Traceback" not in said
+    assert len(said.splitlines()) <= 2
+
+
+def test_what_is_logged_shows_no_secret() -> None:
+    program = (
+        "from cluster.console.events import log, log_to_stderr\n"
+        "log_to_stderr()\n"
+        f"log('landing failed', reason='s3://k:{SECRET}@b/x is full', nested={{'out': 's3://k:{SECRET}@b/x'}})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert SECRET not in done.stderr
+    assert json.loads(done.stderr)["reason"] == "s3://…@b/x is full"

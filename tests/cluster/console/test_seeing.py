@@ -1,0 +1,65 @@
+"""Observing a sweep: metrics on the node's Prometheus endpoint, and structured logs."""
+
+import io
+import json
+import logging
+import re
+import urllib.request
+from pathlib import Path
+
+import pytest
+import ray
+from driving import drive, wait_until
+from scripted import TOKENS_PER_RUN, sweep_of
+
+from cluster.console.events import _OneObjectALine
+from eexit.plan.runs import plan_runs
+
+
+def endpoint() -> str:
+    (node,) = ray.nodes()
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=5) as answer:
+        page: bytes = answer.read()
+    return page.decode()
+
+
+def total(text: str, name: str) -> float:
+    """The sum of a metric over the actors; other tests may have counted in this process."""
+    lines = [line for line in text.splitlines() if re.match(rf"{name}(\{{| )", line)]
+    this_process = ray.get_runtime_context().get_worker_id()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if this_process not in line)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_metrics_appear_on_the_nodes_endpoint(tmp_path: Path) -> None:
+    config = sweep_of(tmp_path, *["wait"] * 40, *["raise"] * 2, modes=["normal"])
+
+    class Log(io.StringIO):
+        """Looks at the endpoint while the sweep is at work, which goes on once all that is in flight was seen."""
+
+        def write(self, text: str) -> int:
+            if total(endpoint(), "ray_eexit_rows_in_flight") == 20:  # ten in each of two actors
+                (tmp_path / "go").touch()
+            return len(text)
+
+    drive(config, tmp_path / "out", rows=10, log=Log())
+    wait_until(lambda: total(endpoint(), "ray_eexit_runs_total") >= 40)
+    text = endpoint()
+    assert total(text, "ray_eexit_runs_total") == 40
+    assert total(text, "ray_eexit_tokens_total") >= 40 * TOKENS_PER_RUN
+    assert total(text, "ray_eexit_shard_seconds_count") >= 4
+    assert "ray_eexit_shard_seconds_bucket" in text
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_events_are_objects_with_the_ids_of_their_runs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = sweep_of(tmp_path, "one", "raise", modes=["normal"])
+    with caplog.at_level(logging.INFO, logger="eexit"):
+        drive(config, tmp_path / "out", rows=1)
+    events = [json.loads(_OneObjectALine().format(record)) for record in caplog.records if record.name == "eexit"]
+    failed = [event for event in events if event["event"] == "failed"]
+    (bad,) = (run.run_id for run in plan_runs(config) if run.prompt.prompt == "raise")
+    assert {tuple(event["run_ids"]) for event in failed} == {(bad,)}
+    assert failed[0]["reason"] == "RuntimeError: no such luck"
+    assert failed[0]["level"] == "WARNING"

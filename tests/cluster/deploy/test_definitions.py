@@ -1,0 +1,116 @@
+"""The cluster definitions, checked without a cluster: strict schemas, Ray's own validation, linters, pins, flags."""
+
+import copy
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from kuberay_schema import SCHEMAS
+from packaging.requirements import Requirement
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+from cluster.console.job import FIELDS
+
+ROOT = Path(__file__).parents[3]
+FOLDER = ROOT / "cluster" / "deploy"
+MANIFESTS = ["rayjob.yaml", "raycluster.yaml"]
+CLOUDS = ["aws.yaml", "gcp.yaml"]
+ALL = [*MANIFESTS, *CLOUDS, "slurm.sh", "Dockerfile"]
+BIN = Path(sys.executable).parent
+
+
+def read(name: str) -> Any:
+    return yaml.safe_load((FOLDER / name).read_text())
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_manifests_hold_nothing_that_kuberay_does_not_know(name: str) -> None:
+    manifest = read(name)
+    jsonschema.validate(manifest, SCHEMAS[manifest["kind"]])
+    wrong = copy.deepcopy(manifest)
+    cluster = wrong["spec"].get("rayClusterSpec", wrong["spec"])
+    cluster["workerGroupSpecs"][0]["maxReplica"] = 3
+    with pytest.raises(jsonschema.ValidationError, match="maxReplica"):
+        jsonschema.validate(wrong, SCHEMAS[manifest["kind"]])
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_workers_scale_between_bounds_and_the_head_does_no_work(name: str) -> None:
+    spec = read(name)["spec"]
+    cluster = spec.get("rayClusterSpec", spec)
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    for group in cluster["workerGroupSpecs"]:
+        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_cloud_configurations_pass_rays_own_checks(name: str) -> None:
+    config = prepare_config(read(name))
+    validate_config(config)
+    with pytest.raises(jsonschema.ValidationError):
+        validate_config({**config, "max_worker": 3})
+    workers = config["available_node_types"]["spot_gpu"]
+    spot = workers["node_config"].get("InstanceMarketOptions") or workers["node_config"]["scheduling"][0]
+    assert spot in ({"MarketType": "spot"}, {"preemptible": True})
+    assert workers["resources"]["GPU"] == 1
+    assert workers["resources"]["memory"] > 0  # without it, GCP's autoscaler brings nothing for an actor that asks
+    assert config["available_node_types"]["head"]["resources"]["CPU"] == 0
+
+
+def test_the_slurm_script_is_sound() -> None:
+    subprocess.run([BIN / "shellcheck", FOLDER / "slurm.sh"], check=True)
+    assert os.access(FOLDER / "slurm.sh", os.X_OK)
+
+
+def test_slurm_starts_one_head_with_this_address_and_sends_the_sweep_to_it(tmp_path: Path) -> None:
+    """The script itself, with stand-ins for Slurm's commands that say what they were called with."""
+    for name, says in {"scontrol": "seq -f n%g 99999", "srun": 'echo "$RAY_AUTH_MODE" "$@"'}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{says}\n")
+        (tmp_path / name).chmod(0o755)
+    slurm = {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_NUM_NODES": "2", "SLURM_CPUS_PER_TASK": "16"}
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", **slurm}
+    command = [str(FOLDER / "slurm.sh"), "--out", "/shared/a b"]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert said.startswith("token --kill-on-bad-exit=1 ray symmetric-run --address ")
+    assert "--min-nodes 2 --num-cpus 16 -- env RAY_ADDRESS=" in said
+    assert said.endswith("python jobs/sweep.py --out /shared/a b\n")
+
+
+def test_the_dockerfile_is_sound() -> None:
+    subprocess.run([BIN / "hadolint", FOLDER / "Dockerfile"], check=True)
+    copied = re.findall(r"^COPY \S+ (.+) \S+$", (FOLDER / "Dockerfile").read_text(), re.MULTILINE)
+    assert all((ROOT / name).exists() for line in copied for name in line.split())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_each_opens_with_a_how_to_of_three_lines(name: str) -> None:
+    lines = [line for line in (FOLDER / name).read_text().splitlines() if not line.startswith("#!")]
+    assert all(line.startswith("# ") or line.startswith("#  ") for line in lines[:3])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_rays_version_is_pinned_to_one_that_the_package_allows(name: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (allowed,) = (r for r in map(Requirement, project["dependencies"]) if r.name == "ray")
+    text = (FOLDER / name).read_text()
+    versions = re.findall(r'rayproject/ray:([\d.]+)|ray\[default\]==([\d.]+)|rayVersion: "([\d.]+)"', text)
+    pins = {version for groups in versions for version in groups if version}
+    assert name == "slurm.sh" or len(pins) == 1
+    assert all(allowed.specifier.contains(pin) for pin in pins)
+    images = re.findall(r"/eexit:([\d.]+)", text)
+    assert set(images) <= {project["version"]}
+
+
+@pytest.mark.parametrize("name", [*MANIFESTS, *CLOUDS])
+def test_the_sweeps_they_run_have_flags_that_exist(name: str) -> None:
+    lines = re.findall(r"sweep\.py[^\n]*(?:\n#? +--[^\n]*)?", (FOLDER / name).read_text())
+    flags = {flag for line in lines for flag in re.findall(r"--([a-z-]+)", line)}
+    assert {"out", "actors", "gpus-per-actor"} <= flags  # at first there is no GPU that a sweep could find by itself
+    assert {flag.replace("-", "_") for flag in flags} - {"config"} <= set(FIELDS)

@@ -1,0 +1,230 @@
+"""Replaying a finished sweep: what lands, beside its own runs; what is refused; what stays when it is stopped."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from byte_model import N_LAYERS, save_byte_model
+from driving import look_here
+from landed_sweep import land_all
+
+from cluster.studies import replay as replays
+from cluster.studies.replay import replay_sweep
+from eexit.messages.errors import UsageError
+from eexit.messages.progress import Advance, Silence
+from eexit.plan.config import Prompt, SweepConfig
+from eexit.results.files import read_further
+from eexit.results.layout import REPLAYS_FOLDER
+from eexit.results.store.finished_sweep import read_finished
+from eexit.results.store.folder import open_store
+from eexit.results.study_tables import REPLAYS
+from eexit.studies.replay.plan import make_replay_plan
+from eexit.studies.replay.transcripts import read_transcripts
+from jobs import replay
+
+EXITS = (1, 3, 4)
+WORDS = ("one", "two", "failed", "four", "five", "six")
+RULES = {"kl": (1.0,), "confidence": (0.1, 0.2)}
+MEASURES = ["mean_depth", "disagreement"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six prompts, of which one failed, with two seeds."""
+    folder = tmp_path_factory.mktemp("replayed")
+    save_byte_model(folder / "model")
+    land_all(folder / "out", config_of(folder / "model"))
+    return folder / "out"
+
+
+def config_of(model: Path, **others: Any) -> SweepConfig:
+    fields = {
+        "model": str(model),
+        "prompts": tuple(Prompt(id=text, prompt=text) for text in WORDS),
+        "dtype": "float32",
+        "exit_layers": EXITS,
+        "modes": ("normal", "unfrozen", "frozen_residual"),
+        "rules": RULES,
+        "seeds": (0, 1),
+        "max_new_tokens": 12,
+        **others,
+    }
+    return SweepConfig.model_validate(fields)
+
+
+def replayed(out: Path, **others: Any) -> list[Mapping[str, Any]]:
+    return replay_sweep(str(out), display=Silence(), look=look_here, **others)
+
+
+def by_prompt(out: Path, key: str) -> pd.DataFrame:
+    """Means of a configuration's runs: over seeds, for each prompt."""
+    runs = pd.read_parquet(out / "generations").query("status == 'ok' and configuration == @key")
+    return runs.groupby("prompt_id")[[*MEASURES, "cost_full", "cost_needed"]].mean()
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr(replays, "ray_session", refuse)
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_kl_factors_are_replayed_from_the_tables_alone(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = len(read_further(open_store(finished), REPLAYS_FOLDER, REPLAYS))
+    command = [str(finished), "--kl-factors", "0", "0.5:2:3", "--texts-of", "unfrozen/kl/1"]
+    assert replay.run(command) == 0
+    printed = capsys.readouterr()
+    rows = read_further(open_store(finished), REPLAYS_FOLDER, REPLAYS).slice(before)
+    assert rows.schema.equals(REPLAYS)
+    frame = rows.to_pandas().set_index("configuration")
+    assert frame.index.tolist() == [f"unfrozen/kl/{k}" for k in ("0", "0.5", "1", "2")]
+    assert frame[["text_of", "prompts", "texts", "drawn"]].drop_duplicates().to_numpy().tolist() == [
+        ["unfrozen/kl/1", 5, 10, False]
+    ]
+    assert frame.cost_needed.isna().all()
+    assert frame.mean_depth.is_monotonic_increasing
+    assert (frame.mean_depth_low <= frame.mean_depth).all()
+    assert (frame.mean_depth <= frame.mean_depth_high).all()
+    # At the sweep's own KL factor, against the probabilities and likeliest tokens that it recorded.
+    tokens = pd.read_parquet(finished / "tokens").query("decided and configuration == 'unfrozen/kl/1'")
+    prob_NX, kl_NX = np.stack([*tokens.exit_prob]), np.pad(np.stack([*tokens.kl]), ((0, 0), (0, 1)))
+    likeliest = [[layer[0] for layer in top] for top in tokens.top_token_ids]
+    unlike_NX = np.array(likeliest) != tokens.final_token_id.to_numpy()[:, None]
+    expected = pd.DataFrame(prob_NX, index=tokens.index).assign(
+        kl=(prob_NX * kl_NX).sum(1), unlike=(prob_NX * unlike_NX).sum(1), id=tokens.prompt_id, seed=tokens.seed
+    )
+    means = expected.groupby(["id", "seed"]).mean().groupby("id").mean().mean()
+    its = frame.loc["unfrozen/kl/1"]
+    assert its.tokens == len(tokens)
+    assert [share for _, share in its.exit_distribution] == pytest.approx(means[[0, 1, 2, 3]].tolist(), abs=1e-6)
+    assert [layer for layer, _ in its.exit_distribution] == [*EXITS, N_LAYERS - 1]
+    assert its.expected_kl == pytest.approx(means.kl, rel=1e-4)
+    assert its.expected_disagreement == pytest.approx(means.unlike, abs=1e-6)
+    lines = " ".join(printed.out.split())
+    assert "Teacher-forced: each token is decided given a text of unfrozen/kl/1" in lines
+    assert "Means over 5 prompts (10 texts, seeds averaged first)" in lines
+    assert f'pd.read_parquet("{finished}/replays")' in printed.out
+    assert "replaying 4 settings on 10 texts of unfrozen/kl/1, from what was recorded" in printed.err
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_online_rules_replayed_on_their_own_texts_are_their_runs(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(replay, "replay_sweep", partial(replay_sweep, look=look_here))
+    monkeypatch.setattr(replays, "TOKENS_PER_CALL", 30)  # so that texts come in several calls
+    assert (
+        replay.run([str(finished), "--rules", "confidence=0.1:0.2:2", "--texts-of", "frozen_residual/confidence/0.1"])
+        == 0
+    )
+    printed = capsys.readouterr()
+    assert "replaying 4 settings on 5 texts of frozen_residual/confidence/0.1; one actor has all 2 CPUs" in printed.err
+    rows = read_further(open_store(finished), REPLAYS_FOLDER, REPLAYS).to_pandas()
+    rows = rows[rows.text_of == "frozen_residual/confidence/0.1"].set_index("configuration")
+    assert set(rows.prompts) == set(rows.texts) == {5}, "both seeds have the same text, which counts once"
+    assert rows.index.tolist() == [
+        f"{mode}/confidence/{threshold}" for mode in ("unfrozen", "frozen_residual") for threshold in (0.1, 0.2)
+    ]
+    its, runs = rows.loc["frozen_residual/confidence/0.1"], by_prompt(finished, "frozen_residual/confidence/0.1")
+    assert [its.mean_depth, its.expected_disagreement] == pytest.approx(runs[MEASURES].mean().tolist(), abs=1e-9)
+    assert [its.cost_full, its.cost_needed] == pytest.approx(runs[["cost_full", "cost_needed"]].sum().tolist())
+    assert its.mean_depth != rows.loc["unfrozen/confidence/0.1"].mean_depth, "its own state decides"
+
+
+class StopsAtAgree(Silence):
+    def show(self, progress: Advance, last: bool = False) -> None:
+        if "agree" in progress.describe(0.0, ""):
+            raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_settings_that_are_finished_stay_when_it_is_stopped(finished: Path) -> None:
+    before = len(read_further(open_store(finished), REPLAYS_FOLDER, REPLAYS))
+    with pytest.raises(KeyboardInterrupt):
+        replay_sweep(str(finished), rules={"kl": (0.5, 1.0), "agree": ()}, display=StopsAtAgree(), look=look_here)
+    rows = read_further(open_store(finished), REPLAYS_FOLDER, REPLAYS).slice(before)
+    assert rows["configuration"].to_pylist() == ["unfrozen/kl/0.5", "unfrozen/kl/1"]
+
+
+def test_the_model_is_needed_for_what_was_not_recorded(finished: Path, tmp_path: Path) -> None:
+    def needs_model(out: Path, modes: tuple[str, ...] = (), **rules: tuple[float, ...]) -> bool:
+        sweep = read_finished(str(out), ["status"])
+        return make_replay_plan(sweep, str(out), (), rules, modes, "normal", None).needs_model
+
+    assert not needs_model(finished, kl=(1.0,), agree=())
+    assert needs_model(finished, kl=(1.0,), fixed=(3.0,))
+    assert needs_model(finished, ("frozen_residual",), kl=(1.0,))
+    bare = config_of(finished.parent / "model", modes=("normal",), rules={}, kl_factors=(), record_top_k=0)
+    land_all(tmp_path / "bare", bare)
+    assert needs_model(tmp_path / "bare", kl=(1.0,))
+    transcripts = read_transcripts(open_store(finished), "normal")
+    assert [(its.text.prompt_id, its.seed) for its in transcripts] == sorted(
+        (word, seed) for word in WORDS if word != "failed" for seed in (0, 1)
+    )
+    texts = [its.text for its in read_transcripts(open_store(tmp_path / "bare"), "normal")]
+    assert texts == [its.text for its in transcripts]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "nothing is asked for: give --kl-factors 0.25:16:13, or --rules confidence=0.5:0.95:10"),
+        ({"kl_factors": (-1.0,)}, "kl_factors must be ≥ 0, got -1"),
+        ({"kl_factors": (1.0, 1.0)}, "1.0 is listed more than once"),
+        ({"rules": {"confidense": (0.5,)}}, "unknown rule 'confidense': did you mean confidence?"),
+        ({"rules": {"confidence": (1.5,)}}, "rule confidence takes a threshold above 0 and up to 1"),
+        ({"rules": {"confidence": ()}}, "rule confidence takes a threshold above 0 and up to 1"),
+        ({"rules": {"fixed": (2.0,)}}, "rule fixed can't exit at layer 2: the exitable layers are 1 3 4"),
+        ({"rules": {"patience": (2.5,)}}, "rule patience takes a whole number"),
+        ({"rules": {"predicted_kl": (1.0,)}}, "rule predicted_kl looks at a trained probe: give --probe"),
+        ({"rules": {"random": ()}}, "rule random follows a configuration and has no parameter"),
+        ({"kl_factors": (1.0,), "rules": {"kl": (2.0,)}}, "give all of them in one place"),
+        ({"kl_factors": (1.0,), "modes": ("normal",)}, "mode normal has no exits to replay: choose from unfrozen"),
+        ({"kl_factors": (1.0,), "modes": ("frozen",)}, "unknown mode 'frozen': choose from normal, unfrozen"),
+        ({"kl_factors": (1.0,), "text_of": "unfrozen/kl/2"}, "has no configuration unfrozen/kl/2: did you mean unfro"),
+    ],
+)
+@pytest.mark.usefixtures("no_ray")
+def test_what_can_not_be_replayed_is_told_in_a_line(finished: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        replayed(finished, **arguments)
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_only_a_finished_sweep_with_texts_and_its_own_model_is_replayed(finished: Path, tmp_path: Path) -> None:
+    failed = config_of(finished.parent / "model", prompts=(Prompt(id="failed", prompt=""),))
+    land_all(tmp_path / "failed", failed)
+    land_all(tmp_path / "half", failed, leave_out=1)
+    for out, message in (
+        (tmp_path, "holds no sweep.json: give the folder of a finished sweep"),
+        (tmp_path / "half", "has 13 of 14 runs: finish that sweep first"),
+        (tmp_path / "failed", "has no texts of normal: all its runs failed, or decided no token"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            replayed(out, kl_factors=(1.0,))
+    with pytest.raises(UsageError, match=r"is not the one that the sweep had \(model.n_layers: 7 -> 8\)"):
+        replay_sweep(
+            str(finished),
+            rules={"fixed": (3.0,)},
+            display=Silence(),
+            look=lambda config, rows: ({**look_here(config, rows)[0], "n_layers": N_LAYERS + 1}, EXITS, None),
+        )
+
+
+def test_nonsense_in_flags_is_told_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for flags, message in (
+        (["--kl-factors", "4:1:3"], "--kl-factors: a range goes from its lower end to its higher one, got 4:1:3"),
+        (["--rules", "entropy=0:1:3"], "rule entropy: a range in nats is spaced by equal ratios and starts above 0"),
+        (["--kl-factor", "1"], "did you mean --kl-factors?"),
+    ):
+        assert replay.run(["results", *flags]) == 2
+        said = capsys.readouterr().err
+        assert message in said
+        assert said.count("\n") == 1

@@ -1,0 +1,190 @@
+"""Timing a finished sweep on Ray: what lands, what is refused, and what stays when it is stopped."""
+
+import time
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+import ray
+from byte_model import N_LAYERS, save_byte_model
+from driving import look_here
+from landed_sweep import land_all
+from ray.util.placement_group import placement_group, remove_placement_group
+
+from cluster.studies import own_node as alone
+from cluster.studies.timing import time_sweep
+from eexit.messages.errors import UsageError
+from eexit.messages.progress import Advance, Silence
+from eexit.plan.config import Prompt, SweepConfig
+from eexit.plan.splits import sort_of
+from eexit.results.files import read_timings
+from eexit.results.store.finished_sweep import FinishedSweep
+from eexit.results.store.folder import open_store
+from eexit.results.store.manifest import make_manifest, versions
+from eexit.results.study_tables import TIMINGS
+from eexit.studies.timing.plan import make_plan
+from jobs import timings
+
+TOKENS = 4
+KEYS = ["normal", "generate", "unfrozen/fixed/2"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three prompts, of which the second failed; oracles and fixed exits."""
+    folder = tmp_path_factory.mktemp("timed")
+    save_byte_model(folder / "model")
+    config = SweepConfig(
+        model=str(folder / "model"),
+        prompts=tuple(Prompt(id=text, prompt=text) for text in ("one", "failed", "three")),
+        dtype="float32",
+        exit_every=2,
+        modes=("normal", "unfrozen"),
+        kl_factors=(1.0,),
+        rules={"fixed": (2.0,)},
+        max_new_tokens=TOKENS,
+    )
+    land_all(folder / "out", config)
+    return folder / "out"
+
+
+def timed(out: Path, **others: Any) -> list[Mapping[str, Any]]:
+    arguments = {"batches": (1, 3), "n_rounds": 2, "display": Silence(), "look": look_here, **others}
+    return time_sweep(str(out), **arguments)
+
+
+@pytest.fixture
+def model_is_described_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timings, "time_sweep", partial(time_sweep, look=look_here))
+
+
+@pytest.mark.usefixtures("local_ray", "model_is_described_here")
+def test_every_round_of_every_contender_lands_and_the_table_sets_savings_side_by_side(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert timings.run([str(finished), "--batch", "1", "3", "--rounds", "2"]) == 0
+    printed = capsys.readouterr()
+    rows = pd.read_parquet(finished / "timings")
+    assert rows.columns.tolist() == TIMINGS.names
+    assert rows[["batch", "round", "configuration"]].to_numpy().tolist() == [
+        [batch, number, key] for number in (1, 2) for batch in (1, 3) for key in KEYS
+    ]
+    assert rows.seconds.gt(0).all()
+    assert rows.prompts.eq(2).all(), "without the one that failed"
+    assert all(prompt_ids.tolist() == ["one", "three"] for prompt_ids in rows.prompt_ids)
+    assert "Prompts: one, three." in " ".join(printed.out.split())
+    assert rows.tokens.tolist() == [row_count * (TOKENS - 2) for row_count in rows.batch.map({1: 2, 3: 3})]
+    assert rows.threads.eq(2).all(), "one actor has both CPUs"
+    assert (set(rows.device), set(rows.dtype)) == ({"cpu"}, {"float32"})
+    assert rows.versions.str.contains(f"torch {versions()['torch']}", regex=False).all()
+    assert rows[rows.configuration == "generate"][["mode", "rule", "cost_full"]].isna().all(axis=None)
+    assert rows.timing_id.nunique() == rows.started.nunique() == 1
+    for key in KEYS:
+        assert [line.split()[0] for line in printed.out.splitlines() if line.split()[1:2] == [key]] == ["1", "3"]
+    assert f'pd.read_parquet("{finished}/timings")' in printed.out
+    assert "1 and 3 rows at a time, 2 rounds; one actor has all 2 CPUs of a node" in printed.err
+    assert printed.err.splitlines()[-1] == "60 tokens · done · 0:00 left"
+
+
+def test_timed_are_prompts_of_each_sort_and_not_the_first_ones(tmp_path: Path) -> None:
+    """Of four sorts one each, without those that failed."""
+    prompts = [f"{sort}-{n}" for sort in ("capital", "sum", "letter", "code") for n in range(5)]
+    config = SweepConfig(
+        model="m",
+        prompts=tuple(Prompt(id=text, prompt=text) for text in prompts),
+        modes=("normal", "unfrozen"),
+        kl_factors=(),
+        rules={"fixed": (2.0,)},
+    )
+    failed = {f"{sort}-{n}" for sort in ("sum", "code") for n in (0, 2, 4)}
+    status = pa.table({"prompt_id": prompts, "status": ["error" if text in failed else "ok" for text in prompts]})
+    sweep = FinishedSweep(open_store(tmp_path), make_manifest(config, {}, [2]), status)
+    timed = [prompt.id for prompt in make_plan(sweep, "results", (), (1,), 4, 4, 1).config.prompts]
+    assert sorted(map(sort_of, timed)) == ["capital", "code", "letter", "sum"]
+    assert not failed & set(timed)
+    assert set(timed) < {prompt.id for prompt in make_plan(sweep, "results", (), (1,), 8, 4, 1).config.prompts}
+
+
+class StopsInRound2(Silence):
+    def show(self, progress: Advance, last: bool = False) -> None:
+        if "normal, 1 row, round 2 of 2" in progress.describe(0.0, ""):
+            raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_finished_rounds_stay_when_it_is_stopped_beside_those_of_earlier_calls(finished: Path) -> None:
+    before = read_timings(open_store(finished)).to_pandas()
+    with pytest.raises(KeyboardInterrupt):
+        timed(finished, batches=(1,), display=StopsInRound2())
+    after = read_timings(open_store(finished)).to_pandas()
+    assert after[: len(before)].equals(before)
+    new = after[len(before) :]
+    assert new[["round", "configuration"]].to_numpy().tolist() == [[1, key] for key in KEYS]
+    assert not set(new.timing_id) & set(before.timing_id)
+    while ray.available_resources().get("CPU") != 2:  # the actor's are free again
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def busy() -> Iterator[None]:
+    group = placement_group([{"CPU": 1}])
+    assert group.wait(10)
+    yield
+    remove_placement_group(group)
+
+
+@pytest.mark.usefixtures("local_ray", "busy")
+def test_a_busy_node_is_not_waited_for_forever(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alone, "SECONDS_TO_GET_FREE", 0.1)
+    with pytest.raises(UsageError) as raised:
+        timed(finished)
+    assert str(raised.value) == (
+        "timing needs all 2 CPUs of a node for itself, and 1 of 2 CPUs are free in this cluster: "
+        "wait until what else runs here has ended"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"keys": ["unfrozen/kl/1"]}, "unfrozen/kl/1 can't be timed: kl is an oracle, which needs the full-depth pass"),
+        ({"keys": ["unfrozen/fixd/2"]}, "no configuration unfrozen/fixd/2: did you mean unfrozen/fixed/2"),
+        ({"keys": ["x"]}, "no configuration x: it has normal, unfrozen/kl/1, unfrozen/fixed/2"),
+        ({"n_tokens": 2}, "--tokens must be at least 3, since the first two are not timed, got 2"),
+    ],
+)
+def test_what_can_not_be_timed_is_told_in_a_line_before_anything_is_loaded(
+    finished: Path, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError) as raised:
+        timed(finished, **arguments)
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_only_a_finished_sweep_with_online_rules_and_its_own_model_is_timed(finished: Path, tmp_path: Path) -> None:
+    config = SweepConfig(model=str(finished.parent / "model"), prompts=(Prompt(id="failed", prompt=""),))
+    land_all(tmp_path / "half", config, leave_out=1)
+    land_all(tmp_path / "oracles", config)
+    land_all(tmp_path / "failed", config.model_copy(update={"rules": {"fixed": (5.0,)}}))
+    for out, message in (
+        (tmp_path, "holds no sweep.json: give the folder of a finished sweep"),
+        (tmp_path / "half", "has 8 of 9 runs: finish that sweep first"),
+        (tmp_path / "oracles", "has nothing to time: its rules are oracles, which save nothing at run time"),
+        (tmp_path / "failed", "are errors: there is no prompt to time"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            timed(out)
+    with pytest.raises(UsageError, match=r"is not the one that the sweep had \(model.n_layers: 7 -> 8\)"):
+        timed(finished, look=lambda config, rows: ({**look_here(config, rows)[0], "n_layers": N_LAYERS + 1}, (), None))
+
+
+@pytest.mark.parametrize("flag", ["--batch", "--prompts", "--rounds", "--tokens"])
+def test_numbers_below_one_are_told_in_a_line(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert timings.run(["results", flag, "0"]) == 2
+    said = capsys.readouterr().err
+    assert said == f"error: argument {flag}: must be a whole number above 0, got 0: --help lists the flags\n"

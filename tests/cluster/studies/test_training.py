@@ -1,0 +1,284 @@
+"""Training on a finished sweep's texts with Ray: what lands, what is refused, and going on after an interruption."""
+
+import json
+import os
+import shlex
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from byte_model import save_byte_model
+from driving import look_here
+from safetensors.numpy import load_file
+
+from cluster.studies import training
+from cluster.studies.training import train_exits
+from cluster.studies.training_actor import TrainingActor
+from eexit.generator import ModelGenerator
+from eexit.messages.errors import UsageError
+from eexit.messages.progress import Advance, Silence
+from eexit.plan.artefacts import CARD, STATE, WEIGHTS, Card, read_card
+from eexit.plan.config import Prompt, SweepConfig
+from eexit.plan.runs import plan_runs
+from eexit.results.layout import MANIFEST, encode
+from eexit.results.store.finished_sweep import read_finished
+from eexit.results.store.folder import open_store
+from eexit.results.store.landing import land
+from eexit.results.store.manifest import make_manifest
+from eexit.training.plan import is_finished, make_training_plan
+from eexit.training.texts import chooses, is_held_out, read_texts
+from jobs import train
+
+PROMPTS = [f"prompt {number}" for number in range(20)]
+
+
+def swept(out: Path, model: Path, prompts: list[str], **others: Any) -> Path:
+    """A finished sweep of a small model."""
+    config = SweepConfig(
+        model=str(model),
+        prompts=tuple(Prompt(id=prompt, prompt=prompt) for prompt in prompts),
+        dtype="float32",
+        exit_every=2,
+        max_new_tokens=8,
+        **{"modes": ("normal",), "kl_factors": (), **others},
+    )
+    store, runs = open_store(out), list(plan_runs(config))
+    described, layers, _ = look_here(config, 1)
+    store.publish(MANIFEST, encode(make_manifest(config, described, layers)))
+    land(store, runs, ModelGenerator(config, "cpu").generate(runs))
+    return out
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    save_byte_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def texts(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    assert any(map(is_held_out, PROMPTS))
+    assert any(map(chooses, PROMPTS))
+    return swept(tmp_path_factory.mktemp("texts") / "out", model, PROMPTS)
+
+
+def trained(texts: Path, out: Path, what: str = "tuned", **others: Any) -> Card:
+    arguments = {"look": look_here, "display": Silence(), "device": "cpu", **others}
+    return train_exits(str(texts), what, str(out), **arguments)
+
+
+def trained_here(texts: Path, out: Path, what: str, **settings: Any) -> Card:
+    """The same in this process, without Ray."""
+    sweep = read_finished(str(texts), ["prompt_id"])
+    plan = make_training_plan(
+        sweep, str(texts), read_texts(sweep.store), str(out), {"what": what, **settings}, look_here
+    )
+    assert not is_finished(plan)
+    out.mkdir()
+    actor = TrainingActor()
+    actor.load(plan, "cpu", 1)
+    actor.advance(60)
+    return Card.model_validate(actor.finish())
+
+
+class Interrupts(Silence):
+    """Presses Ctrl-C, as it were, once something was learned."""
+
+    def show(self, progress: Advance, last: bool = False) -> None:
+        if progress.has_begun:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_an_interrupted_training_goes_on_and_ends_as_an_undisturbed_one(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(training, "SECONDS_PER_CALL", 0.0)  # a pass, with so few texts
+    settings: dict[str, Any] = {"passes": 3, "tokens_per_step": 20}
+    out = tmp_path / "parts"
+    with pytest.raises(KeyboardInterrupt):
+        trained(texts, out, display=Interrupts(), **settings)
+    assert [path.name for path in out.iterdir()] == [STATE]
+
+    monkeypatch.setattr(train, "train_exits", partial(train_exits, look=look_here))
+    command = [str(texts), "--what", "tuned", "--out", str(out), "--device", "cpu", "--tokens-per-step", "20"]
+    assert train.run([*command, "--passes", "4"]) == 2
+    assert "parts holds another training (settings.passes: 3 -> 4): choose another" in capsys.readouterr().err
+    assert train.run([*command, "--passes", "3"]) == 0
+    printed = capsys.readouterr()
+    assert "going on" in printed.err
+    assert "tuned: as final" in printed.out
+    assert f"use it with: python jobs/sweep.py --readout {out}" in printed.out
+    assert train.run([*command, "--passes", "3"]) == 0
+    assert "nothing is left to do" in capsys.readouterr().err
+
+    whole = trained_here(texts, tmp_path / "whole", "tuned", **settings)
+    assert sorted(path.name for path in out.iterdir()) == [CARD, WEIGHTS]
+    weights = [load_file(folder / WEIGHTS) for folder in (tmp_path / "whole", out)]
+    for name, tensor in weights[0].items():
+        np.testing.assert_allclose(tensor, weights[1][name], rtol=1e-4, atol=1e-6)  # another number of threads
+    card = json.loads((out / CARD).read_text())
+    assert len(card["progress"]) == len(whole.progress) == 1 + 3  # the pass of the sums comes first
+
+
+def test_the_card_says_what_was_trained_for_what_and_on_what(texts: Path, tmp_path: Path) -> None:
+    linear = trained_here(texts, tmp_path / "linear", "linear")
+    assert (linear.what, linear.holds, linear.layers, linear.readout) == ("linear", ("readout",), (2, 4), "lens")
+    assert linear.data["n_prompts"] + linear.data["n_held_out_prompts"] == len(PROMPTS)
+    assert linear.data["n_held_out_prompts"] == sum(map(is_held_out, PROMPTS))
+    assert linear.model == look_at(texts)
+    assert [(row["layer"], row["readout"]) for row in linear.held_out] == [
+        (layer, readout) for readout in ("lens", "linear") for layer in (2, 4)
+    ]
+    probe = trained_here(texts, tmp_path / "probe", "probe", readout=str(tmp_path / "linear"), passes=1, layers=(4,))
+    assert (probe.holds, probe.layers, probe.readout) == (("probe",), (4,), linear.digest)
+    assert probe.held_out == [{**row, "readout": "linear"} for row in linear.held_out[3:]]
+    assert read_card(str(tmp_path / "probe"), "probe") == probe
+
+
+def look_at(texts: Path) -> dict[str, Any]:
+    described: dict[str, Any] = json.loads((texts / MANIFEST).read_text())["model"]
+    return described
+
+
+@pytest.mark.parametrize(
+    ("what", "given", "message"),
+    [
+        ("lineal", {}, "--what lineal can't be trained: choose from linear, tuned, probe, student"),
+        ("linear", {"passes": 2}, "--passes is for tuned and probe and student, and --what is linear: leave it out"),
+        ("tuned", {"learning_rate": -1.0}, "--learning-rate must be a number above 0, got -1"),
+        (
+            "tuned",
+            {"most_tokens": 9},
+            "--most-tokens must be above 112, the tokens of the texts, got 9: the first pass",
+        ),
+        ("linear", {"layers": (2, 9)}, "exit layer 9 is not below the final layer"),
+        ("probe", {"readout": "nowhere"}, "--readout nowhere is not a folder"),
+        (
+            "student",
+            {"lora_targets": ("q_proj", "nope")},
+            "--lora-targets nope: LlamaForCausalLM has no module of this name: choose from embed_tokens, q_proj, k",
+        ),
+        (
+            "student",
+            {"lora_targets": ("self_attn",)},
+            "LlamaForCausalLM can't be adapted: Target module LlamaAttention",
+        ),
+    ],
+)
+def test_what_can_not_be_trained_is_told_in_a_line_before_anything_is_loaded(
+    texts: Path, tmp_path: Path, what: str, given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError) as raised:
+        trained(texts, tmp_path / "exits", what, **given)
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "exits").exists()
+
+
+def test_settings_are_refused_before_texts_are_generated(texts: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--lora-targets nope: LlamaForCausalLM has no module of this name"):
+        trained(
+            texts, tmp_path / "exits", "student", prompts=(Prompt(id="x", prompt="one more"),), lora_targets=("nope",)
+        )
+    assert not (tmp_path / "exits").exists()
+
+
+def test_only_a_finished_sweep_with_texts_and_enough_prompts_will_do(model: Path, tmp_path: Path) -> None:
+    exits = swept(tmp_path / "exits", model, PROMPTS[:1], modes=("unfrozen",), kl_factors=(1.0,))
+    few = swept(tmp_path / "few", model, PROMPTS[:1])
+    (tmp_path / "file").touch()
+    for results, out, message in (
+        (tmp_path, "out", "holds no sweep.json: give the folder of a finished sweep"),
+        (exits, "out", "has no normal runs with texts to learn from: run a sweep with --modes normal"),
+        (few, "out", "has too few prompts: of its 1 texts"),
+        (few, "file", f"--out {tmp_path / 'file'} is a file: give a folder"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            trained(results, tmp_path / out)
+
+
+@pytest.fixture(scope="module")
+def learned(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("learned") / "linear"
+    trained_here(texts, folder, "linear")
+    return folder
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def with_text_for_data(card: Path) -> None:
+    card.write_text(json.dumps({**json.loads(card.read_text()), "data": "text"}))
+
+
+Damage = Callable[[Path], object]
+DAMAGES: dict[str, tuple[Damage, str]] = {
+    "a bit": (lambda its: flipped(its / WEIGHTS), f"this training's artefact, but {WEIGHTS} is not the file that was"),
+    "an end": (lambda its: os.truncate(its / WEIGHTS, 100), f"this training's artefact, but {WEIGHTS} is not the file"),
+    "no weights": (lambda its: (its / WEIGHTS).unlink(), f"this training's artefact, but {WEIGHTS} is missing"),
+    "half a card": (lambda its: os.truncate(its / CARD, 100), f"a {CARD} that can't be read"),
+    "no data": (lambda its: with_text_for_data(its / CARD), f"a {CARD} that can't be read"),
+    "no card": (lambda its: (its / CARD).unlink(), f"{WEIGHTS} without a {CARD}"),
+}
+
+
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_artefact_is_trained_again_by_the_same_command(
+    texts: Path, learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    damage: str,
+) -> None:  # fmt: skip
+    out = Path(shutil.copytree(learned, tmp_path / "out"))
+    spoil, says = DAMAGES[damage]
+    spoil(out)
+    (out / "mine.txt").write_text("mine")
+    held = {path.name: path.read_bytes() for path in out.iterdir() if path.name != "mine.txt"}
+    monkeypatch.setattr(train, "train_exits", partial(train_exits, look=look_here))
+    assert train.run([str(texts), "--what", "linear", "--out", str(out), "--device", "cpu"]) == 0
+    said = capsys.readouterr().err
+    assert f"{out} holds {says}" in said
+    assert f"it is trained again; what is left of it is in {out}/damaged/" in said
+    read_card(str(out), "readout")
+    for name, tensor in load_file(learned / WEIGHTS).items():
+        np.testing.assert_allclose(load_file(out / WEIGHTS)[name], tensor, rtol=1e-4, atol=1e-6)
+    [aside] = (out / "damaged").iterdir()
+    assert {path.name: path.read_bytes() for path in aside.iterdir()} == held
+    assert (out / "mine.txt").read_text() == "mine"
+    assert train.run([str(texts), "--what", "linear", "--out", str(out), "--device", "cpu"]) == 0
+    assert "nothing is left to do" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_sweep_names_the_command_that_repairs_an_artefact(
+    texts: Path, learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Path(shutil.copytree(learned, tmp_path / "my exits"))
+    flipped(out / WEIGHTS)
+    with pytest.raises(UsageError) as refused:
+        read_card(str(out), "readout")
+    python, script, *arguments = shlex.split(str(refused.value).partition("train it again: ")[2])
+    assert (python, script) == ("python", "jobs/train.py")
+    monkeypatch.setattr(train, "train_exits", partial(train_exits, look=look_here))
+    assert train.run([*arguments, "--device", "cpu"]) == 0
+    read_card(str(out), "readout")
+
+
+def test_what_is_another_trainings_is_left_alone_however_damaged(texts: Path, learned: Path, tmp_path: Path) -> None:
+    for name, version in (("seed", "settings.seed: 0 -> 1"), ("format", "of another version: choose another --out")):
+        out = Path(shutil.copytree(learned, tmp_path / name))
+        flipped(out / WEIGHTS)
+        if name == "format":
+            (out / CARD).write_text(json.dumps({**json.loads((out / CARD).read_text()), "format": 2}))
+        before = {path: path.read_bytes() for path in out.iterdir()}
+        with pytest.raises(UsageError, match=version):
+            trained(texts, out, "linear", **({"seed": 1} if name == "seed" else {}))
+        assert {path: path.read_bytes() for path in out.iterdir()} == before

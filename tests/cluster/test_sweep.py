@@ -1,0 +1,200 @@
+"""A sweep from Python: `run_sweep` as its docstring shows it, the input that it refuses, and its return value."""
+
+import inspect
+import io
+import json
+import re
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+import ray
+import scripted
+from byte_model import save_byte_model
+from driving import assert_undisturbed
+from rich.console import Console
+from scripted import TOKENS_PER_RUN, rows_of, sweep_of
+
+from cluster.console.closing_table import closing_table
+from cluster.console.display import Lines
+from cluster.console.job import SweepJob
+from cluster.sweep import Summary, run_sweep
+from eexit.messages.errors import SweepStopped, UsageError
+from eexit.messages.progress import Advance, Silence
+from eexit.plan.config import SweepConfig
+from eexit.plan.runs import configurations, count_different_runs, plan_runs
+from eexit.results.layout import MANIFEST, encode
+from eexit.results.means import figures
+from eexit.results.shard_tables import Results, error_results
+from eexit.results.store.folder import open_store
+from eexit.results.store.landing import Tally, land
+from eexit.results.store.manifest import make_manifest
+from eexit.results.tables import GENERATIONS
+from jobs.sweep import write_figures
+from reports.frames import runs as frames
+from reports.read.sweep import read_sweep
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def example() -> str:
+    """The Python of the docstring."""
+    block = re.search(r"\n\n((?: {4}.*\n|\n)+)", inspect.cleandoc(run_sweep.__doc__ or ""))
+    assert block
+    return textwrap.dedent(block[1]).strip()
+
+
+def scripted_sweep(config: SweepConfig, out: Path, **others: Any) -> Summary:
+    return run_sweep(
+        config, out, make_generator=scripted.scripted, look=scripted.look, **{"display": Silence(), **others}
+    )
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_the_example_runs_as_it_stands_but_for_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_byte_model(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    said: dict[str, Any] = {}
+    small = f"SweepConfig(model={str(tmp_path / 'model')!r}, exit_every=2, max_new_tokens=4, dtype='float32', "
+    exec(example().replace("SweepConfig(prompts", f"{small}prompts"), said)
+    summary = said["summary"]
+    assert (summary.out, summary.done, summary.errors) == (str(tmp_path / "results" / "mine"), 5, 0)
+    assert summary.tally == Tally(runs=5, errors=0, tokens=20)
+    assert summary.exitable_layers == [2, 4]
+    assert summary.model["n_layers"] == 7
+    runs = pd.read_parquet(f"{summary.out}/generations")
+    keys = ["normal", *(f"{mode}/kl/{factor}" for mode in ("unfrozen", "frozen_residual") for factor in ("0.5", "1"))]
+    depths = runs.set_index("configuration").mean_depth
+    assert capsys.readouterr().out.splitlines() == [f"{key} {depths[key]}" for key in keys]
+    assert ray.is_initialized()  # it was there before
+
+
+def test_the_readme_shows_the_same_example() -> None:
+    assert f"```python\n{example()}\n```" in README.read_text()
+
+
+def test_table_figures_report_and_readme_tell_the_same_perplexity(tmp_path: Path) -> None:
+    """The geometric mean of 2, 8 and 64 with two seeds each is 10.08; the arithmetic one is 24.67."""
+    config = sweep_of(tmp_path, "one", "two", "three", modes=["normal", "unfrozen"], kl_factors=[1], seeds=[0, 1])
+    store, runs = open_store(tmp_path / "results" / "demo"), list(plan_runs(config))
+    results = rows_of(runs, config)
+    rows = [
+        {**row, "perplexity": {"one": 2.0, "two": 8.0, "three": 64.0}[run.prompt.prompt]}
+        for row, run in zip(results.generations.to_pylist(), runs, strict=True)
+    ]
+    land(store, runs, Results(pa.Table.from_pylist(rows, GENERATIONS), results.tokens))
+    store.publish(MANIFEST, encode(make_manifest(config, {"n_layers": 30}, [5])))
+    expected = pytest.approx((2 * 8 * 64) ** (1 / 3))
+
+    summary = Summary(config, store.root, {}, [5], len(runs), 0, Tally())
+    write_figures(summary, store.root, tmp_path / "figures.json")
+    told = json.loads((tmp_path / "figures.json").read_text())["configurations"]
+    assert [row["means"]["perplexity"] for row in told] == [expected] * 2
+    assert json.loads((tmp_path / "figures.json").read_text())["different_runs"] == 3 + 6
+    table = {str(column.header): list(column.cells) for column in closing_table(store, configurations(config)).columns}
+    assert table["per-\nplex-\nity"] == ["10.08"] * 2
+    trade = frames.trade_off(read_sweep(store.root))
+    assert trade["perplexity"].tolist() == [expected] * 2
+    snippet = re.search(r"```python\n(import numpy.+?)```", README.read_text(), re.DOTALL)
+    assert snippet
+    *lines, last = snippet[1].replace("results/demo", store.root).strip().splitlines()
+    names: dict[str, Any] = {}
+    exec("\n".join(lines), names)
+    assert eval(last, names)["perplexity"].tolist() == [expected] * 2
+
+
+def test_runs_that_are_the_same_for_every_seed_count_once_in_table_and_figures(tmp_path: Path) -> None:
+    """Three prompts and two seeds: one rule leaves exits to chance. A run of normal failed with the first seed only."""
+    config = sweep_of(
+        tmp_path, "one", "two", "three", modes=["normal", "unfrozen"], rules={"kl": [1], "fixed": [5]}, seeds=[0, 1]
+    )
+    store, runs = open_store(tmp_path / "out"), list(plan_runs(config))
+    failed, done = error_results(runs[:1], config, "no"), rows_of(runs[1:], config)
+    rows = [
+        {**row, "mean_depth": 0.9 if run.prompt.prompt == "one" else 0.6, "correct": True}
+        for row, run in zip(done.generations.to_pylist(), runs[1:], strict=True)
+    ]
+    generations = pa.concat_tables([failed.generations, pa.Table.from_pylist(rows, GENERATIONS)])
+    land(store, runs, Results(generations, done.tokens))
+    found = figures(store, configurations(config), config.temperature)
+    counts = {row["configuration"]: (row["runs"], row["different_runs"], row["errors"]) for row in found}
+    assert counts == {"normal": (6, 3, 1), "unfrozen/kl/1": (6, 6, 0), "unfrozen/fixed/5": (6, 3, 0)}
+    assert [row["means"]["mean_depth"] for row in found] == [pytest.approx(0.7)] * 3, "of each prompt once"
+    assert sum(its[1] for its in counts.values()) == count_different_runs(config) == 12
+
+    table = closing_table(store, configurations(config), config.temperature)
+    cells = {str(column.header): list(column.cells) for column in table.columns}
+    assert (cells["runs"], cells["dif-\nferent"], cells["failed"]) == (["6"] * 3, ["3", "6", "3"], ["1", "0", "0"])
+    assert "all seeds have the same run" in str(table.caption)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(table)
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[-1] for line in lines if line.split()[-1:] == ["100.0%"]] == ["100.0%"] * 3, "no number is cut"
+    sampled = config.model_copy(update={"temperature": 1.0})
+    assert [row["different_runs"] for row in figures(store, configurations(sampled), 1.0)] == [6] * 3
+    assert count_different_runs(sampled) == 18
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_second_call_does_what_the_first_could_not(tmp_path: Path) -> None:
+    config = sweep_of(tmp_path, "one", "raise", "three")
+    first = scripted_sweep(config, tmp_path / "out")
+    assert (first.done, first.errors, first.tally) == (18, 9, Tally(27, 9, 18 * TOKENS_PER_RUN))
+    assert [(row["runs"], row["errors"]) for row in first.figures()] == [(3, 1)] * 9
+    second = scripted_sweep(config, tmp_path / "out")
+    assert (second.done, second.errors, second.tally) == (18, 9, Tally(9, 9, 0))
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_call_with_nothing_left_to_do_says_so_and_lands_nothing(tmp_path: Path) -> None:
+    config = sweep_of(tmp_path, "one")
+    first = scripted_sweep(config, tmp_path / "out")
+    log = io.StringIO()
+    second = scripted_sweep(config, tmp_path / "out", display=Lines(log))
+    assert log.getvalue() == f"nothing is left to do: 9 runs landed in {tmp_path}/out\n"
+    assert (second.done, second.errors, second.tally) == (first.done, 0, Tally())
+    assert_undisturbed(config, tmp_path / "out")
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_runs_that_are_lost_after_they_have_landed_stop_the_sweep(tmp_path: Path) -> None:
+    config = sweep_of(tmp_path, "one", "two")
+
+    class Thief(Silence):
+        def show(self, progress: Advance, last: bool = False) -> None:
+            if last:
+                next((tmp_path / "out" / "generations").iterdir()).unlink()
+
+    with pytest.raises(SweepStopped, match="9 runs that had landed are damaged or gone"):
+        scripted_sweep(config, tmp_path / "out", rows_per_shard=9, display=Thief())
+    assert scripted_sweep(config, tmp_path / "out").tally.runs == 9
+    assert_undisturbed(config, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"actors": 0}, "actors must be ≥ 1, got 0 (actors in run_sweep)"),
+        ({"device": "gpu"}, "unknown device 'gpu': choose from auto, cpu, cuda, mps (device in run_sweep)"),
+        ({"out": "s3:/bucket/x"}, "out s3:/… is neither a path nor a URI: write s3://… (out in run_sweep)"),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_told_in_one_line(
+    tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError) as raised:
+        run_sweep(**{"config": sweep_of(tmp_path, "one"), "out": tmp_path / "out", **arguments})
+    assert str(raised.value) == message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_its_keywords_are_the_flags_with_the_same_defaults() -> None:
+    given = {name: parameter.default for name, parameter in inspect.signature(run_sweep).parameters.items()}
+    fields = {name: field.default for name, field in SweepJob.model_fields.items() if name not in ("config", "out")}
+    assert {name: given[name] for name in fields} == fields

@@ -1,0 +1,244 @@
+"""Prices and costs against torch's flop counter over the model's own forward, and against plain loops."""
+
+import copy
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+from axes import EXITABLE
+from card import Card
+from references import decoder_of, packed_decoder_of
+from tiny_models import VOCABULARY, tiny_model
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import DynamicCache, PreTrainedModel
+from transformers.integrations import moe
+
+from eexit.decode.costs.counting import Counts, Prices, cost, full_depth, needed
+from eexit.decode.costs.prices import find_prices
+from eexit.decode.rows.requests import Decoding
+from eexit.method.states import STATES
+from eexit.model.cache import KVCache
+from eexit.model.decoder import Decoder
+from eexit.model.support.watching import attention_by, configs_of
+
+N_LAYERS = 7
+N_PROMPT = 7  # tokens: of two decided ones, the first fills the windows of eight tokens, and the second exceeds them
+N_DECIDED = 2
+DECODING = Decoding(EXITABLE, N_DECIDED, frozenset())
+
+
+@torch.inference_mode()
+def its_own_multiply_adds(model: PreTrainedModel) -> float:
+    """What decided tokens cost in the model's own forward, whose eager code is made of products that torch counts."""
+    model = copy.deepcopy(model)
+    model.set_experts_implementation("eager")
+    cache = DynamicCache(config=model.config)  # drops keys that no window holds
+    token_1T = torch.arange(1, N_PROMPT + N_DECIDED + 1)[None] % VOCABULARY
+    with attention_by("eager", configs_of(model)):
+        model(input_ids=token_1T[:, :N_PROMPT], cache=cache, use_cache=True)
+        with FlopCounterMode(display=False) as counter:
+            for token in range(N_PROMPT, N_PROMPT + N_DECIDED):
+                model(input_ids=token_1T[:, token : token + 1], cache=cache, use_cache=True)
+    flops: int = counter.get_total_flops()
+    return flops / 2
+
+
+def test_full_depth_costs_what_the_models_own_forward_does(any_model: PreTrainedModel) -> None:
+    its_own = its_own_multiply_adds(any_model)
+    for decoder in (decoder_of(any_model), packed_decoder_of(any_model)):
+        assert cost(find_prices(decoder, DECODING), full_depth(N_DECIDED, N_LAYERS, len(EXITABLE)), N_PROMPT) == its_own
+
+
+def test_experts_cost_the_same_however_their_products_are_grouped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moe, "_can_use_grouped_mm", lambda *_: False)
+    mixtral = tiny_model("mixtral")
+    full = full_depth(N_DECIDED, N_LAYERS, len(EXITABLE))
+    assert cost(find_prices(Decoder(mixtral), DECODING), full, N_PROMPT) == its_own_multiply_adds(mixtral)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "falcon", "mixtral", "deepseek_v3"])
+def test_prices_are_the_same_on_an_accelerator(architecture: str) -> None:
+    model = tiny_model(architecture)
+    on_cpu = find_prices(Decoder(model), DECODING)
+    with Card() as card:
+        there = find_prices(Decoder(card.take(model)), DECODING)
+    for field in fields(Prices):
+        np.testing.assert_array_equal(getattr(there, field.name), getattr(on_cpu, field.name), err_msg=field.name)
+
+
+def test_the_parts_of_a_llama_cost_what_their_weights_say(llama: PreTrainedModel) -> None:
+    width, inner, key_width = 32, 64, 2 * 8  # two key heads
+    prices = find_prices(Decoder(llama), DECODING)
+    query = output = width * width
+    keys_and_values = 2 * width * key_width
+    assert prices.before == 0
+    assert prices.keys_L.tolist() == [keys_and_values] * N_LAYERS
+    assert prices.layer_L.tolist() == [query + keys_and_values + output + 3 * width * inner] * N_LAYERS
+    assert prices.position_L.tolist() == [2 * width] * N_LAYERS
+    assert prices.read_X.tolist() == [width * VOCABULARY] * (len(EXITABLE) + 1)
+
+
+QUERIES = {"q_proj", "q_norm", "q_a_proj", "q_a_layernorm", "q_b_proj"}
+KEYS_AND_VALUES = {"k_proj", "v_proj", "kv_a_proj_with_mqa"}  # matrices of their own
+TOGETHER = {"c_attn", "query_key_value", "Wqkv", "qkv_proj"}  # queries, keys and values from one matrix
+
+
+@torch.inference_mode()
+def test_keys_and_values_alone_are_written_without_queries_and_priced_so(any_model: PreTrainedModel) -> None:
+    decoder, called, whole = decoder_of(any_model), Counter[str](), KVCache(1, 2)
+    alone, position_12 = KVCache(1, 2), torch.arange(2)[None]
+    handles = [
+        module.register_forward_pre_hook(lambda _, __, path=path: called.update([path]))
+        for path, module in any_model.named_modules()
+        if path.rpartition(".")[2] in QUERIES | KEYS_AND_VALUES | TOGETHER
+    ]
+    paths_of = {layer: path for path, layer in any_model.named_modules() if layer in set(decoder.layers)}
+    with decoder.attending():
+        hidden_12W, layer_pass = decoder.begin(position_12 + 7, decoder.view(alone, position_12, 2))
+        for layer in range(N_LAYERS):
+            layer_pass.write_keys(layer, hidden_12W)
+        for handle in handles:
+            handle.remove()
+        _, layer_pass = decoder.begin(position_12 + 7, decoder.view(whole, position_12, 2))
+        for layer in range(N_LAYERS):
+            layer_pass.block(layer, hidden_12W)
+            for ours, its in zip(alone.held(layer), whole.held(layer), strict=True):
+                assert torch.equal(ours, its)
+    prices = find_prices(decoder, DECODING)
+    assert prices.keys_L.tolist() == find_prices(packed_decoder_of(any_model), DECODING).keys_L.tolist()
+    for module, keys in zip(decoder.layers, prices.keys_L, strict=True):
+        ran = {path.rpartition(".")[2] for path in called if path.startswith(f"{paths_of[module]}.")}
+        weights = [its.weight for path, its in module.named_modules() if path.rpartition(".")[2] in ran]
+        assert ran in (KEYS_AND_VALUES - {"kv_a_proj_with_mqa"}, {"kv_a_proj_with_mqa"}, *({name} for name in TOGETHER))
+        assert keys == sum(weight.numel() for weight in weights)
+    assert set(called.values()) == {1}
+
+
+def test_a_query_projection_with_adapters_inside_is_left_out_as_a_whole(llama: PreTrainedModel) -> None:
+    model = copy.deepcopy(llama)
+    for layer in model.model.layers:
+        layer.self_attn.q_proj = nn.Sequential(layer.self_attn.q_proj, nn.Linear(32, 32))
+        layer.self_attn.k_proj = nn.Sequential(layer.self_attn.k_proj, nn.Linear(16, 16))
+    prices = find_prices(Decoder(model), DECODING)
+    assert prices.keys_L.tolist() == [2 * 32 * 16 + 16 * 16] * N_LAYERS
+
+
+def test_keys_that_layers_expand_from_what_they_keep_are_part_of_each_position() -> None:
+    """DeepSeek's layers keep 16 numbers per position, and make keys and values of four heads of them at every step."""
+    prices = find_prices(Decoder(tiny_model("deepseek_v3")), DECODING)
+    expanded, attended = 16 * 4 * (8 + 6), 4 * (8 + 4 + 6)
+    assert prices.position_L.tolist() == [expanded + attended] * N_LAYERS
+
+
+def looped_cost(prices: Prices, counts: Counts, n_prompt: int, hidden_from_T: Sequence[int]) -> float:
+    """`costs.cost`, one token, layer and position at a time."""
+    total = 0
+    for token, (layers, keys) in enumerate(zip(counts.layers_T, counts.keys_T, strict=True)):
+        total += prices.before
+        for rank in range(counts.reads_TX.shape[1]):
+            total += int(prices.read_X[rank] * counts.reads_TX[token, rank])
+            total += int(prices.short_read_X[rank] * counts.short_reads_TX[token, rank])
+            total += int(prices.probe_X[rank] * counts.probed_TX[token, rank])
+        position = n_prompt + token
+        for layer in range(layers):
+            total += int(prices.layer_L[layer])
+            window = prices.window_L[layer]
+            for other in range(position + 1):
+                within = window is None or other > position - window
+                hidden = other >= n_prompt and hidden_from_T[other - n_prompt] <= layer
+                if other == position or (within and not hidden):
+                    total += int(prices.position_L[layer])
+        total += sum(int(prices.keys_L[layer]) for layer in range(layers, layers + keys))
+    return total
+
+
+@pytest.mark.parametrize("n_prompt", [1, 3, 20])
+def test_costs_are_those_of_every_layer_and_position_one_by_one(n_prompt: int) -> None:
+    rng = np.random.default_rng(n_prompt)
+    n_tokens = 30
+    prices = Prices(
+        before=3,
+        layer_L=rng.integers(1000, 2000, N_LAYERS),
+        keys_L=rng.integers(100, 200, N_LAYERS),
+        position_L=rng.integers(1, 50, N_LAYERS),
+        read_X=rng.integers(4000, 6000, 4),
+        short_read_X=rng.integers(400, 600, 4),
+        probe_X=rng.integers(40, 60, 4),
+        window_L=(None, 4, 8, 1, None, 100, 6),
+    )
+    layers_T = rng.integers(1, N_LAYERS + 1, n_tokens)
+    looks = rng.integers(0, 3, (3, n_tokens, 4))
+    counts = Counts(np.arange(n_tokens), layers_T, rng.integers(0, N_LAYERS + 1 - layers_T), *looks)
+    nowhere_T = [N_LAYERS] * n_tokens
+    assert cost(prices, counts, n_prompt) == looped_cost(prices, counts, n_prompt, nowhere_T)
+    hidden = cost(prices, counts, n_prompt, layers_T)
+    assert hidden == looped_cost(prices, counts, n_prompt, layers_T.tolist())
+    assert hidden < cost(prices, counts, n_prompt)
+
+
+def test_no_decided_token_costs_nothing(llama: PreTrainedModel) -> None:
+    prices = find_prices(Decoder(llama), DECODING)
+    none = np.array([], dtype=np.int64)
+    counts, hidden_from_T = needed(none, EXITABLE, N_LAYERS, STATES["skip"])
+    assert cost(prices, counts, 5, hidden_from_T) == cost(prices, full_depth(0, N_LAYERS, len(EXITABLE)), 5) == 0
+
+
+EXITS = [3, 1, 6, 1, 4, 3]  # the layers that six tokens exit at
+LAYERS_TO_EXIT = [4, 2, 7, 2, 5, 4]
+NOWHERE = [7] * 6
+# What the exits need in each state: layers, layers of which keys and values alone are written, and where hiding begins.
+# The third token exits after the last layer, so that those before it must be full; the fifth reaches to layer 4.
+NEEDED = {
+    "normal": ([7, 7, 7, 5, 5, 4], [0] * 6, NOWHERE),
+    "unfrozen": ([7, 7, 7, 5, 5, 4], [0] * 6, NOWHERE),
+    "frozen_residual": (LAYERS_TO_EXIT, [3, 5, 0, 3, 0, 0], NOWHERE),
+    "frozen_cache": (LAYERS_TO_EXIT, [0] * 6, NOWHERE),
+    "skip": (LAYERS_TO_EXIT, [0] * 6, LAYERS_TO_EXIT),
+}
+
+
+@pytest.mark.parametrize("mode", ["normal", *STATES])
+def test_exits_need_what_later_tokens_attend_to(mode: str) -> None:
+    counts, hidden_from_T = needed(np.array(EXITS), EXITABLE, N_LAYERS, STATES.get(mode))
+    hidden = NOWHERE if hidden_from_T is None else hidden_from_T.tolist()
+    assert (counts.layers_T.tolist(), counts.keys_T.tolist(), hidden) == NEEDED[mode]
+    assert [(*EXITABLE, 6)[rank] for rank in counts.reads_TX.argmax(1)] == EXITS
+    assert counts.reads_TX.sum(1).tolist() == [1] * 6
+
+
+class Noted:
+    """What a state does for a token that has exited, layer by layer: an `Exited` that notes every call."""
+
+    def __init__(self) -> None:
+        self.written: list[int] = []
+        self.hidden: list[int] = []
+
+    def write_keys(self, layer: int) -> None:
+        self.written.append(layer)
+
+    def copy_keys(self, layer: int) -> None: ...
+
+    def hide(self, layer: int) -> None:
+        self.hidden.append(layer)
+
+
+@pytest.mark.parametrize("mode", STATES)
+def test_any_exits_need_what_the_state_does_token_by_token(mode: str) -> None:
+    state, exits = STATES[mode], np.random.default_rng(0).choice([*EXITABLE, 6], 50, p=[0.4, 0.3, 0.25, 0.05])
+    counts, hidden_from_T = needed(exits, EXITABLE, N_LAYERS, state)
+    for token, exit_layer in enumerate(exits):
+        deeper = range(exit_layer + 1, max([exit_layer, *exits[token + 1 :]]) + 1)
+        noted = Noted()
+        if state.first_altered(0) is not None:
+            for layer in range(exit_layer + 1, N_LAYERS):
+                state.fill(layer, noted)
+        written = [layer for layer in noted.written if layer in deeper]
+        run = len(deeper) if state.first_altered(0) is None else 0
+        assert counts.layers_T[token] == exit_layer + 1 + run
+        assert counts.keys_T[token] == len(written)
+        hidden_from = N_LAYERS if hidden_from_T is None else hidden_from_T[token]
+        assert hidden_from == min([*noted.hidden, N_LAYERS])

@@ -1,0 +1,201 @@
+"""Mode `draft`: the text of full depth, whatever is drafted, and what is run for it."""
+
+import copy
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from axes import EXITABLE
+from ran import Multiplied, Ran
+from references import decoder_of, reference_of, shared_model
+from rows import ARCHITECTURES, DECODING, PROMPTS, SAMPLED, generate
+from scipy.stats import chi2
+from traces import assert_same, kl_request, traces_of
+from transformers import PreTrainedModel
+from untrained import LINEAR, TUNED
+
+from eexit.decode import exit_pass
+from eexit.decode.costs.counting import cost_columns
+from eexit.decode.costs.draft_rounds import SerialCosts
+from eexit.decode.costs.prices import find_prices
+from eexit.decode.engine import Engine
+from eexit.decode.rows import slots
+from eexit.decode.rows.requests import Decoding, Request
+from eexit.decode.sampling import accept_or_draw, distribution, pick_tokens
+from eexit.decode.trace import Trace
+from eexit.method.readouts import READOUTS, Readout
+from eexit.model import cache
+from eexit.model.decoder import Decoder
+from eexit.plan.configuration import Configuration
+from eexit.plan.drafts import DRAFT, MOST_AUTO_TOKENS, Draft, parse_drafts
+
+DRAFTS = [Configuration(DRAFT, draft=Draft(layer, n)) for layer, n in ((1, 1), (4, 2), (3, 5), (4, None))]
+EOS = frozenset(range(0, 97, 11))
+
+
+def requests_of(configurations: list[Configuration]) -> list[Request]:
+    return [Request(prompt, each, seed) for seed, prompt in enumerate(PROMPTS) for each in configurations]
+
+
+def rounds_of(trace: Trace) -> np.ndarray:
+    assert trace.rounds
+    return np.stack([trace.rounds.drafted_R, trace.rounds.accepted_R, trace.rounds.rejected_R], 1)
+
+
+def test_greedy_drafts_are_the_text_of_normal_on_every_architecture(any_model: PreTrainedModel) -> None:
+    drafts, decoding = DRAFTS[:3], replace(DECODING, max_new_tokens=14)
+    requests = requests_of(drafts)[3:]
+    traces = generate(any_model, requests, replace(decoding, rows=4))
+    for request, trace in zip(requests[1:3], traces[1:3], strict=True):  # the reference is slow
+        assert_same(trace, reference_of(any_model, request, decoding))
+    normal = generate(any_model, [kl_request(prompt, "normal") for prompt in PROMPTS[1:]], decoding)
+    for index, trace in enumerate(traces):
+        its = normal[index // len(drafts)]
+        assert trace.token_id_T.tolist() == its.token_id_T.tolist()
+        np.testing.assert_allclose(trace.kl_TE, its.kl_TE, rtol=1e-4, atol=1e-4)
+    assert sum(rounds_of(trace)[:, 1].sum() for trace in traces) > 0, "some drafts must be right"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "top_p"), [*((name, 1.0) for name in (*ARCHITECTURES, "mpt")), ("llama", 0.7)]
+)
+def test_sampled_drafts_match_the_naive_reference_whatever_ends_other_rows(architecture: str, top_p: float) -> None:
+    model, requests = shared_model(architecture), requests_of(DRAFTS[1:])
+    decoding = replace(SAMPLED, top_p=top_p, eos_token_ids=EOS)
+    traces = generate(model, requests, replace(decoding, rows=4))
+    for request, trace in zip(requests, traces, strict=True):
+        assert_same(trace, reference_of(model, request, decoding))
+    assert len({len(trace.token_id_T) for trace in traces}) > 2, "rows must end at different times"
+
+
+def sequences(model: PreTrainedModel, prompt: tuple[int, ...], decoding: Decoding) -> dict[tuple[int, ...], float]:
+    """The probability of every text that plain sampling may write."""
+    found: dict[tuple[int, ...], float] = {(): 1.0}
+    for _ in range(decoding.max_new_tokens):
+        longer: dict[tuple[int, ...], float] = {}
+        with torch.inference_mode():
+            logits_BTV = model(torch.tensor([[*prompt, *text] for text in found])).logits
+        p_BV = distribution(logits_BTV[:, -1], decoding.temperature, decoding.top_p)
+        for (text, before), p_V in zip(found.items(), p_BV, strict=True):
+            longer |= {(*text, token): before * float(p_V[token]) for token in p_V.nonzero()[:, 0].tolist()}
+        found = longer
+    return found
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_sampled_drafts_have_the_distribution_of_plain_sampling(
+    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, always: bool
+) -> None:
+    """And the same test finds drafts that are all accepted."""
+    if always:
+        monkeypatch.setattr("eexit.decode.sampling.accept_or_draw", lambda p_BV, q_BV, drafted_B, u_B: drafted_B)
+    decoding = Decoding(EXITABLE, 4, frozenset(), temperature=0.5, top_p=0.8, observe=False)
+    drafts, n_draws = [Draft(4, 1), Draft(3, 3)], 3000
+    probabilities = sequences(llama, PROMPTS[1], decoding)
+    requests = [
+        Request(PROMPTS[1], Configuration(DRAFT, draft=draft), seed) for draft in drafts for seed in range(n_draws)
+    ]
+    traces = traces_of(Engine(decoder_of(llama), decoding).generate(requests))
+    wrote = Counter(tuple(trace.token_id_T.tolist()) for trace in traces.values())
+    assert set(wrote) <= set(probabilities) or always
+    expected = np.array(list(probabilities.values())) * len(requests)
+    seen = np.array([wrote[text] for text in probabilities])
+    often = expected >= 5
+    expected, seen = (np.append(its[often], its[~often].sum()) for its in (expected, seen))
+    statistic = ((seen - expected) ** 2 / expected.clip(1e-9)).sum()
+    assert len(expected) > 10
+    assert (statistic > chi2.ppf(0.999, len(expected) - 1)) == always
+
+
+def test_a_draft_is_accepted_with_the_chance_of_both_and_others_are_drawn_from_what_is_left() -> None:
+    p_BV, q_BV = torch.tensor([[0.5, 0.3, 0.2, 0.0]]), torch.tensor([[0.2, 0.7, 0.0, 0.1]])
+    u_B = (torch.arange(10_000) + 0.5) / 10_000
+    for drafted, chances in ((0, {0: 1.0}), (1, {1: 3 / 7, 0: 4 / 7 * 0.6, 2: 4 / 7 * 0.4}), (3, {0: 0.6, 2: 0.4})):
+        tokens = accept_or_draw(p_BV.expand(10_000, -1), q_BV.expand(10_000, -1), torch.full((10_000,), drafted), u_B)
+        shares = {token: n / 10_000 for token, n in Counter(tokens.tolist()).items()}
+        assert shares == pytest.approx(chances, abs=2e-4)
+
+
+def test_the_distribution_is_that_of_picked_tokens() -> None:
+    logits_BV = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
+    u_B = (torch.arange(1000) + 0.5) / 1000
+    picked = Counter(pick_tokens(logits_BV.expand(1000, -1), 1.0, 0.75, u_B).tolist())
+    shares = [picked[token] / 1000 for token in range(4)]
+    assert distribution(logits_BV, 1.0, 0.75)[0].tolist() == pytest.approx(shares, abs=1e-3)
+
+
+@pytest.mark.parametrize("readout", [READOUTS["lens"], LINEAR, TUNED], ids=["lens", "linear", "tuned"])
+def test_any_readout_drafts(llama: PreTrainedModel, readout: Readout) -> None:
+    decoding = replace(DECODING, readout=readout, max_new_tokens=12)
+    requests = requests_of(DRAFTS[1:3])
+    for request, trace in zip(requests, generate(llama, requests, decoding), strict=True):
+        assert_same(trace, reference_of(llama, request, decoding))
+
+
+def test_a_row_runs_what_it_says(any_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exit_pass, "rounded", lambda n_rows: n_rows)
+    monkeypatch.setattr(cache, "BLOCK_POSITIONS", 1)
+    decoder, draft = decoder_of(any_model), Draft(4, 3)
+    ran = Ran(any_model, decoder, monkeypatch)
+    requests = [Request(PROMPTS[0], Configuration(DRAFT, draft=draft))]
+    [trace] = traces_of(Engine(decoder, replace(DECODING, observe=False)).generate(requests)).values()
+    rounds, counts = trace.rounds, trace.counts
+    assert rounds is not None
+    assert counts is not None
+    assert ran.ended_L.tolist() == [counts.layers_T.sum() / decoder.n_layers] * decoder.n_layers
+    assert ran.begun_L.tolist() == ran.ended_L.tolist(), "keys are never written alone"
+    assert ran.reads == counts.reads_TX.sum() == (rounds.drafted_R + rounds.length_R).sum()
+    costs = SerialCosts(np.array([*EXITABLE, decoder.n_layers - 1]), np.array([2.0, 4.0, 5.0, 7.0]), np.ones(4))
+    columns = rounds.columns(draft, len(trace.token_id_T) - 1, costs)
+    assert columns["layer_calls"] == ran.calls_L.sum()
+    assert ran.calls_L[draft.layer + 1 :].tolist() == [columns["passes"]] * (decoder.n_layers - 1 - draft.layer)
+    assert rounds.given_R(len(trace.token_id_T) - 1).sum() == len(trace.token_id_T) - 1
+    assert trace.drafted_T.sum() == columns["accepted"]
+    n_rounds, n_drafted = len(rounds.place_R), rounds.drafted_R.sum()
+    n_decided = len(trace.token_id_T) - 1
+    assert columns["expected_speedup"] == 8 * n_decided / (n_rounds * 8 + n_drafted * 6)
+
+
+def test_what_is_run_for_drafts_is_priced_position_by_position(
+    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exit_pass, "rounded", lambda n_rows: n_rows)
+    monkeypatch.setattr(cache, "BLOCK_POSITIONS", 1)
+    decoder = Decoder(copy.deepcopy(llama))
+    prices = replace(find_prices(decoder, DECODING), before=0)
+    ran = Multiplied(llama, decoder, monkeypatch)
+    decoding = replace(DECODING, observe=False)
+    [trace] = traces_of(Engine(decoder, decoding).generate([Request(PROMPTS[0], DRAFTS[2])])).values()
+    columns = cost_columns(prices, trace.counts, trace.exit_layer_T[1:], EXITABLE, DRAFT, len(PROMPTS[0]))
+    assert columns["cost_run"] == ran.multiply_adds(prices)
+    assert columns["cost_needed"] == columns["cost_full"] < columns["cost_run"]  # type: ignore[operator]
+
+
+def test_drafts_reach_beyond_the_room_that_records_have(
+    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = generate(llama, requests_of(DRAFTS))
+    monkeypatch.setattr(slots, "FIRST_ROOM_TOKENS", 3)
+    for trace, its in zip(generate(llama, requests_of(DRAFTS), replace(DECODING, rows=7)), expected, strict=True):
+        assert_same(trace, its)
+
+
+def test_auto_drafts_more_where_drafts_are_right() -> None:
+    costs = SerialCosts(np.array([0, 4, 9]), np.array([1.0, 5.0, 10.0]), np.array([0.5, 0.5, 0.5]))
+    assert costs.best_length(0, 0, 0) > costs.best_length(4, 0, 0) >= 1
+    lengths = [costs.best_length(0, right, 20) for right in range(21)]
+    assert lengths == sorted(lengths)
+    assert (lengths[0], costs.best_length(0, 10_000, 10_000)) == (1, MOST_AUTO_TOKENS)
+
+
+@pytest.mark.parametrize("text", ["", "20", ":4", "20:", "20:x", "20:0", "20:-1", "a:4", "20:4:4", "20:1.5"])
+def test_what_is_no_draft_is_told_in_a_line(text: str) -> None:
+    with pytest.raises(ValueError, match=r"LAYER:N, as in 20:4|must be 1 or more, or auto") as raised:
+        parse_drafts(text)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_text_stands_for_a_grid() -> None:
+    assert [str(draft) for draft in parse_drafts("10,20:2, auto")] == ["10:2", "10:auto", "20:2", "20:auto"]

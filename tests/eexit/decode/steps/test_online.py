@@ -1,0 +1,281 @@
+"""The loop of online rules: what it runs, tokens that wait for their deeper layers, and observation afterwards."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from axes import EXITABLE, SOME, control, some
+from long_llama import LONG
+from ran import Multiplied, Ran
+from references import decoder_of, packed_decoder_of, reference_of, shared_model
+from rows import ARCHITECTURES, PROMPTS, SAMPLED, grid, modes_of
+from tiny_models import GROUPED
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from traces import assert_same, traces_of
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from untrained import LINEAR
+
+from eexit.decode import engine, exit_pass
+from eexit.decode.costs.counting import cost_columns, needed
+from eexit.decode.costs.prices import find_prices
+from eexit.decode.engine import Engine
+from eexit.decode.rows.decoders import Decoders
+from eexit.decode.rows.requests import Decoding, Request
+from eexit.decode.scoring import score
+from eexit.decode.steps import online
+from eexit.decode.steps.online import OnlineBatch
+from eexit.decode.trace import Trace
+from eexit.method.rules import BLIND, ONLINE, Parameter
+from eexit.method.shortlist import Shortlist
+from eexit.method.states import STATES
+from eexit.model import cache as kv_cache
+from eexit.model.decoder import Decoder
+from eexit.plan.configuration import Configuration
+
+FEW = replace(SAMPLED, max_new_tokens=13, observe=False)
+
+
+def confident(model: PreTrainedModel) -> list[Configuration]:
+    """An online rule in every mode."""
+    return [Configuration(mode, "confidence", some(model, "confidence")[0]) for mode in modes_of(model)]
+
+
+def test_invariant_7_a_row_runs_what_it_says_and_no_more_than_its_exits_need(
+    any_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exit_pass, "rounded", lambda n_rows: n_rows)
+    monkeypatch.setattr(kv_cache, "BLOCK_POSITIONS", 1)
+    model = copy.deepcopy(any_model)
+    model.set_experts_implementation("eager")  # made of products that torch counts
+    decoder, seen = Decoder(model), set()
+    prices, layer_L = replace(find_prices(decoder, FEW), before=0), np.arange(decoder.n_layers)
+    for configuration in confident(model):
+        with monkeypatch.context() as patch:
+            ran = Multiplied(model, decoder, patch)
+            [trace] = traces_of(Engine(decoder, FEW).generate([Request(PROMPTS[0], configuration, 3)])).values()
+        counts, exit_T = trace.counts, trace.exit_layer_T[1:]
+        assert counts is not None
+        layers_T1, keys_T1 = counts.layers_T[:, None], counts.keys_T[:, None]
+        assert ran.ended_L.tolist() == (layer_L < layers_T1).sum(0).tolist()
+        written = (layer_L >= layers_T1) & (layer_L < layers_T1 + keys_T1)
+        assert (ran.begun_L - ran.ended_L).tolist() == written.sum(0).tolist()
+        assert ran.reads == counts.reads_TX.sum() == (1 + np.searchsorted(EXITABLE, exit_T)).sum()
+        least, _ = needed(exit_T, EXITABLE, decoder.n_layers, STATES[configuration.mode])
+        assert counts.layers_T.tolist() == least.layers_T.tolist()
+        assert counts.keys_T.tolist() == least.keys_T.tolist()
+        columns = cost_columns(prices, counts, exit_T, EXITABLE, configuration.mode, len(PROMPTS[0]))
+        assert columns["cost_run"] == ran.multiply_adds(prices)
+        seen |= set(exit_T.tolist())
+    assert len(seen) > 1
+
+
+@pytest.mark.parametrize(("rule", "parameter"), [("predicted_kl", 4.0), ("confidence", 0.3), ("patience", 2.0)])
+def test_invariant_7_holds_for_a_probe_and_for_a_shortlist(
+    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, rule: str, parameter: float
+) -> None:
+    monkeypatch.setattr(exit_pass, "rounded", lambda n_rows: n_rows)
+    monkeypatch.setattr(kv_cache, "BLOCK_POSITIONS", 1)
+    decoder = Decoder(llama)
+    decoding = replace(FEW, readout=LINEAR, shortlist=Shortlist(decoder, 5))
+    prices = replace(find_prices(decoder, decoding), before=0)
+    ran = Multiplied(llama, decoder, monkeypatch)
+    configuration = Configuration("frozen_residual", rule, parameter)
+    [trace] = traces_of(Engine(decoder, decoding).generate([Request(PROMPTS[0], configuration, 3)])).values()
+    counts, exit_T = trace.counts, trace.exit_layer_T[1:]
+    assert counts is not None
+    looked_T = 1 + np.minimum(np.searchsorted(EXITABLE, exit_T), len(EXITABLE) - 1)
+    reads = rule != "predicted_kl"
+    assert counts.probed_TX.sum() == (0 if reads else looked_T.sum())
+    assert counts.short_reads_TX.sum() == ((looked_T - 1).sum() if reads else 0)
+    assert ran.reads == counts.reads_TX.sum() == len(exit_T) + (reads and (exit_T > EXITABLE[0]).sum())
+    columns = cost_columns(prices, counts, exit_T, EXITABLE, configuration.mode, len(PROMPTS[0]))
+    assert columns["cost_run"] == ran.multiply_adds(prices)
+    assert len(set(exit_T)) > 1
+
+
+def test_invariant_7_rows_of_a_batch_run_together_what_they_say(
+    any_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exit_pass, "rounded", lambda n_rows: n_rows)
+    monkeypatch.setattr(exit_pass, "TOKENS_PER_CALL", 3)
+    decoder = packed_decoder_of(any_model)
+    ran = Ran(any_model, decoder, monkeypatch)
+    requests = grid(confident(any_model), PROMPTS[:2])
+    traces = traces_of(Engine(decoder, replace(FEW, rows=5)).generate(requests)).values()
+    counts = [trace.counts for trace in traces if trace.counts is not None]
+    assert len(counts) == len(requests)
+    assert ran.ended_L.sum() == sum(its.layers_T.sum() for its in counts)
+    assert (ran.begun_L - ran.ended_L).sum() == sum(its.keys_T.sum() for its in counts)
+
+
+@pytest.mark.parametrize("compiler", ["cc", "no-such-compiler"])
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "gemma2", "mistral", "gpt_oss", "mpt"])
+def test_tokens_that_wait_are_those_of_the_reference_whatever_happens_to_other_rows(
+    monkeypatch: pytest.MonkeyPatch, use_compiler: Callable[[str], None], architecture: str, compiler: str
+) -> None:
+    if compiler != "cc":
+        use_compiler(compiler)  # attention and comparison are torch's operators'
+    n_parts, in_parts = set(), exit_pass.in_parts
+
+    def watched(rows: np.ndarray) -> list[np.ndarray]:
+        parts = in_parts(rows)
+        n_parts.add(len(parts))
+        return parts
+
+    monkeypatch.setattr(exit_pass, "in_parts", watched)
+    monkeypatch.setattr(exit_pass, "TOKENS_PER_CALL", 3)
+    model = shared_model(architecture)
+    rules = (*ONLINE, *BLIND) if architecture in ARCHITECTURES else ("confidence", "similarity")
+    exits = [Configuration(mode, rule, some(model, rule)[0]) for rule in rules for mode in modes_of(model)]
+    requests = [Request(PROMPTS[index % 2], exit, seed=index) for index, exit in enumerate(exits)]
+    decoding = replace(SAMPLED, eos_token_ids=frozenset(range(0, 97, 11)))
+    few_at_a_time = Engine(packed_decoder_of(model), replace(decoding, rows=3)).generate(requests)
+    traces = traces_of(few_at_a_time)
+    for index, request in enumerate(requests):
+        assert_same(traces[index], reference_of(model, request, decoding))
+    assert max(n_parts) > 1
+    assert len({len(trace.token_id_T) for trace in traces.values()}) > 2, "rows must end at different times"
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "mpt"])
+def test_observation_in_parts_is_that_of_the_reference(monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
+    monkeypatch.setattr(online, "OBSERVED_TOKENS", 7)
+    monkeypatch.setattr(online, "OBSERVED_POSITIONS", 100)
+    model = shared_model(architecture)
+    requests = grid([Configuration(mode, "fixed", 3.0) for mode in modes_of(model)], PROMPTS[:2])
+    for index, trace in traces_of(Engine(packed_decoder_of(model), SAMPLED).generate(requests)).items():
+        assert_same(trace, reference_of(model, requests[index], SAMPLED))
+
+
+@cache
+def long_llama() -> PreTrainedModel:
+    """A Llama with room for long texts, in which many tokens wait."""
+    torch.manual_seed(0)
+    model: PreTrainedModel = LlamaForCausalLM(LlamaConfig(**GROUPED | {"max_position_embeddings": 256})).eval()
+    return model
+
+
+AT_200 = replace(SAMPLED, max_new_tokens=200)
+SELDOM = control(40, 1, 0, 1)  # tokens go deep so seldom that many wait
+
+
+@pytest.mark.parametrize("n_tokens", [31, 60, 100, 160, 200])
+@pytest.mark.parametrize("mode", STATES)
+def test_what_no_later_token_needs_is_never_run_however_long_the_text(mode: str, n_tokens: int) -> None:
+    """Of tokens that all exit at the first exitable layer without being looked at, full depth is far away."""
+    decoder, decoding = decoder_of(long_llama()), replace(AT_200, max_new_tokens=n_tokens, observe=False)
+    request, prices = Request(PROMPTS[1], Configuration(mode, "fixed", 1.0)), find_prices(decoder, decoding)
+    [trace] = traces_of(Engine(decoder, decoding).generate([request])).values()
+    columns = cost_columns(prices, trace.counts, trace.exit_layer_T[1:], EXITABLE, mode, len(PROMPTS[1]))
+    assert columns["cost_run"] == columns["cost_needed"]
+    assert columns["layers_run"] == 2 * (n_tokens - 1)
+
+
+@pytest.mark.parametrize(
+    ("mode", "rule", "parameter"),
+    [("unfrozen", "random", SELDOM), ("frozen_residual", "random", SELDOM), ("unfrozen", "confidence", 0.3)],
+)
+def test_the_invariants_hold_for_long_texts_in_which_many_tokens_wait(
+    monkeypatch: pytest.MonkeyPatch, mode: str, rule: str, parameter: Parameter
+) -> None:
+    monkeypatch.setattr(exit_pass, "rounded", lambda n_rows: n_rows)
+    monkeypatch.setattr(exit_pass, "TOKENS_PER_CALL", 24)
+    model, configuration = long_llama(), Configuration(mode, rule, parameter)
+    decoder, requests = decoder_of(model), [Request(prompt, configuration, 3) for prompt in PROMPTS[:2]]
+    with monkeypatch.context() as patch:
+        ran = Ran(model, decoder, patch)
+        traces = traces_of(Engine(decoder, AT_200).generate(requests))
+    trace = traces[1]
+    assert_same(trace, reference_of(model, requests[1], AT_200))
+    assert_same(trace, traces_of(Engine(decoder, AT_200).generate(requests[1:]))[0])
+    scored = score(decoder, AT_200, requests[1], trace.token_id_T.tolist())
+    assert scored.exit_layer_T.tolist() == trace.exit_layer_T.tolist()
+    run, least = zip(*(counts_of(its, mode) for its in traces.values()), strict=True)
+    assert run == least
+    assert ran.ended_L.sum() == sum(sum(layers) for layers, _ in run)
+    assert (ran.begun_L - ran.ended_L).sum() == sum(sum(keys) for _, keys in run)
+    deep_T = np.flatnonzero(trace.exit_layer_T > EXITABLE[0])
+    assert rule != "random" or np.diff(deep_T).max() > 32, "many tokens must wait"
+
+
+@pytest.mark.parametrize("observe", [False, True])
+@pytest.mark.parametrize("mode", ["normal", *STATES])
+def test_room_for_rows_in_which_every_token_waits_is_accounted_for(mode: str, observe: bool) -> None:
+    decoder, decoding, length = decoder_of(long_llama()), replace(AT_200, observe=observe), 205
+    configuration = Configuration(mode) if mode == "normal" else Configuration(mode, "fixed", 1.0)
+    requests = [Request(PROMPTS[1], configuration)] * 3
+    waiting = OnlineBatch(3, length, Decoders.of(decoder, None), decoding, requests).waiting
+    held = sum(part.nbytes for part in (waiting.token_SP, waiting.segment_SP, waiting.hidden_SPW, waiting.streams_SPXW))
+    others = decoder.cache_bytes_per_token * length + decoder.vocabulary * 4
+    assert 3 * (OnlineBatch.row_bytes(decoder, decoding, length, requests) - others) == held
+    streams = {"normal": 0, "unfrozen": 1 + 4 * observe}.get(mode, 1)  # that a token keeps
+    assert waiting.hidden_SPW.numel() + waiting.streams_SPXW.numel() == 3 * 200 * decoder.width * streams
+
+
+def counts_of(trace: Trace, mode: str) -> tuple[tuple[list[int], list[int]], tuple[list[int], list[int]]]:
+    """Layers run and keys written alone for each token, and those that its exits need."""
+    assert trace.counts is not None
+    least, _ = needed(trace.exit_layer_T[1:], EXITABLE, 7, STATES[mode])
+    both = [(counts.layers_T.tolist(), counts.keys_T.tolist()) for counts in (trace.counts, least)]
+    return both[0], both[1]
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers in any tensor that an operator makes."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's own, without annotations
+        self.numbers = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        given = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)}
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor) and leaf.untyped_storage().data_ptr() not in given:
+                self.numbers = max(self.numbers, leaf.numel())
+        return result
+
+
+def test_observation_of_a_longer_text_takes_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    decoder, observe = Decoder(LlamaForCausalLM(LONG).eval()), online.observe
+    request = Request(PROMPTS[1], Configuration("frozen_residual", "fixed", 1.0))
+    monkeypatch.setattr(online, "OBSERVED_TOKENS", 32)
+
+    def largest(n_tokens: int) -> int:
+        largest = Largest()
+
+        def watched(*args: Any) -> None:
+            with largest:
+                observe(*args)
+
+        monkeypatch.setattr(engine, "observe", watched)
+        decoding = Decoding((1, 3, 4), n_tokens, frozenset(), record_top_k=3)
+        traces_of(Engine(decoder, decoding).generate([request]))
+        return largest.numbers
+
+    assert largest(300) == largest(60) > 0
+
+
+def test_observation_copies_keys_for_few_tokens_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers that attend by code of their own get a row's keys for each of its tokens."""
+    monkeypatch.setattr(online, "OBSERVED_POSITIONS", 120)
+    decoder, observe, largest = decoder_of(shared_model("mpt")), online.observe, Largest()
+
+    def watched(*args: Any) -> None:
+        with largest:
+            observe(*args)
+
+    monkeypatch.setattr(engine, "observe", watched)
+    request = Request(PROMPTS[1], Configuration("frozen_residual", "fixed", SOME["fixed"][0]))
+    traces_of(Engine(decoder, replace(SAMPLED, max_new_tokens=55)).generate([request]))
+    n_heads, width = 4, 8
+    assert 0 < largest.numbers <= 120 * n_heads * width

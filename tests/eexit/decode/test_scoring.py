@@ -1,0 +1,110 @@
+"""Scoring a text gives the exits with which it was generated (invariant 8), and the probabilities of its tokens."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from axes import SOME, some
+from naive_scores import score_naively
+from references import decoder_of, shared_model
+from rows import DECODING, PROMPTS, SAMPLED, configurations, each_rule, modes_of
+from traces import traces_of
+from transformers import PreTrainedModel
+from untrained import TUNED
+
+from eexit.decode import scoring
+from eexit.decode.engine import Engine
+from eexit.decode.rows.requests import Decoding, Request
+from eexit.decode.scoring import score, score_texts
+from eexit.method.rules import RULES
+from eexit.method.shortlist import Shortlist
+from eexit.method.states import STATES
+from eexit.plan.configuration import NORMAL, Configuration
+
+
+def check_scores(model: PreTrainedModel, requests: list[Request], decoding: Decoding = SAMPLED) -> set[int]:
+    """Returns the layers that were exited at."""
+    decoder, seen = decoder_of(model), set()
+    for index, trace in traces_of(Engine(decoder, decoding).generate(requests)).items():
+        scored = score(decoder, decoding, requests[index], trace.token_id_T.tolist())
+        assert scored.exit_layer_T.tolist() == trace.exit_layer_T.tolist(), requests[index]
+        for name in ("exit_logprob_T", "exit_prob_TX", "evidence_TE"):
+            mine, other = getattr(scored, name), getattr(trace, name)
+            np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-4, err_msg=name)
+        assert scored.exit_token_T[1:].tolist() == trace.exit_top_token_ids_TK[1:, 0].tolist()
+        seen |= set(trace.exit_layer_T.tolist())
+    return seen
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("mode", STATES)
+def test_invariant_8_scoring_a_text_gives_the_exits_of_generating_it(
+    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, mode: str, rule: str
+) -> None:
+    monkeypatch.setattr(scoring, "SCORED_TOKENS", 10)
+    requests = [Request(PROMPTS[1], configuration, seed=5) for configuration in configurations(llama, [mode], [rule])]
+    assert len(check_scores(llama, requests)) > 1
+
+
+@pytest.mark.parametrize(("shift", "architecture"), [*enumerate(["gemma3", "gpt_neox", "mixtral", "mpt"])])
+def test_invariant_8_holds_for_every_rule_of_other_architectures(shift: int, architecture: str) -> None:
+    model = shared_model(architecture)
+    check_scores(model, [Request(PROMPTS[1], configuration, seed=5) for configuration in each_rule(model, shift)])
+
+
+def test_invariant_8_holds_for_an_online_rule_and_every_state(
+    any_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "SCORED_TOKENS", 10)
+    exits = [Configuration(mode, "confidence", some(any_model, "confidence")[0]) for mode in modes_of(any_model)]
+    assert len(check_scores(any_model, [Request(PROMPTS[0], exit, seed=3) for exit in exits])) > 1
+
+
+def test_invariant_8_holds_for_a_shortlist(llama: PreTrainedModel) -> None:
+    decoding = replace(SAMPLED, readout=TUNED, shortlist=Shortlist(decoder_of(llama), 5))
+    exits = [Configuration("frozen_residual", rule, SOME[rule][0]) for rule in ("confidence", "margin", "patience")]
+    assert len(check_scores(llama, [Request(PROMPTS[0], exit, seed=3) for exit in exits], decoding)) > 1
+
+
+def test_a_text_may_be_anything_and_of_any_length(llama: PreTrainedModel) -> None:
+    decoder = decoder_of(llama)
+    request = Request(PROMPTS[0], Configuration("unfrozen", "confidence", SOME["confidence"][0]))
+    one = score(decoder, DECODING, request, [7])
+    assert (one.exit_layer_T.tolist(), one.exit_prob_TX.tolist()) == ([6], [[0, 0, 0, 1]])
+    several = score(decoder, DECODING, request, [7, 7, 30, 2, 2])
+    assert several.exit_logprob_T[0] == pytest.approx(one.exit_logprob_T[0])
+    normal = score(decoder, DECODING, replace(request, configuration=Configuration(NORMAL)), [7, 7, 30, 2, 2])
+    assert set(normal.exit_layer_T.tolist()) == {6}
+
+
+TEXTS = ([7, 7, 30, 2, 2, 61, 13], [7], [5, 80], [7, 7, 30, 2, 90, 61, 13, 8, 8, 70, 21])
+
+
+@pytest.mark.parametrize("prompt", [PROMPTS[1], ()], ids=["prompt", "no prompt"])
+@pytest.mark.parametrize("mode", [NORMAL, *STATES])
+def test_texts_are_scored_as_the_naive_reference_would_token_by_token(
+    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, mode: str, prompt: tuple[int, ...]
+) -> None:
+    """Several behind one prompt, in passes of a few tokens; behind no prompt, all tokens but the first are decided."""
+    monkeypatch.setattr(scoring, "SCORED_TOKENS", 12)
+    decoder = decoder_of(llama)
+    exits = Configuration(mode, *(() if mode == NORMAL else ("confidence", SOME["confidence"][0])))
+    request = Request(prompt, exits, seed=3)
+    for text, scored in zip(TEXTS, score_texts(decoder, DECODING, request, TEXTS), strict=True):
+        naive = score_naively(llama, decoder, DECODING, request, text)
+        assert scored.exit_layer_T[1:].tolist() == [layer for layer, _, _ in naive]
+        assert scored.exit_token_T[1:].tolist() == [token for _, _, token in naive]
+        np.testing.assert_allclose(scored.exit_logprob_T[1:], [log_p for _, log_p, _ in naive], rtol=1e-4, atol=1e-4)
+        assert np.isnan(scored.exit_logprob_T[0]) == (not prompt)
+        assert mode == NORMAL or len(text) < 3 or len(set(scored.exit_layer_T[1:].tolist())) > 1
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_text_is_scored_beside_others_as_alone(llama: PreTrainedModel, rule: str) -> None:
+    decoder, configuration = decoder_of(llama), Configuration("frozen_residual", rule, SOME[rule][0])
+    for prompt in (PROMPTS[2], ()):
+        request = Request(prompt, configuration, seed=1)
+        for text, beside in zip(TEXTS, score_texts(decoder, DECODING, request, TEXTS), strict=True):
+            alone = score(decoder, DECODING, request, text)
+            for name, column in vars(alone).items():
+                np.testing.assert_allclose(getattr(beside, name), column, rtol=1e-4, atol=1e-4, err_msg=name)

@@ -1,0 +1,108 @@
+"""The suffix convention: the capital letters of a name such as `kl_BE` are the axes of its tensor.
+
+It is checked while rows are decoded, for every record of a step and every argument of the functions that make up a
+step: all axes with the same letter must have the same size, which is the known one where there is one.
+"""
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from axes import EXITABLE, SOME
+from transformers import PreTrainedModel
+from untrained import PROBE
+
+from eexit.decode import layer_reading as reading
+from eexit.decode.engine import Engine
+from eexit.decode.rows.requests import Decoding, Request
+from eexit.decode.steps import oracle as step
+from eexit.decode.trace import Trace
+from eexit.method.states import STATES
+from eexit.model.decoder import Decoder
+from eexit.plan.configuration import NORMAL, Configuration
+
+DECODING = Decoding(exitable_layers=EXITABLE, max_new_tokens=6, eos_token_ids=frozenset(), probe=PROBE, record_top_k=2)
+KNOWN = {"E": 3, "X": 4, "K": 2, "V": 97, "W": 32, "H": 32}
+_SUFFIX = re.compile(r"_([A-Z1]+)$")
+
+
+def check(name: str, value: Any, sizes: dict[str, int]) -> int:
+    """Of an array, or of all arrays of a record; returns how many there were. `sizes` are those of letters so far."""
+    if is_dataclass(value) and not isinstance(value, type):
+        own = dict(KNOWN)  # a record has letters of its own: in one B may be all rows, in another some of them
+        return sum(check(field.name, getattr(value, field.name), own) for field in fields(value))
+    suffix = _SUFFIX.search(name)
+    if not suffix or not isinstance(value, torch.Tensor | np.ndarray):
+        return 0
+    assert value.ndim == len(suffix[1]), f"{name} has the shape {tuple(value.shape)}"
+    for letter, size in zip(suffix[1], value.shape, strict=True):
+        expected = 1 if letter == "1" else sizes.setdefault(letter, size)
+        assert size == expected, f"{name} has the shape {tuple(value.shape)}, but {letter} is {expected}"
+    return 1
+
+
+def checked(function: Callable[..., Any], seen: dict[str, int]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        sizes = dict(KNOWN)
+        given = inspect.signature(function).bind(*args, **kwargs).arguments
+        result = function(*args, **kwargs)
+        n_seen = sum(check(name, value, sizes) for name, value in given.items()) + check("", result, sizes)
+        seen[function.__name__] = seen.get(function.__name__, 0) + n_seen
+        return result
+
+    return call
+
+
+PARTS = {
+    step: [
+        "teacher_pass",
+        "decide",
+        "student_pass",
+        "take_tokens",
+        "record",
+        "send_rows",
+        "send_routes",
+        "read_layers",
+    ],
+    reading: ["read_tokens", "prepare_for_head", "pick_tokens"],
+}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_names_say_the_axes_of_what_they_hold(
+    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
+    seen: dict[str, int] = {}
+    for module, names in PARTS.items():
+        for name in names:
+            monkeypatch.setattr(module, name, checked(getattr(module, name), seen))
+    exits = [Configuration(mode, rule, SOME[rule][0]) for mode in STATES for rule in SOME]
+    requests = [Request((5, 80, 7), configuration) for configuration in (Configuration(NORMAL), *exits)]
+    decoding = Decoding(**{**vars(DECODING), "temperature": temperature})
+    for _, trace in Engine(Decoder(llama), decoding).generate(requests):
+        assert isinstance(trace, Trace)
+        n_columns = len(fields(Trace)) - 3  # without how it finished, what was counted, and rounds
+        assert check("", replace(trace, counts=None), {}) == n_columns
+    looked_at = (
+        "teacher_pass",
+        "decide",
+        "student_pass",
+        "take_tokens",
+        "record",
+        "send_rows",
+        "send_routes",
+        "prepare_for_head",
+    )
+    assert all(seen[name] > 0 for name in looked_at), seen
+
+
+def test_the_check_tells_what_has_other_axes() -> None:
+    check("kl_BE", torch.zeros(2, 3), {"E": 3})
+    for name, shape in (("kl_BE", (2, 4)), ("kl_BE", (2, 3, 1)), ("token_U1", (2, 2))):
+        with pytest.raises(AssertionError, match=f"{name} has the shape"):
+            check(name, torch.zeros(shape), {"E": 3})

@@ -1,0 +1,110 @@
+"""Tables in 80 columns: keys are broken at / if at all, and numbers never."""
+
+import re
+from math import nan
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from eexit.messages.result_table import ResultTable
+from eexit.quality.bootstrap import Estimate
+from eexit.quality.rubric import ASPECTS
+from eexit.studies.harness.table import scores_table
+from eexit.studies.judging.table import COMPARED, judgements_table
+from eexit.studies.replay.table import replays_table
+from eexit.studies.timing.table import timings_table
+
+KEYS = ("normal", "unfrozen/kl/0.5", "frozen_residual/kl/0.5", "frozen_residual/predicted_kl/0.125")
+
+
+def printed(table: Table, columns: int = 80) -> list[str]:
+    console = Console(width=columns)
+    with console.capture() as captured:
+        console.print(table)
+    lines = captured.get().splitlines()
+    assert max(map(len, lines)) <= columns
+    return lines
+
+
+def judged(is_paired: bool) -> Table:
+    found = {}
+    for key in KEYS:
+        scores = {name: Estimate(4.123, 3.876, 5.0, 1234) for name in ASPECTS}
+        known = is_paired and key != "normal"
+        share = Estimate(0.45, 0.4, 1.0, 1234) if known else Estimate(nan, nan, nan, 0)
+        found[key] = scores | dict.fromkeys(COMPARED, share)
+    return judgements_table(found, 2)
+
+
+def on_tasks(*seeds: int) -> Table:
+    tasks = (("gsm8k", "exact_match", "flexible-extract"), ("arc_easy", "acc_norm", "none"))
+    return scores_table(
+        {
+            "configuration": key, "seed": seed, "task": task, "metric": metric, "filter": filter_, "n_shot": 5,
+            "higher_is_better": True, "value": 0.1234, "stderr": 0.0123, "n": 1319, "mean_depth": 0.876,
+        }
+        for key in KEYS for seed in seeds for task, metric, filter_ in tasks
+    )  # fmt: skip
+
+
+def replayed() -> Table:
+    share = {"expected_disagreement": 0.123, "expected_disagreement_low": 0.1, "expected_disagreement_high": 0.15}
+    depth = {"mean_depth": 0.877, "mean_depth_low": 0.8, "mean_depth_high": 0.9, "expected_kl": 0.01234}
+    costs = {"cost_needed": 88, "cost_full": 100}
+    about = {"mode": "m", "rule": "kl", "text_of": "normal", "drawn": True, "prompts": 9, "texts": 9}
+    return replays_table([{"configuration": key, **share, **depth, **costs, **about} for key in KEYS])
+
+
+TABLES = {
+    "judgements": (judged(False), ["4.12", "3.88–", "5.00", "1,234"]),
+    "judgements, paired": (judged(True), ["4.12", "3.88–", "5.00", "45%", "40%–", "100%", "1,234"]),
+    "scores": (on_tasks(0), ["0.1234", "0.0123", "1,319", "0.876"]),
+    "scores of two seeds": (on_tasks(0, 1), ["0.1234", "0.0123", "1,319", "0.876"]),
+    "replays": (replayed(), ["12.3%", "0.01234", "12.0%"]),
+}
+
+
+@pytest.mark.parametrize("columns", [80, 110])
+@pytest.mark.parametrize(("table", "numbers"), TABLES.values(), ids=TABLES)
+def test_in_80_columns_keys_are_broken_at_slashes_only_and_numbers_never(
+    table: Table, numbers: list[str], columns: int
+) -> None:
+    lines = printed(table, columns)
+    rule = next(at for at, line in enumerate(lines) if "───" in line)
+    said = [re.split("[* ]+", line.strip())[0] for line in lines[rule + 1 :] if re.match(" [a-z0-9]", line)]
+    parts = {part for key in KEYS for part in re.findall("[^/]+/?", key)}
+    assert all(set(re.findall("[^/]+/?", cell)) <= parts for cell in said), said
+    assert set("".join(said)) >= set("".join(KEYS))
+    for number in numbers:
+        assert sum(number in line for line in lines) >= len(KEYS) - 1, number
+
+
+def test_a_table_that_has_room_is_not_broken_at_all() -> None:
+    text = "\n".join(printed(judged(False), 110))
+    assert all(f" {key} " in text for key in KEYS)
+    assert "3.88–5.00" in text
+
+
+def test_a_key_is_broken_elsewhere_only_where_it_does_not_fit_otherwise() -> None:
+    table = ResultTable()
+    table.add("key", "setting")
+    table.add("number", "n")
+    table.add_row("frozen_residual/kl/0.5", "1,234,567")
+    assert [line.split() for line in printed(table, 28)[3:-1]] == [["frozen_residual/", "1,234,567"], ["kl/0.5"]]
+    assert [line.split() for line in printed(table, 22)[3:-1]] == [["frozen_", "1,234,567"], ["residual/"], ["kl/0.5"]]
+
+
+def test_times_of_many_configurations_fit() -> None:
+    rows: list[dict[str, Any]] = []
+    for key in KEYS:
+        for at in range(6):
+            costs = {"cost_full": 100.0, "cost_needed": 80.0, "cost_run": 100.004}
+            rows.append(
+                {"round": at, "batch": 8, "configuration": key, "seconds": 1 + at / 10, "tokens": 100000, **costs}
+            )
+    text = "\n".join(printed(timings_table(rows)))
+    assert all(part in text for key in KEYS for part in key.split("/"))
+    assert "-0.0%" not in text
+    assert text.count("20.0% 0.0%") + text.count("20.0%    0.0%") == len(KEYS)

@@ -1,0 +1,28 @@
+"""Numbers as text: what rounds to zero has no sign, and what is not known is a dash."""
+
+import math
+
+import pytest
+
+from eexit.messages.written import written
+
+
+@pytest.mark.parametrize(
+    ("number", "form", "expected"),
+    [
+        (-0.0004, ".1%", "0.0%"),
+        (-0.0, ".1%", "0.0%"),
+        (-0.0006, ".1%", "-0.1%"),
+        (-0.004, ".0%", "0%"),
+        (-0.00004, ".4f", "0.0000"),
+        (-0.04, "+.1f", "+0.0"),
+        (-1234.5, ",.1f", "-1,234.5"),
+        (0.98765, ".3g", "0.988"),
+        (7, ",.0f", "7"),
+        (math.inf, ".1f", "inf"),
+        (math.nan, ".1f", "–"),
+        (None, ".1%", "–"),
+    ],
+)
+def test_a_number_is_written_as_format_does_but_for_zero(number: float | None, form: str, expected: str) -> None:
+    assert written(number, form) == expected

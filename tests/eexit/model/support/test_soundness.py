@@ -1,0 +1,242 @@
+"""When a model is loaded, deliberately broken attention must be refused in any dtype, and sound models accepted."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_models import ARCHITECTURES, tiny_model
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from eexit import load_default_model_and_tokenizer
+from eexit.messages.errors import UsageError
+from eexit.model.decoder import Decoder, LayerPass
+from eexit.model.layer_calls import RowAxis
+from eexit.model.views import CacheView, TokensView
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def plainly(view: CacheView, query: Tensor, key: Tensor, value: Tensor, scaling: float, allowed: Tensor) -> Tensor:
+    """Attention of the view's rows to the positions (B, 1, T, S) they are allowed."""
+    key, value = key[view.slots], value[view.slots]
+    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, scale=scaling, enable_gqa=True)
+    return attended.transpose(1, 2)
+
+
+def allowed(view: CacheView, key: Tensor, reach: int = 0, window: int | None = None) -> Tensor:
+    """Positions up to `reach` beyond a token's own, within a window."""
+    position_S, own_BT1 = torch.arange(key.shape[2]), view.own_position_BT[..., None]
+    within = position_S > own_BT1 - window if window else position_S >= 0
+    return ((position_S <= own_BT1 + reach) & within)[:, None]
+
+
+def other_rows(view: CacheView, part: Tensor) -> Tensor:
+    return part if len(view.slots) == 1 else part.roll(1, 0)
+
+
+BROKEN: dict[str, Callable[..., Tensor]] = {
+    "nothing comes out": lambda view, q, k, v, s, w: plainly(view, q, k, v, s, allowed(view, k)) * 0,
+    "scores are scaled otherwise": lambda view, q, k, v, s, w: plainly(view, q, k, v, s * 1.5, allowed(view, k)),
+    "the future is seen": lambda view, q, k, v, s, w: plainly(view, q, k, v, s, allowed(view, k, len(k[0, 0]))),
+    "one position too many is seen": lambda view, q, k, v, s, w: plainly(view, q, k, v, s, allowed(view, k, 1)),
+    "the token's own position is not seen": lambda view, q, k, v, s, w: plainly(
+        view, q, k, v, s, allowed(view, k, -1) | (torch.arange(k.shape[2]) == 0)
+    ),
+    "an unasked window": lambda view, q, k, v, s, w: plainly(view, q, k, v, s, allowed(view, k, window=(w or 5) - 1)),
+    "the window is ignored": lambda view, q, k, v, s, w: plainly(view, q, k, v, s, allowed(view, k)),
+    "keys of other positions": lambda view, q, k, v, s, w: plainly(view, q, k.roll(1, 2), v, s, allowed(view, k)),
+    "values of other heads": lambda view, q, k, v, s, w: plainly(view, q, k, v.roll(1, 1), s, allowed(view, k)),
+    "heads are swapped": lambda view, q, k, v, s, w: plainly(view, q.roll(1, 1), k, v, s, allowed(view, k)),
+    "other rows' keys": lambda view, q, k, v, s, w: plainly(view, q, other_rows(view, k), v, s, allowed(view, k)),
+}  # fmt: skip
+
+WITHOUT_WINDOW = [how for how in BROKEN if how != "the window is ignored"]
+Break = Callable[[str, int, torch.dtype], None]
+
+
+@pytest.fixture
+def break_attention(monkeypatch: pytest.MonkeyPatch) -> Break:
+    """Have our attention go wrong from a layer on, for one dtype's numbers alone."""
+    sound = CacheView.attend
+
+    def install(how: str, first_layer: int, dtype: torch.dtype) -> None:
+        def attend(
+            view: CacheView, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, *others: Any
+        ) -> Tensor:
+            if view.layer < first_layer or query.dtype != dtype:
+                return sound(view, query, key, value, scaling, window, *others)
+            return BROKEN[how](view, query, key, value, scaling, window)
+
+        monkeypatch.setattr(CacheView, "attend", attend)
+
+    return install
+
+
+@pytest.fixture(scope="module", params=DTYPES[1:], ids=str)
+def default_model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    return load_default_model_and_tokenizer(dtype=str(request.param).removeprefix("torch."))[0]
+
+
+def in_turn(architecture: str, shift: int) -> list[tuple[str, str, torch.dtype]]:
+    """Each way to break attention, in one dtype after the other."""
+    return [(architecture, how, DTYPES[(shift + at) % len(DTYPES)]) for at, how in enumerate(WITHOUT_WINDOW)]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "how", "dtype"),
+    [
+        *(("mistral", how, dtype) for how in BROKEN for dtype in DTYPES),
+        *in_turn("llama", 0),
+        *in_turn("gpt2", 1),
+    ],
+)
+def test_broken_attention_is_refused(break_attention: Break, architecture: str, how: str, dtype: torch.dtype) -> None:
+    break_attention(how, 5, dtype)
+    with pytest.raises(UsageError, match=r"our attention in layer 5 is .*% off"):
+        Decoder(tiny_model(architecture, dtype))
+
+
+@pytest.mark.parametrize("number", range(len(WITHOUT_WINDOW) // 2))
+def test_the_default_model_is_refused_with_attention_broken_in_half_of_its_layers(
+    break_attention: Break, default_model: PreTrainedModel, number: int
+) -> None:
+    """Half of the ways to break it in one dtype, and the other half in the other."""
+    break_attention(WITHOUT_WINDOW[2 * number + DTYPES[1:].index(default_model.dtype)], 15, default_model.dtype)
+    with pytest.raises(UsageError, match=r"our attention in layer 15 is .*% off"):
+        Decoder(default_model)
+
+
+def test_the_default_model_is_sound_in_half_precision(default_model: PreTrainedModel) -> None:
+    assert Decoder(default_model).n_layers == 30
+
+
+@pytest.mark.parametrize("compiler", ["cc", "no-such-compiler"])
+@pytest.mark.parametrize("broken", ["attend", "_attend"])
+def test_tokens_by_themselves_that_get_nothing_are_refused(
+    monkeypatch: pytest.MonkeyPatch, use_compiler: Callable[[str], None], broken: str, compiler: str
+) -> None:
+    """In the view of online, drafting and scoring passes alone; also where its operators take the kernel's place."""
+    use_compiler(compiler)
+    sound: Callable[..., Tensor] = getattr(TokensView, broken)
+    monkeypatch.setattr(TokensView, broken, lambda view, *call: sound(view, *call) * 0)
+    with pytest.raises(UsageError, match=r"our attention in layer 0 is .*% off"):
+        Decoder(tiny_model("llama"))
+
+
+def test_tokens_of_a_row_that_do_not_see_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = TokensView._attend
+
+    def one_by_one(view: TokensView, query: Tensor, *others: Any) -> Tensor:
+        for slot, position in zip(view.slots, view.position_BT[:, 0], strict=True):
+            view.cache.held(view.layer)[1][slot, :, position] = 0
+        return sound(view, query, *others)
+
+    monkeypatch.setattr(TokensView, "_attend", one_by_one)
+    with pytest.raises(UsageError, match=r"our attention in layer 0 is .*% off"):
+        Decoder(tiny_model("llama"))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "falcon"])
+def test_arguments_of_rows_in_reverse_are_refused(monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
+    sound = RowAxis.select
+    monkeypatch.setattr(RowAxis, "select", lambda axis, argument, rows: sound(axis, argument, rows.flip(0)))
+    with pytest.raises(
+        UsageError, match=r"(the query in|what) layer 0 .*for a token (behind a prompt|of some rows) is"
+    ):
+        Decoder(tiny_model(architecture))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_soft_cap_that_is_left_out_is_refused(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    model = tiny_model("gemma2", dtype)
+    assert model.config.attn_logit_softcapping == 50
+    sound = CacheView.attend
+
+    def attend(
+        view: CacheView, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: Any, cap: Any, *others: Any
+    ) -> Tensor:
+        return sound(view, query, key, value, scaling, window, None if query.dtype == dtype else cap, *others)
+
+    monkeypatch.setattr(CacheView, "attend", attend)
+    with pytest.raises(UsageError, match=r"our attention in layer 0 is .*% off"):
+        Decoder(model)
+
+
+def test_arguments_of_attention_that_are_not_known_are_refused_by_name() -> None:
+    model = tiny_model("llama")
+    attention = model.model.layers[3].self_attn
+    attention.forward = partial(attention.forward, temperature=2.0, indices=[0], bias=None)
+    with pytest.raises(UsageError, match="layer 3 gives its attention indices, temperature, which ours does not take"):
+        Decoder(model)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_model_is_sound_in_every_dtype(architecture: str, dtype: torch.dtype) -> None:
+    assert Decoder(tiny_model(architecture, dtype)).n_layers == 7
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_positions_that_are_off_by_one_are_refused(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    sound = Decoder.embed
+
+    def embed(decoder: Decoder, **inputs: Any) -> Any:
+        if "position_ids" in inputs:
+            inputs["position_ids"] = inputs["position_ids"] + 1
+        return sound(decoder, **inputs)
+
+    monkeypatch.setattr(Decoder, "embed", embed)
+    with pytest.raises(UsageError, match=r"the query in layer 0 for a prompt is .*% off"):
+        Decoder(tiny_model("llama", dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_layer_that_does_something_else_is_refused(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    sound = LayerPass.block
+
+    def block(layer_pass: LayerPass, layer: int, hidden_BTW: Tensor) -> Tensor:
+        after_BTW = sound(layer_pass, layer, hidden_BTW)
+        return after_BTW if layer != 3 else hidden_BTW + (after_BTW - hidden_BTW) * 1.1
+
+    monkeypatch.setattr(LayerPass, "block", block)
+    with pytest.raises(UsageError, match=r"what layer 3 adds for a prompt is .*% off"):
+        Decoder(tiny_model("llama", dtype))
+
+
+def test_rows_that_share_the_longest_ones_rotary_angles_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eexit.model.decoder.switch_length", lambda config: None)
+    with pytest.raises(UsageError, match=r"the query in layer 0 for positions .*40.* is .*% off"):
+        Decoder(tiny_model("phi3_longrope"))
+
+
+@pytest.mark.parametrize("architecture", ["qwen2_moe", "phimoe"])
+def test_a_window_that_only_the_models_mask_knows_is_read_from_it(architecture: str) -> None:
+    assert 8 in Decoder(tiny_model(architecture)).windows
+
+
+@pytest.mark.parametrize("wrong", [None, 7, 9])
+def test_a_window_that_the_models_mask_does_not_have_is_refused(
+    monkeypatch: pytest.MonkeyPatch, wrong: int | None
+) -> None:
+    monkeypatch.setattr("eexit.model.decoder.windows_of", lambda far: [wrong] * 7)
+    with pytest.raises(UsageError, match="layer 0 masks other positions"):
+        Decoder(tiny_model("mistral"))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_experts_that_rounding_chooses_otherwise_beside_other_rows_are_no_reason(dtype: torch.dtype) -> None:
+    model = tiny_model("mixtral", dtype)
+
+    def choose_otherwise(_: torch.nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        return output if len(args[0]) == 1 else output * 1.5
+
+    model.model.layers[3].mlp.register_forward_hook(choose_otherwise)
+    if dtype == torch.float32:  # too exact for that
+        with pytest.raises(UsageError, match=r"what layer 3 adds for a token behind a prompt is .*% off"):
+            Decoder(model)
+    else:
+        Decoder(model)

@@ -1,0 +1,150 @@
+"""Adapters are merged into a copy that shares what they do not change; those of other models are refused."""
+
+import copy
+import json
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from byte_model import save_byte_model
+from peft import PeftModel
+from references import save_adapter
+from safetensors.torch import load_file, save_file
+from tiny_models import tiny_model
+from transformers import LlamaForCausalLM, PreTrainedModel
+
+from eexit.cpu.packed_linear import pack_linear_layers
+from eexit.generator import ModelGenerator
+from eexit.messages.errors import UsageError
+from eexit.model.adapters import FILES, WEIGHTS, merged, own_weights
+from eexit.model.file_digests import sha256
+from eexit.model.loading import estimate_memory
+from eexit.plan.artefacts import ADAPTER, Card, write_card
+from eexit.plan.config import Prompt, SweepConfig
+from eexit.plan.configuration import Configuration
+from eexit.plan.runs import plan_runs
+from eexit.studies.timing.contenders import Contenders
+
+TOKEN_IDS = torch.tensor([[5, 80, 7, 7, 31]])
+
+
+def n_own(model: PreTrainedModel, base: PreTrainedModel) -> int:
+    """How many numbers of the model's parameters are in memory that the base does not use."""
+    used = {parameter.data_ptr() for parameter in base.parameters()}
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.data_ptr() not in used)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "modules"), [("llama", ["q_proj", "v_proj"]), ("gemma3", ["k_proj", "embed_tokens"])]
+)
+def test_a_merged_model_says_what_peft_says_and_shares_what_does_not_change(
+    tmp_path: Path, architecture: str, modules: list[str]
+) -> None:
+    base = tiny_model(architecture)
+    before = copy.deepcopy(base.state_dict())
+    folder = save_adapter(base, tmp_path, modules)
+    student = merged(base, folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = PeftModel.from_pretrained(copy.deepcopy(base), folder)(TOKEN_IDS).logits
+    torch.testing.assert_close(student(TOKEN_IDS).logits, expected, rtol=1e-4, atol=1e-4)
+    assert (student(TOKEN_IDS).logits - base(TOKEN_IDS).logits).abs().max() > 1
+    assert all(torch.equal(value, before[name]) for name, value in base.state_dict().items())
+    assert all(parameter.requires_grad for parameter in base.parameters())
+    changed = [module for name, module in base.named_modules() if name.rpartition(".")[2] in modules]
+    assert n_own(student, base) == sum(module.weight.numel() for module in changed) == own_weights(base, folder) > 0
+
+
+@pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"), reason="torch has no oneDNN here")
+def test_what_two_models_share_is_packed_once(tmp_path: Path) -> None:
+    base = tiny_model("llama")
+    student = merged(base, save_adapter(base, tmp_path, ["q_proj", "v_proj"]))
+    said = [model(TOKEN_IDS).logits for model in (base, student)]
+    pack_linear_layers(base, student)
+    for model, logits in zip((base, student), said, strict=True):
+        torch.testing.assert_close(model(TOKEN_IDS).logits, logits, rtol=1e-4, atol=1e-4)
+    for layer, own in zip(base.model.layers, student.model.layers, strict=True):
+        assert own.mlp.up_proj is layer.mlp.up_proj
+        assert own.self_attn.q_proj is not layer.self_attn.q_proj
+    assert student.lm_head is base.lm_head
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> SweepConfig:
+    """Of a student whose adapter is in a folder such as training leaves."""
+    place = tmp_path_factory.mktemp("sweep")
+    save_byte_model(place / "model")
+    save_adapter(LlamaForCausalLM.from_pretrained(place / "model"), place / "student")
+    files = {name: sha256([place / "student" / name]) for name in FILES}
+    card = {"what": "student", "holds": [ADAPTER], "model": {}, "layers": range(6), "readout": "lens", "files": files}
+    write_card(place / "student", Card.model_validate(card))
+    return SweepConfig(
+        model=str(place / "model"), adapter=str(place / "student"), prompts=(Prompt(id="0", prompt="Why?"),),
+        modes=("normal", "unfrozen"), rules={"kl": (0.5,), "fixed": (3.0,)}, exit_every=3, max_new_tokens=8,
+        dtype="float32",
+    )  # fmt: skip
+
+
+def test_a_sweep_runs_its_student_in_all_modes_but_normal(sweep: SweepConfig) -> None:
+    tokens_of = []
+    for config in (sweep, sweep.model_copy(update={"adapter": None, "digests": {}})):
+        generations = ModelGenerator(config, "cpu").generate(list(plan_runs(config))).generations.to_pylist()
+        assert {row["status"] for row in generations} == {"ok"}
+        tokens_of.append({row["configuration"]: row["text"] for row in generations})
+    with_student, without = tokens_of
+    changed = [key for key, text in without.items() if with_student[key] != text]
+    assert changed == ["unfrozen/kl/0.5", "unfrozen/fixed/3"]
+
+
+def test_a_student_is_timed_beside_the_base_model(sweep: SweepConfig) -> None:
+    contenders, ran = Contenders(sweep, "cpu", 4), Counter[str]()
+    assert contenders.student is not None
+    for name, decoder in (("base", contenders.decoder), ("student", contenders.student)):
+        decoder.layers[-1].register_forward_pre_hook(lambda *_, name=name: ran.update([name]))
+    contenders.time(Configuration("normal"), 1)
+    assert ran.keys() == {"base"}
+    contenders.time(Configuration("unfrozen", "fixed", 3.0), 1)
+    assert ran.keys() == {"base", "student"}
+
+
+def test_a_students_own_weights_need_memory_on_top(sweep: SweepConfig) -> None:
+    (with_student, cache), (without, same) = (
+        estimate_memory(config, 2, 10) for config in (sweep, sweep.model_copy(update={"adapter": None}))
+    )
+    assert cache == same
+    n_layers, width, n_modules = 7, 32, 3
+    assert with_student - without == 4 * n_layers * n_modules * width**2
+
+
+def without_a_layer(folder: Path) -> None:
+    weights = load_file(folder / WEIGHTS)
+    save_file({name: value for name, value in weights.items() if ".layers.6." not in name}, folder / WEIGHTS)
+
+
+def of_another_rank(folder: Path) -> None:
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"r": 8}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / WEIGHTS).unlink(), "has no adapter_model.safetensors: give a folder that peft has"),
+        (lambda folder: (folder / WEIGHTS).write_bytes(b"no"), "can't be used with this model: .*header"),
+        (lambda folder: (folder / "adapter_config.json").write_text("{"), "can't be used with this model: "),
+        (without_a_layer, r"is of another model: .*layers\.6.* fits none of its weights"),
+        (lambda folder: save_adapter(tiny_model("gpt2"), folder), "can't be used with this model: Target modules"),
+        (of_another_rank, "can't be used with this model: .*size mismatch"),
+    ],
+)
+def test_what_is_no_adapter_of_the_model_is_refused_in_a_line(
+    llama: PreTrainedModel, tmp_path: Path, change: Callable[[Path], object], message: str
+) -> None:
+    save_adapter(llama, tmp_path)
+    change(tmp_path)
+    with pytest.raises(UsageError, match=f"^--adapter {tmp_path} {message}") as refused:
+        merged(llama, str(tmp_path))
+    assert "\n" not in str(refused.value)

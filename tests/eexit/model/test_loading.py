@@ -1,0 +1,47 @@
+"""Messages about a model before its weights are loaded."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as tf
+from tiny_models import ARCHITECTURES, GROUPED
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+from eexit.messages.errors import UsageError
+from eexit.model.decoder import Decoder
+from eexit.model.loading import estimate_memory
+from eexit.plan.config import SweepConfig
+
+ROWS, PROMPT_TOKENS, NEW_TOKENS = 3, 10, 6
+
+
+def estimate(folder: Path, config: PreTrainedConfig) -> tuple[int, int]:
+    config.save_pretrained(folder)
+    prompt = {"id": "0", "prompt": "Hello."}
+    sweep = {"model": str(folder), "prompts": [prompt], "max_new_tokens": NEW_TOKENS, "dtype": "float32"}
+    return estimate_memory(SweepConfig.model_validate(sweep), ROWS, PROMPT_TOKENS)
+
+
+GEMMA4: dict[str, Any] = {
+    "head_dim": 8,
+    "global_head_dim": 16,
+    "num_global_key_value_heads": 2,
+    "hidden_size_per_layer_input": 0,
+}
+MIXED = ["sliding_attention"] * 5 + ["full_attention"] * 2
+CONFIGS = ARCHITECTURES | {"gemma4": lambda: tf.Gemma4TextConfig(**GROUPED, **GEMMA4, layer_types=MIXED)}
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_keys_and_values_are_estimated_as_the_model_keeps_them(tmp_path: Path, architecture: str) -> None:
+    config = CONFIGS[architecture]()
+    _, cache = estimate(tmp_path, config)
+    decoder = Decoder(AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval())
+    assert cache == 2 * decoder.cache_bytes_per_token * ROWS * (PROMPT_TOKENS + NEW_TOKENS)
+
+
+def test_a_model_that_is_not_supported_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"model .* is not supported: it has no attention heads"):
+        estimate(tmp_path, tf.MambaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=4, state_size=4))

@@ -1,0 +1,151 @@
+"""Learned exits on disk: what may be used, and with what."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from references import decoder_of, shared_model
+from safetensors.torch import save_file
+from untrained import LINEAR, PROBE
+
+from eexit.decode.learned_exits import load_probe, load_readout
+from eexit.messages.errors import UsageError
+from eexit.model.file_digests import sha256
+from eexit.plan.artefact_fit import refuse_misfit
+from eexit.plan.artefacts import ADAPTER, CARD, READOUT, WEIGHTS, Card, read_card, write_card
+from eexit.plan.artefacts import PROBE as PROBE_ROLE
+from eexit.plan.config import SweepConfig
+from eexit.plan.runs import plan_runs
+
+MODEL = {"name": "tiny", "digest": "ab" * 32, "revision": None, "n_layers": 7}
+RULES = ["predicted_kl=1"]
+
+
+def artefact(folder: Path, what: str, holds: tuple[str, ...], **card: Any) -> Path:
+    folder.mkdir()
+    readout = {f"readout.{layer}.{name}": part for layer, its in LINEAR.of_layer.items()
+               for name, part in zip(("weight", "bias"), its, strict=True)}  # fmt: skip
+    save_file(readout if READOUT in holds else PROBE.tensors(), folder / WEIGHTS)
+    files = {WEIGHTS: sha256([folder / WEIGHTS])}
+    fields = {
+        "what": what,
+        "holds": holds,
+        "model": MODEL,
+        "layers": range(6),
+        "readout": "lens",
+        "files": files,
+        **card,
+    }
+    write_card(folder, Card.model_validate(fields))
+    return folder
+
+
+def config(**fields: Any) -> SweepConfig:
+    rules = RULES if "probe" in fields else ["agree"]
+    return SweepConfig.model_validate({"prompts": [{"id": "0", "prompt": "Why?"}], "rules": rules, **fields})
+
+
+def test_what_was_saved_is_what_is_loaded(tmp_path: Path) -> None:
+    linear, probe = (
+        artefact(tmp_path / "linear", "linear", (READOUT,)),
+        artefact(tmp_path / "probe", "probe", (PROBE_ROLE,)),
+    )
+    readout = load_readout(config(readout=str(linear)), [1, 3], decoder_of(shared_model("llama")))
+    for ours, its in zip(vars(readout)["of_layer"][3], LINEAR.of_layer[3], strict=True):
+        assert ours.equal(its)
+    loaded, hidden_BW = (
+        load_probe(config(probe=str(probe)), [1, 3], decoder_of(shared_model("llama"))),
+        torch.randn(4, 32),
+    )
+    assert loaded is not None
+    for layer in (1, 3):
+        ours, its = (probe.predicted_kl(hidden_BW, layer, torch.full((4,), 0.5)) for probe in (loaded, PROBE))
+        assert ours.equal(its)
+
+
+def test_runs_depend_on_what_was_trained_and_not_on_where_it_lies(tmp_path: Path) -> None:
+    def ids(place: Path) -> list[str]:
+        return [run.run_id for run in plan_runs(config(readout=str(place)))]
+
+    first = artefact(tmp_path / "first", "linear", (READOUT,))
+    its, of_lens = ids(first), [run.run_id for run in plan_runs(config())]
+    assert ids(first.rename(tmp_path / "elsewhere")) == its
+    assert ids(artefact(tmp_path / "other", "linear", (READOUT,), layers=range(5))) != its
+    assert its != of_lens
+
+
+@pytest.mark.parametrize(
+    ("field", "what", "holds", "card", "says"),
+    [
+        ("readout", "probe", (PROBE_ROLE,), {},
+         "holds no readout, since it was trained with --what probe: give --probe {}"),
+        ("probe", "linear", (READOUT,), {},
+         "holds no probe, since it was trained with --what linear: give --readout {}"),
+        ("probe", "probe", (PROBE_ROLE,), {"readout": "raw"},
+         "predicts KLs of readout raw, not of lens: give --readout as it was trained with"),
+        ("probe", "student", (ADAPTER, PROBE_ROLE), {}, "belongs to a student: give --adapter {} too"),
+        ("probe", "probe", (PROBE_ROLE,), {"files": {WEIGHTS: "0"}},
+         f"is damaged: {WEIGHTS} is not the file that was trained; train it again: "
+         "python jobs/train.py RESULTS --what probe --out {}"),
+        ("probe", "probe", (PROBE_ROLE,),
+         {"files": {WEIGHTS: "0", "gone": "0"}, "data": {"sweep": "results/my texts"},
+          "settings": {"what": "probe", "layers": [5, 10], "seed": -1, "readout": "ab" * 32, "learning_rate": 0.001}},
+         f"is damaged: {WEIGHTS} is not the file that was trained; train it again: python jobs/train.py "
+         "'results/my texts' --what probe --out {} --exit-layers 5 10 --seed -1 --readout FOLDER "
+         "--learning-rate 0.001"),
+        ("readout", "linear", (READOUT,), {"files": {}}, f"is damaged: {CARD} does not name {WEIGHTS}; train it again: "
+         "python jobs/train.py RESULTS --what linear --out {}"),
+    ],
+)  # fmt: skip
+def test_an_artefact_that_does_not_fit_is_refused_in_a_line(
+    tmp_path: Path, field: str, what: str, holds: tuple[str, ...], card: dict[str, Any], says: str
+) -> None:
+    place = artefact(tmp_path / "made", what, holds, **card)
+    with pytest.raises(ValidationError) as refused:
+        config(**{field: str(place)})
+    assert str(refused.value.errors()[0]["ctx"]["error"]) == f"--{field} {place} {says.replace('{}', str(place))}"
+
+
+def test_an_artefact_of_another_model_or_of_other_layers_is_refused(tmp_path: Path) -> None:
+    made = config(readout=str(artefact(tmp_path / "made", "linear", (READOUT,))))
+    refuse_misfit(made, MODEL, [1, 3])
+    with pytest.raises(UsageError, match=r"was trained for model tiny, not for this other \(another digest\)"):
+        refuse_misfit(made, {**MODEL, "name": "other", "digest": "cd" * 32}, [1, 3])
+    with pytest.raises(UsageError, match="was trained for layers 0 1 2 3 4 5, not for 6: give --exit-layers of these"):
+        refuse_misfit(made, MODEL, [1, 6])
+
+
+def test_an_artefact_that_changes_after_the_sweep_was_planned_is_refused(tmp_path: Path) -> None:
+    place = artefact(tmp_path / "made", "linear", (READOUT,))
+    planned = config(readout=str(place))
+    write_card(place, read_card(str(place), READOUT).model_copy(update={"readout": "raw"}))
+    with pytest.raises(UsageError, match="was trained anew since this sweep was planned"):
+        refuse_misfit(planned, MODEL, [1])
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"what": "linear"}', json.dumps({"what": "linear", "more": 1})])
+def test_a_damaged_card_is_refused_in_a_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / CARD).write_text(content)
+    with pytest.raises(
+        UsageError,
+        match=f"--readout {tmp_path} has a {CARD} that is damaged, or of another version: train it again, by the "
+        f"command that made it: python jobs/train.py … --out {tmp_path}$",
+    ):
+        read_card(str(tmp_path), READOUT)
+
+
+def test_a_folder_without_a_card_may_be_a_training_that_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the command that began it goes on with it"):
+        read_card(str(tmp_path), READOUT)
+    with pytest.raises(
+        UsageError, match=r"is not a folder that is there: give lens, raw or one that jobs/train\.py made"
+    ):
+        read_card(str(tmp_path / "nowhere"), READOUT)
+
+
+def test_a_rule_and_its_probe_come_together() -> None:
+    with pytest.raises(ValidationError, match="rule predicted_kl looks at a trained probe: give --probe"):
+        config(rules=RULES)

@@ -1,0 +1,64 @@
+"""Which sweeps are valid, and that a sweep can be defined in Python as well as in a file."""
+
+import pytest
+from pydantic import ValidationError
+
+from eexit.plan.config import Prompt, SweepConfig
+
+PROMPTS = (Prompt(id="0", prompt="x"),)
+
+
+def test_defaults_are_the_documented_grid() -> None:
+    config = SweepConfig(prompts=PROMPTS)
+    assert config.modes == ("normal", "unfrozen", "frozen_residual")
+    assert config.kl_factors == (0.5, 1.0, 2.0, 4.0)
+    assert (config.exit_every, config.readout, config.temperature) == (5, "lens", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"modes": ["frozen"]}, "Input should be 'normal', 'unfrozen'"),
+        ({"modes": []}, "at least 1 item"),
+        ({"kl_factors": [-1]}, "greater than or equal to 0"),
+        ({"kl_factors": [float("nan")]}, "greater than or equal to 0"),
+        ({"kl_factors": [float("inf")]}, "must be finite, got inf; mode normal is the limit"),
+        ({"kl_factors": [1, 1.0]}, "1.0 is listed more than once"),
+        ({"kl_factors": []}, "only mode normal can do without one"),
+        ({"seeds": []}, "at least 1 item"),
+        ({"exit_layers": [5, 3]}, "must be strictly increasing, got 5,3"),
+        ({"exit_layers": [3, 3]}, "must be strictly increasing, got 3,3"),
+        ({"exit_layers": []}, "at least 1 item"),
+        ({"max_new_tokens": 0}, "greater than or equal to 1"),
+        ({"temperature": float("inf")}, "finite"),
+        ({"top_p": 0.9}, "no effect at temperature 0"),
+        ({"prompts": []}, "at least 1 item"),
+        ({"prompts": [*PROMPTS, *PROMPTS]}, "'0' is there more than once"),
+        ({"beam": 3}, "Extra inputs are not permitted"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        SweepConfig.model_validate({"prompts": PROMPTS, **fields})
+
+
+def test_normal_alone_needs_no_factor() -> None:
+    assert SweepConfig(prompts=PROMPTS, modes=("normal",), kl_factors=()).kl_factors == ()
+
+
+def test_a_configuration_is_frozen_and_survives_json() -> None:
+    config = SweepConfig(prompts=PROMPTS, exit_layers=(1, 2), kl_factors=(0.1, 3))
+    assert SweepConfig.model_validate_json(config.model_dump_json()) == config
+    with pytest.raises(ValidationError, match="frozen"):
+        config.temperature = 1.0  # type: ignore[misc]  # it is refused by mypy too
+
+
+def test_a_control_has_the_mode_of_what_it_follows() -> None:
+    config = SweepConfig.model_validate(
+        {"prompts": PROMPTS, "controls": [{"of": "skip/kl/1", "counts": {5: 2, 29: 1}}]}
+    )
+    assert config.controls[0].mode == "skip"
+    with pytest.raises(
+        ValidationError, match="normal is no configuration that exits: its mode must be one of unfrozen"
+    ):
+        SweepConfig.model_validate({"prompts": PROMPTS, "controls": [{"of": "normal", "counts": {29: 1}}]})

@@ -1,0 +1,189 @@
+"""Prompt files: prompts are read unchanged, and each kind of bad file has its error message."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from eexit.messages.errors import UsageError
+from eexit.plan.config import Prompt
+from eexit.plan.prompts import read_prompts
+
+HOSTILE = [
+    "</script><script>alert(1)</script>",
+    "bell \x07, escape \x1b[31m, form feed \x0c, next line \x85",
+    "right-to-left \u202e override, line \u2028 and paragraph \u2029 separators",
+    "🧑‍🚀 family of emoji 🏳️‍🌈",
+    "x" * 10_000,
+    ' "quoted", with; separators\tand spaces ',
+]
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def write_prompts(path: Path, prompts: list[str]) -> Path:
+    """The file that a careful user would write."""
+    match path.suffix:
+        case ".txt":
+            return write(path, "\n".join(prompts) + "\n")
+        case ".jsonl":
+            return write(path, "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+        case ".csv":
+            quoted = ['"' + prompt.replace('"', '""') + '"' for prompt in prompts]
+            return write(path, "\n".join(["prompt", *quoted]))
+    pq.write_table(pa.table({"prompt": prompts}), path)
+    return path
+
+
+@pytest.mark.parametrize("ending", [".txt", ".jsonl", ".csv", ".parquet"])
+def test_hostile_prompts_arrive_unchanged(tmp_path: Path, ending: str) -> None:
+    prompts = read_prompts(write_prompts(tmp_path / f"hostile{ending}", HOSTILE))
+    assert [prompt.prompt for prompt in prompts] == HOSTILE
+    assert [prompt.id for prompt in prompts] == [str(index) for index in range(len(HOSTILE))]
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
+def test_line_ends_and_empty_prompts_arrive_unchanged(tmp_path: Path, ending: str) -> None:
+    texts = ["two\nlines", "dos\r\nlines", "old\rmac", "", "last"]
+    prompts = read_prompts(write_prompts(tmp_path / f"lines{ending}", texts))
+    assert [prompt.prompt for prompt in prompts] == texts
+
+
+def test_blank_lines_and_byte_order_marks_are_no_prompts(tmp_path: Path) -> None:
+    path = write(tmp_path / "dos.txt", b"\xef\xbb\xbfone\r\n\r\n  \r\ntwo")
+    assert [prompt.prompt for prompt in read_prompts(path)] == ["one", "two"]
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
+def test_ids_and_systems_are_taken_and_other_columns_left(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"full{ending}"
+    rows = [
+        {"id": "a", "system": "Be brief.", "prompt": "one", "topic": "x"},
+        {"id": "7", "system": None, "prompt": "two", "topic": "y"},
+    ]
+    match ending:
+        case ".jsonl":
+            write(path, "\n".join(map(json.dumps, rows)).replace('"7"', "7"))  # an id may be a number
+        case ".csv":
+            write(path, "id,system,prompt,topic\na,Be brief.,one,x\n7,,two,y\n")
+        case _:
+            pq.write_table(pa.Table.from_pylist(rows), path)
+    assert read_prompts(path) == (
+        Prompt(id="a", prompt="one", system="Be brief."),
+        Prompt(id="7", prompt="two", system=None),
+    )
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
+def test_answers_and_patterns_are_taken_and_may_be_numbers_or_missing(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"answers{ending}"
+    match ending:
+        case ".jsonl":
+            rows = ['"answer": 4, "answer_pattern": "\\\\d"', '"answer": "1,5"', '"answer": 0.5', '"answer": null']
+            write(path, "".join(f'{{"prompt": "x", {row}}}\n' for row in rows) + '{"prompt": "x"}\n')
+        case ".csv":
+            write(path, 'prompt,answer_pattern,answer\nx,\\d,4\nx,,"1,5"\nx,,0.5\nx,,\nx,,\n')
+        case _:
+            texts, patterns = ["4", "1,5", "0.5", None, ""], [r"\d", *[None] * 4]
+            pq.write_table(pa.table({"prompt": ["x"] * 5, "answer": texts, "answer_pattern": patterns}), path)
+    assert [(prompt.answer, prompt.answer_pattern) for prompt in read_prompts(path)] == [
+        *[("4", r"\d"), ("1,5", None), ("0.5", None), (None, None), (None, None)]
+    ]
+
+
+BAD = {
+    "ending.doc": (b"x", "can't tell what .doc is: use .txt, .jsonl, .csv or .parquet"),
+    "empty.txt": (b"", "holds no prompt: write at least one"),
+    "blank.txt": (b" \n\n", "holds no prompt: write at least one"),
+    "header.csv": (b"id,prompt\n", "holds no prompt: write at least one"),
+    "empty.csv": (b"", "holds no prompt: write at least one"),
+    "image.txt": (b"\x89PNG\r\n\x1a\n\0\0", "not a text file (it holds zero bytes): save it as UTF-8 text"),
+    "latin.txt": ("café".encode("latin-1"), "not UTF-8 text (byte 0xe9 at offset 3): save it as UTF-8"),
+    "broken.jsonl": (
+        b'{"prompt": "x"}\n{"prompt": \n',
+        "line 2: not JSON (Expecting value: line 1 column 12 (char 11)): write one object a line",
+    ),
+    "list.jsonl": (b'["x"]', 'line 1: must be an object with a prompt, got ["x"]'),
+    "column.jsonl": (b'{"text": "x"}', "line 1: column prompt is missing, found text: name the prompts' column so"),
+    "column.csv": (b"id,text\n1,x\n", "column prompt is missing, found id, text: name the prompts' column so"),
+    "null.jsonl": (b'{"prompt": null}', "line 1: prompt is missing: give it a text (an empty one is allowed)"),
+    "number.jsonl": (b'{"prompt": 3}', "line 1: prompt must be text, got 3"),
+    "answers.jsonl": (b'{"prompt": "x", "answer": ["y"]}', "line 1: answer must be text, got ['y']"),
+    "nan.jsonl": (b'{"prompt": "x", "answer": NaN}', "line 1: answer must be text, got nan"),
+    "pattern.jsonl": (
+        b'{"prompt": "x", "answer_pattern": "(a"}',
+        "line 1: answer_pattern '(a' is no regular expression (missing ) at position 2): mend it",
+    ),
+    "half.jsonl": (
+        b'{"prompt": "\\ud800"}',
+        "line 1: prompt holds half a surrogate pair, which no text can: got '\\ud800'",
+    ),
+    "twice.jsonl": (
+        b'{"prompt": "x", "id": "a"}\n{"prompt": "y", "id": "a"}',
+        "prompt id 'a' is there more than once (line 1 and line 2): make ids unique, or leave them out",
+    ),
+    "clash.jsonl": (
+        b'{"prompt": "x", "id": 1}\n{"prompt": "y"}',
+        "prompt id '1' is there more than once (line 1 and line 2): make ids unique, or leave them out",
+    ),
+    "double.csv": (b"prompt,id,prompt\nx,1,y\n", "column prompt is there more than once: keep one of them"),
+    "double-id.csv": (b"id,prompt,id\nx,1,y\n", "column id is there more than once: keep one of them"),
+    "double.jsonl": (
+        b'{"prompt": "x"}\n{"prompt": "x", "prompt": "y"}',
+        "line 2: column prompt is there more than once: keep one of them",
+    ),
+    "comma.csv": (
+        b"prompt\nwell, well\n",
+        "line 2: 2 cells under a header of 1: put cells with commas, quotes or line ends in double quotes",
+    ),
+    "quote.csv": (b'prompt\n"x\n', "line 2: not CSV (unexpected end of data): check its quotes"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_is_told_in_one_line(tmp_path: Path, name: str) -> None:
+    content, message = BAD[name]
+    path = write(tmp_path / name, content)
+    with pytest.raises(UsageError) as raised:
+        read_prompts(path)
+    told = str(raised.value)
+    assert told.startswith(str(path))
+    assert "\n" not in told
+    assert told.removeprefix(str(path)).lstrip(":, ") == message
+
+
+def test_a_parquet_that_is_none_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not a Parquet file"):
+        read_prompts(write(tmp_path / "text.parquet", b"not parquet at all"))
+
+
+def test_parquet_columns_are_checked(tmp_path: Path) -> None:
+    path = tmp_path / "columns.parquet"
+    pq.write_table(pa.table({"text": ["x"]}), path)
+    with pytest.raises(UsageError, match="column prompt is missing, found text"):
+        read_prompts(path)
+    pq.write_table(pa.table({"prompt": ["x", None]}), path)
+    with pytest.raises(UsageError, match="row 2: prompt is missing"):
+        read_prompts(path)
+    pq.write_table(pa.table({"prompt": [1, 2]}), path)
+    with pytest.raises(UsageError, match="row 1: prompt must be text, got 1"):
+        read_prompts(path)
+    texts = pa.array(["x"])
+    pq.write_table(pa.Table.from_arrays([texts, texts], names=["prompt", "prompt"]), path)
+    with pytest.raises(UsageError, match="column prompt is there more than once: keep one of them"):
+        read_prompts(path)
+    pq.write_table(pa.Table.from_arrays([texts, texts, texts], names=["prompt", "topic", "topic"]), path)
+    assert [prompt.prompt for prompt in read_prompts(path)] == ["x"]
+
+
+def test_what_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"nowhere\.txt: can't be read \(No such file or directory\)"):
+        read_prompts(tmp_path / "nowhere.txt")
+    (tmp_path / "folder.txt").mkdir()
+    with pytest.raises(UsageError, match=r"folder\.txt: can't be read \(Is a directory\)"):
+        read_prompts(tmp_path / "folder.txt")

@@ -1,0 +1,65 @@
+"""The split into prompts that choose and prompts that are reported on, and samples of each sort's share."""
+
+from collections import Counter
+from hashlib import blake2b
+from random import Random
+
+import pytest
+
+from eexit.plan.splits import for_reporting, representative, sort_of
+from eexit.training.texts import is_held_out
+
+PROMPTS = [f"prompt {number}" for number in range(4000)]
+
+
+def test_one_prompt_in_four_is_for_reporting_whether_or_not_it_is_held_out() -> None:
+    reported = {prompt for prompt in PROMPTS if for_reporting(prompt)}
+    held_out = {prompt for prompt in PROMPTS if is_held_out(prompt)}
+    assert abs(len(reported) - 1000) < 82  # three standard errors
+    assert abs(len(reported & held_out) - 200) < 42
+
+
+def test_the_split_is_that_of_the_hash_and_stays_so() -> None:
+    for prompt in (*PROMPTS[:50], "", "Ünïcödé 漢字"):
+        digest = blake2b(prompt.encode(), digest_size=8, key=b"reporting").hexdigest()
+        assert for_reporting(prompt) == (int(digest, 16) % 4 == 0)
+
+
+@pytest.mark.parametrize(
+    ("prompt_id", "sort"),
+    [
+        ("fact-30", "fact"),
+        ("word_problem_7", "word_problem"),
+        ("a/b/3", "a/b"),
+        ("30", ""),
+        ("recursion", ""),
+        ("-3", ""),
+    ],
+)
+def test_the_sort_of_a_prompt_is_what_its_id_says_before_the_number(prompt_id: str, sort: str) -> None:
+    assert sort_of(prompt_id) == sort
+
+
+SIZES = {"fact": 60, "sum": 40, "open": 30, "code": 25, "": 5}
+SORTED = {f"{sort}-{n}" if sort else f"{n}": f"{sort} {n}" for sort, size in SIZES.items() for n in range(size)}
+
+
+def test_a_sample_has_each_sorts_share_and_is_part_of_every_larger_one() -> None:
+    shuffled = dict(Random(0).sample(list(SORTED.items()), len(SORTED)))
+    before: list[str] = []
+    for n in range(len(SORTED) + 1):
+        drawn = representative(SORTED, n)
+        assert len(drawn) == len(set(drawn)) == n
+        assert set(before) <= set(drawn)
+        assert set(representative(shuffled, n)) == set(drawn), "whatever their order"
+        counts = Counter(map(sort_of, drawn))
+        assert all(abs(counts[sort] - n * size / len(SORTED)) < 1.5 for sort, size in SIZES.items())
+        before = drawn
+    assert Counter(map(sort_of, representative(SORTED, 4))) == dict.fromkeys(("fact", "sum", "open", "code"), 1)
+    assert representative(SORTED, 999) == list(SORTED)
+
+
+def test_of_one_sort_the_hash_alone_draws() -> None:
+    prompts = {f"{n}": text for n, text in enumerate(PROMPTS)}
+    by_hash = sorted(PROMPTS, key=lambda text: blake2b(text.encode(), digest_size=8, key=b"representative").digest())
+    assert {prompts[prompt_id] for prompt_id in representative(prompts, 40)} == set(by_hash[:40])

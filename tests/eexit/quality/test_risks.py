@@ -1,0 +1,127 @@
+"""Losses of prompts and configurations, against plain loops over the runs."""
+
+import math
+from collections.abc import Callable
+from random import Random
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from eexit.quality.learn_then_test import certify, hoeffding_bentkus
+from eexit.quality.risks import RISKS, losses
+
+# Written out once more, for one run: number, normal's → loss.
+BY_HAND: dict[str, Callable[[float, float], float]] = {
+    "disagreement": lambda number, normal: number,
+    "answers": lambda number, normal: float(normal == 1 and number == 0),
+    "perplexity": lambda number, normal: 1 - normal / number if number > normal else 0.0,
+    "judge": lambda number, normal: (normal - number) / 4 if number < normal else 0.0,
+}
+# The best that full depth could have said.
+BEST = {"answers": 1.0, "perplexity": 1.0, "judge": 5.0}
+DRAW: dict[str, Callable[[Random], Any]] = {
+    "disagreement": lambda random: random.random(),
+    "answers": lambda random: random.random() < 0.6,
+    "perplexity": lambda random: 1 + 9 * random.random(),
+    "judge": lambda random: random.randint(4, 20) / 4,
+}
+CONFIGURATIONS = ["normal", "skip/kl/1", "skip/kl/2"]
+
+
+def runs_of(risk: str) -> list[dict[str, Any]]:
+    """Seven prompts, of which two have the same text; three seeds; some runs without a number, and some that failed."""
+    random = Random(risk)
+    return [
+        {
+            "prompt_id": f"{prompt}",
+            "prompt": f"text {prompt % 6}",
+            "configuration": configuration,
+            "draw": f"{seed}",
+            "status": (status := "error" if random.random() < 0.15 and prompt != 4 else "ok"),
+            RISKS[risk].column: None
+            if status == "error" or random.random() < 0.2 or prompt == 4
+            else DRAW[risk](random),
+        }
+        for prompt in range(7)
+        for configuration in CONFIGURATIONS
+        for seed in range(3)
+    ]
+
+
+def mean_of_known(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+@pytest.mark.parametrize("risk", RISKS)
+def test_losses_are_averaged_over_seeds_and_then_over_prompts_of_the_same_text(risk: str) -> None:
+    runs, column = runs_of(risk), RISKS[risk].column
+    number = {(run["prompt_id"], run["configuration"], run["draw"]): run[column] for run in runs}
+    failed = {(run["prompt_id"], run["configuration"], run["draw"]) for run in runs if run["status"] == "error"}
+
+    def loss(prompt: int, configuration: str, seed: int) -> float | None:
+        mine, normal = (number[f"{prompt}", key, f"{seed}"] for key in (configuration, "normal"))
+        if (f"{prompt}", configuration, f"{seed}") in failed:
+            return 1.0
+        if (f"{prompt}", "normal", f"{seed}") in failed and risk in BEST:
+            normal = BEST[risk]
+        if mine is None or (normal is None and RISKS[risk].compares):
+            return None
+        return BY_HAND[risk](mine, normal)
+
+    found = losses(RISKS[risk], pa.Table.from_pylist(Random(1).sample(runs, len(runs))))
+    assert sorted(found.prompts) == [f"text {text}" for text in range(6)]
+    for text in range(6):
+        for configuration in CONFIGURATIONS:
+            of_prompts = [
+                mean_of_known([loss(prompt, configuration, seed) for seed in range(3)])
+                for prompt in range(7)
+                if prompt % 6 == text
+            ]
+            at = found.prompts.index(f"text {text}"), found.configurations.index(configuration)
+            expected = mean_of_known(of_prompts)
+            assert found.loss_PC[at] == pytest.approx(math.nan if expected is None else expected, nan_ok=True)
+    assert np.nanmin(found.loss_PC) >= 0
+    assert np.nanmax(found.loss_PC) <= 1
+    known = [len(found.of(configuration)) for configuration in CONFIGURATIONS]
+    assert max(known) == 5, "a prompt without any number counts nowhere"
+    some = found.among(lambda prompt: prompt == "text 2")
+    assert (some.prompts, some.loss_PC.shape) == (("text 2",), (1, 3))
+
+
+@pytest.mark.parametrize("risk", [name for name, risk in RISKS.items() if risk.compares])
+def test_normal_itself_loses_nothing_where_it_is_compared_with(risk: str) -> None:
+    runs = [run for run in runs_of(risk) if run["status"] == "ok"]
+    assert set(losses(RISKS[risk], pa.Table.from_pylist(runs)).of("normal")) == {0.0}
+
+
+N_PROMPTS, N_SWEEPS, CONFIDENCE = 120, 300, 0.95
+# Of a setting's run and that of normal: number and normal's where the setting keeps the answer, and where it loses it.
+KEPT_AND_LOST = {"disagreement": ((0, 0), (1, 0)), "answers": ((1, 1), (0, 1)), "perplexity": ((2, 2), (1e9, 1)),
+                 "judge": ((4, 4), (1, 5))}  # fmt: skip
+
+
+@pytest.mark.parametrize("fails", ["the setting", "normal"])
+@pytest.mark.parametrize("risk", RISKS)
+def test_failures_that_come_with_losses_certify_nothing_that_is_above_the_bound(risk: str, fails: str) -> None:
+    """Of a setting, 15 % of the prompts are lost, and on two in three of these a run fails: 10 % is not its risk."""
+    generator, n_certified = np.random.default_rng(0), 0
+    kept, lost = KEPT_AND_LOST[risk]
+    for _ in range(N_SWEEPS):
+        runs = []
+        for prompt in range(N_PROMPTS):
+            is_lost = generator.random() < 0.15
+            has_failed = is_lost and generator.random() < 2 / 3
+            for key, number in zip(("skip/kl/1", "normal"), lost if is_lost else kept, strict=True):
+                error = has_failed and (key == "normal") == (fails == "normal")
+                identity = {"prompt_id": f"{prompt}", "prompt": f"{prompt}", "configuration": key, "draw": "0"}
+                number_of_run = None if error else float(number)
+                runs.append({**identity, "status": "error" if error else "ok", RISKS[risk].column: number_of_run})
+        loss_P = losses(RISKS[risk], pa.Table.from_pylist(runs)).of("skip/kl/1")
+        p_values = hoeffding_bentkus(loss_P.mean()[None], np.array([len(loss_P)]), 0.10)
+        n_certified += bool(certify([p_values], CONFIDENCE)[0][0])
+    delta = 1 - CONFIDENCE
+    assert n_certified / N_SWEEPS <= delta + 3 * math.sqrt(delta * CONFIDENCE / N_SWEEPS)

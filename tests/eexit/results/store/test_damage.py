@@ -1,0 +1,233 @@
+"""Damaged results: damage is named and its runs are done again, foreign files stay, and each run counts once."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from flip_bits import READERS, flip_bits
+from scripted import TOKENS_PER_RUN, rows_of, sweep_of
+
+from eexit.messages.errors import UsageError
+from eexit.plan.config import SweepConfig
+from eexit.plan.runs import Run, plan_runs
+from eexit.results.shard_tables import error_results
+from eexit.results.store.folder import Store, open_store
+from eexit.results.store.landing import clear_debris, land, landed, landed_tally, remove_errors, shard_name, survey
+from eexit.results.store.manifest import LostManifestError, make_manifest, read_manifest, refuse_other_runs, written
+from eexit.results.store.repair import take_stock
+
+MODEL = {"name": "tiny", "n_layers": 30}
+
+
+@pytest.fixture
+def config() -> SweepConfig:
+    return sweep_of("a-model", "one", "two")
+
+
+@pytest.fixture
+def runs(config: SweepConfig) -> list[Run]:
+    return list(plan_runs(config))
+
+
+@pytest.fixture
+def store(tmp_path: Path, runs: list[Run], config: SweepConfig) -> Store:
+    """Two shards of nine runs."""
+    store = open_store(tmp_path / "out")
+    for half in (runs[:9], runs[9:]):
+        land(store, half, rows_of(half, config), attempt=1)
+    return store
+
+
+def file(store: Store, folder: str, runs: list[Run]) -> Path:
+    return Path(store.root, folder, f"{shard_name(runs)}.parquet")
+
+
+def ids(runs: list[Run]) -> set[str]:
+    return {run.run_id for run in runs}
+
+
+def unseal(store: Store) -> None:
+    """As an older version wrote them."""
+    for path in Path(store.root).glob("*/*.parquet"):
+        pq.write_table(pq.read_table(path), path, compression="zstd")
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "deleted": Path.unlink,
+    "emptied": lambda path: path.write_bytes(b""),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "replaced": lambda path: path.write_text("notes"),
+    "a row less": lambda path: pq.write_table(pq.read_table(path).slice(1), path),
+}
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+@pytest.mark.parametrize("damage", [*DAMAGES, "flipped"])
+@pytest.mark.parametrize("folder", ["tokens", "generations"])
+def test_a_damaged_shard_is_named_and_its_runs_are_done_again(
+    store: Store, runs: list[Run], config: SweepConfig, folder: str, damage: str, sealed: bool
+) -> None:
+    if damage == "flipped" and not sealed:
+        pytest.skip("an older version's file does not show it")
+    if not sealed:
+        unseal(store)
+    path = file(store, folder, runs[:9])
+    {**DAMAGES, "flipped": flip}[damage](path)
+    assert landed_tally(store, runs[:9]) is None or not sealed
+    found, lines = take_stock(store)
+    assert found.done == ids(runs[9:])
+    if (folder, damage) == ("generations", "deleted"):
+        assert lines == []  # it never landed
+        assert clear_debris(store) == 1
+    else:
+        (line,) = lines
+        named = file(store, "tokens", runs[:9]) if damage == "a row less" else path  # of rows that don't fit
+        assert line.startswith(f"{named} ")
+        assert "its runs are done again" in line
+    land(store, runs[:9], rows_of(runs[:9], config))
+    found, lines = take_stock(store)
+    assert (found.done, lines) == (ids(runs), [])
+    assert pd.read_parquet(f"{store.root}/tokens").run_id.value_counts().eq(TOKENS_PER_RUN).all()
+
+
+def test_what_is_left_of_a_damaged_shard_is_kept_aside(store: Store, runs: list[Run]) -> None:
+    flip(file(store, "tokens", runs[:9]))
+    before = {folder: file(store, folder, runs[:9]).read_bytes() for folder in ("tokens", "generations")}
+    _, (line,) = take_stock(store)
+    aside = Path(store.root, line.rpartition(" ")[2])
+    assert {path.parent.name: path.read_bytes() for path in aside.glob("*/*")} == before
+
+
+def test_results_of_an_older_version_are_whole_without_a_seal(store: Store, runs: list[Run]) -> None:
+    unseal(store)
+    assert take_stock(store) == (survey(store), [])
+    assert landed(store) == ids(runs)
+
+
+def test_error_rows_are_taken_out_of_an_older_versions_shard(
+    store: Store, runs: list[Run], config: SweepConfig
+) -> None:
+    failed, done = error_results(runs[:1], config, "no"), rows_of(runs[1:9], config)
+    results = type(done)(pa.concat_tables([failed.generations, done.generations]), done.tokens)
+    land(store, runs[:9], results)
+    unseal(store)
+    assert remove_errors(store, survey(store).with_errors) == 1
+    assert take_stock(store)[1] == []
+    assert landed(store) == ids(runs[1:])
+
+
+def test_what_no_sweep_wrote_is_named_and_left_alone(store: Store, runs: list[Run]) -> None:
+    foreign = ["tokens/my_notes.txt", "generations/mine.parquet", "tokens/backup/x.parquet", "tokens/.x.tmp"]
+    for name in foreign:
+        store.publish(name, b"mine")
+    found, lines = take_stock(store)
+    assert clear_debris(store) == 0
+    assert found.done == ids(runs)
+    assert [line.split(" is not one of the sweep's files")[0] for line in lines] == [
+        f"{store.root}/{name}" for name in ("generations/mine.parquet", "tokens/backup", "tokens/my_notes.txt")
+    ]
+    assert {name: store.read(name) for name in foreign} == dict.fromkeys(foreign, b"mine")
+
+
+def test_a_copied_file_goes_and_the_original_stays(store: Store, runs: list[Run]) -> None:
+    for folder in ("tokens", "generations"):
+        original = file(store, folder, runs[:9])
+        shutil.copy(original, original.with_name("copy (1).parquet"))
+    found, lines = take_stock(store)
+    assert found.done == ids(runs)
+    assert len(lines) == 2
+    assert all("was a copy of" in line for line in lines)
+    assert len(pd.read_parquet(f"{store.root}/generations")) == 18
+    assert take_stock(store)[1] == []
+
+
+@pytest.mark.parametrize("late", ["the whole", "its halves"])
+@pytest.mark.parametrize("same", [True, False])
+def test_a_run_that_is_there_twice_is_settled_for_the_later_attempt(
+    tmp_path: Path, runs: list[Run], config: SweepConfig, late: str, same: bool
+) -> None:
+    store = open_store(tmp_path / "out")
+    shards = {"the whole": [runs[:9]], "its halves": [runs[:4], runs[4:9]]}
+    for name, some in shards.items():
+        for shard in some:
+            results = rows_of(shard, config)
+            if not same:
+                text = pa.array([name] * len(shard))
+                generations = results.generations
+                results = type(results)(
+                    generations.set_column(generations.schema.get_field_index("text"), "text", text), results.tokens
+                )
+            land(store, shard, results, attempt=2 if name == late else 1)
+    _, lines = take_stock(store)
+    assert sum("there twice" in line for line in lines) == 3 - len(shards[late])
+    generations = pd.read_parquet(f"{store.root}/generations")
+    assert sorted(generations.run_id) == sorted(ids(runs[:9]))
+    assert set(generations.text) == {"abc" if same else late}
+    assert pd.read_parquet(f"{store.root}/tokens").run_id.value_counts().eq(TOKENS_PER_RUN).all()
+    assert take_stock(store)[1] == []
+
+
+def test_runs_that_are_elsewhere_too_leave_a_shard_and_the_others_stay(
+    store: Store, runs: list[Run], config: SweepConfig
+) -> None:
+    land(store, runs[:4], rows_of(runs[:4], config), attempt=2)
+    land(store, runs[4:6], error_results(runs[4:6], config, "timed out"), attempt=3)  # what is done counts, not these
+    _, lines = take_stock(store)
+    assert any("4 of its runs were there twice" in line for line in lines)
+    assert any("all of its runs were there twice" in line for line in lines)
+    assert sorted(pd.read_parquet(f"{store.root}/generations").run_id) == sorted(ids(runs))
+    assert pd.read_parquet(f"{store.root}/tokens").run_id.value_counts().eq(TOKENS_PER_RUN).all()
+    assert (landed(store), take_stock(store)[1], clear_debris(store)) == (ids(runs), [], 0)
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"format": 2'])
+def test_a_manifest_that_is_lost_is_written_anew_if_the_runs_are_the_commands(
+    store: Store, config: SweepConfig, content: bytes | None
+) -> None:
+    if content is not None:
+        store.publish("sweep.json", content)
+    with pytest.raises(LostManifestError) as lost:
+        read_manifest(store)
+    other = sweep_of("a-model", "one", "three")
+    with pytest.raises(UsageError, match="its runs are not those of this command: choose another --out"):
+        refuse_other_runs(store, lost.value, other)
+    assert "all 18 runs that have landed are this command's" in refuse_other_runs(store, lost.value, config)
+    manifest = make_manifest(config, MODEL, (5,))
+    with written(store, manifest):
+        pass
+    assert read_manifest(store) == manifest
+    assert [path.read_bytes() for path in Path(store.root, "damaged").glob("*/*")] == [content] * (content is not None)
+
+
+def test_a_changed_manifest_is_noticed(store: Store, config: SweepConfig) -> None:
+    with written(store, make_manifest(config, MODEL, (5,))):
+        pass
+    content = store.read("sweep.json") or b""
+    store.publish("sweep.json", content.replace(b'"one"', b'"ono"'))
+    with pytest.raises(LostManifestError, match="its checksum does not match"):
+        read_manifest(store)
+
+
+def test_a_manifest_that_no_sweep_wrote_stays(tmp_path: Path, config: SweepConfig) -> None:
+    store = open_store(tmp_path)
+    store.publish("sweep.json", b'{"mine": 1}')
+    with pytest.raises(UsageError, match=r"sweep\.json is no sweep's .*: choose another --out, or move it elsewhere"):
+        read_manifest(store)
+    assert store.read("sweep.json") == b'{"mine": 1}'
+
+
+@pytest.mark.slow
+def test_no_flipped_bit_reads_back_as_other_data(tmp_path: Path) -> None:
+    outcomes = flip_bits(tmp_path, 100)
+    assert set(outcomes) <= {(reader, outcome) for reader in READERS for outcome in ("noticed", "the same")}
+    assert outcomes.total() == 100 * len(READERS)

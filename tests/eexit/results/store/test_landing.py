@@ -1,0 +1,207 @@
+"""Shards land whole and once, in the explicit schema, and common Parquet readers read them in one line."""
+
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import polars
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from byte_model import N_LAYERS, save_byte_model
+from rich.console import Console
+from scripted import TOKENS_PER_RUN, rows_of, sweep_of
+
+from cluster.console.closing_table import closing_table
+from eexit.generator import ModelGenerator
+from eexit.plan.config import Prompt, SweepConfig
+from eexit.plan.runs import Run, configurations, plan_runs
+from eexit.results.layout import MANIFEST, encode
+from eexit.results.shard_tables import Results, error_results
+from eexit.results.store.folder import Store, open_store
+from eexit.results.store.landing import (
+    LandingError,
+    Tally,
+    clear_debris,
+    land,
+    landed,
+    landed_tally,
+    remove_errors,
+    shard_name,
+    survey,
+)
+from eexit.results.store.manifest import make_manifest
+from eexit.results.tables import GENERATIONS, TOKENS
+from reports.frames.drafts import drafted
+from reports.read.sweep import read_sweep
+
+HOSTILE = "<script>\u202e\x07🧑‍🚀\u2028" + "x" * 10_000
+
+
+@pytest.fixture
+def config() -> SweepConfig:
+    return sweep_of("a-model", "one", HOSTILE)
+
+
+@pytest.fixture
+def runs(config: SweepConfig) -> list[Run]:
+    return list(plan_runs(config))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "out")
+
+
+def mixed(runs: list[Run], config: SweepConfig) -> Results:
+    """The first run an error, the others done."""
+    failed, done = error_results(runs[:1], config, "prompt is empty"), rows_of(runs[1:], config)
+    return Results(pa.concat_tables([failed.generations, done.generations]), done.tokens)
+
+
+def test_a_shard_lands_in_the_schema_with_its_meaning(store: Store, runs: list[Run], config: SweepConfig) -> None:
+    assert land(store, runs, rows_of(runs, config)) == Tally(18, 0, 18 * TOKENS_PER_RUN)
+    for folder, schema in (("generations", GENERATIONS), ("tokens", TOKENS)):
+        (path,) = Path(store.root, folder).iterdir()
+        assert path.name == f"{shard_name(runs)}.parquet"
+        read = pq.read_schema(path)
+        assert read.equals(schema)
+        assert [field.metadata for field in read] == [field.metadata for field in schema]
+        assert pq.ParquetFile(path).metadata.row_group(0).column(0).compression == "ZSTD"
+
+
+def test_the_closing_table_counts_errors_where_there_are_any(
+    store: Store, runs: list[Run], config: SweepConfig
+) -> None:
+    land(store, runs[1:], rows_of(runs[1:], config))
+    planned = configurations(config)
+    assert "failed" not in [column.header for column in closing_table(store, planned).columns]
+    land(store, runs[:1], error_results(runs[:1], config, "no"))
+    counted = {str(column.header): list(column.cells) for column in closing_table(store, planned).columns}
+    assert counted["failed"] == ["1", *["0"] * (len(planned) - 1)]
+    assert counted["runs"] == ["2"] * len(planned)
+
+
+def test_the_closing_table_says_of_drafts_what_the_report_does(tmp_path: Path) -> None:
+    save_byte_model(tmp_path / "model")
+    config = SweepConfig(
+        model=str(tmp_path / "model"), prompts=tuple(Prompt(id=text, prompt=text) for text in ("one", "two")),
+        draft=("2:2", "4:auto"), kl_factors=(), exit_every=2, max_new_tokens=30, dtype="float32",
+    )  # fmt: skip
+    store, runs = open_store(tmp_path / "out"), list(plan_runs(config))
+    manifest = make_manifest(config, {"name": "m", "n_layers": N_LAYERS}, (2, 4))
+    store.publish(MANIFEST, encode(manifest))
+    land(store, runs, ModelGenerator(config, "cpu").generate(runs))
+    table = closing_table(store, configurations(config))
+    *_, accepted, expected = (list(column.cells) for column in table.columns)
+    found = drafted(read_sweep(store.root))
+    assert found is not None
+    rows = found.drafts.set_index("configuration")
+    assert accepted == ["–", *(f"{rows.acceptance[key]:.1%}" for key in ("draft/2:2", "draft/4:auto"))]
+    assert expected == ["–", *(f"{rows.expected[key]:.2f}" for key in ("draft/2:2", "draft/4:auto"))]
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(table)
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    for key, share, times in zip(("draft/2:2", "draft/4:auto"), accepted[1:], expected[1:], strict=True):
+        [line] = [line.split() for line in lines if line.startswith(f" {key} ")]
+        assert line[-2:] == [share, times]
+        assert line[2] == "0.0%", "no layer is skipped, and zero has no sign"
+    assert max(map(len, lines)) <= 80
+    plain = closing_table(store, configurations(config)[:1])
+    assert len(plain.columns) == len(table.columns) - 2
+
+
+def test_a_name_depends_on_the_runs_and_not_on_their_order(runs: list[Run]) -> None:
+    assert shard_name(runs) == shard_name(runs[::-1]) != shard_name(runs[1:])
+
+
+def test_everything_reads_results_in_one_line(store: Store, runs: list[Run], config: SweepConfig) -> None:
+    # A shard of nothing but errors has columns that are null throughout: the mix must stay readable.
+    land(store, runs[:9], error_results(runs[:9], config, "no"))
+    land(store, runs[9:], rows_of(runs[9:], config))
+    folder = f"{store.root}/generations"
+    rows = [
+        pd.read_parquet(folder)[["run_id", "prompt", "n_tokens"]].to_dict("records"),
+        pq.read_table(folder).select(["run_id", "prompt", "n_tokens"]).to_pylist(),
+        duckdb.execute(f"select run_id, prompt, n_tokens from '{folder}/*.parquet'").df().to_dict("records"),
+        polars.read_parquet(f"{folder}/*.parquet").select("run_id", "prompt", "n_tokens").to_dicts(),
+    ]
+    for read in rows:
+        assert {row["run_id"]: row["prompt"] for row in read} == {run.run_id: run.prompt.prompt for run in runs}
+        assert len(read) == 18
+        assert sum(row["n_tokens"] == TOKENS_PER_RUN for row in read) == 9
+    tokens = f"{store.root}/tokens"
+    assert len(pd.read_parquet(tokens)) == len(polars.read_parquet(f"{tokens}/*.parquet")) == 9 * TOKENS_PER_RUN
+
+
+def test_landing_again_replaces(store: Store, runs: list[Run], config: SweepConfig) -> None:
+    land(store, runs, rows_of(runs, config))
+    land(store, runs[::-1], rows_of(runs[::-1], config))
+    assert len(pd.read_parquet(f"{store.root}/generations")) == 18
+    assert len(pd.read_parquet(f"{store.root}/tokens")) == 18 * TOKENS_PER_RUN
+
+
+def test_results_of_other_runs_are_refused(store: Store, runs: list[Run], config: SweepConfig) -> None:
+    with pytest.raises(ValueError, match="was given 18 runs and returned 17 rows"):
+        land(store, runs, rows_of(runs[1:], config))
+    assert not Path(store.root).exists()
+
+
+def test_what_cannot_be_written_leaves_nothing(store: Store, runs: list[Run], config: SweepConfig) -> None:
+    Path(store.root).mkdir()
+    Path(store.root, "generations").touch()  # a file where the folder should be
+    with pytest.raises(LandingError, match="can't be written to"):
+        land(store, runs, rows_of(runs, config))
+    Path(store.root, "generations").unlink()
+    assert landed_tally(store, runs) is None
+    assert clear_debris(store) == 1
+    assert list(Path(store.root, "tokens").iterdir()) == []
+
+
+def test_the_fence_is_looked_at_before_each_file_is_published(
+    store: Store, runs: list[Run], config: SweepConfig
+) -> None:
+    looks: list[int] = []
+
+    def refuse() -> None:
+        looks.append(len(store.names("tokens")) + len(store.names("generations")))
+        if looks[-1]:
+            raise LandingError("given up")
+
+    with pytest.raises(LandingError, match="given up"):
+        land(store, runs, rows_of(runs, config), refuse=refuse)
+    assert looks == [0, 1]
+    assert landed(store) == set()
+    assert clear_debris(store) == 1
+
+
+def test_only_runs_that_are_ok_are_done(store: Store, runs: list[Run], config: SweepConfig) -> None:
+    assert landed(store) == set()
+    tally = land(store, runs, mixed(runs, config))
+    assert tally == landed_tally(store, runs) == Tally(18, 1, 17 * TOKENS_PER_RUN)
+    assert landed(store) == {run.run_id for run in runs[1:]}
+
+
+def test_error_rows_make_room_for_another_try(store: Store, runs: list[Run], config: SweepConfig) -> None:
+    land(store, runs[:9], mixed(runs[:9], config))
+    land(store, runs[9:], error_results(runs[9:], config, "no"))
+    assert remove_errors(store, survey(store).with_errors) == 10
+    assert remove_errors(store, survey(store).with_errors) == 0
+    land(store, [runs[0], *runs[9:]], rows_of([runs[0], *runs[9:]], config))
+    generations = pd.read_parquet(f"{store.root}/generations")
+    assert sorted(generations.run_id) == sorted(run.run_id for run in runs)
+    assert set(generations.status) == {"ok"}
+    assert pd.read_parquet(f"{store.root}/tokens").run_id.value_counts().eq(TOKENS_PER_RUN).all()
+
+
+def test_debris_goes_and_results_stay(store: Store, runs: list[Run], config: SweepConfig) -> None:
+    land(store, runs[:9], rows_of(runs[:9], config))
+    land(store, runs[9:], rows_of(runs[9:], config))
+    orphan = Path(store.root, "generations", f"{shard_name(runs[9:])}.parquet")
+    orphan.unlink()  # as if killed between the two files
+    Path(store.root, "generations", f".{orphan.name}.{'0' * 32}.tmp").write_bytes(b"half")
+    assert pd.read_parquet(f"{store.root}/generations").run_id.nunique() == 9  # readers pass temporary files by
+    assert clear_debris(store, runs[:9]) == 0
+    assert clear_debris(store) == 2
+    assert pd.read_parquet(f"{store.root}/tokens").run_id.nunique() == 9

@@ -1,0 +1,261 @@
+"""Only one driver at a time works on an `--out`, and the lease of a dead driver is released."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from driving import wait_until
+from scripted import rows_of, sweep_of
+
+import eexit.results.store.lease
+from cluster.actor import SweepActor
+from eexit.messages.errors import SweepStopped, UsageError
+from eexit.plan.config import SweepConfig
+from eexit.plan.runs import Run, plan_runs
+from eexit.results.layout import MANIFEST
+from eexit.results.shard_tables import Results
+from eexit.results.store.folder import Store, open_store
+from eexit.results.store.landing import LandingError, landed
+from eexit.results.store.lease import LEASE, Holder, Lease, hold, is_fenced
+
+HOLDER = """
+import sys, time import eexit.results.store.lease from eexit.results.store.folder import open_store
+eexit.results.store.lease.STALE_SECONDS, eexit.results.store.lease.SECONDS_BETWEEN_RENEWALS = float(sys.argv[2]),
+float(sys.argv[3]) with eexit.results.store.lease.hold(open_store(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+# A process-id namespace of its own, as a container has it: what runs in it is process 1, and others are not seen.
+CONTAINER = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "--kill-child"]
+SHORT, LONG = 3, 600  # seconds
+
+
+def holder(store: Store, *place: str, stale: float = LONG, renewal: float = 0.2) -> subprocess.Popen[str]:
+    """A process that wants the lease."""
+    command = [*place, sys.executable, "-c", HOLDER, store.root, str(stale), str(renewal)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def held_by(process: subprocess.Popen[str]) -> subprocess.Popen[str]:
+    """That process, once it has it."""
+    assert process.stdout
+    said = [process.stdout.readline()]
+    while said[-1] not in ("held\n", ""):
+        said.append(process.stdout.readline())
+    assert said[-1], process.communicate()
+    return process
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "out")
+
+
+@pytest.fixture
+def other(store: Store) -> Iterator[subprocess.Popen[str]]:
+    process = held_by(holder(store))
+    yield process
+    end(process)
+
+
+@pytest.fixture
+def containers() -> None:
+    if subprocess.run([*CONTAINER, "true"], capture_output=True).returncode:
+        pytest.skip("this place has no process-id namespaces to give")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eexit.results.store.lease, "STALE_SECONDS", SHORT)
+
+
+def test_a_lease_is_gone_afterwards(store: Store) -> None:
+    with hold(store) as lease:
+        lease.check()
+        assert store.has(LEASE)
+    assert not Path(store.root).exists()
+
+
+def test_the_second_driver_refuses_and_names_the_first(store: Store, other: subprocess.Popen[str]) -> None:
+    with pytest.raises(UsageError, match=rf"is in use by process {other.pid} on .*, since .* running") as raised:
+        Lease(store).take(print)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_killed_driver_is_succeeded_at_once(store: Store, other: subprocess.Popen[str]) -> None:
+    other.kill()  # and nobody asks for its exit code, so that the system keeps its number
+    wait_until(lambda: Path(f"/proc/{other.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
+    assert store.has(LEASE)
+    with hold(store) as lease:
+        lease.check()
+
+
+def test_a_process_with_the_number_of_a_dead_driver_is_not_taken_for_it(store: Store) -> None:
+    with hold(store):
+        ours = json.loads(store.read(LEASE) or b"")
+    store.publish(LEASE, json.dumps({**ours, "process_started": str(int(ours["process_started"]) - 1)}).encode())
+    with hold(store) as lease:
+        lease.check()
+
+
+@pytest.mark.usefixtures("containers", "quick")
+def test_a_dead_container_whose_process_1_seems_alive_is_succeeded_when_it_is_silent(store: Store) -> None:
+    end(held_by(holder(store, *CONTAINER)))
+    assert json.loads(store.read(LEASE) or b"")["pid"] == 1
+    said: list[str] = []
+    began = time.monotonic()
+    with hold(store, said.append) as lease:
+        lease.check()
+        assert time.monotonic() - began > SHORT
+    assert f"the place is free in {SHORT} s" in said[0]
+    assert f"To free it at once if it is dead, remove {store.root}/{LEASE}" in said[0]
+    end(held_by(holder(store, *CONTAINER)))
+    successor = held_by(holder(store, *CONTAINER, stale=SHORT))  # process 1 too
+    end(successor)
+
+
+@pytest.mark.usefixtures("containers", "quick")
+def test_a_living_driver_in_another_container_is_never_succeeded(store: Store, other: subprocess.Popen[str]) -> None:
+    inside = holder(store, *CONTAINER, stale=SHORT)  # where the holder's process id is nobody's
+    _, refusal = inside.communicate()
+    assert f"is in use by process {other.pid} on " in refusal
+    assert "which has just renewed its lease: wait for it, stop it, or choose another --out" in refusal
+    end(other)
+    inside = held_by(holder(store, *CONTAINER, stale=SHORT))
+    try:
+        with pytest.raises(UsageError, match=r"is in use by process 1 on .*, which has just renewed its lease"):
+            Lease(store).take(print)
+    finally:
+        end(inside)
+
+
+def test_a_lease_that_someone_removes_is_not_waited_for(store: Store) -> None:
+    store.publish(LEASE, elsewhere(0))
+    with hold(store, lambda said: store.remove(LEASE)) as lease:
+        lease.check()
+
+
+class Instant:
+    def __init__(self, config: SweepConfig, meanwhile: Callable[[], None] = lambda: None) -> None:
+        self.config = config
+        self.meanwhile = meanwhile
+
+    def generate(self, runs: Sequence[Run], progress: Callable[[int], None]) -> Results:
+        self.meanwhile()
+        return rows_of(runs, self.config)
+
+
+def elsewhere(silent: float) -> bytes:
+    then = time.time() - silent
+    return json.dumps(asdict(Holder("ab", "another-host", 1, then, then, "another boot"))).encode()
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("silent", [-7200, 0, 7200])
+def test_one_on_another_machine_is_succeeded_when_it_is_silent_whatever_its_clock_says(
+    store: Store, silent: float
+) -> None:
+    store.publish(LEASE, elsewhere(silent))
+    began = time.monotonic()
+    with hold(store) as lease:
+        assert time.monotonic() - began > SHORT
+        lease.check()
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("silent", [-7200, 0, 7200])
+def test_one_on_another_machine_that_renews_its_lease_is_refused_whatever_its_clock_says(
+    store: Store, silent: float
+) -> None:
+    store.publish(LEASE, elsewhere(silent))
+    with pytest.raises(UsageError, match=r"process 1 on another-host, .* has just renewed its lease"):
+        Lease(store).take(lambda said: store.publish(LEASE, elsewhere(silent - 1)))
+
+
+def test_a_lease_of_an_older_version_can_be_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eexit.results.store.lease, "STALE_SECONDS", 0.5)
+    old = {"token": "ab", "host": "h", "boot": "b", "pid": 1, "started": 0.0, "renewed": 0.0}
+    store.publish(LEASE, json.dumps(old).encode())
+    with hold(store) as lease:
+        lease.check()
+
+
+def test_who_lost_its_lease_stops_and_its_actors_land_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eexit.results.store.lease, "SECONDS_BETWEEN_RENEWALS", 0.05)
+
+    def is_lost() -> bool:
+        try:
+            lease.check()
+        except SweepStopped as error:
+            return "another driver has taken over" in str(error)
+        return False
+
+    with hold(store) as lease:
+        first = store.read(LEASE)
+        wait_until(lambda: store.read(LEASE) != first)  # it is renewed
+        store.publish(LEASE, elsewhere(0))
+        wait_until(is_lost)
+        config = sweep_of("m", "one")
+        store.publish(MANIFEST, b"{}")
+        actor = SweepActor(lambda config, device: Instant(config), config, store.root, "cpu", lease.token, "me")
+        actor.load()
+        with pytest.raises(LandingError, match="has another driver now"):
+            actor.do(list(plan_runs(config)))
+    assert json.loads(store.read(LEASE) or b"")["host"] == "another-host"  # not ours to remove
+
+
+def test_an_actor_that_was_given_up_lands_nothing_when_it_wakes_up(store: Store) -> None:
+    config = sweep_of("m", "one", "two")
+    runs = list(plan_runs(config))
+    store.publish(MANIFEST, b"{}")
+    with hold(store) as lease:
+
+        def actor(token: str, meanwhile: Callable[[], None]) -> SweepActor:
+            made = SweepActor(lambda *_: Instant(config, meanwhile), config, store.root, "cpu", lease.token, token)
+            made.load()
+            return made
+
+        def while_frozen() -> None:
+            lease.fence("frozen")
+            actor("next", lambda: None).do(runs[:4])
+
+        with pytest.raises(LandingError, match="this actor was given up"):
+            actor("frozen", while_frozen).do(runs[:9])
+        assert landed(store) == {run.run_id for run in runs[:4]}
+        with pytest.raises(LandingError, match="this actor was given up"):
+            actor("frozen", lambda: None).do(runs[9:])  # for good
+
+
+def test_the_fence_outlasts_renewals(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eexit.results.store.lease, "SECONDS_BETWEEN_RENEWALS", 0.02)
+    with hold(store) as lease:
+        lease.fence("one")
+        lease.fence("two")
+        written = store.read(LEASE)
+        wait_until(lambda: store.read(LEASE) != written)
+        assert is_fenced(store, lease.token, "one")
+        assert is_fenced(store, lease.token, "two")
+        assert not is_fenced(store, lease.token, "three")
+        assert is_fenced(store, "another driver", "three")
+
+
+def test_of_many_at_once_one_gets_it(store: Store) -> None:
+    store.publish(LEASE, elsewhere(0))
+    processes = [holder(store, stale=SHORT, renewal=10) for _ in range(4)]
+    try:
+        wait_until(lambda: sum(process.poll() is not None for process in processes) == 3)
+        time.sleep(1)
+        assert sum(process.poll() is None for process in processes) == 1
+    finally:
+        for process in processes:
+            end(process)

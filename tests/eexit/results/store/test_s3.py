@@ -1,0 +1,198 @@
+"""Results in a bucket: a real server with the S3 protocol on loopback, and a connection that breaks during a write."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from uuid import uuid4
+
+import pyarrow.parquet as pq
+import pytest
+from driving import assert_same, drive
+from own_ray import started_ray
+from pyarrow import fs
+from s3_server import BUCKET, KEYS, Wire, s3_server
+from scripted import look, rows_of, sweep_of
+
+from eexit.messages.errors import SweepStopped, UsageError
+from eexit.plan.runs import count_runs, plan_runs
+from eexit.results.layout import MANIFEST, Manifest, encode
+from eexit.results.store.compaction import compact
+from eexit.results.store.folder import Store, open_store
+from eexit.results.store.landing import LandingError, clear_debris, land, landed, read_columns, shard_name
+from eexit.results.store.lease import hold
+from eexit.results.store.manifest import make_manifest, written
+from eexit.results.store.repair import take_stock
+from eexit.results.store.whereabouts import FolderKind, whereabouts
+from eexit.results.tables import TOKENS
+from reports.page.build import build_report
+
+MEGABYTE = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def wire() -> Iterator[Wire]:
+    with pytest.MonkeyPatch.context() as patch, s3_server() as wire:
+        for name, value in KEYS.items():
+            patch.setenv(name, value)
+        yield wire
+
+
+def noise(seed: int) -> str:
+    """40 kB that don't compress below 20."""
+    return Random(seed).randbytes(20_000).hex()
+
+
+def uri(wire: Wire, folder: str) -> str:
+    return f"s3://{BUCKET}/{folder}?scheme=http&endpoint_override=127.0.0.1:{wire.port}"
+
+
+@pytest.fixture
+def store(wire: Wire) -> Iterator[Store]:
+    yield open_store(uri(wire, uuid4().hex))
+    wire.cut_after = None
+
+
+def test_a_bucket_is_a_store_like_any_other(store: Store) -> None:
+    store.probe()
+    assert store.names("generations") == []
+    assert store.read("a") is None
+    store.publish("generations/a", b"one")
+    store.publish("generations/a", b"two")
+    assert (store.read("generations/a"), store.names("generations")) == (b"two", ["generations/a"])
+    assert not store.create("generations/a", b"three")
+    store.remove("generations/a")
+    assert not store.has("generations/a")
+
+
+@pytest.mark.parametrize("size", [MEGABYTE, 12 * MEGABYTE])  # in one request, and in parts
+def test_a_write_that_is_cut_shows_nothing(store: Store, wire: Wire, size: int) -> None:
+    before = wire.n_cuts
+    wire.cut_after = size // 2
+    with pytest.raises(OSError, match=r"."):
+        store.publish("generations/a", b"x" * size)
+    assert wire.n_cuts > before
+    wire.cut_after = None
+    assert store.read("generations/a") is None
+    store.publish("generations/a", b"whole")
+    wire.cut_after = size // 2
+    with pytest.raises(OSError, match=r"."):
+        store.publish("generations/a", b"x" * size)
+    wire.cut_after = None
+    assert store.read("generations/a") == b"whole"
+
+
+def test_a_shard_lands_whole_or_not(store: Store, wire: Wire) -> None:
+    config = sweep_of("m", *(noise(n) for n in range(4)))
+    runs = list(plan_runs(config))
+    noisy = rows_of(runs, config)
+    wire.cut_after = 4000
+    with pytest.raises(LandingError, match="can't be written to"):
+        land(store, runs, noisy)
+    wire.cut_after = None
+    assert landed(store) == set()
+    land(store, runs, noisy)
+    clear_debris(store)
+    assert landed(store) == {run.run_id for run in runs}
+
+
+def test_a_lease_and_a_merged_copy(store: Store, wire: Wire, tmp_path: Path) -> None:
+    config = sweep_of("m", "one", "two")
+    runs = list(plan_runs(config))
+    with hold(store) as lease:
+        lease.check()
+        with pytest.raises(UsageError, match="is in use by process"), hold(store):
+            pass
+        store.publish(MANIFEST, encode(Manifest(config={}, model={}, exitable_layers=[])))
+        for half in (runs[:9], runs[9:]):
+            land(store, half, rows_of(half, config))
+    copy = open_store(tmp_path / "copy")
+    assert compact(store, copy, 100) == (2, 1)
+    assert landed(copy) == {run.run_id for run in runs}
+    assert not store.has("lease.json")
+
+
+def test_damage_in_a_bucket_is_named_and_put_aside(store: Store) -> None:
+    config = sweep_of("m", "one", "two", "three")
+    runs = list(plan_runs(config))
+    for some in (runs[:9], runs[9:18], runs[18:]):
+        land(store, some, rows_of(some, config), attempt=2)
+    land(store, runs[:4], rows_of(runs[:4], config), attempt=1)  # as an actor does that was given up and woke up
+    cut, gone = (f"tokens/{shard_name(some)}.parquet" for some in (runs[9:18], runs[18:]))
+    store.publish(cut, (store.read(cut) or b"")[:-10])
+    store.remove(gone)
+    store.publish("tokens/notes.txt", b"mine")
+    found, lines = take_stock(store)
+    assert found.done == {run.run_id for run in runs[:9]}
+    said = "\n".join(lines)
+    for name, what in ((cut, " is damaged ("), (gone, " is missing: "), ("tokens/notes.txt", " is not one of")):
+        assert f"{store.path(name)}{what}" in said
+    assert (len(lines), store.read("tokens/notes.txt")) == (4, b"mine")
+    assert (read_columns(store, ["run_id"]).num_rows, clear_debris(store)) == (9, 0)
+    aside = store.filesystem.get_file_info(fs.FileSelector(store.path("damaged"), recursive=True))
+    assert sum(info.type == fs.FileType.File for info in aside) == 3
+
+
+def test_a_report_names_the_file_in_a_bucket_whose_bits_have_changed(store: Store, wire: Wire, tmp_path: Path) -> None:
+    config = sweep_of("m", "one")
+    runs = list(plan_runs(config))
+    with written(store, make_manifest(config, {"name": "m", "n_layers": 30}, (5,))):
+        land(store, runs, rows_of(runs, config))
+    results = uri(wire, store.root.rpartition("/")[2])
+    build_report(results, tmp_path / "whole.html")
+    name = f"tokens/{shard_name(runs)}.parquet"
+    content = bytearray(store.read(name) or b"")
+    columns = pq.ParquetFile(io.BytesIO(content)).metadata.row_group(0)
+    index = TOKENS.names.index("position")
+    content[columns.column(index).data_page_offset + columns.column(index).total_compressed_size // 2] ^= 1
+    store.publish(name, bytes(content))
+    with pytest.raises(UsageError, match=rf"{name} is damaged \(its checksum does not match\)"):
+        build_report(results, tmp_path / "changed.html")
+
+
+def test_a_bucket_that_is_not_there_is_refused_without_keys(wire: Wire) -> None:
+    keyed = uri(wire, "x").replace(f"{BUCKET}/x", "an-id:a-secret@nowhere/x")
+    with pytest.raises(UsageError, match="can't be written to") as raised:
+        open_store(keyed).probe()
+    assert "a-secret" not in str(raised.value)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray_with_keys")
+def test_a_sweep_whose_bucket_refuses_stops_and_goes_on_once_mended(wire: Wire, tmp_path: Path) -> None:
+    out = uri(wire, "sweep")
+    config = sweep_of(tmp_path, *(f"{n}" for n in range(3)), *(noise(n) for n in range(6)))
+    runs, store = list(plan_runs(config)), open_store(out)
+    model, layers, _ = look(config, 9)
+    with written(store, make_manifest(config, model, layers)):  # which is too long for what the wire lets through
+        land(store, runs[:9], rows_of(runs[:9], config))
+    wire.cut_after = 20_000
+    with pytest.raises(SweepStopped, match=r"5 failures in a row, the last: .*can't be written to"):
+        drive(config, out, actors=1)
+    wire.cut_after = None
+    for name in store.names("generations"):
+        with store.filesystem.open_input_file(store.path(name)) as file:
+            assert pq.ParquetFile(file).read().num_rows  # whole, each of them
+    assert len(landed(store)) < count_runs(config)
+    drive(config, out, actors=1)
+    expected = rows_of(runs, config).generations.select(["run_id", "exit_rate"]).to_pandas()
+    assert_same(read_columns(store, ["run_id", "exit_rate"]).to_pandas(), expected, ["run_id"])
+
+
+@pytest.fixture
+def local_ray_with_keys(wire: Wire, ray_environment: dict[str, str]) -> Iterator[None]:
+    with started_ray(ray_environment):
+        yield
+
+
+def test_a_place_in_a_bucket_is_known_by_what_is_above_it(wire: Wire, store: Store) -> None:
+    store.publish(MANIFEST, encode(Manifest(config={}, model={}, exitable_layers=[1])))
+    store.publish("generations/x", b"")
+    folder = store.root.partition("/")[2]
+    for name, says in (("generations", "generations"), ("deep/../tokens/", "tokens"), ("", "")):
+        found = whereabouts(open_store(uri(wire, f"{folder}/{name}")))
+        assert found is not None
+        assert (found.kind, found.root, found.name) == (FolderKind.RESULTS, store.root, says)
+    assert whereabouts(open_store(uri(wire, uuid4().hex))) is None
+    with pytest.raises(UsageError, match=f"generations is inside the sweep's results.*outside of {store.root}$"):
+        compact(store, open_store(uri(wire, f"{folder}/generations")), 100)

@@ -1,0 +1,131 @@
+"""Nothing is written into a folder of results or of learned exits by a command whose own it is not."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from commands import here
+from full_disk import left
+
+from cluster.console.harness_job import Asked
+from cluster.console.job import job_of
+from cluster.studies.harness import evaluate_on_tasks
+from eexit.messages.errors import UsageError
+from eexit.plan.artefacts import WEIGHTS, Card, write_card
+from eexit.plan.config import Prompt
+from eexit.results.layout import MANIFEST, Manifest, encode, further_name, tokens_name
+from eexit.results.store.folder import open_store
+from eexit.results.store.whereabouts import FolderKind, whereabouts
+from jobs import compact, export, report, sweep, train, word_problems
+
+Run = Callable[[list[str]], int]
+SWEEP = Manifest(config={"prompts": []}, configurations=[{"key": "normal"}], model={"n_layers": 3}, exitable_layers=[1])
+
+
+@pytest.fixture
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A sweep, an evaluation without one, an artefact with its texts' sweep, a training, and ways that lead there."""
+    for name in ("mine", "learned/texts"):
+        store = open_store(tmp_path / name)
+        store.publish(MANIFEST, encode(SWEEP))
+        store.publish(tokens_name("ab" * 16), b"")
+    open_store(tmp_path / "scored").publish(further_name("scores", "ab" * 16), b"")
+    write_card(
+        tmp_path / "learned",
+        Card(what="linear", holds=("readout",), model={}, layers=(1,), readout="lens", files={WEIGHTS: "0"}),
+    )
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "state.safetensors").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "mine" / "generations")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "card.json").write_text("{}")  # of another program
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("place", "kind", "root", "name"),
+    [
+        ("mine", FolderKind.RESULTS, "mine", ""),
+        ("mine/", FolderKind.RESULTS, "mine", ""),
+        ("mine/generations", FolderKind.RESULTS, "mine", "generations"),
+        ("other/../mine/./generations/deep//", FolderKind.RESULTS, "mine", "generations/deep"),
+        ("link/deep", FolderKind.RESULTS, "mine", "generations/deep"),
+        ("scored/new", FolderKind.RESULTS, "scored", "new"),
+        ("learned", FolderKind.LEARNED, "learned", ""),
+        ("learned/deep/down", FolderKind.LEARNED, "learned", "deep/down"),
+        ("learned/texts", FolderKind.RESULTS, "learned/texts", ""),
+        ("begun/x", FolderKind.LEARNED, "begun", "x"),
+    ],
+)
+def test_a_place_is_where_it_leads_however_it_is_written(
+    house: Path, place: str, kind: FolderKind, root: str, name: str
+) -> None:
+    for written in (place, f"{house}/{place}", f"file://{house}/{place}"):
+        found = whereabouts(open_store(written))
+        assert found is not None
+        assert (found.kind, found.root, found.name) == (kind, str(house / root), name), written
+
+
+def test_other_folders_are_nobodys(house: Path) -> None:
+    (house / "half").mkdir()
+    (house / "half" / MANIFEST).write_text("{}")
+    for place in ("new", "other/deep", ".", "half/x", "mine/.."):
+        assert whereabouts(open_store(place)) is None, place
+
+
+TARGETS: list[tuple[Run, list[str], list[str]]] = [
+    (compact.run, ["mine", "--into"],
+     ["mine/generations", "mine/tokens/", "link", "mine/copy", "learned", "learned/x", "scored", "other/../link/x"]),
+    (export.run, ["mine", "--out"], ["mine", "mine/generations", "link", "scored", "learned/x", "begun"]),
+    (train.run, ["mine", "--what", "linear", "--out"],
+     ["mine", "mine/generations", "mine/exits", "link", "scored/x", "learned/x", "learned/texts"]),
+    (sweep.run, ["--out"],
+     ["mine/generations", "mine/another", "link", "learned", "learned/x", "begun", "scored/x", "learned/texts/x"]),
+    (sweep.run, ["--out", "mine", "--json"],
+     ["mine/generations/x.json", "mine/sweep.json", "mine/lease.json", "mine/report.html", "link/x.json",
+      "learned/card.json", "scored/scores/x.json", "mine/harness/x.json"]),
+    (sweep.run, ["--out", "new", "--json"], ["new/generations/x.json", "other/../new/tokens/x.json"]),
+    (report.main, ["mine", "--out"], ["mine/generations/r.html", "link/r.html", "mine/sweep.json", "learned/r.html"]),
+    (word_problems.run, ["--out"], ["mine/tokens/x.jsonl", "link/x.jsonl", "learned/x.jsonl"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("run", "command", "target"),
+    [
+        pytest.param(run, command, target, id=f"{run.__module__.removeprefix('jobs.')} {command[-1]} {target}")
+        for run, command, targets in TARGETS
+        for target in targets
+    ],
+)
+def test_commands_refuse_such_a_target_in_a_line_and_change_nothing(
+    house: Path, run: Run, command: list[str], target: str
+) -> None:
+    before = left(house)
+    for written in (target, f"{house}/{target}"):
+        done = here(run, *command, written)
+        [line] = done.stderr.splitlines()
+        assert done.returncode == 2
+        assert f"{command[-1]} " in line
+        assert " is inside " in line
+        assert "choose another place, outside of" in line
+        assert left(house) == before
+
+
+def test_an_evaluation_lands_in_no_folder_of_others(house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for out in ("mine/generations", "learned", "scored/x"):
+        job = job_of({"prompts": [Prompt("0", "?")], "modes": ["normal"], "kl_factors": [], "out": out})
+        with pytest.raises(UsageError, match=f"--out {out} is inside"):
+            evaluate_on_tasks(job, Asked(tasks=("arc_easy",)))
+
+
+def test_a_file_may_be_beside_tables_and_a_uri_is_no_file(house: Path) -> None:
+    assert here(word_problems.run, "--n", "1", "--out", "mine/x.jsonl").returncode == 0
+    for run, command in ((word_problems.run, []), (report.main, ["mine"]), (sweep.run, ["--json"])):
+        done = here(run, *command, *([] if command == ["--json"] else ["--out"]), "s3://user:secret@b/x.jsonl")
+        assert done.returncode == 2
+        assert "is a URI: give the name of a local file" in done.stderr
+        assert "secret" not in done.stderr
+    assert not os.path.exists("s3:")

@@ -1,0 +1,91 @@
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from eexit import KLExitGenerator
+from eexit.results.original_format import entry_of_text, evaluation_of, prompts_of, read, results_of, write
+
+EVALUATION: dict[str, Any] = evaluation_of(
+    tokens=["Re", "cur", "sion", "!"],
+    exit_layers=[29, 5, 29, 5],
+    exitable_layers=[5, 10],
+    decided_at={5: 2, 10: 0, 29: 1},
+    n_prompt_tokens=7,
+    mean_depth=0.4,
+)
+ENTRY = {
+    "prompt": "Explain recursion.",
+    "results": [{"mode": "unfrozen", "kl_factor": 0.5, "response": "Recursion!", "evaluation": EVALUATION}],
+}
+
+
+def test_an_evaluation_has_the_original_shape() -> None:
+    assert EVALUATION == {
+        "response": "Recursion!",
+        "scores": None,
+        "accuracy_score": None,
+        "early_exit_stats": {
+            "total_tokens": 3,
+            "early_exits": 2,
+            "early_exit_rate": 2 / 3,
+            "layer_distribution": {"5": 2, "29": 1},
+            "usage": {"prompt_tokens": 7, "completion_tokens": 4, "mean_depth": 0.4},
+        },
+        "evaluation_text": "",
+        "chosen_exit_layers": [29, 5, 29, 5],
+        "tokens": ["Re", "cur", "sion", "!"],
+        "exitable_layers": [5, 10],
+    }
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    write([ENTRY, entry_of_text("alone", ["a"], [5], [])], tmp_path / "early_exit_analysis.json")
+    entries = read(tmp_path / "early_exit_analysis.json")
+    assert prompts_of(entries) == ["Explain recursion.", "alone"]
+    result, alone = results_of(entries)
+    assert (result.prompt, result.mode, result.kl_factor, result.response) == (0, "unfrozen", 0.5, "Recursion!")
+    assert (result.error, result.evaluation_text, dict(result.scores), result.accuracy_score) == (None, "", {}, None)
+    assert (result.tokens, result.chosen_exit_layers) == (EVALUATION["tokens"], EVALUATION["chosen_exit_layers"])
+    assert (result.exitable_layers, result.layer_distribution) == ([5, 10], {5: 2, 29: 1})
+    assert (result.total_tokens, result.early_exits, result.early_exit_rate) == (3, 2, 2 / 3)
+    assert (alone.prompt, alone.tokens, alone.chosen_exit_layers, alone.total_tokens) == (1, ["a"], [5], None)
+
+
+@pytest.mark.parametrize("value", [None, "text", 3, [], {}, float("inf")])
+@pytest.mark.parametrize("key", [*EVALUATION, *EVALUATION["early_exit_stats"]])
+def test_a_key_may_hold_anything_and_the_others_still_count(key: str, value: Any) -> None:
+    stats = EVALUATION["early_exit_stats"]
+    odd = EVALUATION | ({"early_exit_stats": stats | {key: value}} if key in stats else {key: value})
+    result, *_ = results_of([{"prompt": value, "results": [{"mode": value, "evaluation": odd}, value]}])
+    [asis] = results_of([ENTRY])
+    changed = {name for name in vars(asis) if getattr(result, name) != getattr(asis, name)} - {"mode", "kl_factor"}
+    of_stats = {"total_tokens", "early_exits", "early_exit_rate", "layer_distribution"}
+    assert changed <= (of_stats if key == "early_exit_stats" else {key})
+
+
+def test_a_single_generation_is_evaluated_in_that_shape(llama: PreTrainedModel) -> None:
+    class Words:
+        """The least of a tokenizer."""
+
+        eos_token_id = None
+
+        def decode(self, token_ids: list[int], **_: Any) -> str:
+            return "".join(f" {token_id}" for token_id in token_ids)
+
+    inputs = {"input_ids": torch.tensor([[5, 80, 7]])}
+    generator = KLExitGenerator(llama, cast(PreTrainedTokenizerBase, Words()), mode="unfrozen", exitable_layers=[1, 3])
+    tokens, exit_layers, _ = generator.generate(inputs, kl_strength=0.1, max_new_tokens=12)
+    evaluation = generator.evaluate_response(tokens, exit_layers, inputs)
+    decided = exit_layers[1:]
+    stats = evaluation["early_exit_stats"]
+    assert list(evaluation) == list(EVALUATION)
+    assert stats["total_tokens"] == len(decided) > 0
+    assert stats["early_exits"] == sum(layer in (1, 3) for layer in decided) > 0
+    assert stats["layer_distribution"] == {str(layer): decided.count(layer) for layer in sorted(set(decided))}
+    assert stats["usage"]["prompt_tokens"] == 3
+    assert (evaluation["tokens"], evaluation["chosen_exit_layers"]) == (tokens, exit_layers)
+    assert json.loads(json.dumps(evaluation)) == evaluation

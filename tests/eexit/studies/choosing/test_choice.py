@@ -1,0 +1,335 @@
+"""Choosing a setting of a finished sweep: what is printed, what lands, and what is refused."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from commands import here
+from scripted import rows_of, sweep_of
+
+from eexit.plan.config import SweepConfig
+from eexit.plan.runs import Run, plan_runs
+from eexit.plan.splits import for_reporting
+from eexit.quality.learn_then_test import hoeffding_bentkus
+from eexit.quality.rubric import ASPECTS
+from eexit.results.files import read_further
+from eexit.results.layout import CHOICES_FOLDER, JUDGEMENTS_FOLDER, MANIFEST, encode, further_name, timings_name
+from eexit.results.seals import encode_further
+from eexit.results.shard_tables import Results
+from eexit.results.store.folder import open_store
+from eexit.results.store.landing import land
+from eexit.results.store.manifest import make_manifest
+from eexit.results.study_tables import CHOICES, JUDGEMENTS, TIMINGS
+from eexit.results.tables import GENERATIONS
+from jobs.choose import main
+
+PROMPTS = [f"What is {n} plus {n}?" for n in range(120)]
+CHOOSING = [prompt for prompt in PROMPTS if not for_reporting(prompt)]
+REPORTING = [prompt for prompt in PROMPTS if for_reporting(prompt)]
+SEEDS = (0, 1)
+RULES = {"confidence": (0.5, 0.9, 0.99), "fixed": (5.0,), "agree": (), "kl": (1.0,)}
+CONFIG = sweep_of("a-model", *PROMPTS, rules=RULES, modes=["normal", "skip"], seeds=SEEDS)
+COSTS = {"skip/confidence/0.99": 0.9, "skip/confidence/0.9": 0.7, "skip/confidence/0.5": 0.4, "skip/fixed/5": 0.6}
+
+
+def disagreement(key: str, seed: int) -> float:
+    """Of 0.99 nothing; of 0.9, 4 % on average, as 0 and 8 % with the two seeds; of others 30 %."""
+    return {"normal": 0, "skip/confidence/0.99": 0, "skip/confidence/0.9": 0.08 * seed}.get(key, 0.3)
+
+
+def number(run: Run) -> dict[str, Any]:
+    key = run.configuration.key
+    share = COSTS.get(key)
+    return {
+        "disagreement": disagreement(key, run.seed),
+        "perplexity": 2.0,
+        "mean_depth": share or 0.5,
+        "cost_full": 100.0,
+        "cost_needed": 100.0 * (share or 0.5),
+        "cost_run": 100.0 * (share or 1) if key == "normal" or share else None,
+    }
+
+
+def land_sweep(out: Path, config: SweepConfig, numbers: Callable[[Run], Mapping[str, Any]], leave_out: int = 0) -> Path:
+    store, runs = open_store(out), list(plan_runs(config))[leave_out:]
+    results = rows_of(runs, config)
+    rows = [row | numbers(run) for row, run in zip(results.generations.to_pylist(), runs, strict=True)]
+    land(store, runs, Results(pa.Table.from_pylist(rows, GENERATIONS), results.tokens))
+    store.publish(MANIFEST, encode(make_manifest(config, {"n_layers": 30}, [5])))
+    return out
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return land_sweep(tmp_path_factory.mktemp("chosen") / "out", CONFIG, number)
+
+
+def chosen(*arguments: str | Path) -> tuple[int, str]:
+    """The exit code, and what is printed without its table's line breaks."""
+    done = here(main, *arguments)
+    return done.returncode, " ".join(f"{done.stdout}{done.stderr}".split())
+
+
+def last_choice(out: Path) -> dict[str, Any]:
+    row: dict[str, Any] = read_further(open_store(out), CHOICES_FOLDER, CHOICES).to_pylist()[-1]
+    return row
+
+
+def test_the_cheapest_certified_setting_is_named_with_its_guarantee_the_naive_choice_and_the_check(
+    finished: Path,
+) -> None:
+    code, said = chosen(finished, "--risk", "disagreement", "--at-most", "0.05")
+    assert code == 0
+    n = len(CHOOSING)
+    row = last_choice(finished)
+    means = [fmean(disagreement(key, seed) for seed in SEEDS) for key in COSTS]
+    tested = {its["configuration"]: its for its in row["tested"]}
+    assert list(tested) == list(COSTS), "each family from the conservative end to the bold one"
+    assert [its["mean_loss"] for its in tested.values()] == pytest.approx(means)
+    assert [its["n"] for its in tested.values()] == [n] * 4
+    p_values = hoeffding_bentkus(np.array(means), np.array([n] * 4), 0.05)
+    assert [its["p_value"] for its in tested.values()] == pytest.approx(p_values.tolist())
+    assert [its["certified"] for its in tested.values()] == [True, False, False, False]
+    assert (row["families"], row["error_of_each"], row["seeds"]) == (
+        ["skip/confidence", "skip/fixed"],
+        pytest.approx(0.025),
+        2,
+    )
+    assert (row["configuration"], row["mean_loss"], row["n"], row["cost"]) == ("skip/confidence/0.99", 0, n, 0.9)
+    assert (row["naive_configuration"], row["naive_mean_loss"]) == ("skip/confidence/0.9", pytest.approx(0.04))
+    assert (row["reporting_n"], row["naive_reporting_mean_loss"]) == (len(REPORTING), pytest.approx(0.04))
+    assert row["reporting_upper"] == pytest.approx(1 - 0.05 ** (1 / len(REPORTING)))
+    assert pd.read_parquet(finished / "choices").columns.tolist() == CHOICES.names
+    for sentence in (
+        "2 families of settings share the error of 5%: 2.5% for the sequence of each (Bonferroni).",
+        "It is averaged over 2 seeds first; prompts are what is counted, never tokens",
+        "Left out: skip/agree: no order from conservative to bold, which a sequence of tests needs.",
+        "Left out: skip/kl: oracles save nothing at run time; --cost needed or --cost depth compares them.",
+        "skip/confidence stopped at skip/confidence/0.9: its mean loss is 4% over",
+        "Chosen: skip/confidence/0.99, the cheapest that is certified. Its cost is 90% of full depth: multiply-adds of "
+        "what was run",
+        "Guarantee: with 95% confidence, over prompts like these, the mean share of tokens unlike full depth's is at "
+        f"most 5% (n = {n} prompts, mean 0%, p = ",
+        "was not measured: python jobs/timings.py RESULTS does that.",
+        f"On {len(REPORTING)} prompts for reporting, which had no part in the choice, the mean loss is 0%",
+        "too few to confirm it by themselves",
+        "without a guarantee: skip/confidence/0.9, mean 4%, cost 70%.",
+        "skip/confidence/0.5 30% ",
+        "not tested",
+        f'pd.read_parquet("{finished}/choices")',
+    ):
+        assert sentence in said
+
+
+def test_where_none_is_certified_it_says_how_many_prompts_would_do(finished: Path) -> None:
+    code, said = chosen(finished, "--risk", "disagreement", "--configurations", "skip/confidence/0.9")
+    assert code == 1
+    assert last_choice(finished)["configuration"] is None
+    enough = next(n for n in range(1, 10**5) if hoeffding_bentkus(np.array(0.04), np.array(n), 0.05) <= 0.05)
+    in_all = math.ceil(enough * 4 / 3)
+    assert (
+        f"its mean loss is 4% over {len(CHOOSING)} prompts; if it stays so, {enough:,} prompts for choosing would do, "
+        f"which is a sweep of about {in_all:,}."
+    ) in said
+    assert "No setting is certified, so that none is chosen" in said
+    assert "A setting without any loss would be certified with 59 prompts." in said
+    code, said = chosen(finished, "--risk", "disagreement", "--configurations", "skip/confidence/0.5")
+    assert code == 1
+    assert "which is not below the bound: if it stays so, no number of prompts would do" in said
+    assert "Naive choice: none either" in said
+
+
+def test_an_oracle_is_only_chosen_by_what_it_would_save_and_it_says_so(finished: Path) -> None:
+    code, said = chosen(finished, "--risk", "perplexity", "--cost", "depth", "--rules", "kl")
+    assert code == 0
+    assert last_choice(finished)["configuration"] == "skip/kl/1"
+    assert "It is an oracle, which looks at the final layer: at run time it saves nothing." in said
+    assert "mean depth of the exits, as a fraction of all layers" in said
+    assert "theoretical" not in said
+    assert "Naive choice, the cheapest whose mean loss is at most 5%: the same." in said
+
+
+def test_where_it_was_timed_the_realised_time_stands_beside_the_cost(finished: Path) -> None:
+    needed = {field.name: "" if pa.types.is_string(field.type) else 0 for field in TIMINGS if not field.nullable}
+    rows = [
+        needed | {"timing_id": call * 32, "configuration": key, "batch": 8, "tokens": 1, "seconds": seconds}
+        for call, factor in (("a", 1.0), ("b", 0.8))
+        for key, seconds in (("normal", 3.0), ("skip/confidence/0.99", 2.0 * factor))
+    ]
+    for call in "ab":
+        its = pa.Table.from_pylist([row for row in rows if row["timing_id"] == call * 32], TIMINGS)
+        started = pa.array([ord(call)] * 2, TIMINGS.field("started").type)
+        its = its.set_column(TIMINGS.get_field_index("started"), TIMINGS.field("started"), started)
+        open_store(finished).publish(timings_name(call * 32), encode_further(its))
+    _, said = chosen(finished, "--risk", "disagreement", "--rules", "confidence")
+    assert "Realised: times as fast as normal, 1.88 with 8 rows at a time" in said
+
+
+def answered(run: Run) -> dict[str, Any]:
+    """Normal is right in three of four, and the setting in all of them but the first."""
+    n = PROMPTS.index(run.prompt.prompt)
+    return {**number(run), "correct": n % 4 > 0 and (run.configuration.mode == "normal" or n > 1)}
+
+
+def test_lost_answers_are_those_that_normal_has_right(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"rules": {"confidence": (0.9,)}, "seeds": (0,)})
+    out = land_sweep(tmp_path / "out", config, answered)
+    code, said = chosen(out, "--risk", "answers")
+    assert code == 0
+    assert "normal answers 75% of them correctly: no more than that can be lost." in said
+    assert last_choice(out)["mean_loss"] == (0 if for_reporting(PROMPTS[1]) else 1 / len(CHOOSING))
+    assert "the share of prompts whose answer normal gets right and the setting gets wrong is at most 5%" in said
+
+
+def test_a_failed_run_is_a_loss_of_1_and_a_failed_run_of_normal_excuses_nothing(tmp_path: Path) -> None:
+    """Of the prompts for choosing, 4 fail under the setting, and 3 others under normal, where the setting is wrong."""
+    config = CONFIG.model_copy(
+        update={
+            "rules": {"confidence": (0.9,)},
+            "seeds": (0,),
+            "prompts": tuple(
+                replace(prompt, answer="4" if PROMPTS.index(prompt.prompt) % 2 else None) for prompt in CONFIG.prompts
+            ),
+        }
+    )
+    marked = [prompt for prompt in CHOOSING if PROMPTS.index(prompt) % 2]
+    fails = {**dict.fromkeys([*marked[:4], *CHOOSING[:9:2]], "skip"), **dict.fromkeys(marked[4:7], "normal")}
+
+    def numbers(run: Run) -> dict[str, Any]:
+        if fails.get(run.prompt.prompt) == run.configuration.mode:
+            return {"status": "error", "error": "no such luck", "correct": None}
+        is_wrong = run.configuration.mode == "skip" and fails.get(run.prompt.prompt) == "normal"
+        return {**number(run), "correct": None if run.prompt.answer is None else not is_wrong}
+
+    out = land_sweep(tmp_path / "out", config, numbers)
+    code, said = chosen(out, "--risk", "answers", "--at-most", "0.2")
+    row = last_choice(out)
+    assert (row["tested"][0]["n"], code) == (len(marked), 0 if row["configuration"] else 1)
+    assert row["tested"][0]["mean_loss"] == pytest.approx(
+        len([prompt for prompt in marked if prompt in fails]) / len(marked)
+    ), "a failed run of a prompt without an answer loses none"
+    assert f"{len(fails)} runs failed: each is a loss of 1, since no prompt may be left out." in said
+    assert "3 of these are of normal: settings are compared with the best that it could have said." in said
+    assert "no more than that can be lost" not in said
+    assert "samples its tokens" not in said
+
+
+def test_failures_and_settings_that_are_the_same_for_every_seed_are_counted_once(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"rules": {"confidence": (0.9,), "predicted_kl": (1.0,)}})
+    fails = {"skip/confidence/0.9": {"status": "error"}}
+    out = land_sweep(
+        tmp_path / "out",
+        config,
+        lambda run: {
+            **number(run),
+            **(fails.get(run.configuration.key, {}) if run.prompt.prompt == PROMPTS[0] else {}),
+        },
+    )
+    _, said = chosen(out, "--risk", "disagreement", "--at-most", "0.5")
+    assert "1 run failed: each is a loss of 1" in said
+    assert "Of 1 setting, all seeds have the same run, which counts once: tokens are greedy" in said
+
+
+def test_a_text_without_a_usable_judgement_has_the_worst_score_and_that_of_normal_the_best(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"rules": {"confidence": (0.9,)}, "seeds": (0,)})
+    out = land_sweep(tmp_path / "out", config, number)
+    needed: dict[str, Any] = {field.name: "" for field in JUDGEMENTS if not field.nullable}
+    unusable = {(CHOOSING[0], "skip"), (CHOOSING[1], "normal"), (CHOOSING[2], "skip"), (CHOOSING[2], "normal")}
+    rows = [
+        {
+            **needed,
+            **{"run_id": run.run_id, "seed": run.seed, "judge": "mild", "started": datetime.fromtimestamp(0, UTC)},
+            **(
+                {"status": "error", "error": "it refuses"}
+                if (run.prompt.prompt, run.configuration.mode) in unusable
+                else {"status": "ok", **dict.fromkeys(ASPECTS, 4)}
+            ),
+        }
+        for run in plan_runs(config)
+        if run.prompt.prompt != CHOOSING[3]  # which the judge was not asked about
+    ]
+    name = further_name(JUDGEMENTS_FOLDER, "0" * 32)
+    open_store(out).publish(name, encode_further(pa.Table.from_pylist(rows, JUDGEMENTS)))
+    _, said = chosen(out, "--risk", "judge", "--at-most", "0.2")
+    n = len(CHOOSING) - 1
+    assert last_choice(out)["n"] == n
+    assert last_choice(out)["mean_loss"] == pytest.approx((3 / 4 + 1 / 4 + 1) / n)
+    assert "4 texts got no usable judgement, and have the worst score, or the best as texts of normal" in said
+
+
+def test_the_drop_of_the_judges_scores_is_that_of_the_same_seed_and_judge(tmp_path: Path) -> None:
+    """One judge is stricter with all texts, and gives the setting's half a point less: a quarter, over both judges."""
+    config = CONFIG.model_copy(update={"rules": {"confidence": (0.9,)}, "seeds": (0,)})
+    out = land_sweep(tmp_path / "out", config, number)
+    needed: dict[str, Any] = {field.name: "" for field in JUDGEMENTS if not field.nullable}
+    for minute in range(3):  # of the calls, the second counts: the third is an error
+        rows = [
+            {
+                **(needed | {"run_id": run.run_id, "seed": run.seed, "judge": judge}),
+                "status": "error" if minute == 2 else "ok",
+                "started": datetime.fromtimestamp(minute, UTC),
+                **dict.fromkeys(("coherence", "completeness", "clarity"), base),
+                "no_repetition": [1, base - drop * (run.configuration.mode != "normal"), None][minute],
+            }
+            for run in plan_runs(config)
+            for judge, base, drop in (("mild", 5, 0), ("strict", 3, 2))
+        ]
+        name = further_name(JUDGEMENTS_FOLDER, f"{minute}" * 32)
+        open_store(out).publish(name, encode_further(pa.Table.from_pylist(rows, JUDGEMENTS)))
+    code, said = chosen(out, "--risk", "judge", "--at-most", "0.3")
+    assert code == 0
+    assert last_choice(out)["mean_loss"] == pytest.approx(0.5 / 4 / 2)
+    assert "the mean drop in the judge's score, as a share of its range of 4, is at most 30%" in said
+    assert "Judged by mild, strict, and the losses that they give a text are averaged." in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--at-most", "1"], "--at-most must be above 0 and below 1, as in 0.05 or 0.95, got 1"),
+        (["--at-most", "nan"], "--at-most must be above 0 and below 1, as in 0.05 or 0.95, got nan"),
+        (["--confidence", "0"], "--confidence must be above 0 and below 1, as in 0.05 or 0.95, got 0"),
+        (["--rules", "agree"], "can't be chosen from: skip/agree: no order from conservative to bold"),
+        (["--configurations", "skip/agree", "skip/fixed/5"], "can't be chosen from: skip/agree: no order"),
+        (["--rules", "kl"], "can't be chosen from: skip/kl: oracles save nothing at run time; --cost needed"),
+        (["--rules", "confidense"], "has no rule confidense: did you mean confidence?"),
+        (["--modes", "draft"], "has no mode with exits called draft: it has skip"),
+        (["--configurations", "skip/fixed/6"], "has no configuration skip/fixed/6: did you mean skip/fixed/5"),
+        (
+            ["--at-most", "0.01"],
+            "confidence 0.95 among 2 families of settings, which share the error, takes at least 3",
+        ),
+    ],
+)
+def test_what_nothing_can_be_chosen_from_is_told_in_a_line(finished: Path, arguments: list[str], message: str) -> None:
+    code, said = chosen(finished, "--risk", "disagreement", *arguments)
+    assert code == 2
+    assert said.startswith("error: ")
+    assert message in said
+
+
+def test_sweeps_that_are_not_ready_for_it_are_refused(finished: Path, tmp_path: Path) -> None:
+    few = sweep_of("a-model", *PROMPTS[:20], rules={"confidence": (0.9,)}, modes=["skip"])
+    land_sweep(tmp_path / "few", few, number)
+    land_sweep(tmp_path / "half", CONFIG.model_copy(update={"seeds": (0,)}), number, leave_out=3)
+    n_few = sum(not for_reporting(prompt) for prompt in PROMPTS[:20])
+    for out, risk, message in (
+        (finished, "answers", "has no answers to check: sweep prompts that bring an answer"),
+        (finished, "judge", "has no judgements of settings and of normal: python jobs/judge.py RESULTS asks for them"),
+        (tmp_path / "few", "perplexity", "has no runs of normal, which risk perplexity compares with"),
+        (tmp_path / "few", "disagreement", f"has {n_few} prompts to choose with, and certifying a risk of 0.05 with "
+         "confidence 0.95 takes at least 59, even without a single loss: give more prompts"),
+        (tmp_path / "half", "disagreement", "has 837 of 840 runs: finish that sweep first"),
+        (tmp_path, "disagreement", "holds no sweep.json: give the folder of a finished sweep"),
+    ):  # fmt: skip
+        code, said = chosen(out, "--risk", risk)
+        assert (code, message in said) == (2, True), said
+        assert not (out / "choices").exists() or out == finished

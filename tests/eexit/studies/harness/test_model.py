@@ -1,0 +1,245 @@
+"""The lm-evaluation-harness over our engine: `normal` is its own `hf` model, and all others are what scoring says."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from byte_model import POSITIONS, save_byte_model
+from lm_eval.api.instance import Instance
+from lm_eval.evaluator import simple_evaluate
+from lm_eval.models.huggingface import HFLM
+from naive_scores import score_naively
+from own_tasks import CHOICE, PAGES, WORDS, save_tasks
+from traces import traces_of
+
+from eexit.decode.engine import Engine
+from eexit.decode.rows.requests import Decoding, Request
+from eexit.generator import ModelGenerator
+from eexit.messages.errors import UsageError
+from eexit.model.decoder import Decoder
+from eexit.model.loading import load_model_and_tokenizer
+from eexit.plan.config import Prompt, SweepConfig
+from eexit.plan.configuration import NORMAL, Configuration
+from eexit.reference.generation import generate_one
+from eexit.studies.harness.model import EarlyExitLM, StopStrings, sampling
+from eexit.studies.harness.tasks import task_manager
+
+LAYERS = (2, 4)
+CONFIDENT = Configuration("frozen_residual", "confidence", 0.2)
+EARLY = [CONFIDENT, Configuration("skip", "margin", 0.1), Configuration("unfrozen", "entropy", 4.2)]
+CONTEXTS = ("Q: who barks?\nA:", "", "x", "one ", "long " * 60, "<|end|>begins")
+CONTINUATIONS = (" dogs", "s", " a few of them, ", "long " * 40)
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory: pytest.TempPathFactory) -> ModelGenerator:
+    folder = tmp_path_factory.mktemp("bytes")
+    save_byte_model(folder, ends=True)
+    prompts = (Prompt(id="", prompt="-"),)
+    return ModelGenerator(SweepConfig(model=str(folder), prompts=prompts, dtype="float32", exit_layers=LAYERS), "cpu")
+
+
+@pytest.fixture(scope="module")
+def hf(generator: ModelGenerator) -> HFLM:
+    model, tokenizer = load_model_and_tokenizer(generator.config, "cpu")
+    return HFLM(model, tokenizer=tokenizer, batch_size=1)
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tasks(tmp_path_factory.mktemp("tasks"))
+
+
+def evaluated(lm: Any, folder: Path, *names: str, **settings: Any) -> dict[str, Any]:
+    manager = task_manager(names, [str(folder)])
+    results = simple_evaluate(lm, tasks=[*names], task_manager=manager, bootstrap_iters=0, **settings)
+    assert isinstance(results, dict)
+    return results
+
+
+def requests(*arguments: tuple[Any, ...]) -> list[Instance]:
+    return [Instance("loglikelihood", {}, its, index) for index, its in enumerate(arguments)]
+
+
+PAIRS = [(context, continuation) for context in CONTEXTS for continuation in CONTINUATIONS]
+
+
+def scores(lm: Any, pairs: Sequence[tuple[str, str]] = PAIRS) -> list[tuple[float, bool]]:
+    answers: list[tuple[float, bool]] = lm.loglikelihood(requests(*pairs))
+    return answers
+
+
+@pytest.mark.parametrize("in_chat", [False, True], ids=["", "in the chat template"])
+def test_normal_gives_what_the_harness_s_own_model_gives(
+    generator: ModelGenerator, hf: HFLM, tasks: Path, in_chat: bool
+) -> None:
+    settings: dict[str, Any] = {"apply_chat_template": True, "system_instruction": "Be brief."} if in_chat else {}
+    names = (CHOICE, WORDS) if in_chat else (CHOICE, WORDS, PAGES)
+    theirs = evaluated(hf, tasks, *names, **settings)
+    ours = evaluated(EarlyExitLM(generator, Configuration(NORMAL)), tasks, *names, **settings)
+    for name in names:
+        for metric, value in theirs["results"][name].items():
+            approximately = pytest.approx(value, rel=1e-4) if name == PAGES and isinstance(value, float) else value
+            assert ours["results"][name][metric] == approximately, metric
+        for mine, other in zip(ours["samples"][name], theirs["samples"][name], strict=True):
+            assert mine["arguments"] == other["arguments"]
+            if name == CHOICE:
+                for [(logprob, greedy)], [(their_logprob, their_greedy)] in zip(
+                    mine["resps"], other["resps"], strict=True
+                ):
+                    assert (logprob, greedy) == (pytest.approx(their_logprob, abs=1e-3), their_greedy)
+            elif name == WORDS:
+                assert mine["resps"] == other["resps"]
+    assert len({sample["resps"][0][0] for sample in theirs["samples"][WORDS]}) > 2
+
+
+def test_normal_scores_any_context_as_the_harness_s_own_model(generator: ModelGenerator, hf: HFLM) -> None:
+    """Empty ones, single tokens, those that begin with the token before an empty one, and too long ones."""
+    lm = EarlyExitLM(generator, Configuration(NORMAL))
+    assert lm.max_length == hf.max_length == POSITIONS
+    assert len(CONTEXTS[4]) > POSITIONS, "in bytes, which are its tokens"
+    for pair, mine, theirs in zip(PAIRS, scores(lm), scores(hf), strict=True):
+        assert mine[0] == pytest.approx(theirs[0], rel=1e-4, abs=1e-3), pair
+        assert mine[1] == theirs[1], pair
+    any_token = [(None, hf.tok_encode("Q:"), [token]) for token in range(len(hf.tokenizer))]
+    greedy = [its for _, its in lm._loglikelihood_tokens(any_token)]
+    assert greedy == [its for _, its in hf._loglikelihood_tokens(any_token)]
+    assert sum(greedy) == 1
+
+
+@pytest.mark.parametrize("configuration", EARLY, ids=lambda its: its.key)
+def test_continuations_are_scored_under_the_rule_and_the_state(
+    generator: ModelGenerator, hf: HFLM, configuration: Configuration
+) -> None:
+    """Here every token of a continuation is decided: as token by token with the pieces of the naive reference."""
+    decoder = Decoder(hf.model)
+    decoding = Decoding(LAYERS, 1, frozenset())
+    pairs = [pair for pair in PAIRS if len(pair[0]) < POSITIONS and len(pair[1]) < 20]
+    lm = EarlyExitLM(generator, configuration, seed=2, first_token_exits=True)
+    n_early = n_decided = 0
+    for (context, continuation), (logprob, greedy) in zip(pairs, scores(lm, pairs), strict=True):
+        [*before, last], its = (
+            hf._encode_pair(context, continuation) if context else ([hf.prefix_token_id], hf.tok_encode(continuation))
+        )
+        naive = score_naively(hf.model, decoder, decoding, Request(tuple(before), configuration, 2), [last, *its])
+        assert logprob == pytest.approx(sum(its for _, its, _ in naive), rel=1e-4, abs=1e-3), (context, continuation)
+        assert greedy == (its == [token for _, _, token in naive])
+        n_early += sum(layer in LAYERS for layer, _, _ in naive)
+        n_decided += len(its)
+    assert lm.n_decided == n_decided
+    assert sum(lm.exit_layer_counts[layer] for layer in LAYERS) == n_early > 0
+    full = scores(EarlyExitLM(generator, Configuration(NORMAL)), pairs)
+    assert [logprob for logprob, _ in scores(lm, pairs)] != pytest.approx([its for its, _ in full], abs=0.1)
+
+
+@pytest.mark.parametrize("configuration", [*EARLY, Configuration("skip", "kl", 0.5)], ids=lambda its: its.key)
+def test_continuations_are_scored_as_generated_from_their_first_token_on(
+    generator: ModelGenerator, configuration: Configuration
+) -> None:
+    """Behind several contexts, one of them a single token; the first token, and a single one, are full depth's."""
+    decoding = replace(generator.engine.decoding, max_new_tokens=12, eos_token_ids=frozenset(), temperature=0.0)
+    engine = Engine(generator.engine.decoder, decoding)
+    contexts = [tuple(generator.tokenizer.encode(context)) for context in ("Q: who barks?\nA:", "x", "one two")]
+    traces = traces_of(engine.generate([Request(context, configuration, seed=2) for context in contexts]))
+    pairs = [(None, list(context), traces[index].token_id_T.tolist()) for index, context in enumerate(contexts)]
+    lm = EarlyExitLM(generator, configuration, seed=2)
+    for index, (logprob, is_greedy) in enumerate(lm._loglikelihood_tokens(pairs)):
+        assert logprob == pytest.approx(traces[index].exit_logprob_T.sum(), rel=1e-4, abs=1e-3)
+        assert is_greedy
+    exits = [layer for trace in traces.values() for layer in trace.exit_layer_T[1:].tolist()]
+    assert lm.exit_layer_counts == Counter(exits)
+    assert set(exits) & set(LAYERS)
+    single = [(None, context, text[:1]) for _, context, text in pairs]
+    alone, full = (EarlyExitLM(generator, its, seed=2) for its in (configuration, Configuration(NORMAL)))
+    assert alone._loglikelihood_tokens(single) == full._loglikelihood_tokens(single)
+    assert alone.mean_depth is None
+    exiting = EarlyExitLM(generator, configuration, seed=2, first_token_exits=True)
+    assert exiting._loglikelihood_tokens(single) != full._loglikelihood_tokens(single)
+
+
+@pytest.mark.parametrize(
+    "configuration",
+    [
+        Configuration("frozen_residual", "confidence", 1.0),
+        Configuration("skip", "entropy", 0.0),
+        Configuration("frozen_residual", "kl", 1e9),
+    ],
+    ids=lambda its: its.key,
+)
+def test_a_rule_that_never_exits_is_normal(generator: ModelGenerator, configuration: Configuration) -> None:
+    normal, never = EarlyExitLM(generator, Configuration(NORMAL)), EarlyExitLM(generator, configuration)
+    for mine, theirs in zip(scores(never, PAIRS[:12]), scores(normal, PAIRS[:12]), strict=True):
+        assert mine[0] == pytest.approx(theirs[0], rel=1e-4, abs=1e-3)
+        assert mine[1] == theirs[1]
+    asked = requests(*((context, {"until": ["e"], "max_gen_toks": 9}) for context in ("Q: why?", "A")))
+    assert never.generate_until(asked) == normal.generate_until(asked)
+    assert never.mean_depth == normal.mean_depth == 1
+
+
+@pytest.mark.parametrize("configuration", EARLY[:2], ids=lambda its: its.key)
+def test_texts_are_generated_under_the_rule_and_the_state(
+    generator: ModelGenerator, hf: HFLM, configuration: Configuration
+) -> None:
+    lm, limit = EarlyExitLM(generator, configuration), 24
+    contexts = ("Q: who barks?\nA:", "x", "Rome")
+    decoding = Decoding(LAYERS, limit, frozenset({hf.eot_token_id}))
+    whole = [
+        hf.tok_decode(
+            generate_one(
+                hf.model, Decoder(hf.model), Request(tuple(hf.tok_encode(context)), configuration), decoding
+            ).token_id_T.tolist()
+        )
+        for context in contexts
+    ]
+    stop = whole[0][9]
+    made = lm.generate_until(requests(*((context, {"until": [stop], "max_gen_toks": limit}) for context in contexts)))
+    assert made == [text.split(stop)[0] for text in whole]
+    assert len(made[0]) < 10
+    full = EarlyExitLM(generator, Configuration(NORMAL))
+    assert full.generate_until(requests(*((context, {"max_gen_toks": limit}) for context in contexts))) != whole
+
+
+def test_a_text_ends_where_its_stop_string_does(generator: ModelGenerator, hf: HFLM) -> None:
+    lm, request = EarlyExitLM(generator, CONFIDENT), Request(tuple(hf.tok_encode("Q:")), CONFIDENT)
+    decoding = Decoding(LAYERS, 40, frozenset({hf.eot_token_id}))
+    token_ids = generate_one(hf.model, Decoder(hf.model), request, decoding).token_id_T.tolist()
+    texts = [hf.tok_decode(token_ids[:n_tokens]) for n_tokens in range(len(token_ids) + 1)]
+    stop = next(character for character in texts[-1][5:] if character.isascii())
+    [cut] = lm.generate_until(requests(("Q:", {"max_gen_toks": 40, "until": [stop, "never there"]})))
+    assert cut == texts[-1].split(stop)[0]
+    assert lm.n_decided + 1 == next(n_tokens for n_tokens, text in enumerate(texts) if stop in text) < len(token_ids)
+
+
+def test_stop_strings_may_be_spelt_in_other_tokens_or_begin_anywhere(generator: ModelGenerator) -> None:
+    encode = generator.tokenizer.encode
+    stops = StopStrings(generator.tokenizer, ["\n\n", "Q:", "<|end|>"])
+    assert [stops(encode(text)) for text in ("a\n", "a\n\n", "a\n\n b", "a\n\n bc", "Q", "aQ:", "a<|end|>")] == [
+        False, True, True, False, False, True, True,
+    ]  # fmt: skip
+
+
+def test_a_prompt_that_is_sampled_several_times_gets_other_draws_each_time(generator: ModelGenerator) -> None:
+    arguments = {"max_gen_toks": 12, "do_sample": True, "temperature": 1.0}
+    made = EarlyExitLM(generator, CONFIDENT).generate_until(requests(*[("Q:", arguments)] * 3))
+    assert len(set(made)) == 3
+    assert made == EarlyExitLM(generator, CONFIDENT).generate_until(requests(*[("Q:", arguments)] * 3))
+
+
+def test_what_generation_can_not_do_is_told() -> None:
+    assert sampling({"do_sample": False, "temperature": 0.0, "top_k": 5, "num_beams": 1}) == (0, 1)
+    assert sampling({"do_sample": True, "temperature": 0.5, "top_p": 0.9}) == (0.5, 0.9)
+    with pytest.raises(UsageError, match=r"generation_kwargs have top_k=5, num_beams=2, which can't be done here"):
+        sampling({"do_sample": True, "temperature": 0.5, "top_k": 5, "num_beams": 2})
+
+
+def test_what_can_not_be_scored_is_told(generator: ModelGenerator) -> None:
+    lm = EarlyExitLM(generator, Configuration(NORMAL))
+    with pytest.raises(UsageError, match="a continuation has 300 tokens, and must have 1 to 256"):
+        scores(lm, [("Q:", "x" * 300)])
+    with pytest.raises(UsageError, match="a text can't be generated: the prompt is empty"):
+        lm.generate_until(requests(("", {"max_gen_toks": 3})))
+    assert math.isfinite(scores(lm, [("Q:", "x" * 256)])[0][0])

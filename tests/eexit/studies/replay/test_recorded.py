@@ -1,0 +1,264 @@
+"""Replays of what tiny models wrote: against draws, against runs at the same settings, and at the ends of each rule."""
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from axes import ALWAYS, EXITABLE, NEVER, SOME, control
+from references import decoder_of, save_adapter
+from rows import DECODING, PROMPTS
+from torch import Tensor
+from traces import traces_of
+from transformers import PreTrainedModel
+
+from eexit.decode.costs.counting import cost_columns
+from eexit.decode.costs.prices import find_prices
+from eexit.decode.engine import Engine
+from eexit.decode.rows.decoders import Decoders
+from eexit.decode.rows.requests import Decoding, Request
+from eexit.decode.trace import Trace
+from eexit.method.divergence import divergence_from_final
+from eexit.method.draws import exit_draws
+from eexit.method.rules import BLIND, ONLINE, RULES, Parameter
+from eexit.method.states import STATES
+from eexit.model.adapters import merged
+from eexit.plan.configuration import NORMAL, Configuration
+from eexit.quality.text_measures import disagreement
+from eexit.reference.generation import draw
+from eexit.reference.rules import Seen, stop_by_kl
+from eexit.studies.replay.recorded import Replayed, Transcript, replay_recorded, summary, together
+from eexit.studies.replay.with_model import Replayer
+from eexit.training.student.frozen import LayerStack, Padded
+from eexit.training.texts import Text
+
+N_LAYERS = 7
+DEPTH_X = (np.array([*EXITABLE, N_LAYERS - 1]) + 1) / N_LAYERS
+GREEDY = replace(DECODING, max_new_tokens=20)
+SEED = 3
+
+
+@pytest.fixture(scope="module")
+def replayer(llama: PreTrainedModel) -> Replayer:
+    decoder = decoder_of(llama)
+    return Replayer(Decoders.of(decoder), DECODING, find_prices(decoder, DECODING))
+
+
+def generate(model: PreTrainedModel, configuration: Configuration, decoding: Decoding = GREEDY) -> Trace:
+    request = Request(PROMPTS[0], configuration, SEED)
+    return traces_of(Engine(decoder_of(model), decoding).generate([request]))[0]
+
+
+def transcript_of(trace: Trace, recorded: bool = True) -> Transcript:
+    logits_NXV = torch.full((len(trace.token_id_T) - 1, len(EXITABLE) + 1, 97), -50.0)
+    logits_NXV.scatter_(-1, torch.tensor(trace.top_token_ids_TXK[1:, :, :1]).long(), 50.0)
+    likeliest = divergence_from_final(logits_NXV, 3)
+    teacher = replace(likeliest, kl_BE=torch.tensor(trace.kl_TE[1:]))
+    text = Text("a", PROMPTS[0], tuple(trace.token_id_T.tolist()))
+    return Transcript(text, SEED, teacher if recorded else None)
+
+
+def random_transcript(n_tokens: int) -> Transcript:
+    generator = torch.Generator().manual_seed(0)
+    divergence = divergence_from_final(torch.randn(n_tokens, len(EXITABLE) + 1, 20, generator=generator), 1)
+    kl_NE = 3 * torch.rand(n_tokens, len(EXITABLE), generator=generator)
+    return Transcript(Text("a", (1, 2), (0,) * (n_tokens + 1)), 0, replace(divergence, kl_BE=kl_NE))
+
+
+def kl(*factors: float) -> list[Configuration]:
+    return [Configuration("unfrozen", "kl", factor) for factor in factors]
+
+
+def test_the_expected_distribution_is_that_of_draws_as_the_engine_draws_them() -> None:
+    """8,000 draws: within 3 standard errors, at each layer; so are KL and disagreement at the exits drawn."""
+    transcript, n_seeds = random_transcript(100), 80
+    assert transcript.teacher is not None
+    teacher, factor = transcript.teacher, 0.7
+    [replayed] = replay_recorded(kl(factor), transcript, EXITABLE)
+    stops_N = [stop_by_kl(Seen(its, [], torch.empty(0), [], [], (), None), factor)[0] for its in teacher.kl_BE.tolist()]
+    draws_SN = [exit_draws(seed, [1, 2], 101)[1:].tolist() for seed in range(n_seeds)]
+    exit_SN = np.array([[draw(stops, u) for stops, u in zip(stops_N, u_N, strict=True)] for u_N in draws_SN])
+    kl_NX = np.pad(teacher.kl_BE.numpy(), ((0, 0), (0, 1)))
+    unlike_NX = (teacher.likeliest_BX != teacher.likeliest_BX[:, -1:]).numpy().astype(float)
+    token_N = np.arange(100)
+    for expected, sampled_SN in [
+        *((replayed.share_X[rank], (exit_SN == rank).astype(float)) for rank in range(len(EXITABLE) + 1)),
+        (replayed.expected_kl, kl_NX[token_N, exit_SN]),
+        (replayed.expected_disagreement, unlike_NX[token_N, exit_SN]),
+    ]:
+        standard_error = np.sqrt(sampled_SN.var(0, ddof=1).sum() / n_seeds) / 100
+        assert abs(sampled_SN.mean() - expected) < 3 * standard_error
+
+
+def test_a_larger_factor_is_deeper() -> None:
+    replayed = replay_recorded(kl(0.0, 0.25, 0.5, 1.0, 4.0, 64.0, 1e9), random_transcript(50), EXITABLE)
+    for shallow, deep in pairwise(replayed):
+        assert deep.share_X @ DEPTH_X > shallow.share_X @ DEPTH_X
+
+
+def test_the_ends_of_the_kl_rule_have_closed_forms() -> None:
+    transcript = random_transcript(50)
+    assert transcript.teacher is not None
+    first, never = replay_recorded(kl(0.0, 1e9), transcript, EXITABLE)
+    assert first.share_X.tolist() == [1, 0, 0, 0]
+    assert first.expected_kl == pytest.approx(transcript.teacher.kl_BE[:, 0].double().mean().item())
+    unlike_N = transcript.teacher.likeliest_BX[:, 0] != transcript.teacher.likeliest_BX[:, -1]
+    assert first.expected_disagreement == pytest.approx(unlike_N.double().mean().item())
+    assert never.share_X == pytest.approx([0, 0, 0, 1])
+    assert (never.expected_kl, never.expected_disagreement) == pytest.approx((0, 0))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_ends_of_each_rule_are_its_first_exit_and_full_depth(
+    llama: PreTrainedModel, replayer: Replayer, rule: str
+) -> None:
+    transcript = transcript_of(generate(llama, Configuration(NORMAL)))
+    for mode in ("unfrozen", "frozen_residual"):
+        for parameter in ALWAYS[rule]:
+            [replayed] = replayer.replay([Configuration(mode, rule, parameter)], transcript)
+            assert replayed.share_X.tolist() == [1, 0, 0, 0]
+            assert replayed.expected_kl > 0
+        for parameter in NEVER[rule]:
+            [replayed] = replayer.replay([Configuration(mode, rule, parameter)], transcript)
+            assert replayed.share_X == pytest.approx([0, 0, 0, 1])
+            assert (replayed.expected_kl, replayed.expected_disagreement) == pytest.approx((0, 0), abs=1e-6)
+            assert replayed.cost_needed == replayed.cost_full
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("mode", STATES)
+def test_a_run_replayed_on_its_own_text_is_what_was_recorded_of_it(
+    llama: PreTrainedModel, replayer: Replayer, mode: str, rule: str
+) -> None:
+    settings = [Configuration(mode, rule, parameter) for parameter in SOME[rule]]
+    for setting in settings:
+        trace = generate(llama, setting)
+        transcript = transcript_of(trace, recorded=mode == "unfrozen")
+        groups = together(settings, is_adapted=False)
+        [group] = [group for group in groups if setting in group]
+        assert len(group) == (len(settings) if mode == "unfrozen" and rule != "predicted_kl" else 1)
+        replayed = replayer.replay(group, transcript)[group.index(setting)]
+        check_run(replayer, setting, trace, replayed)
+
+
+def check_run(replayer: Replayer, setting: Configuration, trace: Trace, replayed: Replayed) -> None:
+    exit_N = np.searchsorted([*EXITABLE, N_LAYERS - 1], trace.exit_layer_T[1:])
+    is_by_chance = not np.isin(trace.exit_prob_TX, (0, 1)).all()
+    alters = setting.mode != "unfrozen"
+    assert replayed.drawn == (alters and is_by_chance)
+    frequencies_X = np.bincount(exit_N, minlength=len(EXITABLE) + 1) / len(exit_N)
+    prob_NX = trace.exit_prob_TX[1:]
+    if not np.isnan(prob_NX).any():
+        np.testing.assert_allclose(replayed.share_X, prob_NX.mean(0), atol=1e-6)
+    if not is_by_chance or (alters and setting.rule in ONLINE):
+        assert replayed.share_X.tolist() == pytest.approx(frequencies_X.tolist(), abs=1e-12)
+    if not is_by_chance or alters:
+        own = disagreement(trace.token_id_T, trace.final_token_id_T)
+        assert replayed.expected_disagreement == pytest.approx(own, abs=1e-12)
+    needed = cost_columns(replayer.prices, None, trace.exit_layer_T[1:], EXITABLE, setting.mode, len(PROMPTS[0]))
+    assert (replayed.cost_full, replayed.cost_needed) == (needed["cost_full"], needed["cost_needed"])
+
+
+def test_what_is_read_at_frozen_exits_is_as_far_from_full_depth_as_the_models_own_forward_says(
+    llama: PreTrainedModel, replayer: Replayer
+) -> None:
+    setting = Configuration("frozen_residual", "confidence", 0.3)
+    transcript = transcript_of(generate(llama, Configuration(NORMAL)), recorded=False)
+    padded = Padded.of([transcript.text], torch.device("cpu"))
+    stack, layers = LayerStack(llama, N_LAYERS), [*EXITABLE, N_LAYERS - 1]
+
+    def log_p(stream_NW: Tensor) -> Tensor:
+        logits_NV: Tensor = llama.lm_head(llama.model.norm(stream_NW))
+        return logits_NV.double().log_softmax(-1)
+
+    with torch.inference_mode():
+        exit_N = torch.full((len(padded.row_N),), N_LAYERS - 1)
+        for layer in EXITABLE:  # what is seen there depends on exits below alone
+            seen_NW = stack.streams(padded, [layer], exit_N)[layer]
+            stops_N = (log_p(seen_NW).exp().max(-1).values >= 0.3) & (exit_N > layer)
+            exit_N = torch.where(stops_N, layer, exit_N)
+        at = stack.streams(padded, layers, exit_N)
+        read_NV = torch.stack([log_p(at[layer])[row] for row, layer in enumerate(exit_N.tolist())])
+        final_NV = log_p(stack.streams(padded, layers)[layers[-1]])
+    [replayed] = replayer.replay([setting], transcript)
+    assert 0 < replayed.share_X[-1] < 1
+    for rank, layer in enumerate(layers):
+        assert replayed.share_X[rank] == pytest.approx((exit_N == layer).double().mean().item())
+    kl_N = (final_NV.exp() * (final_NV - read_NV)).sum(-1)
+    assert replayed.expected_kl == pytest.approx(kl_N.mean().item(), rel=1e-4)
+    unlike_N = read_NV.argmax(-1) != final_NV.argmax(-1)
+    assert replayed.expected_disagreement == pytest.approx(unlike_N.double().mean().item())
+
+
+def test_what_was_not_recorded_is_found_with_the_model(llama: PreTrainedModel, replayer: Replayer) -> None:
+    trace = generate(llama, Configuration("skip", "fixed", 3.0))
+    for setting in (*kl(0.5), Configuration("unfrozen", "agree")):
+        [with_model] = replayer.replay([setting], transcript_of(trace, recorded=False))
+        [recorded] = replay_recorded([setting], transcript_of(trace), EXITABLE)
+        np.testing.assert_allclose(with_model.share_X, recorded.share_X, atol=1e-5)
+        assert with_model.expected_kl == pytest.approx(recorded.expected_kl, rel=1e-4)
+        assert with_model.expected_disagreement == pytest.approx(recorded.expected_disagreement, abs=1e-5)
+        assert np.isnan(recorded.cost_needed)
+
+
+def test_an_adapters_exits_are_its_own_and_its_final_layer_is_not_full_depth(
+    llama: PreTrainedModel, tmp_path: Path
+) -> None:
+    student = decoder_of(merged(llama, save_adapter(llama, tmp_path)))
+    decoder = decoder_of(llama)
+    adapted = Replayer(Decoders.of(decoder, student), DECODING, find_prices(decoder, DECODING))
+    setting = Configuration("unfrozen", "confidence", 0.3)
+    request = Request(PROMPTS[0], setting, SEED)
+    trace = traces_of(Engine(decoder, GREEDY, student).generate([request]))[0]
+    [replayed] = adapted.replay([setting], transcript_of(trace))
+    check_run(adapted, setting, trace, replayed)
+    [never] = adapted.replay([replace(setting, parameter=1.0)], transcript_of(trace))
+    assert never.share_X.tolist() == [0, 0, 0, 1]
+    assert never.expected_kl > 0
+
+
+def test_settings_are_replayed_together_where_they_see_the_same() -> None:
+    parameters: dict[str, list[Parameter]] = {**SOME, "random": [control(1, 1, 1, 1)]}
+    settings = [
+        Configuration(mode, rule, parameter)
+        for mode in ("unfrozen", "skip")
+        for rule in RULES
+        for parameter in parameters[rule]
+    ]
+    groups = together(settings, is_adapted=False)
+    assert [its for group in groups for its in group] == settings
+    assert [len(group) for group in groups if group[0].mode == "unfrozen"] == [
+        length
+        for rule in RULES
+        for length in ([1] * len(parameters[rule]) if rule == "predicted_kl" else [len(parameters[rule])])
+    ]
+    assert all(len(group) == 1 for group in groups if group[0].mode == "skip")
+    assert all(len(group) == 1 for group in together(settings, is_adapted=True))
+
+
+def test_a_summary_is_a_mean_over_prompts_with_seeds_averaged_first() -> None:
+    def at(rank: int, kl: float, full: float) -> Replayed:
+        return Replayed(np.eye(4)[rank], kl, kl / 10, full, full / 2)
+
+    replayed = [at(0, 1, 10), at(3, 0, 30), at(3, 2, 100)]
+    row = summary(replayed, ["a", "a", "b"], EXITABLE, N_LAYERS)
+    assert (row["prompts"], row["texts"], row["drawn"]) == (2, 3, False)
+    assert row["exit_distribution"] == [(1, 0.25), (3, 0.0), (4, 0.0), (6, 0.75)]
+    assert row["mean_depth"] == pytest.approx(0.25 * 2 / 7 + 0.75)
+    assert row["expected_kl"] == pytest.approx((0.5 + 2) / 2)
+    assert (row["cost_full"], row["cost_needed"]) == (120, 60)
+    assert row["expected_kl_low"] is row["expected_kl_high"] is None
+    six = summary([at(3, kl, np.nan) for kl in range(6)], list("abcdef"), EXITABLE, N_LAYERS)
+    assert six["expected_kl_low"] < six["expected_kl"] == 2.5 < six["expected_kl_high"]
+    assert (six["mean_depth_low"], six["mean_depth_high"]) == pytest.approx((1, 1))
+    assert six["cost_full"] is None
+
+
+def test_blind_rules_are_replayed_without_a_look(llama: PreTrainedModel, replayer: Replayer) -> None:
+    transcript = transcript_of(generate(llama, Configuration(NORMAL)))
+    for rule in BLIND:
+        [replayed] = replayer.replay([Configuration("unfrozen", rule, SOME[rule][0])], transcript)
+        expected = {"fixed": [0, 1, 0, 0], "random": [0.2, 0.3, 0, 0.5]}[rule]
+        assert replayed.share_X.tolist() == pytest.approx(expected)

@@ -1,0 +1,119 @@
+"""`student`: without exits it stays the base model, with exits it comes closer to it, and it goes on where it was."""
+
+import copy
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from trained import LAYERS, frozen_llama, held_out, learned, setup_of
+
+from eexit.method.probes import Probe
+from eexit.method.readouts import READOUTS
+from eexit.model.decoder import Decoder
+from eexit.training.setup import KL_FACTORS, Setup
+from eexit.training.student.student import StudentTrainer
+from eexit.training.texts import n_tokens
+
+FINAL = 6
+
+
+def student(**settings: object) -> StudentTrainer:
+    """Of a copy of the model: an adapter is put into the model itself."""
+    model = copy.deepcopy(frozen_llama())
+    given = {"tokens_per_step": 32, "most_tokens": 960, **settings}
+    made = setup_of(frozen_llama(), "student", None, **given)
+    return StudentTrainer(Setup(model, Decoder(model), made.settings, READOUTS["lens"], made.texts))
+
+
+@cache
+def trained() -> StudentTrainer:
+    trainer = student(learning_rate=1e-2)
+    for _ in range(trainer.passes):
+        trainer.train(trainer.texts)
+    trainer.finish()
+    return trainer
+
+
+def adapters(trainer: StudentTrainer) -> Sequence[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in trainer.parameters.values()]
+
+
+def test_without_exits_the_student_stays_the_base_model() -> None:
+    trainer = student(kl_factor=1e30)
+    before = adapters(trainer)
+    assert [trainer.train(trainer.texts) for _ in range(2)] == [0, 0]
+    assert all(torch.equal(was, its) for was, its in zip(before, adapters(trainer), strict=True))
+
+
+def test_exits_come_closer_to_full_depth_and_the_table_says_so() -> None:
+    trainer, texts = trained(), learned(frozen_llama())
+    rows = trainer.tables(texts)["exits"]
+    n_decided = sum(len(text.token_ids) - 1 for text in texts)
+    whole = {(row["kl_factor"], row["when"]): row for row in rows if row["layer"] is None}
+    assert list(whole) == [(factor, when) for factor in KL_FACTORS for when in ("before", "after")]
+    for (factor, when), row in whole.items():
+        parts = [its for its in rows if (its["kl_factor"], its["when"]) == (factor, when) and its["layer"] is not None]
+        assert {its["layer"] for its in parts} <= {*LAYERS, FINAL}
+        assert sum(its["n"] for its in parts) == row["n"] == n_decided
+        total = sum(its["n"] * its["mean_kl"] for its in parts)
+        assert total == pytest.approx(row["n"] * row["mean_kl"], rel=1e-4)
+    assert whole[1.0, "after"]["mean_kl"] < 0.9 * whole[1.0, "before"]["mean_kl"]
+    assert trainer.held_out_loss(texts) == pytest.approx(whole[1.0, "after"]["mean_kl"], rel=1e-4)
+    at_full_depth = [row for row in rows if row["layer"] == FINAL and row["when"] == "before"]
+    assert max(row["mean_kl"] for row in at_full_depth) > 0  # these, too, see what earlier exits left
+
+
+def test_an_interrupted_student_goes_on_as_if_it_had_not_been() -> None:
+    blocks = [learned(frozen_llama())[:4], learned(frozen_llama())[4:], learned(frozen_llama())[:5]]
+    whole, first, second = student(), student(), student(seed=0)
+    for block in blocks:
+        whole.train(block)
+    first.train(blocks[0])
+    second.restore({name: tensor.clone() for name, tensor in first.state().items()})
+    assert (second.steps, second.tokens) == (first.steps, n_tokens(blocks[0]))
+    for block in blocks[1:]:
+        second.train(block)
+    for mine, its in zip(adapters(second), adapters(whole), strict=True):
+        torch.testing.assert_close(mine, its, atol=1e-5, rtol=1e-4)
+
+
+def test_the_learning_rate_ends_with_the_tokens_or_with_the_minutes() -> None:
+    trainer = student(most_tokens=1000, most_minutes=1.0)
+    rates = []
+    for trainer.tokens, trainer.seconds in ((25, 0.0), (50, 0.0), (525, 0.0), (525, 45.0), (525, 60.0), (1000, 3.0)):
+        rates.append(trainer.rate() / 1e-3)
+    assert rates == pytest.approx([0.5, 1, 0.5, 0.25 / 0.95, 0, 0])
+
+
+def test_its_artefact_has_an_adapter_and_probes_of_its_own_streams(tmp_path: Path) -> None:
+    trainer = trained()
+    trainer.save_further(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    assert len(load_file(tmp_path / "adapter_model.safetensors")) == 7 * 4 * 2
+    probe = Probe.of(trainer.weights(), LAYERS)
+    predicted_N = probe.predicted_kl(
+        torch.randn(5, 32, generator=torch.Generator().manual_seed(0)), LAYERS[0], torch.ones(5)
+    )
+    assert predicted_N.isfinite().all()
+    tables = trainer.tables(learned(frozen_llama()))
+    assert [row["layer"] for row in tables["probes"]] == list(LAYERS)
+    assert tables["probes"][0]["rank_correlation"] > 0.3, tables["probes"]
+    n_decided = sum(len(text.token_ids) - 1 for text in learned(frozen_llama()))
+    reaching = {
+        layer: sum(row["n"] for row in tables["calibration"] if (row["layer"], row["kl_factor"]) == (layer, 1.0))
+        for layer in LAYERS
+    }
+    assert n_decided == reaching[LAYERS[0]] > reaching[LAYERS[1]]  # what has exited before reaches no further layer
+
+
+def test_the_probe_of_a_layer_that_no_token_reaches_never_exits(tmp_path: Path) -> None:
+    trainer = student(kl_factor=1e-6)
+    trainer.finish()
+    save_file(trainer.weights(), tmp_path / "weights.safetensors")  # which refuses tensors that share memory
+    probe = Probe.of(load_file(tmp_path / "weights.safetensors"), LAYERS)
+    stream_NW = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
+    assert (probe.predicted_kl(stream_NW, LAYERS[1], torch.ones(len(stream_NW))) > 1e12).all()
+    assert trainer.tables(held_out(frozen_llama()))["probes"][1]["rank_correlation"] == 0

@@ -1,0 +1,213 @@
+"""The prompts that ship: their ids, their split, and whether they mark right what is right."""
+
+import json
+import re
+from collections import Counter
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from cluster.console.job import load_job
+from eexit.plan.prompts import read_prompts
+from eexit.plan.splits import for_reporting
+from eexit.quality.answers import choices_of, mark
+from eexit.quality.numerals import number_of
+
+PROMPTS = Path(__file__).parents[3] / "jobs" / "prompts"
+STUDY = read_prompts(PROMPTS / "study.jsonl")
+EXAMPLES = {
+    row["id"]: row["example"]
+    for row in map(json.loads, (PROMPTS / "study.jsonl").read_text().splitlines())
+    if "example" in row
+}
+KINDS = ("fact", "arithmetic", "choice", "open", "extraction", "copying", "format", "code")
+NO_ANSWERS = ("", "I do not know.", "The text is long and it goes on and on and on and on and on.")
+
+
+def test_ids_say_the_kind_and_are_numbered() -> None:
+    named = [prompt.id.rsplit("-", 1) for prompt in STUDY]
+    n = Counter(kind for kind, _ in named)
+    assert set(n) == set(KINDS)
+    assert [number for _, number in named] == [str(at) for kind in KINDS for at in range(1, n[kind] + 1)]
+
+
+def test_150_choose_and_50_are_reported_on_with_every_kind_on_both_sides() -> None:
+    reported = [prompt for prompt in STUDY if for_reporting(prompt.prompt)]
+    assert (len(STUDY), len(reported)) == (200, 50)
+    assert {prompt.id.split("-")[0] for prompt in reported} == set(KINDS)
+    assert {prompt.id.split("-")[0] for prompt in STUDY if not for_reporting(prompt.prompt)} == set(KINDS)
+
+
+def test_the_named_study_sweeps_them_with_six_rules_at_three_settings_each() -> None:
+    config = PROMPTS.parent / "study.toml"
+    job, _ = load_job(["--config", str(config), "--controls-of", ""], config)
+    assert job.config.prompts == STUDY
+    assert [len(parameters) for parameters in job.config.rules.values()] == [3] * 6
+
+
+def test_no_prompt_is_there_twice_or_among_the_questions() -> None:
+    texts = [prompt.prompt.casefold() for prompt in STUDY]
+    questions = {prompt.prompt.casefold() for prompt in read_prompts(PROMPTS / "questions.jsonl")}
+    assert len({*texts}) == len(texts)
+    assert not {*texts} & questions
+
+
+def test_open_questions_alone_have_no_answer() -> None:
+    assert all(
+        (prompt.answer is None and prompt.answer_pattern is None) == prompt.id.startswith("open-") for prompt in STUDY
+    )
+
+
+def test_answers_are_marked_right_and_others_wrong() -> None:
+    for prompt in STUDY:
+        if prompt.id.startswith("open-"):
+            continue
+        for right in (prompt.answer, f"The answer is {prompt.answer}.") if prompt.answer else (EXAMPLES[prompt.id],):
+            assert mark(prompt, right or "").correct, (prompt.id, right)
+        for wrong in NO_ANSWERS:
+            assert not mark(prompt, wrong).correct, (prompt.id, wrong)
+
+
+def test_a_text_that_repeats_the_question_is_wrong_and_the_prompt_too_unless_a_pattern_takes_a_quotation() -> None:
+    for prompt in STUDY:
+        if prompt.id.split("-")[0] not in ("open", "copying"):
+            question = prompt.prompt.split("\n")[-1]
+            echoes = [question, question.removeprefix("Calculate ")]
+            for echo in echoes if prompt.answer_pattern else [*echoes, prompt.prompt]:
+                assert not mark(prompt, echo).correct, (prompt.id, echo)
+
+
+PYTHON_MAXIMUM = "def maximum(a, b):\n    "
+TELLING = {  # right and wrong texts by id, of prompts whose texts are easily marked wrongly
+    "arithmetic-10": (["10 - 3 = 7", "7"], ["10 - 3", "10 - 3 = 3", "3"]),
+    "arithmetic-13": (["60 − 25 = 35."], ["60 - 25", "60 − 25 = 25"]),
+    "arithmetic-23": (["54 ÷ 9 = 6", "54 divided by 9 is 6."], ["54 divided by 9", "54 divided by 9 is 9"]),
+    "choice-20": (["D", "(D) Sing", "Sing is a verb."], ["A window", "I run, you run.", "Happy", "A verb is a noun."]),
+    "fact-9": (["Carbon dioxide", "CO2", "CO₂ is taken in", "$CO_2$"], ["Carbon", "CO", "carbon monoxide", "oxygen"]),
+    "fact-30": (["A puppy.", "It is a pup", "puppies"], ["puppet", "A kitten", "pupil", "cup"]),
+    "extraction-6": (["It needs 3 eggs.", "Three eggs", "3"], ["It needs 2 eggs.", "250 grams and 3"]),
+    "extraction-12": (["15 euros", "€15", "It costs 15."], ["20 euros", "at 20:00 for 15"]),
+    "extraction-17": (["a flood", "flooding", "The street was flooded."], ["a food festival", "repairs", "blood"]),
+    "format-9": (
+        [
+            "1. Apple\n2. Banana\n3. Cherry",
+            "1. **Apples**\n2. Blueberries\n3. Red grapes",
+            "1) Kiwi\n2) Fig\n3) Plum\n",
+        ],
+        [
+            "1. Apple, 2. Banana, 3. Cherry",
+            "1. Apple\n2. Apple\n3. Apple",
+            "1. Apple\n2. Banana\n3. Cherry\n4. Plum",
+            "1. Carrot\n2. Dog\n3. Car",
+            "1.5 apples and 2.5 pears, 3. plums",
+            "Apple\nBanana\nCherry",
+        ],
+    ),
+    "format-12": (["2020-07-04", "It is 2020-07-04."], ["2020-07-04-2020", "12020-07-04", "2020-04-07", "4 July 2020"]),
+    "format-13": (
+        ["What is the Moon?", "**How far away is the moon?**", "Question: Why does the Moon have phases?"],
+        ["I like the Moon. What time is it?", "The Moon?", "What is the Moon? It is a rock.", "What is moonlight?"],
+    ),
+    "format-22": (
+        ["True", "**True**", "True, 2 is smaller than 3.", "The answer is True.", "true\n"],
+        ["True or False", "False", "Truely", "true love is smaller", "It is true that 2 is small", "True. False."],
+    ),
+    "code-3": (
+        [
+            "numbers = list(range(10))",
+            "list(range(0, 10, 1))",
+            "[*range(10)]",
+            "print([*range(0, 10)])",
+            "[i for i in range(9 + 1)]",
+            "list(n for n in range(10))",
+        ],
+        ["range(10)", "list(range(9))", "list(range(1, 10))", "[i for j in range(10)]", "list(range(10, 1))"],
+    ),
+    "code-4": (
+        [
+            "for i in range(1, 6):\n    print(i)",
+            "for number in [1, 2, 3, 4, 5]: print(number)",
+            "for n in (1,2,3,4,5):\n    # one of them\n    print(n, end=' ')",
+            "for i in range(5):\n    print(i + 1)",
+            "for i in range(1, 5 + 1):\n    print(str(i))",
+            'for i in range(1, 6, 1):\n    print(f"{i}")',
+            "n = 5\nfor i in range(1, n + 1):\n    print(i)",
+            "def show(n):\n    for i in range(1, n + 1):\n        print(i)\n\nshow(5)",
+        ],
+        [
+            "for i in range(1, 5):\n    print(i)",
+            "for i in range(5):\n    print(i)",
+            "for i in range(1, 6):\n    print(j)",
+            "for i in range(1, 6, 2):\n    print(i)",
+            "n = 6\nfor i in range(1, n + 1):\n    print(i)",
+            "def show(n):\n    for i in range(1, n + 1):\n        print(i)\n\nshow(6)",
+            "def show(n):\n    for i in range(1, n + 1):\n        print(i)",
+            "print(1, 2, 3, 4, 5)",
+        ],
+    ),
+    "code-12": (
+        ["x = 5", "```python\nx=5\n```", "x: int = 5  # five", "Write x = 5."],
+        ["x = 5.5", "x == 5", "x = 55", "x = 5 + 1", "max = 5", "self.x = 5", "y = 5"],
+    ),
+    "code-14": (
+        [
+            PYTHON_MAXIMUM + "return max(a, b)",
+            PYTHON_MAXIMUM + "return a if a > b else b",
+            PYTHON_MAXIMUM + "return b if a < b else a",
+            PYTHON_MAXIMUM + "return a if (b <= a) else b",
+            PYTHON_MAXIMUM + "if a > b:\n        return a\n    else:\n        return b",
+            PYTHON_MAXIMUM + '"""The larger."""\n    if b >= a:\n        return b\n    return a',
+            "def maximum(a: int, b: int) -> int:\n    return max(a, b)",
+        ],
+        [
+            PYTHON_MAXIMUM + "return min(a, b)",
+            PYTHON_MAXIMUM + "return a if a < b else b",
+            PYTHON_MAXIMUM + "return b if a > b else a",
+            PYTHON_MAXIMUM + "if a < b:\n        return a\n    else:\n        return b",
+            PYTHON_MAXIMUM + "return a > b",
+            "def max(a, b):\n    return max(a, b)",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("prompt_id", TELLING)
+def test_right_and_wrong_texts_are_told_apart(prompt_id: str) -> None:
+    (prompt,) = (prompt for prompt in STUDY if prompt.id == prompt_id)
+    right, wrong = TELLING[prompt_id]
+    assert {text: mark(prompt, text).correct for text in right} == dict.fromkeys(right, True)
+    assert {text: mark(prompt, text).correct for text in wrong} == dict.fromkeys(wrong, False)
+
+
+def test_sums_products_and_the_like_are_worked_out_right() -> None:
+    signs = {"+": "+", "-": "-", "×": "*", "divided by": "/"}
+    n = 0
+    for prompt in STUDY:
+        if found := re.fullmatch(r"Calculate (\d+) (\+|-|×|divided by) (\d+)\.", prompt.prompt):
+            assert number_of(prompt.answer or "") == eval(f"{found[1]} {signs[found[2]]} {found[3]}")
+            n += 1
+    assert n > 20
+
+
+def test_choices_have_four_letters_and_each_letter_is_right_sometimes() -> None:
+    choices = [prompt for prompt in STUDY if prompt.id.startswith("choice-")]
+    for prompt in choices:
+        offered = choices_of(prompt.prompt)
+        assert list(offered) == list("ABCD")
+        assert len(set(offered.values())) == 4
+        assert mark(prompt, f"It is {offered[prompt.answer or '']}!").correct
+    assert set(Counter(prompt.answer for prompt in choices)) == set("ABCD")
+
+
+def test_what_is_extracted_is_in_the_passage() -> None:
+    for prompt in STUDY:
+        if prompt.id.startswith("extraction-") and prompt.answer:
+            assert prompt.answer.casefold() in prompt.prompt.rsplit("\n\n", 1)[0].casefold(), prompt.id
+
+
+def test_the_questions_are_what_they_were() -> None:
+    assert (
+        sha256((PROMPTS / "questions.jsonl").read_bytes()).hexdigest()
+        == "7db0259b1c51731f16820c3290d23a9a945041c05e48d000ce369ee276e1897d"
+    )

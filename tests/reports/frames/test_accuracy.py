@@ -1,0 +1,150 @@
+"""Accuracy and its paired difference, compared with loops over prompts and seeds."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from report_fixtures import Context, Visit
+from synthetic_sweeps import run_rows, write_sweep
+
+from eexit.plan.splits import for_reporting
+from reports import build_report
+from reports.frames import runs as frames
+from reports.frames.accuracy import accuracy
+from reports.frames.savings import savings
+from reports.read.sweep import Sweep, read_sweep
+
+N_PROMPTS, SEEDS = 12, (0, 1, 2)
+Marks = dict[tuple[str, int, int], bool | None]  # of a mode, prompt and seed
+
+
+def sweep_with(tmp_path: Path, marks: Marks, seeds: Sequence[int] = SEEDS, **change: Any) -> Sweep:
+    """`normal` and `unfrozen/kl/1`; runs without an entry failed."""
+    generations, tokens = [], []
+    for prompt in range(N_PROMPTS):
+        for mode, k in (("normal", None), ("unfrozen", 1.0)):
+            for seed in seeds:
+                its = {"status": "error"} if (mode, prompt, seed) not in marks else {}
+                its |= {"correct": marks.get((mode, prompt, seed))} | change
+                row, rows = run_rows(str(prompt), f"Question {prompt}?", mode, k, ["a", "b", "c"], seed, **its)
+                generations.append(row)
+                tokens += rows
+    return read_sweep(str(write_sweep(tmp_path / "results", generations, tokens, temperature=1.0)))
+
+
+@pytest.fixture
+def marks() -> Marks:
+    """Two prompts bring no answer, and some runs failed."""
+    draw = np.random.default_rng(0)
+    found: Marks = {}
+    for mode, chance in (("normal", 0.7), ("unfrozen", 0.4)):
+        for prompt in range(N_PROMPTS):
+            for seed in SEEDS:
+                if draw.random() > 0.2:
+                    found[mode, prompt, seed] = None if prompt < 2 else bool(draw.random() < chance)
+    return found
+
+
+def averaged(marks: Marks, mode: str) -> list[float]:
+    """The mean over its seeds of each prompt that has any."""
+    by_prompt = [[marks.get((mode, prompt, seed)) for seed in SEEDS] for prompt in range(N_PROMPTS)]
+    known = [[mark for mark in its if mark is not None] for its in by_prompt]
+    return [sum(its) / len(its) for its in known if its]
+
+
+def resampled(values: list[float]) -> tuple[float, float]:
+    """A percentile bootstrap over prompts, one draw after the other."""
+    draw = np.random.default_rng(5)
+    means = [np.mean(draw.choice(values, size=len(values))) for _ in range(4000)]
+    return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
+
+
+def test_accuracy_is_over_prompts_with_answers_whose_seeds_are_averaged_first(tmp_path: Path, marks: Marks) -> None:
+    frame = accuracy(sweep_with(tmp_path, marks)).set_index("configuration")
+    for mode, key in (("normal", "normal"), ("unfrozen", "unfrozen/kl/1")):
+        row, values = frame.loc[key], averaged(marks, mode)
+        assert row["accuracy"] == pytest.approx(np.mean(values))
+        assert (row["accuracy_n"], row["n_seeds"]) == (len(values), 3)
+        assert (row["accuracy_low"], row["accuracy_high"]) == pytest.approx(resampled(values), abs=0.03)
+        assert row["n_failed"] == N_PROMPTS * 3 - sum(1 for its, _, _ in marks if its == mode)
+
+
+def test_each_measure_of_the_paired_differences_has_its_own_n(tmp_path: Path, context: Context) -> None:
+    every = [(mode, prompt, seed) for mode in ("normal", "unfrozen") for prompt in range(N_PROMPTS) for seed in SEEDS]
+    sweep_with(tmp_path, {key: None if key[1] < 2 else True for key in every})
+    wrong: list[str] = []
+    page = Visit(context, build_report(str(tmp_path / "results"), tmp_path / "report.html"), wrong)("#/")
+    paired = page.locator("[data-chart=paired]")
+    assert (
+        paired.locator("figcaption").inner_text().endswith(f"n = {N_PROMPTS} prompts, the mean of up to 3 seeds each.")
+    )
+    paired.get_by_label("Metric").select_option("Accuracy")
+    assert paired.locator("figcaption").inner_text().endswith("n = 10 prompts, the mean of up to 3 seeds each.")
+    assert not wrong
+
+
+def test_differences_are_of_the_same_prompts_and_seeds(tmp_path: Path, marks: Marks) -> None:
+    frame = accuracy(sweep_with(tmp_path, marks)).set_index("configuration")
+    means = []
+    for prompt in range(N_PROMPTS):
+        pairs = [(marks.get(("unfrozen", prompt, seed)), marks.get(("normal", prompt, seed))) for seed in SEEDS]
+        its = [int(early) - int(normal) for early, normal in pairs if early is not None and normal is not None]
+        means += [sum(its) / len(its)] if its else []
+    row = frame.loc["unfrozen/kl/1"]
+    assert row["difference"] == pytest.approx(np.mean(means))
+    assert row["difference_n"] == len(means)
+    assert (row["difference_low"], row["difference_high"]) == pytest.approx(resampled(means), abs=0.05)
+    assert frame["difference"].isna().to_dict() == {"normal": True, "unfrozen/kl/1": False}
+
+
+def test_the_split_for_reporting_has_its_own_accuracy(tmp_path: Path, marks: Marks) -> None:
+    sweep = sweep_with(tmp_path, marks)
+    reported = [prompt for prompt in range(2, N_PROMPTS) if for_reporting(f"Question {prompt}?")]
+    assert 0 < len(reported) < N_PROMPTS - 2
+    its = {key: mark for key, mark in marks.items() if key[1] in reported}
+    row = accuracy(sweep.reporting).set_index("configuration").loc["normal"]
+    assert (row["accuracy"], row["accuracy_n"]) == (pytest.approx(np.mean(averaged(its, "normal"))), len(reported))
+    others = accuracy(sweep.choosing).set_index("configuration").loc["normal"]
+    assert others["accuracy_n"] == len(averaged(marks, "normal")) - len(reported)
+    assert frames.exit_mix(sweep.reporting)["n"].max() == sum(map(for_reporting, sweep.prompts.values()))
+
+
+def test_without_answers_or_without_the_baseline_there_is_no_number(tmp_path: Path, marks: Marks) -> None:
+    none = sweep_with(tmp_path / "none", dict.fromkeys(marks))
+    assert accuracy(none).empty
+    assert "correct" not in frames.trade_off(none)
+    alone = {key: mark for key, mark in marks.items() if key[0] == "unfrozen"}
+    frame = accuracy(sweep_with(tmp_path / "alone", alone)).set_index("configuration")
+    assert frame.loc["unfrozen/kl/1", "accuracy"] == pytest.approx(np.mean(averaged(marks, "unfrozen")))
+    assert frame["difference"].isna().all()
+
+
+def test_frames_say_how_many_seeds_were_averaged(tmp_path: Path) -> None:
+    marks: Marks = {
+        (mode, p, seed): True for mode in ("normal", "unfrozen") for p in range(N_PROMPTS) for seed in SEEDS
+    }
+    for prompt in range(N_PROMPTS):
+        del marks["normal", prompt, 2]  # so that two seeds can be compared
+    sweep = sweep_with(tmp_path, marks)
+    for frame in (frames.trade_off(sweep), frames.exit_mix(sweep), frames.depth_by_position(sweep)):
+        seeds = frame.groupby("configuration")["n_seeds"].unique()
+        assert {key: list(its) for key, its in seeds.items()} == {"normal": [2], "unfrozen/kl/1": [3]}
+    assert frames.paired_differences(sweep)["n_seeds"].tolist() == [2]
+
+
+def test_a_prompt_counts_once_in_savings_too_however_many_seeds_failed(tmp_path: Path) -> None:
+    """Prompt 0 has one seed, which saves everything; all others have three, which save nothing."""
+    generations, tokens = [], []
+    for prompt in range(4):
+        for seed in SEEDS if prompt else SEEDS[:1]:
+            costs = {"cost_full": 8.0, "cost_needed": 8.0 if prompt else 0.0, "cost_run": 8.0}
+            row, rows = run_rows(str(prompt), "?", "unfrozen", 1.0, ["a", "b"], seed, **costs)
+            generations.append(row)
+            tokens += rows
+    sweep = read_sweep(str(write_sweep(tmp_path / "results", generations, tokens)))
+    found = savings(sweep, frames.trade_off(sweep))
+    assert found is not None
+    assert found.rows["theoretical"].tolist() == pytest.approx([0.25])
+    assert found.rows["n_seeds"].tolist() == [3]

@@ -1,0 +1,326 @@
+"""The page as a file: what it contains, what it must never contain, and pages of incomplete sweeps."""
+
+import base64
+import gzip
+import itertools
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from report_cost import bytes_per_token
+from report_fixtures import MakeSweep
+from synthetic import write_synthetic_sweep
+from synthetic_sweeps import HOSTILE, LAYERS, UNUSUAL, run_rows, write_sweep
+
+from eexit.plan.configuration import Configuration
+from reports import build_report
+from reports.charts.palette import STOPS, contrast, exit_colours, ink_on
+from reports.page.build import split
+from reports.page.packing import encode_log, encode_numbers
+from reports.page.payload import payload
+from reports.read.sweep import read_sweep
+
+
+def blob(page: str, name: str) -> bytes:
+    found = re.search(rf'id="blob-{name}">([^<]*)</script>', page)
+    assert found, name
+    return gzip.decompress(base64.b64decode(found[1]))
+
+
+@cache
+def report(folder: Path) -> tuple[str, dict[str, Any]]:
+    path = folder / "report.html"
+    page = (path if path.exists() else build_report(str(folder), path)).read_text(encoding="utf-8")
+    return page, json.loads(blob(page, "payload"))
+
+
+def test_hostile_text_is_nowhere_in_the_markup(full: Path) -> None:
+    page, data = report(full)
+    assert "owned" not in page
+    assert "evil.example" not in page
+    assert data["prompts"][1]["text"] == HOSTILE
+    assert HOSTILE in json.loads(blob(page, "pieces"))
+
+
+def test_the_page_asks_for_nothing(full: Path) -> None:
+    page, _ = report(full)
+    markup = re.sub(r'<script type="application/gzip;base64".*?</script>', "", page, flags=re.S)
+    assert set(re.findall(r"https?://[^\s\"'<>]+", markup)) <= {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
+    assert not re.search(r"<(link|img|iframe|script[^>]*\ssrc=)", markup)
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)
+    assert policy
+    assert policy[1].startswith("default-src &#39;none&#39;; script-src &#39;sha256-")
+    assert "unsafe" not in policy[1]
+
+
+def test_the_same_results_give_the_same_file(full: Path, tmp_path: Path) -> None:
+    assert report(full)[0] == build_report(str(full), tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_tokens_come_back_from_the_file(full: Path) -> None:
+    page, data = report(full)
+    pieces, core = json.loads(blob(page, "pieces")), blob(page, "core-0")
+    n = [run["n"] for run in data["prompts"][0]["runs"]]
+    assert [run["undrawn"] for run in data["prompts"][0]["runs"]] == [1] * len(n)
+    ranks = [core[i // 2] >> 4 * (i % 2) & 15 for i in range(n[0], n[0] + 6)]
+    assert ranks == [len(LAYERS), 1, 2, 3, 4, 0]
+    numbers = decode_numbers(core[(sum(n) + 1) // 2 :], sum(n))
+    assert [pieces[number] for number in numbers[n[0] :][:3]] == ["The", " cat", " u2"]
+    assert len(blob(page, "kl-0")) == sum(n) * len(LAYERS)
+
+
+def test_which_tokens_disagree_with_full_depth_comes_back_from_the_file(full: Path) -> None:
+    page, data = report(full)
+    n = [run["n"] for run in data["prompts"][0]["runs"]]
+    flags = np.unpackbits(np.frombuffer(blob(page, "disagree-0"), np.uint8), bitorder="little")
+    expected = [i > 0 and i % 3 == 0 for length in n for i in range(length)]  # the first is not decided
+    assert flags[: sum(n)].astype(bool).tolist() == expected
+
+
+def test_what_a_rule_saw_comes_back_from_the_file_once(tmp_path: Path) -> None:
+    """In half precision, NaN where it looked at nothing. A rule that looks at the KL needs no second copy of it."""
+    own = Configuration("unfrozen", "similarity", 0.95).columns
+    seen = [None, [0.9375, -0.25, None, None, None], [0.5, 3.140625, 0.0, 1.0, 70.0]]
+    generations, tokens = [], []
+    for name, columns in (("kl", {}), ("own", own)):
+        row, rows = run_rows("0", "?", "unfrozen", 1.0, ["The", " cat", " sat"])
+        generations.append(row | columns | {"run_id": name})
+        for token, its in zip(rows, seen, strict=True):
+            evidence = its if columns else its and token["kl"]
+            tokens.append(token | columns | {"run_id": name, "evidence": evidence})
+    page, data = report(write_sweep(tmp_path / "s", generations, tokens))
+    assert {c["key"]: c["saw"] for c in data["configurations"]} == {
+        "unfrozen/kl/1": "kl",
+        "unfrozen/similarity/0.95": "evidence",
+    }
+    high, low = np.frombuffer(blob(page, "evidence-0"), np.uint8).reshape(2, -1).astype(np.uint16)
+    decoded = (high << 8 | low).view(np.float16).reshape(6, len(LAYERS))
+    expected = np.array([[np.nan] * 5 if its is None else its for its in seen], dtype=float)
+    np.testing.assert_array_equal(decoded, np.concatenate([np.full((3, 5), np.nan), expected]))
+    assert not any(
+        c["saw"]
+        for c in report(write_sweep(tmp_path / "t", generations[:1], tokens_without(tokens)))[1]["configurations"]
+    )
+
+
+def tokens_without(tokens: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of the first run, without evidence, as a rule that looks at nothing leaves them."""
+    return [token | {"evidence": None} for token in tokens[:3]]
+
+
+def decode_numbers(content: bytes, n: int) -> list[int]:
+    first = content[:n]
+    second, rest = n, n + sum(128 <= byte < 255 for byte in first)
+    long = first.count(255)
+    found = []
+    for byte in first:
+        if byte < 128:
+            found.append(byte)
+        elif byte < 255:
+            found.append(128 + ((byte - 128) << 8) + content[second])
+            second += 1
+        else:
+            found.append(content[rest] + (content[rest + long] << 8) + (content[rest + 2 * long] << 16))
+            rest += 1
+    return found
+
+
+def test_numbers_of_any_size_survive_packing() -> None:
+    numbers = [0, 127, 128, 383, 384, 32_639, 32_640, 65_535, 65_536, (1 << 24) - 1, 5]
+    assert decode_numbers(encode_numbers(np.array(numbers)), len(numbers)) == numbers
+
+
+def test_nats_survive_packing_to_five_percent() -> None:
+    values = np.geomspace(0.001, 63, 500)
+    codes = encode_log(values).astype(int)
+    assert np.abs(2.0 ** (-10 + (codes - 1) * 16 / 126) / values - 1).max() < 0.046
+    assert encode_log(np.array([0.0, 1e-7, 1e9])).tolist() == [0, 0, 127]
+
+
+def test_the_likeliest_tokens_are_in_the_file(tmp_path: Path) -> None:
+    row, rows = run_rows("0", "?", "unfrozen", 1.0, ["The", " cat", " sat"])
+    likely = [[[40 + rank, 7, 8] for rank in range(6)], None, [[40 + rank, 7, 8] for rank in range(6)]]
+    for token, ids in zip(rows, likely, strict=True):
+        token["top_token_ids"] = ids
+        token["top_tokens"] = None if ids is None else [[f"t{i}" for i in layer] for layer in ids]
+        token["top_prob"] = None if ids is None else [[0.6, 0.2, 0.1]] * 6
+    page, data = report(write_sweep(tmp_path / "s", [row], rows))
+    pieces, top = json.loads(blob(page, "pieces")), blob(page, "top-0")
+    assert data["top"] == 3
+    numbers = decode_numbers(top, 18 * 3)
+    assert [pieces[number - 1] for number in numbers[0::3]] == [f"t{i}" for rank in range(6) for i in (40 + rank, 7, 8)]
+    assert numbers[1::3] == [0] * 18
+    assert list(top[-18 * 3 :][:3]) == [153, 0, 153]
+    more = blob(page, "more-0")  # position 0 and 2 are token 7's; its text is known now
+    assert pieces[decode_numbers(more[6:], 3)[0] - 1] == "t7"
+
+
+def test_a_large_page_leaves_tokens_beside_it(full: Path, beside: Path, tmp_path: Path) -> None:
+    shutil.copytree(beside.parent, tmp_path, dirs_exist_ok=True)
+    small, sides = tmp_path / beside.name, tmp_path / "r.data"
+    assert sorted(path.name for path in sides.iterdir()) == [f"prompt-{number}.js" for number in range(6)]
+    small_size = small.stat().st_size
+    whole = build_report(str(full), small)
+    assert not list(sides.glob("*.js"))
+    assert small_size < whole.stat().st_size
+    assert "'nonce-" not in whole.read_text()
+
+
+def test_the_bulkiest_kinds_leave_first(full: Path) -> None:
+    _, packed = payload(read_sweep(str(full)), "")
+    sizes = {kind: sum(map(len, blobs)) for kind, blobs in packed.blobs.items()}
+    room = len(packed.pieces) + sizes["core"] + sizes["disagree"] + sizes["kl"] + sizes["prob"]
+    assert list(split(packed, room)[1]) == ["more"]
+    assert list(split(packed, room - 1)[1]) == ["more", "prob"]
+    assert list(split(packed, room + sizes["more"])[1]) == []
+
+
+def test_the_core_stays_within_two_bytes_per_token(tmp_path: Path) -> None:
+    rows = bytes_per_token(write_synthetic_sweep(tmp_path / "s", 10, top_k=0))
+    assert [bound for *_, bound in rows] == [2, 9, None, None]
+    assert all(bound is None or measured <= bound for _, measured, _, bound in rows)
+
+
+def test_a_report_of_some_prompts_says_what_it_holds(full: Path) -> None:
+    page = build_report(str(full), full / "some.html", prompts=["4", "2"]).read_text(encoding="utf-8")
+    data = json.loads(blob(page, "payload"))
+    assert [prompt["id"] for prompt in data["prompts"]] == ["2", "4"]
+    assert data["counts"]["prompts"] == 6
+    assert data["failures"][0]["prompt"] == "2"
+    assert {row["n"] for row in data["charts"][0]["table"]["rows"]} == {5, 6}
+    assert HOSTILE not in json.loads(blob(page, "pieces"))
+
+
+def test_exit_colours_are_the_palette_and_readable() -> None:
+    assert exit_colours(6) == list(STOPS)
+    for n in range(1, 20):
+        colours = exit_colours(n)
+        assert len(set(colours)) == n
+        assert colours[-1] == STOPS[-1]
+        assert min(contrast(colour, ink_on(colour)) for colour in colours) >= 4.5
+
+
+def test_readers_without_scripts_get_the_trade_off(full: Path) -> None:
+    page, _ = report(full)
+    noscript = re.search(r"<noscript>(.*?)</noscript>", page, flags=re.S)
+    assert noscript
+    assert noscript[1].count("<svg") == 3
+    assert '<th class="words">frozen_residual/kl/1</th>' in noscript[1]
+    assert "3 [3, 3]" in noscript[1]
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_sweeps_that_are_not_whole_still_give_a_report(unusual: Callable[[str], Path], name: str) -> None:
+    page = unusual(name).read_text(encoding="utf-8")
+    data = json.loads(blob(page, "payload"))
+    titles = {chart["key"] for chart in data["charts"]}
+    assert "NaN" not in blob(page, "payload").decode()
+    assert data["counts"]["failed"] == (14 if name == "all failed" else 0)
+    assert titles == (set() if name in ("empty", "all failed") else titles)
+    assert ("paired" in titles) == (name in ("partial", "one prompt", "no normal"))
+    intervals = [
+        row["exit_rate_low"] for chart in data["charts"] if "trade" in chart["key"] for row in chart["table"]["rows"]
+    ]
+    assert all((low is None) == (UNUSUAL[name]["n_prompts"] < 5) for low in intervals)
+
+
+def test_generations_without_tokens_still_have_their_text(make_sweep: MakeSweep) -> None:
+    folder = make_sweep(2)
+    for file in (folder / "tokens").iterdir():
+        file.unlink()
+    _, data = report(folder)
+    run = data["prompts"][0]["runs"][0]
+    assert (run["n"], run["text"][:11]) == (0, "The cat sat")
+
+
+def test_findings_give_interval_and_n(full: Path) -> None:
+    first, finding, _ = report(full)[1]["findings"]
+    assert first == (
+        "Full depth, given the same text, would have said something else on 30.7% [30.4%, 31.2%] of the decided tokens "
+        "of unfrozen/kl/1 and on 30.7% [30.4%, 31.2%] of those of frozen_residual/kl/1 (n = 6 prompts)."
+    )
+    assert re.search(r"unfrozen/kl/1 exits early on \d+% \[\d+%, \d+%\] of tokens", finding)
+    assert re.search(r"would skip [\d.]+% \[[\d.]+%, [\d.]+%\] of the layers", finding)
+    assert "matches normal for its first 3 [3, 3] tokens on average" in finding
+    assert "n = 6 prompts" in finding
+
+
+def test_where_tokens_are_sampled_disagreement_says_what_it_means(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    folder = shutil.copytree(make_sweep(2), tmp_path / "sampled")
+    about = json.loads((folder / "sweep.json").read_text())
+    about["config"]["temperature"] = 0.7
+    (folder / "sweep.json").write_text(json.dumps(about))
+    data = report(folder)[1]
+    said = "compared with full depth's most likely token, so that normal disagrees too."
+    assert said in data["findings"][0]
+    assert [chart["key"] for chart in data["charts"] if said in chart["caption"]] == ["trade-disagreement"]
+    assert said not in json.dumps(report(make_sweep(2))[1])
+
+
+def test_what_a_mode_does_and_what_a_number_does_not_prove_is_said(full: Path) -> None:
+    data = report(full)[1]
+    assert data["modes"].keys() == {"normal", "unfrozen", "frozen_residual"}
+    captions = {chart["key"]: chart["caption"] for chart in data["charts"]}
+    assert "no proof of quality" in captions["trade-perplexity"]
+    assert "no point can be higher than the texts are long" in captions["trade-tokens_until_difference"]
+
+
+@pytest.mark.parametrize(("first", "kind"), [(3, "log"), (30, "linear")])
+def test_a_logarithmic_axis_is_said_to_be_one(tmp_path: Path, first: int, kind: str) -> None:
+    rows = [
+        run_rows(str(prompt), "?", mode, k, ["a"], tokens_until_difference=until)
+        for prompt in range(2)
+        for mode, k, until in (("normal", None, 100), ("unfrozen", 1.0, first))
+    ]
+    folder = write_sweep(tmp_path / "s", [row for row, _ in rows], [token for _, tokens in rows for token in tokens])
+    charts = {chart["key"]: chart for chart in report(folder)[1]["charts"]}
+    chart = charts["trade-tokens_until_difference"]
+    assert ("The axis is logarithmic." in chart["caption"]) == (kind == "log")
+    assert chart["variants"][0]["spec"]["layer"][0]["encoding"]["y"]["scale"]["type"] == kind
+
+
+def test_every_chart_gives_n_and_what_its_intervals_are(full: Path) -> None:
+    captions = {chart["key"]: chart["caption"] for chart in report(full)[1]["charts"]}
+    assert len(captions) == 8
+    for caption in captions.values():
+        assert "95% intervals over prompts; n = " in caption
+    assert captions["mix"].endswith("n = 5 to 6 prompts.")
+
+
+def test_few_prompts_have_n_and_no_intervals(make_sweep: MakeSweep) -> None:
+    data = report(make_sweep(2))[1]
+    assert all("intervals" not in chart["caption"] for chart in data["charts"])
+    assert all("n = 2 prompts." in chart["caption"] for chart in data["charts"])
+    assert "[" not in " ".join(data["findings"])
+
+
+def test_a_finding_says_where_a_number_rests_on_fewer_prompts(make_sweep: MakeSweep) -> None:
+    finding = report(make_sweep(6, fail=lambda prompt, mode, k: (prompt, mode) == (0, "normal")))[1]["findings"][1]
+    assert "1.67 [1.67, 1.67] (n = 5) times normal's perplexity (n = 6 prompts)." in finding
+
+
+def test_reports_need_neither_torch_nor_ray() -> None:
+    code = "import sys, reports; print(*{'torch', 'ray', 'transformers', 'cluster'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == ""
+
+
+def test_every_script_of_the_template_is_in_the_page() -> None:
+    from reports.page.build import SCRIPTS, TEMPLATE
+
+    assert sorted(SCRIPTS) == sorted(path.name for path in TEMPLATE.glob("*.js"))
+    names = list(
+        itertools.chain(*(re.findall(r"^(?:async )?function (\w+)", (TEMPLATE / s).read_text(), re.M) for s in SCRIPTS))
+    )
+    assert len(names) == len(set(names))

@@ -1,0 +1,279 @@
+"""A served report: which requests it answers, how it follows its sweep, and how it ends."""
+
+import http.client
+import os
+import re
+import runpy
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from report_fixtures import Context, MakeSweep, Page
+from synthetic_sweeps import shard
+
+from reports import build_report
+from reports.page import serve
+from reports.page.serve import Server, make_server
+
+JOB = Path(__file__).parents[3] / "jobs" / "report.py"
+
+Served = Callable[[Path], Server]
+Growing = tuple[Path, Callable[[], None]]
+Followed = Callable[[str], tuple[Page, Callable[[], None]]]
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    """served(folder) → a running server of its report."""
+    servers = []
+
+    def served(folder: Path) -> Server:
+        (tmp_path / "pages").mkdir()
+        server = make_server(str(folder), 0, 100, str(tmp_path / "pages"))
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return server
+
+    yield served
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(scope="module")
+def still(make_sweep: MakeSweep, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server for tests that only ask, of a sweep that stays as it is."""
+    with make_server(str(make_sweep(1)), 0, 100, str(tmp_path_factory.mktemp("pages"))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def growing(make_sweep: MakeSweep, tmp_path: Path) -> Growing:
+    """A sweep of two prompts, the second of which hasn't landed yet, and a function that lets it land."""
+    folder = shutil.copytree(make_sweep(1, n_runs=14), tmp_path / "growing")
+
+    def land() -> None:
+        both = make_sweep(2, n_runs=14)
+        for name in ("tokens", "generations"):
+            (folder / name / shard(0)).unlink()
+            shutil.copy(both / name / shard(0), folder / name / shard(1))
+
+    return folder, land
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+
+def ask(server: Server, path: str, method: str = "GET", host: str | None = None) -> Answer:
+    with closing(http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)) as connection:
+        connection.putrequest(method, path, skip_host=True)
+        connection.putheader("Host", f"127.0.0.1:{server.server_port}" if host is None else host)
+        connection.endheaders()
+        answer = connection.getresponse()
+        return Answer(answer.status, answer.headers, answer.read())
+
+
+def test_a_page_has_another_name_once_more_has_landed(served: Served, growing: Growing) -> None:
+    folder, land = growing
+    server = served(folder)
+    first = ask(server, "/")
+    assert b"<title>" in first.body
+    assert ask(server, "/", "HEAD").headers["ETag"] == first.headers["ETag"]
+    land()
+    assert ask(server, "/", "HEAD").headers["ETag"] != first.headers["ETag"]
+
+
+@pytest.mark.parametrize("path", ["/%00", "/%2e%2e/etc/passwd", "/../x", "//[", "/pages", "/x?y", "/.", "*", "/a b%"])
+def test_an_odd_path_is_not_found(still: Server, path: str) -> None:
+    assert ask(still, path.replace(" ", "%20")).status == 404
+
+
+@pytest.mark.parametrize("path", ["/?a=1", "/report.html?b", "/"])
+def test_the_page_is_all_there_is(still: Server, path: str) -> None:
+    answer = ask(still, path).body
+    assert b'id="blob-payload"' in answer
+    assert b"Directory listing" not in answer
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost:x", ""])
+def test_another_name_for_this_machine_gets_nothing(still: Server, host: str) -> None:
+    answer = ask(still, "/", host=host)
+    assert answer.status == 403
+    assert b"blob" not in answer.body
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:8000", "[::1]:8000", "[::1]"])
+def test_loopback_names_get_the_page(still: Server, host: str) -> None:
+    assert ask(still, "/", "HEAD", host).status == 200
+
+
+def test_side_files_are_served_and_nothing_else_of_the_folder(
+    served: Served, make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = build_report
+    monkeypatch.setattr(serve, "build_report", lambda *what, **how: build(*what, **how, max_bytes=1))
+    server = served(make_sweep(2))
+    name = ask(server, "/", "HEAD").headers["ETag"].strip('"')
+    side = ask(server, f"/{name}.data/prompt-1.js")
+    assert side.headers["Content-Type"].startswith("text/javascript")
+    assert side.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    assert side.body.startswith(b"eexitData(")
+    for path in (f"/{name}.data/", f"/{name}.data/prompt-2.js", f"/{name}.html", f"/x/../{name}.data/prompt-1.js"):
+        assert ask(server, path).status == 404
+
+
+def test_pages_that_nobody_can_have_open_are_removed(served: Served, growing: Growing) -> None:
+    folder, land = growing
+    server = served(folder)
+    ask(server, "/")
+    land()
+    ask(server, "/")
+    (folder / "generations" / shard(1)).rename(folder / "generations" / shard(2))
+    ask(server, "/")
+    assert len(list(server.folder.glob("*.html"))) == 2
+
+
+def test_an_idle_connection_keeps_nobody_waiting(still: Server) -> None:
+    with socket.create_connection(("127.0.0.1", still.server_port)):
+        assert ask(still, "/").status == 200
+
+
+def test_a_browser_that_goes_away_is_no_traceback(still: Server, capfd: pytest.CaptureFixture[str]) -> None:
+    ask(still, "/")
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", still.server_port)) as gone:
+            gone.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            gone.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            gone.recv(100)
+            gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")  # the next close is a reset
+    assert ask(still, "/").status == 200
+    time.sleep(0.5)
+    assert capfd.readouterr().err == ""
+
+
+def test_results_that_cannot_be_read_any_more_are_said_in_the_answer(
+    served: Served, make_sweep: MakeSweep, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(make_sweep(1), tmp_path / "gone")
+    server = served(folder)
+    assert ask(server, "/").status == 200
+    shutil.rmtree(folder)
+    answer = ask(server, "/")
+    assert answer.status == 503
+    assert b"no such folder" in answer.body
+
+
+@pytest.mark.parametrize("port", ["99999", "taken"])
+def test_a_port_that_cannot_be_had_is_one_line_with_another(
+    make_sweep: MakeSweep, capsys: pytest.CaptureFixture[str], port: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = str(other.getsockname()[1])
+        wanted = taken if port == "taken" else port
+        assert runpy.run_path(str(JOB))["main"]([str(make_sweep(1)), "--serve", wanted]) == 2
+    said = capsys.readouterr().err
+    found = re.fullmatch(rf"report: .*{wanted}.*: try --serve (\d+)\n", said)
+    assert found
+    assert 0 < int(found[1]) <= 65535
+    assert found[1] != taken
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_removes_the_temporary_folder(make_sweep: MakeSweep, tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, str(JOB), str(make_sweep(1)), "--serve", "0"]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        [port] = re.findall(r":(\d+)/", process.stdout.readline())
+        with closing(http.client.HTTPConnection("127.0.0.1", int(port))) as connection:
+            connection.request("GET", "/")
+            answer = connection.getresponse()
+            assert answer.status == 200
+            answer.read()
+        assert len(list(tmp_path.iterdir())) == 1
+        process.send_signal(number)
+        assert process.wait(60) == 0
+        assert process.stderr.read() == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def followed(context: Context, served: Served, growing: Growing, monkeypatch: pytest.MonkeyPatch) -> Iterator[Followed]:
+    """followed(route) → an open page, and a function that lets the rest of its sweep land."""
+    monkeypatch.setattr(serve, "FOLLOW_SECONDS", 0.3)
+    folder, land = growing
+    server = served(folder)
+    pages: list[Page] = []
+    wrong: list[str] = []
+
+    def followed(route: str) -> tuple[Page, Callable[[], None]]:
+        page = context().new_page()
+        pages.append(page)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.goto(f"http://127.0.0.1:{server.server_port}/{route}")
+        page.locator("body[data-ready]").wait_for()
+        page.evaluate("window.mine = 'the page that was opened'")
+        return page, land
+
+    yield followed
+    for page in pages:
+        page.close()
+    assert not wrong
+
+
+def test_a_page_follows_its_sweep_and_keeps_the_place(followed: Followed) -> None:
+    page, land = followed("#/")
+    page.set_viewport_size({"width": 1000, "height": 500})
+    for chart in page.locator(".chart").all():
+        chart.and_(page.locator("[data-ink]")).wait_for()
+    page.locator("#heat-metric").select_option("Perplexity")
+    page.evaluate("scrollTo(0, 900)")
+    assert "7 of 14 runs" in page.locator("main").inner_text()
+    land()
+    page.locator("main").get_by_text("· 14 runs, none failed").wait_for()
+    assert page.locator("#pick-prompt option").count() == 3
+    assert page.evaluate("scrollY") == 900
+    assert page.locator("#heat-metric").locator("option:checked").inner_text() == "Perplexity"
+    assert page.evaluate("window.mine") == "the page that was opened"
+    assert page.locator("#following").inner_text() == "Follows the sweep"
+
+
+def test_a_run_with_a_pinned_token_is_followed_too(followed: Followed) -> None:
+    page, land = followed("#/p/0/unfrozen/kl/1/vs/normal/t/4")
+    page.locator(".tokens").first.press("ArrowRight")
+    land()
+    page.locator("#pick-prompt option").nth(2).wait_for(state="attached")
+    page.locator('.tokens:focus .pinned[data-i="5"]').wait_for()
+    assert page.url.endswith("#/p/0/unfrozen/kl/1/vs/normal/t/5")
+    assert (
+        "Position 5 of 24" in page.locator(".pane").inner_text() or "position 5" in page.locator(".pane").inner_text()
+    )
+
+
+def test_nothing_is_drawn_anew_while_nothing_lands(followed: Followed) -> None:
+    page, _ = followed("#/p/0")
+    asked = []
+    page.on("request", lambda request: asked.append(request.method))
+    page.evaluate("document.querySelector('main h1').dataset.mine = 'drawn once'")
+    page.wait_for_timeout(1500)
+    assert len(asked) >= 2
+    assert set(asked) == {"HEAD"}
+    assert page.locator("h1[data-mine]").count() == 1

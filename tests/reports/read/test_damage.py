@@ -1,0 +1,162 @@
+"""Damaged results: a report leaves out damaged files and says so, without a traceback."""
+
+import runpy
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from report_fixtures import MakeSweep
+from synthetic_sweeps import shard
+
+from eexit.results.seals import digest_of, encode_generations, encode_tokens
+from reports.read.sweep import read_sweep
+
+JOB = Path(__file__).parents[3] / "jobs" / "report.py"
+
+
+def write_shard(folder: Path, number: int, generations: pa.Table, tokens: pa.Table, attempt: int = 1) -> None:
+    """Written with a seal, as a sweep does."""
+    content = encode_tokens(tokens)
+    (folder / "tokens" / shard(number)).write_bytes(content)
+    sealed = encode_generations(generations, digest_of(content), attempt)
+    (folder / "generations" / shard(number)).write_bytes(sealed)
+
+
+def tables(folder: Path, number: int = 0) -> tuple[pa.Table, pa.Table]:
+    generations, tokens = (pq.read_table(folder / name / shard(number)) for name in ("generations", "tokens"))
+    return generations, tokens
+
+
+def of_prompt(table: pa.Table, *prompt_ids: str) -> pa.Table:
+    return table.filter(pa.array([prompt_id in prompt_ids for prompt_id in table["prompt_id"].to_pylist()]))
+
+
+@pytest.fixture
+def folder(make_sweep: MakeSweep, tmp_path: Path) -> Path:
+    """A sealed shard for each of three prompts, of seven runs and 24 tokens a run."""
+    folder = shutil.copytree(make_sweep(3), tmp_path / "results")
+    generations, tokens = tables(folder)
+    for number in range(3):
+        write_shard(folder, number, of_prompt(generations, str(number)), of_prompt(tokens, str(number)))
+    return folder
+
+
+@pytest.fixture
+def main() -> Callable[[list[str]], int]:
+    main: Callable[[list[str]], int] = runpy.run_path(str(JOB))["main"]
+    return main
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def test_sealed_results_are_read_whole(folder: Path) -> None:
+    sweep = read_sweep(str(folder))
+    assert (len(sweep.generations), sweep.tokens.count_rows(), sweep.left_out) == (21, 21 * 24, ())
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "flipped": flip,
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:100]),
+    "emptied": lambda path: path.write_bytes(b""),
+    "of someone else": lambda path: pq.write_table(pa.table({"a": [1]}), path),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(("name", "n_runs"), [("generations", 14), ("tokens", 21)])
+def test_a_damaged_file_is_left_out_and_named(folder: Path, name: str, n_runs: int, damage: str) -> None:
+    path = folder / name / shard(1)
+    DAMAGES[damage](path)
+    sweep = read_sweep(str(folder))
+    assert (len(sweep.generations), sweep.tokens.count_rows()) == (n_runs, 14 * 24)
+    (line,) = sweep.left_out
+    assert line.startswith(f"{path} is damaged (")
+
+
+@pytest.mark.parametrize("name", ["generations", "tokens"])
+def test_what_is_left_out_is_said_by_the_command_and_on_the_page(
+    folder: Path, main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    path = folder / name / shard(1)
+    flip(path)
+    assert main([str(folder)]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"report: left out: {path} is damaged (")
+    assert "Left out" in (folder / "report.html").read_text()
+
+
+def test_files_that_no_sweep_wrote_are_left_out_and_named(
+    folder: Path, main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "tokens" / "my_notes.txt").write_text("mine")
+    shutil.copy(folder / "generations" / shard(0), folder / "generations" / "copy.parquet")
+    assert len(read_sweep(str(folder)).generations) == 21
+    assert main([str(folder)]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        f"report: left out: {folder / name} is not one of the sweep's files"
+        for name in ("generations/copy.parquet", "tokens/my_notes.txt")
+    ]
+
+
+def test_of_a_run_that_is_there_twice_the_later_attempt_counts(folder: Path) -> None:
+    generations, tokens = tables(folder)
+    later = generations.set_column(generations.schema.get_field_index("text"), "text", pa.array(["later"] * 7))
+    more, more_tokens = tables(folder, 1)
+    # The later shard has all of the first one's runs; an earlier one has two of the second one's, which don't count.
+    write_shard(folder, 3, later, tokens, attempt=2)
+    write_shard(folder, 4, more.slice(0, 2), more_tokens.slice(0, 48), attempt=0)
+    write_shard(folder, 5, pa.concat_tables([more.slice(5), later.slice(0, 1)]), _tokens(more, more_tokens, tokens), 0)
+    sweep = read_sweep(str(folder))
+    assert (len(sweep.generations), sweep.generations["run_id"].nunique()) == (21, 21)
+    assert sweep.tokens.count_rows() == 21 * 24
+    texts = dict(zip(*(column.to_pylist() for column in sweep.texts.to_table(["run_id", "text"]).columns), strict=True))
+    assert [texts[run_id] for run_id in generations["run_id"].to_pylist()] == ["later"] * 7
+    assert len(sweep.left_out) == 3
+
+
+def _tokens(more: pa.Table, more_tokens: pa.Table, tokens: pa.Table) -> pa.Table:
+    return pa.concat_tables([more_tokens.slice(5 * 24), tokens.slice(0, 24)])
+
+
+def test_a_damaged_manifest_is_one_line(
+    folder: Path, main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = folder / "sweep.json"
+    for content in (b"", b"\xff", manifest.read_bytes()[:-9], b'{"format": 2, "config": 1, "model": 2}'):
+        manifest.write_bytes(content)
+        assert main([str(folder)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"report: not a sweep, or damaged: {manifest} (")
+
+
+def test_a_page_that_is_no_report_is_not_written_over(
+    folder: Path, main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine.html"
+    mine.write_text("<html>mine</html>")
+    assert main([str(folder), "--out", str(mine)]) == 2
+    assert mine.read_text() == "<html>mine</html>"
+    expected = f"report: {mine} is not a report's file: choose another place, or move it elsewhere\n"
+    assert capsys.readouterr().err == expected
+    side = tmp_path / "r.data" / "prompt-9.js"
+    side.parent.mkdir()
+    side.write_text("mine")
+    assert main([str(folder), "--out", str(tmp_path / "r.html")]) == 2
+    assert side.read_text() == "mine"
+    side.unlink()
+    for _ in range(2):  # its own page is
+        assert main([str(folder), "--out", str(tmp_path / "r.html")]) == 0
+
+
+def test_a_report_of_an_older_version_is_written_over(folder: Path, main: Callable[[list[str]], int]) -> None:
+    page = folder / "report.html"
+    page.write_text('<html><a class="brand" href="#/">Early-exit sweep</a></html>')
+    assert main([str(folder)]) == 0
+    assert page.stat().st_size > 100_000

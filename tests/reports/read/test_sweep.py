@@ -1,0 +1,288 @@
+"""Labels, tooltips, fading and order must not mislead the reader; and search finds what it should."""
+
+import itertools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import pandas as pd
+import pytest
+import vl_convert
+from report_fixtures import MakeSweep, Page, Visit
+from synthetic_sweeps import CONFIGURATIONS, run_rows, write_sweep
+
+from eexit.plan.configuration import Configuration
+from reports import build_report
+from reports.charts.base import LIGHT, paired_chart, specification
+from reports.charts.palette import contrast
+from reports.charts.styles import Looks
+from reports.charts.trade_off import trade_off_chart
+from reports.frames.runs import naming
+
+POINTS = [  # KL factor, layers skipped, perplexity: as the demo has them, where two modes nearly meet
+    ("normal", None, 0.0, 1.66),
+    *(("unfrozen", k, x, y) for k, x, y in ((0.5, 0.116, 4.0), (1, 0.070, 2.71), (2, 0.052, 2.05), (4, 0.027, 1.66))),
+    *(
+        ("frozen_residual", k, x, y)
+        for k, x, y in ((0.5, 0.12, 8.6), (1, 0.069, 2.8), (2, 0.051, 2.4), (4, 0.032, 1.8))
+    ),
+]
+
+
+def configuration(mode: str, k: float | None) -> Configuration:
+    return Configuration(mode) if k is None else Configuration(mode, "kl", float(k))
+
+
+def looks_of(frame: pd.DataFrame) -> Looks:
+    return Looks.of(
+        configuration(mode, None if pd.isna(parameter) else parameter)
+        for mode, parameter in zip(frame["mode"], frame["parameter"], strict=True)
+    )
+
+
+def trade_frame(points: Any = POINTS, interval: bool = False) -> pd.DataFrame:
+    rows = []
+    for mode, k, x, y in points:
+        row = naming(configuration(mode, k)) | {"beneath": None, "loop_share": 0.0, "looping": False}
+        for name, value in (("layers_skipped", x), ("perplexity", y)):
+            ends = (value * 0.9, value * 1.1) if interval else (None, None)
+            row |= {name: value, f"{name}_low": ends[0], f"{name}_high": ends[1], f"{name}_n": 3}
+        rows.append(row)
+    return pd.DataFrame(rows).astype({"perplexity_low": float, "layers_skipped_low": float})
+
+
+def svg_of(chart: alt.LayerChart, frame: pd.DataFrame, width: int) -> str:
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return vl_convert.vegalite_to_svg(
+        specification(chart) | {"datasets": {"rows": rows}, "config": LIGHT, "width": width}
+    )
+
+
+def boxes_of(svg: str) -> list[tuple[str, float, float, float, float]]:
+    """The labels of KL factors, each as text, left, top, right and bottom."""
+    found = []
+    for group in re.findall(r'<g class="mark-text role-mark[^>]*>(.*?)</g>', svg, flags=re.S):
+        texts = r'<text text-anchor="(\w+)" transform="translate\(([\d.-]+),([\d.-]+)\)"[^>]*>([^<]+)</text>'
+        for anchor, x, y, text in re.findall(texts, group):
+            width = 6 * len(text)
+            left = float(x) - {"start": 0, "middle": width / 2, "end": width}[anchor]
+            found.append((text, left, float(y) - 9, left + width, float(y)))
+    return found
+
+
+@pytest.mark.parametrize("width", [260, 520])
+def test_labels_of_kl_factors_cover_neither_each_other_nor_a_point(width: int) -> None:
+    frame = trade_frame()
+    svg = svg_of(trade_off_chart(frame, "perplexity", "Perplexity", "", looks_of(frame)), frame, width)
+    boxes = boxes_of(svg)
+    assert sorted(box[0] for box in boxes) == sorted(["0.5", "1", "2", "4"] * 2)
+    for (_, *one), (_, *other) in itertools.combinations(boxes, 2):
+        assert one[0] >= other[2] or other[0] >= one[2] or one[1] >= other[3] or other[1] >= one[3]
+    symbols = re.search(r'<g class="mark-symbol role-mark[^>]*>(.*?)</g>', svg, flags=re.S)
+    assert symbols
+    points = [(float(x), float(y)) for x, y in re.findall(r"translate\(([\d.-]+),([\d.-]+)\)", symbols[1])]
+    assert len(points) == 9
+    for (_, left, top, right, bottom), (x, y) in itertools.product(boxes, points):
+        assert not (left < x < right and top < y < bottom)
+
+
+def test_a_label_without_a_free_place_is_left_out() -> None:
+    crowd = [(f"mode{i}", 1, 0.05 + i / 1e5, 2.0 + i / 1e5) for i in range(30)]
+    frame = trade_frame([*crowd, ("far", 1, 0.1, 3.0)])
+    labels = boxes_of(svg_of(trade_off_chart(frame, "perplexity", "", "", looks_of(frame)), frame, 260))
+    for (_, *one), (_, *other) in itertools.combinations(labels, 2):
+        assert one[0] >= other[2] or other[0] >= one[2] or one[1] >= other[3] or other[1] >= one[3]
+    assert 0 < len(labels) < len(frame)
+
+
+# The positions of a canvas's coloured pixels in the page, row by row. Only marks are coloured; the paper, axes and
+# texts are grey.
+COLOURED = """canvas => {
+  const { data, width } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  const scale = canvas.getBoundingClientRect().width / width;
+  const places = [];
+  for (let i = 0; i < data.length; i += 4) {
+    const [least, most] = [Math.min(...data.slice(i, i + 3)), Math.max(...data.slice(i, i + 3))];
+    const [x, y] = [(i / 4) % width, Math.floor(i / 4 / width)];
+    if (data[i + 3] > 200 && most - least > 60) places.push([x * scale, y * scale]);
+  }
+  return places;
+}"""
+
+
+def tooltip_rows(page: Page, key: str) -> list[str]:
+    """The rows of the tooltip of the topmost mark that has one."""
+    page.locator(f"[data-chart={key}] .chart[data-ink]").wait_for()
+    canvas = page.locator(f"[data-chart={key}] canvas").first
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    for x, y in canvas.evaluate(COLOURED)[::5]:
+        page.mouse.move(box["x"] + x, box["y"] + y)
+        if page.locator("#vg-tooltip-element.visible").count():
+            rows: list[str] = page.locator("#vg-tooltip-element tr").all_inner_texts()
+            return rows
+    raise AssertionError("no tooltip anywhere")
+
+
+@pytest.mark.parametrize("key", ["paired", "trade-perplexity", "dose-exit_rate"])
+def test_tooltips_of_few_prompts_say_nothing_of_intervals(
+    visit: Visit, unusual: Callable[[str], Path], key: str
+) -> None:
+    page = visit("#/", path=unusual("one prompt"), viewport=(("width", 700), ("height", 900)))
+    said = " ".join(tooltip_rows(page, key))
+    assert "Configuration" in said
+    assert "null" not in said
+    assert "interval" not in said
+
+
+def test_tooltips_say_where_an_interval_is_and_where_there_are_too_few_prompts(
+    visit: Visit, make_sweep: MakeSweep
+) -> None:
+    folder = make_sweep(6, fail=lambda prompt, mode, k: (mode, k) == ("unfrozen", 0.5) and prompt > 2)
+    page = visit("#/", path=build_report(str(folder), folder / "r.html"), viewport=(("width", 700), ("height", 900)))
+    said = " ".join(tooltip_rows(page, "paired"))  # the topmost row is that of unfrozen/kl/0.5
+    assert "null" not in said
+    assert "95% interval" in said
+
+
+def test_rows_of_the_paired_chart_keep_the_order_when_runs_fail() -> None:
+    configurations = [configuration(mode, k) for mode, k in CONFIGURATIONS]
+    keys, rows = [c.key for c in configurations], []
+    for i, known in enumerate(configurations[1:]):
+        few = i == 0  # of the first too few prompts are left for an interval
+        row = naming(known) | {"perplexity": 1.5, "perplexity_n": 3 if few else 6}
+        rows.append(row | {"perplexity_low": None if few else 1.2, "perplexity_high": None if few else 1.8})
+    frame = pd.DataFrame(rows).astype({"perplexity_low": float})
+    svg = svg_of(paired_chart(frame, "perplexity", "", 1.0, "", keys, Looks.of(configurations)), frame, 500)
+    labels = re.findall(r"translate\([\d.-]+,([\d.-]+)\)[^>]*>((?:unfrozen|frozen_residual)/kl/[\d.]+)</text>", svg)
+    assert [name for _, name in sorted(labels, key=lambda label: float(label[0]))] == keys[1:]
+
+
+@pytest.mark.parametrize("key", ["perplexity", "tokens_until_difference", "disagreement"])
+def test_the_column_that_a_chart_is_about_is_seen_in_its_table(visit: Visit, key: str) -> None:
+    page = visit("#/", viewport=(("width", 1360), ("height", 900)))
+    figure = page.locator(f"[data-chart=trade-{key}]")
+    figure.locator("summary").click()
+    column = figure.locator("thead th").nth(1).bounding_box()
+    shown = figure.locator(".scroll").bounding_box()
+    assert column["x"] + column["width"] <= shown["x"] + shown["width"]
+    titles = {"perplexity": "Perplexity", "tokens_until_difference": "Same as normal until"}
+    assert figure.locator("thead th").nth(1).inner_text() == titles.get(key, "Disagreement")
+
+
+PIXEL = """([x, y]) => [...document.querySelector('[data-chart=heat] canvas').getContext('2d')
+  .getImageData(x, y, 1, 1).data].join()"""
+
+
+def test_the_heatmap_does_not_pale_where_a_column_is_brought_out(visit: Visit) -> None:
+    page = visit("#/")
+    page.locator("[data-chart=heat] .chart[data-ink]").wait_for()
+    size = page.locator("[data-chart=heat] canvas").first.evaluate("e => [e.width, e.height]")
+    place = [size[0] - 90, size[1] - 15]  # in the last column and row
+    before, whole = page.evaluate(PIXEL, place), "document.querySelector('[data-chart=heat] canvas').toDataURL()"
+    picture = page.evaluate(whole)
+    page.locator("#highlight").select_option("unfrozen/kl/1")
+    page.wait_for_timeout(300)
+    assert page.evaluate(whole) != picture  # brought out it is
+    assert page.evaluate(PIXEL, place) == before
+
+
+def test_names_of_columns_stay_in_sight_below_many_prompts(visit: Visit, make_sweep: MakeSweep) -> None:
+    folder = make_sweep(70, CONFIGURATIONS[:3])
+    page = visit("#/", path=build_report(str(folder), folder / "r.html"), viewport=(("width", 1000), ("height", 500)))
+    page.locator("[data-chart=heat] .chart[data-ink]").wait_for()
+    names, heat = page.locator(".above canvas"), page.locator("[data-chart=heat] canvas").first
+    above = names.bounding_box()["y"] - heat.bounding_box()["y"]
+    page.evaluate("scrollTo(0, document.querySelector('[data-chart=heat] canvas').getBoundingClientRect().top + 400)")
+    assert heat.bounding_box()["y"] < -300
+    assert names.bounding_box()["y"] == 0
+    same = """above => {
+      const [copy, all] = ['.above canvas', '[data-chart=heat] canvas'].map(s => document.querySelector(s));
+      const part = (canvas, y) => canvas.getContext('2d').getImageData(0, y, copy.width, copy.height - 1).data.join();
+      return part(copy, 0) === part(all, Math.round(above * all.width / all.clientWidth));
+    }"""
+    assert page.evaluate(same, above)
+
+
+def test_what_the_legend_dims_can_still_be_read(visit: Visit) -> None:
+    page = visit("#/p/0/unfrozen/kl/0.5")
+    page.get_by_role("button", name="Fill final layer").click()
+    page.locator(".legend button").first.click()
+    look = "e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor, getComputedStyle(e).opacity]"
+    for rank in (1, 5):
+        colour, fill, opacity = page.locator(f".t.r{rank}").first.evaluate(look)
+        assert (fill, opacity) == ("rgba(0, 0, 0, 0)", "1")
+        assert contrast("#" + "".join(f"{int(part):02x}" for part in re.findall(r"\d+", colour)), "#ffffff") >= 4.5
+    assert page.locator(".t.r0").first.evaluate(look)[1] == "rgb(44, 79, 163)"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_layers_keep_their_colours_under_forced_colours(visit: Visit, scheme: str) -> None:
+    page = visit("#/p/0/unfrozen/kl/0.5/t/5", forced_colors="active", color_scheme=scheme)
+    colour = "e => getComputedStyle(e).backgroundColor"
+    assert page.locator(".t.r0").first.evaluate(colour) == "rgb(44, 79, 163)"
+    assert page.locator(".legend .swatch").nth(3).evaluate(colour) == "rgb(252, 199, 95)"
+    assert page.locator(".pane .bar.c1").first.evaluate(colour) == "rgb(91, 155, 208)"
+    text = "e => getComputedStyle(e).color"  # of what has no fill: the reader's own
+    assert page.locator(".t.r5").first.evaluate(text) == page.locator("main p").first.evaluate(text)
+
+
+def test_a_newlines_layer_number_stays_on_its_line(visit: Visit, tmp_path: Path) -> None:
+    row, rows = run_rows("0", "?", "unfrozen", 0.5, ["one", "\n", "two", " three\n\n", "four"])
+    page = visit(
+        "#/p/0/unfrozen/kl/0.5", path=build_report(str(write_sweep(tmp_path / "s", [row], rows)), tmp_path / "r.html")
+    )
+    top = "e => e.getClientRects()[e.getClientRects().length - 1].top"
+    without = [token.evaluate(top) for token in page.locator(".t").all()]
+    page.get_by_role("button", name="Layer numbers").click()
+    lines = [token.evaluate(top) for token in page.locator(".t").all()]
+    assert lines[0] == lines[1] < lines[2]
+    assert len(set(lines)) == len(set(without))
+    assert page.locator(".tokens").inner_text().split("\n")[0].startswith("one↵")
+    assert "".join(page.locator(".tokens").evaluate("e => e.textContent").split("↵")) == "one\ntwo three\n\nfour"
+
+
+def test_search_finds_every_place_of_a_text(visit: Visit) -> None:
+    page = visit("#/s/cat")
+    hits = page.locator(".hits li")
+    normal = [text for text in hits.all_inner_texts() if text.startswith("normal on prompt 0,")]
+    assert [re.findall(r"token (\d+)", text)[0] for text in normal] == ["2", "10", "18"]
+    assert re.search(r"\d+ places in \d+ of 42 generated texts", page.locator("main").inner_text())
+
+
+def test_search_finds_prompts_and_whole_words(visit: Visit) -> None:
+    page = visit("#/s/question 3")
+    assert "Prompt 3 itself" in page.locator(".hits").inner_text()
+    page.locator(".hits a").first.click()
+    page.get_by_role("heading", name="Prompt 3").wait_for()
+    page = visit("#/s/ca")
+    assert page.locator(".hits li").count() > 10
+    page.get_by_label("Whole words").check()
+    page.locator('body[data-ready="#/w/ca"]').wait_for()
+    assert page.locator(".hits li").count() == 0
+    page.get_by_label("Search texts and prompts").fill("cat")
+    page.keyboard.press("Enter")
+    page.locator('body[data-ready="#/w/cat"]').wait_for()
+    assert page.locator(".hits li").count() > 10
+
+
+@pytest.mark.parametrize("query", ["mat.", "$", "(", "[a-z]", "\\", "/", "${1} {{ 7*7 }}"])
+def test_search_takes_words_as_they_are(visit: Visit, query: str) -> None:
+    page = visit(f"#/s/{'%24%7B1%7D%20%7B%7B%207*7%20%7D%7D' if '1' in query else query}")
+    strong = page.locator(".hits strong").all_inner_texts()
+    assert {text.lower() for text in strong} <= {query.lower()}
+    assert bool(strong) == (query not in ("(", "\\", "[a-z]"))
+
+
+def test_search_shows_some_hundreds_at_a_time(visit: Visit, tmp_path: Path) -> None:
+    row, rows = run_rows("0", "?", "unfrozen", 1.0, [" the"] * 450)
+    page = visit("#/s/the", path=build_report(str(write_sweep(tmp_path / "s", [row], rows)), tmp_path / "r.html"))
+    assert "450 places in 1 of 1 generated text" in page.locator("main").inner_text()
+    shown = page.locator(".hits li")
+    assert shown.count() == 200
+    page.get_by_role("button", name="Show 200 more").click()
+    page.get_by_role("button", name="Show 200 more").click()
+    assert shown.count() == 450
+    assert not page.get_by_role("button", name="Show 200 more").is_visible()

@@ -1,0 +1,291 @@
+"""The section on drafts: what was accepted, how fast they are, and whether any beats plain decoding."""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from report_fixtures import Visit
+from synthetic_sweeps import as_older, run_rows, write_sweep
+
+from eexit.plan.configuration import GENERATE, Configuration, Generate
+from eexit.plan.drafts import Draft
+from eexit.quality.bootstrap import estimate_ratios
+from eexit.results.layout import timings_name
+from eexit.results.seals import encode_further
+from eexit.results.study_tables import TIMINGS
+from eexit.results.tables import GENERATIONS
+from reports.frames.drafts import Drafts, drafted
+from reports.page.build import render
+from reports.page.payload import payload
+from reports.read.sweep import Sweep, read_sweep
+from reports.sections.drafts import draft_section
+from reports.sections.findings.drafts import SAMPLED, UNTIMED, draft_findings
+
+PAIRS = [Draft(layer, n) for layer in (10, 20) for n in (2, 10, None)]  # in the order of the section
+KEYS = [f"draft/{draft}" for draft in PAIRS]
+FIXED = Configuration("unfrozen", "fixed", 10.0).columns
+NORMAL, EARLY, ONLINE = "normal", "generate/10", "unfrozen/fixed/10"
+
+
+def counts(draft: Draft, prompt: int) -> dict[str, float]:
+    """Ten drafted tokens of each prompt, and a pass for each four decided ones, which later prompts have more of."""
+    accepted, decided = 2 + prompt % 3 + draft.layer // 10, 4 * (prompt + 2)
+    return {
+        "drafted": 10, "accepted": accepted, "acceptance": accepted / 10, "acceptance_per_token": 0.5 + prompt / 20,
+        "passes": prompt + 2, "tokens_per_pass": 4.0, "layer_calls": 50, "expected_speedup": 1.0 + prompt / 10,
+        "mean_depth": 1.0, "exit_rate": 0.0, "disagreement": 0.0, "equal_share": 1.0, "lcs_share": 1.0,
+        "cost_full": 30.0 * decided, "cost_needed": 30.0 * decided, "cost_run": 50.0 * decided,
+    }  # fmt: skip
+
+
+def drafting(folder: Path, n_prompts: int = 6, exits: bool = True, pairs: Sequence[Draft] = PAIRS) -> Path:
+    """`normal`, an online rule if there are to be `exits`, and the drafts, the last of which come first."""
+    generations, tokens = [], []
+    for prompt in range(n_prompts):
+        full = {"cost_full": 100.0, "cost_needed": 100.0, "cost_run": 100.0}
+        runs: list[tuple[str, float | None, dict[str, Any]]] = [("normal", None, full)]
+        runs += [("unfrozen", 2.0, FIXED | full | {"cost_needed": 50.0, "cost_run": 80.0})] if exits else []
+        runs += [
+            ("normal", None, Configuration("draft", draft=draft).columns | counts(draft, prompt))
+            for draft in reversed(pairs)
+        ]
+        for mode, k, columns in runs:
+            row, rows = run_rows(str(prompt), f"Question {prompt}?", mode, k, ["a", "b", "c", "d"])
+            run_id = f"{prompt}-{columns.get('configuration', mode)}"
+            generations.append(row | columns | {"run_id": run_id})
+            named = {name: value for name, value in columns.items() if name in FIXED}
+            drafts = columns.get("mode") == "draft"  # of which full depth agrees with every other one
+            tokens += [
+                token | named | {"run_id": run_id, "drafted": drafts and token["position"] % 2 == 1} for token in rows
+            ]
+    return write_sweep(folder, generations, tokens)
+
+
+def time(folder: Path, seconds: dict[str, Sequence[float]], batch: int = 1) -> None:
+    """The seconds of each contender in each round of one call of `jobs/timings.py`."""
+    rows = [
+        {
+            "timing_id": "1" * 32, "started": 1, "configuration": key, "batch": batch, "round": number + 1,
+            "prompts": 2, "tokens": 100, "seconds": value, "device": "cpu", "machine": "A CPU", "threads": 2,
+            "versions": "", "model": "tiny", "dtype": "float32",
+        }
+        | ({"drafted": 10, "accepted": 5, "cost_serial": 80.0, "cost_serial_full": 100.0} if "draft" in key else {})
+        for key, values in seconds.items()
+        for number, value in enumerate(values)
+    ]  # fmt: skip
+    (folder / "timings").mkdir(exist_ok=True)
+    name = timings_name(f"{batch:032x}")
+    (folder / name).write_bytes(encode_further(pa.Table.from_pylist(rows, schema=TIMINGS)))
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return drafting(tmp_path_factory.mktemp("drafts") / "s")
+
+
+@pytest.fixture
+def timed(bare: Path, tmp_path: Path) -> Callable[..., Sweep]:
+    """timed(seconds) → the sweep with what it took at a batch size of 1, in each of so many rounds."""
+
+    def timed(seconds: dict[str, float], rounds: int = 5, batches: Sequence[int] = (1,)) -> Sweep:
+        folder = tmp_path / "s"
+        shutil.copytree(bare, folder)
+        slow = np.linspace(1.0, 2.0, rounds)  # rounds differ: only the same round may be compared
+        for batch in batches:
+            time(folder, {key: list(value * slow) for key, value in seconds.items()}, batch)
+        return read_sweep(str(folder))
+
+    return timed
+
+
+def known(sweep: Sweep) -> Drafts:
+    found = drafted(sweep)
+    assert found
+    return found
+
+
+def test_drafts_are_read_and_put_in_order(bare: Path) -> None:
+    sweep = read_sweep(str(bare))
+    assert [c for c in sweep.configurations if c.draft] == [
+        Configuration("draft", draft=draft) for draft in reversed(PAIRS)
+    ], "as in sweep.json"
+    without = replace(sweep, about=sweep.about | {"configurations": []})
+    assert known(without).drafts["configuration"].tolist() == KEYS
+    assert (known(sweep).layers, known(sweep).lengths) == ([10, 20], ["2", "10", "auto"])
+
+
+def test_without_sweep_json_the_rows_say_which_drafts_there_are(bare: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    shutil.copytree(bare, folder)
+    about = json.loads((folder / "sweep.json").read_text())
+    (folder / "sweep.json").write_text(json.dumps(about | {"configurations": []}))
+    assert [c.key for c in read_sweep(str(folder)).configurations if c.draft] == KEYS
+
+
+@pytest.mark.parametrize("format", [1, 2, 3, 4, 5])
+def test_older_results_have_no_drafts(tmp_path: Path, format: int) -> None:
+    row, tokens = run_rows("0", "?", "normal", None, ["a", "b"])
+    folder = as_older(write_sweep(tmp_path / "s", [row], tokens), format)
+    about = json.loads((folder / "sweep.json").read_text())
+    for configuration in about.get("configurations", []):
+        del configuration["draft_layer"], configuration["draft_length"]
+    (folder / "sweep.json").write_text(json.dumps(about))
+    for path in folder.glob("*/*.parquet"):
+        table = pq.read_table(path)
+        new = ("draft", "accept", "passes", "tokens_per_pass", "layer_calls", "expected")
+        pq.write_table(table.drop_columns([name for name in table.column_names if name.startswith(new)]), path)
+    sweep = read_sweep(str(folder))
+    assert sweep.configurations == (Configuration("normal"),)
+    assert draft_section(sweep) is None
+    assert "<h2>Drafts</h2>" not in render(sweep, "")
+
+
+def test_no_draft_is_told_of_as_an_exit(timed: Callable[..., Sweep]) -> None:
+    sweep = timed({NORMAL: 1.0, GENERATE: 1.2, ONLINE: 0.9, **dict.fromkeys(KEYS, 1.1)})
+    data, _ = payload(sweep, "")
+    charts = {chart["key"]: chart for chart in data["charts"]}
+    assert {"trade-disagreement", "saves", "mix", "depth", "paired"} <= charts.keys()
+    for chart in charts.values():
+        assert not {row["configuration"] for row in chart["table"]["rows"]} & set(KEYS), chart["key"]
+    assert data["findings"]
+    assert "draft" not in " ".join(data["findings"])
+    assert set(KEYS) <= {configuration["key"] for configuration in data["configurations"]}
+
+
+def test_a_sweep_of_drafts_alone_says_nothing_of_exits(tmp_path: Path) -> None:
+    folder = drafting(tmp_path / "s", n_prompts=1, exits=False)
+    time(folder, {NORMAL: [1.0], GENERATE: [1.0], KEYS[0]: [1.0]})
+    data, _ = payload(read_sweep(str(folder)), "")
+    assert (data["charts"], data["findings"]) == ([], [])
+    assert data["drafts"]["findings"]
+
+
+def test_acceptance_is_a_ratio_of_sums_with_an_interval_over_prompts(bare: Path) -> None:
+    rows = known(read_sweep(str(bare))).rows.set_index("configuration")
+    accepted = np.array([[2.0 + prompt % 3 + 1] for prompt in range(6)])
+    _, low, high, _ = estimate_ratios(accepted, np.full((6, 1), 10.0))
+    row = rows.loc["draft/10:2"]
+    assert row["acceptance"] == pytest.approx(accepted.sum() / 60)
+    assert [row["acceptance_low"], row["acceptance_high"]] == pytest.approx([low[0], high[0]])
+    # The expected speed-up divides sums of costs: a long text, which has the larger one here, counts for more.
+    decided = np.array([4.0 * (prompt + 2) for prompt in range(6)])
+    expected = decided.sum() / (decided / [1.0 + prompt / 10 for prompt in range(6)]).sum()
+    assert row["expected"] == pytest.approx(expected)
+    assert expected > 1.25
+    assert row["tokens_per_pass"] == pytest.approx(4)
+    assert row["acceptance_per_token"] == pytest.approx(0.5 + np.mean(range(6)) / 20)
+
+
+def test_nothing_drafted_is_no_acceptance(tmp_path: Path) -> None:
+    folder = drafting(tmp_path / "s", n_prompts=1, exits=False, pairs=PAIRS[:1])
+    (path,) = (folder / "generations").glob("*.parquet")
+    rows = pq.read_table(path).to_pylist()
+    rows[-1] |= {"drafted": 0, "accepted": 0, "acceptance": None, "acceptance_per_token": None}
+    pq.write_table(pa.Table.from_pylist(rows, schema=GENERATIONS), path)
+    found = draft_section(read_sweep(str(folder)))
+    assert found
+    assert [chart["key"] for chart in found["charts"]] == ["draft-speed"]
+    assert "nan" not in " ".join(found["findings"])
+
+
+def test_the_fastest_draft_must_beat_normal_and_generate(timed: Callable[..., Sweep]) -> None:
+    sweep = timed({NORMAL: 1.0, GENERATE: 0.9, EARLY: 0.8, **dict.fromkeys(KEYS, 2.0), "draft/20:auto": 0.5})
+    (said, accepted, *_) = draft_findings(known(sweep), sampled=False)
+    assert accepted.endswith("drafted (n = 6 prompts).")
+    assert said == (
+        "At batch 1 (median of 5 rounds), a draft certainly beats plain decoding: 20:auto, the fastest of 6 drafts, is "
+        "2.00 [2.00, 2.00] times as fast as normal and 1.80 [1.80, 1.80] times as fast as the generate of transformers "
+        "(expected: 1.25 times normal). The generate of transformers that drafts after layer 10 itself "
+        "(assistant_early_exit) is 1.25 [1.25, 1.25] times as fast as normal."
+    )
+
+
+@pytest.mark.parametrize(
+    ("generate", "rounds", "verdict"),
+    [
+        (0.45, 5, "no draft beats plain decoding: 20:auto, the fastest of 6 drafts, is 2.00 [2.00, 2.00] times as"),
+        (0.9, 4, "a draft is faster than plain decoding, but fewer than 5 rounds are too few to be certain: 20:auto,"),
+    ],
+)
+def test_what_does_not_beat_both_does_not_beat_plain_decoding(
+    timed: Callable[..., Sweep], generate: float, rounds: int, verdict: str
+) -> None:
+    seconds = {NORMAL: 1.0, GENERATE: generate, **dict.fromkeys(KEYS, 2.0), "draft/20:auto": 0.5}
+    (said, *_) = draft_findings(known(timed(seconds, rounds)), sampled=False)
+    assert verdict in said
+
+
+def test_an_interval_across_one_is_not_certain(tmp_path: Path) -> None:
+    folder = drafting(tmp_path / "s", n_prompts=1)
+    time(folder, {NORMAL: [1.0] * 6, KEYS[0]: [0.8, 0.8, 0.8, 0.8, 1.2, 1.2]})
+    (said, *_) = draft_findings(known(read_sweep(str(folder))), sampled=False)
+    assert "no draft certainly beats plain decoding: 10:2, the only draft, is 1.25 [0.83, 1.25] times as" in said
+    assert "The generate of transformers was not timed beside it." in said
+
+
+def test_without_timings_the_speed_up_is_called_expected(bare: Path) -> None:
+    found = draft_section(read_sweep(str(bare)))
+    assert found
+    assert found["findings"][0].startswith("Expected, not measured: the fastest draft, 10:2, would be 1.29 [")
+    assert UNTIMED in found["findings"]
+    (speed,) = (chart for chart in found["charts"] if chart["key"] == "draft-speed")
+    assert speed["title"] == "Expected speed-up, not measured"
+    assert speed["caption"].startswith("Not measured: ")
+    labels = [column["label"] for column in found["table"]["columns"]]
+    assert "× normal, expected" in labels
+    assert not [label for label in labels if label.endswith(", measured") or "Tokens/s" in label]
+
+
+def test_texts_are_said_to_be_those_of_normal_only_if_they_are(bare: Path) -> None:
+    sweep = read_sweep(str(bare))
+    assert "Every draft's text is that of normal, token for token (36 runs)." in draft_findings(known(sweep), False)
+    changed = sweep.generations.assign(equal_share=sweep.generations["equal_share"])
+    changed.loc[changed["configuration"].isin(KEYS[:2]) & (changed["prompt_id"] == "3"), "equal_share"] = 0.5
+    said = draft_findings(known(replace(sweep, generations=changed)), sampled=False)
+    assert said[-1].startswith("In 2 of 36 runs a draft's text is not that of normal: rounding")
+    assert draft_findings(known(sweep), sampled=True)[-1] == SAMPLED
+
+
+def test_the_section_is_drawn_by_batch_size_beside_plain_decoding(
+    timed: Callable[..., Sweep], visit: Visit, tmp_path: Path
+) -> None:
+    seconds = {NORMAL: 1.0, GENERATE: 0.9, EARLY: 0.8, **dict.fromkeys(KEYS, 1.1), ONLINE: 1.0}
+    report = tmp_path / "r.html"
+    report.write_text(render(timed(seconds, batches=(1, 8)), ""), encoding="utf-8")
+    assert "<h2>Drafts</h2>" in report.read_text(), "for readers without JavaScript"
+    page = visit("#/", report)
+    page.get_by_role("button", name="Drafts ↓").press("Enter")
+    assert page.evaluate("document.activeElement.id") == "drafts"
+    for key in ("acceptance", "speed"):
+        box = page.locator(f'[data-chart="draft-{key}"] .chart')
+        box.and_(page.locator("[data-ink]")).wait_for()
+        assert int(box.get_attribute("data-ink")) > 50, key
+    page.locator('[data-chart="draft-speed"] select').select_option(label="batch 8")
+    names = page.locator(".whole tbody th").all_inner_texts()
+    assert names == [*KEYS, NORMAL, Generate().key, EARLY]
+    cells = page.locator(".whole tbody tr").last.locator("td").all_inner_texts()
+    assert cells[4] == "1.25 [1.25, 1.25]"
+    assert cells[0] == "–"
+    page.locator('[data-chart="draft-acceptance"] canvas').click(position={"x": 250, "y": 25})
+    page.locator("h1", has_text="draft/10:").wait_for()
+
+
+def test_drafted_tokens_are_marked_and_counted(visit: Visit, bare: Path, tmp_path: Path) -> None:
+    report = tmp_path / "r.html"
+    report.write_text(render(read_sweep(str(bare)), ""), encoding="utf-8")
+    page = visit("#/p/0/draft/20:2/vs/normal/t/1", report)
+    drafts, normal = page.locator(".texts section").all()
+    marked = drafts.locator(".tokens .drafted")
+    assert [int(token.get_attribute("data-i")) for token in marked.all()] == [1, 3]
+    assert marked.first.evaluate("e => getComputedStyle(e).borderBottomStyle") == "dashed", "not by colour alone"
+    assert "Shaded: 2 of 3 decided tokens (66.7%) were drafted after layer 20" in drafts.inner_text()
+    assert "Drafted after layer 20; full depth agreed." in page.locator(".pane").inner_text()
+    assert "Shaded" not in normal.inner_text()
+    assert not normal.locator(".drafted").count()

@@ -1,0 +1,77 @@
+"""Parameters for testing each rule. A new rule needs an entry in each of these."""
+
+from typing import Final
+
+from transformers import PreTrainedModel
+
+from eexit.method.rules import Control, Parameter
+
+EXITABLE: Final = (1, 3, 4)  # of models with seven layers
+
+
+def control(*counts: int) -> Control:
+    """Of a configuration that exited so often at each exitable layer and at the final one."""
+    return Control("unfrozen/kl/1", tuple(zip((*EXITABLE, 6), counts, strict=True)))
+
+
+# With which it exits here and there, on a Llama; always at the first exitable layer; never. Of a rule that can't, there
+# is none.
+SOME: Final[dict[str, list[Parameter]]] = {
+    "kl": [0.5, 2.0],
+    "agree": [None],
+    "confidence": [0.3, 0.6],
+    "margin": [0.2, 0.5],
+    "entropy": [1.5, 2.5],
+    "similarity": [0.7, 0.85],
+    "patience": [2.0],
+    "predicted_kl": [0.5, 2.0],
+    "fixed": [3.0, 4.0],
+    "random": [control(20, 30, 0, 50)],
+}
+# The same on other models, where these don't.
+ELSEWHERE: Final[dict[str, list[Parameter]]] = {
+    "confidence": [0.2],
+    "margin": [0.1],
+    "entropy": [3.3],
+    "similarity": [0.85],
+    "patience": [3.0],
+}
+FOR_TYPE: Final[dict[str, dict[str, list[Parameter]]]] = {  # whose random logits are flatter, or more peaked
+    "cohere": {"confidence": [0.07]},
+    "cohere2": {"confidence": [0.07]},
+    "gemma2": {"confidence": [0.9]},
+    "gemma3_text": {"kl": [0.5, 6.0], "confidence": [0.9], "margin": [0.8], "entropy": [0.7], "similarity": [0.9]},
+    "granite": {"confidence": [0.07]},
+    "nemotron": {"confidence": [0.5]},
+}
+ALWAYS: Final[dict[str, list[Parameter]]] = {
+    "kl": [0.0],
+    "agree": [],
+    "confidence": [1e-9],
+    "margin": [0.0],
+    "entropy": [1e9],
+    "similarity": [-1.0],
+    "patience": [],
+    "predicted_kl": [0.0],
+    "fixed": [1.0],
+    "random": [control(9, 0, 0, 0)],
+}
+NEVER: Final[dict[str, list[Parameter]]] = {
+    "kl": [1e9],
+    "agree": [],
+    "confidence": [1.0],
+    "margin": [1.0],
+    "entropy": [0.0],
+    "similarity": [1.0],
+    "patience": [],
+    "predicted_kl": [1e9],
+    "fixed": [],
+    "random": [control(0, 0, 0, 9)],
+}
+
+
+def some(model: PreTrainedModel, rule: str) -> list[Parameter]:
+    """Parameters with which a rule exits here and there on this model."""
+    if model.config.model_type == "llama":
+        return SOME[rule]
+    return (SOME | ELSEWHERE | FOR_TYPE.get(model.config.model_type, {}))[rule]

@@ -1,0 +1,204 @@
+"""A sweep under random kills, compared with an undisturbed one: each run must land once, with the same bits.
+
+    PYTHONPATH=tests python tests/support/chaos.py --seed 7 --blows 24
+
+Drivers are killed or told to stop at any moment. Actors are killed or frozen, some of them for longer than `--timeout`.
+The same command is then repeated until it finishes. The seed determines the faults and the times between them; what the
+sweep is doing at that time depends on the machine too.
+"""
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pandas as pd
+import psutil
+from byte_model import save_byte_model
+from pandas.testing import assert_frame_equal
+
+SCRIPT = Path(__file__).parents[2] / "jobs" / "sweep.py"
+N_PROMPTS = 24
+N_RUNS = N_PROMPTS * 9
+TIMEOUT_SECONDS = 60.0  # an actor has to have loaded by then, on a busy machine too
+STARTS_TO_END = 4  # an actor that was frozen too long may have left errors, to be tried again
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+BLOWS = ("kill driver", "stop driver", "kill actor", "kill actor", "freeze actor")
+
+
+class Chaos:
+    """A sweep, started again whenever it has ended, and what is done to it."""
+
+    def __init__(self, folder: Path, seed: int, tokens: int, seconds: float) -> None:
+        """`tokens` of each run, and at most so many `seconds` between blows."""
+        self._folder, self._tokens, self._seconds = folder, tokens, seconds
+        self._random = random.Random(seed)
+        self._began = time.monotonic()
+        self.starts = 0  # of drivers
+        self._out, self._stopped = folder, False
+        self._frozen: list[tuple[float, psutil.Process]] = []  # when they go on
+
+    def undisturbed(self) -> None:
+        with self._driver("undisturbed") as driver:
+            assert driver.wait() == 0, self._said()
+
+    def disturbed(self, n_blows: int) -> None:
+        """Sweeps that are struck so often in all, one after the other, each of them to its end."""
+        while n_blows:
+            self._out = self._folder / f"disturbed-{n_blows}"
+            n_blows = self._to_the_end(n_blows)
+            while not none_is_left(self._folder / "ray"):
+                time.sleep(0.1)
+            assert_same(self._folder / "undisturbed", self._out)
+
+    def _to_the_end(self, n_blows: int) -> int:
+        """Returns how many blows are left."""
+        whole, ends = False, 0
+        while not whole:
+            self.starts, self._stopped = self.starts + 1, False
+            with self._driver(self._out.name) as driver:
+                while self._pause(driver):
+                    if n_blows:
+                        n_blows -= self._strike(driver)
+            self._judge(driver.returncode)
+            if driver.returncode == 0:
+                ends += 1
+                assert ends <= STARTS_TO_END, self._said()
+                whole = bool((read(self._out, "generations").status == "ok").all())
+        self._thaw(all_of_them=True)
+        return n_blows
+
+    @contextmanager
+    def _driver(self, name: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Started anew on the results called so."""
+        command = [
+            *(sys.executable, str(SCRIPT), "--model", str(self._folder / "model"), "--dtype", "float32"),
+            *("--prompts", str(self._folder / "prompts.txt"), "--exit-every", "2"),
+            *("--max-new-tokens", str(self._tokens), "--rows-per-shard", "9", "--device", "cpu"),
+            *("--actors", "2", "--cpus-per-actor", "0.5"),
+            *("--timeout", str(TIMEOUT_SECONDS), "--out", str(self._folder / name)),
+        ]
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        environment = {**inherited, "RAY_TMPDIR": str(self._folder / "ray")}
+        with (self._folder / "said").open("wb") as said:
+            driver = subprocess.Popen(command, env=environment, stdout=said, stderr=said)
+            try:
+                yield driver
+            finally:
+                driver.wait()
+
+    def _pause(self, driver: subprocess.Popen[bytes]) -> bool:
+        """Whether it is still there when it is time for the next blow."""
+        end = time.monotonic() + self._random.uniform(0, self._seconds)
+        while time.monotonic() < end and driver.poll() is None:
+            time.sleep(0.05)
+            self._thaw()
+        return driver.poll() is None
+
+    def _strike(self, driver: subprocess.Popen[bytes]) -> bool:
+        """Whether there was anything to strike."""
+        blow, by = self._random.choice(BLOWS), self._random.choice(SIGNALS)
+        for_seconds = self._random.uniform(0, 2 * TIMEOUT_SECONDS)
+        actors = actors_of(driver)
+        victim = self._random.choice(actors) if actors else None
+        with suppress(psutil.NoSuchProcess):
+            if blow == "kill driver":
+                driver.kill()
+            elif blow == "stop driver":
+                driver.send_signal(by)
+            elif victim is None:
+                return False
+            elif blow == "kill actor":
+                victim.kill()
+            else:
+                victim.suspend()
+                self._frozen.append((time.monotonic() + for_seconds, victim))
+        what = {"stop driver": by.name, "freeze actor": f"for {for_seconds:.0f} s"}.get(blow, "")
+        n_landed = len(list(self._out.glob("generations/*.parquet")))
+        print(f"{time.monotonic() - self._began:6.1f} s  {n_landed:3} shards  {blow} {what}", flush=True)
+        if blow in ("kill driver", "stop driver"):
+            self._stopped = True
+            driver.wait()
+        return True
+
+    def _thaw(self, all_of_them: bool = False) -> None:
+        for until, process in list(self._frozen):
+            if all_of_them or time.monotonic() > until:
+                self._frozen.remove((until, process))
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
+
+    def _judge(self, code: int) -> None:
+        """A driver ends when it was told to, or when nothing is left to do."""
+        by_signal = [-number for number in (signal.SIGKILL, *SIGNALS)]  # in its first moments Python's own way applies
+        assert code in ((0, 1, *by_signal) if self._stopped else (0,)), f"{code}: {self._said()}"
+        assert "Traceback" not in self._said() or code < 0 or "KeyboardInterrupt" in self._said(), self._said()
+
+    def _said(self) -> str:
+        return (self._folder / "said").read_text()
+
+
+def actors_of(driver: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    found = []
+    with suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(driver.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if "ray::SweepActor" in " ".join(process.cmdline()):
+                    found.append(process)
+    return found
+
+
+def none_is_left(temporary: Path) -> bool:
+    """Whether every process of any of the drivers has ended."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("RAY_TMPDIR") == str(temporary) and process.status() != psutil.STATUS_ZOMBIE:
+                return False
+    return True
+
+
+def read(out: Path, table: str) -> pd.DataFrame:
+    key = ["run_id", "position"] if table == "tokens" else ["run_id"]
+    return pd.read_parquet(out / table).sort_values(key, ignore_index=True)
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """The same rows, each once, bit for bit; and no file that nobody needs."""
+    generations = read(other, "generations")
+    assert generations.run_id.is_unique
+    assert len(generations) == N_RUNS
+    for table in ("generations", "tokens"):
+        assert_frame_equal(read(one, table), read(other, table), check_exact=True)
+        assert all(path.suffix == ".parquet" and path.name[0] != "." for path in (other / table).iterdir())
+    assert not (other / "lease.json").exists()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--blows", type=int, default=24, help="kills, signals and freezes in all")
+    parser.add_argument("--tokens", type=int, default=200, help="of each run")
+    parser.add_argument("--seconds", type=float, default=25.0, help="between blows at most")
+    flags = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="eexit-", ignore_cleanup_errors=True) as temporary:  # Ray wants it short
+        folder = Path(temporary)
+        save_byte_model(folder / "model")
+        (folder / "prompts.txt").write_text("".join(f"prompt {n}\n" for n in range(N_PROMPTS)))
+        (folder / "ray").mkdir()
+        chaos = Chaos(folder, flags.seed, flags.tokens, flags.seconds)
+        chaos.undisturbed()
+        chaos.disturbed(flags.blows)
+    print(
+        f"{flags.blows} blows, {chaos.starts} drivers: each run once, bit for bit as undisturbed (--seed {flags.seed})"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Driving a sweep of scripted runs in a test, and checking the results that it leaves."""
+
+import io
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import scripted
+from pandas.testing import assert_frame_equal
+from scripted import TOKENS_PER_RUN, rows_of
+
+from cluster.actor import MakeGenerator, model_generator
+from cluster.console.display import Lines
+from cluster.sweep import run_sweep
+from eexit.plan.config import SweepConfig
+from eexit.plan.model_facts import Look, look_at_model
+from eexit.plan.runs import plan_runs
+from eexit.results.store.landing import Tally
+
+
+def drive(
+    config: SweepConfig,
+    out: Path | str,
+    make_generator: MakeGenerator = scripted.scripted,
+    rows: int = 9,
+    actors: int | None = 2,
+    cpus: float = 1,
+    log: io.StringIO | None = None,
+    **others: Any,
+) -> Tally:
+    """A sweep on so many actors of so many `cpus`, each with a scripted generator; returns what this call landed."""
+    summary = run_sweep(
+        config,
+        out,
+        actors=actors,
+        cpus_per_actor=cpus,
+        rows_per_shard=rows,
+        display=Lines(log or io.StringIO(), every=1),
+        make_generator=make_generator,
+        **{"look": look_at_model if make_generator is model_generator else scripted.look, **others},
+    )
+    return summary.tally
+
+
+def look_here(config: SweepConfig, rows: int) -> Look:
+    """Of a model, in this process, which has torch anyway."""
+    from eexit.model.loading import describe_model
+    from eexit.plan.exit_layers import resolve_exitable_layers
+
+    model = describe_model(config)
+    return asdict(model), resolve_exitable_layers(config, model.n_layers), None
+
+
+def assert_complete(config: SweepConfig, out: Path) -> pd.DataFrame:
+    """Each planned run once, each with its tokens, nothing else in the folders; returns the generations."""
+    generations = pd.read_parquet(out / "generations")
+    tokens = pd.read_parquet(out / "tokens")
+    assert sorted(generations.run_id) == sorted(run.run_id for run in plan_runs(config))
+    ok = generations[generations.status == "ok"]
+    assert sorted(tokens.run_id) == sorted([*ok.run_id] * TOKENS_PER_RUN)
+    names = [path.name for folder in ("generations", "tokens") for path in (out / folder).iterdir()]
+    assert all(name.endswith(".parquet") and not name.startswith(".") for name in names)
+    return generations
+
+
+def assert_undisturbed(config: SweepConfig, out: Path) -> None:
+    """Complete, and row for row what a sweep would leave that nothing happened to."""
+    assert_complete(config, out)
+    expected = rows_of(list(plan_runs(config)), config)
+    assert_same(pd.read_parquet(out / "generations"), expected.generations.to_pandas(), ["run_id"])
+    assert_same(pd.read_parquet(out / "tokens"), expected.tokens.to_pandas(), ["run_id", "position"])
+
+
+def read_both(out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    return pd.read_parquet(out / "generations"), pd.read_parquet(out / "tokens")
+
+
+def assert_same(one: pd.DataFrame, other: pd.DataFrame, key: list[str]) -> None:
+    """The same rows, whatever their order."""
+    frames = [frame.sort_values(key).reset_index(drop=True) for frame in (one, other)]
+    assert_frame_equal(frames[0], frames[1], check_dtype=False)
+
+
+def alone(generations: pd.DataFrame, prompt: str) -> pd.DataFrame:
+    """The rows of `prompt`, when they are all the errors there are."""
+    errors = generations[generations.status == "error"]
+    assert set(errors.prompt) == {prompt}
+    assert len(errors) == (generations.prompt == prompt).sum()
+    return errors
+
+
+def actor_pids(folder: Path) -> list[int]:
+    return [int(path.name.split("-")[1]) for path in folder.glob("loaded-*")]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came about"
+        time.sleep(0.02)

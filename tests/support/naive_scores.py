@@ -1,0 +1,50 @@
+"""A text scored token by token with the pieces of the naive reference: what `eexit.decode.scoring` has to agree
+with."""
+
+import copy
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+from eexit.decode.rows.requests import Decoding, Request
+from eexit.method.draws import exit_draws
+from eexit.method.rules import ONLINE
+from eexit.model.decoder import Decoder
+from eexit.reference.generation import LEAVE, Student, draw, handing_on_after, read_after, read_exits, run
+from eexit.reference.rules import STOPS, Seen
+
+
+@torch.inference_mode()
+def score_naively(
+    model: PreTrainedModel, decoder: Decoder, decoding: Decoding, request: Request, text: Sequence[int]
+) -> list[tuple[int, float, int]]:
+    """Exit layer, log-probability and likeliest token there of each token but the first, by an online rule or none."""
+    rule, parameter, mode = request.configuration.rule, request.configuration.parameter, request.configuration.mode
+    assert rule is None or rule in ONLINE
+    u_exit = exit_draws(request.seed, list(request.prompt_token_ids), len(text))
+    student, final = Student(DynamicCache(config=model.config)), decoder.n_layers - 1
+    if request.prompt_token_ids:
+        run(model, decoder, torch.tensor([request.prompt_token_ids]), student)
+    scored = []
+    for place, (before, token) in enumerate(pairwise(text), 1):
+        inputs, choice = torch.tensor([[before]]), len(decoding.exitable_layers)
+        if rule is not None:
+            full = run(model, decoder, inputs, copy.deepcopy(student))
+            streams = [stream[0, -1] for stream in full.hidden_states]
+            seen = Seen(
+                [], [], streams[-1], streams, read_exits(decoder, decoding, full), decoding.exitable_layers, None
+            )
+            choice = draw(STOPS[rule](seen, parameter)[0], float(u_exit[place]))
+        exit_layer = [*decoding.exitable_layers, final][choice]
+        with handing_on_after(decoder.layers, exit_layer if mode in LEAVE else final):
+            own = run(model, decoder, inputs, student)
+        if mode in LEAVE:
+            LEAVE[mode](student, exit_layer)
+        logits = own.logits[0, -1] if exit_layer == final else read_after(decoder, decoding, own, exit_layer)
+        log_p = logits.float().log_softmax(-1)
+        assert not math.isnan(float(log_p[token]))
+        scored.append((exit_layer, float(log_p[token]), int(log_p.argmax())))
+    return scored

@@ -1,0 +1,71 @@
+"""What tests share, since it is made again and again: tiny models, their decoders, and rows of the naive reference."""
+
+import copy
+import warnings
+from collections.abc import Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Final
+
+import torch
+from peft import LoraConfig, get_peft_model
+from tiny_models import tiny_model
+from transformers import PreTrainedModel
+
+from eexit.cpu.packed_linear import pack_linear_layers
+from eexit.decode.costs.draft_rounds import SerialCosts
+from eexit.decode.costs.prices import find_prices
+from eexit.decode.rows.requests import Decoding, Request
+from eexit.decode.trace import Trace
+from eexit.model.decoder import Decoder
+from eexit.reference.drafts import draft_one
+from eexit.reference.generation import generate_one
+
+ATTENTION_MODULES: Final = ("q_proj", "v_proj", "o_proj", "Wqkv", "query_key_value", "c_attn")  # of any architecture
+
+shared_model = cache(tiny_model)  # for tests that leave it as it was
+
+
+@cache
+def decoder_of(model: PreTrainedModel) -> Decoder:
+    return Decoder(model)
+
+
+@cache
+def packed_decoder_of(model: PreTrainedModel) -> Decoder:
+    """Of a copy of the model with packed weights."""
+    packed = copy.deepcopy(model)
+    pack_linear_layers(packed)
+    return Decoder(packed)
+
+
+@cache
+def serial_costs_of(model: PreTrainedModel, exitable_layers: tuple[int, ...]) -> SerialCosts:
+    """Read through the lens."""
+    decoder, decoding = decoder_of(model), Decoding(exitable_layers, 1, frozenset())
+    return SerialCosts.of(find_prices(decoder, decoding), exitable_layers)
+
+
+@cache
+def reference_of(
+    model: PreTrainedModel, request: Request, decoding: Decoding, student: PreTrainedModel | None = None
+) -> Trace:
+    if request.configuration.draft:
+        costs = serial_costs_of(model, decoding.exitable_layers)
+        best = partial(costs.best_length, request.configuration.draft.layer)
+        return draft_one(model, decoder_of(model), request, decoding, best)
+    own = None if student is None else (student, decoder_of(student))
+    return generate_one(model, decoder_of(model), request, decoding, own)
+
+
+def save_adapter(
+    model: PreTrainedModel, folder: Path, modules: Sequence[str] = ATTENTION_MODULES, zero: bool = False
+) -> str:
+    """Save a LoRA adapter for those of these modules that the model has: a random one, or one that changes nothing."""
+    torch.manual_seed(1)
+    there = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    config = LoraConfig(r=4, target_modules=[name for name in modules if name in there], init_lora_weights=zero)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft asks models for what transformers has deprecated
+        get_peft_model(copy.deepcopy(model), config).save_pretrained(str(folder))
+    return str(folder)

@@ -1,0 +1,70 @@
+"""Rows of the grid that equivalence tests go through: prompts × modes × rules × parameters on tiny models."""
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from axes import EXITABLE, some
+from references import decoder_of, packed_decoder_of
+from traces import traces_of
+from transformers import PreTrainedModel
+from untrained import PROBE
+
+from eexit.decode.engine import Engine, refuse_mode
+from eexit.decode.rows.requests import Decoding, Request
+from eexit.decode.trace import Trace
+from eexit.messages.errors import UsageError
+from eexit.method.rules import RULES
+from eexit.method.states import STATES
+from eexit.plan.configuration import NORMAL, Configuration
+
+DECODING = Decoding(exitable_layers=EXITABLE, max_new_tokens=24, eos_token_ids=frozenset(), probe=PROBE, record_top_k=3)
+
+
+SAMPLED = replace(DECODING, max_new_tokens=16, temperature=0.8)
+
+
+PROMPTS = (tuple(range(3, 16)), (5, 80, 7, 7, 31), (44, 2, 90, 61, 13, 8, 8, 70, 21))
+
+
+ARCHITECTURES = ("llama", "gemma3", "gpt_neox", "mixtral")  # with which every rule and every state is tested
+
+
+def generate(model: PreTrainedModel, requests: Sequence[Request], decoding: Decoding = DECODING) -> list[Trace]:
+    traces = traces_of(Engine(packed_decoder_of(model), decoding).generate(requests))
+    return [traces[index] for index in range(len(requests))]
+
+
+def configurations(
+    model: PreTrainedModel, modes: Iterable[str] | None = None, rules: Iterable[str] = RULES
+) -> list[Configuration]:
+    """`normal`, and these modes (all that can be used) with some parameters of these rules."""
+    modes = modes_of(model) if modes is None else modes
+    return [
+        Configuration(NORMAL),
+        *(Configuration(mode, rule, parameter) for mode in modes for rule in rules for parameter in some(model, rule)),
+    ]
+
+
+def each_rule(model: PreTrainedModel, shift: int) -> list[Configuration]:
+    """`normal`, and each rule in one mode after the other: another `shift` pairs them in another way."""
+    modes = modes_of(model)
+    in_turn = [(modes[(shift + index) % len(modes)], rule) for index, rule in enumerate(RULES)]
+    return [
+        Configuration(NORMAL),
+        *(Configuration(mode, rule, parameter) for mode, rule in in_turn for parameter in some(model, rule)),
+    ]
+
+
+def grid(configurations: Sequence[Configuration], prompts: Sequence[tuple[int, ...]] = PROMPTS) -> list[Request]:
+    return [Request(prompt, configuration, seed=3) for prompt in prompts for configuration in configurations]
+
+
+def modes_of(model: PreTrainedModel) -> list[str]:
+    """Those that can be used with this model, at full depth excepted."""
+    decoder, modes = decoder_of(model), []
+    for mode in STATES:
+        with suppress(UsageError):
+            refuse_mode(mode, decoder)
+            modes.append(mode)
+    return modes

@@ -1,0 +1,173 @@
+"""A generator without a model. Its rows depend on the run alone, and a prompt can tell it how to fail.
+
+What a prompt can say:
+
+    raise           the run raises
+    die             the run ends its process
+    die once        the same, but only the first time
+    sleep S         the run takes S seconds
+    wait            the run waits for a file `go` beside the marks
+    hang            the run never ends
+    hungry          more than two runs at once raise an out-of-memory error
+    starved         more than two runs at once are killed, as the kernel's OOM killer would do
+    broken later    from now on, all runs on this machine raise
+    quota once      only the first time: from now on, this process can't write files above 2,000 bytes
+    block           in the folder `out` beside the marks, a file is created where a folder should be
+
+It records what happened as marks, which are files in the folder that the configuration names as its model.
+"""
+
+import os
+import resource
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import ray
+
+from eexit.messages.errors import UsageError
+from eexit.plan.config import Prompt, SweepConfig
+from eexit.plan.model_facts import Look
+from eexit.plan.runs import Run
+from eexit.results.shard_tables import Progress, Results, run_columns
+from eexit.results.tables import GENERATIONS, TOKENS
+
+TOKENS_PER_RUN = 3
+FIT = 2
+
+
+def scripted(config: SweepConfig, device: str) -> "ScriptedGenerator":
+    return ScriptedGenerator(config, device)
+
+
+def look(config: SweepConfig, rows_per_shard: int) -> Look:
+    """Of a model that isn't there."""
+    return {"name": config.model, "n_layers": 30}, (5,), None
+
+
+def unloadable(config: SweepConfig, device: str) -> "ScriptedGenerator":
+    Path(config.model, f"tried-{os.getpid()}").touch()
+    raise UsageError("model 'nowhere' can't be found: choose another")
+
+
+def loadable_twice(config: SweepConfig, device: str) -> "ScriptedGenerator":
+    if len(list(Path(config.model).glob("loaded-*"))) >= 2:
+        unloadable(config, device)
+    return ScriptedGenerator(config, device)
+
+
+def slow_to_load_once(config: SweepConfig, device: str) -> "ScriptedGenerator":
+    """The first to load would take for ever; it leaves its mark when its driver has had time to see it come up."""
+    try:
+        Path(config.model, "slow").mkdir()
+    except FileExistsError:
+        return ScriptedGenerator(config, device)
+    time.sleep(4)
+    Path(config.model, "slow", str(os.getpid())).touch()
+    time.sleep(1000)
+    raise AssertionError
+
+
+def slow_to_load(config: SweepConfig, device: str) -> "ScriptedGenerator":
+    time.sleep(1000)
+    raise AssertionError
+
+
+def sweep_of(folder: Path | str, *prompts: str, **fields: object) -> SweepConfig:
+    return SweepConfig.model_validate(
+        {
+            "model": str(folder),
+            "prompts": [Prompt(id=str(index), prompt=text) for index, text in enumerate(prompts)],
+            "max_new_tokens": TOKENS_PER_RUN,
+            **fields,
+        }
+    )
+
+
+class ScriptedGenerator:
+    def __init__(self, config: SweepConfig, device: str) -> None:
+        self._config = config
+        self._folder = Path(config.model)
+        (self._folder / f"loaded-{os.getpid()}-{ray.get_runtime_context().get_node_id()}-{device}").touch()
+
+    def generate(self, runs: Sequence[Run], progress: Progress) -> Results:
+        if (self._folder / "broken").exists():
+            raise RuntimeError("the machine is broken")
+        if len(runs) > FIT and "hungry" in [run.prompt.prompt for run in runs]:
+            bytearray(1 << 62)
+        if len(runs) > FIT and "starved" in [run.prompt.prompt for run in runs]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        for run in runs:
+            self._act_out(run.prompt.prompt)
+            progress(TOKENS_PER_RUN, 1)
+            (self._folder / f"did-{run.run_id}-{time.monotonic_ns()}").touch()
+        return rows_of(runs, self._config)
+
+    def _act_out(self, prompt: str) -> None:
+        if prompt.startswith("sleep"):
+            time.sleep(float(prompt.split()[1]))
+        elif prompt == "wait":
+            while not (self._folder / "go").exists():
+                time.sleep(0.02)
+        elif prompt == "raise":
+            raise RuntimeError("no such luck")
+        elif prompt == "block":
+            (self._folder / "out" / "tokens").touch()
+        elif prompt == "hang":
+            time.sleep(1000)
+        elif prompt == "quota once" and not (self._folder / "quota").exists():
+            (self._folder / "quota").touch()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+        elif prompt == "broken later":
+            (self._folder / "broken").touch()
+        elif prompt == "die":
+            os._exit(1)
+        elif prompt == "die once":
+            first = not (self._folder / "died").exists()
+            (self._folder / "died").touch()
+            if first:
+                os._exit(1)
+
+
+def rows_of(runs: Sequence[Run], config: SweepConfig) -> Results:
+    """Three tokens a run, with numbers that follow from the run's id."""
+    generations = [
+        {
+            **run_columns(run, config),
+            "status": "ok",
+            "finish_reason": "length",
+            "text": "abc",
+            "prompt_token_ids": [1, 2],
+            "n_prompt_tokens": 2,
+            "n_tokens": TOKENS_PER_RUN,
+            "exit_rate": _share(run),
+            "mean_depth": 1 - _share(run) / 2,
+            "exit_layer_counts": [(5, 1), (29, 1)],
+        }
+        for run in runs
+    ]
+    tokens = [
+        {
+            **{name: value for name, value in run_columns(run, config).items() if name in TOKENS.names},
+            "position": position,
+            "drafted": False,
+            "decided": position > 0,
+            "token_id": position,
+            "token": "abc"[position],
+            "exit_layer": 29,
+            "kl": [_share(run)],
+            "exit_prob": [0.0, 1.0],
+            "logprob": -1.0,
+            "final_token_id": position,
+            "entropy": 1.0,
+        }
+        for run in runs
+        for position in range(TOKENS_PER_RUN)
+    ]
+    return Results(pa.Table.from_pylist(generations, GENERATIONS), pa.Table.from_pylist(tokens, TOKENS))
+
+
+def _share(run: Run) -> float:
+    return int(run.run_id[:4], 16) / 0xFFFF

@@ -1,0 +1,159 @@
+"""A small sweep with answers, judgements, replays, scores of the harness and choices, whose numbers can be worked out.
+
+Two modes × two rules × two parameters, with controls. Accuracy falls with the boldness of a setting, and controls are
+worse.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+from synthetic_sweeps import run_rows, write_sweep
+
+from eexit.method.rules import CONTROL, Control
+from eexit.plan.configuration import NORMAL, Configuration
+from eexit.results.layout import CHOICES_FOLDER, JUDGEMENTS_FOLDER, REPLAYS_FOLDER, SCORES_FOLDER, further_name
+from eexit.results.seals import encode_further
+from eexit.results.study_tables import CHOICES, JUDGEMENTS, REPLAYS, SCORES
+
+PARAMETERS: Final = {"confidence": (0.7, 0.9), "kl": (0.5, 2.0)}
+JUDGE: Final = "judge-1"
+CHOSEN: Final = "unfrozen/confidence/0.9"
+
+
+def grid(modes: Sequence[str] = ("unfrozen", "frozen_residual")) -> list[Configuration]:
+    """`normal`, then each setting with its control."""
+    found = [Configuration(NORMAL)]
+    for mode in modes:
+        for rule, parameters in PARAMETERS.items():
+            for parameter in parameters:
+                followed = Configuration(mode, rule, parameter)
+                found += [followed, Configuration(mode, CONTROL, Control(followed.key, ()))]
+    return found
+
+
+def boldness(configuration: Configuration) -> float:
+    """How much the configuration exits early, from 0 to 1: that of a control is that of what it follows."""
+    key = str(configuration.columns["control_of"] or configuration.key)
+    return {"0.7": 0.8, "0.9": 0.3, "0.5": 0.6, "2": 0.2}.get(key.rpartition("/")[2], 0.0)
+
+
+def with_answers(
+    folder: Path,
+    n_prompts: int = 12,
+    seeds: Sequence[int] = (0,),
+    modes: Sequence[str] = ("unfrozen", "frozen_residual"),
+) -> Path:
+    """The sweep without further tables. Prompts 0 and 1 bring no answer."""
+    draw = np.random.default_rng(3)
+    generations, tokens = [], []
+    for prompt in range(n_prompts):
+        hard = draw.uniform()
+        for configuration in grid(modes):
+            bold = boldness(configuration)
+            worse = bold * (2.0 if configuration.columns["control_of"] else 1.0)
+            for seed in seeds:
+                k = None if configuration.mode == NORMAL else 1.0
+                row, rows = run_rows(
+                    f"{prompt}", f"Question {prompt}?", configuration.mode, k, ["a", "b", "c", "d"], seed
+                )
+                right = bool(hard + 0.3 * worse + 0.1 * draw.uniform() < 0.8)
+                row |= configuration.columns | {
+                    "run_id": f"{prompt}-{configuration.key}-{seed}", "mean_depth": 1 - 0.4 * bold,
+                    "exit_rate": bold, "disagreement": 0.25 * worse, "lcs_share": 1 - 0.5 * worse,
+                    "perplexity": 3 + worse, "answer": "42" if prompt > 1 else None,
+                    "found_answer": ("42" if right else "41") if prompt > 1 else None,
+                    "correct": right if prompt > 1 else None,
+                    "cost_full": 100.0, "cost_needed": 100 - 40 * bold,
+                    "cost_run": None if configuration.rule == "kl" else 110 - 60 * bold,
+                }  # fmt: skip
+                generations.append(row)
+                named = {name: row[name] for name in ("run_id", *configuration.columns)}
+                tokens += [token | named for token in rows]
+    return write_sweep(folder, generations, tokens, temperature=float(len(seeds) > 1))
+
+
+def add(folder: Path, name: str, schema: pa.Schema, rows: Iterable[dict[str, Any]], call: int = 1) -> None:
+    """A file of a further table, as a call of the command would have written it."""
+    (folder / name).mkdir(exist_ok=True)
+    table = pa.Table.from_pylist([{"started": call} | row for row in rows], schema=schema)
+    (folder / further_name(name, f"{call:032x}")).write_bytes(encode_further(table))
+
+
+def judge(folder: Path, fails: Sequence[str] = (), call: int = 1, **change: Any) -> None:
+    """Judgements of all runs of the sweep, of which those of the ids in `fails` have an error."""
+    identity = ["run_id", "prompt_id", "seed", *Configuration(NORMAL).columns]
+    rows = []
+    for run in ds.dataset(folder / "generations").to_table(columns=[*identity, "disagreement"]).to_pylist():
+        score = 5 - round(10 * run["disagreement"])
+        row = {name: run[name] for name in identity} | {"judge": JUDGE, "rubric": "1", "text_hash": "0"}
+        if run["run_id"] in fails:
+            row |= {"status": "error", "error": "it answered with nonsense"}
+        else:
+            row |= {"status": "ok", "coherence": score, "completeness": score, "clarity": 5, "no_repetition": 4}
+            row |= {"preferred": None if run["configuration"] == NORMAL else "tie" if score > 3 else "normal"}
+        rows.append(row | change)
+    add(folder, JUDGEMENTS_FOLDER, JUDGEMENTS, rows, call)
+
+
+def replay(folder: Path, call: int = 1, factors: Sequence[float] = (0.25, 0.5, 1.0, 2.0, 4.0), **change: Any) -> None:
+    """Settings of rule `kl` in both modes, replayed on the texts of `normal`."""
+    rows = []
+    for mode in ("unfrozen", "frozen_residual"):
+        for k in factors:
+            bold = 1 / (1 + k)
+            depth, differs = 1 - 0.4 * bold, 0.2 * bold
+            rows.append(
+                Configuration(mode, "kl", k).columns
+                | {
+                    "replay_id": f"{call:032x}", "text_of": NORMAL, "prompts": 12, "texts": 12, "tokens": 36,
+                    "drawn": False, "mean_depth": depth, "mean_depth_low": depth - 0.02,
+                    "mean_depth_high": depth + 0.01, "expected_kl": 2 * differs, "expected_disagreement": differs,
+                    "expected_disagreement_low": differs - 0.01, "expected_disagreement_high": differs + 0.01,
+                    "exit_distribution": [], "cost_full": 100.0, "cost_needed": 100 - 40 * bold, "model": "tiny",
+                }
+                | change
+            )  # fmt: skip
+    add(folder, REPLAYS_FOLDER, REPLAYS, rows, call)
+
+
+def score(folder: Path, call: int = 1, value: float = 0.5, **change: Any) -> None:
+    """Two metrics of one task of the lm-evaluation-harness, for `normal` and a setting."""
+    rows = [
+        configuration.columns
+        | {
+            "evaluation_id": "0", "seed": 0, "task": "arc_easy", "n_shot": 0, "metric": metric, "filter": "none",
+            "value": value - 0.1 * place, "stderr": 0.02, "n": 500, "mean_depth": 1 - 0.2 * place,
+            "chat_template": False, "model": "tiny", "dtype": "float32", "versions": "",
+        }
+        | change
+        for place, configuration in enumerate((Configuration(NORMAL), Configuration("unfrozen", "confidence", 0.9)))
+        for metric in ("acc", "acc_norm")
+    ]  # fmt: skip
+    add(folder, SCORES_FOLDER, SCORES, rows, call)
+
+
+def choose(folder: Path, call: int = 1, chosen: str | None = CHOSEN, **change: Any) -> None:
+    """What a call of `jobs/choose.py` said of disagreement: what it chose, or that nothing can be certified."""
+    tested = [
+        {"configuration": key, "mean_loss": mean, "n": 150, "p_value": p, "certified": chosen == key, "cost": cost}
+        for key, mean, p, cost in ((CHOSEN, 0.021, 0.004, 0.92), ("unfrozen/confidence/0.7", 0.049, 0.4, 0.62))
+    ]
+    its = {
+        "configuration": chosen, "mean_loss": 0.021, "n": 150, "p_value": 0.004, "cost": 0.92,
+        "reporting_mean_loss": 0.03, "reporting_n": 50, "reporting_upper": 0.08, "reporting_p_value": 0.2,
+    }  # fmt: skip
+    naive = {
+        "naive_configuration": "unfrozen/confidence/0.7", "naive_mean_loss": 0.049, "naive_n": 150,
+        "naive_p_value": 0.4, "naive_cost": 0.62, "naive_reporting_mean_loss": 0.06, "naive_reporting_n": 50,
+        "naive_reporting_upper": 0.12, "naive_reporting_p_value": 0.7,
+    }  # fmt: skip
+    row = {
+        "choice_id": f"{call:032x}", "risk": "disagreement", "loss": "a loss", "at_most": 0.05, "confidence": 0.95,
+        "cost_by": "run", "families": ["unfrozen/confidence"], "error_of_each": 0.05, "seeds": 1, "tested": tested,
+        **(its if chosen else {}), **naive,
+    }  # fmt: skip
+    add(folder, CHOICES_FOLDER, CHOICES, [row | change], call)

@@ -1,0 +1,75 @@
+"""Assertions about generated rows."""
+
+from collections.abc import Iterable
+from dataclasses import fields, replace
+
+import numpy as np
+
+from eexit.decode.rows.requests import Outcome, Request
+from eexit.decode.trace import LENGTH, Trace
+from eexit.plan.configuration import NORMAL, Configuration
+
+CLOSE = {
+    "kl_TE", "evidence_TE", "exit_prob_TX", "logprob_T", "entropy_T", "top_prob_TXK", "exit_logprob_T",
+    "exit_top_prob_TK",
+}  # fmt: skip
+EQUALLY_PROBABLE_NATS = 2e-6
+SUFFIXES = ("_T", "_TE", "_TX", "_TK", "_TXK")
+
+
+def traces_of(outcomes: Iterable[tuple[int, Outcome]]) -> dict[int, Trace]:
+    """Those of rows of which none may fail."""
+    traces = {}
+    for index, outcome in outcomes:
+        assert isinstance(outcome, Trace), outcome
+        traces[index] = outcome
+    return traces
+
+
+def assert_same(ours: Outcome, theirs: Outcome) -> None:
+    """Identical tokens and exits, KL to 1e-4 (of its size, where it is above 1 nat).
+
+    Sampling goes through tokens from the likeliest down. Where two are equally probable but for rounding, which of them
+    comes first depends on the processor: such rows are the same up to there.
+    """
+    assert isinstance(ours, Trace), ours
+    assert isinstance(theirs, Trace), theirs
+    tie = first_tie(ours, theirs)
+    if tie is not None:
+        ours, theirs = first_tokens(ours, tie), first_tokens(theirs, tie)
+    for field in fields(Trace):
+        if field.name == "counts":  # the reference counts nothing
+            continue
+        if field.name == "rounds":
+            if tie is None:
+                assert str(ours.rounds) == str(theirs.rounds)
+            continue
+        mine, other = getattr(ours, field.name), getattr(theirs, field.name)
+        if field.name in CLOSE:
+            np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-4, err_msg=field.name)
+        else:
+            np.testing.assert_array_equal(mine, other, err_msg=field.name)
+
+
+def first_tie(ours: Trace, theirs: Trace) -> int | None:
+    """The first token that differs, if both have the same probability but for rounding."""
+    n_tokens = min(len(ours.token_id_T), len(theirs.token_id_T))
+    differs = np.flatnonzero(ours.token_id_T[:n_tokens] != theirs.token_id_T[:n_tokens])
+    if not len(differs):
+        return None
+    at = int(differs[0])
+    apart = abs(float(ours.exit_logprob_T[at]) - float(theirs.exit_logprob_T[at]))
+    return at if apart < EQUALLY_PROBABLE_NATS else None
+
+
+def first_tokens(trace: Trace, n_tokens: int) -> Trace:
+    columns = {its.name: getattr(trace, its.name)[:n_tokens] for its in fields(Trace) if its.name.endswith(SUFFIXES)}
+    return replace(trace, **columns, finish_reason=LENGTH)
+
+
+def kl_request(prompt: tuple[int, ...], mode: str, kl_factor: float | None = None, seed: int = 0) -> Request:
+    """A row of rule kl, or of `normal`, whatever the factor."""
+    if mode == NORMAL:
+        return Request(prompt, Configuration(NORMAL), seed)
+    assert kl_factor is not None
+    return Request(prompt, Configuration(mode, "kl", float(kl_factor)), seed)

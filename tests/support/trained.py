@@ -1,0 +1,52 @@
+"""What the tests of training share: a small model, its own texts, and setups."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+
+import torch
+from references import decoder_of, shared_model
+from traces import traces_of
+from transformers import PreTrainedModel
+
+from eexit.decode.engine import Engine
+from eexit.decode.rows.requests import Decoding, Request
+from eexit.method.readouts import READOUTS
+from eexit.plan.configuration import NORMAL, Configuration
+from eexit.training.setup import Settings, Setup
+from eexit.training.texts import Text
+
+LAYERS = (1, 3)
+N_TEXTS, N_TOKENS = 10, 12
+
+
+@cache
+def texts_of(model: PreTrainedModel) -> tuple[Text, ...]:
+    """What the model wrote; one text in five is held out, and one in five chooses."""
+    generator = torch.Generator().manual_seed(0)
+    prompts = torch.randint(model.config.vocab_size, (N_TEXTS, 4), generator=generator).tolist()
+    decoding = Decoding(exitable_layers=LAYERS, max_new_tokens=N_TOKENS, eos_token_ids=frozenset())
+    requests = [Request(tuple(prompt), Configuration(NORMAL)) for prompt in prompts]
+    traces = traces_of(Engine(decoder_of(model), decoding).generate(requests))
+    return tuple(
+        Text(str(index), tuple(prompt), tuple(traces[index].token_id_T.tolist()), index % 5 == 0, index % 5 == 1)
+        for index, prompt in enumerate(prompts)
+    )
+
+
+def learned(model: PreTrainedModel) -> list[Text]:
+    return [text for text in texts_of(model) if not text.held_out]
+
+
+def held_out(model: PreTrainedModel) -> list[Text]:
+    return [text for text in texts_of(model) if text.held_out]
+
+
+def setup_of(model: PreTrainedModel, what: str, texts: Sequence[Text] | None = None, **settings: object) -> Setup:
+    made = replace(Settings(what, LAYERS), **settings).with_defaults()  # type: ignore[arg-type]
+    return Setup(model, decoder_of(model), made, READOUTS["lens"], texts or learned(model))
+
+
+def frozen_llama() -> PreTrainedModel:
+    """The shared tiny Llama: nothing trains its own parameters."""
+    return shared_model("llama").requires_grad_(False)
