@@ -157,7 +157,7 @@ def test_a_call_with_nothing_left_to_do_says_so_and_lands_nothing(tmp_path: Path
     first = scripted_sweep(config, tmp_path / "out")
     log = io.StringIO()
     second = scripted_sweep(config, tmp_path / "out", display=Lines(log))
-    assert log.getvalue() == f"nothing is left to do: 9 runs landed in {tmp_path}/out\n"
+    assert log.getvalue() == f"looking at the model\nnothing is left to do: 9 runs landed in {tmp_path}/out\n"
     assert (second.done, second.errors, second.tally) == (first.done, 0, Tally())
     assert_undisturbed(config, tmp_path / "out")
 
