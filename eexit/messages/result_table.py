@@ -30,8 +30,8 @@ class ResultTable(Table):
     """A table whose columns are made as narrow as the console needs when it is printed."""
 
     def __init__(self, caption: str | None = None, title: str | None = None) -> None:
-        style = {"box": box.SIMPLE_HEAD, "pad_edge": False, "padding": 0}
-        super().__init__(**style, title=title, title_justify="left", caption=caption, caption_justify="left")
+        super().__init__(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, title=title, caption=caption)
+        self.title_justify = self.caption_justify = "left"
         self._kinds: list[Kind] = []
 
     def add(self, kind: Kind, *headings: str) -> None:
@@ -69,8 +69,10 @@ class ResultTable(Table):
 
 def _in_style(table: Table, cells_CR: Sequence[Sequence[str]]) -> Table:
     """A plain table like this one, with these cells."""
-    style = {name: getattr(table, name) for name in ("box", "pad_edge", "padding", "title", "caption")}
-    plain = Table(**style, title_justify="left", caption_justify="left")
+    plain = Table(
+        box=table.box, pad_edge=table.pad_edge, padding=table.padding, title=table.title, caption=table.caption
+    )
+    plain.title_justify, plain.caption_justify = table.title_justify, table.caption_justify
     for column in table.columns:
         plain.add_column(column.header, justify=column.justify, no_wrap=True)
     for row, *cells in zip(table.rows, *cells_CR, strict=True):

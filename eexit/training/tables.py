@@ -28,7 +28,7 @@ def _layers(card: Card) -> ResultTable:
     readouts = list(dict.fromkeys(row["readout"] for row in card.held_out))
     table = _table(f"{card.data['n_held_out_tokens']:,} held-out tokens", "layer")
     for readout in readouts:
-        table.add("number", f"{readout}:\nas final", "median\nKL")
+        table.add("number", f"{readout}: as final", "median KL")
     rows = {(row["layer"], row["readout"]): row for row in card.held_out}
     for layer in card.layers:
         its = [rows[layer, readout] for readout in readouts]
