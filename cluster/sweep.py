@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from cluster.actor import MakeGenerator, model_generator
 from cluster.console.display import open_display
-from cluster.console.job import Device, SweepJob, explain
+from cluster.console.job import FIELDS, Device, SweepJob
 from cluster.driver import Driver
 from cluster.pool import plan_pools, shortages
 from cluster.session import Session, place_for_all, ray_session
@@ -21,6 +21,7 @@ from eexit.messages.locations import shown
 from eexit.messages.progress import Display
 from eexit.messages.wording import counted
 from eexit.plan.config import SweepConfig
+from eexit.plan.explaining import explain
 from eexit.plan.model_facts import Look, Memory, look_at_model, looking
 from eexit.plan.runs import configurations, count_runs, plan_runs
 from eexit.results.layout import (
@@ -123,7 +124,7 @@ def run_sweep(
             rows_per_shard=rows_per_shard,
         )
     except ValidationError as error:
-        raise UsageError(explain(error, set(), Path("run_sweep"))) from error
+        raise UsageError(explain(error, set(), Path("run_sweep"), FIELDS)) from error
     place = place_for_all(job.out)
     store, n_planned = open_store(place), count_runs(config)
     with ExitStack() as on_ray:

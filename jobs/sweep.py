@@ -38,7 +38,7 @@ from eexit.whole_files import write_whole
 if TYPE_CHECKING:
     from cluster.sweep import Summary
 
-DEMO = Path(__file__).with_name("demo.toml")
+DEMO = Path(__file__).parent / "sweeps" / "demo.toml"
 
 
 @interruption.listening()

@@ -24,8 +24,9 @@ from rich.console import Console
 from cluster.console import interruption
 from cluster.console.display import open_display
 from cluster.console.exit_code import exit_code
-from cluster.console.flags import Parser, flag, layer, seed, whole
+from cluster.console.flags import Parser, layer, seed, whole
 from cluster.studies.training import train_exits
+from eexit.messages.wording import flag
 from eexit.plan.prompts import read_prompts
 from eexit.training.setup import DEFAULTS, Settings
 from eexit.training.tables import how_to_use, training_tables

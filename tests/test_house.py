@@ -1,102 +1,133 @@
-"""Conventions of the repository: which packages may import which, and whether the README's file tree is true."""
+"""Conventions of the repository: what may import what, how full folders may be, and whether the file trees are true."""
 
 import ast
 import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MAY_IMPORT = {
-    "eexit": {"eexit"},
-    "cluster": {"cluster", "eexit"},
-    "reports": {
-        "reports",
-        *(
-            f"eexit.{name}"
-            for name in (
-                "artefacts",
-                "bootstrap",
-                "choosing",
-                "config",
-                "configuration",
-                "drafts",
-                "evaluation",
-                "files",
-                "further_schema",
-                "judgements",
-                "original_format",
-                "places",
-                "results",
-                "risks",
-                "rubric",
-                "rules",
-                "schema",
-                "speedups",
-                "splits",
-                "states",
-                "whole_files",
-                "written",
-            )
-        ),
-    },
-    "jobs": {"jobs", "eexit", "cluster", "reports"},
-}
+ROOMS = ("eexit", "cluster", "reports", "jobs")
+# Whatever stands later may import what stands earlier, never the other way round.
+FLOORS = (
+    "eexit.messages", "eexit.whole_files", "eexit.cpu", "eexit.model", "eexit.method", "eexit.plan", "eexit.quality", "eexit.decode",
+    "eexit.results", "eexit.reference", "eexit.generator", "eexit.original", "eexit", "eexit.training", "eexit.studies",
+    "cluster.console", "cluster", "cluster.studies",
+    "reports.progress", "reports.read", "reports.frames", "reports.charts", "reports.sections", "reports.page", "reports", "jobs",
+)  # fmt: skip
 FORBIDDEN = {
     "eexit": {"ray", "altair"},
-    "reports": {"ray", "torch", "transformers"},
-    "cluster": {"altair"},
+    "cluster": {"altair", "reports"},
+    "reports": {"ray", "torch", "transformers", "cluster"},
     "jobs": set(),
 }
+MOST_ENTRIES = 14  # of a folder, without its `__init__.py`, README.md and py.typed
 
 
-def imports(path: Path) -> set[str]:
-    tree = ast.parse(path.read_text())
-    names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
-    return names | {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+@cache
+def modules() -> dict[str, Path]:
+    """The modules of all rooms, by their dotted names."""
+    found = {}
+    for room in ROOMS:
+        for path in (ROOT / room).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
 
 
-def within(name: str, packages: set[str]) -> bool:
-    return any(name == package or name.startswith(package + ".") for package in packages)
+def named(path: Path) -> Iterator[str]:
+    """What a file imports, inside functions and for typing too: modules, and names that may be modules."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
 
 
-@pytest.mark.parametrize("room", MAY_IMPORT)
-def test_imports_go_one_way(room: str) -> None:
-    files = list((ROOT / room).rglob("*.py"))
-    assert files
-    for path in files:
-        for name in imports(path):
-            if name.split(".")[0] in MAY_IMPORT:
-                assert within(name, MAY_IMPORT[room]), f"{path.relative_to(ROOT)} imports {name}"
-            assert not within(name, FORBIDDEN[room]), f"{path.relative_to(ROOT)} imports {name}"
+@cache
+def imports() -> dict[str, set[str]]:
+    """For each module, the modules of ours that it imports."""
+    graph = {}
+    for module, path in modules().items():
+        ours = {name if name in modules() else name.rpartition(".")[0] for name in named(path)}
+        graph[module] = {name for name in ours if name in modules()} - {module}
+    return graph
+
+
+def floor(module: str) -> int:
+    """On which floor a module is: that of its folder, or its own."""
+    parts = module.split(".")
+    return next(FLOORS.index(name) for n in (2, 1) if (name := ".".join(parts[:n])) in FLOORS)
+
+
+def test_no_import_runs_in_a_circle() -> None:
+    order = list(TopologicalSorter(imports()).static_order())  # raises CycleError, naming the circle
+    assert set(order) == set(modules())
+
+
+def test_imports_go_one_way() -> None:
+    back = [
+        f"{module} imports {name}"
+        for module, names in imports().items()
+        for name in names
+        if floor(name) > floor(module)
+    ]
+    assert back == []
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_do_without(room: str) -> None:
+    for module, path in modules().items():
+        if module.split(".")[0] == room:
+            assert not {name.split(".")[0] for name in named(path)} & FORBIDDEN[room], module
+
+
+def test_folders_are_concepts_of_few_entries() -> None:
+    entries = {
+        path.relative_to(ROOT)
+        for room in ROOMS
+        for path in (ROOT / room).rglob("*")
+        if not {"__pycache__", "node_modules"} & {*path.parts}
+        and path.name not in ("__init__.py", "README.md", "py.typed")
+    }
+    full = {
+        str(folder): len(list(held))
+        for folder, held in groupby(sorted(entries, key=lambda path: path.parent), key=lambda path: path.parent)
+    }
+    assert {folder: n for folder, n in full.items() if n > MOST_ENTRIES} == {}
+
+
+def test_folders_say_what_lives_there() -> None:
+    for path in modules().values():
+        if path.name == "__init__.py":
+            assert len(ast.get_docstring(ast.parse(path.read_text())) or "") > 40, path
 
 
 def test_reading_results_needs_no_torch() -> None:
-    code = "import sys, reports, eexit.results.tables; print([m for m in ('torch', 'ray', 'transformers') if m in sys.modules])"
+    code = "import sys, reports, eexit.results.tables; print([m for m in ('torch', 'ray') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_the_readme_tree_is_true() -> None:
-    tree = (ROOT / "README.md").read_text().split("## What is where")[1].split("```")[1]
+@pytest.mark.parametrize("room", ROOMS)
+def test_the_tree_of_a_room_is_true(room: str) -> None:
+    tree = (ROOT / room / "README.md").read_text().split("## What is where")[1].split("```")[1]
     folders: list[str] = []
     listed = set()
     for indent, name in re.findall(r"^( *)(\S+)", tree, re.MULTILINE):
         folders = [*folders[: len(indent) // 2], name]
         listed.add("".join(folders))
-    files = {
-        path.relative_to(ROOT)
-        for room in MAY_IMPORT
-        for path in (ROOT / room).rglob("*")
-        if path.suffix in (".py", ".c", ".h")
-    }
-    there = {path.as_posix() for path in files if path.name != "__init__.py"} | {
+    files = {path.relative_to(ROOT) for path in (ROOT / room).rglob("*") if path.suffix in (".py", ".c", ".h")}
+    assert listed == {path.as_posix() for path in files if path.name != "__init__.py"} | {
         f"{path.parent.as_posix()}/" for path in files
-    }
-    assert listed == there | {"tests/"}
+    } | {f"{room}/"}
 
 
 def test_the_readme_snippet_is_the_tested_one() -> None:
@@ -108,21 +139,10 @@ def test_the_readme_snippet_is_the_tested_one() -> None:
         )
 
 
-def test_no_two_modules_have_the_same_name() -> None:
-    modules = Counter(path.stem for room in MAY_IMPORT for path in (ROOT / room).rglob("*.py") if not is_entry(path))
-    assert [name for name, count in modules.items() if count > 1] == []
-
-
-def is_entry(path: Path) -> bool:
-    """Whether a file is a package's `__init__.py`, or a script in jobs/, which is named for what it does."""
-    return path.stem.startswith("__") or path.parent == ROOT / "jobs"
-
-
 def test_no_two_classes_have_the_same_name() -> None:
     classes = Counter(
         node.name
-        for room in MAY_IMPORT
-        for path in (ROOT / room).rglob("*.py")
+        for path in modules().values()
         for node in ast.parse(path.read_text()).body
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     )
@@ -143,6 +163,6 @@ MAY_WRITE = {
 
 
 def test_whatever_is_written_is_written_whole() -> None:
-    files = [path for room in MAY_IMPORT for path in (ROOT / room).rglob("*.py") if path.parent.name != "bench"]
+    files = [path for room in ROOMS for path in (ROOT / room).rglob("*.py") if path.parent.name != "bench"]
     found = {path.relative_to(ROOT).as_posix(): len(WRITES.findall(path.read_text())) for path in files}
     assert {path: n for path, n in found.items() if n} == MAY_WRITE

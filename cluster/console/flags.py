@@ -10,6 +10,7 @@ from typing import Any, NoReturn, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from eexit.messages.errors import UsageError
+from eexit.messages.wording import flag
 from eexit.plan.config import LEAST_SEED, MOST_COUNT, MOST_SEED
 
 _NEGATIVE = re.compile(r"-(\d|\.\d|inf|nan)")
@@ -149,10 +150,6 @@ def _within(text: str, least: int, most: int, what: str) -> int:
     if int(text) > most:
         raise argparse.ArgumentTypeError(f"must be at most {most:,}, got {text}")
     return int(text)
-
-
-def flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def _unshield(text: str) -> str:

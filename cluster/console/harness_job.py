@@ -10,10 +10,11 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cluster.console.flags import make_parser, parse_flags
-from cluster.console.job import FIELDS, GROUPS, OUTPUT, WHERE, SweepJob, explain, job_of
+from cluster.console.job import FIELDS, GROUPS, OUTPUT, WHERE, SweepJob, job_of
 from eexit.messages.errors import UsageError
 from eexit.plan.config import Bool, Count, Float, Prompt, SweepConfig, Text
 from eexit.plan.configuration import Configuration
+from eexit.plan.explaining import explain
 from eexit.plan.hashes import content_hash
 from eexit.plan.model_facts import aside
 from eexit.plan.runs import configurations, shared_settings
@@ -115,7 +116,7 @@ def load_harness_job(arguments: Sequence[str], description: str) -> tuple[SweepJ
     try:
         return job_of({**flags, "prompts": [Prompt(id="tasks", prompt="of tasks")]}), Asked(**asked), quiet
     except ValidationError as error:
-        raise UsageError(explain(error, given, Path("jobs/harness.py"))) from error
+        raise UsageError(explain(error, given, Path("jobs/harness.py"), FIELDS)) from error
 
 
 def look_at_tasks(asked: Asked) -> tuple[list[tuple[str, str]], list[str]]:

@@ -1,9 +1,8 @@
 """A sweep and how it is executed, read from a TOML file and flags, which are merged and validated once.
 
->>> job = load_job(["--prompts", "mine.txt", "--kl-factors", "0.5", "1"], default=Path("jobs/demo.toml"))
+>>> job = load_job(["--prompts", "mine.txt", "--kl-factors", "0.5", "1"], default=Path("jobs/sweeps/demo.toml"))
 """
 
-import difflib
 import os
 import re
 import tomllib
@@ -15,10 +14,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from cluster.console.flags import flag, make_parser, parse_flags
+from cluster.console.flags import make_parser, parse_flags
 from eexit.messages.errors import UsageError
 from eexit.messages.locations import shown
 from eexit.plan.config import Count, Float, SweepConfig
+from eexit.plan.explaining import explain
 from eexit.plan.prompts import read_prompts
 from eexit.results.store.whereabouts import refuse_for_file
 from eexit.studies.controls import controls_of
@@ -178,83 +178,10 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     try:
         job = job_of({**table, **flags})
     except ValidationError as error:
-        raise UsageError(explain(error, set(flags), path)) from error
+        raise UsageError(explain(error, set(flags), path, FIELDS)) from error
     if figures is not None:
         refuse_for_file(figures, "--json", planned=job.out)
     return job, options
-
-
-def explain(error: ValidationError, flags: set[str], path: Path) -> str:
-    """One line for the first problem that pydantic found: the value, where it came from, and the way out."""
-    problems: list[dict[str, Any]] = [{**problem, "loc": _flat(problem["loc"])} for problem in error.errors()]
-    # One problem can be reported twice: a tuple without its unusable entry may also be too short.
-    others = {problem["loc"][:1] for problem in problems} - {problems[0]["loc"][:1]}
-    text = _explain_one(problems[0], flags, path)
-    return text + (f"; and {len(others)} more to mend" if others else "")
-
-
-def _flat(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """The location of a value in the input of `job_of`."""
-    return location[1:] if location[:1] == ("config",) else location
-
-
-def _explain_one(problem: Mapping[str, Any], flags: set[str], path: Path) -> str:
-    location: tuple[Any, ...] = problem["loc"]
-    if not location:
-        return str(problem["ctx"]["error"])
-    name, value, context = location[0], problem["input"], problem.get("ctx", {})
-    where = _where(location, flags, path)
-    if name == "rules" and len(location) > 1:
-        name = f"the parameter of rule {location[1]}"
-    match problem["type"]:
-        case "missing" if location == ("prompts",):
-            return f"prompts are missing: give --prompts FILE, or [[prompts]] in {path}"
-        case "missing":
-            return f"{location[-1]} is missing ({where})"
-        case "extra_forbidden" | "unexpected_keyword_argument":
-            near = difflib.get_close_matches(str(location[-1]), FIELDS, n=1)
-            return f"unknown key {location[-1]!r} in {path}" + (f": did you mean {near[0]}?" if near else ": remove it")
-        case "enum" | "literal_error":
-            return f"unknown {name.removesuffix('s')} {value!r}: choose from {_choices(context['expected'])} ({where})"
-        case "greater_than_equal" | "greater_than" | "less_than_equal" | "less_than":
-            sign, bound = next((_SIGNS[key], context[key]) for key in _SIGNS if key in context)
-            limit = bound if isinstance(bound, int) else f"{bound:g}"
-            return f"{name} must be {sign} {limit}, got {value} ({where})"
-        case "too_short":
-            return f"{name} needs at least one entry ({where})"
-        case "value_error":
-            return f"{context['error']} ({where})"
-    kind = _KINDS.get(problem["type"])
-    return f"{name} must be {kind}, got {value!r} ({where})" if kind else f"{name}: {problem['msg']} ({where})"
-
-
-_SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
-_KINDS = {
-    "bool_type": "true or false",
-    "dict_type": 'a list as in ["kl=0.5,1", "agree"], or a table',
-    "dataclass_type": 'a table with a prompt, as in [[prompts]] prompt = "Why?"',
-    "float_parsing": "a number",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "int_parsing": "a whole number",
-    "int_parsing_size": "a number of fewer digits",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "string_type": "text",
-    "string_too_short": "given",
-    "string_unicode": "valid Unicode",
-    "tuple_type": "a list",
-}
-
-
-def _where(location: tuple[Any, ...], flags: set[str], path: Path) -> str:
-    name = str(location[0])
-    source = flag(name) if name in flags else f"{name} in {path}"
-    return f"entry {location[1] + 1} of {source}" if len(location) > 1 and isinstance(location[1], int) else source
-
-
-def _choices(expected: str) -> str:
-    return expected.replace("'", "").replace(" or ", ", ")
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -21,8 +21,6 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from eexit.method.divergence import Divergence
-
 FLAGS: Final = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
 UNLIMITED_POSITIONS: Final = 1 << 40  # the window of layers without one
 
@@ -39,8 +37,11 @@ def attention_left_to_torch() -> Iterator[None]:
         _left_to_torch.reset(before)
 
 
-def divergence(logits_BXV: Tensor, top_k: int) -> Divergence | None:
-    """What `divergence.divergence_from_final` computes; None if it can't be compiled for this device and dtype."""
+def divergence(logits_BXV: Tensor, top_k: int) -> tuple[Tensor, ...] | None:
+    """The fields of a `Divergence`, as `divergence_from_final` computes them.
+
+    None if it can't be compiled for this device and dtype.
+    """
     compiled = _compiled("divergence", logits_BXV.device, logits_BXV.dtype)
     if compiled is None:
         return None
@@ -54,7 +55,7 @@ def divergence(logits_BXV: Tensor, top_k: int) -> Divergence | None:
     results = map(_pointer, (kl_BE, entropy_B, lse_B, token_BXK, prob_BXK))
     compiled(_pointer(logits_BXV), torch.get_num_threads(), *sizes, *results)
     token_BXK = token_BXK.long()
-    return Divergence(
+    return (
         kl_BE,
         entropy_B,
         lse_B,

@@ -30,7 +30,8 @@ from eexit.method.shortlist import ShortReading
 from eexit.method.states import STATES, alters
 from eexit.method.stick_breaking import choose_exits, exit_probabilities
 from eexit.model.cache import KVCache
-from eexit.model.decoder import Decoder, LayerPass
+from eexit.model.decoder import Decoder
+from eexit.model.layerwise import LayerPass
 from eexit.model.views import TokensView
 
 TOKENS_PER_CALL: Final = 256  # of a layer: more would take more memory, and hardly less time per token

@@ -131,7 +131,7 @@ def _rows_at_a_time(decoder: Decoder) -> int:
 def _compare(logits_BXV: Tensor, top_k: int) -> Sequence[Divergence]:
     compared = kernels.divergence(logits_BXV, top_k)
     if compared:
-        return [compared]
+        return [Divergence(*compared)]
     on_gpu = logits_BXV.device.type != "cpu"
     size = len(logits_BXV) if on_gpu else max(1, LOG_P_BYTES // logits_BXV[0].numel() // 4)
     return [divergence_from_final(rows_BXV, top_k) for rows_BXV in logits_BXV.split(size)]

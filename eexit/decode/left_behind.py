@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from eexit.model.decoder import LayerPass
+from eexit.model.layerwise import LayerPass
 from eexit.model.views import CacheView
 
 

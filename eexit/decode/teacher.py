@@ -17,7 +17,8 @@ from eexit.decode.rows.requests import Decoding
 from eexit.decode.rows.slots import Layers
 from eexit.decode.rows.transfer import to_device
 from eexit.model.cache import KVCache
-from eexit.model.decoder import Decoder, LayerPass
+from eexit.model.decoder import Decoder
+from eexit.model.layerwise import LayerPass
 from eexit.model.views import CacheView, TokensView
 
 PROMPT_STEP_TOKENS: Final = 32  # prompts are padded to multiples of it, for the reason given at `batch.MAX_BATCH_SIZES`

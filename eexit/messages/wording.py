@@ -12,3 +12,7 @@ def some(lines: Sequence[str], most: int = 20) -> list[str]:
 def counted(n: int, noun: str) -> str:
     """A number with its noun, such as `1 seed` or `2 seeds`."""
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

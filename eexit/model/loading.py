@@ -6,7 +6,7 @@ import math
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel
@@ -25,7 +25,23 @@ from eexit.model.checkpoint import (
 from eexit.model.decoder import context_of
 from eexit.model.sources import DEFAULT_MODEL, file_digest, hub_is_reachable, locate
 from eexit.model.support.refusals import refuse_unsupported
-from eexit.plan.config import SweepConfig
+
+
+class ModelSettings(Protocol):
+    """What says which model it is and how it is run: a sweep's configuration has it."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def revision(self) -> str | None: ...
+    @property
+    def trust_remote_code(self) -> bool: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def adapter(self) -> str | None: ...
+    @property
+    def max_new_tokens(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -45,7 +61,7 @@ class ModelDescription:
     dtype: str
 
 
-def describe_model(config: SweepConfig) -> ModelDescription:
+def describe_model(config: ModelSettings) -> ModelDescription:
     """Look a model up without loading its weights.
 
     Raises `UsageError` if it can't be found, has no layers, or is a folder with an incomplete model.
@@ -74,7 +90,7 @@ def describe_model(config: SweepConfig) -> ModelDescription:
     )
 
 
-def estimate_memory(config: SweepConfig, rows: int, prompt_tokens: int) -> tuple[int, int]:
+def estimate_memory(config: ModelSettings, rows: int, prompt_tokens: int) -> tuple[int, int]:
     """Bytes of the weights, and of the keys and values (teacher's and student's) of rows in flight; nothing is loaded.
 
     The weights include those that a student does not share with the model. Activations and the device's libraries need
@@ -96,12 +112,12 @@ def estimate_memory(config: SweepConfig, rows: int, prompt_tokens: int) -> tuple
     return weights * size, cache
 
 
-def model_without_weights(config: SweepConfig) -> PreTrainedModel:
+def model_without_weights(config: ModelSettings) -> PreTrainedModel:
     """The sweep's model on the meta device: its modules, for which nothing is loaded. Raises `UsageError`."""
     return _without_weights(config, _read_config(config, locate(config.model)))
 
 
-def _without_weights(config: SweepConfig, found: Any) -> PreTrainedModel:
+def _without_weights(config: ModelSettings, found: Any) -> PreTrainedModel:
     try:
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(found, trust_remote_code=config.trust_remote_code)
@@ -128,7 +144,7 @@ def _numbers_named(layer: Any) -> int:
     return 2 * heads * width
 
 
-def load_model_and_tokenizer(config: SweepConfig, device: str = "auto") -> tuple[PreTrainedModel, Tokenizer]:
+def load_model_and_tokenizer(config: ModelSettings, device: str = "auto") -> tuple[PreTrainedModel, Tokenizer]:
     """The sweep's model, in evaluation mode on its device, and its tokenizer. Raises `UsageError` if it can't load."""
     location, place = locate(config.model), choose_device(device)
     _read_config(config, location)
@@ -187,7 +203,7 @@ def eos_token_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> frozenset[int
     return frozenset([ids] if isinstance(ids, int) else ids or [])
 
 
-def _load_tokenizer(config: SweepConfig, location: str) -> Tokenizer:
+def _load_tokenizer(config: ModelSettings, location: str) -> Tokenizer:
     try:
         with quietly():
             return AutoTokenizer.from_pretrained(location, **_fetching(config, location))
@@ -200,7 +216,7 @@ def _load_tokenizer(config: SweepConfig, location: str) -> Tokenizer:
         ) from error
 
 
-def _read_config(config: SweepConfig, location: str) -> Any:
+def _read_config(config: ModelSettings, location: str) -> Any:
     """The model's own configuration. Raises `UsageError` if there is none, or if it is not a decoder with layers."""
     try:
         found = AutoConfig.from_pretrained(location, **_fetching(config, location))
@@ -215,7 +231,7 @@ def _read_config(config: SweepConfig, location: str) -> Any:
     return found
 
 
-def _fetching(config: SweepConfig, location: str) -> dict[str, Any]:
+def _fetching(config: ModelSettings, location: str) -> dict[str, Any]:
     """Arguments of `from_pretrained`: trust in the model's code and, for a name on the hub, its revision."""
     trust = {"trust_remote_code": config.trust_remote_code}
     if Path(location).is_dir():
@@ -223,7 +239,7 @@ def _fetching(config: SweepConfig, location: str) -> dict[str, Any]:
     return {**trust, "revision": config.revision or "main", "local_files_only": not hub_is_reachable()}
 
 
-def _not_loadable(config: SweepConfig, error: Exception) -> UsageError:
+def _not_loadable(config: ModelSettings, error: Exception) -> UsageError:
     revision = f" at revision {config.revision}" if config.revision else ""
     reason = first_line(error)
     if not isinstance(error, OSError | ValueError | RuntimeError):  # other errors say little without their type

@@ -11,9 +11,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cluster.console.flags import flag
 from eexit.messages.errors import UsageError
 from eexit.messages.locations import shown
+from eexit.messages.wording import flag
 from eexit.plan.artefact_fit import refuse_misfit
 from eexit.plan.artefacts import CARD, FILES, READOUT, Card, damage
 from eexit.plan.config import SweepConfig

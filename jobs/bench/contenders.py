@@ -28,7 +28,7 @@ from eexit.reference.generation import generate_one
 from eexit.results.shard_tables import Progress, Results
 from eexit.studies.timing.contenders import generate_greedily, now, plain_model
 
-DEMO = Path(__file__).parents[1] / "demo.toml"
+DEMO = Path(__file__).parents[1] / "sweeps" / "demo.toml"
 REFERENCE_TOKENS = 15
 FLOOR_STEPS = 4
 PHASES = ("teacher", "readout", "student", "sampling", "records")

@@ -36,7 +36,7 @@ from eexit.results.store.folder import open_store
 from eexit.results.store.landing import clear_debris, remove_errors, survey
 from eexit.results.tables import GENERATIONS, TOKENS
 
-DEMO = Path(__file__).parents[1] / "demo.toml"
+DEMO = Path(__file__).parents[1] / "sweeps" / "demo.toml"
 N_CONFIGURATIONS = 10
 ROWS_PER_SHARD = 128
 MIN_RUNS = 10 * ROWS_PER_SHARD

@@ -6,13 +6,13 @@ from typing import Any, Final
 import altair as alt
 import pandas as pd
 
+from eexit.messages.wording import counted
 from eexit.plan.configuration import GENERATE
 from eexit.quality.bootstrap import LEVEL
 from reports.charts.base import OPACITY, ROOM_PIXELS, ROWS, layered, rows_of, where_known
 from reports.charts.styles import hollow
 from reports.frames.savings import KINDS, REALISED, RUN, THEORETICAL, UNTIMED, Savings
 from reports.read.timings import Measured
-from reports.sections.findings.sweep import many
 
 X_TITLE: Final = "Saving (fraction of full depth's cost or time)"
 SHAPES: Final = {THEORETICAL: "circle", RUN: "diamond", REALISED: "square"}
@@ -151,8 +151,8 @@ def saving_caption(savings: Savings) -> Iterator[str]:
     if exiting[RUN].notna().any():
         yield "Run: what was run. Both are multiply-adds of decided tokens."
     if savings.measured:
-        rounds = dict.fromkeys(f"{many(each.rounds, 'round')} on {each.machine}" for each in savings.measured)
-        prompts = many(max(each.prompts for each in savings.measured), "prompt")
+        rounds = dict.fromkeys(f"{counted(each.rounds, 'round')} on {each.machine}" for each in savings.measured)
+        prompts = counted(max(each.prompts for each in savings.measured), "prompt")
         yield f"Realised: time, beside full depth on the same path (median of {', '.join(rounds)}; {prompts})."
         yield "Dotted: from run to realised."
     if (n_seeds := exiting["n_seeds"].max()) > 1:

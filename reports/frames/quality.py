@@ -12,12 +12,12 @@ import pandas as pd
 
 from eexit.plan.configuration import NORMAL
 from eexit.quality.rubric import ASPECTS
+from reports.frames.choices import chosen_words, latest_choices
 from reports.frames.runs import CORRECT, LAYERS_SKIPPED
 from reports.frames.savings import REALISED, RUN, Savings
 from reports.read.judgements import PREFERRED, SCORE, Judge
 from reports.read.sweep import Sweep
 from reports.read.timings import Measured
-from reports.sections.findings.choices import chosen_words, latest_choices
 
 ENDS: Final = ("", "_low", "_high", "_n")
 DIFFERENCE: Final = "_difference"

@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from eexit.messages.wording import counted
 from eexit.method.rules import RULES
 from eexit.plan.artefacts import ADAPTER, PROBE, READOUT
 from eexit.plan.configuration import ALL_MODES, NORMAL
@@ -25,7 +26,7 @@ from reports.read.sweep import Sweep
 from reports.sections.drafts import draft_section
 from reports.sections.findings.artefacts import trained, written_versions
 from reports.sections.findings.savings import saved
-from reports.sections.findings.sweep import findings, is_known, is_sampled, many
+from reports.sections.findings.sweep import findings, is_known, is_sampled
 from reports.sections.learned import learned_section
 from reports.sections.overview import clean, overview_charts, page_charts
 from reports.sections.quality import quality_section
@@ -74,7 +75,7 @@ def payload(
     saves = savings(exits, trade)
     of_quality = quality_section(exits, trade, paired, saves)
     drawn = overview_charts(exits, trade, saves, progress) if _tells_of_exits(sweep) else []
-    progress(f"packing the tokens of {many(len(held), 'prompt')}")
+    progress(f"packing the tokens of {counted(len(held), 'prompt')}")
     chosen = sweep.generations["prompt_id"].isin(held).to_numpy()
     runs = sweep.generations[chosen]
     packed = pack(sweep, runs, list(held))
@@ -152,7 +153,7 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
     about, config = sweep.about, sweep.about.get("config", {})
     model = about.get("model", {})
     n_runs = len(sweep.generations)
-    size = f"{many(len(sweep.prompts), 'prompt')} × {many(len(sweep.configurations), 'configuration')}"
+    size = f"{counted(len(sweep.prompts), 'prompt')} × {counted(len(sweep.configurations), 'configuration')}"
     layers = ", ".join(map(str, sweep.exitable_layers))
     of = "" if sweep.final_layer is None else f" of {sweep.final_layer + 1} (0-based)"
     found = [
@@ -163,7 +164,7 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
         ("Size", size + (f" × {sweep.n_seeds} seeds" if sweep.n_seeds > 1 else "")),
         ("Different runs", f"{n_runs:,} of {sweep.n_landed:,}: {SAME}" if n_runs < sweep.n_landed else ""),
         ("Tokens", f"{_n_tokens(sweep):,}"),
-        ("Left out", f"{many(len(sweep.left_out), 'damaged or foreign file')}" if sweep.left_out else ""),
+        ("Left out", f"{counted(len(sweep.left_out), 'damaged or foreign file')}" if sweep.left_out else ""),
         ("Exitable layers", layers + of if layers else ""),
         ("Readout", trained(about, READOUT)),
         ("Probe", trained(about, PROBE)),
@@ -283,7 +284,7 @@ def _deciding(config: dict[str, Any]) -> str:
     """Which tokens the deciding reads see, where that is not the whole head."""
     if config.get("decide_on") != "shortlist":
         return ""
-    return f"shortlist of {many(config['shortlist'], 'token')}" if config.get("shortlist") else "shortlist"
+    return f"shortlist of {counted(config['shortlist'], 'token')}" if config.get("shortlist") else "shortlist"
 
 
 def _sampling(config: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, Final
 
+from eexit.messages.wording import counted
 from eexit.plan.configuration import ALL_MODES
 from eexit.plan.drafts import DRAFT
 from eexit.quality.bootstrap import LEVEL
@@ -10,7 +11,7 @@ from reports.charts.drafts import acceptance_chart, speed_chart
 from reports.frames.drafts import Drafts, drafted
 from reports.read.sweep import Sweep
 from reports.sections.findings.drafts import IF_FREE, draft_findings
-from reports.sections.findings.sweep import is_sampled, many
+from reports.sections.findings.sweep import is_sampled
 from reports.sections.overview import Columns, chart_entry, table
 
 ABOUT: Final = (
@@ -46,8 +47,8 @@ def _acceptance(drafts: Drafts, columns: Columns) -> Iterator[dict[str, Any]]:
 def _speed(drafts: Drafts, columns: Columns) -> Iterator[dict[str, Any]]:
     """The measured speed-up with a variant per batch size; the expected one if nothing was timed."""
     if drafts.measured:
-        rounds = dict.fromkeys(f"{many(each.rounds, 'round')} on {each.machine}" for each in drafts.measured)
-        prompts = many(max(each.prompts for each in drafts.measured), "prompt")
+        rounds = dict.fromkeys(f"{counted(each.rounds, 'round')} on {each.machine}" for each in drafts.measured)
+        prompts = counted(max(each.prompts for each in drafts.measured), "prompt")
         caption = (
             "How many times as fast as normal, which is full depth on the same path: above 1 (green), time is saved; "
             f"below (violet), it takes longer. Median of {', '.join(rounds)}; {prompts}. Outlined: the fastest."
@@ -93,7 +94,7 @@ def _columns(drafts: Drafts) -> Iterator[tuple[str, str, str]]:
 
 def _basis(drafts: Drafts) -> str:
     n = drafts.drafts["n"]
-    count = many(n.max(), "prompt") if n.min() == n.max() else f"{n.min():,} to {many(n.max(), 'prompt')}"
+    count = counted(n.max(), "prompt") if n.min() == n.max() else f"{n.min():,} to {counted(n.max(), 'prompt')}"
     known = drafts.drafts["acceptance_low"].notna().any()
     intervals = f"Tooltips and table: {LEVEL:.0%} intervals over prompts; " if known else ""
     return f"{intervals}n = {count}."

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import pandas as pd
 
+from eexit.messages.wording import counted
 from eexit.plan.configuration import NORMAL
 from eexit.quality.bootstrap import LEVEL
 from reports.charts import base as charts
@@ -25,7 +26,7 @@ from reports.frames.savings import Savings
 from reports.progress import Progress, ignore
 from reports.read.parameters import labels_are, parameter_name, representatives
 from reports.read.sweep import Sweep
-from reports.sections.findings.sweep import SAMPLED, is_sampled, many
+from reports.sections.findings.sweep import SAMPLED, is_sampled
 
 # Above this number of configurations, they are compared with the first one and with their controls only, since rows
 # grow with the square of the number.
@@ -246,7 +247,7 @@ def _basis(frame: pd.DataFrame, name: str, where: str) -> str:
     n_seeds = frame["n_seeds"].max()
     seeds = f", the mean of up to {n_seeds} seeds each" if n_seeds > 1 else ""
     n = frame.loc[frame[name].notna(), f"{name}_n"]
-    count = many(n.max(), "prompt") if n.min() == n.max() else f"{n.min():,} to {many(n.max(), 'prompt')}"
+    count = counted(n.max(), "prompt") if n.min() == n.max() else f"{n.min():,} to {counted(n.max(), 'prompt')}"
     intervals = f"{where}: {LEVEL:.0%} intervals over prompts; " if frame[f"{name}_low"].notna().any() else ""
     return f"{intervals}n = {count}{seeds}."
 

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import pandas as pd
 
+from eexit.messages.wording import counted
 from eexit.quality.bootstrap import LEVEL
 from eexit.quality.rubric import ASPECTS
 from reports.charts.quality import quality_chart
@@ -16,7 +17,6 @@ from reports.read.judgements import BEST, PREFERRED, SCORE
 from reports.read.parameters import labels_are
 from reports.read.sweep import Sweep
 from reports.sections.findings.quality import headline, quality_findings
-from reports.sections.findings.sweep import many
 from reports.sections.overview import Columns, chart_entry, table
 
 REPLAYED: Final[Columns] = (
@@ -110,7 +110,9 @@ def _note(its: Quality, measure: Measure, cost: CostAxis) -> Iterator[str]:
     """What is particular to a measure and a cost."""
     yield f"{'Up' if measure.higher_is_better else 'Down'} and right is better. {measure.meaning}"
     n = its.settings.loc[its.settings[measure.column].notna(), f"{measure.column}_n"]
-    count = many(int(n.max()), "prompt") if n.min() == n.max() else f"{n.min():,} to {many(int(n.max()), 'prompt')}"
+    count = (
+        counted(int(n.max()), "prompt") if n.min() == n.max() else f"{n.min():,} to {counted(int(n.max()), 'prompt')}"
+    )
     yield f"n = {count}{f', {its.n_seeds} seeds averaged first' if its.n_seeds > 1 else ''}."
     if (measure.column, cost.column) == (DISAGREEMENT, SKIPPED) and len(its.replayed):
         yield TEACHER_FORCED

@@ -78,7 +78,7 @@ def local_sweep(home: Path, out: Path, flags: list[str]) -> None:
 
 def land_here(out: Path, flags: list[str]) -> None:
     """What an undisturbed sweep lands, made in this process."""
-    config = load_job(flags, ROOT / "jobs" / "demo.toml")[0].config
+    config = load_job(flags, ROOT / "jobs" / "sweeps" / "demo.toml")[0].config
     runs = list(plan_runs(config))
     land(open_store(out), runs, ModelGenerator(config, "cpu").generate(runs))
 

@@ -129,7 +129,7 @@ def test_the_plan_can_be_shown_alone(environment: dict[str, str], tiny: Path, tm
     said = done.stdout.splitlines()
     assert "runs            27 = 3 prompts × 9 configurations × 1 seed" in said
     assert f"model           {tiny} (LlamaForCausalLM, 7 layers, dtype float32)" in said
-    assert f"prompts         3 from {SCRIPT.with_name('demo.toml')}" in said
+    assert f"prompts         3 from {SCRIPT.parent / 'sweeps' / 'demo.toml'}" in said
     assert 'system prompt   "You are a helpful programming tutor."' in said
     assert "prefiller       none" in said
     assert "control tokens  plain text in prompts" in said

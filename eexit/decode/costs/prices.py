@@ -25,7 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from eexit.decode.costs.counting import Prices
 from eexit.decode.rows.requests import Decoding
 from eexit.model.cache import KVCache
-from eexit.model.decoder import Decoder, LayerPass
+from eexit.model.decoder import Decoder
+from eexit.model.layerwise import LayerPass
 from eexit.model.views import CacheView
 
 

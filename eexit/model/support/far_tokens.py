@@ -8,16 +8,14 @@ Shapes: S positions, W width of the residual stream.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from eexit.model.layerwise import Layerwise
 from eexit.model.support.watching import AttentionReached, Handed, leaving_at_attention, own_attention
-
-if TYPE_CHECKING:
-    from eexit.model.decoder import Decoder
 
 LENGTH_NAMES: Final = ("window", "chunk", "position", "scale", "length", "context", "seq", "local", "block")
 FARTHEST_POSITION: Final = 1 << 20  # that is checked, if the context is longer
@@ -51,7 +49,7 @@ class FilledCache(DynamicCache):
 
 
 @torch.inference_mode()
-def watch_token_at(decoder: "Decoder", position: int) -> TokenAt:
+def watch_token_at(decoder: Layerwise, position: int) -> TokenAt:
     """What layers pass to attention for a token at a far position, without running attention or any earlier token."""
     token_11 = torch.ones(1, 1, dtype=torch.long, device=decoder.device)
     handed: list[Handed] = []

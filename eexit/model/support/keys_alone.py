@@ -10,22 +10,20 @@ Shapes: T tokens, W width of the residual stream.
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from eexit.model.cache import KVCache
+from eexit.model.layerwise import Layerwise
 from eexit.model.support.grafting import Constant, graft
 from eexit.model.support.soundness import require_same
 from eexit.model.views import KeysWritten
 
-if TYPE_CHECKING:
-    from eexit.model.decoder import Decoder
-
 
 @torch.inference_mode()
-def keys_alone(decoder: "Decoder", entering: Sequence[Tensor]) -> list[nn.Module]:
+def keys_alone(decoder: Layerwise, entering: Sequence[Tensor]) -> list[nn.Module]:
     """Copies of all layers that share their weights, for writing keys and values alone.
 
     `entering` are residual streams before each layer, (1, T, W). Raises `UsageError` if a copy's keys and values are
@@ -35,7 +33,7 @@ def keys_alone(decoder: "Decoder", entering: Sequence[Tensor]) -> list[nn.Module
         return [_without_queries(decoder, layer, hidden_1TW) for layer, hidden_1TW in enumerate(entering)]
 
 
-def _without_queries(decoder: "Decoder", layer: int, hidden_1TW: Tensor) -> nn.Module:
+def _without_queries(decoder: Layerwise, layer: int, hidden_1TW: Tensor) -> nn.Module:
     n_tokens, whole = hidden_1TW.shape[1], decoder.layers[layer]
     cache, position_1T = KVCache(1, n_tokens), torch.arange(n_tokens, device=decoder.device)[None]
     view = decoder.view(cache, position_1T, n_tokens)

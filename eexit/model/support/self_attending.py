@@ -11,7 +11,7 @@ Shapes: B rows, N tokens that each stand by themselves, T tokens of a row, W wid
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch import Tensor
 from eexit.messages.errors import UsageError
 from eexit.model.cache import KVCache
 from eexit.model.layer_calls import LayerCall, RowAxis
+from eexit.model.layerwise import LayerPass, Layerwise
 from eexit.model.support.far_tokens import FilledCache
 from eexit.model.support.soundness import (
     CACHE_POSITIONS,
@@ -33,12 +34,9 @@ from eexit.model.views import TokensView
 TOKENS_BEHIND: Final = 3  # a prompt
 FARTHEST_RUN_POSITION: Final = 1 << 12  # beyond it, arguments are compared and layers not run
 
-if TYPE_CHECKING:
-    from eexit.model.decoder import Decoder, LayerPass
-
 
 @torch.inference_mode()
-def check_self_attending(decoder: "Decoder", rows: Sequence[Sequence[Forward]], far: Sequence[int]) -> None:
+def check_self_attending(decoder: Layerwise, rows: Sequence[Sequence[Forward]], far: Sequence[int]) -> None:
     """Raises `UsageError`, saying what differs. `rows` are prompts of different lengths, with one token behind each."""
     cache, other_cache = (KVCache(len(rows), CACHE_POSITIONS) for _ in range(2))
     for slot, (prompt, _) in enumerate(rows):
@@ -53,7 +51,7 @@ def check_self_attending(decoder: "Decoder", rows: Sequence[Sequence[Forward]], 
     require_same("the readout", decoder.read(prompt.leaving_1TW[-1][0]), prompt.logits_1TV[0])
 
 
-def _check_prompt(decoder: "Decoder", prompt: Forward, caches: Sequence[KVCache], slot: int) -> None:
+def _check_prompt(decoder: Layerwise, prompt: Forward, caches: Sequence[KVCache], slot: int) -> None:
     """Check a prompt that is followed by tokens, which it must not attend to; its keys are loaded into the caches."""
     n_tokens = prompt.token_1T.shape[1]
     length = n_tokens + TOKENS_BEHIND
@@ -66,7 +64,7 @@ def _check_prompt(decoder: "Decoder", prompt: Forward, caches: Sequence[KVCache]
         cache.load(slice(slot, slot + 1), prompt_cache, range(decoder.n_layers), n_tokens)
 
 
-def _check_tokens_behind(decoder: "Decoder", steps: Sequence[Forward], cache: KVCache) -> None:
+def _check_tokens_behind(decoder: Layerwise, steps: Sequence[Forward], cache: KVCache) -> None:
     position_B1 = torch.cat([step.position_1T for step in steps])
     view = decoder.view(cache, position_B1, int(position_B1.max()) + 1)
     embedded_B1W, layer_pass = decoder.begin(torch.cat([step.token_1T for step in steps]), view)
@@ -79,7 +77,7 @@ def _check_tokens_behind(decoder: "Decoder", steps: Sequence[Forward], cache: KV
         _check_layers(decoder, among, [steps[row] for row in some], "a token of some rows")
 
 
-def _check_tokens_apart(decoder: "Decoder", rows: Sequence[Sequence[Forward]], cache: KVCache) -> None:
+def _check_tokens_apart(decoder: Layerwise, rows: Sequence[Sequence[Forward]], cache: KVCache) -> None:
     """Check the last two tokens of every row in one pass, in which each stands by itself; then some of these tokens."""
     tokens = [_last_token(row[part]) for part in (1, 0) for row in rows]  # a row's later token comes first
     slot_N = torch.arange(len(rows), device=decoder.device).repeat(2)
@@ -101,8 +99,8 @@ def _last_token(forward: Forward) -> Forward:
 
 
 def _check_layers(
-    decoder: "Decoder",
-    layer_pass: "LayerPass",
+    decoder: Layerwise,
+    layer_pass: LayerPass,
     forwards: Sequence[Forward],
     where: str,
     behind_BTW: Tensor | None = None,
@@ -117,7 +115,7 @@ def _check_layers(
         require_same_added(f"what layer {layer} adds for {where}", entering_BTW, ours_BTW, leaving_BTW)
 
 
-def _check_arguments(decoder: "Decoder", positions: Sequence[int]) -> None:
+def _check_arguments(decoder: Layerwise, positions: Sequence[int]) -> None:
     """Layers are called for a batch of tokens at these positions with the arguments that each token has alone."""
     position_B1 = torch.tensor(positions, device=decoder.device)[:, None]
     view = decoder.view(KVCache(len(positions), max(positions) + 1), position_B1, max(positions) + 1)
@@ -149,7 +147,7 @@ class _HeldCache(FilledCache):
         return torch.cat([self.keys, key_states], 2), torch.cat([self.values, value_states], 2)
 
 
-def _check_far_token(decoder: "Decoder", position: int, like: KVCache) -> None:
+def _check_far_token(decoder: Layerwise, position: int, like: KVCache) -> None:
     """Layers add the same for a token at this position alone, and in a batch with a token near the start."""
     position_B1, reach = torch.tensor([[1], [position]], device=decoder.device), position + 1
     token_B1, rows = torch.ones_like(position_B1), torch.arange(2, device=decoder.device)

@@ -17,7 +17,7 @@ Shapes: B rows, T tokens, S positions, W width of the residual stream, V vocabul
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -26,12 +26,10 @@ from transformers.masking_utils import causal_mask_function, eager_mask, sliding
 from eexit.cpu.kernels import attention_left_to_torch
 from eexit.messages.errors import UsageError
 from eexit.model.cache import KVCache
+from eexit.model.layerwise import LayerPass, Layerwise
 from eexit.model.support.far_tokens import TokenAt
 from eexit.model.support.watching import Forward, Handed, OwnAttention
 from eexit.model.views import CacheView, TokensView
-
-if TYPE_CHECKING:
-    from eexit.model.decoder import Decoder, LayerPass
 
 # Relative tolerances. Inputs of attention and what layers add come from the same operations on the same numbers, though
 # perhaps in matrix products of other sizes. Our attention sums in another order.
@@ -78,7 +76,7 @@ class _Replay(CacheView):
 
 
 @torch.inference_mode()
-def check(decoder: "Decoder", rows: Sequence[Sequence[Forward]], far: Sequence[TokenAt]) -> None:
+def check(decoder: Layerwise, rows: Sequence[Sequence[Forward]], far: Sequence[TokenAt]) -> None:
     """Raises `UsageError`, saying what differs. `rows` are prompts of different lengths, each with one token behind it.
 
     `far` are single tokens at far positions: what the unmodified model passes to its attention there.
@@ -95,7 +93,7 @@ def check(decoder: "Decoder", rows: Sequence[Sequence[Forward]], far: Sequence[T
     require_same("the readout", logits_TV, prompt.logits_1TV[0])
 
 
-def _check_pass(decoder: "Decoder", forwards: Sequence[Forward], where: str) -> None:
+def _check_pass(decoder: Layerwise, forwards: Sequence[Forward], where: str) -> None:
     """Compare a batched pass with what the model did row by row; then the same pass for its rows in another order."""
     view = _Replay.of(forwards)
     with decoder.attending(), _explained(view):
@@ -109,7 +107,7 @@ def _check_pass(decoder: "Decoder", forwards: Sequence[Forward], where: str) -> 
             _check_layers(among, layer_pass.among(torch.tensor(rows, device=decoder.device), among), some, where)
 
 
-def _check_layers(view: _Replay, layer_pass: "LayerPass", forwards: Sequence[Forward], where: str) -> None:
+def _check_layers(view: _Replay, layer_pass: LayerPass, forwards: Sequence[Forward], where: str) -> None:
     """Compare every layer, given the residual stream that it got in the unmodified model.
 
     In half precision, what layers add is compared for single rows only: products of other sizes round differently,
@@ -136,7 +134,7 @@ def _explained(view: _Replay) -> Iterator[None]:
         raise UsageError(f"{error}; {why}") from error
 
 
-def _check_far_positions(decoder: "Decoder", far: Sequence[TokenAt]) -> None:
+def _check_far_positions(decoder: Layerwise, far: Sequence[TokenAt]) -> None:
     """Compare a batch of single tokens at far positions, given the embeddings that each had alone in the model."""
     view = _Replay(torch.tensor([[token.position] for token in far], device=decoder.device), None)
     where = f"positions {', '.join(str(token.position) for token in far)}"
@@ -163,7 +161,7 @@ def _require_handed(view: _Replay, layer: int, theirs: Sequence[Handed], where: 
         require_same(f"the {name} in layer {layer} for {where}", ours, its)
 
 
-def _require_same_masks(decoder: "Decoder", token: TokenAt) -> None:
+def _require_same_masks(decoder: Layerwise, token: TokenAt) -> None:
     """The model's masks allow exactly the positions that our attention attends to."""
     position_11 = torch.tensor([[token.position]], device=decoder.device)
     view = CacheView(KVCache(1, token.position + 1), position_11, token.position + 1)
@@ -174,7 +172,7 @@ def _require_same_masks(decoder: "Decoder", token: TokenAt) -> None:
         same.add((id(handed.mask), window))
 
 
-def _check_attention(decoder: "Decoder", layer: int, rows: Sequence[Sequence[Forward]]) -> None:
+def _check_attention(decoder: Layerwise, layer: int, rows: Sequence[Sequence[Forward]]) -> None:
     """Compare attention to random numbers, to the model's own, and to random ones whose scores a soft-cap changes much.
 
     The latter two are given what rounding may change in scores that large.
@@ -221,7 +219,7 @@ def _scaling(handed: Handed) -> float:
 class _Attention:
     """A layer's attention, as the engine uses it, to given queries, keys and values of rows; and the model's own."""
 
-    def __init__(self, decoder: "Decoder", layer: int, handed: Handed, rows: Sequence[Sequence[Tensor]]):
+    def __init__(self, decoder: Layerwise, layer: int, handed: Handed, rows: Sequence[Sequence[Tensor]]):
         window = decoder.windows[layer]
         self.window = None if window is None else min(window, SMALL_WINDOW_TOKENS)
         self.decoder, self.layer, self.handed, self.rows = decoder, layer, handed, rows
@@ -294,7 +292,7 @@ class _Attention:
         return torch.tensor(numbers, device=self.decoder.device)
 
 
-def require_same_embedding(decoder: "Decoder", where: str, ours: Tensor, its: Tensor) -> None:
+def require_same_embedding(decoder: Layerwise, where: str, ours: Tensor, its: Tensor) -> None:
     try:
         require_same(f"the embedding of {where}", ours, its)
     except UsageError as error:

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from cluster.console.job import explain
 from eexit.messages.errors import UsageError
 from eexit.messages.locations import shown
 from eexit.method.rules import CONTROL, ONLINE, ORACLES
@@ -16,6 +15,7 @@ from eexit.plan.artefacts import PROBE, places_of
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import NORMAL, Configuration, depends_on_seed
 from eexit.plan.exit_layers import resolve_exitable_layers
+from eexit.plan.explaining import explain
 from eexit.plan.runs import configurations
 from eexit.results.layout import MANIFEST
 from eexit.results.store.finished_sweep import FinishedSweep, refuse_unknown
@@ -130,7 +130,7 @@ def _config(
     try:
         config = SweepConfig.model_validate({**same, **grid, **reading, **digests})
     except ValidationError as error:
-        raise UsageError(explain(error, {*grid, "probe"}, Path(MANIFEST))) from error
+        raise UsageError(explain(error, {*grid, "probe"}, Path(MANIFEST), SweepConfig.model_fields)) from error
     for role in places_of(dict(config)):
         if role != PROBE and config.digests[role] != stored.digests.get(role):
             raise UsageError(f"the {role} of the sweep was trained anew since: run the sweep again")

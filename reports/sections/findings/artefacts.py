@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from eexit.messages.wording import counted
 from eexit.plan.artefacts import READOUT
 from reports.frames.learned import Artefact, artefacts, short
-from reports.sections.findings.sweep import many
 
 _ELSEWHERE: Final = ("what", "layers", "readout")  # settings that have a line of their own
 
@@ -77,7 +77,7 @@ def _training_data(artefact: Artefact) -> str:
 
 def _counted(artefact: Artefact, tokens: str, prompts: str, noun: str) -> str:
     counts = [(artefact.data.get(tokens), noun), (artefact.data.get(prompts), "prompt")]
-    return " of ".join(many(int(n), name) for n, name in counts if n)
+    return " of ".join(counted(int(n), name) for n, name in counts if n)
 
 
 def _written(value: Any) -> str:

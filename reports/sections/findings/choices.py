@@ -5,13 +5,14 @@ from typing import Any, Final
 
 import pandas as pd
 
+from eexit.messages.wording import counted
 from eexit.method.rules import ORACLES
 from eexit.plan.configuration import NORMAL
 from eexit.quality.learn_then_test import prompts_needed
 from eexit.quality.risks import RISKS
-from reports.sections.findings.sweep import is_known, many
+from reports.frames.choices import share_written
+from reports.sections.findings.sweep import is_known
 
-QUESTION: Final = ["risk", "at_most", "confidence", "cost_by"]
 MOST_TOLD: Final = 6  # questions; the latest are told
 COSTS: Final = {
     "run": "multiply-adds of what was run",
@@ -21,29 +22,13 @@ COSTS: Final = {
 Row = Mapping[Any, Any]
 
 
-def latest_choices(choices: pd.DataFrame) -> pd.DataFrame:
-    """The latest answer to each question: a risk, its bound, a confidence and a cost."""
-    return choices.drop_duplicates(QUESTION, keep="last").reset_index(drop=True)
-
-
-def chosen_words(choices: pd.DataFrame, chosen: bool) -> dict[str, str]:
-    """Configuration → for which bounds it was `chosen`, or else is certified."""
-    found: dict[str, dict[str, None]] = {}
-    for row in choices.to_dict("records"):
-        certified = [its["configuration"] for its in row["tested"] if its["certified"]]
-        for key in [row["configuration"]] if chosen else certified:
-            if isinstance(key, str):
-                found.setdefault(key, {})[f"{row['risk']} ≤ {_percent(row['at_most'])}"] = None
-    return {key: ", ".join(words) for key, words in found.items()}
-
-
 def choice_findings(choices: pd.DataFrame) -> list[str]:
     """What was chosen and with which guarantee, or plainly that nothing can be, one text for each question."""
     rows = choices.to_dict("records")
     told = [" ".join(_about(row)) for row in rows[-MOST_TOLD:]]
     if len(rows) > 1:
         told.append(
-            f"{many(len(rows), 'question')} were asked of jobs/choose.py"
+            f"{counted(len(rows), 'question')} were asked of jobs/choose.py"
             + (f", of which the latest {MOST_TOLD} are told" if len(rows) > MOST_TOLD else "")
             + ". Each guarantee holds for its own question, not for the best of several answers."
         )
@@ -51,7 +36,7 @@ def choice_findings(choices: pd.DataFrame) -> list[str]:
 
 
 def _about(row: Row) -> Iterator[str]:
-    bound = f"{_bound(row)} is at most {_percent(row['at_most'])}"
+    bound = f"{_bound(row)} is at most {share_written(row['at_most'])}"
     if not isinstance(row["configuration"], str):
         yield f"No setting can be certified: that {bound} holds for none of them with {_sure(row)}."
         yield from _nearest(row)
@@ -60,7 +45,7 @@ def _about(row: Row) -> Iterator[str]:
         yield f"Certified: {row['configuration']}, {_cost(row, '')}, the cheapest that is."
         yield (
             f"With {_sure(row)}, over prompts like these, {bound} (n = {_prompts(row['n'])}, mean "
-            f"{_percent(row['mean_loss'])}, p = {row['p_value']:.2g}{_shared(row)})."
+            f"{share_written(row['mean_loss'])}, p = {row['p_value']:.2g}{_shared(row)})."
         )
         yield from _for_nothing(row)
         yield f"Held out: {_held_out(row, '')}."
@@ -68,7 +53,7 @@ def _about(row: Row) -> Iterator[str]:
 
 
 def _sure(row: Row) -> str:
-    return f"{_percent(row['confidence'])} confidence"
+    return f"{share_written(row['confidence'])} confidence"
 
 
 def _bound(row: Row) -> str:
@@ -77,7 +62,7 @@ def _bound(row: Row) -> str:
 
 def _cost(row: Row, start: str) -> str:
     """What it costs beside full depth; `start` is that of the columns."""
-    return f"at {_percent(row[f'{start}cost'])} of full depth's {COSTS.get(row['cost_by'], row['cost_by'])}"
+    return f"at {share_written(row[f'{start}cost'])} of full depth's {COSTS.get(row['cost_by'], row['cost_by'])}"
 
 
 def _shared(row: Row) -> str:
@@ -99,7 +84,7 @@ def _nearest(row: Row) -> Iterator[str]:
     if known:
         its = min(known, key=lambda its: its["p_value"])
         yield (
-            f"The nearest, {its['configuration']}, has a mean of {_percent(its['mean_loss'])} (n = "
+            f"The nearest, {its['configuration']}, has a mean of {share_written(its['mean_loss'])} (n = "
             f"{_prompts(its['n'])}, p = {its['p_value']:.2g}{_shared(row)}){_would_do(row, its)}."
         )
 
@@ -107,7 +92,7 @@ def _nearest(row: Row) -> Iterator[str]:
 def _would_do(row: Row, its: Row) -> str:
     """How many prompts would certify a setting whose mean loss stays as it is; empty if no number would."""
     enough = prompts_needed(its["mean_loss"], row["at_most"], row["error_of_each"])
-    return f"; if that stays so, {many(enough, 'prompt')} for choosing would do" if enough else ""
+    return f"; if that stays so, {counted(enough, 'prompt')} for choosing would do" if enough else ""
 
 
 def _held_out(row: Row, start: str) -> str:
@@ -116,8 +101,8 @@ def _held_out(row: Row, start: str) -> str:
     if not is_known(mean):
         return "there is no prompt for reporting, so that nothing checks it"
     said = (
-        f"on {_prompts(n)} that had no part in the choice, the mean is {_percent(mean)}, and by these alone it is at "
-        f"most {_percent(upper)} with the same confidence"
+        f"on {_prompts(n)} that had no part in the choice, the mean is {share_written(mean)}, and by these alone it is "
+        f"at most {share_written(upper)} with the same confidence"
     )
     if mean > row["at_most"]:
         return f"{said}: the mean is above the bound"
@@ -136,14 +121,10 @@ def _naive(row: Row) -> Iterator[str]:
     else:
         yield (
             f"The naive choice, the cheapest whose mean is within the bound, would be {key}, "
-            f"{_cost(row, 'naive_')}, mean {_percent(row['naive_mean_loss'])}, without a guarantee: "
+            f"{_cost(row, 'naive_')}, mean {share_written(row['naive_mean_loss'])}, without a guarantee: "
             f"{_held_out(row, 'naive_')}."
         )
 
 
 def _prompts(n: float) -> str:
-    return many(int(n), "prompt")
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g}%" if is_known(share) else "an unknown share"
+    return counted(int(n), "prompt")

@@ -6,11 +6,12 @@ Plain decoding is `normal`, full depth on the same path, and the `generate` of t
 from collections.abc import Iterator
 from typing import Any, Final
 
+from eexit.messages.wording import counted
 from eexit.plan.configuration import GENERATE, NORMAL
 from eexit.studies.timing.speedups import MIN_ROUNDS
 from reports.frames.drafts import Drafts
 from reports.read.timings import Measured
-from reports.sections.findings.sweep import is_known, many, with_interval
+from reports.sections.findings.sweep import is_known, with_interval
 
 IF_FREE: Final = "if a call of a layer or of the head takes as long for several tokens as for one"
 UNTIMED: Final = "How fast drafts really are was not measured: python jobs/timings.py RESULTS does that."
@@ -35,10 +36,10 @@ def _timed(drafts: Drafts, rows: list[Row], measured: Measured) -> Iterator[str]
     found = f"{_times(best, speedup)} as fast as {NORMAL}"
     if is_known(best[over]):
         found += f" and {_times(best, over)} as fast as the {GENERATE} of transformers"
-    of = f"the fastest of {many(len(known), 'draft')}" if len(known) > 1 else "the only draft"
+    of = f"the fastest of {counted(len(known), 'draft')}" if len(known) > 1 else "the only draft"
     expected = best[measured.column("expected_timed")]
     aside = f" (expected: {expected:.2f} times {NORMAL})" if is_known(expected) else ""
-    rounds = many(int(best[f"{speedup}_n"]), "round")
+    rounds = counted(int(best[f"{speedup}_n"]), "round")
     yield (
         f"At {measured.label} (median of {rounds}), {_verdict(best, speedup, over)}: {best['pair']}, {of}, is {found}"
         f"{aside}."
@@ -82,7 +83,7 @@ def _expected(rows: list[Row]) -> Iterator[str]:
         said = said if best["expected"] > 1 else f"no draft would be faster than {NORMAL}; the fastest"
         yield (
             f"Expected, not measured: {said}, {best['pair']}, would be {with_interval(best, 'expected', '.2f')} "
-            f"times as fast as {NORMAL} {IF_FREE} (n = {many(best['n'], 'prompt')})."
+            f"times as fast as {NORMAL} {IF_FREE} (n = {counted(best['n'], 'prompt')})."
         )
     yield UNTIMED
 
@@ -96,18 +97,18 @@ def _accepted(rows: list[Row]) -> Iterator[str]:
     alike = len(known) > 1 and best["acceptance"] == worst["acceptance"]
     told = {"every pair": best} if alike else {row["pair"]: row for row in (best, worst)}
     shares = [f"{with_interval(row, 'acceptance')} of the tokens that {pair} drafted" for pair, row in told.items()]
-    yield f"Full depth agreed with {' and '.join(shares)} (n = {many(best['n'], 'prompt')})."
+    yield f"Full depth agreed with {' and '.join(shares)} (n = {counted(best['n'], 'prompt')})."
 
 
 def _same(drafts: Drafts) -> Iterator[str]:
     """Whether each draft's text is that of `normal`, as it must be if nothing is rounded otherwise."""
     if drafts.n_other_texts:
         yield (
-            f"In {drafts.n_other_texts:,} of {many(drafts.n_texts, 'run')} a draft's text is not that of {NORMAL}: "
+            f"In {drafts.n_other_texts:,} of {counted(drafts.n_texts, 'run')} a draft's text is not that of {NORMAL}: "
             "rounding decides near ties of two tokens, above all in 16 bits."
         )
     elif drafts.n_texts:
-        yield f"Every draft's text is that of {NORMAL}, token for token ({many(drafts.n_texts, 'run')})."
+        yield f"Every draft's text is that of {NORMAL}, token for token ({counted(drafts.n_texts, 'run')})."
 
 
 def _times(row: Row, name: str) -> str:

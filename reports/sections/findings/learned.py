@@ -6,6 +6,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from eexit.messages.wording import counted
 from eexit.messages.written import percent
 from eexit.plan.artefacts import ADAPTER, PROBE
 from reports.frames.learned import (
@@ -22,7 +23,7 @@ from reports.frames.learned import (
     trade_off,
 )
 from reports.sections.findings.artefacts import basis
-from reports.sections.findings.sweep import is_known, many
+from reports.sections.findings.sweep import is_known
 
 CLOSE: Final = 1e-3  # differences of shares and of nats that are not worth a sentence
 Row = dict[Any, Any]
@@ -176,7 +177,7 @@ def _exits(artefact: Artefact) -> Iterator[str]:
     standing = list(changes)[nearest_to_one(list(changes))]
     was, is_now = (float(changes[standing][when][EVERYWHERE]) for when in ("before", "after"))
     counts = known.loc[(known["k"] == standing) & (known["layer_label"] == EVERYWHERE), "n"].dropna()
-    n = f" (n = {many(int(counts.iloc[-1]), 'held-out token')})" if len(counts) else ""
+    n = f" (n = {counted(int(counts.iloc[-1]), 'held-out token')})" if len(counts) else ""
     lowers = is_now < was - CLOSE
     said = (
         f"At KL factor {standing}, training {'lowers' if lowers else 'does not lower'} the mean KL of what tokens "

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import Any, Final
 
+from eexit.messages.wording import counted
 from eexit.messages.written import percent, written
 from eexit.plan.configuration import NORMAL
 from eexit.quality.bootstrap import MIN_PROMPTS
@@ -13,7 +14,7 @@ from reports.frames.savings import RUN
 from reports.read.judgements import BEST, PREFERRED, SCORE, Judge
 from reports.sections.findings.choices import choice_findings
 from reports.sections.findings.savings import change
-from reports.sections.findings.sweep import is_known, many, with_interval
+from reports.sections.findings.sweep import is_known, with_interval
 
 NO_NORMAL: Final = f"There are no runs of {NORMAL} to compare with."
 Row = dict[Any, Any]
@@ -36,13 +37,13 @@ def headline(quality: Quality) -> list[str]:
     normal = _normal(quality, CORRECT)
     if normal is None:
         return []
-    n = f"{many(normal['n'], 'prompt')}{_seeds(normal)}"
+    n = f"{counted(normal['n'], 'prompt')}{_seeds(normal)}"
     said = f"Answers: {NORMAL} gets {with_interval(normal, CORRECT)} right (n = {n})"
     difference = f"{CORRECT}{DIFFERENCE}"
     online = quality.settings[~quality.settings["oracle"] & quality.settings[f"{difference}_high"].notna()]
     if online.empty:
         return [f"{said}."]
-    settings, fine = many(len(online), "setting"), online[online[f"{difference}_high"] >= 0]
+    settings, fine = counted(len(online), "setting"), online[online[f"{difference}_high"] >= 0]
     if fine.empty:
         return [f"{said}. It is certainly less with each of the {settings} of rules that a deployed model can follow."]
     rows = fine.to_dict("records")
@@ -65,7 +66,7 @@ def _accuracy(quality: Quality) -> Iterator[str]:
         return
     yield (
         f"Accuracy: {NORMAL} answers {with_interval(normal, CORRECT)} of the prompts that bring an answer "
-        f"correctly (n = {many(normal['n'], 'prompt')}{_seeds(normal)})."
+        f"correctly (n = {counted(normal['n'], 'prompt')}{_seeds(normal)})."
     )
     yield from _not_below(quality, CORRECT, "accuracy", is_share=True)
 
@@ -80,14 +81,14 @@ def _judged(quality: Quality, judge: Judge) -> Iterator[str]:
             yield (
                 f"Judge {judge.name} gives {NORMAL} a score of {with_interval(normal, score, '.2f')} of {BEST}, the "
                 "mean of coherence, completeness, clarity and no repetition (n = "
-                f"{many(normal['n'], 'prompt')}{_seeds(normal)})."
+                f"{counted(normal['n'], 'prompt')}{_seeds(normal)})."
             )
             yield from _not_below(quality, score, "score", preferred=judge.column(PREFERRED))
     if judge.errors:
         n = sum(judge.errors.values())
         yield (
-            f"Judge {judge.name} gave no usable answer for {n:,} of {many(n + judge.n_judged, 'run')}, which are in no "
-            "mean of its scores."
+            f"Judge {judge.name} gave no usable answer for {n:,} of {counted(n + judge.n_judged, 'run')}, which are in "
+            "no mean of its scores."
         )
 
 
@@ -115,7 +116,7 @@ def _not_below(
         yield f"Fewer than {MIN_PROMPTS} prompts are too few to say which settings are below {NORMAL} in {name}."
         return
     controls = quality.rows[quality.rows["beneath"].notna()].set_index("beneath")
-    n = many(int(settings[f"{difference}_n"].max()), "prompt")
+    n = counted(int(settings[f"{difference}_n"].max()), "prompt")
     for mode, its in settings.groupby("mode", sort=False):
         told, below = [], []
         for rows in of_series(its).values():
@@ -178,4 +179,4 @@ def _saves(row: Row, cost: CostAxis) -> str:
 
 def _left_out(quality: Quality, n_failed: int) -> Iterator[str]:
     if n_failed:
-        yield f"{many(n_failed, 'run')} failed, and {'is' if n_failed == 1 else 'are'} in no mean."
+        yield f"{counted(n_failed, 'run')} failed, and {'is' if n_failed == 1 else 'are'} in no mean."

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from typing import Any, Final
 
+from eexit.messages.wording import counted
 from eexit.messages.written import percent
 from eexit.plan.configuration import GENERATE
 from eexit.studies.timing.speedups import MIN_ROUNDS
 from reports.frames.savings import REALISED, RUN, UNTIMED, Savings
 from reports.read.timings import Measured
-from reports.sections.findings.sweep import is_known, many, with_interval
+from reports.sections.findings.sweep import is_known, with_interval
 
 LIMITS: Final = (0.01, 0.05, 0.1, 0.2)  # of disagreement; the best configuration within each is named
 MOST_NAMED: Final = 3  # configurations whose text is mostly one loop
@@ -38,7 +39,7 @@ def _timed(rows: list[Row], generate: list[Row], measured: Measured) -> Iterator
     timed = [row for row in rows if is_known(row[column])]
     rounds = max((int(row[f"{column}_n"]) for row in timed), default=measured.rounds)
     few = f", and fewer than {MIN_ROUNDS} are too few for intervals" if rounds < MIN_ROUNDS else ""
-    yield f"Realised at {measured.label} (median of {many(rounds, 'round')}{few}):"
+    yield f"Realised at {measured.label} (median of {counted(rounds, 'round')}{few}):"
     sound = [row for row in timed if not row["looping"]]
     best = [
         f"{within}{row['configuration']} took {change(row, column, 'time')}{'' if place else ' than full depth'}"
@@ -71,7 +72,7 @@ def _counted(rows: list[Row]) -> Iterator[str]:
         for place, (within, row) in enumerate(best_within(sound, RUN))
     ]
     if best:
-        n = many(max(row["run_n"] for row in sound), "prompt")
+        n = counted(max(row["run_n"] for row in sound), "prompt")
         yield f"Run, not timed (n = {n}): {'; '.join(best)}."
     elif sound:
         row = max(sound, key=lambda row: row[RUN])
@@ -101,8 +102,8 @@ def _in_loops(rows: list[Row], column: str, verb: str, what: str) -> Iterator[st
     named += f" and {len(loops) - MOST_NAMED} more" if len(loops) > MOST_NAMED else ""
     share = " to ".join(dict.fromkeys(percent(end(row["loop_share"] for row in loops)) for end in (min, max)))
     yield (
-        f"{many(len(loops), 'configuration')} ({named}) {verb} up to {percent(loops[0][column])} {what}, but {share} "
-        f"of {'its' if len(loops) == 1 else 'their'} text is one loop, which full depth agrees with once it is there."
+        f"{counted(len(loops), 'configuration')} ({named}) {verb} up to {percent(loops[0][column])} {what}, but "
+        f"{share} of {'its' if len(loops) == 1 else 'their'} text is one loop, which full depth agrees with once it is there."
     )
 
 

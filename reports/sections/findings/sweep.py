@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import pandas as pd
 
+from eexit.messages.wording import counted
 from eexit.messages.written import percent, written
 from reports.read.parameters import representatives
 from reports.read.sweep import Sweep
@@ -45,9 +46,8 @@ def _how_often(rows: list[dict[Any, Any]], sampled: bool) -> Iterator[str]:
         f"{'those' if place else 'the decided tokens'} of {row['shown_as']}{_beside_control(row)}{_but_in_a_loop(row)}"
         for place, row in enumerate(comparable)
     ]
-    said = (
-        f"Full depth, given the same text, would have said something else {_listed(shares)} (n = {many(n, 'prompt')})."
-    )
+    n_prompts = counted(n, "prompt")
+    said = f"Full depth, given the same text, would have said something else {_listed(shares)} (n = {n_prompts})."
     yield f"{said} {SAMPLED}" if sampled else said
 
 
@@ -70,7 +70,7 @@ def _in_short(row: Mapping[Any, Any]) -> str:
         aside = _beside_control(row) + _but_in_a_loop(row)
         parts.append(f"says something else than full depth on {share} of decided tokens{aside}")
     parts = parts or [f"exits early on {with_interval(row, 'exit_rate', '.0%')} of tokens"]
-    return f"{row['shown_as']} {_listed(parts)} (n = {many(row['n'], 'prompt')})."
+    return f"{row['shown_as']} {_listed(parts)} (n = {counted(row['n'], 'prompt')})."
 
 
 def _of_mode(mode: str, rows: list[dict[Any, Any]]) -> str:
@@ -95,7 +95,7 @@ def _of_mode(mode: str, rows: list[dict[Any, Any]]) -> str:
         words += [f"(one loop: {share})" if looping else f"(but {share} of the text is one loop)"] * row["looping"]
         looping = row["looping"]
         parts.append(" ".join(words))
-    n = many(max(row["n"] for row in rows), "prompt")
+    n = counted(max(row["n"] for row in rows), "prompt")
     return f"{mode}: {', '.join(parts)} (n = {n}; intervals: in the table of the first chart)."
 
 
@@ -110,7 +110,7 @@ def _what_it_does(row: dict[Any, Any], paired: pd.DataFrame) -> str:
     if len(pair) and is_known(pair.iloc[0]["perplexity"]):
         ratio = with_interval(pair.iloc[0].to_dict() | {"n": row["n"]}, "perplexity", ".2f")
         parts.append(f"has {ratio} times normal's perplexity{_but_in_a_loop(row)}")
-    return f"{row['shown_as']} {_listed(parts)} (n = {many(row['n'], 'prompt')})."
+    return f"{row['shown_as']} {_listed(parts)} (n = {counted(row['n'], 'prompt')})."
 
 
 def _listed(parts: list[str]) -> str:
@@ -120,10 +120,6 @@ def _listed(parts: list[str]) -> str:
 def is_sampled(sweep: Sweep) -> bool:
     """Whether tokens were sampled, rather than decoded greedily."""
     return bool(sweep.about.get("config", {}).get("temperature"))
-
-
-def many(n: int, noun: str) -> str:
-    return f"{n:,} {noun}" + ("" if n == 1 else "s")
 
 
 def with_interval(row: Mapping[Any, Any], name: str, form: str = ".1%") -> str:

@@ -15,7 +15,7 @@ from eexit.plan.configuration import MODES
 from eexit.plan.runs import configurations
 from jobs import compact, harness, judge, report, sweep, timings, train, word_problems
 
-DEMO = Path(__file__).parents[3] / "jobs" / "demo.toml"
+DEMO = Path(__file__).parents[3] / "jobs" / "sweeps" / "demo.toml"
 
 Run = Callable[[list[str]], int]
 
@@ -90,7 +90,7 @@ def test_the_help_fits_one_screen_and_the_rest_is_in_groups(
     said = {}
     for flag in ("--help", "--help-all"):
         with pytest.raises(SystemExit) as ended:
-            load_job([flag], Path("jobs/demo.toml"), sweep.__doc__ or "")
+            load_job([flag], Path("jobs/sweeps/demo.toml"), sweep.__doc__ or "")
         assert ended.value.code == 0
         said[flag] = capsys.readouterr().out
     lines = said["--help"].splitlines()

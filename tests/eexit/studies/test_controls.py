@@ -18,7 +18,7 @@ from eexit.results.store.landing import land
 from eexit.results.store.manifest import make_manifest
 from eexit.results.tables import GENERATIONS
 
-DEMO = Path(__file__).parents[3] / "jobs" / "demo.toml"
+DEMO = Path(__file__).parents[3] / "jobs" / "sweeps" / "demo.toml"
 CONFIG = sweep_of("a-model", "one", "two", rules=["kl=0.5,1", "agree"])
 
 

@@ -40,7 +40,7 @@ def test_150_choose_and_50_are_reported_on_with_every_kind_on_both_sides() -> No
 
 
 def test_the_named_study_sweeps_them_with_six_rules_at_three_settings_each() -> None:
-    config = PROMPTS.parent / "study.toml"
+    config = PROMPTS.parent / "sweeps" / "study.toml"
     job, _ = load_job(["--config", str(config), "--controls-of", ""], config)
     assert job.config.prompts == STUDY
     assert [len(parameters) for parameters in job.config.rules.values()] == [3] * 6

@@ -16,12 +16,13 @@ from eexit.plan.configuration import NORMAL
 from eexit.quality.bootstrap import estimate_columns
 from eexit.results.layout import JUDGEMENTS_FOLDER
 from reports.frames import runs as frames
+from reports.frames.choices import latest_choices
 from reports.frames.quality import Quality, quality
 from reports.frames.savings import savings
 from reports.page.build import render
 from reports.page.payload import payload
 from reports.read.sweep import Sweep, read_sweep
-from reports.sections.findings.choices import choice_findings, latest_choices
+from reports.sections.findings.choices import choice_findings
 from reports.sections.findings.quality import headline, quality_findings
 from reports.sections.quality import scores_of_harness
 

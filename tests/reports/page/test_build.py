@@ -319,7 +319,7 @@ def test_reports_need_neither_torch_nor_ray() -> None:
 def test_every_script_of_the_template_is_in_the_page() -> None:
     from reports.page.build import SCRIPTS, TEMPLATE
 
-    assert sorted(SCRIPTS) == sorted(path.name for path in TEMPLATE.glob("*.js"))
+    assert sorted(SCRIPTS) == sorted(path.relative_to(TEMPLATE).as_posix() for path in TEMPLATE.rglob("*.js"))
     names = list(
         itertools.chain(*(re.findall(r"^(?:async )?function (\w+)", (TEMPLATE / s).read_text(), re.M) for s in SCRIPTS))
     )

@@ -13,8 +13,9 @@ from transformers import PreTrainedModel
 
 from eexit import load_default_model_and_tokenizer
 from eexit.messages.errors import UsageError
-from eexit.model.decoder import Decoder, LayerPass
+from eexit.model.decoder import Decoder
 from eexit.model.layer_calls import RowAxis
+from eexit.model.layerwise import LayerPass
 from eexit.model.views import CacheView, TokensView
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

@@ -1,0 +1,184 @@
+"""A model whose layers are run one at a time: its embeddings, its layers in a pass, our attention, and its readout.
+
+How a transformers model is taken apart into this, and checked, is in `eexit.model.decoder`.
+
+Shapes: B rows, T tokens, W width of the residual stream, H width of what the head takes, V vocabulary.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from contextvars import ContextVar
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_utils import AttentionInterface
+
+from eexit.messages.errors import UsageError
+from eexit.model.cache import KVCache
+from eexit.model.layer_calls import CallsFor, LayerCall
+from eexit.model.support.longrope import embed_apart
+from eexit.model.support.watching import ATTENTION, Handed, attention_by
+from eexit.model.views import CacheView, KeysWritten
+
+# Arguments that layers pass to their attention, and that change nothing in what it computes here:
+WITHOUT_EFFECT: Final = frozenset({
+    "dropout",  # only in training
+    "is_causal", "sliding_window",  # the model's masks say the same, and ours are compared with them
+    "position_ids", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k",  # where packed texts begin
+    "use_cache", "output_attentions", "output_hidden_states", "output_router_logits", "labels",  # what is returned
+})  # fmt: skip
+
+_running: ContextVar["LayerPass"] = ContextVar("_running")  # not every layer passes its arguments on to attention
+
+
+def _attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, *,
+    scaling: float | None = None, softcap: float | None = None, s_aux: Tensor | None = None, **others: object,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """Our implementation of transformers' attention interface, for the running pass; `s_aux` are attention sinks.
+
+    Raises `UsageError` for other arguments than those that have no effect, unless they are None.
+    """
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    running = _running.get()
+    given = {name for name, value in others.items() if value is not None}
+    if unknown := sorted(given - WITHOUT_EFFECT):
+        raise UsageError(
+            f"layer {running.view.layer} gives its attention {', '.join(unknown)}, which ours does not take"
+        )
+    window = running.windows[running.view.layer]
+    return running.view.attend(query, key, value, scaling, window, softcap, s_aux), None
+
+
+AttentionInterface.register(ATTENTION, _attention)
+
+
+class LayerPass:
+    """A pass of some tokens through the layers, one layer at a time; `view` is the cache that it reads and writes."""
+
+    def __init__(
+        self, layers: Sequence[nn.Module], for_keys: Sequence[nn.Module], view: CacheView, calls: Sequence[LayerCall],
+        axes: Sequence[LayerCall], windows: Sequence[int | None],
+    ):  # fmt: skip
+        self.layers, self.for_keys, self.view, self.calls = layers, for_keys, view, calls
+        self.axes, self.windows = axes, windows
+
+    def among(self, rows: Tensor, view: CacheView) -> "LayerPass":
+        """The same pass for some of its rows, with a view for those."""
+        calls = CallsFor(self.calls, self.axes, self.view, rows, view)
+        return LayerPass(self.layers, self.for_keys, view, calls, self.axes, self.windows)
+
+    def block(self, layer: int, hidden_BTW: Tensor) -> Tensor:
+        """Run one layer: writes its keys and values, and returns the residual stream after it, (B, T, W)."""
+        call = self.calls[layer]
+        with self.answering():
+            output: Any = self.layers[layer](hidden_BTW, *call.args, **call.kwargs)
+        hidden_after_BTW: Tensor = output[0] if isinstance(output, tuple | list) else output
+        return hidden_after_BTW
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """A context in which our attention uses the cache of this pass."""
+        before = _running.set(self)
+        try:
+            yield
+        finally:
+            _running.reset(before)
+
+    def write_keys(self, layer: int, hidden_BTW: Tensor) -> None:
+        """Write one layer's keys and values for this residual stream, without running the rest of the layer.
+
+        Queries are not computed either, unless one matrix makes them together with keys or values.
+        """
+        call = self.calls[layer]
+        with self.view.keys_only(), suppress(KeysWritten):
+            self.for_keys[layer](hidden_BTW, *call.args, **call.kwargs)
+
+
+class Layerwise:
+    """A causal language model as embeddings, layers and a readout."""
+
+    n_layers: int
+    width: int  # of the residual stream
+    vocabulary: int
+    context: int | None  # positions; None without a limit
+    switch: int | None  # the length at which rotary angles switch
+    device: torch.device
+    dtype: torch.dtype
+    layers: list[nn.Module]
+    for_keys: Sequence[nn.Module]  # layers that make no more than keys and values
+    windows: list[int | None]  # tokens that a layer attends to, the own one included
+    configs: Any  # whose attention implementation is set while layers run
+    attends_itself: bool  # whether layers compute attention by code of their own
+    takes_positions: bool
+    after_layers: Sequence[nn.Module]
+    projections: Sequence[nn.Module]  # those of them that are no norm
+    head_alone: Any
+
+    _calls: list[tuple[Tensor, LayerCall]]
+    _axes: list[LayerCall]
+    _embedder: Any
+
+    def view(self, cache: KVCache, position_BT: Tensor, reach: int) -> CacheView:
+        """A view of a cache for one pass, padded on the left if these layers need that."""
+        return CacheView(cache, position_BT, reach, left_padded=self.attends_itself)
+
+    def context_of(self, n_prompt: int) -> int | None:
+        """How many tokens a row may have, given those of its prompt; None without a limit.
+
+        If rotary angles switch at a length, a row that begins before the switch ends there.
+        """
+        return self.switch if self.switch is not None and n_prompt <= self.switch else self.context
+
+    def attending(self) -> AbstractContextManager[None]:
+        """A context in which the layers use our attention, unless they compute it themselves."""
+        return attention_by(None if self.attends_itself else ATTENTION, self.configs)
+
+    def begin(self, token_BT: Tensor, view: CacheView) -> tuple[Tensor, LayerPass]:
+        """Embed tokens at the view's positions: the residual stream before layer 0, (B, T, W), and the pass."""
+        mask = {"attention_mask": view.attention_mask()} if view.left_padded else {}
+
+        def embed(token_BT: Tensor, position_BT: Tensor) -> tuple[Tensor, list[LayerCall]]:
+            return self.embed(input_ids=token_BT, position_ids=position_BT, cache=view, use_cache=True, **mask)
+
+        if self.switch is None or view.reach <= self.switch:
+            hidden_BTW, calls = embed(token_BT, view.position_BT)
+        else:
+            hidden_BTW, calls = embed_apart(embed, token_BT, view.position_BT, self.switch, self._axes)
+        return hidden_BTW, LayerPass(self.layers, self.for_keys, view, calls, self._axes, self.windows)
+
+    def embed(self, **inputs: Any) -> tuple[Tensor, list[LayerCall]]:
+        """The residual stream before layer 0, (B, T, W), and how the model calls its layers for such inputs."""
+        self._calls.clear()
+        self._embedder(**inputs)
+        return self._calls[0][0], [call for _, call in self._calls]
+
+    def answer(self, call: Handed, view: CacheView, window: int | None) -> Tensor:
+        """The output of our attention for a call by a layer with this window."""
+        with LayerPass(self.layers, self.for_keys, view, [], [], [window] * self.n_layers).answering():
+            return _attention(call.module, call.query, call.key, call.value, None, **call.options)[0]
+
+    def normed(self, hidden_BW: Tensor) -> Tensor:
+        """The input of the head for a residual stream, (B, H): after final norm and, if there is one, projection."""
+        return _through(self.after_layers, hidden_BW)
+
+    def unnormed(self, hidden_BW: Tensor) -> Tensor:
+        """The same without the norm."""
+        return _through(self.projections, hidden_BW)
+
+    def head(self, ready_BH: Tensor) -> Tensor:
+        """The logits (B, V) of an input of the head, with the model's scaling and soft-cap."""
+        logits_BTV: Tensor = self.head_alone(inputs_embeds=ready_BH[:, None], use_cache=False).logits
+        return logits_BTV[:, 0]
+
+    def read(self, hidden_BW: Tensor) -> Tensor:
+        """The logits (B, V) of a residual stream, as the model itself reads it after its last layer."""
+        return self.head(self.normed(hidden_BW))
+
+
+def _through(modules: Sequence[nn.Module], hidden_BW: Tensor) -> Tensor:
+    hidden_BTW = hidden_BW[:, None]
+    for module in modules:
+        hidden_BTW = module(hidden_BTW)
+    return hidden_BTW[:, 0]

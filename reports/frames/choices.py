@@ -1,0 +1,29 @@
+"""Which settings were chosen, and which are certified."""
+
+import math
+from typing import Final
+
+import pandas as pd
+
+QUESTION: Final = ["risk", "at_most", "confidence", "cost_by"]
+
+
+def latest_choices(choices: pd.DataFrame) -> pd.DataFrame:
+    """The latest answer to each question: a risk, its bound, a confidence and a cost."""
+    return choices.drop_duplicates(QUESTION, keep="last").reset_index(drop=True)
+
+
+def chosen_words(choices: pd.DataFrame, chosen: bool) -> dict[str, str]:
+    """Configuration → for which bounds it was `chosen`, or else is certified."""
+    found: dict[str, dict[str, None]] = {}
+    for row in choices.to_dict("records"):
+        certified = [its["configuration"] for its in row["tested"] if its["certified"]]
+        for key in [row["configuration"]] if chosen else certified:
+            if isinstance(key, str):
+                found.setdefault(key, {})[f"{row['risk']} ≤ {share_written(row['at_most'])}"] = None
+    return {key: ", ".join(words) for key, words in found.items()}
+
+
+def share_written(share: float | None) -> str:
+    """A share in per cent, with three digits."""
+    return "an unknown share" if share is None or not math.isfinite(share) else f"{100 * share:.3g}%"
