@@ -29,7 +29,7 @@ from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.runs import Run, configurations
 from eexit.quality.answers import SlowPatternError, mark
 from eexit.results.run_rows import generation_columns, text_pieces, token_text, tokens_table
-from eexit.results.shard_tables import Progress, Results, error_results, run_columns
+from eexit.results.shard_tables import OnProgress, Results, error_results, run_columns
 from eexit.results.tables import GENERATIONS, TOKENS
 
 Key = tuple[str, int, str]  # of a run: its prompt's id, its seed, its configuration's key
@@ -68,7 +68,7 @@ class ModelGenerator:
         self.engine = Engine(decoder, decoding, decoders[student], self.prices)
         self.text_of = cache(partial(token_text, self.tokenizer))
 
-    def generate(self, runs: Sequence[Run], progress: Progress = lambda tokens, runs=0: None) -> Results:
+    def generate(self, runs: Sequence[Run], progress: OnProgress = lambda tokens, runs=0: None) -> Results:
         """Do the runs together. A run that fails becomes an error row, and does not affect the others.
 
         If the sweep has mode `normal`, the `normal` run of each prompt and seed is generated too, for comparison, even
@@ -210,7 +210,7 @@ class ModelGenerator:
 class _Ends:
     """Tells `progress` once of each run whose row has ended, also of those that are decoded again."""
 
-    progress: Progress
+    progress: OnProgress
     runs_left: Counter[Request | None]  # by what they ask for; None for runs whose prompt can't be tokenised
 
     def of(self, request: Request) -> None:

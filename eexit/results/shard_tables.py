@@ -19,7 +19,7 @@ class Results:
     tokens: pa.Table
 
 
-class Progress(Protocol):
+class OnProgress(Protocol):
     """What a generator tells of its progress."""
 
     def __call__(self, tokens: int, runs: int = 0) -> None:
@@ -29,7 +29,7 @@ class Progress(Protocol):
 class Generator(Protocol):
     """Anything that can do runs. A run that fails becomes an error row in the results, never an exception."""
 
-    def generate(self, runs: Sequence[Run], progress: Progress) -> Results:
+    def generate(self, runs: Sequence[Run], progress: OnProgress) -> Results:
         """Do the runs together; calls `progress` now and then."""
         ...
 

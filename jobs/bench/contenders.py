@@ -25,7 +25,7 @@ from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import NORMAL
 from eexit.plan.runs import Run, count_runs
 from eexit.reference.generation import generate_one
-from eexit.results.shard_tables import Progress, Results
+from eexit.results.shard_tables import OnProgress, Results
 from eexit.studies.timing.contenders import generate_greedily, now, plain_model
 
 DEMO = Path(__file__).parents[1] / "sweeps" / "demo.toml"
@@ -185,7 +185,7 @@ class Bench:
                  for event in profiler.key_averages()}  # fmt: skip
         return {name: spent.get(name, 0.0) / 1e3 / (steps[1] - steps[0]) for name in (*PHASES, "attention")}
 
-    def steps(self, run: Callable[[Progress], Result]) -> tuple[Result, list[float]]:
+    def steps(self, run: Callable[[OnProgress], Result]) -> tuple[Result, list[float]]:
         """Run something that reports progress; what it returns, and the seconds of each step but the first."""
         moments: list[float] = []
 

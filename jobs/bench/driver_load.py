@@ -31,7 +31,7 @@ from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.model_facts import Look, aside, look_at_model
 from eexit.plan.runs import Run, count_runs, plan_runs
 from eexit.results.layout import GENERATIONS_FOLDER
-from eexit.results.shard_tables import Generator, Progress, Results, run_columns
+from eexit.results.shard_tables import Generator, OnProgress, Results, run_columns
 from eexit.results.store.folder import open_store
 from eexit.results.store.landing import clear_debris, remove_errors, survey
 from eexit.results.tables import GENERATIONS, TOKENS
@@ -48,7 +48,7 @@ class Nothing:
     def __init__(self, config: SweepConfig, device: str) -> None:
         self._config = config
 
-    def generate(self, runs: Sequence[Run], progress: Progress) -> Results:
+    def generate(self, runs: Sequence[Run], progress: OnProgress) -> Results:
         rows = [{**run_columns(run, self._config), "status": "ok", "n_tokens": 0} for run in runs]
         return Results(pa.Table.from_pylist(rows, GENERATIONS), TOKENS.empty_table())
 
@@ -60,7 +60,7 @@ class TimedGenerator:
         self._generator: Generator = model_generator(config, device)
         self._log = log
 
-    def generate(self, runs: Sequence[Run], progress: Progress) -> Results:
+    def generate(self, runs: Sequence[Run], progress: OnProgress) -> Results:
         began = time.time()
         results = self._generator.generate(runs, progress)
         with self._log.open("a") as log:

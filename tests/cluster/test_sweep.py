@@ -37,7 +37,7 @@ from jobs.sweep import write_figures
 from reports.frames import runs as frames
 from reports.read.sweep import read_sweep
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[2] / "jobs" / "README.md"
 
 
 def example() -> str:

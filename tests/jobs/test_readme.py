@@ -27,7 +27,8 @@ from eexit.model.sources import DEFAULT_MODEL
 from eexit.plan import model_facts as estimate
 
 ROOT = Path(__file__).parents[2]
-FILES = (ROOT / "README.md",)  # in the order in which their blocks are run
+# In the order in which their blocks are run.
+FILES = tuple(ROOT / folder / "README.md" for folder in (".", "jobs", "eexit", "cluster", "reports"))
 N_LAYERS = 30  # as the default model has, so that layers can be named as they are printed
 N_PROMPTS = 16  # of each file of prompts: some of them are held out, and some are for reporting
 FEW_TOKENS = ["--max-new-tokens", "6"]

@@ -31,7 +31,7 @@ from eexit.messages.errors import UsageError
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.model_facts import Look
 from eexit.plan.runs import Run
-from eexit.results.shard_tables import Progress, Results, run_columns
+from eexit.results.shard_tables import OnProgress, Results, run_columns
 from eexit.results.tables import GENERATIONS, TOKENS
 
 TOKENS_PER_RUN = 3
@@ -92,7 +92,7 @@ class ScriptedGenerator:
         self._folder = Path(config.model)
         (self._folder / f"loaded-{os.getpid()}-{ray.get_runtime_context().get_node_id()}-{device}").touch()
 
-    def generate(self, runs: Sequence[Run], progress: Progress) -> Results:
+    def generate(self, runs: Sequence[Run], progress: OnProgress) -> Results:
         if (self._folder / "broken").exists():
             raise RuntimeError("the machine is broken")
         if len(runs) > FIT and "hungry" in [run.prompt.prompt for run in runs]:

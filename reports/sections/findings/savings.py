@@ -103,7 +103,8 @@ def _in_loops(rows: list[Row], column: str, verb: str, what: str) -> Iterator[st
     share = " to ".join(dict.fromkeys(percent(end(row["loop_share"] for row in loops)) for end in (min, max)))
     yield (
         f"{counted(len(loops), 'configuration')} ({named}) {verb} up to {percent(loops[0][column])} {what}, but "
-        f"{share} of {'its' if len(loops) == 1 else 'their'} text is one loop, which full depth agrees with once it is there."
+        f"{share} of {'its' if len(loops) == 1 else 'their'} text is one loop, which full depth agrees with once it is "
+        "there."
     )
 
 
