@@ -168,3 +168,21 @@ def test_whatever_is_written_is_written_whole() -> None:
     files = [path for room in ROOMS for path in (ROOT / room).rglob("*.py") if path.parent.name != "bench"]
     found = {path.relative_to(ROOT).as_posix(): len(WRITES.findall(path.read_text())) for path in files}
     assert {path: n for path, n in found.items() if n} == MAY_WRITE
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a document's headings, as code hosts make them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for document in (
+        ROOT / name for name in ("README.md", "CONTRIBUTING.md", *(f"{room}/README.md" for room in ROOMS))
+    ):
+        for link in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+            name, _, anchor = link.partition("#")
+            if "://" not in link:
+                there = document.parent / name if name else document
+                assert there.exists(), f"{document} links to {link}"
+                assert not anchor or anchor in anchors(there.read_text()), f"{document} links to {link}"
