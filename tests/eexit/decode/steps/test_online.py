@@ -129,7 +129,7 @@ def test_tokens_that_wait_are_those_of_the_reference_whatever_happens_to_other_r
         return parts
 
     monkeypatch.setattr(exit_pass, "in_parts", watched)
-    monkeypatch.setattr(exit_pass, "TOKENS_PER_CALL", 3)
+    monkeypatch.setattr(exit_pass, "TOKENS_PER_CALL", 2)
     model = shared_model(architecture)
     rules = (*ONLINE, *BLIND) if architecture in ARCHITECTURES else ("confidence", "similarity")
     exits = [Configuration(mode, rule, some(model, rule)[0]) for rule in rules for mode in modes_of(model)]
