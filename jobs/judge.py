@@ -81,10 +81,10 @@ def plan_of(flags: Namespace) -> JudgingPlan:
 def finish(results: str, plan: JudgingPlan, summary: JudgingSummary) -> int:
     """Print the table and how to read the judgements; returns the exit code."""
     rows = read_judgements(plan.store).to_pylist()
-    its = [row for row in rows if (row["judge"], row["rubric"]) == (plan.judge, RUBRIC)]
+    of_judge = [row for row in rows if (row["judge"], row["rubric"]) == (plan.judge, RUBRIC)]
     console = console_of(COLUMNS)
-    console.print(judgements_table(by_configuration(its, plan.keys), len({row["seed"] for row in its})))
-    print("\n".join(in_pandas(results, is_paired=any(row["preferred"] is not None for row in its))))
+    console.print(judgements_table(by_configuration(of_judge, plan.keys), len({row["seed"] for row in of_judge})))
+    print("\n".join(in_pandas(results, is_paired=any(row["preferred"] is not None for row in of_judge))))
     if summary.errors:
         failed = f"{counted(summary.errors, 'run')} got no judgement, such as: {summary.reason}"
         print(without_secrets(f"{failed}; the same command tries again"), file=sys.stderr)

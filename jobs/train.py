@@ -88,8 +88,8 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         metavar="READOUT",
         help="for a probe: what layers are read through: lens, raw or a folder (default: lens)",
     )
-    for name, its_type, text in SETTINGS:
-        parser.add_argument(flag(name), type=its_type, metavar="N", help=f"{text} (default: {defaults_of(name)})")
+    for name, value_type, text in SETTINGS:
+        parser.add_argument(flag(name), type=value_type, metavar="N", help=f"{text} (default: {defaults_of(name)})")
     parser.add_argument("--lora-targets", nargs="+", metavar="MODULE", help="modules that a student's adapter changes")
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: CUDA if there is any, else CPU"
@@ -117,7 +117,7 @@ def defaults_of(name: str) -> str:
     default = Settings.__dataclass_fields__[name].default
     if default is not None:
         return str(default)
-    by_what = {what: its[name] for what, its in DEFAULTS.items() if name in its}
+    by_what = {what: defaults[name] for what, defaults in DEFAULTS.items() if name in defaults}
     return ", ".join(f"{value:,} for {what}" for what, value in by_what.items()) or "no limit"
 
 

@@ -115,5 +115,5 @@ class HarnessActor:
             "probe": config.probe,
             "adapter": config.adapter,
             "decide_on": config.decide_on,
-            "versions": ", ".join(f"{name} {its}" for name, its in here.items() if its),
+            "versions": ", ".join(f"{name} {version}" for name, version in here.items() if version),
         }

@@ -119,7 +119,10 @@ class _Replays:
             self._show(group[0].key if len(group) == 1 else f"{group[0].key} and {len(group) - 1} more")
             by_text += self.replay(group, start, end)
             self.tokens += self.plan.n_tokens(start, end)
-        return [self._row(setting, its) for setting, its in zip(group, zip(*by_text, strict=True), strict=True)]
+        return [
+            self._row(setting, replayed_T)
+            for setting, replayed_T in zip(group, zip(*by_text, strict=True), strict=True)
+        ]
 
     def _row(self, setting: Configuration, replayed_T: Sequence[Replayed]) -> Mapping[str, Any]:
         plan = self.plan

@@ -75,9 +75,10 @@ class Engine:
                 yield index, refused
             else:
                 waiting.append(index)
-        decoders = [self.decoders.under(request.configuration) for request in requests]
-        for its in dict.fromkeys(decoders):
-            yield from self._generate(its, requests, [index for index in waiting if decoders[index] == its], progress)
+        decoders_of = [self.decoders.under(request.configuration) for request in requests]
+        for decoders in dict.fromkeys(decoders_of):
+            indices = [index for index in waiting if decoders_of[index] == decoders]
+            yield from self._generate(decoders, requests, indices, progress)
 
     def _generate(
         self, decoders: Decoders, requests: Sequence[Request], waiting: Sequence[int], progress: Callable[[int], None]

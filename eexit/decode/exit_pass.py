@@ -102,12 +102,12 @@ def known_exits(rules: Sequence[str], deciding: Deciding) -> Known:
     stop_DE = torch.zeros_like(deciding.setting_DE)
     go_on_DE = stop_DE + 1
     for index, name in enumerate(rules):
-        its_D = deciding.rule_D == index
-        if name in BLIND and its_D.any():
-            [its_D1] = to_device([its_D[:, None]], stop_DE.device)
+        of_rule_D = deciding.rule_D == index
+        if name in BLIND and of_rule_D.any():
+            [of_rule_D1] = to_device([of_rule_D[:, None]], stop_DE.device)
             chances = BLIND[name].chances(None, deciding.setting_DE)
-            stop_DE = torch.where(its_D1, chances.stop_BE, stop_DE)
-            go_on_DE = torch.where(its_D1, chances.go_on_BE, go_on_DE)
+            stop_DE = torch.where(of_rule_D1, chances.stop_BE, stop_DE)
+            go_on_DE = torch.where(of_rule_D1, chances.go_on_BE, go_on_DE)
     chances = Chances(stop_DE, go_on_DE)
     exit_D = choose_exits(chances, deciding.u_exit_D).cpu().numpy()
     looks_D = np.isin(deciding.rule_D, [index for index, name in enumerate(rules) if name in ONLINE])
@@ -254,10 +254,11 @@ class ExitPass:
         self.going_D[exiting] = False
         slot_N, place_N = self.tokens.slot_D[exiting], self.tokens.place_D[exiting]
         self.waiting.put(rank + 1, slot_N, place_N, self.tokens.token_D[exiting], self.hidden_DW[out])
-        its = np.flatnonzero(np.isin(self.waiting.state_S[slot_N], self.unaltered))
-        if self.collects and len(its):
-            [out] = to_device([exiting[its]], self.decoder.device)
-            self.waiting.streams_SPXW[self.waiting.at(slot_N[its], place_N[its])] = self.streams_DXW[out]
+        unaltered_N = np.flatnonzero(np.isin(self.waiting.state_S[slot_N], self.unaltered))
+        if self.collects and len(unaltered_N):
+            [out] = to_device([exiting[unaltered_N]], self.decoder.device)
+            at = self.waiting.at(slot_N[unaltered_N], place_N[unaltered_N])
+            self.waiting.streams_SPXW[at] = self.streams_DXW[out]
 
     def _look(self, rank: int, looking: np.ndarray) -> np.ndarray:
         """Which of these tokens exit, by rules that look."""
@@ -268,27 +269,27 @@ class ExitPass:
         self.probed_DX[looking[probes_B], rank] += 1
         [row_B] = to_device([looking], device)
         read = self._read(rank, looking[reads_B]) if reads_B.any() else None
-        place_B = np.cumsum(reads_B) - 1  # among the rows that were read
+        index_read_B = np.cumsum(reads_B) - 1  # among the rows that were read
         exits_B = torch.zeros(len(looking), dtype=torch.bool, device=device)
         for index in np.unique(rule_B).tolist():
             rule = online[index]
-            [its, its_place] = to_device([np.flatnonzero(rule_B == index), place_B[rule_B == index]], device)
-            row = row_B[its]
+            [of_rule, index_read] = to_device([np.flatnonzero(rule_B == index), index_read_B[rule_B == index]], device)
+            row = row_B[of_rule]
             look = Look(
                 self.decoding.exitable_layers[rank],
                 self.before_DW[row],
                 self.hidden_DW[row],
-                read.distribution(its_place) if read and rule.reads else None,
+                read.distribution(index_read) if read and rule.reads else None,
                 self.likeliest_DE[row, : rank + 1] if rule.reads else None,
                 self.deciding.setting_DE[row, rank],
                 self.decoding.probe,
             )
-            exits_B[its] = self._draw(rank, row, rule, look)
+            exits_B[of_rule] = self._draw(rank, row, rule, look)
         exits = exits_B.cpu().numpy()
         taken = np.flatnonzero(exits & reads_B)
         if len(taken) and isinstance(read, LayerReading):
-            [row, place] = to_device([looking[taken], place_B[taken]], device)
-            self.picked.put(row, read.taken(place, self.decoding, self.deciding.u_token_D[row]))
+            [row, index_read] = to_device([looking[taken], index_read_B[taken]], device)
+            self.picked.put(row, read.taken(index_read, self.decoding, self.deciding.u_token_D[row]))
             self.unread_D[looking[taken]] = False
         return exits
 

@@ -39,9 +39,9 @@ class Drafted:
 
     def of(self, row_B: Tensor) -> "Drafted":
         """Those of these rows, which then are rows 0 to B − 1; they are successive."""
-        its = (self.row_D >= row_B[0]) & (self.row_D <= row_B[-1])
-        row_D, token_D, u_D = self.row_D[its] - row_B[0], self.token_D[its], self.u_D[its]
-        return Drafted(row_D, token_D, self.logits_DV[its], u_D, self.temperature, self.top_p)
+        within_D = (self.row_D >= row_B[0]) & (self.row_D <= row_B[-1])
+        row_D, token_D, u_D = self.row_D[within_D] - row_B[0], self.token_D[within_D], self.u_D[within_D]
+        return Drafted(row_D, token_D, self.logits_DV[within_D], u_D, self.temperature, self.top_p)
 
     def verified(self, logits_BV: Tensor, picked_B: Tensor) -> Tensor:
         """The tokens of the full-depth distributions: `picked_B` where there is no draft."""

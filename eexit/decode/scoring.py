@@ -50,14 +50,14 @@ class Scored:
 
     @classmethod
     def joined(cls, parts: Sequence["Scored"]) -> "Scored":
-        columns: dict[str, Any] = {its.name: [getattr(part, its.name) for part in parts] for its in fields(cls)}
+        columns: dict[str, Any] = {field.name: [getattr(part, field.name) for part in parts] for field in fields(cls)}
         hidden_TW = torch.cat(columns.pop("exit_hidden_TW"))
-        return cls(**{name: np.concatenate(its) for name, its in columns.items()}, exit_hidden_TW=hidden_TW)
+        return cls(**{name: np.concatenate(arrays) for name, arrays in columns.items()}, exit_hidden_TW=hidden_TW)
 
     def of(self, tokens: np.ndarray) -> "Scored":
         """Some of the tokens alone."""
         [at] = to_device([tokens], self.exit_hidden_TW.device)
-        columns: dict[str, Any] = {its.name: getattr(self, its.name) for its in fields(self)}
+        columns: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         hidden_TW = columns.pop("exit_hidden_TW")[at]
         return Scored(**{name: column[tokens] for name, column in columns.items()}, exit_hidden_TW=hidden_TW)
 
@@ -96,11 +96,11 @@ def score_texts(
     size = max(1, SCORED_TOKENS // len(texts))
     for start in range(1, longest, size):
         places = [np.arange(start, min(start + size, len(text))) for text in texts]
-        slot_N = np.repeat(np.arange(len(texts)), [len(place) for place in places])
+        slot_N = np.repeat(np.arange(len(texts)), [len(positions) for positions in places])
         scored = scoring.score(slot_N, np.concatenate(places))
-        for slot, its in enumerate(parts):
-            its.append(scored.of(np.flatnonzero(slot_N == slot)))
-    return [Scored.joined(its) for its in parts]
+        for slot, of_text in enumerate(parts):
+            of_text.append(scored.of(np.flatnonzero(slot_N == slot)))
+    return [Scored.joined(of_text) for of_text in parts]
 
 
 def _first(layers: Layers, prefilled: Prefilled, token: int, from_nowhere: bool) -> Scored:

@@ -51,8 +51,8 @@ class Waiting:
             return slots, slots
         row_N, place_N = np.nonzero(self.segment_SP[slots, : before_S[slots].max()] == segment)
         slot_N = slots[row_N]
-        its = place_N < before_S[slot_N]
-        return slot_N[its], place_N[its]
+        is_before_N = place_N < before_S[slot_N]
+        return slot_N[is_before_N], place_N[is_before_N]
 
     def put(
         self, segment: int, slot_N: np.ndarray, place_N: np.ndarray, token_N: np.ndarray, hidden_NW: Tensor

@@ -49,8 +49,8 @@ class LayerProbe:
 
     def calibrated(self, scale: float, shift: float, power: float) -> "LayerProbe":
         """This one with scale · log KL + shift + power · log k in place of log KL, at each KL factor k."""
-        its_power = torch.tensor(power, dtype=self.weight.dtype, device=self.weight.device)
-        return replace(self, weight=self.weight * scale, bias=self.bias * scale + shift, power=its_power)
+        exponent = torch.tensor(power, dtype=self.weight.dtype, device=self.weight.device)
+        return replace(self, weight=self.weight * scale, bias=self.bias * scale + shift, power=exponent)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,14 +66,19 @@ class Probe:
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], layers: Sequence[int]) -> "Probe":
         """The probes of these layers, from the tensors of `artefacts.WEIGHTS`: `probe.5.weight` and so on."""
-        names = [its.name for its in fields(LayerProbe)]
+        names = [field.name for field in fields(LayerProbe)]
         parts = {layer: {name: tensors.get(f"probe.{layer}.{name}") for name in names} for layer in layers}
-        held = {layer: {name: part for name, part in its.items() if part is not None} for layer, its in parts.items()}
-        return cls({layer: LayerProbe(**its) for layer, its in held.items()})
+        held = {
+            layer: {name: part for name, part in by_name.items() if part is not None}
+            for layer, by_name in parts.items()
+        }
+        return cls({layer: LayerProbe(**by_name) for layer, by_name in held.items()})
 
     def tensors(self) -> dict[str, Tensor]:
         """What `of` takes."""
         named = {
-            f"probe.{layer}.{name}": part for layer, its in self.of_layer.items() for name, part in vars(its).items()
+            f"probe.{layer}.{name}": part
+            for layer, probe in self.of_layer.items()
+            for name, part in vars(probe).items()
         }
         return {name: part for name, part in named.items() if part is not None}

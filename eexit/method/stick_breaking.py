@@ -43,5 +43,5 @@ def expect(prob_NX: Tensor, kl_NE: Tensor, agrees_NE: Tensor) -> Expected:
     prob_NX = prob_NX.double()
     kl_NX = torch.nn.functional.pad(kl_NE, (0, 1)).double()
     agrees_NX = torch.nn.functional.pad(agrees_NE.double(), (0, 1), value=1.0)
-    kl, agreement = ((prob_NX * its_NX).sum(1).mean().item() for its_NX in (kl_NX, agrees_NX))
+    kl, agreement = ((prob_NX * value_NX).sum(1).mean().item() for value_NX in (kl_NX, agrees_NX))
     return Expected(prob_NX.mean(0), kl, agreement)

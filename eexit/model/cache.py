@@ -101,10 +101,10 @@ class KVCache:
         if self.hidden_LNS is not None:
             self.hidden_LNS[:, slots] = False
         for stack in self._stacks:
-            starts = [source._places[layer][0] for layer in stack.layers]
+            source_stacks = [source._places[layer][0] for layer in stack.layers]
             for buffer, start in (
-                (stack.keys, torch.cat([its.keys for its in starts])),
-                (stack.values, torch.cat([its.values for its in starts])),
+                (stack.keys, torch.cat([source_stack.keys for source_stack in source_stacks])),
+                (stack.values, torch.cat([source_stack.values for source_stack in source_stacks])),
             ):
                 buffer[:, slots, :, :n_tokens] = start[:, :, :, :n_tokens]
                 buffer[:, slots, :, n_tokens:] = 0

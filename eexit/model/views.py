@@ -52,8 +52,8 @@ class CacheView:
 
     def copy_keys(self, source: "CacheView", layer: int, target: int) -> None:
         """Copy the rows' own positions from layer `layer` of `source`, a view of the same rows, to layer `target`."""
-        for theirs, ours in zip(source.cache.held(layer), self.cache.held(target), strict=True):
-            ours[self.slot_B1, :, self.own_position_BT] = theirs[source.slot_B1, :, source.own_position_BT]
+        for source_part, target_part in zip(source.cache.held(layer), self.cache.held(target), strict=True):
+            target_part[self.slot_B1, :, self.own_position_BT] = source_part[source.slot_B1, :, source.own_position_BT]
 
     def hide(self, layer: int) -> None:
         """Hide the rows' own positions in a layer from later tokens."""

@@ -24,11 +24,11 @@ def refuse_misfit(config: SweepConfig, model: Mapping[str, Any], layers: Sequenc
     for role, card in cards_of(config).items():
         name = f"{FLAGS[role]} {getattr(config, role)}"
         identity = "digest" if card.model.get("digest") else "name"
-        for its in (identity, "revision", "n_layers"):
-            if card.model.get(its) != model.get(its):
+        for fact in (identity, "revision", "n_layers"):
+            if card.model.get(fact) != model.get(fact):
                 raise UsageError(
                     f"{name} was trained for model {card.model.get('name')}, not for this {model.get('name')} "
-                    f"(another {its}): train it for this model"
+                    f"(another {fact}): train it for this model"
                 )
         missing = [layer for layer in layers if layer not in card.layers]
         if missing:

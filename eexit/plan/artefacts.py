@@ -126,7 +126,7 @@ def training_command(card: Card, place: str) -> str:
 
     FOLDER stands for a learned readout, of which a card knows the digest alone, and FILE for further prompts.
     """
-    settings = {("exit_layers" if name == "layers" else name): its for name, its in card.settings.items()}
+    settings = {("exit_layers" if name == "layers" else name): value for name, value in card.settings.items()}
     if "readout" in settings and settings["readout"] not in READOUTS:
         settings["readout"] = "FOLDER"
     if Path(place, TEXTS_FOLDER).expanduser().is_dir():
@@ -156,9 +156,10 @@ def digests_of(places: Mapping[str, str], readout: str) -> dict[str, str]:
 def _refuse_other_probe(probe: Card, place: str, readout: str, digests: Mapping[str, str]) -> None:
     """Raises `UsageError` if a probe predicts the KLs of another readout, or of another student."""
     if probe.readout != digests.get(READOUT, readout):
-        its = probe.readout if len(probe.readout) < len(probe.digest) else "a learned one"
+        trained_on = probe.readout if len(probe.readout) < len(probe.digest) else "a learned one"
         raise UsageError(
-            f"--probe {place} predicts KLs of readout {its}, not of {readout}: give --readout as it was trained with"
+            f"--probe {place} predicts KLs of readout {trained_on}, not of {readout}: give --readout as it was trained "
+            "with"
         )
     if ADAPTER in probe.holds and digests.get(ADAPTER) != probe.digest:
         raise UsageError(f"--probe {place} belongs to a student: give --adapter {place} too")

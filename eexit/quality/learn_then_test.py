@@ -64,7 +64,7 @@ def certify(p_values: Sequence[np.ndarray], confidence: float) -> list[np.ndarra
     all of them is within the bound.
     """
     error = error_of_each(confidence, len(p_values))
-    return [fixed_sequence(its, error) for its in p_values]
+    return [fixed_sequence(p_values_S, error) for p_values_S in p_values]
 
 
 def cheapest(costs: np.ndarray, allowed: np.ndarray) -> np.ndarray:

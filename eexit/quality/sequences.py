@@ -38,9 +38,9 @@ def families(configurations: Iterable[Mapping[str, Any]]) -> list[Family]:
     """The families of these configurations that have an order, in order of appearance."""
     parameters: dict[tuple[str, str], dict[str, float]] = {}
     for columns in filter(has_order, configurations):
-        its = parameters.setdefault((columns["mode"], columns["rule"]), {})
-        its[columns["configuration"]] = columns["parameter"]
+        by_key = parameters.setdefault((columns["mode"], columns["rule"]), {})
+        by_key[columns["configuration"]] = columns["parameter"]
     return [
-        Family(mode, rule, tuple(sorted(its, key=its.__getitem__, reverse=bool(RULES[rule].higher_exits_later))))
-        for (mode, rule), its in parameters.items()
+        Family(mode, rule, tuple(sorted(by_key, key=by_key.__getitem__, reverse=bool(RULES[rule].higher_exits_later))))
+        for (mode, rule), by_key in parameters.items()
     ]

@@ -49,7 +49,7 @@ def draft_one(
     steps = [recorded(decoder, decoding, full, token, drafted=False)]
     rounds: list[list[int]] = []
     while len(steps) < decoding.max_new_tokens and token not in decoding.eos_token_ids:
-        accepted_so_far, rejected_so_far = (sum(its[column] for its in rounds) for column in (2, 3))
+        accepted_so_far, rejected_so_far = (sum(one_round[column] for one_round in rounds) for column in (2, 3))
         ahead = draft.n_tokens
         if ahead is None:
             assert auto
@@ -87,7 +87,7 @@ def accept_or_draw(logits_V: Tensor, draft: tuple[int, Tensor], u: float, decodi
     accept = p[drafted] / q[drafted]
     if u < accept:
         return drafted
-    rest = [max(0.0, its - draft_its) for its, draft_its in zip(p, q, strict=True)]
+    rest = [max(0.0, p_token - q_token) for p_token, q_token in zip(p, q, strict=True)]
     target = (u - accept) / (1 - accept) * sum(rest)
     cumulative = 0.0
     for token, weight in enumerate(rest):
@@ -105,7 +105,7 @@ def nucleus(logits_V: Tensor, decoding: Decoding) -> list[float]:
         if sum(kept) >= decoding.top_p:
             break
         kept[token] = p[token]
-    return [its / sum(kept) for its in kept]
+    return [probability / sum(kept) for probability in kept]
 
 
 def recorded(decoder: Decoder, decoding: Decoding, full: Any, token: int, drafted: bool) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def recorded(decoder: Decoder, decoding: Decoding, full: Any, token: int, drafte
         "token_id_T": token,
         "exit_layer_T": decoder.n_layers - 1,
         "drafted_T": drafted,
-        "kl_TE": [kl_divergence(logits, its) for its in exit_logits],
+        "kl_TE": [kl_divergence(logits, exit_logits_V) for exit_logits_V in exit_logits],
         "exit_prob_TX": [*[0.0] * len(exit_logits), 1.0],
         "evidence_TE": [np.nan] * len(exit_logits),
         **said(token, exit_logits, logits, logits, decoding.record_top_k),

@@ -257,11 +257,11 @@ def hiding(layers: list[nn.Module], student: Student) -> Iterator[None]:
     def hide(index: int) -> Callable[..., Any]:
         def give_mask(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             call = inspect.signature(layer.forward).bind(*args, **kwargs)
-            its, held = call.arguments.get("attention_mask"), student.cache.layers[index]
+            given_mask, held = call.arguments.get("attention_mask"), student.cache.layers[index]
             n_keys, position = held.keys.shape[-2] + 1, held.get_seq_length()  # of the token
             mask = torch.zeros(1, 1, 1, n_keys, dtype=args[0].dtype, device=args[0].device)
-            if its is not None:
-                mask = mask.masked_fill(~its, -math.inf) if its.dtype == torch.bool else mask + its
+            if given_mask is not None:
+                mask = mask.masked_fill(~given_mask, -math.inf) if given_mask.dtype == torch.bool else mask + given_mask
             for hidden in student.hidden[index]:
                 if hidden > position - n_keys:  # a window's keys are those of its positions alone
                     mask[..., hidden - position - 1] = -math.inf

@@ -84,14 +84,14 @@ def stop_by_predicted_kl(seen: Seen, kl_factor: float) -> Stops:
     assert seen.probe is not None
     kls = []
     for layer in seen.exitable_layers:
-        its = seen.probe.of_layer[layer]
-        x = (seen.own_streams[layer + 1].float() - its.mean) / its.std
-        if its.hidden_weight is not None and its.hidden_bias is not None:
-            x = its.hidden_weight.T @ x + its.hidden_bias
+        layer_probe = seen.probe.of_layer[layer]
+        x = (seen.own_streams[layer + 1].float() - layer_probe.mean) / layer_probe.std
+        if layer_probe.hidden_weight is not None and layer_probe.hidden_bias is not None:
+            x = layer_probe.hidden_weight.T @ x + layer_probe.hidden_bias
             x = x * (1 + torch.erf(x / math.sqrt(2))) / 2
-        log_kl = float(torch.dot(its.weight, x) + its.bias)
-        if its.power is not None:
-            log_kl += float(its.power) * math.log(max(kl_factor, LEAST_KL_FACTOR))
+        log_kl = float(torch.dot(layer_probe.weight, x) + layer_probe.bias)
+        if layer_probe.power is not None:
+            log_kl += float(layer_probe.power) * math.log(max(kl_factor, LEAST_KL_FACTOR))
         kls.append(math.exp(min(max(log_kl, LOG_KL_RANGE[0]), LOG_KL_RANGE[1])))
     return [2 / (1 + math.exp(min(kl_factor * kl, 700.0))) for kl in kls], kls
 

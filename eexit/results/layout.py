@@ -102,7 +102,7 @@ def decode(content: bytes) -> Manifest:
         raise ValueError(f"it lacks {', '.join(missing)}")
     if held.pop(_CHECKSUM, None) not in (None, _checksum(held)):  # older versions wrote none
         raise ValueError("its checksum does not match")
-    return Manifest(**{its.name: held[its.name] for its in fields(Manifest) if its.name in held})
+    return Manifest(**{field.name: held[field.name] for field in fields(Manifest) if field.name in held})
 
 
 def generations_name(stem: str) -> str:

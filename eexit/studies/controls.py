@@ -19,9 +19,9 @@ def controls_of(results: str) -> tuple[ControlOf, ...]:
     """
     sweep = read_finished(results, ["configuration", "status", "exit_layer_counts"], "--controls-of")
     counts: dict[str, Counter[int]] = {}
-    for key, status, its in zip(*(column.to_pylist() for column in sweep.runs.columns), strict=True):
+    for key, status, exit_counts in zip(*(column.to_pylist() for column in sweep.runs.columns), strict=True):
         if status == OK:
-            counts.setdefault(key, Counter()).update(dict(its))
+            counts.setdefault(key, Counter()).update(dict(exit_counts))
     exiting = [entry for entry in sweep.manifest.configurations if entry["rule"] and not entry["control_of"]]
     return tuple(
         ControlOf(of=entry["key"], counts=dict(counts[entry["key"]]))

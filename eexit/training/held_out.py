@@ -64,7 +64,7 @@ def compare_texts(
     for states_NXW in decided_streams(decoder, texts, layers):
         for name, readout in readouts.items():
             parts[name].append(compare(decoder, readout, layers, states_NXW))
-    return {name: Compared.joined(its) for name, its in parts.items()}
+    return {name: Compared.joined(blocks) for name, blocks in parts.items()}
 
 
 def layer_rows(name: str, layers: Sequence[int], compared: Compared) -> list[Row]:
@@ -99,14 +99,14 @@ def trade_off_rows(
 
 def _trade_off(layers: Sequence[int], n_layers: int, compared: Compared, kl_NE: Tensor, factor: float) -> Row:
     chances = RULES["kl"].chances(kl_NE, torch.full_like(kl_NE, factor))
-    its = expect(exit_probabilities(chances), compared.kl_NE, compared.agrees_NE)
-    control = expect(its.share_X.expand(len(kl_NE), -1), compared.kl_NE, compared.agrees_NE)
+    expected = expect(exit_probabilities(chances), compared.kl_NE, compared.agrees_NE)
+    control = expect(expected.share_X.expand(len(kl_NE), -1), compared.kl_NE, compared.agrees_NE)
     depth_X = torch.tensor([*(layer + 1 for layer in layers), n_layers]).double() / n_layers
     return {
-        "mean_depth": (its.share_X @ depth_X).item(),
-        "exit_rate": (1 - its.share_X[-1]).item(),
-        "agreement": its.agreement,
-        "expected_kl": its.kl,
+        "mean_depth": (expected.share_X @ depth_X).item(),
+        "exit_rate": (1 - expected.share_X[-1]).item(),
+        "agreement": expected.agreement,
+        "expected_kl": expected.kl,
         "control_agreement": control.agreement,
         "control_kl": control.kl,
     }

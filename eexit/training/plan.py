@@ -89,8 +89,8 @@ def refuse_settings(sweep: FinishedSweep, results: str, given: Mapping[str, Any]
         raise UsageError(f"--what {what} can't be trained: choose from {', '.join(HAS)}")
     for name, value in given.items():
         if name not in (*ALL_HAVE, *HAS[what]):
-            others = [other for other, its in HAS.items() if name in its]
-            raise UsageError(f"{flag(name)} is for {' and '.join(others)}, and --what is {what}: leave it out")
+            kinds = [kind for kind, names in HAS.items() if name in names]
+            raise UsageError(f"{flag(name)} is for {' and '.join(kinds)}, and --what is {what}: leave it out")
         if isinstance(value, float) and not 0 < value < math.inf:
             raise UsageError(f"{flag(name)} must be a number above 0, got {value:g}")
     if what == "student":
@@ -164,8 +164,8 @@ def _read_card(path: Path) -> Card | None:
         return None
 
 
-def _refuse(plan: TrainingPlan, theirs: Mapping[str, Any]) -> None:
-    if difference := first_difference(theirs, json.loads(json.dumps(plan.identity))):
+def _refuse(plan: TrainingPlan, stored: Mapping[str, Any]) -> None:
+    if difference := first_difference(stored, json.loads(json.dumps(plan.identity))):
         raise UsageError(
             f"--out {plan.folder} holds another training ({difference}): choose another --out, or remove that folder"
         )

@@ -31,9 +31,10 @@ def _layers(card: Card) -> ResultTable:
         table.add("number", f"{readout}: as final", "median KL")
     rows = {(row["layer"], row["readout"]): row for row in card.held_out}
     for layer in card.layers:
-        its = [rows[layer, readout] for readout in readouts]
+        of_readouts = [rows[layer, readout] for readout in readouts]
         table.add_row(
-            str(layer), *(text for row in its for text in (percent(row["agreement"]), written(row["median_kl"], ".3f")))
+            str(layer),
+            *(text for row in of_readouts for text in (percent(row["agreement"]), written(row["median_kl"], ".3f"))),
         )
     return table
 

@@ -63,8 +63,8 @@ def read_texts(place: Place) -> list[Text]:
 
 def _texts(rows: pa.Table, tokens: pa.Table) -> Iterator[Text]:
     answers: dict[str, list[int]] = {run_id: [] for run_id in rows["run_id"].to_pylist()}
-    its = tokens.filter(pc.is_in(tokens["run_id"], rows["run_id"].combine_chunks())).sort_by("position")
-    for run_id, token in zip(its["run_id"].to_pylist(), its["token_id"].to_pylist(), strict=True):
+    in_order = tokens.filter(pc.is_in(tokens["run_id"], rows["run_id"].combine_chunks())).sort_by("position")
+    for run_id, token in zip(in_order["run_id"].to_pylist(), in_order["token_id"].to_pylist(), strict=True):
         answers[run_id].append(token)
     for row in rows.to_pylist():
         prompt = row["prompt"]
@@ -80,7 +80,7 @@ def distinct(texts: Iterable[Text]) -> list[Text]:
 def parted(texts: Sequence[Text]) -> list[tuple[bool, list[Text]]]:
     """The texts that are learned from alone, and those that choose: whether they do, and which, if there are any."""
     parts = [(chooses, [text for text in texts if text.chooses == chooses]) for chooses in (False, True)]
-    return [(chooses, its) for chooses, its in parts if its]
+    return [(chooses, part) for chooses, part in parts if part]
 
 
 def n_tokens(texts: Sequence[Text]) -> int:

@@ -17,7 +17,7 @@ def chosen_words(choices: pd.DataFrame, chosen: bool) -> dict[str, str]:
     """Configuration → for which bounds it was `chosen`, or else is certified."""
     found: dict[str, dict[str, None]] = {}
     for row in choices.to_dict("records"):
-        certified = [its["configuration"] for its in row["tested"] if its["certified"]]
+        certified = [setting["configuration"] for setting in row["tested"] if setting["certified"]]
         for key in [row["configuration"]] if chosen else certified:
             if isinstance(key, str):
                 found.setdefault(key, {})[f"{row['risk']} ≤ {share_written(row['at_most'])}"] = None

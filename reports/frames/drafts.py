@@ -67,12 +67,12 @@ def drafted(sweep: Sweep) -> Drafts | None:
         measured.append(where)
         beside = {key: _naming(columns) for key, columns in _plain(found).items()}
         rows += [row for key, row in beside.items() if key not in {row["configuration"] for row in rows}]
-        its_generate = over_generate.get(where.label, {})
+        of_generate = over_generate.get(where.label, {})
         fastest = max((key for key in keys if key in found), key=lambda key: found[key].speedup)
         for row in rows:
             key = row["configuration"]
             if key in found:
-                row |= _numbers(found[key], its_generate.get(key), where) | {where.column("fastest"): key == fastest}
+                row |= _numbers(found[key], of_generate.get(key), where) | {where.column("fastest"): key == fastest}
     runs = sweep.done[sweep.done["configuration"].isin(keys)]
     known = runs["equal_share"].astype(float).dropna()
     return Drafts(pd.DataFrame(rows), tuple(measured), len(known), int((known < 1).sum()))
@@ -133,18 +133,18 @@ def _with_counts(rows: list[dict[str, Any]], sweep: Sweep) -> list[dict[str, Any
     ]
 
 
-def _numbers(its: Speedup, over_generate: Speedup | None, where: Measured) -> dict[str, Any]:
+def _numbers(speedup: Speedup, over_generate: Speedup | None, where: Measured) -> dict[str, Any]:
     return {
-        **_with_ends(where.column("speedup"), its),
+        **_with_ends(where.column("speedup"), speedup),
         **_with_ends(where.column("over_generate"), over_generate),
-        where.column("expected_timed"): np.nan if its.expected is None else its.expected,
-        where.column("tokens_per_s"): its.tokens_per_second,
+        where.column("expected_timed"): np.nan if speedup.expected is None else speedup.expected,
+        where.column("tokens_per_s"): speedup.tokens_per_second,
     }
 
 
-def _with_ends(name: str, its: Speedup | None) -> dict[str, float]:
+def _with_ends(name: str, speedup: Speedup | None) -> dict[str, float]:
     """A speed-up over something as an estimate; NaN where it was not timed beside it."""
-    if its is None:
+    if speedup is None:
         return spread(name, Estimate(math.nan, math.nan, math.nan, 0))
-    low, high = (math.nan if end is None else end for end in (its.low, its.high))
-    return spread(name, Estimate(its.speedup, low, high, its.rounds))
+    low, high = (math.nan if end is None else end for end in (speedup.low, speedup.high))
+    return spread(name, Estimate(speedup.speedup, low, high, speedup.rounds))

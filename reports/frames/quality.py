@@ -218,4 +218,4 @@ def replayed_settings(replays: pd.DataFrame) -> pd.DataFrame:
 
 def of_series(rows: pd.DataFrame) -> dict[str, list[dict[Any, Any]]]:
     """The rows of each mode and rule."""
-    return {str(name): its.to_dict("records") for name, its in rows.groupby("series", sort=False)}
+    return {str(name): of_name.to_dict("records") for name, of_name in rows.groupby("series", sort=False)}

@@ -94,21 +94,21 @@ def _realised(timings: pd.DataFrame) -> tuple[list[Measured], dict[str, dict[str
     found: dict[str, dict[str, Any]] = {}
     for where, latest in latest_speedups(timings):
         measured.append(where)
-        for key, its in latest.items():
-            found.setdefault(key, {}).update(_numbers(its, where.number))
+        for key, speedup in latest.items():
+            found.setdefault(key, {}).update(_numbers(speedup, where.number))
     return measured, found
 
 
-def _numbers(its: Speedup, number: int) -> dict[str, float]:
-    low, high = (np.nan if end is None else 1 - 1 / end for end in (its.low, its.high))
+def _numbers(speedup: Speedup, number: int) -> dict[str, float]:
+    low, high = (np.nan if end is None else 1 - 1 / end for end in (speedup.low, speedup.high))
     return {
-        f"realised_{number}": its.realised,
+        f"realised_{number}": speedup.realised,
         f"realised_{number}_low": low,
         f"realised_{number}_high": high,
-        f"realised_{number}_n": its.rounds,
-        f"run_timed_{number}": np.nan if its.run is None else its.run,
-        f"lacks_{number}": np.nan if its.shortfall is None else its.shortfall,
-        f"tokens_per_s_{number}": its.tokens_per_second,
+        f"realised_{number}_n": speedup.rounds,
+        f"run_timed_{number}": np.nan if speedup.run is None else speedup.run,
+        f"lacks_{number}": np.nan if speedup.shortfall is None else speedup.shortfall,
+        f"tokens_per_s_{number}": speedup.tokens_per_second,
     }
 
 

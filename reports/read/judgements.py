@@ -46,24 +46,24 @@ def judges_of(judgements: pd.DataFrame) -> tuple[Judge, ...]:
     names = [name for name, _ in pairs]
     found = []
     for number, (name, rubric) in enumerate(pairs):
-        its = judgements[(judgements["judge"] == name) & (judgements["rubric"] == rubric)]
-        failed = its[its["status"] != OK]
+        judged = judgements[(judgements["judge"] == name) & (judgements["rubric"] == rubric)]
+        failed = judged[judged["status"] != OK]
         several = names.count(name) > 1
         errors = {str(key): int(n) for key, n in failed["configuration"].value_counts().items()}
         shown = f"{name}, rubric {rubric}" if several else str(name)
-        found.append(Judge(number, shown, len(its) - len(failed), errors))
+        found.append(Judge(number, shown, len(judged) - len(failed), errors))
     return tuple(found)
 
 
 def with_judgements(generations: pd.DataFrame, judgements: pd.DataFrame) -> pd.DataFrame:
     """The runs with the columns of each judge."""
     for judge, (name, rubric) in zip(judges_of(judgements), _pairs(judgements), strict=True):
-        its = judgements[
+        judged = judgements[
             (judgements["judge"] == name) & (judgements["rubric"] == rubric) & (judgements["status"] == OK)
         ]
-        numbers = its.set_index("run_id")[list(ASPECTS)].astype(float)
+        numbers = judged.set_index("run_id")[list(ASPECTS)].astype(float)
         numbers[SCORE] = numbers[list(ASPECTS)].mean(axis=1, skipna=False)
-        numbers[PREFERRED] = its.set_index("run_id")["preferred"].map(_WORTH).astype(float)
+        numbers[PREFERRED] = judged.set_index("run_id")["preferred"].map(_WORTH).astype(float)
         of_runs = numbers.reindex(generations["run_id"]).set_axis(generations.index)
         generations = generations.assign(**{judge.column(name): of_runs[name] for name in COLUMNS})
     return generations

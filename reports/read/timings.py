@@ -37,15 +37,15 @@ def latest_speedups(timings: pd.DataFrame, beside: str = NORMAL) -> list[tuple[M
     latest: dict[tuple[int, str], dict[str, Speedup]] = {}  # by batch and machine, in the order of calls
     prompts: dict[tuple[int, str], int] = {}
     for (setup, _), rows in timings.groupby([pd.Series(setups, index=timings.index), "timing_id"], sort=False):
-        for its in speedups(rows.to_dict("records"), beside):  # type: ignore[arg-type]  # its keys are column names
-            at = (its.batch, str(setup))
-            latest.setdefault(at, {})[its.configuration] = its
+        for speedup in speedups(rows.to_dict("records"), beside):  # type: ignore[arg-type]  # its keys are column names
+            at = (speedup.batch, str(setup))
+            latest.setdefault(at, {})[speedup.configuration] = speedup
             prompts[at] = max(prompts.get(at, 0), int(rows["prompts"].max()))
     found = []
     for number, at in enumerate(sorted(latest, key=lambda at: at[0])):
         batch, setup = at
         label = f"batch {batch}" + (f", {setup}" if several else "")
-        rounds = max(its.rounds for its in latest[at].values())
+        rounds = max(speedup.rounds for speedup in latest[at].values())
         found.append((Measured(number, label, setup, rounds, prompts[at]), latest[at]))
     return found
 

@@ -53,78 +53,80 @@ def quality_section(
     sweep: Sweep, trade: pd.DataFrame, paired: pd.DataFrame, saves: Savings | None
 ) -> dict[str, Any] | None:
     """Findings, a chart and tables; None for a sweep that has nothing of it. The frames are as in `quality`."""
-    its = quality(sweep, trade, paired, saves)
-    if its is None:
+    frames = quality(sweep, trade, paired, saves)
+    if frames is None:
         return None
-    columns = tuple(_columns(its))
-    chart = _chart(its, columns, Looks.of(sweep.configurations))
+    columns = tuple(_columns(frames))
+    chart = _chart(frames, columns, Looks.of(sweep.configurations))
     return {
-        "headline": headline(its),  # of the whole report
-        "findings": quality_findings(its, len(sweep.failed)),
+        "headline": headline(frames),  # of the whole report
+        "findings": quality_findings(frames, len(sweep.failed)),
         "chart": chart,
-        "table": None if chart else table(its.rows, columns),  # else that of the chart
+        "table": None if chart else table(frames.rows, columns),  # else that of the chart
         "harness": table(scores_of_harness(sweep.further.scores), HARNESS) if len(sweep.further.scores) else None,
     }
 
 
-def _chart(its: Quality, columns: Columns, looks: Looks) -> dict[str, Any] | None:
+def _chart(frames: Quality, columns: Columns, looks: Looks) -> dict[str, Any] | None:
     """The chart, with a variant for each measure and cost; None if there is nothing to draw."""
-    pairs = [(measure, cost) for measure in its.measures for cost in its.costs if _is_drawn(its, measure, cost)]
+    pairs = [
+        (measure, cost) for measure in frames.measures for cost in frames.costs if _is_drawn(frames, measure, cost)
+    ]
     if not pairs:
         return None
-    caption = " ".join(_caption(its))
+    caption = " ".join(_caption(frames))
     drawn = [
-        ("", quality_chart(its, measure, cost, f"{measure.label} against {cost.label}. {caption}", looks))
+        ("", quality_chart(frames, measure, cost, f"{measure.label} against {cost.label}. {caption}", looks))
         for measure, cost in pairs
     ]
-    entry = chart_entry("quality", "Quality against cost", caption, drawn, its.rows, columns)
+    entry = chart_entry("quality", "Quality against cost", caption, drawn, frames.rows, columns)
     for variant, (measure, cost) in zip(entry["variants"], pairs, strict=True):
-        variant |= {"y": measure.label, "x": cost.label, "note": " ".join(_note(its, measure, cost))}
+        variant |= {"y": measure.label, "x": cost.label, "note": " ".join(_note(frames, measure, cost))}
         variant["shown"] = ["configuration", measure.column, cost.column, "chosen"]
-    replayed = table(its.replayed, REPLAYED) if len(its.replayed) else None
+    replayed = table(frames.replayed, REPLAYED) if len(frames.replayed) else None
     return entry | {"wide": True, "heading": "h3", "replayed": replayed}
 
 
-def _is_drawn(its: Quality, measure: Measure, cost: CostAxis) -> bool:
-    return bool((its.settings[measure.column].notna() & its.settings[cost.column].notna()).any())
+def _is_drawn(frames: Quality, measure: Measure, cost: CostAxis) -> bool:
+    return bool((frames.settings[measure.column].notna() & frames.settings[cost.column].notna()).any())
 
 
-def _caption(its: Quality) -> Iterator[str]:
+def _caption(frames: Quality) -> Iterator[str]:
     """What is the same for all measures."""
-    labels = labels_are(its.settings)
+    labels = labels_are(frames.settings)
     yield f"Means over prompts{f'; {labels}' if labels else ''}; a click opens the configuration."
-    if its.settings[f"{SKIPPED}_low"].notna().any():
+    if frames.settings[f"{SKIPPED}_low"].notna().any():
         yield f"Bars: {LEVEL:.0%} intervals over prompts; of realised time, over rounds."
-    if its.rows["beneath"].notna().any():
+    if frames.rows["beneath"].notna().any():
         yield (
             "Grey, with a dotted line from its configuration: its control, which exits equally often at each layer, "
             "but at random tokens: the same depth without the knowledge."
         )
-    if its.settings["chosen"].notna().any():
+    if frames.settings["chosen"].notna().any():
         yield "Ringed: the chosen setting."
-    if its.settings["oracle"].any():
+    if frames.settings["oracle"].any():
         yield "Oracles save nothing at run time."
 
 
-def _note(its: Quality, measure: Measure, cost: CostAxis) -> Iterator[str]:
+def _note(frames: Quality, measure: Measure, cost: CostAxis) -> Iterator[str]:
     """What is particular to a measure and a cost."""
     yield f"{'Up' if measure.higher_is_better else 'Down'} and right is better. {measure.meaning}"
-    n = its.settings.loc[its.settings[measure.column].notna(), f"{measure.column}_n"]
+    n = frames.settings.loc[frames.settings[measure.column].notna(), f"{measure.column}_n"]
     count = (
         counted(int(n.max()), "prompt") if n.min() == n.max() else f"{n.min():,} to {counted(int(n.max()), 'prompt')}"
     )
-    yield f"n = {count}{f', {its.n_seeds} seeds averaged first' if its.n_seeds > 1 else ''}."
-    if (measure.column, cost.column) == (DISAGREEMENT, SKIPPED) and len(its.replayed):
+    yield f"n = {count}{f', {frames.n_seeds} seeds averaged first' if frames.n_seeds > 1 else ''}."
+    if (measure.column, cost.column) == (DISAGREEMENT, SKIPPED) and len(frames.replayed):
         yield TEACHER_FORCED
 
 
-def _columns(its: Quality) -> Iterator[tuple[str, str, str]]:
+def _columns(frames: Quality) -> Iterator[tuple[str, str, str]]:
     """The columns of the table, as key, label and form."""
     yield "configuration", "Configuration", "text"
     yield CORRECT, "Accuracy", "share"
     yield f"{CORRECT}{DIFFERENCE}", "Accuracy, beside normal", "points"
-    for judge in its.judges:
-        by = f", {judge.name}" if len(its.judges) > 1 else ""
+    for judge in frames.judges:
+        by = f", {judge.name}" if len(frames.judges) > 1 else ""
         yield judge.column(SCORE), f"Judge's score of {BEST}{by}", "real"
         yield f"{judge.column(SCORE)}{DIFFERENCE}", f"Score, beside normal{by}", "fine"
         yield judge.column(PREFERRED), f"Win rate{by}", "share"
@@ -134,7 +136,7 @@ def _columns(its: Quality) -> Iterator[tuple[str, str, str]]:
     yield "lcs_share", "Agreement with normal", "share"
     yield "perplexity", "Perplexity", "real"
     yield SKIPPED, LAYERS_SKIPPED, "share"
-    for cost in its.costs:
+    for cost in frames.costs:
         if cost.column == RUN:
             yield RUN, "Saving, run", "share"
         elif cost.measured:
@@ -143,7 +145,7 @@ def _columns(its: Quality) -> Iterator[tuple[str, str, str]]:
     yield "certified", "Certified for", "text"
     yield "n", "n prompts", "count"
     yield f"{CORRECT}_n", "n with an answer", "count"
-    if its.rows["n_failed"].any():
+    if frames.rows["n_failed"].any():
         yield "n_failed", "Failed runs", "count"
     yield "judge_errors", "Judge's errors", "count"
 

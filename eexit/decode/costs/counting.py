@@ -107,9 +107,9 @@ def needed(
     if state is None or not alters(state):
         return _decided_for_free(reached_T, keys_T, exit_T, len(exitable_layers)), None
     left = [_Left(), *(_left_by(state, layer) for layer in range(1, n_layers)), _Left()]  # none in 0, nor past the last
-    written_before = np.cumsum([0, *(its.writes for its in left)])  # in how many of the layers before each
+    written_before = np.cumsum([0, *(in_layer.writes for in_layer in left)])  # in how many of the layers before each
     keys_T = written_before[reached_T] - written_before[depth_T]
-    hidden_from_T = np.where(np.array([its.hides for its in left])[depth_T], depth_T, n_layers)
+    hidden_from_T = np.where(np.array([in_layer.hides for in_layer in left])[depth_T], depth_T, n_layers)
     return _decided_for_free(depth_T, keys_T, exit_T, len(exitable_layers)), hidden_from_T
 
 

@@ -68,7 +68,7 @@ class DraftBatch(OnlineBatch):
         if draft.n_tokens is not None:
             return draft.n_tokens
         assert costs
-        accepted, rejected = (sum(its[column] for its in self.rounds[index]) for column in (2, 3))
+        accepted, rejected = (sum(one_round[column] for one_round in self.rounds[index]) for column in (2, 3))
         return costs.best_length(draft.layer, accepted, accepted + rejected)
 
     def note(self, row: int, n_drafted: int, n_accepted: int, rejected: bool) -> None:
@@ -196,10 +196,10 @@ def run_layers(
         if not len(running):
             continue
         [row] = to_device([padded_for(decoder.device, running)], decoder.device)
-        its_pass, its_BTW = layer_pass.among(row, view.among(row)), hidden_NW[row, None]
+        running_pass, running_BTW = layer_pass.among(row, view.among(row)), hidden_NW[row, None]
         for layer in range(start, end):
-            its_BTW = its_pass.block(layer, its_BTW)
-        hidden_NW[row] = its_BTW[:, 0]
+            running_BTW = running_pass.block(layer, running_BTW)
+        hidden_NW[row] = running_BTW[:, 0]
     return hidden_NW
 
 

@@ -110,12 +110,12 @@ def decide(rules: Sequence[str], reading: Reading, rule_B: Tensor, setting_BE: T
     stop_BE = torch.zeros_like(reading.kl_BE)
     go_on_BE, evidence_BE = stop_BE + 1, torch.full_like(stop_BE, torch.nan)
     for index, name in enumerate(rules):
-        rule, its_B1 = ORACLES[name], (rule_B == index)[:, None]
+        rule, of_rule_B1 = ORACLES[name], (rule_B == index)[:, None]
         seen_BE = rule.evidence(reading)
         chances = rule.chances(seen_BE, setting_BE)
-        stop_BE = torch.where(its_B1, chances.stop_BE, stop_BE)
-        go_on_BE = torch.where(its_B1, chances.go_on_BE, go_on_BE)
-        evidence_BE = torch.where(its_B1, seen_BE, evidence_BE)
+        stop_BE = torch.where(of_rule_B1, chances.stop_BE, stop_BE)
+        go_on_BE = torch.where(of_rule_B1, chances.go_on_BE, go_on_BE)
+        evidence_BE = torch.where(of_rule_B1, seen_BE, evidence_BE)
     return _drawn(evidence_BE, Chances(stop_BE, go_on_BE), u_B)
 
 
@@ -139,8 +139,8 @@ def student_pass(
         for name, out in zip(states, span.out, strict=True):
             if len(out):
                 out_pass = teacher.layer_pass.among(prefix_F[out], view.among(out))
-                its_teacher = teacher.layer_pass.view.among(prefix_F[out])
-                exited.append((STATES[name], ExitedTokens(out_pass, hidden_FW[out, None], its_teacher, fork)))
+                out_teacher = teacher.layer_pass.view.among(prefix_F[out])
+                exited.append((STATES[name], ExitedTokens(out_pass, hidden_FW[out, None], out_teacher, fork)))
         going_BTW = hidden_FW[span.going, None]
         for layer in range(span.start, span.end):
             for state, students in exited:

@@ -39,7 +39,7 @@ def _without_queries(decoder: Layerwise, layer: int, hidden_1TW: Tensor) -> nn.M
     view = decoder.view(cache, position_1T, n_tokens)
     _, layer_pass = decoder.begin(torch.ones_like(position_1T), view)
     layer_pass.block(layer, hidden_1TW)
-    its_own = [part.clone() for part in cache.held(layer)]
+    whole_parts = [part.clone() for part in cache.held(layer)]
 
     def written(alone: Any) -> Sequence[Tensor]:
         for part in cache.held(layer):
@@ -55,11 +55,11 @@ def _without_queries(decoder: Layerwise, layer: int, hidden_1TW: Tensor) -> nn.M
         if name.startswith(tuple(f"{parent}." for parent in left_out)):
             continue
         without = graft(alone, name, constant(torch.nan))
-        if all(torch.equal(ours, its) for ours, its in zip(written(without), its_own, strict=True)):
+        if all(torch.equal(ours, expected) for ours, expected in zip(written(without), whole_parts, strict=True)):
             left_out.append(name)
             alone = graft(alone, name, constant(0.0))
-    for what, ours, its in zip(("keys", "values"), written(alone), its_own, strict=True):
-        require_same(f"what layer {layer} writes as {what} without its queries", ours, its)
+    for what, ours, expected in zip(("keys", "values"), written(alone), whole_parts, strict=True):
+        require_same(f"what layer {layer} writes as {what} without its queries", ours, expected)
     return alone
 
 
@@ -72,8 +72,8 @@ def _run_before_keys(layer: nn.Module, write: Callable[[nn.Module], object]) -> 
 
     def note(path: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
         def end(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            its = args[0] if args else None
-            if isinstance(its, Tensor) and isinstance(output, Tensor) and its.shape[:-1] == output.shape[:-1]:
+            entering = args[0] if args else None
+            if isinstance(entering, Tensor) and isinstance(output, Tensor) and entering.shape[:-1] == output.shape[:-1]:
                 ended[path] = partial(Constant, module, output.shape[-1], output.dtype)
 
         return end

@@ -68,8 +68,8 @@ def _check_tokens_behind(decoder: Layerwise, steps: Sequence[Forward], cache: KV
     position_B1 = torch.cat([step.position_1T for step in steps])
     view = decoder.view(cache, position_B1, int(position_B1.max()) + 1)
     embedded_B1W, layer_pass = decoder.begin(torch.cat([step.token_1T for step in steps]), view)
-    its_B1W = torch.cat([step.entering_1TW[0] for step in steps])
-    require_same_embedding(decoder, "a token behind a prompt", embedded_B1W, its_B1W)
+    expected_B1W = torch.cat([step.entering_1TW[0] for step in steps])
+    require_same_embedding(decoder, "a token behind a prompt", embedded_B1W, expected_B1W)
     _check_layers(decoder, layer_pass, steps, "a token behind a prompt")
     for some in ([1, 2, 0], [2, 0]):
         rows = torch.tensor(some, device=decoder.device)
@@ -84,8 +84,8 @@ def _check_tokens_apart(decoder: Layerwise, rows: Sequence[Sequence[Forward]], c
     position_N1 = torch.cat([token.position_1T for token in tokens])
     view = TokensView(cache, slot_N, position_N1, int(position_N1.max()) + 1, decoder.attends_itself)
     embedded_N1W, layer_pass = decoder.begin(torch.cat([token.token_1T for token in tokens]), view)
-    its_N1W = torch.cat([token.entering_1TW[0] for token in tokens])
-    require_same_embedding(decoder, "tokens of several rows", embedded_N1W, its_N1W)
+    expected_N1W = torch.cat([token.entering_1TW[0] for token in tokens])
+    require_same_embedding(decoder, "tokens of several rows", embedded_N1W, expected_N1W)
     _check_layers(decoder, layer_pass, tokens, "several tokens of a row")
     some = torch.tensor([4, 0, 3, 1], device=decoder.device)
     among = layer_pass.among(some, view.among(some))
@@ -93,7 +93,9 @@ def _check_tokens_apart(decoder: Layerwise, rows: Sequence[Sequence[Forward]], c
 
 
 def _last_token(forward: Forward) -> Forward:
-    entering, leaving = ([each[:, -1:] for each in its] for its in (forward.entering_1TW, forward.leaving_1TW))
+    entering, leaving = (
+        [stream[:, -1:] for stream in streams] for streams in (forward.entering_1TW, forward.leaving_1TW)
+    )
     token_11, position_11 = forward.token_1T[:, -1:], forward.position_1T[:, -1:]
     return replace(forward, token_1T=token_11, position_1T=position_11, entering_1TW=entering, leaving_1TW=leaving)
 
@@ -122,17 +124,17 @@ def _check_arguments(decoder: Layerwise, positions: Sequence[int]) -> None:
     token_B1 = torch.ones_like(position_B1)
     embedded_B1W, layer_pass = decoder.begin(token_B1, view)
     for row, position in enumerate(positions):
-        its_11W, its_calls = decoder.embed(input_ids=token_B1[:1], cache=FilledCache(position), use_cache=True)
+        alone_11W, alone_calls = decoder.embed(input_ids=token_B1[:1], cache=FilledCache(position), use_cache=True)
         where = f"position {position}, beside {max(positions)}"
-        require_same_embedding(decoder, where, embedded_B1W[row : row + 1], its_11W)
+        require_same_embedding(decoder, where, embedded_B1W[row : row + 1], alone_11W)
         seen: set[tuple[int, int]] = set()  # most layers get the same tensors
-        calls = zip(layer_pass.calls, its_calls, layer_pass.axes, strict=True)
-        for layer, (ours, its, axes) in enumerate(calls):
-            for mine, other, axis in _pairs(ours, its, axes):
-                if (id(mine), id(other)) not in seen:
-                    seen.add((id(mine), id(other)))
-                    of_row = axis.select(mine, torch.tensor([row], device=mine.device)) if axis else mine
-                    _require_same_argument(f"what layer {layer} is given for {where}", of_row, other, position + 1)
+        calls = zip(layer_pass.calls, alone_calls, layer_pass.axes, strict=True)
+        for layer, (our_call, model_call, axes) in enumerate(calls):
+            for ours, expected, axis in _pairs(our_call, model_call, axes):
+                if (id(ours), id(expected)) not in seen:
+                    seen.add((id(ours), id(expected)))
+                    of_row = axis.select(ours, torch.tensor([row], device=ours.device)) if axis else ours
+                    _require_same_argument(f"what layer {layer} is given for {where}", of_row, expected, position + 1)
 
 
 class _HeldCache(FilledCache):
@@ -153,8 +155,8 @@ def _check_far_token(decoder: Layerwise, position: int, like: KVCache) -> None:
     token_B1, rows = torch.ones_like(position_B1), torch.arange(2, device=decoder.device)
     embedded_B1W, layer_pass = decoder.begin(token_B1, decoder.view(KVCache(2, reach), position_B1, reach))
     held, generator = _HeldCache(position), torch.Generator().manual_seed(position)
-    its_11W, its_calls = decoder.embed(input_ids=token_B1[:1], cache=held, use_cache=True)
-    for layer, call in enumerate(its_calls):
+    alone_11W, alone_calls = decoder.embed(input_ids=token_B1[:1], cache=held, use_cache=True)
+    for layer, call in enumerate(alone_calls):
         cache = KVCache(2, reach)
         cache.reserve(reach)
         keys, values = cache.layer(layer, *like.layer(layer, embedded_B1W, embedded_B1W))
@@ -162,36 +164,36 @@ def _check_far_token(decoder: Layerwise, position: int, like: KVCache) -> None:
             part.copy_(torch.randn(part.shape, generator=generator))
         held.keys, held.values = keys[1:, :, :position].clone(), values[1:, :, :position].clone()
         ours_B1W = layer_pass.among(rows, decoder.view(cache, position_B1, reach)).block(layer, embedded_B1W)
-        output = decoder.layers[layer](its_11W, *call.args, **call.kwargs)
-        its_added_to_11W = output[0] if isinstance(output, tuple | list) else output
-        require_same_added(f"what layer {layer} adds at position {position}", its_11W, ours_B1W[1:], its_added_to_11W)
+        output = decoder.layers[layer](alone_11W, *call.args, **call.kwargs)
+        expected_11W = output[0] if isinstance(output, tuple | list) else output
+        require_same_added(f"what layer {layer} adds at position {position}", alone_11W, ours_B1W[1:], expected_11W)
 
 
-def _pairs(ours: Any, its: Any, axes: Any) -> Iterator[tuple[Tensor, Tensor | None, RowAxis | None]]:
+def _pairs(ours: Any, expected: Any, axes: Any) -> Iterator[tuple[Tensor, Tensor | None, RowAxis | None]]:
     """The tensors among a layer's arguments, ours and the model's, with the row axis of ours."""
-    match ours, its:
+    match ours, expected:
         case LayerCall(), LayerCall():
-            yield from _pairs(ours.args, its.args, axes.args)
-            yield from _pairs(ours.kwargs, its.kwargs, axes.kwargs)
+            yield from _pairs(ours.args, expected.args, axes.args)
+            yield from _pairs(ours.kwargs, expected.kwargs, axes.kwargs)
         case ((tuple() | list()), (tuple() | list())):
-            for items in zip(ours, its, axes, strict=True):
+            for items in zip(ours, expected, axes, strict=True):
                 yield from _pairs(*items)
         case dict(), dict():
             for name in ours:
-                yield from _pairs(ours[name], its[name], axes[name])
+                yield from _pairs(ours[name], expected[name], axes[name])
         case Tensor(), (Tensor() | None):
-            yield ours, its, axes
+            yield ours, expected, axes
 
 
-def _require_same_argument(what: str, ours: Tensor, its: Tensor | None, n_keys: int) -> None:
+def _require_same_argument(what: str, ours: Tensor, expected: Tensor | None, n_keys: int) -> None:
     """Ours may be padded on the left of `n_keys`; the model passes no mask at all if nothing is masked."""
-    if its is None:
+    if expected is None:
         ours = ours[..., -n_keys:]
-        its = torch.ones_like(ours) if ours.dtype == torch.bool else torch.zeros_like(ours)
-    if its.shape[-1] == n_keys:
+        expected = torch.ones_like(ours) if ours.dtype == torch.bool else torch.zeros_like(ours)
+    if expected.shape[-1] == n_keys:
         ours = ours[..., -n_keys:]
-    if ours.shape != its.shape:
-        raise UsageError(f"{what} has the shape {tuple(ours.shape)}, the model's own {tuple(its.shape)}")
-    tolerance = SAME_OPERATIONS[its.dtype] if its.is_floating_point() else 0
-    if not torch.allclose(ours.double(), its.double(), tolerance, tolerance):
+    if ours.shape != expected.shape:
+        raise UsageError(f"{what} has the shape {tuple(ours.shape)}, the model's own {tuple(expected.shape)}")
+    tolerance = SAME_OPERATIONS[expected.dtype] if expected.is_floating_point() else 0
+    if not torch.allclose(ours.double(), expected.double(), tolerance, tolerance):
         raise UsageError(f"{what} is not what the model itself gives it")

@@ -140,25 +140,25 @@ def _check_far_positions(decoder: Layerwise, far: Sequence[TokenAt]) -> None:
     where = f"positions {', '.join(str(token.position) for token in far)}"
     with decoder.attending(), _explained(view):
         embedded_B1W, layer_pass = decoder.begin(torch.cat([token.token_11 for token in far]), view)
-        its_B1W = torch.cat([token.embedded_11W for token in far])
-        require_same_embedding(decoder, where, embedded_B1W, its_B1W)
+        alone_B1W = torch.cat([token.embedded_11W for token in far])
+        require_same_embedding(decoder, where, embedded_B1W, alone_B1W)
         for layer in range(decoder.n_layers):
             with suppress(_Reached):
-                layer_pass.block(layer, its_B1W)
+                layer_pass.block(layer, alone_B1W)
             _require_handed(view, layer, [token.handed[layer] for token in far], where)
     for token in far:
         _require_same_masks(decoder, token)
 
 
-def _require_handed(view: _Replay, layer: int, theirs: Sequence[Handed], where: str) -> None:
+def _require_handed(view: _Replay, layer: int, handed_alone: Sequence[Handed], where: str) -> None:
     if view.layer != layer:
         raise UsageError(f"layer {layer} keeps no keys and values per position")
     if layer not in view.handed:
         raise OwnAttention(f"layer {layer} attends by code of its own, not through transformers' attention interface")
     n_tokens = view.position_BT.shape[1]
     for name, ours in zip(("query", "key", "value"), view.handed[layer], strict=True):
-        its = torch.cat([getattr(handed, name)[:, :, -n_tokens:] for handed in theirs])
-        require_same(f"the {name} in layer {layer} for {where}", ours, its)
+        expected = torch.cat([getattr(handed, name)[:, :, -n_tokens:] for handed in handed_alone])
+        require_same(f"the {name} in layer {layer} for {where}", ours, expected)
 
 
 def _require_same_masks(decoder: Layerwise, token: TokenAt) -> None:
@@ -204,7 +204,7 @@ def _own_rows(layer: int, rows: Sequence[Sequence[Forward]], dtype: torch.dtype)
     """The queries, keys and values that the model itself passes to a layer's attention."""
     return [
         [
-            torch.cat([getattr(its.handed[layer], part)[:, :, -its.token_1T.shape[1] :] for its in row], 2).to(dtype)
+            torch.cat([getattr(step.handed[layer], part)[:, :, -step.token_1T.shape[1] :] for step in row], 2).to(dtype)
             for part in ("query", "key", "value")
         ]
         for row in rows
@@ -224,9 +224,9 @@ class _Attention:
         self.window = None if window is None else min(window, SMALL_WINDOW_TOKENS)
         self.decoder, self.layer, self.handed, self.rows = decoder, layer, handed, rows
         self.lengths = [row[0].shape[2] - TOKENS_BEHIND for row in rows]  # of prompts
-        self.theirs = [self._their_attention(row) for row in rows]
+        self.expected = [self._model_attention(row) for row in rows]
 
-    def _their_attention(self, row: Sequence[Tensor]) -> Tensor:
+    def _model_attention(self, row: Sequence[Tensor]) -> Tensor:
         """The output of the model's own attention for all tokens of a row."""
         query, key, value = row
         of_window = None if self.window is None else sliding_window_causal_mask_function(self.window)
@@ -282,42 +282,42 @@ class _Attention:
     def _compare(self, view: CacheView, slots: Sequence[int], start_B: Sequence[int], n_tokens: int) -> None:
         """A pass over some tokens of these rows, each row's from its start on."""
         at = [(slot, slice(start, start + n_tokens)) for slot, start in zip(slots, start_B, strict=True)]
-        query, key, value = (torch.cat([self.rows[slot][part][:, :, its] for slot, its in at]) for part in range(3))
+        query, key, value = (torch.cat([self.rows[slot][part][:, :, span] for slot, span in at]) for part in range(3))
         keys, values = view.update(key, value, self.layer)
         ours = self.decoder.answer(replace(self.handed, query=query, key=keys, value=values), view, self.window)
-        theirs = torch.cat([self.theirs[slot][:, its] for slot, its in at])
-        require_same(f"our attention in layer {self.layer}", ours, theirs, self.tolerance)
+        expected = torch.cat([self.expected[slot][:, span] for slot, span in at])
+        require_same(f"our attention in layer {self.layer}", ours, expected, self.tolerance)
 
     def _tensor(self, numbers: Sequence[Any]) -> Tensor:
         return torch.tensor(numbers, device=self.decoder.device)
 
 
-def require_same_embedding(decoder: Layerwise, where: str, ours: Tensor, its: Tensor) -> None:
+def require_same_embedding(decoder: Layerwise, where: str, ours: Tensor, expected: Tensor) -> None:
     try:
-        require_same(f"the embedding of {where}", ours, its)
+        require_same(f"the embedding of {where}", ours, expected)
     except UsageError as error:
         if decoder.takes_positions:
             raise
         raise UsageError("it takes no position_ids, and rows of different length stand side by side") from error
 
 
-def require_same_added(what: str, entering: Tensor, ours: Tensor, its: Tensor) -> None:
+def require_same_added(what: str, entering: Tensor, ours: Tensor, expected: Tensor) -> None:
     """Compare what was added to the residual stream, apart from what its magnitude makes it lose by rounding."""
-    tolerance, rounding = SAME_OPERATIONS[its.dtype], torch.finfo(its.dtype).eps * its.float()
-    require_same(what, ours.float() - entering.float(), its.float() - entering.float(), tolerance, rounding)
+    tolerance, rounding = SAME_OPERATIONS[expected.dtype], torch.finfo(expected.dtype).eps * expected.float()
+    require_same(what, ours.float() - entering.float(), expected.float() - entering.float(), tolerance, rounding)
 
 
 def require_same(
-    what: str, ours: Tensor, its: Tensor, tolerance: float | None = None, rounding: Tensor | None = None
+    what: str, ours: Tensor, expected: Tensor, tolerance: float | None = None, rounding: Tensor | None = None
 ) -> None:
     """Compare vectors along the last dimension, each separately: heads or residual streams of single tokens.
 
     `rounding` is the error that the numbers may have had before. Raises `UsageError` if they differ by more.
     """
-    tolerance = SAME_OPERATIONS[its.dtype] if tolerance is None else tolerance
-    if ours.shape != its.shape:
-        raise UsageError(f"{what} has the shape {tuple(ours.shape)}, the model's own {tuple(its.shape)}")
-    apart, size = _norm(ours.float() - its.float()), _norm(its)
+    tolerance = SAME_OPERATIONS[expected.dtype] if tolerance is None else tolerance
+    if ours.shape != expected.shape:
+        raise UsageError(f"{what} has the shape {tuple(ours.shape)}, the model's own {tuple(expected.shape)}")
+    apart, size = _norm(ours.float() - expected.float()), _norm(expected)
     if rounding is not None:
         apart = apart - _norm(rounding)
     if not (apart <= tolerance * size).all():

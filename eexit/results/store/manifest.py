@@ -123,31 +123,31 @@ def refuse_other_model(store: Store, held: Manifest, manifest: Manifest) -> None
     """Raises `UsageError` if the sweep in `store` has another model or other exitable layers."""
     parts = held.model.get("parts") or {}
     changed = [
-        name for name, its in (manifest.model.get("parts") or {}).items() if name in parts and parts[name] != its
+        name for name, digest in (manifest.model.get("parts") or {}).items() if name in parts and parts[name] != digest
     ]
     if changed:
         raise UsageError(
             f"--out {store.root} holds results of this model folder before its {' and its '.join(changed)} changed: "
             "put that back as it was, or choose another --out"
         )
-    theirs, yours = ({**m.model, "exitable_layers": list(m.exitable_layers)} for m in (held, manifest))
-    _refuse(store, first_difference(theirs, yours, "model"))
+    stored, planned = ({**m.model, "exitable_layers": list(m.exitable_layers)} for m in (held, manifest))
+    _refuse(store, first_difference(stored, planned, "model"))
 
 
-def first_difference(theirs: object, yours: object, key: str = "") -> str | None:
-    """`key: theirs -> yours` of the first value that differs between two JSON values, or None."""
-    if isinstance(theirs, dict) and isinstance(yours, dict):
-        for name in {**theirs, **yours}:
+def first_difference(stored: object, planned: object, key: str = "") -> str | None:
+    """`key: stored -> planned` of the first value that differs between two JSON values, or None."""
+    if isinstance(stored, dict) and isinstance(planned, dict):
+        for name in {**stored, **planned}:
             inner = f"{key}.{name}" if key else str(name)
-            if difference := first_difference(theirs.get(name), yours.get(name), inner):
+            if difference := first_difference(stored.get(name), planned.get(name), inner):
                 return difference
         return None
-    if isinstance(theirs, list) and isinstance(yours, list) and len(theirs) == len(yours):
-        for index, (their, your) in enumerate(zip(theirs, yours, strict=True)):
-            if difference := first_difference(their, your, f"{key}[{index}]"):
+    if isinstance(stored, list) and isinstance(planned, list) and len(stored) == len(planned):
+        for index, (stored_item, planned_item) in enumerate(zip(stored, planned, strict=True)):
+            if difference := first_difference(stored_item, planned_item, f"{key}[{index}]"):
                 return difference
         return None
-    return None if theirs == yours else f"{key}: {_short(theirs)} -> {_short(yours)}"
+    return None if stored == planned else f"{key}: {_short(stored)} -> {_short(planned)}"
 
 
 def versions() -> dict[str, str | None]:

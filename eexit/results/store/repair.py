@@ -57,7 +57,7 @@ def _copies(store: Store, foreign: Collection[str]) -> dict[str, str]:
     shards = list_files(store).shards if foreign else {}
     for name in foreign:
         info = store.filesystem.get_file_info(store.path(name))
-        same_size = [other for other, its in shards.items() if its.size == info.size]
+        same_size = [shard for shard, shard_info in shards.items() if shard_info.size == info.size]
         if info.type != fs.FileType.File or not same_size:
             continue
         digest = digest_of_file(store, store.path(name))

@@ -67,7 +67,7 @@ class TestedFamily:
     @property
     def stopped_at(self) -> Tested | None:
         """The first setting that was not certified."""
-        return next((its for its in self.settings if not its.certified), None)
+        return next((setting for setting in self.settings if not setting.certified), None)
 
 
 @dataclass(frozen=True)
@@ -134,10 +134,10 @@ def _refuse_few(evidence: Evidence, question: ChoiceQuestion, name: str) -> None
 
 def _choose(evidence: Evidence, question: ChoiceQuestion) -> Choice:
     tested = _test(evidence, question)
-    settings = [its for each in tested for its in each.settings]
-    costs = np.array([its.cost for its in settings])
-    chosen = _at(settings, cheapest(costs, np.array([its.certified for its in settings])))
-    naive = _at(settings, cheapest(costs, np.array([its.mean_loss <= question.at_most for its in settings])))
+    settings = [setting for family in tested for setting in family.settings]
+    costs = np.array([setting.cost for setting in settings])
+    chosen = _at(settings, cheapest(costs, np.array([setting.certified for setting in settings])))
+    naive = _at(settings, cheapest(costs, np.array([setting.mean_loss <= question.at_most for setting in settings])))
     return Choice(
         question,
         evidence,
@@ -152,9 +152,9 @@ def _choose(evidence: Evidence, question: ChoiceQuestion) -> Choice:
 
 def _test(evidence: Evidence, question: ChoiceQuestion) -> list[TestedFamily]:
     samples = [[evidence.choosing.of(key) for key in family.settings] for family in evidence.families]
-    n = [np.array([len(losses) for losses in its]) for its in samples]
-    means = [np.array([losses.mean() if len(losses) else np.nan for losses in its]) for its in samples]
-    p_values = [hoeffding_bentkus(*its, question.at_most) for its in zip(means, n, strict=True)]
+    n = [np.array([len(losses) for losses in sample]) for sample in samples]
+    means = [np.array([losses.mean() if len(losses) else np.nan for losses in sample]) for sample in samples]
+    p_values = [hoeffding_bentkus(mean_S, n_S, question.at_most) for mean_S, n_S in zip(means, n, strict=True)]
     certified = certify(p_values, question.confidence)
     return [
         TestedFamily(
@@ -189,8 +189,8 @@ def _realised(tested: Tested | None, evidence: Evidence) -> list[Speedup]:
         calls.setdefault(row["timing_id"], []).append(row)
     found: list[Speedup] = []
     for rows in calls.values():
-        its = [each for each in speedups(rows) if tested and each.configuration == tested.configuration]
-        found = its or found
+        of_tested = [each for each in speedups(rows) if tested and each.configuration == tested.configuration]
+        found = of_tested or found
     return found
 
 
@@ -208,7 +208,7 @@ def choice_columns(choice: Choice) -> dict[str, Any]:
         "seeds": choice.evidence.n_seeds,
         **dict(_columns_of("", choice.chosen, choice.chosen_held_out)),
         **dict(_columns_of("naive_", choice.naive, choice.naive_held_out)),
-        "tested": [asdict(its) for each in choice.families for its in each.settings],
+        "tested": [asdict(setting) for family in choice.families for setting in family.settings],
     }
 
 

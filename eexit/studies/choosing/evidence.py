@@ -116,7 +116,9 @@ def read_evidence(results: str, question: ChoiceQuestion) -> Evidence:
     )
     _refuse_unknown_losses(all_losses, found, risk.lacking, shown(results))
     temperature = manifest.config["temperature"]
-    fixed = [its["configuration"] for its in manifest.configurations if not depends_on_seed(its["rule"], temperature)]
+    fixed = [
+        entry["configuration"] for entry in manifest.configurations if not depends_on_seed(entry["rule"], temperature)
+    ]
     different = _without_repeats(sweep.runs, fixed)
     failed = different.filter(pc.field("status") != OK)["configuration"].to_pylist()
     run_ids = different["run_id"].to_pylist()
@@ -189,7 +191,9 @@ def _asked(sweep: FinishedSweep, risk: Risk) -> pa.Table:
     if risk is not RISKS["answers"]:
         return sweep.runs
     with_answer = {
-        its["id"] for its in sweep.manifest.config["prompts"] if its.get("answer") or its.get("answer_pattern")
+        prompt["id"]
+        for prompt in sweep.manifest.config["prompts"]
+        if prompt.get("answer") or prompt.get("answer_pattern")
     }
     marked = pc.unique(sweep.runs.filter(pc.is_valid(sweep.runs[risk.column]))["prompt_id"]).to_pylist()
     return sweep.runs.filter(pc.is_in(sweep.runs["prompt_id"], pa.array(sorted({*with_answer, *marked}), pa.string())))
@@ -216,8 +220,8 @@ def _with_scores(all_runs: pa.Table, judged: Mapping[tuple[str, str], Mapping[st
         assumed = {run_id: BEST_SCORE if key == NORMAL else WORST_SCORE for run_id, key in names if run_id in by_run}
         known = assumed | {run_id: score for run_id, score in by_run.items() if score is not None}
         draws = pc.binary_join_element_wise(runs["draw"], *judge, " ")
-        its = runs.set_column(runs.schema.get_field_index("draw"), "draw", draws)
-        tables.append(its.append_column(SCORE, pa.array([known.get(run_id) for run_id, _ in names], pa.float64())))
+        of_judge = runs.set_column(runs.schema.get_field_index("draw"), "draw", draws)
+        tables.append(of_judge.append_column(SCORE, pa.array([known.get(run_id) for run_id, _ in names], pa.float64())))
     return pa.concat_tables(tables)
 
 
@@ -225,9 +229,9 @@ def _with_draws(runs: pa.Table) -> pa.Table:
     return runs.append_column("draw", runs["seed"].cast(pa.string()))
 
 
-def _refuse_unknown_losses(its: Losses, found: Sequence[Family], lacking: str, name: str) -> None:
+def _refuse_unknown_losses(all_losses: Losses, found: Sequence[Family], lacking: str, name: str) -> None:
     """Raises `UsageError` if no prompt has a loss at any setting."""
-    if not its.prompts or not any(len(its.of(key)) for family in found for key in family.settings):
+    if not all_losses.prompts or not any(len(all_losses.of(key)) for family in found for key in family.settings):
         raise UsageError(f"{name} has {lacking}, or choose another --risk")
 
 

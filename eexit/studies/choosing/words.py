@@ -28,18 +28,18 @@ def choice_table(choice: Choice) -> ResultTable:
     table.add("key", "setting")
     table.add("number", "mean loss", "n", "p", "cost")
     table.add("name", "certified")
-    for each in choice.families:
+    for family in choice.families:
         table.add_section()
-        for its in each.settings:
-            numbers = [_percent(its.mean_loss), str(its.n), _p_value(its.p_value), _percent(its.cost)]
-            table.add_row(its.configuration, *numbers, _outcome(its, each))
+        for setting in family.settings:
+            numbers = [_percent(setting.mean_loss), str(setting.n), _p_value(setting.p_value), _percent(setting.cost)]
+            table.add_row(setting.configuration, *numbers, _outcome(setting, family))
     return table
 
 
-def _outcome(its: Tested, family: TestedFamily) -> str:
-    if its.certified:
+def _outcome(setting: Tested, family: TestedFamily) -> str:
+    if setting.certified:
         return "yes"
-    return "no: stopped here" if its == family.stopped_at else "not tested"
+    return "no: stopped here" if setting == family.stopped_at else "not tested"
 
 
 def choice_sentences(choice: Choice) -> Iterator[str]:
@@ -106,35 +106,35 @@ def _about_testing(choice: Choice) -> Iterator[str]:
             f"{n_families} families of settings share the error of {_percent(error)}: {_percent(choice.error)} for the "
             "sequence of each (Bonferroni)."
         )
-    for each in choice.families:
-        if its := each.stopped_at:
-            yield f"{each.family.name} stopped at {its.configuration}: {_what_would_do(choice, its)}."
+    for tested in choice.families:
+        if setting := tested.stopped_at:
+            yield f"{tested.family.name} stopped at {setting.configuration}: {_what_would_do(choice, setting)}."
 
 
-def _what_would_do(choice: Choice, its: Tested) -> str:
-    mean = f"its mean loss is {_percent(its.mean_loss)} over {counted(its.n, 'prompt')}"
-    if not its.n:
+def _what_would_do(choice: Choice, setting: Tested) -> str:
+    mean = f"its mean loss is {_percent(setting.mean_loss)} over {counted(setting.n, 'prompt')}"
+    if not setting.n:
         return "no prompt for choosing has a loss there"
-    if (enough := choice.would_do(its)) is None:
+    if (enough := choice.would_do(setting)) is None:
         return f"{mean}, which is not below the bound: if it stays so, no number of prompts would do"
     in_all = math.ceil(enough * ONE_IN / (ONE_IN - 1))
     return f"{mean}; if it stays so, {enough:,} prompts for choosing would do, which is a sweep of about {in_all:,}"
 
 
-def _about_chosen(choice: Choice, its: Tested) -> Iterator[str]:
+def _about_chosen(choice: Choice, chosen: Tested) -> Iterator[str]:
     question = choice.question
     yield (
-        f"Chosen: {its.configuration}, the cheapest that is certified. Its cost is {_percent(its.cost)} of full depth: "
-        f"{COSTS[question.cost].definition}."
+        f"Chosen: {chosen.configuration}, the cheapest that is certified. Its cost is {_percent(chosen.cost)} of full "
+        f"depth: {COSTS[question.cost].definition}."
     )
     yield (
         f"Guarantee: with {_percent(question.confidence)} confidence, over prompts like these, "
-        f"{RISKS[question.risk].bound} is at most {_percent(question.at_most)} (n = {its.n} prompts, mean "
-        f"{_percent(its.mean_loss)}, p = {_p_value(its.p_value)})."
+        f"{RISKS[question.risk].bound} is at most {_percent(question.at_most)} (n = {chosen.n} prompts, mean "
+        f"{_percent(chosen.mean_loss)}, p = {_p_value(chosen.p_value)})."
     )
-    if its.cost >= 1:
+    if chosen.cost >= 1:
         yield f"It does not save anything: {NORMAL} costs no more, and needs no guarantee."
-    if any(its in each.settings and each.family.is_oracle for each in choice.families):
+    if any(chosen in each.settings and each.family.is_oracle for each in choice.families):
         yield "It is an oracle, which looks at the final layer: at run time it saves nothing."
     elif choice.realised:
         speeds = ", ".join(f"{each.speedup:.2f} with {counted(each.batch, 'row')}" for each in choice.realised)
@@ -151,10 +151,11 @@ def _about_naive(choice: Choice) -> Iterator[str]:
     elif choice.naive == choice.chosen:
         yield f"Naive choice, the cheapest whose mean loss is at most {bound}: the same."
     else:
-        its = choice.naive
+        naive = choice.naive
         yield (
-            f"Naive choice, the cheapest whose mean loss is at most {bound}, without a guarantee: {its.configuration}, "
-            f"mean {_percent(its.mean_loss)}, cost {_percent(its.cost)}. {_held_out(choice, choice.naive_held_out)}."
+            f"Naive choice, the cheapest whose mean loss is at most {bound}, without a guarantee: "
+            f"{naive.configuration}, mean {_percent(naive.mean_loss)}, cost {_percent(naive.cost)}. "
+            f"{_held_out(choice, choice.naive_held_out)}."
         )
 
 

@@ -166,10 +166,10 @@ def _conversations(store: Store, found: Survey, keys: set[str], told: Surroundin
         if not runs.num_rows:
             continue
         tokens = stream_tokens(store, shard, NEEDED_OF_TOKENS, TOKENS_AT_ONCE)
-        theirs = (table.filter(pc.is_in(table["run_id"], runs["run_id"].combine_chunks())) for table in tokens)
+        chosen_tokens = (table.filter(pc.is_in(table["run_id"], runs["run_id"].combine_chunks())) for table in tokens)
         n_runs = 0
         try:
-            for table in (conversations(runs, whole, told) for whole in whole_runs(theirs)):
+            for table in (conversations(runs, whole, told) for whole in whole_runs(chosen_tokens)):
                 n_runs += len(table)
                 yield table
             if n_runs != len(runs):

@@ -160,7 +160,7 @@ class EarlyExitLM(HFLM):  # type: ignore[misc]  # the harness has no types
             temperature=temperature,
             top_p=top_p,
         )
-        prompts = [tuple(row[its].tolist()) for row, its in zip(context, mask, strict=True)]
+        prompts = [tuple(row[is_token].tolist()) for row, is_token in zip(context, mask, strict=True)]
         seeds = [self._seed_of(prompt) if temperature else self._seed for prompt in prompts]
         requests = [Request(prompt, self._configuration, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
         self.planned += len(requests)

@@ -41,16 +41,18 @@ def by_configuration(rows: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> 
 
 def judgements_table(found: Mapping[str, Estimates], n_seeds: int) -> ResultTable:
     """A line per configuration; `n_seeds` is how many seeds the judged runs have."""
-    is_paired = any(its[WIN_RATE].n for its in found.values())
+    is_paired = any(estimates[WIN_RATE].n for estimates in found.values())
     seeds = counted(n_seeds, "seed") + (" averaged first" if n_seeds > 1 else "")
     caption = CAPTION.format(seeds=seeds) + (PAIRED_CAPTION if is_paired else "")
     table = ResultTable(caption)
     table.add("key", "configuration")
     table.add("number", "n", *HEADINGS, *(PAIRED_HEADINGS if is_paired else ()))
-    for key, its in found.items():
-        scores = [_said(its[name], ".2f") for name in ASPECTS]
-        paired = [f"{its[WIN_RATE].n:,}", *(_said(its[name], ".0%") for name in COMPARED)] if is_paired else []
-        table.add_row(key, f"{its[ASPECTS[0]].n:,}", *scores, *paired)
+    for key, estimates in found.items():
+        scores = [_said(estimates[name], ".2f") for name in ASPECTS]
+        paired = (
+            [f"{estimates[WIN_RATE].n:,}", *(_said(estimates[name], ".0%") for name in COMPARED)] if is_paired else []
+        )
+        table.add_row(key, f"{estimates[ASPECTS[0]].n:,}", *scores, *paired)
     return table
 
 
@@ -80,7 +82,7 @@ def _values(row: Mapping[str, Any]) -> list[float]:
     return [*scores, better, tie, better + tie / 2]
 
 
-def _said(its: Estimate, form: str) -> str:
+def _said(estimate: Estimate, form: str) -> str:
     """A mean, and its interval beneath if there is one."""
-    interval = "" if math.isnan(its.low) else f"\n{written(its.low, form)}–{written(its.high, form)}"
-    return written(its.mean, form) + interval
+    interval = "" if math.isnan(estimate.low) else f"\n{written(estimate.low, form)}–{written(estimate.high, form)}"
+    return written(estimate.mean, form) + interval

@@ -50,11 +50,15 @@ class ReplayPlan:
         if any(transcript.teacher is None for transcript in self.transcripts):
             return True
         is_adapted = self.config.adapter is not None
-        return not all(its.rule in ORACLES and follows_from_full_depth(its, is_adapted) for its in self.settings)
+        return not all(
+            setting.rule in ORACLES and follows_from_full_depth(setting, is_adapted) for setting in self.settings
+        )
 
     def recorded(self, settings: Sequence[Configuration], start: int, end: int) -> list[list[Replayed]]:
         """Some of the texts, each under these settings, from what was recorded."""
-        return [replay_recorded(settings, its, self.exitable_layers) for its in self.transcripts[start:end]]
+        return [
+            replay_recorded(settings, transcript, self.exitable_layers) for transcript in self.transcripts[start:end]
+        ]
 
     def n_tokens(self, start: int = 0, end: int | None = None) -> int:
         """Decided tokens of some texts, by default of all."""
@@ -86,17 +90,17 @@ def make_replay_plan(
     if NORMAL in modes:
         raise UsageError(f"mode {NORMAL} has no exits to replay: choose from {', '.join(STATES)}")
     stored = _stored(sweep, results)
-    theirs = tuple(mode for mode in stored.modes if mode in STATES)
-    all_modes = tuple(modes) or tuple(dict.fromkeys((*UNALTERED, *theirs)))
+    stored_states = tuple(mode for mode in stored.modes if mode in STATES)
+    all_modes = tuple(modes) or tuple(dict.fromkeys((*UNALTERED, *stored_states)))
     grid = {
         "modes": all_modes,
         "kl_factors": tuple(kl_factors),
-        "rules": {name: tuple(its) for name, its in rules.items()},
+        "rules": {name: tuple(parameters) for name, parameters in rules.items()},
     }
     config = _config(stored, grid, sweep.manifest.exitable_layers, probe)
     n_layers = sweep.manifest.model["n_layers"]
     resolve_exitable_layers(config, n_layers)  # refuses parameters that do not fit them
-    default = {rule: UNALTERED if rule in ORACLES else theirs or UNALTERED for rule in ("kl", *rules)}
+    default = {rule: UNALTERED if rule in ORACLES else stored_states or UNALTERED for rule in ("kl", *rules)}
     settings = [each for each in configurations(config) if modes or each.mode in default[str(each.rule)]]
     rules_of = {each["key"]: each["rule"] for each in sweep.manifest.configurations}
     refuse_unknown([text_of], list(rules_of), shown(results))

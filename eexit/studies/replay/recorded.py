@@ -70,7 +70,7 @@ def together(settings: Sequence[Configuration], is_adapted: bool) -> list[list[C
         is_own = not follows_from_full_depth(setting, is_adapted) or (rule in ONLINE and ONLINE[rule].probes)
         return (setting.key,) if is_own else (setting.mode, rule)
 
-    return [list(its) for _, its in groupby(settings, group)]
+    return [list(same) for _, same in groupby(settings, group)]
 
 
 def replay_recorded(
@@ -99,9 +99,9 @@ def replay_at_full_depth(
         rule = RULES[setting.rule or ""]
         setting_E = torch.tensor(rule.setting(setting.parameter, exitable_layers), dtype=torch.float32)
         chances = rule.chances(evidence_NE, setting_E.expand(len(agrees_NE), -1))
-        its = expect(exit_probabilities(chances), teacher.kl_BE, agrees_NE)
+        expected = expect(exit_probabilities(chances), teacher.kl_BE, agrees_NE)
         costs = costs_of(setting, choose_exits(chances, u_N).numpy(), len(prompt), exitable_layers, prices)
-        replayed.append(Replayed(its.share_X.numpy(), its.kl, 1 - its.agreement, *costs))
+        replayed.append(Replayed(expected.share_X.numpy(), expected.kl, 1 - expected.agreement, *costs))
     return replayed
 
 
@@ -122,8 +122,11 @@ def summary(
     """What came of a setting, as columns of `REPLAYS`: means over prompts, seeds averaged first."""
     layers = [*exitable_layers, n_layers - 1]
     depth_X = (np.array(layers) + 1) / n_layers
-    share_TX = np.stack([its.share_X for its in replayed_T])
-    figures_T4 = [(its.expected_kl, its.expected_disagreement, its.cost_full, its.cost_needed) for its in replayed_T]
+    share_TX = np.stack([replayed.share_X for replayed in replayed_T])
+    figures_T4 = [
+        (replayed.expected_kl, replayed.expected_disagreement, replayed.cost_full, replayed.cost_needed)
+        for replayed in replayed_T
+    ]
     values_TC = np.column_stack([share_TX, share_TX @ depth_X, figures_T4])
     names, of_prompt_T = np.unique(np.array(prompt_id_T), return_inverse=True)
     values_PC = np.stack([values_TC[of_prompt_T == prompt].mean(0) for prompt in range(len(names))])
@@ -140,7 +143,7 @@ def summary(
     return {
         "prompts": len(names),
         "texts": len(replayed_T),
-        "drawn": any(its.drawn for its in replayed_T),
+        "drawn": any(replayed.drawn for replayed in replayed_T),
         "exit_distribution": list(zip(layers, share_X, strict=True)),
         **known,
     }

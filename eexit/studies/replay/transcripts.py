@@ -34,11 +34,13 @@ def read_transcripts(place: Place, key: str, once: bool = False) -> list[Transcr
     for shard in read_shards(place, list_files(place), OF_RUNS):
         if isinstance(shard, DamagedError):
             raise shard
-        is_its = pc.and_(pc.equal(shard.rows["configuration"], key), pc.equal(shard.rows["status"], OK))
-        rows = shard.rows.filter(pc.and_(is_its, pc.greater(shard.rows["n_tokens"], 1)))
+        is_wanted = pc.and_(pc.equal(shard.rows["configuration"], key), pc.equal(shard.rows["status"], OK))
+        rows = shard.rows.filter(pc.and_(is_wanted, pc.greater(shard.rows["n_tokens"], 1)))
         found |= dict(_of_shard(place, shard, rows)) if rows.num_rows else {}
-    in_order = sorted(found.values(), key=lambda its: (its.text.prompt_id, its.seed))
-    return [next(same) for _, same in groupby(in_order, lambda its: its.text.prompt_id)] if once else in_order
+    in_order = sorted(found.values(), key=lambda transcript: (transcript.text.prompt_id, transcript.seed))
+    if not once:
+        return in_order
+    return [next(same) for _, same in groupby(in_order, lambda transcript: transcript.text.prompt_id)]
 
 
 def _of_shard(place: Place, shard: Generations, rows: pa.Table) -> Iterator[tuple[str, Transcript]]:
@@ -48,10 +50,10 @@ def _of_shard(place: Place, shard: Generations, rows: pa.Table) -> Iterator[tupl
     for table in whole_runs(batch.filter(pc.is_in(batch["run_id"], wanted)) for batch in batches):
         ends = np.flatnonzero(np.append(True, pc.not_equal(table["run_id"][1:], table["run_id"][:-1]).to_numpy()))
         for start, length in zip(ends, np.diff(np.append(ends, len(table))), strict=True):
-            its = table.slice(start, length).combine_chunks()
-            run = runs[its["run_id"][0].as_py()]
-            text = Text(run["prompt_id"], tuple(run["prompt_token_ids"]), tuple(its["token_id"].to_pylist()))
-            yield run["run_id"], Transcript(text, run["seed"], _teacher(its.slice(1)))
+            of_run = table.slice(start, length).combine_chunks()
+            run = runs[of_run["run_id"][0].as_py()]
+            text = Text(run["prompt_id"], tuple(run["prompt_token_ids"]), tuple(of_run["token_id"].to_pylist()))
+            yield run["run_id"], Transcript(text, run["seed"], _teacher(of_run.slice(1)))
 
 
 def _teacher(decided: pa.Table) -> Divergence | None:

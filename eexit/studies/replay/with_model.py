@@ -91,7 +91,9 @@ class Replayer:
         if transcript.teacher is not None:
             return transcript.teacher
         states_NXW = streams(self.decoders.teacher, [transcript.text], self.layers, decided_only=True)
-        parts = [read_layers(self.decoders.teacher, its, self.decoding) for its in states_NXW.split(READ_TOKENS)]
+        parts = [
+            read_layers(self.decoders.teacher, part_NXW, self.decoding) for part_NXW in states_NXW.split(READ_TOKENS)
+        ]
         names = [field.name for field in fields(Divergence)]
         return Divergence(*[torch.cat([getattr(part, name).cpu() for part in parts]) for name in names])
 

@@ -139,7 +139,7 @@ class Contenders:
         n_run = n_untimed = UNTIMED_TOKENS - 1
         if rounds:
             n_run, n_untimed = int(rounds.length_R[0]), int(rounds.given_R(len(exit_layer_T))[0])
-        untimed = Counts(*(getattr(counts, its.name)[:n_run] for its in fields(Counts)))
+        untimed = Counts(*(getattr(counts, field.name)[:n_run] for field in fields(Counts)))
         of_all, of_untimed = (
             cost_columns(self.prices, run, exits, self.decoding.exitable_layers, configuration.mode, n_prompt)
             for run, exits in ((counts, exit_layer_T), (untimed, exit_layer_T[:n_untimed]))
@@ -163,7 +163,7 @@ class Contenders:
 def _summed(parts: Sequence[Timing]) -> Timing:
     """All of them together; a cost is None if any of theirs is."""
     columns: dict[str, Any] = {}
-    for name in (its.name for its in fields(Timing)):
+    for name in (field.name for field in fields(Timing)):
         values = [getattr(part, name) for part in parts]
         columns[name] = None if None in values else sum(values)
     return Timing(**columns)

@@ -60,11 +60,11 @@ def speedups(measurements: Iterable[Mapping[str, Any]], beside: str = NORMAL) ->
     rows = sorted(measurements, key=lambda row: row["batch"])
     found = []
     for batch, same_batch in groupby(rows, key=lambda row: row["batch"]):
-        its: dict[str, dict[int, Mapping[str, Any]]] = {}
+        by_configuration: dict[str, dict[int, Mapping[str, Any]]] = {}
         for row in same_batch:
-            its.setdefault(row["configuration"], {})[row["round"]] = row
-        base = its.get(beside, {})
-        for key, by_round in its.items():
+            by_configuration.setdefault(row["configuration"], {})[row["round"]] = row
+        base = by_configuration.get(beside, {})
+        for key, by_round in by_configuration.items():
             pairs = [(row, base[number]) for number, row in sorted(by_round.items()) if number in base]
             if pairs:
                 found.append(_speedup(key, batch, pairs, is_base=key == beside))

@@ -52,29 +52,29 @@ def timings_table(measurements: Iterable[Mapping[str, Any]]) -> ResultTable:
 
 def drafts_table(measurements: Iterable[Mapping[str, Any]]) -> ResultTable | None:
     """What drafts gained, expected and measured; None if there are none."""
-    found = [its for its in speedups(measurements) if its.expected is not None]
+    found = [speedup for speedup in speedups(measurements) if speedup.expected is not None]
     table = ResultTable(DRAFTS_CAPTION)
     table.add("number", "rows")
     table.add("key", "draft")
     table.add("number", "accepted", f"× {NORMAL},\nexpected", "measured", "95 %\ninterval")
-    for its in found:
-        numbers = [percent(its.acceptance), f"{its.expected:.2f}", f"{its.speedup:.2f}", _interval(its)]
-        table.add_row(str(its.batch), its.configuration, *numbers)
+    for speedup in found:
+        numbers = [percent(speedup.acceptance), f"{speedup.expected:.2f}", f"{speedup.speedup:.2f}", _interval(speedup)]
+        table.add_row(str(speedup.batch), speedup.configuration, *numbers)
     return table if found else None
 
 
-def _interval(its: Speedup) -> str:
-    return "–" if its.low is None or its.high is None else f"{its.low:.2f}–{its.high:.2f}"
+def _interval(speedup: Speedup) -> str:
+    return "–" if speedup.low is None or speedup.high is None else f"{speedup.low:.2f}–{speedup.high:.2f}"
 
 
-def _line(its: Speedup) -> list[str]:
+def _line(speedup: Speedup) -> list[str]:
     return [
-        its.configuration,
-        f"{its.tokens_per_second:,.1f}",
-        f"{its.speedup:.2f}",
-        _interval(its),
-        percent(its.theoretical),
-        percent(its.run),
-        percent(its.realised),
-        percent(its.shortfall),
+        speedup.configuration,
+        f"{speedup.tokens_per_second:,.1f}",
+        f"{speedup.speedup:.2f}",
+        _interval(speedup),
+        percent(speedup.theoretical),
+        percent(speedup.run),
+        percent(speedup.realised),
+        percent(speedup.shortfall),
     ]

@@ -69,7 +69,7 @@ def calibrate(log_kl_N: Tensor, true_kl_N: Tensor) -> Calibration:
 
 def _chance_loss(seen_NK: Tensor, true_NK: Tensor) -> Tensor:
     """From log KL + log k; in log space, where a chance of nearly 0 or 1 keeps its digits."""
-    seen_NK, true_NK = (its_NK.clamp(*LOG_KL_RANGE).exp() for its_NK in (seen_NK, true_NK))
+    seen_NK, true_NK = (log_kl_NK.clamp(*LOG_KL_RANGE).exp() for log_kl_NK in (seen_NK, true_NK))
     stop_NK, go_NK = 2 * (-true_NK).sigmoid(), (true_NK / 2).tanh()
     own_NK = torch.xlogy(stop_NK, stop_NK) + torch.xlogy(go_NK, go_NK)
     seen_stop_NK, seen_go_NK = log(2) + F.logsigmoid(-seen_NK), (seen_NK / 2).tanh().log()

@@ -45,17 +45,17 @@ class ProbeTrainer:
     """Trains the probes of all exitable layers side by side."""
 
     def __init__(self, setup: Setup):
-        self.settings = its = setup.settings.with_defaults()
-        assert its.passes
-        assert its.learning_rate
-        self.decoder, self.readout, self.layers, self.texts = setup.decoder, setup.readout, its.layers, setup.texts
-        self.passes, self.per_pass = its.passes + 1, n_tokens(setup.texts)
+        self.settings = settings = setup.settings.with_defaults()
+        assert settings.passes
+        assert settings.learning_rate
+        self.decoder, self.readout, self.layers, self.texts = setup.decoder, setup.readout, settings.layers, setup.texts
+        self.passes, self.per_pass = settings.passes + 1, n_tokens(setup.texts)
         self.seen = torch.zeros((), dtype=torch.long)  # tokens, of all passes
         self.starts = dict(zip(setup.texts, _starts(setup.texts), strict=True))
         self.log_kl_NE = torch.zeros(self.per_pass, len(self.layers))  # of all texts, in their order
         self.sums = SplitSums()
-        self.mlps = LayerMLPs(len(self.layers), self.decoder.width, its.seed).to(self.decoder.device)
-        self.optimiser = torch.optim.AdamW(self.mlps.parameters(), its.learning_rate, weight_decay=WEIGHT_DECAY)
+        self.mlps = LayerMLPs(len(self.layers), self.decoder.width, settings.seed).to(self.decoder.device)
+        self.optimiser = torch.optim.AdamW(self.mlps.parameters(), settings.learning_rate, weight_decay=WEIGHT_DECAY)
         self.best = copy.deepcopy(self.mlps)
         self.least_E = torch.full((len(self.layers),), torch.inf)
         self.fitted: dict[str, dict[int, LayerProbe]] = {}  # by kind, then by layer
@@ -81,14 +81,14 @@ class ProbeTrainer:
         for chooses, texts in parted(block):
             states_NXW = streams(self.decoder, texts, self.layers)
             log_kl_NE = log_kl(compare(self.decoder, self.readout, self.layers, states_NXW).kl_NE)
-            for text, its_NE in zip(texts, log_kl_NE.split([len(text.token_ids) for text in texts]), strict=True):
-                self.log_kl_NE[self.starts[text] : self.starts[text] + len(its_NE)] = its_NE
+            for text, text_NE in zip(texts, log_kl_NE.split([len(text.token_ids) for text in texts]), strict=True):
+                self.log_kl_NE[self.starts[text] : self.starts[text] + len(text_NE)] = text_NE
             for rank, layer in enumerate(self.layers):
                 self.sums.add(layer, chooses, Sums.of(states_NXW[:, rank], log_kl_NE[:, rank, None]))
 
     def _standardise(self) -> None:
-        each = [self.sums.of(layer)[0] for layer in self.layers]
-        mean_EW, std_EW = (torch.stack([getattr(its, name) for its in each]) for name in ("mean_D", "std_D"))
+        of_layers = [self.sums.of(layer)[0] for layer in self.layers]
+        mean_EW, std_EW = (torch.stack([getattr(sums, name) for sums in of_layers]) for name in ("mean_D", "std_D"))
         target_std_E, target_mean_E = torch.std_mean(self.log_kl_NE, 0)
         self.mlps.standardise(mean_EW, std_EW, target_mean_E, target_std_E)
         self.best = copy.deepcopy(self.mlps)
@@ -103,8 +103,8 @@ class ProbeTrainer:
         losses = []
         for _ in range(EPOCHS_PER_BLOCK):
             order_N = torch.randperm(len(target_NE), generator=generator).to(target_NE.device)
-            for its_N in order_N.split(self.settings.tokens_per_step or len(order_N)):
-                losses.append(self._step(stream_NEW[its_N], target_NE[its_N], generator))
+            for step_N in order_N.split(self.settings.tokens_per_step or len(order_N)):
+                losses.append(self._step(stream_NEW[step_N], target_NE[step_N], generator))
         return sum(losses) / len(losses)
 
     def _step(self, stream_NEW: Tensor, target_NE: Tensor, dropping: torch.Generator) -> float:
@@ -155,8 +155,8 @@ class ProbeTrainer:
         for name in OWN:
             getattr(self, name).copy_(state[name])
         for name in MLPS:
-            its = {key.removeprefix(f"{name}."): part for key, part in state.items() if key.startswith(f"{name}.")}
-            getattr(self, name).load_state_dict(its)
+            parts = {key.removeprefix(f"{name}."): part for key, part in state.items() if key.startswith(f"{name}.")}
+            getattr(self, name).load_state_dict(parts)
         restore_optimiser(self.optimiser, state)
 
     def finish(self) -> None:
@@ -166,7 +166,7 @@ class ProbeTrainer:
         losses = {}
         for kind, probes in (("linear", linear), ("mlp", mlps)):
             seen_NE, true_NE = self._on_those_that_choose(probes)
-            found = [calibrate(*its) for its in zip(seen_NE.unbind(1), true_NE.exp().unbind(1), strict=True)]
+            found = [calibrate(*pair) for pair in zip(seen_NE.unbind(1), true_NE.exp().unbind(1), strict=True)]
             each = zip(self.layers, probes, found, strict=True)
             self.fitted[kind] = {layer: calibration.of(probe) for layer, probe, calibration in each}
             losses[kind] = [calibration.loss for calibration in found]
@@ -200,8 +200,10 @@ class ProbeTrainer:
         parts = []
         for states_NXW in decided_streams(self.decoder, texts, self.layers):
             predicted = {
-                kind: torch.stack([_at_factors(its[layer], states_NXW[:, i]) for i, layer in enumerate(self.layers)], 1)
-                for kind, its in probes.items()
+                kind: torch.stack(
+                    [_at_factors(of_layer[layer], states_NXW[:, i]) for i, layer in enumerate(self.layers)], 1
+                )
+                for kind, of_layer in probes.items()
             }
             parts.append(Predicted(compare(self.decoder, self.readout, self.layers, states_NXW), predicted))
         return Predicted.joined(parts)

@@ -37,7 +37,8 @@ class Predicted:
         """Spearman's rank correlation with the true KL, by kind, of each layer."""
         return {
             kind: [
-                rank_correlation(mine, its) for mine, its in zip(log_kl_NEK[..., 0].mT, self.true.kl_NE.mT, strict=True)
+                rank_correlation(log_kl_N, kl_N)
+                for log_kl_N, kl_N in zip(log_kl_NEK[..., 0].mT, self.true.kl_NE.mT, strict=True)
             ]
             for kind, log_kl_NEK in self.log_kl_NEK.items()
         }
@@ -65,8 +66,8 @@ def probe_tables(readout: str, layers: Sequence[int], n_layers: int, found: Pred
         "held_out": layer_rows(readout, layers, found.true),
         "trade_off": [
             row
-            for rule, its in rules.items()
-            for row in trade_off_rows({"readout": readout, "rule": rule}, layers, n_layers, found.true, its)
+            for rule, seen_at in rules.items()
+            for row in trade_off_rows({"readout": readout, "rule": rule}, layers, n_layers, found.true, seen_at)
         ],
         "probes": [
             {
@@ -94,14 +95,14 @@ def calibration_rows(layer: int, seen: Mapping[float, Tensor], true_kl_N: Tensor
         seen_N, true_N = (_stop_chance(kl_N, factor) for kl_N in (seen_kl_N, true_kl_N))
         bin_N = (seen_N * BINS).long().clamp(max=BINS - 1)
         for number in range(BINS):
-            if (its_N := bin_N == number).any():
+            if (in_bin_N := bin_N == number).any():
                 yield {
                     "layer": layer,
                     "kl_factor": factor,
                     "bin": number,
-                    "n": int(its_N.sum()),
-                    "predicted": seen_N[its_N].mean().item(),
-                    "true": true_N[its_N].mean().item(),
+                    "n": int(in_bin_N.sum()),
+                    "predicted": seen_N[in_bin_N].mean().item(),
+                    "true": true_N[in_bin_N].mean().item(),
                 }
 
 

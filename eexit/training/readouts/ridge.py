@@ -78,7 +78,7 @@ class SplitSums:
         return self._parts[f"{layer}.learn"], self._parts[f"{layer}.choose"]
 
     def state(self) -> dict[str, Tensor]:
-        each = [its.state(f"sums.{name}") for name, its in self._parts.items()]
+        each = [sums.state(f"sums.{name}") for name, sums in self._parts.items()]
         return {key: tensor for state in each for key, tensor in state.items()}
 
     @classmethod

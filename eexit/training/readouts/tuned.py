@@ -44,12 +44,12 @@ class TunedTrainer:
     """Learns A and b of all layers side by side; a step learns from tokens of all texts of a block, mixed."""
 
     def __init__(self, setup: Setup):
-        self.settings = its = setup.settings.with_defaults()
-        assert its.passes
-        assert its.learning_rate
-        self.decoder, self.layers, self.rate = setup.decoder, its.layers, its.learning_rate
-        self.passes, self.per_pass = its.passes + 1, n_tokens(setup.texts)
-        self.total = min(self.passes * self.per_pass, its.most_tokens or sys.maxsize)
+        self.settings = settings = setup.settings.with_defaults()
+        assert settings.passes
+        assert settings.learning_rate
+        self.decoder, self.layers, self.rate = setup.decoder, settings.layers, settings.learning_rate
+        self.passes, self.per_pass = settings.passes + 1, n_tokens(setup.texts)
+        self.total = min(self.passes * self.per_pass, settings.most_tokens or sys.maxsize)
         self.seen = torch.zeros((), dtype=torch.long)  # tokens, of all passes
         self.sums = SplitSums()
         zeros_EW = torch.zeros(len(self.layers), self.decoder.width, device=self.decoder.device)
@@ -68,7 +68,7 @@ class TunedTrainer:
         generator = torch.Generator().manual_seed(hash((self.settings.seed, int(self.seen))))
         order_N = torch.randperm(len(states_NXW), generator=generator).to(states_NXW.device)
         steps = order_N.split(self.settings.tokens_per_step or len(order_N))
-        losses = [self._step(states_NXW[its_N]) * len(its_N) for its_N in steps]
+        losses = [self._step(states_NXW[step_N]) * len(step_N) for step_N in steps]
         return sum(losses) / len(order_N)
 
     def _step(self, states_NXW: Tensor) -> float:
@@ -115,11 +115,11 @@ class TunedTrainer:
             lens_WW = torch.eye(self.decoder.width, dtype=torch.float64)
             map_JW = best_fit(learn, choose, [lens_WW, torch.zeros_like(lens_WW)])
             self.start_EWW[rank], self.start_EW[rank] = (map_JW[1:] - lens_WW).to(self.start_EW), map_JW[0]
-            its = learn + choose
-            variance_W, axes_WW = torch.linalg.eigh(its.covariance_DD)
+            sums = learn + choose
+            variance_W, axes_WW = torch.linalg.eigh(sums.covariance_DD)
             scale_W = (variance_W.clamp_min(0) + DAMPING * variance_W.mean()).rsqrt()
             self.white_EWW[rank] = (axes_WW * scale_W).to(self.white_EWW)
-            self.mean_EW[rank] = its.mean_D.to(self.mean_EW)
+            self.mean_EW[rank] = sums.mean_D.to(self.mean_EW)
         self.sums = SplitSums()
 
     def _ready(self, hidden_NW: Tensor, rank: int) -> Tensor:

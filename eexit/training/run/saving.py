@@ -89,15 +89,15 @@ def remove_state(folder: Path) -> None:
 def optimiser_tensors(optimiser: Optimizer) -> dict[str, Tensor]:
     """What an optimiser has of its parameters, by name."""
     held = optimiser.state_dict()["state"]
-    return {f"optimiser.{index}.{name}": tensor for index, its in held.items() for name, tensor in its.items()}
+    return {f"optimiser.{index}.{name}": tensor for index, tensors in held.items() for name, tensor in tensors.items()}
 
 
 def restore_optimiser(optimiser: Optimizer, state: Mapping[str, Tensor]) -> None:
     """Give an optimiser what `optimiser_tensors` told of it, which may be among other tensors."""
-    its: dict[int, dict[str, Tensor]] = {}
+    by_parameter: dict[int, dict[str, Tensor]] = {}
     for key, tensor in state.items():
         kind, _, rest = key.partition(".")
         index, _, name = rest.partition(".")
         if kind == "optimiser":
-            its.setdefault(int(index), {})[name] = tensor
-    optimiser.load_state_dict({**optimiser.state_dict(), "state": its})
+            by_parameter.setdefault(int(index), {})[name] = tensor
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": by_parameter})

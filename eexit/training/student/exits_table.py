@@ -41,13 +41,13 @@ def _rows(factor: float, when: str, parts: Sequence[tuple[Tensor, AtExits]]) -> 
     kl_N = torch.cat([read.kl_N for _, read in parts])
     agrees_N = torch.cat([read.agrees_N for _, read in parts]).float()
     for layer in (None, *exit_N.unique().tolist()):
-        its_N = torch.ones_like(exit_N, dtype=torch.bool) if layer is None else exit_N == layer
+        counted_N = torch.ones_like(exit_N, dtype=torch.bool) if layer is None else exit_N == layer
         yield {
             "kl_factor": factor,
             "when": when,
             "layer": layer,
-            "n": int(its_N.sum()),
-            "mean_kl": kl_N[its_N].mean().item(),
-            "median_kl": kl_N[its_N].median().item(),
-            "agreement": agrees_N[its_N].mean().item(),
+            "n": int(counted_N.sum()),
+            "mean_kl": kl_N[counted_N].mean().item(),
+            "median_kl": kl_N[counted_N].median().item(),
+            "agreement": agrees_N[counted_N].mean().item(),
         }

@@ -39,10 +39,10 @@ class Padded:
     def of(cls, texts: Sequence[Text], device: torch.device) -> "Padded":
         tokens = [torch.tensor([*text.prompt_token_ids, *text.token_ids[:-1]], device=device) for text in texts]
         position = [
-            torch.arange(len(text.prompt_token_ids), len(its), device=device)
-            for text, its in zip(texts, tokens, strict=True)
+            torch.arange(len(text.prompt_token_ids), len(token_T), device=device)
+            for text, token_T in zip(texts, tokens, strict=True)
         ]
-        row = [torch.full_like(its, row) for row, its in enumerate(position)]
+        row = [torch.full_like(position_T, row) for row, position_T in enumerate(position)]
         return cls(nn.utils.rnn.pad_sequence(tokens, batch_first=True), torch.cat(row), torch.cat(position))
 
     def exits_at(self, exit_N: Tensor, final: int) -> Tensor:
@@ -93,7 +93,7 @@ def _changing(layers: Sequence[nn.Module], change: Change) -> Iterator[None]:
     def at(layer: int) -> Any:
         return lambda _, args, kwargs, output: hook(layer, args, kwargs, output)
 
-    handles = [its.register_forward_hook(at(layer), with_kwargs=True) for layer, its in enumerate(layers)]
+    handles = [module.register_forward_hook(at(layer), with_kwargs=True) for layer, module in enumerate(layers)]
     try:
         yield
     finally:

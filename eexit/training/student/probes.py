@@ -43,9 +43,9 @@ def reaching(pair: Pair, texts: Sequence[Text], kl_factor: float, draw: Draw) ->
     streams = pair.streams(taught, exit_N, pair.layers)
     found = {}
     for layer, stream_NW in streams.items():
-        its_N = exit_N >= layer
-        own = {layer: stream_NW[its_N]}
-        kl_N1 = layer_divergences(pair.reader, own, [layer], taught.final_NW[its_N])
+        reaches_N = exit_N >= layer
+        own = {layer: stream_NW[reaches_N]}
+        kl_N1 = layer_divergences(pair.reader, own, [layer], taught.final_NW[reaches_N])
         found[layer] = Reaching(own[layer], kl_N1[:, 0])
     return found
 
@@ -57,8 +57,8 @@ def fit_probes(pair: Pair, some_texts: Sequence[Sequence[Text]], kl_factor: floa
     """
     sums = SplitSums()
     for texts in some_texts:
-        for chooses, its in parted(texts):
-            for layer, found in reaching(pair, its, kl_factor, draw).items():
+        for chooses, part in parted(texts):
+            for layer, found in reaching(pair, part, kl_factor, draw).items():
                 sums.add(layer, chooses, Sums.of(found.stream_NW, log_kl(found.kl_N)[:, None]))
     return {layer: _fitted(*sums.of(layer)) for layer in pair.layers}
 
@@ -76,9 +76,10 @@ def student_probe_tables(
     """How well the probes rank tokens that reach their layer, and how far the chances that they give can be trusted."""
     found = [reaching(pair, texts, kl_factor, draw) for texts in some_texts]
     seen = {
-        layer: torch.cat([probe.log_kl(its[layer].stream_NW).cpu() for its in found]) for layer, probe in probes.items()
+        layer: torch.cat([probe.log_kl(by_layer[layer].stream_NW).cpu() for by_layer in found])
+        for layer, probe in probes.items()
     }
-    true = {layer: torch.cat([its[layer].kl_N.cpu() for its in found]) for layer in probes}
+    true = {layer: torch.cat([by_layer[layer].kl_N.cpu() for by_layer in found]) for layer in probes}
     ranks = {layer: rank_correlation(seen[layer], true[layer]) if len(true[layer]) > 1 else 0.0 for layer in probes}
     return {
         "probes": [

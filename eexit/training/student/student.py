@@ -39,19 +39,19 @@ class StudentTrainer:
     """Trains an adapter and, in the end, probes on the streams that it leaves."""
 
     def __init__(self, setup: Setup):
-        self.settings = its = setup.settings.with_defaults()
-        assert its.tokens_per_step
-        assert its.learning_rate
-        assert its.most_tokens
-        assert its.most_minutes
-        self.tokens_per_step, self.learning_rate = its.tokens_per_step, its.learning_rate
-        self.most_tokens, self.most_seconds = its.most_tokens, 60 * its.most_minutes
+        self.settings = settings = setup.settings.with_defaults()
+        assert settings.tokens_per_step
+        assert settings.learning_rate
+        assert settings.most_tokens
+        assert settings.most_minutes
+        self.tokens_per_step, self.learning_rate = settings.tokens_per_step, settings.learning_rate
+        self.most_tokens, self.most_seconds = settings.most_tokens, 60 * settings.most_minutes
         stack = LayerStack(setup.model, setup.decoder.n_layers)
-        model = add_adapter(setup.model, its.lora_r, its.lora_alpha, its.lora_targets, its.seed)
-        self.pair = Pair(model, stack, Reader(setup.decoder, setup.readout), its.layers)
+        model = add_adapter(setup.model, settings.lora_r, settings.lora_alpha, settings.lora_targets, settings.seed)
+        self.pair = Pair(model, stack, Reader(setup.decoder, setup.readout), settings.layers)
         self.parameters, self.texts = adapter_parameters(model), setup.texts
         self.optimiser = torch.optim.AdamW(self.parameters.values(), weight_decay=0.0)
-        self.passes = its.passes or -(-self.most_tokens // n_tokens(setup.texts))
+        self.passes = settings.passes or -(-self.most_tokens // n_tokens(setup.texts))
         self.steps, self.tokens, self.seconds = 0, 0, 0.0
         self.probes: dict[int, LayerProbe] = {}
 
@@ -139,4 +139,4 @@ class StudentTrainer:
 
 def decided(draws: Sequence[np.ndarray]) -> Tensor:
     """The draws of the decided tokens of some texts, (N,): all but each one's first."""
-    return torch.from_numpy(np.concatenate([its[1:] for its in draws]))
+    return torch.from_numpy(np.concatenate([of_text[1:] for of_text in draws]))

@@ -80,18 +80,18 @@ def _for_nothing(row: Row) -> Iterator[str]:
 
 
 def _nearest(row: Row) -> Iterator[str]:
-    known = [its for its in row["tested"] if is_known(its["p_value"])]
+    known = [setting for setting in row["tested"] if is_known(setting["p_value"])]
     if known:
-        its = min(known, key=lambda its: its["p_value"])
+        nearest = min(known, key=lambda setting: setting["p_value"])
         yield (
-            f"The nearest, {its['configuration']}, has a mean of {share_written(its['mean_loss'])} (n = "
-            f"{_prompts(its['n'])}, p = {its['p_value']:.2g}{_shared(row)}){_would_do(row, its)}."
+            f"The nearest, {nearest['configuration']}, has a mean of {share_written(nearest['mean_loss'])} (n = "
+            f"{_prompts(nearest['n'])}, p = {nearest['p_value']:.2g}{_shared(row)}){_would_do(row, nearest)}."
         )
 
 
-def _would_do(row: Row, its: Row) -> str:
+def _would_do(row: Row, setting: Row) -> str:
     """How many prompts would certify a setting whose mean loss stays as it is; empty if no number would."""
-    enough = prompts_needed(its["mean_loss"], row["at_most"], row["error_of_each"])
+    enough = prompts_needed(setting["mean_loss"], row["at_most"], row["error_of_each"])
     return f"; if that stays so, {counted(enough, 'prompt')} for choosing would do" if enough else ""
 
 

@@ -64,8 +64,8 @@ def _verdict(best: Row, speedup: str, over: str) -> str:
 def _transformers(drafts: Drafts, measured: Measured) -> Iterator[str]:
     """What the `generate` of transformers gains where it drafts itself."""
     speedup = measured.column("speedup")
-    its = drafts.rows[drafts.rows["configuration"].str.startswith(f"{GENERATE}/")]
-    known = [row for row in its.to_dict("records") if is_known(row[speedup])]
+    of_generate = drafts.rows[drafts.rows["configuration"].str.startswith(f"{GENERATE}/")]
+    known = [row for row in of_generate.to_dict("records") if is_known(row[speedup])]
     if known:
         best = max(known, key=lambda row: row[speedup])
         yield (

@@ -43,20 +43,21 @@ def _readouts(artefact: Artefact) -> Iterator[str]:
     frame = held_out(artefact)
     first, *learned = series_of(frame) or [""]
     for name in learned:
-        its, other = (frame[frame["series"] == series].set_index("layer") for series in (name, first))
-        gain = (its["agreement"] - other["agreement"]).dropna()
+        readout, base = (frame[frame["series"] == series].set_index("layer") for series in (name, first))
+        gain = (readout["agreement"] - base["agreement"]).dropna()
         if gain.empty:
             continue
         layer: Any = gain.idxmax()
         n = f" (n = {basis(artefact)})" if basis(artefact) else ""
         kl = ""
-        if is_known(its["median_kl"][layer]) and is_known(other["median_kl"][layer]):
-            kl = f"; the median KL is {_nats(its['median_kl'][layer])} instead of {_nats(other['median_kl'][layer])}"
+        if is_known(readout["median_kl"][layer]) and is_known(base["median_kl"][layer]):
+            kl = f"; the median KL is {_nats(readout['median_kl'][layer])} instead of {_nats(base['median_kl'][layer])}"
         said = (
-            f"At layer {layer:g} {_named(name)} names the final layer's token for {percent(its['agreement'][layer])} "
-            f"of held-out tokens, {_named(first)} for {percent(other['agreement'][layer])}{kl}{n}."
+            f"At layer {layer:g} {_named(name)} names the final layer's token for "
+            f"{percent(readout['agreement'][layer])} of held-out tokens, "
+            f"{_named(first)} for {percent(base['agreement'][layer])}{kl}{n}."
         )
-        kl_gain = (other["median_kl"] - its["median_kl"]).dropna()
+        kl_gain = (base["median_kl"] - readout["median_kl"]).dropna()
         yield f"{said} {_not_everywhere(gain, kl_gain)}"
 
 
@@ -77,21 +78,24 @@ def _at_equal_depth(artefact: Artefact) -> Iterator[str]:
     if frame["rule"].nunique() > 1:
         return
     first, *learned = series_of(frame) or [""]
-    other = _line(frame, first)
+    base = _line(frame, first)
     for name in learned:
-        its = _line(frame, name)
-        depths = its["layers_skipped"].between(other["layers_skipped"].min(), other["layers_skipped"].max())
-        shared = its[depths & its["agreement"].notna()]
+        line = _line(frame, name)
+        depths = line["layers_skipped"].between(base["layers_skipped"].min(), base["layers_skipped"].max())
+        shared = line[depths & line["agreement"].notna()]
         if shared.empty:
             yield (
                 f"{_begun(name)} and {_named(first)} skip no like share of layers at these KL factors, so that their "
                 "agreement can't be compared at equal depth."
             )
             continue
-        theirs = np.interp(shared["layers_skipped"], other["layers_skipped"], other["agreement"])
-        place = nearest_to_one(shared["label"].tolist())
-        row, beside = shared.iloc[place], theirs[place]
-        less = [percent(share) for share in shared["layers_skipped"][shared["agreement"].to_numpy() <= theirs + CLOSE]]
+        base_agreement = np.interp(shared["layers_skipped"], base["layers_skipped"], base["agreement"])
+        nearest = nearest_to_one(shared["label"].tolist())
+        row, beside = shared.iloc[nearest], base_agreement[nearest]
+        less = [
+            percent(share)
+            for share in shared["layers_skipped"][shared["agreement"].to_numpy() <= base_agreement + CLOSE]
+        ]
         said = (
             f"Where {percent(row['layers_skipped'])} of the layers are skipped, {_named(name)} would "
             f"agree with the final layer on {percent(row['agreement'])} of held-out tokens, {_named(first)} on "

@@ -117,9 +117,9 @@ def _not_below(
         return
     controls = quality.rows[quality.rows["beneath"].notna()].set_index("beneath")
     n = counted(int(settings[f"{difference}_n"].max()), "prompt")
-    for mode, its in settings.groupby("mode", sort=False):
+    for mode, of_mode in settings.groupby("mode", sort=False):
         told, below = [], []
-        for rows in of_series(its).values():
+        for rows in of_series(of_mode).values():
             fine = [row for row in rows if is_known(row[f"{difference}_high"]) and row[f"{difference}_high"] >= 0]
             cost = _cost_of(quality, rows)
             if not fine:
