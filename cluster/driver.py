@@ -48,7 +48,7 @@ class Driver:
     def __init__(
         self,
         job: SweepJob,
-        place: str,
+        location: str,
         shards: Iterator[Shard],
         n_done: int,
         pools: Sequence[Pool],
@@ -57,13 +57,13 @@ class Driver:
         make_generator: MakeGenerator,
         own_ray: bool,
     ) -> None:
-        """`shards` hold the runs that have not landed in `place` yet, and are consumed as needed; `n_done` have landed.
+        """`shards` hold the runs that have not landed yet, and are consumed as needed; `n_done` runs have landed.
 
-        `place` is `job.out` as a path or URI that is the same for every process. `own_ray` says that Ray was started
+        `location` is `job.out` as a path or URI that is the same for every process. `own_ray` says that Ray was started
         for this sweep only, so that no nodes will join.
         """
         self._config = job.config
-        self._store = open_store(place)
+        self._store = open_store(location)
         self._manifest = self._store.read(MANIFEST)
         self._shards = shards
         self._planned, self._done_before = count_runs(job.config), n_done
@@ -82,7 +82,7 @@ class Driver:
         self._looked = 0.0
         # Runs carry their prompts, so that actors need not get all prompts of the sweep.
         lean = job.config.model_copy(update={"prompts": job.config.prompts[:1]})
-        self._arguments = (make_generator, lean, place, job.device, lease.token)
+        self._arguments = (make_generator, lean, location, job.device, lease.token)
 
     def drive(self) -> Tally:
         """Land every run; returns how many landed, with their errors and tokens.
@@ -164,7 +164,7 @@ class Driver:
         while self._vacant:
             self._workers.append(hire(self._vacant.pop(), self._arguments))
         if tally.errors:
-            self._breaker.place_worked()
+            self._breaker.environment_worked()
         else:
             self._breaker.landed(shard.runs[0])
 
@@ -181,7 +181,7 @@ class Driver:
         if isinstance(error.cause, LandingError):
             log("landing failed", logging.ERROR, reason=str(error.cause), run_ids=_ids(shard))
             self._lease.check()
-            self._breaker.place_failed("landing", str(error.cause))
+            self._breaker.environment_failed("landing", str(error.cause))
             self._again.append(shard)
         elif not shard.rehearsal and (tally := landed_tally(self._store, shard.runs)):
             self._landed(shard, tally)  # the exception came after landing
@@ -218,7 +218,7 @@ class Driver:
             self._display.say(f"{reason}; the others go on")
             self._vacant.append(worker.pool)
         else:
-            self._breaker.place_failed("loading", reason)
+            self._breaker.environment_failed("loading", reason)
             self._workers.append(hire(worker.pool, self._arguments))
 
     def _failed(self, shard: Shard, failure: ShardFailure) -> None:
@@ -274,7 +274,7 @@ class Driver:
 
     def _put_manifest_back(self) -> None:
         """Write a missing manifest again: without it, results can't be read, and actors refuse to load."""
-        with suppress(OSError, pa.ArrowException):  # if the place can't be written to, landing finds out
+        with suppress(OSError, pa.ArrowException):  # if the location can't be written to, landing finds out
             if self._manifest and not self._store.has(MANIFEST):
                 self._store.publish(MANIFEST, self._manifest)
                 self._display.say(f"{MANIFEST} was gone and is put back")

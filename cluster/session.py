@@ -78,8 +78,8 @@ def _joins_cluster() -> bool:
     return bool(os.environ.get(ADDRESS))
 
 
-def place_for_all(out: str, flag: str = "--out") -> str:
-    """The place of results as a URI or an absolute path; `flag` is the one that named it, for messages.
+def location_for_all(out: str, flag: str = "--out") -> str:
+    """The location of results as a URI or an absolute path; `flag` is the one that named it, for messages.
 
     Raises `UsageError` for a relative path in a job whose working directory Ray removes.
     """

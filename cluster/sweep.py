@@ -14,7 +14,7 @@ from cluster.console.display import open_display
 from cluster.console.job import FIELDS, Device, SweepJob
 from cluster.driver import Driver
 from cluster.pool import plan_pools, shortages
-from cluster.session import Session, place_for_all, ray_session
+from cluster.session import Session, location_for_all, ray_session
 from cluster.shards import cut, rows_for
 from eexit.messages.errors import SweepStopped, UsageError
 from eexit.messages.locations import shown
@@ -22,7 +22,7 @@ from eexit.messages.progress import Display
 from eexit.messages.wording import counted
 from eexit.plan.config import SweepConfig
 from eexit.plan.explaining import explain
-from eexit.plan.model_facts import Look, Memory, look_at_model, looking
+from eexit.plan.model_facts import Memory, ModelFacts, look_at_model, looking
 from eexit.plan.runs import configurations, count_runs, plan_runs
 from eexit.results.layout import (
     REPORT,
@@ -85,7 +85,7 @@ def run_sweep(
     rows_per_shard: int = 128,
     display: Display | None = None,
     make_generator: MakeGenerator = model_generator,
-    look: Callable[[SweepConfig, int], Look] = look_at_model,
+    look: Callable[[SweepConfig, int], ModelFacts] = look_at_model,
 ) -> Summary:
     """Do every run of `config` that has not landed in `out` yet; returns once all have.
 
@@ -125,8 +125,8 @@ def run_sweep(
         )
     except ValidationError as error:
         raise UsageError(explain(error, set(), Path("run_sweep"), FIELDS)) from error
-    place = place_for_all(job.out)
-    store, n_planned = open_store(place), count_runs(config)
+    location = location_for_all(job.out)
+    store, n_planned = open_store(location), count_runs(config)
     with ExitStack() as on_ray:
         manifest, memory, session = _prepare(job, store, look, display, on_ray)
         with hold(store) as lease, written(store, manifest):
@@ -136,18 +136,18 @@ def run_sweep(
                 display.say(f"nothing is left to do: {counted(n_planned, 'run')} landed in {shown(job.out)}")
             else:
                 session = session or on_ray.enter_context(ray_session(display.say))
-                tally = _drive(job, place, lease, found, memory, display, make_generator, session)
+                tally = _drive(job, location, lease, found, memory, display, make_generator, session)
                 on_ray.close()
                 found, _ = _look_through(store, said)
         missing = n_planned - len(found.done) - found.n_errors
         if missing:
             raise SweepStopped(f"{missing:,} runs that had landed are damaged or gone")
     layers = manifest.exitable_layers
-    return Summary(config, place, manifest.model, layers, len(found.done), found.n_errors, tally)
+    return Summary(config, location, manifest.model, layers, len(found.done), found.n_errors, tally)
 
 
 def _prepare(
-    job: SweepJob, store: Store, look: Callable[[SweepConfig, int], Look], display: Display, on_ray: ExitStack
+    job: SweepJob, store: Store, look: Callable[[SweepConfig, int], ModelFacts], display: Display, on_ray: ExitStack
 ) -> tuple[Manifest, Memory | None, Session | None]:
     """Refuse what can't work before anything is loaded or written; returns the manifest and the memory of an actor.
 
@@ -160,10 +160,10 @@ def _prepare(
     held = _read_held(store, job.config)
     if held:
         refuse_other_config(store, held, job.config)
-    with looking(look, job.config, job.rows_per_shard) as looked:
+    with looking(look, job.config, job.rows_per_shard) as facts:
         display.say("looking at the model")
         session = None if held else on_ray.enter_context(ray_session(display.say))
-        model, exitable_layers, memory = looked()
+        model, exitable_layers, memory = facts()
     manifest = make_manifest(job.config, model, exitable_layers)
     if held:
         refuse_other_model(store, held, manifest)
@@ -202,7 +202,7 @@ def _look_through(store: Store, said: Sequence[str]) -> tuple[Survey, Sequence[s
 
 def _drive(
     job: SweepJob,
-    place: str,
+    location: str,
     lease: Lease,
     found: Survey,
     memory: Memory | None,
@@ -211,7 +211,7 @@ def _drive(
     session: Session,
 ) -> Tally:
     """Do the runs that have not landed, on Ray."""
-    store, n_planned, n_done = open_store(place), count_runs(job.config), len(found.done)
+    store, n_planned, n_done = open_store(location), count_runs(job.config), len(found.done)
     clear_debris(store)
     with display:
         pools = plan_pools(job, session.nodes, memory, nodes_may_come=not session.is_own)
@@ -225,4 +225,6 @@ def _drive(
             display.say(line)
         rows = rows_for(n_planned, sum(pool.actors for pool in pools), job.rows_per_shard)
         shards = cut(plan_runs(job.config), found.done, rows)
-        return Driver(job, place, shards, n_done, pools, display, lease, make_generator, own_ray=session.is_own).drive()
+        return Driver(
+            job, location, shards, n_done, pools, display, lease, make_generator, own_ray=session.is_own
+        ).drive()

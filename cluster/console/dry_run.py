@@ -33,7 +33,7 @@ def describe_plan(job: SweepJob, options: Options) -> str:
         **({"controls": f"of {shown(options.controls_from)}"} if options.controls_from else {}),
         "exit layers": f"{' '.join(map(str, exitable_layers))} (the final one is {model['n_layers'] - 1})",
         "readout": config.readout,
-        **{role: place for role, place in (("probe", config.probe), ("adapter", config.adapter)) if place},
+        **{role: location for role, location in (("probe", config.probe), ("adapter", config.adapter)) if location},
         **({"decided on": f"a shortlist of {config.shortlist} tokens"} if config.decide_on == "shortlist" else {}),
         "next token": f"sampled, temperature {config.temperature:g}, top-p {config.top_p:g}"
         if config.temperature

@@ -27,7 +27,7 @@ from cluster.console.job import SweepJob
 from cluster.failures import failure_of_actor, failure_of_call
 from cluster.liveness import Liveness
 from cluster.pool import Pool, plan_pools
-from cluster.session import place_for_all, ray_session
+from cluster.session import location_for_all, ray_session
 from cluster.studies.harness_actor import Answer, HarnessActor
 from cluster.worker import as_actor
 from eexit.messages.errors import SweepStopped, UsageError
@@ -35,7 +35,7 @@ from eexit.messages.locations import shown
 from eexit.messages.progress import Display
 from eexit.messages.wording import counted
 from eexit.plan.config import SweepConfig
-from eexit.plan.model_facts import Look, look_at_model
+from eexit.plan.model_facts import ModelFacts, look_at_model
 from eexit.results.files import list_further, read_further
 from eexit.results.layout import MANIFEST, SCORES_FOLDER, Manifest, further_name
 from eexit.results.seals import BrokenSealError, check_seal
@@ -75,7 +75,7 @@ def evaluate_on_tasks(
     job: SweepJob,
     asked: Asked,
     display: Display | None = None,
-    look: Callable[[SweepConfig, int], Look] = look_at_model,
+    look: Callable[[SweepConfig, int], ModelFacts] = look_at_model,
     find: Find = look_at_tasks,
 ) -> Evaluations:
     """Evaluate every configuration and seed of `job.config` on the tasks, into `job.out`.
@@ -85,7 +85,7 @@ def evaluate_on_tasks(
     """
     display = display or open_display()
     need_harness()
-    out = place_for_all(job.out)
+    out = location_for_all(job.out)
     store = open_store(out)
     refuse_for_results(store, f"--out {shown(job.out)}")
     store.probe()

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from cluster.console.display import open_display
 from cluster.liveness import Liveness
-from cluster.session import place_for_all, ray_session
+from cluster.session import location_for_all, ray_session
 from cluster.studies.own_node import alone, room_for
 from cluster.studies.replay_actor import ReplayActor
 from cluster.studies.waiting import Asking
@@ -24,7 +24,7 @@ from eexit.messages.wording import counted
 from eexit.plan.artefact_fit import refuse_misfit
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import NORMAL, Configuration
-from eexit.plan.model_facts import Look, look_at_model
+from eexit.plan.model_facts import ModelFacts, look_at_model
 from eexit.results.layout import REPLAYS_FOLDER, further_name
 from eexit.results.seals import encode_further
 from eexit.results.store.finished_sweep import FinishedSweep, read_finished, refuse_changed_model
@@ -60,7 +60,7 @@ def replay_sweep(
     probe: str | None = None,
     device: str = "auto",
     display: Display | None = None,
-    look: Callable[[SweepConfig, int], Look] = look_at_model,
+    look: Callable[[SweepConfig, int], ModelFacts] = look_at_model,
 ) -> list[Mapping[str, Any]]:
     """Replay settings on the texts of the finished sweep in `results`; returns their rows, also published there.
 
@@ -69,7 +69,7 @@ def replay_sweep(
     Raises `UsageError` for what can't be replayed, and `SweepStopped` or `OSError` when going on would only fail.
     """
     display = display or open_display()
-    sweep = read_finished(place_for_all(results, "the folder"), ["status"])
+    sweep = read_finished(location_for_all(results, "the folder"), ["status"])
     sweep.store.probe("the folder")
     plan = make_replay_plan(sweep, results, kl_factors, rules or {}, modes, text_of, probe)
     n_settings, n_texts = counted(len(plan.settings), "setting"), counted(len(plan.transcripts), "text")

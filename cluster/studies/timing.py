@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from cluster.console.display import open_display
 from cluster.liveness import Liveness
-from cluster.session import place_for_all, ray_session
+from cluster.session import location_for_all, ray_session
 from cluster.studies.own_node import alone, room_for
 from cluster.studies.timing_actor import TimingActor
 from cluster.studies.waiting import Asking
@@ -22,7 +22,7 @@ from eexit.messages.progress import Display
 from eexit.messages.wording import counted
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import GENERATE, NORMAL
-from eexit.plan.model_facts import Look, look_at_model
+from eexit.plan.model_facts import ModelFacts, look_at_model
 from eexit.results.layout import timings_name
 from eexit.results.seals import encode_further
 from eexit.results.store.finished_sweep import FinishedSweep, read_finished, refuse_changed_model
@@ -52,7 +52,7 @@ def time_sweep(
     n_rounds: int = 5,
     device: str = "auto",
     display: Display | None = None,
-    look: Callable[[SweepConfig, int], Look] = look_at_model,
+    look: Callable[[SweepConfig, int], ModelFacts] = look_at_model,
 ) -> list[Mapping[str, Any]]:
     """Time configurations of the finished sweep in `results`; returns the measurements, which are also published there.
 
@@ -63,7 +63,7 @@ def time_sweep(
     Raises `UsageError` for what can't be timed, and `SweepStopped` or `OSError` when going on would only fail.
     """
     display = display or open_display()
-    sweep = read_finished(place_for_all(results, "the folder"), ["prompt_id", "status"])
+    sweep = read_finished(location_for_all(results, "the folder"), ["prompt_id", "status"])
     sweep.store.probe("the folder")
     plan = make_plan(sweep, results, keys, batches, n_prompts, n_tokens, n_rounds)
     refuse_changed_model(sweep, results, look(plan.config, 1)[0])
@@ -128,9 +128,9 @@ class _Rounds:
             self.tokens += measured["tokens"]
             self.steps_done += self.plan.steps(batch)
             rows.append({**self.common, **contender.columns, **measured, "batch": batch, "round": number})
-        return sorted(rows, key=self._place)
+        return sorted(rows, key=self._order)
 
-    def _place(self, row: Mapping[str, Any]) -> tuple[int, int]:
+    def _order(self, row: Mapping[str, Any]) -> tuple[int, int]:
         names = [contender.key for contender in self.plan.contenders]
         return self.plan.batches.index(row["batch"]), names.index(row["configuration"])
 

@@ -16,7 +16,7 @@ from ray.exceptions import RayError
 from cluster.console.display import open_display
 from cluster.console.job import Device
 from cluster.liveness import Liveness
-from cluster.session import Session, place_for_all, ray_session
+from cluster.session import Session, location_for_all, ray_session
 from cluster.studies.own_node import Room, alone, room_for
 from cluster.studies.training_actor import Advanced, TrainingActor
 from cluster.studies.waiting import Asking
@@ -28,7 +28,7 @@ from eexit.messages.wording import counted
 from eexit.plan.artefacts import CARD, FILES, TEXTS_FOLDER, Card
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import NORMAL
-from eexit.plan.model_facts import Look, look_at_model
+from eexit.plan.model_facts import ModelFacts, look_at_model
 from eexit.results.store.finished_sweep import FinishedSweep, read_finished
 from eexit.results.store.folder import open_store
 from eexit.results.store.whereabouts import refuse_for_learned
@@ -71,7 +71,7 @@ def train_exits(
     prompts: Sequence[Prompt] = (),
     device: Device = "auto",
     display: Display | None = None,
-    look: Callable[[SweepConfig, int], Look] = look_at_model,
+    look: Callable[[SweepConfig, int], ModelFacts] = look_at_model,
     **settings: Any,
 ) -> Card:
     """Train `what` on the `normal` texts of the finished sweep in `results`, and write the artefact to folder `out`.
@@ -85,7 +85,7 @@ def train_exits(
     display = display or open_display()
     folder = _folder(out)
     given = {"what": what, **settings}
-    sweep = read_finished(place_for_all(results, "the folder"), ["prompt_id"])
+    sweep = read_finished(location_for_all(results, "the folder"), ["prompt_id"])
     refuse_settings(sweep, results, given)
     texts = read_texts(sweep.store)
     if prompts:
@@ -107,7 +107,7 @@ def _folder(out: str) -> Path:
     """Raises `UsageError` for what is no folder that can be written to."""
     if "://" in out:
         raise UsageError(f"--out {shown(out)} is a URI: give a folder, which models are loaded from later")
-    folder = Path(place_for_all(str(Path(out).expanduser())))
+    folder = Path(location_for_all(str(Path(out).expanduser())))
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {folder} is a file: give a folder")
     store = open_store(folder)
@@ -118,7 +118,7 @@ def _folder(out: str) -> Path:
 
 def _generated(
     sweep: FinishedSweep, prompts: Sequence[Prompt], folder: Path, device: Device, display: Display,
-    look: Callable[[SweepConfig, int], Look],
+    look: Callable[[SweepConfig, int], ModelFacts],
 ) -> list[Text]:  # fmt: skip
     """The texts of more prompts, at full depth, from a sweep of their own."""
     grid = {"modes": (NORMAL,), "kl_factors": (), "rules": {}, "controls": (), "prompts": tuple(prompts)}

@@ -31,13 +31,13 @@ def pack_linear_layers(*models: nn.Module) -> None:
 
     Layers that have the same memory, in one model or in several, become one packed layer.
     """
-    places: dict[tuple[int | None, ...], list[tuple[nn.Module, str]]] = {}  # holds no weight
+    uses: dict[tuple[int | None, ...], list[tuple[nn.Module, str]]] = {}  # holds no weight
     for model in models:
         for name, module in model.named_modules():
             if type(module) is nn.Linear and _can_pack(module.weight):
                 memory = module.weight.data_ptr(), None if module.bias is None else module.bias.data_ptr()
-                places.setdefault(memory, []).append((model, name))
-    for alike in places.values():
+                uses.setdefault(memory, []).append((model, name))
+    for alike in uses.values():
         model, name = alike[0]
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear)

@@ -6,7 +6,7 @@ left out until a later token of its row goes deeper. Then the tokens that wait t
 full depth in modes that do not alter the state, in other modes by what the state leaves there (deferred computation, as
 in EE-LLM, Chen et al. 2023).
 
-Shapes: D tokens being decided, N tokens that run together, S slots, P places of a row's tokens, E exitable layers,
+Shapes: D tokens being decided, N tokens that run together, S slots, P indices of a row's inputs, E exitable layers,
 X = E + 1 with the final layer last, W width of the residual stream.
 """
 
@@ -42,7 +42,7 @@ class Tokens:
     """Tokens to be decided, each by itself: several may be of one row, whose keys and values are in one slot."""
 
     slot_D: np.ndarray
-    place_D: np.ndarray  # behind the row's prompt
+    input_index_D: np.ndarray  # among the row's generated tokens
     token_D: np.ndarray
 
 
@@ -59,7 +59,7 @@ class Through:
     """Tokens that a pass has taken through the final layer, at full depth."""
 
     slot_N: np.ndarray
-    place_N: np.ndarray
+    input_index_N: np.ndarray
     streams_NXW: Tensor
 
 
@@ -133,7 +133,7 @@ class ExitPass:
         self.waiting, self.ran, self.collects, device = waiting, ran, collects, decoder.device
         self.n_deciding = len(known.exit_D)
         self.through: list[Through] = []
-        embedded_D1W, self.layer_pass = self._begin(tokens.slot_D, tokens.place_D, tokens.token_D)
+        embedded_D1W, self.layer_pass = self._begin(tokens.slot_D, tokens.input_index_D, tokens.token_D)
         # The streams after the layers that a token has run, and before the last of them.
         self.hidden_DW, self.before_DW = embedded_D1W[:, 0].clone(), torch.empty_like(embedded_D1W[:, 0])
         self.streams_DXW = self.hidden_DW.new_empty(self.n_deciding, len(layers.exits), decoder.width)
@@ -167,9 +167,9 @@ class ExitPass:
             self.short_reads_DX, self.probed_DX,
         )  # fmt: skip
 
-    def _begin(self, slot_N: np.ndarray, place_N: np.ndarray, token_N: np.ndarray) -> tuple[Tensor, LayerPass]:
+    def _begin(self, slot_N: np.ndarray, input_index_N: np.ndarray, token_N: np.ndarray) -> tuple[Tensor, LayerPass]:
         """Embed these tokens, (N, 1, W), and begin their pass."""
-        position_N = self.waiting.start_S[slot_N] + place_N
+        position_N = self.waiting.start_S[slot_N] + input_index_N
         slot, position_N1, token_N1 = to_device([slot_N, position_N[:, None], token_N[:, None]], self.decoder.device)
         view = TokensView(self.cache, slot, position_N1, int(position_N.max()) + 1, self.decoder.attends_itself)
         return self.decoder.begin(token_N1, view)
@@ -177,41 +177,42 @@ class ExitPass:
     def _run_layers(self, rank: int, start: int, end: int, going: np.ndarray) -> None:
         """Run these layers for the tokens that go on, and for those that wait and are needed now."""
         before_S = np.zeros(self.cache.n_slots, np.int64)
-        np.maximum.at(before_S, self.tokens.slot_D[going], self.tokens.place_D[going])
-        slot_N, place_N = self.waiting.needed(rank, before_S)
+        np.maximum.at(before_S, self.tokens.slot_D[going], self.tokens.input_index_D[going])
+        slot_N, input_index_N = self.waiting.needed(rank, before_S)
         state_N = self.waiting.state_S[slot_N]
         for index in np.setdiff1d(state_N, self.unaltered).tolist():
             for part in in_parts(np.flatnonzero(state_N == index)):
-                self._fill(self.states[index], range(start, end), slot_N[part], place_N[part])
+                self._fill(self.states[index], range(start, end), slot_N[part], input_index_N[part])
         both = np.isin(state_N, self.unaltered)
         slot_B = np.concatenate([self.tokens.slot_D[going], slot_N[both]])
-        place_B = np.concatenate([self.tokens.place_D[going], place_N[both]])
-        for part in in_parts(np.lexsort((place_B, slot_B))):  # later tokens of a row attend to earlier ones
+        input_index_B = np.concatenate([self.tokens.input_index_D[going], input_index_N[both]])
+        for part in in_parts(np.lexsort((input_index_B, slot_B))):  # later tokens of a row attend to earlier ones
             behind = part[part >= len(going)]
-            self._run(rank, range(start, end), going[part[part < len(going)]], slot_B[behind], place_B[behind])
-        self.waiting.advance(rank, slot_N, place_N)
+            self._run(rank, range(start, end), going[part[part < len(going)]], slot_B[behind], input_index_B[behind])
+        self.waiting.advance(rank, slot_N, input_index_N)
 
-    def _fill(self, state: str, layers: range, slot_N: np.ndarray, place_N: np.ndarray) -> None:
+    def _fill(self, state: str, layers: range, slot_N: np.ndarray, input_index_N: np.ndarray) -> None:
         """Have these layers hold what this state leaves of tokens that have exited."""
-        rows, token_N = padded_for(self.decoder.device, np.arange(len(slot_N))), self.waiting.token_SP[slot_N, place_N]
-        _, layer_pass = self._begin(slot_N[rows], place_N[rows], token_N[rows])
+        rows = padded_for(self.decoder.device, np.arange(len(slot_N)))
+        token_N = self.waiting.token_SP[slot_N, input_index_N]
+        _, layer_pass = self._begin(slot_N[rows], input_index_N[rows], token_N[rows])
         exited = ExitedTokens(
-            layer_pass, self.waiting.hidden_SPW[self.waiting.at(slot_N[rows], place_N[rows])][:, None]
+            layer_pass, self.waiting.hidden_SPW[self.waiting.at(slot_N[rows], input_index_N[rows])][:, None]
         )
         for layer in layers:
             STATES[state].fill(layer, exited)
-        self.ran.keys_SP[slot_N, place_N] += exited.n_written
+        self.ran.keys_SP[slot_N, input_index_N] += exited.n_written
 
-    def _run(self, rank: int, layers: range, going: np.ndarray, slot_N: np.ndarray, place_N: np.ndarray) -> None:
+    def _run(self, rank: int, layers: range, going: np.ndarray, slot_N: np.ndarray, input_index_N: np.ndarray) -> None:
         """Run these layers for some tokens that go on, and for some that wait, in one call of each layer."""
         slot_B = np.append(self.tokens.slot_D[going], slot_N)
-        place_B = np.append(self.tokens.place_D[going], place_N)
+        input_index_B = np.append(self.tokens.input_index_D[going], input_index_N)
         rows = padded_for(self.decoder.device, np.arange(len(slot_B)))
         [going_G, row] = to_device([going, rows], self.decoder.device)
         if len(slot_N):
-            at, token_N = self.waiting.at(slot_N, place_N), self.waiting.token_SP[slot_N, place_N]
+            at, token_N = self.waiting.at(slot_N, input_index_N), self.waiting.token_SP[slot_N, input_index_N]
             token_B = np.append(self.tokens.token_D[going], token_N)
-            _, layer_pass = self._begin(slot_B[rows], place_B[rows], token_B[rows])
+            _, layer_pass = self._begin(slot_B[rows], input_index_B[rows], token_B[rows])
             after_BTW = torch.cat([self.hidden_DW[going_G], self.waiting.hidden_SPW[at]])[row, None]
         else:
             layer_pass = self.layer_pass.among(going_G[row], self.layer_pass.view.among(going_G[row]))
@@ -222,23 +223,25 @@ class ExitPass:
         self.before_DW[going_G], self.hidden_DW[going_G] = before_BTW[: len(going), 0], after_BTW[: len(going), 0]
         if len(slot_N):
             self.waiting.hidden_SPW[at] = after_BTW[len(going) : len(slot_B), 0]
-        self.ran.layers_SP[slot_B, place_B] += len(layers)
+        self.ran.layers_SP[slot_B, input_index_B] += len(layers)
         if self.collects:
-            self._collect(rank, going, slot_N, place_N)
+            self._collect(rank, going, slot_N, input_index_N)
 
-    def _collect(self, rank: int, going: np.ndarray, slot_N: np.ndarray, place_N: np.ndarray) -> None:
+    def _collect(self, rank: int, going: np.ndarray, slot_N: np.ndarray, input_index_N: np.ndarray) -> None:
         """Keep the streams of tokens that have just been through a segment."""
         going = going[np.isin(self.waiting.state_S[self.tokens.slot_D[going]], self.unaltered)]
         [going_G] = to_device([going], self.decoder.device)
         self.streams_DXW[going_G, rank] = self.hidden_DW[going_G]
         streams = [self.streams_DXW[going_G]]
         if len(slot_N):
-            at = self.waiting.at(slot_N, place_N)
+            at = self.waiting.at(slot_N, input_index_N)
             self.waiting.streams_SPXW[:, :, rank][at] = self.waiting.hidden_SPW[at]
             streams.append(self.waiting.streams_SPXW[at])
         if rank == len(self.layers.exits) - 1:
             slots = np.append(self.tokens.slot_D[going], slot_N)
-            self.through.append(Through(slots, np.append(self.tokens.place_D[going], place_N), torch.cat(streams)))
+            self.through.append(
+                Through(slots, np.append(self.tokens.input_index_D[going], input_index_N), torch.cat(streams))
+            )
 
     def _decide(self, rank: int, going: np.ndarray) -> None:
         """Let the rules of the tokens that have come this far say which of them exit here, and from now on wait."""
@@ -252,12 +255,12 @@ class ExitPass:
         [out] = to_device([exiting], self.decoder.device)
         self.exit_D[exiting] = rank
         self.going_D[exiting] = False
-        slot_N, place_N = self.tokens.slot_D[exiting], self.tokens.place_D[exiting]
-        self.waiting.put(rank + 1, slot_N, place_N, self.tokens.token_D[exiting], self.hidden_DW[out])
+        slot_N, input_index_N = self.tokens.slot_D[exiting], self.tokens.input_index_D[exiting]
+        self.waiting.put(rank + 1, slot_N, input_index_N, self.tokens.token_D[exiting], self.hidden_DW[out])
         unaltered_N = np.flatnonzero(np.isin(self.waiting.state_S[slot_N], self.unaltered))
         if self.collects and len(unaltered_N):
             [out] = to_device([exiting[unaltered_N]], self.decoder.device)
-            at = self.waiting.at(slot_N[unaltered_N], place_N[unaltered_N])
+            at = self.waiting.at(slot_N[unaltered_N], input_index_N[unaltered_N])
             self.waiting.streams_SPXW[at] = self.streams_DXW[out]
 
     def _look(self, rank: int, looking: np.ndarray) -> np.ndarray:
@@ -337,12 +340,12 @@ class ExitPass:
         unread = np.flatnonzero(self.unread_D)
         if not len(unread):
             return
-        places = [np.flatnonzero(self.exit_D[unread] == rank) for rank in range(n_exits)]
-        [row, *places_X] = to_device([unread, *places], self.hidden_DW.device)
+        rows = [np.flatnonzero(self.exit_D[unread] == rank) for rank in range(n_exits)]
+        [row, *rows_X] = to_device([unread, *rows], self.hidden_DW.device)
         given, u_B = self.deciding.given_D, self.deciding.u_token_D[row]
         given = None if given is None else given[row]
         hidden_BW = self.hidden_DW[row]
-        self.picked.put(row, read_tokens(self.decoder, hidden_BW, places_X, self.decoding, u_B, given))
+        self.picked.put(row, read_tokens(self.decoder, hidden_BW, rows_X, self.decoding, u_B, given))
         self.reads_DX[unread, self.exit_D[unread]] += 1
 
 

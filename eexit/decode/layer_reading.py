@@ -138,14 +138,14 @@ def _compare(logits_BXV: Tensor, top_k: int) -> Sequence[Divergence]:
 
 
 def read_tokens(
-    decoder: Decoder, hidden_BW: Tensor, places_X: Sequence[Tensor], decoding: Decoding, u_B: Tensor,
+    decoder: Decoder, hidden_BW: Tensor, rows_X: Sequence[Tensor], decoding: Decoding, u_B: Tensor,
     given_B: Tensor | None = None, drafted: Drafted | None = None,
 ) -> Picked:  # fmt: skip
     """The next tokens of rows, from their residual streams; `places_X` says which rows exit at each layer.
 
     With tokens that are given, those are taken; drafted ones may be accepted where tokens are sampled.
     """
-    ready_BH = prepare_for_head(decoder, hidden_BW, places_X, decoding)
+    ready_BH = prepare_for_head(decoder, hidden_BW, rows_X, decoding)
     row_B = torch.arange(len(ready_BH), device=ready_BH.device)
     parts = []
     for row in row_B.split(_rows_at_a_time(decoder)):  # where tokens are sampled, logits are kept until they are taken
@@ -155,14 +155,14 @@ def read_tokens(
 
 
 def read_exits(
-    decoders: Decoders, hidden_BW: Tensor, places_X: Sequence[Tensor], final_BW: Tensor, decoding: Decoding
+    decoders: Decoders, hidden_BW: Tensor, rows_X: Sequence[Tensor], final_BW: Tensor, decoding: Decoding
 ) -> Divergence:
     """How far what the student says at rows' exits is from what the teacher says after its final layer.
 
     `places_X` is as in `read_tokens`, and `final_BW` are the teacher's residual streams. X is 2 in what is returned:
     the exit, and then the final layer.
     """
-    exit_BH = prepare_for_head(decoders.student, hidden_BW, places_X, decoding)
+    exit_BH = prepare_for_head(decoders.student, hidden_BW, rows_X, decoding)
     final_BH = decoders.teacher.normed(final_BW)
     compared: list[Divergence] = []
     for row in torch.arange(len(exit_BH), device=exit_BH.device).split(_rows_at_a_time(decoders.teacher) // 2):
@@ -241,13 +241,13 @@ def _read(decoder: Decoder, ready_BH: Tensor, decoding: Decoding, given_B: Tenso
     return LayerReading(whole, token_B, log_p_B, torch.cat(kept) if sampled else None)
 
 
-def prepare_for_head(decoder: Decoder, hidden_BW: Tensor, places_X: Sequence[Tensor], decoding: Decoding) -> Tensor:
+def prepare_for_head(decoder: Decoder, hidden_BW: Tensor, rows_X: Sequence[Tensor], decoding: Decoding) -> Tensor:
     """What goes into the head, (B, H), each row by the readout of its exit layer; at least one row exits somewhere."""
-    groups = [(place, decoder.normed(hidden_BW[place])) for place in places_X[-1:] if len(place)]
-    for place, layer in zip(places_X, decoding.exitable_layers, strict=False):
-        if len(place):
-            groups.append((place, decoding.readout.before_head(decoder, hidden_BW[place], layer)))
+    groups = [(rows, decoder.normed(hidden_BW[rows])) for rows in rows_X[-1:] if len(rows)]
+    for rows, layer in zip(rows_X, decoding.exitable_layers, strict=False):
+        if len(rows):
+            groups.append((rows, decoding.readout.before_head(decoder, hidden_BW[rows], layer)))
     ready_BH = groups[0][1].new_empty(len(hidden_BW), groups[0][1].shape[-1])
-    for place, ready in groups:
-        ready_BH[place] = ready
+    for rows, ready in groups:
+        ready_BH[rows] = ready
     return ready_BH

@@ -95,9 +95,9 @@ def score_texts(
     parts = [[_first(layers, prefilled, text[0], not request.prompt_token_ids)] for text in texts]
     size = max(1, SCORED_TOKENS // len(texts))
     for start in range(1, longest, size):
-        places = [np.arange(start, min(start + size, len(text))) for text in texts]
-        slot_N = np.repeat(np.arange(len(texts)), [len(positions) for positions in places])
-        scored = scoring.score(slot_N, np.concatenate(places))
+        indices = [np.arange(start, min(start + size, len(text))) for text in texts]
+        slot_N = np.repeat(np.arange(len(texts)), [len(text_indices) for text_indices in indices])
+        scored = scoring.score(slot_N, np.concatenate(indices))
         for slot, of_text in enumerate(parts):
             of_text.append(scored.of(np.flatnonzero(slot_N == slot)))
     return [Scored.joined(of_text) for of_text in parts]
@@ -139,22 +139,22 @@ class _Texts:
         self.waiting = Waiting(decoders.student, layers, start_S, state_S, n_tokens, kept=False)
         self.ran = Ran(*np.zeros((2, len(texts), n_tokens), np.int64))
 
-    def score(self, slot: np.ndarray, place: np.ndarray) -> Scored:
-        """Score the tokens at these places of these texts, behind those that were scored before."""
-        zero = np.zeros_like(place)
-        position, before = self.n_prompt + place - 1, self.token_ids_ST[slot, place - 1]
+    def score(self, slot: np.ndarray, index: np.ndarray) -> Scored:
+        """Score the tokens at these indices of these texts, behind those that were scored before."""
+        zero = np.zeros_like(index)
+        position, before = self.n_prompt + index - 1, self.token_ids_ST[slot, index - 1]
         setting_NE, u_N, given_N = to_device(
             [
-                np.tile(self.setting_E.astype(np.float32), (len(place), 1)),
-                self.u_exit_T[place],
-                self.token_ids_ST[slot, place],
+                np.tile(self.setting_E.astype(np.float32), (len(index), 1)),
+                self.u_exit_T[index],
+                self.token_ids_ST[slot, index],
             ],
             self.decoders.student.device,
         )
         deciding = Deciding(zero if self.rules else zero + NONE, setting_NE, u_N, u_N, given_N)
         taken = ExitPass(
             self.decoders.student, self.decoding, self.layers, self.student, self.rules, self.states,
-            Tokens(slot, place - 1, before), deciding, self._known(slot, position, before, deciding), self.waiting,
+            Tokens(slot, index - 1, before), deciding, self._known(slot, position, before, deciding), self.waiting,
             self.ran,
         ).run()  # fmt: skip
         seen = taken.picked.likeliest_B, taken.picked.log_p_B, taken.prob_DX, taken.evidence_DE

@@ -15,14 +15,14 @@ _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
 _PUNCTUATION = "\"'`.,:;()[]{}<>"
 
 
-def shown(place: str) -> str:
+def shown(location: str) -> str:
     """A folder unchanged, or a URI without user, password and options, for messages and logs.
 
     If a secret contains characters that should have been percent-encoded, such as `/`, more is hidden, not less.
     """
-    scheme, separator, rest = place.partition("://")
+    scheme, separator, rest = location.partition("://")
     if not separator:
-        return place
+        return location
     authority = re.split(r"[/?]", rest, maxsplit=1)[0]
     has_user = "@" in authority or re.search(r":(?!\d*$)", authority) is not None
     path = rest.partition("?")[0]
@@ -46,20 +46,20 @@ def without_secrets(text: str) -> str:
     return _URI.sub(show, text)
 
 
-def inside(place: str, name: str) -> str:
+def inside(location: str, name: str) -> str:
     """The path of a name in a folder or under a URI; the URI's options stay at its end."""
-    if "://" not in place:
-        return f"{place.rstrip('/')}/{name}"
-    path, question, options = place.partition("?")
+    if "://" not in location:
+        return f"{location.rstrip('/')}/{name}"
+    path, question, options = location.partition("?")
     return f"{path.rstrip('/')}/{name}{question}{options}"
 
 
-def reading(place: str, table: str, name: str = "", then: str = "") -> str:
+def reading(location: str, table: str, name: str = "", then: str = "") -> str:
     """The line of Python that reads a table of results, does `then` with it, and gives it this name.
 
     It shows no secrets: if a URI contains some, the line says what has to be set for it to work.
     """
-    where, hint = inside(place, table), ""
+    where, hint = inside(location, table), ""
     if (uri := shown(where)) != where:
         scheme = where.partition("://")[0]
         options = [(name, text) for name, text in parse_qsl(where.partition("?")[2]) if name in PUBLIC_OPTIONS]

@@ -30,11 +30,11 @@ def merged(model: PreTrainedModel, folder: str) -> PreTrainedModel:
     It shares the memory of all parameters that the adapter does not change. Raises `UsageError` if the folder has no
     adapter or one that does not fit the model.
     """
-    place = adapter_in(folder)
+    path = adapter_in(folder)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # whatever peft warns of is refused or does no harm
-            student, misfits = _with_adapter(_sharing(model), place)
+            student, misfits = _with_adapter(_sharing(model), path)
             if not misfits:
                 result: PreTrainedModel = student.merge_and_unload(safe_merge=True).eval()  # refuses NaN
                 return result
@@ -48,9 +48,9 @@ def own_weights(model: nn.Module, folder: str) -> int:
 
     Raises `UsageError` as `merged` does.
     """
-    place = adapter_in(folder)
+    path = adapter_in(folder)
     try:
-        with safe_open(place / WEIGHTS, framework="pt") as held:
+        with safe_open(path / WEIGHTS, framework="pt") as held:
             names = {_CHANGE.split(name.removeprefix(PREFIX))[0] for name in held.keys()}  # noqa: SIM118
         changed = [model.get_submodule(name) for name in names]
     except Exception as error:  # safetensors' own, and torch's for a module that is not there
@@ -60,11 +60,11 @@ def own_weights(model: nn.Module, folder: str) -> int:
 
 def adapter_in(folder: str) -> Path:
     """The folder, once it is found to have what peft saves. Raises `UsageError` if it does not."""
-    place = Path(folder).expanduser()
-    missing = [name for name in FILES if not (place / name).is_file()]
+    path = Path(folder).expanduser()
+    missing = [name for name in FILES if not (path / name).is_file()]
     if missing:
         raise UsageError(f"--adapter {folder} has no {missing[0]}: give a folder that peft has saved an adapter in")
-    return place
+    return path
 
 
 def _sharing(model: PreTrainedModel) -> PreTrainedModel:
@@ -78,13 +78,13 @@ def _parameter(parameter: nn.Parameter) -> nn.Parameter:
     return nn.Parameter(parameter.detach(), requires_grad=False)
 
 
-def _with_adapter(model: PreTrainedModel, place: Path) -> tuple[Any, Sequence[str]]:
+def _with_adapter(model: PreTrainedModel, path: Path) -> tuple[Any, Sequence[str]]:
     """The model with the adapter beside its weights, and the names of weights that only one of them has."""
     from peft import PeftConfig, PeftModel  # imported late: it takes a second
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    student = PeftModel(model, PeftConfig.from_pretrained(str(place)))
-    found = student.load_adapter(place, "default", torch_device=str(model.device))
+    student = PeftModel(model, PeftConfig.from_pretrained(str(path)))
+    found = student.load_adapter(path, "default", torch_device=str(model.device))
     for module in student.modules():
         if isinstance(module, BaseTunerLayer):  # a changed embedding is no longer tied to the head
             base = module.get_base_layer()

@@ -46,7 +46,7 @@ class KVCache:
         self.n_slots, self.length, self.capacity = n_slots, length, 0
         self.hidden_LNS: Tensor | None = None  # positions that are not attended to; None while there are none
         self._stacks: list[Stack] = []
-        self._places: dict[int, tuple[Stack, int]] = {}  # layer → its stack and its index there
+        self._stack_of: dict[int, tuple[Stack, int]] = {}  # layer → its stack and its index there
 
     @property
     def n_bytes(self) -> int:
@@ -54,20 +54,20 @@ class KVCache:
 
     def layer(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """A layer's keys and values, (N, H, S, D) each; allocated to fit these (…, H, T, D) if it has none yet."""
-        if layer not in self._places:
+        if layer not in self._stack_of:
             self._add([layer], key, value)
         return self.held(layer)
 
     def held(self, layer: int) -> tuple[Tensor, Tensor]:
         """The keys and values, (N, H, S, D) each, of a layer that has some."""
-        stack, place = self._places[layer]
-        return stack.keys[place, :, :, : self.capacity], stack.values[place, :, :, : self.capacity]
+        stack, index = self._stack_of[layer]
+        return stack.keys[index, :, :, : self.capacity], stack.values[index, :, :, : self.capacity]
 
     def _add(self, layers: Sequence[int], key: Tensor, value: Tensor) -> None:
         shape = (len(layers), self.n_slots, key.shape[-3], self._room(key))
         stack = Stack(layers, key.new_zeros(*shape, key.shape[-1]), value.new_zeros(*shape, value.shape[-1]))
         self._stacks.append(stack)
-        self._places |= {layer: (stack, place) for place, layer in enumerate(layers)}
+        self._stack_of |= {layer: (stack, index) for index, layer in enumerate(layers)}
 
     def _room(self, buffer: Tensor) -> int:
         return self.capacity if buffer.device.type == "cpu" else self.length
@@ -101,7 +101,7 @@ class KVCache:
         if self.hidden_LNS is not None:
             self.hidden_LNS[:, slots] = False
         for stack in self._stacks:
-            source_stacks = [source._places[layer][0] for layer in stack.layers]
+            source_stacks = [source._stack_of[layer][0] for layer in stack.layers]
             for buffer, start in (
                 (stack.keys, torch.cat([source_stack.keys for source_stack in source_stacks])),
                 (stack.values, torch.cat([source_stack.values for source_stack in source_stacks])),
@@ -113,7 +113,7 @@ class KVCache:
     def hide(self, layer: int, slot_B: Tensor, position_B: Tensor) -> None:
         """Hide these positions in a layer: later tokens do not attend to them there."""
         if self.hidden_LNS is None:
-            n_layers = max(self._places) + 1
+            n_layers = max(self._stack_of) + 1
             self.hidden_LNS = slot_B.new_zeros(n_layers, self.n_slots, self.length, dtype=torch.bool)
         self.hidden_LNS[layer, slot_B, position_B] = True
 
@@ -127,10 +127,10 @@ class KVCache:
         """Allocate stacks of layers of the same shapes."""
         by_shape: dict[tuple[torch.Size, torch.Size], list[int]] = {}
         for layer in layers:
-            stack, _ = source._places[layer]
+            stack, _ = source._stack_of[layer]
             by_shape.setdefault((stack.keys.shape, stack.values.shape), []).append(layer)
         size = -(-len(layers) // N_STACKS)
         for alike in by_shape.values():
-            stack, _ = source._places[alike[0]]
+            stack, _ = source._stack_of[alike[0]]
             for start in range(0, len(alike), size):
                 self._add(alike[start : start + size], stack.keys[0], stack.values[0])

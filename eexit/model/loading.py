@@ -146,7 +146,7 @@ def _numbers_named(layer: Any) -> int:
 
 def load_model_and_tokenizer(config: ModelSettings, device: str = "auto") -> tuple[PreTrainedModel, Tokenizer]:
     """The sweep's model, in evaluation mode on its device, and its tokenizer. Raises `UsageError` if it can't load."""
-    location, place = locate(config.model), choose_device(device)
+    location, chosen_device = locate(config.model), choose_device(device)
     _read_config(config, location)
     tokenizer = _load_tokenizer(config, location)
     refuse_cut_off(config.model, location)
@@ -154,7 +154,7 @@ def load_model_and_tokenizer(config: ModelSettings, device: str = "auto") -> tup
         with quietly():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 location,
-                dtype=choose_dtype(config.dtype, place),
+                dtype=choose_dtype(config.dtype, chosen_device),
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
                 **_fetching(config, location),
@@ -163,7 +163,7 @@ def load_model_and_tokenizer(config: ModelSettings, device: str = "auto") -> tup
         raise _not_loadable(config, error) from error
     model, found = loaded
     refuse_misfit(config.model, found)
-    model.to(place)
+    model.to(chosen_device)
     refuse_not_finite(config.model, model)
     return model.eval(), tokenizer
 

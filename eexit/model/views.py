@@ -185,8 +185,8 @@ class TokensView(CacheView):
         return TokensView(self.cache, self.slots[rows], self.position_BT[rows], self.reach, self.left_padded)
 
     @cached_property
-    def place_N(self) -> Tensor:
-        """Where each token stands among those of its row."""
+    def index_in_row_N(self) -> Tensor:
+        """The index of each token among those of its row."""
         order_N = self.slots.argsort(stable=True)
         first_N = torch.searchsorted(self.slots[order_N], self.slots)
         return (
@@ -197,15 +197,15 @@ class TokensView(CacheView):
     @cached_property
     def by_row(self) -> CacheView:
         """The same pass over whole rows, as many tokens each as the row with the most: the others are padded."""
-        position_BT = self.slots.new_zeros(self.n_slots, int(self.place_N.max()) + 1)
-        position_BT[self.slots, self.place_N] = self.position_BT[:, 0]
+        position_BT = self.slots.new_zeros(self.n_slots, int(self.index_in_row_N.max()) + 1)
+        position_BT[self.slots, self.index_in_row_N] = self.position_BT[:, 0]
         return CacheView(self.cache, position_BT, self.reach)
 
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, softcap: float | None,
         sinks: Tensor | None,
     ) -> Tensor:  # fmt: skip
-        rows, at = self.by_row, (self.slots, self.place_N)
+        rows, at = self.by_row, (self.slots, self.index_in_row_N)
         query_BTHD = query.new_zeros(*rows.position_BT.shape, *query.shape[1::2])
         query_BTHD[at] = query[:, :, 0]
         rows.layer = self.layer

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eexit.messages.errors import UsageError
-from eexit.plan.artefacts import FLAGS, Card, places_of, read_card
+from eexit.plan.artefacts import FLAGS, Card, locations_of, read_card
 from eexit.plan.config import SweepConfig
 
 
 def cards_of(config: SweepConfig) -> dict[str, Card]:
     """The cards of the artefacts that a sweep uses, by role. Raises `UsageError`, also for one that has changed."""
-    cards = {role: read_card(place, role) for role, place in places_of(config.__dict__).items()}
+    cards = {role: read_card(location, role) for role, location in locations_of(config.__dict__).items()}
     for role, card in cards.items():
         if config.digests.get(role) != card.digest:
             raise UsageError(

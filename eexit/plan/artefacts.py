@@ -80,12 +80,12 @@ def write_card(folder: Path, card: Card) -> None:
     write_whole(folder / CARD, card.model_dump_json(indent=1) + "\n")
 
 
-def read_card(place: str, role: str) -> Card:
+def read_card(location: str, role: str) -> Card:
     """The card of an artefact that is to be used in this role, once its files are found undamaged.
 
     Raises `UsageError` if it can't be used; if it is damaged, that names the command that repairs it.
     """
-    folder, name = Path(place).expanduser(), f"{FLAGS[role]} {place}"
+    folder, name = Path(location).expanduser(), f"{FLAGS[role]} {location}"
     if not folder.is_dir():
         names = f"{', '.join(READOUTS)} or " if role == READOUT else ""
         raise UsageError(f"{name} is not a folder that is there: give {names}one that jobs/train.py made")
@@ -99,13 +99,13 @@ def read_card(place: str, role: str) -> Card:
     except (ValidationError, OSError) as error:
         raise UsageError(
             f"{name} has a {CARD} that is damaged, or of another version: train it again, by the command that made it: "
-            f"python jobs/train.py … --out {shlex.quote(place)}"
+            f"python jobs/train.py … --out {shlex.quote(location)}"
         ) from error
     if role not in card.holds:
-        way_out = " or ".join(f"{FLAGS[held]} {place}" for held in card.holds)
+        way_out = " or ".join(f"{FLAGS[held]} {location}" for held in card.holds)
         raise UsageError(f"{name} holds no {role}, since it was trained with --what {card.what}: give {way_out}")
     if reason := damage(folder, card):
-        raise UsageError(f"{name} is damaged: {reason}; train it again: {training_command(card, place)}")
+        raise UsageError(f"{name} is damaged: {reason}; train it again: {training_command(card, location)}")
     return card
 
 
@@ -121,7 +121,7 @@ def damage(folder: Path, card: Card) -> str | None:
     return None
 
 
-def training_command(card: Card, place: str) -> str:
+def training_command(card: Card, location: str) -> str:
     """The command that trains the artefact of this card again.
 
     FOLDER stands for a learned readout, of which a card knows the digest alone, and FILE for further prompts.
@@ -129,42 +129,46 @@ def training_command(card: Card, place: str) -> str:
     settings = {("exit_layers" if name == "layers" else name): value for name, value in card.settings.items()}
     if "readout" in settings and settings["readout"] not in READOUTS:
         settings["readout"] = "FOLDER"
-    if Path(place, TEXTS_FOLDER).expanduser().is_dir():
+    if Path(location, TEXTS_FOLDER).expanduser().is_dir():
         settings["prompts"] = "FILE"
     words = ["python", "jobs/train.py", str(card.data.get("sweep", "RESULTS"))]
-    for name, given in {"what": card.what, "out": place, **settings}.items():
+    for name, given in {"what": card.what, "out": location, **settings}.items():
         values = given if isinstance(given, list) else [given]
         words += [f"--{name.replace('_', '-')}", *map(str, values)]
     return shlex.join(words)
 
 
-def places_of(config: Mapping[str, Any]) -> dict[str, str]:
+def locations_of(config: Mapping[str, Any]) -> dict[str, str]:
     """The folders of the artefacts that a sweep of this configuration uses, by role."""
     given = {role: config.get(role) for role in FLAGS}
-    return {role: place for role, place in given.items() if isinstance(place, str) and place not in READOUTS}
+    return {
+        role: location for role, location in given.items() if isinstance(location, str) and location not in READOUTS
+    }
 
 
-def digests_of(places: Mapping[str, str], readout: str) -> dict[str, str]:
+def digests_of(locations: Mapping[str, str], readout: str) -> dict[str, str]:
     """The digests of artefacts by role, which belong together. Raises `UsageError`."""
-    cards = {role: read_card(place, role) for role, place in places.items()}
+    cards = {role: read_card(location, role) for role, location in locations.items()}
     digests = {role: card.digest for role, card in cards.items()}
     if PROBE in cards:
-        _refuse_other_probe(cards[PROBE], places[PROBE], readout, digests)
+        _refuse_other_probe(cards[PROBE], locations[PROBE], readout, digests)
     return digests
 
 
-def _refuse_other_probe(probe: Card, place: str, readout: str, digests: Mapping[str, str]) -> None:
+def _refuse_other_probe(probe: Card, location: str, readout: str, digests: Mapping[str, str]) -> None:
     """Raises `UsageError` if a probe predicts the KLs of another readout, or of another student."""
     if probe.readout != digests.get(READOUT, readout):
         trained_on = probe.readout if len(probe.readout) < len(probe.digest) else "a learned one"
         raise UsageError(
-            f"--probe {place} predicts KLs of readout {trained_on}, not of {readout}: give --readout as it was trained "
-            "with"
+            f"--probe {location} predicts KLs of readout {trained_on}, not of {readout}: "
+            "give --readout as it was trained with"
         )
     if ADAPTER in probe.holds and digests.get(ADAPTER) != probe.digest:
-        raise UsageError(f"--probe {place} belongs to a student: give --adapter {place} too")
+        raise UsageError(f"--probe {location} belongs to a student: give --adapter {location} too")
     if ADAPTER not in probe.holds and ADAPTER in digests:
-        raise UsageError(f"--probe {place} was trained on the base model's streams: give --probe of --adapter's folder")
+        raise UsageError(
+            f"--probe {location} was trained on the base model's streams: give --probe of --adapter's folder"
+        )
 
 
 STATE: Final = "state.safetensors"

@@ -288,10 +288,10 @@ class SweepConfig(BaseModel):
     @classmethod
     def _with_digests(cls, given: Any) -> Any:
         """Results depend on what was trained, wherever it lies: find out what it is, unless that is given."""
-        from eexit.plan.artefacts import digests_of, places_of  # they raise this module's UsageError
+        from eexit.plan.artefacts import digests_of, locations_of  # they raise this module's UsageError
 
-        if isinstance(given, dict) and "digests" not in given and (places := places_of(given)):
-            return {**given, "digests": digests_of(places, str(given.get("readout", "lens")))}
+        if isinstance(given, dict) and "digests" not in given and (locations := locations_of(given)):
+            return {**given, "digests": digests_of(locations, str(given.get("readout", "lens")))}
         return given
 
     @model_validator(mode="after")

@@ -44,7 +44,7 @@ class Memory:
         return f"{size(self.of_node(0))}: {size(self.weights)} weights, {size(held)} keys and values{more}"
 
 
-Look = tuple[dict[str, Any], tuple[int, ...], Memory | None]
+ModelFacts = tuple[dict[str, Any], tuple[int, ...], Memory | None]  # description, exitable layers, memory of an actor
 
 
 def aside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -112,27 +112,27 @@ def _end_with_the_first_process() -> None:
     os._exit(1)
 
 
-def look_at_model(config: SweepConfig, rows_per_shard: int) -> Look:
+def look_at_model(config: SweepConfig, rows_per_shard: int) -> ModelFacts:
     """A sweep's model, its exitable layers, and the memory that an actor needs for the largest shard.
 
     Raises `UsageError`.
     """
-    with looking(look_at_model, config, rows_per_shard) as looked:
-        return looked()
+    with looking(look_at_model, config, rows_per_shard) as facts:
+        return facts()
 
 
 @contextmanager
 def looking(
-    look: Callable[[SweepConfig, int], Look], config: SweepConfig, rows_per_shard: int
-) -> Iterator[Callable[[], Look]]:
+    look: Callable[[SweepConfig, int], ModelFacts], config: SweepConfig, rows_per_shard: int
+) -> Iterator[Callable[[], ModelFacts]]:
     """What `look` says of a sweep's model, once it is asked for; `look_at_model` is at work from now on."""
     if look is not look_at_model:
         yield partial(look, config, rows_per_shard)
         return
     few = config.model_copy(update={"prompts": config.prompts[:1]})
     longest = math.ceil(max(characters(config)) / CHARACTERS_PER_TOKEN)
-    with asking(_look, few, min(rows_per_shard, count_runs(config)), longest) as looked:
-        yield looked
+    with asking(_facts, few, min(rows_per_shard, count_runs(config)), longest) as facts:
+        yield facts
 
 
 def characters(config: SweepConfig) -> list[int]:
@@ -140,17 +140,17 @@ def characters(config: SweepConfig) -> list[int]:
     return [len(prompt.prompt) + len(prompt.system or config.system) for prompt in config.prompts]
 
 
-def _look(config: SweepConfig, rows: int, prompt_tokens: int) -> Look:
+def _facts(config: SweepConfig, rows: int, prompt_tokens: int) -> ModelFacts:
     from eexit.model.loading import describe_model
     from eexit.plan.exit_layers import resolve_exitable_layers
 
     model = describe_model(config)
     layers = resolve_exitable_layers(config, model.n_layers)
     refuse_misfit(config, asdict(model), layers)
-    return asdict(model), layers, _look_at_memory(config, rows, prompt_tokens)
+    return asdict(model), layers, _memory(config, rows, prompt_tokens)
 
 
-def _look_at_memory(config: SweepConfig, rows: int, prompt_tokens: int) -> Memory | None:
+def _memory(config: SweepConfig, rows: int, prompt_tokens: int) -> Memory | None:
     """The memory of an actor with a shard of `rows` rows of the longest prompt, without loading weights.
 
     Activations and the device's libraries need more on top; with dtype auto, the dtype is that of this machine. None

@@ -39,16 +39,16 @@ def read_prompts(path: str | Path) -> tuple[Prompt, ...]:
     if path.suffix.lower() not in readers:
         raise UsageError(f"{path}: can't tell what {path.suffix or 'a name without ending'} is: use {_or(readers)}")
     prompts: list[Prompt] = []
-    places: dict[str, str] = {}
+    where_of: dict[str, str] = {}
     try:
-        for place, row in readers[path.suffix.lower()](path):
-            prompt = _prompt(row, len(prompts), f"{path}, {place}")
-            if prompt.id in places:
+        for where, row in readers[path.suffix.lower()](path):
+            prompt = _prompt(row, len(prompts), f"{path}, {where}")
+            if prompt.id in where_of:
                 raise UsageError(
-                    f"{path}: prompt id {prompt.id!r} is there more than once ({places[prompt.id]} and {place}): "
+                    f"{path}: prompt id {prompt.id!r} is there more than once ({where_of[prompt.id]} and {where}): "
                     "make ids unique, or leave them out"
                 )
-            places[prompt.id] = place
+            where_of[prompt.id] = where
             prompts.append(prompt)
     except OSError as error:
         raise UsageError(
@@ -59,10 +59,10 @@ def read_prompts(path: str | Path) -> tuple[Prompt, ...]:
     return tuple(prompts)
 
 
-def _prompt(row: Mapping[str, object], index: int, place: str) -> Prompt:
+def _prompt(row: Mapping[str, object], index: int, where: str) -> Prompt:
     prompt, name, *others = (row.get(column) for column in COLUMNS)
     if prompt is None:
-        raise UsageError(f"{place}: prompt is missing: give it a text (an empty one is allowed)")
+        raise UsageError(f"{where}: prompt is missing: give it a text (an empty one is allowed)")
     if isinstance(name, int) and not isinstance(name, bool):
         name = str(name)
     id_ = str(index) if name in (None, "") else name
@@ -71,13 +71,13 @@ def _prompt(row: Mapping[str, object], index: int, place: str) -> Prompt:
         if column == "answer" and isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value):
             continue
         if value is not None and not isinstance(value, str):
-            raise UsageError(f"{place}: {column} must be text, got {value!r}")
+            raise UsageError(f"{where}: {column} must be text, got {value!r}")
         if value is not None and any("\ud800" <= character <= "\udfff" for character in value):
-            raise UsageError(f"{place}: {column} holds half a surrogate pair, which no text can: got {value[:40]!a}")
+            raise UsageError(f"{where}: {column} holds half a surrogate pair, which no text can: got {value[:40]!a}")
     try:
         return Prompt(**texts)
     except ValidationError as error:
-        raise UsageError(f"{place}: {error.errors()[0]['ctx']['error']}") from error
+        raise UsageError(f"{where}: {error.errors()[0]['ctx']['error']}") from error
 
 
 def _rows_of_txt(path: Path) -> Iterator[Row]:
@@ -153,22 +153,22 @@ def _text(path: Path) -> str:
         ) from error
 
 
-def _object(place: str, pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
-    _refuse_repeated([name for name, _ in pairs], place)
+def _object(where: str, pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+    _refuse_repeated([name for name, _ in pairs], where)
     return dict(pairs)
 
 
-def _require_column(names: Sequence[str], place: str) -> None:
+def _require_column(names: Sequence[str], where: str) -> None:
     if "prompt" not in names:
         found = ", ".join(names) or "none"
-        raise UsageError(f"{place}: column prompt is missing, found {found[:200]}: name the prompts' column so")
-    _refuse_repeated(names, place)
+        raise UsageError(f"{where}: column prompt is missing, found {found[:200]}: name the prompts' column so")
+    _refuse_repeated(names, where)
 
 
-def _refuse_repeated(names: Sequence[str], place: str) -> None:
+def _refuse_repeated(names: Sequence[str], where: str) -> None:
     repeated = [column for column in COLUMNS if names.count(column) > 1]
     if repeated:
-        raise UsageError(f"{place}: column {repeated[0]} is there more than once: keep one of them")
+        raise UsageError(f"{where}: column {repeated[0]} is there more than once: keep one of them")
 
 
 def _or(names: Mapping[str, object]) -> str:

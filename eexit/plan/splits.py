@@ -38,9 +38,9 @@ def representative(prompts: Mapping[str, str], n: int) -> list[str]:
     for prompt_id in sorted(prompts, key=lambda prompt_id: (_hash(prompts[prompt_id], SAMPLE), prompt_id)):
         by_sort[sort_of(prompt_id)].append(prompt_id)
     turns = [
-        ((place + 0.5) / len(ids), _hash(prompts[prompt_id], SAMPLE), prompt_id)
+        ((index + 0.5) / len(ids), _hash(prompts[prompt_id], SAMPLE), prompt_id)
         for ids in by_sort.values()
-        for place, prompt_id in enumerate(ids)
+        for index, prompt_id in enumerate(ids)
     ]
     drawn = {prompt_id for *_, prompt_id in sorted(turns)[:n]}
     return [prompt_id for prompt_id in prompts if prompt_id in drawn]

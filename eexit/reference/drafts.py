@@ -55,16 +55,16 @@ def draft_one(
             assert auto
             ahead = auto(accepted_so_far, accepted_so_far + rejected_so_far)
         ahead = min(ahead, decoding.max_new_tokens - len(steps) - 1)
-        place, accepted, rejected = len(steps) - 1, 0, 0
+        input_index, accepted, rejected = len(steps) - 1, 0, 0
         drafts: list[tuple[int, Tensor]] = []
         drafting, last = copy.deepcopy(cache), token
         for i in range(ahead):
             early_logits = read_after(decoder, decoding, forward([last], drafting), draft.layer)
-            last = pick(early_logits, place + 1 + i)
+            last = pick(early_logits, input_index + 1 + i)
             drafts.append((last, early_logits))
         for i in range(ahead + 1):
             full = forward([token], cache)
-            logits, position = full.logits[0, -1], place + 1 + i
+            logits, position = full.logits[0, -1], input_index + 1 + i
             if i < ahead and decoding.temperature > 0:
                 token = accept_or_draw(logits, drafts[i], float(u_accept[position]), decoding)
             else:
@@ -74,7 +74,7 @@ def draft_one(
             steps.append(recorded(decoder, decoding, full, token, drafted=agrees))
             if not agrees or token in decoding.eos_token_ids:
                 break
-        rounds.append([place, ahead, accepted, rejected])
+        rounds.append([input_index, ahead, accepted, rejected])
     finish_reason = EOS if token in decoding.eos_token_ids else LENGTH
     columns = {name: np.array([step[name] for step in steps]) for name in steps[0]}
     return Trace(finish_reason, None, Rounds(*np.array(rounds, np.int64).reshape(-1, 4).T), **columns)

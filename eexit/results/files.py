@@ -47,7 +47,7 @@ class DamagedError(UsageError):
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """A folder on a pyarrow file system. Names inside are relative to it: `generations/ab12….parquet`."""
 
     filesystem: fs.FileSystem
@@ -96,13 +96,13 @@ class Listing:
         return sorted(name[len(folder) : -len(ending)] for name in self.shards if name.startswith(folder))
 
 
-def list_files(place: Place) -> Listing:
+def list_files(location: Location) -> Listing:
     """List the data folders. Raises `UsageError` for a file where a folder of results should be."""
     listing = Listing({}, [], [])
     for folder in FOLDERS:
-        if place.filesystem.get_file_info(place.path(folder)).type == fs.FileType.File:
-            raise UsageError(f"{place.path(folder)} is a file where a folder of results should be: remove it")
-        for info in place.filesystem.get_file_info(fs.FileSelector(place.path(folder), allow_not_found=True)):
+        if location.filesystem.get_file_info(location.path(folder)).type == fs.FileType.File:
+            raise UsageError(f"{location.path(folder)} is a file where a folder of results should be: remove it")
+        for info in location.filesystem.get_file_info(fs.FileSelector(location.path(folder), allow_not_found=True)):
             name = f"{folder}/{info.base_name}"
             if info.type == fs.FileType.File and is_shard_file(info.base_name):
                 listing.shards[name] = info
@@ -114,13 +114,13 @@ def list_files(place: Place) -> Listing:
     return listing
 
 
-def read_generations(place: Place, stem: str, columns: Sequence[str] | None = None) -> Generations:
+def read_generations(location: Location, stem: str, columns: Sequence[str] | None = None) -> Generations:
     """Check the seal of a generations file, and read these of its columns (None: all), along with `_NEEDED`.
 
     Raises `DamagedError`, and `OSError` if the file can't be read at all.
     """
-    path = place.path(generations_name(stem))
-    content = _read(place, path)
+    path = location.path(generations_name(stem))
+    content = _read(location, path)
     try:
         sealed = check_seal(content)
     except BrokenSealError as error:
@@ -139,29 +139,29 @@ def read_generations(place: Place, stem: str, columns: Sequence[str] | None = No
         raise _damaged(path, error) from error
     n_tokens = pc.sum(rows["n_tokens"]).as_py() or 0
     if not sealed:
-        return Generations(stem, rows, place.filesystem.get_file_info(path).mtime_ns or 0, Digest(), n_tokens)
+        return Generations(stem, rows, location.filesystem.get_file_info(path).mtime_ns or 0, Digest(), n_tokens)
     return Generations(stem, rows, *read_seal(metadata), n_tokens)
 
 
-def check_tokens(place: Place, shard: Generations, info: fs.FileInfo | None) -> None:
+def check_tokens(location: Location, shard: Generations, info: fs.FileInfo | None) -> None:
     """Raises `DamagedError` unless the shard's tokens file, described by `info`, is there and undamaged.
 
     A local file's checksum is verified. Under a URI only its size is, since object stores check their bytes themselves.
     """
-    path = place.path(tokens_name(shard.stem))
+    path = location.path(tokens_name(shard.stem))
     if info is None or info.type != fs.FileType.File:
         raise DamagedError(f"{path} is missing")
     if not shard.tokens.hex:
-        with place.filesystem.open_input_file(path) as file:
+        with location.filesystem.open_input_file(path) as file:
             _open_tokens(path, shard, file)
-    elif info.size != shard.tokens.size or (place.is_local and digest_of_file(place, path) != shard.tokens):
+    elif info.size != shard.tokens.size or (location.is_local and digest_of_file(location, path) != shard.tokens):
         raise _changed(path)
 
 
-def read_tokens(place: Place, shard: Generations) -> pa.Table:
+def read_tokens(location: Location, shard: Generations) -> pa.Table:
     """A shard's tokens table. Raises `DamagedError`, and `OSError` if the file can't be read at all."""
-    path = place.path(tokens_name(shard.stem))
-    content = _read(place, path)
+    path = location.path(tokens_name(shard.stem))
+    content = _read(location, path)
     if shard.tokens.hex and digest_of(content) != shard.tokens:
         raise _changed(path)
     try:
@@ -170,13 +170,13 @@ def read_tokens(place: Place, shard: Generations) -> pa.Table:
         raise _damaged(path, error) from error
 
 
-def stream_tokens(place: Place, shard: Generations, columns: Sequence[str], most_rows: int) -> Iterator[pa.Table]:
+def stream_tokens(location: Location, shard: Generations, columns: Sequence[str], most_rows: int) -> Iterator[pa.Table]:
     """Some columns of a shard's tokens, in tables of at most so many rows, however large the file is.
 
     Its pages' checksums are verified; that of the whole file is not, which `check_tokens` does. Raises `DamagedError`.
     """
-    path = place.path(tokens_name(shard.stem))
-    with place.filesystem.open_input_file(path) as source:
+    path = location.path(tokens_name(shard.stem))
+    with location.filesystem.open_input_file(path) as source:
         try:
             file = pq.ParquetFile(source, page_checksum_verification=True, buffer_size=READ_BYTES)
             for batch in file.iter_batches(most_rows, columns=list(columns), use_threads=False):
@@ -185,25 +185,25 @@ def stream_tokens(place: Place, shard: Generations, columns: Sequence[str], most
             raise _damaged(path, error) from error
 
 
-def list_further(place: Place, folder: str) -> list[str]:
+def list_further(location: Location, folder: str) -> list[str]:
     """The names of all files of a further table, sorted."""
-    infos = place.filesystem.get_file_info(fs.FileSelector(place.path(folder), allow_not_found=True))
+    infos = location.filesystem.get_file_info(fs.FileSelector(location.path(folder), allow_not_found=True))
     return sorted(f"{folder}/{info.base_name}" for info in infos if is_shard_file(info.base_name))
 
 
-def read_timings(place: Place) -> pa.Table:
+def read_timings(location: Location) -> pa.Table:
     """All measurements of `jobs/timings.py`, in the order in which they were made: see `further_schema.TIMINGS`."""
-    return read_further(place, TIMINGS_FOLDER, TIMINGS)
+    return read_further(location, TIMINGS_FOLDER, TIMINGS)
 
 
-def read_further(place: Place, folder: str, schema: pa.Schema) -> pa.Table:
+def read_further(location: Location, folder: str, schema: pa.Schema) -> pa.Table:
     """All rows of a further table, by when their call began (`started`).
 
     Raises `DamagedError`, and `OSError` if a file can't be read at all.
     """
     tables = [schema.empty_table()]
-    for path in map(place.path, list_further(place, folder)):
-        content = _read(place, path)
+    for path in map(location.path, list_further(location, folder)):
+        content = _read(location, path)
         try:
             if not check_seal(content):
                 raise BrokenSealError
@@ -215,14 +215,16 @@ def read_further(place: Place, folder: str, schema: pa.Schema) -> pa.Table:
     return pa.concat_tables(tables, promote_options="default").sort_by([("started", "ascending")])
 
 
-def read_shards(place: Place, listing: Listing, columns: Sequence[str] | None) -> Iterator[Generations | DamagedError]:
+def read_shards(
+    location: Location, listing: Listing, columns: Sequence[str] | None
+) -> Iterator[Generations | DamagedError]:
     """Each shard's generations, or the error if one of its two files is damaged, in the order of their names."""
 
     def read(stem: str) -> Generations | DamagedError:
         shard = None
         try:
-            shard = read_generations(place, stem, columns)
-            check_tokens(place, shard, listing.shards.get(tokens_name(stem)))
+            shard = read_generations(location, stem, columns)
+            check_tokens(location, shard, listing.shards.get(tokens_name(stem)))
         except DamagedError as error:
             error.shard = shard
             return error
@@ -269,10 +271,10 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def _read(place: Place, path: str) -> bytes:
+def _read(location: Location, path: str) -> bytes:
     """Raises `DamagedError` if the file is missing, and `OSError`, naming it, if it can't be read."""
     try:
-        with place.filesystem.open_input_stream(path) as stream:
+        with location.filesystem.open_input_stream(path) as stream:
             content: bytes = stream.read()
     except FileNotFoundError as error:
         raise DamagedError(f"{path} is missing") from error
@@ -281,10 +283,10 @@ def _read(place: Place, path: str) -> bytes:
     return content
 
 
-def digest_of_file(place: Place, path: str) -> Digest:
+def digest_of_file(location: Location, path: str) -> Digest:
     digest, size = hashlib.blake2b(digest_size=32), 0
     try:
-        with place.filesystem.open_input_stream(path) as stream:
+        with location.filesystem.open_input_stream(path) as stream:
             while content := stream.read(READ_BYTES):
                 digest.update(content)
                 size += len(content)

@@ -18,7 +18,7 @@ from eexit.plan.artefact_fit import refuse_misfit
 from eexit.plan.artefacts import CARD, FILES, READOUT, Card, damage
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import NORMAL
-from eexit.plan.model_facts import Look, aside
+from eexit.plan.model_facts import ModelFacts, aside
 from eexit.results.store.finished_sweep import FinishedSweep, refuse_changed_model
 from eexit.results.store.manifest import first_difference
 from eexit.training.run.saving import read_saved
@@ -50,7 +50,7 @@ def make_training_plan(
     texts: Sequence[Text],
     out: str,
     given: Mapping[str, Any],
-    look: Callable[[SweepConfig, int], Look],
+    look: Callable[[SweepConfig, int], ModelFacts],
 ) -> TrainingPlan:
     """The training with the settings that are `given`, which `refuse_settings` let pass.
 

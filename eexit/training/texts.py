@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from eexit.plan.configuration import NORMAL
 from eexit.plan.runs import OK
 from eexit.plan.splits import is_drawn
-from eexit.results.files import DamagedError, Place, list_files, read_shards, read_tokens
+from eexit.results.files import DamagedError, Location, list_files, read_shards, read_tokens
 
 ONE_IN: Final = 5  # prompts is held out, and of the others as many choose settings
 
@@ -43,21 +43,21 @@ def chooses(prompt: str) -> bool:
     return not is_held_out(prompt) and is_drawn(prompt, "chooses", ONE_IN)
 
 
-def read_texts(place: Place) -> list[Text]:
+def read_texts(location: Location) -> list[Text]:
     """The texts of a sweep's `normal` runs that went well, in the order of prompt ids; equal ones once.
 
     Raises `DamagedError` for a damaged file, and `OSError`.
     """
-    listing = list_files(place)
+    listing = list_files(location)
     columns = ["run_id", "prompt_id", "prompt", "mode", "status", "prompt_token_ids", "n_tokens"]
     texts: list[Text] = []
-    for shard in read_shards(place, listing, columns):
+    for shard in read_shards(location, listing, columns):
         if isinstance(shard, DamagedError):
             raise shard
         good = pc.and_(pc.equal(shard.rows["mode"], NORMAL), pc.equal(shard.rows["status"], OK))
         rows = shard.rows.filter(good)
         if rows.num_rows:
-            texts += _texts(rows, read_tokens(place, shard))
+            texts += _texts(rows, read_tokens(location, shard))
     return distinct(sorted(texts, key=lambda text: (text.prompt_id, text.token_ids)))
 
 

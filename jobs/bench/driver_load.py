@@ -28,7 +28,7 @@ from cluster.shards import cut
 from cluster.sweep import run_sweep
 from eexit.messages.errors import UsageError
 from eexit.plan.config import Prompt, SweepConfig
-from eexit.plan.model_facts import Look, aside, look_at_model
+from eexit.plan.model_facts import ModelFacts, aside, look_at_model
 from eexit.plan.runs import Run, count_runs, plan_runs
 from eexit.results.layout import GENERATIONS_FOLDER
 from eexit.results.shard_tables import Generator, OnProgress, Results, run_columns
@@ -107,7 +107,7 @@ def measure_driver(folder: Path, n_runs: int, actors: int) -> str:
     for path in files[::2]:
         path.unlink()
     driving = peak_megabytes()
-    resumed = aside(find_place, n_runs, folder)
+    resumed = aside(find_rest, n_runs, folder)
     assert 0 < resumed.runs < n_runs
     return (
         "| runs | files | runs/s | driving, MB | resuming, MB | first shard after, s | all found after, s |\n"
@@ -132,7 +132,7 @@ def drive(
     out: Path,
     make_generator: MakeGenerator,
     actors: int,
-    look: Callable[[SweepConfig, int], Look] = look_at_model,
+    look: Callable[[SweepConfig, int], ModelFacts] = look_at_model,
 ) -> float:
     """Run the whole sweep; returns the time at which the last run landed, which is before Ray has ended."""
     send_with_actors(sys.modules[__name__])  # which Ray's workers don't look for in this folder
@@ -149,11 +149,11 @@ def drive(
     return max(path.stat().st_mtime for path in (out / GENERATIONS_FOLDER).iterdir())
 
 
-def no_model(config: SweepConfig, rows_per_shard: int) -> Look:
+def no_model(config: SweepConfig, rows_per_shard: int) -> ModelFacts:
     return {"name": "none"}, (), None
 
 
-def find_place(n_runs: int, folder: Path) -> Resumed:
+def find_rest(n_runs: int, folder: Path) -> Resumed:
     """What a sweep does when it continues: find out what has landed, and the shards that are left."""
     config = grid(n_runs)
     began = time.monotonic()

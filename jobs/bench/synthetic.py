@@ -156,10 +156,10 @@ def _text(draw: np.random.Generator, weights: np.ndarray, normal: np.ndarray, ha
     start = int(min(len(normal), draw.exponential(2 / harm) + 2))
     ids = draw.choice(N_WORDS, len(normal), p=weights)
     ids[:start] = normal[:start]
-    for place in np.flatnonzero(draw.random(len(ids)) < RETURN_CHANCE):
-        if place > start:
-            stretch = normal[place : place + STRETCH_TOKENS]
-            ids[place : place + len(stretch)] = stretch
+    for index in np.flatnonzero(draw.random(len(ids)) < RETURN_CHANCE):
+        if index > start:
+            stretch = normal[index : index + STRETCH_TOKENS]
+            ids[index : index + len(stretch)] = stretch
     return ids, start
 
 

@@ -53,21 +53,21 @@ def _looks(kl_nE: np.ndarray, agrees_nX: np.ndarray) -> list[Look]:
     kl, agrees = torch.from_numpy(kl_nE), torch.from_numpy(agrees_nX[:, :-1])
     likeliest = torch.where(agrees, 0, 1 + torch.arange(kl.shape[1]))
     found = []
-    for place in range(kl.shape[1]):
-        top = (-kl[:, place] / 4).exp()
+    for layer in range(kl.shape[1]):
+        top = (-kl[:, layer] / 4).exp()
         second = torch.minimum(top, 1 - top) / 2
-        cosine = 1 - 0.1 * kl[:, place] / (1 + kl[:, place])
-        predicted = 1.2 * kl[:, place] ** 0.8  # too high where the KL is low, and too low where it is high
+        cosine = 1 - 0.1 * kl[:, layer] / (1 + kl[:, layer])
+        predicted = 1.2 * kl[:, layer] ** 0.8  # too high where the KL is low, and too low where it is high
         probe = SimpleNamespace(predicted_kl=lambda _stream, _layer, _factor, predicted=predicted: predicted)
         found.append(
             Look(
-                layer=place,
+                layer=layer,
                 before_BW=torch.stack([cosine, (1 - cosine**2).sqrt()], dim=1),
                 after_BW=torch.tensor([[1.0, 0.0]]).expand(len(kl), 2),
                 read=Distribution(
-                    top_p_B2=torch.stack([top, second], dim=1), entropy_B=(0.7 * kl[:, place]).clamp(max=9)
+                    top_p_B2=torch.stack([top, second], dim=1), entropy_B=(0.7 * kl[:, layer]).clamp(max=9)
                 ),
-                likeliest_BR=likeliest[:, : place + 1],
+                likeliest_BR=likeliest[:, : layer + 1],
                 setting_B=torch.ones(len(kl)),
                 probe=cast("Probe", probe),
             )

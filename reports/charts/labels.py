@@ -30,7 +30,7 @@ BELOW_FIRST: Final = ("below", "above", *ABOVE_FIRST[2:])
 
 
 @dataclass(frozen=True)
-class LabelPlace:
+class LabelPosition:
     """The offset from the point in pixels, to the right (`dx`) and down (`dy`), and the alignment of the label."""
 
     dx: int
@@ -38,13 +38,13 @@ class LabelPlace:
     align: Align
 
 
-def label_places(
+def label_positions(
     frame: pd.DataFrame, x: str, y: str, shown: list[str], axes: tuple["Axis", "Axis"]
-) -> dict[LabelPlace, list[str]]:
-    """The configurations of a trade-off frame, drawn at columns `x` and `y`, grouped by the place of their label.
+) -> dict[LabelPosition, list[str]]:
+    """The configurations of a trade-off frame, drawn at columns `x` and `y`, grouped by the position of their label.
 
-    `shown` are the configurations to label; one without a free place is left out. Labels of every second series prefer
-    the place below their point, so that neighbouring series collide less.
+    `shown` are the configurations to label; one without a free one is left out. Labels of every second series prefer
+    the position below their point, so that neighbouring series collide less.
     """
     known = frame[frame[x].notna() & frame[y].notna()]
     # A control is drawn without an interval, so that its intervals must not extend the axes.
@@ -56,8 +56,10 @@ def label_places(
     ahead = series[::2]
     prefer = [ABOVE_FIRST if name in ahead else BELOW_FIRST for name in known["series"]]
     lines = _control_lines(known["configuration"], known["beneath"], right, -up)
-    found: dict[LabelPlace, list[str]] = {}
-    for configuration, at in zip(known["configuration"], place(right, -up, labels, prefer, lines), strict=True):
+    found: dict[LabelPosition, list[str]] = {}
+    for configuration, at in zip(
+        known["configuration"], free_positions(right, -up, labels, prefer, lines), strict=True
+    ):
         if at:
             found.setdefault(at, []).append(configuration)
     return found
@@ -65,8 +67,8 @@ def label_places(
 
 def _control_lines(keys: pd.Series, followed: pd.Series, x: np.ndarray, y: np.ndarray) -> list[Box]:
     """The boxes that the lines from configurations to the ticks of their controls cover."""
-    place_of = {key: place for place, key in enumerate(keys)}
-    ends = [(place_of[of], control) for control, of in enumerate(followed) if of in place_of]
+    index_of = {key: index for index, key in enumerate(keys)}
+    ends = [(index_of[of], control) for control, of in enumerate(followed) if of in index_of]
     return [
         (
             x[at] - POINT_PIXELS / 2,
@@ -97,10 +99,10 @@ class Axis:
         return along
 
 
-def place(
+def free_positions(
     x: np.ndarray, y: np.ndarray, labels: list[str], prefer: list[tuple[str, ...]], covered: list[Box]
-) -> list[LabelPlace | None]:
-    """The place of each label: the first of its preferred places that is free. None if none is, or for an empty label.
+) -> list[LabelPosition | None]:
+    """The position of each label: the first of its preferred ones that is free. None if none is, or for an empty label.
 
     `x` and `y` are the points' positions in pixels, to the right and down. `covered` are further boxes to keep free.
     """
@@ -109,13 +111,13 @@ def place(
         for px, py in zip(x, y, strict=True)
     ]
     taken += covered
-    found: list[LabelPlace | None] = []
+    found: list[LabelPosition | None] = []
     for px, py, label, names in zip(x, y, labels, prefer, strict=True):
         chosen = None
         for dx, dy, align in (_AWAY[name] for name in names if label):
             box = _box(px + dx, py + dy, LETTER_WIDTH_PIXELS * len(label), align)
             if not any(_overlap(box, other) for other in taken):
-                chosen = LabelPlace(dx, dy, align)
+                chosen = LabelPosition(dx, dy, align)
                 taken.append(box)
                 break
         found.append(chosen)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from reports.charts.base import HEIGHT_PIXELS, ROOM_PIXELS, ROWS, layered, where_known
-from reports.charts.labels import PLOT_WIDTH_PIXELS, Axis, label_places
+from reports.charts.labels import PLOT_WIDTH_PIXELS, Axis, label_positions
 from reports.charts.palette import exit_colours
 from reports.charts.trade_off import LABEL_ROOM_PIXELS, is_logarithmic
 from reports.frames.learned import EVERYWHERE, series_of
@@ -197,7 +197,7 @@ def _labels(base: alt.Chart, frame: pd.DataFrame, y: str, zero: bool) -> Iterato
         Axis(PLOT_WIDTH_PIXELS, ROOM_PIXELS, zero=True),
         Axis(HEIGHT_PIXELS, LABEL_ROOM_PIXELS, zero=zero and not log, logarithmic=log),
     )
-    for at, points_there in label_places(every, "layers_skipped", y, known["point"].tolist(), axes).items():
+    for at, points_there in label_positions(every, "layers_skipped", y, known["point"].tolist(), axes).items():
         these = base.transform_filter(f"indexof({json.dumps(points_there)}, datum.point) >= 0")
         yield these.mark_text(aria=False, dx=at.dx, dy=at.dy, align=at.align, fontSize=11).encode(
             text=alt.Text("label:N")

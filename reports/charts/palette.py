@@ -25,10 +25,10 @@ def contrast(one: str, other: str) -> float:
 
 
 def _at(share: float) -> str:
-    place = share * (len(STOPS) - 1)
-    left = min(int(place), len(STOPS) - 2)
+    position = share * (len(STOPS) - 1)
+    left = min(int(position), len(STOPS) - 2)
     start, end = _channels(STOPS[left]), _channels(STOPS[left + 1])
-    mixed = (round(a + (b - a) * (place - left)) for a, b in zip(start, end, strict=True))
+    mixed = (round(a + (b - a) * (position - left)) for a, b in zip(start, end, strict=True))
     return "#" + "".join(f"{channel:02x}" for channel in mixed)
 
 

@@ -97,11 +97,11 @@ def _gap(base: alt.Chart, run: str, realised: str) -> alt.Chart:
     return found
 
 
-def _line(name: str, x: Any, place: int, data: alt.Chart) -> Iterator[alt.Chart]:
+def _line(name: str, x: Any, line: int, data: alt.Chart) -> Iterator[alt.Chart]:
     """A vertical line with its name above the plot."""
     yield data.mark_rule(aria=False, strokeDash=[5, 4]).encode(x=x)
     text = data.mark_text(aria=False, text=name, fontSize=11, baseline="bottom")
-    yield text.encode(x=x, y=alt.value(-4 - place * LINE_PIXELS))
+    yield text.encode(x=x, y=alt.value(-4 - line * LINE_PIXELS))
 
 
 def _tooltip(frame: pd.DataFrame, known: dict[str, str], measured: Measured | None) -> Iterator[alt.Tooltip]:

@@ -61,7 +61,7 @@ class Looks:
     def dash(self, frame: pd.DataFrame) -> alt.StrokeDash:
         """The dash pattern of lines in a chart of all rules."""
         values = self._modes(frame)
-        dashes = [DASHES[place % len(DASHES)] if self.has_several_rules else [1, 0] for place in range(len(self.modes))]
+        dashes = [DASHES[index % len(DASHES)] if self.has_several_rules else [1, 0] for index in range(len(self.modes))]
         channel = alt.StrokeDash("mode:N", title=self._mode_title)
         return channel.scale(domain=list(self.modes), range=dashes).legend(values=values)
 

@@ -17,7 +17,7 @@ from reports.charts.base import (
     layered,
     where_known,
 )
-from reports.charts.labels import PLOT_WIDTH_PIXELS, Axis, label_places
+from reports.charts.labels import PLOT_WIDTH_PIXELS, Axis, label_positions
 from reports.charts.styles import Looks, hollow
 from reports.frames.runs import LAYERS_SKIPPED
 from reports.read.parameters import representative
@@ -96,7 +96,7 @@ def parameter_labels(
     of one mode and rule, only the outer ones and the representative one are labelled.
     """
     shown = [key for (_, rule), rows in _parametric(frame) for key in _labelled(rule, rows)]
-    for at, configurations in label_places(frame, x, y, shown, axes).items():
+    for at, configurations in label_positions(frame, x, y, shown, axes).items():
         these = base.transform_filter(f"indexof({json.dumps(configurations)}, datum.configuration) >= 0")
         marks = these.mark_text(aria=False, dx=at.dx, dy=at.dy, align=at.align, fontSize=11)
         yield marks.encode(text=alt.Text("label:N"), opacity=OPACITY)

@@ -54,7 +54,7 @@ class Drafts:
 
 def drafted(sweep: Sweep) -> Drafts | None:
     """What is known of a sweep's drafts; None if it has none."""
-    configurations = sorted((c for c in sweep.configurations if c.draft), key=_place)
+    configurations = sorted((c for c in sweep.configurations if c.draft), key=_order)
     if not configurations:
         return None
     rows = _with_counts([_naming(configuration.columns) for configuration in configurations], sweep)
@@ -92,7 +92,7 @@ def _plain(found: dict[str, Speedup]) -> dict[str, dict[str, Any]]:
     return {each.key: each.columns for each in known if each.key in found}
 
 
-def _place(configuration: Configuration) -> tuple[int, float]:
+def _order(configuration: Configuration) -> tuple[int, float]:
     assert configuration.draft
     return configuration.draft.layer, _in_order(configuration.draft.length)
 
@@ -128,8 +128,8 @@ def _with_counts(rows: list[dict[str, Any]], sweep: Sweep) -> list[dict[str, Any
     return [
         row
         | {"n": int(prompts.get(row["configuration"], 0)), "n_failed": int(failed.get(row["configuration"], 0))}
-        | {k: v for name, of in estimates.items() for k, v in spread(name, Estimate(*(x[place] for x in of))).items()}
-        for place, row in enumerate(rows)
+        | {k: v for name, of in estimates.items() for k, v in spread(name, Estimate(*(x[index] for x in of))).items()}
+        for index, row in enumerate(rows)
     ]
 
 

@@ -183,8 +183,8 @@ def groups(frame: pd.DataFrame, column: str) -> dict[str, pd.DataFrame]:
 
 
 def nearest_to_one(labels: Sequence[str]) -> int:
-    """The place of the KL factor that stands for all where only one is shown."""
-    return min(range(len(labels)), key=lambda place: abs(float(labels[place]) - 1))
+    """The index of the KL factor that stands for all where only one is shown."""
+    return min(range(len(labels)), key=lambda index: abs(float(labels[index]) - 1))
 
 
 def short(digest: str) -> str:
@@ -203,7 +203,7 @@ def _number(value: float) -> str:
 def _ordered(frame: pd.DataFrame, first: str | None, then: str) -> pd.DataFrame:
     """The rows sorted by series, `first` before all others in the order in which they come, and then by `then`."""
     names = frame["series"].unique().tolist()
-    ranks = {name: (name != first, place) for place, name in enumerate(names)}
+    ranks = {name: (name != first, index) for index, name in enumerate(names)}
     order = sorted(range(len(frame)), key=lambda i: (ranks[frame["series"].iloc[i]], frame[then].iloc[i]))
     return frame.iloc[order].reset_index(drop=True)
 

@@ -185,9 +185,9 @@ def _in_order(rows: pd.DataFrame, measures: tuple[Measure, ...]) -> pd.DataFrame
         return rows
     value = rows[measures[0].column] * (-1 if measures[0].higher_is_better else 1)
     of = rows["beneath"].fillna(rows["configuration"])
-    place = of.map(dict(zip(rows["configuration"], value, strict=True)))
+    sort_value = of.map(dict(zip(rows["configuration"], value, strict=True)))
     by = pd.DataFrame(
-        {"normal": rows["configuration"] != NORMAL, "place": place, "of": of, "control": rows["beneath"].notna()}
+        {"normal": rows["configuration"] != NORMAL, "value": sort_value, "of": of, "control": rows["beneath"].notna()}
     )
     return rows.loc[by.sort_values(by.columns.tolist(), kind="stable").index].reset_index(drop=True)
 

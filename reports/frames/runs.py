@@ -20,7 +20,7 @@ from eexit.quality.bootstrap import Estimate, estimate_columns
 from eexit.quality.text_measures import mean_perplexity
 from reports.progress import Progress, ignore
 from reports.read.parameters import ORACLE_MARK, is_doubling, is_oracle, setting
-from reports.read.sweep import Sweep, place_of_runs
+from reports.read.sweep import Sweep, index_of_runs
 
 # Columns of `generations` that are averaged over prompts. Perplexity is not among them: its logarithm is averaged.
 AVERAGED: Final = (
@@ -113,11 +113,11 @@ def dose_response(trade: pd.DataFrame) -> pd.DataFrame:
     """The rows of `normal`, and those whose parameter fits on its rule's axis (a log2 axis needs positive ones)."""
     if trade.empty:
         return trade
-    has_place = [
+    is_drawable = [
         pd.isna(rule) or parameter > 0 or (parameter <= 0 and not is_doubling(rule))  # never true of NaN
         for rule, parameter in zip(trade["rule"], trade["parameter"].astype(float), strict=True)
     ]
-    return trade[has_place]
+    return trade[is_drawable]
 
 
 def exit_mix(sweep: Sweep) -> pd.DataFrame:
@@ -158,9 +158,9 @@ def depth_by_position(sweep: Sweep, progress: Progress = ignore) -> pd.DataFrame
     for configuration in sweep.configurations:
         if configuration.key not in per_prompt.index:
             continue
-        for place, estimate in _estimates(per_prompt.loc[[configuration.key]]).items():
+        for bin_index, estimate in _estimates(per_prompt.loc[[configuration.key]]).items():
             if estimate.n:
-                position = {"position": place * width + (width - 1) / 2, "width": width}
+                position = {"position": bin_index * width + (width - 1) / 2, "width": width}
                 position["n_seeds"] = n_seeds[configuration.key]
                 rows.append(naming(configuration, sweep.marked) | position | spread("depth", estimate))
     return pd.DataFrame(rows)
@@ -174,16 +174,16 @@ def _depth_of_runs(sweep: Sweep, run_ids: pd.Series, width: int, progress: Progr
     rows = sweep.tokens.count_rows()
     read = 0
     for batch in sweep.tokens.to_batches(columns=["run_id", "position", "decided", "exit_layer"]):
-        run = place_of_runs(batch, index)
-        place = np.asarray(batch.column("position")) // width
+        run = index_of_runs(batch, index)
+        bin_index = np.asarray(batch.column("position")) // width
         layer = np.asarray(batch.column("exit_layer").fill_null(-1))
         used = (
             np.asarray(batch.column("decided").cast("uint8")).astype(bool)
             & (run >= 0)
-            & (place < MAX_BINS)
+            & (bin_index < MAX_BINS)
             & (layer >= 0)
         )
-        where = run[used], place[used]
+        where = run[used], bin_index[used]
         np.add.at(depth, where, (layer[used] + 1) / (sweep.final_layer + 1))
         np.add.at(n, where, 1)
         read += len(batch)
@@ -220,12 +220,12 @@ def paired_differences(sweep: Sweep, baseline: str = NORMAL) -> pd.DataFrame:
     paired_ND = ~np.isnan(differences_NXD).all(axis=1)
     seed_N = means.index.get_level_values("seed")
     rows = []
-    for number, place in enumerate(compared):
+    for number, index in enumerate(compared):
         of = dict(zip(columns, found[number :: len(compared)], strict=True))
         n = max(estimate.n for estimate in of.values())
         if n:
-            row = naming(sweep.configurations[place], sweep.marked) | {"baseline": baseline, "n": int(n)}
-            both_fixed = {sweep.configurations[place].key, bases[sweep.configurations[place].key]} <= fixed
+            row = naming(sweep.configurations[index], sweep.marked) | {"baseline": baseline, "n": int(n)}
+            both_fixed = {sweep.configurations[index].key, bases[sweep.configurations[index].key]} <= fixed
             row["n_seeds"] = 1 if both_fixed else seed_N[paired_ND[:, number]].nunique()
             row |= spread("perplexity", _exp(of["log_perplexity"]))
             for name in columns[1:]:

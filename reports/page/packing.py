@@ -104,8 +104,8 @@ def pack(sweep: Sweep, runs: pd.DataFrame, prompt_ids: Sequence[str]) -> Packed:
 def encode_log(values: np.ndarray) -> np.ndarray:
     """Non-negative numbers as bytes, in equal steps of log2 from 2^-10 to 2^6. The byte 0 is anything below 2^-10."""
     with np.errstate(divide="ignore"):
-        place = (np.log2(np.nan_to_num(values).clip(min=0)) - LOG2_LOW) / (LOG2_HIGH - LOG2_LOW)
-    return np.where(place < 0, 0, 1 + np.round(place.clip(0, 1) * LOG_STEPS)).astype(np.uint8)
+        share = (np.log2(np.nan_to_num(values).clip(min=0)) - LOG2_LOW) / (LOG2_HIGH - LOG2_LOW)
+    return np.where(share < 0, 0, 1 + np.round(share.clip(0, 1) * LOG_STEPS)).astype(np.uint8)
 
 
 def encode_probabilities(probabilities_TX: np.ndarray) -> np.ndarray:

@@ -36,8 +36,8 @@ def choose_prompts(sweep: Sweep, wanted: int | Sequence[str] = MOST) -> dict[str
             break
         chosen.setdefault(prompt_id, why)
     rest = numbers.drop(index=list(chosen)).sort_values("exit rate", kind="stable").index
-    places = np.linspace(0, len(rest) - 1, wanted - len(chosen)).round().astype(int)
-    chosen |= dict.fromkeys(rest[places], "evenly spread over exit rates")
+    spread = np.linspace(0, len(rest) - 1, wanted - len(chosen)).round().astype(int)
+    chosen |= dict.fromkeys(rest[spread], "evenly spread over exit rates")
     return {prompt_id: chosen[prompt_id] for prompt_id in sweep.prompts if prompt_id in chosen}
 
 
@@ -72,7 +72,7 @@ def _extremes(numbers: pd.DataFrame) -> Iterator[tuple[str, str]]:
         why: column[column.notna() & ((column > 0) | ("lowest" in why) | ("earliest" in why))].index
         for why, column in lists.items()
     }
-    for place in range(len(numbers)):
+    for rank in range(len(numbers)):
         for why, prompt_ids in ranked.items():
-            if place < len(prompt_ids):
-                yield prompt_ids[place], f"{why}, place {place + 1}"
+            if rank < len(prompt_ids):
+                yield prompt_ids[rank], f"{why}, place {rank + 1}"

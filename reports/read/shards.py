@@ -13,7 +13,7 @@ import pyarrow.dataset as ds
 from eexit.results.files import (
     DamagedError,
     Generations,
-    Place,
+    Location,
     conform,
     list_files,
     read_generations,
@@ -41,12 +41,12 @@ class Landed:
     left_out: tuple[str, ...]
 
 
-def read_landed(place: Place, columns: Sequence[str]) -> Landed:
+def read_landed(location: Location, columns: Sequence[str]) -> Landed:
     """`columns` are names of `GENERATIONS`, with `run_id` and `status`. Columns that older files lack become null."""
-    listing = list_files(place)
+    listing = list_files(location)
     shards, without_tokens = [], set()
-    left_out = [f"{place.path(name)} is not one of the sweep's files" for name in listing.foreign]
-    for found in read_shards(place, listing, columns):
+    left_out = [f"{location.path(name)} is not one of the sweep's files" for name in listing.foreign]
+    for found in read_shards(location, listing, columns):
         shard = found.shard if isinstance(found, DamagedError) else found
         if isinstance(found, DamagedError):
             left_out.append(str(found))
@@ -56,15 +56,15 @@ def read_landed(place: Place, columns: Sequence[str]) -> Landed:
     twice = _twice(shards)
     dropped = superseded(shards, twice) if twice else {}
     left_out += [
-        f"{place.path(generations_name(stem))}: {len(run_ids)} runs that another file has too, and that count there"
+        f"{location.path(generations_name(stem))}: {len(run_ids)} runs that another file has too, and that count there"
         for stem, run_ids in dropped.items()
     ]
     wanted = loose(pa.schema([GENERATIONS.field(name) for name in columns]))
     rows = [conform(without(shard.rows, dropped.get(shard.stem, ())), wanted) for shard in shards]
     return Landed(
         pa.concat_tables(rows or [wanted.empty_table()]),
-        _dataset(place, TOKENS, [shard for shard in shards if shard.stem not in without_tokens], dropped),
-        _dataset(place, GENERATIONS, shards, dropped),
+        _dataset(location, TOKENS, [shard for shard in shards if shard.stem not in without_tokens], dropped),
+        _dataset(location, GENERATIONS, shards, dropped),
         tuple(left_out),
     )
 
@@ -85,14 +85,14 @@ def _twice(shards: Sequence[Generations]) -> set[str]:
 
 
 def _dataset(
-    place: Place, schema: pa.Schema, shards: Sequence[Generations], dropped: Mapping[str, Collection[str]]
+    location: Location, schema: pa.Schema, shards: Sequence[Generations], dropped: Mapping[str, Collection[str]]
 ) -> ds.Dataset:
     """The rows of these shards in `schema`, without the dropped runs. Columns that the files lack are null."""
     name_of = tokens_name if schema is TOKENS else generations_name
-    whole = [place.path(name_of(shard.stem)) for shard in shards if shard.stem not in dropped]
-    parts = [ds.dataset(whole, filesystem=place.filesystem, format=_PARQUET, schema=loose(schema))] if whole else []
+    whole = [location.path(name_of(shard.stem)) for shard in shards if shard.stem not in dropped]
+    parts = [ds.dataset(whole, filesystem=location.filesystem, format=_PARQUET, schema=loose(schema))] if whole else []
     for stem in (shard.stem for shard in shards if shard.stem in dropped):
-        shard = read_generations(place, stem)
-        table = read_tokens(place, shard) if schema is TOKENS else shard.rows
+        shard = read_generations(location, stem)
+        table = read_tokens(location, shard) if schema is TOKENS else shard.rows
         parts.append(ds.dataset(conform(without(table, dropped[stem]), loose(schema))))
     return ds.dataset(parts or [ds.dataset(loose(schema).empty_table())])

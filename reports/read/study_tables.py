@@ -7,7 +7,7 @@ from typing import Final
 import pandas as pd
 import pyarrow as pa
 
-from eexit.results.files import DamagedError, Place, read_further
+from eexit.results.files import DamagedError, Location, read_further
 from eexit.results.layout import CHOICES_FOLDER, JUDGEMENTS_FOLDER, REPLAYS_FOLDER, SCORES_FOLDER, TIMINGS_FOLDER
 from eexit.results.study_tables import CHOICES, JUDGEMENTS, REPLAYS, SCORES, TIMINGS
 from eexit.studies.judging.judgements import read_judgements
@@ -30,22 +30,22 @@ class Further:
     choices: pd.DataFrame = field(default_factory=_empty(CHOICES))
 
 
-_READERS: Final[dict[str, Callable[[Place], pa.Table]]] = {
-    TIMINGS_FOLDER: lambda place: read_further(place, TIMINGS_FOLDER, TIMINGS),
+_READERS: Final[dict[str, Callable[[Location], pa.Table]]] = {
+    TIMINGS_FOLDER: lambda location: read_further(location, TIMINGS_FOLDER, TIMINGS),
     JUDGEMENTS_FOLDER: read_judgements,
-    REPLAYS_FOLDER: lambda place: read_further(place, REPLAYS_FOLDER, REPLAYS),
-    SCORES_FOLDER: lambda place: read_further(place, SCORES_FOLDER, SCORES),
-    CHOICES_FOLDER: lambda place: read_further(place, CHOICES_FOLDER, CHOICES),
+    REPLAYS_FOLDER: lambda location: read_further(location, REPLAYS_FOLDER, REPLAYS),
+    SCORES_FOLDER: lambda location: read_further(location, SCORES_FOLDER, SCORES),
+    CHOICES_FOLDER: lambda location: read_further(location, CHOICES_FOLDER, CHOICES),
 }
 
 
-def read_all_further(place: Place) -> tuple[Further, tuple[str, ...]]:
+def read_all_further(location: Location) -> tuple[Further, tuple[str, ...]]:
     """All of them, and a line for each that is left out because a file of it is damaged."""
     found: dict[str, pd.DataFrame] = {}
     left_out: list[str] = []
     for folder, read in _READERS.items():
         try:
-            found[folder] = read(place).to_pandas()
+            found[folder] = read(location).to_pandas()
         except DamagedError as error:
             left_out.append(f"{error}: no {folder} are shown")
     return Further(**found), tuple(left_out)

@@ -16,7 +16,7 @@ from eexit.plan.configuration import Configuration, depends_on_seed
 from eexit.plan.runs import OK
 from eexit.plan.splits import for_reporting
 from eexit.quality.text_measures import log_perplexity
-from eexit.results.files import Place, list_files, read_generations, read_tokens
+from eexit.results.files import Location, list_files, read_generations, read_tokens
 from eexit.results.layout import MANIFEST, decode
 from eexit.results.tables import GENERATIONS
 from reports.read.configurations import configurations, with_identity
@@ -29,7 +29,7 @@ _BULKY = ("text", "prompt_token_ids", "model", "answer", "found_answer")  # larg
 
 
 class NotASweepError(UsageError):
-    """The given place holds no sweep. The message is one line that names the place and the way out."""
+    """The given location holds no sweep. The message is one line that names it and the way out."""
 
 
 @dataclass(frozen=True)
@@ -119,16 +119,16 @@ def read_sweep(results: str) -> Sweep:
 
     Raises NotASweepError where there is no sweep.json of a known format.
     """
-    place = _open(results)
-    about = _read_about(results, place)
+    location = _open(results)
+    about = _read_about(results, location)
     exitable, final = tuple(about["exitable_layers"]), about["model"]["n_layers"] - 1
-    landed = read_landed(place, [name for name in GENERATIONS.names if name not in _BULKY])
+    landed = read_landed(location, [name for name in GENERATIONS.names if name not in _BULKY])
     rows = landed.rows
     named = (
         rows.select(["prompt_id", "prompt"]).group_by("prompt_id", use_threads=False).aggregate([("prompt", "first")])
     )
     prompts = {prompt["id"]: prompt["prompt"] for prompt in about["config"].get("prompts", [])}
-    further, without = read_all_further(place)
+    further, without = read_all_further(location)
     prompts |= dict(zip(named["prompt_id"].to_pylist(), named["prompt_first"].to_pylist(), strict=True))
     return assemble(
         about,
@@ -146,9 +146,9 @@ def read_sweep(results: str) -> Sweep:
 
 def refuse_damage(results: str) -> None:
     """Raise `DamagedError` for the first damaged shard, after reading every byte of the files, remote ones too."""
-    place = _open(results)
-    for stem in list_files(place).stems:
-        read_tokens(place, read_generations(place, stem))
+    location = _open(results)
+    for stem in list_files(location).stems:
+        read_tokens(location, read_generations(location, stem))
 
 
 def assemble(
@@ -234,13 +234,13 @@ def disagreeing(tokens: pa.Table | pa.RecordBatch) -> np.ndarray:
     return disagreeing
 
 
-def place_of_runs(tokens: pa.RecordBatch, index: pd.Index) -> np.ndarray:
-    """The position of each token's run in `index`; −1 where `index` lacks the run."""
+def index_of_runs(tokens: pa.RecordBatch, index: pd.Index) -> np.ndarray:
+    """The index of each token's run in `index`; −1 where `index` lacks the run."""
     if not len(tokens):
         return np.array([], dtype=int)
     names = tokens.column("run_id").dictionary_encode()
-    place: np.ndarray = index.get_indexer(names.dictionary.to_pylist())[np.asarray(names.indices)]
-    return place
+    run_index: np.ndarray = index.get_indexer(names.dictionary.to_pylist())[np.asarray(names.indices)]
+    return run_index
 
 
 def _with_disagreement(generations: pd.DataFrame, tokens: ds.Dataset) -> pd.DataFrame:
@@ -251,7 +251,7 @@ def _with_disagreement(generations: pd.DataFrame, tokens: ds.Dataset) -> pd.Data
     index = pd.Index(generations.loc[lacking, "run_id"])
     n, n_other = np.zeros(len(index)), np.zeros(len(index))
     for batch in tokens.to_batches(columns=["run_id", "decided", "token_id", "final_token_id"]):
-        run = place_of_runs(batch, index)
+        run = index_of_runs(batch, index)
         known = (run >= 0) & np.asarray(batch["final_token_id"].is_valid()) & np.asarray(batch["decided"])
         np.add.at(n, run[known], 1)
         np.add.at(n_other, run[known], disagreeing(batch)[known])
@@ -260,7 +260,7 @@ def _with_disagreement(generations: pd.DataFrame, tokens: ds.Dataset) -> pd.Data
     return generations
 
 
-def _open(results: str) -> Place:
+def _open(results: str) -> Location:
     if "://" in results:
         try:
             filesystem, root = pyarrow.fs.FileSystem.from_uri(results)
@@ -275,14 +275,14 @@ def _open(results: str) -> Place:
         raise NotASweepError(
             f"no such folder: {results} (give the folder a sweep wrote, the one with sweep.json in it)"
         )
-    return Place(filesystem, root)
+    return Location(filesystem, root)
 
 
-def _read_about(results: str, place: Place) -> dict[str, Any]:
-    path = place.path(MANIFEST)
-    if place.filesystem.get_file_info(path).type != pyarrow.fs.FileType.File:
+def _read_about(results: str, location: Location) -> dict[str, Any]:
+    path = location.path(MANIFEST)
+    if location.filesystem.get_file_info(path).type != pyarrow.fs.FileType.File:
         raise NotASweepError(f"not a sweep: {results} has no {MANIFEST}")
-    with place.filesystem.open_input_stream(path) as stream:
+    with location.filesystem.open_input_stream(path) as stream:
         content = stream.read()
     try:
         about = vars(decode(content))

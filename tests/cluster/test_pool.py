@@ -119,13 +119,13 @@ def test_single_runs_alternate_between_prompts() -> None:
 def test_the_breaker_opens_on_failures_of_the_place_in_a_row() -> None:
     breaker = Breaker()
     for _ in range(4):
-        breaker.place_failed("landing", "full")
-    breaker.place_failed("loading", "died")  # another kind: counted anew
-    breaker.place_worked()
+        breaker.environment_failed("landing", "full")
+    breaker.environment_failed("loading", "died")  # another kind: counted anew
+    breaker.environment_worked()
     for _ in range(4):
-        breaker.place_failed("landing", "full")
+        breaker.environment_failed("landing", "full")
     with pytest.raises(SweepStopped, match="5 failures in a row, the last: full"):
-        breaker.place_failed("landing", "full")
+        breaker.environment_failed("landing", "full")
 
 
 def test_the_breaker_doubts_the_place_only_after_many_prompts() -> None:

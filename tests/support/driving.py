@@ -17,7 +17,7 @@ from cluster.actor import MakeGenerator, model_generator
 from cluster.console.display import Lines
 from cluster.sweep import run_sweep
 from eexit.plan.config import SweepConfig
-from eexit.plan.model_facts import Look, look_at_model
+from eexit.plan.model_facts import ModelFacts, look_at_model
 from eexit.plan.runs import plan_runs
 from eexit.results.store.landing import Tally
 
@@ -46,7 +46,7 @@ def drive(
     return summary.tally
 
 
-def look_here(config: SweepConfig, rows: int) -> Look:
+def look_here(config: SweepConfig, rows: int) -> ModelFacts:
     """Of a model, in this process, which has torch anyway."""
     from eexit.model.loading import describe_model
     from eexit.plan.exit_layers import resolve_exitable_layers

@@ -29,7 +29,7 @@ import ray
 
 from eexit.messages.errors import UsageError
 from eexit.plan.config import Prompt, SweepConfig
-from eexit.plan.model_facts import Look
+from eexit.plan.model_facts import ModelFacts
 from eexit.plan.runs import Run
 from eexit.results.shard_tables import OnProgress, Results, run_columns
 from eexit.results.tables import GENERATIONS, TOKENS
@@ -42,7 +42,7 @@ def scripted(config: SweepConfig, device: str) -> "ScriptedGenerator":
     return ScriptedGenerator(config, device)
 
 
-def look(config: SweepConfig, rows_per_shard: int) -> Look:
+def look(config: SweepConfig, rows_per_shard: int) -> ModelFacts:
     """Of a model that isn't there."""
     return {"name": config.model, "n_layers": 30}, (5,), None
 

@@ -23,7 +23,7 @@ class Counts:
     Where tokens are drafted, those that were taken back are there too, each as often as it was run.
     """
 
-    place_T: np.ndarray  # of its input among the generated tokens
+    input_index_T: np.ndarray  # of its input among the generated tokens
     layers_T: np.ndarray  # how many layers were run for it: always the first so many
     keys_T: np.ndarray  # in how many layers after these keys and values alone were written
     reads_TX: np.ndarray  # how often its residual stream was read with the whole head after each layer of X
@@ -55,7 +55,7 @@ def cost(prices: Prices, counts: Counts, n_prompt: int, hidden_from_T: np.ndarra
     n_tokens, layer_L1 = len(counts.layers_T), np.arange(len(prices.layer_L))[:, None]
     run_LT = layer_L1 < counts.layers_T
     keys_LT = ~run_LT & (layer_L1 < counts.layers_T + counts.keys_T)
-    position_T = n_prompt + counts.place_T
+    position_T = n_prompt + counts.input_index_T
     end = int(position_T.max(initial=0)) + 1
     window_L1 = np.array([end if window is None else window for window in prices.window_L])[:, None]
     first_LT = np.maximum(position_T + 1 - window_L1, 0)

@@ -64,7 +64,7 @@ class Rounds:
     It yields the drafts that were right and full depth's own token after them, unless the row ends before.
     """
 
-    place_R: np.ndarray  # of the row's last token among its generated ones
+    input_index_R: np.ndarray  # of the row's last token among its generated ones
     drafted_R: np.ndarray
     accepted_R: np.ndarray
     rejected_R: np.ndarray  # 1 if full depth said something else than a draft, else 0
@@ -76,7 +76,7 @@ class Rounds:
 
     def given_R(self, n_decided: int) -> np.ndarray:
         """The tokens that each round gave a row that has so many decided tokens."""
-        return np.diff(self.place_R, append=n_decided)
+        return np.diff(self.input_index_R, append=n_decided)
 
     def counts(self, layer: int, exit_layer_X: np.ndarray) -> Counts:
         """What was run, token after token, those that were taken back included; `layer` is the early one.
@@ -85,19 +85,24 @@ class Rounds:
         """
         first_T = np.repeat(np.cumsum(self.length_R) - self.length_R, self.length_R)
         index_T = np.arange(len(first_T)) - first_T  # in its round
-        place_T = np.repeat(self.place_R, self.length_R) + index_T
-        reads_TX = np.zeros((len(place_T), len(exit_layer_X)), np.int64)
+        input_index_T = np.repeat(self.input_index_R, self.length_R) + index_T
+        reads_TX = np.zeros((len(input_index_T), len(exit_layer_X)), np.int64)
         reads_TX[:, np.searchsorted(exit_layer_X, layer)] = index_T < np.repeat(self.drafted_R, self.length_R)
         reads_TX[:, -1] = 1
         none_TX = np.zeros_like(reads_TX)
         return Counts(
-            place_T, np.full_like(place_T, exit_layer_X[-1] + 1), np.zeros_like(place_T), reads_TX, none_TX, none_TX
+            input_index_T,
+            np.full_like(input_index_T, exit_layer_X[-1] + 1),
+            np.zeros_like(input_index_T),
+            reads_TX,
+            none_TX,
+            none_TX,
         )
 
     def columns(self, draft: Draft, n_decided: int, costs: SerialCosts) -> dict[str, float | int | None]:
         """The columns of a run that say what came of its drafts."""
         drafted, accepted = int(self.drafted_R.sum()), int(self.accepted_R.sum())
-        judged, n_rounds = accepted + int(self.rejected_R.sum()), len(self.place_R)
+        judged, n_rounds = accepted + int(self.rejected_R.sum()), len(self.input_index_R)
         serial = float(costs.of_round(draft.layer, self.drafted_R).sum())
         return {
             "drafted": drafted,

@@ -69,7 +69,7 @@ class Routes:
     at_fork_F: Tensor  # whether the exit is no deeper than the fork
     spans: Sequence[Span]
     unread: Tensor  # rows whose next token still has to be read from their residual stream
-    places_X: Sequence[Tensor]  # for each layer, which entries of `unread` exit there
+    rows_X: Sequence[Tensor]  # for each layer, which entries of `unread` exit there
 
 
 def send_routes(batch: Slots, exits: np.ndarray, n_students: int, reads_all: bool, device: torch.device) -> Routes:
@@ -87,13 +87,13 @@ def send_routes(batch: Slots, exits: np.ndarray, n_students: int, reads_all: boo
     ]
     rows = [padded(np.flatnonzero(these), n_students) for groups in among for these in groups]
     unread = np.arange(len(exits) if reads_all else n_students)
-    places = [np.flatnonzero(exits[unread] == rank) for rank in range(len(layers.exits))]
-    arrays = [exits, exit_layer_F <= layers.fork, unread, *places, *rows]
+    exiting = [np.flatnonzero(exits[unread] == rank) for rank in range(len(layers.exits))]
+    arrays = [exits, exit_layer_F <= layers.fork, unread, *exiting, *rows]
     exit_B, at_fork_F, sent_unread, *sent = to_device(arrays, device)
-    places_X, groups = sent[: len(places)], sent[len(places) :]
+    rows_X, groups = sent[: len(exiting)], sent[len(exiting) :]
     each = 1 + len(batch.states)
     sent_spans = [
         Span(start, end, groups[at], groups[at + 1 : at + each])
         for (start, end), at in zip(spans, range(0, len(groups), each), strict=True)
     ]
-    return Routes(exits, exit_B, at_fork_F, sent_spans, sent_unread, places_X)
+    return Routes(exits, exit_B, at_fork_F, sent_spans, sent_unread, rows_X)

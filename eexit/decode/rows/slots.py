@@ -175,7 +175,7 @@ class Slots:
         if int(columns["token_id_T"][-1]) in self.decoding.eos_token_ids:
             reason = EOS
         counts = {name: values[slot, : n_tokens - 1].copy() for name, values in self.counts.items()}
-        counted = Counts(place_T=np.arange(n_tokens - 1), **counts) if counts else None
+        counted = Counts(input_index_T=np.arange(n_tokens - 1), **counts) if counts else None
         return Trace(reason, counted, None, **columns)
 
     def _finite(self, slots: np.ndarray | int, tokens: np.ndarray) -> np.ndarray:

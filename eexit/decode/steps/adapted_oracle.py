@@ -34,7 +34,7 @@ class OracleBatch(OnlineBatch):
 @torch.inference_mode()
 def oracle_step(decoders: Decoders, decoding: Decoding, batch: OracleBatch) -> None:
     """Give every row in flight its next token."""
-    slots, place = np.arange(batch.n_rows), batch.n_generated[: batch.n_rows] - 1
+    slots, input_index = np.arange(batch.n_rows), batch.n_generated[: batch.n_rows] - 1
     with record_function("teacher"):
         last_token = batch.last_token().astype(np.int64)
         reading = read_texts(
@@ -42,7 +42,7 @@ def oracle_step(decoders: Decoders, decoding: Decoding, batch: OracleBatch) -> N
         )
     deciding = now_deciding(batch, decoders.student.device)
     exit_step(decoders.student, decoding, batch, deciding, oracle_exits(batch.rules, reading, deciding))
-    record_reading(batch, slots, place, reading)
+    record_reading(batch, slots, input_index, reading)
     batch.n_observed[slots] += 1
 
 

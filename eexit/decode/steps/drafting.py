@@ -73,8 +73,8 @@ class DraftBatch(OnlineBatch):
 
     def note(self, row: int, n_drafted: int, n_accepted: int, rejected: bool) -> None:
         """Keep what came of a round; the row has not been given its tokens yet."""
-        place = int(self.n_generated[row]) - 1
-        self.rounds[int(self.request[row])].append((place, n_drafted, n_accepted, int(rejected)))
+        input_index = int(self.n_generated[row]) - 1
+        self.rounds[int(self.request[row])].append((input_index, n_drafted, n_accepted, int(rejected)))
 
     def outcome(self, slot: int) -> Outcome:
         outcome = super().outcome(slot)
@@ -143,10 +143,10 @@ def draft(decoder: Decoder, decoding: Decoding, batch: DraftBatch, ahead_B: np.n
         reading = np.flatnonzero(ahead_B[rows] > index)
         if not len(reading):
             continue
-        places = [np.flatnonzero(rank_N[reading] == rank) for rank in range(len(decoding.exitable_layers))]
+        of_rank = [np.flatnonzero(rank_N[reading] == rank) for rank in range(len(decoding.exitable_layers))]
         u = batch.u_token[rows[reading], n_generated_B[rows[reading]] + index]
-        [at, to, u_B, *places_E] = to_device([reading, rows[reading], u, *places], decoder.device)
-        ready_BH = prepare_for_head(decoder, hidden_NW[at], [*places_E, at[:0]], decoding)
+        [at, to, u_B, *of_rank_E] = to_device([reading, rows[reading], u, *of_rank], decoder.device)
+        ready_BH = prepare_for_head(decoder, hidden_NW[at], [*of_rank_E, at[:0]], decoding)
         logits_BV = decoder.head(ready_BH)
         token_BA[to, index + 1] = pick_tokens(logits_BV, decoding.temperature, decoding.top_p, u_B)
         if decoding.temperature > 0:
@@ -160,8 +160,8 @@ def verify(
 ) -> Picked:  # fmt: skip
     """What full depth says after each token of the round; `index_N` is 0 for those that were there before it."""
     rank_N, position_N = batch.rank[row_N], batch.position()[row_N] + index_N
-    place_N = batch.n_generated[row_N] + index_N  # of the tokens that follow
-    [row, index, u_B] = to_device([row_N, index_N, batch.u_token[row_N, place_N]], decoder.device)
+    output_index_N = batch.n_generated[row_N] + index_N  # of the tokens that follow
+    [row, index, u_B] = to_device([row_N, index_N, batch.u_token[row_N, output_index_N]], decoder.device)
     hidden_NW = run_layers(
         decoder, batch, row_N, position_N, drafts.token_BA[row, index], drafts.stream_BAW[row, index], rank_N + 1,
         np.full_like(rank_N, len(decoding.exitable_layers)),
@@ -170,13 +170,13 @@ def verify(
     if drafts.logits:
         order = np.lexsort((row_N, index_N))  # the order in which drafts were made
         has_draft = order[index_N[order] < ahead_B[row_N[order]]]
-        made, u = np.sort(has_draft), batch.u_exit[row_N, place_N]
+        made, u = np.sort(has_draft), batch.u_exit[row_N, output_index_N]
         [made_D, logits_D, u_D] = to_device([made, np.argsort(has_draft), u[made]], decoder.device)
         token_D, logits_DV = drafts.token_BA[row[made_D], index[made_D] + 1], torch.cat(list(drafts.logits))[logits_D]
         drafted = Drafted(made_D, token_D, logits_DV, u_D, decoding.temperature, decoding.top_p)
     nowhere = row[:0]
-    places_X = [*[nowhere] * len(decoding.exitable_layers), torch.arange(len(row), device=row.device)]
-    return read_tokens(decoder, hidden_NW, places_X, decoding, u_B, drafted=drafted)
+    rows_X = [*[nowhere] * len(decoding.exitable_layers), torch.arange(len(row), device=row.device)]
+    return read_tokens(decoder, hidden_NW, rows_X, decoding, u_B, drafted=drafted)
 
 
 def run_layers(

@@ -38,12 +38,12 @@ class Complete:
     """Tokens that have been through all layers at full depth, and have not been read yet."""
 
     slot_T: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    place_T: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # among the row's generated tokens
+    input_index_T: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # among the row's generated tokens
     streams: Sequence[Tensor] = ()  # (…, X, W), of all tokens together
 
-    def and_these(self, slot_T: np.ndarray, place_T: np.ndarray, streams_TXW: Tensor) -> "Complete":
-        slots, places = np.concatenate([self.slot_T, slot_T]), np.concatenate([self.place_T, place_T])
-        return Complete(slots, places, (*self.streams, streams_TXW))
+    def and_these(self, slot_T: np.ndarray, input_index_T: np.ndarray, streams_TXW: Tensor) -> "Complete":
+        slots, indices = np.concatenate([self.slot_T, slot_T]), np.concatenate([self.input_index_T, input_index_T])
+        return Complete(slots, indices, (*self.streams, streams_TXW))
 
 
 def _collects(decoding: Decoding, modes: Sequence[str]) -> bool:
@@ -73,9 +73,9 @@ class OnlineBatch(Slots):
         # Tokens in modes that leave the state alone may go through all layers: their streams are the teacher's then.
         modes = [request.configuration.mode for request in requests]
         self.collects = self.defers and decoders.are_one and _collects(decoding, modes)
-        n_places, exiting = min(decoding.max_new_tokens, length) if self.defers else 0, _exiting(requests)
+        n_inputs, exiting = min(decoding.max_new_tokens, length) if self.defers else 0, _exiting(requests)
         kept = self.collects and _collects(decoding, exiting)
-        self.waiting = Waiting(decoders.student, layers, self.n_prompt, self.state, n_places if exiting else 0, kept)
+        self.waiting = Waiting(decoders.student, layers, self.n_prompt, self.state, n_inputs if exiting else 0, kept)
         self.complete = Complete()
         self.n_observed = np.zeros(n_slots, np.int64)  # of a row's decided tokens, those that are or were in `complete`
         room = self.u_exit.shape[1]
@@ -91,10 +91,10 @@ class OnlineBatch(Slots):
         exiting, waiting = _exiting(requests), 0
         if exiting:
             n_exits = len(decoding.exitable_layers) + 1
-            waiting = Waiting.place_bytes(decoder, n_exits, _collects(decoding, exiting))
-        n_places = min(decoding.max_new_tokens, length)
+            waiting = Waiting.token_bytes(decoder, n_exits, _collects(decoding, exiting))
+        n_inputs = min(decoding.max_new_tokens, length)
         logits = decoder.vocabulary * decoder.dtype.itemsize
-        return decoder.cache_bytes_per_token * length + waiting * n_places + logits
+        return decoder.cache_bytes_per_token * length + waiting * n_inputs + logits
 
     def admit(self, requests: Mapping[int, Request], limit: int, prompt: Prefilled) -> None:
         """Give these requests, by their numbers, slots. They all have this prompt."""
@@ -157,7 +157,7 @@ def exit_step(decoder: Decoder, decoding: Decoding, batch: OnlineBatch, deciding
     taken = exit_pass.run()
     # 2. What was looked at is counted, as what was run has been.
     for name, n_looks_DX in zip(LOOKS, (taken.reads_DX, taken.short_reads_DX, taken.probed_DX), strict=True):
-        batch.counts[name][slots, last.place_D] += n_looks_DX
+        batch.counts[name][slots, last.input_index_D] += n_looks_DX
     # 3. What these tokens generated is recorded.
     with record_function("records"):
         columns = {
@@ -171,7 +171,7 @@ def exit_step(decoder: Decoder, decoding: Decoding, batch: OnlineBatch, deciding
     # 4. Tokens that are through all layers are to be read as the teacher's, many at a time.
     for through in exit_pass.through:
         np.add.at(batch.n_observed, through.slot_N, 1)
-        batch.complete = batch.complete.and_these(through.slot_N, through.place_N, through.streams_NXW)
+        batch.complete = batch.complete.and_these(through.slot_N, through.input_index_N, through.streams_NXW)
 
 
 @record_function("observation")
@@ -186,16 +186,17 @@ def observe(decoder: Decoder, decoding: Decoding, batch: OnlineBatch, slots: np.
     read_complete(decoder, decoding, batch)  # before slots are filled anew
     first, end = batch.n_observed[slots], batch.n_generated[slots] - 1  # the last token has none behind it
     slot_T = np.repeat(slots, end - first)
-    place_T = np.concatenate([np.arange(*ends) for ends in zip(first, end, strict=True)])
+    input_index_T = np.concatenate([np.arange(*ends) for ends in zip(first, end, strict=True)])
     batch.teacher.unhide(*to_device([slots.copy()], decoder.device))
     size = OBSERVED_TOKENS
     if decoder.attends_itself:
         size = min(size, max(1, OBSERVED_POSITIONS // int((batch.n_prompt + batch.n_generated)[slots].max())))
     for start in range(0, len(slot_T), size):
-        slot, place = slot_T[start : start + size], place_T[start : start + size]
-        token, position = batch.records["token_id_T"][slot, place].astype(np.int64), batch.n_prompt[slot] + place
+        slot, input_index = slot_T[start : start + size], input_index_T[start : start + size]
+        token = batch.records["token_id_T"][slot, input_index].astype(np.int64)
+        position = batch.n_prompt[slot] + input_index
         reading = read_texts(decoder, decoding, batch.layers, batch.teacher, slot, position, token)
-        record_reading(batch, slot, place, reading)
+        record_reading(batch, slot, input_index, reading)
 
 
 def read_complete(decoder: Decoder, decoding: Decoding, batch: OnlineBatch) -> None:
@@ -204,12 +205,12 @@ def read_complete(decoder: Decoder, decoding: Decoding, batch: OnlineBatch) -> N
     if len(complete.slot_T):
         with decoder.attending():
             reading = read_layers(decoder, torch.cat(list(complete.streams)), decoding)
-        record_reading(batch, complete.slot_T, complete.place_T, reading)
+        record_reading(batch, complete.slot_T, complete.input_index_T, reading)
 
 
-def record_reading(batch: OnlineBatch, slot_T: np.ndarray, place_T: np.ndarray, reading: Reading) -> None:
+def record_reading(batch: OnlineBatch, slot_T: np.ndarray, input_index_T: np.ndarray, reading: Reading) -> None:
     """Record what the full-depth model says of the tokens behind these."""
-    next_token = batch.records["token_id_T"][slot_T, place_T + 1].astype(np.int64)
+    next_token = batch.records["token_id_T"][slot_T, input_index_T + 1].astype(np.int64)
     [next_T] = to_device([next_token], reading.entropy_B.device)
     for name, values in to_host(reading.columns(next_T)).items():
-        batch.records[name][slot_T, place_T + 1] = values
+        batch.records[name][slot_T, input_index_T + 1] = values

@@ -156,10 +156,10 @@ def take_tokens(decoder: Decoder, decoding: Decoding, step: Step) -> Picked:
     For greedy rows without a student they are known already, from the reading of all exitable layers.
     """
     with record_function("sampling"):
-        picked, unread, places_X = step.reading.picked(step.routes.exit_B), step.routes.unread, step.routes.places_X
+        picked, unread, rows_X = step.reading.picked(step.routes.exit_B), step.routes.unread, step.routes.rows_X
         if len(unread):
             u_B = step.u_token_B[unread]
-            picked.put(unread, read_tokens(decoder, step.hidden_BW[unread], places_X, decoding, u_B))
+            picked.put(unread, read_tokens(decoder, step.hidden_BW[unread], rows_X, decoding, u_B))
         return picked
 
 

@@ -1,9 +1,10 @@
 """The circuit breaker, which stops a sweep that only fails.
 
 A full disk or a broken machine must not turn all remaining runs into errors, but bad prompts must not stop a sweep.
-Failures of the place (results can't be written, the model can't be loaded) are counted. A run that fails by itself is
-blamed on its prompt, unless the runs of many prompts fail in a row: then a run that has worked before is repeated, as a
-rehearsal, and if it fails as well, the place is broken. If no run has ever worked, many failed prompts are enough.
+Failures of the environment (results can't be written, the model can't be loaded) are counted. A run that fails by
+itself is blamed on its prompt, unless the runs of many prompts fail in a row: then a run that has worked before is
+repeated, as a rehearsal, and if it fails as well, the environment is broken. If no run has ever worked, many failed
+prompts are enough.
 """
 
 from eexit.messages.errors import SweepStopped
@@ -32,12 +33,12 @@ class Breaker:
         self.known_good = run
         self.reset()
 
-    def place_worked(self) -> None:
+    def environment_worked(self) -> None:
         """Something has landed, though with errors."""
         self._kind, self._count = "", 0
 
-    def place_failed(self, kind: str, reason: str) -> None:
-        """The place failed rather than a run. Raises `SweepStopped` after FAILURES_IN_A_ROW of one kind."""
+    def environment_failed(self, kind: str, reason: str) -> None:
+        """The environment failed rather than a run. Raises `SweepStopped` after FAILURES_IN_A_ROW of one kind."""
         if kind != self._kind:
             self._kind, self._count = kind, 0
         self._count += 1

@@ -16,7 +16,7 @@ from pyarrow import fs
 
 from eexit.messages.errors import UsageError
 from eexit.messages.locations import HIDDEN, shown, without_secrets
-from eexit.results.files import Place
+from eexit.results.files import Location
 from eexit.whole_files import temporary_name, write_whole
 
 DAMAGED_FOLDER = "damaged"
@@ -24,7 +24,7 @@ GCS_RETRY_SECONDS = 60  # the client's default, for a missing bucket or network,
 
 
 @dataclass(frozen=True)
-class Store(Place):
+class Store(Location):
     """Names inside are relative to the folder, with forward slashes: `generations/ab12.parquet`."""
 
     def publish(self, name: str, content: bytes | pa.Buffer) -> None:

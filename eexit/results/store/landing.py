@@ -36,7 +36,7 @@ SECONDS_BEFORE_TRIES = (0.2, 1.0)  # of writing a file again
 
 
 class LandingError(Exception):
-    """Results can't be written: the place is at fault, not the runs."""
+    """Results can't be written: the location is at fault, not the runs."""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class Use:
     """What only one process at a time may do with results: the file of its lease, and how messages call it."""
 
     file: str
-    in_use: str  # before its holder; {} is the place
+    in_use: str  # before its holder; {} is the location
     way_out: str
     late: str  # the way out for a process that was a moment slower
 
@@ -136,7 +136,7 @@ class Lease:
             self._renew()
 
     def _renew(self) -> None:
-        # If the place can't be written to, landing finds out.
+        # If the location can't be written to, landing finds out.
         with self._writing, suppress(OSError, pa.ArrowException, UsageError):
             holder = self._read()
             if holder and holder.token != self.token:

@@ -1,4 +1,4 @@
-"""What kind of folder a place is in, and which places a command may write to: all commands that take a target ask here.
+"""What kind of folder a location is in, and where a command may write: all commands that take a target ask here.
 
 A folder of results holds what a sweep or an evaluation landed, and a folder of learned exits an artefact or a training.
 Nothing may be written inside of one that is not its own: one foreign file, and `pd.read_parquet` can't read a table.
@@ -35,20 +35,20 @@ class FolderKind(Enum):
 
 @dataclass(frozen=True)
 class Whereabouts:
-    """The innermost folder of ours that a place is or is in, and the place's name there; empty: that folder itself."""
+    """The innermost folder of ours that a location is or is in, and its name there; empty: that folder itself."""
 
     kind: FolderKind
     root: str
     name: str
 
 
-def whereabouts(place: Store, planned: Store | None = None) -> Whereabouts | None:
+def whereabouts(location: Store, planned: Store | None = None) -> Whereabouts | None:
     """Where a folder or file is, which need not exist; None: in no folder of ours.
 
-    `planned` is a place where results will be by then.
+    `planned` is a location where results will be by then.
     """
     results = _followed(planned) if planned else None
-    for folder, name in _upwards(_followed(place)):
+    for folder, name in _upwards(_followed(location)):
         if folder == results or _holds_results(folder):
             return Whereabouts(FolderKind.RESULTS, folder.root, name)
         if _holds_learned(folder):
@@ -56,26 +56,26 @@ def whereabouts(place: Store, planned: Store | None = None) -> Whereabouts | Non
     return None
 
 
-def refuse_for_results(place: Store, name: str) -> None:
+def refuse_for_results(location: Store, name: str) -> None:
     """Raises `UsageError` where no sweep and no evaluation may land: inside other results, or where exits are learned.
 
-    `name` is what messages call the place. A training keeps the sweep of its own further texts.
+    `name` is what messages call the location. A training keeps the sweep of its own further texts.
     """
-    found = whereabouts(place)
+    found = whereabouts(location)
     if found and (found.kind, found.name) not in ((FolderKind.RESULTS, ""), (FolderKind.LEARNED, TEXTS_FOLDER)):
         raise _refusal(name, found)
 
 
-def refuse_for_learned(place: Store, name: str) -> None:
+def refuse_for_learned(location: Store, name: str) -> None:
     """Raises `UsageError` where no artefact may be: in or inside of results, or inside of another artefact."""
-    found = whereabouts(place)
+    found = whereabouts(location)
     if found and (found.kind, found.name) != (FolderKind.LEARNED, ""):
         raise _refusal(name, found)
 
 
-def refuse_for_copy(place: Store, name: str) -> None:
+def refuse_for_copy(location: Store, name: str) -> None:
     """Raises `UsageError` where no copy or export of a sweep may be: in or inside of any folder of ours."""
-    if found := whereabouts(place):
+    if found := whereabouts(location):
         raise _refusal(name, found)
 
 
@@ -97,13 +97,13 @@ def _refusal(name: str, found: Whereabouts) -> UsageError:
 
 
 def _followed(store: Store) -> Store:
-    """The same place by its only name: without links, `..` and slashes at the end."""
+    """The same location by its only name: without links, `..` and slashes at the end."""
     root = os.path.realpath(store.root) if store.is_local else posixpath.normpath(store.root)
     return replace(store, root=root)
 
 
 def _upwards(store: Store) -> Iterator[tuple[Store, str]]:
-    """The place itself and the folders above it, each with the place's name there."""
+    """The location itself and the folders above it, each with its name there."""
     path = PurePosixPath(store.root)
     for folder in (path, *path.parents):
         if str(folder) != ".":

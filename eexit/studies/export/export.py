@@ -75,7 +75,7 @@ def export(
     display: Display,
     file_bytes: int = FILE_BYTES,
 ) -> Exported:
-    """Write the runs of these configurations that have landed in the sweep `results` to the empty place `out`.
+    """Write the runs of these configurations that have landed in the sweep `results` to the empty location `out`.
 
     `command` is what the card says it was made by. The card is written last: data without one are incomplete. If
     anything is raised, what was written is removed again. Raises `UsageError` for what can't be exported.

@@ -136,7 +136,7 @@ class _Asker:
 
 @dataclass
 class _JudgeBreaker:
-    """Stops when the endpoint only fails: after failures of the place in a row, or if no text was ever judged."""
+    """Stops when the endpoint only fails: after failures of the environment in a row, or if no text was ever judged."""
 
     breaker: Breaker = field(default_factory=Breaker)
     has_worked: bool = False
@@ -150,7 +150,7 @@ class _JudgeBreaker:
         elif answer.is_final:
             raise SweepStopped(str(answer))
         elif not answer.of_text:
-            self.breaker.place_failed(answer.kind, str(answer))
+            self.breaker.environment_failed(answer.kind, str(answer))
         else:
             self.n_failed_texts += 1
             if not self.has_worked and self.n_failed_texts >= FAILURES_WITHOUT_ANSWER:

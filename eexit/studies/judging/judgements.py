@@ -9,7 +9,7 @@ import pyarrow as pa
 from eexit.messages.locations import reading
 from eexit.plan.runs import OK
 from eexit.quality.rubric import ASPECTS
-from eexit.results.files import Place, read_further
+from eexit.results.files import Location, read_further
 from eexit.results.layout import JUDGEMENTS_FOLDER
 from eexit.results.study_tables import JUDGEMENTS
 
@@ -18,12 +18,12 @@ _KEY: Final = ("run_id", "judge", "rubric")
 _GROUP: Final = ("judge", "rubric", "configuration")
 
 
-def read_judgements(place: Place) -> pa.Table:
+def read_judgements(location: Location) -> pa.Table:
     """The rows that count, one for each judged run, judge and rubric: see `further_schema.JUDGEMENTS`.
 
     Raises `DamagedError`, and `OSError` if a file can't be read at all.
     """
-    rows = read_further(place, JUDGEMENTS_FOLDER, JUDGEMENTS)
+    rows = read_further(location, JUDGEMENTS_FOLDER, JUDGEMENTS)
     counts: dict[tuple[str, ...], int] = {}
     status = rows["status"].to_pylist()
     for at, key in enumerate(zip(*(rows[name].to_pylist() for name in _KEY), strict=True)):
@@ -33,7 +33,7 @@ def read_judgements(place: Place) -> pa.Table:
     return rows.take(pa.array(sorted(counts.values()), pa.int64()))
 
 
-def in_pandas(place: str, is_paired: bool) -> list[str]:
+def in_pandas(location: str, is_paired: bool) -> list[str]:
     """The lines of Python that read the rows without an error that count, and what the table of a judging is made of.
 
     The second gives the mean scores, the third how often a text is preferred to that of normal, over prompts.
@@ -43,7 +43,7 @@ def in_pandas(place: str, is_paired: bool) -> list[str]:
     means = f".groupby({_listed(_GROUP)}).mean()"
     paired = f"{of_prompt}.preferred.value_counts(normalize=True).unstack(fill_value=0){means}"
     return [
-        reading(place, JUDGEMENTS_FOLDER, "judged", that_count),
+        reading(location, JUDGEMENTS_FOLDER, "judged", that_count),
         f"{of_prompt}[{_listed(ASPECTS)}].mean(){means}",
         *([paired] if is_paired else []),
     ]

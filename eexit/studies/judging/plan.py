@@ -196,7 +196,7 @@ def _prompt_ids(manifest: Manifest, n_prompts: int | None) -> list[str]:
 def _rows(store: Store, manifest: Manifest, prompt_ids: Sequence[str]) -> list[dict[str, Any]]:
     """The runs of these prompts that have landed, each once, by prompt, seed and configuration."""
     prompts = {prompt_id: at for at, prompt_id in enumerate(prompt_ids)}
-    places = {each["key"]: at for at, each in enumerate(manifest.configurations)}
+    order = {each["key"]: at for at, each in enumerate(manifest.configurations)}
     columns = [*IDENTITY, "prompt", "status", "text"]
     shards = [read_generations(store, stem, columns) for stem in list_files(store).stems]
     found: dict[str, dict[str, Any]] = {}
@@ -205,9 +205,7 @@ def _rows(store: Store, manifest: Manifest, prompt_ids: Sequence[str]) -> list[d
             before = found.get(row["run_id"])
             if row["prompt_id"] in prompts and (before is None or row["status"] == OK or before["status"] != OK):
                 found[row["run_id"]] = row
-    return sorted(
-        found.values(), key=lambda row: (prompts[row["prompt_id"]], row["seed"], places[row["configuration"]])
-    )
+    return sorted(found.values(), key=lambda row: (prompts[row["prompt_id"]], row["seed"], order[row["configuration"]]))
 
 
 def _judged(row: Mapping[str, Any], normal: Mapping[str, Any] | None, prefiller: str) -> Judged:

@@ -11,7 +11,7 @@ from eexit.messages.errors import UsageError
 from eexit.messages.locations import shown
 from eexit.method.rules import CONTROL, ONLINE, ORACLES
 from eexit.method.states import STATES, alters
-from eexit.plan.artefacts import PROBE, places_of
+from eexit.plan.artefacts import PROBE, locations_of
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import NORMAL, Configuration, depends_on_seed
 from eexit.plan.exit_layers import resolve_exitable_layers
@@ -135,7 +135,7 @@ def _config(
         config = SweepConfig.model_validate({**same, **grid, **reading, **digests})
     except ValidationError as error:
         raise UsageError(explain(error, {*grid, "probe"}, Path(MANIFEST), SweepConfig.model_fields)) from error
-    for role in places_of(dict(config)):
+    for role in locations_of(dict(config)):
         if role != PROBE and config.digests[role] != stored.digests.get(role):
             raise UsageError(f"the {role} of the sweep was trained anew since: run the sweep again")
     return config

@@ -14,7 +14,7 @@ import torch
 
 from eexit.method.divergence import Divergence
 from eexit.plan.runs import OK
-from eexit.results.files import DamagedError, Generations, Place, list_files, read_shards, stream_tokens
+from eexit.results.files import DamagedError, Generations, Location, list_files, read_shards, stream_tokens
 from eexit.studies.export.conversations import whole_runs
 from eexit.studies.replay.recorded import Transcript
 from eexit.training.texts import Text
@@ -24,29 +24,29 @@ OF_TOKENS: Final = ("run_id", "token_id", "kl", "entropy", "top_token_ids", "top
 ROWS_AT_ONCE: Final = 8192
 
 
-def read_transcripts(place: Place, key: str, once: bool = False) -> list[Transcript]:
+def read_transcripts(location: Location, key: str, once: bool = False) -> list[Transcript]:
     """What the runs of the configuration with this key wrote, by prompt and seed; those that decided no token are not
     there. With `once`, one run of each prompt is enough, that of the lowest seed.
 
     Raises `DamagedError` for a damaged file, and `OSError`.
     """
     found: dict[str, Transcript] = {}
-    for shard in read_shards(place, list_files(place), OF_RUNS):
+    for shard in read_shards(location, list_files(location), OF_RUNS):
         if isinstance(shard, DamagedError):
             raise shard
         is_wanted = pc.and_(pc.equal(shard.rows["configuration"], key), pc.equal(shard.rows["status"], OK))
         rows = shard.rows.filter(pc.and_(is_wanted, pc.greater(shard.rows["n_tokens"], 1)))
-        found |= dict(_of_shard(place, shard, rows)) if rows.num_rows else {}
+        found |= dict(_of_shard(location, shard, rows)) if rows.num_rows else {}
     in_order = sorted(found.values(), key=lambda transcript: (transcript.text.prompt_id, transcript.seed))
     if not once:
         return in_order
     return [next(same) for _, same in groupby(in_order, lambda transcript: transcript.text.prompt_id)]
 
 
-def _of_shard(place: Place, shard: Generations, rows: pa.Table) -> Iterator[tuple[str, Transcript]]:
+def _of_shard(location: Location, shard: Generations, rows: pa.Table) -> Iterator[tuple[str, Transcript]]:
     runs = {row["run_id"]: row for row in rows.to_pylist()}
     wanted = rows["run_id"].combine_chunks()
-    batches = stream_tokens(place, shard, OF_TOKENS, ROWS_AT_ONCE)
+    batches = stream_tokens(location, shard, OF_TOKENS, ROWS_AT_ONCE)
     for table in whole_runs(batch.filter(pc.is_in(batch["run_id"], wanted)) for batch in batches):
         ends = np.flatnonzero(np.append(True, pc.not_equal(table["run_id"][1:], table["run_id"][:-1]).to_numpy()))
         for start, length in zip(ends, np.diff(np.append(ends, len(table))), strict=True):

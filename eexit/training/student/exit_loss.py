@@ -38,8 +38,8 @@ class Reader:
         """Logits of streams after a layer each, (C, V), in fp32, by a single product with the head."""
         rows = [(layer_C == layer, layer) for layer in layer_C.unique().tolist()]
         ready_CH = torch.cat([self._ready(hidden_CW[at_C], layer) for at_C, layer in rows])
-        place_C = torch.cat([at_C.nonzero()[:, 0] for at_C, _ in rows]).argsort()
-        return self.decoder.head(ready_CH[place_C]).float()
+        order_C = torch.cat([at_C.nonzero()[:, 0] for at_C, _ in rows]).argsort()
+        return self.decoder.head(ready_CH[order_C]).float()
 
     def _ready(self, hidden_CW: Tensor, layer: int) -> Tensor:
         if layer == self.final:

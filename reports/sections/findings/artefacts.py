@@ -12,12 +12,12 @@ _ELSEWHERE: Final = ("what", "layers", "readout")  # settings that have a line o
 
 def trained(about: Mapping[str, Any], role: str) -> str:
     """What a sweep used in a role: a name or, of something trained, what it is with its folder and digest."""
-    place = str(about.get("config", {}).get(role) or "")
+    given = str(about.get("config", {}).get(role) or "")
     for artefact in artefacts(about):
         if role in artefact.roles:
-            details = ", ".join(filter(None, [place, short(artefact.digest)]))
+            details = ", ".join(filter(None, [given, short(artefact.digest)]))
             return f"{_what(artefact)} ({details})"
-    return place
+    return given
 
 
 def summary(artefact: Artefact) -> str:

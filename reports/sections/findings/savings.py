@@ -42,9 +42,9 @@ def _timed(rows: list[Row], generate: list[Row], measured: Measured) -> Iterator
     yield f"Realised at {measured.label} (median of {counted(rounds, 'round')}{few}):"
     sound = [row for row in timed if not row["looping"]]
     best = [
-        f"{within}{row['configuration']} took {change(row, column, 'time')}{'' if place else ' than full depth'}"
+        f"{within}{row['configuration']} took {change(row, column, 'time')}{'' if index else ' than full depth'}"
         f"{_of_run(row, measured)}{_at(row)}"
-        for place, (within, row) in enumerate(best_within(sound, column))
+        for index, (within, row) in enumerate(best_within(sound, column))
     ]
     if best:
         yield f"{'; '.join(best)}."
@@ -67,9 +67,9 @@ def _timed(rows: list[Row], generate: list[Row], measured: Measured) -> Iterator
 def _counted(rows: list[Row]) -> Iterator[str]:
     sound = [row for row in rows if not row["looping"]]
     best = [
-        f"{within}{row['configuration']} ran {change(row, RUN, 'multiply-adds')}{'' if place else ' than full depth'}"
+        f"{within}{row['configuration']} ran {change(row, RUN, 'multiply-adds')}{'' if index else ' than full depth'}"
         f"{_at(row)}"
-        for place, (within, row) in enumerate(best_within(sound, RUN))
+        for index, (within, row) in enumerate(best_within(sound, RUN))
     ]
     if best:
         n = counted(max(row["run_n"] for row in sound), "prompt")

@@ -43,8 +43,8 @@ def _how_often(rows: list[dict[Any, Any]], sampled: bool) -> Iterator[str]:
     n = max(row["disagreement_n"] for row in comparable)
     shares = [
         f"on {with_interval(row | {'n': n}, 'disagreement')} of "
-        f"{'those' if place else 'the decided tokens'} of {row['shown_as']}{_beside_control(row)}{_but_in_a_loop(row)}"
-        for place, row in enumerate(comparable)
+        f"{'those' if index else 'the decided tokens'} of {row['shown_as']}{_beside_control(row)}{_but_in_a_loop(row)}"
+        for index, row in enumerate(comparable)
     ]
     n_prompts = counted(n, "prompt")
     said = f"Full depth, given the same text, would have said something else {_listed(shares)} (n = {n_prompts})."

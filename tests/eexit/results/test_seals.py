@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from eexit.results.files import DamagedError, Place, read_timings
+from eexit.results.files import DamagedError, Location, read_timings
 from eexit.results.layout import timings_name
 from eexit.results.seals import (
     BrokenSealError,
@@ -53,13 +53,13 @@ def timing(number: int, minute: int) -> pa.Table:
 
 
 def test_all_timings_are_read_in_the_order_in_which_they_were_made(tmp_path: Path) -> None:
-    place = Place(fs.LocalFileSystem(), str(tmp_path))
-    assert read_timings(place).schema.equals(TIMINGS)
+    location = Location(fs.LocalFileSystem(), str(tmp_path))
+    assert read_timings(location).schema.equals(TIMINGS)
     (tmp_path / "timings").mkdir()
     (tmp_path / timings_name("f" * 32)).write_bytes(encode_further(timing(0xF, 1)))
     (tmp_path / timings_name("a" * 32)).write_bytes(encode_further(timing(0xA, 2)))
     (tmp_path / "timings" / "mine.txt").touch()
-    assert read_timings(place).column("seconds").to_pylist() == [1, 2]
+    assert read_timings(location).column("seconds").to_pylist() == [1, 2]
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-9], lambda content: content.replace(b"seal", b"leas")])
@@ -67,4 +67,4 @@ def test_a_damaged_timing_is_never_read_as_data(tmp_path: Path, damage: Callable
     (tmp_path / "timings").mkdir()
     (tmp_path / timings_name("f" * 32)).write_bytes(damage(encode_further(timing(0xF, 1))))
     with pytest.raises(DamagedError, match=f"timings/{'f' * 32}.parquet is damaged"):
-        read_timings(Place(fs.LocalFileSystem(), str(tmp_path)))
+        read_timings(Location(fs.LocalFileSystem(), str(tmp_path)))

@@ -153,7 +153,7 @@ def test_a_row_runs_what_it_says(any_model: PreTrainedModel, monkeypatch: pytest
     assert ran.calls_L[draft.layer + 1 :].tolist() == [columns["passes"]] * (decoder.n_layers - 1 - draft.layer)
     assert rounds.given_R(len(trace.token_id_T) - 1).sum() == len(trace.token_id_T) - 1
     assert trace.drafted_T.sum() == columns["accepted"]
-    n_rounds, n_drafted = len(rounds.place_R), rounds.drafted_R.sum()
+    n_rounds, n_drafted = len(rounds.input_index_R), rounds.drafted_R.sum()
     n_decided = len(trace.token_id_T) - 1
     assert columns["expected_speedup"] == 8 * n_decided / (n_rounds * 8 + n_drafted * 6)
 

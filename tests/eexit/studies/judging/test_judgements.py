@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import fs
 
-from eexit.results.files import DamagedError, Place
+from eexit.results.files import DamagedError, Location
 from eexit.results.layout import further_name
 from eexit.results.seals import encode_further
 from eexit.results.study_tables import JUDGEMENTS
@@ -28,8 +28,8 @@ def land(folder: Path, *rows: dict[str, Any]) -> None:
 
 
 def test_of_a_runs_rows_one_without_error_counts_and_then_the_latest(tmp_path: Path) -> None:
-    place = Place(fs.LocalFileSystem(), str(tmp_path))
-    assert read_judgements(place).schema.equals(JUDGEMENTS)
+    location = Location(fs.LocalFileSystem(), str(tmp_path))
+    assert read_judgements(location).schema.equals(JUDGEMENTS)
     late = [
         row("a", 3, clarity=3),
         row("b", 3, status="error", error="down"),
@@ -40,7 +40,7 @@ def test_of_a_runs_rows_one_without_error_counts_and_then_the_latest(tmp_path: P
     land(tmp_path, *early)
     counting = {
         (row["run_id"], row["judge"], row["rubric"]): (row["clarity"], row["error"])
-        for row in read_judgements(place).to_pylist()
+        for row in read_judgements(location).to_pylist()
     }
     assert counting == {
         ("a", "j", "1"): (3, None),
@@ -58,4 +58,4 @@ def test_damaged_judgements_are_never_read_as_data(tmp_path: Path) -> None:
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(DamagedError, match=rf"judgements/{0:032x}\.parquet is damaged"):
-        read_judgements(Place(fs.LocalFileSystem(), str(tmp_path)))
+        read_judgements(Location(fs.LocalFileSystem(), str(tmp_path)))
