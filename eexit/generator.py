@@ -123,13 +123,13 @@ class ModelGenerator:
         for key, request in requests.items():
             first.setdefault(replace(request, seed=0), key)
         outcomes = self._decode_by_key({key: requests[key] for key in first.values()}, ends)
-        others = {key: first[replace(request, seed=0)] for key, request in requests.items() if key not in outcomes}
+        repeats = {key: first[replace(request, seed=0)] for key, request in requests.items() if key not in outcomes}
         shared = {
             key: outcomes[first_key]
-            for key, first_key in others.items()
+            for key, first_key in repeats.items()
             if self._is_shared(requests[key], outcomes[first_key])
         }
-        left = {key: requests[key] for key in others if key not in shared}
+        left = {key: requests[key] for key in repeats if key not in shared}
         for key in shared:
             ends.of(requests[key])
         return outcomes | shared | self._decode_by_key(left, ends)

@@ -61,8 +61,8 @@ def _system(config: SweepConfig) -> str:
     n_own = sum(prompt.system is not None for prompt in config.prompts)
     if n_own == len(config.prompts):
         return "each prompt's own"
-    others = f"; {n_own:,} of the prompts have their own" if n_own else ""
-    return _quoted(config.system) + others
+    with_own = f"; {n_own:,} of the prompts have their own" if n_own else ""
+    return _quoted(config.system) + with_own
 
 
 def _quoted(text: str) -> str:

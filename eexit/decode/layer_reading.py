@@ -89,10 +89,10 @@ class Picked:
             "exit_top_prob_TK": self.top_prob_BK,
         }
 
-    def put(self, row_B: Tensor, other: "Picked") -> None:
-        """Replace what was picked for these rows by what `other` picked for them."""
+    def put(self, row_B: Tensor, picked: "Picked") -> None:
+        """Replace what was picked for these rows by what `picked` has for them."""
         for field in fields(Picked):
-            getattr(self, field.name)[row_B] = getattr(other, field.name)
+            getattr(self, field.name)[row_B] = getattr(picked, field.name)
 
 
 def _fields(divergence: Divergence) -> list[Tensor]:

@@ -50,8 +50,8 @@ def refuse_misfit(model: str, found: Mapping[str, Collection[Any]]) -> None:
         problems.append(f"it lacks {_counted(missing)}")
     if mismatched:
         key, there, wanted = mismatched[0]
-        others = f" and {len(mismatched) - 1} more" if len(mismatched) > 1 else ""
-        problems.append(f"{key} is {_shape(there)} where config.json asks for {_shape(wanted)}{others}")
+        more = f" and {len(mismatched) - 1} more" if len(mismatched) > 1 else ""
+        problems.append(f"{key} is {_shape(there)} where config.json asks for {_shape(wanted)}{more}")
     if unexpected:
         problems.append(f"it has {_counted(unexpected)} that the architecture has no use for")
     if problems:

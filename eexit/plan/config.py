@@ -109,9 +109,9 @@ def _distinguishable(parameters: tuple[float, ...], name: str = "kl_factors") ->
     """Refuse parameters that look alike with six digits, as tables and the report show them."""
     shown: dict[str, float] = {}
     for parameter in parameters:
-        other = shown.setdefault(f"{parameter:g}", parameter)
-        if other != parameter:
-            raise ValueError(f"{name} {other} and {parameter} are shown with six digits, as {parameter:g} both")
+        first = shown.setdefault(f"{parameter:g}", parameter)
+        if first != parameter:
+            raise ValueError(f"{name} {first} and {parameter} are shown with six digits, as {parameter:g} both")
     return parameters
 
 

@@ -242,7 +242,7 @@ def superseded(shards: Iterable[Generations], twice: Collection[str]) -> dict[st
     A successful row counts rather than an error; among equals, the row of the later attempt counts.
     """
     counts: dict[str, tuple[bool, int, str]] = {}
-    others: dict[str, set[str]] = {}
+    losers: dict[str, set[str]] = {}
     for shard in shards:
         for run_id, status in zip(*(shard.rows[name].to_pylist() for name in ("run_id", "status")), strict=True):
             if run_id in twice:
@@ -250,8 +250,8 @@ def superseded(shards: Iterable[Generations], twice: Collection[str]) -> dict[st
                 loser = min(this, counts.get(run_id, this))
                 counts[run_id] = max(this, counts.get(run_id, this))
                 if loser != counts[run_id]:
-                    others.setdefault(loser[2], set()).add(run_id)
-    return others
+                    losers.setdefault(loser[2], set()).add(run_id)
+    return losers
 
 
 def without(table: pa.Table, run_ids: Collection[str]) -> pa.Table:

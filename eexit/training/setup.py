@@ -61,10 +61,10 @@ class Settings:
 
     def as_dict(self) -> dict[str, Any]:
         """Those that `what` has and that are not None, as in JSON."""
-        mine = {name: getattr(self, name) for name in (*ALL_HAVE, *HAS[self.what])}
+        settings = {name: getattr(self, name) for name in (*ALL_HAVE, *HAS[self.what])}
         return {
             name: list(value) if isinstance(value, tuple) else value
-            for name, value in mine.items()
+            for name, value in settings.items()
             if value is not None
         }
 

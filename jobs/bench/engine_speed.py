@@ -102,13 +102,13 @@ def comparison_table(timings: Sequence[Timed]) -> Table:
     table = _table("rows", "what", "prefixes", "tokens/s", "ms/step", "× reference", "× generate", "× floor")
     reference = timings[0].rate
     for timed in timings:
-        others = {other.what: other for other in timings if other.rows == timed.rows}
-        floor = others.get(f"floor, {timed.what}")
+        by_what = {each.what: each for each in timings if each.rows == timed.rows}
+        floor = by_what.get(f"floor, {timed.what}")
         if timed.what != "observation":
             table.add_row(
                 str(timed.rows), timed.what, str(timed.prefixes or ""), f"{timed.rate:.1f}", f"{timed.step:.1f}",
                 "" if timed.what.startswith("floor") else f"{timed.rate / reference:.1f}",
-                f"{timed.rate / others['generate'].rate:.2f}" if floor else "",
+                f"{timed.rate / by_what['generate'].rate:.2f}" if floor else "",
                 f"{timed.step / floor.step:.2f}" if floor else "",
             )  # fmt: skip
     return table

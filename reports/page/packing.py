@@ -199,9 +199,9 @@ def _evidence(tokens: pa.Table, keys: np.ndarray, n_layers: int) -> tuple[np.nda
     evidence = _rows(tokens["evidence"], n_layers)
     looked = ~np.isnan(evidence)
     kl = _rows(tokens["kl"], n_layers)
-    other = pd.Series((looked & (evidence != kl)).any(axis=1)).groupby(keys).any()
+    differs = pd.Series((looked & (evidence != kl)).any(axis=1)).groupby(keys).any()
     known = pd.Series(looked.any(axis=1)).groupby(keys).any()
-    saw = {str(key): OWN if other[key] else KL for key in known.index[known]}
+    saw = {str(key): OWN if differs[key] else KL for key in known.index[known]}
     evidence[pd.Series(keys).map(saw).ne(OWN).to_numpy()] = np.nan
     return evidence, saw
 

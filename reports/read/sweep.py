@@ -229,8 +229,8 @@ def _is_again(generations: pd.DataFrame, fixed: Collection[str]) -> np.ndarray:
 
 def disagreeing(tokens: pa.Table | pa.RecordBatch) -> np.ndarray:
     """Whether each token was decided and differs from the full-depth model's most likely one. Both must be recorded."""
-    other = np.asarray(tokens["token_id"]) != np.asarray(tokens["final_token_id"])
-    disagreeing: np.ndarray = np.asarray(tokens["decided"].fill_null(True)).astype(bool) & other
+    differs = np.asarray(tokens["token_id"]) != np.asarray(tokens["final_token_id"])
+    disagreeing: np.ndarray = np.asarray(tokens["decided"].fill_null(True)).astype(bool) & differs
     return disagreeing
 
 

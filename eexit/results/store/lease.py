@@ -232,10 +232,10 @@ def _process_started(pid: int) -> str:
     Raises `ProcessLookupError` if it has ended or is a zombie, and `OSError` if it is not visible.
     """
     # The second field is the program's name in parentheses, which may contain anything.
-    state, *others = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    state, *process_fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     if state in "ZX":
         raise ProcessLookupError
-    return others[18]
+    return process_fields[18]
 
 
 def _read(store: Store, use: Use) -> Holder | None:

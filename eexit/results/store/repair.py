@@ -61,7 +61,7 @@ def _copies(store: Store, foreign: Collection[str]) -> dict[str, str]:
         if info.type != fs.FileType.File or not same_size:
             continue
         digest = digest_of_file(store, store.path(name))
-        for other in same_size:
-            if digest_of_file(store, store.path(other)) == digest:
-                copies[name] = other
+        for shard in same_size:
+            if digest_of_file(store, store.path(shard)) == digest:
+                copies[name] = shard
     return copies

@@ -188,13 +188,13 @@ def sampling(asked: dict[str, Any]) -> tuple[float, float]:
     """Temperature and top-p, of what a task asks of generation. Raises `UsageError` for what the engine has not."""
     temperature = float(asked.get("temperature") or 0) if asked.get("do_sample") else 0.0
     known = {*KNOWN, *(OF_SAMPLING if not temperature else ())}
-    others = {
+    unsupported = {
         name: value
         for name, value in asked.items()
         if name not in known and value not in (None, False) and NEUTRAL.get(name) != value
     }
-    if others:
-        said = ", ".join(f"{name}={value}" for name, value in others.items())
+    if unsupported:
+        said = ", ".join(f"{name}={value}" for name, value in unsupported.items())
         raise UsageError(f"the task's generation_kwargs have {said}, which can't be done here: leave that task out")
     return temperature, float(asked.get("top_p") or 1.0) if temperature else 1.0
 

@@ -99,8 +99,8 @@ class JudgeModel:
     def secrets(self) -> list[str]:
         """The key, and what the URL has of passwords and long options."""
         parts = urlsplit(self.base_url)
-        others = (parts.username, parts.password, *(value for _, value in parse_qsl(parts.query)))
-        return [*([self.key] if self.key else []), *(other for other in others if other and len(other) >= RUN)]
+        of_url = (parts.username, parts.password, *(value for _, value in parse_qsl(parts.query)))
+        return [*([self.key] if self.key else []), *(secret for secret in of_url if secret and len(secret) >= RUN)]
 
     def public(self, text: str) -> str:
         """The text in one line, without any part of the key and other secrets, and only then cut.

@@ -210,10 +210,10 @@ def _rows(store: Store, manifest: Manifest, prompt_ids: Sequence[str]) -> list[d
 
 def _judged(row: Mapping[str, Any], normal: Mapping[str, Any] | None, prefiller: str) -> Judged:
     identity = {name: row.get(name) for name in IDENTITY}  # older formats lack some
-    other = None
+    normal_text = None
     if normal and normal["status"] == OK and row["configuration"] != NORMAL:
-        other = prefiller + normal["text"]
-    return Judged(identity, row["prompt"], prefiller + row["text"], other)
+        normal_text = prefiller + normal["text"]
+    return Judged(identity, row["prompt"], prefiller + row["text"], normal_text)
 
 
 def _is_done(run: Judged, row: Row | None, orders: int) -> bool:

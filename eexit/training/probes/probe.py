@@ -131,8 +131,8 @@ class ProbeTrainer:
         error_E = (seen_NE - true_NE).square().mean(0)
         better_E = error_E < self.least_E
         self.least_E = torch.where(better_E, error_E, self.least_E)
-        for mine, kept in zip(self.mlps.parameters(), self.best.parameters(), strict=True):
-            kept[better_E] = mine[better_E]
+        for trained, kept in zip(self.mlps.parameters(), self.best.parameters(), strict=True):
+            kept[better_E] = trained[better_E]
 
     @torch.no_grad()
     def _on_those_that_choose(self, probes: Sequence[LayerProbe]) -> tuple[Tensor, Tensor]:
