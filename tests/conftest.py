@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LONGEST_FIRST = (  # so that no process ends with one of them while the other has nothing left to do
-    "test_submit.py", "test_readme.py", "test_invariants.py", "test_chaos.py", "test_interrupt.py", "test_soundness.py",
-    "test_faults.py", "test_device.py", "test_sweep_refusals.py", "test_sweep.py", "test_online.py", "test_nodes.py",
+    "test_submit.py", "test_golden.py", "test_readme.py", "test_invariants.py", "test_chaos.py", "test_interrupt.py",
+    "test_soundness.py", "test_faults.py", "test_device.py", "test_sweep_refusals.py", "test_sweep.py",
+    "test_online.py", "test_nodes.py",
 )  # fmt: skip
 
 

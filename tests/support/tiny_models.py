@@ -85,9 +85,11 @@ ARCHITECTURES: dict[str, Callable[[], PreTrainedConfig]] = {
 }
 
 
-def tiny_model(architecture: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A random model of a family, the same every time but for rounding."""
+def tiny_model(architecture: str, dtype: torch.dtype = torch.float32, **changed: Any) -> PreTrainedModel:
+    """A random model of a family, the same every time but for rounding; `changed` is other in its configuration."""
+    config = ARCHITECTURES[architecture]()
+    config.update(changed)
     torch.manual_seed(0)
-    made = AutoModelForCausalLM.from_config(ARCHITECTURES[architecture](), dtype=torch.float32).eval()
+    made = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     model: PreTrainedModel = made.to(dtype)
     return model

@@ -1,0 +1,331 @@
+"""What is recorded: sweeps of four small models, everything that is done with one of them, and what is printed.
+
+Product code is only used through the scripts in jobs/ and the files that they write, so that moving modules changes
+nothing here.
+"""
+
+import base64
+import gzip
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from byte_model import save_byte_model
+from commands import here
+from golden.digests import Digests, Record, without_floats
+from judge_server import judging
+from own_ray import started_ray
+from own_tasks import CHOICE, WORDS, save_tasks
+from tiny_models import tiny_model
+
+ROOT: Final = Path(__file__).parents[2]
+SCRIPTS: Final = sorted(path.stem for path in (ROOT / "jobs").glob("*.py"))
+# Rules with parameters with which they exit here and there: on a Llama, on others, and on one with peaked logits.
+LLAMA: Final = "kl=0.5,2 agree confidence=0.1,0.2 margin=0.05 entropy=4 similarity=0.7,0.85 patience=2 fixed=3"
+OTHERS: Final = "kl=0.5,2 agree confidence=0.2 margin=0.1 entropy=3.7 similarity=0.85 patience=2 fixed=3"
+GEMMA: Final = "kl=0.5,6 agree confidence=0.9 margin=0.8 entropy=0.7 similarity=0.95 patience=3 fixed=3"
+MODELS: Final = {"llama": LLAMA, "gemma3": GEMMA, "gpt_neox": OTHERS, "qwen3_moe": OTHERS}
+SHORTLISTED: Final = ("llama", "gemma3")
+SHORTLIST: Final = "confidence=0.3,0.6 margin=0.3 entropy=1 patience=2"  # of the likeliest tokens alone
+MODES: Final = ("normal", "unfrozen", "frozen_residual", "frozen_cache", "skip")
+COMMON: Final = ("--dtype", "float32", "--exit-layers", "1", "3", "4", "--max-new-tokens", "12", "--device", "cpu")
+PROMPTS: Final = ("Why?", "Count to ten.", 'A <b> & "é"')
+STUDY: Final = ("--modes", "normal", "unfrozen", "skip", "--rules", "kl=1", "confidence=0.1,0.2", "patience=2")
+N_QUESTIONS: Final = 20
+# Columns that differ each time; those without floats that do not hold everywhere, since hashes are of trained weights
+# too, and near ties can go either way; and those with 64 bits of which that is true.
+VOLATILE: Final = {
+    "started", "made", "checksum", "timing_id", "choice_id", "replay_id", "evaluation_id", "seconds", "machine",
+    "threads", "versions",
+}  # fmt: skip
+UNSTEADY: Final = {"run_id", "top_token_ids", "top_tokens", "exit_top_token_ids", "exit_top_tokens"}
+ROUNDING: Final = {"generations": {"perplexity"}, "choices": set[str](), "judgements": set[str]()}
+
+
+def recorded(keep: Path | None = None) -> Digests:
+    """The digests of everything; what they are of goes to the folder `keep`."""
+    with scratch() as patch:
+        recording = Recording(Record(keep.resolve() if keep else None))
+        for script in SCRIPTS:
+            recording.help(script)
+        save_time(patch)
+        for architecture in MODELS:
+            save(architecture)
+        write_prompts()
+        temporary = tempfile.mkdtemp(prefix="golden-")  # short: Ray's socket names are limited
+        with started_ray({"RAY_TMPDIR": temporary, "RAY_AUTH_MODE": "disabled"}):
+            sweeps_of_models(recording)
+            with judging() as judge:
+                studies(recording, judge.url)
+            learned(recording)
+        shutil.rmtree(temporary, ignore_errors=True)
+    return recording.record.digests
+
+
+@contextmanager
+def scratch() -> Iterator[pytest.MonkeyPatch]:
+    """A folder of its own to work in, and an environment in which what is printed is always the same."""
+    with tempfile.TemporaryDirectory(prefix="golden-") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("COLUMNS", "100")
+        patch.setenv("OPENAI_API_KEY", "a-key")
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        yield patch
+        torch.set_num_threads(threads)
+
+
+def save_time(patch: pytest.MonkeyPatch) -> None:
+    """Have models and tasks looked at in this process, which has torch anyway, and no report built that is not read."""
+    for module in [*sys.modules.values()]:
+        if callable(vars(module).get("aside")):
+            patch.setattr(module, "aside", lambda function, *given: function(*given))
+    patch.setattr("jobs.sweep.write_report", lambda results, store: None)
+
+
+def save(architecture: str) -> None:
+    """A random model of this architecture whose tokens are bytes, as a user has it in a folder."""
+    folder = Path("models", architecture)
+    save_byte_model(folder, ends=True)
+    config = json.loads((folder / "config.json").read_text())
+    sizes = {"vocab_size": config["vocab_size"], "max_position_embeddings": 256}
+    tiny_model(architecture, **sizes, eos_token_id=config["eos_token_id"]).save_pretrained(folder)
+
+
+def write_prompts() -> None:
+    Path("prompts.txt").write_text("\n".join(PROMPTS))
+    questions = [
+        {"id": f"{n}", "prompt": f"prompt {n}", **({"answer_pattern": "[aeiou]"} if n % 4 else {})}
+        for n in range(N_QUESTIONS)
+    ]
+    Path("questions.jsonl").write_text("".join(json.dumps(question) + "\n" for question in questions))
+    save_tasks(Path("tasks"), CHOICE, WORDS)
+
+
+def sweeps_of_models(recording: "Recording") -> None:
+    """All rules in all modes and drafts, two seeds, for each model; the same with a shortlist; and sampled."""
+    for architecture, rules in MODELS.items():
+        of = ("--model", f"models/{architecture}", "--prompts", "prompts.txt", "--seeds", "0", "1", *COMMON)
+        recording.sweep(
+            architecture,
+            *(*of, "--modes", *MODES, "--rules", *rules.split(), "--draft", "1,3:2,auto", "--record-top-k", "2"),
+            *("--json", "figures.json"),
+        )
+        recording.add(f"figures of {architecture}", json.loads(Path("figures.json").read_text()))
+        if architecture not in SHORTLISTED:
+            continue
+        shortlist = ("--decide-on", "shortlist", "--shortlist", "8", "--rules", *SHORTLIST.split())
+        recording.sweep(f"{architecture} shortlist", *of, "--modes", "normal", "unfrozen", "skip", *shortlist)
+    of = ("--model", "models/llama", "--prompts", "prompts.txt", "--seeds", "0", "1", *COMMON)
+    sampled = ("--temperature", "0.9", "--top-p", "0.8", "--system", "Be brief.", "--draft", "3:2")
+    recording.sweep("sampled", *of, *STUDY, *sampled)
+    recording.page("llama")
+
+
+def learned(recording: "Recording") -> None:
+    """Everything that can be trained, and sweeps with it. None of its numbers holds everywhere."""
+    few = ("--tokens-per-step", "64", "--most-tokens", "500")
+    for what, flags in (
+        ("linear", ()),
+        ("probe", ("--readout", "exits/linear", "--passes", "2")),
+        ("student", few),
+    ):
+        said = recording.run("train", "results/study", "--what", what, "--out", f"exits/{what}", *flags)
+        recording.add(f"train {what}: printed", said, None)
+        recording.add(f"train {what}: card", without_volatile(steadied(Path("exits", what))), None)
+    of = ("--model", "models/llama", *COMMON, "--prompts", "prompts.txt", "--seeds", "0", "1", "--modes", *MODES)
+    read = ("--readout", "exits/linear", "--probe", "exits/probe", "--rules", "predicted_kl=0.5,2", "kl=1")
+    recording.sweep("learned", *of, *read, "--draft", "3:auto", everywhere=False)
+    adapted = ("--adapter", "exits/student", "--rules", "kl=1", "confidence=0.1", "fixed=3")
+    recording.sweep("adapter", *of, *adapted, everywhere=False)
+    recording.page("learned", everywhere=False)
+
+
+def steadied(folder: Path) -> dict[str, Any]:
+    """The card of what was trained, with fixed times, which pages show, and peft's set of modules in an order."""
+    card: dict[str, Any] = json.loads((folder / "card.json").read_text())
+    card |= {"made": "2026-01-01T00:00:00+00:00", "seconds": 1.0}
+    adapter = folder / "adapter_config.json"
+    if adapter.exists():
+        config = json.loads(adapter.read_text())
+        adapter.write_text(json.dumps(config | {"target_modules": sorted(config["target_modules"])}))
+        card["files"][adapter.name] = hashlib.sha256(adapter.read_bytes()).hexdigest()
+    (folder / "card.json").write_text(json.dumps(card))
+    return card
+
+
+def studies(recording: "Recording", judge: str) -> None:
+    """A sweep with answers and controls, and all that can be done with a finished sweep."""
+    recording.sweep(
+        "study",
+        *("--model", "models/llama", "--prompts", "questions.jsonl", "--seeds", "0", "1", *COMMON),
+        *(*STUDY, "--controls-of", "results/sampled"),
+    )
+    study = "results/study"
+    recording.command("replay", study, "--kl-factors", "0.25:4:3", "--rules", "confidence=0.1:0.3:3", "fixed=3")
+    asked = (study, "--base-url", judge, "--model", "a-judge", "--pairwise")
+    recording.command("judge", *asked)
+    recording.command("choose", study, "--risk", "disagreement", "--at-most", "0.95", "--confidence", "0.5")
+    recording.command("choose", study, "--risk", "answers", "--at-most", "0.05", name="choose answers")
+    recording.command("harness", "--model", "models/llama", *COMMON[:6], "--modes", "normal", "skip", "--rules",
+                      "confidence=0.1", "--tasks", "tasks", "--out", study)  # fmt: skip
+    recording.tables("study", "replays", "judgements", "choices", "scores")
+    recording.page("study")
+    few = ("--prompts", "2", "--tokens", "4", "--rounds", "2", "--configurations", "skip/confidence/0.1")
+    said = recording.run("timings", study, "--batch", "1", "3", *few)
+    said = re.sub("[-−–]?#%?", "#", without_floats(said))  # no times, no signs of savings
+    recording.add("timings: printed", collapsed(said), collapsed(said))
+    recording.tables("study", "timings")
+    recording.command("export", study, "--out", "data", "--kl-factors", "0.5", "1")
+    recording.rows("export", [pq.read_table(path) for path in sorted(Path("data").glob("*.parquet"))])
+    lines = Path("data", "README.md").read_text().splitlines()
+    recording.add("export: card", [line for line in lines if "torch" not in line])  # and so no versions and times
+    recording.command("word_problems", "--n", "20", "--out", "problems.jsonl")
+    recording.add("word problems", Path("problems.jsonl").read_text(), Path("problems.jsonl").read_text())
+
+
+class Recording:
+    """Runs scripts in this process, and adds what they leave."""
+
+    def __init__(self, record: Record):
+        self.record = record
+        self.add = record.add
+
+    def help(self, script: str) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", [f"{script}.py"])
+            said = here(ending(script_of(script)), "--help").stdout
+        said = collapsed(said.replace(f"{ROOT}/", ""))
+        self.add(f"{script}: help", said, said)
+
+    def run(self, script: str, *arguments: str) -> str:
+        """What the script prints, with all but the working folder as it is."""
+        done = here(script_of(script), *arguments)
+        assert done.returncode == 0 or script == "choose", f"{script} {arguments}: {done.stdout}{done.stderr}"
+        return done.stdout.replace(os.getcwd(), "SCRATCH")
+
+    def command(self, script: str, *arguments: str, name: str = "") -> None:
+        said = self.run(script, *arguments)
+        self.add(f"{name or script}: printed", said, collapsed(without_floats(said)))
+
+    def sweep(self, name: str, *arguments: str, everywhere: bool = True) -> None:
+        """A sweep into results/NAME: what it prints, its manifest and its tables."""
+        out = Path("results", name)
+        said = self.run("sweep", *arguments, "--out", str(out), "--quiet")
+        self.add(f"sweep {name}: printed", said, collapsed(without_floats(said)) if everywhere else None)
+        manifest = json.loads((out / "sweep.json").read_text())
+        lasting = without_volatile(manifest)
+        self.add(f"sweep {name}: manifest", lasting, {**lasting, "model": None} if everywhere else None)
+        self.tables(name, "generations", "tokens", everywhere=everywhere)
+
+    def tables(self, sweep: str, *names: str, everywhere: bool = True) -> None:
+        for name in names:
+            files = sorted(Path("results", sweep, name).glob("*.parquet"))
+            self.rows(f"sweep {sweep}: {name}", [pq.read_table(path) for path in files], name, everywhere)
+
+    def rows(self, name: str, parts: Sequence[pa.Table], kind: str = "", everywhere: bool = True) -> None:
+        """Rows by mode and rule, in an order of their own; and, once for each kind of table, what its columns mean."""
+        table = pa.concat_tables(parts)
+        if f"schema of {kind or name}" not in self.record.digests:
+            schema = "\n".join(f"{field} {field.metadata}" for field in table.schema)
+            self.add(f"schema of {kind or name}", schema, schema)
+        table = table.drop_columns([column for column in table.column_names if column in VOLATILE])
+        unsteady = {field.name for field in table.schema if is_unsteady(field, kind)} | UNSTEADY
+        groups: dict[str, list[dict[str, Any]]] = {}
+        for row in table.to_pylist():
+            mode_and_rule = "/".join(str(row.get("configuration")).split("/")[:2])
+            groups.setdefault(f"{name}, {mode_and_rule}" if kind in ("generations", "tokens") else name, []).append(row)
+        for group, rows in groups.items():
+            steady = [{key: value for key, value in row.items() if key not in unsteady} for row in rows]
+            self.add(group, in_order(rows), in_order(steady) if everywhere else None)
+
+    def page(self, sweep: str, everywhere: bool = True) -> None:
+        """The report's data, part by part, its tokens, its script and style, and its text."""
+        self.run("report", f"results/{sweep}", "--out", f"{sweep}.html")
+        page = Path(f"{sweep}.html").read_text()
+        blobs = dict(re.findall(r'<script type="application/gzip;base64" id="blob-([^"]*)">([^<]*)</script>', page))
+        data = json.loads(unpacked(blobs.pop("payload")))
+        del data["facts"], blobs["bundle"]
+        for part, value in data.items():
+            for key, its in keyed(part, value):
+                self.add(f"page {sweep}: {key}", its, ... if everywhere else None)
+        for kind in dict.fromkeys(name.partition("-")[0] for name in blobs):
+            its = [unpacked(blob).hex() for name, blob in blobs.items() if name.partition("-")[0] == kind]
+            self.add(f"page {sweep}: tokens, {kind}", its, None)
+        for tag in ("script", "style"):
+            if f"page: {tag}" not in self.record.digests:
+                content = "".join(re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL))
+                self.add(f"page: {tag}", content, content)
+        bare = re.sub(r"<(script|style)[ >].*?</\1>|<meta [^>]*Policy[^>]*>", "", page, flags=re.DOTALL)
+        bare = re.sub(r"<p>Model: .*?</p>", "", bare)
+        words = collapsed(without_floats(re.sub(r"<svg.*?</svg>", "", bare, flags=re.DOTALL)))
+        self.add(f"page {sweep}: html", bare, words if everywhere else None)
+
+
+def in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(rows, key=lambda row: json.dumps(row, default=str, sort_keys=True))
+
+
+def keyed(part: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """A part of a page's data under its name, or its charts one by one."""
+    if part == "charts":
+        for chart in value:
+            yield f"chart {chart['key']}", chart
+    else:
+        yield part, value
+
+
+def is_unsteady(field: pa.Field, kind: str) -> bool:
+    """Whether what rounding does to a column depends on the machine: not to shares and costs, which follow from counts.
+
+    What models compute has 32 bits.
+    """
+    kinds = str(field.type)
+    return "float" in kinds or ("double" in kinds and (kind not in ROUNDING or field.name in ROUNDING[kind]))
+
+
+def without_volatile(value: Any) -> Any:
+    """A value of JSON without what differs each time, at any depth."""
+    if isinstance(value, dict):
+        return {key: without_volatile(its) for key, its in value.items() if key not in VOLATILE}
+    return [without_volatile(its) for its in value] if isinstance(value, list) else value
+
+
+def collapsed(text: str) -> str:
+    """The text without the layout of its tables, which depends on the width of numbers."""
+    return " ".join(re.sub(r"[─━│┃]+", " ", text).split())
+
+
+def unpacked(blob: str) -> bytes:
+    return gzip.decompress(base64.b64decode(blob))
+
+
+def script_of(name: str) -> Callable[[list[str]], int]:
+    module = import_module(f"jobs.{name}")
+    command: Callable[[list[str]], int] = getattr(module, "run", None) or module.main
+    return command
+
+
+def ending(command: Callable[[list[str]], int]) -> Callable[[list[str]], int]:
+    """The command, which returns where it would end the process, as --help does."""
+
+    def returning(arguments: list[str]) -> int:
+        try:
+            return command(arguments)
+        except SystemExit as end:
+            return int(end.code or 0)
+
+    return returning
