@@ -17,16 +17,16 @@ WRITERS = {
     "its.write([{'prompt': 'x' * size}], out / 'analysis.json')",
     "state.safetensors": "import eexit.training.run.saving as its; import torch; "
     "its.save_state(out, its.Saved({}), {'a': torch.zeros(size)})",
-    "figures.json": "import jobs.sweep as its; "
-    "its.write_figures(its.Summary('x' * size, '', {'name': 'x' * size}, (), 0, 0, None), '', out / 'figures.json')",
+    "figures.json": "import jobs.sweep as its; from cluster.sweep import Summary; "
+    "its.write_figures(Summary('x' * size, '', {'name': 'x' * size}, (), 0, 0, None), '', out / 'figures.json')",
 }
 
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_on_a_full_disk_what_was_there_stays_and_nothing_else(name: str, tmp_path: Path) -> None:
     code = f"""import sys; from pathlib import Path
-import jobs.sweep
-jobs.sweep.Summary.figures = lambda summary: []
+import cluster.sweep
+cluster.sweep.Summary.figures = lambda summary: []
 out = Path(sys.argv[1])
 for size in (10, 100_000):
     {WRITERS[name]}

@@ -101,10 +101,10 @@ def test_times_of_many_configurations_fit() -> None:
     for key in KEYS:
         for at in range(6):
             costs = {"cost_full": 100.0, "cost_needed": 80.0, "cost_run": 100.004}
-            rows.append(
-                {"round": at, "batch": 8, "configuration": key, "seconds": 1 + at / 10, "tokens": 100000, **costs}
-            )
+            timed = {"round": at, "batch": 8, "seconds": 1 + at / 10, "tokens": 100000, "prompt_ids": ["rome", "sum"]}
+            rows.append({"configuration": key, **timed, **costs})
     text = "\n".join(printed(timings_table(rows)))
+    assert "Prompts: rome, sum." in text
     assert all(part in text for key in KEYS for part in key.split("/"))
     assert "-0.0%" not in text
     assert text.count("20.0% 0.0%") + text.count("20.0%    0.0%") == len(KEYS)

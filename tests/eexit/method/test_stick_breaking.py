@@ -30,9 +30,9 @@ def compare(request: pytest.FixtureRequest) -> Compare:
 
 
 def compiled(logits: Tensor, top_k: int) -> Divergence:
-    divergence = kernels.divergence(logits, top_k)
-    assert divergence is not None
-    return divergence
+    columns = kernels.divergence(logits, top_k)
+    assert columns is not None
+    return Divergence(*columns)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

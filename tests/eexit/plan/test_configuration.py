@@ -23,7 +23,7 @@ def test_a_greedy_run_depends_on_the_seed_if_its_rule_leaves_exits_to_chance(nam
 
 def test_the_readme_names_the_rules_that_leave_exits_to_chance() -> None:
     rules = ", ".join(f'"{name}"' for name in RULES if RULES[name].draws)
-    assert f"~runs.rule.isin([{rules}])" in (Path(__file__).parents[3] / "README.md").read_text()
+    assert f"~runs.rule.isin([{rules}])" in (Path(__file__).parents[3] / "eexit" / "README.md").read_text()
 
 
 def test_normal_and_drafts_depend_on_it_if_tokens_are_sampled_and_what_is_not_known_may_depend_on_it() -> None:

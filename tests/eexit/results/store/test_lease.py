@@ -24,9 +24,11 @@ from eexit.results.store.landing import LandingError, landed
 from eexit.results.store.lease import LEASE, Holder, Lease, hold, is_fenced
 
 HOLDER = """
-import sys, time import eexit.results.store.lease from eexit.results.store.folder import open_store
-eexit.results.store.lease.STALE_SECONDS, eexit.results.store.lease.SECONDS_BETWEEN_RENEWALS = float(sys.argv[2]),
-float(sys.argv[3]) with eexit.results.store.lease.hold(open_store(sys.argv[1])):
+import sys, time
+from eexit.results.store import lease
+from eexit.results.store.folder import open_store
+lease.STALE_SECONDS, lease.SECONDS_BETWEEN_RENEWALS = float(sys.argv[2]), float(sys.argv[3])
+with lease.hold(open_store(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
 """
