@@ -8,9 +8,11 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from quick import has_quick_tests, is_quick
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -22,7 +24,17 @@ LONGEST_FIRST = (  # so that no process ends with one of them while the other ha
 )  # fmt: skip
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """`pytest -m quick` imports no file that has no quick test."""
+    is_file = collection_path.name.startswith("test_")
+    return True if config.option.markexpr == "quick" and is_file and not has_quick_tests(collection_path) else None
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests without the marker are taken out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if is_quick(item.path, item.name, getattr(item, "fixturenames", ())):
+            item.add_marker("quick")
     ranks = {name: rank for rank, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
 

@@ -12,6 +12,7 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
+from quick import QUICK
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("eexit", "cluster", "reports", "jobs")
@@ -112,10 +113,11 @@ def test_folders_say_what_lives_there() -> None:
             assert len(ast.get_docstring(ast.parse(path.read_text())) or "") > 40, path
 
 
-def test_reading_results_needs_no_torch() -> None:
-    code = "import sys, reports, eexit.results.tables; print([m for m in ('torch', 'ray') if m in sys.modules])"
+def test_reading_results_needs_neither_torch_nor_ray() -> None:
+    large = {"torch", "transformers", "ray", "cluster"}
+    code = f"import sys, reports, eexit.results.tables; print(*{large} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.strip() == ""
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -149,6 +151,15 @@ def test_no_two_classes_have_the_same_name() -> None:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     )
     assert [name for name, count in classes.items() if count > 1] == []
+
+
+def test_quick_tests_are_there() -> None:
+    """A file or test that was renamed would leave `pytest -m quick` without a word."""
+    for file, beginnings in QUICK.items():
+        tests = re.findall(r"^def (test_\w+)", (ROOT / "tests" / file).read_text(), re.MULTILINE)
+        for beginning in beginnings:
+            function, bracket, _ = beginning.partition("[")
+            assert any(test == function if bracket else test.startswith(function) for test in tests), (file, beginning)
 
 
 WRITES = re.compile(

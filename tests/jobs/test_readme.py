@@ -22,9 +22,7 @@ from judge_server import judging
 from own_ray import started_ray
 from own_tasks import CHOICE, WORDS, save_tasks
 
-from cluster.console import harness_job as harness_plan
 from eexit.model.sources import DEFAULT_MODEL
-from eexit.plan import model_facts as estimate
 
 ROOT = Path(__file__).parents[2]
 # In the order in which their blocks are run.
@@ -124,9 +122,6 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[s
     (folder / "mine.csv").write_text(MINE)
     save_tasks(folder / "tasks", CHOICE, WORDS)
     monkeypatch.chdir(folder)
-    # What looks at models and tasks in a process of its own does so in this one, which has torch anyway.
-    for module in (estimate, harness_plan):
-        monkeypatch.setattr(module, "aside", lambda function, *args: function(*args))
     with started_ray({name: environment[name] for name in ("RAY_TMPDIR", "RAY_AUTH_MODE")}):
         yield folder
 

@@ -105,16 +105,16 @@ def test_run_again_it_has_nothing_left_to_do(
     first = sweep(environment, *arguments, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     report = (tmp_path / "results" / "here" / "report.html").stat().st_mtime_ns
-    again = sweep(environment, *arguments, cwd=tmp_path)
+    again = sweep_here(environment, *arguments, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert again.stderr == (
         "importing Ray\nlooking at the model\nnothing is left to do: 3 runs landed in results/here\n"
     )
-    quiet = sweep(environment, *arguments, "--quiet", cwd=tmp_path)
+    quiet = sweep_here(environment, *arguments, "--quiet", cwd=tmp_path)
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, again.stdout, "")
     assert (tmp_path / "results" / "here" / "report.html").stat().st_mtime_ns == report
     (tmp_path / "results" / "here" / "report.html").write_text("")  # as older versions left it on a full disk
-    repaired = sweep(environment, *arguments, cwd=tmp_path)
+    repaired = sweep_here(environment, *arguments, cwd=tmp_path)
     assert (repaired.returncode, repaired.stdout) == (0, again.stdout)
     assert "<html" in (tmp_path / "results" / "here" / "report.html").read_text()
 

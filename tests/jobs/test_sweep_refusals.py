@@ -182,7 +182,8 @@ def test_a_file_where_a_folder_of_results_should_be_is_told(
     done = sweep_here(environment, "--model", tiny, "--out", tmp_path / "out")
     assert done.returncode == 2
     assert "generations is a file where a folder of results should be: remove it" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    assert len(done.stderr.splitlines()) == 2
+    assert done.stderr.startswith("importing Ray\nerror: ")
 
 
 def test_a_cluster_that_is_not_there_is_told_and_costs_no_row(

@@ -1,12 +1,23 @@
-"""Commands whose function is called in this process: a new one takes seconds to import their modules."""
+"""Commands whose function is called in this process: a new one takes seconds to import their modules.
+
+What would look at a model in a process of its own does so in this one too, which has torch anyway.
+"""
 
 import io
 import subprocess
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import pytest
 
 from cluster.console.events import LOGGER
+from eexit.plan import model_facts
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def here(run: Callable[[list[str]], int], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -15,9 +26,15 @@ def here(run: Callable[[list[str]], int], *arguments: str | Path) -> subprocess.
     handlers, level, propagates = [*LOGGER.handlers], LOGGER.level, LOGGER.propagate
     LOGGER.handlers.clear()
     try:
-        with redirect_stdout(out), redirect_stderr(err):
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            patch.setattr(model_facts, "asking", _asking_here)
             code = run(given)
     finally:
         LOGGER.handlers[:], LOGGER.propagate = handlers, propagates
         LOGGER.setLevel(level)
     return subprocess.CompletedProcess(given, code, out.getvalue(), err.getvalue())
+
+
+@contextmanager
+def _asking_here(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Iterator[Callable[[], T]]:
+    yield partial(function, *args, **kwargs)

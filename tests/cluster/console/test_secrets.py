@@ -16,6 +16,7 @@ from commands import here
 from pyarrow import fs
 from s3_server import BUCKET, KEYS, Wire, s3_server
 
+from cluster.console.events import log, log_to_stderr
 from jobs import compact, report, sweep
 
 JOBS = Path(__file__).parents[3] / "jobs"
@@ -52,12 +53,29 @@ def command(logs: Path, tmp_path_factory: pytest.TempPathFactory) -> Command:
 
     def run(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         line = [sys.executable, str(JOBS / script), *map(str, arguments)]
-        done = subprocess.run(line, env=environment, cwd=folder, capture_output=True, text=True)
-        assert SECRET not in done.stdout + done.stderr
-        assert "Traceback" not in done.stderr
+        return without_secrets(subprocess.run(line, env=environment, cwd=folder, capture_output=True, text=True))
+
+    return run
+
+
+@pytest.fixture
+def command_here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """The same in this process, for what starts no Ray."""
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        done = without_secrets(here(FUNCTIONS[script], *arguments))
+        assert SECRET not in "".join(capfd.readouterr()), "by libraries"
         return done
 
     return run
+
+
+def without_secrets(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+    assert SECRET not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
 
 
 def uri(wire: Wire, folder: str, bucket: str = BUCKET) -> str:
@@ -65,14 +83,16 @@ def uri(wire: Wire, folder: str, bucket: str = BUCKET) -> str:
     return f"s3://{place}?scheme=http&endpoint_override=127.0.0.1:{wire.port}"
 
 
-def test_commands_that_work_show_and_write_no_secret(command: Command, wire: Wire, logs: Path, tmp_path: Path) -> None:
+def test_commands_that_work_show_and_write_no_secret(
+    command: Command, command_here: Command, wire: Wire, logs: Path, tmp_path: Path
+) -> None:
     save_byte_model(tmp_path / "model")
     (tmp_path / "mine.txt").write_text("one\ntwo\n")
     flags = [
         *("--model", tmp_path / "model", "--prompts", tmp_path / "mine.txt", "--modes", "normal", "--device", "cpu"),
         *("--max-new-tokens", "3", "--exit-every", "2", "--out", uri(wire, "mine")),
     ]
-    done = command("sweep.py", "--dry-run", *flags)
+    done = command_here("sweep.py", "--dry-run", *flags)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].split() == ["out", f"s3://…@{BUCKET}/mine?…"]
     done = command("sweep.py", *flags)
@@ -82,11 +102,11 @@ def test_commands_that_work_show_and_write_no_secret(command: Command, wire: Wir
     program = line.replace("; pd.read", "; runs = pd.read") + "\nprint(len(runs))"
     read = subprocess.run([sys.executable, "-c", program], env=os.environ | KEYS, capture_output=True, text=True)
     assert read.stdout == "2\n", read.stderr
-    again = command("sweep.py", *flags, "--json", tmp_path / "figures.json")
+    again = command_here("sweep.py", *flags, "--json", tmp_path / "figures.json")
     assert again.stderr.startswith(f"nothing is left to do: 2 runs landed in s3://…@{BUCKET}/mine?…\n")
-    assert command("sweep.py", *flags, "--seeds", "3").returncode == 2
-    assert command("compact.py", uri(wire, "mine"), "--into", uri(wire, "copy")).returncode == 0
-    assert command("report.py", uri(wire, "mine"), "--out", tmp_path / "report.html").returncode == 0
+    assert command_here("sweep.py", *flags, "--seeds", "3").returncode == 2
+    assert command_here("compact.py", uri(wire, "mine"), "--into", uri(wire, "copy")).returncode == 0
+    assert command_here("report.py", uri(wire, "mine"), "--out", tmp_path / "report.html").returncode == 0
 
     filesystem, root = fs.FileSystem.from_uri(uri(wire, ""))
     written = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
@@ -156,11 +176,12 @@ def test_commands_that_fail_show_no_secret(
 
 
 def test_what_is_logged_shows_no_secret() -> None:
-    program = (
-        "from cluster.console.events import log, log_to_stderr\n"
-        "log_to_stderr()\n"
-        f"log('landing failed', reason='s3://k:{SECRET}@b/x is full', nested={{'out': 's3://k:{SECRET}@b/x'}})\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    def say(arguments: list[str]) -> int:
+        log_to_stderr()
+        place = f"s3://k:{SECRET}@b/x"
+        log("landing failed", reason=f"{place} is full", nested={"out": place})
+        return 0
+
+    done = here(say)
     assert SECRET not in done.stderr
     assert json.loads(done.stderr)["reason"] == "s3://…@b/x is full"

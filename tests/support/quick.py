@@ -1,0 +1,142 @@
+"""The tests of `pytest -m quick`: those that find most mistakes in little time, without Ray, a browser or a download.
+
+Of a file, all tests are named, or those whose names begin with one of the words that stand beside it. Tests that ask
+for one of the fixtures in NOT_QUICK are left out whatever their file.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+TESTS: Final = Path(__file__).parents[1]
+ALL: Final = ("test_",)
+NOT_QUICK: Final = {"browser", "node_modules", "ray_environment"}
+
+QUICK: Final[dict[str, tuple[str, ...]]] = {
+    # Each rule and each state, alone and beside others, against the method in plain loops and against `generate`.
+    "eexit/test_invariants.py": (
+        "test_every_rule_is_tested",
+        "test_invariant_1_normal_is_greedy_generate[llama]",
+        "test_invariant_2_the_ends_of_every_rule[llama",
+        "test_invariant_3_the_seeds_rule_and_an_online_one_match_the_naive_reference[llama]",
+        "test_invariant_3_every_rule_and_state_matches_the_naive_reference[gpt_neox",
+        "test_invariant_3_holds_for_the_kl_generator[llama",
+        "test_invariant_3_holds_however_rows_decode[readout1",
+        "test_invariant_3_holds_however_rows_decode[shortlist",
+        "test_invariant_4_a_row_is_the_same_alone_and_beside_others[llama]",
+    ),
+    "eexit/decode/steps/test_drafting.py": (
+        "test_greedy_drafts_are_the_text_of_normal_on_every_architecture[llama]",
+        "test_sampled_drafts_match_the_naive_reference_whatever_ends_other_rows[llama-0.7",
+        "test_a_draft_is_accepted",
+        "test_the_distribution",
+        "test_any_readout_drafts[linear]",
+        "test_a_row_runs_what_it_says[llama]",
+        "test_what_is_run_for_drafts",
+        "test_auto_drafts",
+        "test_what_is_no_draft",
+        "test_a_text_stands_for_a_grid",
+    ),
+    "eexit/decode/steps/test_online.py": ("test_invariant_7_holds_for_a_probe_and_for_a_shortlist",),
+    "eexit/decode/costs/test_counting.py": (
+        "test_full_depth_costs_what_the_models_own_forward_does[llama]",
+        "test_the_parts_of_a_llama",
+        "test_costs_are_those_of_every_layer",
+        "test_exits_need",
+        "test_any_exits_need",
+    ),
+    "eexit/decode/test_scoring.py": ("test_invariant_8_holds_for_a_shortlist", "test_a_text_may_be_anything"),
+    "eexit/method/test_rules.py": ALL,
+    "eexit/method/test_stick_breaking.py": ALL,
+    # What is planned, and bad input, without a process.
+    "eexit/plan/test_artefacts.py": ALL,
+    "eexit/plan/test_config.py": ALL,
+    "eexit/plan/test_configuration.py": ALL,
+    "eexit/plan/test_grids.py": ALL,
+    "eexit/plan/test_prompts.py": ALL,
+    "eexit/plan/test_runs.py": ALL,
+    "eexit/plan/test_splits.py": ALL,
+    "eexit/messages/test_locations.py": ALL,
+    "eexit/messages/test_redaction.py": ALL,
+    "eexit/messages/test_result_table.py": ALL,
+    "jobs/test_sweep_refusals.py": ("test_bad_input_ends_with_one_line", "test_a_relative_out", "test_the_plan_can_be"),
+    # What lands, and what of it is damaged.
+    "eexit/results/test_layout.py": ALL,
+    "eexit/results/test_original_format.py": ("test_an_evaluation", "test_what_was_written", "test_a_single"),
+    "eexit/results/test_seals.py": ALL,
+    "eexit/results/store/test_damage.py": (
+        "test_a_",
+        "test_what_",
+        "test_results_of",
+        "test_error_rows",
+        "test_runs_that",
+    ),
+    "eexit/results/store/test_folder.py": ALL,
+    "eexit/results/store/test_landing.py": ALL,
+    "eexit/test_whole_files.py": ("test_of_several", "test_a_link", "test_the_longest", "test_until"),
+    # Answers, risks and choosing.
+    "eexit/quality/test_answers.py": (
+        "test_of_",
+        "test_a_number",
+        "test_choices",
+        "test_a_pattern",
+        "test_texts",
+        "test_as_many",
+        "test_what_the",
+    ),
+    "eexit/quality/test_learn_then_test.py": ALL,
+    "eexit/quality/test_risks.py": ALL,
+    "eexit/quality/test_rubric.py": ALL,
+    "eexit/quality/test_sequences.py": ALL,
+    "eexit/quality/test_text_measures.py": ALL,
+    "eexit/studies/choosing/test_choice.py": ALL,
+    # What is read, its frames, its charts, and the page.
+    "reports/frames/test_accuracy.py": ALL,
+    "reports/frames/test_quality.py": ("test_accuracy", "test_findings", "test_the_", "test_a_choice", "test_a_sweep"),
+    "reports/frames/test_runs.py": (
+        "test_means",
+        "test_a_run_that",
+        "test_seeds",
+        "test_failures",
+        "test_no_interval",
+        "test_an_interval",
+        "test_columns",
+        "test_exit_mix",
+        "test_depth",
+        "test_paired",
+        "test_dose",
+        "test_what_is_not",
+    ),
+    "reports/frames/test_savings.py": ("test_theoretical", "test_a_failed", "test_the_chart", "test_findings"),
+    "reports/page/test_build.py": (
+        "test_hostile",
+        "test_the_page_asks",
+        "test_tokens_come_back",
+        "test_which_tokens",
+        "test_numbers",
+        "test_nats",
+        "test_exit_colours",
+        "test_readers",
+        "test_findings",
+        "test_what_a_mode",
+        "test_every_",
+    ),
+    "reports/read/test_configurations.py": ALL,
+    "reports/read/test_damage.py": ALL,
+    "reports/read/test_sweep.py": ALL,
+    "reports/sections/test_drafts.py": ALL,
+    "reports/sections/test_learned.py": ALL,
+    "test_house.py": ALL,
+}
+
+
+def is_quick(path: Path, name: str, fixtures: Iterable[str]) -> bool:
+    return name.startswith(QUICK.get(_key(path), ())) and not NOT_QUICK & {*fixtures}
+
+
+def has_quick_tests(path: Path) -> bool:
+    return _key(path) in QUICK
+
+
+def _key(path: Path) -> str:
+    return path.relative_to(TESTS).as_posix() if path.is_relative_to(TESTS) else ""
