@@ -63,7 +63,7 @@ def _estimates(rows: Sequence[Mapping[str, Any]]) -> Estimates:
         of_prompt[row["prompt_id"]].append(_values(row))
     columns = (*ASPECTS, *COMPARED)
     values_PX = np.full((len(of_prompt), len(columns)), np.nan)
-    for at, values in enumerate(of_prompt.values()):
+    for at, (_, values) in enumerate(sorted(of_prompt.items())):  # they may have landed in any order
         values_SX = np.array(values)
         known_X = ~np.isnan(values_SX).all(axis=0)
         values_PX[at, known_X] = np.nanmean(values_SX[:, known_X], axis=0)

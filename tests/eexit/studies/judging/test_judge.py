@@ -25,6 +25,7 @@ from scripted import rows_of, sweep_of
 from eexit.messages.errors import UsageError
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import Run, plan_runs
+from eexit.quality.rubric import ASPECTS
 from eexit.results.layout import MANIFEST, encode
 from eexit.results.shard_tables import Results, error_results
 from eexit.results.store import lease
@@ -542,3 +543,12 @@ def test_means_are_over_prompts_and_seeds_of_a_prompt_are_averaged_first() -> No
     assert (its["clarity"].n, its["clarity"].mean, its["win_rate"].n) == (3, 3.0, 2)
     assert [its[name].mean for name in ("better", "tie", "win_rate")] == [0.75, 0.125, 0.8125]
     assert nothing["clarity"].n == nothing["win_rate"].n == 0
+
+
+def test_intervals_do_not_depend_on_the_order_in_which_judgements_landed() -> None:
+    rows = [
+        {"configuration": "a", "prompt_id": str(prompt), "seed": 0, "status": "ok", "preferred": None}
+        | dict.fromkeys(ASPECTS, 1 + prompt % 5)
+        for prompt in range(9)
+    ]
+    assert str(by_configuration(rows, ["a"])) == str(by_configuration(rows[::-1], ["a"]))
