@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import vl_convert
+from chart_fields import missing_fields
 from report_fixtures import MakeSweep, Visit
 from synthetic import every_rule_grid, rules_grid, write_synthetic_sweep
 
@@ -54,6 +55,12 @@ def drawn(sweep: Sweep) -> dict[str, dict[str, Any]]:
 def encodings(chart: dict[str, Any], channel: str) -> list[dict[str, Any]]:
     layers = chart["variants"][0]["spec"]["layer"]
     return [layer["encoding"][channel] for layer in layers if channel in layer["encoding"]]
+
+
+def test_every_field_of_a_chart_is_a_column_of_its_rows(sweep: Sweep) -> None:
+    charts = drawn(sweep)
+    assert len(charts) > 8
+    assert {key: missing for key, chart in charts.items() if (missing := missing_fields(chart))} == {}
 
 
 def test_configurations_are_those_of_the_sweep_in_its_order(sweep: Sweep) -> None:

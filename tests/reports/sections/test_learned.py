@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chart_fields import missing_fields
 from report_fixtures import MakeSweep, Visit, Walk
 from synthetic_cards import DIGESTS, FACTORS, LENS, LINEAR, card, linear, probe, student, with_cards
 from synthetic_sweeps import LAYERS
@@ -166,6 +167,7 @@ def test_calibration_errors_are_weighted_by_tokens() -> None:
 def test_charts_share_colours_with_the_report_and_have_a_variant_for_each_artefact(used: Used) -> None:
     found = section(used(readout=linear(), probe=probe(), adapter=student()))
     charts = {chart["key"]: chart for chart in found["charts"]}
+    assert {key: missing for key, chart in charts.items() if (missing := missing_fields(chart))} == {}
     assert list(charts) == [
         "learned-agreement", "learned-median_kl", "learned-trade-agreement", "learned-trade-expected_kl",
         "learned-ranks", "learned-calibration", "learned-exits",

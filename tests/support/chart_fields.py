@@ -1,0 +1,24 @@
+"""The fields that charts name: Vega draws nothing, and says nothing, where one is not there."""
+
+from collections.abc import Iterator
+from typing import Any
+
+
+def missing_fields(chart: dict[str, Any]) -> set[str]:
+    """The fields that any variant of a chart encodes, and that neither its rows nor a transform have."""
+    known = {column for row in chart["table"]["rows"] for column in row}
+    encoded: set[str] = set()
+    for variant in chart["variants"]:
+        for part in _objects(variant["spec"]):
+            encoded |= {part["field"]} if isinstance(part.get("field"), str) else set()
+            made = part.get("as", [])
+            known |= {made} if isinstance(made, str) else {*made}
+    return encoded - known
+
+
+def _objects(part: Any) -> Iterator[dict[str, Any]]:
+    """All JSON objects in a part of a specification."""
+    if isinstance(part, dict):
+        yield part
+    for inner in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        yield from _objects(inner)
