@@ -8,6 +8,8 @@ from golden.recording import recorded
 
 STORED = Path(__file__).with_name("golden.json")
 
+pytestmark = pytest.mark.slow  # minutes, and of use to changes that must not change results
+
 
 @pytest.fixture(scope="module")
 def now() -> Digests:
