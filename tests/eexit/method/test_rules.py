@@ -64,6 +64,13 @@ def test_a_parameter_that_makes_no_sense_is_refused(rule: str, parameter: Parame
         RULES[rule].check(parameter)
 
 
+@pytest.mark.parametrize("rule", ["confidence", "margin", "entropy", "similarity", "patience"])
+def test_what_just_reaches_a_threshold_exits(rule: str) -> None:
+    evidence_BE = torch.tensor([[1.5, 2.0, 2.5]])
+    chances = RULES[rule].chances(evidence_BE, torch.full((1, 3), 2.0))
+    assert chances.stop_BE.tolist() == ([[1, 1, 0]] if rule == "entropy" else [[0, 1, 1]])
+
+
 def test_a_rule_that_names_a_layer_needs_it_to_be_exitable() -> None:
     config = SweepConfig.model_validate({"prompts": PROMPTS, "rules": ["fixed=10,12"]})
     with pytest.raises(UsageError, match="rule fixed can't exit at layer 12: the exitable layers are 5 10 15 20 25"):
