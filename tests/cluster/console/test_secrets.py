@@ -103,7 +103,9 @@ def test_commands_that_work_show_and_write_no_secret(
     read = subprocess.run([sys.executable, "-c", program], env=os.environ | KEYS, capture_output=True, text=True)
     assert read.stdout == "2\n", read.stderr
     again = command_here("sweep.py", *flags, "--json", tmp_path / "figures.json")
-    assert again.stderr.startswith(f"nothing is left to do: 2 runs landed in s3://…@{BUCKET}/mine?…\n")
+    assert again.stderr == (
+        f"importing Ray\nlooking at the model\nnothing is left to do: 2 runs landed in s3://…@{BUCKET}/mine?…\n"
+    )
     assert command_here("sweep.py", *flags, "--seeds", "3").returncode == 2
     assert command_here("compact.py", uri(wire, "mine"), "--into", uri(wire, "copy")).returncode == 0
     assert command_here("report.py", uri(wire, "mine"), "--out", tmp_path / "report.html").returncode == 0
