@@ -174,7 +174,8 @@ def test_commands_that_fail_show_no_secret(
     assert done.returncode in (1, 2)
     assert SECRET not in done.stdout + by_libraries.out + said
     assert "Traceback" not in said
-    assert len(said.splitlines()) <= 2
+    steps = {"importing Ray", "looking at the model", "starting Ray"}  # that a sweep tells before it fails
+    assert len([line for line in said.splitlines() if line not in steps]) <= 2
 
 
 def test_what_is_logged_shows_no_secret() -> None:
