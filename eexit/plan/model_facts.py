@@ -105,6 +105,7 @@ def answer() -> None:
         done = (None, f"the model can't be looked at: {type(error).__name__}: {first_line(error)}")
     pickle.dump(done, answers)
     answers.flush()
+    os._exit(0)  # the thread reads standard input, which Python would want to close
 
 
 def _end_with_the_first_process() -> None:

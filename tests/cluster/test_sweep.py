@@ -63,7 +63,7 @@ def test_the_example_runs_as_it_stands_but_for_the_model(
     small = f"SweepConfig(model={str(tmp_path / 'model')!r}, exit_every=2, max_new_tokens=4, dtype='float32', "
     exec(example().replace("SweepConfig(prompts", f"{small}prompts"), said)
     summary = said["summary"]
-    assert (summary.out, summary.done, summary.errors) == (str(tmp_path / "results" / "mine"), 5, 0)
+    assert (summary.out, summary.done, summary.errors) == (str(tmp_path / "results" / "one"), 5, 0)
     assert summary.tally == Tally(runs=5, errors=0, tokens=20)
     assert summary.exitable_layers == [2, 4]
     assert summary.model["n_layers"] == 7

@@ -16,8 +16,14 @@ import pytest
 from cluster.console.events import LOGGER
 from eexit.plan import model_facts
 
+STEPS = {"importing Ray", "looking at the model", "starting Ray", "joining the Ray cluster"}  # of a sweep that begins
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def without_steps(said: str) -> str:
+    """What a sweep said besides what it is doing."""
+    return "".join(line for line in said.splitlines(keepends=True) if line.strip() not in STEPS)
 
 
 def here(run: Callable[[list[str]], int], *arguments: str | Path) -> subprocess.CompletedProcess[str]:

@@ -201,7 +201,11 @@ def test_prompts_come_from_a_file_beside_the_toml(tmp_path: Path) -> None:
         (["--draft", "20:0"], "N of a draft must be 1 or more, or auto, got 20:0 (--draft)"),
         (
             ["--draft", "2:999999999999"],
-            "draft 2:999999999999 is of more tokens than a run has at most (max_new_tokens 100): draft fewer",
+            "LAYER and N of a draft must be from 0 to 2147483647, got 2:999999999999 (--draft)",
+        ),
+        (
+            ["--draft", "2:101"],
+            "draft 2:101 is of more tokens than a run has at most (max_new_tokens 100): draft fewer",
         ),
         (
             ["--draft", "2:4,6", "--max-new-tokens", "5"],

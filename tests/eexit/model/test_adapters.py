@@ -78,7 +78,8 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> SweepConfig:
     place = tmp_path_factory.mktemp("sweep")
     save_byte_model(place / "model")
     save_adapter(LlamaForCausalLM.from_pretrained(place / "model"), place / "student")
-    files = {name: sha256([place / "student" / name]) for name in FILES}
+    save_file({"none": torch.zeros(1)}, place / "student" / "weights.safetensors")  # where its probes would be
+    files = {name: sha256([place / "student" / name]) for name in (*FILES, "weights.safetensors")}
     card = {"what": "student", "holds": [ADAPTER], "model": {}, "layers": range(6), "readout": "lens", "files": files}
     write_card(place / "student", Card.model_validate(card))
     return SweepConfig(
