@@ -16,6 +16,10 @@ import pyarrow as pa
 from eexit.decode.costs.counting import Counts
 from eexit.decode.costs.draft_rounds import Rounds
 
+EOS: Final = "eos"  # why a row ended
+LENGTH: Final = "length"
+STOP: Final = "stop"  # no run of a sweep ends so, only rows that are given `Decoding.stops`
+
 
 @dataclass(frozen=True)
 class Column:
@@ -148,12 +152,3 @@ def nested(kind: pa.DataType, axes: str) -> pa.DataType:
 def described(name: str, kind: pa.DataType, unit: str, definition: str, nullable: bool = True) -> pa.Field:
     """A column of a table, with its unit and meaning as metadata."""
     return pa.field(name, kind, nullable=nullable, metadata={"unit": unit, "definition": definition})
-
-
-EOS: Final = "eos"
-
-
-LENGTH: Final = "length"
-
-
-STOP: Final = "stop"  # no run of a sweep ends so, only rows that are given `Decoding.stops`

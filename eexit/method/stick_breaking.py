@@ -1,6 +1,6 @@
-"""Which layers are exitable, and which of them a token is read from, given the chance to exit at each.
+"""Stick-breaking: which exitable layer a token is read from, given the chance to exit at each, and what that yields.
 
-Shapes: B rows, E exitable layers.
+Shapes: B rows, N tokens, E exitable layers, X = E + 1 with the final layer last.
 """
 
 from dataclasses import dataclass

@@ -23,6 +23,8 @@ from eexit.method.readouts import READOUTS
 from eexit.model.file_digests import sha256
 from eexit.whole_files import write_whole
 
+STATE: Final = "state.safetensors"  # of a training that has not ended
+
 CARD: Final = "card.json"
 WEIGHTS: Final = "weights.safetensors"
 FILES: Final = (WEIGHTS, "adapter_model.safetensors", "adapter_config.json")  # that a card may vouch for
@@ -169,6 +171,3 @@ def _refuse_other_probe(probe: Card, location: str, readout: str, digests: Mappi
         raise UsageError(
             f"--probe {location} was trained on the base model's streams: give --probe of --adapter's folder"
         )
-
-
-STATE: Final = "state.safetensors"

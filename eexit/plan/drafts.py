@@ -1,10 +1,8 @@
-"""Drafting at an early layer and verifying with the layers that are left: what is asked for, and what came of it.
+"""Drafting at an early layer and verifying with the layers that are left: what is asked for.
 
 Lossless self-speculation (LayerSkip, Elhoushi et al. 2024): up to N tokens are read one after the other after an early
 layer; one pass of the remaining layers over all of them then says what full depth would have said. What it agrees with
 is kept, and its own next token after that. This module does not import torch.
-
-Shapes: R rounds of a row, X exitable layers and then the final one.
 """
 
 from dataclasses import dataclass

@@ -18,6 +18,8 @@ from eexit.plan.artefact_fit import refuse_misfit
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import count_runs
 
+CPU_CACHE_BYTES: Final = 4 << 30  # for keys and values; on a GPU, they depend on its free memory
+
 CHARACTERS_PER_TOKEN = 4  # of English, in most tokenizers
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -168,6 +170,3 @@ def _memory(config: SweepConfig, rows: int, prompt_tokens: int) -> Memory | None
 
 def size(n_bytes: int) -> str:
     return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"
-
-
-CPU_CACHE_BYTES: Final = 4 << 30  # for keys and values; on a GPU, they depend on its free memory

@@ -10,6 +10,9 @@ from eexit.plan.configuration import NORMAL, Configuration, depends_on_seed
 from eexit.plan.drafts import DRAFT, parse_drafts
 from eexit.plan.hashes import content_hash
 
+OK: Final = "ok"  # the status of a run
+ERROR: Final = "error"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -75,9 +78,3 @@ def plan_runs(config: SweepConfig) -> Iterator[Run]:
         for seed in config.seeds:
             for configuration, configuration_hash in grid:
                 yield Run(content_hash(prompt_hash, configuration_hash, seed), prompt, configuration, seed)
-
-
-OK: Final = "ok"
-
-
-ERROR: Final = "error"
