@@ -4,8 +4,8 @@ Rows of one prompt share its prefill. Rows that end leave the batch, and waiting
 batching, as in Orca, Yu et al. 2022). Rows of oracles decode beside the full-depth pass, together with those of
 `normal` (`eexit.decode.steps.oracle`). All others, and `normal` where there is no oracle, decode in the loop of online
 rules (`eexit.decode.steps.online`), and rows that draft in a loop of their own (`eexit.decode.steps.drafting`). A
-student with weights of its own runs the rows of all modes with exits, and oracles then have a loop in which the teacher
-runs beside it (`eexit.decode.steps.adapted_oracle`).
+student with weights of its own runs the rows of all modes with exits in the loop of online rules; those of oracles
+after a full-depth pass of their teacher.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,9 +21,8 @@ from eexit.decode.rows.batch import Batch
 from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.memory import cache_budget
 from eexit.decode.rows.requests import Decoding, Failure, Outcome, Request
-from eexit.decode.steps.adapted_oracle import OracleBatch, oracle_step
 from eexit.decode.steps.drafting import DraftBatch, draft_step
-from eexit.decode.steps.online import OnlineBatch, observe, online_step
+from eexit.decode.steps.online import OnlineBatch, observe, online_step, taught_step
 from eexit.decode.steps.oracle import decode_step, first_tokens
 from eexit.decode.teacher import Prefilled, prefill
 from eexit.messages.errors import UsageError
@@ -32,7 +31,7 @@ from eexit.method.states import STATES
 from eexit.model.decoder import Decoder
 from eexit.plan.configuration import Configuration
 
-BatchT = TypeVar("BatchT", Batch, OnlineBatch, OracleBatch, DraftBatch)
+BatchT = TypeVar("BatchT", Batch, OnlineBatch, DraftBatch)
 
 
 def refuse_mode(mode: str, decoder: Decoder) -> None:
@@ -91,7 +90,7 @@ class Engine:
         if decoders.are_one:
             yield from self._decode(Batch, decode_step, decoders, requests, beside, progress)
         else:
-            yield from self._decode(OracleBatch, oracle_step, decoders, requests, beside, progress)
+            yield from self._decode(OnlineBatch, taught_step, decoders, requests, beside, progress)
         yield from self._decode(OnlineBatch, online_step, decoders, requests, online, progress)
         costs = self._serial_costs([requests[index] for index in drafting])
         yield from self._decode(DraftBatch, partial(draft_step, costs=costs), decoders, requests, drafting, progress)

@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from eexit.cpu import kernels
 from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.requests import Decoding
+from eexit.decode.rows.transfer import to_device
 from eexit.decode.sampling import Drafted, pick_tokens
 from eexit.method.divergence import Divergence, divergence_from_final
 from eexit.method.rules import Distribution
@@ -152,6 +154,18 @@ def read_tokens(
         read = _read(decoder, ready_BH[row], decoding, None if given_B is None else given_B[row])
         parts.append(read.taken(row - row[0], decoding, u_B[row], drafted.of(row) if drafted else None))
     return Picked(*[torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Picked)])
+
+
+def read_at_exits(
+    decoder: Decoder, decoding: Decoding, hidden_BW: Tensor, exit_B: np.ndarray, u_B: Tensor,
+    given_B: Tensor | None = None, drafted: Drafted | None = None,
+) -> Picked:  # fmt: skip
+    """The next tokens of rows from their residual streams at their exits, which are indices into X.
+
+    With tokens that are given, those are taken; drafted ones may be accepted where tokens are sampled.
+    """
+    rows = [np.flatnonzero(exit_B == rank) for rank in range(len(decoding.exitable_layers) + 1)]
+    return read_tokens(decoder, hidden_BW, to_device(rows, hidden_BW.device), decoding, u_B, given_B, drafted)
 
 
 def read_exits(

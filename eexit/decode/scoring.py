@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eexit.decode.exit_pass import Deciding, ExitPass, Known, Ran, Tokens, known_exits
+from eexit.decode.exit_pass import Deciding, exit_pass
+from eexit.decode.layer_reading import Reading
 from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.requests import Decoding, Request
 from eexit.decode.rows.slots import NONE, Layers, find_layers
 from eexit.decode.rows.transfer import to_device
-from eexit.decode.steps.adapted_oracle import oracle_exits
 from eexit.decode.teacher import Prefilled, prefill, read_texts
+from eexit.decode.token_pass import StudentRows, Tokens
 from eexit.decode.waiting import Waiting
 from eexit.method.draws import exit_draws
 from eexit.method.rules import ORACLES, RULES
@@ -131,18 +132,17 @@ class _Texts:
         self.setting_E = np.zeros(len(decoding.exitable_layers))
         for rule in self.rules:
             self.setting_E[:] = RULES[rule].setting(configuration.parameter, decoding.exitable_layers)
-        self.student, self.teacher = (KVCache(len(texts), self.n_prompt + n_tokens) for _ in range(2))
-        self.is_oracle = configuration.rule in ORACLES
-        for cache, keys in ((self.student, prompt.student), (self.teacher, prompt.teacher))[: 1 + self.is_oracle]:
-            cache.load(slice(0, len(texts)), keys, range(layers.n_layers), self.n_prompt)
-        start_S, state_S = np.full(len(texts), self.n_prompt), np.full(len(texts), 0 if self.states else NONE)
-        self.waiting = Waiting(decoders.student, layers, start_S, state_S, n_tokens, kept=False)
-        self.ran = Ran(*np.zeros((2, len(texts), n_tokens), np.int64))
+        self.is_oracle, n_texts, length = configuration.rule in ORACLES, len(texts), self.n_prompt + n_tokens
+        self.teacher, cache = KVCache(n_texts, length), KVCache(n_texts, length)
+        for held, keys in ((cache, prompt.student), (self.teacher, prompt.teacher))[: 1 + self.is_oracle]:
+            held.load(slice(0, n_texts), keys, range(layers.n_layers), self.n_prompt)
+        start_S, state_S = np.full(n_texts, self.n_prompt), np.full(n_texts, 0 if self.states else NONE)
+        waiting = Waiting(decoders.student, layers, start_S, state_S, n_tokens, kept=False)
+        self.student = StudentRows(decoders.student, layers.segments, cache, self.states, waiting)
 
     def score(self, slot: np.ndarray, index: np.ndarray) -> Scored:
         """Score the tokens at these indices of these texts, behind those that were scored before."""
-        zero = np.zeros_like(index)
-        position, before = self.n_prompt + index - 1, self.token_ids_ST[slot, index - 1]
+        tokens = Tokens(slot, index - 1, self.token_ids_ST[slot, index - 1])
         setting_NE, u_N, given_N = to_device(
             [
                 np.tile(self.setting_E.astype(np.float32), (len(index), 1)),
@@ -151,21 +151,18 @@ class _Texts:
             ],
             self.decoders.student.device,
         )
-        deciding = Deciding(zero if self.rules else zero + NONE, setting_NE, u_N, u_N, given_N)
-        taken = ExitPass(
-            self.decoders.student, self.decoding, self.layers, self.student, self.rules, self.states,
-            Tokens(slot, index - 1, before), deciding, self._known(slot, position, before, deciding), self.waiting,
-            self.ran,
-        ).run()  # fmt: skip
+        deciding = Deciding(self.rules, np.full(len(index), 0 if self.rules else NONE), setting_NE, u_N, u_N, given_N)
+        taken = exit_pass(self.student, self.decoding, tokens, deciding, self._taught(tokens))
         seen = taken.picked.likeliest_B, taken.picked.log_p_B, taken.prob_DX, taken.evidence_DE
         token_D, logprob_D, prob_DX, evidence_DE = (part.cpu().numpy() for part in seen)
         exit_layer_D = self.layers.exits[taken.exit_D]
         return Scored(exit_layer_D, token_D, logprob_D, prob_DX, evidence_DE, taken.hidden_DW)
 
-    def _known(self, slot: np.ndarray, position: np.ndarray, before: np.ndarray, deciding: Deciding) -> Known:
-        """Exits that are known before the student's pass; an oracle has them all from the teacher's."""
+    def _taught(self, tokens: Tokens) -> Reading | None:
+        """What the teacher says of these tokens, if the rule is an oracle."""
         if not self.is_oracle:
-            return known_exits(self.rules, deciding)
-        decoder = self.decoders.teacher
-        reading = read_texts(decoder, self.decoding, self.layers, self.teacher, slot, position, before)
-        return oracle_exits(self.rules, reading, deciding)
+            return None
+        position_D, exits = self.n_prompt + tokens.input_index_D, self.layers.exits
+        return read_texts(
+            self.decoders.teacher, self.decoding, exits, self.teacher, tokens.slot_D, position_D, tokens.token_D
+        )

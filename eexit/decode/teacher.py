@@ -4,6 +4,7 @@ Shapes: U rows of a pass, N tokens that each stand by themselves, X exitable lay
 width of the residual stream.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,19 +19,9 @@ from eexit.decode.rows.slots import Layers
 from eexit.decode.rows.transfer import to_device
 from eexit.model.cache import KVCache
 from eexit.model.decoder import Decoder
-from eexit.model.layerwise import LayerPass
 from eexit.model.views import CacheView, TokensView
 
 PROMPT_STEP_TOKENS: Final = 32  # prompts are padded to multiples of it, for the reason given at `batch.MAX_BATCH_SIZES`
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """The full-depth pass at the last token of each prefix: the residual streams that the step goes on to use."""
-
-    states_UXW: Tensor  # after the exitable layers and the final one
-    fork_UW: Tensor
-    layer_pass: LayerPass
 
 
 @dataclass(frozen=True)
@@ -50,15 +41,15 @@ class Prefilled:
 @torch.inference_mode()
 def prefill(decoders: Decoders, decoding: Decoding, layers: Layers, prompt: tuple[int, ...]) -> Prefilled:
     """Run a prompt at full depth, once for each decoder."""
-    ran = {decoder: prompt_pass(decoder, layers, prompt) for decoder in {decoders.teacher, decoders.student}}
+    ran = {decoder: prompt_pass(decoder, layers.exits, prompt) for decoder in {decoders.teacher, decoders.student}}
     cache, states_1XW = ran[decoders.teacher]
     with decoders.teacher.attending():
         reading = read_layers(decoders.teacher, states_1XW, decoding)
     return Prefilled(prompt, cache, ran[decoders.student][0], states_1XW, reading)
 
 
-def prompt_pass(decoder: Decoder, layers: Layers, prompt: tuple[int, ...]) -> tuple[KVCache, Tensor]:
-    """A prompt's keys and values, and the residual streams of its last token, (1, X, W).
+def prompt_pass(decoder: Decoder, kept: np.ndarray, prompt: tuple[int, ...]) -> tuple[KVCache, Tensor]:
+    """A prompt's keys and values, and the residual streams of its last token after the `kept` layers, (1, X, W).
 
     It is padded with its last token, to a multiple of PROMPT_STEP_TOKENS: causal attention hides the padding from it.
     """
@@ -70,26 +61,31 @@ def prompt_pass(decoder: Decoder, layers: Layers, prompt: tuple[int, ...]) -> tu
     cache = KVCache(1, length)
     view = decoder.view(cache, torch.arange(length, device=decoder.device)[None], length)
     with decoder.attending():
-        return cache, teacher_pass(decoder, layers, token_BT, view, len(prompt) - 1).states_UXW
+        return cache, teacher_pass(decoder, kept, token_BT, view, len(prompt) - 1)
 
 
-def teacher_pass(decoder: Decoder, layers: Layers, token_UT: Tensor, view: CacheView, last: int = -1) -> Teacher:
-    """Run all layers for all prefixes; keeps the residual streams of the token at index `last` of each."""
+def teacher_pass(
+    decoder: Decoder, kept: Sequence[int] | np.ndarray, token_UT: Tensor, view: CacheView, at: int | slice = -1
+) -> Tensor:
+    """Run all layers; returns the residual streams after the `kept` ones at token `at` of each row, (U, X, W).
+
+    If `at` is a slice, of all of its tokens: (U, T, X, W).
+    """
     hidden_UTW, layer_pass = decoder.begin(token_UT, view)
-    kept, states = layers.kept, {}
-    for layer in range(layers.n_layers):
+    streams = {}
+    for layer in range(decoder.n_layers):
         hidden_UTW = layer_pass.block(layer, hidden_UTW)
         if layer in kept:
-            states[layer] = hidden_UTW[:, last]
-    return Teacher(torch.stack([states[layer] for layer in layers.exits.tolist()], 1), states[layers.fork], layer_pass)
+            streams[layer] = hidden_UTW[:, at]
+    return torch.stack([streams[int(layer)] for layer in kept], -2)
 
 
 def read_texts(
-    decoder: Decoder, decoding: Decoding, layers: Layers, cache: KVCache, slot_N: np.ndarray, position_N: np.ndarray,
-    token_N: np.ndarray,
+    decoder: Decoder, decoding: Decoding, exits: np.ndarray, cache: KVCache, slot_N: np.ndarray,
+    position_N: np.ndarray, token_N: np.ndarray,
 ) -> Reading:  # fmt: skip
     """The reading of a full-depth pass over tokens of texts, each in a slot of `cache` that holds what precedes it."""
     slot, position_N1, token_N1 = to_device([slot_N, position_N[:, None], token_N[:, None]], decoder.device)
     view = TokensView(cache, slot, position_N1, int(position_N.max()) + 1, decoder.attends_itself)
     with decoder.attending():
-        return read_layers(decoder, teacher_pass(decoder, layers, token_N1, view).states_UXW, decoding)
+        return read_layers(decoder, teacher_pass(decoder, exits, token_N1, view), decoding)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from eexit.decode.teacher import teacher_pass
 from eexit.model.cache import KVCache
 from eexit.model.decoder import Decoder
 from eexit.training.texts import Text
@@ -27,14 +28,8 @@ def streams(decoder: Decoder, block: Sequence[Text], layers: Sequence[int], deci
 
 def _of_text(decoder: Decoder, text: Text, kept: Sequence[int]) -> Tensor:
     """At full depth, up to the token before the last, whose position is the last that something is read from."""
-    ids = [*text.prompt_token_ids, *text.token_ids[:-1]]
+    ids, first = [*text.prompt_token_ids, *text.token_ids[:-1]], len(text.prompt_token_ids) - 1
     token_BT = torch.tensor([ids], device=decoder.device)
     view = decoder.view(KVCache(1, len(ids)), torch.arange(len(ids), device=decoder.device)[None], len(ids))
-    states = {}
     with decoder.attending():
-        hidden_BTW, layer_pass = decoder.begin(token_BT, view)
-        for layer in range(max(kept) + 1):
-            hidden_BTW = layer_pass.block(layer, hidden_BTW)
-            if layer in kept:
-                states[layer] = hidden_BTW[0, len(text.prompt_token_ids) - 1 :]
-    return torch.stack([states[layer] for layer in kept], 1)
+        return teacher_pass(decoder, kept, token_BT, view, slice(first, None))[0]

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 from untrained import LINEAR, TUNED
 
 from eexit import KLExitGenerator
-from eexit.decode import exit_pass
+from eexit.decode import token_pass
 from eexit.decode.rows.requests import Decoding, Request
 from eexit.decode.trace import Trace
 from eexit.method.readouts import READOUTS
@@ -113,7 +113,7 @@ def test_invariant_3_every_rule_and_state_matches_the_naive_reference(
     seen = exits_of(check_reference(model, requests, decoding), requests, rule)
     assert len(seen) > 1 or (architecture, rule) == ("gemma3", "agree")  # a random one's layers always agree
     if rule in ONLINE:  # tokens that have waited for their layers run in parts
-        monkeypatch.setattr(exit_pass, "TOKENS_PER_CALL", 3)
+        monkeypatch.setattr(token_pass, "TOKENS_PER_CALL", 3)
         check_reference(model, requests, decoding)
 
 
@@ -194,7 +194,7 @@ def test_invariant_4_a_row_does_not_depend_on_its_neighbours(
     together = generate(model, requests, decoding)
     shuffled = np.random.default_rng(0).permutation(len(requests))
     reordered = generate(model, [requests[index] for index in shuffled], decoding)
-    monkeypatch.setattr(exit_pass, "TOKENS_PER_CALL", 3)
+    monkeypatch.setattr(token_pass, "TOKENS_PER_CALL", 3)
     few_at_a_time = generate(model, requests, replace(decoding, rows=3))
     for index, (request, trace) in enumerate(zip(requests, together, strict=True)):
         if index % 10 == 0:

@@ -18,7 +18,7 @@ from eexit import (
     get_early_exit_indices,
     load_default_model_and_tokenizer,
 )
-from eexit.decode import exit_pass
+from eexit.decode import token_pass
 from eexit.decode.engine import Engine
 from eexit.decode.rows.batch import Batch
 from eexit.decode.rows.decoders import Decoders
@@ -92,7 +92,7 @@ def test_normal_is_greedy_generate_on_a_real_model(generator: ModelGenerator) ->
 def test_invariant_7_a_real_model_runs_what_is_counted(
     generator: ModelGenerator, monkeypatch: pytest.MonkeyPatch, configuration: Configuration
 ) -> None:
-    monkeypatch.setattr(exit_pass, "rounded", lambda n_rows: n_rows)
+    monkeypatch.setattr(token_pass, "rounded", lambda n_rows: n_rows)
     decoder, decoding = generator.engine.decoder, generator.engine.decoding
     ran = Ran(generator.model, decoder, monkeypatch)
     prompt = generator.requests(list(plan_runs(generator.config))[:1]).popitem()[1].prompt_token_ids

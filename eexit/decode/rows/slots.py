@@ -16,7 +16,7 @@ from eexit.decode.costs.counting import Counts
 from eexit.decode.rows.requests import Decoding, Failure, Outcome, Request
 from eexit.decode.trace import EOS, LENGTH, STOP, Trace, recorded
 from eexit.method.draws import exit_draws, sampling_draws
-from eexit.method.rules import RULES
+from eexit.method.rules import ORACLES, RULES
 from eexit.method.states import STATES, State
 
 FIRST_ROOM_TOKENS: Final = 256  # records have room for so many tokens per row at first, and grow from there
@@ -35,20 +35,14 @@ class Layers:
     n_layers: int
 
     @property
-    def kept(self) -> set[int]:
-        """The layers whose residual streams a step uses."""
-        return {*self.exits.tolist(), self.fork}
-
-    @property
     def segments(self) -> list[tuple[int, int]]:
         """All layers, cut where rows may exit: the first layer of each segment, and the one after its last."""
         return list(pairwise([0, *(self.exits + 1).tolist()]))
 
     @property
-    def spans(self) -> list[tuple[int, int]]:
-        """The student's layers, cut where rows may exit: the first layer of each span, and the one after its last."""
-        starts = {self.fork + 1, *(layer + 1 for layer in self.exits[:-1].tolist() if layer > self.fork)}
-        return list(pairwise([*sorted(starts), self.n_layers]))
+    def segments_above_fork(self) -> list[tuple[int, int]]:
+        """The same without the layers up to the fork: segments below it are empty."""
+        return [(max(start, self.fork + 1), max(end, self.fork + 1)) for start, end in self.segments]
 
 
 def find_layers(exitable_layers: Sequence[int], n_layers: int, states: Iterable[State]) -> Layers:
@@ -131,7 +125,7 @@ class Slots:
             return np.concatenate([values, np.zeros_like(values, shape=(self.n_slots, n_tokens, *values.shape[2:]))], 1)
 
         self.records = {name: longer(values) for name, values in self.records.items()}
-        self.counts = {name: longer(values) for name, values in self.counts.items()}
+        self.counts.update({name: longer(values) for name, values in self.counts.items()})
         self.u_exit, self.u_token = longer(self.u_exit), longer(self.u_token)
         for slot in range(self.n_rows):
             self._draw(slot)
@@ -175,8 +169,12 @@ class Slots:
         if int(columns["token_id_T"][-1]) in self.decoding.eos_token_ids:
             reason = EOS
         counts = {name: values[slot, : n_tokens - 1].copy() for name, values in self.counts.items()}
-        counted = Counts(input_index_T=np.arange(n_tokens - 1), **counts) if counts else None
+        is_told = counts and self._rule_of(slot) not in ORACLES  # oracles need the teacher's pass on top
+        counted = Counts(input_index_T=np.arange(n_tokens - 1), **counts) if is_told else None
         return Trace(reason, counted, None, **columns)
+
+    def _rule_of(self, slot: int) -> str | None:
+        return None if self.rule[slot] == NONE else self.rules[self.rule[slot]]
 
     def _finite(self, slots: np.ndarray | int, tokens: np.ndarray) -> np.ndarray:
         """Whether KLs, entropy and log-probability of these tokens are all finite."""

@@ -16,13 +16,14 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from eexit.decode.costs.counting import LOOKS
-from eexit.decode.exit_pass import Deciding, ExitPass, Known, Ran, Tokens, known_exits
+from eexit.decode.exit_pass import exit_pass, last_tokens
 from eexit.decode.layer_reading import Reading, read_layers
 from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.requests import Decoding, Request
 from eexit.decode.rows.slots import Slots, find_layers
 from eexit.decode.rows.transfer import to_device, to_host
 from eexit.decode.teacher import Prefilled, read_texts
+from eexit.decode.token_pass import StudentRows
 from eexit.decode.waiting import Waiting
 from eexit.method.states import STATES, alters
 from eexit.model.cache import KVCache
@@ -51,31 +52,20 @@ def _collects(decoding: Decoding, modes: Sequence[str]) -> bool:
     return decoding.observe and any(mode not in STATES or not alters(STATES[mode]) for mode in modes)
 
 
-def _exiting(requests: Sequence[Request]) -> list[str]:
-    """The modes of these requests in which tokens may exit."""
-    return [mode for mode in STATES if any(request.configuration.mode == mode for request in requests)]
-
-
 class OnlineBatch(Slots):
     """Slots for rows, their caches, and the tokens that have exited and do not have all keys and values yet.
 
     The student's cache is also the teacher's, unless they are two decoders: then the latter has the prompts at first.
     """
 
-    defers: ClassVar = True  # what deeper layers lack of tokens that exit
+    observes_running: ClassVar = True  # tokens that go through all layers anyway
 
     def __init__(self, n_slots: int, length: int, decoders: Decoders, decoding: Decoding, requests: Sequence[Request]):
         """Make room for `n_slots` of these requests at a time, of up to `length` tokens each."""
         layers = find_layers(decoding.exitable_layers, decoders.student.n_layers, ())
         super().__init__(n_slots, decoding, layers, requests)
         caches = {decoder: KVCache(n_slots, length) for decoder in {decoders.teacher, decoders.student}}
-        self.teacher, self.student = caches[decoders.teacher], caches[decoders.student]
-        # Tokens in modes that leave the state alone may go through all layers: their streams are the teacher's then.
-        modes = [request.configuration.mode for request in requests]
-        self.collects = self.defers and decoders.are_one and _collects(decoding, modes)
-        n_inputs, exiting = min(decoding.max_new_tokens, length) if self.defers else 0, _exiting(requests)
-        kept = self.collects and _collects(decoding, exiting)
-        self.waiting = Waiting(decoders.student, layers, self.n_prompt, self.state, n_inputs if exiting else 0, kept)
+        self.teacher = caches[decoders.teacher]
         self.complete = Complete()
         self.n_observed = np.zeros(n_slots, np.int64)  # of a row's decided tokens, those that are or were in `complete`
         room = self.u_exit.shape[1]
@@ -84,14 +74,29 @@ class OnlineBatch(Slots):
             "keys_T": np.zeros((n_slots, room), np.int64),
             **{name: np.zeros((n_slots, room, len(self.layers.exits)), np.int64) for name in LOOKS},
         }
+        # Tokens in modes that leave the state alone may go through all layers: their streams are the teacher's then.
+        modes, exiting = [request.configuration.mode for request in requests], self.exiting(requests)
+        collects = self.observes_running and decoders.are_one and _collects(decoding, modes)
+        n_inputs = min(decoding.max_new_tokens, length) if exiting else 0
+        kept = collects and _collects(decoding, exiting)
+        waiting = Waiting(decoders.student, layers, self.n_prompt, self.state, n_inputs, kept)
+        cache = caches[decoders.student]
+        self.student = StudentRows(
+            decoders.student, layers.segments, cache, self.states, waiting, counts=self.counts, collects=collects
+        )
 
     @staticmethod
-    def row_bytes(decoder: Decoder, decoding: Decoding, length: int, requests: Sequence[Request]) -> int:
+    def exiting(requests: Sequence[Request]) -> list[str]:
+        """The modes of these requests in which tokens may exit."""
+        return [mode for mode in STATES if any(request.configuration.mode == mode for request in requests)]
+
+    @classmethod
+    def row_bytes(cls, decoder: Decoder, decoding: Decoding, length: int, requests: Sequence[Request]) -> int:
         """Bytes of a row in flight: keys and values, logits, and its tokens, all of which may wait."""
-        exiting, waiting = _exiting(requests), 0
+        exiting, waiting = cls.exiting(requests), 0
         if exiting:
             n_exits = len(decoding.exitable_layers) + 1
-            waiting = Waiting.token_bytes(decoder, n_exits, _collects(decoding, exiting))
+            waiting = Waiting.token_bytes(decoder, n_exits, cls.observes_running and _collects(decoding, exiting))
         n_inputs = min(decoding.max_new_tokens, length)
         logits = decoder.vocabulary * decoder.dtype.itemsize
         return decoder.cache_bytes_per_token * length + waiting * n_inputs + logits
@@ -104,7 +109,7 @@ class OnlineBatch(Slots):
             self.n_observed[slot] = 0
             for recorded in self.records.values():
                 recorded[slot] = 0
-        for cache, keys in {self.teacher: prompt.teacher, self.student: prompt.student}.items():
+        for cache, keys in {self.teacher: prompt.teacher, self.student.cache: prompt.student}.items():
             cache.load(slice(first, self.n_rows), keys, range(self.layers.n_layers), len(prompt.token_ids))
 
     def remove(self, slots: np.ndarray, device: torch.device) -> None:
@@ -118,10 +123,10 @@ class OnlineBatch(Slots):
         targets = np.flatnonzero(origin != np.arange(self.n_rows))
         if len(targets):
             source, target = to_device([origin[targets], targets], device)
-            for cache in {self.teacher, self.student}:
+            for cache in {self.teacher, self.student.cache}:
                 cache.copy_slots(source, target)
-            self.waiting.move(origin[targets], targets)
-        self.waiting.clear(np.arange(self.n_rows, self.n_slots))
+            self.student.waiting.move(origin[targets], targets)
+        self.student.waiting.clear(np.arange(self.n_rows, self.n_slots))
 
     def _of_rows(self) -> list[np.ndarray]:
         return [*super()._of_rows(), self.n_observed]
@@ -130,34 +135,32 @@ class OnlineBatch(Slots):
 @torch.inference_mode()
 def online_step(decoders: Decoders, decoding: Decoding, batch: OnlineBatch) -> None:
     """Give every row in flight its next token."""
-    deciding = now_deciding(batch, decoders.student.device)
-    exit_step(decoders.student, decoding, batch, deciding, known_exits(batch.rules, deciding))
+    exit_step(decoding, batch)
     if len(batch.complete.slot_T) >= OBSERVED_TOKENS:
         read_complete(decoders.teacher, decoding, batch)
 
 
-def now_deciding(batch: OnlineBatch, device: torch.device) -> Deciding:
-    """Each row's last token, which is decided next."""
-    slots, n_generated = np.arange(batch.n_rows), batch.n_generated[: batch.n_rows]
-    uniform = batch.u_exit[slots, n_generated], batch.u_token[slots, n_generated]
-    setting_DE, u_exit_D, u_token_D = to_device([batch.setting[slots], *uniform], device)
-    return Deciding(batch.rule[slots], setting_DE, u_exit_D, u_token_D)
+@torch.inference_mode()
+def taught_step(decoders: Decoders, decoding: Decoding, batch: OnlineBatch) -> None:
+    """The same for rows of oracles, whose teacher is another decoder: it runs their last tokens at full depth first."""
+    slots, input_index = np.arange(batch.n_rows), batch.n_generated[: batch.n_rows] - 1
+    with record_function("teacher"):
+        exits, token = batch.layers.exits, batch.last_token().astype(np.int64)
+        reading = read_texts(decoders.teacher, decoding, exits, batch.teacher, slots, batch.position(), token)
+    exit_step(decoding, batch, reading)
+    record_reading(batch, slots, input_index, reading)
+    batch.n_observed[slots] += 1
 
 
-def exit_step(decoder: Decoder, decoding: Decoding, batch: OnlineBatch, deciding: Deciding, known: Known) -> None:
+def exit_step(decoding: Decoding, batch: OnlineBatch, reading: Reading | None = None) -> None:
     """Run the tokens that are being decided up to their exits, and record what comes of it."""
-    slots = np.arange(batch.n_rows)
     # 1. Layer by layer, tokens leave where their rules say; their next tokens are read there. Tokens that have exited
     #    before come along where a later one goes deeper.
-    last = Tokens(slots, batch.n_generated[slots] - 1, batch.last_token().astype(np.int64))
-    exit_pass = ExitPass(
-        decoder, decoding, batch.layers, batch.student, batch.rules, batch.states, last, deciding, known, batch.waiting,
-        Ran(batch.counts["layers_T"], batch.counts["keys_T"]), batch.collects,
-    )  # fmt: skip
-    taken = exit_pass.run()
+    tokens, deciding = last_tokens(batch, batch.student.decoder.device)
+    taken = exit_pass(batch.student, decoding, tokens, deciding, reading)
     # 2. What was looked at is counted, as what was run has been.
     for name, n_looks_DX in zip(LOOKS, (taken.reads_DX, taken.short_reads_DX, taken.probed_DX), strict=True):
-        batch.counts[name][slots, last.input_index_D] += n_looks_DX
+        batch.counts[name][tokens.slot_D, tokens.input_index_D] += n_looks_DX
     # 3. What these tokens generated is recorded.
     with record_function("records"):
         columns = {
@@ -167,9 +170,9 @@ def exit_step(decoder: Decoder, decoding: Decoding, batch: OnlineBatch, deciding
             **taken.picked.columns(),
         }
         exit_layer = batch.layers.exits[taken.exit_D]
-        batch.record(slots, {"exit_layer_T": exit_layer, **to_host(columns)})
+        batch.record(tokens.slot_D, {"exit_layer_T": exit_layer, **to_host(columns)})
     # 4. Tokens that are through all layers are to be read as the teacher's, many at a time.
-    for through in exit_pass.through:
+    for through in taken.through:
         np.add.at(batch.n_observed, through.slot_N, 1)
         batch.complete = batch.complete.and_these(through.slot_N, through.input_index_N, through.streams_NXW)
 
@@ -195,7 +198,7 @@ def observe(decoder: Decoder, decoding: Decoding, batch: OnlineBatch, slots: np.
         slot, input_index = slot_T[start : start + size], input_index_T[start : start + size]
         token = batch.records["token_id_T"][slot, input_index].astype(np.int64)
         position = batch.n_prompt[slot] + input_index
-        reading = read_texts(decoder, decoding, batch.layers, batch.teacher, slot, position, token)
+        reading = read_texts(decoder, decoding, batch.layers.exits, batch.teacher, slot, position, token)
         record_reading(batch, slot, input_index, reading)
 
 

@@ -62,11 +62,9 @@ PARTS = {
     step: [
         "teacher_pass",
         "decide",
-        "student_pass",
+        "run_to",
         "take_tokens",
         "record",
-        "send_rows",
-        "send_routes",
         "read_layers",
     ],
     reading: ["read_tokens", "prepare_for_head", "pick_tokens"],
@@ -91,11 +89,9 @@ def test_names_say_the_axes_of_what_they_hold(
     looked_at = (
         "teacher_pass",
         "decide",
-        "student_pass",
+        "run_to",
         "take_tokens",
         "record",
-        "send_rows",
-        "send_routes",
         "prepare_for_head",
     )
     assert all(seen[name] > 0 for name in looked_at), seen

@@ -12,7 +12,7 @@ from rows import PROMPTS, SAMPLED, modes_of
 from traces import assert_same, traces_of
 from transformers import PreTrainedModel
 
-from eexit.decode import exit_pass
+from eexit.decode import token_pass
 from eexit.decode.engine import Engine
 from eexit.decode.rows.requests import Decoding, Request
 from eexit.decode.scoring import score
@@ -68,7 +68,7 @@ def check(base: PreTrainedModel, student: PreTrainedModel, rules: Sequence[str])
 def test_a_student_is_the_naive_reference_under_every_rule_and_state(
     llama: PreTrainedModel, student: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, rules: list[str]
 ) -> None:
-    monkeypatch.setattr(exit_pass, "TOKENS_PER_CALL", 3)
+    monkeypatch.setattr(token_pass, "TOKENS_PER_CALL", 3)
     check(llama, student, rules)
 
 

@@ -16,7 +16,7 @@ from traces import assert_same, kl_request, traces_of
 from transformers import PreTrainedModel
 from untrained import LINEAR, TUNED
 
-from eexit.decode import exit_pass
+from eexit.decode import token_pass
 from eexit.decode.costs.counting import cost_columns
 from eexit.decode.costs.draft_rounds import SerialCosts
 from eexit.decode.costs.prices import find_prices
@@ -135,7 +135,7 @@ def test_any_readout_drafts(llama: PreTrainedModel, readout: Readout) -> None:
 
 
 def test_a_row_runs_what_it_says(any_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exit_pass, "rounded", lambda n_rows: n_rows)
+    monkeypatch.setattr(token_pass, "rounded", lambda n_rows: n_rows)
     monkeypatch.setattr(cache, "BLOCK_POSITIONS", 1)
     decoder, draft = decoder_of(any_model), Draft(4, 3)
     ran = Ran(any_model, decoder, monkeypatch)
@@ -161,7 +161,7 @@ def test_a_row_runs_what_it_says(any_model: PreTrainedModel, monkeypatch: pytest
 def test_what_is_run_for_drafts_is_priced_position_by_position(
     llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exit_pass, "rounded", lambda n_rows: n_rows)
+    monkeypatch.setattr(token_pass, "rounded", lambda n_rows: n_rows)
     monkeypatch.setattr(cache, "BLOCK_POSITIONS", 1)
     decoder = Decoder(copy.deepcopy(llama))
     prices = replace(find_prices(decoder, DECODING), before=0)

@@ -21,7 +21,7 @@ from traces import assert_same, traces_of
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from untrained import LINEAR
 
-from eexit.decode import engine, exit_pass
+from eexit.decode import engine, token_pass
 from eexit.decode.costs.counting import cost_columns, needed
 from eexit.decode.costs.prices import find_prices
 from eexit.decode.engine import Engine
@@ -49,7 +49,7 @@ def confident(model: PreTrainedModel) -> list[Configuration]:
 def test_invariant_7_a_row_runs_what_it_says_and_no_more_than_its_exits_need(
     any_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exit_pass, "rounded", lambda n_rows: n_rows)
+    monkeypatch.setattr(token_pass, "rounded", lambda n_rows: n_rows)
     monkeypatch.setattr(kv_cache, "BLOCK_POSITIONS", 1)
     model = copy.deepcopy(any_model)
     model.set_experts_implementation("eager")  # made of products that torch counts
@@ -79,7 +79,7 @@ def test_invariant_7_a_row_runs_what_it_says_and_no_more_than_its_exits_need(
 def test_invariant_7_holds_for_a_probe_and_for_a_shortlist(
     llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, rule: str, parameter: float
 ) -> None:
-    monkeypatch.setattr(exit_pass, "rounded", lambda n_rows: n_rows)
+    monkeypatch.setattr(token_pass, "rounded", lambda n_rows: n_rows)
     monkeypatch.setattr(kv_cache, "BLOCK_POSITIONS", 1)
     decoder = Decoder(llama)
     decoding = replace(FEW, readout=LINEAR, shortlist=Shortlist(decoder, 5))
@@ -102,8 +102,8 @@ def test_invariant_7_holds_for_a_probe_and_for_a_shortlist(
 def test_invariant_7_rows_of_a_batch_run_together_what_they_say(
     any_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exit_pass, "rounded", lambda n_rows: n_rows)
-    monkeypatch.setattr(exit_pass, "TOKENS_PER_CALL", 3)
+    monkeypatch.setattr(token_pass, "rounded", lambda n_rows: n_rows)
+    monkeypatch.setattr(token_pass, "TOKENS_PER_CALL", 3)
     decoder = packed_decoder_of(any_model)
     ran = Ran(any_model, decoder, monkeypatch)
     requests = grid(confident(any_model), PROMPTS[:2])
@@ -121,15 +121,15 @@ def test_tokens_that_wait_are_those_of_the_reference_whatever_happens_to_other_r
 ) -> None:
     if compiler != "cc":
         use_compiler(compiler)  # attention and comparison are torch's operators'
-    n_parts, in_parts = set(), exit_pass.in_parts
+    n_parts, in_parts = set(), token_pass.in_parts
 
     def watched(rows: np.ndarray) -> list[np.ndarray]:
         parts = in_parts(rows)
         n_parts.add(len(parts))
         return parts
 
-    monkeypatch.setattr(exit_pass, "in_parts", watched)
-    monkeypatch.setattr(exit_pass, "TOKENS_PER_CALL", 2)
+    monkeypatch.setattr(token_pass, "in_parts", watched)
+    monkeypatch.setattr(token_pass, "TOKENS_PER_CALL", 2)
     model = shared_model(architecture)
     rules = (*ONLINE, *BLIND) if architecture in ARCHITECTURES else ("confidence", "similarity")
     exits = [Configuration(mode, rule, some(model, rule)[0]) for rule in rules for mode in modes_of(model)]
@@ -184,8 +184,8 @@ def test_what_no_later_token_needs_is_never_run_however_long_the_text(mode: str,
 def test_the_invariants_hold_for_long_texts_in_which_many_tokens_wait(
     monkeypatch: pytest.MonkeyPatch, mode: str, rule: str, parameter: Parameter
 ) -> None:
-    monkeypatch.setattr(exit_pass, "rounded", lambda n_rows: n_rows)
-    monkeypatch.setattr(exit_pass, "TOKENS_PER_CALL", 24)
+    monkeypatch.setattr(token_pass, "rounded", lambda n_rows: n_rows)
+    monkeypatch.setattr(token_pass, "TOKENS_PER_CALL", 24)
     model, configuration = long_llama(), Configuration(mode, rule, parameter)
     decoder, requests = decoder_of(model), [Request(prompt, configuration, 3) for prompt in PROMPTS[:2]]
     with monkeypatch.context() as patch:
@@ -210,7 +210,7 @@ def test_room_for_rows_in_which_every_token_waits_is_accounted_for(mode: str, ob
     decoder, decoding, length = decoder_of(long_llama()), replace(AT_200, observe=observe), 205
     configuration = Configuration(mode) if mode == "normal" else Configuration(mode, "fixed", 1.0)
     requests = [Request(PROMPTS[1], configuration)] * 3
-    waiting = OnlineBatch(3, length, Decoders.of(decoder, None), decoding, requests).waiting
+    waiting = OnlineBatch(3, length, Decoders.of(decoder, None), decoding, requests).student.waiting
     held = sum(part.nbytes for part in (waiting.token_SP, waiting.segment_SP, waiting.hidden_SPW, waiting.streams_SPXW))
     others = decoder.cache_bytes_per_token * length + decoder.vocabulary * 4
     assert 3 * (OnlineBatch.row_bytes(decoder, decoding, length, requests) - others) == held
