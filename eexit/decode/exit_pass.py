@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from eexit.decode.layer_reading import LayerReading, Picked, Reading, read_at_exits, read_layer
+from eexit.decode.layer_reading import LayerReading, Picked, Reader, Reading, read_layer, read_tokens
 from eexit.decode.rows.requests import Decoding
 from eexit.decode.rows.slots import Slots
 from eexit.decode.rows.transfer import to_device
@@ -110,6 +110,7 @@ class ExitPass:
     def __init__(self, student: StudentRows, decoding: Decoding, tokens: Tokens, deciding: Deciding, known: Decision):
         self.token_pass, self.decoder = TokenPass(student, tokens), student.decoder
         self.decoding, self.deciding = decoding, deciding
+        self.layers = np.array([end - 1 for _, end in student.segments])
         n_tokens, n_exits, device = len(tokens.slot_D), len(student.segments), student.decoder.device
         self.online = {index: ONLINE[name] for index, name in enumerate(deciding.rules) if name in ONLINE}
         self.looks_D = np.isin(deciding.rule_D, list(self.online))
@@ -185,7 +186,8 @@ class ExitPass:
         hidden_BW = self.token_pass.hidden_DW[row]
         read: LayerReading | ShortReading
         if shortlist and rank > 0:
-            read = shortlist.read(self.decoder, self.decoding.readout, hidden_BW, layer, self.shortlist_DK[row])
+            ready_BH = Reader(self.decoder, self.decoding.readout).ready(hidden_BW, layer)
+            read = shortlist.read(ready_BH, self.shortlist_DK[row])
             self.short_reads_DX[reading, rank] += 1
         else:
             given = self.deciding.given_D
@@ -224,5 +226,5 @@ class ExitPass:
             exits, given = self.exit_D[unread], self.deciding.given_D
             hidden_BW, u_B = self.token_pass.hidden_DW[row], self.deciding.u_token_D[row]
             given = None if given is None else given[row]
-            self.picked.put(row, read_at_exits(self.decoder, self.decoding, hidden_BW, exits, u_B, given))
+            self.picked.put(row, read_tokens(self.decoder, self.decoding, hidden_BW, self.layers[exits], u_B, given))
             self.reads_DX[unread, exits] += 1

@@ -21,6 +21,7 @@ from eexit.decode.rows.requests import Decoding
 from eexit.decode.rows.transfer import to_device
 from eexit.decode.sampling import Drafted, pick_tokens
 from eexit.method.divergence import Divergence, divergence_from_final
+from eexit.method.readouts import Readout
 from eexit.method.rules import Distribution
 from eexit.model.decoder import Decoder
 
@@ -31,6 +32,34 @@ LOGITS_BYTES: Final = 8 << 20
 LOGITS_BYTES_ON_GPU: Final = 64 << 20
 LOGITS_ROWS: Final = 64
 LOG_P_BYTES: Final = 1 << 20  # without the compiled kernel: of fp32 log-probabilities that are made at a time
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What goes into the head, from residual streams: exitable layers by a readout, the final one as the model does it."""
+
+    decoder: Decoder
+    readout: Readout
+
+    @property
+    def final(self) -> int:
+        return self.decoder.n_layers - 1
+
+    def ready(self, hidden_BW: Tensor, layer: int) -> Tensor:
+        """What goes into the head, (B, H), of streams after a layer."""
+        if layer == self.final:
+            return self.decoder.normed(hidden_BW)
+        return self.readout.before_head(self.decoder, hidden_BW, layer)
+
+    def ready_each(self, hidden_BW: Tensor, layer_B: np.ndarray) -> Tensor:
+        """The same of streams after a layer each."""
+        layers = np.unique(layer_B).tolist()
+        rows = to_device([np.flatnonzero(layer_B == layer) for layer in layers], hidden_BW.device)
+        parts = [self.ready(hidden_BW[at], layer) for layer, at in zip(layers, rows, strict=True)]
+        ready_BH = parts[0].new_empty(len(hidden_BW), parts[0].shape[-1])
+        for at, part in zip(rows, parts, strict=True):
+            ready_BH[at] = part
+        return ready_BH
 
 
 @dataclass(frozen=True)
@@ -107,9 +136,9 @@ def _joined(divergences: Sequence[Divergence]) -> Divergence:
 
 def read_layers(decoder: Decoder, states_BXW: Tensor, decoding: Decoding) -> Reading:
     """Read the residual streams after the exitable layers and, last, after the final layer, and compare them."""
-    exits = enumerate(decoding.exitable_layers)
-    ready = [decoding.readout.before_head(decoder, states_BXW[:, rank], layer) for rank, layer in exits]
-    ready_BXH = torch.stack([*ready, decoder.normed(states_BXW[:, -1])], 1)
+    reader = Reader(decoder, decoding.readout)
+    layers = [*decoding.exitable_layers, reader.final]
+    ready_BXH = torch.stack([reader.ready(states_BXW[:, rank], layer) for rank, layer in enumerate(layers)], 1)
     n_rows, n_states, _ = ready_BXH.shape
     size = max(1, _rows_at_a_time(decoder) // n_states)
     compared: list[Divergence] = []
@@ -140,14 +169,14 @@ def _compare(logits_BXV: Tensor, top_k: int) -> Sequence[Divergence]:
 
 
 def read_tokens(
-    decoder: Decoder, hidden_BW: Tensor, rows_X: Sequence[Tensor], decoding: Decoding, u_B: Tensor,
+    decoder: Decoder, decoding: Decoding, hidden_BW: Tensor, layer_B: np.ndarray, u_B: Tensor,
     given_B: Tensor | None = None, drafted: Drafted | None = None,
 ) -> Picked:  # fmt: skip
-    """The next tokens of rows, from their residual streams; `places_X` says which rows exit at each layer.
+    """The next tokens of rows, from their residual streams after a layer each.
 
     With tokens that are given, those are taken; drafted ones may be accepted where tokens are sampled.
     """
-    ready_BH = prepare_for_head(decoder, hidden_BW, rows_X, decoding)
+    ready_BH = Reader(decoder, decoding.readout).ready_each(hidden_BW, layer_B)
     row_B = torch.arange(len(ready_BH), device=ready_BH.device)
     parts = []
     for row in row_B.split(_rows_at_a_time(decoder)):  # where tokens are sampled, logits are kept until they are taken
@@ -156,27 +185,15 @@ def read_tokens(
     return Picked(*[torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Picked)])
 
 
-def read_at_exits(
-    decoder: Decoder, decoding: Decoding, hidden_BW: Tensor, exit_B: np.ndarray, u_B: Tensor,
-    given_B: Tensor | None = None, drafted: Drafted | None = None,
-) -> Picked:  # fmt: skip
-    """The next tokens of rows from their residual streams at their exits, which are indices into X.
-
-    With tokens that are given, those are taken; drafted ones may be accepted where tokens are sampled.
-    """
-    rows = [np.flatnonzero(exit_B == rank) for rank in range(len(decoding.exitable_layers) + 1)]
-    return read_tokens(decoder, hidden_BW, to_device(rows, hidden_BW.device), decoding, u_B, given_B, drafted)
-
-
 def read_exits(
-    decoders: Decoders, hidden_BW: Tensor, rows_X: Sequence[Tensor], final_BW: Tensor, decoding: Decoding
+    decoders: Decoders, decoding: Decoding, hidden_BW: Tensor, layer_B: np.ndarray, final_BW: Tensor
 ) -> Divergence:
     """How far what the student says at rows' exits is from what the teacher says after its final layer.
 
-    `places_X` is as in `read_tokens`, and `final_BW` are the teacher's residual streams. X is 2 in what is returned:
-    the exit, and then the final layer.
+    `hidden_BW` are the student's residual streams after a layer each, and `final_BW` the teacher's. X is 2 in what is
+    returned: the exit, and then the final layer.
     """
-    exit_BH = prepare_for_head(decoders.student, hidden_BW, rows_X, decoding)
+    exit_BH = Reader(decoders.student, decoding.readout).ready_each(hidden_BW, layer_B)
     final_BH = decoders.teacher.normed(final_BW)
     compared: list[Divergence] = []
     for row in torch.arange(len(exit_BH), device=exit_BH.device).split(_rows_at_a_time(decoders.teacher) // 2):
@@ -229,7 +246,7 @@ def read_layer(
 ) -> LayerReading:
     """Read rows after exitable layer number `rank`."""
     layer = decoding.exitable_layers[rank]
-    ready_BH = decoding.readout.before_head(decoder, hidden_BW, layer)
+    ready_BH = Reader(decoder, decoding.readout).ready(hidden_BW, layer)
     return _read(decoder, ready_BH, decoding, given_B)
 
 
@@ -253,15 +270,3 @@ def _read(decoder: Decoder, ready_BH: Tensor, decoding: Decoding, given_B: Tenso
     token_B = whole.likeliest_BX[:, 0] if given_B is None else given_B
     log_p_B = torch.cat(log_p) if log_p else whole.likeliest_log_p_BX[:, 0]
     return LayerReading(whole, token_B, log_p_B, torch.cat(kept) if sampled else None)
-
-
-def prepare_for_head(decoder: Decoder, hidden_BW: Tensor, rows_X: Sequence[Tensor], decoding: Decoding) -> Tensor:
-    """What goes into the head, (B, H), each row by the readout of its exit layer; at least one row exits somewhere."""
-    groups = [(rows, decoder.normed(hidden_BW[rows])) for rows in rows_X[-1:] if len(rows)]
-    for rows, layer in zip(rows_X, decoding.exitable_layers, strict=False):
-        if len(rows):
-            groups.append((rows, decoding.readout.before_head(decoder, hidden_BW[rows], layer)))
-    ready_BH = groups[0][1].new_empty(len(hidden_BW), groups[0][1].shape[-1])
-    for rows, ready in groups:
-        ready_BH[rows] = ready
-    return ready_BH

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from eexit.messages.errors import UsageError
-from eexit.method.readouts import Readout
 from eexit.method.rules import Distribution
 from eexit.model.decoder import Decoder
 from eexit.model.support.grafting import graft
@@ -61,9 +60,9 @@ class Shortlist:
             logits_B1K = logits_B1K + self._bias_V[self._token_BK][:, None]
         return logits_B1K
 
-    def read(self, decoder: Decoder, readout: Readout, hidden_BW: Tensor, layer: int, token_BK: Tensor) -> ShortReading:
-        """Read rows after a layer, each for its own tokens."""
-        logits_BK = self.logits(readout.before_head(decoder, hidden_BW, layer), token_BK)
+    def read(self, ready_BH: Tensor, token_BK: Tensor) -> ShortReading:
+        """Read rows from what would go into the head, each for its own tokens."""
+        logits_BK = self.logits(ready_BH, token_BK)
         log_p_BK = logits_BK.log_softmax(-1, dtype=torch.float32)
         top_B2 = log_p_BK.topk(2)
         likeliest_B = token_BK.gather(1, top_B2.indices[:, :1])[:, 0]

@@ -23,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from eexit.decode.costs.counting import Prices
+from eexit.decode.layer_reading import Reader
 from eexit.decode.rows.requests import Decoding
 from eexit.model.cache import KVCache
 from eexit.model.decoder import Decoder
@@ -87,13 +88,13 @@ def _price_layers(hidden_11W: Tensor, layer_pass: LayerPass) -> np.ndarray:
 
 def _price_looks(decoder: Decoder, decoding: Decoding, hidden_1W: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The multiply-adds of preparing each exitable layer's stream for the head, of a short reading, and of a probe."""
-    readout, shortlist, probe = decoding.readout, decoding.shortlist, decoding.probe
+    reader, shortlist, probe = Reader(decoder, decoding.readout), decoding.shortlist, decoding.probe
     ready, short, probed = np.zeros((3, len(decoding.exitable_layers)), np.int64)
     for index, layer in enumerate(decoding.exitable_layers):
-        ready[index] = _counted(readout.before_head, decoder, hidden_1W, layer)[1]
+        ready_1H, ready[index] = _counted(reader.ready, hidden_1W, layer)
         if shortlist:
             token_1K = torch.arange(shortlist.n_tokens, device=hidden_1W.device)[None]
-            short[index] = _counted(shortlist.read, decoder, readout, hidden_1W, layer, token_1K)[1]
+            short[index] = ready[index] + _counted(shortlist.read, ready_1H, token_1K)[1]
         if probe:
             probed[index] = _counted(probe.predicted_kl, hidden_1W, layer, torch.ones_like(hidden_1W[:, 0]))[1]
     return ready, short, probed

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from eexit.decode.costs.draft_rounds import Rounds, SerialCosts
-from eexit.decode.layer_reading import Picked, prepare_for_head, read_at_exits
+from eexit.decode.layer_reading import Picked, Reader, read_tokens
 from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.requests import Decoding, Failure, Outcome, Request
 from eexit.decode.rows.transfer import to_device, to_host
@@ -139,6 +139,7 @@ def draft_step(decoders: Decoders, decoding: Decoding, batch: DraftBatch, costs:
 def draft(decoding: Decoding, batch: DraftBatch, ahead_B: np.ndarray) -> DraftedTokens:
     """Read tokens ahead, one after the other."""
     decoder, kept = batch.student.decoder, []
+    reader = Reader(decoder, decoding.readout)
     input_index_B, rank_B = batch.n_generated[: batch.n_rows] - 1, batch.rank[: batch.n_rows]
     token_BA = np.zeros((batch.n_rows, int(ahead_B.max()) + 1), np.int64)
     token_BA[:, 0] = batch.last_token()
@@ -146,10 +147,8 @@ def draft(decoding: Decoding, batch: DraftBatch, ahead_B: np.ndarray) -> Drafted
         rows = np.flatnonzero(ahead_B > index)
         tokens = Tokens(rows, input_index_B[rows] + index, token_BA[rows, index])
         hidden_NW = run_to(batch.student, tokens, rank_B[rows])
-        of_rank = [np.flatnonzero(rank_B[rows] == rank) for rank in range(len(decoding.exitable_layers) + 1)]
-        u = batch.u_token[rows, input_index_B[rows] + 1 + index]
-        [u_N, *of_rank_X] = to_device([u, *of_rank], decoder.device)
-        logits_NV = decoder.head(prepare_for_head(decoder, hidden_NW, of_rank_X, decoding))
+        [u_N] = to_device([batch.u_token[rows, input_index_B[rows] + 1 + index]], decoder.device)
+        logits_NV = decoder.head(reader.ready_each(hidden_NW, batch.layers.exits[rank_B[rows]]))
         token_BA[rows, index + 1] = pick_tokens(logits_NV, decoding.temperature, decoding.top_p, u_N).cpu().numpy()
         if decoding.temperature > 0:
             kept.append(logits_NV)
@@ -182,7 +181,7 @@ def verify(decoding: Decoding, batch: DraftBatch, drafts: DraftedTokens) -> Pick
         )
         logits_DV = torch.cat(list(drafts.logits))[logits_D]
         drafted = Drafted(made_D, token_D, logits_DV, u_D, decoding.temperature, decoding.top_p)
-    return read_at_exits(decoder, decoding, hidden_NW, np.full(len(row_N), final), u_N, drafted=drafted)
+    return read_tokens(decoder, decoding, hidden_NW, np.full(len(row_N), decoder.n_layers - 1), u_N, drafted=drafted)
 
 
 def keep(batch: DraftBatch, drafts: DraftedTokens, said_BA: np.ndarray, found: dict[str, np.ndarray]) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from eexit.decode.exit_pass import Deciding, Decision, decide, last_tokens
-from eexit.decode.layer_reading import Picked, Reading, read_at_exits, read_layers
+from eexit.decode.layer_reading import Picked, Reading, read_layers, read_tokens
 from eexit.decode.rows.batch import Batch
 from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.requests import Decoding
@@ -36,7 +36,7 @@ class Step:
     u_token_B: Tensor
     reading: Reading
     decision: Decision
-    exit_B: np.ndarray  # indices into X
+    exit_layer_B: np.ndarray
     hidden_BW: Tensor  # each row's residual stream at its exit layer
 
 
@@ -67,13 +67,14 @@ def decode_step(decoders: Decoders, decoding: Decoding, batch: Batch) -> None:
         # 4. The students run up to their exits, with their own caches; their states say what deeper layers then hold.
         with record_function("student"):
             exit_B, hidden_BW = decision.exit_D.cpu().numpy(), streams_UXW[prefix_B, decision.exit_D]
+            exit_layer_B = batch.layers.exits[exit_B]
             if n_students:
-                at_exit_FW, exit_F = hidden_BW[:n_students], exit_B[:n_students]
-                [goes_on_F1] = to_device([batch.layers.exits[exit_F, None] > batch.layers.fork], decoder.device)
+                at_exit_FW, goes_on_F = hidden_BW[:n_students], exit_layer_B[:n_students] > batch.layers.fork
+                [goes_on_F1] = to_device([goes_on_F[:, None]], decoder.device)
                 entering_FW = torch.where(goes_on_F1, fork_U1W[prefix_B[:n_students], 0], at_exit_FW)
-                at_exit_FW[:] = run_to(batch.student, tokens.first(n_students, entering_FW), exit_F)
+                at_exit_FW[:] = run_to(batch.student, tokens.first(n_students, entering_FW), exit_B[:n_students])
     # 5. The next tokens are read where the rows exit. 6. Everything is recorded.
-    step = Step(np.arange(batch.n_rows), deciding.u_token_D, reading, decision, exit_B, hidden_BW)
+    step = Step(np.arange(batch.n_rows), deciding.u_token_D, reading, decision, exit_layer_B, hidden_BW)
     record(batch, step, take_tokens(decoder, decoding, step, n_students))
 
 
@@ -84,8 +85,8 @@ def first_tokens(decoder: Decoder, decoding: Decoding, batch: Slots, slots: np.n
     reading = prefilled.reading.of(prefix_B)
     never_BE = torch.zeros_like(reading.kl_BE)
     decision = decide(Deciding([], np.full(len(slots), NONE), never_BE, u_B, u_B))
-    exit_B = np.full(len(slots), len(decoding.exitable_layers))
-    step = Step(slots, u_B, reading, decision, exit_B, prefilled.states_1XW[prefix_B, -1])
+    exit_layer_B = np.full(len(slots), decoder.n_layers - 1)
+    step = Step(slots, u_B, reading, decision, exit_layer_B, prefilled.states_1XW[prefix_B, -1])
     record(batch, step, take_tokens(decoder, decoding, step))
 
 
@@ -98,9 +99,9 @@ def take_tokens(decoder: Decoder, decoding: Decoding, step: Step, n_students: in
     picked = step.reading.picked(step.decision.exit_D)
     n_unread = len(step.slots) if decoding.temperature > 0 else n_students
     if n_unread:
-        hidden_BW, exit_B, u_B = step.hidden_BW[:n_unread], step.exit_B[:n_unread], step.u_token_B[:n_unread]
+        hidden_BW, layer_B, u_B = step.hidden_BW[:n_unread], step.exit_layer_B[:n_unread], step.u_token_B[:n_unread]
         [row] = to_device([np.arange(n_unread)], decoder.device)
-        picked.put(row, read_at_exits(decoder, decoding, hidden_BW, exit_B, u_B))
+        picked.put(row, read_tokens(decoder, decoding, hidden_BW, layer_B, u_B))
     return picked
 
 
@@ -115,5 +116,4 @@ def record(batch: Slots, step: Step, picked: Picked) -> None:
         **picked.columns(),
         **reading.columns(picked.token_B),
     }
-    exit_layer = batch.layers.exits[step.exit_B]
-    batch.record(step.slots, {"exit_layer_T": exit_layer, **to_host(columns)})
+    batch.record(step.slots, {"exit_layer_T": step.exit_layer_B, **to_host(columns)})

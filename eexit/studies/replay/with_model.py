@@ -69,11 +69,11 @@ class Replayer:
         scored = self._score(setting, transcript)
         n_exits = len(self.layers) + 1
         exit_N = np.searchsorted([*self.layers, self.decoders.teacher.n_layers - 1], scored.exit_layer_T[1:])
-        rank_N = torch.from_numpy(exit_N).to(self.decoders.student.device)
-        rows_X = [(rank_N == rank).nonzero()[:, 0] for rank in range(n_exits)]
         final_NW = self.final_of(transcript).to(self.decoders.teacher.device)
         with self.decoders.teacher.attending():
-            read = read_exits(self.decoders, scored.exit_hidden_TW[1:], rows_X, final_NW, self.decoding)
+            read = read_exits(
+                self.decoders, self.decoding, scored.exit_hidden_TW[1:], scored.exit_layer_T[1:], final_NW
+            )
         unlike_N = read.likeliest_BX[:, 0] != read.likeliest_BX[:, 1]
         prob_NX = np.eye(n_exits)[exit_N] if setting.rule in ONLINE else scored.exit_prob_TX[1:]
         costs = costs_of(setting, exit_N, len(transcript.text.prompt_token_ids), self.layers, self.prices)

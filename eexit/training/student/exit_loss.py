@@ -13,38 +13,22 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from eexit.method.readouts import Readout
-from eexit.model.decoder import Decoder
+from eexit.decode.layer_reading import Reader
 
 LOGITS_AT_A_TIME: Final = 1 << 23
 
 
 @dataclass(frozen=True)
-class Reader:
-    """How residual streams are read: exitable layers by a readout, the final one as the model itself reads it."""
-
-    decoder: Decoder
-    readout: Readout
-
-    @property
-    def final(self) -> int:
-        return self.decoder.n_layers - 1
+class LogitsReader(Reader):
+    """Also the logits, in fp32, and how many positions' fit in memory together."""
 
     def logits(self, hidden_CW: Tensor, layer: int) -> Tensor:
-        """Logits in fp32, (C, V)."""
-        return self.decoder.head(self._ready(hidden_CW, layer)).float()
+        """Of streams after a layer, (C, V)."""
+        return self.decoder.head(self.ready(hidden_CW, layer)).float()
 
     def logits_at(self, hidden_CW: Tensor, layer_C: Tensor) -> Tensor:
-        """Logits of streams after a layer each, (C, V), in fp32, by a single product with the head."""
-        rows = [(layer_C == layer, layer) for layer in layer_C.unique().tolist()]
-        ready_CH = torch.cat([self._ready(hidden_CW[at_C], layer) for at_C, layer in rows])
-        order_C = torch.cat([at_C.nonzero()[:, 0] for at_C, _ in rows]).argsort()
-        return self.decoder.head(ready_CH[order_C]).float()
-
-    def _ready(self, hidden_CW: Tensor, layer: int) -> Tensor:
-        if layer == self.final:
-            return self.decoder.normed(hidden_CW)
-        return self.readout.before_head(self.decoder, hidden_CW, layer)
+        """Of streams after a layer each, (C, V), by a single product with the head."""
+        return self.decoder.head(self.ready_each(hidden_CW, layer_C.cpu().numpy())).float()
 
     def chunks(self, n: int) -> Iterator[slice]:
         """Slices of N positions whose logits fit in memory together."""
@@ -54,7 +38,7 @@ class Reader:
 
 @torch.no_grad()
 def layer_divergences(
-    reader: Reader, streams: Mapping[int, Tensor], layers: Sequence[int], teacher_NW: Tensor
+    reader: LogitsReader, streams: Mapping[int, Tensor], layers: Sequence[int], teacher_NW: Tensor
 ) -> Tensor:
     """KL(final ‖ layer) of every layer, (N, E), in nats: the teacher's final streams, and streams after the layers."""
     kl_NE = teacher_NW.new_empty(len(teacher_NW), len(layers), dtype=torch.float32)
@@ -94,7 +78,7 @@ class AtExits:
     gradient_NW: Tensor | None  # of the sum of kl_N, in the streams at the exits
 
 
-def read_exits(reader: Reader, teacher_NW: Tensor, hidden_NW: Tensor, exit_N: Tensor, learns: bool) -> AtExits:
+def read_exits(reader: LogitsReader, teacher_NW: Tensor, hidden_NW: Tensor, exit_N: Tensor, learns: bool) -> AtExits:
     """Compare what is read at the exits with the teacher; with `learns`, the gradient too.
 
     The gradient in the logits is p_exit − p_teacher, which is exactly 0 where both are the same.

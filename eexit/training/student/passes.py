@@ -12,7 +12,7 @@ from torch import Tensor
 
 from eexit.method.rules import ORACLES
 from eexit.method.stick_breaking import choose_exits
-from eexit.training.student.exit_loss import AtExits, Reader, layer_divergences, read_exits
+from eexit.training.student.exit_loss import AtExits, LogitsReader, layer_divergences, read_exits
 from eexit.training.student.frozen import LayerStack, Padded
 from eexit.training.texts import Text
 
@@ -32,7 +32,7 @@ class Pair:
 
     model: PeftModel
     stack: LayerStack
-    reader: Reader
+    reader: LogitsReader
     layers: tuple[int, ...]  # the exitable ones
     known: dict[Text, Tensor] = field(default_factory=dict)  # KLs, (N, E), of texts that the teacher has seen
 

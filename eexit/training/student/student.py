@@ -21,7 +21,7 @@ from eexit.method.draws import exit_draws, training_draws
 from eexit.method.probes import LayerProbe, Probe
 from eexit.training.run.saving import optimiser_tensors, restore_optimiser
 from eexit.training.setup import Setup
-from eexit.training.student.exit_loss import Reader
+from eexit.training.student.exit_loss import LogitsReader
 from eexit.training.student.exits_table import exits_table
 from eexit.training.student.frozen import LayerStack
 from eexit.training.student.lora import adapter_parameters, add_adapter, save_adapter
@@ -48,7 +48,7 @@ class StudentTrainer:
         self.most_tokens, self.most_seconds = settings.most_tokens, 60 * settings.most_minutes
         stack = LayerStack(setup.model, setup.decoder.n_layers)
         model = add_adapter(setup.model, settings.lora_r, settings.lora_alpha, settings.lora_targets, settings.seed)
-        self.pair = Pair(model, stack, Reader(setup.decoder, setup.readout), settings.layers)
+        self.pair = Pair(model, stack, LogitsReader(setup.decoder, setup.readout), settings.layers)
         self.parameters, self.texts = adapter_parameters(model), setup.texts
         self.optimiser = torch.optim.AdamW(self.parameters.values(), weight_decay=0.0)
         self.passes = settings.passes or -(-self.most_tokens // n_tokens(setup.texts))

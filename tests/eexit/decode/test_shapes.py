@@ -66,8 +66,9 @@ PARTS = {
         "take_tokens",
         "record",
         "read_layers",
+        "read_tokens",
     ],
-    reading: ["read_tokens", "prepare_for_head", "pick_tokens"],
+    reading: ["pick_tokens"],
 }
 
 
@@ -92,7 +93,7 @@ def test_names_say_the_axes_of_what_they_hold(
         "run_to",
         "take_tokens",
         "record",
-        "prepare_for_head",
+        "read_tokens",
     )
     assert all(seen[name] > 0 for name in looked_at), seen
 

@@ -21,7 +21,7 @@ from eexit.method.readouts import READOUTS
 from eexit.model.decoder import Decoder
 from eexit.plan.configuration import Configuration
 from eexit.training.student import exit_loss
-from eexit.training.student.exit_loss import Reader, read_exits
+from eexit.training.student.exit_loss import LogitsReader, read_exits
 from eexit.training.student.frozen import LayerStack, Padded
 from eexit.training.student.lora import adapter_parameters, add_adapter, save_adapter
 from eexit.training.student.passes import Pair
@@ -53,7 +53,7 @@ def pair_of(architecture: str) -> Pair:
     model = tiny_model(architecture)
     decoder = Decoder(model)
     stack = LayerStack(model, decoder.n_layers)
-    return Pair(add_adapter(model, 4, 8, None, seed=1), stack, Reader(decoder, READOUTS["lens"]), EXITABLE)
+    return Pair(add_adapter(model, 4, 8, None, seed=1), stack, LogitsReader(decoder, READOUTS["lens"]), EXITABLE)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3", "gpt2", "falcon_alibi"])
@@ -64,7 +64,7 @@ def test_exits_leave_what_they_leave_in_a_sweep(architecture: str) -> None:
     with torch.no_grad():
         padded = Padded.of(texts, model.device)
         streams = LayerStack(model, decoder.n_layers).streams(padded, [FINAL], exit_N)
-        log_p_NV = Reader(decoder, READOUTS["lens"]).logits_at(streams[FINAL], exit_N).log_softmax(-1)
+        log_p_NV = LogitsReader(decoder, READOUTS["lens"]).logits_at(streams[FINAL], exit_N).log_softmax(-1)
     assert len(exit_N.unique()) > 1
     token_N = decided([torch.tensor(text.token_ids) for text in texts])
     expected_N = decided([torch.tensor(trace.exit_logprob_T) for trace in traces])
@@ -88,7 +88,7 @@ def test_gradients_are_those_of_the_kl_however_few_positions_are_read_at_a_time(
     llama: PreTrainedModel, readout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoder, generator = decoder_of(llama), torch.Generator().manual_seed(0)
-    reader = Reader(decoder, READOUTS[readout])
+    reader = LogitsReader(decoder, READOUTS[readout])
     teacher_NW, hidden_NW = torch.randn(2, 12, decoder.width, generator=generator)
     exit_N = torch.tensor([1, 3, FINAL]).repeat(4)
     hidden_NW.requires_grad_()
