@@ -24,7 +24,7 @@ from eexit.model.chat import format_and_tokenize_input
 from eexit.model.decoder import Decoder
 from eexit.model.loading import eos_token_ids, load_model_and_tokenizer
 from eexit.plan.config import SweepConfig
-from eexit.plan.configuration import NORMAL, Configuration, depends_on_seed
+from eexit.plan.configuration import NORMAL, Configuration, Draft, Normal, depends_on_seed
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.runs import Run, configurations
 from eexit.quality.answers import SlowPatternError, mark
@@ -92,7 +92,7 @@ class ModelGenerator:
             token_ids, error = self._tokenize(run)
             if error:
                 continue
-            normal = replace(run, configuration=Configuration(NORMAL))
+            normal = replace(run, configuration=Normal())
             for each in (normal, run) if NORMAL in self.config.modes else (run,):
                 requests.setdefault(_key(each), Request(token_ids, each.configuration, run.seed))
         return requests
@@ -136,8 +136,7 @@ class ModelGenerator:
 
     def _is_shared(self, request: Request, outcome: Outcome) -> bool:
         """Whether a request with another seed has this outcome too. One that failed is tried again."""
-        rule = request.configuration.rule
-        return not (isinstance(outcome, Failure) or depends_on_seed(rule, self.config.temperature))
+        return not (isinstance(outcome, Failure) or depends_on_seed(request.configuration, self.config.temperature))
 
     def _decode_by_key(self, requests: dict[Key, Request], ends: "_Ends") -> dict[Key, Outcome]:
         return dict(zip(requests, self._decode(list(requests.values()), ends), strict=True))
@@ -204,10 +203,10 @@ class ModelGenerator:
         return Results(pa.Table.from_pylist([row], GENERATIONS), tokens_table(run, outcome, pieces, self.text_of))
 
     def _draft_columns(self, configuration: Configuration, outcome: Trace) -> dict[str, Any]:
-        if not configuration.draft or not outcome.rounds:
+        if not isinstance(configuration, Draft) or not outcome.rounds:
             return {}
         costs = SerialCosts.of(self.prices, self.engine.decoding.exitable_layers)
-        return outcome.rounds.columns(configuration.draft, len(outcome.token_id_T) - 1, costs)
+        return outcome.rounds.columns(configuration, len(outcome.token_id_T) - 1, costs)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from eexit.model.decoder import Decoder
 from eexit.model.loading import eos_token_ids, load_model_and_tokenizer
 from eexit.model.sources import DEFAULT_MODEL
 from eexit.plan.config import SweepConfig
-from eexit.plan.configuration import MODES, NORMAL, Configuration
+from eexit.plan.configuration import MODES, NORMAL, Exit, Normal
 from eexit.plan.exit_layers import every_nth_layer
 from eexit.results.original_format import evaluation_of
 from eexit.results.run_rows import exit_statistics, text_pieces
@@ -111,7 +111,7 @@ class KLExitGenerator(EarlyExitGenerator):
             eos_token_ids=self.eos_token_ids, readout=self.readout, temperature=temperature, top_p=top_p,
         )  # fmt: skip
         prompt = tuple(inputs["input_ids"][0].tolist())
-        exits = Configuration(NORMAL) if self.mode == NORMAL else Configuration(self.mode, "kl", float(kl_strength))
+        exits = Normal() if self.mode == NORMAL else Exit(self.mode, "kl", float(kl_strength))
         [(_, trace)] = Engine(self.decoder, decoding).generate([Request(prompt, exits, seed)])
         if isinstance(trace, Failure):
             raise UsageError(trace.error)

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 
 from eexit.messages.result_table import ResultTable
 from eexit.messages.written import percent, written
-from eexit.plan.configuration import Configuration
+from eexit.plan.configuration import Configuration, Draft
 from eexit.plan.runs import ERROR
 from eexit.results.means import mean_of, outcomes
 from eexit.results.store.folder import Store
@@ -60,7 +60,7 @@ def closing_table(
     generations = read_columns(store, COLUMNS)
     has_answers = generations["correct"].null_count < len(generations)
     has_errors = bool(pc.any(pc.equal(generations["status"], ERROR)).as_py())
-    has_drafts = any(configuration.draft for configuration in configurations)
+    has_drafts = any(isinstance(configuration, Draft) for configuration in configurations)
     found = [outcomes(configuration, generations, temperature) for configuration in configurations]
     has_repeats = any(counts.n_different < counts.n_runs for counts in found)
     captions = {DIFFERENT_CAPTION: has_repeats, ANSWERS_CAPTION: has_answers, DRAFTS_CAPTION: has_drafts}

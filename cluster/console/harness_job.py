@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +13,7 @@ from cluster.console.flags import make_parser, parse_flags
 from cluster.console.job import FIELDS, GROUPS, OUTPUT, WHERE, SweepJob, job_of
 from eexit.messages.errors import UsageError
 from eexit.plan.config import Bool, Count, Float, Prompt, SweepConfig, Text
-from eexit.plan.configuration import Configuration
+from eexit.plan.configuration import Configuration, hashed
 from eexit.plan.explaining import explain
 from eexit.plan.hashes import content_hash
 from eexit.plan.model_facts import aside
@@ -139,7 +139,7 @@ def make_harness_plan(
     config, shared = job.config, shared_settings(job.config)
     how = asked.model_dump(mode="json", exclude={"tasks", "include_path"})
     evaluations = [
-        Evaluation(content_hash(shared, dict(model), list(layers), how, asdict(each), seed, digest), each, seed, task)
+        Evaluation(content_hash(shared, dict(model), list(layers), how, hashed(each), seed, digest), each, seed, task)
         for each in configurations(config)
         for seed in config.seeds
         for task, digest in found

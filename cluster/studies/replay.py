@@ -23,7 +23,7 @@ from eexit.messages.progress import Display
 from eexit.messages.wording import counted
 from eexit.plan.artefact_fit import refuse_misfit
 from eexit.plan.config import SweepConfig
-from eexit.plan.configuration import NORMAL, Configuration
+from eexit.plan.configuration import NORMAL, Exit
 from eexit.plan.model_facts import ModelFacts, look_at_model
 from eexit.results.layout import REPLAYS_FOLDER, further_name
 from eexit.results.seals import encode_further
@@ -35,7 +35,7 @@ from eexit.studies.replay.recorded import Replayed, summary
 TOKENS_PER_CALL: Final = 1024  # of the actor, between which progress is shown and interruptions are heard
 
 # Some texts, from one number to another, under settings: for each text the result under each setting.
-Replay = Callable[[Sequence[Configuration], int, int], list[list[Replayed]]]
+Replay = Callable[[Sequence[Exit], int, int], list[list[Replayed]]]
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class _Replays:
         self._show("done", last=True)
         return rows
 
-    def _rows(self, group: Sequence[Configuration]) -> list[Mapping[str, Any]]:
+    def _rows(self, group: Sequence[Exit]) -> list[Mapping[str, Any]]:
         by_text: list[list[Replayed]] = []
         for start, end in pairwise(self.plan.cuts(TOKENS_PER_CALL)):
             self._show(group[0].key if len(group) == 1 else f"{group[0].key} and {len(group) - 1} more")
@@ -124,7 +124,7 @@ class _Replays:
             for setting, replayed_T in zip(group, zip(*by_text, strict=True), strict=True)
         ]
 
-    def _row(self, setting: Configuration, replayed_T: Sequence[Replayed]) -> Mapping[str, Any]:
+    def _row(self, setting: Exit, replayed_T: Sequence[Replayed]) -> Mapping[str, Any]:
         plan = self.plan
         prompt_ids = [transcript.text.prompt_id for transcript in plan.transcripts]
         return {

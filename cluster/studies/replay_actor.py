@@ -6,7 +6,7 @@ It is a plain class, which `cluster.studies.replay` turns into a Ray actor.
 from collections.abc import Sequence
 
 from cluster.actor import device_here
-from eexit.plan.configuration import Configuration
+from eexit.plan.configuration import Exit
 from eexit.studies.replay.plan import ReplayPlan
 from eexit.studies.replay.recorded import Replayed
 
@@ -24,6 +24,6 @@ class ReplayActor:
         self._replayer = Replayer.of_sweep(plan.config, device_here(device))
         self._transcripts = plan.transcripts
 
-    def replay(self, settings: Sequence[Configuration], start: int, end: int) -> list[list[Replayed]]:
+    def replay(self, settings: Sequence[Exit], start: int, end: int) -> list[list[Replayed]]:
         """Some of the texts, each under these settings."""
         return [self._replayer.replay(settings, transcript) for transcript in self._transcripts[start:end]]

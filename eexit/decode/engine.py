@@ -21,15 +21,14 @@ from eexit.decode.rows.batch import Batch
 from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.memory import cache_budget
 from eexit.decode.rows.requests import Decoding, Failure, Outcome, Request
-from eexit.decode.steps.drafting import DraftBatch, draft_step
+from eexit.decode.steps.drafting import DraftBatch, draft_of, draft_step
 from eexit.decode.steps.online import OnlineBatch, observe, online_step, taught_step
 from eexit.decode.steps.oracle import decode_step, first_tokens
 from eexit.decode.teacher import Prefilled, prefill
 from eexit.messages.errors import UsageError
-from eexit.method.rules import ORACLES
 from eexit.method.states import STATES
 from eexit.model.decoder import Decoder
-from eexit.plan.configuration import Configuration
+from eexit.plan.configuration import Configuration, Draft, Exit
 
 BatchT = TypeVar("BatchT", Batch, OnlineBatch, DraftBatch)
 
@@ -82,9 +81,9 @@ class Engine:
     def _generate(
         self, decoders: Decoders, requests: Sequence[Request], waiting: Sequence[int], progress: Callable[[int], None]
     ) -> Iterator[tuple[int, Outcome]]:
-        drafting = [index for index in waiting if requests[index].configuration.draft]
-        waiting = [index for index in waiting if not requests[index].configuration.draft]
-        oracles = any(requests[index].configuration.rule in ORACLES for index in waiting)
+        drafting = [index for index in waiting if isinstance(requests[index].configuration, Draft)]
+        waiting = [index for index in waiting if not isinstance(requests[index].configuration, Draft)]
+        oracles = any(_is_oracle(requests[index].configuration) for index in waiting)
         beside = [index for index in waiting if oracles and not _is_online(requests[index].configuration)]
         online = [index for index in waiting if not oracles or _is_online(requests[index].configuration)]
         if decoders.are_one:
@@ -97,8 +96,7 @@ class Engine:
 
     def _serial_costs(self, drafting: Sequence[Request]) -> SerialCosts | None:
         """For rows that draft as many tokens as suit; None if there are none."""
-        drafts = [request.configuration.draft for request in drafting]
-        if not any(draft and draft.n_tokens is None for draft in drafts):
+        if not any(draft_of(request).n_tokens is None for request in drafting):
             return None
         self._prices = self._prices or find_prices(self.decoder, self.decoding)
         return SerialCosts.of(self._prices, self.decoding.exitable_layers)
@@ -183,4 +181,8 @@ class Engine:
 
 
 def _is_online(configuration: Configuration) -> bool:
-    return configuration.rule is not None and configuration.rule not in ORACLES
+    return isinstance(configuration, Exit) and not configuration.is_oracle
+
+
+def _is_oracle(configuration: Configuration) -> bool:
+    return isinstance(configuration, Exit) and configuration.is_oracle

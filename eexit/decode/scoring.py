@@ -27,10 +27,9 @@ from eexit.decode.teacher import Prefilled, prefill, read_texts
 from eexit.decode.token_pass import StudentRows, Tokens
 from eexit.decode.waiting import Waiting
 from eexit.method.draws import exit_draws
-from eexit.method.rules import ORACLES, RULES
-from eexit.method.states import STATES
 from eexit.model.cache import KVCache
 from eexit.model.decoder import Decoder
+from eexit.plan.configuration import Exit
 
 SCORED_TOKENS: Final = 256  # at a time, for bounded memory: later ones see what earlier ones left
 
@@ -127,12 +126,14 @@ class _Texts:
         for slot, text in enumerate(texts):
             self.token_ids_ST[slot, : len(text)] = text
         configuration = request.configuration
-        self.rules = [configuration.rule] if configuration.rule else []
-        self.states = [configuration.mode] if configuration.mode in STATES else []
-        self.setting_E = np.zeros(len(decoding.exitable_layers))
-        for rule in self.rules:
-            self.setting_E[:] = RULES[rule].setting(configuration.parameter, decoding.exitable_layers)
-        self.is_oracle, n_texts, length = configuration.rule in ORACLES, len(texts), self.n_prompt + n_tokens
+        self.rules: list[str] = []
+        self.states: list[str] = []
+        self.setting_E, self.is_oracle = np.zeros(len(decoding.exitable_layers)), False
+        if isinstance(configuration, Exit):
+            self.rules, self.states = [configuration.rule], [configuration.state]
+            self.setting_E[:] = configuration.per_layer(decoding.exitable_layers)
+            self.is_oracle = configuration.is_oracle
+        n_texts, length = len(texts), self.n_prompt + n_tokens
         self.teacher, cache = KVCache(n_texts, length), KVCache(n_texts, length)
         for held, keys in ((cache, prompt.student), (self.teacher, prompt.teacher))[: 1 + self.is_oracle]:
             held.load(slice(0, n_texts), keys, range(layers.n_layers), self.n_prompt)

@@ -18,8 +18,7 @@ from pydantic_core import PydanticKnownError
 
 from eexit.method.rules import ONLINE, RULES, Control
 from eexit.method.states import STATES
-from eexit.plan.configuration import MODES, NORMAL, mode_of
-from eexit.plan.drafts import AUTO, parse_drafts
+from eexit.plan.configuration import AUTO, MODES, NORMAL, mode_of, parse_drafts
 
 MOST_COUNT: Final = 2**31 - 1  # positions and layers are stored as int32, and no count of anything is larger
 LEAST_SEED, MOST_SEED = -(2**63), 2**63 - 1  # and seeds as int64

@@ -1,14 +1,20 @@
-"""A configuration: mode × rule × parameter, or a draft, and what it is called."""
+"""A configuration is how a run exits, drafts, or does neither: `Exit`, `Draft` or `Normal`.
 
-from dataclasses import dataclass
-from typing import Final
+This module does not import torch.
+"""
 
-from eexit.method.rules import KL_FACTOR, RULES, Control, Parameter, shown
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from eexit.method.rules import KL_FACTOR, ORACLES, RULES, Control, Parameter, shown
 from eexit.method.states import STATES
-from eexit.plan.drafts import DRAFT, Draft
 
 NORMAL: Final = "normal"  # the mode without exits
+DRAFT: Final = "draft"  # the mode that drafts
 GENERATE: Final = "generate"  # transformers' own, in place of a configuration
+AUTO: Final = "auto"  # in place of a draft's N
+MOST_AUTO_TOKENS: Final = 8  # of more, a call takes noticeably longer on CPUs, and little is left to gain
 MODES: Final = {  # of exits; `draft` is a mode too
     NORMAL: "no exits: every token comes from the final layer",
     **{name: state.definition for name, state in STATES.items()},
@@ -20,57 +26,112 @@ ALL_MODES: Final = {
     "Elhoushi et al. 2024)",
 }
 
+Columns = dict[str, str | float | int | None]
 
-def mode_of(key: str) -> str:
-    """The mode of the configuration with this key."""
-    return key.partition("/")[0]
-
-
-def depends_on_seed(rule: str | None, temperature: float | None) -> bool:
-    """Whether runs with this rule, None for `normal` and drafts, can differ between seeds.
-
-    They do if tokens are sampled or exits left to chance. If not, the runs of all seeds are the same one, which counts
-    once. Where the temperature or the rule is not known, as in results of others, runs may differ.
-    """
-    return temperature != 0 or (rule is not None and (rule not in RULES or RULES[rule].draws))
+COLUMNS: Final = (
+    "configuration", "mode", "rule", "parameter", "kl_factor", "control_of", "draft_layer", "draft_length",
+)  # fmt: skip
+_NO_COLUMNS: Final[Columns] = dict.fromkeys(COLUMNS)
 
 
 @dataclass(frozen=True)
-class Configuration:
-    """How a run exits, or drafts.
+class Normal:
+    """No exits. Results of others may have another mode without a rule."""
 
-    `rule` is None for the modes without exits, `normal` and `draft`, and `parameter` for rules without one. Mode
-    `draft` has a `draft`.
-    """
-
-    mode: str
-    rule: str | None = None
-    parameter: Parameter = None
-    draft: Draft | None = None
+    mode: str = NORMAL
 
     @property
     def key(self) -> str:
-        """Its unique name, such as `normal`, `frozen_residual/kl/0.5` or `draft/20:4`."""
-        if self.draft:
-            return f"{self.mode}/{self.draft}"
-        if self.rule is None:
-            return self.mode
-        return "/".join([self.mode, self.rule, *([] if self.parameter is None else [shown(self.parameter)])])
+        return self.mode
 
     @property
-    def columns(self) -> dict[str, str | float | int | None]:
-        """Its columns in both tables: see `schema.CONFIGURATION`."""
+    def columns(self) -> Columns:
+        return {**_NO_COLUMNS, "configuration": self.key, "mode": self.mode}
+
+
+@dataclass(frozen=True)
+class Exit:
+    """Exits where a rule says so; `state` is what an exit leaves behind. `parameter` is None for rules without one."""
+
+    state: str
+    rule: str
+    parameter: Parameter = None
+
+    @property
+    def mode(self) -> str:
+        return self.state
+
+    @property
+    def rule_key(self) -> str:
+        """The rule and parameter without the state, such as `kl/0.5`."""
+        return self.rule if self.parameter is None else f"{self.rule}/{shown(self.parameter)}"
+
+    @property
+    def key(self) -> str:
+        """Such as `frozen_residual/kl/0.5`."""
+        return f"{self.state}/{self.rule_key}"
+
+    @property
+    def columns(self) -> Columns:
         number = self.parameter if isinstance(self.parameter, float) else None
         return {
+            **_NO_COLUMNS,
             "configuration": self.key,
             "mode": self.mode,
             "rule": self.rule,
             "parameter": number,
             "kl_factor": number if self.rule in RULES and RULES[self.rule].parameter == KL_FACTOR else None,
             "control_of": self.parameter.of if isinstance(self.parameter, Control) else None,
-            "draft_layer": self.draft.layer if self.draft else None,
-            "draft_length": self.draft.length if self.draft else None,
         }
+
+    @property
+    def is_oracle(self) -> bool:
+        """Whether the rule looks at the final layer, and so saves nothing at run time."""
+        return self.rule in ORACLES
+
+    def per_layer(self, exitable_layers: Sequence[int]) -> Sequence[float]:
+        """The parameter as `Rule.setting` has it: a number per exitable layer, (E,). Raises `ValueError` as that."""
+        return RULES[self.rule].setting(self.parameter, exitable_layers)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """No exits, but up to `n_tokens` are drafted after `layer`; None: as many as suit the acceptance so far.
+
+    Lossless self-speculation (LayerSkip, Elhoushi et al. 2024): up to N tokens are read one after the other after an
+    early layer; one pass of the remaining layers over all of them then says what full depth would have said. What it
+    agrees with is kept, and its own next token after that.
+    """
+
+    layer: int
+    n_tokens: int | None
+    mode = DRAFT
+
+    @property
+    def key(self) -> str:
+        """Such as `draft/20:4`."""
+        return f"{DRAFT}/{self}"
+
+    @property
+    def columns(self) -> Columns:
+        naming = {"configuration": self.key, "mode": DRAFT}
+        return {**_NO_COLUMNS, **naming, "draft_layer": self.layer, "draft_length": self.length}
+
+    @property
+    def length(self) -> str:
+        return AUTO if self.n_tokens is None else str(self.n_tokens)
+
+    @property
+    def most(self) -> int:
+        """Tokens that it drafts at most."""
+        return MOST_AUTO_TOKENS if self.n_tokens is None else self.n_tokens
+
+    def __str__(self) -> str:
+        return f"{self.layer}:{self.length}"
+
+
+# `key` is its unique name, and `columns` are its columns in both tables, `COLUMNS`: see `results.tables.CONFIGURATION`.
+Configuration = Normal | Exit | Draft
 
 
 @dataclass(frozen=True)
@@ -88,7 +149,64 @@ class Generate:
         return GENERATE if self.draft_layer is None else f"{GENERATE}/{self.draft_layer}"
 
     @property
-    def columns(self) -> dict[str, str | float | int | None]:
+    def columns(self) -> Columns:
         """As those of a configuration."""
-        nothing = dict.fromkeys(Configuration(NORMAL).columns)
-        return {**nothing, "configuration": self.key, "draft_layer": self.draft_layer}
+        return {**_NO_COLUMNS, "configuration": self.key, "draft_layer": self.draft_layer}
+
+
+def mode_of(key: str) -> str:
+    """The mode of the configuration with this key."""
+    return key.partition("/")[0]
+
+
+def configuration_of(columns: Mapping[str, Any]) -> Configuration:
+    """The configuration with these `COLUMNS`, of which older results lack some.
+
+    A control's histogram isn't among them, and is left empty.
+    """
+    if columns.get("draft_layer") is not None:
+        length = columns["draft_length"]
+        return Draft(int(columns["draft_layer"]), None if length == AUTO else int(length))
+    if columns.get("rule") is None:
+        return Normal(columns["mode"])
+    if columns.get("control_of") is not None:
+        return Exit(columns["mode"], columns["rule"], Control(columns["control_of"], ()))
+    parameter = columns.get("parameter")
+    return Exit(columns["mode"], columns["rule"], None if parameter is None else float(parameter))
+
+
+def depends_on_seed(configuration: Configuration, temperature: float | None) -> bool:
+    """Whether its runs can differ between seeds. If not, the runs of all seeds are the same one, which counts once.
+
+    They do if tokens are sampled or exits left to chance. Where the temperature or the rule is not known, as in results
+    of others, runs may differ.
+    """
+    if isinstance(configuration, Exit) and (configuration.rule not in RULES or RULES[configuration.rule].draws):
+        return True
+    return temperature != 0
+
+
+def hashed(configuration: Configuration) -> dict[str, Any]:
+    """What ids are hashes of: these four, whichever kind it is, so that a sweep that was interrupted can go on."""
+    of = asdict(configuration)
+    draft = of if isinstance(configuration, Draft) else None
+    return {"mode": configuration.mode, "rule": of.get("rule"), "parameter": of.get("parameter"), "draft": draft}
+
+
+def parse_drafts(text: str) -> list[Draft]:
+    """The grid that a text such as "20:4" or "10,20:2,4,auto" stands for. Raises `ValueError` for any other."""
+    layers, colon, lengths = text.partition(":")
+    try:
+        parsed = [
+            Draft(int(layer), None if length.strip() == AUTO else int(length))
+            for layer in layers.split(",")
+            for length in lengths.split(",")
+        ]
+    except ValueError:
+        parsed = []
+    if not colon or not parsed:
+        raise ValueError(f"a draft is LAYER:N, as in 20:4 or 10,20:2,4,{AUTO}, got {text!r}")
+    for draft in parsed:
+        if draft.n_tokens is not None and draft.n_tokens < 1:
+            raise ValueError(f"N of a draft must be 1 or more, or {AUTO}, got {draft}")
+    return parsed

@@ -1,8 +1,8 @@
 """Which layers are exitable."""
 
 from eexit.messages.errors import UsageError
-from eexit.method.rules import RULES
 from eexit.plan.config import SweepConfig
+from eexit.plan.configuration import Draft, Exit
 from eexit.plan.runs import configurations
 
 
@@ -21,13 +21,13 @@ def resolve_exitable_layers(config: SweepConfig, n_layers: int) -> tuple[int, ..
         )
     for configuration in configurations(config):
         try:
-            if configuration.rule is not None:
-                RULES[configuration.rule].setting(configuration.parameter, layers)
+            if isinstance(configuration, Exit):
+                configuration.per_layer(layers)
         except ValueError as error:
             raise UsageError(str(error)) from error
-        if configuration.draft and configuration.draft.layer not in layers:
+        if isinstance(configuration, Draft) and configuration.layer not in layers:
             raise UsageError(
-                f"draft {configuration.draft} is not at an exitable layer, which are {', '.join(map(str, layers))}: "
+                f"draft {configuration} is not at an exitable layer, which are {', '.join(map(str, layers))}: "
                 "choose one of them, or give others with --exit-layers"
             )
     return layers

@@ -1,13 +1,12 @@
 """The runs of a sweep, prompts × configurations × seeds, with ids that are the same after a restart."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
 from eexit.method.rules import CONTROL
 from eexit.plan.config import Prompt, SweepConfig
-from eexit.plan.configuration import NORMAL, Configuration, depends_on_seed
-from eexit.plan.drafts import DRAFT, parse_drafts
+from eexit.plan.configuration import NORMAL, Configuration, Exit, Normal, depends_on_seed, hashed, parse_drafts
 from eexit.plan.hashes import content_hash
 
 OK: Final = "ok"  # the status of a run
@@ -29,7 +28,7 @@ def configurations(config: SweepConfig) -> list[Configuration]:
 
     A control follows the configuration that it is a control of, or comes last if that is not part of this sweep.
     """
-    controls = {control.of: Configuration(control.mode, CONTROL, control.parameter) for control in config.controls}
+    controls = {control.of: Exit(control.mode, CONTROL, control.parameter) for control in config.controls}
     planned: list[Configuration] = []
     for configuration in _grid(config):
         control = controls.pop(configuration.key, None)
@@ -41,14 +40,13 @@ def _grid(config: SweepConfig) -> Iterator[Configuration]:
     rules = {"kl": config.kl_factors, **config.rules} if config.kl_factors else config.rules
     for mode in config.modes:
         if mode == NORMAL:
-            yield Configuration(NORMAL)
+            yield Normal()
             continue
         for rule, parameters in rules.items():
             for parameter in parameters or (None,):
-                yield Configuration(mode, rule, parameter)
+                yield Exit(mode, rule, parameter)
     for text in config.draft:
-        for draft in parse_drafts(text):
-            yield Configuration(DRAFT, draft=draft)
+        yield from parse_drafts(text)
 
 
 def count_runs(config: SweepConfig) -> int:
@@ -57,7 +55,7 @@ def count_runs(config: SweepConfig) -> int:
 
 def count_different_runs(config: SweepConfig) -> int:
     """How many runs there are if those that are the same for every seed count once."""
-    n_seeds = [len(config.seeds) if depends_on_seed(c.rule, config.temperature) else 1 for c in configurations(config)]
+    n_seeds = [len(config.seeds) if depends_on_seed(c, config.temperature) else 1 for c in configurations(config)]
     return len(config.prompts) * sum(n_seeds)
 
 
@@ -70,7 +68,7 @@ def shared_settings(config: SweepConfig) -> dict[str, Any]:
 def plan_runs(config: SweepConfig) -> Iterator[Run]:
     """Every run of the sweep; those of one prompt and seed are successive, so that they can share its prefill."""
     shared = shared_settings(config)
-    grid = [(configuration, content_hash(asdict(configuration))) for configuration in configurations(config)]
+    grid = [(configuration, content_hash(hashed(configuration))) for configuration in configurations(config)]
     for prompt in config.prompts:
         marking = prompt.answer, prompt.answer_pattern
         marked = [marking] if any(marking) else []  # without an answer, ids are those that they always were

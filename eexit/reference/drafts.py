@@ -20,6 +20,7 @@ from eexit.decode.sampling import pick_tokens
 from eexit.decode.trace import EOS, LENGTH, Trace
 from eexit.method.draws import exit_draws, sampling_draws
 from eexit.model.decoder import Decoder
+from eexit.plan.configuration import Draft
 from eexit.reference.generation import kl_divergence, read_after, read_exits, said
 
 Length = Callable[[int, int], int]  # how many tokens to draft after so many accepted and so many judged ones
@@ -30,8 +31,8 @@ def draft_one(
     model: PreTrainedModel, decoder: Decoder, request: Request, decoding: Decoding, auto: Length | None = None
 ) -> Trace:
     """Generate one row; `decoder` is made from `model`, and only reads residual streams. N = auto needs `auto`."""
-    draft, prompt = request.configuration.draft, list(request.prompt_token_ids)
-    assert draft
+    draft, prompt = request.configuration, list(request.prompt_token_ids)
+    assert isinstance(draft, Draft)
     u_accept = exit_draws(request.seed, prompt, decoding.max_new_tokens)
     u_token = sampling_draws(request.seed, prompt, decoding.max_new_tokens)
 

@@ -26,7 +26,7 @@ from eexit.method.draws import exit_draws, sampling_draws
 from eexit.method.readouts import Lens, Linear, Raw, Tuned
 from eexit.method.rules import ONLINE
 from eexit.model.decoder import Decoder
-from eexit.plan.configuration import NORMAL
+from eexit.plan.configuration import NORMAL, Exit
 from eexit.reference.rules import STOPS, Seen
 
 
@@ -39,7 +39,8 @@ def generate_one(
 
     A student with weights of its own is also a model and its decoder; `model` then is the teacher alone.
     """
-    mode = request.configuration.mode
+    configuration = request.configuration
+    mode, is_online = configuration.mode, isinstance(configuration, Exit) and configuration.rule in ONLINE
     own_model, own_decoder = (model, decoder) if student_model is None or mode == NORMAL else student_model
     has_own_cache = own_model is not model or mode in LEAVE
     prompt = list(request.prompt_token_ids)
@@ -47,7 +48,7 @@ def generate_one(
     u_token = sampling_draws(request.seed, prompt, decoding.max_new_tokens)
     final = decoder.n_layers - 1
     teacher_cache = DynamicCache(config=model.config)
-    tokens, rule = prompt, request.configuration.rule
+    tokens = prompt
     steps: list[dict[str, Any]] = []
     finish_reason = LENGTH
     for position in range(decoding.max_new_tokens):
@@ -62,9 +63,9 @@ def generate_one(
                 student = Student(DynamicCache(config=own_model.config))
                 run(own_model, own_decoder, inputs, student)
         stops, evidence = [0.0] * len(kls), [math.nan] * len(kls)  # where no exit is drawn
-        if position > 0 and rule is not None:
+        if position > 0 and isinstance(configuration, Exit):
             own = teacher
-            if rule in ONLINE and has_own_cache:  # a full-depth pass, the student's up to its exit
+            if is_online and has_own_cache:  # a full-depth pass, the student's up to its exit
                 own = run(own_model, own_decoder, inputs, copy.deepcopy(student))
             streams = [stream[0, -1] for stream in own.hidden_states]
             own_logits = read_exits(own_decoder, decoding, own)
@@ -72,10 +73,10 @@ def generate_one(
                 shortlist = likeliest(own_logits[0], decoding.shortlist.n_tokens)
                 own_logits = own_logits[:1] + only(shortlist, own_logits[1:])
             seen = Seen(kls, exit_logits, final_logits, streams, own_logits, decoding.exitable_layers, decoding.probe)
-            stops, evidence = STOPS[rule](seen, request.configuration.parameter)
+            stops, evidence = STOPS[configuration.rule](seen, configuration.parameter)
         probabilities, choice = stick_breaking(stops), draw(stops, float(u_exit[position]))
         exit_layer = [*decoding.exitable_layers, final][choice]
-        if rule in ONLINE:  # it looks no further than the exit, so that chances beyond are unknown, if there are any
+        if is_online:  # it looks no further than the exit, so that chances beyond are unknown, if there are any
             evidence = evidence[: choice + 1] + [math.nan] * len(kls[choice + 1 :])
             beyond = 0.0 if 1.0 in stops[: choice + 1] else math.nan
             probabilities = probabilities[: choice + 1] + [beyond] * len(kls[choice:])

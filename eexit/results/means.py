@@ -56,7 +56,7 @@ def outcomes(configuration: Configuration, generations: pa.Table, temperature: f
     """Columns: prompt_id, configuration, status, and those that `done` is to have."""
     runs = generations.filter(pc.field("configuration") == configuration.key)
     n_runs, n_errors = runs.num_rows, runs.filter(pc.field("status") == ERROR).num_rows
-    if not depends_on_seed(configuration.rule, temperature):
+    if not depends_on_seed(configuration, temperature):
         runs = each_once(runs)
     return Outcomes(n_runs, runs.num_rows, n_errors, runs.filter(pc.field("status") == OK))
 

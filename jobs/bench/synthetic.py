@@ -19,7 +19,7 @@ from synthetic_rules import decide
 
 from eexit.decode.trace import LENGTH
 from eexit.method.rules import CONTROL, ONLINE, Control
-from eexit.plan.configuration import NORMAL, Configuration
+from eexit.plan.configuration import Configuration, Exit, Normal
 from eexit.plan.runs import OK
 from eexit.results.layout import FOLDERS, MANIFEST, Manifest, encode, generations_name, tokens_name
 from eexit.results.tables import GENERATIONS, TOKENS
@@ -42,18 +42,18 @@ def kl_grid(n_factors: int = len(FACTORS)) -> list[Configuration]:
     """Normal, and two modes × `n_factors` KL factors."""
     factors = FACTORS[3 - n_factors // 2 :][:n_factors] if n_factors < len(FACTORS) else FACTORS
     modes = ("unfrozen", "frozen_residual")
-    return [Configuration(NORMAL), *(Configuration(mode, "kl", k) for mode in modes for k in factors)]
+    return [Normal(), *(Exit(mode, "kl", k) for mode in modes for k in factors)]
 
 
 def rules_grid() -> list[Configuration]:
     """Normal, and two modes × three rules; those of the first have a control each."""
-    found = [Configuration(NORMAL)]
+    found: list[Configuration] = [Normal()]
     for mode in ("unfrozen", "frozen_residual"):
         for k in (0.25, 1.0, 4.0):
-            followed = Configuration(mode, "kl", k)
-            found += [followed, Configuration(mode, CONTROL, Control(followed.key, ()))]
-        found += [Configuration(mode, "fixed", float(layer)) for layer in LAYERS[1:]]
-        found.append(Configuration(mode, "agree"))
+            followed = Exit(mode, "kl", k)
+            found += [followed, Exit(mode, CONTROL, Control(followed.key, ()))]
+        found += [Exit(mode, "fixed", float(layer)) for layer in LAYERS[1:]]
+        found.append(Exit(mode, "agree"))
     return found
 
 
@@ -64,11 +64,11 @@ def every_rule_grid() -> list[Configuration]:
         "similarity": (0.95, 0.97), "patience": (2.0, 3.0), "predicted_kl": (1.0, 2.0),
         "fixed": (10.0, 20.0),
     }  # fmt: skip
-    found = [Configuration(NORMAL)]
-    found += [Configuration("frozen_residual", rule, each) for rule, several in parameters.items() for each in several]
-    followed = Configuration("frozen_residual", "confidence", 0.8)
-    found += [Configuration("frozen_residual", CONTROL, Control(followed.key, ()))]
-    return [*found, *(Configuration("unfrozen", rule, several[0]) for rule, several in parameters.items())]
+    found: list[Configuration] = [Normal()]
+    found += [Exit("frozen_residual", rule, each) for rule, several in parameters.items() for each in several]
+    followed = Exit("frozen_residual", "confidence", 0.8)
+    found += [Exit("frozen_residual", CONTROL, Control(followed.key, ()))]
+    return [*found, *(Exit("unfrozen", rule, several[0]) for rule, several in parameters.items())]
 
 
 def write_synthetic_sweep(
@@ -144,7 +144,7 @@ def _exits(
     harm = float((~agrees[np.arange(n), rank]).mean()) * (1.0 if configuration.mode == "unfrozen" else 1.5)
     if evidence is not None:
         evidence[0] = np.nan
-        if configuration.rule in ONLINE:  # it looks at no layer beyond the exit
+        if isinstance(configuration, Exit) and configuration.rule in ONLINE:  # it looks at no layer beyond the exit
             evidence[np.arange(E) > rank[:, None]] = np.nan
     return SyntheticExits(hard[:, 0], kl, agrees, prob, evidence, rank, harm)
 

@@ -9,8 +9,8 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from eexit.method.rules import ONLINE, ORACLES
-from eexit.plan.configuration import GENERATE, NORMAL, Configuration
+from eexit.method.rules import ONLINE
+from eexit.plan.configuration import COLUMNS, GENERATE, NORMAL, Configuration, Exit
 from eexit.results.layout import TIMINGS_FOLDER, timings_name
 from eexit.results.seals import encode_further
 from eexit.results.study_tables import TIMINGS
@@ -26,16 +26,16 @@ def run_costs(configuration: Configuration, layers_n: np.ndarray, ranks_n: np.nd
     """The cost columns of a run. `layers_n` are the exit layers of its decided tokens, `ranks_n` their exit ranks."""
     n, n_run = len(layers_n), int((layers_n + 1).sum())
     full = n * (n_layers * LAYER + HEAD)
-    skipped = n * n_layers - n_run
-    if configuration.rule is None or configuration.mode == "unfrozen":
-        layers, keys = n * n_layers, 0
-    else:
-        layers, keys = n_run, skipped
-    reading = configuration.rule in ONLINE and ONLINE[configuration.rule].reads
-    reads = n + (int(ranks_n.sum()) if reading else 0)
-    needed = {"cost_full": full, "cost_needed": full if configuration.rule is None else n_run * LAYER + n * HEAD}
-    if configuration.rule in ORACLES:
-        return needed
+    needed = {"cost_full": full, "cost_needed": full}
+    layers, keys, reads = n * n_layers, 0, n
+    if isinstance(configuration, Exit):
+        needed = {"cost_full": full, "cost_needed": n_run * LAYER + n * HEAD}
+        if configuration.is_oracle:
+            return needed
+        if configuration.state != "unfrozen":
+            layers, keys = n_run, n * n_layers - n_run
+        if configuration.rule in ONLINE and ONLINE[configuration.rule].reads:
+            reads += int(ranks_n.sum())
     run = layers * LAYER + reads * HEAD + keys * KEYS
     return needed | {"cost_run": run, "layers_run": layers, "head_reads": reads, "keys_written": keys}
 
@@ -53,7 +53,7 @@ def write_synthetic_timings(
     for batch in batches:
         for number in range(1, rounds + 1):
             for key, runs in of.items():
-                identity = {name: runs[0][name] for name in Configuration(NORMAL).columns}
+                identity = {name: runs[0][name] for name in COLUMNS}
                 costs = {name: sum(run[name] for run in runs) for name in ("cost_full", "cost_needed", "cost_run")}
                 tokens = sum(run["n_tokens"] - 1 for run in runs)
                 rows.append(identity | costs | _measurement(draw, batch, number, tokens, costs["cost_run"], len(runs)))

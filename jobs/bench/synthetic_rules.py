@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from eexit.method.rules import ONLINE, ORACLES, RULES, Control, Distribution, Look
-from eexit.plan.configuration import Configuration
+from eexit.plan.configuration import Configuration, Exit
 
 if TYPE_CHECKING:
     from eexit.method.divergence import Divergence
@@ -29,9 +29,9 @@ def decide(
     """
     import torch  # here: the process whose memory is measured imports this module, and builds a report without torch
 
-    rule, parameter = configuration.rule, configuration.parameter
-    if rule is None:
+    if not isinstance(configuration, Exit):
         return np.zeros_like(kl_nE), None
+    rule, parameter = configuration.rule, configuration.parameter
     if isinstance(parameter, Control):
         parameter = Control(parameter.of, tuple(counts[parameter.of]))
     setting = torch.tensor([list(RULES[rule].setting(parameter, layers))] * len(kl_nE))

@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 import altair as alt
 import pandas as pd
 
-from eexit.plan.configuration import NORMAL, Configuration
+from eexit.plan.configuration import NORMAL, Configuration, Exit
 from reports.read.parameters import ORACLE_MARK, oracles_beside_others
 
 HOLLOW: Final = "more than half of the text is one loop"
@@ -33,8 +33,9 @@ class Looks:
     def of(cls, configurations: Iterable[Configuration]) -> Self:
         found = list(configurations)
         keys = {c.key for c in found}
-        rules = dict.fromkeys(c.rule for c in found if c.rule and c.columns["control_of"] not in keys)
-        controls = dict.fromkeys(c.rule for c in found if c.rule and c.columns["control_of"] in keys)
+        exits = [c for c in found if isinstance(c, Exit)]
+        rules = dict.fromkeys(c.rule for c in exits if c.columns["control_of"] not in keys)
+        controls = dict.fromkeys(c.rule for c in exits if c.columns["control_of"] in keys)
         modes = dict.fromkeys([NORMAL, *(c.mode for c in found)])
         return cls(tuple(modes), tuple(dict.fromkeys([*rules, *controls])), len(rules) > 1)
 

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eexit.plan.configuration import GENERATE, NORMAL, Configuration, Generate
-from eexit.plan.drafts import AUTO, DRAFT
+from eexit.plan.configuration import AUTO, DRAFT, GENERATE, Configuration, Draft, Generate, Normal
 from eexit.quality.bootstrap import Estimate, estimate_columns, estimate_ratios
 from eexit.studies.timing.speedups import Speedup
 from reports.frames.runs import spread
@@ -54,7 +53,7 @@ class Drafts:
 
 def drafted(sweep: Sweep) -> Drafts | None:
     """What is known of a sweep's drafts; None if it has none."""
-    configurations = sorted((c for c in sweep.configurations if c.draft), key=_order)
+    configurations = sorted((c for c in sweep.configurations if isinstance(c, Draft)), key=_order)
     if not configurations:
         return None
     rows = _with_counts([_naming(configuration.columns) for configuration in configurations], sweep)
@@ -88,13 +87,12 @@ def _naming(columns: dict[str, Any]) -> dict[str, Any]:
 def _plain(found: dict[str, Speedup]) -> dict[str, dict[str, Any]]:
     """`normal` and what was timed of transformers, with the columns that identify them."""
     layers = [int(key.removeprefix(f"{GENERATE}/")) for key in found if key.startswith(f"{GENERATE}/")]
-    known: list[Configuration | Generate] = [Configuration(NORMAL), Generate(), *map(Generate, sorted(layers))]
+    known: list[Configuration | Generate] = [Normal(), Generate(), *map(Generate, sorted(layers))]
     return {each.key: each.columns for each in known if each.key in found}
 
 
-def _order(configuration: Configuration) -> tuple[int, float]:
-    assert configuration.draft
-    return configuration.draft.layer, _in_order(configuration.draft.length)
+def _order(draft: Draft) -> tuple[int, float]:
+    return draft.layer, _in_order(draft.length)
 
 
 def _in_order(length: str) -> float:

@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 
 from eexit.method.rules import shown
-from eexit.plan.configuration import NORMAL, Configuration
+from eexit.plan.configuration import NORMAL, Configuration, Exit
 from eexit.plan.runs import OK
 from eexit.quality.bootstrap import Estimate, estimate_columns
 from eexit.quality.text_measures import mean_perplexity
 from reports.progress import Progress, ignore
-from reports.read.parameters import ORACLE_MARK, is_doubling, is_oracle, setting
+from reports.read.parameters import ORACLE_MARK, is_doubling
 from reports.read.sweep import Sweep, index_of_runs
 
 # Columns of `generations` that are averaged over prompts. Perplexity is not among them: its logarithm is averaged.
@@ -259,20 +259,21 @@ def naming(configuration: Configuration, marked: Collection[str] = ()) -> dict[s
     `series` is the same for configurations that differ in the parameter alone; a control is a series of its own.
     `family` is the rule, or the mode where there is no rule. `shown_as` is the key, marked if the rule is in `marked`.
     """
-    mode, rule = configuration.mode, configuration.rule
-    parameter, control_of = (configuration.columns[name] for name in ("parameter", "control_of"))
+    columns, key, mode = configuration.columns, configuration.key, configuration.mode
+    named = {name: columns[name] for name in ("mode", "rule", "parameter", "control_of")}
+    if not isinstance(configuration, Exit):
+        same = {"family": mode, "series": key, "setting": None, "label": mode}
+        return {"configuration": key, "shown_as": key, "oracle": False, **named, **same}
+    rule, number = configuration.rule, columns["parameter"]
     return {
-        "configuration": configuration.key,
-        "shown_as": configuration.key + (ORACLE_MARK if rule in marked else ""),
-        "oracle": is_oracle(rule),
-        "mode": mode,
-        "rule": rule,
-        "parameter": parameter,
-        "control_of": control_of,
-        "family": rule or mode,
-        "series": configuration.key if rule is None or control_of else f"{mode}/{rule}",
-        "setting": setting(configuration),
-        "label": (rule or mode) if parameter is None else shown(configuration.parameter),
+        "configuration": key,
+        "shown_as": key + (ORACLE_MARK if rule in marked else ""),
+        "oracle": configuration.is_oracle,
+        **named,
+        "family": rule,
+        "series": key if columns["control_of"] else f"{mode}/{rule}",
+        "setting": configuration.rule_key,
+        "label": rule if number is None else shown(configuration.parameter),
     }
 
 

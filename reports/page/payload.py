@@ -9,10 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eexit.messages.wording import counted
-from eexit.method.rules import RULES
+from eexit.method.rules import ORACLES, RULES
 from eexit.plan.artefacts import ADAPTER, PROBE, READOUT
-from eexit.plan.configuration import ALL_MODES, NORMAL
-from eexit.plan.drafts import DRAFT
+from eexit.plan.configuration import ALL_MODES, DRAFT, NORMAL, Draft, Exit
 from eexit.quality.bootstrap import LEVEL, MIN_PROMPTS, RESAMPLES
 from eexit.results.tables import GENERATIONS, TOKENS
 from reports.frames import runs as frames
@@ -20,7 +19,7 @@ from reports.frames.savings import savings
 from reports.page.packing import Packed, pack
 from reports.progress import Progress, ignore
 from reports.read.judgements import BEST, SCORE, said_of_runs
-from reports.read.parameters import ORACLE_MARK, is_oracle
+from reports.read.parameters import ORACLE_MARK
 from reports.read.prompt_choice import MOST, choose_prompts
 from reports.read.sweep import Sweep
 from reports.sections.drafts import draft_section
@@ -104,7 +103,7 @@ def payload(
         "configurations": [
             {
                 "key": c.key,
-                "mark": ORACLE_MARK if c.rule in sweep.marked else "",
+                "mark": ORACLE_MARK if isinstance(c, Exit) and c.rule in sweep.marked else "",
                 "saw": packed.saw.get(c.key),
                 **c.columns,
             }
@@ -144,8 +143,8 @@ def _judged(sweep: Sweep) -> list[Metric]:
 
 def _tells_of_exits(sweep: Sweep) -> bool:
     """Whether there is more to show than drafts and the `normal` runs that they are compared with."""
-    has_drafts = any(configuration.draft for configuration in sweep.configurations)
-    return not has_drafts or any(configuration.rule for configuration in sweep.configurations)
+    kinds = {type(configuration) for configuration in sweep.configurations}
+    return Draft not in kinds or Exit in kinds
 
 
 def facts(sweep: Sweep) -> list[tuple[str, str]]:
@@ -188,14 +187,14 @@ def _n_tokens(sweep: Sweep) -> int:
 
 def _rules(sweep: Sweep) -> dict[str, dict[str, Any]]:
     """Rule → its definition, parameter and unit, and whether it is an oracle, for the rules of the sweep."""
-    names = dict.fromkeys(c.rule for c in sweep.configurations if c.rule in RULES)
+    names = dict.fromkeys(c.rule for c in sweep.configurations if isinstance(c, Exit) and c.rule in RULES)
     return {
         name: {
             "definition": RULES[name].definition,
             "parameter": RULES[name].parameter,
             "unit": RULES[name].unit,
             "sees": RULES[name].sees,
-            "oracle": is_oracle(name),
+            "oracle": name in ORACLES,
             "mark": ORACLE_MARK if name in sweep.marked else "",
         }
         for name in names

@@ -11,13 +11,10 @@ from typing import Any, Final
 
 import pandas as pd
 
-from eexit.method.rules import Control
-from eexit.plan.configuration import NORMAL, Configuration
-from eexit.plan.drafts import AUTO, Draft
+from eexit.plan.configuration import COLUMNS, NORMAL, Configuration, Draft, Exit, Normal, configuration_of
 
 OLDER_RULE: Final = "kl"  # the only rule before format 3
 NUMBERS: Final = ("parameter", "kl_factor", "draft_layer")
-COLUMNS: Final = tuple(Configuration(NORMAL).columns)
 
 
 def with_identity(generations: pd.DataFrame) -> pd.DataFrame:
@@ -35,8 +32,8 @@ def configurations(about: Mapping[str, Any], generations: pd.DataFrame) -> tuple
     """Those of `sweep.json` in its order, then any others in the rows: `normal` first, the others by their size."""
     rows = generations.drop_duplicates("configuration")[list(COLUMNS)]
     found = [_stored(dict(zip(COLUMNS, row, strict=True))) for row in rows.itertuples(index=False)]
-    series = list(dict.fromkeys((configuration.mode, configuration.rule) for configuration in found))
-    rest = sorted(found, key=lambda c: (c.mode != NORMAL, series.index((c.mode, c.rule)), _size(c)))
+    series = list(dict.fromkeys((c.mode, c.columns["rule"]) for c in found))
+    rest = sorted(found, key=lambda c: (c.mode != NORMAL, series.index((c.mode, c.columns["rule"])), _size(c)))
     return tuple(dict.fromkeys([*_planned(about), *rest]))
 
 
@@ -50,29 +47,22 @@ def _planned(about: Mapping[str, Any]) -> Iterator[Configuration]:
         yield from (_older(mode, kl_factor) for kl_factor in factors)
 
 
-def _size(configuration: Configuration) -> tuple[Any, float]:
+def _size(configuration: Configuration) -> tuple[float, float]:
     """What orders the configurations of a mode and rule: the parameter, or a draft's layer and then its length."""
-    draft = configuration.draft
-    return (draft.layer, draft.n_tokens or math.inf) if draft else (configuration.columns["parameter"] or 0.0, 0)
+    match configuration:
+        case Draft(layer, n_tokens):
+            return layer, n_tokens or math.inf
+        case Exit(parameter=float(parameter)):
+            return parameter, 0
+    return 0, 0
 
 
 def _stored(columns: Mapping[str, Any]) -> Configuration:
-    """The configuration that these columns identify. A control's histogram isn't among them, and is left empty."""
-    rule, parameter, control_of = (columns[name] for name in ("rule", "parameter", "control_of"))
-    if not pd.isna(columns.get("draft_layer")):  # older results have no such column
-        length = columns["draft_length"]
-        return Configuration(
-            columns["mode"], draft=Draft(int(columns["draft_layer"]), None if length == AUTO else int(length))
-        )
-    if pd.isna(rule):
-        return Configuration(columns["mode"])
-    if not pd.isna(control_of):
-        return Configuration(columns["mode"], rule, Control(control_of, ()))
-    return Configuration(columns["mode"], rule, None if pd.isna(parameter) else float(parameter))
+    return configuration_of({name: value for name, value in columns.items() if not pd.isna(value)})
 
 
 @cache
 def _older(mode: str, kl_factor: float | None) -> Configuration:
     if mode == NORMAL or kl_factor is None:
-        return Configuration(mode)
-    return Configuration(mode, OLDER_RULE, float(kl_factor))
+        return Normal(mode)
+    return Exit(mode, OLDER_RULE, float(kl_factor))

@@ -10,7 +10,6 @@ from typing import Any, Final
 import pandas as pd
 
 from eexit.method.rules import KL_FACTOR, ORACLES, RULES, shown
-from eexit.plan.configuration import Configuration
 
 ORACLE_MARK: Final = " (oracle)"
 
@@ -39,15 +38,10 @@ def is_doubling(rule: str) -> bool:
     return parameter_name(rule) == KL_FACTOR
 
 
-def is_oracle(rule: str | None) -> bool:
-    """Whether the rule looks at the final layer, and so saves nothing at run time."""
-    return rule in ORACLES
-
-
-def oracles_beside_others(rules: Iterable[str | None]) -> frozenset[str]:
+def oracles_beside_others(rules: Iterable[str]) -> frozenset[str]:
     """The oracles among these rules if there are other rules as well, so that labels have to tell them apart."""
-    names = {rule for rule in rules if rule}
-    oracles = frozenset(rule for rule in names if is_oracle(rule))
+    names = frozenset(rules)
+    oracles = names & ORACLES.keys()
     return oracles if oracles < names else frozenset()
 
 
@@ -72,12 +66,6 @@ def representatives(frame: pd.DataFrame) -> list[dict[Any, Any]]:
         standing = rows["parameter"] == representative(rows["rule"].iloc[0], known) if known else rows["rule"].notna()
         found.append(rows[standing].iloc[0].to_dict())
     return found
-
-
-def setting(configuration: Configuration) -> str | None:
-    """The rule and parameter without the mode, such as `kl/0.5`; None for `normal`."""
-    rule, parameter = configuration.rule, configuration.parameter
-    return rule if rule is None or parameter is None else f"{rule}/{shown(parameter)}"
 
 
 def labels_are(frame: pd.DataFrame) -> str:

@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from eexit.plan.configuration import NORMAL
-from eexit.plan.drafts import DRAFT
+from eexit.plan.configuration import DRAFT, NORMAL
 from eexit.plan.runs import ERROR
 from reports.read.sweep import NotASweepError, Sweep
 

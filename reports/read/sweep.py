@@ -12,7 +12,7 @@ import pyarrow.fs
 
 from eexit.messages.errors import UsageError
 from eexit.messages.locations import HIDDEN, shown
-from eexit.plan.configuration import Configuration, depends_on_seed
+from eexit.plan.configuration import Configuration, Draft, Exit, depends_on_seed
 from eexit.plan.runs import OK
 from eexit.plan.splits import for_reporting
 from eexit.quality.text_measures import log_perplexity
@@ -62,7 +62,7 @@ class Sweep:
     @property
     def same_for_every_seed(self) -> frozenset[str]:
         """The configurations whose runs are the same for every seed."""
-        return frozenset(c.key for c in self.configurations if not depends_on_seed(c.rule, temperature_of(self.about)))
+        return frozenset(c.key for c in self.configurations if not depends_on_seed(c, temperature_of(self.about)))
 
     @property
     def judges(self) -> tuple[Judge, ...]:
@@ -76,12 +76,12 @@ class Sweep:
     @property
     def marked(self) -> frozenset[str]:
         """The rules that labels mark as oracles."""
-        return oracles_beside_others(configuration.rule for configuration in self.configurations)
+        return oracles_beside_others(c.rule for c in self.configurations if isinstance(c, Exit))
 
     @property
     def without_drafts(self) -> "Sweep":
         """The same sweep for what is told of exits: drafts read every token at full depth."""
-        return replace(self, configurations=tuple(c for c in self.configurations if not c.draft))
+        return replace(self, configurations=tuple(c for c in self.configurations if not isinstance(c, Draft)))
 
     @property
     def has_answers(self) -> bool:
@@ -183,7 +183,7 @@ def assemble(
         }
     )
     order = by.sort_values(["prompt", "configuration", "seed"], kind="stable").index.to_numpy(dtype=int)
-    fixed = {c.key for c in known if not depends_on_seed(c.rule, temperature_of(about))}
+    fixed = {c.key for c in known if not depends_on_seed(c, temperature_of(about))}
     is_again = _is_again(generations.iloc[order], fixed)
     n_landed, n_seeds = len(generations), int(generations["seed"].nunique())
     again = generations["run_id"].iloc[order[is_again]]

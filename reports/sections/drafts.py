@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from eexit.messages.wording import counted
-from eexit.plan.configuration import ALL_MODES
-from eexit.plan.drafts import DRAFT
+from eexit.plan.configuration import ALL_MODES, DRAFT
 from eexit.quality.bootstrap import LEVEL
 from reports.charts.drafts import acceptance_chart, speed_chart
 from reports.frames.drafts import Drafts, drafted

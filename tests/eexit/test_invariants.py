@@ -28,7 +28,7 @@ from eexit.method.readouts import READOUTS
 from eexit.method.rules import ONLINE, RULES
 from eexit.method.shortlist import Shortlist
 from eexit.method.states import STATES
-from eexit.plan.configuration import NORMAL, Configuration
+from eexit.plan.configuration import Exit, Normal
 from eexit.reference.generation import LEAVE
 from eexit.reference.rules import STOPS
 
@@ -73,9 +73,9 @@ def test_invariant_2_the_ends_of_every_rule(architecture: str, rule: str) -> Non
 
 
 def check_ends(model: PreTrainedModel, rule: str, modes: Sequence[str]) -> None:
-    always = [Configuration(mode, rule, parameter) for mode in modes for parameter in ALWAYS[rule]]
-    never = [Configuration(mode, rule, parameter) for mode in modes for parameter in NEVER[rule]]
-    requests = grid([Configuration(NORMAL), *always, *never], PROMPTS[:1])
+    always = [Exit(mode, rule, parameter) for mode in modes for parameter in ALWAYS[rule]]
+    never = [Exit(mode, rule, parameter) for mode in modes for parameter in NEVER[rule]]
+    requests = grid([Normal(), *always, *never], PROMPTS[:1])
     normal, *traces = generate(model, requests, replace(DECODING, max_new_tokens=12))
     for trace in traces[: len(always)]:
         assert (trace.exit_layer_T[1:] == EXITABLE[0]).all()
@@ -119,7 +119,8 @@ def test_invariant_3_every_rule_and_state_matches_the_naive_reference(
 
 def exits_of(traces: Sequence[Trace], requests: Sequence[Request], rule: str) -> set[int]:
     """The layers that tokens were decided to exit at under this rule."""
-    its = [trace for trace, request in zip(traces, requests, strict=True) if request.configuration.rule == rule]
+    pairs = zip(traces, requests, strict=True)
+    its = [trace for trace, request in pairs if request.configuration.columns["rule"] == rule]
     return {layer for trace in its for layer in trace.exit_layer_T[1:].tolist()}
 
 
@@ -169,8 +170,8 @@ def test_invariant_3_holds_however_rows_decode(llama: PreTrainedModel, shift: in
     decoding, fitting = replace(DECODING, **change), []
     for configuration in each_rule(llama, shift):
         with suppress(ValueError):  # a parameter that names other layers
-            if configuration.rule:
-                RULES[configuration.rule].setting(configuration.parameter, decoding.exitable_layers)
+            if isinstance(configuration, Exit):
+                configuration.per_layer(decoding.exitable_layers)
             fitting.append(configuration)
     check_reference(llama, grid(fitting, PROMPTS[1:2]), replace(decoding, max_new_tokens=16))
 
@@ -206,7 +207,7 @@ def test_invariant_4_a_row_does_not_depend_on_its_neighbours(
 
 def draws(model: PreTrainedModel, rule: str, n_seeds: int) -> tuple[np.ndarray, np.ndarray]:
     """Exits of decided tokens, as indices, and their probabilities, of rows in every mode."""
-    exits = [Configuration(mode, rule, some(model, rule)[-1]) for mode in STATES]
+    exits = [Exit(mode, rule, some(model, rule)[-1]) for mode in STATES]
     requests = [Request(PROMPTS[1], exits[seed % len(exits)], seed) for seed in range(n_seeds)]
     traces = generate(model, requests, replace(DECODING, max_new_tokens=40, temperature=1.0))
     exit_N = np.searchsorted([*EXITABLE, 6], np.concatenate([trace.exit_layer_T[1:] for trace in traces]))

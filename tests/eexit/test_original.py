@@ -26,7 +26,7 @@ from eexit.decode.rows.requests import Request
 from eexit.generator import ModelGenerator
 from eexit.messages.errors import UsageError
 from eexit.plan.config import SweepConfig
-from eexit.plan.configuration import Configuration
+from eexit.plan.configuration import Configuration, Exit
 from eexit.plan.runs import plan_runs
 from eexit.results.run_rows import token_pieces
 from eexit.results.tables import GENERATIONS, TOKENS
@@ -86,7 +86,7 @@ def test_normal_is_greedy_generate_on_a_real_model(generator: ModelGenerator) ->
 
 @pytest.mark.parametrize(
     "configuration",
-    [Configuration("frozen_residual", "fixed", 10.0), Configuration("unfrozen", "confidence", 0.5)],
+    [Exit("frozen_residual", "fixed", 10.0), Exit("unfrozen", "confidence", 0.5)],
     ids=lambda configuration: configuration.key,
 )
 def test_invariant_7_a_real_model_runs_what_is_counted(

@@ -13,6 +13,7 @@ from eexit.decode.rows.requests import Decoding, Request
 from eexit.method.draws import exit_draws
 from eexit.method.rules import ONLINE
 from eexit.model.decoder import Decoder
+from eexit.plan.configuration import Exit
 from eexit.reference.generation import LEAVE, Student, draw, handing_on_after, read_after, read_exits, run
 from eexit.reference.rules import STOPS, Seen
 
@@ -22,8 +23,8 @@ def score_naively(
     model: PreTrainedModel, decoder: Decoder, decoding: Decoding, request: Request, text: Sequence[int]
 ) -> list[tuple[int, float, int]]:
     """Exit layer, log-probability and likeliest token there of each token but the first, by an online rule or none."""
-    rule, parameter, mode = request.configuration.rule, request.configuration.parameter, request.configuration.mode
-    assert rule is None or rule in ONLINE
+    configuration, mode = request.configuration, request.configuration.mode
+    assert not isinstance(configuration, Exit) or configuration.rule in ONLINE
     u_exit = exit_draws(request.seed, list(request.prompt_token_ids), len(text))
     student, final = Student(DynamicCache(config=model.config)), decoder.n_layers - 1
     if request.prompt_token_ids:
@@ -31,13 +32,13 @@ def score_naively(
     scored = []
     for place, (before, token) in enumerate(pairwise(text), 1):
         inputs, choice = torch.tensor([[before]]), len(decoding.exitable_layers)
-        if rule is not None:
+        if isinstance(configuration, Exit):
             full = run(model, decoder, inputs, copy.deepcopy(student))
             streams = [stream[0, -1] for stream in full.hidden_states]
             seen = Seen(
                 [], [], streams[-1], streams, read_exits(decoder, decoding, full), decoding.exitable_layers, None
             )
-            choice = draw(STOPS[rule](seen, parameter)[0], float(u_exit[place]))
+            choice = draw(STOPS[configuration.rule](seen, configuration.parameter)[0], float(u_exit[place]))
         exit_layer = [*decoding.exitable_layers, final][choice]
         with handing_on_after(decoder.layers, exit_layer if mode in LEAVE else final):
             own = run(model, decoder, inputs, student)

@@ -18,6 +18,7 @@ from eexit.decode.costs.prices import find_prices
 from eexit.decode.rows.requests import Decoding, Request
 from eexit.decode.trace import Trace
 from eexit.model.decoder import Decoder
+from eexit.plan.configuration import Draft
 from eexit.reference.drafts import draft_one
 from eexit.reference.generation import generate_one
 
@@ -50,9 +51,9 @@ def serial_costs_of(model: PreTrainedModel, exitable_layers: tuple[int, ...]) ->
 def reference_of(
     model: PreTrainedModel, request: Request, decoding: Decoding, student: PreTrainedModel | None = None
 ) -> Trace:
-    if request.configuration.draft:
+    if isinstance(request.configuration, Draft):
         costs = serial_costs_of(model, decoding.exitable_layers)
-        best = partial(costs.best_length, request.configuration.draft.layer)
+        best = partial(costs.best_length, request.configuration.layer)
         return draft_one(model, decoder_of(model), request, decoding, best)
     own = None if student is None else (student, decoder_of(student))
     return generate_one(model, decoder_of(model), request, decoding, own)

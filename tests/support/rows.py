@@ -16,7 +16,7 @@ from eexit.decode.trace import Trace
 from eexit.messages.errors import UsageError
 from eexit.method.rules import RULES
 from eexit.method.states import STATES
-from eexit.plan.configuration import NORMAL, Configuration
+from eexit.plan.configuration import Configuration, Exit, Normal
 
 DECODING = Decoding(exitable_layers=EXITABLE, max_new_tokens=24, eos_token_ids=frozenset(), probe=PROBE, record_top_k=3)
 
@@ -41,8 +41,8 @@ def configurations(
     """`normal`, and these modes (all that can be used) with some parameters of these rules."""
     modes = modes_of(model) if modes is None else modes
     return [
-        Configuration(NORMAL),
-        *(Configuration(mode, rule, parameter) for mode in modes for rule in rules for parameter in some(model, rule)),
+        Normal(),
+        *(Exit(mode, rule, parameter) for mode in modes for rule in rules for parameter in some(model, rule)),
     ]
 
 
@@ -51,8 +51,8 @@ def each_rule(model: PreTrainedModel, shift: int) -> list[Configuration]:
     modes = modes_of(model)
     in_turn = [(modes[(shift + index) % len(modes)], rule) for index, rule in enumerate(RULES)]
     return [
-        Configuration(NORMAL),
-        *(Configuration(mode, rule, parameter) for mode, rule in in_turn for parameter in some(model, rule)),
+        Normal(),
+        *(Exit(mode, rule, parameter) for mode, rule in in_turn for parameter in some(model, rule)),
     ]
 
 

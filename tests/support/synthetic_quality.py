@@ -14,7 +14,7 @@ import pyarrow.dataset as ds
 from synthetic_sweeps import run_rows, write_sweep
 
 from eexit.method.rules import CONTROL, Control
-from eexit.plan.configuration import NORMAL, Configuration
+from eexit.plan.configuration import COLUMNS, NORMAL, Configuration, Exit, Normal
 from eexit.results.layout import CHOICES_FOLDER, JUDGEMENTS_FOLDER, REPLAYS_FOLDER, SCORES_FOLDER, further_name
 from eexit.results.seals import encode_further
 from eexit.results.study_tables import CHOICES, JUDGEMENTS, REPLAYS, SCORES
@@ -26,12 +26,12 @@ CHOSEN: Final = "unfrozen/confidence/0.9"
 
 def grid(modes: Sequence[str] = ("unfrozen", "frozen_residual")) -> list[Configuration]:
     """`normal`, then each setting with its control."""
-    found = [Configuration(NORMAL)]
+    found: list[Configuration] = [Normal()]
     for mode in modes:
         for rule, parameters in PARAMETERS.items():
             for parameter in parameters:
-                followed = Configuration(mode, rule, parameter)
-                found += [followed, Configuration(mode, CONTROL, Control(followed.key, ()))]
+                followed = Exit(mode, rule, parameter)
+                found += [followed, Exit(mode, CONTROL, Control(followed.key, ()))]
     return found
 
 
@@ -68,7 +68,7 @@ def with_answers(
                     "found_answer": ("42" if right else "41") if prompt > 1 else None,
                     "correct": right if prompt > 1 else None,
                     "cost_full": 100.0, "cost_needed": 100 - 40 * bold,
-                    "cost_run": None if configuration.rule == "kl" else 110 - 60 * bold,
+                    "cost_run": None if configuration.columns["rule"] == "kl" else 110 - 60 * bold,
                 }  # fmt: skip
                 generations.append(row)
                 named = {name: row[name] for name in ("run_id", *configuration.columns)}
@@ -85,7 +85,7 @@ def add(folder: Path, name: str, schema: pa.Schema, rows: Iterable[dict[str, Any
 
 def judge(folder: Path, fails: Sequence[str] = (), call: int = 1, **change: Any) -> None:
     """Judgements of all runs of the sweep, of which those of the ids in `fails` have an error."""
-    identity = ["run_id", "prompt_id", "seed", *Configuration(NORMAL).columns]
+    identity = ["run_id", "prompt_id", "seed", *COLUMNS]
     rows = []
     for run in ds.dataset(folder / "generations").to_table(columns=[*identity, "disagreement"]).to_pylist():
         score = 5 - round(10 * run["disagreement"])
@@ -107,7 +107,7 @@ def replay(folder: Path, call: int = 1, factors: Sequence[float] = (0.25, 0.5, 1
             bold = 1 / (1 + k)
             depth, differs = 1 - 0.4 * bold, 0.2 * bold
             rows.append(
-                Configuration(mode, "kl", k).columns
+                Exit(mode, "kl", k).columns
                 | {
                     "replay_id": f"{call:032x}", "text_of": NORMAL, "prompts": 12, "texts": 12, "tokens": 36,
                     "drawn": False, "mean_depth": depth, "mean_depth_low": depth - 0.02,
@@ -122,6 +122,7 @@ def replay(folder: Path, call: int = 1, factors: Sequence[float] = (0.25, 0.5, 1
 
 def score(folder: Path, call: int = 1, value: float = 0.5, **change: Any) -> None:
     """Two metrics of one task of the lm-evaluation-harness, for `normal` and a setting."""
+    known: list[Configuration] = [Normal(), Exit("unfrozen", "confidence", 0.9)]
     rows = [
         configuration.columns
         | {
@@ -130,7 +131,7 @@ def score(folder: Path, call: int = 1, value: float = 0.5, **change: Any) -> Non
             "chat_template": False, "model": "tiny", "dtype": "float32", "versions": "",
         }
         | change
-        for place, configuration in enumerate((Configuration(NORMAL), Configuration("unfrozen", "confidence", 0.9)))
+        for place, configuration in enumerate(known)
         for metric in ("acc", "acc_norm")
     ]  # fmt: skip
     add(folder, SCORES_FOLDER, SCORES, rows, call)

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eexit.plan.configuration import Configuration
+from eexit.plan.configuration import COLUMNS, Exit, Normal
 from eexit.results.layout import FORMAT
 from eexit.results.tables import GENERATIONS, TOKENS
 
@@ -22,7 +22,7 @@ WORDS = ["The", " cat", " sat", " on", " the", " mat", ".", "\n"]
 CONFIGURATIONS: list[tuple[str, float | None]] = [("normal", None)] + [
     (mode, k) for mode in ("unfrozen", "frozen_residual") for k in (0.5, 1.0, 2.0)
 ]
-IDENTITY = tuple(Configuration("normal").columns)
+IDENTITY = COLUMNS
 UNUSUAL: dict[str, dict[str, Any]] = {
     "empty": {"n_prompts": 0, "configurations": [], "n_runs": 21},
     "partial": {"n_prompts": 1, "n_runs": 21},
@@ -39,7 +39,7 @@ def run_rows(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """One run as a generations row and its token rows; exits follow from position, so numbers can be worked out."""
     run_id = f"{prompt_id}-{mode}-{k}-{seed}"
-    configuration = Configuration(mode) if k is None else Configuration(mode, "kl", k)
+    configuration = Normal(mode) if k is None else Exit(mode, "kl", k)
     naming = {"run_id": run_id, "prompt_id": prompt_id, **configuration.columns, "seed": seed}
     tokens: list[dict[str, Any]] = []
     for i, piece in enumerate(pieces):

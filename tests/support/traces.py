@@ -7,7 +7,7 @@ import numpy as np
 
 from eexit.decode.rows.requests import Outcome, Request
 from eexit.decode.trace import LENGTH, Trace
-from eexit.plan.configuration import NORMAL, Configuration
+from eexit.plan.configuration import NORMAL, Exit, Normal
 
 CLOSE = {
     "kl_TE", "evidence_TE", "exit_prob_TX", "logprob_T", "entropy_T", "top_prob_TXK", "exit_logprob_T",
@@ -70,6 +70,6 @@ def first_tokens(trace: Trace, n_tokens: int) -> Trace:
 def kl_request(prompt: tuple[int, ...], mode: str, kl_factor: float | None = None, seed: int = 0) -> Request:
     """A row of rule kl, or of `normal`, whatever the factor."""
     if mode == NORMAL:
-        return Request(prompt, Configuration(NORMAL), seed)
+        return Request(prompt, Normal(), seed)
     assert kl_factor is not None
-    return Request(prompt, Configuration(mode, "kl", float(kl_factor)), seed)
+    return Request(prompt, Exit(mode, "kl", float(kl_factor)), seed)

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from eexit.decode.engine import Engine
 from eexit.decode.rows.requests import Decoding, Request
 from eexit.method.readouts import READOUTS
-from eexit.plan.configuration import NORMAL, Configuration
+from eexit.plan.configuration import Normal
 from eexit.training.setup import Settings, Setup
 from eexit.training.texts import Text
 
@@ -26,7 +26,7 @@ def texts_of(model: PreTrainedModel) -> tuple[Text, ...]:
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(model.config.vocab_size, (N_TEXTS, 4), generator=generator).tolist()
     decoding = Decoding(exitable_layers=LAYERS, max_new_tokens=N_TOKENS, eos_token_ids=frozenset())
-    requests = [Request(tuple(prompt), Configuration(NORMAL)) for prompt in prompts]
+    requests = [Request(tuple(prompt), Normal()) for prompt in prompts]
     traces = traces_of(Engine(decoder_of(model), decoding).generate(requests))
     return tuple(
         Text(str(index), tuple(prompt), tuple(traces[index].token_id_T.tolist()), index % 5 == 0, index % 5 == 1)

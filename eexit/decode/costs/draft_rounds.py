@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from eexit.decode.costs.counting import Counts, Prices
-from eexit.plan.drafts import MOST_AUTO_TOKENS, Draft
+from eexit.plan.configuration import MOST_AUTO_TOKENS, Draft
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from eexit.method.states import STATES
 from eexit.model.decoder import Decoder
-from eexit.plan.configuration import Configuration
+from eexit.plan.configuration import Configuration, Exit
 
 
 @dataclass(frozen=True)
@@ -28,4 +27,4 @@ class Decoders:
 
     def under(self, configuration: Configuration) -> "Decoders":
         """Those of a row under this configuration: without exits it is the base model's, whatever student there is."""
-        return self if configuration.mode in STATES else Decoders.of(self.teacher)
+        return self if isinstance(configuration, Exit) else Decoders.of(self.teacher)

@@ -18,6 +18,7 @@ from eexit.decode.trace import EOS, LENGTH, STOP, Trace, recorded
 from eexit.method.draws import exit_draws, sampling_draws
 from eexit.method.rules import ORACLES, RULES
 from eexit.method.states import STATES, State
+from eexit.plan.configuration import Exit
 
 FIRST_ROOM_TOKENS: Final = 256  # records have room for so many tokens per row at first, and grow from there
 NONE: Final = -1  # the index of a rule or a state for rows that have none
@@ -57,9 +58,9 @@ class Slots:
 
     def __init__(self, n_slots: int, decoding: Decoding, layers: Layers, requests: Iterable[Request]):
         n_tokens = min(decoding.max_new_tokens, FIRST_ROOM_TOKENS)
-        configurations = {request.configuration for request in requests}
-        self.rules = [name for name in RULES if name in {configuration.rule for configuration in configurations}]
-        self.states = [name for name in STATES if name in {configuration.mode for configuration in configurations}]
+        exits = {request.configuration for request in requests if isinstance(request.configuration, Exit)}
+        self.rules = [name for name in RULES if name in {exiting.rule for exiting in exits}]
+        self.states = [name for name in STATES if name in {exiting.state for exiting in exits}]
         self.decoding, self.layers, self.n_slots, self.n_rows = decoding, layers, n_slots, 0
         self.requests: dict[int, Request] = {}
         self.request = np.zeros(n_slots, np.int64)
@@ -85,10 +86,9 @@ class Slots:
         self.request[slot], self.n_prompt[slot], self.limit[slot], self.n_generated[slot] = index, n_prompt, limit, 0
         self.state[slot] = self.states.index(configuration.mode) if configuration.mode in self.states else NONE
         self.rule[slot], self.setting[slot] = NONE, 0
-        if configuration.rule:
+        if isinstance(configuration, Exit):
             self.rule[slot] = self.rules.index(configuration.rule)
-            rule = RULES[configuration.rule]
-            self.setting[slot] = rule.setting(configuration.parameter, self.decoding.exitable_layers)
+            self.setting[slot] = configuration.per_layer(self.decoding.exitable_layers)
         for counted in self.counts.values():
             counted[slot] = 0
         self.requests[index] = request

@@ -26,7 +26,7 @@ from eexit.decode.sampling import Drafted, pick_tokens
 from eexit.decode.steps.online import OnlineBatch
 from eexit.decode.token_pass import Tokens, run_to
 from eexit.model.decoder import Decoder
-from eexit.plan.drafts import Draft
+from eexit.plan.configuration import Draft
 
 
 class DraftBatch(OnlineBatch):
@@ -96,8 +96,8 @@ class DraftBatch(OnlineBatch):
 
 def draft_of(request: Request) -> Draft:
     """What a row of this loop drafts."""
-    assert request.configuration.draft
-    return request.configuration.draft
+    assert isinstance(request.configuration, Draft)
+    return request.configuration
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from eexit.messages.errors import UsageError
 from eexit.messages.locations import shown
 from eexit.messages.wording import some
-from eexit.plan.configuration import NORMAL, depends_on_seed
+from eexit.plan.configuration import NORMAL, configuration_of, depends_on_seed
 from eexit.plan.runs import OK
 from eexit.plan.splits import for_reporting
 from eexit.quality.risks import BEST_SCORE, RISKS, SCORE, WORST_SCORE, Losses, Risk, losses
@@ -117,7 +117,9 @@ def read_evidence(results: str, question: ChoiceQuestion) -> Evidence:
     _refuse_unknown_losses(all_losses, found, risk.lacking, shown(results))
     temperature = manifest.config["temperature"]
     fixed = [
-        entry["configuration"] for entry in manifest.configurations if not depends_on_seed(entry["rule"], temperature)
+        entry["configuration"]
+        for entry in manifest.configurations
+        if not depends_on_seed(configuration_of(entry), temperature)
     ]
     different = _without_repeats(sweep.runs, fixed)
     failed = different.filter(pc.field("status") != OK)["configuration"].to_pylist()

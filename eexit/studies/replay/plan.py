@@ -13,7 +13,7 @@ from eexit.method.rules import CONTROL, ONLINE, ORACLES
 from eexit.method.states import STATES, alters
 from eexit.plan.artefacts import PROBE, locations_of
 from eexit.plan.config import SweepConfig
-from eexit.plan.configuration import NORMAL, Configuration, depends_on_seed
+from eexit.plan.configuration import NORMAL, Exit, configuration_of, depends_on_seed
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.explaining import explain
 from eexit.plan.runs import configurations
@@ -30,7 +30,7 @@ class ReplayPlan:
     """Settings, as `config` has them, and the texts of the configuration with the key `text_of`."""
 
     config: SweepConfig
-    settings: Sequence[Configuration]
+    settings: Sequence[Exit]
     text_of: str
     transcripts: Sequence[Transcript]
     n_layers: int
@@ -40,7 +40,7 @@ class ReplayPlan:
         return self.config.exit_layers or ()
 
     @property
-    def groups(self) -> list[list[Configuration]]:
+    def groups(self) -> list[list[Exit]]:
         """Settings that are replayed together."""
         return together(self.settings, self.config.adapter is not None)
 
@@ -50,11 +50,9 @@ class ReplayPlan:
         if any(transcript.teacher is None for transcript in self.transcripts):
             return True
         is_adapted = self.config.adapter is not None
-        return not all(
-            setting.rule in ORACLES and follows_from_full_depth(setting, is_adapted) for setting in self.settings
-        )
+        return not all(setting.is_oracle and follows_from_full_depth(setting, is_adapted) for setting in self.settings)
 
-    def recorded(self, settings: Sequence[Configuration], start: int, end: int) -> list[list[Replayed]]:
+    def recorded(self, settings: Sequence[Exit], start: int, end: int) -> list[list[Replayed]]:
         """Some of the texts, each under these settings, from what was recorded."""
         return [
             replay_recorded(settings, transcript, self.exitable_layers) for transcript in self.transcripts[start:end]
@@ -101,10 +99,11 @@ def make_replay_plan(
     n_layers = sweep.manifest.model["n_layers"]
     resolve_exitable_layers(config, n_layers)  # refuses parameters that do not fit them
     default = {rule: UNALTERED if rule in ORACLES else stored_states or UNALTERED for rule in ("kl", *rules)}
-    settings = [each for each in configurations(config) if modes or each.mode in default[str(each.rule)]]
-    rules_of = {each["key"]: each["rule"] for each in sweep.manifest.configurations}
-    refuse_unknown([text_of], list(rules_of), shown(results))
-    is_same = not depends_on_seed(rules_of[text_of], stored.temperature)
+    exits = [each for each in configurations(config) if isinstance(each, Exit)]
+    settings = [each for each in exits if modes or each.state in default[each.rule]]
+    there = {each["key"]: configuration_of(each) for each in sweep.manifest.configurations}
+    refuse_unknown([text_of], list(there), shown(results))
+    is_same = not depends_on_seed(there[text_of], stored.temperature)
     transcripts = read_transcripts(sweep.store, text_of, once=is_same)
     if not transcripts:
         raise UsageError(f"{shown(results)} has no texts of {text_of}: all its runs failed, or decided no token")

@@ -22,7 +22,7 @@ from eexit.method.draws import exit_draws
 from eexit.method.rules import ONLINE, ORACLES, RULES
 from eexit.method.states import STATES, alters
 from eexit.method.stick_breaking import choose_exits, exit_probabilities, expect
-from eexit.plan.configuration import Configuration
+from eexit.plan.configuration import Exit
 from eexit.quality.bootstrap import estimate_columns
 from eexit.training.texts import Text
 
@@ -57,34 +57,32 @@ class Replayed:
     drawn: bool = False
 
 
-def follows_from_full_depth(setting: Configuration, is_adapted: bool) -> bool:
+def follows_from_full_depth(setting: Exit, is_adapted: bool) -> bool:
     """Whether what is read at exits is in the full-depth pass: they alter nothing, and no adapter does either."""
-    return not is_adapted and not alters(STATES[setting.mode])
+    return not is_adapted and not alters(STATES[setting.state])
 
 
-def together(settings: Sequence[Configuration], is_adapted: bool) -> list[list[Configuration]]:
+def together(settings: Sequence[Exit], is_adapted: bool) -> list[list[Exit]]:
     """The settings in groups that one pass over a text serves: of a rule, if all of them see the same evidence."""
 
-    def group(setting: Configuration) -> tuple[str, ...]:
-        rule = setting.rule or ""
-        is_own = not follows_from_full_depth(setting, is_adapted) or (rule in ONLINE and ONLINE[rule].probes)
-        return (setting.key,) if is_own else (setting.mode, rule)
+    def group(setting: Exit) -> tuple[str, ...]:
+        probes = setting.rule in ONLINE and ONLINE[setting.rule].probes
+        is_own = not follows_from_full_depth(setting, is_adapted) or probes
+        return (setting.key,) if is_own else (setting.state, setting.rule)
 
     return [list(same) for _, same in groupby(settings, group)]
 
 
-def replay_recorded(
-    settings: Sequence[Configuration], transcript: Transcript, exitable_layers: Sequence[int]
-) -> list[Replayed]:
+def replay_recorded(settings: Sequence[Exit], transcript: Transcript, exitable_layers: Sequence[int]) -> list[Replayed]:
     """A text under settings of an oracle that follow from the full-depth pass, of which all was recorded."""
     teacher = transcript.teacher
     assert teacher is not None
-    evidence_NE = ORACLES[settings[0].rule or ""].evidence(teacher)
+    evidence_NE = ORACLES[settings[0].rule].evidence(teacher)
     return replay_at_full_depth(settings, transcript, teacher, evidence_NE, exitable_layers, None)
 
 
 def replay_at_full_depth(
-    settings: Sequence[Configuration], transcript: Transcript, teacher: Divergence, evidence_NE: Tensor | None,
+    settings: Sequence[Exit], transcript: Transcript, teacher: Divergence, evidence_NE: Tensor | None,
     exitable_layers: Sequence[int], prices: Prices | None,
 ) -> list[Replayed]:  # fmt: skip
     """A text under settings that follow from the full-depth pass and see this evidence, None if they look at nothing.
@@ -96,9 +94,8 @@ def replay_at_full_depth(
     u_N = torch.from_numpy(exit_draws(transcript.seed, prompt, len(transcript.text.token_ids))[1:])
     replayed = []
     for setting in settings:
-        rule = RULES[setting.rule or ""]
-        setting_E = torch.tensor(rule.setting(setting.parameter, exitable_layers), dtype=torch.float32)
-        chances = rule.chances(evidence_NE, setting_E.expand(len(agrees_NE), -1))
+        setting_E = torch.tensor(setting.per_layer(exitable_layers), dtype=torch.float32)
+        chances = RULES[setting.rule].chances(evidence_NE, setting_E.expand(len(agrees_NE), -1))
         expected = expect(exit_probabilities(chances), teacher.kl_BE, agrees_NE)
         costs = costs_of(setting, choose_exits(chances, u_N).numpy(), len(prompt), exitable_layers, prices)
         replayed.append(Replayed(expected.share_X.numpy(), expected.kl, 1 - expected.agreement, *costs))
@@ -106,7 +103,7 @@ def replay_at_full_depth(
 
 
 def costs_of(
-    setting: Configuration, exit_N: np.ndarray, n_prompt: int, exitable_layers: Sequence[int], prices: Prices | None
+    setting: Exit, exit_N: np.ndarray, n_prompt: int, exitable_layers: Sequence[int], prices: Prices | None
 ) -> tuple[float, float]:
     """`cost_full` and `cost_needed` of exits, indices into X; NaN without prices."""
     if prices is None:

@@ -21,7 +21,7 @@ from eexit.generator import ModelGenerator
 from eexit.method.divergence import Divergence
 from eexit.method.rules import ONLINE, ORACLES
 from eexit.plan.config import SweepConfig
-from eexit.plan.configuration import Configuration
+from eexit.plan.configuration import Exit
 from eexit.studies.replay.recorded import Replayed, Transcript, costs_of, follows_from_full_depth, replay_at_full_depth
 from eexit.training.held_out import READ_TOKENS
 from eexit.training.streams import streams
@@ -44,7 +44,7 @@ class Replayer:
         return cls(decoders, replace(engine.decoding, record_top_k=0), generator.prices)
 
     @torch.inference_mode()
-    def replay(self, settings: Sequence[Configuration], transcript: Transcript) -> list[Replayed]:
+    def replay(self, settings: Sequence[Exit], transcript: Transcript) -> list[Replayed]:
         """A text under each of these settings, a group of `replay.together`."""
         if not follows_from_full_depth(settings[0], not self.decoders.are_one):
             return [self._as_drawn(setting, transcript) for setting in settings]
@@ -52,7 +52,7 @@ class Replayer:
         evidence_NE = self._evidence(settings[0], transcript, teacher)
         return replay_at_full_depth(settings, transcript, teacher, evidence_NE, self.layers, self.prices)
 
-    def _evidence(self, setting: Configuration, transcript: Transcript, teacher: Divergence) -> Tensor | None:
+    def _evidence(self, setting: Exit, transcript: Transcript, teacher: Divergence) -> Tensor | None:
         """What the rule of these settings sees at every exitable layer; None if it looks at nothing."""
         if setting.rule in ORACLES:
             return ORACLES[setting.rule].evidence(teacher)
@@ -61,7 +61,7 @@ class Replayer:
         exits_nowhere = np.ones(len(transcript.text.token_ids), np.float32)
         return torch.from_numpy(self._score(setting, transcript, exits_nowhere).evidence_TE[1:])
 
-    def _as_drawn(self, setting: Configuration, transcript: Transcript) -> Replayed:
+    def _as_drawn(self, setting: Exit, transcript: Transcript) -> Replayed:
         """With exits as the run's seed draws them, and what the student says there.
 
         The exits' distribution is known in full for rules that do not look at the student.
@@ -81,7 +81,7 @@ class Replayer:
         is_drawn = not np.isin(scored.exit_prob_TX, (0, 1)).all()  # NaN is for layers that had a chance
         return Replayed(prob_NX.mean(0, dtype=np.float64), kl, unlike, *costs, is_drawn)
 
-    def _score(self, setting: Configuration, transcript: Transcript, u_exit_T: np.ndarray | None = None) -> Scored:
+    def _score(self, setting: Exit, transcript: Transcript, u_exit_T: np.ndarray | None = None) -> Scored:
         text = transcript.text
         request = Request(text.prompt_token_ids, setting, transcript.seed)
         return score(self.decoders.teacher, self.decoding, request, text.token_ids, self.decoders.student, u_exit_T)

@@ -29,7 +29,7 @@ from eexit.generator import ModelGenerator
 from eexit.messages.errors import UsageError
 from eexit.model.loading import load_model_and_tokenizer
 from eexit.plan.config import SweepConfig
-from eexit.plan.configuration import NORMAL, Configuration, Generate
+from eexit.plan.configuration import Configuration, Draft, Generate, Normal
 from eexit.plan.runs import Run
 
 UNTIMED_TOKENS = 2  # of each row
@@ -149,13 +149,13 @@ class Contenders:
 
     def _serial_costs(self, configuration: Configuration, rounds: Rounds | None, n_timed: int) -> dict[str, Any]:
         """Those of drafts, of a row with so many timed tokens."""
-        if not rounds or not configuration.draft:
+        if not rounds or not isinstance(configuration, Draft):
             return {}
         costs, drafted_R = SerialCosts.of(self.prices, self.decoding.exitable_layers), rounds.drafted_R[1:]
         return {
             "drafted": int(drafted_R.sum()),
             "accepted": int(rounds.accepted_R[1:].sum()),
-            "cost_serial": float(costs.of_round(configuration.draft.layer, drafted_R).sum()),
+            "cost_serial": float(costs.of_round(configuration.layer, drafted_R).sum()),
             "cost_serial_full": costs.normal * n_timed,
         }
 
@@ -175,7 +175,7 @@ def usable_prompts(generator: ModelGenerator, n_tokens: int) -> dict[str, Prompt
     Raises `UsageError` if none can.
     """
     config, context_of = generator.config, generator.engine.decoder.context_of
-    runs = [Run("", prompt, Configuration(NORMAL), config.seeds[0]) for prompt in config.prompts]
+    runs = [Run("", prompt, Normal(), config.seeds[0]) for prompt in config.prompts]
     tokenized = {key[0]: request.prompt_token_ids for key, request in generator.requests(runs).items()}
     prompts = {prompt.id: tokenized[prompt.id] for prompt in config.prompts if tokenized.get(prompt.id)}
     room = {ids: context - len(ids) for ids in prompts.values() if (context := context_of(len(ids))) is not None}

@@ -12,9 +12,8 @@ from pydantic import ValidationError
 from eexit.messages.errors import UsageError
 from eexit.messages.locations import shown
 from eexit.messages.wording import some
-from eexit.method.rules import ORACLES
 from eexit.plan.config import Prompt, SweepConfig
-from eexit.plan.configuration import GENERATE, NORMAL, Configuration, Generate
+from eexit.plan.configuration import GENERATE, NORMAL, Configuration, Draft, Exit, Generate, Normal
 from eexit.plan.runs import OK, configurations
 from eexit.plan.splits import representative
 from eexit.results.store.finished_sweep import FinishedSweep
@@ -95,8 +94,8 @@ def make_plan(
     if n_tokens < LEAST_TOKENS:
         raise UsageError(f"--tokens must be at least {LEAST_TOKENS}, since the first two are not timed, got {n_tokens}")
     config = config.model_copy(update={"prompts": prompts})
-    drafting = [Generate(layer) for layer in dict.fromkeys(each.draft.layer for each in chosen if each.draft)]
-    contenders: tuple[Contender, ...] = (Configuration(NORMAL), Generate(), *chosen, *drafting)
+    drafting = [Generate(layer) for layer in dict.fromkeys(each.layer for each in chosen if isinstance(each, Draft))]
+    contenders: tuple[Contender, ...] = (Normal(), Generate(), *chosen, *drafting)
     return TimingPlan(config, contenders, tuple(dict.fromkeys(batches)), n_tokens, n_rounds)
 
 
@@ -106,15 +105,16 @@ def choose(there: Sequence[Configuration], keys: Sequence[str], results: str) ->
     Raises `UsageError` for an unknown key, for an oracle, and if there is nothing to time.
     """
     by_key = {each.key: each for each in there}
-    timeable = [each.key for each in there if each.draft or (each.rule and each.rule not in ORACLES)]
+    oracles = {each.key: each.rule for each in there if isinstance(each, Exit) and each.is_oracle}
+    timeable = [key for key in by_key if key != NORMAL and key not in oracles]
     for key in keys:
         if key not in by_key and key not in (NORMAL, GENERATE):
             near = difflib.get_close_matches(key, by_key, n=3)
             way_out = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(some(list(by_key)))}"
             raise UsageError(f"{shown(results)} has no configuration {key}: {way_out}")
-        if key in by_key and key != NORMAL and key not in timeable:
+        if key in oracles:
             raise UsageError(
-                f"{key} can't be timed: {by_key[key].rule} is an oracle, which needs the full-depth pass beside it; "
+                f"{key} can't be timed: {oracles[key]} is an oracle, which needs the full-depth pass beside it; "
                 f"choose from {', '.join(some(timeable)) or 'a sweep with online rules'}"
             )
     if not timeable:

@@ -29,7 +29,7 @@ from eexit.method.rules import BLIND, ONLINE, ORACLES
 from eexit.method.states import STATES
 from eexit.model.cache import N_STACKS, KVCache
 from eexit.model.decoder import Decoder
-from eexit.plan.configuration import Configuration
+from eexit.plan.configuration import Exit
 from eexit.plan.model_facts import CPU_CACHE_BYTES
 
 DECODING = Decoding(exitable_layers=(1, 3, 4), max_new_tokens=8, eos_token_ids=frozenset(), probe=PROBE, record_top_k=3)
@@ -110,7 +110,7 @@ def test_a_step_takes_two_copies_however_rows_decode(llama: PreTrainedModel, cha
 
 @pytest.mark.parametrize("mode", STATES)
 def test_a_step_takes_two_copies_in_every_mode_and_by_every_oracle(llama: PreTrainedModel, mode: str) -> None:
-    exits = [Configuration(mode, rule, parameter) for rule in ORACLES for parameter in SOME[rule]]
+    exits = [Exit(mode, rule, parameter) for rule in ORACLES for parameter in SOME[rule]]
     requests = [Request(PROMPT, configuration, seed=3) for configuration in exits]
     rows, steps = on_card(llama, requests, DECODING)
     assert_same_rows(rows, dict(Engine(Decoder(llama), DECODING).generate(requests)))
@@ -119,7 +119,7 @@ def test_a_step_takes_two_copies_in_every_mode_and_by_every_oracle(llama: PreTra
 
 @pytest.mark.parametrize("mode", STATES)
 def test_online_rules_wait_for_their_decisions_alone(llama: PreTrainedModel, mode: str) -> None:
-    exits = [Configuration(mode, rule, parameter) for rule in (*ONLINE, *BLIND) for parameter in SOME[rule]]
+    exits = [Exit(mode, rule, parameter) for rule in (*ONLINE, *BLIND) for parameter in SOME[rule]]
     requests = [Request(PROMPT, configuration, seed=3) for configuration in exits]
     rows, steps = on_card(llama, requests, DECODING)
     assert_same_rows(rows, dict(Engine(Decoder(llama), DECODING).generate(requests)))

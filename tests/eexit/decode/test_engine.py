@@ -25,8 +25,7 @@ from eexit.decode.teacher import PROMPT_STEP_TOKENS
 from eexit.decode.trace import LENGTH, STOP, Trace
 from eexit.model.decoder import Decoder
 from eexit.model.views import CacheView
-from eexit.plan.configuration import MODES, NORMAL, Configuration
-from eexit.plan.drafts import Draft
+from eexit.plan.configuration import MODES, Draft, Exit, Normal
 
 DECODING = Decoding(exitable_layers=(1, 3, 4), max_new_tokens=12, eos_token_ids=frozenset())
 PROMPT = (5, 80, 7, 7, 31)
@@ -228,13 +227,13 @@ def broken_token(model: PreTrainedModel, token_id: int) -> Iterator[None]:
 def test_rows_end_where_they_are_told_to_stop(llama: PreTrainedModel) -> None:
     """In every loop: beside a teacher, without one, and with drafts, which give several tokens at a time."""
     decoding = replace(DECODING, max_new_tokens=12)
-    exits = (Configuration(NORMAL), Configuration("unfrozen", "kl", 1.0), Configuration("skip", "confidence", 0.3))
-    requests = [Request((1, 2, 3), each) for each in (*exits, Configuration("draft", draft=Draft(3, 2)))]
+    exits = (Normal(), Exit("unfrozen", "kl", 1.0), Exit("skip", "confidence", 0.3))
+    requests = [Request((1, 2, 3), each) for each in (*exits, Draft(3, 2))]
     whole = traces_of(Engine(decoder_of(llama), decoding).generate(requests))
     ends = [trace.token_id_T[:4].tolist() for trace in whole.values()]
     stopping = replace(decoding, stops=lambda token_ids: any(token_ids[:4] == its for its in ends))
     for index, trace in traces_of(Engine(decoder_of(llama), stopping).generate(requests)).items():
-        most = 4 if requests[index].configuration.draft is None else 6
+        most = 6 if isinstance(requests[index].configuration, Draft) else 4
         assert 4 <= len(trace.token_id_T) <= most
         assert trace.token_id_T.tolist() == whole[index].token_id_T[: len(trace.token_id_T)].tolist()
         assert (trace.finish_reason, whole[index].finish_reason) == (STOP, LENGTH)

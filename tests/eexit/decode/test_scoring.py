@@ -19,7 +19,7 @@ from eexit.decode.scoring import score, score_texts
 from eexit.method.rules import RULES
 from eexit.method.shortlist import Shortlist
 from eexit.method.states import STATES
-from eexit.plan.configuration import NORMAL, Configuration
+from eexit.plan.configuration import NORMAL, Exit, Normal
 
 
 def check_scores(model: PreTrainedModel, requests: list[Request], decoding: Decoding = SAMPLED) -> set[int]:
@@ -56,24 +56,24 @@ def test_invariant_8_holds_for_an_online_rule_and_every_state(
     any_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scoring, "SCORED_TOKENS", 10)
-    exits = [Configuration(mode, "confidence", some(any_model, "confidence")[0]) for mode in modes_of(any_model)]
+    exits = [Exit(mode, "confidence", some(any_model, "confidence")[0]) for mode in modes_of(any_model)]
     assert len(check_scores(any_model, [Request(PROMPTS[0], exit, seed=3) for exit in exits])) > 1
 
 
 def test_invariant_8_holds_for_a_shortlist(llama: PreTrainedModel) -> None:
     decoding = replace(SAMPLED, readout=TUNED, shortlist=Shortlist(decoder_of(llama), 5))
-    exits = [Configuration("frozen_residual", rule, SOME[rule][0]) for rule in ("confidence", "margin", "patience")]
+    exits = [Exit("frozen_residual", rule, SOME[rule][0]) for rule in ("confidence", "margin", "patience")]
     assert len(check_scores(llama, [Request(PROMPTS[0], exit, seed=3) for exit in exits], decoding)) > 1
 
 
 def test_a_text_may_be_anything_and_of_any_length(llama: PreTrainedModel) -> None:
     decoder = decoder_of(llama)
-    request = Request(PROMPTS[0], Configuration("unfrozen", "confidence", SOME["confidence"][0]))
+    request = Request(PROMPTS[0], Exit("unfrozen", "confidence", SOME["confidence"][0]))
     one = score(decoder, DECODING, request, [7])
     assert (one.exit_layer_T.tolist(), one.exit_prob_TX.tolist()) == ([6], [[0, 0, 0, 1]])
     several = score(decoder, DECODING, request, [7, 7, 30, 2, 2])
     assert several.exit_logprob_T[0] == pytest.approx(one.exit_logprob_T[0])
-    normal = score(decoder, DECODING, replace(request, configuration=Configuration(NORMAL)), [7, 7, 30, 2, 2])
+    normal = score(decoder, DECODING, replace(request, configuration=Normal()), [7, 7, 30, 2, 2])
     assert set(normal.exit_layer_T.tolist()) == {6}
 
 
@@ -88,7 +88,7 @@ def test_texts_are_scored_as_the_naive_reference_would_token_by_token(
     """Several behind one prompt, in passes of a few tokens; behind no prompt, all tokens but the first are decided."""
     monkeypatch.setattr(scoring, "SCORED_TOKENS", 12)
     decoder = decoder_of(llama)
-    exits = Configuration(mode, *(() if mode == NORMAL else ("confidence", SOME["confidence"][0])))
+    exits = Normal() if mode == NORMAL else Exit(mode, "confidence", SOME["confidence"][0])
     request = Request(prompt, exits, seed=3)
     for text, scored in zip(TEXTS, score_texts(decoder, DECODING, request, TEXTS), strict=True):
         naive = score_naively(llama, decoder, DECODING, request, text)
@@ -101,7 +101,7 @@ def test_texts_are_scored_as_the_naive_reference_would_token_by_token(
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_text_is_scored_beside_others_as_alone(llama: PreTrainedModel, rule: str) -> None:
-    decoder, configuration = decoder_of(llama), Configuration("frozen_residual", rule, SOME[rule][0])
+    decoder, configuration = decoder_of(llama), Exit("frozen_residual", rule, SOME[rule][0])
     for prompt in (PROMPTS[2], ()):
         request = Request(prompt, configuration, seed=1)
         for text, beside in zip(TEXTS, score_texts(decoder, DECODING, request, TEXTS), strict=True):

@@ -24,7 +24,7 @@ from eexit.decode.steps import oracle as step
 from eexit.decode.trace import Trace
 from eexit.method.states import STATES
 from eexit.model.decoder import Decoder
-from eexit.plan.configuration import NORMAL, Configuration
+from eexit.plan.configuration import Exit, Normal
 
 DECODING = Decoding(exitable_layers=EXITABLE, max_new_tokens=6, eos_token_ids=frozenset(), probe=PROBE, record_top_k=2)
 KNOWN = {"E": 3, "X": 4, "K": 2, "V": 97, "W": 32, "H": 32}
@@ -80,8 +80,8 @@ def test_names_say_the_axes_of_what_they_hold(
     for module, names in PARTS.items():
         for name in names:
             monkeypatch.setattr(module, name, checked(getattr(module, name), seen))
-    exits = [Configuration(mode, rule, SOME[rule][0]) for mode in STATES for rule in SOME]
-    requests = [Request((5, 80, 7), configuration) for configuration in (Configuration(NORMAL), *exits)]
+    exits = [Exit(mode, rule, SOME[rule][0]) for mode in STATES for rule in SOME]
+    requests = [Request((5, 80, 7), Normal()), *(Request((5, 80, 7), configuration) for configuration in exits)]
     decoding = Decoding(**{**vars(DECODING), "temperature": temperature})
     for _, trace in Engine(Decoder(llama), decoding).generate(requests):
         assert isinstance(trace, Trace)

@@ -19,6 +19,7 @@ from eexit.method.rules import BLIND, ONLINE, RULES, Control, Parameter, Rule
 from eexit.method.states import STATES, State
 from eexit.model.decoder import Decoder
 from eexit.plan.config import SweepConfig
+from eexit.plan.configuration import Exit
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.runs import configurations
 
@@ -107,6 +108,7 @@ def test_the_worked_example_of_contributing_is_a_rule(llama: PreTrainedModel, mo
     requests = [Request((5, 80, 7, 7, 31), configuration) for configuration in configurations(config)]
     for request, (_, trace) in zip(requests, sorted(Engine(Decoder(llama), decoding).generate(requests)), strict=True):
         assert isinstance(trace, Trace)
+        assert isinstance(request.configuration, Exit)
         sure_TE = trace.evidence_TE[1:] >= request.configuration.parameter
         first_T = np.where(sure_TE.any(1), sure_TE.argmax(1), len(EXITABLE))
         assert trace.exit_layer_T[1:].tolist() == np.array([*EXITABLE, 6])[first_T].tolist()

@@ -24,7 +24,7 @@ from eexit.model.file_digests import sha256
 from eexit.model.loading import estimate_memory
 from eexit.plan.artefacts import ADAPTER, Card, write_card
 from eexit.plan.config import Prompt, SweepConfig
-from eexit.plan.configuration import Configuration
+from eexit.plan.configuration import Exit, Normal
 from eexit.plan.runs import plan_runs
 from eexit.studies.timing.contenders import Contenders
 
@@ -105,9 +105,9 @@ def test_a_student_is_timed_beside_the_base_model(sweep: SweepConfig) -> None:
     assert contenders.student is not None
     for name, decoder in (("base", contenders.decoder), ("student", contenders.student)):
         decoder.layers[-1].register_forward_pre_hook(lambda *_, name=name: ran.update([name]))
-    contenders.time(Configuration("normal"), 1)
+    contenders.time(Normal(), 1)
     assert ran.keys() == {"base"}
-    contenders.time(Configuration("unfrozen", "fixed", 3.0), 1)
+    contenders.time(Exit("unfrozen", "fixed", 3.0), 1)
     assert ran.keys() == {"base", "student"}
 
 

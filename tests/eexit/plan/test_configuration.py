@@ -1,4 +1,4 @@
-"""Which configurations have the same run for every seed, beside what their rules leave to chance."""
+"""Configurations are what their columns say; which of them have the same run for every seed."""
 
 from pathlib import Path
 
@@ -6,8 +6,52 @@ import numpy as np
 import pytest
 import torch
 
-from eexit.method.rules import RULES
-from eexit.plan.configuration import depends_on_seed
+from eexit.method.rules import RULES, Control
+from eexit.plan.configuration import (
+    COLUMNS,
+    Configuration,
+    Exit,
+    Normal,
+    configuration_of,
+    depends_on_seed,
+    hashed,
+    parse_drafts,
+)
+
+COPYING = Control("skip/kl/0.5", ((1, 3), (6, 2)))
+KINDS: dict[str, tuple[Configuration, str | None, object, object]] = {
+    "normal": (Normal(), None, None, None),
+    "skip/kl/0.5": (Exit("skip", "kl", 0.5), "kl", 0.5, None),
+    "skip/agree": (Exit("skip", "agree"), "agree", None, None),
+    "skip/random/kl/0.5": (
+        Exit("skip", "random", COPYING),
+        "random",
+        {"of": COPYING.of, "counts": COPYING.counts},
+        None,
+    ),
+    "draft/20:4": (parse_drafts("20:4")[0], None, None, {"layer": 20, "n_tokens": 4}),
+    "draft/20:auto": (parse_drafts("20:auto")[0], None, None, {"layer": 20, "n_tokens": None}),
+}
+
+
+@pytest.mark.parametrize("key", KINDS)
+def test_a_configuration_can_be_made_from_its_columns(key: str) -> None:
+    configuration = KINDS[key][0]
+    columns = configuration.columns
+    assert (configuration.key, columns["configuration"], columns["mode"]) == (key, key, key.partition("/")[0])
+    assert tuple(columns) == COLUMNS
+    expected = configuration
+    if columns["control_of"]:  # whose histogram is not among them
+        expected = Exit("skip", "random", Control(COPYING.of, ()))
+    assert configuration_of(columns) == expected
+    assert configuration_of({name: value for name, value in columns.items() if value is not None}) == expected
+
+
+@pytest.mark.parametrize("key", KINDS)
+def test_ids_are_hashes_of_the_same_four_values_for_every_kind(key: str) -> None:
+    configuration, rule, parameter, draft = KINDS[key]
+    mode = key.partition("/")[0]
+    assert hashed(configuration) == {"mode": mode, "rule": rule, "parameter": parameter, "draft": draft}
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -17,8 +61,8 @@ def test_a_greedy_run_depends_on_the_seed_if_its_rule_leaves_exits_to_chance(nam
     is_certain = bool(np.isin(chances.stop_BE.numpy(), (0, 1)).all())
     if name == "fixed":  # whose setting is 1 at one layer
         is_certain = bool(np.isin(RULES[name].setting(3.0, (1, 3)), (0, 1)).all())
-    assert depends_on_seed(name, 0.0) == (not is_certain)
-    assert depends_on_seed(name, 0.7)
+    assert depends_on_seed(Exit("skip", name), 0.0) == (not is_certain)
+    assert depends_on_seed(Exit("skip", name), 0.7)
 
 
 def test_the_readme_names_the_rules_that_leave_exits_to_chance() -> None:
@@ -27,7 +71,8 @@ def test_the_readme_names_the_rules_that_leave_exits_to_chance() -> None:
 
 
 def test_normal_and_drafts_depend_on_it_if_tokens_are_sampled_and_what_is_not_known_may_depend_on_it() -> None:
-    assert not depends_on_seed(None, 0.0)
-    assert depends_on_seed(None, 1.0)
-    assert depends_on_seed(None, None)
-    assert depends_on_seed("a rule of a later version", 0.0)
+    for configuration in (KINDS["normal"][0], KINDS["draft/20:4"][0]):
+        assert not depends_on_seed(configuration, 0.0)
+        assert depends_on_seed(configuration, 1.0)
+        assert depends_on_seed(configuration, None)
+    assert depends_on_seed(Exit("skip", "a rule of a later version"), 0.0)

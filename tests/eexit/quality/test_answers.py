@@ -12,7 +12,7 @@ from cluster.console.closing_table import closing_table
 from eexit.generator import ModelGenerator
 from eexit.method.rules import Control
 from eexit.plan.config import Prompt, SweepConfig
-from eexit.plan.configuration import Configuration
+from eexit.plan.configuration import Exit
 from eexit.plan.runs import configurations, plan_runs
 from eexit.quality import answers
 from eexit.quality.answers import Mark, SlowPatternError, choices_of, is_same, mark
@@ -567,7 +567,7 @@ def test_runs_are_marked_in_columns_figures_and_the_table(tmp_path: Path, monkey
     land(store, runs, results)
     assert [row["means"]["correct"] for row in figures(store, configurations(config))] == [0.5] * 3
     console = Console(width=80, record=True)
-    long = Configuration("frozen_residual", "random", Control("frozen_residual/similarity/0.985", ()))
+    long = Exit("frozen_residual", "random", Control("frozen_residual/similarity/0.985", ()))
     console.print(closing_table(store, [*configurations(config), long]))  # keys may be broken, but no number
     lines = console.export_text().splitlines()
     assert [line.split()[-1] for line in lines if line.startswith((" normal", " unfrozen"))] == ["50.0%"] * 2

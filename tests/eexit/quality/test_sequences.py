@@ -4,34 +4,33 @@ import pytest
 from axes import ALWAYS, NEVER, SOME, control
 
 from eexit.method.rules import RULES
-from eexit.plan.configuration import Configuration
-from eexit.plan.drafts import parse_drafts
+from eexit.plan.configuration import Configuration, Exit, Normal, parse_drafts
 from eexit.quality.sequences import Family, families
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if NEVER[rule] and ALWAYS[rule] and rule != "random"])
 def test_what_never_exits_is_the_conservative_end_and_what_always_exits_the_bold_one(rule: str) -> None:
-    given = [Configuration("skip", rule, value) for value in (*SOME[rule], *ALWAYS[rule], *NEVER[rule])]
+    given = [Exit("skip", rule, value) for value in (*SOME[rule], *ALWAYS[rule], *NEVER[rule])]
     (family,) = families(each.columns for each in given)
-    assert family.settings[0] == Configuration("skip", rule, NEVER[rule][0]).key
-    assert family.settings[-1] == Configuration("skip", rule, ALWAYS[rule][0]).key
+    assert family.settings[0] == Exit("skip", rule, NEVER[rule][0]).key
+    assert family.settings[-1] == Exit("skip", rule, ALWAYS[rule][0]).key
     assert sorted(family.settings) == sorted(each.key for each in given)
 
 
 def test_later_layers_and_more_patience_are_more_conservative() -> None:
-    given = [Configuration("skip", rule, value) for value in (3.0, 20.0, 4.0) for rule in ("fixed", "patience")]
+    given = [Exit("skip", rule, value) for value in (3.0, 20.0, 4.0) for rule in ("fixed", "patience")]
     assert [family.settings for family in families(each.columns for each in given)] == [
         tuple(f"skip/{rule}/{value}" for value in (20, 4, 3)) for rule in ("fixed", "patience")
     ]
 
 
 def test_each_mode_and_rule_is_a_family_and_what_has_no_order_is_in_none() -> None:
-    given = [
-        Configuration("normal"),
-        *(Configuration(mode, "kl", k) for k in (0.5, 2.0) for mode in ("skip", "unfrozen")),
-        Configuration("skip", "agree"),
-        Configuration("skip", "random", control(1, 1, 1, 1)),
-        Configuration("draft", draft=parse_drafts("20:4")[0]),
+    given: list[Configuration] = [
+        Normal(),
+        *(Exit(mode, "kl", k) for k in (0.5, 2.0) for mode in ("skip", "unfrozen")),
+        Exit("skip", "agree"),
+        Exit("skip", "random", control(1, 1, 1, 1)),
+        parse_drafts("20:4")[0],
     ]
     unknown = {**given[1].columns, "configuration": "skip/later/1", "rule": "later"}
     assert families([*(each.columns for each in given), unknown]) == [

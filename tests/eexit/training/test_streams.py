@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from eexit.decode.engine import Engine
 from eexit.decode.layer_reading import read_layers
 from eexit.decode.rows.requests import Decoding, Request
-from eexit.plan.configuration import NORMAL, Configuration
+from eexit.plan.configuration import Normal
 from eexit.training.streams import streams
 from eexit.training.texts import Text
 
@@ -21,7 +21,7 @@ DECODING = Decoding(exitable_layers=(1, 3), max_new_tokens=9, eos_token_ids=froz
 
 def texts_of(model: PreTrainedModel) -> tuple[list[Text], np.ndarray]:
     """Two texts of the model, and the KLs of their tokens as the engine recorded them."""
-    requests = [Request(prompt, Configuration(NORMAL)) for prompt in PROMPTS]
+    requests = [Request(prompt, Normal()) for prompt in PROMPTS]
     traces = traces_of(Engine(decoder_of(model), DECODING).generate(requests))
     both = [traces[index] for index in range(len(PROMPTS))]
     texts = [Text(str(index), PROMPTS[index], tuple(trace.token_id_T.tolist())) for index, trace in enumerate(both)]

@@ -14,7 +14,7 @@ from report_fixtures import MakeSweep
 from synthetic_sweeps import failed_row, run_rows, write_sweep
 
 from eexit.method.rules import CONTROL, Control
-from eexit.plan.configuration import GENERATE, Configuration
+from eexit.plan.configuration import GENERATE, Exit
 from eexit.quality.bootstrap import estimate_ratios
 from eexit.results.layout import timings_name
 from eexit.results.seals import encode_further
@@ -30,7 +30,7 @@ from reports.sections.findings.sweep import FEW, SEVERAL, findings, with_interva
 from reports.sections.overview import overview_charts
 
 NORMAL, ONLINE, ORACLE = "normal", "unfrozen/fixed/10", "unfrozen/kl/1"
-FIXED = Configuration("unfrozen", "fixed", 10.0).columns
+FIXED = Exit("unfrozen", "fixed", 10.0).columns
 
 
 def costs(full: float, needed: float, run: float | None) -> dict[str, float | None]:
@@ -198,7 +198,7 @@ def test_without_timings_the_findings_say_which_command_measures_them(tmp_path: 
 
 @pytest.mark.parametrize("followed", ["unfrozen/kl/1", "unfrozen/kl/0.5"])
 def test_a_control_is_never_named_as_what_saves_not_even_without_what_it_follows(tmp_path: Path, followed: str) -> None:
-    control = Configuration("unfrozen", CONTROL, Control(followed, ()))
+    control = Exit("unfrozen", CONTROL, Control(followed, ()))
     folder = costly(tmp_path / "s", [(100.0, 50.0, 80.0)], disagreement=0.04, **control.columns)
     its, rows = found(folder)
     assert rows[control.key]["run"] == pytest.approx(0.2)

@@ -18,7 +18,7 @@ from report_fixtures import MakeSweep
 from synthetic import write_synthetic_sweep
 from synthetic_sweeps import HOSTILE, LAYERS, UNUSUAL, run_rows, write_sweep
 
-from eexit.plan.configuration import Configuration
+from eexit.plan.configuration import Exit
 from reports import build_report
 from reports.charts.palette import STOPS, contrast, exit_colours, ink_on
 from reports.page.build import split
@@ -88,7 +88,7 @@ def test_which_tokens_disagree_with_full_depth_comes_back_from_the_file(full: Pa
 
 def test_what_a_rule_saw_comes_back_from_the_file_once(tmp_path: Path) -> None:
     """In half precision, NaN where it looked at nothing. A rule that looks at the KL needs no second copy of it."""
-    own = Configuration("unfrozen", "similarity", 0.95).columns
+    own = Exit("unfrozen", "similarity", 0.95).columns
     seen = [None, [0.9375, -0.25, None, None, None], [0.5, 3.140625, 0.0, 1.0, 70.0]]
     generations, tokens = [], []
     for name, columns in (("kl", {}), ("own", own)):

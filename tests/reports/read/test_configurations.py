@@ -14,7 +14,7 @@ from report_fixtures import MakeSweep, Visit
 from synthetic import every_rule_grid, rules_grid, write_synthetic_sweep
 
 from eexit.method.rules import ORACLES, RULES, shown
-from eexit.plan.configuration import MODES, Configuration
+from eexit.plan.configuration import MODES, Configuration, Exit, Normal
 from reports import build_report
 from reports.charts.base import LIGHT
 from reports.charts.styles import Looks
@@ -74,7 +74,7 @@ def test_configurations_are_those_of_the_sweep_in_its_order(sweep: Sweep) -> Non
 
 def test_axes_write_parameters_as_keys_do(tmp_path: Path) -> None:
     rules = {"confidence": (0.9, 0.97, 0.995), "entropy": (0.15, 0.5, 1.25), "kl": (0.001, 1.0, 1234567.0)}
-    grid = [Configuration("normal"), *(Configuration("unfrozen", rule, p) for rule in rules for p in rules[rule])]
+    grid: list[Configuration] = [Normal(), *(Exit("unfrozen", rule, p) for rule in rules for p in rules[rule])]
     sweep = read_sweep(str(write_synthetic_sweep(tmp_path / "results", 3, 1, grid, 10)))
     chart = drawn(sweep)["dose-exit_rate"]
     rows = chart["table"]["rows"]
@@ -106,7 +106,7 @@ def test_a_control_stands_beside_its_configuration(sweep: Sweep) -> None:
 
 
 def test_a_control_of_another_sweeps_configuration_is_a_point_of_its_own(sweep: Sweep) -> None:
-    kept = tuple(c for c in sweep.configurations if c.rule != "kl")
+    kept = tuple(c for c in sweep.configurations if c.columns["rule"] != "kl")
     rows = sweep.generations["configuration"].isin([c.key for c in kept])
     apart = replace(
         sweep, configurations=kept, generations=sweep.generations[rows], layer_counts=sweep.layer_counts[rows]
@@ -122,7 +122,7 @@ def test_a_control_of_another_sweeps_configuration_is_a_point_of_its_own(sweep: 
 
 def test_paired_differences_with_controls_are_those_of_each_with_its_own(sweep: Sweep) -> None:
     paired = frames.paired_differences(sweep, frames.CONTROL).set_index("configuration")
-    assert paired.index.tolist() == [c.key for c in rules_grid() if c.rule == "kl"]
+    assert paired.index.tolist() == [c.key for c in rules_grid() if c.columns["rule"] == "kl"]
     wide = sweep.generations.pivot_table("disagreement", "prompt_id", "configuration")
     assert paired["disagreement"][FOLLOWED] == pytest.approx((wide[FOLLOWED] - wide[CONTROL]).mean())
     assert frames.CONTROL in drawn(sweep)["paired"]["slice"]["values"]
@@ -229,7 +229,7 @@ def test_the_page_knows_what_rules_say_of_themselves(sweep: Sweep) -> None:
 
 
 def test_a_rule_of_a_later_version_is_reported_without_words(make_sweep: MakeSweep, sweep: Sweep) -> None:
-    later = [Configuration("unfrozen", rule, parameter) for rule, parameter in (("later", 0.5), ("later", 0.9))]
+    later = [Exit("unfrozen", rule, parameter) for rule, parameter in (("later", 0.5), ("later", 0.9))]
     assert representative("later", [0.5, 0.9]) == 0.5
     assert [frames.naming(configuration)["label"] for configuration in later] == ["0.5", "0.9"]
 
@@ -237,7 +237,7 @@ def test_a_rule_of_a_later_version_is_reported_without_words(make_sweep: MakeSwe
 def test_the_report_says_oracle_of_oracles_only(visit: Visit, several: Path, tmp_path: Path) -> None:
     said = visit("#/", path=several).locator("main").inner_text()
     assert "Rules kl, agree look at the final layer to decide, so they save nothing at run time." in said
-    grid = [configuration for configuration in rules_grid() if configuration.rule in (None, "fixed")]
+    grid = [configuration for configuration in rules_grid() if configuration.columns["rule"] in (None, "fixed")]
     alone = write_synthetic_sweep(tmp_path / "fixed", 2, 0, grid, 10)
     said = visit("#/", path=build_report(str(alone), alone / "r.html")).locator("main").inner_text()
     assert "Layers skipped: the layers after the exits" in said

@@ -13,7 +13,7 @@ import vl_convert
 from report_fixtures import MakeSweep, Page, Visit
 from synthetic_sweeps import CONFIGURATIONS, run_rows, write_sweep
 
-from eexit.plan.configuration import Configuration
+from eexit.plan.configuration import Configuration, Exit, Normal
 from reports import build_report
 from reports.charts.base import LIGHT, paired_chart, specification
 from reports.charts.palette import contrast
@@ -32,7 +32,7 @@ POINTS = [  # KL factor, layers skipped, perplexity: as the demo has them, where
 
 
 def configuration(mode: str, k: float | None) -> Configuration:
-    return Configuration(mode) if k is None else Configuration(mode, "kl", float(k))
+    return Normal(mode) if k is None else Exit(mode, "kl", float(k))
 
 
 def looks_of(frame: pd.DataFrame) -> Looks:

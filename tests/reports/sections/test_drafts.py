@@ -14,8 +14,7 @@ import pytest
 from report_fixtures import Visit
 from synthetic_sweeps import as_older, run_rows, write_sweep
 
-from eexit.plan.configuration import GENERATE, Configuration, Generate
-from eexit.plan.drafts import Draft
+from eexit.plan.configuration import GENERATE, Draft, Exit, Generate, Normal
 from eexit.quality.bootstrap import estimate_ratios
 from eexit.results.layout import timings_name
 from eexit.results.seals import encode_further
@@ -30,7 +29,7 @@ from reports.sections.findings.drafts import SAMPLED, UNTIMED, draft_findings
 
 PAIRS = [Draft(layer, n) for layer in (10, 20) for n in (2, 10, None)]  # in the order of the section
 KEYS = [f"draft/{draft}" for draft in PAIRS]
-FIXED = Configuration("unfrozen", "fixed", 10.0).columns
+FIXED = Exit("unfrozen", "fixed", 10.0).columns
 NORMAL, EARLY, ONLINE = "normal", "generate/10", "unfrozen/fixed/10"
 
 
@@ -52,10 +51,7 @@ def drafting(folder: Path, n_prompts: int = 6, exits: bool = True, pairs: Sequen
         full = {"cost_full": 100.0, "cost_needed": 100.0, "cost_run": 100.0}
         runs: list[tuple[str, float | None, dict[str, Any]]] = [("normal", None, full)]
         runs += [("unfrozen", 2.0, FIXED | full | {"cost_needed": 50.0, "cost_run": 80.0})] if exits else []
-        runs += [
-            ("normal", None, Configuration("draft", draft=draft).columns | counts(draft, prompt))
-            for draft in reversed(pairs)
-        ]
+        runs += [("normal", None, draft.columns | counts(draft, prompt)) for draft in reversed(pairs)]
         for mode, k, columns in runs:
             row, rows = run_rows(str(prompt), f"Question {prompt}?", mode, k, ["a", "b", "c", "d"])
             run_id = f"{prompt}-{columns.get('configuration', mode)}"
@@ -113,9 +109,7 @@ def known(sweep: Sweep) -> Drafts:
 
 def test_drafts_are_read_and_put_in_order(bare: Path) -> None:
     sweep = read_sweep(str(bare))
-    assert [c for c in sweep.configurations if c.draft] == [
-        Configuration("draft", draft=draft) for draft in reversed(PAIRS)
-    ], "as in sweep.json"
+    assert [c for c in sweep.configurations if isinstance(c, Draft)] == PAIRS[::-1], "as in sweep.json"
     without = replace(sweep, about=sweep.about | {"configurations": []})
     assert known(without).drafts["configuration"].tolist() == KEYS
     assert (known(sweep).layers, known(sweep).lengths) == ([10, 20], ["2", "10", "auto"])
@@ -126,7 +120,7 @@ def test_without_sweep_json_the_rows_say_which_drafts_there_are(bare: Path, tmp_
     shutil.copytree(bare, folder)
     about = json.loads((folder / "sweep.json").read_text())
     (folder / "sweep.json").write_text(json.dumps(about | {"configurations": []}))
-    assert [c.key for c in read_sweep(str(folder)).configurations if c.draft] == KEYS
+    assert [c.key for c in read_sweep(str(folder)).configurations if isinstance(c, Draft)] == KEYS
 
 
 @pytest.mark.parametrize("format", [1, 2, 3, 4, 5])
@@ -142,7 +136,7 @@ def test_older_results_have_no_drafts(tmp_path: Path, format: int) -> None:
         new = ("draft", "accept", "passes", "tokens_per_pass", "layer_calls", "expected")
         pq.write_table(table.drop_columns([name for name in table.column_names if name.startswith(new)]), path)
     sweep = read_sweep(str(folder))
-    assert sweep.configurations == (Configuration("normal"),)
+    assert sweep.configurations == (Normal(),)
     assert draft_section(sweep) is None
     assert "<h2>Drafts</h2>" not in render(sweep, "")
 

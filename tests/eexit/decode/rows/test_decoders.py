@@ -19,15 +19,16 @@ from eexit.decode.scoring import score
 from eexit.decode.trace import Trace
 from eexit.method.rules import BLIND, ONLINE, ORACLES
 from eexit.model.adapters import merged
-from eexit.plan.configuration import NORMAL, Configuration
+from eexit.plan.configuration import NORMAL, Configuration, Exit, Normal
 
 DECODING = replace(SAMPLED, max_new_tokens=6, eos_token_ids=frozenset(range(0, 97, 11)))
 
 
 def requests_for(model: PreTrainedModel, rules: Sequence[str]) -> list[Request]:
     """`normal`, and every mode with these rules."""
-    exits = [Configuration(mode, rule, some(model, rule)[-1]) for rule in rules for mode in modes_of(model)]
-    return [Request(PROMPTS[seed % 2], each, seed) for seed, each in enumerate([Configuration(NORMAL), *exits])]
+    found: list[Configuration] = [Normal()]
+    found += [Exit(mode, rule, some(model, rule)[-1]) for rule in rules for mode in modes_of(model)]
+    return [Request(PROMPTS[seed % 2], each, seed) for seed, each in enumerate(found)]
 
 
 def generate(
@@ -50,9 +51,9 @@ def check(base: PreTrainedModel, student: PreTrainedModel, rules: Sequence[str])
     seen: dict[str, set[int]] = {}
     for request, trace in zip(requests, traces, strict=True):
         assert_same(trace, reference_of(base, request, DECODING, student))
-        rule = request.configuration.rule
+        rule = request.configuration.columns["rule"]
         assert (trace.counts is None) == (rule in ORACLES)
-        seen.setdefault(rule or NORMAL, set()).update(trace.exit_layer_T[1:].tolist())
+        seen.setdefault(str(rule or NORMAL), set()).update(trace.exit_layer_T[1:].tolist())
         if request.seed % 3:
             continue
         scored = score(decoders[0], DECODING, request, trace.token_id_T.tolist(), decoders[1])

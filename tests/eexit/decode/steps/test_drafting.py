@@ -2,6 +2,7 @@
 
 import copy
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -28,14 +29,13 @@ from eexit.decode.trace import Trace
 from eexit.method.readouts import READOUTS, Readout
 from eexit.model import cache
 from eexit.model.decoder import Decoder
-from eexit.plan.configuration import Configuration
-from eexit.plan.drafts import DRAFT, MOST_AUTO_TOKENS, Draft, parse_drafts
+from eexit.plan.configuration import DRAFT, MOST_AUTO_TOKENS, Configuration, Draft, parse_drafts
 
-DRAFTS = [Configuration(DRAFT, draft=Draft(layer, n)) for layer, n in ((1, 1), (4, 2), (3, 5), (4, None))]
+DRAFTS = [Draft(layer, n) for layer, n in ((1, 1), (4, 2), (3, 5), (4, None))]
 EOS = frozenset(range(0, 97, 11))
 
 
-def requests_of(configurations: list[Configuration]) -> list[Request]:
+def requests_of(configurations: Sequence[Configuration]) -> list[Request]:
     return [Request(prompt, each, seed) for seed, prompt in enumerate(PROMPTS) for each in configurations]
 
 
@@ -94,9 +94,7 @@ def test_sampled_drafts_have_the_distribution_of_plain_sampling(
     decoding = Decoding(EXITABLE, 4, frozenset(), temperature=0.5, top_p=0.8, observe=False)
     drafts, n_draws = [Draft(4, 1), Draft(3, 3)], 3000
     probabilities = sequences(llama, PROMPTS[1], decoding)
-    requests = [
-        Request(PROMPTS[1], Configuration(DRAFT, draft=draft), seed) for draft in drafts for seed in range(n_draws)
-    ]
+    requests = [Request(PROMPTS[1], draft, seed) for draft in drafts for seed in range(n_draws)]
     traces = traces_of(Engine(decoder_of(llama), decoding).generate(requests))
     wrote = Counter(tuple(trace.token_id_T.tolist()) for trace in traces.values())
     assert set(wrote) <= set(probabilities) or always
@@ -139,7 +137,7 @@ def test_a_row_runs_what_it_says(any_model: PreTrainedModel, monkeypatch: pytest
     monkeypatch.setattr(cache, "BLOCK_POSITIONS", 1)
     decoder, draft = decoder_of(any_model), Draft(4, 3)
     ran = Ran(any_model, decoder, monkeypatch)
-    requests = [Request(PROMPTS[0], Configuration(DRAFT, draft=draft))]
+    requests = [Request(PROMPTS[0], draft)]
     [trace] = traces_of(Engine(decoder, replace(DECODING, observe=False)).generate(requests)).values()
     rounds, counts = trace.rounds, trace.counts
     assert rounds is not None

@@ -36,14 +36,14 @@ from eexit.method.shortlist import Shortlist
 from eexit.method.states import STATES
 from eexit.model import cache as kv_cache
 from eexit.model.decoder import Decoder
-from eexit.plan.configuration import Configuration
+from eexit.plan.configuration import Configuration, Exit, Normal
 
 FEW = replace(SAMPLED, max_new_tokens=13, observe=False)
 
 
 def confident(model: PreTrainedModel) -> list[Configuration]:
     """An online rule in every mode."""
-    return [Configuration(mode, "confidence", some(model, "confidence")[0]) for mode in modes_of(model)]
+    return [Exit(mode, "confidence", some(model, "confidence")[0]) for mode in modes_of(model)]
 
 
 def test_invariant_7_a_row_runs_what_it_says_and_no_more_than_its_exits_need(
@@ -85,7 +85,7 @@ def test_invariant_7_holds_for_a_probe_and_for_a_shortlist(
     decoding = replace(FEW, readout=LINEAR, shortlist=Shortlist(decoder, 5))
     prices = replace(find_prices(decoder, decoding), before=0)
     ran = Multiplied(llama, decoder, monkeypatch)
-    configuration = Configuration("frozen_residual", rule, parameter)
+    configuration = Exit("frozen_residual", rule, parameter)
     [trace] = traces_of(Engine(decoder, decoding).generate([Request(PROMPTS[0], configuration, 3)])).values()
     counts, exit_T = trace.counts, trace.exit_layer_T[1:]
     assert counts is not None
@@ -132,7 +132,7 @@ def test_tokens_that_wait_are_those_of_the_reference_whatever_happens_to_other_r
     monkeypatch.setattr(token_pass, "TOKENS_PER_CALL", 2)
     model = shared_model(architecture)
     rules = (*ONLINE, *BLIND) if architecture in ARCHITECTURES else ("confidence", "similarity")
-    exits = [Configuration(mode, rule, some(model, rule)[0]) for rule in rules for mode in modes_of(model)]
+    exits = [Exit(mode, rule, some(model, rule)[0]) for rule in rules for mode in modes_of(model)]
     requests = [Request(PROMPTS[index % 2], exit, seed=index) for index, exit in enumerate(exits)]
     decoding = replace(SAMPLED, eos_token_ids=frozenset(range(0, 97, 11)))
     few_at_a_time = Engine(packed_decoder_of(model), replace(decoding, rows=3)).generate(requests)
@@ -148,7 +148,7 @@ def test_observation_in_parts_is_that_of_the_reference(monkeypatch: pytest.Monke
     monkeypatch.setattr(online, "OBSERVED_TOKENS", 7)
     monkeypatch.setattr(online, "OBSERVED_POSITIONS", 100)
     model = shared_model(architecture)
-    requests = grid([Configuration(mode, "fixed", 3.0) for mode in modes_of(model)], PROMPTS[:2])
+    requests = grid([Exit(mode, "fixed", 3.0) for mode in modes_of(model)], PROMPTS[:2])
     for index, trace in traces_of(Engine(packed_decoder_of(model), SAMPLED).generate(requests)).items():
         assert_same(trace, reference_of(model, requests[index], SAMPLED))
 
@@ -170,7 +170,7 @@ SELDOM = control(40, 1, 0, 1)  # tokens go deep so seldom that many wait
 def test_what_no_later_token_needs_is_never_run_however_long_the_text(mode: str, n_tokens: int) -> None:
     """Of tokens that all exit at the first exitable layer without being looked at, full depth is far away."""
     decoder, decoding = decoder_of(long_llama()), replace(AT_200, max_new_tokens=n_tokens, observe=False)
-    request, prices = Request(PROMPTS[1], Configuration(mode, "fixed", 1.0)), find_prices(decoder, decoding)
+    request, prices = Request(PROMPTS[1], Exit(mode, "fixed", 1.0)), find_prices(decoder, decoding)
     [trace] = traces_of(Engine(decoder, decoding).generate([request])).values()
     columns = cost_columns(prices, trace.counts, trace.exit_layer_T[1:], EXITABLE, mode, len(PROMPTS[1]))
     assert columns["cost_run"] == columns["cost_needed"]
@@ -186,7 +186,7 @@ def test_the_invariants_hold_for_long_texts_in_which_many_tokens_wait(
 ) -> None:
     monkeypatch.setattr(token_pass, "rounded", lambda n_rows: n_rows)
     monkeypatch.setattr(token_pass, "TOKENS_PER_CALL", 24)
-    model, configuration = long_llama(), Configuration(mode, rule, parameter)
+    model, configuration = long_llama(), Exit(mode, rule, parameter)
     decoder, requests = decoder_of(model), [Request(prompt, configuration, 3) for prompt in PROMPTS[:2]]
     with monkeypatch.context() as patch:
         ran = Ran(model, decoder, patch)
@@ -208,7 +208,7 @@ def test_the_invariants_hold_for_long_texts_in_which_many_tokens_wait(
 @pytest.mark.parametrize("mode", ["normal", *STATES])
 def test_room_for_rows_in_which_every_token_waits_is_accounted_for(mode: str, observe: bool) -> None:
     decoder, decoding, length = decoder_of(long_llama()), replace(AT_200, observe=observe), 205
-    configuration = Configuration(mode) if mode == "normal" else Configuration(mode, "fixed", 1.0)
+    configuration = Normal() if mode == "normal" else Exit(mode, "fixed", 1.0)
     requests = [Request(PROMPTS[1], configuration)] * 3
     waiting = OnlineBatch(3, length, Decoders.of(decoder, None), decoding, requests).student.waiting
     held = sum(part.nbytes for part in (waiting.token_SP, waiting.segment_SP, waiting.hidden_SPW, waiting.streams_SPXW))
@@ -247,7 +247,7 @@ class Largest(TorchDispatchMode):
 def test_observation_of_a_longer_text_takes_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     decoder, observe = Decoder(LlamaForCausalLM(LONG).eval()), online.observe
-    request = Request(PROMPTS[1], Configuration("frozen_residual", "fixed", 1.0))
+    request = Request(PROMPTS[1], Exit("frozen_residual", "fixed", 1.0))
     monkeypatch.setattr(online, "OBSERVED_TOKENS", 32)
 
     def largest(n_tokens: int) -> int:
@@ -275,7 +275,7 @@ def test_observation_copies_keys_for_few_tokens_at_a_time(monkeypatch: pytest.Mo
             observe(*args)
 
     monkeypatch.setattr(engine, "observe", watched)
-    request = Request(PROMPTS[1], Configuration("frozen_residual", "fixed", SOME["fixed"][0]))
+    request = Request(PROMPTS[1], Exit("frozen_residual", "fixed", SOME["fixed"][0]))
     traces_of(Engine(decoder, replace(SAMPLED, max_new_tokens=55)).generate([request]))
     n_heads, width = 4, 8
     assert 0 < largest.numbers <= 120 * n_heads * width

@@ -23,14 +23,14 @@ from eexit.messages.errors import UsageError
 from eexit.model.decoder import Decoder
 from eexit.model.loading import load_model_and_tokenizer
 from eexit.plan.config import Prompt, SweepConfig
-from eexit.plan.configuration import NORMAL, Configuration
+from eexit.plan.configuration import Configuration, Exit, Normal
 from eexit.reference.generation import generate_one
 from eexit.studies.harness.model import EarlyExitLM, StopStrings, sampling
 from eexit.studies.harness.tasks import task_manager
 
 LAYERS = (2, 4)
-CONFIDENT = Configuration("frozen_residual", "confidence", 0.2)
-EARLY = [CONFIDENT, Configuration("skip", "margin", 0.1), Configuration("unfrozen", "entropy", 4.2)]
+CONFIDENT = Exit("frozen_residual", "confidence", 0.2)
+EARLY = [CONFIDENT, Exit("skip", "margin", 0.1), Exit("unfrozen", "entropy", 4.2)]
 CONTEXTS = ("Q: who barks?\nA:", "", "x", "one ", "long " * 60, "<|end|>begins")
 CONTINUATIONS = (" dogs", "s", " a few of them, ", "long " * 40)
 
@@ -80,7 +80,7 @@ def test_normal_gives_what_the_harness_s_own_model_gives(
     settings: dict[str, Any] = {"apply_chat_template": True, "system_instruction": "Be brief."} if in_chat else {}
     names = (CHOICE, WORDS) if in_chat else (CHOICE, WORDS, PAGES)
     theirs = evaluated(hf, tasks, *names, **settings)
-    ours = evaluated(EarlyExitLM(generator, Configuration(NORMAL)), tasks, *names, **settings)
+    ours = evaluated(EarlyExitLM(generator, Normal()), tasks, *names, **settings)
     for name in names:
         for metric, value in theirs["results"][name].items():
             approximately = pytest.approx(value, rel=1e-4) if name == PAGES and isinstance(value, float) else value
@@ -99,7 +99,7 @@ def test_normal_gives_what_the_harness_s_own_model_gives(
 
 def test_normal_scores_any_context_as_the_harness_s_own_model(generator: ModelGenerator, hf: HFLM) -> None:
     """Empty ones, single tokens, those that begin with the token before an empty one, and too long ones."""
-    lm = EarlyExitLM(generator, Configuration(NORMAL))
+    lm = EarlyExitLM(generator, Normal())
     assert lm.max_length == hf.max_length == POSITIONS
     assert len(CONTEXTS[4]) > POSITIONS, "in bytes, which are its tokens"
     for pair, mine, theirs in zip(PAIRS, scores(lm), scores(hf), strict=True):
@@ -132,11 +132,11 @@ def test_continuations_are_scored_under_the_rule_and_the_state(
         n_decided += len(its)
     assert lm.n_decided == n_decided
     assert sum(lm.exit_layer_counts[layer] for layer in LAYERS) == n_early > 0
-    full = scores(EarlyExitLM(generator, Configuration(NORMAL)), pairs)
+    full = scores(EarlyExitLM(generator, Normal()), pairs)
     assert [logprob for logprob, _ in scores(lm, pairs)] != pytest.approx([its for its, _ in full], abs=0.1)
 
 
-@pytest.mark.parametrize("configuration", [*EARLY, Configuration("skip", "kl", 0.5)], ids=lambda its: its.key)
+@pytest.mark.parametrize("configuration", [*EARLY, Exit("skip", "kl", 0.5)], ids=lambda its: its.key)
 def test_continuations_are_scored_as_generated_from_their_first_token_on(
     generator: ModelGenerator, configuration: Configuration
 ) -> None:
@@ -154,7 +154,7 @@ def test_continuations_are_scored_as_generated_from_their_first_token_on(
     assert lm.exit_layer_counts == Counter(exits)
     assert set(exits) & set(LAYERS)
     single = [(None, context, text[:1]) for _, context, text in pairs]
-    alone, full = (EarlyExitLM(generator, its, seed=2) for its in (configuration, Configuration(NORMAL)))
+    alone, full = (EarlyExitLM(generator, its, seed=2) for its in (configuration, Normal()))
     assert alone._loglikelihood_tokens(single) == full._loglikelihood_tokens(single)
     assert alone.mean_depth is None
     exiting = EarlyExitLM(generator, configuration, seed=2, first_token_exits=True)
@@ -164,14 +164,14 @@ def test_continuations_are_scored_as_generated_from_their_first_token_on(
 @pytest.mark.parametrize(
     "configuration",
     [
-        Configuration("frozen_residual", "confidence", 1.0),
-        Configuration("skip", "entropy", 0.0),
-        Configuration("frozen_residual", "kl", 1e9),
+        Exit("frozen_residual", "confidence", 1.0),
+        Exit("skip", "entropy", 0.0),
+        Exit("frozen_residual", "kl", 1e9),
     ],
     ids=lambda its: its.key,
 )
 def test_a_rule_that_never_exits_is_normal(generator: ModelGenerator, configuration: Configuration) -> None:
-    normal, never = EarlyExitLM(generator, Configuration(NORMAL)), EarlyExitLM(generator, configuration)
+    normal, never = EarlyExitLM(generator, Normal()), EarlyExitLM(generator, configuration)
     for mine, theirs in zip(scores(never, PAIRS[:12]), scores(normal, PAIRS[:12]), strict=True):
         assert mine[0] == pytest.approx(theirs[0], rel=1e-4, abs=1e-3)
         assert mine[1] == theirs[1]
@@ -199,7 +199,7 @@ def test_texts_are_generated_under_the_rule_and_the_state(
     made = lm.generate_until(requests(*((context, {"until": [stop], "max_gen_toks": limit}) for context in contexts)))
     assert made == [text.split(stop)[0] for text in whole]
     assert len(made[0]) < 10
-    full = EarlyExitLM(generator, Configuration(NORMAL))
+    full = EarlyExitLM(generator, Normal())
     assert full.generate_until(requests(*((context, {"max_gen_toks": limit}) for context in contexts))) != whole
 
 
@@ -237,7 +237,7 @@ def test_what_generation_can_not_do_is_told() -> None:
 
 
 def test_what_can_not_be_scored_is_told(generator: ModelGenerator) -> None:
-    lm = EarlyExitLM(generator, Configuration(NORMAL))
+    lm = EarlyExitLM(generator, Normal())
     with pytest.raises(UsageError, match="a continuation has 300 tokens, and must have 1 to 256"):
         scores(lm, [("Q:", "x" * 300)])
     with pytest.raises(UsageError, match="a text can't be generated: the prompt is empty"):

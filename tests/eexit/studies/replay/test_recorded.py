@@ -25,7 +25,7 @@ from eexit.method.draws import exit_draws
 from eexit.method.rules import BLIND, ONLINE, RULES, Parameter
 from eexit.method.states import STATES
 from eexit.model.adapters import merged
-from eexit.plan.configuration import NORMAL, Configuration
+from eexit.plan.configuration import Configuration, Exit, Normal
 from eexit.quality.text_measures import disagreement
 from eexit.reference.generation import draw
 from eexit.reference.rules import Seen, stop_by_kl
@@ -67,8 +67,8 @@ def random_transcript(n_tokens: int) -> Transcript:
     return Transcript(Text("a", (1, 2), (0,) * (n_tokens + 1)), 0, replace(divergence, kl_BE=kl_NE))
 
 
-def kl(*factors: float) -> list[Configuration]:
-    return [Configuration("unfrozen", "kl", factor) for factor in factors]
+def kl(*factors: float) -> list[Exit]:
+    return [Exit("unfrozen", "kl", factor) for factor in factors]
 
 
 def test_the_expected_distribution_is_that_of_draws_as_the_engine_draws_them() -> None:
@@ -114,14 +114,14 @@ def test_the_ends_of_the_kl_rule_have_closed_forms() -> None:
 def test_the_ends_of_each_rule_are_its_first_exit_and_full_depth(
     llama: PreTrainedModel, replayer: Replayer, rule: str
 ) -> None:
-    transcript = transcript_of(generate(llama, Configuration(NORMAL)))
+    transcript = transcript_of(generate(llama, Normal()))
     for mode in ("unfrozen", "frozen_residual"):
         for parameter in ALWAYS[rule]:
-            [replayed] = replayer.replay([Configuration(mode, rule, parameter)], transcript)
+            [replayed] = replayer.replay([Exit(mode, rule, parameter)], transcript)
             assert replayed.share_X.tolist() == [1, 0, 0, 0]
             assert replayed.expected_kl > 0
         for parameter in NEVER[rule]:
-            [replayed] = replayer.replay([Configuration(mode, rule, parameter)], transcript)
+            [replayed] = replayer.replay([Exit(mode, rule, parameter)], transcript)
             assert replayed.share_X == pytest.approx([0, 0, 0, 1])
             assert (replayed.expected_kl, replayed.expected_disagreement) == pytest.approx((0, 0), abs=1e-6)
             assert replayed.cost_needed == replayed.cost_full
@@ -132,7 +132,7 @@ def test_the_ends_of_each_rule_are_its_first_exit_and_full_depth(
 def test_a_run_replayed_on_its_own_text_is_what_was_recorded_of_it(
     llama: PreTrainedModel, replayer: Replayer, mode: str, rule: str
 ) -> None:
-    settings = [Configuration(mode, rule, parameter) for parameter in SOME[rule]]
+    settings = [Exit(mode, rule, parameter) for parameter in SOME[rule]]
     for setting in settings:
         trace = generate(llama, setting)
         transcript = transcript_of(trace, recorded=mode == "unfrozen")
@@ -143,7 +143,7 @@ def test_a_run_replayed_on_its_own_text_is_what_was_recorded_of_it(
         check_run(replayer, setting, trace, replayed)
 
 
-def check_run(replayer: Replayer, setting: Configuration, trace: Trace, replayed: Replayed) -> None:
+def check_run(replayer: Replayer, setting: Exit, trace: Trace, replayed: Replayed) -> None:
     exit_N = np.searchsorted([*EXITABLE, N_LAYERS - 1], trace.exit_layer_T[1:])
     is_by_chance = not np.isin(trace.exit_prob_TX, (0, 1)).all()
     alters = setting.mode != "unfrozen"
@@ -164,8 +164,8 @@ def check_run(replayer: Replayer, setting: Configuration, trace: Trace, replayed
 def test_what_is_read_at_frozen_exits_is_as_far_from_full_depth_as_the_models_own_forward_says(
     llama: PreTrainedModel, replayer: Replayer
 ) -> None:
-    setting = Configuration("frozen_residual", "confidence", 0.3)
-    transcript = transcript_of(generate(llama, Configuration(NORMAL)), recorded=False)
+    setting = Exit("frozen_residual", "confidence", 0.3)
+    transcript = transcript_of(generate(llama, Normal()), recorded=False)
     padded = Padded.of([transcript.text], torch.device("cpu"))
     stack, layers = LayerStack(llama, N_LAYERS), [*EXITABLE, N_LAYERS - 1]
 
@@ -193,8 +193,8 @@ def test_what_is_read_at_frozen_exits_is_as_far_from_full_depth_as_the_models_ow
 
 
 def test_what_was_not_recorded_is_found_with_the_model(llama: PreTrainedModel, replayer: Replayer) -> None:
-    trace = generate(llama, Configuration("skip", "fixed", 3.0))
-    for setting in (*kl(0.5), Configuration("unfrozen", "agree")):
+    trace = generate(llama, Exit("skip", "fixed", 3.0))
+    for setting in (*kl(0.5), Exit("unfrozen", "agree")):
         [with_model] = replayer.replay([setting], transcript_of(trace, recorded=False))
         [recorded] = replay_recorded([setting], transcript_of(trace), EXITABLE)
         np.testing.assert_allclose(with_model.share_X, recorded.share_X, atol=1e-5)
@@ -209,7 +209,7 @@ def test_an_adapters_exits_are_its_own_and_its_final_layer_is_not_full_depth(
     student = decoder_of(merged(llama, save_adapter(llama, tmp_path)))
     decoder = decoder_of(llama)
     adapted = Replayer(Decoders.of(decoder, student), DECODING, find_prices(decoder, DECODING))
-    setting = Configuration("unfrozen", "confidence", 0.3)
+    setting = Exit("unfrozen", "confidence", 0.3)
     request = Request(PROMPTS[0], setting, SEED)
     trace = traces_of(Engine(decoder, GREEDY, student).generate([request]))[0]
     [replayed] = adapted.replay([setting], transcript_of(trace))
@@ -222,10 +222,7 @@ def test_an_adapters_exits_are_its_own_and_its_final_layer_is_not_full_depth(
 def test_settings_are_replayed_together_where_they_see_the_same() -> None:
     parameters: dict[str, list[Parameter]] = {**SOME, "random": [control(1, 1, 1, 1)]}
     settings = [
-        Configuration(mode, rule, parameter)
-        for mode in ("unfrozen", "skip")
-        for rule in RULES
-        for parameter in parameters[rule]
+        Exit(mode, rule, parameter) for mode in ("unfrozen", "skip") for rule in RULES for parameter in parameters[rule]
     ]
     groups = together(settings, is_adapted=False)
     assert [its for group in groups for its in group] == settings
@@ -257,8 +254,8 @@ def test_a_summary_is_a_mean_over_prompts_with_seeds_averaged_first() -> None:
 
 
 def test_blind_rules_are_replayed_without_a_look(llama: PreTrainedModel, replayer: Replayer) -> None:
-    transcript = transcript_of(generate(llama, Configuration(NORMAL)))
+    transcript = transcript_of(generate(llama, Normal()))
     for rule in BLIND:
-        [replayed] = replayer.replay([Configuration("unfrozen", rule, SOME[rule][0])], transcript)
+        [replayed] = replayer.replay([Exit("unfrozen", rule, SOME[rule][0])], transcript)
         expected = {"fixed": [0, 1, 0, 0], "random": [0.2, 0.3, 0, 0.5]}[rule]
         assert replayed.share_X.tolist() == pytest.approx(expected)

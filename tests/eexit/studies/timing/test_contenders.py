@@ -16,7 +16,7 @@ from eexit.decode.engine import Engine
 from eexit.decode.rows.requests import Request
 from eexit.messages.errors import UsageError
 from eexit.plan.config import Prompt, SweepConfig
-from eexit.plan.configuration import NORMAL, Configuration, Generate
+from eexit.plan.configuration import Exit, Generate, Normal
 from eexit.studies.timing import contenders as timing
 from eexit.studies.timing.contenders import Contender, Contenders, Stopwatch, batches, generate_greedily
 
@@ -57,13 +57,13 @@ def test_prompts_without_room_for_the_tokens_are_left_out(folder: Path, contende
 
 def test_generate_makes_the_tokens_of_the_engine_at_full_depth(contenders: Contenders) -> None:
     decoding = replace(contenders.decoding, max_new_tokens=TOKENS)
-    requests = [Request(prompt, Configuration(NORMAL)) for prompt in contenders.prompts]
+    requests = [Request(prompt, Normal()) for prompt in contenders.prompts]
     outcomes = dict(Engine(contenders.decoder, decoding).generate(requests))
     made = generate_greedily(contenders.plain, contenders.prompts, TOKENS)
     assert made.tolist() == [outcomes[row].token_id_T.tolist() for row in range(2)]  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("key", [Generate(), Configuration(NORMAL), Configuration("frozen_residual", "fixed", 2.0)])
+@pytest.mark.parametrize("key", [Generate(), Normal(), Exit("frozen_residual", "fixed", 2.0)])
 @pytest.mark.parametrize(("batch", "rows"), [(1, 2), (2, 2), (3, 3), (5, 5)])
 def test_all_prompts_are_decoded_and_every_rows_first_two_tokens_are_not_timed(
     contenders: Contenders, key: Contender, batch: int, rows: int
@@ -79,9 +79,9 @@ def test_costs_are_those_of_the_timed_tokens(contenders: Contenders) -> None:
     n_layers, n_exits = contenders.decoder.n_layers, len(contenders.decoding.exitable_layers)
     counts = full_depth(TOKENS - 2, n_layers, n_exits)
     full = sum(cost(contenders.prices, counts, len(prompt) + 1) for prompt in contenders.prompts)
-    normal = contenders.time(Configuration(NORMAL), 2)
+    normal = contenders.time(Normal(), 2)
     assert (normal.cost_full, normal.cost_needed, normal.cost_run) == (full, full, full)
-    fixed = contenders.time(Configuration("unfrozen", "fixed", 2.0), 1)
+    fixed = contenders.time(Exit("unfrozen", "fixed", 2.0), 1)
     assert fixed.cost_full == full
     assert fixed.cost_needed is not None
     assert fixed.cost_run is not None
@@ -94,7 +94,7 @@ def test_a_row_that_fails_is_told(folder: Path) -> None:
     contenders = Contenders(config_of(folder, "one"), "cpu", TOKENS)
     contenders.prompts = [(1,) * POSITIONS]
     with pytest.raises(UsageError, match="normal can't be timed: the prompt has 256 tokens, which leaves no room"):
-        contenders.time(Configuration(NORMAL), 1)
+        contenders.time(Normal(), 1)
 
 
 def test_the_clock_runs_from_the_step_that_gives_all_rows_their_second_token(monkeypatch: pytest.MonkeyPatch) -> None:

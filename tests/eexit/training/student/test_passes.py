@@ -19,7 +19,7 @@ from eexit.messages.errors import UsageError
 from eexit.method.draws import exit_draws
 from eexit.method.readouts import READOUTS
 from eexit.model.decoder import Decoder
-from eexit.plan.configuration import Configuration
+from eexit.plan.configuration import Exit
 from eexit.training.student import exit_loss
 from eexit.training.student.exit_loss import LogitsReader, read_exits
 from eexit.training.student.frozen import LayerStack, Padded
@@ -35,7 +35,7 @@ SEED = 3
 
 def written(model: PreTrainedModel) -> tuple[list[Text], list[Trace]]:
     """Texts that the naive reference wrote with exits that freeze the stream."""
-    configuration = Configuration("frozen_residual", "kl", 0.5)
+    configuration = Exit("frozen_residual", "kl", 0.5)
     traces = [reference_of(model, Request(prompt, configuration, SEED), DECODING) for prompt in PROMPTS]
     texts = [
         Text(str(prompt), prompt, tuple(trace.token_id_T.tolist()))
