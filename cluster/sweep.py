@@ -17,11 +17,11 @@ from cluster.pool import plan_pools, shortages
 from cluster.session import Session, location_for_all, ray_session
 from cluster.shards import cut, rows_for
 from eexit.messages.errors import SweepStopped, UsageError
+from eexit.messages.explaining import explain
 from eexit.messages.locations import shown
 from eexit.messages.progress import Display
 from eexit.messages.wording import counted
 from eexit.plan.config import SweepConfig
-from eexit.plan.explaining import explain
 from eexit.plan.model_facts import Memory, ModelFacts, look_at_model, looking
 from eexit.plan.runs import configurations, count_runs, plan_runs
 from eexit.results.layout import (

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cluster.console.flags import make_parser, parse_flags
 from cluster.console.job import FIELDS, GROUPS, OUTPUT, WHERE, SweepJob, job_of
 from eexit.messages.errors import UsageError
+from eexit.messages.explaining import explain
 from eexit.plan.config import Bool, Count, Float, Prompt, SweepConfig, Text
 from eexit.plan.configuration import Configuration, hashed
-from eexit.plan.explaining import explain
 from eexit.plan.hashes import content_hash
 from eexit.plan.model_facts import aside
 from eexit.plan.runs import configurations, shared_settings

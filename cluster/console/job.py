@@ -16,9 +16,9 @@ from pydantic.fields import FieldInfo
 
 from cluster.console.flags import make_parser, parse_flags
 from eexit.messages.errors import UsageError
+from eexit.messages.explaining import explain
 from eexit.messages.locations import shown
 from eexit.plan.config import Count, Float, SweepConfig
-from eexit.plan.explaining import explain
 from eexit.plan.prompts import read_prompts
 from eexit.results.store.whereabouts import refuse_for_file
 from eexit.studies.controls import controls_of

@@ -8,6 +8,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from eexit.messages.errors import UsageError
+from eexit.messages.explaining import explain
 from eexit.messages.locations import shown
 from eexit.method.rules import CONTROL, ONLINE, ORACLES
 from eexit.method.states import STATES, alters
@@ -15,7 +16,6 @@ from eexit.plan.artefacts import PROBE, locations_of
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import NORMAL, Exit, configuration_of, depends_on_seed
 from eexit.plan.exit_layers import resolve_exitable_layers
-from eexit.plan.explaining import explain
 from eexit.plan.runs import configurations
 from eexit.results.layout import MANIFEST
 from eexit.results.store.finished_sweep import FinishedSweep, refuse_unknown
