@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BaseModel, ValidationError
@@ -20,9 +20,6 @@ from eexit.messages.errors import UsageError, first_line
 from eexit.messages.locations import HIDDEN, without_secrets
 from eexit.messages.redaction import RUN, redacted
 from eexit.quality.rubric import Question, Verdict
-
-if TYPE_CHECKING:
-    from openai import AsyncOpenAI
 
 TRIES: Final = 5  # of one question, if each fails in a way that may pass
 TRIES_IF_SLOW: Final = 2  # each of which has already waited for the whole timeout
@@ -129,22 +126,18 @@ class Endpoint:
     """Asks one judge; belongs to the event loop in which it is entered."""
 
     def __init__(self, judge: JudgeModel) -> None:
+        from openai import AsyncOpenAI
+
         self.judge = judge
-        self._client: AsyncOpenAI | None = None
+        self._client = AsyncOpenAI(api_key=judge.key or NO_KEY, base_url=judge.base_url, timeout=None, max_retries=0)
         self._leave_alone_until = 0.0
         self._n_answers = 0
 
     async def __aenter__(self) -> "Endpoint":
-        from openai import AsyncOpenAI
-
-        self._client = AsyncOpenAI(
-            api_key=self.judge.key or NO_KEY, base_url=self.judge.base_url, timeout=None, max_retries=0
-        )
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        if self._client:
-            await self._client.close()
+        await self._client.close()
 
     async def ask(self, question: Question) -> Reply:
         """The judge's answer. Raises `AskingError`, whose message shows no secrets."""
@@ -180,7 +173,6 @@ class Endpoint:
         """The body of one response. Raises `AskingError`, or `_RetryError` if the next try may work."""
         import openai
 
-        assert self._client
         judge = self.judge
         asked: dict[str, Any] = {"model": judge.model, "messages": question.messages}
         asked["response_format"] = question.response_format(judge.response_format)
