@@ -20,16 +20,17 @@ def resolve_exitable_layers(config: SweepConfig, n_layers: int) -> tuple[int, ..
             f"so --exit-layers may go up to {n_layers - 2}"
         )
     for configuration in configurations(config):
-        try:
-            if isinstance(configuration, Exit):
-                configuration.per_layer(layers)
-        except ValueError as error:
-            raise UsageError(str(error)) from error
-        if isinstance(configuration, Draft) and configuration.layer not in layers:
-            raise UsageError(
-                f"draft {configuration} is not at an exitable layer, which are {', '.join(map(str, layers))}: "
-                "choose one of them, or give others with --exit-layers"
-            )
+        match configuration:
+            case Exit():
+                try:
+                    configuration.per_layer(layers)
+                except ValueError as error:
+                    raise UsageError(str(error)) from error
+            case Draft(layer) if layer not in layers:
+                raise UsageError(
+                    f"draft {configuration} is not at an exitable layer, which are {', '.join(map(str, layers))}: "
+                    "choose one of them, or give others with --exit-layers"
+                )
     return layers
 
 
