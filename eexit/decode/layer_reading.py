@@ -36,7 +36,7 @@ LOG_P_BYTES: Final = 1 << 20  # without the compiled kernel: of fp32 log-probabi
 
 @dataclass(frozen=True)
 class Reader:
-    """What goes into the head, from residual streams: exitable layers by a readout, the final one as the model does it."""
+    """What goes into the head, from streams: exitable layers by a readout, the final one as the model does it."""
 
     decoder: Decoder
     readout: Readout
