@@ -19,7 +19,8 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
-from cluster.console.exit_code import console_of, exit_code
+from cluster.console.command import command
+from cluster.console.display import console_of
 from cluster.console.flags import Parser
 from eexit.messages.locations import reading
 from eexit.quality.risks import RISKS
@@ -31,12 +32,9 @@ from eexit.studies.choosing.words import choice_sentences, choice_table
 COLUMNS = 110  # of what is not printed on a terminal, so that long keys need not be folded
 
 
+@command()
 def main(arguments: Sequence[str]) -> int:
     """0: a setting is chosen. 1: none can be certified, or it stopped. 2: the input can't be used."""
-    return exit_code(lambda: choose(arguments))
-
-
-def choose(arguments: Sequence[str]) -> int:
     flags = read_flags(arguments)
     question = ChoiceQuestion(
         flags.risk, flags.at_most, flags.confidence, flags.cost, flags.modes, flags.rules, flags.configurations
@@ -73,4 +71,4 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

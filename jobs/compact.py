@@ -11,8 +11,7 @@ row of the later attempt is copied. Further tables, such as timings, are copied 
 import sys
 from collections.abc import Sequence
 
-from cluster.console import interruption
-from cluster.console.exit_code import exit_code
+from cluster.console.command import command
 from cluster.console.flags import Parser, whole
 from eexit.messages.errors import UsageError
 from eexit.messages.wording import counted
@@ -22,19 +21,9 @@ from eexit.results.store.folder import open_store
 ROWS_PER_FILE = 20_000
 
 
-@interruption.listening()
+@command("the original is unchanged, and the unfinished copy was removed: start over")
 def main(arguments: Sequence[str]) -> int:
-    return run(arguments)
-
-
-def run(arguments: Sequence[str]) -> int:
     """0: copied. 1: it stopped. 2: the input can't be used."""
-    return exit_code(
-        lambda: merge(arguments), "the original is unchanged, and the unfinished copy was removed: start over"
-    )
-
-
-def merge(arguments: Sequence[str]) -> int:
     parser = Parser(__doc__)
     parser.add_argument("out", help="folder or URI of the sweep's results")
     parser.add_argument("--into", metavar="OUT", help="folder or URI for the copy; it must hold no results")
@@ -48,4 +37,4 @@ def merge(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -19,9 +19,8 @@ import sys
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 
-from cluster.console import interruption
+from cluster.console.command import command
 from cluster.console.display import open_display
-from cluster.console.exit_code import exit_code
 from cluster.console.flags import Parser
 from eexit.messages.locations import HIDDEN, inside, shown, without_secrets
 from eexit.messages.wording import counted
@@ -32,23 +31,13 @@ from eexit.studies.export.export import export
 KL_FACTORS = (0.5, 1.0, 2.0, 4.0)
 
 
-@interruption.listening()
+@command("the sweep is unchanged, and the unfinished export was removed: start over")
 def main(arguments: Sequence[str]) -> int:
-    return run(arguments)
-
-
-def run(arguments: Sequence[str]) -> int:
     """0: exported. 1: it stopped. 2: the input can't be used."""
-    return exit_code(
-        lambda: export_sweep(arguments), "the sweep is unchanged, and the unfinished export was removed: start over"
-    )
-
-
-def export_sweep(arguments: Sequence[str]) -> int:
     flags = read_flags(arguments)
-    command = without_secrets(shlex.join(["python", "jobs/export.py", *arguments]))
+    asked = without_secrets(shlex.join(["python", "jobs/export.py", *arguments]))
     display = open_display(quiet=flags.quiet)
-    done = export(flags.results, flags.out, flags.configurations, flags.kl_factors, command, display)
+    done = export(flags.results, flags.out, flags.configurations, flags.kl_factors, asked, display)
     conversations = counted(done.account.runs.total(), "conversation")
     print(f"{conversations}, {counted(done.account.n_tokens, 'token')}, in {counted(len(done.files), 'file')}")
     if not done.account.n_top:
@@ -99,4 +88,4 @@ def _number(text: str) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

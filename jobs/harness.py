@@ -14,9 +14,8 @@ all metrics in the table OUT/scores. OUT may be the folder of a sweep.
 import sys
 from collections.abc import Sequence
 
-from cluster.console import interruption
-from cluster.console.display import open_display
-from cluster.console.exit_code import console_of, exit_code
+from cluster.console.command import command
+from cluster.console.display import console_of, open_display
 from cluster.console.harness_job import load_harness_job
 from cluster.studies.harness import evaluate_on_tasks
 from eexit.messages.locations import reading, without_secrets
@@ -27,17 +26,9 @@ from eexit.studies.harness.table import scores_table
 COLUMNS = 120  # of what is not printed on a terminal, so that long keys need not be folded
 
 
-@interruption.listening()
+@command("what has landed stays: the same command goes on from there")
 def main(arguments: Sequence[str]) -> int:
-    return run(arguments)
-
-
-def run(arguments: Sequence[str]) -> int:
     """0: everything is evaluated. 1: some evaluations failed, or it stopped before. 2: the input can't be used."""
-    return exit_code(lambda: evaluate(arguments), "what has landed stays: the same command goes on from there")
-
-
-def evaluate(arguments: Sequence[str]) -> int:
     job, asked, quiet = load_harness_job(arguments, __doc__ or "")
     done = evaluate_on_tasks(job, asked, open_display(quiet=quiet))
     console = console_of(COLUMNS)
@@ -52,4 +43,4 @@ def evaluate(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

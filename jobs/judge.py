@@ -23,9 +23,8 @@ from argparse import SUPPRESS, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from cluster.console import interruption
-from cluster.console.display import open_display
-from cluster.console.exit_code import console_of, exit_code
+from cluster.console.command import command
+from cluster.console.display import console_of, open_display
 from cluster.console.flags import Parser, whole
 from eexit.messages.errors import UsageError
 from eexit.messages.locations import shown, without_secrets
@@ -47,19 +46,9 @@ THE_ENDPOINTS = "endpoint"  # in place of a temperature
 COLUMNS = 110  # of what is not printed on a terminal, so that long keys need not be folded
 
 
-@interruption.listening()
+@command(f"what was judged stays in {JUDGEMENTS_FOLDER}: the same command goes on from there")
 def main(arguments: Sequence[str]) -> int:
-    return run(arguments)
-
-
-def run(arguments: Sequence[str]) -> int:
     """0: all is judged, but for errors. 1: it stopped, or all it asked was in vain. 2: the input can't be used."""
-    return exit_code(
-        lambda: ask(arguments), f"what was judged stays in {JUDGEMENTS_FOLDER}: the same command goes on from there"
-    )
-
-
-def ask(arguments: Sequence[str]) -> int:
     flags = read_flags(arguments)
     if flags.dry_run:
         print(describe_judging(plan_of(flags)))
@@ -207,4 +196,4 @@ def _number(text: str) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -11,13 +11,13 @@ python jobs/report.py early_exit_analysis.json
 import sys
 import webbrowser
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from cluster.console.command import command
 from cluster.console.flags import Parser, whole
-from eexit.messages.errors import UsageError, first_line
-from eexit.messages.locations import without_secrets
 from eexit.results.layout import REPORT
 from eexit.results.store.whereabouts import refuse_for_file
 from reports import NotASweepError, build_report, generate_multi_prompt_html_visualization, load_results_json
@@ -25,26 +25,23 @@ from reports.progress import Progress
 from reports.read.prompt_choice import MOST
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit code: 2 for flags that can't be used and results that can't be read."""
-    try:
-        flags = read_flags(arguments)
-        if flags.serve is not None:
-            from reports.page.serve import serve
+@command()
+def main(arguments: Sequence[str]) -> int:
+    """0: it is written, or was served. 1: it stopped. 2: the flags can't be used, or the results can't be read."""
+    flags = read_flags(arguments)
+    if flags.serve is not None:
+        from reports.page.serve import serve
 
-            return serve(flags.results, flags.serve, flags.ids or flags.prompts)
-        with Console(stderr=True).status("") as status:
-            path = write(flags.results, flags.out, flags.ids or flags.prompts, status.update)
-    except (UsageError, OSError) as error:
-        print(without_secrets(f"report: {first_line(error)}"), file=sys.stderr)
-        return 2
+        return serve(flags.results, flags.serve, flags.ids or flags.prompts)
+    with Console(stderr=True).status("") as status:
+        path = write(flags.results, flags.out, flags.ids or flags.prompts, status.update)
     print(path)
     if flags.open:
         webbrowser.open(path.resolve().as_uri())
     return 0
 
 
-def read_flags(arguments: list[str] | None) -> Namespace:
+def read_flags(arguments: Sequence[str]) -> Namespace:
     parser = Parser(__doc__)
     parser.add_argument("results", help="a sweep's folder or URI, or an early_exit_analysis.json")
     parser.add_argument("--out", help=f"the file to write (default: {REPORT} in the sweep's folder)")
@@ -61,6 +58,8 @@ def write(results: str, out: str | None, prompts: int | list[str], progress: Pro
     if out is not None:
         refuse_for_file(out, "--out", is_report=True)
     if results.endswith(".json"):
+        if not Path(results).is_file():
+            raise NotASweepError(f"no such file: {results}")
         drawn = load_results_json(results)
         return generate_multi_prompt_html_visualization(drawn, out or Path(results).with_suffix(".html"))
     if out is None and "://" in results:

@@ -20,12 +20,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from cluster.console import interruption
 from cluster.console.closing_table import closing_table
+from cluster.console.command import command
 from cluster.console.display import open_display
 from cluster.console.dry_run import describe_plan
 from cluster.console.events import log_to_stderr
-from cluster.console.exit_code import exit_code
 from cluster.console.job import load_job
 from eexit.messages.locations import inside, reading, shown, without_secrets
 from eexit.messages.wording import counted
@@ -41,17 +40,9 @@ if TYPE_CHECKING:
 DEMO = Path(__file__).parent / "sweeps" / "demo.toml"
 
 
-@interruption.listening()
+@command("what has landed stays: the same command goes on from there")
 def main(arguments: Sequence[str]) -> int:
-    return run(arguments)
-
-
-def run(arguments: Sequence[str]) -> int:
     """0: every run has landed. 1: the sweep stopped, or all its runs are errors. 2: the input can't be used."""
-    return exit_code(lambda: sweep(arguments), "what has landed stays: the same command goes on from there")
-
-
-def sweep(arguments: Sequence[str]) -> int:
     job, options = load_job(arguments, DEMO, __doc__ or "")
     log_to_stderr(logging.WARNING if options.quiet else logging.INFO)
     if options.dry_run:
@@ -118,4 +109,4 @@ def write_figures(summary: "Summary", out: str, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -18,9 +18,8 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
-from cluster.console import interruption
-from cluster.console.display import open_display
-from cluster.console.exit_code import console_of, exit_code
+from cluster.console.command import command
+from cluster.console.display import console_of, open_display
 from cluster.console.flags import Parser, whole
 from cluster.studies.timing import time_sweep
 from eexit.messages.locations import reading
@@ -30,17 +29,9 @@ from eexit.studies.timing.table import drafts_table, timings_table
 COLUMNS = 110  # of what is not printed on a terminal, so that long keys need not be folded
 
 
-@interruption.listening()
+@command(f"the rounds that were finished stay in {TIMINGS_FOLDER}")
 def main(arguments: Sequence[str]) -> int:
-    return run(arguments)
-
-
-def run(arguments: Sequence[str]) -> int:
     """0: all rounds are timed. 1: it stopped before. 2: the input can't be used."""
-    return exit_code(lambda: time_configurations(arguments), f"the rounds that were finished stay in {TIMINGS_FOLDER}")
-
-
-def time_configurations(arguments: Sequence[str]) -> int:
     flags = read_flags(arguments)
     measurements = time_sweep(
         flags.results,
@@ -98,4 +89,4 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -21,9 +21,8 @@ from typing import Any
 
 from rich.console import Console
 
-from cluster.console import interruption
+from cluster.console.command import command
 from cluster.console.display import open_display
-from cluster.console.exit_code import exit_code
 from cluster.console.flags import Parser, layer, seed, whole
 from cluster.studies.training import train_exits
 from eexit.messages.wording import flag
@@ -32,17 +31,9 @@ from eexit.training.setup import DEFAULTS, Settings
 from eexit.training.tables import how_to_use, training_tables
 
 
-@interruption.listening()
+@command("what was learned and saved stays: the same command goes on from there")
 def main(arguments: Sequence[str]) -> int:
-    return run(arguments)
-
-
-def run(arguments: Sequence[str]) -> int:
     """0: the artefact is there. 1: it stopped before. 2: the input can't be used."""
-    return exit_code(lambda: train(arguments), "what was learned and saved stays: the same command goes on from there")
-
-
-def train(arguments: Sequence[str]) -> int:
     flags = read_flags(arguments)
     card = train_exits(
         flags.results,
@@ -122,4 +113,4 @@ def defaults_of(name: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""The wheel contains the three packages with all files that they read at run time, and the `py.typed` markers."""
+"""The wheel contains the packages with all files that they read at run time, and the `py.typed` markers."""
 
 import shutil
 import subprocess
@@ -7,7 +7,8 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("eexit", "cluster", "reports")
+PACKAGES = ("eexit", "cluster", "jobs", "reports")
+BENCH = ROOT / "jobs" / "bench"  # measures a clone
 BUILD = "from setuptools.build_meta import build_wheel; build_wheel('dist')"
 
 
@@ -20,6 +21,6 @@ def test_the_wheel_holds_the_packages_and_what_they_read(tmp_path: Path) -> None
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     files = [path.relative_to(ROOT) for name in PACKAGES for path in (ROOT / name).rglob("*") if path.is_file()]
-    read = {path for path in files if path.suffix in (".c", ".h") or "template" in path.parts}
-    code = {path for path in files if path.suffix == ".py"}
+    read = {path for path in files if path.suffix in (".c", ".h") or {"template", "sweeps", "prompts"} & {*path.parts}}
+    code = {path for path in files if path.suffix == ".py" and BENCH not in (ROOT / path).parents}
     assert held == {path.as_posix() for path in code | read} | {f"{name}/py.typed" for name in PACKAGES}

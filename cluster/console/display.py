@@ -1,4 +1,7 @@
-"""The progress of a sweep, or of timing one, on standard error: a live bar on a terminal, plain lines elsewhere."""
+"""The progress of a sweep, or of timing one, on standard error: a live bar on a terminal, plain lines elsewhere.
+
+And how wide the tables are that end a command.
+"""
 
 import sys
 import time
@@ -143,6 +146,13 @@ def open_display(stream: TextIO | None = None, quiet: bool = False) -> Display:
     if quiet:
         return Silence()
     return Bar(stream) if stream.isatty() else Lines(stream)
+
+
+def console_of(columns: int) -> Console:
+    """For tables: at least so wide where it is no terminal, so that long keys need not be folded."""
+    console = Console()
+    console.width = console.width if console.is_terminal else max(console.width, columns)
+    return console
 
 
 def _eta(seconds: float | None) -> str:

@@ -13,6 +13,7 @@ from eexit.messages.errors import UsageError
 from eexit.messages.wording import flag
 from eexit.plan.config import LEAST_SEED, MOST_COUNT, MOST_SEED
 
+_SCRIPT = re.compile(r"python jobs/(\w+)\.py")  # which is `eexit NAME`, too
 _NEGATIVE = re.compile(r"-(\d|\.\d|inf|nan)")
 _WHOLE = re.compile(r"[+-]?\d{1,1000}", re.ASCII)  # Python refuses to read a number of thousands of digits
 
@@ -41,11 +42,13 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description: str | None, first: Collection[str] = ()) -> None:
         usage = "%(prog)s [flags]" if first else None
         super().__init__(usage=usage, description=description, allow_abbrev=False, formatter_class=_Layout)
+        if self.prog.startswith("eexit ") and description:
+            self.description = _SCRIPT.sub(lambda script: f"eexit {script[1].replace('_', '-')}", description)
         self._first, self._groups = first, dict[str, argparse._ArgumentGroup]()
         if first:
             self.add_argument("--help-all", action=_HelpAll, nargs=0, help="describe all flags and stop")
         self.add_argument(
-            "--version", action="version", version=f"eexit {_version()}", help="print the version and stop"
+            "--version", action="version", version=f"eexit {installed_version()}", help="print the version and stop"
         )
 
     def group(self, title: str) -> "argparse._ArgumentGroup":
@@ -175,7 +178,8 @@ def _shown(value: Any) -> str:
     return (" ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)) or "none"
 
 
-def _version() -> str:
+def installed_version() -> str:
+    """The version that is installed, or words for none."""
     try:
         return version("eexit")
     except PackageNotFoundError:

@@ -12,12 +12,12 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from eexit.messages.errors import UsageError
-from eexit.messages.locations import without_secrets
+from cluster.console.command import command
 
 PARTS = {"engine": "engine_speed", "driver": "driver_load", "report": "report_cost"}
 
 
+@command()
 def main(arguments: Sequence[str]) -> int:
     os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # torch's profiler would print a line whenever it starts and stops
     if arguments and arguments[0] in ("-h", "--help"):
@@ -25,12 +25,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     part, rest = (arguments[0], arguments[1:]) if arguments and arguments[0] in PARTS else ("engine", arguments)
     measure: Callable[[Sequence[str]], int] = import_module(PARTS[part]).main
-    try:
-        return measure(rest)
-    except UsageError as error:
-        print(without_secrets(f"bench: {error}"), file=sys.stderr)
-        return 2
+    return measure(rest)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

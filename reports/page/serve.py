@@ -7,17 +7,15 @@ files are served, and only if the Host header is a loopback name, so that a web 
 import errno
 import hashlib
 import shutil
-import signal
 import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final
 
 from eexit.messages.errors import UsageError
@@ -137,15 +135,14 @@ def landed(results: str) -> str:
 
 
 def serve(results: str, port: int, prompts: int | Sequence[str]) -> int:
-    """Serve until SIGINT or SIGTERM. Raises NotASweepError if `results` is not a local folder with a sweep, and OSError
-    that names another port to try if `port` can't be used.
+    """Serve until `KeyboardInterrupt`. Raises NotASweepError if `results` is not a local folder with a sweep, and
+    UsageError that names another port to try if `port` can't be used.
     """
     if not Path(results).is_dir():
         raise NotASweepError(f"no such folder: {results} (--serve is for local folders)")
     read_sweep(results)
     with (
         suppress(KeyboardInterrupt),
-        ended_in_order(),
         tempfile.TemporaryDirectory() as folder,
         make_server(results, port, prompts, folder) as server,
     ):
@@ -156,31 +153,17 @@ def serve(results: str, port: int, prompts: int | Sequence[str]) -> int:
 
 def make_server(results: str, port: int, prompts: int | Sequence[str], folder: str) -> Server:
     if not 0 <= port <= 65535:
-        raise OSError(f"there is no port {port}, the last is 65535: try --serve {free_port()}")
+        raise UsageError(f"there is no port {port}, the last is 65535: try --serve {free_port()}")
     try:
         return Server(results, port, prompts, folder)
     except OSError as error:
         if error.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise
         why = "is taken" if error.errno == errno.EADDRINUSE else "is not allowed to you"
-        raise OSError(f"port {port} {why}: try --serve {free_port()}") from error
+        raise UsageError(f"port {port} {why}: try --serve {free_port()}") from error
 
 
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port
-
-
-@contextmanager
-def ended_in_order() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl+C does, so that its cleanup runs."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

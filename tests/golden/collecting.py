@@ -149,8 +149,7 @@ def unpacked(blob: str) -> bytes:
 
 
 def script_of(name: str) -> Callable[[list[str]], int]:
-    module = import_module(f"jobs.{name}")
-    command: Callable[[list[str]], int] = getattr(module, "run", None) or module.main
+    command: Callable[[list[str]], int] = import_module(f"jobs.{name}").main
     return command
 
 

@@ -101,4 +101,4 @@ def test_bad_input_gets_one_line(arguments: list[str], message: str, capsys: pyt
 
 def test_bad_input_is_an_exit_code_of_the_command() -> None:
     done = bench("driver", "nonsense")
-    assert (done.returncode, done.stderr) == (2, "bench: unrecognized arguments: nonsense: --help lists the flags\n")
+    assert (done.returncode, done.stderr) == (2, "error: unrecognized arguments: nonsense: --help lists the flags\n")

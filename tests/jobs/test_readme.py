@@ -152,7 +152,7 @@ def run(where: str, command: str, judge_url: str, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv(*words[1].split("=", 1))
         return
     assert words[0] == "python", f"{where} has a command that is not run here: {command}"
-    module = import_module(words[1].removesuffix(".py").replace("/", "."))
-    done = here(getattr(module, "run", None) or module.main, *words[2:], *SMALLER.get(words[1], []))
+    script = import_module(words[1].removesuffix(".py").replace("/", "."))
+    done = here(script.main, *words[2:], *SMALLER.get(words[1], []))
     assert done.returncode == 0, f"{where}: {command}\n{done.stdout}{done.stderr}"
     print(command, *done.stdout.splitlines()[-3:], sep="\n  ")

@@ -64,7 +64,7 @@ def test_a_wrong_number_of_prompts_is_refused(
     assert main([str(tmp_path), *wrong]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.startswith("report: argument --")
+    assert printed.err.startswith("error: argument --")
     assert len(printed.err.splitlines()) == 1
 
 
@@ -76,8 +76,8 @@ def test_on_a_full_disk_an_older_report_stays_and_the_same_command_then_goes(
         if before is not None:
             out.write_text(before)
         done = on_a_full_disk(4096, "jobs/report.py", folder, "--out", out)
-        assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr.splitlines() == [f"report: [Errno 27] File too large: '{out}'"]
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.splitlines() == [f"stopped: [Errno 27] File too large: '{out}'"]
         assert left(tmp_path) == ([] if before is None else ["r.html"])
     assert main([str(folder), "--out", str(out)]) == 0
     written = out.read_bytes()

@@ -93,7 +93,7 @@ def test_it_says_what_it_does_before_it_imports_what_takes_seconds(tiny: Path, t
     """The process ends with its first line, and says which of the large libraries it had imported by then."""
     script = """if True:
         import os, sys
-        from jobs.sweep import run
+        from jobs.sweep import main
 
         class First:
             def write(self, text):
@@ -104,7 +104,7 @@ def test_it_says_what_it_does_before_it_imports_what_takes_seconds(tiny: Path, t
                 return False
 
         sys.stderr = First()
-        run(sys.argv[1:])
+        main(sys.argv[1:])
     """
     command = [sys.executable, "-c", script, "--model", str(tiny), "--out", str(tmp_path / "out")]
     done = subprocess.run(command, cwd=SCRIPT.parents[1], capture_output=True, text=True)

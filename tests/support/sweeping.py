@@ -13,7 +13,7 @@ import psutil
 import pytest
 from commands import here
 
-from jobs.sweep import run
+from jobs.sweep import main
 
 SCRIPT = Path(__file__).parents[2] / "jobs" / "sweep.py"
 # For tests that strike while there is work: more of it than any machine does before they come to it.
@@ -37,7 +37,7 @@ def sweep_here(
         for name, value in environment.items():
             patch.setenv(name, value)
         patch.chdir(cwd or Path.cwd())
-        return here(run, *arguments)
+        return here(main, *arguments)
 
 
 def wait_for(process: subprocess.Popen[str], moment: Callable[[], bool]) -> None:

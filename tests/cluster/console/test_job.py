@@ -363,17 +363,17 @@ def test_a_bad_toml_is_told_in_one_line(tmp_path: Path, toml: str, message: str)
 
 JUDGE = ["a", "--base-url", "http://x", "--model", "m"]
 WHOLE_NUMBERS: list[tuple[Run, list[str], list[str]]] = [
-    (sweep.run, ["--dry-run"],
+    (sweep.main, ["--dry-run"],
      ["--actors", "--rows-per-shard", "--exit-every", "--exit-layers", "--shortlist", "--max-new-tokens",
       "--record-top-k", "--seeds", "--draft 20:", "--draft"]),
-    (harness.run, ["--tasks", "x", "--modes", "normal"], ["--num-fewshot", "--actors", "--exit-layers"]),
-    (timings.run, ["a"], ["--batch 1", "--batch", "--prompts", "--tokens", "--rounds"]),
-    (train.run, ["a", "--what", "student", "--out", "b"],
+    (harness.main, ["--tasks", "x", "--modes", "normal"], ["--num-fewshot", "--actors", "--exit-layers"]),
+    (timings.main, ["a"], ["--batch 1", "--batch", "--prompts", "--tokens", "--rounds"]),
+    (train.main, ["a", "--what", "student", "--out", "b"],
      ["--seed", "--passes", "--tokens-per-step", "--most-tokens", "--lora-r", "--lora-alpha", "--exit-layers"]),
-    (compact.run, ["a", "--into", "b"], ["--rows-per-file"]),
-    (word_problems.run, ["--out", "x.jsonl"], ["--n", "--seed"]),
+    (compact.main, ["a", "--into", "b"], ["--rows-per-file"]),
+    (word_problems.main, ["--out", "x.jsonl"], ["--n", "--seed"]),
     (report.main, ["a"], ["--prompts"]),
-    (judge.run, JUDGE, ["--limit", "--concurrency"]),
+    (judge.main, JUDGE, ["--limit", "--concurrency"]),
 ]  # fmt: skip
 
 

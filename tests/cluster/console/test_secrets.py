@@ -23,9 +23,9 @@ JOBS = Path(__file__).parents[3] / "jobs"
 SECRET = "THIS-IS-A-SECRET"
 Command = Callable[..., subprocess.CompletedProcess[str]]
 FUNCTIONS: dict[str, Callable[[list[str]], int]] = {
-    "sweep.py": sweep.run,
+    "sweep.py": sweep.main,
     "report.py": report.main,
-    "compact.py": compact.run,
+    "compact.py": compact.main,
     "bench": run_path(str(JOBS / "bench" / "__main__.py"))["main"],
 }
 

@@ -54,7 +54,7 @@ def test_a_grid_lands_as_the_harness_writes_it_and_as_a_table(model: Path, tasks
     )
     out, common = tmp_path / "out", ("--model", model, "--dtype", "float32", "--exit-layers", "2", "4")
     grid = ("--mode", "normal", "frozen_residual", "--rule", "confidence=0.2")
-    done = here(harness.run, *common, *grid, "--tasks", tasks, tmp_path / "beams.yaml", deadly, "--out", out)
+    done = here(harness.main, *common, *grid, "--tasks", tasks, tmp_path / "beams.yaml", deadly, "--out", out)
     assert done.returncode == 1, done.stderr
     assert (
         "4 evaluations failed, such as beams, normal, seed 0: UsageError: the task's generation_kwargs have num_beams=3"
@@ -82,13 +82,13 @@ def test_a_grid_lands_as_the_harness_writes_it_and_as_a_table(model: Path, tasks
         [samples] = (out / "harness" / key).glob(f"samples_{CHOICE}_*.jsonl")
         assert len(samples.read_text().splitlines()) == 5
         assert [line.split()[0] for line in done.stdout.splitlines() if f" {CHOICE} " in line and " acc " in line]
-    again = here(harness.run, *common, *grid, "--tasks", tasks, "--out", out)
+    again = here(harness.main, *common, *grid, "--tasks", tasks, "--out", out)
     assert again.returncode == 0
     assert "4 evaluations landed before" in again.stderr
     assert "actor" not in again.stderr
     assert not table.first_token_exits.any()
     exiting = ("--tasks", tasks / f"{CHOICE}.yaml", "--first-token-exits", "--out", out)
-    other = here(harness.run, *common, "--mode", "frozen_residual", "--rule", "confidence=0.2", *exiting)
+    other = here(harness.main, *common, "--mode", "frozen_residual", "--rule", "confidence=0.2", *exiting)
     assert other.returncode == 0
     assert "landed before" not in other.stderr
     both = pd.read_parquet(out / "scores")
@@ -120,7 +120,7 @@ def test_a_flipped_bit_in_scores_is_found_and_what_they_held_is_left_to_do(tmp_p
     ],
 )  # fmt: skip
 def test_bad_input_is_told_in_a_line(arguments: list[str], message: str) -> None:
-    done = here(harness.run, *arguments)
+    done = here(harness.main, *arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
@@ -130,17 +130,17 @@ def test_a_missing_harness_and_another_model_s_sweep_are_told(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(harness_plan, "find_spec", lambda name: None)
-    done = here(harness.run, "--model", model, "--tasks", CHOICE, "--out", tmp_path)
+    done = here(harness.main, "--model", model, "--tasks", CHOICE, "--out", tmp_path)
     assert done.stderr == "error: the lm-evaluation-harness is not installed: pip install 'eexit[lm-eval]'\n"
     monkeypatch.undo()
     manifest = Manifest(config={"model": "another"}, model={}, exitable_layers=[2])
     (tmp_path / MANIFEST).write_bytes(encode(manifest))
-    done = here(harness.run, "--model", model, "--tasks", CHOICE, "--out", tmp_path)
+    done = here(harness.main, "--model", model, "--tasks", CHOICE, "--out", tmp_path)
     assert done.stderr == (
         f"error: --out {tmp_path} holds a sweep of another, and --model is {model}: give another folder\n"
     )
     changed = Manifest(config={"model": str(model)}, model={"weights": "others"}, exitable_layers=[2])
     (tmp_path / MANIFEST).write_bytes(encode(changed))
-    done = here(harness.run, "--model", model, "--tasks", CHOICE, "--out", tmp_path)
+    done = here(harness.main, "--model", model, "--tasks", CHOICE, "--out", tmp_path)
     assert "holds a sweep of this model as it was before (model." in done.stderr
     assert done.stderr.count("\n") == 1

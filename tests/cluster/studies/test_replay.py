@@ -78,7 +78,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_kl_factors_are_replayed_from_the_tables_alone(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = len(read_further(open_store(finished), REPLAYS_FOLDER, REPLAYS))
     command = [str(finished), "--kl-factors", "0", "0.5:2:3", "--texts-of", "unfrozen/kl/1"]
-    assert replay.run(command) == 0
+    assert replay.main(command) == 0
     printed = capsys.readouterr()
     rows = read_further(open_store(finished), REPLAYS_FOLDER, REPLAYS).slice(before)
     assert rows.schema.equals(REPLAYS)
@@ -120,7 +120,7 @@ def test_online_rules_replayed_on_their_own_texts_are_their_runs(
     monkeypatch.setattr(replay, "replay_sweep", partial(replay_sweep, look=look_here))
     monkeypatch.setattr(replays, "TOKENS_PER_CALL", 30)  # so that texts come in several calls
     assert (
-        replay.run([str(finished), "--rules", "confidence=0.1:0.2:2", "--texts-of", "frozen_residual/confidence/0.1"])
+        replay.main([str(finished), "--rules", "confidence=0.1:0.2:2", "--texts-of", "frozen_residual/confidence/0.1"])
         == 0
     )
     printed = capsys.readouterr()
@@ -224,7 +224,7 @@ def test_nonsense_in_flags_is_told_in_a_line(capsys: pytest.CaptureFixture[str])
         (["--rules", "entropy=0:1:3"], "rule entropy: a range in nats is spaced by equal ratios and starts above 0"),
         (["--kl-factor", "1"], "did you mean --kl-factors?"),
     ):
-        assert replay.run(["results", *flags]) == 2
+        assert replay.main(["results", *flags]) == 2
         said = capsys.readouterr().err
         assert message in said
         assert said.count("\n") == 1

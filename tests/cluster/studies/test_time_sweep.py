@@ -66,7 +66,7 @@ def model_is_described_here(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_round_of_every_contender_lands_and_the_table_sets_savings_side_by_side(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert timings.run([str(finished), "--batch", "1", "3", "--rounds", "2"]) == 0
+    assert timings.main([str(finished), "--batch", "1", "3", "--rounds", "2"]) == 0
     printed = capsys.readouterr()
     rows = pd.read_parquet(finished / "timings")
     assert rows.columns.tolist() == TIMINGS.names
@@ -185,6 +185,6 @@ def test_only_a_finished_sweep_with_online_rules_and_its_own_model_is_timed(fini
 
 @pytest.mark.parametrize("flag", ["--batch", "--prompts", "--rounds", "--tokens"])
 def test_numbers_below_one_are_told_in_a_line(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert timings.run(["results", flag, "0"]) == 2
+    assert timings.main(["results", flag, "0"]) == 2
     said = capsys.readouterr().err
     assert said == f"error: argument {flag}: must be a whole number above 0, got 0: --help lists the flags\n"

@@ -107,14 +107,14 @@ def test_an_interrupted_training_goes_on_and_ends_as_an_undisturbed_one(
 
     monkeypatch.setattr(train, "train_exits", partial(train_exits, look=look_here))
     command = [str(texts), "--what", "tuned", "--out", str(out), "--device", "cpu", "--tokens-per-step", "20"]
-    assert train.run([*command, "--passes", "4"]) == 2
+    assert train.main([*command, "--passes", "4"]) == 2
     assert "parts holds another training (settings.passes: 3 -> 4): choose another" in capsys.readouterr().err
-    assert train.run([*command, "--passes", "3"]) == 0
+    assert train.main([*command, "--passes", "3"]) == 0
     printed = capsys.readouterr()
     assert "going on" in printed.err
     assert "tuned: as final" in printed.out
     assert f"use it with: python jobs/sweep.py --readout {out}" in printed.out
-    assert train.run([*command, "--passes", "3"]) == 0
+    assert train.main([*command, "--passes", "3"]) == 0
     assert "nothing is left to do" in capsys.readouterr().err
 
     whole = trained_here(texts, tmp_path / "whole", "tuned", **settings)
@@ -243,7 +243,7 @@ def test_a_damaged_artefact_is_trained_again_by_the_same_command(
     (out / "mine.txt").write_text("mine")
     held = {path.name: path.read_bytes() for path in out.iterdir() if path.name != "mine.txt"}
     monkeypatch.setattr(train, "train_exits", partial(train_exits, look=look_here))
-    assert train.run([str(texts), "--what", "linear", "--out", str(out), "--device", "cpu"]) == 0
+    assert train.main([str(texts), "--what", "linear", "--out", str(out), "--device", "cpu"]) == 0
     said = capsys.readouterr().err
     assert f"{out} holds {says}" in said
     assert f"it is trained again; what is left of it is in {out}/damaged/" in said
@@ -253,7 +253,7 @@ def test_a_damaged_artefact_is_trained_again_by_the_same_command(
     [aside] = (out / "damaged").iterdir()
     assert {path.name: path.read_bytes() for path in aside.iterdir()} == held
     assert (out / "mine.txt").read_text() == "mine"
-    assert train.run([str(texts), "--what", "linear", "--out", str(out), "--device", "cpu"]) == 0
+    assert train.main([str(texts), "--what", "linear", "--out", str(out), "--device", "cpu"]) == 0
     assert "nothing is left to do" in capsys.readouterr().err
 
 
@@ -268,7 +268,7 @@ def test_a_sweep_names_the_command_that_repairs_an_artefact(
     python, script, *arguments = shlex.split(str(refused.value).partition("train it again: ")[2])
     assert (python, script) == ("python", "jobs/train.py")
     monkeypatch.setattr(train, "train_exits", partial(train_exits, look=look_here))
-    assert train.run([*arguments, "--device", "cpu"]) == 0
+    assert train.main([*arguments, "--device", "cpu"]) == 0
     read_card(str(out), "readout")
 
 

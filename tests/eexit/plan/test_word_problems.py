@@ -12,7 +12,7 @@ from eexit.messages.errors import UsageError
 from eexit.plan.prompts import read_prompts
 from eexit.plan.word_problems import PROBLEMS, word_problems
 from eexit.quality.answers import mark
-from jobs.word_problems import run
+from jobs.word_problems import main
 
 
 def counted(text: str) -> int:
@@ -75,7 +75,7 @@ def test_all_there_are_can_be_had_but_no_more() -> None:
 
 def test_the_command_writes_a_file_of_prompts_and_replaces_none(tmp_path: Path) -> None:
     out = tmp_path / "problems.jsonl"
-    done = here(run, "--n", "20", "--seed", "5", "--out", out)
+    done = here(main, "--n", "20", "--seed", "5", "--out", out)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{out}\n", "")
     assert list(read_prompts(out)) == word_problems(20, seed=5)
     written = out.read_bytes()
@@ -87,7 +87,7 @@ def test_the_command_writes_a_file_of_prompts_and_replaces_none(tmp_path: Path) 
         (["--out", tmp_path / "none" / "b.jsonl"], "No such file or directory"),
     ]
     for arguments, message in refused:
-        done = here(run, *arguments)
+        done = here(main, *arguments)
         assert done.returncode == 2
         assert message in done.stderr
         assert len(done.stderr.splitlines()) == 1
@@ -103,5 +103,5 @@ def test_on_a_full_disk_no_file_is_left_and_the_same_command_then_goes(tmp_path:
     )  # fmt: skip
     assert left(tmp_path) == []
     out.touch()  # as older versions left it
-    assert here(run, "--out", out).returncode == 0
+    assert here(main, "--out", out).returncode == 0
     assert list(read_prompts(out)) == word_problems(200, seed=0)

@@ -186,7 +186,7 @@ def test_a_port_that_cannot_be_had_is_one_line_with_another(
         wanted = taken if port == "taken" else port
         assert runpy.run_path(str(JOB))["main"]([str(make_sweep(1)), "--serve", wanted]) == 2
     said = capsys.readouterr().err
-    found = re.fullmatch(rf"report: .*{wanted}.*: try --serve (\d+)\n", said)
+    found = re.fullmatch(rf"error: .*{wanted}.*: try --serve (\d+)\n", said)
     assert found
     assert 0 < int(found[1]) <= 65535
     assert found[1] != taken

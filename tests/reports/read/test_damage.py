@@ -133,7 +133,7 @@ def test_a_damaged_manifest_is_one_line(
         manifest.write_bytes(content)
         assert main([str(folder)]) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith(f"report: not a sweep, or damaged: {manifest} (")
+        assert line.startswith(f"error: not a sweep, or damaged: {manifest} (")
 
 
 def test_a_page_that_is_no_report_is_not_written_over(
@@ -143,7 +143,7 @@ def test_a_page_that_is_no_report_is_not_written_over(
     mine.write_text("<html>mine</html>")
     assert main([str(folder), "--out", str(mine)]) == 2
     assert mine.read_text() == "<html>mine</html>"
-    expected = f"report: {mine} is not a report's file: choose another place, or move it elsewhere\n"
+    expected = f"error: {mine} is not a report's file: choose another place, or move it elsewhere\n"
     assert capsys.readouterr().err == expected
     side = tmp_path / "r.data" / "prompt-9.js"
     side.parent.mkdir()

@@ -22,7 +22,7 @@ from eexit.results.store.folder import Store, open_store
 from eexit.results.store.landing import clear_debris, land, landed, remove_errors, survey
 from eexit.results.store.lease import hold
 from eexit.results.tables import GENERATIONS, TOKENS
-from jobs.compact import run
+from jobs.compact import main
 
 SCRIPT = Path(__file__).parents[4] / "jobs" / "compact.py"
 
@@ -78,7 +78,7 @@ def assert_same(one: list[pd.DataFrame], other: list[pd.DataFrame]) -> None:
 
 
 def compacted(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return here(run, *arguments)
+    return here(main, *arguments)
 
 
 def compacted_aside(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

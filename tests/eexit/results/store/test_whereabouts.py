@@ -76,19 +76,19 @@ def test_other_folders_are_nobodys(house: Path) -> None:
 
 
 TARGETS: list[tuple[Run, list[str], list[str]]] = [
-    (compact.run, ["mine", "--into"],
+    (compact.main, ["mine", "--into"],
      ["mine/generations", "mine/tokens/", "link", "mine/copy", "learned", "learned/x", "scored", "other/../link/x"]),
-    (export.run, ["mine", "--out"], ["mine", "mine/generations", "link", "scored", "learned/x", "begun"]),
-    (train.run, ["mine", "--what", "linear", "--out"],
+    (export.main, ["mine", "--out"], ["mine", "mine/generations", "link", "scored", "learned/x", "begun"]),
+    (train.main, ["mine", "--what", "linear", "--out"],
      ["mine", "mine/generations", "mine/exits", "link", "scored/x", "learned/x", "learned/texts"]),
-    (sweep.run, ["--out"],
+    (sweep.main, ["--out"],
      ["mine/generations", "mine/another", "link", "learned", "learned/x", "begun", "scored/x", "learned/texts/x"]),
-    (sweep.run, ["--out", "mine", "--json"],
+    (sweep.main, ["--out", "mine", "--json"],
      ["mine/generations/x.json", "mine/sweep.json", "mine/lease.json", "mine/report.html", "link/x.json",
       "learned/card.json", "scored/scores/x.json", "mine/harness/x.json"]),
-    (sweep.run, ["--out", "new", "--json"], ["new/generations/x.json", "other/../new/tokens/x.json"]),
+    (sweep.main, ["--out", "new", "--json"], ["new/generations/x.json", "other/../new/tokens/x.json"]),
     (report.main, ["mine", "--out"], ["mine/generations/r.html", "link/r.html", "mine/sweep.json", "learned/r.html"]),
-    (word_problems.run, ["--out"], ["mine/tokens/x.jsonl", "link/x.jsonl", "learned/x.jsonl"]),
+    (word_problems.main, ["--out"], ["mine/tokens/x.jsonl", "link/x.jsonl", "learned/x.jsonl"]),
 ]  # fmt: skip
 
 
@@ -122,8 +122,8 @@ def test_an_evaluation_lands_in_no_folder_of_others(house: Path, monkeypatch: py
 
 
 def test_a_file_may_be_beside_tables_and_a_uri_is_no_file(house: Path) -> None:
-    assert here(word_problems.run, "--n", "1", "--out", "mine/x.jsonl").returncode == 0
-    for run, command in ((word_problems.run, []), (report.main, ["mine"]), (sweep.run, ["--json"])):
+    assert here(word_problems.main, "--n", "1", "--out", "mine/x.jsonl").returncode == 0
+    for run, command in ((word_problems.main, []), (report.main, ["mine"]), (sweep.main, ["--json"])):
         done = here(run, *command, *([] if command == ["--json"] else ["--out"]), "s3://user:secret@b/x.jsonl")
         assert done.returncode == 2
         assert "is a URI: give the name of a local file" in done.stderr

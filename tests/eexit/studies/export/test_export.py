@@ -30,7 +30,7 @@ from eexit.studies.export import export as exporting
 from eexit.studies.export.columns import CONVERSATIONS
 from eexit.studies.export.conversations import conversations, surroundings
 from eexit.studies.export.export import export
-from jobs.export import reading, run
+from jobs.export import main, reading
 
 KL_FACTORS = (0.05, 4.0)
 KEYS = ("normal", "unfrozen/kl/0.05", "unfrozen/kl/4", "frozen_residual/kl/0.05", "frozen_residual/kl/4")
@@ -80,7 +80,7 @@ def table_of(folder: Path | str) -> pa.Table:
 
 
 def exported(results: Path | str, out: Path, *others: str) -> list[dict[str, Any]]:
-    assert run([str(results), "--out", str(out), "--quiet", *others]) == 0
+    assert main([str(results), "--out", str(out), "--quiet", *others]) == 0
     rows: list[dict[str, Any]] = table_of(out).to_pylist()
     return rows
 
@@ -153,7 +153,7 @@ def test_datasets_reads_it_with_the_declared_types_at_once_and_as_a_stream(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     from datasets import Features, load_dataset
 
-    assert run([str(made / "out"), "--out", str(tmp_path / "data"), "--configurations", *KEYS[:2]]) == 0
+    assert main([str(made / "out"), "--out", str(tmp_path / "data"), "--configurations", *KEYS[:2]]) == 0
     said = capsys.readouterr()
     line = f'load_dataset("parquet", data_files="{tmp_path}/data/*.parquet", split="train")'
     assert said.out.splitlines()[-1] == f"from datasets import {line.partition('(')[0]}; {line}"
@@ -198,7 +198,7 @@ def test_the_card_says_what_each_column_is_and_how_the_data_was_made(made: Path,
 def test_files_are_bounded_and_runs_are_whole_wherever_the_tables_are_cut(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run([str(made / "out"), "--out", str(tmp_path / "one"), "--configurations", *KEYS]) == 0
+    assert main([str(made / "out"), "--out", str(tmp_path / "one"), "--configurations", *KEYS]) == 0
     monkeypatch.setattr(exporting, "TOKENS_AT_ONCE", 7)  # a run has nine
     monkeypatch.setattr(exporting, "ROW_GROUP_BYTES", 1)
     done = export(str(made / "out"), str(tmp_path / "many"), KEYS, (0.5, 1, 2, 4), "", Silence(), file_bytes=1)
@@ -231,7 +231,7 @@ def test_of_an_unfinished_sweep_what_has_landed_is_exported_and_both_say_what_is
 ) -> None:
     config = decode(store.read(MANIFEST) or b"").config
     changed(store, config={**config, "prompts": [*config["prompts"], {"id": "more", "prompt": "?", "system": None}]})
-    assert run([store.root, "--out", str(tmp_path / "data")]) == 0
+    assert main([store.root, "--out", str(tmp_path / "data")]) == 0
     assert "1 of 4 runs did not land yet: what is there is exported" in capsys.readouterr().err
     assert " 1 had not landed when this was exported." in (tmp_path / "data" / "README.md").read_text()
 
@@ -295,7 +295,7 @@ def test_bad_input_is_refused_in_a_line_and_nothing_is_changed(
     spoil(store)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     given = [flag.format(out=store.root) for flag in flags]
-    assert run([store.root, "--out", str(tmp_path / "data"), "--quiet", *given]) == 2
+    assert main([store.root, "--out", str(tmp_path / "data"), "--quiet", *given]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"error: {reason.format(out=store.root)}")
     assert len(said.splitlines()) == 1
@@ -311,7 +311,7 @@ def test_an_export_that_is_interrupted_leaves_nothing_of_its_own(
     monkeypatch.setattr(exporting, "dataset_card", interrupted)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / ".gitattributes").write_text("*.parquet filter=lfs")
-    assert run([str(made / "out"), "--out", str(tmp_path / "data"), "--quiet"]) == 1
+    assert main([str(made / "out"), "--out", str(tmp_path / "data"), "--quiet"]) == 1
     assert capsys.readouterr().err.startswith("stopped: interrupted\n")
     assert [path.name for path in (tmp_path / "data").iterdir()] == [".gitattributes"]
 

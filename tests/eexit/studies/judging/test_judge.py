@@ -37,7 +37,7 @@ from eexit.results.study_tables import JUDGEMENTS
 from eexit.studies.judging import endpoint
 from eexit.studies.judging import judge as judging_module
 from eexit.studies.judging.table import by_configuration
-from jobs.judge import run
+from jobs.judge import main
 
 ROOT = Path(__file__).parents[4]
 KEY = "sk-THIS-IS-A-SECRET"
@@ -95,7 +95,7 @@ def judge() -> Iterator[Judge]:
 
 def judged(out: Path, judge: Judge | str, *flags: str, model: str = "j") -> Any:
     url = judge if isinstance(judge, str) else judge.url
-    done = here(run, out, "--base-url", url, "--model", model, *flags)
+    done = here(main, out, "--base-url", url, "--model", model, *flags)
     assert KEY not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done

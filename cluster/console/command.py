@@ -1,0 +1,49 @@
+"""The way out of every command: its signals, its exit code, and what it says of what stopped it."""
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from cluster.console import interruption
+from eexit.messages.errors import SweepStopped, UsageError, first_line
+from eexit.messages.locations import without_secrets
+
+
+class Command(Protocol):
+    """What is called with its arguments and returns its exit code, whatever happens.
+
+    Without arguments, it is the command of this process: it takes those of the command line, and its signals.
+    """
+
+    __name__: str
+    __module__: str
+
+    def __call__(self, arguments: Sequence[str] | None = None) -> int: ...
+
+
+def command(kept: str = "") -> Callable[[Callable[[Sequence[str]], int]], Command]:
+    """Makes a command of what does its work: 2 if its input can't be used, 1 if it stopped, with the reason in a line.
+
+    `kept` says what a command that stopped has left.
+    """
+
+    def of(work: Callable[[Sequence[str]], int]) -> Command:
+        @functools.wraps(work)
+        def main(arguments: Sequence[str] | None = None) -> int:
+            if arguments is None:
+                with interruption.listening():
+                    return main(sys.argv[1:])
+            try:
+                return work(arguments)
+            except UsageError as error:
+                print(without_secrets(f"error: {error}"), file=sys.stderr)
+                return 2
+            except (SweepStopped, KeyboardInterrupt, OSError) as error:  # OSError: such as a full disk
+                reason = "interrupted" if isinstance(error, KeyboardInterrupt) else first_line(error)
+                print(without_secrets(f"stopped: {reason}"), *[kept] * bool(kept), sep="\n", file=sys.stderr)
+                return 1
+
+        return main
+
+    return of

@@ -1,0 +1,59 @@
+"""The commands: thin scripts over `cluster` and `eexit`, and the sweeps and prompts that come with them.
+
+`eexit sweep …`, which is installed with the packages, is `python jobs/sweep.py …`; so with every script in this folder.
+What a command does is elsewhere: a script has its flags, and prints what came of it.
+"""
+
+import ast
+import shutil
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+
+from cluster.console.command import Command, command
+from eexit.messages.errors import UsageError
+
+FOLDER = Path(__file__).parent
+USAGE = f"""usage: eexit COMMAND …, as in: eexit sweep --help
+
+{{}}
+
+eexit --version prints the version. Sweeps and prompts that come with it are in {FOLDER}/sweeps and {FOLDER}/prompts.
+"""
+
+
+@command()
+def main(arguments: Sequence[str]) -> int:
+    """The exit code of the script that the first argument names, which gets the others."""
+    scripts = {path.stem.replace("_", "-"): path for path in sorted(FOLDER.glob("[!_]*.py"))}
+    name, *others = arguments or ["--help"]
+    if name in ("-h", "--help"):
+        print(USAGE.format(listed(scripts)), end="")
+        return 0
+    if name == "--version":
+        from cluster.console.flags import installed_version
+
+        print(f"eexit {installed_version()}")
+        return 0
+    if name not in scripts:
+        near = "".join(f" (did you mean {known}?)" for known in get_close_matches(name, scripts, n=1))
+        raise UsageError(f"there is no command {name}{near}: eexit --help lists them")
+    sys.argv = [f"eexit {name}", *others]  # as its help shows it
+    script: Command = import_module(f"jobs.{scripts[name].stem}").main
+    return script(others)
+
+
+def listed(scripts: Mapping[str, Path]) -> str:
+    """The commands, each with the first line of its script's docstring."""
+    width = max(map(len, scripts)) + 4
+    firsts = {
+        name: (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").partition("\n")[0]
+        for name, path in scripts.items()
+    }
+    return "\n".join(
+        textwrap.fill(f"  {name:{width - 2}}{first}", shutil.get_terminal_size().columns, subsequent_indent=" " * width)
+        for name, first in firsts.items()
+    )

@@ -1,0 +1,115 @@
+"""`eexit NAME …`, the installed command, which is `python jobs/NAME.py …` from any folder."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from commands import here
+
+import jobs
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py") if path.stem != "__init__")
+EEXIT = "import sys; from jobs import main; sys.exit(main())"  # as the installed script has it
+SECONDS_AT_MOST = 1.0
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the wheel holds, as it is where packages are installed."""
+    source, installed = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
+    for name in ("eexit", "cluster", "jobs", "reports"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "sample"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    build = f"from setuptools.build_meta import build_wheel; build_wheel({str(source)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True)
+    [wheel] = source.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(installed)
+    return installed
+
+
+def called(*arguments: str, packages: Path = ROOT, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, with the packages from there."""
+    environment = os.environ | {"PYTHONPATH": str(packages), "COLUMNS": "100"}
+    line = [sys.executable, "-c", EEXIT, *arguments]
+    return subprocess.run(line, env=environment, cwd=cwd, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_it_lists_every_script_with_the_first_line_of_its_docstring(arguments: list[str]) -> None:
+    done = here(jobs.main, *arguments)
+    assert done.returncode == 0
+    listed = " ".join(done.stdout.split())
+    for script in SCRIPTS:
+        first = (ROOT / "jobs" / f"{script}.py").read_text().removeprefix('"""').partition("\n")[0]
+        assert f" {script.replace('_', '-')} {first} " in listed
+    assert str(ROOT / "jobs" / "sweeps") in listed
+
+
+def test_its_help_takes_well_under_a_second(tmp_path: Path) -> None:
+    def seconds() -> float:
+        start = time.perf_counter()
+        assert called("--help", cwd=tmp_path).returncode == 0
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(5)) < SECONDS_AT_MOST
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_each_command_says_how_it_is_called(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["eexit"])
+    name = script.replace("_", "-")
+    said = here(ending, name, "--help").stdout
+    assert said.startswith(f"usage: eexit {name} ")
+    assert f"\neexit {name} " in said.replace("\n    ", "\n")
+    assert "python jobs/" not in said
+    wrong = here(jobs.main, name, "--nonsense")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("error: ")
+
+
+def ending(arguments: list[str]) -> int:
+    """The command, which returns where it would end the process, as --help does."""
+    with pytest.raises(SystemExit) as ended:
+        jobs.main(arguments)
+    return int(str(ended.value.code or 0))
+
+
+def test_it_says_its_version() -> None:
+    assert re.fullmatch(r"eexit \d+\.\d+\.\d+\n", here(jobs.main, "--version").stdout)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("swep", " (did you mean sweep?)"),
+        ("word_problems", " (did you mean word-problems?)"),
+        ("xyz", ""),
+        ("--all", ""),
+    ],
+)
+def test_an_unknown_command_is_one_line_with_the_nearest_name(name: str, meant: str) -> None:
+    done = here(jobs.main, name, "--help")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: there is no command {name}{meant}: eexit --help lists them\n"
+
+
+def test_the_installed_command_runs_from_any_folder(installed: Path, tmp_path: Path) -> None:
+    """What comes with it is read where it is installed: the demo's TOML, prompts that a TOML names, and templates."""
+    demo = called("sweep", "--dry-run", packages=installed, cwd=tmp_path)
+    assert (demo.returncode, demo.stderr) == (0, "")
+    assert "27" in demo.stdout
+    named = called("sweep", "--config", str(installed / "jobs/sweeps/study.toml"), "--controls-of", "", "--dry-run",
+                   packages=installed, cwd=tmp_path)  # fmt: skip
+    assert f"{installed}/jobs/sweeps/../prompts/study.jsonl" in named.stdout, named.stderr
+    (tmp_path / "early_exit_analysis.json").write_text('[{"prompt": "?", "results": []}]')
+    report = called("report", "early_exit_analysis.json", packages=installed, cwd=tmp_path)
+    assert (report.stdout, report.stderr) == ("early_exit_analysis.html\n", "")
+    assert "[console_scripts]\neexit = jobs:main" in next(installed.glob("*.dist-info/entry_points.txt")).read_text()
