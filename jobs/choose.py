@@ -24,7 +24,7 @@ from cluster.console.display import console_of
 from cluster.console.flags import Parser
 from eexit.messages.locations import reading
 from eexit.quality.risks import RISKS
-from eexit.results.layout import CHOICES_FOLDER
+from eexit.results.study_tables import CHOICES
 from eexit.studies.choosing.choice import choose_setting
 from eexit.studies.choosing.evidence import COSTS, ChoiceQuestion
 from eexit.studies.choosing.words import choice_sentences, choice_table
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     console.print(choice_table(choice))
     for sentence in choice_sentences(choice):
         console.print(sentence, markup=False, highlight=False)
-    print(reading(flags.results, CHOICES_FOLDER))
+    print(reading(flags.results, CHOICES.name))
     return 0 if choice.chosen else 1
 
 

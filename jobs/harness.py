@@ -20,7 +20,7 @@ from cluster.console.harness_job import load_harness_job
 from cluster.studies.harness import evaluate_on_tasks
 from eexit.messages.locations import reading, without_secrets
 from eexit.messages.wording import counted
-from eexit.results.layout import SCORES_FOLDER
+from eexit.results.study_tables import SCORES
 from eexit.studies.harness.table import scores_table
 
 COLUMNS = 120  # of what is not printed on a terminal, so that long keys need not be folded
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     done = evaluate_on_tasks(job, asked, open_display(quiet=quiet))
     console = console_of(COLUMNS)
     console.print(scores_table(done.rows))
-    print(reading(job.out, SCORES_FOLDER))
+    print(reading(job.out, SCORES.name))
     if done.failures:
         name, reason = next(iter(done.failures.items()))
         failed = f"{counted(len(done.failures), 'evaluation')} failed, such as {name}: {reason}"

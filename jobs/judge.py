@@ -30,13 +30,13 @@ from eexit.messages.errors import UsageError
 from eexit.messages.locations import shown, without_secrets
 from eexit.messages.wording import counted
 from eexit.quality.rubric import RESPONSE_FORMATS, RUBRIC
-from eexit.results.layout import JUDGEMENTS_FOLDER
 from eexit.results.store.finished_sweep import manifest_of
 from eexit.results.store.folder import open_store
 from eexit.results.store.lease import JUDGING, hold
+from eexit.results.study_tables import JUDGEMENTS
 from eexit.studies.judging.endpoint import JudgeModel, require_client
 from eexit.studies.judging.judge import JudgingSummary, judge_sweep
-from eexit.studies.judging.judgements import in_pandas, read_judgements
+from eexit.studies.judging.judgements import in_pandas
 from eexit.studies.judging.plan import JudgingPlan, describe_judging, plan_judging
 from eexit.studies.judging.table import by_configuration, judgements_table
 
@@ -46,7 +46,7 @@ THE_ENDPOINTS = "endpoint"  # in place of a temperature
 COLUMNS = 110  # of what is not printed on a terminal, so that long keys need not be folded
 
 
-@command(f"what was judged stays in {JUDGEMENTS_FOLDER}: the same command goes on from there")
+@command(f"what was judged stays in {JUDGEMENTS.name}: the same command goes on from there")
 def main(arguments: Sequence[str]) -> int:
     """0: all is judged, but for errors. 1: it stopped, or all it asked was in vain. 2: the input can't be used."""
     flags = read_flags(arguments)
@@ -69,7 +69,7 @@ def plan_of(flags: Namespace) -> JudgingPlan:
 
 def finish(results: str, plan: JudgingPlan, summary: JudgingSummary) -> int:
     """Print the table and how to read the judgements; returns the exit code."""
-    rows = read_judgements(plan.store).to_pylist()
+    rows = JUDGEMENTS.read(plan.store).to_pylist()
     of_judge = [row for row in rows if (row["judge"], row["rubric"]) == (plan.judge, RUBRIC)]
     console = console_of(COLUMNS)
     console.print(judgements_table(by_configuration(of_judge, plan.keys), len({row["seed"] for row in of_judge})))

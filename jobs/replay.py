@@ -29,13 +29,13 @@ from eexit.messages.locations import reading
 from eexit.method.rules import RULES
 from eexit.plan.configuration import NORMAL
 from eexit.plan.grids import parse_numbers, parse_rules
-from eexit.results.layout import REPLAYS_FOLDER
+from eexit.results.study_tables import REPLAYS
 from eexit.studies.replay.table import replays_table
 
 COLUMNS = 100  # of what is not printed on a terminal, so that long keys need not be folded
 
 
-@command(f"the settings that were finished stay in {REPLAYS_FOLDER}")
+@command(f"the settings that were finished stay in {REPLAYS.name}")
 def main(arguments: Sequence[str]) -> int:
     """0: all settings are replayed. 1: it stopped before. 2: the input can't be used."""
     flags = read_flags(arguments)
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     console = console_of(COLUMNS)
     console.print(replays_table(rows))
-    print(reading(flags.results, REPLAYS_FOLDER))
+    print(reading(flags.results, REPLAYS.name))
     return 0
 
 

@@ -23,13 +23,13 @@ from cluster.console.display import console_of, open_display
 from cluster.console.flags import Parser, whole
 from cluster.studies.timing import time_sweep
 from eexit.messages.locations import reading
-from eexit.results.layout import TIMINGS_FOLDER
+from eexit.results.study_tables import TIMINGS
 from eexit.studies.timing.table import drafts_table, timings_table
 
 COLUMNS = 110  # of what is not printed on a terminal, so that long keys need not be folded
 
 
-@command(f"the rounds that were finished stay in {TIMINGS_FOLDER}")
+@command(f"the rounds that were finished stay in {TIMINGS.name}")
 def main(arguments: Sequence[str]) -> int:
     """0: all rounds are timed. 1: it stopped before. 2: the input can't be used."""
     flags = read_flags(arguments)
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     console.print(timings_table(measurements))
     if drafts := drafts_table(measurements):
         console.print(drafts)
-    print(reading(flags.results, TIMINGS_FOLDER))
+    print(reading(flags.results, TIMINGS.name))
     return 0
 
 

@@ -36,9 +36,7 @@ from eexit.messages.progress import Display
 from eexit.messages.wording import counted
 from eexit.plan.config import SweepConfig
 from eexit.plan.model_facts import ModelFacts, look_at_model
-from eexit.results.files import list_further, read_further
-from eexit.results.layout import MANIFEST, SCORES_FOLDER, Manifest, further_name
-from eexit.results.seals import BrokenSealError, check_seal
+from eexit.results.layout import MANIFEST, Manifest
 from eexit.results.store.finished_sweep import manifest_of
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.manifest import first_difference
@@ -97,8 +95,9 @@ def evaluate_on_tasks(
         )
     display.say("looking for the tasks and their data")
     plan = make_harness_plan(job, asked, model, layers, *find(asked))
-    set_damaged_scores_aside(store, display)
-    left = [each for each in plan.evaluations if not store.has(_name(each))]
+    for name, aside in SCORES.set_damaged_aside(store):
+        display.say(f"{name} is damaged: it is now in {aside}, and what it held is evaluated again")
+    left = [each for each in plan.evaluations if not store.has(SCORES.file(each.evaluation_id))]
     failures: Mapping[str, str] = {}
     if n_done := len(plan.evaluations) - len(left):
         display.say(f"{counted(n_done, 'evaluation')} landed before: going on")
@@ -110,10 +109,6 @@ def evaluate_on_tasks(
             with display:
                 failures = _Work(plan, out, job.device, pools, liveness, display, deque(left)).run()
     return Evaluations(_landed(store, plan), failures)
-
-
-def _name(evaluation: Evaluation) -> str:
-    return further_name(SCORES_FOLDER, evaluation.evaluation_id)
 
 
 def _sweep_beside(store: Store, job: SweepJob) -> Manifest | None:
@@ -128,20 +123,9 @@ def _sweep_beside(store: Store, job: SweepJob) -> Manifest | None:
     return manifest
 
 
-def set_damaged_scores_aside(store: Store, display: Display) -> None:
-    """Move files of scores that are not what was landed, so that what they held is evaluated again."""
-    for name in list_further(store, SCORES_FOLDER):
-        try:
-            intact = check_seal(store.read(name) or b"")
-        except BrokenSealError:
-            intact = False
-        if not intact:
-            display.say(f"{name} is damaged: it is now in {store.set_aside(name)}, and what it held is evaluated again")
-
-
 def _landed(store: Store, plan: HarnessPlan) -> list[Mapping[str, Any]]:
     order = {each.evaluation_id: rank for rank, each in enumerate(plan.evaluations)}
-    rows = read_further(store, SCORES_FOLDER, SCORES).to_pylist()
+    rows = SCORES.read(store).to_pylist()
     return sorted(
         (row for row in rows if row["evaluation_id"] in order), key=lambda row: order[row["evaluation_id"]]
     )  # the sort is stable: metrics keep their order

@@ -10,13 +10,10 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from cluster.actor import device_here, model_generator
 from cluster.console.harness_job import Evaluation, HarnessPlan, need_harness
 from eexit.messages.errors import first_line
-from eexit.results.layout import HARNESS_FOLDER, SCORES_FOLDER, further_name
-from eexit.results.seals import encode_further
+from eexit.results.layout import HARNESS_FOLDER
 from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import versions
 from eexit.results.study_tables import SCORES
@@ -92,8 +89,7 @@ class HarnessActor:
         folder = f"{HARNESS_FOLDER}/{evaluation.configuration.key.replace('/', '__')}"
         for name, content in evaluated.files.items():
             self._store.publish(f"{folder}/{name}", content)
-        table = pa.Table.from_pylist(rows, SCORES)
-        self._store.publish(further_name(SCORES_FOLDER, evaluation.evaluation_id), encode_further(table))
+        SCORES.publish(self._store, evaluation.evaluation_id, rows)
         return Answer(lm.n_decided)
 
     def progress(self) -> tuple[float, int]:

@@ -11,8 +11,6 @@ from itertools import pairwise
 from typing import Any, Final
 from uuid import uuid4
 
-import pyarrow as pa
-
 from cluster.console.display import open_display
 from cluster.liveness import Liveness
 from cluster.session import location_for_all, ray_session
@@ -25,8 +23,6 @@ from eexit.plan.artefact_fit import refuse_misfit
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import NORMAL, Exit
 from eexit.plan.model_facts import ModelFacts, look_at_model
-from eexit.results.layout import REPLAYS_FOLDER, further_name
-from eexit.results.seals import encode_further
 from eexit.results.store.finished_sweep import FinishedSweep, read_finished, refuse_changed_model
 from eexit.results.study_tables import REPLAYS
 from eexit.studies.replay.plan import ReplayPlan, make_replay_plan
@@ -108,8 +104,7 @@ class _Replays:
         rows: list[Mapping[str, Any]] = []
         for group in self.plan.groups:
             rows += self._rows(group)
-            content = encode_further(pa.Table.from_pylist(rows, REPLAYS))
-            self.sweep.store.publish(further_name(REPLAYS_FOLDER, self.replay_id), content)
+            REPLAYS.publish(self.sweep.store, self.replay_id, rows)
         self._show("done", last=True)
         return rows
 

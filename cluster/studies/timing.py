@@ -10,8 +10,6 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-import pyarrow as pa
-
 from cluster.console.display import open_display
 from cluster.liveness import Liveness
 from cluster.session import location_for_all, ray_session
@@ -23,8 +21,6 @@ from eexit.messages.wording import counted
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import GENERATE, NORMAL
 from eexit.plan.model_facts import ModelFacts, look_at_model
-from eexit.results.layout import timings_name
-from eexit.results.seals import encode_further
 from eexit.results.store.finished_sweep import FinishedSweep, read_finished, refuse_changed_model
 from eexit.results.study_tables import TIMINGS
 from eexit.studies.timing.plan import TimingPlan, make_plan
@@ -108,8 +104,7 @@ class _Rounds:
         rows: list[Mapping[str, Any]] = []
         for number in range(1, self.plan.n_rounds + 1):
             rows += [{**row, "timing_id": self.timing_id, "started": started} for row in self._round(number)]
-            content = encode_further(pa.Table.from_pylist(rows, TIMINGS))
-            self.sweep.store.publish(timings_name(self.timing_id), content)
+            TIMINGS.publish(self.sweep.store, self.timing_id, rows)
         self._show("done", last=True)
         return rows
 

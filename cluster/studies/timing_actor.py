@@ -50,5 +50,5 @@ class TimingActor:
         self._contenders.warm_up(contender, batch, n_tokens)
 
     def time(self, contender: Configuration | Generate, batch: int) -> Mapping[str, float]:
-        """Decode all prompts in batches: the columns of `further_schema.TIMINGS` that were measured."""
+        """Decode all prompts in batches: the columns of `study_tables.TIMINGS` that were measured."""
         return asdict(self._contenders.time(contender, batch))

@@ -20,14 +20,12 @@ from eexit.plan.runs import OK
 from eexit.results.layout import (
     FOLDERS,
     GENERATIONS_FOLDER,
-    TIMINGS_FOLDER,
     generations_name,
     is_shard_file,
     is_temporary_file,
     tokens_name,
 )
 from eexit.results.seals import BrokenSealError, Digest, check_seal, digest_of, read_seal
-from eexit.results.study_tables import TIMINGS
 
 READER_THREADS = 4
 READ_AHEAD_FILES = 32
@@ -185,34 +183,24 @@ def stream_tokens(location: Location, shard: Generations, columns: Sequence[str]
             raise _damaged(path, error) from error
 
 
-def list_further(location: Location, folder: str) -> list[str]:
-    """The names of all files of a further table, sorted."""
+def list_folder(location: Location, folder: str) -> list[str]:
+    """The names of all files of a table, sorted."""
     infos = location.filesystem.get_file_info(fs.FileSelector(location.path(folder), allow_not_found=True))
     return sorted(f"{folder}/{info.base_name}" for info in infos if is_shard_file(info.base_name))
 
 
-def read_timings(location: Location) -> pa.Table:
-    """All measurements of `jobs/timings.py`, in the order in which they were made: see `further_schema.TIMINGS`."""
-    return read_further(location, TIMINGS_FOLDER, TIMINGS)
-
-
-def read_further(location: Location, folder: str, schema: pa.Schema) -> pa.Table:
-    """All rows of a further table, by when their call began (`started`).
-
-    Raises `DamagedError`, and `OSError` if a file can't be read at all.
-    """
-    tables = [schema.empty_table()]
-    for path in map(location.path, list_further(location, folder)):
-        content = _read(location, path)
-        try:
-            if not check_seal(content):
-                raise BrokenSealError
-            tables.append(pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read())
-        except BrokenSealError as error:
-            raise _changed(path) from error
-        except _UNREADABLE as error:
-            raise _damaged(path, error) from error
-    return pa.concat_tables(tables, promote_options="default").sort_by([("started", "ascending")])
+def read_sealed(location: Location, name: str) -> pa.Table:
+    """The rows of a file that seals itself. Raises `DamagedError`, and `OSError` if it can't be read at all."""
+    path = location.path(name)
+    content = _read(location, path)
+    try:
+        if not check_seal(content):
+            raise BrokenSealError
+        return pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read()
+    except BrokenSealError as error:
+        raise _changed(path) from error
+    except _UNREADABLE as error:
+        raise _damaged(path, error) from error
 
 
 def read_shards(

@@ -11,7 +11,8 @@
     harness/*/*         the files of that as the lm-evaluation-harness writes them, a folder for each configuration
     report.html         the report, recognised by a mark; the side files of a large one are in report.data/
 
-What the tables hold is in `eexit.results.tables`; reading them is in `eexit.results.files`.
+What the tables hold is in `eexit.results.tables` and `eexit.results.study_tables`; reading them is in
+`eexit.results.files`.
 """
 
 import hashlib
@@ -33,19 +34,7 @@ MANIFEST: Final = "sweep.json"
 GENERATIONS_FOLDER: Final = "generations"
 TOKENS_FOLDER: Final = "tokens"
 FOLDERS: Final = (TOKENS_FOLDER, GENERATIONS_FOLDER)  # of the shards' files
-TIMINGS_FOLDER: Final = "timings"
-REPLAYS_FOLDER: Final = "replays"
-JUDGEMENTS_FOLDER: Final = "judgements"
-CHOICES_FOLDER: Final = "choices"
-SCORES_FOLDER: Final = "scores"
 HARNESS_FOLDER: Final = "harness"
-FURTHER_FOLDERS: Final = (
-    TIMINGS_FOLDER,
-    REPLAYS_FOLDER,
-    JUDGEMENTS_FOLDER,
-    CHOICES_FOLDER,
-    SCORES_FOLDER,
-)  # of tables about a sweep, in sealed files that a call adds
 REPORT: Final = "report.html"
 SIDE_FILES: Final = "prompt-*.js"
 
@@ -115,18 +104,8 @@ def tokens_name(stem: str) -> str:
     return f"{TOKENS_FOLDER}/{stem}.parquet"
 
 
-def further_name(folder: str, call_id: str) -> str:
-    """The name of a file that a call added to a further table; the id has 32 hexadecimal digits."""
-    return f"{folder}/{call_id}.parquet"
-
-
-def timings_name(timing_id: str) -> str:
-    """The name of the file with the measurements of one timing."""
-    return further_name(TIMINGS_FOLDER, timing_id)
-
-
 def is_shard_file(name: str) -> bool:
-    """Whether a file of this name, in a data folder, belongs to a shard, or in that of a further table to a call."""
+    """Whether a file of this name, in a data folder, belongs to a shard, or in that of a study to a call."""
     return bool(_SHARD_FILE.fullmatch(name))
 
 

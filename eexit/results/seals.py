@@ -1,7 +1,7 @@
 """The seals of a sweep's files: checksums that reveal a changed bit anywhere in them.
 
 The metadata of a generations file contain the size and the digest of its tokens file, and the digest of the
-generations file itself, computed with zeros in place of that digest. A file of a further table, such as timings,
+generations file itself, computed with zeros in place of that digest. A file of a table about a sweep, such as timings,
 contains its own digest in the same way. Parquet's own page checksums, which are written as well, do not cover page
 headers and footers.
 """
@@ -42,8 +42,8 @@ def encode_generations(generations: pa.Table, tokens: Digest, attempt: int) -> b
     return _sealed(generations, metadata)
 
 
-def encode_further(table: pa.Table) -> bytes:
-    """The bytes of a file of a further table, such as timings, that seals itself."""
+def encode_sealed(table: pa.Table) -> bytes:
+    """The bytes of a file of a table about a sweep, such as timings, that seals itself."""
     return _sealed(table, {})
 
 
@@ -52,7 +52,7 @@ def digest_of(content: bytes | bytearray) -> Digest:
 
 
 def check_seal(content: bytes) -> bool:
-    """Whether a file of generations or of a further table has a seal. Raises `BrokenSealError` if it does not match."""
+    """Whether a file has a seal: of generations, or of a study. Raises `BrokenSealError` if it does not match."""
     start = content.rfind(_SEAL_IS) + len(_SEAL_IS)
     if start < len(_SEAL_IS):
         if _SEAL in content:

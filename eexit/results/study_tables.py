@@ -1,6 +1,6 @@
-"""The tables about a finished sweep: its times, judgements, choices, replays and scores.
+"""The tables about a finished sweep: its times, judgements, choices, replays and scores. Each is declared once, here.
 
->>> print(describe(TIMINGS))
+>>> print(TIMINGS.describe())
 """
 
 from typing import Final
@@ -9,9 +9,12 @@ import pyarrow as pa
 
 from eexit.decode.trace import described
 from eexit.quality.rubric import TextScores
+from eexit.results.study_table import Table
 from eexit.results.tables import CONFIGURATION, PROMPT_ID, RUN_ID, SEED
 
-TIMINGS: Final = pa.schema(
+TIMINGS: Final = Table(
+    "timings",
+    "timing_id",
     [
         described(
             "timing_id",
@@ -81,7 +84,9 @@ TIMINGS: Final = pa.schema(
     ]
 )  # fmt: skip
 
-JUDGEMENTS: Final = pa.schema(
+JUDGEMENTS: Final = Table(
+    "judgements",
+    None,
     [
         RUN_ID,
         PROMPT_ID,
@@ -121,9 +126,12 @@ JUDGEMENTS: Final = pa.schema(
             "orders",
             "1: compared in an order drawn by a hash; 2: in both orders, and a tie where they disagree; else null",
         ),
-    ]
+    ],
+    once=("run_id", "judge", "rubric"),
 )
-CHOICES: Final = pa.schema(
+CHOICES: Final = Table(
+    "choices",
+    "choice_id",
     [
         described("choice_id", pa.string(), "id", "one call of jobs/choose.py; all are kept", False),
         described("started", pa.timestamp("us", "UTC"), "time", "when the setting was chosen", False),
@@ -182,7 +190,9 @@ CHOICES: Final = pa.schema(
 )  # fmt: skip
 
 
-REPLAYS: Final = pa.schema(
+REPLAYS: Final = Table(
+    "replays",
+    "replay_id",
     [
         described("replay_id", pa.string(), "id", "one call of jobs/replay.py; all are kept", False),
         described("started", pa.timestamp("us", "UTC"), "time", "when that call began to replay", False),
@@ -248,10 +258,12 @@ REPLAYS: Final = pa.schema(
             )
         ),
         described("model", pa.string(), "name", "the model as it was asked for", False),
-    ]
+    ],
 )
 
-SCORES: Final = pa.schema(
+SCORES: Final = Table(
+    "scores",
+    "evaluation_id",
     [
         described(
             "evaluation_id", pa.string(), "hash", "content hash of model, configuration, seed, task and its data", False
@@ -288,5 +300,7 @@ SCORES: Final = pa.schema(
         described("model", pa.string(), "name", "the model as it was asked for", False),
         described("dtype", pa.string(), "name", "of the weights", False),
         described("versions", pa.string(), "text", "of Python and packages where it was evaluated", False),
-    ]
+    ],
 )
+
+STUDY_TABLES: Final = (TIMINGS, REPLAYS, JUDGEMENTS, CHOICES, SCORES)

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
 
 from eexit.method.rules import ONLINE
 from eexit.plan.configuration import COLUMNS, GENERATE, NORMAL, Configuration, Exit
-from eexit.results.layout import TIMINGS_FOLDER, timings_name
-from eexit.results.seals import encode_further
+from eexit.results.store.folder import open_store
 from eexit.results.study_tables import TIMINGS
 
 LAYER: Final = 3.5e6  # multiply-adds for one token
@@ -60,11 +58,7 @@ def write_synthetic_timings(
                 if key == NORMAL:
                     timed = _measurement(draw, batch, number, tokens, 1.25 * costs["cost_full"], len(runs))
                     rows.append({"configuration": GENERATE} | timed)
-    (folder / TIMINGS_FOLDER).mkdir()
-    timing_id = "0" * 32
-    started = {"timing_id": timing_id, "started": 1_770_000_000_000_000}
-    table = pa.Table.from_pylist([started | row for row in rows], schema=TIMINGS)
-    (folder / timings_name(timing_id)).write_bytes(encode_further(table))
+    TIMINGS.publish(open_store(folder), "0" * 32, [{"started": 1_770_000_000_000_000} | row for row in rows])
 
 
 def _measurement(

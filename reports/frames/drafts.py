@@ -14,6 +14,7 @@ import pandas as pd
 
 from eexit.plan.configuration import AUTO, DRAFT, GENERATE, Configuration, Draft, Generate, Normal
 from eexit.quality.bootstrap import Estimate, estimate_columns, estimate_ratios
+from eexit.results.study_tables import TIMINGS
 from eexit.studies.timing.speedups import Speedup
 from reports.frames.runs import spread
 from reports.read.sweep import Sweep
@@ -58,9 +59,9 @@ def drafted(sweep: Sweep) -> Drafts | None:
         return None
     rows = _with_counts([_naming(configuration.columns) for configuration in configurations], sweep)
     keys = [configuration.key for configuration in configurations]
-    over_generate = {where.label: found for where, found in latest_speedups(sweep.further.timings, GENERATE)}
+    over_generate = {where.label: found for where, found in latest_speedups(sweep.rows_of(TIMINGS), GENERATE)}
     measured = []
-    for where, found in latest_speedups(sweep.further.timings):
+    for where, found in latest_speedups(sweep.rows_of(TIMINGS)):
         if not found.keys() & set(keys):
             continue
         measured.append(where)

@@ -12,6 +12,7 @@ import pandas as pd
 
 from eexit.plan.configuration import NORMAL
 from eexit.quality.rubric import ASPECTS
+from eexit.results.study_tables import CHOICES, REPLAYS, SCORES
 from reports.frames.choices import chosen_words, latest_choices
 from reports.frames.runs import CORRECT, LAYERS_SKIPPED
 from reports.frames.savings import REALISED, RUN, Savings
@@ -77,14 +78,13 @@ def quality(sweep: Sweep, trade: pd.DataFrame, paired: pd.DataFrame, saves: Savi
 
     `trade` and `paired` are the frames of `frames.trade_off` and, beside `normal`, of `frames.paired_differences`.
     """
-    judges, further = sweep.judges, sweep.further
-    if trade.empty or not (
-        sweep.has_answers or judges or len(further.replays) or len(further.scores) or len(further.choices)
-    ):
+    judges = sweep.judges
+    is_studied = any(len(sweep.rows_of(table)) for table in (REPLAYS, SCORES, CHOICES))
+    if trade.empty or not (sweep.has_answers or judges or is_studied):
         return None
     if not sweep.has_answers:
         trade = trade.assign(**{f"{CORRECT}{end}": np.nan for end in ENDS})
-    choices = latest_choices(further.choices)
+    choices = latest_choices(sweep.rows_of(CHOICES))
     rows = _with_differences(trade, paired, [CORRECT, *(judge.column(SCORE) for judge in judges)])
     rows, costs = _with_costs(rows, saves)
     errors = {key: sum(judge.errors.get(key, 0) for judge in judges) for key in rows["configuration"]}
@@ -101,7 +101,7 @@ def quality(sweep: Sweep, trade: pd.DataFrame, paired: pd.DataFrame, saves: Savi
         tuple(each for each in costs if len(exiting) and exiting[each.column].notna().any()),
         judges,
         choices,
-        replayed_settings(further.replays),
+        replayed_settings(sweep.rows_of(REPLAYS)),
         int(rows["n_seeds"].max()),
     )
 

@@ -15,6 +15,7 @@ import pandas as pd
 
 from eexit.plan.configuration import GENERATE
 from eexit.quality.bootstrap import Estimate, estimate_ratios
+from eexit.results.study_tables import TIMINGS
 from eexit.studies.timing.speedups import Speedup
 from reports.frames.runs import naming, spread
 from reports.read.sweep import Sweep
@@ -56,7 +57,7 @@ class Savings:
 
 def savings(sweep: Sweep, trade: pd.DataFrame) -> Savings | None:
     """The savings that are known of a sweep; None if none are. `trade` is the frame of `frames.trade_off`."""
-    measured, timed = _realised(sweep.further.timings)
+    measured, timed = _realised(sweep.rows_of(TIMINGS))
     rows = [
         naming(configuration, sweep.marked) | timed.get(configuration.key, {}) for configuration in sweep.configurations
     ]

@@ -13,6 +13,7 @@ from eexit.method.rules import ORACLES, RULES
 from eexit.plan.artefacts import ADAPTER, PROBE, READOUT
 from eexit.plan.configuration import ALL_MODES, DRAFT, NORMAL, Draft, Exit
 from eexit.quality.bootstrap import LEVEL, MIN_PROMPTS, RESAMPLES
+from eexit.results.study_tables import JUDGEMENTS, TIMINGS
 from eexit.results.tables import GENERATIONS, TOKENS
 from reports.frames import runs as frames
 from reports.frames.savings import savings
@@ -120,7 +121,7 @@ def payload(
         "drafts": draft_section(sweep),
         "learned": learned_section(sweep),
         "specs": page_charts(sweep),
-        "timed": bool(len(sweep.further.timings)),
+        "timed": bool(len(sweep.rows_of(TIMINGS))),
         "methods": {"A run": _columns(GENERATIONS), "A token": _columns(TOKENS)},
         "bootstrap": {"level": LEVEL, "resamples": RESAMPLES, "least": MIN_PROMPTS},
     }
@@ -211,7 +212,7 @@ def _runs(
         columns=["run_id", "text"], filter=pc.field("run_id").isin(pa.array(bare.to_list(), pa.string()))
     )
     text_of = dict(zip(texts["run_id"].to_pylist(), texts["text"].to_pylist(), strict=True))
-    judged, answer_of = said_of_runs(sweep.further.judgements), answers["found_answer"].to_dict()
+    judged, answer_of = said_of_runs(sweep.rows_of(JUDGEMENTS)), answers["found_answer"].to_dict()
     found: dict[str, list[dict[str, Any]]] = {}
     for row, n, undrawn, count in zip(runs.to_dict("records"), packed.n, packed.undrawn, counts.tolist(), strict=True):
         run = {

@@ -18,12 +18,14 @@ from eexit.plan.splits import for_reporting
 from eexit.quality.text_measures import log_perplexity
 from eexit.results.files import Location, list_files, read_generations, read_tokens
 from eexit.results.layout import MANIFEST, decode
+from eexit.results.study_table import Table
+from eexit.results.study_tables import JUDGEMENTS
 from eexit.results.tables import GENERATIONS
 from reports.read.configurations import configurations, with_identity
 from reports.read.judgements import Judge, judges_of, with_judgements
 from reports.read.parameters import oracles_beside_others
 from reports.read.shards import read_landed
-from reports.read.study_tables import Further, read_all_further
+from reports.read.study_tables import read_study_tables, rows_of
 
 _BULKY = ("text", "prompt_token_ids", "model", "answer", "found_answer")  # large, and no statistic needs them
 
@@ -55,7 +57,7 @@ class Sweep:
     texts: ds.Dataset
     scores: dict[str, str] = field(default_factory=dict)  # columns with scores from the file → their labels
     left_out: tuple[str, ...] = ()  # a line for each damaged or foreign file
-    further: Further = field(default_factory=Further)
+    studies: Mapping[str, pd.DataFrame] = field(default_factory=dict)  # by the names of their tables
     n_landed: int = 0  # runs, with those that are the same for every seed
     n_seeds: int = 1
 
@@ -66,7 +68,11 @@ class Sweep:
 
     @property
     def judges(self) -> tuple[Judge, ...]:
-        return judges_of(self.further.judgements)
+        return judges_of(self.rows_of(JUDGEMENTS))
+
+    def rows_of(self, table: Table) -> pd.DataFrame:
+        """The rows of a table about the sweep, in the order in which their calls began."""
+        return rows_of(table, self.studies)
 
     @property
     def extra(self) -> list[str]:
@@ -128,7 +134,7 @@ def read_sweep(results: str) -> Sweep:
         rows.select(["prompt_id", "prompt"]).group_by("prompt_id", use_threads=False).aggregate([("prompt", "first")])
     )
     prompts = {prompt["id"]: prompt["prompt"] for prompt in about["config"].get("prompts", [])}
-    further, without = read_all_further(location)
+    studies, without = read_study_tables(location)
     prompts |= dict(zip(named["prompt_id"].to_pylist(), named["prompt_first"].to_pylist(), strict=True))
     return assemble(
         about,
@@ -140,7 +146,7 @@ def read_sweep(results: str) -> Sweep:
         landed.tokens,
         landed.texts,
         left_out=(*landed.left_out, *without),
-        further=further,
+        studies=studies,
     )
 
 
@@ -162,10 +168,10 @@ def assemble(
     texts: ds.Dataset,
     scores: dict[str, str] | None = None,
     left_out: tuple[str, ...] = (),
-    further: Further | None = None,
+    studies: Mapping[str, pd.DataFrame] | None = None,
 ) -> Sweep:
     """A `Sweep` with its runs sorted by prompt, configuration and seed. Results of every format pass through here."""
-    further = further or Further()
+    studies = studies or {}
     generations = with_identity(generations)
     n_tokens = generations["n_tokens"].astype(float)
     generations = generations.assign(
@@ -187,7 +193,8 @@ def assemble(
     is_again = _is_again(generations.iloc[order], fixed)
     n_landed, n_seeds = len(generations), int(generations["seed"].nunique())
     again = generations["run_id"].iloc[order[is_again]]
-    further = replace(further, judgements=further.judgements[~further.judgements["run_id"].isin(again)])
+    judged = rows_of(JUDGEMENTS, studies)
+    judged = judged[~judged["run_id"].isin(again)]
     generations, layer_counts = (
         generations.iloc[order[~is_again]].reset_index(drop=True),
         layer_counts[order[~is_again]],
@@ -199,13 +206,13 @@ def assemble(
         final_layer=final_layer,
         prompts=prompts,
         configurations=known,
-        generations=with_judgements(generations, further.judgements),
+        generations=with_judgements(generations, judged),
         layer_counts=layer_counts,
         tokens=tokens,
         texts=texts,
         scores=scores or {},
         left_out=left_out,
-        further=further,
+        studies={**studies, JUDGEMENTS.name: judged},
         n_landed=n_landed,
         n_seeds=n_seeds,
     )

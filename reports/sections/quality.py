@@ -8,6 +8,7 @@ import pandas as pd
 from eexit.messages.wording import counted
 from eexit.quality.bootstrap import LEVEL
 from eexit.quality.rubric import ASPECTS
+from eexit.results.study_tables import SCORES
 from reports.charts.quality import quality_chart
 from reports.charts.styles import Looks
 from reports.frames.quality import DIFFERENCE, DISAGREEMENT, SKIPPED, CostAxis, Measure, Quality, quality
@@ -63,7 +64,7 @@ def quality_section(
         "findings": quality_findings(frames, len(sweep.failed)),
         "chart": chart,
         "table": None if chart else table(frames.rows, columns),  # else that of the chart
-        "harness": table(scores_of_harness(sweep.further.scores), HARNESS) if len(sweep.further.scores) else None,
+        "harness": table(scores_of_harness(sweep.rows_of(SCORES)), HARNESS) if len(sweep.rows_of(SCORES)) else None,
     }
 
 

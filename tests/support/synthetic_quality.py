@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.dataset as ds
 from synthetic_sweeps import run_rows, write_sweep
 
 from eexit.method.rules import CONTROL, Control
 from eexit.plan.configuration import COLUMNS, NORMAL, Configuration, Exit, Normal
-from eexit.results.layout import CHOICES_FOLDER, JUDGEMENTS_FOLDER, REPLAYS_FOLDER, SCORES_FOLDER, further_name
-from eexit.results.seals import encode_further
+from eexit.results.store.folder import open_store
+from eexit.results.study_table import Table
 from eexit.results.study_tables import CHOICES, JUDGEMENTS, REPLAYS, SCORES
 
 PARAMETERS: Final = {"confidence": (0.7, 0.9), "kl": (0.5, 2.0)}
@@ -47,7 +46,7 @@ def with_answers(
     seeds: Sequence[int] = (0,),
     modes: Sequence[str] = ("unfrozen", "frozen_residual"),
 ) -> Path:
-    """The sweep without further tables. Prompts 0 and 1 bring no answer."""
+    """The sweep without tables about it. Prompts 0 and 1 bring no answer."""
     draw = np.random.default_rng(3)
     generations, tokens = [], []
     for prompt in range(n_prompts):
@@ -76,11 +75,9 @@ def with_answers(
     return write_sweep(folder, generations, tokens, temperature=float(len(seeds) > 1))
 
 
-def add(folder: Path, name: str, schema: pa.Schema, rows: Iterable[dict[str, Any]], call: int = 1) -> None:
-    """A file of a further table, as a call of the command would have written it."""
-    (folder / name).mkdir(exist_ok=True)
-    table = pa.Table.from_pylist([{"started": call} | row for row in rows], schema=schema)
-    (folder / further_name(name, f"{call:032x}")).write_bytes(encode_further(table))
+def add(folder: Path, table: Table, rows: Iterable[dict[str, Any]], call: int = 1) -> None:
+    """A file of a table about the sweep, as a call of the command would have written it."""
+    table.publish(open_store(folder), f"{call:032x}", [{"started": call} | row for row in rows])
 
 
 def judge(folder: Path, fails: Sequence[str] = (), call: int = 1, **change: Any) -> None:
@@ -96,7 +93,7 @@ def judge(folder: Path, fails: Sequence[str] = (), call: int = 1, **change: Any)
             row |= {"status": "ok", "coherence": score, "completeness": score, "clarity": 5, "no_repetition": 4}
             row |= {"preferred": None if run["configuration"] == NORMAL else "tie" if score > 3 else "normal"}
         rows.append(row | change)
-    add(folder, JUDGEMENTS_FOLDER, JUDGEMENTS, rows, call)
+    add(folder, JUDGEMENTS, rows, call)
 
 
 def replay(folder: Path, call: int = 1, factors: Sequence[float] = (0.25, 0.5, 1.0, 2.0, 4.0), **change: Any) -> None:
@@ -117,7 +114,7 @@ def replay(folder: Path, call: int = 1, factors: Sequence[float] = (0.25, 0.5, 1
                 }
                 | change
             )  # fmt: skip
-    add(folder, REPLAYS_FOLDER, REPLAYS, rows, call)
+    add(folder, REPLAYS, rows, call)
 
 
 def score(folder: Path, call: int = 1, value: float = 0.5, **change: Any) -> None:
@@ -134,7 +131,7 @@ def score(folder: Path, call: int = 1, value: float = 0.5, **change: Any) -> Non
         for place, configuration in enumerate(known)
         for metric in ("acc", "acc_norm")
     ]  # fmt: skip
-    add(folder, SCORES_FOLDER, SCORES, rows, call)
+    add(folder, SCORES, rows, call)
 
 
 def choose(folder: Path, call: int = 1, chosen: str | None = CHOSEN, **change: Any) -> None:
@@ -157,4 +154,4 @@ def choose(folder: Path, call: int = 1, chosen: str | None = CHOSEN, **change: A
         "cost_by": "run", "families": ["unfrozen/confidence"], "error_of_each": 0.05, "seeds": 1, "tested": tested,
         **(its if chosen else {}), **naive,
     }  # fmt: skip
-    add(folder, CHOICES_FOLDER, CHOICES, [row | change], call)
+    add(folder, CHOICES, [row | change], call)

@@ -8,13 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eexit.messages.errors import UsageError
-from eexit.results.files import list_files, list_further, read_generations, read_tokens, without
-from eexit.results.layout import FOLDERS, FURTHER_FOLDERS, MANIFEST, decode, generations_name, tokens_name
+from eexit.results.files import list_files, read_generations, read_tokens, without
+from eexit.results.layout import FOLDERS, MANIFEST, decode, generations_name, tokens_name
 from eexit.results.seals import digest_of, encode_generations, encode_tokens
 from eexit.results.store.folder import Store
 from eexit.results.store.landing import Survey, name_of, survey
 from eexit.results.store.lease import hold
 from eexit.results.store.whereabouts import refuse_for_copy
+from eexit.results.study_tables import STUDY_TABLES
 
 
 def compact(store: Store, target: Store, rows_per_file: int) -> tuple[int, int]:
@@ -33,7 +34,7 @@ def compact(store: Store, target: Store, rows_per_file: int) -> tuple[int, int]:
     with hold(store), copy.removed_on_errors():
         found = _sound(store)
         stems = list_files(store).stems
-        for name in (name for folder in FURTHER_FOLDERS for name in list_further(store, folder)):
+        for name in (name for table in STUDY_TABLES for name in table.files(store)):
             copy.publish(name, store.read(name) or b"")
         n_files = sum(_merge(store, copy, group, found.superseded) for group in _groups(store, stems, rows_per_file))
         copy.publish(MANIFEST, manifest)
@@ -59,7 +60,7 @@ class _Copy:
             with suppress(OSError, pa.ArrowException):
                 for name in reversed(self.names):  # a copy without its manifest is none
                     self.target.remove(name)
-            for folder in (*FOLDERS, *FURTHER_FOLDERS, "") if self.names else ():
+            for folder in (*FOLDERS, *(table.name for table in STUDY_TABLES), "") if self.names else ():
                 self.target.remove_if_empty(folder)
             raise
 

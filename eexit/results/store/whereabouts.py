@@ -18,12 +18,13 @@ from pyarrow import fs
 from eexit.messages.errors import UsageError
 from eexit.messages.locations import shown
 from eexit.plan.artefacts import CARD, FILES, STATE, TEXTS_FOLDER
-from eexit.results.files import list_further
-from eexit.results.layout import FOLDERS, FURTHER_FOLDERS, HARNESS_FOLDER, MANIFEST, REPORT, OtherFormatError, decode
+from eexit.results.files import list_folder
+from eexit.results.layout import FOLDERS, HARNESS_FOLDER, MANIFEST, REPORT, OtherFormatError, decode
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.lease import LEASE
+from eexit.results.study_tables import STUDY_TABLES
 
-TABLE_FOLDERS = (*FOLDERS, *FURTHER_FOLDERS)
+TABLE_FOLDERS = (*FOLDERS, *(table.name for table in STUDY_TABLES))
 
 
 class FolderKind(Enum):
@@ -115,7 +116,7 @@ def _holds_results(folder: Store) -> bool:
         has = _there(folder, [MANIFEST, *TABLE_FOLDERS])
         if MANIFEST in has and _is_manifest(folder.read(MANIFEST) or b""):
             return True
-        return any(list_further(folder, name) for name in TABLE_FOLDERS if name in has)
+        return any(list_folder(folder, name) for name in TABLE_FOLDERS if name in has)
     except (OSError, pa.ArrowException):
         return False
 

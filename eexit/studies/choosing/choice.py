@@ -12,7 +12,6 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
-import pyarrow as pa
 
 from eexit.messages.errors import UsageError
 from eexit.messages.locations import shown
@@ -27,10 +26,7 @@ from eexit.quality.learn_then_test import (
 )
 from eexit.quality.risks import RISKS
 from eexit.quality.sequences import Family
-from eexit.results.files import read_timings
-from eexit.results.layout import CHOICES_FOLDER, further_name
-from eexit.results.seals import encode_further
-from eexit.results.study_tables import CHOICES
+from eexit.results.study_tables import CHOICES, TIMINGS
 from eexit.studies.choosing.evidence import ChoiceQuestion, Evidence, read_evidence
 from eexit.studies.timing.speedups import Speedup, speedups
 
@@ -109,10 +105,7 @@ def choose_setting(results: str, question: ChoiceQuestion) -> Choice:
     evidence = read_evidence(results, question)
     _refuse_few(evidence, question, shown(results))
     choice = _choose(evidence, question)
-    choice_id, started = uuid4().hex, datetime.now(UTC)
-    row = {"choice_id": choice_id, "started": started, **choice_columns(choice)}
-    content = encode_further(pa.Table.from_pylist([row], CHOICES))
-    evidence.sweep.store.publish(further_name(CHOICES_FOLDER, choice_id), content)
+    CHOICES.publish(evidence.sweep.store, uuid4().hex, [{"started": datetime.now(UTC), **choice_columns(choice)}])
     return choice
 
 
@@ -185,7 +178,7 @@ def _held_out(tested: Tested | None, evidence: Evidence, question: ChoiceQuestio
 def _realised(tested: Tested | None, evidence: Evidence) -> list[Speedup]:
     """What the latest call of `jobs/timings.py` that timed the setting measured, for each batch size."""
     calls: dict[str, list[Mapping[str, Any]]] = {}
-    for row in read_timings(evidence.sweep.store).to_pylist():
+    for row in TIMINGS.read(evidence.sweep.store).to_pylist():
         calls.setdefault(row["timing_id"], []).append(row)
     found: list[Speedup] = []
     for rows in calls.values():
@@ -195,7 +188,7 @@ def _realised(tested: Tested | None, evidence: Evidence) -> list[Speedup]:
 
 
 def choice_columns(choice: Choice) -> dict[str, Any]:
-    """The columns of `further_schema.CHOICES` that the choice fills."""
+    """The columns of `CHOICES` that the choice fills."""
     question = choice.question
     return {
         "risk": question.risk,

@@ -22,7 +22,8 @@ from eexit.results.layout import Manifest
 from eexit.results.means import each_once
 from eexit.results.store.finished_sweep import FinishedSweep, manifest_of, read_finished, refuse_unknown
 from eexit.results.store.folder import open_store
-from eexit.studies.judging.judgements import is_scored, read_judgements
+from eexit.results.study_tables import JUDGEMENTS
+from eexit.studies.judging.judgements import is_scored
 
 _IDENTITY: Final = ["run_id", "prompt_id", "prompt", "configuration", "seed", "status"]
 
@@ -204,7 +205,7 @@ def _asked(sweep: FinishedSweep, risk: Risk) -> pa.Table:
 def _judgements(sweep: FinishedSweep) -> dict[tuple[str, str], dict[str, float | None]]:
     """The score of each run that a judge was asked about, by judge and rubric; None where it gave no usable one."""
     judged: dict[tuple[str, str], dict[str, float | None]] = {}
-    for row in read_judgements(sweep.store).to_pylist():
+    for row in JUDGEMENTS.read(sweep.store).to_pylist():
         score = fmean(row[aspect] for aspect in ASPECTS) if is_scored(row) else None
         judged.setdefault((row["judge"], row["rubric"]), {})[row["run_id"]] = score
     return judged

@@ -14,7 +14,7 @@ from eexit.studies.harness.model import EarlyExitLM
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The harness's files by name, and rows with the columns of `further_schema.SCORES` that it knows."""
+    """The harness's files by name, and rows with the columns of `study_tables.SCORES` that it knows."""
 
     files: Mapping[str, bytes]
     rows: list[dict[str, Any]]

@@ -13,15 +13,11 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import uuid4
 
-import pyarrow as pa
-
 from eexit.messages.errors import SweepStopped
 from eexit.messages.progress import Display
 from eexit.messages.wording import counted
 from eexit.plan.runs import ERROR, OK
 from eexit.quality.rubric import RUBRIC, Comparison, Question, TextScores, preference
-from eexit.results.layout import JUDGEMENTS_FOLDER, further_name
-from eexit.results.seals import encode_further
 from eexit.results.store.breaker import Breaker
 from eexit.results.store.lease import Lease
 from eexit.results.study_tables import JUDGEMENTS
@@ -202,8 +198,7 @@ class _Judging:
 
     def _land(self) -> None:
         if self._rows:
-            table = pa.Table.from_pylist(self._rows, JUDGEMENTS)
-            self._plan.store.publish(further_name(JUDGEMENTS_FOLDER, uuid4().hex), encode_further(table))
+            JUDGEMENTS.publish(self._plan.store, uuid4().hex, self._rows)
             self._rows = []
         self._last_landing = time.monotonic()
 

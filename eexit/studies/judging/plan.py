@@ -27,8 +27,10 @@ from eexit.results.files import list_files, read_generations
 from eexit.results.layout import Manifest
 from eexit.results.store.finished_sweep import manifest_of, refuse_unknown
 from eexit.results.store.folder import Store, open_store
+from eexit.results.study_table import Row
+from eexit.results.study_tables import JUDGEMENTS
 from eexit.results.tables import CONFIGURATION
-from eexit.studies.judging.judgements import Row, is_compared, is_scored, read_judgements
+from eexit.studies.judging.judgements import is_compared, is_scored
 
 IDENTITY = ("run_id", "prompt_id", *(field.name for field in CONFIGURATION), "seed")
 
@@ -96,7 +98,7 @@ class JudgingPlan:
         return list(dict.fromkeys(question for asked in self.asked.values() for question in asked))
 
     def columns(self, run: Judged) -> dict[str, Any]:
-        """What is known of a run, as columns of `further_schema.JUDGEMENTS`."""
+        """What is known of a run, as columns of `JUDGEMENTS`."""
         scores, pair = self.known.scores.get(run.text_hash, {}), run.pair_hash
         if pair not in self.known.preferred or not (self.orders or self.holds(run, {"pair_hash": pair})):
             return dict(scores)
@@ -141,7 +143,7 @@ def plan_judging(results: str, judge: str, keys: Sequence[str], n_prompts: int |
         raise UsageError(f"{name} has no run without an error: there is nothing to judge")
     known = Verdicts()
     before: dict[str, Row] = {}
-    for row in read_judgements(store).to_pylist():
+    for row in JUDGEMENTS.read(store).to_pylist():
         if (row["judge"], row["rubric"]) == (judge, RUBRIC) and row["status"] == OK:
             known.add(row)
             before[row["run_id"]] = row

@@ -30,7 +30,7 @@ ESTIMATED: Final = (
     "mean_depth",
     "expected_kl",
     "expected_disagreement",
-)  # columns of `further_schema.REPLAYS` with intervals
+)  # columns of `study_tables.REPLAYS` with intervals
 
 
 @dataclass(frozen=True, eq=False)

@@ -44,7 +44,7 @@ Prompt = tuple[int, ...]  # its token ids
 class Timing:
     """The timed tokens of all rows, what they took, and what they cost in multiply-adds; None: it is not known.
 
-    `further_schema.TIMINGS` says what each is.
+    `study_tables.TIMINGS` says what each is.
     """
 
     tokens: int

@@ -1,6 +1,5 @@
 """A grid of configurations on tasks of the lm-evaluation-harness, on Ray: what lands, and what is told."""
 
-import io
 import json
 import os
 from functools import partial
@@ -14,11 +13,9 @@ from driving import look_here
 from own_tasks import CHOICE, WORDS, save_task, save_tasks
 
 from cluster.console import harness_job as harness_plan
-from cluster.console.display import Lines
 from cluster.console.harness_job import find_here
-from cluster.studies.harness import evaluate_on_tasks, set_damaged_scores_aside
-from eexit.results.layout import MANIFEST, SCORES_FOLDER, Manifest, encode, further_name
-from eexit.results.seals import encode_further
+from cluster.studies.harness import evaluate_on_tasks
+from eexit.results.layout import MANIFEST, Manifest, encode
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import SCORES
 from jobs import harness
@@ -63,7 +60,7 @@ def test_a_grid_lands_as_the_harness_writes_it_and_as_a_table(model: Path, tasks
     assert "deadly, frozen_residual/confidence/0.2, seed 0 failed: the process that did it died" in done.stderr
     assert f'pd.read_parquet("{out}/scores")' in done.stdout
     table = pd.read_parquet(out / "scores")
-    assert table.columns.tolist() == SCORES.names
+    assert table.columns.tolist() == SCORES.schema.names
     assert sorted(set(zip(table.configuration, table.task, table.metric, strict=True))) == [
         (key, task, metric)
         for key in ("frozen_residual/confidence/0.2", "normal")
@@ -100,14 +97,16 @@ def test_a_grid_lands_as_the_harness_writes_it_and_as_a_table(model: Path, tasks
 
 
 def test_a_flipped_bit_in_scores_is_found_and_what_they_held_is_left_to_do(tmp_path: Path) -> None:
-    store, said = open_store(tmp_path), io.StringIO()
-    sound, damaged = (further_name(SCORES_FOLDER, digit * 32) for digit in "ab")
-    content = encode_further(SCORES.empty_table())
+    store = open_store(tmp_path)
+    sound, damaged = (SCORES.file(digit * 32) for digit in "ab")
+    content = SCORES.encode([])
     store.publish(sound, content)
     store.publish(damaged, content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
-    set_damaged_scores_aside(store, Lines(said))
+    [(name, folder)] = SCORES.set_damaged_aside(store)
     assert (store.read(sound), store.has(damaged)) == (content, False)
-    assert said.getvalue().startswith(f"{damaged} is damaged: it is now in damaged/")
+    assert name == damaged
+    assert folder.startswith("damaged/")
+    assert store.has(f"{folder}/{damaged}")
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,6 @@ from cluster.studies.replay import replay_sweep
 from eexit.messages.errors import UsageError
 from eexit.messages.progress import Advance, Silence
 from eexit.plan.config import Prompt, SweepConfig
-from eexit.results.files import read_further
-from eexit.results.layout import REPLAYS_FOLDER
 from eexit.results.store.finished_sweep import read_finished
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import REPLAYS
@@ -76,12 +74,12 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_ray")
 def test_kl_factors_are_replayed_from_the_tables_alone(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = len(read_further(open_store(finished), REPLAYS_FOLDER, REPLAYS))
+    before = len(REPLAYS.read(open_store(finished)))
     command = [str(finished), "--kl-factors", "0", "0.5:2:3", "--texts-of", "unfrozen/kl/1"]
     assert replay.main(command) == 0
     printed = capsys.readouterr()
-    rows = read_further(open_store(finished), REPLAYS_FOLDER, REPLAYS).slice(before)
-    assert rows.schema.equals(REPLAYS)
+    rows = REPLAYS.read(open_store(finished)).slice(before)
+    assert rows.schema.equals(REPLAYS.schema)
     frame = rows.to_pandas().set_index("configuration")
     assert frame.index.tolist() == [f"unfrozen/kl/{k}" for k in ("0", "0.5", "1", "2")]
     assert frame[["text_of", "prompts", "texts", "drawn"]].drop_duplicates().to_numpy().tolist() == [
@@ -125,7 +123,7 @@ def test_online_rules_replayed_on_their_own_texts_are_their_runs(
     )
     printed = capsys.readouterr()
     assert "replaying 4 settings on 5 texts of frozen_residual/confidence/0.1; one actor has all 2 CPUs" in printed.err
-    rows = read_further(open_store(finished), REPLAYS_FOLDER, REPLAYS).to_pandas()
+    rows = REPLAYS.read(open_store(finished)).to_pandas()
     rows = rows[rows.text_of == "frozen_residual/confidence/0.1"].set_index("configuration")
     assert set(rows.prompts) == set(rows.texts) == {5}, "both seeds have the same text, which counts once"
     assert rows.index.tolist() == [
@@ -145,10 +143,10 @@ class StopsAtAgree(Silence):
 
 @pytest.mark.usefixtures("no_ray")
 def test_settings_that_are_finished_stay_when_it_is_stopped(finished: Path) -> None:
-    before = len(read_further(open_store(finished), REPLAYS_FOLDER, REPLAYS))
+    before = len(REPLAYS.read(open_store(finished)))
     with pytest.raises(KeyboardInterrupt):
         replay_sweep(str(finished), rules={"kl": (0.5, 1.0), "agree": ()}, display=StopsAtAgree(), look=look_here)
-    rows = read_further(open_store(finished), REPLAYS_FOLDER, REPLAYS).slice(before)
+    rows = REPLAYS.read(open_store(finished)).slice(before)
     assert rows["configuration"].to_pylist() == ["unfrozen/kl/0.5", "unfrozen/kl/1"]
 
 

@@ -69,7 +69,7 @@ def test_every_round_of_every_contender_lands_and_the_table_sets_savings_side_by
     assert timings.main([str(finished), "--batch", "1", "3", "--rounds", "2"]) == 0
     printed = capsys.readouterr()
     rows = pd.read_parquet(finished / "timings")
-    assert rows.columns.tolist() == TIMINGS.names
+    assert rows.columns.tolist() == TIMINGS.schema.names
     assert rows[["batch", "round", "configuration"]].to_numpy().tolist() == [
         [batch, number, key] for number in (1, 2) for batch in (1, 3) for key in KEYS
     ]

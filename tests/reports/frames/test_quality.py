@@ -14,7 +14,7 @@ from synthetic_quality import CHOSEN, JUDGE, choose, judge, replay, score, with_
 
 from eexit.plan.configuration import NORMAL
 from eexit.quality.bootstrap import estimate_columns
-from eexit.results.layout import JUDGEMENTS_FOLDER
+from eexit.results.study_tables import CHOICES, JUDGEMENTS, SCORES
 from reports.frames import runs as frames
 from reports.frames.choices import latest_choices
 from reports.frames.quality import Quality, quality
@@ -174,7 +174,7 @@ def test_a_judges_scores_are_averaged_without_its_errors_which_are_counted(tmp_p
 def test_a_damaged_table_is_left_out_and_named(tmp_path: Path) -> None:
     folder = with_answers(tmp_path / "s", 2, modes=("unfrozen",))
     judge(folder)
-    (path,) = (folder / JUDGEMENTS_FOLDER).iterdir()
+    (path,) = (folder / JUDGEMENTS.name).iterdir()
     path.write_bytes(path.read_bytes()[:-9] + b"x" * 9)
     sweep = read_sweep(str(folder))
     assert sweep.judges == ()
@@ -188,7 +188,7 @@ def test_a_choice_is_told_with_its_guarantee_its_check_and_the_naive_one(tmp_pat
     with_answers(folder, 2, modes=("unfrozen",))
     choose(folder, 1, BOLD)
     choose(folder, 2)  # the same question again
-    choices = latest_choices(read_sweep(str(folder)).further.choices)
+    choices = latest_choices(read_sweep(str(folder)).rows_of(CHOICES))
     (said,) = choice_findings(choices)
     assert said == (
         "Certified: unfrozen/confidence/0.9, at 92% of full depth's multiply-adds of what was run, the cheapest that "
@@ -203,14 +203,14 @@ def test_a_choice_is_told_with_its_guarantee_its_check_and_the_naive_one(tmp_pat
     assert row_of(known(folder), CHOSEN)["chosen"] == "disagreement ≤ 5%"
     assert pd.isna(row_of(known(folder), BOLD)["chosen"])
     choose(folder, 3, None, at_most=0.01)
-    _, none, several = choice_findings(latest_choices(read_sweep(str(folder)).further.choices))
+    _, none, several = choice_findings(latest_choices(read_sweep(str(folder)).rows_of(CHOICES)))
     assert none.startswith(
         "No setting can be certified: that the mean share of tokens unlike full depth's is at most 1% holds for none "
         "of them with 95% confidence. The nearest, unfrozen/confidence/0.9, has a mean of 2.1% (n = 150 prompts, p = "
         "0.004). normal is what can be defended."
     )
     choose(folder, 4, None, at_most=0.025)
-    near = choice_findings(latest_choices(read_sweep(str(folder)).further.choices))[2]
+    near = choice_findings(latest_choices(read_sweep(str(folder)).rows_of(CHOICES)))[2]
     assert re.search(r"p = 0\.004\); if that stays so, [\d,]+ prompts for choosing would do\. normal is", near)
     assert "normal is what can be defended." in none
     assert several.startswith("2 questions were asked of jobs/choose.py.")
@@ -253,7 +253,7 @@ def test_of_a_score_of_the_harness_the_latest_counts(tmp_path: Path) -> None:
     folder = with_answers(tmp_path / "s", 2, modes=("unfrozen",))
     score(folder, value=0.3)
     score(folder, 2, value=0.6)
-    rows = scores_of_harness(read_sweep(str(folder)).further.scores)
+    rows = scores_of_harness(read_sweep(str(folder)).rows_of(SCORES))
     assert rows[["configuration", "metric"]].values.tolist() == [
         [NORMAL, "acc"], [CHOSEN, "acc"], [NORMAL, "acc_norm"], [CHOSEN, "acc_norm"],
     ]  # fmt: skip
@@ -267,7 +267,7 @@ def test_scores_whose_first_token_may_exit_stand_beside_those_where_it_is_full_d
     score(folder, value=0.3)  # of a time when nothing was said of it, and it could
     score(folder, 2, value=0.4, first_token_exits=True)
     score(folder, 3, value=0.6, first_token_exits=False)
-    rows = scores_of_harness(read_sweep(str(folder)).further.scores)
+    rows = scores_of_harness(read_sweep(str(folder)).rows_of(SCORES))
     of_normal = rows[rows["configuration"].eq(NORMAL) & rows["metric"].eq("acc")]
     assert of_normal[["value", "first_token"]].values.tolist() == [[0.6, "full depth's"], [0.4, "may exit"]]
 

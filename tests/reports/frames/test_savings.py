@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
 from report_fixtures import MakeSweep
 from synthetic_sweeps import failed_row, run_rows, write_sweep
@@ -16,8 +15,7 @@ from synthetic_sweeps import failed_row, run_rows, write_sweep
 from eexit.method.rules import CONTROL, Control
 from eexit.plan.configuration import GENERATE, Exit
 from eexit.quality.bootstrap import estimate_ratios
-from eexit.results.layout import timings_name
-from eexit.results.seals import encode_further
+from eexit.results.store.folder import open_store
 from eexit.results.study_tables import TIMINGS
 from reports.charts.styles import HOLLOW
 from reports.frames import runs as frames
@@ -67,7 +65,7 @@ def time(folder: Path, seconds: dict[str, Sequence[float]], *, call: int = 1, ba
     ]  # fmt: skip
     (folder / "timings").mkdir(exist_ok=True)
     name = f"{100 * call + batch:032x}"
-    (folder / timings_name(name)).write_bytes(encode_further(pa.Table.from_pylist(rows, schema=TIMINGS)))
+    TIMINGS.publish(open_store(folder), name, rows)
 
 
 def found(folder: Path) -> tuple[Savings, dict[str, dict[Any, Any]]]:

@@ -16,8 +16,7 @@ from synthetic_sweeps import as_older, run_rows, write_sweep
 
 from eexit.plan.configuration import GENERATE, Draft, Exit, Generate, Normal
 from eexit.quality.bootstrap import estimate_ratios
-from eexit.results.layout import timings_name
-from eexit.results.seals import encode_further
+from eexit.results.store.folder import open_store
 from eexit.results.study_tables import TIMINGS
 from eexit.results.tables import GENERATIONS
 from reports.frames.drafts import Drafts, drafted
@@ -77,8 +76,7 @@ def time(folder: Path, seconds: dict[str, Sequence[float]], batch: int = 1) -> N
         for number, value in enumerate(values)
     ]  # fmt: skip
     (folder / "timings").mkdir(exist_ok=True)
-    name = timings_name(f"{batch:032x}")
-    (folder / name).write_bytes(encode_further(pa.Table.from_pylist(rows, schema=TIMINGS)))
+    TIMINGS.publish(open_store(folder), f"{batch:032x}", rows)
 
 
 @pytest.fixture(scope="module")

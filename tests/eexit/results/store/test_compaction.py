@@ -15,12 +15,13 @@ from pandas.testing import assert_frame_equal
 
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.runs import Run, plan_runs
-from eexit.results.layout import FURTHER_FOLDERS, MANIFEST, Manifest, encode, further_name
+from eexit.results.layout import MANIFEST, Manifest, encode
 from eexit.results.shard_tables import Results, error_results, run_columns
 from eexit.results.store.compaction import compact
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.landing import clear_debris, land, landed, remove_errors, survey
 from eexit.results.store.lease import hold
+from eexit.results.study_tables import STUDY_TABLES, TIMINGS
 from eexit.results.tables import GENERATIONS, TOKENS
 from jobs.compact import main
 
@@ -119,7 +120,7 @@ def test_a_copy_has_the_same_rows_in_few_files_and_the_sweep_can_go_on_there(
 
 
 def test_further_tables_are_copied_as_they_are(store: Store, tmp_path: Path) -> None:
-    names = [further_name(folder, "f" * 32) for folder in FURTHER_FOLDERS]
+    names = [table.file("f" * 32) for table in STUDY_TABLES]
     for name in names:
         store.publish(name, name.encode())
     copy = open_store(tmp_path / "copy")
@@ -254,7 +255,7 @@ def test_the_help_keeps_its_examples() -> None:
 
 
 def test_on_a_full_disk_no_copy_is_left_and_the_same_command_then_goes(store: Store, tmp_path: Path) -> None:
-    store.publish(further_name("timings", "f" * 32), b"small")
+    store.publish(TIMINGS.file("f" * 32), b"small")
     done = on_a_full_disk(8192, "jobs/compact.py", store.root, "--into", tmp_path / "copy")
     assert (done.returncode, done.stdout) == (1, "")
     stopped, kept = done.stderr.splitlines()

@@ -14,9 +14,10 @@ from cluster.studies.harness import evaluate_on_tasks
 from eexit.messages.errors import UsageError
 from eexit.plan.artefacts import WEIGHTS, Card, write_card
 from eexit.plan.config import Prompt
-from eexit.results.layout import MANIFEST, Manifest, encode, further_name, tokens_name
+from eexit.results.layout import MANIFEST, Manifest, encode, tokens_name
 from eexit.results.store.folder import open_store
 from eexit.results.store.whereabouts import FolderKind, whereabouts
+from eexit.results.study_tables import SCORES
 from jobs import compact, export, report, sweep, train, word_problems
 
 Run = Callable[[list[str]], int]
@@ -30,7 +31,7 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         store = open_store(tmp_path / name)
         store.publish(MANIFEST, encode(SWEEP))
         store.publish(tokens_name("ab" * 16), b"")
-    open_store(tmp_path / "scored").publish(further_name("scores", "ab" * 16), b"")
+    open_store(tmp_path / "scored").publish(SCORES.file("ab" * 16), b"")
     write_card(
         tmp_path / "learned",
         Card(what="linear", holds=("readout",), model={}, layers=(1,), readout="lens", files={WEIGHTS: "0"}),

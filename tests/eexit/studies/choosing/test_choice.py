@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from blank_rows import blank
 from commands import here
 from scripted import rows_of, sweep_of
 
@@ -20,9 +21,7 @@ from eexit.plan.runs import Run, plan_runs
 from eexit.plan.splits import for_reporting
 from eexit.quality.learn_then_test import hoeffding_bentkus
 from eexit.quality.rubric import ASPECTS
-from eexit.results.files import read_further
-from eexit.results.layout import CHOICES_FOLDER, JUDGEMENTS_FOLDER, MANIFEST, encode, further_name, timings_name
-from eexit.results.seals import encode_further
+from eexit.results.layout import MANIFEST, encode
 from eexit.results.shard_tables import Results
 from eexit.results.store.folder import open_store
 from eexit.results.store.landing import land
@@ -79,7 +78,7 @@ def chosen(*arguments: str | Path) -> tuple[int, str]:
 
 
 def last_choice(out: Path) -> dict[str, Any]:
-    row: dict[str, Any] = read_further(open_store(out), CHOICES_FOLDER, CHOICES).to_pylist()[-1]
+    row: dict[str, Any] = CHOICES.read(open_store(out)).to_pylist()[-1]
     return row
 
 
@@ -107,7 +106,7 @@ def test_the_cheapest_certified_setting_is_named_with_its_guarantee_the_naive_ch
     assert (row["naive_configuration"], row["naive_mean_loss"]) == ("skip/confidence/0.9", pytest.approx(0.04))
     assert (row["reporting_n"], row["naive_reporting_mean_loss"]) == (len(REPORTING), pytest.approx(0.04))
     assert row["reporting_upper"] == pytest.approx(1 - 0.05 ** (1 / len(REPORTING)))
-    assert pd.read_parquet(finished / "choices").columns.tolist() == CHOICES.names
+    assert pd.read_parquet(finished / "choices").columns.tolist() == CHOICES.schema.names
     for sentence in (
         "2 families of settings share the error of 5%: 2.5% for the sequence of each (Bonferroni).",
         "It is averaged over 2 seeds first; prompts are what is counted, never tokens",
@@ -158,17 +157,13 @@ def test_an_oracle_is_only_chosen_by_what_it_would_save_and_it_says_so(finished:
 
 
 def test_where_it_was_timed_the_realised_time_stands_beside_the_cost(finished: Path) -> None:
-    needed = {field.name: "" if pa.types.is_string(field.type) else 0 for field in TIMINGS if not field.nullable}
-    rows = [
-        needed | {"timing_id": call * 32, "configuration": key, "batch": 8, "tokens": 1, "seconds": seconds}
-        for call, factor in (("a", 1.0), ("b", 0.8))
-        for key, seconds in (("normal", 3.0), ("skip/confidence/0.99", 2.0 * factor))
-    ]
-    for call in "ab":
-        its = pa.Table.from_pylist([row for row in rows if row["timing_id"] == call * 32], TIMINGS)
-        started = pa.array([ord(call)] * 2, TIMINGS.field("started").type)
-        its = its.set_column(TIMINGS.get_field_index("started"), TIMINGS.field("started"), started)
-        open_store(finished).publish(timings_name(call * 32), encode_further(its))
+    for minute, (call, factor) in enumerate((("a", 1.0), ("b", 0.8))):
+        named = blank(TIMINGS) | {"started": minute, "batch": 8, "tokens": 1}
+        rows = [
+            named | {"timing_id": call * 32, "configuration": key, "seconds": seconds}
+            for key, seconds in (("normal", 3.0), ("skip/confidence/0.99", 2.0 * factor))
+        ]
+        TIMINGS.publish(open_store(finished), call * 32, rows)
     _, said = chosen(finished, "--risk", "disagreement", "--rules", "confidence")
     assert "Realised: times as fast as normal, 1.88 with 8 rows at a time" in said
 
@@ -241,11 +236,10 @@ def test_failures_and_settings_that_are_the_same_for_every_seed_are_counted_once
 def test_a_text_without_a_usable_judgement_has_the_worst_score_and_that_of_normal_the_best(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"rules": {"confidence": (0.9,)}, "seeds": (0,)})
     out = land_sweep(tmp_path / "out", config, number)
-    needed: dict[str, Any] = {field.name: "" for field in JUDGEMENTS if not field.nullable}
     unusable = {(CHOOSING[0], "skip"), (CHOOSING[1], "normal"), (CHOOSING[2], "skip"), (CHOOSING[2], "normal")}
     rows = [
         {
-            **needed,
+            **blank(JUDGEMENTS),
             **{"run_id": run.run_id, "seed": run.seed, "judge": "mild", "started": datetime.fromtimestamp(0, UTC)},
             **(
                 {"status": "error", "error": "it refuses"}
@@ -256,8 +250,7 @@ def test_a_text_without_a_usable_judgement_has_the_worst_score_and_that_of_norma
         for run in plan_runs(config)
         if run.prompt.prompt != CHOOSING[3]  # which the judge was not asked about
     ]
-    name = further_name(JUDGEMENTS_FOLDER, "0" * 32)
-    open_store(out).publish(name, encode_further(pa.Table.from_pylist(rows, JUDGEMENTS)))
+    JUDGEMENTS.publish(open_store(out), "0" * 32, rows)
     _, said = chosen(out, "--risk", "judge", "--at-most", "0.2")
     n = len(CHOOSING) - 1
     assert last_choice(out)["n"] == n
@@ -269,11 +262,10 @@ def test_the_drop_of_the_judges_scores_is_that_of_the_same_seed_and_judge(tmp_pa
     """One judge is stricter with all texts, and gives the setting's half a point less: a quarter, over both judges."""
     config = CONFIG.model_copy(update={"rules": {"confidence": (0.9,)}, "seeds": (0,)})
     out = land_sweep(tmp_path / "out", config, number)
-    needed: dict[str, Any] = {field.name: "" for field in JUDGEMENTS if not field.nullable}
     for minute in range(3):  # of the calls, the second counts: the third is an error
         rows = [
             {
-                **(needed | {"run_id": run.run_id, "seed": run.seed, "judge": judge}),
+                **(blank(JUDGEMENTS) | {"run_id": run.run_id, "seed": run.seed, "judge": judge}),
                 "status": "error" if minute == 2 else "ok",
                 "started": datetime.fromtimestamp(minute, UTC),
                 **dict.fromkeys(("coherence", "completeness", "clarity"), base),
@@ -282,8 +274,7 @@ def test_the_drop_of_the_judges_scores_is_that_of_the_same_seed_and_judge(tmp_pa
             for run in plan_runs(config)
             for judge, base, drop in (("mild", 5, 0), ("strict", 3, 2))
         ]
-        name = further_name(JUDGEMENTS_FOLDER, f"{minute}" * 32)
-        open_store(out).publish(name, encode_further(pa.Table.from_pylist(rows, JUDGEMENTS)))
+        JUDGEMENTS.publish(open_store(out), f"{minute}" * 32, rows)
     code, said = chosen(out, "--risk", "judge", "--at-most", "0.3")
     assert code == 0
     assert last_choice(out)["mean_loss"] == pytest.approx(0.5 / 4 / 2)

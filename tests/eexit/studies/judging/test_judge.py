@@ -115,7 +115,7 @@ def test_every_text_is_scored_equal_ones_once_and_nothing_twice(out: Path, judge
     done = judged(out, judge)
     assert done.returncode == 0, done.stderr
     found, theirs = rows(out), texts(out)
-    assert found.columns.tolist() == JUDGEMENTS.names
+    assert found.columns.tolist() == JUDGEMENTS.schema.names
     assert sorted(found.run_id) == sorted(theirs.index), "the failed runs are left out"
     for row in found.to_dict("records"):
         run = theirs.loc[row["run_id"]]

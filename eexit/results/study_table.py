@@ -1,0 +1,82 @@
+"""A table about a finished sweep: its folder beside the runs, and its sealed files, of which every call adds one."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from eexit.plan.runs import OK
+from eexit.results.files import DamagedError, Location, list_folder, read_sealed
+from eexit.results.seals import encode_sealed
+from eexit.results.store.folder import Store
+from eexit.results.tables import describe
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Declared in `eexit.results.study_tables`: where it is, how it is written, read, copied and reported follows.
+
+    Of rows that are the same in the columns `once`, if it has any, one counts: one without an error rather than one
+    with an error (column `status`), and then that of the latest call.
+    """
+
+    name: str  # of its folder
+    id_column: str | None  # of what a file is named after; None: nothing in its rows
+    columns: Sequence[pa.Field]  # with `started`, when the call began
+    once: Sequence[str] = ()
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        return pa.schema(self.columns)
+
+    def describe(self) -> str:
+        """One line per column: name, type, unit, definition."""
+        return describe(self.schema)
+
+    def file(self, file_id: str) -> str:
+        """The name of the file of a call, or of whatever has this id, which has 32 hexadecimal digits."""
+        return f"{self.name}/{file_id}.parquet"
+
+    def files(self, location: Location) -> list[str]:
+        """The names of all its files, sorted."""
+        return list_folder(location, self.name)
+
+    def encode(self, rows: Sequence[Row]) -> bytes:
+        """The bytes of a file of these rows."""
+        return encode_sealed(pa.Table.from_pylist(rows, self.schema))
+
+    def publish(self, store: Store, file_id: str, rows: Sequence[Row]) -> None:
+        """Publish these rows as the file of this id, in place of the one that was there. Raises `OSError`."""
+        named = {self.id_column: file_id} if self.id_column else {}
+        store.publish(self.file(file_id), self.encode([dict(row) | named for row in rows]))
+
+    def read(self, location: Location) -> pa.Table:
+        """The rows that count, by when their calls began (`started`).
+
+        Raises `DamagedError`, and `OSError` if a file can't be read at all.
+        """
+        tables = [self.schema.empty_table(), *(read_sealed(location, name) for name in self.files(location))]
+        rows = pa.concat_tables(tables, promote_options="default").sort_by([("started", "ascending")])
+        return _counting(rows, self.once) if self.once else rows
+
+    def set_damaged_aside(self, store: Store) -> Iterator[tuple[str, str]]:
+        """Moves files that are not what was published; gives the name of each, and the folder that it is in now."""
+        for name in self.files(store):
+            try:
+                read_sealed(store, name)
+            except DamagedError:
+                yield name, store.set_aside(name)
+
+
+def _counting(rows: pa.Table, once: Sequence[str]) -> pa.Table:
+    counts: dict[tuple[Any, ...], int] = {}
+    status = rows["status"].to_pylist()
+    for at, key in enumerate(zip(*(rows[name].to_pylist() for name in once), strict=True)):
+        before = counts.get(key)
+        if before is None or status[at] == OK or status[before] != OK:  # rows are in the order of their calls
+            counts[key] = at
+    return rows.take(pa.array(sorted(counts.values()), pa.int64()))

@@ -1,0 +1,20 @@
+"""Rows of tables about a sweep that say nothing, for tests that need some of their columns."""
+
+from typing import Any
+
+import pyarrow as pa
+
+from eexit.results.study_table import Table
+
+
+def blank(table: Table) -> dict[str, Any]:
+    """The columns that can't be null, each with a value that says nothing."""
+    return {field.name: _nothing(field.type) for field in table.schema if not field.nullable}
+
+
+def _nothing(kind: pa.DataType) -> Any:
+    if pa.types.is_nested(kind):
+        return []
+    if pa.types.is_boolean(kind):
+        return False
+    return "" if pa.types.is_string(kind) else 0
