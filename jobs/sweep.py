@@ -29,9 +29,9 @@ from cluster.console.job import load_job
 from eexit.messages.locations import inside, reading, shown, without_secrets
 from eexit.messages.wording import counted
 from eexit.plan.runs import configurations
+from eexit.results.landed import read_columns
 from eexit.results.layout import GENERATIONS_FOLDER, REPORT
 from eexit.results.store.folder import Store, open_store
-from eexit.results.store.landing import read_columns
 from eexit.whole_files import write_whole
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from eexit.messages.result_table import ResultTable
 from eexit.messages.written import percent, written
 from eexit.plan.configuration import Configuration, Draft
 from eexit.plan.runs import ERROR
+from eexit.results.landed import read_columns
 from eexit.results.means import mean_of, outcomes
 from eexit.results.store.folder import Store
-from eexit.results.store.landing import read_columns
 
 COLUMNS = [
     *("prompt_id", "configuration", "status", "n_tokens", "mean_depth", "disagreement"),

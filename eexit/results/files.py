@@ -224,6 +224,15 @@ def read_shards(
             yield from readers.map(read, stems[start : start + READ_AHEAD_FILES])
 
 
+def twice(shards: Sequence[Generations]) -> set[str]:
+    """The ids of the runs that landed more than once."""
+    run_ids = pa.chunked_array([chunk for shard in shards for chunk in shard.rows["run_id"].chunks], pa.string())
+    if pc.count_distinct(run_ids).as_py() == len(run_ids):
+        return set()
+    counts = run_ids.value_counts()
+    return set(counts.field("values").filter(pc.greater(counts.field("counts"), 1)).to_pylist())
+
+
 def superseded(shards: Iterable[Generations], twice: Collection[str]) -> dict[str, set[str]]:
     """For runs that landed more than once, the rows that do not count: shard name → run ids.
 
@@ -231,7 +240,7 @@ def superseded(shards: Iterable[Generations], twice: Collection[str]) -> dict[st
     """
     counts: dict[str, tuple[bool, int, str]] = {}
     losers: dict[str, set[str]] = {}
-    for shard in shards:
+    for shard in shards if twice else ():
         for run_id, status in zip(*(shard.rows[name].to_pylist() for name in ("run_id", "status")), strict=True):
             if run_id in twice:
                 this = (status == OK, shard.attempt, shard.stem)

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from eexit.plan.configuration import Configuration, depends_on_seed
 from eexit.plan.runs import ERROR, OK
 from eexit.quality.text_measures import log_perplexity, mean_perplexity
+from eexit.results.landed import read_columns
 from eexit.results.store.folder import Store
-from eexit.results.store.landing import read_columns
 from eexit.results.tables import GENERATIONS
 
 KEYS = ("parameter", "kl_factor", "seed")

@@ -3,18 +3,19 @@
 The split goes by the prompt's text, never by token, so that it is the same for every sweep and every way to train.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from eexit.plan.configuration import NORMAL
 from eexit.plan.runs import OK
 from eexit.plan.splits import is_drawn
-from eexit.results.files import DamagedError, Location, list_files, read_shards, read_tokens
+from eexit.results.files import Location
+from eexit.results.landed import runs_with_tokens, shards
 
+_GOOD: Final = (pc.field("mode") == NORMAL) & (pc.field("status") == OK)
 ONE_IN: Final = 5  # prompts is held out, and of the others as many choose settings
 
 
@@ -48,28 +49,18 @@ def read_texts(location: Location) -> list[Text]:
 
     Raises `DamagedError` for a damaged file, and `OSError`.
     """
-    listing = list_files(location)
     columns = ["run_id", "prompt_id", "prompt", "mode", "status", "prompt_token_ids", "n_tokens"]
-    texts: list[Text] = []
-    for shard in read_shards(location, listing, columns):
-        if isinstance(shard, DamagedError):
-            raise shard
-        good = pc.and_(pc.equal(shard.rows["mode"], NORMAL), pc.equal(shard.rows["status"], OK))
-        rows = shard.rows.filter(good)
-        if rows.num_rows:
-            texts += _texts(rows, read_tokens(location, shard))
+    texts = [
+        _text(run, tokens["token_id"].to_pylist())
+        for shard in shards(location, columns)
+        for run, tokens in runs_with_tokens(location, shard, shard.rows.filter(_GOOD), ["token_id"])
+    ]
     return distinct(sorted(texts, key=lambda text: (text.prompt_id, text.token_ids)))
 
 
-def _texts(rows: pa.Table, tokens: pa.Table) -> Iterator[Text]:
-    answers: dict[str, list[int]] = {run_id: [] for run_id in rows["run_id"].to_pylist()}
-    in_order = tokens.filter(pc.is_in(tokens["run_id"], rows["run_id"].combine_chunks())).sort_by("position")
-    for run_id, token in zip(in_order["run_id"].to_pylist(), in_order["token_id"].to_pylist(), strict=True):
-        answers[run_id].append(token)
-    for row in rows.to_pylist():
-        prompt = row["prompt"]
-        split = is_held_out(prompt), chooses(prompt)
-        yield Text(row["prompt_id"], tuple(row["prompt_token_ids"]), tuple(answers[row["run_id"]]), *split)
+def _text(run: Mapping[str, Any], token_ids: Sequence[int]) -> Text:
+    split = is_held_out(run["prompt"]), chooses(run["prompt"])
+    return Text(run["prompt_id"], tuple(run["prompt_token_ids"]), tuple(token_ids), *split)
 
 
 def distinct(texts: Iterable[Text]) -> list[Text]:

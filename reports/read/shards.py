@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from eexit.results.files import (
@@ -20,6 +19,7 @@ from eexit.results.files import (
     read_shards,
     read_tokens,
     superseded,
+    twice,
     without,
 )
 from eexit.results.layout import generations_name, tokens_name
@@ -53,8 +53,7 @@ def read_landed(location: Location, columns: Sequence[str]) -> Landed:
             without_tokens.update([found.shard.stem] if found.shard else [])
         if shard:
             shards.append(shard)
-    twice = _twice(shards)
-    dropped = superseded(shards, twice) if twice else {}
+    dropped = superseded(shards, twice(shards))
     left_out += [
         f"{location.path(generations_name(stem))}: {len(run_ids)} runs that another file has too, and that count there"
         for stem, run_ids in dropped.items()
@@ -72,16 +71,6 @@ def read_landed(location: Location, columns: Sequence[str]) -> Landed:
 def loose(schema: pa.Schema) -> pa.Schema:
     """The same schema with all columns nullable."""
     return pa.schema([field.with_nullable(True) for field in schema])
-
-
-def _twice(shards: Sequence[Generations]) -> set[str]:
-    if not shards:
-        return set()
-    run_ids = pa.chunked_array([chunk for shard in shards for chunk in shard.rows["run_id"].chunks], pa.string())
-    if pc.count_distinct(run_ids).as_py() == len(run_ids):
-        return set()
-    counts = run_ids.value_counts()
-    return set(counts.field("values").filter(pc.greater(counts.field("counts"), 1)).to_pylist())
 
 
 def _dataset(

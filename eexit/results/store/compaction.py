@@ -12,7 +12,7 @@ from eexit.results.files import list_files, read_generations, read_tokens, witho
 from eexit.results.layout import FOLDERS, MANIFEST, decode, generations_name, tokens_name
 from eexit.results.seals import digest_of, encode_generations, encode_tokens
 from eexit.results.store.folder import Store
-from eexit.results.store.landing import Survey, name_of, survey
+from eexit.results.store.landing import name_of, sound
 from eexit.results.store.lease import hold
 from eexit.results.store.whereabouts import refuse_for_copy
 from eexit.results.study_tables import STUDY_TABLES
@@ -32,7 +32,7 @@ def compact(store: Store, target: Store, rows_per_file: int) -> tuple[int, int]:
     refuse_for_copy(target, f"--into {target.root}")
     copy = _Copy(target)
     with hold(store), copy.removed_on_errors():
-        found = _sound(store)
+        found = sound(store)
         stems = list_files(store).stems
         for name in (name for table in STUDY_TABLES for name in table.files(store)):
             copy.publish(name, store.read(name) or b"")
@@ -75,15 +75,6 @@ def checked_manifest(store: Store) -> bytes:
     except ValueError as error:
         raise UsageError(f"{store.root}/{MANIFEST} is no sweep's, or damaged ({error}): nothing is touched") from error
     return content
-
-
-def _sound(store: Store) -> Survey:
-    found = survey(store)
-    if found.damaged:
-        first = next(iter(found.damaged.values()))
-        more = f", and {len(found.damaged) - 1} more are" if len(found.damaged) > 1 else ""
-        raise UsageError(f"{first}{more}: run the sweep's own command first, which does these runs again")
-    return found
 
 
 def _groups(store: Store, stems: list[str], rows_per_file: int) -> Iterator[list[str]]:

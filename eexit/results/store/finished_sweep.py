@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 from eexit.messages.errors import UsageError
 from eexit.messages.locations import shown
 from eexit.messages.wording import some
+from eexit.results.landed import read_columns
 from eexit.results.layout import FORMAT_WITH_KEYS, MANIFEST, Manifest, decode
 from eexit.results.store.folder import Store, open_store
-from eexit.results.store.landing import read_columns
 from eexit.results.store.manifest import first_difference
 
 

@@ -8,19 +8,17 @@ is done again lands under the same name, so that a lost acknowledgement can't du
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from eexit.messages.errors import UsageError
 from eexit.plan.runs import ERROR, OK, Run
 from eexit.results.files import (
-    READER_THREADS,
     DamagedError,
     Generations,
     check_tokens,
-    conform,
     list_files,
     read_generations,
     read_shards,
@@ -30,7 +28,6 @@ from eexit.results.layout import TOKENS_FOLDER, generations_name, tokens_name
 from eexit.results.seals import digest_of, encode_generations, encode_tokens
 from eexit.results.shard_tables import Results
 from eexit.results.store.folder import Store
-from eexit.results.tables import GENERATIONS
 
 SECONDS_BEFORE_TRIES = (0.2, 1.0)  # of writing a file again
 
@@ -148,23 +145,22 @@ def survey(store: Store) -> Survey:
         if failed:
             with_errors.append(stem)
     again = (found for found in read_shards(store, listing, columns) if isinstance(found, Generations))
-    return Survey(
-        done, len(errors - done), with_errors, damaged, superseded(again, twice) if twice else {}, listing.foreign
-    )
+    return Survey(done, len(errors - done), with_errors, damaged, superseded(again, twice), listing.foreign)
+
+
+def sound(store: Store) -> Survey:
+    """The survey of a store without damage. Raises `UsageError` if there is any."""
+    found = survey(store)
+    if found.damaged:
+        first = next(iter(found.damaged.values()))
+        more = f", and {len(found.damaged) - 1} more are" if len(found.damaged) > 1 else ""
+        raise UsageError(f"{first}{more}: run the sweep's own command first, which does these runs again")
+    return found
 
 
 def landed(store: Store) -> set[str]:
     """The ids of the runs that have landed without an error."""
     return survey(store).done
-
-
-def read_columns(store: Store, columns: list[str]) -> pa.Table:
-    """These columns of all landed runs, null where an older format lacks one. Raises `DamagedError`."""
-    schema = pa.schema([GENERATIONS.field(name) for name in columns])
-    with ThreadPoolExecutor(READER_THREADS) as readers:
-        shards = readers.map(lambda stem: read_generations(store, stem, columns), list_files(store).stems)
-        tables = [conform(shard.rows, schema) for shard in shards]
-    return pa.concat_tables(tables or [schema.empty_table()])
 
 
 def clear_debris(store: Store, runs: Sequence[Run] | None = None) -> int:

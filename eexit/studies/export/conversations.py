@@ -1,7 +1,7 @@
 """Teacher data: from the tables of a sweep to conversations, the rows of `teacher_schema.CONVERSATIONS`.
 
-    for tokens in whole_runs(batches):
-        table = conversations(generations, tokens, told)
+    for tokens in tokens_of(store, shard, runs, NEEDED_OF_TOKENS):
+        table = conversations(runs, tokens, told)
 
 Exit probabilities at any KL factor follow from the stored KLs, by the engine's own rule and stick-breaking.
 
@@ -10,7 +10,7 @@ factors, K top tokens.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -68,21 +68,6 @@ def messages(told: Surroundings, prompt_id: str, prompt: str, text: str) -> list
         {"role": "user", "content": prompt},
         {"role": "assistant", "content": told.prefiller + text},
     ]
-
-
-def whole_runs(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows of a tokens table, cut only where one run ends and another begins."""
-    rest: pa.Table | None = None
-    for batch in batches:
-        table = batch if rest is None else pa.concat_tables([rest, batch])
-        if not table.num_rows:
-            continue
-        last = pc.index(table["run_id"], table["run_id"][-1]).as_py()
-        if last:
-            yield table.slice(0, last)
-        rest = table.slice(last)
-    if rest is not None:
-        yield rest
 
 
 def conversations(generations: pa.Table, tokens: pa.Table, told: Surroundings) -> pa.Table:

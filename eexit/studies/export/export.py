@@ -18,11 +18,12 @@ from eexit.messages.locations import shown
 from eexit.messages.progress import Display
 from eexit.messages.wording import counted
 from eexit.plan.runs import OK
-from eexit.results.files import DamagedError, list_files, read_generations, stream_tokens, without
+from eexit.results.files import DamagedError, list_files, read_generations, without
+from eexit.results.landed import read_columns, tokens_of
 from eexit.results.layout import Manifest, tokens_name
 from eexit.results.store.finished_sweep import manifest_of, refuse_unknown
 from eexit.results.store.folder import Store, open_store
-from eexit.results.store.landing import Survey, read_columns, survey
+from eexit.results.store.landing import Survey, sound
 from eexit.results.store.manifest import versions
 from eexit.results.store.whereabouts import refuse_for_copy
 from eexit.studies.export.columns import CONVERSATIONS
@@ -32,11 +33,9 @@ from eexit.studies.export.conversations import (
     Surroundings,
     conversations,
     surroundings,
-    whole_runs,
 )
 from eexit.studies.export.dataset_card import CARD, Account, Making, dataset_card
 
-TOKENS_AT_ONCE = 8192
 ROW_GROUP_BYTES = 32 << 20  # in memory, about: what a reader that streams holds
 FILE_BYTES = 64 << 20  # of a data file, about: a row group more at most
 
@@ -86,7 +85,7 @@ def export(
     refuse_unknown(keys, [each["key"] for each in manifest.configurations], shown(results))
     _refuse_taken(target, shown(out))
     display.say(f"checking the files of {shown(results)}")
-    found = _undamaged(store)
+    found = sound(store)
     runs = _count(store, manifest, keys, shown(results))
     if runs.missing:
         display.say(f"{runs.missing:,} of {counted(runs.planned, 'run')} did not land yet: what is there is exported")
@@ -123,15 +122,6 @@ def _refuse_taken(target: Store, out: str) -> None:
         )
 
 
-def _undamaged(store: Store) -> Survey:
-    found = survey(store)
-    if found.damaged:
-        more = f", and {len(found.damaged) - 1} more are" if len(found.damaged) > 1 else ""
-        first = next(iter(found.damaged.values()))
-        raise UsageError(f"{first}{more}: run the sweep's own command first, which does these runs again")
-    return found
-
-
 @dataclass(frozen=True)
 class _Runs:
     """How many runs of the chosen configurations have landed without an error, as errors only, and are planned."""
@@ -165,11 +155,11 @@ def _conversations(store: Store, found: Survey, keys: set[str], told: Surroundin
         runs = runs.filter(chosen)
         if not runs.num_rows:
             continue
-        tokens = stream_tokens(store, shard, NEEDED_OF_TOKENS, TOKENS_AT_ONCE)
-        chosen_tokens = (table.filter(pc.is_in(table["run_id"], runs["run_id"].combine_chunks())) for table in tokens)
         n_runs = 0
         try:
-            for table in (conversations(runs, whole, told) for whole in whole_runs(chosen_tokens)):
+            for table in (
+                conversations(runs, whole, told) for whole in tokens_of(store, shard, runs, NEEDED_OF_TOKENS)
+            ):
                 n_runs += len(table)
                 yield table
             if n_runs != len(runs):

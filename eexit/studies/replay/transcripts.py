@@ -3,9 +3,9 @@
 Shapes: N decided tokens of a text, E exitable layers, X = E + 1 with the final layer last, K top tokens.
 """
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from itertools import groupby
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -14,14 +14,13 @@ import torch
 
 from eexit.method.divergence import Divergence
 from eexit.plan.runs import OK
-from eexit.results.files import DamagedError, Generations, Location, list_files, read_shards, stream_tokens
-from eexit.studies.export.conversations import whole_runs
+from eexit.results.files import Location
+from eexit.results.landed import runs_with_tokens, shards
 from eexit.studies.replay.recorded import Transcript
 from eexit.training.texts import Text
 
 OF_RUNS: Final = ("run_id", "prompt_id", "seed", "configuration", "status", "prompt_token_ids", "n_tokens")
-OF_TOKENS: Final = ("run_id", "token_id", "kl", "entropy", "top_token_ids", "top_prob")
-ROWS_AT_ONCE: Final = 8192
+OF_TOKENS: Final = ("token_id", "kl", "entropy", "top_token_ids", "top_prob")
 
 
 def read_transcripts(location: Location, key: str, once: bool = False) -> list[Transcript]:
@@ -30,30 +29,21 @@ def read_transcripts(location: Location, key: str, once: bool = False) -> list[T
 
     Raises `DamagedError` for a damaged file, and `OSError`.
     """
-    found: dict[str, Transcript] = {}
-    for shard in read_shards(location, list_files(location), OF_RUNS):
-        if isinstance(shard, DamagedError):
-            raise shard
-        is_wanted = pc.and_(pc.equal(shard.rows["configuration"], key), pc.equal(shard.rows["status"], OK))
-        rows = shard.rows.filter(pc.and_(is_wanted, pc.greater(shard.rows["n_tokens"], 1)))
-        found |= dict(_of_shard(location, shard, rows)) if rows.num_rows else {}
+    is_wanted = (pc.field("configuration") == key) & (pc.field("status") == OK) & (pc.field("n_tokens") > 1)
+    found = {
+        run["run_id"]: _transcript(run, tokens)
+        for shard in shards(location, OF_RUNS)
+        for run, tokens in runs_with_tokens(location, shard, shard.rows.filter(is_wanted), OF_TOKENS)
+    }
     in_order = sorted(found.values(), key=lambda transcript: (transcript.text.prompt_id, transcript.seed))
     if not once:
         return in_order
     return [next(same) for _, same in groupby(in_order, lambda transcript: transcript.text.prompt_id)]
 
 
-def _of_shard(location: Location, shard: Generations, rows: pa.Table) -> Iterator[tuple[str, Transcript]]:
-    runs = {row["run_id"]: row for row in rows.to_pylist()}
-    wanted = rows["run_id"].combine_chunks()
-    batches = stream_tokens(location, shard, OF_TOKENS, ROWS_AT_ONCE)
-    for table in whole_runs(batch.filter(pc.is_in(batch["run_id"], wanted)) for batch in batches):
-        ends = np.flatnonzero(np.append(True, pc.not_equal(table["run_id"][1:], table["run_id"][:-1]).to_numpy()))
-        for start, length in zip(ends, np.diff(np.append(ends, len(table))), strict=True):
-            of_run = table.slice(start, length).combine_chunks()
-            run = runs[of_run["run_id"][0].as_py()]
-            text = Text(run["prompt_id"], tuple(run["prompt_token_ids"]), tuple(of_run["token_id"].to_pylist()))
-            yield run["run_id"], Transcript(text, run["seed"], _teacher(of_run.slice(1)))
+def _transcript(run: Mapping[str, Any], tokens: pa.Table) -> Transcript:
+    text = Text(run["prompt_id"], tuple(run["prompt_token_ids"]), tuple(tokens["token_id"].to_pylist()))
+    return Transcript(text, run["seed"], _teacher(tokens.slice(1)))
 
 
 def _teacher(decided: pa.Table) -> Divergence | None:

@@ -1,0 +1,94 @@
+"""Reading the runs of a sweep that have landed: studies, trainings, exports and tables all go through this.
+
+A damaged file is an error here. A report leaves it out (`reports.read.shards`), and a sweep that goes on repairs it
+(`eexit.results.store.repair`).
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from eexit.results.files import (
+    READER_THREADS,
+    DamagedError,
+    Generations,
+    Location,
+    conform,
+    list_files,
+    read_generations,
+    read_shards,
+    stream_tokens,
+)
+from eexit.results.layout import tokens_name
+from eexit.results.tables import GENERATIONS
+
+TOKENS_AT_ONCE: Final = 8192
+
+
+def read_columns(location: Location, columns: Sequence[str]) -> pa.Table:
+    """These columns of all landed runs, null where an older format lacks one; tokens are not looked at.
+
+    Raises `DamagedError`.
+    """
+    schema = pa.schema([GENERATIONS.field(name) for name in columns])
+    with ThreadPoolExecutor(READER_THREADS) as readers:
+        shards = readers.map(lambda stem: read_generations(location, stem, columns), list_files(location).stems)
+        tables = [conform(shard.rows, schema) for shard in shards]
+    return pa.concat_tables(tables or [schema.empty_table()])
+
+
+def shards(location: Location, columns: Sequence[str]) -> Iterator[Generations]:
+    """Each shard with these columns of its runs. Raises `DamagedError` for one that is damaged, and `OSError`."""
+    for shard in read_shards(location, list_files(location), columns):
+        if isinstance(shard, DamagedError):
+            raise shard
+        yield shard
+
+
+def tokens_of(location: Location, shard: Generations, runs: pa.Table, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """The tokens of some runs of a shard, in tables of some thousand rows that hold whole runs.
+
+    `columns` have `run_id`. However large a shard is, no more of it is in memory. Raises `DamagedError`.
+    """
+    run_ids = runs["run_id"].combine_chunks()
+    batches = stream_tokens(location, shard, columns, TOKENS_AT_ONCE)
+    return whole_runs(batch.filter(pc.is_in(batch["run_id"], run_ids)) for batch in batches)
+
+
+def runs_with_tokens(
+    location: Location, shard: Generations, runs: pa.Table, columns: Sequence[str]
+) -> Iterator[tuple[dict[str, Any], pa.Table]]:
+    """Each of these runs of a shard that has tokens: its row, and these columns of its tokens, in their order.
+
+    Raises `DamagedError`.
+    """
+    by_id = {row["run_id"]: row for row in runs.to_pylist()}
+    for table in tokens_of(location, shard, runs, ["run_id", *columns]) if by_id else ():
+        run_id = table["run_id"]
+        starts = np.flatnonzero(np.append(True, pc.not_equal(run_id[1:], run_id[:-1]).to_numpy()))
+        for start, end in pairwise([*starts.tolist(), len(table)]):
+            run = by_id[run_id[start].as_py()]
+            if end - start != run["n_tokens"]:
+                path, n = location.path(tokens_name(shard.stem)), run["n_tokens"]
+                raise DamagedError(f"{path} is damaged (it has {end - start:,} tokens of a run of {n:,} together)")
+            yield run, table.slice(start, end - start).combine_chunks()
+
+
+def whole_runs(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows of a tokens table, cut only where one run ends and another begins."""
+    rest: pa.Table | None = None
+    for batch in batches:
+        table = batch if rest is None else pa.concat_tables([rest, batch])
+        if not table.num_rows:
+            continue
+        last = pc.index(table["run_id"], table["run_id"][-1]).as_py()
+        if last:
+            yield table.slice(0, last)
+        rest = table.slice(last)
+    if rest is not None:
+        yield rest
