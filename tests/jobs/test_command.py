@@ -101,14 +101,14 @@ def test_an_unknown_command_is_one_line_with_the_nearest_name(name: str, meant: 
     assert done.stderr == f"error: there is no command {name}{meant}: eexit --help lists them\n"
 
 
-def test_the_installed_command_runs_from_any_folder(installed: Path, tmp_path: Path) -> None:
+def test_the_installed_command_runs_from_any_folder(installed: Path, tiny: Path, tmp_path: Path) -> None:
     """What comes with it is read where it is installed: the demo's TOML, prompts that a TOML names, and templates."""
-    demo = called("sweep", "--dry-run", packages=installed, cwd=tmp_path)
-    assert (demo.returncode, demo.stderr) == (0, "")
-    assert "27" in demo.stdout
-    named = called("sweep", "--config", str(installed / "jobs/sweeps/study.toml"), "--controls-of", "", "--dry-run",
-                   packages=installed, cwd=tmp_path)  # fmt: skip
-    assert f"{installed}/jobs/sweeps/../prompts/study.jsonl" in named.stdout, named.stderr
+    planned = "sweep", "--dry-run", "--model", str(tiny), "--exit-layers", "1", "--rules", "confidence=0.9"
+    demo = called(*planned, packages=installed, cwd=tmp_path)
+    assert f"3 from {installed}/jobs/sweeps/demo.toml\n" in demo.stdout, demo.stderr
+    flags = "--config", f"{installed}/jobs/sweeps/study.toml", "--controls-of", ""
+    study = called(*planned, *flags, packages=installed, cwd=tmp_path)
+    assert f"200 from {installed}/jobs/sweeps/../prompts/study.jsonl\n" in study.stdout, study.stderr
     (tmp_path / "early_exit_analysis.json").write_text('[{"prompt": "?", "results": []}]')
     report = called("report", "early_exit_analysis.json", packages=installed, cwd=tmp_path)
     assert (report.stdout, report.stderr) == ("early_exit_analysis.html\n", "")

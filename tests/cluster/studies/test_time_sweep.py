@@ -21,7 +21,6 @@ from eexit.messages.errors import UsageError
 from eexit.messages.progress import Advance, Silence
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.splits import sort_of
-from eexit.results.files import read_timings
 from eexit.results.store.finished_sweep import FinishedSweep
 from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import make_manifest, versions
@@ -117,10 +116,10 @@ class StopsInRound2(Silence):
 
 @pytest.mark.usefixtures("local_ray")
 def test_finished_rounds_stay_when_it_is_stopped_beside_those_of_earlier_calls(finished: Path) -> None:
-    before = read_timings(open_store(finished)).to_pandas()
+    before = TIMINGS.read(open_store(finished)).to_pandas()
     with pytest.raises(KeyboardInterrupt):
         timed(finished, batches=(1,), display=StopsInRound2())
-    after = read_timings(open_store(finished)).to_pandas()
+    after = TIMINGS.read(open_store(finished)).to_pandas()
     assert after[: len(before)].equals(before)
     new = after[len(before) :]
     assert new[["round", "configuration"]].to_numpy().tolist() == [[1, key] for key in KEYS]
