@@ -31,7 +31,7 @@ def example(arguments: Sequence[str]) -> int:
     ("how", "code", "said"),
     [
         ("well", 0, ""),
-        ("usage", 2, "error: no://***@host can't be used\n"),
+        ("usage", 2, "error: no://…@host can't be used\n"),
         ("stopped", 1, "stopped: no actor is left\nwhat is done stays\n"),
         ("full", 1, "stopped: [Errno 28] No space left on device: 'x'\nwhat is done stays\n"),
     ],
