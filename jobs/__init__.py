@@ -17,12 +17,8 @@ from cluster.console.command import Command, command
 from eexit.messages.errors import UsageError
 
 FOLDER = Path(__file__).parent
-USAGE = f"""usage: eexit COMMAND …, as in: eexit sweep --help
-
-{{}}
-
-eexit --version prints the version. Sweeps and prompts that come with it are in {FOLDER}/sweeps and {FOLDER}/prompts.
-"""
+WHERE = f"""eexit --version prints its version.
+Sweeps and prompts that come with it: {FOLDER}/sweeps and {FOLDER}/prompts"""
 
 
 @command()
@@ -31,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     scripts = {path.stem.replace("_", "-"): path for path in sorted(FOLDER.glob("[!_]*.py"))}
     name, *others = arguments or ["--help"]
     if name in ("-h", "--help"):
-        print(USAGE.format(listed(scripts)), end="")
+        print("usage: eexit COMMAND …, as in: eexit sweep --help", listed(scripts), WHERE, sep="\n\n")
         return 0
     if name == "--version":
         from cluster.console.flags import installed_version

@@ -41,7 +41,7 @@ def command(kept: str = "") -> Callable[[Callable[[Sequence[str]], int]], Comman
                 return 2
             except (SweepStopped, KeyboardInterrupt, OSError) as error:  # OSError: such as a full disk
                 reason = "interrupted" if isinstance(error, KeyboardInterrupt) else first_line(error)
-                print(without_secrets(f"stopped: {reason}"), *[kept] * bool(kept), sep="\n", file=sys.stderr)
+                print("\n".join(filter(None, [without_secrets(f"stopped: {reason}"), kept])), file=sys.stderr)
                 return 1
 
         return main
