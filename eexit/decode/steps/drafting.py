@@ -157,31 +157,28 @@ def draft(decoding: Decoding, batch: DraftBatch, ahead_B: np.ndarray) -> Drafted
 
 def verify(decoding: Decoding, batch: DraftBatch, drafts: DraftedTokens) -> Picked:
     """What full depth says after each token of the round."""
-    decoder, waiting, rows, ahead_B = (
-        batch.student.decoder,
-        batch.student.waiting,
-        np.arange(batch.n_rows),
-        drafts.ahead_B,
-    )
-    last_index_B, final = batch.n_generated[rows] - 1 + ahead_B, len(decoding.exitable_layers)
-    last = Tokens(rows, last_index_B, drafts.token_BA[rows, ahead_B])
-    hidden_BW = run_to(batch.student, last, np.full(len(rows), final))
-    waiting.hidden_SPW[waiting.at(rows, last_index_B)] = hidden_BW
+    student, rows = batch.student, np.arange(batch.n_rows)
+    decoder, waiting, final = student.decoder, student.waiting, len(decoding.exitable_layers)
+    last_index_B = batch.n_generated[rows] - 1 + drafts.ahead_B
+    last = Tokens(rows, last_index_B, drafts.token_BA[rows, drafts.ahead_B])
+    waiting.hidden_SPW[waiting.at(rows, last_index_B)] = run_to(student, last, np.full(len(rows), final))
     row_N, index_N = drafts.row_index_N
     output_index_N = batch.n_generated[row_N] + index_N  # of the tokens that follow
     hidden_NW = waiting.hidden_SPW[waiting.at(row_N, output_index_N - 1)]
     [u_N] = to_device([batch.u_token[row_N, output_index_N]], decoder.device)
-    drafted = None
-    if drafts.logits:
-        order = np.lexsort((row_N, index_N))  # the order in which drafts were made
-        has_draft = order[index_N[order] < ahead_B[row_N[order]]]
-        made, u, token = np.sort(has_draft), batch.u_exit[row_N, output_index_N], drafts.token_BA[:, 1:]
-        [made_D, token_D, logits_D, u_D] = to_device(
-            [made, token[row_N[made], index_N[made]], np.argsort(has_draft), u[made]], decoder.device
-        )
-        logits_DV = torch.cat(list(drafts.logits))[logits_D]
-        drafted = Drafted(made_D, token_D, logits_DV, u_D, decoding.temperature, decoding.top_p)
+    drafted = sampled(decoding, drafts, batch.u_exit[row_N, output_index_N], decoder.device) if drafts.logits else None
     return read_tokens(decoder, decoding, hidden_NW, np.full(len(row_N), decoder.n_layers - 1), u_N, drafted=drafted)
+
+
+def sampled(decoding: Decoding, drafts: DraftedTokens, u_accept_N: np.ndarray, device: torch.device) -> Drafted:
+    """The drafts of a round as tokens that full depth may accept."""
+    row_N, index_N = drafts.row_index_N
+    order = np.lexsort((row_N, index_N))  # the order in which drafts were made
+    has_draft = order[index_N[order] < drafts.ahead_B[row_N[order]]]
+    made = np.sort(has_draft)
+    token = drafts.token_BA[row_N[made], index_N[made] + 1]
+    [made_D, token_D, logits_D, u_D] = to_device([made, token, np.argsort(has_draft), u_accept_N[made]], device)
+    return Drafted(made_D, token_D, torch.cat(list(drafts.logits))[logits_D], u_D, decoding.temperature, decoding.top_p)
 
 
 def keep(batch: DraftBatch, drafts: DraftedTokens, said_BA: np.ndarray, found: dict[str, np.ndarray]) -> None:
