@@ -228,9 +228,10 @@ def test_what_ran_out_of_memory_holds_none_when_it_is_tried_again(
         held.append(weakref.ref(batch))
         return batch
 
-    def refuse(_: torch.nn.Module, args: tuple[Any, ...]) -> None:
-        if args[0].shape[0] > 1:
-            failures.append(args[0].shape[0])
+    def refuse(_: torch.nn.Module, __: object) -> None:
+        batch = held[-1]() if held else None
+        if batch is not None and batch.n_rows > 1:
+            failures.append(batch.n_rows)
             raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(Engine, "_new_batch", watched)
