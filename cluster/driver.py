@@ -17,7 +17,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from cluster.actor import MakeGenerator
 from cluster.console import interruption
-from cluster.console.display import Progress
+from cluster.console.display import sweep_progress
 from cluster.console.events import log
 from cluster.console.job import SweepJob
 from cluster.failures import Kind, ShardFailure, failure_of_actor, failure_of_call, hung, next_tries, was_preempted
@@ -26,7 +26,7 @@ from cluster.pool import Pool
 from cluster.shards import Shard, halve
 from cluster.worker import Worker, hire
 from eexit.messages.errors import SweepStopped, UsageError
-from eexit.messages.progress import Display
+from eexit.messages.progress import Display, Progress
 from eexit.messages.wording import counted
 from eexit.plan.runs import count_runs
 from eexit.results.layout import MANIFEST
@@ -280,7 +280,7 @@ class Driver:
                 self._display.say(f"{MANIFEST} was gone and is put back")
 
     def _progress(self) -> Progress:
-        return Progress(
+        return sweep_progress(
             done=self._done_before + self._tally.runs,
             planned=self._planned,
             done_before=self._done_before,

@@ -1,6 +1,5 @@
 """The Ray that a sweep uses: a cluster, or one that is started for it on this machine."""
 
-import json
 import logging
 import os
 import secrets
@@ -76,22 +75,6 @@ def ray_session(say: Callable[[str], None] = lambda line: None) -> Iterator[Sess
 def _joins_cluster() -> bool:
     """Whether a sweep would run on an existing cluster, which more nodes may join."""
     return bool(os.environ.get(ADDRESS))
-
-
-def location_for_all(out: str, flag: str = "--out") -> str:
-    """The location of results as a URI or an absolute path; `flag` is the one that named it, for messages.
-
-    Raises `UsageError` for a relative path in a job whose working directory Ray removes.
-    """
-    if "://" in out or os.path.isabs(out):
-        return out
-    submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
-    if (submitted.get("runtime_env") or {}).get("working_dir"):
-        raise UsageError(
-            f"{flag} {out} is relative, and this job's working directory is a copy that Ray removes: "
-            "give an absolute path or a URI"
-        )
-    return os.path.abspath(out)
 
 
 def _nodes() -> list[Mapping[str, float]]:

@@ -13,8 +13,9 @@ from cluster.actor import MakeGenerator, model_generator
 from cluster.console.display import open_display
 from cluster.console.job import FIELDS, Device, SweepJob
 from cluster.driver import Driver
+from cluster.locations import location_for_all
 from cluster.pool import plan_pools, shortages
-from cluster.session import Session, location_for_all, ray_session
+from cluster.session import Session, ray_session
 from cluster.shards import cut, rows_for
 from eexit.messages.errors import SweepStopped, UsageError
 from eexit.messages.explaining import explain

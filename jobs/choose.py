@@ -20,14 +20,12 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from cluster.console.command import command
-from cluster.console.display import console_of
 from cluster.console.flags import Parser
-from eexit.messages.locations import reading
+from cluster.studies.run import run_study
+from eexit.messages.progress import Silence
 from eexit.quality.risks import RISKS
-from eexit.results.study_tables import CHOICES
-from eexit.studies.choosing.choice import choose_setting
 from eexit.studies.choosing.evidence import COSTS, ChoiceQuestion
-from eexit.studies.choosing.words import choice_sentences, choice_table
+from eexit.studies.choosing.study import ChoosingStudy
 
 COLUMNS = 110  # of what is not printed on a terminal, so that long keys need not be folded
 
@@ -39,13 +37,14 @@ def main(arguments: Sequence[str]) -> int:
     question = ChoiceQuestion(
         flags.risk, flags.at_most, flags.confidence, flags.cost, flags.modes, flags.rules, flags.configurations
     )
-    choice = choose_setting(flags.results, question)
-    console = console_of(COLUMNS)
-    console.print(choice_table(choice))
-    for sentence in choice_sentences(choice):
-        console.print(sentence, markup=False, highlight=False)
-    print(reading(flags.results, CHOICES.name))
-    return 0 if choice.chosen else 1
+    done = run_study(
+        flags.results,
+        lambda sweep, results: ChoosingStudy(sweep, results, question),
+        display=Silence(),
+        columns=question.columns,
+    )
+    done.show(flags.results, COLUMNS)
+    return 0 if done.study.choice.chosen else 1
 
 
 def read_flags(arguments: Sequence[str]) -> Namespace:

@@ -15,13 +15,11 @@ import sys
 from collections.abc import Sequence
 
 from cluster.console.command import command
-from cluster.console.display import console_of, open_display
+from cluster.console.display import open_display
 from cluster.console.harness_job import load_harness_job
 from cluster.studies.harness import evaluate_on_tasks
-from eexit.messages.locations import reading, without_secrets
+from eexit.messages.locations import without_secrets
 from eexit.messages.wording import counted
-from eexit.results.study_tables import SCORES
-from eexit.studies.harness.table import scores_table
 
 COLUMNS = 120  # of what is not printed on a terminal, so that long keys need not be folded
 
@@ -31,9 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     """0: everything is evaluated. 1: some evaluations failed, or it stopped before. 2: the input can't be used."""
     job, asked, quiet = load_harness_job(arguments, __doc__ or "")
     done = evaluate_on_tasks(job, asked, open_display(quiet=quiet))
-    console = console_of(COLUMNS)
-    console.print(scores_table(done.rows))
-    print(reading(job.out, SCORES.name))
+    done.show(job.out, COLUMNS)
     if done.failures:
         name, reason = next(iter(done.failures.items()))
         failed = f"{counted(len(done.failures), 'evaluation')} failed, such as {name}: {reason}"

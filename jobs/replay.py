@@ -22,15 +22,14 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from cluster.console.command import command
-from cluster.console.display import console_of, open_display
-from cluster.console.flags import Parser
-from cluster.studies.replay import replay_sweep
-from eexit.messages.locations import reading
+from cluster.console.display import open_display
+from cluster.console.flags import study_flags, study_parser
+from cluster.studies.run import run_study
 from eexit.method.rules import RULES
 from eexit.plan.configuration import NORMAL
 from eexit.plan.grids import parse_numbers, parse_rules
 from eexit.results.study_tables import REPLAYS
-from eexit.studies.replay.table import replays_table
+from eexit.studies.replay.plan import make_replay_plan
 
 COLUMNS = 100  # of what is not printed on a terminal, so that long keys need not be folded
 
@@ -39,25 +38,20 @@ COLUMNS = 100  # of what is not printed on a terminal, so that long keys need no
 def main(arguments: Sequence[str]) -> int:
     """0: all settings are replayed. 1: it stopped before. 2: the input can't be used."""
     flags = read_flags(arguments)
-    rows = replay_sweep(
+    kl_factors = parse_numbers(flags.kl_factors, RULES["kl"].unit, "--kl-factors")
+    asked = (kl_factors, parse_rules(flags.rules), flags.modes, flags.texts_of, flags.probe)
+    done = run_study(
         flags.results,
-        parse_numbers(flags.kl_factors, RULES["kl"].unit, "--kl-factors"),
-        parse_rules(flags.rules),
-        flags.modes,
-        flags.texts_of,
-        flags.probe,
+        lambda sweep, results: make_replay_plan(sweep, results, *asked),
         flags.device,
         open_display(quiet=flags.quiet),
     )
-    console = console_of(COLUMNS)
-    console.print(replays_table(rows))
-    print(reading(flags.results, REPLAYS.name))
+    done.show(flags.results, COLUMNS)
     return 0
 
 
 def read_flags(arguments: Sequence[str]) -> Namespace:
-    parser = Parser(__doc__)
-    parser.add_argument("results", help="folder or URI of a finished sweep")
+    parser = study_parser(__doc__)
     parser.add_argument(
         "--kl-factors", nargs="+", default=(), metavar="K", help="KL factors of rule kl: numbers, or LOW:HIGH:N"
     )
@@ -80,12 +74,7 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         "--texts-of", default=NORMAL, metavar="KEY", help=f"the configuration whose texts are replayed ({NORMAL})"
     )
     parser.add_argument("--probe", metavar="FOLDER", help="for rule predicted_kl (default: the sweep's)")
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: CUDA if there is any, else CPU"
-    )
-    parser.add_argument("--quiet", action="store_true", help="show no progress, only results and problems")
-    flags: Namespace = parser.parse_args(arguments)
-    return flags
+    return study_flags(parser, arguments)
 
 
 if __name__ == "__main__":

@@ -19,12 +19,11 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from cluster.console.command import command
-from cluster.console.display import console_of, open_display
-from cluster.console.flags import Parser, whole
-from cluster.studies.timing import time_sweep
-from eexit.messages.locations import reading
+from cluster.console.display import open_display
+from cluster.console.flags import study_flags, study_parser, whole
+from cluster.studies.run import run_study
 from eexit.results.study_tables import TIMINGS
-from eexit.studies.timing.table import drafts_table, timings_table
+from eexit.studies.timing.plan import make_plan
 
 COLUMNS = 110  # of what is not printed on a terminal, so that long keys need not be folded
 
@@ -33,27 +32,19 @@ COLUMNS = 110  # of what is not printed on a terminal, so that long keys need no
 def main(arguments: Sequence[str]) -> int:
     """0: all rounds are timed. 1: it stopped before. 2: the input can't be used."""
     flags = read_flags(arguments)
-    measurements = time_sweep(
+    asked = (flags.configurations, flags.batch, flags.prompts, flags.tokens, flags.rounds)
+    done = run_study(
         flags.results,
-        flags.configurations,
-        flags.batch,
-        flags.prompts,
-        flags.tokens,
-        flags.rounds,
+        lambda sweep, results: make_plan(sweep, results, *asked),
         flags.device,
         open_display(quiet=flags.quiet),
     )
-    console = console_of(COLUMNS)
-    console.print(timings_table(measurements))
-    if drafts := drafts_table(measurements):
-        console.print(drafts)
-    print(reading(flags.results, TIMINGS.name))
+    done.show(flags.results, COLUMNS)
     return 0
 
 
 def read_flags(arguments: Sequence[str]) -> Namespace:
-    parser = Parser(__doc__)
-    parser.add_argument("results", help="folder or URI of a finished sweep")
+    parser = study_parser(__doc__)
     parser.add_argument(
         "--configurations",
         nargs="+",
@@ -80,12 +71,7 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     )
     parser.add_argument("--tokens", type=whole, metavar="N", help="tokens of each row (default: the sweep's most)")
     parser.add_argument("--rounds", type=whole, default=5, metavar="N", help="how often to time each (default: 5)")
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: CUDA if there is any, else CPU"
-    )
-    parser.add_argument("--quiet", action="store_true", help="show no progress, only results and problems")
-    flags: Namespace = parser.parse_args(arguments)
-    return flags
+    return study_flags(parser, arguments)
 
 
 if __name__ == "__main__":

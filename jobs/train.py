@@ -23,7 +23,7 @@ from rich.console import Console
 
 from cluster.console.command import command
 from cluster.console.display import open_display
-from cluster.console.flags import Parser, layer, seed, whole
+from cluster.console.flags import layer, seed, study_flags, study_parser, whole
 from cluster.studies.training import train_exits
 from eexit.messages.wording import flag
 from eexit.plan.prompts import read_prompts
@@ -61,8 +61,7 @@ def settings_of(flags: Namespace) -> dict[str, Any]:
 
 
 def read_flags(arguments: Sequence[str]) -> Namespace:
-    parser = Parser(__doc__)
-    parser.add_argument("results", help="folder or URI of a finished sweep that has mode normal")
+    parser = study_parser(__doc__, "folder or URI of a finished sweep that has mode normal")
     parser.add_argument("--what", required=True, help=f"what to train: {', '.join(DEFAULTS)}")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where the artefact goes")
     parser.add_argument("--prompts", metavar="FILE", help="more prompts, whose texts are generated first")
@@ -82,12 +81,7 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     for name, value_type, text in SETTINGS:
         parser.add_argument(flag(name), type=value_type, metavar="N", help=f"{text} (default: {defaults_of(name)})")
     parser.add_argument("--lora-targets", nargs="+", metavar="MODULE", help="modules that a student's adapter changes")
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: CUDA if there is any, else CPU"
-    )
-    parser.add_argument("--quiet", action="store_true", help="show no progress, only results and problems")
-    flags: Namespace = parser.parse_args(arguments)
-    return flags
+    return study_flags(parser, arguments)
 
 
 SETTINGS = (

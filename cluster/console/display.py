@@ -6,7 +6,6 @@ And how wide the tables are that end a command.
 import sys
 import time
 from collections import deque
-from dataclasses import dataclass
 from typing import TextIO
 
 from rich.console import Console
@@ -14,7 +13,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from eexit.messages.progress import Advance, Display, Silence
+from eexit.messages.progress import Display, Progress, Silence
 from eexit.messages.wording import counted
 
 RATE_WINDOW_SECONDS = 30.0  # over which the token rate is averaged
@@ -23,44 +22,21 @@ MOST_SECONDS_BETWEEN_LINES = 60.0
 BAR_COLUMNS = 16  # leaves room for the text in 80 columns
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Runs landed and planned, tokens generated since this start of the sweep, and actors ready and wanted.
+def sweep_progress(
+    done: int, planned: int, done_before: int, errors: int, tokens_landed: int, tokens_in_flight: int,
+    max_new_tokens: int, actors_ready: int, actors_wanted: int, runs_in_flight: int = 0,
+) -> Progress:  # fmt: skip
+    """Of runs landed and planned, tokens generated since this start of the sweep, and actors ready and wanted.
 
-    Runs in flight are those of unfinished shards whose text has ended; they count as done, but have not landed.
+    Runs in flight are those of unfinished shards whose text has ended; they count as done, but have not landed. Of the
+    share that is done, unfinished runs count by their tokens.
     """
-
-    done: int
-    planned: int
-    done_before: int
-    errors: int
-    tokens_landed: int
-    tokens_in_flight: int
-    max_new_tokens: int
-    actors_ready: int
-    actors_wanted: int
-    runs_in_flight: int = 0
-
-    @property
-    def tokens(self) -> int:
-        return self.tokens_landed + self.tokens_in_flight
-
-    @property
-    def share(self) -> float:
-        """The fraction of the runs to do that is done; unfinished runs count by their tokens."""
-        done, to_do = self.done - self.done_before, self.planned - self.done_before
-        per_run = max(1.0, self.tokens_landed / done) if self.tokens_landed and done else self.max_new_tokens
-        return min(1.0, (done + self.tokens_in_flight / per_run) / to_do) if to_do else 1.0
-
-    @property
-    def has_begun(self) -> bool:
-        return self.actors_ready > 0
-
-    def describe(self, rate: float, left: str) -> str:
-        return (
-            f"{self.done + self.runs_in_flight:,}/{self.planned:,} runs · {rate:,.0f} tokens/s · {left} · "
-            f"{counted(self.errors, 'error')} · {self.actors_ready}/{self.actors_wanted} actors"
-        )
+    done_now, to_do = done - done_before, planned - done_before
+    per_run = max(1.0, tokens_landed / done_now) if tokens_landed and done_now else max_new_tokens
+    share = min(1.0, (done_now + tokens_in_flight / per_run) / to_do) if to_do else 1.0
+    doing = f"{done + runs_in_flight:,}/{planned:,} runs"
+    ending = f"{counted(errors, 'error')} · {actors_ready}/{actors_wanted} actors"
+    return Progress(doing, tokens_landed + tokens_in_flight, share, actors_ready > 0, with_rate=True, ending=ending)
 
 
 class Pace:
@@ -70,7 +46,7 @@ class Pace:
         self._started = time.monotonic()
         self._seen: deque[tuple[float, int]] = deque([(self._started, 0)])
 
-    def describe(self, progress: Advance) -> str:
+    def describe(self, progress: Progress) -> str:
         now = time.monotonic()
         self._seen.append((now, progress.tokens))
         while len(self._seen) > 2 and now - self._seen[0][0] > RATE_WINDOW_SECONDS:
@@ -102,7 +78,7 @@ class Lines:
 
     def __exit__(self, *error: object) -> None: ...
 
-    def show(self, progress: Advance, last: bool = False) -> None:
+    def show(self, progress: Progress, last: bool = False) -> None:
         if last or time.monotonic() >= self._next:
             wait = min(max(self._every, self._pace.seconds / 20), MOST_SECONDS_BETWEEN_LINES)
             self._next = time.monotonic() + wait
@@ -129,7 +105,7 @@ class Bar:
     def __exit__(self, *error: object) -> None:
         self._live.__exit__(None, None, None)
 
-    def show(self, progress: Advance, last: bool = False) -> None:
+    def show(self, progress: Progress, last: bool = False) -> None:
         line = Table.grid(padding=(0, 1))
         line.add_row(ProgressBar(total=1.0, completed=progress.share, width=BAR_COLUMNS), self._pace.describe(progress))
         self._live.update(line)

@@ -90,6 +90,26 @@ class Parser(argparse.ArgumentParser):
         return f" (did you mean {near[0]}?)" if near else ""
 
 
+def study_parser(description: str | None, results: str = "folder or URI of a finished sweep") -> Parser:
+    """A parser for what is asked of a sweep, whose folder comes first."""
+    parser = Parser(description)
+    parser.add_argument("results", help=results)
+    return parser
+
+
+def study_flags(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
+    """What `arguments` say, of the flags that `parser` has, and of those that come last in all studies with a model.
+
+    Raises `UsageError`.
+    """
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: CUDA if there is any, else CPU"
+    )
+    parser.add_argument("--quiet", action="store_true", help="show no progress, only results and problems")
+    flags: argparse.Namespace = parser.parse_args(arguments)
+    return flags
+
+
 def make_parser(
     fields: Mapping[str, FieldInfo],
     description: str,

@@ -1,1 +1,3 @@
-"""Studies that need a model, as Ray runs them: an actor that has its node or GPU for itself, or a pool."""
+"""What does the studies of `eexit.studies`: in this process, or on Ray in an actor that has its node or GPU for itself,
+or in a pool. Training is here too, which keeps more than rows.
+"""

@@ -7,12 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.console import interruption
-from cluster.liveness import answers
-from eexit.messages.errors import UsageError
+from cluster.failures import Kind, failure_of_actor, failure_of_call
+from cluster.liveness import Liveness, answers
+from cluster.session import ray_session
+from cluster.studies.actor import StudyActor
+from eexit.messages.errors import SweepStopped, UsageError
+from eexit.messages.progress import Display
+from eexit.studies.study import Work
 
 SECONDS_TO_GET_FREE = 20.0  # for what has just ended on the node to be gone
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -45,23 +51,71 @@ def room_for(device: str, nodes: Sequence[Node]) -> Room:
     return Room(most)
 
 
-@contextmanager
-def alone(actor: type, room: Room, own_ray: bool, to_do: str = "timing") -> Iterator[Any]:
-    """A context with an actor of this class that has the room for itself; raises `UsageError` if it is not free.
+class OwnActor:
+    """An actor that works alone. What it is asked is waited for as long as it and Ray are alive."""
 
-    `own_ray` says that Ray ends soon after, so that the room need not be given back.
+    def __init__(self, handle: Any, liveness: Liveness, if_memory_is_short: str) -> None:
+        self._handle, self._liveness, self._if_memory_is_short = handle, liveness, if_memory_is_short
+
+    def start(self, method: str, *arguments: Any) -> Any:
+        """Have the actor call a method of its work; returns the reference to the answer."""
+        return self._handle.call.remote(method, *arguments)
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """The answer. Raises what the method raised if it is a `UsageError`, else `SweepStopped`."""
+        return self._wait(self.start(method, *arguments))
+
+    def load(self, device: str, threads: int) -> Sequence[str]:
+        """Have it load what it needs. Raises likewise."""
+        remarks: Sequence[str] = self._wait(self._handle.load.remote(device, threads))
+        return remarks
+
+    def _wait(self, ref: Any) -> Any:
+        while not ray.wait([ref], timeout=SECONDS_BETWEEN_LOOKS)[0]:
+            interruption.check()
+            self._liveness.check(at_work=True)
+        try:
+            return ray.get(ref)
+        except RayTaskError as error:
+            if isinstance(error.cause, UsageError):
+                raise error.cause from error
+            failure = failure_of_call(error)
+        except RayError as error:
+            failure = failure_of_actor(error)
+        way_out = f": {self._if_memory_is_short}" if failure.kind is Kind.MEMORY else ""
+        raise SweepStopped(f"{failure.reason}{way_out}")
+
+
+@contextmanager
+def own_actor(work: Work, device: str, display: Display) -> Iterator[OwnActor]:
+    """A context with an actor that has loaded what this work needs, and has its room for itself.
+
+    Ray is started for it, if need be. Raises `UsageError` if the room is not free.
     """
+    with ray_session() as session:
+        room = room_for(device, session.nodes)
+        display.say(f"{work.opening}; one actor has {room}")
+        with _alone(work, room, session.is_own) as handle:
+            actor = OwnActor(handle, Liveness(session.is_own, [], display.say), work.if_memory_is_short)
+            for remark in actor.load(device, room.cpus):
+                display.say(remark)
+            yield actor
+
+
+@contextmanager
+def _alone(work: Work, room: Room, own_ray: bool) -> Iterator[Any]:
+    """`own_ray` says that Ray ends soon after, so that the room need not be given back."""
     group = placement_group([{"CPU": room.cpus, **({"GPU": room.gpus} if room.gpus else {})}])
     handle: Any = None
     try:
-        _wait_for(group, room, to_do)
-        handle = ray.remote(actor).options(
+        _wait_for(group, room, work.doing)
+        handle = ray.remote(StudyActor).options(
             num_cpus=room.cpus,
             num_gpus=room.gpus,
             max_restarts=0,
             max_task_retries=0,
             scheduling_strategy=PlacementGroupSchedulingStrategy(group),
-        ).remote()  # fmt: skip
+        ).remote(work)  # fmt: skip
         yield handle
     finally:
         if handle is not None:
@@ -71,7 +125,7 @@ def alone(actor: type, room: Room, own_ray: bool, to_do: str = "timing") -> Iter
             remove_placement_group(group)
 
 
-def _wait_for(group: Any, room: Room, to_do: str) -> None:
+def _wait_for(group: Any, room: Room, doing: str) -> None:
     end = time.monotonic() + SECONDS_TO_GET_FREE
     while not group.wait(SECONDS_BETWEEN_LOOKS):
         interruption.check()
@@ -81,6 +135,6 @@ def _wait_for(group: Any, room: Room, to_do: str) -> None:
                 f"{free.get(name, 0):g} of {all_[name]:g} {name}s are free" for name in ("CPU", "GPU") if name in all_
             )
             raise UsageError(
-                f"{to_do} needs {room} for itself, and {there} in this cluster: "
+                f"{doing} needs {room} for itself, and {there} in this cluster: "
                 "wait until what else runs here has ended"
             )

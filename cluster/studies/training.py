@@ -6,7 +6,6 @@ interrupted, and the same call goes on from there.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,13 @@ from ray.exceptions import RayError
 
 from cluster.console.display import open_display
 from cluster.console.job import Device
-from cluster.liveness import Liveness
-from cluster.session import Session, location_for_all, ray_session
-from cluster.studies.own_node import Room, alone, room_for
-from cluster.studies.training_actor import Advanced, TrainingActor
-from cluster.studies.waiting import Asking
+from cluster.locations import location_for_all
+from cluster.studies.own_node import OwnActor, own_actor
+from cluster.studies.training_work import Advanced, TrainingWork
 from cluster.sweep import run_sweep
 from eexit.messages.errors import UsageError
 from eexit.messages.locations import shown
-from eexit.messages.progress import Display
-from eexit.messages.wording import counted
+from eexit.messages.progress import Display, Progress
 from eexit.plan.artefacts import CARD, FILES, TEXTS_FOLDER, Card
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import NORMAL
@@ -37,31 +33,6 @@ from eexit.training.texts import Text, distinct, read_texts
 
 SECONDS_PER_CALL = 2.0  # of the actor, between which progress is shown and interruptions are heard
 SECONDS_TO_SAVE = 120.0  # what was learned, when it is interrupted: the current block has to end first
-
-
-@dataclass(frozen=True)
-class TrainingProgress:
-    """What is being done, and how far the training is."""
-
-    doing: str
-    advanced: Advanced
-
-    @property
-    def tokens(self) -> int:
-        return self.advanced.tokens
-
-    @property
-    def share(self) -> float:
-        return self.advanced.share
-
-    @property
-    def has_begun(self) -> bool:
-        return self.share > 0
-
-    def describe(self, rate: float, left: str) -> str:
-        figures = {"loss": self.advanced.loss, "held out": self.advanced.held_out_loss}
-        losses = [f"{name} {value:.3f}" for name, value in figures.items() if value is not None]
-        return " · ".join([self.doing, *losses, f"{rate:,.0f} tokens/s", left])
 
 
 def train_exits(
@@ -98,9 +69,7 @@ def train_exits(
     except DamagedArtefactError as damaged:
         aside = open_store(folder).set_aside(CARD, *FILES)
         display.say(f"{damaged}: it is trained again; what is left of it is in {folder}/{aside}")
-    with ray_session() as session:
-        folder.mkdir(parents=True, exist_ok=True)
-        return _train(plan, session, room_for(device, session.nodes), device, display)
+    return _train(plan, device, display)
 
 
 def _folder(out: str) -> Path:
@@ -127,35 +96,34 @@ def _generated(
     return read_texts(open_store(summary.out))
 
 
-def _train(plan: TrainingPlan, session: Session, room: Room, device: str, display: Display) -> Card:
-    data = plan.data
-    display.say(
-        f"training {plan.settings.what} on {counted(data['n_tokens'], 'token')} of "
-        f"{counted(data['n_prompts'], 'prompt')}, {counted(data['n_held_out_prompts'], 'prompt')} held out; "
-        f"one actor has {room}"
-    )
-    with alone(TrainingActor, room, session.is_own, "training") as actor:
-        asking = Asking(Liveness(session.is_own, [], display.say), "lower --tokens-per-step")
-        advanced: Advanced = asking.ask(actor.load.remote(plan, device, room.cpus))
-        if advanced.tokens:
-            display.say(f"{counted(advanced.tokens, 'token')} were learned from before: going on")
+def _train(plan: TrainingPlan, device: str, display: Display) -> Card:
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    with own_actor(TrainingWork(plan), device, display) as actor:
+        what, advanced = plan.settings.what, actor.call("reached")
         with display:
             try:
                 while not advanced.done:
-                    display.show(TrainingProgress(plan.settings.what, advanced))
-                    advanced = asking.ask(actor.advance.remote(SECONDS_PER_CALL))
+                    display.show(_progress(what, advanced))
+                    advanced = actor.call("advance", SECONDS_PER_CALL)
             except KeyboardInterrupt:
                 _save(actor, display)
                 raise
-            asking.ask(actor.save.remote())
-            display.show(TrainingProgress("measuring on held-out texts", advanced))
-            card: Mapping[str, Any] = asking.ask(actor.finish.remote())
-            display.show(TrainingProgress("done", advanced), last=True)
+            actor.call("save")
+            display.show(_progress("measuring on held-out texts", advanced))
+            card: Mapping[str, Any] = actor.call("finish")
+            display.show(_progress("done", advanced), last=True)
     return Card.model_validate(card)
 
 
-def _save(actor: Any, display: Display) -> None:
+def _progress(doing: str, advanced: Advanced) -> Progress:
+    figures = {"loss": advanced.loss, "held out": advanced.held_out_loss}
+    losses = [f"{name} {value:.3f}" for name, value in figures.items() if value is not None]
+    share = advanced.share
+    return Progress(" · ".join([doing, *losses]), advanced.tokens, share, share > 0, with_rate=True)
+
+
+def _save(actor: OwnActor, display: Display) -> None:
     """Save what was learned until the interruption; if that fails, what was saved last stays."""
     display.say("saving what was learned")
     with suppress(RayError):  # a call that takes too long raises one of these too
-        ray.get(actor.save.remote(), timeout=SECONDS_TO_SAVE)
+        ray.get(actor.start("save"), timeout=SECONDS_TO_SAVE)

@@ -1,25 +1,27 @@
 """How far long work is: what a study or a sweep tells, and what shows it."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
 
-class Advance(Protocol):
-    """How far something is that makes tokens, such as a sweep: what a display shows."""
+@dataclass(frozen=True)
+class Progress:
+    """What is being done, how many tokens it took or made, and how much of it is done.
 
-    @property
-    def tokens(self) -> int:
-        """Tokens so far."""
+    `has_begun` says whether the work itself has, so that the time left can be told.
+    """
 
-    @property
-    def share(self) -> float:
-        """The fraction of the work that is done."""
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether the work itself has begun, so that the time left can be told."""
+    doing: str
+    tokens: int
+    share: float
+    has_begun: bool = True
+    with_rate: bool = False  # whether tokens per second say anything
+    ending: str = ""  # what is told last
 
     def describe(self, rate: float, left: str) -> str:
         """It as text, given tokens per second and the time left."""
+        told = (self.doing, f"{rate:,.0f} tokens/s" if self.with_rate else "", left, self.ending)
+        return " · ".join(filter(None, told))
 
 
 class Display(Protocol):
@@ -27,7 +29,7 @@ class Display(Protocol):
 
     def __enter__(self) -> "Display": ...
     def __exit__(self, *error: object) -> None: ...
-    def show(self, progress: Advance, last: bool = False) -> None: ...
+    def show(self, progress: Progress, last: bool = False) -> None: ...
     def say(self, line: str) -> None: ...
 
 
@@ -38,5 +40,5 @@ class Silence:
         return self
 
     def __exit__(self, *error: object) -> None: ...
-    def show(self, progress: Advance, last: bool = False) -> None: ...
+    def show(self, progress: Progress, last: bool = False) -> None: ...
     def say(self, line: str) -> None: ...

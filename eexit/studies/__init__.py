@@ -1,3 +1,3 @@
-"""What is asked of a finished sweep, a folder for each question: its plan, its work and its closing table. What needs
-Ray to run is in `cluster.studies`.
+"""What is asked of a finished sweep, a folder for each question: its plan, its work and its closing table. `study.py`
+says what all of them have in common; what does them is in `cluster.studies`.
 """

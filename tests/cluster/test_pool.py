@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from scripted import sweep_of
 
-from cluster.console.display import Lines, Progress, open_display
+from cluster.console.display import Lines, open_display, sweep_progress
 from cluster.console.job import SweepJob, job_of
 from cluster.pool import Pool, plan_pools, shortages
 from cluster.shards import Shard, cut, rows_for, split
@@ -152,7 +152,7 @@ def test_a_log_gets_plain_lines() -> None:
     log = io.StringIO()
     display = open_display(log)
     assert isinstance(display, Lines)
-    progress = Progress(
+    progress = sweep_progress(
         done=10,
         planned=30,
         done_before=0,
@@ -181,7 +181,7 @@ def test_lines_become_fewer_as_time_goes_on(monkeypatch: pytest.MonkeyPatch) -> 
     display = open_display(log)
     for second in range(3600):
         now = float(second)
-        display.show(Progress(0, 27, 0, 0, 0, second, 100, 1, 1))
+        display.show(sweep_progress(0, 27, 0, 0, 0, second, 100, 1, 1))
     lines = log.getvalue().splitlines()
     assert [line.split(" tokens")[0] for line in lines[:3]] == ["0", "5", "10"]
     assert len(lines) < 120, "720 at one every five seconds"
@@ -189,7 +189,7 @@ def test_lines_become_fewer_as_time_goes_on(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_quiet_shows_nothing_and_progress_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = Progress(0, 27, 0, 0, 0, 5, 100, 1, 1)
+    progress = sweep_progress(0, 27, 0, 0, 0, 5, 100, 1, 1)
     with open_display(quiet=True) as display:
         display.show(progress, last=True)
         display.say("something")

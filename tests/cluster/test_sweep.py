@@ -23,7 +23,7 @@ from cluster.console.display import Lines
 from cluster.console.job import SweepJob
 from cluster.sweep import Summary, run_sweep
 from eexit.messages.errors import SweepStopped, UsageError
-from eexit.messages.progress import Advance, Silence
+from eexit.messages.progress import Progress, Silence
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import configurations, count_different_runs, plan_runs
 from eexit.results.layout import MANIFEST, encode
@@ -167,7 +167,7 @@ def test_runs_that_are_lost_after_they_have_landed_stop_the_sweep(tmp_path: Path
     config = sweep_of(tmp_path, "one", "two")
 
     class Thief(Silence):
-        def show(self, progress: Advance, last: bool = False) -> None:
+        def show(self, progress: Progress, last: bool = False) -> None:
             if last:
                 next((tmp_path / "out" / "generations").iterdir()).unlink()
 

@@ -1,20 +1,16 @@
-"""Choosing a setting of a finished sweep: `choose_setting`, which `jobs/choose.py` uses.
+"""Choosing a setting of a finished sweep: `choose_setting`.
 
 Settings are tested on the prompts that are for choosing. The result is looked at on those that are for reporting
-(`eexit.plan.splits`), which have no part in it. What was tested and chosen is added to `choices/`. The method is
-explained in `eexit.quality.learn_then_test`.
+(`eexit.plan.splits`), which have no part in it. The method is explained in `eexit.quality.learn_then_test`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 
 from eexit.messages.errors import UsageError
-from eexit.messages.locations import shown
 from eexit.quality.learn_then_test import (
     certify,
     cheapest,
@@ -26,8 +22,8 @@ from eexit.quality.learn_then_test import (
 )
 from eexit.quality.risks import RISKS
 from eexit.quality.sequences import Family
-from eexit.results.study_tables import CHOICES, TIMINGS
-from eexit.studies.choosing.evidence import ChoiceQuestion, Evidence, read_evidence
+from eexit.results.study_tables import TIMINGS
+from eexit.studies.choosing.evidence import ChoiceQuestion, Evidence
 from eexit.studies.timing.speedups import Speedup, speedups
 
 
@@ -97,19 +93,7 @@ class Choice:
         return prompts_needed(tested.mean_loss, self.question.at_most, self.error)
 
 
-def choose_setting(results: str, question: ChoiceQuestion) -> Choice:
-    """The cheapest setting of the finished sweep in `results` whose risk is bounded; the choice is also landed there.
-
-    Raises `UsageError` for what nothing can be chosen from, and `OSError` if it can't be read or written.
-    """
-    evidence = read_evidence(results, question)
-    _refuse_few(evidence, question, shown(results))
-    choice = _choose(evidence, question)
-    CHOICES.publish(evidence.sweep.store, uuid4().hex, [{"started": datetime.now(UTC), **choice_columns(choice)}])
-    return choice
-
-
-def _refuse_few(evidence: Evidence, question: ChoiceQuestion, name: str) -> None:
+def refuse_few(evidence: Evidence, question: ChoiceQuestion, name: str) -> None:
     """Raises `UsageError` if no setting could be certified even if nothing were ever lost."""
     keys = [key for family in evidence.families for key in family.settings]
     n = max(len(evidence.choosing.of(key)) for key in keys)
@@ -125,7 +109,8 @@ def _refuse_few(evidence: Evidence, question: ChoiceQuestion, name: str) -> None
         )
 
 
-def _choose(evidence: Evidence, question: ChoiceQuestion) -> Choice:
+def choose_setting(evidence: Evidence, question: ChoiceQuestion) -> Choice:
+    """The cheapest setting whose risk is bounded, and what it was chosen from."""
     tested = _test(evidence, question)
     settings = [setting for family in tested for setting in family.settings]
     costs = np.array([setting.cost for setting in settings])

@@ -20,8 +20,7 @@ from eexit.quality.rubric import ASPECTS
 from eexit.quality.sequences import Family, families, has_order
 from eexit.results.layout import Manifest
 from eexit.results.means import each_once
-from eexit.results.store.finished_sweep import FinishedSweep, manifest_of, read_finished, refuse_unknown
-from eexit.results.store.folder import open_store
+from eexit.results.store.finished_sweep import FinishedSweep, refuse_unknown
 from eexit.results.study_tables import JUDGEMENTS
 from eexit.studies.judging.judgements import is_scored
 
@@ -65,6 +64,12 @@ class ChoiceQuestion:
     keys: Sequence[str] = ()
 
     @property
+    def columns(self) -> Sequence[str]:
+        """Those of runs that say what it needs to know."""
+        column = RISKS[self.risk].column
+        return [*_IDENTITY, *([] if column == SCORE else [column]), *COSTS[self.cost].columns]
+
+    @property
     def names_settings(self) -> bool:
         return bool(self.modes or self.rules or self.keys)
 
@@ -96,12 +101,15 @@ class Evidence:
     n_same_for_every_seed: int  # settings
 
 
-def read_evidence(results: str, question: ChoiceQuestion) -> Evidence:
-    """Raises `UsageError` for what nothing can be chosen from."""
+def read_evidence(sweep: FinishedSweep, results: str, question: ChoiceQuestion) -> Evidence:
+    """What a choice stands on, from the columns of the sweep's runs that the question needs.
+
+    Raises `UsageError` for what nothing can be chosen from.
+    """
     for name, share in (("--at-most", question.at_most), ("--confidence", question.confidence)):
         if not 0 < share < 1:
             raise UsageError(f"{name} must be above 0 and below 1, as in 0.05 or 0.95, got {share:g}")
-    manifest = manifest_of(open_store(results), shown(results))
+    manifest = sweep.manifest
     found, left_out = candidates(manifest, question, shown(results))
     risk = RISKS[question.risk]
     if risk.compares and NORMAL not in [each["mode"] for each in manifest.configurations]:
@@ -109,8 +117,6 @@ def read_evidence(results: str, question: ChoiceQuestion) -> Evidence:
             f"{shown(results)} has no runs of {NORMAL}, which risk {question.risk} compares with: sweep with --modes "
             f"{NORMAL} too"
         )
-    recorded = [] if risk.column == SCORE else [risk.column]
-    sweep = read_finished(results, [*_IDENTITY, *recorded, *COSTS[question.cost].columns])
     judged = _judgements(sweep) if risk.column == SCORE else {}
     all_losses = losses(
         risk, _with_scores(sweep.runs, judged) if risk.column == SCORE else _with_draws(_asked(sweep, risk))

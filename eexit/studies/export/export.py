@@ -15,7 +15,7 @@ from pyarrow import fs
 
 from eexit.messages.errors import UsageError
 from eexit.messages.locations import shown
-from eexit.messages.progress import Display
+from eexit.messages.progress import Display, Progress
 from eexit.messages.wording import counted
 from eexit.plan.runs import OK
 from eexit.results.files import DamagedError, list_files, read_generations, without
@@ -46,23 +46,6 @@ class Exported:
 
     account: Account
     files: Sequence[str]
-
-
-@dataclass(frozen=True)
-class ExportProgress:
-    """How many of the tokens' conversations are written."""
-
-    tokens: int
-    done: int
-    planned: int
-    has_begun: bool = True
-
-    @property
-    def share(self) -> float:
-        return self.done / self.planned
-
-    def describe(self, rate: float, left: str) -> str:
-        return f"{self.done:,}/{self.planned:,} conversations · {left}"
 
 
 def export(
@@ -98,7 +81,8 @@ def export(
                 files.add(table)
                 account.add(table)
                 done = account.runs.total()
-                display.show(ExportProgress(account.n_tokens, done, runs.done), last=done == runs.done)
+                doing = f"{done:,}/{runs.done:,} conversations"
+                display.show(Progress(doing, account.n_tokens, done / runs.done), last=done == runs.done)
         files.publish()
         made = datetime.now(UTC).isoformat(timespec="seconds")
         making = Making(shown(results), command, made, versions(), runs.failed, runs.missing)

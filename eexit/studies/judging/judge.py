@@ -14,7 +14,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from eexit.messages.errors import SweepStopped
-from eexit.messages.progress import Display
+from eexit.messages.progress import Display, Progress
 from eexit.messages.wording import counted
 from eexit.plan.runs import ERROR, OK
 from eexit.quality.rubric import RUBRIC, Comparison, Question, TextScores, preference
@@ -30,27 +30,6 @@ SECONDS_BETWEEN_LOOKS: Final = 0.5  # at the progress, where no answer comes
 FAILURES_WITHOUT_ANSWER: Final = 10  # of texts, if none ever worked
 
 Answer = Reply | AskingError
-
-
-@dataclass(frozen=True)
-class JudgingProgress:
-    """How many questions are settled, and the tokens that the judge took for them."""
-
-    done: int
-    planned: int
-    errors: int
-    tokens: int
-
-    @property
-    def share(self) -> float:
-        return self.done / self.planned if self.planned else 1.0
-
-    @property
-    def has_begun(self) -> bool:
-        return self.done > 0
-
-    def describe(self, rate: float, left: str) -> str:
-        return f"{self.done:,}/{self.planned:,} questions · {counted(self.errors, 'error')} · {left}"
 
 
 @dataclass
@@ -158,7 +137,7 @@ class _Judging:
 
     def __init__(self, plan: JudgingPlan) -> None:
         self.questions = plan.questions
-        self.progress = JudgingProgress(0, len(self.questions), 0, 0)
+        self._n_errors = self._tokens = 0
         self.summary = JudgingSummary()
         self._plan = plan
         self._started = datetime.now(UTC)
@@ -173,6 +152,12 @@ class _Judging:
             if not asked:
                 self._finish(run)
 
+    @property
+    def progress(self) -> Progress:
+        done, planned = len(self._answers), len(self.questions)
+        doing = f"{done:,}/{planned:,} questions · {counted(self._n_errors, 'error')}"
+        return Progress(doing, self._tokens, done / planned if planned else 1.0, done > 0)
+
     def settle(self, question: Question, answer: Answer) -> None:
         """Make the rows of an answer, and land them with those before it if that is due."""
         self._answers[question] = answer
@@ -180,12 +165,8 @@ class _Judging:
             self._open[run] -= 1
             if not self._open[run]:
                 self._finish(run)
-        self.progress = JudgingProgress(
-            self.progress.done + 1,
-            self.progress.planned,
-            self.progress.errors + isinstance(answer, AskingError),
-            self.progress.tokens + (answer.tokens if isinstance(answer, Reply) else 0),
-        )
+        self._n_errors += isinstance(answer, AskingError)
+        self._tokens += answer.tokens if isinstance(answer, Reply) else 0
         if len(self._rows) >= ROWS_PER_FILE or time.monotonic() - self._last_landing >= SECONDS_BETWEEN_FILES:
             self._land()
 

@@ -1,7 +1,6 @@
 """What is replayed of a finished sweep: which settings, on which texts, and whether that takes the model."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,63 +18,16 @@ from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.runs import configurations
 from eexit.results.layout import MANIFEST
 from eexit.results.store.finished_sweep import FinishedSweep, refuse_unknown
-from eexit.studies.replay.recorded import Replayed, Transcript, follows_from_full_depth, replay_recorded, together
+from eexit.studies.replay.study import ReplayStudy
 from eexit.studies.replay.transcripts import read_transcripts
 
 UNALTERED: Final = tuple(name for name, state in STATES.items() if not alters(state))
 
 
-@dataclass(frozen=True)
-class ReplayPlan:
-    """Settings, as `config` has them, and the texts of the configuration with the key `text_of`."""
-
-    config: SweepConfig
-    settings: Sequence[Exit]
-    text_of: str
-    transcripts: Sequence[Transcript]
-    n_layers: int
-
-    @property
-    def exitable_layers(self) -> Sequence[int]:
-        return self.config.exit_layers or ()
-
-    @property
-    def groups(self) -> list[list[Exit]]:
-        """Settings that are replayed together."""
-        return together(self.settings, self.config.adapter is not None)
-
-    @property
-    def needs_model(self) -> bool:
-        """Whether anything is needed that the sweep did not record."""
-        if any(transcript.teacher is None for transcript in self.transcripts):
-            return True
-        is_adapted = self.config.adapter is not None
-        return not all(setting.is_oracle and follows_from_full_depth(setting, is_adapted) for setting in self.settings)
-
-    def recorded(self, settings: Sequence[Exit], start: int, end: int) -> list[list[Replayed]]:
-        """Some of the texts, each under these settings, from what was recorded."""
-        return [
-            replay_recorded(settings, transcript, self.exitable_layers) for transcript in self.transcripts[start:end]
-        ]
-
-    def n_tokens(self, start: int = 0, end: int | None = None) -> int:
-        """Decided tokens of some texts, by default of all."""
-        return sum(len(transcript.text.token_ids) - 1 for transcript in self.transcripts[start:end])
-
-    def cuts(self, most_tokens: int) -> list[int]:
-        """Where to cut the texts into parts of about so many tokens: the first text of each, and the end."""
-        cuts, tokens = [0], 0
-        for index in range(1, len(self.transcripts)):
-            tokens += self.n_tokens(index - 1, index)
-            if tokens >= most_tokens:
-                cuts, tokens = [*cuts, index], 0
-        return [*cuts, len(self.transcripts)]
-
-
 def make_replay_plan(
     sweep: FinishedSweep, results: str, kl_factors: Sequence[float], rules: Mapping[str, Sequence[float]],
     modes: Sequence[str], text_of: str, probe: str | None,
-) -> ReplayPlan:  # fmt: skip
+) -> ReplayStudy:  # fmt: skip
     """What to replay. Raises `UsageError` for what can't be replayed.
 
     Without `modes`, rules that look at the final layer are replayed in modes that leave the state alone, where all that
@@ -107,7 +59,7 @@ def make_replay_plan(
     transcripts = read_transcripts(sweep.store, text_of, once=is_same)
     if not transcripts:
         raise UsageError(f"{shown(results)} has no texts of {text_of}: all its runs failed, or decided no token")
-    return ReplayPlan(config, settings, text_of, transcripts, n_layers)
+    return ReplayStudy(config, settings, text_of, transcripts, n_layers)
 
 
 def _stored(sweep: FinishedSweep, results: str) -> SweepConfig:

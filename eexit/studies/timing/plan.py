@@ -1,9 +1,6 @@
 """What is timed of a finished sweep: which configurations, at which batch sizes, with which prompts."""
 
-import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from random import Random
 from typing import Final
 
 import pyarrow as pa
@@ -16,59 +13,10 @@ from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import GENERATE, NORMAL, Configuration, Draft, Exit, Generate, Normal
 from eexit.plan.runs import OK, configurations
 from eexit.plan.splits import representative
-from eexit.results.store.finished_sweep import FinishedSweep
+from eexit.results.store.finished_sweep import FinishedSweep, refuse_unknown
+from eexit.studies.timing.study import Contender, TimingStudy
 
 LEAST_TOKENS: Final = 3  # the first two of a row are not timed
-WARM_UP_TOKENS: Final = 8
-
-Contender = Configuration | Generate
-
-
-@dataclass(frozen=True)
-class TimingPlan:
-    """What is timed: contenders at batch sizes, with the prompts of `config`."""
-
-    config: SweepConfig
-    contenders: Sequence[Contender]
-    batches: Sequence[int]
-    n_tokens: int
-    n_rounds: int
-
-    def round(self, number: int) -> list[tuple[Contender, int]]:
-        """What is timed in a round, in its order: contenders of one batch size are next to each other, shuffled."""
-        return [
-            (contender, batch)
-            for batch in self.batches
-            for contender in Random(f"{number} {batch}").sample(self.contenders, len(self.contenders))
-            if batch == 1 or contender not in self.drafting_generates
-        ]
-
-    @property
-    def n_chosen(self) -> int:
-        """Configurations beside `normal`."""
-        return sum(isinstance(each, Configuration) for each in self.contenders) - 1
-
-    @property
-    def drafting_generates(self) -> list[Contender]:
-        """Those that decode one row at a time only."""
-        return [each for each in self.contenders if isinstance(each, Generate) and each.draft_layer is not None]
-
-    def without_drafting_generates(self) -> "TimingPlan":
-        return replace(self, contenders=[each for each in self.contenders if each not in self.drafting_generates])
-
-    @property
-    def n_steps(self) -> int:
-        """How many steps everything takes, warming up included."""
-        warm_up = len(self.round(0)) * self.steps_to_warm_up
-        return warm_up + self.n_rounds * sum(self.steps(batch) for _, batch in self.round(0))
-
-    @property
-    def steps_to_warm_up(self) -> int:
-        return min(self.n_tokens, WARM_UP_TOKENS)
-
-    def steps(self, batch: int) -> int:
-        """How many steps it takes to decode all prompts."""
-        return -(-len(self.config.prompts) // batch) * self.n_tokens
 
 
 def make_plan(
@@ -79,7 +27,7 @@ def make_plan(
     n_prompts: int,
     n_tokens: int | None,
     n_rounds: int,
-) -> TimingPlan:
+) -> TimingStudy:
     """What to time. Raises `UsageError` for configurations that can't be timed, and for prompts that all failed."""
     try:
         config = SweepConfig.model_validate(sweep.manifest.config)
@@ -96,7 +44,7 @@ def make_plan(
     config = config.model_copy(update={"prompts": prompts})
     drafting = [Generate(layer) for layer in dict.fromkeys(each.layer for each in chosen if isinstance(each, Draft))]
     contenders: tuple[Contender, ...] = (Normal(), Generate(), *chosen, *drafting)
-    return TimingPlan(config, contenders, tuple(dict.fromkeys(batches)), n_tokens, n_rounds)
+    return TimingStudy(config, contenders, tuple(dict.fromkeys(batches)), n_tokens, n_rounds)
 
 
 def choose(there: Sequence[Configuration], keys: Sequence[str], results: str) -> list[Configuration]:
@@ -107,11 +55,8 @@ def choose(there: Sequence[Configuration], keys: Sequence[str], results: str) ->
     by_key = {each.key: each for each in there}
     oracles = {each.key: each.rule for each in there if isinstance(each, Exit) and each.is_oracle}
     timeable = [key for key in by_key if key != NORMAL and key not in oracles]
+    refuse_unknown([key for key in keys if key not in (NORMAL, GENERATE)], list(by_key), shown(results))
     for key in keys:
-        if key not in by_key and key not in (NORMAL, GENERATE):
-            near = difflib.get_close_matches(key, by_key, n=3)
-            way_out = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(some(list(by_key)))}"
-            raise UsageError(f"{shown(results)} has no configuration {key}: {way_out}")
         if key in oracles:
             raise UsageError(
                 f"{key} can't be timed: {oracles[key]} is an oracle, which needs the full-depth pass beside it; "

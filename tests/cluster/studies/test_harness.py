@@ -12,12 +12,12 @@ from commands import here
 from driving import look_here
 from own_tasks import CHOICE, WORDS, save_task, save_tasks
 
-from cluster.console import harness_job as harness_plan
-from cluster.console.harness_job import find_here
 from cluster.studies.harness import evaluate_on_tasks
 from eexit.results.layout import MANIFEST, Manifest, encode
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import SCORES
+from eexit.studies.harness import plan as harness_plan
+from eexit.studies.harness.plan import find_here
 from jobs import harness
 
 

@@ -17,10 +17,10 @@ from safetensors.numpy import load_file
 
 from cluster.studies import training
 from cluster.studies.training import train_exits
-from cluster.studies.training_actor import TrainingActor
+from cluster.studies.training_work import TrainingWork
 from eexit.generator import ModelGenerator
 from eexit.messages.errors import UsageError
-from eexit.messages.progress import Advance, Silence
+from eexit.messages.progress import Progress, Silence
 from eexit.plan.artefacts import CARD, STATE, WEIGHTS, Card, read_card
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.runs import plan_runs
@@ -80,16 +80,16 @@ def trained_here(texts: Path, out: Path, what: str, **settings: Any) -> Card:
     )
     assert not is_finished(plan)
     out.mkdir()
-    actor = TrainingActor()
-    actor.load(plan, "cpu", 1)
-    actor.advance(60)
-    return Card.model_validate(actor.finish())
+    work = TrainingWork(plan)
+    work.load("cpu", 1.0)
+    work.advance(60)
+    return Card.model_validate(work.finish())
 
 
 class Interrupts(Silence):
     """Presses Ctrl-C, as it were, once something was learned."""
 
-    def show(self, progress: Advance, last: bool = False) -> None:
+    def show(self, progress: Progress, last: bool = False) -> None:
         if progress.has_begun:
             raise KeyboardInterrupt
 

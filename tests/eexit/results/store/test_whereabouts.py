@@ -8,7 +8,6 @@ import pytest
 from commands import here, without_steps
 from full_disk import left
 
-from cluster.console.harness_job import Asked
 from cluster.console.job import job_of
 from cluster.studies.harness import evaluate_on_tasks
 from eexit.messages.errors import UsageError
@@ -18,6 +17,7 @@ from eexit.results.layout import MANIFEST, Manifest, encode, tokens_name
 from eexit.results.store.folder import open_store
 from eexit.results.store.whereabouts import FolderKind, whereabouts
 from eexit.results.study_tables import SCORES
+from eexit.studies.harness.plan import Asked
 from jobs import compact, export, report, sweep, train, word_problems
 
 Run = Callable[[list[str]], int]

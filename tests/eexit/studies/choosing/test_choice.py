@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 from blank_rows import blank
 from commands import here
+from full_disk import left, on_a_full_disk
 from scripted import rows_of, sweep_of
 
 from eexit.plan.config import SweepConfig
@@ -324,3 +325,14 @@ def test_sweeps_that_are_not_ready_for_it_are_refused(finished: Path, tmp_path: 
         code, said = chosen(out, "--risk", risk)
         assert (code, message in said) == (2, True), said
         assert not (out / "choices").exists() or out == finished
+
+
+def test_on_a_full_disk_it_stops_in_a_line_and_leaves_nothing(tmp_path: Path) -> None:
+    out = land_sweep(tmp_path / "out", CONFIG, number)
+    done = on_a_full_disk(2048, "jobs/choose.py", out, "--risk", "disagreement")
+    assert done.returncode == 1
+    [stopped] = done.stderr.splitlines()
+    assert stopped.startswith("stopped: ")
+    assert "File too large" in stopped
+    assert left(out / "choices") == []
+    assert chosen(out, "--risk", "disagreement")[0] == 0

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pytest
 from commands import here
 from driving import wait_until
+from full_disk import left, on_a_full_disk
 from judge_server import Judge, Response, completion, first, judging, refusal, scores_of
 from scripted import rows_of, sweep_of
 
@@ -328,6 +329,19 @@ def test_nothing_is_lost_when_it_is_interrupted(out: Path) -> None:
     with judging() as judge:
         assert judged(out, judge).returncode == 0
         assert len(judge.asked) == 2
+
+
+def test_on_a_full_disk_it_stops_in_a_line_and_the_same_command_asks_again(out: Path, judge: Judge) -> None:
+    before = left(out)
+    done = on_a_full_disk(4096, "jobs/judge.py", out, "--base-url", judge.url, "--model", "j", "--quiet")
+    assert done.returncode == 1
+    stopped, kept = done.stderr.splitlines()
+    assert stopped.startswith("stopped: ")
+    assert "File too large" in stopped
+    assert kept == "what was judged stays in judgements: the same command goes on from there"
+    assert [name for name in left(out) if name not in before] in ([], ["judgements"])
+    assert judged(out, judge).returncode == 0
+    assert len(rows(out)) == 9
 
 
 def test_a_second_call_at_the_same_time_is_refused_and_asks_nothing(out: Path) -> None:

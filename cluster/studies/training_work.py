@@ -1,17 +1,17 @@
-"""The actor that trains: a process that has a node's CPUs, or a GPU, for itself.
-
-It is a plain class, which `cluster.studies.training` turns into a Ray actor. It answers with numbers and text only, so
-that the driver need not import torch; what it learns goes to the artefact's folder.
+"""What an actor does to train. It answers with numbers and text only, so that the driver need not import torch; what it
+learns goes to the artefact's folder.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 
-from cluster.actor import device_here
 from eexit.messages.errors import UsageError
+from eexit.messages.wording import counted
 from eexit.results.store.manifest import versions
+from eexit.studies.study import Work
 from eexit.training.plan import TrainingPlan
 
 
@@ -26,10 +26,19 @@ class Advanced:
     held_out_loss: float | None
 
 
-class TrainingActor:
-    """Holds one training."""
+class TrainingWork(Work):
+    """One training, which resumes inside what it has learned."""
 
-    def load(self, plan: TrainingPlan, device: str, threads: int) -> Advanced:
+    doing, if_memory_is_short = "training", "lower --tokens-per-step"
+
+    def __init__(self, plan: TrainingPlan) -> None:
+        self._plan, data = plan, plan.data
+        self.opening = (
+            f"training {plan.settings.what} on {counted(data['n_tokens'], 'token')} of "
+            f"{counted(data['n_prompts'], 'prompt')}, {counted(data['n_held_out_prompts'], 'prompt')} held out"
+        )
+
+    def load(self, device: str, memory_share: float) -> Sequence[str]:
         """Load the model and, if the training began before, what it has learned.
 
         Raises `UsageError` if the model can't be loaded, or the folder can't be seen from here.
@@ -43,27 +52,27 @@ class TrainingActor:
         from eexit.training.setup import Setup
         from eexit.training.trainers import TRAINERS
 
+        plan = self._plan
         if not plan.folder.is_dir():
             raise UsageError(
                 f"node {ray.util.get_node_ip_address()} does not see {plan.folder}: give --out a folder that all "
                 "nodes share"
             )
-        torch.set_num_threads(threads)
         torch.manual_seed(plan.settings.seed)
-        model, _ = load_model_and_tokenizer(plan.config, device_here(device))
+        model, _ = load_model_and_tokenizer(plan.config, device)
         model.requires_grad_(False)
         decoder = Decoder(model)
         readout = load_readout(plan.config, plan.settings.layers, decoder)
         setup = Setup(model, decoder, plan.settings, readout, plan.learn)
         trainer = TRAINERS[plan.settings.what](setup)
-        self._plan = plan
         self._training = Training(trainer, plan.learn, plan.held_out, plan.folder, plan.identity)
-        return self._advanced()
+        n_before = self.reached().tokens
+        return [f"{counted(n_before, 'token')} were learned from before: going on"] if n_before else []
 
     def advance(self, seconds: float) -> Advanced:
         """Train for about so long: on one block of texts at least."""
         self._training.advance(seconds)
-        return self._advanced()
+        return self.reached()
 
     def save(self) -> None:
         """Save what was learned so far."""
@@ -76,7 +85,7 @@ class TrainingActor:
         plan = self._plan
         return finish(self._training, plan.held_out, plan.model, plan.data, versions()).model_dump(mode="json")
 
-    def _advanced(self) -> Advanced:
+    def reached(self) -> Advanced:
         training = self._training
         losses = {
             name: next((row[name] for row in reversed(training.reached.progress) if row[name] is not None), None)

@@ -1,7 +1,9 @@
 """Timing a finished sweep on Ray: what lands, what is refused, and what stays when it is stopped."""
 
+import subprocess
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,9 @@ from landed_sweep import land_all
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from cluster.studies import own_node as alone
-from cluster.studies.timing import time_sweep
+from cluster.studies.run import run_study
 from eexit.messages.errors import UsageError
-from eexit.messages.progress import Advance, Silence
+from eexit.messages.progress import Progress, Silence
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.splits import sort_of
 from eexit.results.store.finished_sweep import FinishedSweep
@@ -28,6 +30,7 @@ from eexit.results.study_tables import TIMINGS
 from eexit.studies.timing.plan import make_plan
 from jobs import timings
 
+SCRIPT = Path(__file__).parents[4] / "jobs" / "timings.py"
 TOKENS = 4
 KEYS = ["normal", "generate", "unfrozen/fixed/2"]
 
@@ -51,14 +54,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
-def timed(out: Path, **others: Any) -> list[Mapping[str, Any]]:
-    arguments = {"batches": (1, 3), "n_rounds": 2, "display": Silence(), "look": look_here, **others}
-    return time_sweep(str(out), **arguments)
+def timed(out: Path, **others: Any) -> Sequence[Mapping[str, Any]]:
+    running: dict[str, Any] = {"display": Silence(), "look": look_here}
+    running |= {name: others.pop(name) for name in running if name in others}
+    asked: dict[str, Any] = {"keys": (), "batches": (1, 3), "n_prompts": 8, "n_tokens": None, "n_rounds": 2, **others}
+    plan = lambda sweep, results: make_plan(sweep, results, **asked)  # noqa: E731
+    return run_study(str(out), plan, **running).rows
 
 
 @pytest.fixture
 def model_is_described_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timings, "time_sweep", partial(time_sweep, look=look_here))
+    monkeypatch.setattr(timings, "run_study", partial(run_study, look=look_here))
 
 
 @pytest.mark.usefixtures("local_ray", "model_is_described_here")
@@ -109,7 +115,7 @@ def test_timed_are_prompts_of_each_sort_and_not_the_first_ones(tmp_path: Path) -
 
 
 class StopsInRound2(Silence):
-    def show(self, progress: Advance, last: bool = False) -> None:
+    def show(self, progress: Progress, last: bool = False) -> None:
         if "normal, 1 row, round 2 of 2" in progress.describe(0.0, ""):
             raise KeyboardInterrupt
 
@@ -187,3 +193,10 @@ def test_numbers_below_one_are_told_in_a_line(flag: str, capsys: pytest.CaptureF
     assert timings.main(["results", flag, "0"]) == 2
     said = capsys.readouterr().err
     assert said == f"error: argument {flag}: must be a whole number above 0, got 0: --help lists the flags\n"
+
+
+def test_a_folder_that_holds_no_sweep_is_refused_in_a_line(environment: dict[str, str], tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, str(SCRIPT), str(tmp_path)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {tmp_path} holds no sweep.json: give the folder of a finished sweep\n"
+    assert list(tmp_path.iterdir()) == []

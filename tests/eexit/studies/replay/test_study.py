@@ -1,6 +1,6 @@
 """Replaying a finished sweep: what lands, beside its own runs; what is refused; what stays when it is stopped."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,15 @@ from byte_model import N_LAYERS, save_byte_model
 from driving import look_here
 from landed_sweep import land_all
 
-from cluster.studies import replay as replays
-from cluster.studies.replay import replay_sweep
+from cluster.studies import own_node
+from cluster.studies.run import run_study
 from eexit.messages.errors import UsageError
-from eexit.messages.progress import Advance, Silence
+from eexit.messages.progress import Progress, Silence
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.results.store.finished_sweep import read_finished
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import REPLAYS
+from eexit.studies.replay import study
 from eexit.studies.replay.plan import make_replay_plan
 from eexit.studies.replay.transcripts import read_transcripts
 from jobs import replay
@@ -54,8 +55,12 @@ def config_of(model: Path, **others: Any) -> SweepConfig:
     return SweepConfig.model_validate(fields)
 
 
-def replayed(out: Path, **others: Any) -> list[Mapping[str, Any]]:
-    return replay_sweep(str(out), display=Silence(), look=look_here, **others)
+def replayed(out: Path, **others: Any) -> Sequence[Mapping[str, Any]]:
+    running: dict[str, Any] = {"display": Silence(), "look": look_here}
+    running |= {name: others.pop(name) for name in running if name in others}
+    asked: dict[str, Any] = {"kl_factors": (), "rules": {}, "modes": (), "text_of": "normal", "probe": None, **others}
+    plan = lambda sweep, results: make_replay_plan(sweep, results, **asked)  # noqa: E731
+    return run_study(str(out), plan, **running).rows
 
 
 def by_prompt(out: Path, key: str) -> pd.DataFrame:
@@ -69,7 +74,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr(replays, "ray_session", refuse)
+    monkeypatch.setattr(own_node, "ray_session", refuse)
 
 
 @pytest.mark.usefixtures("no_ray")
@@ -115,8 +120,8 @@ def test_kl_factors_are_replayed_from_the_tables_alone(finished: Path, capsys: p
 def test_online_rules_replayed_on_their_own_texts_are_their_runs(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(replay, "replay_sweep", partial(replay_sweep, look=look_here))
-    monkeypatch.setattr(replays, "TOKENS_PER_CALL", 30)  # so that texts come in several calls
+    monkeypatch.setattr(replay, "run_study", partial(run_study, look=look_here))
+    monkeypatch.setattr(study, "TOKENS_PER_PART", 30)  # so that texts come in several calls
     assert (
         replay.main([str(finished), "--rules", "confidence=0.1:0.2:2", "--texts-of", "frozen_residual/confidence/0.1"])
         == 0
@@ -136,7 +141,7 @@ def test_online_rules_replayed_on_their_own_texts_are_their_runs(
 
 
 class StopsAtAgree(Silence):
-    def show(self, progress: Advance, last: bool = False) -> None:
+    def show(self, progress: Progress, last: bool = False) -> None:
         if "agree" in progress.describe(0.0, ""):
             raise KeyboardInterrupt
 
@@ -145,7 +150,7 @@ class StopsAtAgree(Silence):
 def test_settings_that_are_finished_stay_when_it_is_stopped(finished: Path) -> None:
     before = len(REPLAYS.read(open_store(finished)))
     with pytest.raises(KeyboardInterrupt):
-        replay_sweep(str(finished), rules={"kl": (0.5, 1.0), "agree": ()}, display=StopsAtAgree(), look=look_here)
+        replayed(finished, rules={"kl": (0.5, 1.0), "agree": ()}, display=StopsAtAgree())
     rows = REPLAYS.read(open_store(finished)).slice(before)
     assert rows["configuration"].to_pylist() == ["unfrozen/kl/0.5", "unfrozen/kl/1"]
 
@@ -208,10 +213,9 @@ def test_only_a_finished_sweep_with_texts_and_its_own_model_is_replayed(finished
         with pytest.raises(UsageError, match=message):
             replayed(out, kl_factors=(1.0,))
     with pytest.raises(UsageError, match=r"is not the one that the sweep had \(model.n_layers: 7 -> 8\)"):
-        replay_sweep(
-            str(finished),
+        replayed(
+            finished,
             rules={"fixed": (3.0,)},
-            display=Silence(),
             look=lambda config, rows: ({**look_here(config, rows)[0], "n_layers": N_LAYERS + 1}, EXITS, None),
         )
 

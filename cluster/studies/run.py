@@ -1,0 +1,140 @@
+"""Doing a study of a finished sweep, whatever it is: `run_study`, which the scripts of `jobs/` use.
+
+A study that needs no model is done in this process, and no Ray is started. For all others, one actor has a node's
+CPUs, or a GPU, for itself.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Generic, TypeVar
+from uuid import uuid4
+
+from rich.text import Text
+
+from cluster.console import interruption
+from cluster.console.display import console_of, open_display
+from cluster.locations import location_for_all
+from eexit.messages.locations import reading
+from eexit.messages.progress import Display, Progress
+from eexit.plan.config import SweepConfig
+from eexit.plan.model_facts import ModelFacts, look_at_model
+from eexit.results.store.finished_sweep import FinishedSweep, read_finished, refuse_changed_model
+from eexit.results.store.folder import Store
+from eexit.studies.study import Done, Part, Row, Study, Unit
+
+S = TypeVar("S", bound=Study)
+
+
+@dataclass(frozen=True)
+class Studied(Generic[S]):
+    """A study that is done, the rows that it has, and why units of it failed, by name."""
+
+    study: S
+    rows: Sequence[Row]
+    failures: Mapping[str, str] = field(default_factory=dict)
+
+    def show(self, results: str, columns: int) -> None:
+        """Print the tables that end it, so many columns wide where it is no terminal, and how to read the rows."""
+        console = console_of(columns)
+        for each in self.study.closing(self.rows):
+            console.print(Text(each) if isinstance(each, str) else each)
+        print(reading(results, self.study.table.name))
+
+
+def run_study(
+    results: str,
+    plan: Callable[[FinishedSweep, str], S],
+    device: str = "auto",
+    display: Display | None = None,
+    look: Callable[[SweepConfig, int], ModelFacts] = look_at_model,
+    columns: Sequence[str] = ("prompt_id", "status"),
+) -> Studied[S]:
+    """Do the study that `plan` makes of the finished sweep in `results`, and publish its rows there.
+
+    `columns` are those of the runs that `plan` needs. `look` is as in `run_sweep`. Raises `UsageError` for what can't
+    be done, and `SweepStopped` or `OSError` when going on would only fail; what was published until then stays.
+    """
+    display = display or open_display()
+    sweep = read_finished(location_for_all(results, "the folder"), columns)
+    sweep.store.probe("the folder")
+    study = plan(sweep, results)
+    call, units = Call(study, sweep.store), study.units()
+    if not call.left(units, display):
+        display.say(f"nothing is left to do: {study.table.name} has all of it")
+        return Studied(study, call.landed(units))
+    if not study.needs_model:
+        if study.opening:
+            display.say(study.opening)
+        _in_order(call, units, study.do, display)
+        return Studied(study, call.landed(units), call.failures)
+    refuse_changed_model(sweep, results, look(study.config, 1)[0])
+    from cluster.studies.own_node import own_actor  # here, since Ray takes a second to import
+
+    with own_actor(study, device, display) as actor:
+        _in_order(call, actor.call("units"), partial(actor.call, "do"), display)
+    return Studied(study, call.landed(units), call.failures)
+
+
+@dataclass
+class Call:
+    """One call of a command: the rows that it adds to a sweep, and the file that they are in."""
+
+    study: Study
+    store: Store
+    call_id: str = field(default_factory=lambda: uuid4().hex)
+    rows: list[Row] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)  # why, by the names of units
+
+    def left(self, units: Sequence[Unit], display: Display) -> list[Unit]:
+        """Those of these units that have not landed, undamaged: what is damaged is set aside."""
+        if any(unit.unit_id for unit in units):
+            for name, aside in self.study.table.set_damaged_aside(self.store):
+                display.say(f"{name} is damaged: it is now in {aside}, and what it held is {self.study.again}")
+        return [unit for unit in units if not (unit.unit_id and self.store.has(self.study.table.file(unit.unit_id)))]
+
+    def landed(self, units: Sequence[Unit]) -> Sequence[Row]:
+        """The rows of these units, in order; of those with an id, whichever call has published them."""
+        order = {unit.unit_id: rank for rank, unit in enumerate(units) if unit.unit_id}
+        if not order:
+            return self.rows
+        id_column = self.study.table.columns[0].name
+        ours = [row for row in self.study.table.read(self.store).to_pylist() if row[id_column] in order]
+        return sorted(ours, key=lambda row: order[row[id_column]])  # stable: the rows of a unit keep their order
+
+    def settle(self, unit: Unit, parts: Sequence[Done], began: datetime, display: Display) -> None:
+        """Publish the rows of a unit, with those before it or in a file of its own; or tell why it failed."""
+        if errors := [done.error for done in parts if done.error]:
+            self.fail(unit, errors[0], display)
+            return
+        file_id = unit.unit_id or self.call_id
+        rows = self.study.rows(unit, [done.result for done in parts])
+        named = {column: file_id for column in [self.study.table.id_column] if column}
+        new = [{**named, "started": began, **row} for row in rows]
+        self.rows += new
+        if new:
+            self.study.table.publish(self.store, file_id, new if unit.unit_id else self.rows)
+
+    def fail(self, unit: Unit, reason: str, display: Display) -> None:
+        self.failures[unit.name] = reason
+        display.say(f"{unit.name} failed: {reason}")
+
+
+def _in_order(call: Call, units: Sequence[Unit], do: Callable[[Part], Done], display: Display) -> None:
+    """All units that are left, one after the other."""
+    left = call.left(units, display)
+    planned = sum(part.size for unit in left for part in unit.parts)
+    size, tokens, began = 0.0, 0, datetime.now(UTC)
+    with display:
+        for unit in left:
+            parts: list[Done] = []
+            if unit.unit_id or not call.rows:  # so that warming up is not in it
+                began = datetime.now(UTC)
+            for part in unit.parts:
+                interruption.check()
+                display.show(Progress(part.text, tokens, size / planned, tokens > 0))
+                parts.append(do(part))
+                size, tokens = size + part.size, tokens + parts[-1].tokens
+            call.settle(unit, parts, began, display)
+        display.show(Progress("done", tokens, size / planned, tokens > 0), last=True)

@@ -1,0 +1,122 @@
+"""Timing a finished sweep's configurations: in each round everything is timed once, in another order."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from random import Random
+from typing import Any, Final
+
+from eexit.messages.result_table import ResultTable
+from eexit.messages.wording import counted
+from eexit.plan.config import SweepConfig
+from eexit.plan.configuration import GENERATE, NORMAL, Configuration, Generate
+from eexit.results.store.manifest import versions
+from eexit.results.study_tables import TIMINGS
+from eexit.studies.study import Done, Part, Row, Study, Unit
+from eexit.studies.timing.table import drafts_table, timings_table
+
+WARM_UP_TOKENS: Final = 8
+
+Contender = Configuration | Generate
+
+
+class TimingStudy(Study):
+    """Contenders at batch sizes, with the prompts of `config`.
+
+    A unit is a round, and a part times one contender at one batch size; the first unit warms up.
+    """
+
+    table, needs_model = TIMINGS, True
+    doing, if_memory_is_short = "timing", "lower --batch"
+
+    def __init__(
+        self, config: SweepConfig, contenders: Sequence[Contender], batches: Sequence[int], n_tokens: int, n_rounds: int
+    ) -> None:
+        self.config, self.contenders, self.batches = config, contenders, batches
+        self.n_tokens, self.n_rounds = n_tokens, n_rounds
+        n_chosen = sum(isinstance(each, Configuration) for each in contenders) - 1
+        self.opening = (
+            f"timing {counted(n_chosen, 'configuration')}, {NORMAL} and {GENERATE}, "
+            f"{counted(len(config.prompts), 'prompt')} × {counted(n_tokens, 'token')}, "
+            f"{_rows(batches)} at a time, {counted(n_rounds, 'round')}"
+        )
+
+    def load(self, device: str, memory_share: float) -> Sequence[str]:
+        """Raises `UsageError` if the model can't be loaded, or none of the prompts leaves room for so many tokens."""
+        from eexit.studies.timing.contenders import Contenders, drafts_itself
+
+        remarks = []
+        self._contenders = Contenders(self.config, device, self.n_tokens)
+        self._common = self._same_for_all()
+        if n_left_out := len(self.config.prompts) - len(self._contenders.prompts):
+            remarks.append(f"{counted(n_left_out, 'prompt')} left no room for {self.n_tokens} tokens")
+        if any(map(_drafts, self.contenders)) and not drafts_itself(self._contenders.plain):
+            remarks.append(f"the {GENERATE} of transformers can't draft with early layers of this model: not timed")
+            self.contenders = [each for each in self.contenders if not _drafts(each)]
+        return remarks
+
+    def _same_for_all(self) -> Mapping[str, Any]:
+        """The columns that are the same for all measurements."""
+        import torch
+
+        from eexit.studies.timing.contenders import describe_machine
+
+        model = self._contenders.plain
+        return {
+            "model": self.config.model,
+            "prompts": len(self._contenders.prompts),
+            "prompt_ids": self._contenders.prompt_ids,
+            "device": model.device.type,
+            "machine": describe_machine(model.device),
+            "threads": torch.get_num_threads(),
+            "versions": ", ".join(f"{name} {version}" for name, version in versions().items() if version),
+            "dtype": str(model.dtype).removeprefix("torch."),
+        }
+
+    def units(self) -> Sequence[Unit]:
+        return [Unit(self._parts(number)) for number in range(self.n_rounds + 1)]
+
+    def _parts(self, number: int) -> Sequence[Part]:
+        """Those of a round; round 0 warms up. Contenders of one batch size are next to each other, shuffled."""
+        parts = []
+        for batch in self.batches:
+            n_steps = -(-len(self.config.prompts) // batch) * self.n_tokens
+            for contender in Random(f"{number} {batch}").sample(self.contenders, len(self.contenders)):
+                if batch > 1 and _drafts(contender):
+                    continue
+                what, size = f"{contender.key}, {counted(batch, 'row')}", n_steps if number else self._n_warming_up
+                text = f"{what}, round {number} of {self.n_rounds}" if number else f"warming up {what}"
+                parts.append(Part(text, (contender, batch, number), size))
+        return parts
+
+    @property
+    def _n_warming_up(self) -> int:
+        return min(self.n_tokens, WARM_UP_TOKENS)
+
+    def do(self, part: Part) -> Done:
+        contender, batch, number = part.what
+        if not number:
+            self._contenders.warm_up(contender, batch, self._n_warming_up)
+            return Done([])
+        measured = asdict(self._contenders.time(contender, batch))
+        row = {**self._common, **contender.columns, **measured, "batch": batch, "round": number}
+        return Done([row], measured["tokens"])
+
+    def rows(self, unit: Unit, results: Sequence[Any]) -> Sequence[Row]:
+        """By batch size, then in the order of the contenders."""
+        names = [contender.key for contender in self.contenders]
+        rows = super().rows(unit, results)
+        return sorted(rows, key=lambda row: (self.batches.index(row["batch"]), names.index(row["configuration"])))
+
+    def closing(self, rows: Sequence[Row]) -> Sequence[ResultTable]:
+        return [table for table in (timings_table(rows), drafts_table(rows)) if table]
+
+
+def _drafts(contender: Contender) -> bool:
+    """Whether it is a `generate` that drafts, which decodes one row at a time only."""
+    return isinstance(contender, Generate) and contender.draft_layer is not None
+
+
+def _rows(batches: Sequence[int]) -> str:
+    """Batch sizes in words: `1, 2 and 8 rows`."""
+    *others, last = batches
+    return " and ".join([*filter(None, [", ".join(map(str, others))]), counted(last, "row")])

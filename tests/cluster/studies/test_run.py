@@ -1,0 +1,196 @@
+"""Whatever the study: what is finished stays, whatever happens on the way, and the same command goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from commands import here
+from full_disk import left, on_a_full_disk
+from scripted_study import TABLE, ScriptedStudy, land_nothing, main, marked
+from sweeping import wait_for
+
+from eexit.messages.errors import SweepStopped, UsageError
+from eexit.messages.progress import Progress, Silence
+from eexit.results.store.folder import open_store
+
+SCRIPT = Path(__file__).parents[2] / "support" / "scripted_study.py"
+ROOT = Path(__file__).parents[3]
+HOW = ("here", "lasting", "actor", "lasting+actor")
+KEPT = "the units that were finished stay in marks"
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return land_nothing(tmp_path / "out")
+
+
+def units(out: Path) -> list[int]:
+    """Those of all rows that landed, which have to be whole; nothing else is there."""
+    files = sorted((out / TABLE.name).iterdir()) if (out / TABLE.name).exists() else []
+    assert all(path.suffix == ".parquet" and not path.name.startswith(".") for path in files)
+    rows = TABLE.read(open_store(out))
+    assert rows.num_rows == sum(len(pd.read_parquet(path)) for path in files)
+    found: list[int] = rows["unit"].to_pylist()
+    return sorted(found)
+
+
+def twice(n_units: int) -> list[int]:
+    """Each unit with both of its rows."""
+    return sorted([*range(n_units)] * 2)
+
+
+@contextmanager
+def started(out: Path, how: str, environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """A study of many units, of which some have landed."""
+    with tempfile.TemporaryDirectory(prefix="eexit-", ignore_cleanup_errors=True) as temporary:
+        path = os.pathsep.join([str(ROOT), str(SCRIPT.parent)])
+        command = [sys.executable, str(SCRIPT), str(out), how, "400", "0.05"]
+        running = {**environment, "RAY_TMPDIR": temporary, "PYTHONPATH": path}
+        with subprocess.Popen(
+            command, env=running, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            wait_for(process, lambda: len(units(out)) >= 4)
+            yield process
+            process.kill()
+
+
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("how", HOW)
+def test_units_land_and_the_same_command_adds_a_file_or_has_nothing_left_to_do(out: Path, how: str) -> None:
+    done = marked(out, how, 3, display=Silence())
+    assert [row["unit"] for row in done.rows] == twice(3) == units(out)
+    again = marked(out, how, 3, display=Silence())
+    assert [row["unit"] for row in again.rows] == twice(3)
+    assert units(out) == sorted(twice(3) * (1 if "lasting" in how else 2))
+    assert len(list((out / TABLE.name).iterdir())) == (3 if "lasting" in how else 2)
+    if "lasting" in how:
+        assert again.rows == done.rows
+        assert [row["unit"] for row in marked(out, how, 4, display=Silence()).rows] == twice(4)
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.slow
+def test_a_driver_that_is_killed_on_the_way_leaves_whole_units_and_goes_on(
+    out: Path, environment: dict[str, str], how: str
+) -> None:
+    with started(out, how, environment) as process:
+        process.kill()
+        process.wait()
+        found = units(out)
+        assert set(Counter(found).values()) == {2}
+        assert found == twice(len(found) // 2), "in order"
+    done = marked(out, how.removesuffix("actor").removesuffix("+"), 6, display=Silence())
+    assert [row["unit"] for row in done.rows] == twice(6)
+
+
+@pytest.mark.parametrize("how", ["here", "lasting+actor"])
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.slow
+def test_a_signal_ends_it_with_a_line_and_nothing_is_lost(
+    out: Path, environment: dict[str, str], how: str, by: signal.Signals
+) -> None:
+    with started(out, how, environment) as process:
+        before = units(out)
+        process.send_signal(by)
+        _, said = process.communicate()
+    assert process.returncode == 1
+    assert said.splitlines()[-2:] == ["stopped: interrupted", KEPT]
+    assert "Traceback" not in said
+    assert len(units(out)) >= len(before)
+    assert set(Counter(units(out)).values()) == {2}
+
+
+@pytest.mark.parametrize("how", ["here", "lasting"])
+def test_a_full_disk_is_told_in_a_line_and_the_same_command_goes_on(out: Path, how: str) -> None:
+    """One file per call outgrows the disk after some units; files of their own do not fit at all."""
+    code = f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import scripted_study as its; "
+    code += "sys.exit(its.main(sys.argv[1:]))"
+    most = 12_000 if how == "here" else 2048
+    done = on_a_full_disk(most, code, out, how, "9", "0")
+    assert done.returncode == 1
+    *_, stopped, kept = done.stderr.splitlines()
+    assert stopped.startswith("stopped: ")
+    assert "File too large" in stopped
+    assert kept == KEPT
+    assert "Traceback" not in done.stderr
+    found = units(out)
+    assert found == twice(len(found) // 2)
+    assert (0 < len(found) < 18) == (how == "here")
+    assert here(main, out, how, "9", "0").returncode == 0
+    assert units(out) == sorted([*found, *twice(9)])
+    assert not [name for name in left(out) if "tmp" in name]
+
+
+def test_a_damaged_file_is_set_aside_and_only_what_it_held_is_done_again(out: Path) -> None:
+    marked(out, "lasting", 3, display=Silence())
+    first, *others = sorted((out / TABLE.name).iterdir())
+    content = bytearray(first.read_bytes())
+    content[len(content) // 2] ^= 1
+    first.write_bytes(content)
+    before = {path: path.read_bytes() for path in others}
+    done = here(main, out, "lasting", "3", "0")
+    assert done.returncode == 0
+    assert f"{TABLE.name}/{first.name} is damaged: it is now in damaged/" in done.stderr
+    assert "and what it held is done again" in done.stderr
+    assert {path: path.read_bytes() for path in others} == before
+    assert units(out) == twice(3)
+    assert "6 rows of 3 units" in done.stdout
+    again = here(main, out, "lasting", "3", "0")
+    assert (again.stdout, again.stderr) == (done.stdout, "nothing is left to do: marks has all of it\n")
+
+
+class Interrupts(Silence):
+    def show(self, progress: Progress, last: bool = False) -> None:
+        if "unit 2" in progress.describe(0.0, ""):
+            raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("how", HOW)
+def test_what_is_finished_stays_when_a_unit_can_not_be_done_or_its_process_dies(out: Path, how: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        marked(out, how, 3, display=Interrupts())
+    assert units(out) == twice(2)
+    (out / "refuse-3").touch()
+    with pytest.raises(UsageError, match="unit 3 can't be done: leave it out"):
+        marked(out, how, 4, display=Silence())
+    n_rows = len(units(out))
+    if "actor" in how:
+        (out / "die-4").touch()
+        (out / "refuse-3").unlink()
+        with pytest.raises(SweepStopped, match="the process that did it died: "):
+            marked(out, how, 5, display=Silence())
+        assert len(units(out)) == (8 if "lasting" in how else n_rows + 8)
+
+
+@pytest.mark.parametrize("how", ["here", "lasting"])
+def test_a_unit_that_fails_is_told_and_the_others_go_on(out: Path, how: str) -> None:
+    (out / "fail-1").touch()
+    done = here(main, out, how, "3", "0")
+    assert done.returncode == 0
+    assert "unit 1 failed: no such luck" in done.stderr.splitlines()
+    assert units(out) == [0, 0, 2, 2]
+    assert marked(out, how, 2, display=Silence()).failures == {"unit 1": "no such luck"}
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_changed_model_is_refused_and_no_sweep_is_none(out: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"holds no sweep.json: give the folder of a finished sweep"):
+        marked(tmp_path, "here", 1, display=Silence())
+    done = here(main, out, "actor", "2", "0")
+    assert done.returncode == 0
+    assert done.stderr.splitlines()[:2] == [
+        "marking 2 units; one actor has all 2 CPUs of a node",
+        "one thing to know",
+    ]
+    assert done.stderr.splitlines()[-1] == "4 tokens · done · 0:00 left"
+    assert f'pd.read_parquet("{out}/marks")' in done.stdout
+    assert ScriptedStudy("", "here", 1, 0.0).progress() == (0.0, 0)

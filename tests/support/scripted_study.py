@@ -1,0 +1,112 @@
+"""A study that does next to nothing, as a command: what can happen to any study happens to it.
+
+    python scripted_study.py RESULTS HOW UNITS SECONDS
+
+HOW is a word or more, joined by +: `lasting` units have ids, so that none is done twice; with `actor`, one actor does
+them. Files in RESULTS say what happens to unit N: `die-N` ends the process that does it, `refuse-N` has it say that it
+can't be done, and `fail-N` that this unit failed.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from cluster.console.command import command
+from cluster.console.display import open_display
+from cluster.studies.run import Studied, run_study
+from eexit.decode.trace import described
+from eexit.messages.errors import UsageError
+from eexit.messages.progress import Display
+from eexit.messages.result_table import ResultTable
+from eexit.plan.config import Prompt, SweepConfig
+from eexit.plan.hashes import content_hash
+from eexit.results.layout import MANIFEST, Manifest, encode
+from eexit.results.store.finished_sweep import FinishedSweep
+from eexit.results.store.folder import open_store
+from eexit.results.study_table import Table
+from eexit.studies.study import Done, Part, Row, Study, Unit
+
+MODEL = {"name": "m", "n_layers": 30}
+TABLE = Table(
+    "marks",
+    "mark_id",
+    [
+        described("mark_id", pa.string(), "id", "of a call or a unit", False),
+        described("started", pa.timestamp("us", "UTC"), "time", "when that began", False),
+        described("unit", pa.int32(), "number", "from 0", False),
+        described("text", pa.string(), "text", "so that a file is of some size", False),
+    ],
+)
+
+
+def land_nothing(out: Path) -> Path:
+    """A finished sweep without a run."""
+    config = {"model": "m", "prompts": []}
+    open_store(out).publish(MANIFEST, encode(Manifest(config=config, model=MODEL, exitable_layers=[5], n_runs=0)))
+    return out
+
+
+class ScriptedStudy(Study):
+    """Each unit has two parts, and a row for each."""
+
+    table, doing, if_memory_is_short = TABLE, "marking", "mark less"
+
+    def __init__(self, results: str, how: str, n_units: int, seconds: float) -> None:
+        self._results, self._n_units, self._seconds = Path(results), n_units, seconds
+        self.opening, self.needs_model = f"marking {n_units} units", "actor" in how
+        self._is_lasting = "lasting" in how
+        self.config = SweepConfig(model="m", prompts=(Prompt(id="0", prompt="?"),))
+
+    def load(self, device: str, memory_share: float) -> Sequence[str]:
+        return ["one thing to know"]
+
+    def units(self) -> Sequence[Unit]:
+        return [
+            Unit(
+                [Part(f"unit {number}, part {part}", number) for part in range(2)],
+                content_hash(number) if self._is_lasting else "",
+                f"unit {number}",
+            )
+            for number in range(self._n_units)
+        ]
+
+    def do(self, part: Part) -> Done:
+        if (self._results / f"die-{part.what}").exists():
+            os._exit(1)
+        if (self._results / f"refuse-{part.what}").exists():
+            raise UsageError(f"unit {part.what} can't be done: leave it out")
+        if (self._results / f"fail-{part.what}").exists():
+            return Done(error="no such luck")
+        time.sleep(self._seconds)
+        return Done([{"unit": part.what, "text": os.urandom(512).hex()}], 1)
+
+    def closing(self, rows: Sequence[Row]) -> Sequence[ResultTable | str]:
+        return [f"{len(rows)} rows of {len({row['unit'] for row in rows})} units"]
+
+
+def marked(
+    out: Path, how: str, n_units: int, seconds: float = 0.0, display: Display | None = None
+) -> Studied[ScriptedStudy]:
+    def plan(sweep: FinishedSweep, results: str) -> ScriptedStudy:
+        return ScriptedStudy(results, how, n_units, seconds)
+
+    def look(*_: Any) -> Any:
+        return MODEL, (5,), None
+
+    return run_study(str(out), plan, display=display, look=look)
+
+
+@command(f"the units that were finished stay in {TABLE.name}")
+def main(arguments: Sequence[str]) -> int:
+    out, how, n_units, seconds = arguments
+    marked(Path(out), how, int(n_units), float(seconds), open_display()).show(out, 100)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
