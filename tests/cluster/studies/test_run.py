@@ -19,6 +19,7 @@ from sweeping import wait_for
 
 from eexit.messages.errors import SweepStopped, UsageError
 from eexit.messages.progress import Progress, Silence
+from eexit.results.layout import is_shard_file, is_temporary_file
 from eexit.results.store.folder import open_store
 
 SCRIPT = Path(__file__).parents[2] / "support" / "scripted_study.py"
@@ -32,14 +33,19 @@ def out(tmp_path: Path) -> Path:
     return land_nothing(tmp_path / "out")
 
 
-def units(out: Path) -> list[int]:
-    """Those of all rows that landed, which have to be whole; nothing else is there."""
-    files = sorted((out / TABLE.name).iterdir()) if (out / TABLE.name).exists() else []
-    assert all(path.suffix == ".parquet" and not path.name.startswith(".") for path in files)
-    rows = TABLE.read(open_store(out))
-    assert rows.num_rows == sum(len(pd.read_parquet(path)) for path in files)
-    found: list[int] = rows["unit"].to_pylist()
+def landed(out: Path) -> list[int]:
+    """The units of all rows that landed, also while more do."""
+    found: list[int] = TABLE.read(open_store(out))["unit"].to_pylist()
     return sorted(found)
+
+
+def units(out: Path, was_killed: bool = False) -> list[int]:
+    """Those of all rows that landed, which have to be whole; nothing else is there but what a killed process left."""
+    files = sorted((out / TABLE.name).iterdir()) if (out / TABLE.name).exists() else []
+    whole = [path for path in files if not (was_killed and is_temporary_file(path.name))]
+    assert all(is_shard_file(path.name) for path in whole)
+    assert len(landed(out)) == sum(len(pd.read_parquet(path)) for path in whole)
+    return landed(out)
 
 
 def twice(n_units: int) -> list[int]:
@@ -57,7 +63,7 @@ def started(out: Path, how: str, environment: dict[str, str]) -> Iterator[subpro
         with subprocess.Popen(
             command, env=running, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as process:
-            wait_for(process, lambda: len(units(out)) >= 4)
+            wait_for(process, lambda: len(landed(out)) >= 4)
             yield process
             process.kill()
 
@@ -84,7 +90,7 @@ def test_a_driver_that_is_killed_on_the_way_leaves_whole_units_and_goes_on(
     with started(out, how, environment) as process:
         process.kill()
         process.wait()
-        found = units(out)
+        found = units(out, was_killed=True)
         assert set(Counter(found).values()) == {2}
         assert found == twice(len(found) // 2), "in order"
     done = marked(out, how.removesuffix("actor").removesuffix("+"), 6, display=Silence())
@@ -98,7 +104,7 @@ def test_a_signal_ends_it_with_a_line_and_nothing_is_lost(
     out: Path, environment: dict[str, str], how: str, by: signal.Signals
 ) -> None:
     with started(out, how, environment) as process:
-        before = units(out)
+        before = landed(out)
         process.send_signal(by)
         _, said = process.communicate()
     assert process.returncode == 1
