@@ -1,6 +1,6 @@
 """Counts and lists in messages."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 
 def some(lines: Sequence[str], most: int = 20) -> list[str]:
@@ -12,6 +12,12 @@ def some(lines: Sequence[str], most: int = 20) -> list[str]:
 def counted(n: int, noun: str) -> str:
     """A number with its noun, such as `1 seed` or `2 seeds`."""
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def counted_between(counts: Collection[int], noun: str) -> str:
+    """The least and the greatest of several numbers with their noun, such as `5 to 6 prompts`, or the one there is."""
+    low, high = min(counts), max(counts)
+    return counted(high, noun) if low == high else f"{low:,} to {counted(high, noun)}"
 
 
 def flag(name: str) -> str:

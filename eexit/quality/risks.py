@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from eexit.plan.configuration import NORMAL
 from eexit.plan.runs import OK
+from eexit.quality.bootstrap import means_of_groups
 from eexit.quality.rubric import SCALE
 
 SCORE: Final = "score"  # the mean of what a judge scores, 1 to 5 each
@@ -128,7 +129,7 @@ def losses(risk: Risk, runs: pa.Table) -> Losses:
     of_text, texts = _codes(runs["prompt"])
     text_I = np.empty(len(ids), dtype=int)
     text_I[of_id] = of_text
-    return Losses(tuple(texts), tuple(configurations), _mean_by_text(loss_IC, text_I, len(texts)))
+    return Losses(tuple(texts), tuple(configurations), means_of_groups(loss_IC, text_I))
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
@@ -140,17 +141,8 @@ def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
 def _mean_of_known(number_ICD: np.ndarray) -> np.ndarray:
     """The mean over draws without NaN, (I, C); NaN where all are."""
     known_ICD = ~np.isnan(number_ICD)
-    return _ratio(np.where(known_ICD, number_ICD, 0.0).sum(axis=2), known_ICD.sum(axis=2))
-
-
-def _mean_by_text(loss_IC: np.ndarray, text_I: np.ndarray, n_texts: int) -> np.ndarray:
-    known_IC = ~np.isnan(loss_IC)
-    sum_PC, n_PC = (np.zeros((n_texts, loss_IC.shape[1])) for _ in range(2))
-    np.add.at(sum_PC, text_I, np.where(known_IC, loss_IC, 0.0))
-    np.add.at(n_PC, text_I, known_IC)
-    return _ratio(sum_PC, n_PC)
-
-
-def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    ratio: np.ndarray = np.where(below > 0, above / np.maximum(below, 1), np.nan)
-    return ratio
+    n_IC = known_ICD.sum(axis=2)
+    means: np.ndarray = np.where(
+        n_IC > 0, np.where(known_ICD, number_ICD, 0.0).sum(axis=2) / np.maximum(n_IC, 1), np.nan
+    )
+    return means

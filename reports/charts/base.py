@@ -5,12 +5,13 @@ chart has a parameter `picked`, the key of the highlighted configuration, which 
 """
 
 import json
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import altair as alt
 import pandas as pd
 
-from eexit.quality.bootstrap import LEVEL, MIN_PROMPTS
+from eexit.quality.bootstrap import LEVEL, MIN_SAMPLES
 from reports.charts.palette import exit_colours
 from reports.charts.styles import Looks
 from reports.read.parameters import exact_labels, is_doubling, parameter_title
@@ -25,7 +26,7 @@ LIGHT: dict[str, Any] = {
             *("#5b4bc4", "#8a4b2f", "#007c8a", "#4d7c0f", "#c026d3"),
             *("#be123c", "#1f2937", "#a16207", "#3730a3"),
         ],
-        # The kinds of savings; in the section on learned exits, first what they are compared with.
+        # In the section on learned exits, first what they are compared with.
         "ordinal": ["#8a929e", "#5b4bc4", "#c2500a", "#00795a", "#a8457f", "#7a6a00"],
         "symbol": ["square", "circle", "triangle-up", "diamond", "cross", "triangle-down"],
     },
@@ -119,15 +120,26 @@ def heat_chart(description: str) -> alt.LayerChart:
     ).properties(height=alt.Step(20), padding={"left": 5, "top": 5, "bottom": 5, "right": 60})
 
 
-def paired_chart(
-    frame: pd.DataFrame, x: str, x_title: str, none: float, description: str, order: list[str], looks: Looks
-) -> alt.LayerChart:
-    """Column `x` of a paired frame with its interval, one row per configuration, from the top as in `order`,
-    the names that are shown.
+@dataclass(frozen=True)
+class Difference:
+    """A column of a paired frame. `none` means no difference: it is 1 for a ratio."""
 
-    The dashed line is at `none`, the value that means no difference. It is 1 for a ratio, whose axis is logarithmic so
-    that half and double are equally far from it.
+    column: str
+    label: str
+    title: str  # of its axis
+    form: str = "points"  # of its column in a table
+    none: float = 0.0
+
+
+def paired_chart(
+    frame: pd.DataFrame, difference: Difference, description: str, order: list[str], looks: Looks
+) -> alt.LayerChart:
+    """A difference with its interval, one row per configuration, from the top as in `order`, the names that are shown.
+
+    The dashed line is at no difference. The axis of a ratio is logarithmic, so that half and double are equally far
+    from it.
     """
+    x, x_title, none = difference.column, difference.title, difference.none
     scale = alt.Scale(type="log" if none else "linear", zero=False, nice=False, padding=ROOM_PIXELS)
     channel = alt.X(f"{x}:Q", title=x_title, scale=scale, axis=alt.Axis(format="~g"))
     base = alt.Chart(ROWS).encode(y=rows_of("shown_as", order), color=looks.colour(frame), opacity=OPACITY)
@@ -230,7 +242,7 @@ def where_known(values: pd.Series, *parts: _Part) -> list[_Part]:
 def interval_words(name: str, written: str) -> str:
     """The Vega expression that writes a row's interval as text."""
     low, high = (f"format(datum['{name}_{end}'], '{written}')" for end in ("low", "high"))
-    return f"isValid(datum['{name}_low']) ? {low} + ' to ' + {high} : 'none below {MIN_PROMPTS} prompts'"
+    return f"isValid(datum['{name}_low']) ? {low} + ' to ' + {high} : 'none below {MIN_SAMPLES} prompts'"
 
 
 def layered(*layers: alt.Chart, description: str) -> alt.LayerChart:
@@ -239,9 +251,9 @@ def layered(*layers: alt.Chart, description: str) -> alt.LayerChart:
     )
 
 
-def rows_of(name: str, order: list[str] | None = None, grid: bool = False) -> alt.Y:
+def rows_of(name: str, order: list[str] | None = None) -> alt.Y:
     """Configurations or runs from top to bottom, sorted as in `order` if it is given."""
-    return alt.Y(f"{name}:N", title=None, sort=order).axis(labelLimit=260, grid=grid).scale(paddingInner=0.12)
+    return alt.Y(f"{name}:N", title=None, sort=order).axis(labelLimit=260, grid=False).scale(paddingInner=0.12)
 
 
 def _layer_colour(labels: list[str]) -> alt.Color:

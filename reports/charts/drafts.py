@@ -1,5 +1,6 @@
 """The charts of drafts: one number in each cell, by the layer after which tokens are drafted and how many at a time."""
 
+from dataclasses import dataclass
 from typing import Final
 
 import altair as alt
@@ -15,10 +16,20 @@ PICKED: Final = "#c2500a"
 CELL_PIXELS: Final = 34
 
 
+@dataclass(frozen=True)
+class _Cell:
+    """What a cell shows: a column with its format and colour; `outlined` is a column that says which cells are."""
+
+    column: str
+    form: str
+    colour: alt.Color
+    outlined: str | None = None
+
+
 def acceptance_chart(drafts: Drafts, description: str) -> alt.LayerChart:
     """The accepted share of drafted tokens."""
     colour = alt.Color("acceptance:Q", legend=None).scale(domain=[0, 1], range=SHADES)
-    return _grid(drafts, "acceptance", ".0%", colour, _told(drafts, None), description)
+    return _grid(drafts, _Cell("acceptance", ".0%", colour), _told(drafts, None), description)
 
 
 def speed_chart(drafts: Drafts, measured: Measured | None, description: str) -> alt.LayerChart:
@@ -29,35 +40,27 @@ def speed_chart(drafts: Drafts, measured: Measured | None, description: str) -> 
     colour = alt.Color(f"{name}:Q", legend=None)
     colour = colour.scale(type="log", domain=[1 / most, 1, most], range=[SLOWER, AS_FAST, FASTER])
     fastest = measured.column("fastest") if measured else None
-    return _grid(drafts, name, ".2f", colour, _told(drafts, measured), description, fastest)
+    return _grid(drafts, _Cell(name, ".2f", colour, fastest), _told(drafts, measured), description)
 
 
-def _grid(
-    drafts: Drafts,
-    name: str,
-    written: str,
-    colour: alt.Color,
-    told: dict[str, tuple[str, str]],
-    description: str,
-    outlined: str | None = None,
-) -> alt.LayerChart:
-    """Layers from top to bottom, lengths from left to right, and column `name` as colour and as text."""
+def _grid(drafts: Drafts, cell: _Cell, told: dict[str, tuple[str, str]], description: str) -> alt.LayerChart:
+    """Layers from top to bottom, lengths from left to right, and a column as colour and as text."""
     x = alt.X("draft_length:N", title="N: tokens drafted at a time", sort=drafts.lengths).axis(labelAngle=0)
     y = alt.Y("draft_layer:O", title="Layer", sort=drafts.layers)
-    base = alt.Chart(ROWS).transform_filter(f"isValid(datum.pair) && isValid(datum['{name}'])").encode(x=x, y=y)
+    base = alt.Chart(ROWS).transform_filter(f"isValid(datum.pair) && isValid(datum['{cell.column}'])").encode(x=x, y=y)
     tooltip = [alt.Tooltip("configuration:N", title="Configuration")]
     for column, (title, form) in told.items():
         base = base.transform_calculate(**{f"{column}_words": _words(column, form)})
         tooltip.append(alt.Tooltip(f"{column}_words:N", title=title))
     tooltip.append(alt.Tooltip("n:Q", title="n prompts"))
     outlines = [{"test": "picked != '' && picked == datum.configuration", "value": PICKED}]
-    outlines += [{"test": f"datum['{outlined}']", "value": INK}] if outlined else []
+    outlines += [{"test": f"datum['{cell.outlined}']", "value": INK}] if cell.outlined else []
     # Other cells must not fade, since a paler cell means another value here.
     cells = base.mark_rect(cursor="pointer", strokeWidth=2).encode(
-        color=colour, stroke=alt.StrokeValue(None, condition=outlines), tooltip=tooltip
+        color=cell.colour, stroke=alt.StrokeValue(None, condition=outlines), tooltip=tooltip
     )
     text = base.mark_text(aria=False, fontSize=13, color=INK, cursor="pointer")
-    text = text.encode(text=alt.Text(f"{name}:Q", format=written), tooltip=tooltip)
+    text = text.encode(text=alt.Text(f"{cell.column}:Q", format=cell.form), tooltip=tooltip)
     return layered(cells, text, description=description).properties(height=alt.Step(CELL_PIXELS))
 
 

@@ -14,9 +14,9 @@ import pandas as pd
 from reports.charts.base import HEIGHT_PIXELS, ROOM_PIXELS, ROWS, layered, where_known
 from reports.charts.labels import PLOT_WIDTH_PIXELS, Axis, label_positions
 from reports.charts.palette import exit_colours
-from reports.charts.trade_off import LABEL_ROOM_PIXELS, is_logarithmic
+from reports.charts.trade_off import LABEL_ROOM_PIXELS, is_logarithmic, labels_at
+from reports.frames.axes import LAYERS_SKIPPED
 from reports.frames.learned import EVERYWHERE, series_of
-from reports.frames.runs import LAYERS_SKIPPED
 
 PERCENT: Final = alt.Axis(format=".0%", tickMinStep=0.01)
 SHARE: Final = ".1%"  # how values are written
@@ -197,8 +197,4 @@ def _labels(base: alt.Chart, frame: pd.DataFrame, y: str, zero: bool) -> Iterato
         Axis(PLOT_WIDTH_PIXELS, ROOM_PIXELS, zero=True),
         Axis(HEIGHT_PIXELS, LABEL_ROOM_PIXELS, zero=zero and not log, logarithmic=log),
     )
-    for at, points_there in label_positions(every, "layers_skipped", y, known["point"].tolist(), axes).items():
-        these = base.transform_filter(f"indexof({json.dumps(points_there)}, datum.point) >= 0")
-        yield these.mark_text(aria=False, dx=at.dx, dy=at.dy, align=at.align, fontSize=11).encode(
-            text=alt.Text("label:N")
-        )
+    yield from labels_at(label_positions(every, "layers_skipped", y, known["point"].tolist(), axes), base, "point")

@@ -17,7 +17,6 @@ from eexit.plan.configuration import NORMAL, Configuration, Exit
 from reports.read.parameters import ORACLE_MARK, oracles_beside_others
 
 HOLLOW: Final = "more than half of the text is one loop"
-LEGEND_OFFSET_PIXELS: Final = 18  # from the plot, as Vega has it by default
 DASHES: Final = ([1, 0], [1, 0], [6, 3], [2, 2], [9, 3, 2, 3], [12, 4])  # of the lines of each mode, normal first
 
 
@@ -78,7 +77,7 @@ class Looks:
         return [mode for mode in self.modes if mode in set(frame["mode"])]
 
 
-def hollow(points: pd.DataFrame, outline: alt.Stroke, legend_offset: float = LEGEND_OFFSET_PIXELS) -> dict[str, Any]:
+def hollow(points: pd.DataFrame, outline: alt.Stroke) -> dict[str, Any]:
     """Channels that draw configurations whose text is mostly one loop without a fill, if there are any."""
     if not points["looping"].any():
         return {}
@@ -86,12 +85,7 @@ def hollow(points: pd.DataFrame, outline: alt.Stroke, legend_offset: float = LEG
     # The legend is that of the outlines' width, since Vega has none for the opacity of fills.
     width = alt.StrokeWidth("looping:N", title="Hollow").scale(domain=[True, False], range=[2, 2])
     legend = alt.Legend(
-        values=[True],
-        labelExpr=f"'{HOLLOW}'",
-        labelLimit=0,
-        symbolType="circle",
-        symbolFillColor="transparent",
-        offset=legend_offset,
+        values=[True], labelExpr=f"'{HOLLOW}'", labelLimit=0, symbolType="circle", symbolFillColor="transparent"
     )
     return {"stroke": outline, "strokeWidth": width.legend(legend), "fillOpacity": fill}
 

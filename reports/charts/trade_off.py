@@ -1,12 +1,16 @@
-"""The trade-off chart: layers skipped against a cost, one point per configuration, with intervals and controls."""
+"""The chart of the trade-off: a measure of quality against what is saved, with controls, `normal`, replayed settings
+and the chosen one.
+"""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import altair as alt
 import pandas as pd
 
+from eexit.plan.configuration import NORMAL
 from reports.charts.base import (
     HEIGHT_PIXELS,
     INTERVAL,
@@ -17,101 +21,213 @@ from reports.charts.base import (
     layered,
     where_known,
 )
-from reports.charts.labels import PLOT_WIDTH_PIXELS, Axis, label_positions
+from reports.charts.labels import PLOT_WIDTH_PIXELS, Axis, LabelPosition, label_positions
 from reports.charts.styles import Looks, hollow
-from reports.frames.runs import LAYERS_SKIPPED
+from reports.frames.axes import DISAGREEMENT, SKIPPED, CostAxis, Measure
 from reports.read.parameters import representative
 
 LABEL_ROOM_PIXELS: Final = 24  # between the outermost marks and the axes, with space for labels above and below points
 MOST_LABELS: Final = 4  # up to this many points of one mode and rule, each is labelled
+MOST_TICKS: Final = 10
+CONTROL_GREY: Final = "#8a929e"
+RING_PIXELS: Final = 340  # the area of the ring around a chosen setting
+RING: Final = "ring"  # the style of it, in the page's theme
+_POINT: Final = f"!datum.replayed && datum.mode !== '{NORMAL}' && isValid(datum.mode) && !isValid(datum.beneath)"
 
 
-def trade_off_chart(
-    frame: pd.DataFrame, y: str, y_title: str, description: str, looks: Looks, share: bool = False
-) -> alt.LayerChart:
-    """A chart of column `y` of a trade-off frame against layers skipped.
+@dataclass(frozen=True)
+class TradeOff:
+    """What a trade-off chart shows: the rows of `frames.trade_off` or of what adds to it, and the replayed settings."""
 
-    A line joins the points of one mode and rule. A control is a tick at its value of `y`, joined to the point of its
-    configuration by a dotted line. If `y` is a `share`, it is shown in per cent and its axis starts at 0.
+    rows: pd.DataFrame
+    measure: Measure
+    cost: CostAxis
+    looks: Looks
+    replayed: pd.DataFrame | None = None  # shown where disagreement is set against layers skipped
+
+    @property
+    def points(self) -> pd.DataFrame:
+        """The configurations that are points: not `normal`, and no controls of what the sweep has."""
+        return self.rows[(self.rows["mode"] != NORMAL) & self.rows["beneath"].isna()]
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether there is any point to draw."""
+        both = self.points[[self.measure.column, self.cost.column]].notna().all(axis=1)
+        return bool(both.any())
+
+    @property
+    def is_logarithmic(self) -> bool:
+        return not self.measure.is_share and is_logarithmic(self.rows[self.measure.column])
+
+    @property
+    def is_disagreement_by_layers(self) -> bool:
+        return (self.measure.column, self.cost.column) == (DISAGREEMENT, SKIPPED)
+
+    @property
+    def form(self) -> str:
+        """How values of the measure are written."""
+        return ".1%" if self.measure.is_share else ".4~g"
+
+    def column(self, name: str) -> pd.Series:
+        """A column of the rows; without values if they lack it."""
+        return self.rows.get(name, pd.Series(dtype=float))
+
+
+def trade_off_chart(shown: TradeOff, description: str) -> alt.LayerChart:
+    """A line for each mode and rule, with a point and its intervals for each parameter.
+
+    In grey: controls, each joined to its configuration by a dotted line. Settings that were only replayed are thin
+    lines. `normal` is a dashed line, and a chosen setting has a ring.
     """
-    x_title, written = LAYERS_SKIPPED, ".1%" if share else ".4~g"
-    x_axis = alt.Axis(format=".0%", labelExpr="datum.value < 0 ? '' : datum.label")
-    x = alt.X(
-        "layers_skipped:Q", title=x_title, axis=x_axis, scale=alt.Scale(zero=True, nice=False, padding=ROOM_PIXELS)
-    )
-    y_scale = alt.Scale(zero=True, nice=False, padding=ROOM_PIXELS) if share else _scale(frame[y])
-    y_channel = alt.Y(f"{y}:Q", title=y_title, scale=y_scale, axis=x_axis if share else alt.Axis())
-    points = frame[frame["beneath"].isna()]
-    base = alt.Chart(ROWS).transform_filter("!isValid(datum.beneath)")
-    base = base.encode(x=x, y=y_channel, color=looks.colour(points))
-    controls = frame.get(f"{y}_control", pd.Series(dtype=float))
-    tooltip = [
-        alt.Tooltip("shown_as:N", title="Configuration"),
-        alt.Tooltip("layers_skipped:Q", title=x_title, format=".1%"),
-        alt.Tooltip(f"{y}:Q", title=y_title, format=written),
-        *where_known(frame[f"{y}_low"], alt.Tooltip("interval:N", title=INTERVAL)),
-        *where_known(controls, alt.Tooltip(f"{y}_control:Q", title="Its control", format=written)),
-        *where_known(frame["loop_share"], alt.Tooltip("loop_share:Q", title="In one loop", format=".1%")),
-        alt.Tooltip(f"{y}_n:Q", title="n prompts"),
-    ]
+    measure, cost, looks, points = shown.measure, shown.cost, shown.looks, shown.points
+    x = alt.X(f"{cost.column}:Q", title=cost.title, scale=alt.Scale(zero=True, nice=False, padding=ROOM_PIXELS))
+    x = x.axis(_percent_axis(least=0 if cost.column == SKIPPED else None))
+    y = alt.Y(f"{measure.column}:Q", title=measure.title, scale=_scale(shown))
+    y = y.axis(_percent_axis(least=0, most=1) if measure.is_share else alt.Axis())
+    known = f"isValid(datum['{cost.column}']) && isValid(datum['{measure.column}'])"
+    base = alt.Chart(ROWS).transform_filter(f"{_POINT} && {known}").encode(x=x, y=y, color=looks.colour(points))
+    base = base.transform_calculate(interval=interval_words(measure.column, shown.form))
+    tooltip = list(_tooltip(shown))
     return layered(
         base.mark_line(aria=False, opacity=0.7).encode(
             order=alt.Order("parameter:Q"), detail=alt.Detail("series:N"), strokeDash=looks.dash(points)
         ),
-        *where_known(controls, *_controls(base, y, y_title, tooltip)),
-        *where_known(
-            frame[f"{y}_low"],
-            base.mark_rule(aria=False).encode(
-                y=alt.Y(f"{y}_low:Q", title=y_title), y2=alt.Y2(f"{y}_high:Q"), opacity=OPACITY
-            ),
+        *_even(shown, y),
+        *_replays(shown, x, y),
+        # After the lines, from which the legend of modes is taken.
+        *where_known(shown.column(f"{measure.column}_control"), *_controls(base, shown, tooltip)),
+        *_intervals(base, shown),
+        *where_known(shown.column("chosen"), _ring(x, y, known)),
+        base.mark_point(filled=True, size=80, cursor="pointer").encode(
+            shape=looks.shape(points), opacity=OPACITY, tooltip=tooltip, **hollow(points, looks.outline())
         ),
-        *where_known(
-            frame["layers_skipped_low"],
-            base.mark_rule(aria=False).encode(
-                x=alt.X("layers_skipped_low:Q", title=x_title, axis=x_axis),
-                x2=alt.X2("layers_skipped_high:Q"),
-                opacity=OPACITY,
-            ),
-        ),
-        base.transform_calculate(interval=interval_words(y, written))
-        .mark_point(filled=True, size=80, cursor="pointer")
-        .encode(shape=looks.shape(points), opacity=OPACITY, tooltip=tooltip, **hollow(points, looks.outline())),
-        *parameter_labels(base, frame, "layers_skipped", y, _axes(frame[y], share)),
+        *_labels(base, shown),
         description=description,
     )
 
 
-def _controls(base: alt.Chart, y: str, y_title: str, tooltip: list[alt.Tooltip]) -> Iterator[alt.Chart]:
-    """For each configuration that has a control: a tick at the control's value, and a dotted line to it."""
-    controlled = base.transform_filter(f"isValid(datum['{y}_control'])")
-    yield controlled.mark_rule(aria=False, strokeDash=[2, 3]).encode(y2=alt.Y2(f"{y}_control:Q"), opacity=OPACITY)
-    ticks = controlled.mark_tick(orient="horizontal", thickness=2.5, size=14, cursor="pointer")
-    yield ticks.encode(y=alt.Y(f"{y}_control:Q", title=y_title), opacity=OPACITY, tooltip=tooltip)
+def _percent_axis(least: float | None, most: float | None = None) -> alt.Axis:
+    """Without labels where there is room beside the values that there can be."""
+    beyond = [f"datum.value < {least}"] * (least is not None) + [f"datum.value > {most}"] * (most is not None)
+    label = f"{' || '.join(beyond)} ? '' : datum.label" if beyond else alt.Undefined
+    return alt.Axis(format=".0%", tickCount=MOST_TICKS, labelExpr=label)
 
 
-def parameter_labels(
-    base: alt.Chart, frame: pd.DataFrame, x: str, y: str, axes: tuple[Axis, Axis]
-) -> Iterator[alt.Chart]:
+def _scale(shown: TradeOff) -> alt.Scale:
+    is_share, room = shown.measure.is_share, LABEL_ROOM_PIXELS
+    return alt.Scale(type="log" if shown.is_logarithmic else "linear", zero=is_share, nice=False, padding=room)
+
+
+def _even(shown: TradeOff, y: alt.Y) -> Iterator[alt.Chart]:
+    """A dashed line at what `normal` has or, for a win rate, at as many wins as losses."""
+    measure = shown.measure
+    is_normal = f"datum.mode === '{NORMAL}' && isValid(datum['{measure.column}'])"
+    line = alt.Chart(ROWS).transform_filter(is_normal).encode(y=y)
+    words, known = NORMAL, shown.rows.loc[shown.rows["mode"] == NORMAL, measure.column]
+    if measure.even is not None:
+        line = alt.Chart(ROWS).transform_aggregate(n="count()").encode(y=alt.YDatum(measure.even, title=measure.title))
+        words, known = f"as good as {NORMAL}", pd.Series([measure.even])
+    yield from where_known(
+        known,
+        line.mark_rule(aria=False, strokeDash=[5, 4]),
+        line.mark_text(aria=False, text=words, fontSize=11, align="right", baseline="bottom", dy=-2).encode(
+            x=alt.value("width")
+        ),
+    )
+
+
+def _controls(base: alt.Chart, shown: TradeOff, tooltip: list[alt.Tooltip]) -> Iterator[alt.Chart]:
+    """Grey points, each with a dotted line from the configuration that it exits as often as."""
+    grey, across, up = (
+        alt.ColorValue(CONTROL_GREY),
+        f"{shown.cost.column}_control",
+        f"{shown.measure.column}_control",
+    )
+    controlled = base.transform_filter(f"isValid(datum['{across}']) && isValid(datum['{up}'])")
+    lines = controlled.mark_rule(aria=False, strokeDash=[2, 3])
+    yield lines.encode(x2=alt.X2(f"{across}:Q"), y2=alt.Y2(f"{up}:Q"), color=grey, opacity=OPACITY)
+    yield controlled.mark_point(filled=True, size=50, cursor="pointer").encode(
+        x=alt.X(f"{across}:Q", title=shown.cost.title),
+        y=alt.Y(f"{up}:Q", title=shown.measure.title),
+        color=grey,
+        shape=shown.looks.shape(shown.points).legend(None),
+        opacity=OPACITY,
+        tooltip=tooltip,
+    )
+
+
+def _intervals(base: alt.Chart, shown: TradeOff) -> Iterator[alt.Chart]:
+    up, across = shown.measure.column, shown.cost.column
+    vertical = base.mark_rule(aria=False).encode(
+        y=alt.Y(f"{up}_low:Q", title=shown.measure.title), y2=alt.Y2(f"{up}_high:Q"), opacity=OPACITY
+    )
+    horizontal = base.mark_rule(aria=False).encode(
+        x=alt.X(f"{across}_low:Q", title=shown.cost.title), x2=alt.X2(f"{across}_high:Q"), opacity=OPACITY
+    )
+    yield from where_known(shown.points[f"{up}_low"], vertical)
+    yield from where_known(shown.points[f"{across}_low"], horizontal)
+
+
+def _ring(x: alt.X, y: alt.Y, known: str) -> alt.Chart:
+    chosen = alt.Chart(ROWS).transform_filter(f"{_POINT} && {known} && isValid(datum.chosen)")
+    ring = chosen.mark_point(style=RING, filled=False, shape="circle", size=RING_PIXELS, strokeWidth=2.5, aria=False)
+    found: alt.Chart = ring.encode(x=x, y=y)
+    return found
+
+
+def _replays(shown: TradeOff, x: alt.X, y: alt.Y) -> Iterator[alt.Chart]:
+    """A thin line for each mode and rule that the chart has, along the settings that were replayed."""
+    replayed, points, looks = shown.replayed, shown.points, shown.looks
+    if replayed is None or not shown.is_disagreement_by_layers:
+        return
+    drawn = replayed[replayed["mode"].isin(looks.modes) & replayed["rule"].isin(points["rule"])]
+    if drawn.empty:
+        return
+    curves = f"indexof({json.dumps(sorted(drawn['curve'].unique()))}, datum.curve) >= 0"
+    base = alt.Chart(ROWS).transform_filter(f"datum.replayed && {curves}")
+    base = base.encode(x=x, y=y, color=looks.colour(points))
+    yield base.mark_line(aria=False, strokeWidth=1).encode(
+        order=alt.Order("parameter:Q"), detail=alt.Detail("curve:N"), strokeDash=looks.dash(points)
+    )
+
+
+def _tooltip(shown: TradeOff) -> Iterator[alt.Tooltip]:
+    up, across = shown.measure.column, shown.cost.column
+    yield alt.Tooltip("shown_as:N", title="Configuration")
+    yield alt.Tooltip(f"{up}:Q", title=shown.measure.label, format=shown.form)
+    yield from where_known(shown.column(f"{up}_low"), alt.Tooltip("interval:N", title=INTERVAL))
+    yield alt.Tooltip(f"{across}:Q", title=shown.cost.title, format=".1%")
+    for column, title, form in (
+        (f"{up}_control", "Its control", shown.form),
+        (f"{across}_control", "Its control's saving", ".1%"),
+        ("loop_share", "In one loop", ".1%"),
+    ):
+        yield from where_known(shown.column(column), alt.Tooltip(f"{column}:Q", title=title, format=form))
+    yield from where_known(shown.column("chosen"), alt.Tooltip("chosen:N", title="Chosen for"))
+    yield alt.Tooltip(f"{up}_n:Q", title="n prompts")
+
+
+def _labels(base: alt.Chart, shown: TradeOff) -> Iterator[alt.Chart]:
     """The parameters as labels beside the points of `base`, where they cover nothing. Of more than `MOST_LABELS` points
     of one mode and rule, only the outer ones and the representative one are labelled.
     """
-    shown = [key for (_, rule), rows in _parametric(frame) for key in _labelled(rule, rows)]
-    for at, configurations in label_positions(frame, x, y, shown, axes).items():
-        these = base.transform_filter(f"indexof({json.dumps(configurations)}, datum.configuration) >= 0")
+    axes = (
+        Axis(PLOT_WIDTH_PIXELS, ROOM_PIXELS, zero=True),
+        Axis(HEIGHT_PIXELS, LABEL_ROOM_PIXELS, zero=shown.measure.is_share, logarithmic=shown.is_logarithmic),
+    )
+    series: Any = shown.rows[shown.rows["parameter"].notna()].groupby(["mode", "rule"], sort=False)
+    named = [key for (_, rule), rows in series for key in _labelled(rule, rows)]
+    positions = label_positions(shown.rows, shown.cost.column, shown.measure.column, named, axes)
+    yield from (label.encode(opacity=OPACITY) for label in labels_at(positions, base, "configuration"))
+
+
+def labels_at(positions: Mapping[LabelPosition, list[str]], base: alt.Chart, key: str) -> Iterator[alt.Chart]:
+    """The labels of rows at these positions beside their points; column `key` tells rows apart."""
+    for at, keys in positions.items():
+        these = base.transform_filter(f"indexof({json.dumps(keys)}, datum.{key}) >= 0")
         marks = these.mark_text(aria=False, dx=at.dx, dy=at.dy, align=at.align, fontSize=11)
-        yield marks.encode(text=alt.Text("label:N"), opacity=OPACITY)
-
-
-def _axes(values: pd.Series, share: bool) -> tuple[Axis, Axis]:
-    """The axes of the chart, as labels are placed on them."""
-    up = Axis(HEIGHT_PIXELS, LABEL_ROOM_PIXELS, zero=False, logarithmic=is_logarithmic(values))
-    up = Axis(HEIGHT_PIXELS, ROOM_PIXELS, zero=True) if share else up
-    return Axis(PLOT_WIDTH_PIXELS, ROOM_PIXELS, zero=True), up
-
-
-def _parametric(frame: pd.DataFrame) -> Any:
-    """The rows that have a parameter, grouped by mode and rule."""
-    return frame[frame["parameter"].notna()].groupby(["mode", "rule"], sort=False)
+        yield marks.encode(text=alt.Text("label:N"))
 
 
 def _labelled(rule: str, rows: pd.DataFrame) -> list[str]:
@@ -120,13 +236,6 @@ def _labelled(rule: str, rows: pd.DataFrame) -> list[str]:
         standing = rows["parameter"] == representative(rule, rows["parameter"].tolist())
         rows = pd.concat([rows.head(1), rows[standing], rows.tail(1)])
     return rows["configuration"].tolist()
-
-
-def _scale(values: pd.Series) -> alt.Scale:
-    """A logarithmic scale if `is_logarithmic`, otherwise a linear one."""
-    return alt.Scale(
-        type="log" if is_logarithmic(values) else "linear", zero=False, nice=False, padding=LABEL_ROOM_PIXELS
-    )
 
 
 def is_logarithmic(values: pd.Series) -> bool:

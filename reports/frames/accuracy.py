@@ -3,10 +3,10 @@
 import pandas as pd
 
 from eexit.plan.configuration import NORMAL
-from reports.frames.runs import CORRECT, paired_differences, trade_off
+from eexit.quality.bootstrap import ENDS
+from reports.frames.axes import CORRECT
+from reports.frames.runs import paired_differences, trade_off
 from reports.read.sweep import Sweep
-
-_ENDS = ("", "_low", "_high", "_n")
 
 
 def accuracy(sweep: Sweep, baseline: str = NORMAL) -> pd.DataFrame:
@@ -20,11 +20,11 @@ def accuracy(sweep: Sweep, baseline: str = NORMAL) -> pd.DataFrame:
     if not sweep.has_answers:
         return pd.DataFrame()
     trade, paired = trade_off(sweep), paired_differences(sweep, baseline)
-    ends = [end for end in (*_ENDS, "_control") if f"{CORRECT}{end}" in trade]
+    ends = [end for end in (*ENDS, "_control") if f"{CORRECT}{end}" in trade]
     names = {f"{CORRECT}{end}": f"accuracy{end}" for end in ends}
     identity = list(trade.columns[: trade.columns.get_loc("n")])
     frame = trade[[*identity, "n_failed", "n_seeds", *names]].rename(columns=names)
-    beside = {f"{CORRECT}{end}": f"difference{end}" for end in _ENDS}
+    beside = {f"{CORRECT}{end}": f"difference{end}" for end in ENDS}
     if paired.empty:
         return frame.assign(**dict.fromkeys(beside.values(), float("nan")))
     differences = paired[["configuration", *beside]].rename(columns=beside)

@@ -1,9 +1,10 @@
 """Which settings were chosen, and which are certified."""
 
-import math
 from typing import Final
 
 import pandas as pd
+
+from eexit.messages.written import short_percent
 
 QUESTION: Final = ["risk", "at_most", "confidence", "cost_by"]
 
@@ -20,10 +21,5 @@ def chosen_words(choices: pd.DataFrame, chosen: bool) -> dict[str, str]:
         certified = [setting["configuration"] for setting in row["tested"] if setting["certified"]]
         for key in [row["configuration"]] if chosen else certified:
             if isinstance(key, str):
-                found.setdefault(key, {})[f"{row['risk']} ≤ {share_written(row['at_most'])}"] = None
+                found.setdefault(key, {})[f"{row['risk']} ≤ {short_percent(row['at_most'])}"] = None
     return {key: ", ".join(words) for key, words in found.items()}
-
-
-def share_written(share: float | None) -> str:
-    """A share in per cent, with three digits."""
-    return "an unknown share" if share is None or not math.isfinite(share) else f"{100 * share:.3g}%"

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 from eexit.plan.configuration import AUTO, DRAFT, GENERATE, Configuration, Draft, Generate, Normal
-from eexit.quality.bootstrap import Estimate, estimate_columns, estimate_ratios
+from eexit.quality.bootstrap import NOTHING
 from eexit.results.study_tables import TIMINGS
 from eexit.studies.timing.speedups import Speedup
-from reports.frames.runs import spread
+from reports.frames.runs import ratios
 from reports.read.sweep import Sweep
 from reports.read.timings import Measured, latest_speedups
 
@@ -107,43 +107,30 @@ def _with_counts(rows: list[dict[str, Any]], sweep: Sweep) -> list[dict[str, Any
     runs["decided"] = runs["passes"] * runs["tokens_per_pass"]
     runs["serial"] = runs["decided"] / runs["expected_speedup"]  # in tokens at full depth
     runs["drafted"] = runs["drafted"].where(runs["drafted"] > 0)
-    keys = [row["configuration"] for row in rows]
-    means = runs.groupby(["prompt_id", "configuration"]).mean()  # P prompts, C configurations
-
-    def table_PC(name: str) -> np.ndarray:
-        found: np.ndarray = means[name].unstack().reindex(columns=keys).to_numpy()
-        return found
-
+    runs["one"] = 1.0
     estimates = {
-        name: estimate_ratios(table_PC(above), table_PC(below))
+        name: ratios(runs, above, below, [row["configuration"] for row in rows])
         for name, above, below in (
             ("acceptance", "accepted", "drafted"),
             ("tokens_per_pass", "decided", "passes"),
             ("expected", "decided", "serial"),
+            ("acceptance_per_token", "acceptance_per_token", "one"),
         )
-    } | {"acceptance_per_token": estimate_columns(table_PC("acceptance_per_token"))}
+    }
     failed = sweep.failed["configuration"].value_counts()
     prompts = sweep.done.groupby("configuration")["prompt_id"].nunique()
     return [
         row
         | {"n": int(prompts.get(row["configuration"], 0)), "n_failed": int(failed.get(row["configuration"], 0))}
-        | {k: v for name, of in estimates.items() for k, v in spread(name, Estimate(*(x[index] for x in of))).items()}
+        | {k: v for name, of_keys in estimates.items() for k, v in of_keys[index].columns(name).items()}
         for index, row in enumerate(rows)
     ]
 
 
 def _numbers(speedup: Speedup, over_generate: Speedup | None, where: Measured) -> dict[str, Any]:
     return {
-        **_with_ends(where.column("speedup"), speedup),
-        **_with_ends(where.column("over_generate"), over_generate),
+        **speedup.ratio.columns(where.column("speedup")),
+        **(over_generate.ratio if over_generate else NOTHING).columns(where.column("over_generate")),
         where.column("expected_timed"): np.nan if speedup.expected is None else speedup.expected,
         where.column("tokens_per_s"): speedup.tokens_per_second,
     }
-
-
-def _with_ends(name: str, speedup: Speedup | None) -> dict[str, float]:
-    """A speed-up over something as an estimate; NaN where it was not timed beside it."""
-    if speedup is None:
-        return spread(name, Estimate(math.nan, math.nan, math.nan, 0))
-    low, high = (math.nan if end is None else end for end in (speedup.low, speedup.high))
-    return spread(name, Estimate(speedup.speedup, low, high, speedup.rounds))

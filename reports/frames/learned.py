@@ -13,36 +13,15 @@ import pandas as pd
 
 LENS: Final = "lens"
 DIGEST_LETTERS: Final = 12  # of a digest that is shown
-Columns = Mapping[str, type]
-HELD_OUT: Final[Columns] = {"layer": float, "readout": str, "agreement": float, "median_kl": float, "mean_kl": float}
-TRADE_OFF: Final[Columns] = {
-    "readout": str,
-    "rule": str,
-    "kl_factor": float,
-    "mean_depth": float,
-    "exit_rate": float,
-    "agreement": float,
-    "expected_kl": float,
-    "control_agreement": float,
-    "control_kl": float,
-}
-PROBES: Final[Columns] = {
-    "layer": float,
-    "kind": str,
-    "rank_correlation": float,
-    "rank_correlation_linear": float,
-    "rank_correlation_mlp": float,
-}
-CALIBRATION: Final[Columns] = dict.fromkeys(("layer", "kl_factor", "bin", "n", "predicted", "true"), float)
-EXITS: Final[Columns] = {
-    "kl_factor": float,
-    "when": str,
-    "layer": float,
-    "n": float,
-    "mean_kl": float,
-    "median_kl": float,
-    "agreement": float,
-}
+TEXTS: Final = ("readout", "rule", "kind", "when")  # all other columns of a card's tables are numbers
+HELD_OUT: Final = ("layer", "readout", "agreement", "median_kl", "mean_kl")
+TRADE_OFF: Final = (
+    *("readout", "rule", "kl_factor", "mean_depth", "exit_rate", "agreement", "expected_kl"),
+    *("control_agreement", "control_kl"),
+)
+PROBES: Final = ("layer", "kind", "rank_correlation", "rank_correlation_linear", "rank_correlation_mlp")
+CALIBRATION: Final = ("layer", "kl_factor", "bin", "n", "predicted", "true")
+EXITS: Final = ("kl_factor", "when", "layer", "n", "mean_kl", "median_kl", "agreement")
 EVERYWHERE: Final = "all tokens"  # in place of a layer
 
 
@@ -60,14 +39,15 @@ class Artefact:
     def data(self) -> Mapping[str, Any]:
         return self.card.get("data") or {}
 
-    def rows(self, table: str, columns: Columns) -> pd.DataFrame:
+    def rows(self, table: str, columns: Sequence[str]) -> pd.DataFrame:
         """A table of the card; unknown numbers are NaN and unknown texts are None. Readouts have their shown names."""
         frame = pd.DataFrame(list(self.card.get(table) or []), columns=list(columns))
-        for name, kind in columns.items():
+        for name in columns:
             known = frame[name].astype(object)
-            frame[name] = pd.to_numeric(known, errors="coerce").astype(float) if kind is float else known
-            if kind is str:
-                frame[name] = known.where(known.notna(), None)
+            is_text = name in TEXTS
+            frame[name] = (
+                known.where(known.notna(), None) if is_text else pd.to_numeric(known, errors="coerce").astype(float)
+            )
         if "readout" in columns:
             frame["readout"] = [self.readout_name(readout) for readout in frame["readout"]]
         return frame

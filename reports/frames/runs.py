@@ -16,8 +16,9 @@ import pandas as pd
 from eexit.method.rules import shown
 from eexit.plan.configuration import NORMAL, Configuration, Exit
 from eexit.plan.runs import OK
-from eexit.quality.bootstrap import Estimate, estimate_columns
+from eexit.quality.bootstrap import Estimate, estimate_columns, estimate_ratios
 from eexit.quality.text_measures import mean_perplexity
+from reports.frames.axes import CORRECT, PERPLEXITY, SKIPPED
 from reports.progress import Progress, ignore
 from reports.read.parameters import ORACLE_MARK, is_doubling
 from reports.read.sweep import Sweep, index_of_runs
@@ -45,7 +46,6 @@ DIFFERENCES: Final = (
     "longest_loop",
     "n_tokens",
 )
-CORRECT: Final = "correct"  # its mean is the accuracy; there are columns of it if the sweep's prompts bring answers
 MAX_BINS: Final = 25
 LOOPING: Final = 0.5  # of a text; above it, the text is mostly one loop
 CONTROL: Final = "its control"  # the baseline that compares each configuration with its own control
@@ -72,12 +72,11 @@ def trade_off(sweep: Sweep) -> pd.DataFrame:
         }
         found = _estimates(runs[[*averaged, "log_perplexity"]])
         for name in averaged:
-            row |= spread(name, found[name])
-        row |= spread("perplexity", _exp(found["log_perplexity"]))
-        depth = found["mean_depth"]
-        row |= spread("layers_skipped", Estimate(1 - depth.mean, 1 - depth.high, 1 - depth.low, depth.n))
+            row |= found[name].columns(name)
+        row |= _perplexity(found["log_perplexity"])
+        row |= found["mean_depth"].complement.columns(SKIPPED)
         rows.append(row)
-    return _with_controls(_with_looping(pd.DataFrame(rows)), [*averaged, "perplexity"])
+    return with_controls(_with_looping(pd.DataFrame(rows)), [*averaged, PERPLEXITY, SKIPPED])
 
 
 def _marks(sweep: Sweep) -> list[str]:
@@ -99,7 +98,8 @@ def _with_looping(trade: pd.DataFrame) -> pd.DataFrame:
     return trade.assign(looping=looping & (not in_normal))
 
 
-def _with_controls(trade: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+def with_controls(trade: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """The rows with what they are the control of, and with the value of each one's control of these columns."""
     if trade.empty:
         return trade
     trade = trade.assign(beneath=trade["control_of"].where(trade["control_of"].isin(trade["configuration"])))
@@ -135,7 +135,7 @@ def exit_mix(sweep: Sweep) -> pd.DataFrame:
         for rank, estimate in _estimates(runs[list(range(len(labels)))]).items():
             named = naming(configuration, sweep.marked) | {"layer": labels[rank], "rank": rank, "n": len(runs)}
             named["n_seeds"] = n_seeds.get(configuration.key, 0)
-            rows.append(named | spread("share", estimate))
+            rows.append(named | estimate.columns("share"))
     return pd.DataFrame(rows)
 
 
@@ -162,7 +162,7 @@ def depth_by_position(sweep: Sweep, progress: Progress = ignore) -> pd.DataFrame
             if estimate.n:
                 position = {"position": bin_index * width + (width - 1) / 2, "width": width}
                 position["n_seeds"] = n_seeds[configuration.key]
-                rows.append(naming(configuration, sweep.marked) | position | spread("depth", estimate))
+                rows.append(naming(configuration, sweep.marked) | position | estimate.columns("depth"))
     return pd.DataFrame(rows)
 
 
@@ -227,9 +227,9 @@ def paired_differences(sweep: Sweep, baseline: str = NORMAL) -> pd.DataFrame:
             row = naming(sweep.configurations[index], sweep.marked) | {"baseline": baseline, "n": int(n)}
             both_fixed = {sweep.configurations[index].key, bases[sweep.configurations[index].key]} <= fixed
             row["n_seeds"] = 1 if both_fixed else seed_N[paired_ND[:, number]].nunique()
-            row |= spread("perplexity", _exp(of["log_perplexity"]))
+            row |= _perplexity(of["log_perplexity"])
             for name in columns[1:]:
-                row |= spread(name, of[name])
+                row |= of[name].columns(name)
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -277,20 +277,18 @@ def naming(configuration: Configuration, marked: Collection[str] = ()) -> dict[s
     }
 
 
-def spread(name: str, estimate: Estimate) -> dict[str, float]:
-    """The estimate as the columns `<name>`, `<name>_low`, `<name>_high` and `<name>_n`."""
-    low, high = float(estimate.low), float(estimate.high)
-    return {name: float(estimate.mean), f"{name}_low": low, f"{name}_high": high, f"{name}_n": int(estimate.n)}
+def ratios(runs: pd.DataFrame, above: str, below: str, keys: list[str]) -> list[Estimate]:
+    """Σ above / Σ below over prompts, several seeds of a prompt averaged first, for each configuration."""
+    means = runs.groupby(["prompt_id", "configuration"])[[above, below]].mean()  # P prompts, C configurations
+    above_PC, below_PC = (means[name].unstack().reindex(columns=keys).to_numpy() for name in (above, below))
+    return estimate_ratios(above_PC, below_PC)
 
 
-def _exp(spread: Estimate) -> Estimate:
-    return Estimate(mean_perplexity(spread.mean), mean_perplexity(spread.low), mean_perplexity(spread.high), spread.n)
+def _perplexity(log: Estimate) -> dict[str, float]:
+    mean, low, high = map(mean_perplexity, (log.mean, log.low, log.high))
+    return Estimate(mean, low, high, log.n).columns(PERPLEXITY)
 
 
 def _estimates(values: pd.DataFrame) -> dict[Any, Estimate]:
     """One estimate per column, over the prompts, which are the rows."""
-    found = zip(*estimate_columns(values.to_numpy(dtype=float)), strict=True)
-    return {name: Estimate(*numbers) for name, numbers in zip(values.columns, found, strict=True)}
-
-
-LAYERS_SKIPPED: Final = "Layers skipped"  # the name of 1 − mean depth wherever it is shown
+    return dict(zip(values.columns, estimate_columns(values.to_numpy(dtype=float)), strict=True))

@@ -7,6 +7,7 @@ same round, as `eexit.studies.timing.speedups` computes it from what `jobs/timin
 rounds.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,39 +15,28 @@ import numpy as np
 import pandas as pd
 
 from eexit.plan.configuration import GENERATE
-from eexit.quality.bootstrap import Estimate, estimate_ratios
 from eexit.results.study_tables import TIMINGS
 from eexit.studies.timing.speedups import Speedup
-from reports.frames.runs import naming, spread
+from reports.frames.axes import REALISED, RUN, THEORETICAL, CostAxis, costs
+from reports.frames.runs import ratios, with_controls
 from reports.read.sweep import Sweep
 from reports.read.timings import Measured, latest_speedups
 
-THEORETICAL: Final = "theoretical"
-RUN: Final = "run"
-REALISED: Final = "realised"
-KINDS: Final = (THEORETICAL, RUN, REALISED)
 _COSTS: Final = {THEORETICAL: "cost_needed", RUN: "cost_run"}
-_ENDS: Final = ("", "_low", "_high", "_n", "_control")
-_CARRIED: Final = (
-    "n",
-    "n_seeds",
-    "beneath",
-    "looping",
-    *(f"{name}{end}" for name in ("disagreement", "loop_share") for end in _ENDS),
-)
 
 
 @dataclass(frozen=True)
 class Savings:
-    """One row per configuration, and one of key `generate` if transformers' own was timed.
+    """The rows of `frames.trade_off` with what each configuration saves, and a row of transformers' own `generate`.
 
-    Columns: those of `frames.naming`; of `frames.trade_off`, the disagreement, `loop_share` and `looping`; the savings
-    `theoretical` and `run` as fractions of full depth; for each `Measured`, `realised` with its interval over the
-    rounds and their number, `tokens_per_s`, `run_timed` (the run saving of the tokens that were timed) and `lacks` (by
-    how much the realised saving is less than that). `<saving>_control` is the value of the configuration's control.
+    Columns: the savings `theoretical` and `run` as fractions of full depth; for each `Measured`, `realised` with its
+    interval over the rounds and their number, `tokens_per_s`, `run_timed` (the run saving of the tokens that were
+    timed) and `lacks` (by how much the realised saving is less than that). `<saving>_control` is the value of the
+    configuration's control. `generate` has no row where it was not timed.
     """
 
     rows: pd.DataFrame
+    generate: pd.DataFrame
     measured: tuple[Measured, ...]
 
     @property
@@ -54,39 +44,38 @@ class Savings:
         """The rows of configurations that can exit early."""
         return self.rows[self.rows["rule"].notna()]
 
+    @property
+    def costs(self) -> list[CostAxis]:
+        """In which senses it is known of any configuration that exits early."""
+        return [cost for cost in self.all_costs if self.exiting[cost.column].notna().any()]
+
+    @property
+    def all_costs(self) -> list[CostAxis]:
+        return costs(self.measured)
+
 
 def savings(sweep: Sweep, trade: pd.DataFrame) -> Savings | None:
     """The savings that are known of a sweep; None if none are. `trade` is the frame of `frames.trade_off`."""
-    measured, timed = _realised(sweep.rows_of(TIMINGS))
-    rows = [
-        naming(configuration, sweep.marked) | timed.get(configuration.key, {}) for configuration in sweep.configurations
-    ]
-    if GENERATE in timed:
-        rows.append(dict.fromkeys(rows[0]) | {"configuration": GENERATE, "shown_as": GENERATE} | timed[GENERATE])
-    frame = _with_costs(pd.DataFrame(rows), sweep)
-    names = [*_COSTS, *(each.column(REALISED) for each in measured)]
-    if frame.empty or frame[names].isna().all(axis=None):
+    if trade.empty:
         return None
-    known = trade.set_index("configuration")
-    carried = [name for name in _CARRIED if name in known]
-    frame = frame.assign(**{name: frame["configuration"].map(known[name]) for name in carried})
-    controls = frame[frame["beneath"].notna()].drop_duplicates("beneath").set_index("beneath")
-    beside = {f"{name}_control": frame["configuration"].map(controls[name]).astype(float) for name in names}
-    return Savings(frame.assign(**beside), tuple(measured))
+    measured, timed = _realised(sweep.rows_of(TIMINGS))
+    of_keys = [timed.get(key, {}) for key in trade["configuration"]]
+    columns = list(dict.fromkeys(name for numbers in timed.values() for name in numbers))
+    realised = pd.DataFrame(of_keys, columns=columns, index=trade.index).astype(float)
+    rows = pd.concat([trade, realised, *_with_costs(trade, sweep)], axis=1)
+    names = [cost.column for cost in costs(measured)]
+    if rows[names].isna().all(axis=None) and GENERATE not in timed:
+        return None
+    generate = [{"configuration": GENERATE, "shown_as": GENERATE} | timed[GENERATE]] if GENERATE in timed else []
+    return Savings(with_controls(rows, names), pd.DataFrame(generate), tuple(measured))
 
 
-def _with_costs(frame: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
-    """The frame with the theoretical and the run savings and their intervals over prompts."""
-    keys = frame["configuration"].tolist() if len(frame) else []
+def _with_costs(trade: pd.DataFrame, sweep: Sweep) -> Iterator[pd.DataFrame]:
+    """The theoretical and the run savings of the rows, with their intervals over prompts."""
     for kind, cost in _COSTS.items():
         runs = sweep.done[["configuration", "prompt_id", cost, "cost_full"]].astype({cost: float, "cost_full": float})
-        means = runs.dropna().groupby(["prompt_id", "configuration"])[[cost, "cost_full"]].mean()
-        # P prompts, C configurations.
-        above_PC, below_PC = (means[name].unstack().reindex(columns=keys).to_numpy() for name in (cost, "cost_full"))
-        found = [Estimate(*numbers) for numbers in zip(*estimate_ratios(above_PC, below_PC), strict=True)]
-        columns = [spread(kind, Estimate(1 - each.mean, 1 - each.high, 1 - each.low, each.n)) for each in found]
-        frame = pd.concat([frame, pd.DataFrame(columns, index=frame.index)], axis=1)
-    return frame
+        found = ratios(runs.dropna(), cost, "cost_full", trade["configuration"].tolist())
+        yield pd.DataFrame([ratio.complement.columns(kind) for ratio in found], index=trade.index)
 
 
 def _realised(timings: pd.DataFrame) -> tuple[list[Measured], dict[str, dict[str, Any]]]:
@@ -96,21 +85,14 @@ def _realised(timings: pd.DataFrame) -> tuple[list[Measured], dict[str, dict[str
     for where, latest in latest_speedups(timings):
         measured.append(where)
         for key, speedup in latest.items():
-            found.setdefault(key, {}).update(_numbers(speedup, where.number))
+            found.setdefault(key, {}).update(_numbers(speedup, where))
     return measured, found
 
 
-def _numbers(speedup: Speedup, number: int) -> dict[str, float]:
-    low, high = (np.nan if end is None else 1 - 1 / end for end in (speedup.low, speedup.high))
+def _numbers(speedup: Speedup, where: Measured) -> dict[str, float]:
     return {
-        f"realised_{number}": speedup.realised,
-        f"realised_{number}_low": low,
-        f"realised_{number}_high": high,
-        f"realised_{number}_n": speedup.rounds,
-        f"run_timed_{number}": np.nan if speedup.run is None else speedup.run,
-        f"lacks_{number}": np.nan if speedup.shortfall is None else speedup.shortfall,
-        f"tokens_per_s_{number}": speedup.tokens_per_second,
+        **speedup.saved.columns(where.column(REALISED)),
+        where.column("run_timed"): np.nan if speedup.run is None else speedup.run,
+        where.column("lacks"): np.nan if speedup.shortfall is None else speedup.shortfall,
+        where.column("tokens_per_s"): speedup.tokens_per_second,
     }
-
-
-UNTIMED: Final = "Realised savings were not measured: python jobs/timings.py RESULTS does that."

@@ -16,7 +16,7 @@ import vl_convert
 
 from eexit.messages.errors import UsageError
 from eexit.messages.wording import some
-from eexit.messages.written import written
+from eexit.messages.written import bracketed, written
 from eexit.results.layout import (
     REPORT_HEAD_BYTES,
     REPORT_MARK,
@@ -255,11 +255,10 @@ def _exit_styles(n_ranks: int) -> str:
 def _cell(row: dict[str, Any], column: dict[str, str]) -> str:
     """A cell of the table for readers without JavaScript: a number with its interval, or a name."""
     key, form = column["key"], ".1%" if column["form"] == "share" else ".4g"
-    value, low, high = row[key], row.get(f"{key}_low"), row.get(f"{key}_high")
+    value = row[key]
     if value is None or isinstance(value, str):
         return value or "–"
-    interval = f" [{written(low, form)}, {written(high, form)}]" if low is not None else ""
-    return written(value, form) + interval
+    return written(value, form) + bracketed(row.get(f"{key}_low"), row.get(f"{key}_high"), form)
 
 
 def _svg(chart: dict[str, Any]) -> str:

@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eexit.messages.wording import counted
+from eexit.messages.written import is_known
 from eexit.method.rules import ORACLES, RULES
 from eexit.plan.artefacts import ADAPTER, PROBE, READOUT
 from eexit.plan.configuration import ALL_MODES, DRAFT, NORMAL, Draft, Exit
-from eexit.quality.bootstrap import LEVEL, MIN_PROMPTS, RESAMPLES
+from eexit.quality.bootstrap import LEVEL, MIN_SAMPLES, RESAMPLES
 from eexit.results.study_tables import JUDGEMENTS, TIMINGS
 from eexit.results.tables import GENERATIONS, TOKENS
 from reports.frames import runs as frames
@@ -24,11 +25,12 @@ from reports.read.parameters import ORACLE_MARK
 from reports.read.prompt_choice import MOST, choose_prompts
 from reports.read.sweep import Sweep
 from reports.sections.drafts import draft_section
+from reports.sections.figures import clean
 from reports.sections.findings.artefacts import trained, written_versions
 from reports.sections.findings.savings import saved
-from reports.sections.findings.sweep import findings, is_known, is_sampled
+from reports.sections.findings.sweep import is_sampled, sweep_findings
 from reports.sections.learned import learned_section
-from reports.sections.overview import clean, overview_charts, page_charts
+from reports.sections.overview import overview_charts, page_charts
 from reports.sections.quality import quality_section
 
 SAME: Final = "where tokens are greedy and exits are not left to chance, all seeds have the same run"
@@ -70,11 +72,7 @@ def payload(
     held = choose_prompts(sweep, wanted)
     measured = [*METRICS, *(Metric(key, label, "real") for key, label in sweep.scores.items()), *_judged(sweep)]
     metrics = [m for m in measured if sweep.generations[m.key].notna().any()]
-    exits = sweep.without_drafts
-    trade, paired = frames.trade_off(exits), frames.paired_differences(exits)
-    saves = savings(exits, trade)
-    of_quality = quality_section(exits, trade, paired, saves)
-    drawn = overview_charts(exits, trade, saves, progress) if _tells_of_exits(sweep) else []
+    found = _found(sweep, progress)
     progress(f"packing the tokens of {counted(len(held), 'prompt')}")
     chosen = sweep.generations["prompt_id"].isin(held).to_numpy()
     runs = sweep.generations[chosen]
@@ -91,41 +89,53 @@ def payload(
             "planned": sweep.about.get("n_runs"),
             "prompts": len(sweep.prompts),
         },
-        "findings": [
-            *(of_quality["headline"] if of_quality else []),
-            *(saved(saves) if saves and drawn else []),
-            *findings(trade, paired, is_sampled(sweep)),
-        ],
+        **found,
+        **_names(sweep, packed),
+        "metrics": [vars(metric) for metric in metrics],
+        "prompts": _prompts(sweep, held, answers, by_prompt),
+        "failures": _failures(sweep),
+        "kinds": list(packed.blobs),
+        "top": packed.top_k,
+        "timed": bool(len(sweep.rows_of(TIMINGS))),
+        "methods": {"A run": _columns(GENERATIONS), "A token": _columns(TOKENS)},
+        "bootstrap": {"level": LEVEL, "resamples": RESAMPLES, "least": MIN_SAMPLES},
+    }
+    return data, packed
+
+
+def _found(sweep: Sweep, progress: Progress) -> dict[str, Any]:
+    """What the overview says and draws."""
+    exits = sweep.without_drafts
+    trade, paired = frames.trade_off(exits), frames.paired_differences(exits)
+    saves = savings(exits, trade)
+    of_quality = quality_section(exits, trade, paired, saves)
+    drawn = overview_charts(exits, trade, saves, progress) if _tells_of_exits(sweep) else []
+    first = [*(of_quality["headline"] if of_quality else []), *(saved(saves) if saves and drawn else [])]
+    return {
+        "findings": [*first, *sweep_findings(trade, is_sampled(sweep))],
+        "charts": drawn,
+        "quality": of_quality,
+        "drafts": draft_section(sweep),
+        "learned": learned_section(sweep),
+        "specs": page_charts(sweep),
+    }
+
+
+def _names(sweep: Sweep, packed: Packed) -> dict[str, Any]:
+    """What is in the sweep, by name."""
+    marks = {c.key: ORACLE_MARK if isinstance(c, Exit) and c.rule in sweep.marked else "" for c in sweep.configurations}
+    return {
         "layers": list(frames.layer_labels(sweep).values()),
         "normal": NORMAL,
         "draft": DRAFT,
         "modes": {c.mode: ALL_MODES[c.mode] for c in sweep.configurations if c.mode in ALL_MODES},
         "rules": _rules(sweep),
         "configurations": [
-            {
-                "key": c.key,
-                "mark": ORACLE_MARK if isinstance(c, Exit) and c.rule in sweep.marked else "",
-                "saw": packed.saw.get(c.key),
-                **c.columns,
-            }
+            {"key": c.key, "mark": marks[c.key], "saw": packed.saw.get(c.key), **c.columns}
             for c in sweep.configurations
         ],
-        "metrics": [vars(metric) for metric in metrics],
-        "prompts": _prompts(sweep, held, answers, by_prompt),
-        "failures": _failures(sweep),
-        "kinds": list(packed.blobs),
-        "top": packed.top_k,
-        "charts": drawn,
-        "quality": of_quality,
         "judges": [judge.name for judge in sweep.judges],
-        "drafts": draft_section(sweep),
-        "learned": learned_section(sweep),
-        "specs": page_charts(sweep),
-        "timed": bool(len(sweep.rows_of(TIMINGS))),
-        "methods": {"A run": _columns(GENERATIONS), "A token": _columns(TOKENS)},
-        "bootstrap": {"level": LEVEL, "resamples": RESAMPLES, "least": MIN_PROMPTS},
     }
-    return data, packed
 
 
 def _judged(sweep: Sweep) -> list[Metric]:

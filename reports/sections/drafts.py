@@ -3,15 +3,16 @@
 from collections.abc import Iterator
 from typing import Any, Final
 
-from eexit.messages.wording import counted
+from eexit.messages.wording import counted_between
 from eexit.plan.configuration import ALL_MODES, DRAFT
 from eexit.quality.bootstrap import LEVEL
 from reports.charts.drafts import acceptance_chart, speed_chart
 from reports.frames.drafts import Drafts, drafted
 from reports.read.sweep import Sweep
-from reports.sections.findings.drafts import IF_FREE, draft_findings
+from reports.sections.figures import Columns, Figure, Variant, one, table
+from reports.sections.findings.drafts import draft_findings
 from reports.sections.findings.sweep import is_sampled
-from reports.sections.overview import Columns, chart_entry, table
+from reports.sections.trade_off import timed_over
 
 ABOUT: Final = (
     f"{ALL_MODES[DRAFT].removeprefix('no exits: ')}. LAYER:N drafts up to N tokens after that layer; auto follows the "
@@ -25,52 +26,51 @@ def draft_section(sweep: Sweep) -> dict[str, Any] | None:
     if not drafts:
         return None
     columns = tuple(_columns(drafts))
+    figures = [*_acceptance(drafts, columns), *_speed(drafts, columns)]
     return {
         "about": ABOUT[0].upper() + ABOUT[1:],
         "findings": draft_findings(drafts, is_sampled(sweep)),
-        "charts": [*_acceptance(drafts, columns), *_speed(drafts, columns)],
+        "charts": [figure.data for figure in figures],
         "table": table(drafts.rows, columns),
     }
 
 
-def _acceptance(drafts: Drafts, columns: Columns) -> Iterator[dict[str, Any]]:
+def _acceptance(drafts: Drafts, columns: Columns) -> Iterator[Figure]:
     if drafts.drafts["acceptance"].notna().any():
         caption = (
             "Higher is better. Accepted: the share of all drafted tokens that full depth agreed with, those after the "
             f"first wrong one counted as drafted. {_basis(drafts)} A click opens the configuration."
         )
         chart = acceptance_chart(drafts, f"Acceptance by layer and N. {caption}")
-        yield _chart("draft-acceptance", "Acceptance", caption, [("", chart)], drafts, columns)
+        yield Figure("draft-acceptance", "Acceptance", caption, one(chart), drafts.drafts, columns, heading="h3")
 
 
-def _speed(drafts: Drafts, columns: Columns) -> Iterator[dict[str, Any]]:
+def _speed(drafts: Drafts, columns: Columns) -> Iterator[Figure]:
     """The measured speed-up with a variant per batch size; the expected one if nothing was timed."""
     if drafts.measured:
-        rounds = dict.fromkeys(f"{counted(each.rounds, 'round')} on {each.machine}" for each in drafts.measured)
-        prompts = counted(max(each.prompts for each in drafts.measured), "prompt")
         caption = (
             "How many times as fast as normal, which is full depth on the same path: above 1 (green), time is saved; "
-            f"below (violet), it takes longer. Median of {', '.join(rounds)}; {prompts}. Outlined: the fastest."
+            f"below (violet), it takes longer ({timed_over(drafts.measured)}). Outlined: the fastest."
         )
-        drawn = [
-            (each.label, speed_chart(drafts, each, f"Measured speed-up by layer and N at {each.label}. {caption}"))
+        variants = [
+            Variant(
+                each.label, speed_chart(drafts, each, f"Measured speed-up by layer and N at {each.label}. {caption}")
+            )
             for each in drafts.measured
         ]
-        found = _chart("draft-speed", "Measured speed-up", caption, drawn, drafts, columns)
-        yield found | {"choice": "Measured at"}
+        yield Figure(
+            "draft-speed", "Measured speed-up", caption, variants, drafts.drafts, columns, choice="Measured at",
+            heading="h3",
+        )  # fmt: skip
     elif drafts.drafts["expected"].notna().any():
         caption = (
-            f"Not measured: how many times as fast as normal it would be {IF_FREE}, attention apart. Above 1: green, "
-            f"below: violet. {_basis(drafts)} python jobs/timings.py RESULTS measures it."
+            "Not measured: how many times as fast as normal it would be if a call of a layer or of the head takes as "
+            "long for several tokens as for one, attention apart. Above 1: green, below: violet. "
+            f"{_basis(drafts)} python jobs/timings.py RESULTS measures it."
         )
         chart = speed_chart(drafts, None, f"Expected speed-up by layer and N. {caption}")
-        yield _chart("draft-speed", "Expected speed-up, not measured", caption, [("", chart)], drafts, columns)
-
-
-def _chart(
-    key: str, title: str, caption: str, drawn: list[tuple[str, Any]], drafts: Drafts, columns: Columns
-) -> dict[str, Any]:
-    return chart_entry(key, title, caption, drawn, drafts.drafts, columns) | {"heading": "h3"}
+        title = "Expected speed-up, not measured"
+        yield Figure("draft-speed", title, caption, one(chart), drafts.drafts, columns, heading="h3")
 
 
 def _columns(drafts: Drafts) -> Iterator[tuple[str, str, str]]:
@@ -92,8 +92,7 @@ def _columns(drafts: Drafts) -> Iterator[tuple[str, str, str]]:
 
 
 def _basis(drafts: Drafts) -> str:
-    n = drafts.drafts["n"]
-    count = counted(n.max(), "prompt") if n.min() == n.max() else f"{n.min():,} to {counted(n.max(), 'prompt')}"
+    count = counted_between(drafts.drafts["n"], "prompt")
     known = drafts.drafts["acceptance_low"].notna().any()
     intervals = f"Tooltips and table: {LEVEL:.0%} intervals over prompts; " if known else ""
     return f"{intervals}n = {count}."

@@ -8,26 +8,14 @@ import pandas as pd
 from eexit.plan.artefacts import ADAPTER, PROBE
 from reports.charts import learned as drawing
 from reports.charts.trade_off import is_logarithmic
-from reports.frames.learned import (
-    Artefact,
-    artefacts,
-    calibration,
-    exits,
-    groups,
-    held_out,
-    nearest_to_one,
-    probes,
-    series_of,
-    together,
-    trade_off,
-)
-from reports.frames.runs import LAYERS_SKIPPED
+from reports.frames import learned as cards
+from reports.frames.axes import LAYERS_SKIPPED
+from reports.frames.learned import Artefact
 from reports.read.sweep import Sweep
+from reports.sections.figures import Columns, Figure, Slice, Variant, one
 from reports.sections.findings.artefacts import artefact_facts, basis, summary
 from reports.sections.findings.learned import learned_findings
-from reports.sections.overview import Columns, chart_entry
 
-Chart = dict[str, Any]
 Kept = list[tuple[Artefact, pd.DataFrame]]
 TEACHER_FORCED: Final = (
     "Teacher-forced, on held-out prompts: the text is given, so that this says nothing of what exits do to later "
@@ -106,7 +94,7 @@ _AT_EXITS: Final = (
 
 def learned_section(sweep: Sweep) -> dict[str, Any] | None:
     """Findings, charts and a description of each artefact; None for a sweep that uses none."""
-    used = artefacts(sweep.about)
+    used = cards.artefacts(sweep.about)
     if not used:
         return None
     several = len(used) > 1
@@ -115,32 +103,33 @@ def learned_section(sweep: Sweep) -> dict[str, Any] | None:
         for artefact in used
         for sentence in learned_findings(artefact)
     ]
+    figures = [*_held_out(used), *_trade_offs(used), *_probe(used, sweep.exitable_layers), *_student(used)]
     return {
         "findings": findings,
         "artefacts": [{"summary": summary(artefact), "facts": artefact_facts(artefact)} for artefact in used],
-        "charts": [*_held_out(used), *_trade_offs(used), *_probe(used, sweep.exitable_layers), *_student(used)],
+        "charts": [figure.data for figure in figures],
     }
 
 
-def _held_out(used: Sequence[Artefact]) -> Iterator[Chart]:
+def _held_out(used: Sequence[Artefact]) -> Iterator[Figure]:
     """Agreement and median KL by layer, with a variant per artefact that has several readouts to compare."""
-    kept = _with_rows(used, held_out, lambda frame: len(series_of(frame)) > 1)
-    rows = together(kept)
+    kept = _with_rows(used, cards.held_out, lambda frame: len(cards.series_of(frame)) > 1)
+    rows = cards.together(kept)
     for y, title, y_title, written, means in _BY_LAYER:
         if len(rows) and rows[y].notna().any():
             caption = f"{means} {_logarithmic(rows[y]) if written == drawing.NATS else ''}{_n(kept)}"
             description = f"{title} by layer. {caption}"
-            drawn = [
-                (name, drawing.by_layer_chart(frame, y, y_title, written, description))
-                for name, frame in groups(rows, "artefact").items()
+            variants = [
+                Variant(name, drawing.by_layer_chart(frame, y, y_title, written, description))
+                for name, frame in cards.groups(rows, "artefact").items()
                 if frame[y].notna().any()
             ]
-            yield _chart(f"learned-{y}", f"{title}, by layer", caption, drawn, rows, HELD_OUT) | {"choice": "Artefact"}
+            yield _by_artefact(f"learned-{y}", f"{title}, by layer", caption, variants, rows, HELD_OUT)
 
 
-def _trade_offs(used: Sequence[Artefact]) -> Iterator[Chart]:
-    kept = _with_rows(used, trade_off, lambda frame: True)
-    rows = together(kept)
+def _trade_offs(used: Sequence[Artefact]) -> Iterator[Figure]:
+    kept = _with_rows(used, cards.trade_off, lambda frame: True)
+    rows = cards.together(kept)
     if rows.empty:
         return
     rows = rows.assign(point=[f"{row.artefact} {row.series} {row.label}" for row in rows.itertuples()])
@@ -149,26 +138,27 @@ def _trade_offs(used: Sequence[Artefact]) -> Iterator[Chart]:
             controls = CONTROLS if rows[f"{y}_control"].notna().any() else ""
             log = _logarithmic(pd.concat([rows[y], rows[f"{y}_control"]])) if y == "expected_kl" else ""
             caption = f"{better} and right is better. {TEACHER_FORCED} Labels are KL factors. {controls}{log}{_n(kept)}"
-            drawn = [
-                (name, drawing.learned_trade_off_chart(frame, y, y_title, written, f"{title}. {caption}"))
-                for name, frame in groups(rows, "artefact").items()
+            variants = [
+                Variant(name, drawing.learned_trade_off_chart(frame, y, y_title, written, f"{title}. {caption}"))
+                for name, frame in cards.groups(rows, "artefact").items()
                 if frame[y].notna().any()
             ]
-            yield _chart(f"learned-trade-{y}", title, caption, drawn, rows, TRADE_OFF) | {"choice": "Artefact"}
+            yield _by_artefact(f"learned-trade-{y}", title, caption, variants, rows, TRADE_OFF)
 
 
-def _probe(used: Sequence[Artefact], layers: tuple[int, ...]) -> Iterator[Chart]:
+def _probe(used: Sequence[Artefact], layers: tuple[int, ...]) -> Iterator[Figure]:
     for artefact in used:
         if PROBE not in artefact.roles:
             continue
-        ranks, bins, n = probes(artefact), calibration(artefact), _n([(artefact, pd.DataFrame())])
+        ranks, bins, n = cards.probes(artefact), cards.calibration(artefact), _n([(artefact, pd.DataFrame())])
         if len(ranks):
             caption = (
                 "Up is better: 1 would order tokens as their true KL does, 0 is no better than chance. Spearman's "
                 f"correlation over held-out tokens. Larger points: the kind of probe that was kept for the layer. {n}"
             )
             chart = drawing.rank_chart(ranks, f"The probe's rank correlation by layer. {caption}")
-            yield _chart("learned-ranks", "How well the probe ranks tokens", caption, [("", chart)], ranks, RANKS)
+            title = "How well the probe ranks tokens"
+            yield Figure("learned-ranks", title, caption, one(chart), ranks, RANKS, heading="h3")
         if len(bins):
             caption = (
                 "Dashed: a prediction that is right on average. Above it, the probe predicts too low a chance to stop. "
@@ -176,13 +166,15 @@ def _probe(used: Sequence[Artefact], layers: tuple[int, ...]) -> Iterator[Chart]
             )
             known = drawing.layer_colours(layers or tuple(sorted(bins["layer"].unique())))
             chart = drawing.calibration_chart(bins, known, f"True against predicted stop chances. {caption}")
-            found = _chart("learned-calibration", "The probe's calibration", caption, [("", chart)], bins, CALIBRATION)
-            yield found | _by_kl_factor(bins)
+            title, by_factor = "The probe's calibration", _by_kl_factor(bins)
+            yield Figure(
+                "learned-calibration", title, caption, one(chart), bins, CALIBRATION, slice=by_factor, heading="h3"
+            )
 
 
-def _student(used: Sequence[Artefact]) -> Iterator[Chart]:
+def _student(used: Sequence[Artefact]) -> Iterator[Figure]:
     for artefact in used:
-        rows = exits(artefact) if ADAPTER in artefact.roles else pd.DataFrame()
+        rows = cards.exits(artefact) if ADAPTER in artefact.roles else pd.DataFrame()
         if rows.empty:
             continue
         caption = (
@@ -190,41 +182,39 @@ def _student(used: Sequence[Artefact]) -> Iterator[Chart]:
             "factor, beside the base model's final layer, given the same text. All tokens: also those that exit "
             f"nowhere and are read at the final layer. {_n([(artefact, rows)])}"
         )
-        drawn = [
-            (
-                label,
-                drawing.exits_chart(
-                    rows, x, title, written, f"{label} at the exits before and after training. {caption}"
-                ),
-            )
+        told = f"at the exits before and after training. {caption}"
+        variants = [
+            Variant(label, drawing.exits_chart(rows, x, title, written, f"{label} {told}"))
             for x, label, title, written in _AT_EXITS
             if rows[x].notna().any()
         ]
-        found = _chart(
-            "learned-exits", "The student at its exits, before and after training", caption, drawn, rows, EXITS
-        )
-        yield found | {"choice": "Metric", "wide": True} | _by_kl_factor(rows)
+        yield Figure(
+            "learned-exits", "The student at its exits, before and after training", caption, variants, rows, EXITS,
+            choice="Metric", slice=_by_kl_factor(rows), wide=True, heading="h3",
+        )  # fmt: skip
 
 
 def _with_rows(
-    used: Sequence[Artefact], table: Callable[[Artefact], pd.DataFrame], is_wanted: Callable[[pd.DataFrame], bool]
+    used: Sequence[Artefact],
+    table: Callable[[Artefact], pd.DataFrame],
+    is_wanted: Callable[[pd.DataFrame], bool],
 ) -> Kept:
     """The artefacts with rows, those of them alone that are wanted if there are any."""
     found = [(artefact, frame) for artefact in used if len(frame := table(artefact))]
     return [(artefact, frame) for artefact, frame in found if is_wanted(frame)] or found
 
 
-def _by_kl_factor(rows: pd.DataFrame) -> dict[str, Any]:
+def _by_kl_factor(rows: pd.DataFrame) -> Slice:
     values = list(dict.fromkeys(rows["k"]))
-    return {"slice": {"label": "KL factor", "key": "k", "values": values, "first": nearest_to_one(values)}}
+    return Slice("KL factor", "k", values, cards.nearest_to_one(values))
 
 
-def _chart(
-    key: str, title: str, caption: str, drawn: list[tuple[str, Any]], rows: pd.DataFrame, columns: Columns
-) -> Chart:
-    several = "artefact" in rows and rows["artefact"].nunique() > 1
-    shown = tuple(column for column in columns if column[0] != "artefact" or several)
-    return chart_entry(key, title, caption, drawn, rows, shown) | {"heading": "h3"}
+def _by_artefact(
+    key: str, title: str, caption: str, variants: Sequence[Variant], rows: pd.DataFrame, columns: Columns
+) -> Figure:
+    """Artefacts are named in the table where there are several."""
+    shown = tuple(column for column in columns if column[0] != "artefact" or rows["artefact"].nunique() > 1)
+    return Figure(key, title, caption, variants, rows, shown, choice="Artefact", heading="h3")
 
 
 def _n(kept: Kept) -> str:

@@ -65,8 +65,8 @@ function theme(width) {
   };
 }
 
-// A figure with a heading, a chart, its caption and a table of its numbers. A chart is as described in overview.py, or
-// {key, title, caption, variants, names, heading, controls, table or twin(), rows(), prepare(spec, rows, width), drawn(view, box),
+// A figure with a heading, a chart, its caption and a table of its numbers. A chart is as described in figures.py, or
+// {key, title, caption, variants, heading, controls, table or twin(), rows(), prepare(spec, rows, width), drawn(view, box),
 // open(datum, event, view)}.
 function figure(chart) {
   const box = h("div.chart"),
@@ -178,7 +178,7 @@ async function draw(entry, again = false) {
     defaultStyle: false,
     tooltip: { disableDefaultStyle: true },
   };
-  const prepare = chart.prepare || (chart.names && width < NARROW ? namesAbove : (same) => same);
+  const prepare = chart.prepare || ((same) => same);
   const { view } = await embed(box, prepare(spec, rows, width), options);
   if (entry.view) entry.view.finalize();
   entry.view = view;
@@ -194,17 +194,6 @@ async function draw(entry, again = false) {
   heights[chart.key] = box.offsetHeight;
   if (chart.drawn) chart.drawn(view, box);
   box.dataset.ink = inkOf(canvas);
-}
-
-// In a narrow chart whose rows have long names (chart.names), the names stand above the marks rather than beside them.
-function namesAbove(spec) {
-  const axis = { labelAlign: "left", labelOffset: -15, labelPadding: 2, labelLimit: 0, ticks: false, domain: false };
-  const layer = spec.layer.map(({ encoding, ...others }) =>
-    encoding.y?.type === "nominal"
-      ? { ...others, encoding: { ...encoding, y: { ...encoding.y, axis: { ...encoding.y.axis, ...axis } } } }
-      : { ...others, encoding },
-  );
-  return { ...spec, layer, height: { step: 42 } };
 }
 
 // How many of a sample of the canvas's pixels differ from the background. Tests use it to see empty charts.

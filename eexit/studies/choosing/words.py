@@ -1,17 +1,21 @@
 """What was chosen, and with which guarantee, in sentences and a table."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pyarrow.compute as pc
 
+from eexit.messages import findings
 from eexit.messages.result_table import ResultTable
 from eexit.messages.wording import counted
-from eexit.messages.written import written
+from eexit.messages.written import is_known, short_percent, written
+from eexit.method.rules import ORACLES
 from eexit.plan.configuration import NORMAL
 from eexit.plan.splits import ONE_IN
+from eexit.quality.learn_then_test import prompts_needed, prompts_without_loss
 from eexit.quality.risks import RISKS
-from eexit.studies.choosing.choice import Choice, HeldOut, Tested, TestedFamily
+from eexit.studies.choosing.choice import Choice, Tested, TestedFamily, choice_columns
 from eexit.studies.choosing.evidence import COSTS
 
 CAPTION = (
@@ -19,6 +23,7 @@ CAPTION = (
     "and n: over prompts for choosing. p: of the hypothesis that the risk is above the bound (Hoeffding–Bentkus). "
     "Cost: "
 )
+Row = Mapping[Any, Any]  # of `eexit.results.study_tables.CHOICES`
 
 
 def choice_table(choice: Choice) -> ResultTable:
@@ -31,8 +36,8 @@ def choice_table(choice: Choice) -> ResultTable:
     for family in choice.families:
         table.add_section()
         for setting in family.settings:
-            numbers = [_percent(setting.mean_loss), str(setting.n), _p_value(setting.p_value), _percent(setting.cost)]
-            table.add_row(setting.configuration, *numbers, _outcome(setting, family))
+            numbers = [short_percent(setting.mean_loss), str(setting.n), written(setting.p_value, ".2g")]
+            table.add_row(setting.configuration, *numbers, short_percent(setting.cost), _outcome(setting, family))
     return table
 
 
@@ -44,142 +49,148 @@ def _outcome(setting: Tested, family: TestedFamily) -> str:
 
 def choice_sentences(choice: Choice) -> Iterator[str]:
     """What counts as a loss, how it was tested, what was chosen, and how that does on prompts that chose nothing."""
+    row = choice_columns(choice)
     yield from _about_losses(choice)
-    yield from _about_testing(choice)
-    if choice.chosen:
-        yield from _about_chosen(choice, choice.chosen)
-    else:
-        yield (
-            f"No setting is certified, so that none is chosen: {NORMAL} is what can be defended. A setting without any "
-            f"loss would be certified with {counted(choice.least_prompts, 'prompt')}."
-        )
-    yield from _about_naive(choice)
+    yield from _about_failures(choice)
+    yield from (findings.LEFT_OUT.format(what=line) for line in choice.evidence.left_out)
+    for tested in choice.families:
+        if setting := tested.stopped_at:
+            yield " ".join(_stopped(row, tested, setting))
+    yield from told_choice(row)
+    if choice.chosen and not _is_oracle(choice.chosen.configuration):
+        for each in choice.realised:
+            rows = counted(each.batch, "row")
+            yield findings.REALISED.format(times=f"{each.speedup:.2f}", rows=rows)
+        if not choice.realised:
+            yield findings.UNREALISED
 
 
 def _about_losses(choice: Choice) -> Iterator[str]:
     question, evidence = choice.question, choice.evidence
-    seeds = f"over {counted(evidence.n_seeds, 'seed')} first" if evidence.n_seeds > 1 else "over the one seed there is"
-    yield (
-        f"Loss of a prompt: {RISKS[question.risk].definition}. It is averaged {seeds}; prompts are what is counted, "
-        "never tokens, and those of the same text are one."
-    )
+    yield findings.LOSS.format(definition=RISKS[question.risk].definition)
+    yield findings.AVERAGED.format(seeds=counted(evidence.n_seeds, "seed"))
+    yield findings.COUNTED
     if evidence.n_seeds > 1 and evidence.n_same_for_every_seed:
-        yield (
-            f"Of {counted(evidence.n_same_for_every_seed, 'setting')}, all seeds have the same run, which counts once: "
-            "tokens are greedy, and exits are not left to chance."
-        )
+        yield findings.SAME_RUNS.format(settings=counted(evidence.n_same_for_every_seed, "setting"))
     if evidence.judges:
-        averaged = ", and the losses that they give a text are averaged" if len(evidence.judges) > 1 else ""
-        yield f"Judged by {', '.join(evidence.judges)}{averaged}."
+        yield findings.JUDGED_BY.format(judges=", ".join(evidence.judges))
+        yield from [findings.JUDGES_AVERAGED] * (len(evidence.judges) > 1)
     if question.risk == "answers":
         right = pc.mean(evidence.sweep.runs.filter(pc.field("configuration") == NORMAL)["correct"]).as_py()
-        if right is not None:
-            more = "" if evidence.n_failed else ": no more than that can be lost"
-            yield f"{NORMAL} answers {_percent(right)} of them correctly{more}."
+        if is_known(right):
+            yield findings.NORMAL_ANSWERS.format(share=short_percent(right))
+            yield from [findings.MOST_TO_LOSE] * (not evidence.n_failed)
     is_sampled = evidence.sweep.manifest.config["temperature"] > 0
     if is_sampled and NORMAL in evidence.choosing.configurations and (own := evidence.choosing.of(NORMAL)).any():
-        yield f"{NORMAL} itself has a mean loss of {_percent(float(own.mean()))}, since this sweep samples its tokens."
-    yield from _about_failures(choice)
-    yield from (f"Left out: {line}." for line in evidence.left_out)
+        yield findings.NORMAL_LOSES.format(mean=short_percent(float(own.mean())))
 
 
 def _about_failures(choice: Choice) -> Iterator[str]:
     evidence = choice.evidence
     if evidence.n_failed:
-        yield f"{counted(evidence.n_failed, 'run')} failed: each is a loss of 1, since no prompt may be left out."
+        yield findings.FAILED_IS_LOST.format(runs=counted(evidence.n_failed, "run"))
     if evidence.n_failed_normal and RISKS[choice.question.risk].compares:
-        yield (
-            f"{evidence.n_failed_normal:,} of these are of {NORMAL}: settings are compared with the best that it could "
-            "have said."
-        )
+        yield findings.FAILED_NORMAL.format(n=f"{evidence.n_failed_normal:,}")
     if evidence.n_unusable:
-        yield (
-            f"{counted(evidence.n_unusable, 'text')} got no usable judgement, and have the worst score, or the best as "
-            f"texts of {NORMAL}: jobs/judge.py asks for them again."
+        yield findings.UNJUDGED.format(texts=counted(evidence.n_unusable, "text"))
+        yield findings.ASK_AGAIN
+
+
+def _stopped(row: Row, tested: TestedFamily, setting: Tested) -> Iterator[str]:
+    template = findings.STOPPED if setting.n else findings.STOPPED_WITHOUT
+    yield template.format(
+        family=tested.family.name,
+        setting=setting.configuration,
+        mean=short_percent(setting.mean_loss),
+        n=counted(setting.n, "prompt"),
+    )
+    if setting.n:
+        yield _would_do(row, setting.mean_loss)
+
+
+def told_choice(row: Row) -> Iterator[str]:
+    """What was chosen and with which guarantee, or plainly that nothing can be; `row` is one of `CHOICES`."""
+    if len(row["families"]) > 1:
+        yield findings.SHARED_ERROR.format(
+            families=len(row["families"]),
+            error=short_percent(1 - row["confidence"]),
+            each=short_percent(row["error_of_each"]),
         )
+    if isinstance(row["configuration"], str):
+        yield from _chosen(row)
+        yield from _held_out(row, "")
+    else:
+        yield from _none_chosen(row)
+    key = row["naive_configuration"]
+    if not isinstance(key, str):
+        yield findings.NAIVE_IS_NONE
+    elif key == row["configuration"]:
+        yield findings.NAIVE_IS_THE_SAME
+    else:
+        mean, cost = (short_percent(row[f"naive_{name}"]) for name in ("mean_loss", "cost"))
+        yield findings.NAIVE.format(setting=key, mean=mean, cost=cost)
+        yield findings.NO_GUARANTEE
+        yield from _held_out(row, "naive_")
 
 
-def _about_testing(choice: Choice) -> Iterator[str]:
-    error, n_families = 1 - choice.question.confidence, len(choice.families)
-    if n_families > 1:
-        yield (
-            f"{n_families} families of settings share the error of {_percent(error)}: {_percent(choice.error)} for the "
-            "sequence of each (Bonferroni)."
+def _promise(row: Row) -> dict[str, str]:
+    """What is to hold, by its names in templates."""
+    bound = RISKS[row["risk"]].bound if row["risk"] in RISKS else row["risk"]
+    shares = {name: short_percent(row[name]) for name in ("confidence", "at_most")}
+    return {"bound": bound, **shares}
+
+
+def _chosen(row: Row) -> Iterator[str]:
+    definition = COSTS[row["cost_by"]].definition if row["cost_by"] in COSTS else row["cost_by"]
+    yield findings.CHOSEN.format(setting=row["configuration"], cost=short_percent(row["cost"]), definition=definition)
+    yield findings.GUARANTEE.format(**_promise(row))
+    mean, p_value = short_percent(row["mean_loss"]), written(row["p_value"], ".2g")
+    yield findings.TESTED.format(n=counted(int(row["n"]), "prompt"), mean=mean, p=p_value)
+    if _is_oracle(row["configuration"]):
+        yield findings.IS_AN_ORACLE
+    elif row["cost"] >= 1:
+        yield findings.SAVES_NOTHING
+
+
+def _is_oracle(key: str) -> bool:
+    return key.split("/")[1] in ORACLES
+
+
+def _none_chosen(row: Row) -> Iterator[str]:
+    yield findings.NONE_CERTIFIED.format(**_promise(row))
+    known = [setting for setting in row["tested"] if is_known(setting["p_value"])]
+    if known:
+        nearest = min(known, key=lambda setting: setting["p_value"])
+        yield findings.NEAREST.format(
+            setting=nearest["configuration"],
+            mean=short_percent(nearest["mean_loss"]),
+            n=counted(int(nearest["n"]), "prompt"),
+            p=written(nearest["p_value"], ".2g"),
         )
-    for tested in choice.families:
-        if setting := tested.stopped_at:
-            yield f"{tested.family.name} stopped at {setting.configuration}: {_what_would_do(choice, setting)}."
+        yield _would_do(row, nearest["mean_loss"])
+    yield findings.DEFENSIBLE
+    least = prompts_without_loss(row["at_most"], row["error_of_each"])
+    yield findings.WITHOUT_LOSS.format(n=counted(least, "prompt"))
 
 
-def _what_would_do(choice: Choice, setting: Tested) -> str:
-    mean = f"its mean loss is {_percent(setting.mean_loss)} over {counted(setting.n, 'prompt')}"
-    if not setting.n:
-        return "no prompt for choosing has a loss there"
-    if (enough := choice.would_do(setting)) is None:
-        return f"{mean}, which is not below the bound: if it stays so, no number of prompts would do"
+def _would_do(row: Row, mean_loss: float) -> str:
+    """How many prompts would certify a setting whose mean loss stays as it is."""
+    enough = prompts_needed(mean_loss, row["at_most"], row["error_of_each"])
+    if enough is None:
+        return findings.NONE_WOULD_DO
     in_all = math.ceil(enough * ONE_IN / (ONE_IN - 1))
-    return f"{mean}; if it stays so, {enough:,} prompts for choosing would do, which is a sweep of about {in_all:,}"
+    return findings.WOULD_DO.format(enough=f"{enough:,}", in_all=f"{in_all:,}")
 
 
-def _about_chosen(choice: Choice, chosen: Tested) -> Iterator[str]:
-    question = choice.question
-    yield (
-        f"Chosen: {chosen.configuration}, the cheapest that is certified. Its cost is {_percent(chosen.cost)} of full "
-        f"depth: {COSTS[question.cost].definition}."
-    )
-    yield (
-        f"Guarantee: with {_percent(question.confidence)} confidence, over prompts like these, "
-        f"{RISKS[question.risk].bound} is at most {_percent(question.at_most)} (n = {chosen.n} prompts, mean "
-        f"{_percent(chosen.mean_loss)}, p = {_p_value(chosen.p_value)})."
-    )
-    if chosen.cost >= 1:
-        yield f"It does not save anything: {NORMAL} costs no more, and needs no guarantee."
-    if any(chosen in each.settings and each.family.is_oracle for each in choice.families):
-        yield "It is an oracle, which looks at the final layer: at run time it saves nothing."
-    elif choice.realised:
-        speeds = ", ".join(f"{each.speedup:.2f} with {counted(each.batch, 'row')}" for each in choice.realised)
-        yield f"Realised: times as fast as {NORMAL}, {speeds} at a time (jobs/timings.py)."
+def _held_out(row: Row, start: str) -> Iterator[str]:
+    """How a setting does on the prompts that had no part in choosing it; `start` is that of its columns."""
+    mean, n, upper, p_value = (row[f"{start}reporting_{name}"] for name in ("mean_loss", "n", "upper", "p_value"))
+    if not is_known(mean):
+        yield findings.UNCHECKED
+        return
+    yield findings.HELD_OUT.format(n=counted(int(n), "prompt"), mean=short_percent(mean))
+    yield findings.HELD_OUT_RISK.format(upper=short_percent(upper))
+    if mean > row["at_most"]:
+        yield findings.ABOVE_THE_BOUND
     else:
-        yield "How long it really takes was not measured: python jobs/timings.py RESULTS does that."
-    yield f"{_held_out(choice, choice.chosen_held_out)}."
-
-
-def _about_naive(choice: Choice) -> Iterator[str]:
-    bound = _percent(choice.question.at_most)
-    if choice.naive is None:
-        yield f"Naive choice: none either, since no setting has a mean loss of at most {bound}."
-    elif choice.naive == choice.chosen:
-        yield f"Naive choice, the cheapest whose mean loss is at most {bound}: the same."
-    else:
-        naive = choice.naive
-        yield (
-            f"Naive choice, the cheapest whose mean loss is at most {bound}, without a guarantee: "
-            f"{naive.configuration}, mean {_percent(naive.mean_loss)}, cost {_percent(naive.cost)}. "
-            f"{_held_out(choice, choice.naive_held_out)}."
-        )
-
-
-def _held_out(choice: Choice, found: HeldOut | None) -> str:
-    """Without its full stop."""
-    question = choice.question
-    if found is None:
-        return "This sweep has no prompt for reporting with a loss, so that nothing checks the choice"
-    by_itself = 1 - question.confidence
-    said = (
-        f"On {counted(found.n, 'prompt')} for reporting, which had no part in the choice, the mean loss is "
-        f"{_percent(found.mean_loss)}, and the risk is at most {_percent(found.upper)} by these alone, with "
-        f"{_percent(question.confidence)} confidence"
-    )
-    if found.mean_loss > question.at_most:
-        return f"{said}: the mean is above the bound"
-    if found.p_value <= by_itself:
-        return f"{said}: they confirm the bound"
-    return f"{said}: the mean is within the bound, but they are too few to confirm it by themselves"
-
-
-def _percent(share: float) -> str:
-    return "–" if math.isnan(share) else f"{written(100 * share, '.3g')}%"
-
-
-def _p_value(p_value: float) -> str:
-    return written(p_value, ".2g")
+        yield findings.CONFIRMED if p_value <= 1 - row["confidence"] else findings.TOO_FEW_TO_CONFIRM

@@ -29,9 +29,9 @@ def scores_table(rows: Iterable[Mapping[str, Any]]) -> ResultTable:
             table.add_section()
         last = row["configuration"]
         table.add_row(
-            row["configuration"], *[str(row["seed"])] * (len(seeds) > 1), row["task"], _counted(row["n_shot"]),
+            row["configuration"], *[str(row["seed"])] * (len(seeds) > 1), row["task"], written(row["n_shot"], ",.0f"),
             _arrow(row) + row["metric"], row["filter"], written(row["value"], ".4f"),
-            written(row["stderr"], ".4f"), _counted(row["n"]), written(row["mean_depth"], ".3f"),
+            written(row["stderr"], ".4f"), written(row["n"], ",.0f"), written(row["mean_depth"], ".3f"),
         )  # fmt: skip
     return table
 
@@ -39,7 +39,3 @@ def scores_table(rows: Iterable[Mapping[str, Any]]) -> ResultTable:
 def _arrow(row: Mapping[str, Any]) -> str:
     """Which way is better, as in the harness's own tables."""
     return {True: "↑ ", False: "↓ ", None: ""}[row["higher_is_better"]]
-
-
-def _counted(number: int | None) -> str:
-    return "–" if number is None else f"{number:,}"

@@ -9,10 +9,10 @@ import numpy as np
 
 from eexit.messages.result_table import ResultTable
 from eexit.messages.wording import counted
-from eexit.messages.written import written
+from eexit.messages.written import interval, is_known, written
 from eexit.plan.configuration import NORMAL
 from eexit.plan.runs import OK
-from eexit.quality.bootstrap import LEVEL, MIN_PROMPTS, Estimate, estimate_columns
+from eexit.quality.bootstrap import LEVEL, MIN_SAMPLES, Estimate, estimate_columns, means_of_groups
 from eexit.quality.rubric import ASPECTS, THIS, TIE
 
 BETTER: Final = "better"
@@ -23,7 +23,7 @@ HEADINGS: Final = ("co-\nher-\nence", "com-\nplete-\nness", "clar-\nity", "no\nr
 PAIRED_HEADINGS: Final = ("n", f"beats\n{NORMAL}", "tie", "win\nrate")
 CAPTION: Final = (
     "Scores from 1 to 5, higher is better. Means over n prompts, {seeds}; beneath, a "
-    f"{LEVEL:.0%} percentile bootstrap over prompts, from {MIN_PROMPTS} prompts on."
+    f"{LEVEL:.0%} percentile bootstrap over prompts, from {MIN_SAMPLES} prompts on."
 )
 PAIRED_CAPTION: Final = f" Win rate: beats {NORMAL}, and half of the ties; 50 % if the judge sees no difference."
 
@@ -58,19 +58,10 @@ def judgements_table(found: Mapping[str, Estimates], n_seeds: int) -> ResultTabl
 
 def _estimates(rows: Sequence[Mapping[str, Any]]) -> Estimates:
     """Means over prompts of the means over each prompt's seeds."""
-    of_prompt: dict[str, list[list[float]]] = defaultdict(list)
-    for row in rows:
-        of_prompt[row["prompt_id"]].append(_values(row))
     columns = (*ASPECTS, *COMPARED)
-    values_PX = np.full((len(of_prompt), len(columns)), np.nan)
-    for at, (_, values) in enumerate(sorted(of_prompt.items())):  # they may have landed in any order
-        values_SX = np.array(values)
-        known_X = ~np.isnan(values_SX).all(axis=0)
-        values_PX[at, known_X] = np.nanmean(values_SX[:, known_X], axis=0)
-    return {
-        name: Estimate(float(mean), float(low), float(high), int(n))
-        for name, mean, low, high, n in zip(columns, *estimate_columns(values_PX), strict=True)
-    }
+    values_RX = np.array([_values(row) for row in rows]).reshape(len(rows), len(columns))
+    values_PX = means_of_groups(values_RX, [row["prompt_id"] for row in rows])
+    return dict(zip(columns, estimate_columns(values_PX), strict=True))
 
 
 def _values(row: Mapping[str, Any]) -> list[float]:
@@ -84,5 +75,5 @@ def _values(row: Mapping[str, Any]) -> list[float]:
 
 def _said(estimate: Estimate, form: str) -> str:
     """A mean, and its interval beneath if there is one."""
-    interval = "" if math.isnan(estimate.low) else f"\n{written(estimate.low, form)}–{written(estimate.high, form)}"
-    return written(estimate.mean, form) + interval
+    ends = f"\n{interval(estimate.low, estimate.high, form)}" if is_known(estimate.low) else ""
+    return written(estimate.mean, form) + ends

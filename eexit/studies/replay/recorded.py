@@ -23,7 +23,7 @@ from eexit.method.rules import ONLINE, ORACLES, RULES
 from eexit.method.states import STATES, alters
 from eexit.method.stick_breaking import choose_exits, exit_probabilities, expect
 from eexit.plan.configuration import Exit
-from eexit.quality.bootstrap import estimate_columns
+from eexit.quality.bootstrap import estimate_columns, means_of_groups
 from eexit.training.texts import Text
 
 ESTIMATED: Final = (
@@ -125,20 +125,15 @@ def summary(
         for replayed in replayed_T
     ]
     values_TC = np.column_stack([share_TX, share_TX @ depth_X, figures_T4])
-    names, of_prompt_T = np.unique(np.array(prompt_id_T), return_inverse=True)
-    values_PC = np.stack([values_TC[of_prompt_T == prompt].mean(0) for prompt in range(len(names))])
+    values_PC = means_of_groups(values_TC, prompt_id_T)
     share_PX, estimated_P3, cost_P2 = np.split(values_PC, [len(layers), len(layers) + len(ESTIMATED)], axis=1)
-    mean, low, high, _ = estimate_columns(estimated_P3)
-    estimates = {
-        f"{name}{end}": value
-        for end, values in (("", mean), ("_low", low), ("_high", high))
-        for name, value in zip(ESTIMATED, values, strict=True)
-    }
-    numbers = {**estimates, **dict(zip(("cost_full", "cost_needed"), cost_P2.sum(0), strict=True))}
+    numbers = dict(zip(("cost_full", "cost_needed"), cost_P2.sum(0), strict=True))
+    for name, estimate in zip(ESTIMATED, estimate_columns(estimated_P3), strict=True):
+        numbers |= {name: estimate.mean, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
     known = {name: None if np.isnan(value) else float(value) for name, value in numbers.items()}
     share_X = share_PX.mean(0).tolist()
     return {
-        "prompts": len(names),
+        "prompts": len(values_PC),
         "texts": len(replayed_T),
         "drawn": any(replayed.drawn for replayed in replayed_T),
         "exit_distribution": list(zip(layers, share_X, strict=True)),

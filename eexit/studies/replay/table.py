@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eexit.messages.result_table import ResultTable
-from eexit.messages.written import percent, written
-from eexit.quality.bootstrap import LEVEL, MIN_PROMPTS
+from eexit.messages.written import interval, percent, written
+from eexit.quality.bootstrap import LEVEL, MIN_SAMPLES
 
 # Broken so that the table fits in 80 columns.
 HEADINGS = (
@@ -19,7 +19,7 @@ HEADINGS = (
 CAPTION = (
     "Teacher-forced: each token is decided given a text of {text_of}, so that nothing is said of where a setting's own "
     "text would have gone. Means over {prompts} prompts ({texts} texts, seeds averaged first); percentile bootstrap "
-    f"over prompts, from {MIN_PROMPTS} prompts on. Layers skipped: 1 − expected mean depth. Disagreement: tokens whose "
+    f"over prompts, from {MIN_SAMPLES} prompts on. Layers skipped: 1 − expected mean depth. Disagreement: tokens whose "
     "likeliest token at the exit is not that of full depth, given the same text. KL: of what is read at the exit from "
     "full depth. Saved in theory: in multiply-adds, if deciding were free (cost_needed); – where no model was "
     "loaded.{drawn}"
@@ -50,7 +50,7 @@ def _line(row: Mapping[str, Any]) -> list[str]:
     return [
         f"{row['configuration']}{'*' if row['drawn'] else ''}",
         percent(1 - row["mean_depth"]),
-        _interval(row["mean_depth_high"], row["mean_depth_low"], complement=True),
+        _interval(*(None if row[end] is None else 1 - row[end] for end in ("mean_depth_high", "mean_depth_low"))),
         percent(row["expected_disagreement"]),
         _interval(row["expected_disagreement_low"], row["expected_disagreement_high"]),
         written(row["expected_kl"], ".4g"),
@@ -58,8 +58,7 @@ def _line(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _interval(low: float | None, high: float | None, complement: bool = False) -> str:
-    if low is None or high is None:
-        return "–"
-    low, high = (1 - low, 1 - high) if complement else (low, high)
-    return f"{written(100 * low, '.1f')}–{written(100 * high, '.1f')}"
+def _interval(low: float | None, high: float | None) -> str:
+    """In percent, which the column's other cells say."""
+    low, high = (None if end is None else 100 * end for end in (low, high))
+    return interval(low, high, ".1f")

@@ -6,45 +6,49 @@ intervals are percentile bootstraps over them (Efron 1979).
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from eexit.plan.configuration import NORMAL
-
-RESAMPLES: Final = 2000
-LEVEL: Final = 0.95
-MIN_ROUNDS: Final = 5  # with fewer rounds, a percentile bootstrap interval is not to be trusted
+from eexit.quality.bootstrap import Estimate, estimate_median
 
 
 @dataclass(frozen=True)
 class Speedup:
     """One configuration, or `generate`, at one batch size, beside `normal` or another one that it is compared with.
 
-    Savings are fractions of full depth.
-
-    `low` and `high` are the ends of the interval of `speedup`, None if there is none. `theoretical` and `run` are None
-    where no costs are known.
+    Savings are fractions of full depth. `theoretical` and `run` are None where no costs are known.
     """
 
     configuration: str
     batch: int
-    rounds: int
     tokens_per_second: float  # median
-    speedup: float  # seconds of what it is compared with / seconds, median
-    low: float | None
-    high: float | None
+    ratio: Estimate  # seconds of what it is compared with / seconds, median over rounds
     theoretical: float | None  # 1 - cost_needed / cost_full
     run: float | None  # 1 - cost_run / cost_full
     acceptance: float | None = None  # of drafts: accepted / drafted
     expected: float | None = None  # the speed-up of drafts: cost_serial_full / cost_serial
 
     @property
+    def rounds(self) -> int:
+        return self.ratio.n
+
+    @property
+    def speedup(self) -> float:
+        """How many times as fast as what it is compared with."""
+        return self.ratio.mean
+
+    @property
+    def saved(self) -> Estimate:
+        """1 - seconds / seconds of normal, at the median speed-up and at the ends of its interval."""
+        return Estimate(1 - 1 / self.ratio.mean, 1 - 1 / self.ratio.low, 1 - 1 / self.ratio.high, self.rounds)
+
+    @property
     def realised(self) -> float:
-        """1 - seconds / seconds of normal, at the median speed-up."""
-        return 1 - 1 / self.speedup
+        return self.saved.mean
 
     @property
     def shortfall(self) -> float | None:
@@ -75,32 +79,18 @@ def _speedup(
     key: str, batch: int, pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], is_base: bool
 ) -> Speedup:
     """`pairs` are measurements with that of what they are compared with in the same round."""
-    ratios = np.array([base["seconds"] / row["seconds"] for row, base in pairs])
-    low, high = (None, None) if is_base else _interval(ratios)
+    ratio = estimate_median(np.array([base["seconds"] / row["seconds"] for row, base in pairs]))
     first = pairs[0][0]
     return Speedup(
         configuration=key,
         batch=batch,
-        rounds=len(pairs),
         tokens_per_second=float(np.median([row["tokens"] / row["seconds"] for row, _ in pairs])),
-        speedup=float(np.median(ratios)),
-        low=low,
-        high=high,
+        ratio=replace(ratio, low=math.nan, high=math.nan) if is_base else ratio,
         theoretical=_saving(first["cost_needed"], first["cost_full"]),
         run=_saving(first["cost_run"], first["cost_full"]),
         acceptance=_ratio(first.get("accepted"), first.get("drafted")),
         expected=_ratio(first.get("cost_serial_full"), first.get("cost_serial")),
     )
-
-
-def _interval(ratios: np.ndarray) -> tuple[float | None, float | None]:
-    """The interval of the median; equal ratios give equal intervals."""
-    if len(ratios) < MIN_ROUNDS:
-        return None, None
-    drawn = np.random.default_rng(0).integers(len(ratios), size=(RESAMPLES, len(ratios)))
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(np.median(ratios[drawn], axis=1), (tail, 1 - tail))
-    return float(low), float(high)
 
 
 def _saving(cost: float | None, full: float | None) -> float | None:

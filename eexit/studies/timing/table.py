@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from eexit.messages.result_table import ResultTable
-from eexit.messages.written import percent
+from eexit.messages.written import interval, percent
 from eexit.plan.configuration import NORMAL
-from eexit.studies.timing.speedups import MIN_ROUNDS, Speedup, speedups
+from eexit.quality.bootstrap import MIN_SAMPLES
+from eexit.studies.timing.speedups import Speedup, speedups
 
 # Broken so that the table fits in 80 columns.
 HEADINGS = (
@@ -20,7 +21,7 @@ HEADINGS = (
 )
 CAPTION = (
     f"Medians over rounds. × {NORMAL}: how many times as fast as full depth on the same path, in the same round; "
-    f"bootstrap interval over rounds, from {MIN_ROUNDS} rounds on. Saved, of full depth: in theory, if deciding were "
+    f"bootstrap interval over rounds, from {MIN_SAMPLES} rounds on. Saved, of full depth: in theory, if deciding were "
     "free and deferral unbounded (cost_needed); by what was run (cost_run), both in multiply-adds; in time, 1 − time / "
     f"time of {NORMAL}: below 0, it took longer. Short of run: what was run less, in points, but did not save time; "
     "below 0, time saved more, as where many tokens' deferred layers are run together."
@@ -58,21 +59,21 @@ def drafts_table(measurements: Iterable[Mapping[str, Any]]) -> ResultTable | Non
     table.add("key", "draft")
     table.add("number", "accepted", f"× {NORMAL},\nexpected", "measured", "95 %\ninterval")
     for speedup in found:
-        numbers = [percent(speedup.acceptance), f"{speedup.expected:.2f}", f"{speedup.speedup:.2f}", _interval(speedup)]
-        table.add_row(str(speedup.batch), speedup.configuration, *numbers)
+        numbers = [percent(speedup.acceptance), f"{speedup.expected:.2f}"]
+        table.add_row(str(speedup.batch), speedup.configuration, *numbers, *_times(speedup))
     return table if found else None
 
 
-def _interval(speedup: Speedup) -> str:
-    return "–" if speedup.low is None or speedup.high is None else f"{speedup.low:.2f}–{speedup.high:.2f}"
+def _times(speedup: Speedup) -> list[str]:
+    ratio = speedup.ratio
+    return [f"{ratio.mean:.2f}", interval(ratio.low, ratio.high, ".2f")]
 
 
 def _line(speedup: Speedup) -> list[str]:
     return [
         speedup.configuration,
         f"{speedup.tokens_per_second:,.1f}",
-        f"{speedup.speedup:.2f}",
-        _interval(speedup),
+        *_times(speedup),
         percent(speedup.theoretical),
         percent(speedup.run),
         percent(speedup.realised),

@@ -201,7 +201,7 @@ const HOW = [
   ],
   [
     "Control",
-    "A configuration whose exits follow the same histogram of layers as those of the configuration it is compared with, but are drawn at random: it has the same depth without the rule's choice of tokens. In the trade-off charts, a dotted line joins a configuration to a tick at its control's value; the control has a row of its own in tables.",
+    "A configuration whose exits follow the same histogram of layers as those of the configuration it is compared with, but are drawn at random: it has the same depth without the rule's choice of tokens. In the trade-off charts, a dotted line joins a configuration to its control; the control has a row of its own in tables.",
   ],
   [
     "Exit probability",

@@ -66,10 +66,10 @@ def test_accuracy_and_its_difference_are_over_prompts_with_seeds_averaged_first(
         assert row_of(found, key)["correct"] == pytest.approx(np.nanmean(values))
         assert row_of(found, key)["correct_n"] == 12
     differences = np.array(by_prompt[BOLD]) - np.array(by_prompt[NORMAL])
-    (mean,), (low,), (high,), _ = estimate_columns(differences[:, None])
+    (paired,) = estimate_columns(differences[:, None])
     its = [row_of(found, BOLD)[f"correct_difference{end}"] for end in ("", "_low", "_high")]
-    assert its == pytest.approx([mean, low, high])
-    assert mean < 0
+    assert its == pytest.approx([paired.mean, paired.low, paired.high])
+    assert paired.mean < 0
     assert row_of(found, BOLD)["correct_control"] < row_of(found, BOLD)["correct"]
 
 
@@ -95,16 +95,16 @@ def test_findings_name_what_saves_most_without_being_certainly_below_normal(answ
     rows.loc[rows["beneath"] == CHOSEN, list(its)] = [-0.4, -0.5, -0.3]
     normal, said, *rest = quality_findings(replace(found, rows=rows), n_failed=3)
     assert re.fullmatch(
-        r"Accuracy: normal answers \d+\.\d% \[.*\] of the prompts that bring an answer correctly \(n = 12 prompts, 2 "
-        r"seeds averaged first\)\.",
+        r"Answers: normal gets \d+\.\d% \[.*\] right \(n = 12 prompts, 2 seeds averaged first\)\.",
         normal,
     )
     assert said == (
-        "unfrozen, the settings that save most without being certainly below normal in accuracy (difference paired "
-        "over 12 prompts): confidence/0.9 ran 8.0% fewer multiply-adds at −2.0 [−10.0, +0.0] pp (its control: −40.0 "
-        "[−50.0, −30.0] pp); certainly below at every setting: kl."
+        "unfrozen: 1 setting not certainly below normal in accuracy (differences paired over 12 prompts). Of these, "
+        "unfrozen/confidence/0.9 saves most: it ran 8.0% fewer multiply-adds, at −2.0 [−10.0, +0.0] pp. Its control, "
+        "with random exits at the same depths, is at −40.0 [−50.0, −30.0] pp. unfrozen: at every setting of kl, "
+        "accuracy is certainly below that of normal."
     )
-    assert rest == ["3 runs failed, and are in no mean."]
+    assert rest == ["3 runs failed, and count in no mean."]
 
 
 def test_the_headline_counts_the_settings_that_keep_answers_right_and_leaves_oracles_out(answered: Path) -> None:
@@ -121,7 +121,7 @@ def test_the_headline_counts_the_settings_that_keep_answers_right_and_leaves_ora
     rows.loc[rows["configuration"] == CHOSEN, ends] = [-0.02, -0.1, 0.0]
     (one,) = headline(replace(found, rows=rows))
     assert one.endswith(
-        "It is not certainly less with 1 of the 2 settings of rules that a deployed model can follow; of these, "
+        "It is not certainly less with 1 of the 2 settings of rules that a deployed model can follow. Of these, "
         "unfrozen/confidence/0.9 costs least: it ran 8.0% fewer multiply-adds, at −2.0 [−10.0, +0.0] pp."
     )
     assert headline(replace(found, rows=rows[rows["configuration"] != NORMAL])) == []
@@ -134,8 +134,8 @@ def test_a_control_is_no_setting_not_even_without_what_it_follows(answered: Path
     rows.loc[rows["control_of"].notna(), "run"] = 0.9  # which saves most
     alone = replace(found, rows=rows[rows["configuration"] != CHOSEN].assign(beneath=None))
     said = [*headline(alone), *quality_findings(alone, 0)]
-    assert "random" not in " ".join(said)
-    assert f"of these, {BOLD} costs least" in said[0]
+    assert "random/" not in " ".join(said)
+    assert f"Of these, {BOLD} costs least" in said[0]
 
 
 def test_what_few_prompts_or_no_normal_runs_can_not_say_is_not_said(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_what_few_prompts_or_no_normal_runs_can_not_say_is_not_said(tmp_path: Pa
     )
     assert "(n = 4 prompts, 1 seed)" in quality_findings(found, 0)[0]
     alone = replace(found, rows=found.rows[found.rows["configuration"] != NORMAL])
-    assert quality_findings(alone, 0) == ["Accuracy: There are no runs of normal to compare with."]
+    assert quality_findings(alone, 0) == ["Accuracy: there are no runs of normal to compare with."]
 
 
 def test_a_judges_scores_are_averaged_without_its_errors_which_are_counted(tmp_path: Path) -> None:
@@ -191,41 +191,40 @@ def test_a_choice_is_told_with_its_guarantee_its_check_and_the_naive_one(tmp_pat
     choices = latest_choices(read_sweep(str(folder)).rows_of(CHOICES))
     (said,) = choice_findings(choices)
     assert said == (
-        "Certified: unfrozen/confidence/0.9, at 92% of full depth's multiply-adds of what was run, the cheapest that "
-        "is. With 95% confidence, over prompts like these, the mean share of tokens unlike full depth's is at most 5%"
-        " (n = 150 prompts, mean 2.1%, p = 0.004). Held out: on 50 prompts that had no part in the choice, the mean "
-        "is 3%, and by these alone it is at most 8% with the same confidence: within the bound, but too few to "
-        "confirm it by themselves. The naive choice, the cheapest whose mean is within the bound, would be "
-        "unfrozen/confidence/0.7, at 62% of full depth's multiply-adds of what was run, mean 4.9%, without a "
-        "guarantee: on 50 prompts that had no part in the choice, the mean is 6%, and by these alone it is at most "
-        "12% with the same confidence: the mean is above the bound."
+        "Certified: unfrozen/confidence/0.9, the cheapest that is, at 92% of full depth: multiply-adds of what was "
+        "run, as a share of those of full depth. With 95% confidence, over prompts like these, the mean share of "
+        "tokens unlike full depth's is at most 5%. n = 150 prompts, mean 2.1%, p = 0.004. On 50 prompts for reporting, "
+        "which had no part in the choice, its mean is 3%. By these alone, the risk is at most 8% with the same "
+        "confidence. It is within the bound, but they are too few to confirm it by themselves. The naive choice, the "
+        "cheapest whose mean is within the bound, is unfrozen/confidence/0.7: mean 4.9%, cost 62%. It has no "
+        "guarantee. On 50 prompts for reporting, which had no part in the choice, its mean is 6%. By these alone, the "
+        "risk is at most 12% with the same confidence. That mean is above the bound."
     )
     assert row_of(known(folder), CHOSEN)["chosen"] == "disagreement ≤ 5%"
     assert pd.isna(row_of(known(folder), BOLD)["chosen"])
     choose(folder, 3, None, at_most=0.01)
     _, none, several = choice_findings(latest_choices(read_sweep(str(folder)).rows_of(CHOICES)))
     assert none.startswith(
-        "No setting can be certified: that the mean share of tokens unlike full depth's is at most 1% holds for none "
-        "of them with 95% confidence. The nearest, unfrozen/confidence/0.9, has a mean of 2.1% (n = 150 prompts, p = "
-        "0.004). normal is what can be defended."
+        "No setting is certified with 95% confidence that the mean share of tokens unlike full depth's is at most 1%. "
+        "The nearest, unfrozen/confidence/0.9, has a mean of 2.1% (n = 150 prompts, p = 0.004). That is not below the "
+        "bound: if it stays so, no number of prompts would do. normal is what can be defended."
     )
     choose(folder, 4, None, at_most=0.025)
     near = choice_findings(latest_choices(read_sweep(str(folder)).rows_of(CHOICES)))[2]
-    assert re.search(r"p = 0\.004\); if that stays so, [\d,]+ prompts for choosing would do\. normal is", near)
-    assert "normal is what can be defended." in none
-    assert several.startswith("2 questions were asked of jobs/choose.py.")
+    assert re.search(r"p = 0\.004\)\. If it stays so, [\d,]+ prompts for choosing would do, which is a sweep of", near)
+    assert several.startswith("2 questions were asked of jobs/choose.py: each guarantee holds for its own")
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"configuration": "unfrozen/kl/1"}, "It is an oracle: at run time it saves nothing."),
+        ({"configuration": "unfrozen/kl/1"}, "It is an oracle, which looks at the final layer: at run time it saves"),
         ({"cost": 1.07}, "It saves nothing: normal costs no more, and needs no guarantee."),
-        ({"reporting_mean_loss": None}, "Held out: there is no prompt for reporting, so that nothing checks it."),
-        ({"reporting_p_value": 0.01}, ": they confirm the bound."),
+        ({"reporting_mean_loss": None}, "No prompt for reporting has a loss, so that nothing checks it."),
+        ({"reporting_p_value": 0.01}, " with the same confidence. They confirm the bound."),
         ({"naive_configuration": CHOSEN}, "whose mean is within the bound, is the same."),
-        ({"naive_configuration": None}, "whose mean is within the bound: none either."),
-        ({"families": ["unfrozen/kl", "unfrozen/margin"]}, "p = 0.004, the error shared by 2 families of settings)"),
+        ({"naive_configuration": None}, "There is no naive choice either: no setting has a mean within the bound."),
+        ({"families": ["unfrozen/kl", "unfrozen/margin"]}, "2 families of settings share the error of 5%: "),
     ],
 )
 def test_what_a_choice_is_worth_is_said_plainly(tmp_path: Path, change: dict[str, Any], words: str) -> None:

@@ -15,7 +15,7 @@ from report_fixtures import MakeSweep
 from synthetic_quality import judge
 from synthetic_sweeps import CONFIGURATIONS, FINAL, IDENTITY, LAYERS, as_older, failed_row, run_rows, write_sweep
 
-from eexit.quality.bootstrap import MIN_PROMPTS, estimate_columns
+from eexit.quality.bootstrap import MIN_SAMPLES, estimate_columns
 from reports import build_report
 from reports.frames import runs as frames
 from reports.frames.savings import savings
@@ -145,29 +145,29 @@ def test_failures_are_counted_and_left_out(make_sweep: MakeSweep) -> None:
 
 
 def test_no_interval_below_five_prompts() -> None:
-    mean, low, _, n = estimate_columns(np.array([[0.1], [0.2], [0.3], [0.4], [np.nan]]))
-    assert MIN_PROMPTS == 5
-    assert math.isnan(low[0])
-    assert n[0] == 4
-    assert mean[0] == pytest.approx(0.25)
+    (found,) = estimate_columns(np.array([[0.1], [0.2], [0.3], [0.4], [np.nan]]))
+    assert MIN_SAMPLES == 5
+    assert math.isnan(found.low)
+    assert found.n == 4
+    assert found.mean == pytest.approx(0.25)
 
 
 def test_an_interval_is_the_percentile_bootstrap_over_prompts() -> None:
     values = np.random.default_rng(3).normal(10, 2, size=40)
-    mean, low, high, _ = estimate_columns(values[:, None])
+    (found,) = estimate_columns(values[:, None])
     resampled = np.random.default_rng(8).choice(values, size=(20_000, 40)).mean(axis=1)
-    assert low[0] == pytest.approx(np.quantile(resampled, 0.025), abs=0.08)
-    assert high[0] == pytest.approx(np.quantile(resampled, 0.975), abs=0.08)
-    assert mean[0] == pytest.approx(values.mean())
+    assert found.low == pytest.approx(np.quantile(resampled, 0.025), abs=0.08)
+    assert found.high == pytest.approx(np.quantile(resampled, 0.975), abs=0.08)
+    assert found.mean == pytest.approx(values.mean())
 
 
 def test_columns_have_their_own_n() -> None:
     values = np.array([[1.0, np.nan], [2.0, 2.0], [3.0, np.nan], [4.0, 4.0], [5.0, np.nan]])
-    mean, low, high, n = estimate_columns(values)
-    assert mean.tolist() == [3.0, 3.0]
-    assert n.tolist() == [5, 2]
-    assert low[0] < 3.0 < high[0]
-    assert math.isnan(low[1])
+    first, second = estimate_columns(values)
+    assert (first.mean, second.mean) == (3.0, 3.0)
+    assert (first.n, second.n) == (5, 2)
+    assert first.low < 3.0 < first.high
+    assert math.isnan(second.low)
 
 
 def test_exit_mix_averages_the_shares_of_prompts(tmp_path: Path) -> None:

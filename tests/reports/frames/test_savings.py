@@ -12,6 +12,7 @@ import pytest
 from report_fixtures import MakeSweep
 from synthetic_sweeps import failed_row, run_rows, write_sweep
 
+from eexit.messages.findings import ALL_ORACLES, NONE_EXITS, UNTIMED
 from eexit.method.rules import CONTROL, Control
 from eexit.plan.configuration import GENERATE, Exit
 from eexit.quality.bootstrap import estimate_ratios
@@ -19,12 +20,12 @@ from eexit.results.store.folder import open_store
 from eexit.results.study_tables import TIMINGS
 from reports.charts.styles import HOLLOW
 from reports.frames import runs as frames
-from reports.frames.savings import UNTIMED, Savings, savings
+from reports.frames.savings import Savings, savings
 from reports.page.build import build_report
 from reports.read.sweep import Sweep, read_sweep
-from reports.sections.findings.quality import _beside
-from reports.sections.findings.savings import change, saved
-from reports.sections.findings.sweep import FEW, SEVERAL, findings, with_interval
+from reports.sections.findings.numbers import change, difference, with_interval
+from reports.sections.findings.savings import saved
+from reports.sections.findings.sweep import SEVERAL, sweep_findings
 from reports.sections.overview import overview_charts
 
 NORMAL, ONLINE, ORACLE = "normal", "unfrozen/fixed/10", "unfrozen/kl/1"
@@ -73,7 +74,7 @@ def found(folder: Path) -> tuple[Savings, dict[str, dict[Any, Any]]]:
     sweep = read_sweep(str(folder))
     its = savings(sweep, frames.trade_off(sweep))
     assert its
-    return its, {row["configuration"]: row for row in its.rows.to_dict("records")}
+    return its, {row["configuration"]: row for row in pd.concat([its.rows, its.generate]).to_dict("records")}
 
 
 def test_where_nothing_exits_early_nothing_is_saved_and_no_chart_says_so(tmp_path: Path) -> None:
@@ -82,9 +83,9 @@ def test_where_nothing_exits_early_nothing_is_saved_and_no_chart_says_so(tmp_pat
     time(folder, {NORMAL: [1.0, 1.0], GENERATE: [2.0, 2.0]})
     sweep = read_sweep(str(folder))
     trade = frames.trade_off(sweep)
-    titles = {chart["title"] for chart in overview_charts(sweep, trade, savings(sweep, trade))}
-    assert titles
-    assert "What it saves" not in titles
+    keys = {chart["key"] for chart in overview_charts(sweep, trade, savings(sweep, trade))}
+    assert keys
+    assert not [key for key in keys if key.startswith("trade-")]
     build_report(str(folder), tmp_path / "report.html")
 
 
@@ -111,13 +112,13 @@ def test_the_interval_of_a_ratio_resamples_both_sums_together() -> None:
     draw = np.random.default_rng(5)
     below = draw.uniform(50, 500, size=40)
     above = below * draw.uniform(0.5, 1.0, size=40)
-    ratio, low, high, n = estimate_ratios(above[:, None], below[:, None])
+    (found,) = estimate_ratios(above[:, None], below[:, None])
     places = np.random.default_rng(8).integers(40, size=(20_000, 40))
     resampled = above[places].sum(axis=1) / below[places].sum(axis=1)
-    assert ratio[0] == pytest.approx(above.sum() / below.sum())
-    assert (low[0], high[0]) == pytest.approx(np.quantile(resampled, (0.025, 0.975)), abs=0.004)
-    assert n[0] == 40
-    assert estimate_ratios(np.array([[1.0], [np.nan], [3.0]]), np.array([[2.0], [5.0], [np.nan]]))[0][0] == 0.5
+    assert found.mean == pytest.approx(above.sum() / below.sum())
+    assert (found.low, found.high) == pytest.approx(np.quantile(resampled, (0.025, 0.975)), abs=0.004)
+    assert found.n == 40
+    assert estimate_ratios(np.array([[1.0], [np.nan], [3.0]]), np.array([[2.0], [5.0], [np.nan]]))[0].mean == 0.5
 
 
 def test_realised_is_the_median_ratio_to_normal_in_the_same_round(tmp_path: Path) -> None:
@@ -168,30 +169,30 @@ def test_findings_say_what_saved_time_at_which_disagreement(tmp_path: Path) -> N
     time(folder, {NORMAL: [10] * 5, ONLINE: [8, 8, 7, 9, 8], GENERATE: [11] * 5})
     its, _ = found(folder)
     assert saved(its) == [
-        "Realised at batch 1 (median of 5 rounds): within 5% disagreement, unfrozen/fixed/10 took 20.0% [10.0%, 30.0%] "
-        "less time than full depth (run: 30.0%), at 4.0% disagreement. The generate of transformers took 10.0% more "
-        "time than full depth on the same path."
+        "Realised at batch 1: unfrozen/fixed/10 took 20.0% [10.0%, 30.0%] less time than full depth, the most within "
+        "5% disagreement (n = 5 rounds). It disagrees on 4.0% of decided tokens. Realised at batch 1: the generate of "
+        "transformers took 10.0% more time than full depth on the same path."
     ]
     time(folder, {NORMAL: [10], ONLINE: [8]}, call=2)
-    said = (
-        "Realised at batch 1 (median of 1 round, and fewer than 5 are too few for intervals): within 5% disagreement, "
+    assert saved(found(folder)[0])[0].startswith(
+        "Realised at batch 1: unfrozen/fixed/10 took 20.0% less time than full depth, the most within 5% disagreement "
+        "(n = 1 round). It disagrees on 4.0% of decided tokens. Fewer than 5 rounds are too few for intervals."
     )
-    assert saved(found(folder)[0])[0].startswith(f"{said}unfrozen/fixed/10 took 20.0% less time than full depth (run: ")
     time(folder, {NORMAL: [10] * 5, ONLINE: [9, 11.2, 9, 10.1, 12]}, call=3)
     assert saved(found(folder)[0])[0].startswith(
-        "Realised at batch 1 (median of 5 rounds): no configuration was certainly faster than full depth; the fastest, "
-        "unfrozen/fixed/10, took 1.0% [−10.0%, 20.0%] more time (run: 30.0%), at 4.0% disagreement."
+        "Realised at batch 1: no configuration certainly saves. The cheapest, unfrozen/fixed/10, took 1.0% [−10.0%, "
+        "20.0%] more time than full depth (n = 5 rounds). It disagrees on 4.0% of decided tokens."
     )
 
 
 def test_without_timings_the_findings_say_which_command_measures_them(tmp_path: Path) -> None:
     its, _ = found(costly(tmp_path / "s", [(100.0, 50.0, 80.0)], disagreement=0.5))
-    said = "Run, not timed (n = 1 prompt): unfrozen/fixed/10 ran 20.0% fewer multiply-adds than full depth, at 50.0% "
-    assert saved(its) == [f"{said}disagreement. {UNTIMED}"]
+    said = "Run, not timed: unfrozen/fixed/10 ran 20.0% fewer multiply-adds than full depth (n = 1 prompt). "
+    assert saved(its) == [f"{said}It disagrees on 50.0% of decided tokens. {UNTIMED}"]
     its, _ = found(costly(tmp_path / "t", [(100.0, 50.0, 120.0)]))
-    assert saved(its)[0].startswith("No configuration ran fewer multiply-adds than full depth; the cheapest, unfrozen/")
+    assert saved(its)[0].startswith("Run, not timed: no configuration certainly saves. The cheapest, unfrozen/fixed/10")
     oracles = replace(its, rows=its.rows[its.rows["configuration"] != ONLINE])
-    assert saved(oracles)[0].startswith("No configuration saves time: all rules of this sweep are oracles")
+    assert saved(oracles) == [ALL_ORACLES]
 
 
 @pytest.mark.parametrize("followed", ["unfrozen/kl/1", "unfrozen/kl/0.5"])
@@ -200,14 +201,12 @@ def test_a_control_is_never_named_as_what_saves_not_even_without_what_it_follows
     folder = costly(tmp_path / "s", [(100.0, 50.0, 80.0)], disagreement=0.04, **control.columns)
     its, rows = found(folder)
     assert rows[control.key]["run"] == pytest.approx(0.2)
-    assert saved(its) == [
-        "No configuration saves time: all rules of this sweep are oracles, which need the full-depth pass."
-    ]
+    assert saved(its) == [ALL_ORACLES]
     alone = replace(its, rows=its.rows[its.rows["configuration"] != ORACLE])
-    assert saved(alone) == ["No configuration of this sweep exits early, apart from controls."]
+    assert saved(alone) == [NONE_EXITS]
     time(folder, {NORMAL: [10] * 5, control.key: [8, 8, 7, 9, 8]})
     (said,) = saved(found(folder)[0])
-    assert said == "Realised at batch 1 (median of 5 rounds): no configuration that exits early was timed."
+    assert said == "Realised at batch 1: no configuration that exits early was measured."
 
 
 def rows_with(its: Savings, *others: tuple[str, float, float, float]) -> Savings:
@@ -231,14 +230,13 @@ def test_what_writes_loops_is_not_named_as_the_best(tmp_path: Path) -> None:
     alone, _ = found(folder)
     (said,) = saved(rows_with(alone, *LOOPS))
     assert said == (
-        f"{saved(alone)[0]} 4 configurations (unfrozen/loop/4, unfrozen/loop/3, unfrozen/loop/2 and 1 more) took up to "
-        "40.0% less time, but 60.0% to 90.0% of their text is one loop, which full depth agrees with once it is there."
+        f"{saved(alone)[0]} unfrozen/loop/4 took 40.0% [39.0%, 41.0%] less time, the most of 4 configurations that "
+        "save but whose text is mostly one loop."
     )
     (said,) = saved(rows_with(replace(alone, measured=()), LOOPS[0]))
     assert (
-        "within 5% disagreement, unfrozen/fixed/10 ran 20.0% fewer multiply-adds than full depth, at 4.0% "
-        "disagreement. "
-        "1 configuration (unfrozen/loop/1) ran up to 10.0% fewer multiply-adds, but 90.0% of its text is one loop, "
+        "unfrozen/fixed/10 ran 20.0% fewer multiply-adds than full depth, the most within 5% disagreement (n = 1 "
+        "prompt). It disagrees on 4.0% of decided tokens. unfrozen/loop/1 ran 10.0% fewer multiply-adds, the most of 1 "
     ) in said
 
 
@@ -246,25 +244,25 @@ def test_if_nothing_but_loops_saves_the_findings_say_so(tmp_path: Path) -> None:
     folder = costly(tmp_path / "s", [(100.0, 50.0, 120.0)], disagreement=0.04)
     time(folder, {NORMAL: [10] * 5, ONLINE: [12, 12, 13, 11, 12]})
     its = rows_with(found(folder)[0], *LOOPS)
-    loops = " (unfrozen/loop/4, unfrozen/loop/3, unfrozen/loop/2 and 1 more) "
     (said,) = saved(its)
     assert (
-        "no configuration that writes more than loops was certainly faster than full depth; the fastest of them, "
-        "unfrozen/fixed/10, took 20.0% [10.0%, 30.0%] more time (run: 30.0%), at 4.0% disagreement. 4 configurations"
-        f"{loops}took up to 40.0% less time, "
+        "Realised at batch 1: no configuration that writes more than loops certainly saves. The cheapest, "
+        "unfrozen/fixed/10, took 20.0% [10.0%, 30.0%] more time than full depth (n = 5 rounds). It disagrees on 4.0% "
+        "of decided tokens. unfrozen/loop/4 took 40.0% [39.0%, 41.0%] less time, the most of 4 configurations "
     ) in said
     (said,) = saved(replace(its, measured=()))
     assert said.startswith(
-        "No configuration that writes more than loops ran fewer multiply-adds than full depth; the cheapest of them, "
-        f"unfrozen/fixed/10, ran 20.0% more multiply-adds, at 4.0% disagreement. 4 configurations{loops}ran up to 40.0%"
+        "Run, not timed: no configuration that writes more than loops certainly saves. The cheapest, "
+        "unfrozen/fixed/10, ran 20.0% more multiply-adds than full depth (n = 1 prompt). It disagrees on 4.0% of "
+        "decided tokens. unfrozen/loop/4 ran 40.0% fewer multiply-adds, the most of 4 "
     )
     only = replace(its, rows=its.rows[its.rows["configuration"] != ONLINE])
-    assert "(median of 5 rounds): no configuration that writes more than loops was timed. 4 conf" in saved(only)[0]
+    assert saved(only)[0].startswith("Realised at batch 1: no configuration writes more than loops. unfrozen/loop/4 ")
     said = saved(replace(only, measured=()))[0]
-    assert said.startswith("No configuration that decides online writes more than loops. 4 configurations (")
+    assert said.startswith("Run, not timed: no configuration writes more than loops. unfrozen/loop/4 ")
 
 
-@pytest.mark.parametrize("n", [1, FEW + 1, SEVERAL + 1])
+@pytest.mark.parametrize("n", [1, SEVERAL + 1])
 def test_a_low_disagreement_is_not_said_without_the_loop_that_it_hides(tmp_path: Path, n: int) -> None:
     trade = frames.trade_off(read_sweep(str(costly(tmp_path / "s", [(100.0, 50.0, 80.0)], disagreement=0.2))))
     online = trade[trade["configuration"] == ONLINE]
@@ -274,12 +272,16 @@ def test_a_low_disagreement_is_not_said_without_the_loop_that_it_hides(tmp_path:
         )
         for name in (f"loop{number}" for number in range(n))
     ]  # fmt: skip
-    said = findings(pd.concat([*loops, online], ignore_index=True), pd.DataFrame())
-    text = " ".join(said)
-    assert text.count("(but 95.0% of ") == {1: 1, FEW + 1: n, SEVERAL + 1: 1}[n]
+    said = sweep_findings(pd.concat([*loops, online], ignore_index=True))
     if n > SEVERAL:
-        assert said[0].startswith("unfrozen: fixed/10 would skip "), "loops come last, however low their disagreement"
-        assert said[0].count("(one loop: 95.0%)") == n - 1
+        best = f"unfrozen: of {n + 1} rules, unfrozen/fixed/10 differs least from full depth"
+        assert said[0].startswith(best), "however low the disagreement of loops"
+        assert said[0].endswith(f"{n} rules are not counted: more than half of their text is one loop.")
+    else:
+        assert said[0].endswith("But 95.0% of its text is one loop, which full depth agrees with once it is there.")
+        assert "loop" not in said[1]
+    (whole,) = sweep_findings(pd.concat(loops[:1], ignore_index=True))
+    assert "95.0%" in whole
 
 
 def test_many_rules_get_a_sentence_for_each_mode(tmp_path: Path) -> None:
@@ -287,12 +289,14 @@ def test_many_rules_get_a_sentence_for_each_mode(tmp_path: Path) -> None:
     row = trade[trade["rule"] == "kl"]
     names = [f"rule{number}" for number in range(SEVERAL)]
     more = [row.assign(rule=name, series=name, shown_as=f"unfrozen/{name}/1", disagreement=0.1) for name in names]
-    said = findings(pd.concat([trade, *more], ignore_index=True), pd.DataFrame())
-    assert len(said) == 1
-    assert said[0].startswith("unfrozen: rule0/1 would skip ")
-    assert said[0].count(" at ") == SEVERAL + 2
-    assert "kl/1 (oracle)" in said[0]
-    assert said[0].endswith("(n = 1 prompt; intervals: in the table of the first chart).")
+    most = row.assign(rule="most", series="most", shown_as="unfrozen/most/1", disagreement=0.5, layers_skipped=0.9)
+    (said,) = sweep_findings(pd.concat([trade, *more, most], ignore_index=True))
+    (skipped,) = row["layers_skipped"].tolist()
+    assert said == (
+        f"unfrozen: of {SEVERAL + 3} rules, unfrozen/rule0/1 differs least from full depth. unfrozen/rule0/1 would "
+        f"skip {skipped:.1%} of the layers, and differs from full depth on 10.0% of decided tokens (n = 1 prompt). "
+        "unfrozen/most/1 would skip most of the layers, 90.0%, and differs on 50.0%."
+    )
 
 
 @pytest.fixture(scope="module")
@@ -308,18 +312,18 @@ def test_the_chart_has_a_variant_per_batch_size_and_marks_for_what_is_known(time
     trade = frames.trade_off(timed)
     its = savings(timed, trade)
     assert its
-    chart = next(chart for chart in overview_charts(timed, trade, its) if chart["key"] == "saves")
-    assert [variant["label"] for variant in chart["variants"]] == ["batch 1", "batch 8"]
+    chart = next(chart for chart in overview_charts(timed, trade, its) if chart["key"] == "trade-disagreement")
+    counted = ["layers skipped", "multiply-adds, theoretical", "multiply-adds, run"]
+    realised = ["time, realised at batch 1", "time, realised at batch 8"]
+    assert [variant["label"] for variant in chart["variants"]] == [*counted, *realised]
     labels = [column["label"] for column in chart["table"]["columns"]]
     assert "Saving, realised, batch 8" in labels
     assert "Realised lacks of run, batch 1" in labels
-    assert "Oracles save nothing at run time." in chart["caption"]
+    assert "oracles save nothing at run time." in chart["variants"][2]["caption"]
+    assert "median of 2 rounds on A CPU, float32, 2 threads; 2 prompts" in chart["variants"][3]["caption"]
     apart = overview_charts(timed, trade, replace(its, measured=()))
-    chart = next(chart for chart in apart if chart["key"] == "saves")
-    legends = [layer["encoding"]["shape"]["legend"]["values"] for layer in chart["variants"][0]["spec"]["layer"]
-               if "shape" in layer["encoding"]]  # fmt: skip
-    assert legends == [["theoretical", "run"]] * 2
-    assert UNTIMED in chart["caption"]
+    chart = next(chart for chart in apart if chart["key"] == "trade-disagreement")
+    assert [variant["label"] for variant in chart["variants"]] == counted
 
 
 def test_points_of_loops_are_hollow_in_the_page_and_in_the_static_charts(tmp_path: Path) -> None:
@@ -329,8 +333,8 @@ def test_points_of_loops_are_hollow_in_the_page_and_in_the_static_charts(tmp_pat
         sweep = read_sweep(str(folder))
         trade = frames.trade_off(sweep)
         drawn = {chart["key"]: chart for chart in overview_charts(sweep, trade, savings(sweep, trade))}
-        for key in ("saves", "trade-disagreement", "trade-perplexity"):
-            layers = drawn[key]["variants"][0]["spec"]["layer"]
+        for key, variant in (("trade-disagreement", 0), ("trade-disagreement", 2), ("trade-perplexity", 0)):
+            layers = drawn[key]["variants"][variant]["spec"]["layer"]
             assert any("fillOpacity" in layer["encoding"] for layer in layers) == (name == "loop"), key
             labels = {column["label"] for column in drawn[key]["table"]["columns"]}
             assert "In one loop" in labels
@@ -347,11 +351,12 @@ def test_a_sweep_without_costs_has_no_such_chart(make_sweep: MakeSweep) -> None:
     sweep = read_sweep(str(make_sweep(2)))
     trade = frames.trade_off(sweep)
     assert savings(sweep, trade) is None
-    assert "saves" not in {chart["key"] for chart in overview_charts(sweep, trade, None)}
+    charts = {chart["key"]: chart for chart in overview_charts(sweep, trade, None)}
+    assert [variant["label"] for variant in charts["trade-disagreement"]["variants"]] == ["layers skipped"]
 
 
 def test_sentences_have_no_sign_before_zero() -> None:
     row = {"saved": 0.0002, "saved_low": -0.0004, "saved_high": 0.0006, "n": 9, "saved_n": 9}
     assert change(row, "saved", "time") == "0.0% [0.0%, 0.1%] less time"
     assert with_interval(row | {"saved": -1e-6}, "saved") == "0.0% [0.0%, 0.1%]"
-    assert _beside(row | {"saved": -1e-6}, "saved", is_share=True) == "+0.0 [+0.0, +0.1] pp"
+    assert difference(row | {"saved": -1e-6}, "saved", is_share=True) == "+0.0 [+0.0, +0.1] pp"

@@ -21,10 +21,12 @@ from synthetic_sweeps import HOSTILE, LAYERS, UNUSUAL, run_rows, write_sweep
 from eexit.plan.configuration import Exit
 from reports import build_report
 from reports.charts.palette import STOPS, contrast, exit_colours, ink_on
+from reports.frames import runs as frames
 from reports.page.build import split
 from reports.page.packing import encode_log, encode_numbers
 from reports.page.payload import payload
 from reports.read.sweep import read_sweep
+from reports.sections.findings.numbers import with_interval
 
 
 def blob(page: str, name: str) -> bytes:
@@ -243,15 +245,13 @@ def test_generations_without_tokens_still_have_their_text(make_sweep: MakeSweep)
 
 
 def test_findings_give_interval_and_n(full: Path) -> None:
-    first, finding, _ = report(full)[1]["findings"]
-    assert first == (
-        "Full depth, given the same text, would have said something else on 30.7% [30.4%, 31.2%] of the decided tokens "
-        "of unfrozen/kl/1 and on 30.7% [30.4%, 31.2%] of those of frozen_residual/kl/1 (n = 6 prompts)."
-    )
-    assert re.search(r"unfrozen/kl/1 exits early on \d+% \[\d+%, \d+%\] of tokens", finding)
-    assert re.search(r"would skip [\d.]+% \[[\d.]+%, [\d.]+%\] of the layers", finding)
-    assert "matches normal for its first 3 [3, 3] tokens on average" in finding
-    assert "n = 6 prompts" in finding
+    first, second = report(full)[1]["findings"]
+    for key, finding in (("unfrozen/kl/1", first), ("frozen_residual/kl/1", second)):
+        assert re.fullmatch(
+            rf"{key} would skip [\d.]+% \[[\d.]+%, [\d.]+%\] of the layers, and differs from full depth on "
+            r"30\.7% \[30\.4%, 31\.2%\] of decided tokens \(n = 6 prompts\)\.",
+            finding,
+        )
 
 
 def test_where_tokens_are_sampled_disagreement_says_what_it_means(make_sweep: MakeSweep, tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_where_tokens_are_sampled_disagreement_says_what_it_means(make_sweep: Ma
     (folder / "sweep.json").write_text(json.dumps(about))
     data = report(folder)[1]
     said = "compared with full depth's most likely token, so that normal disagrees too."
-    assert said in data["findings"][0]
+    assert said in data["findings"][-1]
     assert [chart["key"] for chart in data["charts"] if said in chart["caption"]] == ["trade-disagreement"]
     assert said not in json.dumps(report(make_sweep(2))[1])
 
@@ -304,8 +304,9 @@ def test_few_prompts_have_n_and_no_intervals(make_sweep: MakeSweep) -> None:
 
 
 def test_a_finding_says_where_a_number_rests_on_fewer_prompts(make_sweep: MakeSweep) -> None:
-    finding = report(make_sweep(6, fail=lambda prompt, mode, k: (prompt, mode) == (0, "normal")))[1]["findings"][1]
-    assert "1.67 [1.67, 1.67] (n = 5) times normal's perplexity (n = 6 prompts)." in finding
+    row = frames.trade_off(read_sweep(str(make_sweep(6)))).iloc[1].to_dict()
+    assert with_interval(row, "perplexity", ".2f") == "7.00 [7.00, 7.00]"
+    assert with_interval(row | {"perplexity_n": 5}, "perplexity", ".2f") == "7.00 [7.00, 7.00] (n = 5)"
 
 
 def test_every_script_of_the_template_is_in_the_page() -> None:

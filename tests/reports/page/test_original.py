@@ -88,7 +88,7 @@ def test_a_page_holds_what_the_file_says(tmp_path: Path) -> None:
 def test_a_result_that_is_only_text_is_no_finding() -> None:
     results = [*RESULTS[0]["results"], {"mode": "unfrozen", "kl_factor": 1.0, "response": "text"}]
     findings = drawn([{"prompt": "?", "results": results}])["findings"]
-    assert [finding[:34] for finding in findings] == ["unfrozen/kl/0.5 exits early on 50%"]
+    assert [finding[:26] for finding in findings] == ["unfrozen/kl/0.5 would skip"]
 
 
 @pytest.mark.parametrize("missing", ["mode", "kl_factor", "response", "evaluation"])

@@ -15,10 +15,11 @@ from synthetic_sweeps import CONFIGURATIONS, run_rows, write_sweep
 
 from eexit.plan.configuration import Configuration, Exit, Normal
 from reports import build_report
-from reports.charts.base import LIGHT, paired_chart, specification
+from reports.charts.base import LIGHT, Difference, paired_chart, specification
 from reports.charts.palette import contrast
 from reports.charts.styles import Looks
-from reports.charts.trade_off import trade_off_chart
+from reports.charts.trade_off import TradeOff, trade_off_chart
+from reports.frames.axes import MEASURES, SKIPPING
 from reports.frames.runs import naming
 
 POINTS = [  # KL factor, layers skipped, perplexity: as the demo has them, where two modes nearly meet
@@ -75,15 +76,16 @@ def boxes_of(svg: str) -> list[tuple[str, float, float, float, float]]:
 @pytest.mark.parametrize("width", [260, 520])
 def test_labels_of_kl_factors_cover_neither_each_other_nor_a_point(width: int) -> None:
     frame = trade_frame()
-    svg = svg_of(trade_off_chart(frame, "perplexity", "Perplexity", "", looks_of(frame)), frame, width)
+    shown = TradeOff(frame, MEASURES["perplexity"], SKIPPING, looks_of(frame))
+    svg = svg_of(trade_off_chart(shown, ""), frame, width)
     boxes = boxes_of(svg)
-    assert sorted(box[0] for box in boxes) == sorted(["0.5", "1", "2", "4"] * 2)
+    assert sorted(box[0] for box in boxes) == sorted(["0.5", "1", "2", "4"] * 2 + ["normal"])
     for (_, *one), (_, *other) in itertools.combinations(boxes, 2):
         assert one[0] >= other[2] or other[0] >= one[2] or one[1] >= other[3] or other[1] >= one[3]
     symbols = re.search(r'<g class="mark-symbol role-mark[^>]*>(.*?)</g>', svg, flags=re.S)
     assert symbols
     points = [(float(x), float(y)) for x, y in re.findall(r"translate\(([\d.-]+),([\d.-]+)\)", symbols[1])]
-    assert len(points) == 9
+    assert len(points) == 8, "normal is a line"
     for (_, left, top, right, bottom), (x, y) in itertools.product(boxes, points):
         assert not (left < x < right and top < y < bottom)
 
@@ -91,7 +93,8 @@ def test_labels_of_kl_factors_cover_neither_each_other_nor_a_point(width: int) -
 def test_a_label_without_a_free_place_is_left_out() -> None:
     crowd = [(f"mode{i}", 1, 0.05 + i / 1e5, 2.0 + i / 1e5) for i in range(30)]
     frame = trade_frame([*crowd, ("far", 1, 0.1, 3.0)])
-    labels = boxes_of(svg_of(trade_off_chart(frame, "perplexity", "", "", looks_of(frame)), frame, 260))
+    shown = TradeOff(frame, MEASURES["perplexity"], SKIPPING, looks_of(frame))
+    labels = boxes_of(svg_of(trade_off_chart(shown, ""), frame, 260))
     for (_, *one), (_, *other) in itertools.combinations(labels, 2):
         assert one[0] >= other[2] or other[0] >= one[2] or one[1] >= other[3] or other[1] >= one[3]
     assert 0 < len(labels) < len(frame)
@@ -155,7 +158,9 @@ def test_rows_of_the_paired_chart_keep_the_order_when_runs_fail() -> None:
         row = naming(known) | {"perplexity": 1.5, "perplexity_n": 3 if few else 6}
         rows.append(row | {"perplexity_low": None if few else 1.2, "perplexity_high": None if few else 1.8})
     frame = pd.DataFrame(rows).astype({"perplexity_low": float})
-    svg = svg_of(paired_chart(frame, "perplexity", "", 1.0, "", keys, Looks.of(configurations)), frame, 500)
+    svg = svg_of(
+        paired_chart(frame, Difference("perplexity", "", "", none=1.0), "", keys, Looks.of(configurations)), frame, 500
+    )
     labels = re.findall(r"translate\([\d.-]+,([\d.-]+)\)[^>]*>((?:unfrozen|frozen_residual)/kl/[\d.]+)</text>", svg)
     assert [name for _, name in sorted(labels, key=lambda label: float(label[0]))] == keys[1:]
 

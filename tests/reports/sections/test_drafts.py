@@ -14,6 +14,7 @@ import pytest
 from report_fixtures import Visit
 from synthetic_sweeps import as_older, run_rows, write_sweep
 
+from eexit.messages.findings import DRAFTS_UNTIMED, SAMPLED_DRAFTS
 from eexit.plan.configuration import GENERATE, Draft, Exit, Generate, Normal
 from eexit.quality.bootstrap import estimate_ratios
 from eexit.results.store.folder import open_store
@@ -24,7 +25,7 @@ from reports.page.build import render
 from reports.page.payload import payload
 from reports.read.sweep import Sweep, read_sweep
 from reports.sections.drafts import draft_section
-from reports.sections.findings.drafts import SAMPLED, UNTIMED, draft_findings
+from reports.sections.findings.drafts import draft_findings
 
 PAIRS = [Draft(layer, n) for layer in (10, 20) for n in (2, 10, None)]  # in the order of the section
 KEYS = [f"draft/{draft}" for draft in PAIRS]
@@ -143,7 +144,7 @@ def test_no_draft_is_told_of_as_an_exit(timed: Callable[..., Sweep]) -> None:
     sweep = timed({NORMAL: 1.0, GENERATE: 1.2, ONLINE: 0.9, **dict.fromkeys(KEYS, 1.1)})
     data, _ = payload(sweep, "")
     charts = {chart["key"]: chart for chart in data["charts"]}
-    assert {"trade-disagreement", "saves", "mix", "depth", "paired"} <= charts.keys()
+    assert {"trade-disagreement", "mix", "depth", "paired"} <= charts.keys()
     for chart in charts.values():
         assert not {row["configuration"] for row in chart["table"]["rows"]} & set(KEYS), chart["key"]
     assert data["findings"]
@@ -162,10 +163,10 @@ def test_a_sweep_of_drafts_alone_says_nothing_of_exits(tmp_path: Path) -> None:
 def test_acceptance_is_a_ratio_of_sums_with_an_interval_over_prompts(bare: Path) -> None:
     rows = known(read_sweep(str(bare))).rows.set_index("configuration")
     accepted = np.array([[2.0 + prompt % 3 + 1] for prompt in range(6)])
-    _, low, high, _ = estimate_ratios(accepted, np.full((6, 1), 10.0))
+    (share,) = estimate_ratios(accepted, np.full((6, 1), 10.0))
     row = rows.loc["draft/10:2"]
     assert row["acceptance"] == pytest.approx(accepted.sum() / 60)
-    assert [row["acceptance_low"], row["acceptance_high"]] == pytest.approx([low[0], high[0]])
+    assert [row["acceptance_low"], row["acceptance_high"]] == pytest.approx([share.low, share.high])
     # The expected speed-up divides sums of costs: a long text, which has the larger one here, counts for more.
     decided = np.array([4.0 * (prompt + 2) for prompt in range(6)])
     expected = decided.sum() / (decided / [1.0 + prompt / 10 for prompt in range(6)]).sum()
@@ -192,18 +193,22 @@ def test_the_fastest_draft_must_beat_normal_and_generate(timed: Callable[..., Sw
     (said, accepted, *_) = draft_findings(known(sweep), sampled=False)
     assert accepted.endswith("drafted (n = 6 prompts).")
     assert said == (
-        "At batch 1 (median of 5 rounds), a draft certainly beats plain decoding: 20:auto, the fastest of 6 drafts, is "
-        "2.00 [2.00, 2.00] times as fast as normal and 1.80 [1.80, 1.80] times as fast as the generate of transformers "
-        "(expected: 1.25 times normal). The generate of transformers that drafts after layer 10 itself "
-        "(assistant_early_exit) is 1.25 [1.25, 1.25] times as fast as normal."
+        "At batch 1, a draft certainly beats plain decoding. 20:auto, the fastest of 6 drafts, is 2.00 [2.00, 2.00] "
+        "times as fast as normal (n = 5 rounds). It is 1.80 [1.80, 1.80] times as fast as the generate of "
+        "transformers. The generate of transformers that drafts after layer 10 is 1.25 [1.25, 1.25] times as fast as "
+        "normal."
     )
 
 
 @pytest.mark.parametrize(
     ("generate", "rounds", "verdict"),
     [
-        (0.45, 5, "no draft beats plain decoding: 20:auto, the fastest of 6 drafts, is 2.00 [2.00, 2.00] times as"),
-        (0.9, 4, "a draft is faster than plain decoding, but fewer than 5 rounds are too few to be certain: 20:auto,"),
+        (0.45, 5, "no draft beats plain decoding. 20:auto, the fastest of 6 drafts, is 2.00 [2.00, 2.00] times as"),
+        (
+            0.9,
+            4,
+            "a draft beats plain decoding, but in too few rounds to be certain. 20:auto, the fastest of 6 drafts,",
+        ),
     ],
 )
 def test_what_does_not_beat_both_does_not_beat_plain_decoding(
@@ -218,15 +223,18 @@ def test_an_interval_across_one_is_not_certain(tmp_path: Path) -> None:
     folder = drafting(tmp_path / "s", n_prompts=1)
     time(folder, {NORMAL: [1.0] * 6, KEYS[0]: [0.8, 0.8, 0.8, 0.8, 1.2, 1.2]})
     (said, *_) = draft_findings(known(read_sweep(str(folder))), sampled=False)
-    assert "no draft certainly beats plain decoding: 10:2, the only draft, is 1.25 [0.83, 1.25] times as" in said
+    assert (
+        "no draft certainly beats plain decoding. 10:2, the fastest of 1 draft, is 1.25 [0.83, 1.25] times as" in said
+    )
     assert "The generate of transformers was not timed beside it." in said
 
 
 def test_without_timings_the_speed_up_is_called_expected(bare: Path) -> None:
     found = draft_section(read_sweep(str(bare)))
     assert found
-    assert found["findings"][0].startswith("Expected, not measured: the fastest draft, 10:2, would be 1.29 [")
-    assert UNTIMED in found["findings"]
+    expected = "Expected, not measured: a draft would be faster than normal. The fastest, 10:2, would be 1.29 ["
+    assert found["findings"][0].startswith(expected)
+    assert found["findings"][0].endswith(DRAFTS_UNTIMED)
     (speed,) = (chart for chart in found["charts"] if chart["key"] == "draft-speed")
     assert speed["title"] == "Expected speed-up, not measured"
     assert speed["caption"].startswith("Not measured: ")
@@ -241,8 +249,8 @@ def test_texts_are_said_to_be_those_of_normal_only_if_they_are(bare: Path) -> No
     changed = sweep.generations.assign(equal_share=sweep.generations["equal_share"])
     changed.loc[changed["configuration"].isin(KEYS[:2]) & (changed["prompt_id"] == "3"), "equal_share"] = 0.5
     said = draft_findings(known(replace(sweep, generations=changed)), sampled=False)
-    assert said[-1].startswith("In 2 of 36 runs a draft's text is not that of normal: rounding")
-    assert draft_findings(known(sweep), sampled=True)[-1] == SAMPLED
+    assert said[-1].startswith("In 2 of 36 runs a draft's text is not that of normal. Rounding")
+    assert draft_findings(known(sweep), sampled=True)[-1] == SAMPLED_DRAFTS
 
 
 def test_the_section_is_drawn_by_batch_size_beside_plain_decoding(

@@ -109,19 +109,18 @@ def test_the_cheapest_certified_setting_is_named_with_its_guarantee_the_naive_ch
     assert row["reporting_upper"] == pytest.approx(1 - 0.05 ** (1 / len(REPORTING)))
     assert pd.read_parquet(finished / "choices").columns.tolist() == CHOICES.schema.names
     for sentence in (
-        "2 families of settings share the error of 5%: 2.5% for the sequence of each (Bonferroni).",
-        "It is averaged over 2 seeds first; prompts are what is counted, never tokens",
+        "2 families of settings share the error of 5%: 2.5% for each (Bonferroni).",
+        "It is averaged over 2 seeds first. Prompts are what is counted, never tokens",
         "Left out: skip/agree: no order from conservative to bold, which a sequence of tests needs.",
         "Left out: skip/kl: oracles save nothing at run time; --cost needed or --cost depth compares them.",
         "skip/confidence stopped at skip/confidence/0.9: its mean loss is 4% over",
-        "Chosen: skip/confidence/0.99, the cheapest that is certified. Its cost is 90% of full depth: multiply-adds of "
-        "what was run",
-        "Guarantee: with 95% confidence, over prompts like these, the mean share of tokens unlike full depth's is at "
-        f"most 5% (n = {n} prompts, mean 0%, p = ",
+        "Certified: skip/confidence/0.99, the cheapest that is, at 90% of full depth: multiply-adds of what was run",
+        "With 95% confidence, over prompts like these, the mean share of tokens unlike full depth's is at "
+        f"most 5%. n = {n} prompts, mean 0%, p = ",
         "was not measured: python jobs/timings.py RESULTS does that.",
-        f"On {len(REPORTING)} prompts for reporting, which had no part in the choice, the mean loss is 0%",
+        f"On {len(REPORTING)} prompts for reporting, which had no part in the choice, its mean is 0%",
         "too few to confirm it by themselves",
-        "without a guarantee: skip/confidence/0.9, mean 4%, cost 70%.",
+        "is skip/confidence/0.9: mean 4%, cost 70%. It has no guarantee.",
         "skip/confidence/0.5 30% ",
         "not tested",
         f'pd.read_parquet("{finished}/choices")',
@@ -136,15 +135,15 @@ def test_where_none_is_certified_it_says_how_many_prompts_would_do(finished: Pat
     enough = next(n for n in range(1, 10**5) if hoeffding_bentkus(np.array(0.04), np.array(n), 0.05) <= 0.05)
     in_all = math.ceil(enough * 4 / 3)
     assert (
-        f"its mean loss is 4% over {len(CHOOSING)} prompts; if it stays so, {enough:,} prompts for choosing would do, "
+        f"its mean loss is 4% over {len(CHOOSING)} prompts. If it stays so, {enough:,} prompts for choosing would do, "
         f"which is a sweep of about {in_all:,}."
     ) in said
-    assert "No setting is certified, so that none is chosen" in said
+    assert "No setting is certified with 95% confidence that the mean share of tokens unlike full depth's is at" in said
     assert "A setting without any loss would be certified with 59 prompts." in said
     code, said = chosen(finished, "--risk", "disagreement", "--configurations", "skip/confidence/0.5")
     assert code == 1
-    assert "which is not below the bound: if it stays so, no number of prompts would do" in said
-    assert "Naive choice: none either" in said
+    assert "That is not below the bound: if it stays so, no number of prompts would do." in said
+    assert "There is no naive choice either" in said
 
 
 def test_an_oracle_is_only_chosen_by_what_it_would_save_and_it_says_so(finished: Path) -> None:
@@ -154,7 +153,7 @@ def test_an_oracle_is_only_chosen_by_what_it_would_save_and_it_says_so(finished:
     assert "It is an oracle, which looks at the final layer: at run time it saves nothing." in said
     assert "mean depth of the exits, as a fraction of all layers" in said
     assert "theoretical" not in said
-    assert "Naive choice, the cheapest whose mean loss is at most 5%: the same." in said
+    assert "The naive choice, the cheapest whose mean is within the bound, is the same." in said
 
 
 def test_where_it_was_timed_the_realised_time_stands_beside_the_cost(finished: Path) -> None:
@@ -166,7 +165,7 @@ def test_where_it_was_timed_the_realised_time_stands_beside_the_cost(finished: P
         ]
         TIMINGS.publish(open_store(finished), call * 32, rows)
     _, said = chosen(finished, "--risk", "disagreement", "--rules", "confidence")
-    assert "Realised: times as fast as normal, 1.88 with 8 rows at a time" in said
+    assert "Realised: 1.88 times as fast as normal with 8 rows at a time" in said
 
 
 def answered(run: Run) -> dict[str, Any]:
@@ -180,7 +179,7 @@ def test_lost_answers_are_those_that_normal_has_right(tmp_path: Path) -> None:
     out = land_sweep(tmp_path / "out", config, answered)
     code, said = chosen(out, "--risk", "answers")
     assert code == 0
-    assert "normal answers 75% of them correctly: no more than that can be lost." in said
+    assert "normal answers 75% of them correctly. No more than that can be lost." in said
     assert last_choice(out)["mean_loss"] == (0 if for_reporting(PROMPTS[1]) else 1 / len(CHOOSING))
     assert "the share of prompts whose answer normal gets right and the setting gets wrong is at most 5%" in said
 
@@ -214,7 +213,7 @@ def test_a_failed_run_is_a_loss_of_1_and_a_failed_run_of_normal_excuses_nothing(
     ), "a failed run of a prompt without an answer loses none"
     assert f"{len(fails)} runs failed: each is a loss of 1, since no prompt may be left out." in said
     assert "3 of these are of normal: settings are compared with the best that it could have said." in said
-    assert "no more than that can be lost" not in said
+    assert "No more than that can be lost" not in said
     assert "samples its tokens" not in said
 
 
@@ -231,7 +230,7 @@ def test_failures_and_settings_that_are_the_same_for_every_seed_are_counted_once
     )
     _, said = chosen(out, "--risk", "disagreement", "--at-most", "0.5")
     assert "1 run failed: each is a loss of 1" in said
-    assert "Of 1 setting, all seeds have the same run, which counts once: tokens are greedy" in said
+    assert "Of 1 setting, all seeds have the same run, which counts once: nothing is left to chance." in said
 
 
 def test_a_text_without_a_usable_judgement_has_the_worst_score_and_that_of_normal_the_best(tmp_path: Path) -> None:
@@ -280,7 +279,7 @@ def test_the_drop_of_the_judges_scores_is_that_of_the_same_seed_and_judge(tmp_pa
     assert code == 0
     assert last_choice(out)["mean_loss"] == pytest.approx(0.5 / 4 / 2)
     assert "the mean drop in the judge's score, as a share of its range of 4, is at most 30%" in said
-    assert "Judged by mild, strict, and the losses that they give a text are averaged." in said
+    assert "Judged by mild, strict. The losses that they give a text are averaged." in said
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,129 @@
+"""The axes of the trade-off: how good a configuration's texts are, and what it saves."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from eexit.quality.rubric import ASPECTS
+from reports.read.judgements import PREFERRED, SCORE, Judge
+from reports.read.timings import Measured
+
+DISAGREEMENT: Final = "disagreement"
+PERPLEXITY: Final = "perplexity"
+FIDELITY: Final = "tokens_until_difference"
+CORRECT: Final = "correct"  # its mean is the accuracy; there are columns of it if the sweep's prompts bring answers
+DIFFERENCE: Final = "_difference"  # ends the name of a column of differences from `normal`
+SKIPPED: Final = "layers_skipped"
+LAYERS_SKIPPED: Final = "Layers skipped"  # the name of 1 − mean depth wherever it is shown
+THEORETICAL: Final = "theoretical"
+RUN: Final = "run"
+REALISED: Final = "realised"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measure of quality: the column that has it, what the reader chooses it by, and how it is read."""
+
+    column: str
+    label: str
+    title: str  # of its axis
+    meaning: str  # a sentence
+    is_share: bool = False
+    higher_is_better: bool | None = True  # None: not known
+    even: float | None = None  # the value that means as good as normal, where that is not normal's own value
+
+
+@dataclass(frozen=True)
+class CostAxis:
+    """What a configuration saves, in one of the senses of `savings`, as a fraction of full depth."""
+
+    column: str
+    label: str
+    title: str
+    measured: Measured | None = None
+
+
+MEASURES: Final = {
+    measure.column: measure
+    for measure in (
+        Measure(
+            DISAGREEMENT,
+            "Disagreement",
+            "Disagreement (share of decided tokens)",
+            "Disagreement: the share of decided tokens that are not full depth's likeliest, given the same text.",
+            is_share=True,
+            higher_is_better=False,
+        ),
+        Measure(
+            PERPLEXITY,
+            "Perplexity",
+            "Perplexity under full depth",
+            "A low perplexity is no proof of quality: a text that repeats itself in a loop is fluent to the model.",
+            higher_is_better=False,
+        ),
+        Measure(
+            FIDELITY,
+            "Fidelity",
+            "Tokens until first difference",
+            "The number of tokens before the first one that differs from the normal run. A text that never differs "
+            "counts with its whole length, so that no point can be higher than the texts are long.",
+        ),
+        Measure(
+            CORRECT,
+            "Accuracy",
+            "Accuracy (share of prompts with an answer)",
+            "Accuracy: the share of runs whose answer is right, of those whose prompt says what is right.",
+            is_share=True,
+        ),
+        Measure(
+            "lcs_share",
+            "Agreement with normal",
+            "Agreement with normal (common subsequence)",
+            "Agreement: the share of a longest common subsequence of the text and that of normal. It measures change, "
+            "not harm.",
+            is_share=True,
+        ),
+    )
+}
+SKIPPING: Final = CostAxis(SKIPPED, "layers skipped", LAYERS_SKIPPED)
+
+
+def measures_of_quality(judges: Sequence[Judge]) -> list[Measure]:
+    """Accuracy and what judges say before what needs neither."""
+    judged = [measure for judge in judges for measure in _judged(judge, several=len(judges) > 1)]
+    return [MEASURES[CORRECT], *judged, *(MEASURES[name] for name in ("lcs_share", PERPLEXITY, DISAGREEMENT))]
+
+
+def _judged(judge: Judge, several: bool) -> tuple[Measure, Measure]:
+    by = f"by {judge.name}" if several else "by the judge"
+    aspects = ", ".join(aspect.replace("_", " ") for aspect in ASPECTS)
+    score = Measure(
+        judge.column(SCORE),
+        f"Score {by}",
+        f"Score by {judge.name} (1 to 5)",
+        f"Score: the mean of {aspects}, 1 to 5 each, as {judge.name} judges them.",
+    )
+    wins = Measure(
+        judge.column(PREFERRED),
+        f"Win rate {by}",
+        f"Win rate over normal by {judge.name}",
+        f"Win rate: how often {judge.name} prefers the text to that of normal, without knowing which is which; a tie "
+        "is half a win.",
+        is_share=True,
+        even=0.5,
+    )
+    return score, wins
+
+
+def costs(measured: Sequence[Measured]) -> list[CostAxis]:
+    """What is saved of multiply-adds, and of time where it was measured."""
+    return [
+        CostAxis(THEORETICAL, "multiply-adds, theoretical", "Multiply-adds saved if deciding were free"),
+        CostAxis(RUN, "multiply-adds, run", "Multiply-adds saved, of what was run"),
+        *(
+            CostAxis(
+                each.column(REALISED), f"time, realised at {each.label}", f"Time saved, realised at {each.label}", each
+            )
+            for each in measured
+        ),
+    ]
