@@ -24,7 +24,7 @@ from cluster.failures import Kind, ShardFailure, failure_of_actor, failure_of_ca
 from cluster.liveness import Liveness
 from cluster.pool import Pool
 from cluster.shards import Shard, halve
-from cluster.worker import Worker, hire
+from cluster.worker import Early, Worker, hire
 from eexit.messages.errors import SweepStopped, UsageError
 from eexit.messages.progress import Display, Progress
 from eexit.messages.wording import counted
@@ -56,11 +56,12 @@ class Driver:
         lease: Lease,
         make_generator: MakeGenerator,
         own_ray: bool,
+        early: Early | None = None,
     ) -> None:
         """`shards` hold the runs that have not landed yet, and are consumed as needed; `n_done` runs have landed.
 
         `location` is `job.out` as a path or URI that is the same for every process. `own_ray` says that Ray was started
-        for this sweep only, so that no nodes will join.
+        for this sweep only, so that no nodes will join. An `early` actor is the first of the first pool.
         """
         self._config = job.config
         self._store = open_store(location)
@@ -71,7 +72,7 @@ class Driver:
         self._display = display
         self._lease = lease
         self._timeout = job.timeout
-        self._own_ray = own_ray
+        self._own_ray, self._early = own_ray, early
         self._again: deque[Shard] = deque()
         self._most = self._planned  # runs per shard; lowered when a shard runs out of memory
         self._workers: list[Worker] = []
@@ -82,7 +83,7 @@ class Driver:
         self._looked = 0.0
         # Runs carry their prompts, so that actors need not get all prompts of the sweep.
         lean = job.config.model_copy(update={"prompts": job.config.prompts[:1]})
-        self._arguments = (make_generator, lean, location, job.device, lease.token)
+        self._arguments = (make_generator, (lean, location, job.device, lease.token))
 
     def drive(self) -> Tally:
         """Land every run; returns how many landed, with their errors and tokens.
@@ -92,7 +93,9 @@ class Driver:
         liveness = Liveness(self._own_ray, self._pools, self._display.say)
         try:
             wanted = [pool for pool in self._pools for _ in range(pool.actors)][: self._left]
-            self._workers = [hire(pool, self._arguments) for pool in wanted]
+            self._workers = [
+                hire(pool, *self._arguments, None if index else self._early) for index, pool in enumerate(wanted)
+            ]
             self._display.say(f"loading the model on {counted(len(self._workers), 'actor')}")
             while self._left:
                 self._feed()
@@ -162,7 +165,7 @@ class Driver:
     def _landed(self, shard: Shard, tally: Tally) -> None:
         self._tally += tally
         while self._vacant:
-            self._workers.append(hire(self._vacant.pop(), self._arguments))
+            self._workers.append(hire(self._vacant.pop(), *self._arguments))
         if tally.errors:
             self._breaker.environment_worked()
         else:
@@ -209,7 +212,7 @@ class Driver:
                 blamed = True
                 self._failed(shard, failure)
         if self._left:
-            self._workers.append(hire(worker.pool, self._arguments))
+            self._workers.append(hire(worker.pool, *self._arguments))
 
     def _not_loaded(self, worker: Worker, failure: ShardFailure) -> None:
         reason = f"an actor could not load the model: {failure.reason}"
@@ -219,7 +222,7 @@ class Driver:
             self._vacant.append(worker.pool)
         else:
             self._breaker.environment_failed("loading", reason)
-            self._workers.append(hire(worker.pool, self._arguments))
+            self._workers.append(hire(worker.pool, *self._arguments))
 
     def _failed(self, shard: Shard, failure: ShardFailure) -> None:
         """Try a shard again, then parts of it; in the end, land its only run as an error."""

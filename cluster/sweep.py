@@ -17,6 +17,7 @@ from cluster.locations import location_for_all
 from cluster.pool import plan_pools, shortages
 from cluster.session import Session, ray_session
 from cluster.shards import cut, rows_for
+from cluster.worker import Early
 from eexit.messages.errors import SweepStopped, UsageError
 from eexit.messages.explaining import explain
 from eexit.messages.locations import shown
@@ -129,7 +130,7 @@ def run_sweep(
     location = location_for_all(job.out)
     store, n_planned = open_store(location), count_runs(config)
     with ExitStack() as on_ray:
-        manifest, memory, session = _prepare(job, store, look, display, on_ray)
+        manifest, memory, session, early = _prepare(job, store, look, make_generator, display, on_ray)
         with hold(store) as lease, written(store, manifest):
             found, said = _look_through(store, [])
             tally = Tally()
@@ -137,7 +138,7 @@ def run_sweep(
                 display.say(f"nothing is left to do: {counted(n_planned, 'run')} landed in {shown(job.out)}")
             else:
                 session = session or on_ray.enter_context(ray_session(display.say))
-                tally = _drive(job, location, lease, found, memory, display, make_generator, session)
+                tally = _drive(job, location, lease, found, memory, display, make_generator, session, early)
                 on_ray.close()
                 found, _ = _look_through(store, said)
         missing = n_planned - len(found.done) - found.n_errors
@@ -148,12 +149,18 @@ def run_sweep(
 
 
 def _prepare(
-    job: SweepJob, store: Store, look: Callable[[SweepConfig, int], ModelFacts], display: Display, on_ray: ExitStack
-) -> tuple[Manifest, Memory | None, Session | None]:
+    job: SweepJob,
+    store: Store,
+    look: Callable[[SweepConfig, int], ModelFacts],
+    make_generator: MakeGenerator,
+    display: Display,
+    on_ray: ExitStack,
+) -> tuple[Manifest, Memory | None, Session | None, Early | None]:
     """Refuse what can't work before anything is loaded or written; returns the manifest and the memory of an actor.
 
-    Where nothing has landed yet, Ray starts while another process looks at the model: each takes seconds. `on_ray`
-    then holds that session, which is the third result. Raises `UsageError`.
+    Where nothing has landed yet, Ray and a first actor start while another process looks at the model: each takes
+    seconds. `on_ray` then holds that session, which is the third result, and the actor is the fourth. Raises
+    `UsageError`.
     """
     refuse_for_results(store, f"--out {shown(job.out)}")
     store.probe()
@@ -163,12 +170,14 @@ def _prepare(
         refuse_other_config(store, held, job.config)
     with looking(look, job.config, job.rows_per_shard) as facts:
         display.say("looking at the model")
-        session = None if held else on_ray.enter_context(ray_session(display.say))
+        session, early = None if held else on_ray.enter_context(ray_session(display.say)), None
+        if session and session.is_own:
+            early = Early.start(plan_pools(job, session.nodes, nodes_may_come=False)[0], make_generator)
         model, exitable_layers, memory = facts()
     manifest = make_manifest(job.config, model, exitable_layers)
     if held:
         refuse_other_model(store, held, manifest)
-    return manifest, memory, session
+    return manifest, memory, session, early
 
 
 def _refuse_foreign_report(store: Store) -> None:
@@ -210,6 +219,7 @@ def _drive(
     display: Display,
     make_generator: MakeGenerator,
     session: Session,
+    early: Early | None,
 ) -> Tally:
     """Do the runs that have not landed, on Ray."""
     store, n_planned, n_done = open_store(location), count_runs(job.config), len(found.done)
@@ -226,6 +236,7 @@ def _drive(
             display.say(line)
         rows = rows_for(n_planned, sum(pool.actors for pool in pools), job.rows_per_shard)
         shards = cut(plan_runs(job.config), found.done, rows)
+        early = early if early and early.serves(pools) else None
         return Driver(
-            job, location, shards, n_done, pools, display, lease, make_generator, own_ray=session.is_own
+            job, location, shards, n_done, pools, display, lease, make_generator, session.is_own, early
         ).drive()

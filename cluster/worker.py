@@ -1,7 +1,8 @@
 """The driver's view of an actor."""
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 from uuid import uuid4
@@ -9,7 +10,7 @@ from uuid import uuid4
 import ray
 from ray.exceptions import RayError
 
-from cluster.actor import InFlight, SweepActor
+from cluster.actor import InFlight, MakeGenerator, SweepActor
 from cluster.pool import ACCELERATOR, Pool
 from cluster.shards import Shard
 
@@ -116,10 +117,32 @@ def as_actor(pool: Pool) -> Any:
     )
 
 
-def hire(pool: Pool, arguments: tuple[Any, ...]) -> Worker:
-    """Ask Ray for one more actor of `pool`; it starts as soon as there are resources for it."""
+@dataclass(frozen=True)
+class Early:
+    """An actor that was started before it was known what memory it needs, and that holds nothing yet."""
+
+    handle: Any
+    pool: Pool
+
+    @classmethod
+    def start(cls, pool: Pool, make_generator: MakeGenerator) -> "Early":
+        return cls(as_actor(pool)(SweepActor).remote(make_generator), pool)
+
+    def serves(self, pools: Sequence[Pool]) -> bool:
+        """Whether it can be one of these pools' first; ends it if it can't."""
+        fits = replace(pools[0], memory=0, actors=self.pool.actors) == self.pool
+        if not fits:
+            ray.kill(self.handle)
+        return fits
+
+
+def hire(pool: Pool, make_generator: MakeGenerator, arguments: tuple[Any, ...], early: Early | None = None) -> Worker:
+    """Ask Ray for one more actor of `pool`, which starts as soon as there are resources for it, or take an early one.
+
+    `arguments` are those of its `load`, but for the token.
+    """
     token = uuid4().hex
-    handle = as_actor(pool)(SweepActor).remote(*arguments, token)
-    worker = Worker(handle, pool, token, loading=handle.load.remote())
+    handle = early.handle if early else as_actor(pool)(SweepActor).remote(make_generator)
+    worker = Worker(handle, pool, token, loading=handle.load.remote(*arguments, token))
     worker.ask()
     return worker
