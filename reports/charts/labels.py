@@ -66,7 +66,7 @@ def label_positions(
 
 
 def _control_lines(keys: pd.Series, followed: pd.Series, x: np.ndarray, y: np.ndarray) -> list[Box]:
-    """The boxes that the lines from configurations to the ticks of their controls cover."""
+    """The boxes that the lines from configurations to their controls cover."""
     index_of = {key: index for index, key in enumerate(keys)}
     ends = [(index_of[of], control) for control, of in enumerate(followed) if of in index_of]
     return [

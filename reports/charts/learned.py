@@ -46,7 +46,7 @@ def learned_trade_off_chart(
 ) -> alt.LayerChart:
     """Column `y` of an artefact's trade-off against layers skipped, labelled by KL factor, with the controls beneath.
 
-    A control is a tick at its value of `y`, joined to its point by a dotted line, as in the chart of the sweep itself.
+    A control is a tick at its value of `y`, joined to its point by a dotted line.
     """
     names, control = series_of(frame), f"{y}_control"
     values = pd.concat([frame[y], frame[control]])

@@ -44,8 +44,9 @@ def trade_off_figures(sweep: Sweep, trade: pd.DataFrame, savings: Savings | None
         variants = [_variant(each, choice, sampled) for each in shown if each.is_drawn]
         if variants:
             name = "Scores" if measures is scores else measures[0].label
+            against = "what is saved" if len(costs) > 1 else costs[0].label
             yield Figure(
-                f"trade-{key}", f"{name} against {costs[0].label}", str(variants[0].caption), variants, beside,
+                f"trade-{key}", f"{name} against {against}", str(variants[0].caption), variants, beside,
                 _second(columns, *(measure.column for measure in measures)), choice=choice, static=True,
                 limit=key if key == axes.DISAGREEMENT else None,
             )  # fmt: skip

@@ -16,7 +16,6 @@ from eexit.quality.learn_then_test import (
     cheapest,
     error_of_each,
     hoeffding_bentkus,
-    prompts_needed,
     prompts_without_loss,
     upper_bound,
 )
@@ -82,15 +81,6 @@ class Choice:
     def error(self) -> float:
         """The error that each family may make."""
         return error_of_each(self.question.confidence, len(self.families))
-
-    @property
-    def least_prompts(self) -> int:
-        """How many prompts would certify a setting without any loss."""
-        return prompts_without_loss(self.question.at_most, self.error)
-
-    def would_do(self, tested: Tested) -> int | None:
-        """How many prompts would certify this setting if its loss stayed as it is; None if no number would."""
-        return prompts_needed(tested.mean_loss, self.question.at_most, self.error)
 
 
 def refuse_few(evidence: Evidence, question: ChoiceQuestion, name: str) -> None:

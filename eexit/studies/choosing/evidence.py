@@ -69,10 +69,6 @@ class ChoiceQuestion:
         column = RISKS[self.risk].column
         return [*_IDENTITY, *([] if column == SCORE else [column]), *COSTS[self.cost].columns]
 
-    @property
-    def names_settings(self) -> bool:
-        return bool(self.modes or self.rules or self.keys)
-
     def names(self, columns: Mapping[str, Any]) -> bool:
         """Whether the configuration with these columns is a candidate."""
         return (

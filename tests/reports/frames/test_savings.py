@@ -230,8 +230,8 @@ def test_what_writes_loops_is_not_named_as_the_best(tmp_path: Path) -> None:
     alone, _ = found(folder)
     (said,) = saved(rows_with(alone, *LOOPS))
     assert said == (
-        f"{saved(alone)[0]} unfrozen/loop/4 took 40.0% [39.0%, 41.0%] less time, the most of 4 configurations that "
-        "save but whose text is mostly one loop."
+        f"{saved(alone)[0]} unfrozen/loop/4 took 40.0% [39.0%, 41.0%] less time, the most of 4 configurations with "
+        "savings whose text is mostly one loop."
     )
     (said,) = saved(rows_with(replace(alone, measured=()), LOOPS[0]))
     assert (
