@@ -43,9 +43,8 @@ NONE_KEEPS: Final = "It is certainly less with each of the {settings} of rules t
 SOME_KEEP: Final = "It is not certainly less with {kept} of the {settings} of rules that a deployed model can follow."
 CHEAPEST_KEPT: Final = "Of these, {setting} costs least: it {saved}, at {difference}."
 KEEPS: Final = "{mode}: {kept} not certainly below normal in {name} (differences paired over {n})."
-SAVES_MOST_OF_KEPT: Final = "Of these, {setting} saves most: it {saved}, at {difference}."
 CONTROL_KEEPS: Final = "Its control, with random exits at the same depths, is at {difference}."
-WINS: Final = "It is preferred to normal in {share} of texts."
+WINS: Final = "Its win rate over normal is {share}."
 BELOW: Final = "{mode}: at every setting of {rules}, {name} is certainly below that of normal."
 FEW_PROMPTS: Final = "Fewer than {least} prompts are too few to say which settings are below normal in {name}."
 NO_NORMAL: Final = "{name}: there are no runs of normal to compare with."
@@ -108,7 +107,10 @@ BEATS_NOT: Final = "At {where}, no draft beats plain decoding."
 FASTEST_DRAFT: Final = "{pair}, the fastest of {drafts}, is {times} as fast as normal (n = {n})."
 OVER_GENERATE: Final = "It is {times} as fast as the generate of transformers."
 GENERATE_UNTIMED: Final = "The generate of transformers was not timed beside it."
-GENERATE_DRAFTS: Final = "The generate of transformers that drafts after layer {layer} is {times} as fast as normal."
+GENERATE_DRAFTS: Final = (
+    "The generate of transformers that drafts itself, after layer {layer}, is {times} as fast as normal "
+    "(assistant_early_exit)."
+)
 WOULD_BEAT: Final = "Expected, not measured: a draft would be faster than normal."
 MAY_BE_FASTER: Final = "Expected, not measured: no draft is certain to be faster than normal."
 WOULD_NOT_BEAT: Final = "Expected, not measured: no draft would be faster than normal."
@@ -143,7 +145,9 @@ RULE_AGREES: Final = (
 NO_BETTER: Final = "{series} does not help at KL factor {factors}: random exits at the same depths agree as often."
 RANKS: Final = "The probe's rank correlation with the true KL is {low} (layer {at_low}) to {high} (layer {at_high})."
 RANK: Final = "The probe's rank correlation with the true KL is {low} (layer {at_low})."
-CALIBRATED: Final = "At KL factor {k} its stop chance is off by {points} points, most at layer {layer} ({most})."
+CALIBRATED: Final = (
+    "At KL factor {k} its stop chance is off by {points} points on average, most ({most}) at layer {layer}."
+)
 TOO_HIGH: Final = "Its mean is {points} points too high."
 TOO_LOW: Final = "Its mean is {points} points too low."
 UNBIASED: Final = "Its mean is right."

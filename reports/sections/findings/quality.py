@@ -125,7 +125,7 @@ def _best_kept(quality: Quality, kept: list[Row], changed: str, name: str, prefe
     n = counted(int(best[f"{changed}_n"]), "prompt")
     yield findings.KEEPS.format(mode=best["mode"], kept=counted(len(kept), "setting"), name=name, n=n)
     saved, change = saved_words(best, cost), difference(best, changed, is_share)
-    yield findings.SAVES_MOST_OF_KEPT.format(setting=best["shown_as"], saved=saved, difference=change)
+    yield findings.CHEAPEST_KEPT.format(setting=best["shown_as"], saved=saved, difference=change)
     if preferred and is_known(best[preferred]):
         yield findings.WINS.format(share=with_interval({**best, "n": best[f"{preferred}_n"]}, preferred))
     controls = quality.rows[quality.rows["beneath"] == best["configuration"]].to_dict("records")

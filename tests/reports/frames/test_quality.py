@@ -100,7 +100,7 @@ def test_findings_name_what_saves_most_without_being_certainly_below_normal(answ
     )
     assert said == (
         "unfrozen: 1 setting not certainly below normal in accuracy (differences paired over 12 prompts). Of these, "
-        "unfrozen/confidence/0.9 saves most: it ran 8.0% fewer multiply-adds, at −2.0 [−10.0, +0.0] pp. Its control, "
+        "unfrozen/confidence/0.9 costs least: it ran 8.0% fewer multiply-adds, at −2.0 [−10.0, +0.0] pp. Its control, "
         "with random exits at the same depths, is at −40.0 [−50.0, −30.0] pp. unfrozen: at every setting of kl, "
         "accuracy is certainly below that of normal."
     )

@@ -195,8 +195,8 @@ def test_the_fastest_draft_must_beat_normal_and_generate(timed: Callable[..., Sw
     assert said == (
         "At batch 1, a draft certainly beats plain decoding. 20:auto, the fastest of 6 drafts, is 2.00 [2.00, 2.00] "
         "times as fast as normal (n = 5 rounds). It is 1.80 [1.80, 1.80] times as fast as the generate of "
-        "transformers. The generate of transformers that drafts after layer 10 is 1.25 [1.25, 1.25] times as fast as "
-        "normal."
+        "transformers. The generate of transformers that drafts itself, after layer 10, is 1.25 [1.25, 1.25] times as "
+        "fast as normal (assistant_early_exit)."
     )
 
 

@@ -157,8 +157,8 @@ def test_calibration_errors_are_weighted_by_tokens() -> None:
     ]
     (said,) = learned_findings(only(probe=card("probe", "probe", calibration=bins)))
     assert said == (
-        "At KL factor 1 its stop chance is off by 20.0 points, most at layer 10 (50.0). Its mean is 20.0 points too "
-        "high."
+        "At KL factor 1 its stop chance is off by 20.0 points on average, most (50.0) at layer 10. Its mean is 20.0 "
+        "points too high."
     )
 
 
