@@ -55,8 +55,8 @@ def is_starting_ray(process: subprocess.Popen[str], out: Path) -> bool:
     return bool(below(process, "gcs_server"))
 
 
-def has_an_actor_and_no_plan(process: subprocess.Popen[str], out: Path) -> bool:
-    return bool(below(process, "SweepActor")) and not (out / "sweep.json").exists()
+def has_ray_and_no_actor(process: subprocess.Popen[str], out: Path) -> bool:
+    return bool(below(process, "RuntimeEnvAgent")) and not below(process, "SweepActor")
 
 
 def is_ending_ray(process: subprocess.Popen[str], out: Path) -> bool:
@@ -74,7 +74,7 @@ def is_building_the_report(process: subprocess.Popen[str], out: Path) -> bool:
         (is_looking_at_the_model, signal.SIGHUP),
         (is_starting_ray, signal.SIGTERM),  # which Ray handles meanwhile
         (is_starting_ray, signal.SIGINT),
-        (has_an_actor_and_no_plan, signal.SIGHUP),
+        (has_ray_and_no_actor, signal.SIGHUP),
     ],
 )
 def test_before_anything_has_landed_it_ends_as_cleanly_and_leaves_nothing(
