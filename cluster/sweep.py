@@ -17,7 +17,7 @@ from cluster.locations import location_for_all
 from cluster.pool import plan_pools, shortages
 from cluster.session import Session, ray_session
 from cluster.shards import cut, rows_for
-from cluster.worker import Early
+from cluster.worker import Hiring
 from eexit.messages.errors import SweepStopped, UsageError
 from eexit.messages.explaining import explain
 from eexit.messages.locations import shown
@@ -128,9 +128,9 @@ def run_sweep(
     except ValidationError as error:
         raise UsageError(explain(error, set(), Path("run_sweep"), FIELDS)) from error
     location = location_for_all(job.out)
-    store, n_planned = open_store(location), count_runs(config)
+    store, n_planned, hiring = open_store(location), count_runs(config), Hiring(make_generator)
     with ExitStack() as on_ray:
-        manifest, memory, session, early = _prepare(job, store, look, make_generator, display, on_ray)
+        manifest, memory, session = _prepare(job, store, look, hiring, display, on_ray)
         with hold(store) as lease, written(store, manifest):
             found, said = _look_through(store, [])
             tally = Tally()
@@ -138,7 +138,7 @@ def run_sweep(
                 display.say(f"nothing is left to do: {counted(n_planned, 'run')} landed in {shown(job.out)}")
             else:
                 session = session or on_ray.enter_context(ray_session(display.say))
-                tally = _drive(job, location, lease, found, memory, display, make_generator, session, early)
+                tally = _drive(job, location, lease, found, memory, display, hiring, session)
                 on_ray.close()
                 found, _ = _look_through(store, said)
         missing = n_planned - len(found.done) - found.n_errors
@@ -152,15 +152,14 @@ def _prepare(
     job: SweepJob,
     store: Store,
     look: Callable[[SweepConfig, int], ModelFacts],
-    make_generator: MakeGenerator,
+    hiring: Hiring,
     display: Display,
     on_ray: ExitStack,
-) -> tuple[Manifest, Memory | None, Session | None, Early | None]:
+) -> tuple[Manifest, Memory | None, Session | None]:
     """Refuse what can't work before anything is loaded or written; returns the manifest and the memory of an actor.
 
     Where nothing has landed yet, Ray and a first actor start while another process looks at the model: each takes
-    seconds. `on_ray` then holds that session, which is the third result, and the actor is the fourth. Raises
-    `UsageError`.
+    seconds. `on_ray` then holds that session, which is the third result. Raises `UsageError`.
     """
     refuse_for_results(store, f"--out {shown(job.out)}")
     store.probe()
@@ -170,14 +169,14 @@ def _prepare(
         refuse_other_config(store, held, job.config)
     with looking(look, job.config, job.rows_per_shard) as facts:
         display.say("looking at the model")
-        session, early = None if held else on_ray.enter_context(ray_session(display.say)), None
+        session = None if held else on_ray.enter_context(ray_session(display.say))
         if session and session.is_own:
-            early = Early.start(plan_pools(job, session.nodes, nodes_may_come=False)[0], make_generator)
+            hiring.start_early(plan_pools(job, session.nodes, nodes_may_come=False)[0])
         model, exitable_layers, memory = facts()
     manifest = make_manifest(job.config, model, exitable_layers)
     if held:
         refuse_other_model(store, held, manifest)
-    return manifest, memory, session, early
+    return manifest, memory, session
 
 
 def _refuse_foreign_report(store: Store) -> None:
@@ -217,9 +216,8 @@ def _drive(
     found: Survey,
     memory: Memory | None,
     display: Display,
-    make_generator: MakeGenerator,
+    hiring: Hiring,
     session: Session,
-    early: Early | None,
 ) -> Tally:
     """Do the runs that have not landed, on Ray."""
     store, n_planned, n_done = open_store(location), count_runs(job.config), len(found.done)
@@ -236,7 +234,4 @@ def _drive(
             display.say(line)
         rows = rows_for(n_planned, sum(pool.actors for pool in pools), job.rows_per_shard)
         shards = cut(plan_runs(job.config), found.done, rows)
-        early = early if early and early.serves(pools) else None
-        return Driver(
-            job, location, shards, n_done, pools, display, lease, make_generator, session.is_own, early
-        ).drive()
+        return Driver(job, location, shards, n_done, pools, display, lease, hiring, session.is_own).drive()

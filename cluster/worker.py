@@ -1,7 +1,6 @@
 """The driver's view of an actor."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -117,32 +116,35 @@ def as_actor(pool: Pool) -> Any:
     )
 
 
-@dataclass(frozen=True)
-class Early:
-    """An actor that was started before it was known what memory it needs, and that holds nothing yet."""
+@dataclass
+class Hiring:
+    """Starts a sweep's actors, one of them before it is known what memory they need: it holds nothing until then."""
 
-    handle: Any
-    pool: Pool
+    make_generator: MakeGenerator
+    early: tuple[Any, Pool] | None = None  # an actor that waits for its work
 
-    @classmethod
-    def start(cls, pool: Pool, make_generator: MakeGenerator) -> "Early":
-        return cls(as_actor(pool)(SweepActor).remote(make_generator), pool)
+    def start_early(self, pool: Pool) -> None:
+        self.early = self._started(pool), pool
 
-    def serves(self, pools: Sequence[Pool]) -> bool:
-        """Whether it can be one of these pools' first; ends it if it can't."""
-        fits = replace(pools[0], memory=0, actors=self.pool.actors) == self.pool
-        if not fits:
-            ray.kill(self.handle)
-        return fits
+    def hire(self, pool: Pool, arguments: tuple[Any, ...]) -> Worker:
+        """Ask Ray for one more actor of `pool`, which starts as soon as there are resources for it.
 
+        The early one is taken if it is like it, and ends if it is not. `arguments` are those of the actor's `load`, but
+        for the token.
+        """
+        token, handle = uuid4().hex, self._early_one(pool) or self._started(pool)
+        worker = Worker(handle, pool, token, loading=handle.load.remote(*arguments, token))
+        worker.ask()
+        return worker
 
-def hire(pool: Pool, make_generator: MakeGenerator, arguments: tuple[Any, ...], early: Early | None = None) -> Worker:
-    """Ask Ray for one more actor of `pool`, which starts as soon as there are resources for it, or take an early one.
+    def _started(self, pool: Pool) -> Any:
+        return as_actor(pool)(SweepActor).remote(self.make_generator)
 
-    `arguments` are those of its `load`, but for the token.
-    """
-    token = uuid4().hex
-    handle = early.handle if early else as_actor(pool)(SweepActor).remote(make_generator)
-    worker = Worker(handle, pool, token, loading=handle.load.remote(*arguments, token))
-    worker.ask()
-    return worker
+    def _early_one(self, pool: Pool) -> Any:
+        if self.early is None:
+            return None
+        (handle, like), self.early = self.early, None
+        if replace(pool, memory=like.memory, actors=like.actors) == like:
+            return handle
+        ray.kill(handle)
+        return None

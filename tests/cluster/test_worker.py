@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -12,7 +13,7 @@ from scripted import sweep_of
 
 from cluster.pool import Pool
 from cluster.sweep import run_sweep
-from cluster.worker import Early
+from cluster.worker import Hiring
 from eexit.messages.progress import Silence
 from eexit.plan.config import SweepConfig
 from eexit.plan.model_facts import ModelFacts
@@ -46,9 +47,20 @@ def test_the_first_actor_starts_while_the_model_is_looked_at_and_does_the_runs(t
 
 @pytest.mark.usefixtures("local_ray")
 def test_an_early_actor_serves_a_pool_of_its_kind_and_ends_where_there_is_none() -> None:
-    pool = Pool(1, 1, 0)
-    early = Early.start(pool, scripted.scripted)
-    assert early.serves([replace(pool, memory=1_000_000, actors=2)])
-    assert not early.serves([replace(pool, cpus=2)])
+    pool, hiring, arguments = Pool(1, 1, 0), Hiring(scripted.scripted), (sweep_of("m", "one"), "out", "cpu", "lease")
+
+    def early_one() -> Any:
+        hiring.start_early(pool)
+        assert hiring.early
+        return hiring.early[0]
+
+    like = early_one()
+    worker = hiring.hire(replace(pool, memory=1_000_000, actors=2), arguments)
+    assert worker.handle is like
+    worker.kill()
+    unlike = early_one()
+    worker = hiring.hire(replace(pool, cpus=2), arguments)
+    assert worker.handle is not unlike
+    worker.kill()
     with pytest.raises(ray.exceptions.RayActorError):
-        ray.get(early.handle.progress.remote())
+        ray.get(unlike.progress.remote())
