@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from eexit.decode.layer_reading import LayerReading, Picked, Reader, Reading, read_layer, read_tokens
+from eexit.decode.layer_reading import LayerReading, Picked, Reader, Reading, read_layer, read_tokens, rows_after
 from eexit.decode.rows.requests import Decoding
 from eexit.decode.rows.slots import Slots
 from eexit.decode.rows.transfer import to_device
@@ -32,6 +32,7 @@ class Deciding:
 
     rules: Sequence[str]
     rule_D: np.ndarray  # an index into `rules`; NONE for `normal`
+    sent_rule_D: Tensor  # the same on the device
     setting_DE: Tensor  # of the rule
     u_exit_D: Tensor
     u_token_D: Tensor
@@ -71,10 +72,9 @@ def decide(deciding: Deciding, reading: Reading | None = None) -> Decision:
     stop_DE = torch.zeros_like(deciding.setting_DE)
     go_on_DE, evidence_DE = stop_DE + 1, torch.full_like(stop_DE, torch.nan)
     for index, name in enumerate(deciding.rules):
-        of_rule_D = deciding.rule_D == index
-        if name in ONLINE or not of_rule_D.any():
+        if name in ONLINE:
             continue
-        [of_rule_D1] = to_device([of_rule_D[:, None]], stop_DE.device)
+        of_rule_D1 = (deciding.sent_rule_D == index)[:, None]
         if name in BLIND:
             chances = BLIND[name].chances(None, deciding.setting_DE)
         else:
@@ -92,7 +92,7 @@ def last_tokens(batch: Slots, device: torch.device) -> tuple[Tokens, Deciding]:
     """Each row's last token, which is decided next."""
     slots, n_generated = np.arange(batch.n_rows), batch.n_generated[: batch.n_rows]
     uniform = batch.u_exit[slots, n_generated], batch.u_token[slots, n_generated]
-    sent = to_device([batch.setting[slots], *uniform], device)
+    sent = to_device([batch.rule[slots], batch.setting[slots], *uniform], device)
     tokens = Tokens(slots, n_generated - 1, batch.last_token().astype(np.int64))
     return tokens, Deciding(batch.rules, batch.rule[slots], *sent)
 
@@ -224,7 +224,8 @@ class ExitPass:
         if len(unread):
             [row] = to_device([unread], self.decoder.device)
             exits, given = self.exit_D[unread], self.deciding.given_D
+            rows = rows_after(self.layers[exits], self.decoder.device)
             hidden_BW, u_B = self.token_pass.hidden_DW[row], self.deciding.u_token_D[row]
             given = None if given is None else given[row]
-            self.picked.put(row, read_tokens(self.decoder, self.decoding, hidden_BW, self.layers[exits], u_B, given))
+            self.picked.put(row, read_tokens(self.decoder, self.decoding, hidden_BW, rows, u_B, given))
             self.reads_DX[unread, exits] += 1

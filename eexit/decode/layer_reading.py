@@ -34,6 +34,9 @@ LOGITS_ROWS: Final = 64
 LOG_P_BYTES: Final = 1 << 20  # without the compiled kernel: of fp32 log-probabilities that are made at a time
 
 
+RowsAfter = Sequence[tuple[int, Tensor]]  # a layer, and the rows whose streams are after it
+
+
 @dataclass(frozen=True)
 class Reader:
     """What goes into the head, from streams: exitable layers by a readout, the final one as the model does it."""
@@ -51,15 +54,19 @@ class Reader:
             return self.decoder.normed(hidden_BW)
         return self.readout.before_head(self.decoder, hidden_BW, layer)
 
-    def ready_each(self, hidden_BW: Tensor, layer_B: np.ndarray) -> Tensor:
+    def ready_each(self, hidden_BW: Tensor, rows_after: RowsAfter) -> Tensor:
         """The same of streams after a layer each."""
-        layers = np.unique(layer_B).tolist()
-        rows = to_device([np.flatnonzero(layer_B == layer) for layer in layers], hidden_BW.device)
-        parts = [self.ready(hidden_BW[at], layer) for layer, at in zip(layers, rows, strict=True)]
-        ready_BH = parts[0].new_empty(len(hidden_BW), parts[0].shape[-1])
-        for at, part in zip(rows, parts, strict=True):
-            ready_BH[at] = part
+        parts = [(rows, self.ready(hidden_BW[rows], layer)) for layer, rows in rows_after if len(rows)]
+        ready_BH = parts[0][1].new_empty(len(hidden_BW), parts[0][1].shape[-1])
+        for rows, part in parts:
+            ready_BH[rows] = part
         return ready_BH
+
+
+def rows_after(layer_B: np.ndarray, device: torch.device) -> RowsAfter:
+    """Which rows are after which layer."""
+    layers = np.unique(layer_B).tolist()
+    return list(zip(layers, to_device([np.flatnonzero(layer_B == layer) for layer in layers], device), strict=True))
 
 
 @dataclass(frozen=True)
@@ -169,14 +176,14 @@ def _compare(logits_BXV: Tensor, top_k: int) -> Sequence[Divergence]:
 
 
 def read_tokens(
-    decoder: Decoder, decoding: Decoding, hidden_BW: Tensor, layer_B: np.ndarray, u_B: Tensor,
+    decoder: Decoder, decoding: Decoding, hidden_BW: Tensor, rows: RowsAfter, u_B: Tensor,
     given_B: Tensor | None = None, drafted: Drafted | None = None,
 ) -> Picked:  # fmt: skip
-    """The next tokens of rows, from their residual streams after a layer each.
+    """The next tokens of rows, from their residual streams, after the layers that `rows` says.
 
     With tokens that are given, those are taken; drafted ones may be accepted where tokens are sampled.
     """
-    ready_BH = Reader(decoder, decoding.readout).ready_each(hidden_BW, layer_B)
+    ready_BH = Reader(decoder, decoding.readout).ready_each(hidden_BW, rows)
     row_B = torch.arange(len(ready_BH), device=ready_BH.device)
     parts = []
     for row in row_B.split(_rows_at_a_time(decoder)):  # where tokens are sampled, logits are kept until they are taken
@@ -193,7 +200,8 @@ def read_exits(
     `hidden_BW` are the student's residual streams after a layer each, and `final_BW` the teacher's. X is 2 in what is
     returned: the exit, and then the final layer.
     """
-    exit_BH = Reader(decoders.student, decoding.readout).ready_each(hidden_BW, layer_B)
+    rows = rows_after(layer_B, hidden_BW.device)
+    exit_BH = Reader(decoders.student, decoding.readout).ready_each(hidden_BW, rows)
     final_BH = decoders.teacher.normed(final_BW)
     compared: list[Divergence] = []
     for row in torch.arange(len(exit_BH), device=exit_BH.device).split(_rows_at_a_time(decoders.teacher) // 2):

@@ -144,15 +144,17 @@ class _Texts:
     def score(self, slot: np.ndarray, index: np.ndarray) -> Scored:
         """Score the tokens at these indices of these texts, behind those that were scored before."""
         tokens = Tokens(slot, index - 1, self.token_ids_ST[slot, index - 1])
-        setting_NE, u_N, given_N = to_device(
+        rule = np.full(len(index), 0 if self.rules else NONE)
+        rule_N, setting_NE, u_N, given_N = to_device(
             [
+                rule,
                 np.tile(self.setting_E.astype(np.float32), (len(index), 1)),
                 self.u_exit_T[index],
                 self.token_ids_ST[slot, index],
             ],
             self.decoders.student.device,
         )
-        deciding = Deciding(self.rules, np.full(len(index), 0 if self.rules else NONE), setting_NE, u_N, u_N, given_N)
+        deciding = Deciding(self.rules, rule, rule_N, setting_NE, u_N, u_N, given_N)
         taken = exit_pass(self.student, self.decoding, tokens, deciding, self._taught(tokens))
         seen = taken.picked.likeliest_B, taken.picked.log_p_B, taken.prob_DX, taken.evidence_DE
         token_D, logprob_D, prob_DX, evidence_DE = (part.cpu().numpy() for part in seen)

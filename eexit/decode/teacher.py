@@ -19,6 +19,7 @@ from eexit.decode.rows.slots import Layers
 from eexit.decode.rows.transfer import to_device
 from eexit.model.cache import KVCache
 from eexit.model.decoder import Decoder
+from eexit.model.layerwise import LayerPass
 from eexit.model.views import CacheView, TokensView
 
 PROMPT_STEP_TOKENS: Final = 32  # prompts are padded to multiples of it, for the reason given at `batch.MAX_BATCH_SIZES`
@@ -61,15 +62,15 @@ def prompt_pass(decoder: Decoder, kept: np.ndarray, prompt: tuple[int, ...]) -> 
     cache = KVCache(1, length)
     view = decoder.view(cache, torch.arange(length, device=decoder.device)[None], length)
     with decoder.attending():
-        return cache, teacher_pass(decoder, kept, token_BT, view, len(prompt) - 1)
+        return cache, teacher_pass(decoder, kept, token_BT, view, len(prompt) - 1)[0]
 
 
 def teacher_pass(
     decoder: Decoder, kept: Sequence[int] | np.ndarray, token_UT: Tensor, view: CacheView, at: int | slice = -1
-) -> Tensor:
+) -> tuple[Tensor, LayerPass]:
     """Run all layers; returns the residual streams after the `kept` ones at token `at` of each row, (U, X, W).
 
-    If `at` is a slice, of all of its tokens: (U, T, X, W).
+    If `at` is a slice, of all of its tokens: (U, T, X, W). The second result is the pass, for a student's of its rows.
     """
     hidden_UTW, layer_pass = decoder.begin(token_UT, view)
     streams = {}
@@ -77,7 +78,7 @@ def teacher_pass(
         hidden_UTW = layer_pass.block(layer, hidden_UTW)
         if layer in kept:
             streams[layer] = hidden_UTW[:, at]
-    return torch.stack([streams[int(layer)] for layer in kept], -2)
+    return torch.stack([streams[int(layer)] for layer in kept], -2), layer_pass
 
 
 def read_texts(
@@ -88,4 +89,4 @@ def read_texts(
     slot, position_N1, token_N1 = to_device([slot_N, position_N[:, None], token_N[:, None]], decoder.device)
     view = TokensView(cache, slot, position_N1, int(position_N.max()) + 1, decoder.attends_itself)
     with decoder.attending():
-        return read_layers(decoder, teacher_pass(decoder, exits, token_N1, view), decoding)
+        return read_layers(decoder, teacher_pass(decoder, exits, token_N1, view)[0], decoding)

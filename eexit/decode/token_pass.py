@@ -5,10 +5,12 @@ all of a row's together: at full depth in modes that do not alter the state, in 
 there (deferred computation, as in EE-LLM, Chen et al. 2023). What goes in differs by who asks:
 
     generation, online rule     each row's last token; exits are decided as it goes (`eexit.decode.exit_pass`)
-    generation, oracle          the same, above the layers that it shares with its teacher; exits are known
     drafting                    each row's last token or draft, up to the draft layer
     verification                the last drafts, through all layers: the drafts that wait come along
     scoring                     all tokens of a text; exits are decided layer by layer
+
+Oracles' students, which have a full-depth pass beside them anyway, go through spans of the layers together with those
+that have exited, so that a step needs two copies to a GPU however many rows there are (`eexit.decode.steps.oracle`).
 
 Shapes: D tokens that are to exit, N tokens that run together, S slots, P indices of a row's inputs, E exitable layers,
 X = E + 1 with the final layer last, W width of the residual stream.
@@ -42,20 +44,6 @@ class Tokens:
     slot_D: np.ndarray
     input_index_D: np.ndarray  # among the row's generated tokens
     token_D: np.ndarray
-    stream_DW: Tensor | None = None  # that enters the student's first layer; None for their embeddings
-
-    def first(self, n_tokens: int, stream_DW: Tensor) -> "Tokens":
-        """The first of them, with streams that enter the student's first layer."""
-        return Tokens(self.slot_D[:n_tokens], self.input_index_D[:n_tokens], self.token_D[:n_tokens], stream_DW)
-
-
-@dataclass(frozen=True)
-class Shared:
-    """The layers up to the fork, whose keys and values are in the teacher's cache alone."""
-
-    cache: KVCache
-    slot_S: np.ndarray  # each row's slot of it, as it is at any time
-    fork: int
 
 
 @dataclass(frozen=True)
@@ -72,7 +60,6 @@ class StudentRows:
     cache: KVCache
     states: Sequence[str]
     waiting: Waiting
-    shared: Shared | None = None
     counts: Mapping[str, np.ndarray] = field(default_factory=dict)
     collects: bool = False
 
@@ -96,12 +83,13 @@ class ExitedTokens:
     """Tokens of one state that have exited before the layers being run: what `states.Exited` asks for.
 
     They keep the residual stream that they exited with; how many layers' keys and values were written is counted.
+    Beside a teacher, keys and values up to the fork are in its cache alone.
     """
 
     layer_pass: LayerPass
     hidden_BTW: Tensor
-    teacher: CacheView | None  # has the keys and values of the layers up to the fork
-    fork: int
+    teacher: CacheView | None = None  # of the tokens' prefixes
+    fork: int = -1
     n_written: int = 0
 
     def write_keys(self, layer: int) -> None:
@@ -123,7 +111,7 @@ class TokenPass:
         self.student, self.tokens, self.unaltered = student, tokens, student.unaltered
         embedded_D1W, self.layer_pass = self._begin(tokens.slot_D, tokens.input_index_D, tokens.token_D)
         # The streams after the layers that a token has run, and before the last of them.
-        self.hidden_DW = (embedded_D1W[:, 0] if tokens.stream_DW is None else tokens.stream_DW).clone()
+        self.hidden_DW = embedded_D1W[:, 0].clone()
         self.before_DW = torch.empty_like(self.hidden_DW)
         self.going_D = np.ones(len(tokens.slot_D), bool)
         self.streams_DXW = self.hidden_DW.new_empty(
@@ -143,17 +131,16 @@ class TokenPass:
         before_S = np.zeros(student.cache.n_slots, np.int64)
         np.maximum.at(before_S, self.tokens.slot_D[going], self.tokens.input_index_D[going])
         slot_N, input_index_N = student.waiting.needed(rank, before_S)
-        if layers:
-            state_N = student.waiting.state_S[slot_N]
-            for index in np.setdiff1d(state_N, self.unaltered).tolist():
-                for part in in_parts(np.flatnonzero(state_N == index)):
-                    self._fill(student.states[index], layers, slot_N[part], input_index_N[part])
-            both = np.isin(state_N, self.unaltered)
-            slot_B = np.concatenate([self.tokens.slot_D[going], slot_N[both]])
-            input_index_B = np.concatenate([self.tokens.input_index_D[going], input_index_N[both]])
-            for part in in_parts(np.lexsort((input_index_B, slot_B))):  # later tokens of a row attend to earlier ones
-                behind = part[part >= len(going)]
-                self._run(rank, layers, going[part[part < len(going)]], slot_B[behind], input_index_B[behind])
+        state_N = student.waiting.state_S[slot_N]
+        for index in np.setdiff1d(state_N, self.unaltered).tolist():
+            for part in in_parts(np.flatnonzero(state_N == index)):
+                self._fill(student.states[index], layers, slot_N[part], input_index_N[part])
+        both = np.isin(state_N, self.unaltered)
+        slot_B = np.concatenate([self.tokens.slot_D[going], slot_N[both]])
+        input_index_B = np.concatenate([self.tokens.input_index_D[going], input_index_N[both]])
+        for part in in_parts(np.lexsort((input_index_B, slot_B))):  # later tokens of a row attend to earlier ones
+            behind = part[part >= len(going)]
+            self._run(rank, layers, going[part[part < len(going)]], slot_B[behind], input_index_B[behind])
         student.waiting.advance(rank, slot_N, input_index_N)
 
     def leave(self, rank: int, exiting: np.ndarray) -> None:
@@ -185,19 +172,11 @@ class TokenPass:
         slot_B, input_index_B = slot_N[rows], input_index_N[rows]
         _, layer_pass = self._begin(slot_B, input_index_B, waiting.token_SP[slot_B, input_index_B])
         hidden_B1W = waiting.hidden_SPW[waiting.at(slot_B, input_index_B)][:, None]
-        exited = ExitedTokens(layer_pass, hidden_B1W, *self._shared(slot_B, layer_pass.view))
+        exited = ExitedTokens(layer_pass, hidden_B1W)
         for layer in layers:
             STATES[state].fill(layer, exited)
         if student.counts:
             student.counts["keys_T"][slot_N, input_index_N] += exited.n_written
-
-    def _shared(self, slot_B: np.ndarray, view: CacheView) -> tuple[CacheView | None, int]:
-        """These tokens in the teacher's cache, and the last layer that is only there."""
-        shared = self.student.shared
-        if shared is None:
-            return None, -1
-        [slot] = to_device([shared.slot_S[slot_B]], self.student.decoder.device)
-        return TokensView(shared.cache, slot, view.position_BT, view.reach), shared.fork
 
     def _run(self, rank: int, layers: range, going: np.ndarray, slot_N: np.ndarray, input_index_N: np.ndarray) -> None:
         """Run these layers for some tokens that go on, and for some that wait, in one call of each layer."""

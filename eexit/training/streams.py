@@ -32,4 +32,4 @@ def _of_text(decoder: Decoder, text: Text, kept: Sequence[int]) -> Tensor:
     token_BT = torch.tensor([ids], device=decoder.device)
     view = decoder.view(KVCache(1, len(ids)), torch.arange(len(ids), device=decoder.device)[None], len(ids))
     with decoder.attending():
-        return teacher_pass(decoder, kept, token_BT, view, slice(first, None))[0]
+        return teacher_pass(decoder, kept, token_BT, view, slice(first, None))[0][0]

@@ -21,9 +21,7 @@ from eexit.decode.rows.requests import Decoding, Outcome, Request
 from eexit.decode.rows.slots import NONE, Slots, find_layers
 from eexit.decode.rows.transfer import to_device
 from eexit.decode.teacher import Prefilled
-from eexit.decode.token_pass import Shared, StudentRows
 from eexit.decode.trace import Trace
-from eexit.decode.waiting import Waiting
 from eexit.method.states import STATES, alters
 from eexit.model.cache import KVCache
 from eexit.model.decoder import Decoder
@@ -55,29 +53,18 @@ class Batch(Slots):
         layers = find_layers(decoding.exitable_layers, decoders.teacher.n_layers, (STATES[name] for name in students))
         super().__init__(n_slots, decoding, layers, requests)
         self.states = students
-        self.teacher, self.prefix, self.n_students = KVCache(n_slots, length), np.zeros(n_slots, np.int64), 0
-        n_inputs = min(decoding.max_new_tokens, length) if students else 0
-        self.student = StudentRows(
-            decoders.student,
-            layers.segments_above_fork,
-            KVCache(n_slots, length),
-            students,
-            Waiting(decoders.student, layers, self.n_prompt, self.state, n_inputs, kept=False),
-            shared=Shared(self.teacher, self.prefix, layers.fork),
-        )
+        self.teacher, self.student = KVCache(n_slots, length), KVCache(n_slots, length)
+        self.prefix = np.zeros(n_slots, np.int64)
+        self.n_students = 0
 
-    @classmethod
-    def row_bytes(cls, decoder: Decoder, decoding: Decoding, length: int, requests: Sequence[Request]) -> int:
-        """Bytes of a row in flight: the teacher's keys and values, the student's above the fork, and final logits.
-
-        With a student, also its tokens, all of which may wait.
-        """
-        n_layers, n_inputs = decoder.n_layers, min(decoding.max_new_tokens, length)
+    @staticmethod
+    def row_bytes(decoder: Decoder, decoding: Decoding, length: int, requests: Sequence[Request]) -> int:
+        """Bytes of a row in flight: the teacher's keys and values, the student's above the fork, and final logits."""
+        n_layers = decoder.n_layers
         states = [STATES[name] for name in students_of(request.configuration for request in requests)]
         kept = 2 * n_layers - 1 - find_layers(decoding.exitable_layers, n_layers, states).fork
         logits = decoder.vocabulary * decoder.dtype.itemsize
-        waiting = Waiting.token_bytes(decoder, len(decoding.exitable_layers) + 1, kept=False) if states else 0
-        return decoder.cache_bytes_per_token * length * kept // n_layers + waiting * n_inputs + logits
+        return decoder.cache_bytes_per_token * length * kept // n_layers + logits
 
     def unused_prefix(self) -> int:
         """A slot of the teacher's cache that no row uses."""
@@ -100,7 +87,7 @@ class Batch(Slots):
         self.teacher.load(slice(prefix, prefix + 1), prompt.teacher, layers, n_tokens)
         if self.n_students > before:
             above = layers[self.layers.fork + 1 :]
-            self.student.cache.load(slice(before, self.n_students), prompt.student, above, n_tokens)
+            self.student.load(slice(before, self.n_students), prompt.student, above, n_tokens)
 
     def outcome(self, slot: int) -> Outcome:
         """As in any slot; what `normal` runs is all of the teacher's pass, and one read."""
@@ -139,9 +126,7 @@ class Batch(Slots):
         origin = origin[: self.n_students]
         targets = np.flatnonzero(origin != np.arange(self.n_students))
         if len(targets):
-            self.student.cache.copy_slots(*to_device([origin[targets], targets], device))
-            self.student.waiting.move(origin[targets], targets)
-        self.student.waiting.clear(np.arange(self.n_students, self.n_slots))
+            self.student.copy_slots(*to_device([origin[targets], targets], device))
 
     def _of_rows(self) -> list[np.ndarray]:
         return [*super()._of_rows(), self.prefix]

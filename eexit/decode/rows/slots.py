@@ -41,9 +41,10 @@ class Layers:
         return list(pairwise([0, *(self.exits + 1).tolist()]))
 
     @property
-    def segments_above_fork(self) -> list[tuple[int, int]]:
-        """The same without the layers up to the fork: segments below it are empty."""
-        return [(max(start, self.fork + 1), max(end, self.fork + 1)) for start, end in self.segments]
+    def spans(self) -> list[tuple[int, int]]:
+        """The student's layers, cut where rows may exit: the first layer of each span, and the one after its last."""
+        starts = {self.fork + 1, *(layer + 1 for layer in self.exits[:-1].tolist() if layer > self.fork)}
+        return list(pairwise([*sorted(starts), self.n_layers]))
 
 
 def find_layers(exitable_layers: Sequence[int], n_layers: int, states: Iterable[State]) -> Layers:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from eexit.decode.costs.draft_rounds import Rounds, SerialCosts
-from eexit.decode.layer_reading import Picked, Reader, read_tokens
+from eexit.decode.layer_reading import Picked, Reader, read_tokens, rows_after
 from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.requests import Decoding, Failure, Outcome, Request
 from eexit.decode.rows.transfer import to_device, to_host
@@ -148,7 +148,9 @@ def draft(decoding: Decoding, batch: DraftBatch, ahead_B: np.ndarray) -> Drafted
         tokens = Tokens(rows, input_index_B[rows] + index, token_BA[rows, index])
         hidden_NW = run_to(batch.student, tokens, rank_B[rows])
         [u_N] = to_device([batch.u_token[rows, input_index_B[rows] + 1 + index]], decoder.device)
-        logits_NV = decoder.head(reader.ready_each(hidden_NW, batch.layers.exits[rank_B[rows]]))
+        logits_NV = decoder.head(
+            reader.ready_each(hidden_NW, rows_after(batch.layers.exits[rank_B[rows]], decoder.device))
+        )
         token_BA[rows, index + 1] = pick_tokens(logits_NV, decoding.temperature, decoding.top_p, u_N).cpu().numpy()
         if decoding.temperature > 0:
             kept.append(logits_NV)
@@ -167,7 +169,8 @@ def verify(decoding: Decoding, batch: DraftBatch, drafts: DraftedTokens) -> Pick
     hidden_NW = waiting.hidden_SPW[waiting.at(row_N, output_index_N - 1)]
     [u_N] = to_device([batch.u_token[row_N, output_index_N]], decoder.device)
     drafted = sampled(decoding, drafts, batch.u_exit[row_N, output_index_N], decoder.device) if drafts.logits else None
-    return read_tokens(decoder, decoding, hidden_NW, np.full(len(row_N), decoder.n_layers - 1), u_N, drafted=drafted)
+    rows_N = rows_after(np.full(len(row_N), decoder.n_layers - 1), decoder.device)
+    return read_tokens(decoder, decoding, hidden_NW, rows_N, u_N, drafted=drafted)
 
 
 def sampled(decoding: Decoding, drafts: DraftedTokens, u_accept_N: np.ndarray, device: torch.device) -> Drafted:

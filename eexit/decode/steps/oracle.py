@@ -9,6 +9,7 @@ Shapes: B rows in flight, F of them with a student, U unique prefixes, E exitabl
 last, T tokens, W width of the residual stream.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,16 +17,29 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from eexit.decode.exit_pass import Deciding, Decision, decide, last_tokens
+from eexit.decode.exit_pass import Deciding, Decision, decide
 from eexit.decode.layer_reading import Picked, Reading, read_layers, read_tokens
 from eexit.decode.rows.batch import Batch
 from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.requests import Decoding
-from eexit.decode.rows.slots import NONE, Slots
+from eexit.decode.rows.row_copies import Routes, send_routes, send_rows
+from eexit.decode.rows.slots import Slots
 from eexit.decode.rows.transfer import to_device, to_host
 from eexit.decode.teacher import Prefilled, teacher_pass
-from eexit.decode.token_pass import run_to
+from eexit.decode.token_pass import ExitedTokens
+from eexit.method.states import STATES
 from eexit.model.decoder import Decoder
+from eexit.model.layerwise import LayerPass
+from eexit.model.views import CacheView
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The full-depth pass at the last token of each prefix: the residual streams that the step goes on to use."""
+
+    states_UXW: Tensor  # after the exitable layers and the final one
+    fork_UW: Tensor
+    layer_pass: LayerPass
 
 
 @dataclass(frozen=True)
@@ -36,73 +50,97 @@ class Step:
     u_token_B: Tensor
     reading: Reading
     decision: Decision
-    exit_layer_B: np.ndarray
+    routes: Routes
     hidden_BW: Tensor  # each row's residual stream at its exit layer
 
 
 @torch.inference_mode()
 def decode_step(decoders: Decoders, decoding: Decoding, batch: Batch) -> None:
     """Give every row in flight its next token; teacher and student are one decoder."""
-    decoder, n_students, reach = decoders.teacher, batch.n_students, int(batch.position().max()) + 1
-    # 1. Rows that generated different tokens no longer share a prefix.
-    row_U, *copies = batch.split_prefixes()
-    last_token_U1, last_U1 = batch.last_token()[row_U, None].astype(np.int64), batch.position()[row_U, None]
-    token_U1, position_U1, prefix_B, source_P, target_P = to_device(
-        [last_token_U1, last_U1, batch.prefix[: batch.n_rows], *copies], decoder.device
-    )
-    if len(source_P):
-        batch.teacher.copy_slots(source_P, target_P)
+    decoder = decoders.teacher
+    # 1. The rows are copied to the device. Rows that generated different tokens no longer share a prefix.
+    rows, reach = send_rows(batch, decoder.device), int(batch.position().max()) + 1
+    if len(rows.source_P):
+        batch.teacher.copy_slots(rows.source_P, rows.target_P)
     with decoder.attending():
         # 2. The teacher: the last token of every prefix goes through all layers.
         with record_function("teacher"):
-            view, kept = decoder.view(batch.teacher, position_U1, reach), [*batch.layers.exits, batch.layers.fork]
-            streams_UXW, fork_U1W = teacher_pass(decoder, kept, token_U1, view).tensor_split([len(kept) - 1], 1)
+            view, layers = decoder.view(batch.teacher, rows.position_U1, reach), batch.layers
+            streams_UXW, layer_pass = teacher_pass(decoder, [*layers.exits, layers.fork], rows.token_U1, view)
+            teacher = Teacher(streams_UXW[:, :-1], streams_UXW[:, -1], layer_pass)
         # 3. Every exitable layer is read and compared with the final layer; each row's rule decides where it exits.
         with record_function("readout"):
-            reading, (tokens, deciding) = (
-                read_layers(decoder, streams_UXW, decoding).of(prefix_B),
-                last_tokens(batch, decoder.device),
-            )
-            decision = decide(deciding, reading)
+            reading = read_layers(decoder, teacher.states_UXW, decoding).of(rows.prefix_B)
+            uniform = rows.u_exit_B, rows.u_token_B
+            decision = decide(Deciding(batch.rules, rows.rule, rows.rule_B, rows.setting_BE, *uniform), reading)
         # 4. The students run up to their exits, with their own caches; their states say what deeper layers then hold.
         with record_function("student"):
-            exit_B, hidden_BW = decision.exit_D.cpu().numpy(), streams_UXW[prefix_B, decision.exit_D]
-            exit_layer_B = batch.layers.exits[exit_B]
-            if n_students:
-                at_exit_FW, goes_on_F = hidden_BW[:n_students], exit_layer_B[:n_students] > batch.layers.fork
-                [goes_on_F1] = to_device([goes_on_F[:, None]], decoder.device)
-                entering_FW = torch.where(goes_on_F1, fork_U1W[prefix_B[:n_students], 0], at_exit_FW)
-                at_exit_FW[:] = run_to(batch.student, tokens.first(n_students, entering_FW), exit_B[:n_students])
+            exits, hidden_BW = decision.exit_D.cpu().numpy(), teacher.states_UXW[rows.prefix_B, decision.exit_D]
+            routes = send_routes(batch, exits, batch.n_students, decoding.temperature > 0, decoder.device)
+            if batch.n_students:
+                prefix_F = rows.prefix_B[: batch.n_students]
+                view = decoder.view(batch.student, rows.position_U1[prefix_F], reach)
+                student_pass(
+                    teacher, prefix_F, view, routes, batch.states, batch.layers.fork, hidden_BW[: batch.n_students]
+                )
+    step = Step(np.arange(batch.n_rows), rows.u_token_B, reading, decision, routes, hidden_BW)
     # 5. The next tokens are read where the rows exit. 6. Everything is recorded.
-    step = Step(np.arange(batch.n_rows), deciding.u_token_D, reading, decision, exit_layer_B, hidden_BW)
-    record(batch, step, take_tokens(decoder, decoding, step, n_students))
+    record(batch, step, take_tokens(decoder, decoding, step))
 
 
 @torch.inference_mode()
 def first_tokens(decoder: Decoder, decoding: Decoding, batch: Slots, slots: np.ndarray, prefilled: Prefilled) -> None:
     """Give new rows their first token, from the final layer of their prompt's pass: no exit is drawn for it."""
-    [prefix_B, u_B] = to_device([np.zeros_like(slots), batch.u_token[slots, 0]], decoder.device)
+    exits = np.full(len(slots), len(decoding.exitable_layers))
+    routes = send_routes(batch, exits, 0, decoding.temperature > 0, decoder.device)
+    [u_token_B] = to_device([batch.u_token[slots, 0]], decoder.device)
+    prefix_B = torch.zeros_like(routes.exit_B)
     reading = prefilled.reading.of(prefix_B)
     never_BE = torch.zeros_like(reading.kl_BE)
-    decision = decide(Deciding([], np.full(len(slots), NONE), never_BE, u_B, u_B))
-    exit_layer_B = np.full(len(slots), decoder.n_layers - 1)
-    step = Step(slots, u_B, reading, decision, exit_layer_B, prefilled.states_1XW[prefix_B, -1])
+    decision = decide(Deciding([], batch.rule[slots], prefix_B, never_BE, u_token_B, u_token_B))
+    step = Step(slots, u_token_B, reading, decision, routes, prefilled.states_1XW[prefix_B, -1])
     record(batch, step, take_tokens(decoder, decoding, step))
 
 
-@record_function("sampling")
-def take_tokens(decoder: Decoder, decoding: Decoding, step: Step, n_students: int = 0) -> Picked:
+def student_pass(
+    teacher: Teacher, prefix_F: Tensor, view: CacheView, routes: Routes, states: Sequence[str], fork: int,
+    hidden_FW: Tensor,
+) -> None:  # fmt: skip
+    """Run the students, and write each one's residual stream at its exit layer to `hidden_FW`, in place.
+
+    A layer runs for the rows that have not exited before it; for the others, their state says what the layer holds.
+    Rows that exit no deeper than the fork keep the teacher's stream, which `hidden_FW` holds at the start.
+    """
+    hidden_FW[:] = torch.where(routes.at_fork_F[:, None], hidden_FW, teacher.fork_UW[prefix_F])
+    for span in routes.spans:
+        going_pass = teacher.layer_pass.among(prefix_F[span.going], view.among(span.going))
+        exited = []
+        for name, out in zip(states, span.out, strict=True):
+            if len(out):
+                out_pass = teacher.layer_pass.among(prefix_F[out], view.among(out))
+                out_teacher = teacher.layer_pass.view.among(prefix_F[out])
+                exited.append((STATES[name], ExitedTokens(out_pass, hidden_FW[out, None], out_teacher, fork)))
+        going_BTW = hidden_FW[span.going, None]
+        for layer in range(span.start, span.end):
+            for state, students in exited:
+                state.fill(layer, students)
+            if len(span.going):
+                going_BTW = going_pass.block(layer, going_BTW)
+        hidden_FW[span.going] = going_BTW[:, 0]
+
+
+def take_tokens(decoder: Decoder, decoding: Decoding, step: Step) -> Picked:
     """The next tokens, from the layers that the rows exit at.
 
-    Those of greedy rows without a student, which the first `n_students` have, are known from the teacher's reading.
+    For greedy rows without a student they are known already, from the reading of all exitable layers.
     """
-    picked = step.reading.picked(step.decision.exit_D)
-    n_unread = len(step.slots) if decoding.temperature > 0 else n_students
-    if n_unread:
-        hidden_BW, layer_B, u_B = step.hidden_BW[:n_unread], step.exit_layer_B[:n_unread], step.u_token_B[:n_unread]
-        [row] = to_device([np.arange(n_unread)], decoder.device)
-        picked.put(row, read_tokens(decoder, decoding, hidden_BW, layer_B, u_B))
-    return picked
+    with record_function("sampling"):
+        picked, unread, rows_X = step.reading.picked(step.routes.exit_B), step.routes.unread, step.routes.rows_X
+        if len(unread):
+            u_B = step.u_token_B[unread]
+            rows = list(zip([*decoding.exitable_layers, decoder.n_layers - 1], rows_X, strict=True))
+            picked.put(unread, read_tokens(decoder, decoding, step.hidden_BW[unread], rows, u_B))
+        return picked
 
 
 @record_function("records")
@@ -116,4 +154,5 @@ def record(batch: Slots, step: Step, picked: Picked) -> None:
         **picked.columns(),
         **reading.columns(picked.token_B),
     }
-    batch.record(step.slots, {"exit_layer_T": step.exit_layer_B, **to_host(columns)})
+    exit_layer = batch.layers.exits[step.routes.exits]
+    batch.record(step.slots, {"exit_layer_T": exit_layer, **to_host(columns)})

@@ -13,7 +13,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from eexit.decode.layer_reading import Reader
+from eexit.decode.layer_reading import Reader, rows_after
 
 LOGITS_AT_A_TIME: Final = 1 << 23
 
@@ -28,7 +28,9 @@ class LogitsReader(Reader):
 
     def logits_at(self, hidden_CW: Tensor, layer_C: Tensor) -> Tensor:
         """Of streams after a layer each, (C, V), by a single product with the head."""
-        return self.decoder.head(self.ready_each(hidden_CW, layer_C.cpu().numpy())).float()
+        return self.decoder.head(
+            self.ready_each(hidden_CW, rows_after(layer_C.cpu().numpy(), hidden_CW.device))
+        ).float()
 
     def chunks(self, n: int) -> Iterator[slice]:
         """Slices of N positions whose logits fit in memory together."""

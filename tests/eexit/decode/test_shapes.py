@@ -62,9 +62,11 @@ PARTS = {
     step: [
         "teacher_pass",
         "decide",
-        "run_to",
+        "student_pass",
         "take_tokens",
         "record",
+        "send_rows",
+        "send_routes",
         "read_layers",
         "read_tokens",
     ],
@@ -90,7 +92,7 @@ def test_names_say_the_axes_of_what_they_hold(
     looked_at = (
         "teacher_pass",
         "decide",
-        "run_to",
+        "student_pass",
         "take_tokens",
         "record",
         "read_tokens",

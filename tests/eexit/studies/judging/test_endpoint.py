@@ -6,6 +6,7 @@ import textwrap
 import time
 from base64 import b64encode
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from random import Random
 from string import ascii_letters, digits
@@ -38,7 +39,8 @@ def ask(judge: Judge, n: int = 1, at_once: bool = False, **how: Any) -> list[Rep
                 return await asyncio.gather(*map(opened.ask, QUESTIONS[:n]), return_exceptions=True)
             return [(await asyncio.gather(opened.ask(each), return_exceptions=True))[0] for each in QUESTIONS[:n]]
 
-    return asyncio.run(all_of_them())
+    with ThreadPoolExecutor(1) as thread:  # a browser test of the same process may have left a loop running in this one
+        return thread.submit(asyncio.run, all_of_them()).result()
 
 
 def failure(judge: Judge, **how: Any) -> AskingError:
