@@ -9,7 +9,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from typing import NamedTuple
 
@@ -51,24 +50,23 @@ class InFlight(NamedTuple):
 class SweepActor:
     """Holds one generator. `do` is called with one shard at a time; meanwhile another thread answers `progress`."""
 
-    def __init__(self, make_generator: MakeGenerator) -> None:
-        """Imports what a model needs, which takes seconds, so that actors may start before it is known what to load."""
+    def __init__(
+        self, make_generator: MakeGenerator, config: SweepConfig, out: str, device: str, lease: str, token: str
+    ) -> None:
+        """`lease` is the token of the driver's lease; `token` is the actor's own, by which the driver fences it off."""
         self._make_generator = make_generator
+        self._config = config
+        self._device = device
+        self._lease = lease
+        self._token = token
+        self._store = open_store(out)
         self._metrics = Metrics()
         self._in_flight = InFlight()
         self._rows = 0
         log_to_stderr()
-        if make_generator is model_generator:
-            with suppress(Exception):  # loading raises it again: Ray passes on a constructor's as text only
-                import eexit.generator  # noqa: F401
 
-    def load(self, config: SweepConfig, out: str, device: str, lease: str, token: str) -> None:
-        """Load the generator.
-
-        `lease` is the token of the driver's lease; `token` is the actor's own, by which the driver fences it off.
-        """
-        self._config, self._device, self._lease, self._token = config, device, lease, token
-        self._store = open_store(out)
+    def load(self) -> None:
+        """Load the generator. This is not in the constructor, whose exceptions Ray would pass on as text only."""
         if not self._store.has(MANIFEST):
             node = ray.util.get_node_ip_address()
             raise UsageError(

@@ -15,6 +15,7 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from cluster.actor import MakeGenerator
 from cluster.console import interruption
 from cluster.console.display import sweep_progress
 from cluster.console.events import log
@@ -23,7 +24,7 @@ from cluster.failures import Kind, ShardFailure, failure_of_actor, failure_of_ca
 from cluster.liveness import Liveness
 from cluster.pool import Pool
 from cluster.shards import Shard, halve
-from cluster.worker import Hiring, Worker
+from cluster.worker import Worker, hire
 from eexit.messages.errors import SweepStopped, UsageError
 from eexit.messages.progress import Display, Progress
 from eexit.messages.wording import counted
@@ -53,7 +54,7 @@ class Driver:
         pools: Sequence[Pool],
         display: Display,
         lease: Lease,
-        hiring: Hiring,
+        make_generator: MakeGenerator,
         own_ray: bool,
     ) -> None:
         """`shards` hold the runs that have not landed yet, and are consumed as needed; `n_done` runs have landed.
@@ -70,7 +71,7 @@ class Driver:
         self._display = display
         self._lease = lease
         self._timeout = job.timeout
-        self._own_ray, self._hiring = own_ray, hiring
+        self._own_ray = own_ray
         self._again: deque[Shard] = deque()
         self._most = self._planned  # runs per shard; lowered when a shard runs out of memory
         self._workers: list[Worker] = []
@@ -81,7 +82,7 @@ class Driver:
         self._looked = 0.0
         # Runs carry their prompts, so that actors need not get all prompts of the sweep.
         lean = job.config.model_copy(update={"prompts": job.config.prompts[:1]})
-        self._arguments = (lean, location, job.device, lease.token)
+        self._arguments = (make_generator, lean, location, job.device, lease.token)
 
     def drive(self) -> Tally:
         """Land every run; returns how many landed, with their errors and tokens.
@@ -91,7 +92,7 @@ class Driver:
         liveness = Liveness(self._own_ray, self._pools, self._display.say)
         try:
             wanted = [pool for pool in self._pools for _ in range(pool.actors)][: self._left]
-            self._workers = [self._hire(pool) for pool in wanted]
+            self._workers = [hire(pool, self._arguments) for pool in wanted]
             self._display.say(f"loading the model on {counted(len(self._workers), 'actor')}")
             while self._left:
                 self._feed()
@@ -104,9 +105,6 @@ class Driver:
             with suppress(OSError, pa.ArrowException, UsageError):  # the next driver clears what this one can't
                 clear_debris(self._store)
         return self._tally
-
-    def _hire(self, pool: Pool) -> Worker:
-        return self._hiring.hire(pool, self._arguments)
 
     @property
     def _left(self) -> int:
@@ -164,7 +162,7 @@ class Driver:
     def _landed(self, shard: Shard, tally: Tally) -> None:
         self._tally += tally
         while self._vacant:
-            self._workers.append(self._hire(self._vacant.pop()))
+            self._workers.append(hire(self._vacant.pop(), self._arguments))
         if tally.errors:
             self._breaker.environment_worked()
         else:
@@ -211,7 +209,7 @@ class Driver:
                 blamed = True
                 self._failed(shard, failure)
         if self._left:
-            self._workers.append(self._hire(worker.pool))
+            self._workers.append(hire(worker.pool, self._arguments))
 
     def _not_loaded(self, worker: Worker, failure: ShardFailure) -> None:
         reason = f"an actor could not load the model: {failure.reason}"
@@ -221,7 +219,7 @@ class Driver:
             self._vacant.append(worker.pool)
         else:
             self._breaker.environment_failed("loading", reason)
-            self._workers.append(self._hire(worker.pool))
+            self._workers.append(hire(worker.pool, self._arguments))
 
     def _failed(self, shard: Shard, failure: ShardFailure) -> None:
         """Try a shard again, then parts of it; in the end, land its only run as an error."""

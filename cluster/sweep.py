@@ -17,7 +17,6 @@ from cluster.locations import location_for_all
 from cluster.pool import plan_pools, shortages
 from cluster.session import Session, ray_session
 from cluster.shards import cut, rows_for
-from cluster.worker import Hiring
 from eexit.messages.errors import SweepStopped, UsageError
 from eexit.messages.explaining import explain
 from eexit.messages.locations import shown
@@ -128,9 +127,9 @@ def run_sweep(
     except ValidationError as error:
         raise UsageError(explain(error, set(), Path("run_sweep"), FIELDS)) from error
     location = location_for_all(job.out)
-    store, n_planned, hiring = open_store(location), count_runs(config), Hiring(make_generator)
+    store, n_planned = open_store(location), count_runs(config)
     with ExitStack() as on_ray:
-        manifest, memory, session = _prepare(job, store, look, hiring, display, on_ray)
+        manifest, memory, session = _prepare(job, store, look, display, on_ray)
         with hold(store) as lease, written(store, manifest):
             found, said = _look_through(store, [])
             tally = Tally()
@@ -138,7 +137,7 @@ def run_sweep(
                 display.say(f"nothing is left to do: {counted(n_planned, 'run')} landed in {shown(job.out)}")
             else:
                 session = session or on_ray.enter_context(ray_session(display.say))
-                tally = _drive(job, location, lease, found, memory, display, hiring, session)
+                tally = _drive(job, location, lease, found, memory, display, make_generator, session)
                 on_ray.close()
                 found, _ = _look_through(store, said)
         missing = n_planned - len(found.done) - found.n_errors
@@ -149,17 +148,12 @@ def run_sweep(
 
 
 def _prepare(
-    job: SweepJob,
-    store: Store,
-    look: Callable[[SweepConfig, int], ModelFacts],
-    hiring: Hiring,
-    display: Display,
-    on_ray: ExitStack,
+    job: SweepJob, store: Store, look: Callable[[SweepConfig, int], ModelFacts], display: Display, on_ray: ExitStack
 ) -> tuple[Manifest, Memory | None, Session | None]:
     """Refuse what can't work before anything is loaded or written; returns the manifest and the memory of an actor.
 
-    Where nothing has landed yet, Ray and a first actor start while another process looks at the model: each takes
-    seconds. `on_ray` then holds that session, which is the third result. Raises `UsageError`.
+    Where nothing has landed yet, Ray starts while another process looks at the model: each takes seconds. `on_ray`
+    then holds that session, which is the third result. Raises `UsageError`.
     """
     refuse_for_results(store, f"--out {shown(job.out)}")
     store.probe()
@@ -170,8 +164,6 @@ def _prepare(
     with looking(look, job.config, job.rows_per_shard) as facts:
         display.say("looking at the model")
         session = None if held else on_ray.enter_context(ray_session(display.say))
-        if session and session.is_own:
-            hiring.start_early(plan_pools(job, session.nodes, nodes_may_come=False)[0])
         model, exitable_layers, memory = facts()
     manifest = make_manifest(job.config, model, exitable_layers)
     if held:
@@ -216,7 +208,7 @@ def _drive(
     found: Survey,
     memory: Memory | None,
     display: Display,
-    hiring: Hiring,
+    make_generator: MakeGenerator,
     session: Session,
 ) -> Tally:
     """Do the runs that have not landed, on Ray."""
@@ -234,4 +226,6 @@ def _drive(
             display.say(line)
         rows = rows_for(n_planned, sum(pool.actors for pool in pools), job.rows_per_shard)
         shards = cut(plan_runs(job.config), found.done, rows)
-        return Driver(job, location, shards, n_done, pools, display, lease, hiring, session.is_own).drive()
+        return Driver(
+            job, location, shards, n_done, pools, display, lease, make_generator, own_ray=session.is_own
+        ).drive()

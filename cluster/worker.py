@@ -1,7 +1,7 @@
 """The driver's view of an actor."""
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 from uuid import uuid4
@@ -9,7 +9,7 @@ from uuid import uuid4
 import ray
 from ray.exceptions import RayError
 
-from cluster.actor import InFlight, MakeGenerator, SweepActor
+from cluster.actor import InFlight, SweepActor
 from cluster.pool import ACCELERATOR, Pool
 from cluster.shards import Shard
 
@@ -116,35 +116,10 @@ def as_actor(pool: Pool) -> Any:
     )
 
 
-@dataclass
-class Hiring:
-    """Starts a sweep's actors, one of them before it is known what memory they need: it holds nothing until then."""
-
-    make_generator: MakeGenerator
-    early: tuple[Any, Pool] | None = None  # an actor that waits for its work
-
-    def start_early(self, pool: Pool) -> None:
-        self.early = self._started(pool), pool
-
-    def hire(self, pool: Pool, arguments: tuple[Any, ...]) -> Worker:
-        """Ask Ray for one more actor of `pool`, which starts as soon as there are resources for it.
-
-        The early one is taken if it is like it, and ends if it is not. `arguments` are those of the actor's `load`, but
-        for the token.
-        """
-        token, handle = uuid4().hex, self._early_one(pool) or self._started(pool)
-        worker = Worker(handle, pool, token, loading=handle.load.remote(*arguments, token))
-        worker.ask()
-        return worker
-
-    def _started(self, pool: Pool) -> Any:
-        return as_actor(pool)(SweepActor).remote(self.make_generator)
-
-    def _early_one(self, pool: Pool) -> Any:
-        if self.early is None:
-            return None
-        (handle, like), self.early = self.early, None
-        if replace(pool, memory=like.memory, actors=like.actors) == like:
-            return handle
-        ray.kill(handle)
-        return None
+def hire(pool: Pool, arguments: tuple[Any, ...]) -> Worker:
+    """Ask Ray for one more actor of `pool`; it starts as soon as there are resources for it."""
+    token = uuid4().hex
+    handle = as_actor(pool)(SweepActor).remote(*arguments, token)
+    worker = Worker(handle, pool, token, loading=handle.load.remote())
+    worker.ask()
+    return worker

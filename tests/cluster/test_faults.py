@@ -19,7 +19,6 @@ from driving import (
     assert_complete,
     assert_same,
     assert_undisturbed,
-    children_named,
     drive,
     is_alive,
     look_here,
@@ -109,6 +108,19 @@ def test_a_real_model_gives_the_same_rows_here_with_3_actors_and_with_2_one_of_t
         other_generations, other_tokens = read_both(tmp_path / other)
         assert_same(generations, other_generations, ["run_id"])
         assert_same(tokens, other_tokens, ["run_id", "position"])
+
+
+def children_named(name: str) -> list[int]:
+    """Processes below this one that call themselves so, as Ray's actors do."""
+    lines = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    parents = {int(line.split()[0]): (int(line.split()[1]), line) for line in lines.splitlines()}
+
+    def is_ours(pid: int) -> bool:
+        while pid in parents and pid != os.getpid():
+            pid = parents[pid][0]
+        return pid == os.getpid()
+
+    return [pid for pid, (_, line) in parents.items() if f"ray::{name}" in line and is_ours(pid)]
 
 
 def test_a_driver_that_is_killed_goes_on_without_orphans_or_temporary_files(

@@ -2,7 +2,6 @@
 
 import io
 import os
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -96,19 +95,6 @@ def alone(generations: pd.DataFrame, prompt: str) -> pd.DataFrame:
 
 def actor_pids(folder: Path) -> list[int]:
     return [int(path.name.split("-")[1]) for path in folder.glob("loaded-*")]
-
-
-def children_named(name: str) -> list[int]:
-    """Processes below this one that call themselves so, as Ray's actors do."""
-    lines = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
-    parents = {int(line.split()[0]): (int(line.split()[1]), line) for line in lines.splitlines()}
-
-    def is_ours(pid: int) -> bool:
-        while pid in parents and pid != os.getpid():
-            pid = parents[pid][0]
-        return pid == os.getpid()
-
-    return [pid for pid, (_, line) in parents.items() if f"ray::{name}" in line and is_ours(pid)]
 
 
 def is_alive(pid: int) -> bool:

@@ -209,8 +209,8 @@ def test_who_lost_its_lease_stops_and_its_actors_land_nothing(store: Store, monk
         wait_until(is_lost)
         config = sweep_of("m", "one")
         store.publish(MANIFEST, b"{}")
-        actor = SweepActor(lambda config, device: Instant(config))
-        actor.load(config, store.root, "cpu", lease.token, "me")
+        actor = SweepActor(lambda config, device: Instant(config), config, store.root, "cpu", lease.token, "me")
+        actor.load()
         with pytest.raises(LandingError, match="has another driver now"):
             actor.do(list(plan_runs(config)))
     assert json.loads(store.read(LEASE) or b"")["host"] == "another-host"  # not ours to remove
@@ -223,8 +223,8 @@ def test_an_actor_that_was_given_up_lands_nothing_when_it_wakes_up(store: Store)
     with hold(store) as lease:
 
         def actor(token: str, meanwhile: Callable[[], None]) -> SweepActor:
-            made = SweepActor(lambda *_: Instant(config, meanwhile))
-            made.load(config, store.root, "cpu", lease.token, token)
+            made = SweepActor(lambda *_: Instant(config, meanwhile), config, store.root, "cpu", lease.token, token)
+            made.load()
             return made
 
         def while_frozen() -> None:
