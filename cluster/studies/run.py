@@ -61,19 +61,21 @@ def run_study(
     sweep.store.probe("the folder")
     study = plan(sweep, results)
     call, units = Call(study, sweep.store), study.units()
-    if not call.left(units, display):
+    left = call.left(units, display)
+    if not left:
         display.say(f"nothing is left to do: {study.table.name} has all of it")
         return Studied(study, call.landed(units))
     if not study.needs_model:
         if study.opening:
             display.say(study.opening)
-        _in_order(call, units, study.do, display)
+        _in_order(call, left, study.do, display)
         return Studied(study, call.landed(units), call.failures)
     refuse_changed_model(sweep, results, look(study.config, 1)[0])
     from cluster.studies.own_node import own_actor  # here, since Ray takes a second to import
 
     with own_actor(study, device, display) as actor:
-        _in_order(call, actor.call("units"), partial(actor.call, "do"), display)
+        can_be_done = [unit for unit in actor.call("units") if not call.has_landed(unit)]
+        _in_order(call, can_be_done, partial(actor.call, "do"), display)
     return Studied(study, call.landed(units), call.failures)
 
 
@@ -92,14 +94,17 @@ class Call:
         if any(unit.unit_id for unit in units):
             for name, aside in self.study.table.set_damaged_aside(self.store):
                 display.say(f"{name} is damaged: it is now in {aside}, and what it held is {self.study.again}")
-        return [unit for unit in units if not (unit.unit_id and self.store.has(self.study.table.file(unit.unit_id)))]
+        return [unit for unit in units if not self.has_landed(unit)]
+
+    def has_landed(self, unit: Unit) -> bool:
+        return bool(unit.unit_id) and self.store.has(self.study.table.file(unit.unit_id))
 
     def landed(self, units: Sequence[Unit]) -> Sequence[Row]:
         """The rows of these units, in order; of those with an id, whichever call has published them."""
         order = {unit.unit_id: rank for rank, unit in enumerate(units) if unit.unit_id}
         if not order:
             return self.rows
-        id_column = self.study.table.columns[0].name
+        id_column = self.study.table.id_column
         ours = [row for row in self.study.table.read(self.store).to_pylist() if row[id_column] in order]
         return sorted(ours, key=lambda row: order[row[id_column]])  # stable: the rows of a unit keep their order
 
@@ -110,8 +115,7 @@ class Call:
             return
         file_id = unit.unit_id or self.call_id
         rows = self.study.rows(unit, [done.result for done in parts])
-        named = {column: file_id for column in [self.study.table.id_column] if column}
-        new = [{**named, "started": began, **row} for row in rows]
+        new = self.study.table.named(file_id, [{"started": began, **row} for row in rows])
         self.rows += new
         if new:
             self.study.table.publish(self.store, file_id, new if unit.unit_id else self.rows)
@@ -121,9 +125,8 @@ class Call:
         display.say(f"{unit.name} failed: {reason}")
 
 
-def _in_order(call: Call, units: Sequence[Unit], do: Callable[[Part], Done], display: Display) -> None:
-    """All units that are left, one after the other."""
-    left = call.left(units, display)
+def _in_order(call: Call, left: Sequence[Unit], do: Callable[[Part], Done], display: Display) -> None:
+    """These units, one after the other."""
     planned = sum(part.size for unit in left for part in unit.parts)
     size, tokens, began = 0.0, 0, datetime.now(UTC)
     with display:

@@ -51,8 +51,12 @@ class Table:
 
     def publish(self, store: Store, file_id: str, rows: Sequence[Row]) -> None:
         """Publish these rows as the file of this id, in place of the one that was there. Raises `OSError`."""
+        store.publish(self.file(file_id), self.encode(self.named(file_id, rows)))
+
+    def named(self, file_id: str, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        """These rows with what their file is named after, in the column that has it."""
         named = {self.id_column: file_id} if self.id_column else {}
-        store.publish(self.file(file_id), self.encode([dict(row) | named for row in rows]))
+        return [{**row, **named} for row in rows]
 
     def read(self, location: Location) -> pa.Table:
         """The rows that count, by when their calls began (`started`).

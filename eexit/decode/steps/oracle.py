@@ -96,10 +96,16 @@ def first_tokens(decoder: Decoder, decoding: Decoding, batch: Slots, slots: np.n
     [u_token_B] = to_device([batch.u_token[slots, 0]], decoder.device)
     prefix_B = torch.zeros_like(routes.exit_B)
     reading = prefilled.reading.of(prefix_B)
-    never_BE = torch.zeros_like(reading.kl_BE)
-    decision = decide(Deciding([], batch.rule[slots], prefix_B, never_BE, u_token_B, u_token_B))
+    decision = undecided(routes.exit_B, reading.kl_BE)
     step = Step(slots, u_token_B, reading, decision, routes, prefilled.states_1XW[prefix_B, -1])
     record(batch, step, take_tokens(decoder, decoding, step))
+
+
+def undecided(final_B: Tensor, kl_BE: Tensor) -> Decision:
+    """The decision of rows that draw no exit: the final layer has probability 1."""
+    prob_BX = kl_BE.new_zeros(len(kl_BE), kl_BE.shape[1] + 1)
+    prob_BX[:, -1] = 1
+    return Decision(torch.full_like(kl_BE, torch.nan), prob_BX, final_B)
 
 
 def student_pass(
