@@ -4,15 +4,16 @@
     python jobs/choose.py results/mine --risk answers --at-most 0.02 --confidence 0.9 --rules confidence entropy
     python jobs/choose.py results/mine --risk perplexity --modes frozen_residual --cost depth
 
-A risk is the expected loss of a prompt, between 0 and 1: what counts as a loss is printed. The settings of each mode
-and rule are tested from the conservative end of the rule's parameter to the bold one, until one can't be certified
-(Learn-then-Test, Angelopoulos et al. 2021); several modes and rules share the error. The guarantee holds for prompts
-that are drawn as these were, and for this call: whoever tries several bounds and keeps the best has to share the error
-among the calls.
+A risk is the expected loss of a prompt, between 0 and 1: what counts as a loss is printed. Settings are tested from
+safe to bold, until one can't be certified (Learn-then-Test, Angelopoulos et al. 2021). Their order comes from a pilot:
+settings that none beats in both loss and cost (Pareto testing, Laufer-Goldshtein et al. 2023). The guarantee holds for
+prompts that are drawn as these were, and for this call: whoever tries several bounds and keeps the best has to share
+the error among the calls. What is asked is written down before it is answered, and counted.
 
-Three in four prompts choose, by a hash of their text. The others check the choice. Beside it stands the naive choice,
-the cheapest setting whose mean loss is within the bound, which has no guarantee. Each call adds a file to the folder
-choices beside the results.
+By a hash of their text, or of their group where they name one, one in four prompts checks the choice, one in four of
+the others is the pilot, and all others choose; with --pilot or another --order, these are three in four. Beside it
+stands the naive choice, the cheapest setting whose mean loss is within the bound, which has no guarantee. No setting is
+chosen that costs as much as full depth. Each call adds a file to the folder choices beside the results.
 """
 
 import sys
@@ -23,8 +24,10 @@ from cluster.console.command import command
 from cluster.console.flags import Parser
 from cluster.studies.run import run_study
 from eexit.messages.progress import Silence
+from eexit.quality.learn_then_test import ORDERS, PARETO
+from eexit.quality.risk_tests import RISK_TESTS
 from eexit.quality.risks import RISKS
-from eexit.studies.choosing.evidence import COSTS, ChoiceQuestion
+from eexit.studies.choosing.question import COSTS, ChoiceQuestion
 from eexit.studies.choosing.study import ChoosingStudy
 
 COLUMNS = 110  # of what is not printed on a terminal, so that long keys need not be folded
@@ -35,7 +38,16 @@ def main(arguments: Sequence[str]) -> int:
     """0: a setting is chosen. 1: none can be certified, or it stopped. 2: the input can't be used."""
     flags = read_flags(arguments)
     question = ChoiceQuestion(
-        flags.risk, flags.at_most, flags.confidence, flags.cost, flags.modes, flags.rules, flags.configurations
+        flags.risk,
+        flags.at_most,
+        flags.confidence,
+        flags.cost,
+        flags.modes,
+        flags.rules,
+        flags.configurations,
+        flags.test,
+        flags.order,
+        flags.pilot,
     )
     done = run_study(
         flags.results,
@@ -62,6 +74,20 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         choices=tuple(COSTS),
         default="run",
         help="; ".join(f"{name}: {c.definition}" for name, c in COSTS.items()),
+    )
+    parser.add_argument(
+        "--test", choices=tuple(RISK_TESTS), help="(default: exact where all losses are 0 or 1, else betting)"
+    )
+    parser.add_argument(
+        "--order",
+        choices=ORDERS,
+        default=PARETO,
+        help="pareto: one sequence over all modes and rules, as a pilot orders them; else one for each mode and rule, "
+        "from the conservative parameter to the bold one: passed-on: one that is through passes its part of the error "
+        "on; equal: none does (default: pareto)",
+    )
+    parser.add_argument(
+        "--pilot", metavar="RESULTS", help="finished sweep of other prompts that gives the order (default: a part)"
     )
     for flag, what in (("--modes", "MODE"), ("--rules", "RULE"), ("--configurations", "KEY")):
         parser.add_argument(flag, nargs="+", default=(), metavar=what, help="choose among these only (default: all)")

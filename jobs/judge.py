@@ -72,7 +72,8 @@ def finish(results: str, plan: JudgingPlan, summary: JudgingSummary) -> int:
     rows = JUDGEMENTS.read(plan.store).to_pylist()
     of_judge = [row for row in rows if (row["judge"], row["rubric"]) == (plan.judge, RUBRIC)]
     console = console_of(COLUMNS)
-    console.print(judgements_table(by_configuration(of_judge, plan.keys), len({row["seed"] for row in of_judge})))
+    found = by_configuration(of_judge, plan.keys, plan.groups)
+    console.print(judgements_table(found, len({row["seed"] for row in of_judge})))
     print("\n".join(in_pandas(results, is_paired=any(row["preferred"] is not None for row in of_judge))))
     if summary.errors:
         failed = f"{counted(summary.errors, 'run')} got no judgement, such as: {summary.reason}"

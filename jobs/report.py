@@ -10,7 +10,7 @@ python jobs/report.py early_exit_analysis.json
 
 import sys
 import webbrowser
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from rich.console import Console
 
 from cluster.console.command import command
 from cluster.console.flags import Parser, whole
+from eexit.quality.estimates import MARGIN
 from eexit.results.layout import REPORT
 from eexit.results.store.whereabouts import refuse_for_file
 from reports import NotASweepError, build_report, generate_multi_prompt_html_visualization, load_results_json
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
 
         return serve(flags.results, flags.serve, flags.ids or flags.prompts)
     with Console(stderr=True).status("") as status:
-        path = write(flags.results, flags.out, flags.ids or flags.prompts, status.update)
+        path = write(flags.results, flags.out, flags.ids or flags.prompts, flags.margin, status.update)
     print(path)
     if flags.open:
         webbrowser.open(path.resolve().as_uri())
@@ -47,6 +48,13 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     parser.add_argument("--out", help=f"the file to write (default: {REPORT} in the sweep's folder)")
     parser.add_argument("--open", action="store_true", help="open it in the browser")
     parser.add_argument("--serve", nargs="?", type=int, const=8000, metavar="PORT", help="serve it to this machine")
+    parser.add_argument(
+        "--margin",
+        type=_margin,
+        default=MARGIN,
+        metavar="SHARE",
+        help=f"what a setting may be worse than full depth and count as good as it (default: {MARGIN})",
+    )
     held = parser.add_mutually_exclusive_group()
     held.add_argument("--prompts", type=whole, default=MOST, metavar="N", help=f"prompts to hold (default: {MOST})")
     held.add_argument("--ids", nargs="+", metavar="ID", help="the prompts to hold")
@@ -54,7 +62,17 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     return flags
 
 
-def write(results: str, out: str | None, prompts: int | list[str], progress: Progress) -> Path:
+def _margin(text: str) -> float:
+    try:
+        margin = float(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"must be a number, got {text}") from error
+    if not 0 < margin < 1:
+        raise ArgumentTypeError(f"must be above 0 and below 1, as in 0.02 for two points, got {text}")
+    return margin
+
+
+def write(results: str, out: str | None, prompts: int | list[str], margin: float, progress: Progress) -> Path:
     if out is not None:
         refuse_for_file(out, "--out", is_report=True)
     if results.endswith(".json"):
@@ -64,7 +82,7 @@ def write(results: str, out: str | None, prompts: int | list[str], progress: Pro
         return generate_multi_prompt_html_visualization(drawn, out or Path(results).with_suffix(".html"))
     if out is None and "://" in results:
         raise NotASweepError(f"{results} is not a local folder: say where the report goes with --out FILE")
-    return build_report(results, out or Path(results) / REPORT, prompts=prompts, progress=progress)
+    return build_report(results, out or Path(results) / REPORT, prompts=prompts, margin=margin, progress=progress)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from cluster.console.command import command
 from cluster.console.display import open_display
 from cluster.console.flags import study_flags, study_parser, whole
 from cluster.studies.run import run_study
+from eexit.quality.estimates import MIN_ROUNDS
 from eexit.results.study_tables import TIMINGS
 from eexit.studies.timing.plan import make_plan
 
@@ -70,7 +71,13 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         "failed or leave no room are left out (default: 8)",
     )
     parser.add_argument("--tokens", type=whole, metavar="N", help="tokens of each row (default: the sweep's most)")
-    parser.add_argument("--rounds", type=whole, default=5, metavar="N", help="how often to time each (default: 5)")
+    parser.add_argument(
+        "--rounds",
+        type=whole,
+        default=MIN_ROUNDS,
+        metavar="N",
+        help=f"how often to time each (default: {MIN_ROUNDS}, the least for an interval)",
+    )
     return study_flags(parser, arguments)
 
 

@@ -39,10 +39,17 @@ UNTIMED: Final = "Realised savings were not measured: python jobs/timings.py RES
 
 # Of quality.
 ANSWERS: Final = "Answers: normal gets {share} right (n = {n})."
-NONE_KEEPS: Final = "It is certainly less with each of the {settings} of rules that a deployed model can follow."
-SOME_KEEP: Final = "It is not certainly less with {kept} of the {settings} of rules that a deployed model can follow."
+KEEPS_NONE: Final = (
+    "Of the {settings} tried that a deployed model can follow, none is shown to be at most {margin} worse."
+)
+KEEPS_SOME: Final = (
+    "Of the {settings} tried that a deployed model can follow, {kept} are at most {margin} worse, by their interval's "
+    "end."
+)
 CHEAPEST_KEPT: Final = "Of these, {setting} costs least: it {saved}, at {difference}."
-KEEPS: Final = "{mode}: {kept} not certainly below normal in {name} (differences paired over {n})."
+KEPT_COST_MORE: Final = "None of these costs less than full depth."
+PAIRS: Final = "It alone is right on {gained}, and normal alone on {lost} (McNemar: p = {p})."
+KEEPS: Final = "{mode}: {kept} at most {margin} below normal in {name}, by their interval's end (paired over {n})."
 CONTROL_KEEPS: Final = "Its control, with random exits at the same depths, is at {difference}."
 WINS: Final = "Its win rate over normal is {share}."
 BELOW: Final = "{mode}: at every setting of {rules}, {name} is certainly below that of normal."
@@ -61,6 +68,12 @@ JUDGED_BY: Final = "Judged by {judges}."
 JUDGES_AVERAGED: Final = "The losses that they give a text are averaged."
 NORMAL_ANSWERS: Final = "normal answers {share} of them correctly."
 MOST_TO_LOSE: Final = "No more than that can be lost."
+SHARE_OF_RIGHT: Final = "A loss of {at_most} of all prompts is up to {share} of those that normal gets right."
+GROUPED: Final = "{prompts} belong to {groups}, each of which counts once."
+GROUPS_OF_ONE: Final = "No group has two prompts, so that groups change nothing."
+PILOT: Final = (
+    "The order comes from {n} of a pilot, which choose nothing: {settings} that none beats in both loss and cost."
+)
 NORMAL_LOSES: Final = "normal itself has a mean loss of {mean}, since this sweep samples its tokens."
 FAILED_IS_LOST: Final = "{runs} failed: each is a loss of 1, since no prompt may be left out."
 FAILED_NORMAL: Final = "{n} of these are of normal: settings are compared with the best that it could have said."
@@ -68,16 +81,22 @@ UNJUDGED: Final = "{texts} got no usable judgement, and have the worst score, or
 ASK_AGAIN: Final = "jobs/judge.py asks for them again."
 LEFT_OUT: Final = "Left out: {what}."
 SHARED_ERROR: Final = "{families} families of settings share the error of {error}: {each} for each (Bonferroni)."
+PASSED_ON: Final = "A family that is through passes its part on to the others."
+NTH_QUESTION: Final = (
+    "It is question {number} about these prompts: the guarantee is for this answer, not for the best of several."
+)
 STOPPED: Final = "{family} stopped at {setting}: its mean loss is {mean} over {n}."
 STOPPED_WITHOUT: Final = "{family} stopped at {setting}: no prompt for choosing has a loss there."
-WOULD_DO: Final = "If it stays so, {enough} prompts for choosing would do, which is a sweep of about {in_all}."
-NONE_WOULD_DO: Final = "That is not below the bound: if it stays so, no number of prompts would do."
+WOULD_DO: Final = (
+    "If it stays so, {enough} prompts for choosing would do with a chance of 80%, which is a sweep of about {in_all}."
+)
+NONE_WOULD_DO: Final = "If it stays so, no number of prompts that can be asked for would do."
 
 # What was chosen, and how that does on prompts that chose nothing.
 CHOSEN: Final = "Certified: {setting}, the cheapest that is, at {cost} of full depth: {definition}."
 GUARANTEE: Final = "With {confidence} confidence, over prompts like these, {bound} is at most {at_most}."
 TESTED: Final = "n = {n}, mean {mean}, p = {p}."
-SAVES_NOTHING: Final = "It saves nothing: normal costs no more, and needs no guarantee."
+NONE_SAVES_ANYTHING: Final = "Certified: {settings}, but none costs less than full depth."
 IS_AN_ORACLE: Final = "It is an oracle, which looks at the final layer: at run time it saves nothing."
 REALISED: Final = "Realised: {times} times as fast as normal with {rows} at a time (jobs/timings.py)."
 UNREALISED: Final = "How long it really takes was not measured: python jobs/timings.py RESULTS does that."
@@ -94,7 +113,9 @@ UNCHECKED: Final = "No prompt for reporting has a loss, so that nothing checks i
 NAIVE: Final = "The naive choice, the cheapest whose mean is within the bound, is {setting}: mean {mean}, cost {cost}."
 NO_GUARANTEE: Final = "It has no guarantee."
 NAIVE_IS_THE_SAME: Final = "The naive choice, the cheapest whose mean is within the bound, is the same."
-NAIVE_IS_NONE: Final = "There is no naive choice either: no setting has a mean within the bound."
+NAIVE_IS_NONE: Final = (
+    "There is no naive choice either: no setting that costs less than full depth has a mean within the bound."
+)
 QUESTIONS: Final = "{questions} were asked of jobs/choose.py: each guarantee holds for its own question."
 BEST_OF_SEVERAL: Final = "None holds for the best of several answers."
 LATEST_ARE_TOLD: Final = "The latest {n} of them are told."

@@ -63,7 +63,7 @@ def _compiles(pattern: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_encodable)]
-Answer = Annotated[Text | None, BeforeValidator(_as_text)]
+Cell = Annotated[Text | None, BeforeValidator(_as_text)]
 Pattern = Annotated[Annotated[Text, AfterValidator(_compiles)] | None, BeforeValidator(_as_text)]
 Int = Annotated[int, BeforeValidator(_number)]
 Float = Annotated[float, BeforeValidator(_number)]
@@ -76,13 +76,15 @@ class Prompt:
     """One prompt. `system` None means the sweep's system prompt. It has slots, since a sweep may have a million.
 
     Texts are marked as right or wrong if there is an `answer` or an `answer_pattern`: see `eexit.quality.answers`.
+    Prompts that depend on each other, such as variants of one question, name the same `group`, which then counts once.
     """
 
     id: Text
     prompt: Text
     system: Text | None = None
-    answer: Answer = None
+    answer: Cell = None
     answer_pattern: Pattern = None
+    group: Cell = None
 
 
 def _finite(kl_factor: float) -> float:

@@ -186,6 +186,14 @@ def depends_on_seed(configuration: Configuration, temperature: float | None) -> 
     return temperature != 0
 
 
+def gives_its_exits(configuration: Configuration) -> bool:
+    """Whether its exits follow from it alone, whatever the tokens: all at one layer, or none at all."""
+    if not isinstance(configuration, Exit):
+        return True
+    rule = RULES.get(configuration.rule)
+    return rule is not None and not rule.sees and not rule.draws
+
+
 def hashed(configuration: Configuration) -> dict[str, Any]:
     """What ids are hashes of: these four, whichever kind it is, so that a sweep that was interrupted can go on."""
     of = asdict(configuration)

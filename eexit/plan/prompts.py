@@ -22,7 +22,7 @@ from eexit.messages.errors import UsageError, first_line
 from eexit.messages.locations import shown
 from eexit.plan.config import Prompt
 
-COLUMNS = ("prompt", "id", "system", "answer", "answer_pattern")
+COLUMNS = ("prompt", "id", "system", "answer", "answer_pattern", "group")
 # Where a row is in its file, for error messages, and the row itself.
 Row = tuple[str, Mapping[str, object]]
 
@@ -68,7 +68,12 @@ def _prompt(row: Mapping[str, object], index: int, where: str) -> Prompt:
     id_ = str(index) if name in (None, "") else name
     texts: dict[str, Any] = dict(zip(COLUMNS, (prompt, id_, *others), strict=True))
     for column, value in texts.items():
-        if column == "answer" and isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value):
+        if (
+            column in ("answer", "group")
+            and isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and isfinite(value)
+        ):
             continue
         if value is not None and not isinstance(value, str):
             raise UsageError(f"{where}: {column} must be text, got {value!r}")

@@ -3,17 +3,44 @@
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
 ONE_IN: Final = 4  # prompts is for reporting
 SAMPLE: Final = "representative"
 _SORTED_ID: Final = re.compile(r"(.+)[-_:/.]\d+")
 
 
-def for_reporting(prompt: str) -> bool:
-    """Whether what is reported of a chosen setting is measured on this prompt: one in four. The others choose it."""
-    return is_drawn(prompt, "reporting", ONE_IN)
+def for_reporting(unit: str) -> bool:
+    """Whether what is reported of a chosen setting is measured on this prompt: one in four. The others choose it.
+
+    A unit is a prompt's text or, where prompts name a group, that: all prompts of a group are on the same side.
+    """
+    return is_drawn(unit, "reporting", ONE_IN)
+
+
+def for_pilot(unit: str) -> bool:
+    """Whether this prompt says in which order settings are tested: one in four of those that are not for reporting."""
+    return not for_reporting(unit) and is_drawn(unit, "pilot", ONE_IN)
+
+
+def groups(prompts: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """prompt id → the group that it is one of, for prompts that name one (`group`).
+
+    Prompts of a group depend on each other, so that they say less than as many independent ones: a group counts once.
+    """
+    return {prompt["id"]: f"group {prompt['group']}" for prompt in prompts if prompt.get("group")}
+
+
+def units(prompts: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """prompt id → what is counted as one: the prompt's group or, if it names none, its text."""
+    prompts = list(prompts)
+    return {prompt["id"]: prompt["prompt"] for prompt in prompts} | groups(prompts)
+
+
+def shuffled(units: Sequence[str]) -> list[int]:
+    """The indices of units in an order that depends on nothing but their texts."""
+    return sorted(range(len(units)), key=lambda index: _hash(units[index], "order"))
 
 
 def is_drawn(prompt: str, salt: str, one_in: int) -> bool:

@@ -2,105 +2,70 @@
 Jordan and Lei 2021, arXiv 2110.01052).
 
 The *risk* of a setting is its expected loss over prompts, and the loss of a prompt lies in [0, 1]. For each setting,
-the hypothesis that its risk is above a bound is tested, and a setting whose hypothesis is rejected is *certified*. What
-has to be small is the chance that any setting is certified whose risk is above the bound (the family-wise error δ, one
-minus the confidence). Then it does not matter how one of the certified settings is picked: with confidence 1 − δ the
-bound holds for all of them, and so for the cheapest too. Picking the cheapest of those whose mean loss happens to be
-below the bound has no such guarantee.
+the hypothesis that its risk is above a bound is tested (`eexit.quality.risk_tests`), and a setting whose hypothesis is
+rejected is *certified*. What has to be small is the chance that any setting is certified whose risk is above the bound
+(the family-wise error δ, one minus the confidence). Then it does not matter how one of the certified settings is
+picked: with confidence 1 − δ the bound holds for all of them, and so for the cheapest too. Picking the cheapest of
+those whose mean loss happens to be below the bound has no such guarantee.
 
-*Fixed-sequence testing* takes the settings of a family in an order and stops at the first that is not rejected. No
-correction for their number is needed: a false certificate needs the first setting of the sequence that is above the
-bound to be rejected, which happens with chance δ at most. That holds for one particular setting only if the order does
-not depend on the losses, so that it has to be fixed before they are seen. Here it goes from the conservative end of a
-rule's parameter to the bold one; that the risk rises along it makes the test powerful, but is not needed for it to
-hold. Several families share δ in equal parts (Bonferroni).
+*Fixed-sequence testing* takes settings in an order and stops at the first that is not rejected. No correction for their
+number is needed: a false certificate needs the first setting of the sequence that is above the bound to be rejected,
+which happens with chance δ at most. That holds if the order does not depend on the losses, so that it has to be fixed
+before they are seen. There are three ways (`ORDERS`):
+
+- `pareto`: one sequence over all modes and rules, which gets the whole δ. Its order comes from other prompts, the
+  pilot: the settings that no other one beats in mean loss at no more cost, from safe to bold (Pareto testing,
+  Laufer-Goldshtein, Fisch, Barzilay and Jaakkola 2023, arXiv 2210.07913). Those that cost more than full depth there
+  are left out where any costs less.
+- `passed-on`: a sequence for each mode and rule, from the conservative end of the parameter to the bold one; they share
+  δ in equal parts, and a sequence that is through passes its part on to the others (Bretz, Maurer, Brannath and Posch
+  2009).
+- `equal`: the same, but no part is passed on (Bonferroni).
 
 The p-values hold for any distribution of losses, if prompts are independent draws from those that the setting will
 meet. Tokens of a text depend on each other and are no such draws.
 
-Shapes: P prompts, S settings, in the order of their testing; … any axes before, such as repeated draws.
+Shapes: S settings, in the order of their testing; F sequences; … any axes before, such as repeated draws.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-from scipy.special import bdtr, xlogy
 
-MOST_SEARCHED: Final = 100_000  # prompts up to which the smallest sufficient number is searched for
-BISECTIONS: Final = 60
-
-
-def hoeffding_bentkus(mean_loss: np.ndarray, n: np.ndarray, at_most: np.ndarray | float) -> np.ndarray:
-    """p-values of the hypotheses that a risk is above `at_most`, given the mean losses of `n` prompts.
-
-    min(exp(−n·h(min(R̂, α), α)), e·P(Bin(n, α) ≤ ⌈n·R̂⌉)), at most 1, with h(a, b) = a·log(a/b) + (1−a)·log((1−a)/(1−b)):
-    the tighter one of the inequalities of Hoeffding and of Bentkus (Bates et al. 2021, arXiv 2101.02703). Arguments
-    broadcast.
-    """
-    mean_loss, n, at_most = np.broadcast_arrays(*map(np.asarray, (mean_loss, n, at_most)))
-    lower = np.minimum(mean_loss, at_most)
-    divergence = xlogy(lower, lower / at_most) + xlogy(1 - lower, (1 - lower) / (1 - at_most))
-    # A mean of k losses of 1, times n, may come out as k + 1e-16, of which the ceiling would be k + 1.
-    successes = np.ceil(np.round(n * mean_loss, 9))
-    p_values: np.ndarray = np.minimum(np.exp(-n * divergence), math.e * bdtr(successes, n, at_most)).clip(max=1)
-    return p_values
+PARETO, PASSED_ON, EQUAL = ORDERS = ("pareto", "passed-on", "equal")
+FULL_DEPTH: Final = 1.0  # its cost
 
 
-def fixed_sequence(p_values: np.ndarray, error: float) -> np.ndarray:
+def fixed_sequence(p_values: np.ndarray, error: float | np.ndarray) -> np.ndarray:
     """Which hypotheses are rejected, (…, S): those before the first whose p-value is above `error`."""
     rejected: np.ndarray = np.logical_and.accumulate(np.asarray(p_values) <= error, axis=-1)
     return rejected
 
 
-def error_of_each(confidence: float, n_families: int) -> float:
-    """The part of the error that each family may make (Bonferroni)."""
-    return (1 - confidence) / n_families
-
-
-def certify(p_values: Sequence[np.ndarray], confidence: float) -> list[np.ndarray]:
-    """Which settings are certified, for each family (…, S) from its p-values (…, S): with this confidence, the risk of
-    all of them is within the bound.
+def certify(p_values: Sequence[np.ndarray], confidence: float, passes_on: bool = True) -> list[np.ndarray]:
+    """Which settings are certified, for each sequence (…, S) from its p-values (…, S): with this confidence, the risk
+    of all of them is within the bound. Those that are not through share the error in equal parts.
     """
-    error = error_of_each(confidence, len(p_values))
-    return [fixed_sequence(p_values_S, error) for p_values_S in p_values]
+    certified = [fixed_sequence(values, (1 - confidence) / len(p_values)) for values in p_values]
+    for _ in range(len(p_values) if passes_on else 0):  # each time, another one may be through
+        n_left = sum(~rejected.all(axis=-1) for rejected in certified)
+        error = (1 - confidence) / np.maximum(n_left, 1)
+        certified = [fixed_sequence(values, error[..., None]) for values in p_values]
+    return certified
 
 
-def cheapest(costs: np.ndarray, allowed: np.ndarray) -> np.ndarray:
-    """The index of the cheapest allowed setting, (…) of (…, S); −1 where none is. Of equal costs, the first.
+def pareto_sequence(risks: np.ndarray, costs: np.ndarray) -> list[int]:
+    """The order of testing that a pilot's mean losses and costs give, as indices into S, from safe to bold.
 
-    A setting whose cost is not known, which is infinite then, is not chosen.
+    A setting that another one beats, with less loss at no more cost, is left out. Of those with the same mean loss,
+    which few prompts can't tell apart, the most expensive one comes first. NaN and infinity stand for what isn't known,
+    which is not tested.
     """
-    cost = np.where(allowed, costs, math.inf)
-    found: np.ndarray = np.where(np.isfinite(cost).any(axis=-1), cost.argmin(axis=-1), -1)
-    return found
-
-
-def upper_bound(mean_loss: float, n: int, confidence: float) -> float:
-    """What the risk is at most, with this confidence, given the mean loss of `n` prompts: the p-value's inverse."""
-    low, high = mean_loss, 1.0
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        rejected = middle < 1 and hoeffding_bentkus(np.array(mean_loss), np.array(n), middle) <= 1 - confidence
-        low, high = (low, middle) if rejected else (middle, high)
-    return high
-
-
-def prompts_without_loss(at_most: float, error: float) -> int:
-    """The least number of prompts that certify `at_most` if none of them has a loss: (1 − α)ⁿ ≤ δ."""
-    return math.ceil(math.log(error) / math.log1p(-at_most))
-
-
-def prompts_needed(mean_loss: float, at_most: float, error: float) -> int | None:
-    """How many prompts would certify `at_most` if the mean loss stayed as it is; None if no number would.
-
-    The smallest number up to `MOST_SEARCHED`; beyond, the smallest by Hoeffding's inequality alone.
-    """
-    if mean_loss >= at_most:
-        return None
-    divergence = xlogy(mean_loss, mean_loss / at_most) + xlogy(1 - mean_loss, (1 - mean_loss) / (1 - at_most))
-    by_hoeffding = math.ceil(-math.log(error) / divergence)
-    searched = np.arange(1, min(by_hoeffding, MOST_SEARCHED) + 1)
-    enough = hoeffding_bentkus(np.array(mean_loss), searched, at_most) <= error
-    return int(searched[enough.argmax()]) if enough.any() else by_hoeffding
+    known = np.isfinite(risks) & np.isfinite(costs)
+    if (known & (costs < FULL_DEPTH)).any():
+        known &= costs < FULL_DEPTH
+    indices = np.flatnonzero(known)
+    beaten = [((risks[indices] < risks[at]) & (costs[indices] <= costs[at])).any() for at in indices]
+    front = indices[~np.array(beaten, dtype=bool)]
+    return [int(at) for at in front[np.lexsort((-costs[front], risks[front]))]]

@@ -1,8 +1,8 @@
 """What counts as a loss where a setting is chosen, and the losses of each prompt, between 0 and 1.
 
 A risk compares a number of a run with the one of the `normal` run of the same prompt and seed. The losses of a prompt
-are averaged over its seeds first, so that a prompt counts once however many seeds there are; so do prompts of the same
-text.
+are averaged over its seeds first, so that a prompt counts once however many seeds there are. Prompts of the same text,
+and those of a group, count once too: they are one unit (`eexit.plan.splits.units`).
 
 A guarantee over all prompts can't leave out those on which something failed, since prompts may fail for the same reason
 that they are lost. So a run that failed is a loss of 1, whatever `normal` did. Where the `normal` run failed, what it
@@ -10,7 +10,7 @@ would have said is not known, so that the setting is compared with the best that
 than the true one then. A text that a judge gave no usable judgement of has the worst score as the setting's text, and
 the best as that of `normal`, for the same reason.
 
-Shapes: I prompts by id, P prompts by text, C configurations, D draws (seeds; of a judge's scores, seeds × judges).
+Shapes: I prompts by id, P units, C configurations, D draws (seeds; of a judge's scores, seeds × judges).
 """
 
 from collections.abc import Callable
@@ -22,7 +22,8 @@ import pyarrow as pa
 
 from eexit.plan.configuration import NORMAL
 from eexit.plan.runs import OK
-from eexit.quality.bootstrap import means_of_groups
+from eexit.plan.splits import shuffled
+from eexit.quality.estimates import means_of_groups
 from eexit.quality.rubric import SCALE
 
 SCORE: Final = "score"  # the mean of what a judge scores, 1 to 5 each
@@ -39,6 +40,7 @@ class Risk:
     lacking: str  # what a sweep has to bring for it, and the way out
     loss: Callable[[np.ndarray, np.ndarray], np.ndarray]
     best: float | None  # the best number that a failed run of normal could have had; None: normal is not compared with
+    is_whole: bool = False  # whether the loss of a run is 0 or 1
 
     @property
     def compares(self) -> bool:
@@ -48,19 +50,16 @@ class Risk:
 
 @dataclass(frozen=True)
 class Losses:
-    """The losses of each prompt and configuration, (P, C); NaN where there is none."""
+    """The losses of each unit and configuration, (P, C), in an order that tells nothing; NaN where there is none."""
 
-    prompts: tuple[str, ...]
+    units: tuple[str, ...]
     configurations: tuple[str, ...]
     loss_PC: np.ndarray
 
-    def among(self, chosen: Callable[[str], bool]) -> "Losses":
-        """Those of the prompts whose text is chosen."""
-        kept = [index for index, prompt in enumerate(self.prompts) if chosen(prompt)]
-        return Losses(tuple(self.prompts[index] for index in kept), self.configurations, self.loss_PC[kept])
-
     def of(self, configuration: str) -> np.ndarray:
-        """The losses of one configuration over the prompts that have one."""
+        """The losses of one configuration over the units that have one."""
+        if configuration not in self.configurations:
+            return np.array([])
         loss_P = self.loss_PC[:, self.configurations.index(configuration)]
         known: np.ndarray = loss_P[~np.isnan(loss_P)]
         return known
@@ -87,6 +86,7 @@ RISKS: Final[dict[str, Risk]] = {
         "no answers to check: sweep prompts that bring an answer, as a column of --prompts",
         _lost_answers,
         best=1.0,
+        is_whole=True,
     ),
     "perplexity": Risk(
         "perplexity",
@@ -110,9 +110,9 @@ RISKS: Final[dict[str, Risk]] = {
 
 
 def losses(risk: Risk, runs: pa.Table) -> Losses:
-    """The losses of all prompts and configurations in `runs`, which have one row per run and draw.
+    """The losses of all units and configurations in `runs`, which have one row per run and draw.
 
-    Columns: prompt_id, prompt, configuration, draw, status, and the risk's own, which is null where it is not known.
+    Columns: prompt_id, unit, configuration, draw, status, and the risk's own, which is null where it is not known.
     """
     of_id, ids = _codes(runs["prompt_id"])
     of_configuration, configurations = _codes(runs["configuration"])
@@ -126,10 +126,11 @@ def losses(risk: Risk, runs: pa.Table) -> Losses:
         at_normal = [configurations.index(NORMAL)]
         normal_I1D = np.where(failed_ICD[:, at_normal], risk.best, number_ICD[:, at_normal])
     loss_IC = _mean_of_known(np.where(failed_ICD, 1.0, risk.loss(number_ICD, normal_I1D)))
-    of_text, texts = _codes(runs["prompt"])
-    text_I = np.empty(len(ids), dtype=int)
-    text_I[of_id] = of_text
-    return Losses(tuple(texts), tuple(configurations), means_of_groups(loss_IC, text_I))
+    of_unit, units = _codes(runs["unit"])
+    unit_I = np.empty(len(ids), dtype=int)
+    unit_I[of_id] = of_unit
+    order = shuffled(units)
+    return Losses(tuple(units[at] for at in order), tuple(configurations), means_of_groups(loss_IC, unit_I)[order])
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:

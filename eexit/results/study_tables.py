@@ -135,21 +135,51 @@ CHOICES: Final = Table(
     [
         described("choice_id", pa.string(), "id", "one call of jobs/choose.py; all are kept", False),
         described("started", pa.timestamp("us", "UTC"), "time", "when the setting was chosen", False),
+        described(
+            "status",
+            pa.string(),
+            "name",
+            "asked: what is asked, which lands before the losses of prompts for choosing are looked at; ok: what came "
+            "of it, of the same choice_id",
+            False,
+        ),
         described("risk", pa.string(), "name", "disagreement, answers, perplexity or judge", False),
         described("loss", pa.string(), "text", "what the loss of a prompt is, between 0 and 1", False),
         described("at_most", pa.float64(), "1", "the bound of the risk, which is the expected loss of a prompt", False),
         described("confidence", pa.float64(), "1", "with which the bound holds for what is certified", False),
         described("cost_by", pa.string(), "name", "what is cheap: run, needed or depth, as in jobs/choose.py", False),
-        described("families", pa.list_(pa.string()), "names", "mode/rule of each family that was tested", False),
         described(
-            "error_of_each", pa.float64(), "1", "(1 - confidence) / families: of each one's sequence of tests", False
+            "test",
+            pa.string(),
+            "name",
+            "exact (binomial), betting or hoeffding-bentkus, as in eexit.quality.risk_tests; null in older results, "
+            "which used the last",
+        ),
+        described(
+            "order",
+            pa.string(),
+            "name",
+            "pareto, passed-on or equal, as in eexit.quality.learn_then_test; null in older results, which were equal",
+        ),
+        described(
+            "pilot", pa.string(), "name", "the sweep whose prompts gave the order; null: a part of this one's, or none"
+        ),
+        described(
+            "question", pa.int32(), "number", "which question about these prompts it was, from 1; null in older results"
+        ),
+        described("families", pa.list_(pa.string()), "names", "of each sequence: mode/rule, or pareto", False),
+        described(
+            "error_of_each", pa.float64(), "1", "(1 - confidence) / families: of each sequence, at the start", False
+        ),
+        described(
+            "asked", pa.list_(pa.string()), "names", "the settings, in the order of testing; null in older results"
         ),
         described("seeds", pa.int32(), "seeds", "over which the losses of a prompt were averaged first", False),
         *(
             described(f"{start}{name}", kind, unit, f"of {whose}: {means}; null if there is none")
             for start, whose in (
-                ("", "the chosen setting, the cheapest that is certified"),
-                ("naive_", "the cheapest setting whose mean_loss is at most the bound, without a guarantee"),
+                ("", "the chosen setting, the cheapest that is certified and costs less than full depth"),
+                ("naive_", "the cheapest below full depth's cost with a mean_loss within the bound: no guarantee"),
             )
             for name, kind, unit, means in (
                 ("configuration", pa.string(), "name", "its key, as in generations"),
@@ -179,14 +209,22 @@ CHOICES: Final = Table(
                         described("p_value", pa.float64(), "1", "of the hypothesis that its risk is above at_most"),
                         described("certified", pa.bool_(), "flag", "whether its risk is bounded with the confidence"),
                         described("cost", pa.float64(), "fraction of full depth", "infinite where it is not known"),
+                        described(
+                            "prompts_needed",
+                            pa.int64(),
+                            "prompts",
+                            "for choosing, that would certify it with a chance of 80 % if losses stay so distributed; "
+                            "null where they do, and if no number would",
+                        ),
                     ]
                 )
             ),
             "settings",
-            "all settings, family by family, each in the order of testing: from the conservative end to the bold one",
+            "sequence by sequence, each in the order of testing: from the safe end to the bold one",
             False,
         ),
-    ]
+    ],
+    once=("choice_id",),
 )  # fmt: skip
 
 
@@ -239,7 +277,7 @@ REPLAYS: Final = Table(
             )
             for end, of in (
                 ("", "; mean over prompts, seeds averaged first"),
-                ("_low", ": lower end of the 95 % interval over prompts (percentile bootstrap); null below five"),
+                ("_low", ": lower end of the 95 % interval over prompts; null below five"),
                 ("_high", ": upper end of that interval"),
             )
         ),

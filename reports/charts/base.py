@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import altair as alt
 import pandas as pd
 
-from eexit.quality.bootstrap import LEVEL, MIN_SAMPLES
+from eexit.quality.estimates import MIN_SAMPLES
+from eexit.quality.intervals import LEVEL
 from reports.charts.palette import exit_colours
 from reports.charts.styles import Looks
 from reports.read.parameters import exact_labels, is_doubling, parameter_title

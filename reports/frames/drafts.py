@@ -1,7 +1,7 @@
 """What came of drafts: how many were accepted, and how fast they are, expected and measured.
 
 Acceptance, tokens per pass and the expected speed-up are ratios of sums over prompts; acceptance per token is a mean.
-Several seeds of a prompt are averaged first. All have bootstrap intervals over prompts. Measured speed-ups are medians
+Several seeds of a prompt are averaged first. All have intervals over prompts. Measured speed-ups are medians
 over rounds, as `eexit.studies.timing.speedups` computes them, with intervals over rounds.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from eexit.plan.configuration import AUTO, DRAFT, GENERATE, Configuration, Draft, Generate, Normal
-from eexit.quality.bootstrap import NOTHING
+from eexit.quality.estimates import NOTHING, ValueKind
 from eexit.results.study_tables import TIMINGS
 from eexit.studies.timing.speedups import Speedup
 from reports.frames.runs import ratios
@@ -103,13 +103,19 @@ def _in_order(length: str) -> float:
 def _with_counts(rows: list[dict[str, Any]], sweep: Sweep) -> list[dict[str, Any]]:
     """The rows with what their runs counted."""
     names = ["drafted", "accepted", "passes", "tokens_per_pass", "expected_speedup", "acceptance_per_token"]
-    runs = sweep.done[["configuration", "prompt_id", *names]].astype(dict.fromkeys(names, float))
+    runs = sweep.done[["configuration", "unit", *names]].astype(dict.fromkeys(names, float))
     runs["decided"] = runs["passes"] * runs["tokens_per_pass"]
     runs["serial"] = runs["decided"] / runs["expected_speedup"]  # in tokens at full depth
     runs["drafted"] = runs["drafted"].where(runs["drafted"] > 0)
     runs["one"] = 1.0
     estimates = {
-        name: ratios(runs, above, below, [row["configuration"] for row in rows])
+        name: ratios(
+            runs,
+            above,
+            below,
+            [row["configuration"] for row in rows],
+            ValueKind.SHARE if "accept" in name else ValueKind.NUMBER,
+        )
         for name, above, below in (
             ("acceptance", "accepted", "drafted"),
             ("tokens_per_pass", "decided", "passes"),

@@ -1,7 +1,7 @@
 """Quality against cost: accuracy, what judges say, agreement and perplexity of each configuration, and what it costs.
 
 Means are over prompts, seeds averaged first, and differences from `normal` are paired over prompts and seeds; both have
-bootstrap intervals over prompts, as `reports.frames.runs` computes them.
+intervals over prompts, as `reports.frames.runs` computes them.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from eexit.plan.configuration import NORMAL
-from eexit.quality.bootstrap import ENDS
+from eexit.quality.estimates import ENDS
 from eexit.results.study_tables import CHOICES, REPLAYS, SCORES
 from reports.frames.axes import (
     CORRECT,
@@ -23,6 +23,7 @@ from reports.frames.axes import (
     measures_of_quality,
 )
 from reports.frames.choices import chosen_words, latest_choices
+from reports.frames.runs import GAINED, LOST, P_VALUE
 from reports.frames.savings import Savings
 from reports.read.judgements import SCORE, Judge
 from reports.read.sweep import Sweep
@@ -33,8 +34,9 @@ class Quality:
     """One row per configuration, drafts left out: those of `frames.trade_off` with its columns.
 
     Further columns: those of `Savings`; for accuracy and each judge's score, `<column>_difference`, that to `normal`;
-    `judge_errors`, the runs that a judge gave no usable answer for; `chosen`, what it was chosen for, and `certified`,
-    what for it is certified. The best come first, and a control comes after its configuration.
+    `correct_gained`, `correct_lost` and `correct_p`, prompts that are right here alone or in `normal` alone, and
+    McNemar's p; `judge_errors`, the runs that a judge gave no usable answer for; `chosen`, what it was chosen for, and
+    `certified`, what for it is certified. The best come first, and a control comes after its configuration.
     """
 
     rows: pd.DataFrame
@@ -43,6 +45,7 @@ class Quality:
     judges: tuple[Judge, ...]
     choices: pd.DataFrame  # the latest answer to each question, as in `eexit.results.study_tables.CHOICES`
     replayed: pd.DataFrame  # as `replayed_settings` gives them
+    margin: float  # `Sweep.margin`
 
     @property
     def settings(self) -> pd.DataFrame:
@@ -64,6 +67,9 @@ def quality(sweep: Sweep, trade: pd.DataFrame, paired: pd.DataFrame, saves: Savi
         trade = trade.assign(**{f"{CORRECT}{end}": np.nan for end in ENDS})
     choices = latest_choices(sweep.rows_of(CHOICES))
     rows = _with_differences(trade, paired, [CORRECT, *(judge.column(SCORE) for judge in judges)])
+    beside = paired.set_index("configuration") if len(paired) else pd.DataFrame()
+    pairs = [f"{CORRECT}{end}" for end in (GAINED, LOST, P_VALUE)]
+    rows = rows.assign(**{name: rows["configuration"].map(beside[name]) for name in pairs if name in beside})
     errors = {key: sum(judge.errors.get(key, 0) for judge in judges) for key in rows["configuration"]}
     rows = rows.assign(
         judge_errors=rows["configuration"].map(errors).replace(0, np.nan),
@@ -80,6 +86,7 @@ def quality(sweep: Sweep, trade: pd.DataFrame, paired: pd.DataFrame, saves: Savi
         judges,
         choices,
         replayed_settings(sweep.rows_of(REPLAYS)),
+        sweep.margin,
     )
 
 

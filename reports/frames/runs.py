@@ -1,8 +1,8 @@
 """One tidy pandas frame per chart of the overview, aggregated over prompts. Every row has its n.
 
 Several seeds of a prompt are averaged first, so that a prompt counts once; `n_seeds` is how many there are, which is 1
-where all seeds have the same run. Failed runs
-are left out of every mean and counted in `n_failed`. An estimate has the columns `<name>`, `<name>_low`, `<name>_high`
+where all seeds have the same run. Prompts of a group are averaged too, and count as one (`unit`). Failed runs are left
+out of every mean and counted in `n_failed`. An estimate has the columns `<name>`, `<name>_low`, `<name>_high`
 and `<name>_n`.
 """
 
@@ -14,12 +14,15 @@ import numpy as np
 import pandas as pd
 
 from eexit.method.rules import shown
-from eexit.plan.configuration import NORMAL, Configuration, Exit
+from eexit.plan.configuration import NORMAL, Configuration, Exit, Normal, gives_its_exits
 from eexit.plan.runs import OK
-from eexit.quality.bootstrap import Estimate, estimate_columns, estimate_ratios
+from eexit.quality.estimates import Estimate, ValueKind, estimate_columns, estimate_ratios
+from eexit.quality.intervals import mcnemar
 from eexit.quality.text_measures import mean_perplexity
+from eexit.results.tables import GENERATIONS
 from reports.frames.axes import CORRECT, PERPLEXITY, SKIPPED
 from reports.progress import Progress, ignore
+from reports.read.judgements import PREFERRED
 from reports.read.parameters import ORACLE_MARK, is_doubling
 from reports.read.sweep import Sweep, index_of_runs
 
@@ -46,6 +49,7 @@ DIFFERENCES: Final = (
     "longest_loop",
     "n_tokens",
 )
+GAINED, LOST, P_VALUE = "_gained", "_lost", "_p"  # end the names of columns beside an accuracy's difference
 MAX_BINS: Final = 25
 LOOPING: Final = 0.5  # of a text; above it, the text is mostly one loop
 CONTROL: Final = "its control"  # the baseline that compares each configuration with its own control
@@ -70,7 +74,7 @@ def trade_off(sweep: Sweep) -> pd.DataFrame:
             "n_failed": int(n_failed.get(configuration.key, 0)),
             "n_seeds": n_seeds.get(configuration.key, 0),
         }
-        found = _estimates(runs[[*averaged, "log_perplexity"]])
+        found = _estimates(sweep, configuration, runs[[*averaged, "log_perplexity"]])
         for name in averaged:
             row |= found[name].columns(name)
         row |= _perplexity(found["log_perplexity"])
@@ -126,13 +130,13 @@ def exit_mix(sweep: Sweep) -> pd.DataFrame:
     total = sweep.layer_counts.sum(axis=1)
     known = (sweep.generations["status"] == OK).to_numpy() & (total > 0)
     shares = pd.DataFrame(sweep.layer_counts[known] / total[known, None], columns=range(len(labels)))
-    keys = sweep.generations.loc[known, ["configuration", "prompt_id"]].reset_index(drop=True)
-    by_prompt = pd.concat([keys, shares], axis=1).groupby(["configuration", "prompt_id"]).mean().reset_index()
+    keys = sweep.generations.loc[known, ["configuration", "unit"]].reset_index(drop=True)
+    by_prompt = pd.concat([keys, shares], axis=1).groupby(["configuration", "unit"]).mean().reset_index()
     n_seeds = _n_seeds(sweep.generations[known])
     rows = []
     for configuration in sweep.configurations:
         runs = by_prompt[by_prompt["configuration"] == configuration.key]
-        for rank, estimate in _estimates(runs[list(range(len(labels)))]).items():
+        for rank, estimate in _estimates(sweep, configuration, runs[list(range(len(labels)))]).items():
             named = naming(configuration, sweep.marked) | {"layer": labels[rank], "rank": rank, "n": len(runs)}
             named["n_seeds"] = n_seeds.get(configuration.key, 0)
             rows.append(named | estimate.columns("share"))
@@ -151,14 +155,14 @@ def depth_by_position(sweep: Sweep, progress: Progress = ignore) -> pd.DataFrame
         return pd.DataFrame()
     width = math.ceil(longest / MAX_BINS)
     depth = _depth_of_runs(sweep, done["run_id"], width, progress)
-    keys = [done[name].to_numpy() for name in ("configuration", "prompt_id")]
+    keys = [done[name].to_numpy() for name in ("configuration", "unit")]
     per_prompt = pd.DataFrame(depth).groupby(keys).mean()
     n_seeds = _n_seeds(done)
     rows = []
     for configuration in sweep.configurations:
         if configuration.key not in per_prompt.index:
             continue
-        for bin_index, estimate in _estimates(per_prompt.loc[[configuration.key]]).items():
+        for bin_index, estimate in _estimates(sweep, configuration, per_prompt.loc[[configuration.key]]).items():
             if estimate.n:
                 position = {"position": bin_index * width + (width - 1) / 2, "width": width}
                 position["n_seeds"] = n_seeds[configuration.key]
@@ -208,15 +212,16 @@ def paired_differences(sweep: Sweep, baseline: str = NORMAL) -> pd.DataFrame:
     if not bases or not set(bases.values()) & set(done["configuration"]):
         return pd.DataFrame()
     # N pairs of prompt and seed, X numbers, C configurations, D of which are compared with another one.
-    means = done.pivot_table(columns, ["prompt_id", "seed"], "configuration", aggfunc="mean")
+    means = done.pivot_table(columns, ["unit", "prompt_id", "seed"], "configuration", aggfunc="mean")
     means = means.reindex(columns=pd.MultiIndex.from_product([columns, keys]))
     fixed = sweep.same_for_every_seed
     of_fixed = means.columns.get_level_values(1).isin(fixed)
     means.loc[:, of_fixed] = means.loc[:, of_fixed].groupby("prompt_id").transform("first")
     numbers_NXC = means.to_numpy().reshape(len(means), len(columns), len(keys))
     differences_NXD = numbers_NXC[:, :, compared] - numbers_NXC[:, :, [keys.index(base) for base in bases.values()]]
-    differences = pd.DataFrame(differences_NXD.reshape(len(means), -1), index=means.index)
-    found = list(_estimates(differences.groupby("prompt_id").mean()).values())
+    differences = pd.DataFrame(differences_NXD.reshape(len(means), -1), index=means.index).groupby("unit").mean()
+    kinds = [ValueKind.DIFFERENCE if _is_share(sweep, name) else ValueKind.NUMBER for name in columns]
+    found = estimate_columns(differences.to_numpy(), [kind for kind in kinds for _ in compared])
     paired_ND = ~np.isnan(differences_NXD).all(axis=1)
     seed_N = means.index.get_level_values("seed")
     rows = []
@@ -230,8 +235,22 @@ def paired_differences(sweep: Sweep, baseline: str = NORMAL) -> pd.DataFrame:
             row |= _perplexity(of["log_perplexity"])
             for name in columns[1:]:
                 row |= of[name].columns(name)
+            if CORRECT in columns:
+                row |= _gains(differences.iloc[:, columns.index(CORRECT) * len(compared) + number].dropna())
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _gains(differences: pd.Series) -> dict[str, float]:
+    """How many prompts are right here alone, and there alone; several seeds or prompts of a group count as parts of
+    one.
+
+    The p-value of McNemar's exact test is NaN where there are such parts.
+    """
+    gained, lost = differences.clip(lower=0).sum(), -differences.clip(upper=0).sum()
+    is_whole = bool(np.isin(differences, (-1, 0, 1)).all())
+    p_value = mcnemar(int(gained), int(lost)) if is_whole and len(differences) else math.nan
+    return {f"{CORRECT}{GAINED}": gained, f"{CORRECT}{LOST}": lost, f"{CORRECT}{P_VALUE}": p_value}
 
 
 def _bases(sweep: Sweep, baseline: str) -> dict[str, str]:
@@ -250,7 +269,7 @@ def layer_labels(sweep: Sweep) -> dict[int | None, str]:
 
 def _by_prompt(sweep: Sweep, columns: list[str]) -> pd.DataFrame:
     numbers = sweep.done.astype(dict.fromkeys(columns, float))
-    return numbers.groupby(["configuration", "prompt_id"])[columns].mean().reset_index()
+    return numbers.groupby(["configuration", "unit"])[columns].mean().reset_index()
 
 
 def naming(configuration: Configuration, marked: Collection[str] = ()) -> dict[str, object]:
@@ -277,11 +296,13 @@ def naming(configuration: Configuration, marked: Collection[str] = ()) -> dict[s
     }
 
 
-def ratios(runs: pd.DataFrame, above: str, below: str, keys: list[str]) -> list[Estimate]:
+def ratios(
+    runs: pd.DataFrame, above: str, below: str, keys: list[str], kind: ValueKind = ValueKind.NUMBER
+) -> list[Estimate]:
     """Σ above / Σ below over prompts, several seeds of a prompt averaged first, for each configuration."""
-    means = runs.groupby(["prompt_id", "configuration"])[[above, below]].mean()  # P prompts, C configurations
+    means = runs.groupby(["unit", "configuration"])[[above, below]].mean()  # P prompts, C configurations
     above_PC, below_PC = (means[name].unstack().reindex(columns=keys).to_numpy() for name in (above, below))
-    return estimate_ratios(above_PC, below_PC)
+    return estimate_ratios(above_PC, below_PC, kind)
 
 
 def _perplexity(log: Estimate) -> dict[str, float]:
@@ -289,6 +310,29 @@ def _perplexity(log: Estimate) -> dict[str, float]:
     return Estimate(mean, low, high, log.n).columns(PERPLEXITY)
 
 
-def _estimates(values: pd.DataFrame) -> dict[Any, Estimate]:
-    """One estimate per column, over the prompts, which are the rows."""
-    return dict(zip(values.columns, estimate_columns(values.to_numpy(dtype=float)), strict=True))
+_SHARES: Final = {
+    "loop_share",
+    *(f.name for f in GENERATIONS if (f.metadata or {}).get(b"unit", b"").startswith((b"fraction", b"flag"))),
+}
+_GIVEN: Final = ("exit_rate", "mean_depth")  # by a configuration that gives its exits
+_GIVEN_BY_NORMAL: Final = (*_GIVEN, "disagreement", "equal_share", "lcs_share")
+
+
+def _is_share(sweep: Sweep, name: Any) -> bool:
+    """Whether a column of runs is a share: by its unit, a layer's part of the exits or depth by position (numbers), and
+    win rates.
+    """
+    return name in _SHARES or isinstance(name, int) or name in [judge.column(PREFERRED) for judge in sweep.judges]
+
+
+def _estimates(sweep: Sweep, configuration: Configuration, values: pd.DataFrame) -> dict[Any, Estimate]:
+    """One estimate per column, over the prompts, which are the rows. What the configuration gives is certain."""
+    is_normal, is_given = isinstance(configuration, Normal), gives_its_exits(configuration)
+    certain = _GIVEN_BY_NORMAL if is_normal else _GIVEN if is_given else ()
+    kinds = [
+        ValueKind.SHARE
+        if _is_share(sweep, name) and name not in certain and not (is_given and isinstance(name, int))
+        else ValueKind.NUMBER
+        for name in values.columns
+    ]
+    return dict(zip(values.columns, estimate_columns(values.to_numpy(dtype=float), kinds), strict=True))

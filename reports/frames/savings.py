@@ -2,7 +2,7 @@
 
 Theoretical: 1 − Σ cost_needed / Σ cost_full over prompts, as if deciding were free and deferral unbounded; several
 seeds of a prompt are averaged first. Run: the same with cost_run, the cost of what was run; oracles have none, since
-they run every layer. Both have bootstrap intervals over prompts. Realised: 1 − seconds / seconds of full depth in the
+they run every layer. Both have intervals over prompts. Realised: 1 − seconds / seconds of full depth in the
 same round, as `eexit.studies.timing.speedups` computes it from what `jobs/timings.py` measured, with intervals over
 rounds.
 """
@@ -73,7 +73,7 @@ def savings(sweep: Sweep, trade: pd.DataFrame) -> Savings | None:
 def _with_costs(trade: pd.DataFrame, sweep: Sweep) -> Iterator[pd.DataFrame]:
     """The theoretical and the run savings of the rows, with their intervals over prompts."""
     for kind, cost in _COSTS.items():
-        runs = sweep.done[["configuration", "prompt_id", cost, "cost_full"]].astype({cost: float, "cost_full": float})
+        runs = sweep.done[["configuration", "unit", cost, "cost_full"]].astype({cost: float, "cost_full": float})
         found = ratios(runs.dropna(), cost, "cost_full", trade["configuration"].tolist())
         yield pd.DataFrame([ratio.complement.columns(kind) for ratio in found], index=trade.index)
 

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,7 @@ import vl_convert
 from eexit.messages.errors import UsageError
 from eexit.messages.wording import some
 from eexit.messages.written import bracketed, written
+from eexit.quality.estimates import MARGIN
 from eexit.results.layout import (
     REPORT_HEAD_BYTES,
     REPORT_MARK,
@@ -70,6 +72,7 @@ def build_report(
     prompts: int | Sequence[str] = MOST,
     max_bytes: int = MAX_BYTES,
     follow_seconds: int = 0,
+    margin: float = MARGIN,
     progress: Progress = ignore,
 ) -> Path:
     """Read the sweep in `results` (a folder or URI), write its report to `out`, and return the path.
@@ -77,14 +80,15 @@ def build_report(
     `prompts` is the number of prompts whose texts and tokens the page holds, or a list of their ids. If the page would
     be larger than `max_bytes`, tokens go to files in a folder next to it (`side_folder`), which must be moved with it.
     With `follow_seconds`, the page asks its server at this interval whether the ETag of its address is still its own
-    file name (without suffix); if not, it loads and shows the newer page.
+    file name (without suffix); if not, it loads and shows the newer page. What is worse than full depth by no more than
+    `margin`, a share of the answers, counts as good as it.
 
     An unfinished sweep gives a report of the runs that have landed. Damaged files are left out, and named on stderr.
     Raises NotASweepError if `results` holds no sweep, and UsageError if writing would replace a file that isn't a
     report's.
     """
     progress("reading runs")
-    sweep = read_sweep(results)
+    sweep = replace(read_sweep(results), margin=margin)
     for line in some(sweep.left_out):
         print(f"report: left out: {line}", file=sys.stderr)
     name = sweep.about["model"].get("name", "")

@@ -13,7 +13,8 @@ from eexit.messages.written import is_known
 from eexit.method.rules import ORACLES, RULES
 from eexit.plan.artefacts import ADAPTER, PROBE, READOUT
 from eexit.plan.configuration import ALL_MODES, DRAFT, NORMAL, Draft, Exit
-from eexit.quality.bootstrap import LEVEL, MIN_SAMPLES, RESAMPLES
+from eexit.quality.estimates import MIN_SAMPLES
+from eexit.quality.intervals import LEVEL
 from eexit.results.study_tables import JUDGEMENTS, TIMINGS
 from eexit.results.tables import GENERATIONS, TOKENS
 from reports.frames import runs as frames
@@ -98,7 +99,7 @@ def payload(
         "top": packed.top_k,
         "timed": bool(len(sweep.rows_of(TIMINGS))),
         "methods": {"A run": _columns(GENERATIONS), "A token": _columns(TOKENS)},
-        "bootstrap": {"level": LEVEL, "resamples": RESAMPLES, "least": MIN_SAMPLES},
+        "intervals": {"level": LEVEL, "least": MIN_SAMPLES},
     }
     return data, packed
 

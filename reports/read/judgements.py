@@ -18,7 +18,7 @@ from eexit.quality.rubric import ASPECTS, SCALE, THIS, TIE
 SCORE: Final = "score"
 PREFERRED: Final = "preferred"
 COLUMNS: Final = (*ASPECTS, SCORE, PREFERRED)
-BEST: Final = SCALE[-1]
+WORST, BEST = SCALE[0], SCALE[-1]
 _WORTH: Final = {THIS: 1.0, TIE: 0.5, NORMAL: 0.0}
 
 

@@ -14,7 +14,8 @@ from eexit.messages.errors import UsageError
 from eexit.messages.locations import HIDDEN, shown
 from eexit.plan.configuration import Configuration, Draft, Exit, depends_on_seed
 from eexit.plan.runs import OK
-from eexit.plan.splits import for_reporting
+from eexit.plan.splits import for_reporting, groups
+from eexit.quality.estimates import MARGIN
 from eexit.quality.text_measures import log_perplexity
 from eexit.results.files import Location, list_files, read_generations, read_tokens
 from eexit.results.layout import MANIFEST, decode
@@ -40,10 +41,10 @@ class Sweep:
 
     Runs that are the same for every seed (`eexit.plan.configuration.depends_on_seed`) are there once, with the lowest
     seed. `generations` has the columns of `eexit.results.tables.GENERATIONS` that hold one short value, those of
-    `identity.COLUMNS`, `log_perplexity` (nats per token), `loop_share` (longest_loop / n_tokens), and those of each
-    judge (`judged`); `correct` is 1 or 0, and `every_seed` says whether the run is that of several seeds. `tokens` and
-    `texts` are Arrow datasets with columns of `eexit.results.tables.TOKENS` and `GENERATIONS`, whose rows are in no
-    particular order.
+    `identity.COLUMNS`, `log_perplexity` (nats per token), `loop_share` (longest_loop / n_tokens), `unit` (what counts
+    as one: the prompt's group, or else the prompt), and those of each judge (`judged`); `correct` is 1 or 0, and
+    `every_seed` says whether the run is that of several seeds. `tokens` and `texts` are Arrow datasets with columns of
+    `eexit.results.tables.TOKENS` and `GENERATIONS`, whose rows are in no particular order.
     """
 
     about: dict[str, Any]  # the content of sweep.json; for a file of the original format, its source alone
@@ -60,6 +61,7 @@ class Sweep:
     studies: Mapping[str, pd.DataFrame] = field(default_factory=dict)  # by the names of their tables
     n_landed: int = 0  # runs, with those that are the same for every seed
     n_seeds: int = 1
+    margin: float = MARGIN  # what a setting may be worse than full depth and count as good as it: the reader's choice
 
     @property
     def same_for_every_seed(self) -> frozenset[str]:
@@ -98,12 +100,16 @@ class Sweep:
     def reporting(self) -> "Sweep":
         """The same sweep with the prompts alone that choices are reported on (`eexit.plan.splits`), but with all
         tokens."""
-        return self._of({name: prompt for name, prompt in self.prompts.items() if for_reporting(prompt)})
+        return self._of({name: prompt for name, prompt in self.prompts.items() if self._is_for_reporting(name)})
 
     @property
     def choosing(self) -> "Sweep":
         """The same sweep with all other prompts, which settings are chosen with."""
-        return self._of({name: prompt for name, prompt in self.prompts.items() if not for_reporting(prompt)})
+        return self._of({name: prompt for name, prompt in self.prompts.items() if not self._is_for_reporting(name)})
+
+    def _is_for_reporting(self, prompt_id: str) -> bool:
+        group = groups_of(self.about).get(prompt_id)
+        return for_reporting(self.prompts[prompt_id] if group is None else group)
 
     def _of(self, prompts: dict[str, str]) -> "Sweep":
         kept = self.generations["prompt_id"].isin(prompts).to_numpy()
@@ -178,6 +184,7 @@ def assemble(
         log_perplexity=log_perplexity(generations["perplexity"].to_numpy(dtype=float)),
         loop_share=generations["longest_loop"].astype(float) / n_tokens.where(n_tokens > 0),
         correct=generations["correct"].astype(float),
+        unit=generations["prompt_id"].replace(groups_of(about)),
     )
     known = configurations(about, generations)
     ranks = {key: rank for rank, key in enumerate(c.key for c in known)}
@@ -216,6 +223,11 @@ def assemble(
         n_landed=n_landed,
         n_seeds=n_seeds,
     )
+
+
+def groups_of(about: Mapping[str, Any]) -> dict[str, str]:
+    """prompt id → the group of prompts that it is one of, for those that name one."""
+    return groups(about.get("config", {}).get("prompts", []))
 
 
 def temperature_of(about: Mapping[str, Any]) -> float | None:

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from eexit.messages.wording import counted_between
 from eexit.plan.configuration import ALL_MODES, DRAFT
-from eexit.quality.bootstrap import LEVEL
+from eexit.quality.intervals import LEVEL
 from reports.charts.drafts import acceptance_chart, speed_chart
 from reports.frames.drafts import Drafts, drafted
 from reports.read.sweep import Sweep

@@ -9,7 +9,7 @@ import altair as alt
 import pandas as pd
 
 from eexit.messages.wording import counted_between
-from eexit.quality.bootstrap import LEVEL
+from eexit.quality.intervals import LEVEL
 from reports.charts.base import specification
 
 Columns = tuple[tuple[str, str, str], ...]  # of a table: key, label and form

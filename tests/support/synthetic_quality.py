@@ -134,10 +134,18 @@ def score(folder: Path, call: int = 1, value: float = 0.5, **change: Any) -> Non
     add(folder, SCORES, rows, call)
 
 
-def choose(folder: Path, call: int = 1, chosen: str | None = CHOSEN, **change: Any) -> None:
+def choose(folder: Path, call: int = 1, chosen: str | None = CHOSEN, needed: int | None = None, **change: Any) -> None:
     """What a call of `jobs/choose.py` said of disagreement: what it chose, or that nothing can be certified."""
     tested = [
-        {"configuration": key, "mean_loss": mean, "n": 150, "p_value": p, "certified": chosen == key, "cost": cost}
+        {
+            "configuration": key,
+            "mean_loss": mean,
+            "n": 150,
+            "p_value": p,
+            "certified": chosen == key,
+            "cost": cost,
+            "prompts_needed": needed,
+        }
         for key, mean, p, cost in ((CHOSEN, 0.021, 0.004, 0.92), ("unfrozen/confidence/0.7", 0.049, 0.4, 0.62))
     ]
     its = {
@@ -150,7 +158,8 @@ def choose(folder: Path, call: int = 1, chosen: str | None = CHOSEN, **change: A
         "naive_reporting_upper": 0.12, "naive_reporting_p_value": 0.7,
     }  # fmt: skip
     row = {
-        "choice_id": f"{call:032x}", "risk": "disagreement", "loss": "a loss", "at_most": 0.05, "confidence": 0.95,
+        "choice_id": f"{call:032x}", "status": "ok", "risk": "disagreement", "loss": "a loss",
+        "at_most": 0.05, "confidence": 0.95,
         "cost_by": "run", "families": ["unfrozen/confidence"], "error_of_each": 0.05, "seeds": 1, "tested": tested,
         **(its if chosen else {}), **naive,
     }  # fmt: skip

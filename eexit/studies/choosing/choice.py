@@ -1,28 +1,22 @@
 """Choosing a setting of a finished sweep: `choose_setting`.
 
-Settings are tested on the prompts that are for choosing. The result is looked at on those that are for reporting
-(`eexit.plan.splits`), which have no part in it. The method is explained in `eexit.quality.learn_then_test`.
+Settings are tested on the prompts that are for choosing, in an order that comes from elsewhere. The result is looked at
+on those that are for reporting (`eexit.plan.splits`), which have no part in it. The method is explained in
+`eexit.quality.learn_then_test`.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from eexit.messages.errors import UsageError
-from eexit.quality.learn_then_test import (
-    certify,
-    cheapest,
-    error_of_each,
-    hoeffding_bentkus,
-    prompts_without_loss,
-    upper_bound,
-)
+from eexit.quality.learn_then_test import EQUAL, FULL_DEPTH, certify
+from eexit.quality.risk_tests import RISK_TESTS, prompts_needed, upper_bound
 from eexit.quality.risks import RISKS
-from eexit.quality.sequences import Family
 from eexit.results.study_tables import TIMINGS
-from eexit.studies.choosing.evidence import ChoiceQuestion, Evidence
+from eexit.studies.choosing.evidence import Evidence, SettingSequence
 from eexit.studies.timing.speedups import Speedup, speedups
 
 
@@ -38,7 +32,7 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Tested:
-    """A setting in the sequence of its family."""
+    """A setting in its sequence."""
 
     configuration: str
     mean_loss: float  # over the prompts for choosing
@@ -46,14 +40,21 @@ class Tested:
     p_value: float  # of the hypothesis that its risk is above the bound
     certified: bool
     cost: float  # infinite where it is not known
+    prompts_needed: (
+        int | None
+    )  # to certify it with a chance of 80 %; None where its p-value is low enough, and if no number would do
 
 
 @dataclass(frozen=True)
-class TestedFamily:
-    """A family's settings in the order of their testing."""
+class TestedSequence:
+    """What came of a sequence of settings."""
 
-    family: Family
+    sequence: SettingSequence
     settings: Sequence[Tested]
+
+    @property
+    def name(self) -> str:
+        return self.sequence.name
 
     @property
     def stopped_at(self) -> Tested | None:
@@ -63,91 +64,91 @@ class TestedFamily:
 
 @dataclass(frozen=True)
 class Choice:
-    """What was asked, what was tested, and what came of it.
+    """What was tested, and what came of it.
 
-    `naive` is the cheapest setting whose mean loss on the prompts for choosing is at most the bound: no guarantee.
+    `chosen` is the cheapest certified setting, and `naive` the cheapest of all settings whose mean loss on the prompts
+    for choosing is at most the bound, which has no guarantee; None if it does not cost less than full depth.
     """
 
-    question: ChoiceQuestion
     evidence: Evidence
-    families: Sequence[TestedFamily]
+    sequences: Sequence[TestedSequence]
+    question_number: int  # of the questions that were asked of this sweep
     chosen: Tested | None
     naive: Tested | None
     chosen_held_out: HeldOut | None
     naive_held_out: HeldOut | None
     realised: Sequence[Speedup]  # of the chosen setting, where it was timed
 
-    @property
-    def error(self) -> float:
-        """The error that each family may make."""
-        return error_of_each(self.question.confidence, len(self.families))
 
-
-def refuse_few(evidence: Evidence, question: ChoiceQuestion, name: str) -> None:
-    """Raises `UsageError` if no setting could be certified even if nothing were ever lost."""
-    keys = [key for family in evidence.families for key in family.settings]
-    n = max(len(evidence.choosing.of(key)) for key in keys)
-    n_families = len(evidence.families)
-    least = prompts_without_loss(question.at_most, error_of_each(question.confidence, n_families))
-    if n < least:
-        sharing = f" among {n_families} families of settings, which share the error," if n_families > 1 else ""
-        fewer = " or fewer --rules or --modes" if n_families > 1 else ""
-        raise UsageError(
-            f"{name} has {n} prompts to choose with, and certifying a risk of {question.at_most:g} with confidence "
-            f"{question.confidence:g}{sharing} takes at least {least}, even without a single loss: give more prompts "
-            f"(three in four are for choosing), a higher --at-most, a lower --confidence{fewer}"
-        )
-
-
-def choose_setting(evidence: Evidence, question: ChoiceQuestion) -> Choice:
+def choose_setting(evidence: Evidence, sequences: Sequence[SettingSequence], question_number: int) -> Choice:
     """The cheapest setting whose risk is bounded, and what it was chosen from."""
-    tested = _test(evidence, question)
-    settings = [setting for family in tested for setting in family.settings]
-    costs = np.array([setting.cost for setting in settings])
-    chosen = _at(settings, cheapest(costs, np.array([setting.certified for setting in settings])))
-    naive = _at(settings, cheapest(costs, np.array([setting.mean_loss <= question.at_most for setting in settings])))
+    tested = _test(evidence, sequences)
+    settings = [setting for sequence in tested for setting in sequence.settings]
+    chosen = _cheapest([setting for setting in settings if setting.certified])
+    everything = [_tested(evidence, key) for key in evidence.keys]
+    naive = _cheapest([setting for setting in everything if setting.mean_loss <= evidence.question.at_most])
     return Choice(
-        question,
         evidence,
         tested,
+        question_number,
         chosen,
         naive,
-        _held_out(chosen, evidence, question),
-        _held_out(naive, evidence, question),
+        _held_out(evidence, chosen),
+        _held_out(evidence, naive),
         _realised(chosen, evidence),
     )
 
 
-def _test(evidence: Evidence, question: ChoiceQuestion) -> list[TestedFamily]:
-    samples = [[evidence.choosing.of(key) for key in family.settings] for family in evidence.families]
-    n = [np.array([len(losses) for losses in sample]) for sample in samples]
-    means = [np.array([losses.mean() if len(losses) else np.nan for losses in sample]) for sample in samples]
-    p_values = [hoeffding_bentkus(mean_S, n_S, question.at_most) for mean_S, n_S in zip(means, n, strict=True)]
-    certified = certify(p_values, question.confidence)
+def _test(evidence: Evidence, sequences: Sequence[SettingSequence]) -> list[TestedSequence]:
+    question = evidence.question
+    looked_at = [[_tested(evidence, key) for key in sequence.settings] for sequence in sequences]
+    p_values = [np.array([setting.p_value for setting in settings]) for settings in looked_at]
+    certified = certify(p_values, question.confidence, passes_on=question.order != EQUAL)
+    error = (1 - question.confidence) / len(sequences)
     return [
-        TestedFamily(
-            family,
+        TestedSequence(
+            sequence,
             [
-                Tested(key, float(mean), int(count), float(p_value), bool(passed), evidence.costs[key])
-                for key, mean, count, p_value, passed in zip(family.settings, *columns, strict=True)
+                replace(setting, certified=bool(passed), prompts_needed=_needed(evidence, setting, error))
+                for setting, passed in zip(settings, passes, strict=True)
             ],
         )
-        for family, *columns in zip(evidence.families, means, n, p_values, certified, strict=True)
+        for sequence, settings, passes in zip(sequences, looked_at, certified, strict=True)
     ]
 
 
-def _at(settings: Sequence[Tested], index: np.ndarray) -> Tested | None:
-    return settings[int(index)] if index >= 0 else None
+def _tested(evidence: Evidence, key: str) -> Tested:
+    """A setting by itself, not yet in a sequence."""
+    question, loss_P = evidence.question, evidence.choosing.of(key)
+    if not len(loss_P):
+        return Tested(key, math.nan, 0, 1.0, False, evidence.costs[key], None)
+    p_value = RISK_TESTS[evidence.test](loss_P, question.at_most, 1 - question.confidence)
+    return Tested(key, float(loss_P.mean()), len(loss_P), float(p_value), False, evidence.costs[key], None)
 
 
-def _held_out(tested: Tested | None, evidence: Evidence, question: ChoiceQuestion) -> HeldOut | None:
-    """None if there is no setting, or no prompt for reporting that has a loss."""
-    losses = evidence.reporting.of(tested.configuration) if tested else np.array([])
-    if not len(losses):
+def _needed(evidence: Evidence, setting: Tested, error: float) -> int | None:
+    """How many prompts would certify a setting that these don't."""
+    if setting.p_value <= error or not setting.n:
         return None
-    mean, n = float(losses.mean()), len(losses)
-    p_value = float(hoeffding_bentkus(np.array(mean), np.array(n), question.at_most))
-    return HeldOut(mean, n, upper_bound(mean, n, question.confidence), p_value)
+    losses = evidence.choosing.of(setting.configuration)
+    return prompts_needed(RISK_TESTS[evidence.test], losses, evidence.question.at_most, error)
+
+
+def _cheapest(settings: Sequence[Tested]) -> Tested | None:
+    """The cheapest of those that cost less than full depth; of equal costs, the first."""
+    return min(
+        (setting for setting in settings if setting.cost < FULL_DEPTH), key=lambda setting: setting.cost, default=None
+    )
+
+
+def _held_out(evidence: Evidence, tested: Tested | None) -> HeldOut | None:
+    """None if there is no setting, or no prompt for reporting that has a loss."""
+    loss_P = evidence.reporting.of(tested.configuration) if tested else np.array([])
+    if not len(loss_P):
+        return None
+    question, test = evidence.question, RISK_TESTS[evidence.test]
+    p_value = float(test(loss_P, question.at_most, 1 - question.confidence))
+    return HeldOut(float(loss_P.mean()), len(loss_P), upper_bound(test, loss_P, question.confidence), p_value)
 
 
 def _realised(tested: Tested | None, evidence: Evidence) -> list[Speedup]:
@@ -162,21 +163,34 @@ def _realised(tested: Tested | None, evidence: Evidence) -> list[Speedup]:
     return found
 
 
-def choice_columns(choice: Choice) -> dict[str, Any]:
-    """The columns of `CHOICES` that the choice fills."""
-    question = choice.question
+def question_columns(evidence: Evidence, sequences: Sequence[SettingSequence], question_number: int) -> dict[str, Any]:
+    """The columns of `CHOICES` that are known when the question is asked."""
+    question = evidence.question
     return {
         "risk": question.risk,
         "at_most": question.at_most,
         "confidence": question.confidence,
         "cost_by": question.cost,
         "loss": RISKS[question.risk].definition,
-        "families": [each.family.name for each in choice.families],
-        "error_of_each": choice.error,
-        "seeds": choice.evidence.n_seeds,
+        "test": evidence.test,
+        "order": question.order,
+        "pilot": question.pilot,
+        "question": question_number,
+        "families": [sequence.name for sequence in sequences],
+        "error_of_each": (1 - question.confidence) / len(sequences),
+        "seeds": evidence.n_seeds,
+        "asked": [key for sequence in sequences for key in sequence.settings],
+    }
+
+
+def choice_columns(choice: Choice) -> dict[str, Any]:
+    """The columns of `CHOICES` that the choice fills."""
+    sequences = [each.sequence for each in choice.sequences]
+    return {
+        **question_columns(choice.evidence, sequences, choice.question_number),
         **dict(_columns_of("", choice.chosen, choice.chosen_held_out)),
         **dict(_columns_of("naive_", choice.naive, choice.naive_held_out)),
-        "tested": [asdict(setting) for family in choice.families for setting in family.settings],
+        "tested": [asdict(setting) for sequence in choice.sequences for setting in sequence.settings],
     }
 
 

@@ -13,38 +13,44 @@ from eexit.messages.written import is_known, short_percent, written
 from eexit.method.rules import ORACLES
 from eexit.plan.configuration import NORMAL
 from eexit.plan.splits import ONE_IN
-from eexit.quality.learn_then_test import prompts_needed, prompts_without_loss
+from eexit.quality.learn_then_test import FULL_DEPTH, PARETO, PASSED_ON
+from eexit.quality.risk_tests import BETTING, EXACT, HOEFFDING_BENTKUS, prompts_without_loss
 from eexit.quality.risks import RISKS
-from eexit.studies.choosing.choice import Choice, Tested, TestedFamily, choice_columns
-from eexit.studies.choosing.evidence import COSTS
+from eexit.studies.choosing.choice import Choice, Tested, TestedSequence, choice_columns
+from eexit.studies.choosing.question import COSTS
 
 CAPTION = (
-    "Settings of a family are tested from the conservative end to the bold one, until one is not certified. Mean loss "
-    "and n: over prompts for choosing. p: of the hypothesis that the risk is above the bound (Hoeffding–Bentkus). "
-    "Cost: "
+    "Settings are tested from the safe end to the bold one, until one is not certified. Mean loss and n: over prompts "
+    "for choosing. p: of the hypothesis that the risk is above the bound ({test}). Cost: {cost}."
 )
+TESTS = {
+    EXACT: "the exact binomial tail",
+    BETTING: "bets against it, prompt by prompt (Waudby-Smith and Ramdas)",
+    HOEFFDING_BENTKUS: "Hoeffding–Bentkus",
+}
 Row = Mapping[Any, Any]  # of `eexit.results.study_tables.CHOICES`
 
 
 def choice_table(choice: Choice) -> ResultTable:
     """A section per family, and a line per setting in the order of testing."""
-    caption = f"{CAPTION}{COSTS[choice.question.cost].definition}."
-    table = ResultTable(caption)
+    evidence = choice.evidence
+    cost = COSTS[evidence.question.cost].definition
+    table = ResultTable(CAPTION.format(test=TESTS[evidence.test], cost=cost))
     table.add("key", "setting")
     table.add("number", "mean loss", "n", "p", "cost")
     table.add("name", "certified")
-    for family in choice.families:
+    for sequence in choice.sequences:
         table.add_section()
-        for setting in family.settings:
+        for setting in sequence.settings:
             numbers = [short_percent(setting.mean_loss), str(setting.n), written(setting.p_value, ".2g")]
-            table.add_row(setting.configuration, *numbers, short_percent(setting.cost), _outcome(setting, family))
+            table.add_row(setting.configuration, *numbers, short_percent(setting.cost), _outcome(setting, sequence))
     return table
 
 
-def _outcome(setting: Tested, family: TestedFamily) -> str:
+def _outcome(setting: Tested, sequence: TestedSequence) -> str:
     if setting.certified:
         return "yes"
-    return "no: stopped here" if setting == family.stopped_at else "not tested"
+    return "no: stopped here" if setting == sequence.stopped_at else "not tested"
 
 
 def choice_sentences(choice: Choice) -> Iterator[str]:
@@ -52,10 +58,11 @@ def choice_sentences(choice: Choice) -> Iterator[str]:
     row = choice_columns(choice)
     yield from _about_losses(choice)
     yield from _about_failures(choice)
+    yield from _about_order(choice)
     yield from (findings.LEFT_OUT.format(what=line) for line in choice.evidence.left_out)
-    for tested in choice.families:
-        if setting := tested.stopped_at:
-            yield " ".join(_stopped(row, tested, setting))
+    for sequence in choice.sequences:
+        if setting := sequence.stopped_at:
+            yield " ".join(_stopped(sequence, setting, _share_for_choosing(row)))
     yield from told_choice(row)
     if choice.chosen and not _is_oracle(choice.chosen.configuration):
         for each in choice.realised:
@@ -66,10 +73,12 @@ def choice_sentences(choice: Choice) -> Iterator[str]:
 
 
 def _about_losses(choice: Choice) -> Iterator[str]:
-    question, evidence = choice.question, choice.evidence
+    evidence = choice.evidence
+    question = evidence.question
     yield findings.LOSS.format(definition=RISKS[question.risk].definition)
     yield findings.AVERAGED.format(seeds=counted(evidence.n_seeds, "seed"))
     yield findings.COUNTED
+    yield from _about_groups(*evidence.n_groups)
     if evidence.n_seeds > 1 and evidence.n_same_for_every_seed:
         yield findings.SAME_RUNS.format(settings=counted(evidence.n_same_for_every_seed, "setting"))
     if evidence.judges:
@@ -79,33 +88,50 @@ def _about_losses(choice: Choice) -> Iterator[str]:
         right = pc.mean(evidence.sweep.runs.filter(pc.field("configuration") == NORMAL)["correct"]).as_py()
         if is_known(right):
             yield findings.NORMAL_ANSWERS.format(share=short_percent(right))
-            yield from [findings.MOST_TO_LOSE] * (not evidence.n_failed)
+            yield from [findings.MOST_TO_LOSE] * (not evidence.failed)
+            share = short_percent(min(1.0, question.at_most / right)) if right else "all"
+            yield findings.SHARE_OF_RIGHT.format(at_most=short_percent(question.at_most), share=share)
     is_sampled = evidence.sweep.manifest.config["temperature"] > 0
     if is_sampled and NORMAL in evidence.choosing.configurations and (own := evidence.choosing.of(NORMAL)).any():
         yield findings.NORMAL_LOSES.format(mean=short_percent(float(own.mean())))
 
 
+def _about_groups(n_prompts: int, n_groups: int) -> Iterator[str]:
+    if n_groups:
+        prompts, groups = counted(n_prompts, "prompt"), counted(n_groups, "group")
+        yield findings.GROUPED.format(prompts=prompts, groups=groups)
+        yield from [findings.GROUPS_OF_ONE] * (n_groups == n_prompts)
+
+
+def _about_order(choice: Choice) -> Iterator[str]:
+    evidence = choice.evidence
+    if evidence.question.order == PARETO:
+        n = counted(choice.sequences[0].sequence.n_pilot, "prompt")
+        settings = counted(len(choice.sequences[0].settings), "setting")
+        yield findings.PILOT.format(n=n, settings=settings)
+
+
 def _about_failures(choice: Choice) -> Iterator[str]:
     evidence = choice.evidence
-    if evidence.n_failed:
-        yield findings.FAILED_IS_LOST.format(runs=counted(evidence.n_failed, "run"))
-    if evidence.n_failed_normal and RISKS[choice.question.risk].compares:
-        yield findings.FAILED_NORMAL.format(n=f"{evidence.n_failed_normal:,}")
+    if evidence.failed:
+        yield findings.FAILED_IS_LOST.format(runs=counted(len(evidence.failed), "run"))
+    if (n_of_normal := evidence.failed.count(NORMAL)) and evidence.risk.compares:
+        yield findings.FAILED_NORMAL.format(n=f"{n_of_normal:,}")
     if evidence.n_unusable:
         yield findings.UNJUDGED.format(texts=counted(evidence.n_unusable, "text"))
         yield findings.ASK_AGAIN
 
 
-def _stopped(row: Row, tested: TestedFamily, setting: Tested) -> Iterator[str]:
+def _stopped(sequence: TestedSequence, setting: Tested, share: float) -> Iterator[str]:
     template = findings.STOPPED if setting.n else findings.STOPPED_WITHOUT
     yield template.format(
-        family=tested.family.name,
+        family=sequence.name,
         setting=setting.configuration,
         mean=short_percent(setting.mean_loss),
         n=counted(setting.n, "prompt"),
     )
     if setting.n:
-        yield _would_do(row, setting.mean_loss)
+        yield _would_do(setting.prompts_needed, share)
 
 
 def told_choice(row: Row) -> Iterator[str]:
@@ -116,7 +142,11 @@ def told_choice(row: Row) -> Iterator[str]:
             error=short_percent(1 - row["confidence"]),
             each=short_percent(row["error_of_each"]),
         )
-    if isinstance(row["configuration"], str):
+        if row["order"] == PASSED_ON:
+            yield findings.PASSED_ON
+    if is_known(row["question"]) and row["question"] > 1:
+        yield findings.NTH_QUESTION.format(number=f"{row['question']:.0f}")
+    if isinstance(row["configuration"], str) and row["cost"] < FULL_DEPTH:
         yield from _chosen(row)
         yield from _held_out(row, "")
     else:
@@ -148,8 +178,6 @@ def _chosen(row: Row) -> Iterator[str]:
     yield findings.TESTED.format(n=counted(int(row["n"]), "prompt"), mean=mean, p=p_value)
     if _is_oracle(row["configuration"]):
         yield findings.IS_AN_ORACLE
-    elif row["cost"] >= 1:
-        yield findings.SAVES_NOTHING
 
 
 def _is_oracle(key: str) -> bool:
@@ -157,6 +185,11 @@ def _is_oracle(key: str) -> bool:
 
 
 def _none_chosen(row: Row) -> Iterator[str]:
+    certified = [setting for setting in row["tested"] if setting["certified"]]
+    if certified:
+        yield findings.NONE_SAVES_ANYTHING.format(settings=counted(len(certified), "setting"))
+        yield findings.DEFENSIBLE
+        return
     yield findings.NONE_CERTIFIED.format(**_promise(row))
     known = [setting for setting in row["tested"] if is_known(setting["p_value"])]
     if known:
@@ -167,19 +200,24 @@ def _none_chosen(row: Row) -> Iterator[str]:
             n=counted(int(nearest["n"]), "prompt"),
             p=written(nearest["p_value"], ".2g"),
         )
-        yield _would_do(row, nearest["mean_loss"])
+        yield _would_do(nearest.get("prompts_needed"), _share_for_choosing(row))
     yield findings.DEFENSIBLE
     least = prompts_without_loss(row["at_most"], row["error_of_each"])
     yield findings.WITHOUT_LOSS.format(n=counted(least, "prompt"))
 
 
-def _would_do(row: Row, mean_loss: float) -> str:
-    """How many prompts would certify a setting whose mean loss stays as it is."""
-    enough = prompts_needed(mean_loss, row["at_most"], row["error_of_each"])
-    if enough is None:
+def _share_for_choosing(row: Row) -> float:
+    """Of a sweep's prompts."""
+    has_pilot_part = row["order"] == PARETO and not row["pilot"]
+    return (1 - 1 / ONE_IN) ** (2 if has_pilot_part else 1)
+
+
+def _would_do(enough: float | None, share: float) -> str:
+    """How many prompts would certify a setting whose losses stay as they are; `share` of a sweep are for choosing."""
+    if enough is None or not is_known(enough):
         return findings.NONE_WOULD_DO
-    in_all = math.ceil(enough * ONE_IN / (ONE_IN - 1))
-    return findings.WOULD_DO.format(enough=f"{enough:,}", in_all=f"{in_all:,}")
+    in_all = math.ceil(enough / share)
+    return findings.WOULD_DO.format(enough=f"{enough:,.0f}", in_all=f"{in_all:,}")
 
 
 def _held_out(row: Row, start: str) -> Iterator[str]:

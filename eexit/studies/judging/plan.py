@@ -11,7 +11,7 @@ from eexit.messages.wording import counted
 from eexit.plan.configuration import NORMAL
 from eexit.plan.hashes import content_hash
 from eexit.plan.runs import OK
-from eexit.plan.splits import representative
+from eexit.plan.splits import groups, representative
 from eexit.quality.rubric import (
     ASPECTS,
     RUBRIC,
@@ -82,6 +82,7 @@ class JudgingPlan:
     known: Verdicts
     before: Mapping[str, Row]  # run id → the row without an error that counts
     keys: Sequence[str]  # configurations, in the sweep's order
+    groups: Mapping[str, str]  # prompt id → the group that it is one of, where it names one
     n_before: int  # runs that were judged before
     n_failed: int  # runs whose text could not be generated
     n_missing: int  # runs that have not landed
@@ -159,6 +160,7 @@ def plan_judging(results: str, judge: str, keys: Sequence[str], n_prompts: int |
         known,
         before,
         chosen,
+        groups(manifest.config["prompts"]),
         n_before=len(runs) - len(to_judge),
         n_failed=len(rows) - len(runs),
         n_missing=len(prompt_ids) * len(manifest.config["seeds"]) * len(chosen) - len(rows),

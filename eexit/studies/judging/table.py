@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -12,7 +13,8 @@ from eexit.messages.wording import counted
 from eexit.messages.written import interval, is_known, written
 from eexit.plan.configuration import NORMAL
 from eexit.plan.runs import OK
-from eexit.quality.bootstrap import LEVEL, MIN_SAMPLES, Estimate, estimate_columns, means_of_groups
+from eexit.quality.estimates import MIN_SAMPLES, Estimate, ValueKind, estimate_columns, means_of_groups
+from eexit.quality.intervals import LEVEL
 from eexit.quality.rubric import ASPECTS, THIS, TIE
 
 BETTER: Final = "better"
@@ -23,20 +25,25 @@ HEADINGS: Final = ("co-\nher-\nence", "com-\nplete-\nness", "clar-\nity", "no\nr
 PAIRED_HEADINGS: Final = ("n", f"beats\n{NORMAL}", "tie", "win\nrate")
 CAPTION: Final = (
     "Scores from 1 to 5, higher is better. Means over n prompts, {seeds}; beneath, a "
-    f"{LEVEL:.0%} percentile bootstrap over prompts, from {MIN_SAMPLES} prompts on."
+    f"{LEVEL:.0%} interval over prompts, from {MIN_SAMPLES} prompts on."
 )
 PAIRED_CAPTION: Final = f" Win rate: beats {NORMAL}, and half of the ties; 50 % if the judge sees no difference."
 
 Estimates = Mapping[str, Estimate]  # of each of `ASPECTS` and `COMPARED`
 
 
-def by_configuration(rows: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> dict[str, Estimates]:
-    """What a judge says of each configuration; `rows` are those of one judge and rubric that count."""
+def by_configuration(
+    rows: Iterable[Mapping[str, Any]], keys: Sequence[str], groups: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Estimates]:
+    """What a judge says of each configuration; `rows` are those of one judge and rubric that count.
+
+    Prompts of a group (id → group) count once.
+    """
     by_key: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         if row["status"] == OK:
             by_key[row["configuration"]].append(row)
-    return {key: _estimates(by_key[key]) for key in keys}
+    return {key: _estimates(by_key[key], groups) for key in keys}
 
 
 def judgements_table(found: Mapping[str, Estimates], n_seeds: int) -> ResultTable:
@@ -56,12 +63,13 @@ def judgements_table(found: Mapping[str, Estimates], n_seeds: int) -> ResultTabl
     return table
 
 
-def _estimates(rows: Sequence[Mapping[str, Any]]) -> Estimates:
+def _estimates(rows: Sequence[Mapping[str, Any]], groups: Mapping[str, str]) -> Estimates:
     """Means over prompts of the means over each prompt's seeds."""
     columns = (*ASPECTS, *COMPARED)
     values_RX = np.array([_values(row) for row in rows]).reshape(len(rows), len(columns))
-    values_PX = means_of_groups(values_RX, [row["prompt_id"] for row in rows])
-    return dict(zip(columns, estimate_columns(values_PX), strict=True))
+    values_PX = means_of_groups(values_RX, [groups.get(row["prompt_id"], row["prompt_id"]) for row in rows])
+    kinds = [ValueKind.NUMBER] * len(ASPECTS) + [ValueKind.SHARE] * len(COMPARED)
+    return dict(zip(columns, estimate_columns(values_PX, kinds), strict=True))
 
 
 def _values(row: Mapping[str, Any]) -> list[float]:

@@ -16,6 +16,7 @@ from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import NORMAL, Exit, configuration_of, depends_on_seed
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.runs import configurations
+from eexit.plan.splits import groups
 from eexit.results.layout import MANIFEST
 from eexit.results.store.finished_sweep import FinishedSweep, refuse_unknown
 from eexit.studies.replay.study import ReplayStudy
@@ -59,7 +60,8 @@ def make_replay_plan(
     transcripts = read_transcripts(sweep.store, text_of, once=is_same)
     if not transcripts:
         raise UsageError(f"{shown(results)} has no texts of {text_of}: all its runs failed, or decided no token")
-    return ReplayStudy(config, settings, text_of, transcripts, n_layers)
+    groups_of = groups(sweep.manifest.config["prompts"])
+    return ReplayStudy(config, settings, text_of, transcripts, n_layers, groups_of)
 
 
 def _stored(sweep: FinishedSweep, results: str) -> SweepConfig:

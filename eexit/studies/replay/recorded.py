@@ -22,8 +22,8 @@ from eexit.method.draws import exit_draws
 from eexit.method.rules import ONLINE, ORACLES, RULES
 from eexit.method.states import STATES, alters
 from eexit.method.stick_breaking import choose_exits, exit_probabilities, expect
-from eexit.plan.configuration import Exit
-from eexit.quality.bootstrap import estimate_columns, means_of_groups
+from eexit.plan.configuration import Exit, gives_its_exits
+from eexit.quality.estimates import ValueKind, estimate_columns, means_of_groups
 from eexit.training.texts import Text
 
 ESTIMATED: Final = (
@@ -114,9 +114,10 @@ def costs_of(
 
 
 def summary(
-    replayed_T: Sequence[Replayed], prompt_id_T: Sequence[str], exitable_layers: Sequence[int], n_layers: int
+    setting: Exit, replayed_T: Sequence[Replayed], unit_T: Sequence[str], exitable_layers: Sequence[int], n_layers: int
 ) -> dict[str, Any]:
-    """What came of a setting, as columns of `REPLAYS`: means over prompts, seeds averaged first."""
+    """What came of a setting, as columns of `REPLAYS`: means over prompts or groups of them, seeds averaged first;
+    `unit_T` says which text is of which."""
     layers = [*exitable_layers, n_layers - 1]
     depth_X = (np.array(layers) + 1) / n_layers
     share_TX = np.stack([replayed.share_X for replayed in replayed_T])
@@ -125,10 +126,11 @@ def summary(
         for replayed in replayed_T
     ]
     values_TC = np.column_stack([share_TX, share_TX @ depth_X, figures_T4])
-    values_PC = means_of_groups(values_TC, prompt_id_T)
+    values_PC = means_of_groups(values_TC, unit_T)
     share_PX, estimated_P3, cost_P2 = np.split(values_PC, [len(layers), len(layers) + len(ESTIMATED)], axis=1)
     numbers = dict(zip(("cost_full", "cost_needed"), cost_P2.sum(0), strict=True))
-    for name, estimate in zip(ESTIMATED, estimate_columns(estimated_P3), strict=True):
+    kinds = [ValueKind.NUMBER if gives_its_exits(setting) else ValueKind.SHARE, ValueKind.NUMBER, ValueKind.SHARE]
+    for name, estimate in zip(ESTIMATED, estimate_columns(estimated_P3, kinds), strict=True):
         numbers |= {name: estimate.mean, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
     known = {name: None if np.isnan(value) else float(value) for name, value in numbers.items()}
     share_X = share_PX.mean(0).tolist()

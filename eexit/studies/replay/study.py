@@ -1,6 +1,6 @@
 """Replaying settings that were never run on the texts of a finished sweep."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
@@ -27,9 +27,10 @@ class ReplayStudy(Study):
 
     def __init__(
         self, config: SweepConfig, settings: Sequence[Exit], text_of: str, transcripts: Sequence[Transcript],
-        n_layers: int,
+        n_layers: int, groups: Mapping[str, str],
     ) -> None:  # fmt: skip
         self.config, self.settings, self.text_of, self.transcripts = config, settings, text_of, transcripts
+        self._groups = groups
         self._layers, self._n_layers, self._is_adapted = config.exit_layers or (), n_layers, config.adapter is not None
         self._cuts = list(pairwise(self.cuts(TOKENS_PER_PART)))
         is_recorded = all(transcript.teacher is not None for transcript in transcripts) and all(
@@ -80,13 +81,14 @@ class ReplayStudy(Study):
     def rows(self, unit: Unit, results: Sequence[Any]) -> Sequence[Row]:
         settings, *_ = unit.parts[0].what
         prompt_ids = [transcript.text.prompt_id for transcript in self.transcripts]
+        units = [self._groups.get(prompt_id, prompt_id) for prompt_id in prompt_ids]
         by_text = [of_text for result in results for of_text in result]
         return [
             {
                 **setting.columns,
                 "text_of": self.text_of,
                 "tokens": self.n_tokens(),
-                **summary(replayed_T, prompt_ids, self._layers, self._n_layers),
+                **summary(setting, replayed_T, units, self._layers, self._n_layers),
                 "model": self.config.model,
             }
             for setting, replayed_T in zip(settings, zip(*by_text, strict=True), strict=True)

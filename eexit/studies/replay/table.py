@@ -5,7 +5,8 @@ from typing import Any
 
 from eexit.messages.result_table import ResultTable
 from eexit.messages.written import interval, percent, written
-from eexit.quality.bootstrap import LEVEL, MIN_SAMPLES
+from eexit.quality.estimates import MIN_SAMPLES
+from eexit.quality.intervals import LEVEL
 
 # Broken so that the table fits in 80 columns.
 HEADINGS = (
@@ -18,7 +19,7 @@ HEADINGS = (
 )
 CAPTION = (
     "Teacher-forced: each token is decided given a text of {text_of}, so that nothing is said of where a setting's own "
-    "text would have gone. Means over {prompts} prompts ({texts} texts, seeds averaged first); percentile bootstrap "
+    "text would have gone. Means over {prompts} prompts ({texts} texts, seeds averaged first); intervals "
     f"over prompts, from {MIN_SAMPLES} prompts on. Layers skipped: 1 − expected mean depth. Disagreement: tokens whose "
     "likeliest token at the exit is not that of full depth, given the same text. KL: of what is read at the exit from "
     "full depth. Saved in theory: in multiply-adds, if deciding were free (cost_needed); – where no model was "

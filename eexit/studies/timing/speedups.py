@@ -1,7 +1,7 @@
 """What timings say: tokens per second, and what was saved in theory, by what was run, and in time.
 
 Seconds are compared within a round only, where everything was timed within moments. Medians are over the rounds, and
-intervals are percentile bootstraps over them (Efron 1979).
+intervals are pairs of order statistics that cover the median (`eexit.quality.intervals.of_median`).
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from eexit.plan.configuration import NORMAL
-from eexit.quality.bootstrap import Estimate, estimate_median
+from eexit.quality.estimates import Estimate, estimate_median
 
 
 @dataclass(frozen=True)

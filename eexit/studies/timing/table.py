@@ -6,7 +6,7 @@ from typing import Any
 from eexit.messages.result_table import ResultTable
 from eexit.messages.written import interval, percent
 from eexit.plan.configuration import NORMAL
-from eexit.quality.bootstrap import MIN_SAMPLES
+from eexit.quality.estimates import MIN_ROUNDS
 from eexit.studies.timing.speedups import Speedup, speedups
 
 # Broken so that the table fits in 80 columns.
@@ -21,7 +21,7 @@ HEADINGS = (
 )
 CAPTION = (
     f"Medians over rounds. × {NORMAL}: how many times as fast as full depth on the same path, in the same round; "
-    f"bootstrap interval over rounds, from {MIN_SAMPLES} rounds on. Saved, of full depth: in theory, if deciding were "
+    f"exact interval of the median, from {MIN_ROUNDS} rounds on. Saved, of full depth: in theory, if deciding were "
     "free and deferral unbounded (cost_needed); by what was run (cost_run), both in multiply-adds; in time, 1 − time / "
     f"time of {NORMAL}: below 0, it took longer. Short of run: what was run less, in points, but did not save time; "
     "below 0, time saved more, as where many tokens' deferred layers are run together."

@@ -6,12 +6,13 @@ from typing import Final
 
 from eexit.messages import findings
 from eexit.messages.wording import counted
-from eexit.messages.written import is_known, percent
+from eexit.messages.written import is_known, percent, written
 from eexit.plan.configuration import NORMAL
-from eexit.quality.bootstrap import MIN_SAMPLES
+from eexit.quality.estimates import MIN_SAMPLES
 from reports.frames.axes import CORRECT, DIFFERENCE, SKIPPING, THEORETICAL, CostAxis
 from reports.frames.quality import Quality
-from reports.read.judgements import BEST, PREFERRED, SCORE, Judge
+from reports.frames.runs import GAINED, LOST, P_VALUE
+from reports.read.judgements import BEST, PREFERRED, SCORE, WORST, Judge
 from reports.sections.findings.choices import choice_findings
 from reports.sections.findings.numbers import Row, difference, saved_words, with_interval
 
@@ -30,7 +31,7 @@ def quality_findings(quality: Quality, n_failed: int) -> list[str]:
 
 def headline(quality: Quality) -> list[str]:
     """For the top of the report: how often answers are right, and how many settings that a deployed model could use
-    keep them right. None without answers of `normal`.
+    are not worse by more than the margin. None without answers of `normal`.
     """
     normal = _normal(quality, CORRECT)
     if normal is None:
@@ -38,18 +39,42 @@ def headline(quality: Quality) -> list[str]:
     said = [_answers(normal)]
     name = f"{CORRECT}{DIFFERENCE}"
     rows = quality.settings[~quality.settings["oracle"]].to_dict("records")
-    online = [row for row in rows if is_known(row[f"{name}_high"])]
-    kept = [row for row in online if row[f"{name}_high"] >= 0]
+    online = [row for row in rows if is_known(row[f"{name}_low"])]
+    kept = [row for row in online if row[f"{name}_low"] >= -quality.margin]
     if online:
-        template = findings.SOME_KEEP if kept else findings.NONE_KEEPS
-        said.append(template.format(kept=len(kept), settings=counted(len(online), "setting")))
-    if kept:
-        cost = _cost_of(quality, kept)
-        best = _cheapest(kept, cost)
-        change, saved = difference(best, name, is_share=True), saved_words(best, cost)
-        said.append(findings.CHEAPEST_KEPT.format(setting=best["configuration"], saved=saved, difference=change))
-        said += _in_a_loop(best)
+        template = findings.KEEPS_SOME if kept else findings.KEEPS_NONE
+        settings = counted(len(online), "setting")
+        said.append(template.format(kept=len(kept), settings=settings, margin=_points(quality.margin)))
+    said += _cheapest_kept(quality, kept, name, is_share=True)
     return [" ".join(said)]
+
+
+def _cheapest_kept(quality: Quality, kept: list[Row], changed: str, is_share: bool) -> Iterator[str]:
+    """The one that costs least, if it costs less than full depth: no other is worth a recommendation."""
+    if not kept:
+        return
+    cost = _cost_of(quality, kept)
+    best = _cheapest(kept, cost)
+    if not _saves(best, cost):
+        yield findings.KEPT_COST_MORE
+        return
+    saved, change = saved_words(best, cost), difference(best, changed, is_share)
+    yield findings.CHEAPEST_KEPT.format(setting=best["shown_as"], saved=saved, difference=change)
+    if is_share and is_known(p_value := best.get(f"{CORRECT}{P_VALUE}")):
+        gained, lost = (best[f"{CORRECT}{end}"] for end in (GAINED, LOST))
+        prompts = (counted(int(n), "prompt") for n in (gained, lost))
+        yield findings.PAIRS.format(**dict(zip(("gained", "lost"), prompts, strict=True)), p=written(p_value, ".2g"))
+    yield from _in_a_loop(best)
+
+
+def _saves(row: Row, cost: CostAxis) -> bool:
+    """Whether it costs less than full depth, by the interval's end where there is one."""
+    low = row[f"{cost.column}_low"]
+    return bool((low if is_known(low) else row[cost.column]) > 0)
+
+
+def _points(share: float) -> str:
+    return f"{written(100 * share, '.3g')} points"
 
 
 def _answers(normal: Row) -> str:
@@ -68,7 +93,7 @@ def _accuracy(quality: Quality) -> Iterator[str]:
         yield findings.NO_NORMAL.format(name=ACCURACY.capitalize())
         return
     yield _answers(normal)
-    yield from _kept(quality, CORRECT, ACCURACY)
+    yield from _kept(quality, CORRECT, ACCURACY, quality.margin)
 
 
 def _judged(quality: Quality, judge: Judge) -> Iterator[str]:
@@ -80,7 +105,8 @@ def _judged(quality: Quality, judge: Judge) -> Iterator[str]:
         else:
             mean = with_interval(normal, score, ".2f")
             yield findings.JUDGED.format(judge=judge.name, score=mean, best=BEST, n=_n(normal))
-            yield from _kept(quality, score, f"the score by {judge.name}", judge.column(PREFERRED))
+            on_scale = quality.margin * (BEST - WORST)
+            yield from _kept(quality, score, f"the score by {judge.name}", on_scale, judge.column(PREFERRED))
     if judge.errors:
         n = sum(judge.errors.values())
         runs = counted(n + judge.n_judged, "run")
@@ -99,11 +125,12 @@ def _n(row: Row) -> str:
     return f"{counted(row['n'], 'prompt')}, {averaged}"
 
 
-def _kept(quality: Quality, column: str, name: str, preferred: str | None = None) -> Iterator[str]:
-    """For each mode, the setting that saves most and is not certainly below `normal`, and how its control does; and the
-    rules that are certainly below at every setting. `preferred` is a column of win rates, told beside.
+def _kept(quality: Quality, column: str, name: str, margin: float, preferred: str | None = None) -> Iterator[str]:
+    """For each mode, the settings that are not worse than `normal` by more than the margin, which of them saves most,
+    and how its control does; and the rules that are certainly below at every setting. `preferred` is a column of win
+    rates, told beside.
     """
-    changed = f"{column}{DIFFERENCE}"
+    changed, is_share = f"{column}{DIFFERENCE}", preferred is None
     settings = quality.settings[quality.settings[changed].notna()]
     if settings.empty:
         return
@@ -112,27 +139,31 @@ def _kept(quality: Quality, column: str, name: str, preferred: str | None = None
         return
     for mode, of_mode in settings.groupby("mode", sort=False):
         rows = of_mode.to_dict("records")
-        kept = [row for row in rows if is_known(row[f"{changed}_high"]) and row[f"{changed}_high"] >= 0]
-        said = list(_best_kept(quality, kept, changed, name, preferred)) if kept else []
-        below = [str(rule) for rule in dict.fromkeys(of_mode["rule"]) if rule not in {row["rule"] for row in kept}]
+        kept = [row for row in rows if is_known(row[f"{changed}_low"]) and row[f"{changed}_low"] >= -margin]
+        n = counted(int(max(row[f"{changed}_n"] for row in rows)), "prompt")
+        written_margin = _points(margin) if is_share else written(margin, ".2g")
+        counts = counted(len(kept), "setting") if kept else "no setting"
+        said = [findings.KEEPS.format(mode=mode, kept=counts, margin=written_margin, name=name, n=n)]
+        said += _cheapest_kept(quality, kept, changed, is_share)
+        said += _beside_best(quality, kept, changed, preferred)
+        below = [str(rule) for rule, of in of_mode.groupby("rule", sort=False) if (of[f"{changed}_high"] < 0).all()]
         said += [findings.BELOW.format(mode=mode, rules=", ".join(below), name=name)] if below else []
         yield " ".join(said)
 
 
-def _best_kept(quality: Quality, kept: list[Row], changed: str, name: str, preferred: str | None) -> Iterator[str]:
-    is_share, cost = preferred is None, _cost_of(quality, kept)
-    best = _cheapest(kept, cost)
-    n = counted(int(best[f"{changed}_n"]), "prompt")
-    yield findings.KEEPS.format(mode=best["mode"], kept=counted(len(kept), "setting"), name=name, n=n)
-    saved, change = saved_words(best, cost), difference(best, changed, is_share)
-    yield findings.CHEAPEST_KEPT.format(setting=best["shown_as"], saved=saved, difference=change)
+def _beside_best(quality: Quality, kept: list[Row], changed: str, preferred: str | None) -> Iterator[str]:
+    """The win rate of the setting that costs least, and how its control does."""
+    if not kept:
+        return
+    best = _cheapest(kept, _cost_of(quality, kept))
+    if not _saves(best, _cost_of(quality, kept)):
+        return
     if preferred and is_known(best[preferred]):
         yield findings.WINS.format(share=with_interval({**best, "n": best[f"{preferred}_n"]}, preferred))
     controls = quality.rows[quality.rows["beneath"] == best["configuration"]].to_dict("records")
     for control in controls[:1]:
         if is_known(control[changed]):
-            yield findings.CONTROL_KEEPS.format(difference=difference(control, changed, is_share))
-    yield from _in_a_loop(best)
+            yield findings.CONTROL_KEEPS.format(difference=difference(control, changed, preferred is None))
 
 
 def _cost_of(quality: Quality, rows: list[Row]) -> CostAxis:

@@ -6,7 +6,7 @@ from typing import Final
 from eexit.messages import findings
 from eexit.messages.wording import counted
 from eexit.messages.written import is_known
-from eexit.quality.bootstrap import MIN_SAMPLES
+from eexit.quality.estimates import MIN_ROUNDS
 from reports.frames.axes import DISAGREEMENT, RUN, CostAxis
 from reports.frames.savings import Savings
 from reports.sections.findings.numbers import Row, saved_words, with_interval
@@ -56,8 +56,8 @@ def _of(rows: list[Row], cost: CostAxis) -> Iterator[str]:
         yield template.format(where=where)
         yield findings.CHEAPEST.format(**_said(row, cost))
         yield from _disagrees(row)
-    if cost.measured and known and max(row[f"{column}_n"] for row in known) < MIN_SAMPLES:
-        yield findings.FEW_ROUNDS.format(least=MIN_SAMPLES)
+    if cost.measured and known and max(row[f"{column}_n"] for row in known) < MIN_ROUNDS:
+        yield findings.FEW_ROUNDS.format(least=MIN_ROUNDS)
     loops = sorted((row for row in _sure(known, column) if row["looping"]), key=lambda row: -row[column])
     if loops:
         counts = counted(len(loops), "configuration")

@@ -144,7 +144,7 @@ const HOW = [
   ],
   [
     "Interval",
-    "Written in brackets, and drawn as error bars or bands: a percentile bootstrap interval, for which prompts are resampled, never tokens. With too few prompts there is none.",
+    "Written in brackets, and drawn as error bars or bands: over prompts, never tokens. Shares have the interval of Clopper and Pearson (Korn and Graubard's where prompts count in part), differences of paired shares that of Bonett and Price, and all else Student's. With too few prompts there is none.",
   ],
   [
     "Perplexity",
@@ -161,7 +161,7 @@ const HOW = [
   ],
   [
     "Saving, realised",
-    "1 − seconds / seconds of full depth on the same path, in the same round and batch of jobs/timings.py, for the same prompts and number of tokens: the median over rounds, with a bootstrap interval over them if there are at least five. What it lacks of run is the run saving of the very tokens that were timed minus the realised one, in points. Generate is that of transformers, at full depth.",
+    "1 − seconds / seconds of full depth on the same path, in the same round and batch of jobs/timings.py, for the same prompts and number of tokens: the median over rounds, with the exact interval of a median if there are at least six. What it lacks of run is the run saving of the very tokens that were timed minus the realised one, in points. Generate is that of transformers, at full depth.",
   ],
   [
     "Oracle",
@@ -235,7 +235,7 @@ function ruleWords({ definition, parameter, unit, oracle }) {
 }
 
 function methodsPage() {
-  const { level, resamples, least } = DATA.bootstrap;
+  const { level, least } = DATA.intervals;
   const list = (items) => h("dl.definitions", {}, ...items);
   const columns = Object.entries(DATA.methods).flatMap(([title, rows]) => [
     h("h2", {}, `${title}, as recorded`),
@@ -256,7 +256,7 @@ function methodsPage() {
     h(
       "p",
       {},
-      `Intervals contain the means of ${100 * level}% of ${form(resamples, "count")} resamples of the prompts; with fewer than ${least} prompts there are none.`,
+      `Intervals are at the level of ${100 * level}%, over prompts; with fewer than ${least} prompts there are none.`,
     ),
     DATA.prompts.length < DATA.counts.prompts ? h("p", {}, held()) : null,
     Object.keys(DATA.modes).length ? h("h2", {}, "Modes: what an early exit leaves behind") : null,

@@ -70,7 +70,7 @@ function provenance(runs) {
 }
 
 function findings(prompts) {
-  const { level, least } = DATA.bootstrap;
+  const { level, least } = DATA.intervals;
   return h(
     "section",
     { "aria-label": "Findings" },
@@ -82,7 +82,7 @@ function findings(prompts) {
       {},
       (prompts < least
         ? `Fewer than ${least} prompts are too few for intervals. `
-        : `In brackets: ${100 * level}% bootstrap intervals over prompts. `) +
+        : `In brackets: ${100 * level}% intervals over prompts. `) +
         (DATA.timed ? "Intervals of realised savings are over rounds. " : "") +
         `Layers skipped: ${LAYERS_SKIPPED} ${DATA.timed ? "" : "No time was measured. "}${oracles()}`,
       h("a", { href: "#/methods" }, "What each number means"),

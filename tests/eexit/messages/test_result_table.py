@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from eexit.messages.result_table import ResultTable
-from eexit.quality.bootstrap import Estimate
+from eexit.quality.estimates import Estimate
 from eexit.quality.rubric import ASPECTS
 from eexit.studies.harness.table import scores_table
 from eexit.studies.judging.table import COMPARED, judgements_table

@@ -1,4 +1,4 @@
-"""Certified settings: p-values against sums of binomial terms, and coverage by simulation.
+"""Certified settings: how settings are put into sequences, and coverage of each way by simulation.
 
 Shapes: D repeated draws, P prompts, S settings, T tokens.
 """
@@ -6,90 +6,18 @@ Shapes: D repeated draws, P prompts, S settings, T tokens.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import pytest
+from scipy.special import ndtr
+from scipy.stats import beta
 
-from eexit.quality.learn_then_test import (
-    certify,
-    cheapest,
-    fixed_sequence,
-    hoeffding_bentkus,
-    prompts_needed,
-    prompts_without_loss,
-    upper_bound,
-)
+from eexit.quality.learn_then_test import EQUAL, ORDERS, PARETO, PASSED_ON, certify, fixed_sequence, pareto_sequence
+from eexit.quality.risk_tests import betting, exact_binomial, hoeffding_bentkus
 
 AT_MOST, CONFIDENCE = 0.05, 0.95
 DRAWS, PROMPTS = 1000, 120
-
-
-def p_value(mean_loss: float, n: int, at_most: float = AT_MOST) -> float:
-    return float(hoeffding_bentkus(np.array(mean_loss), np.array(n), at_most))
-
-
-def by_sums(k: int, n: int, at_most: float) -> float:
-    """The p-value for k losses of 1 among n, from the definitions."""
-    mean = k / n
-    if mean >= at_most:
-        hoeffding = 1.0
-    else:
-        h = (mean * math.log(mean / at_most) if mean else 0) + (1 - mean) * math.log((1 - mean) / (1 - at_most))
-        hoeffding = math.exp(-n * h)
-    return min(hoeffding, math.e * below(k, n, at_most), 1.0)
-
-
-def below(k: int, n: int, p: float) -> float:
-    """P(Bin(n, p) ≤ k)."""
-    return math.fsum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k + 1))
-
-
-@pytest.mark.parametrize(("n", "at_most"), [(1, 0.05), (29, 0.3), (59, 0.05), (60, 0.02), (257, 0.1)])
-def test_p_values_are_those_of_the_definition(n: int, at_most: float) -> None:
-    k = np.arange(n + 1)
-    assert hoeffding_bentkus(k / n, np.array(n), at_most) == pytest.approx(
-        [by_sums(i, n, at_most) for i in range(n + 1)], rel=1e-9
-    )
-
-
-def test_losses_between_0_and_1_count_as_the_next_whole_number_of_losses() -> None:
-    """In Bentkus's inequality, which is the tighter one here."""
-    assert p_value(5.9 / 400, 400) == pytest.approx(math.e * below(6, 400, AT_MOST), rel=1e-9)
-
-
-def test_a_mean_that_is_off_by_a_rounding_error_is_not_one_more_loss() -> None:
-    assert 25 * (7 / 25) > 7
-    assert p_value(7 / 25, 25, 0.5) == pytest.approx(by_sums(7, 25, 0.5), rel=1e-9)
-
-
-@pytest.mark.parametrize(("at_most", "needed"), [(0.05, 59), (0.02, 149), (0.5, 5)])
-def test_how_many_prompts_are_needed_without_any_loss(at_most: float, needed: int) -> None:
-    assert prompts_without_loss(at_most, 0.05) == prompts_needed(0.0, at_most, 0.05) == needed
-    assert (1 - at_most) ** needed <= 0.05 < (1 - at_most) ** (needed - 1)
-    assert p_value(0.0, needed, at_most) == pytest.approx((1 - at_most) ** needed)
-    assert p_value(0.0, needed - 1, at_most) > 0.05
-
-
-@pytest.mark.parametrize("mean_loss", [0.01, 0.03, 0.045])
-def test_how_many_prompts_are_needed_if_the_loss_stays_as_it_is(mean_loss: float) -> None:
-    needed = prompts_needed(mean_loss, AT_MOST, 0.05)
-    assert needed is not None
-    assert p_value(mean_loss, needed) <= 0.05
-    assert all(p_value(mean_loss, n) > 0.05 for n in range(1, needed))
-
-
-def test_no_number_of_prompts_helps_where_the_loss_is_not_below_the_bound() -> None:
-    assert prompts_needed(0.05, 0.05, 0.05) is None
-    assert prompts_needed(0.2, 0.05, 0.05) is None
-    assert (prompts_needed(0.0499, 0.05, 0.05) or 0) > 10**7, "next to it, many do"
-
-
-@pytest.mark.parametrize("mean_loss", [0.0, 0.03, 0.5, 1.0])
-def test_the_upper_bound_is_where_the_p_value_reaches_the_error(mean_loss: float) -> None:
-    upper = upper_bound(mean_loss, 40, 0.95)
-    assert mean_loss <= upper <= 1
-    if upper < 1:
-        assert p_value(mean_loss, 40, upper + 1e-9) <= 0.05 < p_value(mean_loss, 40, upper - 1e-9)
 
 
 def test_a_sequence_stops_at_the_first_that_is_not_rejected() -> None:
@@ -97,10 +25,26 @@ def test_a_sequence_stops_at_the_first_that_is_not_rejected() -> None:
     assert fixed_sequence(p_values, 0.05).tolist() == [[True, True, False, False], [False] * 4, [True] * 4]
 
 
-def test_the_cheapest_is_the_first_of_the_lowest_known_cost_among_those_allowed() -> None:
-    costs = np.array([3.0, 2.0, 1.0, 2.0, math.inf])
-    allowed = np.array([[True, True, False, True, False], [False] * 5, [False, False, False, False, True]])
-    assert cheapest(costs, allowed).tolist() == [1, -1, -1]
+def test_a_sequence_that_is_through_passes_its_part_of_the_error_on() -> None:
+    p_values = [np.array([0.001, 0.02]), np.array([0.01, 0.04]), np.array([0.06])]
+    equal, passed = (certify(p_values, 0.95, passes_on) for passes_on in (False, True))
+    assert [rejected.tolist() for rejected in equal] == [[True, False], [True, False], [False]], "at 1.67 % each"
+    assert [rejected.tolist() for rejected in passed] == [[True, False], [True, False], [False]], "none is through"
+    p_values[0][1] = 0.015
+    passed = certify(p_values, 0.95)
+    assert [rejected.tolist() for rejected in passed] == [[True, True], [True, False], [False]], "2.5 % for two"
+    p_values[1][1] = 0.024
+    passed = certify([*p_values[:2], np.array([0.049])], 0.95)
+    assert [rejected.tolist() for rejected in passed] == [[True, True], [True, True], [True]], "5 % for the last"
+
+
+def test_the_order_of_a_pilot_leaves_out_what_another_setting_beats() -> None:
+    risks = np.array([0.2, 0.01, 0.05, 0.05, 0.0, np.nan, 0.1])
+    costs = np.array([0.5, 0.9, 0.7, 0.8, 0.95, 0.1, 0.75])
+    assert pareto_sequence(risks, costs) == [4, 1, 3, 2, 0], "from safe to bold, and of equal losses the dearer first"
+    assert pareto_sequence(np.array([0.0, 0.01, 0.3]), np.array([1.9, 0.99, 0.9])) == [1, 2], "none above full depth"
+    assert pareto_sequence(np.array([0.0, 0.01]), np.array([1.9, 1.2])) == [0, 1], "but where all are"
+    assert pareto_sequence(np.array([np.nan, 0.1]), np.array([0.9, math.inf])) == []
 
 
 @dataclass(frozen=True)
@@ -121,6 +65,12 @@ def shares(generator: np.random.Generator, risk_S: np.ndarray) -> np.ndarray:
     return generator.beta(0.2 * risk_S, 0.2 * (1 - risk_S), (DRAWS, PROMPTS, len(risk_S)))
 
 
+def halves(generator: np.random.Generator, risk_S: np.ndarray) -> np.ndarray:
+    """One of two seeds is lost: all losses are 0 or 0.5."""
+    lost: np.ndarray = 0.5 * (generator.random((DRAWS, PROMPTS, len(risk_S))) < 2 * risk_S)
+    return lost
+
+
 def shares_that_rise(generator: np.random.Generator, risk_S: np.ndarray) -> np.ndarray:
     """What a conservative setting loses is lost by a bold one too: settings depend on each other."""
     hard = generator.random((DRAWS, PROMPTS, 1))
@@ -135,58 +85,85 @@ POPULATIONS = {
     "shares": Population(JUST_ABOVE, shares),
     "dependent": Population(JUST_ABOVE, shares_that_rise),
     "all above": Population(ALL_ABOVE, ones),
+    "ties": Population(JUST_ABOVE, halves),
+    "up and down": Population(np.array([0.02, 0.08, 0.01, 0.0501, 0.03, 0.2]), ones),
 }
-Procedure = Callable[[Sequence[np.ndarray]], list[np.ndarray]]  # losses (D, P, S) per family → certified (D, S) each
+Certified = list[np.ndarray]
+Procedure = Callable[[Sequence[np.ndarray]], Certified]  # losses (D, P, S) per family → certified (D, S) each
 
 
-def p_values(losses: Sequence[np.ndarray], n: int = PROMPTS) -> list[np.ndarray]:
-    return [hoeffding_bentkus(loss_DPS.mean(axis=1), np.array(n), AT_MOST) for loss_DPS in losses]
+def p_values(losses: Sequence[np.ndarray]) -> list[np.ndarray]:
+    return [betting(np.swapaxes(loss_DPS, 1, 2), AT_MOST) for loss_DPS in losses]
 
 
-def valid(losses: Sequence[np.ndarray]) -> list[np.ndarray]:
+def equal(losses: Sequence[np.ndarray]) -> Certified:
+    return certify(p_values(losses), CONFIDENCE, passes_on=False)
+
+
+def passed_on(losses: Sequence[np.ndarray]) -> Certified:
     return certify(p_values(losses), CONFIDENCE)
 
 
-def naive(losses: Sequence[np.ndarray]) -> list[np.ndarray]:
+def pareto(losses: Sequence[np.ndarray], n_pilot: int = PROMPTS // 4, n_tested_from: int | None = None) -> Certified:
+    """One sequence, in the order of the first prompts, tested on the others; the bolder a setting, the cheaper."""
+    together = np.concatenate(losses, axis=2)
+    n_settings = [loss_DPS.shape[2] for loss_DPS in losses]
+    costs = np.concatenate([np.linspace(0.9, 0.5, n) - 0.001 * f for f, n in enumerate(n_settings)])
+    pilot, tested = together[:, :n_pilot], together[:, n_pilot if n_tested_from is None else n_tested_from :]
+    p_values_DS = betting(np.swapaxes(tested, 1, 2), AT_MOST)
+    found = np.zeros(p_values_DS.shape, dtype=bool)
+    for draw, p_values_S in enumerate(p_values_DS):
+        order = pareto_sequence(pilot[draw].mean(axis=0), costs)
+        found[draw, order] = fixed_sequence(p_values_S[order], 1 - CONFIDENCE)
+    return np.split(found, np.cumsum(n_settings)[:-1], axis=1)
+
+
+WAYS: Final[dict[str, Procedure]] = {EQUAL: equal, PASSED_ON: passed_on, PARETO: pareto}
+
+
+def naive(losses: Sequence[np.ndarray]) -> Certified:
     """Whatever has a mean within the bound."""
     return [loss_DPS.mean(axis=1) <= AT_MOST for loss_DPS in losses]
 
 
-def uncorrected(losses: Sequence[np.ndarray]) -> list[np.ndarray]:
+def uncorrected(losses: Sequence[np.ndarray]) -> Certified:
     """Every setting is tested as if it were the only one."""
-    return [its <= 1 - CONFIDENCE for its in p_values(losses)]
+    return [found <= 1 - CONFIDENCE for found in p_values(losses)]
 
 
-def unshared(losses: Sequence[np.ndarray]) -> list[np.ndarray]:
+def unshared(losses: Sequence[np.ndarray]) -> Certified:
     """Each family makes the whole error."""
-    return [certified for loss_DPS in losses for certified in valid([loss_DPS])]
+    return [certified for loss_DPS in losses for certified in equal([loss_DPS])]
 
 
-def counting_tokens(losses: Sequence[np.ndarray]) -> list[np.ndarray]:
+def counting_tokens(losses: Sequence[np.ndarray]) -> Certified:
     """The 40 tokens of a prompt are counted as if they were independent, where they are lost together."""
-    return certify(p_values(losses, 40 * PROMPTS), CONFIDENCE)
+    repeated = [np.repeat(np.swapaxes(loss_DPS[:100], 1, 2), 40, axis=2) for loss_DPS in losses]
+    return certify([exact_binomial(loss_DSP, AT_MOST) for loss_DSP in repeated], CONFIDENCE)
 
 
 def assert_covers(procedure: Procedure, population: Population, n_families: int) -> float:
-    """The share of draws in which the cheapest certified setting, the boldest, has a risk above the bound is at most
-    δ, but for three standard errors. Returns how often a setting was chosen at all.
+    """The share of draws in which any setting is certified whose risk is above the bound is at most δ, but for three
+    standard errors. Returns how often a setting was certified at all.
     """
     generator = np.random.default_rng(0)
     certified = procedure([population.draw(generator, population.risk_S) for _ in range(n_families)])
-    costs = np.tile(-np.arange(len(population.risk_S)), n_families).astype(float)
-    chosen_D = cheapest(costs, np.concatenate(certified, axis=1))
-    risk_D = np.where(chosen_D < 0, 0.0, np.tile(population.risk_S, n_families)[chosen_D])
-    error = 1 - CONFIDENCE
-    missed, most = (risk_D > AT_MOST).mean(), error + 3 * math.sqrt(error * (1 - error) / DRAWS)
+    certified_DS = np.concatenate(certified, axis=1)
+    is_above_S = np.tile(population.risk_S > AT_MOST, n_families)
+    error, draws = 1 - CONFIDENCE, len(certified_DS)
+    missed, most = (certified_DS & is_above_S).any(axis=1).mean(), error + 3 * math.sqrt(error * (1 - error) / draws)
     assert missed <= most, f"misses the bound in {missed:.1%} of the draws"
-    return float((chosen_D >= 0).mean())
+    return float(certified_DS.any(axis=1).mean())
 
 
 @pytest.mark.parametrize("n_families", [1, 4])
 @pytest.mark.parametrize("population", POPULATIONS)
-def test_the_chosen_setting_is_above_the_bound_no_more_often_than_stated(population: str, n_families: int) -> None:
-    chosen = assert_covers(valid, POPULATIONS[population], n_families)
-    assert chosen > 0.9 or population == "all above", "it chooses something, too"
+@pytest.mark.parametrize("order", ORDERS)
+def test_nothing_above_the_bound_is_certified_more_often_than_stated(
+    order: str, population: str, n_families: int
+) -> None:
+    some = assert_covers(WAYS[order], POPULATIONS[population], n_families)
+    assert some > 0.5 or population in ("all above", "up and down"), "it certifies something, too"
 
 
 @pytest.mark.parametrize(
@@ -197,8 +174,68 @@ def test_the_chosen_setting_is_above_the_bound_no_more_often_than_stated(populat
         (uncorrected, "0 or 1", 1),
         (unshared, "all above", 8),
         (counting_tokens, "0 or 1", 1),
+        (lambda losses: pareto(losses, PROMPTS, 0), "all above", 8),  # the pilot chooses itself
     ],
 )
 def test_what_is_not_valid_misses_the_bound_more_often(procedure: Procedure, population: str, n_families: int) -> None:
     with pytest.raises(AssertionError, match="misses the bound in"):
         assert_covers(procedure, POPULATIONS[population], n_families)
+
+
+# Disagreement, half its 95 % interval and the cost of ten families of settings, of the study of 200 prompts that the
+# default order was decided with: `unfrozen` and `frozen_residual` × confidence, entropy, similarity, patience, fixed.
+MOMENTS: Final = (
+    ((3.5, 0.85, 1.964), (13.0, 1.35, 1.789), (30.5, 1.7, 1.387)),
+    ((2.8, 0.75, 1.971), (11.4, 1.45, 1.824), (32.7, 1.75, 1.349)),
+    ((7.6, 0.9, 0.999), (16.4, 1.15, 0.993), (26.1, 1.45, 0.981)),
+    ((10.1, 1.05, 1.976), (27.6, 1.35, 1.821), (46.1, 2.3, 1.36)),
+    ((36.4, 1.9, 0.894), (28.6, 1.95, 0.762), (54.9, 2.35, 0.63)),
+    ((8.0, 1.3, 1.929), (21.8, 1.75, 1.705), (38.4, 2.3, 1.323)),
+    ((6.6, 1.15, 1.942), (19.8, 1.75, 1.755), (40.2, 2.25, 1.262)),
+    ((11.6, 1.3, 0.976), (21.1, 1.55, 0.952), (32.2, 1.6, 0.914)),
+    ((14.9, 1.55, 1.947), (37.9, 1.9, 1.733), (56.3, 2.65, 1.212)),
+    ((36.4, 1.9, 0.894), (28.6, 1.95, 0.762), (54.9, 2.35, 0.63)),
+)
+
+
+def losses_like_the_study(n: int, draws: int) -> np.ndarray:
+    """(D, P, S); what is hard for one setting is hard for the others."""
+    generator = np.random.default_rng(1)
+    shared = generator.standard_normal((draws, n))
+    columns = []
+    for mean, half, _ in (setting for family in MOMENTS for setting in family):
+        risk, deviation = mean / 100, half / 196 * math.sqrt(200)
+        size = risk * (1 - risk) / deviation**2 - 1
+        own = generator.standard_normal((draws, n))
+        columns.append(beta.ppf(ndtr(math.sqrt(0.6) * shared + math.sqrt(0.4) * own), risk * size, (1 - risk) * size))
+    return np.stack(columns, axis=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "at_most"), [(138, 0.1), (138, 0.2), (600, 0.1)])
+def test_the_default_order_saves_as_much_as_the_others_on_the_moments_of_a_study(n: int, at_most: float) -> None:
+    costs = np.array([setting[2] for family in MOMENTS for setting in family])
+    losses = losses_like_the_study(n, 200)
+    p_values = betting(np.swapaxes(losses, 1, 2), at_most)
+    saved = {}
+    for order, passes_on in ((EQUAL, False), (PASSED_ON, True)):
+        certified = certify(np.split(p_values, len(MOMENTS), axis=1), CONFIDENCE, passes_on)
+        saved[order] = np.where(np.concatenate(certified, axis=1), 1 - costs, 0).max(axis=1).clip(min=0)
+    tested = betting(np.swapaxes(losses[:, n // 4 :], 1, 2), at_most)
+    saved[PARETO] = np.zeros(len(losses))
+    for draw, p_values_S in enumerate(tested):
+        order_S = pareto_sequence(losses[draw, : n // 4].mean(axis=0), costs)
+        certified_S = fixed_sequence(p_values_S[order_S], 1 - CONFIDENCE)
+        saved[PARETO][draw] = np.where(certified_S, 1 - costs[order_S], 0).max()
+    assert saved[PARETO].mean() >= max(saved[EQUAL].mean(), saved[PASSED_ON].mean()) - 1e-9
+    assert (saved[PARETO] > 0).mean() >= (saved[EQUAL] > 0).mean()
+
+
+def test_certificates_by_the_bound_of_the_mean_are_fewer() -> None:
+    """Of settings that lose less than the bound: Hoeffding–Bentkus beside the test that suits the losses."""
+    generator = np.random.default_rng(0)
+    whole = (generator.random((DRAWS, PROMPTS)) < 0.1).astype(float)
+    narrow = generator.beta(4, 36, (DRAWS, PROMPTS))
+    for losses, test, at_most in ((whole, exact_binomial, 0.2), (narrow, betting, 0.125)):
+        certified = [(each(losses, at_most) <= 0.05).mean() for each in (test, hoeffding_bentkus)]
+        assert certified[0] > certified[1] + 0.1

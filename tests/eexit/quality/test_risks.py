@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from eexit.quality.learn_then_test import certify, hoeffding_bentkus
+from eexit.quality.learn_then_test import certify
+from eexit.quality.risk_tests import betting
 from eexit.quality.risks import RISKS, losses
 
 # Written out once more, for one run: number, normal's → loss.
@@ -37,7 +38,7 @@ def runs_of(risk: str) -> list[dict[str, Any]]:
     return [
         {
             "prompt_id": f"{prompt}",
-            "prompt": f"text {prompt % 6}",
+            "unit": f"text {prompt % 6}",
             "configuration": configuration,
             "draw": f"{seed}",
             "status": (status := "error" if random.random() < 0.15 and prompt != 4 else "ok"),
@@ -73,7 +74,7 @@ def test_losses_are_averaged_over_seeds_and_then_over_prompts_of_the_same_text(r
         return BY_HAND[risk](mine, normal)
 
     found = losses(RISKS[risk], pa.Table.from_pylist(Random(1).sample(runs, len(runs))))
-    assert sorted(found.prompts) == [f"text {text}" for text in range(6)]
+    assert sorted(found.units) == [f"text {text}" for text in range(6)]
     for text in range(6):
         for configuration in CONFIGURATIONS:
             of_prompts = [
@@ -81,15 +82,16 @@ def test_losses_are_averaged_over_seeds_and_then_over_prompts_of_the_same_text(r
                 for prompt in range(7)
                 if prompt % 6 == text
             ]
-            at = found.prompts.index(f"text {text}"), found.configurations.index(configuration)
+            at = found.units.index(f"text {text}"), found.configurations.index(configuration)
             expected = mean_of_known(of_prompts)
             assert found.loss_PC[at] == pytest.approx(math.nan if expected is None else expected, nan_ok=True)
     assert np.nanmin(found.loss_PC) >= 0
     assert np.nanmax(found.loss_PC) <= 1
     known = [len(found.of(configuration)) for configuration in CONFIGURATIONS]
     assert max(known) == 5, "a prompt without any number counts nowhere"
-    some = found.among(lambda prompt: prompt == "text 2")
-    assert (some.prompts, some.loss_PC.shape) == (("text 2",), (1, 3))
+    again = losses(RISKS[risk], pa.Table.from_pylist(runs))
+    assert again.units == found.units, "an order that depends on the texts alone, whatever that of the runs"
+    assert not len(found.of("skip/kl/3"))
 
 
 @pytest.mark.parametrize("risk", [name for name, risk in RISKS.items() if risk.compares])
@@ -117,11 +119,11 @@ def test_failures_that_come_with_losses_certify_nothing_that_is_above_the_bound(
             has_failed = is_lost and generator.random() < 2 / 3
             for key, number in zip(("skip/kl/1", "normal"), lost if is_lost else kept, strict=True):
                 error = has_failed and (key == "normal") == (fails == "normal")
-                identity = {"prompt_id": f"{prompt}", "prompt": f"{prompt}", "configuration": key, "draw": "0"}
+                identity = {"prompt_id": f"{prompt}", "unit": f"{prompt}", "configuration": key, "draw": "0"}
                 number_of_run = None if error else float(number)
                 runs.append({**identity, "status": "error" if error else "ok", RISKS[risk].column: number_of_run})
         loss_P = losses(RISKS[risk], pa.Table.from_pylist(runs)).of("skip/kl/1")
-        p_values = hoeffding_bentkus(loss_P.mean()[None], np.array([len(loss_P)]), 0.10)
+        p_values = betting(loss_P[None], 0.10)
         n_certified += bool(certify([p_values], CONFIDENCE)[0][0])
     delta = 1 - CONFIDENCE
     assert n_certified / N_SWEEPS <= delta + 3 * math.sqrt(delta * CONFIDENCE / N_SWEEPS)

@@ -54,11 +54,12 @@ def averaged(marks: Marks, mode: str) -> list[float]:
     return [sum(its) / len(its) for its in known if its]
 
 
-def resampled(values: list[float]) -> tuple[float, float]:
-    """A percentile bootstrap over prompts, one draw after the other."""
+def wider_than_resampled(values: list[float], low: Any, high: Any) -> bool:
+    """Whether an interval contains the percentile bootstrap over prompts, and is at most twice as wide."""
     draw = np.random.default_rng(5)
     means = [np.mean(draw.choice(values, size=len(values))) for _ in range(4000)]
-    return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
+    ends = np.quantile(means, (0.025, 0.975))
+    return bool(low <= ends[0] + 0.02 and ends[1] - 0.02 <= high and high - low <= 2 * (ends[1] - ends[0]))
 
 
 def test_accuracy_is_over_prompts_with_answers_whose_seeds_are_averaged_first(tmp_path: Path, marks: Marks) -> None:
@@ -67,7 +68,7 @@ def test_accuracy_is_over_prompts_with_answers_whose_seeds_are_averaged_first(tm
         row, values = frame.loc[key], averaged(marks, mode)
         assert row["accuracy"] == pytest.approx(np.mean(values))
         assert (row["accuracy_n"], row["n_seeds"]) == (len(values), 3)
-        assert (row["accuracy_low"], row["accuracy_high"]) == pytest.approx(resampled(values), abs=0.03)
+        assert wider_than_resampled(values, row["accuracy_low"], row["accuracy_high"])
         assert row["n_failed"] == N_PROMPTS * 3 - sum(1 for its, _, _ in marks if its == mode)
 
 
@@ -95,7 +96,11 @@ def test_differences_are_of_the_same_prompts_and_seeds(tmp_path: Path, marks: Ma
     row = frame.loc["unfrozen/kl/1"]
     assert row["difference"] == pytest.approx(np.mean(means))
     assert row["difference_n"] == len(means)
-    assert (row["difference_low"], row["difference_high"]) == pytest.approx(resampled(means), abs=0.05)
+    assert wider_than_resampled(means, row["difference_low"], row["difference_high"])
+    gains = [mean for mean in means if mean > 0]
+    assert row["gained"] == pytest.approx(sum(gains))
+    assert row["lost"] == pytest.approx(sum(gains) - sum(means))
+    assert np.isnan(row["p"]), "three seeds are no pairs of right and wrong"
     assert frame["difference"].isna().to_dict() == {"normal": True, "unfrozen/kl/1": False}
 
 

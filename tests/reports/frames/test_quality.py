@@ -13,7 +13,7 @@ from report_fixtures import MakeSweep, Visit
 from synthetic_quality import CHOSEN, JUDGE, choose, judge, replay, score, with_answers
 
 from eexit.plan.configuration import NORMAL
-from eexit.quality.bootstrap import estimate_columns
+from eexit.quality.estimates import ValueKind, estimate_columns
 from eexit.results.study_tables import CHOICES, JUDGEMENTS, SCORES
 from reports.frames import runs as frames
 from reports.frames.choices import latest_choices
@@ -66,7 +66,7 @@ def test_accuracy_and_its_difference_are_over_prompts_with_seeds_averaged_first(
         assert row_of(found, key)["correct"] == pytest.approx(np.nanmean(values))
         assert row_of(found, key)["correct_n"] == 12
     differences = np.array(by_prompt[BOLD]) - np.array(by_prompt[NORMAL])
-    (paired,) = estimate_columns(differences[:, None])
+    (paired,) = estimate_columns(differences[:, None], [ValueKind.DIFFERENCE])
     its = [row_of(found, BOLD)[f"correct_difference{end}"] for end in ("", "_low", "_high")]
     assert its == pytest.approx([paired.mean, paired.low, paired.high])
     assert paired.mean < 0
@@ -86,7 +86,7 @@ def test_the_best_come_first_and_a_control_beneath_its_configuration(answered: P
 
 def test_findings_name_what_saves_most_without_being_certainly_below_normal(answered: Path) -> None:
     found = known(answered)
-    its = {"correct_difference": -0.02, "correct_difference_low": -0.1, "correct_difference_high": 0.0}
+    its = {"correct_difference": 0.01, "correct_difference_low": -0.015, "correct_difference_high": 0.035}
     rows = found.rows.copy()
     rows.loc[rows["configuration"] == CHOSEN, list(its)] = list(its.values())
     rows.loc[rows["configuration"] == BOLD, list(its)] = [-0.2, -0.3, -0.1]
@@ -99,10 +99,10 @@ def test_findings_name_what_saves_most_without_being_certainly_below_normal(answ
         normal,
     )
     assert said == (
-        "unfrozen: 1 setting not certainly below normal in accuracy (differences paired over 12 prompts). Of these, "
-        "unfrozen/confidence/0.9 costs least: it ran 8.0% fewer multiply-adds, at −2.0 [−10.0, +0.0] pp. Its control, "
-        "with random exits at the same depths, is at −40.0 [−50.0, −30.0] pp. unfrozen: at every setting of kl, "
-        "accuracy is certainly below that of normal."
+        "unfrozen: 1 setting at most 2 points below normal in accuracy, by their interval's end (paired over 12 "
+        "prompts). Of these, unfrozen/confidence/0.9 costs least: it ran 8.0% fewer multiply-adds, at +1.0 [−1.5, "
+        "+3.5] pp. Its control, with random exits at the same depths, is at −40.0 [−50.0, −30.0] pp. unfrozen: at "
+        "every setting of kl, accuracy is certainly below that of normal."
     )
     assert rest == ["3 runs failed, and count in no mean."]
 
@@ -114,23 +114,30 @@ def test_the_headline_counts_the_settings_that_keep_answers_right_and_leaves_ora
     rows.loc[rows["rule"] == "confidence", ends] = [-0.2, -0.3, -0.1]
     (none,) = headline(replace(found, rows=rows))
     assert re.fullmatch(
-        r"Answers: normal gets \d+\.\d% \[.*\] right \(n = 12 prompts, 2 seeds averaged first\)\. It is certainly less "
-        r"with each of the 2 settings of rules that a deployed model can follow\.",
+        r"Answers: normal gets \d+\.\d% \[.*\] right \(n = 12 prompts, 2 seeds averaged first\)\. Of the 2 settings "
+        r"tried that a deployed model can follow, none is shown to be at most 2 points worse\.",
         none,
     )
-    rows.loc[rows["configuration"] == CHOSEN, ends] = [-0.02, -0.1, 0.0]
+    rows.loc[rows["configuration"] == CHOSEN, ends] = [-0.02, -0.1, 0.06]
+    (unsure,) = headline(replace(found, rows=rows))
+    assert unsure == none, "no certain difference is no proof of being as good"
+    (wider,) = headline(replace(found, rows=rows, margin=0.1))
+    assert "1 are at most 10 points worse" in wider
+    rows.loc[rows["configuration"] == CHOSEN, ends] = [0.01, -0.015, 0.035]
     (one,) = headline(replace(found, rows=rows))
     assert one.endswith(
-        "It is not certainly less with 1 of the 2 settings of rules that a deployed model can follow. Of these, "
-        "unfrozen/confidence/0.9 costs least: it ran 8.0% fewer multiply-adds, at −2.0 [−10.0, +0.0] pp."
+        "Of the 2 settings tried that a deployed model can follow, 1 are at most 2 points worse, by their interval's "
+        "end. Of these, unfrozen/confidence/0.9 costs least: it ran 8.0% fewer multiply-adds, at +1.0 [−1.5, +3.5] pp."
     )
+    (dear,) = headline(replace(found, rows=rows.assign(run=-0.2, run_low=-0.3, run_high=-0.1)))
+    assert dear.endswith("None of these costs less than full depth."), "what costs more is in no sentence"
     assert headline(replace(found, rows=rows[rows["configuration"] != NORMAL])) == []
 
 
 def test_a_control_is_no_setting_not_even_without_what_it_follows(answered: Path) -> None:
     found = known(answered)
     rows = found.rows.copy()
-    rows.loc[rows["configuration"] != NORMAL, "correct_difference_high"] = 0.1
+    rows.loc[rows["configuration"] != NORMAL, ["correct_difference_low", "correct_difference_high"]] = [0.0, 0.1]
     rows.loc[rows["control_of"].notna(), "run"] = 0.9  # which saves most
     alone = replace(found, rows=rows[rows["configuration"] != CHOSEN].assign(beneath=None))
     said = [*headline(alone), *quality_findings(alone, 0)]
@@ -206,12 +213,12 @@ def test_a_choice_is_told_with_its_guarantee_its_check_and_the_naive_one(tmp_pat
     _, none, several = choice_findings(latest_choices(read_sweep(str(folder)).rows_of(CHOICES)))
     assert none.startswith(
         "No setting is certified with 95% confidence that the mean share of tokens unlike full depth's is at most 1%. "
-        "The nearest, unfrozen/confidence/0.9, has a mean of 2.1% (n = 150 prompts, p = 0.004). That is not below the "
-        "bound: if it stays so, no number of prompts would do. normal is what can be defended."
+        "The nearest, unfrozen/confidence/0.9, has a mean of 2.1% (n = 150 prompts, p = 0.004). If it stays so, "
+        "no number of prompts that can be asked for would do. normal is what can be defended."
     )
-    choose(folder, 4, None, at_most=0.025)
+    choose(folder, 4, None, at_most=0.025, needed=1200)
     near = choice_findings(latest_choices(read_sweep(str(folder)).rows_of(CHOICES)))[2]
-    assert re.search(r"p = 0\.004\)\. If it stays so, [\d,]+ prompts for choosing would do, which is a sweep of", near)
+    assert "p = 0.004). If it stays so, 1,200 prompts for choosing would do with a chance of 80%, which is a" in near
     assert several.startswith("2 questions were asked of jobs/choose.py: each guarantee holds for its own")
 
 
@@ -219,11 +226,18 @@ def test_a_choice_is_told_with_its_guarantee_its_check_and_the_naive_one(tmp_pat
     ("change", "words"),
     [
         ({"configuration": "unfrozen/kl/1"}, "It is an oracle, which looks at the final layer: at run time it saves"),
-        ({"cost": 1.07}, "It saves nothing: normal costs no more, and needs no guarantee."),
+        ({"cost": 1.07}, "Certified: 1 setting, but none costs less than full depth. normal is what can be defended."),
+        (
+            {"question": 3},
+            "It is question 3 about these prompts: the guarantee is for this answer, not for the best of",
+        ),
         ({"reporting_mean_loss": None}, "No prompt for reporting has a loss, so that nothing checks it."),
         ({"reporting_p_value": 0.01}, " with the same confidence. They confirm the bound."),
         ({"naive_configuration": CHOSEN}, "whose mean is within the bound, is the same."),
-        ({"naive_configuration": None}, "There is no naive choice either: no setting has a mean within the bound."),
+        (
+            {"naive_configuration": None},
+            "There is no naive choice either: no setting that costs less than full depth has",
+        ),
         ({"families": ["unfrozen/kl", "unfrozen/margin"]}, "2 families of settings share the error of 5%: "),
     ],
 )

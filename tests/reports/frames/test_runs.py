@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import scipy.stats
 from report_fixtures import MakeSweep
 from synthetic_quality import judge
 from synthetic_sweeps import CONFIGURATIONS, FINAL, IDENTITY, LAYERS, as_older, failed_row, run_rows, write_sweep
 
-from eexit.quality.bootstrap import MIN_SAMPLES, estimate_columns
+from eexit.quality.estimates import MIN_SAMPLES, ValueKind, estimate_columns
 from reports import build_report
 from reports.frames import runs as frames
 from reports.frames.savings import savings
@@ -145,25 +146,24 @@ def test_failures_are_counted_and_left_out(make_sweep: MakeSweep) -> None:
 
 
 def test_no_interval_below_five_prompts() -> None:
-    (found,) = estimate_columns(np.array([[0.1], [0.2], [0.3], [0.4], [np.nan]]))
+    (found,) = estimate_columns(np.array([[0.1], [0.2], [0.3], [0.4], [np.nan]]), [ValueKind.SHARE])
     assert MIN_SAMPLES == 5
     assert math.isnan(found.low)
     assert found.n == 4
     assert found.mean == pytest.approx(0.25)
 
 
-def test_an_interval_is_the_percentile_bootstrap_over_prompts() -> None:
+def test_the_interval_of_numbers_is_students() -> None:
     values = np.random.default_rng(3).normal(10, 2, size=40)
-    (found,) = estimate_columns(values[:, None])
-    resampled = np.random.default_rng(8).choice(values, size=(20_000, 40)).mean(axis=1)
-    assert found.low == pytest.approx(np.quantile(resampled, 0.025), abs=0.08)
-    assert found.high == pytest.approx(np.quantile(resampled, 0.975), abs=0.08)
+    (found,) = estimate_columns(values[:, None], [ValueKind.NUMBER])
+    expected = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
     assert found.mean == pytest.approx(values.mean())
 
 
 def test_columns_have_their_own_n() -> None:
     values = np.array([[1.0, np.nan], [2.0, 2.0], [3.0, np.nan], [4.0, 4.0], [5.0, np.nan]])
-    first, second = estimate_columns(values)
+    first, second = estimate_columns(values, [ValueKind.NUMBER] * 2)
     assert (first.mean, second.mean) == (3.0, 3.0)
     assert (first.n, second.n) == (5, 2)
     assert first.low < 3.0 < first.high

@@ -15,7 +15,7 @@ from synthetic_sweeps import failed_row, run_rows, write_sweep
 from eexit.messages.findings import ALL_ORACLES, NONE_EXITS, UNTIMED
 from eexit.method.rules import CONTROL, Control
 from eexit.plan.configuration import GENERATE, Exit
-from eexit.quality.bootstrap import estimate_ratios
+from eexit.quality.estimates import estimate_ratios
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import TIMINGS
 from reports.charts.styles import HOLLOW
@@ -166,22 +166,22 @@ def test_damaged_timings_are_left_out_and_named(tmp_path: Path) -> None:
 
 def test_findings_say_what_saved_time_at_which_disagreement(tmp_path: Path) -> None:
     folder = costly(tmp_path / "s", [(100.0, 50.0, 80.0)], disagreement=0.04)
-    time(folder, {NORMAL: [10] * 5, ONLINE: [8, 8, 7, 9, 8], GENERATE: [11] * 5})
+    time(folder, {NORMAL: [10] * 6, ONLINE: [8, 8, 7, 9, 8, 8], GENERATE: [11] * 6})
     its, _ = found(folder)
     assert saved(its) == [
         "Realised at batch 1: unfrozen/fixed/10 took 20.0% [10.0%, 30.0%] less time than full depth, the most within "
-        "5% disagreement (n = 5 rounds). It disagrees on 4.0% of decided tokens. Realised at batch 1: the generate of "
+        "5% disagreement (n = 6 rounds). It disagrees on 4.0% of decided tokens. Realised at batch 1: the generate of "
         "transformers took 10.0% more time than full depth on the same path."
     ]
     time(folder, {NORMAL: [10], ONLINE: [8]}, call=2)
     assert saved(found(folder)[0])[0].startswith(
         "Realised at batch 1: unfrozen/fixed/10 took 20.0% less time than full depth, the most within 5% disagreement "
-        "(n = 1 round). It disagrees on 4.0% of decided tokens. Fewer than 5 rounds are too few for intervals."
+        "(n = 1 round). It disagrees on 4.0% of decided tokens. Fewer than 6 rounds are too few for intervals."
     )
-    time(folder, {NORMAL: [10] * 5, ONLINE: [9, 11.2, 9, 10.1, 12]}, call=3)
+    time(folder, {NORMAL: [10] * 6, ONLINE: [9, 11.2, 9, 10.1, 12, 10.1]}, call=3)
     assert saved(found(folder)[0])[0].startswith(
         "Realised at batch 1: no configuration certainly saves. The cheapest, unfrozen/fixed/10, took 1.0% [−10.0%, "
-        "20.0%] more time than full depth (n = 5 rounds). It disagrees on 4.0% of decided tokens."
+        "20.0%] more time than full depth (n = 6 rounds). It disagrees on 4.0% of decided tokens."
     )
 
 
@@ -204,7 +204,7 @@ def test_a_control_is_never_named_as_what_saves_not_even_without_what_it_follows
     assert saved(its) == [ALL_ORACLES]
     alone = replace(its, rows=its.rows[its.rows["configuration"] != ORACLE])
     assert saved(alone) == [NONE_EXITS]
-    time(folder, {NORMAL: [10] * 5, control.key: [8, 8, 7, 9, 8]})
+    time(folder, {NORMAL: [10] * 6, control.key: [8, 8, 7, 9, 8, 8]})
     (said,) = saved(found(folder)[0])
     assert said == "Realised at batch 1: no configuration that exits early was measured."
 
@@ -226,7 +226,7 @@ LOOPS = [(f"unfrozen/loop/{number}", 0.1 * number, 0.02, 1 - 0.1 * number) for n
 
 def test_what_writes_loops_is_not_named_as_the_best(tmp_path: Path) -> None:
     folder = costly(tmp_path / "s", [(100.0, 50.0, 80.0)], disagreement=0.04)
-    time(folder, {NORMAL: [10] * 5, ONLINE: [8, 8, 7, 9, 8]})
+    time(folder, {NORMAL: [10] * 6, ONLINE: [8, 8, 7, 9, 8, 8]})
     alone, _ = found(folder)
     (said,) = saved(rows_with(alone, *LOOPS))
     assert said == (
@@ -242,12 +242,12 @@ def test_what_writes_loops_is_not_named_as_the_best(tmp_path: Path) -> None:
 
 def test_if_nothing_but_loops_saves_the_findings_say_so(tmp_path: Path) -> None:
     folder = costly(tmp_path / "s", [(100.0, 50.0, 120.0)], disagreement=0.04)
-    time(folder, {NORMAL: [10] * 5, ONLINE: [12, 12, 13, 11, 12]})
+    time(folder, {NORMAL: [10] * 6, ONLINE: [12, 12, 13, 11, 12, 12]})
     its = rows_with(found(folder)[0], *LOOPS)
     (said,) = saved(its)
     assert (
         "Realised at batch 1: no configuration that writes more than loops certainly saves. The cheapest, "
-        "unfrozen/fixed/10, took 20.0% [10.0%, 30.0%] more time than full depth (n = 5 rounds). It disagrees on 4.0% "
+        "unfrozen/fixed/10, took 20.0% [10.0%, 30.0%] more time than full depth (n = 6 rounds). It disagrees on 4.0% "
         "of decided tokens. unfrozen/loop/4 took 40.0% [39.0%, 41.0%] less time, the most of 4 configurations "
     ) in said
     (said,) = saved(replace(its, measured=()))

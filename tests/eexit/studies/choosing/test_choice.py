@@ -19,8 +19,8 @@ from scripted import rows_of, sweep_of
 
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import Run, plan_runs
-from eexit.plan.splits import for_reporting
-from eexit.quality.learn_then_test import hoeffding_bentkus
+from eexit.plan.splits import for_pilot, for_reporting
+from eexit.quality.risk_tests import betting, exact_binomial, prompts_needed
 from eexit.quality.rubric import ASPECTS
 from eexit.results.layout import MANIFEST, encode
 from eexit.results.shard_tables import Results
@@ -86,7 +86,7 @@ def last_choice(out: Path) -> dict[str, Any]:
 def test_the_cheapest_certified_setting_is_named_with_its_guarantee_the_naive_choice_and_the_check(
     finished: Path,
 ) -> None:
-    code, said = chosen(finished, "--risk", "disagreement", "--at-most", "0.05")
+    code, said = chosen(finished, "--risk", "disagreement", "--at-most", "0.05", "--order", "equal")
     assert code == 0
     n = len(CHOOSING)
     row = last_choice(finished)
@@ -95,8 +95,8 @@ def test_the_cheapest_certified_setting_is_named_with_its_guarantee_the_naive_ch
     assert list(tested) == list(COSTS), "each family from the conservative end to the bold one"
     assert [its["mean_loss"] for its in tested.values()] == pytest.approx(means)
     assert [its["n"] for its in tested.values()] == [n] * 4
-    p_values = hoeffding_bentkus(np.array(means), np.array([n] * 4), 0.05)
-    assert [its["p_value"] for its in tested.values()] == pytest.approx(p_values.tolist())
+    p_values = [float(betting(np.full(n, mean), 0.05)) for mean in means]
+    assert [its["p_value"] for its in tested.values()] == pytest.approx(p_values)
     assert [its["certified"] for its in tested.values()] == [True, False, False, False]
     assert (row["families"], row["error_of_each"], row["seeds"]) == (
         ["skip/confidence", "skip/fixed"],
@@ -106,7 +106,7 @@ def test_the_cheapest_certified_setting_is_named_with_its_guarantee_the_naive_ch
     assert (row["configuration"], row["mean_loss"], row["n"], row["cost"]) == ("skip/confidence/0.99", 0, n, 0.9)
     assert (row["naive_configuration"], row["naive_mean_loss"]) == ("skip/confidence/0.9", pytest.approx(0.04))
     assert (row["reporting_n"], row["naive_reporting_mean_loss"]) == (len(REPORTING), pytest.approx(0.04))
-    assert row["reporting_upper"] == pytest.approx(1 - 0.05 ** (1 / len(REPORTING)))
+    assert 1 - 0.05 ** (1 / len(REPORTING)) < row["reporting_upper"] < 0.2
     assert pd.read_parquet(finished / "choices").columns.tolist() == CHOICES.schema.names
     for sentence in (
         "2 families of settings share the error of 5%: 2.5% for each (Bonferroni).",
@@ -129,20 +129,23 @@ def test_the_cheapest_certified_setting_is_named_with_its_guarantee_the_naive_ch
 
 
 def test_where_none_is_certified_it_says_how_many_prompts_would_do(finished: Path) -> None:
-    code, said = chosen(finished, "--risk", "disagreement", "--configurations", "skip/confidence/0.9")
+    asked = ("--risk", "disagreement", "--order", "equal", "--configurations")
+    code, said = chosen(finished, *asked, "skip/confidence/0.9")
     assert code == 1
     assert last_choice(finished)["configuration"] is None
-    enough = next(n for n in range(1, 10**5) if hoeffding_bentkus(np.array(0.04), np.array(n), 0.05) <= 0.05)
+    enough = prompts_needed(betting, np.full(len(CHOOSING), 0.04), 0.05, 0.05)
+    assert enough is not None
+    assert enough == last_choice(finished)["tested"][0]["prompts_needed"]
     in_all = math.ceil(enough * 4 / 3)
     assert (
-        f"its mean loss is 4% over {len(CHOOSING)} prompts. If it stays so, {enough:,} prompts for choosing would do, "
-        f"which is a sweep of about {in_all:,}."
+        f"its mean loss is 4% over {len(CHOOSING)} prompts. If it stays so, {enough:,} prompts for choosing would do "
+        f"with a chance of 80%, which is a sweep of about {in_all:,}."
     ) in said
     assert "No setting is certified with 95% confidence that the mean share of tokens unlike full depth's is at" in said
     assert "A setting without any loss would be certified with 59 prompts." in said
-    code, said = chosen(finished, "--risk", "disagreement", "--configurations", "skip/confidence/0.5")
+    code, said = chosen(finished, *asked, "skip/confidence/0.5")
     assert code == 1
-    assert "That is not below the bound: if it stays so, no number of prompts would do." in said
+    assert "If it stays so, no number of prompts that can be asked for would do." in said
     assert "There is no naive choice either" in said
 
 
@@ -177,9 +180,14 @@ def answered(run: Run) -> dict[str, Any]:
 def test_lost_answers_are_those_that_normal_has_right(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"rules": {"confidence": (0.9,)}, "seeds": (0,)})
     out = land_sweep(tmp_path / "out", config, answered)
-    code, said = chosen(out, "--risk", "answers")
+    code, said = chosen(out, "--risk", "answers", "--order", "passed-on")
     assert code == 0
     assert "normal answers 75% of them correctly. No more than that can be lost." in said
+    assert "A loss of 5% of all prompts is up to 6.67% of those that normal gets right." in said
+    lost = round(last_choice(out)["mean_loss"] * len(CHOOSING))
+    losses = np.arange(len(CHOOSING)) < lost
+    assert last_choice(out)["test"] == "exact"
+    assert last_choice(out)["p_value"] == pytest.approx(float(exact_binomial(losses, 0.05)))
     assert last_choice(out)["mean_loss"] == (0 if for_reporting(PROMPTS[1]) else 1 / len(CHOOSING))
     assert "the share of prompts whose answer normal gets right and the setting gets wrong is at most 5%" in said
 
@@ -205,7 +213,7 @@ def test_a_failed_run_is_a_loss_of_1_and_a_failed_run_of_normal_excuses_nothing(
         return {**number(run), "correct": None if run.prompt.answer is None else not is_wrong}
 
     out = land_sweep(tmp_path / "out", config, numbers)
-    code, said = chosen(out, "--risk", "answers", "--at-most", "0.2")
+    code, said = chosen(out, "--risk", "answers", "--at-most", "0.2", "--order", "equal")
     row = last_choice(out)
     assert (row["tested"][0]["n"], code) == (len(marked), 0 if row["configuration"] else 1)
     assert row["tested"][0]["mean_loss"] == pytest.approx(
@@ -251,7 +259,7 @@ def test_a_text_without_a_usable_judgement_has_the_worst_score_and_that_of_norma
         if run.prompt.prompt != CHOOSING[3]  # which the judge was not asked about
     ]
     JUDGEMENTS.publish(open_store(out), "0" * 32, rows)
-    _, said = chosen(out, "--risk", "judge", "--at-most", "0.2")
+    _, said = chosen(out, "--risk", "judge", "--at-most", "0.2", "--order", "equal")
     n = len(CHOOSING) - 1
     assert last_choice(out)["n"] == n
     assert last_choice(out)["mean_loss"] == pytest.approx((3 / 4 + 1 / 4 + 1) / n)
@@ -295,9 +303,12 @@ def test_the_drop_of_the_judges_scores_is_that_of_the_same_seed_and_judge(tmp_pa
         (["--modes", "draft"], "has no mode with exits called draft: it has skip"),
         (["--configurations", "skip/fixed/6"], "has no configuration skip/fixed/6: did you mean skip/fixed/5"),
         (
-            ["--at-most", "0.01"],
+            ["--at-most", "0.01", "--order", "equal"],
             "confidence 0.95 among 2 families of settings, which share the error, takes at least 3",
         ),
+        (["--at-most", "0.01"], "0.95 takes at least 299, even without a single loss: give more prompts (nine"),
+        (["--test", "exact"], "--test exact is for losses that are 0 or 1, which those of disagreement averaged"),
+        (["--pilot", "there", "--order", "equal"], "--pilot gives the order of --order pareto, and --order equal"),
     ],
 )
 def test_what_nothing_can_be_chosen_from_is_told_in_a_line(finished: Path, arguments: list[str], message: str) -> None:
@@ -311,7 +322,7 @@ def test_sweeps_that_are_not_ready_for_it_are_refused(finished: Path, tmp_path: 
     few = sweep_of("a-model", *PROMPTS[:20], rules={"confidence": (0.9,)}, modes=["skip"])
     land_sweep(tmp_path / "few", few, number)
     land_sweep(tmp_path / "half", CONFIG.model_copy(update={"seeds": (0,)}), number, leave_out=3)
-    n_few = sum(not for_reporting(prompt) for prompt in PROMPTS[:20])
+    n_few = sum(not for_reporting(prompt) and not for_pilot(prompt) for prompt in PROMPTS[:20])
     for out, risk, message in (
         (finished, "answers", "has no answers to check: sweep prompts that bring an answer"),
         (finished, "judge", "has no judgements of settings and of normal: python jobs/judge.py RESULTS asks for them"),
@@ -324,6 +335,74 @@ def test_sweeps_that_are_not_ready_for_it_are_refused(finished: Path, tmp_path: 
         code, said = chosen(out, "--risk", risk)
         assert (code, message in said) == (2, True), said
         assert not (out / "choices").exists() or out == finished
+
+
+def test_the_order_comes_from_a_part_of_the_prompts_that_chooses_nothing(finished: Path) -> None:
+    _, said = chosen(finished, "--risk", "disagreement", "--at-most", "0.06")
+    row, pilot = last_choice(finished), [prompt for prompt in PROMPTS if for_pilot(prompt)]
+    assert row["asked"] == ["skip/confidence/0.99", "skip/confidence/0.9", "skip/fixed/5", "skip/confidence/0.5"]
+    assert (row["families"], row["error_of_each"], row["pilot"]) == (["pareto"], pytest.approx(0.05), None)
+    assert row["tested"][0]["n"] == len(CHOOSING) - len(pilot)
+    assert f"The order comes from {len(pilot)} prompts of a pilot, which choose nothing: 4 settings that none" in said
+
+
+def test_the_order_may_come_from_another_sweep_that_shares_no_prompt(finished: Path, tmp_path: Path) -> None:
+    others = sweep_of("a-model", *(f"How about {n}?" for n in range(9)), rules=RULES, modes=["normal", "skip"])
+    pilot = land_sweep(tmp_path / "pilot", others, number)
+    code, said = chosen(finished, "--risk", "disagreement", "--at-most", "0.06", "--pilot", pilot)
+    row = last_choice(finished)
+    assert (code, row["pilot"], row["tested"][0]["n"]) == (0, str(pilot), len(CHOOSING))
+    assert "The order comes from 9 prompts of a pilot" in said
+    code, said = chosen(finished, "--risk", "disagreement", "--pilot", finished)
+    assert code == 2
+    assert f"shares {len(PROMPTS)} prompts with" in said
+    assert "whatever orders the settings must not choose among them" in said
+
+
+def test_what_is_asked_lands_before_it_is_answered_and_questions_are_counted(tmp_path: Path) -> None:
+    out = land_sweep(tmp_path / "out", CONFIG, number)
+    for bound, which in (("0.06", 1), ("0.07", 2), ("0.06", 1), ("0.08", 3)):
+        _, said = chosen(out, "--risk", "disagreement", "--at-most", bound)
+        assert last_choice(out)["question"] == which
+        assert (f"It is question {which} about these prompts" in said) == (which > 1)
+    rows = pd.read_parquet(out / "choices").sort_values(["started", "status"])
+    assert rows["status"].tolist() == ["asked", "ok"] * 4
+    assert rows.loc[rows["status"] == "asked", "mean_loss"].isna().all()
+    assert rows.groupby("choice_id")["at_most"].nunique().eq(1).all()
+    assert len(CHOICES.read(open_store(out))) == 4, "of a question and its answer, one row counts"
+
+
+def test_no_setting_that_costs_as_much_as_full_depth_is_chosen(tmp_path: Path) -> None:
+    dear = {"cost_run": 120.0, "cost_full": 100.0}
+    config = CONFIG.model_copy(update={"rules": {"confidence": (0.99,)}})
+    out = land_sweep(tmp_path / "out", config, lambda run: {**number(run), **dear})
+    code, said = chosen(out, "--risk", "disagreement", "--at-most", "0.06")
+    assert (code, last_choice(out)["configuration"]) == (1, None)
+    assert last_choice(out)["tested"][0]["certified"]
+    assert "Certified: 1 setting, but none costs less than full depth. normal is what can be defended." in said
+    assert "There is no naive choice either: no setting that costs less than full depth has a mean within" in said
+
+
+def test_prompts_of_a_group_count_once_and_are_on_one_side(tmp_path: Path) -> None:
+    """Eight groups of ten prompts and forty alone: of each group, one prompt in ten is lost."""
+    prompts = tuple(
+        replace(prompt, answer="4", group=f"{index // 10}" if index < 80 else None)
+        for index, prompt in enumerate(CONFIG.prompts)
+    )
+    changed = {"prompts": prompts, "rules": {"confidence": (0.9,)}, "seeds": (0,)}
+    lost = {f"What is {n} plus {n}?" for n in range(0, 80, 10)}
+    out = land_sweep(
+        tmp_path / "out",
+        CONFIG.model_copy(update=changed),
+        lambda run: {**number(run), "correct": run.configuration.key == "normal" or run.prompt.prompt not in lost},
+    )
+    chosen(out, "--risk", "answers", "--at-most", "0.2", "--order", "equal")
+    row, n_groups = last_choice(out), sum(not for_reporting(f"group {group}") for group in range(8))
+    n = n_groups + sum(not for_reporting(prompt) for prompt in PROMPTS[80:])
+    assert (row["tested"][0]["n"], row["test"]) == (n, "betting")
+    assert row["tested"][0]["mean_loss"] == pytest.approx(0.1 * n_groups / n)
+    _, said = chosen(out, "--risk", "answers", "--at-most", "0.2", "--order", "equal")
+    assert "80 prompts belong to 8 groups, each of which counts once." in said
 
 
 def test_on_a_full_disk_it_stops_in_a_line_and_leaves_nothing(tmp_path: Path) -> None:

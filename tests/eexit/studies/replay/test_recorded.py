@@ -240,16 +240,20 @@ def test_a_summary_is_a_mean_over_prompts_with_seeds_averaged_first() -> None:
         return Replayed(np.eye(4)[rank], kl, kl / 10, full, full / 2)
 
     replayed = [at(0, 1, 10), at(3, 0, 30), at(3, 2, 100)]
-    row = summary(replayed, ["a", "a", "b"], EXITABLE, N_LAYERS)
+    row = summary(Exit("unfrozen", "kl", 1.0), replayed, ["a", "a", "b"], EXITABLE, N_LAYERS)
     assert (row["prompts"], row["texts"], row["drawn"]) == (2, 3, False)
     assert row["exit_distribution"] == [(1, 0.25), (3, 0.0), (4, 0.0), (6, 0.75)]
     assert row["mean_depth"] == pytest.approx(0.25 * 2 / 7 + 0.75)
     assert row["expected_kl"] == pytest.approx((0.5 + 2) / 2)
     assert (row["cost_full"], row["cost_needed"]) == (120, 60)
     assert row["expected_kl_low"] is row["expected_kl_high"] is None
-    six = summary([at(3, kl, np.nan) for kl in range(6)], list("abcdef"), EXITABLE, N_LAYERS)
+    six = summary(
+        Exit("unfrozen", "fixed", 4.0), [at(3, kl, np.nan) for kl in range(6)], list("abcdef"), EXITABLE, N_LAYERS
+    )
     assert six["expected_kl_low"] < six["expected_kl"] == 2.5 < six["expected_kl_high"]
-    assert (six["mean_depth_low"], six["mean_depth_high"]) == pytest.approx((1, 1))
+    assert (six["mean_depth_low"], six["mean_depth_high"]) == pytest.approx((1, 1)), "which is given"
+    six = summary(Exit("unfrozen", "kl", 1.0), [at(3, 0, np.nan)] * 6, list("abcdef"), EXITABLE, N_LAYERS)
+    assert six["mean_depth_low"] == pytest.approx(0.025 ** (1 / 6)), "that none of six exits is no certainty"
     assert six["cost_full"] is None
 
 

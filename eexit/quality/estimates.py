@@ -1,0 +1,114 @@
+"""Means and ratios over prompts, and medians over rounds, each with its interval (`eexit.quality.intervals`).
+
+Prompts and rounds are what is counted, never tokens. Prompts of a group depend on each other, and count as one.
+
+Shapes: R rows, G groups, P prompts or groups, X columns.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from enum import Enum
+from typing import Any, Final
+
+import numpy as np
+
+from eexit.quality.intervals import clopper_pearson, of_difference, of_median, of_share, student
+
+MIN_SAMPLES: Final = 5  # prompts; with fewer, nothing is said of how sure a mean is
+MIN_ROUNDS: Final = 6  # of a timing; with fewer, no interval of a median reaches the level
+MARGIN: Final = 0.02  # of the answers, or of a judge's scale: what is worse by less counts as good as full depth
+ENDS: Final = ("", "_low", "_high", "_n")  # of the columns of an estimate
+
+
+class ValueKind(Enum):
+    """What values are, by which their interval is chosen."""
+
+    SHARE = "in [0, 1]"
+    DIFFERENCE = "of two shares, in [-1, 1]"
+    NUMBER = "of any size"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean or a ratio over `n` prompts; `low` and `high` are NaN where there is no interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def complement(self) -> "Estimate":
+        """One minus it."""
+        return Estimate(1 - self.mean, 1 - self.high, 1 - self.low, self.n)
+
+    def columns(self, name: str) -> dict[str, float]:
+        """The columns `<name>`, `<name>_low`, `<name>_high` and `<name>_n`."""
+        return {f"{name}{end}": number for end, number in zip(ENDS, astuple(self), strict=True)}
+
+
+NOTHING: Final = Estimate(math.nan, math.nan, math.nan, 0)
+
+
+def means_of_groups(values_RX: np.ndarray, group_R: Sequence[Any] | np.ndarray) -> np.ndarray:
+    """The mean of each group of rows, such as the seeds of a prompt, (G, X), groups sorted; NaN where none is known."""
+    groups, at_R = np.unique(np.asarray(group_R), return_inverse=True)
+    known_RX = ~np.isnan(values_RX)
+    sum_GX, n_GX = (np.zeros((len(groups), values_RX.shape[1])) for _ in range(2))
+    np.add.at(sum_GX, at_R, np.where(known_RX, values_RX, 0.0))
+    np.add.at(n_GX, at_R, known_RX)
+    means: np.ndarray = np.where(n_GX > 0, sum_GX / np.maximum(n_GX, 1), np.nan)
+    return means
+
+
+def estimate_columns(values_PX: np.ndarray, kinds: Sequence[ValueKind]) -> list[Estimate]:
+    """The mean of each of the X columns over the P prompts (rows). NaN marks a value that a prompt lacks."""
+    return [_mean(values_P[~np.isnan(values_P)], kind) for values_P, kind in zip(values_PX.T, kinds, strict=True)]
+
+
+def _mean(values_P: np.ndarray, kind: ValueKind) -> Estimate:
+    n = len(values_P)
+    if not n:
+        return NOTHING
+    mean = float(values_P.mean())
+    if n < MIN_SAMPLES:
+        return Estimate(mean, math.nan, math.nan, n)
+    if kind is ValueKind.SHARE:
+        ends = of_share(values_P)
+    elif kind is ValueKind.DIFFERENCE:
+        ends = of_difference(values_P)
+    else:
+        low, high = student(mean, float(values_P.var(ddof=1)), n)
+        ends = max(low, float(values_P.min())), min(high, float(values_P.max()))  # no count is below 0
+    return Estimate(mean, *ends, n)
+
+
+def estimate_ratios(above_PX: np.ndarray, below_PX: np.ndarray, kind: ValueKind = ValueKind.NUMBER) -> list[Estimate]:
+    """The ratios of sums over prompts, Σ above / Σ below; a prompt that lacks either is in neither sum.
+
+    Their intervals are those of the linearised ratio (Cochran 1977, section 2.11); a share that is 0 or 1 has that of a
+    share of prompts.
+    """
+    return [_ratio(above_P, below_P, kind) for above_P, below_P in zip(above_PX.T, below_PX.T, strict=True)]
+
+
+def _ratio(above_P: np.ndarray, below_P: np.ndarray, kind: ValueKind) -> Estimate:
+    known_P = ~np.isnan(above_P) & ~np.isnan(below_P)
+    above_P, below_P = above_P[known_P], below_P[known_P]
+    n, mean_below = len(above_P), below_P.mean() if len(below_P) else 0.0
+    if mean_below == 0:
+        return Estimate(math.nan, math.nan, math.nan, n)
+    ratio = float(above_P.sum() / below_P.sum())
+    if n < MIN_SAMPLES:
+        return Estimate(ratio, math.nan, math.nan, n)
+    if kind is ValueKind.SHARE and ratio in (0, 1):
+        return Estimate(ratio, *clopper_pearson(ratio * n, n), n)
+    low, high = student(ratio, float(((above_P - ratio * below_P) / mean_below).var(ddof=1)), n)
+    return Estimate(ratio, *((max(low, 0.0), min(high, 1.0)) if kind is ValueKind.SHARE else (low, high)), n)
+
+
+def estimate_median(values_R: np.ndarray) -> Estimate:
+    """The median over rounds."""
+    low, high = of_median(values_R) or (math.nan, math.nan)
+    return Estimate(float(np.median(values_R)), low, high, len(values_R))

@@ -1,0 +1,155 @@
+"""What is asked when a setting is chosen: which risk, which bound, among which settings, tested how and in which order.
+
+All of it is settled, and written down, before the losses of a prompt for choosing are looked at.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from eexit.messages.errors import UsageError
+from eexit.messages.wording import some
+from eexit.plan.configuration import NORMAL
+from eexit.plan.splits import for_pilot, for_reporting
+from eexit.quality.learn_then_test import ORDERS, PARETO
+from eexit.quality.risk_tests import RISK_TESTS, prompts_without_loss
+from eexit.quality.risks import RISKS, SCORE
+from eexit.quality.sequences import Family, families, has_order
+from eexit.results.layout import Manifest
+from eexit.results.store.finished_sweep import refuse_unknown
+
+_IDENTITY: Final = ["run_id", "prompt_id", "prompt", "configuration", "seed", "status"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A cost that settings are compared by: the sum of one column over runs, as a fraction of that of another."""
+
+    definition: str
+    column: str
+    of: str | None = None  # None: the mean of the column
+
+    @property
+    def columns(self) -> list[str]:
+        return [self.column, *([self.of] if self.of else [])]
+
+
+COSTS: Final[dict[str, Cost]] = {
+    "run": Cost("multiply-adds of what was run, as a share of those of full depth", "cost_run", "cost_full"),
+    "needed": Cost(
+        "multiply-adds that the exits would need if deciding were free, as a share of those of full depth: theoretical",
+        "cost_needed",
+        "cost_full",
+    ),
+    "depth": Cost("mean depth of the exits, as a fraction of all layers", "mean_depth"),
+}
+
+
+@dataclass(frozen=True)
+class ChoiceQuestion:
+    """The flags of `jobs/choose.py`. Without modes, rules and keys, all settings are candidates."""
+
+    risk: str
+    at_most: float = 0.05
+    confidence: float = 0.95
+    cost: str = "run"
+    modes: Sequence[str] = ()
+    rules: Sequence[str] = ()
+    keys: Sequence[str] = ()
+    test: str | None = None  # of `RISK_TESTS`; None: exact for losses of 0 or 1, else betting
+    order: str = PARETO  # of `ORDERS`
+    pilot: str | None = None  # a finished sweep that the order comes from; None: a part of the prompts for choosing
+
+    def __post_init__(self) -> None:
+        """Raises `UsageError` for values that no question has."""
+        for name, share in (("--at-most", self.at_most), ("--confidence", self.confidence)):
+            if not 0 < share < 1:
+                raise UsageError(f"{name} must be above 0 and below 1, as in 0.05 or 0.95, got {share:g}")
+        for name, value, known in (("--order", self.order, ORDERS), ("--test", self.test, (None, *RISK_TESTS))):
+            if value not in known:
+                raise UsageError(f"{name} must be one of {', '.join(filter(None, known))}, got {value}")
+        if self.pilot and self.order != PARETO:
+            raise UsageError(f"--pilot gives the order of --order {PARETO}, and --order {self.order} needs none")
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """Those of runs that say what it needs to know."""
+        column = RISKS[self.risk].column
+        return [*_IDENTITY, *([] if column == SCORE else [column]), *COSTS[self.cost].columns]
+
+    def part_of(self, unit: str) -> str:
+        """What the prompts of a unit are for: `reporting`, `pilot` or `choosing`."""
+        if for_reporting(unit):
+            return "reporting"
+        return "pilot" if self.order == PARETO and not self.pilot and for_pilot(unit) else "choosing"
+
+    def names(self, columns: Mapping[str, Any]) -> bool:
+        """Whether the configuration with these columns is a candidate."""
+        return (
+            columns["configuration"] != NORMAL
+            and (not self.modes or columns["mode"] in self.modes)
+            and (not self.rules or columns["rule"] in self.rules)
+            and (not self.keys or columns["configuration"] in self.keys)
+        )
+
+
+def candidates(manifest: Manifest, question: ChoiceQuestion, name: str) -> tuple[list[Family], list[str]]:
+    """The families of settings to test, and a line for each group of configurations that is left out.
+
+    Raises `UsageError` for names that the sweep lacks, for what is asked for by name and can't be tested, and if
+    nothing is left.
+    """
+    there = [each for each in manifest.configurations if each["mode"] != NORMAL]
+    rules = [each["rule"] for each in there if each["rule"]]
+    refuse_unknown(question.modes, list(dict.fromkeys(each["mode"] for each in there)), name, "mode with exits called")
+    refuse_unknown(question.rules, list(dict.fromkeys(rules)), name, "rule")
+    refuse_unknown(question.keys, [each["configuration"] for each in there], name)
+    named = [each for each in there if question.names(each)]
+    unordered = [each["configuration"] for each in named if not has_order(each)]
+    found = families(named)
+    costless = [family for family in found if question.cost == "run" and family.is_oracle]
+    left_out = []
+    if unordered:
+        left_out.append(
+            f"{', '.join(some(unordered, 5))}: no order from conservative to bold, which a sequence of tests needs"
+        )
+    if costless:
+        left_out.append(
+            f"{', '.join(family.name for family in costless)}: oracles save nothing at run time; --cost needed or "
+            "--cost depth compares them"
+        )
+    tested = [family for family in found if family not in costless]
+    if left_out and (not tested or _asked_for_by_name(question, unordered, costless)):
+        raise UsageError(f"{name} can't be chosen from: {'; '.join(left_out)}")
+    if not tested:
+        raise UsageError(
+            f"{name} has no setting to choose from: run a sweep with rules, such as --rules confidence=0.9"
+        )
+    return tested, left_out
+
+
+def _asked_for_by_name(question: ChoiceQuestion, unordered: Sequence[str], costless: Sequence[Family]) -> bool:
+    """Whether something that can't be tested was named itself, and not only its mode."""
+    rules = {key.split("/")[1] for key in unordered if "/" in key} | {family.rule for family in costless}
+    keys = {*unordered, *(key for family in costless for key in family.settings)}
+    return bool(rules & set(question.rules) or keys & set(question.keys))
+
+
+def refuse_few(n: int, n_families: int, question: ChoiceQuestion, name: str) -> None:
+    """Raises `UsageError` if no setting could be certified with `n` prompts even if nothing were ever lost."""
+    n_sequences = 1 if question.order == PARETO else n_families
+    least = prompts_without_loss(question.at_most, (1 - question.confidence) / n_sequences)
+    if n < least:
+        sharing = f" among {n_sequences} families of settings, which share the error," if n_sequences > 1 else ""
+        fewer = " or fewer --rules or --modes" if n_sequences > 1 else ""
+        raise UsageError(
+            f"{name} has {n} prompts to choose with, and certifying a risk of {question.at_most:g} with confidence "
+            f"{question.confidence:g}{sharing} takes at least {least}, even without a single loss: give more prompts "
+            f"({_parts(question)}), a higher --at-most, a lower --confidence{fewer}"
+        )
+
+
+def _parts(question: ChoiceQuestion) -> str:
+    if question.order == PARETO and not question.pilot:
+        return "nine in sixteen are for choosing, three for the pilot and four for reporting"
+    return "three in four are for choosing"

@@ -1,0 +1,193 @@
+"""p-values against sums of binomial terms and a bet made by hand, and what is built on them, by simulation.
+
+Shapes: D repeated draws, P prompts.
+"""
+
+import math
+from typing import Final
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from eexit.quality.risk_tests import (
+    BETTING,
+    EXACT,
+    HOEFFDING_BENTKUS,
+    POWER,
+    RISK_TESTS,
+    betting,
+    exact_binomial,
+    hoeffding_bentkus,
+    prompts_for_margin,
+    prompts_needed,
+    prompts_without_loss,
+    upper_bound,
+)
+
+AT_MOST: Final = 0.05
+
+
+def lost(k: int, n: int) -> np.ndarray:
+    """Losses of n prompts, k of which are 1, in an order that tells nothing."""
+    return np.random.default_rng(0).permutation(np.arange(n) < k).astype(float)
+
+
+def below(k: int, n: int, p: float) -> float:
+    """P(Bin(n, p) ≤ k)."""
+    return math.fsum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k + 1))
+
+
+def hoeffding_bentkus_by_sums(k: int, n: int, at_most: float) -> float:
+    """The p-value for k losses of 1 among n, from the definitions."""
+    mean = k / n
+    if mean >= at_most:
+        hoeffding = 1.0
+    else:
+        h = (mean * math.log(mean / at_most) if mean else 0) + (1 - mean) * math.log((1 - mean) / (1 - at_most))
+        hoeffding = math.exp(-n * h)
+    return min(hoeffding, math.e * below(k, n, at_most), 1.0)
+
+
+@pytest.mark.parametrize(("n", "at_most"), [(1, 0.05), (29, 0.3), (59, 0.05), (60, 0.02), (257, 0.1)])
+def test_p_values_are_those_of_the_definition(n: int, at_most: float) -> None:
+    losses = [lost(k, n) for k in range(n + 1)]
+    of_exact = [float(exact_binomial(loss_P, at_most)) for loss_P in losses]
+    assert of_exact == pytest.approx([below(k, n, at_most) for k in range(n + 1)], rel=1e-9)
+    assert of_exact == pytest.approx([binomtest(k, n, at_most, "less").pvalue for k in range(n + 1)], rel=1e-9)
+    of_bound = [float(hoeffding_bentkus(loss_P, at_most)) for loss_P in losses]
+    assert of_bound == pytest.approx([hoeffding_bentkus_by_sums(k, n, at_most) for k in range(n + 1)], rel=1e-9)
+
+
+def test_the_exact_test_takes_what_the_bound_gives_away() -> None:
+    """16 of 138 lost at a bound of 20 %."""
+    losses = lost(16, 138)
+    assert float(hoeffding_bentkus(losses, 0.2)) == pytest.approx(0.0176, abs=5e-5)
+    assert float(exact_binomial(losses, 0.2)) == pytest.approx(0.0065, abs=5e-5)
+
+
+def test_a_bet_is_won_and_lost_prompt_by_prompt() -> None:
+    generator = np.random.default_rng(1)
+    losses, error, n = generator.beta(1, 20, 60), 0.05, 60
+    capital, most, total, squares = 1.0, 1.0, 0.5, 0.25
+    for t, loss in enumerate(losses, start=1):
+        variance = squares / t if t > 1 else 0.25
+        stake = min(1.0, math.sqrt(2 * math.log(1 / error) / (n * variance)))
+        capital *= 1 - stake * (loss - 0.1)
+        most = max(most, capital)
+        total += loss
+        squares += (loss - total / (t + 1)) ** 2
+    assert float(betting(losses, 0.1, error)) == pytest.approx(1 / most, rel=1e-9)
+    assert most > 1
+
+
+def test_losses_between_0_and_1_count_as_the_next_whole_number_of_losses_in_bentkus_inequality() -> None:
+    """It is the tighter one of the two here."""
+    losses = np.full(400, 5.9 / 400)
+    assert float(hoeffding_bentkus(losses, AT_MOST)) == pytest.approx(math.e * below(6, 400, AT_MOST), rel=1e-9)
+
+
+def test_a_mean_that_is_off_by_a_rounding_error_is_not_one_more_loss() -> None:
+    assert 25 * (7 / 25) > 7
+    expected = hoeffding_bentkus_by_sums(7, 25, 0.5)
+    assert float(hoeffding_bentkus(np.full(25, 7 / 25), 0.5)) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("at_most", "needed"), [(0.05, 59), (0.02, 149), (0.5, 5)])
+def test_how_many_prompts_are_needed_without_any_loss(at_most: float, needed: int) -> None:
+    assert prompts_without_loss(at_most, 0.05) == prompts_needed(exact_binomial, np.zeros(9), at_most, 0.05) == needed
+    assert (1 - at_most) ** needed <= 0.05 < (1 - at_most) ** (needed - 1)
+    assert exact_binomial(np.zeros(needed), at_most) <= 0.05 < exact_binomial(np.zeros(needed - 1), at_most)
+
+
+@pytest.mark.parametrize("name", RISK_TESTS)
+@pytest.mark.parametrize("share", [0.01, 0.03])
+def test_so_many_prompts_would_do_with_the_chance_that_is_meant(name: str, share: float) -> None:
+    test, losses = RISK_TESTS[name], lost(int(1000 * share), 1000)
+    needed = prompts_needed(test, losses, AT_MOST, 0.05)
+    assert needed is not None
+
+    def power(n: int) -> float:
+        drawn = np.random.default_rng(7).random((3000, n)) < share
+        return float((test(drawn.astype(float), AT_MOST, 0.05) <= 0.05).mean())
+
+    # Where few losses are allowed, the chance jumps with n, and the least n that does may do better.
+    assert POWER - 0.03 <= power(needed) <= POWER + 0.12, "and not 56 %, as if losses stayed exactly as they are"
+    assert power(int(0.8 * needed)) < POWER
+
+
+def test_no_number_of_prompts_helps_where_the_loss_is_not_below_the_bound() -> None:
+    for test in RISK_TESTS.values():
+        assert prompts_needed(test, lost(5, 100), 0.05, 0.05) is None
+        assert prompts_needed(test, lost(20, 100), 0.05, 0.05) is None
+        assert prompts_needed(test, lost(499, 10_000), 0.05, 0.05) is None, "next to it, too many would be needed"
+
+
+@pytest.mark.parametrize("name", RISK_TESTS)
+@pytest.mark.parametrize("k", [0, 3, 20, 40])
+def test_the_upper_bound_is_where_the_p_value_reaches_the_error(name: str, k: int) -> None:
+    test, losses = RISK_TESTS[name], lost(k, 40)
+    upper = upper_bound(test, losses, 0.95)
+    assert losses.mean() <= upper <= 1
+    if upper < 1:
+        assert float(test(losses, upper + 1e-9, 0.05)) <= 0.05 < float(test(losses, upper - 1e-6, 0.05))
+
+
+def test_the_exact_upper_bound_is_that_of_clopper_and_pearson() -> None:
+    expected = binomtest(7, 90, alternative="less").proportion_ci(0.95).high
+    assert upper_bound(exact_binomial, lost(7, 90), 0.95) == pytest.approx(expected, abs=1e-9)
+
+
+def test_bets_certify_where_the_bound_of_the_mean_does_not() -> None:
+    """Losses of small variance: every prompt loses about 3 %."""
+    losses = np.random.default_rng(3).beta(3, 97, 60)
+    assert float(betting(losses, AT_MOST, 0.05)) < 0.5 * float(hoeffding_bentkus(losses, AT_MOST))
+
+
+DRAWS, PROMPTS = 2000, 100
+SHAPES: Final = {
+    "0 or 1": lambda generator, risk: (generator.random((DRAWS, PROMPTS)) < risk).astype(float),
+    "skewed": lambda generator, risk: generator.beta(0.2 * risk, 0.2 * (1 - risk), (DRAWS, PROMPTS)),
+    "ties": lambda generator, risk: 0.5 * (generator.random((DRAWS, PROMPTS)) < 2 * risk),
+    "narrow": lambda generator, risk: generator.beta(50 * risk, 50 * (1 - risk), (DRAWS, PROMPTS)),
+}
+
+
+def false_certificates(name: str, shape: str, risk: float) -> float:
+    losses = SHAPES[shape](np.random.default_rng(0), risk)
+    return float((RISK_TESTS[name](losses, AT_MOST, 0.05) <= 0.05).mean())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", RISK_TESTS)
+def test_no_test_certifies_what_is_above_the_bound_more_often_than_stated(name: str, shape: str) -> None:
+    if name == EXACT and shape != "0 or 1":
+        pytest.skip("the exact test is for losses of 0 or 1")
+    assert false_certificates(name, shape, 0.0501) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / DRAWS)
+
+
+def test_the_exact_test_would_be_wrong_for_the_means_of_prompts_that_depend_on_each_other() -> None:
+    """What a test that counts prompts of a group as if they were independent gets wrong, by the size of groups."""
+    generator = np.random.default_rng(0)
+    wrong = []
+    for size in (2, 5, 10):
+        of_groups = generator.random((DRAWS, PROMPTS // size, 1)) < 0.0501
+        losses = np.broadcast_to(of_groups, (DRAWS, PROMPTS // size, size)).astype(float)
+        wrong.append(float((exact_binomial(losses.reshape(DRAWS, -1), AT_MOST) <= 0.05).mean()))
+        over_groups = exact_binomial(losses.mean(axis=2), AT_MOST)
+        assert float((over_groups <= 0.05).mean()) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / DRAWS)
+    assert wrong[1] > 0.1
+    assert wrong[2] > wrong[1]
+
+
+def test_a_margin_takes_as_many_prompts_as_simulation_says() -> None:
+    n = prompts_for_margin(0.06, 0.02)
+    assert 1100 < n < 1300
+    drawn = np.random.default_rng(0).multinomial(n, [0.03, 0.03, 0.94], size=4000)
+    difference = (drawn[:, 0] - drawn[:, 1]) / n
+    low = difference - 1.96 * np.sqrt(((drawn[:, 0] + drawn[:, 1]) / n - difference**2) / n)
+    assert (low >= -0.02).mean() == pytest.approx(POWER, abs=0.03)
+
+
+def test_every_test_has_a_name_for_its_flag() -> None:
+    assert list(RISK_TESTS) == [EXACT, BETTING, HOEFFDING_BENTKUS]
