@@ -16,6 +16,7 @@ from eexit.decode.costs.prices import find_prices
 from eexit.decode.engine import Engine, refuse_mode
 from eexit.decode.learned_exits import load_probe, load_readout
 from eexit.decode.rows.requests import Decoding, Failure, Outcome, Request
+from eexit.decode.screening import fit_screen
 from eexit.decode.trace import Trace
 from eexit.messages.errors import first_line
 from eexit.method.shortlist import Shortlist
@@ -59,6 +60,7 @@ class ModelGenerator:
             readout=load_readout(config, layers, decoder),
             probe=load_probe(config, layers, decoder),
             shortlist=Shortlist(decoders[student], config.shortlist) if config.decide_on == "shortlist" else None,
+            screen=fit_screen(decoders[student], size) if (size := config.screen) else None,
             temperature=config.temperature,
             top_p=config.top_p,
             record_top_k=min(config.record_top_k, decoder.vocabulary),

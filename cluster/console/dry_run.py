@@ -35,6 +35,7 @@ def describe_plan(job: SweepJob, options: Options) -> str:
         "readout": config.readout,
         **{role: location for role, location in (("probe", config.probe), ("adapter", config.adapter)) if location},
         **({"decided on": f"a shortlist of {config.shortlist} tokens"} if config.decide_on == "shortlist" else {}),
+        **({"decided on": f"a {config.screen}"} if config.screen else {}),
         "next token": f"sampled, temperature {config.temperature:g}, top-p {config.top_p:g}"
         if config.temperature
         else "greedy",

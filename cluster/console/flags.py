@@ -149,7 +149,7 @@ def parse_flags(parser: Parser, arguments: Sequence[str]) -> dict[str, Any]:
     # argparse takes `-1` and `-1,2` for flags; with a space in front they are values, and reach validation.
     shielded = [f" {text}" if _NEGATIVE.match(text) else text for text in arguments]
     given = {name: value for name, value in vars(parser.parse_args(shielded)).items() if value is not None}
-    return {name: _split(value) if isinstance(value, list) else _unshield(value) for name, value in given.items()}
+    return {name: _split(name, value) if isinstance(value, list) else _unshield(value) for name, value in given.items()}
 
 
 def whole(text: str) -> int:
@@ -179,9 +179,10 @@ def _unshield(text: str) -> str:
     return text[1:] if _NEGATIVE.match(text[1:]) else text
 
 
-def _split(values: list[str]) -> list[str]:
-    """The parts of lists; a value with a colon, as in 10,20:2,4, is one."""
-    parts = [part for value in values for part in ([value] if ":" in value else value.split(","))]
+def _split(name: str, values: list[str]) -> list[str]:
+    """The parts of lists; a value with a colon, as in 10,20:2,4, is one, and so is an exit set."""
+    is_whole = name == "exit_sets"
+    parts = [part for value in values for part in ([value] if is_whole or ":" in value else value.split(","))]
     return [part.strip() for part in parts if part.strip()]
 
 

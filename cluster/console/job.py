@@ -93,7 +93,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "max_new_tokens", "temperature", "top_p",
     ),
     WHERE: (
-        "modes", "kl_factors", "rules", "draft", "controls", "exit_layers", "exit_every", "decide_on", "shortlist",
+        "modes", "kl_factors", "rules", "draft", "controls", "exit_layers", "exit_every", "exit_sets", "decide_on",
+        "shortlist",
     ),
     LEARNED: ("readout", "probe", "adapter"),
     EXECUTION: tuple(name for name in _EXECUTION if name != "out"),

@@ -18,10 +18,10 @@ from torch.profiler import record_function
 
 from eexit.decode.layer_reading import LayerReading, Picked, Reader, Reading, read_layer, read_tokens, rows_after
 from eexit.decode.rows.requests import Decoding
-from eexit.decode.rows.slots import Slots
+from eexit.decode.rows.slots import RuleOfRows, Slots
 from eexit.decode.rows.transfer import to_device
 from eexit.decode.token_pass import StudentRows, Through, TokenPass, Tokens
-from eexit.method.rules import BLIND, ONLINE, ORACLES, Chances, Look, Online
+from eexit.method.rules import BLIND, ONLINE, ORACLES, Chances, Look, Online, chances_in_set
 from eexit.method.shortlist import ShortReading
 from eexit.method.stick_breaking import choose_exits, exit_probabilities
 
@@ -30,10 +30,10 @@ from eexit.method.stick_breaking import choose_exits, exit_probabilities
 class Deciding:
     """The tokens that are being decided, as far as their exits depend on anything but the pass itself."""
 
-    rules: Sequence[str]
+    rules: Sequence[RuleOfRows]
     rule_D: np.ndarray  # an index into `rules`; NONE for `normal`
     sent_rule_D: Tensor  # the same on the device
-    setting_DE: Tensor  # of the rule
+    setting_DE: Tensor  # of the rule; NaN outside the exit set
     u_exit_D: Tensor
     u_token_D: Tensor
     given_D: Tensor | None = None  # their next tokens, if they are not to be found
@@ -57,9 +57,7 @@ class ExitsTaken:
     evidence_DE: Tensor
     hidden_DW: Tensor  # the residual streams at the exits
     picked: Picked
-    reads_DX: np.ndarray
-    short_reads_DX: np.ndarray
-    probed_DX: np.ndarray
+    looks_DX: Sequence[np.ndarray]  # how often they were looked at after each layer, as `costs.counting.LOOKS` names it
     through: Sequence[Through]
 
 
@@ -71,16 +69,17 @@ def decide(deciding: Deciding, reading: Reading | None = None) -> Decision:
     """
     stop_DE = torch.zeros_like(deciding.setting_DE)
     go_on_DE, evidence_DE = stop_DE + 1, torch.full_like(stop_DE, torch.nan)
-    for index, name in enumerate(deciding.rules):
+    for index, (name, _) in enumerate(deciding.rules):
         if name in ONLINE:
             continue
         of_rule_D1 = (deciding.sent_rule_D == index)[:, None]
         if name in BLIND:
-            chances = BLIND[name].chances(None, deciding.setting_DE)
+            chances = chances_in_set(BLIND[name], None, deciding.setting_DE)
         else:
             assert reading, f"{name} looks at the teacher"
             seen_DE = ORACLES[name].evidence(reading)
-            chances = ORACLES[name].chances(seen_DE, deciding.setting_DE)
+            chances = chances_in_set(ORACLES[name], seen_DE, deciding.setting_DE)
+            seen_DE = seen_DE.masked_fill(deciding.setting_DE.isnan(), torch.nan)
             evidence_DE = torch.where(of_rule_D1, seen_DE, evidence_DE)
         stop_DE = torch.where(of_rule_D1, chances.stop_BE, stop_DE)
         go_on_DE = torch.where(of_rule_D1, chances.go_on_BE, go_on_DE)
@@ -112,7 +111,10 @@ class ExitPass:
         self.decoding, self.deciding = decoding, deciding
         self.layers = np.array([end - 1 for _, end in student.segments])
         n_tokens, n_exits, device = len(tokens.slot_D), len(student.segments), student.decoder.device
-        self.online = {index: ONLINE[name] for index, name in enumerate(deciding.rules) if name in ONLINE}
+        self.online = {index: ONLINE[name] for index, (name, _) in enumerate(deciding.rules) if name in ONLINE}
+        self.looks_DX = np.zeros((n_tokens, n_exits), bool)  # which layers the tokens' rules look at
+        for index in self.online:
+            self.looks_DX[np.ix_(deciding.rule_D == index, deciding.rules[index].ranks)] = True
         self.looks_D = np.isin(deciding.rule_D, list(self.online))
         self.exit_D = np.where(self.looks_D, n_exits - 1, known.exit_D.cpu().numpy())
         self.prob_DX, self.evidence_DE = known.prob_DX, known.evidence_DE
@@ -120,7 +122,9 @@ class ExitPass:
         self.likeliest_DE = torch.zeros_like(deciding.setting_DE, dtype=torch.long)
         self.picked = Picked.room_for(n_tokens, decoding.record_top_k, device)
         self.unread_D = np.ones(n_tokens, bool)
-        self.reads_DX, self.short_reads_DX, self.probed_DX = np.zeros((3, n_tokens, n_exits), np.int64)
+        self.reads_DX, self.short_reads_DX, self.probed_DX, self.screened_DX = np.zeros(
+            (4, n_tokens, n_exits), np.int64
+        )
         if decoding.shortlist:
             self.shortlist_DK = self.likeliest_DE.new_zeros(n_tokens, decoding.shortlist.n_tokens)
 
@@ -137,12 +141,12 @@ class ExitPass:
             self._take_unread()
         return ExitsTaken(
             self.exit_D, self._finish_probabilities(), self.evidence_DE, self.token_pass.hidden_DW, self.picked,
-            self.reads_DX, self.short_reads_DX, self.probed_DX, self.token_pass.through,
+            (self.reads_DX, self.short_reads_DX, self.probed_DX, self.screened_DX), self.token_pass.through,
         )  # fmt: skip
 
     def _decide(self, rank: int, going: np.ndarray) -> None:
         """Let the rules of the tokens that have come this far say which of them exit here."""
-        looking = going[self.looks_D[going]]
+        looking = going[self.looks_DX[going, rank]]
         if len(looking):
             self.exit_D[looking[self._look(rank, looking)]] = rank
         self.token_pass.leave(rank, going[self.exit_D[going] == rank])
@@ -153,48 +157,69 @@ class ExitPass:
         reads_B = np.isin(rule_B, [index for index, rule in self.online.items() if rule.reads])
         probes_B = np.isin(rule_B, [index for index, rule in self.online.items() if rule.probes])
         self.probed_DX[looking[probes_B], rank] += 1
+        whole_B = reads_B & self._read_whole(rank, rule_B)
+        narrow_B = reads_B & ~whole_B
+        whole = self._read(rank, looking[whole_B]) if whole_B.any() else None
+        narrow = self._read_narrowly(rank, looking[narrow_B]) if narrow_B.any() else None
+        index_read_B = np.where(whole_B, np.cumsum(whole_B), np.cumsum(narrow_B)) - 1  # among the rows read alike
         [row_B] = to_device([looking], device)
-        read = self._read(rank, looking[reads_B]) if reads_B.any() else None
-        index_read_B = np.cumsum(reads_B) - 1  # among the rows that were read
         exits_B = torch.zeros(len(looking), dtype=torch.bool, device=device)
         for index in np.unique(rule_B).tolist():
-            rule = self.online[index]
+            rule, (_, ranks) = self.online[index], self.deciding.rules[index]
             [of_rule, index_read] = to_device([np.flatnonzero(rule_B == index), index_read_B[rule_B == index]], device)
             row = row_B[of_rule]
+            read = whole if whole_B[rule_B == index][0] else narrow
             look = Look(
                 self.decoding.exitable_layers[rank],
                 self.token_pass.before_DW[row],
                 self.token_pass.hidden_DW[row],
                 read.distribution(index_read) if read and rule.reads else None,
-                self.likeliest_DE[row, : rank + 1] if rule.reads else None,
+                self.likeliest_DE[row][:, [at for at in ranks if at <= rank]] if rule.reads else None,
                 self.deciding.setting_DE[row, rank],
                 self.decoding.probe,
             )
             exits_B[of_rule] = self._draw(rank, row, rule, look)
         exits = exits_B.cpu().numpy()
-        taken = np.flatnonzero(exits & reads_B)
-        if len(taken) and isinstance(read, LayerReading):
+        taken = np.flatnonzero(exits & whole_B)
+        if len(taken) and whole:
             [row, index_read] = to_device([looking[taken], index_read_B[taken]], device)
-            self.picked.put(row, read.taken(index_read, self.decoding, self.deciding.u_token_D[row]))
+            self.picked.put(row, whole.taken(index_read, self.decoding, self.deciding.u_token_D[row]))
             self.unread_D[looking[taken]] = False
         return exits
 
-    def _read(self, rank: int, reading: np.ndarray) -> LayerReading | ShortReading:
-        """Read these tokens to decide: with the whole head or, where there is one by now, for their shortlists."""
-        shortlist, layer = self.decoding.shortlist, self.decoding.exitable_layers[rank]
+    def _read_whole(self, rank: int, rule_B: np.ndarray) -> np.ndarray:
+        """Whether tokens of these rules are read with the whole head: for a shortlist, where they are looked at
+        first."""
+        decoding = self.decoding
+        if decoding.screen:
+            return np.zeros(len(rule_B), bool)
+        first = [index for index in self.online if self.deciding.rules[index].ranks[0] == rank]
+        return np.isin(rule_B, first) if decoding.shortlist else np.ones(len(rule_B), bool)
+
+    def _read(self, rank: int, reading: np.ndarray) -> LayerReading:
+        """Read these tokens to decide, with the whole head."""
+        given, shortlist = self.deciding.given_D, self.decoding.shortlist
         [row] = to_device([reading], self.decoder.device)
         hidden_BW = self.token_pass.hidden_DW[row]
-        read: LayerReading | ShortReading
-        if shortlist and rank > 0:
-            ready_BH = Reader(self.decoder, self.decoding.readout).ready(hidden_BW, layer)
+        read = read_layer(self.decoder, hidden_BW, rank, self.decoding, None if given is None else given[row])
+        self.reads_DX[reading, rank] += 1
+        if shortlist:
+            self.shortlist_DK[row] = read.shortlist(shortlist.n_tokens)
+        self.likeliest_DE[row, rank] = read.likeliest_B
+        return read
+
+    def _read_narrowly(self, rank: int, reading: np.ndarray) -> ShortReading:
+        """Read these tokens to decide, for the tokens of a screen or of their shortlists alone."""
+        screen, shortlist, layer = self.decoding.screen, self.decoding.shortlist, self.decoding.exitable_layers[rank]
+        [row] = to_device([reading], self.decoder.device)
+        ready_BH = Reader(self.decoder, self.decoding.readout).ready(self.token_pass.hidden_DW[row], layer)
+        if screen:
+            read = screen.screened(ready_BH)
+            self.screened_DX[reading, rank] += 1
+        else:
+            assert shortlist
             read = shortlist.read(ready_BH, self.shortlist_DK[row])
             self.short_reads_DX[reading, rank] += 1
-        else:
-            given = self.deciding.given_D
-            read = read_layer(self.decoder, hidden_BW, rank, self.decoding, None if given is None else given[row])
-            self.reads_DX[reading, rank] += 1
-            if shortlist:
-                self.shortlist_DK[row] = read.shortlist(shortlist.n_tokens)
         self.likeliest_DE[row, rank] = read.likeliest_B
         return read
 
@@ -209,12 +234,14 @@ class ExitPass:
 
     def _finish_probabilities(self) -> Tensor:
         """For rules that looked: the rest is the final layer's, or belongs to layers that nobody looked at."""
-        exit_D1, looked_D = to_device([self.exit_D[:, None], self.looks_D], self.prob_DX.device)
+        looks_DX = self.looks_DX.copy()
+        looks_DX[:, -1] = self.looks_D
+        exit_D1, looked_DX = to_device([self.exit_D[:, None], looks_DX], self.prob_DX.device)
         rank_X = torch.arange(self.prob_DX.shape[1], device=self.prob_DX.device)
-        beyond_DX = (rank_X > exit_D1) & looked_D[:, None]
-        unknown_DX = beyond_DX & (self.passed_D > 0)[:, None]
+        beyond_DX = (rank_X > exit_D1) & looked_DX[:, -1:]
+        unknown_DX = beyond_DX & looked_DX & (self.passed_D > 0)[:, None]
         prob_DX = self.prob_DX.masked_fill(beyond_DX, 0).masked_fill(unknown_DX, torch.nan)
-        through_D = looked_D & (exit_D1[:, 0] == rank_X[-1])
+        through_D = looked_DX[:, -1] & (exit_D1[:, 0] == rank_X[-1])
         prob_DX[:, -1] = torch.where(through_D, self.passed_D, prob_DX[:, -1])
         return prob_DX
 

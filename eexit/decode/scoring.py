@@ -21,7 +21,7 @@ from eexit.decode.exit_pass import Deciding, exit_pass
 from eexit.decode.layer_reading import Reading
 from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.requests import Decoding, Request
-from eexit.decode.rows.slots import NONE, Layers, find_layers
+from eexit.decode.rows.slots import NONE, Layers, RuleOfRows, find_layers
 from eexit.decode.rows.transfer import to_device
 from eexit.decode.teacher import Prefilled, prefill, read_texts
 from eexit.decode.token_pass import StudentRows, Tokens
@@ -126,11 +126,12 @@ class _Texts:
         for slot, text in enumerate(texts):
             self.token_ids_ST[slot, : len(text)] = text
         configuration = request.configuration
-        self.rules: list[str] = []
+        self.rules: list[RuleOfRows] = []
         self.states: list[str] = []
         self.setting_E, self.is_oracle = np.zeros(len(decoding.exitable_layers)), False
         if isinstance(configuration, Exit):
-            self.rules, self.states = [configuration.rule], [configuration.state]
+            self.rules = [RuleOfRows.of(configuration, decoding.exitable_layers)]
+            self.states = [configuration.state]
             self.setting_E[:] = configuration.per_layer(decoding.exitable_layers)
             self.is_oracle = configuration.is_oracle
         n_texts, length = len(texts), self.n_prompt + n_tokens

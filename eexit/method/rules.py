@@ -253,6 +253,12 @@ def certain(stop_BE: Tensor, setting_BE: Tensor) -> Chances:
     return Chances(stop_BE, 1 - stop_BE)
 
 
+def chances_in_set(rule: Rule, evidence_BE: Tensor | None, setting_BE: Tensor) -> Chances:
+    """The rule's chances, and none to exit at layers outside the exit set, whose setting is NaN."""
+    found, outside_BE = rule.chances(evidence_BE, setting_BE), setting_BE.isnan()
+    return Chances(found.stop_BE.masked_fill(outside_BE, 0), found.go_on_BE.masked_fill(outside_BE, 1))
+
+
 def _read(look: Look) -> Distribution:
     assert look.read is not None
     return look.read

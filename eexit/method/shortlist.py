@@ -6,7 +6,8 @@ token's shortlist has its likeliest tokens at the first exitable layer, which is
 Shapes: B rows, K tokens of the shortlist, H width of what the head takes, V vocabulary.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -29,6 +30,11 @@ class ShortReading:
     def distribution(self, row_B: Tensor) -> Distribution:
         """What rules look at, of these rows."""
         return Distribution(self.top_p_B2[row_B], self.entropy_B[row_B])
+
+    @classmethod
+    def joined(cls, parts: Sequence["ShortReading"]) -> "ShortReading":
+        """Those of more rows."""
+        return cls(*(torch.cat([getattr(part, column.name) for part in parts]) for column in fields(cls)))
 
 
 class Shortlist:

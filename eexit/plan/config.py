@@ -17,9 +17,12 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticKnownError
 
 from eexit.method.rules import ONLINE, RULES, Control
+from eexit.method.screen_size import DEFAULT as DEFAULT_SCREEN
+from eexit.method.screen_size import ScreenSize
 from eexit.method.states import STATES
-from eexit.plan.configuration import AUTO, MODES, NORMAL, mode_of, parse_drafts
+from eexit.plan.configuration import AUTO, EVERY, MODES, NORMAL, mode_of, parse_drafts, parse_exit_set
 
+HEAD, SHORTLIST, SCREEN = "head", "shortlist", "screen"  # what rules that read decide on
 MOST_COUNT: Final = 2**31 - 1  # positions and layers are stored as int32, and no count of anything is larger
 LEAST_SEED, MOST_SEED = -(2**63), 2**63 - 1  # and seeds as int64
 
@@ -171,6 +174,36 @@ def _sensible(rules: Mapping[str, tuple[float, ...]]) -> Mapping[str, tuple[floa
     return rules
 
 
+def _decides(text: str) -> str:
+    """`screen` alone stands for its default size."""
+    if text == SCREEN:
+        return str(DEFAULT_SCREEN)
+    if text not in (HEAD, SHORTLIST):
+        screen_size(text)
+    return text
+
+
+def screen_size(text: str) -> ScreenSize | None:
+    """Of a text such as "screen:96:1024"; None for what is no screen. Raises `ValueError` for no such size."""
+    name, _, size = text.partition(":")
+    if text in (HEAD, SHORTLIST):
+        return None
+    numbers = size.split(":")
+    if name != SCREEN or len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
+        raise ValueError(f"decide_on is {HEAD}, {SHORTLIST} or {DEFAULT_SCREEN} (rank, tokens), got {text!r}")
+    rank, n_tokens = map(int, numbers)
+    if not (1 <= rank <= MOST_COUNT and 2 <= n_tokens <= MOST_COUNT):
+        raise ValueError(f"a screen has a rank of 1 or more, and lets 2 tokens or more through, got {text!r}")
+    return ScreenSize(rank, n_tokens)
+
+
+def _exit_sets(given: Any) -> Any:
+    texts = [given] if isinstance(given, str) else given
+    if isinstance(texts, list | tuple) and all(isinstance(text, str) for text in texts):
+        return tuple(",".join(map(str, parse_exit_set(text))) or EVERY for text in texts)
+    return given
+
+
 def _drafts(given: Any) -> Any:
     """One text per draft, from texts that may each stand for a grid: "10,20:2,4"."""
     texts = [given] if isinstance(given, str) else given
@@ -187,6 +220,7 @@ KLFactor = Annotated[Float, Field(ge=0), AfterValidator(_finite)]
 KLFactors = Annotated[tuple[KLFactor, ...], AfterValidator(_distinct), AfterValidator(_distinguishable)]
 Rules = Annotated[dict[Text, tuple[Float, ...]], BeforeValidator(_rules), AfterValidator(_sensible)]
 Drafts = Annotated[tuple[Text, ...], BeforeValidator(_drafts), AfterValidator(_distinct)]
+ExitSets = Annotated[tuple[Text, ...], Field(min_length=1), BeforeValidator(_exit_sets), AfterValidator(_distinct)]
 Seed = Annotated[Int, Field(ge=LEAST_SEED, le=MOST_SEED)]
 ExitLayers = Annotated[tuple[Annotated[Count, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_increasing)]
 
@@ -257,16 +291,22 @@ class SweepConfig(BaseModel):
     )
     exit_layers: ExitLayers | None = Field(None, description="exitable layers, 0-based, below the final one")
     exit_every: Count = Field(5, ge=1, description="exitable layers l with l > 0 and l % N == 0, unless --exit-layers")
+    exit_sets: ExitSets = Field(
+        (EVERY,),
+        description="which of the exitable layers rules look at, and may exit at, as in 25 20,25 all: each set is a "
+        "configuration of its own",
+    )
     readout: Text = Field(
         "lens", description="lens: final norm and head; raw: head alone; or a folder that jobs/train.py made"
     )
     probe: Text | None = Field(None, description="folder of the trained probe that rule predicted_kl looks at")
     adapter: Text | None = Field(None, description="folder of the trained student that exits; normal stays the model")
     digests: dict[Text, Text] = Field({}, description="of the readout, probe and adapter that are folders; found out")
-    decide_on: Literal["head", "shortlist"] = Field(
+    decide_on: Annotated[Text, AfterValidator(_decides)] = Field(
         "head",
-        description="what rules that read a layer look at: the whole head's tokens, or only those that were likeliest "
-        "at the first exitable layer; tokens themselves are always read from the whole head",
+        description="what rules that read a layer look at: the whole head's tokens (head); only those that were "
+        "likeliest at the first exitable layer (shortlist); or those that a sketch of the head finds likeliest, as in "
+        "screen:96:1024 (rank, tokens); tokens themselves are always read from the whole head",
     )
     shortlist: Count = Field(64, ge=2, description="tokens of the shortlist")
     max_new_tokens: Count = Field(100, ge=1, description="tokens per run at most")
@@ -276,6 +316,11 @@ class SweepConfig(BaseModel):
     record_top_k: Int = Field(
         3, ge=0, le=100, description="likeliest tokens of each exitable layer to record with every token; 0: none"
     )
+
+    @property
+    def screen(self) -> ScreenSize | None:
+        """The size of the screen that rules look through, if they do."""
+        return screen_size(self.decide_on)
 
     @model_validator(mode="before")
     @classmethod
@@ -319,6 +364,6 @@ class SweepConfig(BaseModel):
                     f"draft {draft} is of more tokens than a run has at most (max_new_tokens {self.max_new_tokens}): "
                     "draft fewer"
                 )
-        if self.decide_on != "shortlist" and self.shortlist != type(self).model_fields["shortlist"].default:
+        if self.decide_on != SHORTLIST and self.shortlist != type(self).model_fields["shortlist"].default:
             raise ValueError(f"shortlist {self.shortlist} has no effect: set decide_on to shortlist")
         return self

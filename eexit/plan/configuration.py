@@ -3,6 +3,7 @@
 This module does not import torch.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -12,6 +13,8 @@ from eexit.method.states import STATES
 
 NORMAL: Final = "normal"  # the mode without exits
 DRAFT: Final = "draft"  # the mode that drafts
+EVERY: Final = "all"  # the exit set of every exitable layer
+SET_MARK: Final = "@"  # before an exit set in a key
 GENERATE: Final = "generate"  # transformers' own, in place of a configuration
 AUTO: Final = "auto"  # in place of a draft's N
 MOST_AUTO_TOKENS: Final = 8  # of more, a call takes noticeably longer on CPUs, and little is left to gain
@@ -29,7 +32,7 @@ ALL_MODES: Final = {
 Columns = dict[str, str | float | int | None]
 
 COLUMNS: Final = (
-    "configuration", "mode", "rule", "parameter", "kl_factor", "control_of", "draft_layer", "draft_length",
+    "configuration", "mode", "rule", "parameter", "kl_factor", "exit_set", "control_of", "draft_layer", "draft_length",
 )  # fmt: skip
 _NO_COLUMNS: Final[Columns] = dict.fromkeys(COLUMNS)
 
@@ -51,11 +54,15 @@ class Normal:
 
 @dataclass(frozen=True)
 class Exit:
-    """Exits where a rule says so; `state` is what an exit leaves behind. `parameter` is None for rules without one."""
+    """Exits where a rule says so; `state` is what an exit leaves behind. `parameter` is None for rules without one.
+
+    `layers` are its exit set: the layers that it may exit at, and that its rule looks at; none: every exitable one.
+    """
 
     state: str
     rule: str
     parameter: Parameter = None
+    layers: tuple[int, ...] = ()
 
     @property
     def mode(self) -> str:
@@ -63,8 +70,14 @@ class Exit:
 
     @property
     def rule_key(self) -> str:
-        """The rule and parameter without the state, such as `kl/0.5`."""
-        return self.rule if self.parameter is None else f"{self.rule}/{shown(self.parameter)}"
+        """The rule, parameter and exit set without the state, such as `kl/0.5` or `confidence/0.97@20,25`."""
+        rule = self.rule if self.parameter is None else f"{self.rule}/{shown(self.parameter)}"
+        return f"{rule}{SET_MARK}{self.exit_set}" if self.layers else rule
+
+    @property
+    def exit_set(self) -> str | None:
+        """The layers of its exit set, such as `20,25`; None for every exitable one."""
+        return ",".join(map(str, self.layers)) or None
 
     @property
     def key(self) -> str:
@@ -81,6 +94,7 @@ class Exit:
             "rule": self.rule,
             "parameter": number,
             "kl_factor": number if self.rule in RULES and RULES[self.rule].parameter == KL_FACTOR else None,
+            "exit_set": self.exit_set,
             "control_of": self.parameter.of if isinstance(self.parameter, Control) else None,
         }
 
@@ -90,8 +104,20 @@ class Exit:
         return self.rule in ORACLES
 
     def per_layer(self, exitable_layers: Sequence[int]) -> Sequence[float]:
-        """The parameter as `Rule.setting` has it: a number per exitable layer, (E,). Raises `ValueError` as that."""
-        return RULES[self.rule].setting(self.parameter, exitable_layers)
+        """The parameter as `Rule.setting` has it: a number per exitable layer, (E,), NaN outside the exit set.
+
+        Raises `ValueError` as that, and for an exit set that is not among these layers.
+        """
+        if foreign := [layer for layer in self.layers if layer not in exitable_layers]:
+            layers = ", ".join(map(str, exitable_layers))
+            raise ValueError(f"exit set {self.exit_set}: layer {foreign[0]} is not exitable, only {layers} are")
+        own = self.layers or exitable_layers
+        by_layer = dict(zip(own, RULES[self.rule].setting(self.parameter, own), strict=True))
+        return [by_layer.get(layer, math.nan) for layer in exitable_layers]
+
+    def ranks(self, exitable_layers: Sequence[int]) -> tuple[int, ...]:
+        """The exit set as indices into the exitable layers."""
+        return tuple(rank for rank, layer in enumerate(exitable_layers) if not self.layers or layer in self.layers)
 
 
 @dataclass(frozen=True)
@@ -171,8 +197,9 @@ def configuration_of(columns: Mapping[str, Any]) -> Configuration:
         return Normal(columns["mode"])
     if columns.get("control_of") is not None:
         return Exit(columns["mode"], columns["rule"], Control(columns["control_of"], ()))
-    parameter = columns.get("parameter")
-    return Exit(columns["mode"], columns["rule"], None if parameter is None else float(parameter))
+    parameter, exit_set = columns.get("parameter"), columns.get("exit_set")
+    layers = tuple(map(int, exit_set.split(","))) if exit_set else ()
+    return Exit(columns["mode"], columns["rule"], None if parameter is None else float(parameter), layers)
 
 
 def depends_on_seed(configuration: Configuration, temperature: float | None) -> bool:
@@ -195,10 +222,27 @@ def gives_its_exits(configuration: Configuration) -> bool:
 
 
 def hashed(configuration: Configuration) -> dict[str, Any]:
-    """What ids are hashes of: these four, whichever kind it is, so that a sweep that was interrupted can go on."""
+    """What ids are hashes of: these four, whichever kind it is, and an exit set where there is one, so that a sweep
+    that was interrupted can go on.
+    """
     of = asdict(configuration)
     draft = of if isinstance(configuration, Draft) else None
-    return {"mode": configuration.mode, "rule": of.get("rule"), "parameter": of.get("parameter"), "draft": draft}
+    exit_set = {"layers": of["layers"]} if of.get("layers") else {}
+    naming = {"mode": configuration.mode, "rule": of.get("rule"), "parameter": of.get("parameter"), "draft": draft}
+    return {**naming, **exit_set}
+
+
+def parse_exit_set(text: str) -> tuple[int, ...]:
+    """The layers of a text such as "20,25"; none for "all". Raises `ValueError` for any other."""
+    if text == EVERY:
+        return ()
+    try:
+        layers = tuple(int(layer) for layer in text.split(","))
+    except ValueError:
+        layers = ()
+    if not layers or layers[0] < 0 or list(layers) != sorted(set(layers)):
+        raise ValueError(f"an exit set is increasing layers with commas, as in 20,25, or {EVERY}, got {text!r}")
+    return layers
 
 
 def parse_drafts(text: str) -> list[Draft]:

@@ -6,7 +6,18 @@ from typing import Any, Final
 
 from eexit.method.rules import CONTROL
 from eexit.plan.config import Prompt, SweepConfig
-from eexit.plan.configuration import NORMAL, Configuration, Exit, Normal, depends_on_seed, hashed, parse_drafts
+from eexit.plan.configuration import (
+    EVERY,
+    NORMAL,
+    Configuration,
+    Exit,
+    Normal,
+    depends_on_seed,
+    gives_its_exits,
+    hashed,
+    parse_drafts,
+    parse_exit_set,
+)
 from eexit.plan.hashes import content_hash
 
 OK: Final = "ok"  # the status of a run
@@ -44,7 +55,10 @@ def _grid(config: SweepConfig) -> Iterator[Configuration]:
             continue
         for rule, parameters in rules.items():
             for parameter in parameters or (None,):
-                yield Exit(mode, rule, parameter)
+                looks = not gives_its_exits(Exit(mode, rule, parameter))
+                for exit_set in config.exit_sets if looks else (EVERY,):
+                    layers = parse_exit_set(exit_set)
+                    yield Exit(mode, rule, parameter, () if layers == config.exit_layers else layers)
     for text in config.draft:
         yield from parse_drafts(text)
 
@@ -61,7 +75,7 @@ def count_different_runs(config: SweepConfig) -> int:
 
 def shared_settings(config: SweepConfig) -> dict[str, Any]:
     """All that is the same for all runs of a sweep. What was trained is what its digest says, wherever it lies."""
-    grid_fields = {"prompts", "modes", "kl_factors", "rules", "draft", "controls", "seeds"}
+    grid_fields = {"prompts", "modes", "kl_factors", "rules", "draft", "controls", "seeds", "exit_sets"}
     return config.model_dump(mode="json", exclude=grid_fields | set(config.digests))
 
 

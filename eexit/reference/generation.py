@@ -69,17 +69,25 @@ def generate_one(
                 own = run(own_model, own_decoder, inputs, copy.deepcopy(student))
             streams = [stream[0, -1] for stream in own.hidden_states]
             own_logits = read_exits(own_decoder, decoding, own)
-            if decoding.shortlist:  # looked at beyond the first exitable layer: the tokens that are likeliest there
+            layers = configuration.layers or decoding.exitable_layers
+            at = [decoding.exitable_layers.index(layer) for layer in layers]  # where the rule looks
+            own_logits = [own_logits[rank] for rank in at]
+            if decoding.shortlist:  # looked at beyond the first of these layers: the tokens that are likeliest there
                 shortlist = likeliest(own_logits[0], decoding.shortlist.n_tokens)
                 own_logits = own_logits[:1] + only(shortlist, own_logits[1:])
-            seen = Seen(kls, exit_logits, final_logits, streams, own_logits, decoding.exitable_layers, decoding.probe)
-            stops, evidence = STOPS[configuration.rule](seen, configuration.parameter)
+            if decoding.screen:
+                own_logits = [through_screen(own_decoder, decoding, own, layer) for layer in layers]
+            of_set = [kls[rank] for rank in at], [exit_logits[rank] for rank in at]
+            seen = Seen(*of_set, final_logits, streams, own_logits, layers, decoding.probe)
+            for rank, stop, saw in zip(at, *STOPS[configuration.rule](seen, configuration.parameter), strict=True):
+                stops[rank], evidence[rank] = stop, saw
         probabilities, choice = stick_breaking(stops), draw(stops, float(u_exit[position]))
         exit_layer = [*decoding.exitable_layers, final][choice]
         if is_online:  # it looks no further than the exit, so that chances beyond are unknown, if there are any
             evidence = evidence[: choice + 1] + [math.nan] * len(kls[choice + 1 :])
             beyond = 0.0 if 1.0 in stops[: choice + 1] else math.nan
-            probabilities = probabilities[: choice + 1] + [beyond] * len(kls[choice:])
+            later = [beyond if rank in at or rank == len(kls) else 0.0 for rank in range(choice + 1, len(kls) + 1)]
+            probabilities = probabilities[: choice + 1] + later
         logits = [*exit_logits, final_logits][choice]
         if has_own_cache and position > 0:
             with handing_on_after(own_decoder.layers, exit_layer if mode in LEAVE else final):
@@ -112,6 +120,18 @@ def generate_one(
 def read_after(decoder: Decoder, decoding: Decoding, output: Any, layer: int) -> Tensor:
     """The logits (V,) of the last token after an exitable layer, from the model's output."""
     return READ[type(decoding.readout)](decoder, decoding.readout, output.hidden_states[layer + 1][:, -1], layer)[0]
+
+
+def through_screen(decoder: Decoder, decoding: Decoding, output: Any, layer: int) -> Tensor:
+    """The same, −∞ but for the tokens that the screen finds likeliest, in full."""
+    assert decoding.screen
+    hidden_1W = output.hidden_states[layer + 1][:, -1]
+    ready_H = decoding.readout.before_head(decoder, hidden_1W, layer)[0]
+    rough_V = torch.stack([row_R @ (decoding.screen.down_RH @ ready_H) for row_R in decoding.screen.up_VR])
+    if decoding.screen.bias_V is not None:
+        rough_V = rough_V + decoding.screen.bias_V
+    tokens = rough_V.topk(decoding.screen.n_tokens).indices.tolist()
+    return only(tokens, [read_after(decoder, decoding, output, layer)])[0]
 
 
 def read_exits(decoder: Decoder, decoding: Decoding, output: Any) -> list[Tensor]:
@@ -184,7 +204,9 @@ def likeliest(logits_V: Tensor, n_tokens: int) -> list[int]:
 
 def only(tokens: list[int], logits: list[Tensor]) -> list[Tensor]:
     """The logits of several layers, −∞ but for these tokens."""
-    outside_V = torch.ones_like(logits[0], dtype=torch.bool) if logits else torch.ones(0)
+    if not logits:
+        return []
+    outside_V = torch.ones_like(logits[0], dtype=torch.bool)
     outside_V[tokens] = False
     return [logits_V.masked_fill(outside_V, -math.inf) for logits_V in logits]
 

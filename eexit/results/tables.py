@@ -28,6 +28,9 @@ CONFIGURATION: Final = [
     described("rule", pa.string(), "name", "; ".join(f"{name}: {rule.definition}" for name, rule in RULES.items())),
     described("parameter", pa.float64(), "of the rule", "the rule's parameter; null for a rule without a number"),
     described("kl_factor", pa.float64(), "1/nat", "parameter, where it is a KL factor: higher is more conservative"),
+    described(
+        "exit_set", pa.string(), "layers", "0-based layers that it may exit at, as in 20,25; null: every exitable one"
+    ),
     described("control_of", pa.string(), "name", "the configuration whose exit layers this one follows; else null"),
     described("draft_layer", pa.int32(), "layer", "0-based layer after which tokens are drafted; null but for draft"),
     described("draft_length", pa.string(), "tokens", "tokens that are drafted at a time at most, or auto; else null"),
@@ -119,6 +122,12 @@ GENERATIONS: Final = pa.schema(
             pa.int64(),
             "reads",
             "residual streams read for the tokens of a shortlist, for deciding; null for oracles",
+        ),
+        described(
+            "screen_reads",
+            pa.int64(),
+            "reads",
+            "residual streams read through a screen, for deciding; null for oracles",
         ),
         described("probe_reads", pa.int64(), "reads", "residual streams that a probe looked at; null for oracles"),
         described(

@@ -293,8 +293,9 @@ def _columns(schema: Any) -> list[tuple[str, str, str]]:
 
 def _deciding(config: dict[str, Any]) -> str:
     """Which tokens the deciding reads see, where that is not the whole head."""
-    if config.get("decide_on") != "shortlist":
-        return ""
+    decides = str(config.get("decide_on") or "")
+    if decides != "shortlist":
+        return decides if decides.startswith("screen") else ""
     return f"shortlist of {counted(config['shortlist'], 'token')}" if config.get("shortlist") else "shortlist"
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from eexit.method.states import STATES, State, alters
 
-LOOKS: Final = ("reads_TX", "short_reads_TX", "probed_TX")  # of `Counts`: what looks at residual streams
+LOOKS: Final = ("reads_TX", "short_reads_TX", "probed_TX", "screened_TX")  # of `Counts`: what looks at residual streams
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Counts:
     reads_TX: np.ndarray  # how often its residual stream was read with the whole head after each layer of X
     short_reads_TX: np.ndarray  # how often it was read for the tokens of a shortlist
     probed_TX: np.ndarray  # how often a probe looked at it
+    screened_TX: np.ndarray  # how often it was read for the tokens that a screen lets through
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Prices:
     read_X: np.ndarray  # from a residual stream after each layer of X to its logits
     short_read_X: np.ndarray  # the same for the tokens of a shortlist
     probe_X: np.ndarray  # a probe's prediction
+    screen_X: np.ndarray  # a reading through a screen
     window_L: Sequence[int | None]  # positions that a layer attends to, the own one included; None: all
 
 
@@ -71,6 +73,7 @@ def cost(prices: Prices, counts: Counts, n_prompt: int, hidden_from_T: np.ndarra
         prices.read_X * counts.reads_TX.sum(0)
         + prices.short_read_X * counts.short_reads_TX.sum(0)
         + prices.probe_X * counts.probed_TX.sum(0)
+        + prices.screen_X * counts.screened_TX.sum(0)
     )
     return float(prices.before * n_tokens + per_layer_L.sum() + looks_X.sum())
 
@@ -131,6 +134,7 @@ def cost_columns(
         "layers_run": None if counts is None else int(counts.layers_T.sum()),
         "head_reads": None if counts is None else int(counts.reads_TX.sum()),
         "shortlist_reads": None if counts is None else int(counts.short_reads_TX.sum()),
+        "screen_reads": None if counts is None else int(counts.screened_TX.sum()),
         "probe_reads": None if counts is None else int(counts.probed_TX.sum()),
         "keys_written": None if counts is None else int(counts.keys_T.sum()),
     }
@@ -147,7 +151,7 @@ def _decided_for_free(layers_T: np.ndarray, keys_T: np.ndarray, exit_T: np.ndarr
     """The counts of tokens that are read once, after the layer with this index in X."""
     reads_TX = (exit_T[:, None] == np.arange(n_exits + 1)).astype(np.int64)
     none_TX = np.zeros_like(reads_TX)
-    return Counts(np.arange(len(layers_T)), layers_T, keys_T, reads_TX, none_TX, none_TX)
+    return Counts(np.arange(len(layers_T)), layers_T, keys_T, reads_TX, none_TX, none_TX, none_TX)
 
 
 @dataclass

@@ -97,6 +97,7 @@ class Rounds:
             reads_TX,
             none_TX,
             none_TX,
+            none_TX,
         )
 
     def columns(self, draft: Draft, n_decided: int, costs: SerialCosts) -> dict[str, float | int | None]:

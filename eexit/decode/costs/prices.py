@@ -42,7 +42,7 @@ def find_prices(decoder: Decoder, decoding: Decoding) -> Prices:
         in_layer_L = _price_layers(further_hidden_11W, further_pass) - at_one_L
         ready_1H, after_layers = _counted(decoder.normed, hidden_11W[:, 0])  # which `begin` runs too
         _, head = _counted(decoder.head, ready_1H)
-        ready_E, short_E, probe_E = _price_looks(decoder, decoding, hidden_11W[:, 0])
+        ready_E, short_E, probe_E, screen_E = _price_looks(decoder, decoding, hidden_11W[:, 0])
     in_attention_L = np.array([view.multiply_adds.get(layer, 0) for layer in range(decoder.n_layers)])
     return Prices(
         before=begun - after_layers,
@@ -52,6 +52,7 @@ def find_prices(decoder: Decoder, decoding: Decoding) -> Prices:
         read_X=np.append(ready_E, after_layers) + head,
         short_read_X=np.append(short_E, 0),
         probe_X=np.append(probe_E, 0),
+        screen_X=np.append(screen_E, 0),
         window_L=tuple(decoder.windows),
     )
 
@@ -86,10 +87,12 @@ def _price_layers(hidden_11W: Tensor, layer_pass: LayerPass) -> np.ndarray:
     return np.array(multiply_adds)
 
 
-def _price_looks(decoder: Decoder, decoding: Decoding, hidden_1W: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The multiply-adds of preparing each exitable layer's stream for the head, of a short reading, and of a probe."""
+def _price_looks(decoder: Decoder, decoding: Decoding, hidden_1W: Tensor) -> np.ndarray:
+    """The multiply-adds at each exitable layer, (4, E): of preparing its stream for the head, of a short reading, of a
+    probe, and of a reading through a screen.
+    """
     reader, shortlist, probe = Reader(decoder, decoding.readout), decoding.shortlist, decoding.probe
-    ready, short, probed = np.zeros((3, len(decoding.exitable_layers)), np.int64)
+    ready, short, probed, screened = looks = np.zeros((4, len(decoding.exitable_layers)), np.int64)
     for index, layer in enumerate(decoding.exitable_layers):
         ready_1H, ready[index] = _counted(reader.ready, hidden_1W, layer)
         if shortlist:
@@ -97,7 +100,9 @@ def _price_looks(decoder: Decoder, decoding: Decoding, hidden_1W: Tensor) -> tup
             short[index] = ready[index] + _counted(shortlist.read, ready_1H, token_1K)[1]
         if probe:
             probed[index] = _counted(probe.predicted_kl, hidden_1W, layer, torch.ones_like(hidden_1W[:, 0]))[1]
-    return ready, short, probed
+        if decoding.screen:
+            screened[index] = ready[index] + _counted(decoding.screen.screened, ready_1H)[1]
+    return looks
 
 
 def _counted(run: Callable[..., Any], *args: Any) -> tuple[Any, int]:

@@ -12,6 +12,7 @@ from eexit.plan.configuration import Configuration
 
 if TYPE_CHECKING:
     from eexit.method.probes import Probe
+    from eexit.method.screen import Screen
     from eexit.method.shortlist import Shortlist
 
 
@@ -20,7 +21,8 @@ class Decoding:
     """How all rows decode. Temperature 0 is greedy. Rules that look at a `probe` need one.
 
     With a `shortlist`, rules that read a layer look at the whole head's distribution at the first exitable layer only;
-    at later ones they look at the tokens that were likeliest there.
+    at later ones they look at the tokens that were likeliest there. With a `screen`, they look at the tokens that it
+    lets through. The tokens themselves are always read from the whole head.
 
     At most `rows` rows are in flight, as far as their caches fit in `cache_bytes`. None stands for what the device has
     free, of which this process may use `memory_share`. `record_top_k` is how many of each layer's likeliest tokens are
@@ -36,6 +38,7 @@ class Decoding:
     readout: Readout = READOUTS["lens"]
     probe: Probe | None = None
     shortlist: Shortlist | None = None
+    screen: Screen | None = None
     temperature: float = 0.0
     top_p: float = 1.0
     record_top_k: int = 0

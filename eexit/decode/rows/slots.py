@@ -8,7 +8,7 @@ Shapes: N slots, B rows in flight, E exitable layers, X = E + 1 with the final l
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,17 @@ from eexit.plan.configuration import Exit
 
 FIRST_ROOM_TOKENS: Final = 256  # records have room for so many tokens per row at first, and grow from there
 NONE: Final = -1  # the index of a rule or a state for rows that have none
+
+
+class RuleOfRows(NamedTuple):
+    """A rule and where it looks: indices into the exitable layers."""
+
+    name: str
+    ranks: tuple[int, ...]
+
+    @classmethod
+    def of(cls, configuration: Exit, exitable_layers: Sequence[int]) -> "RuleOfRows":
+        return cls(configuration.rule, configuration.ranks(exitable_layers))
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,10 @@ class Slots:
     def __init__(self, n_slots: int, decoding: Decoding, layers: Layers, requests: Iterable[Request]):
         n_tokens = min(decoding.max_new_tokens, FIRST_ROOM_TOKENS)
         exits = {request.configuration for request in requests if isinstance(request.configuration, Exit)}
-        self.rules = [name for name in RULES if name in {exiting.rule for exiting in exits}]
+        self.rules = sorted(
+            {RuleOfRows.of(exiting, decoding.exitable_layers) for exiting in exits},
+            key=lambda rule: (list(RULES).index(rule.name), rule.ranks),
+        )
         self.states = [name for name in STATES if name in {exiting.state for exiting in exits}]
         self.decoding, self.layers, self.n_slots, self.n_rows = decoding, layers, n_slots, 0
         self.requests: dict[int, Request] = {}
@@ -88,7 +102,7 @@ class Slots:
         self.state[slot] = self.states.index(configuration.mode) if configuration.mode in self.states else NONE
         self.rule[slot], self.setting[slot] = NONE, 0
         if isinstance(configuration, Exit):
-            self.rule[slot] = self.rules.index(configuration.rule)
+            self.rule[slot] = self.rules.index(RuleOfRows.of(configuration, self.decoding.exitable_layers))
             self.setting[slot] = configuration.per_layer(self.decoding.exitable_layers)
         for counted in self.counts.values():
             counted[slot] = 0
@@ -175,7 +189,7 @@ class Slots:
         return Trace(reason, counted, None, **columns)
 
     def _rule_of(self, slot: int) -> str | None:
-        return None if self.rule[slot] == NONE else self.rules[self.rule[slot]]
+        return None if self.rule[slot] == NONE else self.rules[self.rule[slot]].name
 
     def _finite(self, slots: np.ndarray | int, tokens: np.ndarray) -> np.ndarray:
         """Whether KLs, entropy and log-probability of these tokens are all finite."""

@@ -159,7 +159,7 @@ def exit_step(decoding: Decoding, batch: OnlineBatch, reading: Reading | None = 
     tokens, deciding = last_tokens(batch, batch.student.decoder.device)
     taken = exit_pass(batch.student, decoding, tokens, deciding, reading)
     # 2. What was looked at is counted, as what was run has been.
-    for name, n_looks_DX in zip(LOOKS, (taken.reads_DX, taken.short_reads_DX, taken.probed_DX), strict=True):
+    for name, n_looks_DX in zip(LOOKS, taken.looks_DX, strict=True):
         batch.counts[name][tokens.slot_D, tokens.input_index_D] += n_looks_DX
     # 3. What these tokens generated is recorded.
     with record_function("records"):

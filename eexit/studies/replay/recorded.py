@@ -19,7 +19,7 @@ from torch import Tensor
 from eexit.decode.costs.counting import Prices, cost_columns
 from eexit.method.divergence import Divergence
 from eexit.method.draws import exit_draws
-from eexit.method.rules import ONLINE, ORACLES, RULES
+from eexit.method.rules import ONLINE, ORACLES, RULES, chances_in_set
 from eexit.method.states import STATES, alters
 from eexit.method.stick_breaking import choose_exits, exit_probabilities, expect
 from eexit.plan.configuration import Exit, gives_its_exits
@@ -95,7 +95,7 @@ def replay_at_full_depth(
     replayed = []
     for setting in settings:
         setting_E = torch.tensor(setting.per_layer(exitable_layers), dtype=torch.float32)
-        chances = RULES[setting.rule].chances(evidence_NE, setting_E.expand(len(agrees_NE), -1))
+        chances = chances_in_set(RULES[setting.rule], evidence_NE, setting_E.expand(len(agrees_NE), -1))
         expected = expect(exit_probabilities(chances), teacher.kl_BE, agrees_NE)
         costs = costs_of(setting, choose_exits(chances, u_N).numpy(), len(prompt), exitable_layers, prices)
         replayed.append(Replayed(expected.share_X.numpy(), expected.kl, 1 - expected.agreement, *costs))

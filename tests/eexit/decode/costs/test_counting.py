@@ -143,6 +143,7 @@ def looped_cost(prices: Prices, counts: Counts, n_prompt: int, hidden_from_T: Se
             total += int(prices.read_X[rank] * counts.reads_TX[token, rank])
             total += int(prices.short_read_X[rank] * counts.short_reads_TX[token, rank])
             total += int(prices.probe_X[rank] * counts.probed_TX[token, rank])
+            total += int(prices.screen_X[rank] * counts.screened_TX[token, rank])
         position = n_prompt + token
         for layer in range(layers):
             total += int(prices.layer_L[layer])
@@ -168,10 +169,11 @@ def test_costs_are_those_of_every_layer_and_position_one_by_one(n_prompt: int) -
         read_X=rng.integers(4000, 6000, 4),
         short_read_X=rng.integers(400, 600, 4),
         probe_X=rng.integers(40, 60, 4),
+        screen_X=rng.integers(200, 300, 4),
         window_L=(None, 4, 8, 1, None, 100, 6),
     )
     layers_T = rng.integers(1, N_LAYERS + 1, n_tokens)
-    looks = rng.integers(0, 3, (3, n_tokens, 4))
+    looks = rng.integers(0, 3, (4, n_tokens, 4))
     counts = Counts(np.arange(n_tokens), layers_T, rng.integers(0, N_LAYERS + 1 - layers_T), *looks)
     nowhere_T = [N_LAYERS] * n_tokens
     assert cost(prices, counts, n_prompt) == looped_cost(prices, counts, n_prompt, nowhere_T)

@@ -1,0 +1,75 @@
+"""What a screen is fitted with: the second moment of what goes into a model's head, from texts of the model's own.
+
+Texts are sampled from the model, each behind a token of its vocabulary, so that any model gives its own without data.
+The moment is kept in the user's cache folder, by a digest of the head's weights and of how it was made.
+
+Shapes: B rows, H width of what the head takes, V vocabulary.
+"""
+
+import hashlib
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+import torch
+from platformdirs import user_cache_path
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from eexit.decode.sampling import pick_tokens
+from eexit.decode.teacher import teacher_pass
+from eexit.method.screen import Screen
+from eexit.method.screen_size import ScreenSize
+from eexit.model.cache import KVCache
+from eexit.model.decoder import Decoder
+
+ROWS: Final = 32
+TOKENS: Final = 96  # of each row
+TOP_P: Final = 0.95  # of what is sampled, so that texts are such as the model is asked for
+NAME: Final = "moment"
+
+
+def fit_screen(decoder: Decoder, size: ScreenSize) -> Screen:
+    """A screen of this model. Raises `UsageError` if its head can't be used so, or the size does not fit it."""
+    weights = decoder.head_alone.get_output_embeddings().weight
+    weights = weights.to_dense() if weights.is_mkldnn else weights
+    how = f"{ROWS} {TOKENS} {TOP_P} {decoder.n_layers} {weights.dtype} {tuple(weights.shape)}"
+    content = hashlib.blake2b(weights.detach().cpu().contiguous().view(torch.uint8).numpy(), digest_size=16)
+    content.update(how.encode())
+    path = user_cache_path("eexit") / "screens" / f"{content.hexdigest()}.safetensors"
+    with suppress(OSError, SafetensorError, KeyError):
+        return Screen(decoder, size, load_file(path)[NAME].to(decoder.device))
+    moment_HH = second_moment(decoder)
+    _keep(path, moment_HH)
+    return Screen(decoder, size, moment_HH)
+
+
+@torch.inference_mode()
+def second_moment(decoder: Decoder) -> Tensor:
+    """The mean of h·hᵀ over what goes into the head at every token of texts that the model samples, (H, H), fp32."""
+    device, generator = decoder.device, torch.Generator().manual_seed(0)
+    tokens = min(TOKENS, decoder.context_of(1) or TOKENS)
+    cache, token_B = KVCache(ROWS, tokens), torch.randint(decoder.vocabulary, (ROWS,), generator=generator).to(device)
+    moment_HH: Tensor | float = 0.0
+    with decoder.attending():
+        for position in range(tokens):
+            position_B1 = torch.full((ROWS, 1), position, device=device)
+            view = decoder.view(cache, position_B1, position + 1)
+            streams_B1W, _ = teacher_pass(decoder, [decoder.n_layers - 1], token_B[:, None], view)
+            ready_BH = decoder.normed(streams_B1W[:, 0])
+            moment_HH = moment_HH + ready_BH.float().T @ ready_BH.float() / (ROWS * tokens)
+            u_B = torch.rand(ROWS, generator=generator).to(device)
+            token_B = pick_tokens(decoder.head(ready_BH), 1.0, TOP_P, u_B)
+    assert isinstance(moment_HH, Tensor)
+    return moment_HH
+
+
+def _keep(path: Path, moment_HH: Tensor) -> None:
+    """In one step, since other processes may read it meanwhile; a cache that can't be written is done without."""
+    temporary = path.with_name(f".{uuid4().hex}")
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({NAME: moment_HH.cpu()}, temporary)
+        temporary.replace(path)

@@ -1,0 +1,167 @@
+"""Exit sets and screens: where rules look and through what, against the reference, by counts, and by scoring.
+
+Exitable are the layers of `EXITABLE`, and sets are parts of them; rows of all sets are in one batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from axes import EXITABLE, some
+from ran import Multiplied
+from references import decoder_of, packed_decoder_of, reference_of, shared_model
+from rows import ARCHITECTURES, DECODING, PROMPTS, SAMPLED, generate, modes_of
+from traces import assert_same, traces_of
+from transformers import PreTrainedModel
+from untrained import LINEAR, PROBE
+
+from eexit.decode import token_pass
+from eexit.decode.costs.counting import cost_columns
+from eexit.decode.costs.prices import find_prices
+from eexit.decode.engine import Engine
+from eexit.decode.rows.requests import Decoding, Request
+from eexit.decode.scoring import score
+from eexit.decode.screening import second_moment
+from eexit.messages.errors import UsageError
+from eexit.method.rules import BLIND, RULES
+from eexit.method.screen import Screen
+from eexit.method.screen_size import ScreenSize
+from eexit.method.shortlist import Shortlist
+from eexit.model import cache as kv_cache
+from eexit.plan.configuration import Exit
+
+SETS = ((), (3,), (4,), (1, 4), (3, 4))
+FEW = replace(SAMPLED, max_new_tokens=12)
+LOOKING = [rule for rule in RULES if rule not in BLIND]
+
+
+def requests_of(model: PreTrainedModel, shift: int, rules: Sequence[str] = LOOKING) -> list[Request]:
+    """Each rule with each set that it can use, in one mode after the other."""
+    modes, found = modes_of(model), []
+    for rule in rules:
+        for layers in SETS:
+            parameter = some(model, rule)[0]
+            if rule != "patience" or len(layers or EXITABLE) >= (parameter or 0):
+                exit = Exit(modes[(shift + len(found)) % len(modes)], rule, parameter, layers)
+                found.append(Request(PROMPTS[len(found) % 2], exit, seed=len(found)))
+    return found
+
+
+def screen_of(model: PreTrainedModel, rank: int, n_tokens: int, packed: bool = True) -> Screen:
+    decoder = packed_decoder_of(model) if packed else decoder_of(model)
+    return Screen(decoder, ScreenSize(rank, n_tokens), second_moment(decoder))
+
+
+@pytest.mark.parametrize(("shift", "architecture"), [*enumerate(ARCHITECTURES)])
+def test_invariant_3_every_rule_exits_within_its_set_as_the_reference_does(shift: int, architecture: str) -> None:
+    model, seen = shared_model(architecture), set()
+    requests = requests_of(model, shift)
+    for request, trace in zip(requests, generate(model, requests, FEW), strict=True):
+        assert_same(trace, reference_of(model, request, FEW))
+        assert isinstance(request.configuration, Exit)
+        outside = np.array([layer not in (request.configuration.layers or EXITABLE) for layer in EXITABLE])
+        assert not (trace.exit_prob_TX[1:, :-1][:, outside] != 0).any(), "neither a chance nor an unknown one"
+        assert np.isnan(trace.evidence_TE[1:, outside]).all()
+        seen |= {(len(request.configuration.layers), layer) for layer in trace.exit_layer_T[1:].tolist()}
+    assert len(seen) >= 8
+
+
+@pytest.mark.parametrize("looks_through", ["shortlist", "screen"])
+@pytest.mark.parametrize(("shift", "architecture"), [*enumerate(ARCHITECTURES)])
+def test_invariant_3_holds_for_shortlists_and_screens_of_every_set(
+    shift: int, architecture: str, looks_through: str
+) -> None:
+    """A shortlist has the likeliest tokens at the first layer of the set."""
+    model = shared_model(architecture)
+    if looks_through == "shortlist":
+        decoding = replace(FEW, readout=LINEAR, shortlist=Shortlist(packed_decoder_of(model), 5))
+    else:
+        decoding = replace(FEW, readout=LINEAR, screen=screen_of(model, 6, 9))
+    requests = requests_of(model, shift, ("confidence", "margin", "entropy", "patience", "predicted_kl"))
+    for request, trace in zip(requests, generate(model, requests, decoding), strict=True):
+        assert_same(trace, reference_of(model, request, decoding))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_screen_of_all_tokens_and_full_rank_is_the_whole_head(architecture: str) -> None:
+    model = shared_model(architecture)
+    requests = requests_of(model, 1, ("confidence", "margin", "entropy", "patience"))
+    vocabulary, width = model.get_output_embeddings().weight.shape
+    whole = generate(model, requests, FEW)
+    screened = generate(model, requests, replace(FEW, screen=screen_of(model, width, vocabulary)))
+    for trace, other in zip(screened, whole, strict=True):
+        assert_same(trace, other)
+
+
+@pytest.mark.parametrize("layers", [(3,), (1, 4)])
+@pytest.mark.parametrize("looks_through", ["head", "shortlist", "screen"])
+def test_invariant_7_a_set_is_looked_at_and_no_layer_else(
+    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, looks_through: str, layers: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr(token_pass, "rounded", lambda n_rows: n_rows)
+    monkeypatch.setattr(kv_cache, "BLOCK_POSITIONS", 1)
+    decoder, decoding = decoder_of(llama), replace(FEW, observe=False)
+    if looks_through == "shortlist":
+        decoding = replace(decoding, shortlist=Shortlist(decoder, 5))
+    if looks_through == "screen":
+        decoding = replace(decoding, screen=screen_of(llama, 6, 9, packed=False))
+    prices = replace(find_prices(decoder, decoding), before=0)
+    ran = Multiplied(llama, decoder, monkeypatch)
+    configuration = Exit("frozen_residual", "confidence", 0.3, layers)
+    [trace] = traces_of(Engine(decoder, decoding).generate([Request(PROMPTS[0], configuration, 3)])).values()
+    counts, exit_T = trace.counts, trace.exit_layer_T[1:]
+    assert counts is not None
+    looked_T = np.array([sum(layer <= exit for layer in layers) for exit in exit_T])
+    whole_T = {"head": looked_T, "shortlist": np.minimum(looked_T, 1), "screen": 0 * looked_T}[looks_through]
+    unread_T = (exit_T == 6) | (whole_T < looked_T)  # whose token is read by itself
+    assert counts.reads_TX.sum() == ran.reads == (whole_T + unread_T).sum()
+    assert counts.screened_TX.sum() == (looked_T.sum() if looks_through == "screen" else 0)
+    assert counts.short_reads_TX.sum() == ((looked_T - whole_T).sum() if looks_through == "shortlist" else 0)
+    columns = cost_columns(prices, counts, exit_T, EXITABLE, configuration.mode, len(PROMPTS[0]))
+    assert columns["cost_run"] == ran.multiply_adds(prices)
+    assert {*exit_T.tolist()} & {*layers}, "it exits at all"
+
+
+def test_invariant_8_scoring_gives_the_exits_of_a_set_through_a_screen(llama: PreTrainedModel) -> None:
+    decoding = replace(FEW, screen=screen_of(llama, 6, 9, packed=False))
+    for request in requests_of(llama, 2, ("confidence", "patience", "similarity", "kl", "agree")):
+        [trace] = traces_of(Engine(decoder_of(llama), decoding).generate([request])).values()
+        scored = score(decoder_of(llama), decoding, request, trace.token_id_T.tolist())
+        assert scored.exit_layer_T.tolist() == trace.exit_layer_T.tolist()
+        np.testing.assert_allclose(scored.evidence_TE, trace.evidence_TE, rtol=1e-3, atol=1e-4)
+
+
+def test_a_sketch_is_the_best_in_the_metric_of_the_streams(llama: PreTrainedModel) -> None:
+    """Of rank 8, against the plain truncated SVD of the head: the error of logits on streams of the model's own."""
+    decoder = decoder_of(llama)
+    moment_HH, weight_VH = second_moment(decoder), llama.get_output_embeddings().weight.detach()
+    screen = Screen(decoder, ScreenSize(8, 2), moment_HH)
+    u_VH, s_H, v_HH = torch.linalg.svd(weight_VH, full_matrices=False)
+    plain_VH = (u_VH[:, :8] * s_H[:8]) @ v_HH[:8]
+    root_HH = torch.linalg.cholesky(moment_HH + 1e-6 * torch.eye(len(moment_HH)))
+
+    def error(sketch_VH: torch.Tensor) -> float:
+        return float(((weight_VH - sketch_VH) @ root_HH).norm())
+
+    assert error(screen.up_VR @ screen.down_RH) < error(plain_VH)
+
+
+def test_what_does_not_fit_the_head_is_refused(llama: PreTrainedModel) -> None:
+    with pytest.raises(
+        UsageError, match="--decide-on screen:33:9: the rank is above the width of what the head takes, 32"
+    ):
+        screen_of(llama, 33, 9)
+    with pytest.raises(UsageError, match="--decide-on screen:8:98: the model has only 97 tokens"):
+        screen_of(llama, 8, 98)
+    with pytest.raises(ValueError, match="exit set 2,4: layer 2 is not exitable, only 1, 3, 4 are"):
+        Exit("unfrozen", "confidence", 0.5, (2, 4)).per_layer(EXITABLE)
+
+
+def test_a_probe_looks_at_its_set_alone(llama: PreTrainedModel) -> None:
+    decoding: Decoding = replace(DECODING, probe=PROBE, max_new_tokens=12)
+    [trace] = generate(llama, [Request(PROMPTS[0], Exit("unfrozen", "predicted_kl", 4.0, (4,)), 3)], decoding)
+    assert trace.counts is not None
+    assert trace.counts.probed_TX[:, :2].sum() == 0
+    assert trace.counts.probed_TX[:, 2].sum() == len(trace.token_id_T) - 1
