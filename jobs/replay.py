@@ -26,10 +26,10 @@ from cluster.console.display import open_display
 from cluster.console.flags import study_flags, study_parser
 from cluster.studies.run import run_study
 from eexit.method.rules import RULES
-from eexit.plan.configuration import NORMAL
+from eexit.plan.configuration import EVERY, NORMAL
 from eexit.plan.grids import parse_numbers, parse_rules
 from eexit.results.study_tables import REPLAYS
-from eexit.studies.replay.plan import make_replay_plan
+from eexit.studies.replay.plan import SettingsToReplay, make_replay_plan
 
 COLUMNS = 100  # of what is not printed on a terminal, so that long keys need not be folded
 
@@ -39,10 +39,10 @@ def main(arguments: Sequence[str]) -> int:
     """0: all settings are replayed. 1: it stopped before. 2: the input can't be used."""
     flags = read_flags(arguments)
     kl_factors = parse_numbers(flags.kl_factors, RULES["kl"].unit, "--kl-factors")
-    asked = (kl_factors, parse_rules(flags.rules), flags.modes, flags.texts_of, flags.probe)
+    asked = SettingsToReplay(kl_factors, parse_rules(flags.rules), flags.modes, flags.exit_sets)
     done = run_study(
         flags.results,
-        lambda sweep, results: make_replay_plan(sweep, results, *asked),
+        lambda sweep, results: make_replay_plan(sweep, results, asked, flags.texts_of, flags.probe),
         flags.device,
         open_display(quiet=flags.quiet),
     )
@@ -69,6 +69,9 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         metavar="MODE",
         help="what exits leave behind (default: the sweep's modes; for rules that look at the final layer, those that "
         "leave the state alone)",
+    )
+    parser.add_argument(
+        "--exit-sets", nargs="+", default=(EVERY,), metavar="LAYERS", help="as in 25 20,25 all (default: all)"
     )
     parser.add_argument(
         "--texts-of", default=NORMAL, metavar="KEY", help=f"the configuration whose texts are replayed ({NORMAL})"

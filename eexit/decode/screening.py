@@ -10,12 +10,11 @@ import hashlib
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
-from uuid import uuid4
 
 import torch
 from platformdirs import user_cache_path
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from eexit.decode.sampling import pick_tokens
@@ -24,6 +23,7 @@ from eexit.method.screen import Screen
 from eexit.method.screen_size import ScreenSize
 from eexit.model.cache import KVCache
 from eexit.model.decoder import Decoder
+from eexit.whole_files import write_whole
 
 ROWS: Final = 32
 TOKENS: Final = 96  # of each row
@@ -67,9 +67,7 @@ def second_moment(decoder: Decoder) -> Tensor:
 
 
 def _keep(path: Path, moment_HH: Tensor) -> None:
-    """In one step, since other processes may read it meanwhile; a cache that can't be written is done without."""
-    temporary = path.with_name(f".{uuid4().hex}")
+    """A cache that can't be written is done without."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({NAME: moment_HH.cpu()}, temporary)
-        temporary.replace(path)
+        write_whole(path, save({NAME: moment_HH.cpu()}))

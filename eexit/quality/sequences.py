@@ -1,4 +1,5 @@
-"""Families of settings: the parameters of one mode and rule, in an order from the conservative end to the bold one.
+"""Families of settings: the parameters of one mode, rule and exit set, in an order from the conservative end to the
+bold one.
 
 Each rule says itself which end of its parameter is conservative (`Rule.higher_exits_later`). A grid without an order
 can't be tested as a sequence: rules without a parameter, controls, and drafts.
@@ -9,19 +10,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from eexit.method.rules import ORACLES, RULES
+from eexit.plan.configuration import SET_MARK
 
 
 @dataclass(frozen=True)
 class Family:
-    """The settings of a mode and rule by their keys, the most conservative one first."""
+    """The settings of a mode, rule and exit set by their keys, the most conservative one first."""
 
     mode: str
     rule: str
     settings: tuple[str, ...]
+    exit_set: str | None = None
 
     @property
     def name(self) -> str:
-        return f"{self.mode}/{self.rule}"
+        name = f"{self.mode}/{self.rule}"
+        return f"{name}{SET_MARK}{self.exit_set}" if self.exit_set else name
 
     @property
     def is_oracle(self) -> bool:
@@ -34,13 +38,17 @@ def has_order(columns: Mapping[str, Any]) -> bool:
     return rule is not None and rule.higher_exits_later is not None and columns["parameter"] is not None
 
 
+def _conservative_first(by_key: Mapping[str, float], rule: str) -> tuple[str, ...]:
+    return tuple(sorted(by_key, key=by_key.__getitem__, reverse=bool(RULES[rule].higher_exits_later)))
+
+
 def families(configurations: Iterable[Mapping[str, Any]]) -> list[Family]:
     """The families of these configurations that have an order, in order of appearance."""
-    parameters: dict[tuple[str, str], dict[str, float]] = {}
+    parameters: dict[tuple[str, str, str | None], dict[str, float]] = {}
     for columns in filter(has_order, configurations):
-        by_key = parameters.setdefault((columns["mode"], columns["rule"]), {})
+        by_key = parameters.setdefault((columns["mode"], columns["rule"], columns.get("exit_set")), {})
         by_key[columns["configuration"]] = columns["parameter"]
     return [
-        Family(mode, rule, tuple(sorted(by_key, key=by_key.__getitem__, reverse=bool(RULES[rule].higher_exits_later))))
-        for (mode, rule), by_key in parameters.items()
+        Family(mode, rule, _conservative_first(by_key, rule), exit_set)
+        for (mode, rule, exit_set), by_key in parameters.items()
     ]

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from eexit.method.rules import shown
-from eexit.plan.configuration import NORMAL, Configuration, Exit, Normal, gives_its_exits
+from eexit.plan.configuration import NORMAL, SET_MARK, Configuration, Exit, Normal, gives_its_exits
 from eexit.plan.runs import OK
 from eexit.quality.estimates import Estimate, ValueKind, estimate_columns, estimate_ratios
 from eexit.quality.intervals import mcnemar
@@ -275,8 +275,9 @@ def _by_prompt(sweep: Sweep, columns: list[str]) -> pd.DataFrame:
 def naming(configuration: Configuration, marked: Collection[str] = ()) -> dict[str, object]:
     """The columns that identify the configuration of a row.
 
-    `series` is the same for configurations that differ in the parameter alone; a control is a series of its own.
-    `family` is the rule, or the mode where there is no rule. `shown_as` is the key, marked if the rule is in `marked`.
+    `series` is the same for configurations that differ in the parameter alone, not in the exit set; a control is a
+    series of its own. `family` is the rule, or the mode where there is no rule. `shown_as` is the key, marked if the
+    rule is in `marked`.
     """
     columns, key, mode = configuration.columns, configuration.key, configuration.mode
     named = {name: columns[name] for name in ("mode", "rule", "parameter", "control_of")}
@@ -284,15 +285,16 @@ def naming(configuration: Configuration, marked: Collection[str] = ()) -> dict[s
         same = {"family": mode, "series": key, "setting": None, "label": mode}
         return {"configuration": key, "shown_as": key, "oracle": False, **named, **same}
     rule, number = configuration.rule, columns["parameter"]
+    within = f"{SET_MARK}{configuration.exit_set}" if configuration.exit_set else ""
     return {
         "configuration": key,
         "shown_as": key + (ORACLE_MARK if rule in marked else ""),
         "oracle": configuration.is_oracle,
         **named,
         "family": rule,
-        "series": key if columns["control_of"] else f"{mode}/{rule}",
+        "series": key if columns["control_of"] else f"{mode}/{rule}{within}",
         "setting": configuration.rule_key,
-        "label": rule if number is None else shown(configuration.parameter),
+        "label": rule if number is None else f"{shown(configuration.parameter)}{within}",
     }
 
 

@@ -1,6 +1,7 @@
 """What is replayed of a finished sweep: which settings, on which texts, and whether that takes the model."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from eexit.method.rules import CONTROL, ONLINE, ORACLES
 from eexit.method.states import STATES, alters
 from eexit.plan.artefacts import PROBE, locations_of
 from eexit.plan.config import SweepConfig
-from eexit.plan.configuration import NORMAL, Exit, configuration_of, depends_on_seed
+from eexit.plan.configuration import EVERY, NORMAL, Exit, configuration_of, depends_on_seed
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.runs import configurations
 from eexit.plan.splits import groups
@@ -25,15 +26,25 @@ from eexit.studies.replay.transcripts import read_transcripts
 UNALTERED: Final = tuple(name for name, state in STATES.items() if not alters(state))
 
 
+@dataclass(frozen=True)
+class SettingsToReplay:
+    """The settings to replay: all of these KL factors and rules, in all of these modes and exit sets."""
+
+    kl_factors: Sequence[float]
+    rules: Mapping[str, Sequence[float]]
+    modes: Sequence[str] = ()  # none: those of the sweep
+    exit_sets: Sequence[str] = (EVERY,)
+
+
 def make_replay_plan(
-    sweep: FinishedSweep, results: str, kl_factors: Sequence[float], rules: Mapping[str, Sequence[float]],
-    modes: Sequence[str], text_of: str, probe: str | None,
-) -> ReplayStudy:  # fmt: skip
+    sweep: FinishedSweep, results: str, asked: SettingsToReplay, text_of: str, probe: str | None
+) -> ReplayStudy:
     """What to replay. Raises `UsageError` for what can't be replayed.
 
     Without `modes`, rules that look at the final layer are replayed in modes that leave the state alone, where all that
     they need was recorded, and others in the modes of the sweep.
     """
+    kl_factors, rules, modes = asked.kl_factors, asked.rules, asked.modes
     if not kl_factors and not rules:
         raise UsageError("nothing is asked for: give --kl-factors 0.25:16:13, or --rules confidence=0.5:0.95:10")
     if CONTROL in rules:
@@ -47,6 +58,7 @@ def make_replay_plan(
         "modes": all_modes,
         "kl_factors": tuple(kl_factors),
         "rules": {name: tuple(parameters) for name, parameters in rules.items()},
+        "exit_sets": tuple(asked.exit_sets),
     }
     config = _config(stored, grid, sweep.manifest.exitable_layers, probe)
     n_layers = sweep.manifest.model["n_layers"]
@@ -81,7 +93,8 @@ def _config(
         "probe": probe or (stored.probe if probing else None),
         "prompts": stored.prompts[:1],
     }
-    same = {name: value for name, value in dict(stored).items() if name not in ("draft", "controls", "digests")}
+    left_out = ("draft", "controls", "digests")
+    same = {name: value for name, value in dict(stored).items() if name not in left_out}
     known = {role: digest for role, digest in stored.digests.items() if role != PROBE or probing}
     digests = {} if probe else {"digests": known}  # of another probe they are found out
     try:

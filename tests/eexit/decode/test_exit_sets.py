@@ -39,11 +39,12 @@ LOOKING = [rule for rule in RULES if rule not in BLIND]
 
 def requests_of(model: PreTrainedModel, shift: int, rules: Sequence[str] = LOOKING) -> list[Request]:
     """Each rule with each set that it can use, in one mode after the other."""
-    modes, found = modes_of(model), []
+    modes = modes_of(model)
+    found: list[Request] = []
     for rule in rules:
         for layers in SETS:
             parameter = some(model, rule)[0]
-            if rule != "patience" or len(layers or EXITABLE) >= (parameter or 0):
+            if rule != "patience" or not isinstance(parameter, float) or len(layers or EXITABLE) >= parameter:
                 exit = Exit(modes[(shift + len(found)) % len(modes)], rule, parameter, layers)
                 found.append(Request(PROMPTS[len(found) % 2], exit, seed=len(found)))
     return found

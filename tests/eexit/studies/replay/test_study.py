@@ -21,7 +21,7 @@ from eexit.results.store.finished_sweep import read_finished
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import REPLAYS
 from eexit.studies.replay import study
-from eexit.studies.replay.plan import make_replay_plan
+from eexit.studies.replay.plan import SettingsToReplay, make_replay_plan
 from eexit.studies.replay.transcripts import read_transcripts
 from jobs import replay
 
@@ -58,8 +58,13 @@ def config_of(model: Path, **others: Any) -> SweepConfig:
 def replayed(out: Path, **others: Any) -> Sequence[Mapping[str, Any]]:
     running: dict[str, Any] = {"display": Silence(), "look": look_here}
     running |= {name: others.pop(name) for name in running if name in others}
-    asked: dict[str, Any] = {"kl_factors": (), "rules": {}, "modes": (), "text_of": "normal", "probe": None, **others}
-    plan = lambda sweep, results: make_replay_plan(sweep, results, **asked)  # noqa: E731
+    from_where = {
+        "text_of": "normal",
+        "probe": None,
+        **{name: others.pop(name) for name in ("text_of", "probe") if name in others},
+    }
+    asked = SettingsToReplay(**{"kl_factors": (), "rules": {}, **others})
+    plan = lambda sweep, results: make_replay_plan(sweep, results, asked, **from_where)  # noqa: E731
     return run_study(str(out), plan, **running).rows
 
 
@@ -146,6 +151,22 @@ class StopsAtAgree(Silence):
             raise KeyboardInterrupt
 
 
+def test_settings_of_any_exit_set_are_replayed(finished: Path) -> None:
+    """An oracle from what was recorded, and an online rule with the model."""
+    sets = (f"{EXITS[-1]}", "all")
+    rows = {
+        row["configuration"]: row
+        for row in replayed(finished, rules={"agree": (), "confidence": (0.05,)}, exit_sets=sets)
+    }
+    for rule in ("agree", "confidence/0.05"):
+        every, last = (rows[f"unfrozen/{rule}{within}"] for within in ("", f"@{EXITS[-1]}"))
+        assert {layer for layer, share in last["exit_distribution"] if share} <= {EXITS[-1], N_LAYERS - 1}
+        assert last["mean_depth"] >= every["mean_depth"]
+        assert (last["exit_set"], every["exit_set"]) == (f"{EXITS[-1]}", None)
+    with pytest.raises(UsageError, match="exit set 99: layer 99 is not exitable"):
+        replayed(finished, rules={"agree": ()}, exit_sets=("99",))
+
+
 @pytest.mark.usefixtures("no_ray")
 def test_settings_that_are_finished_stay_when_it_is_stopped(finished: Path) -> None:
     before = len(REPLAYS.read(open_store(finished)))
@@ -158,7 +179,7 @@ def test_settings_that_are_finished_stay_when_it_is_stopped(finished: Path) -> N
 def test_the_model_is_needed_for_what_was_not_recorded(finished: Path, tmp_path: Path) -> None:
     def needs_model(out: Path, modes: tuple[str, ...] = (), **rules: tuple[float, ...]) -> bool:
         sweep = read_finished(str(out), ["status"])
-        return make_replay_plan(sweep, str(out), (), rules, modes, "normal", None).needs_model
+        return make_replay_plan(sweep, str(out), SettingsToReplay((), rules, modes), "normal", None).needs_model
 
     assert not needs_model(finished, kl=(1.0,), agree=())
     assert needs_model(finished, kl=(1.0,), fixed=(3.0,))
