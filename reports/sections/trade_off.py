@@ -11,6 +11,7 @@ from eexit.quality.rubric import ASPECTS
 from reports.charts.styles import Looks
 from reports.charts.trade_off import TradeOff, trade_off_chart
 from reports.frames import axes
+from reports.frames.runs import GAINED, LOST, P_VALUE
 from reports.frames.savings import Savings
 from reports.read.judgements import BEST, PREFERRED, SCORE
 from reports.read.parameters import labels_are
@@ -108,6 +109,9 @@ def trade_off_columns(sweep: Sweep, savings: Savings | None) -> Iterator[tuple[s
     yield "configuration", "Configuration", "text"
     yield axes.CORRECT, "Accuracy", "share"
     yield f"{axes.CORRECT}{axes.DIFFERENCE}", "Accuracy, beside normal", "points"
+    yield f"{axes.CORRECT}{GAINED}", "Right here, wrong in normal", "real"
+    yield f"{axes.CORRECT}{LOST}", "Wrong here, right in normal", "real"
+    yield f"{axes.CORRECT}{P_VALUE}", "McNemar’s p", "fine"
     for judge in sweep.judges:
         by = f", {judge.name}" if len(sweep.judges) > 1 else ""
         yield judge.column(SCORE), f"Judge's score of {BEST}{by}", "real"

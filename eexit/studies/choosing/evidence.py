@@ -147,7 +147,14 @@ class Evidence:
     def losses(self, part: str) -> Losses:
         """The losses of the prompts of this part, or of all."""
         runs = self._of_part(part)
-        return losses(self.risk, _with_scores(runs, self._judged) if self.risk.column == SCORE else runs)
+        found = losses(self.risk, _with_scores(runs, self._judged) if self.risk.column == SCORE else runs)
+        outside = found.loss_PC[(found.loss_PC < 0) | (found.loss_PC > 1)]
+        if len(outside):
+            raise UsageError(
+                f"{self._name} has a loss of {outside[0]:g}, and losses for risk {self.question.risk} are between 0 and 1: "
+                f"check its column {self.risk.column}"
+            )
+        return found
 
     def costs_of(self, part: str) -> Mapping[str, float]:
         """The cost of each setting over the runs of the prompts of this part, or of all; infinite where it is not

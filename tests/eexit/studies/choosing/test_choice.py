@@ -372,6 +372,15 @@ def test_what_is_asked_lands_before_it_is_answered_and_questions_are_counted(tmp
     assert len(CHOICES.read(open_store(out))) == 4, "of a question and its answer, one row counts"
 
 
+def test_losses_outside_their_range_are_refused(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"rules": {"confidence": (0.99,)}, "seeds": (0,)})
+    wrong = {"disagreement": 1.5}
+    out = land_sweep(tmp_path / "out", config, lambda run: {**number(run), **(wrong if run.prompt.id == "3" else {})})
+    code, said = chosen(out, "--risk", "disagreement")
+    assert code == 2
+    assert "has a loss of 1.5, and losses for risk disagreement are between 0 and 1: check its column" in said
+
+
 def test_no_setting_that_costs_as_much_as_full_depth_is_chosen(tmp_path: Path) -> None:
     dear = {"cost_run": 120.0, "cost_full": 100.0}
     config = CONFIG.model_copy(update={"rules": {"confidence": (0.99,)}})
