@@ -4,6 +4,7 @@ python jobs/report.py results/demo
 python jobs/report.py results/demo --out demo.html --open
 python jobs/report.py results/large --prompts 200             texts and tokens of 200 prompts, means over all prompts
 python jobs/report.py results/large --ids 17 recursion        texts and tokens of these prompts
+python jobs/report.py results/demo --prices-of llama-2-7b     what these exits would cost at that model's prices
 python jobs/report.py results/demo --serve                    at http://127.0.0.1:8000, rebuilt while the sweep runs
 python jobs/report.py early_exit_analysis.json
 """
@@ -18,6 +19,7 @@ from rich.console import Console
 
 from cluster.console.command import command
 from cluster.console.flags import Parser, whole
+from eexit.decode.costs.other_models import KNOWN, shapes_of
 from eexit.quality.estimates import MARGIN
 from eexit.results.layout import REPORT
 from eexit.results.store.whereabouts import refuse_for_file
@@ -35,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
 
         return serve(flags.results, flags.serve, flags.ids or flags.prompts)
     with Console(stderr=True).status("") as status:
-        path = write(flags.results, flags.out, flags.ids or flags.prompts, flags.margin, status.update)
+        path = write(flags, status.update)
     print(path)
     if flags.open:
         webbrowser.open(path.resolve().as_uri())
@@ -55,6 +57,11 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         metavar="SHARE",
         help=f"what a setting may be worse than full depth and count as good as it (default: {MARGIN})",
     )
+    parser.add_argument(
+        "--prices-of",
+        metavar="MODEL",
+        help=f"show what was run at another model's prices too: {', '.join(KNOWN)}, a folder, or shapes",
+    )
     held = parser.add_mutually_exclusive_group()
     held.add_argument("--prompts", type=whole, default=MOST, metavar="N", help=f"prompts to hold (default: {MOST})")
     held.add_argument("--ids", nargs="+", metavar="ID", help="the prompts to hold")
@@ -72,7 +79,9 @@ def _margin(text: str) -> float:
     return margin
 
 
-def write(results: str, out: str | None, prompts: int | list[str], margin: float, progress: Progress) -> Path:
+def write(flags: Namespace, progress: Progress) -> Path:
+    results, out = flags.results, flags.out
+    prices_of = shapes_of(flags.prices_of) if flags.prices_of else None
     if out is not None:
         refuse_for_file(out, "--out", is_report=True)
     if results.endswith(".json"):
@@ -82,7 +91,14 @@ def write(results: str, out: str | None, prompts: int | list[str], margin: float
         return generate_multi_prompt_html_visualization(drawn, out or Path(results).with_suffix(".html"))
     if out is None and "://" in results:
         raise NotASweepError(f"{results} is not a local folder: say where the report goes with --out FILE")
-    return build_report(results, out or Path(results) / REPORT, prompts=prompts, margin=margin, progress=progress)
+    return build_report(
+        results,
+        out or Path(results) / REPORT,
+        prompts=flags.ids or flags.prompts,
+        margin=flags.margin,
+        prices_of=prices_of,
+        progress=progress,
+    )
 
 
 if __name__ == "__main__":

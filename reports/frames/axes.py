@@ -17,6 +17,7 @@ SKIPPED: Final = "layers_skipped"
 LAYERS_SKIPPED: Final = "Layers skipped"  # the name of 1 − mean depth wherever it is shown
 THEORETICAL: Final = "theoretical"
 RUN: Final = "run"
+ELSEWHERE: Final = "run_elsewhere"  # what was run, at the prices of another model
 REALISED: Final = "realised"
 
 
@@ -115,11 +116,13 @@ def _judged(judge: Judge, several: bool) -> tuple[Measure, Measure]:
     return score, wins
 
 
-def costs(measured: Sequence[Measured]) -> list[CostAxis]:
-    """What is saved of multiply-adds, and of time where it was measured."""
+def costs(measured: Sequence[Measured], elsewhere: str | None = None) -> list[CostAxis]:
+    """What is saved of multiply-adds, also at the prices of another model of this name, and of time where measured."""
+    there = f"multiply-adds, run, at the prices of {elsewhere}"
     return [
         CostAxis(THEORETICAL, "multiply-adds, theoretical", "Multiply-adds saved if deciding were free"),
         CostAxis(RUN, "multiply-adds, run", "Multiply-adds saved, of what was run"),
+        *([CostAxis(ELSEWHERE, there, f"These exits at {elsewhere}: multiply-adds saved")] if elsewhere else []),
         *(
             CostAxis(
                 each.column(REALISED), f"time, realised at {each.label}", f"Time saved, realised at {each.label}", each

@@ -2,9 +2,9 @@
 
 Theoretical: 1 − Σ cost_needed / Σ cost_full over prompts, as if deciding were free and deferral unbounded; several
 seeds of a prompt are averaged first. Run: the same with cost_run, the cost of what was run; oracles have none, since
-they run every layer. Both have intervals over prompts. Realised: 1 − seconds / seconds of full depth in the
-same round, as `eexit.studies.timing.speedups` computes it from what `jobs/timings.py` measured, with intervals over
-rounds.
+they run every layer. Elsewhere: run, at the prices of another model, for the same exits. Both have intervals over
+prompts. Realised: 1 − seconds / seconds of full depth in the same round, as `eexit.studies.timing.speedups` computes it
+from what `jobs/timings.py` measured, with intervals over rounds.
 """
 
 from collections.abc import Iterator
@@ -14,10 +14,12 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from eexit.decode.costs.other_models import Looked, Shapes, cost_at, full_cost_at
+from eexit.plan.config import HEAD, screen_size
 from eexit.plan.configuration import GENERATE
 from eexit.results.study_tables import TIMINGS
 from eexit.studies.timing.speedups import Speedup
-from reports.frames.axes import REALISED, RUN, THEORETICAL, CostAxis, costs
+from reports.frames.axes import ELSEWHERE, REALISED, RUN, THEORETICAL, CostAxis, costs
 from reports.frames.runs import ratios, with_controls
 from reports.read.sweep import Sweep
 from reports.read.timings import Measured, latest_speedups
@@ -38,6 +40,7 @@ class Savings:
     rows: pd.DataFrame
     generate: pd.DataFrame
     measured: tuple[Measured, ...]
+    elsewhere: str | None = None  # the model at whose prices `run_elsewhere` is
 
     @property
     def exiting(self) -> pd.DataFrame:
@@ -51,7 +54,7 @@ class Savings:
 
     @property
     def all_costs(self) -> list[CostAxis]:
-        return costs(self.measured)
+        return costs(self.measured, self.elsewhere)
 
 
 def savings(sweep: Sweep, trade: pd.DataFrame) -> Savings | None:
@@ -63,11 +66,12 @@ def savings(sweep: Sweep, trade: pd.DataFrame) -> Savings | None:
     columns = list(dict.fromkeys(name for numbers in timed.values() for name in numbers))
     realised = pd.DataFrame(of_keys, columns=columns, index=trade.index).astype(float)
     rows = pd.concat([trade, realised, *_with_costs(trade, sweep)], axis=1)
-    names = [cost.column for cost in costs(measured)]
+    elsewhere = sweep.prices_of.name if sweep.prices_of else None
+    names = [cost.column for cost in costs(measured, elsewhere)]
     if rows[names].isna().all(axis=None) and GENERATE not in timed:
         return None
     generate = [{"configuration": GENERATE, "shown_as": GENERATE} | timed[GENERATE]] if GENERATE in timed else []
-    return Savings(with_controls(rows, names), pd.DataFrame(generate), tuple(measured))
+    return Savings(with_controls(rows, names), pd.DataFrame(generate), tuple(measured), elsewhere)
 
 
 def _with_costs(trade: pd.DataFrame, sweep: Sweep) -> Iterator[pd.DataFrame]:
@@ -76,6 +80,24 @@ def _with_costs(trade: pd.DataFrame, sweep: Sweep) -> Iterator[pd.DataFrame]:
         runs = sweep.done[["configuration", "unit", cost, "cost_full"]].astype({cost: float, "cost_full": float})
         found = ratios(runs.dropna(), cost, "cost_full", trade["configuration"].tolist())
         yield pd.DataFrame([ratio.complement.columns(kind) for ratio in found], index=trade.index)
+    if sweep.prices_of and sweep.final_layer is not None:
+        runs = _at_prices(sweep, sweep.prices_of, sweep.final_layer + 1)
+        found = ratios(runs.dropna(), "run", "full", trade["configuration"].tolist())
+        yield pd.DataFrame([ratio.complement.columns(ELSEWHERE) for ratio in found], index=trade.index)
+
+
+def _at_prices(sweep: Sweep, shapes: Shapes, n_layers: int) -> pd.DataFrame:
+    """What the runs cost at another model's prices; runs of oracles have no cost."""
+    done, config = sweep.done, sweep.about.get("config", {})
+    looked = Looked(int(config.get("shortlist") or 0), screen_size(str(config.get("decide_on") or HEAD)))
+    reads = ("layers_run", "keys_written", "head_reads", "shortlist_reads", "screen_reads", "probe_reads")
+    counts = {name: done[name].to_numpy(dtype=float, na_value=np.nan) for name in reads}
+    older = np.isnan(counts["screen_reads"]) & ~np.isnan(counts["head_reads"])
+    counts["screen_reads"] = np.where(older, 0.0, counts["screen_reads"])  # which results of older versions lack
+    n_decided = done["n_tokens"].to_numpy(dtype=float, na_value=np.nan) - 1
+    return done[["configuration", "unit"]].assign(
+        run=cost_at(shapes, counts, n_layers, looked), full=full_cost_at(shapes, n_decided)
+    )
 
 
 def _realised(timings: pd.DataFrame) -> tuple[list[Measured], dict[str, dict[str, Any]]]:

@@ -15,6 +15,7 @@ from typing import Any, Final
 import jinja2
 import vl_convert
 
+from eexit.decode.costs.other_models import Shapes
 from eexit.messages.errors import UsageError
 from eexit.messages.wording import some
 from eexit.messages.written import bracketed, written
@@ -73,6 +74,7 @@ def build_report(
     max_bytes: int = MAX_BYTES,
     follow_seconds: int = 0,
     margin: float = MARGIN,
+    prices_of: Shapes | None = None,
     progress: Progress = ignore,
 ) -> Path:
     """Read the sweep in `results` (a folder or URI), write its report to `out`, and return the path.
@@ -81,14 +83,15 @@ def build_report(
     be larger than `max_bytes`, tokens go to files in a folder next to it (`side_folder`), which must be moved with it.
     With `follow_seconds`, the page asks its server at this interval whether the ETag of its address is still its own
     file name (without suffix); if not, it loads and shows the newer page. What is worse than full depth by no more than
-    `margin`, a share of the answers, counts as good as it.
+    `margin`, a share of the answers, counts as good as it. Costs are also
+    shown at the prices of `prices_of`.
 
     An unfinished sweep gives a report of the runs that have landed. Damaged files are left out, and named on stderr.
     Raises NotASweepError if `results` holds no sweep, and UsageError if writing would replace a file that isn't a
     report's.
     """
     progress("reading runs")
-    sweep = replace(read_sweep(results), margin=margin)
+    sweep = replace(read_sweep(results), margin=margin, prices_of=prices_of)
     for line in some(sweep.left_out):
         print(f"report: left out: {line}", file=sys.stderr)
     name = sweep.about["model"].get("name", "")

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs
 
+from eexit.decode.costs.other_models import Shapes
 from eexit.messages.errors import UsageError
 from eexit.messages.locations import HIDDEN, shown
 from eexit.plan.configuration import Configuration, Draft, Exit, depends_on_seed
@@ -61,6 +62,7 @@ class Sweep:
     studies: Mapping[str, pd.DataFrame] = field(default_factory=dict)  # by the names of their tables
     n_landed: int = 0  # runs, with those that are the same for every seed
     n_seeds: int = 1
+    prices_of: Shapes | None = None  # another model at whose prices costs are shown too: the reader's choice
     margin: float = MARGIN  # what a setting may be worse than full depth and count as good as it: the reader's choice
 
     @property

@@ -82,6 +82,8 @@ def _meaning(cost: axes.CostAxis) -> str:
     return {
         axes.THEORETICAL: "Theoretical: multiply-adds of decided tokens that the exits need, if deciding were free.",
         axes.RUN: "Run: multiply-adds of decided tokens, of what was run; oracles save nothing at run time.",
+        axes.ELSEWHERE: "Run, at another model's prices: the same exits by share of depth, attention left out. Where "
+        "that model's tokens would exit is not known.",
     }.get(cost.column, "")
 
 
@@ -126,6 +128,8 @@ def trade_off_columns(sweep: Sweep, savings: Savings | None) -> Iterator[tuple[s
         yield each.column(axes.REALISED), f"Saving, realised, {each.label}", "share"
         yield each.column("lacks"), f"Realised lacks of run, {each.label}", "points"
     yield axes.RUN, "Saving, run", "share"
+    if savings and savings.elsewhere:
+        yield axes.ELSEWHERE, f"Saving, run, these exits at the prices of {savings.elsewhere}", "share"
     yield axes.THEORETICAL, "Saving, theoretical", "share"
     yield "exit_rate", "Early exits", "share"
     yield axes.PERPLEXITY, "Perplexity", "real"

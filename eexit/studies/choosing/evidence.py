@@ -151,8 +151,8 @@ class Evidence:
         outside = found.loss_PC[(found.loss_PC < 0) | (found.loss_PC > 1)]
         if len(outside):
             raise UsageError(
-                f"{self._name} has a loss of {outside[0]:g}, and losses for risk {self.question.risk} are between 0 and 1: "
-                f"check its column {self.risk.column}"
+                f"{self._name} has a loss of {outside[0]:g}, and losses for risk {self.question.risk} are between 0 "
+                f"and 1: check its column {self.risk.column}"
             )
         return found
 

@@ -12,6 +12,7 @@ import pytest
 from report_fixtures import MakeSweep
 from synthetic_sweeps import failed_row, run_rows, write_sweep
 
+from eexit.decode.costs.other_models import KNOWN
 from eexit.messages.findings import ALL_ORACLES, NONE_EXITS, UNTIMED
 from eexit.method.rules import CONTROL, Control
 from eexit.plan.configuration import GENERATE, Exit
@@ -360,3 +361,20 @@ def test_sentences_have_no_sign_before_zero() -> None:
     assert change(row, "saved", "time") == "0.0% [0.0%, 0.1%] less time"
     assert with_interval(row | {"saved": -1e-6}, "saved") == "0.0% [0.0%, 0.1%]"
     assert difference(row | {"saved": -1e-6}, "saved", is_share=True) == "+0.0 [+0.0, +0.1] pp"
+
+
+def test_what_was_run_is_shown_at_another_models_prices_too(make_sweep: MakeSweep) -> None:
+    """As `cost_at` gives it, summed over runs: exits at half the depth save most where the head is cheap."""
+    sweep = read_sweep(str(make_sweep(3)))
+    reads = {"keys_written": 0, "head_reads": 10, "shortlist_reads": 0, "screen_reads": None, "probe_reads": 0}
+    done = sweep.generations.assign(n_tokens=11, layers_run=10 * 15, **reads)
+    sweep = replace(sweep, generations=done, final_layer=29)
+    for name, shapes in KNOWN.items():
+        priced = replace(sweep, prices_of=shapes)
+        saves = savings(priced, frames.trade_off(priced))
+        assert saves
+        assert saves.all_costs[-1].label == f"multiply-adds, run, at the prices of {name}"
+        share = (shapes.layers / 2 * shapes.layer + shapes.head) / (shapes.layers * shapes.layer + shapes.head)
+        assert saves.rows["run_elsewhere"].tolist() == pytest.approx([1 - share] * len(saves.rows))
+    own = savings(sweep, frames.trade_off(sweep))
+    assert own is None or "run_elsewhere" not in own.rows
