@@ -24,7 +24,7 @@ from cluster.console.flags import study_flags, study_parser, whole
 from cluster.studies.run import run_study
 from eexit.quality.estimates import MIN_ROUNDS
 from eexit.results.study_tables import TIMINGS
-from eexit.studies.timing.plan import make_plan
+from eexit.studies.timing import plan
 
 COLUMNS = 110  # of what is not printed on a terminal, so that long keys need not be folded
 
@@ -33,12 +33,13 @@ COLUMNS = 110  # of what is not printed on a terminal, so that long keys need no
 def main(arguments: Sequence[str]) -> int:
     """0: all rounds are timed. 1: it stopped before. 2: the input can't be used."""
     flags = read_flags(arguments)
-    asked = (flags.configurations, flags.batch, flags.prompts, flags.tokens, flags.rounds)
+    asked = (flags.configurations, flags.batch, flags.prompts, flags.tokens, flags.rounds, flags.steps)
     done = run_study(
         flags.results,
-        lambda sweep, results: make_plan(sweep, results, *asked),
+        lambda sweep, results: plan.make_plan(sweep, results, *asked),
         flags.device,
         open_display(quiet=flags.quiet),
+        columns=(*plan.COLUMNS, *(plan.EXITS if flags.steps else ())),
     )
     done.show(flags.results, COLUMNS)
     return 0
@@ -77,6 +78,12 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         default=MIN_ROUNDS,
         metavar="N",
         help=f"how often to time each (default: {MIN_ROUNDS}, the least for an interval)",
+    )
+    parser.add_argument(
+        "--steps",
+        action="store_true",
+        help="time exits of all rows at each exitable layer too: how long a step takes by rows and layers, and what "
+        "that allows the timed configurations to save",
     )
     return study_flags(parser, arguments)
 

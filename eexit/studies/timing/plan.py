@@ -1,5 +1,6 @@
 """What is timed of a finished sweep: which configurations, at which batch sizes, with which prompts."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -9,13 +10,17 @@ from pydantic import ValidationError
 from eexit.messages.errors import UsageError
 from eexit.messages.locations import shown
 from eexit.messages.wording import some
+from eexit.method.states import STATES
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import GENERATE, NORMAL, Configuration, Draft, Exit, Generate, Normal
 from eexit.plan.runs import OK, configurations
 from eexit.plan.splits import representative
 from eexit.results.store.finished_sweep import FinishedSweep, refuse_unknown
-from eexit.studies.timing.study import Contender, TimingStudy
+from eexit.studies.timing.study import Contender, SweepExits, TimingStudy
 
+COLUMNS: Final = ("prompt_id", "status")  # of the runs, that a plan needs
+EXITS: Final = ("configuration", "exit_layer_counts")  # and with steps
+FIRST_STATE: Final = next(iter(STATES))  # what exits at one layer leave behind is never needed
 LEAST_TOKENS: Final = 3  # the first two of a row are not timed
 
 
@@ -27,8 +32,12 @@ def make_plan(
     n_prompts: int,
     n_tokens: int | None,
     n_rounds: int,
+    with_steps: bool = False,
 ) -> TimingStudy:
-    """What to time. Raises `UsageError` for configurations that can't be timed, and for prompts that all failed."""
+    """What to time; `with_steps`, how long a step takes by the layers run, too.
+
+    Raises `UsageError` for configurations that can't be timed, and for prompts that all failed.
+    """
     try:
         config = SweepConfig.model_validate(sweep.manifest.config)
     except ValidationError as error:
@@ -43,8 +52,27 @@ def make_plan(
         raise UsageError(f"--tokens must be at least {LEAST_TOKENS}, since the first two are not timed, got {n_tokens}")
     config = config.model_copy(update={"prompts": prompts})
     drafting = [Generate(layer) for layer in dict.fromkeys(each.layer for each in chosen if isinstance(each, Draft))]
+    exits = _exits(sweep) if with_steps else None
+    if exits:
+        chosen = [*chosen, *(each for each in _at_each_layer(sweep) if each not in chosen)]
     contenders: tuple[Contender, ...] = (Normal(), Generate(), *chosen, *drafting)
-    return TimingStudy(config, contenders, tuple(dict.fromkeys(batches)), n_tokens, n_rounds)
+    return TimingStudy(config, contenders, tuple(dict.fromkeys(batches)), n_tokens, n_rounds, exits)
+
+
+def _at_each_layer(sweep: FinishedSweep) -> list[Exit]:
+    """SweepExits of all tokens at each exitable layer, which say how long a step takes by the layers run."""
+    return [Exit(FIRST_STATE, "fixed", float(layer)) for layer in sweep.manifest.exitable_layers]
+
+
+def _exits(sweep: FinishedSweep) -> SweepExits:
+    """Where the tokens of each configuration exited."""
+    counts: dict[str, Counter[int]] = {}
+    for key, of_run in zip(*(sweep.runs[name].to_pylist() for name in EXITS), strict=True):
+        counts.setdefault(key, Counter()).update(dict(of_run or ()))
+    shares = {
+        key: {layer: n / total for layer, n in of.items() if n} for key, of in counts.items() if (total := of.total())
+    }
+    return SweepExits(shares, sweep.manifest.model["n_layers"])
 
 
 def choose(there: Sequence[Configuration], keys: Sequence[str], results: str) -> list[Configuration]:
@@ -74,7 +102,7 @@ def _prompts_that_worked(config: SweepConfig, runs: pa.Table, n_prompts: int) ->
     """A sample of the sweep's prompts that have no run with an error, with each sort's share of them."""
     failed = {
         prompt_id
-        for prompt_id, status in zip(*(column.to_pylist() for column in runs.columns), strict=True)
+        for prompt_id, status in zip(*(runs[name].to_pylist() for name in COLUMNS), strict=True)
         if status != OK
     }
     worked = {prompt.id: prompt for prompt in config.prompts if prompt.id not in failed}

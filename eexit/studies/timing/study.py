@@ -1,7 +1,7 @@
 """Timing a finished sweep's configurations: in each round everything is timed once, in another order."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from random import Random
 from typing import Any, Final
 
@@ -12,11 +12,20 @@ from eexit.plan.configuration import GENERATE, NORMAL, Configuration, Generate
 from eexit.results.store.manifest import versions
 from eexit.results.study_tables import TIMINGS
 from eexit.studies.study import Done, Part, Row, Study, Unit
+from eexit.studies.timing.steps import allowed_table, step_table, step_times
 from eexit.studies.timing.table import drafts_table, timings_table
 
 WARM_UP_TOKENS: Final = 8
 
 Contender = Configuration | Generate
+
+
+@dataclass(frozen=True)
+class SweepExits:
+    """Where the sweep's tokens exited: configuration → layer → share of its decided tokens."""
+
+    shares: Mapping[str, Mapping[int, float]]
+    n_layers: int
 
 
 class TimingStudy(Study):
@@ -29,10 +38,11 @@ class TimingStudy(Study):
     doing, if_memory_is_short = "timing", "lower --batch"
 
     def __init__(
-        self, config: SweepConfig, contenders: Sequence[Contender], batches: Sequence[int], n_tokens: int, n_rounds: int
-    ) -> None:
+        self, config: SweepConfig, contenders: Sequence[Contender], batches: Sequence[int], n_tokens: int,
+        n_rounds: int, exits: SweepExits | None = None,
+    ) -> None:  # fmt: skip
         self.config, self.contenders, self.batches = config, contenders, batches
-        self.n_tokens, self.n_rounds = n_tokens, n_rounds
+        self.n_tokens, self.n_rounds, self._exits = n_tokens, n_rounds, exits
         n_chosen = sum(isinstance(each, Configuration) for each in contenders) - 1
         self.opening = (
             f"timing {counted(n_chosen, 'configuration')}, {NORMAL} and {GENERATE}, "
@@ -108,7 +118,9 @@ class TimingStudy(Study):
         return sorted(rows, key=lambda row: (self.batches.index(row["batch"]), names.index(row["configuration"])))
 
     def closing(self, rows: Sequence[Row]) -> Sequence[ResultTable]:
-        return [table for table in (timings_table(rows), drafts_table(rows)) if table]
+        times = step_times(rows, self._exits.n_layers) if self._exits else None
+        of_steps = (step_table(times), allowed_table(rows, times, self._exits.shares)) if times and self._exits else ()
+        return [table for table in (timings_table(rows), drafts_table(rows), *of_steps) if table]
 
 
 def _drafts(contender: Contender) -> bool:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pandas as pd
@@ -23,7 +24,7 @@ from eexit.messages.errors import UsageError
 from eexit.messages.progress import Progress, Silence
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.splits import sort_of
-from eexit.results.store.finished_sweep import FinishedSweep
+from eexit.results.store.finished_sweep import FinishedSweep, read_finished
 from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import make_manifest, versions
 from eexit.results.study_tables import TIMINGS
@@ -93,6 +94,23 @@ def test_every_round_of_every_contender_lands_and_the_table_sets_savings_side_by
     assert f'pd.read_parquet("{finished}/timings")' in printed.out
     assert "1 and 3 rows at a time, 2 rounds; one actor has all 2 CPUs of a node" in printed.err
     assert printed.err.splitlines()[-1] == "60 tokens · done · 0:00 left"
+
+
+@pytest.mark.usefixtures("local_ray", "model_is_described_here")
+def test_with_steps_exits_at_each_layer_are_timed_and_say_what_they_allow(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    copytree(finished, out, ignore=lambda *_: ["timings"])
+    assert timings.main([str(out), "--batch", "1", "3", "--rounds", "1", "--steps"]) == 0
+    printed = capsys.readouterr().out
+    layers = read_finished(str(out), ["status"]).manifest.exitable_layers
+    keys = pd.read_parquet(out / "timings").configuration
+    assert {f"unfrozen/fixed/{layer}" for layer in layers} <= set(keys)
+    heading = next(line for line in printed.splitlines() if line.split()[:2] == ["layer"] * 2)
+    assert heading.split() == ["layer"] * (len(layers) + 1)
+    assert "A step, in milliseconds, by the rows that are decoded together" in " ".join(printed.split())
+    assert "Allowed: what exits as often at each layer as in the sweep would save" in " ".join(printed.split())
 
 
 def test_timed_are_prompts_of_each_sort_and_not_the_first_ones(tmp_path: Path) -> None:
