@@ -18,7 +18,7 @@ CONTROL_DIFFERS: Final = "Its control, with random exits at the same depths, dif
 IS_A_LOOP: Final = "But {loop} of its text is one loop, which full depth agrees with once it is there."
 LEAST_DIFFERENT: Final = "{mode}: of {rules}, {setting} differs least from full depth."
 SKIPS_MOST: Final = "{setting} would skip most of the layers, {skipped}, and differs on {differs}."
-LOOPS_APART: Final = "{rules} are not counted: more than half of their text is one loop."
+LOOPS_APART: Final = "Not counted, since more than half of the text is one loop: {rules}."
 SAMPLED: Final = "Tokens are sampled, but compared with full depth's most likely token, so that normal disagrees too."
 
 # What was saved, where `where` says whether it is time or multiply-adds.
@@ -43,8 +43,7 @@ KEEPS_NONE: Final = (
     "Of the {settings} tried that a deployed model can follow, none is shown to be at most {margin} worse."
 )
 KEEPS_SOME: Final = (
-    "Of the {settings} tried that a deployed model can follow, {kept} are at most {margin} worse, by their interval's "
-    "end."
+    "At most {margin} worse, by the interval's end: {kept} of the {settings} tried that a deployed model can follow."
 )
 CHEAPEST_KEPT: Final = "Of these, {setting} costs least: it {saved}, at {difference}."
 KEPT_COST_MORE: Final = "None of these costs less than full depth."

@@ -122,12 +122,12 @@ def test_the_headline_counts_the_settings_that_keep_answers_right_and_leaves_ora
     (unsure,) = headline(replace(found, rows=rows))
     assert unsure == none, "no certain difference is no proof of being as good"
     (wider,) = headline(replace(found, rows=rows, margin=0.1))
-    assert "1 are at most 10 points worse" in wider
+    assert "At most 10 points worse, by the interval's end: 1 of the 2 settings tried" in wider
     rows.loc[rows["configuration"] == CHOSEN, ends] = [0.01, -0.015, 0.035]
     (one,) = headline(replace(found, rows=rows))
     assert one.endswith(
-        "Of the 2 settings tried that a deployed model can follow, 1 are at most 2 points worse, by their interval's "
-        "end. Of these, unfrozen/confidence/0.9 costs least: it ran 8.0% fewer multiply-adds, at +1.0 [−1.5, +3.5] pp."
+        "At most 2 points worse, by the interval's end: 1 of the 2 settings tried that a deployed model can follow. "
+        "Of these, unfrozen/confidence/0.9 costs least: it ran 8.0% fewer multiply-adds, at +1.0 [−1.5, +3.5] pp."
     )
     (dear,) = headline(replace(found, rows=rows.assign(run=-0.2, run_low=-0.3, run_high=-0.1)))
     assert dear.endswith("None of these costs less than full depth."), "what costs more is in no sentence"

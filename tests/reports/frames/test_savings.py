@@ -277,7 +277,7 @@ def test_a_low_disagreement_is_not_said_without_the_loop_that_it_hides(tmp_path:
     if n > SEVERAL:
         best = f"unfrozen: of {n + 1} rules, unfrozen/fixed/10 differs least from full depth"
         assert said[0].startswith(best), "however low the disagreement of loops"
-        assert said[0].endswith(f"{n} rules are not counted: more than half of their text is one loop.")
+        assert said[0].endswith(f"Not counted, since more than half of the text is one loop: {n} rules.")
     else:
         assert said[0].endswith("But 95.0% of its text is one loop, which full depth agrees with once it is there.")
         assert "loop" not in said[1]
