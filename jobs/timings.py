@@ -33,10 +33,10 @@ COLUMNS = 110  # of what is not printed on a terminal, so that long keys need no
 def main(arguments: Sequence[str]) -> int:
     """0: all rounds are timed. 1: it stopped before. 2: the input can't be used."""
     flags = read_flags(arguments)
-    asked = (flags.configurations, flags.batch, flags.prompts, flags.tokens, flags.rounds, flags.steps)
+    asked = plan.WhatToTime(flags.configurations, flags.batch, flags.prompts, flags.tokens, flags.rounds, flags.steps)
     done = run_study(
         flags.results,
-        lambda sweep, results: plan.make_plan(sweep, results, *asked),
+        lambda sweep, results: plan.make_plan(sweep, results, asked),
         flags.device,
         open_display(quiet=flags.quiet),
         columns=(*plan.COLUMNS, *(plan.EXITS if flags.steps else ())),

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import pyarrow as pa
@@ -24,17 +25,22 @@ FIRST_STATE: Final = next(iter(STATES))  # what exits at one layer leave behind 
 LEAST_TOKENS: Final = 3  # the first two of a row are not timed
 
 
-def make_plan(
-    sweep: FinishedSweep,
-    results: str,
-    keys: Sequence[str],
-    batches: Sequence[int],
-    n_prompts: int,
-    n_tokens: int | None,
-    n_rounds: int,
-    with_steps: bool = False,
-) -> TimingStudy:
-    """What to time; `with_steps`, how long a step takes by the layers run, too.
+@dataclass(frozen=True)
+class WhatToTime:
+    """The flags of `jobs/timings.py`. Without keys, all configurations that can be timed; `with_steps`, also how long a
+    step takes by the layers run.
+    """
+
+    keys: Sequence[str]
+    batches: Sequence[int]
+    n_prompts: int
+    n_tokens: int | None  # None: as many as the sweep's runs have at most
+    n_rounds: int
+    with_steps: bool = False
+
+
+def make_plan(sweep: FinishedSweep, results: str, asked: WhatToTime) -> TimingStudy:
+    """What to time.
 
     Raises `UsageError` for configurations that can't be timed, and for prompts that all failed.
     """
@@ -42,21 +48,20 @@ def make_plan(
         config = SweepConfig.model_validate(sweep.manifest.config)
     except ValidationError as error:
         raise UsageError(f"{shown(results)} is a sweep of another version, which can't be timed by this one") from error
-    chosen = choose(configurations(config), keys, results)
-    prompts = _prompts_that_worked(config, sweep.runs, n_prompts)
+    chosen = choose(configurations(config), asked.keys, results)
+    prompts = _prompts_that_worked(config, sweep.runs, asked.n_prompts)
     if not prompts:
         raise UsageError(f"all runs of {shown(results)} are errors: there is no prompt to time")
-    if n_tokens is None:
-        n_tokens = max(config.max_new_tokens, LEAST_TOKENS)
+    n_tokens = max(config.max_new_tokens, LEAST_TOKENS) if asked.n_tokens is None else asked.n_tokens
     if n_tokens < LEAST_TOKENS:
         raise UsageError(f"--tokens must be at least {LEAST_TOKENS}, since the first two are not timed, got {n_tokens}")
     config = config.model_copy(update={"prompts": prompts})
     drafting = [Generate(layer) for layer in dict.fromkeys(each.layer for each in chosen if isinstance(each, Draft))]
-    exits = _exits(sweep) if with_steps else None
+    exits = _exits(sweep) if asked.with_steps else None
     if exits:
         chosen = [*chosen, *(each for each in _at_each_layer(sweep) if each not in chosen)]
     contenders: tuple[Contender, ...] = (Normal(), Generate(), *chosen, *drafting)
-    return TimingStudy(config, contenders, tuple(dict.fromkeys(batches)), n_tokens, n_rounds, exits)
+    return TimingStudy(config, contenders, tuple(dict.fromkeys(asked.batches)), n_tokens, asked.n_rounds, exits)
 
 
 def _at_each_layer(sweep: FinishedSweep) -> list[Exit]:

@@ -28,7 +28,7 @@ from eexit.results.store.finished_sweep import FinishedSweep, read_finished
 from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import make_manifest, versions
 from eexit.results.study_tables import TIMINGS
-from eexit.studies.timing.plan import make_plan
+from eexit.studies.timing.plan import WhatToTime, make_plan
 from jobs import timings
 
 SCRIPT = Path(__file__).parents[4] / "jobs" / "timings.py"
@@ -59,7 +59,7 @@ def timed(out: Path, **others: Any) -> Sequence[Mapping[str, Any]]:
     running: dict[str, Any] = {"display": Silence(), "look": look_here}
     running |= {name: others.pop(name) for name in running if name in others}
     asked: dict[str, Any] = {"keys": (), "batches": (1, 3), "n_prompts": 8, "n_tokens": None, "n_rounds": 2, **others}
-    plan = lambda sweep, results: make_plan(sweep, results, **asked)  # noqa: E731
+    plan = lambda sweep, results: make_plan(sweep, results, WhatToTime(**asked))  # noqa: E731
     return run_study(str(out), plan, **running).rows
 
 
@@ -126,10 +126,13 @@ def test_timed_are_prompts_of_each_sort_and_not_the_first_ones(tmp_path: Path) -
     failed = {f"{sort}-{n}" for sort in ("sum", "code") for n in (0, 2, 4)}
     status = pa.table({"prompt_id": prompts, "status": ["error" if text in failed else "ok" for text in prompts]})
     sweep = FinishedSweep(open_store(tmp_path), make_manifest(config, {}, [2]), status)
-    timed = [prompt.id for prompt in make_plan(sweep, "results", (), (1,), 4, 4, 1).config.prompts]
+    timed = [prompt.id for prompt in make_plan(sweep, "results", WhatToTime((), (1,), 4, 4, 1)).config.prompts]
     assert sorted(map(sort_of, timed)) == ["capital", "code", "letter", "sum"]
     assert not failed & set(timed)
-    assert set(timed) < {prompt.id for prompt in make_plan(sweep, "results", (), (1,), 8, 4, 1).config.prompts}
+    more = make_plan(sweep, "results", WhatToTime((), (1,), 8, 4, 1)).config.prompts
+    assert set(timed) < {prompt.id for prompt in more}
+        prompt.id for prompt in make_plan(sweep, "results", WhatToTime((), (1,), 8, 4, 1)).config.prompts
+    }
 
 
 class StopsInRound2(Silence):
