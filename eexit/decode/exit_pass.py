@@ -174,7 +174,7 @@ class ExitPass:
                 self.token_pass.before_DW[row],
                 self.token_pass.hidden_DW[row],
                 read.distribution(index_read) if read and rule.reads else None,
-                self.likeliest_DE[row][:, [at for at in ranks if at <= rank]] if rule.reads else None,
+                self._likeliest(row, [at for at in ranks if at <= rank]) if rule.reads else None,
                 self.deciding.setting_DE[row, rank],
                 self.decoding.probe,
             )
@@ -186,6 +186,11 @@ class ExitPass:
             self.picked.put(row, whole.taken(index_read, self.decoding, self.deciding.u_token_D[row]))
             self.unread_D[looking[taken]] = False
         return exits
+
+    def _likeliest(self, row: Tensor, ranks: Sequence[int]) -> Tensor:
+        """The likeliest tokens at these exitable layers; indices in a list would be sent to the device once more."""
+        likeliest_BE = self.likeliest_DE[row]
+        return torch.stack([likeliest_BE[:, rank] for rank in ranks], 1)
 
     def _read_whole(self, rank: int, rule_B: np.ndarray) -> np.ndarray:
         """Whether tokens of these rules are read with the whole head: for a shortlist, where they are looked at

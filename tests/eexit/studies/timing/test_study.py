@@ -131,8 +131,6 @@ def test_timed_are_prompts_of_each_sort_and_not_the_first_ones(tmp_path: Path) -
     assert not failed & set(timed)
     more = make_plan(sweep, "results", WhatToTime((), (1,), 8, 4, 1)).config.prompts
     assert set(timed) < {prompt.id for prompt in more}
-        prompt.id for prompt in make_plan(sweep, "results", WhatToTime((), (1,), 8, 4, 1)).config.prompts
-    }
 
 
 class StopsInRound2(Silence):
