@@ -21,6 +21,7 @@ def test_the_wheel_holds_the_packages_and_what_they_read(tmp_path: Path) -> None
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     files = [path.relative_to(ROOT) for name in PACKAGES for path in (ROOT / name).rglob("*") if path.is_file()]
-    read = {path for path in files if path.suffix in (".c", ".h") or {"template", "sweeps", "prompts"} & {*path.parts}}
+    folders = {"template", "sweeps", "prompts"}
+    read = {path for path in files if path.suffix in (".c", ".h", ".toml") or folders & {*path.parts}}
     code = {path for path in files if path.suffix == ".py" and BENCH not in (ROOT / path).parents}
     assert held == {path.as_posix() for path in code | read} | {f"{name}/py.typed" for name in PACKAGES}

@@ -90,7 +90,7 @@ def test_it_says_its_version() -> None:
     ("name", "meant"),
     [
         ("swep", " (did you mean sweep?)"),
-        ("word_problems", " (did you mean word-problems?)"),
+        ("make_prompts", " (did you mean make-prompts?)"),
         ("xyz", ""),
         ("--all", ""),
     ],

@@ -34,6 +34,7 @@ FEW_TOKENS = ["--max-new-tokens", "6"]
 SMALLER = {
     "jobs/sweep.py": FEW_TOKENS,
     "jobs/timings.py": ["--prompts", "1", "--tokens", "3", "--rounds", "1"],
+    "jobs/make_prompts.py": ["--n", "16"],
     "jobs/harness.py": ["--limit", "2", "--include-path", "tasks"],
     "jobs/choose.py": ["--at-most", "0.999"],  # so few prompts certify no lower bound
 }

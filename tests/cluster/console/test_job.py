@@ -13,7 +13,7 @@ from eexit.method.rules import RULES
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import MODES
 from eexit.plan.runs import configurations
-from jobs import compact, harness, judge, report, sweep, timings, train, word_problems
+from jobs import compact, harness, judge, make_prompts, report, sweep, timings, train
 
 DEMO = Path(__file__).parents[3] / "jobs" / "sweeps" / "demo.toml"
 
@@ -371,7 +371,7 @@ WHOLE_NUMBERS: list[tuple[Run, list[str], list[str]]] = [
     (train.main, ["a", "--what", "student", "--out", "b"],
      ["--seed", "--passes", "--tokens-per-step", "--most-tokens", "--lora-r", "--lora-alpha", "--exit-layers"]),
     (compact.main, ["a", "--into", "b"], ["--rows-per-file"]),
-    (word_problems.main, ["--out", "x.jsonl"], ["--n", "--seed"]),
+    (make_prompts.main, ["--out", "x.jsonl"], ["--n", "--seed"]),
     (report.main, ["a"], ["--prompts"]),
     (judge.main, JUDGE, ["--limit", "--concurrency"]),
 ]  # fmt: skip

@@ -18,7 +18,7 @@ from eexit.results.store.folder import open_store
 from eexit.results.store.whereabouts import FolderKind, whereabouts
 from eexit.results.study_tables import SCORES
 from eexit.studies.harness.plan import Asked
-from jobs import compact, export, report, sweep, train, word_problems
+from jobs import compact, export, make_prompts, report, sweep, train
 
 Run = Callable[[list[str]], int]
 SWEEP = Manifest(config={"prompts": []}, configurations=[{"key": "normal"}], model={"n_layers": 3}, exitable_layers=[1])
@@ -89,7 +89,7 @@ TARGETS: list[tuple[Run, list[str], list[str]]] = [
       "learned/card.json", "scored/scores/x.json", "mine/harness/x.json"]),
     (sweep.main, ["--out", "new", "--json"], ["new/generations/x.json", "other/../new/tokens/x.json"]),
     (report.main, ["mine", "--out"], ["mine/generations/r.html", "link/r.html", "mine/sweep.json", "learned/r.html"]),
-    (word_problems.main, ["--out"], ["mine/tokens/x.jsonl", "link/x.jsonl", "learned/x.jsonl"]),
+    (make_prompts.main, ["--out"], ["mine/tokens/x.jsonl", "link/x.jsonl", "learned/x.jsonl"]),
 ]  # fmt: skip
 
 
@@ -123,8 +123,8 @@ def test_an_evaluation_lands_in_no_folder_of_others(house: Path, monkeypatch: py
 
 
 def test_a_file_may_be_beside_tables_and_a_uri_is_no_file(house: Path) -> None:
-    assert here(word_problems.main, "--n", "1", "--out", "mine/x.jsonl").returncode == 0
-    for run, command in ((word_problems.main, []), (report.main, ["mine"]), (sweep.main, ["--json"])):
+    assert here(make_prompts.main, "--n", "1", "--out", "mine/x.jsonl").returncode == 0
+    for run, command in ((make_prompts.main, []), (report.main, ["mine"]), (sweep.main, ["--json"])):
         done = here(run, *command, *([] if command == ["--json"] else ["--out"]), "s3://user:secret@b/x.jsonl")
         assert done.returncode == 2
         assert "is a URI: give the name of a local file" in done.stderr

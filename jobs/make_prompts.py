@@ -1,18 +1,23 @@
-"""Write word problems with answers to a file of prompts; the same seed gives the same file.
+"""Draw prompts with answers, each alike and independently of the others, and write them to a file.
 
-python jobs/word_problems.py --n 200 --seed 0 --out problems.jsonl
-python jobs/sweep.py --prompts problems.jsonl --out results/problems
+    python jobs/make_prompts.py --n 2000 --seed 0 --out drawn.jsonl
+    python jobs/sweep.py --prompts drawn.jsonl --max-new-tokens 32 --out results/drawn
+
+Each prompt's kind is drawn, all with the same probability, and then the prompt, from the thousands to billions of its
+kind: jobs/README.md lists them. A prompt that came before is drawn again. A seed always gives the same prompts, and
+more of them begin with the fewer.
 """
 
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from cluster.console.command import command
 from cluster.console.flags import Parser, seed, whole
 from eexit.messages.errors import UsageError, first_line
-from eexit.plan.word_problems import word_problems
+from eexit.plan.prompt_kinds.drawing import draw_prompts
 from eexit.results.store.whereabouts import refuse_for_file
 from eexit.whole_files import write_whole
 
@@ -21,7 +26,7 @@ from eexit.whole_files import write_whole
 def main(arguments: Sequence[str]) -> int:
     """0: written. 2: the input can't be used, or the file can't be written."""
     parser = Parser(__doc__)
-    parser.add_argument("--n", type=whole, default=200, help="how many problems (default: 200)")
+    parser.add_argument("--n", type=whole, default=2000, help="how many prompts (default: 2000)")
     parser.add_argument("--seed", type=seed, default=0, help="which ones (default: 0)")
     parser.add_argument("--out", metavar="FILE", required=True, help="a new .jsonl file")
     flags = parser.parse_args(arguments)
@@ -29,8 +34,8 @@ def main(arguments: Sequence[str]) -> int:
     if out.suffix.lower() != ".jsonl":
         raise UsageError(f"--out {out} must end in .jsonl, so that a sweep can read it")
     lines = [
-        json.dumps({"id": prompt.id, "prompt": prompt.prompt, "answer": prompt.answer}) + "\n"
-        for prompt in word_problems(flags.n, flags.seed)
+        json.dumps({column: value for column, value in asdict(prompt).items() if value is not None}) + "\n"
+        for prompt in draw_prompts(flags.n, flags.seed)
     ]
     try:
         refuse_for_file(flags.out, "--out")

@@ -1,0 +1,19 @@
+"""The facts and words of `tables.toml`, which prompts are made of."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any, Final
+
+_TABLES: Final[Mapping[str, Mapping[str, Any]]] = tomllib.loads(
+    files(__package__).joinpath("tables.toml").read_text("utf-8")
+)
+CATEGORIES: Final[Mapping[str, Sequence[str]]] = _TABLES["categories"]
+REVIEWS: Final[Mapping[str, Sequence[str]]] = _TABLES["reviews"]
+WORDS: Final[Mapping[str, Sequence[str]]] = _TABLES["words"]
+CAPITALS: Final[Sequence[tuple[str, str]]] = tuple(_TABLES["capitals"].items())
+CONTINENTS: Final[Sequence[tuple[str, str]]] = tuple(_TABLES["continents"].items())
+OPPOSITES: Final[Sequence[tuple[str, str]]] = tuple(_TABLES["opposites"].items())
+UNITS: Final[Sequence[tuple[str, str]]] = tuple(_TABLES["units"].items())
+CITIES: Final = tuple(city for _, city in CAPITALS)
+DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")

@@ -1,0 +1,110 @@
+"""Prompts that are drawn: the same for a seed for ever, of the stated distribution, and the file of the command."""
+
+import re
+from collections import Counter
+from hashlib import sha256
+from pathlib import Path
+from random import Random
+
+import pytest
+from commands import here
+from full_disk import left, on_a_full_disk
+from scipy.stats import chisquare
+
+from eexit.messages.errors import UsageError
+from eexit.plan.prompt_kinds.drawing import KINDS, MOST, draw_prompts
+from eexit.plan.prompt_kinds.kind import PromptKind, one, some, whole
+from eexit.plan.prompts import read_prompts
+from eexit.plan.splits import sort_of
+from jobs.make_prompts import main
+
+README = Path(__file__).parents[4] / "jobs" / "README.md"
+
+
+def test_a_seeds_prompts_are_the_same_for_ever() -> None:
+    drawn = repr([(prompt.id, prompt.prompt, prompt.answer, prompt.answer_pattern) for prompt in draw_prompts(500, 0)])
+    assert sha256(drawn.encode()).hexdigest()[:16] == "08987952b09f5b1d"
+
+
+def test_more_prompts_begin_with_the_fewer_and_other_seeds_draw_others() -> None:
+    drawn = draw_prompts(300, 5)
+    assert draw_prompts(70, 5) == drawn[:70]
+    for seed in (-5, 6, 2**63 - 1, -(2**63)):
+        other = {prompt.prompt for prompt in draw_prompts(300, seed)}
+        assert len(other & {prompt.prompt for prompt in drawn}) <= 3, seed
+
+
+def test_no_two_are_alike_and_ids_say_the_kind_and_the_place() -> None:
+    drawn = draw_prompts(5000, 1)
+    assert len({prompt.prompt for prompt in drawn}) == 5000
+    assert [prompt.id.rsplit("-", 1)[1] for prompt in drawn] == [str(at) for at in range(1, 5001)]
+    assert {sort_of(prompt.id) for prompt in drawn} == {kind.name for kind in KINDS}
+
+
+def test_kinds_have_equal_shares() -> None:
+    n = Counter(sort_of(prompt.id) for prompt in draw_prompts(5000, 2))
+    assert chisquare([n[kind.name] for kind in KINDS]).pvalue > 0.001
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_a_kind_repeats_itself_no_more_often_than_its_space_says(kind: PromptKind) -> None:
+    """If no prompt is likelier than 1 / space, m draws have m (m − 1) / 2 / space equal pairs at most, on average."""
+    rng, m = Random(3), 1000
+    n = Counter(kind.draw(rng).prompt for _ in range(m))
+    pairs, equal = m * (m - 1) // 2, sum(count * (count - 1) // 2 for count in n.values())
+    assert equal <= pairs / kind.space * 1.3 + 10
+
+
+def test_of_the_most_prompts_fewer_than_one_draw_in_a_hundred_is_left_out() -> None:
+    assert sum((MOST / len(KINDS)) ** 2 / 2 / kind.space for kind in KINDS) < MOST / 100
+    with pytest.raises(UsageError, match="n must be at most 15,000"):
+        draw_prompts(MOST + 1, 0)
+
+
+def test_draws_are_uniform_and_some_are_different() -> None:
+    rng = Random(4)
+    assert chisquare(list(Counter(whole(rng, 3, 8) for _ in range(6000)).values())).pvalue > 0.001
+    assert {whole(rng, 3, 8) for _ in range(600)} == {*range(3, 9)}
+    orders = Counter("".join(some(rng, "abcd", 3)) for _ in range(12_000))
+    assert len(orders) == 24
+    assert chisquare(list(orders.values())).pvalue > 0.001
+    assert {one(rng, "xyz") for _ in range(100)} == {*"xyz"}
+
+
+def test_the_readme_lists_the_kinds_with_their_spaces() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|.*\| (\S+) \| [^|]+ \|$", README.read_text(), re.MULTILINE)
+    assert rows == [(kind.name, f"{kind.space:.1e}") for kind in KINDS]
+
+
+def test_the_command_writes_a_file_of_prompts_and_replaces_none(tmp_path: Path) -> None:
+    out = tmp_path / "drawn.jsonl"
+    done = here(main, "--n", "20", "--seed", "5", "--out", out)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{out}\n", "")
+    assert list(read_prompts(out)) == draw_prompts(20, seed=5)
+    written = out.read_bytes()
+    refused: list[tuple[list[str | Path], str]] = [
+        (["--n", "10", "--out", out], f"--out {out} is there already: choose another name"),
+        (["--n", "9999999", "--out", tmp_path / "b.jsonl"], "n must be at most 15,000"),
+        (["--n", "0", "--out", tmp_path / "b.jsonl"], "must be a whole number above 0, got 0"),
+        (["--out", tmp_path / "b.txt"], "must end in .jsonl"),
+        (["--out", tmp_path / "none" / "b.jsonl"], "No such file or directory"),
+    ]
+    for arguments, message in refused:
+        done = here(main, *arguments)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    assert out.read_bytes() == written
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_on_a_full_disk_no_file_is_left_and_the_same_command_then_goes(tmp_path: Path) -> None:
+    out = tmp_path / "drawn.jsonl"
+    done = on_a_full_disk(4096, "jobs/make_prompts.py", "--out", out)
+    assert (done.returncode, done.stderr.splitlines()) == (
+        2, [f"error: --out {out} can't be written ([Errno 27] File too large: '{out}')"]
+    )  # fmt: skip
+    assert left(tmp_path) == []
+    out.touch()  # as older versions left it
+    assert here(main, "--out", out).returncode == 0
+    assert list(read_prompts(out)) == draw_prompts(2000, seed=0)

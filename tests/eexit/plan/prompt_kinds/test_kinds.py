@@ -1,0 +1,167 @@
+"""Each kind of drawn prompts marks right what is right, and wrong what is wrong, as small models say it."""
+
+from random import Random
+
+import pytest
+
+from eexit.plan.prompt_kinds.drawing import KINDS
+from eexit.plan.prompt_kinds.kind import PromptKind
+from eexit.plan.prompt_kinds.tables import CAPITALS, CATEGORIES, CONTINENTS, OPPOSITES, UNITS, WORDS
+from eexit.quality.answers import mark
+
+# By kind: words of the first prompt of seed 1, and texts that are right and wrong for it.
+TELLING: dict[str, tuple[str, list[str], list[str]]] = {
+    "capital": (
+        "What is the capital of Colombia?",
+        ["The capital of Colombia is Bogota.", "Bogota", "**Bogota**, a city in the Andes"],
+        ["Samuel works in Colombia.", "The capital of Colombia is Medellin.", "It is not Bogota."],
+    ),
+    "continent": (
+        "On which continent is Canada?",
+        ["Canada is in North America.", "north america", "It lies on the continent of North America."],
+        ["Canada is a continent.", "South America", "North of the United States"],
+    ),
+    "opposite": (
+        'What is the opposite of the word "dry"?',
+        ['The opposite of "dry" is "wet".', "Wet", "**wet**"],
+        ['The opposite of "dry" is "dry".', "A towel", "sweat"],
+    ),
+    "capital_choice": (
+        "the capital of Colombia: Bogota, Bangkok or Ljubljana?",
+        ["The capital of Colombia is Bogota, not Bangkok.", "bogota", "(A) Bogota"],
+        ["Bangkok is the capital, and Bogota is not.", "The capital of Colombia is Medellin.", "Ljubljana"],
+    ),
+    "review": (
+        'The show that Elena chose was perfect."',
+        ["The review is positive, but it's also a bit negative.", "Positive", "It is **positive**."],
+        ["The review is negative.", "The show was perfect.", "Negative, not positive"],
+    ),
+    "multiplication": (
+        "What is 8 * 4?",
+        ["8 * 4 = 32", "8 × 4 is 32.", "32"],
+        ["8 * 4 = 12", "To calculate 8 * 4, you simply multiply 8 by 4.", "3.2"],
+    ),
+    "unit": (
+        "the age of an island. Is that given in years, kilograms or meters?",
+        ["The age of an island is given in years.", "Years, not meters", "It is in **years**."],
+        [
+            "The age of an island is given in kilograms.",
+            "years, kilograms or meters",
+            "Julia wants to know the age of an island.",
+        ],
+    ),
+    "alphabet": (
+        '"bridge", "stone" or "road"?',
+        ['The word "bridge" is the first word in the dictionary.', "Bridge", 'The answer is "bridge".'],
+        ['The word "stone" comes first.', "road, bridge, stone", "None of them"],
+    ),
+    "letters": (
+        '"jacket" or "baker"?',
+        ['The word "jacket" has more letters than "baker".', "Jacket", "**jacket**, which has six"],
+        [
+            'The word "baker" has more letters than "jacket".',
+            "6",
+            'The difference between "jacket" and "baker" lies in their meanings.',
+        ],
+    ),
+    "element": (
+        'd = ["bridge", "stone"]. What is d[1]?',
+        ['d[1] is "stone".', "'stone'", "It prints stone, the second element."],
+        ['d[1] is "bridge".', '["bridge", "stone"]', "In Python, d is a list."],
+    ),
+    "people": (
+        "Which city is Carlos from?",
+        ["Carlos is from Ljubljana.", "Ljubljana", "Carlos is a lawyer from Ljubljana and has a parrot."],
+        ["Carlos is from Helsinki.", "Helsinki or Ljubljana", "Carlos is a lawyer."],
+    ),
+    "journey": (
+        "On which day did the journey begin?",
+        ["The journey began on a Tuesday.", "tuesday", "It began on Tuesday and ended on Thursday."],
+        ["The journey ended on a Thursday.", "In 1981", "It began on Thursday, which is a Tuesday."],
+    ),
+    "meeting": (
+        "In which room is the next meeting?",
+        ["The next meeting is in room 178.", "178", "Room 178, not room 329"],
+        ["The next meeting is in room 329.", "Room 1780", "The next meeting is on Saturday."],
+    ),
+    "prices": (
+        "a stone 50 dollars, a road 46 dollars, an engine 66 dollars.",
+        ["66", "The engine is 66 dollars.", "The answer is $66."],
+        ["The engine is 46 dollars.", "50 + 46 + 66", "To find the price, we need the total cost."],
+    ),
+    "copied_words": (
+        "stone road engine",
+        ["stone road engine", '"stone road engine"', "Here it is:\nstone road engine."],
+        ["Stone, road, engine.", "The stone road engine is a machine.", "stone road engines"],
+    ),
+    "copied_codes": (
+        "D84 U26 M45 R79 C3 W43 U1 L72",
+        ["D84 U26 M45 R79 C3 W43 U1 L72", "D84 U26 M45 R79 C3 W43 U1 L72.", "`D84 U26 M45 R79 C3 W43 U1 L72`"],
+        ["D84 U26 M45 R79 C3 W43 U1", "D84 U26 M45 R79 C3 W43 U1 L727", "D84, U26, M45, R79, C3, W43, U1, L72"],
+    ),
+    "copied_sentence": (
+        "Carlos took the small desk when Julia lost the old school.",
+        [
+            "Carlos took the small desk when Julia lost the old school.",
+            "“Carlos took the small desk when Julia lost the old school”",
+            "The text is:\n\nCarlos took the small desk when Julia lost the old school.",
+        ],
+        [
+            "Carlos took the small desk when Julia lost the old schools.",
+            "Carlos took the desk when Julia lost the old school.",
+            "Carlos took the small desk.",
+        ],
+    ),
+    "question": (
+        "Write a question that Carlos asks about a soft road.",
+        ["Carlos: What is a soft road?", '"Is the road soft?"', "Why is the soft road so soft?"],
+        ["Carlos asks about a soft road.", "The road is soft. Is it?", "What is soft?"],
+    ),
+    "python_list": (
+        "the numbers 14, 85 and 77.",
+        ["numbers = [14, 85, 77]", "```python\n[14,85,77]\n```", "The list is [14, 85, 77]."],
+        ["[14, 85]", "14, 85, 77", "[14, 85, 77, 1]"],
+    ),
+    "letter": (
+        'What is the first letter of the word "candle"?',
+        ['The first letter of the word "candle" is "C".', "c", "It is 'C'."],
+        ['The first letter of the word "candle" is "A".', "candle", "It can't be said."],
+    ),
+}
+
+
+def test_every_kind_is_tested() -> None:
+    assert list(TELLING) == [kind.name for kind in KINDS]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_texts_of_a_kind_are_marked_right_and_wrong(kind: PromptKind) -> None:
+    prompt, (asked, right, wrong) = kind.draw(Random(1)), TELLING[kind.name]
+    assert asked in prompt.prompt
+    assert len(right) >= 3
+    assert len(wrong) >= 3
+    assert {text: mark(prompt, text).correct for text in (*right, *wrong)} == (
+        dict.fromkeys(right, True) | dict.fromkeys(wrong, False)
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_of_many_prompts_the_answer_is_right_and_no_answer_is_wrong(kind: PromptKind) -> None:
+    rng = Random(2)
+    for prompt in (kind.draw(rng) for _ in range(60)):
+        if prompt.answer is not None:
+            assert mark(prompt, prompt.answer).correct, prompt
+            assert mark(prompt, f"The answer is {prompt.answer}.").correct, prompt
+        for text in ("", "I do not know.", "The text is long and it goes on and on and on."):
+            assert not mark(prompt, text).correct, prompt
+
+
+def test_no_table_has_two_rows_for_the_same_thing_and_answers_differ_from_what_is_asked() -> None:
+    for table in (CAPITALS, CONTINENTS, OPPOSITES, UNITS):
+        assert len({thing for thing, _ in table}) == len(table)
+        assert all(thing != answer for thing, answer in table)
+    for table in (CAPITALS, UNITS):
+        assert len({answer for _, answer in table}) == len(table)
+    for words in (*CATEGORIES.values(), *WORDS.values()):
+        assert len({*words}) == len(words)
+    assert len({word for words in CATEGORIES.values() for word in words}) == sum(map(len, CATEGORIES.values()))
