@@ -12,9 +12,9 @@ from eexit.quality.answers import mark
 # By kind: words of the first prompt of seed 1, and texts that are right and wrong for it.
 TELLING: dict[str, tuple[str, list[str], list[str]]] = {
     "capital": (
-        "What is the capital of Colombia?",
-        ["The capital of Colombia is Bogota.", "Bogota", "**Bogota**, a city in the Andes"],
-        ["Samuel works in Colombia.", "The capital of Colombia is Medellin.", "It is not Bogota."],
+        "What is the capital of Croatia?",
+        ["The capital of Croatia is Zagreb.", "Zagreb", "**Zagreb**, a city in the north"],
+        ["Samuel works in Croatia.", "The capital of Croatia is Split.", "It is not Zagreb."],
     ),
     "continent": (
         "On which continent is Canada?",
@@ -27,9 +27,9 @@ TELLING: dict[str, tuple[str, list[str], list[str]]] = {
         ['The opposite of "dry" is "dry".', "A towel", "sweat"],
     ),
     "capital_choice": (
-        "the capital of Colombia: Bogota, Bangkok or Ljubljana?",
-        ["The capital of Colombia is Bogota, not Bangkok.", "bogota", "(A) Bogota"],
-        ["Bangkok is the capital, and Bogota is not.", "The capital of Colombia is Medellin.", "Ljubljana"],
+        "the capital of Croatia: Zagreb, Bangkok or Mogadishu?",
+        ["The capital of Croatia is Zagreb, not Bangkok.", "zagreb", "(A) Zagreb"],
+        ["Bangkok is the capital, and Zagreb is not.", "The capital of Croatia is Split.", "Mogadishu"],
     ),
     "review": (
         'The show that Elena chose was perfect."',
@@ -51,28 +51,14 @@ TELLING: dict[str, tuple[str, list[str], list[str]]] = {
         ],
     ),
     "alphabet": (
-        '"bridge", "stone" or "road"?',
-        ['The word "bridge" is the first word in the dictionary.', "Bridge", 'The answer is "bridge".'],
-        ['The word "stone" comes first.', "road, bridge, stone", "None of them"],
-    ),
-    "letters": (
-        '"jacket" or "baker"?',
-        ['The word "jacket" has more letters than "baker".', "Jacket", "**jacket**, which has six"],
-        [
-            'The word "baker" has more letters than "jacket".',
-            "6",
-            'The difference between "jacket" and "baker" lies in their meanings.',
-        ],
-    ),
-    "element": (
-        'd = ["bridge", "stone"]. What is d[1]?',
-        ['d[1] is "stone".', "'stone'", "It prints stone, the second element."],
-        ['d[1] is "bridge".', '["bridge", "stone"]', "In Python, d is a list."],
+        '"house" or "tennis"?',
+        ['The word "house" is the first word in the dictionary.', "House", 'The answer is "house".'],
+        ['The word "tennis" comes first.', '"house" or "tennis"', "None of them"],
     ),
     "people": (
         "Which city is Carlos from?",
         ["Carlos is from Ljubljana.", "Ljubljana", "Carlos is a lawyer from Ljubljana and has a parrot."],
-        ["Carlos is from Helsinki.", "Helsinki or Ljubljana", "Carlos is a lawyer."],
+        ["Carlos is from Paris.", "Paris or Ljubljana", "Carlos is a lawyer."],
     ),
     "journey": (
         "On which day did the journey begin?",
