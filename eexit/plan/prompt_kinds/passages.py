@@ -42,7 +42,7 @@ def journey(rng: Random) -> Prompt:
 
 
 def meeting(rng: Random) -> Prompt:
-    """A day, a room and an hour."""
+    """A day and two rooms."""
     name, day = one(rng, WORDS["people"]), one(rng, DAYS)
     room, other = map(str, some(rng, range(101, 400), 2))
     thing = one(rng, WORDS["nouns"])
