@@ -4,6 +4,7 @@ It is a plain class, which the driver turns into a Ray actor. Results leave it a
 driver are counts.
 """
 
+import gc
 import logging
 import os
 import sys
@@ -31,10 +32,13 @@ MakeGenerator = Callable[[SweepConfig, str], Generator]
 
 def model_generator(config: SweepConfig, device: str) -> Generator:
     """Load the model of `config`, with one thread per CPU of the actor, and its share of the GPU's memory."""
+    gc.disable()  # these imports make, and keep, 400,000 objects: looking for garbage among them takes a second
     import torch  # neither the driver nor actors with another generator need it
 
     from eexit.generator import ModelGenerator
 
+    gc.freeze()
+    gc.enable()
     assigned = ray.get_runtime_context().get_assigned_resources()
     torch.set_num_threads(max(1, int(assigned.get("CPU", 1))))
     return ModelGenerator(config, device, memory_share=min(1.0, assigned.get("GPU", 1.0)))
