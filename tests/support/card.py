@@ -143,6 +143,10 @@ class Card(TorchDispatchMode):
             torch._register_device_module(DEVICE.type, Memory())
             torch._C._acc.register_python_privateuseone_device_guard(_Guard())
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and to say so at each operator takes time
+
     def __enter__(self) -> "Card":
         self.from_python.__enter__()  # type: ignore[no-untyped-call]  # torch's own, without annotations
         super().__enter__()  # type: ignore[no-untyped-call]  # torch's own, without annotations

@@ -86,6 +86,10 @@ class Products(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]  # torch's own, without annotations
         self.multiply_adds = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and to say so at each operator takes time
+
     def __torch_dispatch__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

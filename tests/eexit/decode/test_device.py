@@ -4,6 +4,7 @@ few copies.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -12,10 +13,11 @@ import transformers as tf
 from axes import SOME
 from card import DEVICE, Card, Counts, Memory, Mixed, There
 from long_llama import LONG
-from tiny_models import ARCHITECTURES, GROUPED
+from references import decoder_of, shared_model
+from tiny_models import ARCHITECTURES
 from torch import Tensor
 from traces import assert_same, kl_request, traces_of
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from untrained import PROBE, random_probe
 
 from eexit.decode.engine import Engine
@@ -29,20 +31,17 @@ from eexit.method.rules import BLIND, ONLINE, ORACLES
 from eexit.method.states import STATES
 from eexit.model.cache import N_STACKS, KVCache
 from eexit.model.decoder import Decoder
+from eexit.model.support import soundness
 from eexit.plan.configuration import Exit
 from eexit.plan.model_facts import CPU_CACHE_BYTES
 
-DECODING = Decoding(exitable_layers=(1, 3, 4), max_new_tokens=8, eos_token_ids=frozenset(), probe=PROBE, record_top_k=3)
+N_TOKENS = 6
+DECODING = Decoding(
+    exitable_layers=(1, 3, 4), max_new_tokens=N_TOKENS, eos_token_ids=frozenset(), probe=PROBE, record_top_k=3
+)
 PROMPT = (5, 80, 7, 7, 31)
 MODES = [("normal", None), *((mode, k) for mode in ("unfrozen", "frozen_residual") for k in (0, 0.3, 1, 3))]
 REQUESTS = [kl_request(PROMPT, mode, k, seed=3) for mode, k in MODES]
-EXPERTS = {
-    "mixtral": lambda: tf.MixtralConfig(**GROUPED, num_local_experts=4, num_experts_per_tok=2),
-    "qwen3_moe": lambda: tf.Qwen3MoeConfig(
-        **GROUPED | {"head_dim": 8}, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32
-    ),
-}  # fmt: skip
-FAMILIES: dict[str, Callable[[], tf.PreTrainedConfig]] = ARCHITECTURES | EXPERTS
 SEND_THEMSELVES = {"falcon", "gpt_neo", "phimoe"}  # whose code makes a tensor from a number or a list at every call
 ASK_THEMSELVES = {
     "diffllama",  # whose mask is left out if nothing is padded, which transformers looks at first
@@ -51,13 +50,23 @@ ASK_THEMSELVES = {
 A_STEP = Counts(to_card=2, to_host=2)  # which rows there are, and where they go; their exits, and what is recorded
 
 
+@cache
+def decoder_there(model: PreTrainedModel) -> Decoder:
+    """Of a model on the card, where it takes seconds to check the attention of more than some layers."""
+    check_attention = soundness._check_attention
+    with pytest.MonkeyPatch.context() as patch, Card() as card:
+        patch.setattr(soundness, "_check_attention", lambda *its: its[1] % 3 or check_attention(*its))
+        return Decoder(card.take(model))
+
+
 def on_card(
     model: PreTrainedModel, requests: Sequence[Request], decoding: Decoding
 ) -> tuple[dict[int, Trace], list[Counts]]:
     """What the card's rows are, and the counts of each step; the first one's are also those of the prompt."""
     steps: list[Counts] = []
+    decoder = decoder_there(model)
     with Card() as card:
-        engine = Engine(Decoder(card.take(model)), replace(decoding, probe=random_probe(There)))
+        engine = Engine(decoder, replace(decoding, probe=random_probe(There)))
 
         def progress(_: int) -> None:
             steps.append(replace(card.counts, operators=0))
@@ -73,12 +82,11 @@ def assert_same_rows(ours: Mapping[int, Outcome], theirs: Mapping[int, Outcome])
         assert_same(ours[index], trace)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ARCHITECTURES)
 def test_a_card_gives_the_rows_of_the_cpu_and_takes_two_copies_a_step_each_way(family: str) -> None:
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(FAMILIES[family](), dtype=torch.float32).eval()
+    model = shared_model(family)
     rows, steps = on_card(model, REQUESTS, DECODING)
-    assert_same_rows(rows, dict(Engine(Decoder(model), DECODING).generate(REQUESTS)))
+    assert_same_rows(rows, dict(Engine(decoder_of(model), DECODING).generate(REQUESTS)))
     assert len({*rows[6].exit_layer_T, *rows[7].exit_layer_T}) > 1, "students must exit here and there"
     if family in SEND_THEMSELVES:
         assert all(step.blocking_to_card > 0 for step in steps)
@@ -86,7 +94,7 @@ def test_a_card_gives_the_rows_of_the_cpu_and_takes_two_copies_a_step_each_way(f
     if family in ASK_THEMSELVES:
         assert all({*step.waits} == {"aten.is_nonzero.default"} for step in steps)
         steps = [replace(step, waits=[]) for step in steps]
-    assert steps[1:] == [A_STEP] * 6
+    assert steps[1:] == [A_STEP] * (N_TOKENS - 2)
     assert steps[0] == Counts(to_card=5, to_host=3), "a prompt is three copies more, and one back"
 
 
@@ -104,8 +112,8 @@ def test_a_card_gives_the_rows_of_the_cpu_and_takes_two_copies_a_step_each_way(f
 def test_a_step_takes_two_copies_however_rows_decode(llama: PreTrainedModel, change: dict[str, Any]) -> None:
     decoding = replace(DECODING, **change)
     rows, steps = on_card(llama, REQUESTS, decoding)
-    assert_same_rows(rows, dict(Engine(Decoder(llama), decoding).generate(REQUESTS)))
-    assert steps[1:] == [A_STEP] * 6
+    assert_same_rows(rows, dict(Engine(decoder_of(llama), decoding).generate(REQUESTS)))
+    assert steps[1:] == [A_STEP] * (N_TOKENS - 2)
 
 
 @pytest.mark.parametrize("mode", STATES)
@@ -113,8 +121,8 @@ def test_a_step_takes_two_copies_in_every_mode_and_by_every_oracle(llama: PreTra
     exits = [Exit(mode, rule, parameter) for rule in ORACLES for parameter in SOME[rule]]
     requests = [Request(PROMPT, configuration, seed=3) for configuration in exits]
     rows, steps = on_card(llama, requests, DECODING)
-    assert_same_rows(rows, dict(Engine(Decoder(llama), DECODING).generate(requests)))
-    assert steps[1:] == [A_STEP] * 6
+    assert_same_rows(rows, dict(Engine(decoder_of(llama), DECODING).generate(requests)))
+    assert steps[1:] == [A_STEP] * (N_TOKENS - 2)
 
 
 @pytest.mark.parametrize("mode", STATES)
@@ -122,7 +130,7 @@ def test_online_rules_wait_for_their_decisions_alone(llama: PreTrainedModel, mod
     exits = [Exit(mode, rule, parameter) for rule in (*ONLINE, *BLIND) for parameter in SOME[rule]]
     requests = [Request(PROMPT, configuration, seed=3) for configuration in exits]
     rows, steps = on_card(llama, requests, DECODING)
-    assert_same_rows(rows, dict(Engine(Decoder(llama), DECODING).generate(requests)))
+    assert_same_rows(rows, dict(Engine(decoder_of(llama), DECODING).generate(requests)))
     assert {step.blocking_to_card for step in steps} == {0}
 
 
@@ -135,7 +143,7 @@ def test_nothing_waits_for_rows_that_come_and_go(llama: PreTrainedModel) -> None
         for request in REQUESTS
     ]
     rows, steps = on_card(llama, requests, decoding)
-    assert_same_rows(rows, dict(Engine(Decoder(llama), decoding).generate(requests)))
+    assert_same_rows(rows, dict(Engine(decoder_of(llama), decoding).generate(requests)))
     assert len({len(trace.token_id_T) for trace in rows.values()}) > 3, "rows must end at different times"
     assert {step.blocking_to_card for step in steps} == {0}
     assert not any(step.waits for step in steps)
@@ -156,8 +164,9 @@ def test_as_many_rows_are_in_flight_as_the_card_has_room_for(
     llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, rows_of_room: int
 ) -> None:
     decoding = replace(DECODING, max_new_tokens=3)
-    with Card() as card:
-        engine = Engine(Decoder(card.take(llama)), decoding)
+    decoder = decoder_there(llama)
+    with Card():
+        engine = Engine(decoder, decoding)
         room = rows_of_room * Batch.row_bytes(
             engine.decoder, engine.decoding, len(PROMPT) + decoding.max_new_tokens, REQUESTS
         )
