@@ -37,6 +37,11 @@ def attention_left_to_torch() -> Iterator[None]:
         _left_to_torch.reset(before)
 
 
+def may_compile(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the C files are for tensors like these: elsewhere, torch's operators compute the same."""
+    return device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
+
+
 def divergence(logits_BXV: Tensor, top_k: int) -> tuple[Tensor, ...] | None:
     """The fields of a `Divergence`, as `divergence_from_final` computes them.
 
@@ -101,7 +106,7 @@ def _pointer(numbers: Tensor | None) -> ctypes.c_void_p:
 @cache
 def _compiled(name: str, device: torch.device, dtype: torch.dtype, **shape: int) -> Callable[..., None] | None:
     """The function in the C file of the same name; None, with a line in the log, if it can't be compiled."""
-    if device.type != "cpu" or dtype not in (torch.float32, torch.bfloat16):
+    if not may_compile(device, dtype):
         return None
     try:
         library = _compile(name, {"BFLOAT16": int(dtype == torch.bfloat16), **shape})

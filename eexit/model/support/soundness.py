@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from transformers.masking_utils import causal_mask_function, eager_mask, sliding_window_causal_mask_function
 
-from eexit.cpu.kernels import attention_left_to_torch
+from eexit.cpu.kernels import attention_left_to_torch, may_compile
 from eexit.messages.errors import UsageError
 from eexit.model.cache import KVCache
 from eexit.model.layerwise import LayerPass, Layerwise
@@ -243,7 +243,8 @@ class _Attention:
         """Compare prompts, and then the tokens behind them: by compiled kernels, if there are any, and by torch's."""
         self.tolerance = tolerance
         prompts = [self._prompt(slot, length) for slot, length in enumerate(self.lengths)]
-        for way in (nullcontext, attention_left_to_torch):
+        query = self.rows[0][0]
+        for way in (nullcontext, attention_left_to_torch)[: 1 + may_compile(query.device, query.dtype)]:
             with way():
                 self._single_tokens(self._behind(prompts))
                 self._tokens_by_themselves(self._behind(prompts))

@@ -175,9 +175,10 @@ def test_arguments_of_attention_that_are_not_known_are_refused_by_name() -> None
         Decoder(model)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_model_is_sound_in_every_dtype(architecture: str, dtype: torch.dtype) -> None:
+def test_a_model_is_sound_in_half_precision(architecture: str, dtype: torch.dtype) -> None:
+    """In float32, every test that generates with all architectures loads them."""
     assert Decoder(tiny_model(architecture, dtype)).n_layers == 7
 
 
