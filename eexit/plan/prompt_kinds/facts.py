@@ -35,6 +35,14 @@ def capital_choice(rng: Random) -> Prompt:
     return asked_for_one_of(question, cities, answer)
 
 
+def continent(rng: Random) -> Prompt:
+    country, answer = one(rng, CONTINENTS)
+    others = some(rng, [name for name in _CONTINENTS if name != answer], 2)
+    a, b, c = some(rng, [answer, *others], 3)
+    question = f"Is {country} in {a}, {b} or {c}? {one(rng, WORDS['people'])} would like to know."
+    return asked_for_one_of(question, (a, b, c), answer)
+
+
 def review(rng: Random) -> Prompt:
     good = one(rng, (True, False))
     word = one(rng, REVIEWS["good" if good else "bad"])
@@ -43,15 +51,15 @@ def review(rng: Random) -> Prompt:
     return asked_for_one_of(question, ("positive", "negative"), "positive" if good else "negative")
 
 
+_CONTINENTS: Final = sorted({name for _, name in CONTINENTS})
 _PEOPLE, _PLANS, _WANTS = len(WORDS["people"]), len(WORDS["plans"]), len(WORDS["wants"])
 
 capital = about(CAPITALS, "plans", "{person} {what} {thing}. What is the capital of {thing}?")
-continent = about(CONTINENTS, "plans", "{person} {what} {thing}. On which continent is {thing}?")
 opposite = about(OPPOSITES, "wants", '{person} {what}. What is the opposite of the word "{thing}"?')
 
 KINDS: Final = (
     PromptKind("capital", len(CAPITALS) * _PEOPLE * _PLANS, capital),
-    PromptKind("continent", len(CONTINENTS) * _PEOPLE * _PLANS, continent),
+    PromptKind("continent", len(CONTINENTS) * perm(len(_CONTINENTS) - 1, 2) * 3 * _PEOPLE, continent),
     PromptKind("opposite", len(OPPOSITES) * _PEOPLE * _WANTS, opposite),
     PromptKind("capital_choice", perm(len(CAPITALS), 3) * 3, capital_choice),
     PromptKind("review", 2 * min(map(len, REVIEWS.values())) * len(WORDS["things"]) * _PEOPLE, review),

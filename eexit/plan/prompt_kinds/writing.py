@@ -12,11 +12,6 @@ from eexit.plan.prompt_kinds.tables import WORDS
 _SPELLED: Final = tuple(noun for noun in WORDS["nouns"] if not {noun[0], noun[-1]} & {"a", "i"})
 
 
-def copied_words(rng: Random) -> Prompt:
-    words = some(rng, WORDS["nouns"], whole(rng, 3, 6))
-    return _copied(" ".join(words))
-
-
 def copied_codes(rng: Random) -> Prompt:
     codes = [f"{one(rng, 'ABCDEFGHJKLMNPQRSTUVWXYZ')}{whole(rng, 1, 99)}" for _ in range(8)]
     return _copied(" ".join(codes))
@@ -58,7 +53,6 @@ _PEOPLE, _NOUNS, _ADJECTIVES = len(WORDS["people"]), len(WORDS["nouns"]), len(WO
 _CLAUSES = _PEOPLE * len(WORDS["verbs"]) * _ADJECTIVES * _NOUNS
 
 KINDS: Final = (
-    PromptKind("copied_words", 4 * perm(_NOUNS, 3), copied_words),
     PromptKind("copied_codes", (23 * 99) ** 8, copied_codes),
     PromptKind("copied_sentence", _CLAUSES**2, copied_sentence),
     PromptKind("question", _PEOPLE * _ADJECTIVES * _NOUNS, question),

@@ -17,9 +17,9 @@ TELLING: dict[str, tuple[str, list[str], list[str]]] = {
         ["Samuel works in Croatia.", "The capital of Croatia is Split.", "It is not Zagreb."],
     ),
     "continent": (
-        "On which continent is Canada?",
+        "Is Canada in North America, South America or Africa?",
         ["Canada is in North America.", "north america", "It lies on the continent of North America."],
-        ["Canada is a continent.", "South America", "North of the United States"],
+        ["Canada is in North America, South America or Africa.", "South America", "North of the United States"],
     ),
     "opposite": (
         'What is the opposite of the word "dry"?',
@@ -74,11 +74,6 @@ TELLING: dict[str, tuple[str, list[str], list[str]]] = {
         "a stone 50 dollars, a road 46 dollars, an engine 66 dollars.",
         ["66", "The engine is 66 dollars.", "The answer is $66."],
         ["The engine is 46 dollars.", "50 + 46 + 66", "To find the price, we need the total cost."],
-    ),
-    "copied_words": (
-        "stone road engine",
-        ["stone road engine", '"stone road engine"', "Here it is:\nstone road engine."],
-        ["Stone, road, engine.", "The stone road engine is a machine.", "stone road engines"],
     ),
     "copied_codes": (
         "D84 U26 M45 R79 C3 W43 U1 L72",
