@@ -4,11 +4,10 @@ The process that hands out tests to others imports this too, and they wait for i
 imported where they are needed.
 """
 
-import gc
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,17 +47,6 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_configure() -> None:
     """Have threads of processes that tests start wait asleep: two that spin take turns on a core that is wanted."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Generator[None, object, object]:
-    """Look for garbage among what tests make, and not among the 400,000 objects that imports make and keep."""
-    gc.disable()
-    try:
-        return (yield)
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 @pytest.fixture(autouse=True, scope="session")

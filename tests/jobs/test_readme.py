@@ -36,7 +36,7 @@ SMALLER = {
     "jobs/timings.py": ["--prompts", "1", "--tokens", "3", "--rounds", "1"],
     "jobs/make_prompts.py": ["--n", "16"],
     "jobs/harness.py": ["--limit", "2", "--include-path", "tasks"],
-    "jobs/choose.py": ["--at-most", "0.999"],  # so few prompts certify no lower bound
+    "jobs/choose.py": ["--at-most", "0.999", "--cost", "needed"],  # so few, where deciding costs most
 }
 JUDGE_URL = "the address of the judge's server"
 # Words of commands, and what is given in their place.
