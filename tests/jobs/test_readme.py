@@ -36,7 +36,7 @@ SMALLER = {
     "jobs/timings.py": ["--prompts", "1", "--tokens", "3", "--rounds", "1"],
     "jobs/make_prompts.py": ["--n", "16"],
     "jobs/harness.py": ["--limit", "2", "--include-path", "tasks"],
-    "jobs/choose.py": ["--at-most", "0.999", "--cost", "needed"],  # so few, where deciding costs most
+    "jobs/choose.py": ["--at-most", "0.999"],  # so few prompts certify no lower bound
 }
 JUDGE_URL = "the address of the judge's server"
 # Words of commands, and what is given in their place.
@@ -155,5 +155,6 @@ def run(where: str, command: str, judge_url: str, monkeypatch: pytest.MonkeyPatc
     assert words[0] == "python", f"{where} has a command that is not run here: {command}"
     script = import_module(words[1].removesuffix(".py").replace("/", "."))
     done = here(script.main, *words[2:], *SMALLER.get(words[1], []))
-    assert done.returncode == 0, f"{where}: {command}\n{done.stdout}{done.stderr}"
+    may_find_nothing = words[1] == "jobs/choose.py"  # where nothing is to be recommended, it ends with 1
+    assert done.returncode in ((0, 1) if may_find_nothing else (0,)), f"{where}: {command}\n{done.stdout}{done.stderr}"
     print(command, *done.stdout.splitlines()[-3:], sep="\n  ")
