@@ -5,9 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from commands import here
 from full_disk import left, on_a_full_disk
 from report_fixtures import MakeSweep
 
+from jobs import report as report_job
 from reports import build_report
 
 JOB = Path(__file__).parents[2] / "jobs" / "report.py"
@@ -98,3 +100,11 @@ def test_side_files_of_an_older_report_stay_on_a_full_disk(make_sweep: MakeSweep
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     build_report(str(folder), out)
     assert left(tmp_path) == ["r.data", "r.html"]
+
+
+@pytest.mark.parametrize("margin", ["0", "1", "1.5", "-0.1", "nan", "two"])
+def test_a_margin_is_a_share_between_0_and_1(margin: str, tmp_path: Path) -> None:
+    done = here(report_job.main, tmp_path, f"--margin={margin}")
+    assert done.returncode == 2
+    assert "must be" in done.stderr
+    assert f"got {margin}" in done.stderr

@@ -372,6 +372,13 @@ def test_what_is_asked_lands_before_it_is_answered_and_questions_are_counted(tmp
     assert len(CHOICES.read(open_store(out))) == 4, "of a question and its answer, one row counts"
 
 
+def test_groups_of_one_prompt_are_called_so(tmp_path: Path) -> None:
+    prompts = tuple(replace(prompt, group=prompt.id) for prompt in CONFIG.prompts)
+    config = CONFIG.model_copy(update={"prompts": prompts, "rules": {"confidence": (0.99,)}, "seeds": (0,)})
+    _, said = chosen(land_sweep(tmp_path / "out", config, number), "--risk", "disagreement", "--order", "equal")
+    assert "120 prompts belong to 120 groups, each of which counts once. No group has two prompts, so that" in said
+
+
 def test_losses_outside_their_range_are_refused(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"rules": {"confidence": (0.99,)}, "seeds": (0,)})
     wrong = {"disagreement": 1.5}
