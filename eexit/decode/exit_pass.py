@@ -157,7 +157,7 @@ class ExitPass:
         reads_B = np.isin(rule_B, [index for index, rule in self.online.items() if rule.reads])
         probes_B = np.isin(rule_B, [index for index, rule in self.online.items() if rule.probes])
         self.probed_DX[looking[probes_B], rank] += 1
-        whole_B = reads_B & self._read_whole(rank, rule_B)
+        whole_B = reads_B & self._reads_whole(rank, rule_B)
         narrow_B = reads_B & ~whole_B
         whole = self._read(rank, looking[whole_B]) if whole_B.any() else None
         narrow = self._read_narrowly(rank, looking[narrow_B]) if narrow_B.any() else None
@@ -192,9 +192,11 @@ class ExitPass:
         likeliest_BE = self.likeliest_DE[row]
         return torch.stack([likeliest_BE[:, rank] for rank in ranks], 1)
 
-    def _read_whole(self, rank: int, rule_B: np.ndarray) -> np.ndarray:
-        """Whether tokens of these rules are read with the whole head: for a shortlist, where they are looked at
-        first."""
+    def _reads_whole(self, rank: int, rule_B: np.ndarray) -> np.ndarray:
+        """By token, whether it is read with the whole head; with a shortlist, where its rule looks first.
+
+        That makes the shortlist for the layers after it. With a screen, none is.
+        """
         decoding = self.decoding
         if decoding.screen:
             return np.zeros(len(rule_B), bool)

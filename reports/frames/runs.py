@@ -321,8 +321,9 @@ _GIVEN_BY_NORMAL: Final = (*_GIVEN, "disagreement", "equal_share", "lcs_share")
 
 
 def _is_share(sweep: Sweep, name: Any) -> bool:
-    """Whether a column of runs is a share: by its unit, a layer's part of the exits or depth by position (numbers), and
-    win rates.
+    """Whether a column of runs holds shares.
+
+    Its unit says so, or its name is a number (a layer's part of the exits, or depth by position), or it is a win rate.
     """
     return name in _SHARES or isinstance(name, int) or name in [judge.column(PREFERRED) for judge in sweep.judges]
 
