@@ -9,6 +9,7 @@ from cluster.shards import Shard, halve, split
 from eexit.messages.errors import first_line
 
 SHARD_TRIES = 2
+CAUSES = ("The actor is dead because", "The actor died because")
 RUN_TRIES = 3  # since an actor can die of something else than the run it was doing
 
 
@@ -42,7 +43,13 @@ def failure_of_actor(error: RayError) -> ShardFailure:
     """The failure of an actor whose process is gone or unreachable."""
     out_of_memory = isinstance(error, OutOfMemoryError) or "memory pressure" in str(error)
     kind = Kind.MEMORY if out_of_memory else Kind.DIED
-    return ShardFailure(kind, f"the process that did it died: {first_line(error)}")
+    return ShardFailure(kind, f"the process that did it died: {_cause(error)}")
+
+
+def _cause(error: RayError) -> str:
+    """What Ray knows of an actor's end, which it says last, in one line without its advice."""
+    said = [line.strip() for line in str(error).splitlines() if line.strip().startswith(CAUSES)]
+    return said[-1].partition(" Some common causes")[0] if said else first_line(error)
 
 
 def hung(seconds: float) -> ShardFailure:

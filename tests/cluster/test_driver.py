@@ -87,7 +87,7 @@ def test_a_run_that_kills_its_process_becomes_the_one_error_row(tmp_path: Path) 
     drive(config, tmp_path / "out", rows=2)
     errors = alone(assert_complete(config, tmp_path / "out"), "die")
     assert len(errors) == 1
-    assert "the process that did it died" in errors.error.item()
+    assert "the process that did it died: The actor is dead because its worker process has died." in errors.error.item()
 
 
 @pytest.mark.usefixtures("local_ray")
