@@ -14,7 +14,7 @@ from eexit.decode.costs.counting import cost_columns
 from eexit.decode.costs.draft_rounds import SerialCosts
 from eexit.decode.costs.prices import find_prices
 from eexit.decode.engine import Engine, refuse_mode
-from eexit.decode.learned_exits import load_probe, load_readout
+from eexit.decode.learned_exits import load_gate, load_probe, load_readout
 from eexit.decode.rows.requests import Decoding, Failure, Outcome, Request
 from eexit.decode.screening import fit_screen
 from eexit.decode.trace import Trace
@@ -59,8 +59,10 @@ class ModelGenerator:
             eos_token_ids=eos_token_ids(self.model, self.tokenizer),
             readout=load_readout(config, layers, decoder),
             probe=load_probe(config, layers, decoder),
+            gate=load_gate(config, layers, decoder),
             shortlist=Shortlist(decoders[student], config.shortlist) if config.decide_on == "shortlist" else None,
             screen=fit_screen(decoders[student], size) if (size := config.screen) else None,
+            head=fit_screen(decoders[student], size) if (size := config.head_screen) else None,
             temperature=config.temperature,
             top_p=config.top_p,
             record_top_k=min(config.record_top_k, decoder.vocabulary),

@@ -25,12 +25,15 @@ from cluster.console.command import command
 from cluster.console.display import open_display
 from cluster.console.flags import study_flags, study_parser
 from cluster.studies.run import run_study
+from eexit.messages.wording import flag
 from eexit.method.rules import RULES
-from eexit.plan.configuration import EVERY, NORMAL
+from eexit.plan.config import SweepConfig
+from eexit.plan.configuration import EVERY, NORMAL, PERFECT
 from eexit.plan.grids import parse_numbers, parse_rules
 from eexit.results.study_tables import REPLAYS
 from eexit.studies.replay.plan import SettingsToReplay, make_replay_plan
 
+REPLACED = {"readout": "READOUT", "probe": "FOLDER", "gate": "FOLDER", "decide_on": "WHAT"}
 COLUMNS = 100  # of what is not printed on a terminal, so that long keys need not be folded
 
 
@@ -39,15 +42,23 @@ def main(arguments: Sequence[str]) -> int:
     """0: all settings are replayed. 1: it stopped before. 2: the input can't be used."""
     flags = read_flags(arguments)
     kl_factors = parse_numbers(flags.kl_factors, RULES["kl"].unit, "--kl-factors")
-    asked = SettingsToReplay(kl_factors, parse_rules(flags.rules), flags.modes, flags.exit_sets)
+    replaced = {name: given for name in REPLACED if (given := getattr(flags, name))}
+    asked = SettingsToReplay(
+        kl_factors, parse_rules(flags.rules), flags.modes, flags.exit_sets, flags.gate_thresholds, replaced
+    )
     done = run_study(
         flags.results,
-        lambda sweep, results: make_replay_plan(sweep, results, asked, flags.texts_of, flags.probe),
+        lambda sweep, results: make_replay_plan(sweep, results, asked, flags.texts_of),
         flags.device,
         open_display(quiet=flags.quiet),
     )
     done.show(flags.results, COLUMNS)
     return 0
+
+
+def threshold(text: str) -> str:
+    """A chance, or `PERFECT`, as in keys. Raises `ValueError`."""
+    return text if text == PERFECT else f"{float(text):g}"
 
 
 def read_flags(arguments: Sequence[str]) -> Namespace:
@@ -76,7 +87,15 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     parser.add_argument(
         "--texts-of", default=NORMAL, metavar="KEY", help=f"the configuration whose texts are replayed ({NORMAL})"
     )
-    parser.add_argument("--probe", metavar="FOLDER", help="for rule predicted_kl (default: the sweep's)")
+    for name, of in REPLACED.items():
+        parser.add_argument(
+            flag(name), metavar=of, help=f"in place of the sweep's: {SweepConfig.model_fields[name].description}"
+        )
+    parser.add_argument(
+        "--gate-thresholds", nargs="+", default=(), type=threshold, metavar="CHANCE",
+        help=f"read a layer only where the gate gives the rule this chance to exit; {PERFECT}: a gate that always "
+        "knows, which shows how much any gate could save",
+    )  # fmt: skip
     return study_flags(parser, arguments)
 
 

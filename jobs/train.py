@@ -4,6 +4,7 @@
     python jobs/train.py results/texts --what linear --out exits/linear          a readout: minutes, in closed form
     python jobs/train.py results/texts --what tuned --out exits/tuned            a readout: the tuned lens
     python jobs/train.py results/texts --what probe --readout exits/linear --out exits/probe       of KLs through it
+    python jobs/train.py results/texts --what gate --rules confidence=0.97 --readout exits/linear --out exits/gate
     python jobs/train.py results/texts --what student --kl-factor 1 --out exits/student            a LoRA adapter
 
 Exits learn from the texts of the sweep's normal runs that went well. One prompt in five is held out, by a hash of its
@@ -11,7 +12,7 @@ text: nothing is learned from it, and what was learned is measured on it. One Ra
 whole GPU, for itself. Ctrl-C keeps what was learned, and the same command goes on from there.
 
 The artefact is a folder: card.json says what it was made from and how good it is on the held-out prompts. Use it with
---readout, --probe or --adapter of jobs/sweep.py.
+--readout, --probe, --gate or --adapter of jobs/sweep.py.
 """
 
 import sys
@@ -26,6 +27,8 @@ from cluster.console.display import open_display
 from cluster.console.flags import layer, seed, study_flags, study_parser, whole
 from cluster.studies.training import train_exits
 from eexit.messages.wording import flag
+from eexit.method.rules import shown
+from eexit.plan.grids import parse_rules
 from eexit.plan.prompts import read_prompts
 from eexit.training.setup import DEFAULTS, Settings
 from eexit.training.tables import how_to_use, training_tables
@@ -55,6 +58,12 @@ def settings_of(flags: Namespace) -> dict[str, Any]:
     """The settings that were given, by their names in `eexit.training.setup.Settings`."""
     names = [name for name in Settings.__dataclass_fields__ if name != "what"]
     given = {name: getattr(flags, name) for name in names}
+    if flags.rules:
+        given["rules"] = [
+            f"{rule}/{shown(parameter)}"
+            for rule, parameters in parse_rules(flags.rules).items()
+            for parameter in parameters
+        ]
     return {
         name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value is not None
     }
@@ -76,7 +85,10 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     parser.add_argument(
         "--readout",
         metavar="READOUT",
-        help="for a probe: what layers are read through: lens, raw or a folder (default: lens)",
+        help="for a probe or a gate: what layers are read through: lens, raw or a folder (default: lens)",
+    )
+    parser.add_argument(
+        "--rules", nargs="+", metavar="RULE", help="for a gate: rules that read layers, as in confidence=0.9,0.97"
     )
     for name, value_type, text in SETTINGS:
         parser.add_argument(flag(name), type=value_type, metavar="N", help=f"{text} (default: {defaults_of(name)})")

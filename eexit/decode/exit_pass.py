@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
+from eexit.decode.costs.counting import LOOKS
 from eexit.decode.layer_reading import LayerReading, Picked, Reader, Reading, read_layer, read_tokens, rows_after
 from eexit.decode.rows.requests import Decoding
 from eexit.decode.rows.slots import RuleOfRows, Slots
@@ -57,7 +58,7 @@ class ExitsTaken:
     evidence_DE: Tensor
     hidden_DW: Tensor  # the residual streams at the exits
     picked: Picked
-    looks_DX: Sequence[np.ndarray]  # how often they were looked at after each layer, as `costs.counting.LOOKS` names it
+    looks_DXK: np.ndarray  # how often each of `costs.counting.LOOKS` looked at them after each layer
     through: Sequence[Through]
 
 
@@ -69,7 +70,7 @@ def decide(deciding: Deciding, reading: Reading | None = None) -> Decision:
     """
     stop_DE = torch.zeros_like(deciding.setting_DE)
     go_on_DE, evidence_DE = stop_DE + 1, torch.full_like(stop_DE, torch.nan)
-    for index, (name, _) in enumerate(deciding.rules):
+    for index, (name, *_) in enumerate(deciding.rules):
         if name in ONLINE:
             continue
         of_rule_D1 = (deciding.sent_rule_D == index)[:, None]
@@ -109,9 +110,10 @@ class ExitPass:
     def __init__(self, student: StudentRows, decoding: Decoding, tokens: Tokens, deciding: Deciding, known: Decision):
         self.token_pass, self.decoder = TokenPass(student, tokens), student.decoder
         self.decoding, self.deciding = decoding, deciding
+        self.reads = "screen_reads" if decoding.head else "head_reads"  # what tokens are read with
         self.layers = np.array([end - 1 for _, end in student.segments])
         n_tokens, n_exits, device = len(tokens.slot_D), len(student.segments), student.decoder.device
-        self.online = {index: ONLINE[name] for index, (name, _) in enumerate(deciding.rules) if name in ONLINE}
+        self.online = {index: ONLINE[name] for index, (name, *_) in enumerate(deciding.rules) if name in ONLINE}
         self.looks_DX = np.zeros((n_tokens, n_exits), bool)  # which layers the tokens' rules look at
         for index in self.online:
             self.looks_DX[np.ix_(deciding.rule_D == index, deciding.rules[index].ranks)] = True
@@ -122,15 +124,13 @@ class ExitPass:
         self.likeliest_DE = torch.zeros_like(deciding.setting_DE, dtype=torch.long)
         self.picked = Picked.room_for(n_tokens, decoding.record_top_k, device)
         self.unread_D = np.ones(n_tokens, bool)
-        self.reads_DX, self.short_reads_DX, self.probed_DX, self.screened_DX = np.zeros(
-            (4, n_tokens, n_exits), np.int64
-        )
+        self.looks_DXK = np.zeros((n_tokens, n_exits, len(LOOKS)), np.int64)
         if decoding.shortlist:
             self.shortlist_DK = self.likeliest_DE.new_zeros(n_tokens, decoding.shortlist.n_tokens)
 
     def run(self) -> ExitsTaken:
         with self.decoder.attending():
-            for rank in range(self.reads_DX.shape[1]):
+            for rank in range(len(self.layers)):
                 going = self.token_pass.going
                 if not len(going):
                     break
@@ -141,22 +141,37 @@ class ExitPass:
             self._take_unread()
         return ExitsTaken(
             self.exit_D, self._finish_probabilities(), self.evidence_DE, self.token_pass.hidden_DW, self.picked,
-            (self.reads_DX, self.short_reads_DX, self.probed_DX, self.screened_DX), self.token_pass.through,
+            self.looks_DXK, self.token_pass.through,
         )  # fmt: skip
 
     def _decide(self, rank: int, going: np.ndarray) -> None:
         """Let the rules of the tokens that have come this far say which of them exit here."""
-        looking = going[self.looks_DX[going, rank]]
+        looking = self._let_through(rank, going[self.looks_DX[going, rank]])
         if len(looking):
             self.exit_D[looking[self._look(rank, looking)]] = rank
         self.token_pass.leave(rank, going[self.exit_D[going] == rank])
+
+    def _let_through(self, rank: int, looking: np.ndarray) -> np.ndarray:
+        """Those of these tokens that no gate keeps from being looked at."""
+        layer, passes_B = self.decoding.exitable_layers[rank], np.ones(len(looking), bool)
+        for index in self.online:
+            gate_at = self.deciding.rules[index].gate
+            of_rule_B = self.deciding.rule_D[looking] == index
+            if gate_at is None or not of_rule_B.any():
+                continue
+            assert self.decoding.gate
+            [row] = to_device([looking[of_rule_B]], self.decoder.device)
+            chance_B = self.decoding.gate.chance(self.token_pass.hidden_DW[row], layer, gate_at.rule)
+            passes_B[of_rule_B] = (chance_B >= gate_at.threshold).cpu().numpy()
+            self._count("gate_reads", looking[of_rule_B], rank)
+        return looking[passes_B]
 
     def _look(self, rank: int, looking: np.ndarray) -> np.ndarray:
         """Which of these tokens exit, by rules that look."""
         rule_B, device = self.deciding.rule_D[looking], self.decoder.device
         reads_B = np.isin(rule_B, [index for index, rule in self.online.items() if rule.reads])
         probes_B = np.isin(rule_B, [index for index, rule in self.online.items() if rule.probes])
-        self.probed_DX[looking[probes_B], rank] += 1
+        self._count("probe_reads", looking[probes_B], rank)
         whole_B = reads_B & self._reads_whole(rank, rule_B)
         narrow_B = reads_B & ~whole_B
         whole = self._read(rank, looking[whole_B]) if whole_B.any() else None
@@ -165,7 +180,7 @@ class ExitPass:
         [row_B] = to_device([looking], device)
         exits_B = torch.zeros(len(looking), dtype=torch.bool, device=device)
         for index in np.unique(rule_B).tolist():
-            rule, (_, ranks) = self.online[index], self.deciding.rules[index]
+            rule, ranks = self.online[index], self.deciding.rules[index].ranks
             [of_rule, index_read] = to_device([np.flatnonzero(rule_B == index), index_read_B[rule_B == index]], device)
             row = row_B[of_rule]
             read = whole if whole_B[rule_B == index][0] else narrow
@@ -209,7 +224,7 @@ class ExitPass:
         [row] = to_device([reading], self.decoder.device)
         hidden_BW = self.token_pass.hidden_DW[row]
         read = read_layer(self.decoder, hidden_BW, rank, self.decoding, None if given is None else given[row])
-        self.reads_DX[reading, rank] += 1
+        self._count(self.reads, reading, rank)
         if shortlist:
             self.shortlist_DK[row] = read.shortlist(shortlist.n_tokens)
         self.likeliest_DE[row, rank] = read.likeliest_B
@@ -222,13 +237,16 @@ class ExitPass:
         ready_BH = Reader(self.decoder, self.decoding.readout).ready(self.token_pass.hidden_DW[row], layer)
         if screen:
             read = screen.screened(ready_BH)
-            self.screened_DX[reading, rank] += 1
+            self._count("screen_reads", reading, rank)
         else:
             assert shortlist
             read = shortlist.read(ready_BH, self.shortlist_DK[row])
-            self.short_reads_DX[reading, rank] += 1
+            self._count("shortlist_reads", reading, rank)
         self.likeliest_DE[row, rank] = read.likeliest_B
         return read
+
+    def _count(self, name: str, looked_at: np.ndarray, rank: int | np.ndarray) -> None:
+        self.looks_DXK[looked_at, rank, LOOKS.index(name)] += 1
 
     def _draw(self, rank: int, row: Tensor, rule: Online, look: Look) -> Tensor:
         """Stick-breaking, one layer at a time: the first layer whose cumulative probability exceeds the draw."""
@@ -262,4 +280,4 @@ class ExitPass:
             hidden_BW, u_B = self.token_pass.hidden_DW[row], self.deciding.u_token_D[row]
             given = None if given is None else given[row]
             self.picked.put(row, read_tokens(self.decoder, self.decoding, hidden_BW, rows, u_B, given))
-            self.reads_DX[unread, exits] += 1
+            self._count(self.reads, unread, exits)

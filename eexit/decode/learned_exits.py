@@ -5,11 +5,12 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
+from eexit.method.gate import Gate
 from eexit.method.probes import Probe
 from eexit.method.readouts import LEARNED, READOUTS, Affine, Readout
 from eexit.model.decoder import Decoder
 from eexit.plan.artefact_fit import cards_of
-from eexit.plan.artefacts import READOUT, WEIGHTS
+from eexit.plan.artefacts import GATE, READOUT, WEIGHTS
 from eexit.plan.config import SweepConfig
 
 
@@ -30,6 +31,14 @@ def readout_of(what: str, of_layer: Mapping[int, Affine], decoder: Decoder) -> R
         for layer, (weight, bias) in of_layer.items()
     }
     return LEARNED[what](placed)
+
+
+def load_gate(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> Gate | None:
+    """The gate of a sweep, in fp32; None without one. Raises `UsageError` for an artefact that can't be used."""
+    if config.gate is None:
+        return None
+    rules = cards_of(config)[GATE].settings["rules"]
+    return Gate.of(rules, load_file(Path(config.gate).expanduser() / WEIGHTS), layers).to(decoder.device)
 
 
 def load_probe(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> Probe | None:

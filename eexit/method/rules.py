@@ -129,6 +129,10 @@ class Online(Rule, Protocol):
         """Whether it needs the layer's distribution, which costs a product with the head at every layer it looks at."""
 
     @property
+    def compares(self) -> bool:
+        """Whether it needs the distributions of earlier layers too, so that none may be passed over."""
+
+    @property
     def probes(self) -> bool:
         """Whether it needs a trained probe."""
 
@@ -173,7 +177,7 @@ class PredictedKL(ByKL):
 
     name = "predicted_kl"
     definition = "exits with chance 2·sigmoid(−k·KL), where a trained probe predicts the KL from the layer's stream"
-    sees, reads, probes = "predicted KL, nats", False, True
+    sees, reads, compares, probes = "predicted KL, nats", False, False, True
 
     def evidence(self, look: Look) -> Tensor:
         assert look.probe is not None
@@ -216,6 +220,7 @@ class Threshold:
     see: Callable[[Look], Tensor]
     sees: str
     reads: bool = True
+    compares: bool = False
     probes: bool = False
     positive: bool = False
     at_most: bool = False
@@ -330,7 +335,7 @@ class Patience:
     )
     parameter, unit, sees = "exitable layers in a row", "layers", "layers in a row"
     higher_exits_later, draws = True, False
-    reads, probes = True, False
+    reads, compares, probes = True, True, False
 
     def check(self, parameter: Parameter) -> None:
         if not (isinstance(parameter, float) and parameter >= 2 and parameter.is_integer()):

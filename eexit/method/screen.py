@@ -34,9 +34,9 @@ class Screen(Shortlist):
         weight_VH = self._weight_VH.float()
         n_tokens, width = weight_VH.shape
         if size.rank > width:
-            raise UsageError(f"--decide-on {size}: the rank is above the width of what the head takes, {width}")
+            raise UsageError(f"{size}: the rank is above the width of what the head takes, {width}")
         if size.n_tokens > n_tokens:
-            raise UsageError(f"--decide-on {size}: the model has only {n_tokens} tokens")
+            raise UsageError(f"{size}: the model has only {n_tokens} tokens")
         share_H, direction_HH = torch.linalg.eigh(moment_HH.double())
         root_H = share_H.clamp(min=float(share_H.max()) * LEAST).sqrt()
         whitening_HH, colouring_HH = (direction_HH * scale_H @ direction_HH.T for scale_H in (1 / root_H, root_H))
@@ -61,3 +61,9 @@ class Screen(Shortlist):
     def screened(self, ready_BH: Tensor) -> ShortReading:
         """Read rows from what would go into the head."""
         return ShortReading.joined([self.read(part_BH, self.tokens(part_BH)) for part_BH in ready_BH.split(ROWS)])
+
+    def best(self, ready_BH: Tensor) -> tuple[Tensor, Tensor]:
+        """The tokens of each row that the screen lets through, in order of their ids, and their logits; both (B, K)."""
+        token_BK = torch.cat([self.tokens(part_BH).sort(1).values for part_BH in ready_BH.split(ROWS)])
+        parts = zip(ready_BH.split(ROWS), token_BK.split(ROWS), strict=True)
+        return token_BK, torch.cat([self.logits(part_BH, part_BK) for part_BH, part_BK in parts])

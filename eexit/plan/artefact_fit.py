@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eexit.messages.errors import UsageError
-from eexit.plan.artefacts import FLAGS, Card, locations_of, read_card
+from eexit.plan.artefacts import FLAGS, GATE, Card, locations_of, read_card
 from eexit.plan.config import SweepConfig
+from eexit.plan.configuration import Exit
+from eexit.plan.runs import configurations
 
 
 def cards_of(config: SweepConfig) -> dict[str, Card]:
@@ -36,3 +38,15 @@ def refuse_misfit(config: SweepConfig, model: Mapping[str, Any], layers: Sequenc
             raise UsageError(
                 f"{name} was trained for layers {trained}, not for {missing[0]}: give --exit-layers of these"
             )
+        if role == GATE:
+            _refuse_other_rules(config, name, card.settings["rules"])
+
+
+def _refuse_other_rules(config: SweepConfig, name: str, trained: Sequence[str]) -> None:
+    """Raises `UsageError` if a gate knows nothing of a rule that is to look through it."""
+    gated = {each.gated_rule for each in configurations(config) if isinstance(each, Exit) and each.gate}
+    if missing := sorted(gated - {*trained}):
+        raise UsageError(
+            f"{name} was trained for {', '.join(trained)}, not for {missing[0]}: train one for it, with "
+            f"--rules {missing[0].replace('/', '=')}"
+        )

@@ -1,7 +1,7 @@
 """Learned exits on disk: what training leaves in a folder, and whether it may be used.
 
     card.json                   what was learned, from what data, how good it is on held-out prompts, and checksums
-    weights.safetensors         readouts or probes
+    weights.safetensors         readouts, probes or gates
     adapter_model.safetensors   an adapter, with adapter_config.json, as peft writes both
     state.safetensors           of a training that has not ended
     texts/                      a sweep: of the texts of more prompts that it learned from
@@ -33,7 +33,8 @@ TEXTS_FOLDER: Final = "texts"
 READOUT: Final = "readout"  # what an artefact can be used as: its roles
 PROBE: Final = "probe"
 ADAPTER: Final = "adapter"
-FLAGS: Final = {READOUT: "--readout", PROBE: "--probe", ADAPTER: "--adapter"}
+GATE: Final = "gate"
+FLAGS: Final = {READOUT: "--readout", PROBE: "--probe", ADAPTER: "--adapter", GATE: "--gate"}
 
 Table = list[dict[str, Any]]
 
@@ -45,13 +46,13 @@ class Card(BaseModel):
     tokens. `trade_off`: what rule kl, or predicted_kl, would do to held-out tokens of given texts at each KL factor,
     and a control that exits as often at each layer whatever the token. `probes`: the Spearman rank correlation with the
     true KL. `calibration`: predicted and true stop chance in ten bins. `exits`: KLs at the student's exits, before and
-    after.
+    after. `gates`: of each layer, rule and threshold, the share of tokens that are read, and of exits that are kept.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[1] = 1
-    what: str  # linear, tuned, probe or student
+    what: str  # linear, tuned, probe, gate or student
     holds: tuple[str, ...]  # roles
     model: dict[str, Any]  # an `eexit.model.loading.ModelDescription`
     layers: tuple[int, ...]
@@ -63,6 +64,7 @@ class Card(BaseModel):
     probes: Table = []
     calibration: Table = []
     exits: Table = []
+    gates: Table = []
     progress: Table = []
     versions: dict[str, str | None] = {}
     made: str = ""  # ISO 8601, UTC
@@ -152,19 +154,29 @@ def digests_of(locations: Mapping[str, str], readout: str) -> dict[str, str]:
     """The digests of artefacts by role, which belong together. Raises `UsageError`."""
     cards = {role: read_card(location, role) for role, location in locations.items()}
     digests = {role: card.digest for role, card in cards.items()}
+    for role in (PROBE, GATE):
+        if role in cards:
+            _refuse_other_readout(cards[role], f"{FLAGS[role]} {locations[role]}", readout, digests)
     if PROBE in cards:
-        _refuse_other_probe(cards[PROBE], locations[PROBE], readout, digests)
+        _refuse_other_student(cards[PROBE], locations[PROBE], digests)
+    if GATE in cards and ADAPTER in cards:
+        raise UsageError(f"--gate {locations[GATE]} was trained on the model's own streams: leave it or --adapter out")
     return digests
 
 
-def _refuse_other_probe(probe: Card, location: str, readout: str, digests: Mapping[str, str]) -> None:
-    """Raises `UsageError` if a probe predicts the KLs of another readout, or of another student."""
-    if probe.readout != digests.get(READOUT, readout):
-        trained_on = probe.readout if len(probe.readout) < len(probe.digest) else "a learned one"
+def _refuse_other_readout(card: Card, name: str, readout: str, digests: Mapping[str, str]) -> None:
+    """Raises `UsageError` if what is predicted is of layers that are read in another way."""
+    if card.readout != digests.get(READOUT, readout):
+        trained_on = card.readout if len(card.readout) < len(card.digest) else "a learned one"
+        predicts = "KLs" if PROBE in card.holds else "exits"
         raise UsageError(
-            f"--probe {location} predicts KLs of readout {trained_on}, not of {readout}: "
+            f"{name} predicts {predicts} of readout {trained_on}, not of {readout}: "
             "give --readout as it was trained with"
         )
+
+
+def _refuse_other_student(probe: Card, location: str, digests: Mapping[str, str]) -> None:
+    """Raises `UsageError` if a probe predicts the KLs of another student."""
     if ADAPTER in probe.holds and digests.get(ADAPTER) != probe.digest:
         raise UsageError(f"--probe {location} belongs to a student: give --adapter {location} too")
     if ADAPTER not in probe.holds and ADAPTER in digests:

@@ -9,6 +9,7 @@ import difflib
 import math
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, Final, Literal, Self
 
 import regex
@@ -16,13 +17,14 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticKnownError
 
-from eexit.method.rules import ONLINE, RULES, Control
+from eexit.method.rules import ONLINE, ORACLES, RULES, Control
 from eexit.method.screen_size import DEFAULT as DEFAULT_SCREEN
 from eexit.method.screen_size import ScreenSize
 from eexit.method.states import STATES
 from eexit.plan.configuration import AUTO, EVERY, MODES, NORMAL, mode_of, parse_drafts, parse_exit_set
 
 HEAD, SHORTLIST, SCREEN = "head", "shortlist", "screen"  # what rules that read decide on
+WHOLE = "whole"  # the head that tokens are read with
 MOST_COUNT: Final = 2**31 - 1  # positions and layers are stored as int32, and no count of anything is larger
 LEAST_SEED, MOST_SEED = -(2**63), 2**63 - 1  # and seeds as int64
 
@@ -183,6 +185,17 @@ def _decides(text: str) -> str:
     return text
 
 
+def _reads_tokens(text: str) -> str:
+    if text == WHOLE:
+        return text
+    if text == SCREEN:
+        return str(DEFAULT_SCREEN)
+    if text in (HEAD, SHORTLIST):
+        raise ValueError(f"head is {WHOLE} or a screen, as in {DEFAULT_SCREEN} (rank, tokens), got {text!r}")
+    screen_size(text)
+    return text
+
+
 def screen_size(text: str) -> ScreenSize | None:
     """Of a text such as "screen:96:1024"; None for what is no screen. Raises `ValueError` for no such size."""
     name, _, size = text.partition(":")
@@ -221,6 +234,10 @@ KLFactors = Annotated[tuple[KLFactor, ...], AfterValidator(_distinct), AfterVali
 Rules = Annotated[dict[Text, tuple[Float, ...]], BeforeValidator(_rules), AfterValidator(_sensible)]
 Drafts = Annotated[tuple[Text, ...], BeforeValidator(_drafts), AfterValidator(_distinct)]
 ExitSets = Annotated[tuple[Text, ...], Field(min_length=1), BeforeValidator(_exit_sets), AfterValidator(_distinct)]
+GateThresholds = Annotated[
+    tuple[Annotated[Float, Field(ge=0, le=1)], ...], Field(min_length=1), AfterValidator(_distinct),
+    AfterValidator(partial(_distinguishable, name="gate_thresholds")),
+]  # fmt: skip
 Seed = Annotated[Int, Field(ge=LEAST_SEED, le=MOST_SEED)]
 ExitLayers = Annotated[tuple[Annotated[Count, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_increasing)]
 
@@ -301,7 +318,13 @@ class SweepConfig(BaseModel):
     )
     probe: Text | None = Field(None, description="folder of the trained probe that rule predicted_kl looks at")
     adapter: Text | None = Field(None, description="folder of the trained student that exits; normal stays the model")
-    digests: dict[Text, Text] = Field({}, description="of the readout, probe and adapter that are folders; found out")
+    gate: Text | None = Field(
+        None, description="folder of the trained gate that says which layers rules that read them are to read"
+    )
+    gate_thresholds: GateThresholds = Field(
+        (0.1,), description="chances to exit from which on the gate has a layer read; 0 reads every one"
+    )
+    digests: dict[Text, Text] = Field({}, description="of what was trained and lies in folders; found out")
     decide_on: Annotated[Text, AfterValidator(_decides)] = Field(
         "head",
         description="what rules that read a layer look at: the whole head's tokens (head); only those that were "
@@ -309,6 +332,11 @@ class SweepConfig(BaseModel):
         "screen:96:1024 (rank, tokens); tokens themselves are always read from the whole head",
     )
     shortlist: Count = Field(64, ge=2, description="tokens of the shortlist")
+    head: Annotated[Text, AfterValidator(_reads_tokens)] = Field(
+        WHOLE,
+        description="what tokens are read with, in mode normal too: the whole head (whole), or only tokens that a "
+        "sketch of it finds likeliest, as in screen:96:1024",
+    )
     max_new_tokens: Count = Field(100, ge=1, description="tokens per run at most")
     temperature: Float = Field(0.0, ge=0, allow_inf_nan=False, description="0: greedy")
     top_p: Float = Field(1.0, gt=0, le=1, description="nucleus to sample from; needs a temperature above 0")
@@ -321,6 +349,11 @@ class SweepConfig(BaseModel):
     def screen(self) -> ScreenSize | None:
         """The size of the screen that rules look through, if they do."""
         return screen_size(self.decide_on)
+
+    @property
+    def head_screen(self) -> ScreenSize | None:
+        """The size of the screen that tokens are read with, if they are."""
+        return None if self.head == WHOLE else screen_size(self.head)
 
     @model_validator(mode="before")
     @classmethod
@@ -356,6 +389,8 @@ class SweepConfig(BaseModel):
             )
         if self.probe is not None and not probing:
             raise ValueError(f"probe {self.probe} has no effect: give a rule that looks at it, as in predicted_kl=1")
+        self._refuse_gate()
+        self._refuse_head()
         if self.top_p < 1 and self.temperature == 0:
             raise ValueError(f"top_p {self.top_p} has no effect at temperature 0: set a temperature above 0")
         for draft in (draft for text in self.draft for draft in parse_drafts(text)):
@@ -367,3 +402,36 @@ class SweepConfig(BaseModel):
         if self.decide_on != SHORTLIST and self.shortlist != type(self).model_fields["shortlist"].default:
             raise ValueError(f"shortlist {self.shortlist} has no effect: set decide_on to shortlist")
         return self
+
+    def _refuse_head(self) -> None:
+        size = self.head_screen
+        if size is None:
+            return
+        if self.decide_on != HEAD:
+            raise ValueError(
+                f"decide_on {self.decide_on} has no effect: with head {size}, rules look at what tokens are"
+            )
+        rules = [*(["kl"] if self.kl_factors else []), *self.rules]
+        if oracles := [rule for rule in rules if rule in ORACLES]:
+            raise ValueError(
+                f"rule {oracles[0]} compares distributions of the whole head, which head {size} is not: leave it out"
+            )
+        if self.draft:
+            raise ValueError(f"drafts are verified with the whole head, which head {size} is not: leave them out")
+        if self.adapter is not None:
+            raise ValueError(
+                f"adapter {self.adapter} may change the head, of which head {size} is a sketch: leave it out"
+            )
+        if size.n_tokens < self.record_top_k:
+            raise ValueError(f"head {size} has fewer tokens than are recorded (record_top_k {self.record_top_k})")
+
+    def _refuse_gate(self) -> None:
+        if self.gate is None:
+            if self.gate_thresholds != type(self).model_fields["gate_thresholds"].default:
+                raise ValueError("gate_thresholds have no effect: give --gate, a folder that jobs/train.py made")
+            return
+        reading = [name for name in self.rules if name in ONLINE and ONLINE[name].reads]
+        if not reading:
+            raise ValueError(f"gate {self.gate} has no effect: give a rule that reads layers, as in confidence=0.97")
+        if comparing := [name for name in reading if ONLINE[name].compares]:
+            raise ValueError(f"rule {comparing[0]} compares all layers of its set, so that no gate can pass one over")

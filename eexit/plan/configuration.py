@@ -15,6 +15,8 @@ NORMAL: Final = "normal"  # the mode without exits
 DRAFT: Final = "draft"  # the mode that drafts
 EVERY: Final = "all"  # the exit set of every exitable layer
 SET_MARK: Final = "@"  # before an exit set in a key
+GATE_MARK: Final = "+gate"  # before a gate's threshold in a key
+PERFECT: Final = "perfect"  # in place of a threshold: a gate that lets through what exits, and nothing else
 GENERATE: Final = "generate"  # transformers' own, in place of a configuration
 AUTO: Final = "auto"  # in place of a draft's N
 MOST_AUTO_TOKENS: Final = 8  # of more, a call takes noticeably longer on CPUs, and little is left to gain
@@ -32,7 +34,8 @@ ALL_MODES: Final = {
 Columns = dict[str, str | float | int | None]
 
 COLUMNS: Final = (
-    "configuration", "mode", "rule", "parameter", "kl_factor", "exit_set", "control_of", "draft_layer", "draft_length",
+    "configuration", "mode", "rule", "parameter", "kl_factor", "exit_set", "gate", "control_of", "draft_layer",
+    "draft_length",
 )  # fmt: skip
 _NO_COLUMNS: Final[Columns] = dict.fromkeys(COLUMNS)
 
@@ -57,12 +60,15 @@ class Exit:
     """Exits where a rule says so; `state` is what an exit leaves behind. `parameter` is None for rules without one.
 
     `layers` are its exit set: the layers that it may exit at, and that its rule looks at; none: every exitable one.
+    With a `gate`, a threshold such as "0.1", a layer is read only where the sweep's gate gives the rule at least this
+    chance to exit there; "perfect" stands for a gate that always knows, which only a replay can have.
     """
 
     state: str
     rule: str
     parameter: Parameter = None
     layers: tuple[int, ...] = ()
+    gate: str | None = None
 
     @property
     def mode(self) -> str:
@@ -70,9 +76,18 @@ class Exit:
 
     @property
     def rule_key(self) -> str:
-        """The rule, parameter and exit set without the state, such as `kl/0.5` or `confidence/0.97@20,25`."""
-        rule = self.rule if self.parameter is None else f"{self.rule}/{shown(self.parameter)}"
-        return f"{rule}{SET_MARK}{self.exit_set}" if self.layers else rule
+        """The configuration without the state, such as `kl/0.5` or `confidence/0.97@20,25+gate0.1`."""
+        return f"{self.gated_rule}{self.within}"
+
+    @property
+    def gated_rule(self) -> str:
+        """The rule and its parameter, such as `confidence/0.97`: what a gate is trained for."""
+        return self.rule if self.parameter is None else f"{self.rule}/{shown(self.parameter)}"
+
+    @property
+    def within(self) -> str:
+        """The end of the key, which says where the rule looks: exit set and gate, such as `@20,25+gate0.1`."""
+        return (f"{SET_MARK}{self.exit_set}" if self.layers else "") + (f"{GATE_MARK}{self.gate}" if self.gate else "")
 
     @property
     def exit_set(self) -> str | None:
@@ -95,6 +110,7 @@ class Exit:
             "parameter": number,
             "kl_factor": number if self.rule in RULES and RULES[self.rule].parameter == KL_FACTOR else None,
             "exit_set": self.exit_set,
+            "gate": self.gate,
             "control_of": self.parameter.of if isinstance(self.parameter, Control) else None,
         }
 
@@ -199,7 +215,8 @@ def configuration_of(columns: Mapping[str, Any]) -> Configuration:
         return Exit(columns["mode"], columns["rule"], Control(columns["control_of"], ()))
     parameter, exit_set = columns.get("parameter"), columns.get("exit_set")
     layers = tuple(map(int, exit_set.split(","))) if exit_set else ()
-    return Exit(columns["mode"], columns["rule"], None if parameter is None else float(parameter), layers)
+    number = None if parameter is None else float(parameter)
+    return Exit(columns["mode"], columns["rule"], number, layers, columns.get("gate"))
 
 
 def depends_on_seed(configuration: Configuration, temperature: float | None) -> bool:
@@ -222,14 +239,14 @@ def gives_its_exits(configuration: Configuration) -> bool:
 
 
 def hashed(configuration: Configuration) -> dict[str, Any]:
-    """What ids are hashes of: these four, whichever kind it is, and an exit set where there is one, so that a sweep
-    that was interrupted can go on.
+    """What ids are hashes of: these four, whichever kind it is, and an exit set and a gate where there are, so that a
+    sweep that was interrupted can go on.
     """
     of = asdict(configuration)
     draft = of if isinstance(configuration, Draft) else None
-    exit_set = {"layers": of["layers"]} if of.get("layers") else {}
+    further = {name: of[name] for name in ("layers", "gate") if of.get(name)}
     naming = {"mode": configuration.mode, "rule": of.get("rule"), "parameter": of.get("parameter"), "draft": draft}
-    return {**naming, **exit_set}
+    return {**naming, **further}
 
 
 def parse_exit_set(text: str) -> tuple[int, ...]:

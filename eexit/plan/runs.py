@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Final
 
-from eexit.method.rules import CONTROL
-from eexit.plan.config import Prompt, SweepConfig
+from eexit.method.rules import CONTROL, ONLINE
+from eexit.plan.config import WHOLE, Prompt, SweepConfig
 from eexit.plan.configuration import (
     EVERY,
     NORMAL,
@@ -56,9 +57,11 @@ def _grid(config: SweepConfig) -> Iterator[Configuration]:
         for rule, parameters in rules.items():
             for parameter in parameters or (None,):
                 looks = not gives_its_exits(Exit(mode, rule, parameter))
-                for exit_set in config.exit_sets if looks else (EVERY,):
+                reads = rule in ONLINE and ONLINE[rule].reads
+                gates = [f"{threshold:g}" for threshold in config.gate_thresholds] if config.gate and reads else [None]
+                for exit_set, gate in product(config.exit_sets if looks else (EVERY,), gates):
                     layers = parse_exit_set(exit_set)
-                    yield Exit(mode, rule, parameter, () if layers == config.exit_layers else layers)
+                    yield Exit(mode, rule, parameter, () if layers == config.exit_layers else layers, gate)
     for text in config.draft:
         yield from parse_drafts(text)
 
@@ -75,8 +78,9 @@ def count_different_runs(config: SweepConfig) -> int:
 
 def shared_settings(config: SweepConfig) -> dict[str, Any]:
     """All that is the same for all runs of a sweep. What was trained is what its digest says, wherever it lies."""
-    grid_fields = {"prompts", "modes", "kl_factors", "rules", "draft", "controls", "seeds", "exit_sets"}
-    return config.model_dump(mode="json", exclude=grid_fields | set(config.digests))
+    grid = {"modes", "kl_factors", "rules", "draft", "controls", "seeds", "exit_sets", "gate_thresholds"}
+    whole = {"head"} if config.head == WHOLE else set()  # as in versions that had no other
+    return config.model_dump(mode="json", exclude={"prompts", "gate", *grid, *whole, *config.digests})
 
 
 def plan_runs(config: SweepConfig) -> Iterator[Run]:

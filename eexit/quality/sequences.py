@@ -1,5 +1,5 @@
-"""Families of settings: the parameters of one mode, rule and exit set, in an order from the conservative end to the
-bold one.
+"""Families of settings: the parameters of one mode, rule, exit set and gate, in an order from the conservative end to
+the bold one.
 
 Each rule says itself which end of its parameter is conservative (`Rule.higher_exits_later`). A grid without an order
 can't be tested as a sequence: rules without a parameter, controls, and drafts.
@@ -10,22 +10,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from eexit.method.rules import ORACLES, RULES
-from eexit.plan.configuration import SET_MARK
+from eexit.plan.configuration import Exit, configuration_of
 
 
 @dataclass(frozen=True)
 class Family:
-    """The settings of a mode, rule and exit set by their keys, the most conservative one first."""
+    """The settings of a mode, rule, exit set and gate by their keys, the most conservative one first."""
 
     mode: str
     rule: str
     settings: tuple[str, ...]
-    exit_set: str | None = None
+    within: str = ""  # exit set and gate, as in keys
 
     @property
     def name(self) -> str:
-        name = f"{self.mode}/{self.rule}"
-        return f"{name}{SET_MARK}{self.exit_set}" if self.exit_set else name
+        return f"{self.mode}/{self.rule}{self.within}"
 
     @property
     def is_oracle(self) -> bool:
@@ -44,11 +43,13 @@ def _conservative_first(by_key: Mapping[str, float], rule: str) -> tuple[str, ..
 
 def families(configurations: Iterable[Mapping[str, Any]]) -> list[Family]:
     """The families of these configurations that have an order, in order of appearance."""
-    parameters: dict[tuple[str, str, str | None], dict[str, float]] = {}
+    parameters: dict[tuple[str, str, str], dict[str, float]] = {}
     for columns in filter(has_order, configurations):
-        by_key = parameters.setdefault((columns["mode"], columns["rule"], columns.get("exit_set")), {})
-        by_key[columns["configuration"]] = columns["parameter"]
+        configuration = configuration_of(columns)
+        assert isinstance(configuration, Exit)
+        by_key = parameters.setdefault((configuration.mode, configuration.rule, configuration.within), {})
+        by_key[configuration.key] = columns["parameter"]
     return [
-        Family(mode, rule, _conservative_first(by_key, rule), exit_set)
-        for (mode, rule, exit_set), by_key in parameters.items()
+        Family(mode, rule, _conservative_first(by_key, rule), within)
+        for (mode, rule, within), by_key in parameters.items()
     ]

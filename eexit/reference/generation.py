@@ -25,6 +25,7 @@ from eexit.decode.trace import EOS, LENGTH, Trace
 from eexit.method.draws import exit_draws, sampling_draws
 from eexit.method.readouts import Lens, Linear, Raw, Tuned
 from eexit.method.rules import ONLINE
+from eexit.method.screen import Screen
 from eexit.model.decoder import Decoder
 from eexit.plan.configuration import NORMAL, Exit
 from eexit.reference.rules import STOPS, Seen
@@ -75,12 +76,14 @@ def generate_one(
             if decoding.shortlist:  # looked at beyond the first of these layers: the tokens that are likeliest there
                 shortlist = likeliest(own_logits[0], decoding.shortlist.n_tokens)
                 own_logits = own_logits[:1] + only(shortlist, own_logits[1:])
-            if decoding.screen:
-                own_logits = [through_screen(own_decoder, decoding, own, layer) for layer in layers]
+            if screen := decoding.screen or decoding.head:
+                own_logits = [through_screen(screen, own_decoder, decoding, own, layer) for layer in layers]
             of_set = [kls[rank] for rank in at], [exit_logits[rank] for rank in at]
             seen = Seen(*of_set, final_logits, streams, own_logits, layers, decoding.probe)
             for rank, stop, saw in zip(at, *STOPS[configuration.rule](seen, configuration.parameter), strict=True):
-                stops[rank], evidence[rank] = stop, saw
+                layer = decoding.exitable_layers[rank]
+                if lets_through(decoding, configuration, streams[layer + 1], layer):
+                    stops[rank], evidence[rank] = stop, saw
         probabilities, choice = stick_breaking(stops), draw(stops, float(u_exit[position]))
         exit_layer = [*decoding.exitable_layers, final][choice]
         if is_online:  # it looks no further than the exit, so that chances beyond are unknown, if there are any
@@ -97,6 +100,8 @@ def generate_one(
             logits = own.logits[0, -1]
             if exit_layer != final:
                 logits = read_after(own_decoder, decoding, own, exit_layer)
+        if decoding.head and position > 0:
+            logits = through_screen(decoding.head, own_decoder, decoding, own if has_own_cache else teacher, exit_layer)
         u = torch.tensor([u_token[position]], device=model.device)
         token = int(pick_tokens(logits[None], decoding.temperature, decoding.top_p, u))
         steps.append(
@@ -117,21 +122,33 @@ def generate_one(
     return Trace(finish_reason, None, None, **{name: np.array([step[name] for step in steps]) for name in steps[0]})
 
 
+def lets_through(decoding: Decoding, configuration: Exit, stream_W: Tensor, layer: int) -> bool:
+    """Whether the gate, if there is one, gives the rule at least the threshold's chance to exit at this layer."""
+    if configuration.gate is None:
+        return True
+    assert decoding.gate
+    held, index = decoding.gate.of_layer[layer], decoding.gate.rules.index(configuration.gated_rule)
+    log_odds = float(stream_W.float() @ held.weight[:, index]) + float(held.bias[index])
+    return 1 / (1 + math.exp(-log_odds)) >= float(configuration.gate)
+
+
 def read_after(decoder: Decoder, decoding: Decoding, output: Any, layer: int) -> Tensor:
     """The logits (V,) of the last token after an exitable layer, from the model's output."""
     return READ[type(decoding.readout)](decoder, decoding.readout, output.hidden_states[layer + 1][:, -1], layer)[0]
 
 
-def through_screen(decoder: Decoder, decoding: Decoding, output: Any, layer: int) -> Tensor:
-    """The same, −∞ but for the tokens that the screen finds likeliest, in full."""
-    assert decoding.screen
+def through_screen(screen: Screen, decoder: Decoder, decoding: Decoding, output: Any, layer: int) -> Tensor:
+    """The logits after any layer, −∞ but for the tokens that the screen finds likeliest, in full."""
     hidden_1W = output.hidden_states[layer + 1][:, -1]
-    ready_H = decoding.readout.before_head(decoder, hidden_1W, layer)[0]
-    rough_V = torch.stack([row_R @ (decoding.screen.down_RH @ ready_H) for row_R in decoding.screen.up_VR])
-    if decoding.screen.bias_V is not None:
-        rough_V = rough_V + decoding.screen.bias_V
-    tokens = rough_V.topk(decoding.screen.n_tokens).indices.tolist()
-    return only(tokens, [read_after(decoder, decoding, output, layer)])[0]
+    if layer == decoder.n_layers - 1:  # of which transformers returns the stream behind the norm
+        ready_H, logits_V = hidden_1W[0], output.logits[0, -1]
+    else:
+        ready_H = decoding.readout.before_head(decoder, hidden_1W, layer)[0]
+        logits_V = read_after(decoder, decoding, output, layer)
+    rough_V = torch.stack([row_R @ (screen.down_RH @ ready_H) for row_R in screen.up_VR])
+    if screen.bias_V is not None:
+        rough_V = rough_V + screen.bias_V
+    return only(rough_V.topk(screen.n_tokens).indices.tolist(), [logits_V])[0]
 
 
 def read_exits(decoder: Decoder, decoding: Decoding, output: Any) -> list[Tensor]:

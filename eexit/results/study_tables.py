@@ -293,6 +293,7 @@ REPLAYS: Final = Table(
             for name, of in (
                 ("cost_full", "of all prompts, seeds averaged; null where no model was loaded"),
                 ("cost_needed", "likewise, of exits drawn with the runs' seeds; 1 - cost_needed / cost_full is saved"),
+                ("cost_run", "likewise, with what deciding would have cost; null for oracles too"),
             )
         ),
         described("model", pa.string(), "name", "the model as it was asked for", False),

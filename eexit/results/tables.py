@@ -31,6 +31,9 @@ CONFIGURATION: Final = [
     described(
         "exit_set", pa.string(), "layers", "0-based layers that it may exit at, as in 20,25; null: every exitable one"
     ),
+    described(
+        "gate", pa.string(), "chance", "the threshold of its gate: a layer is read from this chance on; else null"
+    ),
     described("control_of", pa.string(), "name", "the configuration whose exit layers this one follows; else null"),
     described("draft_layer", pa.int32(), "layer", "0-based layer after which tokens are drafted; null but for draft"),
     described("draft_length", pa.string(), "tokens", "tokens that are drafted at a time at most, or auto; else null"),
@@ -97,6 +100,12 @@ GENERATIONS: Final = pa.schema(
             "is the same in every configuration; null on error and in results of older formats",
         ),
         described(
+            "cost_full_whole_head",
+            pa.float64(),
+            "multiply-adds",
+            "the same if tokens are read with the whole head, where --head is a screen; else cost_full",
+        ),
+        described(
             "cost_needed",
             pa.float64(),
             "multiply-adds",
@@ -130,6 +139,7 @@ GENERATIONS: Final = pa.schema(
             "residual streams read through a screen, for deciding; null for oracles",
         ),
         described("probe_reads", pa.int64(), "reads", "residual streams that a probe looked at; null for oracles"),
+        described("gate_reads", pa.int64(), "reads", "residual streams that a gate looked at; null for oracles"),
         described(
             "keys_written",
             pa.int64(),

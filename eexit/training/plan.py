@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from eexit.messages.errors import UsageError
 from eexit.messages.locations import shown
 from eexit.messages.wording import flag
+from eexit.method.rules import ONLINE
 from eexit.plan.artefact_fit import refuse_misfit
 from eexit.plan.artefacts import CARD, FILES, READOUT, Card, damage
 from eexit.plan.config import SweepConfig
@@ -22,7 +23,7 @@ from eexit.plan.model_facts import ModelFacts, aside
 from eexit.results.store.finished_sweep import FinishedSweep, refuse_changed_model
 from eexit.results.store.manifest import first_difference
 from eexit.training.run.saving import read_saved
-from eexit.training.setup import ALL_HAVE, HAS, Settings
+from eexit.training.setup import ALL_HAVE, HAS, Settings, rule_and_parameter
 from eexit.training.texts import Text, n_tokens
 
 
@@ -93,10 +94,22 @@ def refuse_settings(sweep: FinishedSweep, results: str, given: Mapping[str, Any]
             raise UsageError(f"{flag(name)} is for {' and '.join(kinds)}, and --what is {what}: leave it out")
         if isinstance(value, float) and not 0 < value < math.inf:
             raise UsageError(f"{flag(name)} must be a number above 0, got {value:g}")
+    if what == "gate":
+        _refuse_rules(given.get("rules", ()))
     if what == "student":
         rank, alpha = given.get("lora_r", Settings.lora_r), given.get("lora_alpha", Settings.lora_alpha)
         config = _config(sweep, results, given.get("layers"), "lens")
         aside(_try_adapter, config, rank, alpha, given.get("lora_targets"))
+
+
+def _refuse_rules(rules: Sequence[str]) -> None:
+    """Raises `UsageError` for rules that no gate can be trained for."""
+    if not rules:
+        raise UsageError("a gate is for rules: give --rules, as in --rules confidence=0.9,0.97 entropy=0.1")
+    for name, _ in map(rule_and_parameter, rules):
+        if name not in ONLINE or not ONLINE[name].reads or ONLINE[name].compares:
+            can = ", ".join(name for name, rule in ONLINE.items() if rule.reads and not rule.compares)
+            raise UsageError(f"--rules {name}: a gate saves reads of single layers, which these rules need: {can}")
 
 
 def _try_adapter(config: SweepConfig, rank: int, alpha: int, targets: Sequence[str] | None) -> None:

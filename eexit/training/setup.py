@@ -22,6 +22,7 @@ DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "linear": {},
     "tuned": {"passes": 2, "tokens_per_step": 256, "learning_rate": 1e-2},
     "probe": {"passes": 6, "tokens_per_step": 256, "learning_rate": 1e-3},
+    "gate": {},
     "student": {"tokens_per_step": 512, "learning_rate": 1e-3, "most_tokens": 100_000, "most_minutes": 30.0},
 }
 _OF_STEPS: Final = ("passes", "tokens_per_step", "learning_rate")
@@ -31,6 +32,7 @@ HAS: Final[Mapping[str, tuple[str, ...]]] = {
     "linear": (),
     "tuned": (*_OF_STEPS, "most_tokens", "most_minutes"),
     "probe": ("readout", *_OF_STEPS),
+    "gate": ("readout", "rules"),
     "student": (*_OF_STEPS, "most_tokens", "most_minutes", *_OF_STUDENTS),
 }
 ALL_HAVE: Final = ("what", "layers", "seed")
@@ -43,6 +45,7 @@ class Settings:
     what: str
     layers: tuple[int, ...]  # exitable ones
     readout: str = "lens"  # what layers are read through: a name, or a learned readout's digest
+    rules: tuple[str, ...] = ()  # that a gate is for, such as "confidence/0.97"
     seed: int = 0
     passes: int | None = None  # over the texts to learn from them; some trainings need one more before
     tokens_per_step: int | None = None  # that a step of the optimiser learns from
@@ -67,6 +70,12 @@ class Settings:
             for name, value in settings.items()
             if value is not None
         }
+
+
+def rule_and_parameter(key: str) -> tuple[str, float]:
+    """Of a text such as "confidence/0.97"."""
+    rule, _, parameter = key.partition("/")
+    return rule, float(parameter)
 
 
 @dataclass(frozen=True)

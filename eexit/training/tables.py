@@ -3,12 +3,13 @@
 from eexit.messages.result_table import ResultTable
 from eexit.messages.written import percent, written
 from eexit.method.readouts import READOUTS
-from eexit.plan.artefacts import ADAPTER, FLAGS, PROBE, READOUT, Card
+from eexit.plan.artefacts import ADAPTER, FLAGS, GATE, PROBE, READOUT, Card
 
 USES = {
     READOUT: "--readout {out}",
     PROBE: "--rules predicted_kl=0.5,1,2,4 --probe {out}",
     ADAPTER: "--adapter {out}",
+    GATE: "--rules {rules} --gate {out} --gate-thresholds 0.05 0.1 0.2",
 }
 
 
@@ -21,6 +22,8 @@ def training_tables(card: Card) -> list[ResultTable]:
         made.append(_probes(card))
     if card.exits:
         made.append(_exits(card))
+    if card.gates:
+        made.append(_gates(card))
     return made
 
 
@@ -48,6 +51,22 @@ def _probes(card: Card) -> ResultTable:
     return table
 
 
+def _gates(card: Card) -> ResultTable:
+    """What gates of some thresholds let through."""
+    thresholds = list(dict.fromkeys(row["threshold"] for row in card.gates))
+    table = ResultTable(
+        "Of a gate with each threshold: tokens that are read / exits that are kept", title="gates on held-out tokens"
+    )
+    table.add("key", "rule")
+    table.add("number", "layer", "exits", *(f"{threshold:g}" for threshold in thresholds))
+    found = {(row["rule"], row["layer"], row["threshold"]): row for row in card.gates}
+    for rule, layer in dict.fromkeys((row["rule"], row["layer"]) for row in card.gates):
+        rows = [found[rule, layer, threshold] for threshold in thresholds]
+        shares = [f"{percent(row['read'])} / {percent(row['kept'])}" for row in rows]
+        table.add_row(rule, str(layer), percent(rows[0]["exits"]), *shares)
+    return table
+
+
 def _exits(card: Card) -> ResultTable:
     table = _table("at the exits of held-out tokens", "KL factor")
     table.add("number", "", "layer", "tokens", "mean KL", "as final")
@@ -66,6 +85,7 @@ def _table(title: str, first: str) -> ResultTable:
 
 def how_to_use(card: Card, out: str) -> str:
     """A line of flags that a sweep uses the artefact with."""
-    flags = " ".join(USES[role].format(out=out) for role in card.holds)
+    rules = " ".join(rule.replace("/", "=") for rule in card.settings.get("rules", ()))
+    flags = " ".join(USES[role].format(out=out, rules=rules) for role in card.holds)
     also = f", and with the {FLAGS[READOUT]} of this training" if card.readout not in READOUTS else ""
     return f"use it with: python jobs/sweep.py {flags}{also}"

@@ -25,6 +25,12 @@ def _probe(setup: Setup) -> Trainer:
     return ProbeTrainer(setup)
 
 
+def _gate(setup: Setup) -> Trainer:
+    from eexit.training.probes.gate import GateTrainer
+
+    return GateTrainer(setup)
+
+
 def _student(setup: Setup) -> Trainer:
     from eexit.training.student.student import StudentTrainer
 
@@ -36,5 +42,6 @@ TRAINERS: Final[dict[str, Callable[[Setup], Trainer]]] = {
     "linear": _linear,
     "tuned": _tuned,
     "probe": _probe,
+    "gate": _gate,
     "student": _student,
 }

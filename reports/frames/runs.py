@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from eexit.method.rules import shown
-from eexit.plan.configuration import NORMAL, SET_MARK, Configuration, Exit, Normal, gives_its_exits
+from eexit.plan.configuration import NORMAL, Configuration, Exit, Normal, gives_its_exits
 from eexit.plan.runs import OK
 from eexit.quality.estimates import Estimate, ValueKind, estimate_columns, estimate_ratios
 from eexit.quality.intervals import mcnemar
@@ -275,8 +275,8 @@ def _by_prompt(sweep: Sweep, columns: list[str]) -> pd.DataFrame:
 def naming(configuration: Configuration, marked: Collection[str] = ()) -> dict[str, object]:
     """The columns that identify the configuration of a row.
 
-    `series` is the same for configurations that differ in the parameter alone, not in the exit set; a control is a
-    series of its own. `family` is the rule, or the mode where there is no rule. `shown_as` is the key, marked if the
+    `series` is the same for configurations that differ in the parameter alone, not in exit set or gate; a control is
+    a series of its own. `family` is the rule, or the mode where there is no rule. `shown_as` is the key, marked if the
     rule is in `marked`.
     """
     columns, key, mode = configuration.columns, configuration.key, configuration.mode
@@ -285,7 +285,7 @@ def naming(configuration: Configuration, marked: Collection[str] = ()) -> dict[s
         same = {"family": mode, "series": key, "setting": None, "label": mode}
         return {"configuration": key, "shown_as": key, "oracle": False, **named, **same}
     rule, number = configuration.rule, columns["parameter"]
-    within = f"{SET_MARK}{configuration.exit_set}" if configuration.exit_set else ""
+    within = configuration.within
     return {
         "configuration": key,
         "shown_as": key + (ORACLE_MARK if rule in marked else ""),

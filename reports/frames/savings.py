@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from eexit.decode.costs.counting import LOOKS
 from eexit.decode.costs.other_models import Looked, Shapes, cost_at, full_cost_at
 from eexit.plan.config import HEAD, screen_size
 from eexit.plan.configuration import GENERATE
@@ -90,10 +91,11 @@ def _at_prices(sweep: Sweep, shapes: Shapes, n_layers: int) -> pd.DataFrame:
     """What the runs cost at another model's prices; runs of oracles have no cost."""
     done, config = sweep.done, sweep.about.get("config", {})
     looked = Looked(int(config.get("shortlist") or 0), screen_size(str(config.get("decide_on") or HEAD)))
-    reads = ("layers_run", "keys_written", "head_reads", "shortlist_reads", "screen_reads", "probe_reads")
-    counts = {name: done[name].to_numpy(dtype=float, na_value=np.nan) for name in reads}
-    older = np.isnan(counts["screen_reads"]) & ~np.isnan(counts["head_reads"])
-    counts["screen_reads"] = np.where(older, 0.0, counts["screen_reads"])  # which results of older versions lack
+    names = ("layers_run", "keys_written", *LOOKS)
+    counts = {name: done[name].to_numpy(dtype=float, na_value=np.nan) for name in names}
+    for name in ("screen_reads", "gate_reads"):  # which results of older versions lack
+        older = np.isnan(counts[name]) & ~np.isnan(counts["head_reads"])
+        counts[name] = np.where(older, 0.0, counts[name])
     n_decided = done["n_tokens"].to_numpy(dtype=float, na_value=np.nan) - 1
     return done[["configuration", "unit"]].assign(
         run=cost_at(shapes, counts, n_layers, looked), full=full_cost_at(shapes, n_decided)

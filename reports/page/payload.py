@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from eexit.messages.wording import counted
 from eexit.messages.written import is_known
 from eexit.method.rules import ORACLES, RULES
-from eexit.plan.artefacts import ADAPTER, PROBE, READOUT
+from eexit.plan.artefacts import ADAPTER, GATE, PROBE, READOUT
 from eexit.plan.configuration import ALL_MODES, DRAFT, NORMAL, Draft, Exit
 from eexit.quality.estimates import MIN_SAMPLES
 from eexit.quality.intervals import LEVEL
@@ -179,6 +179,7 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
         ("Exitable layers", layers + of if layers else ""),
         ("Readout", trained(about, READOUT)),
         ("Probe", trained(about, PROBE)),
+        ("Gate", trained(about, GATE)),
         ("Adapter", trained(about, ADAPTER)),
         ("Deciding reads", _deciding(config)),
         ("Sampling", _sampling(config)),

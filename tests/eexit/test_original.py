@@ -102,7 +102,7 @@ def test_invariant_7_a_real_model_runs_what_is_counted(
     layers_T, keys_T = trace.counts.layers_T, trace.counts.keys_T
     assert ran.ended_L.tolist() == [(layers_T > layer).sum() for layer in range(30)]
     assert (ran.begun_L - ran.ended_L).sum() == keys_T.sum()
-    assert ran.reads == trace.counts.reads_TX.sum()
+    assert ran.reads == trace.counts.looks_TX("head_reads").sum()
     assert layers_T.sum() < 30 * len(layers_T)
 
 

@@ -2,7 +2,7 @@
 
 `prices.find_prices` finds what a model's parts cost for one token. This module does not import torch.
 
-Shapes: T decided tokens of a run, X exitable layers and then the final one, L layers.
+Shapes: T decided tokens of a run, X exitable layers and then the final one, L layers, K kinds of looks.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,9 @@ import numpy as np
 
 from eexit.method.states import STATES, State, alters
 
-LOOKS: Final = ("reads_TX", "short_reads_TX", "probed_TX", "screened_TX")  # of `Counts`: what looks at residual streams
+# What can look at a token's residual stream after a layer, by the column that counts it: the whole head, a shortlist, a
+# screen, a probe, and a gate.
+LOOKS: Final = ("head_reads", "shortlist_reads", "screen_reads", "probe_reads", "gate_reads")
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,12 @@ class Counts:
     input_index_T: np.ndarray  # of its input among the generated tokens
     layers_T: np.ndarray  # how many layers were run for it: always the first so many
     keys_T: np.ndarray  # in how many layers after these keys and values alone were written
-    reads_TX: np.ndarray  # how often its residual stream was read with the whole head after each layer of X
-    short_reads_TX: np.ndarray  # how often it was read for the tokens of a shortlist
-    probed_TX: np.ndarray  # how often a probe looked at it
-    screened_TX: np.ndarray  # how often it was read for the tokens that a screen lets through
+    looks_TXK: np.ndarray  # how often each of LOOKS looked at its residual stream after each layer of X
+
+    def looks_TX(self, name: str) -> np.ndarray:
+        """Those of one of LOOKS."""
+        looks_TX: np.ndarray = self.looks_TXK[..., LOOKS.index(name)]
+        return looks_TX
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,9 @@ class Prices:
     layer_L: np.ndarray  # a layer without its attention over positions
     keys_L: np.ndarray  # keys and values alone: all that is run until they are in the cache
     position_L: np.ndarray  # one position that a token attends to in a layer, with all query heads
-    read_X: np.ndarray  # from a residual stream after each layer of X to its logits
-    short_read_X: np.ndarray  # the same for the tokens of a shortlist
-    probe_X: np.ndarray  # a probe's prediction
-    screen_X: np.ndarray  # a reading through a screen
+    look_XK: np.ndarray  # of each of LOOKS, from a residual stream after each layer of X
     window_L: Sequence[int | None]  # positions that a layer attends to, the own one included; None: all
+    reads: str = "head_reads"  # which of LOOKS tokens are read with
 
 
 def cost(prices: Prices, counts: Counts, n_prompt: int, hidden_from_T: np.ndarray | None = None) -> float:
@@ -69,13 +71,8 @@ def cost(prices: Prices, counts: Counts, n_prompt: int, hidden_from_T: np.ndarra
         + prices.keys_L * keys_LT.sum(1)
         + prices.position_L * (attended_LT * run_LT).sum(1)
     )
-    looks_X = (
-        prices.read_X * counts.reads_TX.sum(0)
-        + prices.short_read_X * counts.short_reads_TX.sum(0)
-        + prices.probe_X * counts.probed_TX.sum(0)
-        + prices.screen_X * counts.screened_TX.sum(0)
-    )
-    return float(prices.before * n_tokens + per_layer_L.sum() + looks_X.sum())
+    looks = (prices.look_XK * counts.looks_TXK.sum(0)).sum()
+    return float(prices.before * n_tokens + per_layer_L.sum() + looks)
 
 
 def _n_hidden(hidden_LT: np.ndarray, first_LT: np.ndarray) -> np.ndarray:
@@ -85,17 +82,21 @@ def _n_hidden(hidden_LT: np.ndarray, first_LT: np.ndarray) -> np.ndarray:
     return n_hidden_LT
 
 
-def full_depth(n_tokens: int, n_layers: int, n_exits: int) -> Counts:
-    """The counts of tokens that run all layers and are read once, after the final one.
+def full_depth(n_tokens: int, n_layers: int, n_exits: int, reads: str = "head_reads") -> Counts:
+    """The counts of tokens that run all layers and are read once, by one of LOOKS, after the final one.
 
     `n_exits` is the number of exitable layers, without the final one.
     """
     final_T = np.full(n_tokens, n_layers - 1)
-    return _decided_for_free(final_T + 1, np.zeros_like(final_T), np.full(n_tokens, n_exits), n_exits)
+    return _decided_for_free(final_T + 1, np.zeros_like(final_T), np.full(n_tokens, n_exits), n_exits, reads)
 
 
 def needed(
-    exit_layer_T: np.ndarray, exitable_layers: Sequence[int], n_layers: int, state: State | None
+    exit_layer_T: np.ndarray,
+    exitable_layers: Sequence[int],
+    n_layers: int,
+    state: State | None,
+    reads: str = "head_reads",
 ) -> tuple[Counts, np.ndarray | None]:
     """What exits as taken need if deciding costs nothing, and `cost`'s `hidden_from_T`.
 
@@ -108,12 +109,12 @@ def needed(
     keys_T = np.zeros_like(depth_T)
     exit_T = np.searchsorted([*exitable_layers, n_layers - 1], exit_layer_T)
     if state is None or not alters(state):
-        return _decided_for_free(reached_T, keys_T, exit_T, len(exitable_layers)), None
+        return _decided_for_free(reached_T, keys_T, exit_T, len(exitable_layers), reads), None
     left = [_Left(), *(_left_by(state, layer) for layer in range(1, n_layers)), _Left()]  # none in 0, nor past the last
     written_before = np.cumsum([0, *(in_layer.writes for in_layer in left)])  # in how many of the layers before each
     keys_T = written_before[reached_T] - written_before[depth_T]
     hidden_from_T = np.where(np.array([in_layer.hides for in_layer in left])[depth_T], depth_T, n_layers)
-    return _decided_for_free(depth_T, keys_T, exit_T, len(exitable_layers)), hidden_from_T
+    return _decided_for_free(depth_T, keys_T, exit_T, len(exitable_layers), reads), hidden_from_T
 
 
 def cost_columns(
@@ -125,17 +126,17 @@ def cost_columns(
     Without counts, what was run is not the run's own: the pass beside an oracle serves all modes.
     """
     n_layers, state = len(prices.layer_L), STATES.get(mode)
-    least, hidden_from_T = needed(exit_layer_T, exitable_layers, n_layers, state)
-    whole = full_depth(len(exit_layer_T), n_layers, len(exitable_layers))
+    least, hidden_from_T = needed(exit_layer_T, exitable_layers, n_layers, state, prices.reads)
+    full, with_whole_head = (
+        full_depth(len(exit_layer_T), n_layers, len(exitable_layers), reads) for reads in (prices.reads, "head_reads")
+    )
     return {
-        "cost_full": cost(prices, whole, n_prompt),
+        "cost_full": cost(prices, full, n_prompt),
+        "cost_full_whole_head": cost(prices, with_whole_head, n_prompt),
         "cost_needed": cost(prices, least, n_prompt, hidden_from_T),
         "cost_run": None if counts is None else cost(prices, counts, n_prompt, hidden_from_T),
         "layers_run": None if counts is None else int(counts.layers_T.sum()),
-        "head_reads": None if counts is None else int(counts.reads_TX.sum()),
-        "shortlist_reads": None if counts is None else int(counts.short_reads_TX.sum()),
-        "screen_reads": None if counts is None else int(counts.screened_TX.sum()),
-        "probe_reads": None if counts is None else int(counts.probed_TX.sum()),
+        **{name: None if counts is None else int(counts.looks_TX(name).sum()) for name in LOOKS},
         "keys_written": None if counts is None else int(counts.keys_T.sum()),
     }
 
@@ -147,11 +148,19 @@ def _deepest_later(depth_T: np.ndarray) -> np.ndarray:
     return deepest_T
 
 
-def _decided_for_free(layers_T: np.ndarray, keys_T: np.ndarray, exit_T: np.ndarray, n_exits: int) -> Counts:
+def _decided_for_free(
+    layers_T: np.ndarray, keys_T: np.ndarray, exit_T: np.ndarray, n_exits: int, reads: str
+) -> Counts:  # fmt: skip
     """The counts of tokens that are read once, after the layer with this index in X."""
-    reads_TX = (exit_T[:, None] == np.arange(n_exits + 1)).astype(np.int64)
-    none_TX = np.zeros_like(reads_TX)
-    return Counts(np.arange(len(layers_T)), layers_T, keys_T, reads_TX, none_TX, none_TX, none_TX)
+    looks_TXK = looks_of(exit_T[:, None] == np.arange(n_exits + 1), reads)
+    return Counts(np.arange(len(layers_T)), layers_T, keys_T, looks_TXK)
+
+
+def looks_of(looks_TX: np.ndarray, name: str = "head_reads") -> np.ndarray:
+    """As `Counts.looks_TXK`, where only this one of LOOKS looks."""
+    looks_TXK = np.zeros((*looks_TX.shape, len(LOOKS)), np.int64)
+    looks_TXK[..., LOOKS.index(name)] = looks_TX
+    return looks_TXK
 
 
 @dataclass

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eexit.decode.costs.counting import Counts, Prices
+from eexit.decode.costs.counting import LOOKS, Counts, Prices, looks_of
 from eexit.plan.configuration import MOST_AUTO_TOKENS, Draft
 
 
@@ -27,7 +27,8 @@ class SerialCosts:
     @classmethod
     def of(cls, prices: Prices, exitable_layers: Sequence[int]) -> "SerialCosts":
         exit_layer_X = np.array([*exitable_layers, len(prices.layer_L) - 1])
-        return cls(exit_layer_X, prices.before + np.cumsum(prices.layer_L)[exit_layer_X], prices.read_X)
+        read_X = prices.look_XK[:, LOOKS.index("head_reads")]
+        return cls(exit_layer_X, prices.before + np.cumsum(prices.layer_L)[exit_layer_X], read_X)
 
     @property
     def normal(self) -> float:
@@ -89,15 +90,11 @@ class Rounds:
         reads_TX = np.zeros((len(input_index_T), len(exit_layer_X)), np.int64)
         reads_TX[:, np.searchsorted(exit_layer_X, layer)] = index_T < np.repeat(self.drafted_R, self.length_R)
         reads_TX[:, -1] = 1
-        none_TX = np.zeros_like(reads_TX)
         return Counts(
             input_index_T,
             np.full_like(input_index_T, exit_layer_X[-1] + 1),
             np.zeros_like(input_index_T),
-            reads_TX,
-            none_TX,
-            none_TX,
-            none_TX,
+            looks_of(reads_TX),
         )
 
     def columns(self, draft: Draft, n_decided: int, costs: SerialCosts) -> dict[str, float | int | None]:

@@ -143,7 +143,7 @@ def cost_at(shapes: Shapes, counts: Mapping[str, np.ndarray], n_layers: int, loo
         + counts["head_reads"] * shapes.head
         + counts["shortlist_reads"] * looked.shortlist * shapes.width
         + counts["screen_reads"] * screened
-        + counts["probe_reads"] * shapes.width
+        + (counts["probe_reads"] + counts["gate_reads"]) * shapes.width
     )
     return cost
 

@@ -9,7 +9,7 @@ Our attention is priced by the shapes that layers pass to it, since its implemen
 positions there are. What layers compute themselves for each position is found by running them with one and with two
 positions: attention by code of their own, or keys and values that are expanded from what DeepSeek's layers keep.
 
-Shapes: W width of the residual stream, L layers, E exitable layers, X = E + 1, K tokens of a shortlist.
+Shapes: W width of the residual stream, L layers, E exitable layers, X = E + 1, K kinds of looks.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from eexit.decode.costs.counting import Prices
+from eexit.decode.costs.counting import LOOKS, Prices
 from eexit.decode.layer_reading import Reader
 from eexit.decode.rows.requests import Decoding
 from eexit.model.cache import KVCache
@@ -40,19 +40,16 @@ def find_prices(decoder: Decoder, decoding: Decoding) -> Prices:
         at_one_L = _price_layers(hidden_11W, layer_pass)
         further_hidden_11W, further_pass, _ = _begin(decoder, 2)
         in_layer_L = _price_layers(further_hidden_11W, further_pass) - at_one_L
-        ready_1H, after_layers = _counted(decoder.normed, hidden_11W[:, 0])  # which `begin` runs too
-        _, head = _counted(decoder.head, ready_1H)
-        ready_E, short_E, probe_E, screen_E = _price_looks(decoder, decoding, hidden_11W[:, 0])
+        _, after_layers = _counted(decoder.normed, hidden_11W[:, 0])  # which `begin` runs too
+        look_XK = _price_looks(decoder, decoding, hidden_11W[:, 0])
     in_attention_L = np.array([view.multiply_adds.get(layer, 0) for layer in range(decoder.n_layers)])
     return Prices(
         before=begun - after_layers,
         layer_L=at_one_L - in_layer_L,
         keys_L=np.array(keys),
         position_L=in_attention_L + in_layer_L,
-        read_X=np.append(ready_E, after_layers) + head,
-        short_read_X=np.append(short_E, 0),
-        probe_X=np.append(probe_E, 0),
-        screen_X=np.append(screen_E, 0),
+        look_XK=look_XK,
+        reads="screen_reads" if decoding.head else "head_reads",
         window_L=tuple(decoder.windows),
     )
 
@@ -88,21 +85,24 @@ def _price_layers(hidden_11W: Tensor, layer_pass: LayerPass) -> np.ndarray:
 
 
 def _price_looks(decoder: Decoder, decoding: Decoding, hidden_1W: Tensor) -> np.ndarray:
-    """The multiply-adds at each exitable layer, (4, E): of preparing its stream for the head, of a short reading, of a
-    probe, and of a reading through a screen.
-    """
-    reader, shortlist, probe = Reader(decoder, decoding.readout), decoding.shortlist, decoding.probe
-    ready, short, probed, screened = looks = np.zeros((4, len(decoding.exitable_layers)), np.int64)
-    for index, layer in enumerate(decoding.exitable_layers):
-        ready_1H, ready[index] = _counted(reader.ready, hidden_1W, layer)
+    """The multiply-adds of each of LOOKS, (X, K), of which probe and gate look at no final layer."""
+    reader, shortlist, screen = Reader(decoder, decoding.readout), decoding.shortlist, decoding.head or decoding.screen
+    prices: list[dict[str, int]] = []
+    for layer in (*decoding.exitable_layers, reader.final):
+        ready_1H, ready = _counted(reader.ready, hidden_1W, layer)
+        price = {"head_reads": ready + _counted(decoder.head, ready_1H)[1]}
         if shortlist:
             token_1K = torch.arange(shortlist.n_tokens, device=hidden_1W.device)[None]
-            short[index] = ready[index] + _counted(shortlist.read, ready_1H, token_1K)[1]
-        if probe:
-            probed[index] = _counted(probe.predicted_kl, hidden_1W, layer, torch.ones_like(hidden_1W[:, 0]))[1]
-        if decoding.screen:
-            screened[index] = ready[index] + _counted(decoding.screen.screened, ready_1H)[1]
-    return looks
+            price["shortlist_reads"] = ready + _counted(shortlist.read, ready_1H, token_1K)[1]
+        if screen:
+            price["screen_reads"] = ready + _counted(screen.screened, ready_1H)[1]
+        if decoding.probe and layer != reader.final:
+            one_1 = torch.ones_like(hidden_1W[:, 0])
+            price["probe_reads"] = _counted(decoding.probe.predicted_kl, hidden_1W, layer, one_1)[1]
+        if decoding.gate and layer != reader.final:
+            price["gate_reads"] = _counted(decoding.gate.chance, hidden_1W, layer, decoding.gate.rules[0])[1]
+        prices.append(price)
+    return np.array([[price.get(name, 0) for name in LOOKS] for price in prices])
 
 
 def _counted(run: Callable[..., Any], *args: Any) -> tuple[Any, int]:

@@ -11,6 +11,7 @@ from eexit.method.readouts import READOUTS, Readout
 from eexit.plan.configuration import Configuration
 
 if TYPE_CHECKING:
+    from eexit.method.gate import Gate
     from eexit.method.probes import Probe
     from eexit.method.screen import Screen
     from eexit.method.shortlist import Shortlist
@@ -18,11 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How all rows decode. Temperature 0 is greedy. Rules that look at a `probe` need one.
+    """How all rows decode. Temperature 0 is greedy. Rules that look at a `probe` need one, and gated rows a `gate`.
 
     With a `shortlist`, rules that read a layer look at the whole head's distribution at the first exitable layer only;
     at later ones they look at the tokens that were likeliest there. With a `screen`, they look at the tokens that it
-    lets through. The tokens themselves are always read from the whole head.
+    lets through. The tokens themselves are read from the whole head, unless a screen is given as the `head`: then all
+    that is read, at full depth too, is what it lets through.
 
     At most `rows` rows are in flight, as far as their caches fit in `cache_bytes`. None stands for what the device has
     free, of which this process may use `memory_share`. `record_top_k` is how many of each layer's likeliest tokens are
@@ -37,8 +39,10 @@ class Decoding:
     stops: Callable[[Sequence[int]], bool] | None = None
     readout: Readout = READOUTS["lens"]
     probe: Probe | None = None
+    gate: Gate | None = None
     shortlist: Shortlist | None = None
     screen: Screen | None = None
+    head: Screen | None = None
     temperature: float = 0.0
     top_p: float = 1.0
     record_top_k: int = 0

@@ -18,21 +18,32 @@ from eexit.decode.trace import EOS, LENGTH, STOP, Trace, recorded
 from eexit.method.draws import exit_draws, sampling_draws
 from eexit.method.rules import ORACLES, RULES
 from eexit.method.states import STATES, State
-from eexit.plan.configuration import Exit
+from eexit.plan.configuration import PERFECT, Exit
 
 FIRST_ROOM_TOKENS: Final = 256  # records have room for so many tokens per row at first, and grow from there
 NONE: Final = -1  # the index of a rule or a state for rows that have none
 
 
+class GateAt(NamedTuple):
+    """The rule whose gate rows use, as `Gate.rules` names it, and from which chance on it lets them through."""
+
+    rule: str
+    threshold: float
+
+
 class RuleOfRows(NamedTuple):
-    """A rule and where it looks: indices into the exitable layers."""
+    """A rule and where it looks: indices into the exitable layers, and there, what a gate lets through."""
 
     name: str
     ranks: tuple[int, ...]
+    gate: GateAt | None = None
 
     @classmethod
     def of(cls, configuration: Exit, exitable_layers: Sequence[int]) -> "RuleOfRows":
-        return cls(configuration.rule, configuration.ranks(exitable_layers))
+        gate = None
+        if configuration.gate not in (None, PERFECT):  # whose exits are those without a gate
+            gate = GateAt(configuration.gated_rule, float(configuration.gate))
+        return cls(configuration.rule, configuration.ranks(exitable_layers), gate)
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,7 @@ class Slots:
         exits = {request.configuration for request in requests if isinstance(request.configuration, Exit)}
         self.rules = sorted(
             {RuleOfRows.of(exiting, decoding.exitable_layers) for exiting in exits},
-            key=lambda rule: (list(RULES).index(rule.name), rule.ranks),
+            key=lambda rule: (list(RULES).index(rule.name), rule.ranks, rule.gate or ()),
         )
         self.states = [name for name in STATES if name in {exiting.state for exiting in exits}]
         self.decoding, self.layers, self.n_slots, self.n_rows = decoding, layers, n_slots, 0

@@ -72,7 +72,7 @@ class OnlineBatch(Slots):
         self.counts = {
             "layers_T": np.zeros((n_slots, room), np.int64),
             "keys_T": np.zeros((n_slots, room), np.int64),
-            **{name: np.zeros((n_slots, room, len(self.layers.exits)), np.int64) for name in LOOKS},
+            "looks_TXK": np.zeros((n_slots, room, len(self.layers.exits), len(LOOKS)), np.int64),
         }
         # Tokens in modes that leave the state alone may go through all layers: their streams are the teacher's then.
         modes, exiting = [request.configuration.mode for request in requests], self.exiting(requests)
@@ -159,8 +159,7 @@ def exit_step(decoding: Decoding, batch: OnlineBatch, reading: Reading | None = 
     tokens, deciding = last_tokens(batch, batch.student.decoder.device)
     taken = exit_pass(batch.student, decoding, tokens, deciding, reading)
     # 2. What was looked at is counted, as what was run has been.
-    for name, n_looks_DX in zip(LOOKS, taken.looks_DX, strict=True):
-        batch.counts[name][tokens.slot_D, tokens.input_index_D] += n_looks_DX
+    batch.counts["looks_TXK"][tokens.slot_D, tokens.input_index_D] += taken.looks_DXK
     # 3. What these tokens generated is recorded.
     with record_function("records"):
         columns = {

@@ -10,7 +10,7 @@ last, T tokens, W width of the residual stream.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -90,7 +90,10 @@ def decode_step(decoders: Decoders, decoding: Decoding, batch: Batch) -> None:
 
 @torch.inference_mode()
 def first_tokens(decoder: Decoder, decoding: Decoding, batch: Slots, slots: np.ndarray, prefilled: Prefilled) -> None:
-    """Give new rows their first token, from the final layer of their prompt's pass: no exit is drawn for it."""
+    """Give new rows their first token, from the final layer of their prompt's pass: no exit is drawn for it.
+
+    It is read with the whole head, as the rest of that pass.
+    """
     exits = np.full(len(slots), len(decoding.exitable_layers))
     routes = send_routes(batch, exits, 0, decoding.temperature > 0, decoder.device)
     [u_token_B] = to_device([batch.u_token[slots, 0]], decoder.device)
@@ -98,7 +101,7 @@ def first_tokens(decoder: Decoder, decoding: Decoding, batch: Slots, slots: np.n
     reading = prefilled.reading.of(prefix_B)
     decision = undecided(routes.exit_B, reading.kl_BE)
     step = Step(slots, u_token_B, reading, decision, routes, prefilled.states_1XW[prefix_B, -1])
-    record(batch, step, take_tokens(decoder, decoding, step))
+    record(batch, step, take_tokens(decoder, replace(decoding, head=None), step))
 
 
 def undecided(final_B: Tensor, kl_BE: Tensor) -> Decision:

@@ -1,7 +1,7 @@
 """What is replayed of a finished sweep: which settings, on which texts, and whether that takes the model."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,9 +12,9 @@ from eexit.messages.explaining import explain
 from eexit.messages.locations import shown
 from eexit.method.rules import CONTROL, ONLINE, ORACLES
 from eexit.method.states import STATES, alters
-from eexit.plan.artefacts import PROBE, locations_of
+from eexit.plan.artefacts import FLAGS, GATE, PROBE, locations_of
 from eexit.plan.config import SweepConfig
-from eexit.plan.configuration import EVERY, NORMAL, Exit, configuration_of, depends_on_seed
+from eexit.plan.configuration import EVERY, NORMAL, PERFECT, Exit, configuration_of, depends_on_seed
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.runs import configurations
 from eexit.plan.splits import groups
@@ -23,22 +23,26 @@ from eexit.results.store.finished_sweep import FinishedSweep, refuse_unknown
 from eexit.studies.replay.study import ReplayStudy
 from eexit.studies.replay.transcripts import read_transcripts
 
+GATE_THRESHOLDS: Final = "gate_thresholds"
 UNALTERED: Final = tuple(name for name, state in STATES.items() if not alters(state))
 
 
 @dataclass(frozen=True)
 class SettingsToReplay:
-    """The settings to replay: all of these KL factors and rules, in all of these modes and exit sets."""
+    """The settings to replay: all of these KL factors and rules, in all of these modes and exit sets.
+
+    With thresholds of a gate, rules that read are replayed behind it, `PERFECT` behind one that always knows.
+    """
 
     kl_factors: Sequence[float]
     rules: Mapping[str, Sequence[float]]
     modes: Sequence[str] = ()  # none: those of the sweep
     exit_sets: Sequence[str] = (EVERY,)
+    gate_thresholds: Sequence[str] = ()
+    replaced: Mapping[str, str] = field(default_factory=dict)  # settings of the sweep, such as decide_on, by name
 
 
-def make_replay_plan(
-    sweep: FinishedSweep, results: str, asked: SettingsToReplay, text_of: str, probe: str | None
-) -> ReplayStudy:
+def make_replay_plan(sweep: FinishedSweep, results: str, asked: SettingsToReplay, text_of: str) -> ReplayStudy:
     """What to replay. Raises `UsageError` for what can't be replayed.
 
     Without `modes`, rules that look at the final layer are replayed in modes that leave the state alone, where all that
@@ -54,17 +58,22 @@ def make_replay_plan(
     stored = _stored(sweep, results)
     stored_states = tuple(mode for mode in stored.modes if mode in STATES)
     all_modes = tuple(modes) or tuple(dict.fromkeys((*UNALTERED, *stored_states)))
-    grid = {
+    grid: dict[str, Any] = {
         "modes": all_modes,
         "kl_factors": tuple(kl_factors),
         "rules": {name: tuple(parameters) for name, parameters in rules.items()},
         "exit_sets": tuple(asked.exit_sets),
     }
-    config = _config(stored, grid, sweep.manifest.exitable_layers, probe)
+    if thresholds := tuple(float(text) for text in asked.gate_thresholds if text != PERFECT):
+        grid[GATE_THRESHOLDS] = thresholds
+    config = _config(stored, grid, sweep.manifest.exitable_layers, asked.replaced)
     n_layers = sweep.manifest.model["n_layers"]
     resolve_exitable_layers(config, n_layers)  # refuses parameters that do not fit them
     default = {rule: UNALTERED if rule in ORACLES else stored_states or UNALTERED for rule in ("kl", *rules)}
     exits = [each for each in configurations(config) if isinstance(each, Exit)]
+    if PERFECT in asked.gate_thresholds:
+        ungated = [replace(each, gate=None) for each in exits if each.rule in ONLINE and ONLINE[each.rule].reads]
+        exits += [replace(each, gate=PERFECT) for each in dict.fromkeys(ungated)]
     settings = [each for each in exits if modes or each.state in default[each.rule]]
     there = {each["key"]: configuration_of(each) for each in sweep.manifest.configurations}
     refuse_unknown([text_of], list(there), shown(results))
@@ -84,24 +93,25 @@ def _stored(sweep: FinishedSweep, results: str) -> SweepConfig:
 
 
 def _config(
-    stored: SweepConfig, grid: Mapping[str, Any], exitable_layers: Sequence[int], probe: str | None
+    stored: SweepConfig, grid: Mapping[str, Any], exitable_layers: Sequence[int], replaced: Mapping[str, str]
 ) -> SweepConfig:
     """The sweep's configuration with another grid: what checks the settings is what checks those of sweeps."""
-    probing = any(name in ONLINE and ONLINE[name].probes for name in grid["rules"])
-    reading = {
-        "exit_layers": tuple(exitable_layers),
-        "probe": probe or (stored.probe if probing else None),
-        "prompts": stored.prompts[:1],
+    rules = [ONLINE[name] for name in grid["rules"] if name in ONLINE]
+    unused = {
+        name: None
+        for name, used in ((PROBE, any(rule.probes for rule in rules)), (GATE, GATE_THRESHOLDS in grid))
+        if not used
     }
-    left_out = ("draft", "controls", "digests")
-    same = {name: value for name, value in dict(stored).items() if name not in left_out}
-    known = {role: digest for role, digest in stored.digests.items() if role != PROBE or probing}
-    digests = {} if probe else {"digests": known}  # of another probe they are found out
+    reading = {"exit_layers": tuple(exitable_layers), "prompts": stored.prompts[:1]}
+    same = {name: value for name, value in dict(stored).items() if name not in ("draft", "controls", "digests")}
+    known = {role: digest for role, digest in stored.digests.items() if role not in unused}
+    digests = {} if FLAGS.keys() & replaced.keys() else {"digests": known}  # of other artefacts they are found out
+    plain = {GATE_THRESHOLDS: SweepConfig.model_fields[GATE_THRESHOLDS].default}
     try:
-        config = SweepConfig.model_validate({**same, **grid, **reading, **digests})
+        config = SweepConfig.model_validate({**same, **plain, **unused, **grid, **reading, **replaced, **digests})
     except ValidationError as error:
-        raise UsageError(explain(error, {*grid, "probe"}, Path(MANIFEST), SweepConfig.model_fields)) from error
+        raise UsageError(explain(error, {*grid, *replaced}, Path(MANIFEST), SweepConfig.model_fields)) from error
     for role in locations_of(dict(config)):
-        if role != PROBE and config.digests[role] != stored.digests.get(role):
+        if role not in replaced and config.digests[role] != stored.digests.get(role):
             raise UsageError(f"the {role} of the sweep was trained anew since: run the sweep again")
     return config

@@ -8,21 +8,21 @@ Shapes: N decided tokens of a text, E exitable layers, X = E + 1 with the final 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from eexit.decode.costs.counting import Prices, cost_columns
+from eexit.decode.costs.counting import LOOKS, Prices, cost_columns, looks_of, needed
 from eexit.method.divergence import Divergence
 from eexit.method.draws import exit_draws
 from eexit.method.rules import ONLINE, ORACLES, RULES, chances_in_set
 from eexit.method.states import STATES, alters
 from eexit.method.stick_breaking import choose_exits, exit_probabilities, expect
-from eexit.plan.configuration import Exit, gives_its_exits
+from eexit.plan.configuration import EVERY, PERFECT, Exit, gives_its_exits
 from eexit.quality.estimates import ValueKind, estimate_columns, means_of_groups
 from eexit.training.texts import Text
 
@@ -42,9 +42,28 @@ class Transcript:
     teacher: Divergence | None
 
 
+class Costs(NamedTuple):
+    """Multiply-adds of a text's decided tokens, as the columns of the same names; NaN where they are not known."""
+
+    cost_full: float
+    cost_needed: float
+    cost_run: float
+
+
+UNPRICED: Final = Costs(np.nan, np.nan, np.nan)
+
+
+@dataclass(frozen=True)
+class Pricing:
+    """What parts of the model cost, and by which of `LOOKS` rules that read do so."""
+
+    prices: Prices
+    reads: str
+
+
 @dataclass(frozen=True)
 class Replayed:
-    """A text under a setting: means over its decided tokens, and multiply-adds of all of them, NaN if not known.
+    """A text under a setting: means over its decided tokens, and what all of them cost.
 
     `drawn` says whether what is read depends on draws.
     """
@@ -52,8 +71,7 @@ class Replayed:
     share_X: np.ndarray
     expected_kl: float
     expected_disagreement: float
-    cost_full: float = np.nan
-    cost_needed: float = np.nan
+    costs: Costs = UNPRICED
     drawn: bool = False
 
 
@@ -67,8 +85,8 @@ def together(settings: Sequence[Exit], is_adapted: bool) -> list[list[Exit]]:
 
     def group(setting: Exit) -> tuple[str, ...]:
         probes = setting.rule in ONLINE and ONLINE[setting.rule].probes
-        is_own = not follows_from_full_depth(setting, is_adapted) or probes
-        return (setting.key,) if is_own else (setting.state, setting.rule)
+        is_own = not follows_from_full_depth(setting, is_adapted) or probes or setting.gate is not None
+        return (setting.key,) if is_own else (setting.state, setting.rule, setting.exit_set or EVERY)
 
     return [list(same) for _, same in groupby(settings, group)]
 
@@ -83,7 +101,7 @@ def replay_recorded(settings: Sequence[Exit], transcript: Transcript, exitable_l
 
 def replay_at_full_depth(
     settings: Sequence[Exit], transcript: Transcript, teacher: Divergence, evidence_NE: Tensor | None,
-    exitable_layers: Sequence[int], prices: Prices | None,
+    exitable_layers: Sequence[int], pricing: Pricing | None,
 ) -> list[Replayed]:  # fmt: skip
     """A text under settings that follow from the full-depth pass and see this evidence, None if they look at nothing.
 
@@ -97,20 +115,67 @@ def replay_at_full_depth(
         setting_E = torch.tensor(setting.per_layer(exitable_layers), dtype=torch.float32)
         chances = chances_in_set(RULES[setting.rule], evidence_NE, setting_E.expand(len(agrees_NE), -1))
         expected = expect(exit_probabilities(chances), teacher.kl_BE, agrees_NE)
-        costs = costs_of(setting, choose_exits(chances, u_N).numpy(), len(prompt), exitable_layers, prices)
-        replayed.append(Replayed(expected.share_X.numpy(), expected.kl, 1 - expected.agreement, *costs))
+        exit_N = choose_exits(chances, u_N).numpy()
+        costs = costs_of(setting, exit_N, evidence_NE, len(prompt), exitable_layers, pricing)
+        replayed.append(Replayed(expected.share_X.numpy(), expected.kl, 1 - expected.agreement, costs))
     return replayed
 
 
 def costs_of(
-    setting: Exit, exit_N: np.ndarray, n_prompt: int, exitable_layers: Sequence[int], prices: Prices | None
-) -> tuple[float, float]:
-    """`cost_full` and `cost_needed` of exits, indices into X; NaN without prices."""
-    if prices is None:
-        return np.nan, np.nan
-    exit_layer_N = np.array([*exitable_layers, len(prices.layer_L) - 1])[exit_N]
-    costs: dict[str, Any] = dict(cost_columns(prices, None, exit_layer_N, exitable_layers, setting.mode, n_prompt))
-    return costs["cost_full"], costs["cost_needed"]
+    setting: Exit, exit_N: np.ndarray, evidence_NE: Tensor | None, n_prompt: int, exitable_layers: Sequence[int],
+    pricing: Pricing | None,
+) -> Costs:  # fmt: skip
+    """What a text costs whose tokens exit there, indices into X, if the rule saw this evidence.
+
+    What is run beside what is needed is looking. An oracle, which saves nothing at run time, has no cost of that.
+    """
+    if pricing is None:
+        return UNPRICED
+    prices, n_layers = pricing.prices, len(pricing.prices.layer_L)
+    exit_layer_N = np.array([*exitable_layers, n_layers - 1])[exit_N]
+    counts, _ = needed(exit_layer_N, exitable_layers, n_layers, STATES[setting.state])
+    ran = replace(counts, looks_TXK=_looks(setting, exit_N, evidence_NE, exitable_layers, pricing))
+    costs: dict[str, Any] = dict(
+        cost_columns(prices, None if setting.is_oracle else ran, exit_layer_N, exitable_layers, setting.mode, n_prompt)
+    )
+    return Costs(*(np.nan if costs[name] is None else costs[name] for name in Costs._fields))
+
+
+def _looks(
+    setting: Exit, exit_N: np.ndarray, evidence_NE: Tensor | None, exitable_layers: Sequence[int],
+    pricing: Pricing,
+) -> np.ndarray:  # fmt: skip
+    """As `Counts.looks_TXK`: looks up to the exits, and one whole read of each token that none of them was."""
+    rank_X = np.arange(len(exitable_layers) + 1)
+    is_at_exit_NX = rank_X == exit_N[:, None]
+    if setting.rule not in ONLINE:
+        return looks_of(is_at_exit_NX, pricing.prices.reads)
+    assert evidence_NE is not None
+    reached_NX = np.isin(rank_X, setting.ranks(exitable_layers)) & (rank_X <= exit_N[:, None])
+    looked_NX = reached_NX & np.pad(~evidence_NE.isnan().numpy(), ((0, 0), (0, 1)))
+    if setting.gate == PERFECT:
+        looked_NX &= is_at_exit_NX
+    rule, looks_NXK = ONLINE[setting.rule], np.zeros((*reached_NX.shape, len(LOOKS)), np.int64)
+    if setting.gate is not None:
+        looks_NXK[..., LOOKS.index("gate_reads")] = reached_NX
+    if rule.probes:
+        looks_NXK[..., LOOKS.index("probe_reads")] = looked_NX
+    whole_NX = np.zeros_like(looked_NX)
+    if rule.reads:
+        whole_NX = looked_NX & _is_whole(setting, exitable_layers, pricing)
+        looks_NXK[..., LOOKS.index(pricing.reads)] = looked_NX & ~whole_NX
+    looks_NXK[..., LOOKS.index(pricing.prices.reads)] += whole_NX | is_at_exit_NX
+    return looks_NXK
+
+
+def _is_whole(setting: Exit, exitable_layers: Sequence[int], pricing: Pricing) -> np.ndarray:
+    """By layer of X, whether the rule reads it as tokens are read; with a shortlist, where it looks first."""
+    rank_X = np.arange(len(exitable_layers) + 1)
+    always: dict[str, np.ndarray] = {
+        pricing.prices.reads: rank_X >= 0,
+        "shortlist_reads": rank_X == setting.ranks(exitable_layers)[0],
+    }
+    return always.get(pricing.reads, rank_X < 0)
 
 
 def summary(
@@ -121,14 +186,11 @@ def summary(
     layers = [*exitable_layers, n_layers - 1]
     depth_X = (np.array(layers) + 1) / n_layers
     share_TX = np.stack([replayed.share_X for replayed in replayed_T])
-    figures_T4 = [
-        (replayed.expected_kl, replayed.expected_disagreement, replayed.cost_full, replayed.cost_needed)
-        for replayed in replayed_T
-    ]
-    values_TC = np.column_stack([share_TX, share_TX @ depth_X, figures_T4])
+    figures_TC = [(replayed.expected_kl, replayed.expected_disagreement, *replayed.costs) for replayed in replayed_T]
+    values_TC = np.column_stack([share_TX, share_TX @ depth_X, figures_TC])
     values_PC = means_of_groups(values_TC, unit_T)
-    share_PX, estimated_P3, cost_P2 = np.split(values_PC, [len(layers), len(layers) + len(ESTIMATED)], axis=1)
-    numbers = dict(zip(("cost_full", "cost_needed"), cost_P2.sum(0), strict=True))
+    share_PX, estimated_P3, cost_P3 = np.split(values_PC, [len(layers), len(layers) + len(ESTIMATED)], axis=1)
+    numbers = dict(zip(Costs._fields, cost_P3.sum(0), strict=True))
     kinds = [ValueKind.NUMBER if gives_its_exits(setting) else ValueKind.SHARE, ValueKind.NUMBER, ValueKind.SHARE]
     for name, estimate in zip(ESTIMATED, estimate_columns(estimated_P3, kinds), strict=True):
         numbers |= {name: estimate.mean, f"{name}_low": estimate.low, f"{name}_high": estimate.high}

@@ -16,14 +16,15 @@ HEADINGS = (
     f"{LEVEL:.0%}\ninterval",
     "KL,\nnats",
     "saved\nin\ntheory",
+    "saved\nas\nrun",
 )
 CAPTION = (
     "Teacher-forced: each token is decided given a text of {text_of}, so that nothing is said of where a setting's own "
     "text would have gone. Means over {prompts} prompts ({texts} texts, seeds averaged first); intervals "
     f"over prompts, from {MIN_SAMPLES} prompts on. Layers skipped: 1 − expected mean depth. Disagreement: tokens whose "
     "likeliest token at the exit is not that of full depth, given the same text. KL: of what is read at the exit from "
-    "full depth. Saved in theory: in multiply-adds, if deciding were free (cost_needed); – where no model was "
-    "loaded.{drawn}"
+    "full depth. Saved in multiply-adds: in theory, if deciding were free (cost_needed), and as run (cost_run), "
+    "which oracles are not; – where no model was loaded.{drawn}"
 )
 DRAWN = " *: exits left to chance alter the state, so that KL and disagreement are those of exits as drawn."
 
@@ -47,7 +48,7 @@ def replays_table(rows: Sequence[Mapping[str, Any]]) -> ResultTable:
 
 
 def _line(row: Mapping[str, Any]) -> list[str]:
-    saved = None if row["cost_needed"] is None else 1 - row["cost_needed"] / row["cost_full"]
+    saved = [None if row[name] is None else 1 - row[name] / row["cost_full"] for name in ("cost_needed", "cost_run")]
     return [
         f"{row['configuration']}{'*' if row['drawn'] else ''}",
         percent(1 - row["mean_depth"]),
@@ -55,7 +56,7 @@ def _line(row: Mapping[str, Any]) -> list[str]:
         percent(row["expected_disagreement"]),
         _interval(row["expected_disagreement_low"], row["expected_disagreement_high"]),
         written(row["expected_kl"], ".4g"),
-        percent(saved),
+        *map(percent, saved),
     ]
 
 

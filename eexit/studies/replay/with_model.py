@@ -22,7 +22,14 @@ from eexit.method.divergence import Divergence
 from eexit.method.rules import ONLINE, ORACLES
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import Exit
-from eexit.studies.replay.recorded import Replayed, Transcript, costs_of, follows_from_full_depth, replay_at_full_depth
+from eexit.studies.replay.recorded import (
+    Pricing,
+    Replayed,
+    Transcript,
+    costs_of,
+    follows_from_full_depth,
+    replay_at_full_depth,
+)
 from eexit.training.held_out import READ_TOKENS
 from eexit.training.streams import streams
 
@@ -31,7 +38,9 @@ class Replayer:
     """Replays texts with a model, whose student may be another one."""
 
     def __init__(self, decoders: Decoders, decoding: Decoding, prices: Prices):
-        self.decoders, self.decoding, self.prices = decoders, decoding, prices
+        self.decoders, self.decoding = decoders, decoding
+        reads = "screen_reads" if decoding.screen else "shortlist_reads" if decoding.shortlist else prices.reads
+        self.pricing = Pricing(prices, reads)
         self.layers = decoding.exitable_layers
         self.teacher_of, self.final_of = cache(self._teacher_of), cache(self._final_of)
 
@@ -50,7 +59,7 @@ class Replayer:
             return [self._as_drawn(setting, transcript) for setting in settings]
         teacher = self.teacher_of(transcript)
         evidence_NE = self._evidence(settings[0], transcript, teacher)
-        return replay_at_full_depth(settings, transcript, teacher, evidence_NE, self.layers, self.prices)
+        return replay_at_full_depth(settings, transcript, teacher, evidence_NE, self.layers, self.pricing)
 
     def _evidence(self, setting: Exit, transcript: Transcript, teacher: Divergence) -> Tensor | None:
         """What the rule of these settings sees at every exitable layer; None if it looks at nothing."""
@@ -76,10 +85,12 @@ class Replayer:
             )
         unlike_N = read.likeliest_BX[:, 0] != read.likeliest_BX[:, 1]
         prob_NX = np.eye(n_exits)[exit_N] if setting.rule in ONLINE else scored.exit_prob_TX[1:]
-        costs = costs_of(setting, exit_N, len(transcript.text.prompt_token_ids), self.layers, self.prices)
+        evidence_NE = torch.from_numpy(scored.evidence_TE[1:])
+        n_prompt = len(transcript.text.prompt_token_ids)
+        costs = costs_of(setting, exit_N, evidence_NE, n_prompt, self.layers, self.pricing)
         kl, unlike = read.kl_BE[:, 0].double().mean().item(), unlike_N.double().mean().item()
         is_drawn = not np.isin(scored.exit_prob_TX, (0, 1)).all()  # NaN is for layers that had a chance
-        return Replayed(prob_NX.mean(0, dtype=np.float64), kl, unlike, *costs, is_drawn)
+        return Replayed(prob_NX.mean(0, dtype=np.float64), kl, unlike, costs, is_drawn)
 
     def _score(self, setting: Exit, transcript: Transcript, u_exit_T: np.ndarray | None = None) -> Scored:
         text = transcript.text

@@ -22,6 +22,7 @@ from eexit.method.probes import LOG_KL_RANGE, LayerProbe
 from eexit.training.setup import KL_FACTORS
 
 MOST_STEPS: Final = 100
+LEAST_STD: Final = 1e-12  # of predictions, which may all be the same
 PENALTY: Final = 1e-4  # of the squared distance from changing nothing: it matters only where any numbers would do
 
 
@@ -65,6 +66,29 @@ def calibrate(log_kl_N: Tensor, true_kl_N: Tensor) -> Calibration:
     optimiser.step(penalised)
     scale, slope, shift = (*found.detach()[:2].square().tolist(), found[2].item())
     return Calibration(scale, slope, shift + mean.item() * (1 - scale), loss().item())
+
+
+def calibrate_odds(seen_NR: Tensor, stop_NR: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and shift, both (R,), that make log-odds of what was predicted for rules' chances to exit.
+
+    Logistic regression (Platt 1999), of each rule by itself.
+    """
+    mean_R, std_R = seen_NR.mean(0), seen_NR.std(0).clamp_min(LEAST_STD)
+    z_NR, stop_NR = (seen_NR - mean_R) / std_R, stop_NR.double()
+    found_2R = torch.stack([torch.ones_like(mean_R), torch.zeros_like(mean_R)]).requires_grad_()
+    optimiser = torch.optim.LBFGS([found_2R], max_iter=MOST_STEPS, line_search_fn="strong_wolfe")
+
+    def penalised() -> Tensor:
+        optimiser.zero_grad()
+        log_odds_NR = z_NR * found_2R[0] + found_2R[1]
+        loss_R = F.binary_cross_entropy_with_logits(log_odds_NR, stop_NR, reduction="none").mean(0)
+        total = loss_R.sum() + PENALTY * found_2R.square().sum()
+        total.backward()
+        return total
+
+    optimiser.step(penalised)
+    scale_R, at_mean_R = found_2R.detach()
+    return scale_R / std_R, at_mean_R - scale_R / std_R * mean_R
 
 
 def _chance_loss(seen_NK: Tensor, true_NK: Tensor) -> Tensor:

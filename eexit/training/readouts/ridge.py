@@ -21,13 +21,13 @@ class Sums:
 
     inputs_JJ: Tensor
     both_JH: Tensor
-    squares: Tensor  # of the targets, a single number
+    squares_H: Tensor  # of the targets
 
     @classmethod
     def of(cls, input_ND: Tensor, target_NH: Tensor) -> "Sums":
         input_ND, target_NH = input_ND.cpu().double(), target_NH.cpu().double()
         input_NJ = F.pad(input_ND, (1, 0), value=1.0)
-        return cls(input_NJ.mT @ input_NJ, input_NJ.mT @ target_NH, target_NH.square().sum())
+        return cls(input_NJ.mT @ input_NJ, input_NJ.mT @ target_NH, target_NH.square().sum(0))
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor], name: str) -> "Sums":
@@ -38,6 +38,10 @@ class Sums:
 
     def __add__(self, other: "Sums") -> "Sums":
         return Sums(*[getattr(self, field.name) + getattr(other, field.name) for field in fields(self)])
+
+    def target(self, index: int) -> "Sums":
+        """The same with one of the targets alone."""
+        return Sums(self.inputs_JJ, self.both_JH[:, index : index + 1], self.squares_H[index : index + 1])
 
     @property
     def n(self) -> Tensor:
@@ -60,7 +64,7 @@ class Sums:
     def error(self, map_JH: Tensor) -> float:
         """The mean squared error of a map, summed over H."""
         explained = (map_JH * (2 * self.both_JH - self.inputs_JJ @ map_JH)).sum()
-        return ((self.squares - explained) / self.n).item()
+        return ((self.squares_H.sum() - explained) / self.n).item()
 
 
 class SplitSums:

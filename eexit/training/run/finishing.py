@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from eexit.model.file_digests import sha256
-from eexit.plan.artefacts import ADAPTER, PROBE, READOUT, WEIGHTS, Card, write_card
+from eexit.plan.artefacts import ADAPTER, GATE, PROBE, READOUT, WEIGHTS, Card, write_card
 from eexit.training.run.loop import Training
 from eexit.training.run.saving import remove_state, save_tensors
 from eexit.training.texts import Text
@@ -17,6 +17,7 @@ HOLDS: Final[Mapping[str, tuple[str, ...]]] = {
     "linear": (READOUT,),
     "tuned": (READOUT,),
     "probe": (PROBE,),
+    "gate": (GATE,),
     "student": (ADAPTER, PROBE),
 }
 

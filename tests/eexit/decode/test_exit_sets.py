@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from untrained import LINEAR, PROBE
 
 from eexit.decode import token_pass
-from eexit.decode.costs.counting import cost_columns
+from eexit.decode.costs.counting import cost_columns, full_depth
 from eexit.decode.costs.prices import find_prices
 from eexit.decode.engine import Engine
 from eexit.decode.rows.requests import Decoding, Request
@@ -30,7 +30,7 @@ from eexit.method.screen import Screen
 from eexit.method.screen_size import ScreenSize
 from eexit.method.shortlist import Shortlist
 from eexit.model import cache as kv_cache
-from eexit.plan.configuration import Exit
+from eexit.plan.configuration import Exit, Normal
 
 SETS = ((), (3,), (4,), (1, 4), (3, 4))
 FEW = replace(SAMPLED, max_new_tokens=12)
@@ -96,6 +96,50 @@ def test_a_screen_of_all_tokens_and_full_rank_is_the_whole_head(architecture: st
         assert_same(trace, other)
 
 
+READING = ("confidence", "margin", "entropy", "patience")
+
+
+def beside_normal(model: PreTrainedModel) -> list[Request]:
+    return [Request(PROMPTS[0], Normal(), seed=3), *requests_of(model, 3, READING)]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_invariant_3_holds_where_all_is_read_through_a_screen(architecture: str, temperature: float) -> None:
+    """Tokens of full depth too; only the first of each row comes from the prompt's pass."""
+    model = shared_model(architecture)
+    decoding = replace(FEW, readout=LINEAR, head=screen_of(model, 4, 6), temperature=temperature)
+    missed = 0
+    for request, trace in zip(beside_normal(model), generate(model, beside_normal(model), decoding), strict=True):
+        assert_same(trace, reference_of(model, request, decoding))
+        assert trace.counts is not None
+        assert trace.counts.looks_TX("head_reads").sum() == 0
+        looked_T = (~np.isnan(trace.evidence_TE[1:])).sum(1) + (trace.exit_layer_T[1:] == 6)
+        assert trace.counts.looks_TX("screen_reads").sum() == looked_T.sum()
+        if isinstance(request.configuration, Normal):
+            missed += int((trace.token_id_T != trace.final_token_id_T).sum())
+    assert missed, "so coarse a screen misses the likeliest token at times, which is recorded as disagreement"
+
+
+def test_a_head_of_all_tokens_and_full_rank_is_the_whole_head(llama: PreTrainedModel) -> None:
+    vocabulary, width = llama.get_output_embeddings().weight.shape
+    whole = generate(llama, beside_normal(llama), FEW)
+    screened = generate(llama, beside_normal(llama), replace(FEW, head=screen_of(llama, width, vocabulary)))
+    for trace, other in zip(screened, whole, strict=True):
+        assert_same(trace, other)
+
+
+def test_costs_are_beside_full_depth_with_the_same_head(llama: PreTrainedModel) -> None:
+    rank, n_tokens, width, vocabulary = 4, 6, 32, 97
+    prices = find_prices(decoder_of(llama), replace(FEW, head=screen_of(llama, rank, n_tokens, packed=False)))
+    counts = full_depth(5, 7, len(EXITABLE), prices.reads)
+    columns = cost_columns(prices, counts, np.full(5, 6), EXITABLE, "normal", 3)
+    screened = rank * width + rank * vocabulary + n_tokens * width
+    assert columns["cost_full"] == columns["cost_run"] == columns["cost_needed"]
+    assert columns["cost_full_whole_head"] - columns["cost_full"] == 5 * (width * vocabulary - screened)  # type: ignore[operator]
+    assert (columns["head_reads"], columns["screen_reads"]) == (0, 5)
+
+
 @pytest.mark.parametrize("layers", [(3,), (1, 4)])
 @pytest.mark.parametrize("looks_through", ["head", "shortlist", "screen"])
 def test_invariant_7_a_set_is_looked_at_and_no_layer_else(
@@ -117,9 +161,11 @@ def test_invariant_7_a_set_is_looked_at_and_no_layer_else(
     looked_T = np.array([sum(layer <= exit for layer in layers) for exit in exit_T])
     whole_T = {"head": looked_T, "shortlist": np.minimum(looked_T, 1), "screen": 0 * looked_T}[looks_through]
     unread_T = (exit_T == 6) | (whole_T < looked_T)  # whose token is read by itself
-    assert counts.reads_TX.sum() == ran.reads == (whole_T + unread_T).sum()
-    assert counts.screened_TX.sum() == (looked_T.sum() if looks_through == "screen" else 0)
-    assert counts.short_reads_TX.sum() == ((looked_T - whole_T).sum() if looks_through == "shortlist" else 0)
+    assert counts.looks_TX("head_reads").sum() == ran.reads == (whole_T + unread_T).sum()
+    assert counts.looks_TX("screen_reads").sum() == (looked_T.sum() if looks_through == "screen" else 0)
+    assert counts.looks_TX("shortlist_reads").sum() == (
+        (looked_T - whole_T).sum() if looks_through == "shortlist" else 0
+    )
     columns = cost_columns(prices, counts, exit_T, EXITABLE, configuration.mode, len(PROMPTS[0]))
     assert columns["cost_run"] == ran.multiply_adds(prices)
     assert {*exit_T.tolist()} & {*layers}, "it exits at all"
@@ -150,11 +196,9 @@ def test_a_sketch_is_the_best_in_the_metric_of_the_streams(llama: PreTrainedMode
 
 
 def test_what_does_not_fit_the_head_is_refused(llama: PreTrainedModel) -> None:
-    with pytest.raises(
-        UsageError, match="--decide-on screen:33:9: the rank is above the width of what the head takes, 32"
-    ):
+    with pytest.raises(UsageError, match="screen:33:9: the rank is above the width of what the head takes, 32"):
         screen_of(llama, 33, 9)
-    with pytest.raises(UsageError, match="--decide-on screen:8:98: the model has only 97 tokens"):
+    with pytest.raises(UsageError, match="screen:8:98: the model has only 97 tokens"):
         screen_of(llama, 8, 98)
     with pytest.raises(ValueError, match="exit set 2,4: layer 2 is not exitable, only 1, 3, 4 are"):
         Exit("unfrozen", "confidence", 0.5, (2, 4)).per_layer(EXITABLE)
@@ -164,5 +208,5 @@ def test_a_probe_looks_at_its_set_alone(llama: PreTrainedModel) -> None:
     decoding: Decoding = replace(DECODING, probe=PROBE, max_new_tokens=12)
     [trace] = generate(llama, [Request(PROMPTS[0], Exit("unfrozen", "predicted_kl", 4.0, (4,)), 3)], decoding)
     assert trace.counts is not None
-    assert trace.counts.probed_TX[:, :2].sum() == 0
-    assert trace.counts.probed_TX[:, 2].sum() == len(trace.token_id_T) - 1
+    assert trace.counts.looks_TX("probe_reads")[:, :2].sum() == 0
+    assert trace.counts.looks_TX("probe_reads")[:, 2].sum() == len(trace.token_id_T) - 1

@@ -4,6 +4,7 @@ import copy
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
+from itertools import product
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache, PreTrainedModel
 from transformers.integrations import moe
 
-from eexit.decode.costs.counting import Counts, Prices, cost, full_depth, needed
+from eexit.decode.costs.counting import LOOKS, Counts, Prices, cost, full_depth, needed
 from eexit.decode.costs.prices import find_prices
 from eexit.decode.rows.requests import Decoding
 from eexit.method.states import STATES
@@ -79,7 +80,7 @@ def test_the_parts_of_a_llama_cost_what_their_weights_say(llama: PreTrainedModel
     assert prices.keys_L.tolist() == [keys_and_values] * N_LAYERS
     assert prices.layer_L.tolist() == [query + keys_and_values + output + 3 * width * inner] * N_LAYERS
     assert prices.position_L.tolist() == [2 * width] * N_LAYERS
-    assert prices.read_X.tolist() == [width * VOCABULARY] * (len(EXITABLE) + 1)
+    assert prices.look_XK[:, LOOKS.index("head_reads")].tolist() == [width * VOCABULARY] * (len(EXITABLE) + 1)
 
 
 QUERIES = {"q_proj", "q_norm", "q_a_proj", "q_a_layernorm", "q_b_proj"}
@@ -139,11 +140,8 @@ def looped_cost(prices: Prices, counts: Counts, n_prompt: int, hidden_from_T: Se
     total = 0
     for token, (layers, keys) in enumerate(zip(counts.layers_T, counts.keys_T, strict=True)):
         total += prices.before
-        for rank in range(counts.reads_TX.shape[1]):
-            total += int(prices.read_X[rank] * counts.reads_TX[token, rank])
-            total += int(prices.short_read_X[rank] * counts.short_reads_TX[token, rank])
-            total += int(prices.probe_X[rank] * counts.probed_TX[token, rank])
-            total += int(prices.screen_X[rank] * counts.screened_TX[token, rank])
+        for rank, name in product(range(len(prices.look_XK)), LOOKS):
+            total += int(prices.look_XK[rank, LOOKS.index(name)] * counts.looks_TX(name)[token, rank])
         position = n_prompt + token
         for layer in range(layers):
             total += int(prices.layer_L[layer])
@@ -166,15 +164,12 @@ def test_costs_are_those_of_every_layer_and_position_one_by_one(n_prompt: int) -
         layer_L=rng.integers(1000, 2000, N_LAYERS),
         keys_L=rng.integers(100, 200, N_LAYERS),
         position_L=rng.integers(1, 50, N_LAYERS),
-        read_X=rng.integers(4000, 6000, 4),
-        short_read_X=rng.integers(400, 600, 4),
-        probe_X=rng.integers(40, 60, 4),
-        screen_X=rng.integers(200, 300, 4),
+        look_XK=rng.integers(40, 6000, (4, len(LOOKS))),
         window_L=(None, 4, 8, 1, None, 100, 6),
     )
     layers_T = rng.integers(1, N_LAYERS + 1, n_tokens)
-    looks = rng.integers(0, 3, (4, n_tokens, 4))
-    counts = Counts(np.arange(n_tokens), layers_T, rng.integers(0, N_LAYERS + 1 - layers_T), *looks)
+    looks_TXK = rng.integers(0, 3, (n_tokens, 4, len(LOOKS)))
+    counts = Counts(np.arange(n_tokens), layers_T, rng.integers(0, N_LAYERS + 1 - layers_T), looks_TXK)
     nowhere_T = [N_LAYERS] * n_tokens
     assert cost(prices, counts, n_prompt) == looped_cost(prices, counts, n_prompt, nowhere_T)
     hidden = cost(prices, counts, n_prompt, layers_T)
@@ -208,8 +203,8 @@ def test_exits_need_what_later_tokens_attend_to(mode: str) -> None:
     counts, hidden_from_T = needed(np.array(EXITS), EXITABLE, N_LAYERS, STATES.get(mode))
     hidden = NOWHERE if hidden_from_T is None else hidden_from_T.tolist()
     assert (counts.layers_T.tolist(), counts.keys_T.tolist(), hidden) == NEEDED[mode]
-    assert [(*EXITABLE, 6)[rank] for rank in counts.reads_TX.argmax(1)] == EXITS
-    assert counts.reads_TX.sum(1).tolist() == [1] * 6
+    assert [(*EXITABLE, 6)[rank] for rank in counts.looks_TX("head_reads").argmax(1)] == EXITS
+    assert counts.looks_TX("head_reads").sum(1).tolist() == [1] * 6
 
 
 class Noted:

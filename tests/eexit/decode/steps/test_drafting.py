@@ -144,7 +144,7 @@ def test_a_row_runs_what_it_says(any_model: PreTrainedModel, monkeypatch: pytest
     assert counts is not None
     assert ran.ended_L.tolist() == [counts.layers_T.sum() / decoder.n_layers] * decoder.n_layers
     assert ran.begun_L.tolist() == ran.ended_L.tolist(), "keys are never written alone"
-    assert ran.reads == counts.reads_TX.sum() == (rounds.drafted_R + rounds.length_R).sum()
+    assert ran.reads == counts.looks_TX("head_reads").sum() == (rounds.drafted_R + rounds.length_R).sum()
     costs = SerialCosts(np.array([*EXITABLE, decoder.n_layers - 1]), np.array([2.0, 4.0, 5.0, 7.0]), np.ones(4))
     columns = rounds.columns(draft, len(trace.token_id_T) - 1, costs)
     assert columns["layer_calls"] == ran.calls_L.sum()

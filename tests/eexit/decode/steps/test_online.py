@@ -64,7 +64,7 @@ def test_invariant_7_a_row_runs_what_it_says_and_no_more_than_its_exits_need(
         assert ran.ended_L.tolist() == (layer_L < layers_T1).sum(0).tolist()
         written = (layer_L >= layers_T1) & (layer_L < layers_T1 + keys_T1)
         assert (ran.begun_L - ran.ended_L).tolist() == written.sum(0).tolist()
-        assert ran.reads == counts.reads_TX.sum() == (1 + np.searchsorted(EXITABLE, exit_T)).sum()
+        assert ran.reads == counts.looks_TX("head_reads").sum() == (1 + np.searchsorted(EXITABLE, exit_T)).sum()
         least, _ = needed(exit_T, EXITABLE, decoder.n_layers, STATES[configuration.mode])
         assert counts.layers_T.tolist() == least.layers_T.tolist()
         assert counts.keys_T.tolist() == least.keys_T.tolist()
@@ -90,9 +90,9 @@ def test_invariant_7_holds_for_a_probe_and_for_a_shortlist(
     assert counts is not None
     looked_T = 1 + np.minimum(np.searchsorted(EXITABLE, exit_T), len(EXITABLE) - 1)
     reads = rule != "predicted_kl"
-    assert counts.probed_TX.sum() == (0 if reads else looked_T.sum())
-    assert counts.short_reads_TX.sum() == ((looked_T - 1).sum() if reads else 0)
-    assert ran.reads == counts.reads_TX.sum() == len(exit_T) + (reads and (exit_T > EXITABLE[0]).sum())
+    assert counts.looks_TX("probe_reads").sum() == (0 if reads else looked_T.sum())
+    assert counts.looks_TX("shortlist_reads").sum() == ((looked_T - 1).sum() if reads else 0)
+    assert ran.reads == counts.looks_TX("head_reads").sum() == len(exit_T) + (reads and (exit_T > EXITABLE[0]).sum())
     columns = cost_columns(prices, counts, exit_T, EXITABLE, configuration.mode, len(PROMPTS[0]))
     assert columns["cost_run"] == ran.multiply_adds(prices)
     assert len(set(exit_T)) > 1

@@ -29,7 +29,7 @@ from eexit.plan.configuration import Configuration, Exit, Normal
 from eexit.quality.text_measures import disagreement
 from eexit.reference.generation import draw
 from eexit.reference.rules import Seen, stop_by_kl
-from eexit.studies.replay.recorded import Replayed, Transcript, replay_recorded, summary, together
+from eexit.studies.replay.recorded import Costs, Replayed, Transcript, replay_recorded, summary, together
 from eexit.studies.replay.with_model import Replayer
 from eexit.training.student.frozen import LayerStack, Padded
 from eexit.training.texts import Text
@@ -124,7 +124,7 @@ def test_the_ends_of_each_rule_are_its_first_exit_and_full_depth(
             [replayed] = replayer.replay([Exit(mode, rule, parameter)], transcript)
             assert replayed.share_X == pytest.approx([0, 0, 0, 1])
             assert (replayed.expected_kl, replayed.expected_disagreement) == pytest.approx((0, 0), abs=1e-6)
-            assert replayed.cost_needed == replayed.cost_full
+            assert replayed.costs.cost_needed == replayed.costs.cost_full
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -157,8 +157,10 @@ def check_run(replayer: Replayer, setting: Exit, trace: Trace, replayed: Replaye
     if not is_by_chance or alters:
         own = disagreement(trace.token_id_T, trace.final_token_id_T)
         assert replayed.expected_disagreement == pytest.approx(own, abs=1e-12)
-    needed = cost_columns(replayer.prices, None, trace.exit_layer_T[1:], EXITABLE, setting.mode, len(PROMPTS[0]))
-    assert (replayed.cost_full, replayed.cost_needed) == (needed["cost_full"], needed["cost_needed"])
+    prices, exit_T = replayer.pricing.prices, trace.exit_layer_T[1:]
+    ran = cost_columns(prices, trace.counts, exit_T, EXITABLE, setting.mode, len(PROMPTS[0]))
+    expected = Costs(*(np.nan if ran[name] is None else float(ran[name] or 0) for name in Costs._fields))
+    assert replayed.costs == pytest.approx(expected, nan_ok=True)
 
 
 def test_what_is_read_at_frozen_exits_is_as_far_from_full_depth_as_the_models_own_forward_says(
@@ -200,7 +202,7 @@ def test_what_was_not_recorded_is_found_with_the_model(llama: PreTrainedModel, r
         np.testing.assert_allclose(with_model.share_X, recorded.share_X, atol=1e-5)
         assert with_model.expected_kl == pytest.approx(recorded.expected_kl, rel=1e-4)
         assert with_model.expected_disagreement == pytest.approx(recorded.expected_disagreement, abs=1e-5)
-        assert np.isnan(recorded.cost_needed)
+        assert np.isnan(recorded.costs).all()
 
 
 def test_an_adapters_exits_are_its_own_and_its_final_layer_is_not_full_depth(
@@ -237,7 +239,7 @@ def test_settings_are_replayed_together_where_they_see_the_same() -> None:
 
 def test_a_summary_is_a_mean_over_prompts_with_seeds_averaged_first() -> None:
     def at(rank: int, kl: float, full: float) -> Replayed:
-        return Replayed(np.eye(4)[rank], kl, kl / 10, full, full / 2)
+        return Replayed(np.eye(4)[rank], kl, kl / 10, Costs(full, full / 2, 2 * full))
 
     replayed = [at(0, 1, 10), at(3, 0, 30), at(3, 2, 100)]
     row = summary(Exit("unfrozen", "kl", 1.0), replayed, ["a", "a", "b"], EXITABLE, N_LAYERS)
@@ -245,7 +247,7 @@ def test_a_summary_is_a_mean_over_prompts_with_seeds_averaged_first() -> None:
     assert row["exit_distribution"] == [(1, 0.25), (3, 0.0), (4, 0.0), (6, 0.75)]
     assert row["mean_depth"] == pytest.approx(0.25 * 2 / 7 + 0.75)
     assert row["expected_kl"] == pytest.approx((0.5 + 2) / 2)
-    assert (row["cost_full"], row["cost_needed"]) == (120, 60)
+    assert (row["cost_full"], row["cost_needed"], row["cost_run"]) == (120, 60, 240)
     assert row["expected_kl_low"] is row["expected_kl_high"] is None
     six = summary(
         Exit("unfrozen", "fixed", 4.0), [at(3, kl, np.nan) for kl in range(6)], list("abcdef"), EXITABLE, N_LAYERS

@@ -58,13 +58,9 @@ def config_of(model: Path, **others: Any) -> SweepConfig:
 def replayed(out: Path, **others: Any) -> Sequence[Mapping[str, Any]]:
     running: dict[str, Any] = {"display": Silence(), "look": look_here}
     running |= {name: others.pop(name) for name in running if name in others}
-    from_where = {
-        "text_of": "normal",
-        "probe": None,
-        **{name: others.pop(name) for name in ("text_of", "probe") if name in others},
-    }
+    text_of = others.pop("text_of", "normal")
     asked = SettingsToReplay(**{"kl_factors": (), "rules": {}, **others})
-    plan = lambda sweep, results: make_replay_plan(sweep, results, asked, **from_where)  # noqa: E731
+    plan = lambda sweep, results: make_replay_plan(sweep, results, asked, text_of)  # noqa: E731
     return run_study(str(out), plan, **running).rows
 
 
@@ -161,7 +157,8 @@ def test_settings_of_any_exit_set_are_replayed(finished: Path) -> None:
     for rule in ("agree", "confidence/0.05"):
         every, last = (rows[f"unfrozen/{rule}{within}"] for within in ("", f"@{EXITS[-1]}"))
         assert {layer for layer, share in last["exit_distribution"] if share} <= {EXITS[-1], N_LAYERS - 1}
-        assert last["mean_depth"] >= every["mean_depth"]
+        assert last["mean_depth"] > every["mean_depth"]
+        assert {layer for layer, share in every["exit_distribution"] if share} > {EXITS[0]}
         assert (last["exit_set"], every["exit_set"]) == (f"{EXITS[-1]}", None)
     with pytest.raises(UsageError, match="exit set 99: layer 99 is not exitable"):
         replayed(finished, rules={"agree": ()}, exit_sets=("99",))
@@ -179,7 +176,7 @@ def test_settings_that_are_finished_stay_when_it_is_stopped(finished: Path) -> N
 def test_the_model_is_needed_for_what_was_not_recorded(finished: Path, tmp_path: Path) -> None:
     def needs_model(out: Path, modes: tuple[str, ...] = (), **rules: tuple[float, ...]) -> bool:
         sweep = read_finished(str(out), ["status"])
-        return make_replay_plan(sweep, str(out), SettingsToReplay((), rules, modes), "normal", None).needs_model
+        return make_replay_plan(sweep, str(out), SettingsToReplay((), rules, modes), "normal").needs_model
 
     assert not needs_model(finished, kl=(1.0,), agree=())
     assert needs_model(finished, kl=(1.0,), fixed=(3.0,))

@@ -1,0 +1,101 @@
+"""Gates: which layers are read behind them, against the reference, by counts, and by scoring."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from axes import EXITABLE, some
+from references import decoder_of, reference_of, shared_model
+from rows import ARCHITECTURES, PROMPTS, SAMPLED, generate, modes_of
+from traces import assert_same
+from transformers import PreTrainedModel
+from untrained import LINEAR, WIDTH
+
+from eexit.decode.costs.prices import find_prices
+from eexit.decode.rows.requests import Decoding, Request
+from eexit.decode.scoring import score
+from eexit.method.gate import Gate, LayerGate
+from eexit.plan.configuration import Exit
+
+RULES = ("confidence", "margin", "entropy")  # that a gate can be for
+FEW = replace(SAMPLED, max_new_tokens=12)
+
+
+def random_gate(model: PreTrainedModel) -> Gate:
+    """Of all rules and layers, with chances of about a half."""
+    generator, keys = torch.Generator().manual_seed(0), [key_of(model, rule) for rule in RULES]
+    return Gate(
+        tuple(keys),
+        {
+            layer: LayerGate(
+                torch.randn(WIDTH, len(keys), generator=generator) / 20,
+                torch.randn(len(keys), generator=generator) / 20,
+            )
+            for layer in EXITABLE
+        },
+    )
+
+
+def key_of(model: PreTrainedModel, rule: str) -> str:
+    return Exit("unfrozen", rule, some(model, rule)[0]).gated_rule
+
+
+def gated(
+    model: PreTrainedModel, threshold: str | None, sets: tuple[tuple[int, ...], ...] = ((), (4,))
+) -> list[Request]:
+    """Each rule and mode in turn, with each of these sets."""
+    modes = modes_of(model)
+    settings = [
+        Exit(modes[index % len(modes)], rule, some(model, rule)[0], layers, threshold)
+        for layers in sets
+        for index, rule in enumerate(RULES * 2)
+    ]
+    return [Request(PROMPTS[0], setting, seed=3) for setting in settings]
+
+
+def decoding_of(model: PreTrainedModel, **others: object) -> Decoding:
+    return replace(FEW, gate=random_gate(model), readout=LINEAR, **others)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_invariant_3_gated_rules_exit_as_the_reference_does(architecture: str) -> None:
+    model = shared_model(architecture)
+    decoding, passed = decoding_of(model), set()
+    requests = [request for threshold in ("0.4", "0.5") for request in gated(model, threshold)]
+    for request, trace in zip(requests, generate(model, requests, decoding), strict=True):
+        assert_same(trace, reference_of(model, request, decoding))
+        assert trace.counts is not None
+        assert isinstance(request.configuration, Exit)
+        gates, reads = (trace.counts.looks_TX(name)[:, :-1] for name in ("gate_reads", "head_reads"))
+        seen = ~np.isnan(trace.evidence_TE[1:])
+        assert (reads >= seen).all(), "what is seen is read"
+        assert (gates >= seen).all(), "and what is seen is behind the gate"
+        passed |= {*(gates - seen).ravel().tolist()}
+    assert passed == {0, 1}, "it lets some through and passes some over"
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_threshold_of_0_changes_nothing_and_perfect_knowledge_no_exit(architecture: str) -> None:
+    model = shared_model(architecture)
+    decoding = decoding_of(model)
+    without = generate(model, gated(model, None), decoding)
+    for threshold in ("0", "perfect"):
+        for trace, other in zip(generate(model, gated(model, threshold), decoding), without, strict=True):
+            assert_same(trace, other)
+
+
+def test_invariant_8_scoring_gives_the_exits_of_gated_rules(llama: PreTrainedModel) -> None:
+    decoding = decoding_of(llama)
+    for request in gated(llama, "0.5"):
+        [trace] = generate(llama, [request], decoding)
+        scored = score(decoder_of(llama), decoding, request, trace.token_id_T.tolist())
+        assert scored.exit_layer_T.tolist() == trace.exit_layer_T.tolist()
+        np.testing.assert_allclose(scored.evidence_TE[1:], trace.evidence_TE[1:], atol=1e-4)
+
+
+def test_a_gate_costs_one_product_with_a_vector(llama: PreTrainedModel) -> None:
+    prices = find_prices(decoder_of(llama), decoding_of(llama))
+    plain = find_prices(decoder_of(llama), FEW)
+    assert prices.look_XK[:, -1].tolist() == [WIDTH] * len(EXITABLE) + [0]
+    assert not plain.look_XK[:, -1].any()
