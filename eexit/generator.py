@@ -66,6 +66,7 @@ class ModelGenerator:
             temperature=config.temperature,
             top_p=config.top_p,
             record_top_k=min(config.record_top_k, decoder.vocabulary),
+            observe=config.observe,
             memory_share=memory_share,
         )
         self.prices = find_prices(decoder, decoding)

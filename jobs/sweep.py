@@ -99,6 +99,7 @@ def write_figures(summary: "Summary", out: str, path: Path) -> None:
         "out": shown(out),
         "report": shown(inside(out, REPORT)),
         "model": dict(summary.model),
+        "observe": summary.config.observe,
         "runs": summary.done + summary.errors,
         "errors": summary.errors,
         "different_runs": sum(row["different_runs"] for row in by_configuration),

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from eexit.messages.result_table import ResultTable
 from eexit.messages.written import percent, written
 from eexit.plan.configuration import Configuration, Draft
-from eexit.plan.runs import ERROR
+from eexit.plan.runs import ERROR, OK
 from eexit.results.landed import read_columns
 from eexit.results.means import mean_of, outcomes
 from eexit.results.store.folder import Store
@@ -41,6 +41,8 @@ DIFFERENT_CAPTION = (
 # Of a sweep whose prompts bring answers.
 ANSWERS_HEADING = "cor-\nrect"
 ANSWERS_CAPTION = " Correct: runs whose answer is right, of those whose prompt says what is."
+# Of a sweep that asks full depth nothing.
+UNOBSERVED_CAPTION = " Disagreement and perplexity are not known: full depth was asked nothing (--observe none)."
 # Of a sweep with drafts: what the report says of them, too.
 DRAFT_HEADINGS = ("ac-\ncept-\ned", "ex-\npected\nspeed-\nup")
 DRAFTS_CAPTION = (
@@ -61,9 +63,16 @@ def closing_table(
     has_answers = generations["correct"].null_count < len(generations)
     has_errors = bool(pc.any(pc.equal(generations["status"], ERROR)).as_py())
     has_drafts = any(isinstance(configuration, Draft) for configuration in configurations)
+    done = generations.filter(pc.field("status") == OK)
+    is_unobserved = len(done) > 0 and done["perplexity"].null_count == len(done)
     found = [outcomes(configuration, generations, temperature) for configuration in configurations]
     has_repeats = any(counts.n_different < counts.n_runs for counts in found)
-    captions = {DIFFERENT_CAPTION: has_repeats, ANSWERS_CAPTION: has_answers, DRAFTS_CAPTION: has_drafts}
+    captions = {
+        UNOBSERVED_CAPTION: is_unobserved,
+        DIFFERENT_CAPTION: has_repeats,
+        ANSWERS_CAPTION: has_answers,
+        DRAFTS_CAPTION: has_drafts,
+    }
     table = ResultTable(CAPTION + "".join(caption for caption, is_there in captions.items() if is_there))
     table.add("key", "configuration")
     table.add("number", "runs", *[DIFFERENT_HEADING] * has_repeats, *["failed"] * has_errors)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Final
 
 from cluster.console.job import Options, SweepJob
 from eexit.messages.locations import shown
@@ -9,6 +10,11 @@ from eexit.messages.wording import counted
 from eexit.plan.config import SweepConfig
 from eexit.plan.model_facts import CHARACTERS_PER_TOKEN, characters, look_at_model
 from eexit.plan.runs import configurations, count_different_runs, count_runs
+
+OBSERVED: Final = {  # where full depth is asked less than everything
+    "final": "full depth at its final layer alone",
+    "none": "nothing of full depth: texts and answers only",
+}
 
 
 def describe_plan(job: SweepJob, options: Options) -> str:
@@ -42,6 +48,7 @@ def describe_plan(job: SweepJob, options: Options) -> str:
         "recorded": f"the {counted(config.record_top_k, 'likeliest token')} of each layer"
         if config.record_top_k
         else "no top tokens",
+        **({"observed": OBSERVED[config.observe]} if config.observe in OBSERVED else {}),
         "seeds": " ".join(map(str, config.seeds)),
         "runs": f"{n_runs:,} = {product}" + _repeats(config, n_runs),
         "shards": f"about {math.ceil(n_runs / rows):,} of up to {counted(rows, 'run')}",

@@ -98,7 +98,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     LEARNED: ("readout", "probe", "adapter"),
     EXECUTION: tuple(name for name in _EXECUTION if name != "out"),
-    OUTPUT: ("out", "record_top_k"),
+    OUTPUT: ("out", "record_top_k", "observe"),
 }  # fmt: skip
 FIRST = (
     "help", "prompts", "model", "max_new_tokens", "modes", "kl_factors", "rules", "out", "config", "dry_run",

@@ -91,7 +91,7 @@ def _generated(
 ) -> list[Text]:  # fmt: skip
     """The texts of more prompts, at full depth, from a sweep of their own."""
     grid = {"modes": (NORMAL,), "kl_factors": (), "rules": {}, "controls": (), "prompts": tuple(prompts)}
-    config = SweepConfig.model_validate({**sweep.manifest.config, **grid})
+    config = SweepConfig.model_validate({**sweep.manifest.config, **grid, "observe": "none"})
     summary = run_sweep(config, folder / TEXTS_FOLDER, device=device, display=display, look=look)
     return read_texts(open_store(summary.out))
 

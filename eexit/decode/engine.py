@@ -173,7 +173,7 @@ class Engine:
     def _retire(self, batch: Batch | OnlineBatch) -> Iterator[tuple[int, Outcome]]:
         """Yield the outcomes of the rows that ended or failed, and free their slots."""
         ended = batch.ended()
-        if isinstance(batch, OnlineBatch) and self.decoding.observe:
+        if isinstance(batch, OnlineBatch) and self.decoding.n_observed:
             observe(self.decoder, self.decoding, batch, ended)
         outcomes = [(int(batch.request[slot]), batch.outcome(slot)) for slot in ended]
         batch.remove(ended, self.decoder.device)

@@ -20,10 +20,12 @@ from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.requests import Decoding
 from eexit.decode.rows.transfer import to_device
 from eexit.decode.sampling import Drafted, pick_tokens
+from eexit.decode.trace import recorded
 from eexit.method.divergence import Divergence, divergence_from_final
 from eexit.method.readouts import Readout
 from eexit.method.rules import Distribution
 from eexit.model.decoder import Decoder
+from eexit.plan.config import Observe
 
 # Bytes of logits that one product with the head makes, but those of LOGITS_ROWS residual streams at least. With fewer,
 # the head's weights are fetched from memory too often; with more, a CPU's cache can't hold them until they are
@@ -84,9 +86,9 @@ class Reading(Divergence):
         """Log-probability of tokens under the final distribution, nats, (B,)."""
         return self.final_logits_UV[self.prefix_B, token_B].float() - self.final_lse_B
 
-    def columns(self, token_B: Tensor) -> dict[str, Tensor]:
+    def columns(self, token_B: Tensor, observe: Observe) -> dict[str, Tensor]:
         """What is recorded of the full-depth pass, for rows whose next tokens these are."""
-        return {
+        seen = {
             "kl_TE": self.kl_BE,
             "logprob_T": self.logprob(token_B),
             "final_token_id_T": self.likeliest_BX[:, -1],
@@ -94,9 +96,10 @@ class Reading(Divergence):
             "top_token_ids_TXK": self.top_token_BXK,
             "top_prob_TXK": self.top_prob_BXK,
         }
+        return {name: seen[name] for name, *_ in recorded(observe) if name in seen}
 
     def picked(self, exit_B: Tensor) -> "Picked":
-        """The likeliest token of each row at its exit: `exit_B` are indices into X."""
+        """The likeliest token of each row at its exit: `exit_B` are indices into X, which may count from its end."""
         at = torch.arange(len(exit_B), device=exit_B.device), exit_B
         token_B, log_p_B = self.likeliest_BX[at], self.likeliest_log_p_BX[at]
         return Picked(token_B, log_p_B, token_B.clone(), self.top_token_BXK[at], self.top_prob_BXK[at])
@@ -142,9 +145,12 @@ def _joined(divergences: Sequence[Divergence]) -> Divergence:
 
 
 def read_layers(decoder: Decoder, states_BXW: Tensor, decoding: Decoding) -> Reading:
-    """Read the residual streams after the exitable layers and, last, after the final layer, and compare them."""
+    """Read the residual streams after the exitable layers and, last, after the final layer, and compare them.
+
+    With fewer streams, they are those after the last of these layers.
+    """
     reader = Reader(decoder, decoding.readout)
-    layers = [*decoding.exitable_layers, reader.final]
+    layers = [*decoding.exitable_layers, reader.final][-states_BXW.shape[1] :]
     ready_BXH = torch.stack([reader.ready(states_BXW[:, rank], layer) for rank, layer in enumerate(layers)], 1)
     n_rows, n_states, _ = ready_BXH.shape
     size = max(1, _rows_at_a_time(decoder) // n_states)

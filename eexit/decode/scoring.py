@@ -139,7 +139,7 @@ class _Texts:
         for held, keys in ((cache, prompt.student), (self.teacher, prompt.teacher))[: 1 + self.is_oracle]:
             held.load(slice(0, n_texts), keys, range(layers.n_layers), self.n_prompt)
         start_S, state_S = np.full(n_texts, self.n_prompt), np.full(n_texts, 0 if self.states else NONE)
-        waiting = Waiting(decoders.student, layers, start_S, state_S, n_tokens, kept=False)
+        waiting = Waiting(decoders.student, layers, start_S, state_S, n_tokens, n_kept=0)
         self.student = StudentRows(decoders.student, layers.segments, cache, self.states, waiting)
 
     def score(self, slot: np.ndarray, index: np.ndarray) -> Scored:

@@ -41,8 +41,10 @@ class Prefilled:
 
 @torch.inference_mode()
 def prefill(decoders: Decoders, decoding: Decoding, layers: Layers, prompt: tuple[int, ...]) -> Prefilled:
-    """Run a prompt at full depth, once for each decoder."""
-    ran = {decoder: prompt_pass(decoder, layers.exits, prompt) for decoder in {decoders.teacher, decoders.student}}
+    """Run a prompt at full depth, once for each decoder; its last token is read where the teacher is observed, and at
+    the final layer."""
+    exits = layers.exits[-max(1, decoding.n_observed) :]
+    ran = {decoder: prompt_pass(decoder, exits, prompt) for decoder in {decoders.teacher, decoders.student}}
     cache, states_1XW = ran[decoders.teacher]
     with decoders.teacher.attending():
         reading = read_layers(decoders.teacher, states_1XW, decoding)

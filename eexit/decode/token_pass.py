@@ -51,8 +51,8 @@ class StudentRows:
     """The decoder that is run up to the exits, its keys and values, and what it has left out so far.
 
     `segments` are its layers, cut where rows may exit. A pass adds what it runs to the `counts` of that name in
-    `costs.counting.Counts`, as (S, P), unless there are none. With `collects`, it keeps the streams of tokens that go
-    through all layers at full depth.
+    `costs.counting.Counts`, as (S, P), unless there are none. Of tokens that go through all layers at full
+    depth, it `collects` the streams after the last so many layers of X.
     """
 
     decoder: Decoder
@@ -61,7 +61,7 @@ class StudentRows:
     states: Sequence[str]
     waiting: Waiting
     counts: Mapping[str, np.ndarray] = field(default_factory=dict)
-    collects: bool = False
+    collects: int = 0
 
     @property
     def unaltered(self) -> list[int]:
@@ -114,9 +114,7 @@ class TokenPass:
         self.hidden_DW = embedded_D1W[:, 0].clone()
         self.before_DW = torch.empty_like(self.hidden_DW)
         self.going_D = np.ones(len(tokens.slot_D), bool)
-        self.streams_DXW = self.hidden_DW.new_empty(
-            len(self.hidden_DW), len(student.segments) if student.collects else 0, student.decoder.width
-        )
+        self.streams_DXW = self.hidden_DW.new_empty(len(self.hidden_DW), student.collects, student.decoder.width)
         self.through: list[Through] = []
 
     @property
@@ -201,21 +199,21 @@ class TokenPass:
             waiting.hidden_SPW[at] = after_BTW[len(going) : len(slot_B), 0]
         if student.counts:
             student.counts["layers_T"][slot_B, input_index_B] += len(layers)
-        if student.collects:
+        if rank >= len(student.segments) - student.collects:
             self._collect(rank, going, slot_N, input_index_N)
 
     def _collect(self, rank: int, going: np.ndarray, slot_N: np.ndarray, input_index_N: np.ndarray) -> None:
         """Keep the streams of tokens that have just been through a segment."""
-        waiting = self.student.waiting
+        waiting, at_rank = self.student.waiting, rank - len(self.student.segments)  # counted from the end of X
         going = going[np.isin(waiting.state_S[self.tokens.slot_D[going]], self.unaltered)]
         [going_G] = to_device([going], self.student.decoder.device)
-        self.streams_DXW[going_G, rank] = self.hidden_DW[going_G]
+        self.streams_DXW[going_G, at_rank] = self.hidden_DW[going_G]
         streams = [self.streams_DXW[going_G]]
         if len(slot_N):
             at = waiting.at(slot_N, input_index_N)
-            waiting.streams_SPXW[:, :, rank][at] = waiting.hidden_SPW[at]
+            waiting.streams_SPXW[:, :, at_rank][at] = waiting.hidden_SPW[at]
             streams.append(waiting.streams_SPXW[at])
-        if rank == len(self.student.segments) - 1:
+        if at_rank == -1:
             slots = np.append(self.tokens.slot_D[going], slot_N)
             self.through.append(
                 Through(slots, np.append(self.tokens.input_index_D[going], input_index_N), torch.cat(streams))

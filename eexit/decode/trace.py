@@ -5,16 +5,17 @@ From the declaration follow the arrays of a batch, the copy from the device, the
 K top tokens. Without the suffix, the field's name is the column's name.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Final, get_origin, get_type_hints
+from typing import Annotated, Final, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pyarrow as pa
 
 from eexit.decode.costs.counting import Counts
 from eexit.decode.costs.draft_rounds import Rounds
+from eexit.plan.config import Observe
 
 EOS: Final = "eos"  # why a row ended
 LENGTH: Final = "length"
@@ -30,11 +31,12 @@ class Column:
     definition: str
     nullable: bool = False
     texts: str = ""
+    observed: Sequence[Observe] = ("all", "final", "none")  # the settings of `observe` with which it is recorded
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What a row generated: its recorded columns, and why it ended.
+    """What a row generated: its recorded columns, of which those that were not observed are empty, and why it ended.
 
     The first token is not decided: it comes from the final layer of the prompt's full-depth pass.
     """
@@ -54,7 +56,12 @@ class Trace:
     ]
     kl_TE: Annotated[
         np.ndarray,
-        Column(pa.float32(), "nats", "KL(final || layer) of the full-depth pass, one per exitable layer in order"),
+        Column(
+            pa.float32(),
+            "nats",
+            "KL(final || layer) of the full-depth pass, one per exitable layer in order",
+            observed=("all",),
+        ),
     ]
     exit_prob_TX: Annotated[
         np.ndarray,
@@ -77,7 +84,10 @@ class Trace:
         ),
     ]
     logprob_T: Annotated[
-        np.ndarray, Column(pa.float32(), "nats", "log-probability of token_id under the full-depth model")
+        np.ndarray,
+        Column(
+            pa.float32(), "nats", "log-probability of token_id under the full-depth model", observed=("all", "final")
+        ),
     ]
     exit_logprob_T: Annotated[
         np.ndarray,
@@ -89,9 +99,13 @@ class Trace:
         ),
     ]
     final_token_id_T: Annotated[
-        np.ndarray, Column(pa.int32(), "token id", "the full-depth model's own most likely token")
+        np.ndarray,
+        Column(pa.int32(), "token id", "the full-depth model's own most likely token", observed=("all", "final")),
     ]
-    entropy_T: Annotated[np.ndarray, Column(pa.float32(), "nats", "entropy of the full-depth model's distribution")]
+    entropy_T: Annotated[
+        np.ndarray,
+        Column(pa.float32(), "nats", "entropy of the full-depth model's distribution", observed=("all", "final")),
+    ]
     top_token_ids_TXK: Annotated[
         np.ndarray,
         Column(
@@ -101,10 +115,12 @@ class Trace:
             "likeliest first; null where not recorded",
             nullable=True,
             texts="top_tokens",
+            observed=("all",),
         ),
     ]
     top_prob_TXK: Annotated[
-        np.ndarray, Column(pa.float32(), "probability", "the probability of top_token_ids", nullable=True)
+        np.ndarray,
+        Column(pa.float32(), "probability", "the probability of top_token_ids", nullable=True, observed=("all",)),
     ]
     exit_top_token_ids_TK: Annotated[
         np.ndarray,
@@ -124,11 +140,12 @@ class Trace:
 
 
 @cache
-def recorded() -> tuple[tuple[str, str, str, Column], ...]:
-    """Each recorded column: its field of `Trace`, its name, its axes after T, and its declaration."""
+def recorded(observe: Observe = "all") -> tuple[tuple[str, str, str, Column], ...]:
+    """Each column that is recorded with this `observe`: its field of `Trace`, its name, its axes after T, and its
+    declaration."""
     found = []
     for attribute, kind in get_type_hints(Trace, include_extras=True).items():
-        if get_origin(kind) is Annotated:
+        if get_origin(kind) is Annotated and observe in kind.__metadata__[0].observed:
             name, _, axes = attribute.rpartition("_")
             found.append((attribute, name, axes.removeprefix("T"), kind.__metadata__[0]))
     return tuple(found)
@@ -137,7 +154,10 @@ def recorded() -> tuple[tuple[str, str, str, Column], ...]:
 def token_fields() -> Iterator[pa.Field]:
     """The recorded columns of the `tokens` table, each followed by the column with the texts of its ids, if any."""
     for _, name, axes, column in recorded():
-        yield described(name, nested(column.kind, axes), column.unit, column.definition, column.nullable)
+        left_out = [each for each in get_args(Observe) if each not in column.observed]
+        when = f"; null with --observe {' or '.join(left_out)}" if left_out else ""
+        is_nullable = column.nullable or bool(left_out)
+        yield described(name, nested(column.kind, axes), column.unit, f"{column.definition}{when}", is_nullable)
         if column.texts:
             yield described(column.texts, nested(pa.string(), axes), "text", f"the text of {name}, each by itself")
 

@@ -22,12 +22,12 @@ class Waiting:
     """Room for the tokens of some rows; a token is known by its slot and by its index behind the row's prompt.
 
     `start_S` are the positions of the rows' first inputs, and `state_S` the rows' states, both as they are at any time.
-    If streams are `kept`, so are the residual streams after the layers of X that a token has been through, of tokens
-    whose state is that of full depth.
+    Of tokens whose state is that of full depth, the residual streams after the last `n_kept` layers of X are kept, as
+    far as a token has been through them.
     """
 
     def __init__(
-        self, decoder: Decoder, layers: Layers, start_S: np.ndarray, state_S: np.ndarray, n_inputs: int, kept: bool
+        self, decoder: Decoder, layers: Layers, start_S: np.ndarray, state_S: np.ndarray, n_inputs: int, n_kept: int
     ):
         n_slots, n_segments = len(start_S), len(layers.exits)
         self.start_S, self.state_S, self.device = start_S, state_S, decoder.device
@@ -36,13 +36,13 @@ class Waiting:
         self.n_SG = np.zeros((n_slots, n_segments), np.int64)  # how many tokens wait for each segment
         # On a CPU, memory that was never written is not taken from the operating system.
         self.hidden_SPW = torch.empty(n_slots, n_inputs, decoder.width, dtype=decoder.dtype, device=decoder.device)
-        self.streams_SPXW = self.hidden_SPW.new_empty(n_slots, n_inputs if kept else 0, n_segments, decoder.width)
+        self.streams_SPXW = self.hidden_SPW.new_empty(n_slots, n_inputs if n_kept else 0, n_kept, decoder.width)
 
     @staticmethod
-    def token_bytes(decoder: Decoder, n_exits: int, kept: bool) -> int:
-        """Bytes of one token that waits, if rows may exit at so many layers, the final one included."""
+    def token_bytes(decoder: Decoder, n_kept: int) -> int:
+        """Bytes of one token that waits."""
         indices = np.dtype(np.int64).itemsize + np.dtype(np.int16).itemsize
-        return (1 + (n_exits if kept else 0)) * decoder.width * decoder.dtype.itemsize + indices
+        return (1 + n_kept) * decoder.width * decoder.dtype.itemsize + indices
 
     def needed(self, segment: int, before_S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Slots and indices of tokens that wait for this segment, at indices before `before_S` in their rows."""

@@ -20,6 +20,10 @@ LEAST_DIFFERENT: Final = "{mode}: of {rules}, {setting} differs least from full 
 SKIPS_MOST: Final = "{setting} would skip most of the layers, {skipped}, and differs on {differs}."
 LOOPS_APART: Final = "Not counted, since more than half of the text is one loop: {rules}."
 SAMPLED: Final = "Tokens are sampled, but compared with full depth's most likely token, so that normal disagrees too."
+UNOBSERVED: Final = "Disagreement and perplexity are not known: full depth was asked nothing (--observe none)."
+UNOBSERVED_LAYERS: Final = (
+    "KLs of exitable layers are not known: full depth was read at its final layer alone (--observe final)."
+)
 
 # What was saved, where `where` says whether it is time or multiply-adds.
 SAVES_MOST: Final = "{where}: {setting} {saved} than full depth, the most within {limit} disagreement (n = {n})."

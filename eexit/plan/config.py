@@ -25,6 +25,7 @@ from eexit.plan.configuration import AUTO, EVERY, MODES, NORMAL, mode_of, parse_
 
 HEAD, SHORTLIST, SCREEN = "head", "shortlist", "screen"  # what rules that read decide on
 WHOLE = "whole"  # the head that tokens are read with
+Observe = Literal["all", "final", "none"]  # at which layers the full-depth model is read on finished texts
 MOST_COUNT: Final = 2**31 - 1  # positions and layers are stored as int32, and no count of anything is larger
 LEAST_SEED, MOST_SEED = -(2**63), 2**63 - 1  # and seeds as int64
 
@@ -344,6 +345,11 @@ class SweepConfig(BaseModel):
     record_top_k: Int = Field(
         3, ge=0, le=100, description="likeliest tokens of each exitable layer to record with every token; 0: none"
     )
+    observe: Observe = Field(
+        "all",
+        description="what is recorded of what the full-depth model says of finished texts: at all exitable layers "
+        "(all), at the final one alone (final: disagreement, perplexity), or nothing (none: texts and answers)",
+    )
 
     @property
     def screen(self) -> ScreenSize | None:
@@ -382,6 +388,12 @@ class SweepConfig(BaseModel):
             raise ValueError("rule kl has KL factors in rules and in kl_factors: give all of them in one place")
         if not self.kl_factors and not self.rules and not self.draft and set(self.modes) != {NORMAL}:
             raise ValueError("there are no kl_factors and no rules, but only mode normal can do without one")
+        rules = {*self.rules, *(["kl"] if self.kl_factors else [])} if set(self.modes) != {NORMAL} else set()
+        if self.observe != "all" and (oracles := [name for name in ORACLES if name in rules]):
+            raise ValueError(
+                f"rule {oracles[0]} decides by what the full-depth model says at every exitable layer, which observe "
+                f"{self.observe} leaves out: set observe to all, or give other rules"
+            )
         probing = [name for name in self.rules if name in ONLINE and ONLINE[name].probes]
         if probing and self.probe is None:
             raise ValueError(

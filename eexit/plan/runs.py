@@ -79,8 +79,9 @@ def count_different_runs(config: SweepConfig) -> int:
 def shared_settings(config: SweepConfig) -> dict[str, Any]:
     """All that is the same for all runs of a sweep. What was trained is what its digest says, wherever it lies."""
     grid = {"modes", "kl_factors", "rules", "draft", "controls", "seeds", "exit_sets", "gate_thresholds"}
-    whole = {"head"} if config.head == WHOLE else set()  # as in versions that had no other
-    return config.model_dump(mode="json", exclude={"prompts", "gate", *grid, *whole, *config.digests})
+    defaults = {"head": WHOLE, "observe": "all"}  # with which ids are those that they always were
+    same = {name for name, default in defaults.items() if getattr(config, name) == default}
+    return config.model_dump(mode="json", exclude={"prompts", "gate", *grid, *same, *config.digests})
 
 
 def plan_runs(config: SweepConfig) -> Iterator[Run]:

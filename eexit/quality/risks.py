@@ -41,6 +41,7 @@ class Risk:
     loss: Callable[[np.ndarray, np.ndarray], np.ndarray]
     best: float | None  # the best number that a failed run of normal could have had; None: normal is not compared with
     is_whole: bool = False  # whether the loss of a run is 0 or 1
+    observed: bool = False  # whether full depth says it, of texts that are there
 
     @property
     def compares(self) -> bool:
@@ -78,6 +79,7 @@ RISKS: Final[dict[str, Risk]] = {
         "no run that decided a token: raise --max-new-tokens",
         lambda number, normal: number,
         best=None,
+        observed=True,
     ),
     "answers": Risk(
         "correct",
@@ -96,6 +98,7 @@ RISKS: Final[dict[str, Risk]] = {
         "no perplexity of any run beside that of normal: sweep it again",
         lambda number, normal: np.maximum(0.0, 1 - normal / number),
         best=1.0,
+        observed=True,
     ),
     "judge": Risk(
         SCORE,

@@ -70,9 +70,9 @@ def generation_columns(
         "n_tokens": len(tokens),
         "exit_rate": exits.exit_rate,
         "mean_depth": exits.mean_depth,
-        "disagreement": disagreement(tokens, trace.final_token_id_T),
+        "disagreement": disagreement(tokens, trace.final_token_id_T) if len(trace.final_token_id_T) else None,
         "exit_layer_counts": list(exits.exit_layer_counts.items()),
-        "perplexity": perplexity(trace.logprob_T),
+        "perplexity": perplexity(trace.logprob_T) if len(trace.logprob_T) else None,
         **compared,
         "distinct_2": distinct(tokens.tolist(), 2),
         "distinct_3": distinct(tokens.tolist(), 3),
@@ -107,16 +107,14 @@ def tokens_table(run: Run, trace: Trace, pieces: Sequence[str], text_of: Callabl
     }
     for attribute, name, _, column in recorded():
         values = getattr(trace, attribute)
-        columns[name] = _lists(values, column)
+        columns[name] = _lists(values, column) if values.size else pa.nulls(n_tokens)
         if column.texts:
-            columns[column.texts] = _texts(values, text_of)
+            columns[column.texts] = _texts(values, text_of) if values.size else pa.nulls(n_tokens)
     return pa.table({field.name: columns[field.name] for field in TOKENS}, schema=TOKENS)
 
 
 def _lists(values: np.ndarray, column: Column) -> pa.Array:
     """A number per token, or nested lists of numbers; null where nothing was recorded, which is NaN in `values`."""
-    if not values.size:
-        return pa.nulls(len(values))
     flat = pa.array(values.reshape(-1), column.kind, from_pandas=column.nullable)
     if values.ndim == 1 or not column.nullable or values.dtype.kind != "f":
         return _nested(flat, values.shape)
@@ -124,8 +122,6 @@ def _lists(values: np.ndarray, column: Column) -> pa.Array:
 
 
 def _texts(token_ids: np.ndarray, text_of: Callable[[int], str]) -> pa.Array:
-    if not token_ids.size:
-        return pa.nulls(len(token_ids))
     distinct_ids, which = np.unique(token_ids, return_inverse=True)
     texts = pa.array([text_of(token_id) for token_id in distinct_ids.tolist()], pa.string()).take(which.reshape(-1))
     return _nested(texts, token_ids.shape)

@@ -84,7 +84,7 @@ GENERATIONS: Final = pa.schema(
             "fraction of decided tokens",
             "tokens whose token_id is not final_token_id, the full-depth model's likeliest token given the same text; "
             "with temperature 0 it is 0 for normal; with a temperature above 0 a sampled token can differ although "
-            "nothing exited; null where no token was decided",
+            "nothing exited; null where no token was decided, and with --observe none",
         ),
         described(
             "exit_layer_counts",
@@ -185,7 +185,8 @@ GENERATIONS: Final = pa.schema(
             "perplexity",
             pa.float64(),
             "1",
-            "exp of the mean negative logprob of the generated tokens under the full-depth model given the same text",
+            "exp of the mean negative logprob of the generated tokens under the full-depth model given the same text; "
+            "null with --observe none",
         ),
         described(
             "tokens_until_difference",

@@ -29,7 +29,7 @@ from reports.sections.drafts import draft_section
 from reports.sections.figures import clean
 from reports.sections.findings.artefacts import trained, written_versions
 from reports.sections.findings.savings import saved
-from reports.sections.findings.sweep import is_sampled, sweep_findings
+from reports.sections.findings.sweep import is_sampled, sweep_findings, unobserved
 from reports.sections.learned import learned_section
 from reports.sections.overview import overview_charts, page_charts
 from reports.sections.quality import quality_section
@@ -113,7 +113,7 @@ def _found(sweep: Sweep, progress: Progress) -> dict[str, Any]:
     drawn = overview_charts(exits, trade, saves, progress) if _tells_of_exits(sweep) else []
     first = [*(of_quality["headline"] if of_quality else []), *(saved(saves) if saves and drawn else [])]
     return {
-        "findings": [*first, *sweep_findings(trade, is_sampled(sweep))],
+        "findings": [*first, *sweep_findings(trade, is_sampled(sweep)), *unobserved(sweep)],
         "charts": drawn,
         "quality": of_quality,
         "drafts": draft_section(sweep),

@@ -96,7 +96,7 @@ def test_invariant_7_a_real_model_runs_what_is_counted(
     decoder, decoding = generator.engine.decoder, generator.engine.decoding
     ran = Ran(generator.model, decoder, monkeypatch)
     prompt = generator.requests(list(plan_runs(generator.config))[:1]).popitem()[1].prompt_token_ids
-    engine = Engine(decoder, replace(decoding, max_new_tokens=32, observe=False))
+    engine = Engine(decoder, replace(decoding, max_new_tokens=32, observe="none"))
     [trace] = traces_of(engine.generate([Request(prompt, configuration)])).values()
     assert trace.counts is not None
     layers_T, keys_T = trace.counts.layers_T, trace.counts.keys_T

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from eexit.decode.trace import Trace
 from eexit.method.readouts import READOUTS, Readout
+from eexit.plan.config import Observe
 from eexit.plan.configuration import Configuration
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ class Decoding:
     At most `rows` rows are in flight, as far as their caches fit in `cache_bytes`. None stands for what the device has
     free, of which this process may use `memory_share`. `record_top_k` is how many of each layer's likeliest tokens are
     recorded. After each step, a row also ends if `stops`, given its tokens so far, says so, as for stop strings.
-    Without `observe`, what the full-depth model says of rows of online rules is not found afterwards, and those columns
-    are 0.
+    `observe` says at which layers the full-depth model is read on the texts: at all exitable ones and the final one, at
+    the final one, or at none.
     """
 
     exitable_layers: tuple[int, ...]
@@ -46,10 +47,16 @@ class Decoding:
     temperature: float = 0.0
     top_p: float = 1.0
     record_top_k: int = 0
-    observe: bool = True
+    observe: Observe = "all"
     rows: int = 1024
     cache_bytes: int | None = None
     memory_share: float = 1.0
+
+    @property
+    def n_observed(self) -> int:
+        """At how many layers the full-depth model is read, of the exitable ones and then the final one: the last of
+        them."""
+        return {"all": len(self.exitable_layers) + 1, "final": 1, "none": 0}[self.observe]
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ class Slots:
         sizes = {"E": len(decoding.exitable_layers), "X": len(decoding.exitable_layers) + 1, "K": decoding.record_top_k}
         self.records = {
             field: np.zeros((n_slots, n_tokens, *(sizes[axis] for axis in axes)), column.kind.to_pandas_dtype())
-            for field, _, axes, column in recorded()
+            for field, _, axes, column in recorded(decoding.observe)
         }
 
     def add(self, index: int, request: Request, limit: int) -> int:
@@ -190,7 +190,8 @@ class Slots:
         infinite = np.flatnonzero(~self._finite(slot, np.arange(n_tokens)))
         if len(infinite):
             return Failure(f"the model's output is not finite at generated token {infinite[0]}")
-        columns = {name: values[slot, :n_tokens].copy() for name, values in self.records.items()}
+        columns = {field: np.zeros(0) for field, *_ in recorded()}
+        columns |= {name: values[slot, :n_tokens].copy() for name, values in self.records.items()}
         reason = STOP if n_tokens < self.limit[slot] else LENGTH
         if int(columns["token_id_T"][-1]) in self.decoding.eos_token_ids:
             reason = EOS
@@ -203,10 +204,12 @@ class Slots:
         return None if self.rule[slot] == NONE else self.rules[self.rule[slot]].name
 
     def _finite(self, slots: np.ndarray | int, tokens: np.ndarray) -> np.ndarray:
-        """Whether KLs, entropy and log-probability of these tokens are all finite."""
-        finite_kl = np.isfinite(self.records["kl_TE"][slots, tokens]).all(-1)
-        finite_entropy = np.isfinite(self.records["entropy_T"][slots, tokens])
-        finite: np.ndarray = finite_kl & finite_entropy & np.isfinite(self.records["exit_logprob_T"][slots, tokens])
+        """Whether KLs, entropy and log-probability of these tokens, as far as they are recorded, are all finite."""
+        finite: np.ndarray = np.isfinite(self.records["exit_logprob_T"][slots, tokens])
+        if "kl_TE" in self.records:
+            finite = finite & np.isfinite(self.records["kl_TE"][slots, tokens]).all(-1)
+        if "entropy_T" in self.records:
+            finite = finite & np.isfinite(self.records["entropy_T"][slots, tokens])
         return finite
 
     def _move(self, source: int, target: int) -> None:

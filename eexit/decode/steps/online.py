@@ -47,9 +47,11 @@ class Complete:
         return Complete(slots, indices, (*self.streams, streams_TXW))
 
 
-def _collects(decoding: Decoding, modes: Sequence[str]) -> bool:
-    """Whether tokens in some of these modes go through all layers as the teacher's do, and are to be observed."""
-    return decoding.observe and any(mode not in STATES or not alters(STATES[mode]) for mode in modes)
+def _n_collected(decoding: Decoding, modes: Sequence[str]) -> int:
+    """After how many layers streams are to be observed, if tokens in some of these modes go through all layers as the
+    teacher's do; else 0."""
+    go_through = any(mode not in STATES or not alters(STATES[mode]) for mode in modes)
+    return decoding.n_observed if go_through else 0
 
 
 class OnlineBatch(Slots):
@@ -76,10 +78,10 @@ class OnlineBatch(Slots):
         }
         # Tokens in modes that leave the state alone may go through all layers: their streams are the teacher's then.
         modes, exiting = [request.configuration.mode for request in requests], self.exiting(requests)
-        collects = self.observes_running and decoders.are_one and _collects(decoding, modes)
+        collects = _n_collected(decoding, modes) if self.observes_running and decoders.are_one else 0
         n_inputs = min(decoding.max_new_tokens, length) if exiting else 0
-        kept = collects and _collects(decoding, exiting)
-        waiting = Waiting(decoders.student, layers, self.n_prompt, self.state, n_inputs, kept)
+        n_kept = min(collects, _n_collected(decoding, exiting))
+        waiting = Waiting(decoders.student, layers, self.n_prompt, self.state, n_inputs, n_kept)
         cache = caches[decoders.student]
         self.student = StudentRows(
             decoders.student, layers.segments, cache, self.states, waiting, counts=self.counts, collects=collects
@@ -95,8 +97,7 @@ class OnlineBatch(Slots):
         """Bytes of a row in flight: keys and values, logits, and its tokens, all of which may wait."""
         exiting, waiting = cls.exiting(requests), 0
         if exiting:
-            n_exits = len(decoding.exitable_layers) + 1
-            waiting = Waiting.token_bytes(decoder, n_exits, cls.observes_running and _collects(decoding, exiting))
+            waiting = Waiting.token_bytes(decoder, _n_collected(decoding, exiting) if cls.observes_running else 0)
         n_inputs = min(decoding.max_new_tokens, length)
         logits = decoder.vocabulary * decoder.dtype.itemsize
         return decoder.cache_bytes_per_token * length + waiting * n_inputs + logits
@@ -148,7 +149,8 @@ def taught_step(decoders: Decoders, decoding: Decoding, batch: OnlineBatch) -> N
         exits, token = batch.layers.exits, batch.last_token().astype(np.int64)
         reading = read_texts(decoders.teacher, decoding, exits, batch.teacher, slots, batch.position(), token)
     exit_step(decoding, batch, reading)
-    record_reading(batch, slots, input_index, reading)
+    if decoding.n_observed:
+        record_reading(batch, slots, input_index, reading)
     batch.n_observed[slots] += 1
 
 
@@ -186,6 +188,7 @@ def observe(decoder: Decoder, decoding: Decoding, batch: OnlineBatch, slots: np.
     if not len(slots):
         return
     read_complete(decoder, decoding, batch)  # before slots are filled anew
+    exits = batch.layers.exits[-decoding.n_observed :]
     first, end = batch.n_observed[slots], batch.n_generated[slots] - 1  # the last token has none behind it
     slot_T = np.repeat(slots, end - first)
     input_index_T = np.concatenate([np.arange(*ends) for ends in zip(first, end, strict=True)])
@@ -197,7 +200,7 @@ def observe(decoder: Decoder, decoding: Decoding, batch: OnlineBatch, slots: np.
         slot, input_index = slot_T[start : start + size], input_index_T[start : start + size]
         token = batch.records["token_id_T"][slot, input_index].astype(np.int64)
         position = batch.n_prompt[slot] + input_index
-        reading = read_texts(decoder, decoding, batch.layers.exits, batch.teacher, slot, position, token)
+        reading = read_texts(decoder, decoding, exits, batch.teacher, slot, position, token)
         record_reading(batch, slot, input_index, reading)
 
 
@@ -214,5 +217,5 @@ def record_reading(batch: OnlineBatch, slot_T: np.ndarray, input_index_T: np.nda
     """Record what the full-depth model says of the tokens behind these."""
     next_token = batch.records["token_id_T"][slot_T, input_index_T + 1].astype(np.int64)
     [next_T] = to_device([next_token], reading.entropy_B.device)
-    for name, values in to_host(reading.columns(next_T)).items():
+    for name, values in to_host(reading.columns(next_T, batch.decoding.observe)).items():
         batch.records[name][slot_T, input_index_T + 1] = values

@@ -99,16 +99,16 @@ def first_tokens(decoder: Decoder, decoding: Decoding, batch: Slots, slots: np.n
     [u_token_B] = to_device([batch.u_token[slots, 0]], decoder.device)
     prefix_B = torch.zeros_like(routes.exit_B)
     reading = prefilled.reading.of(prefix_B)
-    decision = undecided(routes.exit_B, reading.kl_BE)
+    decision = undecided(routes.exit_B, len(decoding.exitable_layers))
     step = Step(slots, u_token_B, reading, decision, routes, prefilled.states_1XW[prefix_B, -1])
     record(batch, step, take_tokens(decoder, replace(decoding, head=None), step))
 
 
-def undecided(final_B: Tensor, kl_BE: Tensor) -> Decision:
+def undecided(final_B: Tensor, n_exitable: int) -> Decision:
     """The decision of rows that draw no exit: the final layer has probability 1."""
-    prob_BX = kl_BE.new_zeros(len(kl_BE), kl_BE.shape[1] + 1)
+    prob_BX = torch.zeros(len(final_B), n_exitable + 1, device=final_B.device)
     prob_BX[:, -1] = 1
-    return Decision(torch.full_like(kl_BE, torch.nan), prob_BX, final_B)
+    return Decision(torch.full_like(prob_BX[:, :-1], torch.nan), prob_BX, final_B)
 
 
 def student_pass(
@@ -144,7 +144,10 @@ def take_tokens(decoder: Decoder, decoding: Decoding, step: Step) -> Picked:
     For greedy rows without a student they are known already, from the reading of all exitable layers.
     """
     with record_function("sampling"):
-        picked, unread, rows_X = step.reading.picked(step.routes.exit_B), step.routes.unread, step.routes.rows_X
+        from_end_B = (
+            step.routes.exit_B - len(decoding.exitable_layers) - 1
+        )  # a prompt may be read at the final layer only
+        picked, unread, rows_X = step.reading.picked(from_end_B), step.routes.unread, step.routes.rows_X
         if len(unread):
             u_B = step.u_token_B[unread]
             rows = list(zip([*decoding.exitable_layers, decoder.n_layers - 1], rows_X, strict=True))
@@ -161,7 +164,7 @@ def record(batch: Slots, step: Step, picked: Picked) -> None:
         "exit_prob_TX": decision.prob_DX,
         "evidence_TE": decision.evidence_DE,
         **picked.columns(),
-        **reading.columns(picked.token_B),
+        **reading.columns(picked.token_B, batch.decoding.observe),
     }
     exit_layer = batch.layers.exits[step.routes.exits]
     batch.record(step.slots, {"exit_layer_T": exit_layer, **to_host(columns)})

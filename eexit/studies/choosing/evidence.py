@@ -50,6 +50,11 @@ class Evidence:
                 f"{self._name} has no runs of {NORMAL}, which risk {question.risk} compares with: sweep with --modes "
                 f"{NORMAL} too"
             )
+        if self.risk.observed and sweep.manifest.config.get("observe") == "none":
+            raise UsageError(
+                f"{self._name} was swept with --observe none, and risk {question.risk} needs what full depth says of "
+                "its texts: sweep with --observe final, or choose another --risk"
+            )
         self._unit_of = units(sweep.manifest.config["prompts"])
         self._judged = _judgements(sweep) if self.risk.column == SCORE else {}
         self._runs = self._of_asked_prompts()

@@ -44,13 +44,18 @@ class Surroundings:
 
 
 def surroundings(manifest: Manifest, kl_factors: Sequence[float]) -> Surroundings:
-    """Raises `UsageError` for KL factors that rule kl can't use, or that are given twice."""
+    """Raises `UsageError` for KL factors that rule kl can't use, or that are given twice, and without KLs."""
     for kl_factor in kl_factors:
         if not 0 <= kl_factor < math.inf:
             raise UsageError(f"KL factors must be finite and ≥ 0, got {kl_factor:g}")
     if len(set(kl_factors)) < len(kl_factors):
         raise UsageError(f"KL factors must be distinct, got {' '.join(f'{each:g}' for each in kl_factors)}")
     config = manifest.config
+    if (observe := config.get("observe", "all")) != "all":
+        raise UsageError(
+            f"the sweep was run with --observe {observe}, and teacher data has the KL of every exitable layer: run it "
+            "with --observe all"
+        )
     return Surroundings(
         layers=(*manifest.exitable_layers, manifest.model["n_layers"] - 1),
         kl_factors=tuple(kl_factors),

@@ -54,7 +54,7 @@ class EarlyExitLM(HFLM):  # type: ignore[misc]  # the harness has no types
         self._configuration, self._seed, self._prices = configuration, seed, generator.prices
         self._n_of_context = int(first_token_exits)  # tokens of the context that are scored with a continuation
         self._decoder, self._student = engine.decoder, engine.student
-        self._decoding = replace(engine.decoding, observe=False, record_top_k=0, temperature=0.0, top_p=1.0)
+        self._decoding = replace(engine.decoding, observe="none", record_top_k=0, temperature=0.0, top_p=1.0)
         self._asked: Counter[tuple[int, ...]] = Counter()
         self.done = self.planned = 0
         self.exit_layer_counts: Counter[int] = Counter()

@@ -102,7 +102,8 @@ def _config(
         for name, used in ((PROBE, any(rule.probes for rule in rules)), (GATE, GATE_THRESHOLDS in grid))
         if not used
     }
-    reading = {"exit_layers": tuple(exitable_layers), "prompts": stored.prompts[:1]}
+    # What was not recorded is found with the model.
+    reading = {"exit_layers": tuple(exitable_layers), "prompts": stored.prompts[:1], "observe": "all"}
     same = {name: value for name, value in dict(stored).items() if name not in ("draft", "controls", "digests")}
     known = {role: digest for role, digest in stored.digests.items() if role not in unused}
     digests = {} if FLAGS.keys() & replaced.keys() else {"digests": known}  # of other artefacts they are found out

@@ -100,7 +100,7 @@ class Contenders:
             temperature=0.0,
             top_p=1.0,
             record_top_k=0,
-            observe=False,
+            observe="none",
         )
 
     def warm_up(self, contender: Contender, batch: int, n_tokens: int) -> None:

@@ -69,6 +69,13 @@ def _of_mode(mode: str, rows: list[Row]) -> Iterator[str]:
         yield findings.LOOPS_APART.format(rules=counted(len(rows) - len(sound), "rule"))
 
 
+def unobserved(sweep: Sweep) -> list[str]:
+    """What is not known since full depth was not asked."""
+    said = {"none": findings.UNOBSERVED, "final": findings.UNOBSERVED_LAYERS}
+    observe = sweep.about.get("config", {}).get("observe")
+    return [said[observe]] if observe in said else []
+
+
 def is_sampled(sweep: Sweep) -> bool:
     """Whether tokens were sampled, rather than decoded greedily."""
     return bool(sweep.about.get("config", {}).get("temperature"))

@@ -147,7 +147,7 @@ def test_invariant_7_a_set_is_looked_at_and_no_layer_else(
 ) -> None:
     monkeypatch.setattr(token_pass, "rounded", lambda n_rows: n_rows)
     monkeypatch.setattr(kv_cache, "BLOCK_POSITIONS", 1)
-    decoder, decoding = decoder_of(llama), replace(FEW, observe=False)
+    decoder, decoding = decoder_of(llama), replace(FEW, observe="none")
     if looks_through == "shortlist":
         decoding = replace(decoding, shortlist=Shortlist(decoder, 5))
     if looks_through == "screen":

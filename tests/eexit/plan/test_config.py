@@ -34,6 +34,12 @@ def test_defaults_are_the_documented_grid() -> None:
         ({"top_p": 0.9}, "no effect at temperature 0"),
         ({"prompts": []}, "at least 1 item"),
         ({"prompts": [*PROMPTS, *PROMPTS]}, "'0' is there more than once"),
+        ({"observe": "some"}, "Input should be 'all', 'final' or 'none'"),
+        ({"observe": "none"}, "rule kl decides by what the full-depth model says at every exitable layer, which"),
+        (
+            {"observe": "final", "rules": {"fixed": [5], "agree": []}},
+            "rule agree decides .* set observe to all",
+        ),
         ({"beam": 3}, "Extra inputs are not permitted"),
     ],
 )
@@ -42,8 +48,9 @@ def test_what_makes_no_sense_is_refused(fields: dict[str, object], message: str)
         SweepConfig.model_validate({"prompts": PROMPTS, **fields})
 
 
-def test_normal_alone_needs_no_factor() -> None:
+def test_normal_alone_needs_no_factor_and_no_observation() -> None:
     assert SweepConfig(prompts=PROMPTS, modes=("normal",), kl_factors=()).kl_factors == ()
+    assert SweepConfig(prompts=PROMPTS, modes=("normal",), observe="none").kl_factors
 
 
 def test_a_configuration_is_frozen_and_survives_json() -> None:

@@ -91,7 +91,7 @@ def test_sampled_drafts_have_the_distribution_of_plain_sampling(
     """And the same test finds drafts that are all accepted."""
     if always:
         monkeypatch.setattr("eexit.decode.sampling.accept_or_draw", lambda p_BV, q_BV, drafted_B, u_B: drafted_B)
-    decoding = Decoding(EXITABLE, 4, frozenset(), temperature=0.5, top_p=0.8, observe=False)
+    decoding = Decoding(EXITABLE, 4, frozenset(), temperature=0.5, top_p=0.8, observe="none")
     drafts, n_draws = [Draft(4, 1), Draft(3, 3)], 3000
     probabilities = sequences(llama, PROMPTS[1], decoding)
     requests = [Request(PROMPTS[1], draft, seed) for draft in drafts for seed in range(n_draws)]
@@ -138,7 +138,7 @@ def test_a_row_runs_what_it_says(any_model: PreTrainedModel, monkeypatch: pytest
     decoder, draft = decoder_of(any_model), Draft(4, 3)
     ran = Ran(any_model, decoder, monkeypatch)
     requests = [Request(PROMPTS[0], draft)]
-    [trace] = traces_of(Engine(decoder, replace(DECODING, observe=False)).generate(requests)).values()
+    [trace] = traces_of(Engine(decoder, replace(DECODING, observe="none")).generate(requests)).values()
     rounds, counts = trace.rounds, trace.counts
     assert rounds is not None
     assert counts is not None
@@ -164,7 +164,7 @@ def test_what_is_run_for_drafts_is_priced_position_by_position(
     decoder = Decoder(copy.deepcopy(llama))
     prices = replace(find_prices(decoder, DECODING), before=0)
     ran = Multiplied(llama, decoder, monkeypatch)
-    decoding = replace(DECODING, observe=False)
+    decoding = replace(DECODING, observe="none")
     [trace] = traces_of(Engine(decoder, decoding).generate([Request(PROMPTS[0], DRAFTS[2])])).values()
     columns = cost_columns(prices, trace.counts, trace.exit_layer_T[1:], EXITABLE, DRAFT, len(PROMPTS[0]))
     assert columns["cost_run"] == ran.multiply_adds(prices)

@@ -36,9 +36,10 @@ from eexit.method.shortlist import Shortlist
 from eexit.method.states import STATES
 from eexit.model import cache as kv_cache
 from eexit.model.decoder import Decoder
+from eexit.plan.config import Observe
 from eexit.plan.configuration import Configuration, Exit, Normal
 
-FEW = replace(SAMPLED, max_new_tokens=9, observe=False)
+FEW = replace(SAMPLED, max_new_tokens=9, observe="none")
 
 
 def confident(model: PreTrainedModel) -> list[Configuration]:
@@ -169,7 +170,7 @@ SELDOM = control(40, 1, 0, 1)  # tokens go deep so seldom that many wait
 @pytest.mark.parametrize("mode", STATES)
 def test_what_no_later_token_needs_is_never_run_however_long_the_text(mode: str, n_tokens: int) -> None:
     """Of tokens that all exit at the first exitable layer without being looked at, full depth is far away."""
-    decoder, decoding = decoder_of(long_llama()), replace(AT_200, max_new_tokens=n_tokens, observe=False)
+    decoder, decoding = decoder_of(long_llama()), replace(AT_200, max_new_tokens=n_tokens, observe="none")
     request, prices = Request(PROMPTS[1], Exit(mode, "fixed", 1.0)), find_prices(decoder, decoding)
     [trace] = traces_of(Engine(decoder, decoding).generate([request])).values()
     columns = cost_columns(prices, trace.counts, trace.exit_layer_T[1:], EXITABLE, mode, len(PROMPTS[1]))
@@ -204,9 +205,9 @@ def test_the_invariants_hold_for_long_texts_in_which_many_tokens_wait(
     assert rule != "random" or np.diff(deep_T).max() > 32, "many tokens must wait"
 
 
-@pytest.mark.parametrize("observe", [False, True])
+@pytest.mark.parametrize(("observe", "kept"), [("all", 4), ("final", 1), ("none", 0)])
 @pytest.mark.parametrize("mode", ["normal", *STATES])
-def test_room_for_rows_in_which_every_token_waits_is_accounted_for(mode: str, observe: bool) -> None:
+def test_room_for_rows_in_which_every_token_waits_is_accounted_for(mode: str, observe: Observe, kept: int) -> None:
     decoder, decoding, length = decoder_of(long_llama()), replace(AT_200, observe=observe), 205
     configuration = Normal() if mode == "normal" else Exit(mode, "fixed", 1.0)
     requests = [Request(PROMPTS[1], configuration)] * 3
@@ -214,7 +215,7 @@ def test_room_for_rows_in_which_every_token_waits_is_accounted_for(mode: str, ob
     held = sum(part.nbytes for part in (waiting.token_SP, waiting.segment_SP, waiting.hidden_SPW, waiting.streams_SPXW))
     others = decoder.cache_bytes_per_token * length + decoder.vocabulary * 4
     assert 3 * (OnlineBatch.row_bytes(decoder, decoding, length, requests) - others) == held
-    streams = {"normal": 0, "unfrozen": 1 + 4 * observe}.get(mode, 1)  # that a token keeps
+    streams = {"normal": 0, "unfrozen": 1 + kept}.get(mode, 1)  # that a token keeps
     assert waiting.hidden_SPW.numel() + waiting.streams_SPXW.numel() == 3 * 200 * decoder.width * streams
 
 

@@ -164,6 +164,17 @@ def test_settings_of_any_exit_set_are_replayed(finished: Path) -> None:
         replayed(finished, rules={"agree": ()}, exit_sets=("99",))
 
 
+@pytest.mark.usefixtures("local_ray")
+def test_a_sweep_that_asked_full_depth_nothing_is_replayed_as_one_that_asked_everything(
+    finished: Path, tmp_path: Path
+) -> None:
+    others = {"modes": ("normal",), "rules": {}, "kl_factors": ()}
+    land_all(tmp_path / "none", config_of(finished.parent / "model", **others, observe="none"))
+    [mine], [whole] = (replayed(out, kl_factors=(1.0,), modes=("unfrozen",)) for out in (tmp_path / "none", finished))
+    for name in ("mean_depth", "expected_kl", "expected_disagreement"):
+        assert mine[name] == pytest.approx(whole[name], rel=1e-4)
+
+
 @pytest.mark.usefixtures("no_ray")
 def test_settings_that_are_finished_stay_when_it_is_stopped(finished: Path) -> None:
     before = len(REPLAYS.read(open_store(finished)))
@@ -184,6 +195,9 @@ def test_the_model_is_needed_for_what_was_not_recorded(finished: Path, tmp_path:
     bare = config_of(finished.parent / "model", modes=("normal",), rules={}, kl_factors=(), record_top_k=0)
     land_all(tmp_path / "bare", bare)
     assert needs_model(tmp_path / "bare", kl=(1.0,))
+    for observe in ("final", "none"):
+        land_all(tmp_path / observe, bare.model_copy(update={"observe": observe}))
+        assert needs_model(tmp_path / observe, kl=(1.0,))
     transcripts = read_transcripts(open_store(finished), "normal")
     assert [(its.text.prompt_id, its.seed) for its in transcripts] == sorted(
         (word, seed) for word in WORDS if word != "failed" for seed in (0, 1)

@@ -1,0 +1,81 @@
+"""How much full depth is asked about finished texts: that changes what is known of them, and not the texts."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from references import decoder_of, save_adapter, shared_model
+from rows import PROMPTS, SAMPLED, each_rule, generate, grid
+from torch import Tensor
+from traces import CLOSE, traces_of
+from transformers import PreTrainedModel
+
+from eexit.decode.engine import Engine
+from eexit.decode.rows.requests import Request
+from eexit.decode.trace import recorded
+from eexit.method.rules import ORACLES
+from eexit.model.adapters import merged
+from eexit.plan.config import Observe
+from eexit.plan.configuration import Configuration, Draft, Exit, Normal
+
+DECODING = replace(SAMPLED, max_new_tokens=9)
+
+
+def kinds(model: PreTrainedModel) -> list[Configuration]:
+    """`normal`, each online rule in some mode, and drafts."""
+    exits = [each for each in each_rule(model, 1) if not (isinstance(each, Exit) and each.is_oracle)]
+    return [*exits, Exit("unfrozen", "fixed", 3.0), Draft(3, 2)]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+@pytest.mark.parametrize("observe", ["final", "none"])
+def test_texts_are_the_same_and_what_is_observed_is_what_all_would_say(architecture: str, observe: Observe) -> None:
+    model = shared_model(architecture)
+    requests = grid(kinds(model), PROMPTS[:2])
+    whole = generate(model, requests, replace(DECODING, rows=5))
+    less = generate(model, requests, replace(DECODING, rows=5, observe=observe))
+    kept = {field for field, *_ in recorded(observe)}
+    assert {"kl_TE", "top_prob_TXK"}.isdisjoint(kept)
+    assert ("logprob_T" in kept) == (observe == "final")
+    for trace, other in zip(less, whole, strict=True):
+        for field, *_ in recorded():
+            mine, theirs = getattr(trace, field), getattr(other, field)
+            if field not in kept:
+                assert not mine.size
+            elif field in CLOSE:
+                np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-4, err_msg=field)
+            else:
+                np.testing.assert_array_equal(mine, theirs, err_msg=field)
+
+
+@pytest.mark.parametrize("observe", ["final", "none"])
+def test_oracles_decide_alike_whatever_is_recorded_with_an_adapter_too(
+    llama: PreTrainedModel, tmp_path_factory: pytest.TempPathFactory, observe: Observe
+) -> None:
+    student = decoder_of(merged(llama, save_adapter(llama, tmp_path_factory.mktemp("adapter"))))
+    requests = grid([Normal(), *(Exit("frozen_residual", rule, 1.0 if rule == "kl" else None) for rule in ORACLES)])
+    for other in (None, student):
+        engines = (Engine(decoder_of(llama), replace(DECODING, observe=each), other) for each in ("all", observe))
+        whole, less = (traces_of(engine.generate(requests)) for engine in engines)
+        for index, trace in less.items():
+            assert trace.token_id_T.tolist() == whole[index].token_id_T.tolist()
+            assert trace.exit_layer_T.tolist() == whole[index].exit_layer_T.tolist()
+
+
+@pytest.mark.parametrize(("observe", "reads"), [("all", 1 + 4), ("final", 1 + 1), ("none", 1)])
+def test_a_token_of_normal_is_read_once_for_itself_and_once_for_each_layer_that_is_observed(
+    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, observe: Observe, reads: int
+) -> None:
+    decoder, n_read = decoder_of(llama), 0
+    head = decoder.head
+
+    def counted(ready_BH: Tensor) -> Tensor:
+        nonlocal n_read
+        n_read += len(ready_BH)
+        return head(ready_BH)
+
+    monkeypatch.setattr(decoder, "head", counted)
+    greedy = replace(DECODING, temperature=0.0, observe=observe)
+    [trace] = traces_of(Engine(decoder, greedy).generate([Request(PROMPTS[0], Normal())])).values()
+    first = max(1, greedy.n_observed)  # of the prompt's pass
+    assert n_read == first + reads * (len(trace.token_id_T) - 1)

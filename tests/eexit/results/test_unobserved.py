@@ -1,0 +1,112 @@
+"""A sweep that asks full depth less than everything: what is null, what says so, and what can't be asked of it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from byte_model import save_byte_model
+from commands import here
+from landed_sweep import land_all
+from rich.console import Console
+
+from cluster.console.closing_table import closing_table
+from eexit.plan.config import Observe, Prompt, SweepConfig
+from eexit.plan.runs import configurations
+from eexit.results.store.folder import open_store
+from eexit.results.tables import TOKENS
+from jobs import choose, export
+from reports.page.payload import payload
+from reports.read.sweep import read_sweep
+
+UNOBSERVED: dict[Observe, set[str]] = {
+    "all": set(),
+    "final": {"kl", "top_token_ids", "top_tokens", "top_prob"},
+    "none": {"kl", "top_token_ids", "top_tokens", "top_prob", "logprob", "final_token_id", "entropy"},
+}
+ASKED: dict[Observe, str] = {"final": "at its final layer alone", "none": "full depth was asked nothing"}
+
+
+@pytest.fixture(scope="module")
+def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same sweep with each `--observe`, in folders of these names."""
+    folder = tmp_path_factory.mktemp("unobserved")
+    save_byte_model(folder / "model")
+    for observe in UNOBSERVED:
+        config = SweepConfig(
+            model=str(folder / "model"), prompts=tuple(Prompt(id=text, prompt=text) for text in ("one", "two")),
+            modes=("normal", "frozen_residual"), rules={"confidence": (0.1, 0.2)}, kl_factors=(), exit_every=2,
+            max_new_tokens=12, dtype="float32", observe=observe,
+        )  # fmt: skip
+        land_all(folder / observe, config)
+    return folder
+
+
+def tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    generations, tokens = (pd.read_parquet(folder / name) for name in ("generations", "tokens"))
+    key = ["configuration", "prompt_id"]
+    return generations.sort_values(key).reset_index(drop=True), tokens.sort_values([*key, "position"]).reset_index()
+
+
+@pytest.mark.parametrize("observe", ["final", "none"])
+def test_what_was_not_observed_is_null_and_all_else_is_the_same(sweeps: Path, observe: Observe) -> None:
+    (runs, tokens), (all_runs, all_tokens) = tables(sweeps / observe), tables(sweeps / "all")
+    assert {field.name for field in TOKENS if "null with --observe" in field.metadata[b"definition"].decode()} == (
+        UNOBSERVED["none"] - {"top_tokens"}  # the texts of top_token_ids
+    )
+    for field in TOKENS:
+        if field.name in UNOBSERVED[observe]:
+            assert field.nullable
+            assert tokens[field.name].isna().all()
+        elif field.name != "run_id" and all_tokens[field.name].notna().any():
+            assert_alike(tokens[field.name], all_tokens[field.name])
+    for name in runs:
+        if name in ("disagreement", "perplexity") and observe == "none":
+            assert runs[name].isna().all()
+        elif name != "run_id" and runs[name].dtype != object:
+            assert_alike(runs[name], all_runs[name])
+    assert runs["text"].tolist() == all_runs["text"].tolist()
+
+
+def assert_alike(mine: pd.Series, theirs: pd.Series) -> None:
+    """Lists of numbers are flattened."""
+    if mine.dtype == object and isinstance(mine.dropna().iloc[:1].squeeze(), np.ndarray):
+        mine, theirs = (pd.Series(np.concatenate(each.dropna().to_list())) for each in (mine, theirs))
+    pd.testing.assert_series_equal(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("observe", ["final", "none"])
+def test_table_and_report_say_so_and_show_what_is_known(sweeps: Path, observe: Observe) -> None:
+    store, sweep = open_store(sweeps / observe), read_sweep(str(sweeps / observe))
+    config = json.loads((sweeps / observe / "sweep.json").read_text())["config"]
+    planned = configurations(SweepConfig.model_validate(config))
+    table = closing_table(store, planned)
+    cells = {str(column.header).replace("\n", ""): list(column.cells) for column in table.columns}
+    assert (cells["dis-agree-ment"] == ["–"] * 3) == (cells["per-plex-ity"] == ["–"] * 3) == (observe == "none")
+    assert "–" not in cells["layersskipped"]
+    assert (ASKED["none"] in str(table.caption)) == (observe == "none")
+    Console(width=80).print(table)
+    data, _ = payload(sweep, "A sweep")
+    assert ASKED[observe] in data["findings"][-1]
+    assert {"core", "prob", "read"} <= set(data["kinds"])
+    assert ({"disagree", "more"} <= set(data["kinds"])) == (observe == "final")
+    assert not {"kl", "top"} & set(data["kinds"])
+
+
+def test_what_needs_it_is_refused_in_a_line(sweeps: Path, tmp_path: Path) -> None:
+    for risk in ("disagreement", "perplexity"):
+        done = here(choose.main, str(sweeps / "none"), "--risk", risk)
+        assert done.returncode == 2
+        assert done.stderr == (
+            f"error: {sweeps}/none was swept with --observe none, and risk {risk} needs what full depth says of its "
+            "texts: sweep with --observe final, or choose another --risk\n"
+        )
+        assert "needs what full depth says" not in here(choose.main, str(sweeps / "final"), "--risk", risk).stderr
+    for observe in ("final", "none"):
+        done = here(export.main, str(sweeps / observe), "--out", str(tmp_path / "data"))
+        assert done.returncode == 2
+        assert done.stderr == (
+            f"error: the sweep was run with --observe {observe}, and teacher data has the KL of every exitable layer: "
+            "run it with --observe all\n"
+        )
