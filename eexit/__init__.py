@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         get_early_exit_indices,
         load_default_model_and_tokenizer,
     )
+    from eexit.doors.setting import load
     from eexit.model.chat import format_and_tokenize_input
 
 _HOMES = {
@@ -19,6 +20,7 @@ _HOMES = {
     "PredictionObject": "eexit.doors.original",
     "format_and_tokenize_input": "eexit.model.chat",
     "get_early_exit_indices": "eexit.doors.original",
+    "load": "eexit.doors.setting",
     "load_default_model_and_tokenizer": "eexit.doors.original",
 }
 
@@ -28,6 +30,7 @@ __all__ = [
     "PredictionObject",
     "format_and_tokenize_input",
     "get_early_exit_indices",
+    "load",
     "load_default_model_and_tokenizer",
 ]
 

@@ -36,7 +36,7 @@ def fit_screen(decoder: Decoder, size: ScreenSize, folder: Path | None = None) -
 
     The moment is kept in `folder`, by default the user's.
     """
-    path = moment_path(decoder, folder or user_cache_path("eexit") / "screens")
+    path = moment_path(decoder, folder)
     with suppress(OSError, SafetensorError, KeyError):
         return Screen(decoder, size, load_file(path)[NAME].to(decoder.device))
     moment_HH = second_moment(decoder)
@@ -44,14 +44,14 @@ def fit_screen(decoder: Decoder, size: ScreenSize, folder: Path | None = None) -
     return Screen(decoder, size, moment_HH)
 
 
-def moment_path(decoder: Decoder, folder: Path) -> Path:
-    """Where the moment of a model's head is kept in a folder."""
+def moment_path(decoder: Decoder, folder: Path | None = None) -> Path:
+    """Where the moment of a model's head is kept in a folder, by default the user's."""
     weights = decoder.head_alone.get_output_embeddings().weight
     weights = weights.to_dense() if weights.is_mkldnn else weights
     how = f"{ROWS} {TOKENS} {TOP_P} {decoder.n_layers} {weights.dtype} {tuple(weights.shape)}"
     content = hashlib.blake2b(weights.detach().cpu().contiguous().view(torch.uint8).numpy(), digest_size=16)
     content.update(how.encode())
-    return folder / f"{content.hexdigest()}.safetensors"
+    return (folder or user_cache_path("eexit") / "screens") / f"{content.hexdigest()}.safetensors"
 
 
 @torch.inference_mode()
