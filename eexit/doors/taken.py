@@ -38,7 +38,7 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
-class Measured(_Record):
+class Equivalence(_Record):
     """That a model in one precision writes the sweep's texts: how many of some runs, token for token."""
 
     device: str  # a type, such as cpu
@@ -47,7 +47,7 @@ class Measured(_Record):
     identical: int
 
 
-class Model(_Record):
+class TakenModel(_Record):
     """The model that a setting is for. `measured` is by precision, and `config` are the facts of its configuration."""
 
     name: str
@@ -55,7 +55,7 @@ class Model(_Record):
     architecture: str
     n_layers: int
     config: dict[str, Any]
-    measured: dict[str, Measured]
+    measured: dict[str, Equivalence]
 
 
 class HeldOutCheck(_Record):
@@ -96,7 +96,7 @@ class Drawn(_Record):
     top_p: float
 
 
-class Timed(_Record):
+class TimedAt(_Record):
     """Where the setting was timed, at one number of rows. Savings are fractions of full depth's time."""
 
     rows: int
@@ -115,10 +115,10 @@ class Taken(_Record):
     configuration: dict[str, Any]  # `eexit.plan.configuration.Configuration.columns`
     config: dict[str, Any]  # a `SweepConfig` without prompts; its artefacts are folders in this one
     eos_token_ids: list[int]
-    model: Model
+    model: TakenModel
     prompts: Drawn
     certificate: Certificate | None
-    timed: list[Timed]
+    timed: list[TimedAt]
     saved: dict[str, float | None]  # theoretical and run, as fractions of full depth's multiply-adds, in the sweep
     files: dict[str, str]  # SHA-256 of each file beside this one that the setting needs, by its name
     versions: dict[str, str | None]
@@ -132,6 +132,16 @@ class Taken(_Record):
     def follows(self) -> Configuration:
         """The configuration that all rows have."""
         return configuration_of(self.configuration)
+
+    @property
+    def exit_layers(self) -> tuple[int, ...]:
+        """Where tokens may exit, or where they are drafted."""
+        match self.follows:
+            case Exit(layers=layers) if layers:
+                return layers
+            case Draft(layer):
+                return (layer,)
+        return tuple(self.config["exit_layers"])
 
     @property
     def seed(self) -> int:

@@ -22,10 +22,10 @@ def _what(taken: Taken) -> Iterator[str]:
             yield "The text is that of plain generate, token for token in float32: nothing is lost."
             return
         case Exit() as exit:
-            layers = exit.layers or tuple(config["exit_layers"])
+            layers = ", ".join(map(str, taken.exit_layers))
             yield (
-                f"{taken.key} of {of}: tokens leave at layers {', '.join(map(str, layers))} where rule {exit.rule} "
-                f"says so. Mode {exit.mode}: {ALL_MODES[exit.mode]}."
+                f"{taken.key} of {of}: tokens leave at layers {layers} where rule {exit.rule} says so. "
+                f"Mode {exit.mode}: {ALL_MODES[exit.mode]}."
             )
     used = {name: config.get(name) for name in ("readout", "probe", "adapter", "gate") if config.get(name)}
     yield f"Layers are read with {', '.join(f'{name} {value}' for name, value in used.items())}, {config['decide_on']}."

@@ -8,7 +8,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eexit.doors.taken import Certificate, Drawn, HeldOutCheck, Timed
+from eexit.doors.taken import Certificate, Drawn, HeldOutCheck, TimedAt
 from eexit.messages.errors import UsageError
 from eexit.messages.locations import shown
 from eexit.messages.written import is_known
@@ -74,10 +74,10 @@ def drawn(config: SweepConfig) -> Drawn:
     return Drawn(n=len(config.prompts), kinds=dict(kinds), examples=examples, **how)
 
 
-def timed(store: Store, key: str) -> list[Timed]:
+def timed(store: Store, key: str) -> list[TimedAt]:
     """What it saved in time where it was timed last."""
     return [
-        Timed(
+        TimedAt(
             rows=each.batch,
             tokens_per_second=each.tokens_per_second,
             saved=each.realised,

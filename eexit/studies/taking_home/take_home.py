@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from eexit.decode.screening import fit_screen, moment_path
 from eexit.doors.checked_models import checked, decoders_of, precision
 from eexit.doors.setting import Setting
-from eexit.doors.taken import ARTEFACTS, SCREENS, SETTING, Measured, Model, Taken, encode, single
+from eexit.doors.taken import ARTEFACTS, SCREENS, SETTING, Equivalence, Taken, TakenModel, encode, single
 from eexit.messages.errors import UsageError
 from eexit.messages.locations import shown
 from eexit.model.file_digests import sha256
@@ -109,7 +109,7 @@ class _Taking:
             configuration=self._configuration.columns,
             config=self._config,
             eos_token_ids=[],
-            model=Model(
+            model=TakenModel(
                 name=described["name"],
                 revision=described["revision"],
                 architecture=described["architecture"],
@@ -130,7 +130,7 @@ class _Taking:
         """The setting with one precision more, in which some texts of the sweep are generated again."""
         model, tokenizer = load_model_and_tokenizer(self._of_sweep.model_copy(update={"dtype": dtype}), wanted.device)
         weights, name, device = weights_digest(model), precision(model), model.device.type
-        unknown = Measured(device=device, weights=weights, runs=len(texts), identical=0)
+        unknown = Equivalence(device=device, weights=weights, runs=len(texts), identical=0)
         held = {**taken.model.measured, name: unknown}
         of_model = taken.model.model_copy(update={"measured": held, "config": config_facts(model)})
         ends = sorted(eos_token_ids(model, tokenizer))
