@@ -34,6 +34,7 @@ from eexit.doors import checked_models
 from eexit.doors.setting import ExitOutput, Setting
 from eexit.doors.taken import SETTING
 from eexit.messages.errors import UsageError
+from eexit.model.in_memory import weights_digest
 from eexit.studies.taking_home.take_home import Wanted, take_home
 
 FAMILIES = ("llama", "gemma3", "gpt_neox", "mixtral", "gpt2", "qwen3", "olmo2", "bloom")
@@ -394,9 +395,13 @@ def test_the_users_model_stays_as_it_was_also_while_it_generates(
 def test_a_model_is_checked_once_and_again_when_its_weights_change(
     folders: Folders, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, read = loaded(folders["model"]), []
-    digest = checked_models.weights_digest
-    monkeypatch.setattr(checked_models, "weights_digest", lambda model: (read.append(1), digest(model))[1])
+    model, read = loaded(folders["model"]), list[PreTrainedModel]()
+
+    def counted(model: PreTrainedModel) -> str:
+        read.append(model)
+        return weights_digest(model)
+
+    monkeypatch.setattr(checked_models, "weights_digest", counted)
     settings = [eexit.load(folders["exits"]), eexit.load(folders["drafts"])]
     for setting in settings * 2:
         run(model, setting, prompts[:1])
@@ -434,7 +439,7 @@ def models_to_refuse(folders: Folders) -> Iterator[tuple[PreTrainedModel, str]]:
     compiled.compile()
     yield compiled, "the model is compiled"
     quantised = loaded(folders["model"])
-    quantised.hf_quantizer = object()
+    vars(quantised)["hf_quantizer"] = object()
     yield quantised, "the model is quantised"
     spread = loaded(folders["model"])
     spread.lm_head.weight = torch.nn.Parameter(spread.lm_head.weight.to("meta"))  # type: ignore[union-attr]
