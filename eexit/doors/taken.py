@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from eexit.messages.errors import UsageError
 from eexit.method.rules import ONLINE
 from eexit.model.file_digests import sha256
-from eexit.plan.artefacts import PROBE, locations_of
+from eexit.plan.artefacts import GATE, PROBE, locations_of
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import EVERY, Configuration, Draft, Exit, configuration_of
 
@@ -158,10 +158,15 @@ def single(config: SweepConfig, configuration: Configuration, exitable_layers: l
             grid["exit_sets"] = [configuration.exit_set or EVERY]
         case Draft():
             grid["draft"] = [str(configuration)]
-    whole = config.model_dump(mode="json", exclude={"prompts"})
-    if not any(rule in ONLINE and ONLINE[rule].probes for rule in grid["rules"]):  # it looks at no probe
-        whole |= {"probe": None, "digests": {role: its for role, its in config.digests.items() if role != PROBE}}
-    return {**whole, **grid, "kl_factors": [], "controls": [], "exit_layers": exitable_layers}
+    if not any(rule in ONLINE and ONLINE[rule].probes for rule in grid["rules"]):
+        grid[PROBE] = None
+    if not isinstance(configuration, Exit) or configuration.gate is None:
+        grid |= {GATE: None, "gate_thresholds": SweepConfig.model_fields["gate_thresholds"].default}
+    else:
+        grid["gate_thresholds"] = [float(configuration.gate)]
+    whole = {**config.model_dump(mode="json", exclude={"prompts"}), **grid}
+    digests = {role: digest for role, digest in config.digests.items() if whole[role] is not None}
+    return {**whole, "digests": digests, "kl_factors": [], "controls": [], "exit_layers": exitable_layers}
 
 
 def encode(taken: Taken) -> str:

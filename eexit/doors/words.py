@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from eexit.doors.taken import Certificate, Drawn, Taken
 from eexit.messages.written import percent, short_percent, written
+from eexit.plan.config import WHOLE
 from eexit.plan.configuration import ALL_MODES, Draft, Exit
 
 
@@ -19,8 +20,8 @@ def _what(taken: Taken) -> Iterator[str]:
         case Draft(layer) as draft:
             most = "as many tokens as suit" if draft.n_tokens is None else f"{draft.n_tokens} tokens"
             yield f"{taken.key} of {of}: {most} are drafted after layer {layer}; full depth keeps those it agrees with."
-            yield "The text is that of plain generate, token for token in float32: nothing is lost."
-            return
+            if config["head"] == WHOLE:
+                yield "The text is that of plain generate, token for token in float32: nothing is lost."
         case Exit() as exit:
             layers = ", ".join(map(str, taken.exit_layers))
             yield (
@@ -28,7 +29,10 @@ def _what(taken: Taken) -> Iterator[str]:
                 f"Mode {exit.mode}: {ALL_MODES[exit.mode]}."
             )
     used = {name: config.get(name) for name in ("readout", "probe", "adapter", "gate") if config.get(name)}
-    yield f"Layers are read with {', '.join(f'{name} {value}' for name, value in used.items())}, {config['decide_on']}."
+    yield (
+        f"Layers are read with {', '.join(f'{name} {value}' for name, value in used.items())}; rules look at "
+        f"{config['decide_on']}; tokens come from the {config['head']} head."
+    )
 
 
 def _saved(taken: Taken) -> Iterator[str]:

@@ -57,8 +57,9 @@ def texts_of(out: Path, key: str, seed: int = 0) -> list[tuple[list[int], list[i
     """Of each run: its prompt's tokens, what it generated, and the exit layers of that."""
     runs = pd.read_parquet(out / "generations").query("configuration == @key and seed == @seed")
     tokens = pd.read_parquet(out / "tokens").query("configuration == @key and seed == @seed")
-    of_run = {run_id: rows.sort_values("position") for run_id, rows in tokens.groupby("run_id")}
-    return [
-        ([*map(int, run.prompt_token_ids)], *(of_run[run.run_id][name].tolist() for name in ("token_id", "exit_layer")))
-        for run in runs.sort_values("prompt_id").itertuples()
-    ]
+    found = []
+    for run in runs.sort_values("prompt_id").to_dict("records"):
+        rows = tokens[tokens.run_id == run["run_id"]].sort_values("position")
+        prompt = [int(token_id) for token_id in run["prompt_token_ids"]]
+        found.append((prompt, rows.token_id.tolist(), rows.exit_layer.tolist()))
+    return found

@@ -149,7 +149,7 @@ class _Taking:
 
     def _keep_screen(self, model: PreTrainedModel, taken: Taken) -> None:
         """Copy what a screen was fitted with: another machine would not make quite the same."""
-        size = self._of_sweep.screen
+        size = self._of_sweep.screen or self._of_sweep.head_screen
         if size is None:
             return
         adapter = locations_of(taken.config).get("adapter")

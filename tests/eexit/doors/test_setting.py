@@ -62,7 +62,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
 
 
 def loaded(folder: Path, **given: Any) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(folder, **{"dtype": torch.float32, **given}).eval()
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, **{"dtype": torch.float32, **given}).eval()
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def setting(folders: Folders) -> Setting:
     return eexit.load(folders["exits"])
 
 
-def batch(prompts: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+def batch(prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
     """Padded on the left with a token that is hidden."""
     width = max(map(len, prompts))
     rows = [[[7] * (width - len(ids)) + list(ids), [0] * (width - len(ids)) + [1] * len(ids)] for ids in prompts]
@@ -295,7 +296,7 @@ def test_sampling_is_repeated_by_torchs_seed_and_by_a_seed_of_its_own(
 
 def test_a_sampled_sweep_is_written_again_with_its_seed(folders: Folders, tmp_path: Path) -> None:
     sampling = {"temperature": 0.8, "top_p": 0.9}
-    of = {"rules": {"confidence": [0.2]}, "modes": ["unfrozen"], "seeds": [4, 5], **sampling}
+    of: dict[str, Any] = {"rules": {"confidence": [0.2]}, "modes": ["unfrozen"], "seeds": [4, 5], **sampling}
     out = swept(tmp_path / "sweep", folders["model"], **of)
     take_home(Wanted(str(out), str(tmp_path / "sampled"), "unfrozen/confidence/0.2"))
     texts = texts_of(out, "unfrozen/confidence/0.2", 5)

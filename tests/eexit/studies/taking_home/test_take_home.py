@@ -31,7 +31,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def swept_out(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    asked = {"rules": RULES, "modes": ["normal", "skip"], "system": "Be brief."}
+    asked: dict[str, Any] = {"rules": RULES, "modes": ["normal", "skip"], "system": "Be brief."}
     return swept(tmp_path_factory.mktemp("home") / "sweep", model, **asked)
 
 
@@ -84,7 +84,8 @@ def test_what_was_chosen_is_taken_with_its_guarantee_its_check_and_what_it_saved
         "held_out": {"mean_loss": 0.03, "n": 30, "upper": 0.09, "p_value": 0.2},
     })  # fmt: skip
     [timed] = eexit.load(tmp_path / "mine").taken.timed
-    assert (timed.rows, timed.saved, timed.rounds, timed.machine) == (8, pytest.approx(0.25), 6, "a machine")
+    assert timed.saved == pytest.approx(0.25)
+    assert (timed.rows, timed.rounds, timed.machine) == (8, 6, "a machine")
     for text in (done.stdout, (tmp_path / "mine" / "README.md").read_text()):
         assert "its answers risk is at most 5%, with a confidence of 95%, by 90 prompts" in text
         assert "On 30 prompts that chose nothing, its mean loss is 3%" in text
