@@ -88,12 +88,13 @@ class Conversation:
         before = self.setting.stats
         told = self._generated(inputs, self.setting)
         self.turns.append(("assistant", told.text))
-        self.console.print(
-            self._speed(self.setting.taken.key, told) + self._saving(before), style="dim", highlight=False
-        )
+        self._tell(self._speed(self.setting.taken.key, told) + self._saving(before))
         if self.beside:
             plain = self._generated(inputs, None)
-            self.console.print(self._speed("normal (plain generate)", plain), style="dim", highlight=False)
+            self._tell(self._speed("normal (plain generate)", plain))
+
+    def _tell(self, line: str) -> None:
+        self.console.print(line, style="dim", highlight=False, soft_wrap=True)
 
     def _generated(self, inputs: dict[str, Tensor], setting: Setting | None) -> ColouredText:
         streamer = ColouredText(self.console, self.tokenizer, self._colours())

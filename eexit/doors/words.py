@@ -20,7 +20,7 @@ def _what(taken: Taken) -> Iterator[str]:
         case Draft(layer) as draft:
             most = "as many tokens as suit" if draft.n_tokens is None else f"{draft.n_tokens} tokens"
             yield f"{taken.key} of {of}: {most} are drafted after layer {layer}; full depth keeps those it agrees with."
-            if config["head"] == WHOLE:
+            if config.get("head", WHOLE) == WHOLE:
                 yield "The text is that of plain generate, token for token in float32: nothing is lost."
         case Exit() as exit:
             layers = ", ".join(map(str, taken.exit_layers))
@@ -31,7 +31,7 @@ def _what(taken: Taken) -> Iterator[str]:
     used = {name: config.get(name) for name in ("readout", "probe", "adapter", "gate") if config.get(name)}
     yield (
         f"Layers are read with {', '.join(f'{name} {value}' for name, value in used.items())}; rules look at "
-        f"{config['decide_on']}; tokens come from the {config['head']} head."
+        f"{config['decide_on']}; tokens come from the {config.get('head', WHOLE)} head."
     )
 
 

@@ -443,7 +443,7 @@ def models_to_refuse(folders: Folders) -> Iterator[tuple[PreTrainedModel, str]]:
     vars(quantised)["hf_quantizer"] = object()
     yield quantised, "the model is quantised"
     spread = loaded(folders["model"])
-    spread.lm_head.weight = torch.nn.Parameter(spread.lm_head.weight.to("meta"))  # type: ignore[union-attr]
+    spread.lm_head.weight = torch.nn.Parameter(spread.lm_head.weight.to("meta"))
     yield spread, "spread over cpu, meta"
     configured = loaded(folders["model"])
     configured.config.rms_norm_eps = 0.5
