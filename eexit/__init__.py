@@ -4,22 +4,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from eexit.model.chat import format_and_tokenize_input
-    from eexit.original import (
+    from eexit.doors.original import (
         EarlyExitGenerator,
         KLExitGenerator,
         PredictionObject,
         get_early_exit_indices,
         load_default_model_and_tokenizer,
     )
+    from eexit.doors.setting import load
+    from eexit.model.chat import format_and_tokenize_input
 
 _HOMES = {
-    "EarlyExitGenerator": "eexit.original",
-    "KLExitGenerator": "eexit.original",
-    "PredictionObject": "eexit.original",
+    "EarlyExitGenerator": "eexit.doors.original",
+    "KLExitGenerator": "eexit.doors.original",
+    "PredictionObject": "eexit.doors.original",
     "format_and_tokenize_input": "eexit.model.chat",
-    "get_early_exit_indices": "eexit.original",
-    "load_default_model_and_tokenizer": "eexit.original",
+    "get_early_exit_indices": "eexit.doors.original",
+    "load": "eexit.doors.setting",
+    "load_default_model_and_tokenizer": "eexit.doors.original",
 }
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "PredictionObject",
     "format_and_tokenize_input",
     "get_early_exit_indices",
+    "load",
     "load_default_model_and_tokenizer",
 ]
 

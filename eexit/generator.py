@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ from eexit.decode.costs.draft_rounds import SerialCosts
 from eexit.decode.costs.prices import find_prices
 from eexit.decode.engine import Engine, refuse_mode
 from eexit.decode.learned_exits import load_gate, load_probe, load_readout
+from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.requests import Decoding, Failure, Outcome, Request
 from eexit.decode.screening import fit_screen
 from eexit.decode.trace import Trace
@@ -36,6 +38,35 @@ from eexit.results.tables import GENERATIONS, TOKENS
 Key = tuple[str, int, str]  # of a run: its prompt's id, its seed, its configuration's key
 
 
+def decoding_of(
+    config: SweepConfig, decoders: Decoders, eos_token_ids: frozenset[int], screens: Path | None = None
+) -> Decoding:
+    """How all rows of a sweep decode, with what its rules look at; a setting that was taken home decodes so too.
+
+    `screens` is the folder that screens are kept in, if it is not the user's. Raises `UsageError` if a mode, a rule or
+    an artefact does not fit the model.
+    """
+    decoder, student = decoders.teacher, decoders.student
+    for mode in {configuration.mode for configuration in configurations(config)}:
+        refuse_mode(mode, decoder)
+    layers = resolve_exitable_layers(config, decoder.n_layers)
+    return Decoding(
+        exitable_layers=layers,
+        max_new_tokens=config.max_new_tokens,
+        eos_token_ids=eos_token_ids,
+        readout=load_readout(config, layers, decoder),
+        probe=load_probe(config, layers, decoder),
+        gate=load_gate(config, layers, decoder),
+        shortlist=Shortlist(student, config.shortlist) if config.decide_on == "shortlist" else None,
+        screen=fit_screen(student, size, screens) if (size := config.screen) else None,
+        head=fit_screen(student, size, screens) if (size := config.head_screen) else None,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        record_top_k=min(config.record_top_k, decoder.vocabulary),
+        observe=config.observe,
+    )
+
+
 class ModelGenerator:
     """Loads a sweep's model once, and does its runs; it may use `memory_share` of a GPU's memory.
 
@@ -49,28 +80,12 @@ class ModelGenerator:
         student = self.model if config.adapter is None else merged(self.model, config.adapter)
         pack_linear_layers(self.model, student)
         decoders = {model: Decoder(model) for model in {self.model, student}}
-        decoder = decoders[self.model]
-        for mode in {configuration.mode for configuration in configurations(config)}:
-            refuse_mode(mode, decoder)
-        layers = resolve_exitable_layers(config, decoder.n_layers)
-        decoding = Decoding(
-            exitable_layers=layers,
-            max_new_tokens=config.max_new_tokens,
-            eos_token_ids=eos_token_ids(self.model, self.tokenizer),
-            readout=load_readout(config, layers, decoder),
-            probe=load_probe(config, layers, decoder),
-            gate=load_gate(config, layers, decoder),
-            shortlist=Shortlist(decoders[student], config.shortlist) if config.decide_on == "shortlist" else None,
-            screen=fit_screen(decoders[student], size) if (size := config.screen) else None,
-            head=fit_screen(decoders[student], size) if (size := config.head_screen) else None,
-            temperature=config.temperature,
-            top_p=config.top_p,
-            record_top_k=min(config.record_top_k, decoder.vocabulary),
-            observe=config.observe,
-            memory_share=memory_share,
+        both = Decoders(decoders[self.model], decoders[student])
+        decoding = replace(
+            decoding_of(config, both, eos_token_ids(self.model, self.tokenizer)), memory_share=memory_share
         )
-        self.prices = find_prices(decoder, decoding)
-        self.engine = Engine(decoder, decoding, decoders[student], self.prices)
+        self.prices = find_prices(both.teacher, decoding)
+        self.engine = Engine(both.teacher, decoding, both.student, self.prices)
         self.text_of = cache(partial(token_text, self.tokenizer))
 
     def generate(self, runs: Sequence[Run], progress: OnProgress = lambda tokens, runs=0: None) -> Results:

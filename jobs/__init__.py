@@ -1,7 +1,8 @@
 """The commands: thin scripts over `cluster` and `eexit`, and the sweeps and prompts that come with them.
 
-`eexit sweep …`, which is installed with the packages, is `python jobs/sweep.py …`; so with every script in this folder.
-What a command does is elsewhere: a script has its flags, and prints what came of it.
+`eexit sweep …`, which is installed with the packages, is `python jobs/sweep.py …`; so with every script in this folder,
+and those in `files/`: `eexit export …`. What a command does is elsewhere: a script has its flags, and prints what came
+of it.
 """
 
 import ast
@@ -18,13 +19,13 @@ from eexit.messages.errors import UsageError
 
 FOLDER = Path(__file__).parent
 WHERE = f"""eexit --version prints its version.
-Sweeps and prompts that come with it: {FOLDER}/sweeps and {FOLDER}/prompts"""
+Sweeps and prompts that come with it: {FOLDER}/sweeps"""
 
 
 @command()
 def main(arguments: Sequence[str]) -> int:
     """The exit code of the script that the first argument names, which gets the others."""
-    scripts = {path.stem.replace("_", "-"): path for path in sorted(FOLDER.glob("[!_]*.py"))}
+    scripts = find_scripts()
     name, *others = arguments or ["--help"]
     if name in ("-h", "--help"):
         print("usage: eexit COMMAND …, as in: eexit sweep --help", listed(scripts), WHERE, sep="\n\n")
@@ -38,8 +39,19 @@ def main(arguments: Sequence[str]) -> int:
         near = "".join(f" (did you mean {known}?)" for known in get_close_matches(name, scripts, n=1))
         raise UsageError(f"there is no command {name}{near}: eexit --help lists them")
     sys.argv = [f"eexit {name}", *others]  # as its help shows it
-    script: Command = import_module(f"jobs.{scripts[name].stem}").main
+    script: Command = import_module(module_of(scripts[name])).main
     return script(others)
+
+
+def find_scripts() -> dict[str, Path]:
+    """The script of each command, by its name."""
+    paths = [path for folder in (FOLDER, FOLDER / "files") for path in folder.glob("[!_]*.py")]
+    return {path.stem.replace("_", "-"): path for path in sorted(paths, key=lambda path: path.stem)}
+
+
+def module_of(script: Path) -> str:
+    """The name that a script is imported by."""
+    return ".".join([__name__, *script.relative_to(FOLDER).with_suffix("").parts])
 
 
 def listed(scripts: Mapping[str, Path]) -> str:

@@ -1,6 +1,6 @@
 """Train exits on the texts of a finished sweep, or go on with a training that was stopped.
 
-    python jobs/sweep.py --prompts jobs/prompts/questions.jsonl --modes normal --observe none --out results/texts
+    python jobs/sweep.py --prompts jobs/sweeps/prompts/questions.jsonl --modes normal --observe none --out results/texts
     python jobs/train.py results/texts --what linear --out exits/linear          a readout: minutes, in closed form
     python jobs/train.py results/texts --what tuned --out exits/tuned            a readout: the tuned lens
     python jobs/train.py results/texts --what probe --readout exits/linear --out exits/probe       of KLs through it

@@ -13,7 +13,7 @@ from eexit.messages.errors import UsageError
 from eexit.messages.wording import flag
 from eexit.plan.config import LEAST_SEED, MOST_COUNT, MOST_SEED
 
-_SCRIPT = re.compile(r"python jobs/(\w+)\.py")  # which is `eexit NAME`, too
+_SCRIPT = re.compile(r"python jobs/(?:\w+/)?(\w+)\.py")  # which is `eexit NAME`, too
 _NEGATIVE = re.compile(r"-(\d|\.\d|inf|nan)")
 _WHOLE = re.compile(r"[+-]?\d{1,1000}", re.ASCII)  # Python refuses to read a number of thousands of digits
 

@@ -31,19 +31,27 @@ TOP_P: Final = 0.95  # of what is sampled, so that texts are such as the model i
 NAME: Final = "moment"
 
 
-def fit_screen(decoder: Decoder, size: ScreenSize) -> Screen:
-    """A screen of this model. Raises `UsageError` if its head can't be used so, or the size does not fit it."""
-    weights = decoder.head_alone.get_output_embeddings().weight
-    weights = weights.to_dense() if weights.is_mkldnn else weights
-    how = f"{ROWS} {TOKENS} {TOP_P} {decoder.n_layers} {weights.dtype} {tuple(weights.shape)}"
-    content = hashlib.blake2b(weights.detach().cpu().contiguous().view(torch.uint8).numpy(), digest_size=16)
-    content.update(how.encode())
-    path = user_cache_path("eexit") / "screens" / f"{content.hexdigest()}.safetensors"
+def fit_screen(decoder: Decoder, size: ScreenSize, folder: Path | None = None) -> Screen:
+    """A screen of this model. Raises `UsageError` if its head can't be used so, or the size does not fit it.
+
+    The moment is kept in `folder`, by default the user's.
+    """
+    path = moment_path(decoder, folder)
     with suppress(OSError, SafetensorError, KeyError):
         return Screen(decoder, size, load_file(path)[NAME].to(decoder.device))
     moment_HH = second_moment(decoder)
     _keep(path, moment_HH)
     return Screen(decoder, size, moment_HH)
+
+
+def moment_path(decoder: Decoder, folder: Path | None = None) -> Path:
+    """Where the moment of a model's head is kept in a folder, by default the user's."""
+    weights = decoder.head_alone.get_output_embeddings().weight
+    weights = weights.to_dense() if weights.is_mkldnn else weights
+    how = f"{ROWS} {TOKENS} {TOP_P} {decoder.n_layers} {weights.dtype} {tuple(weights.shape)}"
+    content = hashlib.blake2b(weights.detach().cpu().contiguous().view(torch.uint8).numpy(), digest_size=16)
+    content.update(how.encode())
+    return (folder or user_cache_path("eexit") / "screens") / f"{content.hexdigest()}.safetensors"
 
 
 @torch.inference_mode()

@@ -34,7 +34,7 @@ def merged(model: PreTrainedModel, folder: str) -> PreTrainedModel:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # whatever peft warns of is refused or does no harm
-            student, misfits = _with_adapter(_sharing(model), path)
+            student, misfits = _with_adapter(sharing(model), path)
             if not misfits:
                 result: PreTrainedModel = student.merge_and_unload(safe_merge=True).eval()  # refuses NaN
                 return result
@@ -67,7 +67,7 @@ def adapter_in(folder: str) -> Path:
     return path
 
 
-def _sharing(model: PreTrainedModel) -> PreTrainedModel:
+def sharing(model: PreTrainedModel) -> PreTrainedModel:
     """A copy of the model's modules, with parameters of its own that have the same memory."""
     shared: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
     shared |= {id(parameter): _parameter(parameter) for parameter in model.parameters()}

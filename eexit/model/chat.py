@@ -1,6 +1,7 @@
 """From a prompt to the model's input: through the tokenizer's chat template, to token ids."""
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import cast
 
@@ -36,8 +37,25 @@ def format_and_tokenize_input(
     if tokenizer.chat_template is None:
         text = "\n".join(part for part in (system_prompt, prompt, prefiller) if part)
     else:
-        text = _chat(prompt, system_prompt, tokenizer) + prefiller
+        text = _render(tokenizer, [("system", system_prompt), ("user", prompt)]) + prefiller
     ids = _encode_marked(text, tokenizer) if as_text else _encode(text, tokenizer)
+    input_ids = torch.tensor([ids], dtype=torch.long, device=device)
+    return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+
+
+def tokenize_conversation(
+    turns: Sequence[tuple[str, str]], tokenizer: Tokenizer, device: torch.device | str = "cpu"
+) -> dict[str, Tensor]:
+    """The input for the answer to the last of these turns, each a role and a text, as `format_and_tokenize_input`."""
+    texts = [text for _, text in turns]
+    names = _names_of_control_tokens(tokenizer, tokenizer.chat_template and tokenizer.get_chat_template())
+    as_text = any(map(names.search, texts))
+    texts = mark_control_tokens(texts, names) if as_text else texts
+    if tokenizer.chat_template is None:
+        whole = "\n".join(filter(None, texts))
+    else:
+        whole = _render(tokenizer, [(role, text) for (role, _), text in zip(turns, texts, strict=True)])
+    ids = _encode_marked(whole, tokenizer) if as_text else _encode(whole, tokenizer)
     input_ids = torch.tensor([ids], dtype=torch.long, device=device)
     return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
 
@@ -65,16 +83,18 @@ def _encode_marked(text: str, tokenizer: Tokenizer) -> list[int]:
     return [*whole[:start], *ids, *whole[start + len(bare) :]]
 
 
-def _chat(prompt: str, system_prompt: str, tokenizer: Tokenizer) -> str:
+def _render(tokenizer: Tokenizer, turns: Sequence[tuple[str, str]]) -> str:
     """The chat up to where the answer starts. If a template refuses system prompts, it goes into the user's turn."""
 
-    def render(*turns: tuple[str, str]) -> str:
+    def render(turns: Sequence[tuple[str, str]]) -> str:
         messages = [{"role": role, "content": content} for role, content in turns]
         return cast(str, tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
-    if not system_prompt:
-        return render(("user", prompt))
+    given = [(role, text) for role, text in turns if text or role != "system"]
     try:
-        return render(("system", system_prompt), ("user", prompt))
+        return render(given)
     except TemplateError:
-        return render(("user", f"{system_prompt}\n\n{prompt}"))
+        if given[0][0] != "system":
+            raise
+        (_, system), (role, first), *others = given
+        return render([(role, f"{system}\n\n{first}"), *others])

@@ -21,6 +21,8 @@ import pytest
 from commands import here
 from golden.digests import Record, without_floats
 
+from jobs import find_scripts, module_of
+
 ROOT: Final = Path(__file__).parents[2]
 # Columns that differ each time; those without floats that do not hold everywhere, since hashes are of trained weights
 # too, and near ties can go either way; and those with 64 bits of which that is true.
@@ -149,7 +151,7 @@ def unpacked(blob: str) -> bytes:
 
 
 def script_of(name: str) -> Callable[[list[str]], int]:
-    command: Callable[[list[str]], int] = import_module(f"jobs.{name}").main
+    command: Callable[[list[str]], int] = import_module(module_of(find_scripts()[name.replace("_", "-")])).main
     return command
 
 

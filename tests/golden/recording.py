@@ -15,14 +15,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from byte_model import save_byte_model
-from golden.collecting import ROOT, Recording, collapsed, without_volatile
+from golden.collecting import Recording, collapsed, without_volatile
 from golden.digests import Digests, Record, without_floats
 from judge_server import judging
 from own_ray import started_ray
 from own_tasks import CHOICE, WORDS, save_tasks
 from tiny_models import tiny_model
 
-SCRIPTS: Final = sorted(path.stem for path in (ROOT / "jobs").glob("[!_]*.py"))
+from jobs import find_scripts
+
+SCRIPTS: Final = sorted(path.stem for path in find_scripts().values())
 # Rules with parameters with which they exit here and there: on a Llama, on others, and on one with peaked logits.
 LLAMA: Final = "kl=0.5,2 agree confidence=0.1,0.2 margin=0.05 entropy=4 similarity=0.7,0.85 patience=2 fixed=3"
 OTHERS: Final = "kl=0.5,2 agree confidence=0.2 margin=0.1 entropy=3.7 similarity=0.85 patience=2 fixed=3"

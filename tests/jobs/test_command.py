@@ -15,7 +15,11 @@ from commands import here
 import jobs
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py") if path.stem != "__init__")
+SCRIPTS = sorted(
+    path.relative_to(ROOT / "jobs").with_suffix("").as_posix()
+    for path in (ROOT / "jobs").rglob("[!_]*.py")
+    if path.parent.name != "bench"
+)
 EEXIT = "import sys; from jobs import main; sys.exit(main())"  # as the installed script has it
 SECONDS_AT_MOST = 1.0
 
@@ -49,7 +53,7 @@ def test_it_lists_every_script_with_the_first_line_of_its_docstring(arguments: l
     listed = " ".join(done.stdout.split())
     for script in SCRIPTS:
         first = (ROOT / "jobs" / f"{script}.py").read_text().removeprefix('"""').partition("\n")[0]
-        assert f" {script.replace('_', '-')} {first} " in listed
+        assert f" {named(script)} {first} " in listed
     assert str(ROOT / "jobs" / "sweeps") in listed
 
 
@@ -65,7 +69,7 @@ def test_its_help_takes_well_under_a_second(tmp_path: Path) -> None:
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_each_command_says_how_it_is_called(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["eexit"])
-    name = script.replace("_", "-")
+    name = named(script)
     said = here(ending, name, "--help").stdout
     assert said.startswith(f"usage: eexit {name} ")
     assert f"\neexit {name} " in said.replace("\n    ", "\n")
@@ -73,6 +77,11 @@ def test_each_command_says_how_it_is_called(script: str, monkeypatch: pytest.Mon
     wrong = here(jobs.main, name, "--nonsense")
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: ")
+
+
+def named(script: str) -> str:
+    """What the installed command calls a script, wherever it is."""
+    return script.rpartition("/")[2].replace("_", "-")
 
 
 def ending(arguments: list[str]) -> int:
@@ -108,7 +117,7 @@ def test_the_installed_command_runs_from_any_folder(installed: Path, tiny: Path,
     assert f"3 from {installed}/jobs/sweeps/demo.toml\n" in demo.stdout, demo.stderr
     flags = "--config", f"{installed}/jobs/sweeps/study.toml", "--controls-of", ""
     study = called(*planned, *flags, packages=installed, cwd=tmp_path)
-    assert f"200 from {installed}/jobs/sweeps/../prompts/study.jsonl\n" in study.stdout, study.stderr
+    assert f"200 from {installed}/jobs/sweeps/prompts/study.jsonl\n" in study.stdout, study.stderr
     (tmp_path / "early_exit_analysis.json").write_text('[{"prompt": "?", "results": []}]')
     report = called("report", "early_exit_analysis.json", packages=installed, cwd=tmp_path)
     assert (report.stdout, report.stderr) == ("early_exit_analysis.html\n", "")

@@ -34,7 +34,7 @@ FEW_TOKENS = ["--max-new-tokens", "6"]
 SMALLER = {
     "jobs/sweep.py": FEW_TOKENS,
     "jobs/timings.py": ["--prompts", "1", "--tokens", "3", "--rounds", "1"],
-    "jobs/make_prompts.py": ["--n", "16"],
+    "jobs/files/make_prompts.py": ["--n", "16"],
     "jobs/harness.py": ["--limit", "2", "--include-path", "tasks"],
     "jobs/choose.py": ["--at-most", "0.999"],  # so few prompts certify no lower bound
 }
@@ -116,10 +116,10 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[s
     model.mkdir(parents=True)
     save_byte_model(model, ends=True, n_layers=N_LAYERS, positions=1024)
     folder = tmp_path / "clone"
-    (folder / "jobs" / "prompts").mkdir(parents=True)
-    for file in (ROOT / "jobs" / "prompts").iterdir():
+    (folder / "jobs" / "sweeps" / "prompts").mkdir(parents=True)
+    for file in (ROOT / "jobs" / "sweeps" / "prompts").iterdir():
         lines = file.read_text().splitlines(keepends=True)
-        (folder / "jobs" / "prompts" / file.name).write_text("".join(lines[:: len(lines) // N_PROMPTS]))
+        (folder / "jobs" / "sweeps" / "prompts" / file.name).write_text("".join(lines[:: len(lines) // N_PROMPTS]))
     (folder / "mine.csv").write_text(MINE)
     save_tasks(folder / "tasks", CHOICE, WORDS)
     monkeypatch.chdir(folder)

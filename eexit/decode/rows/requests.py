@@ -29,7 +29,7 @@ class Decoding:
 
     At most `rows` rows are in flight, as far as their caches fit in `cache_bytes`. None stands for what the device has
     free, of which this process may use `memory_share`. `record_top_k` is how many of each layer's likeliest tokens are
-    recorded. After each step, a row also ends if `stops`, given its tokens so far, says so, as for stop strings.
+    recorded. After each step, a row also ends if `stops`, given the row so far, says so, as for stop strings.
     `observe` says at which layers the full-depth model is read on the texts: at all exitable ones and the final one, at
     the final one, or at none.
     """
@@ -37,7 +37,7 @@ class Decoding:
     exitable_layers: tuple[int, ...]
     max_new_tokens: int
     eos_token_ids: frozenset[int]
-    stops: Callable[[Sequence[int]], bool] | None = None
+    stops: Callable[[RowSoFar], bool] | None = None
     readout: Readout = READOUTS["lens"]
     probe: Probe | None = None
     gate: Gate | None = None
@@ -66,6 +66,15 @@ class Request:
     prompt_token_ids: tuple[int, ...]
     configuration: Configuration
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class RowSoFar:
+    """What a row has generated, for what looks at it while it decodes."""
+
+    request: Request
+    token_ids: Sequence[int]
+    exit_layers: Sequence[int]  # of the same tokens
 
 
 @dataclass(frozen=True)

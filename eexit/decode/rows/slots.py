@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from eexit.decode.costs.counting import Counts
-from eexit.decode.rows.requests import Decoding, Failure, Outcome, Request
+from eexit.decode.rows.requests import Decoding, Failure, Outcome, Request, RowSoFar
 from eexit.decode.trace import EOS, LENGTH, STOP, Trace, recorded
 from eexit.method.draws import exit_draws, sampling_draws
 from eexit.method.rules import ORACLES, RULES
@@ -180,9 +180,16 @@ class Slots:
             ends |= np.array([self._stops(slot) for slot in rows.tolist()], np.bool_)
         return np.flatnonzero(ends)[::-1]
 
+    def so_far(self, slot: int) -> RowSoFar:
+        """What the row in a slot has generated."""
+        n_tokens = self.n_generated[slot]
+        token_ids, exit_layers = (
+            self.records[name][slot, :n_tokens].tolist() for name in ("token_id_T", "exit_layer_T")
+        )
+        return RowSoFar(self.requests[int(self.request[slot])], token_ids, exit_layers)
+
     def _stops(self, slot: int) -> bool:
-        token_ids = self.records["token_id_T"][slot, : self.n_generated[slot]].tolist()
-        return self.decoding.stops is not None and self.decoding.stops(token_ids)
+        return self.decoding.stops is not None and self.decoding.stops(self.so_far(slot))
 
     def outcome(self, slot: int) -> Outcome:
         """The trace of the row in a slot, or why it failed."""

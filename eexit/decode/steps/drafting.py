@@ -20,7 +20,7 @@ from torch.profiler import record_function
 from eexit.decode.costs.draft_rounds import Rounds, SerialCosts
 from eexit.decode.layer_reading import Picked, Reader, read_tokens, rows_after
 from eexit.decode.rows.decoders import Decoders
-from eexit.decode.rows.requests import Decoding, Failure, Outcome, Request
+from eexit.decode.rows.requests import Decoding, Failure, Outcome, Request, RowSoFar
 from eexit.decode.rows.transfer import to_device, to_host
 from eexit.decode.sampling import Drafted, pick_tokens
 from eexit.decode.steps.online import OnlineBatch
@@ -80,6 +80,16 @@ class DraftBatch(OnlineBatch):
         """Keep what came of a round; the row has not been given its tokens yet."""
         input_index = int(self.n_generated[row]) - 1
         self.rounds[int(self.request[row])].append((input_index, n_drafted, n_accepted, int(rejected)))
+
+    def until_stop(self, slot: int, token_id_N: np.ndarray) -> int:
+        """How many of these tokens, which full depth said, a row gets if it ends where `Decoding.stops` says so."""
+        assert self.decoding.stops
+        before, final = self.so_far(slot), self.layers.n_layers - 1
+        for n_given in range(1, len(token_id_N)):
+            token_ids = [*before.token_ids, *token_id_N[:n_given].tolist()]
+            if self.decoding.stops(RowSoFar(before.request, token_ids, [*before.exit_layers, *[final] * n_given])):
+                return n_given
+        return len(token_id_N)
 
     def outcome(self, slot: int) -> Outcome:
         outcome = super().outcome(slot)
@@ -192,6 +202,8 @@ def keep(batch: DraftBatch, drafts: DraftedTokens, said_BA: np.ndarray, found: d
     agreed_B = np.logical_and.accumulate(agrees_BA, 1).sum(1)
     ends_BA = np.isin(said_BA, list(batch.decoding.eos_token_ids)) & (np.arange(said_BA.shape[1]) <= agreed_B[:, None])
     given_B = np.where(ends_BA.any(1), ends_BA.argmax(1), agreed_B) + 1
+    if batch.decoding.stops:
+        given_B = np.array([batch.until_stop(row, said_BA[row, :n]) for row, n in enumerate(given_B)])
     for row in range(batch.n_rows):
         batch.note(
             row, int(ahead_B[row]), min(int(agreed_B[row]), int(given_B[row])),

@@ -6,7 +6,7 @@ on those that are for reporting (`eexit.plan.splits`), which have no part in it.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,9 +15,8 @@ import numpy as np
 from eexit.quality.learn_then_test import EQUAL, FULL_DEPTH, certify
 from eexit.quality.risk_tests import RISK_TESTS, prompts_needed, upper_bound
 from eexit.quality.risks import RISKS
-from eexit.results.study_tables import TIMINGS
 from eexit.studies.choosing.evidence import Evidence, SettingSequence
-from eexit.studies.timing.speedups import Speedup, speedups
+from eexit.studies.timing.speedups import Speedup, latest_speedups
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def choose_setting(evidence: Evidence, sequences: Sequence[SettingSequence], que
         naive,
         _held_out(evidence, chosen),
         _held_out(evidence, naive),
-        _realised(chosen, evidence),
+        latest_speedups(evidence.sweep.store, chosen.configuration) if chosen else [],
     )
 
 
@@ -149,18 +148,6 @@ def _held_out(evidence: Evidence, tested: Tested | None) -> HeldOut | None:
     question, test = evidence.question, RISK_TESTS[evidence.test]
     p_value = float(test(loss_P, question.at_most, 1 - question.confidence))
     return HeldOut(float(loss_P.mean()), len(loss_P), upper_bound(test, loss_P, question.confidence), p_value)
-
-
-def _realised(tested: Tested | None, evidence: Evidence) -> list[Speedup]:
-    """What the latest call of `jobs/timings.py` that timed the setting measured, for each batch size."""
-    calls: dict[str, list[Mapping[str, Any]]] = {}
-    for row in TIMINGS.read(evidence.sweep.store).to_pylist():
-        calls.setdefault(row["timing_id"], []).append(row)
-    found: list[Speedup] = []
-    for rows in calls.values():
-        of_tested = [each for each in speedups(rows) if tested and each.configuration == tested.configuration]
-        found = of_tested or found
-    return found
 
 
 def question_columns(evidence: Evidence, sequences: Sequence[SettingSequence], question_number: int) -> dict[str, Any]:

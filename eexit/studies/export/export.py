@@ -1,4 +1,4 @@
-"""Exporting a sweep as teacher data: `export`, which `jobs/export.py` uses. Needs no Ray.
+"""Exporting a sweep as teacher data: `export`, which `jobs/files/export.py` uses. Needs no Ray.
 
 The sweep is read shard by shard, and a shard some thousand tokens at a time, so that memory does not grow with it.
 """

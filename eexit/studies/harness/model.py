@@ -17,7 +17,7 @@ from torch import Tensor
 
 from eexit.decode.engine import Engine
 from eexit.decode.rows.memory import cache_budget
-from eexit.decode.rows.requests import Failure, Request
+from eexit.decode.rows.requests import Failure, Request, RowSoFar
 from eexit.decode.scoring import score_texts
 from eexit.generator import ModelGenerator
 from eexit.messages.errors import UsageError
@@ -212,10 +212,10 @@ class StopStrings:
             n_tokens = len(tokenizer.encode(string, add_special_tokens=False)) + 2
             self._strings.setdefault(n_tokens, []).append(string)
 
-    def __call__(self, token_ids: Sequence[int]) -> bool:
+    def __call__(self, row: RowSoFar) -> bool:
         return any(
             string in text
             for n_tokens, strings in self._strings.items()
-            for text in [str(self._tokenizer.decode(list(token_ids[-n_tokens:])))]
+            for text in [str(self._tokenizer.decode(list(row.token_ids[-n_tokens:])))]
             for string in strings
         )

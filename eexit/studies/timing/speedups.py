@@ -14,6 +14,8 @@ import numpy as np
 
 from eexit.plan.configuration import NORMAL
 from eexit.quality.estimates import Estimate, estimate_median
+from eexit.results.store.folder import Store
+from eexit.results.study_tables import TIMINGS
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Speedup:
     run: float | None  # 1 - cost_run / cost_full
     acceptance: float | None = None  # of drafts: accepted / drafted
     expected: float | None = None  # the speed-up of drafts: cost_serial_full / cost_serial
+    machine: str | None = None
 
     @property
     def rounds(self) -> int:
@@ -75,6 +78,18 @@ def speedups(measurements: Iterable[Mapping[str, Any]], beside: str = NORMAL) ->
     return found
 
 
+def latest_speedups(store: Store, key: str) -> list[Speedup]:
+    """What the latest call of `jobs/timings.py` that timed this configuration measured, for each batch size."""
+    calls: dict[str, list[Mapping[str, Any]]] = {}
+    for row in TIMINGS.read(store).to_pylist():
+        calls.setdefault(row["timing_id"], []).append(row)
+    found: list[Speedup] = []
+    for rows in calls.values():
+        of_key = [each for each in speedups(rows) if each.configuration == key]
+        found = of_key or found
+    return found
+
+
 def _speedup(
     key: str, batch: int, pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], is_base: bool
 ) -> Speedup:
@@ -90,6 +105,7 @@ def _speedup(
         run=_saving(first["cost_run"], first["cost_full"]),
         acceptance=_ratio(first.get("accepted"), first.get("drafted")),
         expected=_ratio(first.get("cost_serial_full"), first.get("cost_serial")),
+        machine=first.get("machine"),
     )
 
 

@@ -13,7 +13,8 @@ from eexit.method.rules import RULES
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import MODES
 from eexit.plan.runs import configurations
-from jobs import compact, harness, judge, make_prompts, report, sweep, timings, train
+from jobs import harness, judge, report, sweep, timings, train
+from jobs.files import compact, make_prompts
 
 DEMO = Path(__file__).parents[3] / "jobs" / "sweeps" / "demo.toml"
 

@@ -17,7 +17,8 @@ from pyarrow import fs
 from s3_server import BUCKET, KEYS, Wire, s3_server
 
 from cluster.console.events import log, log_to_stderr
-from jobs import compact, report, sweep
+from jobs import report, sweep
+from jobs.files import compact
 
 JOBS = Path(__file__).parents[3] / "jobs"
 SECRET = "THIS-IS-A-SECRET"
@@ -25,7 +26,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 FUNCTIONS: dict[str, Callable[[list[str]], int]] = {
     "sweep.py": sweep.main,
     "report.py": report.main,
-    "compact.py": compact.main,
+    "files/compact.py": compact.main,
     "bench": run_path(str(JOBS / "bench" / "__main__.py"))["main"],
 }
 
@@ -107,7 +108,7 @@ def test_commands_that_work_show_and_write_no_secret(
         f"importing Ray\nlooking at the model\nnothing is left to do: 2 runs landed in s3://…@{BUCKET}/mine?…\n"
     )
     assert command_here("sweep.py", *flags, "--seeds", "3").returncode == 2
-    assert command_here("compact.py", uri(wire, "mine"), "--into", uri(wire, "copy")).returncode == 0
+    assert command_here("files/compact.py", uri(wire, "mine"), "--into", uri(wire, "copy")).returncode == 0
     assert command_here("report.py", uri(wire, "mine"), "--out", tmp_path / "report.html").returncode == 0
 
     filesystem, root = fs.FileSystem.from_uri(uri(wire, ""))
@@ -143,11 +144,11 @@ def test_commands_that_work_show_and_write_no_secret(
         ["report.py", "{nowhere}"],
         ["report.py", "{nowhere}", "--serve"],
         ["report.py", "x", "{nowhere}"],
-        ["compact.py", "{nowhere}", "--into", "copy"],
-        ["compact.py", "{empty}", "--into", "copy"],
-        ["compact.py", "{odd}", "--into", "copy"],
-        ["compact.py", "{nowhere}"],
-        ["compact.py", "x", "{nowhere}"],
+        ["files/compact.py", "{nowhere}", "--into", "copy"],
+        ["files/compact.py", "{empty}", "--into", "copy"],
+        ["files/compact.py", "{odd}", "--into", "copy"],
+        ["files/compact.py", "{nowhere}"],
+        ["files/compact.py", "x", "{nowhere}"],
         ["bench", "{nowhere}"],
     ],
 )

@@ -16,7 +16,7 @@ from eexit.plan.prompt_kinds.drawing import KINDS, MOST, draw_prompts
 from eexit.plan.prompt_kinds.kind import PromptKind, one, some, whole
 from eexit.plan.prompts import read_prompts
 from eexit.plan.splits import sort_of
-from jobs.make_prompts import main
+from jobs.files.make_prompts import main
 
 README = Path(__file__).parents[4] / "jobs" / "README.md"
 
@@ -100,7 +100,7 @@ def test_the_command_writes_a_file_of_prompts_and_replaces_none(tmp_path: Path) 
 
 def test_on_a_full_disk_no_file_is_left_and_the_same_command_then_goes(tmp_path: Path) -> None:
     out = tmp_path / "drawn.jsonl"
-    done = on_a_full_disk(4096, "jobs/make_prompts.py", "--out", out)
+    done = on_a_full_disk(4096, "jobs/files/make_prompts.py", "--out", out)
     assert (done.returncode, done.stderr.splitlines()) == (
         2, [f"error: --out {out} can't be written ([Errno 27] File too large: '{out}')"]
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""`python jobs/compact.py`: a copy in fewer files, with the same rows, that a sweep can be resumed from."""
+"""`python jobs/files/compact.py`: a copy in fewer files, with the same rows, that a sweep can be resumed from."""
 
 import os
 import shutil
@@ -23,9 +23,9 @@ from eexit.results.store.landing import clear_debris, land, landed, remove_error
 from eexit.results.store.lease import hold
 from eexit.results.study_tables import STUDY_TABLES, TIMINGS
 from eexit.results.tables import GENERATIONS, TOKENS
-from jobs.compact import main
+from jobs.files.compact import main
 
-SCRIPT = Path(__file__).parents[4] / "jobs" / "compact.py"
+SCRIPT = Path(__file__).parents[4] / "jobs" / "files" / "compact.py"
 
 
 def results(runs: list[Run], config: SweepConfig) -> Results:
@@ -251,12 +251,12 @@ def test_a_number_of_rows_that_is_none_is_refused(store: Store, rows: str) -> No
 
 
 def test_the_help_keeps_its_examples() -> None:
-    assert "\n    python jobs/compact.py results/mine --into results/merged\n" in compacted_aside("--help").stdout
+    assert "\n    python jobs/files/compact.py results/mine --into results/merged\n" in compacted_aside("--help").stdout
 
 
 def test_on_a_full_disk_no_copy_is_left_and_the_same_command_then_goes(store: Store, tmp_path: Path) -> None:
     store.publish(TIMINGS.file("f" * 32), b"small")
-    done = on_a_full_disk(8192, "jobs/compact.py", store.root, "--into", tmp_path / "copy")
+    done = on_a_full_disk(8192, "jobs/files/compact.py", store.root, "--into", tmp_path / "copy")
     assert (done.returncode, done.stdout) == (1, "")
     stopped, kept = done.stderr.splitlines()
     assert stopped.startswith(f"stopped: [Errno 27] File too large: '{tmp_path}/copy/")

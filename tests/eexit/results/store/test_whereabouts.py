@@ -18,7 +18,8 @@ from eexit.results.store.folder import open_store
 from eexit.results.store.whereabouts import FolderKind, whereabouts
 from eexit.results.study_tables import SCORES
 from eexit.studies.harness.plan import Asked
-from jobs import compact, export, make_prompts, report, sweep, train
+from jobs import report, sweep, train
+from jobs.files import compact, export, make_prompts
 
 Run = Callable[[list[str]], int]
 SWEEP = Manifest(config={"prompts": []}, configurations=[{"key": "normal"}], model={"n_layers": 3}, exitable_layers=[1])

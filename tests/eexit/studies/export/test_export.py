@@ -1,4 +1,4 @@
-"""`python jobs/export.py`: teacher data that says what the sweep says, and that `datasets` reads; nothing is lost."""
+"""`python jobs/files/export.py`: teacher data that says what the sweep says, that `datasets` reads; nothing is lost."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ from eexit.studies.export import export as exporting
 from eexit.studies.export.columns import CONVERSATIONS
 from eexit.studies.export.conversations import conversations, surroundings
 from eexit.studies.export.export import export
-from jobs.export import main, reading
+from jobs.files.export import main, reading
 
 KL_FACTORS = (0.05, 4.0)
 KEYS = ("normal", "unfrozen/kl/0.05", "unfrozen/kl/4", "frozen_residual/kl/0.05", "frozen_residual/kl/4")
@@ -189,8 +189,8 @@ def test_the_card_says_what_each_column_is_and_how_the_data_was_made(made: Path,
         *("4 conversations on 2 prompts, 36 tokens. The exit of 32 of", "2 runs of these configurations are left"),
         *(str(manifest.model["digest"]), "| exitable layers | 2 4, 0-based |", "sampled with temperature 0.7"),
         *("the 3 likeliest tokens", f"cover {mass:.1%} of the probability", f"| 3 | {early:.1%} |"),
-        f"`python jobs/export.py {made}/out --out {tmp_path}/data --quiet --configurations normal unfrozen/kl/0.05 "
-        "--kl-factors 3`",
+        f"`python jobs/files/export.py {made}/out --out {tmp_path}/data --quiet --configurations normal "
+        "unfrozen/kl/0.05 --kl-factors 3`",
     ):
         assert text in card, text
 
@@ -328,6 +328,6 @@ def test_tokens_that_are_not_in_order_are_no_conversation(made: Path) -> None:
 def test_the_questions_for_training_can_be_swept() -> None:
     from eexit.plan.prompts import read_prompts
 
-    path = Path(__file__).parents[4] / "jobs" / "prompts" / "questions.jsonl"
+    path = Path(__file__).parents[4] / "jobs" / "sweeps" / "prompts" / "questions.jsonl"
     assert len({prompt.prompt for prompt in read_prompts(path)}) == 160
     assert all(set(json.loads(line)) == {"id", "prompt"} for line in path.read_text().splitlines())

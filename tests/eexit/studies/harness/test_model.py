@@ -17,7 +17,7 @@ from own_tasks import CHOICE, PAGES, WORDS, save_tasks
 from traces import traces_of
 
 from eexit.decode.engine import Engine
-from eexit.decode.rows.requests import Decoding, Request
+from eexit.decode.rows.requests import Decoding, Request, RowSoFar
 from eexit.generator import ModelGenerator
 from eexit.messages.errors import UsageError
 from eexit.model.decoder import Decoder
@@ -215,9 +215,11 @@ def test_a_text_ends_where_its_stop_string_does(generator: ModelGenerator, hf: H
 
 
 def test_stop_strings_may_be_spelt_in_other_tokens_or_begin_anywhere(generator: ModelGenerator) -> None:
-    encode = generator.tokenizer.encode
+    def row(text: str) -> RowSoFar:
+        return RowSoFar(Request((), CONFIDENT), generator.tokenizer.encode(text), ())
+
     stops = StopStrings(generator.tokenizer, ["\n\n", "Q:", "<|end|>"])
-    assert [stops(encode(text)) for text in ("a\n", "a\n\n", "a\n\n b", "a\n\n bc", "Q", "aQ:", "a<|end|>")] == [
+    assert [stops(row(text)) for text in ("a\n", "a\n\n", "a\n\n b", "a\n\n bc", "Q", "aQ:", "a<|end|>")] == [
         False, True, True, False, False, True, True,
     ]  # fmt: skip
 

@@ -14,7 +14,7 @@ from eexit.plan.splits import for_reporting
 from eexit.quality.answers import choices_of, mark
 from eexit.quality.numerals import number_of
 
-PROMPTS = Path(__file__).parents[3] / "jobs" / "prompts"
+PROMPTS = Path(__file__).parents[4] / "jobs" / "sweeps" / "prompts"
 STUDY = read_prompts(PROMPTS / "study.jsonl")
 EXAMPLES = {
     row["id"]: row["example"]
@@ -40,7 +40,7 @@ def test_150_choose_and_50_are_reported_on_with_every_kind_on_both_sides() -> No
 
 
 def test_the_named_study_sweeps_them_with_six_rules_at_three_settings_each() -> None:
-    config = PROMPTS.parent / "sweeps" / "study.toml"
+    config = PROMPTS.parent / "study.toml"
     job, _ = load_job(["--config", str(config), "--controls-of", ""], config)
     assert job.config.prompts == STUDY
     assert [len(parameters) for parameters in job.config.rules.values()] == [3] * 6

@@ -1,6 +1,6 @@
 """Draw prompts with answers, each alike and independently of the others, and write them to a file.
 
-    python jobs/make_prompts.py --n 2000 --seed 0 --out drawn.jsonl
+    python jobs/files/make_prompts.py --n 2000 --seed 0 --out drawn.jsonl
     python jobs/sweep.py --prompts drawn.jsonl --max-new-tokens 32 --out results/drawn
 
 Each prompt's kind is drawn, all with the same probability, and then the prompt, from the thousands to billions of its

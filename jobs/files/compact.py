@@ -1,7 +1,7 @@
 """Copy a sweep's results into fewer, larger Parquet files; the original stays as it is.
 
-    python jobs/compact.py results/mine --into results/merged
-    python jobs/compact.py s3://bucket/mine --into s3://bucket/merged
+    python jobs/files/compact.py results/mine --into results/merged
+    python jobs/files/compact.py s3://bucket/mine --into s3://bucket/merged
 
 The copy can be read, reported and continued like any sweep's results. Nothing is copied while a sweep writes to the
 original, if its files are damaged, or if the place for the copy holds results already. If a run is there twice, the

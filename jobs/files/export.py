@@ -1,9 +1,9 @@
 """Export a sweep as training data: conversations, with what the full-depth model made of each token, as Parquet.
 
-    python jobs/export.py results/mine --out data
-    python jobs/export.py results/mine --out data --kl-factors 0.5 1 2
-    python jobs/export.py results/mine --out data --configurations normal unfrozen/kl/1
-    python jobs/export.py s3://bucket/mine --out s3://bucket/data
+    python jobs/files/export.py results/mine --out data
+    python jobs/files/export.py results/mine --out data --kl-factors 0.5 1 2
+    python jobs/files/export.py results/mine --out data --configurations normal unfrozen/kl/1
+    python jobs/files/export.py s3://bucket/mine --out s3://bucket/data
 
 Each row is one run: prompt and answer as chat messages, and for each token its exit layer, the KLs of all exitable
 layers, the chances to exit at each KL factor asked for, and the final layer's likeliest tokens with their
@@ -35,7 +35,7 @@ KL_FACTORS = (0.5, 1.0, 2.0, 4.0)
 def main(arguments: Sequence[str]) -> int:
     """0: exported. 1: it stopped. 2: the input can't be used."""
     flags = read_flags(arguments)
-    asked = without_secrets(shlex.join(["python", "jobs/export.py", *arguments]))
+    asked = without_secrets(shlex.join(["python", "jobs/files/export.py", *arguments]))
     display = open_display(quiet=flags.quiet)
     done = export(flags.results, flags.out, flags.configurations, flags.kl_factors, asked, display)
     conversations = counted(done.account.runs.total(), "conversation")

@@ -1,0 +1,221 @@
+"""What transformers' `generate` hands to a callable: what of it can be followed, and what is refused by name.
+
+Everything that depends on how `generate` prepares a call is in this file. Shapes: B rows, T tokens.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, Final, Protocol
+
+import torch
+from torch import Tensor
+from transformers import (
+    EosTokenCriteria,
+    GenerationConfig,
+    GenerationMixin,
+    LogitNormalization,
+    MaxLengthCriteria,
+    MaxTimeCriteria,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    StopStringCriteria,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.generation.configuration_utils import GenerationMode
+
+from eexit.decode.rows.requests import RowSoFar
+from eexit.messages.errors import UsageError
+
+_GENERATE: Final = inspect.unwrap(GenerationMixin.generate).__code__
+# What `generate` (5.24) takes and does not pass on to a callable: it would be lost without a word.
+_KEPT_BACK: Final = ("streamer", "assistant_model", "synced_gpus")
+_MODES: Final = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
+_OF_EVERY_ROW: Final = (MaxLengthCriteria, EosTokenCriteria)  # which the engine has itself
+_ROW_BY_ROW: Final = (MaxTimeCriteria, StopStringCriteria)  # which look at one row at a time
+# Settings of generation that nothing here follows, with the values that ask for nothing.
+_NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
+    "output_scores": (None, False), "output_logits": (None, False), "output_attentions": (None, False),
+    "output_hidden_states": (None, False), "cache_implementation": (None, "dynamic"), "compile_config": (None,),
+    "prefill_chunk_size": (None,), "token_healing": (None, False), "is_assistant": (None, False),
+}  # fmt: skip
+# Arguments of the model's forward that `generate` makes itself, and that change nothing here.
+_MADE: Final = ("attention_mask", "position_ids", "cache", "logits_to_keep", "use_cache")
+
+
+class Streamer(Protocol):
+    """As transformers' streamers. One that has a method `put_exits` gets the exit layers of the tokens before them."""
+
+    def put(self, value: Tensor) -> None: ...
+    def end(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class HandedOver:
+    """What a call of `generate` asks for. Temperature 0 is greedy."""
+
+    prompts: Sequence[tuple[int, ...]]  # without padding
+    max_new_tokens: int
+    eos_token_ids: frozenset[int]
+    pad_token_id: int | None
+    temperature: float
+    top_p: float
+    criteria: Sequence[StoppingCriteria] = ()  # besides length and EOS
+    streamer: Streamer | None = None
+    returns_dict: bool = False
+    seeds: Sequence[int] | None = field(default=None)  # of sampling; None: the setting's own
+
+
+class Watcher:
+    """Looks at rows while they decode: shows a single row's tokens, and says whether a criterion ends a row."""
+
+    def __init__(self, criteria: Sequence[StoppingCriteria], streamer: Streamer | None, device: torch.device):
+        self._criteria, self._streamer, self._device, self._n_shown = criteria, streamer, device, 0
+
+    def __call__(self, row: RowSoFar) -> bool:
+        if self._streamer is not None:
+            self._show(self._streamer, row)
+        token_1T = torch.tensor([[*row.request.prompt_token_ids, *row.token_ids]], device=self._device)
+        return any(bool(torch.as_tensor(each(token_1T, None)).all()) for each in self._criteria)
+
+    def _show(self, streamer: Streamer, row: RowSoFar) -> None:
+        put_exits = getattr(streamer, "put_exits", None)
+        for token_id, layer in zip(row.token_ids[self._n_shown :], row.exit_layers[self._n_shown :], strict=True):
+            if put_exits is not None:
+                put_exits([layer])
+            streamer.put(torch.tensor([token_id]))
+        self._n_shown = len(row.token_ids)
+
+    def end(self) -> None:
+        if self._streamer is not None:
+            self._streamer.end()
+
+
+def with_stop_strings(
+    criteria: Sequence[StoppingCriteria] | None, tokenizer: Any, strings: str | Sequence[str]
+) -> StoppingCriteriaList:
+    """The criteria, and these stop strings. Raises `UsageError` without a tokenizer."""
+    if tokenizer is None:
+        raise UsageError("stop_strings need the model's tokenizer: give tokenizer=… as well")
+    texts = [strings] if isinstance(strings, str) else list(strings)
+    return StoppingCriteriaList([*(criteria or ()), StopStringCriteria(tokenizer, texts)])
+
+
+def kept_back(caller: FrameType | None) -> dict[str, Any]:
+    """What `generate`, if it is the caller, was given and has not passed on."""
+    if caller is None or caller.f_code is not _GENERATE:
+        return {}
+    return {name: caller.f_locals[name] for name in _KEPT_BACK if caller.f_locals.get(name) is not None}
+
+
+def read_call(
+    input_ids: Tensor, processors: Sequence[Any], criteria: Sequence[StoppingCriteria], asked: GenerationConfig,
+    others: Mapping[str, Any], seed: int | None,
+) -> HandedOver:  # fmt: skip
+    """What is asked for. Raises `UsageError` for what can't be done; `others` are all further arguments."""
+    _refuse_config(asked)
+    _refuse_arguments(others)
+    prompts = _prompts(input_ids, others.get("attention_mask"), others.get("position_ids"))
+    temperature, top_p = _sampling(processors, bool(asked.do_sample))
+    ends = [each.eos_token_id.tolist() for each in criteria if isinstance(each, EosTokenCriteria)]
+    lengths = [each.max_length for each in criteria if isinstance(each, MaxLengthCriteria)]
+    if not lengths or min(lengths) <= input_ids.shape[1]:
+        raise UsageError("no token is to be generated: give max_new_tokens of 1 or more")
+    streamer = others.get("streamer")
+    if streamer is not None and len(prompts) > 1:
+        raise UsageError(f"a streamer takes one row, got {len(prompts)}: give one prompt, or no streamer")
+    return HandedOver(
+        prompts,
+        min(lengths) - input_ids.shape[1],
+        frozenset(token_id for ids in ends for token_id in ids),
+        asked.pad_token_id if asked._pad_token_tensor is None else int(asked._pad_token_tensor),
+        temperature,
+        top_p,
+        _further(criteria, len(prompts)),
+        streamer,
+        bool(asked.return_dict_in_generate),
+        _seeds(seed, len(prompts), temperature),
+    )
+
+
+def _refuse_config(asked: GenerationConfig) -> None:
+    mode = asked.get_generation_mode()
+    if mode not in _MODES:
+        raise UsageError(f"{mode.value.replace('_', ' ')} can't be done with exits: ask for greedy search or sampling")
+    for name, neutral in _NEUTRAL.items():
+        if (value := getattr(asked, name, None)) not in neutral:
+            raise UsageError(f"{name}={value} can't be followed here: leave it out")
+
+
+def _refuse_arguments(others: Mapping[str, Any]) -> None:
+    if getattr(others.get("cache"), "_is_user_defined", False):
+        raise UsageError("a cache was handed in, and rows with exits need their own: leave cache out")
+    for name, value in others.items():
+        if name not in (*_MADE, "streamer") and value is not None and value is not False:
+            raise UsageError(f"{name} can't be followed here: leave it out")
+
+
+def _prompts(input_ids: Tensor, mask_BT: Tensor | None, position_BT: Tensor | None) -> list[tuple[int, ...]]:
+    """Each row's tokens without its padding."""
+    if not input_ids.numel():
+        raise UsageError(f"input_ids are of shape {tuple(input_ids.shape)}: give at least one row with one token")
+    real_BT = torch.ones_like(input_ids, dtype=torch.bool) if mask_BT is None else mask_BT.bool().to(input_ids.device)
+    if (real_BT[:, :-1] & ~real_BT[:, 1:]).any():
+        raise UsageError("attention_mask hides tokens behind others: pad on the left (tokenizer.padding_side = 'left')")
+    if not real_BT[:, -1].all():
+        row = int((~real_BT[:, -1]).nonzero()[0, 0])
+        raise UsageError(f"row {row} has no token that attention_mask lets through: leave it out")
+    if position_BT is not None:
+        expected_BT = (real_BT.cumsum(-1) - 1).to(position_BT.device)
+        if ((position_BT != expected_BT) & real_BT.to(position_BT.device)).any():
+            raise UsageError("position_ids are not those of tokens one behind the other: leave them out")
+    return [tuple(ids_T[real_T].tolist()) for ids_T, real_T in zip(input_ids, real_BT, strict=True)]
+
+
+def _sampling(processors: Sequence[Any], do_sample: bool) -> tuple[float, float]:
+    """Temperature and top-p. Processors that keep the order and the shares of tokens are let through."""
+    temperature, top_p = 1.0, 1.0
+    for processor in processors:
+        match processor:
+            case TemperatureLogitsWarper() if top_p == 1:
+                temperature *= processor.temperature
+            case TopPLogitsWarper() if top_p == 1 and processor.min_tokens_to_keep == 1:
+                top_p = processor.top_p
+            case TopKLogitsWarper():
+                raise UsageError(
+                    f"top_k={processor.top_k} can't be followed here (50 is transformers' default): give top_k=0"
+                )
+            case LogitNormalization():
+                pass
+            case _:
+                raise UsageError(
+                    f"{type(processor).__name__} changes logits, and exits are decided on the model's own: leave out "
+                    "what asks for it, or, if the model's generation_config does, give its neutral value, as in "
+                    "repetition_penalty=1.0"
+                )
+    return (float(temperature), float(top_p)) if do_sample else (0.0, 1.0)
+
+
+def _further(criteria: Sequence[StoppingCriteria], n_rows: int) -> list[StoppingCriteria]:
+    further = [each for each in criteria if not isinstance(each, _OF_EVERY_ROW)]
+    for each in further:
+        if n_rows > 1 and not isinstance(each, _ROW_BY_ROW):
+            raise UsageError(
+                f"{type(each).__name__} may look at all rows together, which end one by one here: give one prompt, or "
+                "stop strings"
+            )
+    return further
+
+
+def _seeds(seed: int | None, n_rows: int, temperature: float) -> list[int] | None:
+    if seed is not None:
+        return [seed] * n_rows
+    if not temperature:
+        return None
+    drawn: list[int] = torch.randint(
+        2**63 - 1, (n_rows,)
+    ).tolist()  # from torch's generator: torch.manual_seed repeats it
+    return drawn

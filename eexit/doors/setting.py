@@ -1,0 +1,179 @@
+"""A setting that was taken home, as transformers' `generate` calls it.
+
+    setting = eexit.load("settings/mine")
+    output = model.generate(**inputs, custom_generate=setting)
+
+It is thin over the batched engine: one code path with sweeps. Shapes: B rows, N generated tokens of the longest.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, cast
+
+import numpy as np
+import torch
+from torch import LongTensor, Tensor
+from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria
+from transformers.generation.utils import GenerateDecoderOnlyOutput
+
+from eexit.decode.costs.counting import Prices, cost_columns
+from eexit.decode.costs.prices import find_prices
+from eexit.decode.engine import Engine
+from eexit.decode.rows.decoders import Decoders
+from eexit.decode.rows.requests import Decoding, Failure, Request
+from eexit.decode.trace import Trace
+from eexit.doors.checked_models import CheckedModel, checked, decoders_of
+from eexit.doors.handed_over import HandedOver, Watcher, kept_back, read_call, with_stop_strings
+from eexit.doors.stats import Stats
+from eexit.doors.taken import SCREENS, Taken, config_of, read_taken
+from eexit.doors.words import described
+from eexit.generator import decoding_of
+from eexit.messages.errors import UsageError
+from eexit.model.chat import Tokenizer
+
+PADDING: Final = -1  # in place of an exit layer
+
+
+@dataclass
+class ExitOutput(GenerateDecoderOnlyOutput):
+    """What `generate` returns with `return_dict_in_generate`.
+
+    `exit_layers` (B, N) are those that the generated tokens were read after, −1 behind a row's end. `costs` are those
+    columns of `generations` for each row that say what its decided tokens cost, such as `cost_run`, in multiply-adds.
+    """
+
+    exit_layers: Tensor | None = None
+    costs: Sequence[Mapping[str, float | int | None]] | None = None
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A setting with a model: all that doesn't change from call to call."""
+
+    decoders: Decoders
+    decoding: Decoding
+    prices: Prices
+
+
+def load(folder: str | Path, packed: bool = False) -> "Setting":
+    """The setting in a folder that `jobs/take_home.py` made, which is a `custom_generate` of transformers' `generate`.
+
+    With `packed`, the model's linear layers are copied once into a layout that CPUs compute faster with, which takes as
+    much memory again as they do; without it, nothing is copied. Raises `UsageError` for a folder that is no setting, or
+    was altered.
+    """
+    path = Path(folder).expanduser()
+    return Setting(read_taken(path), path, packed)
+
+
+class Setting:
+    """A callable that generates with exits. The models that it is used with stay as they are."""
+
+    def __init__(self, taken: Taken, folder: Path, packed: bool = False):
+        """Raises `UsageError` for a setting that this version can't follow."""
+        self.taken, self.folder, self._packed = taken, folder, packed
+        self._config, self._follows = config_of(taken, folder), taken.follows
+        self._stats = Stats(taken.model.n_layers)
+
+    def __repr__(self) -> str:
+        return f"<setting {self.taken.key} of {self.taken.model.name}, from {self.folder}>"
+
+    @property
+    def stats(self) -> dict[str, float]:
+        """What it has done since it was loaded: counters by the names that a Prometheus exporter would give them."""
+        return self._stats.read()
+
+    def describe(self) -> str:
+        """What it is, what it saved, and what its guarantee covers, in sentences."""
+        return described(self.taken)
+
+    def generate(
+        self, model: PreTrainedModel, *inputs: Tensor, tokenizer: Tokenizer | None = None,
+        stop_strings: str | Sequence[str] | None = None, **asked: Any,
+    ) -> Any:  # fmt: skip
+        """`model.generate(…, custom_generate=self)`, with stop strings too.
+
+        `generate` itself doesn't pass the tokenizer on that it needs for stop strings.
+        """
+        if stop_strings is not None:
+            criteria = with_stop_strings(asked.pop("stopping_criteria", None), tokenizer, stop_strings)
+            asked["stopping_criteria"] = criteria
+        return model.generate(*inputs, custom_generate=self, **asked)  # type: ignore[operator]  # of a mixin
+
+    def __call__(
+        self, model: PreTrainedModel, input_ids: Tensor, logits_processor: Sequence[Any] = (),
+        stopping_criteria: Sequence[StoppingCriteria] = (), generation_config: GenerationConfig | None = None,
+        seed: int | None = None, **others: Any,
+    ) -> Tensor | ExitOutput:  # fmt: skip
+        """The rows of `input_ids` and what follows them, (B, T + N), as `generate` returns them.
+
+        `seed` fixes the draws, as a sweep's seed does; without it, those of sampling come from torch's generator, and a
+        rule that leaves exits to chance has the sweep's. Raises `UsageError` for what can't be done.
+        """
+        others |= kept_back(sys._getframe(1))
+        asked = generation_config or model.generation_config or GenerationConfig()
+        call = read_call(input_ids, logits_processor, stopping_criteria, asked, others, seed)
+        found = checked(model, self.taken, str(self.folder))
+        with found.lock:
+            ready = self._ready_for(model, found)
+            traces = self._decode(ready, call, input_ids.device)
+        costs = [self._count(ready, prompt, trace) for prompt, trace in zip(call.prompts, traces, strict=True)]
+        return self._returned(input_ids, call, traces, costs)
+
+    def _ready_for(self, model: PreTrainedModel, found: CheckedModel) -> _Ready:
+        """What is made once for each model. Raises `UsageError` if the setting does not fit it."""
+        if self not in found.ready:
+            decoders = decoders_of(model, found, self._config.adapter, self._packed)
+            eos_token_ids = frozenset(self.taken.eos_token_ids)
+            decoding = decoding_of(self._config, decoders, eos_token_ids, self.folder / SCREENS)
+            decoding = replace(decoding, observe="none", record_top_k=0)
+            found.ready[self] = _Ready(decoders, decoding, find_prices(decoders.teacher, decoding))
+        ready: _Ready = found.ready[self]
+        return ready
+
+    def _decode(self, ready: _Ready, call: HandedOver, device: torch.device) -> list[Trace]:
+        watcher = Watcher(call.criteria, call.streamer, device)
+        decoding = replace(
+            ready.decoding,
+            max_new_tokens=call.max_new_tokens,
+            eos_token_ids=call.eos_token_ids or ready.decoding.eos_token_ids,
+            temperature=call.temperature,
+            top_p=call.top_p,
+            stops=watcher if call.criteria or call.streamer is not None else None,
+        )
+        seeds = call.seeds or [self.taken.seed] * len(call.prompts)
+        requests = [Request(prompt, self._follows, seed) for prompt, seed in zip(call.prompts, seeds, strict=True)]
+        engine, traces = Engine(ready.decoders.teacher, decoding, ready.decoders.student, ready.prices), {}
+        for row, outcome in engine.generate(requests):
+            if isinstance(outcome, Failure):
+                raise UsageError(f"row {row} can't be generated: {outcome.error}")
+            traces[row] = outcome
+        watcher.end()
+        return [traces[row] for row in range(len(requests))]
+
+    def _count(self, ready: _Ready, prompt: Sequence[int], trace: Trace) -> dict[str, float | int | None]:
+        """What a row's decided tokens cost; counted among `stats`."""
+        exits, layers = trace.exit_layer_T[1:], ready.decoding.exitable_layers
+        costs = cost_columns(ready.prices, trace.counts, exits, layers, self._follows.mode, len(prompt))
+        self._stats.add(trace, costs)
+        return costs
+
+    def _returned(
+        self, input_ids: Tensor, call: HandedOver, traces: Sequence[Trace], costs: Sequence[dict[str, Any]]
+    ) -> Tensor | ExitOutput:
+        eos_token_ids = call.eos_token_ids or self.taken.eos_token_ids
+        pad = min(eos_token_ids, default=0) if call.pad_token_id is None else call.pad_token_id
+        generated_BN = _padded([trace.token_id_T for trace in traces], pad).to(input_ids)
+        sequences = torch.cat([input_ids, generated_BN], 1)
+        if not call.returns_dict:
+            return sequences
+        exits_BN = _padded([trace.exit_layer_T for trace in traces], PADDING).to(input_ids)
+        return ExitOutput(sequences=cast(LongTensor, sequences), exit_layers=exits_BN, costs=costs)
+
+
+def _padded(rows: Sequence[np.ndarray], padding: int) -> Tensor:
+    """Rows of different lengths, padded on the right, (B, N)."""
+    longest = max(map(len, rows))
+    return torch.tensor([[*row.tolist(), *[padding] * (longest - len(row))] for row in rows])

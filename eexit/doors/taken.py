@@ -1,0 +1,235 @@
+"""What a setting's folder holds: `setting.json`, and copies of the artefacts that it names.
+
+    setting.json     what is followed, for which model, with which guarantee: a `Taken`, with a checksum
+    artefacts/       what was trained, in a folder for each role, as jobs/train.py makes them; and screens/
+    README.md        the same for people
+    custom_generate/ for a repository on the Hugging Face Hub (`jobs/take_home.py --hub`)
+
+The setting is a sweep's configuration without prompts and with one setting in place of a grid, so that whatever a sweep
+may use is in it without a word here: a further artefact is one more field of `eexit.plan.config.SweepConfig`, and one
+more role in `eexit.plan.artefacts.FLAGS`. This module does not import torch.
+"""
+
+import hashlib
+import json
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from eexit.messages.errors import UsageError
+from eexit.method.rules import ONLINE
+from eexit.model.file_digests import sha256
+from eexit.plan.artefacts import GATE, PROBE, locations_of
+from eexit.plan.config import SweepConfig
+from eexit.plan.configuration import EVERY, Configuration, Draft, Exit, configuration_of
+
+SETTING: Final = "setting.json"
+README: Final = "README.md"
+ARTEFACTS: Final = "artefacts"
+SCREENS: Final = f"{ARTEFACTS}/screens"
+FORMAT: Final = 1
+_CHECKSUM: Final = "checksum"
+_NO_PROMPTS: Final = {"prompts": [{"id": "0", "prompt": ""}]}
+_TAKE_AGAIN: Final = "take it home again, with jobs/take_home.py"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Equivalence(_Record):
+    """That a model in one precision writes the sweep's texts: how many of some runs, token for token."""
+
+    device: str  # a type, such as cpu
+    weights: str  # of the model as it is loaded in this precision: `eexit.model.in_memory.weights_digest`
+    runs: int
+    identical: int
+
+
+class TakenModel(_Record):
+    """The model that a setting is for. `measured` is by precision, and `config` are the facts of its configuration."""
+
+    name: str
+    revision: str | None
+    architecture: str
+    n_layers: int
+    config: dict[str, Any]
+    measured: dict[str, Equivalence]
+
+
+class HeldOutCheck(_Record):
+    """The setting on prompts that chose nothing. `upper` is what the risk is at most by these alone."""
+
+    mean_loss: float
+    n: int
+    upper: float | None
+    p_value: float | None
+
+
+class Certificate(_Record):
+    """That a risk is at most a bound, with a confidence, for prompts drawn as the n prompts for choosing were."""
+
+    risk: str
+    loss: str  # what it is, in words
+    at_most: float
+    confidence: float
+    n: int  # prompts for choosing
+    mean_loss: float
+    p_value: float
+    test: str | None
+    order: str | None
+    question: int | None  # which question about these prompts it was, from 1
+    held_out: HeldOutCheck | None
+
+
+class Drawn(_Record):
+    """The sweep's prompts, and how their texts were made: what a guarantee is about."""
+
+    n: int
+    kinds: dict[str, int]  # by what their ids say, such as `fact` of `fact-30`
+    examples: list[str]
+    system: str
+    prefiller: str
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+
+
+class TimedAt(_Record):
+    """Where the setting was timed, at one number of rows. Savings are fractions of full depth's time."""
+
+    rows: int
+    tokens_per_second: float
+    saved: float
+    low: float | None  # the ends of its interval
+    high: float | None
+    rounds: int
+    machine: str | None
+
+
+class Taken(_Record):
+    """A setting that was taken home."""
+
+    format: Literal[1] = FORMAT
+    configuration: dict[str, Any]  # `eexit.plan.configuration.Configuration.columns`
+    config: dict[str, Any]  # a `SweepConfig` without prompts; its artefacts are folders in this one
+    eos_token_ids: list[int]
+    model: TakenModel
+    prompts: Drawn
+    certificate: Certificate | None
+    timed: list[TimedAt]
+    saved: dict[str, float | None]  # theoretical and run, as fractions of full depth's multiply-adds, in the sweep
+    files: dict[str, str]  # SHA-256 of each file beside this one that the setting needs, by its name
+    versions: dict[str, str | None]
+    made: str  # ISO 8601, UTC
+
+    @property
+    def key(self) -> str:
+        return str(self.configuration["configuration"])
+
+    @property
+    def follows(self) -> Configuration:
+        """The configuration that all rows have."""
+        return configuration_of(self.configuration)
+
+    @property
+    def exit_layers(self) -> tuple[int, ...]:
+        """Where tokens may exit, or where they are drafted."""
+        match self.follows:
+            case Exit(layers=layers) if layers:
+                return layers
+            case Draft(layer):
+                return (layer,)
+        return tuple(self.config["exit_layers"])
+
+    @property
+    def seed(self) -> int:
+        """Of the sweep's first runs."""
+        return int(self.config["seeds"][0])
+
+
+def single(config: SweepConfig, configuration: Configuration, exitable_layers: list[int]) -> dict[str, Any]:
+    """A sweep's configuration without prompts and with one setting in place of its grid, as JSON has it."""
+    grid: dict[str, Any] = {"rules": {}, "draft": [], "exit_sets": [EVERY], "modes": ["normal"]}
+    match configuration:
+        case Exit(state, rule, parameter):
+            grid["modes"], grid["rules"] = [state], {rule: [] if parameter is None else [parameter]}
+            grid["exit_sets"] = [configuration.exit_set or EVERY]
+        case Draft():
+            grid["draft"] = [str(configuration)]
+    if not any(rule in ONLINE and ONLINE[rule].probes for rule in grid["rules"]):
+        grid[PROBE] = None
+    if not isinstance(configuration, Exit) or configuration.gate is None:
+        grid |= {GATE: None, "gate_thresholds": SweepConfig.model_fields["gate_thresholds"].default}
+    else:
+        grid["gate_thresholds"] = [float(configuration.gate)]
+    whole = {**config.model_dump(mode="json", exclude={"prompts"}), **grid}
+    digests = {role: digest for role, digest in config.digests.items() if whole[role] is not None}
+    return {**whole, "digests": digests, "kl_factors": [], "controls": [], "exit_layers": exitable_layers}
+
+
+def encode(taken: Taken) -> str:
+    content = taken.model_dump(mode="json")
+    return json.dumps({**content, _CHECKSUM: _checksum(content)}, indent=1, ensure_ascii=False) + "\n"
+
+
+def read_taken(folder: Path) -> Taken:
+    """What is in a setting's folder, once everything in it is found to be as it was taken home. Raises `UsageError`."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder that is there: give one that jobs/take_home.py made")
+    try:
+        held = json.loads((folder / SETTING).read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"{folder} has no {SETTING}: give a folder that jobs/take_home.py made") from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder}/{SETTING} is cut off or damaged: {_TAKE_AGAIN}") from error
+    if not isinstance(held, dict) or "format" not in held:
+        raise UsageError(f"{folder}/{SETTING} is of no setting: give a folder that jobs/take_home.py made")
+    if held["format"] != FORMAT:
+        raise UsageError(
+            f"{folder} has format {held['format']}, and this version of eexit reads {FORMAT}: install the version that "
+            f"made it ({(held.get('versions') or {}).get('eexit')}), or {_TAKE_AGAIN}"
+        )
+    if held.pop(_CHECKSUM, None) != _checksum(held):
+        raise UsageError(f"{folder}/{SETTING} was altered, so that its guarantee is void: {_TAKE_AGAIN}")
+    try:
+        taken = Taken.model_validate(held)
+    except ValidationError as error:
+        raise UsageError(f"{folder}/{SETTING} is half a setting ({_first(error)}): {_TAKE_AGAIN}") from error
+    for name, digest in taken.files.items():
+        path = inside(folder, name)
+        if not path.is_file():
+            raise UsageError(f"{folder} is half a setting, since {name} is missing: {_TAKE_AGAIN}")
+        if sha256([path]) != digest:
+            raise UsageError(f"{folder}/{name} is not the file that was taken home: {_TAKE_AGAIN}")
+    return taken
+
+
+def config_of(taken: Taken, folder: Path) -> SweepConfig:
+    """The sweep's configuration, with artefacts where they are now. Raises `UsageError`."""
+    artefacts = {role: str(inside(folder, name)) for role, name in locations_of(taken.config).items()}
+    try:
+        return SweepConfig.model_validate({**taken.config, **_NO_PROMPTS, **artefacts})
+    except ValidationError as error:
+        raise UsageError(
+            f"{folder} asks for what this version of eexit does not know ({_first(error)}): install the version that "
+            f"made it ({taken.versions.get('eexit')})"
+        ) from error
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path of a file in a folder. Raises `UsageError` for a name that leads out of it."""
+    path = folder / name
+    if PurePosixPath(name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+        raise UsageError(f"{folder}/{SETTING} names {name}, which is outside of that folder: {_TAKE_AGAIN}")
+    return path
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _first(error: ValidationError) -> str:
+    found = error.errors()[0]
+    return f"{'.'.join(map(str, found['loc']))}: {found['msg']}"

@@ -1,0 +1,105 @@
+"""A setting in sentences: what it is, what it saved, and what its guarantee covers."""
+
+from collections.abc import Iterator
+
+from eexit.doors.taken import Certificate, Drawn, Taken
+from eexit.messages.written import percent, short_percent, written
+from eexit.plan.config import WHOLE
+from eexit.plan.configuration import ALL_MODES, Draft, Exit
+
+
+def described(taken: Taken) -> str:
+    """A paragraph per subject, each a line."""
+    return "\n".join([*_what(taken), *_saved(taken), *_guarantee(taken), *_identity(taken)])
+
+
+def _what(taken: Taken) -> Iterator[str]:
+    model, config = taken.model, taken.config
+    of = f"{model.name} ({model.architecture}, {model.n_layers} layers)"
+    match taken.follows:
+        case Draft(layer) as draft:
+            most = "as many tokens as suit" if draft.n_tokens is None else f"{draft.n_tokens} tokens"
+            yield f"{taken.key} of {of}: {most} are drafted after layer {layer}; full depth keeps those it agrees with."
+            if config.get("head", WHOLE) == WHOLE:
+                yield "The text is that of plain generate, token for token in float32: nothing is lost."
+        case Exit() as exit:
+            layers = ", ".join(map(str, taken.exit_layers))
+            yield (
+                f"{taken.key} of {of}: tokens leave at layers {layers} where rule {exit.rule} says so. "
+                f"Mode {exit.mode}: {ALL_MODES[exit.mode]}."
+            )
+    used = {name: config.get(name) for name in ("readout", "probe", "adapter", "gate") if config.get(name)}
+    yield (
+        f"Layers are read with {', '.join(f'{name} {value}' for name, value in used.items())}; rules look at "
+        f"{config['decide_on']}; tokens come from the {config.get('head', WHOLE)} head."
+    )
+
+
+def _saved(taken: Taken) -> Iterator[str]:
+    theoretical, run = taken.saved.get("theoretical"), taken.saved.get("run")
+    yield (
+        f"Multiply-adds saved in its sweep, of decided tokens: {percent(theoretical)} if deciding were free "
+        f"(theoretical), {percent(run)} by what was run."
+    )
+    for timed in taken.timed:
+        ends = "" if timed.low is None else f" [{percent(timed.low)}, {percent(timed.high)}]"
+        yield (
+            f"Time saved beside full depth at {timed.rows} row{'s' * (timed.rows > 1)} (realised): "
+            f"{percent(timed.saved)}{ends}, {written(timed.tokens_per_second, '.1f')} tokens per second, "
+            f"{timed.rounds} rounds on {timed.machine}."
+        )
+    if not taken.timed:
+        yield "It was not timed: what it saves in time on a machine is what jobs/timings.py measures there."
+
+
+def _guarantee(taken: Taken) -> Iterator[str]:
+    if taken.certificate is None:
+        yield "It has no guarantee: no choice (jobs/choose.py) certified it."
+    else:
+        yield from _certified(taken.certificate)
+        yield (
+            "The guarantee is about prompts drawn as those were, and texts made as theirs were: of others it says "
+            "nothing."
+        )
+    yield _prompts(taken.prompts)
+
+
+def _certified(certificate: Certificate) -> Iterator[str]:
+    yield (
+        f"Certified: its {certificate.risk} risk is at most {short_percent(certificate.at_most)}, with a confidence of "
+        f"{short_percent(certificate.confidence)}, by {certificate.n} prompts with a mean loss of "
+        f"{short_percent(certificate.mean_loss)} (p {written(certificate.p_value, '.2g')}). The loss of a prompt: "
+        f"{certificate.loss}."
+    )
+    held_out = certificate.held_out
+    if held_out is None:
+        yield "It was not checked on prompts that chose nothing."
+    else:
+        upper = (
+            ""
+            if held_out.upper is None
+            else f", so that by these alone the risk is at most {short_percent(held_out.upper)}"
+        )
+        yield (
+            f"On {held_out.n} prompts that chose nothing, its mean loss is {short_percent(held_out.mean_loss)}{upper}."
+        )
+
+
+def _prompts(drawn: Drawn) -> str:
+    kinds = ", ".join(f"{n} {kind}" for kind, n in drawn.kinds.items())
+    of = f" ({kinds})" if kinds else ""
+    sampled = f"at temperature {drawn.temperature:g}" if drawn.temperature else "greedily"
+    system = f", system prompt {drawn.system!r}" if drawn.system else ""
+    prefiller = f", answers begun with {drawn.prefiller!r}" if drawn.prefiller else ""
+    return (
+        f"The sweep had {drawn.n} prompts{of}, such as {drawn.examples[0]!r}{system}{prefiller}; texts of up to "
+        f"{drawn.max_new_tokens} tokens, decoded {sampled}."
+    )
+
+
+def _identity(taken: Taken) -> Iterator[str]:
+    for dtype, measured in taken.model.measured.items():
+        yield (
+            f"In {dtype} on {measured.device}, {measured.identical} of {measured.runs} texts of the sweep came out the "
+            "same, token for token, when it was taken home."
+        )

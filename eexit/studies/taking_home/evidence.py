@@ -1,0 +1,113 @@
+"""What a sweep knows of a setting that is taken home: its guarantee, prompts and savings, and some of its texts."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from eexit.doors.taken import Certificate, Drawn, HeldOutCheck, TimedAt
+from eexit.messages.errors import UsageError
+from eexit.messages.locations import shown
+from eexit.messages.written import is_known
+from eexit.plan.config import SweepConfig
+from eexit.plan.runs import OK
+from eexit.plan.splits import sort_of
+from eexit.results.landed import runs_with_tokens, shards
+from eexit.results.store.finished_sweep import FinishedSweep
+from eexit.results.store.folder import Store
+from eexit.results.study_tables import CHOICES
+from eexit.studies.timing.speedups import latest_speedups
+
+N_EXAMPLES: Final = 3  # prompts that the folder quotes
+EXAMPLE_LENGTH: Final = 200  # characters of each
+
+
+@dataclass(frozen=True)
+class SweptText:
+    """A run of the sweep: its prompt, and the tokens that it generated."""
+
+    prompt_token_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+
+
+def chosen_key(store: Store, results: str) -> str:
+    """The setting that the latest choice chose. Raises `UsageError` if none did."""
+    choices = [row for row in CHOICES.read(store).to_pylist() if row["status"] == OK]
+    if not choices:
+        raise UsageError(f"{shown(results)} has no choices: choose with jobs/choose.py, or give --configuration KEY")
+    latest = max(choices, key=lambda row: row["started"])
+    if latest["configuration"] is None:
+        raise UsageError(
+            f"the latest choice of {shown(results)} (risk {latest['risk']}) certified no setting that saves anything: "
+            "choose by another risk or bound, or give --configuration KEY, which then has no guarantee"
+        )
+    return str(latest["configuration"])
+
+
+def certificate_of(store: Store, key: str) -> Certificate | None:
+    """What the latest choice that certified this setting says of it; None if none did."""
+    choices = [row for row in CHOICES.read(store).to_pylist() if row["status"] == OK]
+    for row in sorted(choices, key=lambda row: row["started"], reverse=True):
+        for tested in row["tested"]:
+            if tested["configuration"] == key and tested["certified"]:
+                return _certificate(row, tested)
+    return None
+
+
+def _certificate(row: Mapping[str, Any], tested: Mapping[str, Any]) -> Certificate:
+    asked = {name: row[name] for name in ("risk", "loss", "at_most", "confidence", "test", "order", "question")}
+    found = {name: tested[name] for name in ("n", "mean_loss", "p_value")}
+    held_out = None
+    if row["configuration"] == tested["configuration"] and row["reporting_n"]:
+        held_out = HeldOutCheck(**{name: row[f"reporting_{name}"] for name in HeldOutCheck.model_fields})
+    return Certificate(**asked, **found, held_out=held_out)
+
+
+def drawn(config: SweepConfig) -> Drawn:
+    """The sweep's prompts, and how texts were made from them."""
+    kinds = Counter(filter(None, (sort_of(prompt.id) for prompt in config.prompts)))
+    how = {name: getattr(config, name) for name in Drawn.model_fields.keys() & SweepConfig.model_fields.keys()}
+    examples = [prompt.prompt[:EXAMPLE_LENGTH] for prompt in config.prompts[:N_EXAMPLES]]
+    return Drawn(n=len(config.prompts), kinds=dict(kinds), examples=examples, **how)
+
+
+def timed(store: Store, key: str) -> list[TimedAt]:
+    """What it saved in time where it was timed last."""
+    return [
+        TimedAt(
+            rows=each.batch,
+            tokens_per_second=each.tokens_per_second,
+            saved=each.realised,
+            low=each.saved.low if is_known(each.saved.low) else None,
+            high=each.saved.high if is_known(each.saved.high) else None,
+            rounds=each.rounds,
+            machine=each.machine,
+        )
+        for each in latest_speedups(store, key)
+    ]
+
+
+def saved(sweep: FinishedSweep, key: str) -> dict[str, float | None]:
+    """The share of full depth's multiply-adds that its runs saved."""
+    runs = sweep.runs.filter(pc.equal(sweep.runs["configuration"], key))
+    full = pc.sum(runs["cost_full"]).as_py()
+    costs = {"theoretical": pc.sum(runs["cost_needed"]).as_py(), "run": pc.sum(runs["cost_run"]).as_py()}
+    return {name: None if cost is None or not full else 1 - cost / full for name, cost in costs.items()}
+
+
+def swept_texts(sweep: FinishedSweep, key: str, seed: int, most: int) -> Sequence[SweptText]:
+    """Some texts of a setting with this seed, of different prompts. Raises `UsageError` if there is none."""
+    found: list[SweptText] = []
+    for shard in shards(sweep.store, ["run_id", "status", "configuration", "seed", "prompt_token_ids", "n_tokens"]):
+        is_asked = [(pc.field("configuration") == key) & (pc.field("seed") == seed) & (pc.field("status") == OK)]
+        runs: pa.Table = shard.rows.filter(is_asked[0]).slice(0, most - len(found))
+        for run, tokens in runs_with_tokens(sweep.store, shard, runs, ["token_id"]):
+            found.append(SweptText(tuple(run["prompt_token_ids"]), tuple(tokens["token_id"].to_pylist())))
+        if len(found) == most:
+            break
+    if not found:
+        raise UsageError(f"no run of {key} with seed {seed} is without an error: there is nothing to compare with")
+    return found

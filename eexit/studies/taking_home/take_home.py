@@ -1,0 +1,239 @@
+"""Taking a setting home: `take_home`, which `jobs/take_home.py` uses. Needs no Ray.
+
+The folder is made beside its place and renamed at the end, so that half a setting never stands there.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from transformers import PreTrainedModel
+
+from eexit.decode.screening import fit_screen, moment_path
+from eexit.doors.checked_models import checked, decoders_of, precision
+from eexit.doors.setting import Setting
+from eexit.doors.taken import ARTEFACTS, SCREENS, SETTING, Equivalence, Taken, TakenModel, encode, single
+from eexit.messages.errors import UsageError
+from eexit.messages.locations import shown
+from eexit.model.file_digests import sha256
+from eexit.model.in_memory import config_facts, weights_digest
+from eexit.model.loading import describe_model, eos_token_ids, load_model_and_tokenizer
+from eexit.plan.artefacts import CARD, locations_of, read_card
+from eexit.plan.config import SweepConfig
+from eexit.plan.configuration import Configuration, Draft, Exit, configuration_of
+from eexit.results.store.finished_sweep import FinishedSweep, read_finished, refuse_changed_model, refuse_unknown
+from eexit.results.store.folder import open_store
+from eexit.results.store.manifest import versions
+from eexit.results.store.whereabouts import refuse_for_copy
+from eexit.studies.taking_home.evidence import (
+    SweptText,
+    certificate_of,
+    chosen_key,
+    drawn,
+    saved,
+    swept_texts,
+    timed,
+)
+from eexit.studies.taking_home.pages import hub_files, readme
+from eexit.whole_files import publish
+
+N_TEXTS: Final = 4  # of the sweep that are generated again, to see that they come out the same
+COLUMNS: Final = ("configuration", "seed", "cost_full", "cost_needed", "cost_run")
+_CONTROLS: Final = ("fixed", "random")
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The flags of `jobs/take_home.py`. Without a key, it is what the latest choice chose."""
+
+    results: str
+    out: str
+    key: str | None = None
+    hub: str | None = None  # a repository's name
+    dtypes: Sequence[str] = ()  # further precisions to measure the setting in
+    device: str = "auto"
+
+
+def take_home(wanted: Wanted, say: Say = lambda line: None) -> Taken:
+    """Write the setting's folder. Raises `UsageError` for what can't be taken home."""
+    out = _free_place(wanted.out)
+    sweep = read_finished(wanted.results, COLUMNS)
+    key = wanted.key or chosen_key(sweep.store, wanted.results)
+    configuration = _configuration(sweep, key, shown(wanted.results))
+    say(f"{key}: looking at the model")
+    config = SweepConfig.model_validate(sweep.manifest.config)
+    refuse_changed_model(sweep, wanted.results, asdict(describe_model(config)))
+    texts = swept_texts(sweep, key, config.seeds[0], N_TEXTS)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".") as scratch:
+        folder = Path(scratch) / out.name
+        folder.mkdir()
+        taken = _Taking(sweep, config, configuration, folder).take(texts, wanted, say)
+        (folder / SETTING).write_text(encode(taken), "utf-8")
+        for name, text in {**readme(taken, wanted.out), **hub_files(wanted.hub)}.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text, "utf-8")
+        if out.exists():  # an empty folder
+            out.rmdir()
+        publish(folder, out)
+    return taken
+
+
+class _Taking:
+    """One setting on its way into one folder."""
+
+    def __init__(self, sweep: FinishedSweep, config: SweepConfig, configuration: Configuration, folder: Path):
+        self._sweep, self._folder, self._configuration = sweep, folder, configuration
+        layers = [int(layer) for layer in sweep.manifest.exitable_layers]
+        alone = single(config, configuration, layers)
+        self._config = {**alone, **_copied(alone, folder)}
+        self._of_sweep = config
+
+    def take(self, texts: Sequence[SweptText], wanted: Wanted, say: Say) -> Taken:
+        """What is written, once the model that is loaded in each precision wrote the sweep's texts again."""
+        taken = self._unmeasured()
+        for dtype in dict.fromkeys((self._of_sweep.dtype, *wanted.dtypes)):
+            taken = self._measured(taken, dtype, texts, wanted, say)
+        return taken.model_copy(update={"files": _digests(self._folder)})
+
+    def _unmeasured(self) -> Taken:
+        store, described, key = self._sweep.store, self._sweep.manifest.model, self._configuration.key
+        return Taken(
+            configuration=self._configuration.columns,
+            config=self._config,
+            eos_token_ids=[],
+            model=TakenModel(
+                name=described["name"],
+                revision=described["revision"],
+                architecture=described["architecture"],
+                n_layers=described["n_layers"],
+                config={},
+                measured={},
+            ),
+            prompts=drawn(self._of_sweep),
+            certificate=certificate_of(store, key),
+            timed=timed(store, key),
+            saved=saved(self._sweep, key),
+            files={},
+            versions=versions(),
+            made=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    def _measured(self, taken: Taken, dtype: str, texts: Sequence[SweptText], wanted: Wanted, say: Say) -> Taken:
+        """The setting with one precision more, in which some texts of the sweep are generated again."""
+        model, tokenizer = load_model_and_tokenizer(self._of_sweep.model_copy(update={"dtype": dtype}), wanted.device)
+        weights, name, device = weights_digest(model), precision(model), model.device.type
+        unknown = Equivalence(device=device, weights=weights, runs=len(texts), identical=0)
+        held = {**taken.model.measured, name: unknown}
+        of_model = taken.model.model_copy(update={"measured": held, "config": config_facts(model)})
+        ends = sorted(eos_token_ids(model, tokenizer))
+        taken = taken.model_copy(update={"model": of_model, "eos_token_ids": ends})
+        say(f"{name}: writing {len(texts)} texts of the sweep again")
+        setting = Setting(taken, self._folder)
+        self._keep_screen(model, taken)
+        identical = _identical(setting, model, texts, self._of_sweep)
+        if name == "float32" and identical < len(texts):
+            raise UsageError(
+                f"in float32, only {identical} of {len(texts)} texts of the sweep come out the same: it was made on "
+                "another kind of machine, or by another version; run the sweep again with this one"
+            )
+        held = {**held, name: unknown.model_copy(update={"identical": identical})}
+        return taken.model_copy(update={"model": of_model.model_copy(update={"measured": held})})
+
+    def _keep_screen(self, model: PreTrainedModel, taken: Taken) -> None:
+        """Copy what a screen was fitted with: another machine would not make quite the same."""
+        size = self._of_sweep.screen or self._of_sweep.head_screen
+        if size is None:
+            return
+        adapter = locations_of(taken.config).get("adapter")
+        found = checked(model, taken, str(self._folder))
+        student = decoders_of(model, found, adapter and str(self._folder / adapter), packed=False).student
+        fit_screen(student, size)
+        kept, copy = moment_path(student), moment_path(student, self._folder / SCREENS)
+        if kept.is_file():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(kept, copy)
+        else:  # the user's cache can't be written to
+            fit_screen(student, size, copy.parent)
+
+
+def _free_place(out: str) -> Path:
+    """The folder, which must not be there, or be empty. Raises `UsageError`."""
+    if "://" in out:
+        raise UsageError(f"--out {shown(out)} is a URI: give a local folder")
+    path = Path(out).expanduser()
+    refuse_for_copy(open_store(path), f"--out {out}")
+    if path.is_file():
+        raise UsageError(f"--out {out} is a file: give a folder")
+    if path.is_dir() and (held := sorted(each.name for each in path.iterdir())):
+        raise UsageError(f"--out {out} holds {held[0]}, and nothing there is replaced: choose another place")
+    return path
+
+
+def _configuration(sweep: FinishedSweep, key: str, name: str) -> Configuration:
+    """The sweep's configuration with this key. Raises `UsageError` for one that can't be taken home."""
+    planned = {str(each["key"]): each for each in sweep.manifest.configurations}
+    refuse_unknown([key], list(planned), name)
+    match configuration := configuration_of(planned[key]):
+        case Exit() if configuration.is_oracle:
+            raise UsageError(
+                f"{key} can't be taken home: rule {configuration.rule} looks at the final layer, so that all layers "
+                "have to run and nothing is saved; an online rule can (predicted_kl is kl with a trained probe)"
+            )
+        case Exit(rule=rule) if rule in _CONTROLS:
+            raise UsageError(
+                f"{key} can't be taken home: rule {rule} is a control, which exits whatever the token; take the rule "
+                "that it is a control of"
+            )
+        case Exit() | Draft():
+            return configuration
+    raise UsageError(f"{key} can't be taken home: it has no exits, so that plain generate does the same")
+
+
+def _copied(config: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """Copies the artefacts of a sweep into the folder; their new places by role. Raises `UsageError`."""
+    places: dict[str, str] = {}
+    for role, location in locations_of(config).items():
+        name, card = f"{ARTEFACTS}/{role}", read_card(location, role)
+        if config["digests"].get(role) != card.digest:
+            raise UsageError(f"{location} was trained anew since the sweep was planned: run the sweep again")
+        (folder / name).mkdir(parents=True)
+        for file in (CARD, *card.files):
+            shutil.copyfile(Path(location).expanduser() / file, folder / name / file)
+        places[role] = name
+    return places
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): sha256([path]) for path in files}
+
+
+def _identical(setting: Setting, model: PreTrainedModel, texts: Sequence[SweptText], config: SweepConfig) -> int:
+    """How many of these texts the setting writes again, in one batch that is padded on the left."""
+    width, pad = max(len(text.prompt_token_ids) for text in texts), 0
+    rows = [[*[pad] * (width - len(ids)), *ids] for ids in (text.prompt_token_ids for text in texts)]
+    masks = [[*[0] * (width - len(text.prompt_token_ids)), *[1] * len(text.prompt_token_ids)] for text in texts]
+    sampling: Mapping[str, Any] = {"do_sample": False}
+    if config.temperature:
+        sampling = {"do_sample": True, "temperature": config.temperature, "top_p": config.top_p, "top_k": 0}
+    output = setting.generate(
+        model,
+        input_ids=torch.tensor(rows, device=model.device),
+        attention_mask=torch.tensor(masks, device=model.device),
+        max_new_tokens=config.max_new_tokens,
+        seed=setting.taken.seed,
+        return_dict_in_generate=True,
+        pad_token_id=pad,
+        repetition_penalty=1.0,  # whatever the model's own configuration of generation says
+        **sampling,
+    )
+    made = [row[width:][exits >= 0].tolist() for row, exits in zip(output.sequences, output.exit_layers, strict=True)]
+    return sum(tuple(ids) == text.token_ids for ids, text in zip(made, texts, strict=True))

@@ -1,0 +1,69 @@
+"""Take a setting of a finished sweep home: a folder that other people's code runs with.
+
+    python jobs/take_home.py results/mine --chosen --out settings/mine
+    python jobs/take_home.py results/mine --configuration frozen_residual/confidence/0.97 --out settings/mine
+    python jobs/take_home.py results/mine --chosen --hub me/mine --out settings/mine     a repository for the Hub
+
+In a script with a model that is loaded already, three lines then generate with exits:
+
+    import eexit
+    setting = eexit.load("settings/mine")
+    output = model.generate(**inputs, custom_generate=setting)
+
+The folder has the setting, copies of what was trained for it, the guarantee of jobs/choose.py if it has one, what it
+saved where it was timed, and a README. The model is loaded, and writes a few texts of the sweep again: in float32 they
+must come out the same, token for token. Nothing that is in --out is replaced.
+"""
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+
+from cluster.console.command import command
+from cluster.console.display import open_display
+from cluster.console.flags import Parser
+from eexit.doors.words import described
+from eexit.messages.errors import UsageError
+from eexit.studies.taking_home.take_home import Wanted, take_home
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@command("nothing was written: start over")
+def main(arguments: Sequence[str]) -> int:
+    """0: taken home. 1: it stopped. 2: the input can't be used."""
+    flags = read_flags(arguments)
+    wanted = Wanted(flags.results, flags.out, flags.configuration, flags.hub, flags.dtypes, flags.device)
+    taken = take_home(wanted, open_display(quiet=flags.quiet).say)
+    print(described(taken))
+    print(f'import eexit; model.generate(**inputs, custom_generate=eexit.load("{flags.out}"))')
+    return 0
+
+
+def read_flags(arguments: Sequence[str]) -> Namespace:
+    parser = Parser(__doc__)
+    parser.add_argument("results", help="folder or URI of a finished sweep")
+    parser.add_argument("--configuration", metavar="KEY", help="the setting, as in the sweep's table")
+    parser.add_argument("--chosen", action="store_true", help="the one that jobs/choose.py chose last")
+    parser.add_argument("--out", required=True, help="folder for the setting; it must be empty, or not be there")
+    parser.add_argument(
+        "--hub", metavar="NAME", help="name of the repository on the Hub that the folder will be: adds custom_generate/"
+    )
+    parser.add_argument(
+        "--dtypes",
+        nargs="+",
+        choices=DTYPES,
+        default=(),
+        metavar="DTYPE",
+        help="further precisions to measure the setting in, and to allow (default: the sweep's alone)",
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: as for a sweep")
+    parser.add_argument("--quiet", action="store_true", help="show no progress, only results and problems")
+    flags: Namespace = parser.parse_args(arguments)
+    if flags.chosen == (flags.configuration is not None):
+        raise UsageError("give either --chosen or --configuration KEY, which says which setting is taken home")
+    return flags
+
+
+if __name__ == "__main__":
+    sys.exit(main())

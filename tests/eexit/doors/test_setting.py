@@ -1,0 +1,529 @@
+"""Invariant 9: a setting that was taken home writes the sweep's texts, called by transformers' own `generate`."""
+
+import gc
+import hashlib
+import json
+import re
+import shutil
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from taken_settings import N_TOKENS, TEXTS, confidence_of, save_family, swept, texts_of
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    MaxTimeCriteria,
+    PreTrainedModel,
+    StoppingCriteria,
+    StopStringCriteria,
+    TextIteratorStreamer,
+    TextStreamer,
+)
+from transformers.generation.streamers import BaseStreamer
+
+import eexit
+from eexit.doors import checked_models
+from eexit.doors.setting import ExitOutput, Setting
+from eexit.doors.taken import SETTING
+from eexit.messages.errors import UsageError
+from eexit.model.in_memory import weights_digest
+from eexit.studies.taking_home.take_home import Wanted, take_home
+
+FAMILIES = ("llama", "gemma3", "gpt_neox", "mixtral", "gpt2", "qwen3", "olmo2", "bloom")
+DRAFT = "draft/3:2"
+Folders = dict[str, Path]
+
+
+def exit_key(architecture: str = "llama") -> str:
+    return f"frozen_residual/confidence/{confidence_of(architecture):g}"
+
+
+def make(folder: Path, architecture: str) -> Folders:
+    """A model, its sweep, and two settings of that: one that exits and one that drafts."""
+    model = save_family(folder / "model", architecture)
+    rules = {"confidence": [confidence_of(architecture)]}
+    out = swept(folder / "sweep", model, rules=rules, modes=["normal", "frozen_residual"], draft=["3:2"])
+    for key, name in ((exit_key(architecture), "exits"), (DRAFT, "drafts")):
+        take_home(Wanted(str(out), str(folder / name), key))
+    return {name: folder / name for name in ("model", "sweep", "exits", "drafts")}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    return make(tmp_path_factory.mktemp("taken"), "llama")
+
+
+def loaded(folder: Path, **given: Any) -> PreTrainedModel:
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, **{"dtype": torch.float32, **given}).eval()
+    return model
+
+
+@pytest.fixture(scope="module")
+def model(folders: Folders) -> PreTrainedModel:
+    return loaded(folders["model"])
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folders: Folders) -> Any:
+    return AutoTokenizer.from_pretrained(folders["model"])
+
+
+@pytest.fixture
+def setting(folders: Folders) -> Setting:
+    return eexit.load(folders["exits"])
+
+
+def batch(prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """Padded on the left with a token that is hidden."""
+    width = max(map(len, prompts))
+    rows = [[[7] * (width - len(ids)) + list(ids), [0] * (width - len(ids)) + [1] * len(ids)] for ids in prompts]
+    return {"input_ids": torch.tensor([ids for ids, _ in rows]), "attention_mask": torch.tensor([m for _, m in rows])}
+
+
+def generated(output: ExitOutput, width: int) -> list[tuple[list[int], list[int]]]:
+    """Of each row: its tokens and their exit layers, without padding."""
+    assert output.exit_layers is not None
+    pairs = zip(output.sequences[:, width:], output.exit_layers, strict=True)
+    return [(ids[layers >= 0].tolist(), layers[layers >= 0].tolist()) for ids, layers in pairs]
+
+
+def run(model: PreTrainedModel, setting: Setting, prompts: Sequence[Sequence[int]], **asked: Any) -> Any:
+    """What is generated for these prompts in a batch, by transformers' own `generate`."""
+    inputs, given = batch(prompts), {"max_new_tokens": N_TOKENS, "return_dict_in_generate": True, **asked}
+    output = model.generate(**inputs, custom_generate=setting, **given)  # type: ignore[operator]  # of a mixin
+    return generated(output, inputs["input_ids"].shape[1]) if given["return_dict_in_generate"] else output
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_invariant_9_the_texts_are_those_of_the_sweep_alone_and_in_a_batch(architecture: str, tmp_path: Path) -> None:
+    made = make(tmp_path, architecture)
+    model, setting = loaded(made["model"]), eexit.load(made["exits"])
+    swept_texts = texts_of(made["sweep"], exit_key(architecture))
+    expected = [(token_ids, layers) for _, token_ids, layers in swept_texts]
+    prompts = [prompt for prompt, _, _ in swept_texts]
+    assert len(prompts) == len(TEXTS) == 8
+    assert len({len(prompt) for prompt in prompts}) > 4
+    assert len({layer for _, layers in expected for layer in layers[1:]}) > 1, "some exit, and some don't"
+    assert run(model, setting, prompts) == expected
+    assert [run(model, setting, [prompt])[0] for prompt in prompts] == expected
+    assert run(model, eexit.load(made["exits"], packed=True), prompts) == expected
+    drafts, plain = run(model, eexit.load(made["drafts"]), prompts), []
+    for prompt in prompts:
+        whole = model.generate(torch.tensor([prompt]), max_new_tokens=N_TOKENS, do_sample=False)  # type: ignore[operator]
+        plain.append(whole[0, len(prompt) :].tolist())
+    assert [token_ids for token_ids, _ in drafts] == plain
+
+
+@pytest.fixture(scope="module")
+def prompts(folders: Folders) -> list[list[int]]:
+    return [prompt for prompt, _, _ in texts_of(folders["sweep"], exit_key())]
+
+
+@pytest.fixture(scope="module")
+def expected(folders: Folders) -> list[tuple[list[int], list[int]]]:
+    return [(token_ids, layers) for _, token_ids, layers in texts_of(folders["sweep"], exit_key())]
+
+
+def test_without_a_dictionary_the_sequences_are_returned_as_generate_returns_them(
+    model: PreTrainedModel, setting: Setting, prompts: list[list[int]]
+) -> None:
+    ours = run(model, setting, prompts, return_dict_in_generate=False, max_new_tokens=1)
+    theirs = model.generate(**batch(prompts), max_new_tokens=1)  # type: ignore[operator]
+    assert ours.tolist() == theirs.tolist()
+    assert (ours.dtype, type(ours)) == (theirs.dtype, Tensor)
+
+
+def test_eos_lists_end_rows_and_the_rest_is_padding(
+    model: PreTrainedModel, setting: Setting, prompts: list[list[int]], expected: list[tuple[list[int], list[int]]]
+) -> None:
+    ends = [expected[0][0][2], expected[1][0][4]]
+    output = run(model, setting, prompts, eos_token_id=ends, pad_token_id=5, return_dict_in_generate=False)
+    width = batch(prompts)["input_ids"].shape[1]
+    for row, (token_ids, _) in zip(output[:, width:].tolist(), expected, strict=True):
+        n = next((at + 1 for at, token_id in enumerate(token_ids) if token_id in ends), N_TOKENS)
+        assert row[:n] == token_ids[:n]
+        assert set(row[n:]) <= {5}
+    assert 5 in output[0, width:].tolist()
+
+
+def test_costs_and_stats_say_what_was_run(
+    model: PreTrainedModel, setting: Setting, prompts: list[list[int]], expected: list[tuple[list[int], list[int]]]
+) -> None:
+    inputs = batch(prompts[:3])
+    assert set(setting.stats.values()) == {0.0}
+    output = model.generate(  # type: ignore[operator]
+        **inputs, custom_generate=setting, max_new_tokens=N_TOKENS, return_dict_in_generate=True
+    )
+    layers = [layer for _, its in expected[:3] for layer in its[1:]]
+    run_layers = sum(int(cost["layers_run"]) for cost in output.costs)
+    assert sum(layer + 1 for layer in layers) <= run_layers <= 7 * len(layers)
+    for cost in output.costs:
+        assert 0 < cost["cost_needed"] <= cost["cost_run"]
+    stats = setting.stats
+    assert stats["eexit_rows_total"] == 3
+    assert stats["eexit_tokens_total"] == 3 * N_TOKENS
+    assert stats["eexit_layers_run_total"] == run_layers
+    assert {name: n for name, n in stats.items() if "exits_total" in name} == {
+        f'eexit_exits_total{{layer="{layer}"}}': layers.count(layer) for layer in sorted(set(layers))
+    }
+    full, done = (sum(cost[name] for cost in output.costs) for name in ("cost_full", "cost_run"))
+    assert stats["eexit_saved_ratio"] == pytest.approx(1 - done / full, abs=1e-6)
+    assert all(re.fullmatch(r'[a-z_]+(\{[a-z]+="\d+"\})?', name) for name in stats)
+
+
+class Recorded(BaseStreamer):
+    """Keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.put_tokens: list[list[int]] = []
+        self.exits: list[int] = []
+        self.ended = False
+
+    def put(self, value: Tensor) -> None:
+        self.put_tokens.append(value.flatten().tolist())
+
+    def put_exits(self, layers: Sequence[int]) -> None:
+        self.exits += layers
+
+    def end(self) -> None:
+        self.ended = True
+
+
+@pytest.mark.parametrize("name", ["exits", "drafts"])
+def test_a_streamer_gets_the_prompt_and_each_token_as_from_generate(
+    model: PreTrainedModel, folders: Folders, prompts: list[list[int]], name: str
+) -> None:
+    streamer = Recorded()
+    [(token_ids, layers)] = run(model, eexit.load(folders[name]), prompts[:1], streamer=streamer)
+    assert streamer.put_tokens == [prompts[0], *[[token_id] for token_id in token_ids]]
+    assert (streamer.exits, streamer.ended) == (layers, True)
+
+
+def test_transformers_own_streamers_work(
+    model: PreTrainedModel,
+    setting: Setting,
+    prompts: list[list[int]],
+    tokenizer: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    [(token_ids, _)] = run(model, setting, prompts[:1], streamer=TextStreamer(tokenizer, skip_prompt=True))
+    text = tokenizer.decode(token_ids)
+    assert capsys.readouterr().out.strip() == text.strip()
+    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, timeout=60)
+    thread = threading.Thread(target=run, args=(model, setting, prompts[:1]), kwargs={"streamer": streamer})
+    thread.start()
+    assert "".join(streamer) == text
+    thread.join()
+
+
+@pytest.mark.parametrize("name", ["exits", "drafts"])
+def test_stop_strings_end_rows_where_generate_ends_them(
+    model: PreTrainedModel, folders: Folders, prompts: list[list[int]], tokenizer: Any, name: str
+) -> None:
+    setting = eexit.load(folders[name])
+    inputs, whole = batch(prompts), run(model, setting, prompts)
+    pieces = [tokenizer.decode([token_id]) for token_id in whole[0][0]]
+    stop = next(piece for piece in pieces[1:] if piece.isascii())
+    criteria = [StopStringCriteria(tokenizer, [stop])]
+    width = inputs["input_ids"].shape[1]
+    by_criteria = run(model, setting, prompts, stopping_criteria=criteria)
+    by_name = setting.generate(
+        model, **inputs, stop_strings=[stop], tokenizer=tokenizer, max_new_tokens=N_TOKENS, return_dict_in_generate=True
+    )
+    assert generated(by_name, width) == by_criteria
+    assert len(by_criteria[0][0]) == pieces.index(stop) + 1 < N_TOKENS
+    for (ended, _), (token_ids, _) in zip(by_criteria, whole, strict=True):
+        assert ended == token_ids[: len(ended)]
+    if name == "drafts":  # whose texts are those of plain generate, so that they end where its do
+        for prompt, (ended, _) in zip(prompts, by_criteria, strict=True):
+            plain = model.generate(  # type: ignore[operator]
+                torch.tensor([prompt]), stop_strings=[stop], tokenizer=tokenizer, max_new_tokens=N_TOKENS
+            )
+            assert plain[0, len(prompt) :].tolist() == ended
+    with pytest.raises(UsageError, match="tokenizer"):
+        setting.generate(model, **inputs, stop_strings=[stop])
+
+
+class AtLength(StoppingCriteria):
+    def __init__(self, length: int):
+        self.length = length
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        return torch.full((len(input_ids),), input_ids.shape[1] >= self.length)
+
+
+def test_time_and_a_users_own_criterion_end_a_row(
+    model: PreTrainedModel, setting: Setting, prompts: list[list[int]]
+) -> None:
+    own = AtLength(len(prompts[0]) + 3)
+    assert len(run(model, setting, prompts[:1], stopping_criteria=[own])[0][0]) == 3
+    assert {len(ids) for ids, _ in run(model, setting, prompts, max_time=0.0)} == {1}
+    late = MaxTimeCriteria(1e9, time.time())
+    assert {len(ids) for ids, _ in run(model, setting, prompts, stopping_criteria=[late])} == {N_TOKENS}
+
+
+@pytest.mark.parametrize("name", ["exits", "drafts"])
+def test_sampling_is_repeated_by_torchs_seed_and_by_a_seed_of_its_own(
+    model: PreTrainedModel, folders: Folders, prompts: list[list[int]], name: str
+) -> None:
+    setting = eexit.load(folders[name])
+    sampled = {"do_sample": True, "temperature": 1.5, "top_p": 0.9, "top_k": 0}
+
+    def texts(seed: int | None = None, **asked: Any) -> list[tuple[list[int], list[int]]]:
+        if seed is not None:
+            torch.manual_seed(seed)
+        made: list[tuple[list[int], list[int]]] = run(model, setting, prompts[:2], **sampled, **asked)
+        return made
+
+    first = texts(3)
+    assert texts() != first
+    assert texts(3) == first
+    assert texts(4) != first
+    assert texts(seed=None, **{}) != texts()
+    many = run(model, setting, prompts[:1], num_return_sequences=4, **sampled)
+    assert len({tuple(ids) for ids, _ in many}) > 1
+    again = [run(model, setting, prompts[:2], seed=5, **sampled) for _ in range(2)]
+    assert again[0] == again[1]
+
+
+def test_a_sampled_sweep_is_written_again_with_its_seed(folders: Folders, tmp_path: Path) -> None:
+    sampling = {"temperature": 0.8, "top_p": 0.9}
+    of: dict[str, Any] = {"rules": {"confidence": [0.2]}, "modes": ["unfrozen"], "seeds": [4, 5], **sampling}
+    out = swept(tmp_path / "sweep", folders["model"], **of)
+    take_home(Wanted(str(out), str(tmp_path / "sampled"), "unfrozen/confidence/0.2"))
+    texts = texts_of(out, "unfrozen/confidence/0.2", 5)
+    made = run(
+        loaded(folders["model"]), eexit.load(tmp_path / "sampled"), [prompt for prompt, _, _ in texts],
+        seed=5, do_sample=True, top_k=0, **sampling,
+    )  # fmt: skip
+    assert made == [(token_ids, layers) for _, token_ids, layers in texts]
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"num_beams": 2}, "beam search can't be done with exits"),
+    ({"prompt_lookup_num_tokens": 2}, "assisted generation can't be done"),
+    ({"penalty_alpha": 0.6, "top_k": 4}, "contrastive search can't be done"),
+    ({"repetition_penalty": 1.2}, "RepetitionPenaltyLogitsProcessor changes logits"),
+    ({"min_new_tokens": 3}, r"Min\w*LengthLogitsProcessor changes logits"),
+    ({"bad_words_ids": [[3]]}, "NoBadWordsLogitsProcessor changes logits"),
+    ({"prefix_allowed_tokens_fn": lambda row, ids: [3]}, "PrefixConstrainedLogitsProcessor changes logits"),
+    ({"do_sample": True}, r"top_k=50 can't be followed here .*: give top_k=0"),
+    ({"do_sample": True, "top_k": 0, "min_p": 0.1}, "MinPLogitsWarper changes logits"),
+    ({"output_scores": True}, "output_scores=True can't be followed here"),
+    ({"output_hidden_states": True}, "output_hidden_states=True can't be followed here"),
+    ({"cache_implementation": "static"}, "cache_implementation=static can't be followed here"),
+    ({"cache": "own"}, "a cache was handed in"),
+    ({"token_type_ids": torch.zeros(1, 4, dtype=torch.long)}, "token_type_ids"),
+    ({"position_ids": torch.tensor([[3, 4, 5, 6]])}, "position_ids are not those"),
+    ({"assistant_model": "own"}, "assistant_model can't be followed here"),
+    ({"synced_gpus": True}, "synced_gpus can't be followed here"),
+]
+
+
+@pytest.mark.parametrize(("asked", "reason"), REFUSED, ids=[",".join(asked) for asked, _ in REFUSED])
+def test_what_can_not_be_done_is_refused_by_name(
+    model: PreTrainedModel, setting: Setting, asked: dict[str, Any], reason: str
+) -> None:
+    own = {"cache": DynamicCache(config=model.config), "assistant_model": model}
+    asked = {name: own[name] if value == "own" else value for name, value in asked.items() if name}
+    with pytest.raises(ValueError, match=reason):
+        model.generate(  # type: ignore[operator]
+            torch.tensor([[70, 71, 72, 73]]), custom_generate=setting, max_new_tokens=4, **asked
+        )
+    assert setting.stats["eexit_rows_total"] == 0
+
+
+def test_rows_that_can_not_be_generated_from_are_refused(model: PreTrainedModel, setting: Setting) -> None:
+    def asked(match: str, **inputs: Any) -> None:
+        with pytest.raises(ValueError, match=match):
+            model.generate(**{"max_new_tokens": 2, **inputs}, custom_generate=setting)  # type: ignore[operator]
+
+    two = torch.tensor([[3, 4, 5], [6, 7, 8]])
+    asked("pad on the left", input_ids=two, attention_mask=torch.tensor([[1, 1, 1], [1, 1, 0]]))
+    asked("pad on the left", input_ids=two, attention_mask=torch.tensor([[1, 0, 1], [1, 1, 1]]))
+    asked("row 1 has no token", input_ids=two, attention_mask=torch.tensor([[1, 1, 1], [0, 0, 0]]))
+    asked("give at least one row", input_ids=torch.zeros(0, 3, dtype=torch.long))
+    asked("row 0 can't be generated: the prompt has 256 tokens", input_ids=torch.full((1, 256), 9))
+    asked("a streamer takes one row, got 2", input_ids=two, streamer=Recorded())
+    asked("AtLength may look at all rows", input_ids=two, stopping_criteria=[AtLength(4)])
+    asked("inputs_embeds", inputs_embeds=torch.zeros(1, 3, 32))
+
+
+def looks(model: PreTrainedModel) -> dict[str, Any]:
+    """Everything of a model that could be changed, weights by where they are and what they hold."""
+    return {
+        "weights": [(each.data_ptr(), each._version, each.requires_grad) for each in model.parameters()],
+        "numbers": hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in model.parameters())).hexdigest(),
+        "modules": [(name, type(module), id(module), sorted(vars(module))) for name, module in model.named_modules()],
+        "hooks": [
+            len(getattr(module, kind))
+            for module in model.modules()
+            for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+        ],
+        "training": [module.training for module in model.modules()],
+        "config": model.config.to_json_string(use_diff=False),
+        "attention": model.config._attn_implementation,
+        "generation": model.generation_config.to_json_string(use_diff=False),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_users_model_stays_as_it_was_also_while_it_generates(
+    folders: Folders, prompts: list[list[int]], packed: bool
+) -> None:
+    model = loaded(folders["model"])
+    before, during = looks(model), []
+
+    class Looking(Recorded):
+        def put(self, value: Tensor) -> None:
+            during.append(looks(model))
+
+    plain = model.generate(torch.tensor(prompts[:1]), max_new_tokens=4)  # type: ignore[operator]
+    run(model, eexit.load(folders["exits"], packed), prompts[:1], streamer=Looking())
+    assert all(each == before for each in [*during, looks(model)])
+    assert len(during) == 1 + N_TOKENS
+    assert model.generate(torch.tensor(prompts[:1]), max_new_tokens=4).tolist() == plain.tolist()  # type: ignore[operator]
+
+
+def test_a_model_is_checked_once_and_again_when_its_weights_change(
+    folders: Folders, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, read = loaded(folders["model"]), list[PreTrainedModel]()
+
+    def counted(model: PreTrainedModel) -> str:
+        read.append(model)
+        return weights_digest(model)
+
+    monkeypatch.setattr(checked_models, "weights_digest", counted)
+    settings = [eexit.load(folders["exits"]), eexit.load(folders["drafts"])]
+    for setting in settings * 2:
+        run(model, setting, prompts[:1])
+    assert len(read) == 1
+    with torch.no_grad():
+        next(model.parameters()).mul_(1.5)
+    for setting in settings:
+        with pytest.raises(
+            UsageError, match="this model has other weights: load that model, or take a setting of this"
+        ):
+            run(model, setting, prompts[:1])
+    assert len(read) == 2
+
+
+def test_a_model_that_is_forgotten_is_freed(folders: Folders, prompts: list[list[int]]) -> None:
+    setting, model = eexit.load(folders["exits"]), loaded(folders["model"])
+    run(model, setting, prompts[:1])
+    seen = weakref.ref(model)
+    del model
+    gc.collect()
+    assert seen() is None
+
+
+def models_to_refuse(folders: Folders) -> Iterator[tuple[PreTrainedModel, str]]:
+    other = loaded(folders["model"])
+    with torch.no_grad():
+        next(other.parameters()).add_(1)
+    yield other, "other weights"
+    yield loaded(folders["model"]).train(), r"training mode: call model.eval\(\)"
+    yield (
+        loaded(folders["model"], dtype=torch.bfloat16),
+        "not measured in bfloat16: load the model with dtype=torch.float32",
+    )
+    compiled = loaded(folders["model"])
+    compiled.compile()
+    yield compiled, "the model is compiled"
+    quantised = loaded(folders["model"])
+    vars(quantised)["hf_quantizer"] = object()
+    yield quantised, "the model is quantised"
+    spread = loaded(folders["model"])
+    spread.lm_head.weight = torch.nn.Parameter(spread.lm_head.weight.to("meta"))
+    yield spread, "spread over cpu, meta"
+    configured = loaded(folders["model"])
+    configured.config.rms_norm_eps = 0.5
+    yield configured, "with rms_norm_eps|other configuration|this model has 0.5"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what torch.compile imports
+def test_another_model_is_refused_in_a_line_that_says_the_way_out(folders: Folders, prompts: list[list[int]]) -> None:
+    for model, reason in models_to_refuse(folders):
+        with pytest.raises(UsageError, match=reason) as refused:
+            eexit.load(folders["exits"])(model, torch.tensor(prompts[:1]), **asked_of(model, prompts))
+        assert "\n" not in str(refused.value)
+
+
+def asked_of(model: PreTrainedModel, prompts: list[list[int]]) -> dict[str, Any]:
+    """What `generate` would hand over, which some of these models can't get through."""
+    from transformers import GenerationConfig, MaxLengthCriteria
+
+    config = GenerationConfig()
+    config._pad_token_tensor = None
+    return {"stopping_criteria": [MaxLengthCriteria(len(prompts[0]) + 2)], "generation_config": config}
+
+
+def test_a_model_on_another_device_is_refused(folders: Folders, model: PreTrainedModel, tmp_path: Path) -> None:
+    shutil.copytree(folders["exits"], tmp_path / "moved")
+    altered(tmp_path / "moved", lambda held: held["model"]["measured"]["float32"].update(device="cuda"), sealed=True)
+    with pytest.raises(UsageError, match="was measured on cuda, and the model is on cpu: move it there"):
+        model.generate(torch.tensor([[3]]), custom_generate=eexit.load(tmp_path / "moved"), max_new_tokens=2)  # type: ignore[operator]
+
+
+def altered(folder: Path, change: Any, sealed: bool = False) -> None:
+    """Change what is in setting.json; `sealed`: with a checksum that fits, as another version would have written it."""
+    from eexit.doors.taken import _checksum
+
+    held = json.loads((folder / SETTING).read_text())
+    checksum = held.pop("checksum")
+    change(held)
+    (folder / SETTING).write_text(json.dumps({**held, "checksum": _checksum(held) if sealed else checksum}))
+
+
+def test_what_is_no_setting_half_a_setting_or_an_altered_one_is_refused_in_a_line(
+    folders: Folders, tmp_path: Path
+) -> None:
+    def refused(reason: str) -> None:
+        with pytest.raises(UsageError, match=reason) as error:
+            eexit.load(tmp_path / "it")
+        assert "\n" not in str(error.value)
+        shutil.rmtree(tmp_path / "it", ignore_errors=True)
+        shutil.copytree(folders["exits"], tmp_path / "it")
+
+    refused("is not a folder that is there")
+    (tmp_path / "it" / SETTING).unlink()
+    refused("has no setting.json")
+    text = (folders["exits"] / SETTING).read_text()
+    (tmp_path / "it" / SETTING).write_text(text[: len(text) // 2])
+    refused("cut off or damaged")
+    (tmp_path / "it" / SETTING).write_text("[]")
+    refused("is of no setting")
+    altered(tmp_path / "it", lambda held: held.update(format=2))
+    refused("has format 2, and this version of eexit reads 1")
+    altered(tmp_path / "it", lambda held: held["configuration"].update(parameter=0.1))
+    refused("was altered, so that its guarantee is void")
+    altered(tmp_path / "it", lambda held: held.pop("model"), sealed=True)
+    refused("is half a setting")
+    altered(tmp_path / "it", lambda held: held["config"].update(gate_of_tomorrow=1), sealed=True)
+    refused("asks for what this version of eexit does not know")
+    altered(tmp_path / "it", lambda held: held["config"].update(probe="../outside"), sealed=True)
+    refused("names ../outside, which is outside of that folder")
+    altered(tmp_path / "it", lambda held: held["files"].update({"/etc/passwd": "0"}), sealed=True)
+    refused("names /etc/passwd, which is outside")
+    (tmp_path / "it" / "away").symlink_to("/etc")
+    altered(tmp_path / "it", lambda held: held["files"].update({"away/passwd": "0"}), sealed=True)
+    refused("names away/passwd, which is outside")
+    altered(tmp_path / "it", lambda held: held["files"].update({"artefacts/probe/card.json": "0"}), sealed=True)
+    refused("half a setting, since artefacts/probe/card.json is missing")
+
+
+def test_it_says_what_it_is(setting: Setting) -> None:
+    said = setting.describe()
+    assert exit_key() in said
+    assert "It has no guarantee" in said
+    assert "4 of 4 texts of the sweep came out the same, token for token" in said
+    assert repr(setting).startswith(f"<setting {exit_key()} of ")

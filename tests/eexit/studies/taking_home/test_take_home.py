@@ -1,0 +1,187 @@
+"""`python jobs/take_home.py`: the folder that comes of it, its guarantee, savings and artefacts; what is refused."""
+
+import json
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from blank_rows import blank
+from commands import here
+from taken_settings import confidence_of, save_family, swept, texts_of
+from transformers import AutoModelForCausalLM
+
+import eexit
+from eexit.doors.taken import SETTING, Certificate
+from eexit.results.store.folder import open_store
+from eexit.results.study_tables import CHOICES, TIMINGS
+from jobs.take_home import main
+
+KEY = f"skip/confidence/{confidence_of('llama'):g}"
+RULES = {"confidence": [confidence_of("llama")], "kl": [1.0], "fixed": [3.0], "agree": []}
+TESTED = {"mean_loss": 0.02, "n": 90, "p_value": 0.01, "cost": 0.7, "prompts_needed": None}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_family(tmp_path_factory.mktemp("family") / "model", "llama")
+
+
+@pytest.fixture(scope="module")
+def swept_out(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    asked: dict[str, Any] = {"rules": RULES, "modes": ["normal", "skip"], "system": "Be brief."}
+    return swept(tmp_path_factory.mktemp("home") / "sweep", model, **asked)
+
+
+@pytest.fixture
+def out(swept_out: Path, tmp_path: Path) -> Path:
+    """A sweep of its own for a test that adds to it."""
+    shutil.copytree(swept_out, tmp_path / "sweep")
+    return tmp_path / "sweep"
+
+
+def choose(out: Path, key: str | None) -> None:
+    tested = [{"configuration": KEY, "certified": key is not None, **TESTED}]
+    row = {
+        **blank(CHOICES), "started": datetime.now(UTC), "status": "ok", "risk": "answers",
+        "loss": "1 if the answer is wrong", "at_most": 0.05, "confidence": 0.95, "test": "exact", "question": 2,
+        "configuration": key, "tested": tested, "reporting_n": 30, "reporting_mean_loss": 0.03, "reporting_upper": 0.09,
+        "reporting_p_value": 0.2,
+    }  # fmt: skip
+    CHOICES.publish(open_store(out), "a" * 32, [row])
+
+
+def time_it(out: Path) -> None:
+    common = {**blank(TIMINGS), "started": datetime.now(UTC), "machine": "a machine", "tokens": 10}
+    rows = [
+        {**common, "configuration": key, "batch": 8, "round": number, "seconds": seconds}
+        for number in range(1, 7)
+        for key, seconds in (("normal", 2.0), (KEY, 1.5))
+    ]
+    TIMINGS.publish(open_store(out), "b" * 32, rows)
+
+
+def take(*arguments: str | Path) -> Any:
+    return here(main, *arguments, "--quiet")
+
+
+def held(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / SETTING).read_text())
+    return found
+
+
+def test_what_was_chosen_is_taken_with_its_guarantee_its_check_and_what_it_saved(out: Path, tmp_path: Path) -> None:
+    choose(out, KEY)
+    time_it(out)
+    done = take(out, "--chosen", "--out", tmp_path / "mine")
+    assert done.returncode == 0, done.stderr
+    certificate = eexit.load(tmp_path / "mine").taken.certificate
+    assert certificate == Certificate.model_validate({
+        "risk": "answers", "loss": "1 if the answer is wrong", "at_most": 0.05, "confidence": 0.95, "n": 90,
+        "mean_loss": 0.02, "p_value": 0.01, "test": "exact", "order": None, "question": 2,
+        "held_out": {"mean_loss": 0.03, "n": 30, "upper": 0.09, "p_value": 0.2},
+    })  # fmt: skip
+    [timed] = eexit.load(tmp_path / "mine").taken.timed
+    assert timed.saved == pytest.approx(0.25)
+    assert (timed.rows, timed.rounds, timed.machine) == (8, 6, "a machine")
+    for text in (done.stdout, (tmp_path / "mine" / "README.md").read_text()):
+        assert "its answers risk is at most 5%, with a confidence of 95%, by 90 prompts" in text
+        assert "On 30 prompts that chose nothing, its mean loss is 3%" in text
+        assert "at 8 rows (realised): 25.0%" in text
+        assert "such as 'Why?', system prompt 'Be brief.'; texts of up to 10 tokens, decoded greedily" in text
+
+
+def test_without_a_choice_that_certified_it_there_plainly_is_no_guarantee(out: Path, tmp_path: Path) -> None:
+    refused = take(out, "--chosen", "--out", tmp_path / "mine")
+    assert (refused.returncode, "has no choices: choose with jobs/choose.py" in refused.stderr) == (2, True)
+    choose(out, None)
+    refused = take(out, "--chosen", "--out", tmp_path / "mine")
+    assert (refused.returncode, "certified no setting that saves anything" in refused.stderr) == (2, True)
+    done = take(out, "--configuration", KEY, "--out", tmp_path / "mine")
+    assert "It has no guarantee: no choice (jobs/choose.py) certified it." in done.stdout
+    assert held(tmp_path / "mine")["certificate"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--configuration", "skip/kl/1"], "rule kl looks at the final layer, so that all layers have to run"),
+        (["--configuration", "skip/agree"], "rule agree looks at the final layer"),
+        (["--configuration", "skip/fixed/3"], "rule fixed is a control, which exits whatever the token"),
+        (["--configuration", "normal"], "it has no exits, so that plain generate does the same"),
+        (["--configuration", "skip/confidence/0.3"], f"did you mean {KEY}"),
+        (["--configuration", KEY, "--chosen"], "give either --chosen or --configuration KEY"),
+        ([], "give either --chosen or --configuration KEY"),
+    ],
+)
+def test_what_can_not_be_taken_home_is_refused_in_a_line(
+    swept_out: Path, tmp_path: Path, arguments: list[str], reason: str
+) -> None:
+    done = take(swept_out, *arguments, "--out", tmp_path / "mine")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert reason in done.stderr
+    assert not (tmp_path / "mine").exists()
+
+
+def test_nothing_is_replaced_and_nothing_is_put_among_results(swept_out: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    for place, reason in (
+        (tmp_path / "full", "holds mine.txt, and nothing there is replaced"),
+        (tmp_path / "full" / "mine.txt", "is a file: give a folder"),
+        (swept_out / "tokens", "is inside the sweep's results"),
+        ("s3://bucket/mine", "is a URI: give a local folder"),
+    ):
+        done = take(swept_out, "--configuration", KEY, "--out", place)
+        assert done.returncode == 2
+        assert reason in done.stderr, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
+
+
+def test_a_changed_model_is_refused(model: Path, swept_out: Path, tmp_path: Path) -> None:
+    config = (model / "config.json").read_text()
+    (model / "config.json").write_text(config + " ")
+    try:
+        done = take(swept_out, "--configuration", KEY, "--out", tmp_path / "mine")
+    finally:
+        (model / "config.json").write_text(config)
+    assert "is not the one that the sweep had" in done.stderr
+
+
+def test_the_files_of_a_repository_generate_by_the_package(
+    swept_out: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder = tmp_path / "mine"
+    assert take(swept_out, "--configuration", KEY, "--hub", folder, "--out", folder).returncode == 0
+    assert (folder / "custom_generate" / "requirements.txt").read_text() == "eexit\n"
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    prompt, token_ids, _ = texts_of(swept_out, KEY)[0]
+    given = {"max_new_tokens": 10, "do_sample": False, "trust_remote_code": True}
+    names: dict[str, Any] = {}
+    exec((folder / "custom_generate" / "generate.py").read_text(), names)
+    made = names["generate"](loaded, inputs=torch.tensor([prompt]), streamer=None, max_new_tokens=10)
+    assert made[0, len(prompt) :].tolist() == token_ids
+    by_name = loaded.generate(torch.tensor([prompt]), custom_generate=str(folder), **given)
+    assert by_name.tolist() == made.tolist()
+
+
+def test_a_screen_is_taken_along_and_a_changed_one_is_refused(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = swept(tmp_path / "sweep", model, rules={"confidence": [0.2]}, modes=["unfrozen"], decide_on="screen:8:32")
+    folder = tmp_path / "mine"
+    assert take(out, "--configuration", "unfrozen/confidence/0.2", "--out", folder).returncode == 0
+    [screen] = (folder / "artefacts" / "screens").iterdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another user"))  # who has none
+    loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    for prompt, token_ids, _ in texts_of(out, "unfrozen/confidence/0.2"):
+        made = loaded.generate(torch.tensor([prompt]), custom_generate=eexit.load(folder), max_new_tokens=10)
+        assert made[0, len(prompt) :].tolist() == token_ids
+    assert not (tmp_path / "another user").exists()
+    content = screen.read_bytes()
+    screen.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ValueError, match="is not the file that was taken home"):
+        eexit.load(folder)
