@@ -1,0 +1,116 @@
+"""Which settings are worth a run: those of the pilot's replays that none beats in both disagreement and cost.
+
+Replays are in the state that alters nothing, and say where tokens would exit. What that costs is told by prices of the
+model's own runs. It is an estimate, for the order of what is tried: what settings cost is measured when they run.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from eexit.plan.configuration import EVERY
+from eexit.quality.learn_then_test import pareto_sequence
+from eexit.studies.assessment.learned import FREE, Rules
+
+# Disagreement that settings are looked for at, as multiples of the margin: a small one can lose many answers.
+AIMS: Final = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class LookPrices:
+    """Shares of a full-depth token's multiply-adds: of a read of the whole head, and of a look that decides."""
+
+    head: float
+    look: float
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether what decides is a read of the whole head, which then gives the token too."""
+        return self.look == self.head
+
+
+@dataclass(frozen=True)
+class Found:
+    """A setting of the replays."""
+
+    rule: str
+    parameter: float
+    exit_set: str
+    disagreement: float
+    cost: float  # estimated, as a share of full depth
+    exits: float  # share of tokens that leave early
+
+
+def price_of_head(depth_and_cost: Iterable[tuple[float, float]]) -> float:
+    """The share of a read of the head in full depth's multiply-adds: what exits at no depth at all would cost.
+
+    Given depths of exits of all tokens, as shares of the layers, and their costs, as shares of full depth, of which the
+    straight line through them is taken; full depth itself is (1, 1).
+    """
+    depth, cost = np.array([*depth_and_cost, (1.0, 1.0)]).T
+    _, intercept = np.polyfit(depth, cost, 1) if len(set(depth)) > 1 else (0.0, math.nan)
+    return float(np.clip(intercept, 0.0, 1.0))
+
+
+def head_in_layers(head: float, n_layers: int) -> float:
+    """What a read of the head costs, in layers."""
+    return head * n_layers / (1 - head) if head < 1 else math.inf
+
+
+def found_of(row: Mapping[str, Any], layers: Sequence[int], n_layers: int, prices: LookPrices) -> Found:
+    """A row of `REPLAYS`."""
+    shares = {int(layer): float(share) for layer, share in row["exit_distribution"]}
+    exit_set = row["exit_set"] or EVERY
+    looked_at = [layer for layer in layers if exit_set == EVERY or str(layer) in exit_set.split(",")]
+    look = 0.0 if row["rule"] in FREE else prices.look
+    cost = 0.0
+    for layer, share in shares.items():
+        n_looks = sum(each <= layer for each in looked_at)
+        is_read_already = prices.is_whole and look > 0 and layer in looked_at
+        reads = n_looks * look + (0.0 if is_read_already else prices.head)
+        cost += share * ((layer + 1) / n_layers * (1 - prices.head) + reads)
+    early = sum(share for layer, share in shares.items() if layer < n_layers - 1)
+    return Found(row["rule"], float(row["parameter"]), exit_set, row["expected_disagreement"], cost, early)
+
+
+def best_set(found: Sequence[Found], margin: float) -> str:
+    """The exit set whose settings cost least within the margin of disagreement."""
+    sets = dict.fromkeys(each.exit_set for each in found)
+    return min(sets, key=lambda name: cost_within(of_set(found, name), margin))
+
+
+def of_set(found: Sequence[Found], exit_set: str) -> list[Found]:
+    """Settings of this exit set."""
+    return [each for each in found if each.exit_set == exit_set]
+
+
+def cost_within(found: Sequence[Found], margin: float) -> float:
+    """The least estimated cost of settings within the margin of disagreement that let any token leave; else infinite.
+
+    A setting without any exit costs what looking costs.
+    """
+    return min((each.cost for each in found if each.disagreement <= margin and each.exits > 0), default=math.inf)
+
+
+def front(found: Sequence[Found], margin: float, most: int) -> list[Found]:
+    """Settings that none beats in both disagreement and cost, from safe to bold: those nearest to `AIMS`.
+
+    Settings that no token leaves at are left out, unless there is no other one.
+    """
+    exiting = [each for each in found if each.exits > 0] or list(found)
+    order = pareto_sequence(np.array([e.disagreement for e in exiting]), np.array([e.cost for e in exiting]))
+    on_front = [exiting[at] for at in order]
+    near = [min(on_front, key=lambda each: abs(math.log((each.disagreement + 1e-4) / (aim * margin)))) for aim in AIMS]
+    kept = list(dict.fromkeys(near))[:most]
+    return [each for each in on_front if each in kept]
+
+
+def rules_of(settings: Iterable[tuple[str, float]]) -> Rules:
+    """Rules with their parameters, as a sweep's configuration has them."""
+    rules: dict[str, tuple[float, ...]] = {}
+    for rule, parameter in settings:
+        rules[rule] = (*rules.get(rule, ()), parameter)
+    return rules

@@ -1,0 +1,62 @@
+"""What an assessment learns, and what it searches: one table each, to which a further entry is all that a way to learn
+or a rule takes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from eexit.method.states import STATES, alters
+from eexit.plan.artefacts import PROBE, READOUT
+from eexit.plan.config import HEAD
+from eexit.plan.configuration import EVERY
+
+UNALTERED: Final = next(name for name, state in STATES.items() if not alters(state))  # the state of replays
+DEPLOYED: Final = "frozen_residual"  # the state of what is run: in `unfrozen`, skipped layers are run in the end
+ORACLE: Final = "agree"
+KL_FACTORS: Final = (1.0, 4.0)  # of the oracle `kl` beside it
+LENS: Final = "lens"
+
+Rules = Mapping[str, tuple[float, ...]]
+
+RULES: Final[Rules] = {  # searched with every readout, and every exit set
+    "confidence": (0.7, 0.8, 0.9, 0.95, 0.97, 0.99, 0.995, 0.999),
+    "entropy": (1.0, 0.5, 0.25, 0.1, 0.05, 0.02, 0.005),
+    "similarity": (0.97, 0.98, 0.985, 0.99, 0.995),
+}
+FREE: Final = ("similarity", "predicted_kl")  # rules whose look costs next to nothing
+SCREENED: Final = 0.2  # of a read of the head: what a screen costs, about, for the order of what is tried
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What `jobs/train.py --what` makes for a role of a sweep. `rules` are searched with it alone, with all layers."""
+
+    what: str
+    role: str
+    rules: Rules = field(default_factory=dict)
+
+
+LEARNED: Final[Sequence[Learned]] = (  # each is trained through the readout, if that comes before it
+    Learned("linear", READOUT),
+    Learned("probe", PROBE, {"predicted_kl": (1.0, 2.0, 4.0, 8.0)}),
+)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How layers are read, and what rules decide on: fields of a sweep's configuration."""
+
+    readout: str = LENS  # or a folder
+    decide_on: str = HEAD
+    probe: str | None = None
+
+    def fields(self, rules: Rules) -> dict[str, object]:
+        probing = self.probe is not None and any(name in rules for each in LEARNED for name in each.rules)
+        return {"readout": self.readout, "decide_on": self.decide_on, **({"probe": self.probe} if probing else {})}
+
+
+def exit_sets(layers: Sequence[int]) -> tuple[str, ...]:
+    """All exitable layers, the last one, and the last two: looking at fewer layers costs less."""
+    few = [layers[-n:] for n in (1, 2) if n < len(layers)]
+    return (*(",".join(map(str, each)) for each in few), EVERY)
