@@ -18,6 +18,7 @@ import logging
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.text import Text
@@ -52,12 +53,11 @@ def main(arguments: Sequence[str]) -> int:
     log_to_stderr(logging.WARNING)
     display.say("importing Ray")
     from cluster.session import ray_session  # not above, since a first line comes before what takes seconds
+    from cluster.studies.assessment.assess import assess
     from cluster.studies.assessment.place import OnRay
-    from cluster.studies.assessment.steps import assess
 
     with ray_session(display.say):
-        place = OnRay(flags.device, display)
-        verdict = assess(asked, flags.out, place, display)
+        verdict = assess(asked, flags.out, partial(OnRay, flags.device), display)
     finish(verdict, flags.out, Record.open(Path(flags.out).expanduser(), asked.as_dict()))
     return 0
 

@@ -225,5 +225,12 @@ ONE_ROW: Final = "With one row at a time, these exits would allow {allowed} of t
 TOGETHER: Final = (
     "For batches to gain, tokens would have to leave together: {early} could leave early, each for itself."
 )
+WITHOUT_ANSWERS: Final = (
+    "Too few prompts bring an answer, so that the risk is disagreement with full depth, token by token."
+)
+BUSY: Final = "The machine was busy (load {load} of {cpus} CPUs), which widens the intervals of times."
+GENERATE_IS_FASTER: Final = (
+    "Transformers' own generate, at full depth, takes {time} of that time with {rows} at a time: less than {setting}."
+)
 CAUSES: Final = "Lost of full depth: {losses}."
 STEPS_TOOK: Final = "Minutes: {times}; {total} in all."

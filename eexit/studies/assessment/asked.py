@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from eexit.messages.errors import UsageError
 from eexit.plan.config import Prompt, SweepConfig
-from eexit.plan.configuration import AUTO, EVERY, NORMAL
+from eexit.plan.configuration import AUTO, EVERY, NORMAL, Exit
 from eexit.plan.hashes import content_hash
 from eexit.studies.assessment.learned import DEPLOYED, KL_FACTORS, ORACLE, UNALTERED, Rules, Way
 from eexit.studies.assessment.parts import Enough, PromptParts, drawn, split
@@ -15,6 +15,7 @@ from eexit.studies.assessment.sizes import LOOK_TOKENS, TEXT_TOKENS
 
 CONFIDENCE: Final = 0.95
 READS_ALL: Final = ("confidence", 1.0)  # reads every exitable layer, and hardly ever exits
+READS_KEY: Final = Exit(UNALTERED, *READS_ALL).key
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,12 @@ class Asked:
         return SweepConfig(prompts=tuple(prompts), record_top_k=1, **{**self.common, **grid})
 
     def look(self, prompts: Sequence[Prompt], layers: Sequence[int]) -> SweepConfig:
-        """Exits of all tokens at each layer, a read at each layer, and drafts at two layers."""
-        draft_at = dict.fromkeys((layers[len(layers) // 2], layers[-1]))
+        """Exits of all tokens at each layer, a read at each layer, and drafts at the last one."""
         return self.config(
             prompts,
             modes=(NORMAL, UNALTERED),
             rules={"fixed": tuple(map(float, layers)), READS_ALL[0]: (READS_ALL[1],)},
-            draft=tuple(f"{layer}:{AUTO}" for layer in draft_at),
+            draft=(f"{layers[-1]}:{AUTO}",),
             max_new_tokens=LOOK_TOKENS,
         )
 

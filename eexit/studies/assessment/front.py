@@ -108,6 +108,12 @@ def front(found: Sequence[Found], margin: float, most: int) -> list[Found]:
     return [each for each in on_front if each in kept]
 
 
+def spread(settings: Sequence[str], n: int) -> list[str]:
+    """So many of these, in their order: the middle one, or both ends and what lies between them."""
+    at = np.linspace(0, len(settings) - 1, n) if n > 1 else np.array([(len(settings) - 1) / 2])
+    return [settings[int(each)] for each in dict.fromkeys(at.astype(int).tolist())]
+
+
 def rules_of(settings: Iterable[tuple[str, float]]) -> Rules:
     """Rules with their parameters, as a sweep's configuration has them."""
     rules: dict[str, tuple[float, ...]] = {}

@@ -17,8 +17,8 @@ LOOK, CEILING, LEARN, SEARCH, RUN, CHOOSE, TIME = STEPS = (
     "look", "ceiling", "learn", "search", "run", "choose", "time",
 )  # fmt: skip
 SHARES: Final = {LOOK: 0.1, CEILING: 0.1, LEARN: 0.25, SEARCH: 0.1, RUN: 0.3, CHOOSE: 0.01, TIME: 0.14}
-LOOK_PROMPTS, LOOK_TOKENS, LOOK_ROUNDS = 2, 16, 3  # that T(rows, layers) is measured with
-SWEPT_PROMPTS: Final = 8  # of the sweep that it is measured of
+SWEPT_PROMPTS, LOOK_PROMPTS, LOOK_TOKENS = 4, 1, 8  # that T(rows, layers) is measured with, of how many that are swept
+LEAST_LOOKS, MOST_LOOKS, MINUTES_OF_A_LOOK = 3, 6, 5  # its rounds: as many as fit so many minutes
 TIMED_PROMPTS, TIMED_TOKENS, MOST_ROUNDS = 2, 32, 20
 TEXT_TOKENS, TOKENS_OF_A_TEXT = 96, 32  # that texts to learn from have at most, and about
 SHARE_OF_TEXTS: Final = 0.6  # of the time to learn, the rest being training
@@ -84,6 +84,11 @@ def _with_tuples(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 def stored(sizes: SearchSizes | RunSizes) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(sizes).items()}
+
+
+def look_rounds(minutes: float) -> int:
+    """Rounds that T(rows, layers) is measured in."""
+    return max(LEAST_LOOKS, min(MOST_LOOKS, int(minutes / MINUTES_OF_A_LOOK)))
 
 
 def search_sizes(

@@ -10,7 +10,8 @@ rows        up to six records: setting, role (best, tried, control, ceiling, dra
             its interval, by batch size), loss, n and certified; what is not known is null
 losses      of each cause, as a share of full depth
 bound       risk, at_most, confidence
-model, setting (the key of what can be taken home, or null), seconds (of each step), left_out (sentences)
+model, setting (the key of what can be taken home, or null), seconds (of each step), remarks
+    (sentences: what was left out, and what else is to be known)
 """
 
 import json
@@ -49,6 +50,7 @@ LOST: Final = {"answers": "answers that normal has right", "disagreement": "toke
 ROLES: Final = {
     BEST: "best", TRIED: "tried", CONTROL: "its control", CEILING: "ceiling", DRAFT: "draft", GENERATE: "transformers",
 }  # fmt: skip
+NEAREST: Final = "nearest"  # to being certified, where none is
 
 
 def sentences(verdict: Verdict) -> tuple[str, str, str]:
@@ -158,8 +160,12 @@ def verdict_table(verdict: Verdict) -> ResultTable:
         lost = short_percent(each.loss.mean) if each.loss else "–"
         tested = ("yes" if each.certified else "no") if each.loss else "–"
         times = [_cell(each, batch) for batch in figures.batches]
-        table.add_row(ROLES[each.role], each.key, percent(each.theory), percent(each.run), *times, lost, tested)
+        table.add_row(_role(each), each.key, percent(each.theory), percent(each.run), *times, lost, tested)
     return table
+
+
+def _role(each: Contender) -> str:
+    return NEAREST if each.role == BEST and not each.certified else ROLES[each.role]
 
 
 def _cell(each: Contender, batch: int) -> str:
@@ -168,7 +174,7 @@ def _cell(each: Contender, batch: int) -> str:
     return written(1 - each.allowed[batch], ".2f") if each.role == CEILING and batch in each.allowed else "–"
 
 
-def as_json(verdict: Verdict, model: str, seconds: Mapping[str, float], left_out: Sequence[str]) -> str:
+def as_json(verdict: Verdict, model: str, seconds: Mapping[str, float], remarks: Sequence[str]) -> str:
     """The content of `verdict.json`."""
     best, bound = verdict.figures.best, verdict.figures.bound
     content: dict[str, Any] = {
@@ -182,19 +188,29 @@ def as_json(verdict: Verdict, model: str, seconds: Mapping[str, float], left_out
         "model": model,
         "setting": best.key if verdict.pays and best else None,
         "seconds": {step: round(spent, 1) for step, spent in seconds.items()},
-        "left_out": list(left_out),
+        "remarks": list(remarks),
     }
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def closing_sentences(verdict: Verdict, seconds: Mapping[str, float], left_out: Sequence[str]) -> Iterator[str]:
+def closing_sentences(verdict: Verdict, seconds: Mapping[str, float], remarks: Sequence[str]) -> Iterator[str]:
     """What the terminal says after the verdict: the other causes, what was left out, and how long each step took."""
     if not verdict.pays:
         losses = ", ".join(f"{name} {percent(loss)}" for name, loss in verdict.losses.items())
         yield findings.CAUSES.format(losses=losses)
-    yield from (findings.LEFT_OUT.format(what=line) for line in left_out)
+    yield from _generate(verdict)
+    yield from remarks
     times = ", ".join(f"{step} {_minutes(spent)}" for step, spent in seconds.items())
     yield findings.STEPS_TOOK.format(times=times, total=_minutes(sum(seconds.values())))
+
+
+def _generate(verdict: Verdict) -> Iterator[str]:
+    """Whether transformers' own generate takes less time than the best setting, where that is fastest."""
+    best, batch = verdict.figures.best, verdict.batch
+    own = next((each.times for each in verdict.figures.others if each.role == GENERATE), {})
+    if best and batch is not None and batch in own and own[batch].mean < best.times[batch].mean:
+        time, rows = percent(own[batch].mean, 0), counted(batch, "row")
+        yield findings.GENERATE_IS_FASTER.format(time=time, rows=rows, setting=best.key)
 
 
 def _minutes(seconds: float) -> str:
