@@ -48,7 +48,8 @@ def main(arguments: Sequence[str]) -> int:
     asked = Asked(
         common(flags), read_prompts(flags.prompts) if flags.prompts else (), flags.minutes, flags.margin, flags.batch
     )
-    asked.parts()  # too few prompts are told before Ray is imported
+    asked.parts()  # what can't be used is told before Ray is imported
+    Record.open(flags.out, asked.as_dict())
     display = open_display(quiet=flags.quiet)
     log_to_stderr(logging.WARNING)
     display.say("importing Ray")
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
 
     with ray_session(display.say):
         verdict = assess(asked, flags.out, partial(OnRay, flags.device), display)
-    finish(verdict, flags.out, Record.open(Path(flags.out).expanduser(), asked.as_dict()))
+    finish(verdict, flags.out, Record.open(flags.out, asked.as_dict()))
     return 0
 
 

@@ -32,6 +32,9 @@ class Here:
     def __init__(self) -> None:
         self.did: list[str] = []
 
+    def _done(self, name: str) -> None:
+        self.did.append(name)
+
     def look(self, config: SweepConfig) -> ModelFacts:
         return look_here(config, 1)
 
@@ -43,7 +46,7 @@ class Here:
         model, layers, _ = look_here(config, 1)
         land(store, runs, generator.generate(runs))
         store.publish(MANIFEST, encode(make_manifest(config, model, layers)))
-        self.did.append(Path(out).name)
+        self._done(Path(out).name)
 
     def study(self, results: str, plan: Plan, columns: Sequence[str]) -> None:
         sweep = read_finished(results, columns)
@@ -54,7 +57,7 @@ class Here:
         for unit in study.units():
             parts: list[Done] = [study.do(part) for part in unit.parts]
             call.settle(unit, parts, datetime.now(UTC), Silence())
-        self.did.append(f"{study.table.name} of {Path(results).name}")
+        self._done(f"{study.table.name} of {Path(results).name}")
 
     def train(self, results: str, what: str, out: str, one_in: int = 1, **settings: Any) -> Card:
         folder = Path(out)
@@ -67,5 +70,5 @@ class Here:
             work.load("cpu", 1.0)
             work.advance(60)
             work.finish()
-            self.did.append(folder.name)
+            self._done(folder.name)
         return Card.model_validate_json((folder / CARD).read_bytes())

@@ -24,12 +24,8 @@ from cluster.studies.assessment.preparing import ORACLE_KEY, best_ceiling, find_
 from cluster.studies.assessment.searching import search
 from cluster.studies.assessment.workshop import CEILING, LOOK, RUN, Workshop
 from eexit.messages import findings
-from eexit.messages.errors import UsageError
-from eexit.messages.locations import shown
 from eexit.messages.progress import Display
 from eexit.messages.written import short_percent
-from eexit.plan.artefacts import CARD
-from eexit.results.layout import MANIFEST
 from eexit.studies.assessment import sizes
 from eexit.studies.assessment.asked import Asked
 from eexit.studies.assessment.parts import ANSWERS, CHOOSING, REPORTING
@@ -56,11 +52,10 @@ def assess(asked: Asked, out: str | Path, place_on: Callable[[Display], Place], 
 
     Raises `UsageError` for what can't be used, and whatever stops a step.
     """
-    folder = _folder(out)
-    record = Record.open(folder, asked.as_dict())
+    record = Record.open(out, asked.as_dict())
     steps = Steps(display, sizes.SHARES, record.finished)
     with display:
-        shop = Workshop(asked, folder, place_on(steps), steps, record)
+        shop = Workshop(asked, record.path.parent, place_on(steps), steps, record)
         _say_what_is_asked(shop)
         for step, work in STEPS.items():
             is_gone = step in LEAVES and not shop.is_there(LEAVES[step])
@@ -68,18 +63,6 @@ def assess(asked: Asked, out: str | Path, place_on: Callable[[Display], Place], 
                 with shop.timed(step):
                     work(shop)
         return _judged(shop)
-
-
-def _folder(out: str | Path) -> Path:
-    folder = Path(out).expanduser().resolve()
-    if "://" in str(out):
-        raise UsageError(f"--out {shown(str(out))} is a URI: give a folder, which models are loaded from")
-    if folder.is_file():
-        raise UsageError(f"--out {folder} is a file: give a folder")
-    for name in (MANIFEST, CARD):
-        if (folder / name).exists():
-            raise UsageError(f"--out {folder} holds other results ({name}): choose another --out")
-    return folder
 
 
 def _judged(shop: Workshop) -> Verdict:

@@ -19,7 +19,17 @@ from eexit.results.store.finished_sweep import read_finished
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import REPLAYS
 from eexit.studies.assessment import learned, sizes
-from eexit.studies.assessment.front import Found, LookPrices, best_set, cost_within, found_of, front, of_set, rules_of
+from eexit.studies.assessment.front import (
+    Found,
+    LookPrices,
+    as_if_free,
+    best_set,
+    cost_within,
+    found_of,
+    front,
+    of_set,
+    rules_of,
+)  # fmt: skip
 from eexit.studies.assessment.learned import LEARNED, UNALTERED, Rules, Way
 from eexit.studies.assessment.parts import PILOT
 from eexit.studies.choosing.evidence import Evidence
@@ -37,8 +47,9 @@ def search(shop: Workshop) -> None:
     found = {name: _found(shop, name) for name in ways}
     margin = shop.asked.margin
     name = min(found, key=lambda each: cost_within(found[each], margin))
-    exit_set = best_set(found[name], margin)
-    chosen = front(of_set(found[name], exit_set), margin, sizes.MOST_TRIED)
+    priced = as_if_free(found[name], margin)
+    exit_set = best_set(priced, margin)
+    chosen = front(of_set(priced, exit_set), margin, sizes.MOST_TRIED)
     way, rules = ways[name], rules_of((each.rule, each.parameter) for each in chosen)
     if not any(each.exits for each in chosen):
         shop.record.plans["front"] = None

@@ -3,9 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from eexit.messages.errors import UsageError
+from eexit.messages.explaining import explain
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import AUTO, EVERY, NORMAL, Exit
 from eexit.plan.hashes import content_hash
@@ -38,6 +42,11 @@ class Asked:
             raise UsageError(f"--minutes must be a number above 0, got {self.minutes:g}")
         if not 0 < self.margin < 1:
             raise UsageError(f"--margin must be above 0 and below 1, as in 0.02, got {self.margin:g}")
+        try:
+            self.config([Prompt("any", "any")])
+        except ValidationError as error:
+            flags = set(self.common)
+            raise UsageError(explain(error, flags, Path("jobs/assess.py"), SweepConfig.model_fields)) from error
 
     @property
     def enough(self) -> Enough:

@@ -6,13 +6,13 @@ model's own runs. It is an estimate, for the order of what is tried: what settin
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 
 from eexit.plan.configuration import EVERY
-from eexit.quality.learn_then_test import pareto_sequence
+from eexit.quality.learn_then_test import FULL_DEPTH, pareto_sequence
 from eexit.studies.assessment.learned import FREE, Rules
 
 # Disagreement that settings are looked for at, as multiples of the margin: a small one can lose many answers.
@@ -41,6 +41,7 @@ class Found:
     exit_set: str
     disagreement: float
     cost: float  # estimated, as a share of full depth
+    free: float  # the same if deciding were free
     exits: float  # share of tokens that leave early
 
 
@@ -66,14 +67,23 @@ def found_of(row: Mapping[str, Any], layers: Sequence[int], n_layers: int, price
     exit_set = row["exit_set"] or EVERY
     looked_at = [layer for layer in layers if exit_set == EVERY or str(layer) in exit_set.split(",")]
     look = 0.0 if row["rule"] in FREE else prices.look
-    cost = 0.0
+    cost = free = 0.0
     for layer, share in shares.items():
         n_looks = sum(each <= layer for each in looked_at)
         is_read_already = prices.is_whole and look > 0 and layer in looked_at
         reads = n_looks * look + (0.0 if is_read_already else prices.head)
-        cost += share * ((layer + 1) / n_layers * (1 - prices.head) + reads)
+        of_layers = (layer + 1) / n_layers * (1 - prices.head)
+        cost, free = cost + share * (of_layers + reads), free + share * (of_layers + prices.head)
     early = sum(share for layer, share in shares.items() if layer < n_layers - 1)
-    return Found(row["rule"], float(row["parameter"]), exit_set, row["expected_disagreement"], cost, early)
+    return Found(row["rule"], float(row["parameter"]), exit_set, row["expected_disagreement"], cost, free, early)
+
+
+def as_if_free(found: Sequence[Found], margin: float) -> list[Found]:
+    """These settings; if none of them saves within the margin, as if deciding were free: then what is tried says how
+    much deciding takes."""
+    if cost_within(found, margin) < FULL_DEPTH:
+        return list(found)
+    return [replace(each, cost=each.free) for each in found]
 
 
 def best_set(found: Sequence[Found], margin: float) -> str:

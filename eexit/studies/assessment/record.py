@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from eexit.messages.errors import UsageError
+from eexit.messages.locations import shown
+from eexit.plan.artefacts import CARD
+from eexit.results.layout import MANIFEST
 from eexit.results.store.manifest import first_difference
 from eexit.whole_files import write_whole
 
@@ -35,9 +38,12 @@ class Record:
     remarks: list[str] = field(default_factory=list)
 
     @classmethod
-    def open(cls, out: Path, asked: Mapping[str, Any]) -> "Record":
-        """That of this folder, or a new one. Raises `UsageError` if it is of another assessment, or damaged."""
-        path, asked = out / RECORD, json.loads(json.dumps(asked))
+    def open(cls, out: str | Path, asked: Mapping[str, Any]) -> "Record":
+        """That of this folder, or a new one.
+
+        Raises `UsageError` if it is of another assessment, or damaged, and for what is no folder of an assessment.
+        """
+        path, asked = _folder(out) / RECORD, json.loads(json.dumps(asked))
         if not path.is_file():
             return cls(path, asked)
         try:
@@ -64,3 +70,15 @@ class Record:
     def remark(self, *lines: str) -> None:
         self.remarks += [line for line in lines if line not in self.remarks]
         self.write()
+
+
+def _folder(out: str | Path) -> Path:
+    if "://" in str(out):
+        raise UsageError(f"--out {shown(str(out))} is a URI: give a folder, which models are loaded from")
+    folder = Path(out).expanduser().resolve()
+    if folder.is_file():
+        raise UsageError(f"--out {out} is a file: give a folder")
+    for name in (MANIFEST, CARD):
+        if (folder / name).exists():
+            raise UsageError(f"--out {out} holds other results ({name}): choose another --out")
+    return folder

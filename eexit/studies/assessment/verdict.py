@@ -13,8 +13,8 @@ Otherwise something stands between what exits could save and what they do. Savin
 
 The three causes, each as what is lost of full depth:
 
-- `certain too late` = possible − theory, where a setting that is not certified, or broke the bound later, counts as one
-  that saves nothing in theory: no exits are shown to be possible at that risk. The part possible − ceiling is the
+- `certain too late` = possible − theory, where a setting that was tested in vain, or broke the bound later, counts as
+  one that saves nothing in theory: no exits are shown to be possible at that risk. The part possible − ceiling is the
   model's, which no rule could gain; ceiling − theory is the rules'.
 - `deciding` = theory − run = (cost_run − cost_needed) / cost_full;
 - `batches` = theory − allowed, at the batch size at which the most is allowed.
@@ -148,8 +148,9 @@ def losses_of(figures: Figures) -> dict[str, float]:
     best = figures.best
     if best is None:
         return {LATE: _loss(figures.possible), DECIDING: 0.0, BATCHES: 0.0}
-    fails = best.reporting is not None and not holds(best, figures.bound)
-    shown = best.theory if best.certified and not fails else 0.0
+    broken = best.reporting is not None and not holds(best, figures.bound)
+    is_refuted = best.loss is not None and (broken or not best.certified)
+    shown = 0.0 if is_refuted else best.theory
     allowed = [best.allowed[batch] for batch in figures.batches if batch in best.allowed]
     return {
         LATE: _loss(figures.possible - shown),

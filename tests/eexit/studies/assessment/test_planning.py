@@ -10,6 +10,7 @@ from eexit.plan.prompt_kinds.drawing import draw_prompts
 from eexit.studies.assessment.front import (
     Found,
     LookPrices,
+    as_if_free,
     best_set,
     found_of,
     front,
@@ -130,10 +131,11 @@ def test_what_a_setting_would_cost_counts_layers_looks_and_the_read_of_the_token
     assert screened.cost == pytest.approx(0.5 * (0.15 + 0.1 + 0.5) + 0.5 * (0.5 + 0.1 + 0.5))
     assert found_of(row("similarity", exits), layers, n_layers, whole).cost == pytest.approx(0.5 * 0.65 + 0.5 * 1.0)
     assert screened.exits == 0.5
+    assert screened.free == pytest.approx(0.5 * (0.15 + 0.5) + 0.5 * 1.0)
 
 
 def setting(disagreement: float, cost: float, exit_set: str = "all", exits: float = 0.2) -> Found:
-    return Found("confidence", 1 - disagreement, exit_set, disagreement, cost, exits)
+    return Found("confidence", 1 - disagreement, exit_set, disagreement, cost, cost / 2, exits)
 
 
 def test_the_front_goes_from_safe_to_bold_and_leaves_out_what_is_beaten_or_never_exits() -> None:
@@ -147,6 +149,8 @@ def test_the_exit_set_is_the_one_that_costs_least_within_the_margin() -> None:
     found = [setting(0.01, 0.9, "25"), setting(0.5, 0.3, "all"), setting(0.015, 0.85, "20,25")]
     assert best_set(found, 0.02) == "20,25"
     assert of_set(found, "25") == found[:1]
+    assert as_if_free(found, 0.02) == found
+    assert [each.cost for each in as_if_free([setting(0.01, 1.2), setting(0.5, 0.4)], 0.02)] == [0.6, 0.2]
     assert exit_sets((5, 10, 25)) == ("25", "10,25", "all")
     assert exit_sets((5,)) == ("all",)
 
