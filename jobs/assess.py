@@ -76,6 +76,7 @@ def finish(verdict: Verdict, out: str, record: Record) -> None:
         write_report(run, open_store(Path(run).expanduser()))
         print(shown(inside(run, REPORT)))
     print(shown(inside(out, FILE)))
+    # Where it pays, this is the place to take the setting home: `verdict.figures.best.key`, chosen in `run`.
 
 
 def common(flags: Namespace) -> dict[str, object]:

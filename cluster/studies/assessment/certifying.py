@@ -15,7 +15,7 @@ from eexit.studies.assessment.sizes import RunSizes
 from eexit.studies.assessment.tables import latest_choice, to_time
 from eexit.studies.choosing.study import ChoosingStudy
 from eexit.studies.controls import controls_of
-from eexit.studies.timing.plan import WhatToTime
+from eexit.studies.timing.plan import LEAST_TOKENS, WhatToTime
 
 
 def run(shop: Workshop) -> None:
@@ -62,14 +62,14 @@ def choose(shop: Workshop) -> None:
 
 
 def time_settings(shop: Workshop) -> None:
-    if not shop.is_there(RUN) or shop.has_timing(RUN):
+    if not shop.is_there(RUN):
         return
     sweep = read_finished(shop.at(RUN), ["status"])
     choice = latest_choice(sweep)
     assert choice is not None
-    rounds = RunSizes.of(shop.record.plans["run"]).rounds
-    keys = to_time(sweep, choice)
-    tokens = max(3, min(sizes.TIMED_TOKENS, shop.asked.common["max_new_tokens"]))
-    what = WhatToTime(keys, shop.asked.batches, sizes.TIMED_PROMPTS, tokens, rounds)
+    rounds, keys = RunSizes.of(shop.record.plans["run"]).rounds, to_time(sweep, choice)
+    if shop.has_timing(RUN, keys[0], rounds):
+        return
+    tokens = max(LEAST_TOKENS, min(sizes.TIMED_TOKENS, shop.asked.common["max_new_tokens"]))
     shop.steps.work(1.0)
-    shop.time_it(RUN, what)
+    shop.time_it(RUN, WhatToTime(keys, shop.asked.batches, sizes.TIMED_PROMPTS, tokens, rounds))

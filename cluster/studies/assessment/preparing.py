@@ -19,23 +19,16 @@ ONE_IN: Final = 4  # texts has what agreement by number of tokens is shown with,
 
 
 def look(shop: Workshop) -> None:
-    prompts = shop.parts.some(PILOT, sizes.SWEPT_PROMPTS)
-    _, layers, _ = shop.place.look(shop.asked.config(prompts))
+    prompts, rounds = shop.parts.some(PILOT, sizes.SWEPT_PROMPTS), sizes.look_rounds(shop.asked.minutes)
+    _, layers, _ = shop.place.look(shop.asked.config(shop.parts.all))
     began = time.monotonic()
     shop.sweep(shop.asked.look(prompts, layers), LOOK, 0.3)
     shop.record.plans.setdefault("start", time.monotonic() - began)
-    if not shop.has_timing(LOOK):
+    if not shop.has_timing(LOOK, READS_KEY, rounds):
         shop.steps.work(0.7)
         keys = [READS_KEY, *shop.drafts(LOOK)]
-        what = WhatToTime(
-            keys,
-            shop.asked.timed_batches,
-            sizes.LOOK_PROMPTS,
-            sizes.LOOK_TOKENS,
-            sizes.look_rounds(shop.asked.minutes),
-            True,
-        )
-        shop.time_it(LOOK, what)
+        batches = shop.asked.timed_batches
+        shop.time_it(LOOK, WhatToTime(keys, batches, sizes.LOOK_PROMPTS, sizes.LOOK_TOKENS, rounds, True))
     shop.record.write()
     measured = shop.first_look
     shop.steps.say(

@@ -23,7 +23,7 @@ from eexit.studies.assessment.asked import READS_KEY, Asked
 from eexit.studies.assessment.learned import LEARNED, Way
 from eexit.studies.assessment.parts import PARTS
 from eexit.studies.assessment.record import Record
-from eexit.studies.assessment.sizes import RunSizes, SearchSizes, Speed
+from eexit.studies.assessment.sizes import SearchSizes, Speed
 from eexit.studies.assessment.tables import FirstLook, SweepFigures
 from eexit.studies.assessment.verdict import Bound
 from eexit.studies.choosing.question import ChoiceQuestion
@@ -128,11 +128,10 @@ class Workshop:
         columns = (*COLUMNS, *(EXITS if what.with_steps else ()))
         self.place.study(self.at(name), partial(make_plan, asked=what), columns)
 
-    def has_timing(self, name: str) -> bool:
-        """Whether all rounds of a timing are there: the latest call ended with its last one."""
+    def has_timing(self, name: str, key: str, rounds: int) -> bool:
+        """Whether a configuration was timed in so many rounds, which is then the end of a timing."""
         rows = TIMINGS.read(open_store(self.at(name))).to_pylist()
-        wanted = sizes.look_rounds(self.asked.minutes) if name == LOOK else RunSizes.of(self.record.plans["run"]).rounds
-        return any(row["round"] >= wanted for row in rows)
+        return any(row["round"] >= rounds for row in rows if row["configuration"] == key)
 
     def drafts(self, name: str) -> list[str]:
         entries = read_finished(self.at(name), ["status"]).manifest.configurations

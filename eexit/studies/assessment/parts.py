@@ -56,6 +56,10 @@ class PromptParts:
     of: Mapping[str, Sequence[Prompt]]
     risk: str
 
+    @property
+    def all(self) -> list[Prompt]:
+        return [prompt for part in PARTS for prompt in self.of[part]]
+
     def some(self, part: str, n: int) -> tuple[Prompt, ...]:
         """The first n of a part."""
         return tuple(self.of[part][:n])

@@ -19,6 +19,7 @@ from eexit.plan.runs import OK
 from eexit.quality.estimates import Estimate
 from eexit.results.store.finished_sweep import FinishedSweep, read_finished
 from eexit.results.study_tables import CHOICES, TIMINGS
+from eexit.studies.assessment.asked import READS_KEY
 from eexit.studies.assessment.front import head_in_layers, price_of_head
 from eexit.studies.assessment.verdict import (
     BEST,
@@ -70,10 +71,14 @@ class SweepFigures:
         return found
 
     @cached_property
-    def timing(self) -> Sequence[Row]:
-        """The rows of the latest timing."""
+    def _timings(self) -> Sequence[Row]:
         rows: list[Row] = TIMINGS.read(self.sweep.store).to_pylist()
-        return [row for row in rows if row["timing_id"] == rows[-1]["timing_id"]] if rows else []
+        return rows
+
+    def timing(self, key: str) -> Sequence[Row]:
+        """The rows of the latest timing in which this configuration was timed, beside all others in it."""
+        latest = next((row["timing_id"] for row in reversed(self._timings) if row["configuration"] == key), None)
+        return [row for row in self._timings if row["timing_id"] == latest]
 
     def saved(self, key: str, cost: str) -> float:
         """1 − what it cost of full depth, over all runs; NaN where it is not known."""
@@ -91,7 +96,7 @@ class SweepFigures:
 
     def times(self, key: str) -> dict[int, Estimate]:
         """Its time as a multiple of that of `normal`, by batch size, with the interval of the median."""
-        return {each.batch: _time(each) for each in speedups(self.timing) if each.configuration == key}
+        return {each.batch: _time(each) for each in speedups(self.timing(key)) if each.configuration == key}
 
     def at_prices(self, key: str, model: str) -> float:
         """Saved by what was run, at the prices of another model."""
@@ -126,7 +131,7 @@ class FirstLook:
 
     @cached_property
     def steps(self) -> StepTimes | None:
-        return step_times(self.figures.timing, self.figures.n_layers)
+        return step_times(self.figures.timing(READS_KEY), self.figures.n_layers)
 
     @cached_property
     def head(self) -> float:
@@ -148,7 +153,7 @@ class FirstLook:
 
     def seconds(self, key: str, batch: int) -> float:
         """Of a step, the median over rounds; NaN if it was not timed."""
-        rows = [row for row in self.figures.timing if row["configuration"] == key and row["batch"] == batch]
+        rows = [row for row in self.figures.timing(key) if row["configuration"] == key and row["batch"] == batch]
         return float(np.median([row["seconds"] * batch / row["tokens"] for row in rows])) if rows else math.nan
 
 
