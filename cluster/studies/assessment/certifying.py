@@ -31,7 +31,7 @@ def run(shop: Workshop) -> None:
     controls = [each for each in controls_of(shop.at(TRIED)) if each.of in keys] if planned.controls else []
     entries = {entry["key"]: entry for entry in read_finished(shop.at(TRIED), ["status"]).manifest.configurations}
     rules = rules_of((entries[key]["rule"], entries[key]["parameter"]) for key in keys)
-    way = Way(plan["readout"], plan["decide_on"], plan["probe"])
+    way = Way(**{name: plan[name] for name in Way.__dataclass_fields__})
     shop.sweep(shop.asked.settings(prompts, way, rules, plan["exit_set"], controls), RUN, 1.0)
 
 

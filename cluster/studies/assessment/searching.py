@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy as np
 from cluster.studies.assessment.preparing import say_ceiling
 from cluster.studies.assessment.workshop import TRIED, Workshop
 from eexit.messages.errors import UsageError
-from eexit.plan.config import SCREEN, Prompt
+from eexit.method.screen_size import DEFAULT as SCREEN
+from eexit.plan.artefacts import PROBE
 from eexit.plan.configuration import EVERY, NORMAL
 from eexit.quality.learn_then_test import FULL_DEPTH, pareto_sequence
 from eexit.results.landed import read_columns
@@ -21,7 +23,6 @@ from eexit.results.study_tables import REPLAYS
 from eexit.studies.assessment import learned, sizes
 from eexit.studies.assessment.front import (
     Found,
-    LookPrices,
     as_if_free,
     best_set,
     cost_within,
@@ -35,89 +36,74 @@ from eexit.studies.assessment.parts import PILOT
 from eexit.studies.choosing.evidence import Evidence
 from eexit.studies.replay.plan import SettingsToReplay, make_replay_plan
 
+Row = Mapping[str, Any]
+
 
 def search(shop: Workshop) -> None:
     pilot = shop.parts.some(PILOT, shop.search_sizes.pilot)
-    ways = shop.ways()
-    for at, (name, way) in enumerate(ways.items()):
+    found: dict[Way, list[Found]] = {}
+    for at, (name, way) in enumerate((ways := shop.ways()).items()):
         if at:
             shop.sweep(shop.asked.ceiling(pilot, way), name, 0.2)
             say_ceiling(shop, name, "as was learned")
-        _replay(shop, name, way, 0.5 / len(ways))
-    found = {name: _found(shop, name) for name in ways}
+        read, rows = _replay(shop, name, way, 0.5 / len(ways))
+        found[read] = [found_of(row, shop.first_look.figures.n_layers, shop.first_look.head) for row in rows]
     margin = shop.asked.margin
-    name = min(found, key=lambda each: cost_within(found[each], margin))
-    priced = as_if_free(found[name], margin)
+    way = min(found, key=lambda each: cost_within(found[each], margin))
+    priced = as_if_free(found[way], margin)
     exit_set = best_set(priced, margin)
     chosen = front(of_set(priced, exit_set), margin, sizes.MOST_TRIED)
-    way, rules = ways[name], rules_of((each.rule, each.parameter) for each in chosen)
     if not any(each.exits for each in chosen):
         shop.record.plans["front"] = None
         shop.leave_out("all runs of settings, since in replays no token leaves early at any of them")
         return
+    rules = rules_of((each.rule, each.parameter) for each in chosen)
     began, is_new = time.monotonic(), not shop.is_there(TRIED)
-    way = _try(shop, pilot, way, rules, exit_set)
+    shop.sweep(shop.asked.settings(pilot, way, rules, exit_set), TRIED, 0.3)
     if is_new:
         _note_speed(shop, time.monotonic() - began)
-    shop.record.plans["front"] = {
-        "readout": way.readout,
-        "decide_on": way.decide_on,
-        "probe": way.probe,
-        "exit_set": exit_set,
-        "settings": _worth_a_test(shop),
-    }
+    shop.record.plans["front"] = {**asdict(way), "exit_set": exit_set, "settings": _worth_a_test(shop)}
     shop.record.write()
 
 
-def _try(shop: Workshop, pilot: Sequence[Prompt], way: Way, rules: Rules, exit_set: str) -> Way:
-    """Run the front's settings on the pilot, through a screen where that can be had; returns how they read."""
-    screened = _screened(shop, way, rules)
-    try:
-        shop.sweep(shop.asked.settings(pilot, screened, rules, exit_set), TRIED, 0.3)
-    except UsageError as refused:
-        if screened == way:
-            raise
-        shop.leave_out(f"a screen, which this model can't have ({refused})")
-        shop.sweep(shop.asked.settings(pilot, way, rules, exit_set), TRIED, 0.3)
-        return way
-    return screened
+def _replay(shop: Workshop, name: str, way: Way, part: float) -> tuple[Way, Sequence[Row]]:
+    """The replays of all settings that can be had in this way, and how they read; what is there is not done again.
+
+    Where a read of the head costs more than a layer, rules look through a screen, unless the model can't have one.
+    """
+    ways = [way]
+    if shop.first_look.head_in_layers > 1:
+        ways.insert(0, replace(way, decide_on=str(SCREEN)))
+    for each in ways:
+        try:
+            _replay_all(shop, name, each, part)
+        except UsageError as refused:
+            if each == way:
+                raise
+            shop.leave_out(f"a screen, which this model can't have ({refused})")
+            continue
+        return each, _replays(shop, name)
+    raise AssertionError("the last way is done, or raises")
 
 
-def _screened(shop: Workshop, way: Way, rules: Rules) -> Way:
-    """The same way through a screen, where a read of the head costs more than a layer."""
-    reads = any(name not in learned.FREE for name in rules)
-    if shop.first_look.head_in_layers <= 1 or not reads:
-        return way
-    return Way(way.readout, SCREEN, way.probe)
-
-
-def _replay(shop: Workshop, name: str, way: Way, part: float) -> None:
-    """Replays of all settings that can be had in this way; what is there is not replayed again."""
+def _replay_all(shop: Workshop, name: str, way: Way, part: float) -> None:
     layers = read_finished(shop.at(name), ["status"]).manifest.exitable_layers
-    own = {rule: values for each in LEARNED if getattr(way, each.role, None) for rule, values in each.rules.items()}
+    probed = {rule: values for each in LEARNED if each.role == PROBE for rule, values in each.rules.items()}
     searches: list[tuple[Rules, Sequence[str]]] = [(learned.RULES, learned.exit_sets(layers))]
-    searches += [(own, (EVERY,))] if own and way.probe else []
+    searches += [(probed, (EVERY,))] if way.probe else []
     for rules, exit_sets in searches:
         shop.steps.work(part / len(searches))
         if set(rules) <= {row["rule"] for row in _replays(shop, name)}:
             continue
-        settings = SettingsToReplay((), rules, (UNALTERED,), exit_sets)
-        probe = way.probe if rules is own else None
-        plan = partial(make_replay_plan, asked=settings, text_of=NORMAL, probe=probe)
+        replaced = {"decide_on": way.decide_on} | ({PROBE: way.probe} if rules is probed and way.probe else {})
+        settings = SettingsToReplay((), rules, (UNALTERED,), exit_sets, replaced=replaced)
+        plan = partial(make_replay_plan, asked=settings, text_of=NORMAL)
         shop.place.study(shop.at(name), plan, ("prompt_id", "status"))
 
 
-def _replays(shop: Workshop, name: str) -> Sequence[Mapping[str, Any]]:
-    rows: list[Mapping[str, Any]] = REPLAYS.read(open_store(shop.at(name))).to_pylist()
+def _replays(shop: Workshop, name: str) -> Sequence[Row]:
+    rows: list[Row] = REPLAYS.read(open_store(shop.at(name))).to_pylist()
     return rows
-
-
-def _found(shop: Workshop, name: str) -> list[Found]:
-    sweep, look = read_finished(shop.at(name), ["status"]), shop.first_look
-    screens = look.head_in_layers > 1
-    prices = LookPrices(look.head, look.head * (learned.SCREENED if screens else 1.0))
-    n_layers, layers = int(sweep.manifest.model["n_layers"]), sweep.manifest.exitable_layers
-    return [found_of(row, layers, n_layers, prices) for row in _replays(shop, name)]
 
 
 def _note_speed(shop: Workshop, seconds: float) -> None:

@@ -1,7 +1,8 @@
 """Which settings are worth a run: those of the pilot's replays that none beats in both disagreement and cost.
 
-Replays are in the state that alters nothing, and say where tokens would exit. What that costs is told by prices of the
-model's own runs. It is an estimate, for the order of what is tried: what settings cost is measured when they run.
+Replays are in the state that alters nothing, and say where tokens would exit and what looking there would cost. What
+a setting costs in the state that is run is estimated from that, for the order of what is tried: it is counted when it
+runs.
 """
 
 import math
@@ -13,23 +14,10 @@ import numpy as np
 
 from eexit.plan.configuration import EVERY
 from eexit.quality.learn_then_test import FULL_DEPTH, pareto_sequence
-from eexit.studies.assessment.learned import FREE, Rules
+from eexit.studies.assessment.learned import Rules
 
 # Disagreement that settings are looked for at, as multiples of the margin: a small one can lose many answers.
 AIMS: Final = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
-
-
-@dataclass(frozen=True)
-class LookPrices:
-    """Shares of a full-depth token's multiply-adds: of a read of the whole head, and of a look that decides."""
-
-    head: float
-    look: float
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether what decides is a read of the whole head, which then gives the token too."""
-        return self.look == self.head
 
 
 @dataclass(frozen=True)
@@ -61,21 +49,20 @@ def head_in_layers(head: float, n_layers: int) -> float:
     return head * n_layers / (1 - head) if head < 1 else math.inf
 
 
-def found_of(row: Mapping[str, Any], layers: Sequence[int], n_layers: int, prices: LookPrices) -> Found:
-    """A row of `REPLAYS`."""
+def found_of(row: Mapping[str, Any], n_layers: int, head: float) -> Found:
+    """A row of `REPLAYS`, where a read of the head costs such a share of full depth.
+
+    Layers are those up to the exits, as where deeper ones are left to their keys and values; looks are the replay's.
+    """
     shares = {int(layer): float(share) for layer, share in row["exit_distribution"]}
-    exit_set = row["exit_set"] or EVERY
-    looked_at = [layer for layer in layers if exit_set == EVERY or str(layer) in exit_set.split(",")]
-    look = 0.0 if row["rule"] in FREE else prices.look
-    cost = free = 0.0
-    for layer, share in shares.items():
-        n_looks = sum(each <= layer for each in looked_at)
-        is_read_already = prices.is_whole and look > 0 and layer in looked_at
-        reads = n_looks * look + (0.0 if is_read_already else prices.head)
-        of_layers = (layer + 1) / n_layers * (1 - prices.head)
-        cost, free = cost + share * (of_layers + reads), free + share * (of_layers + prices.head)
+    depth = sum(share * (layer + 1) / n_layers for layer, share in shares.items())
+    free = depth * (1 - head) + head
+    looks = (row["cost_run"] - row["cost_needed"]) / row["cost_full"]
     early = sum(share for layer, share in shares.items() if layer < n_layers - 1)
-    return Found(row["rule"], float(row["parameter"]), exit_set, row["expected_disagreement"], cost, free, early)
+    exit_set = row["exit_set"] or EVERY
+    return Found(
+        row["rule"], float(row["parameter"]), exit_set, row["expected_disagreement"], free + looks, free, early
+    )
 
 
 def as_if_free(found: Sequence[Found], margin: float) -> list[Found]:

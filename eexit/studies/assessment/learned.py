@@ -24,8 +24,6 @@ RULES: Final[Rules] = {  # searched with every readout, and every exit set
     "entropy": (1.0, 0.5, 0.25, 0.1, 0.05, 0.02, 0.005),
     "similarity": (0.97, 0.98, 0.985, 0.99, 0.995),
 }
-FREE: Final = ("similarity", "predicted_kl")  # rules whose look costs next to nothing
-SCREENED: Final = 0.2  # of a read of the head: what a screen costs, about, for the order of what is tried
 
 
 @dataclass(frozen=True)

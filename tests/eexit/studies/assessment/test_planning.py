@@ -9,7 +9,6 @@ from eexit.plan.config import Prompt
 from eexit.plan.prompt_kinds.drawing import draw_prompts
 from eexit.studies.assessment.front import (
     Found,
-    LookPrices,
     as_if_free,
     best_set,
     found_of,
@@ -113,25 +112,15 @@ def test_the_price_of_a_read_is_where_the_line_through_exits_of_all_tokens_meets
     assert head_in_layers(price_of_head(pairs), 30) == pytest.approx(8.0)
 
 
-def row(rule: str, shares: dict[int, float], exit_set: str | None = None) -> dict[str, Any]:
-    return {"rule": rule, "parameter": 0.9, "exit_set": exit_set, "expected_disagreement": 0.01,
-            "exit_distribution": list(shares.items())}  # fmt: skip
-
-
-def test_what_a_setting_would_cost_counts_layers_looks_and_the_read_of_the_token() -> None:
-    layers, n_layers = (2, 5), 10
-    whole = LookPrices(head=0.5, look=0.5)
-    exits = {2: 0.5, 5: 0.0, 9: 0.5}
-    # Half: 3 of 10 layers and the read that decided; half: all layers, two looks and the token's read.
-    assert found_of(row("confidence", exits), layers, n_layers, whole).cost == pytest.approx(
-        0.5 * (0.3 * 0.5 + 0.5) + 0.5 * (0.5 + 3 * 0.5)
-    )
-    # A look through a screen does not give the token; layers outside the exit set are not looked at.
-    screened = found_of(row("confidence", exits, "2"), layers, n_layers, LookPrices(0.5, 0.1))
-    assert screened.cost == pytest.approx(0.5 * (0.15 + 0.1 + 0.5) + 0.5 * (0.5 + 0.1 + 0.5))
-    assert found_of(row("similarity", exits), layers, n_layers, whole).cost == pytest.approx(0.5 * 0.65 + 0.5 * 1.0)
-    assert screened.exits == 0.5
-    assert screened.free == pytest.approx(0.5 * (0.15 + 0.5) + 0.5 * 1.0)
+def test_what_a_setting_would_cost_are_layers_up_to_its_exits_a_read_and_the_replays_looks() -> None:
+    row = {
+        "rule": "confidence", "parameter": 0.9, "exit_set": None, "expected_disagreement": 0.01, "cost_full": 200.0,
+        "cost_needed": 190.0, "cost_run": 230.0, "exit_distribution": [(2, 0.5), (5, 0.0), (9, 0.5)],
+    }  # fmt: skip
+    found = found_of(row, n_layers=10, head=0.5)
+    assert found.free == pytest.approx(0.5 * (0.3 * 0.5 + 0.5) + 0.5 * 1.0)
+    assert found.cost == pytest.approx(found.free + 0.2)
+    assert (found.exits, found.exit_set) == (0.5, "all")
 
 
 def setting(disagreement: float, cost: float, exit_set: str = "all", exits: float = 0.2) -> Found:
