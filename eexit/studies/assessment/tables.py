@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from eexit.decode.costs.counting import LOOKS
 from eexit.decode.costs.other_models import KNOWN, Looked, cost_at, full_cost_at
 from eexit.plan.config import screen_size
 from eexit.plan.configuration import GENERATE, NORMAL, Draft, configuration_of
@@ -36,7 +37,7 @@ from eexit.studies.assessment.verdict import GENERATE as GENERATE_ROLE
 from eexit.studies.timing.speedups import Speedup, speedups
 from eexit.studies.timing.steps import StepTimes, step_times
 
-PRICED: Final = ("layers_run", "keys_written", "head_reads", "shortlist_reads", "screen_reads", "probe_reads")
+PRICED: Final = ("layers_run", "keys_written", *LOOKS)
 OF_COSTS: Final = ("cost_full", "cost_needed", "cost_run")
 COLUMNS: Final = ("prompt_id", "configuration", "status", "n_tokens", "exit_layer_counts", *OF_COSTS, *PRICED)
 AT_PRICES_OF: Final = ("llama-2-7b", "llama-3-8b")

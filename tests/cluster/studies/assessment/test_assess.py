@@ -1,5 +1,6 @@
-"""A whole assessment of tiny models of which it is known whether exits pay, and if not, why. All but the last test are
-without Ray: the sweeps, studies and trainings are done in this process.
+"""A whole assessment of tiny models of which it is known whether exits pay, and if not, why.
+
+The sweeps, studies and trainings are done in this process, without Ray.
 """
 
 import json
@@ -72,6 +73,7 @@ class Interrupted(Here):
         raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_where_later_layers_hardly_change_the_stream_it_pays_however_often_it_is_interrupted(tmp_path: Path) -> None:
     save_exiting_model(tmp_path / "model", n_layers=12, sharp=60)
     asked, out, did, told = asked_of(tmp_path / "model"), tmp_path / "out", list[str](), Told()
