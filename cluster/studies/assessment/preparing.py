@@ -65,14 +65,15 @@ def learn(shop: Workshop) -> None:
         return
     prompts = shop.parts.some(TRAINING, planned.training)
     shop.sweep(shop.asked.texts(prompts, planned.seeds), TEXTS, sizes.SHARE_OF_TEXTS)
-    wanted = [each for each in LEARNED if each.what in planned.learns]
+    reads_cost = shop.first_look.head_in_layers > 1
+    wanted = [each for each in LEARNED if each.what in planned.learns and (reads_cost or not each.for_reads)]
     part = (1 - sizes.SHARE_OF_TEXTS) / (len(wanted) + ("curve" in planned.learns))
     folders: dict[str, str] = {}
     for each in wanted:
         shop.steps.work(part)
         folders[each.role] = shop.exits(each.what)
         through: dict[str, Any] = {READOUT: folders[READOUT]} if each.role != READOUT else {}
-        card = shop.place.train(shop.at(TEXTS), each.what, folders[each.role], **through)
+        card = shop.place.train(shop.at(TEXTS), each.what, folders[each.role], **through, **each.settings)
         if each.role == READOUT and "curve" in planned.learns:
             shop.steps.work(part)
             few = shop.place.train(shop.at(TEXTS), each.what, shop.exits(f"{each.what}-few"), one_in=ONE_IN)

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from cluster.studies.assessment.preparing import say_ceiling
-from cluster.studies.assessment.workshop import TRIED, Workshop
+from cluster.studies.assessment.workshop import CEILING_LEARNED, TRIED, Workshop
 from eexit.messages.errors import UsageError
+from eexit.method.rules import ONLINE
 from eexit.method.screen_size import DEFAULT as SCREEN
-from eexit.plan.artefacts import PROBE
+from eexit.plan.artefacts import GATE, PROBE
 from eexit.plan.configuration import EVERY, NORMAL
 from eexit.quality.learn_then_test import FULL_DEPTH, pareto_sequence
 from eexit.results.landed import read_columns
@@ -47,7 +48,8 @@ def search(shop: Workshop) -> None:
             shop.sweep(shop.asked.ceiling(pilot, way), name, 0.2)
             say_ceiling(shop, name, "as was learned")
         read, rows = _replay(shop, name, way, 0.5 / len(ways))
-        found[read] = [found_of(row, shop.first_look.figures.n_layers, shop.first_look.head) for row in rows]
+        look = shop.first_look
+        found[read] = [found_of(row, look.figures.n_layers, look.head) for row in rows if not row["gate"]]
     margin = shop.asked.margin
     way = min(found, key=lambda each: cost_within(found[each], margin))
     priced = as_if_free(found[way], margin)
@@ -58,6 +60,7 @@ def search(shop: Workshop) -> None:
         shop.leave_out("all runs of settings, since in replays no token leaves early at any of them")
         return
     rules = rules_of((each.rule, each.parameter) for each in chosen)
+    way = _gated(shop, way, rules, exit_set, cost_within(chosen, margin))
     began, is_new = time.monotonic(), not shop.is_there(TRIED)
     shop.sweep(shop.asked.settings(pilot, way, rules, exit_set), TRIED, 0.3)
     if is_new:
@@ -99,6 +102,27 @@ def _replay_all(shop: Workshop, name: str, way: Way, part: float) -> None:
         settings = SettingsToReplay((), rules, (UNALTERED,), exit_sets, replaced=replaced)
         plan = partial(make_replay_plan, asked=settings, text_of=NORMAL)
         shop.place.study(shop.at(name), plan, ("prompt_id", "status"))
+
+
+def _gated(shop: Workshop, way: Way, rules: Rules, exit_set: str, cost: float) -> Way:
+    """The same way behind a gate, where one is there and the settings cost less behind it within the margin."""
+    reading = {rule: values for rule, values in rules.items() if ONLINE[rule].reads}
+    if way.gate is None or not reading:
+        return way
+    shop.steps.work(0.1)
+    if not any(row["gate"] for row in _replays(shop, CEILING_LEARNED)):
+        replaced = {"decide_on": way.decide_on, GATE: way.gate}
+        settings = SettingsToReplay((), reading, (UNALTERED,), (exit_set,), learned.GATE_THRESHOLDS, replaced)
+        plan = partial(make_replay_plan, asked=settings, text_of=NORMAL)
+        shop.place.study(shop.at(CEILING_LEARNED), plan, ("prompt_id", "status"))
+    by_threshold: dict[str, list[Found]] = {}
+    for row in _replays(shop, CEILING_LEARNED):
+        if row["gate"]:
+            found = found_of(row, shop.first_look.figures.n_layers, shop.first_look.head)
+            by_threshold.setdefault(row["gate"], []).append(found)
+    costs = {each: cost_within(found, shop.asked.margin) for each, found in by_threshold.items()}
+    best = min(costs, key=lambda each: costs[each])
+    return replace(way, gate_threshold=best) if costs[best] < cost else way
 
 
 def _replays(shop: Workshop, name: str) -> Sequence[Row]:

@@ -12,6 +12,7 @@ from typing import Final
 from cluster.console.steps import Steps
 from cluster.studies.assessment.place import Place
 from eexit.messages import findings
+from eexit.plan.artefacts import CARD
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import NORMAL
 from eexit.results.layout import MANIFEST
@@ -142,7 +143,8 @@ class Workshop:
 
     def ways(self) -> dict[str, Way]:
         """How layers can be read, by the folder of the ceiling."""
-        roles = {each.role: self.exits(each.what) for each in LEARNED if each.what in self.search_sizes.learns}
+        there = [each for each in LEARNED if Path(self.exits(each.what), CARD).is_file()]
+        roles = {each.role: self.exits(each.what) for each in there}
         return {CEILING: Way(), **({CEILING_LEARNED: Way(**roles)} if "readout" in roles else {})}
 
     def exits(self, what: str) -> str:

@@ -4,10 +4,11 @@ or a rule takes.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
+from eexit.method.rules import ONLINE, shown
 from eexit.method.states import STATES, alters
-from eexit.plan.artefacts import PROBE, READOUT
+from eexit.plan.artefacts import GATE, PROBE, READOUT
 from eexit.plan.config import HEAD
 from eexit.plan.configuration import EVERY
 
@@ -33,11 +34,16 @@ class Learned:
     what: str
     role: str
     rules: Rules = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of the training
+    for_reads: bool = False  # whether it is of use only where a read of the head costs more than a layer
 
 
+READING: Final = [f"{rule}/{shown(each)}" for rule, values in RULES.items() if ONLINE[rule].reads for each in values]
+GATE_THRESHOLDS: Final = ("0.05", "0.2")
 LEARNED: Final[Sequence[Learned]] = (  # each is trained through the readout, if that comes before it
     Learned("linear", READOUT),
     Learned("probe", PROBE, {"predicted_kl": (1.0, 2.0, 4.0, 8.0)}),
+    Learned("gate", GATE, settings={"rules": tuple(READING)}, for_reads=True),
 )
 
 
@@ -48,10 +54,19 @@ class Way:
     readout: str = LENS  # or a folder
     decide_on: str = HEAD
     probe: str | None = None
+    gate: str | None = None
+    gate_threshold: str | None = None  # None: the gate is not used
 
-    def fields(self, rules: Rules) -> dict[str, object]:
-        probing = self.probe is not None and any(name in rules for each in LEARNED for name in each.rules)
-        return {"readout": self.readout, "decide_on": self.decide_on, **({"probe": self.probe} if probing else {})}
+    def fields(self, rules: Rules) -> dict[str, Any]:
+        """Those that have an effect on these rules."""
+        probing = self.probe is not None and any(ONLINE[name].probes for name in rules if name in ONLINE)
+        gated = self.gate_threshold is not None and any(ONLINE[name].reads for name in rules if name in ONLINE)
+        return {
+            "readout": self.readout,
+            "decide_on": self.decide_on,
+            **({"probe": self.probe} if probing else {}),
+            **({"gate": self.gate, "gate_thresholds": (float(self.gate_threshold or 0),)} if gated else {}),
+        }
 
 
 def exit_sets(layers: Sequence[int]) -> tuple[str, ...]:

@@ -26,12 +26,11 @@ PROMPTS_TO_LEARN, MOST_SEEDS, LEAST_TEXTS = 400, 16, 60
 LEAST_PILOT, MOST_PILOT = 24, 120
 CONFIGURATIONS_OF_THE_PILOT: Final = 16  # that generate there, about, with every readout
 MOST_TRIED, MOST_SETTINGS = 8, 4  # settings on the pilot, and on the prompts for choosing
-STARTS: Final = {
-    "curve": 11,
-    "probe": 10,
-    "linear": 9,
-    "": 5,
-}  # how often work begins with all up to this that is learned
+NAMES: Final = {  # of what is learned, in order: each comes only with those before it
+    "linear": "a linear readout", "probe": "a probe", "gate": "a gate", "curve": "agreement by number of tokens",
+}  # fmt: skip
+# How often work begins with all up to this that is learned.
+STARTS: Final = {"curve": 13, "gate": 12, "probe": 10, "linear": 9, "": 5}
 MOST_OF_STARTS: Final = 0.5  # share of the minutes that may go into beginning work
 OBSERVING: Final = 1.5  # times as long as decoding alone, since full depth looks at every finished text
 
@@ -153,10 +152,8 @@ def _learns(seconds: float, speed: Speed) -> tuple[tuple[str, ...], list[str]]:
     """What is learned, the richest that leaves enough time, and what is not."""
     fits = [last for last, starts in STARTS.items() if starts * speed.start <= MOST_OF_STARTS * seconds]
     last = fits[0] if fits else ""
-    learned = {"curve": ("linear", "probe", "curve"), "probe": ("linear", "probe"), "linear": ("linear",), "": ()}
-    names = {"linear": "a linear readout", "probe": "a probe", "curve": "agreement by number of tokens"}
-    lacking = [name for what, name in names.items() if what not in learned[last]]
-    return learned[last], [f"{name}, for want of minutes" for name in lacking]
+    learned = tuple(NAMES)[: list(NAMES).index(last) + 1] if last else ()
+    return learned, [f"{name}, for want of minutes" for what, name in NAMES.items() if what not in learned]
 
 
 def _last(learns: Sequence[str]) -> str:

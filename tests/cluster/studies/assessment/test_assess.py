@@ -19,7 +19,7 @@ from eexit.messages.errors import UsageError
 from eexit.messages.progress import Silence
 from eexit.plan.config import Prompt
 from eexit.results.store.folder import open_store
-from eexit.results.study_tables import CHOICES, TIMINGS
+from eexit.results.study_tables import CHOICES, REPLAYS, TIMINGS
 from eexit.studies.assessment import asked as of_asked
 from eexit.studies.assessment import learned, sizes
 from eexit.studies.assessment.asked import Asked
@@ -154,10 +154,12 @@ def test_where_a_batch_waits_for_its_last_row_batches_keep_the_layers_busy(
 @pytest.mark.slow
 def test_what_is_learned_is_searched_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sizes, "STARTS", {"curve": 11, "": 5})
-    save_exiting_model(tmp_path / "model", n_layers=12)
+    save_exiting_model(tmp_path / "model", n_layers=8, n_tokens=2000, width=32, sharp=30)
     place, told = Here(), Told()
-    verdict = assess(asked_of(tmp_path / "model"), tmp_path / "out", lambda display: place, told)
-    assert {"texts", "linear", "linear-few", "probe", "ceiling-learned"} <= {*place.did}
-    assert place.did.count("replays of ceiling-learned") == 2, "through the readout, and those of the probe"
-    assert any(line.startswith("as full depth at layer 9, learned: ") for line in told.lines)
-    assert verdict.pays
+    verdict = assess(asked_of(tmp_path / "model", 2), tmp_path / "out", lambda display: place, told)
+    assert {"texts", "linear", "linear-few", "probe", "gate", "ceiling-learned"} <= {*place.did}
+    assert any(line.startswith("as full depth at layer 6, learned: ") for line in told.lines)
+    assert any("a screen, which this model can't have" in line for line in told.lines)
+    replays = REPLAYS.read(open_store(tmp_path / "out" / "ceiling-learned")).to_pylist()
+    assert {"confidence", "predicted_kl"} <= {row["rule"] for row in replays}
+    assert verdict.figures.best is not None

@@ -72,12 +72,12 @@ def test_drawn_prompts_are_as_many_as_are_likely_to_show_it() -> None:
 
 @pytest.mark.parametrize(
     ("minutes", "start", "learns"),
-    [(30, 10, ("linear", "probe", "curve")), (3, 9.5, ("linear",)), (3, 15, ())],
+    [(30, 10, ("linear", "probe", "gate", "curve")), (3, 9.5, ("linear",)), (3, 15, ())],
 )
 def test_what_is_learned_fits_the_minutes(minutes: float, start: float, learns: tuple[str, ...]) -> None:
     sizes = search_sizes(60 * minutes, Speed(400, 250, start), AVAILABLE, 32, ENOUGH, minutes)
     assert sizes.learns == learns
-    assert len(sizes.left_out) == 3 - len(learns)
+    assert len(sizes.left_out) == 4 - len(learns)
     assert sizes.pilot <= AVAILABLE[PILOT]
 
 
