@@ -29,7 +29,7 @@ from eexit.results.store.finished_sweep import FinishedSweep, read_finished
 from eexit.results.store.folder import open_store
 from eexit.results.store.whereabouts import refuse_for_learned
 from eexit.training.plan import DamagedArtefactError, TrainingPlan, is_finished, make_training_plan, refuse_settings
-from eexit.training.texts import Text, distinct, read_texts
+from eexit.training.texts import Text, distinct, read_texts, thinned
 
 SECONDS_PER_CALL = 2.0  # of the actor, between which progress is shown and interruptions are heard
 SECONDS_TO_SAVE = 120.0  # what was learned, when it is interrupted: the current block has to end first
@@ -43,11 +43,13 @@ def train_exits(
     device: Device = "auto",
     display: Display | None = None,
     look: Callable[[SweepConfig, int], ModelFacts] = look_at_model,
+    one_in: int = 1,
     **settings: Any,
 ) -> Card:
     """Train `what` on the `normal` texts of the finished sweep in `results`, and write the artefact to folder `out`.
 
-    `prompts` are more of them, whose texts are generated first. `settings` are fields of
+    `prompts` are more of them, whose texts are generated first. With `one_in`, it learns from one text in so many, for
+    comparison, and is measured on the same held-out ones. `settings` are fields of
     `eexit.training.setup.Settings`, which the flags of `jobs/train.py` describe. `look` is as in `run_sweep`. Returns
     the artefact's card. A damaged artefact is set aside and trained again.
 
@@ -61,7 +63,7 @@ def train_exits(
     texts = read_texts(sweep.store)
     if prompts:
         texts = distinct([*texts, *_generated(sweep, prompts, folder, device, display, look)])
-    plan = make_training_plan(sweep, results, texts, str(folder), given, look)
+    plan = make_training_plan(sweep, results, thinned(texts, one_in), str(folder), given, look)
     try:
         if is_finished(plan):
             display.say(f"nothing is left to do: {folder} holds this training's artefact")

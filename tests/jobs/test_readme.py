@@ -48,6 +48,7 @@ INSTEAD = {
     "OPENAI_API_KEY=…": "OPENAI_API_KEY=a-key",
 }
 CLUSTER = "ports that only one test at a time can use: tests/jobs/test_submit.py runs it"
+ASSESSES = "many sweeps one after the other: tests/cluster/studies/assessment runs them"
 INSTALLS = "the environment of the tests stays as it is: .ci/run installs the package"
 LEFT_OUT = {
     "pip install -e .": INSTALLS,
@@ -55,6 +56,8 @@ LEFT_OUT = {
     "pip install -e '.[judge]'": INSTALLS,
     "pip install -e '.[lm-eval]'": INSTALLS,
     "pytest": "these tests",
+    "python jobs/assess.py": ASSESSES,
+    "python jobs/assess.py --model Qwen/Qwen3-0.6B --prompts mine.jsonl --minutes 60 --out results/assess": ASSESSES,
     "ray start --head": CLUSTER,
     "ray job submit --working-dir . -- python jobs/sweep.py --out /abs/path": CLUSTER,
 }

@@ -81,14 +81,15 @@ def follows_from_full_depth(setting: Exit, is_adapted: bool) -> bool:
 
 
 def together(settings: Sequence[Exit], is_adapted: bool) -> list[list[Exit]]:
-    """The settings in groups that one pass over a text serves: of a rule, if all of them see the same evidence."""
+    """The settings in groups that one pass over a text serves: of a rule and exit set, if all of them see the same
+    evidence. A rule looks at the layers of its exit set alone."""
 
     def group(setting: Exit) -> tuple[str, ...]:
         probes = setting.rule in ONLINE and ONLINE[setting.rule].probes
         is_own = not follows_from_full_depth(setting, is_adapted) or probes or setting.gate is not None
         return (setting.key,) if is_own else (setting.state, setting.rule, setting.exit_set or EVERY)
 
-    return [list(same) for _, same in groupby(settings, group)]
+    return [list(same) for _, same in groupby(sorted(settings, key=group), group)]
 
 
 def replay_recorded(settings: Sequence[Exit], transcript: Transcript, exitable_layers: Sequence[int]) -> list[Replayed]:

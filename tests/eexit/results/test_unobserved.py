@@ -16,7 +16,8 @@ from eexit.plan.config import Observe, Prompt, SweepConfig
 from eexit.plan.runs import configurations
 from eexit.results.store.folder import open_store
 from eexit.results.tables import TOKENS
-from jobs import choose, export
+from jobs import choose
+from jobs.files import export
 from reports.page.payload import payload
 from reports.read.sweep import read_sweep
 

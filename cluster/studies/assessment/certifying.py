@@ -1,0 +1,75 @@
+"""The last steps: few settings on prompts that chose nothing, which of them may be used, and how long they take."""
+
+from functools import partial
+
+import numpy as np
+
+from cluster.studies.assessment.workshop import RUN, TRIED, Workshop
+from eexit.plan.configuration import NORMAL
+from eexit.results.store.finished_sweep import read_finished
+from eexit.studies.assessment import sizes
+from eexit.studies.assessment.front import rules_of, spread
+from eexit.studies.assessment.learned import Way
+from eexit.studies.assessment.parts import CHOOSING, REPORTING
+from eexit.studies.assessment.sizes import RunSizes
+from eexit.studies.assessment.tables import latest_choice, to_time
+from eexit.studies.choosing.study import ChoosingStudy
+from eexit.studies.controls import controls_of
+from eexit.studies.timing.plan import LEAST_TOKENS, WhatToTime
+
+
+def run(shop: Workshop) -> None:
+    plan = shop.record.plans.get("front")
+    if not plan:
+        return
+    if not plan["settings"]:
+        shop.leave_out("the run, since on the pilot, each setting that was tried runs more than full depth")
+        return
+    planned = _run_sizes(shop, len(plan["settings"]))
+    keys = spread(plan["settings"], planned.settings)
+    prompts = [*shop.parts.some(CHOOSING, planned.choosing), *shop.parts.some(REPORTING, planned.reporting)]
+    controls = [each for each in controls_of(shop.at(TRIED)) if each.of in keys] if planned.controls else []
+    entries = {entry["key"]: entry for entry in read_finished(shop.at(TRIED), ["status"]).manifest.configurations}
+    rules = rules_of((entries[key]["rule"], entries[key]["parameter"]) for key in keys)
+    way = Way(**{name: plan[name] for name in Way.__dataclass_fields__})
+    shop.sweep(shop.asked.settings(prompts, way, rules, plan["exit_set"], controls), RUN, 1.0)
+
+
+def _run_sizes(shop: Workshop, n_settings: int) -> RunSizes:
+    """What the run has room for: planned once, after the search."""
+    if "run" not in shop.record.plans:
+        tried, look = read_finished(shop.at(TRIED), ["n_tokens"]), shop.first_look
+        tokens = [n for n in tried.runs["n_tokens"].to_pylist() if n is not None]
+        of_a_round = sum(
+            4 * sizes.TIMED_TOKENS * -(-sizes.TIMED_PROMPTS // batch) * look.seconds(NORMAL, batch)
+            for batch in shop.asked.batches
+        )
+        planned = sizes.run_sizes(
+            shop.seconds_left, shop.speed, shop.available, float(np.mean(tokens)), shop.asked.enough, n_settings,
+            of_a_round,
+        )  # fmt: skip
+        shop.record.plans["run"] = sizes.stored(planned)
+        shop.leave_out(*planned.left_out)
+    return RunSizes.of(shop.record.plans["run"])
+
+
+def choose(shop: Workshop) -> None:
+    if not shop.is_there(RUN) or latest_choice(read_finished(shop.at(RUN), ["status"])):
+        return
+    question = shop.question(shop.at(TRIED))
+    shop.steps.work(1.0)
+    shop.place.study(shop.at(RUN), partial(ChoosingStudy, question=question), question.columns)
+
+
+def time_settings(shop: Workshop) -> None:
+    if not shop.is_there(RUN):
+        return
+    sweep = read_finished(shop.at(RUN), ["status"])
+    choice = latest_choice(sweep)
+    assert choice is not None
+    rounds, keys = RunSizes.of(shop.record.plans["run"]).rounds, to_time(sweep, choice)
+    if shop.has_timing(RUN, keys[0], rounds):
+        return
+    tokens = max(LEAST_TOKENS, min(sizes.TIMED_TOKENS, shop.asked.common["max_new_tokens"]))
+    shop.steps.work(1.0)
+    shop.time_it(RUN, WhatToTime(keys, shop.asked.batches, sizes.TIMED_PROMPTS, tokens, rounds))

@@ -1,0 +1,55 @@
+"""Where the sweeps, studies and trainings of an assessment are done."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from cluster.console.job import Device
+from cluster.studies.run import run_study
+from cluster.studies.training import train_exits
+from cluster.sweep import run_sweep
+from eexit.messages.progress import Display
+from eexit.plan.artefacts import Card
+from eexit.plan.config import SweepConfig
+from eexit.plan.model_facts import ModelFacts, look_at_model
+from eexit.results.store.finished_sweep import FinishedSweep
+from eexit.studies.study import Study
+
+Plan = Callable[[FinishedSweep, str], Study]
+
+
+class Place(Protocol):
+    """What has landed of a sweep is not done again. `one_in` is of the texts that are learned from."""
+
+    def look(self, config: SweepConfig) -> ModelFacts: ...
+    def sweep(self, config: SweepConfig, out: str) -> None: ...
+    def study(self, results: str, plan: Plan, columns: Sequence[str]) -> None: ...
+    def train(self, results: str, what: str, out: str, one_in: int = 1, **settings: Any) -> Card: ...
+
+
+@dataclass
+class OnRay:
+    """On the Ray that this process has joined, one after the other. The model is looked at once."""
+
+    device: Device
+    display: Display
+    rows_per_shard: int = 128
+    _facts: ModelFacts | None = field(default=None, init=False)
+
+    def look(self, config: SweepConfig, rows: int = 0) -> ModelFacts:
+        if self._facts is None:
+            self._facts = look_at_model(config, self.rows_per_shard)
+        return self._facts
+
+    def sweep(self, config: SweepConfig, out: str) -> None:
+        run_sweep(
+            config, Path(out), device=self.device, rows_per_shard=self.rows_per_shard, display=self.display,
+            look=self.look,
+        )  # fmt: skip
+
+    def study(self, results: str, plan: Plan, columns: Sequence[str]) -> None:
+        run_study(results, plan, self.device, self.display, self.look, columns)
+
+    def train(self, results: str, what: str, out: str, one_in: int = 1, **settings: Any) -> Card:
+        return train_exits(results, what, out, (), self.device, self.display, self.look, one_in, **settings)

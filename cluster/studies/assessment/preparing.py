@@ -1,0 +1,92 @@
+"""The first steps: how long a step of decoding takes, what could be saved at most, and what can be learned."""
+
+import time
+from typing import Any, Final
+
+from cluster.studies.assessment.workshop import CEILING, CEILING_LEARNED, LOOK, TEXTS, Workshop
+from eexit.messages.wording import counted
+from eexit.messages.written import percent, written
+from eexit.plan.artefacts import READOUT, Card
+from eexit.studies.assessment import sizes
+from eexit.studies.assessment.asked import READS_KEY
+from eexit.studies.assessment.learned import DEPLOYED, LEARNED, ORACLE, Way
+from eexit.studies.assessment.parts import PILOT, TRAINING
+from eexit.studies.assessment.tables import SweepFigures
+from eexit.studies.timing.plan import WhatToTime
+
+ORACLE_KEY: Final = f"{DEPLOYED}/{ORACLE}"
+ONE_IN: Final = 4  # texts has what agreement by number of tokens is shown with, beside all
+
+
+def look(shop: Workshop) -> None:
+    prompts, rounds = shop.parts.some(PILOT, sizes.SWEPT_PROMPTS), sizes.look_rounds(shop.asked.minutes)
+    _, layers, _ = shop.place.look(shop.asked.config(shop.parts.all))
+    began = time.monotonic()
+    shop.sweep(shop.asked.look(prompts, layers), LOOK, 0.3)
+    shop.record.plans.setdefault("start", time.monotonic() - began)
+    if not shop.has_timing(LOOK, READS_KEY, rounds):
+        shop.steps.work(0.7)
+        keys = [READS_KEY, *shop.drafts(LOOK)]
+        batches = shop.asked.timed_batches
+        shop.time_it(LOOK, WhatToTime(keys, batches, sizes.LOOK_PROMPTS, sizes.LOOK_TOKENS, rounds, True))
+    shop.record.write()
+    measured = shop.first_look
+    shop.steps.say(
+        f"a read of the head costs {written(measured.head_in_layers, '.1f')} layers; a step takes "
+        + ", ".join(
+            f"{written(1e3 * seconds[-1], '.0f')} ms with {counted(rows, 'row')}"
+            for rows, seconds in (measured.steps.seconds.items() if measured.steps else ())
+        )
+    )
+
+
+def find_ceiling(shop: Workshop) -> None:
+    shop.sweep(shop.asked.ceiling(shop.parts.some(PILOT, shop.search_sizes.pilot), Way()), CEILING, 1.0)
+    say_ceiling(shop, CEILING, "with the lens")
+
+
+def say_ceiling(shop: Workshop, name: str, how: str) -> None:
+    top = SweepFigures.read(shop.at(name)).contender(ORACLE_KEY, "", shop.first_look.steps, shop.asked.batches)
+    in_time = ", ".join(f"{percent(share, 0)} with {counted(batch, 'row')}" for batch, share in top.allowed.items())
+    shop.steps.say(
+        f"{how}, the oracle {ORACLE} would save {percent(top.theory)} of the multiply-adds, and of the time {in_time}"
+    )
+
+
+def best_ceiling(shop: Workshop) -> SweepFigures:
+    """Of the lens and what was learned, the one by which the oracle saves more."""
+    there = [SweepFigures.read(shop.at(name)) for name in (CEILING, CEILING_LEARNED) if shop.is_there(name)]
+    return max(there, key=lambda figures: figures.saved(ORACLE_KEY, "cost_needed"))
+
+
+def learn(shop: Workshop) -> None:
+    planned = shop.search_sizes
+    if not planned.learns:
+        return
+    prompts = shop.parts.some(TRAINING, planned.training)
+    shop.sweep(shop.asked.texts(prompts, planned.seeds), TEXTS, sizes.SHARE_OF_TEXTS)
+    reads_cost = shop.first_look.head_in_layers > 1
+    wanted = [each for each in LEARNED if each.what in planned.learns and (reads_cost or not each.for_reads)]
+    part = (1 - sizes.SHARE_OF_TEXTS) / (len(wanted) + ("curve" in planned.learns))
+    folders: dict[str, str] = {}
+    for each in wanted:
+        shop.steps.work(part)
+        folders[each.role] = shop.exits(each.what)
+        through: dict[str, Any] = {READOUT: folders[READOUT]} if each.role != READOUT else {}
+        card = shop.place.train(shop.at(TEXTS), each.what, folders[each.role], **through, **each.settings)
+        if each.role == READOUT and "curve" in planned.learns:
+            shop.steps.work(part)
+            few = shop.place.train(shop.at(TEXTS), each.what, shop.exits(f"{each.what}-few"), one_in=ONE_IN)
+            _say_agreement(shop, few, card)
+
+
+def _say_agreement(shop: Workshop, few: Card, many: Card) -> None:
+    """As final at the last exitable layer, by the tokens that were learned from."""
+    layer = many.layers[-1]
+    told = [
+        f"{percent(row['agreement'])} with {card.data['n_tokens']:,} tokens"
+        for card in (few, many)
+        for row in card.held_out
+        if row["layer"] == layer and row["readout"] == card.what
+    ]
+    shop.steps.say(f"as full depth at layer {layer}, learned: {', '.join(told)}")

@@ -1,0 +1,151 @@
+"""What the steps of an assessment work with: what was asked and planned, the folders, and where work is done."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from cluster.console.steps import Steps
+from cluster.studies.assessment.place import Place
+from eexit.messages import findings
+from eexit.plan.artefacts import CARD
+from eexit.plan.config import SweepConfig
+from eexit.plan.configuration import NORMAL
+from eexit.results.layout import MANIFEST
+from eexit.results.store.finished_sweep import read_finished
+from eexit.results.store.folder import open_store
+from eexit.results.study_tables import TIMINGS
+from eexit.studies.assessment import sizes
+from eexit.studies.assessment.asked import READS_KEY, Asked
+from eexit.studies.assessment.learned import LEARNED, Way
+from eexit.studies.assessment.parts import PARTS
+from eexit.studies.assessment.record import Record
+from eexit.studies.assessment.sizes import SearchSizes, Speed
+from eexit.studies.assessment.tables import FirstLook, SweepFigures
+from eexit.studies.assessment.verdict import Bound
+from eexit.studies.choosing.question import ChoiceQuestion
+from eexit.studies.timing.plan import COLUMNS, EXITS, WhatToTime, make_plan
+
+LOOK: Final = "look"
+CEILING: Final = "ceiling"
+TEXTS: Final = "texts"
+LEARNED_EXITS: Final = "exits"
+CEILING_LEARNED: Final = "ceiling-learned"
+TRIED: Final = "tried"
+RUN: Final = "run"
+
+
+@dataclass
+class Workshop:
+    """The folder of an assessment, and what its steps have left there."""
+
+    asked: Asked
+    out: Path
+    place: Place
+    steps: Steps
+    record: Record
+
+    def __post_init__(self) -> None:
+        self.parts = self.asked.parts()
+        self.available = {part: len(self.parts.of[part]) for part in PARTS}
+        self.bound = Bound(self.parts.risk, self.asked.margin, self.asked.confidence)
+
+    def at(self, name: str) -> str:
+        """A folder of a step."""
+        return str(self.out / name)
+
+    def remark(self, *lines: str) -> None:
+        """Say what is to be known of the verdict, now and beside it."""
+        for line in lines:
+            if line not in self.record.remarks:
+                self.steps.say(line)
+        self.record.remark(*lines)
+
+    def leave_out(self, *what: str) -> None:
+        """Say what is left out, likewise."""
+        self.remark(*(findings.LEFT_OUT.format(what=each) for each in what))
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """A step, whose time counts even if it is interrupted."""
+        began, done = time.monotonic(), False
+        self.steps.begin(step)
+        try:
+            yield
+            done = True
+        finally:
+            self.record.spent(step, time.monotonic() - began, done)
+
+    @property
+    def seconds_left(self) -> float:
+        """Of the minutes, without what the steps so far took, and what this call's present step has taken."""
+        return 60 * self.asked.minutes - sum(self.record.seconds.values())
+
+    @property
+    def first_look(self) -> FirstLook:
+        return FirstLook(SweepFigures.read(self.at(LOOK)))
+
+    @property
+    def speed(self) -> Speed:
+        """By the first step; and by the settings that were tried, once they were."""
+        look, rows = self.first_look, self.asked.timed_batches[-1]
+        start = float(self.record.plans["start"])
+        plain, reading = (rows / look.seconds(name, rows) for name in (NORMAL, READS_KEY))
+        return Speed(plain, min(reading, float(self.record.plans.get("tried_speed", math.inf))), start)
+
+    @property
+    def search_sizes(self) -> SearchSizes:
+        """What the search has room for: planned once, after the first step."""
+        if "search" not in self.record.plans:
+            planned = sizes.search_sizes(
+                self.seconds_left, self.speed, self.available, self.asked.common["max_new_tokens"],
+                self.asked.enough, self.asked.minutes,
+            )  # fmt: skip
+            self.record.plans["search"] = sizes.stored(planned)
+            self.leave_out(*planned.left_out)
+        return SearchSizes.of(self.record.plans["search"])
+
+    @property
+    def tried(self) -> SweepFigures | None:
+        return SweepFigures.read(self.at(TRIED)) if self.is_there(TRIED) else None
+
+    @property
+    def ran(self) -> SweepFigures | None:
+        return SweepFigures.read(self.at(RUN)) if self.is_there(RUN) else None
+
+    def question(self, pilot: str | None) -> ChoiceQuestion:
+        return ChoiceQuestion(self.parts.risk, self.asked.margin, self.asked.confidence, pilot=pilot)
+
+    def sweep(self, config: SweepConfig, name: str, part: float) -> None:
+        """A sweep in a folder, which is such a part of its step."""
+        self.steps.work(part)
+        self.place.sweep(config, self.at(name))
+
+    def time_it(self, name: str, what: WhatToTime) -> None:
+        columns = (*COLUMNS, *(EXITS if what.with_steps else ()))
+        self.place.study(self.at(name), partial(make_plan, asked=what), columns)
+
+    def has_timing(self, name: str, key: str, rounds: int) -> bool:
+        """Whether a configuration was timed in so many rounds, which is then the end of a timing."""
+        rows = TIMINGS.read(open_store(self.at(name))).to_pylist()
+        return any(row["round"] >= rounds for row in rows if row["configuration"] == key)
+
+    def drafts(self, name: str) -> list[str]:
+        entries = read_finished(self.at(name), ["status"]).manifest.configurations
+        return [entry["key"] for entry in entries if entry["draft_layer"] is not None]
+
+    def is_there(self, name: str) -> bool:
+        return Path(self.at(name), MANIFEST).is_file()
+
+    def ways(self) -> dict[str, Way]:
+        """How layers can be read, by the folder of the ceiling."""
+        there = [each for each in LEARNED if Path(self.exits(each.what), CARD).is_file()]
+        roles = {each.role: self.exits(each.what) for each in there}
+        return {CEILING: Way(), **({CEILING_LEARNED: Way(**roles)} if "readout" in roles else {})}
+
+    def exits(self, what: str) -> str:
+        return str(self.out / LEARNED_EXITS / what)

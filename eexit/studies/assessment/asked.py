@@ -1,0 +1,109 @@
+"""What is asked of an assessment, and the configurations of the sweeps that it is made of."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from eexit.messages.errors import UsageError
+from eexit.messages.explaining import explain
+from eexit.plan.config import Prompt, SweepConfig
+from eexit.plan.configuration import AUTO, EVERY, NORMAL, Exit
+from eexit.plan.hashes import content_hash
+from eexit.studies.assessment.learned import DEPLOYED, KL_FACTORS, ORACLE, UNALTERED, Rules, Way
+from eexit.studies.assessment.parts import Enough, PromptParts, drawn, split
+from eexit.studies.assessment.sizes import LOOK_TOKENS, TEXT_TOKENS
+
+CONFIDENCE: Final = 0.95
+READS_ALL: Final = ("confidence", 1.0)  # reads every exitable layer, and hardly ever exits
+READS_KEY: Final = Exit(UNALTERED, *READS_ALL).key
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The flags of `jobs/assess.py`; without prompts, they are drawn. Raises `UsageError` for what they can't be.
+
+    `common` are fields of a `SweepConfig` that all sweeps have: the model, and how it is loaded and read.
+    """
+
+    common: Mapping[str, Any]
+    prompts: Sequence[Prompt] = ()
+    minutes: float = 30.0
+    margin: float = 0.02
+    batches: Sequence[int] = (1, 8, 32)
+    confidence: float = CONFIDENCE
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.minutes < math.inf:
+            raise UsageError(f"--minutes must be a number above 0, got {self.minutes:g}")
+        if not 0 < self.margin < 1:
+            raise UsageError(f"--margin must be above 0 and below 1, as in 0.02, got {self.margin:g}")
+        try:
+            self.config([Prompt("any", "any")])
+        except ValidationError as error:
+            flags = set(self.common)
+            raise UsageError(explain(error, flags, Path("jobs/assess.py"), SweepConfig.model_fields)) from error
+
+    @property
+    def enough(self) -> Enough:
+        return Enough.at(self.margin, self.confidence)
+
+    def parts(self) -> PromptParts:
+        """The prompts' parts. Raises `UsageError` if they are too few."""
+        if self.prompts:
+            return split(self.prompts, self.enough, self.margin)
+        return drawn(self.enough, self.margin, self.seed)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All that the results depend on, as JSON has it."""
+        prompts = [
+            [each.id, each.prompt, each.system, each.answer, each.answer_pattern, each.group] for each in self.prompts
+        ]
+        return {
+            **self.common,
+            "prompts": content_hash(prompts) if prompts else "drawn",
+            "minutes": self.minutes,
+            "margin": self.margin,
+            "batches": list(self.batches),
+            "confidence": self.confidence,
+            "seed": self.seed,
+        }
+
+    @property
+    def timed_batches(self) -> tuple[int, ...]:
+        """Those that are asked about, and one row, for what a step takes at the least."""
+        return tuple(sorted({1, *self.batches}))
+
+    def config(self, prompts: Sequence[Prompt], **fields: Any) -> SweepConfig:
+        grid: dict[str, Any] = {"kl_factors": (), "modes": (NORMAL,), **fields}
+        return SweepConfig(prompts=tuple(prompts), record_top_k=1, **{**self.common, **grid})
+
+    def look(self, prompts: Sequence[Prompt], layers: Sequence[int]) -> SweepConfig:
+        """Exits of all tokens at each layer, a read at each layer, and drafts at the last one."""
+        return self.config(
+            prompts,
+            modes=(NORMAL, UNALTERED),
+            rules={"fixed": tuple(map(float, layers)), READS_ALL[0]: (READS_ALL[1],)},
+            draft=(f"{layers[-1]}:{AUTO}",),
+            max_new_tokens=LOOK_TOKENS,
+        )
+
+    def ceiling(self, prompts: Sequence[Prompt], way: Way) -> SweepConfig:
+        """What oracles would save, read in this way."""
+        rules: Rules = {ORACLE: (), "kl": KL_FACTORS}
+        return self.config(prompts, modes=(NORMAL, DEPLOYED), rules=rules, **way.fields({}))
+
+    def texts(self, prompts: Sequence[Prompt], n_seeds: int) -> SweepConfig:
+        """Texts of the model's own, sampled."""
+        return self.config(prompts, seeds=tuple(range(n_seeds)), temperature=1.0, max_new_tokens=TEXT_TOKENS)
+
+    def settings(
+        self, prompts: Sequence[Prompt], way: Way, rules: Rules, exit_set: str = EVERY, controls: Sequence[Any] = ()
+    ) -> SweepConfig:
+        """Settings beside full depth, and their controls."""
+        fields = {"rules": rules, "exit_sets": (exit_set,), "controls": tuple(controls), **way.fields(rules)}
+        return self.config(prompts, modes=(NORMAL, DEPLOYED), **fields)

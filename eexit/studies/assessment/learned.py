@@ -1,0 +1,75 @@
+"""What an assessment learns, and what it searches: one table each, to which a further entry is all that a way to learn
+or a rule takes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from eexit.method.rules import ONLINE, shown
+from eexit.method.states import STATES, alters
+from eexit.plan.artefacts import GATE, PROBE, READOUT
+from eexit.plan.config import HEAD
+from eexit.plan.configuration import EVERY
+
+UNALTERED: Final = next(name for name, state in STATES.items() if not alters(state))  # the state of replays
+DEPLOYED: Final = "frozen_residual"  # the state of what is run: in `unfrozen`, skipped layers are run in the end
+ORACLE: Final = "agree"
+KL_FACTORS: Final = (1.0, 4.0)  # of the oracle `kl` beside it
+LENS: Final = "lens"
+
+Rules = Mapping[str, tuple[float, ...]]
+
+RULES: Final[Rules] = {  # searched with every readout, and every exit set
+    "confidence": (0.7, 0.8, 0.9, 0.95, 0.97, 0.99, 0.995, 0.999),
+    "entropy": (1.0, 0.5, 0.25, 0.1, 0.05, 0.02, 0.005),
+    "similarity": (0.97, 0.98, 0.985, 0.99, 0.995),
+}
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What `jobs/train.py --what` makes for a role of a sweep. `rules` are searched with it alone, with all layers."""
+
+    what: str
+    role: str
+    rules: Rules = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of the training
+    for_reads: bool = False  # whether it is of use only where a read of the head costs more than a layer
+
+
+READING: Final = [f"{rule}/{shown(each)}" for rule, values in RULES.items() if ONLINE[rule].reads for each in values]
+GATE_THRESHOLDS: Final = ("0.05", "0.2")
+LEARNED: Final[Sequence[Learned]] = (  # each is trained through the readout, if that comes before it
+    Learned("linear", READOUT),
+    Learned("probe", PROBE, {"predicted_kl": (1.0, 2.0, 4.0, 8.0)}),
+    Learned("gate", GATE, settings={"rules": tuple(READING)}, for_reads=True),
+)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How layers are read, and what rules decide on: fields of a sweep's configuration."""
+
+    readout: str = LENS  # or a folder
+    decide_on: str = HEAD
+    probe: str | None = None
+    gate: str | None = None
+    gate_threshold: str | None = None  # None: the gate is not used
+
+    def fields(self, rules: Rules) -> dict[str, Any]:
+        """Those that have an effect on these rules."""
+        probing = self.probe is not None and any(ONLINE[name].probes for name in rules if name in ONLINE)
+        gated = self.gate_threshold is not None and any(ONLINE[name].reads for name in rules if name in ONLINE)
+        return {
+            "readout": self.readout,
+            "decide_on": self.decide_on,
+            **({"probe": self.probe} if probing else {}),
+            **({"gate": self.gate, "gate_thresholds": (float(self.gate_threshold or 0),)} if gated else {}),
+        }
+
+
+def exit_sets(layers: Sequence[int]) -> tuple[str, ...]:
+    """All exitable layers, the last one, and the last two: looking at fewer layers costs less."""
+    few = [layers[-n:] for n in (1, 2) if n < len(layers)]
+    return (*(",".join(map(str, each)) for each in few), EVERY)

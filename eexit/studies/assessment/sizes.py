@@ -1,0 +1,171 @@
+"""How much of an assessment fits into its minutes, by how fast the model has been so far, and what is left out.
+
+The first step is of a fixed size. It says how long a step of decoding takes, and how long work takes to begin. What is
+left of the minutes goes to the other steps by `SHARES`; what is run last is planned once all before it is done.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from eexit.messages.errors import UsageError
+from eexit.quality.estimates import MIN_ROUNDS
+from eexit.studies.assessment.parts import CHOOSING, PILOT, REPORTING, TRAINING, Enough
+
+LOOK, CEILING, LEARN, SEARCH, RUN, CHOOSE, TIME = STEPS = (
+    "look", "ceiling", "learn", "search", "run", "choose", "time",
+)  # fmt: skip
+SHARES: Final = {LOOK: 0.1, CEILING: 0.1, LEARN: 0.25, SEARCH: 0.1, RUN: 0.3, CHOOSE: 0.01, TIME: 0.14}
+SWEPT_PROMPTS, LOOK_PROMPTS, LOOK_TOKENS = 4, 1, 8  # that T(rows, layers) is measured with, of how many that are swept
+LEAST_LOOKS, MOST_LOOKS, MINUTES_OF_A_LOOK = 3, 6, 5  # its rounds: as many as fit so many minutes
+TIMED_PROMPTS, TIMED_TOKENS, MOST_ROUNDS = 2, 32, 20
+TEXT_TOKENS, TOKENS_OF_A_TEXT = 96, 32  # that texts to learn from have at most, and about
+SHARE_OF_TEXTS: Final = 0.6  # of the time to learn, the rest being training
+PROMPTS_TO_LEARN, MOST_SEEDS, LEAST_TEXTS = 400, 16, 60
+LEAST_PILOT, MOST_PILOT = 24, 120
+CONFIGURATIONS_OF_THE_PILOT: Final = 16  # that generate there, about, with every readout
+MOST_TRIED, MOST_SETTINGS = 8, 4  # settings on the pilot, and on the prompts for choosing
+NAMES: Final = {  # of what is learned, in order: each comes only with those before it
+    "linear": "a linear readout", "probe": "a probe", "gate": "a gate", "curve": "agreement by number of tokens",
+}  # fmt: skip
+# How often work begins with all up to this that is learned.
+STARTS: Final = {"curve": 13, "gate": 12, "probe": 10, "linear": 9, "": 5}
+MOST_OF_STARTS: Final = 0.5  # share of the minutes that may go into beginning work
+OBSERVING: Final = 1.5  # times as long as decoding alone, since full depth looks at every finished text
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Tokens per second at full depth, and with a read at each exitable layer, with as many rows as were timed at
+    most; and the seconds that work takes before its first token.
+    """
+
+    plain: float
+    reading: float
+    start: float
+
+
+@dataclass(frozen=True)
+class SearchSizes:
+    """Prompts and texts of the steps up to the search. `learns` says what is learned: `linear`, and so on."""
+
+    learns: tuple[str, ...]
+    training: int
+    seeds: int
+    pilot: int
+    left_out: tuple[str, ...]
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> "SearchSizes":
+        return cls(**_with_tuples(stored))
+
+
+@dataclass(frozen=True)
+class RunSizes:
+    """Prompts and settings of the last steps."""
+
+    choosing: int
+    reporting: int
+    settings: int
+    controls: bool
+    rounds: int
+    left_out: tuple[str, ...]
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> "RunSizes":
+        return cls(**_with_tuples(stored))
+
+
+def _with_tuples(stored: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
+
+
+def stored(sizes: SearchSizes | RunSizes) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(sizes).items()}
+
+
+def look_rounds(minutes: float) -> int:
+    """Rounds that T(rows, layers) is measured in."""
+    return max(LEAST_LOOKS, min(MOST_LOOKS, int(minutes / MINUTES_OF_A_LOOK)))
+
+
+def search_sizes(
+    seconds: float, speed: Speed, available: Mapping[str, int], max_new_tokens: int, enough: Enough, minutes: float
+) -> SearchSizes:
+    """What fits into the seconds that are left. Raises `UsageError` if not even the least does."""
+    learns, left_out = _learns(seconds, speed)
+    least = _seconds_of_least(speed, max_new_tokens, enough)
+    if least > seconds:
+        spent = 60 * minutes - seconds
+        raise UsageError(
+            f"--minutes {minutes:g} are too few on this machine: {math.ceil((spent + least) / 60)} would do for the "
+            "least that a verdict takes; what was measured stays"
+        )
+    rest = seconds - STARTS[_last(learns)] * speed.start
+    share = {step: part / (1 - SHARES[LOOK]) for step, part in SHARES.items()}
+    texts = int(max(LEAST_TEXTS, rest * share[LEARN] * SHARE_OF_TEXTS * speed.plain / TOKENS_OF_A_TEXT))
+    training = min(available[TRAINING], PROMPTS_TO_LEARN, texts) if learns else 0
+    seeds = max(1, min(MOST_SEEDS, texts // training)) if learns else 1
+    of_pilot = rest * (share[CEILING] + share[SEARCH]) * speed.reading / OBSERVING
+    pilot = int(of_pilot / (max_new_tokens * CONFIGURATIONS_OF_THE_PILOT))
+    pilot = min(available[PILOT], max(LEAST_PILOT, min(MOST_PILOT, pilot)))
+    return SearchSizes(learns, training, seeds, pilot, tuple(left_out))
+
+
+def run_sizes(
+    seconds: float, speed: Speed, available: Mapping[str, int], tokens_of_a_text: float, enough: Enough, n_found: int,
+    seconds_of_a_round: float,
+) -> RunSizes:  # fmt: skip
+    """What of the run fits into the seconds that are left: first more prompts, then controls, then more settings.
+
+    At least, one setting is run on as many prompts as can certify it.
+    """
+    left_out: list[str] = []
+    rest = max(0.0, seconds - 2 * speed.start)
+    share = SHARES[RUN] + SHARES[TIME] + SHARES[CHOOSE]
+    n_texts = rest * SHARES[RUN] / share * speed.reading / OBSERVING / tokens_of_a_text
+    wanted = min(enough.likely, available[CHOOSING])
+    checked = min(enough.likely, available[REPORTING])
+    n, controls = next(
+        (
+            (n, controls)
+            for n, controls in ((MOST_SETTINGS, True), (3, True), (2, True), (1, True))
+            if n <= max(n_found, 1) and n_texts >= _texts(n, controls, wanted + checked)
+        ),
+        (1, False),
+    )
+    fits = n_texts / _texts(n, controls, 1)
+    choosing = int(min(wanted, max(enough.least, fits * wanted / (wanted + checked))))
+    reporting = int(min(checked, max(enough.least // 3, fits - choosing)))
+    if not controls:
+        left_out.append("controls of the same depth, for want of minutes")
+    if n < n_found:
+        left_out.append(f"{n_found - n} of {n_found} settings of the front, the boldest, for want of minutes")
+    if choosing < wanted:
+        left_out.append(f"{wanted - choosing} of {wanted} prompts for choosing, for want of minutes")
+    rounds = int(rest * SHARES[TIME] / share / max(seconds_of_a_round, 1e-3))
+    return RunSizes(choosing, reporting, n, controls, max(MIN_ROUNDS, min(MOST_ROUNDS, rounds)), tuple(left_out))
+
+
+def _learns(seconds: float, speed: Speed) -> tuple[tuple[str, ...], list[str]]:
+    """What is learned, the richest that leaves enough time, and what is not."""
+    fits = [last for last, starts in STARTS.items() if starts * speed.start <= MOST_OF_STARTS * seconds]
+    last = fits[0] if fits else ""
+    learned = tuple(NAMES)[: list(NAMES).index(last) + 1] if last else ()
+    return learned, [f"{name}, for want of minutes" for what, name in NAMES.items() if what not in learned]
+
+
+def _last(learns: Sequence[str]) -> str:
+    return learns[-1] if learns else ""
+
+
+def _texts(n_settings: int, controls: bool, n_prompts: float) -> float:
+    """Of a sweep of these settings, their controls and `normal`."""
+    return n_prompts * (1 + n_settings * (2 if controls else 1))
+
+
+def _seconds_of_least(speed: Speed, max_new_tokens: int, enough: Enough) -> float:
+    """Of a search without learning, and a run of one setting on as many prompts as can certify it."""
+    n_texts = LEAST_PILOT * CONFIGURATIONS_OF_THE_PILOT / 2 + _texts(1, False, enough.least * 4 / 3)
+    return STARTS[""] * speed.start + n_texts * max_new_tokens / 2 * OBSERVING / speed.reading

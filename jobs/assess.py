@@ -1,0 +1,125 @@
+"""Does early exit pay, for this model on this machine? One command, one verdict.
+
+    python jobs/assess.py                                   the default model, on generated prompts, in half an hour
+    python jobs/assess.py --model Qwen/Qwen3-0.6B --prompts mine.jsonl --minutes 60 --out results/mine
+    python jobs/assess.py --batch 32 --margin 0.05          for who decodes 32 rows at a time
+
+It measures how long a step takes by rows and layers, what could be saved at most, and what can be learned; searches
+rules, exit sets, thresholds and readouts on a pilot; runs the few settings that are worth it on prompts that have no
+other part, and certifies one with a confidence that holds, if there is one; and times it. The verdict says whether it
+pays, and if not, which of three causes is the largest: tokens are certain too late, deciding costs too much, or batches
+keep the layers busy.
+
+Each step is an ordinary sweep or study in a folder of --out, which jobs/report.py and all other commands open. Whatever
+ends it, the same command goes on from there. Time it on a machine that does nothing else.
+"""
+
+import logging
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from rich.text import Text
+
+from cluster.console.command import command
+from cluster.console.display import console_of, open_display
+from cluster.console.events import log_to_stderr
+from cluster.console.flags import Parser, whole
+from eexit.messages.locations import inside, shown
+from eexit.plan.config import SweepConfig
+from eexit.plan.prompts import read_prompts
+from eexit.results.layout import REPORT
+from eexit.results.store.folder import open_store
+from eexit.studies.assessment.asked import Asked
+from eexit.studies.assessment.record import Record
+from eexit.studies.assessment.verdict import FILE, Verdict
+from eexit.studies.assessment.words import closing_sentences, sentences, verdict_table
+from jobs.sweep import write_report
+
+COLUMNS = 110  # of what is not printed on a terminal, so that long keys need not be folded
+
+
+@command("what is finished stays: the same command goes on from there")
+def main(arguments: Sequence[str]) -> int:
+    """0: there is a verdict. 1: it stopped before. 2: the input can't be used."""
+    flags = read_flags(arguments)
+    asked = Asked(
+        common(flags), read_prompts(flags.prompts) if flags.prompts else (), flags.minutes, flags.margin, flags.batch
+    )
+    asked.parts()  # what can't be used is told before Ray is imported
+    Record.open(flags.out, asked.as_dict())
+    display = open_display(quiet=flags.quiet)
+    log_to_stderr(logging.WARNING)
+    display.say("importing Ray")
+    from cluster.session import ray_session  # not above, since a first line comes before what takes seconds
+    from cluster.studies.assessment.assess import assess
+    from cluster.studies.assessment.place import OnRay
+
+    with ray_session(display.say):
+        verdict = assess(asked, flags.out, partial(OnRay, flags.device), display)
+    finish(verdict, flags.out, Record.open(flags.out, asked.as_dict()))
+    return 0
+
+
+def finish(verdict: Verdict, out: str, record: Record) -> None:
+    """Print the verdict, and where it is."""
+    console = console_of(COLUMNS)
+    for sentence in sentences(verdict):
+        console.print(Text(sentence, style="bold"))
+    console.print(verdict_table(verdict))
+    for sentence in closing_sentences(verdict, record.seconds, record.remarks):
+        console.print(Text(sentence))
+    run = inside(out, "run")
+    if (Path(run).expanduser() / FILE).is_file():
+        write_report(run, open_store(Path(run).expanduser()))
+        print(shown(inside(run, REPORT)))
+    print(shown(inside(out, FILE)))
+    # Where it pays, this is the place to take the setting home: `verdict.figures.best.key`, chosen in `run`.
+
+
+def common(flags: Namespace) -> dict[str, object]:
+    """What all sweeps of it have: fields of a `SweepConfig`, as they were given."""
+    names = ("model", "revision", "trust_remote_code", "dtype", "system", "exit_every", "max_new_tokens")
+    return {name: value for name in names if (value := getattr(flags, name)) is not None}
+
+
+def read_flags(arguments: Sequence[str]) -> Namespace:
+    parser, fields = Parser(__doc__), SweepConfig.model_fields
+    parser.add_argument(
+        "--model",
+        default=fields["model"].default,
+        help=f"{fields['model'].description} (default: {fields['model'].default})",
+    )
+    parser.add_argument("--revision", help=fields["revision"].description)
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", default=None, help=fields["trust_remote_code"].description
+    )
+    parser.add_argument("--dtype", help=f"auto, bfloat16, float16 or float32 (default: {fields['dtype'].default})")
+    parser.add_argument("--prompts", metavar="FILE", help=".txt, .jsonl, .csv, .parquet (default: generated ones)")
+    parser.add_argument("--system", help=fields["system"].description)
+    parser.add_argument("--minutes", type=float, default=30.0, metavar="N", help="that it may take (default: 30)")
+    parser.add_argument(
+        "--margin", type=float, default=0.02, metavar="SHARE",
+        help="what may be lost at most: answers that normal has right, of all prompts, or tokens (default: 0.02)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--batch", nargs="+", type=whole, default=(1, 8, 32), metavar="ROWS",
+        help="rows that are decoded together where it is to pay (default: 1 8 32)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-new-tokens", type=whole, default=32, metavar="N", help="tokens per run at most (default: 32)"
+    )
+    parser.add_argument("--exit-every", type=whole, metavar="N", help=fields["exit_every"].description)
+    parser.add_argument("--out", default="results/assess", metavar="FOLDER", help="(default: results/assess)")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: CUDA if there is any, else CPU"
+    )
+    parser.add_argument("--quiet", action="store_true", help="show no progress, only results and problems")
+    flags: Namespace = parser.parse_args(arguments)
+    return flags
+
+
+if __name__ == "__main__":
+    sys.exit(main())

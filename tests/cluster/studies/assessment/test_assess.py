@@ -1,0 +1,165 @@
+"""A whole assessment of tiny models of which it is known whether exits pay, and if not, why.
+
+The sweeps, studies and trainings are done in this process, without Ray.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from exiting_models import save_exiting_model
+from place_here import Here
+
+from cluster.studies.assessment.assess import assess
+from cluster.studies.assessment.preparing import ORACLE_KEY
+from cluster.studies.assessment.workshop import LOOK, RUN
+from eexit.messages.errors import UsageError
+from eexit.messages.progress import Silence
+from eexit.plan.config import Prompt
+from eexit.results.store.folder import open_store
+from eexit.results.study_tables import CHOICES, REPLAYS, TIMINGS
+from eexit.studies.assessment import asked as of_asked
+from eexit.studies.assessment import learned, sizes
+from eexit.studies.assessment.asked import Asked
+from eexit.studies.assessment.record import RECORD
+from eexit.studies.assessment.tables import SweepFigures
+from eexit.studies.assessment.verdict import BATCHES, DECIDING, FILE, LATE, Verdict
+from eexit.studies.assessment.words import sentences
+from eexit.studies.timing.plan import WhatToTime, make_plan
+
+MARGIN = 0.1
+PROMPTS = tuple(Prompt(f"p{n}", f"word {n * 7919 % 1000} of {n}") for n in range(150))
+READING = {"confidence": (0.5, 0.9, 0.99)}  # rules that read layers
+
+
+class Told(Silence):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As little of everything as gives a verdict, and nothing learned."""
+    for name, value in {
+        "SWEPT_PROMPTS": 1, "LEAST_LOOKS": 1, "MOST_LOOKS": 1, "MOST_TRIED": 3, "MOST_SETTINGS": 1, "TIMED_PROMPTS": 1,
+        "TIMED_TOKENS": 12, "MOST_ROUNDS": 6, "MOST_SEEDS": 1, "STARTS": {"": 5},
+    }.items():  # fmt: skip
+        monkeypatch.setattr(sizes, name, value)
+    monkeypatch.setattr(of_asked, "TEXT_TOKENS", 8)
+    monkeypatch.setattr(learned, "RULES", READING)
+
+
+def asked_of(model: Path, exit_every: int = 3, **others: Any) -> Asked:
+    common = {"model": str(model), "dtype": "float32", "max_new_tokens": 12, "exit_every": exit_every}
+    return Asked(common, PROMPTS, minutes=240, margin=MARGIN, **{"batches": (1, 4), **others})
+
+
+def assessed(tmp_path: Path, model: Mapping[str, Any], exit_every: int = 3, **others: Any) -> tuple[Verdict, Asked]:
+    save_exiting_model(tmp_path / "model", **model)
+    asked = asked_of(tmp_path / "model", exit_every, **others)
+    return assess(asked, tmp_path / "out", lambda display: Here(), Silence()), asked
+
+
+class Interrupted(Here):
+    """Ctrl-C after each thing that was done."""
+
+    def _done(self, name: str) -> None:
+        super()._done(name)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+def test_where_later_layers_hardly_change_the_stream_it_pays_however_often_it_is_interrupted(tmp_path: Path) -> None:
+    save_exiting_model(tmp_path / "model", n_layers=12, sharp=60)
+    asked, out, did, told = asked_of(tmp_path / "model"), tmp_path / "out", list[str](), Told()
+    while True:
+        place = Interrupted()
+        try:
+            verdict = assess(asked, out, lambda display, place=place: place, told)  # type: ignore[misc]
+            break
+        except KeyboardInterrupt:
+            did += place.did
+    assert did == [
+        "look", "timings of look", "ceiling", "replays of ceiling", "tried", "run", "choices of run", "timings of run",
+    ]  # fmt: skip
+    assert verdict.pays, sentences(verdict)
+    best = verdict.figures.best
+    assert best is not None
+    assert best.run > 0.4
+    assert best.times[verdict.batch or 0].high < 1
+    record = json.loads((out / RECORD).read_text())
+    assert list(record["seconds"]) == record["finished"] == list(sizes.SHARES)
+    content = json.loads((out / FILE).read_text())
+    assert content == json.loads((out / RUN / FILE).read_text())
+    assert (content["pays"], content["setting"]) == (True, best.key)
+    assert "Too few prompts bring an answer" in told.lines[1]
+
+    # Nothing is shown that no table holds.
+    figures, choice = SweepFigures.read(str(out / RUN)), CHOICES.read(open_store(out / RUN)).to_pylist()[-1]
+    assert (choice["configuration"], choice["at_most"], choice["pilot"]) == (best.key, MARGIN, str(out / "tried"))
+    assert best.loss == (choice["mean_loss"], choice["n"])
+    assert best.theory == figures.saved(best.key, "cost_needed")
+    assert SweepFigures.read(str(out / "ceiling")).saved(ORACLE_KEY, "cost_needed") == verdict.figures.ceiling.theory
+
+    # Measured again, the saving in time is what the verdict says.
+    what = WhatToTime([best.key], asked.batches, 1, 12, 6)
+    Here().study(str(out / RUN), lambda sweep, results: make_plan(sweep, results, what), ("prompt_id", "status"))
+    assert len({row["timing_id"] for row in TIMINGS.read(open_store(out / RUN)).to_pylist()}) == 2
+    again = SweepFigures.read(str(out / RUN)).times(best.key)[verdict.batch or 0]
+    interval = best.times[verdict.batch or 0]
+    assert again.low <= interval.high
+    assert interval.low <= again.high
+
+    with pytest.raises(UsageError, match=r"holds another assessment \(margin: 0.1 -> 0.2\): choose another --out"):
+        assess(Asked(asked.common, PROMPTS, 240, 0.2, (1, 4)), out, lambda display: Here(), Silence())
+    other = {**asked.common, "model": "another"}
+    with pytest.raises(UsageError, match=r"holds another assessment \(model: .* -> .another.\)"):
+        assess(Asked(other, PROMPTS, 240, MARGIN, (1, 4)), out, lambda display: Here(), Silence())
+    with pytest.raises(UsageError, match=r"holds other results \(sweep.json\): choose another --out"):
+        assess(asked, out / LOOK, lambda display: Here(), Silence())
+
+
+@pytest.mark.slow
+def test_where_the_last_layer_decides_everything_tokens_are_certain_too_late(tmp_path: Path) -> None:
+    verdict, _ = assessed(tmp_path, {"n_layers": 12, "last": 30.0})
+    assert (verdict.pays, verdict.cause) == (False, LATE), sentences(verdict)
+    assert verdict.figures.ceiling.theory < 0.1
+    assert "Tokens are certain too late" in sentences(verdict)[1]
+
+
+@pytest.mark.slow
+def test_where_the_vocabulary_is_large_deciding_eats_it(tmp_path: Path) -> None:
+    model = {"n_layers": 8, "n_tokens": 6000, "width": 32, "sharp": 30}
+    verdict, _ = assessed(tmp_path, model, exit_every=2)
+    assert (verdict.pays, verdict.cause) == (False, DECIDING), sentences(verdict)
+    assert verdict.figures.head_in_layers > 10
+    assert "At the prices of llama-2-7b" in sentences(verdict)[2]
+
+
+@pytest.mark.slow
+def test_where_a_batch_waits_for_its_last_row_batches_keep_the_layers_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learned, "RULES", {"confidence": (0.9,)})  # at which four tokens in five leave at once
+    verdict, _ = assessed(tmp_path, {"n_layers": 12, "sharp": 30}, batches=(16,))
+    assert (verdict.pays, verdict.cause) == (False, BATCHES), sentences(verdict)
+    assert "16 rows at a time allow" in sentences(verdict)[1]
+
+
+@pytest.mark.slow
+def test_what_is_learned_is_searched_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sizes, "STARTS", {"curve": 11, "": 5})
+    save_exiting_model(tmp_path / "model", n_layers=8, n_tokens=2000, width=32, sharp=30)
+    place, told = Here(), Told()
+    verdict = assess(asked_of(tmp_path / "model", 2), tmp_path / "out", lambda display: place, told)
+    assert {"texts", "linear", "linear-few", "probe", "gate", "ceiling-learned"} <= {*place.did}
+    assert any(line.startswith("as full depth at layer 6, learned: ") for line in told.lines)
+    assert any("a screen, which this model can't have" in line for line in told.lines)
+    replays = REPLAYS.read(open_store(tmp_path / "out" / "ceiling-learned")).to_pylist()
+    assert {"confidence", "predicted_kl"} <= {row["rule"] for row in replays}
+    assert verdict.figures.best is not None

@@ -1,0 +1,154 @@
+"""What is planned: prompts in parts, sizes by the minutes, and which settings of the replays are worth a run."""
+
+from typing import Any
+
+import pytest
+
+from eexit.messages.errors import UsageError
+from eexit.plan.config import Prompt
+from eexit.plan.prompt_kinds.drawing import draw_prompts
+from eexit.studies.assessment.front import (
+    Found,
+    as_if_free,
+    best_set,
+    found_of,
+    front,
+    head_in_layers,
+    of_set,
+    price_of_head,
+    rules_of,
+    spread,
+)
+from eexit.studies.assessment.learned import exit_sets
+from eexit.studies.assessment.parts import CHOOSING, PARTS, PILOT, REPORTING, TRAINING, Enough, drawn, split
+from eexit.studies.assessment.sizes import MOST_SETTINGS, Speed, run_sizes, search_sizes
+
+ENOUGH = Enough.at(0.02, 0.95)
+AVAILABLE = {TRAINING: 700, PILOT: 390, CHOOSING: 1158, REPORTING: 519}
+
+
+def test_as_many_prompts_as_a_margin_takes() -> None:
+    assert (ENOUGH.least, ENOUGH.likely) == (149, 393)
+    assert Enough.at(0.1, 0.95).least == 29
+
+
+def test_no_prompt_has_two_parts_and_a_group_has_one() -> None:
+    prompts = [*draw_prompts(700, 3), *(Prompt(f"v{n}", f"variant {n}", group="one") for n in range(40))]
+    parts = split(prompts, Enough.at(0.1, 0.95), 0.1)
+    ids = [prompt.id for part in PARTS for prompt in parts.of[part]]
+    assert len(ids) == len(set(ids))
+    of_group = {part for part in PARTS if any(prompt.group for prompt in parts.of[part])}
+    assert len(of_group) <= 1
+    again = split(prompts[::-1], Enough.at(0.1, 0.95), 0.1)
+    assert {part: {p.id for p in parts.of[part]} for part in PARTS} == {
+        part: {p.id for p in again.of[part]} for part in PARTS
+    }
+
+
+def test_the_risk_is_answers_where_enough_prompts_have_one_and_those_without_are_for_learning_alone() -> None:
+    prompts = [*draw_prompts(400, 0), *(Prompt(f"open {n}", f"Tell me about {n}.") for n in range(400))]
+    parts = split(prompts, Enough.at(0.05, 0.95), 0.05)
+    assert parts.risk == "answers"
+    assert all(prompt.answer or prompt.answer_pattern for prompt in parts.of[CHOOSING])
+    assert any(prompt.id.startswith("open") for prompt in parts.of[TRAINING])
+    assert split(prompts[350:], Enough.at(0.05, 0.95), 0.05).risk == "disagreement"
+
+
+def test_too_few_prompts_are_refused_with_the_number_that_would_do() -> None:
+    with pytest.raises(UsageError, match=r"100 prompts are too few for a margin of 0.02: 4\d of them are for choosing, "
+                       r"and a setting without any loss takes 149; about 46\d would do") as refused:  # fmt: skip
+        split(draw_prompts(100, 0), ENOUGH, 0.02)
+    would_do = int(str(refused.value).split("about ")[1].split()[0])
+    split(draw_prompts(would_do, 0), ENOUGH, 0.02)
+    with pytest.raises(UsageError, match="give a larger --margin"):
+        drawn(Enough.at(0.0004, 0.95), 0.0004, 0)
+
+
+def test_drawn_prompts_are_as_many_as_are_likely_to_show_it() -> None:
+    parts = drawn(ENOUGH, 0.02, 0)
+    assert len(parts.of[CHOOSING]) >= ENOUGH.likely
+    assert len(parts.of[REPORTING]) >= ENOUGH.likely
+
+
+@pytest.mark.parametrize(
+    ("minutes", "start", "learns"),
+    [(30, 10, ("linear", "probe", "gate", "curve")), (3, 9.5, ("linear",)), (3, 15, ())],
+)
+def test_what_is_learned_fits_the_minutes(minutes: float, start: float, learns: tuple[str, ...]) -> None:
+    sizes = search_sizes(60 * minutes, Speed(400, 250, start), AVAILABLE, 32, ENOUGH, minutes)
+    assert sizes.learns == learns
+    assert len(sizes.left_out) == 4 - len(learns)
+    assert sizes.pilot <= AVAILABLE[PILOT]
+
+
+def test_more_minutes_give_more_tokens_to_learn_from() -> None:
+    few, many = (search_sizes(s, Speed(400, 250, 10), AVAILABLE, 32, ENOUGH, s / 60) for s in (900, 3600))
+    assert few.training * few.seeds < many.training * many.seeds
+
+
+def test_minutes_that_are_too_few_are_refused_with_those_that_would_do() -> None:
+    with pytest.raises(UsageError, match=r"--minutes 1 are too few on this machine: \d+ would do"):
+        search_sizes(40, Speed(100, 50, 20), AVAILABLE, 32, ENOUGH, 1)
+
+
+def test_the_run_has_enough_prompts_before_it_has_more_settings() -> None:
+    def sizes(seconds: float, n_found: int = 6) -> Any:
+        return run_sizes(seconds, Speed(400, 250, 10), AVAILABLE, 20, ENOUGH, n_found, 10.0)
+
+    long, short, shortest = sizes(3600), sizes(900), sizes(60)
+    assert (long.settings, long.controls, long.choosing) == (MOST_SETTINGS, True, ENOUGH.likely)
+    assert 1 <= short.settings < MOST_SETTINGS
+    assert short.choosing == ENOUGH.likely
+    assert (shortest.settings, shortest.controls, shortest.choosing) == (1, False, ENOUGH.least)
+    assert any("prompts for choosing" in line for line in shortest.left_out)
+    assert sizes(3600, 1).settings == 1
+
+
+def test_the_price_of_a_read_is_where_the_line_through_exits_of_all_tokens_meets_no_depth() -> None:
+    head, layer = 8.0, 1.0  # of 30 layers
+    full = 30 * layer + head
+    pairs = [((depth + 1) / 30, ((depth + 1) * layer + head) / full) for depth in (5, 15, 25)]
+    assert price_of_head(pairs) == pytest.approx(head / full)
+    assert head_in_layers(price_of_head(pairs), 30) == pytest.approx(8.0)
+
+
+def test_what_a_setting_would_cost_are_layers_up_to_its_exits_a_read_and_the_replays_looks() -> None:
+    row = {
+        "rule": "confidence", "parameter": 0.9, "exit_set": None, "expected_disagreement": 0.01, "cost_full": 200.0,
+        "cost_needed": 190.0, "cost_run": 230.0, "exit_distribution": [(2, 0.5), (5, 0.0), (9, 0.5)],
+    }  # fmt: skip
+    found = found_of(row, n_layers=10, head=0.5)
+    assert found.free == pytest.approx(0.5 * (0.3 * 0.5 + 0.5) + 0.5 * 1.0)
+    assert found.cost == pytest.approx(found.free + 0.2)
+    assert (found.exits, found.exit_set) == (0.5, "all")
+
+
+def setting(disagreement: float, cost: float, exit_set: str = "all", exits: float = 0.2) -> Found:
+    return Found("confidence", 1 - disagreement, exit_set, disagreement, cost, cost / 2, exits)
+
+
+def test_the_front_goes_from_safe_to_bold_and_leaves_out_what_is_beaten_or_never_exits() -> None:
+    found = [setting(0.02, 0.8), setting(0.001, 0.95), setting(0.03, 0.85), setting(0.0, 0.9, exits=0.0)]
+    assert [each.disagreement for each in front(found, 0.02, 8)] == [0.001, 0.02]
+    none = [setting(0.0, 0.9, exits=0.0)]
+    assert front(none, 0.02, 8) == none
+
+
+def test_the_exit_set_is_the_one_that_costs_least_within_the_margin() -> None:
+    found = [setting(0.01, 0.9, "25"), setting(0.5, 0.3, "all"), setting(0.015, 0.85, "20,25")]
+    assert best_set(found, 0.02) == "20,25"
+    assert of_set(found, "25") == found[:1]
+    assert as_if_free(found, 0.02) == found
+    assert [each.cost for each in as_if_free([setting(0.01, 1.2), setting(0.5, 0.4)], 0.02)] == [0.6, 0.2]
+    assert exit_sets((5, 10, 25)) == ("25", "10,25", "all")
+    assert exit_sets((5,)) == ("all",)
+
+
+def test_of_more_settings_than_fit_both_ends_are_taken_and_of_one_the_middle() -> None:
+    assert spread(["a", "b", "c", "d", "e"], 3) == ["a", "c", "e"]
+    assert spread(["a", "b", "c"], 1) == ["b"]
+    assert spread(["a"], 4) == ["a"]
+    assert rules_of([("confidence", 0.9), ("entropy", 0.1), ("confidence", 0.99)]) == {
+        "confidence": (0.9, 0.99),
+        "entropy": (0.1,),
+    }

@@ -1,0 +1,42 @@
+"""Tiny models in which exits pay, or can't for one reason: how far layers change the stream is known."""
+
+from pathlib import Path
+
+import torch
+from byte_model import CHAT_TEMPLATE, EOS
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+
+def save_exiting_model(
+    folder: Path, n_layers: int = 20, early: int = 2, late: float = 1e-3, last: float = 1e-3, n_tokens: int = 257,
+    width: int = 64, sharp: float = 8.0,
+) -> None:  # fmt: skip
+    """The first `early` layers write to the stream as they are; the later ones, and the `last` one, so much of that.
+
+    Likeliest tokens are the more probable the larger `sharp` is. There are `n_tokens` tokens, of which those beyond the
+    bytes are never the likeliest.
+    """
+    alphabet = [*sorted(pre_tokenizers.ByteLevel.alphabet()), EOS]
+    alphabet += [f"<{number}>" for number in range(n_tokens - len(alphabet))]
+    tokenizer = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=EOS, chat_template=CHAT_TEMPLATE).save_pretrained(
+        folder
+    )
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(alphabet), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=n_layers,
+        num_attention_heads=4, max_position_embeddings=512, initializer_range=0.3, bos_token_id=None,
+        eos_token_id=alphabet.index(EOS), tie_word_embeddings=False,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for number, layer in enumerate(model.model.layers):
+            scale = 1.0 if number < early else last if number == n_layers - 1 else late
+            for written in (layer.self_attn.o_proj, layer.mlp.down_proj):
+                written.weight *= scale
+        model.lm_head.weight *= sharp / (0.3 * width**0.5)
+        model.lm_head.weight[256:] = 0.0  # ends no text, and tokens beyond the bytes are unlikely
+    model.save_pretrained(folder)
