@@ -19,6 +19,7 @@ from reports.charts.base import (
     ROWS,
     interval_words,
     layered,
+    scale_of,
     where_known,
 )
 from reports.charts.labels import PLOT_WIDTH_PIXELS, Axis, LabelPosition, label_positions
@@ -116,7 +117,7 @@ def _percent_axis(least: float | None, most: float | None = None) -> alt.Axis:
 
 def _scale(shown: TradeOff) -> alt.Scale:
     is_share, room = shown.measure.is_share, LABEL_ROOM_PIXELS
-    return alt.Scale(type="log" if shown.is_logarithmic else "linear", zero=is_share, nice=False, padding=room)
+    return scale_of(shown.is_logarithmic, zero=is_share, padding=room)
 
 
 def _even(shown: TradeOff, y: alt.Y) -> Iterator[alt.Chart]:
@@ -151,7 +152,7 @@ def _controls(base: alt.Chart, shown: TradeOff, tooltip: list[alt.Tooltip]) -> I
         x=alt.X(f"{across}:Q", title=shown.cost.title),
         y=alt.Y(f"{up}:Q", title=shown.measure.title),
         color=grey,
-        shape=shown.looks.shape(shown.points).legend(None),
+        shape=shown.looks.shape(shown.points),
         opacity=OPACITY,
         tooltip=tooltip,
     )

@@ -38,6 +38,19 @@ function visible(text) {
   return plain ? [...nodes, plain] : nodes;
 }
 
+// A text in which blanks that nobody would see are marked too: at either end of a line, and several in a row. The mark is
+// drawn over the blank, so that a copy of the text is true.
+function spaced(text) {
+  const blanks = /^ +| +$| {2,}/gm,
+    nodes = [];
+  let at = 0;
+  for (const { 0: found, index } of text.matchAll(blanks)) {
+    nodes.push(...visible(text.slice(at, index)), ...Array.from(found, () => h("span.blank", {}, " ")));
+    at = index + found.length;
+  }
+  return [...nodes, ...visible(text.slice(at))];
+}
+
 function mark(letter) {
   if (letter === "\n") return "↵";
   if (letter === "\t") return "⇥";
@@ -74,7 +87,11 @@ function button(label, pressed, onclick) {
 
 // A row of labelled numbers. `items` are pairs of [label, value].
 function numbers(items) {
-  return h("dl.named", {}, ...items.map(([label, value]) => h("div", {}, h("dt", {}, label), h("dd", {}, value))));
+  return h(
+    "dl.named",
+    {},
+    ...items.map(([label, value]) => h("div", {}, h("dt", {}, termed(label)), h("dd", {}, value))),
+  );
 }
 
 const escaped = (parts) => `#/${parts.map(encodeURIComponent).join("/")}`;
