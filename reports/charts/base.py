@@ -142,7 +142,8 @@ def paired_chart(
     x, x_title, none = difference.column, difference.title, difference.none
     scale = scale_of(logarithmic=bool(none), zero=False, padding=ROOM_PIXELS)
     shape = looks.shape(frame).legend(None)  # the rows have names
-    channel = alt.X(f"{x}:Q", title=x_title, scale=scale, axis=alt.Axis(format="~g"))
+    axis = alt.Axis(format="~%" if difference.form == "points" else "~g")
+    channel = alt.X(f"{x}:Q", title=x_title, scale=scale, axis=axis)
     base = alt.Chart(ROWS).encode(y=rows_of("shown_as", order), color=looks.colour(frame).legend(None), opacity=OPACITY)
     tooltip = [
         alt.Tooltip("shown_as:N", title="Configuration"),

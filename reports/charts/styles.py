@@ -23,9 +23,7 @@ _SAND_GLASS: Final = "M-0.85,-0.85L0.85,-0.85L-0.85,0.85L0.85,0.85Z"
 _BOW_TIE: Final = "M-0.85,-0.85L-0.85,0.85L0.85,-0.85L0.85,0.85Z"
 _HEXAGON: Final = "M0,-0.95L0.82,-0.47L0.82,0.47L0,0.95L-0.82,0.47L-0.82,-0.47Z"
 _PENTAGON: Final = "M0,-0.95L0.9,-0.29L0.56,0.77L-0.56,0.77L-0.9,-0.29Z"
-_EX: Final = (
-    "M-0.9,-0.5L-0.5,-0.9L0,-0.4L0.5,-0.9L0.9,-0.5L0.4,0L0.9,0.5L0.5,0.9L0,0.4L-0.5,0.9L-0.9,0.5L-0.4,0Z"
-)
+_EX: Final = "M-0.9,-0.5L-0.5,-0.9L0,-0.4L0.5,-0.9L0.9,-0.5L0.4,0L0.9,0.5L0.5,0.9L0,0.4L-0.5,0.9L-0.9,0.5L-0.4,0Z"
 _BAR: Final = "M-0.95,-0.35L0.95,-0.35L0.95,0.35L-0.95,0.35Z"
 _POST: Final = "M-0.35,-0.95L0.35,-0.95L0.35,0.95L-0.35,0.95Z"
 MODE_SHAPES: Final = ("square", _PENTAGON, _BAR, "triangle-left", "triangle-right", _POST)  # normal first
@@ -62,12 +60,6 @@ class Looks:
         colour = alt.Color("family:N", title="Rule").scale(domain=[*self.modes, *self.rules])
         return colour.legend(**self._rule_legend(frame))
 
-    def outline(self) -> alt.Stroke:
-        """The colour of outlines in a chart of all rules of the sweep; the colour's legend speaks for it."""
-        several = self.has_several_rules
-        scale = alt.Scale(domain=[*self.modes, *self.rules] if several else list(self.modes))
-        return alt.Stroke("family:N" if several else "mode:N", scale=scale, legend=None)
-
     def shape(self, frame: pd.DataFrame, one_rule: bool = False) -> alt.Shape:
         """The shape, by what the colour is by in such a chart."""
         shapes = [MODE_SHAPES[index % len(MODE_SHAPES)] for index in range(len(self.modes))]
@@ -99,14 +91,6 @@ class Looks:
 
     def _modes(self, frame: pd.DataFrame) -> list[str]:
         return [mode for mode in self.modes if mode in set(frame["mode"])]
-
-
-def hollow(points: pd.DataFrame, outline: alt.Stroke) -> dict[str, Any]:
-    """Channels that draw configurations whose text is mostly one loop without a fill, if there are any."""
-    if not points["looping"].any():
-        return {}
-    fill = alt.FillOpacityValue(1, condition=[{"test": "datum.looping", "value": 0}])
-    return {"stroke": outline, "strokeWidth": alt.StrokeWidthValue(2), "fillOpacity": fill}
 
 
 def _marking(oracles: list[str]) -> dict[str, Any]:

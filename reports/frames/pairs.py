@@ -166,9 +166,7 @@ class _Measured:
                 differences_PM = self.of_keys([key])[:, 0] - mixed_PM
                 yield {"at": at, "mix": _mix_words(one, other, share), **self.estimated(differences_PM)}
 
-    def _best_mix(
-        self, key: str, points: Sequence[str], equal: str, best_by: str
-    ) -> tuple[str, str, float] | None:
+    def _best_mix(self, key: str, points: Sequence[str], equal: str, best_by: str) -> tuple[str, str, float] | None:
         """Two of the points and the share of the second, by means over the prompts that all of the three have."""
         found: list[tuple[float, tuple[str, str, float]]] = []
         sign = 1 if _IS_BETTER_HIGH[best_by] else -1

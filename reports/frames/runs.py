@@ -355,7 +355,11 @@ def _is_share(sweep: Sweep, name: Any) -> bool:
 
     Its unit says so, or its name is a number (a layer's part of the exits, or depth by position), or it is a win rate.
     """
-    return name in (*_SHARES, SKIPPED) or isinstance(name, int) or name in [judge.column(PREFERRED) for judge in sweep.judges]
+    return (
+        name in (*_SHARES, SKIPPED)
+        or isinstance(name, int)
+        or name in [judge.column(PREFERRED) for judge in sweep.judges]
+    )
 
 
 def _estimates(sweep: Sweep, configuration: Configuration, values: pd.DataFrame) -> dict[Any, Estimate]:

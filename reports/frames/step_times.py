@@ -60,9 +60,7 @@ def exit_shares(sweep: Sweep) -> dict[str, dict[int, float]]:
     done = (sweep.generations["status"] == OK).to_numpy()
     counts = pd.DataFrame(sweep.layer_counts[done], columns=layers)
     sums = counts.groupby(sweep.generations.loc[done, "configuration"].to_numpy()).sum()
-    return {
-        str(key): {layer: row[layer] / row.sum() for layer in layers} for key, row in sums.iterrows() if row.sum()
-    }
+    return {str(key): {layer: row[layer] / row.sum() for layer in layers} for key, row in sums.iterrows() if row.sum()}
 
 
 def _allowed(times: StepTimes | None, batch: int, shares: dict[int, float]) -> float:

@@ -15,13 +15,13 @@ from reports.read.sweep import Sweep
 from reports.sections.figures import clean
 
 DIFFERENCES: Final = (
-    charts.Difference(CORRECT, "Right answers", "Right answers, difference (fraction of prompts with an answer)"),
-    charts.Difference(DISAGREEMENT, "Disagreement", "Disagreement, difference (fraction of decided tokens)"),
-    charts.Difference(SKIPPED, LAYERS_SKIPPED, "Layers skipped, difference (fraction of layers)"),
-    charts.Difference(RUN, "Multiply-adds saved, run", "Multiply-adds saved, run, difference (fraction of full depth)"),
+    charts.Difference(CORRECT, "Right answers", "Right answers, difference in points"),
+    charts.Difference(DISAGREEMENT, "Disagreement", "Disagreement, difference in points"),
+    charts.Difference(SKIPPED, LAYERS_SKIPPED, "Layers skipped, difference in points"),
+    charts.Difference(RUN, "Multiply-adds saved, run", "Multiply-adds saved, difference in points"),
     charts.Difference("perplexity", "Perplexity", "Perplexity, ratio (log scale)", "real", none=1.0),
-    charts.Difference("exit_rate", "Early exits", "Early exits, difference (fraction of decided tokens)"),
-    charts.Difference("distinct_2", "Distinct 2-grams", "Distinct 2-grams, difference (fraction)"),
+    charts.Difference("exit_rate", "Early exits", "Early exits, difference in points"),
+    charts.Difference("distinct_2", "Distinct 2-grams", "Distinct 2-grams, difference in points"),
     charts.Difference("longest_loop", "Longest loop", "Longest loop, difference in tokens", "change"),
     charts.Difference("n_tokens", "Tokens", "Tokens, difference", "change"),
 )
@@ -49,12 +49,11 @@ def beside_section(sweep: Sweep, trade: pd.DataFrame) -> dict[str, Any] | None:
     mixes = beside_mixes(sweep, trade)
     return {
         "caption": PAIRED,
+        "seeds": int(found["n_seeds"].max()),
         "measures": [_measure(each, found, looks) for each in measures],
         "base": found["baseline"].map(numbers).tolist(),
         "other": found["configuration"].map(numbers).tolist(),
-        "values": {
-            each.column: {end: _digits(found[f"{each.column}{end}"]) for end in _ENDS} for each in measures
-        },
+        "values": {each.column: {end: _digits(found[f"{each.column}{end}"]) for end in _ENDS} for each in measures},
         "gains": {
             end: _digits(found[f"{CORRECT}{end}"]) for end in (GAINED, LOST, P_VALUE) if f"{CORRECT}{end}" in found
         },

@@ -35,7 +35,9 @@ def trade_off_figures(sweep: Sweep, trade: pd.DataFrame, savings: Savings | None
         return
     beside = pd.concat([rows, savings.generate], ignore_index=True) if savings else rows
     columns, sampled = tuple(trade_off_columns(sweep, savings)), is_sampled(sweep)
-    scores = [axes.Measure(key, label, label, axes.SCORES, higher_is_better=None) for key, label in sweep.scores.items()]
+    scores = [
+        axes.Measure(key, label, label, axes.SCORES, higher_is_better=None) for key, label in sweep.scores.items()
+    ]
     for key, measures, choice in (
         *((name, [axes.MEASURES[name]], "Saved") for name in (axes.DISAGREEMENT, axes.PERPLEXITY, axes.FIDELITY)),
         ("scores", scores, "Score"),

@@ -182,7 +182,7 @@ async function draw(entry, again = false) {
     tooltip: { disableDefaultStyle: true },
   };
   const prepare = chart.prepare || ((same) => same);
-  const { view } = await embed(box, prepare(spec, rows, width), options);
+  const { view } = await embed(box, withHeight(prepare(spec, rows, width), rows), options);
   if (entry.view) entry.view.finalize();
   entry.view = view;
   view.addEventListener(
@@ -197,6 +197,13 @@ async function draw(entry, again = false) {
   heights[chart.key] = box.offsetHeight;
   if (chart.drawn) chart.drawn(view, box);
   box.dataset.ink = inkOf(canvas);
+}
+
+// The specification with its height in pixels, where it is given by row.
+function withHeight(spec, rows) {
+  if (!spec.height?.step) return spec;
+  const named = (spec.layer ?? [spec]).map(({ encoding }) => encoding.y?.field).find(Boolean);
+  return { ...spec, height: Math.max(1, new Set(rows.map((row) => row[named])).size) * spec.height.step };
 }
 
 // How many of a sample of the canvas's pixels differ from the background. Tests use it to see empty charts.

@@ -38,17 +38,19 @@ function visible(text) {
   return plain ? [...nodes, plain] : nodes;
 }
 
-// A text in which blanks that nobody would see are marked too: at either end of a line, and several in a row. The mark is
-// drawn over the blank, so that a copy of the text is true.
-function spaced(text) {
-  const blanks = /^ +| +$| {2,}/gm,
-    nodes = [];
-  let at = 0;
-  for (const { 0: found, index } of text.matchAll(blanks)) {
-    nodes.push(...visible(text.slice(at, index)), ...Array.from(found, () => h("span.blank", {}, " ")));
-    at = index + found.length;
+// A part of a text in which blanks that nobody would see are marked too: at either end of a line, and several in a row. The
+// mark is drawn over the blank, so that a copy of the text is true.
+function spaced(text, from = 0, to = text.length) {
+  const nodes = [];
+  let at = from;
+  for (const { 0: found, index } of text.matchAll(/^ +| +$| {2,}/gm)) {
+    const [start, end] = [Math.max(from, index), Math.min(to, index + found.length)];
+    if (start >= end) continue;
+    nodes.push(...visible(text.slice(at, start)));
+    for (let i = start; i < end; i++) nodes.push(h("span.blank", {}, " "));
+    at = end;
   }
-  return [...nodes, ...visible(text.slice(at))];
+  return [...nodes, ...visible(text.slice(at, to))];
 }
 
 function mark(letter) {

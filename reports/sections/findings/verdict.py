@@ -101,7 +101,11 @@ def _by_disagreement(quality: Quality) -> tuple[Row | None, bool | None, list[st
     best = best_within(known, cost.column)
     if not best:
         cheap = max(known, key=lambda row: row[cost.column], default=None)
-        said = [] if cheap is None else [findings.NO_SETTING_SAVES.format(setting=cheap["shown_as"], saved=saved_words(cheap, cost))]
+        said = (
+            []
+            if cheap is None
+            else [findings.NO_SETTING_SAVES.format(setting=cheap["shown_as"], saved=saved_words(cheap, cost))]
+        )
         return cheap, False if known and cost.column != SKIPPED else None, [findings.NO_ANSWERS, *said]
     limit, row = best[0]
     saved = saved_words(row, cost)

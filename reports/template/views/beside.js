@@ -15,7 +15,7 @@ function besideFigure() {
   const labels = measures.map(({ label }) => label);
   state.measure = picked("measure", labels);
   const controls = h("div.row"),
-    said = h("output.said");
+    said = h("output.in-words");
   const measure = () => measures.find(({ label }) => label === state.measure);
   const settle = () => {
     const { bases, others, ways } = kinds[state.kind];
@@ -43,7 +43,7 @@ function besideFigure() {
         bases.length > 1 ? chooser(baseLabel, bases, state.base, change("base")) : null,
         left.length > 1 ? chooser(otherLabel, left, state.other, change("other")) : null,
         ways ? chooser("at", ways, state.at, change("at")) : null,
-        chooser("in", offered, state.measure, change("measure")),
+        chooser("Measure", offered, state.measure, change("measure")),
       ].filter(Boolean),
     );
     said.replaceChildren(...besideWords(state, measure(), rows()));
@@ -209,7 +209,8 @@ function besideWords({ kind, base, other, at }, { key, label, form: how, none },
   const sure = (end, isSo) => known.filter((row) => isNumber(row[key + end]) && isSo(row[key + end])).length;
   const more = sure("_low", (value) => value > none),
     less = sure("_high", (value) => value < none),
-    n = Math.max(...known.map((row) => row[`${key}_n`]));
+    n = Math.max(...known.map((row) => row[`${key}_n`])),
+    seeds = DATA.beside.seeds > 1 ? `, up to ${DATA.beside.seeds} seeds each` : "";
   const [one, two] = kind === "settings and their controls" ? [ITS_CONTROL, "a setting"] : [base, other];
   const average = DATA.beside.averages.find((row) =>
     kind === "modes"
@@ -218,7 +219,7 @@ function besideWords({ kind, base, other, at }, { key, label, form: how, none },
   );
   const words = [
     `${label}, ${two} beside ${kind === "rules and exit sets" ? `the best mix of ${one} at ${at}` : one}: `,
-    `certainly higher in ${more} and lower in ${less} of ${known.length} (n = ${form(n, "count")} prompts).`,
+    `certainly higher in ${more} and lower in ${less} of ${known.length} (n = ${form(n, "count")} prompts${seeds}).`,
   ];
   if (average && isNumber(average[key])) {
     const turned = kind === "modes" && average.base !== base,

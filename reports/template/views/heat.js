@@ -31,7 +31,7 @@ function heatmap() {
   const chart = {
     key: "heat",
     title: "Prompts by configurations",
-    heading: "h4",
+    heading: "h4.hidden",
     caption:
       "One cell per prompt and configuration" +
       (DATA.seeds.length > 1 ? ", the mean of its seeds" : "") +

@@ -245,7 +245,9 @@ const chooser = (label, names, now, onchange) =>
 // What is folded: {id, title, build}, in the order of the page.
 function foldedParts() {
   const chart = (key) => DATA.charts.filter((each) => each.key === key);
-  const figures = (charts) => () => charts.map((each) => (each.limit ? limited : figure)({ ...each, heading: "h4" }));
+  // A lone chart has the heading of what is opened.
+  const figures = (charts) => () =>
+    charts.map((each) => (each.limit ? limited : figure)({ ...each, heading: charts.length > 1 ? "h4" : "h4.hidden" }));
   const ofCharts = (id, title, keys) => {
     const charts = keys.flatMap(chart);
     return charts.length ? { id, title, build: figures(charts) } : null;

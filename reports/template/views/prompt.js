@@ -82,6 +82,7 @@ function writtenTexts(prompt, rows) {
       { id: "written" },
       `What was written: ${form(groups.size, "count")} different text${groups.size === 1 ? "" : "s"}`,
     ),
+    right >= 0 && prompt.answer !== null ? h("p", {}, rightWords(rows, right)) : null,
     canFilter
       ? h(
           "div.row",
@@ -96,6 +97,11 @@ function writtenTexts(prompt, rows) {
     box,
   );
 }
+
+const rightWords = (rows, right) => {
+  const marked = rows.filter(({ run }) => run.status === "ok" && run.m[right] !== null);
+  return `Right: ${marked.filter(({ run }) => run.m[right] === 1).length} of ${marked.length} runs.`;
+};
 
 // A text with who wrote it, whether it is right, and where its tokens exit.
 function saidBy(prompt, { text, members, from }) {
@@ -131,11 +137,11 @@ function wholeText(text, from) {
   const end = Math.min(text.length, Math.max(MOST_LETTERS, (from ?? 0) + MOST_LETTERS / 2)),
     cut = from === null ? end : Math.min(from, end);
   return [
-    ...spaced(text.slice(0, cut)),
+    ...spaced(text, 0, cut),
     from === null
       ? ""
       : h("span.differs", {}, from < text.length ? "differs from here" : "ends here, full depth goes on"),
-    cut < end ? h("strong", {}, ...spaced(text.slice(cut, end))) : "",
+    cut < end ? h("strong", {}, ...spaced(text, cut, end)) : "",
     end < text.length ? h("span.soft", {}, ` … ${form(text.length - end, "count")} more letters`) : "",
   ];
 }

@@ -14,7 +14,8 @@ function tradeFigure(chart) {
   const rows = chart.table.rows.filter((row) => row.rule !== null),
     online = rows.filter(isOnline),
     front = online.length ? online : rows.filter((row) => !isBlind(row)),
-    modes = [...new Set(rows.filter(({ control_of: of }) => of === null).map(({ mode }) => mode))];
+    swept = new Set(rows.filter(({ control_of: of }) => of === null).map(({ mode }) => mode)),
+    modes = [...new Set([...Object.keys(DATA.modes), ...swept])].filter((mode) => swept.has(mode));
   const severalRules = new Set(front.map(({ rule }) => rule)).size > 1;
   const names = (axis) => [...new Set(chart.variants.map((variant) => variant[axis]))];
   const picked = (axis) => {
@@ -25,7 +26,10 @@ function tradeFigure(chart) {
     y: picked("y"),
     x: picked("x"),
     modes: new Set(
-      choice("quality.modes", severalRules ? (front[0] ?? rows[0])?.mode : modes.join(","))
+      choice(
+        "quality.modes",
+        severalRules ? (modes.find((mode) => front.some((row) => row.mode === mode)) ?? "") : modes.join(","),
+      )
         .split(",")
         .filter((mode) => modes.includes(mode)),
     ),
@@ -111,7 +115,7 @@ function tradeFigure(chart) {
     ],
     rows: visible,
     csv: () => chart.table.rows,
-    prepare: (spec, rows, width) => tradeSpec(spec, rows, width, shown.variants[0].axes, severalRules, state.modes),
+    prepare: (spec, rows, width) => tradeSpec(spec, rows, width, shown.variants[0].axes, severalRules),
     open: ({ configuration }) => {
       if (DATA.configurations.some(({ key }) => key === configuration)) openConfiguration({ configuration });
     },
@@ -153,7 +157,7 @@ function modeKey(modes, severalRules) {
 }
 
 // The specification with its scales fixed, so that labels can be placed in pixels.
-function tradeSpec(spec, rows, width, axes, severalRules, modes) {
+function tradeSpec(spec, rows, width, axes, severalRules) {
   const style = getComputedStyle(document.documentElement),
     [ink, soft, paperColour, line] = ["ink", "soft", "paper", "line"].map((name) =>
       style.getPropertyValue(`--${name}`).trim(),
@@ -175,7 +179,7 @@ function tradeSpec(spec, rows, width, axes, severalRules, modes) {
     });
   const at = (row) => ({ x: xs.at(row[axes.x]), y: area.height - ys.at(row[axes.y]) });
   const points = known.filter(({ rule }) => rule !== null);
-  const labels = placeLabels(labelsOf(points, axes, at, severalRules, modes, narrow, normal), known.map(at), area);
+  const labels = placeLabels(labelsOf(points, axes, at, severalRules, narrow, normal), known.map(at), area);
   const scales = { x: { domain: xs.domain, nice: false, zero: false }, y: ys.scale };
   const fixed = (name, channel) => {
     const { scale: _, axis, title, ...others } = channel;
@@ -288,7 +292,7 @@ function scaleOf(values, size, { zero, logarithmic = false, room, most = Infinit
 }
 
 // The labels, the most important first: full depth, each series at the end that saves most, and then every parameter.
-function labelsOf(points, axes, at, severalRules, modes, narrow, normal) {
+function labelsOf(points, axes, at, severalRules, narrow, normal) {
   const seriesEnd = new Map();
   for (const row of points) {
     const end = seriesEnd.get(row.series);

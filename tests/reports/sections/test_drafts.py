@@ -261,7 +261,8 @@ def test_the_section_is_drawn_by_batch_size_beside_plain_decoding(
     report.write_text(render(timed(seconds, batches=(1, 8)), ""), encoding="utf-8")
     assert "<h2>Drafts</h2>" in report.read_text(), "for readers without JavaScript"
     page = visit("#/", report)
-    page.get_by_role("button", name="Drafts ↓").press("Enter")
+    page.get_by_role("link", name="Drafts", exact=True).press("Enter")
+    page.locator("#drafts:focus").wait_for(state="attached")
     assert page.evaluate("document.activeElement.id") == "drafts"
     for key in ("acceptance", "speed"):
         box = page.locator(f'[data-chart="draft-{key}"] .chart')
