@@ -134,7 +134,8 @@ class Difference:
 def paired_chart(
     frame: pd.DataFrame, difference: Difference, description: str, order: list[str] | None, looks: Looks
 ) -> alt.LayerChart:
-    """A difference with its interval, one row per configuration, from the top as in `order`, the names that are shown, or as in the rows.
+    """A difference with its interval, one row per configuration, from the top as in `order`, the names that are shown,
+    or else as in the rows.
 
     The dashed line is at no difference. The axis of a ratio is logarithmic, so that half and double are equally far
     from it.

@@ -12,6 +12,7 @@ from eexit.plan.configuration import Exit
 from reports.read.sweep import Sweep
 
 MOST_OF_EACH: Final = 8  # of a configuration
+NAMED: Final = ("run_id", "configuration", "position", "at_exit", "at_full_depth")
 
 
 def confident_wrong(sweep: Sweep, prompt_ids: Sequence[str]) -> pd.DataFrame:
@@ -33,14 +34,15 @@ def confident_wrong(sweep: Sweep, prompt_ids: Sequence[str]) -> pd.DataFrame:
         & pc.is_valid(pc.field("logprob"))
     )
     if not online or sweep.final_layer is None or not set(columns) <= set(sweep.tokens.schema.names):
-        return pd.DataFrame(columns=["run_id", "configuration", "position", "at_exit", "at_full_depth"])
+        return pd.DataFrame(columns=[*NAMED])
     found = sweep.tokens.to_table(columns=columns, filter=wanted).to_pandas()
     found = found[found["run_id"].isin(sweep.done["run_id"])]
     found = found.assign(at_exit=np.exp(found["exit_logprob"]), at_full_depth=np.exp(found["logprob"]))
     surplus = (found["at_exit"] - found["at_full_depth"]).rename("surplus")
     order = pd.concat([-surplus, found[["run_id", "position"]]], axis=1).sort_values(["surplus", "run_id", "position"])
     surest = found.loc[order.index].groupby("configuration", sort=False).head(MOST_OF_EACH)
-    return surest[["run_id", "configuration", "position", "at_exit", "at_full_depth"]].reset_index(drop=True)
+    named: pd.DataFrame = surest[[*NAMED]]
+    return named.reset_index(drop=True)
 
 
 def _is_control(configuration: Exit) -> bool:

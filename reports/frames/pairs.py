@@ -70,10 +70,12 @@ def together(trade: pd.DataFrame) -> list[Together]:
     found = []
     for one, other in combinations(exits["mode"].unique() if len(exits) else (), 2):
         of_one, of_other = (exits[exits["mode"] == mode].set_index("setting")["configuration"] for mode in (one, other))
-        common = [(of_one[setting], of_other[setting]) for setting in of_one.index if setting in of_other.index]
+        common = [
+            (str(of_one[setting]), str(of_other[setting])) for setting in of_one.index if setting in of_other.index
+        ]
         found.append(Together(one, other, common))
     beneath = trade[trade["beneath"].notna()] if len(trade) else trade
-    controls = [(row.configuration, row.beneath) for row in beneath.itertuples()]
+    controls = [(str(row.configuration), str(row.beneath)) for row in beneath.itertuples()]
     found.append(Together(CONTROL, "settings", controls))
     return [each for each in found if each.keys]
 
@@ -137,7 +139,7 @@ class _Measured:
                 RUN: saved_of_run(done),
             }
         ).astype(float)
-        means = numbers.groupby([done["unit"], done["configuration"]]).mean().unstack()
+        means: pd.DataFrame = numbers.groupby([done["unit"], done["configuration"]]).mean().unstack()  # type: ignore[assignment]
         keys = [c.key for c in sweep.configurations if c.key in set(done["configuration"])]
         wide = means.reindex(columns=pd.MultiIndex.from_product([MATCHED, keys]))
         values_PMC = wide.to_numpy().reshape(len(wide), len(MATCHED), len(keys))

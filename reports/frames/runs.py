@@ -208,7 +208,7 @@ class PairedRuns:
 
     sweep: Sweep
     columns: list[str]
-    index: pd.MultiIndex  # of the pairs: unit, prompt and seed
+    index: pd.Index  # of the pairs: unit, prompt and seed
     numbers_NXC: np.ndarray
 
     @classmethod

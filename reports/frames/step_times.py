@@ -30,8 +30,9 @@ def known_step_times(sweep: Sweep) -> dict[str, StepTimes]:
 
 def timed(sweep: Sweep, saves: Savings) -> pd.DataFrame:
     """One row per configuration and place that was timed: `configuration`, `shown_as`, `at`, which batch size where,
-    `layers_skipped`, `run`, what was run less of what was timed, `allowed` by T(rows, layers) if deciding were free, and
-    the estimate `realised`. `allowed` is NaN where step times or exits are not known. Those that saved most come first.
+    `layers_skipped`, `run`, what was run less of what was timed, `allowed` by T(rows, layers) if deciding were free,
+    and the estimate `realised`. `allowed` is NaN where step times or exits are not known. Those that saved most come
+    first.
     """
     times = known_step_times(sweep)
     shares = exit_shares(sweep)

@@ -301,15 +301,15 @@ def _prompts(
     ]
 
 
-def _confident(sweep: Sweep, held: dict[str, str]) -> list[tuple[int, int, int, float, float]]:
+def _confident(sweep: Sweep, held: dict[str, str]) -> list[tuple[float, ...]]:
     """The most confident wrong exits: prompt, its run, position, probability at the exit and under full depth."""
     runs = sweep.generations.loc[sweep.generations["prompt_id"].isin(held), ["run_id", "prompt_id"]]
     numbers = {prompt_id: number for number, prompt_id in enumerate(held)}
     at = runs["prompt_id"].map(numbers), runs.groupby("prompt_id").cumcount()
     places = dict(zip(runs["run_id"], zip(*at, strict=True), strict=True))
     return [
-        (*map(int, places[row.run_id]), int(row.position), _rounded(row.at_exit), _rounded(row.at_full_depth))
-        for row in confident_wrong(sweep, list(held)).itertuples()
+        (*map(int, places[row["run_id"]]), row["position"], _rounded(row["at_exit"]), _rounded(row["at_full_depth"]))
+        for row in confident_wrong(sweep, list(held)).to_dict("records")
     ]
 
 

@@ -28,7 +28,7 @@ from reports.read.judgements import Judge, judges_of, with_judgements
 from reports.read.parameters import oracles_beside_others
 from reports.read.shards import read_landed
 from reports.read.study_tables import read_study_tables, rows_of
-from reports.read.verdict import Verdict, read_verdict
+from reports.read.verdict import AssessedVerdict, read_verdict
 
 _BULKY = ("text", "prompt_token_ids", "model", "answer", "found_answer")  # large, and no statistic needs them
 
@@ -64,7 +64,7 @@ class Sweep:
     n_landed: int = 0  # runs, with those that are the same for every seed
     n_seeds: int = 1
     prices_of: Shapes | None = None  # another model at whose prices costs are shown too: the reader's choice
-    verdict: Verdict | None = None  # of an assessment, if there was one
+    verdict: AssessedVerdict | None = None  # of an assessment, if there was one
     margin: float = MARGIN  # what a setting may be worse than full depth and count as good as it: the reader's choice
 
     @property

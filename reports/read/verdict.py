@@ -18,7 +18,7 @@ VERDICT: Final = "verdict.json"
 Cause = Literal["certain too late", "deciding", "batches"]
 
 
-class Verdict(BaseModel):
+class AssessedVerdict(BaseModel):
     """What `verdict.json` says."""
 
     model_config = ConfigDict(frozen=True)
@@ -29,7 +29,7 @@ class Verdict(BaseModel):
     rows: list[dict[str, Any]] = Field(default_factory=list, max_length=6)
 
 
-def read_verdict(location: Location) -> tuple[Verdict | None, tuple[str, ...]]:
+def read_verdict(location: Location) -> tuple[AssessedVerdict | None, tuple[str, ...]]:
     """The verdict, if there is one, and a line if it is left out because it can't be read."""
     path = location.path(VERDICT)
     if location.filesystem.get_file_info(path).type != pyarrow.fs.FileType.File:
@@ -37,7 +37,7 @@ def read_verdict(location: Location) -> tuple[Verdict | None, tuple[str, ...]]:
     with location.filesystem.open_input_stream(path) as stream:
         content = stream.read()
     try:
-        return Verdict.model_validate_json(content), ()
+        return AssessedVerdict.model_validate_json(content), ()
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"

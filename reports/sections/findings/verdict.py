@@ -3,6 +3,7 @@
 An assessment says so itself (`reports.read.verdict`). Without one, a sweep's own answers and choices are told.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from eexit.quality.risks import RISKS
 from reports.frames.axes import CORRECT, DIFFERENCE, DISAGREEMENT, RUN, SKIPPED, THEORETICAL
 from reports.frames.quality import Quality
 from reports.read.judgements import BEST, SCORE, WORST
-from reports.read.verdict import Verdict
+from reports.read.verdict import AssessedVerdict
 from reports.sections.findings.numbers import Row, difference, saved_words, with_interval
 from reports.sections.findings.quality import cheapest, cost_of, points, saves
 from reports.sections.findings.savings import best_within
@@ -44,7 +45,7 @@ class Told:
         return vars(self)
 
 
-def verdict(given: Verdict | None, quality: Quality | None) -> Told | None:
+def verdict(given: AssessedVerdict | None, quality: Quality | None) -> Told | None:
     """None for a sweep in which nothing exits early."""
     swept = _of_sweep(quality) if quality is not None and len(quality.settings) else None
     if given is None:
@@ -101,13 +102,11 @@ def _by_disagreement(quality: Quality) -> tuple[Row | None, bool | None, list[st
     best = best_within(known, cost.column)
     if not best:
         cheap = max(known, key=lambda row: row[cost.column], default=None)
-        said = (
-            []
-            if cheap is None
-            else [findings.NO_SETTING_SAVES.format(setting=cheap["shown_as"], saved=saved_words(cheap, cost))]
-        )
-        return cheap, False if known and cost.column != SKIPPED else None, [findings.NO_ANSWERS, *said]
-    limit, row = best[0]
+        if cheap is None:
+            return None, None, [findings.NO_ANSWERS]
+        said = findings.NO_SETTING_SAVES.format(setting=cheap["shown_as"], saved=saved_words(cheap, cost))
+        return cheap, None if cost.column == SKIPPED else False, [findings.NO_ANSWERS, said]
+    _, row = best[0]
     saved = saved_words(row, cost)
     if is_known(row[DISAGREEMENT]):
         differs = with_interval(row | {"n": row[f"{DISAGREEMENT}_n"]}, DISAGREEMENT)
@@ -134,7 +133,7 @@ def _certain(choices: pd.DataFrame) -> str:
 def _weights(row: Row) -> list[dict[str, Any]]:
     """What the exits skip, what that would save, what deciding adds, and what is left: shares of full depth."""
     found = [("layers skipped", row[SKIPPED])]
-    theoretical, run = row.get(THEORETICAL), row.get(RUN)
+    theoretical, run = (row.get(name, math.nan) for name in (THEORETICAL, RUN))
     if is_known(theoretical):
         found.append(("saved if deciding were free", theoretical))
     if is_known(theoretical) and is_known(run):

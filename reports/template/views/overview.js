@@ -65,7 +65,10 @@ function overviewSections() {
 
 // A list of the sections that stays in sight.
 function contents(sections) {
-  const links = sections.map(({ id, label }) => h("a", { href: `#/at/${id}`, "data-to": id }, label));
+  const apart = foldedParts().filter(({ id }) => id === "drafts" || id === "learned");
+  const links = [...sections, ...apart.map(({ id, title }) => ({ id, label: title }))].map(({ id, label }) =>
+    h("a", { href: `#/at/${id}`, "data-to": id }, label),
+  );
   const nav = h("nav.contents", { "aria-label": "Contents" }, h("ol", {}, ...links.map((link) => h("li", {}, link))));
   const seen = new Map();
   const watch = new IntersectionObserver(
@@ -281,7 +284,7 @@ function everythingElse(folds) {
     const details = h(
       "details.fold",
       { "data-fold": id, open: open.has(id) },
-      h("summary", {}, h("h3", { id: $(id) ? null : `fold-${id}`, tabindex: -1 }, title)),
+      h("summary", {}, h("h3", { id, tabindex: -1 }, title)),
     );
     const fill = () => {
       if (!details.open || details.children.length > 1) return;

@@ -25,6 +25,7 @@ from reports.page.payload import facts, payload
 from reports.read.parameters import representative, representatives
 from reports.read.prompt_choice import choose_prompts
 from reports.read.sweep import Sweep, read_sweep
+from reports.sections.beside import beside_section
 from reports.sections.findings.sweep import sweep_findings
 from reports.sections.overview import overview_charts
 
@@ -129,13 +130,16 @@ def test_paired_differences_with_controls_are_those_of_each_with_its_own(sweep: 
     assert paired.index.tolist() == [c.key for c in rules_grid() if c.columns["rule"] == "kl"]
     wide = sweep.generations.pivot_table("disagreement", "prompt_id", "configuration")
     assert paired["disagreement"][FOLLOWED] == pytest.approx((wide[FOLLOWED] - wide[CONTROL]).mean())
-    assert frames.CONTROL in drawn(sweep)["paired"]["slice"]["values"]
+    section = beside_section(sweep, frames.trade_off(sweep))
+    assert section
+    assert frames.CONTROL in {average["base"] for average in section["averages"]}
 
 
-def test_trade_offs_tell_rules_by_colour_and_modes_by_shape(sweep: Sweep) -> None:
+def test_trade_offs_tell_rules_by_colour_and_shape_and_modes_by_dashes(sweep: Sweep) -> None:
     chart = drawn(sweep)["trade-disagreement"]
     assert {colour.get("field") for colour in encodings(chart, "color")} == {"family", None}, "controls are grey"
-    assert {shape["field"] for shape in encodings(chart, "shape")} == {"mode"}
+    assert {shape["field"] for shape in encodings(chart, "shape")} == {"family"}
+    assert {dash["field"] for dash in encodings(chart, "strokeDash")} == {"mode"}
     line = chart["variants"][0]["spec"]["layer"][0]["encoding"]
     assert (line["detail"]["field"], line["order"]["field"]) == ("series", "parameter")
     for channel, field in (("x", "layers_skipped"), ("y", "disagreement")):

@@ -144,7 +144,7 @@ def test_no_draft_is_told_of_as_an_exit(timed: Callable[..., Sweep]) -> None:
     sweep = timed({NORMAL: 1.0, GENERATE: 1.2, ONLINE: 0.9, **dict.fromkeys(KEYS, 1.1)})
     data, _ = payload(sweep, "")
     charts = {chart["key"]: chart for chart in data["charts"]}
-    assert {"trade-disagreement", "mix", "depth", "paired"} <= charts.keys()
+    assert {"trade-disagreement", "mix", "depth"} <= charts.keys()
     for chart in charts.values():
         assert not {row["configuration"] for row in chart["table"]["rows"]} & set(KEYS), chart["key"]
     assert data["findings"]
