@@ -104,8 +104,8 @@ def _by_disagreement(quality: Quality) -> tuple[Row | None, bool | None, list[st
         cheap = max(known, key=lambda row: row[cost.column], default=None)
         if cheap is None:
             return None, None, [findings.NO_ANSWERS]
-        said = findings.NO_SETTING_SAVES.format(setting=cheap["shown_as"], saved=saved_words(cheap, cost))
-        return cheap, None if cost.column == SKIPPED else False, [findings.NO_ANSWERS, said]
+        least = findings.NO_SETTING_SAVES.format(setting=cheap["shown_as"], saved=saved_words(cheap, cost))
+        return cheap, None if cost.column == SKIPPED else False, [findings.NO_ANSWERS, least]
     _, row = best[0]
     saved = saved_words(row, cost)
     if is_known(row[DISAGREEMENT]):
