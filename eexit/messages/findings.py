@@ -62,6 +62,31 @@ JUDGED: Final = "Judge {judge} gives normal a score of {score} of {best} (n = {n
 UNUSABLE: Final = "Judge {judge} gave no usable answer for {errors} of {runs}, which are in no mean of its scores."
 FAILED: Final = "{runs} failed, and count in no mean."
 
+# Whether early exit pays, where no assessment says so.
+NEAREST_SETTING: Final = "The nearest, {setting}, is at {difference} and {saved}."
+NO_ANSWERS: Final = "No answer was checked, so that nothing says which setting is as good as full depth."
+AT_LITTLE_DISAGREEMENT: Final = "{setting} {saved}, and differs from full depth on {differs} of decided tokens."
+SAVES_SOMETHING: Final = "{setting} {saved}, the most of all settings."
+NO_SETTING_SAVES: Final = "No setting certainly saves; the cheapest, {setting}, {saved}."
+CERTIFIED_FOR: Final = (
+    "With {confidence} confidence, {bound} is at most {at_most} under {setting}, at {cost} of full depth's cost."
+)
+UNCERTIFIED: Final = "Nothing is certified: python jobs/choose.py RESULTS does that."
+HOW_CERTIFIED: Final = (
+    "Each bound was asked by itself; the cheapest certified setting that costs less than full depth, and its loss on "
+    "prompts that chose nothing."
+)
+HOW_KEPT: Final = (
+    "Nothing is certified; from the best on, by the interval's end: whether a setting is at most {margin} worse than "
+    "full depth, paired over prompts."
+)
+HOW_NEAR: Final = "Nothing is certified and no answer was checked; the settings that differ least from full depth."
+HOW_TIMED: Final = (
+    "Realised: time beside full depth on the same path ({rounds}); allowed: what steps of fewer rows and layers would "
+    "save if deciding were free."
+)
+NO_STEP_TIMES: Final = "What a step allows was not measured: python jobs/timings.py RESULTS --steps does that."
+
 # Of a choice: what counts, and how it was tested.
 LOSS: Final = "Loss of a prompt: {definition}."
 AVERAGED: Final = "It is averaged over {seeds} first."

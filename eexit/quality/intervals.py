@@ -18,6 +18,7 @@ from scipy.stats import beta, binom, binomtest, norm
 
 LEVEL: Final = 0.95
 TAILS: Final = ((1 - LEVEL) / 2, 1 - (1 - LEVEL) / 2)
+NORMAL_TAIL: Final = float(norm.ppf(TAILS[1]))
 MOST_EFFECTIVE: Final = 1e9  # prompts that the same value off the edge of all prompts stands for
 Ends = tuple[float, float]
 
@@ -47,7 +48,7 @@ def of_difference(values_P: np.ndarray) -> Ends:
 def bonett_price(gained: float, lost: float, n: float) -> Ends:
     """The interval of a difference of paired shares, (gained − lost) / n."""
     up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
-    half = float(norm.ppf(TAILS[1])) * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
+    half = NORMAL_TAIL * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
     return float(max(up - down - half, -1.0)), float(min(up - down + half, 1.0))
 
 
@@ -59,7 +60,7 @@ def _are_parts(values_P: np.ndarray) -> bool:
 def _as_many(whole_variance: float, values_P: np.ndarray) -> float:
     """How many whole values, with this variance, say as much as these; fewer, as their variance is itself estimated."""
     n, variance = len(values_P), float(values_P.var(ddof=1))
-    spread = float(norm.ppf(TAILS[1]) / stdtrit(n - 1, TAILS[1])) ** 2
+    spread = float(NORMAL_TAIL / stdtrit(n - 1, TAILS[1])) ** 2
     return min(whole_variance / (variance / n) * spread, MOST_EFFECTIVE) if variance else MOST_EFFECTIVE
 
 

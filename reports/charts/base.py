@@ -29,7 +29,6 @@ LIGHT: dict[str, Any] = {
         ],
         # In the section on learned exits, first what they are compared with.
         "ordinal": ["#8a929e", "#5b4bc4", "#c2500a", "#00795a", "#a8457f", "#7a6a00"],
-        "symbol": ["square", "circle", "triangle-up", "diamond", "cross", "triangle-down"],
     },
     "axis": {"labelFontSize": 12, "titleFontSize": 12, "gridOpacity": 0.5, "labelFlush": False, "labelSeparation": 6},
     "legend": {"labelFontSize": 12, "titleFontSize": 12, "orient": "top", "symbolOpacity": 1},
@@ -133,17 +132,20 @@ class Difference:
 
 
 def paired_chart(
-    frame: pd.DataFrame, difference: Difference, description: str, order: list[str], looks: Looks
+    frame: pd.DataFrame, difference: Difference, description: str, order: list[str] | None, looks: Looks
 ) -> alt.LayerChart:
-    """A difference with its interval, one row per configuration, from the top as in `order`, the names that are shown.
+    """A difference with its interval, one row per configuration, from the top as in `order`, the names that are shown,
+    or else as in the rows.
 
     The dashed line is at no difference. The axis of a ratio is logarithmic, so that half and double are equally far
     from it.
     """
     x, x_title, none = difference.column, difference.title, difference.none
-    scale = alt.Scale(type="log" if none else "linear", zero=False, nice=False, padding=ROOM_PIXELS)
-    channel = alt.X(f"{x}:Q", title=x_title, scale=scale, axis=alt.Axis(format="~g"))
-    base = alt.Chart(ROWS).encode(y=rows_of("shown_as", order), color=looks.colour(frame), opacity=OPACITY)
+    scale = scale_of(logarithmic=bool(none), zero=False, padding=ROOM_PIXELS)
+    shape = looks.shape(frame).legend(None)  # the rows have names
+    axis = alt.Axis(format="~%" if difference.form == "points" else "~g")
+    channel = alt.X(f"{x}:Q", title=x_title, scale=scale, axis=axis)
+    base = alt.Chart(ROWS).encode(y=rows_of("shown_as", order), color=looks.colour(frame).legend(None), opacity=OPACITY)
     tooltip = [
         alt.Tooltip("shown_as:N", title="Configuration"),
         alt.Tooltip(f"{x}:Q", title=x_title, format=".4~g"),
@@ -160,7 +162,7 @@ def paired_chart(
         ),
         base.transform_calculate(interval=interval_words(x, ".4~g"))
         .mark_point(filled=True, size=80, cursor="pointer")
-        .encode(x=channel, shape=looks.shape(frame), tooltip=tooltip),
+        .encode(x=channel, shape=shape, tooltip=tooltip),
         description=description,
     ).properties(height=alt.Step(22))
 
@@ -201,7 +203,7 @@ def dose_chart(frame: pd.DataFrame, rule: str, y: str, y_title: str, description
         ),
         dosed.transform_calculate(interval=interval_words(y, ".1%"))
         .mark_point(filled=True, size=80, cursor="pointer")
-        .encode(y=y_channel, shape=looks.shape(frame), opacity=OPACITY, tooltip=tooltip),
+        .encode(y=y_channel, shape=looks.shape(frame, one_rule=True), opacity=OPACITY, tooltip=tooltip),
         description=description,
     )
 
@@ -229,7 +231,7 @@ def depth_chart(frame: pd.DataFrame, description: str, looks: Looks) -> alt.Laye
         ),
         base.mark_line(aria=False).encode(y=y),
         base.mark_point(filled=True, size=25, cursor="pointer").encode(
-            y=y, shape=looks.shape(frame), opacity=OPACITY, tooltip=tooltip
+            y=y, shape=looks.shape(frame, one_rule=True), opacity=OPACITY, tooltip=tooltip
         ),
         description=description,
     )
@@ -250,6 +252,13 @@ def layered(*layers: alt.Chart, description: str) -> alt.LayerChart:
     return alt.LayerChart(
         layer=list(layers), data=ROWS, width=WIDTH_PIXELS, height=HEIGHT_PIXELS, description=description
     )
+
+
+def scale_of(logarithmic: bool, zero: bool, padding: float) -> alt.Scale:
+    """Between the outermost marks, with room beside them; a logarithmic scale has no zero."""
+    if logarithmic:
+        return alt.Scale(type="log", nice=False, padding=padding)
+    return alt.Scale(type="linear", zero=zero, nice=False, padding=padding)
 
 
 def rows_of(name: str, order: list[str] | None = None) -> alt.Y:

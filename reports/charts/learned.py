@@ -11,7 +11,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from reports.charts.base import HEIGHT_PIXELS, ROOM_PIXELS, ROWS, layered, where_known
+from reports.charts.base import HEIGHT_PIXELS, ROOM_PIXELS, ROWS, layered, scale_of, where_known
 from reports.charts.labels import PLOT_WIDTH_PIXELS, Axis, label_positions
 from reports.charts.palette import exit_colours
 from reports.charts.trade_off import LABEL_ROOM_PIXELS, is_logarithmic, labels_at
@@ -166,7 +166,7 @@ def _scale(values: pd.Series, written: str, room: float, zero: bool) -> dict[str
     if written == SHARE:
         return {"axis": PERCENT, "scale": alt.Scale(zero=zero, nice=False, padding=room)}
     log = is_logarithmic(values)
-    scale = alt.Scale(type="log" if log else "linear", zero=zero and not log, nice=False, padding=room)
+    scale = scale_of(log, zero=zero, padding=room)
     return {"axis": alt.Axis(format="~g"), "scale": scale}
 
 

@@ -1,8 +1,9 @@
 """How configurations are told apart, the same way in every chart of a report.
 
-Each mode has a shape. In a chart of several rules, each rule has a colour and each mode a dash pattern; in a chart of
-one rule, each mode has a colour. No rule has the colour of a mode. Colours and shapes are taken in order from the
-theme's `category` and `symbol` ranges.
+In a chart of several rules, each rule has a colour and a shape, and each mode a dash pattern; in a chart of one rule,
+each mode has a colour and a shape. So whoever sees few colours, or prints in grey, tells them apart by shape. No rule
+has the colour or the shape of a mode. Colours are taken in order from the theme's `category` range, shapes from those
+below.
 """
 
 import json
@@ -16,7 +17,19 @@ import pandas as pd
 from eexit.plan.configuration import NORMAL, Configuration, Exit
 from reports.read.parameters import ORACLE_MARK, oracles_beside_others
 
-HOLLOW: Final = "more than half of the text is one loop"
+HOLLOW: Final = "Hollow: more than half of the text is one loop."
+_STAR: Final = "M0,-1L0.29,-0.4L0.95,-0.31L0.48,0.15L0.59,0.81L0,0.5L-0.59,0.81L-0.48,0.15L-0.95,-0.31L-0.29,-0.4Z"
+_SAND_GLASS: Final = "M-0.85,-0.85L0.85,-0.85L-0.85,0.85L0.85,0.85Z"
+_BOW_TIE: Final = "M-0.85,-0.85L-0.85,0.85L0.85,-0.85L0.85,0.85Z"
+_HEXAGON: Final = "M0,-0.95L0.82,-0.47L0.82,0.47L0,0.95L-0.82,0.47L-0.82,-0.47Z"
+_PENTAGON: Final = "M0,-0.95L0.9,-0.29L0.56,0.77L-0.56,0.77L-0.9,-0.29Z"
+_EX: Final = "M-0.9,-0.5L-0.5,-0.9L0,-0.4L0.5,-0.9L0.9,-0.5L0.4,0L0.9,0.5L0.5,0.9L0,0.4L-0.5,0.9L-0.9,0.5L-0.4,0Z"
+_BAR: Final = "M-0.95,-0.35L0.95,-0.35L0.95,0.35L-0.95,0.35Z"
+_POST: Final = "M-0.35,-0.95L0.35,-0.95L0.35,0.95L-0.35,0.95Z"
+MODE_SHAPES: Final = ("square", _PENTAGON, _BAR, "triangle-left", "triangle-right", _POST)  # normal first
+RULE_SHAPES: Final = (
+    "circle", "triangle-up", "diamond", "cross", "triangle-down", _STAR, _EX, _HEXAGON, _SAND_GLASS, _BOW_TIE,
+)  # fmt: skip
 DASHES: Final = ([1, 0], [1, 0], [6, 3], [2, 2], [9, 3, 2, 3], [12, 4])  # of the lines of each mode, normal first
 
 
@@ -44,19 +57,18 @@ class Looks:
             # Vega merges the legends of colour and shape only if both have the same domain.
             modes = alt.Color("mode:N", title=self._mode_title).scale(domain=list(self.modes))
             return modes.legend(values=self._modes(frame))
-        rules = [rule for rule in self.rules if rule in set(frame["rule"])]
         colour = alt.Color("family:N", title="Rule").scale(domain=[*self.modes, *self.rules])
-        return colour.legend(values=rules, **_marking([rule for rule in rules if self.mark(rule)]))
+        return colour.legend(**self._rule_legend(frame))
 
-    def outline(self) -> alt.Stroke:
-        """The colour of outlines in a chart of all rules of the sweep; the colour's legend speaks for it."""
-        several = self.has_several_rules
-        scale = alt.Scale(domain=[*self.modes, *self.rules] if several else list(self.modes))
-        return alt.Stroke("family:N" if several else "mode:N", scale=scale, legend=None)
-
-    def shape(self, frame: pd.DataFrame) -> alt.Shape:
-        values = self._modes(frame)
-        return alt.Shape("mode:N", title=self._mode_title).scale(domain=list(self.modes)).legend(values=values)
+    def shape(self, frame: pd.DataFrame, one_rule: bool = False) -> alt.Shape:
+        """The shape, by what the colour is by in such a chart."""
+        shapes = [MODE_SHAPES[index % len(MODE_SHAPES)] for index in range(len(self.modes))]
+        if one_rule or not self.has_several_rules:
+            channel = alt.Shape("mode:N", title=self._mode_title)
+            return channel.scale(domain=list(self.modes), range=shapes).legend(values=self._modes(frame))
+        shapes += [RULE_SHAPES[index % len(RULE_SHAPES)] for index in range(len(self.rules))]
+        channel = alt.Shape("family:N", title="Rule").scale(domain=[*self.modes, *self.rules], range=shapes)
+        return channel.legend(**self._rule_legend(frame))
 
     def dash(self, frame: pd.DataFrame) -> alt.StrokeDash:
         """The dash pattern of lines in a chart of all rules."""
@@ -73,21 +85,12 @@ class Looks:
     def _mode_title(self) -> str | None:
         return "Mode" if self.has_several_rules else None
 
+    def _rule_legend(self, frame: pd.DataFrame) -> dict[str, Any]:
+        rules = [rule for rule in self.rules if rule in set(frame["rule"])]
+        return {"values": rules, **_marking([rule for rule in rules if self.mark(rule)])}
+
     def _modes(self, frame: pd.DataFrame) -> list[str]:
         return [mode for mode in self.modes if mode in set(frame["mode"])]
-
-
-def hollow(points: pd.DataFrame, outline: alt.Stroke) -> dict[str, Any]:
-    """Channels that draw configurations whose text is mostly one loop without a fill, if there are any."""
-    if not points["looping"].any():
-        return {}
-    fill = alt.FillOpacityValue(1, condition=[{"test": "datum.looping", "value": 0}])
-    # The legend is that of the outlines' width, since Vega has none for the opacity of fills.
-    width = alt.StrokeWidth("looping:N", title="Hollow").scale(domain=[True, False], range=[2, 2])
-    legend = alt.Legend(
-        values=[True], labelExpr=f"'{HOLLOW}'", labelLimit=0, symbolType="circle", symbolFillColor="transparent"
-    )
-    return {"stroke": outline, "strokeWidth": width.legend(legend), "fillOpacity": fill}
 
 
 def _marking(oracles: list[str]) -> dict[str, Any]:

@@ -19,10 +19,11 @@ from reports.charts.base import (
     ROWS,
     interval_words,
     layered,
+    scale_of,
     where_known,
 )
 from reports.charts.labels import PLOT_WIDTH_PIXELS, Axis, LabelPosition, label_positions
-from reports.charts.styles import Looks, hollow
+from reports.charts.styles import Looks
 from reports.frames.axes import DISAGREEMENT, SKIPPED, CostAxis, Measure
 from reports.read.parameters import representative
 
@@ -99,12 +100,22 @@ def trade_off_chart(shown: TradeOff, description: str) -> alt.LayerChart:
         *where_known(shown.column(f"{measure.column}_control"), *_controls(base, shown, tooltip)),
         *_intervals(base, shown),
         *where_known(shown.column("chosen"), _ring(x, y, known)),
-        base.mark_point(filled=True, size=80, cursor="pointer").encode(
-            shape=looks.shape(points), opacity=OPACITY, tooltip=tooltip, **hollow(points, looks.outline())
-        ),
+        *_marks(base, shown, tooltip),
         *_labels(base, shown),
         description=description,
     )
+
+
+def _marks(base: alt.Chart, shown: TradeOff, tooltip: list[alt.Tooltip]) -> Iterator[alt.Chart]:
+    """The points; those of configurations whose text is mostly one loop are hollow."""
+    shape, loops = shown.looks.shape(shown.points), shown.points["looping"]
+    encoded = base.encode(shape=shape, opacity=OPACITY, tooltip=tooltip)
+    sound = encoded.transform_filter("!datum.looping") if loops.any() else encoded
+    if not loops.all():
+        yield sound.mark_point(filled=True, size=80, cursor="pointer")
+    if loops.any():
+        hollow = encoded.transform_filter("datum.looping")
+        yield hollow.mark_point(filled=False, size=80, strokeWidth=2, cursor="pointer")
 
 
 def _percent_axis(least: float | None, most: float | None = None) -> alt.Axis:
@@ -116,7 +127,7 @@ def _percent_axis(least: float | None, most: float | None = None) -> alt.Axis:
 
 def _scale(shown: TradeOff) -> alt.Scale:
     is_share, room = shown.measure.is_share, LABEL_ROOM_PIXELS
-    return alt.Scale(type="log" if shown.is_logarithmic else "linear", zero=is_share, nice=False, padding=room)
+    return scale_of(shown.is_logarithmic, zero=is_share, padding=room)
 
 
 def _even(shown: TradeOff, y: alt.Y) -> Iterator[alt.Chart]:
@@ -151,7 +162,7 @@ def _controls(base: alt.Chart, shown: TradeOff, tooltip: list[alt.Tooltip]) -> I
         x=alt.X(f"{across}:Q", title=shown.cost.title),
         y=alt.Y(f"{up}:Q", title=shown.measure.title),
         color=grey,
-        shape=shown.looks.shape(shown.points).legend(None),
+        shape=shown.looks.shape(shown.points),
         opacity=OPACITY,
         tooltip=tooltip,
     )

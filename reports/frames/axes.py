@@ -1,6 +1,6 @@
 """The axes of the trade-off: how good a configuration's texts are, and what it saves."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +19,7 @@ THEORETICAL: Final = "theoretical"
 RUN: Final = "run"
 ELSEWHERE: Final = "run_elsewhere"  # what was run, at the prices of another model
 REALISED: Final = "realised"
+SCORES: Final = "Scores are taken from the file as they are."
 
 
 @dataclass(frozen=True)
@@ -89,10 +90,12 @@ MEASURES: Final = {
 SKIPPING: Final = CostAxis(SKIPPED, "layers skipped", LAYERS_SKIPPED)
 
 
-def measures_of_quality(judges: Sequence[Judge]) -> list[Measure]:
-    """Accuracy and what judges say before what needs neither."""
+def measures_of_quality(judges: Sequence[Judge], scores: Mapping[str, str]) -> list[Measure]:
+    """Accuracy, what judges say and the scores of a file (columns → labels) before what needs none of them."""
     judged = [measure for judge in judges for measure in _judged(judge, several=len(judges) > 1)]
-    return [MEASURES[CORRECT], *judged, *(MEASURES[name] for name in ("lcs_share", PERPLEXITY, DISAGREEMENT))]
+    scored = [Measure(key, label, label, SCORES, higher_is_better=None) for key, label in scores.items()]
+    others = (MEASURES[name] for name in (DISAGREEMENT, "lcs_share", PERPLEXITY, FIDELITY))
+    return [MEASURES[CORRECT], *judged, *scored, *others]
 
 
 def _judged(judge: Judge, several: bool) -> tuple[Measure, Measure]:

@@ -46,6 +46,7 @@ class Quality:
     choices: pd.DataFrame  # the latest answer to each question, as in `eexit.results.study_tables.CHOICES`
     replayed: pd.DataFrame  # as `replayed_settings` gives them
     margin: float  # `Sweep.margin`
+    is_studied: bool  # whether there are answers, judgements, replays, scores of the harness or choices
 
     @property
     def settings(self) -> pd.DataFrame:
@@ -54,13 +55,13 @@ class Quality:
 
 
 def quality(sweep: Sweep, trade: pd.DataFrame, paired: pd.DataFrame, saves: Savings | None) -> Quality | None:
-    """None for a sweep without answers, judgements, replays, scores of the harness and choices.
+    """None for a sweep without configurations.
 
     `trade` and `paired` are the frames of `frames.trade_off` and, beside `normal`, of `frames.paired_differences`.
     """
     judges = sweep.judges
     is_studied = any(len(sweep.rows_of(table)) for table in (REPLAYS, SCORES, CHOICES))
-    if trade.empty or not (sweep.has_answers or judges or is_studied):
+    if trade.empty:
         return None
     trade = saves.rows if saves else trade
     if not sweep.has_answers:
@@ -77,7 +78,8 @@ def quality(sweep: Sweep, trade: pd.DataFrame, paired: pd.DataFrame, saves: Savi
         certified=rows["configuration"].map(chosen_words(choices, chosen=False)),
     )
     exiting = rows[rows["rule"].notna()]
-    measures = tuple(each for each in measures_of_quality(judges) if exiting[each.column].notna().any())
+    known = measures_of_quality(judges, sweep.scores)
+    measures = tuple(each for each in known if exiting[each.column].notna().any())
     skipped = [SKIPPING] if exiting[SKIPPED].notna().any() else []
     return Quality(
         _in_order(rows, measures),
@@ -87,6 +89,7 @@ def quality(sweep: Sweep, trade: pd.DataFrame, paired: pd.DataFrame, saves: Savi
         choices,
         replayed_settings(sweep.rows_of(REPLAYS)),
         sweep.margin,
+        bool(sweep.has_answers or judges or is_studied),
     )
 
 

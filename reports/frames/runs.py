@@ -8,6 +8,7 @@ and `<name>_n`.
 
 import math
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -20,7 +21,7 @@ from eexit.quality.estimates import Estimate, ValueKind, estimate_columns, estim
 from eexit.quality.intervals import mcnemar
 from eexit.quality.text_measures import mean_perplexity
 from eexit.results.tables import GENERATIONS
-from reports.frames.axes import CORRECT, PERPLEXITY, SKIPPED
+from reports.frames.axes import CORRECT, PERPLEXITY, RUN, SKIPPED
 from reports.progress import Progress, ignore
 from reports.read.judgements import PREFERRED
 from reports.read.parameters import ORACLE_MARK, is_doubling
@@ -197,48 +198,77 @@ def _depth_of_runs(sweep: Sweep, run_ids: pd.Series, width: int, progress: Progr
 
 
 def paired_differences(sweep: Sweep, baseline: str = NORMAL) -> pd.DataFrame:
-    """Each configuration compared with the one of key `baseline`, on the same prompts and seeds. If `baseline` is
-    `CONTROL`, each is compared with its own control.
+    """Each configuration compared with the one of key `baseline`, as `PairedRuns.beside` does."""
+    return PairedRuns.of(sweep).beside(baseline)
 
-    Perplexities are compared by their ratio, the other columns by their difference: those of DIFFERENCES, the accuracy
-    and the scores. A prompt's difference is the mean of those of its seeds; `n_seeds` is how many have any. A run that
-    is the same for every seed is compared with each seed's run of the other configuration.
-    """
-    columns = ["log_perplexity", *DIFFERENCES[1:], *_marks(sweep)]
-    keys = [configuration.key for configuration in sweep.configurations]
-    bases = _bases(sweep, baseline)
-    compared = [keys.index(key) for key in bases]
-    done = sweep.done.astype(dict.fromkeys(columns, float))
-    if not bases or not set(bases.values()) & set(done["configuration"]):
-        return pd.DataFrame()
-    # N pairs of prompt and seed, X numbers, C configurations, D of which are compared with another one.
-    means = done.pivot_table(columns, ["unit", "prompt_id", "seed"], "configuration", aggfunc="mean")
-    means = means.reindex(columns=pd.MultiIndex.from_product([columns, keys]))
-    fixed = sweep.same_for_every_seed
-    of_fixed = means.columns.get_level_values(1).isin(fixed)
-    means.loc[:, of_fixed] = means.loc[:, of_fixed].groupby("prompt_id").transform("first")
-    numbers_NXC = means.to_numpy().reshape(len(means), len(columns), len(keys))
-    differences_NXD = numbers_NXC[:, :, compared] - numbers_NXC[:, :, [keys.index(base) for base in bases.values()]]
-    differences = pd.DataFrame(differences_NXD.reshape(len(means), -1), index=means.index).groupby("unit").mean()
-    kinds = [ValueKind.DIFFERENCE if _is_share(sweep, name) else ValueKind.NUMBER for name in columns]
-    found = estimate_columns(differences.to_numpy(), [kind for kind in kinds for _ in compared])
-    paired_ND = ~np.isnan(differences_NXD).all(axis=1)
-    seed_N = means.index.get_level_values("seed")
-    rows = []
-    for number, index in enumerate(compared):
-        of = dict(zip(columns, found[number :: len(compared)], strict=True))
-        n = max(estimate.n for estimate in of.values())
-        if n:
-            row = naming(sweep.configurations[index], sweep.marked) | {"baseline": baseline, "n": int(n)}
-            both_fixed = {sweep.configurations[index].key, bases[sweep.configurations[index].key]} <= fixed
-            row["n_seeds"] = 1 if both_fixed else seed_N[paired_ND[:, number]].nunique()
-            row |= _perplexity(of["log_perplexity"])
-            for name in columns[1:]:
-                row |= of[name].columns(name)
-            if CORRECT in columns:
-                row |= _gains(differences.iloc[:, columns.index(CORRECT) * len(compared) + number].dropna())
-            rows.append(row)
-    return pd.DataFrame(rows)
+
+@dataclass(frozen=True)
+class PairedRuns:
+    """The numbers of runs, N pairs of prompt and seed × X columns × C configurations."""
+
+    sweep: Sweep
+    columns: list[str]
+    index: pd.Index  # of the pairs: unit, prompt and seed
+    numbers_NXC: np.ndarray
+
+    @classmethod
+    def of(cls, sweep: Sweep) -> "PairedRuns":
+        """A run that is the same for every seed stands beside each seed's run of the other configurations."""
+        columns = ["log_perplexity", *DIFFERENCES[1:], SKIPPED, RUN, *_marks(sweep)]
+        keys = [configuration.key for configuration in sweep.configurations]
+        done = sweep.done.assign(**{SKIPPED: 1 - sweep.done["mean_depth"].astype(float), RUN: saved_of_run(sweep.done)})
+        done = done.astype(dict.fromkeys(columns, float))
+        means = done.pivot_table(columns, ["unit", "prompt_id", "seed"], "configuration", aggfunc="mean")
+        means = means.reindex(columns=pd.MultiIndex.from_product([columns, keys]))
+        of_fixed = means.columns.get_level_values(1).isin(sweep.same_for_every_seed)
+        means.loc[:, of_fixed] = means.loc[:, of_fixed].groupby("prompt_id").transform("first")
+        return cls(sweep, columns, means.index, means.to_numpy().reshape(len(means), len(columns), len(keys)))
+
+    def beside(self, baseline: str, only: Collection[str] | None = None) -> pd.DataFrame:
+        """Each configuration, or those of keys `only`, compared with the one of key `baseline`, on the same prompts and
+        seeds. If `baseline` is `CONTROL`, each is compared with its own control.
+
+        Perplexities are compared by their ratio, the other columns by their difference: those of DIFFERENCES, what is
+        skipped and saved, the accuracy and the scores. A prompt's difference is the mean of those of its seeds;
+        `n_seeds` is how many have any.
+        """
+        sweep, columns = self.sweep, self.columns
+        keys = [configuration.key for configuration in sweep.configurations]
+        bases = {key: base for key, base in _bases(sweep, baseline).items() if only is None or key in only}
+        compared = [keys.index(key) for key in bases]
+        if not bases or not set(bases.values()) & set(sweep.done["configuration"]):
+            return pd.DataFrame()
+        # D configurations are compared with another one.
+        base_NXD = self.numbers_NXC[:, :, [keys.index(base) for base in bases.values()]]
+        differences_NXD = self.numbers_NXC[:, :, compared] - base_NXD
+        flat = pd.DataFrame(differences_NXD.reshape(len(self.index), -1), index=self.index)
+        differences = flat.groupby("unit").mean()
+        kinds = [ValueKind.DIFFERENCE if _is_share(sweep, name) else ValueKind.NUMBER for name in columns]
+        found = estimate_columns(differences.to_numpy(), [kind for kind in kinds for _ in compared])
+        paired_ND = ~np.isnan(differences_NXD).all(axis=1)
+        seed_N = self.index.get_level_values("seed")
+        fixed = sweep.same_for_every_seed
+        rows = []
+        for number, index in enumerate(compared):
+            of = dict(zip(columns, found[number :: len(compared)], strict=True))
+            n = max(estimate.n for estimate in of.values())
+            if n:
+                key = sweep.configurations[index].key
+                row = naming(sweep.configurations[index], sweep.marked) | {"baseline": baseline, "n": int(n)}
+                row["n_seeds"] = 1 if {key, bases[key]} <= fixed else seed_N[paired_ND[:, number]].nunique()
+                row |= _perplexity(of["log_perplexity"])
+                for name in columns[1:]:
+                    row |= of[name].columns(name)
+                if CORRECT in columns:
+                    row |= _gains(differences.iloc[:, columns.index(CORRECT) * len(compared) + number].dropna())
+                rows.append(row)
+        return pd.DataFrame(rows)
+
+
+def saved_of_run(runs: pd.DataFrame) -> pd.Series:
+    """What each run saves of full depth's multiply-adds by what was run; NaN for oracles."""
+    saved: pd.Series = 1 - runs["cost_run"].astype(float) / runs["cost_full"].astype(float)
+    return saved
 
 
 def _gains(differences: pd.Series) -> dict[str, float]:
@@ -325,7 +355,11 @@ def _is_share(sweep: Sweep, name: Any) -> bool:
 
     Its unit says so, or its name is a number (a layer's part of the exits, or depth by position), or it is a win rate.
     """
-    return name in _SHARES or isinstance(name, int) or name in [judge.column(PREFERRED) for judge in sweep.judges]
+    return (
+        name in (*_SHARES, SKIPPED)
+        or isinstance(name, int)
+        or name in [judge.column(PREFERRED) for judge in sweep.judges]
+    )
 
 
 def _estimates(sweep: Sweep, configuration: Configuration, values: pd.DataFrame) -> dict[Any, Estimate]:

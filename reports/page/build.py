@@ -45,9 +45,15 @@ SCRIPTS: Final = (
     "data.js",
     "places.js",
     "dom.js",
+    "terms.js",
     "tables.js",
+    "labels.js",
     "charts.js",
     "views/overview.js",
+    "views/trade.js",
+    "views/beside.js",
+    "views/texts.js",
+    "views/heat.js",
     "views/quality.js",
     "views/drafts.js",
     "views/learned.js",
@@ -198,6 +204,7 @@ def _page(
     nonce = hashlib.sha256("".join([content, *itertools.chain(*outside.values())]).encode()).hexdigest()[:32]
     bundle, script = _bundle(), page_script(nonce if outside else "", follow_seconds, Path(folder).stem)
     style = (TEMPLATE / "report.css").read_text() + _exit_styles(len(data["layers"]))
+    charts = [*([data["trade"]] if data["trade"] else []), *data["charts"]]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -208,10 +215,11 @@ def _page(
         title=data["title"],
         facts=data["facts"],
         counts=data["counts"],
+        verdict=data["verdict"],
         findings=data["findings"],
         sections=[(title, data[key]["findings"]) for key, title in SECTIONS.items() if data[key]],
-        statics=[(c["title"], c["caption"], _svg(c)) for c in data["charts"] if c.get("static")],
-        trade=next((c["table"] for c in data["charts"] if c.get("static")), None),
+        statics=[(c["title"], c["caption"], _svg(c)) for c in charts if c.get("static")],
+        trade=next((c["table"] for c in charts if c.get("static")), None),
         policy=f"default-src 'none'; script-src {scripts}; style-src {_hash(style)}; "
         "img-src data:; base-uri 'none'; form-action 'none'" + ("; connect-src 'self'" if follow_seconds else ""),
         follow=follow_seconds,

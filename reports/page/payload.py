@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from eexit.messages.wording import counted
 from eexit.messages.written import is_known
-from eexit.method.rules import ORACLES, RULES
+from eexit.method.rules import ORACLES, RULES, Rule
 from eexit.plan.artefacts import ADAPTER, GATE, PROBE, READOUT
 from eexit.plan.configuration import ALL_MODES, DRAFT, NORMAL, Draft, Exit
 from eexit.quality.estimates import MIN_SAMPLES
@@ -18,6 +18,8 @@ from eexit.quality.intervals import LEVEL
 from eexit.results.study_tables import JUDGEMENTS, TIMINGS
 from eexit.results.tables import GENERATIONS, TOKENS
 from reports.frames import runs as frames
+from reports.frames.confident import confident_wrong
+from reports.frames.quality import quality
 from reports.frames.savings import savings
 from reports.page.packing import Packed, pack
 from reports.progress import Progress, ignore
@@ -25,14 +27,18 @@ from reports.read.judgements import BEST, SCORE, said_of_runs
 from reports.read.parameters import ORACLE_MARK
 from reports.read.prompt_choice import MOST, choose_prompts
 from reports.read.sweep import Sweep
+from reports.sections.beside import beside_section
 from reports.sections.drafts import draft_section
 from reports.sections.figures import clean
 from reports.sections.findings.artefacts import trained, written_versions
 from reports.sections.findings.savings import saved
 from reports.sections.findings.sweep import is_sampled, sweep_findings, unobserved
+from reports.sections.findings.verdict import verdict
 from reports.sections.learned import learned_section
 from reports.sections.overview import overview_charts, page_charts
-from reports.sections.quality import quality_section
+from reports.sections.quality import quality_figure, quality_section
+from reports.sections.settings import settings_section
+from reports.sections.timing import timing_section
 
 SAME: Final = "where tokens are greedy and exits are not left to chance, all seeds have the same run"
 MOST_FAILURES: Final = 500  # the number of failed runs that the page lists with their errors
@@ -94,6 +100,8 @@ def payload(
         **_names(sweep, packed),
         "metrics": [vars(metric) for metric in metrics],
         "prompts": _prompts(sweep, held, answers, by_prompt),
+        "confident": _confident(sweep, held),
+        "margin": sweep.margin,
         "failures": _failures(sweep),
         "kinds": list(packed.blobs),
         "top": packed.top_k,
@@ -109,13 +117,23 @@ def _found(sweep: Sweep, progress: Progress) -> dict[str, Any]:
     exits = sweep.without_drafts
     trade, paired = frames.trade_off(exits), frames.paired_differences(exits)
     saves = savings(exits, trade)
-    of_quality = quality_section(exits, trade, paired, saves)
-    drawn = overview_charts(exits, trade, saves, progress) if _tells_of_exits(sweep) else []
-    first = [*(of_quality["headline"] if of_quality else []), *(saved(saves) if saves and drawn else [])]
+    of_quality = quality(exits, trade, paired, saves)
+    told = quality_section(exits, of_quality, saves) if of_quality else None
+    tells = _tells_of_exits(sweep)
+    drawn = overview_charts(exits, trade, saves, progress) if tells else []
+    main = quality_figure(exits, of_quality, saves) if of_quality and tells else None
+    card = verdict(sweep.verdict, of_quality)
+    first = [*(told["headline"] if told else []), *(saved(saves) if saves and drawn else [])]
+    progress("comparing configurations")
     return {
+        "verdict": card.data if card else None,
         "findings": [*first, *sweep_findings(trade, is_sampled(sweep)), *unobserved(sweep)],
+        "trade": main.data if main else None,
+        "settings": settings_section(of_quality) if of_quality else None,
+        "time": timing_section(exits, saves) if tells else None,
+        "beside": beside_section(exits, trade),
         "charts": drawn,
-        "quality": of_quality,
+        "quality": told and told | {"table": None if main else told["table"]},
         "drafts": draft_section(sweep),
         "learned": learned_section(sweep),
         "specs": page_charts(sweep),
@@ -207,11 +225,19 @@ def _rules(sweep: Sweep) -> dict[str, dict[str, Any]]:
             "parameter": RULES[name].parameter,
             "unit": RULES[name].unit,
             "sees": RULES[name].sees,
+            "compares": _compares(RULES[name]),
             "oracle": name in ORACLES,
             "mark": ORACLE_MARK if name in sweep.marked else "",
         }
         for name in names
     }
+
+
+def _compares(rule: Rule) -> str | None:
+    """How what the rule sees is held against its parameter where it exits; None where it is not, or chance decides."""
+    if rule.draws or not rule.sees or rule.higher_exits_later is None:
+        return None
+    return "≥" if rule.higher_exits_later else "≤"
 
 
 def _runs(
@@ -274,6 +300,22 @@ def _prompts(
         }
         for prompt_id, why in held.items()
     ]
+
+
+def _confident(sweep: Sweep, held: dict[str, str]) -> list[tuple[float, ...]]:
+    """The most confident wrong exits: prompt, its run, position, probability at the exit and under full depth."""
+    runs = sweep.generations.loc[sweep.generations["prompt_id"].isin(held), ["run_id", "prompt_id"]]
+    numbers = {prompt_id: number for number, prompt_id in enumerate(held)}
+    at = runs["prompt_id"].map(numbers), runs.groupby("prompt_id").cumcount()
+    places = dict(zip(runs["run_id"], zip(*at, strict=True), strict=True))
+    return [
+        (*map(int, places[row["run_id"]]), row["position"], _rounded(row["at_exit"]), _rounded(row["at_full_depth"]))
+        for row in confident_wrong(sweep, list(held)).to_dict("records")
+    ]
+
+
+def _rounded(probability: Any) -> float:
+    return float(f"{probability:.3g}")
 
 
 def _failures(sweep: Sweep) -> list[dict[str, Any]]:

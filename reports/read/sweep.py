@@ -28,6 +28,7 @@ from reports.read.judgements import Judge, judges_of, with_judgements
 from reports.read.parameters import oracles_beside_others
 from reports.read.shards import read_landed
 from reports.read.study_tables import read_study_tables, rows_of
+from reports.read.verdict import AssessedVerdict, read_verdict
 
 _BULKY = ("text", "prompt_token_ids", "model", "answer", "found_answer")  # large, and no statistic needs them
 
@@ -63,6 +64,7 @@ class Sweep:
     n_landed: int = 0  # runs, with those that are the same for every seed
     n_seeds: int = 1
     prices_of: Shapes | None = None  # another model at whose prices costs are shown too: the reader's choice
+    verdict: AssessedVerdict | None = None  # of an assessment, if there was one
     margin: float = MARGIN  # what a setting may be worse than full depth and count as good as it: the reader's choice
 
     @property
@@ -143,8 +145,9 @@ def read_sweep(results: str) -> Sweep:
     )
     prompts = {prompt["id"]: prompt["prompt"] for prompt in about["config"].get("prompts", [])}
     studies, without = read_study_tables(location)
+    verdict, unreadable = read_verdict(location)
     prompts |= dict(zip(named["prompt_id"].to_pylist(), named["prompt_first"].to_pylist(), strict=True))
-    return assemble(
+    sweep = assemble(
         about,
         exitable,
         final,
@@ -153,9 +156,10 @@ def read_sweep(results: str) -> Sweep:
         _count_matrix(rows["exit_layer_counts"], [*exitable, final]),
         landed.tokens,
         landed.texts,
-        left_out=(*landed.left_out, *without),
+        left_out=(*landed.left_out, *without, *unreadable),
         studies=studies,
     )
+    return replace(sweep, verdict=verdict)
 
 
 def refuse_damage(results: str) -> None:

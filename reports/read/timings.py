@@ -16,6 +16,7 @@ class Measured:
     """A batch size on a machine for which `jobs/timings.py` measured how long configurations take."""
 
     number: int
+    batch: int
     label: str  # such as "batch 8", with the machine if there are several
     machine: str
     rounds: int
@@ -32,11 +33,11 @@ def latest_speedups(timings: pd.DataFrame, beside: str = NORMAL) -> list[tuple[M
     Seconds of different calls of `jobs/timings.py` are not compared. If several calls on one machine timed a
     configuration, the latest counts.
     """
-    setups = [_setup(*row) for row in timings[_SETUP].itertuples(index=False)]
-    several = len(set(setups)) > 1
+    setups = setups_of(timings)
+    several = setups.nunique() > 1
     latest: dict[tuple[int, str], dict[str, Speedup]] = {}  # by batch and machine, in the order of calls
     prompts: dict[tuple[int, str], int] = {}
-    for (setup, _), rows in timings.groupby([pd.Series(setups, index=timings.index), "timing_id"], sort=False):
+    for (setup, _), rows in timings.groupby([setups, "timing_id"], sort=False):
         for speedup in speedups(rows.to_dict("records"), beside):  # type: ignore[arg-type]  # its keys are column names
             at = (speedup.batch, str(setup))
             latest.setdefault(at, {})[speedup.configuration] = speedup
@@ -46,8 +47,13 @@ def latest_speedups(timings: pd.DataFrame, beside: str = NORMAL) -> list[tuple[M
         batch, setup = at
         label = f"batch {batch}" + (f", {setup}" if several else "")
         rounds = max(speedup.rounds for speedup in latest[at].values())
-        found.append((Measured(number, label, setup, rounds, prompts[at]), latest[at]))
+        found.append((Measured(number, batch, label, setup, rounds, prompts[at]), latest[at]))
     return found
+
+
+def setups_of(timings: pd.DataFrame) -> pd.Series:
+    """The machine, dtype and threads of each row, in words."""
+    return pd.Series([_setup(*row) for row in timings[_SETUP].itertuples(index=False)], timings.index, dtype=object)
 
 
 def _setup(machine: str, device: str, threads: int, dtype: str) -> str:

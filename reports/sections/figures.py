@@ -30,6 +30,7 @@ class Variant:
     x: str | None = None
     note: str | None = None
     shown: Sequence[str] | None = None
+    axes: dict[str, Any] | None = None  # the columns that it draws, and how they are read
 
     def data(self, is_choice: bool) -> dict[str, Any]:
         """As JSON; what is not set is left out, and the caption too where there is nothing to choose."""

@@ -5,7 +5,6 @@ from typing import Any, Final
 
 import pandas as pd
 
-from eexit.plan.configuration import NORMAL
 from reports.charts import base as charts
 from reports.charts.styles import Looks
 from reports.frames import runs as frames
@@ -16,9 +15,6 @@ from reports.read.sweep import Sweep
 from reports.sections.figures import Figure, Slice, Variant, basis, one
 from reports.sections.trade_off import trade_off_figures
 
-# Above this number of configurations, they are compared with the first one and with their controls only, since rows
-# grow with the square of the number.
-MOST_BASELINES: Final = 20
 DOSE: Final = (
     ("configuration", "Configuration", "text"),
     ("rule", "Rule", "text"),
@@ -39,17 +35,6 @@ DEPTH: Final = (
     ("depth_n", "n prompts", "count"),
     ("depth", "Mean depth", "share"),
 )
-_DIFFERENCES: Final = (
-    charts.Difference("perplexity", "Perplexity", "Perplexity, ratio (log scale)", "real", none=1.0),
-    charts.Difference("exit_rate", "Early exits", "Early exits, difference (fraction of decided tokens)"),
-    charts.Difference("mean_depth", "Mean depth", "Mean depth, difference (fraction of layers)"),
-    charts.Difference("disagreement", "Disagreement", "Disagreement, difference (fraction of decided tokens)"),
-    charts.Difference("correct", "Accuracy", "Accuracy, difference (fraction of prompts with an answer)"),
-    charts.Difference("distinct_2", "Distinct 2-grams", "Distinct 2-grams, difference (fraction)"),
-    charts.Difference("longest_loop", "Longest loop", "Longest loop, difference in tokens", "change"),
-    charts.Difference("n_tokens", "Tokens", "Tokens, difference", "change"),
-)
-_PAIRED: Final = "Each run against the other configuration's run of the same prompt and seed. Dashed: no difference."
 _MIX: Final = "Share of tokens read at each layer, mean over prompts; a click opens the configuration."
 
 
@@ -63,7 +48,6 @@ def overview_charts(
         *_mix(sweep, frames.exit_mix(sweep)),
         *_doses(frames.dose_response(trade), looks),
         *_depth(frames.depth_by_position(sweep, progress), trade, looks),
-        *_paired(sweep, looks),
     ]
     return [figure.data for figure in figures]
 
@@ -119,29 +103,3 @@ def _depth(depth: pd.DataFrame, trade: pd.DataFrame, looks: Looks) -> Iterator[F
     first = settings.index(standing[0]) if standing else 0
     by_setting = Slice("Rule and parameter", "setting", settings, first) if settings else None
     yield Figure("depth", "Depth by token position", caption, one(chart), depth, DEPTH, slice=by_setting, wide=True)
-
-
-def _paired(sweep: Sweep, looks: Looks) -> Iterator[Figure]:
-    """Differences from `normal`, from each configuration's control, and from any other unless there are too many."""
-    keys = [configuration.key for configuration in sweep.configurations]
-    first, *others = sorted(keys, key=lambda key: key != NORMAL) or [NORMAL]
-    baselines = [first, frames.CONTROL, *(others if len(keys) <= MOST_BASELINES else [])]
-    found = [(key, frames.paired_differences(sweep, key)) for key in baselines]
-    paired = pd.concat([frame for _, frame in found] or [pd.DataFrame()], ignore_index=True)
-    order = [str(frames.naming(configuration, sweep.marked)["shown_as"]) for configuration in sweep.configurations]
-    scores = [charts.Difference(key, label, f"{label}, difference", "change") for key, label in sweep.scores.items()]
-    variants = []
-    for each in (*_DIFFERENCES, *scores):
-        if each.column in paired and paired[each.column].notna().any():
-            caption = f"{_PAIRED} {basis(paired, each.column, 'Error bars')}"
-            description = f"{each.label}, paired differences. {caption}"
-            chart = charts.paired_chart(paired, each, description, order, looks)
-            variants.append(Variant(each.label, chart, caption))
-    if variants:
-        against = Slice("compared with", "baseline", [key for key, frame in found if len(frame)])
-        columns = [(each.column, each.title.partition(" (")[0], each.form) for each in (*_DIFFERENCES, *scores)]
-        yield Figure(
-            "paired", "Paired differences", str(variants[0].caption), variants, paired,
-            (("configuration", "Configuration", "text"), ("n", "n prompts", "count"), *columns), choice="Metric",
-            slice=against, wide=True,
-        )  # fmt: skip

@@ -9,7 +9,7 @@ from eexit.results.study_tables import SCORES
 from reports.charts.styles import Looks
 from reports.charts.trade_off import TradeOff, trade_off_chart
 from reports.frames.axes import DISAGREEMENT, LAYERS_SKIPPED, SKIPPED
-from reports.frames.quality import Quality, quality
+from reports.frames.quality import Quality
 from reports.frames.savings import Savings
 from reports.read.sweep import Sweep
 from reports.sections.figures import Columns, Figure, Variant, basis, table
@@ -46,26 +46,22 @@ TEACHER_FORCED: Final = (
 )
 
 
-def quality_section(
-    sweep: Sweep, trade: pd.DataFrame, paired: pd.DataFrame, saves: Savings | None
-) -> dict[str, Any] | None:
-    """Findings, a chart and tables; None for a sweep that has nothing of it. The frames are as in `quality`."""
-    frames = quality(sweep, trade, paired, saves)
-    if frames is None:
+def quality_section(sweep: Sweep, frames: Quality, saves: Savings | None) -> dict[str, Any] | None:
+    """Findings and tables; None for a sweep that has nothing of it."""
+    if not frames.is_studied:
         return None
-    columns = tuple(trade_off_columns(sweep, saves))
-    figure = _figure(frames, columns, Looks.of(sweep.configurations))
+    scores = sweep.rows_of(SCORES)
     return {
         "headline": headline(frames),  # of the whole report
         "findings": quality_findings(frames, len(sweep.failed)),
-        "chart": figure.data if figure else None,
-        "table": None if figure else table(frames.rows, columns),  # else that of the chart
-        "harness": table(scores_of_harness(sweep.rows_of(SCORES)), HARNESS) if len(sweep.rows_of(SCORES)) else None,
+        "table": table(frames.rows, tuple(trade_off_columns(sweep, saves))),
+        "harness": table(scores_of_harness(scores), HARNESS) if len(scores) else None,
     }
 
 
-def _figure(frames: Quality, columns: Columns, looks: Looks) -> Figure | None:
+def quality_figure(sweep: Sweep, frames: Quality, saves: Savings | None) -> Figure | None:
     """A chart of each measure against each cost; None if there is nothing to draw."""
+    looks, columns = Looks.of(sweep.configurations), tuple(trade_off_columns(sweep, saves))
     caption = reading_of_points(frames.rows)
     if frames.settings["chosen"].notna().any():
         caption += " Ringed: the chosen setting."
@@ -76,14 +72,29 @@ def _figure(frames: Quality, columns: Columns, looks: Looks) -> Figure | None:
             if shown.is_drawn:
                 chart = trade_off_chart(shown, f"{measure.label} against {cost.label}. {caption}")
                 note, named = " ".join(_note(shown)), ("configuration", measure.column, cost.column, "chosen")
-                variants.append(Variant("", chart, y=measure.label, x=cost.label, note=note, shown=named))
+                variants.append(
+                    Variant("", chart, y=measure.label, x=cost.label, note=note, shown=named, axes=_axes(shown))
+                )
     if not variants:
         return None
     replayed = table(frames.replayed, REPLAYED) if len(frames.replayed) else None
     return Figure(
-        "quality", "Quality against cost", caption, variants, frames.rows, columns, wide=True, heading="h3",
+        "quality", "Quality against cost", caption, variants, frames.rows, columns, wide=True, static=True,
         replayed=replayed,
     )  # fmt: skip
+
+
+def _axes(shown: TradeOff) -> dict[str, Any]:
+    """What the page needs to know of a measure and a cost, to place labels and find what nothing beats."""
+    measure = shown.measure
+    return {
+        "y": measure.column,
+        "x": shown.cost.column,
+        "better": measure.higher_is_better,
+        "is_share": measure.is_share,
+        "logarithmic": shown.is_logarithmic,
+        "even": measure.even,
+    }
 
 
 def _note(shown: TradeOff) -> Iterator[str]:

@@ -8,7 +8,7 @@ import pandas as pd
 from eexit.messages import findings
 from eexit.messages.wording import counted
 from eexit.quality.rubric import ASPECTS
-from reports.charts.styles import Looks
+from reports.charts.styles import HOLLOW, Looks
 from reports.charts.trade_off import TradeOff, trade_off_chart
 from reports.frames import axes
 from reports.frames.runs import GAINED, LOST, P_VALUE
@@ -24,7 +24,6 @@ _CONTROLS: Final = (
     "Grey, with a dotted line from its configuration: its control, which exits equally often at each layer, but at "
     "random tokens: the same depth without the knowledge."
 )
-_SCORES: Final = "Scores are taken from the file as they are."
 
 
 def trade_off_figures(sweep: Sweep, trade: pd.DataFrame, savings: Savings | None, looks: Looks) -> Iterator[Figure]:
@@ -36,7 +35,9 @@ def trade_off_figures(sweep: Sweep, trade: pd.DataFrame, savings: Savings | None
         return
     beside = pd.concat([rows, savings.generate], ignore_index=True) if savings else rows
     columns, sampled = tuple(trade_off_columns(sweep, savings)), is_sampled(sweep)
-    scores = [axes.Measure(key, label, label, _SCORES, higher_is_better=None) for key, label in sweep.scores.items()]
+    scores = [
+        axes.Measure(key, label, label, axes.SCORES, higher_is_better=None) for key, label in sweep.scores.items()
+    ]
     for key, measures, choice in (
         *((name, [axes.MEASURES[name]], "Saved") for name in (axes.DISAGREEMENT, axes.PERPLEXITY, axes.FIDELITY)),
         ("scores", scores, "Score"),
@@ -91,7 +92,8 @@ def reading_of_points(rows: pd.DataFrame) -> str:
     """What labels and grey points are, and what a click does."""
     labels = labels_are(rows)
     said = f"Means over prompts; {f'{labels}; ' if labels else ''}a click opens the configuration."
-    return f"{said} {_CONTROLS}" if rows["beneath"].notna().any() else said
+    said += f" {_CONTROLS}" if rows["beneath"].notna().any() else ""
+    return f"{said} {HOLLOW}" if rows["looping"].any() else said
 
 
 def timed_over(measured: Sequence[Measured]) -> str:

@@ -22,7 +22,7 @@ function nameEnd(parts, at) {
 
 // The page that an address names, and its parameters; {page: "nowhere", why} for an address of nothing in this file.
 function parse(hash) {
-  const parts = hash
+  const parts = pathOf(hash)
     .replace(/^#?\/?/, "")
     .split("/")
     .map((part) => {
@@ -34,6 +34,7 @@ function parse(hash) {
     });
   const nowhere = (why) => ({ page: "nowhere", why });
   if (parts[0] === "") return { page: "overview" };
+  if (parts[0] === "at") return { page: "overview", at: parts[1] };
   if (parts[0] === "s" || parts[0] === "w")
     return { page: "search", query: parts.slice(1).join("/"), whole: parts[0] === "w" };
   if (parts[0] === "fail" || parts[0] === "methods") return { page: parts[0] };
@@ -80,27 +81,41 @@ const PAGES = {
   ],
 };
 
-let turn = 0;
+let turn = 0,
+  here = null; // the page that is shown
 
 // Show the page that the address names. `why` is "opened" when the file is opened, "gone" when the reader follows a
 // link, and "renewed" when the page is shown again with new data.
 async function route(why) {
   const mine = ++turn,
     y = why === "renewed" ? scrollY : arrive();
-  const asked = parse(location.hash);
+  const hash = location.hash || "#/",
+    asked = parse(hash);
+  takeChoices(hash);
+  if (why === "gone" && here === "overview" && asked.at && asked.page === "overview" && !hash.includes("?")) {
+    readdress(pathOf(hash));
+    goTo(asked.at);
+    return;
+  }
+  offered.clear();
+  unpin = null;
   const page = await PAGES[asked.page](asked);
   if (mine !== turn) return;
+  hideTip();
   document.body.className = document.body.className.replace(/ ?only\d+/, "");
   $("main").replaceChildren(...page);
   forgetCharts();
   header(asked);
   if (why === "gone") $("main").focus({ preventScroll: true });
-  document.title = [page.find((node) => node.tagName === "H1").textContent, DATA.title].join(" · ");
+  here = asked.page;
+  readdress(pathOf(hash));
+  document.title = [$("main").querySelector("h1").textContent, DATA.title].join(" · ");
   const pinned = document.querySelector(".pinned");
   if (y === null && pinned) pinned.scrollIntoView({ block: "center" });
+  else if (y === null && asked.at) goTo(asked.at);
   else scrollTo(0, y ?? 0);
   redraw(false);
-  document.body.dataset.ready = location.hash || "#/";
+  document.body.dataset.ready = hash;
 }
 
 function header(asked) {
@@ -149,7 +164,15 @@ async function start() {
     redraw(true);
   };
   addEventListener("hashchange", () => route("gone"));
-  $("csv").onclick = saveRuns;
+  for (const type of ["csv", "json"]) {
+    $(type).onclick = () => saveRuns(type);
+    $(type).title = runsWords();
+  }
+  addEventListener("keydown", (event) => {
+    if (event.key === "Escape") hideTip() || unpin?.();
+  });
+  document.addEventListener("click", closePaneBeside);
+  explainTerms();
   $("print").onclick = () => print();
   addEventListener("beforeprint", preparePrint);
   watcher.observe($("main"));

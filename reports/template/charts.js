@@ -66,14 +66,16 @@ function theme(width) {
 }
 
 // A figure with a heading, a chart, its caption and a table of its numbers. A chart is as described in figures.py, or
-// {key, title, caption, variants, heading, controls, table or twin(), rows(), prepare(spec, rows, width), drawn(view, box),
+// {key, title, id, caption, variants, heading, controls, table or twin(), rows(), prepare(spec, rows, width), drawn(view, box),
 // open(datum, event, view)}.
 function figure(chart) {
   const box = h("div.chart"),
     labels = chart.variants.map(({ label }) => label),
     values = chart.slice ? chart.slice.values : [];
   const last = (key, names, first) =>
-    names.includes(choice(`${chart.key} ${key}`)) ? names.indexOf(choice(`${chart.key} ${key}`)) : first;
+    names.includes(choice(`${chart.key}.${key}`, names[first]))
+      ? names.indexOf(choice(`${chart.key}.${key}`, names[first]))
+      : first;
   const entry = {
     chart,
     variant: last("variant", labels, 0),
@@ -96,7 +98,7 @@ function figure(chart) {
             {
               onchange: (event) => {
                 entry[key] = +event.target.value;
-                choose(`${chart.key} ${key}`, names[entry[key]]);
+                choose(`${chart.key}.${key}`, names[entry[key]]);
                 entry.update();
               },
             },
@@ -120,16 +122,16 @@ function figure(chart) {
       "button",
       {
         type: "button",
-        onclick: () => (type === "csv" ? saveRows(entry) : saveImage(entry, type)),
+        onclick: () => (["csv", "json"].includes(type) ? saveRows(entry, type) : saveImage(entry, type)),
         "aria-label": `Save ${chart.title} as ${type.toUpperCase()}`,
       },
       type.toUpperCase(),
     );
-  const captionNow = () => chart.variants[entry.variant].caption ?? chart.caption;
-  const caption = h("figcaption", {}, captionNow());
+  const captionNow = () => chart.captionNodes?.() ?? [chart.variants[entry.variant].caption ?? chart.caption];
+  const caption = h("figcaption", {}, ...captionNow());
   const controls = [...choices, ...(chart.controls || [])].filter(Boolean);
   entry.update = () => {
-    caption.replaceChildren(captionNow());
+    caption.replaceChildren(...captionNow());
     if (details.open) details.replaceChildren(details.firstChild, makeTwin());
     return draw(entry, true);
   };
@@ -137,11 +139,12 @@ function figure(chart) {
   return h(
     chart.wide ? "figure.wide" : "figure",
     { "data-chart": chart.key },
-    h(chart.heading ?? "h2", {}, chart.title),
-    controls.length ? h("p.row", {}, ...controls) : null,
+    h(chart.heading ?? "h2", chart.id ? { id: chart.id, tabindex: -1 } : {}, chart.title),
+    controls.length ? h("div.row", {}, ...controls) : null,
     box,
+    chart.below?.(),
     caption,
-    h("div.below", {}, details, h("span.saves", {}, save("png"), save("svg"), save("csv"))),
+    h("div.below", {}, details, h("span.saves", {}, save("png"), save("svg"), save("csv"), save("json"))),
   );
 }
 
@@ -179,7 +182,7 @@ async function draw(entry, again = false) {
     tooltip: { disableDefaultStyle: true },
   };
   const prepare = chart.prepare || ((same) => same);
-  const { view } = await embed(box, prepare(spec, rows, width), options);
+  const { view } = await embed(box, withHeight(prepare(spec, rows, width), rows), options);
   if (entry.view) entry.view.finalize();
   entry.view = view;
   view.addEventListener(
@@ -194,6 +197,13 @@ async function draw(entry, again = false) {
   heights[chart.key] = box.offsetHeight;
   if (chart.drawn) chart.drawn(view, box);
   box.dataset.ink = inkOf(canvas);
+}
+
+// The specification with its height in pixels, where it is given by row.
+function withHeight(spec, rows) {
+  if (!spec.height?.step) return spec;
+  const named = (spec.layer ?? [spec]).map(({ encoding }) => encoding.y?.field).find(Boolean);
+  return { ...spec, height: Math.max(1, new Set(rows.map((row) => row[named])).size) * spec.height.step };
 }
 
 // How many of a sample of the canvas's pixels differ from the background. Tests use it to see empty charts.

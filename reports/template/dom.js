@@ -38,6 +38,21 @@ function visible(text) {
   return plain ? [...nodes, plain] : nodes;
 }
 
+// A part of a text in which blanks that nobody would see are marked too: at either end of a line, and several in a row. The
+// mark is drawn over the blank, so that a copy of the text is true.
+function spaced(text, from = 0, to = text.length) {
+  const nodes = [];
+  let at = from;
+  for (const { 0: found, index } of text.matchAll(/^ +| +$| {2,}/gm)) {
+    const [start, end] = [Math.max(from, index), Math.min(to, index + found.length)];
+    if (start >= end) continue;
+    nodes.push(...visible(text.slice(at, start)));
+    for (let i = start; i < end; i++) nodes.push(h("span.blank", {}, " "));
+    at = end;
+  }
+  return [...nodes, ...visible(text.slice(at, to))];
+}
+
 function mark(letter) {
   if (letter === "\n") return "↵";
   if (letter === "\t") return "⇥";
@@ -74,7 +89,11 @@ function button(label, pressed, onclick) {
 
 // A row of labelled numbers. `items` are pairs of [label, value].
 function numbers(items) {
-  return h("dl.named", {}, ...items.map(([label, value]) => h("div", {}, h("dt", {}, label), h("dd", {}, value))));
+  return h(
+    "dl.named",
+    {},
+    ...items.map(([label, value]) => h("div", {}, h("dt", {}, termed(label)), h("dd", {}, value))),
+  );
 }
 
 const escaped = (parts) => `#/${parts.map(encodeURIComponent).join("/")}`;

@@ -1,4 +1,5 @@
-// Exports: charts as images; rows of charts, runs and tokens of a run as CSV; and printing.
+// Exports: charts as images; rows of charts and tables, runs and tokens of a run as CSV or JSON, each with how many of how
+// many it has; and printing.
 
 function download(url, name) {
   h("a", { href: url, download: name }).click();
@@ -9,7 +10,7 @@ async function saveImage(entry, type) {
 }
 
 // Every run that the page holds, with its text.
-async function saveRuns() {
+async function saveRuns(type) {
   const identity = [
     "configuration",
     "mode",
@@ -48,20 +49,82 @@ async function saveRuns() {
       ]);
     });
   }
-  saveCsv(lines, "runs");
+  const [keys, ...rows] = lines;
+  save(type, "runs", keys, rows, DATA.counts.different, "runs");
 }
+
+const runsHeld = () => DATA.prompts.reduce((sum, { runs }) => sum + runs.length, 0);
+
+// What the header's buttons give.
+const runsWords = () =>
+  `${form(runsHeld(), "count")} of ${form(DATA.counts.different, "count")} runs, of ${form(DATA.prompts.length, "count")} of ${form(DATA.counts.prompts, "count")} prompts`;
 
 // Columns that only place or label the marks of a chart. The CSV has all other columns, with the rows of all slices.
 const PLACING = ["row", "rank", "order", "label", "words", "family", "series", "setting", "beneath", "shown_as"];
 
-function saveRows({ chart }) {
+function saveRows({ chart }, type) {
   const rows = (chart.csv || chart.rows || (() => chart.table.rows))();
   const keys = [...new Set(rows.flatMap(Object.keys))].filter((key) => !PLACING.includes(key));
-  saveCsv([keys, ...rows.map((row) => keys.map((key) => row[key]))], chart.key);
+  save(
+    type,
+    chart.key,
+    keys,
+    rows.map((row) => keys.map((key) => row[key])),
+    chart.all?.() ?? rows.length,
+    "rows",
+  );
+}
+
+// Buttons that save records, as CSV or as JSON.
+function savesOf(title, records) {
+  const make = (type) =>
+    h(
+      "button",
+      {
+        type: "button",
+        "aria-label": `Save ${title} as ${type.toUpperCase()}`,
+        onclick: () => {
+          const rows = records(),
+            keys = [...new Set(rows.flatMap(Object.keys))];
+          const name = title.replace(/[^\w.@-]+/g, "_").slice(0, 60);
+          save(
+            type,
+            name,
+            keys,
+            rows.map((row) => keys.map((key) => row[key])),
+            rows.length,
+            "rows",
+          );
+        },
+      },
+      type.toUpperCase(),
+    );
+  return h("span.saves.screen", {}, make("csv"), make("json"));
+}
+
+// Save rows of values under their keys. JSON says where they come from, how many of how many they are and what the reader
+// chose; either way, a message says how many.
+function save(type, name, keys, rows, inAll, noun) {
+  if (type === "json") {
+    const content = {
+      title: DATA.title,
+      origin: Object.fromEntries(DATA.facts),
+      address: location.hash,
+      choices: Object.fromEntries(choicesMade()),
+      n: rows.length,
+      n_in_all: inAll,
+      rows: rows.map((row) => Object.fromEntries(keys.map((key, i) => [key, plain(row[i])]))),
+    };
+    download(
+      URL.createObjectURL(new Blob([JSON.stringify(content, null, 1)], { type: "application/json" })),
+      `${name}.json`,
+    );
+  } else saveCsv([keys, ...rows], name);
+  $("saved").textContent = `Saved ${form(rows.length, "count")} of ${form(inAll, "count")} ${noun} as ${name}.${type}`;
 }
 
 // Every token of a run with all that this file holds of it, rounded as it is in this file.
-async function saveTokens(number, run) {
+async function saveTokens(number, run, type) {
   const prompt = DATA.prompts[number],
     tokens = (await coreOf(number))[prompt.runs.indexOf(run)],
     detail = await detailOf(number, run);
@@ -113,7 +176,8 @@ async function saveTokens(number, run) {
       ...ranks.flatMap((rank) => ofLikely(top?.[rank])),
     ];
   });
-  saveCsv([head, ...lines], `tokens-${prompt.id}-${runName(run)}`.replace(/[^\w.@-]+/g, "_"));
+  const name = `tokens-${prompt.id}-${runName(run)}`.replace(/[^\w.@-]+/g, "_");
+  save(type, name, head, lines, run.n, "tokens");
 }
 
 function saveCsv(lines, name) {
@@ -136,6 +200,7 @@ const ACROSS = 680; // the width in pixels of a portrait page, A4 or letter
 function preparePrint() {
   const dark = isDark();
   paper = ACROSS;
+  stampPaper();
   setTheme(false);
   redraw(true);
   addEventListener(
@@ -146,5 +211,33 @@ function preparePrint() {
       redraw(true);
     },
     { once: true },
+  );
+}
+
+// What a printed page says of itself: where its numbers come from, what the reader chose, and its address.
+function stampPaper() {
+  const facts = Object.fromEntries(DATA.facts),
+    made = choicesMade().map(([key, value]) => `${key} ${value}`);
+  $("paper")?.remove();
+  $("main").append(
+    h(
+      "footer.paper",
+      { id: "paper" },
+      h(
+        "p",
+        {},
+        [
+          DATA.title,
+          facts.Size,
+          `${form(DATA.counts.runs, "count")} runs, ${form(DATA.counts.failed, "count")} failed`,
+          facts.Started,
+          facts.Versions,
+          facts.Digest,
+        ]
+          .filter(Boolean)
+          .join(" · "),
+      ),
+      h("p", {}, `Chosen: ${made.join("; ") || "nothing"}. Address: ${location.hash || "#/"}`),
+    ),
   );
 }

@@ -1,4 +1,5 @@
-// The reader's scroll position, choices and theme, which survive a step back, a reload and new data.
+// The reader's scroll position, choices and theme, which survive a step back, a reload and new data. Choices are in the
+// address too: after its path, as ?key=value&….
 
 // The browser may refuse to store anything, for example in a sandbox. Values then last until the page is closed.
 function stored(storage, key, value) {
@@ -14,13 +15,47 @@ function stored(storage, key, value) {
 const chosen = stored("sessionStorage", "chosen") || {}; // what the reader chose in the page's controls
 const places = stored("sessionStorage", "places") || {}; // entry of the history → pixels from the top
 const heights = stored("sessionStorage", "heights") || {}; // chart → height in pixels, reserved before it is drawn so that scroll positions fit
+const offered = new Map(); // the choices that this page offers → what holds where the reader chose nothing
 let entry = null;
 
-const choice = (key, otherwise) => chosen[key] ?? otherwise;
+function choice(key, otherwise) {
+  offered.set(key, otherwise);
+  return chosen[key] ?? otherwise;
+}
 
 function choose(key, value) {
   chosen[key] = value;
   stored("sessionStorage", "chosen", chosen);
+  readdress(pathOf(location.hash));
+}
+
+const pathOf = (hash) => (hash || "#/").split("?")[0];
+
+const readable = (text) =>
+  encodeURIComponent(text).replaceAll("%2F", "/").replaceAll("%2C", ",").replaceAll("%20", "+");
+
+// The choices of this page that differ from what holds without one, as [key, value].
+const choicesMade = () =>
+  [...offered].map(([key, otherwise]) => [key, chosen[key] ?? otherwise, otherwise]).filter(([, a, b]) => a !== b);
+
+function queryOf() {
+  const parts = choicesMade().map(([key, value]) => `${readable(key)}=${readable(value)}`);
+  return parts.length ? `?${parts.join("&")}` : "";
+}
+
+// Take over the choices that an address has.
+function takeChoices(hash) {
+  const query = hash.includes("?") ? hash.slice(hash.indexOf("?") + 1) : "";
+  for (const part of query.split("&").filter(Boolean)) {
+    const [key, value] = part.split("=").map((text) => {
+      try {
+        return decodeURIComponent((text ?? "").replaceAll("+", " "));
+      } catch {
+        return text;
+      }
+    });
+    chosen[key] = { true: true, false: false }[value] ?? value;
+  }
 }
 
 // Give the current entry of the history a name, if it has none. Returns its scroll position, or null for a first visit.
@@ -30,8 +65,8 @@ function arrive() {
   return places[entry] ?? null;
 }
 
-// Change the address without a new entry in the history, for example when another token is selected.
-const readdress = (hash) => history.replaceState(history.state, "", hash);
+// Change the address without a new entry in the history, for example when another token is selected; choices stay.
+const readdress = (path) => history.replaceState(history.state, "", path + queryOf());
 
 function keepPlaces() {
   history.scrollRestoration = "manual"; // the browser would restore it before the page is drawn

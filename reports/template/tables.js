@@ -1,25 +1,45 @@
 // Sortable tables. A column is {label, value(row), show(row), text}: rows are sorted by `value`, and cells contain
 // `show`.
 
-function table(caption, columns, rows) {
-  const body = h("tbody");
+// What a column is exported as: its value, with the ends of its interval and its n where the rows have them.
+
+const AT_ONCE = 100; // rows of a table that are shown before the reader asks for more
+
+function table(caption, columns, rows, { page = AT_ONCE } = {}) {
+  const body = h("tbody"),
+    said = h("span.soft", { role: "status" });
+  let ordered = rows,
+    shown = page;
   const heads = columns.map((column) => {
     const click = () => {
       const down = head.getAttribute("aria-sort") === "ascending";
       for (const other of heads) other.removeAttribute("aria-sort");
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
-      fill(sorted(rows, column.value, down));
+      ordered = sorted(rows, column.value, down);
+      fill();
     };
+    const term = definitionOf(column.label) ? column.label : null;
     const head = h(
       column.text ? "th.words" : "th",
       { scope: "col" },
-      h("button", { type: "button", onclick: click }, column.label),
+      h("button", { type: "button", onclick: click, "data-term": term }, column.label),
     );
     return head;
   });
-  function fill(ordered) {
+  const more = h(
+    "button.screen",
+    {
+      type: "button",
+      onclick: () => {
+        shown += AT_ONCE;
+        fill();
+      },
+    },
+    "Show more",
+  );
+  function fill() {
     body.replaceChildren(
-      ...ordered.map((row) => {
+      ...ordered.slice(0, shown).map((row) => {
         const cells = columns.map((column, i) => {
           const tag = i === 0 ? "th.words" : column.text ? "td.words" : "td";
           return h(
@@ -31,10 +51,22 @@ function table(caption, columns, rows) {
         return h("tr", {}, ...cells);
       }),
     );
+    more.hidden = shown >= rows.length;
+    said.textContent = `${form(Math.min(shown, rows.length), "count")} of ${form(rows.length, "count")} rows`;
   }
-  fill(rows);
+  fill();
   const grid = h("table", {}, h("caption", {}, caption), h("thead", {}, h("tr", {}, ...heads)), body);
-  return h("div.scroll", { tabindex: 0, role: "group", "aria-label": caption }, grid);
+  return h(
+    "div.tabled",
+    {},
+    h("div.scroll", { tabindex: 0, role: "group", "aria-label": caption }, grid),
+    h(
+      "div.below",
+      {},
+      h("span", {}, said, " ", more),
+      savesOf(caption, () => exported(columns, ordered)),
+    ),
+  );
 }
 
 // The rows sorted by value, ascending or descending. Rows without a value are last in both.
@@ -56,21 +88,42 @@ function estimate(row, { key, form: how }) {
 }
 
 // The name of a configuration, with a link to it if the sweep has it.
-function configurationCell(key) {
+function configurationCell(key, name = key) {
   const known = DATA.configurations.find((configuration) => configuration.key === key);
-  return known ? h("span", {}, h("a", { href: everywhere(key) }, key), known.mark) : key;
+  return known ? h("span", {}, h("a", { href: everywhere(key) }, name), known.mark) : form(key, "text");
 }
 
-// A chart's numbers as a table: estimates with their intervals, in the columns that overview.py lists.
-function twin(caption, { columns, rows }) {
+// A chart's numbers as a table: estimates with their intervals, in the columns that the payload lists.
+function twin(caption, { columns, rows }, how) {
   return table(
     caption,
-    columns.map(({ key, label, form: how }) => ({
+    columns.map(({ key, label, form: written }) => ({
       label,
-      text: how === "text",
+      key,
+      text: written === "text",
+      look: ["held_out"].includes(key) ? () => "words prose" : null,
       value: (row) => row[key],
-      show: (row) => (key === "configuration" ? configurationCell(row[key]) : estimate(row, { key, form: how })),
+      show: (row) => (key === "configuration" ? configurationCell(row[key]) : estimate(row, { key, form: written })),
     })),
     rows,
+    how,
   );
 }
+
+// The rows of a table as records: each column's value, with its interval and n where the rows have them.
+function exported(columns, rows) {
+  return rows.map((row) =>
+    Object.fromEntries(
+      columns.flatMap(({ label, key, value }) => [
+        [key ?? label, plain(value(row))],
+        ...(key
+          ? ["_low", "_high", "_n"]
+              .filter((end) => `${key}${end}` in row)
+              .map((end) => [`${key}${end}`, row[`${key}${end}`]])
+          : []),
+      ]),
+    ),
+  );
+}
+
+const plain = (value) => (value === undefined ? null : value);

@@ -15,7 +15,7 @@ from synthetic_sweeps import CONFIGURATIONS, HOSTILE, UNUSUAL, failed_row, run_r
 
 from reports import build_report
 
-JAVASCRIPT = Path(__file__).parent / "javascript"
+JAVASCRIPT = Path(__file__).parents[1] / "reports" / "template" / "javascript"
 
 Page: TypeAlias = Any  # of playwright, whose types have every element of a page missing
 MakeSweep = Callable[..., Path]

@@ -44,7 +44,7 @@ def headline(quality: Quality) -> list[str]:
     if online:
         template = findings.KEEPS_SOME if kept else findings.KEEPS_NONE
         settings = counted(len(online), "setting")
-        said.append(template.format(kept=len(kept), settings=settings, margin=_points(quality.margin)))
+        said.append(template.format(kept=len(kept), settings=settings, margin=points(quality.margin)))
     said += _cheapest_kept(quality, kept, name, is_share=True)
     return [" ".join(said)]
 
@@ -53,9 +53,9 @@ def _cheapest_kept(quality: Quality, kept: list[Row], changed: str, is_share: bo
     """The one that costs least, if it costs less than full depth: no other is worth a recommendation."""
     if not kept:
         return
-    cost = _cost_of(quality, kept)
-    best = _cheapest(kept, cost)
-    if not _saves(best, cost):
+    cost = cost_of(quality, kept)
+    best = cheapest(kept, cost)
+    if not saves(best, cost):
         yield findings.KEPT_COST_MORE
         return
     saved, change = saved_words(best, cost), difference(best, changed, is_share)
@@ -67,13 +67,14 @@ def _cheapest_kept(quality: Quality, kept: list[Row], changed: str, is_share: bo
     yield from _in_a_loop(best)
 
 
-def _saves(row: Row, cost: CostAxis) -> bool:
+def saves(row: Row, cost: CostAxis) -> bool:
     """Whether it costs less than full depth, by the interval's end where there is one."""
     low = row[f"{cost.column}_low"]
     return bool((low if is_known(low) else row[cost.column]) > 0)
 
 
-def _points(share: float) -> str:
+def points(share: float) -> str:
+    """A share as “2 points”."""
     return f"{written(100 * share, '.3g')} points"
 
 
@@ -141,7 +142,7 @@ def _kept(quality: Quality, column: str, name: str, margin: float, preferred: st
         rows = of_mode.to_dict("records")
         kept = [row for row in rows if is_known(row[f"{changed}_low"]) and row[f"{changed}_low"] >= -margin]
         n = counted(int(max(row[f"{changed}_n"] for row in rows)), "prompt")
-        written_margin = _points(margin) if is_share else written(margin, ".2g")
+        written_margin = points(margin) if is_share else written(margin, ".2g")
         counts = counted(len(kept), "setting") if kept else "no setting"
         said = [findings.KEEPS.format(mode=mode, kept=counts, margin=written_margin, name=name, n=n)]
         said += _cheapest_kept(quality, kept, changed, is_share)
@@ -155,8 +156,8 @@ def _beside_best(quality: Quality, kept: list[Row], changed: str, preferred: str
     """The win rate of the setting that costs least, and how its control does."""
     if not kept:
         return
-    best = _cheapest(kept, _cost_of(quality, kept))
-    if not _saves(best, _cost_of(quality, kept)):
+    best = cheapest(kept, cost_of(quality, kept))
+    if not saves(best, cost_of(quality, kept)):
         return
     if preferred and is_known(best[preferred]):
         yield findings.WINS.format(share=with_interval({**best, "n": best[f"{preferred}_n"]}, preferred))
@@ -166,7 +167,7 @@ def _beside_best(quality: Quality, kept: list[Row], changed: str, preferred: str
             yield findings.CONTROL_KEEPS.format(difference=difference(control, changed, preferred is None))
 
 
-def _cost_of(quality: Quality, rows: list[Row]) -> CostAxis:
+def cost_of(quality: Quality, rows: list[Row]) -> CostAxis:
     """The sense of saving that says most of these settings: time if any was timed, else what was run, else layers."""
     timed = [cost for cost in quality.costs if cost.measured]
     others = [cost for cost in quality.costs if not cost.measured and cost.column != THEORETICAL]
@@ -174,5 +175,6 @@ def _cost_of(quality: Quality, rows: list[Row]) -> CostAxis:
     return next(known, SKIPPING)
 
 
-def _cheapest(rows: list[Row], cost: CostAxis) -> Row:
+def cheapest(rows: list[Row], cost: CostAxis) -> Row:
+    """The row that saves most."""
     return max(rows, key=lambda row: row[cost.column] if is_known(row[cost.column]) else -math.inf)

@@ -45,12 +45,10 @@ async function configurationPage(number, run, { vs, t, o }) {
   } of sides)
     if (at >= n) page.push(notice(`There is no token ${at + 1}: the text has ${n}.`));
   page.push(
-    outcome(run),
-    ...verdicts(prompt, run),
-    h("p", {}, agreement(difference, other && base)),
-    ...run.notes.map(([label, note]) => h("p", {}, h("strong", {}, `${label}: `), ...visible(String(note)))),
+    outcome(prompt, run, agreement(difference, other && base)),
+    comparisons(prompt, run, others, named, t),
+    legend(run.counts, document.body),
   );
-  page.push(comparisons(prompt, run, others, named, t), legend(run.counts, document.body));
   const pane = h("aside.pane", { "aria-label": "Token", tabindex: 0, "aria-live": "polite" });
   for (const one of sides) {
     one.detail = await detailOf(number, one.run);
@@ -66,10 +64,10 @@ async function configurationPage(number, run, { vs, t, o }) {
       "section",
       {},
       h("h2", {}, runName(run)),
+      box,
       draftedTokens(run, tokens),
       disagreements(run, tokens, box),
       grid.details,
-      box,
     ),
   );
   return [...page, h(sides.length > 1 ? "div.reading.two" : "div.reading", {}, h("div.texts", {}, ...texts), pane)];
@@ -77,11 +75,32 @@ async function configurationPage(number, run, { vs, t, o }) {
 
 const notice = (words) => h("p.bad", { role: "status" }, words);
 
-function outcome(run) {
+const IN_LINE = ["n_tokens", "exit_rate", "mean_depth", "disagreement"]; // metrics that the line has
+
+// Whether it is right and its main numbers in a line, which opens to all that is known of the run.
+function outcome(prompt, run, words) {
   const measured = DATA.metrics.flatMap((metric, i) =>
-    run.m[i] === null ? [] : [[metric.label, form(run.m[i], metric.form)]],
+    run.m[i] === null ? [] : [[metric, form(run.m[i], metric.form)]],
   );
-  return numbers(run.finish ? [["Ended", ending(run)], ...measured] : measured);
+  const line = measured
+    .filter(([{ key }]) => IN_LINE.includes(key))
+    .map(([{ label }, value]) => `${label.toLowerCase()} ${value}`);
+  const mark = markOf(run);
+  return h(
+    "details.outcome",
+    { open: choice("run.numbers", false), ontoggle: (event) => choose("run.numbers", event.target.open) },
+    h(
+      "summary",
+      {},
+      mark,
+      mark ? " " : null,
+      [...line, run.finish ? `ended: ${ending(run)}` : null].filter(Boolean).join(" · "),
+      words ? `. ${words}` : "",
+    ),
+    numbers(measured.map(([{ label }, value]) => [label, value])),
+    ...verdicts(prompt, run),
+    ...run.notes.map(([label, note]) => h("p", {}, h("strong", {}, `${label}: `), ...visible(String(note)))),
+  );
 }
 
 function agreement(difference, base) {
@@ -105,12 +124,13 @@ function comparisons(prompt, run, others, named, t) {
     h("option", { value: "", selected: !named }, "nothing"),
     ...others.map((other) => h("option", { value: versus(run, other), selected: other === named }, runName(other))),
   );
-  const save = h(
-    "button",
-    { type: "button", onclick: () => saveTokens(DATA.prompts.indexOf(prompt), run) },
-    "CSV of tokens",
-  );
-  return h("p.row.screen", {}, h("label", {}, "Side by side with ", select), ...toggles(), save);
+  const save = (type) =>
+    h(
+      "button",
+      { type: "button", onclick: () => saveTokens(DATA.prompts.indexOf(prompt), run, type) },
+      `${type.toUpperCase()} of tokens`,
+    );
+  return h("p.row.screen", {}, h("label", {}, "Side by side with ", select), ...toggles(), save("csv"), save("json"));
 }
 
 function toggles() {
@@ -120,8 +140,8 @@ function toggles() {
       document.body.classList.toggle(option, on);
     };
     const control = button(label, false, () => {
-      choose(option, !choice(option));
-      show(choice(option));
+      choose(option, !choice(option, false));
+      show(choice(option, false));
     });
     show(choice(option, false));
     return control;
@@ -132,10 +152,15 @@ function toggles() {
 // Select ("pin") a token of one of the texts: mark it, describe it in the pane and put it into the address, without
 // drawing the page again.
 function pin(prompt, run, vs, sides, pane) {
+  const closing = h("button.close", { type: "button", "aria-label": "Close", onclick: () => unpin?.() }, "×"),
+    goOf = new Map();
   let now = sides.find(({ tokens, at }) => at !== null && at < tokens.n) ?? null;
   const show = () => {
     for (const { box } of sides) for (const old of box.querySelectorAll(".pinned")) old.classList.remove("pinned");
+    pane.classList.toggle("empty", !now);
+    unpin = now ? () => goOf.get(now)(null) : null;
     pane.replaceChildren(
+      now ? closing : "",
       ...(now ? tokenPane(now.run, now.tokens, now.detail, now.at, sides.length > 1 && runName(now.run)) : HELP()),
     );
     for (const one of sides) {
@@ -154,10 +179,20 @@ function pin(prompt, run, vs, sides, pane) {
       readdress(address(prompt, run, { vs, [one.side]: i }));
       show();
     };
+    goOf.set(one, go);
     steps(one.box, one.tokens, () => one.at, go, placeInText);
     steps(one.grid.box, one.tokens, () => one.at, go, positionOf);
   }
   queueMicrotask(show);
+}
+
+let unpin = null; // deselects the token that is pinned, if one is
+
+const NARROW_PAGE = "(max-width: 900px)"; // where the panel lies over the text, so that a tap beside it closes it
+
+function closePaneBeside(event) {
+  if (!unpin || !matchMedia(NARROW_PAGE).matches) return;
+  if (!event.target.closest(".pane, .t, .grid, a, button, select, label, summary")) unpin();
 }
 
 const HELP = () => [

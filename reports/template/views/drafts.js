@@ -1,18 +1,17 @@
 // The overview's section on drafts, which only a sweep with configurations of mode draft has.
 
-const draftsLink = () => sectionLink("drafts", "Drafts ↓");
-
+// With a heading of its own only where it isn't folded.
 function draftsSection() {
   const { about, findings, charts, table } = DATA.drafts;
   return [
     h(
       "section.drafts",
-      { "aria-labelledby": "drafts" },
-      h("h2", { id: "drafts", tabindex: -1 }, "Drafts"),
+      { "aria-label": "Drafts" },
+      DATA.trade ? null : h("h2", { id: "drafts", tabindex: -1 }, "Drafts"),
       h("p.soft", {}, about),
       h("ul", {}, ...findings.map((finding) => h("li", {}, finding))),
     ),
-    ...charts.map(figure),
+    ...charts.map((chart) => figure({ ...chart, heading: DATA.trade ? "h4" : "h3" })),
     h(
       "section.whole",
       { "aria-label": "Numbers of drafts" },

@@ -1,5 +1,6 @@
 // Layers × positions: the most likely token of each layer at each position of a text, as the logit lens shows it.
 
+const ROOMY = 1100; // pixels; in so wide a window, the grid is open from the start
 const KL_LEVELS = [0.1, 0.5, 2, 5]; // nats; a cell above the last has no background
 
 // The grid is built when it is first opened. `mark(i)` highlights a position.
@@ -8,9 +9,10 @@ function layerGrid(run, tokens, detail) {
     box: h("div.scroll.grid", { tabindex: 0, role: "group", "aria-label": `Layers by positions of ${runName(run)}` }),
     mark: () => {},
   };
+  const hasRoom = innerWidth >= ROOMY && DATA.kinds.includes("top");
   const details = h(
     "details.screen",
-    { open: choice("grid", false) },
+    { open: choice("grid", hasRoom) },
     h("summary", {}, "Layers × positions: what each layer would have said"),
   );
   const fill = () => {
@@ -99,13 +101,13 @@ function gridColours(table, hasKl) {
         : [h("li", {}, h("span.swatch.same"), "the final layer's token")]),
     );
   };
-  const first = hasKl ? choice("grid colour", "agreement") : "agreement";
+  const first = hasKl ? choice("grid.colour", "agreement") : "agreement";
   show(first);
   const select = h(
     "select",
     {
       onchange: (event) => {
-        choose("grid colour", event.target.value);
+        choose("grid.colour", event.target.value);
         show(event.target.value);
       },
     },

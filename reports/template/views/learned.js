@@ -1,14 +1,11 @@
 // The overview's section on learned exits, which only a sweep with trained artefacts has: what they are and what they change.
 
-const learnedLink = () => sectionLink("learned", "Learned exits ↓");
-
 function learnedSection() {
   const { findings, artefacts, charts } = DATA.learned;
   return [
     h(
       "section.learned",
-      { "aria-labelledby": "learned" },
-      h("h2", { id: "learned", tabindex: -1 }, "Learned exits"),
+      { "aria-label": "Learned exits" },
       findings.length ? h("ul", {}, ...findings.map((finding) => h("li", {}, finding))) : null,
       h(
         "p.soft",
@@ -17,7 +14,7 @@ function learnedSection() {
       ),
       ...artefacts.map(artefactFacts),
     ),
-    ...charts.map(figure),
+    ...charts.map((chart) => figure({ ...chart, heading: "h4" })),
   ];
 }
 

@@ -173,7 +173,7 @@ const HOW = [
   ],
   [
     "In one loop",
-    "longest_loop / n_tokens: the share of a run's tokens in its longest stretch of one piece that repeats back to back. Disagreement and perplexity can't show a loop, since they compare each token with what full depth, given the same text, would say next. Given a loop, full depth goes on with it, so that a text of nothing but one loop agrees with full depth and has a low perplexity. If more than half of a configuration's text is one loop, and normal's is not, it is not named as the one that saves most, and is drawn hollow.",
+    "longest_loop / n_tokens: the share of a run's tokens in its longest stretch of one piece that repeats back to back. Disagreement and perplexity can't show a loop, since they compare each token with what full depth, given the same text, would say next. Given a loop, full depth goes on with it, so that a text of nothing but one loop agrees with full depth and has a low perplexity. If more than half of a configuration's text is one loop, and normal's is not, it is not named as the one that saves most, is drawn hollow, and has a ↻ at its label.",
   ],
   [
     "Where tokens exit, layer mix",
@@ -184,8 +184,20 @@ const HOW = [
     "(exit layer + 1) / number of layers, averaged over the tokens of a run in a bin of positions, then over seeds, then over the prompts whose text reaches the bin.",
   ],
   [
-    "Paired differences",
-    "The value of a run minus that of the run with the same prompt and seed under the configuration that it is compared with, averaged over seeds and then over prompts. For perplexity it is the ratio instead, with a geometric mean.",
+    "Side by side",
+    "The value of a run minus that of the base's run of the same prompt and seed, averaged over seeds and then over prompts. For perplexity it is the ratio instead, with a geometric mean. An average over several pairs is taken prompt by prompt first. Certainly: the whole interval is on one side of no difference.",
+  ],
+  [
+    "At equal cost, at equal right answers",
+    "A setting beside the best mix of two settings of another rule, full depth included, that costs as much, or that is right as often: for each prompt one of the two would be drawn with these shares. So a rule is compared with another one where no two of their settings meet. The mix is found from the same prompts, which favours it a little.",
+  ],
+  [
+    "Sure and wrong",
+    "Tokens of rules that could be deployed, read before the final layer and not what full depth would have said, given the same text. Sure here: the token's probability where it was read. Under full depth: the probability that full depth gives it. Those where the first exceeds the second most are held, eight of each setting.",
+  ],
+  [
+    "Allowed by T(rows, layers)",
+    "What tokens that exit as often at each layer would save of the time if deciding were free and nothing were deferred: rows leave a batch one by one, and layers are run for those that go on. From the time of steps at which all rows exit at one layer, as jobs/timings.py --steps measures it. T(rows, layers) bounds what any exits can save.",
   ],
   [
     "Same as normal until",
@@ -224,10 +236,21 @@ const HOW = [
     "KL, log-probability and entropy of single tokens to 4.5%; exit probabilities to 1 point, so that they sum to 100%; what the rule saw to three digits; probabilities of likely tokens to 0.2 points. The sweep's Parquet files have the exact values.",
   ],
   [
-    "CSV",
-    "The CSV of a chart has the rows that it draws, the CSV of runs all runs that this file holds, and the CSV of tokens all that this file holds of each token of a run, rounded as described above. Text that a spreadsheet would take for a formula is prefixed with an apostrophe.",
+    "CSV, JSON",
+    "Those of a chart or a table have its rows, those of runs all runs that this file holds, and those of tokens all that this file holds of each token of a run, rounded as described above. JSON also says of how many they are, where they come from and what was chosen. In CSV, text that a spreadsheet would take for a formula is prefixed with an apostrophe.",
   ],
 ];
+
+// All definitions of this report's terms, as [name, words].
+function definitions() {
+  const shown = DATA.metrics.map(({ key, label, definition }) => [
+    label,
+    definition ||
+      (DATA.methods["A run"].find(([name]) => name === key) || [null, null, "Taken from the file as it is."])[2],
+  ]);
+  const how = [...HOW, ...QUALITY_HOW, ...(DATA.drafts ? DRAFTS_HOW : []), ...(DATA.learned ? LEARNED_HOW : [])];
+  return [...how, ...shown.filter(([label]) => !how.some(([name]) => name === label))];
+}
 
 function ruleWords({ definition, parameter, unit, oracle }) {
   const has = parameter ? ` Its parameter: ${parameter}${unit && unit !== parameter ? `, ${unit}` : ""}.` : "";
@@ -246,11 +269,6 @@ function methodsPage() {
       ]),
     ),
   ]);
-  const shown = DATA.metrics.map(({ key, label, definition }) => [
-    label,
-    definition ||
-      (DATA.methods["A run"].find(([name]) => name === key) || [null, null, "Taken from the file as it is."])[2],
-  ]);
   return [
     h("h1", {}, "Methods"),
     h(
@@ -264,15 +282,7 @@ function methodsPage() {
     Object.keys(DATA.rules).length ? h("h2", {}, "Rules: where tokens exit") : null,
     list(Object.entries(DATA.rules).flatMap(([name, rule]) => [h("dt", {}, name), h("dd", {}, ruleWords(rule))])),
     h("h2", {}, "Numbers of this report"),
-    list(
-      [
-        ...HOW,
-        ...(DATA.quality ? QUALITY_HOW : []),
-        ...(DATA.drafts ? DRAFTS_HOW : []),
-        ...(DATA.learned ? LEARNED_HOW : []),
-        ...shown.filter(([label]) => !HOW.some(([name]) => name === label)),
-      ].flatMap(([name, definition]) => [h("dt", {}, name), h("dd", {}, definition)]),
-    ),
+    list(definitions().flatMap(([name, definition]) => [h("dt", {}, name), h("dd", {}, definition)])),
     ...columns,
   ].filter(Boolean);
 }

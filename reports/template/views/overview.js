@@ -1,93 +1,367 @@
-// The overview (#/): what exiting early costs, averaged over prompts.
+// The overview (#/, or #/at/<section>): an answer first, then its evidence, then everything else, folded.
 
 function overviewPage() {
   const { runs, different, failed, planned, prompts } = DATA.counts;
   const missing = planned && planned > runs ? ` of ${form(planned, "count")}` : "";
   const repeats = different < runs ? ` (${form(different, "count")} different)` : "";
-  const page = [
-    h("h1", {}, "What exiting early costs"),
+  const said = [];
+  if (missing) said.push(`${form(planned - runs, "count")} runs haven't landed yet: this is a partial sweep.`);
+  if (!runs) said.push("No run has landed yet.");
+  else if (failed === different) said.push("Every run failed: there is nothing to average.");
+  if (runs && DATA.configurations.every(({ mode }) => mode === DATA.normal || mode === DATA.draft))
+    said.push(`This sweep has only normal runs${DATA.drafts ? " and drafts" : ""}: nothing exits early.`);
+  if (runs && !DATA.configurations.some((configuration) => configuration.mode === DATA.normal))
+    said.push("This sweep has no normal runs to compare with.");
+  if (runs && prompts < DATA.intervals.least)
+    said.push(`Fewer than ${DATA.intervals.least} prompts are too few for intervals.`);
+  const sections = overviewSections();
+  return [
     h(
-      "div.row",
+      "div.overview",
       {},
-      provenance(`${form(runs, "count")}${missing} runs${repeats}${failed ? "" : ", none failed"}`),
-      failed ? h("a.bad", { href: "#/fail" }, `${form(failed, "count")} failed`) : null,
-      DATA.charts.length ? highlight() : null,
-      DATA.quality ? qualityLink() : null,
-      DATA.drafts ? draftsLink() : null,
-      DATA.learned ? learnedLink() : null,
+      contents(sections),
+      h(
+        "div.sections",
+        {},
+        h(
+          "section.top",
+          { "aria-labelledby": "verdict" },
+          h("h1", { id: "verdict", tabindex: -1 }, "Does early exit pay here?"),
+          h(
+            "div.row.origin",
+            {},
+            provenance(`${form(runs, "count")}${missing} runs${repeats}${failed ? "" : ", none failed"}`),
+            failed ? h("a.bad", { href: "#/fail" }, `${form(failed, "count")} failed`) : null,
+          ),
+          ...said.map((words) => h("p", {}, words)),
+          DATA.verdict ? verdictCard(DATA.verdict) : null,
+        ),
+        ...sections.slice(1).map(({ nodes }) => nodes()),
+      ),
     ),
   ];
-  if (missing)
-    page.push(h("p", {}, `${form(planned - runs, "count")} runs haven't landed yet: this is a partial sweep.`));
-  if (!runs) page.push(h("p", {}, "No run has landed yet."));
-  else if (failed === different) page.push(h("p", {}, "Every run failed: there is nothing to average."));
-  if (DATA.prompts.length < prompts) page.push(h("p", {}, held()));
-  if (runs && DATA.configurations.every(({ mode }) => mode === DATA.normal || mode === DATA.draft)) {
-    page.push(h("p", {}, `This sweep has only normal runs${DATA.drafts ? " and drafts" : ""}: nothing exits early.`));
-  }
-  if (runs && !DATA.configurations.some((configuration) => configuration.mode === DATA.normal)) {
-    page.push(h("p", {}, "This sweep has no normal runs to compare with."));
-  }
-  page.push(
-    h(
-      "div.figures",
-      {},
-      DATA.findings.length ? findings(prompts) : null,
-      ...DATA.charts.map((chart) => (chart.limit ? limited : figure)(chart)),
-      ...(DATA.quality ? qualitySection() : []),
-      DATA.prompts.length && DATA.metrics.length ? heatmap() : null,
-      ...(DATA.drafts ? draftsSection() : []),
-      ...(DATA.learned ? learnedSection() : []),
-    ),
-  );
-  return page;
 }
 
-// A button that leads to a section further down.
-const sectionLink = (id, label) =>
-  h(
-    "button.screen",
-    {
-      type: "button",
-      onclick: () => {
-        $(id).scrollIntoView();
-        $(id).focus({ preventScroll: true });
-      },
+// The sections in their order, each {id, label, nodes}; only those that the sweep has something for.
+function overviewSections() {
+  const drafts = DATA.drafts && !DATA.trade,
+    folds = foldedParts();
+  return [
+    { id: "verdict", label: "Verdict" },
+    DATA.trade && {
+      id: "quality",
+      label: "Quality against cost",
+      nodes: () => part("quality", null, [tradeFigure(DATA.trade)]),
     },
-    label,
+    drafts && { id: "drafts", label: "Drafts", nodes: () => h("div.figures", {}, ...draftsSection()) },
+    DATA.settings && { id: "settings", label: "Which setting", nodes: settingsPart },
+    DATA.trade && DATA.time && { id: "time", label: "Time", nodes: timePart },
+    DATA.beside && { id: "beside", label: "Side by side", nodes: () => part("beside", null, [besideFigure()]) },
+    DATA.prompts.length && DATA.configurations.length > 1 && { id: "texts", label: "Texts", nodes: textsPart },
+    DATA.confident.length && { id: "confident", label: "Sure and wrong", nodes: confidentPart },
+    folds.length && { id: "more", label: "Everything else", nodes: () => everythingElse(folds) },
+  ].filter(Boolean);
+}
+
+// A list of the sections that stays in sight.
+function contents(sections) {
+  const apart = foldedParts().filter(({ id }) => id === "drafts" || id === "learned");
+  const links = [...sections, ...apart.map(({ id, title }) => ({ id, label: title }))].map(({ id, label }) =>
+    h("a", { href: `#/at/${id}`, "data-to": id }, label),
   );
+  const nav = h("nav.contents", { "aria-label": "Contents" }, h("ol", {}, ...links.map((link) => h("li", {}, link))));
+  const seen = new Map();
+  const watch = new IntersectionObserver(
+    (entries) => {
+      for (const { target, isIntersecting } of entries) seen.set(target.dataset.section, isIntersecting);
+      const now = sections.find(({ id }) => seen.get(id));
+      for (const link of links) {
+        if (now && link.dataset.to === now.id) link.setAttribute("aria-current", "true");
+        else link.removeAttribute("aria-current");
+      }
+    },
+    { rootMargin: "-10% 0px -60% 0px" },
+  );
+  queueMicrotask(() => {
+    for (const { id } of sections) {
+      const heading = $(id);
+      const section = heading?.closest("section, .figures");
+      if (!section) continue;
+      section.dataset.section = id;
+      watch.observe(section);
+    }
+  });
+  return nav;
+}
+
+// Go to a section of the overview, which is shown; a folded one is opened.
+function goTo(id) {
+  const target = $(id);
+  if (!target) return;
+  const folded = target.closest("details");
+  if (folded) folded.open = true;
+  target.scrollIntoView();
+  target.focus({ preventScroll: true });
+}
+
+const part = (id, title, children) =>
+  h("section.part", { "aria-labelledby": id }, title ? h("h2", { id, tabindex: -1 }, title) : null, ...children);
 
 // The origin of the numbers, as one line that opens to all details.
 function provenance(runs) {
   const facts = Object.fromEntries(DATA.facts);
-  const line = [facts.Model, facts.Size, `${facts.Tokens} tokens`, runs].filter(Boolean).join(" · ");
+  const line = [facts.Model, facts.Size, runs].filter(Boolean).join(" · ");
+  const { prompts } = DATA.counts;
   return h(
     "details.provenance",
     {},
     h("summary", {}, line),
     h("dl", {}, ...DATA.facts.flatMap(([label, value]) => [h("dt", {}, label), h("dd", {}, value)])),
+    DATA.prompts.length < prompts ? h("p", {}, held()) : null,
   );
 }
 
-function findings(prompts) {
-  const { level, least } = DATA.intervals;
+const ANSWERS = { true: ["yes", "Yes."], false: ["no", "No."], null: ["open", "Not known."] };
+const CAUSES = {
+  "certain too late": "tokens are certain too late",
+  deciding: "deciding costs too much",
+  batches: "batches keep the layers busy",
+};
+
+// Which setting may be used, what it costs and how sure that is, in three sentences; and the reasons.
+function verdictCard({ sentences, pays, cause, weights, setting, rows, source }) {
+  const [look, word] = ANSWERS[pays],
+    most = Math.max(...weights.map(({ share }) => Math.abs(share)), 0.01);
+  const bars = weights.map(({ label, share, text: words }) => {
+    const bar = h("span.weight");
+    bar.style.width = `${Math.max(1, (100 * Math.abs(share)) / most)}%`;
+    return h("li", {}, bar, h("span", {}, `${words} `, termed(label)));
+  });
   return h(
-    "section",
-    { "aria-label": "Findings" },
-    h("h2", {}, "Findings"),
-    h("ul", {}, ...DATA.findings.map((finding) => h("li", {}, finding))),
-    meanings(),
+    `div.verdict.${look}`,
+    {},
     h(
-      "p.soft",
+      "div",
       {},
-      (prompts < least
-        ? `Fewer than ${least} prompts are too few for intervals. `
-        : `In brackets: ${100 * level}% intervals over prompts. `) +
-        (DATA.timed ? "Intervals of realised savings are over rounds. " : "") +
-        `Layers skipped: ${LAYERS_SKIPPED} ${DATA.timed ? "" : "No time was measured. "}${oracles()}`,
-      h("a", { href: "#/methods" }, "What each number means"),
+      ...sentences.map((sentence, i) => h("p", {}, i ? null : h("strong", {}, `${word} `), ...linked(sentence))),
+      rows.length ? assessed(rows) : null,
+    ),
+    bars.length || cause
+      ? h(
+          "div.why",
+          {},
+          h(
+            "p",
+            {},
+            h("strong", {}, cause ? `Why: ${CAUSES[cause]}` : "Why"),
+            setting ? h("span.soft", {}, ` ${setting}`) : null,
+          ),
+          bars.length ? h("ul", {}, ...bars) : null,
+          source === "assessment" ? h("p.soft", {}, "As jobs/assess.py found.") : null,
+        )
+      : null,
+  );
+}
+
+function assessed(rows) {
+  const keys = [...new Set(rows.flatMap(Object.keys))];
+  const show = (value) =>
+    value === null || value === undefined ? "–" : typeof value === "number" ? form(value, "real") : String(value);
+  const columns = keys.map((key) => ({
+    label: key.replaceAll("_", " "),
+    text: typeof rows[0][key] !== "number",
+    value: (row) => row[key],
+    show: (row) => show(row[key]),
+  }));
+  return h("details", {}, h("summary", {}, "The assessment in numbers"), table("The assessment", columns, rows));
+}
+
+// A sentence in which the names of configurations are links.
+function linked(sentence) {
+  const keys = DATA.configurations.map(({ key }) => key).filter((key) => key.includes("/"));
+  const found = [];
+  for (const word of sentence.split(/( )/)) {
+    const key = keys.find((each) => word === each || word === `${each},` || word === `${each}.` || word === `${each}:`);
+    if (key) found.push(h("a", { href: everywhere(key) }, key), word.slice(key.length));
+    else if (typeof found.at(-1) === "string") found.push(found.pop() + word);
+    else found.push(word);
+  }
+  return found;
+}
+
+function settingsPart() {
+  const { about, table: rows } = DATA.settings;
+  return part("settings", "Which setting may I use?", [
+    h("p.soft", {}, about),
+    twin("Which setting may be used", rows),
+  ]);
+}
+
+// What was timed, a batch size at a time, beside what T(rows, layers) allows.
+function timePart() {
+  const { about, table: timed, places: where, steps } = DATA.time;
+  const nodes = [h("p.soft", {}, about)];
+  if (timed) {
+    const last = choice("time.at", where[0]),
+      state = { at: where.includes(last) ? last : where[0] },
+      box = h("div");
+    const show = () =>
+      box.replaceChildren(
+        twin(`Time at ${state.at}`, { ...timed, rows: timed.rows.filter(({ at }) => at === state.at) }, { page: 8 }),
+      );
+    show();
+    if (where.length > 1)
+      nodes.push(
+        chooser("Measured at", where, state.at, (value) => {
+          state.at = value;
+          choose("time.at", value);
+          show();
+        }),
+      );
+    nodes.push(box);
+  }
+  for (const { where: machine, table: rows } of steps)
+    nodes.push(
+      h(
+        "details",
+        {},
+        h("summary", {}, `A step in milliseconds, by rows and last layer: ${machine}`),
+        twin("Milliseconds of a step", rows),
+      ),
+    );
+  return part("time", "Time", nodes);
+}
+
+// A labelled choice between names.
+const chooser = (label, names, now, onchange) =>
+  h(
+    "label",
+    {},
+    `${label} `,
+    h(
+      "select",
+      { onchange: (event) => onchange(event.target.value) },
+      ...names.map((name) => h("option", { value: name, selected: name === now }, name)),
     ),
   );
+
+// What is folded: {id, title, build}, in the order of the page.
+function foldedParts() {
+  const chart = (key) => DATA.charts.filter((each) => each.key === key);
+  // A lone chart has the heading of what is opened.
+  const figures = (charts) => () =>
+    charts.map((each) => (each.limit ? limited : figure)({ ...each, heading: charts.length > 1 ? "h4" : "h4.hidden" }));
+  const ofCharts = (id, title, keys) => {
+    const charts = keys.flatMap(chart);
+    return charts.length ? { id, title, build: figures(charts) } : null;
+  };
+  return [
+    DATA.findings.length || DATA.quality?.findings.length
+      ? { id: "findings", title: "All findings in words", build: findings }
+      : null,
+    ofCharts("mix", "Where tokens exit", ["mix"]),
+    ofCharts("disagreement", "Disagreement against what is saved", ["trade-disagreement"]),
+    ofCharts("perplexity", "Perplexity against what is saved", ["trade-perplexity"]),
+    ofCharts("fidelity", "Fidelity against what is saved", ["trade-tokens_until_difference"]),
+    ofCharts("scores", "Scores against what is saved", ["trade-scores"]),
+    ofCharts("dose", "Dose response", ["dose-exit_rate", "dose-mean_depth"]),
+    ofCharts("depth", "Depth by token position", ["depth"]),
+    DATA.prompts.length && DATA.metrics.length
+      ? { id: "heat", title: "Prompts by configurations", build: () => [heatmap()] }
+      : null,
+    DATA.quality || DATA.trade ? { id: "numbers", title: "All numbers", build: allNumbers } : null,
+    DATA.drafts && DATA.trade ? { id: "drafts", title: "Drafts", build: draftsSection } : null,
+    DATA.learned ? { id: "learned", title: "Learned exits", build: learnedSection } : null,
+  ].filter(Boolean);
+}
+
+function everythingElse(folds) {
+  const all = folds.map(({ id }) => id),
+    last = choice("open", ""),
+    open = new Set(last === "all" ? all : last.split(",").filter(Boolean));
+  const remember = () => choose("open", open.size === all.length ? "all" : all.filter((id) => open.has(id)).join(","));
+  const made = folds.map(({ id, title, build }) => {
+    const details = h(
+      "details.fold",
+      { "data-fold": id, open: open.has(id) },
+      h("summary", {}, h("h3", { id, tabindex: -1 }, title)),
+    );
+    const fill = () => {
+      if (!details.open || details.children.length > 1) return;
+      details.append(h("div.figures", {}, ...build().filter(Boolean)));
+      redraw(false);
+    };
+    details.addEventListener("toggle", () => {
+      fill();
+      if (open.has(id) === details.open) return;
+      if (details.open) open.add(id);
+      else open.delete(id);
+      remember();
+    });
+    fill();
+    return details;
+  });
+  const everything = (isOpen) => () => {
+    for (const details of made) details.open = isOpen;
+  };
+  return part("more", "Everything else", [
+    h(
+      "p.row.screen",
+      {},
+      h("button", { type: "button", onclick: everything(true) }, "Open all"),
+      h("button", { type: "button", onclick: everything(false) }, "Close all"),
+      DATA.charts.length ? highlight() : null,
+    ),
+    ...made,
+  ]);
+}
+
+function findings() {
+  const { level } = DATA.intervals,
+    list = (sentences) => h("ul", {}, ...sentences.map((finding) => h("li", {}, ...linked(finding)))),
+    of = DATA.quality?.findings ?? [];
+  return [
+    h(
+      "section.whole",
+      { "aria-label": "Findings" },
+      list(DATA.findings),
+      of.length ? h("h4", {}, "Quality") : null,
+      of.length ? list(of) : null,
+      meanings(),
+      h(
+        "p.soft",
+        {},
+        `In brackets: ${100 * level}% intervals over prompts. ` +
+          (DATA.timed ? "Intervals of realised savings are over rounds. " : "") +
+          `Layers skipped: ${LAYERS_SKIPPED} ${DATA.timed ? "" : "No time was measured. "}${oracles()}`,
+        h("a", { href: "#/methods" }, "What each number means"),
+      ),
+    ),
+  ];
+}
+
+// Every configuration with all that is known of it.
+function allNumbers() {
+  const rows = DATA.trade?.table ?? DATA.quality.table,
+    harness = DATA.quality?.harness;
+  return [
+    h(
+      "section.whole",
+      { "aria-label": "Quality of configurations" },
+      twin(
+        "Quality and cost of every configuration, a control beneath its configuration; in brackets: intervals",
+        rows,
+      ),
+    ),
+    harness
+      ? h(
+          "section.whole",
+          { "aria-labelledby": "harness" },
+          h("h4", { id: "harness" }, "Tasks of the lm-evaluation-harness"),
+          twin("Scores as the lm-evaluation-harness computes them, standard errors over documents", harness),
+        )
+      : null,
+  ];
 }
 
 const LAYERS_SKIPPED = "the layers after the exits, as a share of all, which is not what was saved.";
@@ -113,7 +387,7 @@ const meanings = () =>
     ].map(([name, does]) => h("div", {}, h("dt", {}, `${name}:`), h("dd", {}, `${shortly(does)}.`))),
   );
 
-let most = choice("most", 5); // per cent
+let most = 5; // per cent
 const MOST_NAMED = 4; // pairs of mode and rule in the answer
 
 // A chart whose y axis has a limit that the reader chooses: a line marks it, and a text names the configurations that
@@ -121,6 +395,7 @@ const MOST_NAMED = 4; // pairs of mode and rule in the answer
 function limited(chart) {
   const { key, label, form: how } = chart.table.columns.find((column) => column.key === chart.limit),
     name = label.toLowerCase();
+  most = +choice("most", 5);
   const answer = h("output", { for: "most" }),
     said = () => answer.replaceChildren(...skipMost(chart.table, { key, form: how }, name));
   const input = h("input", {
@@ -216,192 +491,4 @@ function highlight() {
       ),
     ),
   );
-}
-
-// A heat map of prompts × configurations that shows one metric at a time.
-function heatmap() {
-  const wanted = [choice("heat metric"), "disagreement", "mean_depth"],
-    by = choice("heat by", "");
-  const metric =
-    wanted.map((name) => DATA.metrics.findIndex(({ key }) => key === name)).find((place) => place >= 0) ?? 0;
-  const state = { metric, by: DATA.configurations.some(({ key }) => key === by) ? by : "" };
-  const select = (label, key, options) =>
-    h(
-      "label",
-      {},
-      `${label} `,
-      h(
-        "select",
-        {
-          id: `heat-${key}`,
-          onchange: (event) => {
-            state[key] = key === "by" ? event.target.value : +event.target.value;
-            choose(`heat ${key}`, key === "by" ? state.by : DATA.metrics[state.metric].key);
-            chart.update();
-          },
-        },
-        ...options,
-      ),
-    );
-  const ordered = () =>
-    sorted(DATA.prompts, (prompt) => (state.by ? meanOf(runsOf(prompt, state.by), state.metric) : 0), true);
-  const chart = {
-    key: "heat",
-    title: "Prompts by configurations",
-    caption:
-      "One cell per prompt and configuration" +
-      (DATA.seeds.length > 1 ? ", the mean of its seeds" : "") +
-      ". ✕: failed. A click opens the run.",
-    wide: true,
-    variants: [{ spec: DATA.specs.heat }],
-    controls: [
-      select(
-        "Metric",
-        "metric",
-        DATA.metrics.map((m, i) => h("option", { value: i, selected: i === state.metric }, m.label)),
-      ),
-      select("Order by", "by", [
-        h("option", { value: "" }, "prompt"),
-        ...DATA.configurations.map(({ key }) => h("option", { value: key, selected: key === state.by }, key)),
-      ]),
-    ],
-    rows: () =>
-      ordered().flatMap((prompt, order) =>
-        DATA.configurations.flatMap(({ key, mark }) => heatRow(prompt, key, mark, order, state.metric)),
-      ),
-    prepare: (spec, rows, width) => shade(spec, rows, width, DATA.metrics[state.metric]),
-    open: ({ prompt, configuration }) => {
-      const runs = runsOf(DATA.prompts[prompt], configuration);
-      location.hash = address(DATA.prompts[prompt], runs.find((run) => run.status === "ok") || runs[0]);
-    },
-    twin: () => heatTable(ordered(), state.metric),
-    drawn: keepLabels,
-    csv: () =>
-      chart.rows().map(({ prompt, configuration, value, failed }) => ({
-        prompt_id: DATA.prompts[prompt].id,
-        configuration,
-        [DATA.metrics[state.metric].key]: value,
-        failed,
-      })),
-  };
-  return figure(chart);
-}
-
-const runsOf = (prompt, key) => prompt.runs.filter((run) => DATA.configurations[run.c].key === key);
-
-// The mean of a metric over the runs that succeeded, geometric for perplexity; null if there are none.
-function meanOf(runs, metric) {
-  const [into, back] = DATA.metrics[metric].geometric ? [Math.log, Math.exp] : [(value) => value, (value) => value];
-  const values = runs
-    .filter((run) => run.status === "ok")
-    .map((run) => run.m[metric])
-    .filter((value) => value !== null);
-  return values.length ? back(values.reduce((sum, value) => sum + into(value), 0) / values.length) : null;
-}
-
-function heatRow(prompt, key, mark, order, metric) {
-  const runs = runsOf(prompt, key),
-    value = meanOf(runs, metric),
-    failed = runs.some((run) => run.status !== "ok");
-  if (!runs.length) return [];
-  const words = [value === null ? null : form(value, DATA.metrics[metric].form), failed ? "failed" : null]
-    .filter(Boolean)
-    .join(", ");
-  return [
-    {
-      prompt: DATA.prompts.indexOf(prompt),
-      name: promptName(prompt, 36),
-      configuration: key,
-      shown_as: key + mark,
-      order,
-      value,
-      failed,
-      words,
-    },
-  ];
-}
-
-// The colours span the 2nd to the 98th percentile, so that one outlier doesn't make all other cells look alike. A
-// narrow chart labels prompts by their ids alone, and writes the names of configurations vertically.
-function shade(spec, rows, width, metric) {
-  const values = rows
-    .map((row) => row.value)
-    .filter((value) => value !== null)
-    .sort((a, b) => a - b);
-  const [cells, crosses] = spec.layer,
-    narrow = width < NARROW;
-  const domain = [values[Math.floor(values.length * 0.02)] ?? 0, values[Math.ceil(values.length * 0.98) - 1] ?? 1];
-  const { color } = cells.encoding,
-    legend = {
-      ...color.legend,
-      title: metric.label,
-      format: ["share", "right"].includes(metric.form) ? ".0%" : "~g",
-      gradientLength: narrow ? 150 : 240,
-    };
-  const axes = ({ encoding: { x, y, ...others }, ...layer }) => ({
-    ...layer,
-    encoding: {
-      ...others,
-      x: {
-        ...x,
-        axis: {
-          ...x.axis,
-          labelAngle: narrow ? -90 : x.axis.labelAngle,
-          labelOverlap: (width - (narrow ? 60 : 320)) / DATA.configurations.length < 13,
-        },
-      },
-      y: { ...y, axis: { ...y.axis, ...(narrow ? { labelExpr: "split(datum.label, ' ')[0]" } : {}) } },
-    },
-  });
-  const coloured = {
-    ...cells,
-    encoding: { ...cells.encoding, color: { ...color, legend, scale: { ...color.scale, domain } } },
-  };
-  return {
-    ...spec,
-    padding: { ...spec.padding, right: narrow ? 5 : spec.padding.right },
-    height: { step: DATA.prompts.length > 60 ? 12 : 20 },
-    layer: [axes(coloured), axes(crosses)],
-  };
-}
-
-// Keep the names of the columns visible while the reader scrolls: a copy of that part of the picture sticks to the top.
-function keepLabels(view, box) {
-  const picture = box.querySelector("canvas"),
-    finer = picture.width / picture.clientWidth;
-  const axes = view.scenegraph().root.items[0].items.filter(({ role }) => role === "axis");
-  const bottom = view.origin()[1] + view.padding().top,
-    first = Math.floor((bottom + Math.min(0, ...axes.map(({ bounds }) => bounds.y1))) * finer);
-  const copy = h("canvas", { width: picture.width, height: Math.ceil(bottom * finer) - first });
-  copy.style.width = `${picture.clientWidth}px`;
-  copy.getContext("2d").drawImage(picture, 0, -first);
-  const over = h("div.above", { "aria-hidden": "true" }, copy);
-  over.style.top = `${first / finer}px`;
-  box.append(over);
-}
-
-function heatTable(prompts, metric) {
-  const columns = [
-    {
-      label: "Prompt",
-      text: true,
-      value: (prompt) => prompt.id,
-      show: (prompt) => h("a", { href: address(prompt) }, promptName(prompt, 60)),
-    },
-    ...DATA.configurations.map(({ key, mark }) => ({
-      label: key + mark,
-      value: (prompt) => meanOf(runsOf(prompt, key), metric),
-      show: (prompt) => {
-        const runs = runsOf(prompt, key),
-          value = meanOf(runs, metric);
-        if (!runs.length) return "";
-        return h(
-          value === null ? "a.bad" : "a",
-          { href: address(prompt, runs[0]), title: `${key} on prompt ${prompt.id}` },
-          value === null ? "✕" : form(value, DATA.metrics[metric].form),
-        );
-      },
-    })),
-  ];
-  return table(`${DATA.metrics[metric].label}, prompts by configurations`, columns, prompts);
 }

@@ -11,7 +11,7 @@ function tokenText(run, tokens, label, marks) {
     if (tokens.disagrees?.[i]) span.classList.add("disagrees");
     if (tokens.drafted?.[i]) span.classList.add("drafted");
     if (marks.same.has(i)) span.classList.add("again");
-    const nodes = visible(pieceText(tokens.piece[i])),
+    const nodes = inText(pieceText(tokens.piece[i])),
       ends = nodes.at(-1) === "\n";
     span.append(...(ends ? nodes.slice(0, -1) : nodes));
     box.append(span, ends ? "\n" : ""); // after the span, so that the layer's number stays on the line of the token
@@ -85,12 +85,17 @@ function legend(counts, target) {
   return h("div.row", {}, h("span.soft", {}, "Exit layer"), list);
 }
 
-// A single token, with marks for blanks, which would be invisible.
+// A single token, with marks for the blanks at its ends, which would be invisible.
 function alone(piece) {
   const text = pieceText(piece);
   return /^[ \u00a0]+$/.test(text)
     ? [h("span.mark", {}, text.replaceAll(" ", "␣").replaceAll("\u00a0", "⟨A0⟩"))]
-    : visible(text);
+    : spaced(text);
+}
+
+// A token among others, where the blank before a word shows as a gap, and any other blank is marked.
+function inText(text) {
+  return /^ [^ ]/.test(text) ? [" ", ...spaced(text.slice(1))] : spaced(text);
 }
 
 // All that is recorded of token i. Its numbers are rounded, see packing.py.
@@ -126,11 +131,12 @@ function tokenPane(run, tokens, detail, i, name) {
 
 // A row for full depth (the teacher) at each layer. The exit layer also has a row for the student, if its distribution
 // differs there.
-function layerTable({ kl, probability: drawnFrom, saw, top, read }, rank, { rule, saw: from }) {
+function layerTable({ kl, probability: drawnFrom, saw, top, read }, rank, { rule, parameter, saw: from }) {
   const highest = kl && Math.max(1, ...kl),
     looked = saw?.some((value) => value !== null),
     certain = looked && drawnFrom?.every((chance) => chance === 0 || chance === 1),
     probability = certain ? null : drawnFrom, // the highlighted row says as much, and makes room
+    compares = looked && DATA.rules[rule]?.compares,
     across = [kl, looked, probability].filter(Boolean).length,
     student = top && read && !alike(top[rank], read);
   const bar = (value, share, r) => {
@@ -139,6 +145,13 @@ function layerTable({ kl, probability: drawnFrom, saw, top, read }, rank, { rule
     return h("td", {}, h("span", {}, value), fill);
   };
   const last = (r) => r === DATA.final;
+  // The evidence beside its threshold. Both are rounded alike where the rounding would turn them round.
+  const beside = (value, r) => {
+    const exits = r === rank,
+      sign = exits ? compares : { "≥": "<", "≤": ">" }[compares],
+      near = seen(value) === seen(parameter) && !exits ? value.toPrecision(6) : seen(value);
+    return `${near} ${sign} ${parameter}${exits ? ": exits" : ""}`;
+  };
   const unseen = (r) => looked && !DATA.rules[rule]?.oracle && r > rank; // its rule looks no further than the exit
   const said = (likely) =>
     h(
@@ -157,7 +170,7 @@ function layerTable({ kl, probability: drawnFrom, saw, top, read }, rank, { rule
         {},
         name(r, here && student ? "full depth" : null),
         kl && bar(last(r) ? "0" : nats(kl[r]), last(r) ? 0 : kl[r] / highest, r),
-        looked && h("td", {}, last(r) || saw[r] === null ? "–" : seen(saw[r])),
+        looked && h("td", {}, last(r) || saw[r] === null ? "–" : compares ? beside(saw[r], r) : seen(saw[r])),
         probability && (unseen(r) ? h("td", {}, "–") : bar(`${Math.round(100 * probability[r])}%`, probability[r], r)),
         top && said(top[r]),
       );
@@ -253,11 +266,12 @@ function steps(box, tokens, at, go, placeOf) {
     }[event.key];
     if (next === undefined) return;
     event.preventDefault();
+    event.stopPropagation();
     go(next === null ? null : Math.max(0, Math.min(tokens.n - 1, next)));
   });
   box.addEventListener("click", (event) => {
     const i = placeOf(event.target);
-    if (i !== null && getSelection().isCollapsed) go(i);
+    if (i !== null && getSelection().isCollapsed) go(i === at() ? null : i); // a second tap closes the panel
   });
 }
 

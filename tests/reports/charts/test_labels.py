@@ -12,12 +12,14 @@ def drawn(page: Page) -> None:
 
 
 def test_back_leads_to_where_the_reader_was(visit: Visit) -> None:
-    page = visit("#/", viewport=DESK)
+    page = visit("#/?open=all", viewport=DESK)
     drawn(page)
     page.locator("[data-chart=heat]").get_by_label("Metric").select_option("Perplexity")
     page.locator("[data-chart=heat]").get_by_label("Order by").select_option("unfrozen/kl/2")
-    page.locator("[data-chart=paired]").get_by_role("combobox", name="Metric").select_option("Tokens")
-    page.locator("[data-chart=paired]").get_by_role("combobox", name="compared with").select_option("unfrozen/kl/1")
+    beside = page.locator("[data-chart=beside]")
+    beside.get_by_role("combobox", name="Compare").select_option("one with all others")
+    beside.get_by_role("combobox", name="Base").select_option("unfrozen/kl/1")
+    beside.get_by_role("combobox", name="Measure").select_option("Tokens")
     page.evaluate("scrollTo(0, 1500)")
     page.wait_for_timeout(100)
     page.evaluate("location.hash = '#/p/0'")
@@ -27,11 +29,11 @@ def test_back_leads_to_where_the_reader_was(visit: Visit) -> None:
     page.evaluate("scrollTo(0, 200)")
     page.wait_for_timeout(100)
     page.go_back()
-    page.get_by_role("heading", name="What exiting early costs").wait_for()
+    page.get_by_role("heading", name="Does early exit pay here?").wait_for()
     drawn(page)
     assert page.evaluate("scrollY") == 1500
-    chosen = page.locator("figure select option:checked").all_inner_texts()
-    assert chosen[-4:] == ["Tokens", "unfrozen/kl/1", "Perplexity", "unfrozen/kl/2"]
+    chosen = page.locator("[data-chart=beside] option:checked, [data-chart=heat] option:checked").all_inner_texts()
+    assert chosen == ["one with all others", "unfrozen/kl/1", "Tokens", "Perplexity", "unfrozen/kl/2"]
     page.go_forward()
     page.get_by_role("heading", name="Prompt 0").wait_for()
     drawn(page)
@@ -39,7 +41,7 @@ def test_back_leads_to_where_the_reader_was(visit: Visit) -> None:
 
 
 def test_a_reload_leads_to_where_the_reader_was(visit: Visit) -> None:
-    page = visit("#/", viewport=DESK)
+    page = visit("#/?open=all", viewport=DESK)
     drawn(page)
     page.locator("[data-chart=heat]").get_by_label("Metric").select_option("Perplexity")
     page.evaluate("scrollTo(0, 1500)")

@@ -77,12 +77,10 @@ def test_each_measure_of_the_paired_differences_has_its_own_n(tmp_path: Path, co
     sweep_with(tmp_path, {key: None if key[1] < 2 else True for key in every})
     wrong: list[str] = []
     page = Visit(context, build_report(str(tmp_path / "results"), tmp_path / "report.html"), wrong)("#/")
-    paired = page.locator("[data-chart=paired]")
-    assert (
-        paired.locator("figcaption").inner_text().endswith(f"n = {N_PROMPTS} prompts, the mean of up to 3 seeds each.")
-    )
-    paired.get_by_label("Metric").select_option("Accuracy")
-    assert paired.locator("figcaption").inner_text().endswith("n = 10 prompts, the mean of up to 3 seeds each.")
+    beside = page.locator("[data-chart=beside]")
+    assert "(n = 10 prompts, up to 3 seeds each)" in beside.locator("output").inner_text()
+    beside.get_by_role("combobox", name="Measure").select_option("Disagreement")
+    assert f"(n = {N_PROMPTS} prompts, up to 3 seeds each)" in beside.locator("output").inner_text()
     assert not wrong
 
 

@@ -307,7 +307,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_chart_is_drawn_with_the_chosen_setting_ringed(report: Path, visit: Visit) -> None:
     assert "<h2>Quality</h2>" in report.read_text(), "for readers without JavaScript"
-    page = visit("#/", report)
+    page = visit("#/?open=numbers", report)
     figure = page.locator('[data-chart="quality"]')
     quality, saved = figure.locator("select").all()
     assert quality.locator("option").all_inner_texts()[:3] == [
@@ -321,6 +321,7 @@ def test_the_chart_is_drawn_with_the_chosen_setting_ringed(report: Path, visit: 
     quality.select_option(label="Disagreement")
     assert "Thin lines" not in figure.inner_text()
     saved.select_option(label="layers skipped")
+    figure.get_by_role("button", name="replayed").click()
     assert "Thin lines: settings that were replayed" in figure.inner_text()
     page.wait_for_timeout(300)
     with page.expect_download() as download:
@@ -331,11 +332,13 @@ def test_the_chart_is_drawn_with_the_chosen_setting_ringed(report: Path, visit: 
     figure.locator("summary").click()
     cells = figure.locator("tbody tr").filter(has_text=CHOSEN).first.inner_text()
     assert "disagreement ≤ 5%" in cells, "not by the ring alone"
-    assert page.locator("section.whole h3").inner_text() == "Tasks of the lm-evaluation-harness"
+    assert page.locator("section.whole h4").inner_text() == "Tasks of the lm-evaluation-harness"
 
 
 def test_axe_finds_nothing_in_the_section(report: Path, visit: Visit, axe: str) -> None:
-    page = visit("#/", report)
+    page = visit("#/?open=all", report)
+    for toggle in ("controls", "replayed"):
+        page.get_by_role("button", name=toggle).click()
     page.locator('[data-chart="quality"] summary').click()
     page.evaluate(axe)
     found = page.evaluate("async () => (await axe.run()).violations.map(v => [v.id, v.nodes.map(n => n.html)])")
@@ -344,6 +347,7 @@ def test_axe_finds_nothing_in_the_section(report: Path, visit: Visit, axe: str) 
 
 def test_a_run_says_whether_its_answer_is_right_and_what_the_judge_says(report: Path, visit: Visit) -> None:
     page = visit("#/p/3/unfrozen/random/confidence/0.7", report)
+    page.locator(".outcome summary").click()
     said = page.locator("main").inner_text()
     assert "Answer: ✗ wrong; found: 41; expected: 42." in said
     assert (
@@ -351,8 +355,9 @@ def test_a_run_says_whether_its_answer_is_right_and_what_the_judge_says(report: 
         in said
     )
     page = visit("#/p/3/unfrozen/kl/2", report)
+    page.locator(".outcome summary").click()
     assert f"Judge {JUDGE} gave no usable answer: it answered with nonsense" in page.locator("main").inner_text()
-    page = visit("#/p/3", report)
+    page = visit("#/p/3?prompt.numbers=true", report)
     assert "Expected answer: 42" in page.locator("main").inner_text()
     assert "✗ wrong" in page.locator("tbody").inner_text()
     assert "Answer: " not in visit("#/p/0/normal", report).locator("main").inner_text()

@@ -336,7 +336,7 @@ def test_points_of_loops_are_hollow_in_the_page_and_in_the_static_charts(tmp_pat
         drawn = {chart["key"]: chart for chart in overview_charts(sweep, trade, savings(sweep, trade))}
         for key, variant in (("trade-disagreement", 0), ("trade-disagreement", 2), ("trade-perplexity", 0)):
             layers = drawn[key]["variants"][variant]["spec"]["layer"]
-            assert any("fillOpacity" in layer["encoding"] for layer in layers) == (name == "loop"), key
+            assert any(layer["mark"].get("filled") is False for layer in layers) == (name == "loop"), key
             labels = {column["label"] for column in drawn[key]["table"]["columns"]}
             assert "In one loop" in labels
             titles = {tip["title"] for layer in layers for tip in layer["encoding"].get("tooltip", [])}
@@ -344,8 +344,9 @@ def test_points_of_loops_are_hollow_in_the_page_and_in_the_static_charts(tmp_pat
         page = build_report(str(folder), tmp_path / f"{name}.html").read_text()
         static = page[page.index("<noscript>") : page.index("</noscript>")]
         assert (HOLLOW in static) == (name == "loop")
-        hollow = [mark for mark in re.findall(r"<path [^>]*>", static) if 'fill-opacity="0"' in mark]
-        assert len(hollow) == (3 if name == "loop" else 0), "one in each of the trade-off charts"
+        circles = re.findall(r'<path [^>]*d="M[\d.]+,0A[^>]*>', static)
+        hollow = [mark for mark in circles if 'stroke-width="2"' in mark and "fill=" not in mark]
+        assert len(hollow) == (4 if name == "loop" else 0), "one in each of the trade-off charts"
 
 
 def test_a_sweep_without_costs_has_no_such_chart(make_sweep: MakeSweep) -> None:

@@ -9,8 +9,8 @@ from report_fixtures import Visit, Walk
 from synthetic_sweeps import HOSTILE
 
 ROUTES = (
-    "#/",
-    "#/p/1",
+    "#/?open=all",
+    "#/p/1?prompt.numbers=true",
     "#/p/1/unfrozen/kl/1/vs/normal/t/4",
     "#/p/2/unfrozen/kl/2",
     "#/c/unfrozen/kl/1",
@@ -76,7 +76,7 @@ def test_nothing_is_wider_than_a_phone(walk: Walk, route: str) -> None:
 
 
 def test_the_trade_off_is_there_without_scripts(visit: Visit) -> None:
-    page = visit("#/", java_script_enabled=False)
+    page = visit("#/?open=all", java_script_enabled=False)
     assert page.locator("noscript svg").nth(1).bounding_box()["width"] > 200
     assert "unfrozen/kl/1 would skip" in page.locator("main").inner_text()
     assert page.locator("noscript tbody tr").count() == 7
@@ -84,7 +84,7 @@ def test_the_trade_off_is_there_without_scripts(visit: Visit) -> None:
 
 
 def test_paper_is_white_and_has_the_charts(visit: Visit) -> None:
-    page = visit("#/", color_scheme="dark")
+    page = visit("#/?open=all", color_scheme="dark")
     page.locator("[data-chart=heat] .chart[data-ink]").wait_for()
     pixel = "c.getContext('2d').getImageData(0, 0, 1, 1).data"
     corner = f"() => [...document.querySelectorAll('canvas')].map(c => [...{pixel}].join())"
@@ -99,7 +99,7 @@ def test_paper_is_white_and_has_the_charts(visit: Visit) -> None:
     assert not page.locator("header").is_visible()
 
 
-@pytest.mark.parametrize("route", ["#/p/1", "#/c/unfrozen/kl/1"])
+@pytest.mark.parametrize("route", ["#/p/1?prompt.numbers=true", "#/c/unfrozen/kl/1"])
 def test_tables_fit_on_paper_with_their_headings(visit: Visit, route: str) -> None:
     page = visit(route, viewport=PAPER)
     page.emulate_media(media="print")
@@ -107,7 +107,7 @@ def test_tables_fit_on_paper_with_their_headings(visit: Visit, route: str) -> No
     assert page.evaluate("document.documentElement.scrollWidth") == 688
 
 
-@pytest.mark.parametrize(("route", "what"), [("#/", "main figure"), ("#/p/1", "main tr")])
+@pytest.mark.parametrize(("route", "what"), [("#/", "main figure"), ("#/p/1?prompt.numbers=true", "main tr")])
 def test_figures_and_rows_are_not_broken_over_pages(visit: Visit, route: str, what: str) -> None:
     page = visit(route, viewport=PAPER)
     page.emulate_media(media="print")
@@ -116,7 +116,7 @@ def test_figures_and_rows_are_not_broken_over_pages(visit: Visit, route: str, wh
 
 @pytest.mark.parametrize(("kind", "start"), [("PNG", b"\x89PNG"), ("SVG", b"<svg")])
 def test_a_chart_is_saved(visit: Visit, kind: str, start: bytes) -> None:
-    page = visit("#/")
+    page = visit("#/?open=all")
     page.locator("[data-chart=mix] .chart[data-ink]").wait_for()
     with page.expect_download() as download:
         page.get_by_role("button", name=f"Save Where tokens exit as {kind}").click()
@@ -148,12 +148,27 @@ def rows_of(download: Any) -> list[dict[str, str]]:
 @pytest.mark.parametrize(
     ("route", "title", "n", "row"),
     [
-        ("#/", "Disagreement against layers skipped", 7, {"configuration": "normal", "layers_skipped": "0", "n": "6"}),
-        ("#/", "Where tokens exit", 7 * 6, {"configuration": "normal", "layer": "5", "share": "0"}),
-        ("#/", "Paired differences", 7 * 6, {"configuration": "unfrozen/kl/0.5", "baseline": "normal"}),
-        ("#/", "Prompts by configurations", 6 * 7, {"prompt_id": "0", "configuration": "normal", "failed": "false"}),
-        ("#/p/0", "Layer mix", 7 * 6, {"name": "normal", "layer": "5", "n": "23"}),
-        ("#/p/0", "Exit layer at every position", None, {"name": "normal", "layer": "29 (final)", "start": "0"}),
+        (
+            "#/?open=all",
+            "Disagreement against layers skipped",
+            7,
+            {"configuration": "normal", "layers_skipped": "0", "n": "6"},
+        ),
+        ("#/?open=mix", "Where tokens exit", 7 * 6, {"configuration": "normal", "layer": "5", "share": "0"}),
+        ("#/?beside.kind=one+with+all+others", "Side by side", 6, {"other": "unfrozen/kl/0.5", "base": "normal"}),
+        (
+            "#/?open=heat",
+            "Prompts by configurations",
+            6 * 7,
+            {"prompt_id": "0", "configuration": "normal", "failed": "false"},
+        ),
+        ("#/p/0?prompt.numbers=true", "Layer mix", 7 * 6, {"name": "normal", "layer": "5", "n": "23"}),
+        (
+            "#/p/0?prompt.numbers=true",
+            "Exit layer at every position",
+            None,
+            {"name": "normal", "layer": "29 (final)", "start": "0"},
+        ),
     ],
 )
 def test_the_rows_of_a_chart_are_saved_as_csv(

@@ -12,7 +12,7 @@ from reports import build_report, generate_multi_prompt_html_visualization
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(("route", "n"), [("#/", 9), ("#/p/0", 2)])
+@pytest.mark.parametrize(("route", "n"), [("#/?open=all", 10), ("#/p/0?prompt.numbers=true", 2)])
 def test_every_chart_draws_ink(visit: Visit, scheme: str, route: str, n: int) -> None:
     page = visit(route, color_scheme=scheme)
     page.locator(".chart[data-ink]").nth(n - 1).wait_for()
@@ -25,20 +25,21 @@ def test_every_chart_draws_ink(visit: Visit, scheme: str, route: str, n: int) ->
 
 
 def test_a_table_beside_a_chart_says_the_same(visit: Visit) -> None:
-    page = visit("#/")
-    page.locator("figure summary").first.click()
-    assert "7 [7, 7]" in page.locator("figure table").first.inner_text()
+    page = visit("#/?open=all")
+    figure = page.locator("[data-chart=trade-perplexity]")
+    figure.locator("summary").click()
+    assert "7 [7, 7]" in figure.locator("table").inner_text()
 
 
-def test_the_first_screen_has_findings_and_the_first_chart(visit: Visit) -> None:
-    page = visit("#/", viewport=(("width", 1360), ("height", 900)))
-    page.locator("[data-chart=trade-disagreement] .chart[data-ink]").wait_for()
+def test_the_first_screen_has_the_verdict_and_the_first_chart(visit: Visit) -> None:
+    page = visit("#/", viewport=(("width", 1280), ("height", 720)))
+    page.locator("[data-chart=quality] .chart[data-ink]").wait_for()
     assert page.locator(".provenance").bounding_box()["height"] < 40, "one line"
-    for seen in (page.locator("main li").last, page.locator("canvas").first):
-        box = seen.bounding_box()
-        assert box["y"] + box["height"] < 900
+    verdict, chart = (page.locator(each).bounding_box() for each in (".verdict", "[data-chart=quality] canvas"))
+    assert verdict["y"] + verdict["height"] < chart["y"] < 720 - 200, "its first points are seen"
     page.locator(".provenance summary").click()
     assert "5, 10, 15, 20, 25 of 30 (0-based)" in page.locator(".provenance").inner_text()
+    page.locator("[data-fold=findings] summary").click()
     modes = page.locator(".modes").inner_text()
     assert [line.split(":")[0] for line in modes.splitlines()[::2]] == ["unfrozen", "frozen_residual", "kl"]
 
@@ -55,7 +56,7 @@ def test_most_layers_skipped_at_a_disagreement_is_read_off(visit: Visit, tmp_pat
             generations.append(row)
             tokens += rows
     path = build_report(str(write_sweep(tmp_path / "s", generations, tokens)), tmp_path / "r.html")
-    page = visit("#/", path=path)
+    page = visit("#/?open=all", path=path)
     chart = page.locator("[data-chart=trade-disagreement]")
     limit, answer = chart.get_by_label("Most layers skipped at a disagreement of at most"), chart.locator("output")
     assert limit.input_value() == "5"
@@ -87,7 +88,7 @@ def test_most_layers_skipped_leaves_out_what_writes_loops(visit: Visit, tmp_path
         generations.append(row)
         tokens += rows
     path = build_report(str(write_sweep(tmp_path / "s", generations, tokens)), tmp_path / "r.html")
-    page = visit("#/", path=path)
+    page = visit("#/?open=all", path=path)
     assert page.locator("[data-chart=trade-disagreement] output").inner_text() == (
         "unfrozen/kl/2 would skip 10.0% of the layers, at a disagreement of 4.0% (n = 1). "
         "1 configuration is left out, whose text is mostly one loop, which full depth agrees with once it is there."
@@ -98,11 +99,11 @@ def test_most_layers_skipped_leaves_out_what_writes_loops(visit: Visit, tmp_path
 
 
 def test_from_the_overview_to_a_token(visit: Visit) -> None:
-    page = visit("#/")
+    page = visit("#/?open=all")
     page.locator("[data-chart=heat] summary").click()
     page.get_by_role("link", name="0 Question 0?").click()
     page.get_by_role("heading", name="Prompt 0").wait_for()
-    page.locator("main table").first.get_by_role("link", name="unfrozen/kl/1", exact=True).click()
+    page.locator(".said-by").get_by_role("link", name="unfrozen/kl/1", exact=True).click()
     page.get_by_role("heading", name="unfrozen/kl/1 on prompt 0").wait_for()
     page.locator(".t").nth(2).click()
     assert "Token 3 of 24 (position 2), read after layer 15." in page.locator(".pane").inner_text()
@@ -110,7 +111,7 @@ def test_from_the_overview_to_a_token(visit: Visit) -> None:
 
 
 def test_a_click_in_the_heatmap_opens_the_run(visit: Visit) -> None:
-    page = visit("#/")
+    page = visit("#/?open=all")
     page.locator("[data-chart=heat] .chart[data-ink]").wait_for()
     canvas = page.locator("[data-chart=heat] canvas.marks")
     box = canvas.bounding_box()
@@ -119,7 +120,7 @@ def test_a_click_in_the_heatmap_opens_the_run(visit: Visit) -> None:
 
 
 def test_a_click_on_a_bar_opens_the_configuration(visit: Visit) -> None:
-    page = visit("#/")
+    page = visit("#/?open=all")
     page.locator("[data-chart=mix] .chart[data-ink]").wait_for()
     canvas = page.locator("[data-chart=mix] canvas")
     canvas.click(position={"x": canvas.bounding_box()["width"] / 2, "y": canvas.bounding_box()["height"] - 55})
@@ -128,7 +129,7 @@ def test_a_click_on_a_bar_opens_the_configuration(visit: Visit) -> None:
 
 
 def test_a_click_in_the_strip_reads_from_there(visit: Visit) -> None:
-    page = visit("#/p/0")
+    page = visit("#/p/0?prompt.numbers=true")
     page.locator("[data-chart=strip] .chart[data-ink]").wait_for()
     canvas = page.locator("[data-chart=strip] canvas")
     box = canvas.bounding_box()
@@ -138,7 +139,7 @@ def test_a_click_in_the_strip_reads_from_there(visit: Visit) -> None:
 
 
 def test_charts_bring_out_the_same_configuration(visit: Visit) -> None:
-    page = visit("#/")
+    page = visit("#/?open=all")
     page.locator("[data-chart=heat] .chart[data-ink]").wait_for()
     before = page.locator("[data-chart=mix] canvas").evaluate("canvas => canvas.toDataURL()")
     page.get_by_label("Highlight").select_option("unfrozen/kl/1")
@@ -147,7 +148,7 @@ def test_charts_bring_out_the_same_configuration(visit: Visit) -> None:
 
 
 def test_the_heatmap_shows_another_number_in_another_order(visit: Visit) -> None:
-    page = visit("#/")
+    page = visit("#/?open=all")
     heat = page.locator("[data-chart=heat]")
     heat.locator("summary").click()
     heat.get_by_label("Metric").select_option("Perplexity")
@@ -159,14 +160,16 @@ def test_the_heatmap_shows_another_number_in_another_order(visit: Visit) -> None
 
 def test_differences_are_against_whichever_configuration_is_chosen(visit: Visit) -> None:
     page = visit("#/")
-    paired = page.locator("[data-chart=paired]")
-    paired.locator("summary").click()
-    rows = paired.locator("tbody tr")
+    beside = page.locator("[data-chart=beside]")
+    beside.get_by_role("combobox", name="Compare").select_option("one with all others")
+    beside.get_by_role("combobox", name="Measure").select_option("Perplexity")
+    beside.locator("summary").click()
+    rows = beside.locator("tbody tr")
     rows.first.wait_for()
-    assert "unfrozen/kl/0.5\t6\t2.333 [2.333, 2.333]" in rows.all_inner_texts()[0]
-    paired.get_by_role("combobox", name="compared with").select_option("unfrozen/kl/0.5")
-    assert rows.all_inner_texts()[0].startswith("normal\t6\t0.4286 [0.4286, 0.4286]")
-    assert paired.locator("caption").inner_text() == "Paired differences · compared with unfrozen/kl/0.5"
+    assert rows.all_inner_texts()[0].startswith("unfrozen/kl/0.5\t2.333 [2.333, 2.333]")
+    beside.get_by_role("combobox", name="Base").select_option("unfrozen/kl/0.5")
+    assert rows.all_inner_texts()[0].startswith("normal\t0.4286 [0.4286, 0.4286]"), "the other way round"
+    assert beside.locator("caption").inner_text() == "Side by side · all others beside unfrozen/kl/0.5"
 
 
 def test_the_first_token_is_said_to_come_from_the_final_layer(visit: Visit) -> None:
@@ -255,7 +258,7 @@ def test_long_and_odd_text_survives(visit: Visit) -> None:
 
 
 def test_failures_are_counted_and_linked(visit: Visit) -> None:
-    page = visit("#/")
+    page = visit("#/?open=all")
     page.locator("main").get_by_role("link", name="failed").click()
     page.get_by_role("heading", name="Failed runs").wait_for()
     page.locator("main table").get_by_role("link").click()
@@ -276,7 +279,7 @@ def test_layers_have_colours_and_another_channel(visit: Visit) -> None:
 
 
 def test_a_table_sorts(visit: Visit) -> None:
-    page = visit("#/p/0")
+    page = visit("#/p/0?prompt.numbers=true")
     column = page.get_by_role("button", name="Perplexity")
     column.click()
     column.click()
@@ -298,7 +301,7 @@ def test_a_table_sorts(visit: Visit) -> None:
 def test_sweeps_that_are_not_whole_say_so(
     visit: Visit, unusual: Callable[[str], Path], name: str, sentence: str
 ) -> None:
-    page = visit("#/", path=unusual(name))
+    page = visit("#/?open=all", path=unusual(name))
     for chart in page.locator(".chart").all():
         chart.and_(page.locator("[data-ink]")).wait_for()
     assert sentence in page.locator("main").inner_text()
@@ -313,10 +316,10 @@ def test_seeds_and_odd_ids_have_addresses(visit: Visit, tmp_path: Path) -> None:
             generations.append(row)
             tokens += rows
     sweep = write_sweep(tmp_path / "s", generations, tokens, temperature=1.0)
-    page = visit("#/", path=build_report(str(sweep), tmp_path / "r.html"))
+    page = visit("#/?open=all", path=build_report(str(sweep), tmp_path / "r.html"))
     page.locator("[data-chart=heat] summary").click()
     page.get_by_role("link", name="a/b c%?# ?").click()
-    page.locator("main table").first.get_by_role("link", name="unfrozen/kl/1, seed 4").click()
+    page.locator(".said-by").get_by_role("link", name="unfrozen/kl/1, seed 4", exact=True).click()
     page.get_by_role("heading", name="unfrozen/kl/1, seed 4 on prompt a/b c%?#").wait_for()
     page.get_by_label("Side by side with").select_option(label="normal, seed 4")
     page.locator(".tokens").nth(1).wait_for()
@@ -332,7 +335,7 @@ def test_a_run_that_is_the_same_for_every_seed_is_shown_once(visit: Visit, tmp_p
             generations.append(row)
             tokens += rows
     path = build_report(str(write_sweep(tmp_path / "s", generations, tokens)), tmp_path / "r.html")
-    page = visit("#/p/0", path=path)
+    page = visit("#/p/0?prompt.numbers=true", path=path)
     links = page.locator("main table").first.get_by_role("link").all_inner_texts()
     assert links == ["normal, every seed", "unfrozen/kl/1, seed 3", "unfrozen/kl/1, seed 4"]
     page.get_by_role("link", name="unfrozen/kl/1, seed 4").first.click()
@@ -343,7 +346,7 @@ def test_a_run_that_is_the_same_for_every_seed_is_shown_once(visit: Visit, tmp_p
     page = visit("#/p/0/normal/s/4/vs/unfrozen/kl/1~4", path=path)  # an address from before seeds were shown as one
     page.get_by_role("heading", name="normal, every seed on prompt 0").wait_for()
     assert "unfrozen 4" in page.locator(".tokens").nth(1).inner_text()
-    page = visit("#/", path=path)
+    page = visit("#/?open=all", path=path)
     assert "4 runs (3 different), none failed" in page.locator(".provenance").inner_text()
     page = visit("#/s/normal", path=path)
     assert "1 place in 1 of 3 generated texts" in page.locator("main").inner_text()
@@ -360,6 +363,7 @@ def test_an_original_file_copes_without_a_recording(visit: Visit, tmp_path: Path
     path = generate_multi_prompt_html_visualization([{"prompt": "?", "results": [result]}], tmp_path / "o.html")
     page = visit("#/p/0/unfrozen/kl/1/t/1", path=path)
     assert "read after layer 29 (final)." in page.locator(".pane").inner_text()
+    page.locator(".outcome summary").click()
     assert "Scores: a 1" in page.locator("main").inner_text()
 
 

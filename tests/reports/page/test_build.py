@@ -215,7 +215,7 @@ def test_readers_without_scripts_get_the_trade_off(full: Path) -> None:
     page, _ = report(full)
     noscript = re.search(r"<noscript>(.*?)</noscript>", page, flags=re.S)
     assert noscript
-    assert noscript[1].count("<svg") == 3
+    assert noscript[1].count("<svg") == 4
     assert '<th class="words">frozen_residual/kl/1</th>' in noscript[1]
     assert "3 [3, 3]" in noscript[1]
 
@@ -228,7 +228,7 @@ def test_sweeps_that_are_not_whole_still_give_a_report(unusual: Callable[[str], 
     assert "NaN" not in blob(page, "payload").decode()
     assert data["counts"]["failed"] == (14 if name == "all failed" else 0)
     assert titles == (set() if name in ("empty", "all failed") else titles)
-    assert ("paired" in titles) == (name in ("partial", "one prompt", "no normal"))
+    assert bool(data["beside"]) == (name in ("partial", "one prompt", "no normal"))
     intervals = [
         row["exit_rate_low"] for chart in data["charts"] if "trade" in chart["key"] for row in chart["table"]["rows"]
     ]
@@ -290,7 +290,7 @@ def test_a_logarithmic_axis_is_said_to_be_one(tmp_path: Path, first: int, kind: 
 
 def test_every_chart_gives_n_and_what_its_intervals_are(full: Path) -> None:
     captions = {chart["key"]: chart["caption"] for chart in report(full)[1]["charts"]}
-    assert len(captions) == 8
+    assert len(captions) == 7
     for caption in captions.values():
         assert "95% intervals over prompts; n = " in caption
     assert captions["mix"].endswith("n = 5 to 6 prompts.")

@@ -89,7 +89,9 @@ def test_the_tokens_csv_has_what_each_was_read_from(visit: Visit, recorded: Path
 
 
 def open_grid(page: Page) -> Any:
-    page.locator("summary", has_text="Layers × positions").first.click()
+    """In a wide window, it is open."""
+    if page.viewport_size["width"] < 1100:
+        page.locator("summary", has_text="Layers × positions").first.click()
     grid = page.locator(".grid table").first
     grid.wait_for()
     return grid
@@ -141,12 +143,18 @@ def test_a_click_or_a_key_in_the_grid_goes_to_the_token(visit: Visit, recorded: 
     assert page.url.endswith("/t/0")
 
 
-def test_the_grid_stays_open_from_run_to_run(visit: Visit, recorded: Path) -> None:
+def test_the_grid_stays_as_it_is_from_run_to_run(visit: Visit, recorded: Path) -> None:
     page = visit("#/p/0/frozen_residual/kl/1", path=recorded)
     open_grid(page)
     page.evaluate("location.hash = '#/p/0/normal'")
     page.get_by_role("heading", name="normal on prompt 0").wait_for()
     assert page.locator(".grid table").count() == 1
+    page.locator("summary", has_text="Layers × positions").click()
+    page.locator("details.screen:not([open])").wait_for()
+    assert "?grid=false" in page.url, "a link leads to what is seen"
+    page.evaluate("location.hash = '#/p/0/frozen_residual/kl/1'")
+    page.get_by_role("heading", name="frozen_residual/kl/1 on prompt 0").wait_for()
+    assert page.locator(".grid table").count() == 0
 
 
 def test_a_sweep_without_likely_tokens_says_how_to_have_them(visit: Visit) -> None:

@@ -240,7 +240,7 @@ def followed(context: Context, served: Served, growing: Growing, monkeypatch: py
 
 
 def test_a_page_follows_its_sweep_and_keeps_the_place(followed: Followed) -> None:
-    page, land = followed("#/")
+    page, land = followed("#/?open=all")
     page.set_viewport_size({"width": 1000, "height": 500})
     for chart in page.locator(".chart").all():
         chart.and_(page.locator("[data-ink]")).wait_for()

@@ -25,6 +25,7 @@ from reports.page.payload import facts, payload
 from reports.read.parameters import representative, representatives
 from reports.read.prompt_choice import choose_prompts
 from reports.read.sweep import Sweep, read_sweep
+from reports.sections.beside import beside_section
 from reports.sections.findings.sweep import sweep_findings
 from reports.sections.overview import overview_charts
 
@@ -60,7 +61,7 @@ def test_every_field_of_a_chart_is_a_column_of_its_rows(sweep: Sweep) -> None:
     charts = drawn(sweep)
     assert list(charts) == [
         "trade-disagreement", "trade-perplexity", "trade-tokens_until_difference", "mix", "dose-exit_rate",
-        "dose-mean_depth", "depth", "paired",
+        "dose-mean_depth", "depth",
     ]  # fmt: skip
     assert {key: missing for key, chart in charts.items() if (missing := missing_fields(chart))} == {}
 
@@ -93,7 +94,7 @@ def test_a_version_that_is_not_known_is_not_told(sweep: Sweep) -> None:
 
 def test_only_savings_in_multiply_adds_are_theoretical(several: Path, visit: Visit) -> None:
     """Not layers skipped, which is another number of the same setting."""
-    for route in ("#/", "#/methods"):
+    for route in ("#/?open=all", "#/methods"):
         page = visit(route, path=several)
         page.evaluate("document.querySelectorAll('select').forEach(select => select.remove())")  # which list both
         said = page.locator("main").inner_text()
@@ -129,13 +130,16 @@ def test_paired_differences_with_controls_are_those_of_each_with_its_own(sweep: 
     assert paired.index.tolist() == [c.key for c in rules_grid() if c.columns["rule"] == "kl"]
     wide = sweep.generations.pivot_table("disagreement", "prompt_id", "configuration")
     assert paired["disagreement"][FOLLOWED] == pytest.approx((wide[FOLLOWED] - wide[CONTROL]).mean())
-    assert frames.CONTROL in drawn(sweep)["paired"]["slice"]["values"]
+    section = beside_section(sweep, frames.trade_off(sweep))
+    assert section
+    assert frames.CONTROL in {average["base"] for average in section["averages"]}
 
 
-def test_trade_offs_tell_rules_by_colour_and_modes_by_shape(sweep: Sweep) -> None:
+def test_trade_offs_tell_rules_by_colour_and_shape_and_modes_by_dashes(sweep: Sweep) -> None:
     chart = drawn(sweep)["trade-disagreement"]
     assert {colour.get("field") for colour in encodings(chart, "color")} == {"family", None}, "controls are grey"
-    assert {shape["field"] for shape in encodings(chart, "shape")} == {"mode"}
+    assert {shape["field"] for shape in encodings(chart, "shape")} == {"family"}
+    assert {dash["field"] for dash in encodings(chart, "strokeDash")} == {"mode"}
     line = chart["variants"][0]["spec"]["layer"][0]["encoding"]
     assert (line["detail"]["field"], line["order"]["field"]) == ("series", "parameter")
     for channel, field in (("x", "layers_skipped"), ("y", "disagreement")):
@@ -239,11 +243,11 @@ def test_a_rule_of_a_later_version_is_reported_without_words(make_sweep: MakeSwe
 
 
 def test_the_report_says_oracle_of_oracles_only(visit: Visit, several: Path, tmp_path: Path) -> None:
-    said = visit("#/", path=several).locator("main").inner_text()
+    said = visit("#/?open=all", path=several).locator("main").inner_text()
     assert "Rules kl, agree look at the final layer to decide, so they save nothing at run time." in said
     grid = [configuration for configuration in rules_grid() if configuration.columns["rule"] in (None, "fixed")]
     alone = write_synthetic_sweep(tmp_path / "fixed", 2, 0, grid, 10)
-    said = visit("#/", path=build_report(str(alone), alone / "r.html")).locator("main").inner_text()
+    said = visit("#/?open=all", path=build_report(str(alone), alone / "r.html")).locator("main").inner_text()
     assert "Layers skipped: the layers after the exits" in said
     assert "at run time" not in said
 
@@ -260,7 +264,7 @@ def test_every_rule_and_control_has_its_address(visit: Visit, several: Path) -> 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_report_of_several_rules_has_no_violation(visit: Visit, several: Path, axe: str, scheme: str) -> None:
-    for route in ("#/", "#/methods", f"#/p/0/{FOLLOWED}/vs/{CONTROL}/t/3"):
+    for route in ("#/?open=all", "#/methods", f"#/p/0/{FOLLOWED}/vs/{CONTROL}/t/3"):
         page = visit(route, path=several, color_scheme=scheme)
         for chart in page.locator(".chart").all():
             chart.and_(page.locator("[data-ink]")).wait_for()
@@ -269,7 +273,7 @@ def test_a_report_of_several_rules_has_no_violation(visit: Visit, several: Path,
 
 
 def test_the_reader_chooses_the_rule_of_a_dose_response(visit: Visit, several: Path) -> None:
-    page = visit("#/", path=several)
+    page = visit("#/?open=all", path=several)
     chart = page.locator("[data-chart=dose-exit_rate]")
     chart.get_by_role("combobox", name="Rule").select_option("fixed: exit layer")
     chart.locator(".chart[data-ink] canvas[aria-label*='exit layer of rule fixed']").wait_for()
@@ -286,7 +290,7 @@ def test_oracles_are_marked_beside_other_rules(
     assert set(frames.trade_off(read_sweep(str(make_sweep(2))))["shown_as"]) == {
         c.key for c in read_sweep(str(make_sweep(2))).configurations
     }, "where all rules are oracles, labels stay short"
-    page = visit("#/p/0", path=several)
+    page = visit("#/p/0?prompt.numbers=true", path=several)
     names = page.locator("main tbody th[scope=row]").all_inner_texts()
     assert [name for name in names if "(oracle)" in name] == [
         name for name in names if ("/kl/" in name and "random" not in name) or "agree" in name
@@ -295,7 +299,7 @@ def test_oracles_are_marked_beside_other_rules(
 
 
 def test_what_it_saves_is_a_table_too_and_fits_a_phone(visit: Visit, several: Path) -> None:
-    page = visit("#/", path=several, viewport=(("width", 360), ("height", 740)))
+    page = visit("#/?open=all", path=several, viewport=(("width", 360), ("height", 740)))
     section = page.locator("[data-chart=trade-disagreement]")
     section.locator(".chart[data-ink]").wait_for()
     assert int(section.locator(".chart").get_attribute("data-ink")) > 100
@@ -314,11 +318,11 @@ def test_what_it_saves_is_a_table_too_and_fits_a_phone(visit: Visit, several: Pa
 def test_a_report_of_every_rule_stays_readable(visit: Visit, tmp_path: Path) -> None:
     """Few sentences, no legend that is cut off, and an answer that does not list every pair of mode and rule."""
     folder = write_synthetic_sweep(tmp_path / "every", 2, 0, every_rule_grid(), 20, timed=True)
-    page = visit("#/", path=build_report(str(folder), tmp_path / "r.html"))
+    page = visit("#/?open=all", path=build_report(str(folder), tmp_path / "r.html"))
     findings = page.get_by_role("region", name="Findings").locator("li")
     assert findings.count() == 4, "two batch sizes and two modes"
     assert all(len(sentence) < 600 for sentence in findings.all_inner_texts())
-    assert len(page.locator("output").inner_text()) < 700
+    assert len(page.locator("output[for=most]").inner_text()) < 700
     chart = page.locator("[data-chart=trade-disagreement] .chart")
     chart.and_(page.locator("[data-ink]")).wait_for()
     assert chart.locator("canvas").bounding_box()["width"] <= chart.bounding_box()["width"]

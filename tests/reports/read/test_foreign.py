@@ -20,6 +20,7 @@ from reports.frames import runs as frames
 from reports.frames.savings import savings
 from reports.page.payload import payload
 from reports.read.original_sweep import sweep_of
+from reports.sections.beside import beside_section
 from reports.sections.overview import overview_charts
 
 LISTED = [5, 10, 15, 20, 25, 27]
@@ -145,15 +146,19 @@ def test_everything_that_the_file_allows_is_charted(path: Path) -> None:
     trade = frames.trade_off(sweep)
     drawn = {chart["key"]: chart for chart in overview_charts(sweep, trade, savings(sweep, trade))}
     assert list(drawn) == [
-        "trade-tokens_until_difference", "trade-scores", "mix", "dose-exit_rate", "dose-mean_depth", "depth", "paired",
+        "trade-tokens_until_difference", "trade-scores", "mix", "dose-exit_rate", "dose-mean_depth", "depth",
     ]  # fmt: skip
     labels = ["Accuracy score", "Score: coherence", "Score: task completion"]
     assert [variant["label"] for variant in drawn["trade-scores"]["variants"]] == labels
-    assert set(labels) < {variant["label"] for variant in drawn["paired"]["variants"]}
+    beside = beside_section(sweep, trade)
+    assert beside
+    assert set(labels) <= {measure["label"] for measure in beside["measures"]}
 
 
 def test_the_page_shows_them(visit: Visit, path: Path, tmp_path: Path) -> None:
-    page = visit("#/", path=generate_multi_prompt_html_visualization(load_results_json(path), tmp_path / "page.html"))
+    page = visit(
+        "#/?open=all", path=generate_multi_prompt_html_visualization(load_results_json(path), tmp_path / "page.html")
+    )
     for chart in page.locator(".chart").all():
         chart.and_(page.locator("[data-ink]")).wait_for()
         assert int(chart.get_attribute("data-ink")) > 50

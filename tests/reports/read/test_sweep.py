@@ -129,11 +129,11 @@ def tooltip_rows(page: Page, key: str) -> list[str]:
     raise AssertionError("no tooltip anywhere")
 
 
-@pytest.mark.parametrize("key", ["paired", "trade-perplexity", "dose-exit_rate"])
+@pytest.mark.parametrize("key", ["beside", "trade-perplexity", "dose-exit_rate"])
 def test_tooltips_of_few_prompts_say_nothing_of_intervals(
     visit: Visit, unusual: Callable[[str], Path], key: str
 ) -> None:
-    page = visit("#/", path=unusual("one prompt"), viewport=(("width", 700), ("height", 900)))
+    page = visit("#/?open=all", path=unusual("one prompt"), viewport=(("width", 700), ("height", 900)))
     said = " ".join(tooltip_rows(page, key))
     assert "Configuration" in said
     assert "null" not in said
@@ -144,8 +144,10 @@ def test_tooltips_say_where_an_interval_is_and_where_there_are_too_few_prompts(
     visit: Visit, make_sweep: MakeSweep
 ) -> None:
     folder = make_sweep(6, fail=lambda prompt, mode, k: (mode, k) == ("unfrozen", 0.5) and prompt > 2)
-    page = visit("#/", path=build_report(str(folder), folder / "r.html"), viewport=(("width", 700), ("height", 900)))
-    said = " ".join(tooltip_rows(page, "paired"))  # the topmost row is that of unfrozen/kl/0.5
+    page = visit(
+        "#/?open=all", path=build_report(str(folder), folder / "r.html"), viewport=(("width", 700), ("height", 900))
+    )
+    said = " ".join(tooltip_rows(page, "beside"))
     assert "null" not in said
     assert "95% interval" in said
 
@@ -167,7 +169,7 @@ def test_rows_of_the_paired_chart_keep_the_order_when_runs_fail() -> None:
 
 @pytest.mark.parametrize("key", ["perplexity", "tokens_until_difference", "disagreement"])
 def test_the_column_that_a_chart_is_about_is_seen_in_its_table(visit: Visit, key: str) -> None:
-    page = visit("#/", viewport=(("width", 1360), ("height", 900)))
+    page = visit("#/?open=all", viewport=(("width", 1360), ("height", 900)))
     figure = page.locator(f"[data-chart=trade-{key}]")
     figure.locator("summary").click()
     column = figure.locator("thead th").nth(1).bounding_box()
@@ -182,7 +184,7 @@ PIXEL = """([x, y]) => [...document.querySelector('[data-chart=heat] canvas').ge
 
 
 def test_the_heatmap_does_not_pale_where_a_column_is_brought_out(visit: Visit) -> None:
-    page = visit("#/")
+    page = visit("#/?open=all")
     page.locator("[data-chart=heat] .chart[data-ink]").wait_for()
     size = page.locator("[data-chart=heat] canvas").first.evaluate("e => [e.width, e.height]")
     place = [size[0] - 90, size[1] - 15]  # in the last column and row
@@ -196,7 +198,9 @@ def test_the_heatmap_does_not_pale_where_a_column_is_brought_out(visit: Visit) -
 
 def test_names_of_columns_stay_in_sight_below_many_prompts(visit: Visit, make_sweep: MakeSweep) -> None:
     folder = make_sweep(70, CONFIGURATIONS[:3])
-    page = visit("#/", path=build_report(str(folder), folder / "r.html"), viewport=(("width", 1000), ("height", 500)))
+    page = visit(
+        "#/?open=all", path=build_report(str(folder), folder / "r.html"), viewport=(("width", 1000), ("height", 500))
+    )
     page.locator("[data-chart=heat] .chart[data-ink]").wait_for()
     names, heat = page.locator(".above canvas"), page.locator("[data-chart=heat] canvas").first
     above = names.bounding_box()["y"] - heat.bounding_box()["y"]

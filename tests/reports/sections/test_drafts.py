@@ -144,7 +144,7 @@ def test_no_draft_is_told_of_as_an_exit(timed: Callable[..., Sweep]) -> None:
     sweep = timed({NORMAL: 1.0, GENERATE: 1.2, ONLINE: 0.9, **dict.fromkeys(KEYS, 1.1)})
     data, _ = payload(sweep, "")
     charts = {chart["key"]: chart for chart in data["charts"]}
-    assert {"trade-disagreement", "mix", "depth", "paired"} <= charts.keys()
+    assert {"trade-disagreement", "mix", "depth"} <= charts.keys()
     for chart in charts.values():
         assert not {row["configuration"] for row in chart["table"]["rows"]} & set(KEYS), chart["key"]
     assert data["findings"]
@@ -261,7 +261,8 @@ def test_the_section_is_drawn_by_batch_size_beside_plain_decoding(
     report.write_text(render(timed(seconds, batches=(1, 8)), ""), encoding="utf-8")
     assert "<h2>Drafts</h2>" in report.read_text(), "for readers without JavaScript"
     page = visit("#/", report)
-    page.get_by_role("button", name="Drafts ↓").press("Enter")
+    page.get_by_role("link", name="Drafts", exact=True).press("Enter")
+    page.locator("#drafts:focus").wait_for(state="attached")
     assert page.evaluate("document.activeElement.id") == "drafts"
     for key in ("acceptance", "speed"):
         box = page.locator(f'[data-chart="draft-{key}"] .chart')

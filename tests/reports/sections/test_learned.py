@@ -224,12 +224,11 @@ def test_what_a_card_lacks_is_left_out(used: Used, lacking: str) -> None:
     assert len(found["artefacts"]) == 3
 
 
-def test_the_section_draws_and_is_reached_by_a_button(used: Used, visit: Visit, tmp_path: Path) -> None:
+def test_the_section_draws_and_is_opened_by_its_address(used: Used, visit: Visit, tmp_path: Path) -> None:
     report = tmp_path / "r.html"
     report.write_text(render(used(readout=linear(), probe=probe(), adapter=student()), ""), encoding="utf-8")
     assert "<h2>Learned exits</h2>" in report.read_text(), "for readers without JavaScript"
-    page = visit("#/", report)
-    page.get_by_role("button", name="Learned exits").press("Enter")
+    page = visit("#/at/learned", report)
     assert page.evaluate("document.activeElement.id") == "learned"
     for key in ("agreement", "median_kl", "trade-agreement", "trade-expected_kl", "ranks", "calibration", "exits"):
         box = page.locator(f'[data-chart="learned-{key}"] .chart')

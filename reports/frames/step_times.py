@@ -1,0 +1,72 @@
+"""How long a step takes by rows and layers, and what that allows exits to save: T(rows, layers)."""
+
+from typing import Any, Final
+
+import pandas as pd
+
+from eexit.plan.runs import OK
+from eexit.results.study_tables import TIMINGS
+from eexit.studies.timing.steps import StepTimes, step_times
+from reports.frames.axes import SKIPPED
+from reports.frames.savings import Savings
+from reports.read.sweep import Sweep
+from reports.read.timings import setups_of
+
+ALLOWED: Final = "allowed"
+
+
+def known_step_times(sweep: Sweep) -> dict[str, StepTimes]:
+    """Machine and dtype → the step times of the latest call that measured them there."""
+    timings = sweep.rows_of(TIMINGS)
+    if sweep.final_layer is None or timings.empty:
+        return {}
+    found: dict[str, StepTimes] = {}
+    for (setup, _), rows in timings.groupby([setups_of(timings), "timing_id"], sort=False):
+        times = step_times(rows.to_dict("records"), sweep.final_layer + 1)  # type: ignore[arg-type]  # column names
+        if times is not None:
+            found[str(setup)] = times
+    return found
+
+
+def timed(sweep: Sweep, saves: Savings) -> pd.DataFrame:
+    """One row per configuration and place that was timed: `configuration`, `shown_as`, `at`, which batch size where,
+    `layers_skipped`, `run`, what was run less of what was timed, `allowed` by T(rows, layers) if deciding were free,
+    and the estimate `realised`. `allowed` is NaN where step times or exits are not known. Those that saved most come
+    first.
+    """
+    times = known_step_times(sweep)
+    shares = exit_shares(sweep)
+    rows: list[dict[str, Any]] = []
+    for where in saves.measured:
+        column = where.column("realised")
+        for row in saves.exiting[saves.exiting[column].notna()].to_dict("records"):
+            of_step = times.get(where.machine)
+            rows.append(
+                {
+                    "configuration": row["configuration"], "shown_as": row["shown_as"], "at": where.label,
+                    SKIPPED: row[SKIPPED], "run": row[where.column("run_timed")],
+                    ALLOWED: _allowed(of_step, where.batch, shares.get(row["configuration"], {})),
+                    **{f"realised{end}": row[f"{column}{end}"] for end in ("", "_low", "_high", "_n")},
+                }
+            )  # fmt: skip
+    frame = pd.DataFrame(rows)
+    return frame.sort_values(["at", "realised"], ascending=[True, False], kind="stable") if rows else frame
+
+
+def exit_shares(sweep: Sweep) -> dict[str, dict[int, float]]:
+    """Configuration → exit layer → the share of its decided tokens that were read there."""
+    if sweep.final_layer is None:
+        return {}
+    layers = [*sweep.exitable_layers, sweep.final_layer]
+    done = (sweep.generations["status"] == OK).to_numpy()
+    counts = pd.DataFrame(sweep.layer_counts[done], columns=layers)
+    sums = counts.groupby(sweep.generations.loc[done, "configuration"].to_numpy()).sum()
+    return {str(key): {layer: row[layer] / row.sum() for layer in layers} for key, row in sums.iterrows() if row.sum()}
+
+
+def _allowed(times: StepTimes | None, batch: int, shares: dict[int, float]) -> float:
+    if times is None or not shares or batch not in times.seconds:
+        return float("nan")
+    if any(share and layer not in times.layers for layer, share in shares.items()):
+        return float("nan")
+    return times.allowed(batch, [shares.get(layer, 0.0) for layer in times.layers])

@@ -1,0 +1,141 @@
+"""Whether early exit pays, in three sentences: which setting may be used, what it costs, and how sure that is.
+
+An assessment says so itself (`reports.read.verdict`). Without one, a sweep's own answers and choices are told.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import pandas as pd
+
+from eexit.messages import findings
+from eexit.messages.wording import counted
+from eexit.messages.written import is_known, percent, short_percent
+from eexit.quality.risks import RISKS
+from reports.frames.axes import CORRECT, DIFFERENCE, DISAGREEMENT, RUN, SKIPPED, THEORETICAL
+from reports.frames.quality import Quality
+from reports.read.judgements import BEST, SCORE, WORST
+from reports.read.verdict import AssessedVerdict
+from reports.sections.findings.numbers import Row, difference, saved_words, with_interval
+from reports.sections.findings.quality import cheapest, cost_of, points, saves
+from reports.sections.findings.savings import best_within
+
+ASSESSED: Final = "assessment"
+SWEPT: Final = "sweep"
+
+
+@dataclass(frozen=True)
+class Told:
+    """The first card of the report. `pays` is None where nothing was found that says so; `weights` are shares of full
+    depth, by what they are, for the setting that the sentences name.
+    """
+
+    sentences: list[str]
+    pays: bool | None
+    source: str
+    cause: str | None = None
+    setting: str | None = None
+    weights: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """As JSON."""
+        return vars(self)
+
+
+def verdict(given: AssessedVerdict | None, quality: Quality | None) -> Told | None:
+    """None for a sweep in which nothing exits early."""
+    swept = _of_sweep(quality) if quality is not None and len(quality.settings) else None
+    if given is None:
+        return swept
+    weights = swept.weights if swept else []
+    setting = swept.setting if swept else None
+    return Told(list(given.sentences), given.pays, ASSESSED, given.cause, setting, weights, [*given.rows])
+
+
+def _of_sweep(quality: Quality) -> Told:
+    row, pays, said = _beside_full_depth(quality) or _by_disagreement(quality)
+    key, weights = (row["configuration"], _weights(row)) if row else (None, [])
+    return Told([*said, _certain(quality.choices)], pays, SWEPT, setting=key, weights=weights)
+
+
+def _beside_full_depth(quality: Quality) -> tuple[Row | None, bool | None, list[str]] | None:
+    """By right answers, or else by the first judge's scores; None where settings can't be held against full depth."""
+    scores = [(judge.column(SCORE), False, quality.margin * (BEST - WORST)) for judge in quality.judges]
+    for column, is_share, margin in [(CORRECT, True, quality.margin), *scores[:1]]:
+        low = f"{column}{DIFFERENCE}_low"
+        rows = quality.settings[~quality.settings["oracle"]].to_dict("records")
+        known = [row for row in rows if is_known(row.get(low))]
+        if known:
+            kept = [row for row in known if row[low] >= -margin]
+            settings = counted(len(known), "setting")
+            if not kept:
+                nearest = max(known, key=lambda row: row[low])
+                said = findings.KEEPS_NONE.format(settings=settings, margin=_margin(margin, is_share))
+                cost = cost_of(quality, [nearest])
+                change = difference(nearest, f"{column}{DIFFERENCE}", is_share)
+                named = {"setting": nearest["shown_as"], "difference": change, "saved": saved_words(nearest, cost)}
+                return nearest, False, [said, findings.NEAREST_SETTING.format(**named)]
+            cost = cost_of(quality, kept)
+            best = cheapest(kept, cost)
+            said = findings.KEEPS_SOME.format(kept=len(kept), settings=settings, margin=_margin(margin, is_share))
+            if not saves(best, cost):
+                return best, False, [said, findings.KEPT_COST_MORE]
+            change = difference(best, f"{column}{DIFFERENCE}", is_share)
+            named = {"setting": best["shown_as"], "saved": saved_words(best, cost), "difference": change}
+            return best, True, [said, findings.CHEAPEST_KEPT.format(**named)]
+    return None
+
+
+def _margin(margin: float, is_share: bool) -> str:
+    return points(margin) if is_share else f"{margin:.2g}"
+
+
+def _by_disagreement(quality: Quality) -> tuple[Row | None, bool | None, list[str]]:
+    """Where no answer says what is good enough: what saves most where little differs from full depth."""
+    rows = quality.settings.to_dict("records")
+    sound = [row for row in rows if not row["looping"]] or rows
+    cost = cost_of(quality, sound)
+    known = [row for row in sound if is_known(row[cost.column])]
+    best = best_within(known, cost.column)
+    if not best:
+        cheap = max(known, key=lambda row: row[cost.column], default=None)
+        if cheap is None:
+            return None, None, [findings.NO_ANSWERS]
+        least = findings.NO_SETTING_SAVES.format(setting=cheap["shown_as"], saved=saved_words(cheap, cost))
+        return cheap, None if cost.column == SKIPPED else False, [findings.NO_ANSWERS, least]
+    _, row = best[0]
+    saved = saved_words(row, cost)
+    if is_known(row[DISAGREEMENT]):
+        differs = with_interval(row | {"n": row[f"{DISAGREEMENT}_n"]}, DISAGREEMENT)
+        said = [findings.AT_LITTLE_DISAGREEMENT.format(setting=row["shown_as"], saved=saved, differs=differs)]
+    else:
+        said = [findings.SAVES_SOMETHING.format(setting=row["shown_as"], saved=saved)]
+    return row, None, [findings.NO_ANSWERS, *said]
+
+
+def _certain(choices: pd.DataFrame) -> str:
+    """The strictest promise that is kept, or that none is."""
+    rows = choices.to_dict("records")
+    if not rows:
+        return findings.UNCERTIFIED
+    chosen = [row for row in rows if isinstance(row["configuration"], str)]
+    row = min(chosen or rows[-1:], key=lambda each: each["at_most"])
+    bound = RISKS[row["risk"]].bound if row["risk"] in RISKS else row["risk"]
+    named = {"confidence": short_percent(row["confidence"]), "bound": bound, "at_most": short_percent(row["at_most"])}
+    if not chosen:
+        return findings.NONE_CERTIFIED.format(**named)
+    return findings.CERTIFIED_FOR.format(setting=row["configuration"], cost=short_percent(row["cost"]), **named)
+
+
+def _weights(row: Row) -> list[dict[str, Any]]:
+    """What the exits skip, what that would save, what deciding adds, and what is left: shares of full depth."""
+    found = [("layers skipped", row[SKIPPED])]
+    theoretical, run = (row.get(name, math.nan) for name in (THEORETICAL, RUN))
+    if is_known(theoretical):
+        found.append(("saved if deciding were free", theoretical))
+    if is_known(theoretical) and is_known(run):
+        found.append(("added by deciding", theoretical - run))
+    return [{"label": label, "share": share, "text": percent(share)} for label, share in found if is_known(share)]

@@ -1,0 +1,98 @@
+"""The overview's section "Which setting": what is certified, what it costs, and how it does on other prompts."""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pandas as pd
+
+from eexit.messages import findings
+from eexit.messages.wording import counted
+from eexit.messages.written import is_known, short_percent
+from eexit.quality.learn_then_test import FULL_DEPTH
+from reports.frames.axes import CORRECT, DIFFERENCE, DISAGREEMENT, LAYERS_SKIPPED, SKIPPED
+from reports.frames.quality import Quality
+from reports.sections.figures import Columns, table
+from reports.sections.findings.quality import cost_of, points
+
+CERTIFIED: Final[Columns] = (
+    ("promise", "At most", "text"),
+    ("configuration", "Certified, cheapest", "text"),
+    ("cost", "Costs", "share"),
+    (SKIPPED, LAYERS_SKIPPED, "share"),
+    ("loss", "Loss", "share"),
+    ("held_out", "Held out", "text"),
+)
+MOST_ROWS: Final = 6
+
+
+def settings_section(quality: Quality) -> dict[str, Any] | None:
+    """A sorted table with a sentence on how it is read; None where nothing exits early."""
+    if quality.settings.empty:
+        return None
+    if len(quality.choices):
+        rows = _certified(quality)
+        return {"about": findings.HOW_CERTIFIED, "table": table(rows, CERTIFIED)}
+    rows = quality.settings[~quality.settings["oracle"]]
+    changed = f"{CORRECT}{DIFFERENCE}"
+    if not rows.empty and rows[f"{changed}_low"].notna().any():
+        cost = cost_of(quality, rows.to_dict("records"))
+        shown = rows.sort_values(f"{changed}_low", ascending=False).head(MOST_ROWS)
+        about = findings.HOW_KEPT.format(margin=points(quality.margin))
+        kept = shown.assign(kept=["yes" if low >= -quality.margin else "not shown" for low in shown[f"{changed}_low"]])
+        return {"about": about, "table": table(kept, tuple(_beside(quality, cost.column, cost.label)))}
+    if rows.empty or rows[DISAGREEMENT].isna().all():
+        return None
+    cost = cost_of(quality, rows.to_dict("records"))
+    shown = rows.sort_values(DISAGREEMENT).head(MOST_ROWS)
+    columns: Columns = (
+        ("configuration", "Setting", "text"),
+        (DISAGREEMENT, "Disagreement", "share"),
+        *([(cost.column, f"Saved: {cost.label}", "share")] if cost.column != SKIPPED else []),
+        (SKIPPED, LAYERS_SKIPPED, "share"),
+    )
+    return {"about": findings.HOW_NEAR, "table": table(shown, columns)}
+
+
+def _beside(quality: Quality, cost: str, label: str) -> Iterator[tuple[str, str, str]]:
+    yield "configuration", "Setting", "text"
+    yield f"{CORRECT}{DIFFERENCE}", "Right answers, beside full depth", "points"
+    yield "kept", f"At most {points(quality.margin)} worse", "text"
+    if cost != SKIPPED:
+        yield cost, f"Saved: {label}", "share"
+    yield SKIPPED, LAYERS_SKIPPED, "share"
+
+
+def _certified(quality: Quality) -> pd.DataFrame:
+    """One row for each question, by what is risked and then from the strictest bound."""
+    skipped = quality.rows.set_index("configuration")[SKIPPED]
+    rows = []
+    for row in quality.choices.sort_values(["risk", "at_most", "cost_by"], kind="stable").to_dict("records"):
+        at_most, confidence = short_percent(row["at_most"]), short_percent(row["confidence"])
+        told: dict[str, Any] = {"promise": f"{row['risk']} ≤ {at_most}, with {confidence}"}
+        key = row["configuration"]
+        if isinstance(key, str) and row["cost"] < FULL_DEPTH:
+            told |= {"configuration": key, "cost": row["cost"], SKIPPED: skipped.get(key), "loss": row["mean_loss"]}
+            told["held_out"] = _held_out(row)
+        else:
+            told["held_out"] = _none(row)
+        rows.append(told)
+    return pd.DataFrame(rows)
+
+
+def _held_out(row: dict[Any, Any]) -> str:
+    if not is_known(row["reporting_mean_loss"]):
+        return "not checked"
+    mean, upper = (short_percent(row[f"reporting_{name}"]) for name in ("mean_loss", "upper"))
+    above = ": above the bound" if row["reporting_mean_loss"] > row["at_most"] else ""
+    return f"{mean}, at most {upper} (n = {row['reporting_n']:.0f}){above}"
+
+
+def _none(row: dict[Any, Any]) -> str:
+    """Why nothing is: what was certified costs more, or how many prompts would do."""
+    certified = sum(setting["certified"] for setting in row["tested"])
+    if certified:
+        return f"{certified} certified, none below full depth's cost"
+    needed = [setting.get("prompts_needed") for setting in row["tested"]]
+    enough = min((n for n in needed if n is not None and is_known(n)), default=None)
+    said = f"none of {counted(len(row['tested']), 'setting')}"
+    return said + (f"; {enough:,.0f} prompts would do" if enough else "")

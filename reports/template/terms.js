@@ -1,0 +1,88 @@
+// Terms are explained where they stand: what has a definition on the methods page shows it on hover, on focus and on tap.
+
+// Labels that stand for a term of another name.
+const SAME_TERM = {
+  "right answers": "accuracy",
+  "right answers, beside full depth": "accuracy",
+  "accuracy, beside normal": "accuracy",
+  "multiply-adds saved, run": "saving, run",
+  "saved: multiply-adds, run": "saving, run",
+  "added by deciding": "saving, run",
+  "saved if deciding were free": "saving, theoretical",
+  "time saved, realised": "saving, realised",
+  "certified, cheapest": "certified, chosen",
+  "chosen for": "certified, chosen",
+  "certified for": "certified, chosen",
+  "at most": "certified, chosen",
+  "held out": "certified, chosen",
+  loss: "certified, chosen",
+  "its control": "control",
+  "mean depth": "layers skipped",
+  "judge's score": "judge's score, win rate",
+  "win rate": "judge's score, win rate",
+};
+
+let glossary = { of: null, terms: null };
+
+// Definitions by their names in lower case.
+function terms() {
+  if (glossary.of !== DATA) {
+    const rules = Object.entries(DATA.rules).map(([name, rule]) => [name, ruleWords(rule)]);
+    glossary = {
+      of: DATA,
+      terms: new Map(
+        [...Object.entries(DATA.modes), ...rules, ...definitions()].map(([name, words]) => [name.toLowerCase(), words]),
+      ),
+    };
+  }
+  return glossary.terms;
+}
+
+function definitionOf(label) {
+  const name = label.toLowerCase(),
+    known = terms();
+  return known.get(SAME_TERM[name] ?? name) ?? known.get(name.split(/, | \(/)[0]) ?? null;
+}
+
+// A term in running text, as a button that explains it; the plain label if it has no definition.
+const termed = (label) =>
+  definitionOf(label) ? h("button.term", { type: "button", "data-term": label }, label) : label;
+
+let tip = null; // {box, target}
+
+function showTip(target) {
+  const words = definitionOf(target.dataset.term);
+  if (!words || tip?.target === target) return;
+  hideTip();
+  const box = h("div.tip", { id: "tip", role: "tooltip" }, h("strong", {}, target.dataset.term), ` ${words}`);
+  $("main").append(box);
+  target.setAttribute("aria-describedby", "tip");
+  const at = target.getBoundingClientRect(),
+    wide = box.offsetWidth,
+    left = Math.max(8, Math.min(at.left, document.documentElement.clientWidth - wide - 8)),
+    below = at.bottom + 6 + box.offsetHeight < innerHeight;
+  box.style.left = `${left}px`;
+  box.style.top = `${below ? at.bottom + 6 : Math.max(8, at.top - 6 - box.offsetHeight)}px`;
+  tip = { box, target };
+}
+
+// Whether there was one.
+function hideTip() {
+  if (!tip) return false;
+  tip.box.remove();
+  tip.target.removeAttribute("aria-describedby");
+  tip = null;
+  return true;
+}
+
+function explainTerms() {
+  const at = (event) => event.target.closest?.("[data-term]");
+  for (const kind of ["pointerover", "focusin", "click"])
+    document.addEventListener(kind, (event) => {
+      const target = at(event);
+      if (target) showTip(target);
+      else if (kind !== "focusin" && !event.target.closest?.(".tip")) hideTip();
+    });
+  document.addEventListener("focusout", hideTip);
+  addEventListener("scroll", hideTip, { passive: true });
+}
