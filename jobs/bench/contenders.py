@@ -21,14 +21,15 @@ from eexit.generator import ModelGenerator
 from eexit.messages.errors import UsageError
 from eexit.method.rules import ORACLES
 from eexit.model.decoder import Decoder
-from eexit.plan.config import SweepConfig
-from eexit.plan.configuration import NORMAL
+from eexit.plan.config import Observe, SweepConfig
+from eexit.plan.configuration import NORMAL, Normal
 from eexit.plan.runs import Run, count_runs
 from eexit.reference.generation import generate_one
 from eexit.results.shard_tables import OnProgress, Results
 from eexit.studies.timing.contenders import generate_greedily, now, plain_model
 
 DEMO = Path(__file__).parents[1] / "sweeps" / "demo.toml"
+OBSERVE: tuple[Observe, ...] = ("none", "final", "all")
 REFERENCE_TOKENS = 15
 FLOOR_STEPS = 4
 PHASES = ("teacher", "readout", "student", "sampling", "records")
@@ -118,8 +119,8 @@ class Bench:
     def requests(self, config: SweepConfig, n_rows: int) -> list[Request]:
         return list(self.generator.requests(self.runs(config, n_rows)).values())[:n_rows]
 
-    def engine(self, n_tokens: int) -> WatchedEngine:
-        decoding = replace(self.decoding, max_new_tokens=n_tokens, eos_token_ids=frozenset())
+    def engine(self, n_tokens: int, observe: Observe = "all") -> WatchedEngine:
+        decoding = replace(self.decoding, max_new_tokens=n_tokens, eos_token_ids=frozenset(), observe=observe)
         return WatchedEngine(self.generator.engine.decoder, decoding, self.generator.engine.student)
 
     def sweep(self, n_rows: int, n_tokens: int, timed: Timed) -> None:
@@ -138,6 +139,14 @@ class Bench:
         timed.rounds.append(self.now() - began - observed)
         timed.steps += steps
         observation.rounds.append(observed)
+
+    def texts(self, n_rows: int, n_tokens: int, observe: Observe, timed: Timed) -> None:
+        """The prompts of as many runs of the grid, at full depth."""
+        requests = [replace(request, configuration=Normal()) for request in self.requests(self.config, n_rows)]
+        began = self.now()
+        _, steps = self.steps(partial(decode, self.engine(n_tokens, observe), requests))
+        timed.rounds.append(self.now() - began)
+        timed.steps += steps
 
     def _sweep(self, config: SweepConfig, n_rows: int, n_tokens: int) -> tuple[Results, list[float], float]:
         engine = self.generator.engine = self.engine(n_tokens)

@@ -14,6 +14,8 @@ oracle      the demo's grid, everything: full-depth pass, student, reading every
             tokens, and the tables
 online      the same modes with four online rules, and the tables: only those layers that exits and states need. The
             observation of finished texts by the full-depth model is left out, and has a table of its own
+texts       mode normal alone, without the tables, with each `--observe`: full depth is asked nothing of the texts, at
+            its final layer alone, or at all exitable layers
 floor       the matrix products with weights of some steps of either, from halfway on, timed alone
 
 Rows of oracles with the same tokens so far share their full-depth pass: `prefixes` says how many unique ones there are
@@ -30,7 +32,18 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from contenders import DEMO, FLOOR_STEPS, PHASES, REFERENCE_TOKENS, Bench, Timed, count_prefixes, decode, halfway
+from contenders import (
+    DEMO,
+    FLOOR_STEPS,
+    OBSERVE,
+    PHASES,
+    REFERENCE_TOKENS,
+    Bench,
+    Timed,
+    count_prefixes,
+    decode,
+    halfway,
+)
 from machine import machine, start
 from rich import box
 from rich.console import Console
@@ -63,6 +76,7 @@ def compare(bench: Bench, rows: Sequence[int], n_tokens: int, n_rounds: int) -> 
             (Timed(n, "oracle", n_made), partial(bench.sweep, n, n_tokens)),
             (Timed(n, "online", n_made), partial(bench.online, n, n_tokens, observation)),
             (observation, lambda timed: None),  # online rows have it timed
+            *((Timed(n, f"texts, {each}", n_made), partial(bench.texts, n, n_tokens, each)) for each in OBSERVE),
         ]
         for what, config in (("oracle", bench.config), ("online", bench.online_config)):
             products = bench.products(config, n, n_tokens)
@@ -108,7 +122,7 @@ def comparison_table(timings: Sequence[Timed]) -> Table:
             table.add_row(
                 str(timed.rows), timed.what, str(timed.prefixes or ""), f"{timed.rate:.1f}", f"{timed.step:.1f}",
                 "" if timed.what.startswith("floor") else f"{timed.rate / reference:.1f}",
-                f"{timed.rate / by_what['generate'].rate:.2f}" if floor else "",
+                f"{timed.rate / by_what['generate'].rate:.2f}" if floor or timed.what.startswith("texts") else "",
                 f"{timed.step / floor.step:.2f}" if floor else "",
             )  # fmt: skip
     return table

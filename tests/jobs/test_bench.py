@@ -27,10 +27,11 @@ def test_the_engine_beside_its_contenders(tmp_path: Path) -> None:
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["machine"]["dtype"] == "float32"
     compared = {(row["rows"], row["what"]): row for row in figures["comparison"]}
-    contenders = ["generate", "oracle", "online", "observation", "floor, oracle", "floor, online"]
+    texts = [f"texts, {observe}" for observe in ("none", "final", "all")]
+    contenders = ["generate", "oracle", "online", "observation", *texts, "floor, oracle", "floor, online"]
     assert list(compared) == [(1, "reference"), *((rows, what) for rows in (1, 9) for what in contenders)]
     assert all(len(row["rounds"]) == 2 and row["rate"] > 0 and row["step"] > 0 for row in compared.values())
-    for what in ("oracle", "online"):
+    for what in ("oracle", "online", *texts):
         assert compared[9, what]["tokens"] == compared[9, "generate"]["tokens"] == 90
         assert [len(compared[rows, what]["steps"]) for rows in (1, 9)] == [2 * 8] * 2, "a prompt gives the first of ten"
     assert compared[9, "observation"]["tokens"] == 81
