@@ -13,7 +13,7 @@ from eexit.messages.errors import UsageError
 from eexit.messages.explaining import explain
 from eexit.plan.config import Prompt
 from eexit.studies.controls import controls_of
-from eexit.studies.harness.plan import Asked
+from eexit.studies.harness.plan import TasksAsked
 
 # What prompts, lengths and sampling are is a matter of the tasks. Drafts give the texts of `normal`.
 NOT_FLAGS: Final = (
@@ -26,13 +26,13 @@ TASKS: Final = "tasks"
 FIRST: Final = ("help", "tasks", "limit", "model", "modes", "kl_factors", "rules", "out")
 
 
-def load_harness_job(arguments: Sequence[str], description: str) -> tuple[SweepJob, Asked, bool]:
+def load_harness_job(arguments: Sequence[str], description: str) -> tuple[SweepJob, TasksAsked, bool]:
     """The grid and how it is executed, what is asked of the harness, and whether to be quiet.
 
     Raises `UsageError` for whatever can't be used.
     """
-    groups = {TASKS: tuple(Asked.model_fields), **GROUPS}
-    parser = make_parser(FIELDS | Asked.model_fields, description, groups, FIRST, NOT_FLAGS)
+    groups = {TASKS: tuple(TasksAsked.model_fields), **GROUPS}
+    parser = make_parser(FIELDS | TasksAsked.model_fields, description, groups, FIRST, NOT_FLAGS)
     for singular, name in SINGULAR.items():
         parser.add_argument(singular, dest=name, nargs="+", action="extend", help=argparse.SUPPRESS)
     parser.group(OUTPUT).add_argument(
@@ -50,8 +50,8 @@ def load_harness_job(arguments: Sequence[str], description: str) -> tuple[SweepJ
         flags["controls"] = controls_of(flags.pop("controls_of"))
     if "tasks" not in flags:
         raise UsageError("--tasks are missing: name some, such as arc_easy; `lm-eval ls tasks` lists them")
-    asked = {name: flags.pop(name) for name in Asked.model_fields if name in flags}
+    asked = {name: flags.pop(name) for name in TasksAsked.model_fields if name in flags}
     try:
-        return job_of({**flags, "prompts": [Prompt(id="tasks", prompt="of tasks")]}), Asked(**asked), quiet
+        return job_of({**flags, "prompts": [Prompt(id="tasks", prompt="of tasks")]}), TasksAsked(**asked), quiet
     except ValidationError as error:
         raise UsageError(explain(error, given, Path("jobs/harness.py"), FIELDS)) from error

@@ -26,13 +26,13 @@ from eexit.results.store.finished_sweep import manifest_of
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.manifest import first_difference
 from eexit.results.store.whereabouts import refuse_for_results
-from eexit.studies.harness.plan import Asked, Find, evaluations_of, look_at_tasks, need_harness
+from eexit.studies.harness.plan import TasksAsked, Find, evaluations_of, look_at_tasks, need_harness
 from eexit.studies.harness.study import HarnessStudy
 
 
 def evaluate_on_tasks(
     job: SweepJob,
-    asked: Asked,
+    asked: TasksAsked,
     display: Display | None = None,
     look: Callable[[SweepConfig, int], ModelFacts] = look_at_model,
     find: Find = look_at_tasks,

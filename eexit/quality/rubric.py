@@ -31,13 +31,13 @@ Score = Annotated[
 ]
 
 
-class Verdict(BaseModel):
+class RubricVerdict(BaseModel):
     """An answer of a judge."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class TextScores(Verdict):
+class TextScores(RubricVerdict):
     """From 1, bad, to 5, good."""
 
     coherence: Score = Field(description="whether each sentence follows from the ones before, without contradictions")
@@ -46,7 +46,7 @@ class TextScores(Verdict):
     no_repetition: Score = Field(description="5 if nothing is repeated needlessly, 1 if the answer is mostly a loop")
 
 
-class Comparison(Verdict):
+class Comparison(RubricVerdict):
     """Which of two answers is the better one."""
 
     better: Literal["first", "second", "tie"] = Field(
@@ -69,7 +69,7 @@ class Question:
 
     instructions: str
     quoted: str  # a JSON object with the prompt and what is judged
-    answer: type[Verdict]
+    answer: type[RubricVerdict]
 
     @property
     def messages(self) -> list[dict[str, str]]:
@@ -85,7 +85,7 @@ class Question:
             "json_schema": {"name": self.answer.__name__.lower(), "schema": schema, "strict": True},
         }
 
-    def read(self, content: str) -> Verdict:
+    def read(self, content: str) -> RubricVerdict:
         """The verdict in what the judge said: the last object in it. Raises `ValueError` if that is none."""
         objects = re.findall(r"\{[^{}]*\}", content)
         try:
@@ -132,7 +132,7 @@ def _quoted(**values: str) -> str:
     return json.dumps(values, ensure_ascii=False)
 
 
-def _asked(answer: type[Verdict]) -> str:
+def _asked(answer: type[RubricVerdict]) -> str:
     """What to answer, in words, for endpoints that are not given the schema or ignore it."""
     keys = "; ".join(f'"{name}": {field.description}' for name, field in answer.model_fields.items())
     return f"Answer with a JSON object and nothing else, with exactly these keys: {keys}."

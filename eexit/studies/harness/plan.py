@@ -17,7 +17,7 @@ from eexit.plan.model_facts import aside
 from eexit.plan.runs import configurations, shared_settings
 
 
-class Asked(BaseModel):
+class TasksAsked(BaseModel):
     """The tasks to evaluate, and how their prompts are made."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,7 +40,7 @@ class Asked(BaseModel):
 
 
 # What finds tasks: what to ask the harness for and a digest of it, each, and the folders that they are in.
-Find = Callable[[Asked], tuple[list[tuple[str, str]], list[str]]]
+Find = Callable[[TasksAsked], tuple[list[tuple[str, str]], list[str]]]
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,12 @@ def need_harness() -> None:
         raise UsageError("the lm-evaluation-harness is not installed: pip install 'eexit[lm-eval]'")
 
 
-def look_at_tasks(asked: Asked) -> tuple[list[tuple[str, str]], list[str]]:
+def look_at_tasks(asked: TasksAsked) -> tuple[list[tuple[str, str]], list[str]]:
     """`eexit.studies.harness.tasks.find_tasks` in a process of its own. Raises `UsageError`."""
     return aside(find_here, asked)
 
 
-def find_here(asked: Asked) -> tuple[list[tuple[str, str]], list[str]]:
+def find_here(asked: TasksAsked) -> tuple[list[tuple[str, str]], list[str]]:
     from eexit.studies.harness.tasks import find_tasks, hush
 
     hush()
@@ -77,7 +77,11 @@ def find_here(asked: Asked) -> tuple[list[tuple[str, str]], list[str]]:
 
 
 def evaluations_of(
-    config: SweepConfig, asked: Asked, model: Mapping[str, Any], layers: Sequence[int], found: Sequence[tuple[str, str]]
+    config: SweepConfig,
+    asked: TasksAsked,
+    model: Mapping[str, Any],
+    layers: Sequence[int],
+    found: Sequence[tuple[str, str]],
 ) -> list[Evaluation]:
     """Every configuration and seed on every task. What an evaluation depends on is in its id."""
     shared = shared_settings(config)

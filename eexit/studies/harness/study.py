@@ -11,7 +11,7 @@ from eexit.results.layout import HARNESS_FOLDER
 from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import versions
 from eexit.results.study_tables import SCORES
-from eexit.studies.harness.plan import Asked, Evaluation, need_harness
+from eexit.studies.harness.plan import TasksAsked, Evaluation, need_harness
 from eexit.studies.harness.table import scores_table
 from eexit.studies.study import Done, Part, Row, Study, Unit
 
@@ -26,7 +26,12 @@ class HarnessStudy(Study):
     noun, again = "evaluation", "evaluated again"
 
     def __init__(
-        self, config: SweepConfig, asked: Asked, evaluations: Sequence[Evaluation], folders: Sequence[str], out: str
+        self,
+        config: SweepConfig,
+        asked: TasksAsked,
+        evaluations: Sequence[Evaluation],
+        folders: Sequence[str],
+        out: str,
     ) -> None:
         """`folders` are those of the user's own tasks."""
         self.config, self.asked, self.evaluations = config, asked, evaluations

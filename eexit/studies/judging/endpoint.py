@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from eexit.messages.errors import UsageError, first_line
 from eexit.messages.locations import HIDDEN, without_secrets
 from eexit.messages.redaction import RUN, redacted
-from eexit.quality.rubric import Question, Verdict
+from eexit.quality.rubric import Question, RubricVerdict
 
 TRIES: Final = 5  # of one question, if each fails in a way that may pass
 TRIES_IF_SLOW: Final = 2  # each of which has already waited for the whole timeout
@@ -76,7 +76,7 @@ class _Completion(BaseModel):
 class Reply:
     """A verdict, and the tokens that it took."""
 
-    verdict: Verdict
+    verdict: RubricVerdict
     tokens: int
 
 

@@ -17,7 +17,7 @@ from eexit.results.layout import MANIFEST, Manifest, encode, tokens_name
 from eexit.results.store.folder import open_store
 from eexit.results.store.whereabouts import FolderKind, whereabouts
 from eexit.results.study_tables import SCORES
-from eexit.studies.harness.plan import Asked
+from eexit.studies.harness.plan import TasksAsked
 from jobs import report, sweep, train
 from jobs.files import compact, export, make_prompts
 
@@ -120,7 +120,7 @@ def test_an_evaluation_lands_in_no_folder_of_others(house: Path, monkeypatch: py
     for out in ("mine/generations", "learned", "scored/x"):
         job = job_of({"prompts": [Prompt("0", "?")], "modes": ["normal"], "kl_factors": [], "out": out})
         with pytest.raises(UsageError, match=f"--out {out} is inside"):
-            evaluate_on_tasks(job, Asked(tasks=("arc_easy",)))
+            evaluate_on_tasks(job, TasksAsked(tasks=("arc_easy",)))
 
 
 def test_a_file_may_be_beside_tables_and_a_uri_is_no_file(house: Path) -> None:
