@@ -11,7 +11,7 @@ from eexit.results.layout import HARNESS_FOLDER
 from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import versions
 from eexit.results.study_tables import SCORES
-from eexit.studies.harness.plan import TasksAsked, Evaluation, need_harness
+from eexit.studies.harness.plan import Evaluation, TasksAsked, need_harness
 from eexit.studies.harness.table import scores_table
 from eexit.studies.study import Done, Part, Row, Study, Unit
 
