@@ -94,9 +94,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     WHERE: (
         "modes", "kl_factors", "rules", "draft", "controls", "exit_layers", "exit_every", "exit_sets", "decide_on",
-        "shortlist",
+        "shortlist", "head", "gate_thresholds",
     ),
-    LEARNED: ("readout", "probe", "adapter"),
+    LEARNED: ("readout", "probe", "gate", "adapter"),
     EXECUTION: tuple(name for name in _EXECUTION if name != "out"),
     OUTPUT: ("out", "record_top_k", "observe"),
 }  # fmt: skip
