@@ -35,6 +35,7 @@ from eexit.doors.setting import ExitOutput, Setting
 from eexit.doors.taken import SETTING
 from eexit.messages.errors import UsageError
 from eexit.model.in_memory import weights_digest
+from eexit.model.sources import DEFAULT_MODEL
 from eexit.studies.taking_home.take_home import Wanted, take_home
 
 FAMILIES = ("llama", "gemma3", "gpt_neox", "mixtral", "gpt2", "qwen3", "olmo2", "bloom")
@@ -120,6 +121,24 @@ def test_invariant_9_the_texts_are_those_of_the_sweep_alone_and_in_a_batch(archi
         whole = model.generate(torch.tensor([prompt]), max_new_tokens=N_TOKENS, do_sample=False)  # type: ignore[operator]
         plain.append(whole[0, len(prompt) :].tolist())
     assert [token_ids for token_ids, _ in drafts] == plain
+
+
+@pytest.mark.slow  # a real model in float32
+def test_invariant_9_on_the_default_model(tmp_path: Path) -> None:
+    texts, key = [f"{text} Explain recursion." for text in TEXTS], "frozen_residual/confidence/0.6"
+    asked: dict[str, Any] = {"rules": {"confidence": [0.6]}, "modes": ["frozen_residual"], "draft": ["20:3"]}
+    out = swept(tmp_path / "sweep", Path(DEFAULT_MODEL), texts, **{**asked, "exit_layers": (10, 20, 25)})
+    model, _ = eexit.load_default_model_and_tokenizer(dtype="float32")
+    for each, name in ((key, "exits"), ("draft/20:3", "drafts")):
+        take_home(Wanted(str(out), str(tmp_path / name), each))
+        setting, swept_texts = eexit.load(tmp_path / name), texts_of(out, each)
+        expected = [(token_ids, layers) for _, token_ids, layers in swept_texts]
+        together = run(model, setting, [prompt for prompt, _, _ in swept_texts])
+        alone = [run(model, setting, [prompt])[0] for prompt, _, _ in swept_texts]
+        assert together == alone == expected
+    for prompt, token_ids, _ in texts_of(out, "draft/20:3"):
+        plain = model.generate(torch.tensor([prompt]), max_new_tokens=N_TOKENS, do_sample=False)  # type: ignore[operator]
+        assert plain[0, len(prompt) :].tolist() == token_ids
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,18 @@ import pytest
 import torch
 from blank_rows import blank
 from commands import here
+from references import save_adapter
+from safetensors.torch import save_file
 from taken_settings import confidence_of, save_family, swept, texts_of
 from transformers import AutoModelForCausalLM
+from untrained import PROBE
 
 import eexit
 from eexit.doors.taken import SETTING, Certificate
+from eexit.model.adapters import FILES
+from eexit.model.file_digests import sha256
+from eexit.plan.artefacts import ADAPTER, WEIGHTS, Card, write_card
+from eexit.plan.artefacts import PROBE as PROBE_ROLE
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import CHOICES, TIMINGS
 from jobs.take_home import main
@@ -185,3 +192,39 @@ def test_a_screen_is_taken_along_and_a_changed_one_is_refused(
     screen.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(ValueError, match="is not the file that was taken home"):
         eexit.load(folder)
+
+
+def save_student(folder: Path, model: Path) -> str:
+    """A random student with probes, in a folder such as training leaves."""
+    save_adapter(AutoModelForCausalLM.from_pretrained(model), folder)
+    save_file(PROBE.tensors(), folder / WEIGHTS)
+    files = {name: sha256([folder / name]) for name in (*FILES, WEIGHTS)}
+    holds = [ADAPTER, PROBE_ROLE]
+    card = {"what": "student", "holds": holds, "model": {}, "layers": range(6), "readout": "lens", "files": files}
+    write_card(folder, Card.model_validate(card))
+    return str(folder)
+
+
+def test_what_was_trained_is_taken_along_and_the_original_is_not_needed(model: Path, tmp_path: Path) -> None:
+    student = save_student(tmp_path / "student", model)
+    rules: dict[str, Any] = {"predicted_kl": [1.0], "confidence": [0.2]}
+    out = swept(tmp_path / "sweep", model, rules=rules, modes=["frozen_residual"], adapter=student, probe=student)
+    keys = ["frozen_residual/predicted_kl/1", "frozen_residual/confidence/0.2"]
+    for index, key in enumerate(keys):
+        done = take(out, "--configuration", key, "--out", tmp_path / f"{index}")
+        assert done.returncode == 0, done.stderr
+    shutil.rmtree(student)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    for index, key in enumerate(keys):
+        setting = eexit.load(tmp_path / f"{index}")
+        assert (setting.taken.config["probe"] is None) == (index == 1)
+        for prompt, token_ids, layers in texts_of(out, key)[:4]:
+            made = loaded.generate(
+                torch.tensor([prompt]), custom_generate=setting, max_new_tokens=10, return_dict_in_generate=True
+            )
+            assert made.sequences[0, len(prompt) :].tolist() == token_ids
+            assert made.exit_layers[0].tolist() == layers
+    card = tmp_path / "0" / "artefacts" / "adapter" / "card.json"
+    card.write_text(card.read_text() + " ")
+    with pytest.raises(ValueError, match=r"artefacts/adapter/card.json is not the file that was taken home"):
+        eexit.load(tmp_path / "0")
