@@ -86,5 +86,6 @@ def _say_what_is_asked(shop: Workshop) -> None:
     if shop.parts.risk != ANSWERS:
         shop.remark(findings.WITHOUT_ANSWERS)
     load, cpus = os.getloadavg()[0], os.cpu_count() or 1
-    if load > cpus / 2 and sizes.TIME not in shop.record.finished:
+    is_said = any(findings.BUSY.partition("(")[0] in line for line in shop.record.remarks)
+    if load > cpus / 2 and sizes.TIME not in shop.record.finished and not is_said:
         shop.remark(findings.BUSY.format(load=f"{load:.1f}", cpus=cpus))
