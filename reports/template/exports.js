@@ -75,7 +75,7 @@ function saveRows({ chart }, type) {
   );
 }
 
-// Buttons that save records, as CSV or as JSON.
+// Buttons that save records, as CSV or as JSON; `records` gives them, or a promise of them.
 function savesOf(title, records) {
   const make = (type) =>
     h(
@@ -83,8 +83,8 @@ function savesOf(title, records) {
       {
         type: "button",
         "aria-label": `Save ${title} as ${type.toUpperCase()}`,
-        onclick: () => {
-          const rows = records(),
+        onclick: async () => {
+          const rows = await records(),
             keys = [...new Set(rows.flatMap(Object.keys))];
           const name = title.replace(/[^\w.@-]+/g, "_").slice(0, 60);
           save(

@@ -5,7 +5,7 @@
 
 const AT_ONCE = 100; // rows of a table that are shown before the reader asks for more
 
-function table(caption, columns, rows, { page = AT_ONCE } = {}) {
+function table(caption, columns, rows, { page = AT_ONCE, isPart = false } = {}) {
   const body = h("tbody"),
     said = h("span.soft", { role: "status" });
   let ordered = rows,
@@ -56,10 +56,12 @@ function table(caption, columns, rows, { page = AT_ONCE } = {}) {
   }
   fill();
   const grid = h("table", {}, h("caption", {}, caption), h("thead", {}, h("tr", {}, ...heads)), body);
+  const scroll = h("div.scroll", { tabindex: 0, role: "group", "aria-label": caption }, grid);
+  if (isPart) return scroll; // whoever shows it says of how many, and saves all
   return h(
     "div.tabled",
     {},
-    h("div.scroll", { tabindex: 0, role: "group", "aria-label": caption }, grid),
+    scroll,
     h(
       "div.below",
       {},

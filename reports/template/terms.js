@@ -48,22 +48,29 @@ function definitionOf(label) {
 const termed = (label) =>
   definitionOf(label) ? h("button.term", { type: "button", "data-term": label }, label) : label;
 
-let tip = null; // {box, target}
+let tip = null; // {box, target, by}, with the kind of event that it was shown for
 
-function showTip(target) {
+function showTip(target, by) {
   const words = definitionOf(target.dataset.term);
   if (!words || tip?.target === target) return;
   hideTip();
   const box = h("div.tip", { id: "tip", role: "tooltip" }, h("strong", {}, target.dataset.term), ` ${words}`);
   $("main").append(box);
   target.setAttribute("aria-describedby", "tip");
-  const at = target.getBoundingClientRect(),
+  tip = { box, target, by };
+  placeTip();
+}
+
+// Beside its term, also where the page is scrolled.
+function placeTip() {
+  if (!tip) return;
+  const { box, target } = tip,
+    at = target.getBoundingClientRect(),
     wide = box.offsetWidth,
     left = Math.max(8, Math.min(at.left, document.documentElement.clientWidth - wide - 8)),
     below = at.bottom + 6 + box.offsetHeight < innerHeight;
   box.style.left = `${left}px`;
   box.style.top = `${below ? at.bottom + 6 : Math.max(8, at.top - 6 - box.offsetHeight)}px`;
-  tip = { box, target };
 }
 
 // Whether there was one.
@@ -80,9 +87,9 @@ function explainTerms() {
   for (const kind of ["pointerover", "focusin", "click"])
     document.addEventListener(kind, (event) => {
       const target = at(event);
-      if (target) showTip(target);
-      else if (kind !== "focusin" && !event.target.closest?.(".tip")) hideTip();
+      if (target) showTip(target, kind);
+      else if ((kind === "click" || tip?.by === kind) && !event.target.closest?.(".tip")) hideTip();
     });
   document.addEventListener("focusout", hideTip);
-  addEventListener("scroll", hideTip, { passive: true });
+  addEventListener("scroll", placeTip, { passive: true, capture: true });
 }

@@ -139,7 +139,7 @@ def opened(context: Any, path: Path, wrong: list[str]) -> Page:
         dialog.dismiss()
 
     page.on("dialog", dismiss)
-    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
     page.on("request", lambda request: None if request.url.startswith(own) else wrong.append(request.url))
     return page
 

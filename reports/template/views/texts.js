@@ -6,8 +6,10 @@ const TEXTS_AT_ONCE = 4,
 
 const correctAt = () => DATA.metrics.findIndex(({ key }) => key === "correct");
 
+const rightOf = (run) => (correctAt() < 0 ? null : run.m[correctAt()]);
+
 const markOf = (run) => {
-  const right = correctAt() < 0 ? null : run.m[correctAt()];
+  const right = rightOf(run);
   if (right === null) return null;
   return right === 1
     ? h("span.right", {}, "✓", h("span.hidden", {}, "right"))
@@ -62,23 +64,29 @@ function textsPart() {
         one = runsOf(prompt, state.key).find((run) => run.status === "ok");
       return one && filters[state.filter](one, base) ? [{ prompt, number, base, one }] : [];
     });
+  const withTexts = async (pair) => {
+    const cores = await coreOf(pair.number);
+    const tokensOf = (run) => (run ? cores[pair.prompt.runs.indexOf(run)] : null);
+    const [base, one] = [pair.base, pair.one].map(tokensOf);
+    const texts = [pair.base && knownText(pair.base, base), knownText(pair.one, one)];
+    return { ...pair, texts, tokens: one, baseTokens: base };
+  };
+  const record = ({ prompt, base, one, texts }) => ({
+    prompt_id: prompt.id,
+    expected: prompt.answer,
+    setting: state.key,
+    full_depth_right: base ? rightOf(base) : null,
+    full_depth: texts[0] ?? null,
+    right: rightOf(one),
+    text: texts[1],
+  });
+  const records = async () => (await Promise.all(pairs().map(withTexts))).map(record);
   let turn = 0;
   async function show() {
     const mine = ++turn,
       found = pairs(),
       shown = found.slice(0, state.shown);
-    const rows = await Promise.all(
-      shown.map(async (pair) => {
-        const cores = await coreOf(pair.number);
-        const tokensOf = (run) => (run ? cores[pair.prompt.runs.indexOf(run)] : null);
-        return {
-          ...pair,
-          texts: [pair.base, pair.one].map((run) => run && textOf(run, tokensOf(run))),
-          tokens: tokensOf(pair.one),
-          baseTokens: tokensOf(pair.base),
-        };
-      }),
-    );
+    const rows = await Promise.all(shown.map(withTexts));
     if (mine !== turn) return;
     more.hidden = found.length <= shown.length;
     const of = runsOfKey(state.key);
@@ -100,9 +108,12 @@ function textsPart() {
       chooser("Show", Object.keys(filters), state.filter, change("filter", "texts.filter")),
     ),
     box,
-    h("div.below", {}, said, more),
+    h("div.below", {}, h("span", {}, said, more), savesOf("Texts", records)),
   ]);
 }
+
+// null where its tokens are in a file that isn't there.
+const knownText = (run, tokens) => (run.n && !tokens ? null : textOf(run, tokens));
 
 const runsOfKey = (key) =>
   DATA.prompts.filter((prompt) => runsOf(prompt, key).some(({ status }) => status === "ok")).length;
@@ -114,9 +125,10 @@ function isSame(one, base) {
 
 function textsTable(rows, key, baseKey) {
   const cells = ({ prompt, base, one, texts, tokens, baseTokens }) => {
-    const from = texts[0] === null || texts[0] === undefined ? null : firstDifference(texts[0], texts[1]),
+    const isKnown = texts.every((text) => typeof text === "string"),
+      from = isKnown ? firstDifference(...texts) : null,
       t = tokens && baseTokens ? tokenDifference(tokens, baseTokens) : null;
-    const written = (run, text) => [markOf(run), " ", ...excerpt(text, from)];
+    const written = (run, text) => [markOf(run), " ", ...(text === null ? ["not in this file"] : excerpt(text, from))];
     return h(
       "tr",
       {},
@@ -228,6 +240,24 @@ function confidentPart() {
       return !seen.has(place) && seen.add(place);
     });
   };
+  const records = () =>
+    Promise.all(
+      chosenRows().map(async ({ prompt, number, run, at, i, sure, full }) => {
+        const tokens = (await coreOf(number))[at],
+          { said: other } = (await detailOf(number, run))(i);
+        return {
+          prompt_id: prompt.id,
+          configuration: keyOf({ run }),
+          seed: run.every ? "every" : run.seed,
+          position: i,
+          exit_layer: tokens ? layerNumber(tokens.rank[i]) : null,
+          token: tokens ? pieceText(tokens.piece[i]) : null,
+          full_depth_token: other === null ? null : pieceText(other),
+          at_exit: sure,
+          at_full_depth: full,
+        };
+      }),
+    );
   let turn = 0;
   async function show() {
     const mine = ++turn,
@@ -241,7 +271,7 @@ function confidentPart() {
       );
     if (mine !== turn) return;
     more.hidden = rows.length <= shown.length;
-    said.textContent = `${shown.length} of ${rows.length} shown; of each setting, the ${DATA.confident.length ? "eight surest" : "surest"} are held.`;
+    said.textContent = `${shown.length} of ${rows.length} shown; of each setting, the eight surest are held.`;
     box.replaceChildren(confidentTable(shown.filter(({ tokens }) => tokens)));
   }
   show();
@@ -257,7 +287,7 @@ function confidentPart() {
       }),
     ),
     box,
-    h("div.below", {}, said, more),
+    h("div.below", {}, h("span", {}, said, more), savesOf("Sure and wrong", records)),
   ]);
 }
 
@@ -298,7 +328,7 @@ function confidentTable(rows) {
       show: ({ prompt }) => h("a", { href: address(prompt) }, prompt.id),
     },
   ];
-  return table("The wrong exits that were surest", columns, rows);
+  return table("The wrong exits that were surest", columns, rows, { isPart: true });
 }
 
 const surely = (share) => (share > 0.9995 ? "> 99.9%" : percent(share));

@@ -16,7 +16,8 @@ function tradeFigure(chart) {
     front = online.length ? online : rows.filter((row) => !isBlind(row)),
     swept = new Set(rows.filter(({ control_of: of }) => of === null).map(({ mode }) => mode)),
     modes = [...new Set([...Object.keys(DATA.modes), ...swept])].filter((mode) => swept.has(mode));
-  const severalRules = new Set(front.map(({ rule }) => rule)).size > 1;
+  const own = rows.filter(({ control_of: of }) => of === null),
+    severalRules = new Set(own.map(({ rule }) => rule)).size > 1;
   const names = (axis) => [...new Set(chart.variants.map((variant) => variant[axis]))];
   const picked = (axis) => {
     const last = choice(`quality.${axis}`, names(axis)[0]);

@@ -1,0 +1,273 @@
+"""The overview answers first: its order and length, what its toggles show, and that every choice is in the address."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_fixtures import Page, Visit
+from synthetic_quality import choose, replay, with_answers
+from synthetic_sweeps import run_rows, write_sweep
+
+from eexit.plan.configuration import Exit
+from reports.page.build import build_report
+
+LAPTOP, PHONE = (("width", 1280), ("height", 720)), (("width", 360), ("height", 740))
+# The words that are seen, without those of options and of what is folded.
+WORDS = """() => {
+  let n = 0;
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const parent = walker.currentNode.parentElement;
+    if (parent.closest("script, style, option, noscript, .hidden, .skip") || !parent.checkVisibility()) continue;
+    n += walker.currentNode.textContent.split(/\\s+/).filter(Boolean).length;
+  }
+  return n;
+}"""
+MOST_WORDS = 1200
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two modes of an online rule and an oracle, with controls, replays and a choice."""
+    folder = with_answers(tmp_path_factory.mktemp("overview") / "s", 12)
+    replay(folder)
+    choose(folder)
+    return build_report(str(folder), folder / "report.html")
+
+
+def drawn(page: Page) -> None:
+    for chart in page.locator(".chart").all():
+        chart.and_(page.locator("[data-ink]")).wait_for()
+
+
+@pytest.mark.parametrize(("size", "screens"), [((1440, 900), 5), ((360, 740), 8)])
+def test_it_is_short_and_its_sections_stand_in_order(
+    visit: Visit, answered: Path, size: tuple[int, int], screens: int
+) -> None:
+    page = visit("#/", path=answered, viewport=(("width", size[0]), ("height", size[1])))
+    drawn(page)
+    page.locator(".texts-table, #texts ~ div p").first.wait_for()
+    assert page.evaluate(WORDS) <= MOST_WORDS
+    assert page.evaluate("document.documentElement.scrollHeight") <= screens * size[1]
+    assert page.locator("h1, h2").all_inner_texts() == [
+        "Does early exit pay here?", "Quality against cost", "Which setting may I use?", "Time", "Side by side",
+        "What was lost, in words", "Everything else",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("viewport", [LAPTOP, PHONE])
+def test_the_contents_stay_in_sight_and_lead_to_their_sections(visit: Visit, answered: Path, viewport: Any) -> None:
+    page = visit("#/", path=answered, viewport=viewport)
+    drawn(page)
+    contents = page.get_by_role("navigation", name="Contents")
+    contents.get_by_role("link", name="Side by side").click()
+    page.locator("#beside:focus").wait_for(state="attached")
+    assert page.evaluate("location.hash") == "#/at/beside"
+    assert page.evaluate("scrollY") > 300
+    box = contents.bounding_box()
+    assert -1 <= box["y"] < 100, "still in sight"
+    heading = page.locator("#beside").bounding_box()
+    assert heading["y"] >= (box["y"] + box["height"] if viewport == PHONE else 0), "not beneath the contents"
+    assert heading["y"] < 200
+    again = visit("#/at/heat", path=answered, viewport=viewport)
+    again.locator("[data-chart=heat] .chart[data-ink]").wait_for()
+
+
+def test_oracles_controls_replays_and_other_modes_are_shown_on_demand(visit: Visit, answered: Path) -> None:
+    page = visit("#/", path=answered, viewport=LAPTOP)
+    figure = page.locator("[data-chart=quality]")
+    drawn(page)
+    figure.locator("summary").click()
+
+    def shown() -> set[str]:
+        return set(figure.locator("tbody").first.locator("th").all_inner_texts())
+
+    online = {f"unfrozen/confidence/{k}" for k in ("0.7", "0.9")}
+    assert shown() == {"normal", *online}
+    before = figure.locator("canvas").evaluate("canvas => canvas.toDataURL()")
+    for toggle in ("frozen_residual", "oracles", "controls"):
+        figure.get_by_role("button", name=toggle).click()
+    assert len(shown()) == 1 + 2 * 2 * 2 * 2
+    page.wait_for_timeout(300)
+    assert figure.locator("canvas").evaluate("canvas => canvas.toDataURL()") != before
+    assert "quality.oracles=true" in page.url
+    again = visit("#/" + page.url.partition("#/")[2], path=answered, viewport=LAPTOP)
+    assert again.locator("[data-chart=quality]").get_by_role("button", pressed=True).all_inner_texts() == [
+        "unfrozen", "frozen_residual", "oracles", "controls",
+    ]  # fmt: skip
+
+
+def test_every_choice_is_in_the_address(visit: Visit, answered: Path) -> None:
+    page = visit("#/", path=answered)
+    assert "?" not in page.url, "where nothing is chosen, nothing is said"
+    page.locator("[data-chart=quality]").get_by_label("Saved").select_option("multiply-adds, run")
+    beside = page.locator("[data-chart=beside]")
+    beside.get_by_role("combobox", name="Compare").select_option("rules and exit sets")
+    beside.get_by_role("combobox", name="Other").select_option("frozen_residual/confidence")
+    beside.get_by_role("combobox", name="at").select_option("equal right answers")
+    page.get_by_role("combobox", name="Show").select_option("all")
+    page.locator("[data-fold=mix] summary").click()
+    page.locator("[data-chart=mix]").wait_for()
+    assert page.url.count("#/?") == 1
+    again = visit("#/" + page.url.partition("#/")[2], path=answered)
+    chosen = again.locator("[data-chart=quality] option:checked, [data-chart=beside] option:checked").all_inner_texts()
+    assert chosen[:2] == ["Accuracy", "multiply-adds, run"]
+    assert chosen[2:6] == [
+        "rules and exit sets", "unfrozen/confidence", "frozen_residual/confidence", "equal right answers",
+    ]  # fmt: skip
+    assert again.locator("[data-fold=mix][open]").count() == 1
+    assert again.locator("[data-fold][open]").count() == 1
+
+
+def test_a_rule_stands_beside_a_mix_of_another_ones_settings(visit: Visit, answered: Path) -> None:
+    page = visit("#/?beside.kind=rules+and+exit+sets&beside.other=unfrozen/kl", path=answered)
+    beside = page.locator("[data-chart=beside]")
+    assert (
+        beside.locator("output")
+        .inner_text()
+        .startswith(
+            "Right answers, unfrozen/kl beside the best mix of unfrozen/confidence at equal layers skipped: certainly"
+        )
+    )
+    beside.locator("summary").click()
+    row = beside.locator("tbody tr").first.inner_text()
+    assert "%" in row
+    assert "unfrozen/confidence/0.9" in row
+
+
+def test_modes_are_compared_with_n_and_an_average(visit: Visit, answered: Path) -> None:
+    beside = visit("#/", path=answered).locator("[data-chart=beside]")
+    said = beside.locator("output").inner_text()
+    assert said.startswith("Right answers, frozen_residual beside unfrozen: certainly higher in 0 and lower in 0 of 4")
+    assert "(n = 10 prompts)" in said
+    assert "On average over 4: 0.0 pp" in said
+
+
+def test_texts_show_what_was_lost_and_where(visit: Visit, answered: Path) -> None:
+    page = visit("#/?texts.filter=all&texts.setting=unfrozen/kl/2", path=answered)
+    rows = page.locator(".texts-table tbody tr")
+    rows.nth(3).wait_for()
+    assert rows.count() == 4
+    assert "abcd" in rows.first.inner_text()
+    page.get_by_role("button", name="Show more").first.click()
+    rows.nth(11).wait_for()
+    assert "12 of 12 prompts shown" in page.locator("main").inner_text()
+    rows.nth(3).get_by_role("link", name="Why").click()
+    page.get_by_role("heading", name="unfrozen/kl/2 on prompt 3").wait_for()
+    assert page.locator(".tokens").count() == 2
+
+
+def test_the_surest_wrong_exits_are_shown_with_what_full_depth_would_have_said(visit: Visit, tmp_path: Path) -> None:
+    row, rows = run_rows("0", "?", "unfrozen", 1.0, ["The", " cat", " sat", " on"])
+    columns = Exit("unfrozen", "confidence", 0.9).columns
+    for token in rows:
+        token.update(columns, exit_layer=5, final_token_id=7, exit_logprob=-0.001, logprob=-6.0)
+    base, its = run_rows("0", "?", "normal", None, ["The", " cat", " sat", " on"])
+    sweep = write_sweep(tmp_path / "s", [base, row | columns], [*its, *rows])
+    page = visit("#/", path=build_report(str(sweep), tmp_path / "r.html"))
+    section = page.locator("section", has=page.locator("#confident"))
+    first = section.locator("tbody tr").first
+    assert "token 7" in first.inner_text()
+    assert "> 99.8%" in first.inner_text() or "100%" in first.inner_text() or "99.9%" in first.inner_text()
+    assert "3 of 3 shown" in section.inner_text()
+    first.get_by_role("link").first.click()
+    page.locator(".pinned").wait_for()
+
+
+def test_labels_cover_neither_each_other_nor_a_point_and_none_is_lost(visit: Visit, answered: Path) -> None:
+    """The script that places them, with many points in little room."""
+    source = (Path(__file__).parents[3] / "reports/template/labels.js").read_text()
+    page = visit("#/methods", path=answered)
+    placed = page.evaluate(
+        f"""() => {{ {source}
+        const place = (i) => ({{ x: 40 + 37 * (i % 6), y: 40 + 60 * Math.floor(i / 6) }});
+        const points = Array.from({{ length: 24 }}, (_, i) => place(i));
+        const labels = points.map((point, i) => ({{ ...point, text: `0.9${{i}}` }}));
+        const found = placeLabels(labels, points, {{ width: 300, height: 300 }});
+        return found.map((label) => {{
+          const wide = widthOf(label.text);
+          const left = label.lx - {{ left: 0, center: wide / 2, right: wide }}[label.align];
+          return [left, label.ly - LABEL_HEIGHT / 2, left + wide, label.ly + LABEL_HEIGHT / 2, label.x, label.y];
+        }}); }}"""
+    )
+    assert len(placed) == 24
+    for i, (left, top, right, bottom, *_) in enumerate(placed):
+        assert 0 <= left < right <= 300
+        assert 0 <= top < bottom <= 300
+        for other in placed[:i]:
+            assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
+        assert not any(left < x < right and top < y < bottom for *_, x, y in placed)
+
+
+@pytest.mark.parametrize("how", ["hover", "focus", "tap"])
+def test_terms_are_explained_where_they_stand(visit: Visit, answered: Path, how: str) -> None:
+    page = visit("#/", path=answered)
+    term = page.locator(".verdict .term", has_text="layers skipped")
+    {"hover": term.hover, "focus": term.focus, "tap": term.click}[how]()
+    tip = page.get_by_role("tooltip")
+    assert "1 − mean depth" in tip.inner_text()
+    assert term.get_attribute("aria-describedby") == "tip"
+    box = tip.bounding_box()
+    assert box["x"] >= 0
+    page.keyboard.press("Escape")
+    assert tip.count() == 0
+    page.locator("[data-fold=numbers] summary").click()
+    head = page.get_by_role("button", name="In one loop").first
+    head.focus()
+    assert "the share of a run's tokens in its longest stretch" in tip.inner_text()
+
+
+def test_what_a_view_shows_is_saved_with_how_many_of_how_many(visit: Visit, answered: Path) -> None:
+    page = visit("#/?quality.x=multiply-adds,+run", path=answered)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="JSON of runs").click()
+    content = json.loads(download.value.path().read_text())
+    assert (content["n"], content["n_in_all"], len(content["rows"])) == (12 * 17, 12 * 17, 12 * 17)
+    assert content["origin"]["Size"] == "12 prompts × 17 configurations"
+    assert content["choices"] == {"quality.x": "multiply-adds, run"}
+    assert page.locator("#saved").inner_text() == "Saved 204 of 204 runs as runs.json"
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save Which setting may be used as CSV").click()
+    (row,) = csv.DictReader(download.value.path().read_text().splitlines())
+    assert row["configuration"] == "unfrozen/confidence/0.9"
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save Texts as JSON").click()
+    assert set(json.loads(download.value.path().read_text())["rows"][0]) >= {"prompt_id", "full_depth", "text", "right"}
+
+
+def test_paper_says_where_it_comes_from_and_what_was_chosen(visit: Visit, answered: Path) -> None:
+    page = visit("#/?quality.oracles=true", path=answered)
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print")
+    paper = page.locator(".paper").inner_text()
+    assert "12 prompts × 17 configurations" in paper
+    assert "quality.oracles true" in paper
+    assert "#/?quality.oracles=true" in paper
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+
+
+TOGGLES = "#/?quality.modes=unfrozen,frozen_residual&quality.oracles=true&quality.controls=true&quality.replayed=true"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_in_any_state_of_toggles(visit: Visit, answered: Path, axe: str, scheme: str) -> None:
+    found = []
+    for route in (
+        f"{TOGGLES}&open=all",
+        "#/p/3?prompt.numbers=true",
+        "#/p/3/unfrozen/kl/2/vs/normal/t/1?run.numbers=true",
+    ):
+        page = visit(route, path=answered, color_scheme=scheme)
+        drawn(page)
+        page.evaluate(axe)
+        found += page.evaluate("async () => (await axe.run()).violations.map(v => [v.id, v.nodes.map(n => n.html)])")
+    for kind in ("modes", "rules and exit sets", "settings and their controls", "one with all others", "two settings"):
+        page.goto(page.url.split("#")[0] + f"#/?beside.kind={kind.replace(' ', '+')}")
+        page.locator("[data-chart=beside] summary").click()
+        page.locator("[data-chart=beside] table").wait_for()
+        found += page.evaluate("async () => (await axe.run()).violations.map(v => [v.id, v.nodes.map(n => n.html)])")
+    page.locator(".verdict .term").first.focus()
+    found += page.evaluate("async () => (await axe.run()).violations.map(v => [v.id, v.nodes.map(n => n.html)])")
+    assert found == []
