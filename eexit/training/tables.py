@@ -85,7 +85,11 @@ def _table(title: str, first: str) -> ResultTable:
 
 def how_to_use(card: Card, out: str) -> str:
     """A line of flags that a sweep uses the artefact with."""
-    rules = " ".join(rule.replace("/", "=") for rule in card.settings.get("rules", ()))
+    parameters: dict[str, list[str]] = {}
+    for key in card.settings.get("rules", ()):
+        rule, _, parameter = key.partition("/")
+        parameters.setdefault(rule, []).append(parameter)
+    rules = " ".join(f"{rule}={','.join(of_rule)}" for rule, of_rule in parameters.items())
     flags = " ".join(USES[role].format(out=out, rules=rules) for role in card.holds)
     also = f", and with the {FLAGS[READOUT]} of this training" if card.readout not in READOUTS else ""
     return f"use it with: python jobs/sweep.py {flags}{also}"

@@ -263,7 +263,11 @@ def scale_of(logarithmic: bool, zero: bool, padding: float) -> alt.Scale:
 
 def rows_of(name: str, order: list[str] | None = None) -> alt.Y:
     """Configurations or runs from top to bottom, sorted as in `order` if it is given."""
-    return alt.Y(f"{name}:N", title=None, sort=order).axis(labelLimit=260, grid=False).scale(type="band", paddingInner=0.12)
+    return (
+        alt.Y(f"{name}:N", title=None, sort=order)
+        .axis(labelLimit=260, grid=False)
+        .scale(type="band", paddingInner=0.12)
+    )
 
 
 def _layer_colour(labels: list[str]) -> alt.Color:
