@@ -5,6 +5,7 @@ from eexit.messages.written import percent, written
 from eexit.method.readouts import READOUTS
 from eexit.plan.artefacts import ADAPTER, FLAGS, GATE, PROBE, READOUT, Card
 
+SHOWN_THRESHOLDS = (0.05, 0.1, 0.2, 0.5)  # of a gate
 USES = {
     READOUT: "--readout {out}",
     PROBE: "--rules predicted_kl=0.5,1,2,4 --probe {out}",
@@ -53,18 +54,21 @@ def _probes(card: Card) -> ResultTable:
 
 def _gates(card: Card) -> ResultTable:
     """What gates of some thresholds let through."""
-    thresholds = list(dict.fromkeys(row["threshold"] for row in card.gates))
-    table = ResultTable(
-        "Of a gate with each threshold: tokens that are read / exits that are kept", title="gates on held-out tokens"
-    )
+    thresholds = [each for each in SHOWN_THRESHOLDS if any(row["threshold"] == each for row in card.gates)]
+    caption = "Of a gate with each threshold: % of tokens that are read / of exits that are kept."
+    table = ResultTable(caption, title=f"{card.data['n_held_out_tokens']:,} held-out tokens")
     table.add("key", "rule")
     table.add("number", "layer", "exits", *(f"{threshold:g}" for threshold in thresholds))
     found = {(row["rule"], row["layer"], row["threshold"]): row for row in card.gates}
     for rule, layer in dict.fromkeys((row["rule"], row["layer"]) for row in card.gates):
         rows = [found[rule, layer, threshold] for threshold in thresholds]
-        shares = [f"{percent(row['read'])} / {percent(row['kept'])}" for row in rows]
+        shares = [" / ".join(_in_percent(row[name]) for name in ("read", "kept")) for row in rows]
         table.add_row(rule, str(layer), percent(rows[0]["exits"]), *shares)
     return table
+
+
+def _in_percent(share: float | None) -> str:
+    return written(None if share is None else 100 * share, ".0f")
 
 
 def _exits(card: Card) -> ResultTable:
