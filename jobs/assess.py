@@ -27,7 +27,9 @@ from cluster.console.command import command
 from cluster.console.display import console_of, open_display
 from cluster.console.events import log_to_stderr
 from cluster.console.flags import Parser, whole
+from eexit.doors.words import described
 from eexit.messages.locations import inside, shown
+from eexit.messages.progress import Display
 from eexit.plan.config import SweepConfig
 from eexit.plan.prompts import read_prompts
 from eexit.results.layout import REPORT
@@ -60,6 +62,8 @@ def main(arguments: Sequence[str]) -> int:
     with ray_session(display.say):
         verdict = assess(asked, flags.out, partial(OnRay, flags.device), display)
     finish(verdict, flags.out, Record.open(flags.out, asked.as_dict()))
+    if verdict.pays:
+        bring_home(flags.out, flags.device, display)
     return 0
 
 
@@ -76,7 +80,16 @@ def finish(verdict: Verdict, out: str, record: Record) -> None:
         write_report(run, open_store(Path(run).expanduser()))
         print(shown(inside(run, REPORT)))
     print(shown(inside(out, FILE)))
-    # Where it pays, this is the place to take the setting home: `verdict.figures.best.key`, chosen in `run`.
+
+
+def bring_home(out: str, device: str, display: Display) -> None:
+    """Take the chosen setting home, unless it is there."""
+    place = inside(out, "setting")
+    if not Path(place).expanduser().exists():
+        from eexit.studies.taking_home.take_home import Wanted, take_home
+
+        print(described(take_home(Wanted(inside(out, "run"), place, device=device), display.say)))
+    print(f'import eexit; model.generate(**inputs, custom_generate=eexit.load("{place}"))')
 
 
 def common(flags: Namespace) -> dict[str, object]:

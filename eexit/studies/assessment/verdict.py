@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from eexit.quality.estimates import Estimate
+from eexit.quality.estimates import NOTHING, Estimate
 
 LATE, DECIDING, BATCHES = CAUSES = ("certain too late", "deciding", "batches")
 FILE: Final = "verdict.json"
@@ -62,15 +62,20 @@ class Contender:
     reporting: Loss | None = None  # on those for reporting
     confirmed: bool = False  # whether those alone certify the bound too
 
-    def row(self) -> dict[str, Any]:
-        """A record of `verdict.json`; what is not known is null."""
+    def row(self, batches: Sequence[int]) -> dict[str, Any]:
+        """A record of `verdict.json`, of the same columns for all; what is not known is null."""
+        of_batches: dict[str, float | None] = {}
+        for batch in batches:
+            time = self.times.get(batch, NOTHING)
+            for name, number in (("", time.mean), ("_low", time.low), ("_high", time.high)):
+                of_batches[f"time_at_{batch}{name}"] = known(number)
+            of_batches[f"allowed_at_{batch}"] = known(self.allowed.get(batch))
         return {
             "setting": self.key,
             "role": self.role,
             "saved_in_theory": known(self.theory),
             "saved_by_what_was_run": known(self.run),
-            "allowed": {str(batch): known(share) for batch, share in self.allowed.items()},
-            "time": {str(batch): [known(e.mean), known(e.low), known(e.high)] for batch, e in self.times.items()},
+            **of_batches,
             "loss": known(self.loss.mean) if self.loss else None,
             "n": self.loss.n if self.loss else None,
             "certified": self.certified,

@@ -6,8 +6,9 @@ sentences   three: the verdict; at what risk, or the largest cause with its numb
 pays        whether it does
 cause       null if it pays, else `certain too late`, `deciding` or `batches`
 rows        up to six records: setting, role (best, tried, control, ceiling, draft or generate), saved_in_theory,
-            saved_by_what_was_run, allowed (of the time, by batch size), time (as a multiple of full depth's, with
-            its interval, by batch size), loss, n and certified; what is not known is null
+            saved_by_what_was_run; for each batch size B time_at_B, as a multiple of full depth's, with its interval
+            (time_at_B_low, time_at_B_high), and allowed_at_B, what T(rows, layers) allows to save of the time; loss,
+            n and certified; what is not known is null
 losses      of each cause, as a share of full depth
 bound       risk, at_most, confidence
 model, setting (the key of what can be taken home, or null), seconds (of each step), remarks
@@ -182,7 +183,7 @@ def as_json(verdict: Verdict, model: str, seconds: Mapping[str, float], remarks:
         "sentences": list(sentences(verdict)),
         "pays": verdict.pays,
         "cause": verdict.cause,
-        "rows": [each.row() for each in verdict.rows],
+        "rows": [each.row(verdict.figures.batches) for each in verdict.rows],
         "losses": {name: known(loss) for name, loss in verdict.losses.items()},
         "bound": {"risk": bound.risk, "at_most": bound.at_most, "confidence": bound.confidence},
         "model": model,
