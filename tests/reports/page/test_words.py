@@ -49,7 +49,7 @@ def test_equal_texts_are_told_once_with_where_they_part_from_full_depth(visit: V
     assert "3 settings say this: normal, unfrozen/kl/2 (oracle), frozen_residual/kl/2 (oracle)" in same.inner_text()
     assert same.locator(".right").count() == 1
     assert same.locator(".exits").count() == 3
-    for other, rest in zip(others, ("cow ran.", "dog ran"), strict=True):
+    for other, rest in zip(others, ("dog ran", "cow ran."), strict=True):
         assert other.locator(".wrong").count() == 1
         assert other.locator(".text strong").inner_text().startswith(rest)
         assert other.locator(".differs").inner_text() == "differs from here"
