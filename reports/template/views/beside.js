@@ -2,7 +2,8 @@
 // and their controls, one setting and all others, or a rule beside the best mix of another rule's settings that costs as
 // much or is as good.
 
-const ITS_CONTROL = "its control";
+const ITS_CONTROL = "its control",
+  ALL_OTHERS = "all others";
 
 function besideFigure() {
   const { measures, caption } = DATA.beside,
@@ -101,14 +102,16 @@ function besideKinds() {
     };
   if (mixes.base?.length) {
     const series = [...new Set(mixes.base)];
-    const others = (base) => [...new Set(mixes.series.filter((_, i) => mixes.base[i] === base))];
+    const others = (base) => [ALL_OTHERS, ...new Set(mixes.series.filter((_, i) => mixes.base[i] === base))];
     found["rules and exit sets"] = {
       bases: series,
       others,
       ways: [...new Set(mixes.at)],
       rows: ({ base, other, at }) =>
         mixes.base.flatMap((one, i) =>
-          one === base && mixes.series[i] === other && mixes.at[i] === at ? [mixRow(i)] : [],
+          one === base && [mixes.series[i], ALL_OTHERS].includes(other) && mixes.at[i] === at
+            ? [mixRow(i, other === ALL_OTHERS ? mixes.configuration[i] : mixes.label[i])]
+            : [],
         ),
     };
   }
@@ -122,7 +125,7 @@ function besideKinds() {
   found["one with all others"] = {
     bases: keys,
     firstBase: keys.includes(DATA.normal) ? DATA.normal : keys[0],
-    others: () => ["all others"],
+    others: () => [ALL_OTHERS],
     rows: ({ base }) => keys.filter((key) => key !== base).map((key) => pairRow(base, key, key)),
   };
   found["two settings"] = {
@@ -179,11 +182,11 @@ function pairRow(base, other, name) {
   return row;
 }
 
-function mixRow(i) {
+function mixRow(i, name) {
   const { mixes } = DATA.beside,
     configuration = DATA.configurations.find(({ key }) => key === mixes.configuration[i]);
   const row = {
-    ...naming(configuration, mixes.label[i]),
+    ...naming(configuration, name),
     base: mixes.mix[i],
     other: configuration.key,
     at: mixes.at[i],

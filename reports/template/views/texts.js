@@ -179,11 +179,14 @@ function textsTable(rows, key, baseKey) {
   );
 }
 
-// The index of the first letter that differs; null if none does.
+// Where the first word begins that differs; null if none does.
 function firstDifference(one, other) {
   const shorter = Math.min(one.length, other.length);
-  for (let i = 0; i < shorter; i++) if (one[i] !== other[i]) return i;
-  return one.length === other.length ? null : shorter;
+  let i = 0;
+  while (i < shorter && one[i] === other[i]) i++;
+  if (i === one.length && i === other.length) return null;
+  while (i > 0 && i < shorter && !/\s/.test(one[i - 1])) i--;
+  return i;
 }
 
 function tokenDifference(one, other) {

@@ -1,0 +1,119 @@
+"""Pages of words: what each setting wrote on a prompt, and a run's text with its tokens."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_fixtures import Visit
+from synthetic_sweeps import run_rows, write_sweep
+
+from eexit.plan.configuration import Exit
+from reports.page.build import build_report
+
+PHONE = (("width", 360), ("height", 740))
+THRESHOLD = Exit("unfrozen", "confidence", 0.97)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One prompt: two settings write what full depth writes, a third something else, which is wrong."""
+    generations, tokens = [], []
+    texts: dict[tuple[str, float | None], list[str]] = {
+        ("normal", None): ["A", " cat", "  sat", " "],
+        ("unfrozen", 2.0): ["A", " cat", "  sat", " "],
+        ("frozen_residual", 2.0): ["A", " cat", "  sat", " "],
+        ("unfrozen", 0.5): ["A", " dog", " ran", "\n"],
+    }
+    for (mode, k), pieces in texts.items():
+        right = k != 0.5
+        found = "cat" if right else "dog"
+        row, rows = run_rows("0", "?", mode, k, pieces, answer="cat", found_answer=found, correct=right)
+        generations.append(row)
+        tokens += rows
+    row, rows = run_rows("0", "?", "unfrozen", 1.0, ["A", " cow", " ran", "."], answer="cat", correct=False)
+    row |= THRESHOLD.columns | {"run_id": "own", "found_answer": None}
+    for i, token in enumerate(rows):
+        evidence = [0.5, 0.9693, 0.989, None, None] if i == 2 else [0.1] * 5 if i else None
+        token |= THRESHOLD.columns | {"run_id": "own", "evidence": evidence, "exit_layer": 15 if i == 2 else 29}
+        token |= {"exit_prob": [0.0, 0.0, 1.0, 0.0, 0.0, 0.0] if i == 2 else [0.0] * 5 + [1.0]}
+        tokens.append(token)
+    folder = tmp_path_factory.mktemp("written")
+    return build_report(str(write_sweep(folder / "s", [*generations, row], tokens)), folder / "report.html")
+
+
+def test_equal_texts_are_told_once_with_where_they_part_from_full_depth(visit: Visit, written: Path) -> None:
+    page = visit("#/p/0", path=written)
+    assert page.locator("#written").inner_text() == "What was written: 3 different texts"
+    assert "Right: 3 of 5 runs." in page.locator("main").inner_text()
+    same, *others = page.locator(".said-by").all()
+    assert "3 settings say this: normal, unfrozen/kl/2 (oracle), frozen_residual/kl/2 (oracle)" in same.inner_text()
+    assert same.locator(".right").count() == 1
+    assert same.locator(".exits").count() == 3
+    for other, rest in zip(others, ("dog ran", "cow ran."), strict=True):
+        assert other.locator(".wrong").count() == 1
+        assert other.locator(".text strong").inner_text().startswith(rest)
+        assert other.locator(".differs").inner_text() == "differs from here"
+    page.get_by_role("combobox", name="Show").select_option("right at full depth, wrong here")
+    assert page.locator(".said-by").count() == 3, "beside full depth's own"
+    assert page.locator("details.fold[open]").count() == 0, "numbers are behind a toggle"
+
+
+def test_blanks_that_nobody_would_see_are_marked_and_copied_as_they_are(visit: Visit, written: Path) -> None:
+    page = visit("#/p/0", path=written)
+    text = page.locator(".said-by .text").first
+    assert text.text_content() == "A cat  sat "
+    assert text.locator(".blank").count() == 3
+    mark = "e => getComputedStyle(e, '::before').content"
+    assert text.locator(".blank").first.evaluate(mark) == '"␣"'
+    page = visit("#/p/0/normal", path=written)
+    assert page.locator(".tokens .t").nth(2).locator(".blank").count() == 2
+    assert page.locator(".tokens .t").nth(1).locator(".blank").count() == 0, "a gap between words is seen"
+    assert page.locator(".tokens .t").nth(3).locator(".blank").count() == 1
+
+
+def test_an_exit_strip_opens_the_run_at_the_token(visit: Visit, written: Path) -> None:
+    page = visit("#/p/0", path=written)
+    strip = page.get_by_role("link", name="unfrozen/confidence/0.97: 1 of 4 tokens exit early")
+    box = strip.bounding_box()
+    strip.click(position={"x": box["width"] * 0.6, "y": box["height"] - 3})
+    page.locator('.pinned[data-i="2"]').wait_for()
+    assert page.url.endswith("#/p/0/unfrozen/confidence/0.97/t/2")
+
+
+def test_evidence_stands_beside_its_threshold(visit: Visit, written: Path) -> None:
+    pane = visit("#/p/0/unfrozen/confidence/0.97/t/2", path=written).locator(".pane")
+    column = pane.locator("tbody tr td:nth-of-type(2)").all_inner_texts()
+    assert column == ["0.5 < 0.97", "0.969 < 0.97", "0.989 ≥ 0.97: exits", "–", "–", "–"]
+
+
+def test_a_run_begins_with_its_text_and_its_numbers_are_a_line(visit: Visit, written: Path) -> None:
+    page = visit("#/p/0/unfrozen/kl/0.5", path=written)
+    tokens, line = page.locator(".tokens").bounding_box(), page.locator(".outcome summary")
+    assert line.bounding_box()["height"] < 60
+    assert "tokens 4 · early exits" in line.inner_text()
+    assert tokens["y"] < 450
+    assert page.locator(".grid").count() == 0 or page.locator(".grid").bounding_box()["y"] > tokens["y"]
+    assert not page.locator(".outcome .named").is_visible()
+    line.click()
+    assert "Answer" in page.locator(".outcome .named").inner_text()
+
+
+@pytest.mark.parametrize("how", ["button", "Escape", "tap beside", "tap again"])
+def test_on_a_phone_the_panel_is_small_and_closes(visit: Visit, written: Path, how: str) -> None:
+    page = visit("#/p/0/unfrozen/kl/0.5", path=written, viewport=PHONE)
+    pane: Any = page.locator(".pane")
+    assert not pane.is_visible(), "before anything is pinned"
+    page.locator(".t").nth(1).click()
+    pane.wait_for()
+    assert pane.bounding_box()["height"] <= 0.4 * 740 + 1
+    if how == "button":
+        pane.get_by_role("button", name="Close").click()
+    elif how == "Escape":
+        page.keyboard.press("Escape")
+    elif how == "tap beside":
+        page.locator("h1").click()
+    else:
+        page.locator(".t").nth(1).click()
+    pane.wait_for(state="hidden")
+    assert page.locator(".pinned").count() == 0
+    assert page.evaluate("location.hash") == "#/p/0/unfrozen/kl/0.5"
