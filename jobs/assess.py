@@ -124,7 +124,9 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     parser.add_argument(
         "--max-new-tokens", type=whole, default=32, metavar="N", help="tokens per run at most (default: 32)"
     )
-    parser.add_argument("--exit-every", type=whole, metavar="N", help=fields["exit_every"].description)
+    parser.add_argument(
+        "--exit-every", type=whole, metavar="N", help=(fields["exit_every"].description or "").replace("%", "%%")
+    )
     parser.add_argument("--out", default="results/assess", metavar="FOLDER", help="(default: results/assess)")
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: CUDA if there is any, else CPU"
