@@ -26,7 +26,7 @@ def run(shop: Workshop) -> None:
         shop.leave_out("the run, since on the pilot, each setting that was tried runs more than full depth")
         return
     planned = _run_sizes(shop, len(plan["settings"]))
-    keys = spread(plan["settings"], planned.settings)
+    keys = spread(plan["settings"], planned.settings, plan["alone"])
     prompts = [*shop.parts.some(CHOOSING, planned.choosing), *shop.parts.some(REPORTING, planned.reporting)]
     controls = [each for each in controls_of(shop.at(TRIED)) if each.of in keys] if planned.controls else []
     entries = {entry["key"]: entry for entry in read_finished(shop.at(TRIED), ["status"]).manifest.configurations}

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -38,6 +38,7 @@ from eexit.studies.choosing.evidence import Evidence
 from eexit.studies.replay.plan import SettingsToReplay, make_replay_plan
 
 Row = Mapping[str, Any]
+FAR_LESS: Final = 4  # times less than the margin
 
 
 def search(shop: Workshop) -> None:
@@ -65,7 +66,7 @@ def search(shop: Workshop) -> None:
     shop.sweep(shop.asked.settings(pilot, way, rules, exit_set), TRIED, 0.3)
     if is_new:
         _note_speed(shop, time.monotonic() - began)
-    shop.record.plans["front"] = {**asdict(way), "exit_set": exit_set, "settings": _worth_a_test(shop)}
+    shop.record.plans["front"] = {**asdict(way), "exit_set": exit_set, **_worth_a_test(shop)}
     shop.record.write()
 
 
@@ -136,9 +137,11 @@ def _note_speed(shop: Workshop, seconds: float) -> None:
     shop.record.plans["tried_speed"] = sizes.OBSERVING * n_tokens / max(seconds - shop.record.plans["start"], 1.0)
 
 
-def _worth_a_test(shop: Workshop) -> list[str]:
+def _worth_a_test(shop: Workshop) -> dict[str, Any]:
     """The settings that none beats on the pilot in both loss and cost, from safe to bold, up to the margin, where any
-    is within it; only such as run less than full depth."""
+    is within it; only such as run less than full depth. If there is time for one alone, it is the boldest that loses
+    far less than the margin there.
+    """
     question = shop.question(None)
     evidence = Evidence(read_finished(shop.at(TRIED), question.columns), shop.at(TRIED), question)
     found, costs = evidence.losses("all"), evidence.costs_of("all")
@@ -146,4 +149,6 @@ def _worth_a_test(shop: Workshop) -> list[str]:
     order = pareto_sequence(risks, np.array([costs[key] for key in evidence.keys]))
     saves = [at for at in order if costs[evidence.keys[at]] < FULL_DEPTH]
     within = [at for at in saves if risks[at] <= shop.asked.margin] or saves[:1]
-    return [evidence.keys[at] for at in within]
+    easily = [at for at in within if risks[at] <= shop.asked.margin / FAR_LESS] or within[:1]
+    keys = [evidence.keys[at] for at in within]
+    return {"settings": keys, "alone": evidence.keys[easily[-1]] if easily else None}

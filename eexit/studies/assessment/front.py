@@ -105,10 +105,11 @@ def front(found: Sequence[Found], margin: float, most: int) -> list[Found]:
     return [each for each in on_front if each in kept]
 
 
-def spread(settings: Sequence[str], n: int) -> list[str]:
-    """So many of these, in their order: the middle one, or both ends and what lies between them."""
-    at = np.linspace(0, len(settings) - 1, n) if n > 1 else np.array([(len(settings) - 1) / 2])
-    return [settings[int(each)] for each in dict.fromkeys(at.astype(int).tolist())]
+def spread(settings: Sequence[str], n: int, alone: str) -> list[str]:
+    """So many of these, in their order: both ends and what lies between them; of one, that which is named `alone`."""
+    if n == 1:
+        return [alone]
+    return [settings[at] for at in dict.fromkeys(np.linspace(0, len(settings) - 1, n).astype(int).tolist())]
 
 
 def rules_of(settings: Iterable[tuple[str, float]]) -> Rules:

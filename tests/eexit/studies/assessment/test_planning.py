@@ -144,10 +144,10 @@ def test_the_exit_set_is_the_one_that_costs_least_within_the_margin() -> None:
     assert exit_sets((5,)) == ("all",)
 
 
-def test_of_more_settings_than_fit_both_ends_are_taken_and_of_one_the_middle() -> None:
-    assert spread(["a", "b", "c", "d", "e"], 3) == ["a", "c", "e"]
-    assert spread(["a", "b", "c"], 1) == ["b"]
-    assert spread(["a"], 4) == ["a"]
+def test_of_more_settings_than_fit_both_ends_are_taken_and_of_one_that_which_is_named() -> None:
+    assert spread(["a", "b", "c", "d", "e"], 3, "b") == ["a", "c", "e"]
+    assert spread(["a", "b", "c"], 1, "b") == ["b"]
+    assert spread(["a"], 4, "a") == ["a"]
     assert rules_of([("confidence", 0.9), ("entropy", 0.1), ("confidence", 0.99)]) == {
         "confidence": (0.9, 0.99),
         "entropy": (0.1,),
