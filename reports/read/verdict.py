@@ -1,8 +1,9 @@
 """The verdict of an assessment (`jobs/assess.py`), which its results folder may hold as `verdict.json`.
 
 `eexit.studies.assessment.words` has what it says. Of it, the report shows `sentences`, up to three; whether it `pays`,
-and where it does not, the largest `cause` with the `losses` of all causes, as shares of full depth; and `rows`, up to six
-records for a table, whose keys are its columns. All but the first two may be missing, and other keys are not looked at.
+and where it does not, the largest `cause` with the `losses` of all causes, as shares of full depth; and `rows`, up to
+six records for a table, whose keys are its columns. All but the first two may be missing, and other keys are not looked
+at.
 """
 
 from typing import Any
