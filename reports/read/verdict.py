@@ -1,21 +1,18 @@
 """The verdict of an assessment (`jobs/assess.py`), which its results folder may hold as `verdict.json`.
 
-    {"sentences": ["…", "…", "…"], "pays": false, "cause": "deciding", "rows": [{"setting": "…", "saved": 0.1}, …]}
-
-`sentences` are three: which setting may be used, what it costs, and how sure that is. `pays` says whether any setting
-does. `cause` is the largest cause where none does: "certain too late", "deciding" or "batches"; else null. `rows` are
-up to six records for a table, whose keys are its columns. Other keys are left for those who write the file.
+`eexit.studies.assessment.words` has what it says. Of it, the report shows `sentences`, up to three; whether it `pays`,
+and where it does not, the largest `cause` with the `losses` of all causes, as shares of full depth; and `rows`, up to
+six records for a table, whose keys are its columns. All but the first two may be missing, and other keys are not looked
+at.
 """
 
-from typing import Any, Final, Literal
+from typing import Any
 
 import pyarrow.fs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from eexit.results.files import Location
-
-VERDICT: Final = "verdict.json"
-Cause = Literal["certain too late", "deciding", "batches"]
+from eexit.studies.assessment.verdict import CAUSES, FILE, MOST_ROWS
 
 
 class AssessedVerdict(BaseModel):
@@ -25,13 +22,15 @@ class AssessedVerdict(BaseModel):
 
     sentences: list[str] = Field(min_length=1, max_length=3)
     pays: bool
-    cause: Cause | None = None
-    rows: list[dict[str, Any]] = Field(default_factory=list, max_length=6)
+    cause: str | None = Field(default=None, pattern=f"^({'|'.join(CAUSES)})$")
+    losses: dict[str, float | None] = Field(default_factory=dict)
+    setting: str | None = None
+    rows: list[dict[str, Any]] = Field(default_factory=list, max_length=MOST_ROWS)
 
 
 def read_verdict(location: Location) -> tuple[AssessedVerdict | None, tuple[str, ...]]:
     """The verdict, if there is one, and a line if it is left out because it can't be read."""
-    path = location.path(VERDICT)
+    path = location.path(FILE)
     if location.filesystem.get_file_info(path).type != pyarrow.fs.FileType.File:
         return None, ()
     with location.filesystem.open_input_stream(path) as stream:

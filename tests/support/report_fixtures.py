@@ -128,6 +128,11 @@ def context(browser: Any) -> Context:
     return context
 
 
+def is_wrong(message: Any) -> bool:
+    """Whether the console has an error or a warning, other than that a test looks at pixels again and again."""
+    return message.type in ("error", "warning") and not message.text.startswith("Canvas2D: Multiple readback")
+
+
 def opened(context: Any, path: Path, wrong: list[str]) -> Page:
     """A new page for the report at `path`, whose errors are added to `wrong`."""
     page = context.new_page()
@@ -139,7 +144,7 @@ def opened(context: Any, path: Path, wrong: list[str]) -> Page:
         dialog.dismiss()
 
     page.on("dialog", dismiss)
-    page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("console", lambda message: wrong.append(message.text) if is_wrong(message) else None)
     page.on("request", lambda request: None if request.url.startswith(own) else wrong.append(request.url))
     return page
 

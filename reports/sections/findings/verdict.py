@@ -4,6 +4,7 @@ An assessment says so itself (`reports.read.verdict`). Without one, a sweep's ow
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ import pandas as pd
 
 from eexit.messages import findings
 from eexit.messages.wording import counted
-from eexit.messages.written import is_known, percent, short_percent
+from eexit.messages.written import bracketed, is_known, percent, short_percent, written
 from eexit.quality.risks import RISKS
 from reports.frames.axes import CORRECT, DIFFERENCE, DISAGREEMENT, RUN, SKIPPED, THEORETICAL
 from reports.frames.quality import Quality
@@ -50,9 +51,32 @@ def verdict(given: AssessedVerdict | None, quality: Quality | None) -> Told | No
     swept = _of_sweep(quality) if quality is not None and len(quality.settings) else None
     if given is None:
         return swept
-    weights = swept.weights if swept else []
-    setting = swept.setting if swept else None
-    return Told(list(given.sentences), given.pays, ASSESSED, given.cause, setting, weights, [*given.rows])
+    losses = [(name, loss) for name, loss in given.losses.items() if is_known(loss)]
+    weights = _weighed(losses) if losses else swept.weights if swept else []
+    setting = given.setting or (swept.setting if swept else None)
+    return Told(
+        [*given.sentences], given.pays, ASSESSED, given.cause, setting, weights, [_flat(row) for row in given.rows]
+    )
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A record whose numbers by batch size are columns of their own, with intervals in brackets."""
+    found: dict[str, Any] = {}
+    for key, value in row.items():
+        named = (
+            {f"{key}, batch {batch}": each for batch, each in value.items()}
+            if isinstance(value, dict)
+            else {key: value}
+        )
+        found |= {name: _told(each) for name, each in named.items()}
+    return found
+
+
+def _told(value: Any) -> Any:
+    if not isinstance(value, list):
+        return value
+    mean, low, high = value
+    return written(mean, ".2f") + bracketed(low, high, ".2f")
 
 
 def _of_sweep(quality: Quality) -> Told:
@@ -138,4 +162,8 @@ def _weights(row: Row) -> list[dict[str, Any]]:
         found.append(("saved if deciding were free", theoretical))
     if is_known(theoretical) and is_known(run):
         found.append(("added by deciding", theoretical - run))
-    return [{"label": label, "share": share, "text": percent(share)} for label, share in found if is_known(share)]
+    return _weighed([(label, share) for label, share in found if is_known(share)])
+
+
+def _weighed(shares: Sequence[tuple[str, Any]]) -> list[dict[str, Any]]:
+    return [{"label": label, "share": share, "text": percent(share)} for label, share in shares]

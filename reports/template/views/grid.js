@@ -1,6 +1,7 @@
 // Layers × positions: the most likely token of each layer at each position of a text, as the logit lens shows it.
 
-const ROOMY = 1100; // pixels; in so wide a window, the grid is open from the start
+const ROOMY = 1100; // pixels; in so wide a window, the grid of a short text is open from the start
+const SHORT = 128; // tokens
 const KL_LEVELS = [0.1, 0.5, 2, 5]; // nats; a cell above the last has no background
 
 // The grid is built when it is first opened. `mark(i)` highlights a position.
@@ -9,7 +10,7 @@ function layerGrid(run, tokens, detail) {
     box: h("div.scroll.grid", { tabindex: 0, role: "group", "aria-label": `Layers by positions of ${runName(run)}` }),
     mark: () => {},
   };
-  const hasRoom = innerWidth >= ROOMY && DATA.kinds.includes("top");
+  const hasRoom = innerWidth >= ROOMY && tokens.n <= SHORT && DATA.kinds.includes("top");
   const details = h(
     "details.screen",
     { open: choice("grid", hasRoom) },

@@ -99,7 +99,7 @@ function textsPart() {
     choose(name, value);
     show();
   };
-  show();
+  requestIdleCallback(show, { timeout: 1000 }); // after the charts, which are seen first
   return part("texts", "What was lost, in words", [
     h(
       "div.row",
@@ -277,7 +277,7 @@ function confidentPart() {
     said.textContent = `${shown.length} of ${rows.length} shown; of each setting, the eight surest are held.`;
     box.replaceChildren(confidentTable(shown.filter(({ tokens }) => tokens)));
   }
-  show();
+  requestIdleCallback(show, { timeout: 1000 }); // after the charts, which are seen first
   return part("confident", "Where was it sure, and wrong?", [
     h(
       "div.row",

@@ -10,12 +10,12 @@ import pytest
 from report_fixtures import MakeSweep, Visit
 from synthetic_quality import CHOSEN, choose, with_answers
 
+from eexit.studies.assessment.verdict import FILE
 from reports import build_report
 from reports.frames import runs as frames
 from reports.frames.quality import Quality, quality
 from reports.frames.savings import savings
 from reports.read.sweep import read_sweep
-from reports.read.verdict import VERDICT
 from reports.sections.findings.verdict import verdict
 from reports.sections.settings import settings_section
 
@@ -23,7 +23,10 @@ GIVEN: dict[str, Any] = {
     "sentences": ["No setting pays.", "The nearest takes 1.3 times as long.", "With 95% confidence."],
     "pays": False,
     "cause": "deciding",
-    "rows": [{"setting": CHOSEN, "saved": -0.3}],
+    "losses": {"certain too late": 0.12, "deciding": 0.4, "batches": None},
+    "rows": [
+        {"setting": CHOSEN, "saved_by_what_was_run": -0.3, "time": {"1": [1.3, 1.25, 1.35], "8": [1.1, None, None]}}
+    ],
 }
 
 
@@ -43,13 +46,16 @@ def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_assessment_speaks_for_itself(answered: Path, tmp_path: Path, visit: Visit) -> None:
     folder = tmp_path / "s"
     shutil.copytree(answered, folder)
-    (folder / VERDICT).write_text(json.dumps(GIVEN | {"more": 1}))
+    (folder / FILE).write_text(json.dumps(GIVEN | {"more": 1}))
     page = visit("#/", path=build_report(str(folder), folder / "r.html"))
     card = page.locator(".verdict")
     assert card.inner_text().startswith("No. No setting pays.")
     assert "Why: deciding costs too much" in card.inner_text()
     card.locator("summary").click()
     assert CHOSEN in card.locator("tbody").inner_text()
+    assert "1.30 [1.25, 1.35]" in card.locator("tbody").inner_text()
+    assert "time, batch 8" in card.locator("thead").inner_text()
+    assert card.locator(".why li").all_inner_texts() == ["12.0% certain too late", "40.0% deciding"]
 
 
 @pytest.mark.parametrize(
@@ -59,11 +65,11 @@ def test_a_verdict_that_can_not_be_read_is_named_and_left_out(
     make_sweep: MakeSweep, tmp_path: Path, content: str, why: str
 ) -> None:
     folder = shutil.copytree(make_sweep(1), tmp_path / "s")
-    (folder / VERDICT).write_text(content)
+    (folder / FILE).write_text(content)
     sweep = read_sweep(str(folder))
     assert sweep.verdict is None
     (line,) = sweep.left_out
-    assert f"{VERDICT} is no verdict ({why}" in line
+    assert f"{FILE} is no verdict ({why}" in line
 
 
 def test_without_one_the_settings_are_held_against_full_depth(answered: Path) -> None:
