@@ -18,7 +18,9 @@ WRITERS = {
     "state.safetensors": "import eexit.training.run.saving as its; import torch; "
     "its.save_state(out, its.Saved({}), {'a': torch.zeros(size)})",
     "figures.json": "import jobs.sweep as its; from cluster.sweep import Summary; "
-    "its.write_figures(Summary('x' * size, '', {'name': 'x' * size}, (), 0, 0, None), '', out / 'figures.json')",
+    "from types import SimpleNamespace; "
+    "config = SimpleNamespace(observe='x' * size); "
+    "its.write_figures(Summary(config, '', {'name': 'x' * size}, (), 0, 0, None), '', out / 'figures.json')",
 }
 
 

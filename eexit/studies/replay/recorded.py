@@ -9,7 +9,6 @@ Shapes: N decided tokens of a text, E exitable layers, X = E + 1 with the final 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -89,7 +88,10 @@ def together(settings: Sequence[Exit], is_adapted: bool) -> list[list[Exit]]:
         is_own = not follows_from_full_depth(setting, is_adapted) or probes or setting.gate is not None
         return (setting.key,) if is_own else (setting.state, setting.rule, setting.exit_set or EVERY)
 
-    return [list(same) for _, same in groupby(sorted(settings, key=group), group)]
+    groups: dict[tuple[str, ...], list[Exit]] = {}
+    for setting in settings:
+        groups.setdefault(group(setting), []).append(setting)
+    return list(groups.values())
 
 
 def replay_recorded(settings: Sequence[Exit], transcript: Transcript, exitable_layers: Sequence[int]) -> list[Replayed]:

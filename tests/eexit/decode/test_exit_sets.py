@@ -108,7 +108,7 @@ def beside_normal(model: PreTrainedModel) -> list[Request]:
 def test_invariant_3_holds_where_all_is_read_through_a_screen(architecture: str, temperature: float) -> None:
     """Tokens of full depth too; only the first of each row comes from the prompt's pass."""
     model = shared_model(architecture)
-    decoding = replace(FEW, readout=LINEAR, head=screen_of(model, 4, 6), temperature=temperature)
+    decoding = replace(FEW, readout=LINEAR, head=screen_of(model, 2, 3), temperature=temperature)
     missed = 0
     for request, trace in zip(beside_normal(model), generate(model, beside_normal(model), decoding), strict=True):
         assert_same(trace, reference_of(model, request, decoding))

@@ -52,7 +52,7 @@ def on_tasks(*seeds: int) -> Table:
 def replayed() -> Table:
     share = {"expected_disagreement": 0.123, "expected_disagreement_low": 0.1, "expected_disagreement_high": 0.15}
     depth = {"mean_depth": 0.877, "mean_depth_low": 0.8, "mean_depth_high": 0.9, "expected_kl": 0.01234}
-    costs = {"cost_needed": 88, "cost_full": 100}
+    costs = {"cost_needed": 88, "cost_full": 100, "cost_run": 93}
     about = {"mode": "m", "rule": "kl", "text_of": "normal", "drawn": True, "prompts": 9, "texts": 9}
     return replays_table([{"configuration": key, **share, **depth, **costs, **about} for key in KEYS])
 
