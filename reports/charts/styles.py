@@ -26,7 +26,7 @@ _PENTAGON: Final = "M0,-0.95L0.9,-0.29L0.56,0.77L-0.56,0.77L-0.9,-0.29Z"
 _EX: Final = "M-0.9,-0.5L-0.5,-0.9L0,-0.4L0.5,-0.9L0.9,-0.5L0.4,0L0.9,0.5L0.5,0.9L0,0.4L-0.5,0.9L-0.9,0.5L-0.4,0Z"
 _BAR: Final = "M-0.95,-0.35L0.95,-0.35L0.95,0.35L-0.95,0.35Z"
 _POST: Final = "M-0.35,-0.95L0.35,-0.95L0.35,0.95L-0.35,0.95Z"
-MODE_SHAPES: Final = ("square", _PENTAGON, _BAR, "triangle-left", "triangle-right", _POST)  # normal first
+MODE_SHAPES: Final = ("square", _PENTAGON, "triangle-right", "triangle-left", _BAR, _POST)  # normal first
 RULE_SHAPES: Final = (
     "circle", "triangle-up", "diamond", "cross", "triangle-down", _STAR, _EX, _HEXAGON, _SAND_GLASS, _BOW_TIE,
 )  # fmt: skip

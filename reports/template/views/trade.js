@@ -130,12 +130,18 @@ function tradeFigure(chart) {
     below: () => modeKey(modes, severalRules),
   };
   note.replaceChildren(shown.variants[0].note);
-  shown.captionNodes = () => [note, " ", tradeCaption()];
+  shown.captionNodes = () => [note, " ", tradeCaption(shown.variants[0].axes, online.length > 0)];
   return figure(shown);
 }
 
-const tradeCaption = () =>
-  "Grey band: as good as full depth. Thick line: what no shown setting beats in both. A click opens a setting.";
+const tradeCaption = (axes, hasOnline) =>
+  [
+    axes.y === "correct" && DATA.margin ? "Grey band: as good as full depth." : "",
+    axes.better !== null && hasOnline ? "Thick line: what no online setting that is shown beats in both." : "",
+    "A click opens a setting.",
+  ]
+    .filter(Boolean)
+    .join(" ");
 
 const withoutControl = (row) =>
   Object.fromEntries(Object.entries(row).map(([key, value]) => [key, key.endsWith("_control") ? null : value]));

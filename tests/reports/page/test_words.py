@@ -117,3 +117,30 @@ def test_on_a_phone_the_panel_is_small_and_closes(visit: Visit, written: Path, h
     pane.wait_for(state="hidden")
     assert page.locator(".pinned").count() == 0
     assert page.evaluate("location.hash") == "#/p/0/unfrozen/kl/0.5"
+
+
+def test_what_was_not_observed_is_left_out_and_all_else_is_shown(visit: Visit, tmp_path: Path) -> None:
+    """Texts, exits and answers, without what full depth would have said."""
+    generations, tokens = [], []
+    unseen = dict.fromkeys(("kl", "logprob", "final_token_id", "entropy"))
+    for prompt in range(6):
+        for setting in (None, Exit("unfrozen", "confidence", 0.5), THRESHOLD):
+            mode, k = ("unfrozen", 1.0) if setting else ("normal", None)
+            row, rows = run_rows(
+                str(prompt), "?", mode, k, ["A", " cat", " sat"], disagreement=None, perplexity=None, answer="cat",
+                correct=prompt > 0,
+            )  # fmt: skip
+            own = setting.columns | {"run_id": f"{prompt}-{setting.key}"} if setting else {}
+            generations.append(row | own)
+            tokens += [token | unseen | own for token in rows]
+    sweep = write_sweep(tmp_path / "s", generations, tokens)
+    page = visit("#/?open=all&texts.filter=all", path=build_report(str(sweep), tmp_path / "r.html"))
+    for chart in page.locator(".chart").all():
+        chart.and_(page.locator("[data-ink]")).wait_for()
+    page.locator(".texts-table tbody tr").first.wait_for()
+    said = page.locator("main").inner_text()
+    assert "Right answers" in said
+    assert "NaN" not in said
+    assert page.locator("[data-fold=disagreement], [data-fold=perplexity], #confident").count() == 0
+    page.goto(page.url.split("#")[0] + "#/p/0/unfrozen/confidence/0.97/t/1")
+    page.locator(".pane").get_by_text("Token 2 of 3").wait_for()
