@@ -45,8 +45,14 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_configure() -> None:
-    """Have threads of processes that tests start wait asleep: two that spin take turns on a core that is wanted."""
+    """What holds for all processes of the tests.
+
+    Threads wait asleep: two that spin take turns on a core that is wanted. And no Ray wants a token: a process that has
+    started one with a token asks each later one for it, so that a cluster without tokens takes it for dead, and ends
+    the actors that it has just started.
+    """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 
 @pytest.fixture(autouse=True, scope="session")
