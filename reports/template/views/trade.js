@@ -41,9 +41,15 @@ function tradeFigure(chart) {
   const chosenVariant = () =>
     chart.variants.find(({ y, x }) => y === state.y && x === state.x) ?? chart.variants.find(({ y }) => y === state.y);
   const note = h("span", {});
+  const hasBoth = (row) => isNumber(row[chosenVariant().axes.x]) && isNumber(row[chosenVariant().axes.y]);
+  const tell = () =>
+    note.replaceChildren(
+      shown.isEmpty(visible()) ? "Nothing that is shown has both of these: show others. " : "",
+      shown.variants[0].note,
+    );
   const renew = () => {
     shown.variants[0] = chosenVariant();
-    note.replaceChildren(shown.variants[0].note);
+    tell();
     shown.update();
   };
   const select = (label, axis) =>
@@ -115,6 +121,7 @@ function tradeFigure(chart) {
       ),
     ],
     rows: visible,
+    isEmpty: (rows) => !rows.some((row) => row.rule !== null && hasBoth(row)),
     csv: () => chart.table.rows,
     prepare: (spec, rows, width) => tradeSpec(spec, rows, width, shown.variants[0].axes, severalRules),
     open: ({ configuration }) => {
@@ -129,7 +136,7 @@ function tradeFigure(chart) {
     },
     below: () => modeKey(modes, severalRules),
   };
-  note.replaceChildren(shown.variants[0].note);
+  tell();
   shown.captionNodes = () => [note, " ", tradeCaption(shown.variants[0].axes, online.length > 0)];
   return figure(shown);
 }
