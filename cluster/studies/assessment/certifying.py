@@ -41,7 +41,7 @@ def _run_sizes(shop: Workshop, n_settings: int) -> RunSizes:
         tried, look = read_finished(shop.at(TRIED), ["n_tokens"]), shop.first_look
         tokens = [n for n in tried.runs["n_tokens"].to_pylist() if n is not None]
         of_a_round = sum(
-            4 * sizes.TIMED_TOKENS * -(-sizes.TIMED_PROMPTS // batch) * look.seconds(NORMAL, batch)
+            4 * sizes.TIMED_TOKENS * -(-max(sizes.TIMED_PROMPTS, batch) // batch) * look.seconds(NORMAL, batch)
             for batch in shop.asked.batches
         )
         planned = sizes.run_sizes(
@@ -68,8 +68,9 @@ def time_settings(shop: Workshop) -> None:
     choice = latest_choice(sweep)
     assert choice is not None
     rounds, keys = RunSizes.of(shop.record.plans["run"]).rounds, to_time(sweep, choice)
-    if shop.has_timing(RUN, keys[0], rounds):
-        return
     tokens = max(LEAST_TOKENS, min(sizes.TIMED_TOKENS, shop.asked.common["max_new_tokens"]))
-    shop.steps.work(1.0)
-    shop.time_it(RUN, WhatToTime(keys, shop.asked.batches, sizes.TIMED_PROMPTS, tokens, rounds))
+    for batch in shop.asked.batches:
+        shop.steps.work(1 / len(shop.asked.batches))
+        if not shop.has_timing(RUN, keys[0], batch, rounds):
+            prompts = max(sizes.TIMED_PROMPTS, batch)  # since rows of one prompt would leave together
+            shop.time_it(RUN, WhatToTime(keys, (batch,), prompts, tokens, rounds))

@@ -24,10 +24,10 @@ def look(shop: Workshop) -> None:
     began = time.monotonic()
     shop.sweep(shop.asked.look(prompts, layers), LOOK, 0.3)
     shop.record.plans.setdefault("start", time.monotonic() - began)
-    if not shop.has_timing(LOOK, READS_KEY, rounds):
+    batches = shop.asked.timed_batches
+    if not shop.has_timing(LOOK, READS_KEY, batches[-1], rounds):
         shop.steps.work(0.7)
         keys = [READS_KEY, *shop.drafts(LOOK)]
-        batches = shop.asked.timed_batches
         shop.time_it(LOOK, WhatToTime(keys, batches, sizes.LOOK_PROMPTS, sizes.LOOK_TOKENS, rounds, True))
     shop.record.write()
     measured = shop.first_look

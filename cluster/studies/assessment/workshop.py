@@ -129,10 +129,10 @@ class Workshop:
         columns = (*COLUMNS, *(EXITS if what.with_steps else ()))
         self.place.study(self.at(name), partial(make_plan, asked=what), columns)
 
-    def has_timing(self, name: str, key: str, rounds: int) -> bool:
-        """Whether a configuration was timed in so many rounds, which is then the end of a timing."""
+    def has_timing(self, name: str, key: str, batch: int, rounds: int) -> bool:
+        """Whether a configuration was timed with so many rows, and in so many rounds: that was the end of a timing."""
         rows = TIMINGS.read(open_store(self.at(name))).to_pylist()
-        return any(row["round"] >= rounds for row in rows if row["configuration"] == key)
+        return any(row["round"] >= rounds for row in rows if (row["configuration"], row["batch"]) == (key, batch))
 
     def drafts(self, name: str) -> list[str]:
         entries = read_finished(self.at(name), ["status"]).manifest.configurations

@@ -19,7 +19,7 @@ LOOK, CEILING, LEARN, SEARCH, RUN, CHOOSE, TIME = STEPS = (
 SHARES: Final = {LOOK: 0.1, CEILING: 0.1, LEARN: 0.25, SEARCH: 0.1, RUN: 0.3, CHOOSE: 0.01, TIME: 0.14}
 SWEPT_PROMPTS, LOOK_PROMPTS, LOOK_TOKENS = 4, 1, 8  # that T(rows, layers) is measured with, of how many that are swept
 LEAST_LOOKS, MOST_LOOKS, MINUTES_OF_A_LOOK = 3, 6, 5  # its rounds: as many as fit so many minutes
-TIMED_PROMPTS, TIMED_TOKENS, MOST_ROUNDS = 2, 32, 20
+TIMED_PROMPTS, TIMED_TOKENS, MOST_ROUNDS = 4, 32, 20
 TEXT_TOKENS, TOKENS_OF_A_TEXT = 96, 32  # that texts to learn from have at most, and about
 SHARE_OF_TEXTS: Final = 0.6  # of the time to learn, the rest being training
 PROMPTS_TO_LEARN, MOST_SEEDS, LEAST_TEXTS = 400, 16, 60
@@ -30,7 +30,7 @@ NAMES: Final = {  # of what is learned, in order: each comes only with those bef
     "linear": "a linear readout", "probe": "a probe", "gate": "a gate", "curve": "agreement by number of tokens",
 }  # fmt: skip
 # How often work begins with all up to this that is learned.
-STARTS: Final = {"curve": 13, "gate": 12, "probe": 10, "linear": 9, "": 5}
+STARTS: Final = {"curve": 15, "gate": 14, "probe": 12, "linear": 11, "": 7}
 MOST_OF_STARTS: Final = 0.5  # share of the minutes that may go into beginning work
 OBSERVING: Final = 1.5  # times as long as decoding alone, since full depth looks at every finished text
 

@@ -97,7 +97,9 @@ class SweepFigures:
 
     def times(self, key: str) -> dict[int, Estimate]:
         """Its time as a multiple of that of `normal`, by batch size, with the interval of the median."""
-        return {each.batch: _time(each) for each in speedups(self.timing(key)) if each.configuration == key}
+        latest = {row["batch"]: row["timing_id"] for row in self._timings if row["configuration"] == key}
+        rows = [row for row in self._timings if latest.get(row["batch"]) == row["timing_id"]]
+        return {each.batch: _time(each) for each in speedups(rows) if each.configuration == key}
 
     def at_prices(self, key: str, model: str) -> float:
         """Saved by what was run, at the prices of another model."""

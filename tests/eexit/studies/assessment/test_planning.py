@@ -72,7 +72,7 @@ def test_drawn_prompts_are_as_many_as_are_likely_to_show_it() -> None:
 
 @pytest.mark.parametrize(
     ("minutes", "start", "learns"),
-    [(30, 10, ("linear", "probe", "gate", "curve")), (3, 9.5, ("linear",)), (3, 15, ())],
+    [(30, 10, ("linear", "probe", "gate", "curve")), (3, 8, ("linear",)), (3, 12, ())],
 )
 def test_what_is_learned_fits_the_minutes(minutes: float, start: float, learns: tuple[str, ...]) -> None:
     sizes = search_sizes(60 * minutes, Speed(400, 250, start), AVAILABLE, 32, ENOUGH, minutes)
