@@ -52,10 +52,21 @@ class TradeOff:
         return self.rows[(self.rows["mode"] != NORMAL) & self.rows["beneath"].isna()]
 
     @property
+    def drawn(self) -> pd.DataFrame:
+        """The points whose measure and cost are both known."""
+        return self.points[self.points[[self.measure.column, self.cost.column]].notna().all(axis=1)]
+
+    @property
     def is_drawn(self) -> bool:
         """Whether there is any point to draw."""
-        both = self.points[[self.measure.column, self.cost.column]].notna().all(axis=1)
-        return bool(both.any())
+        return len(self.drawn) > 0
+
+    @property
+    def controlled(self) -> pd.Series:
+        """For each point that is drawn, whether its control's measure and cost are both known; else NaN."""
+        names = [f"{self.measure.column}_control", f"{self.cost.column}_control"]
+        both = self.drawn.reindex(columns=names).notna().all(axis=1)
+        return both.where(both)
 
     @property
     def is_logarithmic(self) -> bool:
@@ -97,9 +108,9 @@ def trade_off_chart(shown: TradeOff, description: str) -> alt.LayerChart:
         *_even(shown, y),
         *_replays(shown, x, y),
         # After the lines, from which the legend of modes is taken.
-        *where_known(shown.column(f"{measure.column}_control"), *_controls(base, shown, tooltip)),
+        *where_known(shown.controlled, *_controls(base, shown, tooltip)),
         *_intervals(base, shown),
-        *where_known(shown.column("chosen"), _ring(x, y, known)),
+        *where_known(shown.drawn.get("chosen", pd.Series(dtype=object)), _ring(x, y, known)),
         *_marks(base, shown, tooltip),
         *_labels(base, shown),
         description=description,
@@ -108,7 +119,7 @@ def trade_off_chart(shown: TradeOff, description: str) -> alt.LayerChart:
 
 def _marks(base: alt.Chart, shown: TradeOff, tooltip: list[alt.Tooltip]) -> Iterator[alt.Chart]:
     """The points; those of configurations whose text is mostly one loop are hollow."""
-    shape, loops = shown.looks.shape(shown.points), shown.points["looping"]
+    shape, loops = shown.looks.shape(shown.points), shown.drawn["looping"]
     encoded = base.encode(shape=shape, opacity=OPACITY, tooltip=tooltip)
     sound = encoded.transform_filter("!datum.looping") if loops.any() else encoded
     if not loops.all():
@@ -176,8 +187,8 @@ def _intervals(base: alt.Chart, shown: TradeOff) -> Iterator[alt.Chart]:
     horizontal = base.mark_rule(aria=False).encode(
         x=alt.X(f"{across}_low:Q", title=shown.cost.title), x2=alt.X2(f"{across}_high:Q"), opacity=OPACITY
     )
-    yield from where_known(shown.points[f"{up}_low"], vertical)
-    yield from where_known(shown.points[f"{across}_low"], horizontal)
+    yield from where_known(shown.drawn[f"{up}_low"], vertical)
+    yield from where_known(shown.drawn[f"{across}_low"], horizontal)
 
 
 def _ring(x: alt.X, y: alt.Y, known: str) -> alt.Chart:
