@@ -24,7 +24,7 @@ def time(folder: Path, steps: bool) -> None:
     """Three rounds at one and eight rows: a layer takes 1 ms, whatever the rows, and the setting saves a fifth."""
     given = [Exit("unfrozen", "fixed", float(layer)) for layer in LAYERS] if steps else []
     of_layers: dict[Configuration, float] = {each: LAYERS[at] + 1.0 for at, each in enumerate(given)}
-    seconds = {Normal(): FINAL + 1.0, SETTING: 0.8 * (FINAL + 1)} | of_layers
+    seconds: dict[Configuration, float] = {Normal(): FINAL + 1.0, SETTING: 0.8 * (FINAL + 1), **of_layers}
     rows: list[dict[str, Any]] = [
         {
             **configuration.columns, "timing_id": f"{1:032x}", "batch": batch, "round": round_number, "prompts": 2,
