@@ -180,7 +180,6 @@ async function draw(entry, again = false) {
     actions: false,
     defaultStyle: false,
     tooltip: { disableDefaultStyle: true },
-    logLevel: 1, // errors alone: where the reader chooses rows that lack a value, Vega warns of scales without an extent
   };
   const prepare = chart.prepare || ((same) => same);
   const { view } = await embed(box, withHeight(prepare(spec, rows, width), rows), options);
