@@ -113,6 +113,7 @@ class ExitPass:
         self.reads = "screen_reads" if decoding.head else "head_reads"  # what tokens are read with
         self.layers = np.array([end - 1 for _, end in student.segments])
         n_tokens, n_exits, device = len(tokens.slot_D), len(student.segments), student.decoder.device
+        self.gates = {index: rule.gate for index, rule in enumerate(deciding.rules) if rule.gate}
         self.online = {index: ONLINE[name] for index, (name, *_) in enumerate(deciding.rules) if name in ONLINE}
         self.looks_DX = np.zeros((n_tokens, n_exits), bool)  # which layers the tokens' rules look at
         for index in self.online:
@@ -154,10 +155,9 @@ class ExitPass:
     def _let_through(self, rank: int, looking: np.ndarray) -> np.ndarray:
         """Those of these tokens that no gate keeps from being looked at."""
         layer, passes_B = self.decoding.exitable_layers[rank], np.ones(len(looking), bool)
-        for index in self.online:
-            gate_at = self.deciding.rules[index].gate
+        for index, gate_at in self.gates.items():
             of_rule_B = self.deciding.rule_D[looking] == index
-            if gate_at is None or not of_rule_B.any():
+            if not of_rule_B.any():
                 continue
             assert self.decoding.gate
             [row] = to_device([looking[of_rule_B]], self.decoder.device)

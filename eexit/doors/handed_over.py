@@ -5,7 +5,7 @@ Everything that depends on how `generate` prepares a call is in this file. Shape
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final, Protocol
 
@@ -66,7 +66,7 @@ class HandedOver:
     criteria: Sequence[StoppingCriteria] = ()  # besides length and EOS
     streamer: Streamer | None = None
     returns_dict: bool = False
-    seeds: Sequence[int] | None = field(default=None)  # of sampling; None: the setting's own
+    seeds: Sequence[int] | None = None  # of sampling; None: the setting's own
 
 
 class Watcher:
@@ -215,7 +215,5 @@ def _seeds(seed: int | None, n_rows: int, temperature: float) -> list[int] | Non
         return [seed] * n_rows
     if not temperature:
         return None
-    drawn: list[int] = torch.randint(
-        2**63 - 1, (n_rows,)
-    ).tolist()  # from torch's generator: torch.manual_seed repeats it
+    drawn: list[int] = torch.randint(2**63 - 1, (n_rows,)).tolist()  # torch.manual_seed repeats them
     return drawn

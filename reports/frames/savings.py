@@ -16,7 +16,6 @@ import pandas as pd
 
 from eexit.decode.costs.counting import LOOKS
 from eexit.decode.costs.other_models import Looked, Shapes, cost_at, full_cost_at
-from eexit.plan.config import HEAD, screen_size
 from eexit.plan.configuration import GENERATE
 from eexit.results.study_tables import TIMINGS
 from eexit.studies.timing.speedups import Speedup
@@ -90,7 +89,7 @@ def _with_costs(trade: pd.DataFrame, sweep: Sweep) -> Iterator[pd.DataFrame]:
 def _at_prices(sweep: Sweep, shapes: Shapes, n_layers: int) -> pd.DataFrame:
     """What the runs cost at another model's prices; runs of oracles have no cost."""
     done, config = sweep.done, sweep.about.get("config", {})
-    looked = Looked(int(config.get("shortlist") or 0), screen_size(str(config.get("decide_on") or HEAD)))
+    looked = Looked.of(config)
     names = ("layers_run", "keys_written", *LOOKS)
     counts = {name: done[name].to_numpy(dtype=float, na_value=np.nan) for name in names}
     for name in ("screen_reads", "gate_reads"):  # which results of older versions lack
@@ -98,7 +97,7 @@ def _at_prices(sweep: Sweep, shapes: Shapes, n_layers: int) -> pd.DataFrame:
         counts[name] = np.where(older, 0.0, counts[name])
     n_decided = done["n_tokens"].to_numpy(dtype=float, na_value=np.nan) - 1
     return done[["configuration", "unit"]].assign(
-        run=cost_at(shapes, counts, n_layers, looked), full=full_cost_at(shapes, n_decided)
+        run=cost_at(shapes, counts, n_layers, looked), full=full_cost_at(shapes, n_decided, looked)
     )
 
 

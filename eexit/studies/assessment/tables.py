@@ -14,12 +14,11 @@ import numpy as np
 
 from eexit.decode.costs.counting import LOOKS
 from eexit.decode.costs.other_models import KNOWN, Looked, cost_at, full_cost_at
-from eexit.plan.config import screen_size
 from eexit.plan.configuration import GENERATE, NORMAL, Draft, configuration_of
 from eexit.plan.runs import OK
 from eexit.quality.estimates import Estimate
 from eexit.results.store.finished_sweep import FinishedSweep, read_finished
-from eexit.results.study_tables import CHOICES, TIMINGS
+from eexit.results.study_tables import TIMINGS
 from eexit.studies.assessment.asked import READS_KEY
 from eexit.studies.assessment.front import head_in_layers, price_of_head
 from eexit.studies.assessment.verdict import (
@@ -34,6 +33,7 @@ from eexit.studies.assessment.verdict import (
     Loss,
 )
 from eexit.studies.assessment.verdict import GENERATE as GENERATE_ROLE
+from eexit.studies.choosing.study import choices_made
 from eexit.studies.timing.speedups import Speedup, speedups
 from eexit.studies.timing.steps import StepTimes, step_times
 
@@ -109,9 +109,8 @@ class SweepFigures:
             return math.nan
         counts = {name: np.array([row[name] for row in known], dtype=float) for name in PRICED}
         n_decided = np.array([row["n_tokens"] - 1 for row in known], dtype=float)
-        looked = Looked(config["shortlist"], screen_size(config["decide_on"]))
-        shapes = KNOWN[model]
-        full = float(full_cost_at(shapes, n_decided).sum())
+        looked, shapes = Looked.of(config), KNOWN[model]
+        full = float(full_cost_at(shapes, n_decided, looked).sum())
         return 1 - float(cost_at(shapes, counts, self.n_layers, looked).sum()) / full if full else math.nan
 
     def contender(self, key: str, role: str, steps: StepTimes | None, batches: Sequence[int]) -> Contender:
@@ -169,8 +168,7 @@ def allowed(steps: StepTimes | None, batches: Sequence[int], share_G: Sequence[f
 
 def latest_choice(sweep: FinishedSweep) -> Row | None:
     """The row of the latest choice that came to an end."""
-    rows: list[Row] = [row for row in CHOICES.read(sweep.store).to_pylist() if row["status"] == OK]
-    return rows[-1] if rows else None
+    return next(reversed(choices_made(sweep.store)), None)
 
 
 def figures_of(

@@ -6,6 +6,7 @@ from typing import Any
 from eexit.messages.result_table import ResultTable
 from eexit.plan.runs import OK
 from eexit.results.store.finished_sweep import FinishedSweep
+from eexit.results.store.folder import Store
 from eexit.results.study_tables import CHOICES
 from eexit.studies.choosing.choice import Choice, choice_columns, choose_setting, question_columns
 from eexit.studies.choosing.evidence import Evidence, sequences_of
@@ -51,6 +52,12 @@ class ChoosingStudy(Study):
 
     def closing(self, rows: Sequence[Row]) -> Sequence[ResultTable | str]:
         return [choice_table(self.choice), *choice_sentences(self.choice)]
+
+
+def choices_made(store: Store) -> Sequence[Row]:
+    """The rows of the choices that came to an end, the latest last."""
+    rows: list[Row] = [row for row in CHOICES.read(store).to_pylist() if row["status"] == OK]
+    return sorted(rows, key=lambda row: row["started"])
 
 
 def _what(row: Row) -> tuple[Any, ...]:

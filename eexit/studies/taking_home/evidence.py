@@ -18,7 +18,7 @@ from eexit.plan.splits import sort_of
 from eexit.results.landed import runs_with_tokens, shards
 from eexit.results.store.finished_sweep import FinishedSweep
 from eexit.results.store.folder import Store
-from eexit.results.study_tables import CHOICES
+from eexit.studies.choosing.study import choices_made
 from eexit.studies.timing.speedups import latest_speedups
 
 N_EXAMPLES: Final = 3  # prompts that the folder quotes
@@ -35,10 +35,10 @@ class SweptText:
 
 def chosen_key(store: Store, results: str) -> str:
     """The setting that the latest choice chose. Raises `UsageError` if none did."""
-    choices = [row for row in CHOICES.read(store).to_pylist() if row["status"] == OK]
+    choices = choices_made(store)
     if not choices:
         raise UsageError(f"{shown(results)} has no choices: choose with jobs/choose.py, or give --configuration KEY")
-    latest = max(choices, key=lambda row: row["started"])
+    latest = choices[-1]
     if latest["configuration"] is None:
         raise UsageError(
             f"the latest choice of {shown(results)} (risk {latest['risk']}) certified no setting that saves anything: "
@@ -49,8 +49,7 @@ def chosen_key(store: Store, results: str) -> str:
 
 def certificate_of(store: Store, key: str) -> Certificate | None:
     """What the latest choice that certified this setting says of it; None if none did."""
-    choices = [row for row in CHOICES.read(store).to_pylist() if row["status"] == OK]
-    for row in sorted(choices, key=lambda row: row["started"], reverse=True):
+    for row in reversed(choices_made(store)):
         for tested in row["tested"]:
             if tested["configuration"] == key and tested["certified"]:
                 return _certificate(row, tested)
@@ -102,8 +101,8 @@ def swept_texts(sweep: FinishedSweep, key: str, seed: int, most: int) -> Sequenc
     """Some texts of a setting with this seed, of different prompts. Raises `UsageError` if there is none."""
     found: list[SweptText] = []
     for shard in shards(sweep.store, ["run_id", "status", "configuration", "seed", "prompt_token_ids", "n_tokens"]):
-        is_asked = [(pc.field("configuration") == key) & (pc.field("seed") == seed) & (pc.field("status") == OK)]
-        runs: pa.Table = shard.rows.filter(is_asked[0]).slice(0, most - len(found))
+        is_asked = (pc.field("configuration") == key) & (pc.field("seed") == seed) & (pc.field("status") == OK)
+        runs: pa.Table = shard.rows.filter(is_asked).slice(0, most - len(found))
         for run, tokens in runs_with_tokens(sweep.store, shard, runs, ["token_id"]):
             found.append(SweptText(tuple(run["prompt_token_ids"]), tuple(tokens["token_id"].to_pylist())))
         if len(found) == most:

@@ -20,6 +20,7 @@ from eexit.doors.setting import Setting
 from eexit.doors.taken import ARTEFACTS, SCREENS, SETTING, Equivalence, Taken, TakenModel, encode, single
 from eexit.messages.errors import UsageError
 from eexit.messages.locations import shown
+from eexit.method.rules import BLIND
 from eexit.model.file_digests import sha256
 from eexit.model.in_memory import config_facts, weights_digest
 from eexit.model.loading import describe_model, eos_token_ids, load_model_and_tokenizer
@@ -44,7 +45,6 @@ from eexit.whole_files import publish
 
 N_TEXTS: Final = 4  # of the sweep that are generated again, to see that they come out the same
 COLUMNS: Final = ("configuration", "seed", "cost_full", "cost_needed", "cost_run")
-_CONTROLS: Final = ("fixed", "random")
 
 Say = Callable[[str], None]
 
@@ -187,7 +187,7 @@ def _configuration(sweep: FinishedSweep, key: str, name: str) -> Configuration:
                 f"{key} can't be taken home: rule {configuration.rule} looks at the final layer, so that all layers "
                 "have to run and nothing is saved; an online rule can (predicted_kl is kl with a trained probe)"
             )
-        case Exit(rule=rule) if rule in _CONTROLS:
+        case Exit(rule=rule) if rule in BLIND:
             raise UsageError(
                 f"{key} can't be taken home: rule {rule} is a control, which exits whatever the token; take the rule "
                 "that it is a control of"

@@ -24,6 +24,8 @@ from reports.sections.findings.savings import best_within
 
 ASSESSED: Final = "assessment"
 SWEPT: Final = "sweep"
+ENDS: Final = ("_low", "_high")
+SHARES: Final = ("saved_", "allowed_at_", "loss")  # what columns of shares begin with
 
 
 @dataclass(frozen=True)
@@ -54,29 +56,21 @@ def verdict(given: AssessedVerdict | None, quality: Quality | None) -> Told | No
     losses = [(name, loss) for name, loss in given.losses.items() if is_known(loss)]
     weights = _weighed(losses) if losses else swept.weights if swept else []
     setting = given.setting or (swept.setting if swept else None)
-    return Told(
-        [*given.sentences], given.pays, ASSESSED, given.cause, setting, weights, [_flat(row) for row in given.rows]
-    )
+    return Told([*given.sentences], given.pays, ASSESSED, given.cause, setting, weights, [*map(_told, given.rows)])
 
 
-def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A record whose numbers by batch size are columns of their own, with intervals in brackets."""
+def _told(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as it is shown: times with their intervals, and shares in percent; n and p are in the file."""
     found: dict[str, Any] = {}
     for key, value in row.items():
-        named = (
-            {f"{key}, batch {batch}": each for batch, each in value.items()}
-            if isinstance(value, dict)
-            else {key: value}
-        )
-        found |= {name: _told(each) for name, each in named.items()}
+        if key.startswith("time_at_") and not key.endswith(ENDS):
+            low, high = (row.get(f"{key}{end}") for end in ENDS)
+            found[key] = written(value, ".2f") + bracketed(low, high, ".2f")
+        elif key.startswith(SHARES):
+            found[key] = percent(value)
+        elif key in ("setting", "role"):
+            found[key] = value
     return found
-
-
-def _told(value: Any) -> Any:
-    if not isinstance(value, list):
-        return value
-    mean, low, high = value
-    return written(mean, ".2f") + bracketed(low, high, ".2f")
 
 
 def _of_sweep(quality: Quality) -> Told:

@@ -6,6 +6,8 @@ const TEXTS_AT_ONCE = 4,
 
 const correctAt = () => DATA.metrics.findIndex(({ key }) => key === "correct");
 
+const showMore = (onclick) => h("button.screen", { type: "button", onclick }, "Show more");
+
 const rightOf = (run) => (correctAt() < 0 ? null : run.m[correctAt()]);
 
 const markOf = (run) => {
@@ -47,17 +49,10 @@ function textsPart() {
   if (!(state.filter in filters)) state.filter = Object.keys(filters)[0];
   const box = h("div"),
     said = h("p.soft", { role: "status" }),
-    more = h(
-      "button.screen",
-      {
-        type: "button",
-        onclick: () => {
-          state.shown += 2 * TEXTS_AT_ONCE;
-          show();
-        },
-      },
-      "Show more",
-    );
+    more = showMore(() => {
+      state.shown += 2 * TEXTS_AT_ONCE;
+      show();
+    });
   const pairs = () =>
     DATA.prompts.flatMap((prompt, number) => {
       const base = runsOf(prompt, baseKey).find((run) => run.status === "ok"),
@@ -224,17 +219,10 @@ function confidentPart() {
     state = { key: keys.includes(last) ? last : all, shown: TEXTS_AT_ONCE };
   const box = h("div"),
     said = h("p.soft", { role: "status" }),
-    more = h(
-      "button.screen",
-      {
-        type: "button",
-        onclick: () => {
-          state.shown += 2 * TEXTS_AT_ONCE;
-          show();
-        },
-      },
-      "Show more",
-    );
+    more = showMore(() => {
+      state.shown += 2 * TEXTS_AT_ONCE;
+      show();
+    });
   const chosenRows = () => {
     const seen = new Set();
     return sorted(found, ({ sure, full }) => sure - full, true).filter((row) => {

@@ -41,12 +41,14 @@ function tradeFigure(chart) {
   const chosenVariant = () =>
     chart.variants.find(({ y, x }) => y === state.y && x === state.x) ?? chart.variants.find(({ y }) => y === state.y);
   const note = h("span", {});
-  const hasBoth = (row) => isNumber(row[chosenVariant().axes.x]) && isNumber(row[chosenVariant().axes.y]);
-  const tell = () =>
+  const tell = () => {
+    const { x, y } = shown.variants[0].axes,
+      isEmpty = !visible().some((row) => row.rule !== null && isNumber(row[x]) && isNumber(row[y]));
     note.replaceChildren(
-      shown.isEmpty(visible()) ? "Nothing that is shown has both of these: show others. " : "",
+      isEmpty ? "Nothing that is shown has both of these: show others. " : "",
       shown.variants[0].note,
     );
+  };
   const renew = () => {
     shown.variants[0] = chosenVariant();
     tell();
@@ -55,22 +57,11 @@ function tradeFigure(chart) {
   const select = (label, axis) =>
     names(axis).length < 2
       ? null
-      : h(
-          "label",
-          {},
-          `${label} `,
-          h(
-            "select",
-            {
-              onchange: (event) => {
-                state[axis] = event.target.value;
-                choose(`quality.${axis}`, state[axis]);
-                renew();
-              },
-            },
-            ...names(axis).map((name) => h("option", { value: name, selected: name === state[axis] }, name)),
-          ),
-        );
+      : chooser(label, names(axis), state[axis], (name) => {
+          state[axis] = name;
+          choose(`quality.${axis}`, name);
+          renew();
+        });
   const toggle = (label, isOn, flip) => {
     const control = button(label, isOn(), () => {
       flip();
@@ -121,7 +112,6 @@ function tradeFigure(chart) {
       ),
     ],
     rows: visible,
-    isEmpty: (rows) => !rows.some((row) => row.rule !== null && hasBoth(row)),
     csv: () => chart.table.rows,
     prepare: (spec, rows, width) => tradeSpec(spec, rows, width, shown.variants[0].axes, severalRules),
     open: ({ configuration }) => {

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 from report_fixtures import MakeSweep, Visit
 from synthetic_quality import CHOSEN, choose, with_answers
 
-from eexit.studies.assessment.verdict import FILE
+from eexit.quality.estimates import Estimate
+from eexit.studies.assessment.verdict import FILE, Contender, Loss
 from reports import build_report
 from reports.frames import runs as frames
 from reports.frames.quality import Quality, quality
@@ -25,7 +27,15 @@ GIVEN: dict[str, Any] = {
     "cause": "deciding",
     "losses": {"certain too late": 0.12, "deciding": 0.4, "batches": None},
     "rows": [
-        {"setting": CHOSEN, "saved_by_what_was_run": -0.3, "time": {"1": [1.3, 1.25, 1.35], "8": [1.1, None, None]}}
+        Contender(
+            CHOSEN,
+            "tried",
+            0.05,
+            -0.3,
+            {1: 0.02},
+            {1: Estimate(1.3, 1.25, 1.35, 6), 8: Estimate(1.1, nan, nan, 2)},
+            Loss(0.031, 140),
+        ).row((1, 8))
     ],
 }
 
@@ -53,8 +63,10 @@ def test_an_assessment_speaks_for_itself(answered: Path, tmp_path: Path, visit: 
     assert "Why: deciding costs too much" in card.inner_text()
     card.locator("summary").click()
     assert CHOSEN in card.locator("tbody").inner_text()
-    assert "1.30 [1.25, 1.35]" in card.locator("tbody").inner_text()
-    assert "time, batch 8" in card.locator("thead").inner_text()
+    cells = card.locator("tbody td, tbody th").all_inner_texts()
+    assert cells == [CHOSEN, "tried", "5.0%", "-30.0%", "1.30 [1.25, 1.35]", "2.0%", "1.10", "–", "3.1%"]
+    heads = card.locator("thead th").all_inner_texts()
+    assert heads[3:7] == ["saved by what was run", "time at 1", "allowed at 1", "time at 8"]
     assert card.locator(".why li").all_inner_texts() == ["12.0% certain too late", "40.0% deciding"]
 
 

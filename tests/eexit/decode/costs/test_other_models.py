@@ -31,13 +31,25 @@ def test_costs_are_those_of_matrices_one_by_one() -> None:
     screened = 2 * 8 + 2 * 100 + 11 * 8
     expected = 10 * layer + 3 * (key + value) + 5 * head + 4 * 7 * 8 + 3 * screened + (2 + 1) * 8
     assert found.tolist() == [expected]
-    assert full_cost_at(SMALL, np.array([5.0])).tolist() == [5 * (4 * layer + head)]
+    assert full_cost_at(SMALL, np.array([5.0]), Looked(7, None)).tolist() == [5 * (4 * layer + head)]
 
 
 def test_full_depth_saves_nothing_at_any_prices() -> None:
     counts = dict(zip(NAMES, np.array([[30.0 * 9], [0.0], [9.0], [0.0], [0.0], [0.0], [0.0]]), strict=True))
     for shapes in KNOWN.values():
-        assert cost_at(shapes, counts, 30, Looked(64, None)) == pytest.approx(full_cost_at(shapes, np.array([9.0])))
+        assert cost_at(shapes, counts, 30, Looked(64, None)) == pytest.approx(
+            full_cost_at(shapes, np.array([9.0]), Looked(64, None))
+        )
+
+
+def test_full_depth_with_a_screened_head_saves_nothing_either() -> None:
+    """Its tokens are read through the screen, beside full depth with the same head."""
+    looked = Looked.of({"head": "screen:96:1024", "decide_on": "head", "shortlist": 64})
+    counts = dict(zip(NAMES, np.array([[30.0 * 9], [0.0], [0.0], [0.0], [9.0], [0.0], [0.0]]), strict=True))
+    for shapes in KNOWN.values():
+        full = full_cost_at(shapes, np.array([9.0]), looked)
+        assert cost_at(shapes, counts, 30, looked) == pytest.approx(full)
+        assert full < full_cost_at(shapes, np.array([9.0]), Looked.of({}))
 
 
 def test_shapes_come_from_a_name_a_folder_or_a_text(tmp_path: Path) -> None:
