@@ -133,7 +133,7 @@ def _percent_axis(least: float | None, most: float | None = None) -> alt.Axis:
     """Without labels where there is room beside the values that there can be."""
     beyond = [f"datum.value < {least}"] * (least is not None) + [f"datum.value > {most}"] * (most is not None)
     label = f"{' || '.join(beyond)} ? '' : datum.label" if beyond else alt.Undefined
-    return alt.Axis(format=".0%", tickCount=MOST_TICKS, labelExpr=label)
+    return alt.Axis(format="~%", tickCount=MOST_TICKS, labelExpr=label)
 
 
 def _scale(shown: TradeOff) -> alt.Scale:
