@@ -16,6 +16,7 @@ from eexit.results.store.folder import Store
 COLUMNS = [
     *("prompt_id", "configuration", "status", "n_tokens", "mean_depth", "disagreement"),
     *("longest_loop", "perplexity", "tokens_until_difference", "correct"),
+    *("exit_rate", "head_reads", "screen_reads", "screen_misses"),
     *("drafted", "accepted", "passes", "tokens_per_pass", "expected_speedup"),
 ]
 # The report's words, broken so that the table fits in 80 columns.
@@ -43,6 +44,11 @@ ANSWERS_HEADING = "cor-\nrect"
 ANSWERS_CAPTION = " Correct: runs whose answer is right, of those whose prompt says what is."
 # Of a sweep that asks full depth nothing.
 UNOBSERVED_CAPTION = " Disagreement and perplexity are not known: full depth was asked nothing (--observe none)."
+# Of a sweep with rules that look through a screen.
+SCREENED_CAPTION = (
+    " Screen: of the {n_left:,} tokens that exited by what it let through, {missed} were without the token that is "
+    "likeliest to the whole head."
+)
 # Of a sweep with drafts: what the report says of them, too.
 DRAFT_HEADINGS = ("ac-\ncept-\ned", "ex-\npected\nspeed-\nup")
 DRAFTS_CAPTION = (
@@ -72,6 +78,7 @@ def closing_table(
         DIFFERENT_CAPTION: has_repeats,
         ANSWERS_CAPTION: has_answers,
         DRAFTS_CAPTION: has_drafts,
+        _misses(done): True,
     }
     table = ResultTable(CAPTION + "".join(caption for caption, is_there in captions.items() if is_there))
     table.add("key", "configuration")
@@ -95,6 +102,16 @@ def _means(done: pa.Table, has_answers: bool, has_drafts: bool) -> list[str]:
         *([percent(mean_of("correct", done))] if has_answers else []),
         *(_of_drafts(done) if has_drafts else []),
     ]
+
+
+def _misses(done: pa.Table) -> str:
+    """How often what a screen let through was wrong; nothing where none was looked through."""
+    looked = done.filter((pc.field("screen_reads") > 0) & (pc.field("head_reads") > 0))
+    n_left = pc.sum(pc.multiply(looked["exit_rate"], pc.subtract(looked["n_tokens"], 1))).as_py()
+    if not n_left:
+        return ""
+    missed = percent(pc.sum(looked["screen_misses"]).as_py() / n_left)
+    return SCREENED_CAPTION.format(n_left=round(n_left), missed=missed)
 
 
 def _of_drafts(done: pa.Table) -> list[str]:

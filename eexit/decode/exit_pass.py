@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from eexit.decode.costs.counting import LOOKS
+from eexit.decode.costs.counting import LOOKS, MISSES
 from eexit.decode.layer_reading import LayerReading, Picked, Reader, Reading, read_layer, read_tokens, rows_after
 from eexit.decode.rows.requests import Decoding
 from eexit.decode.rows.slots import RuleOfRows, Slots
@@ -281,3 +281,15 @@ class ExitPass:
             given = None if given is None else given[row]
             self.picked.put(row, read_tokens(self.decoder, self.decoding, hidden_BW, rows, u_B, given))
             self._count(self.reads, unread, exits)
+            self._count_misses(unread)
+
+    def _count_misses(self, unread: np.ndarray) -> None:
+        """Those of these tokens that left by what a screen had taken for the likeliest token, and was not."""
+        left = unread[self.looks_D[unread] & (self.exit_D[unread] < len(self.decoding.exitable_layers))]
+        reading = [index for index, rule in self.online.items() if rule.reads]
+        left = left[np.isin(self.deciding.rule_D[left], reading)]
+        if self.decoding.screen and len(left):
+            row, exits = to_device([left, self.exit_D[left]], self.decoder.device)
+            missed_B = self.likeliest_DE[row, exits] != self.picked.likeliest_B[row]
+            missed = left[missed_B.cpu().numpy()]
+            self._count(MISSES, missed, self.exit_D[missed])

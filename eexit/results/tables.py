@@ -141,6 +141,13 @@ GENERATIONS: Final = pa.schema(
         described("probe_reads", pa.int64(), "reads", "residual streams that a probe looked at; null for oracles"),
         described("gate_reads", pa.int64(), "reads", "residual streams that a gate looked at; null for oracles"),
         described(
+            "screen_misses",
+            pa.int64(),
+            "decided tokens",
+            "tokens that exited by what a screen let through, among which the whole head's likeliest was not; null for "
+            "oracles and in results of older versions",
+        ),
+        described(
             "keys_written",
             pa.int64(),
             "tokens × layers",

@@ -18,6 +18,7 @@ LAYERS_SKIPPED: Final = "Layers skipped"  # the name of 1 − mean depth whereve
 THEORETICAL: Final = "theoretical"
 RUN: Final = "run"
 ELSEWHERE: Final = "run_elsewhere"  # what was run, at the prices of another model
+BESIDE_WHOLE_HEAD: Final = "run_whole_head"  # what was run, beside full depth that reads with the whole head
 REALISED: Final = "realised"
 SCORES: Final = "Scores are taken from the file as they are."
 
@@ -119,12 +120,18 @@ def _judged(judge: Judge, several: bool) -> tuple[Measure, Measure]:
     return score, wins
 
 
-def costs(measured: Sequence[Measured], elsewhere: str | None = None) -> list[CostAxis]:
-    """What is saved of multiply-adds, also at the prices of another model of this name, and of time where measured."""
-    there = f"multiply-adds, run, at the prices of {elsewhere}"
+def costs(
+    measured: Sequence[Measured], elsewhere: str | None = None, is_head_screened: bool = False
+) -> list[CostAxis]:
+    """What is saved of multiply-adds, also at the prices of another model of this name, and of time where measured.
+
+    Where all reads are screened, full depth's too, it is also told beside full depth with the whole head.
+    """
+    there, whole = f"multiply-adds, run, at the prices of {elsewhere}", "multiply-adds, run, beside the whole head"
     return [
         CostAxis(THEORETICAL, "multiply-adds, theoretical", "Multiply-adds saved if deciding were free"),
         CostAxis(RUN, "multiply-adds, run", "Multiply-adds saved, of what was run"),
+        *([CostAxis(BESIDE_WHOLE_HEAD, whole, "Multiply-adds saved, of the whole head's")] if is_head_screened else []),
         *([CostAxis(ELSEWHERE, there, f"These exits at {elsewhere}: multiply-adds saved")] if elsewhere else []),
         *(
             CostAxis(

@@ -2,9 +2,10 @@
 
 Theoretical: 1 − Σ cost_needed / Σ cost_full over prompts, as if deciding were free and deferral unbounded; several
 seeds of a prompt are averaged first. Run: the same with cost_run, the cost of what was run; oracles have none, since
-they run every layer. Elsewhere: run, at the prices of another model, for the same exits. Both have intervals over
-prompts. Realised: 1 − seconds / seconds of full depth in the same round, as `eexit.studies.timing.speedups` computes it
-from what `jobs/timings.py` measured, with intervals over rounds.
+they run every layer. Where full depth, too, reads through a screen, run is also told beside full depth with the whole
+head. Elsewhere: run, at the prices of another model, for the same exits. All these have intervals over prompts.
+Realised: 1 − seconds / seconds of full depth in the same round, as `eexit.studies.timing.speedups` computes it from
+what `jobs/timings.py` measured, with intervals over rounds.
 """
 
 from collections.abc import Iterator
@@ -14,17 +15,21 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from eexit.decode.costs.counting import LOOKS
+from eexit.decode.costs.counting import LOOKS, MISSES
 from eexit.decode.costs.other_models import Looked, Shapes, cost_at, full_cost_at
 from eexit.plan.configuration import GENERATE
 from eexit.results.study_tables import TIMINGS
 from eexit.studies.timing.speedups import Speedup
-from reports.frames.axes import ELSEWHERE, REALISED, RUN, THEORETICAL, CostAxis, costs
+from reports.frames.axes import BESIDE_WHOLE_HEAD, ELSEWHERE, REALISED, RUN, THEORETICAL, CostAxis, costs
 from reports.frames.runs import ratios, with_controls
 from reports.read.sweep import Sweep
 from reports.read.timings import Measured, latest_speedups
 
-_COSTS: Final = {THEORETICAL: "cost_needed", RUN: "cost_run"}
+_COSTS: Final = {
+    THEORETICAL: ("cost_needed", "cost_full"),
+    RUN: ("cost_run", "cost_full"),
+    BESIDE_WHOLE_HEAD: ("cost_run", "cost_full_whole_head"),
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Savings:
     generate: pd.DataFrame
     measured: tuple[Measured, ...]
     elsewhere: str | None = None  # the model at whose prices `run_elsewhere` is
+    is_head_screened: bool = False  # whether there is `run_whole_head`
 
     @property
     def exiting(self) -> pd.DataFrame:
@@ -54,7 +60,7 @@ class Savings:
 
     @property
     def all_costs(self) -> list[CostAxis]:
-        return costs(self.measured, self.elsewhere)
+        return costs(self.measured, self.elsewhere, self.is_head_screened)
 
 
 def savings(sweep: Sweep, trade: pd.DataFrame) -> Savings | None:
@@ -67,18 +73,24 @@ def savings(sweep: Sweep, trade: pd.DataFrame) -> Savings | None:
     realised = pd.DataFrame(of_keys, columns=columns, index=trade.index).astype(float)
     rows = pd.concat([trade, realised, *_with_costs(trade, sweep)], axis=1)
     elsewhere = sweep.prices_of.name if sweep.prices_of else None
-    names = [cost.column for cost in costs(measured, elsewhere)]
+    is_head_screened = BESIDE_WHOLE_HEAD in rows
+    names = [cost.column for cost in costs(measured, elsewhere, is_head_screened)]
     if rows[names].isna().all(axis=None) and GENERATE not in timed:
         return None
     generate = [{"configuration": GENERATE, "shown_as": GENERATE} | timed[GENERATE]] if GENERATE in timed else []
-    return Savings(with_controls(rows, names), pd.DataFrame(generate), tuple(measured), elsewhere)
+    with_all = with_controls(rows, names)
+    return Savings(with_all, pd.DataFrame(generate), tuple(measured), elsewhere, is_head_screened)
 
 
 def _with_costs(trade: pd.DataFrame, sweep: Sweep) -> Iterator[pd.DataFrame]:
     """The theoretical and the run savings of the rows, with their intervals over prompts."""
-    for kind, cost in _COSTS.items():
-        runs = sweep.done[["configuration", "unit", cost, "cost_full"]].astype({cost: float, "cost_full": float})
-        found = ratios(runs.dropna(), cost, "cost_full", trade["configuration"].tolist())
+    whole_head = sweep.done["cost_full_whole_head"]
+    is_head_screened = bool((whole_head.notna() & (whole_head != sweep.done["cost_full"])).any())
+    for kind, (cost, full) in _COSTS.items():
+        if kind == BESIDE_WHOLE_HEAD and not is_head_screened:
+            continue
+        runs = sweep.done[["configuration", "unit", cost, full]].astype({cost: float, full: float})
+        found = ratios(runs.dropna(), cost, full, trade["configuration"].tolist())
         yield pd.DataFrame([ratio.complement.columns(kind) for ratio in found], index=trade.index)
     if sweep.prices_of and sweep.final_layer is not None:
         runs = _at_prices(sweep, sweep.prices_of, sweep.final_layer + 1)
@@ -92,7 +104,7 @@ def _at_prices(sweep: Sweep, shapes: Shapes, n_layers: int) -> pd.DataFrame:
     looked = Looked.of(config)
     names = ("layers_run", "keys_written", *LOOKS)
     counts = {name: done[name].to_numpy(dtype=float, na_value=np.nan) for name in names}
-    for name in ("screen_reads", "gate_reads"):  # which results of older versions lack
+    for name in ("screen_reads", "gate_reads", MISSES):  # which results of older versions lack
         older = np.isnan(counts[name]) & ~np.isnan(counts["head_reads"])
         counts[name] = np.where(older, 0.0, counts[name])
     n_decided = done["n_tokens"].to_numpy(dtype=float, na_value=np.nan) - 1

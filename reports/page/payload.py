@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eexit.messages.wording import counted
-from eexit.messages.written import is_known
+from eexit.messages.written import is_known, percent
 from eexit.method.rules import ORACLES, RULES, Rule
 from eexit.plan.artefacts import ADAPTER, GATE, PROBE, READOUT
 from eexit.plan.configuration import ALL_MODES, DRAFT, NORMAL, Draft, Exit
@@ -199,7 +199,8 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
         ("Probe", trained(about, PROBE)),
         ("Gate", trained(about, GATE)),
         ("Adapter", trained(about, ADAPTER)),
-        ("Deciding reads", _deciding(config)),
+        ("All reads", str(config.get("head") or "").removeprefix("whole")),
+        ("Deciding reads", _deciding(config) + _missed(sweep)),
         ("Sampling", _sampling(config)),
         ("Started", about.get("started", "").replace("T", " ").replace("+00:00", " UTC")),
         ("Versions", written_versions(about.get("versions", {}))),
@@ -340,6 +341,15 @@ def _deciding(config: dict[str, Any]) -> str:
     if decides != "shortlist":
         return decides if decides.startswith("screen") else ""
     return f"shortlist of {counted(config['shortlist'], 'token')}" if config.get("shortlist") else "shortlist"
+
+
+def _missed(sweep: Sweep) -> str:
+    """How often tokens left by what a screen let through, among which the likeliest token was not."""
+    of_screen = (sweep.done["screen_reads"].fillna(0) > 0) & (sweep.done["head_reads"].fillna(0) > 0)
+    known = sweep.done[of_screen & sweep.done["screen_misses"].notna()]
+    n_left = float((known["exit_rate"] * (known["n_tokens"] - 1)).sum())
+    missed = percent(known["screen_misses"].sum() / n_left if n_left else None)
+    return f", without the likeliest token at {missed} of {n_left:,.0f} exits" if n_left else ""
 
 
 def _sampling(config: dict[str, Any]) -> str:

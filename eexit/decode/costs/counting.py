@@ -14,8 +14,10 @@ import numpy as np
 from eexit.method.states import STATES, State, alters
 
 # What can look at a token's residual stream after a layer, by the column that counts it: the whole head, a shortlist, a
-# screen, a probe, and a gate.
-LOOKS: Final = ("head_reads", "shortlist_reads", "screen_reads", "probe_reads", "gate_reads")
+# screen, a probe, and a gate. Last and without a price, those reads through a screen that a token left by, although the
+# screen had missed the token that is likeliest to the whole head.
+MISSES: Final = "screen_misses"
+LOOKS: Final = ("head_reads", "shortlist_reads", "screen_reads", "probe_reads", "gate_reads", MISSES)
 
 
 @dataclass(frozen=True)

@@ -98,8 +98,9 @@ class Asked:
         return self.config(prompts, modes=(NORMAL, DEPLOYED), rules=rules, **way.fields({}))
 
     def texts(self, prompts: Sequence[Prompt], n_seeds: int) -> SweepConfig:
-        """Texts of the model's own, sampled."""
-        return self.config(prompts, seeds=tuple(range(n_seeds)), temperature=1.0, max_new_tokens=TEXT_TOKENS)
+        """Texts of the model's own, sampled, of which nothing else is recorded."""
+        sampled = {"seeds": tuple(range(n_seeds)), "temperature": 1.0, "observe": "none"}
+        return self.config(prompts, max_new_tokens=TEXT_TOKENS, **sampled)
 
     def settings(
         self, prompts: Sequence[Prompt], way: Way, rules: Rules, exit_set: str = EVERY, controls: Sequence[Any] = ()

@@ -180,6 +180,26 @@ def test_invariant_8_scoring_gives_the_exits_of_a_set_through_a_screen(llama: Pr
         np.testing.assert_allclose(scored.evidence_TE, trace.evidence_TE, rtol=1e-3, atol=1e-4)
 
 
+def test_exits_by_a_token_that_is_not_the_likeliest_are_counted(llama: PreTrainedModel) -> None:
+    """Of two tokens, one always has a probability of at least 0.5, so that every token exits after layer 1."""
+    screen = screen_of(llama, 2, 2, packed=False)
+    exits = Exit("unfrozen", "confidence", 0.5, (1,)), Exit("unfrozen", "fixed", 1.0)
+    trace, fixed = generate(llama, [Request(PROMPTS[0], exit) for exit in exits], replace(FEW, screen=screen))
+    assert trace.counts is not None
+    assert fixed.counts is not None
+    assert set(trace.exit_layer_T[1:].tolist()) == {1}
+    text = [*PROMPTS[0], *trace.token_id_T[:-1].tolist()]
+    seen_TW = llama(torch.tensor([text]), output_hidden_states=True).hidden_states[2][0, len(PROMPTS[0]) :]
+    ready_TH = llama.model.norm(seen_TW)
+    logits_TV = llama.lm_head(ready_TH)
+    missed_T = (screen.tokens(ready_TH) != logits_TV.argmax(-1, keepdim=True)).all(1)
+    misses_TX = trace.counts.looks_TX("screen_misses")
+    assert misses_TX[:, 0].tolist() == missed_T.tolist()
+    assert 0 < missed_T.sum() < len(missed_T)
+    assert misses_TX[:, 1:].sum() == 0
+    assert fixed.counts.looks_TX("screen_misses").sum() == 0, "it looks through no screen"
+
+
 def test_a_sketch_is_the_best_in_the_metric_of_the_streams(llama: PreTrainedModel) -> None:
     """Of rank 8, against the plain truncated SVD of the head: the error of logits on streams of the model's own."""
     decoder = decoder_of(llama)

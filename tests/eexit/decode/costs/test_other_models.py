@@ -11,7 +11,10 @@ from eexit.messages.errors import UsageError
 from eexit.method.screen_size import ScreenSize
 
 SMALL = Shapes("small", layers=4, width=8, heads=4, kv_heads=2, head_width=2, inner=16, vocabulary=100)
-NAMES = ("layers_run", "keys_written", "head_reads", "shortlist_reads", "screen_reads", "probe_reads", "gate_reads")
+NAMES = (
+    *("layers_run", "keys_written", "head_reads", "shortlist_reads", "screen_reads"),
+    *("probe_reads", "gate_reads", "screen_misses"),
+)
 
 
 @pytest.mark.parametrize(
