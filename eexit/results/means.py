@@ -71,6 +71,13 @@ def each_once(runs: pa.Table) -> pa.Table:
     return runs.take(pa.array(sorted(rows.values()), pa.int64()))
 
 
+def share_saved(runs: pa.Table, configuration: str, cost: str) -> float | None:
+    """What a configuration's runs saved of full depth's multiply-adds, by this cost; None where that is not known."""
+    known = runs.filter((pc.field("configuration") == configuration) & pc.field(cost).is_valid())
+    full = pc.sum(known["cost_full"]).as_py()
+    return 1 - float(pc.sum(known[cost]).as_py()) / full if full else None
+
+
 def _of_configuration(configuration: Configuration, generations: pa.Table, temperature: float | None) -> dict[str, Any]:
     found = outcomes(configuration, generations, temperature)
     return {

@@ -120,9 +120,7 @@ def _judged(judge: Judge, several: bool) -> tuple[Measure, Measure]:
     return score, wins
 
 
-def costs(
-    measured: Sequence[Measured], elsewhere: str | None = None, is_head_screened: bool = False
-) -> list[CostAxis]:
+def costs(measured: Sequence[Measured], elsewhere: str | None = None, is_head_screened: bool = False) -> list[CostAxis]:
     """What is saved of multiply-adds, also at the prices of another model of this name, and of time where measured.
 
     Where all reads are screened, full depth's too, it is also told beside full depth with the whole head.

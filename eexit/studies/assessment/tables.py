@@ -17,6 +17,7 @@ from eexit.decode.costs.other_models import KNOWN, Looked, cost_at, full_cost_at
 from eexit.plan.configuration import GENERATE, NORMAL, Draft, configuration_of
 from eexit.plan.runs import OK
 from eexit.quality.estimates import Estimate
+from eexit.results.means import share_saved
 from eexit.results.store.finished_sweep import FinishedSweep, read_finished
 from eexit.results.study_tables import TIMINGS
 from eexit.studies.assessment.asked import READS_KEY
@@ -82,10 +83,9 @@ class SweepFigures:
         return [row for row in self._timings if row["timing_id"] == latest]
 
     def saved(self, key: str, cost: str) -> float:
-        """1 − what it cost of full depth, over all runs; NaN where it is not known."""
-        known = [row for row in self.by_key.get(key, ()) if row[cost] is not None and row["cost_full"]]
-        full = sum(row["cost_full"] for row in known)
-        return 1 - sum(row[cost] for row in known) / full if full else math.nan
+        """The share of full depth's multiply-adds, over all runs; NaN where it is not known."""
+        share = share_saved(self.sweep.runs, key, cost)
+        return math.nan if share is None else share
 
     def share_G(self, key: str) -> Sequence[float]:
         """Where its decided tokens exit."""

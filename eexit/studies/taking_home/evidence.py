@@ -16,6 +16,7 @@ from eexit.plan.config import SweepConfig
 from eexit.plan.runs import OK
 from eexit.plan.splits import sort_of
 from eexit.results.landed import runs_with_tokens, shards
+from eexit.results.means import share_saved
 from eexit.results.store.finished_sweep import FinishedSweep
 from eexit.results.store.folder import Store
 from eexit.studies.choosing.study import choices_made
@@ -91,10 +92,8 @@ def timed(store: Store, key: str) -> list[TimedAt]:
 
 def saved(sweep: FinishedSweep, key: str) -> dict[str, float | None]:
     """The share of full depth's multiply-adds that its runs saved."""
-    runs = sweep.runs.filter(pc.equal(sweep.runs["configuration"], key))
-    full = pc.sum(runs["cost_full"]).as_py()
-    costs = {"theoretical": pc.sum(runs["cost_needed"]).as_py(), "run": pc.sum(runs["cost_run"]).as_py()}
-    return {name: None if cost is None or not full else 1 - cost / full for name, cost in costs.items()}
+    costs = {"theoretical": "cost_needed", "run": "cost_run"}
+    return {name: share_saved(sweep.runs, key, cost) for name, cost in costs.items()}
 
 
 def swept_texts(sweep: FinishedSweep, key: str, seed: int, most: int) -> Sequence[SweptText]:

@@ -123,7 +123,8 @@ def _by_disagreement(quality: Quality) -> tuple[Row | None, bool | None, list[st
         if cheap is None:
             return None, None, [findings.NO_ANSWERS]
         least = findings.NO_SETTING_SAVES.format(setting=cheap["shown_as"], saved=saved_words(cheap, cost))
-        return cheap, None if cost.column == SKIPPED else False, [findings.NO_ANSWERS, least]
+        is_sure = cost.column != SKIPPED and is_known(cheap.get(f"{cost.column}_high"))
+        return cheap, False if is_sure else None, [findings.NO_ANSWERS, least]
     _, row = best[0]
     saved = saved_words(row, cost)
     if is_known(row[DISAGREEMENT]):

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from byte_model import N_LAYERS, save_byte_model
+from landed_sweep import land_all
 from rich.console import Console
 from scripted import TOKENS_PER_RUN, rows_of, sweep_of
 
@@ -16,6 +17,7 @@ from cluster.console.closing_table import closing_table
 from eexit.generator import ModelGenerator
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.runs import Run, configurations, plan_runs
+from eexit.results.landed import read_columns
 from eexit.results.layout import MANIFEST, encode
 from eexit.results.shard_tables import Results, error_results
 from eexit.results.store.folder import Store, open_store
@@ -33,6 +35,7 @@ from eexit.results.store.landing import (
 from eexit.results.store.manifest import make_manifest
 from eexit.results.tables import GENERATIONS, TOKENS
 from reports.frames.drafts import drafted
+from reports.page.payload import facts
 from reports.read.sweep import read_sweep
 
 HOSTILE = "<script>\u202e\x07🧑‍🚀\u2028" + "x" * 10_000
@@ -80,6 +83,27 @@ def test_the_closing_table_counts_errors_where_there_are_any(
     counted = {str(column.header): list(column.cells) for column in closing_table(store, planned).columns}
     assert counted["failed"] == ["1", *["0"] * (len(planned) - 1)]
     assert counted["runs"] == ["2"] * len(planned)
+
+
+def test_where_a_screen_was_wrong_is_told_at_the_end_and_in_the_report(tmp_path: Path) -> None:
+    """Of eight tokens that are let through, one has a probability of at least 1/8: every token exits by the screen."""
+    save_byte_model(tmp_path / "model")
+    config = SweepConfig(
+        model=str(tmp_path / "model"), prompts=tuple(Prompt(id=text, prompt=text) for text in ("one", "two")),
+        modes=("normal", "unfrozen"), rules={"confidence": (0.1,)}, decide_on="screen:8:8", kl_factors=(),
+        exit_every=2, max_new_tokens=30, dtype="float32",
+    )  # fmt: skip
+    land_all(tmp_path / "out", config)
+    store = open_store(tmp_path / "out")
+    runs = read_columns(store, ["configuration", "n_tokens", "screen_misses"]).to_pandas().set_index("configuration")
+    looking = runs.loc["unfrozen/confidence/0.1"]
+    n_left, n_missed = (looking.n_tokens - 1).sum(), looking.screen_misses.sum()
+    assert 0 < n_missed < n_left
+    assert runs.loc["normal"].screen_misses.sum() == 0
+    said = f"of the {n_left} tokens that exited by what it let through, {n_missed / n_left:.1%} were without"
+    assert said in str(closing_table(store, configurations(config)).caption)
+    about = dict(facts(read_sweep(store.root)))["Deciding reads"]
+    assert about == f"screen:8:8, without the likeliest token at {n_missed / n_left:.1%} of {n_left} exits"
 
 
 def test_the_closing_table_says_of_drafts_what_the_report_does(tmp_path: Path) -> None:
