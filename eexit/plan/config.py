@@ -447,3 +447,8 @@ class SweepConfig(BaseModel):
             raise ValueError(f"gate {self.gate} has no effect: give a rule that reads layers, as in confidence=0.97")
         if comparing := [name for name in reading if ONLINE[name].compares]:
             raise ValueError(f"rule {comparing[0]} compares all layers of its set, so that no gate can pass one over")
+        if self.decide_on == SHORTLIST:
+            raise ValueError(
+                f"a shortlist is made at the first layer of a set, which a gate can pass over: with {self.gate}, set "
+                "decide_on to head or a screen"
+            )

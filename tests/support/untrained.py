@@ -1,14 +1,15 @@
-"""Probes and readouts of the tiny models' layers with random weights, for tests of the engine.
+"""Probes, gates and readouts of the tiny models' layers with random weights, for tests of the engine.
 
 Shapes: W width of the residual stream, M hidden units.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import torch
 from axes import EXITABLE
 
+from eexit.method.gate import Gate, LayerGate
 from eexit.method.probes import LayerProbe, Probe
 from eexit.method.readouts import Affine, Linear, Tuned
 
@@ -41,6 +42,16 @@ def _affine(seed: int) -> dict[int, Affine]:
     return {
         layer: (_normal(generator, WIDTH, WIDTH, std=0.2), _normal(generator, WIDTH, std=0.2)) for layer in range(6)
     }
+
+
+def random_gate(rules: Sequence[str]) -> Gate:
+    """For these rules, at all exitable layers, with chances of about a half."""
+    generator, n_rules = torch.Generator().manual_seed(0), len(rules)
+    parts = {
+        layer: LayerGate(_normal(generator, WIDTH, n_rules, std=0.05), _normal(generator, n_rules, std=0.05))
+        for layer in EXITABLE
+    }
+    return Gate(tuple(rules), parts)
 
 
 PROBE: Final = random_probe()

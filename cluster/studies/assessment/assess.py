@@ -86,6 +86,5 @@ def _say_what_is_asked(shop: Workshop) -> None:
     if shop.parts.risk != ANSWERS:
         shop.remark(findings.WITHOUT_ANSWERS)
     load, cpus = os.getloadavg()[0], os.cpu_count() or 1
-    is_said = any(findings.BUSY.partition("(")[0] in line for line in shop.record.remarks)
-    if load > cpus / 2 and sizes.TIME not in shop.record.finished and not is_said:
+    if load > cpus / 2 and not shop.record.seconds:  # later, the load may be that of the call before
         shop.remark(findings.BUSY.format(load=f"{load:.1f}", cpus=cpus))

@@ -57,7 +57,7 @@ def choose(shop: Workshop) -> None:
     if not shop.is_there(RUN) or latest_choice(read_finished(shop.at(RUN), ["status"])):
         return
     question = shop.question(shop.at(TRIED))
-    shop.steps.work(1.0)
+    shop.work(1.0)
     shop.place.study(shop.at(RUN), partial(ChoosingStudy, question=question), question.columns)
 
 
@@ -70,7 +70,7 @@ def time_settings(shop: Workshop) -> None:
     rounds, keys = RunSizes.of(shop.record.plans["run"]).rounds, to_time(sweep, choice)
     tokens = max(LEAST_TOKENS, min(sizes.TIMED_TOKENS, shop.asked.common["max_new_tokens"]))
     for batch in shop.asked.batches:
-        shop.steps.work(1 / len(shop.asked.batches))
+        shop.work(1 / len(shop.asked.batches))
         if not shop.has_timing(RUN, keys[0], batch, rounds):
             prompts = max(sizes.TIMED_PROMPTS, batch)  # since rows of one prompt would leave together
             shop.time_it(RUN, WhatToTime(keys, (batch,), prompts, tokens, rounds))

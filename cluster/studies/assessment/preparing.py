@@ -26,7 +26,7 @@ def look(shop: Workshop) -> None:
     shop.record.plans.setdefault("start", time.monotonic() - began)
     batches = shop.asked.timed_batches
     if not shop.has_timing(LOOK, READS_KEY, batches[-1], rounds):
-        shop.steps.work(0.7)
+        shop.work(0.7)
         keys = [READS_KEY, *shop.drafts(LOOK)]
         shop.time_it(LOOK, WhatToTime(keys, batches, sizes.LOOK_PROMPTS, sizes.LOOK_TOKENS, rounds, True))
     shop.record.write()
@@ -64,18 +64,18 @@ def learn(shop: Workshop) -> None:
     if not planned.learns:
         return
     prompts = shop.parts.some(TRAINING, planned.training)
-    shop.sweep(shop.asked.texts(prompts, planned.seeds), TEXTS, sizes.SHARE_OF_TEXTS)
+    part = sizes.parts_of_learning(planned.learns)
+    shop.sweep(shop.asked.texts(prompts, planned.seeds), TEXTS, part[""])
     reads_cost = shop.first_look.head_in_layers > 1
     wanted = [each for each in LEARNED if each.what in planned.learns and (reads_cost or not each.for_reads)]
-    part = (1 - sizes.SHARE_OF_TEXTS) / (len(wanted) + ("curve" in planned.learns))
     folders: dict[str, str] = {}
     for each in wanted:
-        shop.steps.work(part)
+        shop.work(part[each.what])
         folders[each.role] = shop.exits(each.what)
         through: dict[str, Any] = {READOUT: folders[READOUT]} if each.role != READOUT else {}
         card = shop.place.train(shop.at(TEXTS), each.what, folders[each.role], **through, **each.settings)
         if each.role == READOUT and "curve" in planned.learns:
-            shop.steps.work(part)
+            shop.work(part["curve"])
             few = shop.place.train(shop.at(TEXTS), each.what, shop.exits(f"{each.what}-few"), one_in=ONE_IN)
             _say_agreement(shop, few, card)
 

@@ -96,7 +96,7 @@ def _replay_all(shop: Workshop, name: str, way: Way, part: float) -> None:
     searches: list[tuple[Rules, Sequence[str]]] = [(learned.RULES, learned.exit_sets(layers))]
     searches += [(probed, (EVERY,))] if way.probe else []
     for rules, exit_sets in searches:
-        shop.steps.work(part / len(searches))
+        shop.work(part / len(searches))
         if set(rules) <= {row["rule"] for row in _replays(shop, name)}:
             continue
         replaced = {"decide_on": way.decide_on} | ({PROBE: way.probe} if rules is probed and way.probe else {})
@@ -110,7 +110,7 @@ def _gated(shop: Workshop, way: Way, rules: Rules, exit_set: str, cost: float) -
     reading = {rule: values for rule, values in rules.items() if ONLINE[rule].reads}
     if way.gate is None or not reading:
         return way
-    shop.steps.work(0.1)
+    shop.work(0.1)
     if not any(row["gate"] for row in _replays(shop, CEILING_LEARNED)):
         replaced = {"decide_on": way.decide_on, GATE: way.gate}
         settings = SettingsToReplay((), reading, (UNALTERED,), (exit_set,), learned.GATE_THRESHOLDS, replaced)

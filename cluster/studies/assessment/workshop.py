@@ -53,6 +53,7 @@ class Workshop:
         self.parts = self.asked.parts()
         self.available = {part: len(self.parts.of[part]) for part in PARTS}
         self.bound = Bound(self.parts.risk, self.asked.margin, self.asked.confidence)
+        self._step, self._since = "", 0.0
 
     def at(self, name: str) -> str:
         """A folder of a step."""
@@ -71,18 +72,27 @@ class Workshop:
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
-        """A step, whose time counts even if it is interrupted."""
-        began, done = time.monotonic(), False
+        """A step, whose time counts even if it is interrupted; if it is killed, up to the work that it was at."""
+        self._step, self._since, done = step, time.monotonic(), False
         self.steps.begin(step)
         try:
             yield
             done = True
         finally:
-            self.record.spent(step, time.monotonic() - began, done)
+            self._note_time(done)
+
+    def work(self, part: float) -> None:
+        """A work within the step begins, which is such a part of it."""
+        self.steps.work(part)
+        self._note_time()
+
+    def _note_time(self, is_done: bool = False) -> None:
+        since, self._since = self._since, time.monotonic()
+        self.record.spent(self._step, self._since - since, is_done)
 
     @property
     def seconds_left(self) -> float:
-        """Of the minutes, without what the steps so far took, and what this call's present step has taken."""
+        """Of the minutes, without what the steps took so far."""
         return 60 * self.asked.minutes - sum(self.record.seconds.values())
 
     @property
@@ -122,7 +132,7 @@ class Workshop:
 
     def sweep(self, config: SweepConfig, name: str, part: float) -> None:
         """A sweep in a folder, which is such a part of its step."""
-        self.steps.work(part)
+        self.work(part)
         self.place.sweep(config, self.at(name))
 
     def time_it(self, name: str, what: WhatToTime) -> None:

@@ -21,7 +21,6 @@ SWEPT_PROMPTS, LOOK_PROMPTS, LOOK_TOKENS = 4, 1, 8  # that T(rows, layers) is me
 LEAST_LOOKS, MOST_LOOKS, MINUTES_OF_A_LOOK = 3, 6, 5  # its rounds: as many as fit so many minutes
 TIMED_PROMPTS, TIMED_TOKENS, MOST_ROUNDS = 4, 32, 20
 TEXT_TOKENS, TOKENS_OF_A_TEXT = 96, 64  # that texts to learn from have at most, and about
-SHARE_OF_TEXTS: Final = 0.6  # of the time to learn, the rest being training
 PROMPTS_TO_LEARN, MOST_SEEDS, LEAST_TEXTS = 400, 16, 60
 LEAST_PILOT, MOST_PILOT = 24, 120
 CONFIGURATIONS_OF_THE_PILOT: Final = 16  # that generate there, about, with every readout
@@ -29,9 +28,12 @@ MOST_TRIED, MOST_SETTINGS = 8, 4  # settings on the pilot, and on the prompts fo
 NAMES: Final = {  # of what is learned, in order: each comes only with those before it
     "linear": "a linear readout", "probe": "a probe", "gate": "a gate", "curve": "agreement by number of tokens",
 }  # fmt: skip
+# How long each takes, as a multiple of the time that its texts took: its passes over them, and reads of held-out ones.
+TAKES: Final = {"linear": 1.2, "probe": 1.6, "gate": 1.6, "curve": 0.8}
 # How often work begins with all up to this that is learned.
 STARTS: Final = {"curve": 15, "gate": 14, "probe": 12, "linear": 11, "": 7}
 MOST_OF_STARTS: Final = 0.5  # share of the minutes that may go into beginning work
+SAMPLING: Final = 0.75  # of the speed at full depth that many rows have, whose texts end one after the other
 OBSERVING: Final = 1.5  # times as long as decoding alone, since full depth looks at every finished text
 
 
@@ -104,7 +106,8 @@ def search_sizes(
         )
     rest = seconds - STARTS[_last(learns)] * speed.start
     share = {step: part / (1 - SHARES[LOOK]) for step, part in SHARES.items()}
-    texts = int(max(LEAST_TEXTS, rest * share[LEARN] * SHARE_OF_TEXTS * speed.plain / TOKENS_OF_A_TEXT))
+    seconds_of_texts = rest * share[LEARN] * parts_of_learning(learns)[""]
+    texts = int(max(LEAST_TEXTS, seconds_of_texts * speed.plain * SAMPLING / TOKENS_OF_A_TEXT))
     training = min(available[TRAINING], PROMPTS_TO_LEARN, texts) if learns else 0
     seeds = max(1, min(MOST_SEEDS, texts // training)) if learns else 1
     of_pilot = rest * (share[CEILING] + share[SEARCH]) * speed.reading / OBSERVING
@@ -154,6 +157,12 @@ def _learns(seconds: float, speed: Speed) -> tuple[tuple[str, ...], list[str]]:
     last = fits[0] if fits else ""
     learned = tuple(NAMES)[: list(NAMES).index(last) + 1] if last else ()
     return learned, [f"{name}, for want of minutes" for what, name in NAMES.items() if what not in learned]
+
+
+def parts_of_learning(learns: Sequence[str]) -> Mapping[str, float]:
+    """The shares of the time to learn that each of these takes, and its texts, named by the empty text."""
+    takes = {"": 1.0, **{what: TAKES[what] for what in learns}}
+    return {what: each / sum(takes.values()) for what, each in takes.items()}
 
 
 def _last(learns: Sequence[str]) -> str:

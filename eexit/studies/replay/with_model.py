@@ -4,9 +4,10 @@ Shapes: N decided tokens of a text, E exitable layers, X = E + 1 with the final 
 stream.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from eexit.generator import ModelGenerator
 from eexit.method.divergence import Divergence
 from eexit.method.rules import ONLINE, ORACLES
 from eexit.plan.config import SweepConfig
-from eexit.plan.configuration import Exit
+from eexit.plan.configuration import PERFECT, Exit
 from eexit.studies.replay.recorded import (
     Pricing,
     Replayed,
@@ -43,6 +44,8 @@ class Replayer:
         self.pricing = Pricing(prices, reads)
         self.layers = decoding.exitable_layers
         self.teacher_of, self.final_of = cache(self._teacher_of), cache(self._final_of)
+        self.chances_of = cache(self._chances_of)
+        self._seen: dict[tuple[Any, ...], Tensor] = {}
 
     @classmethod
     def of_sweep(cls, config: SweepConfig, device: str = "auto") -> "Replayer":
@@ -62,13 +65,42 @@ class Replayer:
         return replay_at_full_depth(settings, transcript, teacher, evidence_NE, self.layers, self.pricing)
 
     def _evidence(self, setting: Exit, transcript: Transcript, teacher: Divergence) -> Tensor | None:
-        """What the rule of these settings sees at every exitable layer; None if it looks at nothing."""
+        """What the rule of these settings sees, NaN where a gate lets it see nothing; None if it looks at nothing.
+
+        Few settings see anything of their own: one pass over a text serves all parameters, exit sets and gates.
+        """
         if setting.rule in ORACLES:
             return ORACLES[setting.rule].evidence(teacher)
         if setting.rule not in ONLINE:
             return None
-        exits_nowhere = np.ones(len(transcript.text.token_ids), np.float32)
-        return torch.from_numpy(self._score(setting, transcript, exits_nowhere).evidence_TE[1:])
+        seen_NE = self._seen_by(setting, transcript)
+        if setting.gate is None or setting.gate == PERFECT:
+            return seen_NE
+        is_shut_NE = self.chances_of(transcript)[setting.gated_rule] < float(setting.gate)
+        return seen_NE.masked_fill(is_shut_NE, torch.nan)
+
+    def _seen_by(self, setting: Exit, transcript: Transcript) -> Tensor:
+        """What an online rule sees without a gate; at every exitable layer, where that is the same for all sets."""
+        rule = ONLINE[setting.rule]
+        is_own = rule.compares or (rule.reads and self.decoding.shortlist is not None)
+        layers = setting.layers if is_own else ()
+        key = (setting.rule, setting.parameter if rule.probes else None, layers, transcript)
+        if key not in self._seen:
+            exits_nowhere = np.ones(len(transcript.text.token_ids), np.float32)
+            scored = self._score(replace(setting, layers=layers, gate=None), transcript, exits_nowhere)
+            self._seen[key] = torch.from_numpy(scored.evidence_TE[1:])
+        return self._seen[key]
+
+    def _chances_of(self, transcript: Transcript) -> Mapping[str, Tensor]:
+        """How likely the gate says each of its rules is to exit, (N, E), by rule."""
+        gate = self.decoding.gate
+        assert gate
+        states_NXW = streams(self.decoders.teacher, [transcript.text], self.layers, decided_only=True)
+        at_layer = [*enumerate(self.layers)]
+        return {
+            rule: torch.stack([gate.chance(states_NXW[:, rank], layer, rule) for rank, layer in at_layer], 1).cpu()
+            for rule in gate.rules
+        }
 
     def _as_drawn(self, setting: Exit, transcript: Transcript) -> Replayed:
         """With exits as the run's seed draws them, and what the student says there.

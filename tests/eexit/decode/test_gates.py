@@ -4,37 +4,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from axes import EXITABLE, some
 from references import decoder_of, reference_of, shared_model
 from rows import ARCHITECTURES, PROMPTS, SAMPLED, generate, modes_of
 from traces import assert_same
 from transformers import PreTrainedModel
-from untrained import LINEAR, WIDTH
+from untrained import LINEAR, WIDTH, random_gate
 
+from eexit.decode.costs.counting import LOOKS
 from eexit.decode.costs.prices import find_prices
 from eexit.decode.rows.requests import Decoding, Request
 from eexit.decode.scoring import score
-from eexit.method.gate import Gate, LayerGate
 from eexit.plan.configuration import Exit
 
 RULES = ("confidence", "margin", "entropy")  # that a gate can be for
 FEW = replace(SAMPLED, max_new_tokens=12)
-
-
-def random_gate(model: PreTrainedModel) -> Gate:
-    """Of all rules and layers, with chances of about a half."""
-    generator, keys = torch.Generator().manual_seed(0), [key_of(model, rule) for rule in RULES]
-    return Gate(
-        tuple(keys),
-        {
-            layer: LayerGate(
-                torch.randn(WIDTH, len(keys), generator=generator) / 20,
-                torch.randn(len(keys), generator=generator) / 20,
-            )
-            for layer in EXITABLE
-        },
-    )
 
 
 def key_of(model: PreTrainedModel, rule: str) -> str:
@@ -55,7 +39,7 @@ def gated(
 
 
 def decoding_of(model: PreTrainedModel, **others: object) -> Decoding:
-    return replace(FEW, gate=random_gate(model), readout=LINEAR, **others)  # type: ignore[arg-type]
+    return replace(FEW, gate=random_gate([key_of(model, rule) for rule in RULES]), readout=LINEAR, **others)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -97,5 +81,5 @@ def test_invariant_8_scoring_gives_the_exits_of_gated_rules(llama: PreTrainedMod
 def test_a_gate_costs_one_product_with_a_vector(llama: PreTrainedModel) -> None:
     prices = find_prices(decoder_of(llama), decoding_of(llama))
     plain = find_prices(decoder_of(llama), FEW)
-    assert prices.look_XK[:, -1].tolist() == [WIDTH] * len(EXITABLE) + [0]
-    assert not plain.look_XK[:, -1].any()
+    assert prices.look_XK[:, LOOKS.index("gate_reads")].tolist() == [WIDTH] * len(EXITABLE) + [0]
+    assert not plain.look_XK[:, LOOKS.index("gate_reads")].any()

@@ -69,3 +69,28 @@ def test_a_control_has_the_mode_of_what_it_follows() -> None:
         ValidationError, match="normal is no configuration that exits: its mode must be one of unfrozen"
     ):
         SweepConfig.model_validate({"prompts": PROMPTS, "controls": [{"of": "normal", "counts": {29: 1}}]})
+
+
+GATED = {"rules": {"confidence": (0.9,)}, "kl_factors": (), "gate": "."}  # any folder that is there
+SCREENED = {"rules": {"confidence": (0.9,)}, "kl_factors": (), "head": "screen:8:16"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"gate_thresholds": (0.3,)}, "gate_thresholds have no effect: give --gate"),
+        (GATED | {"rules": {"similarity": (0.9,)}}, "has no effect: give a rule that reads layers"),
+        (GATED | {"rules": {"patience": (2.0,)}}, "rule patience compares all layers of its set"),
+        (GATED | {"decide_on": "shortlist"}, "a shortlist is made at the first layer of a set, which a gate can pass"),
+        (SCREENED | {"decide_on": "shortlist"}, "decide_on shortlist has no effect"),
+        (SCREENED | {"rules": {"agree": ()}}, "rule agree compares distributions of the whole head"),
+        (SCREENED | {"draft": ("10:2",)}, "drafts are verified with the whole head"),
+        (SCREENED | {"adapter": "."}, "may change the head, of which head screen:8:16 is a sketch"),
+        (SCREENED | {"record_top_k": 17}, "has fewer tokens than are recorded"),
+        (SCREENED | {"head": "screen:8:1"}, "lets 2 tokens or more through"),
+        (SCREENED | {"head": "shortlist"}, "head is whole or a screen"),
+    ],
+)
+def test_gates_and_screens_that_decide_nothing_or_wrongly_are_refused(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        SweepConfig.model_validate({"prompts": PROMPTS, **fields})

@@ -4,6 +4,7 @@ The sweeps, studies and trainings are done in this process, without Ray.
 """
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import pytest
 from exiting_models import save_exiting_model
 from place_here import Here
 
+from cluster.console.steps import Steps
 from cluster.studies.assessment.assess import assess
 from cluster.studies.assessment.preparing import ORACLE_KEY
-from cluster.studies.assessment.workshop import LOOK, RUN
+from cluster.studies.assessment.workshop import LOOK, RUN, Workshop
 from eexit.messages.errors import UsageError
 from eexit.messages.progress import Silence
 from eexit.plan.config import Prompt
@@ -23,7 +25,7 @@ from eexit.results.study_tables import CHOICES, REPLAYS, TIMINGS
 from eexit.studies.assessment import asked as of_asked
 from eexit.studies.assessment import learned, sizes
 from eexit.studies.assessment.asked import Asked
-from eexit.studies.assessment.record import RECORD
+from eexit.studies.assessment.record import RECORD, Record
 from eexit.studies.assessment.tables import SweepFigures
 from eexit.studies.assessment.verdict import BATCHES, DECIDING, FILE, LATE, Verdict
 from eexit.studies.assessment.words import sentences
@@ -63,6 +65,20 @@ def assessed(tmp_path: Path, model: Mapping[str, Any], exit_every: int = 3, **ot
     save_exiting_model(tmp_path / "model", **model)
     asked = asked_of(tmp_path / "model", exit_every, **others)
     return assess(asked, tmp_path / "out", lambda display: Here(), Silence()), asked
+
+
+def test_a_step_that_is_killed_counts_up_to_the_work_that_it_was_at(tmp_path: Path) -> None:
+    save_exiting_model(tmp_path / "model")
+    asked = asked_of(tmp_path / "model")
+    record = Record.open(tmp_path / "out", asked.as_dict())
+    shop = Workshop(asked, tmp_path / "out", Here(), Steps(Silence(), sizes.SHARES), record)
+    with shop.timed(sizes.LOOK):
+        time.sleep(0.2)
+        shop.work(0.5)
+        killed = Record.open(tmp_path / "out", asked.as_dict())  # what is there if the process dies now
+        time.sleep(0.2)
+    assert 0.2 <= killed.seconds[sizes.LOOK] < 0.4 <= record.seconds[sizes.LOOK]
+    assert (killed.finished, record.finished) == ([], [sizes.LOOK])
 
 
 class Interrupted(Here):

@@ -21,7 +21,18 @@ from eexit.studies.assessment.front import (
 )
 from eexit.studies.assessment.learned import exit_sets
 from eexit.studies.assessment.parts import CHOOSING, PARTS, PILOT, REPORTING, TRAINING, Enough, drawn, split
-from eexit.studies.assessment.sizes import MOST_SETTINGS, Speed, run_sizes, search_sizes
+from eexit.studies.assessment.sizes import (
+    LEAST_TEXTS,
+    LOOK,
+    MOST_SETTINGS,
+    SAMPLING,
+    SHARES,
+    TOKENS_OF_A_TEXT,
+    Speed,
+    parts_of_learning,
+    run_sizes,
+    search_sizes,
+)
 
 ENOUGH = Enough.at(0.02, 0.95)
 AVAILABLE = {TRAINING: 700, PILOT: 390, CHOOSING: 1158, REPORTING: 519}
@@ -84,6 +95,15 @@ def test_what_is_learned_fits_the_minutes(minutes: float, start: float, learns: 
 def test_more_minutes_give_more_tokens_to_learn_from() -> None:
     few, many = (search_sizes(s, Speed(400, 250, 10), AVAILABLE, 32, ENOUGH, s / 60) for s in (900, 3600))
     assert few.training * few.seeds < many.training * many.seeds
+
+
+def test_texts_and_what_is_learned_from_them_take_a_quarter_of_the_minutes_at_most() -> None:
+    planned = search_sizes(1800, Speed(400, 250, 10), AVAILABLE, 32, ENOUGH, 30)
+    seconds_of_texts = planned.training * planned.seeds * TOKENS_OF_A_TEXT / (SAMPLING * 400)
+    part = parts_of_learning(planned.learns)
+    assert sum(part.values()) == pytest.approx(1)
+    assert seconds_of_texts / part[""] <= 1800 / 4 / (1 - SHARES[LOOK])
+    assert planned.training * planned.seeds >= 2 * LEAST_TEXTS
 
 
 def test_minutes_that_are_too_few_are_refused_with_those_that_would_do() -> None:

@@ -13,16 +13,21 @@ from rows import DECODING, PROMPTS
 from torch import Tensor
 from traces import traces_of
 from transformers import PreTrainedModel
+from untrained import random_gate
 
 from eexit.decode.costs.counting import cost_columns
 from eexit.decode.costs.prices import find_prices
 from eexit.decode.engine import Engine
 from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.requests import Decoding, Request
+from eexit.decode.screening import second_moment
 from eexit.decode.trace import Trace
 from eexit.method.divergence import divergence_from_final
 from eexit.method.draws import exit_draws
 from eexit.method.rules import BLIND, ONLINE, RULES, Parameter
+from eexit.method.screen import Screen
+from eexit.method.screen_size import ScreenSize
+from eexit.method.shortlist import Shortlist
 from eexit.method.states import STATES
 from eexit.model.adapters import merged
 from eexit.plan.configuration import Configuration, Exit, Normal
@@ -141,6 +146,47 @@ def test_a_run_replayed_on_its_own_text_is_what_was_recorded_of_it(
         assert len(group) == (len(settings) if mode == "unfrozen" and rule != "predicted_kl" else 1)
         replayed = replayer.replay(group, transcript)[group.index(setting)]
         check_run(replayer, setting, trace, replayed)
+
+
+@pytest.mark.parametrize("looks_through", ["head", "shortlist", "screen"])
+@pytest.mark.parametrize("rule", ["confidence", "patience", "similarity"])
+def test_one_pass_over_a_text_serves_all_sets_and_gates_of_a_rule(
+    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, rule: str, looks_through: str
+) -> None:
+    """But for patience, which counts the layers of its set, and shortlists, which come from the set's first layer."""
+    decoder, parameter = decoder_of(llama), SOME[rule][0]
+    gate = random_gate([Exit("unfrozen", "confidence", SOME["confidence"][0]).gated_rule])
+    decoding = replace(
+        GREEDY, gate=gate, shortlist=Shortlist(decoder, 5) if looks_through == "shortlist" else None,
+        screen=Screen(decoder, ScreenSize(6, 9), second_moment(decoder)) if looks_through == "screen" else None,
+    )  # fmt: skip
+    replayer = Replayer(Decoders.of(decoder), decoding, find_prices(decoder, decoding))
+    sets: list[tuple[int, ...]] = [(), (3, 4), (1, 4)]
+    is_gated = rule == "confidence" and looks_through != "shortlist"  # of which a gate could pass the first layer over
+    thresholds = [None, "0.4", "0.6"] if is_gated else [None]
+    settings = [Exit("unfrozen", rule, parameter, layers, chance) for layers in sets for chance in thresholds]
+    runs = [(setting, generate(llama, setting, decoding)) for setting in settings]
+    assert len({tuple(trace.exit_layer_T.tolist()) for _, trace in runs}) >= 3, "they exit elsewhere"
+    passes = count_calls(monkeypatch, replayer, "_score")
+    transcript = transcript_of(runs[0][1])
+    for setting in settings:
+        replayer.replay([setting], transcript)
+    is_own = rule == "patience" or (looks_through == "shortlist" and rule == "confidence")
+    assert len(passes) == (len(sets) if is_own else 1)
+    for setting, trace in runs:
+        check_run(replayer, setting, trace, replayer.replay([setting], transcript_of(trace))[0])
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch, of: object, name: str) -> list[str]:
+    """A list that grows whenever this method is called."""
+    called, method = [], getattr(of, name)
+
+    def counting(*args: object) -> object:
+        called.append(name)
+        return method(*args)
+
+    monkeypatch.setattr(of, name, counting)
+    return called
 
 
 def check_run(replayer: Replayer, setting: Exit, trace: Trace, replayed: Replayed) -> None:
