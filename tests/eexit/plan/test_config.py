@@ -1,8 +1,13 @@
 """Which sweeps are valid, and that a sweep can be defined in Python as well as in a file."""
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
+from synthetic_cards import card
 
+from eexit.model.file_digests import sha256
+from eexit.plan.artefacts import FLAGS, WEIGHTS, Card, write_card
 from eexit.plan.config import Prompt, SweepConfig
 
 PROMPTS = (Prompt(id="0", prompt="x"),)
@@ -71,7 +76,8 @@ def test_a_control_has_the_mode_of_what_it_follows() -> None:
         SweepConfig.model_validate({"prompts": PROMPTS, "controls": [{"of": "normal", "counts": {29: 1}}]})
 
 
-GATED = {"rules": {"confidence": (0.9,)}, "kl_factors": (), "gate": "."}  # any folder that is there
+HERE = "an artefact of any role"
+GATED = {"rules": {"confidence": (0.9,)}, "kl_factors": (), "gate": HERE}
 SCREENED = {"rules": {"confidence": (0.9,)}, "kl_factors": (), "head": "screen:8:16"}
 
 
@@ -85,12 +91,17 @@ SCREENED = {"rules": {"confidence": (0.9,)}, "kl_factors": (), "head": "screen:8
         (SCREENED | {"decide_on": "shortlist"}, "decide_on shortlist has no effect"),
         (SCREENED | {"rules": {"agree": ()}}, "rule agree compares distributions of the whole head"),
         (SCREENED | {"draft": ("10:2",)}, "drafts are verified with the whole head"),
-        (SCREENED | {"adapter": "."}, "may change the head, of which head screen:8:16 is a sketch"),
+        (SCREENED | {"adapter": HERE}, "may change the head, of which head screen:8:16 is a sketch"),
         (SCREENED | {"record_top_k": 17}, "has fewer tokens than are recorded"),
         (SCREENED | {"head": "screen:8:1"}, "lets 2 tokens or more through"),
         (SCREENED | {"head": "shortlist"}, "head is whole or a screen"),
     ],
 )
-def test_gates_and_screens_that_decide_nothing_or_wrongly_are_refused(fields: dict[str, object], message: str) -> None:
+def test_gates_and_screens_that_decide_nothing_or_wrongly_are_refused(
+    tmp_path: Path, fields: dict[str, object], message: str
+) -> None:
+    (tmp_path / WEIGHTS).touch()
+    write_card(tmp_path, Card.model_validate(card("any", *FLAGS, files={WEIGHTS: sha256([tmp_path / WEIGHTS])})))
+    there = {name: str(tmp_path) if value == HERE else value for name, value in fields.items()}
     with pytest.raises(ValidationError, match=message):
-        SweepConfig.model_validate({"prompts": PROMPTS, **fields})
+        SweepConfig.model_validate({"prompts": PROMPTS, **there})
