@@ -296,6 +296,13 @@ REPLAYS: Final = Table(
                 ("cost_run", "likewise, with what deciding would have cost; null for oracles too"),
             )
         ),
+        *(
+            described(name, pa.string(), "name", f"{means}; null in results of older versions")
+            for name, means in (
+                ("readout", "how layers were read: lens, raw, or the folder of a readout that was trained"),
+                ("decide_on", "what rules that read looked at, as in a sweep's configuration; head: the whole head"),
+            )
+        ),
         described("model", pa.string(), "name", "the model as it was asked for", False),
     ],
 )

@@ -5,11 +5,12 @@ intervals over prompts, as `reports.frames.runs` computes them.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import pandas as pd
 
-from eexit.plan.configuration import NORMAL
+from eexit.plan.configuration import GATE_MARK, NORMAL, SET_MARK
 from eexit.quality.estimates import ENDS
 from eexit.results.study_tables import CHOICES, REPLAYS, SCORES
 from reports.frames.axes import (
@@ -119,18 +120,23 @@ def _in_order(rows: pd.DataFrame, measures: tuple[Measure, ...]) -> pd.DataFrame
     return rows.loc[by.sort_values(by.columns.tolist(), kind="stable").index].reset_index(drop=True)
 
 
+_MARKS: Final = {"exit_set": SET_MARK, "gate": GATE_MARK}  # of what belongs to a setting, as in its key
+_READING: Final = {"readout": ", read through ", "decide_on": ", decided on "}  # what replays may differ in, in words
+
+
 def replayed_settings(replays: pd.DataFrame) -> pd.DataFrame:
     """The settings that were replayed, the latest of each on each configuration's texts, in the words of the sweep.
 
     Columns: the configuration's; `text_of`, `replayed` (true), `curve`, the same for settings that differ in the
-    parameter alone, `n`, the estimates `layers_skipped` and `disagreement`, `kl` (nats), and `theoretical`, the saving.
+    parameter alone and were read alike, `n`, the estimates `layers_skipped` and `disagreement`, `kl` (nats), and
+    `theoretical`, the saving.
     """
-    latest = replays.drop_duplicates(["configuration", "text_of"], keep="last")
+    latest = replays.drop_duplicates(["configuration", "text_of", *_READING], keep="last")
     found = pd.DataFrame(
         {
             **{name: latest[name] for name in ("configuration", "mode", "rule", "parameter", "text_of")},
             "family": latest["rule"].fillna(latest["mode"]),
-            "curve": latest["mode"] + "/" + latest["rule"].fillna("") + " on texts of " + latest["text_of"],
+            "curve": _curves(latest),
             "replayed": True,
             "n": latest["prompts"],
             "kl": latest["expected_kl"],
@@ -141,3 +147,23 @@ def replayed_settings(replays: pd.DataFrame) -> pd.DataFrame:
         found[f"{SKIPPED}{end}"] = 1 - latest[f"mean_depth{of}"].astype(float)
         found[f"{DISAGREEMENT}{end}"] = latest[f"expected_disagreement{end}"].astype(float)
     return found.sort_values(["curve", "parameter"], kind="stable").reset_index(drop=True)
+
+
+def _curves(replays: pd.DataFrame) -> list[str]:
+    """What all settings of a curve have in common, in words; how they were read, where replays differ in that."""
+    differing = {name: words for name, words in _READING.items() if replays[name].nunique(dropna=False) > 1}
+    return [
+        "".join(
+            [
+                f"{row['mode']}/{_known(row['rule'])}",
+                *(mark + row[name] for name, mark in _MARKS.items() if _known(row[name])),
+                f" on texts of {row['text_of']}",
+                *(words + (_known(row[name]) or "unknown") for name, words in differing.items()),
+            ]
+        )
+        for row in replays.to_dict("records")
+    ]
+
+
+def _known(text: object) -> str:
+    return text if isinstance(text, str) else ""

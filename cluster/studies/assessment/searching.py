@@ -13,7 +13,6 @@ from cluster.studies.assessment.preparing import say_ceiling
 from cluster.studies.assessment.workshop import CEILING_LEARNED, TRIED, Workshop
 from eexit.messages.errors import UsageError
 from eexit.method.rules import ONLINE
-from eexit.method.screen_size import DEFAULT as SCREEN
 from eexit.plan.artefacts import GATE, PROBE
 from eexit.plan.configuration import EVERY, NORMAL
 from eexit.quality.learn_then_test import FULL_DEPTH, pareto_sequence
@@ -77,7 +76,7 @@ def _replay(shop: Workshop, name: str, way: Way, part: float) -> tuple[Way, Sequ
     """
     ways = [way]
     if shop.first_look.head_in_layers > 1:
-        ways.insert(0, replace(way, decide_on=str(SCREEN)))
+        ways.insert(0, replace(way, decide_on=str(learned.SCREEN)))
     for each in ways:
         try:
             _replay_all(shop, name, each, part)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from eexit.method.rules import ONLINE, shown
+from eexit.method.screen_size import ScreenSize
 from eexit.method.states import STATES, alters
 from eexit.plan.artefacts import GATE, PROBE, READOUT
 from eexit.plan.config import HEAD
@@ -17,6 +18,9 @@ DEPLOYED: Final = "frozen_residual"  # the state of what is run: in `unfrozen`, 
 ORACLE: Final = "agree"
 KL_FACTORS: Final = (1.0, 4.0)  # of the oracle `kl` beside it
 LENS: Final = "lens"
+# Coarse, since a rule needs no exact likeliest token: of the default model, nearly as many tokens leave at equal
+# disagreement as by one of 96 dimensions and 1,024 tokens, which costs nearly three times as much.
+SCREEN: Final = ScreenSize(32, 256)
 
 Rules = Mapping[str, tuple[float, ...]]
 

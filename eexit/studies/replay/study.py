@@ -89,6 +89,8 @@ class ReplayStudy(Study):
                 "text_of": self.text_of,
                 "tokens": self.n_tokens(),
                 **summary(setting, replayed_T, units, self._layers, self._n_layers),
+                "readout": self.config.readout,
+                "decide_on": self.config.decide_on,
                 "model": self.config.model,
             }
             for setting, replayed_T in zip(settings, zip(*by_text, strict=True), strict=True)

@@ -19,6 +19,7 @@ from cluster.studies.assessment.preparing import ORACLE_KEY
 from cluster.studies.assessment.workshop import LOOK, RUN, Workshop
 from eexit.messages.errors import UsageError
 from eexit.messages.progress import Silence
+from eexit.method.screen_size import ScreenSize
 from eexit.plan.config import Prompt
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import CHOICES, REPLAYS, TIMINGS
@@ -172,6 +173,7 @@ def test_where_a_batch_waits_for_its_last_row_batches_keep_the_layers_busy(
 @pytest.mark.slow
 def test_what_is_learned_is_searched_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sizes, "STARTS", {"curve": 15, "": 7})
+    monkeypatch.setattr(learned, "SCREEN", ScreenSize(33, 256))
     save_exiting_model(tmp_path / "model", n_layers=8, n_tokens=2000, width=32, sharp=30)
     place, told = Here(), Told()
     verdict = assess(asked_of(tmp_path / "model", 2), tmp_path / "out", lambda display: place, told)
