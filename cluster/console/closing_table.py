@@ -106,7 +106,8 @@ def _means(done: pa.Table, has_answers: bool, has_drafts: bool) -> list[str]:
 
 def _misses(done: pa.Table) -> str:
     """How often what a screen let through was wrong; nothing where none was looked through."""
-    looked = done.filter((pc.field("screen_reads") > 0) & (pc.field("head_reads") > 0))
+    is_known = pc.field("screen_misses").is_valid()  # which older results lack
+    looked = done.filter((pc.field("screen_reads") > 0) & (pc.field("head_reads") > 0) & is_known)
     n_left = pc.sum(pc.multiply(looked["exit_rate"], pc.subtract(looked["n_tokens"], 1))).as_py()
     if not n_left:
         return ""

@@ -277,7 +277,7 @@ def _gains(differences: pd.Series) -> dict[str, float]:
 
     The p-value of McNemar's exact test is NaN where there are such parts.
     """
-    gained, lost = differences.clip(lower=0).sum(), -differences.clip(upper=0).sum()
+    gained, lost = differences.clip(lower=0).sum(), differences.clip(upper=0).abs().sum()
     is_whole = bool(np.isin(differences, (-1, 0, 1)).all())
     p_value = mcnemar(int(gained), int(lost)) if is_whole and len(differences) else math.nan
     return {f"{CORRECT}{GAINED}": gained, f"{CORRECT}{LOST}": lost, f"{CORRECT}{P_VALUE}": p_value}

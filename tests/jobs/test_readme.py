@@ -32,7 +32,7 @@ N_PROMPTS = 16  # of each file of prompts: some of them are held out, and some a
 FEW_TOKENS = ["--max-new-tokens", "6"]
 # Flags that are added behind those of a script, where the last one counts.
 SMALLER = {
-    "jobs/sweep.py": FEW_TOKENS,
+    "jobs/sweep.py": [*FEW_TOKENS, "--actors", "1"],  # each takes seconds to start
     "jobs/timings.py": ["--prompts", "1", "--tokens", "3", "--rounds", "1"],
     "jobs/files/make_prompts.py": ["--n", "16"],
     "jobs/harness.py": ["--limit", "2", "--include-path", "tasks"],

@@ -232,7 +232,9 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
 
 
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    "damage", [pytest.param(each, marks=() if each in ("a bit", "no card") else pytest.mark.slow) for each in DAMAGES]
+)
 def test_a_damaged_artefact_is_trained_again_by_the_same_command(
     texts: Path, learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     damage: str,
