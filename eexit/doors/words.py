@@ -24,8 +24,9 @@ def _what(taken: Taken) -> Iterator[str]:
                 yield "The text is that of plain generate, token for token in float32: nothing is lost."
         case Exit() as exit:
             layers = ", ".join(map(str, taken.exit_layers))
+            after = "layer" if len(taken.exit_layers) == 1 else "layers"
             yield (
-                f"{taken.key} of {of}: tokens leave at layers {layers} where rule {exit.rule} says so. "
+                f"{taken.key} of {of}: tokens leave after {after} {layers} where rule {exit.rule} says so. "
                 f"Mode {exit.mode}: {ALL_MODES[exit.mode]}."
             )
     used = {name: config.get(name) for name in ("readout", "probe", "adapter", "gate") if config.get(name)}
