@@ -10,6 +10,7 @@ import pytest
 
 from cluster.console.job import load_job
 from eexit.plan.prompts import read_prompts
+from eexit.plan.runs import configurations
 from eexit.plan.splits import for_reporting
 from eexit.quality.answers import choices_of, mark
 from eexit.quality.numerals import number_of
@@ -39,11 +40,13 @@ def test_150_choose_and_50_are_reported_on_with_every_kind_on_both_sides() -> No
     assert {prompt.id.split("-")[0] for prompt in STUDY if not for_reporting(prompt.prompt)} == set(KINDS)
 
 
-def test_the_named_study_sweeps_them_with_six_rules_at_three_settings_each() -> None:
+def test_the_named_study_sweeps_them_with_three_exit_sets() -> None:
     config = PROMPTS.parent / "study.toml"
     job, _ = load_job(["--config", str(config), "--controls-of", ""], config)
     assert job.config.prompts == STUDY
-    assert [len(parameters) for parameters in job.config.rules.values()] == [3] * 6
+    keys = [each.key for each in configurations(job.config)]
+    assert len(keys) == 1 + 2 * (3 * (3 + 1 + 1) + 2)
+    assert {"frozen_residual/confidence/0.97@25", "unfrozen/agree@20,25", "frozen_residual/similarity/0.985"} < {*keys}
 
 
 def test_no_prompt_is_there_twice_or_among_the_questions() -> None:
