@@ -222,6 +222,10 @@ POSSIBLE: Final = (
 PAYS_NOT_UNCERTIFIED: Final = (
     "It does not pay here: of {tried} tried, none is certified that {bound} is at most {at_most}."
 )
+PAYS_NOT_SHOWN: Final = (
+    "It does not pay here, as far as is shown: {setting} loses {mean} over {n} prompts, which are too few to certify "
+    "that {bound} is at most {at_most}."
+)
 PAYS_NOT_EXITING: Final = "It does not pay here: in replays on the pilot, no token leaves early at any setting."
 PAYS_NOT_LATER: Final = (
     "It does not pay here: {setting} was certified, but {bound} is {later} of {n} other prompts, not at most {at_most}."

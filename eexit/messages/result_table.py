@@ -19,7 +19,7 @@ _PLANS: Final[Sequence[Mapping[Kind, str]]] = (
     {"key": _NOWHERE, "name": _NOWHERE, "number": _ENDS},
     {"key": _NOWHERE, "name": _WORDS, "number": _ENDS},
     {"key": "/", "name": _WORDS, "number": _ENDS},
-    {"key": "/", "name": _ANYWHERE, "number": _ENDS},
+    {"key": _WORDS, "name": _WORDS, "number": _ENDS},
     {"key": _WORDS, "name": _ANYWHERE, "number": _ENDS},
     {"key": _ANYWHERE, "name": _ANYWHERE, "number": _ENDS},
 )

@@ -45,11 +45,11 @@ from eexit.studies.assessment.verdict import (
 CAPTION: Final = (
     "Saved, of full depth's multiply-adds: in theory, if deciding were free (cost_needed); by what was run (cost_run). "
     "Time: as a multiple of full depth's on the same path, medians over rounds; of the oracle agree, what T(rows, "
-    "layers) would allow it at least. Lost: {loss}, mean over {n}."
+    "layers) would allow it at least. generate: transformers' own. Lost: {loss}, mean over {n}."
 )
 LOST: Final = {"answers": "answers that normal has right", "disagreement": "tokens unlike full depth's"}
 ROLES: Final = {
-    BEST: "best", TRIED: "tried", CONTROL: "its control", CEILING: "ceiling", DRAFT: "draft", GENERATE: "transformers",
+    BEST: "best", TRIED: "tried", CONTROL: "control", CEILING: "ceiling", DRAFT: "draft", GENERATE: "",
 }  # fmt: skip
 NEAREST: Final = "nearest"  # to being certified, where none is
 
@@ -103,6 +103,9 @@ def _not_paying(verdict: Verdict) -> str:
         return findings.PAYS_NOT_EXITING
     if best.run <= 0:
         return findings.PAYS_NOT_COSTLY.format(tried=tried, setting=best.key, cost=percent(1 - best.run))
+    if not best.certified and best.loss and best.loss.mean <= figures.bound.at_most:
+        mean, n = short_percent(best.loss.mean), f"{best.loss.n:,}"
+        return findings.PAYS_NOT_SHOWN.format(setting=best.key, mean=mean, n=n, **bound)
     if not best.certified:
         return findings.PAYS_NOT_UNCERTIFIED.format(tried=tried, **bound)
     if best.reporting is not None and not holds(best, figures.bound):

@@ -28,7 +28,7 @@ def test_costs_are_those_of_matrices_one_by_one() -> None:
     query = output = 8 * 4 * 2
     key = value = 8 * 2 * 2
     layer, head = query + key + value + output + 3 * 8 * 16, 8 * 100
-    counts = dict(zip(NAMES, np.array([[20.0], [6.0], [5.0], [4.0], [3.0], [2.0], [1.0]]), strict=True))
+    counts = dict(zip(NAMES, np.array([[20.0], [6.0], [5.0], [4.0], [3.0], [2.0], [1.0], [9.0]]), strict=True))
     # Of a model with eight layers: each of them stands for half a layer.
     found = cost_at(SMALL, counts, 8, Looked(7, ScreenSize(2, 11)))
     screened = 2 * 8 + 2 * 100 + 11 * 8
@@ -38,7 +38,7 @@ def test_costs_are_those_of_matrices_one_by_one() -> None:
 
 
 def test_full_depth_saves_nothing_at_any_prices() -> None:
-    counts = dict(zip(NAMES, np.array([[30.0 * 9], [0.0], [9.0], [0.0], [0.0], [0.0], [0.0]]), strict=True))
+    counts = dict(zip(NAMES, np.array([[30.0 * 9], [0.0], [9.0], [0.0], [0.0], [0.0], [0.0], [0.0]]), strict=True))
     for shapes in KNOWN.values():
         assert cost_at(shapes, counts, 30, Looked(64, None)) == pytest.approx(
             full_cost_at(shapes, np.array([9.0]), Looked(64, None))
@@ -48,7 +48,7 @@ def test_full_depth_saves_nothing_at_any_prices() -> None:
 def test_full_depth_with_a_screened_head_saves_nothing_either() -> None:
     """Its tokens are read through the screen, beside full depth with the same head."""
     looked = Looked.of({"head": "screen:96:1024", "decide_on": "head", "shortlist": 64})
-    counts = dict(zip(NAMES, np.array([[30.0 * 9], [0.0], [0.0], [0.0], [9.0], [0.0], [0.0]]), strict=True))
+    counts = dict(zip(NAMES, np.array([[30.0 * 9], [0.0], [0.0], [0.0], [9.0], [0.0], [0.0], [0.0]]), strict=True))
     for shapes in KNOWN.values():
         full = full_cost_at(shapes, np.array([9.0]), looked)
         assert cost_at(shapes, counts, 30, looked) == pytest.approx(full)

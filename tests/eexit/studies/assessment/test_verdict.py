@@ -76,7 +76,8 @@ def test_it_pays_where_a_setting_is_certified_holds_costs_less_and_takes_less_ti
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"certified": False}, "of 3 settings tried, none is certified"),
+        ({"certified": False, "loss": Loss(0.03, 400)}, "of 3 settings tried, none is certified"),
+        ({"certified": False, "loss": Loss(0.005, 200)}, "loses 0.5% over 200 prompts, which are too few to certify"),
         ({"reporting": Loss(0.03, 200)}, "was certified, but the share"),
         ({"run": -0.1}, "the cheapest of 3 settings"),
         ({"times": {1: Estimate(0.98, 0.9, 1.0, 8)}}, "takes 98% of full depth's time (90 to 100) with 1 row"),
