@@ -10,7 +10,7 @@ from eexit.messages.written import percent, written
 from eexit.plan.configuration import Configuration, Draft
 from eexit.plan.runs import ERROR, OK
 from eexit.results.landed import read_columns
-from eexit.results.means import mean_of, outcomes
+from eexit.results.means import mean_of, outcomes, screen_misses
 from eexit.results.store.folder import Store
 
 COLUMNS = [
@@ -78,7 +78,7 @@ def closing_table(
         DIFFERENT_CAPTION: has_repeats,
         ANSWERS_CAPTION: has_answers,
         DRAFTS_CAPTION: has_drafts,
-        _misses(done): True,
+        _of_screen(done): True,
     }
     table = ResultTable(CAPTION + "".join(caption for caption, is_there in captions.items() if is_there))
     table.add("key", "configuration")
@@ -104,15 +104,9 @@ def _means(done: pa.Table, has_answers: bool, has_drafts: bool) -> list[str]:
     ]
 
 
-def _misses(done: pa.Table) -> str:
-    """How often what a screen let through was wrong; nothing where none was looked through."""
-    is_known = pc.field("screen_misses").is_valid()  # which older results lack
-    looked = done.filter((pc.field("screen_reads") > 0) & (pc.field("head_reads") > 0) & is_known)
-    n_left = pc.sum(pc.multiply(looked["exit_rate"], pc.subtract(looked["n_tokens"], 1))).as_py()
-    if not n_left:
-        return ""
-    missed = percent(pc.sum(looked["screen_misses"]).as_py() / n_left)
-    return SCREENED_CAPTION.format(n_left=round(n_left), missed=missed)
+def _of_screen(done: pa.Table) -> str:
+    found = screen_misses(done)
+    return SCREENED_CAPTION.format(n_left=found[0], missed=percent(found[1])) if found else ""
 
 
 def _of_drafts(done: pa.Table) -> list[str]:

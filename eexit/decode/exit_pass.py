@@ -285,10 +285,12 @@ class ExitPass:
 
     def _count_misses(self, unread: np.ndarray) -> None:
         """Those of these tokens that left by what a screen had taken for the likeliest token, and was not."""
-        left = unread[self.looks_D[unread] & (self.exit_D[unread] < len(self.decoding.exitable_layers))]
+        if not self.decoding.screen:
+            return
         reading = [index for index, rule in self.online.items() if rule.reads]
-        left = left[np.isin(self.deciding.rule_D[left], reading)]
-        if self.decoding.screen and len(left):
+        is_early = self.exit_D[unread] < len(self.decoding.exitable_layers)
+        left = unread[is_early & np.isin(self.deciding.rule_D[unread], reading)]
+        if len(left):
             row, exits = to_device([left, self.exit_D[left]], self.decoder.device)
             missed_B = self.likeliest_DE[row, exits] != self.picked.likeliest_B[row]
             missed = left[missed_B.cpu().numpy()]

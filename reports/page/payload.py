@@ -15,6 +15,7 @@ from eexit.plan.artefacts import ADAPTER, GATE, PROBE, READOUT
 from eexit.plan.configuration import ALL_MODES, DRAFT, NORMAL, Draft, Exit
 from eexit.quality.estimates import MIN_SAMPLES
 from eexit.quality.intervals import LEVEL
+from eexit.results.means import screen_misses
 from eexit.results.study_tables import JUDGEMENTS, TIMINGS
 from eexit.results.tables import GENERATIONS, TOKENS
 from reports.frames import runs as frames
@@ -344,12 +345,9 @@ def _deciding(config: dict[str, Any]) -> str:
 
 
 def _missed(sweep: Sweep) -> str:
-    """How often tokens left by what a screen let through, among which the likeliest token was not."""
-    of_screen = (sweep.done["screen_reads"].fillna(0) > 0) & (sweep.done["head_reads"].fillna(0) > 0)
-    known = sweep.done[of_screen & sweep.done["screen_misses"].notna()]
-    n_left = float((known["exit_rate"] * (known["n_tokens"] - 1)).sum())
-    missed = percent(known["screen_misses"].sum() / n_left if n_left else None)
-    return f", without the likeliest token at {missed} of {n_left:,.0f} exits" if n_left else ""
+    columns = ["exit_rate", "n_tokens", "head_reads", "screen_reads", "screen_misses"]
+    found = screen_misses(pa.Table.from_pandas(sweep.done[columns].astype(float), preserve_index=False))
+    return f", without the likeliest token at {percent(found[1])} of {found[0]:,} exits" if found else ""
 
 
 def _sampling(config: dict[str, Any]) -> str:

@@ -65,7 +65,7 @@ def learn(shop: Workshop) -> None:
         return
     prompts = shop.parts.some(TRAINING, planned.training)
     part = sizes.parts_of_learning(planned.learns)
-    shop.sweep(shop.asked.texts(prompts, planned.seeds), TEXTS, part[""])
+    shop.sweep(shop.asked.texts(prompts, planned.seeds), TEXTS, part[sizes.OF_TEXTS])
     reads_cost = shop.first_look.head_in_layers > 1
     wanted = [each for each in LEARNED if each.what in planned.learns and (reads_cost or not each.for_reads)]
     folders: dict[str, str] = {}

@@ -29,6 +29,7 @@ NAMES: Final = {  # of what is learned, in order: each comes only with those bef
     "linear": "a linear readout", "probe": "a probe", "gate": "a gate", "curve": "agreement by number of tokens",
 }  # fmt: skip
 # How long each takes, as a multiple of the time that its texts took: its passes over them, and reads of held-out ones.
+OF_TEXTS: Final = "texts"
 TAKES: Final = {"linear": 1.2, "probe": 4.7, "gate": 1.6, "curve": 0.9}
 # How often work begins with all up to this that is learned.
 STARTS: Final = {"curve": 15, "gate": 14, "probe": 12, "linear": 11, "": 7}
@@ -106,7 +107,7 @@ def search_sizes(
         )
     rest = seconds - STARTS[_last(learns)] * speed.start
     share = {step: part / (1 - SHARES[LOOK]) for step, part in SHARES.items()}
-    seconds_of_texts = rest * share[LEARN] * parts_of_learning(learns)[""]
+    seconds_of_texts = rest * share[LEARN] * parts_of_learning(learns)[OF_TEXTS]
     texts = int(max(LEAST_TEXTS, seconds_of_texts * speed.plain * SAMPLING / TOKENS_OF_A_TEXT))
     training = min(available[TRAINING], PROMPTS_TO_LEARN, texts) if learns else 0
     seeds = max(1, min(MOST_SEEDS, texts // training)) if learns else 1
@@ -160,8 +161,8 @@ def _learns(seconds: float, speed: Speed) -> tuple[tuple[str, ...], list[str]]:
 
 
 def parts_of_learning(learns: Sequence[str]) -> Mapping[str, float]:
-    """The shares of the time to learn that each of these takes, and its texts, named by the empty text."""
-    takes = {"": 1.0, **{what: TAKES[what] for what in learns}}
+    """The shares of the time to learn that each of these takes, and `OF_TEXTS`, what is learned from."""
+    takes = {OF_TEXTS: 1.0, **{what: TAKES[what] for what in learns}}
     return {what: each / sum(takes.values()) for what, each in takes.items()}
 
 

@@ -25,6 +25,7 @@ from eexit.studies.assessment.sizes import (
     LEAST_TEXTS,
     LOOK,
     MOST_SETTINGS,
+    OF_TEXTS,
     SAMPLING,
     SHARES,
     TOKENS_OF_A_TEXT,
@@ -102,7 +103,7 @@ def test_texts_and_what_is_learned_from_them_take_a_quarter_of_the_minutes_at_mo
     seconds_of_texts = planned.training * planned.seeds * TOKENS_OF_A_TEXT / (SAMPLING * 400)
     part = parts_of_learning(planned.learns)
     assert sum(part.values()) == pytest.approx(1)
-    assert seconds_of_texts / part[""] <= 1800 / 4 / (1 - SHARES[LOOK])
+    assert seconds_of_texts / part[OF_TEXTS] <= 1800 / 4 / (1 - SHARES[LOOK])
     assert planned.training * planned.seeds >= 2 * LEAST_TEXTS
 
 
