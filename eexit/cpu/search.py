@@ -8,18 +8,20 @@ from torch import Tensor
 
 
 def likeliest(log_p_BXV: Tensor, top_k: int, block: int = 256) -> tuple[Tensor, Tensor]:
-    """The `top_k` likeliest tokens and their log-probabilities, likeliest first.
+    """The `top_k` likeliest tokens and their log-probabilities, likeliest first; log-odds or logits do as well.
 
-    They lie in the `top_k` blocks of the vocabulary with the highest maxima, so that nothing else has to be sorted.
+    They lie in the `top_k` blocks of the vocabulary with the highest maxima, so that nothing else has to be sorted. A
+    block's tokens lie apart by the number of blocks, for which maxima are found fastest. It pays if there are many more
+    blocks than tokens are sought.
     """
     vocabulary = log_p_BXV.shape[-1]
     n_blocks = vocabulary // block
     if top_k == 0 or top_k >= n_blocks or log_p_BXV.device.type != "cpu":
         top = log_p_BXV.topk(top_k)
         return top.indices, top.values
-    blocks = log_p_BXV[..., : n_blocks * block].unflatten(-1, (n_blocks, block))
-    which = blocks.amax(-1).topk(top_k).indices[..., None]
-    token = (which * block + torch.arange(block)).flatten(-2)
+    blocks = log_p_BXV[..., : n_blocks * block].unflatten(-1, (block, n_blocks))
+    which = blocks.amax(-2).topk(top_k, sorted=False).indices
+    token = (which[..., None, :] + n_blocks * torch.arange(block)[:, None]).flatten(-2)
     rest = torch.arange(n_blocks * block, vocabulary).expand(*token.shape[:-1], -1)
     token = torch.cat([token, rest], -1)
     top = log_p_BXV.gather(-1, token).topk(top_k)

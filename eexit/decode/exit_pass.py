@@ -20,7 +20,7 @@ from eexit.decode.costs.counting import LOOKS, MISSES
 from eexit.decode.layer_reading import LayerReading, Picked, Reader, Reading, read_layer, read_tokens, rows_after
 from eexit.decode.rows.requests import Decoding
 from eexit.decode.rows.slots import RuleOfRows, Slots
-from eexit.decode.rows.transfer import to_device
+from eexit.decode.rows.transfer import index_among, to_device
 from eexit.decode.token_pass import StudentRows, Through, TokenPass, Tokens
 from eexit.method.rules import BLIND, ONLINE, ORACLES, Chances, Look, Online, chances_in_set
 from eexit.method.shortlist import ShortReading
@@ -118,7 +118,10 @@ class ExitPass:
         self.looks_DX = np.zeros((n_tokens, n_exits), bool)  # which layers the tokens' rules look at
         for index in self.online:
             self.looks_DX[np.ix_(deciding.rule_D == index, deciding.rules[index].ranks)] = True
-        self.looks_D = np.isin(deciding.rule_D, list(self.online))
+        rules = [ONLINE.get(name) for name, *_ in deciding.rules]
+        self.looks_D = self._of_tokens([rule is not None for rule in rules])
+        self.reads_D = self._of_tokens([rule is not None and rule.reads for rule in rules])
+        self.probes_D = self._of_tokens([rule is not None and rule.probes for rule in rules])
         self.exit_D = np.where(self.looks_D, n_exits - 1, known.exit_D.cpu().numpy())
         self.prob_DX, self.evidence_DE = known.prob_DX, known.evidence_DE
         self.passed_D = torch.ones_like(deciding.u_exit_D)  # the chance of having passed all layers so far
@@ -137,19 +140,30 @@ class ExitPass:
                     break
                 self.token_pass.run_segment(rank)
                 if rank < len(self.decoding.exitable_layers):
-                    with record_function("deciding"):
-                        self._decide(rank, going)
+                    self._decide(rank, going)
             self._take_unread()
         return ExitsTaken(
             self.exit_D, self._finish_probabilities(), self.evidence_DE, self.token_pass.hidden_DW, self.picked,
             self.looks_DXK, self.token_pass.through,
         )  # fmt: skip
 
+    def _of_tokens(self, of_rules: Sequence[bool]) -> np.ndarray:
+        """By token, what holds of its rule; it holds of no token without one, whose rule is `NONE`."""
+        of_tokens: np.ndarray = np.array([*of_rules, False])[self.deciding.rule_D]
+        return of_tokens
+
+    def _row(self, tokens: np.ndarray) -> Tensor | slice:
+        """These of the tokens, as an index into what the device has of all of them."""
+        return index_among(tokens, len(self.unread_D), self.decoder.device)
+
     def _decide(self, rank: int, going: np.ndarray) -> None:
         """Let the rules of the tokens that have come this far say which of them exit here."""
-        looking = self._let_through(rank, going[self.looks_DX[going, rank]])
+        looking = going[self.looks_DX[going, rank]]
         if len(looking):
-            self.exit_D[looking[self._look(rank, looking)]] = rank
+            with record_function("deciding"):
+                looking = self._let_through(rank, looking)
+                if len(looking):
+                    self.exit_D[looking[self._look(rank, looking)]] = rank
         self.token_pass.leave(rank, going[self.exit_D[going] == rank])
 
     def _let_through(self, rank: int, looking: np.ndarray) -> np.ndarray:
@@ -160,49 +174,47 @@ class ExitPass:
             if not of_rule_B.any():
                 continue
             assert self.decoding.gate
-            [row] = to_device([looking[of_rule_B]], self.decoder.device)
-            chance_B = self.decoding.gate.chance(self.token_pass.hidden_DW[row], layer, gate_at.rule)
+            hidden_BW = self.token_pass.hidden_DW[self._row(looking[of_rule_B])]
+            chance_B = self.decoding.gate.chance(hidden_BW, layer, gate_at.rule)
             passes_B[of_rule_B] = (chance_B >= gate_at.threshold).cpu().numpy()
             self._count("gate_reads", looking[of_rule_B], rank)
         return looking[passes_B]
 
     def _look(self, rank: int, looking: np.ndarray) -> np.ndarray:
         """Which of these tokens exit, by rules that look."""
-        rule_B, device = self.deciding.rule_D[looking], self.decoder.device
-        reads_B = np.isin(rule_B, [index for index, rule in self.online.items() if rule.reads])
-        probes_B = np.isin(rule_B, [index for index, rule in self.online.items() if rule.probes])
-        self._count("probe_reads", looking[probes_B], rank)
+        rule_B, reads_B, device = self.deciding.rule_D[looking], self.reads_D[looking], self.decoder.device
+        self._count("probe_reads", looking[self.probes_D[looking]], rank)
         whole_B = reads_B & self._reads_whole(rank, rule_B)
         narrow_B = reads_B & ~whole_B
         whole = self._read(rank, looking[whole_B]) if whole_B.any() else None
         narrow = self._read_narrowly(rank, looking[narrow_B]) if narrow_B.any() else None
         index_read_B = np.where(whole_B, np.cumsum(whole_B), np.cumsum(narrow_B)) - 1  # among the rows read alike
-        [row_B] = to_device([looking], device)
         exits_B = torch.zeros(len(looking), dtype=torch.bool, device=device)
         for index in np.unique(rule_B).tolist():
             rule, ranks = self.online[index], self.deciding.rules[index].ranks
-            [of_rule, index_read] = to_device([np.flatnonzero(rule_B == index), index_read_B[rule_B == index]], device)
-            row = row_B[of_rule]
-            read = whole if whole_B[rule_B == index][0] else narrow
+            of_rule = np.flatnonzero(rule_B == index)
+            row, is_whole = self._row(looking[of_rule]), whole_B[of_rule[0]]
+            read, n_read = (whole, whole_B.sum()) if is_whole else (narrow, narrow_B.sum())
+            index_read = index_among(index_read_B[of_rule], n_read, device)
             look = Look(
                 self.decoding.exitable_layers[rank],
                 self.token_pass.before_DW[row],
                 self.token_pass.hidden_DW[row],
                 read.distribution(index_read) if read and rule.reads else None,
-                self._likeliest(row, [at for at in ranks if at <= rank]) if rule.reads else None,
+                self._likeliest(row, [at for at in ranks if at <= rank]) if rule.compares else None,
                 self.deciding.setting_DE[row, rank],
                 self.decoding.probe,
             )
-            exits_B[of_rule] = self._draw(rank, row, rule, look)
+            exits_B[index_among(of_rule, len(looking), device)] = self._draw(rank, row, rule, look)
         exits = exits_B.cpu().numpy()
         taken = np.flatnonzero(exits & whole_B)
         if len(taken) and whole:
-            [row, index_read] = to_device([looking[taken], index_read_B[taken]], device)
-            self.picked.put(row, whole.taken(index_read, self.decoding, self.deciding.u_token_D[row]))
+            [row_B, index_read_T] = to_device([looking[taken], index_read_B[taken]], device)
+            self.picked.put(row_B, whole.taken(index_read_T, self.decoding, self.deciding.u_token_D[row_B]))
             self.unread_D[looking[taken]] = False
         return exits
 
-    def _likeliest(self, row: Tensor, ranks: Sequence[int]) -> Tensor:
+    def _likeliest(self, row: Tensor | slice, ranks: Sequence[int]) -> Tensor:
         """The likeliest tokens at these exitable layers; indices in a list would be sent to the device once more."""
         likeliest_BE = self.likeliest_DE[row]
         return torch.stack([likeliest_BE[:, rank] for rank in ranks], 1)
@@ -221,7 +233,7 @@ class ExitPass:
     def _read(self, rank: int, reading: np.ndarray) -> LayerReading:
         """Read these tokens to decide, with the whole head."""
         given, shortlist = self.deciding.given_D, self.decoding.shortlist
-        [row] = to_device([reading], self.decoder.device)
+        row = self._row(reading)
         hidden_BW = self.token_pass.hidden_DW[row]
         read = read_layer(self.decoder, hidden_BW, rank, self.decoding, None if given is None else given[row])
         self._count(self.reads, reading, rank)
@@ -233,7 +245,7 @@ class ExitPass:
     def _read_narrowly(self, rank: int, reading: np.ndarray) -> ShortReading:
         """Read these tokens to decide, for the tokens of a screen or of their shortlists alone."""
         screen, shortlist, layer = self.decoding.screen, self.decoding.shortlist, self.decoding.exitable_layers[rank]
-        [row] = to_device([reading], self.decoder.device)
+        row = self._row(reading)
         ready_BH = Reader(self.decoder, self.decoding.readout).ready(self.token_pass.hidden_DW[row], layer)
         if screen:
             read = screen.screened(ready_BH)
@@ -248,10 +260,10 @@ class ExitPass:
     def _count(self, name: str, looked_at: np.ndarray, rank: int | np.ndarray) -> None:
         self.looks_DXK[looked_at, rank, LOOKS.index(name)] += 1
 
-    def _draw(self, rank: int, row: Tensor, rule: Online, look: Look) -> Tensor:
+    def _draw(self, rank: int, row: Tensor | slice, rule: Online, look: Look) -> Tensor:
         """Stick-breaking, one layer at a time: the first layer whose cumulative probability exceeds the draw."""
         evidence_B = rule.evidence(look)
-        chances = rule.chances(evidence_B[:, None], self.deciding.setting_DE[row, rank : rank + 1])
+        chances = rule.chances(evidence_B[:, None], look.setting_B[:, None])
         self.evidence_DE[row, rank] = evidence_B
         self.prob_DX[row, rank] = self.passed_D[row] * chances.stop_BE[:, 0]
         self.passed_D[row] *= chances.go_on_BE[:, 0]
@@ -274,8 +286,7 @@ class ExitPass:
         """The next tokens of those that were not read when their exits were decided."""
         unread = np.flatnonzero(self.unread_D)
         if len(unread):
-            [row] = to_device([unread], self.decoder.device)
-            exits, given = self.exit_D[unread], self.deciding.given_D
+            row, exits, given = self._row(unread), self.exit_D[unread], self.deciding.given_D
             rows = rows_after(self.layers[exits], self.decoder.device)
             hidden_BW, u_B = self.token_pass.hidden_DW[row], self.deciding.u_token_D[row]
             given = None if given is None else given[row]
@@ -287,9 +298,7 @@ class ExitPass:
         """Those of these tokens that left by what a screen had taken for the likeliest token, and was not."""
         if not self.decoding.screen:
             return
-        reading = [index for index, rule in self.online.items() if rule.reads]
-        is_early = self.exit_D[unread] < len(self.decoding.exitable_layers)
-        left = unread[is_early & np.isin(self.deciding.rule_D[unread], reading)]
+        left = unread[(self.exit_D[unread] < len(self.decoding.exitable_layers)) & self.reads_D[unread]]
         if len(left):
             row, exits = to_device([left, self.exit_D[left]], self.decoder.device)
             missed_B = self.likeliest_DE[row, exits] != self.picked.likeliest_B[row]

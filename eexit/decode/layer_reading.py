@@ -130,7 +130,7 @@ class Picked:
             "exit_top_prob_TK": self.top_prob_BK,
         }
 
-    def put(self, row_B: Tensor, picked: "Picked") -> None:
+    def put(self, row_B: Tensor | slice, picked: "Picked") -> None:
         """Replace what was picked for these rows by what `picked` has for them."""
         for field in fields(Picked):
             getattr(self, field.name)[row_B] = getattr(picked, field.name)
@@ -233,7 +233,7 @@ class LayerReading:
     def likeliest_B(self) -> Tensor:
         return self.seen.likeliest_BX[:, 0]
 
-    def distribution(self, row_B: Tensor) -> Distribution:
+    def distribution(self, row_B: Tensor | slice) -> Distribution:
         """What rules look at, of these rows."""
         return Distribution(self.seen.top_prob_BXK[row_B, 0, :2], self.seen.entropy_B[row_B])
 

@@ -18,6 +18,7 @@ X = E + 1 with the final layer last, W width of the residual stream.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -25,7 +26,6 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from eexit.decode.rows.slots import NONE
 from eexit.decode.rows.transfer import to_device
 from eexit.decode.waiting import Waiting
 from eexit.method.states import STATES, alters
@@ -63,10 +63,10 @@ class StudentRows:
     counts: Mapping[str, np.ndarray] = field(default_factory=dict)
     collects: int = 0
 
-    @property
-    def unaltered(self) -> list[int]:
-        """The states, as indices, of tokens that go through all layers in the end."""
-        return [NONE, *(index for index, name in enumerate(self.states) if not alters(STATES[name]))]
+    @cached_property
+    def unaltered(self) -> np.ndarray:
+        """By a row's state, whether its tokens go through all layers in the end: those of `NONE` do, which is last."""
+        return np.array([*(not alters(STATES[name]) for name in self.states), True])
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class TokenPass:
     """One pass: construct; then, segment after segment, `run_segment` and `leave`."""
 
     def __init__(self, student: StudentRows, tokens: Tokens):
-        self.student, self.tokens, self.unaltered = student, tokens, student.unaltered
+        self.student, self.tokens = student, tokens
         embedded_D1W, self.layer_pass = self._begin(tokens.slot_D, tokens.input_index_D, tokens.token_D)
         # The streams after the layers that a token has run, and before the last of them.
         self.hidden_DW = embedded_D1W[:, 0].clone()
@@ -130,10 +130,10 @@ class TokenPass:
         np.maximum.at(before_S, self.tokens.slot_D[going], self.tokens.input_index_D[going])
         slot_N, input_index_N = student.waiting.needed(rank, before_S)
         state_N = student.waiting.state_S[slot_N]
-        for index in np.setdiff1d(state_N, self.unaltered).tolist():
+        both = student.unaltered[state_N]
+        for index in np.unique(state_N[~both]).tolist():
             for part in in_parts(np.flatnonzero(state_N == index)):
                 self._fill(student.states[index], layers, slot_N[part], input_index_N[part])
-        both = np.isin(state_N, self.unaltered)
         slot_B = np.concatenate([self.tokens.slot_D[going], slot_N[both]])
         input_index_B = np.concatenate([self.tokens.input_index_D[going], input_index_N[both]])
         for part in in_parts(np.lexsort((input_index_B, slot_B))):  # later tokens of a row attend to earlier ones
@@ -150,7 +150,7 @@ class TokenPass:
         self.going_D[exiting] = False
         slot_N, input_index_N = self.tokens.slot_D[exiting], self.tokens.input_index_D[exiting]
         waiting.put(rank + 1, slot_N, input_index_N, self.tokens.token_D[exiting], self.hidden_DW[out])
-        unaltered_N = np.flatnonzero(np.isin(waiting.state_S[slot_N], self.unaltered))
+        unaltered_N = np.flatnonzero(student.unaltered[waiting.state_S[slot_N]])
         if student.collects and len(unaltered_N):
             [out] = to_device([exiting[unaltered_N]], student.decoder.device)
             at = waiting.at(slot_N[unaltered_N], input_index_N[unaltered_N])
@@ -182,12 +182,15 @@ class TokenPass:
         slot_B = np.append(self.tokens.slot_D[going], slot_N)
         input_index_B = np.append(self.tokens.input_index_D[going], input_index_N)
         rows = padded_for(device, np.arange(len(slot_B)))
+        going_G: Tensor | slice
         [going_G, row] = to_device([going, rows], device)
         if len(slot_N):
             at, token_N = waiting.at(slot_N, input_index_N), waiting.token_SP[slot_N, input_index_N]
             token_B = np.append(self.tokens.token_D[going], token_N)
             _, layer_pass = self._begin(slot_B[rows], input_index_B[rows], token_B[rows])
             after_BTW = torch.cat([self.hidden_DW[going_G], waiting.hidden_SPW[at]])[row, None]
+        elif len(rows) == len(going) == len(self.going_D):  # nothing is to be picked out
+            layer_pass, after_BTW, going_G = self.layer_pass, self.hidden_DW[:, None], slice(None)
         else:
             layer_pass = self.layer_pass.among(going_G[row], self.layer_pass.view.among(going_G[row]))
             after_BTW = self.hidden_DW[going_G[row], None]
@@ -205,7 +208,7 @@ class TokenPass:
     def _collect(self, rank: int, going: np.ndarray, slot_N: np.ndarray, input_index_N: np.ndarray) -> None:
         """Keep the streams of tokens that have just been through a segment."""
         waiting, at_rank = self.student.waiting, rank - len(self.student.segments)  # counted from the end of X
-        going = going[np.isin(waiting.state_S[self.tokens.slot_D[going]], self.unaltered)]
+        going = going[self.student.unaltered[waiting.state_S[self.tokens.slot_D[going]]]]
         [going_G] = to_device([going], self.student.decoder.device)
         self.streams_DXW[going_G, at_rank] = self.hidden_DW[going_G]
         streams = [self.streams_DXW[going_G]]

@@ -58,8 +58,8 @@ class Distribution:
 class Look:
     """What an online rule can look at: the student's own pass at an exitable layer, for the rows that have reached it.
 
-    The distribution is there only for rules that read; with them, `likeliest_BR` has the likeliest token at each of the
-    R exitable layers so far, this one last. The probe is there if the sweep has one.
+    The distribution is there only for rules that read; for those that compare, `likeliest_BR` has the likeliest token
+    at each of the R exitable layers so far, this one last. The probe is there if the sweep has one.
     """
 
     layer: int

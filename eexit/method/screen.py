@@ -13,12 +13,14 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from eexit.cpu.search import likeliest
 from eexit.messages.errors import UsageError
 from eexit.method.screen_size import ScreenSize
 from eexit.method.shortlist import Shortlist, ShortReading
 from eexit.model.decoder import Decoder
 
-ROWS: Final = 16  # at a time: each needs the weights of its own tokens
+ROWS: Final = 32  # at a time: each needs the weights of its own tokens
+BLOCK: Final = 8  # tokens, of which only the best is sorted at first
 LEAST: Final = 1e-6  # of a direction's share in C: what streams hardly ever have is not divided by
 
 
@@ -55,8 +57,7 @@ class Screen(Shortlist):
         rough_BV = (ready_BH @ self.down_RH.T) @ self.up_VR.T
         if self._bias_V is not None:
             rough_BV = rough_BV + self._bias_V
-        best_BK: Tensor = rough_BV.topk(self.n_tokens, sorted=False).indices
-        return best_BK
+        return likeliest(rough_BV, self.n_tokens, BLOCK)[0]
 
     def screened(self, ready_BH: Tensor) -> ShortReading:
         """Read rows from what would go into the head."""

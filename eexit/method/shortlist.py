@@ -27,7 +27,7 @@ class ShortReading:
     top_p_B2: Tensor
     entropy_B: Tensor
 
-    def distribution(self, row_B: Tensor) -> Distribution:
+    def distribution(self, row_B: Tensor | slice) -> Distribution:
         """What rules look at, of these rows."""
         return Distribution(self.top_p_B2[row_B], self.entropy_B[row_B])
 
@@ -61,7 +61,8 @@ class Shortlist:
         return logits_B1K[:, 0]
 
     def _product(self, ready_B1H: Tensor) -> Tensor:
-        logits_B1K: Tensor = ready_B1H @ self._weight_VH[self._token_BK].mT
+        weight_BKH = self._weight_VH.index_select(0, self._token_BK.flatten()).unflatten(0, self._token_BK.shape)
+        logits_B1K: Tensor = ready_B1H @ weight_BKH.mT
         if self._bias_V is not None:
             logits_B1K = logits_B1K + self._bias_V[self._token_BK][:, None]
         return logits_B1K

@@ -26,6 +26,11 @@ def to_device(arrays: Sequence[np.ndarray], device: torch.device) -> list[Tensor
     ]
 
 
+def index_among(chosen: np.ndarray, n_rows: int, device: torch.device) -> Tensor | slice:
+    """Some of so many rows, ascending, as an index on the device; all of them are a slice, which copies nothing."""
+    return slice(None) if len(chosen) == n_rows else to_device([chosen], device)[0]
+
+
 def to_host(columns: dict[str, Tensor]) -> dict[str, np.ndarray]:
     """All columns in one copy, as fp32, in which integers up to 16 million are exact."""
     flat = [column.reshape(column.shape[0], -1).float() for column in columns.values()]

@@ -1,7 +1,7 @@
 """What is timed of a finished sweep: which configurations, at which batch sizes, with which prompts."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Final
 
@@ -57,7 +57,7 @@ def make_plan(sweep: FinishedSweep, results: str, asked: WhatToTime) -> TimingSt
         raise UsageError(f"--tokens must be at least {LEAST_TOKENS}, since the first two are not timed, got {n_tokens}")
     config = config.model_copy(update={"prompts": prompts})
     drafting = [Generate(layer) for layer in dict.fromkeys(each.layer for each in chosen if isinstance(each, Draft))]
-    exits = _exits(sweep) if asked.with_steps else None
+    exits = _exits(sweep, {prompt.id for prompt in prompts}) if asked.with_steps else None
     if exits:
         chosen = [*chosen, *(each for each in _at_each_layer(sweep) if each not in chosen)]
     contenders: tuple[Contender, ...] = (Normal(), Generate(), *chosen, *drafting)
@@ -69,11 +69,12 @@ def _at_each_layer(sweep: FinishedSweep) -> list[Exit]:
     return [Exit(FIRST_STATE, "fixed", float(layer)) for layer in sweep.manifest.exitable_layers]
 
 
-def _exits(sweep: FinishedSweep) -> SweepExits:
-    """Where the tokens of each configuration exited."""
+def _exits(sweep: FinishedSweep, prompt_ids: Set[str]) -> SweepExits:
+    """Where the tokens of each configuration exited on these prompts."""
     counts: dict[str, Counter[int]] = {}
-    for key, of_run in zip(*(sweep.runs[name].to_pylist() for name in EXITS), strict=True):
-        counts.setdefault(key, Counter()).update(dict(of_run or ()))
+    for prompt_id, key, of_run in zip(*(sweep.runs[name].to_pylist() for name in ("prompt_id", *EXITS)), strict=True):
+        if prompt_id in prompt_ids:
+            counts.setdefault(key, Counter()).update(dict(of_run or ()))
     shares = {
         key: {layer: n / total for layer, n in of.items() if n} for key, of in counts.items() if (total := of.total())
     }

@@ -26,8 +26,9 @@ STEP_CAPTION = (
     "rows exit (medians over rounds)."
 )
 ALLOWED_CAPTION = (
-    "Allowed: what exits as often at each layer as in the sweep would save of the time if deciding were free and "
-    "nothing were deferred: rows leave one by one, and layers are run for those that go on. In time: realised."
+    "Allowed: what exits as often at each layer as in the sweep's runs of these prompts would save of the time if "
+    "deciding were free and nothing were deferred: rows leave one by one, and layers are run for those that go on. In "
+    "time: realised."
 )
 
 

@@ -22,7 +22,7 @@ Contender = Configuration | Generate
 
 @dataclass(frozen=True)
 class SweepExits:
-    """Where the sweep's tokens exited: configuration → layer → share of its decided tokens."""
+    """Where the sweep's tokens of the timed prompts exited: configuration → layer → share of its decided tokens."""
 
     shares: Mapping[str, Mapping[int, float]]
     n_layers: int

@@ -210,7 +210,8 @@ def test_names_of_columns_stay_in_sight_below_many_prompts(visit: Visit, make_sw
     assert heat.bounding_box()["y"] < -300
     assert names.bounding_box()["y"] == 0
     same = """() => {
-      const [over, copy, all] = ['.above', '.above canvas', '[data-chart=heat] canvas'].map(s => document.querySelector(s));
+      const [over, copy, all] =
+        ['.above', '.above canvas', '[data-chart=heat] canvas'].map(s => document.querySelector(s));
       const above = over.getBoundingClientRect().top - all.getBoundingClientRect().top;
       const part = (canvas, y) => canvas.getContext('2d').getImageData(0, y, copy.width, copy.height - 1).data.join();
       return part(copy, 0) === part(all, Math.round(above * all.width / all.clientWidth));

@@ -110,7 +110,9 @@ def test_with_steps_exits_at_each_layer_are_timed_and_say_what_they_allow(
     heading = next(line for line in printed.splitlines() if line.split()[:2] == ["layer"] * 2)
     assert heading.split() == ["layer"] * (len(layers) + 1)
     assert "A step, in milliseconds, by the rows that are decoded together" in " ".join(printed.split())
-    assert "Allowed: what exits as often at each layer as in the sweep would save" in " ".join(printed.split())
+    assert "Allowed: what exits as often at each layer as in the sweep's runs of these prompts would save" in " ".join(
+        printed.split()
+    )
 
 
 def test_timed_are_prompts_of_each_sort_and_not_the_first_ones(tmp_path: Path) -> None:
@@ -131,6 +133,32 @@ def test_timed_are_prompts_of_each_sort_and_not_the_first_ones(tmp_path: Path) -
     assert not failed & set(timed)
     more = make_plan(sweep, "results", WhatToTime((), (1,), 8, 4, 1)).config.prompts
     assert set(timed) < {prompt.id for prompt in more}
+
+
+def test_what_exits_allow_is_told_from_those_of_the_timed_prompts(tmp_path: Path) -> None:
+    config = SweepConfig(
+        model="m",
+        prompts=tuple(Prompt(id=text, prompt=text) for text in ("sum-1", "sum-2", "sum-3")),
+        modes=("normal", "unfrozen"),
+        kl_factors=(),
+        rules={"fixed": (2.0,)},
+    )
+    key = "unfrozen/fixed/2"
+    counts = {"sum-1": [(2, 10)], "sum-2": [(2, 3), (5, 1)], "sum-3": [(5, 7)]}
+    runs = pa.table({
+        "prompt_id": [*counts],
+        "status": ["ok"] * 3,
+        "configuration": [key] * 3,
+        "exit_layer_counts": pa.array(counts.values(), pa.map_(pa.int64(), pa.int64())),
+    })  # fmt: skip
+    sweep = FinishedSweep(open_store(tmp_path), make_manifest(config, {"n_layers": 6}, [2]), runs)
+    for n_prompts in (1, 2, 3):
+        study = make_plan(sweep, "results", WhatToTime((), (1,), n_prompts, 4, 1, with_steps=True))
+        timed = [counts[prompt.id] for prompt in study.config.prompts]
+        early, late = (sum(dict(of_run).get(layer, 0) for of_run in timed) for layer in (2, 5))
+        shares = {2: early / (early + late), 5: late / (early + late)}
+        assert study._exits
+        assert study._exits.shares == {key: {layer: n for layer, n in shares.items() if n}}
 
 
 class StopsInRound2(Silence):
