@@ -1,6 +1,5 @@
 """The overview's section "Which setting": what is certified, what it costs, and how it does on other prompts."""
 
-from collections.abc import Iterator
 from typing import Any, Final
 
 import pandas as pd
@@ -9,10 +8,10 @@ from eexit.messages import findings
 from eexit.messages.wording import counted
 from eexit.messages.written import is_known, short_percent
 from eexit.quality.learn_then_test import FULL_DEPTH
-from reports.frames.axes import CORRECT, DIFFERENCE, DISAGREEMENT, LAYERS_SKIPPED, SKIPPED
+from reports.frames.axes import CORRECT, DIFFERENCE, DISAGREEMENT, LAYERS_SKIPPED, SKIPPED, THEORETICAL
 from reports.frames.quality import Quality
 from reports.sections.figures import Columns, table
-from reports.sections.findings.quality import cost_of, points
+from reports.sections.findings.quality import points
 
 CERTIFIED: Final[Columns] = (
     ("promise", "At most", "text"),
@@ -35,31 +34,26 @@ def settings_section(quality: Quality) -> dict[str, Any] | None:
     rows = quality.settings[~quality.settings["oracle"]]
     changed = f"{CORRECT}{DIFFERENCE}"
     if not rows.empty and rows[f"{changed}_low"].notna().any():
-        cost = cost_of(quality, rows.to_dict("records"))
         shown = rows.sort_values(f"{changed}_low", ascending=False).head(MOST_ROWS)
         about = findings.HOW_KEPT.format(margin=points(quality.margin))
         kept = shown.assign(kept=["yes" if low >= -quality.margin else "not shown" for low in shown[f"{changed}_low"]])
-        return {"about": about, "table": table(kept, tuple(_beside(quality, cost.column, cost.label)))}
+        beside: Columns = (
+            ("configuration", "Setting", "text"),
+            (f"{CORRECT}{DIFFERENCE}", "Right answers, beside full depth", "points"),
+            ("kept", f"At most {points(quality.margin)} worse", "text"),
+        )
+        return {"about": about, "table": table(kept, (*beside, *_saved(quality)))}
     if rows.empty or rows[DISAGREEMENT].isna().all():
         return None
-    cost = cost_of(quality, rows.to_dict("records"))
     shown = rows.sort_values(DISAGREEMENT).head(MOST_ROWS)
-    columns: Columns = (
-        ("configuration", "Setting", "text"),
-        (DISAGREEMENT, "Disagreement", "share"),
-        *([(cost.column, f"Saved: {cost.label}", "share")] if cost.column != SKIPPED else []),
-        (SKIPPED, LAYERS_SKIPPED, "share"),
-    )
-    return {"about": findings.HOW_NEAR, "table": table(shown, columns)}
+    near: Columns = (("configuration", "Setting", "text"), (DISAGREEMENT, "Disagreement", "share"))
+    return {"about": findings.HOW_NEAR, "table": table(shown, (*near, *_saved(quality)))}
 
 
-def _beside(quality: Quality, cost: str, label: str) -> Iterator[tuple[str, str, str]]:
-    yield "configuration", "Setting", "text"
-    yield f"{CORRECT}{DIFFERENCE}", "Right answers, beside full depth", "points"
-    yield "kept", f"At most {points(quality.margin)} worse", "text"
-    if cost != SKIPPED:
-        yield cost, f"Saved: {label}", "share"
-    yield SKIPPED, LAYERS_SKIPPED, "share"
+def _saved(quality: Quality) -> Columns:
+    """In each sense: time, what was run, layers; what is theoretical is left out."""
+    costs = [cost for cost in reversed(quality.costs) if cost.column not in (SKIPPED, THEORETICAL)]
+    return (*((cost.column, f"Saved: {cost.label}", "share") for cost in costs), (SKIPPED, LAYERS_SKIPPED, "share"))
 
 
 def _certified(quality: Quality) -> pd.DataFrame:

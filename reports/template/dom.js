@@ -75,9 +75,13 @@ const FORMS = {
 };
 
 // What rounds to zero has no sign.
-const rounded = (value, digits) => value.toFixed(digits).replace(/^-(?=[0.]+$)/, "");
+const rounded = (value, digits) =>
+  value
+    .toFixed(digits)
+    .replace(/^-(?=[0.]+$)/, "")
+    .replace("-", "−");
 
-const signed = (value, digits) => (value > 0 ? "+" : "") + rounded(value, digits).replace("-", "−");
+const signed = (value, digits) => (value > 0 ? "+" : "") + rounded(value, digits);
 
 const form = (value, how) => (value === null || value === undefined ? "–" : FORMS[how](value));
 

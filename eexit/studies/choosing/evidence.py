@@ -165,7 +165,7 @@ class Evidence:
         """The cost of each setting over the runs of the prompts of this part, or of all; infinite where it is not
         known."""
         cost = COSTS[self.question.cost]
-        known = self._of_part(part, self._with_units(self.sweep.runs))
+        known = self._of_part(part, self._with_units)
         known = known.filter(pc.is_valid(known[cost.column]))
         sums = known.group_by("configuration").aggregate(
             [(column, "sum") for column in cost.columns] + [([], "count_all")]
@@ -187,7 +187,7 @@ class Evidence:
 
     def _of_asked_prompts(self) -> pa.Table:
         """The runs of the prompts that the risk is about: of those that bring an answer, for risk answers."""
-        runs = self._with_units(self.sweep.runs)
+        runs = self._with_units
         if self.risk is not RISKS["answers"]:
             return runs
         with_answer = {
@@ -198,8 +198,10 @@ class Evidence:
         marked = pc.unique(runs.filter(pc.is_valid(runs[self.risk.column]))["prompt_id"]).to_pylist()
         return runs.filter(pc.is_in(runs["prompt_id"], pa.array(sorted({*with_answer, *marked}), pa.string())))
 
-    def _with_units(self, runs: pa.Table) -> pa.Table:
-        """The runs with what is counted as one (`unit`), and what a prompt's losses are averaged over (`draw`)."""
+    @cached_property
+    def _with_units(self) -> pa.Table:
+        """All runs with what is counted as one (`unit`), and what a prompt's losses are averaged over (`draw`)."""
+        runs = self.sweep.runs
         ids, prompts = (runs[name].to_pylist() for name in ("prompt_id", "prompt"))
         unit = [self._unit_of.get(prompt_id, prompt) for prompt_id, prompt in zip(ids, prompts, strict=True)]
         with_draws = runs.append_column("draw", runs["seed"].cast(pa.string()))

@@ -21,7 +21,7 @@ from eexit.method.draws import exit_draws
 from eexit.method.rules import ONLINE, ORACLES, RULES, chances_in_set
 from eexit.method.states import STATES, alters
 from eexit.method.stick_breaking import choose_exits, exit_probabilities, expect
-from eexit.plan.configuration import EVERY, PERFECT, Exit, gives_its_exits
+from eexit.plan.configuration import PERFECT, Exit, gives_its_exits
 from eexit.quality.estimates import ValueKind, estimate_columns, means_of_groups
 from eexit.training.texts import Text
 
@@ -80,13 +80,11 @@ def follows_from_full_depth(setting: Exit, is_adapted: bool) -> bool:
 
 
 def together(settings: Sequence[Exit], is_adapted: bool) -> list[list[Exit]]:
-    """The settings in groups that one pass over a text serves: of a rule and exit set, if all of them see the same
-    evidence. A rule looks at the layers of its exit set alone."""
+    """The settings in groups that one pass over a text serves: those of a rule, whatever its parameter, exit set and
+    gate, if their exits follow from the full-depth pass. Others have a pass of their own each."""
 
     def group(setting: Exit) -> tuple[str, ...]:
-        probes = setting.rule in ONLINE and ONLINE[setting.rule].probes
-        is_own = not follows_from_full_depth(setting, is_adapted) or probes or setting.gate is not None
-        return (setting.key,) if is_own else (setting.state, setting.rule, setting.exit_set or EVERY)
+        return (setting.state, setting.rule) if follows_from_full_depth(setting, is_adapted) else (setting.key,)
 
     groups: dict[tuple[str, ...], list[Exit]] = {}
     for setting in settings:
@@ -99,29 +97,28 @@ def replay_recorded(settings: Sequence[Exit], transcript: Transcript, exitable_l
     teacher = transcript.teacher
     assert teacher is not None
     evidence_NE = ORACLES[settings[0].rule].evidence(teacher)
-    return replay_at_full_depth(settings, transcript, teacher, evidence_NE, exitable_layers, None)
+    return [
+        replay_at_full_depth(setting, transcript, teacher, evidence_NE, exitable_layers, None) for setting in settings
+    ]
 
 
 def replay_at_full_depth(
-    settings: Sequence[Exit], transcript: Transcript, teacher: Divergence, evidence_NE: Tensor | None,
+    setting: Exit, transcript: Transcript, teacher: Divergence, evidence_NE: Tensor | None,
     exitable_layers: Sequence[int], pricing: Pricing | None,
-) -> list[Replayed]:  # fmt: skip
-    """A text under settings that follow from the full-depth pass and see this evidence, None if they look at nothing.
+) -> Replayed:  # fmt: skip
+    """A text under a setting that follows from the full-depth pass and sees this evidence, None if it looks at nothing.
 
     Costs are those of exits drawn with the run's seed, since layers that are deferred depend on all exits of a text.
     """
     agrees_NE = teacher.likeliest_BX[:, :-1] == teacher.likeliest_BX[:, -1:]
     prompt = list(transcript.text.prompt_token_ids)
     u_N = torch.from_numpy(exit_draws(transcript.seed, prompt, len(transcript.text.token_ids))[1:])
-    replayed = []
-    for setting in settings:
-        setting_E = torch.tensor(setting.per_layer(exitable_layers), dtype=torch.float32)
-        chances = chances_in_set(RULES[setting.rule], evidence_NE, setting_E.expand(len(agrees_NE), -1))
-        expected = expect(exit_probabilities(chances), teacher.kl_BE, agrees_NE)
-        exit_N = choose_exits(chances, u_N).numpy()
-        costs = costs_of(setting, exit_N, evidence_NE, len(prompt), exitable_layers, pricing)
-        replayed.append(Replayed(expected.share_X.numpy(), expected.kl, 1 - expected.agreement, costs))
-    return replayed
+    setting_E = torch.tensor(setting.per_layer(exitable_layers), dtype=torch.float32)
+    chances = chances_in_set(RULES[setting.rule], evidence_NE, setting_E.expand(len(agrees_NE), -1))
+    expected = expect(exit_probabilities(chances), teacher.kl_BE, agrees_NE)
+    exit_N = choose_exits(chances, u_N).numpy()
+    costs = costs_of(setting, exit_N, evidence_NE, len(prompt), exitable_layers, pricing)
+    return Replayed(expected.share_X.numpy(), expected.kl, 1 - expected.agreement, costs)
 
 
 def costs_of(

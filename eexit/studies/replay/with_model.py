@@ -61,11 +61,15 @@ class Replayer:
         if not follows_from_full_depth(settings[0], not self.decoders.are_one):
             return [self._as_drawn(setting, transcript) for setting in settings]
         teacher = self.teacher_of(transcript)
-        evidence_NE = self._evidence(settings[0], transcript, teacher)
-        return replay_at_full_depth(settings, transcript, teacher, evidence_NE, self.layers, self.pricing)
+        return [
+            replay_at_full_depth(
+                setting, transcript, teacher, self._evidence(setting, transcript, teacher), self.layers, self.pricing
+            )
+            for setting in settings
+        ]
 
     def _evidence(self, setting: Exit, transcript: Transcript, teacher: Divergence) -> Tensor | None:
-        """What the rule of these settings sees, NaN where a gate lets it see nothing; None if it looks at nothing.
+        """What the setting's rule sees, NaN where a gate lets it see nothing; None if it looks at nothing.
 
         Few settings see anything of their own: one pass over a text serves all parameters, exit sets and gates.
         """

@@ -40,25 +40,26 @@ function textsPart() {
     all: () => true,
   };
   const firstKey = firstSetting();
+  const names = Object.keys(filters);
   const state = {
     key: choice("texts.setting", firstKey),
-    filter: choice("texts.filter", Object.keys(filters)[0]),
+    filter: choice("texts.filter", null),
     shown: TEXTS_AT_ONCE,
   };
   if (!keys.includes(state.key)) state.key = firstKey;
-  if (!(state.filter in filters)) state.filter = Object.keys(filters)[0];
   const box = h("div"),
     said = h("p.soft", { role: "status" }),
     more = showMore(() => {
       state.shown += 2 * TEXTS_AT_ONCE;
       show();
     });
-  const pairs = () =>
+  const pairs = (filter = state.filter) =>
     DATA.prompts.flatMap((prompt, number) => {
       const base = runsOf(prompt, baseKey).find((run) => run.status === "ok"),
         one = runsOf(prompt, state.key).find((run) => run.status === "ok");
-      return one && filters[state.filter](one, base) ? [{ prompt, number, base, one }] : [];
+      return one && filters[filter](one, base) ? [{ prompt, number, base, one }] : [];
     });
+  if (!names.includes(state.filter)) state.filter = names.find((name) => pairs(name).length) ?? names.at(-1);
   const withTexts = async (pair) => {
     const cores = await coreOf(pair.number);
     const tokensOf = (run) => (run ? cores[pair.prompt.runs.indexOf(run)] : null);
@@ -100,7 +101,7 @@ function textsPart() {
       "div.row",
       {},
       chooser("Setting", keys, state.key, change("key", "texts.setting")),
-      chooser("Show", Object.keys(filters), state.filter, change("filter", "texts.filter")),
+      chooser("Show", names, state.filter, change("filter", "texts.filter")),
     ),
     box,
     h("div.below", {}, h("span", {}, said, more), savesOf("Texts", records)),

@@ -28,6 +28,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
         right = k != 0.5
         found = "cat" if right else "dog"
         row, rows = run_rows("0", "?", mode, k, pieces, answer="cat", found_answer=found, correct=right)
+        row |= {"equal_share": 1.0 if right else 0.25}
         generations.append(row)
         tokens += rows
     row, rows = run_rows("0", "?", "unfrozen", 1.0, ["A", " cow", " ran", "."], answer="cat", correct=False)
@@ -56,6 +57,17 @@ def test_equal_texts_are_told_once_with_where_they_part_from_full_depth(visit: V
     page.get_by_role("combobox", name="Show").select_option("right at full depth, wrong here")
     assert page.locator(".said-by").count() == 3, "beside full depth's own"
     assert page.locator("details.fold[open]").count() == 0, "numbers are behind a toggle"
+
+
+@pytest.mark.parametrize(
+    ("setting", "shown"), [("unfrozen/kl/0.5", "right at full depth, wrong here"), ("unfrozen/kl/2", "all")]
+)
+def test_texts_are_shown_at_first_by_the_first_choice_that_shows_any(
+    setting: str, shown: str, visit: Visit, written: Path
+) -> None:
+    page = visit(f"#/?texts.setting={setting}", path=written)
+    page.locator(".texts-table tbody tr").first.wait_for()
+    assert page.locator("#texts ~ div").get_by_label("Show").locator("option:checked").inner_text() == shown
 
 
 def test_blanks_that_nobody_would_see_are_marked_and_copied_as_they_are(visit: Visit, written: Path) -> None:

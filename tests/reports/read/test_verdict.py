@@ -111,6 +111,7 @@ def test_which_setting_is_a_table_from_the_strictest_bound_on(answered: Path, tm
     assert section
     assert section["about"].startswith("Nothing is certified; from the best on")
     assert [row["kept"] for row in section["table"]["rows"]] == ["not shown"] * 2
+    assert [column["key"] for column in section["table"]["columns"]][3:] == ["run", "layers_skipped"]
     folder = tmp_path / "s"
     shutil.copytree(answered, folder)
     choose(folder)

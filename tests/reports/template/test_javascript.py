@@ -35,7 +35,7 @@ def test_what_rounds_to_zero_has_no_sign(tmp_path: Path) -> None:
     values = "[FORMS.share(-4e-4), FORMS.share(-6e-4), FORMS.points(-4e-4), FORMS.points(-0.01), FORMS.times(-1e-3)]"
     script.write_text(f"{(TEMPLATE / 'dom.js').read_text()}\nconsole.log(JSON.stringify({values}));")
     done = subprocess.run([node, script], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == ["0.0%", "-0.1%", "0.0 pp", "−1.0 pp", "0.00"]
+    assert json.loads(done.stdout) == ["0.0%", "−0.1%", "0.0 pp", "−1.0 pp", "0.00"]
 
 
 @pytest.mark.parametrize("mistake", ["const unused = 1;", "undeclared();", "let constant = 1;\nh(constant);"])

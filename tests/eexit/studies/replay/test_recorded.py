@@ -143,7 +143,7 @@ def test_a_run_replayed_on_its_own_text_is_what_was_recorded_of_it(
         transcript = transcript_of(trace, recorded=mode == "unfrozen")
         groups = together(settings, is_adapted=False)
         [group] = [group for group in groups if setting in group]
-        assert len(group) == (len(settings) if mode == "unfrozen" and rule != "predicted_kl" else 1)
+        assert len(group) == (len(settings) if mode == "unfrozen" else 1)
         replayed = replayer.replay(group, transcript)[group.index(setting)]
         check_run(replayer, setting, trace, replayed)
 
@@ -274,13 +274,24 @@ def test_settings_are_replayed_together_where_they_see_the_same() -> None:
     ]
     groups = together(settings, is_adapted=False)
     assert [its for group in groups for its in group] == settings
-    assert [len(group) for group in groups if group[0].mode == "unfrozen"] == [
-        length
-        for rule in RULES
-        for length in ([1] * len(parameters[rule]) if rule == "predicted_kl" else [len(parameters[rule])])
-    ]
+    assert [len(group) for group in groups if group[0].mode == "unfrozen"] == [len(parameters[rule]) for rule in RULES]
     assert all(len(group) == 1 for group in groups if group[0].mode == "skip")
     assert all(len(group) == 1 for group in together(settings, is_adapted=True))
+
+
+def test_settings_of_one_rule_and_several_exit_sets_are_replayed_as_each_alone(
+    llama: PreTrainedModel, replayer: Replayer
+) -> None:
+    transcript = transcript_of(generate(llama, Normal()), recorded=False)
+    for rule in ("confidence", "patience", "predicted_kl"):
+        sets = ((), EXITABLE[1:]) if rule == "patience" else ((), EXITABLE[:1])
+        settings = [Exit("unfrozen", rule, parameter, layers) for layers in sets for parameter in SOME[rule]]
+        [group] = together(settings, is_adapted=False)
+        for setting, replayed in zip(group, replayer.replay(group, transcript), strict=True):
+            [alone] = replayer.replay([setting], transcript)
+            assert replayed.share_X.tolist() == alone.share_X.tolist()
+            assert replace(replayed, share_X=alone.share_X) == alone
+        assert len({tuple(each.share_X) for each in replayer.replay(group, transcript)}) > 1
 
 
 def test_a_summary_is_a_mean_over_prompts_with_seeds_averaged_first() -> None:
