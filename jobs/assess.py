@@ -94,7 +94,7 @@ def bring_home(out: str, device: str, display: Display) -> None:
 
 def common(flags: Namespace) -> dict[str, object]:
     """What all sweeps of it have: fields of a `SweepConfig`, as they were given."""
-    names = ("model", "revision", "trust_remote_code", "dtype", "system", "exit_every", "max_new_tokens")
+    names = ("model", "revision", "trust_remote_code", "dtype", "system", "exit_every", "exit_layers", "max_new_tokens")
     return {name: value for name in names if (value := getattr(flags, name)) is not None}
 
 
@@ -126,6 +126,9 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     )
     parser.add_argument(
         "--exit-every", type=whole, metavar="N", help=(fields["exit_every"].description or "").replace("%", "%%")
+    )
+    parser.add_argument(
+        "--exit-layers", nargs="+", type=int, metavar="L", help=f"{fields['exit_layers'].description}, such as 23"
     )
     parser.add_argument("--out", default="results/assess", metavar="FOLDER", help="(default: results/assess)")
     parser.add_argument(

@@ -22,6 +22,8 @@ from jobs.assess import main
         (["--minutes", "soon"], "invalid float value: 'soon'"),
         (["--batch", "0"], "must be a whole number above 0, got 0"),
         (["--dtype", "int4"], "error: unknown dtype 'int4': choose from auto, bfloat16, float16, float32"),
+        (["--exit-layers", "23", "23"], "exit layers must be strictly increasing, got 23,23 (--exit-layers)"),
+        (["--exit-layers", "-1"], "exit_layers must be ≥ 0, got -1 (entry 1 of --exit-layers)"),
         (["--out", "s3://bucket/assess"], "error: --out s3://bucket/assess is a URI: give a folder"),
         (["--out", "few.jsonl"], "few.jsonl is a file: give a folder"),
         (["--out", "broken"], "assessment.json is damaged: remove it, and what is finished of the steps is kept"),
@@ -49,5 +51,5 @@ def test_bad_input_ends_with_one_line_and_leaves_all_as_it_was(
 
 
 OTHER = json.dumps(
-    {"format": 1, "asked": {"model": "another"}, "plans": {}, "seconds": {}, "finished": [], "remarks": []}
+    {"format": 1, "asked": {"model": "another"}, "plans": {"start": 60.0}, "seconds": {}, "finished": [], "remarks": []}
 )

@@ -39,7 +39,7 @@ class Record:
 
     @classmethod
     def open(cls, out: str | Path, asked: Mapping[str, Any]) -> "Record":
-        """That of this folder, or a new one.
+        """That of this folder, or a new one, also in place of one of which no sweep has landed, as after bad input.
 
         Raises `UsageError` if it is of another assessment, or damaged, and for what is no folder of an assessment.
         """
@@ -52,6 +52,8 @@ class Record:
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{path} is damaged: remove it, and what is finished of the steps is kept") from error
         if difference := first_difference(found.asked, asked):
+            if not (found.plans or found.finished):
+                return cls(path, asked)
             raise UsageError(f"--out {out} holds another assessment ({difference}): choose another --out")
         return found
 

@@ -6,6 +6,7 @@ The sweeps, studies and trainings are done in this process, without Ray.
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,18 @@ def test_a_step_that_is_killed_counts_up_to_the_work_that_it_was_at(tmp_path: Pa
         time.sleep(0.2)
     assert 0.2 <= killed.seconds[sizes.LOOK] <= record.seconds[sizes.LOOK] - 0.2
     assert (killed.finished, record.finished) == ([], [sizes.LOOK])
+
+
+def test_after_bad_input_the_command_goes_with_other_flags_and_the_same_folder(tmp_path: Path) -> None:
+    asked = asked_of(tmp_path / "model", exit_every=1)
+    refused = Record.open(tmp_path / "out", replace(asked, common={**asked.common, "model": "nope"}).as_dict())
+    refused.spent(sizes.LOOK, 2.0, is_done=False)
+    record = Record.open(tmp_path / "out", asked.as_dict())
+    assert (record.asked["model"], record.seconds) == (str(tmp_path / "model"), {})
+    record.plans["start"] = 1.0
+    record.write()
+    with pytest.raises(UsageError, match=r"holds another assessment \(exit_every: 1 -> 3\)"):
+        Record.open(tmp_path / "out", asked_of(tmp_path / "model", exit_every=3).as_dict())
 
 
 class Interrupted(Here):
