@@ -28,6 +28,7 @@ from eexit.messages.progress import Display
 from eexit.messages.written import short_percent
 from eexit.studies.assessment import sizes
 from eexit.studies.assessment.asked import Asked
+from eexit.studies.assessment.learned import searched_layers
 from eexit.studies.assessment.parts import ANSWERS, CHOOSING, REPORTING
 from eexit.studies.assessment.record import Record
 from eexit.studies.assessment.tables import figures_of
@@ -57,6 +58,8 @@ def assess(asked: Asked, out: str | Path, place_on: Callable[[Display], Place], 
     with display:
         shop = Workshop(asked, record.path.parent, place_on(steps), steps, record)
         _say_what_is_asked(shop)
+        _, layers, _ = shop.place.look(asked.config(shop.parts.all))
+        shop.asked = asked.at_layers(searched_layers(layers))
         for step, work in STEPS.items():
             is_gone = step in LEAVES and not shop.is_there(LEAVES[step])
             if step not in record.finished or is_gone:

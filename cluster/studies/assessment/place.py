@@ -12,6 +12,7 @@ from cluster.sweep import run_sweep
 from eexit.messages.progress import Display
 from eexit.plan.artefacts import Card
 from eexit.plan.config import SweepConfig
+from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.model_facts import ModelFacts, look_at_model
 from eexit.results.store.finished_sweep import FinishedSweep
 from eexit.studies.study import Study
@@ -40,7 +41,8 @@ class OnRay:
     def look(self, config: SweepConfig, rows: int = 0) -> ModelFacts:
         if self._facts is None:
             self._facts = look_at_model(config, self.rows_per_shard)
-        return self._facts
+        model, _, memory = self._facts
+        return model, resolve_exitable_layers(config, model["n_layers"]), memory
 
     def sweep(self, config: SweepConfig, out: str) -> None:
         run_sweep(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,6 +57,12 @@ class Asked:
         if self.prompts:
             return split(self.prompts, self.enough, self.margin)
         return drawn(self.enough, self.margin, self.seed)
+
+    def at_layers(self, layers: Sequence[int]) -> "Asked":
+        """The same with tokens that may leave at these layers, unless it is asked where."""
+        if self.common.keys() & {"exit_every", "exit_layers"}:
+            return self
+        return replace(self, common={**self.common, "exit_layers": tuple(layers)})
 
     def as_dict(self) -> dict[str, Any]:
         """All that the results depend on, as JSON has it."""

@@ -1,5 +1,6 @@
 """What is planned: prompts in parts, sizes by the minutes, and which settings of the replays are worth a run."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from eexit.messages.errors import UsageError
 from eexit.plan.config import Prompt
 from eexit.plan.prompt_kinds.drawing import draw_prompts
+from eexit.studies.assessment.asked import Asked
 from eexit.studies.assessment.front import (
     Found,
     as_if_free,
@@ -19,7 +21,7 @@ from eexit.studies.assessment.front import (
     rules_of,
     spread,
 )
-from eexit.studies.assessment.learned import exit_sets
+from eexit.studies.assessment.learned import exit_sets, searched_layers
 from eexit.studies.assessment.parts import CHOOSING, PARTS, PILOT, REPORTING, TRAINING, Enough, drawn, split
 from eexit.studies.assessment.sizes import (
     LEAST_TEXTS,
@@ -161,8 +163,19 @@ def test_the_exit_set_is_the_one_that_costs_least_within_the_margin() -> None:
     assert of_set(found, "25") == found[:1]
     assert as_if_free(found, 0.02) == found
     assert [each.cost for each in as_if_free([setting(0.01, 1.2), setting(0.5, 0.4)], 0.02)] == [0.6, 0.2]
-    assert exit_sets((5, 10, 25)) == ("25", "10,25", "all")
+
+
+def test_searched_are_late_layers_and_few_at_a_time_unless_it_is_asked_which() -> None:
+    assert exit_sets((5, 10, 15, 25)) == ("25", "15", "10", "15,25", "all")
+    assert exit_sets((10, 25)) == ("25", "10", "all")
     assert exit_sets((5,)) == ("all",)
+    assert searched_layers((5, 10, 15, 20, 25)) == (5, 10, 15, 20, 23, 25)
+    assert searched_layers((4, 5)) == (4, 5)
+    assert searched_layers((5,)) == (5,)
+    asked = Asked({"model": "m"})
+    assert asked.at_layers((3, 4)).common["exit_layers"] == (3, 4)
+    for name, given in (("exit_every", 3), ("exit_layers", [2])):
+        assert replace(asked, common={"model": "m", name: given}).at_layers((3, 4)).common[name] == given
 
 
 def test_of_more_settings_than_fit_both_ends_are_taken_and_of_one_that_which_is_named() -> None:
