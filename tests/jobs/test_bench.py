@@ -17,6 +17,7 @@ def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_engine_beside_its_contenders(tmp_path: Path) -> None:
     save_byte_model(tmp_path / "model")
     done = bench(

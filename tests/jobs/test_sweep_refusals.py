@@ -210,9 +210,10 @@ def test_a_cluster_that_is_not_there_is_told_and_costs_no_row(
             "error: --device mps is not there, or this PyTorch was built without it",
             marks=pytest.mark.skipif(sys.platform == "darwin", reason="it may be there"),
         ),
-        (
+        pytest.param(
             ["--gpus-per-actor", "1000", "--actors", "1"],  # not waited for, since no node will join
             "error: no node can hold an actor of 1 CPUs and 1000 GPUs (there is a node of ",
+            marks=pytest.mark.slow,
         ),
         (["--max-new-tokens", "1000000000"], "error: a run of up to 1,000,000,000 new tokens may need "),
     ],

@@ -66,7 +66,9 @@ def test_a_bucket_is_a_store_like_any_other(store: Store) -> None:
     assert not store.has("generations/a")
 
 
-@pytest.mark.parametrize("size", [MEGABYTE, 12 * MEGABYTE])  # in one request, and in parts
+@pytest.mark.parametrize(  # in one request, and in parts
+    "size", [MEGABYTE, pytest.param(12 * MEGABYTE, marks=pytest.mark.slow)]
+)
 def test_a_write_that_is_cut_shows_nothing(store: Store, wire: Wire, size: int) -> None:
     before = wire.n_cuts
     wire.cut_after = size // 2
