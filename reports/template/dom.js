@@ -3,7 +3,7 @@
 
 const $ = (id) => document.getElementById(id);
 
-// h("a.class", {href: "#/"}, "text", node, …): strings become text nodes.
+// h("a.class", {href: "#/"}, "text", node, …): strings become text nodes; null, undefined and false become nothing.
 function h(tag, attributes = {}, ...children) {
   const [name, ...classes] = tag.split(".");
   const element = document.createElement(name);
@@ -13,7 +13,7 @@ function h(tag, attributes = {}, ...children) {
     else if (value === true) element.setAttribute(key, "");
     else if (value !== null && value !== undefined && value !== false) element.setAttribute(key, value);
   }
-  element.append(...children.filter((child) => child !== null && child !== undefined));
+  element.append(...children.filter((child) => child !== null && child !== undefined && child !== false));
   return element;
 }
 

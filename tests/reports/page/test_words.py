@@ -156,3 +156,19 @@ def test_what_was_not_observed_is_left_out_and_all_else_is_shown(visit: Visit, t
     assert page.locator("[data-fold=disagreement], [data-fold=perplexity], #confident").count() == 0
     page.goto(page.url.split("#")[0] + "#/p/0/unfrozen/confidence/0.97/t/1")
     page.locator(".pane").get_by_text("Token 2 of 3").wait_for()
+
+
+def test_a_long_name_fits_a_phone_and_what_a_gate_passed_over_leaves_no_column(visit: Visit, tmp_path: Path) -> None:
+    gated = Exit("frozen_residual", "confidence", 0.97, (15, 20), "0.1")
+    generations, tokens = [], []
+    for columns in ({}, gated.columns):
+        row, rows = run_rows(
+            "0", "?", "frozen_residual" if columns else "normal", 1.0 if columns else None, ["A", " cat"]
+        )
+        generations.append(row | columns)
+        tokens += [token | columns | {"evidence": [None] * 5} for token in rows]
+    path = build_report(str(write_sweep(tmp_path / "s", generations, tokens)), tmp_path / "r.html")
+    for route in (f"#/p/0/{gated.key}/vs/normal/t/1", "#/p/0", f"#/c/{gated.key}", "#/"):
+        page = visit(route, path=path, viewport=PHONE)
+        assert page.evaluate("document.documentElement.scrollWidth") == 360, route
+        assert "false" not in page.locator("main").inner_text()
