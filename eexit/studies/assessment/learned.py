@@ -76,7 +76,7 @@ class Way:
 def searched_layers(layers: Sequence[int]) -> tuple[int, ...]:
     """Exitable layers, and one between the last two: which late layer tokens may leave at decides what is saved.
 
-    Of the default model, exits at layer 23 alone save twice as much within 1 % disagreement as at 25 alone.
+    Of the default model, exits at layer 23 alone save more than half as much again within 1 % disagreement as at 25.
     """
     between = {(layers[-2] + layers[-1] + 1) // 2} if len(layers) > 1 else {}
     return tuple(sorted({*layers, *between}))
