@@ -102,9 +102,8 @@ def front(found: Sequence[Found], margin: float, most: int) -> list[Found]:
     exiting = [each for each in found if each.exits > 0] or list(found)
     order = pareto_sequence(np.array([e.disagreement for e in exiting]), np.array([e.cost for e in exiting]))
     on_front = [exiting[at] for at in order]
-    near = [
-        min(on_front, key=lambda each: abs(math.log((each.disagreement + NONE) / (aim * margin + NONE)))) for aim in AIMS
-    ]
+    targets = [math.log(aim * margin + NONE) for aim in AIMS]
+    near = [min(on_front, key=lambda each: abs(math.log(each.disagreement + NONE) - at)) for at in targets]
     kept = list(dict.fromkeys(near))[:most]
     return [each for each in on_front if each in kept]
 
