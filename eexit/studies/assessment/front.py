@@ -19,7 +19,7 @@ from eexit.studies.assessment.learned import Rules
 # Disagreement that settings are looked for at, as multiples of the margin: a small one can lose many answers, and more
 # in the state that is run.
 AIMS: Final = (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4)
-NONE: Final = 1e-4  # disagreement that is as good as none
+NEGLIGIBLE: Final = 1e-4  # disagreement that is as good as none
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ def front(found: Sequence[Found], margin: float, most: int) -> list[Found]:
     exiting = [each for each in found if each.exits > 0] or list(found)
     order = pareto_sequence(np.array([e.disagreement for e in exiting]), np.array([e.cost for e in exiting]))
     on_front = [exiting[at] for at in order]
-    targets = [math.log(aim * margin + NONE) for aim in AIMS]
-    near = [min(on_front, key=lambda each: abs(math.log(each.disagreement + NONE) - at)) for at in targets]
+    targets = [math.log(aim * margin + NEGLIGIBLE) for aim in AIMS]
+    near = [min(on_front, key=lambda each: abs(math.log(each.disagreement + NEGLIGIBLE) - at)) for at in targets]
     kept = list(dict.fromkeys(near))[:most]
     return [each for each in on_front if each in kept]
 

@@ -202,9 +202,8 @@ def test_names_of_columns_stay_in_sight_below_many_prompts(visit: Visit, make_sw
         "#/?open=all", path=build_report(str(folder), folder / "r.html"), viewport=(("width", 1000), ("height", 500))
     )
     page.locator("[data-chart=heat] .chart[data-ink]").wait_for()
-    page.wait_for_function(
-        "!document.querySelector('.chart:not([data-ink])')"
-    )  # charts above still move what is below them
+    # Charts that are still to come move what is below them.
+    page.wait_for_function("!document.querySelector('.chart:not([data-ink])')")
     page.evaluate("scrollTo(0, document.querySelector('[data-chart=heat] canvas').getBoundingClientRect().top + 400)")
     names, heat = page.locator(".above canvas"), page.locator("[data-chart=heat] canvas").first
     assert heat.bounding_box()["y"] < -300
