@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +39,6 @@ class ModelSettings(Protocol):
     def dtype(self) -> str: ...
     @property
     def adapter(self) -> str | None: ...
-    @property
-    def max_new_tokens(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -90,11 +87,12 @@ def describe_model(config: ModelSettings) -> ModelDescription:
     )
 
 
-def estimate_memory(config: ModelSettings, rows: int, prompt_tokens: int) -> tuple[int, int]:
-    """Bytes of the weights, and of the keys and values (teacher's and student's) of rows in flight; nothing is loaded.
+def estimate_memory(config: ModelSettings) -> tuple[int, int, int | None]:
+    """Bytes of the weights, and of a token's keys and values (teacher's and student's); nothing is loaded.
 
-    The weights include those that a student does not share with the model. Activations and the device's libraries need
-    memory on top of that. Raises `UsageError` as `describe_model` does, and for an adapter that does not fit.
+    Then how many tokens a row may have, None without a limit. The weights include those that a student does not share
+    with the model. Activations and the device's libraries need memory on top of that. Raises `UsageError` as
+    `describe_model` does, and for an adapter that does not fit.
     """
     found = _read_config(config, locate(config.model))
     text = found.get_text_config(decoder=True)
@@ -104,12 +102,9 @@ def estimate_memory(config: ModelSettings, rows: int, prompt_tokens: int) -> tup
         raise UsageError(f"model {config.model} is not supported: {error}") from error
     model = _without_weights(config, found)
     size = choose_dtype(config.dtype, choose_device("auto")).itemsize
-    per_token = _numbers_per_position(model, text) * size
-    positions = int(min(prompt_tokens + config.max_new_tokens, context_of(text) or math.inf))
-    cache = 2 * per_token * rows * positions
     weights = sum(parameter.numel() for parameter in model.parameters())
     weights += 0 if config.adapter is None else own_weights(model, config.adapter)
-    return weights * size, cache
+    return weights * size, 2 * _numbers_per_position(model, text) * size, context_of(text)
 
 
 def model_without_weights(config: ModelSettings) -> PreTrainedModel:

@@ -54,6 +54,17 @@ def locate(model: str) -> str:
     return model
 
 
+def files_of(model: str) -> list[Path]:
+    """The files of a model that is on this machine, none of which is read; of one that is fetched, there are none."""
+    path = _cache_folder(DEFAULT_MODEL) if model == DEFAULT_MODEL else Path(model).expanduser()
+    return [path] if path.suffix.lower() == ".gguf" and path.is_file() else within(path)
+
+
+def within(folder: Path) -> list[Path]:
+    """What is in a folder and in its folders, such as more chat templates, where transformers looks no deeper."""
+    return sorted(path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.exists())
+
+
 def hub_is_reachable() -> bool:
     """Whether the model hub can be reached; without this check, being offline costs half a minute of retries."""
     from huggingface_hub import constants
@@ -79,7 +90,7 @@ def file_digest(model: str, location: str) -> str | None:
 
 def _cached(name: str, make: Callable[[Path], None]) -> Path:
     """The cache folder of that name; if there is none, `make` fills a temporary folder, which is then renamed."""
-    target = user_cache_path("eexit") / "models" / name
+    target = _cache_folder(name)
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -93,6 +104,10 @@ def _cached(name: str, make: Callable[[Path], None]) -> Path:
             if not target.is_dir():  # else another process was faster
                 raise
     return target
+
+
+def _cache_folder(name: str) -> Path:
+    return user_cache_path("eexit") / "models" / name
 
 
 def _fetch_default(folder: Path) -> None:

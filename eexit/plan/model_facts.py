@@ -17,6 +17,8 @@ from typing import IO, Any, Final, ParamSpec, TypeVar
 from eexit.messages.errors import UsageError, first_line
 from eexit.plan.artefact_fit import refuse_misfit
 from eexit.plan.config import SweepConfig
+from eexit.plan.exit_layers import resolve_exitable_layers
+from eexit.plan.kept_facts import KeptFacts, ModelFound
 from eexit.plan.runs import count_runs
 
 CPU_CACHE_BYTES: Final = 4 << 30  # for keys and values; on a GPU, they depend on its free memory
@@ -130,14 +132,26 @@ def look_at_model(config: SweepConfig, rows_per_shard: int) -> ModelFacts:
 def looking(
     look: Callable[[SweepConfig, int], ModelFacts], config: SweepConfig, rows_per_shard: int
 ) -> Iterator[Callable[[], ModelFacts]]:
-    """What `look` says of a sweep's model, once it is asked for; `look_at_model` is at work from now on."""
+    """What `look` says of a sweep's model, once it is asked for; `look_at_model` is at work from now on.
+
+    It does not look again at a model whose files are as they were when it did.
+    """
     if look is not look_at_model:
         yield partial(look, config, rows_per_shard)
         return
+    kept = KeptFacts(config)
+    if known := kept.read():
+        facts = _facts(config, rows_per_shard, known)
+        yield lambda: facts
+        return
     few = config.model_copy(update={"prompts": config.prompts[:1]})
-    longest = math.ceil(max(characters(config)) / CHARACTERS_PER_TOKEN)
-    with asking(_facts, few, min(rows_per_shard, count_runs(config)), longest) as facts:
-        yield facts
+    with asking(_find, few) as result:
+
+        def told() -> ModelFacts:
+            kept.keep(found := ModelFound(*result()))
+            return _facts(config, rows_per_shard, found)
+
+        yield told
 
 
 def characters(config: SweepConfig) -> list[int]:
@@ -145,29 +159,34 @@ def characters(config: SweepConfig) -> list[int]:
     return [len(prompt.prompt) + len(prompt.system or config.system) for prompt in config.prompts]
 
 
-def _facts(config: SweepConfig, rows: int, prompt_tokens: int) -> ModelFacts:
-    from eexit.model.loading import describe_model
-    from eexit.plan.exit_layers import resolve_exitable_layers
-
-    model = describe_model(config)
-    layers = resolve_exitable_layers(config, model.n_layers)
-    refuse_misfit(config, asdict(model), layers)
-    return asdict(model), layers, _memory(config, rows, prompt_tokens)
+def _facts(config: SweepConfig, rows_per_shard: int, found: ModelFound) -> ModelFacts:
+    """What was found of a sweep's model, with what follows for the sweep. Raises `UsageError`."""
+    layers = resolve_exitable_layers(config, found.description["n_layers"])
+    refuse_misfit(config, found.description, layers)
+    return found.description, layers, _memory(config, min(rows_per_shard, count_runs(config)), found)
 
 
-def _memory(config: SweepConfig, rows: int, prompt_tokens: int) -> Memory | None:
-    """The memory of an actor with a shard of `rows` rows of the longest prompt, without loading weights.
+def _memory(config: SweepConfig, rows: int, found: ModelFound) -> Memory | None:
+    """The memory of an actor with a shard of `rows` rows of the longest prompt.
 
-    Activations and the device's libraries need more on top; with dtype auto, the dtype is that of this machine. None
-    for a model whose code can't run on the meta device. Raises `UsageError`.
+    Activations and the device's libraries need more on top; with dtype auto, the dtype is that of this machine.
     """
-    from eexit.model.loading import estimate_memory
-
-    try:
-        weights, cache = estimate_memory(config, rows, prompt_tokens)
-        return Memory(weights, cache, cache // rows)
-    except RuntimeError:  # raised by operators that need a tensor's values
+    if found.weights is None:
         return None
+    longest = math.ceil(max(characters(config)) / CHARACTERS_PER_TOKEN)
+    row = found.token * int(min(longest + config.max_new_tokens, found.context or math.inf))
+    return Memory(found.weights, row * rows, row)
+
+
+def _find(config: SweepConfig) -> tuple[dict[str, Any], int | None, int, int | None]:
+    """The fields of `ModelFound`, without loading weights. Raises `UsageError`."""
+    from eexit.model.loading import describe_model, estimate_memory
+
+    model = asdict(describe_model(config))
+    try:
+        return model, *estimate_memory(config)
+    except RuntimeError:  # raised by operators that need a tensor's values
+        return model, None, 0, None
 
 
 def size(n_bytes: int) -> str:

@@ -52,7 +52,7 @@ def start(arguments: Sequence[str], default: Path, n_rows: int, n_tokens: int, b
     on_gpu = generator.model.device.type == "cuda"
     peak = torch.cuda.max_memory_allocated() / 1e6 if on_gpu else _megabytes("VmHWM") - held
     length = n_tokens + max(len(request.prompt_token_ids) for request in generator.requests(runs).values())
-    weights, _ = estimate_memory(config, n_rows, length)
+    weights, *_ = estimate_memory(config)
     cache = n_rows * Batch.row_bytes(
         generator.engine.decoder, generator.engine.decoding, length, list(generator.requests(runs).values())
     )

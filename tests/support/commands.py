@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import pytest
 
@@ -33,7 +33,7 @@ def here(run: Callable[[list[str]], int], *arguments: str | Path) -> subprocess.
     LOGGER.handlers.clear()
     try:
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-            patch.setattr(model_facts, "asking", _asking_here)
+            patch.setattr(model_facts, "asking", asked_here())
             code = run(given)
     finally:
         LOGGER.handlers[:], LOGGER.propagate = handlers, propagates
@@ -41,6 +41,12 @@ def here(run: Callable[[list[str]], int], *arguments: str | Path) -> subprocess.
     return subprocess.CompletedProcess(given, code, out.getvalue(), err.getvalue())
 
 
-@contextmanager
-def _asking_here(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Iterator[Callable[[], T]]:
-    yield partial(function, *args, **kwargs)
+def asked_here(told: Callable[[str], object] = lambda name: None) -> Callable[..., Any]:
+    """In place of `asking`: this process answers. `told` is told what was asked for."""
+
+    @contextmanager
+    def asking(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Iterator[Callable[[], T]]:
+        told(function.__name__)
+        yield partial(function, *args, **kwargs)
+
+    return asking
