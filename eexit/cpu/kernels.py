@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -71,17 +72,32 @@ def divergence(logits_BXV: Tensor, top_k: int) -> tuple[Tensor, ...] | None:
     )
 
 
+@dataclass(frozen=True)
+class AttentionOptions:
+    """What attention does besides a softmax over the products of queries and keys, times `scaling`."""
+
+    scaling: float
+    window: int | None = None  # tokens that one attends to, itself included; None without a limit
+    softcap: float | None = None  # scores are limited to it by a hyperbolic tangent
+    sinks: Tensor | None = None  # (H·G,), one per head: scores that take part in the softmax but have no value
+
+
 def attention(
-    query: Tensor, key: Tensor, value: Tensor, slot_B: Tensor, position_B: Tensor, window: int | None, scaling: float,
-    sinks: Tensor | None = None, hidden_NM: Tensor | None = None,
-) -> Tensor | None:  # fmt: skip
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    slot_B: Tensor,
+    position_B: Tensor,
+    options: AttentionOptions,
+    hidden_NM: Tensor | None = None,
+) -> Tensor | None:
     """Causal attention of one query per row, (B, H·G, 1, D), to the row's slot of the cache; returns (B, 1, H·G, W).
 
-    Keys (N, H, S, D) and values (N, H, S, W) are those of all slots. `sinks` (H·G,) are attention sinks: scores that
-    take part in the softmax but have no value. `hidden_NM` (N, M) marks positions that are not attended to; a row's own
-    position is never hidden. None if it can't be compiled for this device and dtype.
+    Keys (N, H, S, D) and values (N, H, S, W) are those of all slots. `hidden_NM` (N, M) marks positions that are not
+    attended to; a row's own position is never hidden. None if it can't be compiled for this device and dtype, or if
+    scores have a soft-cap.
     """
-    if _left_to_torch.get():
+    if _left_to_torch.get() or options.softcap is not None:
         return None
     (n_rows, n_heads, _, width), (_, n_key_heads, length, value_width) = query.shape, value.shape
     compiled = _compiled(
@@ -91,11 +107,11 @@ def attention(
         return None
     query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     attended = query.new_empty(n_rows, 1, n_heads, value_width)
-    sinks = None if sinks is None else sinks.float().contiguous()
+    sinks = None if options.sinks is None else options.sinks.float().contiguous()
     pointers = map(_pointer, (query, key, value, attended, slot_B, position_B, sinks, hidden_NM))
     n_marks = 0 if hidden_NM is None else hidden_NM.shape[1]
-    sizes = map(ctypes.c_long, (n_rows, n_key_heads, length, n_marks, window or UNLIMITED_POSITIONS))
-    compiled(*pointers, torch.get_num_threads(), *sizes, ctypes.c_float(scaling))
+    sizes = map(ctypes.c_long, (n_rows, n_key_heads, length, n_marks, options.window or UNLIMITED_POSITIONS))
+    compiled(*pointers, torch.get_num_threads(), *sizes, ctypes.c_float(options.scaling))
     return attended
 
 

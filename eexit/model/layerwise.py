@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import AttentionInterface
 
+from eexit.cpu.kernels import AttentionOptions
 from eexit.messages.errors import UsageError
 from eexit.model.cache import KVCache
 from eexit.model.layer_calls import CallsFor, LayerCall
@@ -47,8 +48,8 @@ def _attention(
         raise UsageError(
             f"layer {running.view.layer} gives its attention {', '.join(unknown)}, which ours does not take"
         )
-    window = running.windows[running.view.layer]
-    return running.view.attend(query, key, value, scaling, window, softcap, s_aux), None
+    options = AttentionOptions(scaling, running.windows[running.view.layer], softcap, s_aux)
+    return running.view.attend(query, key, value, options), None
 
 
 AttentionInterface.register(ATTENTION, _attention)

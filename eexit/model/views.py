@@ -6,6 +6,7 @@ T tokens of a row, S positions that the cache has room for, D head width.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from eexit.cpu import kernels
+from eexit.cpu.kernels import AttentionOptions
 from eexit.model.cache import KVCache
 
 
@@ -128,43 +130,33 @@ class CacheView:
         return self.biases[key]
 
     @record_function("attention")
-    def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, softcap: float | None,
-        sinks: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
-        """Attention of the rows' queries (B, H·G, T, D) over their own positions; returns (B, T, H·G, D).
-
-        `sinks` (H·G,) are attention sinks, one per head: scores that take part in the softmax but have no value.
-        """
-        if softcap is None and query.shape[2] == 1:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
+        """Attention of the rows' queries (B, H·G, T, D) over their own positions; returns (B, T, H·G, D)."""
+        if query.shape[2] == 1:
             hidden_NS = None if self.cache.hidden_LNS is None else self.cache.hidden_LNS[self.layer]
-            attended = kernels.attention(
-                query, key, value, self.slots, self.own_position_BT, window, scaling, sinks, hidden_NS
-            )
+            attended = kernels.attention(query, key, value, self.slots, self.own_position_BT, options, hidden_NS)
             if attended is not None:
                 return attended
-        return self._attend(query, key, value, scaling, window, softcap, sinks)
+        return self._attend(query, key, value, options)
 
-    def _attend(
-        self, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, softcap: float | None,
-        sinks: Tensor | None,
-    ) -> Tensor:  # fmt: skip
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
         """The same by torch's operators."""
         if self.rows is not None:  # attending for all rows is cheaper than copying the cache of some
             query = query.new_zeros(key.shape[0], *query.shape[1:]).index_copy_(0, self.rows, query)
         n_rows, n_heads, n_tokens, width = query.shape
         if n_tokens == 1:  # the query heads of a key head become its queries, so that no key is repeated
             query = query.reshape(n_rows, key.shape[1], -1, width)
-        if softcap is None and sinks is None and (n_tokens > 1 or query.device.type != "cpu"):
-            gqa = query.shape[1] > key.shape[1]
+        is_plain = options.softcap is None and options.sinks is None
+        if is_plain and (n_tokens > 1 or query.device.type != "cpu"):
+            gqa, mask = query.shape[1] > key.shape[1], self.mask(options.window)
             attended = F.scaled_dot_product_attention(
-                query, key, value, attn_mask=self.mask(window), scale=scaling, enable_gqa=gqa
+                query, key, value, attn_mask=mask, scale=options.scaling, enable_gqa=gqa
             )
         else:
-            bias = self.bias(window, key.shape[1], query.dtype)
-            if sinks is not None:  # one per query
-                sinks = sinks.repeat_interleave(n_tokens).repeat(n_rows)
-            attended = _product_attention(query, key, value, bias, scaling, softcap, sinks)
+            bias = self.bias(options.window, key.shape[1], query.dtype)
+            if options.sinks is not None:  # one per query
+                options = replace(options, sinks=options.sinks.repeat_interleave(n_tokens).repeat(n_rows))
+            attended = _product_attention(query, key, value, bias, options)
         attended = attended.reshape(n_rows, n_heads, n_tokens, -1).transpose(1, 2)
         return attended if self.rows is None else attended[self.rows]
 
@@ -201,31 +193,26 @@ class TokensView(CacheView):
         position_BT[self.slots, self.index_in_row_N] = self.position_BT[:, 0]
         return CacheView(self.cache, position_BT, self.reach)
 
-    def _attend(
-        self, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, softcap: float | None,
-        sinks: Tensor | None,
-    ) -> Tensor:  # fmt: skip
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
         rows, at = self.by_row, (self.slots, self.index_in_row_N)
         query_BTHD = query.new_zeros(*rows.position_BT.shape, *query.shape[1::2])
         query_BTHD[at] = query[:, :, 0]
         rows.layer = self.layer
-        attended = rows._attend(query_BTHD.transpose(1, 2), key, value, scaling, window, softcap, sinks)
+        attended = rows._attend(query_BTHD.transpose(1, 2), key, value, options)
         return attended[at][:, None]
 
 
-def _product_attention(
-    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float, softcap: float | None,
-    sinks: Tensor | None,
-) -> Tensor:  # fmt: skip
+def _product_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, options: AttentionOptions) -> Tensor:
     """Attention by plain batched products, without a copy of the cache; `bias` is (B·H, 1 or T, S)."""
     query, key, value = query.reshape(bias.shape[0], -1, query.shape[-1]), key.mT.flatten(0, 1), value.flatten(0, 1)
     if bias.shape[1] > 1:
         bias = bias.repeat(1, query.shape[1] // bias.shape[1], 1)
+    softcap = options.softcap
     if softcap is None:
-        scores = torch.baddbmm(bias, query, key, alpha=scaling)
+        scores = torch.baddbmm(bias, query, key, alpha=options.scaling)
     else:  # scaled before the product, so that float16 does not overflow, and fp32 after it, for precision
-        scores = softcap * torch.tanh((query * scaling @ key).float() / softcap) + bias
-    if sinks is None:
+        scores = softcap * torch.tanh((query * options.scaling @ key).float() / softcap) + bias
+    if options.sinks is None:
         return scores.softmax(-1).to(value.dtype) @ value
-    sinks = sinks.to(scores.dtype).view(*scores.shape[:2], 1)
+    sinks = options.sinks.to(scores.dtype).view(*scores.shape[:2], 1)
     return torch.cat([scores, sinks], -1).softmax(-1)[..., :-1].to(value.dtype) @ value

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from eexit.cpu import kernels
+from eexit.cpu.kernels import AttentionOptions
 from eexit.model.cache import KVCache
 from eexit.model.views import CacheView, TokensView
 
@@ -36,7 +37,7 @@ def test_float16_scores_above_its_range_are_scaled_before_the_soft_cap() -> None
     values.normal_()
     query = torch.randn(2, 1, 1, WIDTH).mul(100).half()
     assert (query @ keys.mT).isinf().any()
-    attended = view.attend(query, keys, values, scaling=1e-4, window=None, softcap=20.0)
+    attended = view.attend(query, keys, values, AttentionOptions(1e-4, softcap=20.0))
     for row in range(2):
         expected = attention(query[row, :, 0], keys[row], values[row], 1e-4, 20.0, None)
         torch.testing.assert_close(attended[row, 0].double(), expected, rtol=2e-3, atol=2e-3)
@@ -96,12 +97,11 @@ def test_a_token_attends_to_its_own_rows_positions_up_to_its_own(
     )
     all_keys, all_values = view.update(key, value, 0)
     sinks = torch.randn(N_KEY_HEADS * group, dtype=dtype) * 4 if has_sinks else None
-    attended = view.attend(query, all_keys, all_values, 0.3, window, softcap, sinks)
+    options = AttentionOptions(0.3, window, softcap, sinks)
+    attended = view.attend(query, all_keys, all_values, options)
     hidden_NM = None if kv.hidden_LNS is None else kv.hidden_LNS[0]
-    by_kernel = kernels.attention(
-        query, all_keys, all_values, view.slots, view.own_position_BT, window, 0.3, sinks, hidden_NM
-    )
-    assert (by_kernel is not None) == (way == "compiled")
+    by_kernel = kernels.attention(query, all_keys, all_values, view.slots, view.own_position_BT, options, hidden_NM)
+    assert (by_kernel is not None) == (way == "compiled" and softcap is None)
     assert attended.shape == (len(slots), 1, N_KEY_HEADS * group, VALUE_WIDTH)
     for row, slot in enumerate(slots):
         end = int(positions[slot]) + 1
@@ -145,7 +145,7 @@ def test_tokens_of_a_row_attend_to_one_another_by_torchs_operators_too(
         for heads, width in ((N_KEY_HEADS * 3, WIDTH), (N_KEY_HEADS, WIDTH), (N_KEY_HEADS, VALUE_WIDTH))
     )
     sink_H = torch.randn(N_KEY_HEADS * 3) * 4 if has_sinks else None
-    attended = view.attend(query, *view.update(key, value, 0), 0.3, window, softcap, sink_H)
+    attended = view.attend(query, *view.update(key, value, 0), AttentionOptions(0.3, window, softcap, sink_H))
     for token, (slot, position) in enumerate(zip(slot_N.tolist(), position_N.tolist(), strict=True)):
         start = max(0, position + 1 - window) if window else 0
         there = [other for other in range(start, position + 1) if not hidden[slot, other]]
