@@ -51,12 +51,12 @@ class Prices:
     reads: str = "head_reads"  # which of LOOKS tokens are read with
 
 
-def cost(prices: Prices, counts: Counts, n_prompt: int, hidden_from_T: np.ndarray | None = None) -> float:
+def cost(prices: Prices, counts: Counts, n_prompt: int, hidden_LT: np.ndarray | None = None) -> float:
     """The multiply-adds of a run's decided tokens.
 
     The input of a token stands at position `n_prompt` + its place. In each layer that was run, it attends to its own
-    position and to those earlier ones that lie in the layer's window and are not hidden there. `hidden_from_T` is the
-    first layer in which each token's position is hidden, L if there is none; None hides nothing.
+    position and to those earlier ones that lie in the layer's window and are not hidden there. `hidden_LT` says in
+    which layers each token's position is hidden; None hides nothing.
     """
     n_tokens, layer_L1 = len(counts.layers_T), np.arange(len(prices.layer_L))[:, None]
     run_LT = layer_L1 < counts.layers_T
@@ -66,8 +66,8 @@ def cost(prices: Prices, counts: Counts, n_prompt: int, hidden_from_T: np.ndarra
     window_L1 = np.array([end if window is None else window for window in prices.window_L])[:, None]
     first_LT = np.maximum(position_T + 1 - window_L1, 0)
     attended_LT = position_T + 1 - first_LT
-    if hidden_from_T is not None:
-        attended_LT -= _n_hidden(layer_L1 >= hidden_from_T, first_LT - n_prompt)
+    if hidden_LT is not None:
+        attended_LT -= _n_hidden(hidden_LT, first_LT - n_prompt)
     per_layer_L = (
         prices.layer_L * run_LT.sum(1)
         + prices.keys_L * keys_LT.sum(1)
@@ -100,7 +100,7 @@ def needed(
     state: State | None,
     reads: str = "head_reads",
 ) -> tuple[Counts, np.ndarray | None]:
-    """What exits as taken need if deciding costs nothing, and `cost`'s `hidden_from_T`.
+    """What exits as taken need if deciding costs nothing, and `cost`'s `hidden_LT`.
 
     A token needs the layers up to its exit, and one read there. Later tokens that exit deeper attend to its position in
     the layers up to their exits: there it needs what the state leaves, or the layers themselves if the state is that of
@@ -112,11 +112,11 @@ def needed(
     exit_T = np.searchsorted([*exitable_layers, n_layers - 1], exit_layer_T)
     if state is None or not alters(state):
         return _decided_for_free(reached_T, keys_T, exit_T, len(exitable_layers), reads), None
-    left = [_Left(), *(_left_by(state, layer) for layer in range(1, n_layers)), _Left()]  # none in 0, nor past the last
+    left = [_Left(), *(_left_by(state, layer) for layer in range(1, n_layers))]  # none in layer 0
     written_before = np.cumsum([0, *(in_layer.writes for in_layer in left)])  # in how many of the layers before each
     keys_T = written_before[reached_T] - written_before[depth_T]
-    hidden_from_T = np.where(np.array([in_layer.hides for in_layer in left])[depth_T], depth_T, n_layers)
-    return _decided_for_free(depth_T, keys_T, exit_T, len(exitable_layers), reads), hidden_from_T
+    hides_L1, layer_L1 = np.array([[in_layer.hides] for in_layer in left]), np.arange(n_layers)[:, None]
+    return _decided_for_free(depth_T, keys_T, exit_T, len(exitable_layers), reads), hides_L1 & (layer_L1 >= depth_T)
 
 
 def cost_columns(
@@ -128,15 +128,15 @@ def cost_columns(
     Without counts, what was run is not the run's own: the pass beside an oracle serves all modes.
     """
     n_layers, state = len(prices.layer_L), STATES.get(mode)
-    least, hidden_from_T = needed(exit_layer_T, exitable_layers, n_layers, state, prices.reads)
+    least, hidden_LT = needed(exit_layer_T, exitable_layers, n_layers, state, prices.reads)
     full, with_whole_head = (
         full_depth(len(exit_layer_T), n_layers, len(exitable_layers), reads) for reads in (prices.reads, "head_reads")
     )
     return {
         "cost_full": cost(prices, full, n_prompt),
         "cost_full_whole_head": cost(prices, with_whole_head, n_prompt),
-        "cost_needed": cost(prices, least, n_prompt, hidden_from_T),
-        "cost_run": None if counts is None else cost(prices, counts, n_prompt, hidden_from_T),
+        "cost_needed": cost(prices, least, n_prompt, hidden_LT),
+        "cost_run": None if counts is None else cost(prices, counts, n_prompt, hidden_LT),
         "layers_run": None if counts is None else int(counts.layers_T.sum()),
         **{name: None if counts is None else int(counts.looks_TX(name).sum()) for name in LOOKS},
         "keys_written": None if counts is None else int(counts.keys_T.sum()),

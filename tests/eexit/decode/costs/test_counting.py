@@ -2,7 +2,6 @@
 
 import copy
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import fields
 from itertools import product
 
@@ -135,7 +134,7 @@ def test_keys_that_layers_expand_from_what_they_keep_are_part_of_each_position()
     assert prices.position_L.tolist() == [expanded + attended] * N_LAYERS
 
 
-def looped_cost(prices: Prices, counts: Counts, n_prompt: int, hidden_from_T: Sequence[int]) -> float:
+def looped_cost(prices: Prices, counts: Counts, n_prompt: int, hidden_LT: np.ndarray) -> float:
     """`costs.cost`, one token, layer and position at a time."""
     total = 0
     for token, (layers, keys) in enumerate(zip(counts.layers_T, counts.keys_T, strict=True)):
@@ -148,7 +147,7 @@ def looped_cost(prices: Prices, counts: Counts, n_prompt: int, hidden_from_T: Se
             window = prices.window_L[layer]
             for other in range(position + 1):
                 within = window is None or other > position - window
-                hidden = other >= n_prompt and hidden_from_T[other - n_prompt] <= layer
+                hidden = other >= n_prompt and hidden_LT[layer, other - n_prompt]
                 if other == position or (within and not hidden):
                     total += int(prices.position_L[layer])
         total += sum(int(prices.keys_L[layer]) for layer in range(layers, layers + keys))
@@ -170,18 +169,19 @@ def test_costs_are_those_of_every_layer_and_position_one_by_one(n_prompt: int) -
     layers_T = rng.integers(1, N_LAYERS + 1, n_tokens)
     looks_TXK = rng.integers(0, 3, (n_tokens, 4, len(LOOKS)))
     counts = Counts(np.arange(n_tokens), layers_T, rng.integers(0, N_LAYERS + 1 - layers_T), looks_TXK)
-    nowhere_T = [N_LAYERS] * n_tokens
-    assert cost(prices, counts, n_prompt) == looped_cost(prices, counts, n_prompt, nowhere_T)
-    hidden = cost(prices, counts, n_prompt, layers_T)
-    assert hidden == looped_cost(prices, counts, n_prompt, layers_T.tolist())
+    nowhere_LT = np.zeros((N_LAYERS, n_tokens), bool)
+    assert cost(prices, counts, n_prompt) == looped_cost(prices, counts, n_prompt, nowhere_LT)
+    hidden_LT = (np.arange(N_LAYERS)[:, None] >= layers_T) & rng.integers(2, size=nowhere_LT.shape, dtype=bool)
+    hidden = cost(prices, counts, n_prompt, hidden_LT)
+    assert hidden == looped_cost(prices, counts, n_prompt, hidden_LT)
     assert hidden < cost(prices, counts, n_prompt)
 
 
 def test_no_decided_token_costs_nothing(llama: PreTrainedModel) -> None:
     prices = find_prices(Decoder(llama), DECODING)
     none = np.array([], dtype=np.int64)
-    counts, hidden_from_T = needed(none, EXITABLE, N_LAYERS, STATES["skip"])
-    assert cost(prices, counts, 5, hidden_from_T) == cost(prices, full_depth(0, N_LAYERS, len(EXITABLE)), 5) == 0
+    counts, hidden_LT = needed(none, EXITABLE, N_LAYERS, STATES["skip"])
+    assert cost(prices, counts, 5, hidden_LT) == cost(prices, full_depth(0, N_LAYERS, len(EXITABLE)), 5) == 0
 
 
 EXITS = [3, 1, 6, 1, 4, 3]  # the layers that six tokens exit at
@@ -200,8 +200,8 @@ NEEDED = {
 
 @pytest.mark.parametrize("mode", ["normal", *STATES])
 def test_exits_need_what_later_tokens_attend_to(mode: str) -> None:
-    counts, hidden_from_T = needed(np.array(EXITS), EXITABLE, N_LAYERS, STATES.get(mode))
-    hidden = NOWHERE if hidden_from_T is None else hidden_from_T.tolist()
+    counts, hidden_LT = needed(np.array(EXITS), EXITABLE, N_LAYERS, STATES.get(mode))
+    hidden = NOWHERE if hidden_LT is None else (N_LAYERS - hidden_LT.sum(0)).tolist()
     assert (counts.layers_T.tolist(), counts.keys_T.tolist(), hidden) == NEEDED[mode]
     assert [(*EXITABLE, 6)[rank] for rank in counts.looks_TX("head_reads").argmax(1)] == EXITS
     assert counts.looks_TX("head_reads").sum(1).tolist() == [1] * 6
@@ -226,7 +226,7 @@ class Noted:
 @pytest.mark.parametrize("mode", STATES)
 def test_any_exits_need_what_the_state_does_token_by_token(mode: str) -> None:
     state, exits = STATES[mode], np.random.default_rng(0).choice([*EXITABLE, 6], 50, p=[0.4, 0.3, 0.25, 0.05])
-    counts, hidden_from_T = needed(exits, EXITABLE, N_LAYERS, state)
+    counts, hidden_LT = needed(exits, EXITABLE, N_LAYERS, state)
     for token, exit_layer in enumerate(exits):
         deeper = range(exit_layer + 1, max([exit_layer, *exits[token + 1 :]]) + 1)
         noted = Noted()
@@ -237,5 +237,4 @@ def test_any_exits_need_what_the_state_does_token_by_token(mode: str) -> None:
         run = len(deeper) if state.first_altered(0) is None else 0
         assert counts.layers_T[token] == exit_layer + 1 + run
         assert counts.keys_T[token] == len(written)
-        hidden_from = N_LAYERS if hidden_from_T is None else hidden_from_T[token]
-        assert hidden_from == min([*noted.hidden, N_LAYERS])
+        assert noted.hidden == ([] if hidden_LT is None else np.flatnonzero(hidden_LT[:, token]).tolist())
