@@ -88,13 +88,18 @@ def decide(deciding: Deciding, reading: Reading | None = None) -> Decision:
     return Decision(evidence_DE, exit_probabilities(chances), choose_exits(chances, deciding.u_exit_D))
 
 
-def last_tokens(batch: Slots, device: torch.device) -> tuple[Tokens, Deciding]:
+def last_tokens(batch: Slots) -> Tokens:
     """Each row's last token, which is decided next."""
+    slots = np.arange(batch.n_rows)
+    return Tokens(slots, batch.n_generated[slots] - 1, batch.last_token().astype(np.int64))
+
+
+def deciding_of(batch: Slots, device: torch.device) -> Deciding:
+    """How each row's last token is decided."""
     slots, n_generated = np.arange(batch.n_rows), batch.n_generated[: batch.n_rows]
     uniform = batch.u_exit[slots, n_generated], batch.u_token[slots, n_generated]
     sent = to_device([batch.rule[slots], batch.setting[slots], *uniform], device)
-    tokens = Tokens(slots, n_generated - 1, batch.last_token().astype(np.int64))
-    return tokens, Deciding(batch.rules, batch.rule[slots], *sent)
+    return Deciding(batch.rules, batch.rule[slots], *sent)
 
 
 def exit_pass(

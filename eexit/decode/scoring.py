@@ -21,9 +21,9 @@ from eexit.decode.exit_pass import Deciding, exit_pass
 from eexit.decode.layer_reading import Reading
 from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.requests import Decoding, Request
-from eexit.decode.rows.slots import NONE, Layers, RuleOfRows, find_layers
+from eexit.decode.rows.slots import NONE, RuleOfRows, find_layers
 from eexit.decode.rows.transfer import to_device
-from eexit.decode.teacher import Prefilled, prefill, read_texts
+from eexit.decode.teacher import prefill, read_texts
 from eexit.decode.token_pass import StudentRows, Tokens
 from eexit.decode.waiting import Waiting
 from eexit.method.draws import exit_draws
@@ -84,15 +84,12 @@ def score_texts(
     student: Decoder | None = None, u_exit_T: np.ndarray | None = None,
 ) -> list[Scored]:  # fmt: skip
     """Score several texts, each by itself, behind the same prompt and with the same draws; otherwise as `score`."""
-    layers = find_layers(decoding.exitable_layers, decoder.n_layers, ())
     decoders = Decoders.of(decoder, student).under(request.configuration)
-    # Of an empty prompt's pass, nothing is used but the shapes of keys and values.
-    prefilled = prefill(decoders, decoding, layers, request.prompt_token_ids or (texts[0][0],))
     longest = max(map(len, texts))
     if u_exit_T is None:
         u_exit_T = exit_draws(request.seed, list(request.prompt_token_ids), longest)
-    scoring = _Texts(decoders, decoding, layers, request, texts, u_exit_T, prefilled)
-    parts = [[_first(layers, prefilled, text[0], not request.prompt_token_ids)] for text in texts]
+    scoring = _Texts(decoders, decoding, request, texts, u_exit_T)
+    parts = [[scoring.first(text[0])] for text in texts]
     size = max(1, SCORED_TOKENS // len(texts))
     for start in range(1, longest, size):
         indices = [np.arange(start, min(start + size, len(text))) for text in texts]
@@ -103,24 +100,21 @@ def score_texts(
     return [Scored.joined(of_text) for of_text in parts]
 
 
-def _first(layers: Layers, prefilled: Prefilled, token: int, from_nowhere: bool) -> Scored:
-    n_exits = len(layers.exits)
-    logprob = float(prefilled.reading.logprob(torch.tensor([token], device=prefilled.states_1XW.device)))
-    likeliest, hidden_1W = prefilled.reading.likeliest_BX[:, -1].cpu().numpy(), prefilled.states_1XW[:, -1]
-    if from_nowhere:
-        logprob, likeliest, hidden_1W = np.nan, np.full_like(likeliest, NONE), torch.full_like(hidden_1W, torch.nan)
-    prob_1X, evidence_1E = np.eye(n_exits)[-1:], np.full((1, n_exits - 1), np.nan)
-    return Scored(layers.exits[-1:], likeliest, np.array([logprob]), prob_1X, evidence_1E, hidden_1W)
-
-
 class _Texts:
     """Texts that are being scored, with the keys and values of their student, and of their teacher for an oracle."""
 
     def __init__(
-        self, decoders: Decoders, decoding: Decoding, layers: Layers, request: Request, texts: Sequence[Sequence[int]],
-        u_exit_T: np.ndarray, prompt: Prefilled,
-    ):  # fmt: skip
-        self.decoders, self.decoding, self.layers, self.u_exit_T = decoders, decoding, layers, u_exit_T
+        self,
+        decoders: Decoders,
+        decoding: Decoding,
+        request: Request,
+        texts: Sequence[Sequence[int]],
+        u_exit_T: np.ndarray,
+    ):
+        self.decoders, self.decoding, self.u_exit_T = decoders, decoding, u_exit_T
+        self.layers = find_layers(decoding.exitable_layers, decoders.teacher.n_layers, ())
+        # Of an empty prompt's pass, nothing is used but the shapes of keys and values.
+        self.prompt = prefill(decoders, decoding, self.layers, request.prompt_token_ids or (texts[0][0],))
         self.n_prompt, n_tokens = len(request.prompt_token_ids), max(map(len, texts))
         self.token_ids_ST = np.zeros((len(texts), n_tokens), np.int64)
         for slot, text in enumerate(texts):
@@ -136,11 +130,21 @@ class _Texts:
             self.is_oracle = configuration.is_oracle
         n_texts, length = len(texts), self.n_prompt + n_tokens
         self.teacher, cache = KVCache(n_texts, length), KVCache(n_texts, length)
-        for held, keys in ((cache, prompt.student), (self.teacher, prompt.teacher))[: 1 + self.is_oracle]:
-            held.load(slice(0, n_texts), keys, range(layers.n_layers), self.n_prompt)
+        for held, keys in ((cache, self.prompt.student), (self.teacher, self.prompt.teacher))[: 1 + self.is_oracle]:
+            held.load(slice(0, n_texts), keys, range(self.layers.n_layers), self.n_prompt)
         start_S, state_S = np.full(n_texts, self.n_prompt), np.full(n_texts, 0 if self.states else NONE)
-        waiting = Waiting(decoders.student, layers, start_S, state_S, n_tokens, n_kept=0)
-        self.student = StudentRows(decoders.student, layers.segments, cache, self.states, waiting)
+        waiting = Waiting(decoders.student, self.layers, start_S, state_S, n_tokens, n_kept=0)
+        self.student = StudentRows(decoders.student, self.layers.segments, cache, self.states, waiting)
+
+    def first(self, token: int) -> Scored:
+        """Score this token as the first one of a text, which comes from the prompt's pass, or from nowhere."""
+        reading, hidden_1W, n_exits = self.prompt.reading, self.prompt.states_1XW[:, -1], len(self.layers.exits)
+        logprob = float(reading.logprob(torch.tensor([token], device=hidden_1W.device)))
+        likeliest = reading.likeliest_BX[:, -1].cpu().numpy()
+        if not self.n_prompt:
+            logprob, likeliest, hidden_1W = np.nan, np.full_like(likeliest, NONE), torch.full_like(hidden_1W, torch.nan)
+        prob_1X, evidence_1E = np.eye(n_exits)[-1:], np.full((1, n_exits - 1), np.nan)
+        return Scored(self.layers.exits[-1:], likeliest, np.array([logprob]), prob_1X, evidence_1E, hidden_1W)
 
     def score(self, slot: np.ndarray, index: np.ndarray) -> Scored:
         """Score the tokens at these indices of these texts, behind those that were scored before."""
@@ -166,7 +170,5 @@ class _Texts:
         """What the teacher says of these tokens, if the rule is an oracle."""
         if not self.is_oracle:
             return None
-        position_D, exits = self.n_prompt + tokens.input_index_D, self.layers.exits
-        return read_texts(
-            self.decoders.teacher, self.decoding, exits, self.teacher, tokens.slot_D, position_D, tokens.token_D
-        )
+        start_S, exits = self.student.waiting.start_S, self.layers.exits
+        return read_texts(self.decoders.teacher, self.decoding, exits, self.teacher, tokens, start_S)

@@ -17,6 +17,7 @@ from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.requests import Decoding
 from eexit.decode.rows.slots import Layers
 from eexit.decode.rows.transfer import to_device
+from eexit.decode.token_pass import Tokens
 from eexit.model.cache import KVCache
 from eexit.model.decoder import Decoder
 from eexit.model.layerwise import LayerPass
@@ -84,11 +85,15 @@ def teacher_pass(
 
 
 def read_texts(
-    decoder: Decoder, decoding: Decoding, exits: np.ndarray, cache: KVCache, slot_N: np.ndarray,
-    position_N: np.ndarray, token_N: np.ndarray,
-) -> Reading:  # fmt: skip
-    """The reading of a full-depth pass over tokens of texts, each in a slot of `cache` that holds what precedes it."""
-    slot, position_N1, token_N1 = to_device([slot_N, position_N[:, None], token_N[:, None]], decoder.device)
-    view = TokensView(cache, slot, position_N1, int(position_N.max()) + 1, decoder.attends_itself)
+    decoder: Decoder, decoding: Decoding, exits: np.ndarray, cache: KVCache, tokens: Tokens, start_S: np.ndarray
+) -> Reading:
+    """The reading of a full-depth pass over tokens of texts, each in a slot of `cache` that holds what precedes it.
+
+    `start_S` are the positions of the slots' first generated tokens.
+    """
+    position_D = start_S[tokens.slot_D] + tokens.input_index_D
+    sent = to_device([tokens.slot_D, position_D[:, None], tokens.token_D[:, None]], decoder.device)
+    slot_D, position_D1, token_D1 = sent
+    view = TokensView(cache, slot_D, position_D1, int(position_D.max()) + 1, decoder.attends_itself)
     with decoder.attending():
-        return read_layers(decoder, teacher_pass(decoder, exits, token_N1, view)[0], decoding)
+        return read_layers(decoder, teacher_pass(decoder, exits, token_D1, view)[0], decoding)

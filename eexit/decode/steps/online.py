@@ -16,14 +16,14 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from eexit.decode.costs.counting import LOOKS
-from eexit.decode.exit_pass import exit_pass, last_tokens
+from eexit.decode.exit_pass import deciding_of, exit_pass, last_tokens
 from eexit.decode.layer_reading import Reading, read_layers
 from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.requests import Decoding, Request
 from eexit.decode.rows.slots import Slots, find_layers
 from eexit.decode.rows.transfer import to_device, to_host
 from eexit.decode.teacher import Prefilled, read_texts
-from eexit.decode.token_pass import StudentRows
+from eexit.decode.token_pass import StudentRows, Tokens
 from eexit.decode.waiting import Waiting
 from eexit.method.states import STATES, alters
 from eexit.model.cache import KVCache
@@ -144,21 +144,20 @@ def online_step(decoders: Decoders, decoding: Decoding, batch: OnlineBatch) -> N
 @torch.inference_mode()
 def taught_step(decoders: Decoders, decoding: Decoding, batch: OnlineBatch) -> None:
     """The same for rows of oracles, whose teacher is another decoder: it runs their last tokens at full depth first."""
-    slots, input_index = np.arange(batch.n_rows), batch.n_generated[: batch.n_rows] - 1
+    tokens, exits = last_tokens(batch), batch.layers.exits
     with record_function("teacher"):
-        exits, token = batch.layers.exits, batch.last_token().astype(np.int64)
-        reading = read_texts(decoders.teacher, decoding, exits, batch.teacher, slots, batch.position(), token)
+        reading = read_texts(decoders.teacher, decoding, exits, batch.teacher, tokens, batch.n_prompt)
     exit_step(decoding, batch, reading)
     if decoding.n_observed:
-        record_reading(batch, slots, input_index, reading)
-    batch.n_observed[slots] += 1
+        record_reading(batch, tokens.slot_D, tokens.input_index_D, reading)
+    batch.n_observed[tokens.slot_D] += 1
 
 
 def exit_step(decoding: Decoding, batch: OnlineBatch, reading: Reading | None = None) -> None:
     """Run the tokens that are being decided up to their exits, and record what comes of it."""
     # 1. Layer by layer, tokens leave where their rules say; their next tokens are read there. Tokens that have exited
     #    before come along where a later one goes deeper.
-    tokens, deciding = last_tokens(batch, batch.student.decoder.device)
+    tokens, deciding = last_tokens(batch), deciding_of(batch, batch.student.decoder.device)
     taken = exit_pass(batch.student, decoding, tokens, deciding, reading)
     # 2. What was looked at is counted, as what was run has been.
     batch.counts["looks_TXK"][tokens.slot_D, tokens.input_index_D] += taken.looks_DXK
@@ -198,9 +197,8 @@ def observe(decoder: Decoder, decoding: Decoding, batch: OnlineBatch, slots: np.
         size = min(size, max(1, OBSERVED_POSITIONS // int((batch.n_prompt + batch.n_generated)[slots].max())))
     for start in range(0, len(slot_T), size):
         slot, input_index = slot_T[start : start + size], input_index_T[start : start + size]
-        token = batch.records["token_id_T"][slot, input_index].astype(np.int64)
-        position = batch.n_prompt[slot] + input_index
-        reading = read_texts(decoder, decoding, exits, batch.teacher, slot, position, token)
+        tokens = Tokens(slot, input_index, batch.records["token_id_T"][slot, input_index].astype(np.int64))
+        reading = read_texts(decoder, decoding, exits, batch.teacher, tokens, batch.n_prompt)
         record_reading(batch, slot, input_index, reading)
 
 

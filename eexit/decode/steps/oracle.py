@@ -9,7 +9,6 @@ Shapes: B rows in flight, F of them with a student, U unique prefixes, E exitabl
 last, T tokens, W width of the residual stream.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -80,9 +79,7 @@ def decode_step(decoders: Decoders, decoding: Decoding, batch: Batch) -> None:
             if batch.n_students:
                 prefix_F = rows.prefix_B[: batch.n_students]
                 view = decoder.view(batch.student, rows.position_U1[prefix_F], reach)
-                student_pass(
-                    teacher, prefix_F, view, routes, batch.states, batch.layers.fork, hidden_BW[: batch.n_students]
-                )
+                student_pass(batch, teacher, prefix_F, view, routes, hidden_BW[: batch.n_students])
     step = Step(np.arange(batch.n_rows), rows.u_token_B, reading, decision, routes, hidden_BW)
     # 5. The next tokens are read where the rows exit. 6. Everything is recorded.
     record(batch, step, take_tokens(decoder, decoding, step))
@@ -112,9 +109,8 @@ def undecided(final_B: Tensor, n_exitable: int) -> Decision:
 
 
 def student_pass(
-    teacher: Teacher, prefix_F: Tensor, view: CacheView, routes: Routes, states: Sequence[str], fork: int,
-    hidden_FW: Tensor,
-) -> None:  # fmt: skip
+    batch: Batch, teacher: Teacher, prefix_F: Tensor, view: CacheView, routes: Routes, hidden_FW: Tensor
+) -> None:
     """Run the students, and write each one's residual stream at its exit layer to `hidden_FW`, in place.
 
     A layer runs for the rows that have not exited before it; for the others, their state says what the layer holds.
@@ -124,11 +120,12 @@ def student_pass(
     for span in routes.spans:
         going_pass = teacher.layer_pass.among(prefix_F[span.going], view.among(span.going))
         exited = []
-        for name, out in zip(states, span.out, strict=True):
+        for name, out in zip(batch.states, span.out, strict=True):
             if len(out):
                 out_pass = teacher.layer_pass.among(prefix_F[out], view.among(out))
                 out_teacher = teacher.layer_pass.view.among(prefix_F[out])
-                exited.append((STATES[name], ExitedTokens(out_pass, hidden_FW[out, None], out_teacher, fork)))
+                left = ExitedTokens(out_pass, hidden_FW[out, None], out_teacher, batch.layers.fork)
+                exited.append((STATES[name], left))
         going_BTW = hidden_FW[span.going, None]
         for layer in range(span.start, span.end):
             for state, students in exited:
