@@ -6,6 +6,7 @@ interrupted, and the same call goes on from there.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,8 @@ def _train(plan: TrainingPlan, device: str, display: Display) -> Card:
                 _save(actor, display)
                 raise
             actor.call("save")
-            display.show(_progress("measuring on held-out texts", advanced))
+            display.say("learned; measuring on held-out texts, which may take minutes")
+            display.show(replace(_progress("measuring", advanced), with_rate=False, open_ended=True))
             card: Mapping[str, Any] = actor.call("finish")
             display.show(_progress("done", advanced), last=True)
     return Card.model_validate(card)

@@ -17,10 +17,12 @@ class Progress:
     has_begun: bool = True
     with_rate: bool = False  # whether tokens per second say anything
     ending: str = ""  # what is told last
+    open_ended: bool = False  # whether the time left is not known, although the share is
 
     def describe(self, rate: float, left: str) -> str:
         """It as text, given tokens per second and the time left."""
-        told = (self.doing, f"{rate:,.0f} tokens/s" if self.with_rate else "", left, self.ending)
+        time_left = "" if self.open_ended else left
+        told = (self.doing, f"{rate:,.0f} tokens/s" if self.with_rate else "", time_left, self.ending)
         return " · ".join(filter(None, told))
 
 
