@@ -21,6 +21,7 @@ from eexit.messages.errors import UsageError
 ADDRESS = "RAY_ADDRESS"
 SECONDS_TO_ANSWER = 10.0
 SECONDS_BETWEEN_LISTENING = 0.002
+NO_PRESTART = ("RAY_enable_worker_prestart", "0")  # else Ray starts a process per CPU, of which an actor needs one
 OBJECT_STORE_BYTES = 100_000_000  # enough, since only runs and counts go through it
 
 
@@ -88,6 +89,7 @@ def _start() -> None:
     else:
         # Otherwise Ray writes a token to the home folder, and requires it at every later `ray start`.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        os.environ.setdefault(*NO_PRESTART)
         ray.init(
             address="local",
             include_dashboard=False,

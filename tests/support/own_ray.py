@@ -12,9 +12,12 @@ def started_ray(environment: dict[str, str]) -> Iterator[None]:
     """A Ray of two CPUs, whose actors get the environment of this process as it is now, and `environment`."""
     import ray
 
+    from cluster.session import NO_PRESTART
+
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
+        patch.setenv(*NO_PRESTART)
         patch.delenv("RAY_ADDRESS", raising=False)
         os.makedirs(environment["RAY_TMPDIR"], exist_ok=True)
         ray.init(
