@@ -30,7 +30,7 @@ from eexit.messages.wording import flag
 from eexit.method.rules import shown
 from eexit.plan.grids import parse_rules
 from eexit.plan.prompts import read_prompts
-from eexit.training.setup import DEFAULTS, Settings
+from eexit.training.setup import WAYS, Settings
 from eexit.training.tables import how_to_use, training_tables
 
 
@@ -71,7 +71,7 @@ def settings_of(flags: Namespace) -> dict[str, Any]:
 
 def read_flags(arguments: Sequence[str]) -> Namespace:
     parser = study_parser(__doc__, "folder or URI of a finished sweep that has mode normal")
-    parser.add_argument("--what", required=True, help=f"what to train: {', '.join(DEFAULTS)}")
+    parser.add_argument("--what", required=True, help=f"what to train: {', '.join(WAYS)}")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where the artefact goes")
     parser.add_argument("--prompts", metavar="FILE", help="more prompts, whose texts are generated first")
     parser.add_argument(
@@ -114,7 +114,7 @@ def defaults_of(name: str) -> str:
     default = Settings.__dataclass_fields__[name].default
     if default is not None:
         return str(default)
-    by_what = {what: defaults[name] for what, defaults in DEFAULTS.items() if name in defaults}
+    by_what = {what: way.defaults[name] for what, way in WAYS.items() if name in way.defaults}
     return ", ".join(f"{value:,} for {what}" for what, value in by_what.items()) or "no limit"
 
 

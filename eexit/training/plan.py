@@ -23,7 +23,7 @@ from eexit.plan.model_facts import ModelFacts, aside
 from eexit.results.store.finished_sweep import FinishedSweep, refuse_changed_model
 from eexit.results.store.manifest import first_difference
 from eexit.training.run.saving import read_saved
-from eexit.training.setup import ALL_HAVE, HAS, Settings, rule_and_parameter
+from eexit.training.setup import ALL_HAVE, WAYS, Settings, rule_and_parameter
 from eexit.training.texts import Text, n_tokens
 
 
@@ -86,11 +86,11 @@ def refuse_settings(sweep: FinishedSweep, results: str, given: Mapping[str, Any]
     Nothing is loaded for that but the model's configuration.
     """
     what = given["what"]
-    if what not in HAS:
-        raise UsageError(f"--what {what} can't be trained: choose from {', '.join(HAS)}")
+    if what not in WAYS:
+        raise UsageError(f"--what {what} can't be trained: choose from {', '.join(WAYS)}")
     for name, value in given.items():
-        if name not in (*ALL_HAVE, *HAS[what]):
-            kinds = [kind for kind, names in HAS.items() if name in names]
+        if name not in (*ALL_HAVE, *WAYS[what].has):
+            kinds = [kind for kind, way in WAYS.items() if name in way.has]
             raise UsageError(f"{flag(name)} is for {' and '.join(kinds)}, and --what is {what}: leave it out")
         if isinstance(value, float) and not 0 < value < math.inf:
             raise UsageError(f"{flag(name)} must be a number above 0, got {value:g}")

@@ -6,8 +6,10 @@ This module does not import torch, so that the command line can check settings w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
+
+from eexit.plan.artefacts import ADAPTER, GATE, PROBE, READOUT
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -17,25 +19,36 @@ if TYPE_CHECKING:
     from eexit.training.texts import Text
 
 KL_FACTORS: Final = (0.5, 1.0, 2.0, 4.0)  # of a card's tables
-# What suits each way to train, where nothing else is asked for; its names are what can be trained.
-DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
-    "linear": {},
-    "tuned": {"passes": 2, "tokens_per_step": 256, "learning_rate": 1e-2},
-    "probe": {"passes": 6, "tokens_per_step": 256, "learning_rate": 1e-3},
-    "gate": {},
-    "student": {"tokens_per_step": 512, "learning_rate": 1e-3, "most_tokens": 100_000, "most_minutes": 30.0},
-}
+ALL_HAVE: Final = ("what", "layers", "seed")  # settings
 _OF_STEPS: Final = ("passes", "tokens_per_step", "learning_rate")
+_LIMITS: Final = ("most_tokens", "most_minutes")
 _OF_STUDENTS: Final = ("kl_factor", "lora_r", "lora_alpha", "lora_targets")
-# The settings that each has, besides those that all have.
-HAS: Final[Mapping[str, tuple[str, ...]]] = {
-    "linear": (),
-    "tuned": (*_OF_STEPS, "most_tokens", "most_minutes"),
-    "probe": ("readout", *_OF_STEPS),
-    "gate": ("readout", "rules"),
-    "student": (*_OF_STEPS, "most_tokens", "most_minutes", *_OF_STUDENTS),
+
+
+@dataclass(frozen=True)
+class WayToTrain:
+    """What is written, the settings that it takes besides `ALL_HAVE`, and those that suit it if no others are given."""
+
+    holds: tuple[str, ...]  # roles of the artefact
+    has: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+WAYS: Final[Mapping[str, WayToTrain]] = {  # by what is trained
+    "linear": WayToTrain((READOUT,)),
+    "tuned": WayToTrain(
+        (READOUT,), (*_OF_STEPS, *_LIMITS), {"passes": 2, "tokens_per_step": 256, "learning_rate": 1e-2}
+    ),
+    "probe": WayToTrain(
+        (PROBE,), ("readout", *_OF_STEPS), {"passes": 6, "tokens_per_step": 256, "learning_rate": 1e-3}
+    ),
+    "gate": WayToTrain((GATE,), ("readout", "rules")),
+    "student": WayToTrain(
+        (ADAPTER, PROBE),
+        (*_OF_STEPS, *_LIMITS, *_OF_STUDENTS),
+        {"tokens_per_step": 512, "learning_rate": 1e-3, "most_tokens": 100_000, "most_minutes": 30.0},
+    ),
 }
-ALL_HAVE: Final = ("what", "layers", "seed")
 
 
 @dataclass(frozen=True)
@@ -57,14 +70,14 @@ class Settings:
     lora_alpha: int = 16
     lora_targets: tuple[str, ...] | None = None  # modules; None: the projections of attention
 
-    def with_defaults(self, **defaults: Any) -> Settings:
-        """These settings, with `defaults` for those that are None; by default those that suit `what`."""
-        defaults = defaults or dict(DEFAULTS[self.what])
+    def with_defaults(self) -> Settings:
+        """These settings, with what suits `what` for those that are None."""
+        defaults = WAYS[self.what].defaults
         return replace(self, **{name: value for name, value in defaults.items() if getattr(self, name) is None})
 
     def as_dict(self) -> dict[str, Any]:
         """Those that `what` has and that are not None, as in JSON."""
-        settings = {name: getattr(self, name) for name in (*ALL_HAVE, *HAS[self.what])}
+        settings = {name: getattr(self, name) for name in (*ALL_HAVE, *WAYS[self.what].has)}
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in settings.items()

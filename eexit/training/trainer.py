@@ -1,8 +1,9 @@
 """What every way to train has."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
@@ -12,37 +13,40 @@ from eexit.training.texts import Text
 Tables = dict[str, list[dict[str, Any]]]  # tables of a card, by name
 
 
-class Trainer(Protocol):
-    """Learns from texts, block by block; is all of its `state`, so that a training can be interrupted and go on."""
+class Trainer(ABC):
+    """Learns from texts, block by block. To be subclassed: what does nothing here need not be said."""
 
-    @property
-    def settings(self) -> Settings:
-        """What it was made with, without any that is None but should not be."""
+    settings: Settings  # what it was made with, defaults filled in
+    passes: int  # over all texts, at most
 
-    @property
-    def passes(self) -> int:
-        """How often it goes over all texts, at most."""
-
+    @abstractmethod
     def train(self, block: Sequence[Text]) -> float | None:
         """Learn from these texts, once; the mean loss in nats, or None if there is none yet."""
 
+    @abstractmethod
     def state(self) -> dict[str, Tensor]:
-        """All that it needs to go on, its optimiser's state included."""
+        """All that resuming needs, the optimiser's state included."""
 
+    @abstractmethod
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Be as it was when it gave this state."""
 
-    def finish(self) -> None:
-        """Called once, when it has learned from all blocks."""
-
+    @abstractmethod
     def weights(self) -> dict[str, Tensor]:
         """The tensors of the artefact, fp32; none before it has learned something."""
 
+    @abstractmethod
+    def tables(self, texts: Sequence[Text]) -> Tables:
+        """The card's tables of these texts, which nothing was learned from."""
+
+    def finish(self) -> None:
+        """Called once, when it has learned from all blocks."""
+        return
+
     def save_further(self, folder: Path) -> None:
         """Write what the artefact has besides its card and weights."""
+        return
 
     def held_out_loss(self, texts: Sequence[Text]) -> float | None:
         """The mean loss over these texts, in nats; None if there is none."""
-
-    def tables(self, texts: Sequence[Text]) -> Tables:
-        """The card's tables of these texts, which nothing was learned from."""
+        return None

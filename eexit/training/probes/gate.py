@@ -7,7 +7,6 @@ Shapes: N tokens, E exitable layers, R rules, J = W + 1 with a constant 1 in fro
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
 import torch
@@ -23,12 +22,12 @@ from eexit.training.readouts.ridge import SplitSums, Sums, best_fit
 from eexit.training.setup import Setup, rule_and_parameter
 from eexit.training.streams import streams
 from eexit.training.texts import Text, blocks, parted
-from eexit.training.trainer import Tables
+from eexit.training.trainer import Tables, Trainer
 
 THRESHOLDS: Final = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)  # of the card's table
 
 
-class GateTrainer:
+class GateTrainer(Trainer):
     """Trains the gates of all rules and exitable layers side by side."""
 
     passes = 1
@@ -101,12 +100,6 @@ class GateTrainer:
 
     def weights(self) -> dict[str, Tensor]:
         return {name: part.contiguous() for name, part in self.gate.tensors().items()}
-
-    def save_further(self, folder: Path) -> None:
-        """Nothing."""
-
-    def held_out_loss(self, texts: Sequence[Text]) -> float | None:
-        return None
 
     @torch.inference_mode()
     def tables(self, texts: Sequence[Text]) -> Tables:

@@ -11,7 +11,6 @@ Shapes: N tokens, E exitable layers, K KL factors, X = E + 1 with the final laye
 import copy
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from pathlib import Path
 from typing import Final
 
 import torch
@@ -27,7 +26,7 @@ from eexit.training.run.saving import optimiser_tensors, restore_optimiser
 from eexit.training.setup import KL_FACTORS, Setup
 from eexit.training.streams import streams
 from eexit.training.texts import Text, blocks, n_tokens, parted
-from eexit.training.trainer import Tables
+from eexit.training.trainer import Tables, Trainer
 
 WEIGHT_DECAY: Final = 0.1
 EPOCHS_PER_BLOCK: Final = 2  # since streams take longer to compute than to learn from
@@ -41,11 +40,11 @@ def log_kl(kl: Tensor) -> Tensor:
     return kl.clamp_min(LEAST_KL).log()
 
 
-class ProbeTrainer:
+class ProbeTrainer(Trainer):
     """Trains the probes of all exitable layers side by side."""
 
     def __init__(self, setup: Setup):
-        self.settings = settings = setup.settings.with_defaults()
+        self.settings = settings = setup.settings
         assert settings.passes
         assert settings.learning_rate
         self.decoder, self.readout, self.layers, self.texts = setup.decoder, setup.readout, settings.layers, setup.texts
@@ -178,9 +177,6 @@ class ProbeTrainer:
     def weights(self) -> dict[str, Tensor]:
         kept = {layer: self.fitted[kind][layer] for layer, kind in self.kinds.items()}
         return {name: part.detach().float().cpu().contiguous() for name, part in Probe(kept).tensors().items()}
-
-    def save_further(self, folder: Path) -> None:
-        """Nothing."""
 
     def held_out_loss(self, texts: Sequence[Text]) -> float | None:
         """The mean squared error of the MLPs' log KL, once they have learned something."""

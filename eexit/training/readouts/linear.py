@@ -7,7 +7,6 @@ J = H + 1 with a constant 1 in front.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,10 +18,10 @@ from eexit.training.readouts.ridge import SplitSums, Sums, best_fit
 from eexit.training.setup import Setup
 from eexit.training.streams import streams
 from eexit.training.texts import Text, parted
-from eexit.training.trainer import Tables
+from eexit.training.trainer import Tables, Trainer
 
 
-class LinearTrainer:
+class LinearTrainer(Trainer):
     """Fits all layers in one pass over the texts.
 
     The map is drawn towards the logit lens or towards the mean, and as strongly, as suits the training texts that
@@ -62,12 +61,6 @@ class LinearTrainer:
 
     def weights(self) -> dict[str, Tensor]:
         return affine_tensors(self.of_layer)
-
-    def save_further(self, folder: Path) -> None:
-        """Nothing."""
-
-    def held_out_loss(self, texts: Sequence[Text]) -> float | None:
-        return None
 
     def tables(self, texts: Sequence[Text]) -> Tables:
         readout = readout_of("linear", self.of_layer, self.decoder)

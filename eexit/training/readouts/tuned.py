@@ -14,7 +14,6 @@ what the head takes, V vocabulary.
 
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
 import torch
@@ -31,7 +30,7 @@ from eexit.training.run.saving import optimiser_tensors, restore_optimiser
 from eexit.training.setup import Setup
 from eexit.training.streams import streams
 from eexit.training.texts import Text, n_tokens, parted
-from eexit.training.trainer import Tables
+from eexit.training.trainer import Tables, Trainer
 
 WARM_UP: Final = 0.2  # of the tokens whose gradients are taken
 CLIP_NORM: Final = 1.0  # per layer
@@ -40,11 +39,11 @@ DAMPING: Final = 1e-3  # of the directions' mean variance, added to each before 
 OWN: Final = ("seen", "mean_EW", "white_EWW", "start_EWW", "start_EW", "map_EWW", "bias_EW")  # of a trainer's state
 
 
-class TunedTrainer:
+class TunedTrainer(Trainer):
     """Learns A and b of all layers side by side; a step learns from tokens of all texts of a block, mixed."""
 
     def __init__(self, setup: Setup):
-        self.settings = settings = setup.settings.with_defaults()
+        self.settings = settings = setup.settings
         assert settings.passes
         assert settings.learning_rate
         self.decoder, self.layers, self.rate = setup.decoder, settings.layers, settings.learning_rate
@@ -147,14 +146,8 @@ class TunedTrainer:
             getattr(self, name).copy_(state[name])
         restore_optimiser(self.optimiser, state)
 
-    def finish(self) -> None:
-        """Nothing is left to be done."""
-
     def weights(self) -> dict[str, Tensor]:
         return affine_tensors(self._of_layer())
-
-    def save_further(self, folder: Path) -> None:
-        """Nothing."""
 
     def held_out_loss(self, texts: Sequence[Text]) -> float:
         readout = readout_of("tuned", self._of_layer(), self.decoder)

@@ -4,22 +4,15 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any
 
 from eexit.model.file_digests import sha256
-from eexit.plan.artefacts import ADAPTER, GATE, PROBE, READOUT, WEIGHTS, Card, write_card
+from eexit.plan.artefacts import WEIGHTS, Card, write_card
 from eexit.training.run.loop import Training
 from eexit.training.run.saving import remove_state, save_tensors
+from eexit.training.setup import WAYS
 from eexit.training.texts import Text
 from eexit.whole_files import publish
-
-HOLDS: Final[Mapping[str, tuple[str, ...]]] = {
-    "linear": (READOUT,),
-    "tuned": (READOUT,),
-    "probe": (PROBE,),
-    "gate": (GATE,),
-    "student": (ADAPTER, PROBE),
-}
 
 
 def finish(
@@ -33,7 +26,7 @@ def finish(
     files = _write_files(training)
     card = Card(
         what=trainer.settings.what,
-        holds=HOLDS[trainer.settings.what],
+        holds=WAYS[trainer.settings.what].holds,
         model=dict(model),
         layers=trainer.settings.layers,
         readout=trainer.settings.readout,

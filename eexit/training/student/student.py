@@ -28,18 +28,18 @@ from eexit.training.student.lora import adapter_parameters, add_adapter, save_ad
 from eexit.training.student.passes import Pair
 from eexit.training.student.probes import fit_probes, student_probe_tables
 from eexit.training.texts import Text, blocks, n_tokens
-from eexit.training.trainer import Tables
+from eexit.training.trainer import Tables, Trainer
 
 TOKENS_AT_A_TIME: Final = 512  # in a forward and a backward pass, for bounded memory
 WARM_UP: Final = 0.05  # of the training, until the learning rate is at its highest
 MOST_NORM: Final = 1.0  # of a step's gradient
 
 
-class StudentTrainer:
+class StudentTrainer(Trainer):
     """Trains an adapter and, in the end, probes on the streams that it leaves."""
 
     def __init__(self, setup: Setup):
-        self.settings = settings = setup.settings.with_defaults()
+        self.settings = settings = setup.settings
         assert settings.tokens_per_step
         assert settings.learning_rate
         assert settings.most_tokens

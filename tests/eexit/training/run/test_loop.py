@@ -14,14 +14,14 @@ from eexit.training.run.loop import Training
 from eexit.training.run.saving import read_saved
 from eexit.training.setup import Settings
 from eexit.training.texts import Text
-from eexit.training.trainer import Tables
+from eexit.training.trainer import Tables, Trainer
 
 TEXTS = [Text(str(number), (number,), (7,) * 5) for number in range(12)]
 CHECK = [Text("held out", (99,), (7,) * 5, held_out=True)]
 IDENTITY = {"settings": {"what": "tuned"}}
 
 
-class Remembers:
+class Remembers(Trainer):
     """A trainer that learns which texts it was given, in order."""
 
     passes = 3
@@ -39,12 +39,8 @@ class Remembers:
     def restore(self, state: Mapping[str, Tensor]) -> None:
         self.given = state["given"]
 
-    def finish(self) -> None: ...
-
     def weights(self) -> dict[str, Tensor]:
         return self.state()
-
-    def save_further(self, folder: Path) -> None: ...
 
     def held_out_loss(self, texts: Sequence[Text]) -> float | None:
         assert texts == CHECK
