@@ -10,7 +10,6 @@ import ray
 
 from eexit.messages.errors import UsageError
 from eexit.messages.wording import counted
-from eexit.results.store.manifest import versions
 from eexit.studies.study import Work
 from eexit.training.plan import TrainingPlan
 
@@ -82,8 +81,7 @@ class TrainingWork(Work):
         """Measure what was learned on held-out texts, and write the artefact; returns its card."""
         from eexit.training.run.finishing import finish
 
-        plan = self._plan
-        return finish(self._training, plan.held_out, plan.model, plan.data, versions()).model_dump(mode="json")
+        return finish(self._training, self._plan).model_dump(mode="json")
 
     def reached(self) -> Advanced:
         training = self._training

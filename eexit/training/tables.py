@@ -16,21 +16,14 @@ USES = {
 
 def training_tables(card: Card) -> list[ResultTable]:
     """Of held-out tokens: what layers say through each readout, how well probes rank, and a student's exits."""
-    made = []
-    if card.held_out:
-        made.append(_layers(card))
-    if card.probes:
-        made.append(_probes(card))
-    if card.exits:
-        made.append(_exits(card))
-    if card.gates:
-        made.append(_gates(card))
-    return made
+    tables = ((card.held_out, _layers), (card.probes, _probes), (card.exits, _exits), (card.gates, _gates))
+    return [table(card) for rows, table in tables if rows]
 
 
 def _layers(card: Card) -> ResultTable:
     readouts = list(dict.fromkeys(row["readout"] for row in card.held_out))
-    table = _table(f"{card.data['n_held_out_tokens']:,} held-out tokens", "layer")
+    table = ResultTable(title=f"{card.data['n_held_out_tokens']:,} held-out tokens")
+    table.add("number", "layer")
     for readout in readouts:
         table.add("number", f"{readout}: as final", "median KL")
     rows = {(row["layer"], row["readout"]): row for row in card.held_out}
@@ -44,8 +37,8 @@ def _layers(card: Card) -> ResultTable:
 
 
 def _probes(card: Card) -> ResultTable:
-    table = _table("rank correlation of predicted and true KL", "layer")
-    table.add("number", "linear", "mlp", "kept")
+    table = ResultTable(title="rank correlation of predicted and true KL")
+    table.add("number", "layer", "linear", "mlp", "kept")
     for row in card.probes:
         figures = [row[f"rank_correlation_{kind}"] for kind in ("linear", "mlp")]
         table.add_row(str(row["layer"]), *("" if it is None else written(it, ".3f") for it in figures), row["kind"])
@@ -72,18 +65,12 @@ def _in_percent(share: float | None) -> str:
 
 
 def _exits(card: Card) -> ResultTable:
-    table = _table("at the exits of held-out tokens", "KL factor")
-    table.add("number", "", "layer", "tokens", "mean KL", "as final")
+    table = ResultTable(title="at the exits of held-out tokens")
+    table.add("number", "KL factor", "", "layer", "tokens", "mean KL", "as final")
     for row in card.exits:
         layer = "all" if row["layer"] is None else str(row["layer"])
         figures = [f"{row['n']:,}", written(row["mean_kl"], ".3f"), percent(row["agreement"])]
         table.add_row(f"{row['kl_factor']:g}", row["when"], layer, *figures)
-    return table
-
-
-def _table(title: str, first: str) -> ResultTable:
-    table = ResultTable(title=title)
-    table.add("number", first)
     return table
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
+from scipy.stats import rankdata
 from torch import Tensor
 
 from eexit.method.rules import RULES
@@ -46,14 +47,8 @@ class Predicted:
 
 def rank_correlation(one_N: Tensor, other_N: Tensor) -> float:
     """Spearman's: the correlation of ranks, where equal numbers share their mean rank. 0 if all of one are equal."""
-    ranks = torch.stack([_ranks(one_N), _ranks(other_N)])
+    ranks = torch.tensor(rankdata(torch.stack([one_N, other_N]), axis=1))
     return torch.corrcoef(ranks)[0, 1].nan_to_num(0.0).item()
-
-
-def _ranks(number_N: Tensor) -> Tensor:
-    _, group_N, counts = number_N.unique(return_inverse=True, return_counts=True)
-    rank_of_group: Tensor = counts.cumsum(0) - (counts - 1) / 2
-    return rank_of_group.double()[group_N]
 
 
 def probe_tables(readout: str, layers: Sequence[int], n_layers: int, found: Predicted, kinds: Sequence[str]) -> Tables:

@@ -1,40 +1,36 @@
 """The end of a training: what was learned is measured on held-out texts, and written as an artefact."""
 
-from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from eexit.model.file_digests import sha256
 from eexit.plan.artefacts import WEIGHTS, Card, write_card
+from eexit.results.store.manifest import versions
+from eexit.training.plan import TrainingPlan
 from eexit.training.run.loop import Training
 from eexit.training.run.saving import remove_state, save_tensors
 from eexit.training.setup import WAYS
-from eexit.training.texts import Text
 from eexit.whole_files import publish
 
 
-def finish(
-    training: Training, held_out: Sequence[Text], model: Mapping[str, Any], data: Mapping[str, Any],
-    versions: Mapping[str, str | None],
-) -> Card:  # fmt: skip
+def finish(training: Training, plan: TrainingPlan) -> Card:
     """Write the artefact of a training that is done: its files, then its card. Raises `OSError`."""
-    trainer, folder = training.trainer, training.folder
+    trainer, folder, settings = training.trainer, training.folder, training.settings
     trainer.finish()
-    tables = trainer.tables(held_out)
+    tables = trainer.tables(plan.held_out)
     files = _write_files(training)
     card = Card(
-        what=trainer.settings.what,
-        holds=WAYS[trainer.settings.what].holds,
-        model=dict(model),
-        layers=trainer.settings.layers,
-        readout=trainer.settings.readout,
-        data=dict(data),
-        settings=trainer.settings.as_dict(),
+        what=settings.what,
+        holds=WAYS[settings.what].holds,
+        model=dict(plan.model),
+        layers=settings.layers,
+        readout=settings.readout,
+        data=dict(plan.data),
+        settings=settings.as_dict(),
         **tables,
         progress=[dict(row) for row in training.reached.progress],
-        versions=dict(versions),
+        versions=versions(),
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=training.reached.seconds,
         files=files,
