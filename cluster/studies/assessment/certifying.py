@@ -1,5 +1,6 @@
 """The last steps: few settings on prompts that chose nothing, which of them may be used, and how long they take."""
 
+from dataclasses import asdict
 from functools import partial
 
 import numpy as np
@@ -44,13 +45,10 @@ def _run_sizes(shop: Workshop, n_settings: int) -> RunSizes:
             4 * sizes.TIMED_TOKENS * -(-max(sizes.TIMED_PROMPTS, batch) // batch) * look.seconds(NORMAL, batch)
             for batch in shop.asked.batches
         )
-        planned = sizes.run_sizes(
-            shop.seconds_left, shop.speed, shop.available, float(np.mean(tokens)), shop.asked.enough, n_settings,
-            of_a_round,
-        )  # fmt: skip
-        shop.record.plans["run"] = sizes.stored(planned)
+        planned = sizes.run_sizes(shop.budget, float(np.mean(tokens)), n_settings, of_a_round)
+        shop.record.plans["run"] = asdict(planned)
         shop.leave_out(*planned.left_out)
-    return RunSizes.of(shop.record.plans["run"])
+    return RunSizes(**shop.record.plans["run"])
 
 
 def choose(shop: Workshop) -> None:
@@ -67,7 +65,7 @@ def time_settings(shop: Workshop) -> None:
     sweep = read_finished(shop.at(RUN), ["status"])
     choice = latest_choice(sweep)
     assert choice is not None
-    rounds, keys = RunSizes.of(shop.record.plans["run"]).rounds, to_time(sweep, choice)
+    rounds, keys = shop.record.plans["run"]["rounds"], to_time(sweep, choice)
     tokens = max(LEAST_TOKENS, min(sizes.TIMED_TOKENS, shop.asked.common["max_new_tokens"]))
     for batch in shop.asked.batches:
         shop.work(1 / len(shop.asked.batches))

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -24,7 +24,7 @@ from eexit.studies.assessment.asked import READS_KEY, Asked
 from eexit.studies.assessment.learned import LEARNED, Way
 from eexit.studies.assessment.parts import PARTS
 from eexit.studies.assessment.record import Record
-from eexit.studies.assessment.sizes import SearchSizes, Speed
+from eexit.studies.assessment.sizes import Budget, SearchSizes, Speed
 from eexit.studies.assessment.tables import FirstLook, SweepFigures
 from eexit.studies.assessment.verdict import Bound
 from eexit.studies.choosing.question import ChoiceQuestion
@@ -91,33 +91,29 @@ class Workshop:
         self.record.spent(self._step, self._since - since, is_done)
 
     @property
-    def seconds_left(self) -> float:
-        """Of the minutes, without what the steps took so far."""
-        return 60 * self.asked.minutes - sum(self.record.seconds.values())
-
-    @property
     def first_look(self) -> FirstLook:
         return FirstLook(SweepFigures.read(self.at(LOOK)))
 
     @property
-    def speed(self) -> Speed:
-        """By the first step; and by the settings that were tried, once they were."""
+    def budget(self) -> Budget:
+        """The minutes without what the steps took so far, and the speed: by the first step and, once settings were
+        tried, by these.
+        """
         look, rows = self.first_look, self.asked.timed_batches[-1]
         start = float(self.record.plans["start"])
         plain, reading = (rows / look.seconds(name, rows) for name in (NORMAL, READS_KEY))
-        return Speed(plain, min(reading, float(self.record.plans.get("tried_speed", math.inf))), start)
+        speed = Speed(plain, min(reading, float(self.record.plans.get("tried_speed", math.inf))), start)
+        left = 60 * self.asked.minutes - sum(self.record.seconds.values())
+        return Budget(left, speed, self.available, self.asked.enough)
 
     @property
     def search_sizes(self) -> SearchSizes:
         """What the search has room for: planned once, after the first step."""
         if "search" not in self.record.plans:
-            planned = sizes.search_sizes(
-                self.seconds_left, self.speed, self.available, self.asked.common["max_new_tokens"],
-                self.asked.enough, self.asked.minutes,
-            )  # fmt: skip
-            self.record.plans["search"] = sizes.stored(planned)
+            planned = sizes.search_sizes(self.budget, self.asked.common["max_new_tokens"], self.asked.minutes)
+            self.record.plans["search"] = asdict(planned)
             self.leave_out(*planned.left_out)
-        return SearchSizes.of(self.record.plans["search"])
+        return SearchSizes(**self.record.plans["search"])
 
     @property
     def tried(self) -> SweepFigures | None:

@@ -6,8 +6,8 @@ left of the minutes goes to the other steps by `SHARES`; what is run last is pla
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 from eexit.messages.errors import UsageError
 from eexit.quality.estimates import MIN_ROUNDS
@@ -50,18 +50,24 @@ class Speed:
 
 
 @dataclass(frozen=True)
+class Budget:
+    """What there is to plan with: the seconds that are left, the prompts of each part, and how many a verdict takes."""
+
+    seconds: float
+    speed: Speed
+    available: Mapping[str, int]
+    enough: Enough
+
+
+@dataclass(frozen=True)
 class SearchSizes:
     """Prompts and texts of the steps up to the search. `learns` says what is learned: `linear`, and so on."""
 
-    learns: tuple[str, ...]
+    learns: Sequence[str]
     training: int
     seeds: int
     pilot: int
-    left_out: tuple[str, ...]
-
-    @classmethod
-    def of(cls, stored: Mapping[str, Any]) -> "SearchSizes":
-        return cls(**_with_tuples(stored))
+    left_out: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -73,19 +79,7 @@ class RunSizes:
     settings: int
     controls: bool
     rounds: int
-    left_out: tuple[str, ...]
-
-    @classmethod
-    def of(cls, stored: Mapping[str, Any]) -> "RunSizes":
-        return cls(**_with_tuples(stored))
-
-
-def _with_tuples(stored: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
-
-
-def stored(sizes: SearchSizes | RunSizes) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(sizes).items()}
+    left_out: Sequence[str]
 
 
 def look_rounds(minutes: float) -> int:
@@ -93,19 +87,18 @@ def look_rounds(minutes: float) -> int:
     return max(LEAST_LOOKS, min(MOST_LOOKS, int(minutes / MINUTES_OF_A_LOOK)))
 
 
-def search_sizes(
-    seconds: float, speed: Speed, available: Mapping[str, int], max_new_tokens: int, enough: Enough, minutes: float
-) -> SearchSizes:
+def search_sizes(budget: Budget, max_new_tokens: int, minutes: float) -> SearchSizes:
     """What fits into the seconds that are left. Raises `UsageError` if not even the least does."""
-    learns, left_out = _learns(seconds, speed)
-    least = _seconds_of_least(speed, max_new_tokens, enough)
+    seconds, speed, available = budget.seconds, budget.speed, budget.available
+    learns, left_out = _learns(budget)
+    least = _seconds_of_least(budget, max_new_tokens)
     if least > seconds:
         spent = 60 * minutes - seconds
         raise UsageError(
             f"--minutes {minutes:g} are too few on this machine: {math.ceil((spent + least) / 60)} would do for the "
             "least that a verdict takes; what was measured stays"
         )
-    rest = seconds - STARTS[_last(learns)] * speed.start
+    rest = seconds - STARTS[learns[-1] if learns else ""] * speed.start
     share = {step: part / (1 - SHARES[LOOK]) for step, part in SHARES.items()}
     seconds_of_texts = rest * share[LEARN] * parts_of_learning(learns)[OF_TEXTS]
     texts = int(max(LEAST_TEXTS, seconds_of_texts * speed.plain * SAMPLING / TOKENS_OF_A_TEXT))
@@ -114,23 +107,20 @@ def search_sizes(
     of_pilot = rest * (share[CEILING] + share[SEARCH]) * speed.reading / OBSERVING
     pilot = int(of_pilot / (max_new_tokens * CONFIGURATIONS_OF_THE_PILOT))
     pilot = min(available[PILOT], max(LEAST_PILOT, min(MOST_PILOT, pilot)))
-    return SearchSizes(learns, training, seeds, pilot, tuple(left_out))
+    return SearchSizes(learns, training, seeds, pilot, left_out)
 
 
-def run_sizes(
-    seconds: float, speed: Speed, available: Mapping[str, int], tokens_of_a_text: float, enough: Enough, n_found: int,
-    seconds_of_a_round: float,
-) -> RunSizes:  # fmt: skip
+def run_sizes(budget: Budget, tokens_of_a_text: float, n_found: int, seconds_of_a_round: float) -> RunSizes:
     """What of the run fits into the seconds that are left: first more prompts, then controls, then more settings.
 
     At least, one setting is run on as many prompts as can certify it.
     """
     left_out: list[str] = []
-    rest = max(0.0, seconds - 2 * speed.start)
+    speed, enough = budget.speed, budget.enough
+    rest = max(0.0, budget.seconds - 2 * speed.start)
     share = SHARES[RUN] + SHARES[TIME] + SHARES[CHOOSE]
     n_texts = rest * SHARES[RUN] / share * speed.reading / OBSERVING / tokens_of_a_text
-    wanted = min(enough.likely, available[CHOOSING])
-    checked = min(enough.likely, available[REPORTING])
+    wanted, checked = (min(enough.likely, budget.available[part]) for part in (CHOOSING, REPORTING))
     n, controls = next(
         (
             (n, controls)
@@ -149,12 +139,13 @@ def run_sizes(
     if choosing < wanted:
         left_out.append(f"{wanted - choosing} of {wanted} prompts for choosing, for want of minutes")
     rounds = int(rest * SHARES[TIME] / share / max(seconds_of_a_round, 1e-3))
-    return RunSizes(choosing, reporting, n, controls, max(MIN_ROUNDS, min(MOST_ROUNDS, rounds)), tuple(left_out))
+    return RunSizes(choosing, reporting, n, controls, max(MIN_ROUNDS, min(MOST_ROUNDS, rounds)), left_out)
 
 
-def _learns(seconds: float, speed: Speed) -> tuple[tuple[str, ...], list[str]]:
+def _learns(budget: Budget) -> tuple[tuple[str, ...], list[str]]:
     """What is learned, the richest that leaves enough time, and what is not."""
-    fits = [last for last, starts in STARTS.items() if starts * speed.start <= MOST_OF_STARTS * seconds]
+    at_most = MOST_OF_STARTS * budget.seconds
+    fits = [last for last, starts in STARTS.items() if starts * budget.speed.start <= at_most]
     last = fits[0] if fits else ""
     learned = tuple(NAMES)[: list(NAMES).index(last) + 1] if last else ()
     return learned, [f"{name}, for want of minutes" for what, name in NAMES.items() if what not in learned]
@@ -166,16 +157,12 @@ def parts_of_learning(learns: Sequence[str]) -> Mapping[str, float]:
     return {what: each / sum(takes.values()) for what, each in takes.items()}
 
 
-def _last(learns: Sequence[str]) -> str:
-    return learns[-1] if learns else ""
-
-
 def _texts(n_settings: int, controls: bool, n_prompts: float) -> float:
     """Of a sweep of these settings, their controls and `normal`."""
     return n_prompts * (1 + n_settings * (2 if controls else 1))
 
 
-def _seconds_of_least(speed: Speed, max_new_tokens: int, enough: Enough) -> float:
+def _seconds_of_least(budget: Budget, max_new_tokens: int) -> float:
     """Of a search without learning, and a run of one setting on as many prompts as can certify it."""
-    n_texts = LEAST_PILOT * CONFIGURATIONS_OF_THE_PILOT / 2 + _texts(1, False, enough.least * 4 / 3)
-    return STARTS[""] * speed.start + n_texts * max_new_tokens / 2 * OBSERVING / speed.reading
+    n_texts = LEAST_PILOT * CONFIGURATIONS_OF_THE_PILOT / 2 + _texts(1, False, budget.enough.least * 4 / 3)
+    return STARTS[""] * budget.speed.start + n_texts * max_new_tokens / 2 * OBSERVING / budget.speed.reading

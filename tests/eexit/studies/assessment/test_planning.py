@@ -31,6 +31,7 @@ from eexit.studies.assessment.sizes import (
     SAMPLING,
     SHARES,
     TOKENS_OF_A_TEXT,
+    Budget,
     Speed,
     parts_of_learning,
     run_sizes,
@@ -39,6 +40,10 @@ from eexit.studies.assessment.sizes import (
 
 ENOUGH = Enough.at(0.02, 0.95)
 AVAILABLE = {TRAINING: 700, PILOT: 390, CHOOSING: 1158, REPORTING: 519}
+
+
+def budget(seconds: float, start: float = 10) -> Budget:
+    return Budget(seconds, Speed(400, 250, start), AVAILABLE, ENOUGH)
 
 
 def test_as_many_prompts_as_a_margin_takes() -> None:
@@ -89,19 +94,19 @@ def test_drawn_prompts_are_as_many_as_are_likely_to_show_it() -> None:
     [(30, 10, ("linear", "probe", "gate", "curve")), (3, 8, ("linear",)), (3, 12, ())],
 )
 def test_what_is_learned_fits_the_minutes(minutes: float, start: float, learns: tuple[str, ...]) -> None:
-    sizes = search_sizes(60 * minutes, Speed(400, 250, start), AVAILABLE, 32, ENOUGH, minutes)
+    sizes = search_sizes(budget(60 * minutes, start), 32, minutes)
     assert sizes.learns == learns
     assert len(sizes.left_out) == 4 - len(learns)
     assert sizes.pilot <= AVAILABLE[PILOT]
 
 
 def test_more_minutes_give_more_tokens_to_learn_from() -> None:
-    few, many = (search_sizes(s, Speed(400, 250, 10), AVAILABLE, 32, ENOUGH, s / 60) for s in (900, 3600))
+    few, many = (search_sizes(budget(s), 32, s / 60) for s in (900, 3600))
     assert few.training * few.seeds < many.training * many.seeds
 
 
 def test_texts_and_what_is_learned_from_them_take_a_quarter_of_the_minutes_at_most() -> None:
-    planned = search_sizes(1800, Speed(400, 250, 10), AVAILABLE, 32, ENOUGH, 30)
+    planned = search_sizes(budget(1800), 32, 30)
     seconds_of_texts = planned.training * planned.seeds * TOKENS_OF_A_TEXT / (SAMPLING * 400)
     part = parts_of_learning(planned.learns)
     assert sum(part.values()) == pytest.approx(1)
@@ -111,12 +116,12 @@ def test_texts_and_what_is_learned_from_them_take_a_quarter_of_the_minutes_at_mo
 
 def test_minutes_that_are_too_few_are_refused_with_those_that_would_do() -> None:
     with pytest.raises(UsageError, match=r"--minutes 1 are too few on this machine: \d+ would do"):
-        search_sizes(40, Speed(100, 50, 20), AVAILABLE, 32, ENOUGH, 1)
+        search_sizes(Budget(40, Speed(100, 50, 20), AVAILABLE, ENOUGH), 32, 1)
 
 
 def test_the_run_has_enough_prompts_before_it_has_more_settings() -> None:
     def sizes(seconds: float, n_found: int = 6) -> Any:
-        return run_sizes(seconds, Speed(400, 250, 10), AVAILABLE, 20, ENOUGH, n_found, 10.0)
+        return run_sizes(budget(seconds), 20, n_found, 10.0)
 
     long, short, shortest = sizes(3600), sizes(900), sizes(60)
     assert (long.settings, long.controls, long.choosing) == (MOST_SETTINGS, True, ENOUGH.likely)
