@@ -19,6 +19,7 @@ chosen that costs as much as full depth. Each call adds a file to the folder cho
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 
 from cluster.console.command import command
 from cluster.console.flags import Parser
@@ -49,12 +50,8 @@ def main(arguments: Sequence[str]) -> int:
         flags.order,
         flags.pilot,
     )
-    done = run_study(
-        flags.results,
-        lambda sweep, results: ChoosingStudy(sweep, results, question),
-        display=Silence(),
-        columns=question.columns,
-    )
+    plan = partial(ChoosingStudy, question=question)
+    done = run_study(flags.results, plan, display=Silence(), columns=question.columns)
     done.show(flags.results, COLUMNS)
     return 0 if done.study.choice.chosen else 1
 

@@ -20,6 +20,7 @@ Each call adds a file to the folder replays beside the results, after every sett
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 
 from cluster.console.command import command
 from cluster.console.display import open_display
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     done = run_study(
         flags.results,
-        lambda sweep, results: make_replay_plan(sweep, results, asked, flags.texts_of),
+        partial(make_replay_plan, asked=asked, text_of=flags.texts_of),
         flags.device,
         open_display(quiet=flags.quiet),
     )

@@ -17,6 +17,7 @@ to the folder timings beside the results, after every round. None is replaced: t
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 
 from cluster.console.command import command
 from cluster.console.display import open_display
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     asked = plan.WhatToTime(flags.configurations, flags.batch, flags.prompts, flags.tokens, flags.rounds, flags.steps)
     done = run_study(
         flags.results,
-        lambda sweep, results: plan.make_plan(sweep, results, asked),
+        partial(plan.make_plan, asked=asked),
         flags.device,
         open_display(quiet=flags.quiet),
         columns=(*plan.COLUMNS, *(plan.EXITS if flags.steps else ())),

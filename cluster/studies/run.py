@@ -5,7 +5,7 @@ CPUs, or a GPU, for itself.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Generic, TypeVar
@@ -16,7 +16,7 @@ from rich.text import Text
 from cluster.console import interruption
 from cluster.console.display import console_of, open_display
 from cluster.locations import location_for_all
-from eexit.messages.locations import reading
+from eexit.messages.locations import reading, shown
 from eexit.messages.progress import Display, Progress
 from eexit.plan.config import SweepConfig
 from eexit.plan.model_facts import ModelFacts, look_at_model
@@ -45,7 +45,7 @@ class Studied(Generic[S]):
 
 def run_study(
     results: str,
-    plan: Callable[[FinishedSweep, str], S],
+    plan: Callable[[FinishedSweep], S],
     device: str = "auto",
     display: Display | None = None,
     look: Callable[[SweepConfig, int], ModelFacts] = look_at_model,
@@ -57,9 +57,9 @@ def run_study(
     be done, and `SweepStopped` or `OSError` when going on would only fail; what was published until then stays.
     """
     display = display or open_display()
-    sweep = read_finished(location_for_all(results, "the folder"), columns)
+    sweep = replace(read_finished(location_for_all(results, "the folder"), columns), name=shown(results))
     sweep.store.probe("the folder")
-    study = plan(sweep, results)
+    study = plan(sweep)
     call, units = Call(study, sweep.store), study.units()
     left = call.left(units, display)
     if not left:
@@ -70,7 +70,7 @@ def run_study(
             display.say(study.opening)
         _in_order(call, left, study.do, display)
         return Studied(study, call.landed(units), call.failures)
-    refuse_changed_model(sweep, results, look(study.config, 1)[0])
+    refuse_changed_model(sweep, look(study.config, 1)[0])
     from cluster.studies.own_node import own_actor  # here, since Ray takes a second to import
 
     with own_actor(study, device, display) as actor:

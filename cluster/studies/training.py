@@ -59,12 +59,12 @@ def train_exits(
     display = display or open_display()
     folder = _folder(out)
     given = {"what": what, **settings}
-    sweep = read_finished(location_for_all(results, "the folder"), ["prompt_id"])
-    refuse_settings(sweep, results, given)
+    sweep = replace(read_finished(location_for_all(results, "the folder"), ["prompt_id"]), name=shown(results))
+    refuse_settings(sweep, given)
     texts = read_texts(sweep.store)
     if prompts:
         texts = distinct([*texts, *_generated(sweep, prompts, folder, device, display, look)])
-    plan = make_training_plan(sweep, results, thinned(texts, one_in), str(folder), given, look)
+    plan = make_training_plan(sweep, thinned(texts, one_in), str(folder), given, look)
     try:
         if is_finished(plan):
             display.say(f"nothing is left to do: {folder} holds this training's artefact")

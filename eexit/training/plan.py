@@ -12,7 +12,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from eexit.messages.errors import UsageError
-from eexit.messages.locations import shown
 from eexit.messages.wording import flag
 from eexit.method.rules import ONLINE
 from eexit.plan.artefact_fit import refuse_misfit
@@ -47,7 +46,6 @@ class TrainingPlan:
 
 def make_training_plan(
     sweep: FinishedSweep,
-    results: str,
     texts: Sequence[Text],
     out: str,
     given: Mapping[str, Any],
@@ -57,20 +55,20 @@ def make_training_plan(
 
     Raises `UsageError` for what can't be used.
     """
-    learn, held_out = split(texts, results)
+    learn, held_out = split(texts, sweep.name)
     if given["what"] == "tuned" and given.get("most_tokens", math.inf) <= n_tokens(learn):
         raise UsageError(
             f"--most-tokens must be above {n_tokens(learn)}, the tokens of the texts, got {given['most_tokens']}: "
             "the first pass over them only finds where gradients start"
         )
-    config = _config(sweep, results, given.get("layers"), given.get("readout") or "lens")
+    config = _config(sweep, given.get("layers"), given.get("readout") or "lens")
     model, layers, _ = look(config, 1)
-    refuse_changed_model(sweep, results, model)
+    refuse_changed_model(sweep, model)
     refuse_misfit(config, model, layers)
     others = {name: value for name, value in given.items() if name not in ("layers", "readout")}
     settings = Settings(layers=tuple(layers), readout=config.digests.get(READOUT, config.readout), **others)
     data = {
-        "sweep": shown(results),
+        "sweep": sweep.name,
         "n_prompts": len(learn),
         "n_tokens": n_tokens(learn),
         "n_held_out_prompts": len(held_out),
@@ -80,7 +78,7 @@ def make_training_plan(
     return TrainingPlan(config, model, settings.with_defaults(), learn, held_out, data, Path(out))
 
 
-def refuse_settings(sweep: FinishedSweep, results: str, given: Mapping[str, Any]) -> None:
+def refuse_settings(sweep: FinishedSweep, given: Mapping[str, Any]) -> None:
     """Raises `UsageError` for what can't be trained, has no such setting, or is no place in the model for an adapter.
 
     Nothing is loaded for that but the model's configuration.
@@ -98,7 +96,7 @@ def refuse_settings(sweep: FinishedSweep, results: str, given: Mapping[str, Any]
         _refuse_rules(given.get("rules", ()))
     if what == "student":
         rank, alpha = given.get("lora_r", Settings.lora_r), given.get("lora_alpha", Settings.lora_alpha)
-        config = _config(sweep, results, given.get("layers"), "lens")
+        config = _config(sweep, given.get("layers"), "lens")
         aside(_try_adapter, config, rank, alpha, given.get("lora_targets"))
 
 
@@ -119,18 +117,16 @@ def _try_adapter(config: SweepConfig, rank: int, alpha: int, targets: Sequence[s
     add_adapter(model_without_weights(config), rank, alpha, targets, seed=0)
 
 
-def split(texts: Sequence[Text], results: str) -> tuple[list[Text], list[Text]]:
+def split(texts: Sequence[Text], name: str) -> tuple[list[Text], list[Text]]:
     """The texts to learn from, and those that are held out. Raises `UsageError` if there are too few prompts."""
     usable = [text for text in texts if len(text.token_ids) > 1]  # the first token has no exit
     if not usable:
-        raise UsageError(
-            f"{shown(results)} has no {NORMAL} runs with texts to learn from: run a sweep with --modes {NORMAL}"
-        )
+        raise UsageError(f"{name} has no {NORMAL} runs with texts to learn from: run a sweep with --modes {NORMAL}")
     learn = [text for text in usable if not text.held_out]
     held_out = [text for text in usable if text.held_out]
     if not held_out or len({text.chooses for text in learn}) < 2:
         raise UsageError(
-            f"{shown(results)} has too few prompts: of its {len(usable)} texts {len(held_out)} are held out, and "
+            f"{name} has too few prompts: of its {len(usable)} texts {len(held_out)} are held out, and "
             f"{sum(text.chooses for text in learn)} of the others choose settings, where each needs one at least; "
             "give more with --prompts"
         )
@@ -184,12 +180,9 @@ def _refuse(plan: TrainingPlan, stored: Mapping[str, Any]) -> None:
         )
 
 
-def _config(sweep: FinishedSweep, results: str, layers: Sequence[int] | None, readout: str) -> SweepConfig:
+def _config(sweep: FinishedSweep, layers: Sequence[int] | None, readout: str) -> SweepConfig:
     """The sweep's configuration, without its grid, and read as asked."""
-    try:
-        config = SweepConfig.model_validate(sweep.manifest.config)
-    except ValidationError as error:
-        raise UsageError(f"{shown(results)} is a sweep of another version: run that sweep again") from error
+    config = sweep.config()
     grid = {"modes": (NORMAL,), "kl_factors": (), "rules": {}, "controls": (), "prompts": config.prompts[:1]}
     reading = {"exit_layers": tuple(layers or sweep.manifest.exitable_layers), "readout": readout}
     same = {name: value for name, value in dict(config).items() if name not in ("digests", "probe", "adapter")}

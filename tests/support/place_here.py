@@ -50,7 +50,7 @@ class Here:
 
     def study(self, results: str, plan: Plan, columns: Sequence[str]) -> None:
         sweep = read_finished(results, columns)
-        study = plan(sweep, results)
+        study = plan(sweep)
         if study.needs_model:
             study.load("cpu", 1.0)
         call = Call(study, sweep.store)
@@ -64,7 +64,7 @@ class Here:
         if not (folder / CARD).exists():
             sweep = read_finished(results, ["prompt_id"])
             texts = thinned(read_texts(sweep.store), one_in)
-            plan = make_training_plan(sweep, results, texts, out, {"what": what, **settings}, look_here)
+            plan = make_training_plan(sweep, texts, out, {"what": what, **settings}, look_here)
             folder.mkdir(parents=True)
             work = TrainingWork(plan)
             work.load("cpu", 1.0)

@@ -92,8 +92,8 @@ class ScriptedStudy(Study):
 def marked(
     out: Path, how: str, n_units: int, seconds: float = 0.0, display: Display | None = None
 ) -> Studied[ScriptedStudy]:
-    def plan(sweep: FinishedSweep, results: str) -> ScriptedStudy:
-        return ScriptedStudy(results, how, n_units, seconds)
+    def plan(sweep: FinishedSweep) -> ScriptedStudy:
+        return ScriptedStudy(str(out), how, n_units, seconds)
 
     def look(*_: Any) -> Any:
         return MODEL, (5,), None

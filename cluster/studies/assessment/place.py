@@ -17,7 +17,7 @@ from eexit.plan.model_facts import ModelFacts, look_at_model
 from eexit.results.store.finished_sweep import FinishedSweep
 from eexit.studies.study import Study
 
-Plan = Callable[[FinishedSweep, str], Study]
+Plan = Callable[[FinishedSweep], Study]
 
 
 class Place(Protocol):

@@ -142,7 +142,7 @@ def _worth_a_test(shop: Workshop) -> dict[str, Any]:
     far less than the margin there.
     """
     question = shop.question(None)
-    evidence = Evidence(read_finished(shop.at(TRIED), question.columns), shop.at(TRIED), question)
+    evidence = Evidence(read_finished(shop.at(TRIED), question.columns), question)
     found, costs = evidence.losses("all"), evidence.costs_of("all")
     risks = np.array([loss.mean() if len(loss := found.of(key)) else math.nan for key in evidence.keys])
     order = pareto_sequence(risks, np.array([costs[key] for key in evidence.keys]))

@@ -7,10 +7,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import ValidationError
 
 from eexit.messages.errors import UsageError
 from eexit.messages.locations import shown
 from eexit.messages.wording import some
+from eexit.plan.config import SweepConfig
 from eexit.results.landed import read_columns
 from eexit.results.layout import FORMAT_WITH_KEYS, MANIFEST, Manifest, decode
 from eexit.results.store.folder import Store, open_store
@@ -24,6 +26,14 @@ class FinishedSweep:
     store: Store
     manifest: Manifest
     runs: pa.Table
+    name: str  # what messages call it
+
+    def config(self, way_out: str = ": run that sweep again") -> SweepConfig:
+        """What it was made from. Raises `UsageError`, which ends in the way out, if another version made it."""
+        try:
+            return SweepConfig.model_validate(self.manifest.config)
+        except ValidationError as error:
+            raise UsageError(f"{self.name} is a sweep of another version{way_out}") from error
 
 
 def read_finished(results: str, columns: Sequence[str], flag: str = "") -> FinishedSweep:
@@ -37,7 +47,7 @@ def read_finished(results: str, columns: Sequence[str], flag: str = "") -> Finis
     n_runs = pc.count_distinct(runs["run_id"]).as_py()
     if n_runs < (manifest.n_runs or 0):
         raise UsageError(f"{name} has {n_runs:,} of {manifest.n_runs:,} runs: finish that sweep first")
-    return FinishedSweep(store, manifest, runs.select(list(columns)))
+    return FinishedSweep(store, manifest, runs.select(list(columns)), shown(results))
 
 
 def manifest_of(store: Store, name: str) -> Manifest:
@@ -60,11 +70,11 @@ def manifest_of(store: Store, name: str) -> Manifest:
     return manifest
 
 
-def refuse_changed_model(sweep: FinishedSweep, results: str, model: Mapping[str, Any]) -> None:
+def refuse_changed_model(sweep: FinishedSweep, model: Mapping[str, Any]) -> None:
     """Raises `UsageError` if the sweep's model is another one by now."""
     if difference := first_difference(sweep.manifest.model, model, "model"):
         raise UsageError(
-            f"the model of {shown(results)} is not the one that the sweep had ({difference}): "
+            f"the model of {sweep.name} is not the one that the sweep had ({difference}): "
             "put it back as it was, or run the sweep again"
         )
 

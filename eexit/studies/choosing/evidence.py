@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eexit.messages.errors import UsageError
-from eexit.messages.locations import shown
 from eexit.plan.configuration import NORMAL, configuration_of, depends_on_seed
 from eexit.plan.runs import OK
 from eexit.plan.splits import units
@@ -41,25 +40,24 @@ class Evidence:
     Raises `UsageError` for what nothing can be chosen from.
     """
 
-    def __init__(self, sweep: FinishedSweep, results: str, question: ChoiceQuestion) -> None:
+    def __init__(self, sweep: FinishedSweep, question: ChoiceQuestion) -> None:
         self.sweep, self.question, self.risk = sweep, question, RISKS[question.risk]
-        self.families, self.left_out = candidates(sweep.manifest, question, shown(results))
-        self._name = shown(results)
+        self.families, self.left_out = candidates(sweep.manifest, question, sweep.name)
         if self.risk.compares and NORMAL not in [each["mode"] for each in sweep.manifest.configurations]:
             raise UsageError(
-                f"{self._name} has no runs of {NORMAL}, which risk {question.risk} compares with: sweep with --modes "
-                f"{NORMAL} too"
+                f"{self.sweep.name} has no runs of {NORMAL}, which risk {question.risk} compares with: sweep with "
+                f"--modes {NORMAL} too"
             )
         if self.risk.observed and sweep.manifest.config.get("observe") == "none":
             raise UsageError(
-                f"{self._name} was swept with --observe none, and risk {question.risk} needs what full depth says of "
-                "its texts: sweep with --observe final, or choose another --risk"
+                f"{self.sweep.name} was swept with --observe none, and risk {question.risk} needs what full depth says "
+                "of its texts: sweep with --observe final, or choose another --risk"
             )
         self._unit_of = units(sweep.manifest.config["prompts"])
         self._judged = _judgements(sweep) if self.risk.column == SCORE else {}
         self._runs = self._of_asked_prompts()
         if not self._any_known():
-            raise UsageError(f"{self._name} has {self.risk.lacking}, or choose another --risk")
+            raise UsageError(f"{self.sweep.name} has {self.risk.lacking}, or choose another --risk")
 
     def n_units(self, part: str) -> int:
         """How many prompts, or groups of them, this part has (`ChoiceQuestion.part_of`)."""
@@ -156,8 +154,8 @@ class Evidence:
         outside = found.loss_PC[(found.loss_PC < 0) | (found.loss_PC > 1)]
         if len(outside):
             raise UsageError(
-                f"{self._name} has a loss of {outside[0]:g}, and losses for risk {self.question.risk} are between 0 "
-                f"and 1: check its column {self.risk.column}"
+                f"{self.sweep.name} has a loss of {outside[0]:g}, and losses for risk {self.question.risk} are between "
+                f"0 and 1: check its column {self.risk.column}"
             )
         return found
 
@@ -175,7 +173,7 @@ class Evidence:
             for row in sums.to_pylist()
         }
         if not any(key in costs for key in self.keys):
-            raise UsageError(f"{self._name} has no {cost.column} in any run of a setting: choose another --cost")
+            raise UsageError(f"{self.sweep.name} has no {cost.column} in any run of a setting: choose another --cost")
         return {key: costs.get(key, math.inf) for key in self.keys}
 
     @cached_property
@@ -223,22 +221,22 @@ class Evidence:
         return bool(pc.any(known).as_py())
 
 
-def sequences_of(evidence: Evidence, results: str) -> Sequence[SettingSequence]:
+def sequences_of(evidence: Evidence) -> Sequence[SettingSequence]:
     """What is tested in which order, from the question and, for `pareto`, from the pilot's losses and costs alone.
 
     Raises `UsageError` for too few prompts, and for a pilot that shares prompts with the choice.
     """
     question = evidence.question
-    refuse_few(evidence.n_units("choosing"), len(evidence.families), question, shown(results))
+    refuse_few(evidence.n_units("choosing"), len(evidence.families), question, evidence.sweep.name)
     if question.order != PARETO:
         return [SettingSequence(family.name, family.settings) for family in evidence.families]
     pilot, part = evidence, "pilot"
     if question.pilot:
         sweep = read_finished(question.pilot, question.columns, "--pilot")
-        pilot, part = Evidence(sweep, question.pilot, question), "all"
+        pilot, part = Evidence(sweep, question), "all"
         if shared := set(pilot.all_units) & set(evidence.all_units):
             raise UsageError(
-                f"--pilot {shown(question.pilot)} shares {len(shared)} prompts with {shown(results)}, such as "
+                f"--pilot {sweep.name} shares {len(shared)} prompts with {evidence.sweep.name}, such as "
                 f"{min(shared)[:40]!r}: whatever orders the settings must not choose among them"
             )
     found, costs = pilot.losses(part), pilot.costs_of(part)
@@ -246,7 +244,7 @@ def sequences_of(evidence: Evidence, results: str) -> Sequence[SettingSequence]:
     order = pareto_sequence(risks, np.array([costs.get(key, math.inf) for key in evidence.keys]))
     if not order:
         raise UsageError(
-            f"the pilot of {shown(question.pilot or results)} has no loss of any setting: give more prompts, another "
+            f"the pilot of {pilot.sweep.name} has no loss of any setting: give more prompts, another "
             "--pilot, or --order passed-on, which needs none"
         )
     return [SettingSequence(PARETO, [evidence.keys[at] for at in order], len(found.units))]

@@ -24,10 +24,10 @@ class ChoosingStudy(Study):
     table, doing = CHOICES, "choosing"
     choice: Choice
 
-    def __init__(self, sweep: FinishedSweep, results: str, question: ChoiceQuestion) -> None:
+    def __init__(self, sweep: FinishedSweep, question: ChoiceQuestion) -> None:
         """Raises `UsageError` for what nothing can be chosen from."""
-        self._evidence = Evidence(sweep, results, question)
-        self._sequences = sequences_of(self._evidence, results)
+        self._evidence = Evidence(sweep, question)
+        self._sequences = sequences_of(self._evidence)
         self._number = self._count_questions()
 
     def _count_questions(self) -> int:

@@ -9,7 +9,6 @@ from pydantic import ValidationError
 
 from eexit.messages.errors import UsageError
 from eexit.messages.explaining import explain
-from eexit.messages.locations import shown
 from eexit.method.rules import CONTROL, ONLINE, ORACLES
 from eexit.method.states import STATES, alters
 from eexit.plan.artefacts import FLAGS, GATE, PROBE, locations_of
@@ -42,7 +41,7 @@ class SettingsToReplay:
     replaced: Mapping[str, str] = field(default_factory=dict)  # settings of the sweep, such as decide_on, by name
 
 
-def make_replay_plan(sweep: FinishedSweep, results: str, asked: SettingsToReplay, text_of: str) -> ReplayStudy:
+def make_replay_plan(sweep: FinishedSweep, asked: SettingsToReplay, text_of: str) -> ReplayStudy:
     """What to replay. Raises `UsageError` for what can't be replayed.
 
     Without `modes`, rules that look at the final layer are replayed in modes that leave the state alone, where all that
@@ -55,7 +54,7 @@ def make_replay_plan(sweep: FinishedSweep, results: str, asked: SettingsToReplay
         raise UsageError(f"rule {CONTROL} follows a configuration and has no parameter: leave it out of --rules")
     if NORMAL in modes:
         raise UsageError(f"mode {NORMAL} has no exits to replay: choose from {', '.join(STATES)}")
-    stored = _stored(sweep, results)
+    stored = sweep.config()
     stored_states = tuple(mode for mode in stored.modes if mode in STATES)
     all_modes = tuple(modes) or tuple(dict.fromkeys((*UNALTERED, *stored_states)))
     grid: dict[str, Any] = {
@@ -76,20 +75,13 @@ def make_replay_plan(sweep: FinishedSweep, results: str, asked: SettingsToReplay
         exits += [replace(each, gate=PERFECT) for each in dict.fromkeys(ungated)]
     settings = [each for each in exits if modes or each.state in default[each.rule]]
     there = {each["key"]: configuration_of(each) for each in sweep.manifest.configurations}
-    refuse_unknown([text_of], list(there), shown(results))
+    refuse_unknown([text_of], list(there), sweep.name)
     is_same = not depends_on_seed(there[text_of], stored.temperature)
     transcripts = read_transcripts(sweep.store, text_of, once=is_same)
     if not transcripts:
-        raise UsageError(f"{shown(results)} has no texts of {text_of}: all its runs failed, or decided no token")
+        raise UsageError(f"{sweep.name} has no texts of {text_of}: all its runs failed, or decided no token")
     groups_of = groups(sweep.manifest.config["prompts"])
     return ReplayStudy(config, settings, text_of, transcripts, n_layers, groups_of)
-
-
-def _stored(sweep: FinishedSweep, results: str) -> SweepConfig:
-    try:
-        return SweepConfig.model_validate(sweep.manifest.config)
-    except ValidationError as error:
-        raise UsageError(f"{shown(results)} is a sweep of another version: run that sweep again") from error
 
 
 def _config(

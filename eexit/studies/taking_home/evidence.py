@@ -10,7 +10,6 @@ import pyarrow.compute as pc
 
 from eexit.doors.taken import Certificate, Drawn, HeldOutCheck, TimedAt
 from eexit.messages.errors import UsageError
-from eexit.messages.locations import shown
 from eexit.messages.written import is_known
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import OK
@@ -34,15 +33,15 @@ class SweptText:
     token_ids: tuple[int, ...]
 
 
-def chosen_key(store: Store, results: str) -> str:
+def chosen_key(sweep: FinishedSweep) -> str:
     """The setting that the latest choice chose. Raises `UsageError` if none did."""
-    choices = choices_made(store)
+    choices = choices_made(sweep.store)
     if not choices:
-        raise UsageError(f"{shown(results)} has no choices: choose with jobs/choose.py, or give --configuration KEY")
+        raise UsageError(f"{sweep.name} has no choices: choose with jobs/choose.py, or give --configuration KEY")
     latest = choices[-1]
     if latest["configuration"] is None:
         raise UsageError(
-            f"the latest choice of {shown(results)} (risk {latest['risk']}) certified no setting that saves anything: "
+            f"the latest choice of {sweep.name} (risk {latest['risk']}) certified no setting that saves anything: "
             "choose by another risk or bound, or give --configuration KEY, which then has no guarantee"
         )
     return str(latest["configuration"])

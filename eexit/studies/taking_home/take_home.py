@@ -65,11 +65,11 @@ def take_home(wanted: Wanted, say: Say = lambda line: None) -> Taken:
     """Write the setting's folder. Raises `UsageError` for what can't be taken home."""
     out = _free_place(wanted.out)
     sweep = read_finished(wanted.results, COLUMNS)
-    key = wanted.key or chosen_key(sweep.store, wanted.results)
-    configuration = _configuration(sweep, key, shown(wanted.results))
+    key = wanted.key or chosen_key(sweep)
+    configuration = _configuration(sweep, key)
     say(f"{key}: looking at the model")
     config = SweepConfig.model_validate(sweep.manifest.config)
-    refuse_changed_model(sweep, wanted.results, asdict(describe_model(config)))
+    refuse_changed_model(sweep, asdict(describe_model(config)))
     texts = swept_texts(sweep, key, config.seeds[0], N_TEXTS)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".") as scratch:
@@ -177,10 +177,10 @@ def _free_place(out: str) -> Path:
     return path
 
 
-def _configuration(sweep: FinishedSweep, key: str, name: str) -> Configuration:
+def _configuration(sweep: FinishedSweep, key: str) -> Configuration:
     """The sweep's configuration with this key. Raises `UsageError` for one that can't be taken home."""
     planned = {str(each["key"]): each for each in sweep.manifest.configurations}
-    refuse_unknown([key], list(planned), name)
+    refuse_unknown([key], list(planned), sweep.name)
     match configuration := configuration_of(planned[key]):
         case Exit() if configuration.is_oracle:
             raise UsageError(

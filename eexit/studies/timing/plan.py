@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 import pyarrow as pa
-from pydantic import ValidationError
 
 from eexit.messages.errors import UsageError
-from eexit.messages.locations import shown
 from eexit.messages.wording import some
 from eexit.method.states import STATES
 from eexit.plan.config import Prompt, SweepConfig
@@ -39,19 +37,16 @@ class WhatToTime:
     with_steps: bool = False
 
 
-def make_plan(sweep: FinishedSweep, results: str, asked: WhatToTime) -> TimingStudy:
+def make_plan(sweep: FinishedSweep, asked: WhatToTime) -> TimingStudy:
     """What to time.
 
     Raises `UsageError` for configurations that can't be timed, and for prompts that all failed.
     """
-    try:
-        config = SweepConfig.model_validate(sweep.manifest.config)
-    except ValidationError as error:
-        raise UsageError(f"{shown(results)} is a sweep of another version, which can't be timed by this one") from error
-    chosen = choose(configurations(config), asked.keys, results)
+    config = sweep.config(", which can't be timed by this one")
+    chosen = choose(configurations(config), asked.keys, sweep.name)
     prompts = _prompts_that_worked(config, sweep.runs, asked.n_prompts)
     if not prompts:
-        raise UsageError(f"all runs of {shown(results)} are errors: there is no prompt to time")
+        raise UsageError(f"all runs of {sweep.name} are errors: there is no prompt to time")
     n_tokens = max(config.max_new_tokens, LEAST_TOKENS) if asked.n_tokens is None else asked.n_tokens
     if n_tokens < LEAST_TOKENS:
         raise UsageError(f"--tokens must be at least {LEAST_TOKENS}, since the first two are not timed, got {n_tokens}")
@@ -81,7 +76,7 @@ def _exits(sweep: FinishedSweep, prompt_ids: Set[str]) -> SweepExits:
     return SweepExits(shares, sweep.manifest.model["n_layers"])
 
 
-def choose(there: Sequence[Configuration], keys: Sequence[str], results: str) -> list[Configuration]:
+def choose(there: Sequence[Configuration], keys: Sequence[str], name: str) -> list[Configuration]:
     """The configurations with these keys, or all that can be timed; `normal` is not among them.
 
     Raises `UsageError` for an unknown key, for an oracle, and if there is nothing to time.
@@ -89,7 +84,7 @@ def choose(there: Sequence[Configuration], keys: Sequence[str], results: str) ->
     by_key = {each.key: each for each in there}
     oracles = {each.key: each.rule for each in there if isinstance(each, Exit) and each.is_oracle}
     timeable = [key for key in by_key if key != NORMAL and key not in oracles]
-    refuse_unknown([key for key in keys if key not in (NORMAL, GENERATE)], list(by_key), shown(results))
+    refuse_unknown([key for key in keys if key not in (NORMAL, GENERATE)], list(by_key), name)
     for key in keys:
         if key in oracles:
             raise UsageError(
@@ -98,7 +93,7 @@ def choose(there: Sequence[Configuration], keys: Sequence[str], results: str) ->
             )
     if not timeable:
         raise UsageError(
-            f"{shown(results)} has nothing to time: its rules are oracles, which save nothing at run time, or it has "
+            f"{name} has nothing to time: its rules are oracles, which save nothing at run time, or it has "
             "none; run a sweep with others, such as --rules fixed=10, or with drafts, such as --draft 20:4"
         )
     return [by_key[key] for key in dict.fromkeys(keys or timeable) if key in timeable]

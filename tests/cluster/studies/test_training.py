@@ -75,9 +75,7 @@ def trained(texts: Path, out: Path, what: str = "tuned", **others: Any) -> Card:
 def trained_here(texts: Path, out: Path, what: str, **settings: Any) -> Card:
     """The same in this process, without Ray."""
     sweep = read_finished(str(texts), ["prompt_id"])
-    plan = make_training_plan(
-        sweep, str(texts), read_texts(sweep.store), str(out), {"what": what, **settings}, look_here
-    )
+    plan = make_training_plan(sweep, read_texts(sweep.store), str(out), {"what": what, **settings}, look_here)
     assert not is_finished(plan)
     out.mkdir()
     work = TrainingWork(plan)

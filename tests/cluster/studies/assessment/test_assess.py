@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def test_where_later_layers_hardly_change_the_stream_it_pays_however_often_it_is
 
     # Measured again, the saving in time is what the verdict says.
     what = WhatToTime([best.key], [verdict.batch or 0], verdict.batch or 0, 12, 6)
-    Here().study(str(out / RUN), lambda sweep, results: make_plan(sweep, results, what), ("prompt_id", "status"))
+    Here().study(str(out / RUN), partial(make_plan, asked=what), ("prompt_id", "status"))
     assert len({row["timing_id"] for row in TIMINGS.read(open_store(out / RUN)).to_pylist()}) == 3
     again = SweepFigures.read(str(out / RUN)).times(best.key)[verdict.batch or 0]
     interval = best.times[verdict.batch or 0]

@@ -60,8 +60,7 @@ def replayed(out: Path, **others: Any) -> Sequence[Mapping[str, Any]]:
     running |= {name: others.pop(name) for name in running if name in others}
     text_of = others.pop("text_of", "normal")
     asked = SettingsToReplay(**{"kl_factors": (), "rules": {}, **others})
-    plan = lambda sweep, results: make_replay_plan(sweep, results, asked, text_of)  # noqa: E731
-    return run_study(str(out), plan, **running).rows
+    return run_study(str(out), partial(make_replay_plan, asked=asked, text_of=text_of), **running).rows
 
 
 def by_prompt(out: Path, key: str) -> pd.DataFrame:
@@ -187,7 +186,7 @@ def test_settings_that_are_finished_stay_when_it_is_stopped(finished: Path) -> N
 def test_the_model_is_needed_for_what_was_not_recorded(finished: Path, tmp_path: Path) -> None:
     def needs_model(out: Path, modes: tuple[str, ...] = (), **rules: tuple[float, ...]) -> bool:
         sweep = read_finished(str(out), ["status"])
-        return make_replay_plan(sweep, str(out), SettingsToReplay((), rules, modes), "normal").needs_model
+        return make_replay_plan(sweep, SettingsToReplay((), rules, modes), "normal").needs_model
 
     assert not needs_model(finished, kl=(1.0,), agree=())
     assert needs_model(finished, kl=(1.0,), fixed=(3.0,))

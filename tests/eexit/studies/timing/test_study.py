@@ -59,8 +59,7 @@ def timed(out: Path, **others: Any) -> Sequence[Mapping[str, Any]]:
     running: dict[str, Any] = {"display": Silence(), "look": look_here}
     running |= {name: others.pop(name) for name in running if name in others}
     asked: dict[str, Any] = {"keys": (), "batches": (1, 3), "n_prompts": 8, "n_tokens": None, "n_rounds": 2, **others}
-    plan = lambda sweep, results: make_plan(sweep, results, WhatToTime(**asked))  # noqa: E731
-    return run_study(str(out), plan, **running).rows
+    return run_study(str(out), partial(make_plan, asked=WhatToTime(**asked)), **running).rows
 
 
 @pytest.fixture
@@ -127,11 +126,11 @@ def test_timed_are_prompts_of_each_sort_and_not_the_first_ones(tmp_path: Path) -
     )
     failed = {f"{sort}-{n}" for sort in ("sum", "code") for n in (0, 2, 4)}
     status = pa.table({"prompt_id": prompts, "status": ["error" if text in failed else "ok" for text in prompts]})
-    sweep = FinishedSweep(open_store(tmp_path), make_manifest(config, {}, [2]), status)
-    timed = [prompt.id for prompt in make_plan(sweep, "results", WhatToTime((), (1,), 4, 4, 1)).config.prompts]
+    sweep = FinishedSweep(open_store(tmp_path), make_manifest(config, {}, [2]), status, "results")
+    timed = [prompt.id for prompt in make_plan(sweep, WhatToTime((), (1,), 4, 4, 1)).config.prompts]
     assert sorted(map(sort_of, timed)) == ["capital", "code", "letter", "sum"]
     assert not failed & set(timed)
-    more = make_plan(sweep, "results", WhatToTime((), (1,), 8, 4, 1)).config.prompts
+    more = make_plan(sweep, WhatToTime((), (1,), 8, 4, 1)).config.prompts
     assert set(timed) < {prompt.id for prompt in more}
 
 
@@ -151,9 +150,9 @@ def test_what_exits_allow_is_told_from_those_of_the_timed_prompts(tmp_path: Path
         "configuration": [key] * 3,
         "exit_layer_counts": pa.array(counts.values(), pa.map_(pa.int64(), pa.int64())),
     })  # fmt: skip
-    sweep = FinishedSweep(open_store(tmp_path), make_manifest(config, {"n_layers": 6}, [2]), runs)
+    sweep = FinishedSweep(open_store(tmp_path), make_manifest(config, {"n_layers": 6}, [2]), runs, "results")
     for n_prompts in (1, 2, 3):
-        study = make_plan(sweep, "results", WhatToTime((), (1,), n_prompts, 4, 1, with_steps=True))
+        study = make_plan(sweep, WhatToTime((), (1,), n_prompts, 4, 1, with_steps=True))
         timed = [counts[prompt.id] for prompt in study.config.prompts]
         early, late = (sum(dict(of_run).get(layer, 0) for of_run in timed) for layer in (2, 5))
         shares = {2: early / (early + late), 5: late / (early + late)}
