@@ -30,6 +30,7 @@ from eexit.messages.wording import flag
 from eexit.method.rules import shown
 from eexit.plan.grids import parse_rules
 from eexit.plan.prompts import read_prompts
+from eexit.training.plan import WhatToTrain
 from eexit.training.setup import WAYS, Settings
 from eexit.training.tables import how_to_use, training_tables
 
@@ -38,15 +39,9 @@ from eexit.training.tables import how_to_use, training_tables
 def main(arguments: Sequence[str]) -> int:
     """0: the artefact is there. 1: it stopped before. 2: the input can't be used."""
     flags = read_flags(arguments)
-    card = train_exits(
-        flags.results,
-        flags.what,
-        flags.out,
-        read_prompts(flags.prompts) if flags.prompts else (),
-        flags.device,
-        open_display(quiet=flags.quiet),
-        **settings_of(flags),
-    )
+    prompts = read_prompts(flags.prompts) if flags.prompts else ()
+    asked = WhatToTrain(flags.what, flags.out, prompts, settings=settings_of(flags))
+    card = train_exits(flags.results, asked, flags.device, open_display(quiet=flags.quiet))
     console = Console()
     for table in training_tables(card):
         console.print(table)

@@ -4,7 +4,7 @@ One actor has a node's CPUs, or a GPU, for itself. What it has learned is saved 
 interrupted, and the same call goes on from there.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,14 +23,21 @@ from eexit.messages.errors import UsageError
 from eexit.messages.locations import shown
 from eexit.messages.progress import Display, Progress
 from eexit.plan.artefacts import CARD, FILES, TEXTS_FOLDER, Card
-from eexit.plan.config import Prompt, SweepConfig
+from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import NORMAL
 from eexit.plan.model_facts import ModelFacts, look_at_model
-from eexit.results.store.finished_sweep import FinishedSweep, read_finished
+from eexit.results.store.finished_sweep import read_finished
 from eexit.results.store.folder import open_store
 from eexit.results.store.whereabouts import refuse_for_learned
-from eexit.training.plan import DamagedArtefactError, TrainingPlan, is_finished, make_training_plan, refuse_settings
-from eexit.training.texts import Text, distinct, read_texts, thinned
+from eexit.training.plan import (
+    DamagedArtefactError,
+    TrainingPlan,
+    WhatToTrain,
+    is_finished,
+    make_training_plan,
+    refuse_settings,
+)
+from eexit.training.texts import distinct, read_texts
 
 SECONDS_PER_CALL = 2.0  # of the actor, between which progress is shown and interruptions are heard
 SECONDS_TO_SAVE = 120.0  # what was learned, when it is interrupted: the current block has to end first
@@ -38,33 +45,28 @@ SECONDS_TO_SAVE = 120.0  # what was learned, when it is interrupted: the current
 
 def train_exits(
     results: str,
-    what: str,
-    out: str,
-    prompts: Sequence[Prompt] = (),
+    asked: WhatToTrain,
     device: Device = "auto",
     display: Display | None = None,
     look: Callable[[SweepConfig, int], ModelFacts] = look_at_model,
-    one_in: int = 1,
-    **settings: Any,
 ) -> Card:
-    """Train `what` on the `normal` texts of the finished sweep in `results`, and write the artefact to folder `out`.
+    """Train what is asked for on the `normal` texts of the finished sweep in `results`, and write the artefact.
 
-    `prompts` are more of them, whose texts are generated first. With `one_in`, it learns from one text in so many, for
-    comparison, and is measured on the same held-out ones. `settings` are fields of
-    `eexit.training.setup.Settings`, which the flags of `jobs/train.py` describe. `look` is as in `run_sweep`. Returns
-    the artefact's card. A damaged artefact is set aside and trained again.
+    `look` is as in `run_sweep`. Returns the artefact's card. A damaged artefact is set aside and trained again.
 
     Raises `UsageError` for what can't be used, and `SweepStopped` or `OSError` when going on would only fail.
     """
     display = display or open_display()
-    folder = _folder(out)
-    given = {"what": what, **settings}
+    folder = _folder(asked.out)
     sweep = replace(read_finished(location_for_all(results, "the folder"), ["prompt_id"]), name=shown(results))
-    refuse_settings(sweep, given)
+    refuse_settings(sweep, asked)
     texts = read_texts(sweep.store)
-    if prompts:
-        texts = distinct([*texts, *_generated(sweep, prompts, folder, device, display, look)])
-    plan = make_training_plan(sweep, thinned(texts, one_in), str(folder), given, look)
+    if asked.prompts:
+        grid = {"modes": (NORMAL,), "kl_factors": (), "rules": {}, "controls": (), "prompts": tuple(asked.prompts)}
+        config = SweepConfig.model_validate({**sweep.manifest.config, **grid, "observe": "none"})
+        summary = run_sweep(config, folder / TEXTS_FOLDER, device=device, display=display, look=look)
+        texts = distinct([*texts, *read_texts(open_store(summary.out))])
+    plan = make_training_plan(sweep, replace(asked, out=str(folder)), texts, look)
     try:
         if is_finished(plan):
             display.say(f"nothing is left to do: {folder} holds this training's artefact")
@@ -86,17 +88,6 @@ def _folder(out: str) -> Path:
     refuse_for_learned(store, f"--out {out}")
     store.probe()
     return folder
-
-
-def _generated(
-    sweep: FinishedSweep, prompts: Sequence[Prompt], folder: Path, device: Device, display: Display,
-    look: Callable[[SweepConfig, int], ModelFacts],
-) -> list[Text]:  # fmt: skip
-    """The texts of more prompts, at full depth, from a sweep of their own."""
-    grid = {"modes": (NORMAL,), "kl_factors": (), "rules": {}, "controls": (), "prompts": tuple(prompts)}
-    config = SweepConfig.model_validate({**sweep.manifest.config, **grid, "observe": "none"})
-    summary = run_sweep(config, folder / TEXTS_FOLDER, device=device, display=display, look=look)
-    return read_texts(open_store(summary.out))
 
 
 def _train(plan: TrainingPlan, device: str, display: Display) -> Card:

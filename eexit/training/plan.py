@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,27 @@ from eexit.messages.wording import flag
 from eexit.method.rules import ONLINE
 from eexit.plan.artefact_fit import refuse_misfit
 from eexit.plan.artefacts import CARD, FILES, READOUT, Card, damage
-from eexit.plan.config import SweepConfig
+from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import NORMAL
 from eexit.plan.model_facts import ModelFacts, aside
 from eexit.results.store.finished_sweep import FinishedSweep, refuse_changed_model
 from eexit.results.store.manifest import first_difference
 from eexit.training.run.saving import read_saved
 from eexit.training.setup import ALL_HAVE, WAYS, Settings, rule_and_parameter
-from eexit.training.texts import Text, n_tokens
+from eexit.training.texts import Text, n_tokens, thinned
+
+
+@dataclass(frozen=True)
+class WhatToTrain:
+    """The flags of `jobs/train.py`. With `one_in`, it learns from one text in so many, for comparison, and is measured
+    on the same held-out ones.
+    """
+
+    what: str
+    out: str  # the folder of the artefact
+    prompts: Sequence[Prompt] = ()  # more of them, whose texts are generated first
+    one_in: int = 1
+    settings: Mapping[str, Any] = field(default_factory=dict)  # fields of `eexit.training.setup.Settings`
 
 
 @dataclass(frozen=True)
@@ -45,18 +58,15 @@ class TrainingPlan:
 
 
 def make_training_plan(
-    sweep: FinishedSweep,
-    texts: Sequence[Text],
-    out: str,
-    given: Mapping[str, Any],
-    look: Callable[[SweepConfig, int], ModelFacts],
+    sweep: FinishedSweep, asked: WhatToTrain, texts: Sequence[Text], look: Callable[[SweepConfig, int], ModelFacts]
 ) -> TrainingPlan:
-    """The training with the settings that are `given`, which `refuse_settings` let pass.
+    """The training on these texts, with settings that `refuse_settings` let pass.
 
     Raises `UsageError` for what can't be used.
     """
-    learn, held_out = split(texts, sweep.name)
-    if given["what"] == "tuned" and given.get("most_tokens", math.inf) <= n_tokens(learn):
+    given = asked.settings
+    learn, held_out = split(thinned(texts, asked.one_in), sweep.name)
+    if asked.what == "tuned" and given.get("most_tokens", math.inf) <= n_tokens(learn):
         raise UsageError(
             f"--most-tokens must be above {n_tokens(learn)}, the tokens of the texts, got {given['most_tokens']}: "
             "the first pass over them only finds where gradients start"
@@ -66,7 +76,8 @@ def make_training_plan(
     refuse_changed_model(sweep, model)
     refuse_misfit(config, model, layers)
     others = {name: value for name, value in given.items() if name not in ("layers", "readout")}
-    settings = Settings(layers=tuple(layers), readout=config.digests.get(READOUT, config.readout), **others)
+    readout = config.digests.get(READOUT, config.readout)
+    settings = Settings(asked.what, tuple(layers), readout, **others).with_defaults()
     data = {
         "sweep": sweep.name,
         "n_prompts": len(learn),
@@ -75,15 +86,15 @@ def make_training_plan(
         "n_held_out_tokens": n_tokens(held_out),
         "texts": _digest([*learn, *held_out]),
     }
-    return TrainingPlan(config, model, settings.with_defaults(), learn, held_out, data, Path(out))
+    return TrainingPlan(config, model, settings, learn, held_out, data, Path(asked.out))
 
 
-def refuse_settings(sweep: FinishedSweep, given: Mapping[str, Any]) -> None:
+def refuse_settings(sweep: FinishedSweep, asked: WhatToTrain) -> None:
     """Raises `UsageError` for what can't be trained, has no such setting, or is no place in the model for an adapter.
 
     Nothing is loaded for that but the model's configuration.
     """
-    what = given["what"]
+    what, given = asked.what, asked.settings
     if what not in WAYS:
         raise UsageError(f"--what {what} can't be trained: choose from {', '.join(WAYS)}")
     for name, value in given.items():

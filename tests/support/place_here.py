@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from driving import look_here
 
@@ -22,8 +21,8 @@ from eexit.results.store.folder import open_store
 from eexit.results.store.landing import land
 from eexit.results.store.manifest import make_manifest
 from eexit.studies.study import Done
-from eexit.training.plan import make_training_plan
-from eexit.training.texts import read_texts, thinned
+from eexit.training.plan import WhatToTrain, make_training_plan
+from eexit.training.texts import read_texts
 
 
 class Here:
@@ -59,12 +58,11 @@ class Here:
             call.settle(unit, parts, datetime.now(UTC), Silence())
         self._done(f"{study.table.name} of {Path(results).name}")
 
-    def train(self, results: str, what: str, out: str, one_in: int = 1, **settings: Any) -> Card:
-        folder = Path(out)
+    def train(self, results: str, asked: WhatToTrain) -> Card:
+        folder = Path(asked.out)
         if not (folder / CARD).exists():
             sweep = read_finished(results, ["prompt_id"])
-            texts = thinned(read_texts(sweep.store), one_in)
-            plan = make_training_plan(sweep, texts, out, {"what": what, **settings}, look_here)
+            plan = make_training_plan(sweep, asked, read_texts(sweep.store), look_here)
             folder.mkdir(parents=True)
             work = TrainingWork(plan)
             work.load("cpu", 1.0)

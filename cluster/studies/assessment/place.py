@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from cluster.console.job import Device
 from cluster.studies.run import run_study
@@ -16,17 +15,18 @@ from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.model_facts import ModelFacts, look_at_model
 from eexit.results.store.finished_sweep import FinishedSweep
 from eexit.studies.study import Study
+from eexit.training.plan import WhatToTrain
 
 Plan = Callable[[FinishedSweep], Study]
 
 
 class Place(Protocol):
-    """What has landed of a sweep is not done again. `one_in` is of the texts that are learned from."""
+    """What has landed of a sweep is not done again."""
 
     def look(self, config: SweepConfig) -> ModelFacts: ...
     def sweep(self, config: SweepConfig, out: str) -> None: ...
     def study(self, results: str, plan: Plan, columns: Sequence[str]) -> None: ...
-    def train(self, results: str, what: str, out: str, one_in: int = 1, **settings: Any) -> Card: ...
+    def train(self, results: str, asked: WhatToTrain) -> Card: ...
 
 
 @dataclass
@@ -46,12 +46,11 @@ class OnRay:
 
     def sweep(self, config: SweepConfig, out: str) -> None:
         run_sweep(
-            config, Path(out), device=self.device, rows_per_shard=self.rows_per_shard, display=self.display,
-            look=self.look,
-        )  # fmt: skip
+            config, out, device=self.device, rows_per_shard=self.rows_per_shard, display=self.display, look=self.look
+        )
 
     def study(self, results: str, plan: Plan, columns: Sequence[str]) -> None:
         run_study(results, plan, self.device, self.display, self.look, columns)
 
-    def train(self, results: str, what: str, out: str, one_in: int = 1, **settings: Any) -> Card:
-        return train_exits(results, what, out, (), self.device, self.display, self.look, one_in, **settings)
+    def train(self, results: str, asked: WhatToTrain) -> Card:
+        return train_exits(results, asked, self.device, self.display, self.look)

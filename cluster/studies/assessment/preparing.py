@@ -13,6 +13,7 @@ from eexit.studies.assessment.learned import DEPLOYED, LEARNED, ORACLE, Way
 from eexit.studies.assessment.parts import PILOT, TRAINING
 from eexit.studies.assessment.tables import SweepFigures
 from eexit.studies.timing.plan import WhatToTime
+from eexit.training.plan import WhatToTrain
 
 ORACLE_KEY: Final = f"{DEPLOYED}/{ORACLE}"
 ONE_IN: Final = 4  # texts has what agreement by number of tokens is shown with, beside all
@@ -73,11 +74,12 @@ def learn(shop: Workshop) -> None:
         shop.work(part[each.what])
         folders[each.role] = shop.exits(each.what)
         through: dict[str, Any] = {READOUT: folders[READOUT]} if each.role != READOUT else {}
-        card = shop.place.train(shop.at(TEXTS), each.what, folders[each.role], **through, **each.settings)
+        asked = WhatToTrain(each.what, folders[each.role], settings={**through, **each.settings})
+        card = shop.place.train(shop.at(TEXTS), asked)
         if each.role == READOUT and "curve" in planned.learns:
             shop.work(part["curve"])
-            few = shop.place.train(shop.at(TEXTS), each.what, shop.exits(f"{each.what}-few"), one_in=ONE_IN)
-            _say_agreement(shop, few, card)
+            few = WhatToTrain(each.what, shop.exits(f"{each.what}-few"), one_in=ONE_IN)
+            _say_agreement(shop, shop.place.train(shop.at(TEXTS), few), card)
 
 
 def _say_agreement(shop: Workshop, few: Card, many: Card) -> None:

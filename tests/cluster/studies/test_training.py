@@ -29,7 +29,7 @@ from eexit.results.store.finished_sweep import read_finished
 from eexit.results.store.folder import open_store
 from eexit.results.store.landing import land
 from eexit.results.store.manifest import make_manifest
-from eexit.training.plan import is_finished, make_training_plan
+from eexit.training.plan import WhatToTrain, is_finished, make_training_plan
 from eexit.training.texts import chooses, is_held_out, read_texts
 from jobs import train
 
@@ -68,14 +68,15 @@ def texts(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trained(texts: Path, out: Path, what: str = "tuned", **others: Any) -> Card:
-    arguments = {"look": look_here, "display": Silence(), "device": "cpu", **others}
-    return train_exits(str(texts), what, str(out), **arguments)
+    prompts, display = others.pop("prompts", ()), others.pop("display", Silence())
+    return train_exits(str(texts), WhatToTrain(what, str(out), prompts, settings=others), "cpu", display, look_here)
 
 
 def trained_here(texts: Path, out: Path, what: str, **settings: Any) -> Card:
     """The same in this process, without Ray."""
     sweep = read_finished(str(texts), ["prompt_id"])
-    plan = make_training_plan(sweep, read_texts(sweep.store), str(out), {"what": what, **settings}, look_here)
+    asked = WhatToTrain(what, str(out), settings=settings)
+    plan = make_training_plan(sweep, asked, read_texts(sweep.store), look_here)
     assert not is_finished(plan)
     out.mkdir()
     work = TrainingWork(plan)
