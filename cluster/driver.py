@@ -9,15 +9,15 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from cluster.actor import MakeGenerator
+from cluster.actor import InFlight, MakeGenerator
 from cluster.console import interruption
-from cluster.console.display import sweep_progress
 from cluster.console.events import log
 from cluster.console.job import SweepJob
 from cluster.failures import Kind, ShardFailure, failure_of_actor, failure_of_call, hung, next_tries, was_preempted
@@ -42,35 +42,34 @@ SECONDS_BETWEEN_LOOKS = 1.0
 REHEARSAL_TRIES = 3  # since an actor can die of something else than the rehearsal
 
 
+@dataclass(frozen=True)
+class Assignment:
+    """What a driver is to do. `location` is `job.out` as a path or URI that is the same for every process."""
+
+    job: SweepJob
+    location: str
+    lease: Lease
+    display: Display
+    make_generator: MakeGenerator
+
+
 class Driver:
     """One sweep's loop: `Driver(...).drive()`."""
 
     def __init__(
-        self,
-        job: SweepJob,
-        location: str,
-        shards: Iterator[Shard],
-        n_done: int,
-        pools: Sequence[Pool],
-        display: Display,
-        lease: Lease,
-        make_generator: MakeGenerator,
-        own_ray: bool,
+        self, assigned: Assignment, shards: Iterator[Shard], n_done: int, pools: Sequence[Pool], own_ray: bool
     ) -> None:
         """`shards` hold the runs that have not landed yet, and are consumed as needed; `n_done` runs have landed.
 
-        `location` is `job.out` as a path or URI that is the same for every process. `own_ray` says that Ray was started
-        for this sweep only, so that no nodes will join.
+        `own_ray` says that Ray was started for this sweep only, so that no nodes will join.
         """
-        self._config = job.config
-        self._store = open_store(location)
+        job, self._lease, self._display = assigned.job, assigned.lease, assigned.display
+        self._config, self._timeout = job.config, job.timeout
+        self._store = open_store(assigned.location)
         self._manifest = self._store.read(MANIFEST)
         self._shards = shards
         self._planned, self._done_before = count_runs(job.config), n_done
         self._pools = pools
-        self._display = display
-        self._lease = lease
-        self._timeout = job.timeout
         self._own_ray = own_ray
         self._again: deque[Shard] = deque()
         self._most = self._planned  # runs per shard; lowered when a shard runs out of memory
@@ -82,7 +81,7 @@ class Driver:
         self._looked = 0.0
         # Runs carry their prompts, so that actors need not get all prompts of the sweep.
         lean = job.config.model_copy(update={"prompts": job.config.prompts[:1]})
-        self._arguments = (make_generator, lean, location, job.device, lease.token)
+        self._arguments = (assigned.make_generator, lean, assigned.location, job.device, assigned.lease.token)
 
     def drive(self) -> Tally:
         """Land every run; returns how many landed, with their errors and tokens.
@@ -280,18 +279,30 @@ class Driver:
                 self._display.say(f"{MANIFEST} was gone and is put back")
 
     def _progress(self) -> Progress:
-        return sweep_progress(
-            done=self._done_before + self._tally.runs,
-            planned=self._planned,
-            done_before=self._done_before,
-            errors=self._tally.errors,
-            tokens_landed=self._tally.tokens,
-            tokens_in_flight=sum(worker.in_flight.tokens for worker in self._workers if worker.shards),
-            runs_in_flight=sum(worker.in_flight.runs for worker in self._workers if worker.does_runs),
-            max_new_tokens=self._config.max_new_tokens,
-            actors_ready=sum(worker.loading is None for worker in self._workers),
-            actors_wanted=len(self._workers) + len(self._vacant),
+        in_flight = InFlight(
+            tokens=sum(worker.in_flight.tokens for worker in self._workers if worker.shards),
+            runs=sum(worker.in_flight.runs for worker in self._workers if worker.does_runs),
         )
+        ready = sum(worker.loading is None for worker in self._workers)
+        actors, most = (ready, len(self._workers) + len(self._vacant)), self._config.max_new_tokens
+        return sweep_progress(self._planned, self._done_before, self._tally, in_flight, actors, most)
+
+
+def sweep_progress(
+    planned: int, done_before: int, tally: Tally, in_flight: InFlight, actors: tuple[int, int], max_new_tokens: int
+) -> Progress:
+    """Of what this start of the sweep has landed and has in flight, and of actors that are ready and wanted.
+
+    Runs in flight are those of unfinished shards whose text has ended; they count as done, but have not landed. Of the
+    share that is done, unfinished runs count by their tokens.
+    """
+    to_do = planned - done_before
+    per_run = max(1.0, tally.tokens / tally.runs) if tally.tokens and tally.runs else max_new_tokens
+    share = min(1.0, (tally.runs + in_flight.tokens / per_run) / to_do) if to_do else 1.0
+    doing = f"{done_before + tally.runs + in_flight.runs:,}/{planned:,} runs"
+    ready, wanted = actors
+    ending = f"{counted(tally.errors, 'error')} · {ready}/{wanted} actors"
+    return Progress(doing, tally.tokens + in_flight.tokens, share, ready > 0, with_rate=True, ending=ending)
 
 
 def _ids(shard: Shard) -> list[str]:

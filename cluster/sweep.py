@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from cluster.actor import MakeGenerator, model_generator
 from cluster.console.display import open_display
 from cluster.console.job import FIELDS, Device, SweepJob
-from cluster.driver import Driver
+from cluster.driver import Assignment, Driver
 from cluster.locations import location_for_all
 from cluster.pool import plan_pools, shortages
 from cluster.session import Session, ray_session
@@ -37,7 +37,7 @@ from eexit.results.layout import (
 from eexit.results.means import figures
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.landing import Survey, Tally, clear_debris, remove_errors
-from eexit.results.store.lease import Lease, hold
+from eexit.results.store.lease import hold
 from eexit.results.store.manifest import (
     LostManifestError,
     make_manifest,
@@ -137,7 +137,7 @@ def run_sweep(
                 display.say(f"nothing is left to do: {counted(n_planned, 'run')} landed in {shown(job.out)}")
             else:
                 session = session or on_ray.enter_context(ray_session(display.say))
-                tally = _drive(job, location, lease, found, memory, display, make_generator, session)
+                tally = _drive(Assignment(job, location, lease, display, make_generator), found, memory, session)
                 on_ray.close()
                 found, _ = _look_through(store, said)
         missing = n_planned - len(found.done) - found.n_errors
@@ -201,18 +201,10 @@ def _look_through(store: Store, said: Sequence[str]) -> tuple[Survey, Sequence[s
     return found, lines
 
 
-def _drive(
-    job: SweepJob,
-    location: str,
-    lease: Lease,
-    found: Survey,
-    memory: Memory | None,
-    display: Display,
-    make_generator: MakeGenerator,
-    session: Session,
-) -> Tally:
+def _drive(assigned: Assignment, found: Survey, memory: Memory | None, session: Session) -> Tally:
     """Do the runs that have not landed, on Ray."""
-    store, n_planned, n_done = open_store(location), count_runs(job.config), len(found.done)
+    job, display, store = assigned.job, assigned.display, open_store(assigned.location)
+    n_planned, n_done = count_runs(job.config), len(found.done)
     clear_debris(store)
     with display:
         pools = plan_pools(job, session.nodes, memory, nodes_may_come=not session.is_own)
@@ -226,6 +218,4 @@ def _drive(
             display.say(line)
         rows = rows_for(n_planned, sum(pool.actors for pool in pools), job.rows_per_shard)
         shards = cut(plan_runs(job.config), found.done, rows)
-        return Driver(
-            job, location, shards, n_done, pools, display, lease, make_generator, own_ray=session.is_own
-        ).drive()
+        return Driver(assigned, shards, n_done, pools, own_ray=session.is_own).drive()

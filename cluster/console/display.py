@@ -14,29 +14,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from eexit.messages.progress import Display, Progress, Silence
-from eexit.messages.wording import counted
 
 RATE_WINDOW_SECONDS = 30.0  # over which the token rate is averaged
 SECONDS_BETWEEN_LINES = 5.0  # at first; later, a twentieth of the time so far
 MOST_SECONDS_BETWEEN_LINES = 60.0
 BAR_COLUMNS = 16  # leaves room for the text in 80 columns
-
-
-def sweep_progress(
-    done: int, planned: int, done_before: int, errors: int, tokens_landed: int, tokens_in_flight: int,
-    max_new_tokens: int, actors_ready: int, actors_wanted: int, runs_in_flight: int = 0,
-) -> Progress:  # fmt: skip
-    """Of runs landed and planned, tokens generated since this start of the sweep, and actors ready and wanted.
-
-    Runs in flight are those of unfinished shards whose text has ended; they count as done, but have not landed. Of the
-    share that is done, unfinished runs count by their tokens.
-    """
-    done_now, to_do = done - done_before, planned - done_before
-    per_run = max(1.0, tokens_landed / done_now) if tokens_landed and done_now else max_new_tokens
-    share = min(1.0, (done_now + tokens_in_flight / per_run) / to_do) if to_do else 1.0
-    doing = f"{done + runs_in_flight:,}/{planned:,} runs"
-    ending = f"{counted(errors, 'error')} · {actors_ready}/{actors_wanted} actors"
-    return Progress(doing, tokens_landed + tokens_in_flight, share, actors_ready > 0, with_rate=True, ending=ending)
 
 
 class Pace:

@@ -6,8 +6,10 @@ from dataclasses import replace
 import pytest
 from scripted import sweep_of
 
-from cluster.console.display import Lines, open_display, sweep_progress
+from cluster.actor import InFlight
+from cluster.console.display import Lines, open_display
 from cluster.console.job import SweepJob, job_of
+from cluster.driver import sweep_progress
 from cluster.pool import Pool, plan_pools, shortages
 from cluster.shards import Shard, cut, rows_for, split
 from eexit.messages.errors import SweepStopped, UsageError
@@ -15,6 +17,7 @@ from eexit.plan.config import Prompt
 from eexit.plan.model_facts import CPU_CACHE_BYTES, Memory
 from eexit.plan.runs import plan_runs
 from eexit.results.store.breaker import Breaker
+from eexit.results.store.landing import Tally
 
 
 def job(**fields: object) -> SweepJob:
@@ -152,17 +155,7 @@ def test_a_log_gets_plain_lines() -> None:
     log = io.StringIO()
     display = open_display(log)
     assert isinstance(display, Lines)
-    progress = sweep_progress(
-        done=10,
-        planned=30,
-        done_before=0,
-        errors=1,
-        tokens_landed=1000,
-        tokens_in_flight=500,
-        max_new_tokens=100,
-        actors_ready=1,
-        actors_wanted=2,
-    )
+    progress = sweep_progress(30, 0, Tally(10, 1, 1000), InFlight(500), (1, 2), max_new_tokens=100)
     assert progress.share == 0.5
     with display:
         display.show(progress)
@@ -181,7 +174,7 @@ def test_lines_become_fewer_as_time_goes_on(monkeypatch: pytest.MonkeyPatch) -> 
     display = open_display(log)
     for second in range(3600):
         now = float(second)
-        display.show(sweep_progress(0, 27, 0, 0, 0, second, 100, 1, 1))
+        display.show(sweep_progress(27, 0, Tally(), InFlight(second), (1, 1), 100))
     lines = log.getvalue().splitlines()
     assert [line.split(" tokens")[0] for line in lines[:3]] == ["0", "5", "10"]
     assert len(lines) < 120, "720 at one every five seconds"
@@ -189,7 +182,7 @@ def test_lines_become_fewer_as_time_goes_on(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_quiet_shows_nothing_and_progress_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = sweep_progress(0, 27, 0, 0, 0, 5, 100, 1, 1)
+    progress = sweep_progress(27, 0, Tally(), InFlight(5), (1, 1), 100)
     with open_display(quiet=True) as display:
         display.show(progress, last=True)
         display.say("something")
