@@ -26,7 +26,7 @@ from rich.text import Text
 from cluster.console.command import command
 from cluster.console.display import console_of, open_display
 from cluster.console.events import log_to_stderr
-from cluster.console.flags import Parser, whole
+from cluster.console.flags import Parser, study_flags, whole
 from eexit.doors.words import described
 from eexit.messages.locations import inside, shown
 from eexit.messages.progress import Display
@@ -39,8 +39,6 @@ from eexit.studies.assessment.record import Record
 from eexit.studies.assessment.verdict import FILE, Verdict
 from eexit.studies.assessment.words import closing_sentences, sentences, verdict_table
 from jobs.sweep import write_report
-
-COLUMNS = 110  # of what is not printed on a terminal, so that long keys need not be folded
 
 
 @command("what is finished stays: the same command goes on from there")
@@ -69,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def finish(verdict: Verdict, out: str, record: Record) -> None:
     """Print the verdict, and where it is."""
-    console = console_of(COLUMNS)
+    console = console_of(columns=110)
     for sentence in sentences(verdict):
         console.print(Text(sentence, style="bold"))
     console.print(verdict_table(verdict))
@@ -131,12 +129,7 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         "--exit-layers", nargs="+", type=int, metavar="L", help=f"{fields['exit_layers'].description}, such as 23"
     )
     parser.add_argument("--out", default="results/assess", metavar="FOLDER", help="(default: results/assess)")
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: CUDA if there is any, else CPU"
-    )
-    parser.add_argument("--quiet", action="store_true", help="show no progress, only results and problems")
-    flags: Namespace = parser.parse_args(arguments)
-    return flags
+    return study_flags(parser, arguments)
 
 
 if __name__ == "__main__":

@@ -67,8 +67,7 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     parser.add_argument(
         "--packed", action="store_true", help="copy linear layers into a layout that CPUs compute faster with"
     )
-    flags: Namespace = parser.parse_args(arguments)
-    return flags
+    return parser.read(arguments)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,10 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from cluster.console.command import command
-from cluster.console.flags import Parser
+from cluster.console.flags import study_parser
 from cluster.studies.run import run_study
 from eexit.messages.progress import Silence
 from eexit.quality.learn_then_test import ORDERS, PARETO
@@ -31,34 +32,21 @@ from eexit.quality.risks import RISKS
 from eexit.studies.choosing.question import COSTS, ChoiceQuestion
 from eexit.studies.choosing.study import ChoosingStudy
 
-COLUMNS = 110  # of what is not printed on a terminal, so that long keys need not be folded
-
 
 @command()
 def main(arguments: Sequence[str]) -> int:
     """0: a setting is chosen. 1: none can be certified, or it stopped. 2: the input can't be used."""
-    flags = read_flags(arguments)
-    question = ChoiceQuestion(
-        flags.risk,
-        flags.at_most,
-        flags.confidence,
-        flags.cost,
-        flags.modes,
-        flags.rules,
-        flags.configurations,
-        flags.test,
-        flags.order,
-        flags.pilot,
-    )
+    flags = vars(read_flags(arguments))
+    results = flags.pop("results")
+    question = ChoiceQuestion(**flags)
     plan = partial(ChoosingStudy, question=question)
-    done = run_study(flags.results, plan, display=Silence(), columns=question.columns)
-    done.show(flags.results, COLUMNS)
+    done = run_study(results, plan, display=Silence(), columns=question.columns)
+    done.show(results, columns=110)
     return 0 if done.study.choice.chosen else 1
 
 
 def read_flags(arguments: Sequence[str]) -> Namespace:
-    parser = Parser(__doc__)
-    parser.add_argument("results", help="folder or URI of a finished sweep")
+    parser = study_parser(__doc__)
     parser.add_argument("--risk", required=True, choices=tuple(RISKS), help="what is to be bounded")
     parser.add_argument(
         "--at-most", type=float, default=0.05, metavar="SHARE", help="the bound, between 0 and 1 (default: 0.05)"
@@ -86,10 +74,11 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     parser.add_argument(
         "--pilot", metavar="RESULTS", help="finished sweep of other prompts that gives the order (default: a part)"
     )
-    for flag, what in (("--modes", "MODE"), ("--rules", "RULE"), ("--configurations", "KEY")):
-        parser.add_argument(flag, nargs="+", default=(), metavar=what, help="choose among these only (default: all)")
-    flags: Namespace = parser.parse_args(arguments)
-    return flags
+    among: dict[str, Any] = {"nargs": "+", "default": (), "help": "choose among these only (default: all)"}
+    parser.add_argument("--modes", metavar="MODE", **among)
+    parser.add_argument("--rules", metavar="RULE", **among)
+    parser.add_argument("--configurations", dest="keys", metavar="KEY", **among)
+    return parser.read(arguments)
 
 
 if __name__ == "__main__":

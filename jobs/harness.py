@@ -21,15 +21,13 @@ from cluster.studies.harness import evaluate_on_tasks
 from eexit.messages.locations import without_secrets
 from eexit.messages.wording import counted
 
-COLUMNS = 120  # of what is not printed on a terminal, so that long keys need not be folded
-
 
 @command("what has landed stays: the same command goes on from there")
 def main(arguments: Sequence[str]) -> int:
     """0: everything is evaluated. 1: some evaluations failed, or it stopped before. 2: the input can't be used."""
     job, asked, quiet = load_harness_job(arguments, __doc__ or "")
     done = evaluate_on_tasks(job, asked, open_display(quiet=quiet))
-    done.show(job.out, COLUMNS)
+    done.show(job.out, columns=120)
     if done.failures:
         name, reason = next(iter(done.failures.items()))
         failed = f"{counted(len(done.failures), 'evaluation')} failed, such as {name}: {reason}"

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 from cluster.console.command import command
 from cluster.console.display import console_of, open_display
-from cluster.console.flags import Parser, whole
+from cluster.console.flags import number, study_parser, whole
 from eexit.messages.errors import UsageError
 from eexit.messages.locations import shown, without_secrets
 from eexit.messages.wording import counted
@@ -43,7 +43,6 @@ from eexit.studies.judging.table import by_configuration, judgements_table
 KEY_FROM = "OPENAI_API_KEY"
 CONCURRENCY = 8
 THE_ENDPOINTS = "endpoint"  # in place of a temperature
-COLUMNS = 110  # of what is not printed on a terminal, so that long keys need not be folded
 
 
 @command(f"what was judged stays in {JUDGEMENTS.name}: the same command goes on from there")
@@ -71,7 +70,7 @@ def finish(results: str, plan: JudgingPlan, summary: JudgingSummary) -> int:
     """Print the table and how to read the judgements; returns the exit code."""
     rows = JUDGEMENTS.read(plan.store).to_pylist()
     of_judge = [row for row in rows if (row["judge"], row["rubric"]) == (plan.judge, RUBRIC)]
-    console = console_of(COLUMNS)
+    console = console_of(columns=110)
     found = by_configuration(of_judge, plan.keys, plan.groups)
     console.print(judgements_table(found, len({row["seed"] for row in of_judge})))
     print("\n".join(in_pandas(results, is_paired=any(row["preferred"] is not None for row in of_judge))))
@@ -120,8 +119,7 @@ def read_key(flags: Namespace) -> tuple[str | None, str | None]:
 
 
 def read_flags(arguments: Sequence[str]) -> Namespace:
-    parser = Parser(__doc__)
-    parser.add_argument("results", help="folder or URI of a sweep")
+    parser = study_parser(__doc__, "folder or URI of a sweep")
     parser.add_argument("--base-url", required=True, metavar="URL", help="where the endpoint is, up to its /v1")
     parser.add_argument(
         "--model", required=True, metavar="NAME", help="the model that judges, as the endpoint calls it"
@@ -165,7 +163,7 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     )
     parser.add_argument("--dry-run", action="store_true", help="print how much would be asked, and ask nothing")
     parser.add_argument("--quiet", action="store_true", help="show no progress, only results and problems")
-    flags: Namespace = parser.parse_args(arguments)
+    flags = parser.read(arguments)
     if flags.key is not None:
         raise UsageError("a key on a command line can be seen by others: set OPENAI_API_KEY, or name yours: --key-from")
     if flags.both_orders and not flags.pairwise:
@@ -174,7 +172,7 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
 
 
 def _seconds(text: str) -> float:
-    seconds = _number(text)
+    seconds = number(text)
     if not 0 < seconds < float("inf"):
         raise ArgumentTypeError(f"must be seconds above 0, got {text}")
     return seconds
@@ -183,17 +181,10 @@ def _seconds(text: str) -> float:
 def _temperature(text: str) -> float | None:
     if text == THE_ENDPOINTS:
         return None
-    temperature = _number(text)
+    temperature = number(text)
     if not 0 <= temperature < float("inf"):
         raise ArgumentTypeError(f"must be ≥ 0 or {THE_ENDPOINTS}, got {text}")
     return temperature
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise ArgumentTypeError(f"must be a number, got {text}") from error
 
 
 if __name__ == "__main__":

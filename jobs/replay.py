@@ -35,7 +35,6 @@ from eexit.results.study_tables import REPLAYS
 from eexit.studies.replay.plan import SettingsToReplay, make_replay_plan
 
 REPLACED = {"readout": "READOUT", "probe": "FOLDER", "gate": "FOLDER", "decide_on": "WHAT"}
-COLUMNS = 100  # of what is not printed on a terminal, so that long keys need not be folded
 
 
 @command(f"the settings that were finished stay in {REPLAYS.name}")
@@ -53,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
         flags.device,
         open_display(quiet=flags.quiet),
     )
-    done.show(flags.results, COLUMNS)
+    done.show(flags.results, columns=100)
     return 0
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 
 from cluster.console.command import command
-from cluster.console.flags import Parser, whole
+from cluster.console.flags import Parser, number, whole
 from eexit.decode.costs.other_models import KNOWN, shapes_of
 from eexit.quality.estimates import MARGIN
 from eexit.results.layout import REPORT
@@ -65,15 +65,11 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     held = parser.add_mutually_exclusive_group()
     held.add_argument("--prompts", type=whole, default=MOST, metavar="N", help=f"prompts to hold (default: {MOST})")
     held.add_argument("--ids", nargs="+", metavar="ID", help="the prompts to hold")
-    flags: Namespace = parser.parse_args(arguments)
-    return flags
+    return parser.read(arguments)
 
 
 def _margin(text: str) -> float:
-    try:
-        margin = float(text)
-    except ValueError as error:
-        raise ArgumentTypeError(f"must be a number, got {text}") from error
+    margin = number(text)
     if not 0 < margin < 1:
         raise ArgumentTypeError(f"must be above 0 and below 1, as in 0.02 for two points, got {text}")
     return margin

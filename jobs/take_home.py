@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 from cluster.console.command import command
 from cluster.console.display import open_display
-from cluster.console.flags import Parser
+from cluster.console.flags import study_parser
 from eexit.doors.words import described
 from eexit.messages.errors import UsageError
 from eexit.studies.taking_home.take_home import Wanted, take_home
@@ -41,8 +41,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def read_flags(arguments: Sequence[str]) -> Namespace:
-    parser = Parser(__doc__)
-    parser.add_argument("results", help="folder or URI of a finished sweep")
+    parser = study_parser(__doc__)
     parser.add_argument("--configuration", metavar="KEY", help="the setting, as in the sweep's table")
     parser.add_argument("--chosen", action="store_true", help="the one that jobs/choose.py chose last")
     parser.add_argument("--out", required=True, help="folder for the setting; it must be empty, or not be there")
@@ -59,7 +58,7 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: as for a sweep")
     parser.add_argument("--quiet", action="store_true", help="show no progress, only results and problems")
-    flags: Namespace = parser.parse_args(arguments)
+    flags = parser.read(arguments)
     if flags.chosen == (flags.configuration is not None):
         raise UsageError("give either --chosen or --configuration KEY, which says which setting is taken home")
     return flags

@@ -27,8 +27,6 @@ from eexit.quality.estimates import MIN_ROUNDS
 from eexit.results.study_tables import TIMINGS
 from eexit.studies.timing import plan
 
-COLUMNS = 110  # of what is not printed on a terminal, so that long keys need not be folded
-
 
 @command(f"the rounds that were finished stay in {TIMINGS.name}")
 def main(arguments: Sequence[str]) -> int:
@@ -40,9 +38,9 @@ def main(arguments: Sequence[str]) -> int:
         partial(plan.make_plan, asked=asked),
         flags.device,
         open_display(quiet=flags.quiet),
-        columns=(*plan.COLUMNS, *(plan.EXITS if flags.steps else ())),
+        columns=asked.columns,
     )
-    done.show(flags.results, COLUMNS)
+    done.show(flags.results, columns=110)
     return 0
 
 

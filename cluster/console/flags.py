@@ -73,9 +73,9 @@ class Parser(argparse.ArgumentParser):
         """What `--help-all` prints."""
         return super().format_help()
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Raises `UsageError` for an unknown flag, with the one that was probably meant."""
-        known, unknown = self.parse_known_args(args, namespace)
+        known, unknown = self.parse_known_args(arguments)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}{self._meant(unknown[0])}")
         return known
@@ -98,7 +98,7 @@ def study_parser(description: str | None, results: str = "folder or URI of a fin
 
 
 def study_flags(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
-    """What `arguments` say, of the flags that `parser` has, and of those that come last in all studies with a model.
+    """What `arguments` say, of the flags that `parser` has, and of those that come last where a model is loaded.
 
     Raises `UsageError`.
     """
@@ -106,8 +106,7 @@ def study_flags(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
         "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: CUDA if there is any, else CPU"
     )
     parser.add_argument("--quiet", action="store_true", help="show no progress, only results and problems")
-    flags: argparse.Namespace = parser.parse_args(arguments)
-    return flags
+    return parser.read(arguments)
 
 
 def make_parser(
@@ -148,7 +147,7 @@ def parse_flags(parser: Parser, arguments: Sequence[str]) -> dict[str, Any]:
     """
     # argparse takes `-1` and `-1,2` for flags; with a space in front they are values, and reach validation.
     shielded = [f" {text}" if _NEGATIVE.match(text) else text for text in arguments]
-    given = {name: value for name, value in vars(parser.parse_args(shielded)).items() if value is not None}
+    given = {name: value for name, value in vars(parser.read(shielded)).items() if value is not None}
     return {name: _split(name, value) if isinstance(value, list) else _unshield(value) for name, value in given.items()}
 
 
@@ -165,6 +164,14 @@ def layer(text: str) -> int:
 def seed(text: str) -> int:
     """A type for argparse: a whole number that generators of random numbers take."""
     return _within(text, LEAST_SEED, MOST_SEED, "a whole number of 64 bits")
+
+
+def number(text: str) -> float:
+    """A type for argparse: a number."""
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text}") from error
 
 
 def _within(text: str, least: int, most: int, what: str) -> int:

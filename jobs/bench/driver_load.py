@@ -84,7 +84,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--actors", type=whole, default=1)
     parser.add_argument("--overhead", action="store_true")
     parser.add_argument("--max-new-tokens", default="100", help="of the demo, for --overhead")
-    flags = parser.parse_args(arguments)
+    flags = parser.read(arguments)
     if flags.runs < MIN_RUNS:
         raise UsageError(f"--runs must be at least {MIN_RUNS}, got {flags.runs}: half of several files is found again")
     folder = Path(tempfile.mkdtemp(prefix="eexit-bench-"))

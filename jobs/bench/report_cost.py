@@ -120,7 +120,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = Parser(__doc__)
     parser.add_argument("--prompts", type=int, default=100, help="prompts of the synthetic sweep (default: 100)")
     parser.add_argument("--scale", action="store_true", help="10,000 prompts too")
-    flags = parser.parse_args(arguments)
+    flags = parser.read(arguments)
     table = Table("report", "measured", "bound", title=f"{flags.prompts} prompts × 17 configurations × 400 tokens")
     for what, measured, unit, bound in report_table(flags.prompts, flags.scale):
         over = bound is not None and measured > bound

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("out", help="folder or URI of the sweep's results")
     parser.add_argument("--into", metavar="OUT", help="folder or URI for the copy; it must hold no results")
     parser.add_argument("--rows-per-file", type=whole, default=ROWS_PER_FILE, help="runs in each file, at least")
-    flags = parser.parse_args(arguments)
+    flags = parser.read(arguments)
     if not flags.into:
         raise UsageError("--into is missing: give the folder or URI that the merged copy goes to")
     before, after = compact(open_store(flags.out), open_store(flags.into), flags.rows_per_file)

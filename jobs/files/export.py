@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 from cluster.console.command import command
 from cluster.console.display import open_display
-from cluster.console.flags import Parser
+from cluster.console.flags import study_parser
 from eexit.messages.locations import HIDDEN, inside, shown, without_secrets
 from eexit.messages.wording import counted
 from eexit.plan.configuration import NORMAL
@@ -56,8 +56,7 @@ def reading(out: str) -> str:
 
 
 def read_flags(arguments: Sequence[str]) -> Namespace:
-    parser = Parser(__doc__)
-    parser.add_argument("results", help="folder or URI of a sweep")
+    parser = study_parser(__doc__, "folder or URI of a sweep")
     parser.add_argument("--out", required=True, help="folder or URI for the data; it must be empty, or not be there")
     parser.add_argument(
         "--configurations",
@@ -75,7 +74,7 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         help=f"KL factors to give exit probabilities at (default: {' '.join(f'{k:g}' for k in KL_FACTORS)})",
     )
     parser.add_argument("--quiet", action="store_true", help="show no progress, only results and problems")
-    flags: Namespace = parser.parse_args(arguments)
+    flags = parser.read(arguments)
     flags.configurations = tuple(dict.fromkeys(flags.configurations))
     return flags
 

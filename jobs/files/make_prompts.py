@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--n", type=whole, default=2000, help="how many prompts (default: 2000)")
     parser.add_argument("--seed", type=seed, default=0, help="which ones (default: 0)")
     parser.add_argument("--out", metavar="FILE", required=True, help="a new .jsonl file")
-    flags = parser.parse_args(arguments)
+    flags = parser.read(arguments)
     out = Path(flags.out)
     if out.suffix.lower() != ".jsonl":
         raise UsageError(f"--out {out} must end in .jsonl, so that a sweep can read it")

@@ -28,7 +28,7 @@ from eexit.studies.assessment.sizes import Budget, SearchSizes, Speed
 from eexit.studies.assessment.tables import FirstLook, SweepFigures
 from eexit.studies.assessment.verdict import Bound
 from eexit.studies.choosing.question import ChoiceQuestion
-from eexit.studies.timing.plan import COLUMNS, EXITS, WhatToTime, make_plan
+from eexit.studies.timing.plan import WhatToTime, make_plan
 
 LOOK: Final = "look"
 CEILING: Final = "ceiling"
@@ -132,8 +132,7 @@ class Workshop:
         self.place.sweep(config, self.at(name))
 
     def time_it(self, name: str, what: WhatToTime) -> None:
-        columns = (*COLUMNS, *(EXITS if what.with_steps else ()))
-        self.place.study(self.at(name), partial(make_plan, asked=what), columns)
+        self.place.study(self.at(name), partial(make_plan, asked=what), what.columns)
 
     def has_timing(self, name: str, key: str, batch: int, rounds: int) -> bool:
         """Whether a configuration was timed with so many rows, and in so many rounds: that was the end of a timing."""

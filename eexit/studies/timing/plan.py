@@ -17,8 +17,8 @@ from eexit.plan.splits import representative
 from eexit.results.store.finished_sweep import FinishedSweep, refuse_unknown
 from eexit.studies.timing.study import Contender, SweepExits, TimingStudy
 
-COLUMNS: Final = ("prompt_id", "status")  # of the runs, that a plan needs
-EXITS: Final = ("configuration", "exit_layer_counts")  # and with steps
+COLUMNS: Final = ("prompt_id", "status")
+EXITS: Final = ("configuration", "exit_layer_counts")  # also needed with steps
 FIRST_STATE: Final = next(iter(STATES))  # what exits at one layer leave behind is never needed
 LEAST_TOKENS: Final = 3  # the first two of a row are not timed
 
@@ -35,6 +35,11 @@ class WhatToTime:
     n_tokens: int | None  # None: as many as the sweep's runs have at most
     n_rounds: int
     with_steps: bool = False
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """Those of the runs that a plan needs."""
+        return (*COLUMNS, *(EXITS if self.with_steps else ()))
 
 
 def make_plan(sweep: FinishedSweep, asked: WhatToTime) -> TimingStudy:
