@@ -20,13 +20,7 @@ COLUMNS = [
     *("drafted", "accepted", "passes", "tokens_per_pass", "expected_speedup"),
 ]
 # The report's words, broken so that the table fits in 80 columns.
-HEADINGS = (
-    "layers\nskipped",
-    "dis-\nagree-\nment",
-    "one\nloop",
-    "per-\nplex-\nity",
-    "same\nas\nnormal\nuntil",
-)
+HEADINGS = ("layers\nskipped", "dis-\nagree-\nment", "one\nloop", "per-\nplex-\nity", "same\nas\nnormal\nuntil")
 CAPTION = (
     "Means over runs, geometric for perplexity. Layers skipped: 1 − mean depth, the layers that the exits do not "
     "need, which is no saving. Disagreement: decided tokens that full depth, given the same text, would not have "
@@ -114,7 +108,4 @@ def _of_drafts(done: pa.Table) -> list[str]:
     accepted, drafted = (pc.sum(done[name]).as_py() for name in ("accepted", "drafted"))
     decided = pc.multiply(done["passes"], done["tokens_per_pass"])
     n_decided, serial = (pc.sum(it).as_py() for it in (decided, pc.divide(decided, done["expected_speedup"])))
-    return [
-        percent(accepted / drafted if drafted else None),
-        written(n_decided / serial if serial else None, ".2f"),
-    ]
+    return [percent(accepted / drafted if drafted else None), written(n_decided / serial if serial else None, ".2f")]

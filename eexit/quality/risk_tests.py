@@ -65,11 +65,7 @@ def hoeffding_bentkus(loss_P: np.ndarray, at_most: float, error: float = 0.05) -
 
 
 EXACT, BETTING, HOEFFDING_BENTKUS = "exact", "betting", "hoeffding-bentkus"
-RISK_TESTS: Final[dict[str, RiskTest]] = {
-    EXACT: exact_binomial,
-    BETTING: betting,
-    HOEFFDING_BENTKUS: hoeffding_bentkus,
-}
+RISK_TESTS: Final[dict[str, RiskTest]] = {EXACT: exact_binomial, BETTING: betting, HOEFFDING_BENTKUS: hoeffding_bentkus}
 
 
 def upper_bound(test: RiskTest, loss_P: np.ndarray, confidence: float) -> float:

@@ -128,7 +128,8 @@ def losses(risk: Risk, runs: pa.Table) -> Losses:
     if risk.best is not None and NORMAL in configurations:
         at_normal = [configurations.index(NORMAL)]
         normal_I1D = np.where(failed_ICD[:, at_normal], risk.best, number_ICD[:, at_normal])
-    loss_IC = _mean_of_known(np.where(failed_ICD, 1.0, risk.loss(number_ICD, normal_I1D)))
+    loss_ICD = np.where(failed_ICD, 1.0, risk.loss(number_ICD, normal_I1D))
+    loss_IC = np.ma.masked_where(np.isnan(loss_ICD), loss_ICD).mean(axis=2).filled(np.nan)
     of_unit, units = _codes(runs["unit"])
     unit_I = np.empty(len(ids), dtype=int)
     unit_I[of_id] = of_unit
@@ -140,13 +141,3 @@ def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
     """The column as numbers from 0, and what each of them stands for."""
     encoded = column.combine_chunks().dictionary_encode()
     return np.asarray(encoded.indices), encoded.dictionary.to_pylist()
-
-
-def _mean_of_known(number_ICD: np.ndarray) -> np.ndarray:
-    """The mean over draws without NaN, (I, C); NaN where all are."""
-    known_ICD = ~np.isnan(number_ICD)
-    n_IC = known_ICD.sum(axis=2)
-    means: np.ndarray = np.where(
-        n_IC > 0, np.where(known_ICD, number_ICD, 0.0).sum(axis=2) / np.maximum(n_IC, 1), np.nan
-    )
-    return means

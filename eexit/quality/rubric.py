@@ -80,10 +80,7 @@ class Question:
         if kind != "json_schema":
             return {"type": kind}
         schema = self.answer.model_json_schema()
-        return {
-            "type": kind,
-            "json_schema": {"name": self.answer.__name__.lower(), "schema": schema, "strict": True},
-        }
+        return {"type": kind, "json_schema": {"name": self.answer.__name__.lower(), "schema": schema, "strict": True}}
 
     def read(self, content: str) -> RubricVerdict:
         """The verdict in what the judge said: the last object in it. Raises `ValueError` if that is none."""

@@ -251,6 +251,19 @@ def superseded(shards: Iterable[Generations], twice: Collection[str]) -> dict[st
     return losers
 
 
+def once_each(rows: pa.Table, names: Sequence[str], latest: bool = False) -> pa.Table:
+    """Of rows that are the same in these columns one: without an error if there is such a row, and of those the first,
+    or the latest.
+    """
+    counts: dict[tuple[object, ...], int] = {}
+    is_ok = [status == OK for status in rows["status"].to_pylist()]
+    for at, key in enumerate(zip(*(rows[name].to_pylist() for name in names), strict=True)):
+        before = counts.setdefault(key, at)
+        if is_ok[at] > is_ok[before] or (latest and is_ok[at] == is_ok[before]):
+            counts[key] = at
+    return rows.take(pa.array(sorted(counts.values()), pa.int64()))
+
+
 def without(table: pa.Table, run_ids: Collection[str]) -> pa.Table:
     """The table without the rows of these runs."""
     return (

@@ -12,10 +12,12 @@ import pyarrow.compute as pc
 from eexit.plan.configuration import Configuration, depends_on_seed
 from eexit.plan.runs import ERROR, OK
 from eexit.quality.text_measures import log_perplexity, mean_perplexity
+from eexit.results.files import once_each
 from eexit.results.landed import read_columns
 from eexit.results.store.folder import Store
 from eexit.results.tables import GENERATIONS
 
+RUN_OF_ALL_SEEDS = ("prompt_id", "configuration")  # columns in which the runs are the same that count once
 KEYS = ("parameter", "kl_factor", "seed")
 MEASURES = tuple(
     field.name
@@ -57,18 +59,8 @@ def outcomes(configuration: Configuration, generations: pa.Table, temperature: f
     runs = generations.filter(pc.field("configuration") == configuration.key)
     n_runs, n_errors = runs.num_rows, runs.filter(pc.field("status") == ERROR).num_rows
     if not depends_on_seed(configuration, temperature):
-        runs = each_once(runs)
+        runs = once_each(runs, RUN_OF_ALL_SEEDS)
     return Outcomes(n_runs, runs.num_rows, n_errors, runs.filter(pc.field("status") == OK))
-
-
-def each_once(runs: pa.Table) -> pa.Table:
-    """A row of each prompt and configuration, without an error if there is such a row."""
-    rows: dict[tuple[str, str], int] = {}
-    prompt_ids, keys, status = (runs[name].to_pylist() for name in ("prompt_id", "configuration", "status"))
-    for row, key in enumerate(zip(prompt_ids, keys, strict=True)):
-        if key not in rows or (status[row] == OK and status[rows[key]] != OK):
-            rows[key] = row
-    return runs.take(pa.array(sorted(rows.values()), pa.int64()))
 
 
 def share_saved(runs: pa.Table, configuration: str, cost: str) -> float | None:

@@ -40,11 +40,7 @@ def evaluation_of(
             "early_exits": early,
             "early_exit_rate": early / total if total else 0.0,
             "layer_distribution": {str(layer): count for layer, count in decided_at.items() if count},
-            "usage": {
-                "prompt_tokens": n_prompt_tokens,
-                "completion_tokens": len(tokens),
-                "mean_depth": mean_depth,
-            },
+            "usage": {"prompt_tokens": n_prompt_tokens, "completion_tokens": len(tokens), "mean_depth": mean_depth},
         },
         "evaluation_text": "",
         "chosen_exit_layers": list(exit_layers),

@@ -7,8 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from eexit.plan.runs import OK
-from eexit.results.files import DamagedError, Location, list_folder, read_sealed
+from eexit.results.files import DamagedError, Location, list_folder, once_each, read_sealed
 from eexit.results.seals import encode_sealed
 from eexit.results.store.folder import Store
 from eexit.results.tables import describe
@@ -65,7 +64,7 @@ class Table:
         """
         tables = [self.schema.empty_table(), *(read_sealed(location, name) for name in self.files(location))]
         rows = pa.concat_tables(tables, promote_options="default").sort_by([("started", "ascending")])
-        return _counting(rows, self.once) if self.once else rows
+        return once_each(rows, self.once, latest=True) if self.once else rows
 
     def set_damaged_aside(self, store: Store) -> Iterator[tuple[str, str]]:
         """Moves files that are not what was published; gives the name of each, and the folder that it is in now."""
@@ -74,13 +73,3 @@ class Table:
                 read_sealed(store, name)
             except DamagedError:
                 yield name, store.set_aside(name)
-
-
-def _counting(rows: pa.Table, once: Sequence[str]) -> pa.Table:
-    counts: dict[tuple[Any, ...], int] = {}
-    status = rows["status"].to_pylist()
-    for at, key in enumerate(zip(*(rows[name].to_pylist() for name in once), strict=True)):
-        before = counts.get(key)
-        if before is None or status[at] == OK or status[before] != OK:  # rows are in the order of their calls
-            counts[key] = at
-    return rows.take(pa.array(sorted(counts.values()), pa.int64()))

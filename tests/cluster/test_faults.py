@@ -32,7 +32,7 @@ from eexit.generator import ModelGenerator
 from eexit.messages.errors import SweepStopped
 from eexit.plan.runs import count_runs, plan_runs
 from eexit.results.store.folder import open_store
-from eexit.results.store.landing import land, landed, tally_of
+from eexit.results.store.landing import land, survey, tally_of
 
 pytestmark = pytest.mark.slow
 KILLS = 4
@@ -136,7 +136,7 @@ def test_a_driver_that_is_killed_goes_on_without_orphans_or_temporary_files(
     driver.wait()
     wait_until(lambda: not any(map(is_alive, actor_pids(tmp_path))))  # no orphans
     assert len(list((out / "generations").glob("*.parquet"))) < N_SHARDS
-    n_landed = len(landed(open_store(out)))
+    n_landed = len(survey(open_store(out)).done)
     done_before = {path.name for path in tmp_path.glob("did-*")}
     subprocess.run(command, env=environment, check=True, timeout=60)
     assert_undisturbed(config, out)
@@ -224,7 +224,7 @@ def test_a_machine_that_breaks_stops_the_sweep_and_leaves_the_grid(tmp_path: Pat
         drive(config, out, rows=9, actors=1)
     (tmp_path / "broken").unlink()
     repaired = sweep_of(tmp_path, *(p.prompt for p in config.prompts))
-    assert len(landed(open_store(out))) < 0.5 * count_runs(repaired)
+    assert len(survey(open_store(out)).done) < 0.5 * count_runs(repaired)
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -235,7 +235,7 @@ def test_writes_cut_in_half_stop_the_sweep_and_show_nothing_partial(tmp_path: Pa
         drive(config, out, actors=1)
     files = [path for folder in ("generations", "tokens") for path in (out / folder).iterdir()]
     assert all(pq.ParquetFile(path).read().num_rows for path in files)  # whole, each of them
-    assert 0 < len(landed(open_store(out))) < count_runs(config)
+    assert 0 < len(survey(open_store(out)).done) < count_runs(config)
     drive(config, out)  # other processes, without the quota
     assert_undisturbed(config, out)
 
@@ -253,7 +253,7 @@ def test_a_full_disk_stops_the_sweep_which_goes_on_once_there_is_room(tmp_path: 
         with pytest.raises(SweepStopped, match=r"5 failures in a row, .*No space left"):
             drive(config, out)
         assert not [path.name for path in (out / "generations").iterdir() if path.suffix != ".parquet"]
-        assert 0 < len(landed(open_store(out))) < count_runs(config)
+        assert 0 < len(survey(open_store(out)).done) < count_runs(config)
         subprocess.run(["mount", "-o", "remount,size=20m", str(out)], check=True)
         drive(config, out)
         assert_undisturbed(config, out)

@@ -158,11 +158,6 @@ def sound(store: Store) -> Survey:
     return found
 
 
-def landed(store: Store) -> set[str]:
-    """The ids of the runs that have landed without an error."""
-    return survey(store).done
-
-
 def clear_debris(store: Store, runs: Sequence[Run] | None = None) -> int:
     """Remove temporary files, and tokens without generations, of the shard of `runs` or of all; returns how many."""
     only = "" if runs is None else shard_name(runs)

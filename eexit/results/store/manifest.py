@@ -83,11 +83,6 @@ def refuse_other_runs(store: Store, lost: LostManifestError, config: SweepConfig
     )
 
 
-def write_manifest(store: Store, manifest: Manifest) -> None:
-    """Write it in one step. Raises `OSError`."""
-    store.publish(MANIFEST, encode(manifest))
-
-
 @contextmanager
 def written(store: Store, manifest: Manifest) -> Iterator[None]:
     """A context in which `manifest` is beside the results, as actors require; if there are none, it is removed again.
@@ -103,7 +98,7 @@ def written(store: Store, manifest: Manifest) -> Iterator[None]:
         _refuse(store, first_difference(held.config, manifest.config))
         yield
         return
-    write_manifest(store, manifest)
+    store.publish(MANIFEST, encode(manifest))
     try:
         yield
     finally:

@@ -22,17 +22,7 @@ from eexit.results.store.finished_sweep import FinishedSweep, read_finished
 from eexit.results.study_tables import TIMINGS
 from eexit.studies.assessment.asked import READS_KEY
 from eexit.studies.assessment.front import head_in_layers, price_of_head
-from eexit.studies.assessment.verdict import (
-    BEST,
-    CEILING,
-    CONTROL,
-    DRAFT,
-    TRIED,
-    Bound,
-    Contender,
-    Figures,
-    Loss,
-)
+from eexit.studies.assessment.verdict import BEST, CEILING, CONTROL, DRAFT, TRIED, Bound, Contender, Figures, Loss
 from eexit.studies.assessment.verdict import GENERATE as GENERATE_ROLE
 from eexit.studies.choosing.study import choices_made
 from eexit.studies.timing.speedups import Speedup, speedups

@@ -18,7 +18,8 @@ from eexit.quality.learn_then_test import PARETO, pareto_sequence
 from eexit.quality.risk_tests import BETTING, EXACT
 from eexit.quality.risks import BEST_SCORE, RISKS, SCORE, WORST_SCORE, Losses, losses
 from eexit.quality.rubric import ASPECTS
-from eexit.results.means import each_once
+from eexit.results.files import once_each
+from eexit.results.means import RUN_OF_ALL_SEEDS
 from eexit.results.store.finished_sweep import FinishedSweep, read_finished
 from eexit.results.study_tables import JUDGEMENTS
 from eexit.studies.choosing.question import COSTS, ChoiceQuestion, candidates, refuse_few
@@ -181,7 +182,7 @@ class Evidence:
         """The runs, of which those that are the same for every seed are there once."""
         is_fixed = pc.is_in(self.sweep.runs["configuration"], pa.array(self._fixed, pa.string()))
         fixed, others = self.sweep.runs.filter(is_fixed), self.sweep.runs.filter(pc.invert(is_fixed))
-        return pa.concat_tables([each_once(fixed), others])
+        return pa.concat_tables([once_each(fixed, RUN_OF_ALL_SEEDS), others])
 
     def _of_asked_prompts(self) -> pa.Table:
         """The runs of the prompts that the risk is about: of those that bring an answer, for risk answers."""

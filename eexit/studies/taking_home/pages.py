@@ -71,7 +71,4 @@ def hub_files(hub: str | None) -> dict[str, str]:
     """The files that make the folder a repository of `custom_generate`, by name; none without a repository's name."""
     if hub is None:
         return {}
-    return {
-        "custom_generate/generate.py": GENERATE.format(hub=hub),
-        "custom_generate/requirements.txt": "eexit\n",
-    }
+    return {"custom_generate/generate.py": GENERATE.format(hub=hub), "custom_generate/requirements.txt": "eexit\n"}

@@ -31,15 +31,7 @@ from eexit.results.store.finished_sweep import FinishedSweep, read_finished, ref
 from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import versions
 from eexit.results.store.whereabouts import refuse_for_copy
-from eexit.studies.taking_home.evidence import (
-    SweptText,
-    certificate_of,
-    chosen_key,
-    drawn,
-    saved,
-    swept_texts,
-    timed,
-)
+from eexit.studies.taking_home.evidence import SweptText, certificate_of, chosen_key, drawn, saved, swept_texts, timed
 from eexit.studies.taking_home.pages import hub_files, readme
 from eexit.whole_files import publish
 

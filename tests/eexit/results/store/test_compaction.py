@@ -19,7 +19,7 @@ from eexit.results.layout import MANIFEST, Manifest, encode
 from eexit.results.shard_tables import Results, error_results, run_columns
 from eexit.results.store.compaction import compact
 from eexit.results.store.folder import Store, open_store
-from eexit.results.store.landing import clear_debris, land, landed, remove_errors, survey
+from eexit.results.store.landing import clear_debris, land, remove_errors, survey
 from eexit.results.store.lease import hold
 from eexit.results.study_tables import STUDY_TABLES, TIMINGS
 from eexit.results.tables import GENERATIONS, TOKENS
@@ -113,9 +113,9 @@ def test_a_copy_has_the_same_rows_in_few_files_and_the_sweep_can_go_on_there(
     found = survey(copy)
     assert len(found.done) == 351
     assert remove_errors(copy, found.with_errors) == 9
-    again = [run for run in plan_runs(config) if run.run_id not in landed(copy)]
+    again = [run for run in plan_runs(config) if run.run_id not in survey(copy).done]
     land(copy, again, results(again, config))
-    assert len(landed(copy)) == len(read(copy)[1]) == 360
+    assert len(survey(copy).done) == len(read(copy)[1]) == 360
     assert compacted(copy.root, "--into", tmp_path / "another").stdout.startswith("5 files")
 
 
@@ -217,7 +217,7 @@ def test_runs_that_are_there_twice_are_copied_once(store: Store, config: SweepCo
     assert compacted(store.root, "--into", tmp_path / "copy", "--rows-per-file", "50").returncode == 0
     copy = open_store(tmp_path / "copy")
     assert_same(read(copy), before)
-    assert len(landed(copy)) == 351
+    assert len(survey(copy).done) == 351
 
 
 def test_shards_of_several_versions_are_merged(store: Store, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from eexit.plan.config import SweepConfig
 from eexit.plan.runs import Run, plan_runs
 from eexit.results.shard_tables import error_results
 from eexit.results.store.folder import Store, open_store
-from eexit.results.store.landing import clear_debris, land, landed, landed_tally, remove_errors, shard_name, survey
+from eexit.results.store.landing import clear_debris, land, landed_tally, remove_errors, shard_name, survey
 from eexit.results.store.manifest import LostManifestError, make_manifest, read_manifest, refuse_other_runs, written
 from eexit.results.store.repair import take_stock
 
@@ -111,7 +111,7 @@ def test_what_is_left_of_a_damaged_shard_is_kept_aside(store: Store, runs: list[
 def test_results_of_an_older_version_are_whole_without_a_seal(store: Store, runs: list[Run]) -> None:
     unseal(store)
     assert take_stock(store) == (survey(store), [])
-    assert landed(store) == ids(runs)
+    assert survey(store).done == ids(runs)
 
 
 def test_error_rows_are_taken_out_of_an_older_versions_shard(
@@ -123,7 +123,7 @@ def test_error_rows_are_taken_out_of_an_older_versions_shard(
     unseal(store)
     assert remove_errors(store, survey(store).with_errors) == 1
     assert take_stock(store)[1] == []
-    assert landed(store) == ids(runs[1:])
+    assert survey(store).done == ids(runs[1:])
 
 
 def test_what_no_sweep_wrote_is_named_and_left_alone(store: Store, runs: list[Run]) -> None:
@@ -187,7 +187,7 @@ def test_runs_that_are_elsewhere_too_leave_a_shard_and_the_others_stay(
     assert any("all of its runs were there twice" in line for line in lines)
     assert sorted(pd.read_parquet(f"{store.root}/generations").run_id) == sorted(ids(runs))
     assert pd.read_parquet(f"{store.root}/tokens").run_id.value_counts().eq(TOKENS_PER_RUN).all()
-    assert (landed(store), take_stock(store)[1], clear_debris(store)) == (ids(runs), [], 0)
+    assert (survey(store).done, take_stock(store)[1], clear_debris(store)) == (ids(runs), [], 0)
 
 
 @pytest.mark.parametrize("content", [None, b"", b'{"format": 2'])

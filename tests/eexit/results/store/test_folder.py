@@ -8,7 +8,7 @@ import pytest
 from scripted import sweep_of
 
 from eexit.messages.errors import UsageError
-from eexit.results.layout import FORMAT
+from eexit.results.layout import FORMAT, MANIFEST, encode
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.manifest import (
     LostManifestError,
@@ -17,7 +17,6 @@ from eexit.results.store.manifest import (
     read_manifest,
     refuse_other_config,
     refuse_other_model,
-    write_manifest,
 )
 
 SHARD = f"generations/{'ab' * 16}.parquet"
@@ -102,7 +101,7 @@ def test_a_manifest_says_what_the_results_are_of(store: Store) -> None:
     config = sweep_of("tiny", "one", "two")
     assert read_manifest(store) is None
     manifest = make_manifest(config, MODEL, (5,))
-    write_manifest(store, manifest)
+    store.publish(MANIFEST, encode(manifest))
     assert read_manifest(store) is None  # as long as there are no results
     store.publish(SHARD, b"")
     held = json.loads(store.read("sweep.json") or b"")
@@ -121,7 +120,7 @@ def test_a_manifest_says_what_the_results_are_of(store: Store) -> None:
 
 def test_another_sweep_is_refused_with_the_difference(store: Store) -> None:
     config = sweep_of("tiny", "one", "two")
-    write_manifest(store, make_manifest(config, MODEL, (5,)))
+    store.publish(MANIFEST, encode(make_manifest(config, MODEL, (5,))))
     store.publish(SHARD, b"")
     held = read_manifest(store)
     assert held is not None

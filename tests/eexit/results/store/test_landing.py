@@ -26,7 +26,6 @@ from eexit.results.store.landing import (
     Tally,
     clear_debris,
     land,
-    landed,
     landed_tally,
     remove_errors,
     shard_name,
@@ -196,15 +195,15 @@ def test_the_fence_is_looked_at_before_each_file_is_published(
     with pytest.raises(LandingError, match="given up"):
         land(store, runs, rows_of(runs, config), refuse=refuse)
     assert looks == [0, 1]
-    assert landed(store) == set()
+    assert survey(store).done == set()
     assert clear_debris(store) == 1
 
 
 def test_only_runs_that_are_ok_are_done(store: Store, runs: list[Run], config: SweepConfig) -> None:
-    assert landed(store) == set()
+    assert survey(store).done == set()
     tally = land(store, runs, mixed(runs, config))
     assert tally == landed_tally(store, runs) == Tally(18, 1, 17 * TOKENS_PER_RUN)
-    assert landed(store) == {run.run_id for run in runs[1:]}
+    assert survey(store).done == {run.run_id for run in runs[1:]}
 
 
 def test_error_rows_make_room_for_another_try(store: Store, runs: list[Run], config: SweepConfig) -> None:

@@ -20,7 +20,7 @@ from eexit.plan.runs import Run, plan_runs
 from eexit.results.layout import MANIFEST
 from eexit.results.shard_tables import Results
 from eexit.results.store.folder import Store, open_store
-from eexit.results.store.landing import LandingError, landed
+from eexit.results.store.landing import LandingError, survey
 from eexit.results.store.lease import LEASE, Holder, Lease, hold, is_fenced
 
 HOLDER = """
@@ -233,7 +233,7 @@ def test_an_actor_that_was_given_up_lands_nothing_when_it_wakes_up(store: Store)
 
         with pytest.raises(LandingError, match="this actor was given up"):
             actor("frozen", while_frozen).do(runs[:9])
-        assert landed(store) == {run.run_id for run in runs[:4]}
+        assert survey(store).done == {run.run_id for run in runs[:4]}
         with pytest.raises(LandingError, match="this actor was given up"):
             actor("frozen", lambda: None).do(runs[9:])  # for good
 

@@ -20,7 +20,7 @@ from eexit.results.landed import read_columns
 from eexit.results.layout import MANIFEST, Manifest, encode
 from eexit.results.store.compaction import compact
 from eexit.results.store.folder import Store, open_store
-from eexit.results.store.landing import LandingError, clear_debris, land, landed, shard_name
+from eexit.results.store.landing import LandingError, clear_debris, land, shard_name, survey
 from eexit.results.store.lease import hold
 from eexit.results.store.manifest import make_manifest, written
 from eexit.results.store.repair import take_stock
@@ -93,10 +93,10 @@ def test_a_shard_lands_whole_or_not(store: Store, wire: Wire) -> None:
     with pytest.raises(LandingError, match="can't be written to"):
         land(store, runs, noisy)
     wire.cut_after = None
-    assert landed(store) == set()
+    assert survey(store).done == set()
     land(store, runs, noisy)
     clear_debris(store)
-    assert landed(store) == {run.run_id for run in runs}
+    assert survey(store).done == {run.run_id for run in runs}
 
 
 def test_a_lease_and_a_merged_copy(store: Store, wire: Wire, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_lease_and_a_merged_copy(store: Store, wire: Wire, tmp_path: Path) -> 
             land(store, half, rows_of(half, config))
     copy = open_store(tmp_path / "copy")
     assert compact(store, copy, 100) == (2, 1)
-    assert landed(copy) == {run.run_id for run in runs}
+    assert survey(copy).done == {run.run_id for run in runs}
     assert not store.has("lease.json")
 
 
@@ -176,7 +176,7 @@ def test_a_sweep_whose_bucket_refuses_stops_and_goes_on_once_mended(wire: Wire, 
     for name in store.names("generations"):
         with store.filesystem.open_input_file(store.path(name)) as file:
             assert pq.ParquetFile(file).read().num_rows  # whole, each of them
-    assert len(landed(store)) < count_runs(config)
+    assert len(survey(store).done) < count_runs(config)
     drive(config, out, actors=1)
     expected = rows_of(runs, config).generations.select(["run_id", "exit_rate"]).to_pandas()
     assert_same(read_columns(store, ["run_id", "exit_rate"]).to_pandas(), expected, ["run_id"])
