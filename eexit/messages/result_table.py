@@ -33,12 +33,20 @@ class ResultTable(Table):
         super().__init__(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, title=title, caption=caption)
         self.title_justify = self.caption_justify = "left"
         self._kinds: list[Kind] = []
+        self._section: object = None  # of the last row
 
     def add(self, kind: Kind, *headings: str) -> None:
         """Add columns of one kind. Headings bring their own line ends."""
         for heading in headings:
             self.add_column(heading, justify="right" if kind == "number" else "left", no_wrap=True)
             self._kinds.append(kind)
+
+    def add_in(self, section: object, *cells: str) -> None:
+        """Add a row, under a line if it is of another section than the row before."""
+        if self.rows and section != self._section:
+            self.add_section()
+        self._section = section
+        self.add_row(*cells)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         cells_CR = [[*map(str, column.cells)] for column in self.columns]

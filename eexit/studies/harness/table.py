@@ -10,6 +10,7 @@ CAPTION = (
     "Values as the lm-evaluation-harness computes them, ± standard error over documents. Depth: the mean of "
     "(exit layer + 1) / L over the decided tokens, if any; it says which layers the exits need, not what was saved."
 )
+NUMBERS = {"value": ".4f", "stderr": ".4f", "n": ",.0f", "mean_depth": ".3f"}  # how columns are written
 
 
 def scores_table(rows: Iterable[Mapping[str, Any]]) -> ResultTable:
@@ -23,16 +24,10 @@ def scores_table(rows: Iterable[Mapping[str, Any]]) -> ResultTable:
     table.add("number", "n-\nshot")
     table.add("name", "metric", "filter")
     table.add("number", "value", "stderr", "n", "depth")
-    last = None
     for row in rows:
-        if last not in (None, row["configuration"]):
-            table.add_section()
-        last = row["configuration"]
-        table.add_row(
-            row["configuration"], *[str(row["seed"])] * (len(seeds) > 1), row["task"], written(row["n_shot"], ",.0f"),
-            _arrow(row) + row["metric"], row["filter"], written(row["value"], ".4f"),
-            written(row["stderr"], ".4f"), written(row["n"], ",.0f"), written(row["mean_depth"], ".3f"),
-        )  # fmt: skip
+        key, seed = row["configuration"], [str(row["seed"])] * (len(seeds) > 1)
+        names = [*seed, row["task"], written(row["n_shot"], ",.0f"), _arrow(row) + row["metric"], row["filter"]]
+        table.add_in(key, key, *names, *(written(row[name], form) for name, form in NUMBERS.items()))
     return table
 
 

@@ -54,8 +54,9 @@ UNPRICED: Final = Costs(np.nan, np.nan, np.nan)
 
 @dataclass(frozen=True)
 class Pricing:
-    """What parts of the model cost, and by which of `LOOKS` rules that read do so."""
+    """The exitable layers, what parts of the model cost, and by which of `LOOKS` rules that read do so."""
 
+    layers: Sequence[int]
     prices: Prices
     reads: str
 
@@ -92,66 +93,54 @@ def together(settings: Sequence[Exit], is_adapted: bool) -> list[list[Exit]]:
     return list(groups.values())
 
 
-def replay_recorded(settings: Sequence[Exit], transcript: Transcript, exitable_layers: Sequence[int]) -> list[Replayed]:
+def replay_recorded(settings: Sequence[Exit], transcript: Transcript, layers: Sequence[int]) -> list[Replayed]:
     """A text under settings of an oracle that follow from the full-depth pass, of which all was recorded."""
-    teacher = transcript.teacher
-    assert teacher is not None
-    evidence_NE = ORACLES[settings[0].rule].evidence(teacher)
-    return [
-        replay_at_full_depth(setting, transcript, teacher, evidence_NE, exitable_layers, None) for setting in settings
-    ]
+    assert transcript.teacher is not None
+    evidence_NE = ORACLES[settings[0].rule].evidence(transcript.teacher)
+    return [replay_at_full_depth(setting, transcript, evidence_NE, layers, None) for setting in settings]
 
 
 def replay_at_full_depth(
-    setting: Exit, transcript: Transcript, teacher: Divergence, evidence_NE: Tensor | None,
-    exitable_layers: Sequence[int], pricing: Pricing | None,
-) -> Replayed:  # fmt: skip
+    setting: Exit, transcript: Transcript, evidence_NE: Tensor | None, layers: Sequence[int], pricing: Pricing | None
+) -> Replayed:
     """A text under a setting that follows from the full-depth pass and sees this evidence, None if it looks at nothing.
 
     Costs are those of exits drawn with the run's seed, since layers that are deferred depend on all exits of a text.
     """
+    teacher = transcript.teacher
+    assert teacher is not None
     agrees_NE = teacher.likeliest_BX[:, :-1] == teacher.likeliest_BX[:, -1:]
     prompt = list(transcript.text.prompt_token_ids)
     u_N = torch.from_numpy(exit_draws(transcript.seed, prompt, len(transcript.text.token_ids))[1:])
-    setting_E = torch.tensor(setting.per_layer(exitable_layers), dtype=torch.float32)
+    setting_E = torch.tensor(setting.per_layer(layers), dtype=torch.float32)
     chances = chances_in_set(RULES[setting.rule], evidence_NE, setting_E.expand(len(agrees_NE), -1))
     expected = expect(exit_probabilities(chances), teacher.kl_BE, agrees_NE)
     exit_N = choose_exits(chances, u_N).numpy()
-    costs = costs_of(setting, exit_N, evidence_NE, len(prompt), exitable_layers, pricing)
+    costs = costs_of(setting, exit_N, evidence_NE, len(prompt), pricing) if pricing else UNPRICED
     return Replayed(expected.share_X.numpy(), expected.kl, 1 - expected.agreement, costs)
 
 
-def costs_of(
-    setting: Exit, exit_N: np.ndarray, evidence_NE: Tensor | None, n_prompt: int, exitable_layers: Sequence[int],
-    pricing: Pricing | None,
-) -> Costs:  # fmt: skip
+def costs_of(setting: Exit, exit_N: np.ndarray, evidence_NE: Tensor | None, n_prompt: int, pricing: Pricing) -> Costs:
     """What a text costs whose tokens exit there, indices into X, if the rule saw this evidence.
 
     What is run beside what is needed is looking. An oracle, which saves nothing at run time, has no cost of that.
     """
-    if pricing is None:
-        return UNPRICED
-    prices, n_layers = pricing.prices, len(pricing.prices.layer_L)
-    exit_layer_N = np.array([*exitable_layers, n_layers - 1])[exit_N]
-    counts, _ = needed(exit_layer_N, exitable_layers, n_layers, STATES[setting.state])
-    ran = replace(counts, looks_TXK=_looks(setting, exit_N, evidence_NE, exitable_layers, pricing))
-    costs: dict[str, Any] = dict(
-        cost_columns(prices, None if setting.is_oracle else ran, exit_layer_N, exitable_layers, setting.mode, n_prompt)
-    )
+    layers, prices, n_layers = pricing.layers, pricing.prices, len(pricing.prices.layer_L)
+    exit_layer_N = np.array([*layers, n_layers - 1])[exit_N]
+    counts, _ = needed(exit_layer_N, layers, n_layers, STATES[setting.state])
+    ran = None if setting.is_oracle else replace(counts, looks_TXK=_looks(setting, exit_N, evidence_NE, pricing))
+    costs: dict[str, Any] = dict(cost_columns(prices, ran, exit_layer_N, layers, setting.mode, n_prompt))
     return Costs(*(np.nan if costs[name] is None else costs[name] for name in Costs._fields))
 
 
-def _looks(
-    setting: Exit, exit_N: np.ndarray, evidence_NE: Tensor | None, exitable_layers: Sequence[int],
-    pricing: Pricing,
-) -> np.ndarray:  # fmt: skip
+def _looks(setting: Exit, exit_N: np.ndarray, evidence_NE: Tensor | None, pricing: Pricing) -> np.ndarray:
     """As `Counts.looks_TXK`: looks up to the exits, and one whole read of each token that none of them was."""
-    rank_X = np.arange(len(exitable_layers) + 1)
+    rank_X = np.arange(len(pricing.layers) + 1)
     is_at_exit_NX = rank_X == exit_N[:, None]
     if setting.rule not in ONLINE:
         return looks_of(is_at_exit_NX, pricing.prices.reads)
     assert evidence_NE is not None
-    reached_NX = np.isin(rank_X, setting.ranks(exitable_layers)) & (rank_X <= exit_N[:, None])
+    reached_NX = np.isin(rank_X, setting.ranks(pricing.layers)) & (rank_X <= exit_N[:, None])
     looked_NX = reached_NX & np.pad(~evidence_NE.isnan().numpy(), ((0, 0), (0, 1)))
     if setting.gate == PERFECT:
         looked_NX &= is_at_exit_NX
@@ -162,18 +151,18 @@ def _looks(
         looks_NXK[..., LOOKS.index("probe_reads")] = looked_NX
     whole_NX = np.zeros_like(looked_NX)
     if rule.reads:
-        whole_NX = looked_NX & _is_whole(setting, exitable_layers, pricing)
+        whole_NX = looked_NX & _is_whole(setting, pricing)
         looks_NXK[..., LOOKS.index(pricing.reads)] = looked_NX & ~whole_NX
     looks_NXK[..., LOOKS.index(pricing.prices.reads)] += whole_NX | is_at_exit_NX
     return looks_NXK
 
 
-def _is_whole(setting: Exit, exitable_layers: Sequence[int], pricing: Pricing) -> np.ndarray:
+def _is_whole(setting: Exit, pricing: Pricing) -> np.ndarray:
     """By layer of X, whether the rule reads it as tokens are read; with a shortlist, where it looks first."""
-    rank_X = np.arange(len(exitable_layers) + 1)
+    rank_X = np.arange(len(pricing.layers) + 1)
     always: dict[str, np.ndarray] = {
         pricing.prices.reads: rank_X >= 0,
-        "shortlist_reads": rank_X == setting.ranks(exitable_layers)[0],
+        "shortlist_reads": rank_X == setting.ranks(pricing.layers)[0],
     }
     return always.get(pricing.reads, rank_X < 0)
 

@@ -38,12 +38,8 @@ def replays_table(rows: Sequence[Mapping[str, Any]]) -> ResultTable:
     table = ResultTable(caption)
     table.add("key", "setting")
     table.add("number", *HEADINGS)
-    kind = (rows[0]["mode"], rows[0]["rule"])
     for row in rows:
-        if (row["mode"], row["rule"]) != kind:
-            table.add_section()
-        kind = (row["mode"], row["rule"])
-        table.add_row(*_line(row))
+        table.add_in((row["mode"], row["rule"]), *_line(row))
     return table
 
 

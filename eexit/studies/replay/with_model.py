@@ -41,8 +41,8 @@ class Replayer:
     def __init__(self, decoders: Decoders, decoding: Decoding, prices: Prices):
         self.decoders, self.decoding = decoders, decoding
         reads = "screen_reads" if decoding.screen else "shortlist_reads" if decoding.shortlist else prices.reads
-        self.pricing = Pricing(prices, reads)
         self.layers = decoding.exitable_layers
+        self.pricing = Pricing(self.layers, prices, reads)
         self.teacher_of, self.final_of = cache(self._teacher_of), cache(self._final_of)
         self.chances_of = cache(self._chances_of)
         self._seen: dict[tuple[Any, ...], Tensor] = {}
@@ -61,11 +61,10 @@ class Replayer:
         if not follows_from_full_depth(settings[0], not self.decoders.are_one):
             return [self._as_drawn(setting, transcript) for setting in settings]
         teacher = self.teacher_of(transcript)
+        taught = replace(transcript, teacher=teacher)
         return [
-            replay_at_full_depth(
-                setting, transcript, teacher, self._evidence(setting, transcript, teacher), self.layers, self.pricing
-            )
-            for setting in settings
+            replay_at_full_depth(each, taught, self._evidence(each, transcript, teacher), self.layers, self.pricing)
+            for each in settings
         ]
 
     def _evidence(self, setting: Exit, transcript: Transcript, teacher: Divergence) -> Tensor | None:
@@ -123,7 +122,7 @@ class Replayer:
         prob_NX = np.eye(n_exits)[exit_N] if setting.rule in ONLINE else scored.exit_prob_TX[1:]
         evidence_NE = torch.from_numpy(scored.evidence_TE[1:])
         n_prompt = len(transcript.text.prompt_token_ids)
-        costs = costs_of(setting, exit_N, evidence_NE, n_prompt, self.layers, self.pricing)
+        costs = costs_of(setting, exit_N, evidence_NE, n_prompt, self.pricing)
         kl, unlike = read.kl_BE[:, 0].double().mean().item(), unlike_N.double().mean().item()
         is_drawn = not np.isin(scored.exit_prob_TX, (0, 1)).all()  # NaN is for layers that had a chance
         return Replayed(prob_NX.mean(0, dtype=np.float64), kl, unlike, costs, is_drawn)

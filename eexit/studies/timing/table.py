@@ -42,12 +42,8 @@ def timings_table(measurements: Iterable[Mapping[str, Any]]) -> ResultTable:
     table.add("number", "rows")
     table.add("key", "configuration")
     table.add("number", *HEADINGS)
-    batch = None
     for speedup in speedups(rows):
-        if batch not in (None, speedup.batch):
-            table.add_section()
-        table.add_row(str(speedup.batch), *_line(speedup))
-        batch = speedup.batch
+        table.add_in(speedup.batch, str(speedup.batch), *_line(speedup))
     return table
 
 
