@@ -36,8 +36,10 @@ class Pace:
         since, tokens = self._seen[0]
         rate = max(0, progress.tokens - tokens) / max(now - since, 1e-3)
         can_tell = progress.share > 0 and progress.has_begun
-        left = (now - self._started) * (1 / progress.share - 1) if can_tell else None
-        return progress.describe(rate, _eta(left))
+        left = _left((now - self._started) * (1 / progress.share - 1)) if can_tell else "starting"
+        left = "" if progress.open_ended else left
+        told = (progress.doing, f"{rate:,.0f} tokens/s" if progress.with_rate else "", left, progress.ending)
+        return " · ".join(filter(None, told))
 
     @property
     def seconds(self) -> float:
@@ -113,9 +115,7 @@ def console_of(columns: int) -> Console:
     return console
 
 
-def _eta(seconds: float | None) -> str:
-    if seconds is None:
-        return "starting"
+def _left(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min left" if hours else f"{minutes}:{rest:02d} left"

@@ -1,6 +1,7 @@
 """One progress over several steps, each of which shows its own: which step of how many, and the time left of all."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from eexit.messages.progress import Display, Progress
 
@@ -35,9 +36,7 @@ class Steps:
         earlier = sum(share for step, share in self._shares.items() if self._numbers[step] < self._numbers[self._step])
         of_step = self._shares.get(self._step, 0.0) * min(1.0, self._within + self._part * progress.share)
         share = (earlier + of_step) / max(sum(self._shares.values()), 1e-9)
-        self.display.show(
-            Progress(doing, progress.tokens, share, share > 0, progress.with_rate, progress.ending), last=False
-        )
+        self.display.show(replace(progress, doing=doing, share=share, has_begun=share > 0))
 
     def say(self, line: str) -> None:
         self.display.say(line)

@@ -19,12 +19,6 @@ class Progress:
     ending: str = ""  # what is told last
     open_ended: bool = False  # whether the time left is not known, although the share is
 
-    def describe(self, rate: float, left: str) -> str:
-        """It as text, given tokens per second and the time left."""
-        time_left = "" if self.open_ended else left
-        told = (self.doing, f"{rate:,.0f} tokens/s" if self.with_rate else "", time_left, self.ending)
-        return " · ".join(filter(None, told))
-
 
 class Display(Protocol):
     """Shows progress and messages; rates are measured from when it is entered."""

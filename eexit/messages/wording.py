@@ -1,6 +1,6 @@
 """Counts and lists in messages."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 
 def some(lines: Sequence[str], most: int = 20) -> list[str]:
@@ -18,6 +18,11 @@ def counted_between(counts: Collection[int], noun: str) -> str:
     """The least and the greatest of several numbers with their noun, such as `5 to 6 prompts`, or the one there is."""
     low, high = min(counts), max(counts)
     return counted(high, noun) if low == high else f"{low:,} to {counted(high, noun)}"
+
+
+def with_versions(versions: Mapping[str, str | None]) -> str:
+    """Packages with their versions, without those that are not installed."""
+    return ", ".join(f"{name} {version}" for name, version in versions.items() if version)
 
 
 def flag(name: str) -> str:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eexit.messages.locations import without_secrets
+from eexit.messages.wording import with_versions
 from eexit.messages.written import percent
 from eexit.results.layout import Manifest
 from eexit.studies.export.columns import CONVERSATIONS, SHAPES
@@ -149,13 +150,9 @@ def _origin(manifest: Manifest, account: Account, making: Making) -> Iterable[Se
     yield "next token", sampled if config.get("temperature") else "greedy"
     yield "seeds", " ".join(map(str, config.get("seeds", [])))
     yield "KL factors", " ".join(f"{each:g}" for each in account.kl_factors)
-    yield "sweep", f"{making.results}, started {manifest.started}, by {_versions(manifest.versions)}"
-    yield "exported", f"{making.made}, by {_versions(making.versions)}"
+    yield "sweep", f"{making.results}, started {manifest.started}, by {with_versions(manifest.versions)}"
+    yield "exported", f"{making.made}, by {with_versions(making.versions)}"
     yield "command", f"`{making.command}`"
-
-
-def _versions(versions: Mapping[str, str | None]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in versions.items() if version)
 
 
 def _settings(manifest: Manifest) -> str:

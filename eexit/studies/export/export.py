@@ -49,13 +49,7 @@ class Exported:
 
 
 def export(
-    results: str,
-    out: str,
-    keys: Sequence[str],
-    kl_factors: Sequence[float],
-    command: str,
-    display: Display,
-    file_bytes: int = FILE_BYTES,
+    results: str, out: str, keys: Sequence[str], kl_factors: Sequence[float], command: str, display: Display
 ) -> Exported:
     """Write the runs of these configurations that have landed in the sweep `results` to the empty location `out`.
 
@@ -73,7 +67,7 @@ def export(
     if runs.missing:
         display.say(f"{runs.missing:,} of {counted(runs.planned, 'run')} did not land yet: what is there is exported")
     target.probe()
-    files = _DataFiles(target, file_bytes)
+    files = _DataFiles(target)
     account = Account(told.kl_factors)
     try:
         with display:
@@ -159,7 +153,6 @@ class _DataFiles:
     """Data files of bounded size, made in memory; tables are kept until they fill a row group."""
 
     target: Store
-    file_bytes: int
     names: list[str] = field(default_factory=list)
     pending: list[pa.Table] = field(default_factory=list)
     pending_bytes: int = 0
@@ -171,7 +164,7 @@ class _DataFiles:
         self.pending_bytes += table.nbytes
         if self.pending_bytes >= ROW_GROUP_BYTES:
             self._write_row_group()
-            if self.sink.tell() >= self.file_bytes:
+            if self.sink.tell() >= FILE_BYTES:
                 self.publish()
 
     def publish(self) -> None:

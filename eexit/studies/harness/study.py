@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from eexit.messages.errors import first_line
 from eexit.messages.result_table import ResultTable
+from eexit.messages.wording import with_versions
 from eexit.plan.config import SweepConfig
 from eexit.results.layout import HARNESS_FOLDER
 from eexit.results.store.folder import open_store
@@ -105,7 +106,7 @@ class HarnessStudy(Study):
 
     def _about(self, evaluation: Evaluation) -> Mapping[str, Any]:
         """What the harness's files say of the model."""
-        config, here = self.config, {**versions(), "lm_eval": version("lm_eval")}
+        config = self.config
         return {
             "pretrained": config.model,
             "revision": config.revision,
@@ -118,5 +119,5 @@ class HarnessStudy(Study):
             "probe": config.probe,
             "adapter": config.adapter,
             "decide_on": config.decide_on,
-            "versions": ", ".join(f"{name} {version}" for name, version in here.items() if version),
+            "versions": with_versions({**versions(), "lm_eval": version("lm_eval")}),
         }

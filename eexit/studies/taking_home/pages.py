@@ -3,6 +3,7 @@
 from eexit.doors.taken import README, Taken
 from eexit.doors.words import described
 from eexit.messages.locations import shown
+from eexit.messages.wording import with_versions
 from eexit.model.sources import DEFAULT_MODEL
 
 GENERATE = '''"""Generates with the setting in this repository: `custom_generate="{hub}"`, by the package eexit."""
@@ -33,8 +34,7 @@ def readme(taken: Taken, out: str) -> dict[str, str]:
     """The README, by its name."""
     model = taken.model
     facts = "\n".join(f"- {line}" for line in described(taken).splitlines())
-    loading = _loading(taken)
-    made = ", ".join(f"{name} {version}" for name, version in taken.versions.items() if version)
+    loading, made = _loading(taken), with_versions(taken.versions)
     text = f"""# {taken.key} of {model.name}
 
 A setting for early exit: tokens that are certain after a few layers skip the others. It was taken home from a sweep by

@@ -6,7 +6,7 @@ from random import Random
 from typing import Any, Final
 
 from eexit.messages.result_table import ResultTable
-from eexit.messages.wording import counted
+from eexit.messages.wording import counted, with_versions
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import GENERATE, NORMAL, Configuration, Generate
 from eexit.results.store.manifest import versions
@@ -78,7 +78,7 @@ class TimingStudy(Study):
             "device": model.device.type,
             "machine": describe_machine(model.device),
             "threads": torch.get_num_threads(),
-            "versions": ", ".join(f"{name} {version}" for name, version in versions().items() if version),
+            "versions": with_versions(versions()),
             "dtype": str(model.dtype).removeprefix("torch."),
         }
 

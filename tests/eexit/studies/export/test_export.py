@@ -201,7 +201,8 @@ def test_files_are_bounded_and_runs_are_whole_wherever_the_tables_are_cut(
     assert main([str(made / "out"), "--out", str(tmp_path / "one"), "--configurations", *KEYS]) == 0
     monkeypatch.setattr("eexit.results.landed.TOKENS_AT_ONCE", 7)  # a run has nine
     monkeypatch.setattr(exporting, "ROW_GROUP_BYTES", 1)
-    done = export(str(made / "out"), str(tmp_path / "many"), KEYS, (0.5, 1, 2, 4), "", Silence(), file_bytes=1)
+    monkeypatch.setattr(exporting, "FILE_BYTES", 1)
+    done = export(str(made / "out"), str(tmp_path / "many"), KEYS, (0.5, 1, 2, 4), "", Silence())
     assert len(done.files) == 10
     one, many = table_of(tmp_path / "one"), table_of(tmp_path / "many")
     assert many.drop_columns("kl_exit_prob").equals(one.drop_columns("kl_exit_prob"))

@@ -142,7 +142,7 @@ def test_online_rules_replayed_on_their_own_texts_are_their_runs(
 
 class StopsAtAgree(Silence):
     def show(self, progress: Progress, last: bool = False) -> None:
-        if "agree" in progress.describe(0.0, ""):
+        if "agree" in progress.doing:
             raise KeyboardInterrupt
 
 

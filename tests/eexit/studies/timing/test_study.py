@@ -162,7 +162,7 @@ def test_what_exits_allow_is_told_from_those_of_the_timed_prompts(tmp_path: Path
 
 class StopsInRound2(Silence):
     def show(self, progress: Progress, last: bool = False) -> None:
-        if "normal, 1 row, round 2 of 2" in progress.describe(0.0, ""):
+        if "normal, 1 row, round 2 of 2" in progress.doing:
             raise KeyboardInterrupt
 
 
