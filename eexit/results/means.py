@@ -1,6 +1,7 @@
 """The results of each configuration of a sweep, as numbers."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +69,15 @@ def share_saved(runs: pa.Table, configuration: str, cost: str) -> float | None:
     known = runs.filter((pc.field("configuration") == configuration) & pc.field(cost).is_valid())
     full = pc.sum(known["cost_full"]).as_py()
     return 1 - float(pc.sum(known[cost]).as_py()) / full if full else None
+
+
+def exit_counts(runs: pa.Table) -> dict[str, Counter[int]]:
+    """How many decided tokens of each configuration's runs exited at each layer, by its key."""
+    counts: dict[str, Counter[int]] = {}
+    keys, by_run = (runs[name].to_pylist() for name in ("configuration", "exit_layer_counts"))
+    for key, of_run in zip(keys, by_run, strict=True):
+        counts.setdefault(key, Counter()).update(dict(of_run or ()))  # None: the run failed
+    return counts
 
 
 def screen_misses(runs: pa.Table) -> tuple[int, float] | None:

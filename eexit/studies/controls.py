@@ -3,10 +3,8 @@
 If a configuration's texts are no better than those of its control, what its rule knows does not help.
 """
 
-from collections import Counter
-
 from eexit.plan.config import ControlOf
-from eexit.plan.runs import OK
+from eexit.results.means import exit_counts
 from eexit.results.store.finished_sweep import read_finished
 
 
@@ -17,11 +15,8 @@ def controls_of(results: str) -> tuple[ControlOf, ...]:
 
     Raises `UsageError` if `results` is not a finished sweep, or has a format that does not name configurations.
     """
-    sweep = read_finished(results, ["configuration", "status", "exit_layer_counts"], "--controls-of")
-    counts: dict[str, Counter[int]] = {}
-    for key, status, exit_counts in zip(*(column.to_pylist() for column in sweep.runs.columns), strict=True):
-        if status == OK:
-            counts.setdefault(key, Counter()).update(dict(exit_counts))
+    sweep = read_finished(results, ["configuration", "exit_layer_counts"], "--controls-of")
+    counts = exit_counts(sweep.runs)
     exiting = [entry for entry in sweep.manifest.configurations if entry["rule"] and not entry["control_of"]]
     return tuple(
         ControlOf(of=entry["key"], counts=dict(counts[entry["key"]]))

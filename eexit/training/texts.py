@@ -4,9 +4,10 @@ The split goes by the prompt's text, never by token, so that it is the same for 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from eexit.plan.configuration import NORMAL
@@ -51,16 +52,16 @@ def read_texts(location: Location) -> list[Text]:
     """
     columns = ["run_id", "prompt_id", "prompt", "mode", "status", "prompt_token_ids", "n_tokens"]
     texts = [
-        _text(run, tokens["token_id"].to_pylist())
+        replace(text_of(run, tokens), held_out=is_held_out(run["prompt"]), chooses=chooses(run["prompt"]))
         for shard in shards(location, columns)
         for run, tokens in runs_with_tokens(location, shard, shard.rows.filter(_GOOD), ["token_id"])
     ]
     return distinct(sorted(texts, key=lambda text: (text.prompt_id, text.token_ids)))
 
 
-def _text(run: Mapping[str, Any], token_ids: Sequence[int]) -> Text:
-    split = is_held_out(run["prompt"]), chooses(run["prompt"])
-    return Text(run["prompt_id"], tuple(run["prompt_token_ids"]), tuple(token_ids), *split)
+def text_of(run: Mapping[str, Any], tokens: pa.Table) -> Text:
+    """What a run wrote, from its row and its tokens."""
+    return Text(run["prompt_id"], tuple(run["prompt_token_ids"]), tuple(tokens["token_id"].to_pylist()))
 
 
 def distinct(texts: Iterable[Text]) -> list[Text]:

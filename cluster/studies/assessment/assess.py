@@ -22,7 +22,7 @@ from cluster.studies.assessment.certifying import choose, run, time_settings
 from cluster.studies.assessment.place import Place
 from cluster.studies.assessment.preparing import ORACLE_KEY, best_ceiling, find_ceiling, learn, look
 from cluster.studies.assessment.searching import search
-from cluster.studies.assessment.workshop import CEILING, LOOK, RUN, Workshop
+from cluster.studies.assessment.workshop import CEILING, LOOK, RUN, TRIED, Workshop
 from eexit.messages import findings
 from eexit.messages.progress import Display
 from eexit.messages.written import short_percent
@@ -70,9 +70,8 @@ def assess(asked: Asked, out: str | Path, place_on: Callable[[Display], Place], 
 
 def _judged(shop: Workshop) -> Verdict:
     """The verdict, which is written down."""
-    figures = figures_of(
-        shop.first_look, best_ceiling(shop), shop.ran or shop.tried, shop.bound, shop.asked.batches, ORACLE_KEY
-    )
+    run = next(iter(shop.figures(RUN, TRIED)), None)
+    figures = figures_of(shop.first_look, best_ceiling(shop), run, shop.bound, shop.asked.batches, ORACLE_KEY)
     verdict = judge(figures)
     text = as_json(verdict, shop.asked.common["model"], shop.record.seconds, shop.record.remarks)
     for folder in (shop.out, *([Path(shop.at(RUN))] if shop.is_there(RUN) else [])):

@@ -56,7 +56,7 @@ def say_ceiling(shop: Workshop, name: str, how: str) -> None:
 
 def best_ceiling(shop: Workshop) -> SweepFigures:
     """Of the lens and what was learned, the one by which the oracle saves more."""
-    there = [SweepFigures.read(shop.at(name)) for name in (CEILING, CEILING_LEARNED) if shop.is_there(name)]
+    there = shop.figures(CEILING, CEILING_LEARNED)
     return max(there, key=lambda figures: figures.saved(ORACLE_KEY, "cost_needed"))
 
 

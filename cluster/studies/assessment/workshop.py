@@ -115,13 +115,9 @@ class Workshop:
             self.leave_out(*planned.left_out)
         return SearchSizes(**self.record.plans["search"])
 
-    @property
-    def tried(self) -> SweepFigures | None:
-        return SweepFigures.read(self.at(TRIED)) if self.is_there(TRIED) else None
-
-    @property
-    def ran(self) -> SweepFigures | None:
-        return SweepFigures.read(self.at(RUN)) if self.is_there(RUN) else None
+    def figures(self, *names: str) -> list[SweepFigures]:
+        """Of those of these folders that are there."""
+        return [SweepFigures.read(self.at(name)) for name in names if self.is_there(name)]
 
     def question(self, pilot: str | None) -> ChoiceQuestion:
         return ChoiceQuestion(self.parts.risk, self.asked.margin, self.asked.confidence, pilot=pilot)

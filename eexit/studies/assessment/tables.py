@@ -17,7 +17,7 @@ from eexit.decode.costs.other_models import KNOWN, Looked, cost_at, full_cost_at
 from eexit.plan.configuration import GENERATE, NORMAL, Draft, configuration_of
 from eexit.plan.runs import OK
 from eexit.quality.estimates import Estimate
-from eexit.results.means import share_saved
+from eexit.results.means import exit_counts, share_saved
 from eexit.results.store.finished_sweep import FinishedSweep, read_finished
 from eexit.results.study_tables import TIMINGS
 from eexit.studies.assessment.asked import READS_KEY
@@ -63,6 +63,10 @@ class SweepFigures:
         return found
 
     @cached_property
+    def _exits(self) -> Mapping[str, Counter[int]]:
+        return exit_counts(self.sweep.runs)
+
+    @cached_property
     def _timings(self) -> Sequence[Row]:
         rows: list[Row] = TIMINGS.read(self.sweep.store).to_pylist()
         return rows
@@ -79,9 +83,7 @@ class SweepFigures:
 
     def share_G(self, key: str) -> Sequence[float]:
         """Where its decided tokens exit."""
-        counts: Counter[int] = Counter()
-        for row in self.by_key.get(key, ()):
-            counts.update(dict(row["exit_layer_counts"]))
+        counts = self._exits.get(key, Counter())
         total = counts.total()
         return [counts[layer] / total if total else math.nan for layer in self.layers_G]
 

@@ -17,7 +17,7 @@ from eexit.plan.runs import OK
 from eexit.results.files import Location
 from eexit.results.landed import runs_with_tokens, shards
 from eexit.studies.replay.recorded import Transcript
-from eexit.training.texts import Text
+from eexit.training.texts import text_of
 
 OF_RUNS: Final = ("run_id", "prompt_id", "seed", "configuration", "status", "prompt_token_ids", "n_tokens")
 OF_TOKENS: Final = ("token_id", "kl", "entropy", "top_token_ids", "top_prob")
@@ -42,8 +42,7 @@ def read_transcripts(location: Location, key: str, once: bool = False) -> list[T
 
 
 def _transcript(run: Mapping[str, Any], tokens: pa.Table) -> Transcript:
-    text = Text(run["prompt_id"], tuple(run["prompt_token_ids"]), tuple(tokens["token_id"].to_pylist()))
-    return Transcript(text, run["seed"], _teacher(tokens.slice(1)))
+    return Transcript(text_of(run, tokens), run["seed"], _teacher(tokens.slice(1)))
 
 
 def _teacher(decided: pa.Table) -> Divergence | None:

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
@@ -20,17 +19,10 @@ from eexit.results.store.finished_sweep import FinishedSweep
 from eexit.results.store.folder import Store
 from eexit.studies.choosing.study import choices_made
 from eexit.studies.timing.speedups import latest_speedups
+from eexit.training.texts import Text, text_of
 
 N_EXAMPLES: Final = 3  # prompts that the folder quotes
 EXAMPLE_LENGTH: Final = 200  # characters of each
-
-
-@dataclass(frozen=True)
-class SweptText:
-    """A run of the sweep: its prompt, and the tokens that it generated."""
-
-    prompt_token_ids: tuple[int, ...]
-    token_ids: tuple[int, ...]
 
 
 def chosen_key(sweep: FinishedSweep) -> str:
@@ -95,14 +87,15 @@ def saved(sweep: FinishedSweep, key: str) -> dict[str, float | None]:
     return {name: share_saved(sweep.runs, key, cost) for name, cost in costs.items()}
 
 
-def swept_texts(sweep: FinishedSweep, key: str, seed: int, most: int) -> Sequence[SweptText]:
+def swept_texts(sweep: FinishedSweep, key: str, seed: int, most: int) -> Sequence[Text]:
     """Some texts of a setting with this seed, of different prompts. Raises `UsageError` if there is none."""
-    found: list[SweptText] = []
-    for shard in shards(sweep.store, ["run_id", "status", "configuration", "seed", "prompt_token_ids", "n_tokens"]):
+    columns = ["run_id", "prompt_id", "status", "configuration", "seed", "prompt_token_ids", "n_tokens"]
+    found: list[Text] = []
+    for shard in shards(sweep.store, columns):
         is_asked = (pc.field("configuration") == key) & (pc.field("seed") == seed) & (pc.field("status") == OK)
         runs: pa.Table = shard.rows.filter(is_asked).slice(0, most - len(found))
         for run, tokens in runs_with_tokens(sweep.store, shard, runs, ["token_id"]):
-            found.append(SweptText(tuple(run["prompt_token_ids"]), tuple(tokens["token_id"].to_pylist())))
+            found.append(text_of(run, tokens))
         if len(found) == most:
             break
     if not found:

@@ -31,8 +31,9 @@ from eexit.results.store.finished_sweep import FinishedSweep, read_finished, ref
 from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import versions
 from eexit.results.store.whereabouts import refuse_for_copy
-from eexit.studies.taking_home.evidence import SweptText, certificate_of, chosen_key, drawn, saved, swept_texts, timed
+from eexit.studies.taking_home.evidence import certificate_of, chosen_key, drawn, saved, swept_texts, timed
 from eexit.studies.taking_home.pages import hub_files, readme
+from eexit.training.texts import Text
 from eexit.whole_files import publish
 
 N_TEXTS: Final = 4  # of the sweep that are generated again, to see that they come out the same
@@ -88,7 +89,7 @@ class _Taking:
         self._config = {**alone, **_copied(alone, folder)}
         self._of_sweep = config
 
-    def take(self, texts: Sequence[SweptText], wanted: Wanted, say: Say) -> Taken:
+    def take(self, texts: Sequence[Text], wanted: Wanted, say: Say) -> Taken:
         """What is written, once the model that is loaded in each precision wrote the sweep's texts again."""
         taken = self._unmeasured()
         for dtype in dict.fromkeys((self._of_sweep.dtype, *wanted.dtypes)):
@@ -118,7 +119,7 @@ class _Taking:
             made=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
-    def _measured(self, taken: Taken, dtype: str, texts: Sequence[SweptText], wanted: Wanted, say: Say) -> Taken:
+    def _measured(self, taken: Taken, dtype: str, texts: Sequence[Text], wanted: Wanted, say: Say) -> Taken:
         """The setting with one precision more, in which some texts of the sweep are generated again."""
         model, tokenizer = load_model_and_tokenizer(self._of_sweep.model_copy(update={"dtype": dtype}), wanted.device)
         weights, name, device = weights_digest(model), precision(model), model.device.type
@@ -208,7 +209,7 @@ def _digests(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256([path]) for path in files}
 
 
-def _identical(setting: Setting, model: PreTrainedModel, texts: Sequence[SweptText], config: SweepConfig) -> int:
+def _identical(setting: Setting, model: PreTrainedModel, texts: Sequence[Text], config: SweepConfig) -> int:
     """How many of these texts the setting writes again, in one batch that is padded on the left."""
     width, pad = max(len(text.prompt_token_ids) for text in texts), 0
     rows = [[*[pad] * (width - len(ids)), *ids] for ids in (text.prompt_token_ids for text in texts)]

@@ -1,11 +1,11 @@
 """What is timed of a finished sweep: which configurations, at which batch sizes, with which prompts."""
 
-from collections import Counter
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from eexit.messages.errors import UsageError
 from eexit.messages.wording import some
@@ -14,6 +14,7 @@ from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import GENERATE, NORMAL, Configuration, Draft, Exit, Generate, Normal
 from eexit.plan.runs import OK, configurations
 from eexit.plan.splits import representative
+from eexit.results.means import exit_counts
 from eexit.results.store.finished_sweep import FinishedSweep, refuse_unknown
 from eexit.studies.timing.study import Contender, SweepExits, TimingStudy
 
@@ -71,10 +72,7 @@ def _at_each_layer(sweep: FinishedSweep) -> list[Exit]:
 
 def _exits(sweep: FinishedSweep, prompt_ids: Set[str]) -> SweepExits:
     """Where the tokens of each configuration exited on these prompts."""
-    counts: dict[str, Counter[int]] = {}
-    for prompt_id, key, of_run in zip(*(sweep.runs[name].to_pylist() for name in ("prompt_id", *EXITS)), strict=True):
-        if prompt_id in prompt_ids:
-            counts.setdefault(key, Counter()).update(dict(of_run or ()))
+    counts = exit_counts(sweep.runs.filter(pc.field("prompt_id").isin(sorted(prompt_ids))))
     shares = {
         key: {layer: n / total for layer, n in of.items() if n} for key, of in counts.items() if (total := of.total())
     }
