@@ -9,10 +9,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import ModuleType
 
 import ray
-from ray import cloudpickle
 from ray.exceptions import RayError
 
 from cluster.console import interruption
@@ -23,11 +21,6 @@ SECONDS_TO_ANSWER = 10.0
 SECONDS_BETWEEN_LISTENING = 0.002
 NO_PRESTART = ("RAY_enable_worker_prestart", "0")  # else Ray starts a process per CPU, of which an actor needs one
 OBJECT_STORE_BYTES = 100_000_000  # enough, since only runs and counts go through it
-
-
-def send_with_actors(module: ModuleType) -> None:
-    """Send a generator's module to the actors, if their processes can't import it."""
-    cloudpickle.register_pickle_by_value(module)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """An actor that shares its node's CPUs, or its GPU, with nothing else of the cluster: to measure times, or to train."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from cluster.console import interruption
 from cluster.failures import Kind, failure_of_actor, failure_of_call
 from cluster.liveness import Liveness, answers
+from cluster.pool import Node
 from cluster.session import ray_session
 from cluster.studies.actor import StudyActor
 from eexit.messages.errors import SweepStopped, UsageError
@@ -22,8 +23,6 @@ from eexit.studies.study import Work
 
 SECONDS_TO_GET_FREE = 20.0  # for what has just ended on the node to be gone
 SECONDS_BETWEEN_LOOKS = 1.0
-
-Node = Mapping[str, float]  # the resources of a node, as Ray names them
 
 
 @dataclass(frozen=True)

@@ -44,13 +44,10 @@ class Table:
         """The names of all its files, sorted."""
         return list_folder(location, self.name)
 
-    def encode(self, rows: Sequence[Row]) -> bytes:
-        """The bytes of a file of these rows."""
-        return encode_sealed(pa.Table.from_pylist(rows, self.schema))
-
     def publish(self, store: Store, file_id: str, rows: Sequence[Row]) -> None:
         """Publish these rows as the file of this id, in place of the one that was there. Raises `OSError`."""
-        store.publish(self.file(file_id), self.encode(self.named(file_id, rows)))
+        content = encode_sealed(pa.Table.from_pylist(self.named(file_id, rows), self.schema))
+        store.publish(self.file(file_id), content)
 
     def named(self, file_id: str, rows: Sequence[Row]) -> list[dict[str, Any]]:
         """These rows with what their file is named after, in the column that has it."""

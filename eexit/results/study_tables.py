@@ -42,9 +42,7 @@ TIMINGS: Final = Table(
             False,
         ),
         described("prompts", pa.int32(), "prompts", "how many were decoded; they repeat to fill batches", False),
-        described(
-            "prompt_ids", pa.list_(pa.string()), "ids", "which they were; null in results of older versions"
-        ),
+        described("prompt_ids", pa.list_(pa.string()), "ids", "which they were; null in results of older versions"),
         described(
             "tokens",
             pa.int64(),
@@ -81,8 +79,8 @@ TIMINGS: Final = Table(
         described("versions", pa.string(), "text", "of Python and packages where it was timed", False),
         described("model", pa.string(), "name", "the model as it was asked for", False),
         described("dtype", pa.string(), "name", "of the weights", False),
-    ]
-)  # fmt: skip
+    ],
+)
 
 JUDGEMENTS: Final = Table(
     "judgements",
@@ -225,7 +223,7 @@ CHOICES: Final = Table(
         ),
     ],
     once=("choice_id",),
-)  # fmt: skip
+)
 
 
 REPLAYS: Final = Table(

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+from ray import cloudpickle
 
 from cluster.actor import MakeGenerator, model_generator
 from cluster.console.flags import Parser, whole
 from cluster.console.job import load_job
-from cluster.session import send_with_actors
 from cluster.shards import cut
 from cluster.sweep import run_sweep
 from eexit.messages.errors import UsageError
@@ -135,7 +135,7 @@ def drive(
     look: Callable[[SweepConfig, int], ModelFacts] = look_at_model,
 ) -> float:
     """Run the whole sweep; returns the time at which the last run landed, which is before Ray has ended."""
-    send_with_actors(sys.modules[__name__])  # which Ray's workers don't look for in this folder
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # which Ray's workers don't look for in this folder
     summary = run_sweep(
         config,
         out,

@@ -30,7 +30,7 @@ from eexit.studies.assessment.front import (
     front,
     of_set,
     rules_of,
-)  # fmt: skip
+)
 from eexit.studies.assessment.learned import LEARNED, UNALTERED, Rules, Way
 from eexit.studies.assessment.parts import PILOT
 from eexit.studies.choosing.evidence import Evidence

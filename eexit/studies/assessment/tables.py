@@ -170,12 +170,12 @@ def figures_of(
     top = replace(ceiling.contender(oracle, CEILING, look.steps, batches), run=math.nan)
     early = 1 - ceiling.share_G(oracle)[-1]
     choice = latest_choice(run.sweep) if run else None
-    best, others, elsewhere = None, [], {}
+    best: Contender | None = None
+    others: list[Contender] = []
     if run and choice:
         tested = {setting["configuration"]: setting for setting in choice["tested"]}
         key = _best(choice)
         best = _settled(run.contender(key, BEST, look.steps, batches), tested[key], choice)
-        elsewhere = {KNOWN[name].name: run.at_prices(key, name) for name in AT_PRICES_OF}
         controls = controls_by_setting(run.sweep)
         others += [run.contender(controls[key], CONTROL, look.steps, batches)] if key in controls else []
         others += [
@@ -188,14 +188,12 @@ def figures_of(
             (run.contender(key, BEST, look.steps, batches) for key in run.by_key if key != NORMAL),
             key=lambda each: each.run,
         )
-        elsewhere = {KNOWN[name].name: run.at_prices(best.key, name) for name in AT_PRICES_OF}
+    saved = {name: run.at_prices(best.key, name) if run and best else math.nan for name in AT_PRICES_OF}
+    elsewhere = {KNOWN[name].name: share for name, share in saved.items() if math.isfinite(share)}
     lossless = [*_drafts(look, batches), *_generate(look)]
     others = [*others[: 4 - len(lossless)], *lossless]
     n_tried = len(choice["tested"]) if choice else max(0, len(run.by_key) - 1) if run else 0
-    return Figures(
-        bound, batches, look.head_in_layers, look.possible, top, early, best, others, n_tried,
-        {name: share for name, share in elsewhere.items() if math.isfinite(share)},
-    )  # fmt: skip
+    return Figures(bound, batches, look.head_in_layers, look.possible, top, early, best, others, n_tried, elsewhere)
 
 
 def to_time(sweep: FinishedSweep, choice: Row) -> list[str]:

@@ -85,10 +85,8 @@ def read_exits(reader: LogitsReader, teacher_NW: Tensor, hidden_NW: Tensor, exit
 
     The gradient in the logits is p_exit − p_teacher, which is exactly 0 where both are the same.
     """
-    kl_N, agrees_N = (
-        hidden_NW.new_empty(len(hidden_NW), dtype=torch.float32),
-        torch.empty_like(exit_N, dtype=torch.bool),
-    )
+    kl_N = hidden_NW.new_empty(len(hidden_NW), dtype=torch.float32)
+    agrees_N = torch.empty_like(exit_N, dtype=torch.bool)
     gradient_NW = torch.empty_like(hidden_NW) if learns else None
     for chunk in reader.chunks(len(hidden_NW)):
         with torch.no_grad():

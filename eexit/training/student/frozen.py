@@ -9,6 +9,7 @@ Shapes: B texts, T positions, N decided positions of all texts, W width of the r
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -84,16 +85,13 @@ class LayerStack:
 def _changing(layers: Sequence[nn.Module], change: Change) -> Iterator[None]:
     """A context in which what a layer returns goes through `change`."""
 
-    def hook(layer: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    def hook(layer: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         before = args[0] if args else kwargs["hidden_states"]
         if isinstance(output, tuple | list):
             return (change(layer, before, output[0]), *output[1:])
         return change(layer, before, output)
 
-    def at(layer: int) -> Any:
-        return lambda _, args, kwargs, output: hook(layer, args, kwargs, output)
-
-    handles = [module.register_forward_hook(at(layer), with_kwargs=True) for layer, module in enumerate(layers)]
+    handles = [each.register_forward_hook(partial(hook, layer), with_kwargs=True) for layer, each in enumerate(layers)]
     try:
         yield
     finally:

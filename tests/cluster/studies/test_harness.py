@@ -14,6 +14,7 @@ from own_tasks import CHOICE, WORDS, save_task, save_tasks
 
 from cluster.studies.harness import evaluate_on_tasks
 from eexit.results.layout import MANIFEST, Manifest, encode
+from eexit.results.seals import encode_sealed
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import SCORES
 from eexit.studies.harness import plan as harness_plan
@@ -99,7 +100,7 @@ def test_a_grid_lands_as_the_harness_writes_it_and_as_a_table(model: Path, tasks
 def test_a_flipped_bit_in_scores_is_found_and_what_they_held_is_left_to_do(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     sound, damaged = (SCORES.file(digit * 32) for digit in "ab")
-    content = SCORES.encode([])
+    content = encode_sealed(SCORES.schema.empty_table())
     store.publish(sound, content)
     store.publish(damaged, content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
     [(name, folder)] = SCORES.set_damaged_aside(store)
