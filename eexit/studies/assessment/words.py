@@ -36,6 +36,7 @@ from eexit.studies.assessment.verdict import (
     GENERATE,
     LATE,
     TRIED,
+    Bound,
     Contender,
     Verdict,
     holds,
@@ -56,21 +57,16 @@ NEAREST: Final = "nearest"  # to being certified, where none is
 
 def sentences(verdict: Verdict) -> tuple[str, str, str]:
     """The verdict, why it can be trusted or what stands in the way, and what is possible or would have to change."""
-    if verdict.pays:
-        return _paying(verdict), _trusted(verdict), _possible(verdict)
-    return _not_paying(verdict), _cause(verdict), _otherwise(verdict)
+    figures, best, batch = verdict.figures, verdict.figures.best, verdict.batch
+    if not (verdict.pays and best and batch):
+        return _not_paying(verdict), _cause(verdict), _otherwise(verdict)
+    possible = findings.POSSIBLE.format(
+        saved=percent(best.run), ceiling=percent(figures.ceiling.theory), possible=percent(figures.possible)
+    )
+    return findings.IT_PAYS.format(setting=best.key, **_time(best, batch)), _trusted(best, figures.bound), possible
 
 
-def _paying(verdict: Verdict) -> str:
-    best, batch = verdict.figures.best, verdict.batch
-    assert best is not None
-    assert batch is not None
-    return findings.IT_PAYS.format(setting=best.key, **_time(best, batch))
-
-
-def _trusted(verdict: Verdict) -> str:
-    best, bound = verdict.figures.best, verdict.figures.bound
-    assert best is not None
+def _trusted(best: Contender, bound: Bound) -> str:
     assert best.loss is not None
     assert best.reporting is not None
     template = findings.IT_PAYS_SURELY if best.confirmed else findings.IT_PAYS_LIKELY
@@ -82,16 +78,6 @@ def _trusted(verdict: Verdict) -> str:
         n=f"{best.loss.n:,}",
         later=short_percent(best.reporting.mean),
         others=f"{best.reporting.n:,}",
-    )
-
-
-def _possible(verdict: Verdict) -> str:
-    best = verdict.figures.best
-    assert best is not None
-    return findings.POSSIBLE.format(
-        saved=percent(best.run),
-        ceiling=percent(verdict.figures.ceiling.theory),
-        possible=percent(verdict.figures.possible),
     )
 
 
