@@ -68,8 +68,7 @@ def plan_of(flags: Namespace) -> JudgingPlan:
 
 def finish(results: str, plan: JudgingPlan, summary: JudgingSummary) -> int:
     """Print the table and how to read the judgements; returns the exit code."""
-    rows = JUDGEMENTS.read(plan.store).to_pylist()
-    of_judge = [row for row in rows if (row["judge"], row["rubric"]) == (plan.judge, RUBRIC)]
+    of_judge = [row for row in JUDGEMENTS.rows(plan.store) if (row["judge"], row["rubric"]) == (plan.judge, RUBRIC)]
     console = console_of(columns=110)
     found = by_configuration(of_judge, plan.keys, plan.groups)
     console.print(judgements_table(found, len({row["seed"] for row in of_judge})))

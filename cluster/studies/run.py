@@ -105,7 +105,7 @@ class Call:
         if not order:
             return self.rows
         id_column = self.study.table.id_column
-        ours = [row for row in self.study.table.read(self.store).to_pylist() if row[id_column] in order]
+        ours = [row for row in self.study.table.rows(self.store) if row[id_column] in order]
         return sorted(ours, key=lambda row: order[row[id_column]])  # stable: the rows of a unit keep their order
 
     def settle(self, unit: Unit, parts: Sequence[Done], began: datetime, display: Display) -> None:

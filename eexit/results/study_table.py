@@ -63,6 +63,10 @@ class Table:
         rows = pa.concat_tables(tables, promote_options="default").sort_by([("started", "ascending")])
         return once_each(rows, self.once, latest=True) if self.once else rows
 
+    def rows(self, location: Location) -> list[dict[str, Any]]:
+        """The same as records."""
+        return list(self.read(location).to_pylist())
+
     def set_damaged_aside(self, store: Store) -> Iterator[tuple[str, str]]:
         """Moves files that are not what was published; gives the name of each, and the folder that it is in now."""
         for name in self.files(store):

@@ -126,8 +126,7 @@ def _gated(shop: Workshop, way: Way, rules: Rules, exit_set: str, cost: float) -
 
 
 def _replays(shop: Workshop, name: str) -> Sequence[Row]:
-    rows: list[Row] = REPLAYS.read(open_store(shop.at(name))).to_pylist()
-    return rows
+    return REPLAYS.rows(open_store(shop.at(name)))
 
 
 def _note_speed(shop: Workshop, seconds: float) -> None:

@@ -132,7 +132,7 @@ class Workshop:
 
     def has_timing(self, name: str, key: str, batch: int, rounds: int) -> bool:
         """Whether a configuration was timed with so many rows, and in so many rounds: that was the end of a timing."""
-        rows = TIMINGS.read(open_store(self.at(name))).to_pylist()
+        rows = TIMINGS.rows(open_store(self.at(name)))
         return any(row["round"] >= rounds for row in rows if (row["configuration"], row["batch"]) == (key, batch))
 
     def drafts(self, name: str) -> list[str]:

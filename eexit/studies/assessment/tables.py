@@ -68,8 +68,7 @@ class SweepFigures:
 
     @cached_property
     def _timings(self) -> Sequence[Row]:
-        rows: list[Row] = TIMINGS.read(self.sweep.store).to_pylist()
-        return rows
+        return TIMINGS.rows(self.sweep.store)
 
     def timing(self, key: str) -> Sequence[Row]:
         """The rows of the latest timing in which this configuration was timed, beside all others in it."""

@@ -254,7 +254,7 @@ def sequences_of(evidence: Evidence) -> Sequence[SettingSequence]:
 def _judgements(sweep: FinishedSweep) -> dict[tuple[str, str], dict[str, float | None]]:
     """The score of each run that a judge was asked about, by judge and rubric; None where it gave no usable one."""
     judged: dict[tuple[str, str], dict[str, float | None]] = {}
-    for row in JUDGEMENTS.read(sweep.store).to_pylist():
+    for row in JUDGEMENTS.rows(sweep.store):
         score = fmean(row[aspect] for aspect in ASPECTS) if is_scored(row) else None
         judged.setdefault((row["judge"], row["rubric"]), {})[row["run_id"]] = score
     return judged

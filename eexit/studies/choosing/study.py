@@ -32,7 +32,7 @@ class ChoosingStudy(Study):
 
     def _count_questions(self) -> int:
         """Which question on these prompts it is, from 1; the same one again has the number that it had."""
-        asked = [_what(row) for row in CHOICES.read(self._evidence.sweep.store).to_pylist()]
+        asked = [_what(row) for row in CHOICES.rows(self._evidence.sweep.store)]
         different = list(dict.fromkeys(asked))
         this = _what(question_columns(self._evidence, self._sequences, 1))
         return (different.index(this) if this in different else len(different)) + 1
@@ -56,8 +56,7 @@ class ChoosingStudy(Study):
 
 def choices_made(store: Store) -> Sequence[Row]:
     """The rows of the choices that came to an end, the latest last."""
-    rows: list[Row] = [row for row in CHOICES.read(store).to_pylist() if row["status"] == OK]
-    return sorted(rows, key=lambda row: row["started"])
+    return [row for row in CHOICES.rows(store) if row["status"] == OK]
 
 
 def _what(row: Row) -> tuple[Any, ...]:

@@ -144,7 +144,7 @@ def plan_judging(results: str, judge: str, keys: Sequence[str], n_prompts: int |
         raise UsageError(f"{name} has no run without an error: there is nothing to judge")
     known = Verdicts()
     before: dict[str, Row] = {}
-    for row in JUDGEMENTS.read(store).to_pylist():
+    for row in JUDGEMENTS.rows(store):
         if (row["judge"], row["rubric"]) == (judge, RUBRIC) and row["status"] == OK:
             known.add(row)
             before[row["run_id"]] = row

@@ -81,7 +81,7 @@ def speedups(measurements: Iterable[Mapping[str, Any]], beside: str = NORMAL) ->
 def latest_speedups(store: Store, key: str) -> list[Speedup]:
     """What the latest call of `jobs/timings.py` that timed this configuration measured, for each batch size."""
     calls: dict[str, list[Mapping[str, Any]]] = {}
-    for row in TIMINGS.read(store).to_pylist():
+    for row in TIMINGS.rows(store):
         calls.setdefault(row["timing_id"], []).append(row)
     found: list[Speedup] = []
     for rows in calls.values():
