@@ -65,13 +65,7 @@ def probe_tables(readout: str, layers: Sequence[int], n_layers: int, found: Pred
             for row in trade_off_rows({"readout": readout, "rule": rule}, layers, n_layers, found.true, seen_at)
         ],
         "probes": [
-            {
-                "layer": layer,
-                "kind": kinds[rank],
-                "rank_correlation": ranks[kinds[rank]][rank],
-                "rank_correlation_linear": ranks["linear"][rank],
-                "rank_correlation_mlp": ranks["mlp"][rank],
-            }
+            probe_row(layer, kinds[rank], {kind: of_layers[rank] for kind, of_layers in ranks.items()})
             for rank, layer in enumerate(layers)
         ],
         "calibration": [
@@ -81,6 +75,17 @@ def probe_tables(readout: str, layers: Sequence[int], n_layers: int, found: Pred
                 layer, {factor: kl_NE[:, rank] for factor, kl_NE in seen.items()}, found.true.kl_NE[:, rank]
             )
         ],
+    }
+
+
+def probe_row(layer: int, kept: str, correlations: Mapping[str, float]) -> Row:
+    """A layer's rank correlations by kind of probe, of which one is kept."""
+    return {
+        "layer": layer,
+        "kind": kept,
+        "rank_correlation": correlations[kept],
+        "rank_correlation_linear": correlations["linear"],
+        "rank_correlation_mlp": correlations.get("mlp"),
     }
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from eexit.method.probes import LOG_KL_RANGE, LayerProbe
 from eexit.training.probes.probe import linear_probe, log_kl
-from eexit.training.probes.tables import calibration_rows, rank_correlation
+from eexit.training.probes.tables import calibration_rows, probe_row, rank_correlation
 from eexit.training.readouts.ridge import SplitSums, Sums
 from eexit.training.setup import KL_FACTORS
 from eexit.training.student.exit_loss import layer_divergences
@@ -82,16 +82,7 @@ def student_probe_tables(
     true = {layer: torch.cat([by_layer[layer].kl_N.cpu() for by_layer in found]) for layer in probes}
     ranks = {layer: rank_correlation(seen[layer], true[layer]) if len(true[layer]) > 1 else 0.0 for layer in probes}
     return {
-        "probes": [
-            {
-                "layer": layer,
-                "kind": "linear",
-                "rank_correlation": rank,
-                "rank_correlation_linear": rank,
-                "rank_correlation_mlp": None,
-            }
-            for layer, rank in ranks.items()
-        ],
+        "probes": [probe_row(layer, "linear", {"linear": rank}) for layer, rank in ranks.items()],
         "calibration": [
             row
             for layer in probes
