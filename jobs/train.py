@@ -17,8 +17,8 @@ The artefact is a folder: card.json says what it was made from and how good it i
 
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from rich.console import Console
 
@@ -91,7 +91,7 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     return study_flags(parser, arguments)
 
 
-SETTINGS = (
+SETTINGS: Final[Sequence[tuple[str, Callable[[str], float], str]]] = (
     ("passes", whole, "passes over the texts"),
     ("tokens_per_step", whole, "tokens that a step learns from"),
     ("learning_rate", float, "the optimiser's learning rate"),

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import re
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn, get_args, get_origin
 
@@ -151,21 +152,6 @@ def parse_flags(parser: Parser, arguments: Sequence[str]) -> dict[str, Any]:
     return {name: _split(name, value) if isinstance(value, list) else _unshield(value) for name, value in given.items()}
 
 
-def whole(text: str) -> int:
-    """A type for argparse: a whole number above 0."""
-    return _within(text, 1, MOST_COUNT, "a whole number above 0")
-
-
-def layer(text: str) -> int:
-    """A type for argparse: a layer, 0-based."""
-    return _within(text, 0, MOST_COUNT, "a layer, 0 or more")
-
-
-def seed(text: str) -> int:
-    """A type for argparse: a whole number that generators of random numbers take."""
-    return _within(text, LEAST_SEED, MOST_SEED, "a whole number of 64 bits")
-
-
 def number(text: str) -> float:
     """A type for argparse: a number."""
     try:
@@ -180,6 +166,12 @@ def _within(text: str, least: int, most: int, what: str) -> int:
     if int(text) > most:
         raise argparse.ArgumentTypeError(f"must be at most {most:,}, got {text}")
     return int(text)
+
+
+# Types for argparse: a count, a layer, and what generators of random numbers take.
+whole = partial(_within, least=1, most=MOST_COUNT, what="a whole number above 0")
+layer = partial(_within, least=0, most=MOST_COUNT, what="a layer, 0 or more")
+seed = partial(_within, least=LEAST_SEED, most=MOST_SEED, what="a whole number of 64 bits")
 
 
 def _unshield(text: str) -> str:
