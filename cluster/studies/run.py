@@ -105,6 +105,7 @@ class Call:
         if not order:
             return self.rows
         id_column = self.study.table.id_column
+        assert id_column, "a table of units with ids has a column for them"
         ours = [row for row in self.study.table.rows(self.store) if row[id_column] in order]
         return sorted(ours, key=lambda row: order[row[id_column]])  # stable: the rows of a unit keep their order
 
