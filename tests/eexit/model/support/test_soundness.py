@@ -1,6 +1,7 @@
 """When a model is loaded, deliberately broken attention must be refused in any dtype, and sound models accepted."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from eexit import load_default_model_and_tokenizer
+from eexit.cpu.kernels import AttentionOptions
 from eexit.messages.errors import UsageError
 from eexit.model.decoder import Decoder
 from eexit.model.layer_calls import RowAxis
@@ -157,10 +159,9 @@ def test_a_soft_cap_that_is_left_out_is_refused(monkeypatch: pytest.MonkeyPatch,
     assert model.config.attn_logit_softcapping == 50
     sound = CacheView.attend
 
-    def attend(
-        view: CacheView, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: Any, cap: Any, *others: Any
-    ) -> Tensor:
-        return sound(view, query, key, value, scaling, window, None if query.dtype == dtype else cap, *others)
+    def attend(view: CacheView, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
+        capless = replace(options, softcap=None)
+        return sound(view, query, key, value, capless if query.dtype == dtype else options)
 
     monkeypatch.setattr(CacheView, "attend", attend)
     with pytest.raises(UsageError, match=r"our attention in layer 0 is .*% off"):
