@@ -67,12 +67,10 @@ def break_attention(monkeypatch: pytest.MonkeyPatch) -> Break:
     sound = CacheView.attend
 
     def install(how: str, first_layer: int, dtype: torch.dtype) -> None:
-        def attend(
-            view: CacheView, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, *others: Any
-        ) -> Tensor:
+        def attend(view: CacheView, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
             if view.layer < first_layer or query.dtype != dtype:
-                return sound(view, query, key, value, scaling, window, *others)
-            return BROKEN[how](view, query, key, value, scaling, window)
+                return sound(view, query, key, value, options)
+            return BROKEN[how](view, query, key, value, options.scaling, options.window)
 
         monkeypatch.setattr(CacheView, "attend", attend)
 
