@@ -15,7 +15,7 @@ from eexit.messages.errors import UsageError
 from eexit.messages.locations import HIDDEN, shown
 from eexit.plan.configuration import Configuration, Draft, Exit, depends_on_seed
 from eexit.plan.runs import OK
-from eexit.plan.splits import for_reporting, groups
+from eexit.plan.splits import groups
 from eexit.quality.estimates import MARGIN
 from eexit.quality.text_measures import log_perplexity
 from eexit.results.files import Location, list_files, read_generations, read_tokens
@@ -99,26 +99,6 @@ class Sweep:
     def has_answers(self) -> bool:
         """Whether any run was marked as right or wrong."""
         return bool(self.done["correct"].notna().any())
-
-    @property
-    def reporting(self) -> "Sweep":
-        """The same sweep with the prompts alone that choices are reported on (`eexit.plan.splits`), but with all
-        tokens."""
-        return self._of({name: prompt for name, prompt in self.prompts.items() if self._is_for_reporting(name)})
-
-    @property
-    def choosing(self) -> "Sweep":
-        """The same sweep with all other prompts, which settings are chosen with."""
-        return self._of({name: prompt for name, prompt in self.prompts.items() if not self._is_for_reporting(name)})
-
-    def _is_for_reporting(self, prompt_id: str) -> bool:
-        group = groups_of(self.about).get(prompt_id)
-        return for_reporting(self.prompts[prompt_id] if group is None else group)
-
-    def _of(self, prompts: dict[str, str]) -> "Sweep":
-        kept = self.generations["prompt_id"].isin(prompts).to_numpy()
-        generations = self.generations[kept].reset_index(drop=True)
-        return replace(self, prompts=prompts, generations=generations, layer_counts=self.layer_counts[kept])
 
     @property
     def done(self) -> pd.DataFrame:

@@ -9,10 +9,8 @@ import pytest
 from report_fixtures import Context, Visit
 from synthetic_sweeps import run_rows, write_sweep
 
-from eexit.plan.splits import for_reporting
 from reports import build_report
 from reports.frames import runs as frames
-from reports.frames.accuracy import accuracy
 from reports.frames.savings import savings
 from reports.read.sweep import Sweep, read_sweep
 
@@ -63,12 +61,12 @@ def wider_than_resampled(values: list[float], low: Any, high: Any) -> bool:
 
 
 def test_accuracy_is_over_prompts_with_answers_whose_seeds_are_averaged_first(tmp_path: Path, marks: Marks) -> None:
-    frame = accuracy(sweep_with(tmp_path, marks)).set_index("configuration")
+    frame = frames.trade_off(sweep_with(tmp_path, marks)).set_index("configuration")
     for mode, key in (("normal", "normal"), ("unfrozen", "unfrozen/kl/1")):
         row, values = frame.loc[key], averaged(marks, mode)
-        assert row["accuracy"] == pytest.approx(np.mean(values))
-        assert (row["accuracy_n"], row["n_seeds"]) == (len(values), 3)
-        assert wider_than_resampled(values, row["accuracy_low"], row["accuracy_high"])
+        assert row["correct"] == pytest.approx(np.mean(values))
+        assert (row["correct_n"], row["n_seeds"]) == (len(values), 3)
+        assert wider_than_resampled(values, row["correct_low"], row["correct_high"])
         assert row["n_failed"] == N_PROMPTS * 3 - sum(1 for its, _, _ in marks if its == mode)
 
 
@@ -85,43 +83,31 @@ def test_each_measure_of_the_paired_differences_has_its_own_n(tmp_path: Path, co
 
 
 def test_differences_are_of_the_same_prompts_and_seeds(tmp_path: Path, marks: Marks) -> None:
-    frame = accuracy(sweep_with(tmp_path, marks)).set_index("configuration")
+    frame = frames.paired_differences(sweep_with(tmp_path, marks)).set_index("configuration")
     means = []
     for prompt in range(N_PROMPTS):
         pairs = [(marks.get(("unfrozen", prompt, seed)), marks.get(("normal", prompt, seed))) for seed in SEEDS]
         its = [int(early) - int(normal) for early, normal in pairs if early is not None and normal is not None]
         means += [sum(its) / len(its)] if its else []
     row = frame.loc["unfrozen/kl/1"]
-    assert row["difference"] == pytest.approx(np.mean(means))
-    assert row["difference_n"] == len(means)
-    assert wider_than_resampled(means, row["difference_low"], row["difference_high"])
+    assert row["correct"] == pytest.approx(np.mean(means))
+    assert row["correct_n"] == len(means)
+    assert wider_than_resampled(means, row["correct_low"], row["correct_high"])
     gains = [mean for mean in means if mean > 0]
-    assert row["gained"] == pytest.approx(sum(gains))
-    assert row["lost"] == pytest.approx(sum(gains) - sum(means))
-    assert np.isnan(row["p"]), "three seeds are no pairs of right and wrong"
-    assert frame["difference"].isna().to_dict() == {"normal": True, "unfrozen/kl/1": False}
-
-
-def test_the_split_for_reporting_has_its_own_accuracy(tmp_path: Path, marks: Marks) -> None:
-    sweep = sweep_with(tmp_path, marks)
-    reported = [prompt for prompt in range(2, N_PROMPTS) if for_reporting(f"Question {prompt}?")]
-    assert 0 < len(reported) < N_PROMPTS - 2
-    its = {key: mark for key, mark in marks.items() if key[1] in reported}
-    row = accuracy(sweep.reporting).set_index("configuration").loc["normal"]
-    assert (row["accuracy"], row["accuracy_n"]) == (pytest.approx(np.mean(averaged(its, "normal"))), len(reported))
-    others = accuracy(sweep.choosing).set_index("configuration").loc["normal"]
-    assert others["accuracy_n"] == len(averaged(marks, "normal")) - len(reported)
-    assert frames.exit_mix(sweep.reporting)["n"].max() == sum(map(for_reporting, sweep.prompts.values()))
+    assert row["correct_gained"] == pytest.approx(sum(gains))
+    assert row["correct_lost"] == pytest.approx(sum(gains) - sum(means))
+    assert np.isnan(row["correct_p"]), "three seeds are no pairs of right and wrong"
+    assert frame.index.tolist() == ["unfrozen/kl/1"]
 
 
 def test_without_answers_or_without_the_baseline_there_is_no_number(tmp_path: Path, marks: Marks) -> None:
     none = sweep_with(tmp_path / "none", dict.fromkeys(marks))
-    assert accuracy(none).empty
     assert "correct" not in frames.trade_off(none)
     alone = {key: mark for key, mark in marks.items() if key[0] == "unfrozen"}
-    frame = accuracy(sweep_with(tmp_path / "alone", alone)).set_index("configuration")
-    assert frame.loc["unfrozen/kl/1", "accuracy"] == pytest.approx(np.mean(averaged(marks, "unfrozen")))
-    assert frame["difference"].isna().all()
+    sweep = sweep_with(tmp_path / "alone", alone)
+    frame = frames.trade_off(sweep).set_index("configuration")
+    assert frame.loc["unfrozen/kl/1", "correct"] == pytest.approx(np.mean(averaged(marks, "unfrozen")))
+    assert frames.paired_differences(sweep).empty
 
 
 def test_frames_say_how_many_seeds_were_averaged(tmp_path: Path) -> None:
