@@ -100,8 +100,7 @@ def _with_costs(trade: pd.DataFrame, sweep: Sweep) -> Iterator[pd.DataFrame]:
 
 def _at_prices(sweep: Sweep, shapes: Shapes, n_layers: int) -> pd.DataFrame:
     """What the runs cost at another model's prices; runs of oracles have no cost."""
-    done, config = sweep.done, sweep.about.get("config", {})
-    looked = Looked.of(config)
+    done, looked = sweep.done, Looked.of(sweep.config)
     names = ("layers_run", "keys_written", *LOOKS)
     counts = {name: done[name].to_numpy(dtype=float, na_value=np.nan) for name in names}
     for name in ("screen_reads", "gate_reads", MISSES):  # which results of older versions lack

@@ -180,7 +180,7 @@ def _tells_of_exits(sweep: Sweep) -> bool:
 
 def facts(sweep: Sweep) -> list[tuple[str, str]]:
     """The origin of the numbers (model, sampling, versions, …), as labels and texts."""
-    about, config = sweep.about, sweep.about.get("config", {})
+    about, config = sweep.about, sweep.config
     model = about.get("model", {})
     n_runs = len(sweep.generations)
     size = f"{counted(len(sweep.prompts), 'prompt')} × {counted(len(sweep.configurations), 'configuration')}"
@@ -246,7 +246,7 @@ def _runs(
     sweep: Sweep, runs: pd.DataFrame, counts: Any, packed: Packed, metrics: list[Metric], answers: pd.DataFrame
 ) -> dict[str, list[dict[str, Any]]]:
     """Prompt id → its runs, in the sweep's order. A run has a text only if its tokens weren't recorded."""
-    numbers = {c.key: number for number, c in enumerate(sweep.configurations)}
+    numbers = sweep.numbers
     bare = runs["run_id"][[not n for n in packed.n]]
     texts = sweep.texts.to_table(
         columns=["run_id", "text"], filter=pc.field("run_id").isin(pa.array(bare.to_list(), pa.string()))
@@ -321,7 +321,7 @@ def _rounded(probability: Any) -> float:
 
 
 def _failures(sweep: Sweep) -> list[dict[str, Any]]:
-    numbers = {c.key: number for number, c in enumerate(sweep.configurations)}
+    numbers = sweep.numbers
     rows = sweep.failed.head(MOST_FAILURES).to_dict("records")
     return [
         clean(

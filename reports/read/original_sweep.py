@@ -53,15 +53,17 @@ def sweep_of(entries: Sequence[Mapping[str, Any]]) -> Sweep:
     frame = pd.DataFrame(generations, columns=columns)
     texts = pa.table({name: pa.array(frame[name], pa.string()) for name in ("run_id", "prompt_id", "text")})
     return assemble(
-        about={"source": SOURCE},
-        exitable_layers=tuple(exitable),
-        final_layer=final,
-        prompts=prompts,
-        generations=frame.astype({**dict.fromkeys([*numbers, *scores], float), "seed": int}),
-        layer_counts=counts,
-        tokens=ds.dataset(pa.Table.from_pylist(tokens, schema=loose(TOKENS))),
-        texts=ds.dataset(texts),
-        scores=scores,
+        Sweep(
+            about={"source": SOURCE},
+            exitable_layers=tuple(exitable),
+            final_layer=final,
+            prompts=prompts,
+            generations=frame.astype({**dict.fromkeys([*numbers, *scores], float), "seed": int}),
+            layer_counts=counts,
+            tokens=ds.dataset(pa.Table.from_pylist(tokens, schema=loose(TOKENS))),
+            texts=ds.dataset(texts),
+            scores=scores,
+        )
     )
 
 

@@ -5,13 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from eexit.results.files import DamagedError, Location
-from eexit.results.study_table import Table
 from eexit.results.study_tables import STUDY_TABLES
-
-
-def rows_of(table: Table, found: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """The rows of one of those that were found; none if it was not."""
-    return found[table.name] if table.name in found else table.schema.empty_table().to_pandas()
 
 
 def read_study_tables(location: Location) -> tuple[Mapping[str, pd.DataFrame], tuple[str, ...]]:

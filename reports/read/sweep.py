@@ -27,7 +27,7 @@ from reports.read.configurations import configurations, with_identity
 from reports.read.judgements import Judge, judges_of, with_judgements
 from reports.read.parameters import oracles_beside_others
 from reports.read.shards import read_landed
-from reports.read.study_tables import read_study_tables, rows_of
+from reports.read.study_tables import read_study_tables
 from reports.read.verdict import AssessedVerdict, read_verdict
 
 _BULKY = ("text", "prompt_token_ids", "model", "answer", "found_answer")  # large, and no statistic needs them
@@ -53,11 +53,11 @@ class Sweep:
     exitable_layers: tuple[int, ...]
     final_layer: int | None  # None: not known
     prompts: dict[str, str]  # id → text, in the sweep's order
-    configurations: tuple[Configuration, ...]
     generations: pd.DataFrame
     layer_counts: np.ndarray  # generations × exit ranks: decided tokens; zeros where they aren't known
     tokens: ds.Dataset
     texts: ds.Dataset
+    configurations: tuple[Configuration, ...] = ()  # none before `assemble` has found them
     scores: dict[str, str] = field(default_factory=dict)  # columns with scores from the file → their labels
     left_out: tuple[str, ...] = ()  # a line for each damaged or foreign file
     studies: Mapping[str, pd.DataFrame] = field(default_factory=dict)  # by the names of their tables
@@ -68,9 +68,21 @@ class Sweep:
     margin: float = MARGIN  # what a setting may be worse than full depth and count as good as it: the reader's choice
 
     @property
+    def config(self) -> dict[str, Any]:
+        """The settings of the sweep; empty for a file of the original format."""
+        config: dict[str, Any] = self.about.get("config", {})
+        return config
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """The place of each configuration among them, by its key."""
+        return {configuration.key: number for number, configuration in enumerate(self.configurations)}
+
+    @property
     def same_for_every_seed(self) -> frozenset[str]:
         """The configurations whose runs are the same for every seed."""
-        return frozenset(c.key for c in self.configurations if not depends_on_seed(c, temperature_of(self.about)))
+        temperature = self.config.get("temperature")
+        return frozenset(c.key for c in self.configurations if not depends_on_seed(c, temperature))
 
     @property
     def judges(self) -> tuple[Judge, ...]:
@@ -78,7 +90,7 @@ class Sweep:
 
     def rows_of(self, table: Table) -> pd.DataFrame:
         """The rows of a table about the sweep, in the order in which their calls began."""
-        return rows_of(table, self.studies)
+        return self.studies[table.name] if table.name in self.studies else table.schema.empty_table().to_pandas()
 
     @property
     def extra(self) -> list[str]:
@@ -120,26 +132,28 @@ def read_sweep(results: str) -> Sweep:
     exitable, final = tuple(about["exitable_layers"]), about["model"]["n_layers"] - 1
     landed = read_landed(location, [name for name in GENERATIONS.names if name not in _BULKY])
     rows = landed.rows
-    named = (
-        rows.select(["prompt_id", "prompt"]).group_by("prompt_id", use_threads=False).aggregate([("prompt", "first")])
-    )
-    prompts = {prompt["id"]: prompt["prompt"] for prompt in about["config"].get("prompts", [])}
+    of_prompts = rows.select(["prompt_id", "prompt"]).group_by("prompt_id", use_threads=False)
+    named = of_prompts.aggregate([("prompt", "first")])
     studies, without = read_study_tables(location)
     verdict, unreadable = read_verdict(location)
-    prompts |= dict(zip(named["prompt_id"].to_pylist(), named["prompt_first"].to_pylist(), strict=True))
-    sweep = assemble(
-        about,
-        exitable,
-        final,
-        prompts,
-        _with_disagreement(rows.drop_columns(["prompt", "exit_layer_counts"]).to_pandas(), landed.tokens),
-        _count_matrix(rows["exit_layer_counts"], [*exitable, final]),
-        landed.tokens,
-        landed.texts,
-        left_out=(*landed.left_out, *without, *unreadable),
-        studies=studies,
+    return assemble(
+        Sweep(
+            about=about,
+            exitable_layers=exitable,
+            final_layer=final,
+            prompts={prompt["id"]: prompt["prompt"] for prompt in about["config"].get("prompts", [])}
+            | dict(zip(named["prompt_id"].to_pylist(), named["prompt_first"].to_pylist(), strict=True)),
+            generations=_with_disagreement(
+                rows.drop_columns(["prompt", "exit_layer_counts"]).to_pandas(), landed.tokens
+            ),
+            layer_counts=_count_matrix(rows["exit_layer_counts"], [*exitable, final]),
+            tokens=landed.tokens,
+            texts=landed.texts,
+            left_out=(*landed.left_out, *without, *unreadable),
+            studies=studies,
+            verdict=verdict,
+        )
     )
-    return replace(sweep, verdict=verdict)
 
 
 def refuse_damage(results: str) -> None:
@@ -149,77 +163,44 @@ def refuse_damage(results: str) -> None:
         read_tokens(location, read_generations(location, stem))
 
 
-def assemble(
-    about: dict[str, Any],
-    exitable_layers: tuple[int, ...],
-    final_layer: int | None,
-    prompts: dict[str, str],
-    generations: pd.DataFrame,
-    layer_counts: np.ndarray,
-    tokens: ds.Dataset,
-    texts: ds.Dataset,
-    scores: dict[str, str] | None = None,
-    left_out: tuple[str, ...] = (),
-    studies: Mapping[str, pd.DataFrame] | None = None,
-) -> Sweep:
-    """A `Sweep` with its runs sorted by prompt, configuration and seed. Results of every format pass through here."""
-    studies = studies or {}
-    generations = with_identity(generations)
+def assemble(read: Sweep) -> Sweep:
+    """A sweep as it was read, of any format, with its configurations and the columns of its runs that follow from them.
+
+    Runs are sorted by prompt, configuration and seed.
+    """
+    generations = with_identity(read.generations)
     n_tokens = generations["n_tokens"].astype(float)
     generations = generations.assign(
         log_perplexity=log_perplexity(generations["perplexity"].to_numpy(dtype=float)),
         loop_share=generations["longest_loop"].astype(float) / n_tokens.where(n_tokens > 0),
         correct=generations["correct"].astype(float),
-        unit=generations["prompt_id"].replace(groups_of(about)),
+        unit=generations["prompt_id"].replace(groups(read.config.get("prompts", []))),
     )
-    known = configurations(about, generations)
-    ranks = {key: rank for rank, key in enumerate(c.key for c in known)}
+    sweep = replace(read, configurations=configurations(read.about, generations))
     by = pd.DataFrame(
         {
-            "prompt": generations["prompt_id"].map({prompt_id: i for i, prompt_id in enumerate(prompts)}),
-            "configuration": generations["configuration"].map(ranks),
+            "prompt": generations["prompt_id"].map({prompt_id: i for i, prompt_id in enumerate(read.prompts)}),
+            "configuration": generations["configuration"].map(sweep.numbers),
             "seed": generations["seed"],
         }
     )
     order = by.sort_values(["prompt", "configuration", "seed"], kind="stable").index.to_numpy(dtype=int)
-    fixed = {c.key for c in known if not depends_on_seed(c, temperature_of(about))}
+    fixed = sweep.same_for_every_seed
     is_again = _is_again(generations.iloc[order], fixed)
     n_landed, n_seeds = len(generations), int(generations["seed"].nunique())
-    again = generations["run_id"].iloc[order[is_again]]
-    judged = rows_of(JUDGEMENTS, studies)
-    judged = judged[~judged["run_id"].isin(again)]
-    generations, layer_counts = (
-        generations.iloc[order[~is_again]].reset_index(drop=True),
-        layer_counts[order[~is_again]],
-    )
+    judged = sweep.rows_of(JUDGEMENTS)
+    judged = judged[~judged["run_id"].isin(generations["run_id"].iloc[order[is_again]])]
+    kept = order[~is_again]
+    generations = generations.iloc[kept].reset_index(drop=True)
     generations["every_seed"] = generations["configuration"].isin(fixed) & (n_seeds > 1)
-    return Sweep(
-        about=about,
-        exitable_layers=exitable_layers,
-        final_layer=final_layer,
-        prompts=prompts,
-        configurations=known,
+    return replace(
+        sweep,
         generations=with_judgements(generations, judged),
-        layer_counts=layer_counts,
-        tokens=tokens,
-        texts=texts,
-        scores=scores or {},
-        left_out=left_out,
-        studies={**studies, JUDGEMENTS.name: judged},
+        layer_counts=read.layer_counts[kept],
+        studies={**read.studies, JUDGEMENTS.name: judged},
         n_landed=n_landed,
         n_seeds=n_seeds,
     )
-
-
-def groups_of(about: Mapping[str, Any]) -> dict[str, str]:
-    """prompt id → the group of prompts that it is one of, for those that name one."""
-    return groups(about.get("config", {}).get("prompts", []))
-
-
-def temperature_of(about: Mapping[str, Any]) -> float | None:
-    """That of the sweep; None if it is not known."""
-    temperature: float | None = about.get("config", {}).get("temperature")
-    return temperature
 
 
 def _is_again(generations: pd.DataFrame, fixed: Collection[str]) -> np.ndarray:

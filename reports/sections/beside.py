@@ -45,7 +45,7 @@ def beside_section(sweep: Sweep, trade: pd.DataFrame) -> dict[str, Any] | None:
     measures = [each for each in (*DIFFERENCES, *scores) if each.column in found and found[each.column].notna().any()]
     if not measures:
         return None
-    numbers = {c.key: number for number, c in enumerate(sweep.configurations)}
+    numbers = sweep.numbers
     mixes = beside_mixes(sweep, trade)
     return {
         "caption": PAIRED,

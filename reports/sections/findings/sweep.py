@@ -72,10 +72,10 @@ def _of_mode(mode: str, rows: list[Row]) -> Iterator[str]:
 def unobserved(sweep: Sweep) -> list[str]:
     """What is not known since full depth was not asked."""
     said = {"none": findings.UNOBSERVED, "final": findings.UNOBSERVED_LAYERS}
-    observe = sweep.about.get("config", {}).get("observe")
+    observe = sweep.config.get("observe")
     return [said[observe]] if observe in said else []
 
 
 def is_sampled(sweep: Sweep) -> bool:
     """Whether tokens were sampled, rather than decoded greedily."""
-    return bool(sweep.about.get("config", {}).get("temperature"))
+    return bool(sweep.config.get("temperature"))
