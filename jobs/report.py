@@ -23,7 +23,13 @@ from eexit.decode.costs.other_models import KNOWN, shapes_of
 from eexit.quality.estimates import MARGIN
 from eexit.results.layout import REPORT
 from eexit.results.store.whereabouts import refuse_for_file
-from reports import NotASweepError, build_report, generate_multi_prompt_html_visualization, load_results_json
+from reports import (
+    NotASweepError,
+    PageSettings,
+    build_report,
+    generate_multi_prompt_html_visualization,
+    load_results_json,
+)
 from reports.progress import Progress
 from reports.read.prompt_choice import MOST
 
@@ -87,14 +93,8 @@ def write(flags: Namespace, progress: Progress) -> Path:
         return generate_multi_prompt_html_visualization(drawn, out or Path(results).with_suffix(".html"))
     if out is None and "://" in results:
         raise NotASweepError(f"{results} is not a local folder: say where the report goes with --out FILE")
-    return build_report(
-        results,
-        out or Path(results) / REPORT,
-        prompts=flags.ids or flags.prompts,
-        margin=flags.margin,
-        prices_of=prices_of,
-        progress=progress,
-    )
+    settings = PageSettings(prompts=flags.ids or flags.prompts, margin=flags.margin, prices_of=prices_of)
+    return build_report(results, out or Path(results) / REPORT, settings, progress)
 
 
 if __name__ == "__main__":

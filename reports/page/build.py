@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -72,40 +72,40 @@ FIXED_BYTES: Final = 600_000  # an estimate for scripts, the Vega bundle, styles
 Blobs = dict[str, list[str]]  # kind → one blob per prompt
 
 
-def build_report(
-    results: str,
-    out: str | Path,
-    *,
-    prompts: int | Sequence[str] = MOST,
-    max_bytes: int = MAX_BYTES,
-    follow_seconds: int = 0,
-    margin: float = MARGIN,
-    prices_of: Shapes | None = None,
-    progress: Progress = ignore,
-) -> Path:
-    """Read the sweep in `results` (a folder or URI), write its report to `out`, and return the path.
+@dataclass(frozen=True)
+class PageSettings:
+    """What a reader chooses of a page.
 
     `prompts` is the number of prompts whose texts and tokens the page holds, or a list of their ids. If the page would
     be larger than `max_bytes`, tokens go to files in a folder next to it (`side_folder`), which must be moved with it.
     With `follow_seconds`, the page asks its server at this interval whether the ETag of its address is still its own
     file name (without suffix); if not, it loads and shows the newer page. What is worse than full depth by no more than
-    `margin`, a share of the answers, counts as good as it. Costs are also
-    shown at the prices of `prices_of`.
+    `margin`, a share of the answers, counts as good as it. Costs are also shown at the prices of `prices_of`.
+    """
+
+    prompts: int | Sequence[str] = MOST
+    max_bytes: int = MAX_BYTES
+    follow_seconds: int = 0
+    margin: float = MARGIN
+    prices_of: Shapes | None = None
+
+
+def build_report(
+    results: str, out: str | Path, settings: PageSettings = PageSettings(), progress: Progress = ignore
+) -> Path:
+    """Read the sweep in `results` (a folder or URI), write its report to `out`, and return the path.
 
     An unfinished sweep gives a report of the runs that have landed. Damaged files are left out, and named on stderr.
     Raises NotASweepError if `results` holds no sweep, and UsageError if writing would replace a file that isn't a
     report's.
     """
     progress("reading runs")
-    sweep = replace(read_sweep(results), margin=margin, prices_of=prices_of)
+    sweep = replace(read_sweep(results), margin=settings.margin, prices_of=settings.prices_of)
     for line in some(sweep.left_out):
         print(f"report: left out: {line}", file=sys.stderr)
     name = sweep.about["model"].get("name", "")
-    title = f"Early exit: {name}" if name else "Early exit"
     try:
-        return write_report(
-            sweep, out, title, prompts=prompts, max_bytes=max_bytes, follow_seconds=follow_seconds, progress=progress
-        )
+        return write_report(sweep, out, f"Early exit: {name}" if name else "Early exit", settings, progress)
     except Exception:
         # The error may come from a damaged file that wasn't read as a whole before. A check of all files names it.
         refuse_damage(results)
@@ -113,22 +113,15 @@ def build_report(
 
 
 def write_report(
-    sweep: Sweep,
-    out: str | Path,
-    title: str,
-    *,
-    prompts: int | Sequence[str] = MOST,
-    max_bytes: int = MAX_BYTES,
-    follow_seconds: int = 0,
-    progress: Progress = ignore,
+    sweep: Sweep, out: str | Path, title: str, settings: PageSettings = PageSettings(), progress: Progress = ignore
 ) -> Path:
     """Write the page of a sweep of any origin. Raises `UsageError` if it would replace a file that isn't a report's."""
     out = Path(out)
     _refuse_foreign(out)
-    data, packed = payload(sweep, title, prompts, progress)
+    data, packed = payload(sweep, title, settings.prompts, progress)
     progress("writing the page")
-    kept, outside = split(packed, max_bytes - len(squeeze(json.dumps(data).encode())) - FIXED_BYTES)
-    page = _page(data, packed, kept, outside, side_folder(out).name, follow_seconds)
+    kept, outside = split(packed, settings.max_bytes - len(squeeze(json.dumps(data).encode())) - FIXED_BYTES)
+    page = _page(data, packed, kept, outside, side_folder(out).name, settings.follow_seconds)
     _write_files(out, page, _side_files(side_folder(out), outside))
     return out
 

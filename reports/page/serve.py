@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from eexit.messages.errors import UsageError
 from eexit.results.layout import GENERATIONS_FOLDER, REPORT
-from reports.page.build import build_report, side_folder
+from reports.page.build import PageSettings, build_report, side_folder
 from reports.read.sweep import NotASweepError, read_sweep
 
 FOLLOW_SECONDS: Final = 15  # between two requests of an open page
@@ -86,9 +86,8 @@ class Server(ThreadingHTTPServer):
         with self.building:
             path = self.folder / f"{landed(self.results)}.html"
             if path not in self.built:
-                build_report(
-                    self.results, path, prompts=self.prompts, follow_seconds=FOLLOW_SECONDS, progress=self.go_on
-                )
+                settings = PageSettings(prompts=self.prompts, follow_seconds=FOLLOW_SECONDS)
+                build_report(self.results, path, settings, self.go_on)
                 # A browser may still show the previous page and request its side files.
                 self.built = [*self.built[-1:], path]
                 self.clear()

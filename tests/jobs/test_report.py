@@ -10,7 +10,7 @@ from full_disk import left, on_a_full_disk
 from report_fixtures import MakeSweep
 
 from jobs import report as report_job
-from reports import build_report
+from reports import PageSettings, build_report
 
 JOB = Path(__file__).parents[2] / "jobs" / "report.py"
 
@@ -83,16 +83,14 @@ def test_on_a_full_disk_an_older_report_stays_and_the_same_command_then_goes(
         assert left(tmp_path) == ([] if before is None else ["r.html"])
     assert main([str(folder), "--out", str(out)]) == 0
     written = out.read_bytes()
-    code = (
-        "import sys; from reports.page.build import build_report; build_report(sys.argv[1], sys.argv[2], max_bytes=0)"
-    )
+    code = "import sys, reports; reports.build_report(*sys.argv[1:3], reports.PageSettings(max_bytes=0))"
     assert "File too large" in on_a_full_disk(len(written) // 2, code, folder, out).stderr
     assert (left(tmp_path), out.read_bytes()) == (["r.html"], written)
 
 
 def test_side_files_of_an_older_report_stay_on_a_full_disk(make_sweep: MakeSweep, tmp_path: Path) -> None:
     folder, out = make_sweep(2), tmp_path / "r.html"
-    build_report(str(folder), out, max_bytes=0)
+    build_report(str(folder), out, PageSettings(max_bytes=0))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert len(before) == 3
     code = "import sys; from reports.page.build import build_report; build_report(sys.argv[1], sys.argv[2])"

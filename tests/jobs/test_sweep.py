@@ -13,12 +13,12 @@ from sweeping import sweep, sweep_here
 
 from eexit.results.store.folder import open_store
 from jobs.sweep import publish_report
-from reports.page.build import build_report
+from reports import PageSettings, build_report
 
 
 def test_what_a_large_report_leaves_beside_it_is_published_too(finished: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = finished
-    page = build_report(str(folder / "out"), folder / "report.html", max_bytes=1)
+    page = build_report(str(folder / "out"), folder / "report.html", PageSettings(max_bytes=1))
     publish_report(page, open_store(str(tmp_path)))
     assert {file.name for file in tmp_path.iterdir()} == {"report.html", "report.data"}
     assert {file.name for file in (tmp_path / "report.data").iterdir()} >= {"prompt-0.js"}

@@ -13,7 +13,7 @@ from browser import chromium
 from filelock import FileLock
 from synthetic_sweeps import CONFIGURATIONS, HOSTILE, UNUSUAL, failed_row, run_rows, story, write_sweep
 
-from reports import build_report
+from reports import PageSettings, build_report
 
 JAVASCRIPT = Path(__file__).parents[1] / "reports" / "template" / "javascript"
 
@@ -88,7 +88,7 @@ def report(full: Path) -> Path:
 @pytest.fixture(scope="session")
 def beside(full: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same report with its tokens in side files."""
-    return build_report(str(full), tmp_path_factory.mktemp("beside") / "r.html", max_bytes=1)
+    return build_report(str(full), tmp_path_factory.mktemp("beside") / "r.html", PageSettings(max_bytes=1))
 
 
 @pytest.fixture(scope="session")

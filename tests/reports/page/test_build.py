@@ -19,7 +19,7 @@ from synthetic import write_synthetic_sweep
 from synthetic_sweeps import HOSTILE, LAYERS, UNUSUAL, run_rows, write_sweep
 
 from eexit.plan.configuration import Exit
-from reports import build_report
+from reports import PageSettings, build_report
 from reports.charts.palette import STOPS, contrast, exit_colours, ink_on
 from reports.frames import runs as frames
 from reports.page.build import split
@@ -193,7 +193,8 @@ def test_the_core_stays_within_two_bytes_per_token(tmp_path: Path) -> None:
 
 
 def test_a_report_of_some_prompts_says_what_it_holds(full: Path) -> None:
-    page = build_report(str(full), full / "some.html", prompts=["4", "2"]).read_text(encoding="utf-8")
+    settings = PageSettings(prompts=["4", "2"])
+    page = build_report(str(full), full / "some.html", settings).read_text(encoding="utf-8")
     data = json.loads(blob(page, "payload"))
     assert [prompt["id"] for prompt in data["prompts"]] == ["2", "4"]
     assert data["counts"]["prompts"] == 6

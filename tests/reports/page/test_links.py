@@ -7,7 +7,7 @@ import pytest
 from report_fixtures import Visit, Walk
 from synthetic_sweeps import FINAL, LAYERS, run_rows, write_sweep
 
-from reports import build_report
+from reports import PageSettings, build_report
 
 K = 3
 STORED = [0.0, 0.004, 0.334, 0.0, 0.333, 0.329]  # no rule's
@@ -97,7 +97,7 @@ def test_an_address_that_leads_nowhere_says_so(walk: Walk, route: str, sentence:
 
 
 def test_a_prompt_that_is_not_held_is_said_to_be_elsewhere(visit: Visit, full: Path, tmp_path: Path) -> None:
-    path = build_report(str(full), tmp_path / "some.html", prompts=["4"])
+    path = build_report(str(full), tmp_path / "some.html", PageSettings(prompts=["4"]))
     page = visit("#/p/0", path=path)
     assert "holds the texts and tokens of 1 of 6 prompts" in page.locator("main").inner_text()
     assert "holds the texts and tokens of 1 of 6 prompts" in visit("#/", path=path).locator("main").text_content()

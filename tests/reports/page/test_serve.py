@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ import pytest
 from report_fixtures import Context, MakeSweep, Page
 from synthetic_sweeps import shard
 
-from reports import build_report
+from reports import PageSettings
 from reports.page import serve
 from reports.page.serve import Server, make_server
 
@@ -124,8 +125,7 @@ def test_loopback_names_get_the_page(still: Server, host: str) -> None:
 def test_side_files_are_served_and_nothing_else_of_the_folder(
     served: Served, make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build = build_report
-    monkeypatch.setattr(serve, "build_report", lambda *what, **how: build(*what, **how, max_bytes=1))
+    monkeypatch.setattr(serve, "PageSettings", partial(PageSettings, max_bytes=1))
     server = served(make_sweep(2))
     name = ask(server, "/", "HEAD").headers["ETag"].strip('"')
     side = ask(server, f"/{name}.data/prompt-1.js")
