@@ -1,12 +1,12 @@
 """Data frame → Altair chart. Every chart reads the named data `rows`; the page supplies the rows and the theme.
 
-The colours and shapes of configurations are defined in `looks`, and the colours of exit layers in `palette`. Every
+The colours and shapes of configurations are defined in `styles`, and the colours of exit layers in `palette`. Every
 chart has a parameter `picked`, the key of the highlighted configuration, which the page sets in all charts at once.
 """
 
 import json
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import altair as alt
 import pandas as pd
@@ -38,7 +38,7 @@ LIGHT: dict[str, Any] = {
 NARROW = LIGHT | {"legend": LIGHT["legend"] | {"columns": 4, "layout": {"direction": "vertical"}}}
 HEIGHT_PIXELS, WIDTH_PIXELS = 300, 520
 ROOM_PIXELS = 16  # between the outermost marks and the axes
-_PERCENT = alt.Axis(format=".0%", tickMinStep=0.01)
+PERCENT = alt.Axis(format=".0%", tickMinStep=0.01)
 INTERVAL = f"{LEVEL:.0%} interval"
 _Part = TypeVar("_Part")
 # Channels are given as objects of their classes: to find the class of a text or a dict, Altair looks at all it has.
@@ -131,11 +131,8 @@ class Difference:
     none: float = 0.0
 
 
-def paired_chart(
-    frame: pd.DataFrame, difference: Difference, description: str, order: list[str] | None, looks: Looks
-) -> alt.LayerChart:
-    """A difference with its interval, one row per configuration, from the top as in `order`, the names that are shown,
-    or else as in the rows.
+def paired_chart(frame: pd.DataFrame, difference: Difference, description: str, looks: Looks) -> alt.LayerChart:
+    """A difference with its interval, one row per configuration.
 
     The dashed line is at no difference. The axis of a ratio is logarithmic, so that half and double are equally far
     from it.
@@ -145,24 +142,13 @@ def paired_chart(
     shape = looks.shape(frame).legend(None)  # the rows have names
     axis = alt.Axis(format="~%" if difference.form == "points" else "~g")
     channel = alt.X(f"{x}:Q", title=x_title, scale=scale, axis=axis)
-    base = alt.Chart(ROWS).encode(y=rows_of("shown_as", order), color=looks.colour(frame).legend(None), opacity=OPACITY)
-    tooltip = [
-        alt.Tooltip("shown_as:N", title="Configuration"),
-        alt.Tooltip(f"{x}:Q", title=x_title, format=".4~g"),
-        *where_known(frame[f"{x}_low"], alt.Tooltip("interval:N", title=INTERVAL)),
-        alt.Tooltip(f"{x}_n:Q", title="n prompts"),
-    ]
+    base = alt.Chart(ROWS).encode(y=rows_of("shown_as"), color=looks.colour(frame).legend(None), opacity=OPACITY)
     return layered(
         alt.Chart(ROWS).mark_rule(aria=False, strokeDash=[5, 4]).encode(x=alt.XDatum(none)),
-        *where_known(
-            frame[f"{x}_low"],
-            base.mark_rule(aria=False, strokeWidth=2).encode(
-                x=alt.X(f"{x}_low:Q", title=x_title), x2=alt.X2(f"{x}_high:Q")
-            ),
-        ),
+        *interval_bars(base.mark_rule(aria=False, strokeWidth=2), frame, x, x_title, along="x"),
         base.transform_calculate(interval=interval_words(x, ".4~g"))
         .mark_point(filled=True, size=80, cursor="pointer")
-        .encode(x=channel, shape=shape, tooltip=tooltip),
+        .encode(x=channel, shape=shape, tooltip=estimate_tooltip(frame, x, x_title, ".4~g")),
         description=description,
     ).properties(height=alt.Step(22))
 
@@ -171,7 +157,7 @@ def dose_chart(frame: pd.DataFrame, rule: str, y: str, y_title: str, description
     """Column `y` of a dose frame, a fraction, against one rule's parameter. The dashed line is `normal`."""
     frame = frame[(frame["rule"] == rule) | frame["rule"].isna()]
     scale = alt.Scale(zero=True) if y == "exit_rate" else alt.Scale(zero=False, domainMax=1)
-    y_channel = alt.Y(f"{y}:Q", title=y_title, axis=_PERCENT, scale=scale)
+    y_channel = alt.Y(f"{y}:Q", title=y_title, axis=PERCENT, scale=scale)
     values = sorted(frame["parameter"].dropna().unique().tolist())
     scale_x = alt.Scale(zero=False, nice=False, padding=ROOM_PIXELS)
     if is_doubling(rule):
@@ -181,12 +167,7 @@ def dose_chart(frame: pd.DataFrame, rule: str, y: str, y_title: str, description
     dosed = alt.Chart(ROWS).transform_filter(f"datum.rule === {json.dumps(rule)}")
     dosed = dosed.encode(x=x, color=looks.colour(frame, one_rule=True))
     reference = alt.Chart(ROWS).transform_filter("!isValid(datum.rule)")
-    tooltip = [
-        alt.Tooltip("shown_as:N", title="Configuration"),
-        alt.Tooltip(f"{y}:Q", title=y_title, format=".1%"),
-        *where_known(frame[f"{y}_low"], alt.Tooltip("interval:N", title=INTERVAL)),
-        alt.Tooltip(f"{y}_n:Q", title="n prompts"),
-    ]
+    tooltip = estimate_tooltip(frame, y, y_title, ".1%")
     return layered(
         *where_known(
             frame.loc[frame["rule"].isna(), y],
@@ -195,12 +176,7 @@ def dose_chart(frame: pd.DataFrame, rule: str, y: str, y_title: str, description
             ),
         ),
         dosed.mark_line(aria=False, opacity=0.7).encode(y=y_channel),
-        *where_known(
-            frame[f"{y}_low"],
-            dosed.mark_rule(aria=False).encode(
-                y=alt.Y(f"{y}_low:Q", title=y_title), y2=alt.Y2(f"{y}_high:Q"), opacity=OPACITY
-            ),
-        ),
+        *interval_bars(dosed.mark_rule(aria=False).encode(opacity=OPACITY), frame, y, y_title),
         dosed.transform_calculate(interval=interval_words(y, ".1%"))
         .mark_point(filled=True, size=80, cursor="pointer")
         .encode(y=y_channel, shape=looks.shape(frame, one_rule=True), opacity=OPACITY, tooltip=tooltip),
@@ -214,7 +190,7 @@ def depth_chart(frame: pd.DataFrame, description: str, looks: Looks) -> alt.Laye
     x = alt.X("position:Q", title="Token position" + (f" (means of {width} tokens)" if width > 1 else ""))
     x = x.scale(zero=False, nice=False, padding=ROOM_PIXELS).axis(tickMinStep=1)
     y_title = "Mean depth (fraction of layers)"
-    y = alt.Y("depth:Q", title=y_title, axis=_PERCENT, scale=alt.Scale(zero=False, domainMax=1))
+    y = alt.Y("depth:Q", title=y_title, axis=PERCENT, scale=alt.Scale(zero=False, domainMax=1))
     base = alt.Chart(ROWS).encode(x=x, color=looks.colour(frame, one_rule=True))
     tooltip = [
         alt.Tooltip("shown_as:N", title="Configuration"),
@@ -223,12 +199,7 @@ def depth_chart(frame: pd.DataFrame, description: str, looks: Looks) -> alt.Laye
         alt.Tooltip("depth_n:Q", title="n prompts"),
     ]
     return layered(
-        *where_known(
-            frame["depth_low"],
-            base.mark_area(aria=False, opacity=0.2).encode(
-                y=alt.Y("depth_low:Q", title=y_title), y2=alt.Y2("depth_high:Q")
-            ),
-        ),
+        *interval_bars(base.mark_area(aria=False, opacity=0.2), frame, "depth", y_title),
         base.mark_line(aria=False).encode(y=y),
         base.mark_point(filled=True, size=25, cursor="pointer").encode(
             y=y, shape=looks.shape(frame, one_rule=True), opacity=OPACITY, tooltip=tooltip
@@ -240,6 +211,25 @@ def depth_chart(frame: pd.DataFrame, description: str, looks: Looks) -> alt.Laye
 def where_known(values: pd.Series, *parts: _Part) -> list[_Part]:
     """`parts`, which are layers or tooltips, if any of `values` is known; otherwise none."""
     return list(parts) if values.notna().any() else []
+
+
+def interval_bars(
+    marks: alt.Chart, frame: pd.DataFrame, column: str, title: str, along: Literal["x", "y"] = "y"
+) -> list[alt.Chart]:
+    """`marks` from the low to the high end of a column's intervals, if any is known."""
+    low, high = (alt.X, alt.X2) if along == "x" else (alt.Y, alt.Y2)
+    bars = marks.encode(low(f"{column}_low:Q", title=title), high(f"{column}_high:Q"))
+    return where_known(frame[f"{column}_low"], bars)
+
+
+def estimate_tooltip(frame: pd.DataFrame, column: str, title: str, written: str) -> list[alt.Tooltip]:
+    """The configuration, its estimate with the interval (`interval_words`), and n."""
+    return [
+        alt.Tooltip("shown_as:N", title="Configuration"),
+        alt.Tooltip(f"{column}:Q", title=title, format=written),
+        *where_known(frame[f"{column}_low"], alt.Tooltip("interval:N", title=INTERVAL)),
+        alt.Tooltip(f"{column}_n:Q", title="n prompts"),
+    ]
 
 
 def interval_words(name: str, written: str) -> str:
@@ -261,13 +251,10 @@ def scale_of(logarithmic: bool, zero: bool, padding: float) -> alt.Scale:
     return alt.Scale(type="linear", zero=zero, nice=False, padding=padding)
 
 
-def rows_of(name: str, order: list[str] | None = None) -> alt.Y:
-    """Configurations or runs from top to bottom, sorted as in `order` if it is given."""
-    return (
-        alt.Y(f"{name}:N", title=None, sort=order)
-        .axis(labelLimit=260, grid=False)
-        .scale(type="band", paddingInner=0.12)
-    )
+def rows_of(name: str) -> alt.Y:
+    """Configurations or runs from top to bottom, as in the data."""
+    y = alt.Y(f"{name}:N", title=None, sort=None)
+    return y.axis(labelLimit=260, grid=False).scale(type="band", paddingInner=0.12)
 
 
 def _layer_colour(labels: list[str]) -> alt.Color:

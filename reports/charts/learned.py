@@ -11,14 +11,13 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from reports.charts.base import HEIGHT_PIXELS, ROOM_PIXELS, ROWS, layered, scale_of, where_known
+from reports.charts.base import HEIGHT_PIXELS, PERCENT, ROOM_PIXELS, ROWS, layered, scale_of, where_known
 from reports.charts.labels import PLOT_WIDTH_PIXELS, Axis, label_positions
 from reports.charts.palette import exit_colours
 from reports.charts.trade_off import LABEL_ROOM_PIXELS, is_logarithmic, labels_at
 from reports.frames.axes import LAYERS_SKIPPED
 from reports.frames.learned import EVERYWHERE, series_of
 
-PERCENT: Final = alt.Axis(format=".0%", tickMinStep=0.01)
 SHARE: Final = ".1%"  # how values are written
 NATS: Final = ".3~g"
 OUTLINE: Final = "#8a929e"  # of points in the colours of layers, some of which are near to that of the paper
@@ -26,10 +25,9 @@ OUTLINE: Final = "#8a929e"  # of points in the colours of layers, some of which 
 
 def by_layer_chart(frame: pd.DataFrame, y: str, y_title: str, written: str, description: str) -> alt.LayerChart:
     """Column `y` of what was held out against the layer, with a line for each readout."""
-    names = series_of(frame)
     y_channel = alt.Y(f"{y}:Q", title=y_title, **_scale(frame[y], written, ROOM_PIXELS, zero=True))
     base = alt.Chart(ROWS).transform_filter(_of(frame)).encode(x=_layers(frame), y=y_channel)
-    base = base.encode(color=_colour(names))
+    base = base.encode(color=_colour(frame))
     tooltip = [
         alt.Tooltip("series:N", title="Readout"),
         alt.Tooltip("layer:Q", title="Layer"),
@@ -37,7 +35,7 @@ def by_layer_chart(frame: pd.DataFrame, y: str, y_title: str, written: str, desc
         *where_known(frame["median_kl"], alt.Tooltip("median_kl:Q", title="Median KL, nats", format=NATS)),
         *where_known(frame["mean_kl"], alt.Tooltip("mean_kl:Q", title="Mean KL, nats", format=NATS)),
     ]
-    points = base.mark_point(filled=True, size=80, opacity=1).encode(shape=_shape(names), tooltip=tooltip)
+    points = base.mark_point(filled=True, size=80, opacity=1).encode(shape=_shape(frame), tooltip=tooltip)
     return layered(base.mark_line(aria=False, opacity=0.7), points, description=description)
 
 
@@ -48,14 +46,14 @@ def learned_trade_off_chart(
 
     A control is a tick at its value of `y`, joined to its point by a dotted line.
     """
-    names, control = series_of(frame), f"{y}_control"
+    control = f"{y}_control"
     values = pd.concat([frame[y], frame[control]])
     y_channel = alt.Y(f"{y}:Q", title=y_title, **_scale(values, written, LABEL_ROOM_PIXELS, zero=written == NATS))
     x_axis = alt.Axis(format=".0%", labelExpr="datum.value < 0 ? '' : datum.label")
     x_scale = alt.Scale(zero=True, nice=False, padding=ROOM_PIXELS)
     x = alt.X("layers_skipped:Q", title=LAYERS_SKIPPED, axis=x_axis, scale=x_scale)
     base = alt.Chart(ROWS).transform_filter(_of(frame))
-    base = base.encode(x=x, y=y_channel, color=_colour(names))
+    base = base.encode(x=x, y=y_channel, color=_colour(frame))
     controlled = base.transform_filter(f"isValid(datum['{control}'])")
     tooltip = list(_trade_off_tooltip(frame, y_title, y, written))
     ticks = controlled.mark_tick(orient="horizontal", thickness=2.5, size=14)
@@ -66,7 +64,7 @@ def learned_trade_off_chart(
             controlled.mark_rule(aria=False, strokeDash=[2, 3]).encode(y2=alt.Y2(f"{control}:Q")),
             ticks.encode(y=alt.Y(f"{control}:Q", title=y_title), tooltip=tooltip),
         ),
-        base.mark_point(filled=True, size=80, opacity=1).encode(shape=_shape(names), tooltip=tooltip),
+        base.mark_point(filled=True, size=80, opacity=1).encode(shape=_shape(frame), tooltip=tooltip),
         *_labels(base, frame, y, zero=written == NATS),
         description=description,
     )
@@ -74,9 +72,8 @@ def learned_trade_off_chart(
 
 def rank_chart(frame: pd.DataFrame, description: str) -> alt.LayerChart:
     """The probe's rank correlation with the true KL against the layer; points of the kind that was kept are larger."""
-    names = series_of(frame)
     y = alt.Y("rank_correlation:Q", title="Rank correlation with the true KL").scale(zero=True, domainMax=1)
-    base = alt.Chart(ROWS).encode(x=_layers(frame), y=y, color=_colour(names))
+    base = alt.Chart(ROWS).encode(x=_layers(frame), y=y, color=_colour(frame))
     tooltip = [
         alt.Tooltip("series:N", title="Probe"),
         alt.Tooltip("layer:Q", title="Layer"),
@@ -84,7 +81,7 @@ def rank_chart(frame: pd.DataFrame, description: str) -> alt.LayerChart:
         alt.Tooltip("kept_words:N", title="Kept"),
     ]
     size = alt.SizeValue(40, condition=[{"test": "datum.kept", "value": 150}])
-    points = base.mark_point(filled=True, opacity=1).encode(shape=_shape(names), size=size, tooltip=tooltip)
+    points = base.mark_point(filled=True, opacity=1).encode(shape=_shape(frame), size=size, tooltip=tooltip)
     return layered(base.mark_line(aria=False, opacity=0.7), points, description=description)
 
 
@@ -118,7 +115,6 @@ def calibration_chart(frame: pd.DataFrame, colours: dict[str, str], description:
 
 def exits_chart(frame: pd.DataFrame, x: str, x_title: str, written: str, description: str) -> alt.LayerChart:
     """Column `x` at the exits of each layer, before and after the training, joined by a line."""
-    names = series_of(frame)
     layers = [label for label in dict.fromkeys(frame["layer_label"]) if label != EVERYWHERE]
     rows = alt.Y("layer_label:N", title="Exit layer", sort=[*layers, EVERYWHERE]).axis(grid=True)
     scale = alt.Scale(zero=True, nice=False, padding=ROOM_PIXELS)
@@ -135,7 +131,7 @@ def exits_chart(frame: pd.DataFrame, x: str, x_title: str, written: str, descrip
     return layered(
         joined.mark_rule(aria=False, strokeWidth=2).encode(x=alt.X("low:Q", title=x_title), x2=alt.X2("high:Q")),
         base.mark_point(filled=True, size=90, opacity=1).encode(
-            x=channel, color=_colour(names), shape=_shape(names), tooltip=tooltip
+            x=channel, color=_colour(frame), shape=_shape(frame), tooltip=tooltip
         ),
         description=description,
     ).properties(height=alt.Step(28))
@@ -147,12 +143,12 @@ def layer_colours(exitable_layers: tuple[int, ...]) -> dict[str, str]:
     return {str(layer): colour for layer, colour in zip(exitable_layers, colours, strict=False)}
 
 
-def _colour(names: list[str]) -> alt.Color:
-    return alt.Color("series:N", title=None).scale(domain=names, range="ordinal")
+def _colour(frame: pd.DataFrame) -> alt.Color:
+    return alt.Color("series:N", title=None).scale(domain=series_of(frame), range="ordinal")
 
 
-def _shape(names: list[str]) -> alt.Shape:
-    return alt.Shape("series:N", title=None).scale(domain=names)
+def _shape(frame: pd.DataFrame) -> alt.Shape:
+    return alt.Shape("series:N", title=None).scale(domain=series_of(frame))
 
 
 def _layers(frame: pd.DataFrame) -> alt.X:
@@ -165,9 +161,7 @@ def _scale(values: pd.Series, written: str, room: float, zero: bool) -> dict[str
     """The axis and scale of shares, or of nats, which are logarithmic if they span more than a factor of ten."""
     if written == SHARE:
         return {"axis": PERCENT, "scale": alt.Scale(zero=zero, nice=False, padding=room)}
-    log = is_logarithmic(values)
-    scale = scale_of(log, zero=zero, padding=room)
-    return {"axis": alt.Axis(format="~g"), "scale": scale}
+    return {"axis": alt.Axis(format="~g"), "scale": scale_of(is_logarithmic(values), zero=zero, padding=room)}
 
 
 def _of(frame: pd.DataFrame) -> str:

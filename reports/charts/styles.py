@@ -7,8 +7,9 @@ below.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Any, Final, Self
 
 import altair as alt
@@ -28,8 +29,9 @@ _BAR: Final = "M-0.95,-0.35L0.95,-0.35L0.95,0.35L-0.95,0.35Z"
 _POST: Final = "M-0.35,-0.95L0.35,-0.95L0.35,0.95L-0.35,0.95Z"
 MODE_SHAPES: Final = ("square", _PENTAGON, "triangle-right", "triangle-left", _BAR, _POST)  # normal first
 RULE_SHAPES: Final = (
-    "circle", "triangle-up", "diamond", "cross", "triangle-down", _STAR, _EX, _HEXAGON, _SAND_GLASS, _BOW_TIE,
-)  # fmt: skip
+    *("circle", "triangle-up", "diamond", "cross", "triangle-down"),
+    *(_STAR, _EX, _HEXAGON, _SAND_GLASS, _BOW_TIE),
+)
 DASHES: Final = ([1, 0], [1, 0], [6, 3], [2, 2], [9, 3, 2, 3], [12, 4])  # of the lines of each mode, normal first
 
 
@@ -53,49 +55,44 @@ class Looks:
 
     def colour(self, frame: pd.DataFrame, one_rule: bool = False) -> alt.Color:
         """The colour in a chart of all rules of the sweep, or in a chart of one rule."""
-        if one_rule or not self.has_several_rules:
-            # Vega merges the legends of colour and shape only if both have the same domain.
-            modes = alt.Color("mode:N", title=self._mode_title).scale(domain=list(self.modes))
-            return modes.legend(values=self._modes(frame))
-        colour = alt.Color("family:N", title="Rule").scale(domain=[*self.modes, *self.rules])
-        return colour.legend(**self._rule_legend(frame))
+        name, title, domain, legend = self._told_apart(frame, one_rule)
+        return alt.Color(name, title=title).scale(domain=domain).legend(**legend)
 
     def shape(self, frame: pd.DataFrame, one_rule: bool = False) -> alt.Shape:
         """The shape, by what the colour is by in such a chart."""
-        shapes = [MODE_SHAPES[index % len(MODE_SHAPES)] for index in range(len(self.modes))]
-        if one_rule or not self.has_several_rules:
-            channel = alt.Shape("mode:N", title=self._mode_title)
-            return channel.scale(domain=list(self.modes), range=shapes).legend(values=self._modes(frame))
-        shapes += [RULE_SHAPES[index % len(RULE_SHAPES)] for index in range(len(self.rules))]
-        channel = alt.Shape("family:N", title="Rule").scale(domain=[*self.modes, *self.rules], range=shapes)
-        return channel.legend(**self._rule_legend(frame))
+        name, title, domain, legend = self._told_apart(frame, one_rule)
+        shapes = [*_in_turn(MODE_SHAPES, self.modes), *_in_turn(RULE_SHAPES, self.rules)][: len(domain)]
+        return alt.Shape(name, title=title).scale(domain=domain, range=shapes).legend(**legend)
 
     def dash(self, frame: pd.DataFrame) -> alt.StrokeDash:
         """The dash pattern of lines in a chart of all rules."""
-        values = self._modes(frame)
-        dashes = [DASHES[index % len(DASHES)] if self.has_several_rules else [1, 0] for index in range(len(self.modes))]
-        channel = alt.StrokeDash("mode:N", title=self._mode_title)
-        return channel.scale(domain=list(self.modes), range=dashes).legend(values=values)
+        dashes = _in_turn(DASHES if self.has_several_rules else DASHES[:1], self.modes)
+        channel = alt.StrokeDash("mode:N", title="Mode" if self.has_several_rules else None)
+        return channel.scale(domain=list(self.modes), range=dashes).legend(values=self._modes(frame))
 
     def mark(self, rule: str) -> str:
         """What follows the rule's name: a mark if it is an oracle beside other rules."""
         return ORACLE_MARK if rule in oracles_beside_others(self.rules) else ""
 
-    @property
-    def _mode_title(self) -> str | None:
-        return "Mode" if self.has_several_rules else None
+    def _told_apart(self, frame: pd.DataFrame, one_rule: bool) -> tuple[str, str | None, list[str], dict[str, Any]]:
+        """By which field, under which title, of which values, and the options of the legend.
 
-    def _rule_legend(self, frame: pd.DataFrame) -> dict[str, Any]:
+        Vega merges the legends of colour and shape only if both have the same domain.
+        """
+        if one_rule or not self.has_several_rules:
+            title = "Mode" if self.has_several_rules else None
+            return "mode:N", title, list(self.modes), {"values": self._modes(frame)}
         rules = [rule for rule in self.rules if rule in set(frame["rule"])]
-        return {"values": rules, **_marking([rule for rule in rules if self.mark(rule)])}
+        legend: dict[str, Any] = {"values": rules}
+        if oracles := [rule for rule in rules if self.mark(rule)]:
+            marked = f"indexof({json.dumps(oracles)}, datum.value) >= 0"
+            legend["labelExpr"] = f"{marked} ? datum.label + '{ORACLE_MARK}' : datum.label"
+        return "family:N", "Rule", [*self.modes, *self.rules], legend
 
     def _modes(self, frame: pd.DataFrame) -> list[str]:
         return [mode for mode in self.modes if mode in set(frame["mode"])]
 
 
-def _marking(oracles: list[str]) -> dict[str, Any]:
-    """Options of a legend that mark these rules as oracles."""
-    if not oracles:
-        return {}
-    marked = f"indexof({json.dumps(oracles)}, datum.value) >= 0"
-    return {"labelExpr": f"{marked} ? datum.label + '{ORACLE_MARK}' : datum.label"}
+def _in_turn(styles: Sequence[Any], names: Sequence[str]) -> list[Any]:
+    """A style for each name; where there are more names, styles come again."""
+    return list(islice(cycle(styles), len(names)))

@@ -17,6 +17,7 @@ from reports.charts.base import (
     OPACITY,
     ROOM_PIXELS,
     ROWS,
+    interval_bars,
     interval_words,
     layered,
     scale_of,
@@ -95,7 +96,11 @@ def trade_off_chart(shown: TradeOff, description: str) -> alt.LayerChart:
     measure, cost, looks, points = shown.measure, shown.cost, shown.looks, shown.points
     x = alt.X(f"{cost.column}:Q", title=cost.title, scale=alt.Scale(zero=True, nice=False, padding=ROOM_PIXELS))
     x = x.axis(_percent_axis(least=0 if cost.column == SKIPPED else None))
-    y = alt.Y(f"{measure.column}:Q", title=measure.title, scale=_scale(shown))
+    y = alt.Y(
+        f"{measure.column}:Q",
+        title=measure.title,
+        scale=scale_of(shown.is_logarithmic, measure.is_share, LABEL_ROOM_PIXELS),
+    )
     y = y.axis(_percent_axis(least=0, most=1) if measure.is_share else alt.Axis())
     known = f"isValid(datum['{cost.column}']) && isValid(datum['{measure.column}'])"
     base = alt.Chart(ROWS).transform_filter(f"{_POINT} && {known}").encode(x=x, y=y, color=looks.colour(points))
@@ -136,11 +141,6 @@ def _percent_axis(least: float | None, most: float | None = None) -> alt.Axis:
     return alt.Axis(format="~%", tickCount=MOST_TICKS, labelExpr=label)
 
 
-def _scale(shown: TradeOff) -> alt.Scale:
-    is_share, room = shown.measure.is_share, LABEL_ROOM_PIXELS
-    return scale_of(shown.is_logarithmic, zero=is_share, padding=room)
-
-
 def _even(shown: TradeOff, y: alt.Y) -> Iterator[alt.Chart]:
     """A dashed line at what `normal` has or, for a win rate, at as many wins as losses."""
     measure = shown.measure
@@ -161,34 +161,24 @@ def _even(shown: TradeOff, y: alt.Y) -> Iterator[alt.Chart]:
 
 def _controls(base: alt.Chart, shown: TradeOff, tooltip: list[alt.Tooltip]) -> Iterator[alt.Chart]:
     """Grey points, each with a dotted line from the configuration that it exits as often as."""
-    grey, across, up = (
-        alt.ColorValue(CONTROL_GREY),
-        f"{shown.cost.column}_control",
-        f"{shown.measure.column}_control",
-    )
+    across, up = f"{shown.cost.column}_control", f"{shown.measure.column}_control"
     controlled = base.transform_filter(f"isValid(datum['{across}']) && isValid(datum['{up}'])")
-    lines = controlled.mark_rule(aria=False, strokeDash=[2, 3])
-    yield lines.encode(x2=alt.X2(f"{across}:Q"), y2=alt.Y2(f"{up}:Q"), color=grey, opacity=OPACITY)
+    controlled = controlled.encode(color=alt.ColorValue(CONTROL_GREY), opacity=OPACITY)
+    yield controlled.mark_rule(aria=False, strokeDash=[2, 3]).encode(x2=alt.X2(f"{across}:Q"), y2=alt.Y2(f"{up}:Q"))
     yield controlled.mark_point(filled=True, size=50, cursor="pointer").encode(
         x=alt.X(f"{across}:Q", title=shown.cost.title),
         y=alt.Y(f"{up}:Q", title=shown.measure.title),
-        color=grey,
         shape=shown.looks.shape(shown.points),
-        opacity=OPACITY,
         tooltip=tooltip,
     )
 
 
-def _intervals(base: alt.Chart, shown: TradeOff) -> Iterator[alt.Chart]:
-    up, across = shown.measure.column, shown.cost.column
-    vertical = base.mark_rule(aria=False).encode(
-        y=alt.Y(f"{up}_low:Q", title=shown.measure.title), y2=alt.Y2(f"{up}_high:Q"), opacity=OPACITY
-    )
-    horizontal = base.mark_rule(aria=False).encode(
-        x=alt.X(f"{across}_low:Q", title=shown.cost.title), x2=alt.X2(f"{across}_high:Q"), opacity=OPACITY
-    )
-    yield from where_known(shown.drawn[f"{up}_low"], vertical)
-    yield from where_known(shown.drawn[f"{across}_low"], horizontal)
+def _intervals(base: alt.Chart, shown: TradeOff) -> list[alt.Chart]:
+    bars = base.mark_rule(aria=False).encode(opacity=OPACITY)
+    return [
+        *interval_bars(bars, shown.drawn, shown.measure.column, shown.measure.title),
+        *interval_bars(bars, shown.drawn, shown.cost.column, shown.cost.title, along="x"),
+    ]
 
 
 def _ring(x: alt.X, y: alt.Y, known: str) -> alt.Chart:

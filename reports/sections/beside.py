@@ -63,7 +63,7 @@ def beside_section(sweep: Sweep, trade: pd.DataFrame) -> dict[str, Any] | None:
 
 
 def _measure(difference: charts.Difference, found: pd.DataFrame, looks: Looks) -> dict[str, Any]:
-    chart = charts.paired_chart(found, difference, f"{difference.label}, paired differences. {PAIRED}", None, looks)
+    chart = charts.paired_chart(found, difference, f"{difference.label}, paired differences. {PAIRED}", looks)
     return {
         "key": difference.column,
         "label": difference.label,

@@ -160,9 +160,8 @@ def test_rows_of_the_paired_chart_keep_the_order_when_runs_fail() -> None:
         row = naming(known) | {"perplexity": 1.5, "perplexity_n": 3 if few else 6}
         rows.append(row | {"perplexity_low": None if few else 1.2, "perplexity_high": None if few else 1.8})
     frame = pd.DataFrame(rows).astype({"perplexity_low": float})
-    svg = svg_of(
-        paired_chart(frame, Difference("perplexity", "", "", none=1.0), "", keys, Looks.of(configurations)), frame, 500
-    )
+    difference = Difference("perplexity", "", "", none=1.0)
+    svg = svg_of(paired_chart(frame, difference, "", Looks.of(configurations)), frame, 500)
     labels = re.findall(r"translate\([\d.-]+,([\d.-]+)\)[^>]*>((?:unfrozen|frozen_residual)/kl/[\d.]+)</text>", svg)
     assert [name for _, name in sorted(labels, key=lambda label: float(label[0]))] == keys[1:]
 
