@@ -45,3 +45,9 @@ def change(row: Row, column: str, what: str) -> str:
         share, low, high, word = -share, -high, -low, "more"
     ends = bracketed(low, high, ".1%") if low != high else ""
     return f"{percent(share)}{ends.replace('-', '−')} {word} {what}"
+
+
+def saves(row: Row, column: str) -> bool:
+    """Whether it costs less than full depth, by the interval's end where there is one."""
+    low = row[f"{column}_low"]
+    return bool((low if is_known(low) else row[column]) > 0)

@@ -14,7 +14,7 @@ from reports.frames.quality import Quality
 from reports.frames.runs import GAINED, LOST, P_VALUE
 from reports.read.judgements import BEST, PREFERRED, SCORE, WORST, Judge
 from reports.sections.findings.choices import choice_findings
-from reports.sections.findings.numbers import Row, difference, saved_words, with_interval
+from reports.sections.findings.numbers import Row, difference, saved_words, saves, with_interval
 
 ACCURACY: Final = "accuracy"
 
@@ -40,37 +40,33 @@ def headline(quality: Quality) -> list[str]:
     name = f"{CORRECT}{DIFFERENCE}"
     rows = quality.settings[~quality.settings["oracle"]].to_dict("records")
     online = [row for row in rows if is_known(row[f"{name}_low"])]
-    kept = [row for row in online if row[f"{name}_low"] >= -quality.margin]
+    kept = kept_of(online, name, quality.margin)
     if online:
         template = findings.KEEPS_SOME if kept else findings.KEEPS_NONE
         settings = counted(len(online), "setting")
         said.append(template.format(kept=len(kept), settings=settings, margin=points(quality.margin)))
-    said += _cheapest_kept(quality, kept, name, is_share=True)
+    if kept:
+        said += _cheapest_kept(*cheapest(quality, kept), name, is_share=True)
     return [" ".join(said)]
 
 
-def _cheapest_kept(quality: Quality, kept: list[Row], changed: str, is_share: bool) -> Iterator[str]:
+def kept_of(rows: list[Row], changed: str, margin: float) -> list[Row]:
+    """Those that are not worse than `normal` by more than the margin, by the low end of `changed`."""
+    return [row for row in rows if is_known(row[f"{changed}_low"]) and row[f"{changed}_low"] >= -margin]
+
+
+def _cheapest_kept(best: Row, cost: CostAxis, changed: str, is_share: bool) -> Iterator[str]:
     """The one that costs least, if it costs less than full depth: no other is worth a recommendation."""
-    if not kept:
-        return
-    cost = cost_of(quality, kept)
-    best = cheapest(kept, cost)
-    if not saves(best, cost):
+    if not saves(best, cost.column):
         yield findings.KEPT_COST_MORE
         return
     saved, change = saved_words(best, cost), difference(best, changed, is_share)
     yield findings.CHEAPEST_KEPT.format(setting=best["shown_as"], saved=saved, difference=change)
     if is_share and is_known(p_value := best.get(f"{CORRECT}{P_VALUE}")):
-        gained, lost = (best[f"{CORRECT}{end}"] for end in (GAINED, LOST))
-        prompts = (counted(int(n), "prompt") for n in (gained, lost))
-        yield findings.PAIRS.format(**dict(zip(("gained", "lost"), prompts, strict=True)), p=written(p_value, ".2g"))
-    yield from _in_a_loop(best)
-
-
-def saves(row: Row, cost: CostAxis) -> bool:
-    """Whether it costs less than full depth, by the interval's end where there is one."""
-    low = row[f"{cost.column}_low"]
-    return bool((low if is_known(low) else row[cost.column]) > 0)
+        gained, lost = (counted(int(best[f"{CORRECT}{end}"]), "prompt") for end in (GAINED, LOST))
+        yield findings.PAIRS.format(gained=gained, lost=lost, p=written(p_value, ".2g"))
+    if best["looping"]:
+        yield findings.IS_A_LOOP.format(loop=percent(best["loop_share"]))
 
 
 def points(share: float) -> str:
@@ -80,10 +76,6 @@ def points(share: float) -> str:
 
 def _answers(normal: Row) -> str:
     return findings.ANSWERS.format(share=with_interval(normal, CORRECT), n=_n(normal))
-
-
-def _in_a_loop(row: Row) -> list[str]:
-    return [findings.IS_A_LOOP.format(loop=percent(row["loop_share"]))] if row["looping"] else []
 
 
 def _accuracy(quality: Quality) -> Iterator[str]:
@@ -140,25 +132,22 @@ def _kept(quality: Quality, column: str, name: str, margin: float, preferred: st
         return
     for mode, of_mode in settings.groupby("mode", sort=False):
         rows = of_mode.to_dict("records")
-        kept = [row for row in rows if is_known(row[f"{changed}_low"]) and row[f"{changed}_low"] >= -margin]
+        kept = kept_of(rows, changed, margin)
         n = counted(int(max(row[f"{changed}_n"] for row in rows)), "prompt")
         written_margin = points(margin) if is_share else written(margin, ".2g")
         counts = counted(len(kept), "setting") if kept else "no setting"
         said = [findings.KEEPS.format(mode=mode, kept=counts, margin=written_margin, name=name, n=n)]
-        said += _cheapest_kept(quality, kept, changed, is_share)
-        said += _beside_best(quality, kept, changed, preferred)
+        if kept:
+            best, cost = cheapest(quality, kept)
+            said += _cheapest_kept(best, cost, changed, is_share)
+            said += _beside_best(quality, best, changed, preferred) if saves(best, cost.column) else []
         below = [str(rule) for rule, of in of_mode.groupby("rule", sort=False) if (of[f"{changed}_high"] < 0).all()]
         said += [findings.BELOW.format(mode=mode, rules=", ".join(below), name=name)] if below else []
         yield " ".join(said)
 
 
-def _beside_best(quality: Quality, kept: list[Row], changed: str, preferred: str | None) -> Iterator[str]:
+def _beside_best(quality: Quality, best: Row, changed: str, preferred: str | None) -> Iterator[str]:
     """The win rate of the setting that costs least, and how its control does."""
-    if not kept:
-        return
-    best = cheapest(kept, cost_of(quality, kept))
-    if not saves(best, cost_of(quality, kept)):
-        return
     if preferred and is_known(best[preferred]):
         yield findings.WINS.format(share=with_interval({**best, "n": best[f"{preferred}_n"]}, preferred))
     controls = quality.rows[quality.rows["beneath"] == best["configuration"]].to_dict("records")
@@ -167,14 +156,15 @@ def _beside_best(quality: Quality, kept: list[Row], changed: str, preferred: str
             yield findings.CONTROL_KEEPS.format(difference=difference(control, changed, preferred is None))
 
 
+def cheapest(quality: Quality, rows: list[Row]) -> tuple[Row, CostAxis]:
+    """The row that saves most, in the sense that says most of these settings (`cost_of`)."""
+    cost = cost_of(quality, rows)
+    return max(rows, key=lambda row: row[cost.column] if is_known(row[cost.column]) else -math.inf), cost
+
+
 def cost_of(quality: Quality, rows: list[Row]) -> CostAxis:
     """The sense of saving that says most of these settings: time if any was timed, else what was run, else layers."""
     timed = [cost for cost in quality.costs if cost.measured]
     others = [cost for cost in quality.costs if not cost.measured and cost.column != THEORETICAL]
     known = (cost for cost in [*timed, *reversed(others)] if any(is_known(row[cost.column]) for row in rows))
     return next(known, SKIPPING)
-
-
-def cheapest(rows: list[Row], cost: CostAxis) -> Row:
-    """The row that saves most."""
-    return max(rows, key=lambda row: row[cost.column] if is_known(row[cost.column]) else -math.inf)

@@ -9,7 +9,7 @@ from eexit.messages.written import is_known
 from eexit.quality.estimates import MIN_ROUNDS
 from reports.frames.axes import DISAGREEMENT, RUN, CostAxis
 from reports.frames.savings import Savings
-from reports.sections.findings.numbers import Row, saved_words, with_interval
+from reports.sections.findings.numbers import Row, saved_words, saves, with_interval
 
 LIMITS: Final = (0.01, 0.05, 0.1, 0.2)  # of disagreement; the best configuration within each is named
 
@@ -58,7 +58,7 @@ def _of(rows: list[Row], cost: CostAxis) -> Iterator[str]:
         yield from _disagrees(row)
     if cost.measured and known and max(row[f"{column}_n"] for row in known) < MIN_ROUNDS:
         yield findings.FEW_ROUNDS.format(least=MIN_ROUNDS)
-    loops = sorted((row for row in _sure(known, column) if row["looping"]), key=lambda row: -row[column])
+    loops = sorted((row for row in known if row["looping"] and saves(row, column)), key=lambda row: -row[column])
     if loops:
         counts = counted(len(loops), "configuration")
         yield findings.LOOPS_SAVE.format(configurations=counts, **_said(loops[0], cost))
@@ -90,7 +90,7 @@ def best_within(rows: list[Row], column: str) -> list[tuple[float | None, Row]]:
     All of them save something, with their whole interval where there is one. If none within the limits does, it is the
     one of lowest disagreement that does. Without known disagreements, it is the one that saves most.
     """
-    sure = _sure(rows, column)
+    sure = [row for row in rows if saves(row, column)]
     comparable = [row for row in sure if is_known(row[DISAGREEMENT])]
     if not comparable:
         return [(None, row) for row in sorted(sure, key=lambda row: -row[column])[:1]]
@@ -101,8 +101,3 @@ def best_within(rows: list[Row], column: str) -> list[tuple[float | None, Row]]:
             row = max(within, key=lambda row: row[column])
             found.setdefault(row["configuration"], (limit, row))
     return list(found.values()) or [(None, min(comparable, key=lambda row: row[DISAGREEMENT]))]
-
-
-def _sure(rows: list[Row], column: str) -> list[Row]:
-    """The configurations that save something, with their whole interval where there is one."""
-    return [row for row in rows if (row[f"{column}_low"] if is_known(row[f"{column}_low"]) else row[column]) > 0]

@@ -18,8 +18,8 @@ from reports.frames.axes import CORRECT, DIFFERENCE, DISAGREEMENT, RUN, SKIPPED,
 from reports.frames.quality import Quality
 from reports.read.judgements import BEST, SCORE, WORST
 from reports.read.verdict import AssessedVerdict
-from reports.sections.findings.numbers import Row, difference, saved_words, with_interval
-from reports.sections.findings.quality import cheapest, cost_of, points, saves
+from reports.sections.findings.numbers import Row, difference, saved_words, saves, with_interval
+from reports.sections.findings.quality import cheapest, cost_of, kept_of, points
 from reports.sections.findings.savings import best_within
 
 ASSESSED: Final = "assessment"
@@ -83,32 +83,24 @@ def _beside_full_depth(quality: Quality) -> tuple[Row | None, bool | None, list[
     """By right answers, or else by the first judge's scores; None where settings can't be held against full depth."""
     scores = [(judge.column(SCORE), False, quality.margin * (BEST - WORST)) for judge in quality.judges]
     for column, is_share, margin in [(CORRECT, True, quality.margin), *scores[:1]]:
-        low = f"{column}{DIFFERENCE}_low"
+        changed = f"{column}{DIFFERENCE}"
         rows = quality.settings[~quality.settings["oracle"]].to_dict("records")
-        known = [row for row in rows if is_known(row.get(low))]
+        known = [row for row in rows if is_known(row.get(f"{changed}_low"))]
         if known:
-            kept = [row for row in known if row[low] >= -margin]
-            settings = counted(len(known), "setting")
-            if not kept:
-                nearest = max(known, key=lambda row: row[low])
-                said = findings.KEEPS_NONE.format(settings=settings, margin=_margin(margin, is_share))
-                cost = cost_of(quality, [nearest])
-                change = difference(nearest, f"{column}{DIFFERENCE}", is_share)
-                named = {"setting": nearest["shown_as"], "difference": change, "saved": saved_words(nearest, cost)}
-                return nearest, False, [said, findings.NEAREST_SETTING.format(**named)]
-            cost = cost_of(quality, kept)
-            best = cheapest(kept, cost)
-            said = findings.KEEPS_SOME.format(kept=len(kept), settings=settings, margin=_margin(margin, is_share))
-            if not saves(best, cost):
-                return best, False, [said, findings.KEPT_COST_MORE]
-            change = difference(best, f"{column}{DIFFERENCE}", is_share)
-            named = {"setting": best["shown_as"], "saved": saved_words(best, cost), "difference": change}
-            return best, True, [said, findings.CHEAPEST_KEPT.format(**named)]
+            kept = kept_of(known, changed, margin)
+            nearest = max(known, key=lambda row: row[f"{changed}_low"])
+            best, cost = cheapest(quality, kept or [nearest])
+            settings, by = counted(len(known), "setting"), points(margin) if is_share else f"{margin:.2g}"
+            keeps = (findings.KEEPS_SOME if kept else findings.KEEPS_NONE).format(
+                kept=len(kept), settings=settings, margin=by
+            )
+            if kept and not saves(best, cost.column):
+                return best, False, [keeps, findings.KEPT_COST_MORE]
+            template = findings.CHEAPEST_KEPT if kept else findings.NEAREST_SETTING
+            change = difference(best, changed, is_share)
+            named = template.format(setting=best["shown_as"], saved=saved_words(best, cost), difference=change)
+            return best, bool(kept), [keeps, named]
     return None
-
-
-def _margin(margin: float, is_share: bool) -> str:
-    return points(margin) if is_share else f"{margin:.2g}"
 
 
 def _by_disagreement(quality: Quality) -> tuple[Row | None, bool | None, list[str]]:
