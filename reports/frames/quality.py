@@ -69,9 +69,6 @@ def quality(sweep: Sweep, trade: pd.DataFrame, paired: pd.DataFrame, saves: Savi
         trade = trade.assign(**{f"{CORRECT}{end}": np.nan for end in ENDS})
     choices = latest_choices(sweep.rows_of(CHOICES))
     rows = _with_differences(trade, paired, [CORRECT, *(judge.column(SCORE) for judge in judges)])
-    beside = paired.set_index("configuration") if len(paired) else pd.DataFrame()
-    pairs = [f"{CORRECT}{end}" for end in (GAINED, LOST, P_VALUE)]
-    rows = rows.assign(**{name: rows["configuration"].map(beside[name]) for name in pairs if name in beside})
     errors = {key: sum(judge.errors.get(key, 0) for judge in judges) for key in rows["configuration"]}
     rows = rows.assign(
         judge_errors=rows["configuration"].map(errors).replace(0, np.nan),
@@ -95,16 +92,11 @@ def quality(sweep: Sweep, trade: pd.DataFrame, paired: pd.DataFrame, saves: Savi
 
 
 def _with_differences(trade: pd.DataFrame, paired: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    beside = paired.set_index("configuration") if len(paired) else pd.DataFrame()
-    return trade.assign(
-        **{
-            f"{column}{DIFFERENCE}{end}": trade["configuration"].map(beside[f"{column}{end}"]).astype(float)
-            if f"{column}{end}" in beside
-            else float("nan")
-            for column in columns
-            for end in ENDS
-        }
-    )
+    """The rows with the paired differences of these columns, and with who gained and lost right answers."""
+    names = {f"{column}{end}": f"{column}{DIFFERENCE}{end}" for column in columns for end in ENDS}
+    names |= {name: name for name in (f"{CORRECT}{end}" for end in (GAINED, LOST, P_VALUE)) if name in paired}
+    beside = paired.reindex(columns=["configuration", *names]).rename(columns=names)
+    return trade.merge(beside.astype(dict.fromkeys(names.values(), float)), on="configuration", how="left")
 
 
 def _in_order(rows: pd.DataFrame, measures: tuple[Measure, ...]) -> pd.DataFrame:

@@ -321,15 +321,11 @@ def _rounded(probability: Any) -> float:
 
 
 def _failures(sweep: Sweep) -> list[dict[str, Any]]:
-    numbers = sweep.numbers
-    rows = sweep.failed.head(MOST_FAILURES).to_dict("records")
-    return [
-        clean(
-            {"prompt": r["prompt_id"], "c": numbers[r["configuration"]], "seed": r["seed"], "error": r["error"]}
-            | {"every": r["every_seed"]}
-        )
-        for r in rows
-    ]
+    failed = sweep.failed.head(MOST_FAILURES)
+    found = failed.assign(
+        prompt=failed["prompt_id"], c=failed["configuration"].map(sweep.numbers), every=failed["every_seed"]
+    )
+    return [clean(row) for row in found[["prompt", "c", "seed", "error", "every"]].to_dict("records")]
 
 
 def _columns(schema: Any) -> list[tuple[str, str, str]]:

@@ -42,28 +42,24 @@ class Judge:
 
 def judges_of(judgements: pd.DataFrame) -> tuple[Judge, ...]:
     """The judges of these judgements, by when they judged first."""
-    pairs = _pairs(judgements)
-    names = [name for name, _ in pairs]
+    of_judges = _by_judge(judgements)
+    names = [name for name, _ in of_judges]
     found = []
-    for number, (name, rubric) in enumerate(pairs):
-        judged = judgements[(judgements["judge"] == name) & (judgements["rubric"] == rubric)]
+    for number, ((name, rubric), judged) in enumerate(of_judges.items()):
         failed = judged[judged["status"] != OK]
-        several = names.count(name) > 1
         errors = {str(key): int(n) for key, n in failed["configuration"].value_counts().items()}
-        shown = f"{name}, rubric {rubric}" if several else str(name)
+        shown = f"{name}, rubric {rubric}" if names.count(name) > 1 else str(name)
         found.append(Judge(number, shown, len(judged) - len(failed), errors))
     return tuple(found)
 
 
 def with_judgements(generations: pd.DataFrame, judgements: pd.DataFrame) -> pd.DataFrame:
     """The runs with the columns of each judge."""
-    for judge, (name, rubric) in zip(judges_of(judgements), _pairs(judgements), strict=True):
-        judged = judgements[
-            (judgements["judge"] == name) & (judgements["rubric"] == rubric) & (judgements["status"] == OK)
-        ]
-        numbers = judged.set_index("run_id")[list(ASPECTS)].astype(float)
+    for judge, judged in zip(judges_of(judgements), _by_judge(judgements).values(), strict=True):
+        usable = judged[judged["status"] == OK].set_index("run_id")
+        numbers = usable[list(ASPECTS)].astype(float)
         numbers[SCORE] = numbers[list(ASPECTS)].mean(axis=1, skipna=False)
-        numbers[PREFERRED] = judged.set_index("run_id")["preferred"].map(_WORTH).astype(float)
+        numbers[PREFERRED] = usable["preferred"].map(_WORTH).astype(float)
         of_runs = numbers.reindex(generations["run_id"]).set_axis(generations.index)
         generations = generations.assign(**{judge.column(name): of_runs[name] for name in COLUMNS})
     return generations
@@ -71,7 +67,7 @@ def with_judgements(generations: pd.DataFrame, judgements: pd.DataFrame) -> pd.D
 
 def said_of_runs(judgements: pd.DataFrame) -> dict[str, list[list[Any]]]:
     """run_id → for each judge that was asked: its number, the scores of `ASPECTS`, the preference, and the error."""
-    numbers = {pair: number for number, pair in enumerate(_pairs(judgements))}
+    numbers = {pair: number for number, pair in enumerate(_by_judge(judgements))}
     found: dict[str, list[list[Any]]] = {}
     names = ["run_id", "judge", "rubric", *ASPECTS, "preferred", "error"]
     for run_id, judge, rubric, *scores, preferred, error in judgements[names].itertuples(index=False):
@@ -79,6 +75,7 @@ def said_of_runs(judgements: pd.DataFrame) -> dict[str, list[list[Any]]]:
     return found
 
 
-def _pairs(judgements: pd.DataFrame) -> list[tuple[str, str]]:
-    """Judging model and rubric of each judge, by when they judged first."""
-    return list(judgements[["judge", "rubric"]].drop_duplicates().itertuples(index=False, name=None))
+def _by_judge(judgements: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
+    """What each judge said, by judging model and rubric, in the order in which they judged first."""
+    groups = judgements.groupby(["judge", "rubric"], sort=False)
+    return {(str(name), str(rubric)): judged for (name, rubric), judged in groups}  # type: ignore[misc]  # two keys
