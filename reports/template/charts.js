@@ -37,11 +37,13 @@ const DARK = [
 const ENTRY_PIXELS = 140; // of a legend
 const DARK_ORDINAL = ["#9ca3af", "#a99cf5", "#f28e4b", "#3fbf97", "#df8abf", "#c9b94a"];
 
-function theme(width) {
+function coloursOf(...names) {
   const style = getComputedStyle(document.documentElement);
-  const [paper, ink, soft, line] = ["paper", "ink", "soft", "line"].map((name) =>
-    style.getPropertyValue(`--${name}`).trim(),
-  );
+  return names.map((name) => style.getPropertyValue(`--${name}`).trim());
+}
+
+function theme(width) {
+  const [paper, ink, soft, line] = coloursOf("paper", "ink", "soft", "line");
   return {
     ...THEME,
     background: paper,
@@ -72,10 +74,7 @@ function figure(chart) {
   const box = h("div.chart"),
     labels = chart.variants.map(({ label }) => label),
     values = chart.slice ? chart.slice.values : [];
-  const last = (key, names, first) =>
-    names.includes(choice(`${chart.key}.${key}`, names[first]))
-      ? names.indexOf(choice(`${chart.key}.${key}`, names[first]))
-      : first;
+  const last = (key, names, first) => names.indexOf(choiceOf(`${chart.key}.${key}`, names, names[first]));
   const entry = {
     chart,
     variant: last("variant", labels, 0),
@@ -89,22 +88,11 @@ function figure(chart) {
   const select = (label, key, names) =>
     !label || names.length < 2
       ? null
-      : h(
-          "label",
-          {},
-          `${label} `,
-          h(
-            "select",
-            {
-              onchange: (event) => {
-                entry[key] = +event.target.value;
-                choose(`${chart.key}.${key}`, names[entry[key]]);
-                entry.update();
-              },
-            },
-            ...names.map((name, i) => h("option", { value: i, selected: i === entry[key] }, name)),
-          ),
-        );
+      : chooser(label, names, names[entry[key]], (name) => {
+          entry[key] = names.indexOf(name);
+          choose(`${chart.key}.${key}`, name);
+          entry.update();
+        });
   const choices = [select(chart.choice, "variant", labels), chart.slice && select(chart.slice.label, "slice", values)];
   const makeTwin = () =>
     chart.twin
@@ -113,20 +101,7 @@ function figure(chart) {
           columns: chart.table.columns,
           rows: rowsOf(entry),
         });
-  const details = h("details", {}, h("summary", {}, "Table"));
-  details.addEventListener("toggle", () => {
-    if (details.open && details.children.length === 1) details.append(makeTwin());
-  });
-  const save = (type) =>
-    h(
-      "button",
-      {
-        type: "button",
-        onclick: () => (["csv", "json"].includes(type) ? saveRows(entry, type) : saveImage(entry, type)),
-        "aria-label": `Save ${chart.title} as ${type.toUpperCase()}`,
-      },
-      type.toUpperCase(),
-    );
+  const details = unfold(h("details", {}, h("summary", {}, "Table")), () => [makeTwin()]);
   const captionNow = () => chart.captionNodes?.() ?? [chart.variants[entry.variant].caption ?? chart.caption];
   const caption = h("figcaption", {}, ...captionNow());
   const controls = [...choices, ...(chart.controls || [])].filter(Boolean);
@@ -144,7 +119,17 @@ function figure(chart) {
     box,
     chart.below?.(),
     caption,
-    h("div.below", {}, details, h("span.saves", {}, save("png"), save("svg"), save("csv"), save("json"))),
+    h(
+      "div.below",
+      {},
+      details,
+      h(
+        "span.saves",
+        {},
+        ...["png", "svg"].map((type) => saveButton(chart.title, type, () => saveImage(entry, type))),
+        ...["csv", "json"].map((type) => saveButton(chart.title, type, () => saveRows(entry, type))),
+      ),
+    ),
   );
 }
 

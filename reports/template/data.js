@@ -66,6 +66,12 @@ function numbersAt(bytes, at, n) {
   return { numbers, end: at + n + two + 3 * long };
 }
 
+const metricAt = (key) => DATA.metrics.findIndex((metric) => metric.key === key);
+
+const configurationOf = (key) => DATA.configurations.find((configuration) => configuration.key === key);
+
+const seedOf = (run) => (run.every ? "every" : run.seed);
+
 const total = (number) => DATA.prompts[number].runs.reduce((sum, run) => sum + run.n, 0);
 
 // For each run of a prompt {n, piece, rank, disagrees, drafted}, arrays with one entry per token, or null if its tokens aren't
@@ -166,6 +172,14 @@ function half(bytes, at) {
     size = exponent ? (1 + fraction / 1024) * 2 ** (exponent - 15) : fraction / 2 ** 24;
   if (exponent === 31) return fraction ? null : Infinity;
   return high & 128 ? -size : size;
+}
+
+// How many tokens two texts have in common at their start.
+function sameUntil(one, other) {
+  const shorter = Math.min(one.n, other.n);
+  let i = 0;
+  while (i < shorter && one.piece[i] === other.piece[i]) i++;
+  return i;
 }
 
 const unlog = (code) => (code ? 2 ** (-10 + ((code - 1) * 16) / 126) : 0);

@@ -91,6 +91,52 @@ function button(label, pressed, onclick) {
   return h("button", { type: "button", "aria-pressed": String(pressed), onclick }, label);
 }
 
+// A labelled choice between names, each a text or [value, text].
+function chooser(label, names, now, onchange, id = null) {
+  const options = names.map((name) => [name].flat());
+  return h(
+    "label",
+    {},
+    `${label} `,
+    h(
+      "select",
+      { id, onchange: (event) => onchange(event.target.value) },
+      ...options.map(([value, text = value]) => h("option", { value, selected: value === now }, text)),
+    ),
+  );
+}
+
+// A list of items, each a node or several.
+const listed = (items) => h("ul", {}, ...items.map((item) => h("li", {}, ...[item].flat())));
+
+// Pairs of a name, as a text or nodes, and what it stands for, as the content of a dl.
+const defined = (pairs) => pairs.flatMap(([name, words]) => [h("dt", {}, ...[name].flat()), h("dd", {}, words)]);
+
+// Where a page is, from the overview on.
+const trail = (...steps) =>
+  h(
+    "nav.trail",
+    { "aria-label": "Where you are" },
+    h("a", { href: "#/" }, "Overview"),
+    ...steps.flatMap((step) => [" › ", step]),
+  );
+
+// A line that opens to labels and texts.
+const provenance = (line, facts, more = null) =>
+  h("details.provenance", {}, h("summary", {}, line), h("dl", {}, ...defined(facts)), more);
+
+// Fill details when they are opened first, and draw the charts among the nodes that `make` gives.
+function unfold(details, make) {
+  const fill = () => {
+    if (!details.open || details.children.length > 1) return;
+    details.append(...make().filter(Boolean));
+    redraw(false);
+  };
+  details.addEventListener("toggle", fill);
+  fill();
+  return details;
+}
+
 // A row of labelled numbers. `items` are pairs of [label, value].
 function numbers(items) {
   return h(

@@ -21,36 +21,24 @@ async function saveRuns(type) {
     "draft_layer",
     "draft_length",
   ];
-  const head = [
-    "prompt_id",
-    "prompt",
-    ...identity,
-    "seed",
-    "status",
-    "finish_reason",
-    ...DATA.metrics.map((metric) => metric.key),
-    "error",
-    "text",
-  ];
-  const lines = [head];
+  const records = [];
   for (const [number, prompt] of DATA.prompts.entries()) {
     const tokens = await coreOf(number);
     prompt.runs.forEach((run, i) => {
-      lines.push([
-        prompt.id,
-        prompt.text,
-        ...identity.map((name) => DATA.configurations[run.c][name]),
-        run.every ? "every" : run.seed,
-        run.status,
-        run.finish,
-        ...run.m,
-        run.error,
-        textOf(run, tokens[i]),
-      ]);
+      records.push({
+        prompt_id: prompt.id,
+        prompt: prompt.text,
+        ...Object.fromEntries(identity.map((name) => [name, DATA.configurations[run.c][name]])),
+        seed: seedOf(run),
+        status: run.status,
+        finish_reason: run.finish,
+        ...Object.fromEntries(DATA.metrics.map(({ key }, m) => [key, run.m[m]])),
+        error: run.error,
+        text: textOf(run, tokens[i]),
+      });
     });
   }
-  const [keys, ...rows] = lines;
-  save(type, "runs", keys, rows, DATA.counts.different, "runs");
+  save(type, "runs", records, DATA.counts.different, "runs");
 }
 
 const runsHeld = () => DATA.prompts.reduce((sum, { runs }) => sum + runs.length, 0);
@@ -63,121 +51,90 @@ const runsWords = () =>
 const PLACING = ["row", "rank", "order", "label", "words", "family", "series", "setting", "beneath", "shown_as"];
 
 function saveRows({ chart }, type) {
-  const rows = (chart.csv || chart.rows || (() => chart.table.rows))();
-  const keys = [...new Set(rows.flatMap(Object.keys))].filter((key) => !PLACING.includes(key));
-  save(
-    type,
-    chart.key,
-    keys,
-    rows.map((row) => keys.map((key) => row[key])),
-    chart.all?.() ?? rows.length,
-    "rows",
-  );
+  const rows = (chart.csv || chart.rows || (() => chart.table.rows))(),
+    told = (row) => Object.fromEntries(Object.entries(row).filter(([key]) => !PLACING.includes(key)));
+  save(type, chart.key, rows.map(told), chart.all?.());
 }
+
+const saveButton = (title, type, onclick) =>
+  h("button", { type: "button", "aria-label": `Save ${title} as ${type.toUpperCase()}`, onclick }, type.toUpperCase());
 
 // Buttons that save records, as CSV or as JSON; `records` gives them, or a promise of them.
-function savesOf(title, records) {
-  const make = (type) =>
-    h(
-      "button",
-      {
-        type: "button",
-        "aria-label": `Save ${title} as ${type.toUpperCase()}`,
-        onclick: async () => {
-          const rows = await records(),
-            keys = [...new Set(rows.flatMap(Object.keys))];
-          const name = title.replace(/[^\w.@-]+/g, "_").slice(0, 60);
-          save(
-            type,
-            name,
-            keys,
-            rows.map((row) => keys.map((key) => row[key])),
-            rows.length,
-            "rows",
-          );
-        },
-      },
-      type.toUpperCase(),
-    );
-  return h("span.saves.screen", {}, make("csv"), make("json"));
-}
+const savesOf = (title, records) =>
+  h(
+    "span.saves.screen",
+    {},
+    ...["csv", "json"].map((type) =>
+      saveButton(title, type, async () => save(type, fileName(title).slice(0, 60), await records())),
+    ),
+  );
 
-// Save rows of values under their keys. JSON says where they come from, how many of how many they are and what the reader
-// chose; either way, a message says how many.
-function save(type, name, keys, rows, inAll, noun) {
+const fileName = (title) => title.replace(/[^\w.@-]+/g, "_");
+
+// Save records. JSON says where they come from, how many of how many they are and what the reader chose; either way, a
+// message says how many.
+function save(type, name, records, inAll = records.length, noun = "rows") {
+  const keys = [...new Set(records.flatMap(Object.keys))];
   if (type === "json") {
     const content = {
       title: DATA.title,
       origin: Object.fromEntries(DATA.facts),
       address: location.hash,
       choices: Object.fromEntries(choicesMade()),
-      n: rows.length,
+      n: records.length,
       n_in_all: inAll,
-      rows: rows.map((row) => Object.fromEntries(keys.map((key, i) => [key, plain(row[i])]))),
+      rows: records.map((record) => Object.fromEntries(keys.map((key) => [key, plain(record[key])]))),
     };
     download(
       URL.createObjectURL(new Blob([JSON.stringify(content, null, 1)], { type: "application/json" })),
       `${name}.json`,
     );
-  } else saveCsv([keys, ...rows], name);
-  $("saved").textContent = `Saved ${form(rows.length, "count")} of ${form(inAll, "count")} ${noun} as ${name}.${type}`;
+  } else saveCsv([keys, ...records.map((record) => keys.map((key) => record[key]))], name);
+  $("saved").textContent =
+    `Saved ${form(records.length, "count")} of ${form(inAll, "count")} ${noun} as ${name}.${type}`;
 }
 
 // Every token of a run with all that this file holds of it, rounded as it is in this file.
 async function saveTokens(number, run, type) {
   const prompt = DATA.prompts[number],
     tokens = (await coreOf(number))[prompt.runs.indexOf(run)],
-    detail = await detailOf(number, run);
-  const ranks = DATA.layers.map((_, rank) => rank),
-    layers = ranks.map(layerNumber),
-    likely = Array.from({ length: DATA.top }, (_, j) => j);
-  const head = [
-    "prompt_id",
-    "configuration",
-    "seed",
-    "position",
-    "decided",
-    "token",
-    "exit_layer",
-    "disagrees",
-    "drafted",
-    "full_depth_token",
-    "logprob",
-    "entropy",
-    ...layers.slice(0, -1).map((layer) => `kl_${layer}`),
-    ...layers.slice(0, -1).map((layer) => `evidence_${layer}`),
-    ...layers.map((layer) => `exit_prob_${layer}`),
-    ...likely.flatMap((j) => [`exit_top_${j + 1}`, `exit_top_prob_${j + 1}`]),
-    ...layers.flatMap((layer) => likely.flatMap((j) => [`top_${layer}_${j + 1}`, `top_prob_${layer}_${j + 1}`])),
-  ];
-  const lines = Array.from({ length: tokens.n }, (_, i) => {
+    detail = await detailOf(number, run),
+    layers = DATA.layers.map((_, rank) => layerNumber(rank)),
+    round = (value) => (value === null ? null : +value.toPrecision(4));
+  // A column for each of the layers, and two for each of the likely tokens.
+  const ofLayers = (name, some, values) =>
+    Object.fromEntries(some.map((layer, rank) => [`${name}_${layer}`, values && round(values[rank])]));
+  const ofLikely = (name, at, found) =>
+    Object.fromEntries(
+      Array.from({ length: DATA.top }, (_, j) => [
+        [`${name}${at}_${j + 1}`, found?.[j] ? pieceText(found[j].piece) : null],
+        [`${name}_prob${at}_${j + 1}`, found?.[j] ? round(found[j].probability) : null],
+      ]).flat(),
+    );
+  const records = Array.from({ length: tokens.n }, (_, i) => {
     const { kl, probability, saw, logprob, entropy, said, top, read } = detail(i),
-      token = pieceText(tokens.piece[i]),
-      round = (value) => (value === null ? null : +value.toPrecision(4));
-    const ofLikely = (found) =>
-      likely.flatMap((j) => (found?.[j] ? [pieceText(found[j].piece), round(found[j].probability)] : [null, null]));
-    return [
-      prompt.id,
-      DATA.configurations[run.c].key,
-      run.every ? "every" : run.seed,
-      i,
-      i >= run.undrawn,
+      token = pieceText(tokens.piece[i]);
+    return {
+      prompt_id: prompt.id,
+      configuration: DATA.configurations[run.c].key,
+      seed: seedOf(run),
+      position: i,
+      decided: i >= run.undrawn,
       token,
-      layers[tokens.rank[i]],
-      tokens.disagrees && Boolean(tokens.disagrees[i]),
-      tokens.drafted && Boolean(tokens.drafted[i]),
-      logprob === null ? null : said === null ? token : pieceText(said),
-      round(logprob),
-      round(entropy),
-      ...ranks.slice(0, -1).map((rank) => kl && round(kl[rank])),
-      ...ranks.slice(0, -1).map((rank) => saw && round(saw[rank])),
-      ...ranks.map((rank) => probability && round(probability[rank])),
-      ...ofLikely(read),
-      ...ranks.flatMap((rank) => ofLikely(top?.[rank])),
-    ];
+      exit_layer: layers[tokens.rank[i]],
+      disagrees: tokens.disagrees && Boolean(tokens.disagrees[i]),
+      drafted: tokens.drafted && Boolean(tokens.drafted[i]),
+      full_depth_token: logprob === null ? null : said === null ? token : pieceText(said),
+      logprob: round(logprob),
+      entropy: round(entropy),
+      ...ofLayers("kl", layers.slice(0, -1), kl),
+      ...ofLayers("evidence", layers.slice(0, -1), saw),
+      ...ofLayers("exit_prob", layers, probability),
+      ...ofLikely("exit_top", "", read),
+      ...Object.assign({}, ...layers.map((layer, rank) => ofLikely("top", `_${layer}`, top?.[rank]))),
+    };
   });
-  const name = `tokens-${prompt.id}-${runName(run)}`.replace(/[^\w.@-]+/g, "_");
-  save(type, name, head, lines, run.n, "tokens");
+  save(type, fileName(`tokens-${prompt.id}-${runName(run)}`), records, run.n, "tokens");
 }
 
 function saveCsv(lines, name) {

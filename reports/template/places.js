@@ -23,6 +23,12 @@ function choice(key, otherwise) {
   return chosen[key] ?? otherwise;
 }
 
+// The choice among names.
+function choiceOf(key, names, first = names[0]) {
+  const last = choice(key, first);
+  return names.includes(last) ? last : first;
+}
+
 function choose(key, value) {
   chosen[key] = value;
   stored("sessionStorage", "chosen", chosen);

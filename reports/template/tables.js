@@ -1,7 +1,5 @@
-// Sortable tables. A column is {label, value(row), show(row), text}: rows are sorted by `value`, and cells contain
-// `show`.
-
-// What a column is exported as: its value, with the ends of its interval and its n where the rows have them.
+// Sortable tables. A column is {label, value(row), show(row), form, text}: rows are sorted by `value`, and cells contain
+// `show`, or else the value in its form.
 
 const AT_ONCE = 100; // rows of a table that are shown before the reader asks for more
 
@@ -45,7 +43,7 @@ function table(caption, columns, rows, { page = AT_ONCE, isPart = false } = {}) 
           return h(
             tag,
             i === 0 ? { scope: "row" } : { class: column.look ? column.look(row) : null },
-            column.show(row),
+            column.show ? column.show(row) : form(column.value(row), column.form ?? "text"),
           );
         });
         return h("tr", {}, ...cells);
@@ -91,7 +89,7 @@ function estimate(row, { key, form: how }) {
 
 // The name of a configuration, with a link to it if the sweep has it.
 function configurationCell(key, name = key) {
-  const known = DATA.configurations.find((configuration) => configuration.key === key);
+  const known = configurationOf(key);
   return known ? h("span", {}, h("a", { href: everywhere(key) }, name), known.mark) : form(key, "text");
 }
 

@@ -8,10 +8,7 @@ const ITS_CONTROL = "its control",
 function besideFigure() {
   const { measures, caption } = DATA.beside,
     kinds = besideKinds();
-  const picked = (key, names, first = names[0]) => {
-    const last = choice(`beside.${key}`, first);
-    return names.includes(last) ? last : first;
-  };
+  const picked = (key, names, first) => choiceOf(`beside.${key}`, names, first);
   const state = { kind: picked("kind", Object.keys(kinds)) };
   const labels = measures.map(({ label }) => label);
   state.measure = picked("measure", labels);
@@ -20,9 +17,9 @@ function besideFigure() {
   const measure = () => measures.find(({ label }) => label === state.measure);
   const settle = () => {
     const { bases, others, ways } = kinds[state.kind];
-    state.base = picked("base", bases, kinds[state.kind].firstBase ?? bases[0]);
+    state.base = picked("base", bases, kinds[state.kind].firstBase);
     const left = others(state.base);
-    state.other = picked("other", left, left[0]);
+    state.other = picked("other", left);
     state.at = ways ? picked("at", ways) : null;
     if (state.at !== null && !measure().is_matched)
       state.measure = labels.find((label) => measures.find((m) => m.label === label).is_matched);
@@ -59,7 +56,7 @@ function besideFigure() {
     variants: [
       {
         get spec() {
-          return besideSpec(measure());
+          return measure().spec;
         },
       },
     ],
@@ -75,9 +72,6 @@ function besideFigure() {
   show();
   return figure(chart);
 }
-
-// The specification of a measure's chart, whose rows have the names of pairs and are tall enough to read.
-const besideSpec = ({ spec }) => spec;
 
 // What can be compared: for each kind, its bases, the others of a base, ways of matching, and the rows of a state.
 function besideKinds() {
@@ -130,7 +124,6 @@ function besideKinds() {
   };
   found["two settings"] = {
     bases: keys,
-    firstBase: keys[0],
     others: (base) => keys.filter((key) => key !== base),
     rows: ({ base, other }) => [pairRow(base, other, other)],
   };
@@ -163,9 +156,8 @@ function pairRow(base, other, name) {
   const pair = pairAt(base, other);
   if (!pair) return null;
   const { i, turned } = pair,
-    { values, gains, measures } = DATA.beside,
-    configuration = DATA.configurations.find(({ key }) => key === other);
-  const row = { ...naming(configuration, name), base, other };
+    { values, gains, measures } = DATA.beside;
+  const row = { ...naming(configurationOf(other), name), base, other };
   for (const { key, none } of measures) {
     const of = (end) => values[key][end][i],
       turn = (value) => (value === null ? null : none ? 1 / value : -value);
@@ -184,7 +176,7 @@ function pairRow(base, other, name) {
 
 function mixRow(i, name) {
   const { mixes } = DATA.beside,
-    configuration = DATA.configurations.find(({ key }) => key === mixes.configuration[i]);
+    configuration = configurationOf(mixes.configuration[i]);
   const row = {
     ...naming(configuration, name),
     base: mixes.mix[i],
@@ -246,7 +238,7 @@ function besideTable({ kind, base, other, at }, measure, rows) {
       value: (row) => row.shown_as,
       show: (row) => configurationCell(row.other, row.shown_as),
     },
-    ...(at ? [{ label: "Beside", text: true, value: (row) => row.base, show: (row) => row.base }] : []),
+    ...(at ? [{ label: "Beside", text: true, value: (row) => row.base }] : []),
     ...several.map(({ key, label, form: how }) => ({
       label,
       key,
@@ -258,14 +250,14 @@ function besideTable({ kind, base, other, at }, measure, rows) {
           label: ["Right here alone", "Right in the base alone", "McNemar’s p"][i],
           key,
           value: (row) => row[key],
-          show: (row) => form(row[key], i < 2 ? "count" : "real"),
+          form: i < 2 ? "count" : "real",
         }))
       : []),
     {
       label: "n prompts",
       key: `${measure.key}_n`,
       value: (row) => row[`${measure.key}_n`],
-      show: (row) => form(row[`${measure.key}_n`], "count"),
+      form: "count",
     },
   ];
   const title = kind === "rules and exit sets" ? `${other} beside ${base}, at ${at}` : `${other} beside ${base}`;

@@ -6,14 +6,7 @@ async function configurationPage(number, run, { vs, t, o }) {
     name = runName(run),
     others = prompt.runs.filter((r) => r !== run && r.status === "ok");
   const page = [
-    h(
-      "nav.trail",
-      { "aria-label": "Where you are" },
-      h("a", { href: "#/" }, "Overview"),
-      " › ",
-      h("a", { href: address(prompt) }, `Prompt ${prompt.id}`),
-      ` › ${name}`,
-    ),
+    trail(h("a", { href: address(prompt) }, `Prompt ${prompt.id}`), name),
     h("h1", {}, `${name} on prompt ${prompt.id}`),
     h("blockquote", { tabindex: 0, role: "group", "aria-label": "Prompt" }, ...visible(prompt.text)),
   ];
@@ -113,24 +106,24 @@ function agreement(difference, base) {
 }
 
 function comparisons(prompt, run, others, named, t) {
-  const select = h(
-    "select",
-    {
-      id: "versus",
-      onchange: (event) => {
-        location.hash = address(prompt, run, { vs: event.target.value, t });
-      },
-    },
-    h("option", { value: "", selected: !named }, "nothing"),
-    ...others.map((other) => h("option", { value: versus(run, other), selected: other === named }, runName(other))),
-  );
+  const names = [["", "nothing"], ...others.map((other) => [versus(run, other), runName(other)])],
+    beside = (vs) => {
+      location.hash = address(prompt, run, { vs, t });
+    };
   const save = (type) =>
     h(
       "button",
       { type: "button", onclick: () => saveTokens(DATA.prompts.indexOf(prompt), run, type) },
       `${type.toUpperCase()} of tokens`,
     );
-  return h("p.row.screen", {}, h("label", {}, "Side by side with ", select), ...toggles(), save("csv"), save("json"));
+  return h(
+    "p.row.screen",
+    {},
+    chooser("Side by side with", names, named ? versus(run, named) : "", beside, "versus"),
+    ...toggles(),
+    save("csv"),
+    save("json"),
+  );
 }
 
 function toggles() {
@@ -209,10 +202,8 @@ const MOST_CELLS = 16e6; // longer texts aren't aligned, since the table would n
 // `from` is the first position that differs (-1: none). `same` and `sameOther` are the positions after it, in each of
 // the two texts, of a longest common subsequence.
 function compare(one, other) {
-  const shorter = Math.min(one.n, other.n);
-  let from = 0;
-  while (from < shorter && one.piece[from] === other.piece[from]) from++;
-  const same = new Set(),
+  const from = sameUntil(one, other),
+    same = new Set(),
     sameOther = new Set();
   if (from === one.n && from === other.n) return { from: -1, same, sameOther };
   const n = one.n - from,

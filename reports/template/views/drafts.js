@@ -9,7 +9,7 @@ function draftsSection() {
       { "aria-label": "Drafts" },
       DATA.trade ? null : h("h2", { id: "drafts", tabindex: -1 }, "Drafts"),
       h("p.soft", {}, about),
-      h("ul", {}, ...findings.map((finding) => h("li", {}, finding))),
+      listed(findings),
     ),
     ...charts.map((chart) => figure({ ...chart, heading: DATA.trade ? "h4" : "h3" })),
     h(

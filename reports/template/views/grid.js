@@ -17,18 +17,16 @@ function layerGrid(run, tokens, detail) {
     h("summary", {}, "Layers × positions: what each layer would have said"),
   );
   const fill = () => {
-    if (!details.open || details.children.length > 1) return;
     const rows = DATA.kinds.includes("top") ? Array.from({ length: tokens.n }, (_, i) => detail(i)) : [],
       known = rows.some(({ top }) => top);
-    if (!known) {
-      details.append(
+    if (!known)
+      return [
         h("p.soft", {}, "Not recorded: a sweep has each layer's likeliest tokens with --record-top-k 1 or more."),
-      );
-      return;
-    }
+      ];
     const table = gridTable(tokens, rows);
     grid.box.append(table);
-    details.append(
+    grid.mark = (i) => bringOut(grid.box, table, i);
+    return [
       h(
         "p.soft",
         {},
@@ -39,16 +37,13 @@ function layerGrid(run, tokens, detail) {
         rows.some(({ kl }) => kl),
       ),
       grid.box,
-    );
-    grid.mark = (i) => bringOut(grid.box, table, i);
-    grid.mark(grid.at ?? null);
+    ];
   };
+  grid.details = unfold(details, fill);
   details.addEventListener("toggle", () => {
     choose("grid", details.open);
-    fill();
+    grid.mark(grid.at ?? null);
   });
-  grid.details = details;
-  fill();
   return grid;
 }
 
@@ -104,17 +99,11 @@ function gridColours(table, hasKl) {
   };
   const first = hasKl ? choice("grid.colour", "agreement") : "agreement";
   show(first);
-  const select = h(
-    "select",
-    {
-      onchange: (event) => {
-        choose("grid.colour", event.target.value);
-        show(event.target.value);
-      },
-    },
-    ...ways.map(([way, words]) => h("option", { value: way, selected: way === first }, words)),
-  );
-  return h("div.row", {}, hasKl ? h("label", {}, "Colour by ", select) : null, legend);
+  const change = (way) => {
+    choose("grid.colour", way);
+    show(way);
+  };
+  return h("div.row", {}, hasKl ? chooser("Colour by", ways, first, change) : null, legend);
 }
 
 // Highlight the column of position i, and scroll it into view.

@@ -2,30 +2,18 @@
 
 // A heat map of prompts × configurations that shows one metric at a time.
 function heatmap() {
-  const placeOf = (name) => DATA.metrics.findIndex(({ key }) => key === name),
-    usual = ["disagreement", "mean_depth"].map(placeOf).find((place) => place >= 0) ?? 0,
-    last = placeOf(choice("heat.metric", DATA.metrics[usual].key)),
-    by = choice("heat.by", ""),
-    metric = last >= 0 ? last : usual;
-  const state = { metric, by: DATA.configurations.some(({ key }) => key === by) ? by : "" };
-  const select = (label, key, options) =>
-    h(
-      "label",
-      {},
-      `${label} `,
-      h(
-        "select",
-        {
-          id: `heat-${key}`,
-          onchange: (event) => {
-            state[key] = key === "by" ? event.target.value : +event.target.value;
-            choose(`heat.${key}`, key === "by" ? state.by : DATA.metrics[state.metric].key);
-            chart.update();
-          },
-        },
-        ...options,
-      ),
-    );
+  const names = DATA.metrics.map(({ key }) => key),
+    usual = ["disagreement", "mean_depth"].find((name) => names.includes(name)) ?? names[0],
+    keys = DATA.configurations.map(({ key }) => key);
+  const state = {
+    metric: metricAt(choiceOf("heat.metric", names, usual)),
+    by: choiceOf("heat.by", ["", ...keys]),
+  };
+  const change = (key, read) => (value) => {
+    state[key] = read(value);
+    choose(`heat.${key}`, value);
+    chart.update();
+  };
   const ordered = () =>
     sorted(DATA.prompts, (prompt) => (state.by ? meanOf(runsOf(prompt, state.by), state.metric) : 0), true);
   const chart = {
@@ -39,15 +27,20 @@ function heatmap() {
     wide: true,
     variants: [{ spec: DATA.specs.heat }],
     controls: [
-      select(
+      chooser(
         "Metric",
-        "metric",
-        DATA.metrics.map((m, i) => h("option", { value: i, selected: i === state.metric }, m.label)),
+        DATA.metrics.map(({ key, label }) => [key, label]),
+        names[state.metric],
+        change("metric", metricAt),
+        "heat-metric",
       ),
-      select("Order by", "by", [
-        h("option", { value: "" }, "prompt"),
-        ...DATA.configurations.map(({ key }) => h("option", { value: key, selected: key === state.by }, key)),
-      ]),
+      chooser(
+        "Order by",
+        [["", "prompt"], ...keys],
+        state.by,
+        change("by", (key) => key),
+        "heat-by",
+      ),
     ],
     rows: () =>
       ordered().flatMap((prompt, order) =>

@@ -6,26 +6,17 @@ function learnedSection() {
     h(
       "section.learned",
       { "aria-label": "Learned exits" },
-      findings.length ? h("ul", {}, ...findings.map((finding) => h("li", {}, finding))) : null,
+      findings.length ? listed(findings) : null,
       h(
         "p.soft",
         {},
         "As the training measured them on prompts that it was not trained on; the charts above are of the sweep's own runs.",
       ),
-      ...artefacts.map(artefactFacts),
+      ...artefacts.map(({ summary, facts }) => provenance(summary, facts)),
     ),
     ...charts.map((chart) => figure({ ...chart, heading: "h4" })),
   ];
 }
-
-// What an artefact is, as one line that opens to all details.
-const artefactFacts = ({ summary, facts }) =>
-  h(
-    "details.provenance",
-    {},
-    h("summary", {}, summary),
-    h("dl", {}, ...facts.flatMap(([label, value]) => [h("dt", {}, label), h("dd", {}, value)])),
-  );
 
 // Definitions for the methods page.
 const LEARNED_HOW = [

@@ -259,15 +259,10 @@ function ruleWords({ definition, parameter, unit, oracle }) {
 
 function methodsPage() {
   const { level, least } = DATA.intervals;
-  const list = (items) => h("dl.definitions", {}, ...items);
+  const list = (pairs) => h("dl.definitions", {}, ...defined(pairs));
   const columns = Object.entries(DATA.methods).flatMap(([title, rows]) => [
     h("h2", {}, `${title}, as recorded`),
-    list(
-      rows.flatMap(([name, unit, definition]) => [
-        h("dt", {}, name, h("span.soft", {}, ` ${unit}`)),
-        h("dd", {}, definition),
-      ]),
-    ),
+    list(rows.map(([name, unit, definition]) => [[name, h("span.soft", {}, ` ${unit}`)], definition])),
   ]);
   return [
     h("h1", {}, "Methods"),
@@ -278,11 +273,11 @@ function methodsPage() {
     ),
     DATA.prompts.length < DATA.counts.prompts ? h("p", {}, held()) : null,
     Object.keys(DATA.modes).length ? h("h2", {}, "Modes: what an early exit leaves behind") : null,
-    list(Object.entries(DATA.modes).flatMap(([mode, does]) => [h("dt", {}, mode), h("dd", {}, `${does}.`)])),
+    list(Object.entries(DATA.modes).map(([mode, does]) => [mode, `${does}.`])),
     Object.keys(DATA.rules).length ? h("h2", {}, "Rules: where tokens exit") : null,
-    list(Object.entries(DATA.rules).flatMap(([name, rule]) => [h("dt", {}, name), h("dd", {}, ruleWords(rule))])),
+    list(Object.entries(DATA.rules).map(([name, rule]) => [name, ruleWords(rule)])),
     h("h2", {}, "Numbers of this report"),
-    list(definitions().flatMap(([name, definition]) => [h("dt", {}, name), h("dd", {}, definition)])),
+    list(definitions()),
     ...columns,
   ].filter(Boolean);
 }

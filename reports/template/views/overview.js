@@ -30,7 +30,7 @@ function overviewPage() {
           h(
             "div.row.origin",
             {},
-            provenance(`${form(runs, "count")}${missing} runs${repeats}${failed ? "" : ", none failed"}`),
+            origin(`${form(runs, "count")}${missing} runs${repeats}${failed ? "" : ", none failed"}`),
             failed ? h("a.bad", { href: "#/fail" }, `${form(failed, "count")} failed`) : null,
           ),
           ...said.map((words) => h("p", {}, words)),
@@ -108,17 +108,10 @@ const part = (id, title, children) =>
   h("section.part", { "aria-labelledby": id }, title ? h("h2", { id, tabindex: -1 }, title) : null, ...children);
 
 // The origin of the numbers, as one line that opens to all details.
-function provenance(runs) {
-  const facts = Object.fromEntries(DATA.facts);
-  const line = [facts.Model, facts.Size, runs].filter(Boolean).join(" · ");
-  const { prompts } = DATA.counts;
-  return h(
-    "details.provenance",
-    {},
-    h("summary", {}, line),
-    h("dl", {}, ...DATA.facts.flatMap(([label, value]) => [h("dt", {}, label), h("dd", {}, value)])),
-    DATA.prompts.length < prompts ? h("p", {}, held()) : null,
-  );
+function origin(runs) {
+  const facts = Object.fromEntries(DATA.facts),
+    line = [facts.Model, facts.Size, runs].filter(Boolean).join(" · ");
+  return provenance(line, DATA.facts, DATA.prompts.length < DATA.counts.prompts ? h("p", {}, held()) : null);
 }
 
 const ANSWERS = { true: ["yes", "Yes."], false: ["no", "No."], null: ["open", "Not known."] };
@@ -202,20 +195,18 @@ function timePart() {
   const { about, table: timed, places: where, steps } = DATA.time;
   const nodes = [h("p.soft", {}, about)];
   if (timed) {
-    const last = choice("time.at", where[0]),
-      state = { at: where.includes(last) ? last : where[0] },
-      box = h("div");
-    const show = () =>
+    const box = h("div"),
+      first = choiceOf("time.at", where);
+    const show = (now) =>
       box.replaceChildren(
-        twin(`Time at ${state.at}`, { ...timed, rows: timed.rows.filter(({ at }) => at === state.at) }, { page: 8 }),
+        twin(`Time at ${now}`, { ...timed, rows: timed.rows.filter(({ at }) => at === now) }, { page: 8 }),
       );
-    show();
+    show(first);
     if (where.length > 1)
       nodes.push(
-        chooser("Measured at", where, state.at, (value) => {
-          state.at = value;
+        chooser("Measured at", where, first, (value) => {
           choose("time.at", value);
-          show();
+          show(value);
         }),
       );
     nodes.push(box);
@@ -231,19 +222,6 @@ function timePart() {
     );
   return part("time", "Time", nodes);
 }
-
-// A labelled choice between names.
-const chooser = (label, names, now, onchange) =>
-  h(
-    "label",
-    {},
-    `${label} `,
-    h(
-      "select",
-      { onchange: (event) => onchange(event.target.value) },
-      ...names.map((name) => h("option", { value: name, selected: name === now }, name)),
-    ),
-  );
 
 // What is folded: {id, title, build}, in the order of the page.
 function foldedParts() {
@@ -286,20 +264,13 @@ function everythingElse(folds) {
       { "data-fold": id, open: open.has(id) },
       h("summary", {}, h("h3", { id, tabindex: -1 }, title)),
     );
-    const fill = () => {
-      if (!details.open || details.children.length > 1) return;
-      details.append(h("div.figures", {}, ...build().filter(Boolean)));
-      redraw(false);
-    };
     details.addEventListener("toggle", () => {
-      fill();
       if (open.has(id) === details.open) return;
       if (details.open) open.add(id);
       else open.delete(id);
       remember();
     });
-    fill();
-    return details;
+    return unfold(details, () => [h("div.figures", {}, ...build().filter(Boolean))]);
   });
   const everything = (isOpen) => () => {
     for (const details of made) details.open = isOpen;
@@ -318,7 +289,7 @@ function everythingElse(folds) {
 
 function findings() {
   const { level } = DATA.intervals,
-    list = (sentences) => h("ul", {}, ...sentences.map((finding) => h("li", {}, ...linked(finding)))),
+    list = (sentences) => listed(sentences.map(linked)),
     of = DATA.quality?.findings ?? [];
   return [
     h(
@@ -474,21 +445,9 @@ const held = () =>
   `This file holds the texts and tokens of ${form(DATA.prompts.length, "count")} of ${form(DATA.counts.prompts, "count")} prompts; ` +
   "averages are over all of them. Which are held, and why, is on their pages; the command that builds the report takes others with --prompts and --ids.";
 
-function highlight() {
-  const options = DATA.configurations.map(({ key }) => h("option", { value: key }, key));
-  return h(
+const highlight = () =>
+  h(
     "p.screen",
     {},
-    h(
-      "label",
-      {},
-      "Highlight: ",
-      h(
-        "select",
-        { id: "highlight", onchange: (event) => pick(event.target.value) },
-        h("option", { value: "" }, "none"),
-        ...options,
-      ),
-    ),
+    chooser("Highlight:", [["", "none"], ...DATA.configurations.map(({ key }) => key)], "", pick, "highlight"),
   );
-}

@@ -6,7 +6,7 @@ async function promptPage(number) {
   const cores = await coreOf(number);
   const neighbour = (other, label) => (other ? h("a", { href: address(other) }, label) : null);
   const page = [
-    h("nav.trail", { "aria-label": "Where you are" }, h("a", { href: "#/" }, "Overview"), ` › Prompt ${prompt.id}`),
+    trail(`Prompt ${prompt.id}`),
     h("h1", {}, `Prompt ${prompt.id}`),
     h("blockquote", { tabindex: 0, role: "group", "aria-label": "Prompt" }, ...visible(prompt.text)),
     ...(prompt.answer === null ? [] : [h("p", {}, "Expected answer: ", h("strong", {}, ...visible(prompt.answer)))]),
@@ -60,7 +60,7 @@ function writtenTexts(prompt, rows) {
       true,
     ),
   ];
-  const right = correctAt(),
+  const right = metricAt("correct"),
     baseRight = base && right >= 0 ? base.members.find(isNormal).run.m[right] : null;
   const lost = ({ members }) => baseRight === 1 && members.some(({ run }) => run.m[right] === 0);
   const box = h("div.written"),
@@ -119,9 +119,7 @@ function saidBy(prompt, { text, members, from }) {
   );
   const strips = (some) => some.filter(({ tokens }) => tokens).map((member) => exitStrip(prompt, member));
   const more = h("details", {}, h("summary", {}, `${others.length} more and their exits`));
-  more.addEventListener("toggle", () => {
-    if (more.open && more.children.length === 1) more.append(...strips(others));
-  });
+  unfold(more, () => strips(others));
   return h(
     "article.said-by",
     {},
@@ -194,31 +192,21 @@ function promptNumbers(prompt, rows) {
     { open: choice("prompt.numbers", false) },
     h("summary", {}, h("h2", {}, "Numbers and charts")),
   );
-  const fill = () => {
-    if (!details.open || details.children.length > 1) return;
-    const recorded = rows.filter(({ tokens }) => tokens),
-      counted = rows.filter(({ run }) => run.counts.some(Boolean));
-    details.append(
-      runsTable(
-        `Configurations on prompt ${prompt.id}`,
-        prompt.runs.map((run) => ({ prompt, run, name: runName(run), after: DATA.configurations[run.c].mark })),
-      ),
-      h(
-        "div.figures",
-        {},
-        ...[recorded.length ? strip(prompt, recorded) : null, counted.length ? mix(prompt, counted) : null].filter(
-          Boolean,
-        ),
-      ),
-    );
-    redraw(false);
-  };
-  details.addEventListener("toggle", () => {
-    choose("prompt.numbers", details.open);
-    fill();
-  });
-  fill();
-  return details;
+  const recorded = rows.filter(({ tokens }) => tokens),
+    counted = rows.filter(({ run }) => run.counts.some(Boolean));
+  details.addEventListener("toggle", () => choose("prompt.numbers", details.open));
+  return unfold(details, () => [
+    runsTable(
+      `Configurations on prompt ${prompt.id}`,
+      prompt.runs.map((run) => ({ prompt, run, name: runName(run), after: DATA.configurations[run.c].mark })),
+    ),
+    h(
+      "div.figures",
+      {},
+      recorded.length ? strip(prompt, recorded) : null,
+      counted.length ? mix(prompt, counted) : null,
+    ),
+  ]);
 }
 
 const notThere = (number) => h("p.bad", {}, `Its tokens are in ${sideFile(number)}, which isn't next to this file.`);
@@ -234,7 +222,7 @@ function configurationsPage(key) {
   const chart = DATA.charts.find(({ key: name }) => name.startsWith("trade")) || DATA.trade || DATA.charts[0];
   const row = chart?.table.rows.filter((found) => found.configuration === key);
   return [
-    h("nav.trail", { "aria-label": "Where you are" }, h("a", { href: "#/" }, "Overview"), ` › ${key}`),
+    trail(key),
     h("h1", {}, `${key} on every prompt`),
     ...ruleOf(key),
     row?.length ? h("p.soft", {}, "Means over prompts") : null,
@@ -251,7 +239,7 @@ function configurationsPage(key) {
 
 // A sentence on a rule that looks at the final layer.
 function ruleOf(key) {
-  const { rule } = DATA.configurations.find((configuration) => configuration.key === key);
+  const { rule } = configurationOf(key);
   return DATA.rules[rule]?.oracle ? [h("p.soft", {}, `Rule ${rule} is an oracle: ${ORACLE}.`)] : [];
 }
 
@@ -268,13 +256,12 @@ function runsTable(caption, rows, first = "Configuration") {
       label: "Ended",
       text: true,
       value: ({ run }) => ending(run),
-      show: ({ run }) => ending(run),
       look: ({ run }) => (run.status === "ok" ? null : "bad"),
     },
     ...DATA.metrics.map((metric, i) => ({
       label: metric.label,
       value: ({ run }) => run.m[i],
-      show: ({ run }) => form(run.m[i], metric.form),
+      form: metric.form,
     })),
   ];
   return table(caption, columns, rows);
@@ -308,13 +295,8 @@ function strip(prompt, rows) {
       table(
         "Where each run exits early",
         [
-          {
-            label: "Run",
-            text: true,
-            value: ({ run }) => run.c,
-            show: ({ run }) => h("a", { href: address(prompt, run) }, runName(run)),
-          },
-          { label: "Tokens", value: ({ run }) => run.n, show: ({ run }) => form(run.n, "count") },
+          runColumn(prompt),
+          { label: "Tokens", value: ({ run }) => run.n, form: "count" },
           {
             label: "Positions read at",
             text: true,
@@ -327,6 +309,13 @@ function strip(prompt, rows) {
       ),
   });
 }
+
+const runColumn = (prompt) => ({
+  label: "Run",
+  text: true,
+  value: ({ run }) => run.c,
+  show: ({ run }) => h("a", { href: address(prompt, run) }, runName(run)),
+});
 
 const early = (stretches) =>
   stretches
@@ -361,16 +350,11 @@ function mix(prompt, rows) {
       table(
         "Decided tokens by exit layer",
         [
-          {
-            label: "Run",
-            text: true,
-            value: ({ run }) => run.c,
-            show: ({ run }) => h("a", { href: address(prompt, run) }, runName(run)),
-          },
+          runColumn(prompt),
           ...DATA.layers.map((layer, rank) => ({
             label: layer,
             value: ({ run }) => run.counts[rank],
-            show: ({ run }) => form(run.counts[rank], "count"),
+            form: "count",
           })),
         ],
         rows,

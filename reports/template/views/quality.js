@@ -9,8 +9,7 @@ function verdicts(prompt, run) {
 function answerOf(prompt, run) {
   const said = run.found === null ? ["none is found in the text"] : ["found: ", ...visible(run.found)];
   const wanted = prompt.answer === null ? [] : ["; expected: ", ...visible(prompt.answer)];
-  const right = run.m[DATA.metrics.findIndex(({ key }) => key === "correct")];
-  return [h("strong", {}, "Answer"), ": ", form(right, "right"), "; ", ...said, ...wanted, "."];
+  return [h("strong", {}, "Answer"), ": ", form(rightOf(run), "right"), "; ", ...said, ...wanted, "."];
 }
 
 function judgedBy([judge, scores, preferred, error]) {

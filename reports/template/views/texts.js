@@ -4,11 +4,36 @@
 const TEXTS_AT_ONCE = 4,
   LETTERS = 130; // of a text that are shown
 
-const correctAt = () => DATA.metrics.findIndex(({ key }) => key === "correct");
+const rightOf = (run) => run.m[metricAt("correct")] ?? null;
 
-const showMore = (onclick) => h("button.screen", { type: "button", onclick }, "Show more");
-
-const rightOf = (run) => (correctAt() < 0 ? null : run.m[correctAt()]);
+// Rows of which some are shown, and more on demand: `rows()` are all, `load(row)` gets what one needs, `draw(rows)` draws
+// some, and `words(shown, all)` tells how many. Gives {box, below, renew()}.
+function someOf({ rows, load, draw, words }) {
+  const box = h("div"),
+    said = h("p.soft", { role: "status" });
+  let most = TEXTS_AT_ONCE,
+    turn = 0;
+  async function show() {
+    const mine = ++turn,
+      all = rows(),
+      some = await Promise.all(all.slice(0, most).map(load));
+    if (mine !== turn) return;
+    more.hidden = all.length <= some.length;
+    said.textContent = words(some.length, all.length);
+    box.replaceChildren(draw(some));
+  }
+  const onclick = () => {
+    most += 2 * TEXTS_AT_ONCE;
+    show();
+  };
+  const more = h("button.screen", { type: "button", onclick }, "Show more");
+  const renew = () => {
+    most = TEXTS_AT_ONCE;
+    show();
+  };
+  requestIdleCallback(show, { timeout: 1000 }); // after the charts, which are seen first
+  return { box, below: h("span", {}, said, more), renew };
+}
 
 const markOf = (run) => {
   const right = rightOf(run);
@@ -27,32 +52,21 @@ function firstSetting() {
 
 function textsPart() {
   const keys = DATA.configurations.map(({ key }) => key).filter((key) => key !== DATA.normal),
-    right = correctAt(),
-    baseKey = DATA.configurations.some(({ key }) => key === DATA.normal) ? DATA.normal : null;
+    right = metricAt("correct"),
+    baseKey = configurationOf(DATA.normal)?.key ?? null;
   const filters = {
     ...(right >= 0 && baseKey
-      ? { "right at full depth, wrong here": (one, base) => base?.m[right] === 1 && one.m[right] !== 1 }
-      : {}),
-    ...(right >= 0 && baseKey
-      ? { "wrong at full depth, right here": (one, base) => base?.m[right] === 0 && one.m[right] === 1 }
+      ? {
+          "right at full depth, wrong here": (one, base) => base?.m[right] === 1 && one.m[right] !== 1,
+          "wrong at full depth, right here": (one, base) => base?.m[right] === 0 && one.m[right] === 1,
+        }
       : {}),
     ...(baseKey ? { "differ from full depth": (one, base) => base && !isSame(one, base) } : {}),
     all: () => true,
   };
   const firstKey = firstSetting();
   const names = Object.keys(filters);
-  const state = {
-    key: choice("texts.setting", firstKey),
-    filter: choice("texts.filter", null),
-    shown: TEXTS_AT_ONCE,
-  };
-  if (!keys.includes(state.key)) state.key = firstKey;
-  const box = h("div"),
-    said = h("p.soft", { role: "status" }),
-    more = showMore(() => {
-      state.shown += 2 * TEXTS_AT_ONCE;
-      show();
-    });
+  const state = { key: choiceOf("texts.setting", keys, firstKey), filter: choice("texts.filter", null) };
   const pairs = (filter = state.filter) =>
     DATA.prompts.flatMap((prompt, number) => {
       const base = runsOf(prompt, baseKey).find((run) => run.status === "ok"),
@@ -77,34 +91,27 @@ function textsPart() {
     text: texts[1],
   });
   const records = async () => (await Promise.all(pairs().map(withTexts))).map(record);
-  let turn = 0;
-  async function show() {
-    const mine = ++turn,
-      found = pairs(),
-      shown = found.slice(0, state.shown);
-    const rows = await Promise.all(shown.map(withTexts));
-    if (mine !== turn) return;
-    more.hidden = found.length <= shown.length;
-    const of = runsOfKey(state.key);
-    said.textContent = `${shown.length} of ${found.length} prompts shown, of ${of} that this file holds with this setting.`;
-    box.replaceChildren(shown.length ? textsTable(rows, state.key, baseKey) : h("p", {}, "No prompt is so."));
-  }
-  const change = (key, name) => (value) => {
+  const list = someOf({
+    rows: pairs,
+    load: withTexts,
+    draw: (rows) => (rows.length ? textsTable(rows, state.key, baseKey) : h("p", {}, "No prompt is so.")),
+    words: (shown, all) =>
+      `${shown} of ${all} prompts shown, of ${runsOfKey(state.key)} that this file holds with this setting.`,
+  });
+  const change = (key) => (value) => {
     state[key] = value;
-    state.shown = TEXTS_AT_ONCE;
-    choose(name, value);
-    show();
+    choose(key === "key" ? "texts.setting" : "texts.filter", value);
+    list.renew();
   };
-  requestIdleCallback(show, { timeout: 1000 }); // after the charts, which are seen first
   return part("texts", "What was lost, in words", [
     h(
       "div.row",
       {},
-      chooser("Setting", keys, state.key, change("key", "texts.setting")),
-      chooser("Show", names, state.filter, change("filter", "texts.filter")),
+      chooser("Setting", keys, state.key, change("key")),
+      chooser("Show", names, state.filter, change("filter")),
     ),
-    box,
-    h("div.below", {}, h("span", {}, said, more), savesOf("Texts", records)),
+    list.box,
+    h("div.below", {}, list.below, savesOf("Texts", records)),
   ]);
 }
 
@@ -115,7 +122,7 @@ const runsOfKey = (key) =>
   DATA.prompts.filter((prompt) => runsOf(prompt, key).some(({ status }) => status === "ok")).length;
 
 function isSame(one, base) {
-  const at = DATA.metrics.findIndex(({ key }) => key === "equal_share");
+  const at = metricAt("equal_share");
   return at >= 0 && one.m[at] === 1 && one.n === base.n;
 }
 
@@ -186,9 +193,8 @@ function firstDifference(one, other) {
 }
 
 function tokenDifference(one, other) {
-  const shorter = Math.min(one.n, other.n);
-  for (let i = 0; i < shorter; i++) if (one.piece[i] !== other.piece[i]) return i;
-  return one.n > shorter ? shorter : null;
+  const from = sameUntil(one, other);
+  return from < one.n ? from : null;
 }
 
 // A part of a text around the letter `from`, in bold from there on.
@@ -216,18 +222,11 @@ function confidentPart() {
   const keyOf = ({ run }) => DATA.configurations[run.c].key,
     all = "all, each token once",
     keys = [all, ...new Set(found.map(keyOf))];
-  const last = choice("confident.setting", all),
-    state = { key: keys.includes(last) ? last : all, shown: TEXTS_AT_ONCE };
-  const box = h("div"),
-    said = h("p.soft", { role: "status" }),
-    more = showMore(() => {
-      state.shown += 2 * TEXTS_AT_ONCE;
-      show();
-    });
+  let setting = choiceOf("confident.setting", keys);
   const chosenRows = () => {
     const seen = new Set();
     return sorted(found, ({ sure, full }) => sure - full, true).filter((row) => {
-      if (state.key !== all) return keyOf(row) === state.key;
+      if (setting !== all) return keyOf(row) === setting;
       const place = `${row.number} ${row.i}`;
       return !seen.has(place) && seen.add(place);
     });
@@ -240,7 +239,7 @@ function confidentPart() {
         return {
           prompt_id: prompt.id,
           configuration: keyOf({ run }),
-          seed: run.every ? "every" : run.seed,
+          seed: seedOf(run),
           position: i,
           exit_layer: tokens ? layerNumber(tokens.rank[i]) : null,
           token: tokens ? pieceText(tokens.piece[i]) : null,
@@ -250,36 +249,28 @@ function confidentPart() {
         };
       }),
     );
-  let turn = 0;
-  async function show() {
-    const mine = ++turn,
-      rows = chosenRows(),
-      shown = await Promise.all(
-        rows.slice(0, state.shown).map(async (row) => ({
-          ...row,
-          tokens: (await coreOf(row.number))[row.at],
-          detail: (await detailOf(row.number, row.run))(row.i),
-        })),
-      );
-    if (mine !== turn) return;
-    more.hidden = rows.length <= shown.length;
-    said.textContent = `${shown.length} of ${rows.length} shown; of each setting, the eight surest are held.`;
-    box.replaceChildren(confidentTable(shown.filter(({ tokens }) => tokens)));
-  }
-  requestIdleCallback(show, { timeout: 1000 }); // after the charts, which are seen first
+  const list = someOf({
+    rows: chosenRows,
+    load: async (row) => ({
+      ...row,
+      tokens: (await coreOf(row.number))[row.at],
+      detail: (await detailOf(row.number, row.run))(row.i),
+    }),
+    draw: (rows) => confidentTable(rows.filter(({ tokens }) => tokens)),
+    words: (shown, all) => `${shown} of ${all} shown; of each setting, the eight surest are held.`,
+  });
   return part("confident", "Where was it sure, and wrong?", [
     h(
       "div.row",
       {},
-      chooser("Setting", keys, state.key, (value) => {
-        state.key = value;
-        state.shown = TEXTS_AT_ONCE;
+      chooser("Setting", keys, setting, (value) => {
+        setting = value;
         choose("confident.setting", value);
-        show();
+        list.renew();
       }),
     ),
-    box,
-    h("div.below", {}, h("span", {}, said, more), savesOf("Sure and wrong", records)),
+    list.box,
+    h("div.below", {}, list.below, savesOf("Sure and wrong", records)),
   ]);
 }
 

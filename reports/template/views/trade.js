@@ -19,10 +19,7 @@ function tradeFigure(chart) {
   const own = rows.filter(({ control_of: of }) => of === null),
     severalRules = new Set(own.map(({ rule }) => rule)).size > 1;
   const names = (axis) => [...new Set(chart.variants.map((variant) => variant[axis]))];
-  const picked = (axis) => {
-    const last = choice(`quality.${axis}`, names(axis)[0]);
-    return names(axis).includes(last) ? last : names(axis)[0];
-  };
+  const picked = (axis) => choiceOf(`quality.${axis}`, names(axis));
   const state = {
     y: picked("y"),
     x: picked("x"),
@@ -162,10 +159,7 @@ function modeKey(modes, severalRules) {
 
 // The specification with its scales fixed, so that labels can be placed in pixels.
 function tradeSpec(spec, rows, width, axes, severalRules) {
-  const style = getComputedStyle(document.documentElement),
-    [ink, soft, paperColour, line] = ["ink", "soft", "paper", "line"].map((name) =>
-      style.getPropertyValue(`--${name}`).trim(),
-    ),
+  const [ink, soft, paperColour, line] = coloursOf("ink", "soft", "paper", "line"),
     narrow = width < NARROW,
     right = narrow ? 8 : RIGHT,
     area = { width: Math.max(120, width - LEFT - right), height: narrow ? 300 : TALL };
