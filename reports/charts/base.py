@@ -34,6 +34,15 @@ LIGHT: dict[str, Any] = {
     "legend": {"labelFontSize": 12, "titleFontSize": 12, "orient": "top", "symbolOpacity": 1},
     "view": {"stroke": None},
 }
+# The same colours on a dark page.
+DARK = {
+    "category": [
+        *("#9ca3af", "#4ba3e3", "#f28e4b", "#3fbf97", "#df8abf", "#c9b94a"),
+        *("#a99cf5", "#d99a7a", "#4cc3d3", "#9bd04a", "#e879f9"),
+        *("#fb7185", "#e5e7eb", "#eab308", "#818cf8"),
+    ],
+    "ordinal": ["#9ca3af", "#a99cf5", "#f28e4b", "#3fbf97", "#df8abf", "#c9b94a"],
+}
 # Of charts that are drawn without the page, which have room for few legend entries side by side.
 NARROW = LIGHT | {"legend": LIGHT["legend"] | {"columns": 4, "layout": {"direction": "vertical"}}}
 HEIGHT_PIXELS, WIDTH_PIXELS = 300, 520

@@ -31,7 +31,7 @@ from eexit.results.layout import (
     side_folder_name,
 )
 from eexit.whole_files import write_all
-from reports.charts.base import LIGHT, NARROW
+from reports.charts.base import DARK, LIGHT, NARROW
 from reports.charts.palette import exit_colours, ink_on
 from reports.page.packing import KINDS, Packed, squeeze
 from reports.page.payload import payload
@@ -241,7 +241,7 @@ def _packed_bundle() -> str:
 def page_script(nonce: str, follow_seconds: int, name: str) -> str:
     parts = "\n".join((TEMPLATE / name).read_text() for name in SCRIPTS)
     follow = {"seconds": follow_seconds, "name": name} if follow_seconds else None
-    given = {"THEME": LIGHT, "NONCE": nonce, "FOLLOW": follow}
+    given = {"THEME": LIGHT, "DARK": DARK, "NONCE": nonce, "FOLLOW": follow}
     constants = "const " + ", ".join(f"{name} = {json.dumps(value)}" for name, value in given.items()) + ";"
     return f'(() => {{\n"use strict";\n{constants}\n{parts}\n}})();'
 

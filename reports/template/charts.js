@@ -16,26 +16,7 @@ function loadBundle() {
 }
 
 const NARROW = 450;
-const DARK = [
-  "#9ca3af",
-  "#4ba3e3",
-  "#f28e4b",
-  "#3fbf97",
-  "#df8abf",
-  "#c9b94a",
-  "#a99cf5",
-  "#d99a7a",
-  "#4cc3d3",
-  "#9bd04a",
-  "#e879f9",
-  "#fb7185",
-  "#e5e7eb",
-  "#eab308",
-  "#818cf8",
-];
-
 const ENTRY_PIXELS = 140; // of a legend
-const DARK_ORDINAL = ["#9ca3af", "#a99cf5", "#f28e4b", "#3fbf97", "#df8abf", "#c9b94a"];
 
 function coloursOf(...names) {
   const style = getComputedStyle(document.documentElement);
@@ -47,7 +28,7 @@ function theme(width) {
   return {
     ...THEME,
     background: paper,
-    range: { ...THEME.range, ...(isDark() ? { category: DARK, ordinal: DARK_ORDINAL } : {}) },
+    range: isDark() ? DARK : THEME.range,
     text: { color: ink },
     axis: { ...THEME.axis, labelColor: soft, titleColor: ink, gridColor: line, domainColor: soft, tickColor: soft },
     // In a narrow plot, a centred title would extend beyond the picture.

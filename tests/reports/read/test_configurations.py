@@ -15,11 +15,10 @@ from synthetic import every_rule_grid, rules_grid, write_synthetic_sweep
 from eexit.method.rules import ORACLES, RULES, shown
 from eexit.plan.configuration import MODES, Configuration, Exit, Normal
 from reports import build_report
-from reports.charts.base import LIGHT
+from reports.charts.base import DARK, LIGHT
 from reports.charts.styles import Looks
 from reports.frames import runs as frames
 from reports.frames.savings import savings
-from reports.page.build import TEMPLATE
 from reports.page.packing import encode_probabilities
 from reports.page.payload import facts, payload
 from reports.read.parameters import representative, representatives
@@ -167,9 +166,7 @@ def test_no_rule_has_the_colour_of_a_mode(sweep: Sweep) -> None:
 
 
 def test_there_is_a_colour_for_every_mode_and_rule() -> None:
-    dark = re.search(r"const DARK = \[(.*?)\]", (TEMPLATE / "charts.js").read_text(), flags=re.S)
-    assert dark
-    for colours in (LIGHT["range"]["category"], re.findall("#[0-9a-f]{6}", dark[1])):
+    for colours in (LIGHT["range"]["category"], DARK["category"]):
         assert len(set(colours)) == len(colours) >= len(MODES) + len(RULES)
 
 
