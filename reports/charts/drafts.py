@@ -67,19 +67,19 @@ def _grid(drafts: Drafts, cell: _Cell, told: dict[str, tuple[str, str]], descrip
 def _told(drafts: Drafts, measured: Measured | None) -> dict[str, tuple[str, str]]:
     """What a tooltip tells of a cell: column → title and format, for what is known of any cell."""
     timed = {
-        measured.column("speedup"): ("× normal, measured", ".2f"),
-        measured.column("over_generate"): ("× generate, measured", ".2f"),
-        measured.column("expected_timed"): ("× normal, expected of it", ".2f"),
-        measured.column("tokens_per_s"): ("tokens/s", ".4~g"),
-    } if measured else {}  # fmt: skip
+        "speedup": ("× normal, measured", ".2f"),
+        "over_generate": ("× generate, measured", ".2f"),
+        "expected_timed": ("× normal, expected of it", ".2f"),
+        "tokens_per_s": ("tokens/s", ".4~g"),
+    }
     counted = {
         "acceptance": ("Acceptance", ".1%"),
         "acceptance_per_token": ("Acceptance per token", ".1%"),
         "tokens_per_pass": ("Tokens per pass", ".2f"),
         "expected": ("× normal, expected", ".2f"),
     }
-    known = drafts.drafts
-    return {name: told for name, told in (timed | counted).items() if known[name].notna().any()}
+    told = {measured.column(name): told for name, told in timed.items()} if measured else {}
+    return {name: each for name, each in (told | counted).items() if drafts.drafts[name].notna().any()}
 
 
 def _words(name: str, written: str) -> str:

@@ -158,9 +158,8 @@ class _Measured:
         """The setting beside the best mix of two of `points` that is equal to it, for each way of being equal."""
         has_answers = not np.isnan(self.of_keys([key])[:, 0, MATCHED.index(CORRECT)]).all()
         quality = CORRECT if has_answers else DISAGREEMENT
-        for at, equal, best_by in (
-            (EQUAL_LAYERS, SKIPPED, quality), (EQUAL_RUN, RUN, quality), (EQUAL_QUALITY[quality], quality, SKIPPED),
-        ):  # fmt: skip
+        same_quality = (EQUAL_QUALITY[quality], quality, SKIPPED)
+        for at, equal, best_by in ((EQUAL_LAYERS, SKIPPED, quality), (EQUAL_RUN, RUN, quality), same_quality):
             mix = self._best_mix(key, points, equal, best_by)
             if mix:
                 one, other, share = mix

@@ -1,10 +1,11 @@
 """How long a step takes by rows and layers, and what that allows exits to save: T(rows, layers)."""
 
-from typing import Any, Final
+from typing import Final
 
 import pandas as pd
 
 from eexit.plan.runs import OK
+from eexit.quality.estimates import ENDS
 from eexit.results.study_tables import TIMINGS
 from eexit.studies.timing.steps import StepTimes, step_times
 from reports.frames.axes import SKIPPED
@@ -36,21 +37,17 @@ def timed(sweep: Sweep, saves: Savings) -> pd.DataFrame:
     """
     times = known_step_times(sweep)
     shares = exit_shares(sweep)
-    rows: list[dict[str, Any]] = []
+    frames = []
     for where in saves.measured:
         column = where.column("realised")
-        for row in saves.exiting[saves.exiting[column].notna()].to_dict("records"):
-            of_step = times.get(where.machine)
-            rows.append(
-                {
-                    "configuration": row["configuration"], "shown_as": row["shown_as"], "at": where.label,
-                    SKIPPED: row[SKIPPED], "run": row[where.column("run_timed")],
-                    ALLOWED: _allowed(of_step, where.batch, shares.get(row["configuration"], {})),
-                    **{f"realised{end}": row[f"{column}{end}"] for end in ("", "_low", "_high", "_n")},
-                }
-            )  # fmt: skip
-    frame = pd.DataFrame(rows)
-    return frame.sort_values(["at", "realised"], ascending=[True, False], kind="stable") if rows else frame
+        names = {where.column("run_timed"): "run", **{f"{column}{end}": f"realised{end}" for end in ENDS}}
+        rows = saves.exiting.loc[saves.exiting[column].notna(), ["configuration", "shown_as", SKIPPED, *names]]
+        of_step = times.get(where.machine)
+        allowed = [_allowed(of_step, where.batch, shares.get(key, {})) for key in rows["configuration"]]
+        frames.append(rows.rename(columns=names).assign(at=where.label, **{ALLOWED: allowed}))
+    if not frames:
+        return pd.DataFrame()
+    return pd.concat(frames).sort_values(["at", "realised"], ascending=[True, False], kind="stable")
 
 
 def exit_shares(sweep: Sweep) -> dict[str, dict[int, float]]:

@@ -32,6 +32,7 @@ from reports.sections.beside import beside_section
 from reports.sections.drafts import draft_section
 from reports.sections.figures import clean
 from reports.sections.findings.artefacts import trained, written_versions
+from reports.sections.findings.quality import headline
 from reports.sections.findings.savings import saved
 from reports.sections.findings.sweep import is_sampled, sweep_findings, unobserved
 from reports.sections.findings.verdict import verdict
@@ -124,10 +125,10 @@ def _found(sweep: Sweep, progress: Progress) -> dict[str, Any]:
     drawn = overview_charts(exits, trade, saves, progress) if tells else []
     main = quality_figure(exits, of_quality, saves) if of_quality and tells else None
     card = verdict(sweep.verdict, of_quality)
-    first = [*(told["headline"] if told else []), *(saved(saves) if saves and drawn else [])]
+    first = [*(headline(of_quality) if of_quality and told else []), *(saved(saves) if saves and drawn else [])]
     progress("comparing configurations")
     return {
-        "verdict": card.data if card else None,
+        "verdict": card and vars(card),
         "findings": [*first, *sweep_findings(trade, is_sampled(sweep)), *unobserved(sweep)],
         "trade": main.data if main else None,
         "settings": settings_section(of_quality) if of_quality else None,

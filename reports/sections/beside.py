@@ -6,6 +6,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from eexit.quality.estimates import ENDS
 from reports.charts import base as charts
 from reports.charts.styles import Looks
 from reports.frames.axes import CORRECT, DISAGREEMENT, LAYERS_SKIPPED, RUN, SKIPPED
@@ -30,7 +31,6 @@ PAIRED: Final = (
     "difference."
 )
 _SIGNIFICANT: Final = 5  # digits of the numbers in the page
-_ENDS: Final = ("", "_low", "_high", "_n")
 
 
 def beside_section(sweep: Sweep, trade: pd.DataFrame) -> dict[str, Any] | None:
@@ -53,7 +53,7 @@ def beside_section(sweep: Sweep, trade: pd.DataFrame) -> dict[str, Any] | None:
         "measures": [_measure(each, found, looks) for each in measures],
         "base": found["baseline"].map(numbers).tolist(),
         "other": found["configuration"].map(numbers).tolist(),
-        "values": {each.column: {end: _digits(found[f"{each.column}{end}"]) for end in _ENDS} for each in measures},
+        "values": {each.column: {end: _digits(found[f"{each.column}{end}"]) for end in ENDS} for each in measures},
         "gains": {
             end: _digits(found[f"{CORRECT}{end}"]) for end in (GAINED, LOST, P_VALUE) if f"{CORRECT}{end}" in found
         },
@@ -78,7 +78,7 @@ def _compact(mixes: pd.DataFrame) -> dict[str, list[Any]]:
     """The columns by their names."""
     if mixes.empty:
         return {}
-    ends = [f"{name}{end}" for name in MATCHED for end in _ENDS]
+    ends = [f"{name}{end}" for name in MATCHED for end in ENDS]
     words = {name: mixes[name].tolist() for name in ("configuration", "series", "base", "label", "at", "mix")}
     return words | {name: _digits(mixes[name]) for name in ends if mixes[name].notna().any()}
 

@@ -42,7 +42,7 @@ def _acceptance(drafts: Drafts, columns: Columns) -> Iterator[Figure]:
             f"first wrong one counted as drafted. {_basis(drafts)} A click opens the configuration."
         )
         chart = acceptance_chart(drafts, f"Acceptance by layer and N. {caption}")
-        yield Figure("draft-acceptance", "Acceptance", caption, one(chart), drafts.drafts, columns, heading="h3")
+        yield Figure("draft-acceptance", "Acceptance", caption, one(chart), drafts.drafts, columns)
 
 
 def _speed(drafts: Drafts, columns: Columns) -> Iterator[Figure]:
@@ -59,9 +59,8 @@ def _speed(drafts: Drafts, columns: Columns) -> Iterator[Figure]:
             for each in drafts.measured
         ]
         yield Figure(
-            "draft-speed", "Measured speed-up", caption, variants, drafts.drafts, columns, choice="Measured at",
-            heading="h3",
-        )  # fmt: skip
+            "draft-speed", "Measured speed-up", caption, variants, drafts.drafts, columns, choice="Measured at"
+        )
     elif drafts.drafts["expected"].notna().any():
         caption = (
             "Not measured: how many times as fast as normal it would be if a call of a layer or of the head takes as "
@@ -70,7 +69,7 @@ def _speed(drafts: Drafts, columns: Columns) -> Iterator[Figure]:
         )
         chart = speed_chart(drafts, None, f"Expected speed-up by layer and N. {caption}")
         title = "Expected speed-up, not measured"
-        yield Figure("draft-speed", title, caption, one(chart), drafts.drafts, columns, heading="h3")
+        yield Figure("draft-speed", title, caption, one(chart), drafts.drafts, columns)
 
 
 def _columns(drafts: Drafts) -> Iterator[tuple[str, str, str]]:

@@ -66,7 +66,6 @@ class Figure:
     wide: bool = False
     static: bool = False
     limit: str | None = None
-    heading: str | None = None
     replayed: dict[str, Any] | None = None  # a further table
 
     @property

@@ -158,7 +158,7 @@ def _probe(used: Sequence[Artefact], layers: tuple[int, ...]) -> Iterator[Figure
             )
             chart = drawing.rank_chart(ranks, f"The probe's rank correlation by layer. {caption}")
             title = "How well the probe ranks tokens"
-            yield Figure("learned-ranks", title, caption, one(chart), ranks, RANKS, heading="h3")
+            yield Figure("learned-ranks", title, caption, one(chart), ranks, RANKS)
         if len(bins):
             caption = (
                 "Dashed: a prediction that is right on average. Above it, the probe predicts too low a chance to stop. "
@@ -167,9 +167,7 @@ def _probe(used: Sequence[Artefact], layers: tuple[int, ...]) -> Iterator[Figure
             known = drawing.layer_colours(layers or tuple(sorted(bins["layer"].unique())))
             chart = drawing.calibration_chart(bins, known, f"True against predicted stop chances. {caption}")
             title, by_factor = "The probe's calibration", _by_kl_factor(bins)
-            yield Figure(
-                "learned-calibration", title, caption, one(chart), bins, CALIBRATION, slice=by_factor, heading="h3"
-            )
+            yield Figure("learned-calibration", title, caption, one(chart), bins, CALIBRATION, slice=by_factor)
 
 
 def _student(used: Sequence[Artefact]) -> Iterator[Figure]:
@@ -189,9 +187,16 @@ def _student(used: Sequence[Artefact]) -> Iterator[Figure]:
             if rows[x].notna().any()
         ]
         yield Figure(
-            "learned-exits", "The student at its exits, before and after training", caption, variants, rows, EXITS,
-            choice="Metric", slice=_by_kl_factor(rows), wide=True, heading="h3",
-        )  # fmt: skip
+            "learned-exits",
+            "The student at its exits, before and after training",
+            caption,
+            variants,
+            rows,
+            EXITS,
+            choice="Metric",
+            slice=_by_kl_factor(rows),
+            wide=True,
+        )
 
 
 def _with_rows(
@@ -214,7 +219,7 @@ def _by_artefact(
 ) -> Figure:
     """Artefacts are named in the table where there are several."""
     shown = tuple(column for column in columns if column[0] != "artefact" or rows["artefact"].nunique() > 1)
-    return Figure(key, title, caption, variants, rows, shown, choice="Artefact", heading="h3")
+    return Figure(key, title, caption, variants, rows, shown, choice="Artefact")
 
 
 def _n(kept: Kept) -> str:

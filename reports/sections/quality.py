@@ -13,7 +13,7 @@ from reports.frames.quality import Quality
 from reports.frames.savings import Savings
 from reports.read.sweep import Sweep
 from reports.sections.figures import Columns, Figure, Variant, basis, table
-from reports.sections.findings.quality import headline, quality_findings
+from reports.sections.findings.quality import quality_findings
 from reports.sections.trade_off import reading_of, reading_of_points, trade_off_columns
 
 REPLAYED: Final[Columns] = (
@@ -52,7 +52,6 @@ def quality_section(sweep: Sweep, frames: Quality, saves: Savings | None) -> dic
         return None
     scores = sweep.rows_of(SCORES)
     return {
-        "headline": headline(frames),  # of the whole report
         "findings": quality_findings(frames, len(sweep.failed)),
         "table": table(frames.rows, tuple(trade_off_columns(sweep, saves))),
         "harness": table(scores_of_harness(scores), HARNESS) if len(scores) else None,
@@ -78,10 +77,8 @@ def quality_figure(sweep: Sweep, frames: Quality, saves: Savings | None) -> Figu
     if not variants:
         return None
     replayed = table(frames.replayed, REPLAYED) if len(frames.replayed) else None
-    return Figure(
-        "quality", "Quality against cost", caption, variants, frames.rows, columns, wide=True, static=True,
-        replayed=replayed,
-    )  # fmt: skip
+    title, rows = "Quality against cost", frames.rows
+    return Figure("quality", title, caption, variants, rows, columns, wide=True, static=True, replayed=replayed)
 
 
 def _axes(shown: TradeOff) -> dict[str, Any]:

@@ -46,12 +46,12 @@ def trade_off_figures(sweep: Sweep, trade: pd.DataFrame, savings: Savings | None
         variants = [_variant(each, choice, sampled) for each in shown if each.is_drawn]
         if variants:
             name = "Scores" if measures is scores else measures[0].label
-            against = "what is saved" if len(costs) > 1 else costs[0].label
+            title = f"{name} against {'what is saved' if len(costs) > 1 else costs[0].label}"
+            caption, second = str(variants[0].caption), _second(columns, *(measure.column for measure in measures))
+            limit = key if key == axes.DISAGREEMENT else None
             yield Figure(
-                f"trade-{key}", f"{name} against {against}", str(variants[0].caption), variants, beside,
-                _second(columns, *(measure.column for measure in measures)), choice=choice, static=True,
-                limit=key if key == axes.DISAGREEMENT else None,
-            )  # fmt: skip
+                f"trade-{key}", title, caption, variants, beside, second, choice=choice, static=True, limit=limit
+            )
 
 
 def _variant(shown: TradeOff, choice: str, sampled: bool) -> Variant:

@@ -42,11 +42,6 @@ class Told:
     weights: list[dict[str, Any]] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
 
-    @property
-    def data(self) -> dict[str, Any]:
-        """As JSON."""
-        return vars(self)
-
 
 def verdict(given: AssessedVerdict | None, quality: Quality | None) -> Told | None:
     """None for a sweep in which nothing exits early."""
