@@ -5,6 +5,7 @@ In every chart, what the learned exits are compared with is grey and comes first
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
 import altair as alt
@@ -23,9 +24,18 @@ NATS: Final = ".3~g"
 OUTLINE: Final = "#8a929e"  # of points in the colours of layers, some of which are near to that of the paper
 
 
-def by_layer_chart(frame: pd.DataFrame, y: str, y_title: str, written: str, description: str) -> alt.LayerChart:
-    """Column `y` of what was held out against the layer, with a line for each readout."""
-    y_channel = alt.Y(f"{y}:Q", title=y_title, **_scale(frame[y], written, ROOM_PIXELS, zero=True))
+@dataclass(frozen=True)
+class Quantity:
+    """A column of a card's tables."""
+
+    column: str
+    title: str  # of its axis
+    form: str  # SHARE or NATS: how values are written
+
+
+def by_layer_chart(frame: pd.DataFrame, y: Quantity, description: str) -> alt.LayerChart:
+    """What was held out against the layer, with a line for each readout."""
+    y_channel = alt.Y(f"{y.column}:Q", title=y.title, **_scale(frame[y.column], y.form, ROOM_PIXELS, zero=True))
     base = alt.Chart(ROWS).transform_filter(_of(frame)).encode(x=_layers(frame), y=y_channel)
     base = base.encode(color=_colour(frame))
     tooltip = [
@@ -39,33 +49,38 @@ def by_layer_chart(frame: pd.DataFrame, y: str, y_title: str, written: str, desc
     return layered(base.mark_line(aria=False, opacity=0.7), points, description=description)
 
 
-def learned_trade_off_chart(
-    frame: pd.DataFrame, y: str, y_title: str, written: str, description: str
-) -> alt.LayerChart:
-    """Column `y` of an artefact's trade-off against layers skipped, labelled by KL factor, with the controls beneath.
+def learned_trade_off_chart(frame: pd.DataFrame, y: Quantity, description: str) -> alt.LayerChart:
+    """An artefact's trade-off against layers skipped, labelled by KL factor, with the controls beneath.
 
     A control is a tick at its value of `y`, joined to its point by a dotted line.
     """
-    control = f"{y}_control"
-    values = pd.concat([frame[y], frame[control]])
-    y_channel = alt.Y(f"{y}:Q", title=y_title, **_scale(values, written, LABEL_ROOM_PIXELS, zero=written == NATS))
+    control = f"{y.column}_control"
+    values, zero = pd.concat([frame[y.column], frame[control]]), y.form == NATS
+    y_channel = alt.Y(f"{y.column}:Q", title=y.title, **_scale(values, y.form, LABEL_ROOM_PIXELS, zero))
     x_axis = alt.Axis(format=".0%", labelExpr="datum.value < 0 ? '' : datum.label")
     x_scale = alt.Scale(zero=True, nice=False, padding=ROOM_PIXELS)
     x = alt.X("layers_skipped:Q", title=LAYERS_SKIPPED, axis=x_axis, scale=x_scale)
     base = alt.Chart(ROWS).transform_filter(_of(frame))
     base = base.encode(x=x, y=y_channel, color=_colour(frame))
     controlled = base.transform_filter(f"isValid(datum['{control}'])")
-    tooltip = list(_trade_off_tooltip(frame, y_title, y, written))
+    tooltip = [
+        alt.Tooltip("series:N", title="Exits by"),
+        alt.Tooltip("kl_factor:Q", title="KL factor"),
+        alt.Tooltip("layers_skipped:Q", title=LAYERS_SKIPPED, format=SHARE),
+        *where_known(frame["exit_rate"], alt.Tooltip("exit_rate:Q", title="Early exits", format=SHARE)),
+        alt.Tooltip(f"{y.column}:Q", title=y.title, format=y.form),
+        *where_known(frame[control], alt.Tooltip(f"{control}:Q", title="Its control", format=y.form)),
+    ]
     ticks = controlled.mark_tick(orient="horizontal", thickness=2.5, size=14)
     return layered(
         base.mark_line(aria=False, opacity=0.7).encode(order=alt.Order("kl_factor:Q"), detail=alt.Detail("series:N")),
         *where_known(
             frame[control],
             controlled.mark_rule(aria=False, strokeDash=[2, 3]).encode(y2=alt.Y2(f"{control}:Q")),
-            ticks.encode(y=alt.Y(f"{control}:Q", title=y_title), tooltip=tooltip),
+            ticks.encode(y=alt.Y(f"{control}:Q", title=y.title), tooltip=tooltip),
         ),
         base.mark_point(filled=True, size=80, opacity=1).encode(shape=_shape(frame), tooltip=tooltip),
-        *_labels(base, frame, y, zero=written == NATS),
+        *_labels(base, frame, y.column, zero),
         description=description,
     )
 
@@ -113,23 +128,24 @@ def calibration_chart(frame: pd.DataFrame, colours: dict[str, str], description:
     )
 
 
-def exits_chart(frame: pd.DataFrame, x: str, x_title: str, written: str, description: str) -> alt.LayerChart:
-    """Column `x` at the exits of each layer, before and after the training, joined by a line."""
+def exits_chart(frame: pd.DataFrame, x: Quantity, description: str) -> alt.LayerChart:
+    """What is read at the exits of each layer, before and after the training, joined by a line."""
     layers = [label for label in dict.fromkeys(frame["layer_label"]) if label != EVERYWHERE]
     rows = alt.Y("layer_label:N", title="Exit layer", sort=[*layers, EVERYWHERE]).axis(grid=True)
     scale = alt.Scale(zero=True, nice=False, padding=ROOM_PIXELS)
-    channel = alt.X(f"{x}:Q", title=x_title, scale=scale, axis=PERCENT if written == SHARE else alt.Axis(format="~g"))
-    base = alt.Chart(ROWS).transform_filter(f"isValid(datum['{x}'])").encode(y=rows)
+    axis = PERCENT if x.form == SHARE else alt.Axis(format="~g")
+    channel = alt.X(f"{x.column}:Q", title=x.title, scale=scale, axis=axis)
+    base = alt.Chart(ROWS).transform_filter(f"isValid(datum['{x.column}'])").encode(y=rows)
     tooltip = [
         alt.Tooltip("series:N", title="Training"),
         alt.Tooltip("layer_label:N", title="Exit layer"),
         alt.Tooltip("kl_factor:Q", title="KL factor"),
-        alt.Tooltip(f"{x}:Q", title=x_title, format=written),
+        alt.Tooltip(f"{x.column}:Q", title=x.title, format=x.form),
         alt.Tooltip("n:Q", title="n tokens", format=","),
     ]
-    joined = base.transform_aggregate(low=f"min({x})", high=f"max({x})", groupby=["layer_label"])
+    joined = base.transform_aggregate(low=f"min({x.column})", high=f"max({x.column})", groupby=["layer_label"])
     return layered(
-        joined.mark_rule(aria=False, strokeWidth=2).encode(x=alt.X("low:Q", title=x_title), x2=alt.X2("high:Q")),
+        joined.mark_rule(aria=False, strokeWidth=2).encode(x=alt.X("low:Q", title=x.title), x2=alt.X2("high:Q")),
         base.mark_point(filled=True, size=90, opacity=1).encode(
             x=channel, color=_colour(frame), shape=_shape(frame), tooltip=tooltip
         ),
@@ -167,15 +183,6 @@ def _scale(values: pd.Series, written: str, room: float, zero: bool) -> dict[str
 def _of(frame: pd.DataFrame) -> str:
     """The condition that a row is of this frame's artefact; artefacts share the rows of a chart."""
     return f"datum.artefact === {json.dumps(frame['artefact'].iloc[0])}"
-
-
-def _trade_off_tooltip(frame: pd.DataFrame, y_title: str, y: str, written: str) -> Iterator[alt.Tooltip]:
-    yield alt.Tooltip("series:N", title="Exits by")
-    yield alt.Tooltip("kl_factor:Q", title="KL factor")
-    yield alt.Tooltip("layers_skipped:Q", title=LAYERS_SKIPPED, format=SHARE)
-    yield from where_known(frame["exit_rate"], alt.Tooltip("exit_rate:Q", title="Early exits", format=SHARE))
-    yield alt.Tooltip(f"{y}:Q", title=y_title, format=written)
-    yield from where_known(frame[f"{y}_control"], alt.Tooltip(f"{y}_control:Q", title="Its control", format=written))
 
 
 def _labels(base: alt.Chart, frame: pd.DataFrame, y: str, zero: bool) -> Iterator[alt.Chart]:

@@ -1,12 +1,15 @@
 """The overview's section "Learned exits": what was trained on which data, what it changes, where it does not help."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final
 
+import altair as alt
 import pandas as pd
 
 from eexit.plan.artefacts import ADAPTER, PROBE
 from reports.charts import learned as drawing
+from reports.charts.learned import NATS, SHARE, Quantity
 from reports.charts.trade_off import is_logarithmic
 from reports.frames import learned as cards
 from reports.frames.axes import LAYERS_SKIPPED
@@ -16,7 +19,7 @@ from reports.sections.figures import Columns, Figure, Slice, Variant, one
 from reports.sections.findings.artefacts import artefact_facts, basis, summary
 from reports.sections.findings.learned import learned_findings
 
-Kept = list[tuple[Artefact, pd.DataFrame]]
+ARTEFACT: Final = "Artefact"
 TEACHER_FORCED: Final = (
     "Teacher-forced, on held-out prompts: the text is given, so that this says nothing of what exits do to later "
     "tokens. Expected over the draws of the exits."
@@ -65,30 +68,26 @@ EXITS: Final[Columns] = (
     ("median_kl", "Median KL, nats", "real"),
     ("agreement", "Agreement", "share"),
 )
-_BY_LAYER: Final = (
+_BY_LAYER: Final = (  # quantity, title, how it is read
     (
-        "agreement",
+        Quantity("agreement", "Agreement (share of held-out tokens)", SHARE),
         "Agreement with the final layer",
-        "Agreement (share of held-out tokens)",
-        drawing.SHARE,
         "Up is better. The share of held-out tokens for which a layer's likeliest token is the final layer's.",
     ),
     (
-        "median_kl",
+        Quantity("median_kl", "Median KL(final ‖ layer), nats", NATS),
         "KL from the final layer",
-        "Median KL(final ‖ layer), nats",
-        drawing.NATS,
         "Down is better. The median over held-out tokens.",
     ),
 )
-_TRADES: Final = (
-    ("agreement", "Expected agreement against layers skipped", "Expected agreement", drawing.SHARE, "Up"),
-    ("expected_kl", "Expected KL against layers skipped", "Expected KL(final ‖ exit), nats", drawing.NATS, "Down"),
+_TRADES: Final = (  # quantity, title, which way is better
+    (Quantity("agreement", "Expected agreement", SHARE), "Expected agreement against layers skipped", "Up"),
+    (Quantity("expected_kl", "Expected KL(final ‖ exit), nats", NATS), "Expected KL against layers skipped", "Down"),
 )
-_AT_EXITS: Final = (
-    ("mean_kl", "Mean KL", "Mean KL(final ‖ exit), nats", drawing.NATS),
-    ("median_kl", "Median KL", "Median KL(final ‖ exit), nats", drawing.NATS),
-    ("agreement", "Agreement", "Agreement with the final layer", drawing.SHARE),
+_AT_EXITS: Final = (  # quantity, label
+    (Quantity("mean_kl", "Mean KL(final ‖ exit), nats", NATS), "Mean KL"),
+    (Quantity("median_kl", "Median KL(final ‖ exit), nats", NATS), "Median KL"),
+    (Quantity("agreement", "Agreement with the final layer", SHARE), "Agreement"),
 )
 
 
@@ -112,45 +111,44 @@ def learned_section(sweep: Sweep) -> dict[str, Any] | None:
 
 
 def _held_out(used: Sequence[Artefact]) -> Iterator[Figure]:
-    """Agreement and median KL by layer, with a variant per artefact that has several readouts to compare."""
-    kept = _with_rows(used, cards.held_out, lambda frame: len(cards.series_of(frame)) > 1)
+    """Agreement and median KL by layer, with a variant per artefact: those with several readouts, if there are any."""
+    found = [(artefact, frame) for artefact in used if len(frame := cards.held_out(artefact))]
+    kept = [(artefact, frame) for artefact, frame in found if len(cards.series_of(frame)) > 1] or found
     rows = cards.together(kept)
-    for y, title, y_title, written, means in _BY_LAYER:
-        if len(rows) and rows[y].notna().any():
-            caption = f"{means} {_logarithmic(rows[y]) if written == drawing.NATS else ''}{_n(kept)}"
-            description = f"{title} by layer. {caption}"
-            variants = [
-                Variant(name, drawing.by_layer_chart(frame, y, y_title, written, description))
-                for name, frame in cards.groups(rows, "artefact").items()
-                if frame[y].notna().any()
-            ]
-            yield _by_artefact(f"learned-{y}", f"{title}, by layer", caption, variants, rows, HELD_OUT)
+    for y, title, means in _BY_LAYER:
+        if len(rows) and rows[y.column].notna().any():
+            log = _logarithmic(rows[y.column]) if y.form == NATS else ""
+            caption = f"{means} {log}{_n([artefact for artefact, _ in kept])}"
+            draw = partial(drawing.by_layer_chart, y=y, description=f"{title} by layer. {caption}")
+            variants = _by_artefact(rows, y, draw)
+            columns = _of_artefacts(HELD_OUT, rows)
+            yield Figure(f"learned-{y.column}", f"{title}, by layer", caption, variants, rows, columns, choice=ARTEFACT)
 
 
 def _trade_offs(used: Sequence[Artefact]) -> Iterator[Figure]:
-    kept = _with_rows(used, cards.trade_off, lambda frame: True)
+    kept = [(artefact, frame) for artefact in used if len(frame := cards.trade_off(artefact))]
     rows = cards.together(kept)
     if rows.empty:
         return
     rows = rows.assign(point=[f"{row.artefact} {row.series} {row.label}" for row in rows.itertuples()])
-    for y, title, y_title, written, better in _TRADES:
-        if rows[y].notna().any():
-            controls = CONTROLS if rows[f"{y}_control"].notna().any() else ""
-            log = _logarithmic(pd.concat([rows[y], rows[f"{y}_control"]])) if y == "expected_kl" else ""
-            caption = f"{better} and right is better. {TEACHER_FORCED} Labels are KL factors. {controls}{log}{_n(kept)}"
-            variants = [
-                Variant(name, drawing.learned_trade_off_chart(frame, y, y_title, written, f"{title}. {caption}"))
-                for name, frame in cards.groups(rows, "artefact").items()
-                if frame[y].notna().any()
-            ]
-            yield _by_artefact(f"learned-trade-{y}", title, caption, variants, rows, TRADE_OFF)
+    for y, title, better in _TRADES:
+        if rows[y.column].notna().any():
+            control = rows[f"{y.column}_control"]
+            controls = CONTROLS if control.notna().any() else ""
+            log = _logarithmic(pd.concat([rows[y.column], control])) if y.form == NATS else ""
+            n = _n([artefact for artefact, _ in kept])
+            caption = f"{better} and right is better. {TEACHER_FORCED} Labels are KL factors. {controls}{log}{n}"
+            draw = partial(drawing.learned_trade_off_chart, y=y, description=f"{title}. {caption}")
+            variants = _by_artefact(rows, y, draw)
+            columns = _of_artefacts(TRADE_OFF, rows)
+            yield Figure(f"learned-trade-{y.column}", title, caption, variants, rows, columns, choice=ARTEFACT)
 
 
 def _probe(used: Sequence[Artefact], layers: tuple[int, ...]) -> Iterator[Figure]:
     for artefact in used:
         if PROBE not in artefact.roles:
             continue
-        ranks, bins, n = cards.probes(artefact), cards.calibration(artefact), _n([(artefact, pd.DataFrame())])
+        ranks, bins, n = cards.probes(artefact), cards.calibration(artefact), _n([artefact])
         if len(ranks):
             caption = (
                 "Up is better: 1 would order tokens as their true KL does, 0 is no better than chance. Spearman's "
@@ -178,35 +176,18 @@ def _student(used: Sequence[Artefact]) -> Iterator[Figure]:
         caption = (
             "Left is better for KL, right for agreement. What is read at exits drawn from the base model's KLs at a KL "
             "factor, beside the base model's final layer, given the same text. All tokens: also those that exit "
-            f"nowhere and are read at the final layer. {_n([(artefact, rows)])}"
+            f"nowhere and are read at the final layer. {_n([artefact])}"
         )
         told = f"at the exits before and after training. {caption}"
         variants = [
-            Variant(label, drawing.exits_chart(rows, x, title, written, f"{label} {told}"))
-            for x, label, title, written in _AT_EXITS
-            if rows[x].notna().any()
+            Variant(label, drawing.exits_chart(rows, x, f"{label} {told}"))
+            for x, label in _AT_EXITS
+            if rows[x.column].notna().any()
         ]
+        title, by_factor = "The student at its exits, before and after training", _by_kl_factor(rows)
         yield Figure(
-            "learned-exits",
-            "The student at its exits, before and after training",
-            caption,
-            variants,
-            rows,
-            EXITS,
-            choice="Metric",
-            slice=_by_kl_factor(rows),
-            wide=True,
+            "learned-exits", title, caption, variants, rows, EXITS, choice="Metric", slice=by_factor, wide=True
         )
-
-
-def _with_rows(
-    used: Sequence[Artefact],
-    table: Callable[[Artefact], pd.DataFrame],
-    is_wanted: Callable[[pd.DataFrame], bool],
-) -> Kept:
-    """The artefacts with rows, those of them alone that are wanted if there are any."""
-    found = [(artefact, frame) for artefact in used if len(frame := table(artefact))]
-    return [(artefact, frame) for artefact, frame in found if is_wanted(frame)] or found
 
 
 def _by_kl_factor(rows: pd.DataFrame) -> Slice:
@@ -214,18 +195,19 @@ def _by_kl_factor(rows: pd.DataFrame) -> Slice:
     return Slice("KL factor", "k", values, cards.nearest_to_one(values))
 
 
-def _by_artefact(
-    key: str, title: str, caption: str, variants: Sequence[Variant], rows: pd.DataFrame, columns: Columns
-) -> Figure:
+def _by_artefact(rows: pd.DataFrame, y: Quantity, draw: Callable[[pd.DataFrame], alt.LayerChart]) -> list[Variant]:
+    known = {name: frame for name, frame in cards.groups(rows, "artefact").items() if frame[y.column].notna().any()}
+    return [Variant(name, draw(frame)) for name, frame in known.items()]
+
+
+def _of_artefacts(columns: Columns, rows: pd.DataFrame) -> Columns:
     """Artefacts are named in the table where there are several."""
-    shown = tuple(column for column in columns if column[0] != "artefact" or rows["artefact"].nunique() > 1)
-    return Figure(key, title, caption, variants, rows, shown, choice="Artefact")
+    return tuple(column for column in columns if column[0] != "artefact" or rows["artefact"].nunique() > 1)
 
 
-def _n(kept: Kept) -> str:
+def _n(used: Sequence[Artefact]) -> str:
     """The part of a caption that gives n; cards have no intervals."""
-    known = [basis(artefact) for artefact, _ in kept if basis(artefact)]
-    counted = "; ".join(dict.fromkeys(known))
+    counted = "; ".join(dict.fromkeys(filter(None, map(basis, used))))
     return f"n = {counted}; the card has no intervals." if counted else "The card has no n and no intervals."
 
 
