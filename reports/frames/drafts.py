@@ -54,7 +54,8 @@ class Drafts:
 
 def drafted(sweep: Sweep) -> Drafts | None:
     """What is known of a sweep's drafts; None if it has none."""
-    configurations = sorted((c for c in sweep.configurations if isinstance(c, Draft)), key=_order)
+    unsorted = [configuration for configuration in sweep.configurations if isinstance(configuration, Draft)]
+    configurations = sorted(unsorted, key=lambda draft: (draft.layer, _in_order(draft.length)))
     if not configurations:
         return None
     rows = _with_counts([_naming(configuration.columns) for configuration in configurations], sweep)
@@ -92,10 +93,6 @@ def _plain(found: dict[str, Speedup]) -> dict[str, dict[str, Any]]:
     return {each.key: each.columns for each in known if each.key in found}
 
 
-def _order(draft: Draft) -> tuple[int, float]:
-    return draft.layer, _in_order(draft.length)
-
-
 def _in_order(length: str) -> float:
     return math.inf if length == AUTO else int(length)
 
@@ -108,14 +105,9 @@ def _with_counts(rows: list[dict[str, Any]], sweep: Sweep) -> list[dict[str, Any
     runs["serial"] = runs["decided"] / runs["expected_speedup"]  # in tokens at full depth
     runs["drafted"] = runs["drafted"].where(runs["drafted"] > 0)
     runs["one"] = 1.0
+    keys = [row["configuration"] for row in rows]
     estimates = {
-        name: ratios(
-            runs,
-            above,
-            below,
-            [row["configuration"] for row in rows],
-            ValueKind.SHARE if "accept" in name else ValueKind.NUMBER,
-        )
+        name: ratios(runs, above, below, keys, ValueKind.SHARE if "accept" in name else ValueKind.NUMBER)
         for name, above, below in (
             ("acceptance", "accepted", "drafted"),
             ("tokens_per_pass", "decided", "passes"),

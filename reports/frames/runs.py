@@ -65,7 +65,9 @@ def trade_off(sweep: Sweep) -> pd.DataFrame:
     of the text is one loop (`loop_share`) while that is not so for `normal`.
     """
     averaged = [*AVERAGED, *_marks(sweep)]
-    by_prompt = _by_prompt(sweep, [*averaged, "log_perplexity"])
+    columns = [*averaged, "log_perplexity"]
+    numbers = sweep.done.astype(dict.fromkeys(columns, float))
+    by_prompt = numbers.groupby(["configuration", "unit"])[columns].mean().reset_index()
     n_failed, n_seeds = sweep.failed["configuration"].value_counts(), _n_seeds(sweep.done)
     rows = []
     for configuration in sweep.configurations:
@@ -75,7 +77,7 @@ def trade_off(sweep: Sweep) -> pd.DataFrame:
             "n_failed": int(n_failed.get(configuration.key, 0)),
             "n_seeds": n_seeds.get(configuration.key, 0),
         }
-        found = _estimates(sweep, configuration, runs[[*averaged, "log_perplexity"]])
+        found = _estimates(sweep, configuration, runs[columns])
         for name in averaged:
             row |= found[name].columns(name)
         row |= _perplexity(found["log_perplexity"])
@@ -295,11 +297,6 @@ def layer_labels(sweep: Sweep) -> dict[int | None, str]:
     """Exit layer → its label, in rank order. The key None is a final layer whose number isn't known."""
     final = "final" if sweep.final_layer is None else f"{sweep.final_layer} (final)"
     return {**{layer: str(layer) for layer in sweep.exitable_layers}, sweep.final_layer: final}
-
-
-def _by_prompt(sweep: Sweep, columns: list[str]) -> pd.DataFrame:
-    numbers = sweep.done.astype(dict.fromkeys(columns, float))
-    return numbers.groupby(["configuration", "unit"])[columns].mean().reset_index()
 
 
 def naming(configuration: Configuration, marked: Collection[str] = ()) -> dict[str, object]:

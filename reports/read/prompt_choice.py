@@ -5,6 +5,7 @@ half are spaced evenly over the remaining prompts, sorted by exit rate.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,14 @@ from eexit.plan.runs import ERROR
 from reports.read.sweep import NotASweepError, Sweep
 
 MOST: int = 100  # prompts whose texts a report holds by default
+_EXTREMES: Final = {
+    "highest exit rate": "exit rate",
+    "lowest exit rate": "exit rate",
+    "highest perplexity": "perplexity",
+    "longest loop": "loop",
+    "earliest difference from normal": "difference",
+    "most failed runs": "failed runs",
+}
 
 
 def choose_prompts(sweep: Sweep, wanted: int | Sequence[str] = MOST) -> dict[str, str]:
@@ -59,18 +68,11 @@ def _numbers(sweep: Sweep) -> pd.DataFrame:
 
 def _extremes(numbers: pd.DataFrame) -> Iterator[tuple[str, str]]:
     """(prompt id, reason): first the most extreme prompt of each number, then the second most extreme of each, …"""
-    lists = {
-        "highest exit rate": numbers["exit rate"].sort_values(ascending=False, kind="stable"),
-        "lowest exit rate": numbers["exit rate"].sort_values(kind="stable"),
-        "highest perplexity": numbers["perplexity"].sort_values(ascending=False, kind="stable"),
-        "longest loop": numbers["loop"].sort_values(ascending=False, kind="stable"),
-        "earliest difference from normal": numbers["difference"].sort_values(kind="stable"),
-        "most failed runs": numbers["failed runs"].sort_values(ascending=False, kind="stable"),
-    }
-    ranked = {
-        why: column[column.notna() & ((column > 0) | ("lowest" in why) | ("earliest" in why))].index
-        for why, column in lists.items()
-    }
+    ranked = {}
+    for why, name in _EXTREMES.items():
+        is_low = why.startswith(("lowest", "earliest"))
+        known = numbers[name].dropna().sort_values(ascending=is_low, kind="stable")
+        ranked[why] = known.index if is_low else known.index[known > 0]
     for rank in range(len(numbers)):
         for why, prompt_ids in ranked.items():
             if rank < len(prompt_ids):
