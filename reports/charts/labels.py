@@ -13,20 +13,6 @@ LINE_HEIGHT_PIXELS: Final = 12.0
 POINT_PIXELS: Final = 10.0
 Align = Literal["left", "center", "right"]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
-_AWAY: Final[
-    dict[str, tuple[int, int, Align]]
-] = {  # offset from the point in pixels, to the right and down, and the alignment of the text
-    "above": (0, -13, "center"),
-    "below": (0, 14, "center"),
-    "right": (9, 0, "left"),
-    "left": (-9, 0, "right"),
-    "above right": (7, -10, "left"),
-    "above left": (-7, -10, "right"),
-    "below right": (7, 11, "left"),
-    "below left": (-7, 11, "right"),
-}
-ABOVE_FIRST: Final = tuple(_AWAY)
-BELOW_FIRST: Final = ("below", "above", *ABOVE_FIRST[2:])
 
 
 @dataclass(frozen=True)
@@ -36,6 +22,16 @@ class LabelPosition:
     dx: int
     dy: int
     align: Align
+
+
+_ABOVE, _BELOW = LabelPosition(0, -13, "center"), LabelPosition(0, 14, "center")
+_ASIDE: Final = (
+    *(LabelPosition(9, 0, "left"), LabelPosition(-9, 0, "right")),
+    *(LabelPosition(7, -10, "left"), LabelPosition(-7, -10, "right")),
+    *(LabelPosition(7, 11, "left"), LabelPosition(-7, 11, "right")),
+)
+ABOVE_FIRST: Final = (_ABOVE, _BELOW, *_ASIDE)
+BELOW_FIRST: Final = (_BELOW, _ABOVE, *_ASIDE)
 
 
 def label_positions(
@@ -69,15 +65,8 @@ def _control_lines(keys: pd.Series, followed: pd.Series, x: np.ndarray, y: np.nd
     """The boxes that the lines from configurations to their controls cover."""
     index_of = {key: index for index, key in enumerate(keys)}
     ends = [(index_of[of], control) for control, of in enumerate(followed) if of in index_of]
-    return [
-        (
-            x[at] - POINT_PIXELS / 2,
-            min(y[at], y[to]) - POINT_PIXELS / 4,
-            x[at] + POINT_PIXELS / 2,
-            max(y[at], y[to]) + POINT_PIXELS / 4,
-        )
-        for at, to in ends
-    ]
+    across, along = POINT_PIXELS / 2, POINT_PIXELS / 4
+    return [(x[at] - across, min(y[at], y[to]) - along, x[at] + across, max(y[at], y[to]) + along) for at, to in ends]
 
 
 @dataclass(frozen=True)
@@ -100,31 +89,26 @@ class Axis:
 
 
 def free_positions(
-    x: np.ndarray, y: np.ndarray, labels: list[str], prefer: list[tuple[str, ...]], covered: list[Box]
+    x: np.ndarray, y: np.ndarray, labels: list[str], prefer: list[tuple[LabelPosition, ...]], covered: list[Box]
 ) -> list[LabelPosition | None]:
     """The position of each label: the first of its preferred ones that is free. None if none is, or for an empty label.
 
     `x` and `y` are the points' positions in pixels, to the right and down. `covered` are further boxes to keep free.
     """
-    taken = [
-        (px - POINT_PIXELS / 2, py - POINT_PIXELS / 2, px + POINT_PIXELS / 2, py + POINT_PIXELS / 2)
-        for px, py in zip(x, y, strict=True)
-    ]
-    taken += covered
+    half = POINT_PIXELS / 2
+    taken = [*((px - half, py - half, px + half, py + half) for px, py in zip(x, y, strict=True)), *covered]
     found: list[LabelPosition | None] = []
-    for px, py, label, names in zip(x, y, labels, prefer, strict=True):
-        chosen = None
-        for dx, dy, align in (_AWAY[name] for name in names if label):
-            box = _box(px + dx, py + dy, LETTER_WIDTH_PIXELS * len(label), align)
-            if not any(_overlap(box, other) for other in taken):
-                chosen = LabelPosition(dx, dy, align)
-                taken.append(box)
-                break
+    for px, py, label, positions in zip(x, y, labels, prefer, strict=True):
+        boxes = {at: _box(px + at.dx, py + at.dy, label, at.align) for at in positions if label}
+        free = (at for at, box in boxes.items() if not any(_overlap(box, other) for other in taken))
+        chosen = next(free, None)
+        taken += [boxes[chosen]] if chosen else []
         found.append(chosen)
     return found
 
 
-def _box(x: float, y: float, width: float, align: Align) -> Box:
+def _box(x: float, y: float, label: str, align: Align) -> Box:
+    width = LETTER_WIDTH_PIXELS * len(label)
     left = x - {"left": 0, "center": width / 2, "right": width}[align]
     return left, y - LINE_HEIGHT_PIXELS / 2, left + width, y + LINE_HEIGHT_PIXELS / 2
 
