@@ -141,7 +141,7 @@ class Difference:
 
 
 def paired_chart(frame: pd.DataFrame, difference: Difference, description: str, looks: Looks) -> alt.LayerChart:
-    """A difference with its interval, one row per configuration.
+    """A difference with its interval, one row per configuration, from top to bottom by the rows' `order`.
 
     The dashed line is at no difference. The axis of a ratio is logarithmic, so that half and double are equally far
     from it.
@@ -151,7 +151,8 @@ def paired_chart(frame: pd.DataFrame, difference: Difference, description: str, 
     shape = looks.shape(frame).legend(None)  # the rows have names
     axis = alt.Axis(format="~%" if difference.form == "points" else "~g")
     channel = alt.X(f"{x}:Q", title=x_title, scale=scale, axis=axis)
-    base = alt.Chart(ROWS).encode(y=rows_of("shown_as"), color=looks.colour(frame).legend(None), opacity=OPACITY)
+    y = rows_of("shown_as", alt.SortField("order"))
+    base = alt.Chart(ROWS).encode(y=y, color=looks.colour(frame).legend(None), opacity=OPACITY)
     return layered(
         alt.Chart(ROWS).mark_rule(aria=False, strokeDash=[5, 4]).encode(x=alt.XDatum(none)),
         *interval_bars(base.mark_rule(aria=False, strokeWidth=2), frame, x, x_title, along="x"),
@@ -260,9 +261,9 @@ def scale_of(logarithmic: bool, zero: bool, padding: float) -> alt.Scale:
     return alt.Scale(type="linear", zero=zero, nice=False, padding=padding)
 
 
-def rows_of(name: str) -> alt.Y:
-    """Configurations or runs from top to bottom, as in the data."""
-    y = alt.Y(f"{name}:N", title=None, sort=None)
+def rows_of(name: str, sort: alt.SortField | None = None) -> alt.Y:
+    """Configurations or runs from top to bottom, as in the data unless `sort` says otherwise."""
+    y = alt.Y(f"{name}:N", title=None, sort=sort)
     return y.axis(labelLimit=260, grid=False).scale(type="band", paddingInner=0.12)
 
 

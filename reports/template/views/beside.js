@@ -46,7 +46,7 @@ function besideFigure() {
     );
     said.replaceChildren(...besideWords(state, measure(), rows()));
   };
-  const rows = () => kinds[state.kind].rows(state);
+  const rows = () => kinds[state.kind].rows(state).map((row, order) => ({ ...row, order }));
   const chart = {
     key: "beside",
     id: "beside",
@@ -66,7 +66,7 @@ function besideFigure() {
     prepare: (spec, shown) => ({ ...spec, height: { step: shown.length > 20 ? 18 : 22 } }),
     open: ({ key }) => key && openConfiguration({ configuration: key }),
     twin: () => besideTable(state, measure(), rows()),
-    csv: () => rows().map(({ shown_as: name, words: _, ...row }) => ({ name, ...row })),
+    csv: () => rows().map(({ shown_as: name, ...row }) => ({ name, ...row })),
   };
   settle();
   show();

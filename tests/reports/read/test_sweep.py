@@ -158,7 +158,8 @@ def test_rows_of_the_paired_chart_keep_the_order_when_runs_fail() -> None:
     for i, known in enumerate(configurations[1:]):
         few = i == 0  # of the first too few prompts are left for an interval
         row = naming(known) | {"perplexity": 1.5, "perplexity_n": 3 if few else 6}
-        rows.append(row | {"perplexity_low": None if few else 1.2, "perplexity_high": None if few else 1.8})
+        ends = {"perplexity_low": None if few else 1.2, "perplexity_high": None if few else 1.8}
+        rows.append(row | ends | {"order": i})
     frame = pd.DataFrame(rows).astype({"perplexity_low": float})
     difference = Difference("perplexity", "", "", none=1.0)
     svg = svg_of(paired_chart(frame, difference, "", Looks.of(configurations)), frame, 500)
