@@ -74,11 +74,7 @@ const PAGES = {
   search: ({ query, whole }) => searchPage(query, whole),
   fail: failuresPage,
   methods: methodsPage,
-  nowhere: ({ why }) => [
-    h("h1", {}, "Not in this report"),
-    h("p", {}, why),
-    h("p", {}, h("a", { href: "#/" }, "Overview")),
-  ],
+  nowhere: ({ why }) => [h("h1", "Not in this report"), h("p", why), h("p", h("a", { href: "#/" }, "Overview"))],
 };
 
 let turn = 0,

@@ -82,9 +82,9 @@ function figure(chart) {
           columns: chart.table.columns,
           rows: rowsOf(entry),
         });
-  const details = unfold(h("details", {}, h("summary", {}, "Table")), () => [makeTwin()]);
+  const details = unfold(h("details", h("summary", "Table")), () => [makeTwin()]);
   const captionNow = () => chart.captionNodes?.() ?? [chart.variants[entry.variant].caption ?? chart.caption];
-  const caption = h("figcaption", {}, ...captionNow());
+  const caption = h("figcaption", ...captionNow());
   const controls = [...choices, ...(chart.controls || [])].filter(Boolean);
   entry.update = () => {
     caption.replaceChildren(...captionNow());
@@ -96,17 +96,15 @@ function figure(chart) {
     chart.wide ? "figure.wide" : "figure",
     { "data-chart": chart.key },
     h(chart.heading ?? "h2", chart.id ? { id: chart.id, tabindex: -1 } : {}, chart.title),
-    controls.length ? h("div.row", {}, ...controls) : null,
+    controls.length ? h("div.row", ...controls) : null,
     box,
     chart.below?.(),
     caption,
     h(
       "div.below",
-      {},
       details,
       h(
         "span.saves",
-        {},
         ...["png", "svg"].map((type) => saveButton(chart.title, type, () => saveImage(entry, type))),
         ...["csv", "json"].map((type) => saveButton(chart.title, type, () => saveRows(entry, type))),
       ),

@@ -3,9 +3,11 @@
 
 const $ = (id) => document.getElementById(id);
 
-// h("a.class", {href: "#/"}, "text", node, …): strings become text nodes; null, undefined and false become nothing.
-function h(tag, attributes = {}, ...children) {
-  const [name, ...classes] = tag.split(".");
+// h("a.class", {href: "#/"}, "text", node, …), with or without attributes: strings become text nodes; null, undefined and
+// false become nothing.
+function h(tag, ...parts) {
+  const attributes = parts[0]?.constructor === Object ? parts.shift() : {},
+    [name, ...classes] = tag.split(".");
   const element = document.createElement(name);
   if (classes.length) element.className = classes.join(" ");
   for (const [key, value] of Object.entries(attributes)) {
@@ -13,7 +15,7 @@ function h(tag, attributes = {}, ...children) {
     else if (value === true) element.setAttribute(key, "");
     else if (value !== null && value !== undefined && value !== false) element.setAttribute(key, value);
   }
-  element.append(...children.filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(...parts.filter((part) => part !== null && part !== undefined && part !== false));
   return element;
 }
 
@@ -32,7 +34,7 @@ function visible(text) {
     }
     if (plain) nodes.push(plain);
     plain = "";
-    nodes.push(h("span.mark", {}, mark(letter)));
+    nodes.push(h("span.mark", mark(letter)));
     if (letter === "\n") nodes.push("\n");
   }
   return plain ? [...nodes, plain] : nodes;
@@ -47,7 +49,7 @@ function spaced(text, from = 0, to = text.length) {
     const [start, end] = [Math.max(from, index), Math.min(to, index + found.length)];
     if (start >= end) continue;
     nodes.push(...visible(text.slice(at, start)));
-    for (let i = start; i < end; i++) nodes.push(h("span.blank", {}, " "));
+    for (let i = start; i < end; i++) nodes.push(h("span.blank", " "));
     at = end;
   }
   return [...nodes, ...visible(text.slice(at, to))];
@@ -96,7 +98,6 @@ function chooser(label, names, now, onchange, id = null) {
   const options = names.map((name) => [name].flat());
   return h(
     "label",
-    {},
     `${label} `,
     h(
       "select",
@@ -107,10 +108,10 @@ function chooser(label, names, now, onchange, id = null) {
 }
 
 // A list of items, each a node or several.
-const listed = (items) => h("ul", {}, ...items.map((item) => h("li", {}, ...[item].flat())));
+const listed = (items) => h("ul", ...items.map((item) => h("li", ...[item].flat())));
 
 // Pairs of a name, as a text or nodes, and what it stands for, as the content of a dl.
-const defined = (pairs) => pairs.flatMap(([name, words]) => [h("dt", {}, ...[name].flat()), h("dd", {}, words)]);
+const defined = (pairs) => pairs.flatMap(([name, words]) => [h("dt", ...[name].flat()), h("dd", words)]);
 
 // Where a page is, from the overview on.
 const trail = (...steps) =>
@@ -123,7 +124,7 @@ const trail = (...steps) =>
 
 // A line that opens to labels and texts.
 const provenance = (line, facts, more = null) =>
-  h("details.provenance", {}, h("summary", {}, line), h("dl", {}, ...defined(facts)), more);
+  h("details.provenance", h("summary", line), h("dl", ...defined(facts)), more);
 
 // Fill details when they are opened first, and draw the charts among the nodes that `make` gives.
 function unfold(details, make) {
@@ -139,11 +140,7 @@ function unfold(details, make) {
 
 // A row of labelled numbers. `items` are pairs of [label, value].
 function numbers(items) {
-  return h(
-    "dl.named",
-    {},
-    ...items.map(([label, value]) => h("div", {}, h("dt", {}, termed(label)), h("dd", {}, value))),
-  );
+  return h("dl.named", ...items.map(([label, value]) => h("div", h("dt", termed(label)), h("dd", value))));
 }
 
 const escaped = (parts) => `#/${parts.map(encodeURIComponent).join("/")}`;

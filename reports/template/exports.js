@@ -63,7 +63,6 @@ const saveButton = (title, type, onclick) =>
 const savesOf = (title, records) =>
   h(
     "span.saves.screen",
-    {},
     ...["csv", "json"].map((type) =>
       saveButton(title, type, async () => save(type, fileName(title).slice(0, 60), await records())),
     ),
@@ -182,7 +181,6 @@ function stampPaper() {
       { id: "paper" },
       h(
         "p",
-        {},
         [
           DATA.title,
           facts.Size,
@@ -194,7 +192,7 @@ function stampPaper() {
           .filter(Boolean)
           .join(" · "),
       ),
-      h("p", {}, `Chosen: ${made.join("; ") || "nothing"}. Address: ${location.hash || "#/"}`),
+      h("p", `Chosen: ${made.join("; ") || "nothing"}. Address: ${location.hash || "#/"}`),
     ),
   );
 }

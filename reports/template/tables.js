@@ -46,24 +46,22 @@ function table(caption, columns, rows, { page = AT_ONCE, isPart = false } = {}) 
             column.show ? column.show(row) : form(column.value(row), column.form ?? "text"),
           );
         });
-        return h("tr", {}, ...cells);
+        return h("tr", ...cells);
       }),
     );
     more.hidden = shown >= rows.length;
     said.textContent = `${form(Math.min(shown, rows.length), "count")} of ${form(rows.length, "count")} rows`;
   }
   fill();
-  const grid = h("table", {}, h("caption", {}, caption), h("thead", {}, h("tr", {}, ...heads)), body);
+  const grid = h("table", h("caption", caption), h("thead", h("tr", ...heads)), body);
   const scroll = h("div.scroll", { tabindex: 0, role: "group", "aria-label": caption }, grid);
   if (isPart) return scroll; // whoever shows it says of how many, and saves all
   return h(
     "div.tabled",
-    {},
     scroll,
     h(
       "div.below",
-      {},
-      h("span", {}, said, " ", more),
+      h("span", said, " ", more),
       savesOf(caption, () => exported(columns, ordered)),
     ),
   );
@@ -90,7 +88,7 @@ function estimate(row, { key, form: how }) {
 // The name of a configuration, with a link to it if the sweep has it.
 function configurationCell(key, name = key) {
   const known = configurationOf(key);
-  return known ? h("span", {}, h("a", { href: everywhere(key) }, name), known.mark) : form(key, "text");
+  return known ? h("span", h("a", { href: everywhere(key) }, name), known.mark) : form(key, "text");
 }
 
 // A chart's numbers as a table: estimates with their intervals, in the columns that the payload lists.

@@ -54,7 +54,7 @@ function showTip(target, by) {
   const words = definitionOf(target.dataset.term);
   if (!words || tip?.target === target) return;
   hideTip();
-  const box = h("div.tip", { id: "tip", role: "tooltip" }, h("strong", {}, target.dataset.term), ` ${words}`);
+  const box = h("div.tip", { id: "tip", role: "tooltip" }, h("strong", target.dataset.term), ` ${words}`);
   $("main").append(box);
   target.setAttribute("aria-describedby", "tip");
   tip = { box, target, by };

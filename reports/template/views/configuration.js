@@ -7,13 +7,13 @@ async function configurationPage(number, run, { vs, t, o }) {
     others = prompt.runs.filter((r) => r !== run && r.status === "ok");
   const page = [
     trail(h("a", { href: address(prompt) }, `Prompt ${prompt.id}`), name),
-    h("h1", {}, `${name} on prompt ${prompt.id}`),
+    h("h1", `${name} on prompt ${prompt.id}`),
     h("blockquote", { tabindex: 0, role: "group", "aria-label": "Prompt" }, ...visible(prompt.text)),
   ];
   if (run.status !== "ok")
     return [
       ...page,
-      h("h2", {}, "This run failed"),
+      h("h2", "This run failed"),
       h("pre.error", { tabindex: 0 }, ...visible(run.error || "no reason given")),
     ];
   const cores = await coreOf(number),
@@ -21,8 +21,8 @@ async function configurationPage(number, run, { vs, t, o }) {
   if (!tokens)
     return [
       ...page,
-      run.n ? notThere(number) : h("p.soft", {}, "Its tokens weren't recorded."),
-      h("div.tokens", {}, ...visible(run.text || "")),
+      run.n ? notThere(number) : h("p.soft", "Its tokens weren't recorded."),
+      h("div.tokens", ...visible(run.text || "")),
     ];
   const named = vs && others.find((other) => versus(run, other) === vs);
   if (vs && !named) page.push(notice(`There is no ${vs} to compare with on this prompt.`));
@@ -53,17 +53,9 @@ async function configurationPage(number, run, { vs, t, o }) {
   }
   pin(prompt, run, named ? vs : null, sides, pane);
   const texts = sides.map(({ run, tokens, box, grid }) =>
-    h(
-      "section",
-      {},
-      h("h2", {}, runName(run)),
-      box,
-      draftedTokens(run, tokens),
-      disagreements(run, tokens, box),
-      grid.details,
-    ),
+    h("section", h("h2", runName(run)), box, draftedTokens(run, tokens), disagreements(run, tokens, box), grid.details),
   );
-  return [...page, h(sides.length > 1 ? "div.reading.two" : "div.reading", {}, h("div.texts", {}, ...texts), pane)];
+  return [...page, h(sides.length > 1 ? "div.reading.two" : "div.reading", h("div.texts", ...texts), pane)];
 }
 
 const notice = (words) => h("p.bad", { role: "status" }, words);
@@ -84,7 +76,6 @@ function outcome(prompt, run, words) {
     { open: choice("run.numbers", false), ontoggle: (event) => choose("run.numbers", event.target.open) },
     h(
       "summary",
-      {},
       mark,
       mark ? " " : null,
       [...line, run.finish ? `ended: ${ending(run)}` : null].filter(Boolean).join(" · "),
@@ -92,7 +83,7 @@ function outcome(prompt, run, words) {
     ),
     numbers(measured.map(([{ label }, value]) => [label, value])),
     ...verdicts(prompt, run),
-    ...run.notes.map(([label, note]) => h("p", {}, h("strong", {}, `${label}: `), ...visible(String(note)))),
+    ...run.notes.map(([label, note]) => h("p", h("strong", `${label}: `), ...visible(String(note)))),
   );
 }
 
@@ -118,7 +109,6 @@ function comparisons(prompt, run, others, named, t) {
     );
   return h(
     "p.row.screen",
-    {},
     chooser("Side by side with", names, named ? versus(run, named) : "", beside, "versus"),
     ...toggles(),
     save("csv"),
@@ -189,10 +179,9 @@ function closePaneBeside(event) {
 }
 
 const HELP = () => [
-  h("h2", {}, "Token"),
+  h("h2", "Token"),
   h(
     "p.soft",
-    {},
     "Click a token, or focus the text and use the arrow keys; n: next early exit, d: next token that full depth would not have said, Esc: deselect.",
   ),
 ];

@@ -8,7 +8,7 @@ function draftsSection() {
       "section.drafts",
       { "aria-label": "Drafts" },
       DATA.trade ? null : h("h2", { id: "drafts", tabindex: -1 }, "Drafts"),
-      h("p.soft", {}, about),
+      h("p.soft", about),
       listed(findings),
     ),
     ...charts.map((chart) => figure({ ...chart, heading: DATA.trade ? "h4" : "h3" })),

@@ -14,22 +14,19 @@ function layerGrid(run, tokens, detail) {
   const details = h(
     "details.screen",
     { open: choice("grid", hasRoom) },
-    h("summary", {}, "Layers × positions: what each layer would have said"),
+    h("summary", "Layers × positions: what each layer would have said"),
   );
   const fill = () => {
     const rows = DATA.kinds.includes("top") ? Array.from({ length: tokens.n }, (_, i) => detail(i)) : [],
       known = rows.some(({ top }) => top);
     if (!known)
-      return [
-        h("p.soft", {}, "Not recorded: a sweep has each layer's likeliest tokens with --record-top-k 1 or more."),
-      ];
+      return [h("p.soft", "Not recorded: a sweep has each layer's likeliest tokens with --record-top-k 1 or more.")];
     const table = gridTable(tokens, rows);
     grid.box.append(table);
     grid.mark = (i) => bringOut(grid.box, table, i);
     return [
       h(
         "p.soft",
-        {},
         "Framed: the layer that the token was read after. Underlined: not what full depth would have said. A click or the arrow keys go to the token.",
       ),
       gridColours(
@@ -54,27 +51,23 @@ function gridTable(tokens, rows) {
   const layers = DATA.layers.map((layer, rank) =>
     h(
       "tr",
-      {},
       h("th", { scope: "row" }, h(`span.swatch.c${rank}`), layer),
       ...rows.map(({ top, kl }, i) => {
-        if (!top) return h("td", {}, "–");
+        if (!top) return h("td", "–");
         const first = top[rank][0].piece,
           nats = rank === DATA.final ? 0 : kl ? kl[rank] : Infinity,
           level = KL_LEVELS.findIndex((most) => nats < most);
-        const cell = h("td", {}, ...alone(first));
+        const cell = h("td", ...alone(first));
         cell.className = `${first === top[DATA.final][0].piece ? "same" : ""} k${level} ${rank === tokens.rank[i] ? "exit" : ""}`;
         return cell;
       }),
     ),
   );
-  const said = Array.from(tokens.piece, (piece, i) =>
-    h(tokens.disagrees?.[i] ? "td.other" : "td", {}, ...alone(piece)),
-  );
+  const said = Array.from(tokens.piece, (piece, i) => h(tokens.disagrees?.[i] ? "td.other" : "td", ...alone(piece)));
   return h(
     "table",
-    {},
-    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Layer"), ...rows.map(position))),
-    h("tbody", {}, ...layers, h("tr.said", {}, h("th", { scope: "row" }, "Generated"), ...said)),
+    h("thead", h("tr", h("th", { scope: "col" }, "Layer"), ...rows.map(position))),
+    h("tbody", ...layers, h("tr.said", h("th", { scope: "row" }, "Generated"), ...said)),
   );
 }
 
@@ -84,7 +77,7 @@ function gridColours(table, hasKl) {
       ["kl", "KL"],
     ],
     legend = h("ul.legend", { "aria-label": "Colours" });
-  const item = (level, words) => h("li", {}, h(`span.swatch.k${level}`), words);
+  const item = (level, words) => h("li", h(`span.swatch.k${level}`), words);
   const show = (way) => {
     table.className = `by-${way}`;
     legend.className = `legend by-${way}`;
@@ -94,7 +87,7 @@ function gridColours(table, hasKl) {
             ...KL_LEVELS.map((most, level) => item(level, level ? `${KL_LEVELS[level - 1]}–${most}` : `KL < ${most}`)),
             item(-1, "more nats"),
           ]
-        : [h("li", {}, h("span.swatch.same"), "the final layer's token")]),
+        : [h("li", h("span.swatch.same"), "the final layer's token")]),
     );
   };
   const first = hasKl ? choice("grid.colour", "agreement") : "agreement";
@@ -103,7 +96,7 @@ function gridColours(table, hasKl) {
     choose("grid.colour", way);
     show(way);
   };
-  return h("div.row", {}, hasKl ? chooser("Colour by", ways, first, change) : null, legend);
+  return h("div.row", hasKl ? chooser("Colour by", ways, first, change) : null, legend);
 }
 
 // Highlight the column of position i, and scroll it into view.

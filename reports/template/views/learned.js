@@ -9,7 +9,6 @@ function learnedSection() {
       findings.length ? listed(findings) : null,
       h(
         "p.soft",
-        {},
         "As the training measured them on prompts that it was not trained on; the charts above are of the sweep's own runs.",
       ),
       ...artefacts.map(({ summary, facts }) => provenance(summary, facts)),

@@ -38,16 +38,15 @@ async function searchPage(query, whole) {
     },
   });
   return [
-    h("h1", {}, `Texts with “${query}”`),
+    h("h1", `Texts with “${query}”`),
     h(
       "p",
-      {},
       query
         ? `${many(counts.hits, "place")} in ${form(counts.texts, "count")} of ${many(counts.searched, "generated text")} and in ${many(counts.prompts, "prompt")}.`
         : "Nothing to look for.",
     ),
-    h("p.row.screen", {}, h("label", {}, box, " Whole words")),
-    ...(DATA.prompts.length < DATA.counts.prompts ? [h("p.soft", {}, held())] : []),
+    h("p.row.screen", h("label", box, " Whole words")),
+    ...(DATA.prompts.length < DATA.counts.prompts ? [h("p.soft", held())] : []),
     ...hitList(hits, counts.hits),
   ];
 }
@@ -84,11 +83,10 @@ function hit({ prompt, run, tokens, text, at, length }) {
     : `Prompt ${prompt.id} itself`;
   return h(
     "li",
-    {},
     h("a", { href: run ? address(prompt, run, { t }) : address(prompt) }, name),
     ": ",
     ...visible(around[0]),
-    h("strong", {}, ...visible(around[1])),
+    h("strong", ...visible(around[1])),
     ...visible(around[2]),
   );
 }
@@ -120,17 +118,13 @@ function failuresPage() {
       text: true,
       look: () => "words prose",
       value: ({ error }) => error || "",
-      show: ({ error }) => h("span", {}, ...visible(shorten(error || "no reason given", 300))),
+      show: ({ error }) => h("span", ...visible(shorten(error || "no reason given", 300))),
     },
   ];
   const some = DATA.counts.failed > rows.length ? ` The first ${rows.length} are listed.` : "";
   const page = [
-    h("h1", {}, "Failed runs"),
-    h(
-      "p",
-      {},
-      `${DATA.counts.failed} of ${DATA.counts.different} runs failed. They are left out of every mean.${some}`,
-    ),
+    h("h1", "Failed runs"),
+    h("p", `${DATA.counts.failed} of ${DATA.counts.different} runs failed. They are left out of every mean.${some}`),
   ];
   return rows.length ? [...page, table("Failed runs", columns, rows)] : page;
 }
@@ -259,24 +253,23 @@ function ruleWords({ definition, parameter, unit, oracle }) {
 
 function methodsPage() {
   const { level, least } = DATA.intervals;
-  const list = (pairs) => h("dl.definitions", {}, ...defined(pairs));
+  const list = (pairs) => h("dl.definitions", ...defined(pairs));
   const columns = Object.entries(DATA.methods).flatMap(([title, rows]) => [
-    h("h2", {}, `${title}, as recorded`),
-    list(rows.map(([name, unit, definition]) => [[name, h("span.soft", {}, ` ${unit}`)], definition])),
+    h("h2", `${title}, as recorded`),
+    list(rows.map(([name, unit, definition]) => [[name, h("span.soft", ` ${unit}`)], definition])),
   ]);
   return [
-    h("h1", {}, "Methods"),
+    h("h1", "Methods"),
     h(
       "p",
-      {},
       `Intervals are at the level of ${100 * level}%, over prompts; with fewer than ${least} prompts there are none.`,
     ),
-    DATA.prompts.length < DATA.counts.prompts ? h("p", {}, held()) : null,
-    Object.keys(DATA.modes).length ? h("h2", {}, "Modes: what an early exit leaves behind") : null,
+    DATA.prompts.length < DATA.counts.prompts ? h("p", held()) : null,
+    Object.keys(DATA.modes).length ? h("h2", "Modes: what an early exit leaves behind") : null,
     list(Object.entries(DATA.modes).map(([mode, does]) => [mode, `${does}.`])),
-    Object.keys(DATA.rules).length ? h("h2", {}, "Rules: where tokens exit") : null,
+    Object.keys(DATA.rules).length ? h("h2", "Rules: where tokens exit") : null,
     list(Object.entries(DATA.rules).map(([name, rule]) => [name, ruleWords(rule)])),
-    h("h2", {}, "Numbers of this report"),
+    h("h2", "Numbers of this report"),
     list(definitions()),
     ...columns,
   ].filter(Boolean);

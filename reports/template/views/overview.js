@@ -18,22 +18,19 @@ function overviewPage() {
   return [
     h(
       "div.overview",
-      {},
       contents(sections),
       h(
         "div.sections",
-        {},
         h(
           "section.top",
           { "aria-labelledby": "verdict" },
           h("h1", { id: "verdict", tabindex: -1 }, "Does early exit pay here?"),
           h(
             "div.row.origin",
-            {},
             origin(`${form(runs, "count")}${missing} runs${repeats}${failed ? "" : ", none failed"}`),
             failed ? h("a.bad", { href: "#/fail" }, `${form(failed, "count")} failed`) : null,
           ),
-          ...said.map((words) => h("p", {}, words)),
+          ...said.map((words) => h("p", words)),
           DATA.verdict ? verdictCard(DATA.verdict) : null,
         ),
         ...sections.slice(1).map(({ nodes }) => nodes()),
@@ -53,7 +50,7 @@ function overviewSections() {
       label: "Quality against cost",
       nodes: () => part("quality", null, [tradeFigure(DATA.trade)]),
     },
-    drafts && { id: "drafts", label: "Drafts", nodes: () => h("div.figures", {}, ...draftsSection()) },
+    drafts && { id: "drafts", label: "Drafts", nodes: () => h("div.figures", ...draftsSection()) },
     DATA.settings && { id: "settings", label: "Which setting", nodes: settingsPart },
     DATA.trade && DATA.time && { id: "time", label: "Time", nodes: timePart },
     DATA.beside && { id: "beside", label: "Side by side", nodes: () => part("beside", null, [besideFigure()]) },
@@ -69,7 +66,7 @@ function contents(sections) {
   const links = [...sections, ...apart.map(({ id, title }) => ({ id, label: title }))].map(({ id, label }) =>
     h("a", { href: `#/at/${id}`, "data-to": id }, label),
   );
-  const nav = h("nav.contents", { "aria-label": "Contents" }, h("ol", {}, ...links.map((link) => h("li", {}, link))));
+  const nav = h("nav.contents", { "aria-label": "Contents" }, h("ol", ...links.map((link) => h("li", link))));
   const seen = new Map();
   const watch = new IntersectionObserver(
     (entries) => {
@@ -111,7 +108,7 @@ const part = (id, title, children) =>
 function origin(runs) {
   const facts = Object.fromEntries(DATA.facts),
     line = [facts.Model, facts.Size, runs].filter(Boolean).join(" · ");
-  return provenance(line, DATA.facts, DATA.prompts.length < DATA.counts.prompts ? h("p", {}, held()) : null);
+  return provenance(line, DATA.facts, DATA.prompts.length < DATA.counts.prompts ? h("p", held()) : null);
 }
 
 const ANSWERS = { true: ["yes", "Yes."], false: ["no", "No."], null: ["open", "Not known."] };
@@ -128,29 +125,21 @@ function verdictCard({ sentences, pays, cause, weights, setting, rows, source })
   const bars = weights.map(({ label, share, text: words }) => {
     const bar = h("span.weight");
     bar.style.width = `${Math.max(1, (100 * Math.abs(share)) / most)}%`;
-    return h("li", {}, bar, h("span", {}, `${words} `, termed(label)));
+    return h("li", bar, h("span", `${words} `, termed(label)));
   });
   return h(
     `div.verdict.${look}`,
-    {},
     h(
       "div",
-      {},
-      ...sentences.map((sentence, i) => h("p", {}, i ? null : h("strong", {}, `${word} `), ...linked(sentence))),
+      ...sentences.map((sentence, i) => h("p", i ? null : h("strong", `${word} `), ...linked(sentence))),
       rows.length ? assessed(rows) : null,
     ),
     bars.length || cause
       ? h(
           "div.why",
-          {},
-          h(
-            "p",
-            {},
-            h("strong", {}, cause ? `Why: ${CAUSES[cause]}` : "Why"),
-            setting ? h("span.soft", {}, ` ${setting}`) : null,
-          ),
-          bars.length ? h("ul", {}, ...bars) : null,
-          source === "assessment" ? h("p.soft", {}, "As jobs/assess.py found.") : null,
+          h("p", h("strong", cause ? `Why: ${CAUSES[cause]}` : "Why"), setting ? h("span.soft", ` ${setting}`) : null),
+          bars.length ? h("ul", ...bars) : null,
+          source === "assessment" ? h("p.soft", "As jobs/assess.py found.") : null,
         )
       : null,
   );
@@ -166,7 +155,7 @@ function assessed(rows) {
     value: (row) => row[key],
     show: (row) => show(row[key]),
   }));
-  return h("details", {}, h("summary", {}, "The assessment in numbers"), table("The assessment", columns, rows));
+  return h("details", h("summary", "The assessment in numbers"), table("The assessment", columns, rows));
 }
 
 // A sentence in which the names of configurations are links.
@@ -184,16 +173,13 @@ function linked(sentence) {
 
 function settingsPart() {
   const { about, table: rows } = DATA.settings;
-  return part("settings", "Which setting may I use?", [
-    h("p.soft", {}, about),
-    twin("Which setting may be used", rows),
-  ]);
+  return part("settings", "Which setting may I use?", [h("p.soft", about), twin("Which setting may be used", rows)]);
 }
 
 // What was timed, a batch size at a time, beside what T(rows, layers) allows.
 function timePart() {
   const { about, table: timed, places: where, steps } = DATA.time;
-  const nodes = [h("p.soft", {}, about)];
+  const nodes = [h("p.soft", about)];
   if (timed) {
     const box = h("div"),
       first = choiceOf("time.at", where);
@@ -215,8 +201,7 @@ function timePart() {
     nodes.push(
       h(
         "details",
-        {},
-        h("summary", {}, `A step in milliseconds, by rows and last layer: ${machine}`),
+        h("summary", `A step in milliseconds, by rows and last layer: ${machine}`),
         twin("Milliseconds of a step", rows),
       ),
     );
@@ -262,7 +247,7 @@ function everythingElse(folds) {
     const details = h(
       "details.fold",
       { "data-fold": id, open: open.has(id) },
-      h("summary", {}, h("h3", { id, tabindex: -1 }, title)),
+      h("summary", h("h3", { id, tabindex: -1 }, title)),
     );
     details.addEventListener("toggle", () => {
       if (open.has(id) === details.open) return;
@@ -270,7 +255,7 @@ function everythingElse(folds) {
       else open.delete(id);
       remember();
     });
-    return unfold(details, () => [h("div.figures", {}, ...build().filter(Boolean))]);
+    return unfold(details, () => [h("div.figures", ...build().filter(Boolean))]);
   });
   const everything = (isOpen) => () => {
     for (const details of made) details.open = isOpen;
@@ -278,7 +263,6 @@ function everythingElse(folds) {
   return part("more", "Everything else", [
     h(
       "p.row.screen",
-      {},
       h("button", { type: "button", onclick: everything(true) }, "Open all"),
       h("button", { type: "button", onclick: everything(false) }, "Close all"),
       DATA.charts.length ? highlight() : null,
@@ -296,12 +280,11 @@ function findings() {
       "section.whole",
       { "aria-label": "Findings" },
       list(DATA.findings),
-      of.length ? h("h4", {}, "Quality") : null,
+      of.length ? h("h4", "Quality") : null,
       of.length ? list(of) : null,
       meanings(),
       h(
         "p.soft",
-        {},
         `In brackets: ${100 * level}% intervals over prompts. ` +
           (DATA.timed ? "Intervals of realised savings are over rounds. " : "") +
           `Layers skipped: ${LAYERS_SKIPPED} ${DATA.timed ? "" : "No time was measured. "}${oracles()}`,
@@ -351,11 +334,10 @@ const shortly = (definition) => definition.replace(/ \([^()]*\)$/, ""); // witho
 const meanings = () =>
   h(
     "dl.modes.soft",
-    {},
     ...[
       ...Object.entries(DATA.modes).filter(([mode]) => mode !== DATA.normal),
       ...Object.entries(DATA.rules).map(([rule, { definition, mark }]) => [rule + mark, definition]),
-    ].map(([name, does]) => h("div", {}, h("dt", {}, `${name}:`), h("dd", {}, `${shortly(does)}.`))),
+    ].map(([name, does]) => h("div", h("dt", `${name}:`), h("dd", `${shortly(does)}.`))),
   );
 
 let most = 5; // per cent
@@ -392,7 +374,7 @@ function limited(chart) {
   const highest = Math.max(...chart.table.rows.map((row) => row[`${key}_high`] ?? row[key]));
   const copy = {
     ...chart,
-    controls: [h("label", {}, `Most layers skipped at a ${name} of at most `, input, " %"), answer],
+    controls: [h("label", `Most layers skipped at a ${name} of at most `, input, " %"), answer],
     prepare: (spec) => (most / 100 <= highest ? { ...spec, layer: [line(spec), ...spec.layer] } : spec),
   };
   return figure(copy);
@@ -421,7 +403,6 @@ function skipMost({ rows }, column, name) {
     .map((row) =>
       h(
         "span",
-        {},
         configurationCell(row.configuration),
         ` would skip ${estimate(row, skipped)} of the layers, at a ${name} of ${estimate(row, column)} (n = ${row[`${column.key}_n`]}). `,
       ),
@@ -448,6 +429,5 @@ const held = () =>
 const highlight = () =>
   h(
     "p.screen",
-    {},
     chooser("Highlight:", [["", "none"], ...DATA.configurations.map(({ key }) => key)], "", pick, "highlight"),
   );

@@ -7,18 +7,17 @@ async function promptPage(number) {
   const neighbour = (other, label) => (other ? h("a", { href: address(other) }, label) : null);
   const page = [
     trail(`Prompt ${prompt.id}`),
-    h("h1", {}, `Prompt ${prompt.id}`),
+    h("h1", `Prompt ${prompt.id}`),
     h("blockquote", { tabindex: 0, role: "group", "aria-label": "Prompt" }, ...visible(prompt.text)),
-    ...(prompt.answer === null ? [] : [h("p", {}, "Expected answer: ", h("strong", {}, ...visible(prompt.answer)))]),
+    ...(prompt.answer === null ? [] : [h("p", "Expected answer: ", h("strong", ...visible(prompt.answer)))]),
     h(
       "p.row",
-      {},
       neighbour(DATA.prompts[number - 1], "← previous prompt"),
       neighbour(DATA.prompts[number + 1], "next prompt →"),
-      prompt.why ? h("span.soft", {}, `Held because: ${prompt.why}.`) : null,
+      prompt.why ? h("span.soft", `Held because: ${prompt.why}.`) : null,
     ),
   ];
-  if (!prompt.runs.length) return [...page, h("p", {}, "No run of this prompt has landed yet.")];
+  if (!prompt.runs.length) return [...page, h("p", "No run of this prompt has landed yet.")];
   const rows = prompt.runs.map((run, i) => ({ run, tokens: cores[i] }));
   if (!rows.some(({ tokens }) => tokens) && prompt.runs.some((run) => run.n)) page.push(notThere(number));
   const failed = rows.filter(({ run }) => run.status !== "ok");
@@ -26,7 +25,6 @@ async function promptPage(number) {
     page.push(
       h(
         "p.bad",
-        {},
         `${failed.length} of ${rows.length} runs failed: `,
         ...failed.flatMap(({ run }, i) => [i ? ", " : "", h("a", { href: address(prompt, run) }, runName(run))]),
       ),
@@ -82,11 +80,10 @@ function writtenTexts(prompt, rows) {
       { id: "written" },
       `What was written: ${form(groups.size, "count")} different text${groups.size === 1 ? "" : "s"}`,
     ),
-    right >= 0 && prompt.answer !== null ? h("p", {}, rightWords(rows, right)) : null,
+    right >= 0 && prompt.answer !== null ? h("p", rightWords(rows, right)) : null,
     canFilter
       ? h(
           "div.row",
-          {},
           chooser("Show", filters, last, (value) => {
             choose("prompt.texts", value);
             show(value === filters[0]);
@@ -111,20 +108,18 @@ function saidBy(prompt, { text, members, from }) {
     n = new Set(members.map(({ run }) => run.c)).size;
   const who = h(
     "p.who-said",
-    {},
     markOf(members[0].run),
-    h("strong", {}, n === 1 ? " One setting says this: " : ` ${n} settings say this: `),
+    h("strong", n === 1 ? " One setting says this: " : ` ${n} settings say this: `),
     ...named.flatMap((member, i) => [i ? ", " : "", link(member)]),
     others.length ? ` and ${others.length} more` : null,
   );
   const strips = (some) => some.filter(({ tokens }) => tokens).map((member) => exitStrip(prompt, member));
-  const more = h("details", {}, h("summary", {}, `${others.length} more and their exits`));
+  const more = h("details", h("summary", `${others.length} more and their exits`));
   unfold(more, () => strips(others));
   return h(
     "article.said-by",
-    {},
     who,
-    h("p.text", {}, ...wholeText(text, from)),
+    h("p.text", ...wholeText(text, from)),
     ...strips(named),
     others.length ? more : null,
   );
@@ -136,11 +131,9 @@ function wholeText(text, from) {
     cut = from === null ? end : Math.min(from, end);
   return [
     ...spaced(text, 0, cut),
-    from === null
-      ? ""
-      : h("span.differs", {}, from < text.length ? "differs from here" : "ends here, full depth goes on"),
-    cut < end ? h("strong", {}, ...spaced(text, cut, end)) : "",
-    end < text.length ? h("span.soft", {}, ` … ${form(text.length - end, "count")} more letters`) : "",
+    from === null ? "" : h("span.differs", from < text.length ? "differs from here" : "ends here, full depth goes on"),
+    cut < end ? h("strong", ...spaced(text, cut, end)) : "",
+    end < text.length ? h("span.soft", ` … ${form(text.length - end, "count")} more letters`) : "",
   ];
 }
 
@@ -168,7 +161,6 @@ function exitStrip(prompt, { run, tokens }) {
   });
   return h(
     "div.exit-row",
-    {},
     h("span.soft", { "aria-hidden": "true" }, `${runShown(run)} · ${early} of ${tokens.n} early`),
     strip,
   );
@@ -190,7 +182,7 @@ function promptNumbers(prompt, rows) {
   const details = h(
     "details.fold",
     { open: choice("prompt.numbers", false) },
-    h("summary", {}, h("h2", {}, "Numbers and charts")),
+    h("summary", h("h2", "Numbers and charts")),
   );
   const recorded = rows.filter(({ tokens }) => tokens),
     counted = rows.filter(({ run }) => run.counts.some(Boolean));
@@ -200,16 +192,11 @@ function promptNumbers(prompt, rows) {
       `Configurations on prompt ${prompt.id}`,
       prompt.runs.map((run) => ({ prompt, run, name: runName(run), after: DATA.configurations[run.c].mark })),
     ),
-    h(
-      "div.figures",
-      {},
-      recorded.length ? strip(prompt, recorded) : null,
-      counted.length ? mix(prompt, counted) : null,
-    ),
+    h("div.figures", recorded.length ? strip(prompt, recorded) : null, counted.length ? mix(prompt, counted) : null),
   ]);
 }
 
-const notThere = (number) => h("p.bad", {}, `Its tokens are in ${sideFile(number)}, which isn't next to this file.`);
+const notThere = (number) => h("p.bad", `Its tokens are in ${sideFile(number)}, which isn't next to this file.`);
 
 function configurationsPage(key) {
   const runs = DATA.prompts.flatMap((prompt) =>
@@ -223,24 +210,24 @@ function configurationsPage(key) {
   const row = chart?.table.rows.filter((found) => found.configuration === key);
   return [
     trail(key),
-    h("h1", {}, `${key} on every prompt`),
+    h("h1", `${key} on every prompt`),
     ...ruleOf(key),
-    row?.length ? h("p.soft", {}, "Means over prompts") : null,
+    row?.length ? h("p.soft", "Means over prompts") : null,
     row?.length
       ? numbers(chart.table.columns.slice(1).map((column) => [column.label, estimate(row[0], column)]))
       : null,
-    h("h2", {}, "Prompts"),
-    DATA.prompts.length < DATA.counts.prompts ? h("p", {}, held()) : null,
+    h("h2", "Prompts"),
+    DATA.prompts.length < DATA.counts.prompts ? h("p", held()) : null,
     runs.length
       ? runsTable(`Prompts under ${key}`, runs, "Prompt")
-      : h("p", {}, "No run of this configuration has landed yet."),
+      : h("p", "No run of this configuration has landed yet."),
   ].filter(Boolean);
 }
 
 // A sentence on a rule that looks at the final layer.
 function ruleOf(key) {
   const { rule } = configurationOf(key);
-  return DATA.rules[rule]?.oracle ? [h("p.soft", {}, `Rule ${rule} is an oracle: ${ORACLE}.`)] : [];
+  return DATA.rules[rule]?.oracle ? [h("p.soft", `Rule ${rule} is an oracle: ${ORACLE}.`)] : [];
 }
 
 // One row per {prompt, run, name}; \`after\` follows the link.
@@ -250,7 +237,7 @@ function runsTable(caption, rows, first = "Configuration") {
       label: first,
       text: true,
       value: ({ prompt, run }) => (first === "Prompt" ? DATA.prompts.indexOf(prompt) : run.c),
-      show: ({ prompt, run, name, after }) => h("span", {}, h("a", { href: address(prompt, run) }, name), after),
+      show: ({ prompt, run, name, after }) => h("span", h("a", { href: address(prompt, run) }, name), after),
     },
     {
       label: "Ended",

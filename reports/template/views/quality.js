@@ -3,17 +3,17 @@
 // What is known of a run's answer and of what judges say of its text: a list of paragraphs.
 function verdicts(prompt, run) {
   const found = run.found === undefined ? [] : [answerOf(prompt, run)];
-  return [...found, ...(run.judged ?? []).map(judgedBy)].map((nodes) => h("p", {}, ...nodes));
+  return [...found, ...(run.judged ?? []).map(judgedBy)].map((nodes) => h("p", ...nodes));
 }
 
 function answerOf(prompt, run) {
   const said = run.found === null ? ["none is found in the text"] : ["found: ", ...visible(run.found)];
   const wanted = prompt.answer === null ? [] : ["; expected: ", ...visible(prompt.answer)];
-  return [h("strong", {}, "Answer"), ": ", form(rightOf(run), "right"), "; ", ...said, ...wanted, "."];
+  return [h("strong", "Answer"), ": ", form(rightOf(run), "right"), "; ", ...said, ...wanted, "."];
 }
 
 function judgedBy([judge, scores, preferred, error]) {
-  const name = h("strong", {}, `Judge ${DATA.judges[judge]}`);
+  const name = h("strong", `Judge ${DATA.judges[judge]}`);
   if (error) return [name, " gave no usable answer: ", ...visible(error)];
   const known = scores.map((score, i) => (score === null ? null : `${ASPECTS[i]} ${score}`)).filter(Boolean);
   const words = known.length ? `: ${known.join(", ")} (1 to 5)` : "";

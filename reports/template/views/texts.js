@@ -32,15 +32,15 @@ function someOf({ rows, load, draw, words }) {
     show();
   };
   requestIdleCallback(show, { timeout: 1000 }); // after the charts, which are seen first
-  return { box, below: h("span", {}, said, more), renew };
+  return { box, below: h("span", said, more), renew };
 }
 
 const markOf = (run) => {
   const right = rightOf(run);
   if (right === null) return null;
   return right === 1
-    ? h("span.right", {}, "✓", h("span.hidden", {}, "right"))
-    : h("span.wrong", {}, "✗", h("span.hidden", {}, "wrong"));
+    ? h("span.right", "✓", h("span.hidden", "right"))
+    : h("span.wrong", "✗", h("span.hidden", "wrong"));
 };
 
 // The setting whose texts are shown first: the one that the verdict names, or else the first that exits early.
@@ -94,7 +94,7 @@ function textsPart() {
   const list = someOf({
     rows: pairs,
     load: withTexts,
-    draw: (rows) => (rows.length ? textsTable(rows, state.key, baseKey) : h("p", {}, "No prompt is so.")),
+    draw: (rows) => (rows.length ? textsTable(rows, state.key, baseKey) : h("p", "No prompt is so.")),
     words: (shown, all) =>
       `${shown} of ${all} prompts shown, of ${runsOfKey(state.key)} that this file holds with this setting.`,
   });
@@ -106,12 +106,11 @@ function textsPart() {
   return part("texts", "What was lost, in words", [
     h(
       "div.row",
-      {},
       chooser("Setting", keys, state.key, change("key")),
       chooser("Show", names, state.filter, change("filter")),
     ),
     list.box,
-    h("div.below", {}, list.below, savesOf("Texts", records)),
+    h("div.below", list.below, savesOf("Texts", records)),
   ]);
 }
 
@@ -134,17 +133,15 @@ function textsTable(rows, key, baseKey) {
     const written = (run, text) => [markOf(run), " ", ...(text === null ? ["not in this file"] : excerpt(text, from))];
     return h(
       "tr",
-      {},
       h(
         "th.words",
         { scope: "row" },
         h("a", { href: address(prompt) }, prompt.id),
-        prompt.answer === null ? null : h("div.soft", {}, `expected: ${shorten(prompt.answer, 24)}`),
+        prompt.answer === null ? null : h("div.soft", `expected: ${shorten(prompt.answer, 24)}`),
       ),
-      baseKey ? h("td.words.prose", {}, ...(base ? written(base, texts[0]) : ["–"])) : null,
+      baseKey ? h("td.words.prose", ...(base ? written(base, texts[0]) : ["–"])) : null,
       h(
         "td.words.prose",
-        {},
         ...written(one, texts[1]),
         " ",
         h(
@@ -160,24 +157,20 @@ function textsTable(rows, key, baseKey) {
     { tabindex: 0, role: "group", "aria-label": "Texts" },
     h(
       "table",
-      {},
       h(
         "caption",
-        {},
         `Texts of ${key} on prompts${baseKey ? " beside full depth" : ""}; bold: after the first difference.`,
       ),
       h(
         "thead",
-        {},
         h(
           "tr",
-          {},
           h("th.words", { scope: "col" }, "Prompt"),
           baseKey ? h("th.words", { scope: "col" }, "Full depth") : null,
           h("th.words", { scope: "col" }, key),
         ),
       ),
-      h("tbody", {}, ...rows.map(cells)),
+      h("tbody", ...rows.map(cells)),
     ),
   );
 }
@@ -205,7 +198,7 @@ function excerpt(text, from, most = LETTERS) {
   return [
     start ? "… " : "",
     ...oneLine(text.slice(start, cut)),
-    cut < end ? h("strong", {}, ...oneLine(text.slice(cut, end))) : "",
+    cut < end ? h("strong", ...oneLine(text.slice(cut, end))) : "",
     end < text.length ? " …" : "",
   ];
 }
@@ -262,7 +255,6 @@ function confidentPart() {
   return part("confident", "Where was it sure, and wrong?", [
     h(
       "div.row",
-      {},
       chooser("Setting", keys, setting, (value) => {
         setting = value;
         choose("confident.setting", value);
@@ -270,7 +262,7 @@ function confidentPart() {
       }),
     ),
     list.box,
-    h("div.below", {}, list.below, savesOf("Sure and wrong", records)),
+    h("div.below", list.below, savesOf("Sure and wrong", records)),
   ]);
 }
 
@@ -284,7 +276,6 @@ function confidentTable(rows) {
       show: ({ prompt, run, tokens, i }) =>
         h(
           "span",
-          {},
           ...before(tokens, i),
           h("a", { href: address(prompt, run, { t: i }) }, "“", ...alone(tokens.piece[i]), "”"),
         ),
@@ -293,7 +284,7 @@ function confidentTable(rows) {
       label: "Full depth",
       text: true,
       value: ({ detail }) => detail.said,
-      show: ({ detail }) => (detail.said === null ? "–" : h("span", {}, "“", ...alone(detail.said), "”")),
+      show: ({ detail }) => (detail.said === null ? "–" : h("span", "“", ...alone(detail.said), "”")),
     },
     { label: "Sure here", value: ({ sure }) => sure, show: ({ sure }) => surely(sure) },
     { label: "Under full depth", value: ({ full }) => full, show: ({ full }) => percent(full) },

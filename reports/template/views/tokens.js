@@ -5,7 +5,7 @@
 function tokenText(run, tokens, label, marks) {
   const box = h("div.tokens", { tabindex: 0, role: "group", "aria-label": label });
   for (let i = 0; i < tokens.n; i++) {
-    if (i === marks.from) box.append(h("span.differs", {}, "differs from here"));
+    if (i === marks.from) box.append(h("span.differs", "differs from here"));
     const span = h(`span.t.r${tokens.rank[i]}`, { "data-i": i, "data-l": layerNumber(tokens.rank[i]) });
     if (i < run.undrawn) span.classList.add("undrawn");
     if (tokens.disagrees?.[i]) span.classList.add("disagrees");
@@ -16,7 +16,7 @@ function tokenText(run, tokens, label, marks) {
     span.append(...(ends ? nodes.slice(0, -1) : nodes));
     box.append(span, ends ? "\n" : ""); // after the span, so that the layer's number stays on the line of the token
   }
-  if (marks.from === tokens.n) box.append(h("span.differs", {}, "ends here, the other goes on"));
+  if (marks.from === tokens.n) box.append(h("span.differs", "ends here, the other goes on"));
   return box;
 }
 
@@ -25,15 +25,14 @@ function disagreements(run, tokens, box) {
   if (!tokens.disagrees || tokens.n <= run.undrawn) return null;
   const n = tokens.disagrees.reduce((sum, one) => sum + one, 0),
     of = `${form(tokens.n - run.undrawn, "count")} decided tokens`;
-  if (!n) return h("p.soft", {}, `Full depth would have said each of the ${of}.`);
+  if (!n) return h("p.soft", `Full depth would have said each of the ${of}.`);
   const next = () => {
     box.focus({ preventScroll: true });
     box.dispatchEvent(new KeyboardEvent("keydown", { key: "d" }));
   };
   return h(
     "p.soft",
-    {},
-    h("span.disagrees", {}, "Overlined"),
+    h("span.disagrees", "Overlined"),
     `: ${form(n, "count")} of the ${of} (${form(n / (tokens.n - run.undrawn), "share")}) are not what full depth would have said.`,
     h("button.next.screen", { type: "button", onclick: next }, "Next (d)"),
   );
@@ -47,8 +46,7 @@ function draftedTokens(run, tokens) {
     decided = tokens.n - run.undrawn;
   return h(
     "p.soft",
-    {},
-    h("span.t.drafted", {}, "Shaded"),
+    h("span.t.drafted", "Shaded"),
     `: ${form(n, "count")} of ${form(decided, "count")} decided tokens (${form(decided && n / decided, "share")}) were drafted after layer ${layer}, and full depth agreed.`,
   );
 }
@@ -62,9 +60,9 @@ function legend(counts, target) {
     const content = [
       h(`span.swatch.c${rank}`),
       DATA.layers[rank],
-      counts ? h("span.soft", {}, ` × ${counts[rank]}`) : null,
+      counts ? h("span.soft", ` × ${counts[rank]}`) : null,
     ];
-    if (!target) return h("li", {}, ...content);
+    if (!target) return h("li", ...content);
     const only = h(
       "button",
       {
@@ -79,17 +77,17 @@ function legend(counts, target) {
       },
       ...content,
     );
-    return h("li", {}, only);
+    return h("li", only);
   };
   const list = h("ul.legend", { "aria-label": "Exit layer" }, ...DATA.layers.map((_, rank) => item(rank)));
-  return h("div.row", {}, h("span.soft", {}, "Exit layer"), list);
+  return h("div.row", h("span.soft", "Exit layer"), list);
 }
 
 // A single token, with marks for the blanks at its ends, which would be invisible.
 function alone(piece) {
   const text = pieceText(piece);
   return /^[ \u00a0]+$/.test(text)
-    ? [h("span.mark", {}, text.replaceAll(" ", "␣").replaceAll("\u00a0", "⟨A0⟩"))]
+    ? [h("span.mark", text.replaceAll(" ", "␣").replaceAll("\u00a0", "⟨A0⟩"))]
     : spaced(text);
 }
 
@@ -104,10 +102,9 @@ function tokenPane(run, tokens, detail, i, name) {
     drawn = i >= run.undrawn,
     configuration = DATA.configurations[run.c];
   const lines = [
-    h("h2.piece", {}, "“", ...alone(tokens.piece[i]), "”"),
+    h("h2.piece", "“", ...alone(tokens.piece[i]), "”"),
     h(
       "p",
-      {},
       (name ? `${name}: token` : "Token") +
         ` ${i + 1} of ${tokens.n} (position ${i}), read after layer ${DATA.layers[rank]}.` +
         (drawn ? "" : " First token: always from the final layer.") +
@@ -121,7 +118,6 @@ function tokenPane(run, tokens, detail, i, name) {
     lines.push(
       h(
         "p.soft",
-        {},
         "The distribution that this token was read from (the student's) wasn't recorded. Sweeps record it with this version and --record-top-k.",
       ),
     );
@@ -142,7 +138,7 @@ function layerTable({ kl, probability: drawnFrom, saw, top, read }, rank, { rule
   const bar = (value, share, r) => {
     const fill = h(`span.bar.c${r}`);
     fill.style.width = `${100 * share}%`;
-    return h("td", {}, h("span", {}, value), fill);
+    return h("td", h("span", value), fill);
   };
   const last = (r) => r === DATA.final;
   // The evidence beside its threshold. Both are rounded alike where the rounding would turn them round.
@@ -156,34 +152,26 @@ function layerTable({ kl, probability: drawnFrom, saw, top, read }, rank, { rule
   const said = (likely) =>
     h(
       "td.words",
-      {},
       ...likely.map(({ piece, probability }) =>
-        h("div", {}, h("span.piece", {}, ...alone(piece)), h("span.soft", {}, ` ${percent(probability)}`)),
+        h("div", h("span.piece", ...alone(piece)), h("span.soft", ` ${percent(probability)}`)),
       ),
     );
   const name = (r, who) =>
-    h("th", { scope: "row" }, h(`span.swatch.c${r}`), DATA.layers[r], who ? h("div.who", {}, who) : null);
+    h("th", { scope: "row" }, h(`span.swatch.c${r}`), DATA.layers[r], who ? h("div.who", who) : null);
   const rows = DATA.layers.flatMap((_, r) => {
     const here = r === rank,
       teacher = h(
         here && !student ? "tr.here" : "tr",
-        {},
         name(r, here && student ? "full depth" : null),
         kl && bar(last(r) ? "0" : nats(kl[r]), last(r) ? 0 : kl[r] / highest, r),
-        looked && h("td", {}, last(r) || saw[r] === null ? "–" : compares ? beside(saw[r], r) : seen(saw[r])),
-        probability && (unseen(r) ? h("td", {}, "–") : bar(`${Math.round(100 * probability[r])}%`, probability[r], r)),
+        looked && h("td", last(r) || saw[r] === null ? "–" : compares ? beside(saw[r], r) : seen(saw[r])),
+        probability && (unseen(r) ? h("td", "–") : bar(`${Math.round(100 * probability[r])}%`, probability[r], r)),
         top && said(top[r]),
       );
     return here && student
       ? [
           teacher,
-          h(
-            "tr.here",
-            {},
-            name(r, "student"),
-            across ? h("td", { colspan: across }, "read from this") : null,
-            said(read),
-          ),
+          h("tr.here", name(r, "student"), across ? h("td", { colspan: across }, "read from this") : null, said(read)),
         ]
       : [teacher];
   });
@@ -205,18 +193,15 @@ function layerTable({ kl, probability: drawnFrom, saw, top, read }, rank, { rule
       : `Highlighted: where the token was read${read ? "; the student had the same there." : "."}`);
   return h(
     top ? (looked && probability ? "table.likely.five" : "table.likely") : "table",
-    {},
-    h("caption", {}, caption),
+    h("caption", caption),
     h(
       "thead",
-      {},
       h(
         "tr",
-        {},
         ...heads.map((head) => head && h(head === "Would have said" ? "th.words" : "th", { scope: "col" }, head)),
       ),
     ),
-    h("tbody", {}, ...rows),
+    h("tbody", ...rows),
   );
 }
 
@@ -230,13 +215,12 @@ const alike = (one, other) =>
 function fullDepth({ logprob, entropy, said }) {
   return h(
     "dl",
-    {},
-    h("dt", {}, "Log-probability under full depth"),
-    h("dd", {}, `≈ ${logprob === 0 ? "0" : `−${nats(-logprob)}`} nats`),
-    h("dt", {}, "Entropy of full depth"),
-    h("dd", {}, `≈ ${nats(entropy)} nats`),
-    h("dt", {}, "Full depth would have said"),
-    h("dd", {}, ...(said === null ? ["the same"] : ["“", ...alone(said), "”"])),
+    h("dt", "Log-probability under full depth"),
+    h("dd", `≈ ${logprob === 0 ? "0" : `−${nats(-logprob)}`} nats`),
+    h("dt", "Entropy of full depth"),
+    h("dd", `≈ ${nats(entropy)} nats`),
+    h("dt", "Full depth would have said"),
+    h("dd", ...(said === null ? ["the same"] : ["“", ...alone(said), "”"])),
   );
 }
 

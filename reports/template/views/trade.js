@@ -37,7 +37,7 @@ function tradeFigure(chart) {
   };
   const chosenVariant = () =>
     chart.variants.find(({ y, x }) => y === state.y && x === state.x) ?? chart.variants.find(({ y }) => y === state.y);
-  const note = h("span", {});
+  const note = h("span");
   const tell = () => {
     const { x, y } = shown.variants[0].axes,
       isEmpty = !visible().some((row) => row.rule !== null && isNumber(row[x]) && isNumber(row[y]));
@@ -119,7 +119,7 @@ function tradeFigure(chart) {
       const columns = chart.table.columns.filter(({ key }) => keys.includes(key));
       const tables = [twin(`${y} against ${x}`, { columns, rows: visible().filter((row) => !row.replayed) })];
       if (replayed.length) tables.push(twin("Settings that were replayed", chart.replayed));
-      return h("div", {}, ...tables);
+      return h("div", ...tables);
     },
     below: () => modeKey(modes, severalRules),
   };
@@ -152,7 +152,7 @@ function modeKey(modes, severalRules) {
     ...modes.map((mode) => {
       const line = h("span.line");
       line.style.borderTopStyle = LINES[Math.min(all.indexOf(mode) + first, LINES.length - 1)];
-      return h("li", {}, line, mode);
+      return h("li", line, mode);
     }),
   );
 }
