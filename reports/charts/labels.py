@@ -1,5 +1,6 @@
 """Placing labels beside the points of a chart, so that no label covers another label or a point."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -89,7 +90,7 @@ class Axis:
 
 
 def free_positions(
-    x: np.ndarray, y: np.ndarray, labels: list[str], prefer: list[tuple[LabelPosition, ...]], covered: list[Box]
+    x: np.ndarray, y: np.ndarray, labels: list[str], prefer: Sequence[Sequence[LabelPosition]], covered: list[Box]
 ) -> list[LabelPosition | None]:
     """The position of each label: the first of its preferred ones that is free. None if none is, or for an empty label.
 

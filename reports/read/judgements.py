@@ -78,4 +78,4 @@ def said_of_runs(judgements: pd.DataFrame) -> dict[str, list[list[Any]]]:
 def _by_judge(judgements: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
     """What each judge said, by judging model and rubric, in the order in which they judged first."""
     groups = judgements.groupby(["judge", "rubric"], sort=False)
-    return {(str(name), str(rubric)): judged for (name, rubric), judged in groups}  # type: ignore[misc]  # two keys
+    return {(str(name), str(rubric)): judged for (name, rubric), judged in groups}
