@@ -2,10 +2,9 @@
 
     python jobs/bench/screenshots.py results/demo --out shots
 
-What is in reports/sample/ comes from the demo sweep (python jobs/sweep.py), by
+The picture in reports/sample/ comes from a study's results (reports/sample/FINDINGS.md), by
 
-    python jobs/report.py results/demo --out reports/sample/demo.html
-    python jobs/bench/screenshots.py results/demo --readme reports/sample/overview.png
+    python jobs/bench/screenshots.py results/by-hand --readme reports/sample/overview.png
 
 Needs the package playwright and a Chromium on PATH; opens nothing but the file.
 """
