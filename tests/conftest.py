@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from own_ray import SHARED_RAY
 from quick import has_quick_tests, is_quick
 
 if TYPE_CHECKING:
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 
 LONGEST_FIRST = (  # so that no process ends with one of them while the other has nothing left to do
     "test_submit.py", "test_golden.py", "test_readme.py", "test_invariants.py", "test_chaos.py", "test_interrupt.py",
-    "test_soundness.py", "test_faults.py", "test_device.py", "test_sweep_refusals.py", "test_sweep.py",
-    "test_online.py", "test_nodes.py",
+    "test_soundness.py", "test_device.py", "test_online.py", "test_nodes.py",
 )  # fmt: skip
+FILES_WITH_RAY = pytest.StashKey[set[Path]]()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -31,12 +32,24 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests without the marker are taken out
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Files whose tests share a Ray come one after the other."""
+    with_ray = config.stash[FILES_WITH_RAY] = set()
     for item in items:
-        if is_quick(item.path, item.name, getattr(item, "fixturenames", ())):
+        fixtures = getattr(item, "fixturenames", ())
+        if is_quick(item.path, item.name, fixtures):
             item.add_marker("quick")
+        if "local_ray" in fixtures:
+            with_ray.add(item.path)
     ranks = {name: rank for rank, name in enumerate(LONGEST_FIRST)}
-    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
+    items.sort(key=lambda item: (ranks.get(item.path.name, len(ranks)), item.path not in with_ray))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """The Ray that tests share ends where the next file has none that want it."""
+    if SHARED_RAY.is_up and (nextitem is None or nextitem.path not in item.config.stash[FILES_WITH_RAY]):
+        SHARED_RAY.end()
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

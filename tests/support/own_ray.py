@@ -1,19 +1,20 @@
-"""A Ray of a test's own, beside any other on this machine."""
+"""Rays of tests' own, beside any other on this machine."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
 
 @contextmanager
-def started_ray(environment: dict[str, str]) -> Iterator[None]:
+def started_ray(environment: Mapping[str, str]) -> Iterator[None]:
     """A Ray of two CPUs, whose actors get the environment of this process as it is now, and `environment`."""
     import ray
 
     from cluster.session import NO_PRESTART
 
+    SHARED_RAY.end()
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
@@ -30,3 +31,24 @@ def started_ray(environment: dict[str, str]) -> Iterator[None]:
         )
         yield
         ray.shutdown()
+
+
+class SharedRay:
+    """The one that tests share, also of several files that come one after the other: to start it takes seconds."""
+
+    def __init__(self) -> None:
+        self._until_its_end = ExitStack()
+        self.is_up = False
+
+    def start(self, environment: Mapping[str, str]) -> None:
+        """If it is not up."""
+        if not self.is_up:
+            self._until_its_end.enter_context(started_ray(environment))
+            self.is_up = True
+
+    def end(self) -> None:
+        self._until_its_end.close()
+        self.is_up = False
+
+
+SHARED_RAY = SharedRay()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from own_ray import started_ray
+from own_ray import SHARED_RAY
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +23,13 @@ def ray_environment() -> Iterator[dict[str, str]]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(scope="module")
-def local_ray(ray_environment: dict[str, str]) -> Iterator[None]:
-    with started_ray(ray_environment):
-        yield
+@pytest.fixture
+def local_ray(ray_environment: dict[str, str]) -> None:
+    """The Ray that tests share; `tests/conftest.py` ends it before a file that has no test with this fixture."""
+    SHARED_RAY.start(ray_environment)
+
+
+@pytest.fixture
+def no_ray_yet() -> None:
+    """For tests of what starts a Ray of its own, or joins one."""
+    SHARED_RAY.end()

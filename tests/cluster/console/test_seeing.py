@@ -31,7 +31,7 @@ def total(text: str, name: str) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if this_process not in line)
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("no_ray_yet", "local_ray")  # a new one, which has counted nothing
 def test_metrics_appear_on_the_nodes_endpoint(tmp_path: Path) -> None:
     config = sweep_of(tmp_path, *["wait"] * 40, *["raise"] * 2, modes=["normal"])
 
