@@ -3,13 +3,14 @@
 import json
 import re
 import shutil
+import socket
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from commands import without_steps
-from sweeping import sweep, sweep_here
+from sweeping import sweep_here
 
 from eexit.results.store.folder import open_store
 from jobs.sweep import publish_report
@@ -99,11 +100,54 @@ def test_the_summary_is_there_for_programs_too(finished: tuple[Path, str]) -> No
         assert {"exit_rate", "mean_depth", "perplexity", "lcs_share", "n_tokens"} <= row["means"].keys()
 
 
+def test_results_of_another_configuration_are_refused(finished: tuple[Path, str], environment: dict[str, str]) -> None:
+    folder, _ = finished
+    before = sorted(folder.rglob("*"))
+    done = sweep_here(environment, "--config", folder / "mine.toml", "--kl-factors", "2")
+    assert done.returncode == 2
+    assert "holds another sweep (kl_factors[0]: 1.0 -> 2.0)" in done.stderr
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_model_folder_that_changed_since_is_refused(
+    finished: tuple[Path, str], environment: dict[str, str], tiny: Path
+) -> None:
+    folder, _ = finished
+    (tiny / "chat_template.jinja").write_text("{{ messages[0].content }}!")
+    try:
+        done = sweep_here(environment, "--config", folder / "mine.toml", "--device", "cpu")
+    finally:
+        (tiny / "chat_template.jinja").unlink()
+    assert done.returncode == 2
+    assert done.stderr == (
+        "importing Ray\nlooking at the model\n"
+        f"error: --out {folder}/out holds results of this model folder before its chat template changed: "
+        "put that back as it was, or choose another --out\n"
+    )
+
+
+@pytest.mark.usefixtures("no_ray_yet")
+def test_a_cluster_that_is_not_there_is_told_and_costs_no_row(
+    finished: tuple[Path, str], environment: dict[str, str]
+) -> None:
+    folder, _ = finished
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # nobody listens
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        done = sweep_here({**environment, "RAY_ADDRESS": address}, "--config", folder / "mine.toml", "--device", "cpu")
+    assert done.returncode == 2
+    said = without_steps(done.stderr)
+    assert said.startswith(f"error: the cluster at RAY_ADDRESS={address} can't be joined (")
+    assert len(said.splitlines()) == 1
+    assert len(pd.read_parquet(folder / "out" / "generations")) == 15  # the errors that it would have tried again too
+
+
+@pytest.mark.usefixtures("local_ray")
 def test_run_again_it_has_nothing_left_to_do(
     finished: tuple[Path, str], environment: dict[str, str], tiny: Path, tmp_path: Path
 ) -> None:
     arguments = ["--model", str(tiny), "--modes", "normal", "--max-new-tokens", "4", "--out", "results/here"]
-    first = sweep(environment, *arguments, cwd=tmp_path)
+    first = sweep_here(environment, *arguments, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     report = (tmp_path / "results" / "here" / "report.html").stat().st_mtime_ns
     again = sweep_here(environment, *arguments, cwd=tmp_path)
@@ -120,6 +164,7 @@ def test_run_again_it_has_nothing_left_to_do(
     assert "<html" in (tmp_path / "results" / "here" / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("local_ray")
 def test_what_was_damaged_or_lost_meanwhile_is_named_and_done_again(
     finished: tuple[Path, str], environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -129,7 +174,7 @@ def test_what_was_damaged_or_lost_meanwhile_is_named_and_done_again(
     tokens.write_bytes(tokens.read_bytes()[:-1])
     (out / "sweep.json").unlink()
     (out / "tokens" / "my_notes.txt").write_text("mine")
-    done = sweep(environment, "--config", finished[0] / "mine.toml", "--device", "cpu", "--out", out)
+    done = sweep_here(environment, "--config", finished[0] / "mine.toml", "--device", "cpu", "--out", out)
     assert done.returncode == 0, done.stderr
     assert f"--out {out} holds results but no sweep.json: it is written anew, since all " in done.stderr
     assert f"{tokens} is damaged (its checksum does not match): its runs are done again" in done.stderr
@@ -162,6 +207,7 @@ def test_files_of_others_in_the_way_are_refused_before_anything_is_written(
     assert (tmp_path / name).read_text() == '{"mine": "<html>"}'
 
 
+@pytest.mark.usefixtures("local_ray")
 def test_controls_say_what_they_follow(finished: tuple[Path, str], environment: dict[str, str], tmp_path: Path) -> None:
     folder, _ = finished
     out = tmp_path / "controlled"
@@ -175,7 +221,7 @@ def test_controls_say_what_they_follow(finished: tuple[Path, str], environment: 
         "--device",
         "cpu",
     )
-    done = sweep(environment, *given, "--out", out)
+    done = sweep_here(environment, *given, "--out", out)
     assert done.returncode == 0, done.stderr
     assert f"2 configurations of {folder / 'out'} have controls here, which exit as often" in done.stderr
     rows = pd.read_parquet(out / "generations").query("status == 'ok'")

@@ -3,13 +3,12 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
-import pandas as pd
 import pytest
+import ray
 from commands import without_steps
 from safetensors.torch import load_file, save_file
 from sweeping import SCRIPT, sweep, sweep_here
@@ -21,8 +20,6 @@ from transformers import LlamaForCausalLM
     [
         (["--modes", "foo"], "error: unknown mode 'foo': choose from normal, unfrozen, frozen_residual"),
         (["--prompts", "empty.txt"], "error: empty.txt: holds no prompt"),
-        (["--exit-layers", "2", "6"], "error: exit"),
-        (["--model", "./nowhere"], "error: "),
         (["--out", "empty.txt/out"], "can't be written to"),
         (["--json", "empty.txt/figures"], "error: --json empty.txt/figures can't be written: give the name of a file"),
     ],
@@ -35,36 +32,34 @@ def test_bad_input_ends_with_one_line_and_leaves_nothing(
     assert done.returncode == 2, done.stderr
     *steps, error = done.stderr.splitlines()
     assert message in error
-    assert steps == ["importing Ray", "looking at the model", "starting Ray"][: len(steps)]
+    assert steps == ["importing Ray"][: len(steps)]
     assert [path.name for path in tmp_path.iterdir()] == ["empty.txt"]
 
 
-def test_results_of_another_configuration_are_refused(finished: tuple[Path, str], environment: dict[str, str]) -> None:
-    folder, _ = finished
-    before = sorted(folder.rglob("*"))
-    done = sweep_here(environment, "--config", folder / "mine.toml", "--kl-factors", "2")
-    assert done.returncode == 2
-    assert "holds another sweep (kl_factors[0]: 1.0 -> 2.0)" in done.stderr
-    assert sorted(folder.rglob("*")) == before
-
-
-def test_a_model_folder_that_changed_since_is_refused(
-    finished: tuple[Path, str], environment: dict[str, str], tiny: Path
+@pytest.mark.usefixtures("no_ray_yet")
+def test_bad_input_that_is_found_while_ray_starts_ends_ray_too(
+    environment: dict[str, str], tiny: Path, tmp_path: Path
 ) -> None:
-    folder, _ = finished
-    (tiny / "chat_template.jinja").write_text("{{ messages[0].content }}!")
-    try:
-        done = sweep_here(environment, "--config", folder / "mine.toml", "--device", "cpu")
-    finally:
-        (tiny / "chat_template.jinja").unlink()
-    assert done.returncode == 2
-    assert done.stderr == (
-        "importing Ray\nlooking at the model\n"
-        f"error: --out {folder}/out holds results of this model folder before its chat template changed: "
-        "put that back as it was, or choose another --out\n"
-    )
+    folder = shutil.copytree(tiny, tmp_path / "model")  # of which nothing is known yet
+    done = sweep_here(environment, "--model", folder, "--out", tmp_path / "out", "--exit-layers", "2", "6")
+    assert done.returncode == 2, done.stderr
+    *steps, error = done.stderr.splitlines()
+    assert error.startswith("error: exit layer 6 is not below the final layer")
+    assert steps == ["importing Ray", "looking at the model", "starting Ray"]
+    assert not ray.is_initialized()
+    assert list(tmp_path.iterdir()) == [folder]
 
 
+@pytest.fixture
+def boundless(tiny: Path, tmp_path: Path) -> Path:
+    """The small model as one whose texts may be as long as they like."""
+    folder = shutil.copytree(tiny, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 10**12}))
+    return folder
+
+
+@pytest.mark.usefixtures("local_ray")
 def test_weights_that_only_an_actor_sees_are_told_as_other_bad_input_and_leave_nothing(
     environment: dict[str, str], tiny: Path, tmp_path: Path
 ) -> None:
@@ -73,7 +68,7 @@ def test_weights_that_only_an_actor_sees_are_told_as_other_bad_input_and_leave_n
     weights["model.layers.2.mlp.up_proj.weight"][0, 0] = float("nan")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     flags: list[str | Path] = ["--model", folder, "--dtype", "float32", "--exit-every", "2", "--out", tmp_path / "out"]
-    done = sweep(environment, *flags, "--device", "cpu")
+    done = sweep_here(environment, *flags, "--device", "cpu")
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[-1] == (
         f"error: model {folder}: 1 of the 2,048 numbers of model.layers.2.mlp.up_proj.weight are NaN or infinite in "
@@ -187,58 +182,52 @@ def test_a_file_where_a_folder_of_results_should_be_is_told(
     assert done.stderr.startswith("importing Ray\nerror: ")
 
 
-def test_a_cluster_that_is_not_there_is_told_and_costs_no_row(
-    finished: tuple[Path, str], environment: dict[str, str]
-) -> None:
-    folder, _ = finished
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))  # nobody listens
-        address = f"127.0.0.1:{unused.getsockname()[1]}"
-        done = sweep({**environment, "RAY_ADDRESS": address}, "--config", folder / "mine.toml", "--device", "cpu")
-    assert done.returncode == 2
-    said = without_steps(done.stderr)
-    assert said.startswith(f"error: the cluster at RAY_ADDRESS={address} can't be joined (")
-    assert len(said.splitlines()) == 1
-    assert len(pd.read_parquet(folder / "out" / "generations")) == 15  # the errors that it would have tried again too
-
-
+@pytest.mark.usefixtures("local_ray")
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--model", "./nowhere"], "error: "),
         pytest.param(
             ["--device", "mps"],
             "error: --device mps is not there, or this PyTorch was built without it",
             marks=pytest.mark.skipif(sys.platform == "darwin", reason="it may be there"),
         ),
-        pytest.param(
-            ["--gpus-per-actor", "1000", "--actors", "1"],  # not waited for, since no node will join
-            "error: no node can hold an actor of 1 CPUs and 1000 GPUs (there is a node of ",
-            marks=pytest.mark.slow,
-        ),
         (["--max-new-tokens", "1000000000"], "error: a run of up to 1,000,000,000 new tokens may need "),
     ],
 )
 def test_where_nothing_ran_nothing_is_left(
-    environment: dict[str, str], tiny: Path, tmp_path: Path, flags: list[str], message: str
+    environment: dict[str, str], boundless: Path, tmp_path: Path, flags: list[str], message: str
 ) -> None:
-    folder = shutil.copytree(tiny, tmp_path / "model")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 10**12}))
     (tmp_path / "out").mkdir()
-    done = sweep(environment, "--model", folder, "--out", tmp_path / "out", *flags)
+    done = sweep_here(environment, "--model", boundless, "--out", tmp_path / "out", *flags)
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[-1].startswith(message), done.stderr
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.slow
+def test_a_node_that_will_never_join_is_not_waited_for(
+    environment: dict[str, str], boundless: Path, tmp_path: Path
+) -> None:
+    done = sweep(
+        environment, "--model", boundless, "--out", tmp_path / "out", "--gpus-per-actor", "1000", "--actors", "1"
+    )
+    assert done.returncode == 2, done.stderr
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("error: no node can hold an actor of 1 CPUs and 1000 GPUs (there is a node of ")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("local_ray")
 def test_a_sweep_whose_runs_are_all_errors_says_so(environment: dict[str, str], tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "long.txt").write_text("x" * 300)
-    done = sweep(environment, "--model", tiny, "--prompts", tmp_path / "long.txt", "--out", tmp_path / "out")
+    done = sweep_here(environment, "--model", tiny, "--prompts", tmp_path / "long.txt", "--out", tmp_path / "out")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("all 9 runs are errors, such as: the prompt has 300 tokens")
     assert (tmp_path / "out" / "report.html").exists()
 
 
+@pytest.mark.usefixtures("local_ray")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
 def test_a_disk_that_is_full_from_the_start_is_told(environment: dict[str, str], tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -247,7 +236,7 @@ def test_a_disk_that_is_full_from_the_start_is_told(environment: dict[str, str],
         pytest.skip("this place mounts nothing")
     try:
         (out / "full").write_bytes(b"x" * 4096)
-        done = sweep(environment, "--model", tiny, "--out", out)
+        done = sweep_here(environment, "--model", tiny, "--out", out)
     finally:
         subprocess.run(["umount", "-l", str(out)], check=True)
     assert done.returncode == 1
@@ -269,7 +258,7 @@ def test_code_that_comes_with_a_model_runs_only_when_asked_for(
     odd = {"model_type": "odd", "auto_map": {"AutoConfig": "odd.OddConfig"}}
     (folder / "config.json").write_text(json.dumps(config | odd))
     flags: list[str | Path] = ["--model", folder, "--out", tmp_path / "out", "--dry-run"]
-    done = sweep(environment, *flags)
+    done = sweep_here(environment, *flags)
     assert done.returncode == 2
     assert "can't be loaded" in done.stderr
     assert not ran.exists()
