@@ -1,18 +1,18 @@
 """Secrets in a URI never appear in the output of commands, failing ones included, in logs, results or reports."""
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from runpy import run_path
+from typing import Any
 
 import pytest
 from byte_model import save_byte_model
 from commands import here, without_steps
+from own_ray import started_ray
 from pyarrow import fs
 from s3_server import BUCKET, KEYS, Wire, s3_server
 
@@ -39,29 +39,16 @@ def wire() -> Iterator[Wire]:
 
 @pytest.fixture(scope="module")
 def logs() -> Iterator[Path]:
-    """Where Ray writes its logs; a short path, since its socket names are limited."""
+    """Where Ray, which runs meanwhile, writes its logs; a short path, since its socket names are limited."""
     folder = Path(tempfile.mkdtemp(prefix="eexit-"))
-    yield folder
+    with started_ray({"RAY_TMPDIR": str(folder), "RAY_AUTH_MODE": "disabled", "AWS_DEFAULT_REGION": "us-east-1"}):
+        yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(scope="module")
-def command(logs: Path, tmp_path_factory: pytest.TempPathFactory) -> Command:
-    """Runs a job, and sees to it that it printed no secret."""
-    own = {"RAY_TMPDIR": str(logs), "RAY_AUTH_MODE": "disabled", "COLUMNS": "100", "AWS_DEFAULT_REGION": "us-east-1"}
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | own
-    folder = tmp_path_factory.mktemp("here")
-
-    def run(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, str(JOBS / script), *map(str, arguments)]
-        return without_secrets(subprocess.run(line, env=environment, cwd=folder, capture_output=True, text=True))
-
-    return run
-
-
 @pytest.fixture
-def command_here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
-    """The same in this process, for what starts no Ray."""
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """Runs a job in this process, and sees to it that neither it nor a library printed a secret."""
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("COLUMNS", "100")
 
@@ -84,32 +71,33 @@ def uri(wire: Wire, folder: str, bucket: str = BUCKET) -> str:
     return f"s3://{place}?scheme=http&endpoint_override=127.0.0.1:{wire.port}"
 
 
-def test_commands_that_work_show_and_write_no_secret(
-    command: Command, command_here: Command, wire: Wire, logs: Path, tmp_path: Path
-) -> None:
+def test_commands_that_work_show_and_write_no_secret(command: Command, wire: Wire, logs: Path, tmp_path: Path) -> None:
     save_byte_model(tmp_path / "model")
     (tmp_path / "mine.txt").write_text("one\ntwo\n")
     flags = [
         *("--model", tmp_path / "model", "--prompts", tmp_path / "mine.txt", "--modes", "normal", "--device", "cpu"),
         *("--max-new-tokens", "3", "--exit-every", "2", "--out", uri(wire, "mine")),
     ]
-    done = command_here("sweep.py", "--dry-run", *flags)
+    done = command("sweep.py", "--dry-run", *flags)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].split() == ["out", f"s3://…@{BUCKET}/mine?…"]
     done = command("sweep.py", *flags)
     assert done.returncode == 0, done.stderr
     *_, line, report = done.stdout.splitlines()
     assert report == f"s3://…@{BUCKET}/mine/report.html?…"
-    program = line.replace("; pd.read", "; runs = pd.read") + "\nprint(len(runs))"
-    read = subprocess.run([sys.executable, "-c", program], env=os.environ | KEYS, capture_output=True, text=True)
-    assert read.stdout == "2\n", read.stderr
-    again = command_here("sweep.py", *flags, "--json", tmp_path / "figures.json")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in KEYS.items():
+            patch.setenv(name, value)
+        names: dict[str, Any] = {}
+        exec(line.replace("; pd.read", "; runs = pd.read"), names)
+    assert len(names["runs"]) == 2
+    again = command("sweep.py", *flags, "--json", tmp_path / "figures.json")
     assert again.stderr == (
         f"importing Ray\nlooking at the model\nnothing is left to do: 2 runs landed in s3://…@{BUCKET}/mine?…\n"
     )
-    assert command_here("sweep.py", *flags, "--seeds", "3").returncode == 2
-    assert command_here("files/compact.py", uri(wire, "mine"), "--into", uri(wire, "copy")).returncode == 0
-    assert command_here("report.py", uri(wire, "mine"), "--out", tmp_path / "report.html").returncode == 0
+    assert command("sweep.py", *flags, "--seeds", "3").returncode == 2
+    assert command("files/compact.py", uri(wire, "mine"), "--into", uri(wire, "copy")).returncode == 0
+    assert command("report.py", uri(wire, "mine"), "--out", tmp_path / "report.html").returncode == 0
 
     filesystem, root = fs.FileSystem.from_uri(uri(wire, ""))
     written = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
@@ -126,6 +114,7 @@ def test_commands_that_work_show_and_write_no_secret(
         assert SECRET.encode() not in path.read_bytes(), path
 
 
+@pytest.mark.usefixtures("logs")
 @pytest.mark.parametrize(
     "arguments",
     [
