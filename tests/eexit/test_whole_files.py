@@ -1,54 +1,60 @@
 """Files are there with all of their content or not at all, also on a full disk."""
 
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from full_disk import left, on_a_full_disk
+import torch
+from full_disk import full_disk, left
 
+from cluster.sweep import Summary
+from eexit.plan.artefacts import Card, write_card
+from eexit.results import original_format
+from eexit.results.store.landing import Tally
+from eexit.training.run.saving import Saved, save_state
 from eexit.whole_files import becoming, write_all, write_whole
+from jobs.sweep import write_figures
 
-CARD = """Card(what="linear", holds=("readout",), model={}, layers=(1,), readout="lens", files={}, made="x" * size)"""
-WRITERS = {
-    "any": "import eexit.whole_files as its; its.write_whole(out / 'any', 'x' * size)",
-    "card.json": "import eexit.plan.artefacts as its; from eexit.plan.artefacts import Card; "
-    f"its.write_card(out, {CARD})",
-    "analysis.json": "import eexit.results.original_format as its; "
-    "its.write([{'prompt': 'x' * size}], out / 'analysis.json')",
-    "state.safetensors": "import eexit.training.run.saving as its; import torch; "
-    "its.save_state(out, its.Saved({}), {'a': torch.zeros(size)})",
-    "figures.json": "import jobs.sweep as its; from cluster.sweep import Summary; "
-    "from types import SimpleNamespace; "
-    "config = SimpleNamespace(observe='x' * size); "
-    "its.write_figures(Summary(config, '', {'name': 'x' * size}, (), 0, 0, None), '', out / 'figures.json')",
+
+def card(size: int) -> Card:
+    return Card(what="linear", holds=("readout",), model={}, layers=(1,), readout="lens", files={}, made="x" * size)
+
+
+def summary(size: int) -> Summary:
+    config: Any = SimpleNamespace(observe="x" * size)
+    return Summary(config, "", {"name": "x" * size}, (), 0, 0, Tally())
+
+
+WRITERS: dict[str, Callable[[Path, int], object]] = {
+    "any": lambda out, size: write_whole(out / "any", "x" * size),
+    "card.json": lambda out, size: write_card(out, card(size)),
+    "analysis.json": lambda out, size: original_format.write([{"prompt": "x" * size}], out / "analysis.json"),
+    "state.safetensors": lambda out, size: save_state(out, Saved({}), {"a": torch.zeros(size)}),
+    "figures.json": lambda out, size: write_figures(summary(size), "", out / "figures.json"),
 }
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_on_a_full_disk_what_was_there_stays_and_nothing_else(name: str, tmp_path: Path) -> None:
-    code = f"""import sys; from pathlib import Path
-import cluster.sweep
-cluster.sweep.Summary.figures = lambda summary: []
-out = Path(sys.argv[1])
-for size in (10, 100_000):
-    {WRITERS[name]}
-"""
-    done = on_a_full_disk(8192, code, tmp_path)
-    said = done.stderr.strip().splitlines()[-1]
-    assert said.startswith("OSError: "), said
-    assert str(tmp_path / name) in said
+def test_on_a_full_disk_what_was_there_stays_and_nothing_else(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Summary, "figures", lambda summary: [])
+    with full_disk(8192):
+        WRITERS[name](tmp_path, 10)
+        with pytest.raises(OSError, match=re.escape(str(tmp_path / name))):
+            WRITERS[name](tmp_path, 100_000)
     assert left(tmp_path) == [name]
     assert 0 < (tmp_path / name).stat().st_size < 8192
 
 
 def test_of_several_files_none_is_replaced_before_all_are_written(tmp_path: Path) -> None:
     write_all({tmp_path / "first": "1", tmp_path / "second": "1"})
-    code = """import sys; from pathlib import Path
-from eexit.whole_files import write_all
-out = Path(sys.argv[1])
-write_all({out / "first": "2", out / "second": "2", out / "third": "3" * 100_000})
-"""
-    assert "third" in on_a_full_disk(8192, code, tmp_path).stderr
+    with full_disk(8192), pytest.raises(OSError, match="third"):
+        write_all({tmp_path / "first": "2", tmp_path / "second": "2", tmp_path / "third": "3" * 100_000})
     assert left(tmp_path) == ["first", "second"]
     assert {(tmp_path / name).read_text() for name in ("first", "second")} == {"1"}
 

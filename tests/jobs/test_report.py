@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from commands import here
-from full_disk import left, on_a_full_disk
+from full_disk import full_disk, left, on_a_full_disk
 from report_fixtures import MakeSweep
 
 from jobs import report as report_job
@@ -77,14 +77,14 @@ def test_on_a_full_disk_an_older_report_stays_and_the_same_command_then_goes(
     for before in (None, ""):  # older versions left an empty file
         if before is not None:
             out.write_text(before)
-        done = on_a_full_disk(4096, "jobs/report.py", folder, "--out", out)
+        done = on_a_full_disk(4096, report_job.main, folder, "--out", out)
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.splitlines() == [f"stopped: [Errno 27] File too large: '{out}'"]
         assert left(tmp_path) == ([] if before is None else ["r.html"])
     assert main([str(folder), "--out", str(out)]) == 0
     written = out.read_bytes()
-    code = "import sys, reports; reports.build_report(*sys.argv[1:3], reports.PageSettings(max_bytes=0))"
-    assert "File too large" in on_a_full_disk(len(written) // 2, code, folder, out).stderr
+    with full_disk(len(written) // 2), pytest.raises(OSError, match="File too large"):
+        build_report(str(folder), out, PageSettings(max_bytes=0))
     assert (left(tmp_path), out.read_bytes()) == (["r.html"], written)
 
 
@@ -93,8 +93,9 @@ def test_side_files_of_an_older_report_stay_on_a_full_disk(make_sweep: MakeSweep
     build_report(str(folder), out, PageSettings(max_bytes=0))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert len(before) == 3
-    code = "import sys; from reports.page.build import build_report; build_report(sys.argv[1], sys.argv[2])"
-    assert "File too large" in on_a_full_disk(100_000, code, make_sweep(1), out).stderr
+    smaller = make_sweep(1)
+    with full_disk(100_000), pytest.raises(OSError, match="File too large"):
+        build_report(str(smaller), out)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     build_report(str(folder), out)
     assert left(tmp_path) == ["r.data", "r.html"]

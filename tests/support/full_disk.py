@@ -1,29 +1,57 @@
-"""A disk that is full: Python in a process of its own, where no file can be longer than so many bytes.
+"""A disk that is full: for a while, no file that is written can be longer than so many bytes.
 
 The system refuses the write that would go beyond (EFBIG), in the middle of a file, as it does on a full disk (ENOSPC).
 """
 
+import resource
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
+from commands import here
 
 ROOT = Path(__file__).parents[2]
 _LIMITED = """
-import resource, runpy, signal, sys
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # else the system kills the process
-most, script, *arguments = sys.argv[1:]
+import resource, sys
+most, code, *arguments = sys.argv[1:]
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(most), int(most)))
 sys.path.insert(0, {root!r})
 sys.dont_write_bytecode = True
-sys.argv = [script, *arguments]
-exec(script) if script.startswith("import ") else runpy.run_path(script, run_name="__main__")
+sys.argv = [code, *arguments]
+exec(code)
 """
 
 
-def on_a_full_disk(most_bytes: int, script: str | Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run a script, given as its path, relative to the repository, or as code that starts with an import."""
-    limited = _LIMITED.format(root=str(ROOT))
-    command = [sys.executable, "-c", limited, str(most_bytes), str(script), *map(str, arguments)]
+@contextmanager
+def full_disk(most_bytes: int) -> Iterator[None]:
+    """For all that this process writes, so that nothing else may be at work in it, such as Ray with its logs.
+
+    Python ignores the signal (SIGXFSZ) that else ends a process.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "dont_write_bytecode", True)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def on_a_full_disk(
+    most_bytes: int, run: Callable[[list[str]], int], *arguments: str | Path
+) -> subprocess.CompletedProcess[str]:
+    """What a command returns and says."""
+    with full_disk(most_bytes):
+        return here(run, *arguments)
+
+
+def on_a_full_disk_aside(most_bytes: int, code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """The same for code that a process of its own runs, where this one has Ray."""
+    command = [sys.executable, "-c", _LIMITED.format(root=str(ROOT)), str(most_bytes), code, *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from commands import here
-from full_disk import left, on_a_full_disk
+from full_disk import left, on_a_full_disk_aside
 from scripted_study import TABLE, ScriptedStudy, land_nothing, main, marked
 from sweeping import wait_for
 
@@ -120,7 +120,7 @@ def test_a_full_disk_is_told_in_a_line_and_the_same_command_goes_on(out: Path, h
     code = f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import scripted_study as its; "
     code += "sys.exit(its.main(sys.argv[1:]))"
     most = 12_000 if how == "here" else 2048
-    done = on_a_full_disk(most, code, out, how, "9", "0")
+    done = on_a_full_disk_aside(most, code, out, how, "9", "0")
     assert done.returncode == 1
     *_, stopped, kept = done.stderr.splitlines()
     assert stopped.startswith("stopped: ")

@@ -100,7 +100,7 @@ def test_the_command_writes_a_file_of_prompts_and_replaces_none(tmp_path: Path) 
 
 def test_on_a_full_disk_no_file_is_left_and_the_same_command_then_goes(tmp_path: Path) -> None:
     out = tmp_path / "drawn.jsonl"
-    done = on_a_full_disk(4096, "jobs/files/make_prompts.py", "--out", out)
+    done = on_a_full_disk(4096, main, "--out", out)
     assert (done.returncode, done.stderr.splitlines()) == (
         2, [f"error: --out {out} can't be written ([Errno 27] File too large: '{out}')"]
     )  # fmt: skip

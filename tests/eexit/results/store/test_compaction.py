@@ -232,7 +232,7 @@ def test_shards_of_several_versions_are_merged(store: Store, tmp_path: Path) -> 
 
 def test_not_while_a_sweep_is_at_work(store: Store, tmp_path: Path) -> None:
     with hold(store):
-        done = compacted_aside(store.root, "--into", tmp_path / "copy")
+        done = compacted(store.root, "--into", tmp_path / "copy")
     assert done.returncode == 2
     assert f"is in use by process {os.getpid()}" in done.stderr
     assert not (tmp_path / "copy").exists()
@@ -250,13 +250,15 @@ def test_a_number_of_rows_that_is_none_is_refused(store: Store, rows: str) -> No
     assert len(spaced.stderr.splitlines()) == 1
 
 
-def test_the_help_keeps_its_examples() -> None:
-    assert "\n    python jobs/files/compact.py results/mine --into results/merged\n" in compacted_aside("--help").stdout
+def test_the_help_keeps_its_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "\n    python jobs/files/compact.py results/mine --into results/merged\n" in capsys.readouterr().out
 
 
 def test_on_a_full_disk_no_copy_is_left_and_the_same_command_then_goes(store: Store, tmp_path: Path) -> None:
     store.publish(TIMINGS.file("f" * 32), b"small")
-    done = on_a_full_disk(8192, "jobs/files/compact.py", store.root, "--into", tmp_path / "copy")
+    done = on_a_full_disk(8192, main, store.root, "--into", tmp_path / "copy")
     assert (done.returncode, done.stdout) == (1, "")
     stopped, kept = done.stderr.splitlines()
     assert stopped.startswith(f"stopped: [Errno 27] File too large: '{tmp_path}/copy/")

@@ -423,7 +423,7 @@ def test_prompts_of_a_group_count_once_and_are_on_one_side(tmp_path: Path) -> No
 
 def test_on_a_full_disk_it_stops_in_a_line_and_leaves_nothing(tmp_path: Path) -> None:
     out = land_sweep(tmp_path / "out", CONFIG, number)
-    done = on_a_full_disk(2048, "jobs/choose.py", out, "--risk", "disagreement")
+    done = on_a_full_disk(2048, main, out, "--risk", "disagreement")
     assert done.returncode == 1
     [stopped] = done.stderr.splitlines()
     assert stopped.startswith("stopped: ")

@@ -333,7 +333,7 @@ def test_nothing_is_lost_when_it_is_interrupted(out: Path) -> None:
 
 def test_on_a_full_disk_it_stops_in_a_line_and_the_same_command_asks_again(out: Path, judge: Judge) -> None:
     before = left(out)
-    done = on_a_full_disk(4096, "jobs/judge.py", out, "--base-url", judge.url, "--model", "j", "--quiet")
+    done = on_a_full_disk(4096, main, out, "--base-url", judge.url, "--model", "j", "--quiet")
     assert done.returncode == 1
     stopped, kept = done.stderr.splitlines()
     assert stopped.startswith("stopped: ")
