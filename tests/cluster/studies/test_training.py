@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from byte_model import save_byte_model
+from commands import asked_here
 from driving import look_here
 from safetensors.numpy import load_file
 
@@ -21,6 +22,7 @@ from cluster.studies.training_work import TrainingWork
 from eexit.generator import ModelGenerator
 from eexit.messages.errors import UsageError
 from eexit.messages.progress import Progress, Silence
+from eexit.plan import model_facts
 from eexit.plan.artefacts import CARD, STATE, WEIGHTS, Card, read_card
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.runs import plan_runs
@@ -171,8 +173,9 @@ def look_at(texts: Path) -> dict[str, Any]:
     ],
 )
 def test_what_can_not_be_trained_is_told_in_a_line_before_anything_is_loaded(
-    texts: Path, tmp_path: Path, what: str, given: dict[str, Any], message: str
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, given: dict[str, Any], message: str
 ) -> None:
+    monkeypatch.setattr(model_facts, "asking", asked_here())
     with pytest.raises(UsageError) as raised:
         trained(texts, tmp_path / "exits", what, **given)
     assert message in str(raised.value)
@@ -238,13 +241,20 @@ def test_a_damaged_artefact_is_trained_again_by_the_same_command(
     texts: Path, learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     damage: str,
 ) -> None:  # fmt: skip
-    out = Path(shutil.copytree(learned, tmp_path / "out"))
+    """Where only the weights are damaged, a sweep that is given them names that command."""
+    out = Path(shutil.copytree(learned, tmp_path / "my exits"))
     spoil, says = DAMAGES[damage]
     spoil(out)
+    command = [str(texts), "--what", "linear", "--out", str(out)]
+    if damage == "a bit":
+        with pytest.raises(UsageError) as refused:
+            read_card(str(out), "readout")
+        python, script, *command = shlex.split(str(refused.value).partition("train it again: ")[2])
+        assert (python, script) == ("python", "jobs/train.py")
     (out / "mine.txt").write_text("mine")
     held = {path.name: path.read_bytes() for path in out.iterdir() if path.name != "mine.txt"}
     monkeypatch.setattr(train, "train_exits", partial(train_exits, look=look_here))
-    assert train.main([str(texts), "--what", "linear", "--out", str(out), "--device", "cpu"]) == 0
+    assert train.main([*command, "--device", "cpu"]) == 0
     said = capsys.readouterr().err
     assert f"{out} holds {says}" in said
     assert f"it is trained again; what is left of it is in {out}/damaged/" in said
@@ -254,23 +264,8 @@ def test_a_damaged_artefact_is_trained_again_by_the_same_command(
     [aside] = (out / "damaged").iterdir()
     assert {path.name: path.read_bytes() for path in aside.iterdir()} == held
     assert (out / "mine.txt").read_text() == "mine"
-    assert train.main([str(texts), "--what", "linear", "--out", str(out), "--device", "cpu"]) == 0
+    assert train.main([*command, "--device", "cpu"]) == 0
     assert "nothing is left to do" in capsys.readouterr().err
-
-
-@pytest.mark.usefixtures("local_ray")
-def test_a_sweep_names_the_command_that_repairs_an_artefact(
-    texts: Path, learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = Path(shutil.copytree(learned, tmp_path / "my exits"))
-    flipped(out / WEIGHTS)
-    with pytest.raises(UsageError) as refused:
-        read_card(str(out), "readout")
-    python, script, *arguments = shlex.split(str(refused.value).partition("train it again: ")[2])
-    assert (python, script) == ("python", "jobs/train.py")
-    monkeypatch.setattr(train, "train_exits", partial(train_exits, look=look_here))
-    assert train.main([*arguments, "--device", "cpu"]) == 0
-    read_card(str(out), "readout")
 
 
 def test_what_is_another_trainings_is_left_alone_however_damaged(texts: Path, learned: Path, tmp_path: Path) -> None:
