@@ -63,7 +63,7 @@ def test_its_help_takes_well_under_a_second(tmp_path: Path) -> None:
         assert called("--help", cwd=tmp_path).returncode == 0
         return time.perf_counter() - start
 
-    assert min(seconds() for _ in range(5)) < SECONDS_AT_MOST
+    assert any(seconds() < SECONDS_AT_MOST for _ in range(5))
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -77,6 +77,12 @@ def test_each_command_says_how_it_is_called(script: str, monkeypatch: pytest.Mon
     wrong = here(jobs.main, name, "--nonsense")
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_each_script_is_the_command_of_its_process(script: str) -> None:
+    """With the command line's arguments and the process's signals, as `cluster.console.command` has it."""
+    assert (ROOT / "jobs" / f"{script}.py").read_text().endswith('\nif __name__ == "__main__":\n    sys.exit(main())\n')
 
 
 def named(script: str) -> str:

@@ -1,7 +1,5 @@
 """Timing a finished sweep on Ray: what lands, what is refused, and what stays when it is stopped."""
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -14,6 +12,7 @@ import pyarrow as pa
 import pytest
 import ray
 from byte_model import N_LAYERS, save_byte_model
+from commands import here
 from driving import look_here
 from landed_sweep import land_all
 from ray.util.placement_group import placement_group, remove_placement_group
@@ -31,7 +30,6 @@ from eexit.results.study_tables import TIMINGS
 from eexit.studies.timing.plan import WhatToTime, make_plan
 from jobs import timings
 
-SCRIPT = Path(__file__).parents[4] / "jobs" / "timings.py"
 TOKENS = 4
 KEYS = ["normal", "generate", "unfrozen/fixed/2"]
 
@@ -241,8 +239,8 @@ def test_numbers_below_one_are_told_in_a_line(flag: str, capsys: pytest.CaptureF
     assert said == f"error: argument {flag}: must be a whole number above 0, got 0: --help lists the flags\n"
 
 
-def test_a_folder_that_holds_no_sweep_is_refused_in_a_line(environment: dict[str, str], tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, str(SCRIPT), str(tmp_path)], env=environment, capture_output=True, text=True)
+def test_a_folder_that_holds_no_sweep_is_refused_in_a_line(tmp_path: Path) -> None:
+    done = here(timings.main, tmp_path)
     assert done.returncode == 2
     assert done.stderr == f"error: {tmp_path} holds no sweep.json: give the folder of a finished sweep\n"
     assert list(tmp_path.iterdir()) == []
