@@ -1,5 +1,6 @@
 """Sweeps that are generated and landed here, without Ray."""
 
+from functools import cache
 from pathlib import Path
 
 from driving import look_here
@@ -18,8 +19,7 @@ def land_all(out: Path, config: SweepConfig, leave_out: int = 0) -> None:
     store, runs = open_store(out), list(plan_runs(config))[leave_out:]
     model, layers, _ = look_here(config, 1)
     store.publish(MANIFEST, encode(make_manifest(config, model, layers)))
+    generator = cache(lambda: ModelGenerator(config, "cpu"))
     for prompt in config.prompts:
         its = [run for run in runs if run.prompt.id == prompt.id]
-        failed = prompt.id == "failed"
-        results = error_results(its, config, "no") if failed else ModelGenerator(config, "cpu").generate(its)
-        land(store, its, results)
+        land(store, its, error_results(its, config, "no") if prompt.id == "failed" else generator().generate(its))
