@@ -1,6 +1,6 @@
 """Replaying a finished sweep: what lands, beside its own runs; what is refused; what stays when it is stopped."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,19 @@ import pytest
 from byte_model import N_LAYERS, save_byte_model
 from driving import look_here
 from landed_sweep import land_all
+from place_here import Here
 
 from cluster.studies import own_node
 from cluster.studies.run import run_study
 from eexit.messages.errors import UsageError
 from eexit.messages.progress import Progress, Silence
 from eexit.plan.config import Prompt, SweepConfig
-from eexit.results.store.finished_sweep import read_finished
+from eexit.results.store.finished_sweep import FinishedSweep, read_finished
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import REPLAYS
 from eexit.studies.replay import study
 from eexit.studies.replay.plan import SettingsToReplay, make_replay_plan
+from eexit.studies.replay.study import ReplayStudy
 from eexit.studies.replay.transcripts import read_transcripts
 from jobs import replay
 
@@ -59,8 +61,20 @@ def replayed(out: Path, **others: Any) -> Sequence[Mapping[str, Any]]:
     running: dict[str, Any] = {"display": Silence(), "look": look_here}
     running |= {name: others.pop(name) for name in running if name in others}
     text_of = others.pop("text_of", "normal")
+    return run_study(str(out), plan_of(text_of, **others), **running).rows
+
+
+def replayed_here(out: Path, **others: Any) -> Sequence[Mapping[str, Any]]:
+    """The same on texts of normal, with the model in this process, where an actor would load it again."""
+    before = len(REPLAYS.read(open_store(out)))
+    Here().study(str(out), plan_of(**others), ["prompt_id", "status"])
+    rows: list[dict[str, Any]] = REPLAYS.read(open_store(out)).slice(before).to_pylist()
+    return rows
+
+
+def plan_of(text_of: str = "normal", **others: Any) -> Callable[[FinishedSweep], ReplayStudy]:
     asked = SettingsToReplay(**{"kl_factors": (), "rules": {}, **others})
-    return run_study(str(out), partial(make_replay_plan, asked=asked, text_of=text_of), **running).rows
+    return partial(make_replay_plan, asked=asked, text_of=text_of)
 
 
 def by_prompt(out: Path, key: str) -> pd.DataFrame:
@@ -151,7 +165,7 @@ def test_settings_of_any_exit_set_are_replayed(finished: Path) -> None:
     sets = (f"{EXITS[-1]}", "all")
     rows = {
         row["configuration"]: row
-        for row in replayed(finished, rules={"agree": (), "confidence": (0.05,)}, exit_sets=sets)
+        for row in replayed_here(finished, rules={"agree": (), "confidence": (0.05,)}, exit_sets=sets)
     }
     for rule in ("agree", "confidence/0.05"):
         every, last = (rows[f"unfrozen/{rule}{within}"] for within in ("", f"@{EXITS[-1]}"))
@@ -163,13 +177,14 @@ def test_settings_of_any_exit_set_are_replayed(finished: Path) -> None:
         replayed(finished, rules={"agree": ()}, exit_sets=("99",))
 
 
-@pytest.mark.usefixtures("local_ray")
 def test_a_sweep_that_asked_full_depth_nothing_is_replayed_as_one_that_asked_everything(
     finished: Path, tmp_path: Path
 ) -> None:
     others = {"modes": ("normal",), "rules": {}, "kl_factors": ()}
     land_all(tmp_path / "none", config_of(finished.parent / "model", **others, observe="none"))
-    [mine], [whole] = (replayed(out, kl_factors=(1.0,), modes=("unfrozen",)) for out in (tmp_path / "none", finished))
+    [mine], [whole] = (
+        replayed_here(out, kl_factors=(1.0,), modes=("unfrozen",)) for out in (tmp_path / "none", finished)
+    )
     for name in ("mean_depth", "expected_kl", "expected_disagreement"):
         assert mine[name] == pytest.approx(whole[name], rel=1e-4)
 
