@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from transformers import PreTrainedModel
 
+from eexit.cpu.kernels import AttentionOptions
 from eexit.decode import engine
 from eexit.decode.costs.counting import Prices
 from eexit.decode.costs.draft_rounds import SerialCosts
@@ -131,13 +132,15 @@ class Multiplied(Ran):
                 self.outside -= self.counter.multiply_adds - before
             return begun
 
-        def watched_attend(view: CacheView, query: Tensor, key: Tensor, value: Tensor, *others: Any) -> Tensor:
+        def watched_attend(
+            view: CacheView, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions
+        ) -> Tensor:
             if not self.is_watching:
-                return attend(view, query, key, value, *others)
+                return attend(view, query, key, value, options)
             self.position_L[view.layer] = query.shape[1] * (query.shape[-1] + value.shape[-1])
-            self.attended += self.position_L[view.layer] * n_attended(view, window=others[1])
+            self.attended += self.position_L[view.layer] * n_attended(view, options.window)
             before = self.counter.multiply_adds
-            attended = attend(view, query, key, value, *others)
+            attended = attend(view, query, key, value, options)
             self.outside -= self.counter.multiply_adds - before
             return attended
 
