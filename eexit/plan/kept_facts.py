@@ -43,7 +43,7 @@ class KeptFacts:
     def __init__(self, config: SweepConfig):
         settings = [str(getattr(config, name)) for name in FIELDS]
         files = files_of(config.model)
-        adapter = [] if config.adapter is None else within(Path(config.adapter))
+        adapter = [] if config.adapter is None else within(Path(config.adapter).expanduser())
         about = [FORMAT, *settings, *map(version, PACKAGES), platform.node(), os.environ.get(DEVICES)]
         self.state = [about, [_state(path) for path in [*files, *adapter]]]
         self.folder, self.first = user_cache_path("eexit") / "facts", str(files[0].resolve()) if files else ""
@@ -60,7 +60,7 @@ class KeptFacts:
         """Keep this, and nothing any more of models that are gone; a cache that can't be written is done without."""
         if not self.first:
             return
-        with suppress(OSError, ValueError, KeyError):
+        with suppress(OSError, ValueError, TypeError, KeyError):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_whole(self.path, json.dumps({"of": self.first, "state": self.state, "found": asdict(found)}))
             for path in self.folder.glob("*.json"):
