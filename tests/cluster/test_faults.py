@@ -37,7 +37,7 @@ from eexit.results.store.landing import land, survey, tally_of
 pytestmark = pytest.mark.slow
 KILLS = 4
 N_SHARDS = 30  # more than land while a loaded machine gets round to a kill
-DRIVE = Path(__file__).with_name("drive_script.py")
+DRIVE = Path(__file__).parents[1] / "support" / "drive_script.py"
 
 
 @contextmanager

@@ -178,8 +178,8 @@ def test_where_the_vocabulary_is_large_deciding_eats_it(tmp_path: Path, monkeypa
 def test_where_a_batch_waits_for_its_last_row_batches_keep_the_layers_busy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(learned, "RULES", {"confidence": (0.9,)})  # at which two tokens in three leave at once
-    verdict, _ = assessed(tmp_path, {"n_layers": 12, "sharp": 16, "width": 32}, batches=(32,))
+    monkeypatch.setattr(learned, "RULES", {"confidence": (0.9,)})  # at which three tokens in four leave at once
+    verdict, _ = assessed(tmp_path, {"n_layers": 12, "sharp": 40, "width": 32}, batches=(32,))
     assert (verdict.pays, verdict.cause) == (False, BATCHES), sentences(verdict)
     assert "32 rows at a time allow" in sentences(verdict)[1]
 
