@@ -55,13 +55,13 @@ def locate(model: str) -> str:
 
 
 def files_of(model: str) -> list[Path]:
-    """The files of a model that is on this machine, none of which is read; of one that is fetched, there are none."""
+    """The files of a model on this machine, which are not read; none for a model of the hub or one that is missing."""
     path = _cache_folder(DEFAULT_MODEL) if model == DEFAULT_MODEL else Path(model).expanduser()
     return [path] if path.suffix.lower() == ".gguf" and path.is_file() else within(path)
 
 
 def within(folder: Path) -> list[Path]:
-    """What is in a folder and in its folders, such as more chat templates, where transformers looks no deeper."""
+    """What is in a folder and one level below, where further chat templates are; transformers looks no deeper."""
     return sorted(path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.exists())
 
 

@@ -38,7 +38,7 @@ class ModelFound:
 
 
 class KeptFacts:
-    """The place in the cache of what is found out about a sweep's model; what is there of other files is nothing."""
+    """What is kept about a sweep's model, as long as its files are those that were looked at."""
 
     def __init__(self, config: SweepConfig):
         settings = [str(getattr(config, name)) for name in FIELDS]
@@ -46,8 +46,9 @@ class KeptFacts:
         adapter = [] if config.adapter is None else within(Path(config.adapter).expanduser())
         about = [FORMAT, *settings, *map(version, PACKAGES), platform.node(), os.environ.get(DEVICES)]
         self.state = [about, [_state(path) for path in [*files, *adapter]]]
-        self.folder, self.first = user_cache_path("eexit") / "facts", str(files[0].resolve()) if files else ""
-        self.path = self.folder / f"{hashlib.sha256(json.dumps([settings, self.first]).encode()).hexdigest()}.json"
+        self.first = str(files[0].resolve()) if files else ""
+        name = hashlib.sha256(json.dumps([settings, self.first]).encode()).hexdigest()
+        self.path = user_cache_path("eexit") / "facts" / f"{name}.json"
 
     def read(self) -> ModelFound | None:
         """What was found before, if no file has changed since."""
@@ -57,13 +58,13 @@ class KeptFacts:
         return None
 
     def keep(self, found: ModelFound) -> None:
-        """Keep this, and nothing any more of models that are gone; a cache that can't be written is done without."""
+        """Keep this, and remove what was kept about models that are gone. A cache that can't be written is no error."""
         if not self.first:
             return
         with suppress(OSError, ValueError, TypeError, KeyError):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self.path, json.dumps({"of": self.first, "state": self.state, "found": asdict(found)}))
-            for path in self.folder.glob("*.json"):
+            for path in self.path.parent.glob("*.json"):
                 if not Path(json.loads(path.read_bytes())["of"]).exists():
                     path.unlink()
 

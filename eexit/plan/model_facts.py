@@ -134,7 +134,7 @@ def looking(
 ) -> Iterator[Callable[[], ModelFacts]]:
     """What `look` says of a sweep's model, once it is asked for; `look_at_model` is at work from now on.
 
-    It does not look again at a model whose files are as they were when it did.
+    A model whose files have not changed since it was looked at is not looked at again.
     """
     if look is not look_at_model:
         yield partial(look, config, rows_per_shard)
