@@ -14,6 +14,7 @@ from eexit.plan import model_facts
 from eexit.plan.config import SweepConfig
 from eexit.plan.kept_facts import KeptFacts
 from eexit.plan.model_facts import ModelFacts, look_at_model
+from eexit.plan.runs import count_runs
 
 
 @pytest.fixture
@@ -31,8 +32,12 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
+PROMPT = "Hello."
+CHARACTERS = len(PROMPT)
+
+
 def sweep(model: Path | str, **others: object) -> SweepConfig:
-    fields = {"model": str(model), "prompts": [{"id": "0", "prompt": "Hello."}], "exit_every": 2, **others}
+    fields = {"model": str(model), "prompts": [{"id": "0", "prompt": PROMPT}], "exit_every": 2, **others}
     return SweepConfig.model_validate(fields)
 
 
@@ -49,7 +54,14 @@ def test_what_was_found_is_found_again_without_looking(model: Path, looks: list[
     assert first[2] is not None
     assert memory is not None
     assert memory.weights == first[2].weights
-    assert memory.cache < first[2].cache
+    found = KeptFacts(sweep(model)).read()
+    assert found is not None
+    assert memory.row == found.token * (CHARACTERS // 4 + 1 + 7)  # the prompt in tokens of four characters, new tokens
+    assert memory.cache == memory.row * min(8, count_runs(sweep(model)))
+    assert found.context is not None
+    _, _, longest = seen(model, max_new_tokens=10 * found.context)
+    assert longest is not None
+    assert longest.row == found.token * found.context
     with pytest.raises(UsageError, match="exit layer 6 is not below the final layer"):
         seen(model, exit_layers=[6])
     assert looks == ["_find"]
