@@ -1,6 +1,6 @@
 """How long a step takes by rows and layers, and what that allows exits to save: T(rows, layers)."""
 
-from typing import Final
+import math
 
 import pandas as pd
 
@@ -13,7 +13,7 @@ from reports.frames.savings import Savings
 from reports.read.sweep import Sweep
 from reports.read.timings import setups_of
 
-ALLOWED: Final = "allowed"
+INDEPENDENT, TOGETHER = ALLOWED = ("allowed_independent", "allowed_together")
 
 
 def known_step_times(sweep: Sweep) -> dict[str, StepTimes]:
@@ -31,9 +31,9 @@ def known_step_times(sweep: Sweep) -> dict[str, StepTimes]:
 
 def timed(sweep: Sweep, saves: Savings) -> pd.DataFrame:
     """One row per configuration and place that was timed: `configuration`, `shown_as`, `at`, which batch size where,
-    `layers_skipped`, `run`, what was run less of what was timed, `allowed` by T(rows, layers) if deciding were free,
-    and the estimate `realised`. `allowed` is NaN where step times or exits are not known. Those that saved most come
-    first.
+    `layers_skipped`, `run`, what was run less of what was timed, what T(rows, layers) allows independent rows and rows
+    together if deciding were free (`ALLOWED`; NaN where step times or exits are not known), and the estimate
+    `realised`. Those that saved most come first.
     """
     times = known_step_times(sweep)
     shares = exit_shares(sweep)
@@ -44,7 +44,8 @@ def timed(sweep: Sweep, saves: Savings) -> pd.DataFrame:
         rows = saves.exiting.loc[saves.exiting[column].notna(), ["configuration", "shown_as", SKIPPED, *names]]
         of_step = times.get(where.machine)
         allowed = [_allowed(of_step, where.batch, shares.get(key, {})) for key in rows["configuration"]]
-        frames.append(rows.rename(columns=names).assign(at=where.label, **{ALLOWED: allowed}))
+        both = pd.DataFrame(allowed, columns=list(ALLOWED), index=rows.index, dtype=float)
+        frames.append(rows.rename(columns=names).assign(at=where.label, **both))
     if not frames:
         return pd.DataFrame()
     return pd.concat(frames).sort_values(["at", "realised"], ascending=[True, False], kind="stable")
@@ -61,9 +62,11 @@ def exit_shares(sweep: Sweep) -> dict[str, dict[int, float]]:
     return {str(key): {layer: row[layer] / row.sum() for layer in layers} for key, row in sums.iterrows() if row.sum()}
 
 
-def _allowed(times: StepTimes | None, batch: int, shares: dict[int, float]) -> float:
+def _allowed(times: StepTimes | None, batch: int, shares: dict[int, float]) -> tuple[float, float]:
+    """Of independent rows, and of rows together."""
     if times is None or not shares or batch not in times.seconds:
-        return float("nan")
+        return math.nan, math.nan
     if any(share and layer not in times.layers for layer, share in shares.items()):
-        return float("nan")
-    return times.allowed(batch, [shares.get(layer, 0.0) for layer in times.layers])
+        return math.nan, math.nan
+    share_G = [shares.get(layer, 0.0) for layer in times.layers]
+    return times.independent(batch, share_G), times.together(batch, share_G)

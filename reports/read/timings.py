@@ -5,7 +5,7 @@ from typing import Final
 
 import pandas as pd
 
-from eexit.plan.configuration import NORMAL
+from eexit.plan.configuration import GENERATE, NORMAL
 from eexit.studies.timing.speedups import Speedup, speedups
 
 _SETUP: Final = ["machine", "device", "threads", "dtype"]
@@ -31,8 +31,9 @@ def latest_speedups(timings: pd.DataFrame, beside: str = NORMAL) -> list[tuple[M
     """What was measured where, with the speed-ups of each configuration over the one of key `beside`.
 
     Seconds of different calls of `jobs/timings.py` are not compared. If several calls on one machine timed a
-    configuration, the latest counts.
+    configuration, the latest counts. Sizes at which only steps were timed are left out.
     """
+    timings = timings[~_of_steps_alone(timings)]
     setups = setups_of(timings)
     several = setups.nunique() > 1
     latest: dict[tuple[int, str], dict[str, Speedup]] = {}  # by batch and machine, in the order of calls
@@ -49,6 +50,13 @@ def latest_speedups(timings: pd.DataFrame, beside: str = NORMAL) -> list[tuple[M
         rounds = max(speedup.rounds for speedup in latest[at].values())
         found.append((Measured(number, batch, label, setup, rounds, prompts[at]), latest[at]))
     return found
+
+
+def _of_steps_alone(timings: pd.DataFrame) -> pd.Series:
+    """Whether rows are of a batch size at which nothing was asked about: `generate` was timed beside others alone."""
+    is_generate, call = timings["configuration"] == GENERATE, timings["timing_id"]
+    in_call, at_size = (is_generate.groupby(by).transform("any") for by in (call, [call, timings["batch"]]))
+    return in_call & ~at_size
 
 
 def setups_of(timings: pd.DataFrame) -> pd.Series:

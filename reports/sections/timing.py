@@ -7,7 +7,7 @@ import pandas as pd
 from eexit.messages import findings
 from reports.frames.axes import LAYERS_SKIPPED, SKIPPED
 from reports.frames.savings import Savings
-from reports.frames.step_times import ALLOWED, known_step_times, timed
+from reports.frames.step_times import INDEPENDENT, TOGETHER, known_step_times, timed
 from reports.read.sweep import Sweep
 from reports.sections.figures import Columns, table
 from reports.sections.trade_off import timed_over
@@ -16,7 +16,8 @@ TIMED: Final[Columns] = (
     ("configuration", "Setting", "text"),
     (SKIPPED, LAYERS_SKIPPED, "share"),
     ("run", "Multiply-adds saved, run", "share"),
-    (ALLOWED, "Allowed by T(rows, layers)", "share"),
+    (INDEPENDENT, "Allowed, independent rows", "share"),
+    (TOGETHER, "Allowed, rows together", "share"),
     ("realised", "Time saved, realised", "share"),
 )
 
@@ -28,7 +29,7 @@ def timing_section(sweep: Sweep, saves: Savings | None) -> dict[str, Any]:
     if saves is None or rows.empty:
         return {"about": findings.UNTIMED, "steps": steps}
     about = findings.HOW_TIMED.format(rounds=timed_over(saves.measured))
-    if rows[ALLOWED].isna().all():
+    if rows[INDEPENDENT].isna().all():
         about += f" {findings.NO_STEP_TIMES}"
     places = list(dict.fromkeys(where.label for where in saves.measured if where.label in set(rows["at"])))
     return {"about": about, "table": table(rows, TIMED), "places": places, "steps": steps}

@@ -8,11 +8,11 @@ from typing import Any, Final
 from eexit.messages.result_table import ResultTable
 from eexit.messages.wording import counted, with_versions
 from eexit.plan.config import SweepConfig
-from eexit.plan.configuration import GENERATE, NORMAL, Configuration, Generate
+from eexit.plan.configuration import GENERATE, NORMAL, Configuration, Exit, Generate, Normal
 from eexit.results.store.manifest import versions
 from eexit.results.study_tables import TIMINGS
 from eexit.studies.study import Done, Part, Row, Study, Unit
-from eexit.studies.timing.steps import allowed_table, step_table, step_times
+from eexit.studies.timing.steps import allowed_table, exits_at_one_layer, step_batches, step_table, step_times
 from eexit.studies.timing.table import drafts_table, timings_table
 
 WARM_UP_TOKENS: Final = 8
@@ -22,7 +22,10 @@ Contender = Configuration | Generate
 
 @dataclass(frozen=True)
 class SweepExits:
-    """Where the sweep's tokens of the timed prompts exited: configuration → layer → share of its decided tokens."""
+    """Where the sweep's tokens of the timed prompts exited: configuration → layer → share of its decided tokens.
+
+    With it, steps are timed: `normal` and exits of all rows at one layer, also with one row and with one row less.
+    """
 
     shares: Mapping[str, Mapping[int, float]]
     n_layers: int
@@ -88,15 +91,20 @@ class TimingStudy(Study):
     def _parts(self, number: int) -> Sequence[Part]:
         """Those of a round; round 0 warms up. Contenders of one batch size are next to each other, shuffled."""
         parts = []
-        for batch in self.batches:
+        for batch in self._all_batches:
             n_steps = -(-len(self.config.prompts) // batch) * self.n_tokens
             for contender in Random(f"{number} {batch}").sample(self.contenders, len(self.contenders)):
-                if batch > 1 and _drafts(contender):
+                if not (_is_step(contender) if batch not in self.batches else batch == 1 or not _drafts(contender)):
                     continue
                 what, size = f"{contender.key}, {counted(batch, 'row')}", n_steps if number else self._n_warming_up
                 text = f"{what}, round {number} of {self.n_rounds}" if number else f"warming up {what}"
                 parts.append(Part(text, (contender, batch, number), size))
         return parts
+
+    @property
+    def _all_batches(self) -> Sequence[int]:
+        """Those that are asked about, and those at which only steps are timed."""
+        return tuple(dict.fromkeys([*self.batches, *(step_batches(self.batches) if self._exits else ())]))
 
     @property
     def _n_warming_up(self) -> int:
@@ -115,12 +123,18 @@ class TimingStudy(Study):
         """By batch size, then in the order of the contenders."""
         names = [contender.key for contender in self.contenders]
         rows = super().rows(unit, results)
-        return sorted(rows, key=lambda row: (self.batches.index(row["batch"]), names.index(row["configuration"])))
+        return sorted(rows, key=lambda row: (self._all_batches.index(row["batch"]), names.index(row["configuration"])))
 
     def closing(self, rows: Sequence[Row]) -> Sequence[ResultTable]:
         times = step_times(rows, self._exits.n_layers) if self._exits else None
+        rows = [row for row in rows if row["batch"] in self.batches]
         of_steps = (step_table(times), allowed_table(rows, times, self._exits.shares)) if times and self._exits else ()
         return [table for table in (timings_table(rows), drafts_table(rows), *of_steps) if table]
+
+
+def _is_step(contender: Contender) -> bool:
+    """Whether it says how long a step takes: all rows leave at one layer, or at none."""
+    return isinstance(contender, Normal) or (isinstance(contender, Exit) and exits_at_one_layer(contender.rule))
 
 
 def _drafts(contender: Contender) -> bool:

@@ -13,7 +13,7 @@ from eexit.plan.configuration import Configuration, Exit, Normal
 from eexit.results.study_tables import TIMINGS
 from reports.frames import runs as frames
 from reports.frames.savings import savings
-from reports.frames.step_times import ALLOWED, exit_shares, known_step_times, timed
+from reports.frames.step_times import INDEPENDENT, TOGETHER, exit_shares, known_step_times, timed
 from reports.page.build import build_report
 from reports.read.sweep import read_sweep
 
@@ -45,7 +45,7 @@ def test_what_steps_allow_stands_beside_what_was_realised(tmp_path: Path, visit:
     saves = savings(sweep, frames.trade_off(sweep))
     assert saves
     of_setting = [row for row in timed(sweep, saves).to_dict("records") if row["configuration"] == SETTING.key]
-    allowed = {row["at"]: row[ALLOWED] for row in of_setting}
+    allowed = {row["at"]: row[INDEPENDENT] for row in of_setting}
     assert [row["realised"] for row in of_setting] == pytest.approx([0.2, 0.2])
     page = visit("#/", path=build_report(str(folder), folder / "r.html"))
     section = page.locator("section", has=page.locator("#time"))
@@ -59,6 +59,7 @@ def test_what_steps_allow_stands_beside_what_was_realised(tmp_path: Path, visit:
     alone = 1 - sum(share * (layer + 1) for layer, share in shares.items()) / (FINAL + 1)
     assert allowed["batch 1"] == pytest.approx(alone), "one row saves the layers that it skips"
     assert 0 <= allowed["batch 8"] < alone, "eight rows go as deep as the deepest of them"
+    assert [row[TOGETHER] for row in of_setting] == pytest.approx([alone] * 2), "or leave at the same steps"
     (times,) = known_step_times(sweep).values()
     assert times.seconds[8] == pytest.approx([(layer + 1) / 1000 for layer in [*LAYERS, FINAL]])
     section.locator("summary").click()
