@@ -205,65 +205,8 @@ LOWERS_NO_KL: Final = "At KL factor {k}, training does not lower the mean KL of 
 BEFORE_AND_AFTER: Final = "It is {before} before and {after} after (n = {n})."
 FALLS_NOT: Final = "It does not fall {layers}."
 
-# Of an assessment: whether it pays; if not, which of three causes is the largest, and what would have to be different.
-IT_PAYS: Final = "It pays here: {setting} takes {time} of full depth's time ({low} to {high}) with {rows} at a time."
-IT_PAYS_SURELY: Final = (
-    "With {confidence} confidence, {bound} is at most {at_most} ({mean} of {n}), which {others} other prompts confirm "
-    "({later})."
-)
-IT_PAYS_LIKELY: Final = (
-    "With {confidence} confidence, {bound} is at most {at_most} ({mean} of {n}); of {others} other prompts, it is "
-    "{later}."
-)
-POSSIBLE: Final = (
-    "It saves {saved} of the multiply-adds by what was run; the oracle agree would save {ceiling}, and exits at the "
-    "first layer {possible}."
-)
-PAYS_NOT_UNCERTIFIED: Final = (
-    "It does not pay here: of {tried} tried, none is certified that {bound} is at most {at_most}."
-)
-PAYS_NOT_SHOWN: Final = (
-    "It does not pay here, as far as is shown: {setting} loses {mean} over {n} prompts, which are too few to certify "
-    "that {bound} is at most {at_most}."
-)
-PAYS_NOT_EXITING: Final = "It does not pay here: in replays on the pilot, no token leaves early at any setting."
-PAYS_NOT_LATER: Final = (
-    "It does not pay here: {setting} was certified, but {bound} is {later} of {n} other prompts, not at most {at_most}."
-)
-PAYS_NOT_COSTLY: Final = (
-    "It does not pay here: the cheapest of {tried}, {setting}, runs {cost} of full depth's multiply-adds."
-)
-PAYS_NOT_UNTIMED: Final = "It does not pay here as far as is known: {setting} was not timed."
-PAYS_NOT_IN_TIME: Final = (
-    "It does not pay here: {setting}, certified, takes {time} of full depth's time ({low} to {high}) with {rows} at a "
-    "time."
-)
-CAUSE_LATE: Final = (
-    "Tokens are certain too late: of {possible} that exits at the first layer would save, {loss} is lost at this risk; "
-    "the oracle agree would save {ceiling}."
-)
-CAUSE_DECIDING: Final = (
-    "Deciding costs too much: {setting} runs {loss} of full depth's multiply-adds for it, where a read of the head "
-    "costs {head} layers."
-)
-CAUSE_BATCHES: Final = (
-    "Batches keep the layers busy: of {theory} saved in theory, {rows} at a time allow {allowed} of the time, {loss} "
-    "less."
-)
-EARLIER: Final = (
-    "For exits to pay, tokens would have to be certain earlier: {early} agree with full depth at any exitable layer."
-)
-AT_PRICES: Final = "At the prices of {model}, the exits of {setting} would save {saved} by what was run."
-ONE_ROW: Final = "With one row at a time, these exits would allow {allowed} of the time."
-TOGETHER: Final = (
-    "For batches to gain, tokens would have to leave together: {early} could leave early, each for itself."
-)
+# Of an assessment.
 WITHOUT_ANSWERS: Final = (
     "Too few prompts bring an answer, so that the risk is disagreement with full depth, token by token."
 )
 BUSY: Final = "The machine was busy (load {load} of {cpus} CPUs), which widens the intervals of times."
-GENERATE_IS_FASTER: Final = (
-    "Transformers' own generate, at full depth, takes {time} of that time with {rows} at a time: less than {setting}."
-)
-CAUSES: Final = "Lost of full depth: {losses}."
-STEPS_TOOK: Final = "Minutes: {times}; {total} in all."

@@ -1,9 +1,9 @@
 """The verdict of an assessment (`jobs/assess.py`), which its results folder may hold as `verdict.json`.
 
 `eexit.studies.assessment.words` has what it says. Of it, the report shows `sentences`, up to three; whether it `pays`,
-and where it does not, the largest `cause` with the `losses` of all causes, as shares of full depth; and `rows`, up to
-six records for a table, whose keys are its columns. All but the first two may be missing, and other keys are not looked
-at.
+and where it does not, the largest `cause`; the `ledger` of what restrictions take, or, of format 1, the `losses` of all
+causes, as shares of full depth; and `rows`, up to six records for a table, whose keys are its columns. All but the
+first two may be missing, and other keys are not looked at.
 """
 
 from typing import Any
@@ -12,7 +12,40 @@ import pyarrow.fs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from eexit.results.files import Location
-from eexit.studies.assessment.verdict import CAUSES, FILE, MOST_ROWS
+from eexit.studies.assessment.verdict import FILE, MOST_ROWS
+
+
+class LedgerLine(BaseModel):
+    """What a restriction takes, with its interval, and what is left then, as shares of full depth."""
+
+    model_config = ConfigDict(frozen=True)
+
+    restriction: str
+    taken: float
+    low: float | None = None
+    high: float | None = None
+    left: float
+    setting: str | None = None
+
+
+class Ceiling(BaseModel):
+    """What the ledger begins with."""
+
+    model_config = ConfigDict(frozen=True)
+
+    saved: float
+    low: float | None = None
+    high: float | None = None
+
+
+class AssessedLedger(BaseModel):
+    """From what exits could save to what the clock says; `batch` is the size that times are of."""
+
+    model_config = ConfigDict(frozen=True)
+
+    ceiling: Ceiling
+    batch: int | None = None
+    lines: list[LedgerLine] = Field(min_length=1)
 
 
 class AssessedVerdict(BaseModel):
@@ -22,7 +55,8 @@ class AssessedVerdict(BaseModel):
 
     sentences: list[str] = Field(min_length=1, max_length=3)
     pays: bool
-    cause: str | None = Field(default=None, pattern=f"^({'|'.join(CAUSES)})$")
+    cause: str | None = None
+    ledger: AssessedLedger | None = None
     losses: dict[str, float | None] = Field(default_factory=dict)
     setting: str | None = None
     rows: list[dict[str, Any]] = Field(default_factory=list, max_length=MOST_ROWS)

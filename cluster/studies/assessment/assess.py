@@ -5,6 +5,7 @@
     texts/, exits/      texts of the model's own, sampled, and what was learned from them
     ceiling-learned/    as ceiling/, read as was learned
     tried/              the front of the replays' settings, run on the pilot: the order in which they are tested
+    tried-free/         the front of those that would save most if deciding were free, there too
     run/                the few of them that are tested, on the prompts for choosing and reporting; choice and times
     assessment.json     what was asked and planned, and how long each step took (`eexit.studies.assessment.record`)
     verdict.json        what came of it (`eexit.studies.assessment.words`), in run/ too
@@ -20,18 +21,18 @@ from typing import Final
 from cluster.console.steps import Steps
 from cluster.studies.assessment.certifying import choose, run, time_settings
 from cluster.studies.assessment.place import Place
-from cluster.studies.assessment.preparing import ORACLE_KEY, best_ceiling, find_ceiling, learn, look
+from cluster.studies.assessment.preparing import find_ceiling, learn, look
 from cluster.studies.assessment.searching import search
-from cluster.studies.assessment.workshop import CEILING, LOOK, RUN, TRIED, Workshop
+from cluster.studies.assessment.workshop import CEILING, CEILING_LEARNED, LOOK, RUN, TRIED, TRIED_FREE, Workshop
 from eexit.messages import findings
 from eexit.messages.progress import Display
 from eexit.messages.written import short_percent
 from eexit.studies.assessment import sizes
 from eexit.studies.assessment.asked import Asked
+from eexit.studies.assessment.figures import AssessmentTables, figures_of
 from eexit.studies.assessment.learned import searched_layers
 from eexit.studies.assessment.parts import ANSWERS, CHOOSING, REPORTING
 from eexit.studies.assessment.record import Record
-from eexit.studies.assessment.tables import figures_of
 from eexit.studies.assessment.verdict import FILE, Verdict, judge
 from eexit.studies.assessment.words import as_json
 from eexit.whole_files import write_whole
@@ -70,9 +71,13 @@ def assess(asked: Asked, out: str | Path, place_on: Callable[[Display], Place], 
 
 def _judged(shop: Workshop) -> Verdict:
     """The verdict, which is written down."""
-    run = next(iter(shop.figures(RUN, TRIED)), None)
-    figures = figures_of(shop.first_look, best_ceiling(shop), run, shop.bound, shop.asked.batches, ORACLE_KEY)
-    verdict = judge(figures)
+    steps = AssessmentTables(
+        look=shop.first_look,
+        ceilings=shop.figures(CEILING, CEILING_LEARNED),
+        tried=shop.figures(TRIED, TRIED_FREE),
+        run=next(iter(shop.figures(RUN)), None),
+    )
+    verdict = judge(figures_of(steps, shop.bound, shop.asked.batches))
     text = as_json(verdict, shop.asked.common["model"], shop.record.seconds, shop.record.remarks)
     for folder in (shop.out, *([Path(shop.at(RUN))] if shop.is_there(RUN) else [])):
         write_whole(folder / FILE, text)

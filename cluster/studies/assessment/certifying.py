@@ -9,11 +9,11 @@ from cluster.studies.assessment.workshop import RUN, TRIED, Workshop
 from eexit.plan.configuration import NORMAL
 from eexit.results.store.finished_sweep import read_finished
 from eexit.studies.assessment import sizes
+from eexit.studies.assessment.figures import latest_choice, to_time
 from eexit.studies.assessment.front import rules_of, spread
 from eexit.studies.assessment.learned import Way
 from eexit.studies.assessment.parts import CHOOSING, REPORTING
 from eexit.studies.assessment.sizes import RunSizes
-from eexit.studies.assessment.tables import latest_choice, to_time
 from eexit.studies.choosing.study import ChoosingStudy
 from eexit.studies.controls import controls_of
 from eexit.studies.timing.plan import LEAST_TOKENS, WhatToTime

@@ -3,19 +3,19 @@
 import time
 from typing import Any, Final
 
-from cluster.studies.assessment.workshop import CEILING, CEILING_LEARNED, LOOK, TEXTS, Workshop
+from cluster.studies.assessment.workshop import CEILING, LOOK, TEXTS, Workshop
 from eexit.messages.wording import counted
 from eexit.messages.written import percent, written
 from eexit.plan.artefacts import READOUT, Card
 from eexit.studies.assessment import sizes
 from eexit.studies.assessment.asked import READS_KEY
-from eexit.studies.assessment.learned import DEPLOYED, LEARNED, ORACLE, Way
+from eexit.studies.assessment.figures import of_oracle
+from eexit.studies.assessment.learned import LEARNED, ORACLE, Way
 from eexit.studies.assessment.parts import PILOT, TRAINING
 from eexit.studies.assessment.tables import SweepFigures
 from eexit.studies.timing.plan import WhatToTime
 from eexit.training.plan import WhatToTrain
 
-ORACLE_KEY: Final = f"{DEPLOYED}/{ORACLE}"
 ONE_IN: Final = 4  # texts has what agreement by number of tokens is shown with, beside all
 
 
@@ -42,22 +42,25 @@ def look(shop: Workshop) -> None:
 
 
 def find_ceiling(shop: Workshop) -> None:
-    shop.sweep(shop.asked.ceiling(shop.parts.some(PILOT, shop.search_sizes.pilot), Way()), CEILING, 1.0)
+    sweep_ceiling(shop, CEILING, Way(), 1.0)
     say_ceiling(shop, CEILING, "with the lens")
 
 
+def sweep_ceiling(shop: Workshop, name: str, way: Way, part: float) -> None:
+    """What the oracle would save on the pilot, read in this way."""
+    pilot = shop.parts.some(PILOT, shop.search_sizes.pilot)
+    _, layers, _ = shop.place.look(shop.asked.config(shop.parts.all))
+    shop.sweep(shop.asked.ceiling(pilot, way, layers), name, part)
+
+
 def say_ceiling(shop: Workshop, name: str, how: str) -> None:
-    top = SweepFigures.read(shop.at(name)).contender(ORACLE_KEY, "", shop.first_look.steps, shop.asked.batches)
-    in_time = ", ".join(f"{percent(share, 0)} with {counted(batch, 'row')}" for batch, share in top.allowed.items())
+    top = of_oracle(SweepFigures.read(shop.at(name)), shop.first_look, shop.asked.batches)
+    in_time = ", ".join(
+        f"{percent(share.independent, 0)} with {counted(batch, 'row')}" for batch, share in top.allowed.items()
+    )
     shop.steps.say(
         f"{how}, the oracle {ORACLE} would save {percent(top.theory)} of the multiply-adds, and of the time {in_time}"
     )
-
-
-def best_ceiling(shop: Workshop) -> SweepFigures:
-    """Of the lens and what was learned, the one by which the oracle saves more."""
-    there = shop.figures(CEILING, CEILING_LEARNED)
-    return max(there, key=lambda figures: figures.saved(ORACLE_KEY, "cost_needed"))
 
 
 def learn(shop: Workshop) -> None:

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from cluster.studies.assessment.preparing import say_ceiling
-from cluster.studies.assessment.workshop import CEILING_LEARNED, TRIED, Workshop
+from cluster.studies.assessment.preparing import say_ceiling, sweep_ceiling
+from cluster.studies.assessment.workshop import CEILING_LEARNED, TRIED, TRIED_FREE, Workshop
 from eexit.messages.errors import UsageError
 from eexit.method.rules import ONLINE
 from eexit.plan.artefacts import GATE, PROBE
@@ -45,7 +45,7 @@ def search(shop: Workshop) -> None:
     found: dict[Way, list[Found]] = {}
     for at, (name, way) in enumerate((ways := shop.ways()).items()):
         if at:
-            shop.sweep(shop.asked.ceiling(pilot, way), name, 0.2)
+            sweep_ceiling(shop, name, way, 0.2)
             say_ceiling(shop, name, "as was learned")
         read, rows = _replay(shop, name, way, 0.5 / len(ways))
         look = shop.first_look
@@ -65,8 +65,28 @@ def search(shop: Workshop) -> None:
     shop.sweep(shop.asked.settings(pilot, way, rules, exit_set), TRIED, 0.3)
     if is_new:
         _note_speed(shop, time.monotonic() - began)
+    _try_as_if_free(shop, found, way, chosen)
     shop.record.plans["front"] = {**asdict(way), "exit_set": exit_set, **_worth_a_test(shop)}
     shop.record.write()
+
+
+def _try_as_if_free(
+    shop: Workshop, found: Mapping[Way, Sequence[Found]], tried_way: Way, tried: Sequence[Found]
+) -> None:
+    """Run those on the pilot that would save most within the margin if deciding were free, unless they were tried: what
+    rules know is not told by those that are cheap to decide.
+    """
+    margin = shop.asked.margin
+    free = {way: [replace(each, cost=each.free) for each in settings] for way, settings in found.items()}
+    way = min(free, key=lambda each: cost_within(free[each], margin))
+    exit_set = best_set(free[way], margin)
+    known = {(each.rule, each.parameter, each.exit_set) for each in tried if way == tried_way}
+    chosen = front(of_set(free[way], exit_set), margin, sizes.MOST_FREE)
+    chosen = [each for each in chosen if each.exits and (each.rule, each.parameter, each.exit_set) not in known]
+    if chosen:
+        pilot = shop.parts.some(PILOT, shop.search_sizes.pilot)
+        rules = rules_of((each.rule, each.parameter) for each in chosen)
+        shop.sweep(shop.asked.settings(pilot, way, rules, exit_set), TRIED_FREE, 0.2)
 
 
 def _replay(shop: Workshop, name: str, way: Way, part: float) -> tuple[Way, Sequence[Row]]:

@@ -36,6 +36,7 @@ TEXTS: Final = "texts"
 LEARNED_EXITS: Final = "exits"
 CEILING_LEARNED: Final = "ceiling-learned"
 TRIED: Final = "tried"
+TRIED_FREE: Final = "tried-free"
 RUN: Final = "run"
 
 

@@ -13,7 +13,7 @@ from eexit.messages.explaining import explain
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import AUTO, EVERY, NORMAL, Exit
 from eexit.plan.hashes import content_hash
-from eexit.studies.assessment.learned import DEPLOYED, KL_FACTORS, ORACLE, UNALTERED, Rules, Way
+from eexit.studies.assessment.learned import DEPLOYED, ORACLE, UNALTERED, Rules, Way, exit_sets
 from eexit.studies.assessment.parts import Enough, PromptParts, drawn, split
 from eexit.studies.assessment.sizes import LOOK_TOKENS, TEXT_TOKENS
 
@@ -98,10 +98,11 @@ class Asked:
             max_new_tokens=LOOK_TOKENS,
         )
 
-    def ceiling(self, prompts: Sequence[Prompt], way: Way) -> SweepConfig:
-        """What oracles would save, read in this way."""
-        rules: Rules = {ORACLE: (), "kl": KL_FACTORS}
-        return self.config(prompts, modes=(NORMAL, DEPLOYED), rules=rules, **way.fields({}))
+    def ceiling(self, prompts: Sequence[Prompt], way: Way, layers: Sequence[int]) -> SweepConfig:
+        """What the oracle would save, read in this way, by exit set: in exact state and in the one that is deployed."""
+        rules, sets = {ORACLE: ()}, exit_sets(layers)
+        modes = (NORMAL, UNALTERED, DEPLOYED)
+        return self.config(prompts, modes=modes, rules=rules, exit_sets=sets, **way.fields({}))
 
     def texts(self, prompts: Sequence[Prompt], n_seeds: int) -> SweepConfig:
         """Texts of the model's own, sampled, of which nothing else is recorded."""

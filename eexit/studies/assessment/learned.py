@@ -16,7 +16,6 @@ from eexit.plan.configuration import EVERY
 UNALTERED: Final = next(name for name, state in STATES.items() if not alters(state))  # the state of replays
 DEPLOYED: Final = "frozen_residual"  # the state of what is run: in `unfrozen`, skipped layers are run in the end
 ORACLE: Final = "agree"
-KL_FACTORS: Final = (1.0, 4.0)  # of the oracle `kl` beside it
 LENS: Final = "lens"
 # Coarse, since a rule needs no exact likeliest token: of the default model, nearly as many tokens leave at equal
 # disagreement as by one of 96 dimensions and 1,024 tokens, which costs nearly three times as much.

@@ -23,8 +23,8 @@ TIMED_PROMPTS, TIMED_TOKENS, MOST_ROUNDS = 4, 32, 20
 TEXT_TOKENS, TOKENS_OF_A_TEXT = 96, 64  # that texts to learn from have at most, and about
 PROMPTS_TO_LEARN, MOST_SEEDS, LEAST_TEXTS = 400, 16, 60
 LEAST_PILOT, MOST_PILOT = 24, 120
-CONFIGURATIONS_OF_THE_PILOT: Final = 16  # that generate there, about, with every readout
-MOST_TRIED, MOST_SETTINGS = 8, 4  # settings on the pilot, and on the prompts for choosing
+CONFIGURATIONS_OF_THE_PILOT: Final = 26  # that generate there, about, with every readout
+MOST_TRIED, MOST_FREE, MOST_SETTINGS = 8, 4, 4  # settings on the pilot, also as if free; on prompts for choosing
 NAMES: Final = {  # of what is learned, in order: each comes only with those before it
     "linear": "a linear readout", "probe": "a probe", "gate": "a gate", "curve": "agreement by number of tokens",
 }  # fmt: skip

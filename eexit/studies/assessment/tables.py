@@ -1,4 +1,4 @@
-"""What the tables of an assessment's steps say: all that is judged or shown is read here, and nothing is measured.
+"""What the tables of a step of an assessment say: costs, exits and times of configurations.
 
 Shapes: G exitable layers and then the final one.
 """
@@ -6,7 +6,7 @@ Shapes: G exitable layers and then the final one.
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
@@ -14,24 +14,24 @@ import numpy as np
 
 from eexit.decode.costs.counting import LOOKS
 from eexit.decode.costs.other_models import KNOWN, Looked, cost_at, full_cost_at
-from eexit.plan.configuration import GENERATE, NORMAL, Draft, configuration_of
 from eexit.plan.runs import OK
 from eexit.quality.estimates import Estimate
+from eexit.quality.risks import RISKS
 from eexit.results.means import exit_counts, share_saved
 from eexit.results.store.finished_sweep import FinishedSweep, read_finished
 from eexit.results.study_tables import TIMINGS
 from eexit.studies.assessment.asked import READS_KEY
 from eexit.studies.assessment.front import head_in_layers, price_of_head
-from eexit.studies.assessment.verdict import BEST, CEILING, CONTROL, DRAFT, TRIED, Bound, Contender, Figures, Loss
-from eexit.studies.assessment.verdict import GENERATE as GENERATE_ROLE
-from eexit.studies.choosing.study import choices_made
+from eexit.studies.assessment.parts import ANSWERS, DISAGREEMENT
+from eexit.studies.assessment.verdict import Allowed, Contender
 from eexit.studies.timing.speedups import Speedup, speedups
 from eexit.studies.timing.steps import StepTimes, step_times
 
 PRICED: Final = ("layers_run", "keys_written", *LOOKS)
 OF_COSTS: Final = ("cost_full", "cost_needed", "cost_run")
-COLUMNS: Final = ("prompt_id", "configuration", "status", "n_tokens", "exit_layer_counts", *OF_COSTS, *PRICED)
-AT_PRICES_OF: Final = ("llama-2-7b", "llama-3-8b")
+OF_RISKS: Final = tuple(RISKS[risk].column for risk in (ANSWERS, DISAGREEMENT))
+OF_RUNS: Final = ("prompt_id", "prompt", "configuration", "seed", "status", "n_tokens", "exit_layer_counts")
+COLUMNS: Final = (*OF_RUNS, *OF_COSTS, *PRICED, *OF_RISKS)
 
 Row = Mapping[str, Any]
 
@@ -105,7 +105,7 @@ class SweepFigures:
         return 1 - float(cost_at(shapes, counts, self.n_layers, looked).sum()) / full if full else math.nan
 
     def contender(self, key: str, role: str, steps: StepTimes | None, batches: Sequence[int]) -> Contender:
-        """What is known of a configuration but its losses."""
+        """What is known of a configuration but its losses and accuracy."""
         return Contender(
             key,
             role,
@@ -127,11 +127,17 @@ class FirstLook:
         return step_times(self.figures.timing(READS_KEY), self.figures.n_layers)
 
     @cached_property
+    def saved_at(self) -> Mapping[int, float]:
+        """What a token saves of the multiply-adds that exits at a layer, if deciding is free and nothing is written."""
+        keys = {int(float(key.rpartition("/")[2])): key for key in self.figures.by_key if "/fixed/" in key}
+        saved = {layer: self.figures.saved(key, "cost_needed") for layer, key in keys.items()}
+        return {**saved, self.figures.n_layers - 1: 0.0}
+
+    @cached_property
     def head(self) -> float:
         """A read of the head as a share of full depth's multiply-adds."""
         n_layers = self.figures.n_layers
-        fixed = {key: int(float(key.rpartition("/")[2])) for key in self.figures.by_key if "/fixed/" in key}
-        costs = [((layer + 1) / n_layers, 1 - self.figures.saved(key, "cost_needed")) for key, layer in fixed.items()]
+        costs = [((layer + 1) / n_layers, 1 - saved) for layer, saved in self.saved_at.items() if layer < n_layers - 1]
         return price_of_head([pair for pair in costs if math.isfinite(pair[1])])
 
     @property
@@ -141,8 +147,7 @@ class FirstLook:
     @property
     def possible(self) -> float:
         """Saved of the multiply-adds if all tokens left at the first exitable layer."""
-        saved = [self.figures.saved(key, "cost_needed") for key in self.figures.by_key if "/fixed/" in key]
-        return max((share for share in saved if math.isfinite(share)), default=math.nan)
+        return max((share for share in self.saved_at.values() if math.isfinite(share)), default=math.nan)
 
     def seconds(self, key: str, batch: int) -> float:
         """Of a step, the median over rounds; NaN if it was not timed."""
@@ -150,99 +155,12 @@ class FirstLook:
         return float(np.median([row["seconds"] * batch / row["tokens"] for row in rows])) if rows else math.nan
 
 
-def allowed(steps: StepTimes | None, batches: Sequence[int], share_G: Sequence[float]) -> dict[int, float]:
+def allowed(steps: StepTimes | None, batches: Sequence[int], share_G: Sequence[float]) -> dict[int, Allowed]:
     """What T(rows, layers) allows such exits to save of the time, at the batch sizes that it has."""
     if steps is None or not all(map(math.isfinite, share_G)):
         return {}
-    return {batch: steps.allowed(batch, share_G) for batch in batches if batch in steps.seconds}
-
-
-def latest_choice(sweep: FinishedSweep) -> Row | None:
-    """The row of the latest choice that came to an end."""
-    return next(reversed(choices_made(sweep.store)), None)
-
-
-def figures_of(
-    look: FirstLook, ceiling: SweepFigures, run: SweepFigures | None, bound: Bound, batches: Sequence[int], oracle: str
-) -> Figures:
-    """All that is judged: `ceiling` has the runs of the oracle with this key; None: no setting was run."""
-    top = replace(ceiling.contender(oracle, CEILING, look.steps, batches), run=math.nan)
-    early = 1 - ceiling.share_G(oracle)[-1]
-    choice = latest_choice(run.sweep) if run else None
-    best: Contender | None = None
-    others: list[Contender] = []
-    if run and choice:
-        tested = {setting["configuration"]: setting for setting in choice["tested"]}
-        key = _best(choice)
-        best = _settled(run.contender(key, BEST, look.steps, batches), tested[key], choice)
-        controls = controls_by_setting(run.sweep)
-        others += [run.contender(controls[key], CONTROL, look.steps, batches)] if key in controls else []
-        others += [
-            _settled(run.contender(other, TRIED, look.steps, batches), setting, choice)
-            for other, setting in tested.items()
-            if other != key
-        ][:2]
-    elif run:  # what was tried on the pilot, of which nothing was worth a test
-        best = max(
-            (run.contender(key, BEST, look.steps, batches) for key in run.by_key if key != NORMAL),
-            key=lambda each: each.run,
-        )
-    saved = {name: run.at_prices(best.key, name) if run and best else math.nan for name in AT_PRICES_OF}
-    elsewhere = {KNOWN[name].name: share for name, share in saved.items() if math.isfinite(share)}
-    lossless = [*_drafts(look, batches), *_generate(look)]
-    others = [*others[: 4 - len(lossless)], *lossless]
-    n_tried = len(choice["tested"]) if choice else max(0, len(run.by_key) - 1) if run else 0
-    return Figures(bound, batches, look.head_in_layers, look.possible, top, early, best, others, n_tried, elsewhere)
-
-
-def to_time(sweep: FinishedSweep, choice: Row) -> list[str]:
-    """The settings whose time decides: the best one, and its control where there is one."""
-    best, controls = _best(choice), controls_by_setting(sweep)
-    return [best, *([controls[best]] if best in controls else [])]
-
-
-def controls_by_setting(sweep: FinishedSweep) -> dict[str, str]:
-    """The keys of controls, by those of the settings whose exit layers they follow."""
-    entries = sweep.manifest.configurations
-    return {entry["control_of"]: entry["key"] for entry in entries if entry["control_of"]}
-
-
-def _best(choice: Row) -> str:
-    """The chosen setting; else the cheapest certified one; else the one that came nearest to being certified."""
-    if choice["configuration"]:
-        return str(choice["configuration"])
-    certified = [setting for setting in choice["tested"] if setting["certified"]]
-    pool, key = (certified, "cost") if certified else (choice["tested"], "p_value")
-    return str(min(pool, key=lambda setting: (setting[key], setting["cost"]))["configuration"])
-
-
-def _settled(contender: Contender, tested: Row, choice: Row) -> Contender:
-    """With its losses: on the prompts for choosing, and on those for reporting where it was chosen."""
-    loss = Loss(tested["mean_loss"], tested["n"]) if tested["n"] else None
-    settled = replace(contender, loss=loss, p_value=tested["p_value"], certified=tested["certified"])
-    if contender.key != choice["configuration"] or choice["reporting_mean_loss"] is None:
-        return settled
-    return replace(
-        settled,
-        reporting=Loss(choice["reporting_mean_loss"], choice["reporting_n"]),
-        confirmed=choice["reporting_p_value"] <= 1 - choice["confidence"],
-    )
-
-
-def _drafts(look: FirstLook, batches: Sequence[int]) -> list[Contender]:
-    """The fastest draft, whose text is that of full depth."""
-    drafts = [
-        entry["key"]
-        for entry in look.figures.sweep.manifest.configurations
-        if isinstance(configuration_of(entry), Draft)
-    ]
-    timed = [Contender(key, DRAFT, times=look.figures.times(key)) for key in drafts if look.figures.times(key)]
-    return sorted(timed, key=lambda each: min(time.mean for time in each.times.values()))[:1]
-
-
-def _generate(look: FirstLook) -> list[Contender]:
-    times = look.figures.times(GENERATE)
-    return [Contender(GENERATE, GENERATE_ROLE, times=times)] if times else []
+    known = [batch for batch in batches if batch in steps.seconds]
+    return {batch: Allowed(steps.independent(batch, share_G), steps.together(batch, share_G)) for batch in known}
 
 
 def _time(speedup: Speedup) -> Estimate:

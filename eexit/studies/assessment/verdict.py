@@ -1,25 +1,11 @@
-"""The verdict: whether early exit pays, and if it does not, which of three causes is the largest.
+"""The verdict: whether early exit pays, and if it does not, which restriction takes most of what exits could save.
 
 It pays if a setting was certified on the prompts for choosing, kept the bound on those for reporting, costs less than
 full depth, and takes less time than full depth at one of the batch sizes at least, by the end of its interval.
 
-Otherwise something stands between what exits could save and what they do. Savings are shares of full depth:
-
-- *possible*: of the multiply-adds, if every token left at the first exitable layer and deciding were free;
-- *ceiling*: of the multiply-adds, if each left at the first layer that agrees with full depth (oracle `agree`), freely;
-- *theory*: of the multiply-adds, by the setting's own exits, if deciding were free (`cost_needed`);
-- *run*: of the multiply-adds, by what was run (`cost_run`);
-- *allowed*: of the time at a batch size, by the setting's exits, through T(rows, layers), if deciding were free.
-
-The three causes, each as what is lost of full depth:
-
-- `certain too late` = possible − theory, where a setting that was tested in vain, or broke the bound later, counts as
-  one that saves nothing in theory: no exits are shown to be possible at that risk. The part possible − ceiling is the
-  model's, which no rule could gain; ceiling − theory is the rules'.
-- `deciding` = theory − run = (cost_run − cost_needed) / cost_full;
-- `batches` = theory − allowed, at the batch size at which the most is allowed.
-
-A cause that is not known, or below 0, counts as 0. This module knows no tables: `tables` makes `Figures` of them.
+Otherwise the cause is the largest line of the ledger (`eexit.studies.assessment.ledger`): it begins with what an oracle
+saves here. What leaving at the first layer would save beyond that is the model's own, told apart, and no rule's to
+lose. This module knows no tables: `figures` makes `Figures` of them.
 """
 
 import math
@@ -28,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from eexit.quality.estimates import NOTHING, Estimate
+from eexit.studies.assessment.ledger import Ledger, Options, ledger_of
 
-LATE, DECIDING, BATCHES = CAUSES = ("certain too late", "deciding", "batches")
 FILE: Final = "verdict.json"
-FORMAT: Final = 1
+FORMAT: Final = 2
 MOST_ROWS: Final = 6
 BEST, TRIED, CONTROL, CEILING, DRAFT, GENERATE = "best", "tried", "control", "ceiling", "draft", "generate"
 
@@ -41,6 +27,13 @@ class Loss(NamedTuple):
 
     mean: float
     n: int
+
+
+class Allowed(NamedTuple):
+    """What T(rows, layers) allows exits to save of the time, if deciding were free."""
+
+    independent: float  # rows leave each for itself
+    together: float  # rows leave at the same steps
 
 
 @dataclass(frozen=True)
@@ -54,13 +47,18 @@ class Contender:
     role: str  # BEST, TRIED, CONTROL, CEILING, DRAFT or GENERATE
     theory: float = math.nan
     run: float = math.nan
-    allowed: Mapping[int, float] = field(default_factory=dict)
+    allowed: Mapping[int, Allowed] = field(default_factory=dict)
     times: Mapping[int, Estimate] = field(default_factory=dict)
     loss: Loss | None = None  # on the prompts for choosing
     p_value: float = math.nan
     certified: bool = False
     reporting: Loss | None = None  # on those for reporting
     confirmed: bool = False  # whether those alone certify the bound too
+    would_do: int | None = None  # prompts that would certify it with a chance of 80 %; None: no number, or it is
+
+    def is_proven(self, bound: "Bound") -> bool:
+        """Whether it is certified, and prompts for reporting, where there are any, don't speak against it."""
+        return self.certified and (self.reporting is None or self.reporting.mean <= bound.at_most)
 
     def row(self, batches: Sequence[int]) -> dict[str, Any]:
         """A record of `verdict.json`, of the same columns for all; what is not known is null."""
@@ -69,7 +67,9 @@ class Contender:
             time = self.times.get(batch, NOTHING)
             for name, number in (("", time.mean), ("_low", time.low), ("_high", time.high)):
                 of_batches[f"time_at_{batch}{name}"] = known(number)
-            of_batches[f"allowed_at_{batch}"] = known(self.allowed.get(batch))
+            allowed = self.allowed.get(batch, Allowed(math.nan, math.nan))
+            of_batches[f"allowed_at_{batch}"] = known(allowed.independent)
+            of_batches[f"allowed_together_at_{batch}"] = known(allowed.together)
         return {
             "setting": self.key,
             "role": self.role,
@@ -98,7 +98,8 @@ class Figures:
     bound: Bound
     batches: Sequence[int]
     head_in_layers: float
-    possible: float
+    possible: float  # saved of the multiply-adds if all tokens left at the first exitable layer
+    options: Options
     ceiling: Contender
     agrees_early: float  # share of decided tokens that agree with full depth before its last layer
     best: Contender | None  # the cheapest certified setting, or that which came nearest; None: nothing was worth a run
@@ -109,12 +110,12 @@ class Figures:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`cause` is None if it pays; `losses` are those of all causes. `batch` is the size at which `best` is fastest."""
+    """`cause` is None if it pays; the ledger is told in any case. `batch` is the size at which `best` is fastest."""
 
     figures: Figures
     pays: bool
     cause: str | None
-    losses: Mapping[str, float]
+    ledger: Ledger
     batch: int | None
 
     @property
@@ -128,9 +129,8 @@ def judge(figures: Figures) -> Verdict:
     best = figures.best
     batch = fastest(best, figures.batches) if best else None
     pays = bool(best and batch and holds(best, figures.bound) and best.run > 0 and best.times[batch].high < 1)
-    losses = losses_of(figures)
-    cause = None if pays else max(CAUSES, key=lambda name: losses[name])
-    return Verdict(figures, pays, cause, losses, batch)
+    ledger = ledger_of(figures.options, figures.bound.at_most, batch)
+    return Verdict(figures, pays, None if pays else ledger.cause, ledger, batch)
 
 
 def holds(setting: Contender, bound: Bound) -> bool:
@@ -148,26 +148,6 @@ def fastest(setting: Contender, batches: Sequence[int]) -> int | None:
     return min((batch for batch in batches if batch in setting.times), key=at_most, default=None)
 
 
-def losses_of(figures: Figures) -> dict[str, float]:
-    """What each cause takes, as a share of full depth."""
-    best = figures.best
-    if best is None:
-        return {LATE: _loss(figures.possible), DECIDING: 0.0, BATCHES: 0.0}
-    broken = best.reporting is not None and not holds(best, figures.bound)
-    is_refuted = best.loss is not None and (broken or not best.certified)
-    shown = 0.0 if is_refuted else best.theory
-    allowed = [best.allowed[batch] for batch in figures.batches if batch in best.allowed]
-    return {
-        LATE: _loss(figures.possible - shown),
-        DECIDING: _loss(best.theory - best.run),
-        BATCHES: _loss(best.theory - max(allowed)) if allowed else 0.0,
-    }
-
-
 def known(number: float | None) -> float | None:
     """The number, as JSON has it; None if it is not known."""
     return None if number is None or not math.isfinite(number) else float(number)
-
-
-def _loss(share: float) -> float:
-    return max(share, 0.0) if math.isfinite(share) else 0.0

@@ -14,10 +14,11 @@ from eexit.messages import findings
 from eexit.messages.wording import counted
 from eexit.messages.written import bracketed, is_known, percent, short_percent, written
 from eexit.quality.risks import RISKS
+from eexit.studies.assessment.causes import MEANINGS
 from reports.frames.axes import CORRECT, DIFFERENCE, DISAGREEMENT, RUN, SKIPPED, THEORETICAL
 from reports.frames.quality import Quality
 from reports.read.judgements import BEST, SCORE, WORST
-from reports.read.verdict import AssessedVerdict
+from reports.read.verdict import AssessedLedger, AssessedVerdict
 from reports.sections.findings.numbers import Row, difference, saved_words, saves, with_interval
 from reports.sections.findings.quality import cheapest, cost_of, kept_of, points
 from reports.sections.findings.savings import best_within
@@ -25,13 +26,14 @@ from reports.sections.findings.savings import best_within
 ASSESSED: Final = "assessment"
 SWEPT: Final = "sweep"
 ENDS: Final = ("_low", "_high")
-SHARES: Final = ("saved_", "allowed_at_", "loss")  # what columns of shares begin with
+SHARES: Final = ("saved_", "allowed_", "loss")  # what columns of shares begin with
 
 
 @dataclass(frozen=True)
 class Told:
-    """The first card of the report. `pays` is None where nothing was found that says so; `weights` are shares of full
-    depth, by what they are, for the setting that the sentences name.
+    """The first card of the report. `pays` is None where nothing was found that says so; `cause` says in words why not;
+    `weights` are shares of full depth, by what they are, from where to where they go, for the setting that the
+    sentences name.
     """
 
     sentences: list[str]
@@ -48,10 +50,36 @@ def verdict(given: AssessedVerdict | None, quality: Quality | None) -> Told | No
     swept = _of_sweep(quality) if quality is not None and len(quality.settings) else None
     if given is None:
         return swept
-    losses = [(name, loss) for name, loss in given.losses.items() if is_known(loss)]
-    weights = _weighed(losses) if losses else swept.weights if swept else []
+    weights = _waterfall(given.ledger) if given.ledger else _of_losses(given) or (swept.weights if swept else [])
     setting = given.setting or (swept.setting if swept else None)
-    return Told([*given.sentences], given.pays, ASSESSED, given.cause, setting, weights, [*map(_told, given.rows)])
+    cause = MEANINGS.get(given.cause or "", given.cause)
+    return Told([*given.sentences], given.pays, ASSESSED, cause, setting, weights, [*map(_told, given.rows)])
+
+
+def _waterfall(ledger: AssessedLedger) -> list[dict[str, Any]]:
+    """From what an oracle saves down to what is left, each line beginning where the one before ended."""
+    top, last = ledger.ceiling, ledger.lines[-1].left
+    largest = max(line.taken for line in ledger.lines)
+    rows = "" if ledger.batch is None else f", {counted(ledger.batch, 'row')} at a time"
+    return [
+        _bar("ceiling", 0.0, top.saved, percent(top.saved) + _ends(top.low, top.high)),
+        *(
+            _bar(line.restriction, line.left + line.taken, line.left, percent(-line.taken) + _ends(line.low, line.high))
+            | {"largest": line.taken == largest > 0}
+            for line in ledger.lines
+        ),
+        _bar(f"left{rows}", 0.0, last, percent(last)),
+    ]
+
+
+def _ends(low: float | None, high: float | None) -> str:
+    ends = [written(100 * end, ".1f") for end in (low, high) if end is not None and is_known(end)]
+    return f" ({' to '.join(ends)})" if len(ends) == 2 else ""
+
+
+def _of_losses(given: AssessedVerdict) -> list[dict[str, Any]]:
+    """Those of format 1, which had no ledger."""
+    return _weighed([(name, loss) for name, loss in given.losses.items() if is_known(loss)])
 
 
 def _told(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,4 +176,8 @@ def _weights(row: Row) -> list[dict[str, Any]]:
 
 
 def _weighed(shares: Sequence[tuple[str, Any]]) -> list[dict[str, Any]]:
-    return [{"label": label, "share": share, "text": percent(share)} for label, share in shares]
+    return [_bar(label, 0.0, share, percent(share)) for label, share in shares]
+
+
+def _bar(label: str, start: float, end: float, text: str) -> dict[str, Any]:
+    return {"label": label, "from": start, "to": end, "text": text}

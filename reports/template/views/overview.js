@@ -112,19 +112,17 @@ function origin(runs) {
 }
 
 const ANSWERS = { true: ["yes", "Yes."], false: ["no", "No."], null: ["open", "Not known."] };
-const CAUSES = {
-  "certain too late": "tokens are certain too late",
-  deciding: "deciding costs too much",
-  batches: "batches keep the layers busy",
-};
-
-// Which setting may be used, what it costs and how sure that is, in three sentences; and the reasons.
+// Which setting may be used, what it costs and how sure that is, in three sentences; and the reasons, as bars that each go
+// from somewhere to somewhere: those of an assessment's ledger as a waterfall.
 function verdictCard({ sentences, pays, cause, weights, setting, rows, source }) {
   const [look, word] = ANSWERS[pays],
-    most = Math.max(...weights.map(({ share }) => Math.abs(share)), 0.01);
-  const bars = weights.map(({ label, share, text: words }) => {
-    const bar = h("span.weight");
-    bar.style.width = `${Math.max(1, (100 * Math.abs(share)) / most)}%`;
+    ends = weights.flatMap(({ from, to }) => [from, to]),
+    least = Math.min(0, ...ends),
+    span = Math.max(0.01, ...ends) - least;
+  const bars = weights.map(({ label, from, to, text: words, largest }) => {
+    const bar = h(`span.weight${largest ? ".largest" : ""}`);
+    bar.style.marginLeft = `${(100 * (Math.min(from, to) - least)) / span}%`;
+    bar.style.width = `${Math.max(1, (100 * Math.abs(to - from)) / span)}%`;
     return h("li", bar, h("span", `${words} `, termed(label)));
   });
   return h(
@@ -137,7 +135,7 @@ function verdictCard({ sentences, pays, cause, weights, setting, rows, source })
     bars.length || cause
       ? h(
           "div.why",
-          h("p", h("strong", cause ? `Why: ${CAUSES[cause]}` : "Why"), setting ? h("span.soft", ` ${setting}`) : null),
+          h("p", h("strong", cause ? `Why: ${cause}` : "Why"), setting ? h("span.soft", ` ${setting}`) : null),
           bars.length ? h("ul", ...bars) : null,
           source === "assessment" ? h("p.soft", "As jobs/assess.py found.") : null,
         )

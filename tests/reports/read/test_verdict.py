@@ -12,7 +12,7 @@ from report_fixtures import MakeSweep, Visit
 from synthetic_quality import CHOSEN, choose, with_answers
 
 from eexit.quality.estimates import Estimate
-from eexit.studies.assessment.verdict import FILE, Contender, Loss
+from eexit.studies.assessment.verdict import FILE, Allowed, Contender, Loss
 from reports import build_report
 from reports.frames import runs as frames
 from reports.frames.quality import Quality, quality
@@ -32,7 +32,7 @@ GIVEN: dict[str, Any] = {
             "tried",
             0.05,
             -0.3,
-            {1: 0.02},
+            {1: Allowed(0.02, 0.04)},
             {1: Estimate(1.3, 1.25, 1.35, 6), 8: Estimate(1.1, nan, nan, 2)},
             Loss(0.031, 140),
         ).row((1, 8))
@@ -64,14 +64,50 @@ def test_an_assessment_speaks_for_itself(answered: Path, tmp_path: Path, visit: 
     card.locator("summary").click()
     assert CHOSEN in card.locator("tbody").inner_text()
     cells = card.locator("tbody td, tbody th").all_inner_texts()
-    assert cells == [CHOSEN, "tried", "5.0%", "-30.0%", "1.30 [1.25, 1.35]", "2.0%", "1.10", "–", "3.1%"]
+    assert cells == [CHOSEN, "tried", "5.0%", "-30.0%", "1.30 [1.25, 1.35]", "2.0%", "4.0%", "1.10", "–", "–", "3.1%"]
     heads = card.locator("thead th").all_inner_texts()
-    assert heads[3:7] == ["saved by what was run", "time at 1", "allowed at 1", "time at 8"]
+    assert heads[3:7] == ["saved by what was run", "time at 1", "allowed at 1", "allowed together at 1"]
     assert card.locator(".why li").all_inner_texts() == ["12.0% certain too late", "40.0% deciding"]
 
 
+LEDGER: dict[str, Any] = {
+    "ceiling": {"saved": 0.3, "low": 0.28, "high": 0.32, "setting": "unfrozen/agree"},
+    "batch": 8,
+    "lines": [
+        {"restriction": "state", "taken": 0.2, "low": 0.18, "high": 0.22, "left": 0.1, "setting": "a"},
+        {"restriction": "overhead", "taken": 0.15, "low": None, "high": None, "left": -0.05, "setting": "b"},
+    ],
+}
+
+
+def test_the_ledger_is_a_waterfall_that_begins_where_the_line_before_ended(
+    answered: Path, tmp_path: Path, visit: Visit
+) -> None:
+    folder = tmp_path / "s"
+    shutil.copytree(answered, folder)
+    (folder / FILE).write_text(json.dumps(GIVEN | {"cause": "state", "ledger": LEDGER}))
+    page = visit("#/", path=build_report(str(folder), folder / "r.html"))
+    card = page.locator(".why")
+    assert "Why: what exits leave behind misleads later tokens" in card.inner_text()
+    assert [" ".join(text.split()) for text in card.locator("li").all_inner_texts()] == [
+        "30.0% (28.0 to 32.0) ceiling", "-20.0% (18.0 to 22.0) state", "-15.0% overhead",
+        "-5.0% left, 8 rows at a time",
+    ]  # fmt: skip
+    boxes = [bar.bounding_box() for bar in card.locator(".weight").all()]
+    ends = [(round(box["x"]), round(box["x"] + box["width"])) for box in boxes if box]
+    (zero, top), (after, end), (left, begin), (least, last) = ends
+    assert (end, begin, left, last) == pytest.approx((top, after, least, zero), abs=1)
+    assert (top - after) / (top - zero) == pytest.approx(2 / 3, abs=0.02)
+    assert card.locator(".weight.largest").count() == 1
+
+
 @pytest.mark.parametrize(
-    ("content", "why"), [("{", "the file"), (json.dumps(GIVEN | {"cause": "bad luck"}), "cause"), ("{}", "sentences")]
+    ("content", "why"),
+    [
+        ("{", "the file"),
+        (json.dumps(GIVEN | {"ledger": LEDGER | {"lines": []}}), "ledger.lines"),
+        ("{}", "sentences"),
+    ],
 )
 def test_a_verdict_that_can_not_be_read_is_named_and_left_out(
     make_sweep: MakeSweep, tmp_path: Path, content: str, why: str

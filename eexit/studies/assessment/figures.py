@@ -1,0 +1,188 @@
+"""What is judged of an assessment, from the tables of its steps: nothing is measured here, and nothing is decided."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from eexit.decode.costs.other_models import KNOWN
+from eexit.method.rules import ONLINE
+from eexit.plan.configuration import GENERATE, Draft, Exit, configuration_of
+from eexit.results.store.finished_sweep import FinishedSweep
+from eexit.studies.assessment.learned import DEPLOYED, ORACLE, UNALTERED
+from eexit.studies.assessment.ledger import Options
+from eexit.studies.assessment.options import PromptFigures
+from eexit.studies.assessment.tables import FirstLook, SweepFigures
+from eexit.studies.assessment.verdict import BEST, CEILING, CONTROL, DRAFT, TRIED, Bound, Contender, Figures, Loss
+from eexit.studies.assessment.verdict import GENERATE as GENERATE_ROLE
+from eexit.studies.choosing.study import choices_made
+
+AT_PRICES_OF: Final = ("llama-2-7b", "llama-3-8b")
+CEILING_KEY: Final = Exit(UNALTERED, ORACLE).key
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class AssessmentTables:
+    """What the steps left: the first look, the pilot's oracles by readout, its settings, and the run; None where
+    nothing was worth one.
+    """
+
+    look: FirstLook
+    ceilings: Sequence[SweepFigures]
+    tried: Sequence[SweepFigures]
+    run: SweepFigures | None
+
+
+def figures_of(steps: AssessmentTables, bound: Bound, batches: Sequence[int]) -> Figures:
+    """All that is judged."""
+    look, run = steps.look, steps.run
+    ceiling = max(steps.ceilings, key=lambda each: saved_by_exits(each, CEILING_KEY, look))
+    choice = latest_choice(run.sweep) if run else None
+    best, others = _tested(run, choice, look, batches) if run and choice else (_cheapest_tried(steps, batches), [])
+    timed_in = run if run and best and best.times else look.figures  # times of one call, where they are beside others
+    lossless = [*_drafts(look, batches), *(_generate(timed_in) or _generate(look.figures))]
+    n_tried = len(choice["tested"]) if choice else sum(len(_deployed(each)) for each in steps.tried)
+    return Figures(
+        bound=bound,
+        batches=batches,
+        head_in_layers=look.head_in_layers,
+        possible=look.possible,
+        options=_options(steps, ceiling, best, bound),
+        ceiling=of_oracle(ceiling, look, batches),
+        agrees_early=1 - ceiling.share_G(CEILING_KEY)[-1],
+        best=best,
+        others=[*others[: 4 - len(lossless)], *lossless],
+        n_tried=n_tried,
+        elsewhere=_elsewhere(run, best),
+    )
+
+
+def saved_by_exits(figures: SweepFigures, key: str, look: FirstLook) -> float:
+    """What a configuration's exits save by themselves, if deciding them and writing keys and values were free."""
+    return sum(
+        share * look.saved_at[layer] for layer, share in zip(figures.layers_G, figures.share_G(key), strict=True)
+    )
+
+
+def _options(steps: AssessmentTables, ceiling: SweepFigures, best: Contender | None, bound: Bound) -> Options:
+    """What could be taken: the oracles on the pilot, the settings on the pilot and in the run, and the proven one."""
+
+    def prompts(figures: SweepFigures) -> PromptFigures:
+        return PromptFigures(figures, [steps.look.saved_at[layer] for layer in figures.layers_G], bound.risk)
+
+    top = prompts(ceiling).option(CEILING_KEY)
+    in_state = [each for figures in steps.ceilings for each in prompts(figures).options(_oracles(figures))]
+    runs = [*steps.tried, *([steps.run] if steps.run else [])]
+    online = [each for figures in runs for each in prompts(figures).options(_deployed(figures))]
+    proven = prompts(steps.run).proven(best, steps.look.steps) if steps.run and best and best.is_proven(bound) else None
+    return Options(top, in_state, online, proven)
+
+
+def _oracles(figures: SweepFigures) -> list[str]:
+    """The oracle's configurations in the state that is deployed."""
+    entries = figures.sweep.manifest.configurations
+    return [entry["key"] for entry in entries if (entry["mode"], entry["rule"]) == (DEPLOYED, ORACLE)]
+
+
+def _deployed(figures: SweepFigures) -> list[str]:
+    """The settings of a sweep that a deployed model could follow; controls are none."""
+    entries = figures.sweep.manifest.configurations
+    return [entry["key"] for entry in entries if entry["rule"] in ONLINE]
+
+
+def of_oracle(ceiling: SweepFigures, look: FirstLook, batches: Sequence[int]) -> Contender:
+    """What the oracle would save in exact state, by its exits alone."""
+    found = ceiling.contender(CEILING_KEY, CEILING, look.steps, batches)
+    return replace(found, theory=saved_by_exits(ceiling, CEILING_KEY, look), run=math.nan)
+
+
+def _tested(
+    run: SweepFigures, choice: Row, look: FirstLook, batches: Sequence[int]
+) -> tuple[Contender, list[Contender]]:
+    """The best setting of a choice; its control, and others that were tested."""
+    tested, key = {setting["configuration"]: setting for setting in choice["tested"]}, _best(choice)
+    controls = controls_by_setting(run.sweep)
+    beside = [run.contender(controls[key], CONTROL, look.steps, batches)] if key in controls else []
+    others = [
+        _settled(run.contender(other, TRIED, look.steps, batches), setting, choice)
+        for other, setting in tested.items()
+        if other != key
+    ]
+    return _settled(run.contender(key, BEST, look.steps, batches), tested[key], choice), [*beside, *others[:2]]
+
+
+def _cheapest_tried(steps: AssessmentTables, batches: Sequence[int]) -> Contender | None:
+    """Of what was tried on the pilot, where nothing was worth a test."""
+    tried = [
+        figures.contender(key, BEST, steps.look.steps, batches) for figures in steps.tried for key in _deployed(figures)
+    ]
+    return max(tried, key=lambda each: each.run, default=None)
+
+
+def _elsewhere(run: SweepFigures | None, best: Contender | None) -> dict[str, float]:
+    """Saved by what was run, at the prices of other models, by their names."""
+    saved = {name: run.at_prices(best.key, name) if run and best else math.nan for name in AT_PRICES_OF}
+    return {KNOWN[name].name: share for name, share in saved.items() if math.isfinite(share)}
+
+
+def latest_choice(sweep: FinishedSweep) -> Row | None:
+    """The row of the latest choice that came to an end."""
+    return next(reversed(choices_made(sweep.store)), None)
+
+
+def to_time(sweep: FinishedSweep, choice: Row) -> list[str]:
+    """The settings whose time decides: the best one, and its control where there is one."""
+    best, controls = _best(choice), controls_by_setting(sweep)
+    return [best, *([controls[best]] if best in controls else [])]
+
+
+def controls_by_setting(sweep: FinishedSweep) -> dict[str, str]:
+    """The keys of controls, by those of the settings whose exit layers they follow."""
+    entries = sweep.manifest.configurations
+    return {entry["control_of"]: entry["key"] for entry in entries if entry["control_of"]}
+
+
+def _best(choice: Row) -> str:
+    """The chosen setting; else the cheapest certified one; else the one that came nearest to being certified."""
+    if choice["configuration"]:
+        return str(choice["configuration"])
+    certified = [setting for setting in choice["tested"] if setting["certified"]]
+    pool, key = (certified, "cost") if certified else (choice["tested"], "p_value")
+    return str(min(pool, key=lambda setting: (setting[key], setting["cost"]))["configuration"])
+
+
+def _settled(contender: Contender, tested: Row, choice: Row) -> Contender:
+    """With its losses: on the prompts for choosing, and on those for reporting where it was chosen."""
+    loss = Loss(tested["mean_loss"], tested["n"]) if tested["n"] else None
+    settled = replace(
+        contender,
+        loss=loss,
+        p_value=tested["p_value"],
+        certified=tested["certified"],
+        would_do=tested["prompts_needed"],
+    )
+    if contender.key != choice["configuration"] or choice["reporting_mean_loss"] is None:
+        return settled
+    return replace(
+        settled,
+        reporting=Loss(choice["reporting_mean_loss"], choice["reporting_n"]),
+        confirmed=choice["reporting_p_value"] <= 1 - choice["confidence"],
+    )
+
+
+def _drafts(look: FirstLook, batches: Sequence[int]) -> list[Contender]:
+    """The fastest draft, whose text is that of full depth."""
+    drafts = [
+        entry["key"]
+        for entry in look.figures.sweep.manifest.configurations
+        if isinstance(configuration_of(entry), Draft)
+    ]
+    timed = [Contender(key, DRAFT, times=look.figures.times(key)) for key in drafts if look.figures.times(key)]
+    return sorted(timed, key=lambda each: min(time.mean for time in each.times.values()))[:1]
+
+
+def _generate(timed_in: SweepFigures) -> list[Contender]:
+    times = timed_in.times(GENERATE)
+    return [Contender(GENERATE, GENERATE_ROLE, times=times)] if times else []
