@@ -8,7 +8,7 @@ Shapes: P prompts, C configurations, M measures.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations, combinations_with_replacement, permutations
 from typing import Any, Final
 
@@ -98,9 +98,9 @@ def averages(sweep: Sweep, trade: pd.DataFrame) -> pd.DataFrame:
 def beside_mixes(sweep: Sweep, trade: pd.DataFrame) -> pd.DataFrame:
     """One row per setting, other series and way of matching, for all that can be matched.
 
-    Columns: `configuration` and `series` of the setting, `base`, the series whose mix it stands beside, `at`, what is
-    equal, `mix`, the mix in words, and estimates of the measures' differences. Of many series, only those of one mode
-    or one rule stand beside each other.
+    Columns: `configuration` and `series` of the setting, `base`, the series whose mix it stands beside, `at`, `equal`
+    and `best_by` of the `Matching`, `mix`, the mix in words, and estimates of the measures' differences. Of many
+    series, only those of one mode or one rule stand beside each other.
     """
     if trade.empty:
         return pd.DataFrame()
@@ -119,6 +119,26 @@ def beside_mixes(sweep: Sweep, trade: pd.DataFrame) -> pd.DataFrame:
                 named = {"configuration": row["configuration"], "series": other, "base": base, "label": row["label"]}
                 rows += [named | found for found in known.matched(row["configuration"], points)]
     return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class Matching:
+    """A way in which a setting and a mix are alike. `equal` is the measure that both have in common, so that its
+    differences are 0 and say nothing; of the mixes that have it, the best by `best_by` is taken.
+    """
+
+    at: str
+    equal: str
+    best_by: str
+
+
+def matchings(quality: str) -> tuple[Matching, ...]:
+    """At equal cost, in two senses, beside the mix of the best quality; and at equal quality, beside the cheapest."""
+    return (
+        Matching(EQUAL_LAYERS, SKIPPED, quality),
+        Matching(EQUAL_RUN, RUN, quality),
+        Matching(EQUAL_QUALITY[quality], quality, SKIPPED),
+    )
 
 
 @dataclass(frozen=True)
@@ -158,21 +178,22 @@ class _Measured:
         """The setting beside the best mix of two of `points` that is equal to it, for each way of being equal."""
         has_answers = not np.isnan(self.of_keys([key])[:, 0, MATCHED.index(CORRECT)]).all()
         quality = CORRECT if has_answers else DISAGREEMENT
-        same_quality = (EQUAL_QUALITY[quality], quality, SKIPPED)
-        for at, equal, best_by in ((EQUAL_LAYERS, SKIPPED, quality), (EQUAL_RUN, RUN, quality), same_quality):
-            mix = self._best_mix(key, points, equal, best_by)
+        for matching in matchings(quality):
+            mix = self._best_mix(key, points, matching)
             if mix:
                 one, other, share = mix
                 mixed_PM = (1 - share) * self.of_keys([one])[:, 0] + share * self.of_keys([other])[:, 0]
                 differences_PM = self.of_keys([key])[:, 0] - mixed_PM
-                yield {"at": at, "mix": _mix_words(one, other, share), **self.estimated(differences_PM)}
+                named = asdict(matching) | {"mix": _mix_words(one, other, share)}
+                yield named | self.estimated(differences_PM)
 
-    def _best_mix(self, key: str, points: Sequence[str], equal: str, best_by: str) -> tuple[str, str, float] | None:
+    def _best_mix(self, key: str, points: Sequence[str], matching: Matching) -> tuple[str, str, float] | None:
         """Two of the points and the share of the second, by means over the prompts that all of the three have."""
         found: list[tuple[float, tuple[str, str, float]]] = []
-        sign = 1 if _IS_BETTER_HIGH[best_by] else -1
+        sign = 1 if _IS_BETTER_HIGH[matching.best_by] else -1
+        measures = [MATCHED.index(name) for name in (matching.equal, matching.best_by)]
         for one, other in combinations_with_replacement(points, 2):
-            values_PCM = self.of_keys([key, one, other])[:, :, [MATCHED.index(equal), MATCHED.index(best_by)]]
+            values_PCM = self.of_keys([key, one, other])[:, :, measures]
             values_PCM = values_PCM[~np.isnan(values_PCM).any(axis=(1, 2))]
             if not len(values_PCM):
                 continue

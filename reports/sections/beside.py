@@ -59,6 +59,7 @@ def beside_section(sweep: Sweep, trade: pd.DataFrame) -> dict[str, Any] | None:
         },
         "averages": clean(averages(sweep, trade).to_dict("records")),
         "mixes": _compact(mixes),
+        "matchings": [] if mixes.empty else mixes.drop_duplicates("at")[["at", "equal", "best_by"]].to_dict("records"),
     }
 
 

@@ -35,6 +35,11 @@ function choose(key, value) {
   readdress(pathOf(location.hash));
 }
 
+// Where what the reader chose can't be had, what is shown in its place stands for it from now on.
+function correct(key, value) {
+  if (key in chosen) chosen[key] = value;
+}
+
 const pathOf = (hash) => (hash || "#/").split("?")[0];
 
 const readable = (text) =>

@@ -1,3 +1,16 @@
 """The fixtures of this folder's tests, which `tests/support` has."""
 
-from report_fixtures import axe, beside, browser, context, full, make_sweep, node_modules, report, unusual, visit, walk
+from report_fixtures import (
+    answered,
+    axe,
+    beside,
+    browser,
+    context,
+    full,
+    make_sweep,
+    node_modules,
+    report,
+    unusual,
+    visit,
+    walk,
+)

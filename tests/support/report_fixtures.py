@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeAlias
 import pytest
 from browser import chromium
 from filelock import FileLock
+from synthetic_quality import choose, replay, with_answers
 from synthetic_sweeps import CONFIGURATIONS, HOSTILE, UNUSUAL, failed_row, run_rows, story, write_sweep
 
 from reports import PageSettings, build_report
@@ -89,6 +90,15 @@ def report(full: Path) -> Path:
 def beside(full: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same report with its tokens in side files."""
     return build_report(str(full), tmp_path_factory.mktemp("beside") / "r.html", PageSettings(max_bytes=1))
+
+
+@pytest.fixture(scope="session")
+def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of two modes of an online rule and an oracle, with answers, controls, replays and a choice."""
+    folder = with_answers(tmp_path_factory.mktemp("answered") / "s", 12)
+    replay(folder)
+    choose(folder)
+    return build_report(str(folder), folder / "report.html")
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,6 @@ function besideFigure() {
     kinds = besideKinds();
   const picked = (key, names, first) => choiceOf(`beside.${key}`, names, first);
   const state = { kind: picked("kind", Object.keys(kinds)) };
-  const labels = measures.map(({ label }) => label);
-  state.measure = picked("measure", labels);
   const controls = h("div.row"),
     said = h("output.in-words");
   const measure = () => measures.find(({ label }) => label === state.measure);
@@ -21,27 +19,30 @@ function besideFigure() {
     const left = others(state.base);
     state.other = picked("other", left);
     state.at = ways ? picked("at", ways) : null;
-    if (state.at !== null && !measure().is_matched)
-      state.measure = labels.find((label) => measures.find((m) => m.label === label).is_matched);
+    const names = comparable(state.at).map(({ label }) => label),
+      best = measures.find(({ key }) => key === matchingOf(state.at)?.best_by);
+    state.measure = picked("measure", names, best?.label);
+    correct("beside.measure", state.measure);
   };
   const change = (key) => (value) => {
     state[key] = value;
     choose(`beside.${key}`, value);
     settle();
+    readdress(pathOf(location.hash));
     show();
     chart.update();
   };
   const show = () => {
     const { bases, others, ways, baseLabel = "Base", otherLabel = "Other" } = kinds[state.kind];
     const left = others(state.base),
-      offered = ways ? measures.filter((each) => each.is_matched).map(({ label }) => label) : labels;
+      names = comparable(state.at).map(({ label }) => label);
     controls.replaceChildren(
       ...[
         chooser("Compare", Object.keys(kinds), state.kind, change("kind")),
         bases.length > 1 ? chooser(baseLabel, bases, state.base, change("base")) : null,
         left.length > 1 ? chooser(otherLabel, left, state.other, change("other")) : null,
         ways ? chooser("at", ways, state.at, change("at")) : null,
-        chooser("Measure", offered, state.measure, change("measure")),
+        chooser("Measure", names, state.measure, change("measure")),
       ].filter(Boolean),
     );
     said.replaceChildren(...besideWords(state, measure(), rows()));
@@ -71,6 +72,14 @@ function besideFigure() {
   settle();
   show();
   return figure(chart);
+}
+
+const matchingOf = (at) => DATA.beside.matchings.find((each) => each.at === at);
+
+// The measures that can be compared: beside a mix, those that are known of it, but not the one that is held equal.
+function comparable(at) {
+  const matching = matchingOf(at);
+  return DATA.beside.measures.filter(({ key, is_matched }) => !matching || (is_matched && key !== matching.equal));
 }
 
 // What can be compared: for each kind, its bases, the others of a base, ways of matching, and the rows of a state.
@@ -228,7 +237,7 @@ function besideWords({ kind, base, other, at }, { key, label, form: how, none },
 }
 
 function besideTable({ kind, base, other, at }, measure, rows) {
-  const several = [measure, ...DATA.beside.measures.filter((each) => each !== measure)].filter(({ key }) =>
+  const several = [measure, ...comparable(at).filter((each) => each !== measure)].filter(({ key }) =>
     rows.some((row) => isNumber(row[key])),
   );
   const columns = [

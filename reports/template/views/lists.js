@@ -183,7 +183,7 @@ const HOW = [
   ],
   [
     "At equal cost, at equal right answers",
-    "A setting beside the best mix of two settings of another rule, full depth included, that costs as much, or that is right as often: for each prompt one of the two would be drawn with these shares. So a rule is compared with another one where no two of their settings meet. The mix is found from the same prompts, which favours it a little.",
+    "A setting beside the best mix of two settings of another rule, full depth included, that costs as much, or that is right as often: for each prompt one of the two would be drawn with these shares. So a rule is compared with another one where no two of their settings meet. What is held equal can't be compared; all else can. The mix is found from the same prompts, which favours it a little.",
   ],
   [
     "Sure and wrong",

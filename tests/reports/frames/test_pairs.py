@@ -9,7 +9,7 @@ from synthetic_quality import with_answers
 
 from eexit.quality.estimates import ValueKind, estimate_columns
 from reports.frames import runs as frames
-from reports.frames.axes import CORRECT, DISAGREEMENT, SKIPPED
+from reports.frames.axes import CORRECT, DISAGREEMENT, RUN, SKIPPED
 from reports.frames.pairs import EQUAL_LAYERS, EQUAL_QUALITY, averages, beside_mixes, pairs
 from reports.read.sweep import Sweep, read_sweep
 
@@ -76,6 +76,14 @@ def test_a_setting_stands_beside_the_best_mix_that_costs_as_much_or_is_as_good(s
         "frozen_residual/confidence",
         "frozen_residual/kl",
     }
+
+
+def test_nothing_differs_in_what_is_held_equal(sweep: Sweep) -> None:
+    found = beside_mixes(sweep, frames.trade_off(sweep))
+    assert set(found["equal"]) == {CORRECT, SKIPPED, RUN}
+    for row in found.to_dict("records"):
+        assert row[row["equal"]] == pytest.approx(0, abs=1e-9)
+        assert row["best_by"] != row["equal"]
 
 
 def test_without_answers_rules_meet_at_equal_disagreement(sweep: Sweep) -> None:

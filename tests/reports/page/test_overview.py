@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from report_fixtures import Page, Visit
-from synthetic_quality import choose, replay, with_answers
 from synthetic_sweeps import run_rows, write_sweep
 
 from eexit.plan.configuration import Exit
@@ -26,15 +25,6 @@ WORDS = """() => {
   return n;
 }"""
 MOST_WORDS = 1200
-
-
-@pytest.fixture(scope="module")
-def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two modes of an online rule and an oracle, with controls, replays and a choice."""
-    folder = with_answers(tmp_path_factory.mktemp("overview") / "s", 12)
-    replay(folder)
-    choose(folder)
-    return build_report(str(folder), folder / "report.html")
 
 
 def drawn(page: Page) -> None:
@@ -119,30 +109,6 @@ def test_every_choice_is_in_the_address(visit: Visit, answered: Path) -> None:
     ]  # fmt: skip
     assert again.locator("[data-fold=mix][open]").count() == 1
     assert again.locator("[data-fold][open]").count() == 1
-
-
-def test_a_rule_stands_beside_a_mix_of_another_ones_settings(visit: Visit, answered: Path) -> None:
-    page = visit("#/?beside.kind=rules+and+exit+sets&beside.other=unfrozen/kl", path=answered)
-    beside = page.locator("[data-chart=beside]")
-    assert (
-        beside.locator("output")
-        .inner_text()
-        .startswith(
-            "Right answers, unfrozen/kl beside the best mix of unfrozen/confidence at equal layers skipped: certainly"
-        )
-    )
-    beside.locator("summary").click()
-    row = beside.locator("tbody tr").first.inner_text()
-    assert "%" in row
-    assert "unfrozen/confidence/0.9" in row
-
-
-def test_modes_are_compared_with_n_and_an_average(visit: Visit, answered: Path) -> None:
-    beside = visit("#/", path=answered).locator("[data-chart=beside]")
-    said = beside.locator("output").inner_text()
-    assert said.startswith("Right answers, frozen_residual beside unfrozen: certainly higher in 0 and lower in 0 of 4")
-    assert "(n = 10 prompts)" in said
-    assert "On average over 4: 0.0 pp" in said
 
 
 def test_texts_show_what_was_lost_and_where(visit: Visit, answered: Path) -> None:

@@ -1,0 +1,96 @@
+"""The overview's section "Side by side": what is compared, and that it is never what is held equal."""
+
+from pathlib import Path
+
+import pytest
+from report_fixtures import Page, Visit
+
+HELD = {"equal right answers": "Right answers", "equal layers skipped": "Layers skipped",
+        "equal multiply-adds run": "Multiply-adds saved, run"}  # fmt: skip
+MIXES = "#/?beside.kind=rules+and+exit+sets"
+
+
+def section(page: Page) -> Page:
+    return page.locator("[data-chart=beside]")
+
+
+def measure(page: Page) -> Page:
+    return section(page).get_by_role("combobox", name="Measure")
+
+
+def match_at(page: Page, at: str) -> None:
+    section(page).get_by_role("combobox", name="at", exact=True).select_option(at)
+
+
+def test_a_rule_stands_beside_a_mix_of_another_ones_settings(visit: Visit, answered: Path) -> None:
+    page = visit("#/?beside.kind=rules+and+exit+sets&beside.other=unfrozen/kl", path=answered)
+    beside = page.locator("[data-chart=beside]")
+    assert (
+        beside.locator("output")
+        .inner_text()
+        .startswith(
+            "Right answers, unfrozen/kl beside the best mix of unfrozen/confidence at equal layers skipped: certainly"
+        )
+    )
+    beside.locator("summary").click()
+    row = beside.locator("tbody tr").first.inner_text()
+    assert "%" in row
+    assert "unfrozen/confidence/0.9" in row
+
+
+def test_modes_are_compared_with_n_and_an_average(visit: Visit, answered: Path) -> None:
+    beside = visit("#/", path=answered).locator("[data-chart=beside]")
+    said = beside.locator("output").inner_text()
+    assert said.startswith("Right answers, frozen_residual beside unfrozen: certainly higher in 0 and lower in 0 of 4")
+    assert "(n = 10 prompts)" in said
+    assert "On average over 4: 0.0 pp" in said
+
+
+@pytest.mark.parametrize("at", HELD)
+def test_what_is_held_equal_is_neither_compared_nor_offered(visit: Visit, answered: Path, at: str) -> None:
+    page = visit(MIXES, path=answered)
+    match_at(page, at)
+    assert HELD[at] not in measure(page).locator("option").all_inner_texts()
+    said = section(page).locator("output").inner_text()
+    assert said.startswith(measure(page).input_value())
+    assert f"at {at}: certainly higher in" in said
+    section(page).locator("summary").click()
+    assert HELD[at] not in section(page).locator("thead").inner_text()
+
+
+@pytest.mark.parametrize("at", HELD)
+def test_an_address_that_asks_for_what_is_held_equal_shows_another_measure(
+    visit: Visit, answered: Path, at: str
+) -> None:
+    address = f"{MIXES}&beside.at={at}&beside.measure={HELD[at]}".replace(" ", "+")
+    page = visit(address, path=answered)
+    assert measure(page).input_value() in set(HELD.values()) - {HELD[at]}
+    assert not section(page).locator("output").inner_text().startswith(HELD[at])
+
+
+def test_to_hold_a_measure_equal_moves_to_what_the_mix_is_best_by(visit: Visit, answered: Path) -> None:
+    page = visit(MIXES, path=answered)
+    moved = {}
+    for at in HELD:
+        match_at(page, at)
+        moved[at] = measure(page).input_value()
+    assert moved == {
+        "equal right answers": "Layers skipped", "equal layers skipped": "Right answers",
+        "equal multiply-adds run": "Right answers",
+    }  # fmt: skip
+
+
+def test_a_measure_that_was_chosen_stays_until_it_is_held_equal_and_the_address_says_what_is_shown(
+    visit: Visit, answered: Path
+) -> None:
+    page = visit(MIXES, path=answered)
+    measure(page).select_option("Disagreement")
+    match_at(page, "equal right answers")
+    assert measure(page).input_value() == "Disagreement"
+    measure(page).select_option("Multiply-adds saved, run")
+    match_at(page, "equal multiply-adds run")
+    assert measure(page).input_value() == "Right answers"
+    assert "Multiply-adds" not in page.url
+    again = visit("#/" + page.url.partition("#/")[2], path=answered)
+    assert measure(again).input_value() == "Right answers"
+    assert section(again).locator("output").inner_text() == section(page).locator("output").inner_text()
