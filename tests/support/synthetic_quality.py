@@ -4,7 +4,7 @@ Two modes × two rules × two parameters, with controls. Accuracy falls with the
 worse.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -71,6 +71,22 @@ def with_answers(
                 }  # fmt: skip
                 generations.append(row)
                 named = {name: row[name] for name in ("run_id", *configuration.columns)}
+                tokens += [token | named for token in rows]
+    return write_sweep(folder, generations, tokens, temperature=float(len(seeds) > 1))
+
+
+def graded(folder: Path, marks: Mapping[Configuration, str], seeds: Sequence[int] = (0,)) -> Path:
+    """A sweep whose answers are given: a letter of `marks` for each prompt, ✓ where the configuration is right."""
+    generations, tokens = [], []
+    for configuration, of_prompts in marks.items():
+        for prompt, mark in enumerate(of_prompts):
+            for seed in seeds:
+                k = None if configuration.mode == NORMAL else 1.0
+                words = ["So", " it", " is", " 42" if mark == "✓" else " 41"]
+                row, rows = run_rows(f"{prompt}", f"Question {prompt}?", configuration.mode, k, words, seed)
+                named = configuration.columns | {"run_id": f"{prompt}-{configuration.key}-{seed}"}
+                found = {"answer": "42", "found_answer": words[-1].strip(), "correct": mark == "✓"}
+                generations.append(row | named | found)
                 tokens += [token | named for token in rows]
     return write_sweep(folder, generations, tokens, temperature=float(len(seeds) > 1))
 

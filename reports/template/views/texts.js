@@ -2,7 +2,9 @@
 // were surest of.
 
 const TEXTS_AT_ONCE = 4,
-  LETTERS = 130; // of a text that are shown
+  LETTERS = 130, // of a text that are shown
+  LOST = "right at full depth, wrong here",
+  GAINED = "wrong at full depth, right here";
 
 const rightOf = (run) => run.m[metricAt("correct")] ?? null;
 
@@ -50,65 +52,109 @@ function firstSetting() {
   return (named ?? exits[0] ?? DATA.configurations.find(({ key }) => key !== DATA.normal))?.key;
 }
 
+// The ways of choosing among a setting's runs, the first of which that finds any is shown where the reader chose none: what
+// was gained is never shown unasked. Each is {name, title, isSo(its run, full depth's)}.
+function textFilters(baseKey) {
+  const right = metricAt("correct"),
+    marked = right >= 0 && baseKey,
+    isRight = (run) => run?.m[right] === 1;
+  return [
+    marked && {
+      name: LOST,
+      title: "What was lost, in words",
+      isSo: (one, base) => isRight(base) && !isRight(one),
+    },
+    marked && {
+      name: GAINED,
+      title: "What was gained, in words",
+      isSo: (one, base) => base?.m[right] === 0 && isRight(one),
+    },
+    baseKey && {
+      name: "differ from full depth",
+      title: "What changed, in words",
+      isSo: (one, base) => base && !isSame(one, base),
+    },
+    { name: "all", title: "What was written, in words", isSo: () => true },
+  ].filter(Boolean);
+}
+
+const isDone = ({ status }) => status === "ok";
+
+// Each run of a setting that was done, with that of full depth of the same prompt and seed: {prompt, number, one, base}.
+function runsBeside(baseKey, key) {
+  return DATA.prompts.flatMap((prompt, number) => {
+    const bases = runsOf(prompt, baseKey).filter(isDone);
+    return runsOf(prompt, key)
+      .filter(isDone)
+      .map((one) => ({ prompt, number, one, base: bases.find((base) => one.every || hasSeed(base, one.seed)) }));
+  });
+}
+
+// A pair with both texts, and their tokens where the file has them.
+async function withTexts(pair) {
+  const cores = await coreOf(pair.number);
+  const tokensOf = (run) => (run ? cores[pair.prompt.runs.indexOf(run)] : null);
+  const [base, one] = [pair.base, pair.one].map(tokensOf);
+  const texts = [pair.base && knownText(pair.base, base), knownText(pair.one, one)];
+  return { ...pair, texts, tokens: one, baseTokens: base };
+}
+
+const textRecord = ({ prompt, base, one, texts }) => ({
+  prompt_id: prompt.id,
+  seed: seedOf(one),
+  expected: prompt.answer,
+  setting: DATA.configurations[one.c].key,
+  full_depth_right: base ? rightOf(base) : null,
+  full_depth: texts[0] ?? null,
+  right: rightOf(one),
+  text: texts[1],
+});
+
 function textsPart() {
   const keys = DATA.configurations.map(({ key }) => key).filter((key) => key !== DATA.normal),
-    right = metricAt("correct"),
-    baseKey = configurationOf(DATA.normal)?.key ?? null;
-  const filters = {
-    ...(right >= 0 && baseKey
-      ? {
-          "right at full depth, wrong here": (one, base) => base?.m[right] === 1 && one.m[right] !== 1,
-          "wrong at full depth, right here": (one, base) => base?.m[right] === 0 && one.m[right] === 1,
-        }
-      : {}),
-    ...(baseKey ? { "differ from full depth": (one, base) => base && !isSame(one, base) } : {}),
-    all: () => true,
+    baseKey = configurationOf(DATA.normal)?.key ?? null,
+    filters = textFilters(baseKey),
+    names = filters.map(({ name }) => name);
+  const state = { key: choiceOf("texts.setting", keys, firstSetting()) };
+  const found = (name) => state.runs.filter(({ one, base }) => filters[names.indexOf(name)].isSo(one, base));
+  const records = async () => (await Promise.all(found(state.filter).map(withTexts))).map(textRecord);
+  const counted = () => {
+    const [lost, gained] = [LOST, GAINED].map((name) => names.includes(name) && found(name).length);
+    return lost === false ? "" : `: ${lost} lost, ${gained} gained`;
   };
-  const firstKey = firstSetting();
-  const names = Object.keys(filters);
-  const state = { key: choiceOf("texts.setting", keys, firstKey), filter: choice("texts.filter", null) };
-  const pairs = (filter = state.filter) =>
-    DATA.prompts.flatMap((prompt, number) => {
-      const base = runsOf(prompt, baseKey).find((run) => run.status === "ok"),
-        one = runsOf(prompt, state.key).find((run) => run.status === "ok");
-      return one && filters[filter](one, base) ? [{ prompt, number, base, one }] : [];
-    });
-  if (!names.includes(state.filter)) state.filter = names.find((name) => pairs(name).length) ?? names.at(-1);
-  const withTexts = async (pair) => {
-    const cores = await coreOf(pair.number);
-    const tokensOf = (run) => (run ? cores[pair.prompt.runs.indexOf(run)] : null);
-    const [base, one] = [pair.base, pair.one].map(tokensOf);
-    const texts = [pair.base && knownText(pair.base, base), knownText(pair.one, one)];
-    return { ...pair, texts, tokens: one, baseTokens: base };
-  };
-  const record = ({ prompt, base, one, texts }) => ({
-    prompt_id: prompt.id,
-    expected: prompt.answer,
-    setting: state.key,
-    full_depth_right: base ? rightOf(base) : null,
-    full_depth: texts[0] ?? null,
-    right: rightOf(one),
-    text: texts[1],
-  });
-  const records = async () => (await Promise.all(pairs().map(withTexts))).map(record);
+  const noun = DATA.seeds.length > 1 ? "runs" : "prompts";
   const list = someOf({
-    rows: pairs,
+    rows: () => found(state.filter),
     load: withTexts,
-    draw: (rows) => (rows.length ? textsTable(rows, state.key, baseKey) : h("p", "No prompt is so.")),
+    draw: (rows) => (rows.length ? textsTable(rows, state.key, baseKey) : h("p", `No ${noun.slice(0, -1)} is so.`)),
     words: (shown, all) =>
-      `${shown} of ${all} prompts shown, of ${runsOfKey(state.key)} that this file holds with this setting.`,
+      `${shown} of ${all} ${noun} shown, of ${state.runs.length} that this file holds with this setting${counted()}.`,
   });
+  const heading = h("h2", { id: "texts", tabindex: -1 }),
+    shows = h("span");
+  const settle = () => {
+    state.runs = runsBeside(baseKey, state.key);
+    const first = names.find((name) => name !== GAINED && found(name).length) ?? "all";
+    state.filter = choiceOf("texts.filter", names, first);
+    heading.textContent = filters[names.indexOf(state.filter)].title;
+  };
+  const offer = () => {
+    const options = names.map((name) => [name, `${name} (${form(found(name).length, "count")})`]);
+    shows.replaceChildren(chooser("Show", options, state.filter, change("filter")));
+  };
   const change = (key) => (value) => {
     state[key] = value;
     choose(key === "key" ? "texts.setting" : "texts.filter", value);
+    settle();
+    if (key === "key") offer();
+    readdress(pathOf(location.hash));
     list.renew();
   };
-  return part("texts", "What was lost, in words", [
-    h(
-      "div.row",
-      chooser("Setting", keys, state.key, change("key")),
-      chooser("Show", names, state.filter, change("filter")),
-    ),
+  settle();
+  offer();
+  return part("texts", null, [
+    heading,
+    h("div.row", chooser("Setting", keys, state.key, change("key")), shows),
     list.box,
     h("div.below", list.below, savesOf("Texts", records)),
   ]);
@@ -116,9 +162,6 @@ function textsPart() {
 
 // null where its tokens are in a file that isn't there.
 const knownText = (run, tokens) => (run.n && !tokens ? null : textOf(run, tokens));
-
-const runsOfKey = (key) =>
-  DATA.prompts.filter((prompt) => runsOf(prompt, key).some(({ status }) => status === "ok")).length;
 
 function isSame(one, base) {
   const at = metricAt("equal_share");
@@ -137,6 +180,7 @@ function textsTable(rows, key, baseKey) {
         "th.words",
         { scope: "row" },
         h("a", { href: address(prompt) }, prompt.id),
+        ofSeed(one),
         prompt.answer === null ? null : h("div.soft", `expected: ${shorten(prompt.answer, 24)}`),
       ),
       baseKey ? h("td.words.prose", ...(base ? written(base, texts[0]) : ["–"])) : null,

@@ -7,10 +7,6 @@ from typing import Any
 
 import pytest
 from report_fixtures import Page, Visit
-from synthetic_sweeps import run_rows, write_sweep
-
-from eexit.plan.configuration import Exit
-from reports.page.build import build_report
 
 LAPTOP, PHONE = (("width", 1280), ("height", 720)), (("width", 360), ("height", 740))
 # The words that are seen, without those of options and of what is folded.
@@ -109,37 +105,6 @@ def test_every_choice_is_in_the_address(visit: Visit, answered: Path) -> None:
     ]  # fmt: skip
     assert again.locator("[data-fold=mix][open]").count() == 1
     assert again.locator("[data-fold][open]").count() == 1
-
-
-def test_texts_show_what_was_lost_and_where(visit: Visit, answered: Path) -> None:
-    page = visit("#/?texts.filter=all&texts.setting=unfrozen/kl/2", path=answered)
-    rows = page.locator(".texts-table tbody tr")
-    rows.nth(3).wait_for()
-    assert rows.count() == 4
-    assert "abcd" in rows.first.inner_text()
-    page.get_by_role("button", name="Show more").first.click()
-    rows.nth(11).wait_for()
-    assert "12 of 12 prompts shown" in page.locator("main").inner_text()
-    rows.nth(3).get_by_role("link", name="Why").click()
-    page.get_by_role("heading", name="unfrozen/kl/2 on prompt 3").wait_for()
-    assert page.locator(".tokens").count() == 2
-
-
-def test_the_surest_wrong_exits_are_shown_with_what_full_depth_would_have_said(visit: Visit, tmp_path: Path) -> None:
-    row, rows = run_rows("0", "?", "unfrozen", 1.0, ["The", " cat", " sat", " on"])
-    columns = Exit("unfrozen", "confidence", 0.9).columns
-    for token in rows:
-        token.update(columns, exit_layer=5, final_token_id=7, exit_logprob=-0.001, logprob=-6.0)
-    base, its = run_rows("0", "?", "normal", None, ["The", " cat", " sat", " on"])
-    sweep = write_sweep(tmp_path / "s", [base, row | columns], [*its, *rows])
-    page = visit("#/", path=build_report(str(sweep), tmp_path / "r.html"))
-    section = page.locator("section", has=page.locator("#confident"))
-    first = section.locator("tbody tr").first
-    assert "token 7" in first.inner_text()
-    assert "> 99.8%" in first.inner_text() or "100%" in first.inner_text() or "99.9%" in first.inner_text()
-    assert "3 of 3 shown" in section.inner_text()
-    first.get_by_role("link").first.click()
-    page.locator(".pinned").wait_for()
 
 
 def test_labels_cover_neither_each_other_nor_a_point_and_none_is_lost(visit: Visit, answered: Path) -> None:

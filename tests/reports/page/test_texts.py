@@ -1,0 +1,128 @@
+"""The overview's sections of words: what a setting lost and gained beside full depth, and the surest wrong exits."""
+
+from pathlib import Path
+
+import pytest
+from report_fixtures import Page, Visit
+from synthetic_quality import graded
+from synthetic_sweeps import run_rows, write_sweep
+
+from eexit.plan.configuration import Exit, Normal
+from reports.page.build import build_report
+
+GAINS, LOSES, SAME = (Exit("unfrozen", "confidence", parameter) for parameter in (0.7, 0.8, 0.9))
+LOST, GAINED, DIFFER = (
+    "right at full depth, wrong here", "wrong at full depth, right here", "differ from full depth",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def marked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten prompts, of which a setting only gains, one loses more than it gains, and one does neither."""
+    folder = graded(
+        tmp_path_factory.mktemp("texts") / "s",
+        {Normal(): "✓✓✓✓✓✓✗✗✗✗", GAINS: "✓✓✓✓✓✓✓✓✗✗", LOSES: "✗✗✗✓✓✓✓✗✗✗", SAME: "✓✓✓✓✓✓✗✗✗✗"},
+    )
+    return build_report(str(folder), folder / "report.html")
+
+
+def section(page: Page) -> Page:
+    return page.locator("section", has=page.locator("#texts"))
+
+
+def shown(page: Page) -> list[str]:
+    """The marks of full depth and of the setting in each row, once they are drawn."""
+    section(page).locator(".texts-table tbody tr").first.wait_for()
+    rows = section(page).locator(".texts-table tbody tr").all()
+    marks = [row.locator("td .right, td .wrong").all_inner_texts() for row in rows]
+    return ["".join(mark[0] for mark in pair) for pair in marks]
+
+
+def pick(page: Page, key: str) -> None:
+    section(page).get_by_role("combobox", name="Setting").select_option(key)
+    section(page).locator("th", has_text=key).wait_for()
+
+
+def told(page: Page) -> tuple[str, str]:
+    """The heading, and the filter that is chosen."""
+    filters = section(page).get_by_role("combobox", name="Show")
+    return section(page).locator("h2").inner_text(), str(filters.input_value())
+
+
+def test_texts_show_what_was_lost_and_where(visit: Visit, answered: Path) -> None:
+    page = visit("#/?texts.filter=all&texts.setting=unfrozen/kl/2", path=answered)
+    rows = page.locator(".texts-table tbody tr")
+    rows.nth(3).wait_for()
+    assert rows.count() == 4
+    assert "abcd" in rows.first.inner_text()
+    page.get_by_role("button", name="Show more").first.click()
+    rows.nth(11).wait_for()
+    assert "12 of 12 prompts shown" in page.locator("main").inner_text()
+    rows.nth(3).get_by_role("link", name="Why").click()
+    page.get_by_role("heading", name="unfrozen/kl/2 on prompt 3").wait_for()
+    assert page.locator(".tokens").count() == 2
+
+
+def test_the_surest_wrong_exits_are_shown_with_what_full_depth_would_have_said(visit: Visit, tmp_path: Path) -> None:
+    row, rows = run_rows("0", "?", "unfrozen", 1.0, ["The", " cat", " sat", " on"])
+    columns = Exit("unfrozen", "confidence", 0.9).columns
+    for token in rows:
+        token.update(columns, exit_layer=5, final_token_id=7, exit_logprob=-0.001, logprob=-6.0)
+    base, its = run_rows("0", "?", "normal", None, ["The", " cat", " sat", " on"])
+    sweep = write_sweep(tmp_path / "s", [base, row | columns], [*its, *rows])
+    page = visit("#/", path=build_report(str(sweep), tmp_path / "r.html"))
+    section = page.locator("section", has=page.locator("#confident"))
+    first = section.locator("tbody tr").first
+    assert "token 7" in first.inner_text()
+    assert "> 99.8%" in first.inner_text() or "100%" in first.inner_text() or "99.9%" in first.inner_text()
+    assert "3 of 3 shown" in section.inner_text()
+    first.get_by_role("link").first.click()
+    page.locator(".pinned").wait_for()
+
+
+def test_gains_are_never_shown_as_what_was_lost(visit: Visit, marked: Path) -> None:
+    page = visit(f"#/?texts.setting={GAINS.key}", path=marked)
+    shown(page)
+    assert told(page) == ("What changed, in words", DIFFER)
+    section(page).get_by_role("combobox", name="Show").select_option(GAINED)
+    section(page).get_by_text("2 of 2 prompts shown").wait_for()
+    assert told(page) == ("What was gained, in words", GAINED)
+    assert set(shown(page)) == {"✗✓"}
+
+
+def test_what_is_shown_follows_the_setting_until_the_reader_chooses(visit: Visit, marked: Path) -> None:
+    page = visit(f"#/?texts.setting={GAINS.key}", path=marked)
+    shown(page)
+    pick(page, LOSES.key)
+    assert told(page) == ("What was lost, in words", LOST)
+    assert shown(page) == ["✓✗"] * 3
+    pick(page, SAME.key)
+    assert told(page) == ("What changed, in words", DIFFER)
+    section(page).get_by_role("combobox", name="Show").select_option(GAINED)
+    pick(page, LOSES.key)
+    assert told(page) == ("What was gained, in words", GAINED)
+    assert shown(page) == ["✗✓"]
+    again = visit("#/" + page.url.partition("#/")[2], path=marked)
+    assert shown(again) == ["✗✓"]
+    assert told(again) == told(page)
+
+
+def test_losses_and_gains_are_both_counted_whichever_are_shown(visit: Visit, marked: Path) -> None:
+    page = visit(f"#/?texts.setting={LOSES.key}", path=marked)
+    shown(page)
+    assert "3 of 3 prompts shown, of 10 that this file holds with this setting: 3 lost, 1 gained." in (
+        section(page).inner_text()
+    )
+    filters = section(page).get_by_role("combobox", name="Show").locator("option").all_inner_texts()
+    assert filters == [f"{LOST} (3)", f"{GAINED} (1)", f"{DIFFER} (10)", "all (10)"]
+
+
+def test_every_seed_stands_beside_its_own_run_of_full_depth(visit: Visit, tmp_path: Path) -> None:
+    folder = graded(tmp_path / "s", {Normal(): "✓✗", LOSES: "✗✗"}, seeds=(0, 1, 2))
+    page = visit("#/", path=build_report(str(folder), tmp_path / "r.html"))
+    assert shown(page) == ["✓✗"] * 3
+    assert "3 of 3 runs shown, of 6 that this file holds with this setting: 3 lost, 0 gained." in (
+        section(page).inner_text()
+    )
+    heads = section(page).locator("tbody th").all_inner_texts()
+    assert [head.splitlines()[0] for head in heads] == [f"0, seed {seed}" for seed in (0, 1, 2)]
