@@ -4,10 +4,12 @@ A study that needs no model is done in this process, and no Ray is started. For 
 CPUs, or a GPU, for itself.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Generic, TypeVar
 from uuid import uuid4
 
@@ -21,7 +23,8 @@ from eexit.messages.progress import Display, Progress
 from eexit.plan.config import SweepConfig
 from eexit.plan.model_facts import ModelFacts, look_at_model
 from eexit.results.store.finished_sweep import FinishedSweep, read_finished, refuse_changed_model
-from eexit.results.store.folder import Store
+from eexit.results.store.folder import Store, open_store
+from eexit.results.store.lease import ASSESSING, TIMING, hold, refuse_if_held
 from eexit.studies.study import Done, Part, Row, Study, Unit
 
 S = TypeVar("S", bound=Study)
@@ -54,12 +57,20 @@ def run_study(
     """Do the study that `plan` makes of the finished sweep in `results`, and publish its rows there.
 
     `columns` are those of the runs that `plan` needs. `look` is as in `run_sweep`. Raises `UsageError` for what can't
-    be done, and `SweepStopped` or `OSError` when going on would only fail; what was published until then stays.
+    be done, such as timing what is in use, and `SweepStopped` or `OSError` when going on would only fail; what was
+    published until then stays.
     """
     display = display or open_display()
     sweep = replace(read_finished(location_for_all(results, "the folder"), columns), name=shown(results))
     sweep.store.probe("the folder")
     study = plan(sweep)
+    with _for_itself(study, sweep.store, display):
+        return _done(study, sweep, device, display, look)
+
+
+def _done(
+    study: S, sweep: FinishedSweep, device: str, display: Display, look: Callable[[SweepConfig, int], ModelFacts]
+) -> Studied[S]:
     call, units = Call(study, sweep.store), study.units()
     left = call.left(units, display)
     if not left:
@@ -77,6 +88,18 @@ def run_study(
         can_be_done = [unit for unit in actor.call("units") if not call.has_landed(unit)]
         _in_order(call, can_be_done, partial(actor.call, "do"), display)
     return Studied(study, call.landed(units), call.failures)
+
+
+@contextmanager
+def _for_itself(study: Study, store: Store, display: Display) -> Iterator[None]:
+    """A context in which a study that times has the results for itself. Raises `UsageError` if they are in use."""
+    if not study.times:
+        yield
+        return
+    if store.is_local:
+        refuse_if_held(open_store(Path(store.root).parent), ASSESSING)  # of another process than this one
+    with hold(store, display.say, TIMING):
+        yield
 
 
 @dataclass

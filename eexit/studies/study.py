@@ -75,6 +75,7 @@ class Study(Work, ABC):
     noun: ClassVar[str] = "unit"  # what a unit is called
     again: ClassVar[str] = "done again"  # what happens with a unit whose file is damaged
     needs_model: bool = False
+    times: bool = False  # whether it measures time, and so wants the results for itself
     config: SweepConfig  # whose model that is
 
     @abstractmethod

@@ -3,8 +3,8 @@
     python scripted_study.py RESULTS HOW UNITS SECONDS
 
 HOW is a word or more, joined by +: `lasting` units have ids, so that none is done twice; with `actor`, one actor does
-them. Files in RESULTS say what happens to unit N: `die-N` ends the process that does it, `refuse-N` has it say that it
-can't be done, and `fail-N` that this unit failed.
+them; `timing` has the results for itself. Files in RESULTS say what happens to unit N: `die-N` ends the process that
+does it, `refuse-N` has it say that it can't be done, and `fail-N` that this unit failed.
 """
 
 import os
@@ -59,7 +59,7 @@ class ScriptedStudy(Study):
     def __init__(self, results: str, how: str, n_units: int, seconds: float) -> None:
         self._results, self._n_units, self._seconds = Path(results), n_units, seconds
         self.opening, self.needs_model = f"marking {n_units} units", "actor" in how
-        self._is_lasting = "lasting" in how
+        self._is_lasting, self.times = "lasting" in how, "timing" in how
         self.config = SweepConfig(model="m", prompts=(Prompt(id="0", prompt="?"),))
 
     def load(self, device: str, memory_share: float) -> Sequence[str]:

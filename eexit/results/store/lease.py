@@ -49,7 +49,13 @@ class Use:
 DRIVING = Use(
     LEASE, "--out {} is in use by", "wait for it, stop it, or choose another --out", late="choose another --out"
 )
+TIMING = Use(
+    LEASE, "{} is in use by", "wait for it, or stop it, since times mean nothing beside it", late="wait for it"
+)
 JUDGING = Use("judging-lease.json", "{} is being judged by", "wait for it, or stop it", late="wait for it")
+ASSESSING = Use(
+    "assessment-lease.json", "{} is being assessed by", "wait for it, or stop it", late="choose another --out"
+)
 
 
 @dataclass(frozen=True)
@@ -169,6 +175,13 @@ def hold(store: Store, say: Callable[[str], object] = say_aside, use: Use = DRIV
     finally:
         lease.release()
         atexit.unregister(lease.release)
+
+
+def refuse_if_held(store: Store, use: Use) -> None:
+    """Raises `UsageError` if another process that is seen to be alive holds the lease for this use."""
+    held = _read(store, use)
+    if held and _is_alive(held) and held.pid != os.getpid():
+        raise UsageError(f"{use.in_use.format(store.root)} {held}, which is running: {use.way_out}")
 
 
 def is_fenced(store: Store, token: str, actor: str) -> bool:

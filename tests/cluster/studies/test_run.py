@@ -21,6 +21,7 @@ from eexit.messages.errors import SweepStopped, UsageError
 from eexit.messages.progress import Progress, Silence
 from eexit.results.layout import is_shard_file, is_temporary_file
 from eexit.results.store.folder import open_store
+from eexit.results.store.lease import ASSESSING, hold
 
 SCRIPT = Path(__file__).parents[2] / "support" / "scripted_study.py"
 ROOT = Path(__file__).parents[3]
@@ -80,6 +81,30 @@ def test_units_land_and_the_same_command_adds_a_file_or_has_nothing_left_to_do(o
     if "lasting" in how:
         assert again.rows == done.rows
         assert [row["unit"] for row in marked(out, how, 4, display=Silence()).rows] == twice(4)
+
+
+def test_a_study_that_times_refuses_results_that_are_in_use_and_others_do_not_mind(out: Path) -> None:
+    with hold(open_store(out)):
+        with pytest.raises(UsageError, match=r"out is in use by process \d+ on .*: wait for it, or stop it"):
+            marked(out, "timing", 2, display=Silence())
+        marked(out, "here", 2, display=Silence())
+    assert units(marked(out, "timing", 2, display=Silence()) and out) == sorted(2 * twice(2))
+
+
+def test_a_study_that_times_refuses_a_folder_of_an_assessment_that_is_at_work(out: Path) -> None:
+    code = (
+        "import sys, time; from eexit.results.store import lease; from eexit.results.store.folder import open_store\n"
+        "with lease.hold(open_store(sys.argv[1]), use=lease.ASSESSING):\n    print('held', flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(out.parent)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(UsageError, match=rf"is being assessed by process {process.pid} on .*: wait for it"):
+            marked(out, "timing", 2, display=Silence())
+        process.kill()
+    with hold(open_store(out.parent), use=ASSESSING):  # its own steps go on
+        marked(out, "timing", 2, display=Silence())
+    assert units(out) == twice(2)
 
 
 @pytest.mark.parametrize("how", HOW)
