@@ -1,5 +1,6 @@
 """What is timed of a finished sweep: which configurations, at which batch sizes, with which prompts."""
 
+import math
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Final
@@ -17,6 +18,7 @@ from eexit.plan.splits import representative
 from eexit.results.means import exit_counts
 from eexit.results.store.finished_sweep import FinishedSweep, refuse_unknown
 from eexit.studies.timing.study import Contender, SweepExits, TimingStudy
+from eexit.studies.timing.time_left import TimeLeft
 
 COLUMNS: Final = ("prompt_id", "status")
 EXITS: Final = ("configuration", "exit_layer_counts")  # also needed with steps
@@ -27,7 +29,8 @@ LEAST_TOKENS: Final = 3  # the first two of a row are not timed
 @dataclass(frozen=True)
 class WhatToTime:
     """The flags of `jobs/timings.py`. Without keys, all configurations that can be timed; `with_steps`, also how long a
-    step takes by the layers run.
+    step takes by the layers run. In these `seconds`, as many batch sizes, in their order, and rounds as there is time
+    for: one of each at the least.
     """
 
     keys: Sequence[str]
@@ -36,6 +39,7 @@ class WhatToTime:
     n_tokens: int | None  # None: as many as the sweep's runs have at most
     n_rounds: int
     with_steps: bool = False
+    seconds: float = math.inf
 
     @property
     def columns(self) -> Sequence[str]:
@@ -62,7 +66,9 @@ def make_plan(sweep: FinishedSweep, asked: WhatToTime) -> TimingStudy:
     if exits:
         chosen = [*chosen, *(each for each in _at_each_layer(sweep) if each not in chosen)]
     contenders: tuple[Contender, ...] = (Normal(), Generate(), *chosen, *drafting)
-    return TimingStudy(config, contenders, tuple(dict.fromkeys(asked.batches)), n_tokens, asked.n_rounds, exits)
+    study = TimingStudy(config, contenders, tuple(dict.fromkeys(asked.batches)), n_tokens, asked.n_rounds, exits)
+    study.time_left = TimeLeft(asked.seconds)
+    return study
 
 
 def _at_each_layer(sweep: FinishedSweep) -> list[Exit]:

@@ -14,6 +14,7 @@ from eexit.results.study_tables import TIMINGS
 from eexit.studies.study import Done, Part, Row, Study, Unit
 from eexit.studies.timing.steps import allowed_table, exits_at_one_layer, step_batches, step_table, step_times
 from eexit.studies.timing.table import drafts_table, timings_table
+from eexit.studies.timing.time_left import TimeLeft
 
 WARM_UP_TOKENS: Final = 8
 
@@ -37,7 +38,7 @@ class TimingStudy(Study):
     A unit is a round, and a part times one contender at one batch size; the first unit warms up.
     """
 
-    table, needs_model = TIMINGS, True
+    table, needs_model, times = TIMINGS, True, True
     doing, if_memory_is_short = "timing", "lower --batch"
 
     def __init__(
@@ -46,6 +47,7 @@ class TimingStudy(Study):
     ) -> None:  # fmt: skip
         self.config, self.contenders, self.batches = config, contenders, batches
         self.n_tokens, self.n_rounds, self._exits = n_tokens, n_rounds, exits
+        self.time_left = TimeLeft()
         n_chosen = sum(isinstance(each, Configuration) for each in contenders) - 1
         self.opening = (
             f"timing {counted(n_chosen, 'configuration')}, {NORMAL} and {GENERATE}, "
@@ -112,6 +114,8 @@ class TimingStudy(Study):
 
     def do(self, part: Part) -> Done:
         contender, batch, number = part.what
+        if not self.time_left.has_time_for(batch, number):
+            return Done([])
         if not number:
             self._contenders.warm_up(contender, batch, self._n_warming_up)
             return Done([])
