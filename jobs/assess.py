@@ -46,7 +46,12 @@ def main(arguments: Sequence[str]) -> int:
     """0: there is a verdict. 1: it stopped before. 2: the input can't be used."""
     flags = read_flags(arguments)
     asked = Asked(
-        common(flags), read_prompts(flags.prompts) if flags.prompts else (), flags.minutes, flags.margin, flags.batch
+        common(flags),
+        read_prompts(flags.prompts) if flags.prompts else (),
+        flags.minutes,
+        flags.margin,
+        flags.batch,
+        seed=flags.seed,
     )
     asked.parts()  # what can't be used is told before Ray is imported
     Record.open(flags.out, asked.as_dict())
@@ -109,6 +114,9 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     )
     parser.add_argument("--dtype", help=f"auto, bfloat16, float16 or float32 (default: {fields['dtype'].default})")
     parser.add_argument("--prompts", metavar="FILE", help=".txt, .jsonl, .csv, .parquet (default: generated ones)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of generated prompts: another one gives others (default: 0)"
+    )
     parser.add_argument("--system", help=fields["system"].description)
     parser.add_argument("--minutes", type=float, default=30.0, metavar="N", help="that it may take (default: 30)")
     parser.add_argument(

@@ -7,8 +7,8 @@
 A risk is the expected loss of a prompt, between 0 and 1: what counts as a loss is printed. Settings are tested from
 safe to bold, until one can't be certified (Learn-then-Test, Angelopoulos et al. 2021). Their order comes from a pilot:
 settings that none beats in both loss and cost (Pareto testing, Laufer-Goldshtein et al. 2023). The guarantee holds for
-prompts that are drawn as these were, and for this call: whoever tries several bounds and keeps the best has to share
-the error among the calls. What is asked is written down before it is answered, and counted.
+prompts that are drawn as these were. Calls that ask the same prompts share the error, so that all of their guarantees
+hold together: each is written down before it is answered, and counted, over the results that lie side by side.
 
 By a hash of their text, or of their group where they name one, one in four prompts checks the choice, one in four of
 the others is the pilot, and all others choose; with --pilot or another --order, these are three in four. Beside it
@@ -23,7 +23,7 @@ from functools import partial
 from typing import Any
 
 from cluster.console.command import command
-from cluster.console.flags import study_parser
+from cluster.console.flags import study_parser, whole
 from cluster.studies.run import run_study
 from eexit.messages.progress import Silence
 from eexit.quality.learn_then_test import ORDERS, PARETO
@@ -74,6 +74,10 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     parser.add_argument(
         "--pilot", metavar="RESULTS", help="finished sweep of other prompts that gives the order (default: a part)"
     )
+    parser.add_argument(
+        "--asks", type=whole, metavar="N", help="of these prompts, how many are planned: they share the error in equal "
+        "parts (default: 1; any further one gets what little of it is kept for that)",
+    )  # fmt: skip
     among: dict[str, Any] = {"nargs": "+", "default": (), "help": "choose among these only (default: all)"}
     parser.add_argument("--modes", metavar="MODE", **among)
     parser.add_argument("--rules", metavar="RULE", **among)

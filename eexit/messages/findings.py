@@ -110,9 +110,6 @@ ASK_AGAIN: Final = "jobs/judge.py asks for them again."
 LEFT_OUT: Final = "Left out: {what}."
 SHARED_ERROR: Final = "{families} families of settings share the error of {error}: {each} for each (Bonferroni)."
 PASSED_ON: Final = "A family that is through passes its part on to the others."
-NTH_QUESTION: Final = (
-    "It is question {number} about these prompts: the guarantee is for this answer, not for the best of several."
-)
 STOPPED: Final = "{family} stopped at {setting}: its mean loss is {mean} over {n}."
 STOPPED_WITHOUT: Final = "{family} stopped at {setting}: no prompt for choosing has a loss there."
 WOULD_DO: Final = (

@@ -9,6 +9,15 @@ def some(lines: Sequence[str], most: int = 20) -> list[str]:
     return [*lines[:most], *([f"and {more:,} more"] if more > 0 else [])]
 
 
+def ordinal(n: int) -> str:
+    """Such as `first`, or `11th` for those beyond the tenth."""
+    names = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+    if n <= len(names):
+        return names[n - 1]
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th") if n % 100 not in (11, 12, 13) else "th"
+    return f"{n:,}{ending}"
+
+
 def counted(n: int, noun: str) -> str:
     """A number with its noun, such as `1 seed` or `2 seeds`."""
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"

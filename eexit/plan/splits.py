@@ -43,6 +43,11 @@ def shuffled(units: Sequence[str]) -> list[int]:
     return sorted(range(len(units)), key=lambda index: _hash(units[index], "order"))
 
 
+def digest(unit: str) -> int:
+    """A number of 64 bits that stands for a unit, where its text would take too much room."""
+    return _hash(unit, "unit")
+
+
 def is_drawn(prompt: str, salt: str, one_in: int) -> bool:
     """Whether a prompt is one of the one in so many; each salt gives another split, independent of the others."""
     return _hash(prompt, salt) % one_in == 0

@@ -22,6 +22,11 @@ before they are seen. There are three ways (`ORDERS`):
   2009).
 - `equal`: the same, but no part is passed on (Bonferroni).
 
+Prompts can be asked more than once. *Asks* of the same prompts share δ (`error_of_ask`), so that the chance that any of
+them makes a false certificate is δ at most, however many there are: the shares add up to one. Whether one more is made
+may depend on how those before it ended. What it asks has to come from elsewhere, such as a pilot: what looked best on
+these prompts would be certified too often.
+
 The p-values hold for any distribution of losses, if prompts are independent draws from those that the setting will
 meet. Tokens of a text depend on each other and are no such draws.
 
@@ -35,6 +40,17 @@ import numpy as np
 
 PARETO, PASSED_ON, EQUAL = ORDERS = ("pareto", "passed-on", "equal")
 FULL_DEPTH: Final = 1.0  # its cost
+KEPT: Final = 0.05  # share of the error that is kept for asks that were not planned
+
+
+def error_of_ask(confidence: float, number: int = 1, planned: int = 1) -> float:
+    """What an ask, counted from 1, may err with, so that all asks of the same prompts err with 1 − confidence at most.
+
+    Those that were planned have equal parts of all but `KEPT` of it. Of what is kept, the next one has all but `KEPT`,
+    and so on: (1 − KEPT)·(1 + KEPT + KEPT² + …) = 1.
+    """
+    share = (1 - KEPT) / planned if number <= planned else (1 - KEPT) * KEPT ** (number - planned)
+    return (1 - confidence) * share
 
 
 def fixed_sequence(p_values: np.ndarray, error: float | np.ndarray) -> np.ndarray:

@@ -15,13 +15,14 @@ from collections.abc import Callable
 from typing import Final
 
 import numpy as np
-from scipy.special import bdtr, xlogy
-from scipy.stats import binom, norm
+from scipy.special import bdtr, btdtrib, xlogy
+from scipy.stats import beta, binom
 
 POWER: Final = 0.8  # the chance of a certificate that "n prompts would do" stands for
 MOST_PROMPTS: Final = 100_000  # up to which a sufficient number is searched for
 SIMULATED: Final = 400  # draws of losses, for the chance of a certificate
 BISECTIONS: Final = 60
+ROUNDING: Final = 1e-6  # prompts that a solution may be off by
 MOST_BET: Final = 1.0  # with more, a loss of 1 could take all capital
 RiskTest = Callable[[np.ndarray, float, float], np.ndarray]  # losses (…, P), bound, error → p-values (…)
 
@@ -92,11 +93,7 @@ def prompts_needed(test: RiskTest, loss_P: np.ndarray, at_most: float, error: fl
     if mean >= at_most:
         return None
     if test is exact_binomial:
-        n_N = np.arange(1, MOST_PROMPTS + 1)
-        most_N = binom.ppf(error, n_N, at_most)  # losses; the least number whose tail is at least the error
-        most_N -= binom.cdf(most_N, n_N, at_most) > error
-        enough = np.where(most_N >= 0, binom.cdf(most_N, n_N, mean), 0.0) >= POWER
-        return int(n_N[enough.argmax()]) if enough.any() else None
+        return prompts_for_loss(mean, at_most, error)
     low, high = 0, len(loss_P)
     while _power(test, loss_P, high, at_most, error) < POWER:
         low, high = high, 2 * high
@@ -109,18 +106,48 @@ def prompts_needed(test: RiskTest, loss_P: np.ndarray, at_most: float, error: fl
     return high
 
 
+def prompts_for_loss(mean: float, at_most: float, error: float) -> int | None:
+    """How many prompts certify `at_most` by the exact test with a chance of `POWER`, if each is lost with this chance.
+
+    Of each number of lost prompts k, the least n that still certifies solves P(Bin(n, α) ≤ k) = error. None if no
+    number of prompts would do, and if more than `MOST_PROMPTS` would be needed.
+    """
+    if mean >= at_most:
+        return None
+    lost_K = np.arange(math.ceil(MOST_PROMPTS * at_most))
+    n_K = np.ceil(lost_K + btdtrib(lost_K + 1, 1 - error, at_most) - ROUNDING)
+    n_K += binom.cdf(lost_K, n_K, at_most) > error
+    n_K = n_K[n_K <= MOST_PROMPTS]
+    enough = binom.cdf(lost_K[: len(n_K)], n_K, mean) >= POWER
+    return int(n_K[enough.argmax()]) if enough.any() else None
+
+
+def chance_of_certificate(mean: float, n: int | np.ndarray, at_most: float, error: float) -> np.ndarray:
+    """The chance that the exact test certifies `at_most` with n prompts of which each is lost with a chance `mean`."""
+    most = most_losses(n, at_most, error)
+    chance: np.ndarray = np.where(most >= 0, binom.cdf(most, n, mean), 0.0)
+    return chance
+
+
+def loss_certified(n: int, at_most: float, error: float) -> float | None:
+    """The largest chance of a prompt to be lost at which n prompts certify `at_most` with a chance of `POWER`.
+
+    P(Bin(n, p) ≤ k) = POWER is solved for p by the beta distribution, as in the interval of Clopper and Pearson. None
+    if so few prompts certify nothing.
+    """
+    most = int(most_losses(n, at_most, error))
+    return float(beta.ppf(1 - POWER, most + 1, n - most)) if most >= 0 else None
+
+
+def most_losses(n: int | np.ndarray, at_most: float, error: float) -> np.ndarray:
+    """How many of n prompts may be lost where the exact test certifies `at_most`; −1: not even none."""
+    most: np.ndarray = binom.ppf(error, n, at_most)  # the least number whose tail is at least the error
+    most -= binom.cdf(most, n, at_most) > error
+    return most
+
+
 def _power(test: RiskTest, loss_P: np.ndarray, n: int, at_most: float, error: float) -> float:
     """The chance that `n` prompts with losses distributed as these certify `at_most`, by simulation."""
     generator = np.random.default_rng(0)
     drawn = (loss_P[generator.integers(len(loss_P), size=(SIMULATED // 20, n))] for _ in range(20))
     return float(np.mean([test(losses, at_most, error) <= error for losses in drawn]))
-
-
-def prompts_for_margin(differing: float, margin: float) -> int:
-    """How many paired prompts show with a chance of `POWER` that a setting is not worse than another by `margin`.
-
-    That is if the two are equally good and differ on this share of prompts: by the normal approximation of the
-    interval's lower end, n = (z₀.₉₇₅ + z₀.₈)²·share / margin² (Liu et al. 2002).
-    """
-    quantiles = norm.ppf(0.975) + norm.ppf(POWER)
-    return math.ceil(differing * float(quantiles / margin) ** 2)

@@ -31,6 +31,7 @@ FORMATS: Final = (1, 2, 3, 4, 5, 6, 7)
 FORMAT_WITH_KEYS: Final = 3  # the first with configuration keys
 
 MANIFEST: Final = "sweep.json"
+ASSESSMENT: Final = "assessment.json"  # beside the folders of its steps
 GENERATIONS_FOLDER: Final = "generations"
 TOKENS_FOLDER: Final = "tokens"
 FOLDERS: Final = (TOKENS_FOLDER, GENERATIONS_FOLDER)  # of the shards' files

@@ -163,12 +163,24 @@ CHOICES: Final = Table(
             "pilot", pa.string(), "name", "the sweep whose prompts gave the order; null: a part of this one's, or none"
         ),
         described(
-            "question", pa.int32(), "number", "which question about these prompts it was, from 1; null in older results"
+            "question",
+            pa.int32(),
+            "number",
+            "which ask of these prompts for choosing it was, from 1, by this folder and those beside it "
+            "(eexit.studies.choosing.asks); null in older results",
+        ),
+        *(
+            described(name, kind, unit, f"{means}; null in older results")
+            for name, kind, unit, means in (
+                ("planned", pa.int32(), "asks", "of these prompts, how many were planned at the first one"),
+                ("error", pa.float64(), "1", "what this ask may err with: its share of 1 - confidence"),
+                ("model", pa.string(), "name", "the model as it was asked for: asks of it are counted together"),
+                ("runs", pa.string(), "hash", "of the sweep's configuration and model: whose losses were looked at"),
+                ("units", pa.list_(pa.uint64()), "hashes", "of the prompts for choosing, or of their groups"),
+            )
         ),
         described("families", pa.list_(pa.string()), "names", "of each sequence: mode/rule, or pareto", False),
-        described(
-            "error_of_each", pa.float64(), "1", "(1 - confidence) / families: of each sequence, at the start", False
-        ),
+        described("error_of_each", pa.float64(), "1", "error / families: of each sequence, at the start", False),
         described(
             "asked", pa.list_(pa.string()), "names", "the settings, in the order of testing; null in older results"
         ),

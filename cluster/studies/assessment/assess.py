@@ -26,12 +26,11 @@ from cluster.studies.assessment.searching import search
 from cluster.studies.assessment.workshop import CEILING, CEILING_LEARNED, LOOK, RUN, TRIED, TRIED_FREE, Workshop
 from eexit.messages import findings
 from eexit.messages.progress import Display
-from eexit.messages.written import short_percent
-from eexit.studies.assessment import sizes
+from eexit.studies.assessment import promises, sizes
 from eexit.studies.assessment.asked import Asked
 from eexit.studies.assessment.figures import AssessmentTables, figures_of
 from eexit.studies.assessment.learned import searched_layers
-from eexit.studies.assessment.parts import ANSWERS, CHOOSING, REPORTING
+from eexit.studies.assessment.parts import ANSWERS
 from eexit.studies.assessment.record import Record
 from eexit.studies.assessment.verdict import FILE, Verdict, judge
 from eexit.studies.assessment.words import as_json
@@ -85,11 +84,10 @@ def _judged(shop: Workshop) -> Verdict:
 
 
 def _say_what_is_asked(shop: Workshop) -> None:
-    enough, n = shop.asked.enough, shop.available
-    shop.steps.say(
-        f"a margin of {short_percent(shop.asked.margin)} takes {enough.least} prompts for choosing at the least, and "
-        f"{enough.likely} to be likely shown; there are {n[CHOOSING]:,}, and {n[REPORTING]:,} for reporting"
-    )
+    if shop.asks_before:
+        shop.remark(promises.of_asks(shop.asks_before, shop.enough))
+    for line in promises.of_prompts(shop.enough, shop.available, shop.parts.risk):
+        shop.steps.say(line)
     if shop.parts.risk != ANSWERS:
         shop.remark(findings.WITHOUT_ANSWERS)
     load, cpus = os.getloadavg()[0], os.cpu_count() or 1

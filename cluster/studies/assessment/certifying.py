@@ -12,7 +12,8 @@ from eexit.studies.assessment import sizes
 from eexit.studies.assessment.figures import latest_choice, to_time
 from eexit.studies.assessment.front import rules_of, spread
 from eexit.studies.assessment.learned import Way
-from eexit.studies.assessment.parts import CHOOSING, REPORTING
+from eexit.studies.assessment.parts import ANSWERS, CHOOSING, REPORTING
+from eexit.studies.assessment.promises import promise
 from eexit.studies.assessment.sizes import RunSizes
 from eexit.studies.choosing.study import ChoosingStudy
 from eexit.studies.controls import controls_of
@@ -48,6 +49,8 @@ def _run_sizes(shop: Workshop, n_settings: int) -> RunSizes:
         planned = sizes.run_sizes(shop.budget, float(np.mean(tokens)), n_settings, of_a_round)
         shop.record.plans["run"] = asdict(planned)
         shop.leave_out(*planned.left_out)
+        if shop.parts.risk == ANSWERS:
+            shop.steps.say(promise(shop.enough, planned.choosing))
     return RunSizes(**shop.record.plans["run"])
 
 

@@ -15,18 +15,20 @@ from eexit.messages import findings
 from eexit.plan.artefacts import CARD
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import NORMAL
+from eexit.plan.splits import units
 from eexit.results.layout import MANIFEST
 from eexit.results.store.finished_sweep import read_finished
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import TIMINGS
-from eexit.studies.assessment import sizes
+from eexit.studies.assessment import promises, sizes
 from eexit.studies.assessment.asked import READS_KEY, Asked
 from eexit.studies.assessment.learned import LEARNED, Way
-from eexit.studies.assessment.parts import PARTS
+from eexit.studies.assessment.parts import CHOOSING, PARTS, Enough
 from eexit.studies.assessment.record import Record
 from eexit.studies.assessment.sizes import Budget, SearchSizes, Speed
 from eexit.studies.assessment.tables import FirstLook, SweepFigures
 from eexit.studies.assessment.verdict import Bound
+from eexit.studies.choosing.asks import asks_beside
 from eexit.studies.choosing.question import ChoiceQuestion
 from eexit.studies.timing.plan import WhatToTime, make_plan
 
@@ -53,6 +55,11 @@ class Workshop:
     def __post_init__(self) -> None:
         self.parts = self.asked.parts()
         self.available = {part: len(self.parts.of[part]) for part in PARTS}
+        chosen_on = self.parts.of[CHOOSING]
+        units_of = units({"id": each.id, "prompt": each.prompt, "group": each.group} for each in chosen_on)
+        model, run = self.asked.common["model"], open_store(self.at(RUN))
+        self.asks_before = asks_beside(model, list(units_of.values()), run)
+        self.enough = Enough.at(self.asked.margin, self.asked.confidence, self.asks_before + 1)
         self.bound = Bound(self.parts.risk, self.asked.margin, self.asked.confidence)
         self._step, self._since = "", 0.0
 
@@ -105,13 +112,16 @@ class Workshop:
         plain, reading = (rows / look.seconds(name, rows) for name in (NORMAL, READS_KEY))
         speed = Speed(plain, min(reading, float(self.record.plans.get("tried_speed", math.inf))), start)
         left = 60 * self.asked.minutes - sum(self.record.seconds.values())
-        return Budget(left, speed, self.available, self.asked.enough)
+        return Budget(left, speed, self.available, self.enough)
 
     @property
     def search_sizes(self) -> SearchSizes:
         """What the search has room for: planned once, after the first step."""
         if "search" not in self.record.plans:
-            planned = sizes.search_sizes(self.budget, self.asked.common["max_new_tokens"], self.asked.minutes)
+            budget, max_new_tokens, minutes = self.budget, self.asked.common["max_new_tokens"], self.asked.minutes
+            planned = sizes.search_sizes(budget, max_new_tokens, minutes)
+            said, is_enough = promises.of_minutes(budget, self.parts.risk, max_new_tokens, minutes)
+            (self.steps.say if is_enough else self.remark)(said)
             self.record.plans["search"] = asdict(planned)
             self.leave_out(*planned.left_out)
         return SearchSizes(**self.record.plans["search"])

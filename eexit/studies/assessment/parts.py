@@ -7,6 +7,7 @@ are tested; on those for *choosing*, they are tested; and those for *reporting* 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 from eexit.messages.errors import UsageError
@@ -14,12 +15,20 @@ from eexit.messages.wording import counted
 from eexit.plan.config import Prompt
 from eexit.plan.prompt_kinds.drawing import MOST, draw_prompts
 from eexit.plan.splits import for_pilot, for_reporting, is_drawn, shuffled, units
-from eexit.quality.risk_tests import prompts_for_margin, prompts_without_loss
+from eexit.quality.learn_then_test import error_of_ask
+from eexit.quality.risk_tests import (
+    MOST_PROMPTS,
+    chance_of_certificate,
+    loss_certified,
+    prompts_for_loss,
+    prompts_without_loss,
+)
 
 TRAINING, PILOT, CHOOSING, REPORTING = PARTS = ("training", "pilot", "choosing", "reporting")
 ONE_IN: Final = 4  # prompts is for training
 SHARES: Final = {TRAINING: 1 / 4, PILOT: 9 / 64, CHOOSING: 27 / 64, REPORTING: 3 / 16}  # of all prompts
 SPARE: Final = 1.3  # times as many as the shares ask for are drawn, since a hash does not share out evenly
+ROOM: Final = 2  # times as many as are likely to be enough, for minutes that allow more
 ANSWERS, DISAGREEMENT = "answers", "disagreement"  # risks: where enough prompts bring an answer, and else
 
 
@@ -34,19 +43,37 @@ def part_of(unit: str) -> str:
 
 @dataclass(frozen=True)
 class Enough:
-    """How many prompts a verdict takes at a margin, each part by itself.
+    """How many prompts for choosing a verdict takes at a margin, by the exact test of lost answers.
 
-    With `least` for choosing, a setting without a single loss is certified. With `likely`, one that is as good as full
-    depth, and differs on as large a share of prompts as the margin, is shown to be with a chance of 80 %.
+    With `least`, a setting without a single loss is certified. With `likely`, one that loses half of the margin is with
+    a chance of 80 %.
     """
 
+    margin: float
+    error: float
     least: int
     likely: int
 
     @classmethod
-    def at(cls, margin: float, confidence: float) -> "Enough":
-        least = prompts_without_loss(margin, 1 - confidence)
-        return cls(least, max(least, prompts_for_margin(margin, margin)))
+    def at(cls, margin: float, confidence: float, ask: int = 1) -> "Enough":
+        """For this ask of the prompts, from 1."""
+        error = error_of_ask(confidence, ask)
+        likely = prompts_for_loss(margin / 2, margin, error) or MOST_PROMPTS
+        return cls(margin, error, prompts_without_loss(margin, error), likely)
+
+    @property
+    def likely_in_all(self) -> int:
+        """Prompts of which about as many are for choosing as are likely to be enough."""
+        return math.ceil(SPARE * self.likely / SHARES[CHOOSING])
+
+    def loss_certified(self, n: int) -> float:
+        """What a setting may lose to be certified by n prompts with a chance of 80 %; NaN: they certify nothing."""
+        loss = loss_certified(n, self.margin, self.error)
+        return math.nan if loss is None else loss
+
+    def chance(self, n: int) -> float:
+        """With which n prompts certify a setting that loses half of the margin."""
+        return float(chance_of_certificate(self.margin / 2, n, self.margin, self.error))
 
 
 @dataclass(frozen=True)
@@ -85,10 +112,10 @@ def split(prompts: Sequence[Prompt], enough: Enough, margin: float) -> PromptPar
     return PromptParts({**answered, TRAINING: by_part[TRAINING]}, ANSWERS)
 
 
+@cache  # drawing thousands takes seconds
 def drawn(enough: Enough, margin: float, seed: int) -> PromptParts:
-    """The parts of generated prompts, of which there are as many as a verdict takes. Raises `UsageError`."""
-    wanted = math.ceil(SPARE * enough.likely / min(SHARES[CHOOSING], SHARES[REPORTING]))
-    n = min(MOST, wanted)
+    """The parts of generated prompts, of which there are more than a verdict is likely to take. Raises `UsageError`."""
+    n = min(MOST, ROOM * enough.likely_in_all)
     if enough.least > n * SHARES[CHOOSING]:
         raise UsageError(
             f"--margin {margin:g} takes {enough.least:,} prompts for choosing, and at most {MOST:,} prompts can be "

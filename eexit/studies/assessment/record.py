@@ -18,11 +18,11 @@ from typing import Any, Final
 from eexit.messages.errors import UsageError
 from eexit.messages.locations import shown
 from eexit.plan.artefacts import CARD
-from eexit.results.layout import MANIFEST
+from eexit.results.layout import ASSESSMENT, MANIFEST
 from eexit.results.store.manifest import first_difference
 from eexit.whole_files import write_whole
 
-RECORD: Final = "assessment.json"
+RECORD: Final = ASSESSMENT
 FORMAT: Final = 1
 
 

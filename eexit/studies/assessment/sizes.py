@@ -12,6 +12,7 @@ from typing import Final
 from eexit.messages.errors import UsageError
 from eexit.quality.estimates import MIN_ROUNDS
 from eexit.studies.assessment.parts import CHOOSING, PILOT, REPORTING, TRAINING, Enough
+from eexit.studies.assessment.parts import SHARES as PARTS_OF_PROMPTS
 
 LOOK, CEILING, LEARN, SEARCH, RUN, CHOOSE, TIME = STEPS = (
     "look", "ceiling", "learn", "search", "run", "choose", "time",
@@ -35,6 +36,7 @@ TAKES: Final = {"linear": 1.2, "probe": 4.7, "gate": 1.6, "curve": 0.9}
 STARTS: Final = {"curve": 15, "gate": 14, "probe": 12, "linear": 11, "": 7}
 MOST_OF_STARTS: Final = 0.5  # share of the minutes that may go into beginning work
 SAMPLING: Final = 0.75  # of the speed at full depth that many rows have, whose texts end one after the other
+CHECKED: Final = PARTS_OF_PROMPTS[REPORTING] / PARTS_OF_PROMPTS[CHOOSING]  # for reporting, for each one for choosing
 OBSERVING: Final = 1.5  # times as long as decoding alone, since full depth looks at every finished text
 
 
@@ -111,27 +113,18 @@ def search_sizes(budget: Budget, max_new_tokens: int, minutes: float) -> SearchS
 
 
 def run_sizes(budget: Budget, tokens_of_a_text: float, n_found: int, seconds_of_a_round: float) -> RunSizes:
-    """What of the run fits into the seconds that are left: first more prompts, then controls, then more settings.
+    """What of the run fits into the seconds that are left: first prompts until they are likely to be enough, then
+    controls, then more settings, then all prompts that there are.
 
     At least, one setting is run on as many prompts as can certify it.
     """
     left_out: list[str] = []
-    speed, enough = budget.speed, budget.enough
+    speed = budget.speed
     rest = max(0.0, budget.seconds - 2 * speed.start)
     share = SHARES[RUN] + SHARES[TIME] + SHARES[CHOOSE]
     n_texts = rest * SHARES[RUN] / share * speed.reading / OBSERVING / tokens_of_a_text
-    wanted, checked = (min(enough.likely, budget.available[part]) for part in (CHOOSING, REPORTING))
-    n, controls = next(
-        (
-            (n, controls)
-            for n, controls in ((MOST_SETTINGS, True), (3, True), (2, True), (1, True))
-            if n <= max(n_found, 1) and n_texts >= _texts(n, controls, wanted + checked)
-        ),
-        (1, False),
-    )
-    fits = n_texts / _texts(n, controls, 1)
-    choosing = int(min(wanted, max(enough.least, fits * wanted / (wanted + checked))))
-    reporting = int(min(checked, max(enough.least // 3, fits - choosing)))
+    wanted, _ = _wanted(budget)
+    n, controls, choosing, reporting = _fitting(budget, n_texts, n_found)
     if not controls:
         left_out.append("controls of the same depth, for want of minutes")
     if n < n_found:
@@ -140,6 +133,45 @@ def run_sizes(budget: Budget, tokens_of_a_text: float, n_found: int, seconds_of_
         left_out.append(f"{wanted - choosing} of {wanted} prompts for choosing, for want of minutes")
     rounds = int(rest * SHARES[TIME] / share / max(seconds_of_a_round, 1e-3))
     return RunSizes(choosing, reporting, n, controls, max(MIN_ROUNDS, min(MOST_ROUNDS, rounds)), left_out)
+
+
+def expected_choosing(budget: Budget, max_new_tokens: int) -> int:
+    """How many prompts for choosing the run will have at the least, as far as the first step tells."""
+    rest = max(0.0, budget.seconds - STARTS[""] * budget.speed.start)
+    seconds = rest * SHARES[RUN] / (1 - SHARES[LOOK])
+    n_texts = seconds * budget.speed.reading / (OBSERVING * max_new_tokens)
+    return _fitting(budget, n_texts, MOST_SETTINGS)[2]
+
+
+def minutes_for_enough(budget: Budget, max_new_tokens: int, minutes: float) -> int:
+    """With how many minutes the run of one setting has as many prompts as are likely to be enough."""
+    n_texts = _texts(1, False, budget.enough.likely * (1 + CHECKED))
+    seconds = n_texts * max_new_tokens * OBSERVING / budget.speed.reading * (1 - SHARES[LOOK]) / SHARES[RUN]
+    return math.ceil(minutes + (seconds + STARTS[""] * budget.speed.start - budget.seconds) / 60)
+
+
+def _wanted(budget: Budget) -> tuple[int, int]:
+    """Prompts for choosing and reporting that are likely to be enough, if there are so many."""
+    wanted = min(budget.enough.likely, budget.available[CHOOSING])
+    return wanted, min(math.ceil(CHECKED * wanted), budget.available[REPORTING])
+
+
+def _fitting(budget: Budget, n_texts: float, n_found: int) -> tuple[int, bool, int, int]:
+    """How many settings, with or without controls, and prompts for choosing and reporting make so many texts."""
+    wanted, checked = _wanted(budget)
+    n, controls = next(
+        (
+            (n, controls)
+            for n, controls in ((MOST_SETTINGS, True), (3, True), (2, True), (1, True))
+            if n <= max(n_found, 1) and n_texts >= _texts(n, controls, wanted + checked)
+        ),
+        (1, False),
+    )
+    fits, least = n_texts / _texts(n, controls, 1), budget.enough.least
+    spared = min(budget.available[REPORTING], fits * CHECKED / (1 + CHECKED))
+    choosing = int(min(budget.available[CHOOSING], max(least, fits - spared)))
+    reporting = int(min(budget.available[REPORTING], max(least // 3, fits - choosing)))
+    return n, controls, choosing, reporting
 
 
 def _learns(budget: Budget) -> tuple[tuple[str, ...], list[str]]:

@@ -15,6 +15,7 @@ import numpy as np
 from eexit.quality.learn_then_test import EQUAL, FULL_DEPTH, certify
 from eexit.quality.risk_tests import RISK_TESTS, prompts_needed, upper_bound
 from eexit.quality.risks import RISKS
+from eexit.studies.choosing.asks import Ask, columns_of
 from eexit.studies.choosing.evidence import Evidence, SettingSequence
 from eexit.studies.timing.speedups import Speedup, latest_speedups
 
@@ -71,7 +72,7 @@ class Choice:
 
     evidence: Evidence
     sequences: Sequence[TestedSequence]
-    question_number: int  # of the questions that were asked of this sweep
+    ask: Ask
     chosen: Tested | None
     naive: Tested | None
     chosen_held_out: HeldOut | None
@@ -79,17 +80,17 @@ class Choice:
     realised: Sequence[Speedup]  # of the chosen setting, where it was timed
 
 
-def choose_setting(evidence: Evidence, sequences: Sequence[SettingSequence], question_number: int) -> Choice:
+def choose_setting(evidence: Evidence, sequences: Sequence[SettingSequence], ask: Ask) -> Choice:
     """The cheapest setting whose risk is bounded, and what it was chosen from."""
-    tested = _test(evidence, sequences)
+    tested = _test(evidence, sequences, ask)
     settings = [setting for sequence in tested for setting in sequence.settings]
     chosen = _cheapest([setting for setting in settings if setting.certified])
-    everything = [_tested(evidence, key) for key in evidence.keys]
+    everything = [_tested(evidence, key, ask) for key in evidence.keys]
     naive = _cheapest([setting for setting in everything if setting.mean_loss <= evidence.question.at_most])
     return Choice(
         evidence,
         tested,
-        question_number,
+        ask,
         chosen,
         naive,
         _held_out(evidence, chosen),
@@ -98,12 +99,12 @@ def choose_setting(evidence: Evidence, sequences: Sequence[SettingSequence], que
     )
 
 
-def _test(evidence: Evidence, sequences: Sequence[SettingSequence]) -> list[TestedSequence]:
+def _test(evidence: Evidence, sequences: Sequence[SettingSequence], ask: Ask) -> list[TestedSequence]:
     question = evidence.question
-    looked_at = [[_tested(evidence, key) for key in sequence.settings] for sequence in sequences]
+    looked_at = [[_tested(evidence, key, ask) for key in sequence.settings] for sequence in sequences]
     p_values = [np.array([setting.p_value for setting in settings]) for settings in looked_at]
-    certified = certify(p_values, question.confidence, passes_on=question.order != EQUAL)
-    error = (1 - question.confidence) / len(sequences)
+    certified = certify(p_values, 1 - ask.error, passes_on=question.order != EQUAL)
+    error = ask.error / len(sequences)
     return [
         TestedSequence(
             sequence,
@@ -116,12 +117,12 @@ def _test(evidence: Evidence, sequences: Sequence[SettingSequence]) -> list[Test
     ]
 
 
-def _tested(evidence: Evidence, key: str) -> Tested:
+def _tested(evidence: Evidence, key: str, ask: Ask) -> Tested:
     """A setting by itself, not yet in a sequence."""
     question, loss_P = evidence.question, evidence.choosing.of(key)
     if not len(loss_P):
         return Tested(key, math.nan, 0, 1.0, False, evidence.costs[key], None)
-    p_value = RISK_TESTS[evidence.test](loss_P, question.at_most, 1 - question.confidence)
+    p_value = RISK_TESTS[evidence.test](loss_P, question.at_most, ask.error)
     return Tested(key, float(loss_P.mean()), len(loss_P), float(p_value), False, evidence.costs[key], None)
 
 
@@ -150,8 +151,8 @@ def _held_out(evidence: Evidence, tested: Tested | None) -> HeldOut | None:
     return HeldOut(float(loss_P.mean()), len(loss_P), upper_bound(test, loss_P, question.confidence), p_value)
 
 
-def question_columns(evidence: Evidence, sequences: Sequence[SettingSequence], question_number: int) -> dict[str, Any]:
-    """The columns of `CHOICES` that are known when the question is asked."""
+def question_columns(evidence: Evidence, sequences: Sequence[SettingSequence]) -> dict[str, Any]:
+    """The columns of `CHOICES` that say what is asked, and of which prompts."""
     question = evidence.question
     return {
         "risk": question.risk,
@@ -162,11 +163,20 @@ def question_columns(evidence: Evidence, sequences: Sequence[SettingSequence], q
         "test": evidence.test,
         "order": question.order,
         "pilot": question.pilot,
-        "question": question_number,
         "families": [sequence.name for sequence in sequences],
-        "error_of_each": (1 - question.confidence) / len(sequences),
         "seeds": evidence.n_seeds,
         "asked": [key for sequence in sequences for key in sequence.settings],
+        **columns_of(evidence.sweep, evidence.units_of("choosing")),
+    }
+
+
+def ask_columns(ask: Ask, n_sequences: int) -> dict[str, Any]:
+    """The columns of `CHOICES` that say which ask of its prompts it is, and what it may err with."""
+    return {
+        "question": ask.number,
+        "planned": ask.planned,
+        "error": ask.error,
+        "error_of_each": ask.error / n_sequences,
     }
 
 
@@ -174,7 +184,8 @@ def choice_columns(choice: Choice) -> dict[str, Any]:
     """The columns of `CHOICES` that the choice fills."""
     sequences = [each.sequence for each in choice.sequences]
     return {
-        **question_columns(choice.evidence, sequences, choice.question_number),
+        **question_columns(choice.evidence, sequences),
+        **ask_columns(choice.ask, len(sequences)),
         **dict(_columns_of("", choice.chosen, choice.chosen_held_out)),
         **dict(_columns_of("naive_", choice.naive, choice.naive_held_out)),
         "tested": [asdict(setting) for sequence in choice.sequences for setting in sequence.settings],

@@ -14,7 +14,7 @@ from eexit.messages.errors import UsageError
 from eexit.plan.configuration import NORMAL, configuration_of, depends_on_seed
 from eexit.plan.runs import OK
 from eexit.plan.splits import units
-from eexit.quality.learn_then_test import PARETO, pareto_sequence
+from eexit.quality.learn_then_test import PARETO, error_of_ask, pareto_sequence
 from eexit.quality.risk_tests import BETTING, EXACT
 from eexit.quality.risks import BEST_SCORE, RISKS, SCORE, WORST_SCORE, Losses, losses
 from eexit.quality.rubric import ASPECTS
@@ -22,6 +22,7 @@ from eexit.results.files import once_each
 from eexit.results.means import RUN_OF_ALL_SEEDS
 from eexit.results.store.finished_sweep import FinishedSweep, read_finished
 from eexit.results.study_tables import JUDGEMENTS
+from eexit.studies.choosing.asks import Ask
 from eexit.studies.choosing.question import COSTS, ChoiceQuestion, candidates, refuse_few
 from eexit.studies.judging.judgements import is_scored
 
@@ -61,8 +62,12 @@ class Evidence:
             raise UsageError(f"{self.sweep.name} has {self.risk.lacking}, or choose another --risk")
 
     def n_units(self, part: str) -> int:
-        """How many prompts, or groups of them, this part has (`ChoiceQuestion.part_of`)."""
-        return sum(self.question.part_of(unit) == part for unit in self.all_units)
+        """How many prompts, or groups of them, this part has."""
+        return len(self.units_of(part))
+
+    def units_of(self, part: str) -> Sequence[str]:
+        """The prompts, or groups of them, of this part (`ChoiceQuestion.part_of`)."""
+        return [unit for unit in self.all_units if self.question.part_of(unit) == part]
 
     @cached_property
     def all_units(self) -> Sequence[str]:
@@ -228,7 +233,9 @@ def sequences_of(evidence: Evidence) -> Sequence[SettingSequence]:
     Raises `UsageError` for too few prompts, and for a pilot that shares prompts with the choice.
     """
     question = evidence.question
-    refuse_few(evidence.n_units("choosing"), len(evidence.families), question, evidence.sweep.name)
+    n_sequences = 1 if question.order == PARETO else len(evidence.families)
+    first = Ask(1, 1, error_of_ask(question.confidence))  # a further one takes more
+    refuse_few(evidence.n_units("choosing"), n_sequences, question, evidence.sweep.name, first)
     if question.order != PARETO:
         return [SettingSequence(family.name, family.settings) for family in evidence.families]
     pilot, part = evidence, "pilot"

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from eexit.messages.errors import UsageError
-from eexit.messages.wording import some
+from eexit.messages.wording import ordinal, some
+from eexit.messages.written import short_percent
 from eexit.plan.configuration import NORMAL
 from eexit.plan.splits import for_pilot, for_reporting
 from eexit.quality.learn_then_test import ORDERS, PARETO
@@ -17,6 +18,7 @@ from eexit.quality.risks import RISKS, SCORE
 from eexit.quality.sequences import Family, families, has_order
 from eexit.results.layout import Manifest
 from eexit.results.store.finished_sweep import refuse_unknown
+from eexit.studies.choosing.asks import Ask
 
 _IDENTITY: Final = ["run_id", "prompt_id", "prompt", "configuration", "seed", "status"]
 
@@ -59,6 +61,7 @@ class ChoiceQuestion:
     test: str | None = None  # of `RISK_TESTS`; None: exact for losses of 0 or 1, else betting
     order: str = PARETO  # of `ORDERS`
     pilot: str | None = None  # a finished sweep that the order comes from; None: a part of the prompts for choosing
+    asks: int | None = None  # of the same prompts, how many are planned; None: as was said at the first, or one
 
     def __post_init__(self) -> None:
         """Raises `UsageError` for values that no question has."""
@@ -135,17 +138,19 @@ def _asked_for_by_name(question: ChoiceQuestion, unordered: Sequence[str], costl
     return bool(rules & set(question.rules) or keys & set(question.keys))
 
 
-def refuse_few(n: int, n_families: int, question: ChoiceQuestion, name: str) -> None:
+def refuse_few(n: int, n_sequences: int, question: ChoiceQuestion, name: str, ask: Ask) -> None:
     """Raises `UsageError` if no setting could be certified with `n` prompts even if nothing were ever lost."""
-    n_sequences = 1 if question.order == PARETO else n_families
-    least = prompts_without_loss(question.at_most, (1 - question.confidence) / n_sequences)
+    least = prompts_without_loss(question.at_most, ask.error / n_sequences)
     if n < least:
+        which = f", as the {ordinal(ask.number)} ask of these prompts (error {short_percent(ask.error)}),"
+        further = which if ask.number > 1 else ""
+        others = ", other prompts" if ask.number > 1 else ""
         sharing = f" among {n_sequences} families of settings, which share the error," if n_sequences > 1 else ""
         fewer = " or fewer --rules or --modes" if n_sequences > 1 else ""
         raise UsageError(
             f"{name} has {n} prompts to choose with, and certifying a risk of {question.at_most:g} with confidence "
-            f"{question.confidence:g}{sharing} takes at least {least}, even without a single loss: give more prompts "
-            f"({_parts(question)}), a higher --at-most, a lower --confidence{fewer}"
+            f"{question.confidence:g}{further}{sharing} takes at least {least}, even without a single loss: give more "
+            f"prompts ({_parts(question)}){others}, a higher --at-most, a lower --confidence{fewer}"
         )
 
 

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from eexit.messages import findings
 from eexit.messages.result_table import ResultTable
-from eexit.messages.wording import counted
+from eexit.messages.wording import counted, ordinal
 from eexit.messages.written import is_known, short_percent, written
 from eexit.method.rules import ORACLES
 from eexit.plan.configuration import NORMAL
@@ -35,7 +35,8 @@ def choice_table(choice: Choice) -> ResultTable:
     """A section per family, and a line per setting in the order of testing."""
     evidence = choice.evidence
     cost = COSTS[evidence.question.cost].definition
-    table = ResultTable(CAPTION.format(test=TESTS[evidence.test], cost=cost))
+    which = f"The {ordinal(choice.ask.number)} ask of these prompts. " if choice.ask.number > 1 else ""
+    table = ResultTable(which + CAPTION.format(test=TESTS[evidence.test], cost=cost))
     table.add("key", "setting")
     table.add("number", "mean loss", "n", "p", "cost")
     table.add("name", "certified")
@@ -139,13 +140,12 @@ def told_choice(row: Row) -> Iterator[str]:
     if len(row["families"]) > 1:
         yield findings.SHARED_ERROR.format(
             families=len(row["families"]),
-            error=short_percent(1 - row["confidence"]),
+            error=short_percent(row["error"] if is_known(row.get("error")) else 1 - row["confidence"]),
             each=short_percent(row["error_of_each"]),
         )
         if row["order"] == PASSED_ON:
             yield findings.PASSED_ON
-    if is_known(row["question"]) and row["question"] > 1:
-        yield findings.NTH_QUESTION.format(number=f"{row['question']:.0f}")
+    yield from _which_ask(row)
     if isinstance(row["configuration"], str) and row["cost"] < FULL_DEPTH:
         yield from _chosen(row)
         yield from _held_out(row, "")
@@ -161,6 +161,24 @@ def told_choice(row: Row) -> Iterator[str]:
         yield findings.NAIVE.format(setting=key, mean=mean, cost=cost)
         yield findings.NO_GUARANTEE
         yield from _held_out(row, "naive_")
+
+
+def _which_ask(row: Row) -> Iterator[str]:
+    """Nothing for the only ask that was planned, and has been made, of its prompts."""
+    number, error, planned = (row[name] if is_known(row.get(name)) else 1 for name in ("question", "error", "planned"))
+    if number <= 1 and planned <= 1:
+        return
+    if not is_known(row.get("error")):  # in results of versions in which asks shared nothing
+        yield (
+            f"It is question {number:.0f} about these prompts: the guarantee is for this answer, not for the best of "
+            "several."
+        )
+        return
+    of = f" of {planned:.0f} that were planned" if planned > 1 else ""
+    yield (
+        f"It is the {ordinal(int(number))} ask of these prompts{of}: it may err with {short_percent(error)}, so that "
+        f"all of them err with {short_percent(1 - row['confidence'])} at most."
+    )
 
 
 def _promise(row: Row) -> dict[str, str]:

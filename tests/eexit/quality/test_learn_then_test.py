@@ -13,7 +13,16 @@ import pytest
 from scipy.special import ndtr
 from scipy.stats import beta
 
-from eexit.quality.learn_then_test import EQUAL, ORDERS, PARETO, PASSED_ON, certify, fixed_sequence, pareto_sequence
+from eexit.quality.learn_then_test import (
+    EQUAL,
+    ORDERS,
+    PARETO,
+    PASSED_ON,
+    certify,
+    error_of_ask,
+    fixed_sequence,
+    pareto_sequence,
+)
 from eexit.quality.risk_tests import betting, exact_binomial, hoeffding_bentkus
 
 AT_MOST, CONFIDENCE = 0.05, 0.95
@@ -36,6 +45,16 @@ def test_a_sequence_that_is_through_passes_its_part_of_the_error_on() -> None:
     p_values[1][1] = 0.024
     passed = certify([*p_values[:2], np.array([0.049])], 0.95)
     assert [rejected.tolist() for rejected in passed] == [[True, True], [True, True], [True]], "5 % for the last"
+
+
+def test_asks_share_the_error_however_many_they_are() -> None:
+    for planned in (1, 2, 4):
+        shares = [error_of_ask(0.95, number, planned) for number in range(1, 60)]
+        assert math.fsum(shares) == pytest.approx(0.05)
+        assert sum(shares) <= 0.05 + 1e-12
+        assert shares[:planned] == pytest.approx([0.95 * 0.05 / planned] * planned)
+        assert shares[planned] == pytest.approx(0.05 * 0.95 * 0.05), "of what was kept, all but its twentieth"
+    assert error_of_ask(0.9) == pytest.approx(0.095)
 
 
 def test_the_order_of_a_pilot_leaves_out_what_another_setting_beats() -> None:
@@ -180,6 +199,40 @@ def test_nothing_above_the_bound_is_certified_more_often_than_stated(
 def test_what_is_not_valid_misses_the_bound_more_often(procedure: Procedure, population: str, n_families: int) -> None:
     with pytest.raises(AssertionError, match="misses the bound in"):
         assert_covers(procedure, POPULATIONS[population], n_families)
+
+
+def asked_until_certified(n_asks: int, shares: Sequence[float], picks: bool = False) -> float:
+    """The share of draws in which any of several asks of the same prompts makes a false certificate.
+
+    Each ask has three settings, safe, just above the bound and bold, which lose other prompts than those of other asks.
+    An ask is made until one certifies what is above the bound. If it `picks`, it takes what was lost least on these
+    very prompts, among thirty.
+    """
+    generator, draws, n = np.random.default_rng(5), 4000, 300
+    certified_D = np.zeros(draws, dtype=bool)
+    for at in range(n_asks):
+        settings = generator.binomial(n, [0.01, 0.0501, 0.1], (draws, 3))
+        if picks:
+            settings[:, 1] = generator.binomial(n, 0.0501, (draws, 30)).min(axis=1)
+        losses_DSP = np.arange(n) < settings[..., None]
+        p_values_DS = exact_binomial(losses_DSP.astype(np.float32), AT_MOST)
+        (passed_DS,) = certify([p_values_DS], 1 - shares[at])
+        certified_D |= passed_DS[:, 1:].any(axis=1)
+    return float(certified_D.mean())
+
+
+@pytest.mark.parametrize("n_asks", [1, 2, 4])
+def test_however_often_the_same_prompts_are_asked_a_false_certificate_is_as_rare_as_stated(n_asks: int) -> None:
+    most = 0.05 + 3 * math.sqrt(0.05 * 0.95 / 4000)
+    unplanned = [error_of_ask(CONFIDENCE, number) for number in range(1, n_asks + 1)]
+    planned = [error_of_ask(CONFIDENCE, number, n_asks) for number in range(1, n_asks + 1)]
+    assert 0.01 < asked_until_certified(n_asks, unplanned) <= most
+    assert 0.01 < asked_until_certified(n_asks, planned) <= most
+
+
+def test_asks_that_share_nothing_or_that_pick_what_looked_best_certify_too_often() -> None:
+    assert asked_until_certified(4, [0.05] * 4) > 0.1
+    assert asked_until_certified(2, [error_of_ask(CONFIDENCE, number) for number in (1, 2)], picks=True) > 0.1
 
 
 # Disagreement, half its 95 % interval and the cost of ten families of settings, of the study of 200 prompts that the

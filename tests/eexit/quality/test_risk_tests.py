@@ -17,9 +17,12 @@ from eexit.quality.risk_tests import (
     POWER,
     RISK_TESTS,
     betting,
+    chance_of_certificate,
     exact_binomial,
     hoeffding_bentkus,
-    prompts_for_margin,
+    loss_certified,
+    most_losses,
+    prompts_for_loss,
     prompts_needed,
     prompts_without_loss,
     upper_bound,
@@ -116,6 +119,47 @@ def test_so_many_prompts_would_do_with_the_chance_that_is_meant(name: str, share
     assert power(int(0.8 * needed)) < POWER
 
 
+@pytest.mark.parametrize("error", [0.05, 0.0475, 0.0024])
+@pytest.mark.parametrize(("mean", "at_most"), [(0, 0.02), (0.01, 0.02), (0.012, 0.02), (0.02, 0.05), (0.3, 0.5)])
+def test_the_least_number_of_prompts_is_the_first_that_counting_all_of_them_finds(
+    mean: float, at_most: float, error: float
+) -> None:
+    needed = prompts_for_loss(mean, at_most, error)
+    n_N = np.arange(1, 6000)
+    enough_N = chance_of_certificate(mean, n_N, at_most, error) >= POWER
+    assert needed == n_N[enough_N.argmax()]
+
+
+def test_a_loss_of_one_in_a_hundred_takes_969_prompts_for_a_bound_of_two_and_393_are_a_toss_up() -> None:
+    assert prompts_for_loss(0.01, 0.02, 0.05) == 969
+    assert below(12, 969, 0.02) <= 0.05 < below(13, 969, 0.02)
+    assert below(12, 969, 0.01) >= POWER > below(12, 980, 0.01)
+    assert (
+        float(chance_of_certificate(0.01, 393, 0.02, 0.05))
+        == pytest.approx(below(3, 393, 0.01))
+        == pytest.approx(0.446, abs=5e-4)
+    )
+
+
+@pytest.mark.parametrize("n", [60, 151, 393, 975, 1158])
+def test_what_may_be_lost_is_by_the_definition_and_certified_with_the_chance_that_is_said(n: int) -> None:
+    at_most, error = 0.05, 0.0475
+    most = int(most_losses(n, at_most, error))
+    assert below(most, n, at_most) <= error < below(most + 1, n, at_most)
+    loss = loss_certified(n, at_most, error)
+    assert loss is not None
+    assert below(most, n, loss) == pytest.approx(POWER, rel=1e-9)
+    drawn = np.random.default_rng(n).random((4000, n)) < loss
+    assert (exact_binomial(drawn.astype(float), at_most) <= error).mean() == pytest.approx(POWER, abs=0.03)
+
+
+def test_too_few_prompts_certify_nothing() -> None:
+    assert int(most_losses(59, 0.05, 0.0475)) == -1
+    assert loss_certified(59, 0.05, 0.0475) is None
+    assert float(chance_of_certificate(0.0, 59, 0.05, 0.0475)) == 0
+    assert float(chance_of_certificate(0.0, 60, 0.05, 0.0475)) == 1
+
+
 def test_no_number_of_prompts_helps_where_the_loss_is_not_below_the_bound() -> None:
     for test in RISK_TESTS.values():
         assert prompts_needed(test, lost(5, 100), 0.05, 0.05) is None
@@ -178,15 +222,6 @@ def test_the_exact_test_would_be_wrong_for_the_means_of_prompts_that_depend_on_e
         assert float((over_groups <= 0.05).mean()) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / DRAWS)
     assert wrong[1] > 0.1
     assert wrong[2] > wrong[1]
-
-
-def test_a_margin_takes_as_many_prompts_as_simulation_says() -> None:
-    n = prompts_for_margin(0.06, 0.02)
-    assert 1100 < n < 1300
-    drawn = np.random.default_rng(0).multinomial(n, [0.03, 0.03, 0.94], size=4000)
-    difference = (drawn[:, 0] - drawn[:, 1]) / n
-    low = difference - 1.96 * np.sqrt(((drawn[:, 0] + drawn[:, 1]) / n - difference**2) / n)
-    assert (low >= -0.02).mean() == pytest.approx(POWER, abs=0.03)
 
 
 def test_every_test_has_a_name_for_its_flag() -> None:

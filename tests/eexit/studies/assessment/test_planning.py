@@ -1,13 +1,17 @@
 """What is planned: prompts in parts, sizes by the minutes, and which settings of the replays are worth a run."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from eexit.messages.errors import UsageError
 from eexit.plan.config import Prompt
 from eexit.plan.prompt_kinds.drawing import draw_prompts
+from eexit.quality.learn_then_test import certify, error_of_ask
+from eexit.quality.risk_tests import POWER, exact_binomial
 from eexit.studies.assessment.asked import Asked
 from eexit.studies.assessment.front import (
     Found,
@@ -22,8 +26,21 @@ from eexit.studies.assessment.front import (
     spread,
 )
 from eexit.studies.assessment.learned import exit_sets, searched_layers
-from eexit.studies.assessment.parts import CHOOSING, PARTS, PILOT, REPORTING, TRAINING, Enough, drawn, split
+from eexit.studies.assessment.parts import (
+    ANSWERS,
+    CHOOSING,
+    DISAGREEMENT,
+    PARTS,
+    PILOT,
+    REPORTING,
+    TRAINING,
+    Enough,
+    drawn,
+    split,
+)
+from eexit.studies.assessment.promises import of_asks, of_minutes, of_prompts, promise
 from eexit.studies.assessment.sizes import (
+    CHECKED,
     LEAST_TEXTS,
     LOOK,
     MOST_SETTINGS,
@@ -47,8 +64,15 @@ def budget(seconds: float, start: float = 10) -> Budget:
 
 
 def test_as_many_prompts_as_a_margin_takes() -> None:
-    assert (ENOUGH.least, ENOUGH.likely) == (149, 393)
+    assert (ENOUGH.least, ENOUGH.likely) == (151, 975)
+    assert ENOUGH.error == pytest.approx(0.0475)
     assert Enough.at(0.1, 0.95).least == 29
+    second = Enough.at(0.02, 0.95, ask=2)
+    assert (second.least, second.likely) == (300, 2064), "it may err with less"
+    assert ENOUGH.chance(393) == pytest.approx(0.446, abs=5e-4), "and not 80 %"
+    assert ENOUGH.chance(975) >= POWER > ENOUGH.chance(974)
+    assert ENOUGH.loss_certified(975) == pytest.approx(0.0102, abs=5e-5)
+    assert math.isnan(ENOUGH.loss_certified(150))
 
 
 def test_no_prompt_has_two_parts_and_a_group_has_one() -> None:
@@ -75,7 +99,7 @@ def test_the_risk_is_answers_where_enough_prompts_have_one_and_those_without_are
 
 def test_too_few_prompts_are_refused_with_the_number_that_would_do() -> None:
     with pytest.raises(UsageError, match=r"100 prompts are too few for a margin of 0.02: 4\d of them are for choosing, "
-                       r"and a setting without any loss takes 149; about 46\d would do") as refused:  # fmt: skip
+                       r"and a setting without any loss takes 151; about 46\d would do") as refused:  # fmt: skip
         split(draw_prompts(100, 0), ENOUGH, 0.02)
     would_do = int(str(refused.value).split("about ")[1].split()[0])
     split(draw_prompts(would_do, 0), ENOUGH, 0.02)
@@ -83,10 +107,11 @@ def test_too_few_prompts_are_refused_with_the_number_that_would_do() -> None:
         drawn(Enough.at(0.0004, 0.95), 0.0004, 0)
 
 
-def test_drawn_prompts_are_as_many_as_are_likely_to_show_it() -> None:
-    parts = drawn(ENOUGH, 0.02, 0)
-    assert len(parts.of[CHOOSING]) >= ENOUGH.likely
-    assert len(parts.of[REPORTING]) >= ENOUGH.likely
+def test_drawn_prompts_leave_room_for_more_than_are_likely_to_show_it() -> None:
+    enough = Enough.at(0.1, 0.95)
+    parts = drawn(enough, 0.1, 0)
+    assert len(parts.of[CHOOSING]) >= 2 * enough.likely
+    assert len(parts.of[REPORTING]) >= 2 * CHECKED * enough.likely
 
 
 @pytest.mark.parametrize(
@@ -124,12 +149,58 @@ def test_the_run_has_enough_prompts_before_it_has_more_settings() -> None:
         return run_sizes(budget(seconds), 20, n_found, 10.0)
 
     long, short, shortest = sizes(3600), sizes(900), sizes(60)
-    assert (long.settings, long.controls, long.choosing) == (MOST_SETTINGS, True, ENOUGH.likely)
+    all_there_are = (AVAILABLE[CHOOSING], AVAILABLE[REPORTING])
+    assert (long.settings, long.controls, long.choosing, long.reporting) == (MOST_SETTINGS, True, *all_there_are)
     assert 1 <= short.settings < MOST_SETTINGS
-    assert short.choosing == ENOUGH.likely
+    assert ENOUGH.likely <= short.choosing <= AVAILABLE[CHOOSING]
+    assert not any("prompts for choosing" in line for line in (*long.left_out, *short.left_out))
     assert (shortest.settings, shortest.controls, shortest.choosing) == (1, False, ENOUGH.least)
     assert any("prompts for choosing" in line for line in shortest.left_out)
     assert sizes(3600, 1).settings == 1
+
+
+@pytest.mark.parametrize("seconds", [300, 600, 900, 3600])
+def test_what_is_promised_of_the_run_is_what_simulated_choices_do(seconds: float) -> None:
+    """Of prompts that are lost with the chance that is named, the first ask certifies as often as was said."""
+    n = run_sizes(budget(seconds), 20, 6, 10.0).choosing
+    for loss, chance in ((ENOUGH.loss_certified(n), POWER), (ENOUGH.margin / 2, ENOUGH.chance(n))):
+        lost_D = np.random.default_rng(n).binomial(n, loss, 4000)
+        p_values_D = exact_binomial((np.arange(n) < lost_D[:, None]).astype(np.float32), ENOUGH.margin)
+        (certified_D1,) = certify([p_values_D[:, None]], 1 - error_of_ask(0.95))
+        assert certified_D1.mean() == pytest.approx(chance, abs=0.03)
+    assert f"{n:,} prompts for choosing certify 2% with a chance of 80% if a setting loses " in promise(ENOUGH, n)
+
+
+def test_beforehand_it_is_said_what_prompts_and_minutes_certify_and_how_many_would_do() -> None:
+    few = {**AVAILABLE, CHOOSING: 393}
+    (said,) = of_prompts(ENOUGH, AVAILABLE, ANSWERS)
+    assert said == (
+        "a margin of 2% takes 151 prompts for choosing at the least, and 975 to certify a setting that loses 1% with a "
+        "chance of 80%; there are 1,158, and 519 for reporting"
+    )
+    assert list(of_prompts(ENOUGH, few, ANSWERS))[1] == (
+        "393 prompts for choosing certify 2% with a chance of 80% if a setting loses 0.585% of them, and of 45% if it "
+        "loses 1%; about 3,005 prompts in all would do for 1%"
+    )
+    assert "shares of tokens take fewer where they are small" in list(of_prompts(ENOUGH, few, DISAGREEMENT))[1]
+    assert promise(ENOUGH, 150) == "150 prompts for choosing can't certify a loss of at most 2%"
+    said, is_enough = of_minutes(budget(600), ANSWERS, 32, 11)
+    assert not is_enough
+    assert said.startswith("with 11 minutes: 318 prompts for choosing certify 2% with a chance of 80% if a setting")
+    would_do = int(said.rpartition("; about ")[2].split()[0])
+    longer = budget(600 + 60 * (would_do - 11))
+    assert of_minutes(longer, ANSWERS, 32, would_do)[1], "with so many minutes, they are enough"
+    assert not of_minutes(budget(600 + 60 * (would_do - 12)), ANSWERS, 32, would_do - 1)[1]
+    assert run_sizes(longer, 32, 1, 10.0).choosing >= ENOUGH.likely, "and the run has them, if all goes as planned"
+    assert of_minutes(budget(60), DISAGREEMENT, 32, 2)[1]
+
+
+def test_a_further_ask_is_told_with_the_way_to_fresh_prompts() -> None:
+    said = of_asks(1, Enough.at(0.02, 0.95, ask=2))
+    assert said.startswith(
+        "It is the second ask of these prompts for choosing, by the results beside these: it may err"
+    )
+    assert "another --seed of generated ones, are fresh" in said
 
 
 def test_the_price_of_a_read_is_where_the_line_through_exits_of_all_tokens_meets_no_depth() -> None:

@@ -1,9 +1,11 @@
 """Choosing a setting of a finished sweep: what is printed, what lands, and what is refused."""
 
 import math
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import accumulate
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,6 +22,7 @@ from scripted import rows_of, sweep_of
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import Run, plan_runs
 from eexit.plan.splits import for_pilot, for_reporting
+from eexit.quality.learn_then_test import error_of_ask
 from eexit.quality.risk_tests import betting, exact_binomial, prompts_needed
 from eexit.quality.rubric import ASPECTS
 from eexit.results.layout import MANIFEST, encode
@@ -37,6 +40,7 @@ REPORTING = [prompt for prompt in PROMPTS if for_reporting(prompt)]
 SEEDS = (0, 1)
 RULES = {"confidence": (0.5, 0.9, 0.99), "fixed": (5.0,), "agree": (), "kl": (1.0,)}
 CONFIG = sweep_of("a-model", *PROMPTS, rules=RULES, modes=["normal", "skip"], seeds=SEEDS)
+FIRST = error_of_ask(0.95)  # what the first ask may err with
 COSTS = {"skip/confidence/0.99": 0.9, "skip/confidence/0.9": 0.7, "skip/confidence/0.5": 0.4, "skip/fixed/5": 0.6}
 
 
@@ -68,8 +72,14 @@ def land_sweep(out: Path, config: SweepConfig, numbers: Callable[[Run], Mapping[
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return land_sweep(tmp_path_factory.mktemp("chosen") / "out", CONFIG, number)
+
+
+@pytest.fixture
+def finished(swept: Path, tmp_path: Path) -> Path:
+    """Of which nothing was asked."""
+    return Path(shutil.copytree(swept, tmp_path / "finished"))
 
 
 def chosen(*arguments: str | Path) -> tuple[int, str]:
@@ -95,12 +105,12 @@ def test_the_cheapest_certified_setting_is_named_with_its_guarantee_the_naive_ch
     assert list(tested) == list(COSTS), "each family from the conservative end to the bold one"
     assert [its["mean_loss"] for its in tested.values()] == pytest.approx(means)
     assert [its["n"] for its in tested.values()] == [n] * 4
-    p_values = [float(betting(np.full(n, mean), 0.05)) for mean in means]
+    p_values = [float(betting(np.full(n, mean), 0.05, FIRST)) for mean in means]
     assert [its["p_value"] for its in tested.values()] == pytest.approx(p_values)
     assert [its["certified"] for its in tested.values()] == [True, False, False, False]
     assert (row["families"], row["error_of_each"], row["seeds"]) == (
         ["skip/confidence", "skip/fixed"],
-        pytest.approx(0.025),
+        pytest.approx(FIRST / 2),
         2,
     )
     assert (row["configuration"], row["mean_loss"], row["n"], row["cost"]) == ("skip/confidence/0.99", 0, n, 0.9)
@@ -109,7 +119,7 @@ def test_the_cheapest_certified_setting_is_named_with_its_guarantee_the_naive_ch
     assert 1 - 0.05 ** (1 / len(REPORTING)) < row["reporting_upper"] < 0.2
     assert pd.read_parquet(finished / "choices").columns.tolist() == CHOICES.schema.names
     for sentence in (
-        "2 families of settings share the error of 5%: 2.5% for each (Bonferroni).",
+        "2 families of settings share the error of 4.75%: 2.38% for each (Bonferroni).",
         "It is averaged over 2 seeds first. Prompts are what is counted, never tokens",
         "Left out: skip/agree: no order from conservative to bold, which a sequence of tests needs.",
         "Left out: skip/kl: oracles save nothing at run time; --cost needed or --cost depth compares them.",
@@ -128,12 +138,13 @@ def test_the_cheapest_certified_setting_is_named_with_its_guarantee_the_naive_ch
         assert sentence in said
 
 
-def test_where_none_is_certified_it_says_how_many_prompts_would_do(finished: Path) -> None:
+def test_where_none_is_certified_it_says_how_many_prompts_would_do(finished: Path, tmp_path: Path) -> None:
+    again = shutil.copytree(finished, tmp_path / "elsewhere" / "finished")
     asked = ("--risk", "disagreement", "--order", "equal", "--configurations")
     code, said = chosen(finished, *asked, "skip/confidence/0.9")
     assert code == 1
     assert last_choice(finished)["configuration"] is None
-    enough = prompts_needed(betting, np.full(len(CHOOSING), 0.04), 0.05, 0.05)
+    enough = prompts_needed(betting, np.full(len(CHOOSING), 0.04), 0.05, FIRST)
     assert enough is not None
     assert enough == last_choice(finished)["tested"][0]["prompts_needed"]
     in_all = math.ceil(enough * 4 / 3)
@@ -142,8 +153,8 @@ def test_where_none_is_certified_it_says_how_many_prompts_would_do(finished: Pat
         f"with a chance of 80%, which is a sweep of about {in_all:,}."
     ) in said
     assert "No setting is certified with 95% confidence that the mean share of tokens unlike full depth's is at" in said
-    assert "A setting without any loss would be certified with 59 prompts." in said
-    code, said = chosen(finished, *asked, "skip/confidence/0.5")
+    assert "A setting without any loss would be certified with 60 prompts." in said
+    code, said = chosen(again, *asked, "skip/confidence/0.5")
     assert code == 1
     assert "If it stays so, no number of prompts that can be asked for would do." in said
     assert "There is no naive choice either" in said
@@ -306,7 +317,7 @@ def test_the_drop_of_the_judges_scores_is_that_of_the_same_seed_and_judge(tmp_pa
             ["--at-most", "0.01", "--order", "equal"],
             "confidence 0.95 among 2 families of settings, which share the error, takes at least 3",
         ),
-        (["--at-most", "0.01"], "0.95 takes at least 299, even without a single loss: give more prompts (nine"),
+        (["--at-most", "0.01"], "0.95 takes at least 304, even without a single loss: give more prompts (nine"),
         (["--test", "exact"], "--test exact is for losses that are 0 or 1, which those of disagreement averaged"),
         (["--pilot", "there", "--order", "equal"], "--pilot gives the order of --order pareto, and --order equal"),
     ],
@@ -328,7 +339,7 @@ def test_sweeps_that_are_not_ready_for_it_are_refused(finished: Path, tmp_path: 
         (finished, "judge", "has no judgements of settings and of normal: python jobs/judge.py RESULTS asks for them"),
         (tmp_path / "few", "perplexity", "has no runs of normal, which risk perplexity compares with"),
         (tmp_path / "few", "disagreement", f"has {n_few} prompts to choose with, and certifying a risk of 0.05 with "
-         "confidence 0.95 takes at least 59, even without a single loss: give more prompts"),
+         "confidence 0.95 takes at least 60, even without a single loss: give more prompts"),
         (tmp_path / "half", "disagreement", "has 837 of 840 runs: finish that sweep first"),
         (tmp_path, "disagreement", "holds no sweep.json: give the folder of a finished sweep"),
     ):  # fmt: skip
@@ -341,7 +352,7 @@ def test_the_order_comes_from_a_part_of_the_prompts_that_chooses_nothing(finishe
     _, said = chosen(finished, "--risk", "disagreement", "--at-most", "0.06")
     row, pilot = last_choice(finished), [prompt for prompt in PROMPTS if for_pilot(prompt)]
     assert row["asked"] == ["skip/confidence/0.99", "skip/confidence/0.9", "skip/fixed/5", "skip/confidence/0.5"]
-    assert (row["families"], row["error_of_each"], row["pilot"]) == (["pareto"], pytest.approx(0.05), None)
+    assert (row["families"], row["error_of_each"], row["pilot"]) == (["pareto"], pytest.approx(FIRST), None)
     assert row["tested"][0]["n"] == len(CHOOSING) - len(pilot)
     assert f"The order comes from {len(pilot)} prompts of a pilot, which choose nothing: 4 settings that none" in said
 
@@ -359,17 +370,54 @@ def test_the_order_may_come_from_another_sweep_that_shares_no_prompt(finished: P
     assert "whatever orders the settings must not choose among them" in said
 
 
-def test_what_is_asked_lands_before_it_is_answered_and_questions_are_counted(tmp_path: Path) -> None:
+def test_what_is_asked_lands_before_it_is_answered_and_further_asks_share_the_error(tmp_path: Path) -> None:
     out = land_sweep(tmp_path / "out", CONFIG, number)
-    for bound, which in (("0.06", 1), ("0.07", 2), ("0.06", 1), ("0.08", 3)):
+    for bound, which, name, may_err in (
+        ("0.2", 1, "", 0.0475),
+        ("0.25", 2, "second", 0.002375),
+        ("0.2", 1, "", 0.0475),
+        ("0.3", 3, "third", 0.00011875),
+    ):
         _, said = chosen(out, "--risk", "disagreement", "--at-most", bound)
-        assert last_choice(out)["question"] == which
-        assert (f"It is question {which} about these prompts" in said) == (which > 1)
+        row = last_choice(out)
+        assert (row["question"], row["error"]) == (which, pytest.approx(may_err))
+        assert [its["certified"] for its in row["tested"]] == sequentially(
+            its["p_value"] <= may_err for its in row["tested"]
+        )
+        assert (f"The {name} ask of these prompts. Settings are tested" in said) == (which > 1)
+        err = f"{100 * row['error']:.3g}%"
+        assert (
+            f"It is the {name} ask of these prompts: it may err with {err}, so that all of them err with 5%" in said
+        ) == (which > 1)
     rows = pd.read_parquet(out / "choices").sort_values(["started", "status"])
     assert rows["status"].tolist() == ["asked", "ok"] * 4
     assert rows.loc[rows["status"] == "asked", "mean_loss"].isna().all()
     assert rows.groupby("choice_id")["at_most"].nunique().eq(1).all()
     assert len(CHOICES.read(open_store(out))) == 4, "of a question and its answer, one row counts"
+    code, said = chosen(out, "--risk", "disagreement", "--at-most", "0.06")
+    assert code == 2
+    assert (
+        "confidence 0.95, as the fourth ask of these prompts (error 0.000594%), takes at least 195, even without"
+        in said
+    )
+    assert "three for the pilot and four for reporting), other prompts, a higher --at-most" in said
+
+
+def sequentially(passed: Iterable[bool]) -> list[bool]:
+    return list(accumulate(passed, lambda before, now: before and now))
+
+
+def test_asks_that_were_planned_share_the_error_equally_and_say_so(finished: Path) -> None:
+    asked = (finished, "--risk", "disagreement", "--at-most", "0.2")
+    _, said = chosen(*asked, "--asks", "2")
+    assert "It is the first ask of these prompts of 2 that were planned: it may err with 2.38%, so that all of" in said
+    assert last_choice(finished)["error_of_each"] == pytest.approx(0.02375)
+    _, said = chosen(*asked, "--rules", "confidence")
+    assert "It is the second ask of these prompts of 2 that were planned: it may err with 2.38%" in said
+    code, said = chosen(*asked, "--asks", "3")
+    assert (code, "--asks 3 comes too late: 2 was planned" in said) == (2, True)
+    code, said = chosen(*asked, "--asks", "0")
+    assert (code, "must be a whole number above 0, got 0" in said) == (2, True)
 
 
 def test_groups_of_one_prompt_are_called_so(tmp_path: Path) -> None:

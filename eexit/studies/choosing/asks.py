@@ -1,0 +1,104 @@
+"""Which ask of its prompts a choice is, and what it may therefore err with (`eexit.quality.learn_then_test`).
+
+An ask is counted by the prompts for choosing that it looks at, and by the model: those before it that looked at any of
+them count, whatever the folder, the dtype or the settings. What is looked through are this folder, those beside it, and
+the steps of assessments beside it, on a local disk. The same question about the same runs is the same ask.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from eexit.messages.errors import UsageError
+from eexit.plan.hashes import content_hash
+from eexit.plan.splits import digest
+from eexit.quality.learn_then_test import error_of_ask
+from eexit.results.layout import ASSESSMENT
+from eexit.results.store.finished_sweep import FinishedSweep
+from eexit.results.store.folder import Store, open_store
+from eexit.results.study_tables import CHOICES
+
+QUESTION: Final = ("risk", "at_most", "confidence", "cost_by", "test", "order", "asked")  # what makes it another one
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """The number of an ask of its prompts, from 1, of how many that were planned, and what it may err with."""
+
+    number: int
+    planned: int
+    error: float
+
+
+def columns_of(sweep: FinishedSweep, units: Sequence[str]) -> dict[str, Any]:
+    """The columns of `CHOICES` by which asks of the same prompts are found."""
+    manifest = sweep.manifest
+    model = {name: value for name, value in manifest.model.items() if name != "parts"}
+    return {
+        "model": manifest.config["model"],
+        "runs": content_hash(manifest.config, model),
+        "units": sorted(digest(unit) for unit in units),
+    }
+
+
+def ask_of(question: Row, planned: int | None, store: Store) -> Ask:
+    """Which ask this question is, given its columns, among those in `store` and beside it.
+
+    Without `planned`, as many are planned as the asks before it say, or one. Raises `UsageError` if they say otherwise.
+    """
+    before = _before(question, store)
+    numbers = [int(row["question"] or at) for at, row in enumerate(before, start=1)]
+    declared = next((int(row["planned"]) for row in before if row["planned"]), 1 if before else planned or 1)
+    if planned not in (None, declared):
+        raise UsageError(
+            f"--asks {planned} comes too late: {declared} was planned when these prompts were first asked. Ask without "
+            "--asks, or sweep other prompts"
+        )
+    same = [number for number, row in zip(numbers, before, strict=True) if _what(row) == _what(question)]
+    number = same[0] if same else max(len(before), *numbers, 0) + 1
+    return Ask(number, declared, error_of_ask(question["confidence"], number, declared))
+
+
+def asks_beside(model: str, units: Sequence[str], store: Store) -> int:
+    """How many asks in folders beside `store` looked at any of these prompts for choosing, with this model."""
+    return len(_each_once(_asked_beside({"model": model, "units": [digest(unit) for unit in units]}, store)))
+
+
+def _before(question: Row, store: Store) -> Sequence[Row]:
+    """The asks that looked at any of these prompts, each once, the first one first."""
+    here = [row for row in CHOICES.rows(store) if row["units"] is None or _share_prompts(row, question)]
+    return _each_once([*here, *_asked_beside(question, store)])
+
+
+def _asked_beside(question: Row, store: Store) -> list[Row]:
+    return [row for each in _beside(store) for row in CHOICES.rows(each) if _share_prompts(row, question)]
+
+
+def _each_once(rows: Sequence[Row]) -> Sequence[Row]:
+    """The first of the rows of each question, in their order."""
+    latest_first = sorted(rows, key=lambda row: row["started"], reverse=True)
+    return list({_what(row): row for row in latest_first}.values())[::-1]
+
+
+def _share_prompts(row: Row, question: Row) -> bool:
+    return row["model"] == question["model"] and not set(row["units"] or ()).isdisjoint(question["units"])
+
+
+def _beside(store: Store) -> Iterator[Store]:
+    """Folders of results with choices, beside this one or one level deeper; of a step, those beside its assessment."""
+    if not store.is_local:
+        return
+    folder = Path(store.root)
+    home = folder.parent.parent if (folder.parent / ASSESSMENT).is_file() else folder.parent
+    for pattern in (f"*/{CHOICES.name}", f"*/*/{CHOICES.name}"):
+        for found in sorted(home.glob(pattern)):
+            if found.parent != folder:
+                yield open_store(found.parent)
+
+
+def _what(row: Row) -> tuple[Any, ...]:
+    """What the same question has in common with itself; older rows don't say of which runs and prompts it was."""
+    of = (*QUESTION, "runs", "units")
+    return tuple(tuple(row[name] or ()) if name in ("asked", "units") else row[name] for name in of)
