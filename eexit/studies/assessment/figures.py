@@ -11,8 +11,7 @@ from eexit.plan.configuration import GENERATE, Draft, Exit, configuration_of
 from eexit.results.store.finished_sweep import FinishedSweep
 from eexit.studies.assessment.learned import DEPLOYED, ORACLE, UNALTERED
 from eexit.studies.assessment.ledger import Options
-from eexit.studies.assessment.options import PromptFigures
-from eexit.studies.assessment.tables import FirstLook, SweepFigures
+from eexit.studies.assessment.tables import FirstLook, PromptFigures, SweepFigures
 from eexit.studies.assessment.verdict import BEST, CEILING, CONTROL, DRAFT, TRIED, Bound, Contender, Figures, Loss
 from eexit.studies.assessment.verdict import GENERATE as GENERATE_ROLE
 from eexit.studies.choosing.study import choices_made
