@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from eexit.doors.taken import Certificate, Drawn, Taken
+from eexit.messages.wording import ordinal
 from eexit.messages.written import percent, short_percent, written
 from eexit.plan.config import WHOLE
 from eexit.plan.configuration import ALL_MODES, Draft, Exit
@@ -72,6 +73,8 @@ def _certified(certificate: Certificate) -> Iterator[str]:
         f"{short_percent(certificate.mean_loss)} (p {written(certificate.p_value, '.2g')}). The loss of a prompt: "
         f"{certificate.loss}."
     )
+    if certificate.question and certificate.question > 1:
+        yield f"It was the {ordinal(certificate.question)} ask of these prompts."
     held_out = certificate.held_out
     if held_out is None:
         yield "It was not checked on prompts that chose nothing."

@@ -96,7 +96,6 @@ JUDGED_BY: Final = "Judged by {judges}."
 JUDGES_AVERAGED: Final = "The losses that they give a text are averaged."
 NORMAL_ANSWERS: Final = "normal answers {share} of them correctly."
 MOST_TO_LOSE: Final = "No more than that can be lost."
-SHARE_OF_RIGHT: Final = "A loss of {at_most} of all prompts is up to {share} of those that normal gets right."
 GROUPED: Final = "{prompts} belong to {groups}, each of which counts once."
 GROUPS_OF_ONE: Final = "No group has two prompts, so that groups change nothing."
 PILOT: Final = (

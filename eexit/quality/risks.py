@@ -111,6 +111,23 @@ RISKS: Final[dict[str, Risk]] = {
     ),
 }
 
+# What else is told of a setting's texts; no risk that is bounded. A failed run is wrong, and its text is another one.
+WRONG: Final = Risk("correct", "1 where the answer is wrong", "", "", lambda number, normal: 1 - number, best=None)
+CHANGED: Final = Risk(
+    "lcs_share",
+    "1 where the text is not that of normal",
+    "",
+    "",
+    lambda number, normal: np.where(np.isnan(number), np.nan, number < 1),
+    best=None,
+)
+
+
+def answers_tell(accuracy: float, at_most: float) -> bool:
+    """Whether a bound on lost answers says anything of a setting: one that loses half of what `normal` gets right has
+    to break it. Where `normal` gets too little right, a setting that writes nonsense would keep the bound."""
+    return accuracy / 2 > at_most
+
 
 def losses(risk: Risk, runs: pa.Table) -> Losses:
     """The losses of all units and configurations in `runs`, which have one row per run and draw.

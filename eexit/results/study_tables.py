@@ -226,6 +226,14 @@ CHOICES: Final = Table(
                             "for choosing, that would certify it with a chance of 80 % if losses stay so distributed; "
                             "null where they do, and if no number would",
                         ),
+                        *(
+                            described(name, pa.float64(), "fraction", f"{means}; null in older results")
+                            for name, means in (
+                                ("accuracy", "right answers among the prompts for choosing; null without answers"),
+                                ("normal_accuracy", "the same of normal"),
+                                ("changed", "of its texts, those that are not normal's; null without normal"),
+                            )
+                        ),
                     ]
                 )
             ),

@@ -14,7 +14,7 @@ from jobs.assess import main
     ("arguments", "message"),
     [
         (["--prompts", "few.jsonl"], "error: 20 prompts are too few for a margin of 0.02: "),
-        (["--prompts", "few.jsonl"], "about 460 would do, or a larger --margin"),
+        (["--prompts", "few.jsonl"], "about 466 would do, or a larger --margin"),
         (["--prompts", "empty.txt"], "error: empty.txt: holds no prompt"),
         (["--margin", "0"], "error: --margin must be above 0 and below 1, as in 0.02, got 0"),
         (["--margin", "0.0001"], "give a larger --margin"),

@@ -15,6 +15,7 @@ from eexit.studies.assessment.learned import Way
 from eexit.studies.assessment.parts import ANSWERS, CHOOSING, REPORTING
 from eexit.studies.assessment.promises import promise
 from eexit.studies.assessment.sizes import RunSizes
+from eexit.studies.choosing.evidence import EmptyRiskError
 from eexit.studies.choosing.study import ChoosingStudy
 from eexit.studies.controls import controls_of
 from eexit.studies.timing.plan import LEAST_TOKENS, WhatToTime
@@ -49,7 +50,7 @@ def _run_sizes(shop: Workshop, n_settings: int) -> RunSizes:
         planned = sizes.run_sizes(shop.budget, float(np.mean(tokens)), n_settings, of_a_round)
         shop.record.plans["run"] = asdict(planned)
         shop.leave_out(*planned.left_out)
-        if shop.parts.risk == ANSWERS:
+        if shop.risk == ANSWERS:
             shop.steps.say(promise(shop.enough, planned.choosing))
     return RunSizes(**shop.record.plans["run"])
 
@@ -57,8 +58,16 @@ def _run_sizes(shop: Workshop, n_settings: int) -> RunSizes:
 def choose(shop: Workshop) -> None:
     if not shop.is_there(RUN) or latest_choice(read_finished(shop.at(RUN), ["status"])):
         return
-    question = shop.question(shop.at(TRIED))
     shop.work(1.0)
+    try:
+        _ask(shop)
+    except EmptyRiskError as refused:  # by these prompts, if not by the pilot's; no loss was looked at
+        shop.settle_risk(str(refused))
+        _ask(shop)
+
+
+def _ask(shop: Workshop) -> None:
+    question = shop.question(shop.at(TRIED))
     shop.place.study(shop.at(RUN), partial(ChoosingStudy, question=question), question.columns)
 
 

@@ -5,13 +5,17 @@ from typing import Any, Final
 
 from cluster.studies.assessment.workshop import CEILING, LOOK, TEXTS, Workshop
 from eexit.messages.wording import counted
-from eexit.messages.written import percent, written
+from eexit.messages.written import percent, short_percent, written
 from eexit.plan.artefacts import READOUT, Card
+from eexit.plan.configuration import NORMAL
+from eexit.quality.intervals import clopper_pearson
+from eexit.quality.risks import answers_tell
+from eexit.results.store.finished_sweep import read_finished
 from eexit.studies.assessment import sizes
 from eexit.studies.assessment.asked import READS_KEY
 from eexit.studies.assessment.figures import of_oracle
 from eexit.studies.assessment.learned import LEARNED, ORACLE, Way
-from eexit.studies.assessment.parts import PILOT, TRAINING
+from eexit.studies.assessment.parts import ANSWERS, PILOT, TRAINING
 from eexit.studies.assessment.tables import SweepFigures
 from eexit.studies.timing.plan import WhatToTime
 from eexit.training.plan import WhatToTrain
@@ -44,6 +48,21 @@ def look(shop: Workshop) -> None:
 def find_ceiling(shop: Workshop) -> None:
     sweep_ceiling(shop, CEILING, Way(), 1.0)
     say_ceiling(shop, CEILING, "with the lens")
+    _see_whether_answers_tell(shop)
+
+
+def _see_whether_answers_tell(shop: Workshop) -> None:
+    """On the pilot, by the lower end of the interval of `normal`'s accuracy."""
+    if shop.risk != ANSWERS:
+        return
+    runs = read_finished(shop.at(CEILING), ["configuration", "correct"]).runs
+    marks = [run["correct"] for run in runs.to_pylist() if run["configuration"] == NORMAL]
+    low, _ = clopper_pearson(sum(map(bool, marks)), len(marks))
+    if not answers_tell(low, shop.asked.margin):
+        shop.settle_risk(
+            f"full depth gets {sum(map(bool, marks))} of {len(marks)} answers of the pilot right: a setting that loses "
+            f"half of the right ones could keep a bound of {short_percent(shop.asked.margin)} on lost answers"
+        )
 
 
 def sweep_ceiling(shop: Workshop, name: str, way: Way, part: float) -> None:

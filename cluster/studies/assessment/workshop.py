@@ -23,7 +23,7 @@ from eexit.results.study_tables import TIMINGS
 from eexit.studies.assessment import promises, sizes
 from eexit.studies.assessment.asked import READS_KEY, Asked
 from eexit.studies.assessment.learned import LEARNED, Way
-from eexit.studies.assessment.parts import CHOOSING, PARTS, Enough
+from eexit.studies.assessment.parts import CHOOSING, DISAGREEMENT, PARTS, Enough
 from eexit.studies.assessment.record import Record
 from eexit.studies.assessment.sizes import Budget, SearchSizes, Speed
 from eexit.studies.assessment.tables import FirstLook, SweepFigures
@@ -60,7 +60,6 @@ class Workshop:
         model, run = self.asked.common["model"], open_store(self.at(RUN))
         self.asks_before = asks_beside(model, list(units_of.values()), run)
         self.enough = Enough.at(self.asked.margin, self.asked.confidence, self.asks_before + 1)
-        self.bound = Bound(self.parts.risk, self.asked.margin, self.asked.confidence)
         self._step, self._since = "", 0.0
 
     def at(self, name: str) -> str:
@@ -77,6 +76,20 @@ class Workshop:
     def leave_out(self, *what: str) -> None:
         """Say what is left out, likewise."""
         self.remark(*(findings.LEFT_OUT.format(what=each) for each in what))
+
+    @property
+    def risk(self) -> str:
+        """What is bounded: by the prompts, unless `settle_risk` found that answers tell nothing."""
+        return str(self.record.plans.get("risk", self.parts.risk))
+
+    def settle_risk(self, why: str) -> None:
+        """From now on, the risk is disagreement."""
+        self.record.plans["risk"] = DISAGREEMENT
+        self.remark(f"The risk is disagreement with full depth, token by token, since {why}.")
+
+    @property
+    def bound(self) -> Bound:
+        return Bound(self.risk, self.asked.margin, self.asked.confidence)
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
@@ -131,7 +144,7 @@ class Workshop:
         return [SweepFigures.read(self.at(name)) for name in names if self.is_there(name)]
 
     def question(self, pilot: str | None) -> ChoiceQuestion:
-        return ChoiceQuestion(self.parts.risk, self.asked.margin, self.asked.confidence, pilot=pilot)
+        return ChoiceQuestion(self.risk, self.asked.margin, self.asked.confidence, pilot=pilot)
 
     def sweep(self, config: SweepConfig, name: str, part: float) -> None:
         """A sweep in a folder, which is such a part of its step."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from eexit.plan.configuration import NORMAL
 from eexit.quality.learn_then_test import EQUAL, FULL_DEPTH, certify
 from eexit.quality.risk_tests import RISK_TESTS, prompts_needed, upper_bound
 from eexit.quality.risks import RISKS
@@ -43,6 +44,9 @@ class Tested:
     prompts_needed: (
         int | None
     )  # to certify it with a chance of 80 %; None where its p-value is low enough, and if no number would do
+    accuracy: float | None  # over the prompts for choosing; None where no answer is known
+    normal_accuracy: float | None
+    changed: float | None  # share of its texts that are not those of normal; None without normal
 
 
 @dataclass(frozen=True)
@@ -120,10 +124,11 @@ def _test(evidence: Evidence, sequences: Sequence[SettingSequence], ask: Ask) ->
 def _tested(evidence: Evidence, key: str, ask: Ask) -> Tested:
     """A setting by itself, not yet in a sequence."""
     question, loss_P = evidence.question, evidence.choosing.of(key)
+    texts = (evidence.accuracy(key), evidence.accuracy(NORMAL), evidence.changed(key))
     if not len(loss_P):
-        return Tested(key, math.nan, 0, 1.0, False, evidence.costs[key], None)
+        return Tested(key, math.nan, 0, 1.0, False, evidence.costs[key], None, *texts)
     p_value = RISK_TESTS[evidence.test](loss_P, question.at_most, ask.error)
-    return Tested(key, float(loss_P.mean()), len(loss_P), float(p_value), False, evidence.costs[key], None)
+    return Tested(key, float(loss_P.mean()), len(loss_P), float(p_value), False, evidence.costs[key], None, *texts)
 
 
 def _needed(evidence: Evidence, setting: Tested, error: float) -> int | None:

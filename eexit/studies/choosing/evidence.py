@@ -11,12 +11,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eexit.messages.errors import UsageError
+from eexit.messages.written import short_percent
 from eexit.plan.configuration import NORMAL, configuration_of, depends_on_seed
 from eexit.plan.runs import OK
 from eexit.plan.splits import units
 from eexit.quality.learn_then_test import PARETO, error_of_ask, pareto_sequence
 from eexit.quality.risk_tests import BETTING, EXACT
-from eexit.quality.risks import BEST_SCORE, RISKS, SCORE, WORST_SCORE, Losses, losses
+from eexit.quality.risks import (
+    BEST_SCORE,
+    CHANGED,
+    RISKS,
+    SCORE,
+    WORST_SCORE,
+    WRONG,
+    Losses,
+    Risk,
+    answers_tell,
+    losses,
+)
 from eexit.quality.rubric import ASPECTS
 from eexit.results.files import once_each
 from eexit.results.means import RUN_OF_ALL_SEEDS
@@ -58,6 +70,7 @@ class Evidence:
         self._unit_of = units(sweep.manifest.config["prompts"])
         self._judged = _judgements(sweep) if self.risk.column == SCORE else {}
         self._runs = self._of_asked_prompts()
+        self._told: dict[str, Losses] = {}
         if not self._any_known():
             raise UsageError(f"{self.sweep.name} has {self.risk.lacking}, or choose another --risk")
 
@@ -165,6 +178,21 @@ class Evidence:
             )
         return found
 
+    def accuracy(self, key: str) -> float | None:
+        """The share of right answers of a configuration, over the prompts for choosing that the risk is about."""
+        wrong = self._mean_of(WRONG, key)
+        return None if wrong is None else 1 - wrong
+
+    def changed(self, key: str) -> float | None:
+        """The share of its texts that are not those of normal, likewise."""
+        return self._mean_of(CHANGED, key)
+
+    def _mean_of(self, what: Risk, key: str) -> float | None:
+        if what.column not in self._told:
+            self._told[what.column] = losses(what, self._of_part("choosing"))
+        of_prompts = self._told[what.column].of(key)
+        return float(of_prompts.mean()) if len(of_prompts) else None
+
     def costs_of(self, part: str) -> Mapping[str, float]:
         """The cost of each setting over the runs of the prompts of this part, or of all; infinite where it is not
         known."""
@@ -225,6 +253,23 @@ class Evidence:
         of_settings = self._runs.filter(pc.is_in(self._runs["configuration"], pa.array(self.keys, pa.string())))
         known = pc.or_(pc.is_valid(of_settings[self.risk.column]), pc.not_equal(of_settings["status"], OK))
         return bool(pc.any(known).as_py())
+
+
+class EmptyRiskError(UsageError):
+    """A bound that a setting would keep which loses half of all right answers."""
+
+
+def refuse_empty(evidence: Evidence) -> None:
+    """Raises `EmptyRiskError` if `normal` gets too few answers right for lost ones to tell anything."""
+    question, right = evidence.question, evidence.accuracy(NORMAL)
+    if evidence.risk is not RISKS["answers"] or right is None or answers_tell(right, question.at_most):
+        return
+    lower = f", or an --at-most below {short_percent(right / 2)}" if right else ""
+    raise EmptyRiskError(
+        f"normal gets {short_percent(right)} of the answers of {evidence.sweep.name} right, so that a setting that "
+        f"loses half of these, or all, could be certified to lose at most {short_percent(question.at_most)}: bound "
+        f"another --risk, such as disagreement{lower}"
+    )
 
 
 def sequences_of(evidence: Evidence) -> Sequence[SettingSequence]:

@@ -20,6 +20,7 @@ from eexit.results.layout import Manifest
 from eexit.results.store.finished_sweep import refuse_unknown
 from eexit.studies.choosing.asks import Ask
 
+_TEXTS: Final = ["correct", "lcs_share"]  # what is told of the texts beside the risk
 _IDENTITY: Final = ["run_id", "prompt_id", "prompt", "configuration", "seed", "status"]
 
 
@@ -78,7 +79,8 @@ class ChoiceQuestion:
     def columns(self) -> Sequence[str]:
         """Those of runs that say what it needs to know."""
         column = RISKS[self.risk].column
-        return [*_IDENTITY, *([] if column == SCORE else [column]), *COSTS[self.cost].columns]
+        names = [*_IDENTITY, *([] if column == SCORE else [column]), *COSTS[self.cost].columns, *_TEXTS]
+        return list(dict.fromkeys(names))
 
     def part_of(self, unit: str) -> str:
         """What the prompts of a unit are for: `reporting`, `pilot` or `choosing`."""

@@ -9,7 +9,7 @@ from eexit.results.store.folder import Store
 from eexit.results.study_tables import CHOICES
 from eexit.studies.choosing.asks import ask_of
 from eexit.studies.choosing.choice import Choice, ask_columns, choice_columns, choose_setting, question_columns
-from eexit.studies.choosing.evidence import Evidence, sequences_of
+from eexit.studies.choosing.evidence import Evidence, refuse_empty, sequences_of
 from eexit.studies.choosing.question import ChoiceQuestion, refuse_few
 from eexit.studies.choosing.words import choice_sentences, choice_table
 from eexit.studies.study import Done, Part, Row, Study, Unit
@@ -26,6 +26,7 @@ class ChoosingStudy(Study):
     def __init__(self, sweep: FinishedSweep, question: ChoiceQuestion) -> None:
         """Raises `UsageError` for what nothing can be chosen from."""
         self._evidence = Evidence(sweep, question)
+        refuse_empty(self._evidence)
         self._sequences = sequences_of(self._evidence)
         asked = question_columns(self._evidence, self._sequences)
         self._ask = ask_of(asked, question.asks, sweep.store)

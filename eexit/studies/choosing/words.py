@@ -90,8 +90,6 @@ def _about_losses(choice: Choice) -> Iterator[str]:
         if is_known(right):
             yield findings.NORMAL_ANSWERS.format(share=short_percent(right))
             yield from [findings.MOST_TO_LOSE] * (not evidence.failed)
-            share = short_percent(min(1.0, question.at_most / right)) if right else "all"
-            yield findings.SHARE_OF_RIGHT.format(at_most=short_percent(question.at_most), share=share)
     is_sampled = evidence.sweep.manifest.config["temperature"] > 0
     if is_sampled and NORMAL in evidence.choosing.configurations and (own := evidence.choosing.of(NORMAL)).any():
         yield findings.NORMAL_LOSES.format(mean=short_percent(float(own.mean())))
@@ -192,10 +190,34 @@ def _chosen(row: Row) -> Iterator[str]:
     definition = COSTS[row["cost_by"]].definition if row["cost_by"] in COSTS else row["cost_by"]
     yield findings.CHOSEN.format(setting=row["configuration"], cost=short_percent(row["cost"]), definition=definition)
     yield findings.GUARANTEE.format(**_promise(row))
+    yield from _of_the_right(row)
     mean, p_value = short_percent(row["mean_loss"]), written(row["p_value"], ".2g")
     yield findings.TESTED.format(n=counted(int(row["n"]), "prompt"), mean=mean, p=p_value)
+    yield from _about_texts(row)
     if _is_oracle(row["configuration"]):
         yield findings.IS_AN_ORACLE
+
+
+def _of_the_right(row: Row) -> Iterator[str]:
+    """What the bound on lost answers is a share of."""
+    right = _tested(row).get("normal_accuracy") or 0.0
+    if row["risk"] == "answers" and right > 0:
+        share = short_percent(min(1.0, row["at_most"] / right))
+        yield f"That is {short_percent(row['at_most'])} of the prompts, and up to {share} of normal's right answers."
+
+
+def _about_texts(row: Row) -> Iterator[str]:
+    """How often the chosen setting and normal are right, and how many texts differ."""
+    accuracy, right, changed = (_tested(row).get(name) for name in ("accuracy", "normal_accuracy", "changed"))
+    if is_known(accuracy) and is_known(right):
+        yield f"It gets {short_percent(accuracy)} of the answers right, and normal {short_percent(right)}."
+    if is_known(changed):
+        yield f"{short_percent(changed)} of its texts are not those of normal."
+
+
+def _tested(row: Row) -> Row:
+    """What is known of the chosen setting among those that were tested."""
+    return next((each for each in row["tested"] if each["configuration"] == row["configuration"]), {})
 
 
 def _is_oracle(key: str) -> bool:

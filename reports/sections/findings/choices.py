@@ -6,6 +6,7 @@ import pandas as pd
 
 from eexit.messages import findings
 from eexit.messages.wording import counted
+from eexit.messages.written import is_known
 from eexit.studies.choosing.words import told_choice
 
 MOST_TOLD: Final = 6  # questions; the latest are told
@@ -18,5 +19,6 @@ def choice_findings(choices: pd.DataFrame) -> list[str]:
     if len(rows) > 1:
         latest = [findings.LATEST_ARE_TOLD.format(n=MOST_TOLD)] * (len(rows) > MOST_TOLD)
         asked = findings.QUESTIONS.format(questions=counted(len(rows), "question"))
-        said.append(" ".join([asked, findings.BEST_OF_SEVERAL, *latest]))
+        shares_nothing = not all(is_known(row.get("error")) for row in rows)  # as asks of older versions
+        said.append(" ".join([asked, *[findings.BEST_OF_SEVERAL] * shares_nothing, *latest]))
     return said

@@ -133,7 +133,7 @@ def test_the_least_number_of_prompts_is_the_first_that_counting_all_of_them_find
 def test_a_loss_of_one_in_a_hundred_takes_969_prompts_for_a_bound_of_two_and_393_are_a_toss_up() -> None:
     assert prompts_for_loss(0.01, 0.02, 0.05) == 969
     assert below(12, 969, 0.02) <= 0.05 < below(13, 969, 0.02)
-    assert below(12, 969, 0.01) >= POWER > below(12, 980, 0.01)
+    assert below(12, 969, 0.01) >= POWER > below(11, 968, 0.01)
     assert (
         float(chance_of_certificate(0.01, 393, 0.02, 0.05))
         == pytest.approx(below(3, 393, 0.01))

@@ -12,7 +12,7 @@ import pytest
 
 from eexit.quality.learn_then_test import certify
 from eexit.quality.risk_tests import betting
-from eexit.quality.risks import RISKS, losses
+from eexit.quality.risks import RISKS, answers_tell, losses
 
 # Written out once more, for one run: number, normal's → loss.
 BY_HAND: dict[str, Callable[[float, float], float]] = {
@@ -127,3 +127,11 @@ def test_failures_that_come_with_losses_certify_nothing_that_is_above_the_bound(
         n_certified += bool(certify([p_values], CONFIDENCE)[0][0])
     delta = 1 - CONFIDENCE
     assert n_certified / N_SWEEPS <= delta + 3 * math.sqrt(delta * CONFIDENCE / N_SWEEPS)
+
+
+def test_lost_answers_tell_something_only_if_losing_half_of_the_right_ones_breaks_the_bound() -> None:
+    assert not answers_tell(0.0, 0.02)
+    assert not answers_tell(0.0064, 0.02), "a random model, which has less to lose than may be lost"
+    assert not answers_tell(0.04, 0.02), "half of it may be lost"
+    assert answers_tell(0.041, 0.02)
+    assert answers_tell(0.6, 0.02)

@@ -169,6 +169,25 @@ def test_where_the_last_layer_decides_everything_it_is_the_models(tmp_path: Path
 
 
 @pytest.mark.slow
+def test_where_full_depth_gets_no_answer_right_the_risk_is_not_lost_answers(tmp_path: Path) -> None:
+    """A random model: whatever a setting does to its texts, no right answer can be lost."""
+    save_exiting_model(tmp_path / "model", n_layers=8)
+    answered = tuple(replace(prompt, answer="Paris") for prompt in PROMPTS)
+    asked = replace(asked_of(tmp_path / "model", 2), prompts=answered)
+    assert asked.parts().risk == "answers"
+    told = Told()
+    verdict = assess(asked, tmp_path / "out", lambda display: Here(), told)
+    assert verdict.figures.bound.risk == "disagreement"
+    why = "full depth gets 0 of "
+    assert any(why in line and "token by token" in line for line in told.lines)
+    assert any(why in line for line in json.loads((tmp_path / "out" / FILE).read_text())["remarks"])
+    choices = CHOICES.read(open_store(tmp_path / "out" / RUN)).to_pylist()
+    assert [row["risk"] for row in choices] == ["disagreement"]
+    assert choices[0]["tested"][0]["normal_accuracy"] == 0
+    assert 0 <= choices[0]["tested"][0]["changed"] <= 1
+
+
+@pytest.mark.slow
 def test_where_the_vocabulary_is_large_deciding_eats_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learned, "RULES", {"confidence": (0.9,)})  # at which one token in three never leaves
     model = {"n_layers": 8, "n_tokens": 6000, "width": 32, "sharp": 16}

@@ -19,11 +19,12 @@ from commands import here
 from full_disk import left, on_a_full_disk
 from scripted import rows_of, sweep_of
 
+from eexit.messages.written import short_percent
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import Run, plan_runs
 from eexit.plan.splits import for_pilot, for_reporting
 from eexit.quality.learn_then_test import error_of_ask
-from eexit.quality.risk_tests import betting, exact_binomial, prompts_needed
+from eexit.quality.risk_tests import betting, exact_binomial, prompts_needed, prompts_without_loss
 from eexit.quality.rubric import ASPECTS
 from eexit.results.layout import MANIFEST, encode
 from eexit.results.shard_tables import Results
@@ -185,7 +186,9 @@ def test_where_it_was_timed_the_realised_time_stands_beside_the_cost(finished: P
 def answered(run: Run) -> dict[str, Any]:
     """Normal is right in three of four, and the setting in all of them but the first."""
     n = PROMPTS.index(run.prompt.prompt)
-    return {**number(run), "correct": n % 4 > 0 and (run.configuration.mode == "normal" or n > 1)}
+    is_normal = run.configuration.mode == "normal"
+    correct = n % 4 > 0 and (is_normal or n > 1)
+    return {**number(run), "correct": correct, "lcs_share": 1.0 if is_normal or n % 3 else 0.5}
 
 
 def test_lost_answers_are_those_that_normal_has_right(tmp_path: Path) -> None:
@@ -194,13 +197,48 @@ def test_lost_answers_are_those_that_normal_has_right(tmp_path: Path) -> None:
     code, said = chosen(out, "--risk", "answers", "--order", "passed-on")
     assert code == 0
     assert "normal answers 75% of them correctly. No more than that can be lost." in said
-    assert "A loss of 5% of all prompts is up to 6.67% of those that normal gets right." in said
+    choosing = [n for n, prompt in enumerate(PROMPTS) if prompt in CHOOSING]
+    right, changed = (fmean(n % of > 0 for n in choosing) for of in (4, 3))
+    (tested,) = last_choice(out)["tested"]
+    lost_here = tested["mean_loss"]
+    assert tested["normal_accuracy"] == pytest.approx(right)
+    assert tested["accuracy"] == pytest.approx(right - lost_here)
+    assert tested["changed"] == pytest.approx(1 - changed)
+    up_to, kept, normals = (short_percent(share) for share in (0.05 / right, right - lost_here, right))
+    assert f"is at most 5%. That is 5% of the prompts, and up to {up_to} of normal's right answers. n = " in said
+    assert f"It gets {kept} of the answers right, and normal {normals}. " in said
+    assert f" {short_percent(1 - changed)} of its texts are not those of normal. " in said
     lost = round(last_choice(out)["mean_loss"] * len(CHOOSING))
     losses = np.arange(len(CHOOSING)) < lost
     assert last_choice(out)["test"] == "exact"
-    assert last_choice(out)["p_value"] == pytest.approx(float(exact_binomial(losses, 0.05)))
+    assert last_choice(out)["p_value"] == pytest.approx(float(exact_binomial(losses, 0.05, FIRST)))
     assert last_choice(out)["mean_loss"] == (0 if for_reporting(PROMPTS[1]) else 1 / len(CHOOSING))
     assert "the share of prompts whose answer normal gets right and the setting gets wrong is at most 5%" in said
+
+
+def test_where_losing_every_right_answer_would_pass_there_is_no_certificate(tmp_path: Path) -> None:
+    """Normal is right on three prompts, and the setting changes all texts and is never right."""
+    config = CONFIG.model_copy(update={"rules": {"confidence": (0.9,)}, "seeds": (0,)})
+    right = set(CHOOSING[:3])
+
+    def numbers(run: Run) -> dict[str, Any]:
+        is_normal = run.configuration.mode == "normal"
+        texts = {"correct": is_normal and run.prompt.prompt in right, "lcs_share": 1.0 if is_normal else 0.1}
+        return {**number(run), **texts}
+
+    out = land_sweep(tmp_path / "out", config, numbers)
+    asked = (out, "--risk", "answers", "--order", "passed-on", "--at-most")
+    code, said = chosen(*asked, "0.05")
+    share = short_percent(3 / len(CHOOSING))
+    assert code == 2
+    assert f"error: normal gets {share} of the answers of " in said
+    assert "right, so that a setting that loses half of these, or all, could be certified to lose at most 5%" in said
+    assert f"such as disagreement, or an --at-most below {short_percent(1.5 / len(CHOOSING))}" in said
+    assert not (out / "choices").exists(), "it was no ask"
+    code, said = chosen(*asked, "0.016")
+    assert f"takes at least {prompts_without_loss(0.016, FIRST)}" in said, (
+        "a bound that answers could tell takes more prompts"
+    )
 
 
 def test_a_failed_run_is_a_loss_of_1_and_a_failed_run_of_normal_excuses_nothing(tmp_path: Path) -> None:
