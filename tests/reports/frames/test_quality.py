@@ -231,6 +231,10 @@ def test_a_choice_is_told_with_its_guarantee_its_check_and_the_naive_one(tmp_pat
             {"question": 3},
             "It is question 3 about these prompts: the guarantee is for this answer, not for the best of",
         ),
+        (
+            {"question": 3, "error": 0.00011875, "planned": 1},
+            "It is the third ask of these prompts: it may err with 0.0119%, so that all of them err with 5% at most.",
+        ),
         ({"reporting_mean_loss": None}, "No prompt for reporting has a loss, so that nothing checks it."),
         ({"reporting_p_value": 0.01}, " with the same confidence. They confirm the bound."),
         ({"naive_configuration": CHOSEN}, "whose mean is within the bound, is the same."),

@@ -84,6 +84,7 @@ def test_what_was_chosen_is_taken_with_its_guarantee_its_check_and_what_it_saved
     time_it(out)
     done = take(out, "--chosen", "--out", tmp_path / "mine")
     assert done.returncode == 0, done.stderr
+    assert "It was the second ask of these prompts." in done.stdout
     certificate = eexit.load(tmp_path / "mine").taken.certificate
     assert certificate == Certificate.model_validate({
         "risk": "answers", "loss": "1 if the answer is wrong", "at_most": 0.05, "confidence": 0.95, "n": 90,
