@@ -37,6 +37,7 @@ from eexit.results.study_tables import JUDGEMENTS
 from eexit.studies.judging.endpoint import JudgeModel, require_client
 from eexit.studies.judging.judge import JudgingSummary, judge_sweep
 from eexit.studies.judging.judgements import in_pandas
+from eexit.studies.judging.kept_replies import KeptReplies
 from eexit.studies.judging.plan import JudgingPlan, describe_judging, plan_judging
 from eexit.studies.judging.table import by_configuration, judgements_table
 
@@ -55,9 +56,14 @@ def main(arguments: Sequence[str]) -> int:
     store, judge = open_store(flags.results), judge_of(flags)
     manifest_of(store, shown(flags.results))  # a folder that holds no sweep gets no lease
     store.probe("the folder")
-    with hold(store, use=JUDGING) as lease:
-        plan = plan_of(flags)  # what another call has judged meanwhile is not asked for
-        summary = judge_sweep(plan, judge, flags.concurrency, open_display(quiet=flags.quiet), lease)
+    replies, display = KeptReplies(), open_display(quiet=flags.quiet)
+    try:
+        with hold(store, use=JUDGING) as lease:
+            plan = plan_of(flags)  # what another call has judged meanwhile is not asked for
+            summary = judge_sweep(plan, judge, flags.concurrency, display, lease, replies)
+    finally:
+        if replies.told:
+            print(replies.told, file=sys.stderr)
     return finish(flags.results, plan, summary)
 
 

@@ -83,14 +83,17 @@ class Question:
         return {"type": kind, "json_schema": {"name": self.answer.__name__.lower(), "schema": schema, "strict": True}}
 
     def read(self, content: str) -> RubricVerdict:
-        """The verdict in what the judge said: the last object in it. Raises `ValueError` if that is none."""
+        """The verdict in what the judge said: the last object in it.
+
+        Raises `ValueError` if that is none, with a reason that quotes nothing of what was said.
+        """
         objects = re.findall(r"\{[^{}]*\}", content)
         try:
             return self.answer.model_validate_json(objects[-1] if objects else content)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            where = "".join(f"{part}: " for part in first["loc"])
-            raise ValueError(f"{where}{first['msg']}; it said {content}") from error
+            where = "".join(f"{part}: " for part in first["loc"] if part in self.answer.model_fields)
+            raise ValueError(f"{where}{first['msg']}") from error
 
 
 def about_text(prompt: str, text: str) -> Question:

@@ -22,6 +22,7 @@ class Response:
     drops: bool = False  # ends the connection without an answer
     hangs: bool = False  # never answers
     trickles: bool = False  # answers, a byte at a time
+    reason: str | None = None  # beside the status, in its line
 
 
 def completion(said: Said) -> Response:
@@ -94,7 +95,7 @@ def judging(**how: Any) -> Iterator[Judge]:
                 judge.closing.wait()
             if response.hangs or response.drops:
                 return
-            self.send_response(response.status)
+            self.send_response(response.status, response.reason)
             for name, value in {"Content-Type": "application/json", **response.headers}.items():
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(response.body)))

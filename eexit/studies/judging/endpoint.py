@@ -1,32 +1,31 @@
 """Asking a judge through an OpenAI-compatible endpoint: what is tried again, for how long, and what a failure means.
 
 Requests go through `openai` (of the extra `judge`), whose own retries are off: there is one way of trying again, which
-all requests in flight know of. When the endpoint says that it is asked too often, all of them wait.
+all requests in flight know of. When the endpoint says that it is asked too often, all of them wait. A failure is told
+in words of our own, by its status; what the endpoint said goes to `KeptReplies`, since it may echo the key.
 """
 
 import asyncio
 import email.utils
 import math
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
+from ssl import SSLError
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BaseModel, ValidationError
 
-from eexit.messages.errors import UsageError, first_line
-from eexit.messages.locations import HIDDEN, without_secrets
-from eexit.messages.redaction import RUN, redacted
+from eexit.messages.errors import UsageError
 from eexit.quality.rubric import Question, RubricVerdict
+from eexit.studies.judging.kept_replies import KeptReplies
 
 TRIES: Final = 5  # of one question, if each fails in a way that may pass
 TRIES_IF_SLOW: Final = 2  # each of which has already waited for the whole timeout
 FIRST_WAIT_SECONDS = 0.5  # then twice as long each time
 LONGEST_WAIT_SECONDS = 120.0  # an endpoint that wants a longer one is asked again by another call
-REASON_CHARACTERS: Final = 300
-MOST_SEARCHED_CHARACTERS: Final = 20_000  # of what an endpoint says; what comes after them is never shown
 NO_KEY: Final = "no-key"  # what is sent where no key is needed
 
 _OUT_OF_QUOTA = ("insufficient_quota", "billing_hard_limit_reached")
@@ -92,24 +91,6 @@ class JudgeModel:
     temperature: float | None = 0.0  # None: the endpoint's own
     response_format: str = "json_schema"
 
-    @property
-    def secrets(self) -> list[str]:
-        """The key, and what the URL has of passwords and long options."""
-        parts = urlsplit(self.base_url)
-        of_url = (parts.username, parts.password, *(value for _, value in parse_qsl(parts.query)))
-        return [*([self.key] if self.key else []), *(secret for secret in of_url if secret and len(secret) >= RUN)]
-
-    def public(self, text: str) -> str:
-        """The text in one line, without any part of the key and other secrets, and only then cut.
-
-        All that an endpoint says goes through this before it is printed or stored.
-        """
-        line = " ".join(text[:MOST_SEARCHED_CHARACTERS].encode(errors="replace").decode().split())
-        for secret in self.secrets:
-            line = redacted(line, secret)
-        line = without_secrets(line)
-        return line if len(line) <= REASON_CHARACTERS else f"{line[:REASON_CHARACTERS]}{HIDDEN}"
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.model!r})"  # without the key
 
@@ -123,12 +104,12 @@ def require_client() -> None:
 
 
 class Endpoint:
-    """Asks one judge; belongs to the event loop in which it is entered."""
+    """Asks one judge; belongs to the event loop in which it is entered. What makes no verdict is kept in `replies`."""
 
-    def __init__(self, judge: JudgeModel) -> None:
+    def __init__(self, judge: JudgeModel, replies: KeptReplies) -> None:
         from openai import AsyncOpenAI
 
-        self.judge = judge
+        self.judge, self._replies = judge, replies
         self._client = AsyncOpenAI(api_key=judge.key or NO_KEY, base_url=judge.base_url, timeout=None, max_retries=0)
         self._leave_alone_until = 0.0
         self._n_answers = 0
@@ -140,7 +121,7 @@ class Endpoint:
         await self._client.close()
 
     async def ask(self, question: Question) -> Reply:
-        """The judge's answer. Raises `AskingError`, whose message shows no secrets."""
+        """The judge's answer. Raises `AskingError`, whose message says nothing of what the endpoint said."""
         random, failed, n_answers = Random(question.quoted), 0, self._n_answers
         while True:
             await self._wait_while_limited()
@@ -186,38 +167,34 @@ class Endpoint:
             failure = AskingError("slow", f"the endpoint did not answer within {judge.timeout:g} s (--timeout)")
             raise _RetryError(failure, TRIES_IF_SLOW) from None
         except openai.APIStatusError as error:
-            raise self._meaning(error) from None
+            meaning = self._meaning(error)
+            self._replies.keep(str(meaning), error.response.content)
+            raise meaning from None
         except openai.APIConnectionError as error:
-            reason = self.judge.public(first_line(error.__cause__ if isinstance(error.__cause__, Exception) else error))
+            reason = _of_system(error)
+            if reason is None:  # what a library says of it may hold what the endpoint sent
+                reason = "it breaks off, or what it sends is no HTTP"
+                self._replies.keep(reason, str(error.__cause__).encode(errors="replace"))
             raise _RetryError(AskingError("down", f"the endpoint can't be reached ({reason})")) from None
 
     def _meaning(self, error: Any) -> Exception:
         """What a status other than success means."""
         status, body = error.status_code, error.response.text
-        said = self.judge.public(error.message.removeprefix(f"Error code: {status} - "))
         if status == 402 or (status == 429 and any(code in body for code in _OUT_OF_QUOTA)):
-            return AskingError("quota", f"the endpoint's quota is used up ({said})", is_final=True)
+            return AskingError("quota", f"the endpoint's quota is used up (status {status})", is_final=True)
         if status in _MAY_PASS or status >= 500:
-            return self._passing(status, said, error.response.headers)
+            return _passing(status, error.response.headers)
         if status == 401:
             way_out = f"is the key in {self.judge.key_from} right?" if self.judge.key_from else "it wants a key"
-            return AskingError("key", f"the endpoint lets nobody in without a key ({said}): {way_out}", is_final=True)
+            reason = f"the endpoint lets nobody in without a key (status {status}): {way_out}"
+            return AskingError("key", reason, is_final=True)
         if status in (404, 405):
             way_out = f"is --base-url right, and does it have {self.judge.model}?"
-            return AskingError("address", f"the endpoint has nothing there ({said}): {way_out}", is_final=True)
+            return AskingError("address", f"the endpoint has nothing there (status {status}): {way_out}", is_final=True)
         if status in (400, 422) and (instead := _instead(body)):
-            return AskingError("setting", f"the endpoint refuses the request ({said}): {instead}", is_final=True)
-        return AskingError(f"status {status}", f"the endpoint refuses it with status {status} ({said})", of_text=True)
-
-    def _passing(self, status: int, said: str, headers: Mapping[str, str]) -> Exception:
-        wait, limits = wanted_wait(headers), status == 429
-        kind = "limit" if limits else f"status {status}"
-        what = "the endpoint is asked too often" if limits else f"the endpoint fails with status {status}"
-        failure = AskingError(kind, f"{what} ({said})")
-        if wait is not None and wait > LONGEST_WAIT_SECONDS:
-            too_long = f"{what}, and wants to be left alone for {wait:,.0f} s ({said})"
-            return AskingError(kind, too_long, is_final=True)
-        return _RetryError(failure, wait=wait, limits=limits)
+            reason = f"the endpoint refuses the request (status {status}): {instead}"
+            return AskingError("setting", reason, is_final=True)
+        return AskingError(f"status {status}", f"the endpoint refuses it with status {status}", of_text=True)
 
     def _read(self, question: Question, body: bytes) -> Reply:
         """Raises `AskingError` for nonsense."""
@@ -225,17 +202,37 @@ class Endpoint:
             completion = _Completion.model_validate_json(body)
             message = completion.choices[0].message if completion.choices else _Message()
             if message.content is None:
-                raise ValueError(f"no text, but {message.refusal or 'nothing'}")
+                raise ValueError("it has no text")
             verdict = question.read(message.content)
-        except ValidationError as error:
-            at = error.errors(include_url=False)[0]
-            raise self._nonsense(f"{at['msg']}; it said {body.decode(errors='replace')}") from None
-        except ValueError as error:
-            raise self._nonsense(str(error)) from None
+        except ValueError as error:  # of which neither our words nor pydantic's quote anything of the body
+            said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+            failure = AskingError("nonsense", f"no usable answer ({said})", of_text=True)
+            self._replies.keep(str(failure), body)
+            raise failure from None
         return Reply(verdict, completion.usage.total_tokens if completion.usage else 0)
 
-    def _nonsense(self, reason: str) -> AskingError:
-        return AskingError("nonsense", self.judge.public(f"no usable answer ({reason})"), of_text=True)
+
+def _passing(status: int, headers: Mapping[str, str]) -> Exception:
+    """The failure of a status that may pass."""
+    wait, limits = wanted_wait(headers), status == 429
+    kind, of_status = ("limit", f" (status {status})") if limits else (f"status {status}", "")
+    what = "the endpoint is asked too often" if limits else f"the endpoint fails with status {status}"
+    if wait is not None and wait > LONGEST_WAIT_SECONDS:
+        too_long = f"{what}, and wants to be left alone for {wait:,.0f} s{of_status}"
+        return AskingError(kind, too_long, is_final=True)
+    return _RetryError(AskingError(kind, f"{what}{of_status}"), wait=wait, limits=limits)
+
+
+def _of_system(error: BaseException | None) -> str | None:
+    """Why there is no connection in the words of the operating system or of TLS, if it is they that refuse it."""
+    while error is not None:
+        if isinstance(error, SSLError):
+            return f"TLS: {getattr(error, 'verify_message', error.reason)}"
+        if isinstance(error, OSError) and error.errno is not None:
+            return os.strerror(error.errno) if error.errno > 0 else error.strerror  # below 0: a name is not known
+        several = error.exceptions if isinstance(error, BaseExceptionGroup) else ()  # an attempt for each address
+        error = several[0] if several else error.__cause__ or error.__context__
+    return None
 
 
 def wanted_wait(headers: Mapping[str, str]) -> float | None:

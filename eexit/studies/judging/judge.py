@@ -22,6 +22,7 @@ from eexit.results.store.breaker import Breaker
 from eexit.results.store.lease import Lease
 from eexit.results.study_tables import JUDGEMENTS
 from eexit.studies.judging.endpoint import AskingError, Endpoint, JudgeModel, Reply
+from eexit.studies.judging.kept_replies import KeptReplies
 from eexit.studies.judging.plan import Judged, JudgingPlan
 
 ROWS_PER_FILE: Final = 1000
@@ -42,16 +43,16 @@ class JudgingSummary:
 
 
 def judge_sweep(
-    plan: JudgingPlan, judge: JudgeModel, concurrency: int, display: Display, lease: Lease
+    plan: JudgingPlan, judge: JudgeModel, concurrency: int, display: Display, lease: Lease, replies: KeptReplies
 ) -> JudgingSummary:
     """Ask all that `plan` wants to know, and land it in the sweep's `judgements/`.
 
-    `lease` is that of judging, under which the plan was made: so no two calls pay for the same answers. Raises
-    `SweepStopped` when it is lost, or going on would only fail; whatever is raised, all answers that have come have
-    landed.
+    `lease` is that of judging, under which the plan was made: so no two calls pay for the same answers. `replies` keeps
+    what is no verdict. Raises `SweepStopped` when the lease is lost, or going on would only fail; whatever is raised,
+    all answers that have come have landed.
     """
     judging = _Judging(plan)
-    asker = _Asker(judging, judge, concurrency)
+    asker = _Asker(judging, judge, concurrency, replies)
     with display, ThreadPoolExecutor(1, "judge") as pool:
         all_asked = pool.submit(asker.ask_all)
         try:
@@ -68,8 +69,8 @@ def judge_sweep(
 class _Asker:
     """Asks all questions of `judging`, many at a time; the event loop runs in the thread that calls `ask_all`."""
 
-    def __init__(self, judging: "_Judging", judge: JudgeModel, concurrency: int) -> None:
-        self._judging, self._judge, self._concurrency = judging, judge, concurrency
+    def __init__(self, judging: "_Judging", judge: JudgeModel, concurrency: int, replies: KeptReplies) -> None:
+        self._judging, self._judge, self._concurrency, self._replies = judging, judge, concurrency, replies
         self._left = iter(judging.questions)
         self._breaker = _JudgeBreaker()
         self._loop = asyncio.new_event_loop()
@@ -94,7 +95,7 @@ class _Asker:
             self._loop.call_soon_threadsafe(lambda: self._task and self._task.cancel())
 
     async def _work_together(self) -> None:
-        async with Endpoint(self._judge) as endpoint, asyncio.TaskGroup() as group:
+        async with Endpoint(self._judge, self._replies) as endpoint, asyncio.TaskGroup() as group:
             for _ in range(min(self._concurrency, len(self._judging.questions))):
                 group.create_task(self._work(endpoint))
 

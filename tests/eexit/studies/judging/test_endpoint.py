@@ -2,16 +2,16 @@
 
 import asyncio
 import json
-import textwrap
+import re
+import stat
+import tempfile
 import time
-from base64 import b64encode
+from base64 import b32encode
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
-from random import Random
-from string import ascii_letters, digits
+from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 from judge_server import TOKENS, Judge, Response, completion, judging, refusal, scores_of
@@ -19,6 +19,7 @@ from judge_server import TOKENS, Judge, Response, completion, judging, refusal, 
 from eexit.quality.rubric import TextScores, about_text
 from eexit.studies.judging import endpoint
 from eexit.studies.judging.endpoint import AskingError, Endpoint, JudgeModel, Reply, wanted_wait
+from eexit.studies.judging.kept_replies import MOST_BYTES, KeptReplies
 
 KEY = "sk-THIS-IS-A-SECRET"
 QUESTIONS = [about_text(f"prompt {n}", "text" * n) for n in range(6)]
@@ -29,12 +30,14 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint, "FIRST_WAIT_SECONDS", 0.01)
 
 
-def ask(judge: Judge, n: int = 1, at_once: bool = False, **how: Any) -> list[Reply | BaseException]:
+def ask(
+    judge: Judge, n: int = 1, at_once: bool = False, replies: KeptReplies | None = None, **how: Any
+) -> list[Reply | BaseException]:
     """The answers to the first n questions, or what is raised in place of them."""
     model = JudgeModel(**{"base_url": judge.url, "model": "j", "key": KEY, "key_from": "KEY", "timeout": 5.0, **how})
 
     async def all_of_them() -> list[Reply | BaseException]:
-        async with Endpoint(model) as opened:
+        async with Endpoint(model, replies or KeptReplies()) as opened:
             if at_once:
                 return await asyncio.gather(*map(opened.ask, QUESTIONS[:n]), return_exceptions=True)
             return [(await asyncio.gather(opened.ask(each), return_exceptions=True))[0] for each in QUESTIONS[:n]]
@@ -87,46 +90,46 @@ def test_what_may_pass_is_tried_again_and_passes(fail: Any, how: Mapping[str, An
 
 
 LASTING: list[tuple[Response, int, str, str]] = [
-    (refusal(500, "broken"), 5, "status 500", "the endpoint fails with status 500 (broken)"),
-    (refusal(429, "slow down"), 5, "limit", "the endpoint is asked too often (slow down)"),
+    (refusal(500, "broken"), 5, "status 500", "the endpoint fails with status 500"),
+    (refusal(429, "slow down"), 5, "limit", "the endpoint is asked too often (status 429)"),
     (Response(hangs=True), 2, "slow", "the endpoint did not answer within 0.2 s (--timeout)"),
     (
         refusal(429, "wait", {"Retry-After": "86400"}),
         1,
         "limit",
-        "the endpoint is asked too often, and wants to be left alone for 86,400 s (wait)",
+        "the endpoint is asked too often, and wants to be left alone for 86,400 s (status 429)",
     ),
-    (refusal(429, "pay", type="insufficient_quota"), 1, "quota", "the endpoint's quota is used up (pay)"),
-    (refusal(402, "pay"), 1, "quota", "the endpoint's quota is used up (pay)"),
+    (refusal(429, "pay", type="insufficient_quota"), 1, "quota", "the endpoint's quota is used up (status 429)"),
+    (refusal(402, "pay"), 1, "quota", "the endpoint's quota is used up (status 402)"),
     (
         refusal(401, f"wrong key {KEY}"),
         1,
         "key",
-        "the endpoint lets nobody in without a key (wrong key …): is the key in KEY right?",
+        "the endpoint lets nobody in without a key (status 401): is the key in KEY right?",
     ),
     (
         refusal(404, "no such model"),
         1,
         "address",
-        "the endpoint has nothing there (no such model): is --base-url right, and does it have j?",
+        "the endpoint has nothing there (status 404): is --base-url right, and does it have j?",
     ),
     (
         refusal(400, "unknown", param="response_format"),
         1,
         "setting",
-        "the endpoint refuses the request (unknown): another --response-format may do: json_object, or text, with "
-        "which the answer is asked for in words",
+        "the endpoint refuses the request (status 400): another --response-format may do: json_object, or text, "
+        "with which the answer is asked for in words",
     ),
     (
         refusal(400, "temperature must be 1"),
         1,
         "setting",
-        "the endpoint refuses the request (temperature must be 1): --temperature endpoint leaves it out",
+        "the endpoint refuses the request (status 400): --temperature endpoint leaves it out",
     ),
-    (refusal(400, "too long"), 1, "status 400", "the endpoint refuses it with status 400 (too long)"),
+    (refusal(400, "too long"), 1, "status 400", "the endpoint refuses it with status 400"),
     (Response(body=b"{"), 1, "nonsense", "no usable answer (Invalid JSON"),
-    (Response(body=f'{{"error": "{KEY}"}}'.encode()), 1, "nonsense", "no usable answer (Field required; it said"),
-    (Response(body=b'{"choices": []}'), 1, "nonsense", "no usable answer (no text, but nothing)"),
+    (Response(body=f'{{"error": "{KEY}"}}'.encode()), 1, "nonsense", "no usable answer (Field required)"),
+    (Response(body=b'{"choices": []}'), 1, "nonsense", "no usable answer (it has no text)"),
     (completion(f"five, {KEY}"), 1, "nonsense", "no usable answer (Invalid JSON"),
     (completion({"coherence": 9}), 1, "nonsense", "no usable answer (coherence: Input should be less than"),
 ]
@@ -150,8 +153,12 @@ def test_a_server_that_is_not_there_is_named() -> None:
         pass
     failed = failure(judge)
     assert (failed.kind, failed.is_final) == ("down", False)
-    assert str(failed).startswith("the endpoint can't be reached (")
-    assert "onnect" in str(failed)
+    assert str(failed) == "the endpoint can't be reached (Connection refused)"
+    failed = failure(judge, base_url=judge.url.replace("127.0.0.1", "no-such-host.invalid"))
+    assert re.fullmatch(r"the endpoint can't be reached \(.*(name|Name).*\)", str(failed))
+    with judging() as judge:
+        failed = failure(judge, base_url=judge.url.replace("http:", "https:"))
+    assert str(failed).startswith("the endpoint can't be reached (TLS: ")
 
 
 def test_while_the_endpoint_wants_to_be_left_alone_nothing_is_asked() -> None:
@@ -196,41 +203,74 @@ def test_the_wait_may_be_a_date() -> None:
     assert 55 < wait <= 60
 
 
-LONG_KEY = "sk-" + "".join(Random(0).choices(ascii_letters + digits + "-_", k=365))
-ECHOES: list[Callable[[int], Response]] = [
-    lambda n: Response(body=b"x" * n + LONG_KEY.encode()),
-    lambda n: Response(body=json.dumps({"choices": "x" * n, "headers": {"Authorization": LONG_KEY}}).encode()),
-    lambda n: Response(body=b"x" * n + LONG_KEY[n:].encode()),
-    lambda n: Response(body=b"x" * n + "\n".join(textwrap.wrap(LONG_KEY, 20)).encode()),
-    lambda n: completion("x" * n + LONG_KEY[: n + 20]),
-    lambda n: refusal(400, "x" * n + LONG_KEY[-200:]),
-    lambda n: refusal(418, "x" * n + quote(LONG_KEY[n:], safe="")),
-    lambda n: Response(body=b"x" * n + b64encode(b"Bearer " + LONG_KEY.encode())),
-    lambda n: refusal(429, "x" * n + LONG_KEY[:100], {"Retry-After": "86400"}),
+ECHOES: list[Callable[[str], Response]] = [
+    lambda said: refusal(400, said),
+    lambda said: refusal(401, said),
+    lambda said: refusal(404, said),
+    lambda said: refusal(418, said, param=said),
+    lambda said: refusal(429, "slow", {"Retry-After": "86400", "X-Key": said}),
+    lambda said: Response(500, said.encode()),
+    lambda said: Response(body=f"<html>{said}".encode()),
+    lambda said: Response(body=json.dumps({"choices": said}).encode()),
+    lambda said: Response(body=json.dumps({"choices": [{"message": {"refusal": said}}]}).encode()),
+    lambda said: completion(f"five, {said}"),
+    lambda said: completion({**scores_of({"answer": ""}), "clarity": said}),
+    lambda said: completion({**scores_of({"answer": ""}), said: 5}),
+    lambda said: Response(reason=f"OK\r\n{said}\x00"),
 ]
 
 
 @pytest.mark.parametrize("echo", ECHOES)
-def test_no_part_of_a_key_is_told_wherever_an_answer_is_cut(echo: Callable[[int], Response]) -> None:
-    cuts = (0, 20, 150, 270, 290)
-    with judging(fail=lambda n: echo(cuts[n % len(cuts)])) as judge:
-        failures = [str(failed) for failed in ask(judge, len(cuts), key=LONG_KEY)]
-    encoded = b64encode(b"Bearer " + LONG_KEY.encode()).decode()[12:]
-    for secret in (LONG_KEY, encoded):
-        for failed in failures:
-            assert not {secret[at : at + 8] for at in range(len(secret) - 7)} & {
-                failed[at : at + 8] for at in range(len(failed) - 7)
-            }
+def test_nothing_that_an_endpoint_says_is_told(echo: Callable[[str], Response]) -> None:
+    """Whatever form a key is echoed in, the reason is the one that any other words would have had."""
+    told = []
+    for said in (KEY, KEY[::-1], KEY.encode().hex(), b32encode(KEY.encode()).decode(), "something else"):
+        with judging(fail=lambda n, said=said: echo(said)) as judge:
+            told.append(str(failure(judge)))
+    assert len(set(told)) == 1, told
+    assert told[0]
 
 
-def test_a_password_in_the_address_is_not_told_either() -> None:
-    with judging(fail=lambda n: refusal(400, "Basic dXNlcjpwYXNzd29yZDEyMw==, password123")) as judge:
-        failed = failure(judge, base_url=judge.url.replace("//", "//user:password123@"))
-    assert str(failed) == "the endpoint refuses it with status 400 (Basic dXNlcjp…w==, …)"
+def test_what_an_endpoint_said_is_in_a_file_that_only_the_user_can_read() -> None:
+    replies = KeptReplies()
+    with judging(fail=lambda n: [refusal(400, "too long"), completion("hm"), None][n]) as judge:
+        ask(judge, 3, replies=replies)
+    assert replies.path
+    assert stat.S_IMODE(replies.path.stat().st_mode) == 0o600
+    kept = replies.path.read_text()
+    assert kept.index("the endpoint refuses it with status 400") < kept.index("too long") < kept.index('"hm"')
+    assert (
+        replies.told == f"what the endpoint replied is in {replies.path}, which only you can read: it may hold your key"
+    )
+
+
+def test_where_an_endpoint_said_nothing_there_is_no_file() -> None:
+    replies = KeptReplies()
+    with judging() as judge:
+        ask(judge, 2, replies=replies)
+    [failed] = ask(judge, replies=replies)  # its server has gone
+    assert isinstance(failed, AskingError)
+    assert (replies.path, replies.told) == (None, "")
+
+
+def test_an_endpoint_that_says_much_fills_no_disk() -> None:
+    replies = KeptReplies()
+    for _ in range(100):
+        replies.keep("it fails", b"x" * 10**6)
+    assert replies.path
+    assert replies.path.stat().st_size < 1.1 * MOST_BYTES
+
+
+def test_a_reply_that_can_not_be_kept_stops_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    replies = KeptReplies()
+    with judging(fail=lambda n: refusal(400, "too long")) as judge:
+        [failed] = ask(judge, replies=replies)
+    assert str(failed) == "the endpoint refuses it with status 400"
+    assert replies.told.startswith("what the endpoint replied could not be kept (")
+    assert "No such file" in replies.told
 
 
 def test_a_judge_shows_no_key() -> None:
     judge = JudgeModel("http://h/v1", "j", KEY, "KEY")
     assert KEY not in repr(judge)
-    assert judge.public(f"see https://user:{KEY}@h/v1?key=x\n or {KEY}, \ud800") == "see https://…@h/v1?… or …, ?"
-    assert KEY[-5:] not in judge.public("x" * 290 + KEY), "what is cut off was hidden before"

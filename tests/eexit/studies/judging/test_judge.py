@@ -260,7 +260,7 @@ def test_a_failed_comparison_leaves_the_scores_and_is_tried_again(out: Path) -> 
     new = rows(out)[n_before:]
     assert done.returncode == 0, "the ties are judged"
     assert Counter(new.status) == {"ok": 3, "error": 3}
-    assert set(new[new.status == "error"].error) == {"the endpoint refuses it with status 400 (too long)"}
+    assert set(new[new.status == "error"].error) == {"the endpoint refuses it with status 400"}
     [line] = [line.split() for line in done.stdout.splitlines() if line.startswith(" unfrozen/kl/0.5")]
     assert line[1] == "3", "their scores count"
     with judging() as judge:
@@ -410,10 +410,10 @@ def test_it_lands_as_it_goes_on(out: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 STOPPING: list[tuple[Response, str, int]] = [
-    (refusal(429, "pay", type="insufficient_quota"), "stopped: the endpoint's quota is used up (pay)", 1),
-    (refusal(401, f"not {KEY}"), "stopped: the endpoint lets nobody in without a key (not …): is the key in", 1),
-    (refusal(500, "broken"), "stopped: 5 failures in a row, the last: the endpoint fails with status 500 (broken)", 5),
-    (refusal(400, "json_schema?"), "stopped: the endpoint refuses the request (json_schema?): another --response", 1),
+    (refusal(429, "pay", type="insufficient_quota"), "stopped: the endpoint's quota is used up (status 429)", 1),
+    (refusal(401, f"not {KEY}"), "stopped: the endpoint lets nobody in without a key (status 401): is the key in", 1),
+    (refusal(500, "broken"), "stopped: 5 failures in a row, the last: the endpoint fails with status 500", 5),
+    (refusal(400, "json_schema?"), "stopped: the endpoint refuses the request (status 400): another --response", 1),
 ]
 
 
@@ -422,7 +422,9 @@ def test_an_endpoint_that_only_fails_stops_it_soon(out: Path, response: Response
     with judging(fail=lambda n: response) as judge:
         done = judged(out, judge, "--concurrency", "1")
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-2].startswith(reason)
+    said, stopped = done.stderr.splitlines()[-3:-1]
+    assert stopped.startswith(reason)
+    assert json.loads(response.body)["error"]["message"] in kept_in(said).read_text()
     assert done.stderr.splitlines()[-1] == "what was judged stays in judgements: the same command goes on from there"
     found = rows(out)
     assert set(found.status) == {"error"}
@@ -476,6 +478,15 @@ def test_the_key_is_nowhere(
     printed = capfd.readouterr()
     said = rows(out).to_csv() + caplog.text + printed.out + printed.err + done.stdout + done.stderr
     assert not any(part in said for part in parts)
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("what the endpoint replied")]
+    assert key in kept_in(line).read_text()
+
+
+def kept_in(line: str) -> Path:
+    """The file of what an endpoint replied, of which this line tells."""
+    found = re.fullmatch(r"what the endpoint replied is in (\S+), which only you can read: it may hold your key", line)
+    assert found, line
+    return Path(found[1])
 
 
 @pytest.mark.parametrize(
