@@ -95,7 +95,7 @@ class Driver:
             self._display.say(f"loading the model on {counted(len(self._workers), 'actor')}")
             while self._left:
                 self._feed()
-                self._settle()
+                self._settle(liveness)
                 self._look(liveness)
             self._display.show(self._progress(), last=True)
         finally:
@@ -132,7 +132,7 @@ class Driver:
             self._again.append(rest)
         return shard
 
-    def _settle(self) -> None:
+    def _settle(self, liveness: Liveness) -> None:
         """Wait for answers of actors, for SECONDS_BETWEEN_LOOKS at most, and handle them."""
         owners = {ref: worker for worker in self._workers for ref in (worker.loading, *worker.shards) if ref}
         answered, _ = ray.wait(list(owners), timeout=SECONDS_BETWEEN_LOOKS)
@@ -143,6 +143,7 @@ class Driver:
             except RayTaskError as error:
                 self._raised(worker, ref, error)
             except RayError as error:
+                liveness.check_raylet()
                 self._lost(worker, failure_of_actor(error), was_preempted(error))
             else:
                 self._answered(worker, ref, answer)

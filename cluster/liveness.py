@@ -24,6 +24,8 @@ class Liveness:
         """`own` says that this process started Ray, on this machine alone."""
         context = ray.get_runtime_context()
         self._head, self._node = context.gcs_address, context.get_node_id()
+        own_node = next(node for node in ray.nodes() if node["NodeID"] == self._node)
+        self._raylet = f"{own_node['NodeManagerAddress']}:{own_node['NodeManagerPort']}"
         self._kind = "own" if own else "cluster"
         self._pools = pools
         self._say = say
@@ -45,10 +47,17 @@ class Liveness:
                 "taken away, or its memory short?"
             )
 
-    def _check_nodes(self, idle: float) -> None:
-        nodes = [node for node in ray.nodes() if node["Alive"]]
-        if self._node not in [node["NodeID"] for node in nodes]:
+    def check_raylet(self) -> None:
+        """Raises `SweepStopped` if this machine's part of Ray has died, which takes actors with it: no run is to blame.
+
+        Ray itself notices it seconds later.
+        """
+        if not answers(self._raylet):
             raise SweepStopped("the part of Ray that runs on this machine (its raylet) has died: was memory short?")
+
+    def _check_nodes(self, idle: float) -> None:
+        self.check_raylet()
+        nodes = [node for node in ray.nodes() if node["Alive"]]
         can_hold = any(pool.fits(node["Resources"]) for pool in self._pools for node in nodes)
         if self._kind == "cluster" and can_hold:
             return  # it is busy with other work, and will be free later

@@ -20,22 +20,18 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from cluster.console.closing_table import closing_table
 from cluster.console.command import command
 from cluster.console.display import open_display
-from cluster.console.dry_run import describe_plan
 from cluster.console.events import log_to_stderr
 from cluster.console.job import load_job
 from eexit.messages.locations import inside, reading, shown, without_secrets
 from eexit.messages.wording import counted
-from eexit.plan.runs import configurations
-from eexit.results.landed import read_columns
+from eexit.plan.runs import ERROR, configurations
 from eexit.results.layout import GENERATIONS_FOLDER, REPORT
-from eexit.results.store.folder import Store, open_store
-from eexit.whole_files import write_whole
 
 if TYPE_CHECKING:
     from cluster.sweep import Summary
+    from eexit.results.store.folder import Store
 
 DEMO = Path(__file__).parent / "sweeps" / "demo.toml"
 
@@ -46,6 +42,8 @@ def main(arguments: Sequence[str]) -> int:
     job, options = load_job(arguments, DEMO, __doc__ or "")
     log_to_stderr(logging.WARNING if options.quiet else logging.INFO)
     if options.dry_run:
+        from cluster.console.dry_run import describe_plan
+
         print(describe_plan(job, options))
         return 0
     display = open_display(quiet=options.quiet)
@@ -61,6 +59,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def finish(summary: "Summary", out: str, figures: Path | None) -> int:
     """Write the report and the figures, and print the table and how to read the results; returns the exit code."""
+    from cluster.console.closing_table import closing_table
+    from eexit.results.store.folder import open_store
+
     store = open_store(summary.out)
     if summary.tally.runs or not store.read(REPORT, 1):  # a full disk may have left an empty one
         write_report(summary.out, store)
@@ -69,21 +70,31 @@ def finish(summary: "Summary", out: str, figures: Path | None) -> int:
     print(shown(inside(out, REPORT)))
     if figures:
         write_figures(summary, out, figures)
-    if not summary.done:
-        reason = read_columns(store, ["error"])["error"][0].as_py()
-        print(without_secrets(f"all {counted(summary.errors, 'run')} are errors, such as: {reason}"), file=sys.stderr)
-        return 1
-    return 0
+    if summary.errors:
+        print(without_secrets(of_errors(summary, store)), file=sys.stderr)
+    return 0 if summary.done else 1
 
 
-def write_report(results: str, store: Store) -> None:
+def of_errors(summary: "Summary", store: "Store") -> str:
+    """How many runs failed, why the first of them did, and where all are."""
+    import pyarrow.compute as pc
+
+    from eexit.results.landed import read_columns
+
+    n, runs = summary.errors, read_columns(store, ["status", "error"])
+    of_all = f"{n:,} of {counted(summary.done + n, 'run')}" if summary.done else f"all {counted(n, 'run')}"
+    reason = runs.filter(pc.field("status") == ERROR)["error"][0].as_py()
+    return f"{of_all} are errors, such as: {reason}; {REPORT}#/fail lists them, and the same command tries again"
+
+
+def write_report(results: str, store: "Store") -> None:
     from reports.page.build import build_report
 
     with tempfile.TemporaryDirectory() as folder:
         publish_report(build_report(results, Path(folder, REPORT)), store)
 
 
-def publish_report(page: Path, store: Store) -> None:
+def publish_report(page: Path, store: "Store") -> None:
     """Put a report beside its results: first the side files of a large page, then the page."""
     from reports.page.build import side_folder
 
@@ -94,6 +105,8 @@ def publish_report(page: Path, store: Store) -> None:
 
 
 def write_figures(summary: "Summary", out: str, path: Path) -> None:
+    from eexit.whole_files import write_whole
+
     by_configuration = summary.figures()
     figures = {
         "out": shown(out),

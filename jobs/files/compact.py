@@ -4,8 +4,8 @@
     python jobs/files/compact.py s3://bucket/mine --into s3://bucket/merged
 
 The copy can be read, reported and continued like any sweep's results. Nothing is copied while a sweep writes to the
-original, if its files are damaged, or if the place for the copy holds results already. If a run is there twice, the
-row of the later attempt is copied. Further tables, such as timings, are copied as they are.
+original, if its files are damaged, or if the place for the copy holds results, the original among them. If a run is
+there twice, the row of the later attempt is copied. Further tables, such as timings, are copied as they are.
 """
 
 import sys
@@ -15,8 +15,6 @@ from cluster.console.command import command
 from cluster.console.flags import Parser, whole
 from eexit.messages.errors import UsageError
 from eexit.messages.wording import counted
-from eexit.results.store.compaction import compact
-from eexit.results.store.folder import open_store
 
 ROWS_PER_FILE = 20_000
 
@@ -31,6 +29,9 @@ def main(arguments: Sequence[str]) -> int:
     flags = parser.read(arguments)
     if not flags.into:
         raise UsageError("--into is missing: give the folder or URI that the merged copy goes to")
+    from eexit.results.store.compaction import compact
+    from eexit.results.store.folder import open_store
+
     before, after = compact(open_store(flags.out), open_store(flags.into), flags.rows_per_file)
     print(f"{counted(before, 'file')} merged into {after:,}")
     return 0

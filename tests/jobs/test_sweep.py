@@ -77,6 +77,10 @@ def test_a_sweep_ends_with_its_table_and_where_to_look(finished: tuple[Path, str
         f'import pandas as pd; pd.read_parquet("{folder}/out/generations")',
         f"{folder}/out/report.html",
     ]
+    reason = pd.read_parquet(folder / "out" / "generations").query("status == 'error'").error.iloc[0]
+    assert progress.splitlines()[-1] == (
+        f"6 of 15 runs are errors, such as: {reason}; report.html#/fail lists them, and the same command tries again"
+    )
 
 
 def test_the_summary_is_there_for_programs_too(finished: tuple[Path, str]) -> None:

@@ -71,7 +71,10 @@ def assert_stops(process: subprocess.Popen[str], by: signal.Signals) -> None:
 
 
 def why_it_stops(process: subprocess.Popen[str], when: Callable[[], object]) -> str:
-    """The reason that it gives once this has happened, when it has stopped and left no process behind."""
+    """The reason that it gives once this has happened, when it has stopped and left no process behind.
+
+    Of runs that the reason stopped, none is logged as failed by itself.
+    """
     temporary = psutil.Process(process.pid).environ()["RAY_TMPDIR"]
     when()
     _, said = process.communicate()
@@ -79,6 +82,7 @@ def why_it_stops(process: subprocess.Popen[str], when: Callable[[], object]) -> 
     *_, first, last = said.splitlines()
     assert last == "what has landed stays: the same command goes on from there"
     assert "Traceback" not in said, said
+    assert "run_ids" not in said, said
     while not none_is_left_of(process, temporary):
         time.sleep(0.1)
     assert first.startswith("stopped: "), said

@@ -14,7 +14,7 @@ from eexit.results.seals import digest_of, encode_generations, encode_tokens
 from eexit.results.store.folder import Store
 from eexit.results.store.landing import name_of, sound
 from eexit.results.store.lease import hold
-from eexit.results.store.whereabouts import refuse_for_copy
+from eexit.results.store.whereabouts import refuse_around, refuse_for_copy
 from eexit.results.study_tables import STUDY_TABLES
 
 
@@ -24,12 +24,13 @@ def compact(store: Store, target: Store, rows_per_file: int) -> tuple[int, int]:
 
     Nothing in `store` is changed. `sweep.json` is written last: a copy that has one is complete. If anything is raised,
     what was written is removed again. Raises `UsageError` if `store` holds no sweep, has damaged files or is in use,
-    and if `target` holds results already, or is inside of any.
+    and if `target` holds results already, is inside of any, or around them.
     """
     manifest = checked_manifest(store)
     if target.has(MANIFEST) or list_files(target).shards:
         raise UsageError(f"--into {target.root} holds results: choose another place")
     refuse_for_copy(target, f"--into {target.root}")
+    refuse_around(target, f"--into {target.root}", store)
     copy = _Copy(target)
     with hold(store), copy.removed_on_errors():
         found = sound(store)

@@ -284,6 +284,12 @@ def sequences_of(evidence: Evidence) -> Sequence[SettingSequence]:
     if question.order != PARETO:
         return [SettingSequence(family.name, family.settings) for family in evidence.families]
     pilot, part = evidence, "pilot"
+    if not question.pilot and not evidence.n_units("pilot"):
+        raise UsageError(
+            f"{evidence.sweep.name} has no prompts for a pilot, which gives the order of testing: name a finished "
+            "sweep of other prompts with --pilot RESULTS (of an assessment's run, that is tried beside it), or use "
+            "--order passed-on, which needs none"
+        )
     if question.pilot:
         sweep = read_finished(question.pilot, question.columns, "--pilot")
         pilot, part = Evidence(sweep, question), "all"

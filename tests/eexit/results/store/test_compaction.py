@@ -167,6 +167,27 @@ def test_a_place_that_holds_results_is_refused(store: Store, tmp_path: Path, nam
     assert compacted(store.root, "--into", store.root).returncode == 2
 
 
+@pytest.mark.parametrize("into", [".", "deep/..", "deep", "above", "file://{}"])
+def test_a_place_around_results_is_refused_since_nothing_could_be_written_to_them(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, into: str
+) -> None:
+    """Around the original, however deep it is, or right around other results."""
+    monkeypatch.chdir(tmp_path)
+    for place in ("deep/down/mine", "above/other"):
+        shutil.copytree(made, tmp_path / place)
+    before = contents(tmp_path)
+    done = compacted("deep/down/mine", "--into", into.format(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    [line] = done.stderr.splitlines()
+    held = "above/other" if into == "above" else "deep/down/mine"
+    assert line.startswith("error: --into /")
+    assert line.endswith(
+        f" holds the results {tmp_path}/{held}, which would then be inside of others: choose a new folder"
+    )
+    assert contents(tmp_path) == before
+    assert compacted("deep/down/mine", "--into", "deep/new").returncode == 0
+
+
 def test_a_folder_that_is_no_sweeps_is_left_alone(tmp_path: Path) -> None:
     done = compacted(tmp_path / "typo", "--into", tmp_path / "copy")
     assert (done.returncode, done.stderr) == (2, f"error: {tmp_path}/typo holds no {MANIFEST}: is it a sweep's?\n")

@@ -408,6 +408,23 @@ def test_the_order_may_come_from_another_sweep_that_shares_no_prompt(finished: P
     assert "whatever orders the settings must not choose among them" in said
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_sweep_without_a_pilot_says_so_and_what_does(tmp_path: Path) -> None:
+    """Such as the run of an assessment, whose pilot is another sweep."""
+    without = CONFIG.model_copy(update={"prompts": tuple(it for it in CONFIG.prompts if not for_pilot(it.prompt))})
+    out = land_sweep(tmp_path / "run", without, number)
+    assert chosen(out, "--risk", "disagreement") == (
+        2,
+        f"error: {out} has no prompts for a pilot, which gives the order of testing: name a finished sweep of other "
+        "prompts with --pilot RESULTS (of an assessment's run, that is tried beside it), or use --order passed-on, "
+        "which needs none",
+    )
+    others = sweep_of("a-model", *(f"How about {n}?" for n in range(9)), rules=RULES, modes=["normal", "skip"])
+    pilot = land_sweep(tmp_path / "tried", others, number)
+    for way_out in (("--pilot", pilot), ("--order", "passed-on")):
+        assert chosen(out, "--risk", "disagreement", "--at-most", "0.4", *way_out)[0] == 0
+
+
 def test_what_is_asked_lands_before_it_is_answered_and_further_asks_share_the_error(tmp_path: Path) -> None:
     out = land_sweep(tmp_path / "out", CONFIG, number)
     for bound, which, name, may_err in (
