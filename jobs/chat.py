@@ -4,28 +4,31 @@
     python jobs/chat.py settings/mine --beside-normal        full depth answers every question too
     echo "What is the capital of Italy?" | python jobs/chat.py settings/mine
 
-Questions are lines; /normal has full depth answer beside from then on, or no longer, and an empty line ends. Answers
-are greedy, and their tokens per second are counted from the second token on, of one row on this machine as it is.
+Questions are lines; /normal has full depth answer beside from then on, or no longer, and an empty line ends. Where the
+conversation fills the model's context, its oldest questions and answers are left out. Answers are greedy, and their
+tokens per second are counted from the second token on, of one row on this machine as it is.
 """
 
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from io import TextIOWrapper
 
 from rich.console import Console
 
 from cluster.console.command import command
-from cluster.console.conversation import Conversation
 from cluster.console.flags import Parser, whole
-from eexit.doors.setting import load
-from eexit.doors.taken import config_of
-from eexit.model.loading import load_model_and_tokenizer
 
 
 @command()
 def main(arguments: Sequence[str]) -> int:
     """0: it ended. 1: it stopped. 2: the input can't be used."""
     flags = read_flags(arguments)
+    from cluster.console.conversation import Conversation
+    from eexit.doors.setting import load
+    from eexit.doors.taken import config_of
+    from eexit.model.loading import load_model_and_tokenizer
+
     setting = load(flags.setting, packed=flags.packed)
     taken = setting.taken
     dtype, measured = next(iter(taken.model.measured.items()))
@@ -35,16 +38,15 @@ def main(arguments: Sequence[str]) -> int:
     console = Console(highlight=False)
     conversation = Conversation(model, tokenizer, setting, console, system, flags.max_new_tokens, flags.beside_normal)
     conversation.introduce()
-    for question in questions(console):
-        if question == "/normal":
-            conversation.beside = not conversation.beside
-        else:
-            conversation.answer(question)
+    for line in lines(console):
+        conversation.take(line)
     return 0
 
 
-def questions(console: Console) -> Iterator[str]:
-    """The lines that are typed, or given on standard input, up to an empty one."""
+def lines(console: Console) -> Iterator[str]:
+    """The lines that are typed, or given on standard input, up to an empty one. One that is no text is refused."""
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
     while True:
         try:
             line = console.input("\n> ").strip()
@@ -53,9 +55,13 @@ def questions(console: Console) -> Iterator[str]:
             return
         if not line:
             return
+        text = line.encode(errors="surrogateescape").decode(errors="replace")
         if not sys.stdin.isatty():
-            console.print(line)
-        yield line
+            console.print(text, markup=False)
+        if text == line:
+            yield line
+        else:
+            console.print("that line is not UTF-8 text, and is not asked")
 
 
 def read_flags(arguments: Sequence[str]) -> Namespace:

@@ -1,5 +1,6 @@
 """A conversation with a model under a setting, streamed to the terminal: each token in the colour of its exit layer."""
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,9 +14,15 @@ from transformers import PreTrainedModel
 from eexit.doors.setting import Setting
 from eexit.messages.written import percent
 from eexit.model.chat import Tokenizer, tokenize_conversation
+from eexit.model.decoder import context_of
 
 EARLIEST, LATEST = (0, 175, 95), (215, 175, 0)  # the colours, in RGB, of the first and of the last exitable layer
 FULL_DEPTH: Final = "default"
+ROOM: Final = 4  # the part of the context that is kept free for an answer, unless it is to be shorter
+COMMANDS: Final = (
+    "/normal has full depth answer every question too, or no longer; /help says this; an empty line ends; whatever "
+    "else is typed is asked"
+)
 
 
 class ColouredText:
@@ -74,17 +81,30 @@ class Conversation:
     def introduce(self) -> None:
         """What it is a conversation with, and what the colours say."""
         taken = self.setting.taken
-        self.console.print(f"{taken.key} of {taken.model.name}", highlight=False)
+        self.console.print(f"{taken.key} of {taken.model.name}", highlight=False, markup=False)
         legend = Text("read after layer ")
         for layer, colour in self._colours().items():
             legend.append(f"{layer} ", colour)
         self.console.print(legend.append("or at full depth"))
 
+    def take(self, line: str) -> None:
+        """Do what a line says: it is a command if it is a word behind a slash, or else a question."""
+        if not re.fullmatch(r"/\w*", line):
+            self.answer(line)
+        elif line.lower() == "/normal":
+            self.beside = not self.beside
+            now = "full depth answers every question too from now on"
+            self._tell(now if self.beside else "full depth answers no longer")
+        else:
+            self._tell(COMMANDS if line.lower() == "/help" else f"there is no command {line}: {COMMANDS}")
+
     def answer(self, question: str) -> None:
-        """Stream the answer, and say how fast it came."""
+        """Stream the answer, and say how fast it came; a question that the model can't read is forgotten."""
         self.turns.append(("user", question))
-        turns = [("system", self.system), *self.turns]
-        inputs = tokenize_conversation(turns, self.tokenizer, self.model.device)
+        inputs = self._inputs()
+        if inputs is None:
+            self.turns.pop()
+            return
         before = self.setting.stats
         told = self._generated(inputs, self.setting)
         self.turns.append(("assistant", told.text))
@@ -93,14 +113,42 @@ class Conversation:
             plain = self._generated(inputs, None)
             self._tell(self._speed("normal (plain generate)", plain))
 
+    def _inputs(self) -> dict[str, Tensor] | None:
+        """The conversation with room for an answer, for which its oldest turns are left out; None if there is none."""
+        context, n_tokens = self._context, 0
+        for first in range(0, len(self.turns), 2):
+            turns = [("system", self.system), *self.turns[first:]]
+            inputs = tokenize_conversation(turns, self.tokenizer, self.model.device)
+            n_tokens = inputs["input_ids"].shape[1]
+            is_alone = first == len(self.turns) - 1
+            if context is None or n_tokens + (1 if is_alone else min(self.max_new_tokens, context // ROOM)) <= context:
+                self._leave_out(first)
+                return inputs
+        self._tell(f"that question is not asked: it takes {n_tokens:,} tokens, and the model reads {context:,}")
+        return None
+
+    def _leave_out(self, n_turns: int) -> None:
+        self.turns = self.turns[n_turns:]
+        if n_turns:
+            oldest = "question and its answer are" if n_turns == 2 else f"{n_turns // 2} questions and answers are"
+            self._tell(f"the oldest {oldest} left out from now on: the model reads {self._context:,} tokens")
+
+    @property
+    def _context(self) -> int | None:
+        """The tokens that the model reads at most."""
+        return context_of(self.model.config.get_text_config())
+
     def _tell(self, line: str) -> None:
-        self.console.print(line, style="dim", highlight=False, soft_wrap=True)
+        self.console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
 
     def _generated(self, inputs: dict[str, Tensor], setting: Setting | None) -> ColouredText:
         streamer = ColouredText(self.console, self.tokenizer, self._colours())
         model: Any = self.model
+        context = self._context
+        left = self.max_new_tokens if context is None else context - inputs["input_ids"].shape[1]
         model.generate(
-            **inputs, custom_generate=setting, streamer=streamer, max_new_tokens=self.max_new_tokens, do_sample=False,
+            **inputs, custom_generate=setting, streamer=streamer, do_sample=False,
+            max_new_tokens=min(self.max_new_tokens, left),
             pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
         )  # fmt: skip
         return streamer
