@@ -2,7 +2,8 @@
 
 `eexit sweep …`, which is installed with the packages, is `python jobs/sweep.py …`; so with every script in this folder,
 and those in `files/`: `eexit export …`. What a command does is elsewhere: a script has its flags, and prints what came
-of it.
+of it. What it works with is imported once its flags are read, so that `--help`, or a mistake in a flag, takes no
+seconds, and Ctrl-C meanwhile ends it in a line.
 """
 
 import ast

@@ -20,6 +20,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
@@ -27,24 +28,24 @@ from cluster.console.command import command
 from cluster.console.display import console_of, open_display
 from cluster.console.events import log_to_stderr
 from cluster.console.flags import Parser, study_flags, whole
-from eexit.doors.words import described
 from eexit.messages.locations import inside, shown
 from eexit.messages.progress import Display
 from eexit.plan.config import SweepConfig
 from eexit.plan.prompts import read_prompts
 from eexit.results.layout import REPORT
-from eexit.results.store.folder import open_store
-from eexit.studies.assessment.asked import Asked
-from eexit.studies.assessment.record import Record
-from eexit.studies.assessment.verdict import FILE, Verdict
-from eexit.studies.assessment.words import closing_sentences, sentences, verdict_table
-from jobs.sweep import write_report
+
+if TYPE_CHECKING:
+    from eexit.studies.assessment.record import Record
+    from eexit.studies.assessment.verdict import Verdict
 
 
 @command("what is finished stays: the same command goes on from there")
 def main(arguments: Sequence[str]) -> int:
     """0: there is a verdict. 1: it stopped before. 2: the input can't be used."""
     flags = read_flags(arguments)
+    from eexit.studies.assessment.asked import Asked
+    from eexit.studies.assessment.record import Record
+
     asked = Asked(
         common(flags),
         read_prompts(flags.prompts) if flags.prompts else (),
@@ -70,8 +71,13 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def finish(verdict: Verdict, out: str, record: Record) -> None:
+def finish(verdict: "Verdict", out: str, record: "Record") -> None:
     """Print the verdict, and where it is."""
+    from eexit.results.store.folder import open_store
+    from eexit.studies.assessment.verdict import FILE
+    from eexit.studies.assessment.words import closing_sentences, sentences, verdict_table
+    from jobs.sweep import write_report
+
     console = console_of(columns=110)
     for sentence in sentences(verdict):
         console.print(Text(sentence, style="bold"))
@@ -89,6 +95,7 @@ def bring_home(out: str, device: str, display: Display) -> None:
     """Take the chosen setting home, unless it is there."""
     place = inside(out, "setting")
     if not Path(place).expanduser().exists():
+        from eexit.doors.words import described
         from eexit.studies.taking_home.take_home import Wanted, take_home
 
         print(described(take_home(Wanted(inside(out, "run"), place, device=device), display.say)))

@@ -24,19 +24,20 @@ from typing import Any
 
 from cluster.console.command import command
 from cluster.console.flags import study_parser, whole
-from cluster.studies.run import run_study
 from eexit.messages.progress import Silence
 from eexit.quality.learn_then_test import ORDERS, PARETO
 from eexit.quality.risk_tests import RISK_TESTS
 from eexit.quality.risks import RISKS
 from eexit.studies.choosing.question import COSTS, ChoiceQuestion
-from eexit.studies.choosing.study import ChoosingStudy
 
 
 @command()
 def main(arguments: Sequence[str]) -> int:
     """0: a setting is chosen. 1: none can be certified, or it stopped. 2: the input can't be used."""
     flags = vars(read_flags(arguments))
+    from cluster.studies.run import run_study
+    from eexit.studies.choosing.study import ChoosingStudy
+
     results = flags.pop("results")
     question = ChoiceQuestion(**flags)
     plan = partial(ChoosingStudy, question=question)

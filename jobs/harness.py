@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from cluster.console.command import command
 from cluster.console.display import open_display
 from cluster.console.harness_job import load_harness_job
-from cluster.studies.harness import evaluate_on_tasks
 from eexit.messages.locations import without_secrets
 from eexit.messages.wording import counted
 
@@ -26,6 +25,8 @@ from eexit.messages.wording import counted
 def main(arguments: Sequence[str]) -> int:
     """0: everything is evaluated. 1: some evaluations failed, or it stopped before. 2: the input can't be used."""
     job, asked, quiet = load_harness_job(arguments, __doc__ or "")
+    from cluster.studies.harness import evaluate_on_tasks
+
     done = evaluate_on_tasks(job, asked, open_display(quiet=quiet))
     done.show(job.out, columns=120)
     if done.failures:

@@ -21,6 +21,7 @@ import re
 import sys
 from argparse import SUPPRESS, ArgumentTypeError, Namespace
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from cluster.console.command import command
@@ -30,26 +31,28 @@ from eexit.messages.errors import UsageError
 from eexit.messages.locations import shown, without_secrets
 from eexit.messages.wording import counted
 from eexit.quality.rubric import RESPONSE_FORMATS, RUBRIC
-from eexit.results.store.finished_sweep import manifest_of
-from eexit.results.store.folder import open_store
-from eexit.results.store.lease import JUDGING, hold
-from eexit.results.study_tables import JUDGEMENTS
 from eexit.studies.judging.endpoint import JudgeModel, require_client
-from eexit.studies.judging.judge import JudgingSummary, judge_sweep
-from eexit.studies.judging.judgements import in_pandas
 from eexit.studies.judging.kept_replies import KeptReplies
-from eexit.studies.judging.plan import JudgingPlan, describe_judging, plan_judging
-from eexit.studies.judging.table import by_configuration, judgements_table
+
+if TYPE_CHECKING:
+    from eexit.studies.judging.judge import JudgingSummary
+    from eexit.studies.judging.plan import JudgingPlan
 
 KEY_FROM = "OPENAI_API_KEY"
 CONCURRENCY = 8
 THE_ENDPOINTS = "endpoint"  # in place of a temperature
 
 
-@command(f"what was judged stays in {JUDGEMENTS.name}: the same command goes on from there")
+@command("what was judged stays in judgements: the same command goes on from there")
 def main(arguments: Sequence[str]) -> int:
     """0: all is judged, but for errors. 1: it stopped, or all it asked was in vain. 2: the input can't be used."""
     flags = read_flags(arguments)
+    from eexit.results.store.finished_sweep import manifest_of
+    from eexit.results.store.folder import open_store
+    from eexit.results.store.lease import JUDGING, hold
+    from eexit.studies.judging.judge import judge_sweep
+    from eexit.studies.judging.plan import describe_judging
+
     if flags.dry_run:
         print(describe_judging(plan_of(flags)))
         return 0
@@ -67,13 +70,19 @@ def main(arguments: Sequence[str]) -> int:
     return finish(flags.results, plan, summary)
 
 
-def plan_of(flags: Namespace) -> JudgingPlan:
+def plan_of(flags: Namespace) -> "JudgingPlan":
+    from eexit.studies.judging.plan import plan_judging
+
     orders = (2 if flags.both_orders else 1) if flags.pairwise else 0
     return plan_judging(flags.results, flags.model, flags.configurations, flags.limit, orders)
 
 
-def finish(results: str, plan: JudgingPlan, summary: JudgingSummary) -> int:
+def finish(results: str, plan: "JudgingPlan", summary: "JudgingSummary") -> int:
     """Print the table and how to read the judgements; returns the exit code."""
+    from eexit.results.study_tables import JUDGEMENTS
+    from eexit.studies.judging.judgements import in_pandas
+    from eexit.studies.judging.table import by_configuration, judgements_table
+
     of_judge = [row for row in JUDGEMENTS.rows(plan.store) if (row["judge"], row["rubric"]) == (plan.judge, RUBRIC)]
     console = console_of(columns=110)
     found = by_configuration(of_judge, plan.keys, plan.groups)

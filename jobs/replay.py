@@ -25,22 +25,22 @@ from functools import partial
 from cluster.console.command import command
 from cluster.console.display import open_display
 from cluster.console.flags import study_flags, study_parser
-from cluster.studies.run import run_study
 from eexit.messages.wording import flag
 from eexit.method.rules import RULES
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import EVERY, NORMAL, PERFECT
 from eexit.plan.grids import parse_numbers, parse_rules
-from eexit.results.study_tables import REPLAYS
-from eexit.studies.replay.plan import SettingsToReplay, make_replay_plan
 
 REPLACED = {"readout": "READOUT", "probe": "FOLDER", "gate": "FOLDER", "decide_on": "WHAT"}
 
 
-@command(f"the settings that were finished stay in {REPLAYS.name}")
+@command("the settings that were finished stay in replays")
 def main(arguments: Sequence[str]) -> int:
     """0: all settings are replayed. 1: it stopped before. 2: the input can't be used."""
     flags = read_flags(arguments)
+    from cluster.studies.run import run_study
+    from eexit.studies.replay.plan import SettingsToReplay, make_replay_plan
+
     kl_factors = parse_numbers(flags.kl_factors, RULES["kl"].unit, "--kl-factors")
     replaced = {name: given for name in REPLACED if (given := getattr(flags, name))}
     asked = SettingsToReplay(

@@ -22,16 +22,7 @@ from cluster.console.flags import Parser, number, whole
 from eexit.decode.costs.other_models import KNOWN, shapes_of
 from eexit.quality.estimates import MARGIN
 from eexit.results.layout import REPORT
-from eexit.results.store.whereabouts import refuse_for_file
-from reports import (
-    NotASweepError,
-    PageSettings,
-    build_report,
-    generate_multi_prompt_html_visualization,
-    load_results_json,
-)
 from reports.progress import Progress
-from reports.read.prompt_choice import MOST
 
 
 @command()
@@ -41,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     if flags.serve is not None:
         from reports.page.serve import serve
 
-        return serve(flags.results, flags.serve, flags.ids or flags.prompts)
+        return serve(flags.results, flags.serve, prompts_to_hold(flags))
     with Console(stderr=True).status("") as status:
         path = write(flags, status.update)
     print(path)
@@ -69,7 +60,7 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         help=f"show what was run at another model's prices too: {', '.join(KNOWN)}, a folder, or shapes",
     )
     held = parser.add_mutually_exclusive_group()
-    held.add_argument("--prompts", type=whole, default=MOST, metavar="N", help=f"prompts to hold (default: {MOST})")
+    held.add_argument("--prompts", type=whole, metavar="N", help="prompts to hold (default: 100)")
     held.add_argument("--ids", nargs="+", metavar="ID", help="the prompts to hold")
     return parser.read(arguments)
 
@@ -81,7 +72,19 @@ def _margin(text: str) -> float:
     return margin
 
 
+def prompts_to_hold(flags: Namespace) -> int | Sequence[str]:
+    """How many prompts, or which, the page holds the texts of."""
+    from reports.read.prompt_choice import MOST
+
+    return flags.ids or flags.prompts or MOST
+
+
 def write(flags: Namespace, progress: Progress) -> Path:
+    from eexit.results.store.whereabouts import refuse_for_file
+    from reports.page.build import PageSettings, build_report
+    from reports.page.original import generate_multi_prompt_html_visualization, load_results_json
+    from reports.read.sweep import NotASweepError
+
     results, out = flags.results, flags.out
     prices_of = shapes_of(flags.prices_of) if flags.prices_of else None
     if out is not None:
@@ -93,7 +96,7 @@ def write(flags: Namespace, progress: Progress) -> Path:
         return generate_multi_prompt_html_visualization(drawn, out or Path(results).with_suffix(".html"))
     if out is None and "://" in results:
         raise NotASweepError(f"{results} is not a local folder: say where the report goes with --out FILE")
-    settings = PageSettings(prompts=flags.ids or flags.prompts, margin=flags.margin, prices_of=prices_of)
+    settings = PageSettings(prompts=prompts_to_hold(flags), margin=flags.margin, prices_of=prices_of)
     return build_report(results, out or Path(results) / REPORT, settings, progress)
 
 

@@ -22,16 +22,16 @@ from functools import partial
 from cluster.console.command import command
 from cluster.console.display import open_display
 from cluster.console.flags import study_flags, study_parser, whole
-from cluster.studies.run import run_study
 from eexit.quality.estimates import MIN_ROUNDS
-from eexit.results.study_tables import TIMINGS
-from eexit.studies.timing import plan
 
 
-@command(f"the rounds that were finished stay in {TIMINGS.name}")
+@command("the rounds that were finished stay in timings")
 def main(arguments: Sequence[str]) -> int:
     """0: all rounds are timed. 1: it stopped before. 2: the input can't be used."""
     flags = read_flags(arguments)
+    from cluster.studies.run import run_study
+    from eexit.studies.timing import plan
+
     asked = plan.WhatToTime(flags.configurations, flags.batch, flags.prompts, flags.tokens, flags.rounds, flags.steps)
     done = run_study(
         flags.results,

@@ -25,20 +25,21 @@ from rich.console import Console
 from cluster.console.command import command
 from cluster.console.display import open_display
 from cluster.console.flags import layer, seed, study_flags, study_parser, whole
-from cluster.studies.training import train_exits
 from eexit.messages.wording import flag
 from eexit.method.rules import shown
 from eexit.plan.grids import parse_rules
 from eexit.plan.prompts import read_prompts
-from eexit.training.plan import WhatToTrain
 from eexit.training.setup import WAYS, Settings
-from eexit.training.tables import how_to_use, training_tables
 
 
 @command("what was learned and saved stays: the same command goes on from there")
 def main(arguments: Sequence[str]) -> int:
     """0: the artefact is there. 1: it stopped before. 2: the input can't be used."""
     flags = read_flags(arguments)
+    from cluster.studies.training import train_exits
+    from eexit.training.plan import WhatToTrain
+    from eexit.training.tables import how_to_use, training_tables
+
     prompts = read_prompts(flags.prompts) if flags.prompts else ()
     asked = WhatToTrain(flags.what, flags.out, prompts, settings=settings_of(flags))
     card = train_exits(flags.results, asked, flags.device, open_display(quiet=flags.quiet))

@@ -1,13 +1,27 @@
 """Reports: results → data frames → charts → one HTML file. It knows the format of results, but not the engine."""
 
-from reports.page.build import PageSettings, build_report
-from reports.page.original import (
-    create_html_visualization,
-    generate_multi_prompt_html_visualization,
-    load_results_json,
-    save_results_json,
-)
-from reports.read.sweep import NotASweepError
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from reports.page.build import PageSettings, build_report
+    from reports.page.original import (
+        create_html_visualization,
+        generate_multi_prompt_html_visualization,
+        load_results_json,
+        save_results_json,
+    )
+    from reports.read.sweep import NotASweepError
+
+_HOMES = {
+    "NotASweepError": "reports.read.sweep",
+    "PageSettings": "reports.page.build",
+    "build_report": "reports.page.build",
+    "create_html_visualization": "reports.page.original",
+    "generate_multi_prompt_html_visualization": "reports.page.original",
+    "load_results_json": "reports.page.original",
+    "save_results_json": "reports.page.original",
+}
 
 __all__ = [
     "NotASweepError",
@@ -18,3 +32,10 @@ __all__ = [
     "load_results_json",
     "save_results_json",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import on first use: flags of a report need neither pandas nor Altair."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'reports' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -12,7 +12,6 @@ from cluster.console.job import FIELDS, GROUPS, OUTPUT, WHERE, SweepJob, job_of
 from eexit.messages.errors import UsageError
 from eexit.messages.explaining import explain
 from eexit.plan.config import Prompt
-from eexit.studies.controls import controls_of
 from eexit.studies.harness.plan import TasksAsked
 
 # What prompts, lengths and sampling are is a matter of the tasks. Drafts give the texts of `normal`.
@@ -47,6 +46,8 @@ def load_harness_job(arguments: Sequence[str], description: str) -> tuple[SweepJ
     flags: dict[str, Any] = {"out": OUT, **parse_flags(parser, arguments)}
     quiet, given = flags.pop("quiet", None) is not None, set(flags)
     if "controls_of" in flags:
+        from eexit.studies.controls import controls_of  # here, since flags are read without pyarrow
+
         flags["controls"] = controls_of(flags.pop("controls_of"))
     if "tasks" not in flags:
         raise UsageError("--tasks are missing: name some, such as arc_easy; `lm-eval ls tasks` lists them")

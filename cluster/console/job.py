@@ -20,8 +20,6 @@ from eexit.messages.explaining import explain
 from eexit.messages.locations import shown
 from eexit.plan.config import Count, Float, SweepConfig
 from eexit.plan.prompts import read_prompts
-from eexit.results.store.whereabouts import refuse_for_file
-from eexit.studies.controls import controls_of
 
 
 def _out(out: str) -> str:
@@ -165,6 +163,8 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     table = {} if given is None and "prompts" in flags else _read_toml(path)
     controls_from = str(flags.pop("controls_of", table.pop("controls_of", "")))
     if controls_from:
+        from eexit.studies.controls import controls_of  # here and below, since flags are read without pyarrow
+
         table["controls"] = controls_of(controls_from)
     if ("rules" in flags or "draft" in flags) and "kl_factors" not in flags:
         table.pop("kl_factors", None)  # --rules and --draft replace the file's KL factors
@@ -181,6 +181,8 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     except ValidationError as error:
         raise UsageError(explain(error, set(flags), path, FIELDS)) from error
     if figures is not None:
+        from eexit.results.store.whereabouts import refuse_for_file
+
         refuse_for_file(figures, "--json", planned=job.out)
     return job, options
 

@@ -14,8 +14,6 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from eexit.messages.errors import UsageError, first_line
@@ -132,6 +130,9 @@ def _rows_of_csv(path: Path) -> Iterator[Row]:
 
 
 def _rows_of_parquet(path: Path) -> Iterator[Row]:
+    import pyarrow as pa  # here, since flags are read without it
+    import pyarrow.parquet as pq
+
     try:
         file = pq.ParquetFile(path)
     except pa.ArrowInvalid as error:

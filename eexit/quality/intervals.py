@@ -13,12 +13,11 @@ import math
 from typing import Final
 
 import numpy as np
-from scipy.special import stdtrit
-from scipy.stats import beta, binom, binomtest, norm
+import scipy  # which imports its parts at their first use
 
 LEVEL: Final = 0.95
 TAILS: Final = ((1 - LEVEL) / 2, 1 - (1 - LEVEL) / 2)
-NORMAL_TAIL: Final = float(norm.ppf(TAILS[1]))
+NORMAL_TAIL: Final = 1.959963984540054  # the standard normal quantile of TAILS[1]
 MOST_EFFECTIVE: Final = 1e9  # prompts that the same value off the edge of all prompts stands for
 Ends = tuple[float, float]
 
@@ -33,8 +32,8 @@ def of_share(values_P: np.ndarray) -> Ends:
 def clopper_pearson(successes: float, n: float) -> Ends:
     """The exact interval of a share, given how many of `n` it was; neither need be whole."""
     failures = n - successes
-    low = float(beta.ppf(TAILS[0], successes, failures + 1)) if successes > 0 else 0.0
-    high = float(beta.ppf(TAILS[1], successes + 1, failures)) if failures > 1e-9 else 1.0
+    low = float(scipy.stats.beta.ppf(TAILS[0], successes, failures + 1)) if successes > 0 else 0.0
+    high = float(scipy.stats.beta.ppf(TAILS[1], successes + 1, failures)) if failures > 1e-9 else 1.0
     return low, high
 
 
@@ -60,13 +59,13 @@ def _are_parts(values_P: np.ndarray) -> bool:
 def _as_many(whole_variance: float, values_P: np.ndarray) -> float:
     """How many whole values, with this variance, say as much as these; fewer, as their variance is itself estimated."""
     n, variance = len(values_P), float(values_P.var(ddof=1))
-    spread = float(NORMAL_TAIL / stdtrit(n - 1, TAILS[1])) ** 2
+    spread = float(NORMAL_TAIL / scipy.special.stdtrit(n - 1, TAILS[1])) ** 2
     return min(whole_variance / (variance / n) * spread, MOST_EFFECTIVE) if variance else MOST_EFFECTIVE
 
 
 def student(mean: float, variance: float, n: int) -> Ends:
     """Student's interval of a mean of `n` values with this sample variance."""
-    half = float(stdtrit(n - 1, TAILS[1])) * math.sqrt(variance / n)
+    half = float(scipy.special.stdtrit(n - 1, TAILS[1])) * math.sqrt(variance / n)
     return mean - half, mean + half
 
 
@@ -75,7 +74,7 @@ def of_median(values_R: np.ndarray) -> Ends | None:
 
     None below six values: the range from the least to the greatest of five covers 93.75 %.
     """
-    rank = int(binom.ppf(TAILS[0], len(values_R), 0.5))
+    rank = int(scipy.stats.binom.ppf(TAILS[0], len(values_R), 0.5))
     if rank == 0:
         return None
     ordered = np.sort(values_R)
@@ -84,4 +83,4 @@ def of_median(values_R: np.ndarray) -> Ends | None:
 
 def mcnemar(gained: int, lost: int) -> float:
     """The exact p-value of McNemar's test (1947): of gains and losses being equally likely. 1 where there are none."""
-    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    return float(scipy.stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0

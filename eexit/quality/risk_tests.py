@@ -15,8 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 import numpy as np
-from scipy.special import bdtr, btdtrib, xlogy
-from scipy.stats import beta, binom
+import scipy  # which imports its parts at their first use
 
 POWER: Final = 0.8  # the chance of a certificate that "n prompts would do" stands for
 MOST_PROMPTS: Final = 100_000  # up to which a sufficient number is searched for
@@ -29,7 +28,7 @@ RiskTest = Callable[[np.ndarray, float, float], np.ndarray]  # losses (…, P), 
 
 def exact_binomial(loss_P: np.ndarray, at_most: float, error: float = 0.05) -> np.ndarray:
     """P(Bin(n, α) ≤ k) for k losses of 1 among n, the others being 0."""
-    p_value: np.ndarray = bdtr(np.round(loss_P.sum(axis=-1)), loss_P.shape[-1], at_most)
+    p_value: np.ndarray = scipy.special.bdtr(np.round(loss_P.sum(axis=-1)), loss_P.shape[-1], at_most)
     return p_value
 
 
@@ -58,6 +57,7 @@ def hoeffding_bentkus(loss_P: np.ndarray, at_most: float, error: float = 0.05) -
     """
     n, mean = loss_P.shape[-1], loss_P.mean(axis=-1)
     lower = np.minimum(mean, at_most)
+    xlogy, bdtr = scipy.special.xlogy, scipy.special.bdtr
     divergence = xlogy(lower, lower / at_most) + xlogy(1 - lower, (1 - lower) / (1 - at_most))
     # A mean of k losses of 1, times n, may come out as k + 1e-16, of which the ceiling would be k + 1.
     losses = np.ceil(np.round(n * mean, 9))
@@ -115,17 +115,17 @@ def prompts_for_loss(mean: float, at_most: float, error: float) -> int | None:
     if mean >= at_most:
         return None
     lost_K = np.arange(math.ceil(MOST_PROMPTS * at_most))
-    n_K = np.ceil(lost_K + btdtrib(lost_K + 1, 1 - error, at_most) - ROUNDING)
-    n_K += binom.cdf(lost_K, n_K, at_most) > error
+    n_K = np.ceil(lost_K + scipy.special.btdtrib(lost_K + 1, 1 - error, at_most) - ROUNDING)
+    n_K += scipy.stats.binom.cdf(lost_K, n_K, at_most) > error
     n_K = n_K[n_K <= MOST_PROMPTS]
-    enough = binom.cdf(lost_K[: len(n_K)], n_K, mean) >= POWER
+    enough = scipy.stats.binom.cdf(lost_K[: len(n_K)], n_K, mean) >= POWER
     return int(n_K[enough.argmax()]) if enough.any() else None
 
 
 def chance_of_certificate(mean: float, n: int | np.ndarray, at_most: float, error: float) -> np.ndarray:
     """The chance that the exact test certifies `at_most` with n prompts of which each is lost with a chance `mean`."""
     most = most_losses(n, at_most, error)
-    chance: np.ndarray = np.where(most >= 0, binom.cdf(most, n, mean), 0.0)
+    chance: np.ndarray = np.where(most >= 0, scipy.stats.binom.cdf(most, n, mean), 0.0)
     return chance
 
 
@@ -136,13 +136,13 @@ def loss_certified(n: int, at_most: float, error: float) -> float | None:
     if so few prompts certify nothing.
     """
     most = int(most_losses(n, at_most, error))
-    return float(beta.ppf(1 - POWER, most + 1, n - most)) if most >= 0 else None
+    return float(scipy.stats.beta.ppf(1 - POWER, most + 1, n - most)) if most >= 0 else None
 
 
 def most_losses(n: int | np.ndarray, at_most: float, error: float) -> np.ndarray:
     """How many of n prompts may be lost where the exact test certifies `at_most`; −1: not even none."""
-    most: np.ndarray = binom.ppf(error, n, at_most)  # the least number whose tail is at least the error
-    most -= binom.cdf(most, n, at_most) > error
+    most: np.ndarray = scipy.stats.binom.ppf(error, n, at_most)  # the least number whose tail is at least the error
+    most -= scipy.stats.binom.cdf(most, n, at_most) > error
     return most
 
 

@@ -15,16 +15,18 @@ Shapes: I prompts by id, P units, C configurations, D draws (seeds; of a judge's
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import pyarrow as pa
 
 from eexit.plan.configuration import NORMAL
 from eexit.plan.runs import OK
 from eexit.plan.splits import shuffled
 from eexit.quality.estimates import means_of_groups
 from eexit.quality.rubric import SCALE
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SCORE: Final = "score"  # the mean of what a judge scores, 1 to 5 each
 WORST_SCORE, BEST_SCORE = float(SCALE[0]), float(SCALE[-1])
@@ -129,7 +131,7 @@ def answers_tell(accuracy: float, at_most: float) -> bool:
     return accuracy / 2 > at_most
 
 
-def losses(risk: Risk, runs: pa.Table) -> Losses:
+def losses(risk: Risk, runs: "pa.Table") -> Losses:
     """The losses of all units and configurations in `runs`, which have one row per run and draw.
 
     Columns: prompt_id, unit, configuration, draw, status, and the risk's own, which is null where it is not known.
@@ -138,7 +140,7 @@ def losses(risk: Risk, runs: pa.Table) -> Losses:
     of_configuration, configurations = _codes(runs["configuration"])
     of_draw, draws = _codes(runs["draw"])
     number_ICD = np.full((len(ids), len(configurations), len(draws)), np.nan)
-    number_ICD[of_id, of_configuration, of_draw] = runs[risk.column].cast(pa.float64()).to_numpy()
+    number_ICD[of_id, of_configuration, of_draw] = runs[risk.column].cast("float64").to_numpy()
     failed_ICD = np.zeros(number_ICD.shape, dtype=bool)
     failed_ICD[of_id, of_configuration, of_draw] = np.array(runs["status"].to_pylist()) != OK
     normal_I1D = np.full((len(ids), 1, len(draws)), np.nan)
@@ -154,7 +156,7 @@ def losses(risk: Risk, runs: pa.Table) -> Losses:
     return Losses(tuple(units[at] for at in order), tuple(configurations), means_of_groups(loss_IC, unit_I)[order])
 
 
-def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
+def _codes(column: "pa.ChunkedArray") -> tuple[np.ndarray, list[str]]:
     """The column as numbers from 0, and what each of them stands for."""
     encoded = column.combine_chunks().dictionary_encode()
     return np.asarray(encoded.indices), encoded.dictionary.to_pylist()

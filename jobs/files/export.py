@@ -25,8 +25,6 @@ from cluster.console.flags import study_parser
 from eexit.messages.locations import HIDDEN, inside, shown, without_secrets
 from eexit.messages.wording import counted
 from eexit.plan.configuration import NORMAL
-from eexit.studies.export.dataset_card import CARD, DATA_FILES
-from eexit.studies.export.export import export
 
 KL_FACTORS = (0.5, 1.0, 2.0, 4.0)
 
@@ -35,6 +33,9 @@ KL_FACTORS = (0.5, 1.0, 2.0, 4.0)
 def main(arguments: Sequence[str]) -> int:
     """0: exported. 1: it stopped. 2: the input can't be used."""
     flags = read_flags(arguments)
+    from eexit.studies.export.dataset_card import CARD
+    from eexit.studies.export.export import export
+
     asked = without_secrets(shlex.join(["python", "jobs/files/export.py", *arguments]))
     display = open_display(quiet=flags.quiet)
     done = export(flags.results, flags.out, flags.configurations, flags.kl_factors, asked, display)
@@ -49,6 +50,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def reading(out: str) -> str:
     """The line of Python that reads what was exported to `out`; it shows no secrets of a URI."""
+    from eexit.studies.export.dataset_card import DATA_FILES
+
     where = inside(out, DATA_FILES)
     public = shown(where).replace(f"{HIDDEN}@", "").removesuffix(f"?{HIDDEN}")
     hint = "" if public == where else "  # with storage_options for what else --out carries"

@@ -17,9 +17,6 @@ from pathlib import Path
 from cluster.console.command import command
 from cluster.console.flags import Parser, seed, whole
 from eexit.messages.errors import UsageError, first_line
-from eexit.plan.prompt_kinds.drawing import draw_prompts
-from eexit.results.store.whereabouts import refuse_for_file
-from eexit.whole_files import write_whole
 
 
 @command()
@@ -30,6 +27,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seed", type=seed, default=0, help="which ones (default: 0)")
     parser.add_argument("--out", metavar="FILE", required=True, help="a new .jsonl file")
     flags = parser.read(arguments)
+    from eexit.plan.prompt_kinds.drawing import draw_prompts
+    from eexit.results.store.whereabouts import refuse_for_file
+    from eexit.whole_files import write_whole
+
     out = Path(flags.out)
     if out.suffix.lower() != ".jsonl":
         raise UsageError(f"--out {out} must end in .jsonl, so that a sweep can read it")

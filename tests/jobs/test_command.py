@@ -22,6 +22,7 @@ SCRIPTS = sorted(
 )
 EEXIT = "import sys; from jobs import main; sys.exit(main())"  # as the installed script has it
 SECONDS_AT_MOST = 1.0
+TAKE_LONG = ("torch", "transformers", "pandas", "ray", "altair", "scipy.stats", "scipy.special", "pyarrow")
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,21 @@ def test_each_command_says_how_it_is_called(script: str, monkeypatch: pytest.Mon
     wrong = here(jobs.main, name, "--nonsense")
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_neither_help_nor_a_mistake_in_a_flag_imports_what_takes_long(script: str) -> None:
+    """In a process of its own, where the rest takes tenths of a second."""
+    lines = (
+        "import sys, jobs",
+        f"assert jobs.main([{named(script)!r}, '--nonsense']) == 2",
+        f"try: jobs.main([{named(script)!r}, '--help'])",
+        f"except SystemExit: sys.exit(' '.join(name for name in {TAKE_LONG} if name in sys.modules))",
+    )
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.startswith("usage: ")
+    imported = done.stderr.splitlines()[1:]  # below the mistake
+    assert imported in ([], [""]), imported
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -11,6 +11,7 @@ from report_fixtures import MakeSweep
 
 from jobs import report as report_job
 from reports import PageSettings, build_report
+from reports.read.prompt_choice import MOST
 
 JOB = Path(__file__).parents[2] / "jobs" / "report.py"
 
@@ -30,6 +31,12 @@ def test_the_report_lands_in_the_sweeps_folder(
     assert main([str(folder)]) == 0
     assert capsys.readouterr() == (f"{folder / 'report.html'}\n", "")
     assert (folder / "report.html").stat().st_size > 100_000
+
+
+def test_the_help_says_how_many_prompts_it_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        report_job.main(["--help"])
+    assert f"prompts to hold (default: {MOST})" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("what", ["nowhere", "", "broken.json", "nowhere.json"])

@@ -6,7 +6,6 @@ the steps of assessments beside it, on a local disk. The same question about the
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,18 +17,10 @@ from eexit.results.layout import ASSESSMENT
 from eexit.results.store.finished_sweep import FinishedSweep
 from eexit.results.store.folder import Store, open_store
 from eexit.results.study_tables import CHOICES
+from eexit.studies.choosing.question import Ask
 
 QUESTION: Final = ("risk", "at_most", "confidence", "cost_by", "test", "order", "asked")  # what makes it another one
 Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Ask:
-    """The number of an ask of its prompts, from 1, of how many that were planned, and what it may err with."""
-
-    number: int
-    planned: int
-    error: float
 
 
 def columns_of(sweep: FinishedSweep, units: Sequence[str]) -> dict[str, Any]:

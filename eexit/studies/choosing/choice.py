@@ -16,8 +16,9 @@ from eexit.plan.configuration import NORMAL
 from eexit.quality.learn_then_test import EQUAL, FULL_DEPTH, certify
 from eexit.quality.risk_tests import RISK_TESTS, prompts_needed, upper_bound
 from eexit.quality.risks import RISKS
-from eexit.studies.choosing.asks import Ask, columns_of
+from eexit.studies.choosing.asks import columns_of
 from eexit.studies.choosing.evidence import Evidence, SettingSequence
+from eexit.studies.choosing.question import Ask
 from eexit.studies.timing.speedups import Speedup, latest_speedups
 
 

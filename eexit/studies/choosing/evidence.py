@@ -34,8 +34,7 @@ from eexit.results.files import once_each
 from eexit.results.means import RUN_OF_ALL_SEEDS
 from eexit.results.store.finished_sweep import FinishedSweep, read_finished
 from eexit.results.study_tables import JUDGEMENTS
-from eexit.studies.choosing.asks import Ask
-from eexit.studies.choosing.question import COSTS, ChoiceQuestion, candidates, refuse_few
+from eexit.studies.choosing.question import COSTS, Ask, ChoiceQuestion, candidates, refuse_few
 from eexit.studies.judging.judgements import is_scored
 
 

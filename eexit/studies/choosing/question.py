@@ -17,8 +17,6 @@ from eexit.quality.risk_tests import RISK_TESTS, prompts_without_loss
 from eexit.quality.risks import RISKS, SCORE
 from eexit.quality.sequences import Family, families, has_order
 from eexit.results.layout import Manifest
-from eexit.results.store.finished_sweep import refuse_unknown
-from eexit.studies.choosing.asks import Ask
 
 _TEXTS: Final = ["correct", "lcs_share"]  # what is told of the texts beside the risk
 _IDENTITY: Final = ["run_id", "prompt_id", "prompt", "configuration", "seed", "status"]
@@ -46,6 +44,15 @@ COSTS: Final[dict[str, Cost]] = {
     ),
     "depth": Cost("mean depth of the exits, as a fraction of all layers", "mean_depth"),
 }
+
+
+@dataclass(frozen=True)
+class Ask:
+    """The number of an ask of its prompts, from 1, of how many that were planned, and what it may err with."""
+
+    number: int
+    planned: int
+    error: float
 
 
 @dataclass(frozen=True)
@@ -104,6 +111,8 @@ def candidates(manifest: Manifest, question: ChoiceQuestion, name: str) -> tuple
     Raises `UsageError` for names that the sweep lacks, for what is asked for by name and can't be tested, and if
     nothing is left.
     """
+    from eexit.results.store.finished_sweep import refuse_unknown  # here, since flags are made of the names above
+
     there = [each for each in manifest.configurations if each["mode"] != NORMAL]
     rules = [each["rule"] for each in there if each["rule"]]
     refuse_unknown(question.modes, list(dict.fromkeys(each["mode"] for each in there)), name, "mode with exits called")

@@ -12,6 +12,7 @@ from commands import here
 from driving import look_here
 from own_tasks import CHOICE, WORDS, save_task, save_tasks
 
+from cluster.studies import harness as evaluating
 from cluster.studies.harness import evaluate_on_tasks
 from eexit.results.layout import MANIFEST, Manifest, encode
 from eexit.results.seals import encode_sealed
@@ -37,7 +38,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _looks_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which has torch anyway."""
-    monkeypatch.setattr(harness, "evaluate_on_tasks", partial(evaluate_on_tasks, look=look_here, find=find_here))
+    monkeypatch.setattr(evaluating, "evaluate_on_tasks", partial(evaluate_on_tasks, look=look_here, find=find_here))
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -18,6 +18,7 @@ from landed_sweep import land_all
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from cluster.studies import own_node as alone
+from cluster.studies import run as running_studies
 from cluster.studies.run import run_study
 from eexit.messages.errors import UsageError
 from eexit.messages.progress import Progress, Silence
@@ -62,7 +63,7 @@ def timed(out: Path, **others: Any) -> Sequence[Mapping[str, Any]]:
 
 @pytest.fixture
 def model_is_described_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timings, "run_study", partial(run_study, look=look_here))
+    monkeypatch.setattr(running_studies, "run_study", partial(run_study, look=look_here))
 
 
 @pytest.mark.usefixtures("local_ray", "model_is_described_here")
