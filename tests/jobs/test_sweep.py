@@ -10,10 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from commands import without_steps
+from scripted import rows_of, sweep_of
 from sweeping import sweep_here
 
+from cluster.sweep import Summary
+from eexit.plan.runs import plan_runs
+from eexit.results.layout import REPORT
+from eexit.results.shard_tables import error_results
 from eexit.results.store.folder import open_store
-from jobs.sweep import publish_report
+from eexit.results.store.landing import Tally, land
+from jobs.sweep import finish, publish_report
 from reports import PageSettings, build_report
 
 
@@ -80,6 +86,22 @@ def test_a_sweep_ends_with_its_table_and_where_to_look(finished: tuple[Path, str
     reason = pd.read_parquet(folder / "out" / "generations").query("status == 'error'").error.iloc[0]
     assert progress.splitlines()[-1] == (
         f"6 of 15 runs are errors, such as: {reason}; report.html#/fail lists them, and the same command tries again"
+    )
+
+
+@pytest.mark.parametrize(("n_done", "code", "of_all"), [(2, 0, "1 of 3 runs"), (0, 1, "all 3 runs")])
+def test_of_runs_that_failed_the_first_reason_and_the_page_that_lists_them_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], n_done: int, code: int, of_all: str
+) -> None:
+    config = sweep_of(tmp_path, "one", "two", "three", modes=["normal"], kl_factors=())
+    store, runs = open_store(tmp_path / "out"), list(plan_runs(config))
+    if n_done:
+        land(store, runs[:n_done], rows_of(runs[:n_done], config))
+    land(store, runs[n_done:], error_results(runs[n_done:], config, "no such luck"))
+    store.publish(REPORT, b"is there")
+    assert finish(Summary(config, store.root, {}, [5], n_done, 3 - n_done, Tally()), store.root, None) == code
+    assert capsys.readouterr().err == (
+        f"{of_all} are errors, such as: no such luck; report.html#/fail lists them, and the same command tries again\n"
     )
 
 
