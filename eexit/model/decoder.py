@@ -25,11 +25,18 @@ from eexit.model.support.far_tokens import far_positions, watch_token_at, window
 from eexit.model.support.grafting import Echo, Recorder, graft
 from eexit.model.support.keys_alone import keys_alone
 from eexit.model.support.longrope import switch_length
-from eexit.model.support.refusals import cached_windows, find_stack, refuse_several_devices, refuse_unsupported, takes
+from eexit.model.support.refusals import (
+    cached_windows,
+    find_stack,
+    refuse_autocast,
+    refuse_compiled,
+    refuse_several_devices,
+    refuse_unsupported,
+    takes,
+)
 from eexit.model.support.self_attending import check_self_attending
 from eexit.model.support.soundness import check
 from eexit.model.support.watching import (
-    WATCHED,
     Forward,
     OwnAttention,
     asks_for_attention,
@@ -37,7 +44,7 @@ from eexit.model.support.watching import (
     watch_row,
 )
 
-PROBE_TOKENS: Final = (9, 4, 6)  # lengths of the prompts that a model is observed with
+PROBE_TOKENS: Final = (6, 29)  # lengths of the prompts that a model is observed with
 
 
 class Decoder(Layerwise):
@@ -50,6 +57,8 @@ class Decoder(Layerwise):
         config, what = model.config.get_text_config(decoder=True), type(model).__name__
         try:
             refuse_unsupported(model.config, config)
+            refuse_compiled(model)
+            refuse_autocast(model.device)
             refuse_several_devices(model)
             self.n_layers: int = config.num_hidden_layers
             self.context = context_of(config)
@@ -79,14 +88,14 @@ class Decoder(Layerwise):
         self.attends_itself = not asks_for_attention(model, self.configs, self._probes()[0][0])
         try:
             if not self.attends_itself:
-                rows = self._watch(model, path, name, WATCHED)
+                rows = self._watch(model, path, name)
                 tokens_at = [watch_token_at(self, position) for position in far]
                 self.windows = windows_of(tokens_at)
                 check(self, rows, tokens_at)
         except OwnAttention:
             self.attends_itself = True
         if self.attends_itself:
-            rows = self._watch(model, path, name, None)
+            rows = self._watch(model, path, name)
             check_self_attending(self, rows, far)
         self._require_windows(cached_windows(config), far[-1])
         self.for_keys = keys_alone(self, rows[0][0].entering_1TW)
@@ -94,10 +103,10 @@ class Decoder(Layerwise):
         self.cache_bytes_per_token = cache.n_bytes
         self.cache_shapes = [tuple(part.shape for part in cache.held(layer)) for layer in range(self.n_layers)]
 
-    def _watch(self, model: PreTrainedModel, path: str, name: str, implementation: str | None) -> list[list[Forward]]:
+    def _watch(self, model: PreTrainedModel, path: str, name: str) -> list[list[Forward]]:
         """Observe the unmodified model on some rows, to find how it calls its layers and what follows them."""
         stack = model.get_submodule(path)
-        rows = [watch_row(model, stack, self.layers, parts, implementation) for parts in self._probes()]
+        rows = [watch_row(model, stack, self.layers, parts, self.attends_itself) for parts in self._probes()]
         watched = rows[0][0]
         self.after_layers = watched.after_layers
         self.width = watched.leaving_1TW[-1].shape[-1]  # of the residual stream
@@ -127,8 +136,9 @@ class Decoder(Layerwise):
 
     def _probes(self) -> list[list[Tensor]]:
         """Rows of different lengths to observe the model with: each is a prompt and one token behind it."""
-        tokens = [torch.arange(1, n + 2, device=self.device)[None] % self.vocabulary for n in PROBE_TOKENS]
-        return [[token_1T[:, :-1], token_1T[:, -1:]] for token_1T in tokens]
+        lengths = [min(n, (self.context or n + 1) - 1) + 1 for n in PROBE_TOKENS]
+        token_T = torch.arange(1, sum(lengths) + 1, device=self.device) % self.vocabulary
+        return [[token_1T[None, :-1], token_1T[None, -1:]] for token_1T in token_T.split(lengths)]
 
     @torch.inference_mode()
     def _find_rows(self) -> list[LayerCall]:

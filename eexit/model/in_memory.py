@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from eexit.messages.errors import UsageError
 from eexit.messages.wording import some
+from eexit.model.support.refusals import refuse_compiled
 
 # Names of files, of tokens, of what is returned and of how weights are held; none changes what the layers compute.
 _ASIDE: Final = (
@@ -43,8 +44,7 @@ def state_of(model: PreTrainedModel) -> State:
 
 def refuse_unusual(model: PreTrainedModel) -> None:
     """Raises `UsageError` for a model that is compiled, quantised, or not on one device."""
-    if any(_is_compiled(module) for module in model.modules()):
-        raise UsageError("the model is compiled, and layers are run one at a time here: load it without torch.compile")
+    refuse_compiled(model)
     if getattr(model, "hf_quantizer", None) is not None or getattr(model.config, "quantization_config", None):
         raise UsageError("the model is quantised: load it without quantization_config, with weights as they were")
     devices = sorted({str(weight.device) for weight in model.parameters()})
@@ -52,10 +52,6 @@ def refuse_unusual(model: PreTrainedModel) -> None:
         raise UsageError(
             f"the model is spread over {', '.join(some(devices))}: load it onto one device, without offloading"
         )
-
-
-def _is_compiled(module: torch.nn.Module) -> bool:
-    return module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule"  # of torch.compile
 
 
 def _version(weight: torch.Tensor) -> int:

@@ -33,22 +33,27 @@ WITHOUT_EFFECT: Final = frozenset({
 _running: ContextVar["LayerPass"] = ContextVar("_running")  # not every layer passes its arguments on to attention
 
 
-def _attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, *,
+def options_of(
+    layer: int, width: int, window: int | None, *,
     scaling: float | None = None, softcap: float | None = None, s_aux: Tensor | None = None, **others: object,
-) -> tuple[Tensor, None]:  # fmt: skip
-    """Our implementation of transformers' attention interface, for the running pass; `s_aux` are attention sinks.
+) -> AttentionOptions:  # fmt: skip
+    """What a layer hands to its attention beside queries and keys of this width; `s_aux` are attention sinks.
 
     Raises `UsageError` for other arguments than those that have no effect, unless they are None.
     """
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    running = _running.get()
     given = {name for name, value in others.items() if value is not None}
     if unknown := sorted(given - WITHOUT_EFFECT):
-        raise UsageError(
-            f"layer {running.view.layer} gives its attention {', '.join(unknown)}, which ours does not take"
-        )
-    options = AttentionOptions(scaling, running.windows[running.view.layer], softcap, s_aux)
+        raise UsageError(f"layer {layer} gives its attention {', '.join(unknown)}, which ours does not take")
+    return AttentionOptions(width**-0.5 if scaling is None else scaling, window, softcap, s_aux)
+
+
+def _attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, **handed: Any
+) -> tuple[Tensor, None]:
+    """Our implementation of transformers' attention interface, for the running pass. Raises `UsageError`."""
+    running = _running.get()
+    layer = running.view.layer
+    options = options_of(layer, query.shape[-1], running.windows[layer], **handed)
     return running.view.attend(query, key, value, options), None
 
 

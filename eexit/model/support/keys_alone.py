@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from eexit.model.cache import KVCache
 from eexit.model.layerwise import Layerwise
 from eexit.model.support.grafting import Constant, graft
-from eexit.model.support.soundness import require_same
+from eexit.model.support.same_numbers import require_same
 from eexit.model.views import KeysWritten
 
 

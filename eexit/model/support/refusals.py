@@ -6,6 +6,7 @@ The functions raise `UsageError`, saying what is missing.
 import inspect
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import get_layer_types_and_kwargs
@@ -32,6 +33,27 @@ def refuse_unsupported(outer: Any, config: Any) -> None:
         raise UsageError(
             f"it has layers of kind {', '.join(sorted(kinds))}; only full and sliding-window attention keep the keys "
             "and values per position that early exit needs"
+        )
+
+
+def refuse_compiled(model: nn.Module) -> None:
+    """Raises `UsageError` for a model of which torch.compile has compiled a module, or the forward of one."""
+    if any(_is_compiled(module) for module in model.modules()):
+        raise UsageError("the model is compiled, and layers are run one at a time here: load it without torch.compile")
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    by_class = type(module).__name__ == "OptimizedModule"
+    return module._compiled_call_impl is not None or by_class or hasattr(module.forward, "_torchdynamo_orig_callable")
+
+
+def refuse_autocast(device: torch.device) -> None:
+    """Raises `UsageError` under torch.autocast, which has operators compute in another dtype than the weights' own."""
+    if torch.is_autocast_enabled(device.type):
+        autocast = torch.get_autocast_dtype(device.type)
+        raise UsageError(
+            f"torch.autocast is on, so that products are computed in another dtype than the weights': run it outside "
+            f"of torch.autocast, and load the model with dtype={autocast} if that is wanted"
         )
 
 

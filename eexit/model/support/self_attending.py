@@ -3,14 +3,13 @@
 Their attention is the model's own code, so that its inputs and outputs are compared with those of the unmodified model:
 every argument of a layer, at positions around each length in the configuration; and what a layer adds to the residual
 stream, for prompts, for tokens behind prompts of different lengths (in one batch, in a part of it, in a cache with
-unused room, and several tokens of a row in one pass), and for tokens at those far positions, behind random keys and
-values.
+unused room), for all tokens of the prompts in one pass, and for a token at those far positions, behind random keys and
+values, beside one near the start.
 
 Shapes: B rows, N tokens that each stand by themselves, T tokens of a row, W width of the residual stream.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 import torch
@@ -21,17 +20,19 @@ from eexit.model.cache import KVCache
 from eexit.model.layer_calls import LayerCall, RowAxis
 from eexit.model.layerwise import LayerPass, Layerwise
 from eexit.model.support.far_tokens import FilledCache
-from eexit.model.support.soundness import (
-    CACHE_POSITIONS,
+from eexit.model.support.same_numbers import (
     SAME_OPERATIONS,
     require_same,
     require_same_added,
     require_same_embedding,
 )
+from eexit.model.support.token_rows import rows_of, token_rows
 from eexit.model.support.watching import Forward
 from eexit.model.views import TokensView
 
 TOKENS_BEHIND: Final = 3  # a prompt
+CACHE_POSITIONS: Final = 80  # more than any prompt here needs
+FAR_POSITION: Final = 300  # at which layers are run, whatever lengths the configuration has
 FARTHEST_RUN_POSITION: Final = 1 << 12  # beyond it, arguments are compared and layers not run
 
 
@@ -43,7 +44,8 @@ def check_self_attending(decoder: Layerwise, rows: Sequence[Sequence[Forward]], 
         _check_prompt(decoder, prompt, (cache, other_cache), slot)
     _check_tokens_behind(decoder, [step for _, step in rows], cache)
     _check_tokens_apart(decoder, rows, other_cache)
-    for position in far:
+    runs_farther = decoder.context is None or decoder.context > FAR_POSITION
+    for position in {*far, FAR_POSITION} if runs_farther else far:
         _check_arguments(decoder, [1, position])
         if position <= FARTHEST_RUN_POSITION:
             _check_far_token(decoder, position, cache)
@@ -71,33 +73,23 @@ def _check_tokens_behind(decoder: Layerwise, steps: Sequence[Forward], cache: KV
     expected_B1W = torch.cat([step.entering_1TW[0] for step in steps])
     require_same_embedding(decoder, "a token behind a prompt", embedded_B1W, expected_B1W)
     _check_layers(decoder, layer_pass, steps, "a token behind a prompt")
-    for some in ([1, 2, 0], [2, 0]):
+    for some in ([1, 0], [1]):
         rows = torch.tensor(some, device=decoder.device)
         among = layer_pass.among(rows, view.among(rows))
         _check_layers(decoder, among, [steps[row] for row in some], "a token of some rows")
 
 
 def _check_tokens_apart(decoder: Layerwise, rows: Sequence[Sequence[Forward]], cache: KVCache) -> None:
-    """Check the last two tokens of every row in one pass, in which each stands by itself; then some of these tokens."""
-    tokens = [_last_token(row[part]) for part in (1, 0) for row in rows]  # a row's later token comes first
-    slot_N = torch.arange(len(rows), device=decoder.device).repeat(2)
-    position_N1 = torch.cat([token.position_1T for token in tokens])
-    view = TokensView(cache, slot_N, position_N1, int(position_N1.max()) + 1, decoder.attends_itself)
-    embedded_N1W, layer_pass = decoder.begin(torch.cat([token.token_1T for token in tokens]), view)
-    expected_N1W = torch.cat([token.entering_1TW[0] for token in tokens])
-    require_same_embedding(decoder, "tokens of several rows", embedded_N1W, expected_N1W)
-    _check_layers(decoder, layer_pass, tokens, "several tokens of a row")
-    some = torch.tensor([4, 0, 3, 1], device=decoder.device)
+    """Check all tokens of every row in one pass, in which each stands by itself; then some of these tokens."""
+    tokens, forward_of = token_rows([forward for row in rows for forward in row])
+    slot_N = torch.tensor([forward // 2 for forward in forward_of], device=decoder.device)
+    view = TokensView(cache, slot_N, tokens.position_1T, int(tokens.position_1T.max()) + 1, decoder.attends_itself)
+    embedded_N1W, layer_pass = decoder.begin(tokens.token_1T, view)
+    require_same_embedding(decoder, "tokens of several rows", embedded_N1W, tokens.entering_1TW[0])
+    _check_layers(decoder, layer_pass, [tokens], "several tokens of a row")
+    some = torch.tensor([4, 0, 3, 1, 17, 20], device=decoder.device)
     among = layer_pass.among(some, view.among(some))
-    _check_layers(decoder, among, [tokens[token] for token in some.tolist()], "some of a row's tokens")
-
-
-def _last_token(forward: Forward) -> Forward:
-    entering, leaving = (
-        [stream[:, -1:] for stream in streams] for streams in (forward.entering_1TW, forward.leaving_1TW)
-    )
-    token_11, position_11 = forward.token_1T[:, -1:], forward.position_1T[:, -1:]
-    return replace(forward, token_1T=token_11, position_1T=position_11, entering_1TW=entering, leaving_1TW=leaving)
+    _check_layers(decoder, among, [rows_of(tokens, some.tolist())], "some of a row's tokens")
 
 
 def _check_layers(
@@ -150,23 +142,29 @@ class _HeldCache(FilledCache):
 
 
 def _check_far_token(decoder: Layerwise, position: int, like: KVCache) -> None:
-    """Layers add the same for a token at this position alone, and in a batch with a token near the start."""
+    """Layers add the same for a token at this position and for one near the start, in a batch of both and alone."""
     position_B1, reach = torch.tensor([[1], [position]], device=decoder.device), position + 1
     token_B1, rows = torch.ones_like(position_B1), torch.arange(2, device=decoder.device)
     embedded_B1W, layer_pass = decoder.begin(token_B1, decoder.view(KVCache(2, reach), position_B1, reach))
-    held, generator = _HeldCache(position), torch.Generator().manual_seed(position)
-    alone_11W, alone_calls = decoder.embed(input_ids=token_B1[:1], cache=held, use_cache=True)
-    for layer, call in enumerate(alone_calls):
+    generator, alone = torch.Generator().manual_seed(position), []
+    for each in (1, position):
+        held = _HeldCache(each)
+        alone.append((each, held, *decoder.embed(input_ids=token_B1[:1], cache=held, use_cache=True)))
+    for layer in range(decoder.n_layers):
         cache = KVCache(2, reach)
         cache.reserve(reach)
         keys, values = cache.layer(layer, *like.layer(layer, embedded_B1W, embedded_B1W))
         for part in (keys, values):
             part.copy_(torch.randn(part.shape, generator=generator))
-        held.keys, held.values = keys[1:, :, :position].clone(), values[1:, :, :position].clone()
+        expected = []
+        for row, (each, held, alone_11W, alone_calls) in enumerate(alone):
+            held.keys, held.values = (part[row : row + 1, :, :each].clone() for part in (keys, values))
+            call = alone_calls[layer]
+            output = decoder.layers[layer](alone_11W, *call.args, **call.kwargs)
+            expected.append(output[0] if isinstance(output, tuple | list) else output)
         ours_B1W = layer_pass.among(rows, decoder.view(cache, position_B1, reach)).block(layer, embedded_B1W)
-        output = decoder.layers[layer](alone_11W, *call.args, **call.kwargs)
-        expected_11W = output[0] if isinstance(output, tuple | list) else output
-        require_same_added(f"what layer {layer} adds at position {position}", alone_11W, ours_B1W[1:], expected_11W)
+        what = f"what layer {layer} adds at position {position}, beside another,"
+        require_same_added(what, torch.cat([alone_11W for _, _, alone_11W, _ in alone]), ours_B1W, torch.cat(expected))
 
 
 def _pairs(ours: Any, expected: Any, axes: Any) -> Iterator[tuple[Tensor, Tensor | None, RowAxis | None]]:

@@ -1,7 +1,8 @@
 """Observing an unmodified model: the inputs and outputs of its layers and of their attention.
 
 Attention is observed through transformers' attention interface: the model runs with an implementation of ours that
-records each call, and computes it with the model's own eager attention.
+records each call, and computes it with the model's own eager attention. Layers can't tell it from the model's own
+implementation by its name, so that they hand it what they hand to that one.
 
 Shapes: T tokens of one row, S positions it attends to, H heads, G query heads per key head, D head width, W width of
 the residual stream, V vocabulary.
@@ -9,7 +10,7 @@ the residual stream, V vocabulary.
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
@@ -24,7 +25,17 @@ from transformers.modeling_utils import AttentionInterface
 from eexit.messages.errors import UsageError, first_line
 
 ATTENTION: Final = "eexit"  # our implementation of attention, for our cache
-WATCHED: Final = "eexit-watched"  # the one that records calls
+WATCHED_NAMES: Final = ("eager", "sdpa")  # a model with another implementation is watched as one with the first
+
+
+class Watched(str):
+    """The name of an implementation, to whoever compares it; whoever looks the implementation up finds `_watched`."""
+
+    __slots__ = ()
+    __eq__ = str.__eq__
+
+    def __hash__(self) -> int:
+        return hash((Watched, str(self)))
 
 
 @dataclass(frozen=True)
@@ -81,8 +92,9 @@ def _watched(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, atten
     return output, None
 
 
-AttentionInterface.register(WATCHED, _watched)
-AttentionMaskInterface.register(WATCHED, eager_mask)
+for name in map(Watched, WATCHED_NAMES):
+    AttentionInterface.register(name, _watched)
+    AttentionMaskInterface.register(name, eager_mask)
 
 
 @dataclass(frozen=True)
@@ -108,11 +120,22 @@ def configs_of(stack: nn.Module) -> list[Any]:
 @contextmanager
 def attention_by(implementation: str | None, configs: Sequence[Any]) -> Iterator[None]:
     """A context in which attention is computed by that implementation; with None, nothing changes."""
-    if implementation is None:
+    with _named([implementation] * len(configs), [] if implementation is None else configs):
         yield
-        return
+
+
+@contextmanager
+def watching(configs: Sequence[Any]) -> Iterator[None]:
+    """A context in which attention's calls are recorded, or left, as those of the model's own implementation."""
+    own = [config._attn_implementation_internal for config in configs]
+    with _named([Watched(name if name in WATCHED_NAMES else WATCHED_NAMES[0]) for name in own], configs):
+        yield
+
+
+@contextmanager
+def _named(implementations: Sequence[str | None], configs: Sequence[Any]) -> Iterator[None]:
     before = [config._attn_implementation_internal for config in configs]
-    for config in configs:
+    for config, implementation in zip(configs, implementations, strict=False):
         config._attn_implementation_internal = implementation
     try:
         yield
@@ -126,7 +149,7 @@ def leaving_at_attention(configs: Sequence[Any]) -> Iterator[None]:
     """A context in which layers raise `AttentionReached` where they call their attention."""
     before = _watch.set(None)
     try:
-        with attention_by(WATCHED, configs):
+        with watching(configs):
             yield
     finally:
         _watch.reset(before)
@@ -136,7 +159,7 @@ def leaving_at_attention(configs: Sequence[Any]) -> Iterator[None]:
 def asks_for_attention(model: PreTrainedModel, configs: Sequence[Any], token_1T: Tensor) -> bool:
     """Whether the layers call transformers' attention interface, rather than compute attention themselves."""
     try:
-        with attention_by(WATCHED, configs):
+        with watching(configs):
             model(input_ids=token_1T, use_cache=False)
     except AttentionReached:
         return True
@@ -146,19 +169,19 @@ def asks_for_attention(model: PreTrainedModel, configs: Sequence[Any], token_1T:
 @torch.inference_mode()
 def watch_row(
     model: PreTrainedModel, stack: nn.Module, layers: Sequence[nn.Module], parts: Sequence[Tensor],
-    implementation: str | None,
+    attends_itself: bool,
 ) -> list[Forward]:  # fmt: skip
     """Run one row through the unmodified model, one part (1, T) of its tokens after the other. Raises `UsageError`.
 
-    `implementation` is that of attention; None for layers that compute it themselves, whose calls are not recorded.
+    Calls of attention are not recorded of layers that compute it themselves.
     """
     cache = DynamicCache()
-    return [_watch_forward(model, stack, layers, token_1T, cache, implementation) for token_1T in parts]
+    return [_watch_forward(model, stack, layers, token_1T, cache, attends_itself) for token_1T in parts]
 
 
 def _watch_forward(
     model: PreTrainedModel, stack: nn.Module, layers: Sequence[nn.Module], token_1T: Tensor, cache: DynamicCache,
-    implementation: str | None,
+    attends_itself: bool,
 ) -> Forward:  # fmt: skip
     watch = _Watch(len(layers))
     entering: list[Tensor] = []
@@ -184,7 +207,7 @@ def _watch_forward(
     position_1T = torch.arange(start, start + token_1T.shape[1], device=token_1T.device)[None]
     before = _watch.set(watch)
     try:
-        with attention_by(implementation, configs_of(stack)):
+        with nullcontext() if attends_itself else watching(configs_of(stack)):
             logits_1TV = model(input_ids=token_1T, cache=cache, use_cache=True).logits
     except (UsageError, torch.OutOfMemoryError):
         raise
@@ -199,7 +222,7 @@ def _watch_forward(
         raise UsageError(f"only {len(outputs)} of its {len(layers)} layers run for a token")
     returns_tuple = isinstance(outputs[-1], tuple | list)
     leaving = [(output[0] if returns_tuple else output).clone() for output in outputs]
-    if implementation is None:
+    if attends_itself:
         watch.handed, watch.attended = [], []
     for layer, calls in enumerate(watch.handed):
         if len(calls) != 1:

@@ -31,7 +31,7 @@ from eexit.method.rules import BLIND, ONLINE, ORACLES
 from eexit.method.states import STATES
 from eexit.model.cache import N_STACKS, KVCache
 from eexit.model.decoder import Decoder
-from eexit.model.support import soundness
+from eexit.model.support.our_attention import AttentionCheck
 from eexit.plan.configuration import Exit
 from eexit.plan.model_facts import CPU_CACHE_BYTES
 
@@ -53,9 +53,9 @@ A_STEP = Counts(to_card=2, to_host=2)  # which rows there are, and where they go
 @cache
 def decoder_there(model: PreTrainedModel) -> Decoder:
     """Of a model on the card, where it takes seconds to check the attention of more than some layers."""
-    check_attention = soundness._check_attention
+    check_attention = AttentionCheck.__call__
     with pytest.MonkeyPatch.context() as patch, Card() as card:
-        patch.setattr(soundness, "_check_attention", lambda *its: its[1] % 3 or check_attention(*its))
+        patch.setattr(AttentionCheck, "__call__", lambda check, layer: layer % 3 or check_attention(check, layer))
         return Decoder(card.take(model))
 
 
