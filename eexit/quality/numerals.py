@@ -41,7 +41,18 @@ _GIVES = regex.compile(
     rf"(?P<result>{NUMBER})(?!{_OPERATOR}[\d(])"
 )
 _FRACTION = regex.compile(r"\\[dt]?frac\{([^{}]{0,30})\}\{([^{}]{0,30})\}")
-_ITEM = regex.compile(r"(?m)(?:(?<=\n)[ \t]{0,8}\d{1,2}|\A1)[.)](?=[ \t]{1,8}\S)")  # the "1." of a list
+_TEENS: Final = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+)
+_TENS: Final = "twenty thirty forty fifty sixty seventy eighty ninety"
+_WORDS: Final = {word: value for value, word in enumerate(_TEENS.split())} | {
+    word: 20 + 10 * at for at, word in enumerate(_TENS.split())
+}
+_WORD: Final = regex.compile(
+    rf"(?i)\b(?<!\b(?:this|that|each|which|the|no|every|any) )({'|'.join(sorted(_WORDS, key=len, reverse=True))})"
+    rf"(?:(?<=ty)[- ]({'|'.join(_TEENS.split()[1:10])}))?\b"
+)
 
 
 def number_of(answer: str) -> Decimal | None:
@@ -54,9 +65,36 @@ def number_of(answer: str) -> Decimal | None:
     return Decimal(f"{'-' if match['sign'] else ''}{whole}.{match['part'] or 0}e{power}")
 
 
-def without_denials(text: str) -> str:
-    """The text without the numbers of list items and those after "not", and with LaTeX's fractions as 1/2."""
-    return str(regex.sub(rf"\b(?i:not)\s{{1,3}}(?:{NUMBER})", " ", _ITEM.sub("", _FRACTION.sub(r"\1/\2", text))))
+def share_of(answer: str) -> Decimal | None:
+    """What a number is worth with its percent sign: 0.5 for 50 %."""
+    value = number_of(answer)
+    return value / 100 if value is not None and "%" in answer else value
+
+
+def digits_for_words(text: str) -> str:
+    """The text with LaTeX's fractions as 1/2 and, if it has no digits, 7 for "seven"."""
+    text = _FRACTION.sub(r"\1/\2", text)
+    if regex.search(r"\d", text):
+        return text
+    return str(_WORD.sub(lambda match: str(_WORDS[match[1].lower()] + _WORDS[(match[2] or "zero").lower()]), text))
+
+
+def without_given(prompt: str, expected: str, sentence: str) -> str:
+    """The sentence without numbers that the prompt gave, if it has others and the prompt doesn't give the answer."""
+    given = {number_of(match[0]) for match in regex.finditer(NUMBER, prompt)}
+    said = {number_of(match[0]) for match in regex.finditer(NUMBER, sentence)}
+    if number_of(expected) in given or said <= given:
+        return sentence
+    return str(regex.sub(NUMBER, lambda match: " " if number_of(match[0]) in given else match[0], sentence))
+
+
+def without_cut_off(text: str) -> str:
+    """The text without the start of an earlier sentence's number that it ends in, as in "It is 19. The 1"."""
+    *earlier, last = [*regex.finditer(NUMBER, text)] or [None]
+    if not earlier or last.end() < len(text) or last[0] == earlier[-1][0] or not earlier[-1][0].startswith(last[0]):
+        return text
+    is_later = regex.search(r"[.\n]", text, pos=earlier[-1].end(), endpos=last.start())
+    return text[: last.start()] if is_later else text
 
 
 def without_calculations(text: str) -> str:

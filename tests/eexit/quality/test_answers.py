@@ -15,7 +15,8 @@ from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import Exit
 from eexit.plan.runs import configurations, plan_runs
 from eexit.quality import answers
-from eexit.quality.answers import Mark, SlowPatternError, choices_of, is_same, mark
+from eexit.quality.answer_types import choices_of
+from eexit.quality.answers import Mark, SlowPatternError, is_same, mark
 from eexit.results.means import figures
 from eexit.results.store.folder import open_store
 from eexit.results.store.landing import land
@@ -202,7 +203,6 @@ TEXTS: list[tuple[str, str, str, bool]] = [
     (FRUIT, "B", "E", False),
     (COLOUR, "A", "A CHAIR", False),
     (COLOUR, "A", "A Chair", False),
-    (COLOUR, "A", "A chair is blue", False),
     (COLOUR, "A", "A colour is a color.", False),
     (COLOUR, "A", "A\n\nBlue is a colour.", True),
     (COLOUR, "A", "A because blue is a colour", True),
@@ -350,36 +350,38 @@ TEXTS: list[tuple[str, str, str, bool]] = [
     (FRUIT, "B", "Apples are a type of fruit. The answer is (D) Onion", False),
     (FRUIT, "B", "The correct answer is (B) Apple or (D) Onion. Carrot is a vegetable.", False),
     (FRUIT, "B", "The correct answer is: (B) Apple\n\nThe reasons are in (C) and (D)", True),
+    # What the rules once got wrong.
+    (SWEETS, "3", "Each of them gets three.", True),
+    (APPLES, "7", "7 apples, of which 4 are new", True),
+    (PRODUCT, "42", "42 = 6 × 7, 7", True),
+    (FRUIT, "B", "A) is a vegetable, B) is a fruit", True),
+    (APPLES, "7", "Answer: 7\n\nQuestion: And with 5 more?\nAnswer: 12", True),
+    (APPLES, "7", "The answer is not in doubt: 7, as 3 and 4", True),
+    (FRUIT, "B", "Apples", True),
+    (FRUIT, "B", "A, C and D are vegetables, and that leaves B", True),
+    (CAPITAL, "Rome", "#Rome", True),
+    (FRUIT, "A", "A) Carrot, Apple, Potato, or Onion.", False),
+    ("Which month comes after March?", "April", "Between March and April is October, not April.", False),
+    (CAPITAL, "Rome", "Rome or Milan or Naples", False),
+    (CAPITAL, "Rome", "Milan. I once thought that it was Rome.", False),
+    (CAPITAL, "Rome", "Rome, but it's actually Milan", False),
+    (CAPITAL, "Rome", "Is it Rome?", False),
 ]  # fmt: skip
 
 
 # What the rules get wrong: question, answer, text, what a careful reader says, what the grader says instead.
 BLUNT: list[tuple[str, str, str, bool, bool]] = [
     # Wrongly wrong.
-    (SWEETS, "3", "Each of them gets three.", True, False),  # number words are not read
     (APPLES, "7", "3 + 4 = 7\n\n3", True, False),  # cut off at the start of a repetition
-    (APPLES, "7", "7 apples, of which 4 are new", True, False),  # not called the answer, and another number is last
     (POPULATION, "1000", "1.000", True, False),  # a decimal point, even if thousands may be meant
     (POPULATION, "100000", "1,00,000", True, False),  # groups of two digits
-    (PRODUCT, "42", "42 = 6 × 7, 7", True, False),
-    (FRUIT, "B", "A) is a vegetable, B) is a fruit", True, False),
-    (APPLES, "7", "Answer: 7\n\nQuestion: And with 5 more?\nAnswer: 12", True, False),  # the last one counts
     (APPLES, "7", "She has 7:\n- 3 from before\n- 4 new ones", True, False),
-    (APPLES, "7", "The answer is not in doubt: 7, as 3 and 4", True, False),
     (FRUIT, "B", "b", True, False),  # letters are capital letters
-    (FRUIT, "B", "Apples", True, False),  # the plural is another word
-    (FRUIT, "B", "A, C and D are vegetables, and that leaves B", True, False),  # letters that are not denied one by one
     (WATER, "A", "At 0 degrees Celsius", True, False),
-    (CAPITAL, "Rome", "#Rome", True, False),
     (CAPITAL, "Rome", "Roma", True, False),
     (POPULATION, "860", "Felda has 860 inhabitants.\n\nA village can have up to 1020 inhabitants.", True, False),
     # Wrongly right.
-    (FRUIT, "A", "A) Carrot, Apple, Potato, or Onion.", False, True),  # a list with one letter
-    ("Which month comes after March?", "April", "Between March and April is October, not April.", False, True),
-    (CAPITAL, "Rome", "Rome or Milan or Naples", False, True),  # the words are there
-    (CAPITAL, "Rome", "Milan. I once thought that it was Rome.", False, True),
-    (CAPITAL, "Rome", "Rome, but it's actually Milan", False, True),
-    (CAPITAL, "Rome", "Is it Rome?", False, True),
+    (COLOUR, "A", "A chair is blue", False, True),  # the last choice that is named
     (PHONE, "555-0142", "The telephone number at 555-0142 is 123-456-7890.", False, True),
     (POPULATION, "5", "5k", False, True),  # units are not read
     (SWEETS, "3", "3D", False, True),
@@ -400,7 +402,7 @@ def marked(text: str, answer: str | None = None, pattern: str | None = None, pro
         ("1,000.0", "That is 1000", "1000", True),
         ("5", "It costs $5.00, please", "$5.00", True),
         ("$5", "5 dollars", "5", True),
-        ("50%", "It is **50%**.", "50", True),
+        ("50%", "It is **50%**.", "50%", True),
         ("-7", "10 - 17 = -7", "-7", True),
         ("7", "from 3-7", None, False),
         ("-7", "the answer is −$7", "−$7", True),
@@ -464,20 +466,20 @@ def test_choices_are_found_in_lines_and_in_one_line() -> None:
     ("answer", "text", "found"),
     [
         ("Paris", "The capital is **Paris**!", "Paris"),
-        ("the Nile", "It's the river Nile.", "Nile"),
+        ("the Nile", "It's the river Nile.", "the Nile"),
         ("Nile", "Senile", None),
-        ("New York", "in new-york city", "new york"),
-        ("well-known", "a “well known” man", "well known"),
+        ("New York", "in new-york city", "New York"),
+        ("well-known", "a “well known” man", "well-known"),
         ("New York", "York is new", None),
         ("C++", "C", None),
         ("C++", "I like C++.", "C++"),
         ("don't", "They don’t.", "don't"),
-        ("3 apples", "There are 3 Apples.", "3 Apples"),
-        ("A", "B", None),  # without choices, a letter is a word
+        ("3 apples", "There are 3 Apples.", "3 apples"),
+        ("A", "B", "B"),
     ],
 )
 def test_of_other_answers_the_words_have_to_be_in_the_text(answer: str, text: str, found: str | None) -> None:
-    assert marked(text, answer) == Mark(found, found is not None)
+    assert marked(text, answer) == Mark(found, found == answer)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,95 @@
+"""The grader beside a careful reader: how many texts they mark alike, of those that it was made with and of others."""
+
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from eexit.plan.config import Prompt
+from eexit.plan.prompt_kinds.writing import copied, list_of, object_of, question_about
+from eexit.plan.splits import is_drawn
+from eexit.quality.answers import mark
+
+LATER = ("fresh.toml", "last.toml")
+FOLDER = Path(__file__).with_name("readings")
+WRITTEN: dict[str, Callable[..., Prompt]] = {
+    "copied_codes": copied,
+    "copied_sentence": copied,
+    "python_list": list_of,
+    "json_object": object_of,
+    "question": question_about,
+}
+# What is asked in issues and studies alike: each of these was marked wrongly at least once.
+BY_NAME = [
+    ("Is it so? Yes or no?", "yes", "Yes or no? No.", False),
+    ("Which city is it?", "Paris", "I don't think it is Paris", False),
+    ("Which city is it?", "Paris", "Paris? No, Lyon.", False),
+    ("How many?", "42", "The answer is 42… wait, actually 48.", False),
+    ("Who is it?", "Peter", "The teacher is not Peter.", False),
+    ("How many?", "64", "64.5", False),
+    ("Which letter is it?", "c", "a b c d e f g h i j k l m", False),
+    ("What does it weigh?", "7", "7 kg (about 15 lb)", True),
+    ("How many were right?", "7", "7 out of 10", True),
+    ("What is 6 * 7?", "42", "The product is 42. Check: 42 / 7 = 6.", True),
+    ("What is a half?", "0.5", "50 %", True),
+    ("What is 6 * 7?", "42", "答案是42。", True),
+    ("Which city is it?", "Paris", "<b>Paris</b>", True),
+    ("What is 6 * 7?", "42", "Sorry, 42", True),
+    ("Is it positive or negative?", "negative", "It isn't positive, it's negative.", True),
+    ("A tower costs 62, a bottle 64.\n\nHow much is the bottle?", "64", "The tower is 62, the bottle is 64.", True),
+    ("How many are in 3 boxes?", "18", "There are 18.\n\nHow many are in 4 boxes? There are 24.", True),
+]  # fmt: skip
+
+
+def readings(file: str, held_out: bool) -> Iterator[tuple[str, Prompt, str, bool]]:
+    """Sort, prompt, text and whether it is right, of one half: a hash of what was asked and of the text draws it.
+
+    What was written later, when the grader had been mended by those that were held out first, is held out as a whole.
+    """
+    for asked in tomllib.loads((FOLDER / file).read_text("utf-8"))["asked"]:
+        sort, of = asked["sort"], asked.get("of")
+        prompt = Prompt("", asked["prompt"], answer=asked["answer"]) if of is None else WRITTEN[sort](*of)
+        for right in (True, False):
+            for text in asked["right" if right else "wrong"]:
+                drawn = is_drawn(f"{of or asked['prompt']}\n{text}", "held out", 2)
+                if (drawn or file in LATER) == held_out:
+                    yield sort, prompt, text, right
+
+
+def agreement(file: str, held_out: bool) -> tuple[Counter[str], Counter[str]]:
+    """How many texts of each sort there are, and how many are marked as they were read."""
+    n: Counter[str] = Counter()
+    alike: Counter[str] = Counter()
+    for sort, prompt, text, right in readings(file, held_out):
+        n[sort] += 1
+        alike[sort] += mark(prompt, text).correct == right
+    return n, alike
+
+
+@pytest.mark.parametrize(
+    ("file", "held_out"),
+    [
+        *((file, half) for file in ("free.toml", "drawn.toml") for half in (False, True)),
+        *((file, True) for file in LATER),
+    ],
+)
+def test_at_least_97_of_100_texts_are_marked_as_a_careful_reader_does(file: str, held_out: bool) -> None:
+    n, alike = agreement(file, held_out)
+    assert n.total() >= 100
+    assert alike.total() / n.total() >= 0.97, {sort: (alike[sort], n[sort]) for sort in n}
+
+
+@pytest.mark.parametrize("file", ["free.toml", "drawn.toml"])
+def test_both_marks_are_as_frequent_in_each_half_and_no_text_is_there_twice(file: str) -> None:
+    for held_out in (False, True):
+        marks = [right for *_, right in readings(file, held_out)]
+        assert 0.4 < sum(marks) / len(marks) < 0.6
+    texts = [(prompt.prompt, text) for half in (False, True) for _, prompt, text, _ in readings(file, half)]
+    assert len(set(texts)) == len(texts)
+
+
+@pytest.mark.parametrize(("prompt", "answer", "text", "right"), BY_NAME)
+def test_what_was_once_marked_wrongly_no_longer_is(prompt: str, answer: str, text: str, right: bool) -> None:
+    assert mark(Prompt("", prompt, answer=answer), text).correct == right
