@@ -3,9 +3,9 @@
     python jobs/files/make_prompts.py --n 2000 --seed 0 --out drawn.jsonl
     python jobs/sweep.py --prompts drawn.jsonl --max-new-tokens 32 --out results/drawn
 
-Each prompt's kind is drawn, all with the same probability, and then the prompt, from the thousands to billions of its
-kind: jobs/README.md lists them. A prompt that came before is drawn again. A seed always gives the same prompts, and
-more of them begin with the fewer.
+Each prompt's kind is drawn, and then the prompt, from those of its kind: jobs/README.md lists them. A prompt about a
+fact that came before is drawn again, so that no two share one. A seed always gives the same prompts, and more of them
+begin with the fewer.
 """
 
 import json

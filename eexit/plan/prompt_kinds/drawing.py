@@ -1,8 +1,9 @@
 """Prompts that are drawn alike and independently of each other, from one distribution over kinds of prompts.
 
-Each draw takes a kind, all with the same probability, and then a prompt of that kind. What is kept of the stream of
-draws are the prompts that did not come before. If none were left out, the prompts would be an independent sample, as
-the guarantees of `eexit.quality.learn_then_test` ask for. Up to `MOST` prompts, fewer than one draw in a hundred is.
+Each draw takes a kind, in proportion to its turns, and then a prompt of that kind. What is kept of the stream of draws
+are the prompts whose fact did not come before, so that no two parts of a split by groups share one. If none were left
+out, the prompts would be an independent sample, as the guarantees of `eexit.quality.learn_then_test` ask for. Up to
+`MOST` prompts, fewer than one draw in a hundred is.
 """
 
 from dataclasses import replace
@@ -11,24 +12,25 @@ from typing import Final
 
 from eexit.messages.errors import UsageError
 from eexit.plan.config import Prompt
-from eexit.plan.prompt_kinds import facts, numbers, passages, writing
+from eexit.plan.prompt_kinds import facts, passages, writing
 from eexit.plan.prompt_kinds.kind import one
 
-KINDS: Final = (*facts.KINDS, *numbers.KINDS, *passages.KINDS, *writing.KINDS)
+KINDS: Final = (*facts.KINDS, *passages.KINDS, *writing.KINDS)
+TURNS: Final = tuple(kind for kind in KINDS for _ in range(kind.turns))
 MOST: Final = 15_000
 
 
 def draw_prompts(n: int, seed: int) -> list[Prompt]:
-    """The first n different prompts that a seed draws; their ids are their kind and their place, as in `unit-17`.
+    """The first n prompts about different facts that a seed draws; their ids are kind and place, as in `people-17`.
 
     Raises `UsageError` if more are asked for than `MOST`.
     """
     if n > MOST:
-        raise UsageError(f"n must be at most {MOST:,}, where prompts that are drawn again begin to matter, got {n:,}")
+        raise UsageError(f"n must be at most {MOST:,}, where facts that are drawn again begin to matter, got {n:,}")
     rng = Random(seed % 2**64)  # Random takes a seed and its negative for the same
     drawn: dict[str, Prompt] = {}
     while len(drawn) < n:
-        kind = one(rng, KINDS)
+        kind = one(rng, TURNS)
         prompt = kind.draw(rng)
-        drawn.setdefault(prompt.prompt, replace(prompt, id=f"{kind.name}-{len(drawn) + 1}"))
+        drawn.setdefault(prompt.group or prompt.prompt, replace(prompt, id=f"{kind.name}-{len(drawn) + 1}"))
     return list(drawn.values())

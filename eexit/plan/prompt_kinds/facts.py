@@ -1,66 +1,51 @@
-"""Kinds of prompts about facts that stand in tables, and about the sense of a word."""
+"""Kinds of prompts about facts that stand in tables. They are few, so that these kinds are drawn seldom."""
 
-from collections.abc import Callable, Sequence
-from math import perm
 from random import Random
 from typing import Final
 
 from eexit.plan.config import Prompt
-from eexit.plan.prompt_kinds.kind import PromptKind, asked, asked_for_one_of, one, some
-from eexit.plan.prompt_kinds.tables import (
-    CAPITALS,
-    CONTINENTS,
-    OPPOSITES,
-    REVIEWS,
-    WORDS,
-)
+from eexit.plan.prompt_kinds.kind import PromptKind, asked, one, some, whole
+from eexit.plan.prompt_kinds.tables import CAPITALS, CATEGORIES, CONTINENTS, OPPOSITES, WORDS
+
+_LISTED: Final = (WORDS["nouns"], WORDS["adjectives"], WORDS["verbs"], *CATEGORIES.values())
+# Words whose first letter is no word of its own, as "a" and "I" are.
+_SPELLED: Final = tuple(dict.fromkeys(word for words in _LISTED for word in words if word[0] not in "ai"))
+_CONTINENTS: Final = sorted({name for _, name in CONTINENTS})
+_FACTORS: Final = range(2, 11)
 
 
-def about(rows: Sequence[tuple[str, str]], context: str, question: str) -> Callable[[Random], Prompt]:
-    """Questions about one row of a table, after a sentence about somebody that has nothing to do with the answer."""
-
-    def draw(rng: Random) -> Prompt:
-        thing, answer = one(rng, rows)
-        person, what = one(rng, WORDS["people"]), one(rng, WORDS[context])
-        return asked(question.format(person=person, what=what, thing=thing), answer)
-
-    return draw
-
-
-def capital_choice(rng: Random) -> Prompt:
-    rows = some(rng, CAPITALS, 3)
-    country, answer = one(rng, rows)
-    cities = [city for _, city in rows]
-    question = f"Which city is the capital of {country}: {cities[0]}, {cities[1]} or {cities[2]}?"
-    return asked_for_one_of(question, cities, answer)
+def capital(rng: Random) -> Prompt:
+    country, answer = one(rng, CAPITALS)
+    return asked(f"What is the capital of {country}?", answer)
 
 
 def continent(rng: Random) -> Prompt:
     country, answer = one(rng, CONTINENTS)
     others = some(rng, [name for name in _CONTINENTS if name != answer], 2)
     a, b, c = some(rng, [answer, *others], 3)
-    question = f"Is {country} in {a}, {b} or {c}? {one(rng, WORDS['people'])} would like to know."
-    return asked_for_one_of(question, (a, b, c), answer)
+    question = f"Which continent is {country} in: {a}, {b} or {c}? Answer with its name only."
+    return asked(question, answer, f"the continent of {country}")
 
 
-def review(rng: Random) -> Prompt:
-    good = one(rng, (True, False))
-    word = one(rng, REVIEWS["good" if good else "bad"])
-    said = f"The {one(rng, WORDS['things'])} that {one(rng, WORDS['people'])} chose was {word}."
-    question = f'Is this review positive or negative? "{said}"'
-    return asked_for_one_of(question, ("positive", "negative"), "positive" if good else "negative")
+def opposite(rng: Random) -> Prompt:
+    word, answer = one(rng, OPPOSITES)
+    return asked(f'What is the opposite of the word "{word}"? Answer with one word.', answer)
 
 
-_CONTINENTS: Final = sorted({name for _, name in CONTINENTS})
-_PEOPLE, _PLANS, _WANTS = len(WORDS["people"]), len(WORDS["plans"]), len(WORDS["wants"])
+def multiplication(rng: Random) -> Prompt:
+    a, b = whole(rng, _FACTORS[0], _FACTORS[-1]), whole(rng, _FACTORS[0], _FACTORS[-1])
+    return asked(f"What is {a} * {b}?", a * b, f"{min(a, b)} * {max(a, b)}")
 
-capital = about(CAPITALS, "plans", "{person} {what} {thing}. What is the capital of {thing}?")
-opposite = about(OPPOSITES, "wants", '{person} {what}. What is the opposite of the word "{thing}"?')
+
+def letter(rng: Random) -> Prompt:
+    word = one(rng, _SPELLED)
+    return asked(f'What is the first letter of the word "{word}"? Answer with the letter only.', word[0])
+
 
 KINDS: Final = (
-    PromptKind("capital", len(CAPITALS) * _PEOPLE * _PLANS, capital),
-    PromptKind("continent", len(CONTINENTS) * perm(len(_CONTINENTS) - 1, 2) * 3 * _PEOPLE, continent),
-    PromptKind("opposite", len(OPPOSITES) * _PEOPLE * _WANTS, opposite),
-    PromptKind("capital_choice", perm(len(CAPITALS), 3) * 3, capital_choice),
-    PromptKind("review", 2 * min(map(len, REVIEWS.values())) * len(WORDS["things"]) * _PEOPLE, review),
+    PromptKind("capital", len(CAPITALS), capital, turns=1),
+    PromptKind("continent", len(CONTINENTS), continent, turns=1),
+    PromptKind("opposite", len(OPPOSITES), opposite, turns=1),
+    PromptKind("multiplication", len(_FACTORS) ** 2 // 2, multiplication, turns=1),
+    PromptKind("letter", len(_SPELLED), letter, turns=1),
 )

@@ -15,11 +15,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class PromptKind:
-    """Prompts with answers of which one is drawn like any other of its kind."""
+    """Prompts with answers of which one is drawn like any other of its kind.
+
+    What a prompt is about, its fact, is its `group` or, if it names none, its text.
+    """
 
     name: str
-    space: int  # none of its prompts is likelier than one in so many
+    space: int  # none of its facts is likelier than one in so many
     draw: Callable[[Random], Prompt]  # without an id
+    turns: int = 20  # a kind is drawn in proportion to these: a kind with few facts has few, so that they suffice
 
 
 def whole(rng: Random, least: int, most: int) -> int:
@@ -46,20 +50,9 @@ def with_article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-def asked(prompt: str, answer: str | int) -> Prompt:
-    """A prompt whose answer is marked as the answers of other prompts are."""
-    return Prompt("", prompt, answer=str(answer))
-
-
-def asked_for_one_of(prompt: str, options: Sequence[str], answer: str) -> Prompt:
-    """A prompt whose answer is the first option that a text names, also in the plural, but not in a list of options."""
-    longest_first = "|".join(sorted(options, key=lambda option: (-len(option), option)))
-    beside = r"[\"'”]?(?:,|,? (?:or|and)) (?:the |an? )?[\"'“]?"
-    return Prompt(
-        "", prompt, answer=answer,
-        answer_pattern=rf"(?i)(?<!\w)(?<!\b(?:{longest_first}){beside})"
-        rf"({longest_first})(?:e?s)?(?!\w)(?!{beside}(?:{longest_first})\b)",
-    )  # fmt: skip
+def asked(prompt: str, answer: str | int, fact: str | None = None) -> Prompt:
+    """A prompt whose answer is marked as those of other prompts are, about a fact that others may share."""
+    return Prompt("", prompt, answer=str(answer), group=fact)
 
 
 def asked_to_write(prompt: str, pattern: str) -> Prompt:

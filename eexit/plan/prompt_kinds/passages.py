@@ -1,12 +1,19 @@
 """Kinds of prompts about a text or a list that stands in the prompt: what it says of somebody, and what comes where."""
 
+from collections.abc import Sequence
 from math import perm
 from random import Random
 from typing import Final
 
 from eexit.plan.config import Prompt
-from eexit.plan.prompt_kinds.kind import PromptKind, asked_for_one_of, one, some, whole, with_article
-from eexit.plan.prompt_kinds.tables import CATEGORIES, CITIES, DAYS, WORDS
+from eexit.plan.prompt_kinds.kind import PromptKind, asked, one, some, whole, with_article
+from eexit.plan.prompt_kinds.tables import CATEGORIES, CITIES, DAYS, MONTHS, WORDS
+
+
+def _about(rng: Random, told: str, questions: Sequence[tuple[str, str]]) -> Prompt:
+    """One of the questions about what is told."""
+    question, answer = one(rng, questions)
+    return asked(f"{told}\n\n{question}", answer)
 
 
 def people(rng: Random) -> Prompt:
@@ -17,54 +24,76 @@ def people(rng: Random) -> Prompt:
     told = " ".join(f"{name} is {with_article(job)} from {city} and has a {pet}." for name, city, job, pet in rows)
     name, city, job, pet = one(rng, rows)
     questions = (
-        (f"Which city is {name} from?", cities, city),
-        (f"What is the job of {name}?", jobs, job),
-        (f"Which animal does {name} have?", pets, pet),
-        (f"Who is the {job}?", names, name),
-        (f"Who has the {pet}?", names, name),
+        (f"Which city is {name} from?", city),
+        (f"What is the job of {name}?", job),
+        (f"Which animal does {name} have?", pet),
+        (f"Who is the {job}?", name),
+        (f"Who has the {pet}?", name),
     )
-    question, options, answer = one(rng, questions)
-    return asked_for_one_of(f"{told}\n\n{question}", options, answer)
+    return _about(rng, told, questions)
+
+
+def ages(rng: Random) -> Prompt:
+    names, years = some(rng, WORDS["people"], 2), some(rng, range(18, 90), 2)
+    told = f"{names[0]} is {years[0]} years old and {names[1]} is {years[1]} years old."
+    return _about(rng, told, [(f"How old is {name}?", str(age)) for name, age in zip(names, years, strict=True)])
+
+
+def birthday(rng: Random) -> Prompt:
+    name, day, month, year = one(rng, WORDS["people"]), whole(rng, 1, 28), one(rng, MONTHS), whole(rng, 1950, 2020)
+    questions = ((f"In which month was {name} born?", month), (f"In which year was {name} born?", str(year)))
+    return _about(rng, f"{name} was born on {day} {month} {year}.", questions)
+
+
+def loss(rng: Random) -> Prompt:
+    name, city, thing = one(rng, WORDS["people"]), one(rng, CITIES), one(rng, WORDS["nouns"])
+    thing = with_article(thing)
+    return asked(f"{name} from {city} lost {thing}. Who lost {thing}?", name)
 
 
 def journey(rng: Random) -> Prompt:
-    """Where from, where to, and when."""
+    """When, and on which days."""
     name, (start, end), (first, last) = one(rng, WORDS["people"]), some(rng, CITIES, 2), some(rng, DAYS, 2)
-    year = whole(rng, 1950, 2020)
+    year = str(whole(rng, 1950, 2020))
     told = f"In {year}, {name} travelled from {start} to {end}. The journey began on a {first} and ended on a {last}."
     questions = (
-        (f"From which city did {name} travel?", (start, end), start),
-        ("On which day did the journey begin?", (first, last), first),
-        ("On which day did the journey end?", (first, last), last),
+        (f"In which year did {name} travel? Answer with the number only.", year),
+        ("On which day did the journey begin? Answer with one word.", first),
+        ("On which day did the journey end? Answer with one word.", last),
     )
-    question, options, answer = one(rng, questions)
-    return asked_for_one_of(f"{told}\n\n{question}", options, answer)
+    return _about(rng, told, questions)
 
 
 def meeting(rng: Random) -> Prompt:
     """A day and two rooms."""
-    name, day = one(rng, WORDS["people"]), one(rng, DAYS)
-    room, other = map(str, some(rng, range(101, 400), 2))
-    thing = one(rng, WORDS["nouns"])
+    name, day, thing = one(rng, WORDS["people"]), one(rng, DAYS), one(rng, WORDS["nouns"])
+    room, other = some(rng, range(101, 400), 2)
     told = (
         f"{name} has a meeting on {day} in room {room}. It is about {with_article(thing)}. "
         f"The next meeting is in room {other}."
     )
     questions = (
-        (f"In which room is the meeting about the {thing}?", (room, other), room),
-        ("In which room is the next meeting?", (room, other), other),
-        (f"On which day does {name} have a meeting?", DAYS, day),
+        ("In which room is the next meeting?", str(other)),
+        (f"On which day does {name} have a meeting?", day),
     )
-    question, options, answer = one(rng, questions)
-    return asked_for_one_of(f"{told}\n\n{question}", options, answer)
+    return _about(rng, told, questions)
 
 
 def prices(rng: Random) -> Prompt:
-    name, things = one(rng, WORDS["people"]), some(rng, WORDS["nouns"], 3)
-    costs, at = list(map(str, some(rng, range(2, 100), 3))), whole(rng, 0, 2)
-    told = ", ".join(f"{with_article(thing)} {cost} dollars" for thing, cost in zip(things, costs, strict=True))
-    question = f"In the shop of {name}, {told}.\nHow much is the {things[at]}? Answer with the number only."
-    return asked_for_one_of(question, costs, costs[at])
+    name, things, costs = one(rng, WORDS["people"]), some(rng, WORDS["nouns"], 3), some(rng, range(2, 100), 3)
+    told = ", ".join(f"{with_article(thing)} costs {cost} dollars" for thing, cost in zip(things, costs, strict=True))
+    asks = [
+        (f"How much does the {thing} cost? Answer with the number only.", str(cost))
+        for thing, cost in zip(things, costs, strict=True)
+    ]
+    return _about(rng, f"In the shop of {name}, {told}.", asks)
+
+
+def phone(rng: Random) -> Prompt:
+    names, numbers = some(rng, WORDS["people"], 3), some(rng, range(1000, 10_000), 3)
+    rows = list(zip(names, map(str, numbers), strict=True))
+    told = "\n".join(f"{name}: {number}" for name, number in rows)
+    return _about(rng, told, [(f"What is the number of {name}?", number) for name, number in rows])
 
 
 _PEOPLE, _NOUNS, _CITIES = len(WORDS["people"]), len(WORDS["nouns"]), perm(len(CITIES), 2)
@@ -72,7 +101,11 @@ _PETS, _JOBS = perm(len(WORDS["pets"]), 2), perm(len(CATEGORIES["profession"]), 
 
 KINDS: Final = (
     PromptKind("people", perm(_PEOPLE, 2) * _CITIES * _JOBS * _PETS * 10, people),
+    PromptKind("ages", perm(_PEOPLE, 2) * perm(72, 2) * 2, ages),
+    PromptKind("birthday", _PEOPLE * 28 * len(MONTHS) * 71 * 2, birthday),
+    PromptKind("loss", _PEOPLE * len(CITIES) * _NOUNS, loss),
     PromptKind("journey", _PEOPLE * _CITIES * perm(7, 2) * 71 * 3, journey),
-    PromptKind("meeting", _PEOPLE * 7 * perm(299, 2) * _NOUNS * 3, meeting),
+    PromptKind("meeting", _PEOPLE * 7 * perm(299, 2) * _NOUNS * 2, meeting),
     PromptKind("prices", _PEOPLE * perm(_NOUNS, 3) * perm(98, 3) * 3, prices),
+    PromptKind("phone", perm(_PEOPLE, 3) * perm(9000, 3) * 3, phone),
 )

@@ -9,11 +9,13 @@ _TABLES: Final[Mapping[str, Mapping[str, Any]]] = tomllib.loads(
     files(__package__).joinpath("tables.toml").read_text("utf-8")
 )
 CATEGORIES: Final[Mapping[str, Sequence[str]]] = _TABLES["categories"]
-REVIEWS: Final[Mapping[str, Sequence[str]]] = _TABLES["reviews"]
 WORDS: Final[Mapping[str, Sequence[str]]] = _TABLES["words"]
 CAPITALS: Final[Sequence[tuple[str, str]]] = tuple(_TABLES["capitals"].items())
 CONTINENTS: Final[Sequence[tuple[str, str]]] = tuple(_TABLES["continents"].items())
 OPPOSITES: Final[Sequence[tuple[str, str]]] = tuple(_TABLES["opposites"].items())
-UNITS: Final[Sequence[tuple[str, str]]] = tuple(_TABLES["units"].items())
 CITIES: Final = tuple(city for _, city in CAPITALS)
+MONTHS: Final = (
+    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "December",
+)  # fmt: skip
 DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")

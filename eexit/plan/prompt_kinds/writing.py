@@ -1,47 +1,56 @@
-"""Kinds of prompts that ask for a text of a given form: copies, a question, a Python list, a letter of a word."""
+"""Kinds of prompts that ask for a text of a given form: copies, a question, a Python list, a JSON object."""
 
 from math import perm
 from random import Random
+from re import escape
 from typing import Final
 
 from eexit.plan.config import Prompt
 from eexit.plan.prompt_kinds.kind import PromptKind, asked_to_write, one, some, whole
-from eexit.plan.prompt_kinds.tables import WORDS
-
-# Words whose first and last letters are no words of their own, as "a" and "I" are.
-_SPELLED: Final = tuple(noun for noun in WORDS["nouns"] if not {noun[0], noun[-1]} & {"a", "i"})
+from eexit.plan.prompt_kinds.tables import CITIES, WORDS
 
 
 def copied_codes(rng: Random) -> Prompt:
     codes = [f"{one(rng, 'ABCDEFGHJKLMNPQRSTUVWXYZ')}{whole(rng, 1, 99)}" for _ in range(8)]
-    return _copied(" ".join(codes))
+    return copied(" ".join(codes))
 
 
 def copied_sentence(rng: Random) -> Prompt:
-    return _copied(f"{_clause(rng)} when {_clause(rng)}", ".")
+    return copied(f"{_clause(rng)} when {_clause(rng)}.")
 
 
 def question(rng: Random) -> Prompt:
-    name, word, thing = (one(rng, WORDS[table]) for table in ("people", "adjectives", "nouns"))
-    return asked_to_write(f"Write a question that {name} asks about a {word} {thing}.", rf"(?i:{thing})[^\n.!?]*\?")
+    return question_about(one(rng, WORDS["people"]), one(rng, WORDS["adjectives"]), one(rng, WORDS["nouns"]))
 
 
 def python_list(rng: Random) -> Prompt:
-    a, b, c = some(rng, range(1, 100), 3)
-    return asked_to_write(f"Write a Python list with the numbers {a}, {b} and {c}.", rf"\[\s*{a},\s*{b},\s*{c}\s*\]")
+    return list_of(*some(rng, range(1, 100), 3))
 
 
-def letter(rng: Random) -> Prompt:
-    word, name, what = one(rng, _SPELLED), one(rng, WORDS["people"]), one(rng, WORDS["wants"])
-    place, at = one(rng, (("first", 0), ("last", -1)))
-    asks = f'{name} {what}. What is the {place} letter of the word "{word}"?'
-    return asked_to_write(asks, rf"(?i:[\"'“]?{word[at]}[\"'”]?)")
+def json_object(rng: Random) -> Prompt:
+    return object_of(one(rng, WORDS["people"]), whole(rng, 18, 90), one(rng, CITIES))
 
 
-def _copied(text: str, end: str = "") -> Prompt:
-    """A copy stands on a line of its own, perhaps in quotation marks."""
-    pattern = rf"(?m)^\W*{text}\W*$"
-    return Prompt("", f"Repeat the following text exactly:\n{text}{end}", answer_pattern=pattern)
+def copied(text: str) -> Prompt:
+    """To be copied on a line of its own, perhaps in quotation marks, with or without its full stop."""
+    copy = escape(text.removesuffix("."))
+    pattern = rf"(?m)^(?:\W*|[^\n]{{1,40}}:\W*){copy}\W*$"
+    return Prompt("", f"Repeat the following text exactly:\n{text}", answer_pattern=pattern)
+
+
+def question_about(name: str, adjective: str, thing: str) -> Prompt:
+    asks = f"Write a question that {name} asks about a {adjective} {thing}."
+    return asked_to_write(asks, rf"(?i:{thing})s?\b[^\n.!?]*\?")
+
+
+def list_of(a: int, b: int, c: int) -> Prompt:
+    asks = f"Write a Python list with the numbers {a}, {b} and {c}."
+    return asked_to_write(asks, rf"\[\s*{a},\s*{b},\s*{c},?\s*\]")
+
+
+def object_of(name: str, age: int, city: str) -> Prompt:
+    asks = f'Write a JSON object with the keys "name", "age" and "city" for {name}, who is {age} and lives in {city}.'
+    return Prompt("", asks, answer_pattern=rf'\{{\s*"name":\s*"{name}",\s*"age":\s*"?{age}"?,\s*"city":\s*"{city}"')
 
 
 def _clause(rng: Random) -> str:
@@ -57,5 +66,5 @@ KINDS: Final = (
     PromptKind("copied_sentence", _CLAUSES**2, copied_sentence),
     PromptKind("question", _PEOPLE * _ADJECTIVES * _NOUNS, question),
     PromptKind("python_list", perm(99, 3), python_list),
-    PromptKind("letter", len(_SPELLED) * _PEOPLE * len(WORDS["wants"]) * 2, letter),
+    PromptKind("json_object", _PEOPLE * 73 * len(CITIES), json_object),
 )

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from hashlib import sha256
+from math import expm1
 from pathlib import Path
 from random import Random
 
@@ -12,18 +13,20 @@ from full_disk import left, on_a_full_disk
 from scipy.stats import chisquare
 
 from eexit.messages.errors import UsageError
+from eexit.plan.config import Prompt
 from eexit.plan.prompt_kinds.drawing import KINDS, MOST, draw_prompts
 from eexit.plan.prompt_kinds.kind import PromptKind, one, some, whole
 from eexit.plan.prompts import read_prompts
 from eexit.plan.splits import sort_of
+from eexit.studies.assessment.parts import Enough, drawn
 from jobs.files.make_prompts import main
 
 README = Path(__file__).parents[4] / "jobs" / "README.md"
 
 
 def test_a_seeds_prompts_are_the_same_for_ever() -> None:
-    drawn = repr([(prompt.id, prompt.prompt, prompt.answer, prompt.answer_pattern) for prompt in draw_prompts(500, 0)])
-    assert sha256(drawn.encode()).hexdigest()[:16] == "c163d0cdc0e85852"
+    drawn = repr(draw_prompts(500, 0))
+    assert sha256(drawn.encode()).hexdigest()[:16] == "4c4c1e22b3720fc4"
 
 
 def test_more_prompts_begin_with_the_fewer_and_other_seeds_draw_others() -> None:
@@ -34,29 +37,49 @@ def test_more_prompts_begin_with_the_fewer_and_other_seeds_draw_others() -> None
         assert len(other & {prompt.prompt for prompt in drawn}) <= 3, seed
 
 
-def test_no_two_are_alike_and_ids_say_the_kind_and_the_place() -> None:
-    drawn = draw_prompts(5000, 1)
-    assert len({prompt.prompt for prompt in drawn}) == 5000
-    assert [prompt.id.rsplit("-", 1)[1] for prompt in drawn] == [str(at) for at in range(1, 5001)]
-    assert {sort_of(prompt.id) for prompt in drawn} == {kind.name for kind in KINDS}
+def unit_of(prompt: Prompt) -> str:
+    return prompt.group or prompt.prompt
 
 
-def test_kinds_have_equal_shares() -> None:
-    n = Counter(sort_of(prompt.id) for prompt in draw_prompts(5000, 2))
-    assert chisquare([n[kind.name] for kind in KINDS]).pvalue > 0.001
+def test_no_two_share_a_fact_and_ids_say_the_kind_and_the_place() -> None:
+    prompts = draw_prompts(5000, 1)
+    assert len({unit_of(prompt) for prompt in prompts}) == 5000
+    assert [prompt.id.rsplit("-", 1)[1] for prompt in prompts] == [str(at) for at in range(1, 5001)]
+    assert {sort_of(prompt.id) for prompt in prompts} == {kind.name for kind in KINDS}
+
+
+def test_parts_of_different_draws_share_no_fact() -> None:
+    part_of_fact: dict[str, str] = {}
+    for seed in range(8):
+        for part, prompts in drawn(Enough.at(0.02, 0.95), 0.02, seed).of.items():
+            for prompt in prompts:
+                assert part_of_fact.setdefault(unit_of(prompt), part) == part, prompt
+    assert sum(unit.startswith("the continent of ") for unit in part_of_fact) > 40, "facts that prompts share"
+
+
+def test_kinds_have_shares_in_proportion_to_their_turns() -> None:
+    turns = sum(kind.turns for kind in KINDS)
+    n = Counter(sort_of(prompt.id) for prompt in draw_prompts(2000, 2))
+    many = [kind for kind in KINDS if kind.space > 10_000]
+    assert chisquare([n[kind.name] for kind in many]).pvalue > 0.001
+    assert sum(kind.turns for kind in many) / turns > 0.95, (
+        "nearly all prompts are of kinds whose facts can't be used up"
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_a_kind_repeats_itself_no_more_often_than_its_space_says(kind: PromptKind) -> None:
     """If no prompt is likelier than 1 / space, m draws have m (m − 1) / 2 / space equal pairs at most, on average."""
     rng, m = Random(3), 1000
-    n = Counter(kind.draw(rng).prompt for _ in range(m))
+    n = Counter(unit_of(kind.draw(rng)) for _ in range(m))
     pairs, equal = m * (m - 1) // 2, sum(count * (count - 1) // 2 for count in n.values())
     assert equal <= pairs / kind.space * 1.3 + 10
 
 
 def test_of_the_most_prompts_fewer_than_one_draw_in_a_hundred_is_left_out() -> None:
-    assert sum((MOST / len(KINDS)) ** 2 / 2 / kind.space for kind in KINDS) < MOST / 100
+    turns = sum(kind.turns for kind in KINDS)
+    n_draws = [(MOST * kind.turns / turns, kind.space) for kind in KINDS]
+    assert sum(n + space * expm1(-n / space) for n, space in n_draws) < MOST / 100
     with pytest.raises(UsageError, match="n must be at most 15,000"):
         draw_prompts(MOST + 1, 0)
 
@@ -72,7 +95,7 @@ def test_draws_are_uniform_and_some_are_different() -> None:
 
 
 def test_the_readme_lists_the_kinds_with_their_spaces() -> None:
-    rows = re.findall(r"^\| `(\w+)` \|.*\| (\S+) \| [^|]+ \|$", README.read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \|.*\| (\S+) \| [^|]+ \| [^|]+ \|$", README.read_text(), re.MULTILINE)
     assert rows == [(kind.name, f"{kind.space:.1e}") for kind in KINDS]
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from eexit.plan.prompt_kinds.drawing import KINDS
 from eexit.plan.prompt_kinds.kind import PromptKind
-from eexit.plan.prompt_kinds.tables import CAPITALS, CATEGORIES, CONTINENTS, OPPOSITES, UNITS, WORDS
+from eexit.plan.prompt_kinds.tables import CAPITALS, CATEGORIES, CONTINENTS, OPPOSITES, WORDS
 from eexit.quality.answers import mark
 
 # By kind: words of the first prompt of seed 1, and texts that are right and wrong for it.
@@ -17,7 +17,7 @@ TELLING: dict[str, tuple[str, list[str], list[str]]] = {
         ["Samuel works in Croatia.", "The capital of Croatia is Split.", "It is not Zagreb."],
     ),
     "continent": (
-        "Is Canada in North America, South America or Africa?",
+        "is Canada in: North America, South America or Africa?",
         ["Canada is in North America.", "north america", "It lies on the continent of North America."],
         ["Canada is in North America, South America or Africa.", "South America", "North of the United States"],
     ),
@@ -26,54 +26,55 @@ TELLING: dict[str, tuple[str, list[str], list[str]]] = {
         ['The opposite of "dry" is "wet".', "Wet", "**wet**"],
         ['The opposite of "dry" is "dry".', "A towel", "sweat"],
     ),
-    "capital_choice": (
-        "the capital of Croatia: Zagreb, Bangkok or Mogadishu?",
-        ["The capital of Croatia is Zagreb, not Bangkok.", "zagreb", "(A) Zagreb"],
-        ["Bangkok is the capital, and Zagreb is not.", "The capital of Croatia is Split.", "Mogadishu"],
-    ),
-    "review": (
-        'The show that Elena chose was perfect."',
-        ["The review is positive, but it's also a bit negative.", "Positive", "It is **positive**."],
-        ["The review is negative.", "The show was perfect.", "Negative, not positive"],
-    ),
     "multiplication": (
-        "What is 8 * 4?",
-        ["8 * 4 = 32", "8 × 4 is 32.", "32"],
-        ["8 * 4 = 12", "To calculate 8 * 4, you simply multiply 8 by 4.", "3.2"],
+        "What is 3 * 9?",
+        ["3 * 9 = 27", "3 × 9 is 27.", "27"],
+        ["3 * 9 = 12", "To calculate 3 * 9, you simply multiply 3 by 9.", "2.7"],
     ),
-    "unit": (
-        "the age of an island. Is that given in years, kilograms or meters?",
-        ["The age of an island is given in years.", "Years, not meters", "It is in **years**."],
-        [
-            "The age of an island is given in kilograms.",
-            "years, kilograms or meters",
-            "Julia wants to know the age of an island.",
-        ],
-    ),
-    "alphabet": (
-        '"house" or "tennis"?',
-        ['The word "house" is the first word in the dictionary.', "House", 'The answer is "house".'],
-        ['The word "tennis" comes first.', '"house" or "tennis"', "None of them"],
+    "letter": (
+        'What is the first letter of the word "house"?',
+        ['The first letter of the word "house" is "H".', "h", "It is 'H'."],
+        ['The first letter of the word "house" is "A".', "house", "A B C D E F G H"],
     ),
     "people": (
         "Which city is Carlos from?",
         ["Carlos is from Ljubljana.", "Ljubljana", "Carlos is a lawyer from Ljubljana and has a parrot."],
         ["Carlos is from Paris.", "Paris or Ljubljana", "Carlos is a lawyer."],
     ),
+    "ages": (
+        "How old is Carlos?",
+        ["Carlos is 72 years old, and Sara is 37 years old.", "72", "Sara is 37, so Carlos is 72."],
+        ["Carlos is 37 years old, and Sara is 72 years old.", "Carlos is 72 - 37 = 35 years old.", "37"],
+    ),
+    "birthday": (
+        "In which month was Carlos born?",
+        ["Carlos was born in October 1968.", "October", "He was born on 24 October 1968."],
+        ["Carlos was born in November 1968.", "In 1968", "Not in October"],
+    ),
+    "loss": (
+        "Who lost a road?",
+        ["Carlos from Bangkok lost a road.", "Carlos", "The road was lost by Carlos."],
+        ["Elle from Bangkok lost a road.", "It was not Carlos.", "A road in Bangkok"],
+    ),
     "journey": (
         "On which day did the journey begin?",
         ["The journey began on a Tuesday.", "tuesday", "It began on Tuesday and ended on Thursday."],
-        ["The journey ended on a Thursday.", "In 1981", "It began on Thursday, which is a Tuesday."],
+        ["The journey ended on a Thursday.", "In 1981", "It began on a Thursday and ended on a Tuesday."],
     ),
     "meeting": (
         "In which room is the next meeting?",
-        ["The next meeting is in room 178.", "178", "Room 178, not room 329"],
-        ["The next meeting is in room 329.", "Room 1780", "The next meeting is on Saturday."],
+        ["The next meeting is in room 249.", "249", "Room 249, not room 177"],
+        ["The next meeting is in room 177.", "Room 2490", "The next meeting is on Saturday."],
     ),
     "prices": (
-        "a stone 50 dollars, a road 46 dollars, an engine 66 dollars.",
+        "an engine costs 66 dollars.",
         ["66", "The engine is 66 dollars.", "The answer is $66."],
         ["The engine is 46 dollars.", "50 + 46 + 66", "To find the price, we need the total cost."],
+    ),
+    "phone": (
+        "What is the number of Sara?",
+        ["Sara: 5459", "The number of Sara is 5459, and that of Peter is 5046.", "5459"],
+        ["The number of Sara is 3295.", "Sara: 5046", "54"],
     ),
     "copied_codes": (
         "D84 U26 M45 R79 C3 W43 U1 L72",
@@ -103,10 +104,18 @@ TELLING: dict[str, tuple[str, list[str], list[str]]] = {
         ["numbers = [14, 85, 77]", "```python\n[14,85,77]\n```", "The list is [14, 85, 77]."],
         ["[14, 85]", "14, 85, 77", "[14, 85, 77, 1]"],
     ),
-    "letter": (
-        'What is the first letter of the word "candle"?',
-        ['The first letter of the word "candle" is "C".', "c", "It is 'C'."],
-        ['The first letter of the word "candle" is "A".', "candle", "It can't be said."],
+    "json_object": (
+        "for Carlos, who is 79 and lives in Ljubljana.",
+        [
+            '{"name": "Carlos", "age": 79, "city": "Ljubljana"}',
+            '```json\n{\n  "name": "Carlos",\n  "age": 79,\n  "city": "Ljubljana"\n}',
+            'The object is {"name": "Carlos", "age": "79", "city": "Ljubljana"}.',
+        ],
+        [
+            '{"name": "Carlos", "age": 97, "city": "Ljubljana"}',
+            "Carlos, 79, Ljubljana",
+            '{"name": "Carlos", "age": 79}',
+        ],
     ),
 }
 
@@ -138,11 +147,10 @@ def test_of_many_prompts_the_answer_is_right_and_no_answer_is_wrong(kind: Prompt
 
 
 def test_no_table_has_two_rows_for_the_same_thing_and_answers_differ_from_what_is_asked() -> None:
-    for table in (CAPITALS, CONTINENTS, OPPOSITES, UNITS):
+    for table in (CAPITALS, CONTINENTS, OPPOSITES):
         assert len({thing for thing, _ in table}) == len(table)
         assert all(thing != answer for thing, answer in table)
-    for table in (CAPITALS, UNITS):
-        assert len({answer for _, answer in table}) == len(table)
+    assert len({answer for _, answer in CAPITALS}) == len(CAPITALS)
     for words in (*CATEGORIES.values(), *WORDS.values()):
         assert len({*words}) == len(words)
     assert len({word for words in CATEGORIES.values() for word in words}) == sum(map(len, CATEGORIES.values()))
