@@ -16,9 +16,7 @@ DIFFERS: Final = "{setting} differs from full depth on {differs} of decided toke
 EXITS: Final = "{setting} exits early on {exits} of tokens (n = {n})."
 CONTROL_DIFFERS: Final = "Its control, with random exits at the same depths, differs on {differs}."
 IS_A_LOOP: Final = "But {loop} of its text is one loop, which full depth agrees with once it is there."
-LEAST_DIFFERENT: Final = "{mode}: of {rules}, {setting} differs least from full depth."
 SKIPS_MOST: Final = "{setting} would skip most of the layers, {skipped}, and differs on {differs}."
-LOOPS_APART: Final = "Not counted, since more than half of the text is one loop: {rules}."
 SAMPLED: Final = "Tokens are sampled, but compared with full depth's most likely token, so that normal disagrees too."
 UNOBSERVED: Final = "Disagreement and perplexity are not known: full depth was asked nothing (--observe none)."
 UNOBSERVED_LAYERS: Final = (
@@ -52,7 +50,6 @@ KEEPS_SOME: Final = (
 CHEAPEST_KEPT: Final = "Of these, {setting} costs least: it {saved}, at {difference}."
 KEPT_COST_MORE: Final = "None of these costs less than full depth."
 PAIRS: Final = "It alone is right on {gained}, and normal alone on {lost} (McNemar: p = {p})."
-KEEPS: Final = "{mode}: {kept} at most {margin} below normal in {name}, by their interval's end (paired over {n})."
 CONTROL_KEEPS: Final = "Its control, with random exits at the same depths, is at {difference}."
 WINS: Final = "Its win rate over normal is {share}."
 BELOW: Final = "{mode}: at every setting of {rules}, {name} is certainly below that of normal."
@@ -64,7 +61,6 @@ FAILED: Final = "{runs} failed, and count in no mean."
 
 # Whether early exit pays, where no assessment says so.
 NEAREST_SETTING: Final = "The nearest, {setting}, is at {difference} and {saved}."
-NO_ANSWERS: Final = "No answer was checked, so that nothing says which setting is as good as full depth."
 AT_LITTLE_DISAGREEMENT: Final = "{setting} {saved}, and differs from full depth on {differs} of decided tokens."
 SAVES_SOMETHING: Final = "{setting} {saved}, the most of all settings."
 NO_SETTING_SAVES: Final = "No setting certainly saves; the cheapest, {setting}, {saved}."
@@ -80,7 +76,6 @@ HOW_KEPT: Final = (
     "Nothing is certified; from the best on, by the interval's end: whether a setting is at most {margin} worse than "
     "full depth, paired over prompts."
 )
-HOW_NEAR: Final = "Nothing is certified and no answer was checked; the settings that differ least from full depth."
 HOW_TIMED: Final = (
     "Realised: time beside full depth on the same path ({rounds}); allowed: what steps of fewer rows and layers would "
     "save if deciding were free."

@@ -11,7 +11,7 @@ from eexit.quality.learn_then_test import FULL_DEPTH
 from reports.frames.axes import CORRECT, DIFFERENCE, DISAGREEMENT, LAYERS_SKIPPED, SKIPPED, THEORETICAL
 from reports.frames.quality import Quality
 from reports.sections.figures import Columns, table
-from reports.sections.findings.quality import points
+from reports.sections.findings.quality import held_against_normal, kept_of, not_held, points
 
 CERTIFIED: Final[Columns] = (
     ("promise", "At most", "text"),
@@ -31,23 +31,26 @@ def settings_section(quality: Quality) -> dict[str, Any] | None:
     if len(quality.choices):
         rows = _certified(quality)
         return {"about": findings.HOW_CERTIFIED, "table": table(rows, CERTIFIED)}
-    rows = quality.settings[~quality.settings["oracle"]]
     changed = f"{CORRECT}{DIFFERENCE}"
-    if not rows.empty and rows[f"{changed}_low"].notna().any():
-        shown = rows.sort_values(f"{changed}_low", ascending=False).head(MOST_ROWS)
+    if held := held_against_normal(quality, changed):
+        kept = [row["configuration"] for row in kept_of(held, changed, quality.margin)]
+        shown = pd.DataFrame(held).sort_values(f"{changed}_low", ascending=False).head(MOST_ROWS)
+        shown = shown.assign(kept=["yes" if key in kept else "not shown" for key in shown["configuration"]])
         about = findings.HOW_KEPT.format(margin=points(quality.margin))
-        kept = shown.assign(kept=["yes" if low >= -quality.margin else "not shown" for low in shown[f"{changed}_low"]])
         beside: Columns = (
             ("configuration", "Setting", "text"),
-            (f"{CORRECT}{DIFFERENCE}", "Right answers, beside full depth", "points"),
+            (changed, "Right answers, beside full depth", "points"),
             ("kept", f"At most {points(quality.margin)} worse", "text"),
         )
-        return {"about": about, "table": table(kept, (*beside, *_saved(quality)))}
+        return {"about": about, "table": table(shown, (*beside, *_saved(quality)))}
+    rows = quality.settings[~quality.settings["oracle"]]
     if rows.empty or rows[DISAGREEMENT].isna().all():
         return None
-    shown = rows.sort_values(DISAGREEMENT).head(MOST_ROWS)
     near: Columns = (("configuration", "Setting", "text"), (DISAGREEMENT, "Disagreement", "share"))
-    return {"about": findings.HOW_NEAR, "table": table(shown, (*near, *_saved(quality)))}
+    return {
+        "about": f"{not_held(quality)} Nothing is certified; the settings that differ least from full depth.",
+        "table": table(rows.sort_values(DISAGREEMENT).head(MOST_ROWS), (*near, *_saved(quality))),
+    }
 
 
 def _saved(quality: Quality) -> Columns:

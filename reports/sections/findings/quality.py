@@ -38,16 +38,37 @@ def headline(quality: Quality) -> list[str]:
         return []
     said = [_answers(normal)]
     name = f"{CORRECT}{DIFFERENCE}"
-    rows = quality.settings[~quality.settings["oracle"]].to_dict("records")
-    online = [row for row in rows if is_known(row[f"{name}_low"])]
-    kept = kept_of(online, name, quality.margin)
-    if online:
+    held = held_against_normal(quality, name)
+    kept = kept_of(held, name, quality.margin)
+    if held:
         template = findings.KEEPS_SOME if kept else findings.KEEPS_NONE
-        settings = counted(len(online), "setting")
+        settings = counted(len(held), "setting")
         said.append(template.format(kept=len(kept), settings=settings, margin=points(quality.margin)))
     if kept:
         said += _cheapest_kept(*cheapest(quality, kept), name, is_share=True)
     return [" ".join(said)]
+
+
+def held_against_normal(quality: Quality, changed: str) -> list[Row]:
+    """The settings that a deployed model can follow whose difference from `normal`, column `changed`, has an interval:
+    those that are meant wherever it is said how many settings are as good.
+    """
+    rows = quality.settings[~quality.settings["oracle"]].to_dict("records")
+    return [row for row in rows if is_known(row.get(f"{changed}_low"))]
+
+
+def not_held(quality: Quality) -> str:
+    """Why no setting is held against `normal` by right answers."""
+    if quality.rows[CORRECT].isna().all():
+        return "No answer was checked, so that nothing says which setting is as good as full depth."
+    if _normal(quality, CORRECT) is None:
+        return "Answers were checked, but there are no runs of normal to compare with."
+    if quality.settings["oracle"].all():
+        return "Answers were checked, but no setting that a deployed model can follow was tried."
+    return (
+        f"Answers were checked, but fewer than {MIN_SAMPLES} prompts are too few to say which setting is as good as "
+        "full depth."
+    )
 
 
 def kept_of(rows: list[Row], changed: str, margin: float) -> list[Row]:
@@ -119,9 +140,9 @@ def _n(row: Row) -> str:
 
 
 def _kept(quality: Quality, column: str, name: str, margin: float, preferred: str | None = None) -> Iterator[str]:
-    """For each mode, the settings that are not worse than `normal` by more than the margin, which of them saves most,
-    and how its control does; and the rules that are certainly below at every setting. `preferred` is a column of win
-    rates, told beside.
+    """For each mode, the settings of `held_against_normal` that are not worse than `normal` by more than the margin,
+    which of them saves most, and how its control does; and the rules, oracles too, that are certainly below at every
+    setting. `preferred` is a column of win rates, told beside.
     """
     changed, is_share = f"{column}{DIFFERENCE}", preferred is None
     settings = quality.settings[quality.settings[changed].notna()]
@@ -130,20 +151,26 @@ def _kept(quality: Quality, column: str, name: str, margin: float, preferred: st
     if settings[f"{changed}_low"].isna().all():
         yield findings.FEW_PROMPTS.format(least=MIN_SAMPLES, name=name)
         return
+    held = held_against_normal(quality, changed)
     for mode, of_mode in settings.groupby("mode", sort=False):
-        rows = of_mode.to_dict("records")
-        kept = kept_of(rows, changed, margin)
-        n = counted(int(max(row[f"{changed}_n"] for row in rows)), "prompt")
-        written_margin = points(margin) if is_share else written(margin, ".2g")
-        counts = counted(len(kept), "setting") if kept else "no setting"
-        said = [findings.KEEPS.format(mode=mode, kept=counts, margin=written_margin, name=name, n=n)]
+        rows = [row for row in held if row["mode"] == mode]
+        kept, said = kept_of(rows, changed, margin), []
+        if rows:
+            n = counted(int(max(row[f"{changed}_n"] for row in rows)), "prompt")
+            by = points(margin) if is_share else written(margin, ".2g")
+            counts = f"{len(kept) or 'none'} of the {counted(len(rows), 'setting')}"
+            said.append(
+                f"{mode}, at most {by} below normal in {name}, by the interval's end: {counts} tried that a deployed "
+                f"model can follow (paired over {n})."
+            )
         if kept:
             best, cost = cheapest(quality, kept)
             said += _cheapest_kept(best, cost, changed, is_share)
             said += _beside_best(quality, best, changed, preferred) if saves(best, cost.column) else []
         below = [str(rule) for rule, of in of_mode.groupby("rule", sort=False) if (of[f"{changed}_high"] < 0).all()]
         said += [findings.BELOW.format(mode=mode, rules=", ".join(below), name=name)] if below else []
-        yield " ".join(said)
+        if said:
+            yield " ".join(said)
 
 
 def _beside_best(quality: Quality, best: Row, changed: str, preferred: str | None) -> Iterator[str]:

@@ -58,7 +58,7 @@ def _of_mode(mode: str, rows: list[Row]) -> Iterator[str]:
     """The pair of the lowest disagreement and the one that skips most, apart from those that write loops."""
     sound = [row for row in rows if not row["looping"]] or rows
     least = min(sound, key=lambda row: row[DISAGREEMENT] if is_known(row[DISAGREEMENT]) else math.inf)
-    yield findings.LEAST_DIFFERENT.format(mode=mode, rules=counted(len(rows), "rule"), setting=least["shown_as"])
+    yield f"{mode}: of {_rules(rows)}, {least['shown_as']} differs least from full depth."
     yield from _of_pair(least)
     most = max(sound, key=lambda row: row[SKIPPED] if is_known(row[SKIPPED]) else -math.inf)
     if most is not least:
@@ -66,7 +66,15 @@ def _of_mode(mode: str, rows: list[Row]) -> Iterator[str]:
             setting=most["shown_as"], skipped=with_interval(most, SKIPPED), differs=with_interval(most, DISAGREEMENT)
         )
     if len(sound) < len(rows):
-        yield findings.LOOPS_APART.format(rules=counted(len(rows) - len(sound), "rule"))
+        loops = [row for row in rows if row["looping"]]
+        yield f"Not counted, since more than half of the text is one loop: {_rules(loops)}."
+
+
+def _rules(rows: list[Row]) -> str:
+    """How many rules there are; and how many pairs of rule and exit set, if there are more of them."""
+    rules = {row["rule"] for row in rows}
+    said = counted(len(rules), "rule")
+    return said if len(rules) == len(rows) else f"{said}, {len(rows)} with their exit sets"
 
 
 def unobserved(sweep: Sweep) -> list[str]:

@@ -20,7 +20,7 @@ from reports.frames.quality import Quality
 from reports.read.judgements import BEST, SCORE, WORST
 from reports.read.verdict import AssessedLedger, AssessedVerdict
 from reports.sections.findings.numbers import Row, difference, saved_words, saves, with_interval
-from reports.sections.findings.quality import cheapest, cost_of, kept_of, points
+from reports.sections.findings.quality import cheapest, cost_of, held_against_normal, kept_of, not_held, points
 from reports.sections.findings.savings import best_within
 
 ASSESSED: Final = "assessment"
@@ -107,8 +107,7 @@ def _beside_full_depth(quality: Quality) -> tuple[Row | None, bool | None, list[
     scores = [(judge.column(SCORE), False, quality.margin * (BEST - WORST)) for judge in quality.judges]
     for column, is_share, margin in [(CORRECT, True, quality.margin), *scores[:1]]:
         changed = f"{column}{DIFFERENCE}"
-        rows = quality.settings[~quality.settings["oracle"]].to_dict("records")
-        known = [row for row in rows if is_known(row.get(f"{changed}_low"))]
+        known = held_against_normal(quality, changed)
         if known:
             kept = kept_of(known, changed, margin)
             nearest = max(known, key=lambda row: row[f"{changed}_low"])
@@ -136,10 +135,10 @@ def _by_disagreement(quality: Quality) -> tuple[Row | None, bool | None, list[st
     if not best:
         cheap = max(known, key=lambda row: row[cost.column], default=None)
         if cheap is None:
-            return None, None, [findings.NO_ANSWERS]
+            return None, None, [not_held(quality)]
         least = findings.NO_SETTING_SAVES.format(setting=cheap["shown_as"], saved=saved_words(cheap, cost))
         is_sure = cost.column != SKIPPED and is_known(cheap.get(f"{cost.column}_high"))
-        return cheap, False if is_sure else None, [findings.NO_ANSWERS, least]
+        return cheap, False if is_sure else None, [not_held(quality), least]
     _, row = best[0]
     saved = saved_words(row, cost)
     if is_known(row[DISAGREEMENT]):
@@ -147,7 +146,7 @@ def _by_disagreement(quality: Quality) -> tuple[Row | None, bool | None, list[st
         said = [findings.AT_LITTLE_DISAGREEMENT.format(setting=row["shown_as"], saved=saved, differs=differs)]
     else:
         said = [findings.SAVES_SOMETHING.format(setting=row["shown_as"], saved=saved)]
-    return row, None, [findings.NO_ANSWERS, *said]
+    return row, None, [not_held(quality), *said]
 
 
 def _certain(choices: pd.DataFrame) -> str:

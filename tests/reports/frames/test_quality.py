@@ -99,10 +99,10 @@ def test_findings_name_what_saves_most_without_being_certainly_below_normal(answ
         normal,
     )
     assert said == (
-        "unfrozen: 1 setting at most 2 points below normal in accuracy, by their interval's end (paired over 12 "
-        "prompts). Of these, unfrozen/confidence/0.9 costs least: it ran 8.0% fewer multiply-adds, at +1.0 [−1.5, "
-        "+3.5] pp. Its control, with random exits at the same depths, is at −40.0 [−50.0, −30.0] pp. unfrozen: at "
-        "every setting of kl, accuracy is certainly below that of normal."
+        "unfrozen, at most 2 points below normal in accuracy, by the interval's end: 1 of the 2 settings tried that a "
+        "deployed model can follow (paired over 12 prompts). Of these, unfrozen/confidence/0.9 costs least: it ran "
+        "8.0% fewer multiply-adds, at +1.0 [−1.5, +3.5] pp. Its control, with random exits at the same depths, is at "
+        "−40.0 [−50.0, −30.0] pp. unfrozen: at every setting of kl, accuracy is certainly below that of normal."
     )
     assert rest == ["3 runs failed, and count in no mean."]
 
