@@ -149,7 +149,8 @@ def paired_chart(frame: pd.DataFrame, difference: Difference, description: str, 
     x, x_title, none = difference.column, difference.title, difference.none
     scale = scale_of(logarithmic=bool(none), zero=False, padding=ROOM_PIXELS)
     shape = looks.shape(frame).legend(None)  # the rows have names
-    axis = alt.Axis(format="~%" if difference.form == "points" else "~g")
+    points = "datum.value == 0 ? '0' : format(100 * datum.value, '+~g')"  # a share's hundredths, as the title says
+    axis = alt.Axis(labelExpr=points) if difference.form == "points" else alt.Axis(format="~g")
     channel = alt.X(f"{x}:Q", title=x_title, scale=scale, axis=axis)
     y = rows_of("shown_as", alt.SortField("order"))
     base = alt.Chart(ROWS).encode(y=y, color=looks.colour(frame).legend(None), opacity=OPACITY)

@@ -321,7 +321,7 @@ def naming(configuration: Configuration, marked: Collection[str] = ()) -> dict[s
         "family": rule,
         "series": key if columns["control_of"] else f"{mode}/{rule}{within}",
         "setting": configuration.rule_key,
-        "label": rule if number is None else f"{shown(configuration.parameter)}{within}",
+        "label": f"{rule if number is None else shown(configuration.parameter)}{within}",
     }
 
 

@@ -143,7 +143,7 @@ async function draw(entry, again = false) {
     renderer: "canvas",
     actions: false,
     defaultStyle: false,
-    tooltip: { disableDefaultStyle: true },
+    tooltip: { disableDefaultStyle: true, sanitize: inTooltip },
   };
   const prepare = chart.prepare || ((same) => same);
   const { view } = await embed(box, withHeight(prepare(spec, rows, width), rows), options);
@@ -162,6 +162,9 @@ async function draw(entry, again = false) {
   if (chart.drawn) chart.drawn(view, box);
   box.dataset.ink = inkOf(canvas);
 }
+
+// A value of a tooltip as HTML; Vega writes what isn't known as "null".
+const inTooltip = (value) => (value === "null" ? "–" : String(value).replace(/&/g, "&amp;").replace(/</g, "&lt;"));
 
 // The specification with its height in pixels, where it is given by row.
 function withHeight(spec, rows) {

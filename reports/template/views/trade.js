@@ -298,7 +298,8 @@ function labelsOf(points, axes, at, severalRules, narrow, normal) {
   }
   const severalModes = new Set(points.map(({ mode }) => mode)).size > 1;
   const named = (row) => {
-    const parts = [severalRules || !severalModes ? row.family : row.mode, row.label === row.family ? "" : row.label];
+    const first = severalRules || !severalModes ? row.family : row.mode,
+      parts = row.parameter === null && first === row.family ? [row.label] : [first, row.label]; // its label names the rule
     const loops = row.looping ? " ↻" : "";
     return parts.filter(Boolean).join(" ") + (severalRules && severalModes && !narrow ? ` · ${row.mode}` : "") + loops;
   };
