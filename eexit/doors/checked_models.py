@@ -1,10 +1,11 @@
-"""Models of others, as settings run them: each is checked once per process, and again when its weights have changed.
+"""Models of others, as settings run them: each is checked once per process, and again when anything of it has changed.
 
 A model is taken apart through a copy of its modules that shares all of its weights, so that nothing of the model itself
-is touched, not even while it generates.
+is touched, not even while it generates. Since the copy is made once, each call looks whether the model is still what
+was copied: another one is checked, refused or taken apart as if it had never been used.
 """
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from threading import RLock
 from typing import Any, Final
@@ -18,7 +19,8 @@ from eexit.doors.taken import Taken
 from eexit.messages.errors import UsageError
 from eexit.model.adapters import merged, sharing
 from eexit.model.decoder import Decoder
-from eexit.model.in_memory import State, config_facts, refuse_unusual, state_of, weights_digest
+from eexit.model.in_memory import SeenModel, refuse_unusual, weights_digest
+from eexit.model.support.refusals import refuse_autocast
 
 _WAY_OUT: Final = "load that model, or take a setting of this one home"
 
@@ -30,7 +32,7 @@ class CheckedModel:
     `decoders` are by adapter and by whether linear layers are packed; a packed one has weights of its own.
     """
 
-    state: State
+    seen: SeenModel
     weights: str  # their digest
     lock: RLock = field(default_factory=RLock)
     decoders: dict[tuple[str | None, bool], Decoders] = field(default_factory=dict)
@@ -44,18 +46,18 @@ def checked(model: PreTrainedModel, taken: Taken, name: str) -> CheckedModel:
     """This model, once it is found to be the one that the setting called `name` is for. Raises `UsageError`."""
     if model.training:
         raise UsageError("the model is in training mode: call model.eval() before")
-    state = state_of(model)
+    refuse_autocast(model.device)
     found = _CHECKED.get(model)
-    if found is None or found.state != state:
+    if found is None or not found.seen.is_still(model):
         refuse_unusual(model)
         _refuse_precision(model, taken, name)  # before weights are read
-        found = CheckedModel(state, weights_digest(model))
+        found = CheckedModel(SeenModel(model), weights_digest(model))
         _CHECKED[model] = found
     _refuse_precision(model, taken, name)
     dtype = precision(model)
     if found.weights != taken.model.measured[dtype].weights:
         raise UsageError(f"{name} is for {_called(taken)}, and this model has other weights: {_WAY_OUT}")
-    _refuse_other_config(model, taken, name)
+    _refuse_other_config(found.seen.facts, taken, name)
     return found
 
 
@@ -91,8 +93,7 @@ def _refuse_precision(model: PreTrainedModel, taken: Taken, name: str) -> None:
         )
 
 
-def _refuse_other_config(model: PreTrainedModel, taken: Taken, name: str) -> None:
-    facts = config_facts(model)
+def _refuse_other_config(facts: Mapping[str, Any], taken: Taken, name: str) -> None:
     for fact, value in taken.model.config.items():
         if fact not in facts or facts[fact] != value:
             raise UsageError(

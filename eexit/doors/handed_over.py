@@ -4,6 +4,7 @@ Everything that depends on how `generate` prepares a call is in this file. Shape
 """
 
 import inspect
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
@@ -18,6 +19,7 @@ from transformers import (
     LogitNormalization,
     MaxLengthCriteria,
     MaxTimeCriteria,
+    PreTrainedModel,
     StoppingCriteria,
     StoppingCriteriaList,
     StopStringCriteria,
@@ -59,14 +61,14 @@ class HandedOver:
 
     prompts: Sequence[tuple[int, ...]]  # without padding
     max_new_tokens: int
-    eos_token_ids: frozenset[int]
+    eos_token_ids: frozenset[int]  # none if neither the call nor the model names one
     pad_token_id: int | None
     temperature: float
     top_p: float
     criteria: Sequence[StoppingCriteria] = ()  # besides length and EOS
     streamer: Streamer | None = None
     returns_dict: bool = False
-    seeds: Sequence[int] | None = None  # of sampling; None: the setting's own
+    seeds: Sequence[int] | None = None  # of each row; None: the setting's own
 
 
 class Watcher:
@@ -95,20 +97,44 @@ class Watcher:
 
 
 def with_stop_strings(
-    criteria: Sequence[StoppingCriteria] | None, tokenizer: Any, strings: str | Sequence[str]
-) -> StoppingCriteriaList:
-    """The criteria, and these stop strings. Raises `UsageError` without a tokenizer."""
+    model: PreTrainedModel, asked: Mapping[str, Any], tokenizer: Any, strings: str | Sequence[str] | None
+) -> dict[str, Any]:
+    """The arguments of a call, with stop strings as a criterion. Raises `UsageError` if that takes a tokenizer.
+
+    Stop strings may also stand in the configuration of generation that is given, or in that of the model.
+    """
+    given: GenerationConfig | None = asked.get("generation_config")
+    strings = strings or (given and given.stop_strings) or getattr(model.generation_config, "stop_strings", None)
+    if not strings:
+        return dict(asked)
     if tokenizer is None:
         raise UsageError("stop_strings need the model's tokenizer: give tokenizer=… as well")
     texts = [strings] if isinstance(strings, str) else list(strings)
-    return StoppingCriteriaList([*(criteria or ()), StopStringCriteria(tokenizer, texts)])
+    criteria = StoppingCriteriaList([*(asked.get("stopping_criteria") or ()), StopStringCriteria(tokenizer, texts)])
+    return {**asked, "stopping_criteria": criteria, "stop_strings": None}
 
 
-def kept_back(caller: FrameType | None) -> dict[str, Any]:
-    """What `generate`, if it is the caller, was given and has not passed on."""
-    if caller is None or caller.f_code is not _GENERATE:
-        return {}
-    return {name: caller.f_locals[name] for name in _KEPT_BACK if caller.f_locals.get(name) is not None}
+def running_call(caller: FrameType | None, model: PreTrainedModel) -> Mapping[str, Any]:
+    """What the innermost call of `generate` for this model was given and has made of it; nothing if there is none.
+
+    Other callables may stand between it and the setting, as where a user's own function calls the setting.
+    """
+    while caller is not None:
+        if caller.f_code is _GENERATE and caller.f_locals.get("self") is model:
+            return caller.f_locals
+        caller = caller.f_back
+    return {}
+
+
+def kept_back(running: Mapping[str, Any]) -> dict[str, Any]:
+    """What a call of `generate` was given and does not pass on."""
+    return {name: running[name] for name in _KEPT_BACK if running.get(name) is not None}
+
+
+def ends_nowhere(running: Mapping[str, Any], model: PreTrainedModel) -> bool:
+    """Whether a call without EOS tokens is meant to have none, since it says so, or since the model had some."""
+    config = model.config.get_text_config(decoder=True)
+    return "eos_token_id" in running.get("kwargs", {}) or getattr(config, "eos_token_id", None) is not None
 
 
 def read_call(
@@ -137,7 +163,7 @@ def read_call(
         _further(criteria, len(prompts)),
         streamer,
         bool(asked.return_dict_in_generate),
-        _seeds(seed, len(prompts), temperature),
+        _seeds(seed, prompts, temperature),
     )
 
 
@@ -196,7 +222,9 @@ def _sampling(processors: Sequence[Any], do_sample: bool) -> tuple[float, float]
                     "what asks for it, or, if the model's generation_config does, give its neutral value, as in "
                     "repetition_penalty=1.0"
                 )
-    return (float(temperature), float(top_p)) if do_sample else (0.0, 1.0)
+    if not do_sample or top_p == 0:  # which keeps the likeliest token alone
+        return 0.0, 1.0
+    return float(temperature), float(top_p)
 
 
 def _further(criteria: Sequence[StoppingCriteria], n_rows: int) -> list[StoppingCriteria]:
@@ -210,10 +238,16 @@ def _further(criteria: Sequence[StoppingCriteria], n_rows: int) -> list[Stopping
     return further
 
 
-def _seeds(seed: int | None, n_rows: int, temperature: float) -> list[int] | None:
+def _seeds(seed: int | None, prompts: Sequence[tuple[int, ...]], temperature: float) -> list[int] | None:
+    """A row's draws follow from its seed and its prompt, so that rows of one prompt need different seeds."""
     if seed is not None:
-        return [seed] * n_rows
+        before: Counter[tuple[int, ...]] = Counter()  # rows of the same prompt
+        seeds = []
+        for prompt in prompts:
+            seeds.append(seed + before[prompt])
+            before[prompt] += 1
+        return seeds
     if not temperature:
         return None
-    drawn: list[int] = torch.randint(2**63 - 1, (n_rows,)).tolist()  # torch.manual_seed repeats them
+    drawn: list[int] = torch.randint(2**63 - 1, (len(prompts),)).tolist()  # torch.manual_seed repeats them
     return drawn

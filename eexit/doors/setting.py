@@ -7,6 +7,7 @@ It is thin over the batched engine: one code path with sweeps. Shapes: B rows, N
 """
 
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,9 +24,17 @@ from eexit.decode.costs.prices import find_prices
 from eexit.decode.engine import Engine
 from eexit.decode.rows.decoders import Decoders
 from eexit.decode.rows.requests import Decoding, Failure, Request
-from eexit.decode.trace import Trace
+from eexit.decode.trace import LENGTH, Trace
 from eexit.doors.checked_models import CheckedModel, checked, decoders_of
-from eexit.doors.handed_over import HandedOver, Watcher, kept_back, read_call, with_stop_strings
+from eexit.doors.handed_over import (
+    HandedOver,
+    Watcher,
+    ends_nowhere,
+    kept_back,
+    read_call,
+    running_call,
+    with_stop_strings,
+)
 from eexit.doors.stats import Stats
 from eexit.doors.taken import SCREENS, Taken, config_of, read_taken
 from eexit.doors.words import described
@@ -97,9 +106,7 @@ class Setting:
 
         `generate` itself doesn't pass the tokenizer on that it needs for stop strings.
         """
-        if stop_strings is not None:
-            criteria = with_stop_strings(asked.pop("stopping_criteria", None), tokenizer, stop_strings)
-            asked["stopping_criteria"] = criteria
+        asked = with_stop_strings(model, asked, tokenizer, stop_strings)
         return model.generate(*inputs, custom_generate=self, **asked)  # type: ignore[operator]  # of a mixin
 
     def __call__(
@@ -109,12 +116,16 @@ class Setting:
     ) -> Tensor | ExitOutput:  # fmt: skip
         """The rows of `input_ids` and what follows them, (B, T + N), as `generate` returns them.
 
-        `seed` fixes the draws, as a sweep's seed does; without it, those of sampling come from torch's generator, and a
-        rule that leaves exits to chance has the sweep's. Raises `UsageError` for what can't be done.
+        `seed` fixes the draws, as a sweep's seed does; further rows of the same prompt have the seeds that follow it.
+        Without it, those of sampling come from torch's generator, and a rule that leaves exits to chance has the
+        sweep's. Raises `UsageError` for what can't be done.
         """
-        others |= kept_back(sys._getframe(1))
+        running = running_call(sys._getframe(1), model)
+        others |= kept_back(running)
         asked = generation_config or model.generation_config or GenerationConfig()
         call = read_call(input_ids, logits_processor, stopping_criteria, asked, others, seed)
+        if not call.eos_token_ids and not ends_nowhere(running, model):
+            call = replace(call, eos_token_ids=frozenset(self.taken.eos_token_ids))
         found = checked(model, self.taken, str(self.folder))
         with found.lock:
             ready = self._ready_for(model, found)
@@ -134,11 +145,12 @@ class Setting:
         return ready
 
     def _decode(self, ready: _Ready, call: HandedOver, device: torch.device) -> list[Trace]:
+        _refuse_unknown_tokens(call.prompts, ready.decoders.teacher.vocabulary)
         watcher = Watcher(call.criteria, call.streamer, device)
         decoding = replace(
             ready.decoding,
             max_new_tokens=call.max_new_tokens,
-            eos_token_ids=call.eos_token_ids or ready.decoding.eos_token_ids,
+            eos_token_ids=call.eos_token_ids,
             temperature=call.temperature,
             top_p=call.top_p,
             stops=watcher if call.criteria or call.streamer is not None else None,
@@ -150,6 +162,7 @@ class Setting:
             if isinstance(outcome, Failure):
                 raise UsageError(f"row {row} can't be generated: {outcome.error}")
             traces[row] = outcome
+            _warn_of_an_early_end(row, outcome, call.max_new_tokens)
         watcher.end()
         return [traces[row] for row in range(len(requests))]
 
@@ -163,8 +176,7 @@ class Setting:
     def _returned(
         self, input_ids: Tensor, call: HandedOver, traces: Sequence[Trace], costs: Sequence[dict[str, Any]]
     ) -> Tensor | ExitOutput:
-        eos_token_ids = call.eos_token_ids or self.taken.eos_token_ids
-        pad = min(eos_token_ids, default=0) if call.pad_token_id is None else call.pad_token_id
+        pad = min(call.eos_token_ids, default=0) if call.pad_token_id is None else call.pad_token_id
         generated_BN = _padded([trace.token_id_T for trace in traces], pad).to(input_ids)
         sequences = torch.cat([input_ids, generated_BN], 1)
         if not call.returns_dict:
@@ -177,3 +189,23 @@ def _padded(rows: Sequence[np.ndarray], padding: int) -> Tensor:
     """Rows of different lengths, padded on the right, (B, N)."""
     longest = max(map(len, rows))
     return torch.tensor([[*row.tolist(), *[padding] * (longest - len(row))] for row in rows])
+
+
+def _refuse_unknown_tokens(prompts: Sequence[Sequence[int]], vocabulary: int) -> None:
+    for row, prompt in enumerate(prompts):
+        for token_id in prompt:
+            if not 0 <= token_id < vocabulary:
+                raise UsageError(
+                    f"row {row} has token {token_id}, and the model's vocabulary has the ids 0 to {vocabulary - 1}: "
+                    "use the model's own tokenizer"
+                )
+
+
+def _warn_of_an_early_end(row: int, trace: Trace, max_new_tokens: int) -> None:
+    n_tokens = len(trace.token_id_T)
+    if trace.finish_reason == LENGTH and n_tokens < max_new_tokens:
+        warnings.warn(
+            f"row {row} ends after {n_tokens} new tokens, where the model's context ends; plain generate may go on "
+            f"beyond it: ask for at most {n_tokens}, or give a shorter prompt",
+            stacklevel=2,
+        )

@@ -7,20 +7,21 @@ from threading import Lock
 from eexit.decode.trace import Trace
 
 _COSTS = ("cost_full", "cost_needed", "cost_run")
+_counting = Lock()  # of all of them, since an object that has a lock can't be copied or pickled
 
 
 class Stats:
     """Adds up what rows generated and cost. It may be used by several threads."""
 
     def __init__(self, n_layers: int) -> None:
-        self._n_layers, self._lock = n_layers, Lock()
+        self._n_layers = n_layers
         self._totals: Counter[str] = Counter()
         self._exits: Counter[int] = Counter()
 
     def add(self, trace: Trace, costs: Mapping[str, float | int | None]) -> None:
         """Count a row, with what it cost (`eexit.decode.costs.counting.cost_columns`)."""
         decided = trace.exit_layer_T[1:]
-        with self._lock:
+        with _counting:
             self._exits.update(decided.tolist())
             self._totals["rows"] += 1
             self._totals["tokens"] += len(trace.token_id_T)
@@ -35,7 +36,7 @@ class Stats:
 
         `eexit_saved_ratio` is 1 − cost_run / cost_full: what was saved of full depth's multiply-adds.
         """
-        with self._lock:
+        with _counting:
             totals, exits = Counter(self._totals), Counter(self._exits)
         names = ("rows", "tokens", "decided_tokens", "drafted_tokens", "layers_run", "layers_of_full_depth", *_COSTS)
         full = totals["cost_full"]

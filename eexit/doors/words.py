@@ -22,7 +22,10 @@ def _what(taken: Taken) -> Iterator[str]:
             most = "as many tokens as suit" if draft.n_tokens is None else f"{draft.n_tokens} tokens"
             yield f"{taken.key} of {of}: {most} are drafted after layer {layer}; full depth keeps those it agrees with."
             if config.get("head", WHOLE) == WHOLE:
-                yield "The text is that of plain generate, token for token in float32: nothing is lost."
+                yield (
+                    "The text is that of plain generate, token for token in float32, up to the model's context: "
+                    "nothing is lost."
+                )
         case Exit() as exit:
             layers = ", ".join(map(str, taken.exit_layers))
             after = "layer" if len(taken.exit_layers) == 1 else "layers"

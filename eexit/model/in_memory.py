@@ -1,9 +1,14 @@
 """What a loaded model is: a digest of its weights, the facts of its configuration, and whether it has changed since."""
 
 import hashlib
+from collections.abc import Callable
+from math import gcd
+from operator import is_
 from typing import Any, Final
 
+import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from eexit.messages.errors import UsageError
@@ -15,8 +20,12 @@ _ASIDE: Final = (
     "architectures", "auto_map", "dtype", "torch_dtype", "id2label", "label2id", "transformers_version",
     "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "is_llama_config",
 )  # fmt: skip
-
-State = tuple[object, ...]
+_HOOKS: Final = ("_forward_hooks", "_forward_pre_hooks")
+_CONTAINERS: Final = ("_parameters", "_buffers", "_modules", *_HOOKS)  # of a module; they change in place
+_OF_CALLS: Final = "generation_config"  # which every call hands over
+_WHOLE: Final = 1024  # a tensor of up to so many numbers is looked at as a whole,
+_SAMPLED: Final = 128  # and of a larger one this many numbers, which lie evenly in its memory
+_AS_INTEGERS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes: NaN equals itself
 
 
 def weights_digest(model: PreTrainedModel) -> str:
@@ -36,14 +45,61 @@ def config_facts(model: PreTrainedModel) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name not in _ASIDE and name[0] != "_"}
 
 
-def state_of(model: PreTrainedModel) -> State:
-    """What is another one as soon as a weight is replaced, written to or moved; it is found without reading them."""
-    weights = tuple((weight.data_ptr(), _version(weight)) for weight in model.parameters())
-    return model.device, model.dtype, weights
+class SeenModel:
+    """A model as it is now, to tell in far less time than a step takes whether it still is that.
+
+    Modules, hooks and whatever else modules hold are told apart by identity, the configuration by what it says, and
+    tensors by their place, by torch's count of writes, and by some of their numbers, since torch does not count what
+    is written through `data` or numpy. It keeps what the model holds, but not the model itself.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        modules = [*model.modules()]
+        self.facts = config_facts(model)
+        self._holding = [vars(module) for module in modules]
+        self._modules, self._types = modules[1:], [*map(type, modules[1:])]
+        self._held = self._pieces()
+        self._tensors = [*{id(each): each for each in self._held if isinstance(each, Tensor)}.values()]
+        self._written = self._writes()
+        samples = [_sample(tensor) for tensor in self._tensors if tensor.numel()]
+        self._on_cpu = [sample.numpy() for sample in samples if sample.device.type == "cpu"]  # faster there than torch
+        self._elsewhere = [sample for sample in samples if sample.device.type != "cpu"]
+        self._numbers = self._sampled()
+
+    def is_still(self, model: PreTrainedModel) -> bool:
+        """Whether nothing of the model that was looked at has changed."""
+        pieces = self._pieces()
+        return (
+            len(pieces) == len(self._held)
+            and all(map(is_, pieces, self._held))
+            and [*map(type, self._modules)] == self._types
+            and self._writes() == self._written
+            and self._sampled() == self._numbers
+            and config_facts(model) == self.facts
+        )
+
+    def _pieces(self) -> list[object]:
+        pieces: list[object] = []
+        of_model, *of_modules = self._holding
+        pieces += [value for name, value in of_model.items() if name != _OF_CALLS]
+        for held in of_modules:
+            pieces += held.values()
+        for held in self._holding:
+            for name in _CONTAINERS:
+                pieces += held[name].values()
+        return pieces
+
+    def _writes(self) -> list[tuple[int, int]]:
+        """Where each tensor is and how often it was written to; 0 for one of inference mode, where torch can't say."""
+        return [(each.data_ptr(), 0 if each.is_inference() else each._version) for each in self._tensors]
+
+    def _sampled(self) -> bytes:
+        on_cpu = np.concatenate(self._on_cpu).tobytes() if self._on_cpu else b""
+        return on_cpu + (torch.cat(self._elsewhere).cpu().numpy().tobytes() if self._elsewhere else b"")
 
 
 def refuse_unusual(model: PreTrainedModel) -> None:
-    """Raises `UsageError` for a model that is compiled, quantised, or not on one device."""
+    """Raises `UsageError` for a model that is compiled, quantised, not on one device, hooked or patched."""
     refuse_compiled(model)
     if getattr(model, "hf_quantizer", None) is not None or getattr(model.config, "quantization_config", None):
         raise UsageError("the model is quantised: load it without quantization_config, with weights as they were")
@@ -52,8 +108,32 @@ def refuse_unusual(model: PreTrainedModel) -> None:
         raise UsageError(
             f"the model is spread over {', '.join(some(devices))}: load it onto one device, without offloading"
         )
+    for name, module in model.named_modules():
+        what = f"the model's {name}" if name else "the model"
+        if any(_is_foreign(hook) for kind in _HOOKS for hook in vars(module)[kind].values()):
+            raise UsageError(
+                f"{what} has a forward hook, which would see other rows and tokens here than in plain generate: remove "
+                "it (its handle has remove()), or generate without custom_generate"
+            )
+        if "forward" in vars(module):
+            raise UsageError(
+                f"{what} has a forward of its own in place of that of its class, and layers are run one at a time "
+                "here: load the model again, or generate without custom_generate"
+            )
 
 
-def _version(weight: torch.Tensor) -> int:
-    """How often it was written to; 0 for one that was made in inference mode, where torch doesn't count."""
-    return 0 if weight.is_inference() else weight._version
+def _is_foreign(hook: Callable[..., object]) -> bool:
+    """Whether a hook is not one of transformers' own, which look on when hidden states are asked for."""
+    return not getattr(hook, "__module__", "").startswith("transformers.")
+
+
+def _sample(tensor: Tensor) -> Tensor:
+    """A view of some of a tensor's numbers, in different rows and columns of a matrix."""
+    numbers = tensor.detach().view(_AS_INTEGERS[tensor.element_size()])
+    extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    if extent <= _WHOLE:
+        return numbers.as_strided((extent,), (1,))
+    step = extent // _SAMPLED
+    while gcd(step, tensor.shape[-1]) > 1:
+        step -= 1
+    return numbers.as_strided((_SAMPLED,), (step,))

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from byte_model import save_byte_model
 from driving import look_here
 from tiny_models import tiny_model
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from eexit.doors.setting import ExitOutput, Setting
 from eexit.generator import ModelGenerator
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import plan_runs
@@ -18,13 +21,16 @@ from eexit.results.layout import MANIFEST, encode
 from eexit.results.store.folder import open_store
 from eexit.results.store.landing import land
 from eexit.results.store.manifest import make_manifest
+from eexit.studies.taking_home.take_home import Wanted, take_home
 
 LAYERS = (1, 3, 4)
 N_TOKENS = 10
+DRAFT = "draft/3:2"
 # Of different lengths, one of them beyond sliding windows.
 TEXTS = ("Why?", "Count to ten.", "a", "What is it that we", "No", "Yes yes yes", "Because of it", "12 + 7 =")
 # Parameters of rule confidence with which these random models exit here and there.
 CONFIDENCE = {"gemma3": 0.9, "bloom": 0.15, "gpt2": 0.3}
+Folders = dict[str, Path]
 
 
 def save_family(folder: Path, architecture: str) -> Path:
@@ -63,3 +69,43 @@ def texts_of(out: Path, key: str, seed: int = 0) -> list[tuple[list[int], list[i
         prompt = [int(token_id) for token_id in run["prompt_token_ids"]]
         found.append((prompt, rows.token_id.tolist(), rows.exit_layer.tolist()))
     return found
+
+
+def exit_key(architecture: str = "llama") -> str:
+    return f"frozen_residual/confidence/{confidence_of(architecture):g}"
+
+
+def make(folder: Path, architecture: str) -> Folders:
+    """A model, its sweep, and two settings of that: one that exits and one that drafts."""
+    model = save_family(folder / "model", architecture)
+    rules = {"confidence": [confidence_of(architecture)]}
+    out = swept(folder / "sweep", model, rules=rules, modes=["normal", "frozen_residual"], draft=["3:2"])
+    for key, name in ((exit_key(architecture), "exits"), (DRAFT, "drafts")):
+        take_home(Wanted(str(out), str(folder / name), key))
+    return {name: folder / name for name in ("model", "sweep", "exits", "drafts")}
+
+
+def loaded(folder: Path, **given: Any) -> PreTrainedModel:
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, **{"dtype": torch.float32, **given}).eval()
+    return model
+
+
+def batch(prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """Padded on the left with a token that is hidden."""
+    width = max(map(len, prompts))
+    rows = [[[7] * (width - len(ids)) + list(ids), [0] * (width - len(ids)) + [1] * len(ids)] for ids in prompts]
+    return {"input_ids": torch.tensor([ids for ids, _ in rows]), "attention_mask": torch.tensor([m for _, m in rows])}
+
+
+def generated(output: ExitOutput, width: int) -> list[tuple[list[int], list[int]]]:
+    """Of each row: its tokens and their exit layers, without padding."""
+    assert output.exit_layers is not None
+    pairs = zip(output.sequences[:, width:], output.exit_layers, strict=True)
+    return [(ids[layers >= 0].tolist(), layers[layers >= 0].tolist()) for ids, layers in pairs]
+
+
+def run(model: PreTrainedModel, setting: Setting, prompts: Sequence[Sequence[int]], **asked: Any) -> Any:
+    """What is generated for these prompts in a batch, by transformers' own `generate`."""
+    inputs, given = batch(prompts), {"max_new_tokens": N_TOKENS, "return_dict_in_generate": True, **asked}
+    output = model.generate(**inputs, custom_generate=setting, **given)  # type: ignore[operator]  # of a mixin
+    return generated(output, inputs["input_ids"].shape[1]) if given["return_dict_in_generate"] else output

@@ -25,8 +25,7 @@ def setting():
 
 
 def generate(model, **arguments):
-    given = {{name: value for name, value in arguments.items() if value is not None}}
-    return setting().generate(model, **given)
+    return setting().generate(model, **arguments)
 '''
 
 

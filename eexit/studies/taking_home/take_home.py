@@ -211,9 +211,10 @@ def _digests(folder: Path) -> dict[str, str]:
 
 def _identical(setting: Setting, model: PreTrainedModel, texts: Sequence[Text], config: SweepConfig) -> int:
     """How many of these texts the setting writes again, in one batch that is padded on the left."""
-    width, pad = max(len(text.prompt_token_ids) for text in texts), 0
-    rows = [[*[pad] * (width - len(ids)), *ids] for ids in (text.prompt_token_ids for text in texts)]
-    masks = [[*[0] * (width - len(text.prompt_token_ids)), *[1] * len(text.prompt_token_ids)] for text in texts]
+    prompts = [*dict.fromkeys(text.prompt_token_ids for text in texts)]  # a second row of a prompt has another seed
+    width, pad = max(map(len, prompts)), 0
+    rows = [[*[pad] * (width - len(ids)), *ids] for ids in prompts]
+    masks = [[*[0] * (width - len(ids)), *[1] * len(ids)] for ids in prompts]
     sampling: Mapping[str, Any] = {"do_sample": False}
     if config.temperature:
         sampling = {"do_sample": True, "temperature": config.temperature, "top_p": config.top_p, "top_k": 0}
@@ -225,8 +226,10 @@ def _identical(setting: Setting, model: PreTrainedModel, texts: Sequence[Text], 
         seed=setting.taken.seed,
         return_dict_in_generate=True,
         pad_token_id=pad,
+        eos_token_id=setting.taken.eos_token_ids or None,
         repetition_penalty=1.0,  # whatever the model's own configuration of generation says
         **sampling,
     )
     made = [row[width:][exits >= 0].tolist() for row, exits in zip(output.sequences, output.exit_layers, strict=True)]
-    return sum(tuple(ids) == text.token_ids for ids, text in zip(made, texts, strict=True))
+    texts_by_prompt = dict(zip(prompts, map(tuple, made), strict=True))
+    return sum(texts_by_prompt[text.prompt_token_ids] == text.token_ids for text in texts)

@@ -14,10 +14,21 @@ from typing import Any
 
 import pytest
 import torch
-from taken_settings import N_TOKENS, TEXTS, confidence_of, save_family, swept, texts_of
+from taken_settings import (
+    N_TOKENS,
+    TEXTS,
+    Folders,
+    batch,
+    exit_key,
+    generated,
+    loaded,
+    make,
+    run,
+    swept,
+    texts_of,
+)
 from torch import Tensor
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     DynamicCache,
     MaxTimeCriteria,
@@ -31,7 +42,7 @@ from transformers.generation.streamers import BaseStreamer
 
 import eexit
 from eexit.doors import checked_models
-from eexit.doors.setting import ExitOutput, Setting
+from eexit.doors.setting import Setting
 from eexit.doors.taken import SETTING
 from eexit.messages.errors import UsageError
 from eexit.model.in_memory import weights_digest
@@ -39,32 +50,11 @@ from eexit.model.sources import DEFAULT_MODEL
 from eexit.studies.taking_home.take_home import Wanted, take_home
 
 FAMILIES = ("llama", "gemma3", "gpt_neox", "mixtral", "gpt2", "qwen3", "olmo2", "bloom")
-DRAFT = "draft/3:2"
-Folders = dict[str, Path]
-
-
-def exit_key(architecture: str = "llama") -> str:
-    return f"frozen_residual/confidence/{confidence_of(architecture):g}"
-
-
-def make(folder: Path, architecture: str) -> Folders:
-    """A model, its sweep, and two settings of that: one that exits and one that drafts."""
-    model = save_family(folder / "model", architecture)
-    rules = {"confidence": [confidence_of(architecture)]}
-    out = swept(folder / "sweep", model, rules=rules, modes=["normal", "frozen_residual"], draft=["3:2"])
-    for key, name in ((exit_key(architecture), "exits"), (DRAFT, "drafts")):
-        take_home(Wanted(str(out), str(folder / name), key))
-    return {name: folder / name for name in ("model", "sweep", "exits", "drafts")}
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     return make(tmp_path_factory.mktemp("taken"), "llama")
-
-
-def loaded(folder: Path, **given: Any) -> PreTrainedModel:
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, **{"dtype": torch.float32, **given}).eval()
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -80,27 +70,6 @@ def tokenizer(folders: Folders) -> Any:
 @pytest.fixture
 def setting(folders: Folders) -> Setting:
     return eexit.load(folders["exits"])
-
-
-def batch(prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """Padded on the left with a token that is hidden."""
-    width = max(map(len, prompts))
-    rows = [[[7] * (width - len(ids)) + list(ids), [0] * (width - len(ids)) + [1] * len(ids)] for ids in prompts]
-    return {"input_ids": torch.tensor([ids for ids, _ in rows]), "attention_mask": torch.tensor([m for _, m in rows])}
-
-
-def generated(output: ExitOutput, width: int) -> list[tuple[list[int], list[int]]]:
-    """Of each row: its tokens and their exit layers, without padding."""
-    assert output.exit_layers is not None
-    pairs = zip(output.sequences[:, width:], output.exit_layers, strict=True)
-    return [(ids[layers >= 0].tolist(), layers[layers >= 0].tolist()) for ids, layers in pairs]
-
-
-def run(model: PreTrainedModel, setting: Setting, prompts: Sequence[Sequence[int]], **asked: Any) -> Any:
-    """What is generated for these prompts in a batch, by transformers' own `generate`."""
-    inputs, given = batch(prompts), {"max_new_tokens": N_TOKENS, "return_dict_in_generate": True, **asked}
-    output = model.generate(**inputs, custom_generate=setting, **given)  # type: ignore[operator]  # of a mixin
-    return generated(output, inputs["input_ids"].shape[1]) if given["return_dict_in_generate"] else output
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
