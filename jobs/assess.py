@@ -7,11 +7,13 @@
 It measures how long a step takes by rows and layers, what could be saved at most, and what can be learned; searches
 rules, exit sets, thresholds and readouts on a pilot; runs the few settings that are worth it on prompts that have no
 other part, and certifies one with a confidence that holds, if there is one; and times it. The verdict says whether it
-pays, and if not, which of three causes is the largest: tokens are certain too late, deciding costs too much, or batches
-keep the layers busy.
+pays, and if not, what takes most of what exits could save: the state that they leave behind, knowing where to exit,
+proof, deciding, batches, or overhead.
 
 Each step is an ordinary sweep or study in a folder of --out, which jobs/report.py and all other commands open. Whatever
-ends it, the same command goes on from there. Time it on a machine that does nothing else.
+ends it, the same command goes on from there, and does again what was lost since. Minutes that are too few are refused
+once the first steps have shown how fast this machine is; with more of them, the same --out goes on. Time it on a
+machine that does nothing else.
 """
 
 import logging
@@ -43,8 +45,10 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str]) -> int:
     """0: there is a verdict. 1: it stopped before. 2: the input can't be used."""
     flags = read_flags(arguments)
+    from eexit.results.store.folder import open_store
+    from eexit.results.store.lease import ASSESSING, refuse_if_held
     from eexit.studies.assessment.asked import Asked
-    from eexit.studies.assessment.record import Record
+    from eexit.studies.assessment.record import Record, folder_of
 
     asked = Asked(
         common(flags),
@@ -56,6 +60,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     asked.parts()  # what can't be used is told before Ray is imported
     Record.open(flags.out, asked.as_dict())
+    refuse_if_held(open_store(folder_of(flags.out)), ASSESSING)
     display = open_display(quiet=flags.quiet)
     log_to_stderr(logging.WARNING)
     display.say("importing Ray")

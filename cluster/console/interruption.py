@@ -1,7 +1,12 @@
-"""Ctrl-C, SIGTERM (`ray job stop`, batch systems) and SIGHUP (a closed terminal) end a sweep in the same way."""
+"""Ctrl-C, SIGTERM (`ray job stop`, batch systems) and SIGHUP (a closed terminal) end a sweep in the same way.
 
+So does the end of the time that work was given, in `until`.
+"""
+
+import math
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -10,6 +15,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _came = threading.Event()
 _listening = False
+_end = math.inf  # of the time that work was given, by time.monotonic()
+
+
+class TimeIsUpError(Exception):
+    """The time that work was given is over. What has landed stays."""
 
 
 @contextmanager
@@ -43,9 +53,25 @@ def listen_again() -> None:
 
 
 def check() -> None:
-    """Raises `KeyboardInterrupt` if a signal came: Python drops exceptions that are raised in a finaliser."""
+    """Raises `KeyboardInterrupt` if a signal came: Python drops exceptions that are raised in a finaliser.
+
+    Raises `TimeIsUpError` if the time is over that `until` gave.
+    """
     if _listening and _came.is_set():
         raise KeyboardInterrupt
+    if time.monotonic() > _end:
+        raise TimeIsUpError
+
+
+@contextmanager
+def until(end: float) -> Iterator[None]:
+    """A context whose work has time until then, by time.monotonic(), and no longer than one around it has."""
+    global _end
+    before, _end = _end, min(_end, end)
+    try:
+        yield
+    finally:
+        _end = before
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

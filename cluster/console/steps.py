@@ -15,16 +15,22 @@ class Steps:
     def __init__(self, display: Display, shares: Mapping[str, float], finished: Collection[str] = ()) -> None:
         self.display = display
         self._numbers = {step: number for number, step in enumerate(shares, 1)}
-        self._shares = {step: share for step, share in shares.items() if step not in finished}
-        self._step, self._within, self._part = "", 0.0, 0.0
+        self._all, self._shares = shares, {step: share for step, share in shares.items() if step not in finished}
+        self._step, self._within, self._part, self._done = "", 0.0, 0.0, 0.0
 
     def begin(self, step: str) -> None:
-        """From now on, it is this step."""
-        self._step, self._within, self._part = step, 0.0, 0.0
+        """From now on, it is this step, which may be one that was done before."""
+        self._step, self._within, self._part, self._done = step, 0.0, 0.0, 0.0
+        self._shares.setdefault(step, self._all[step])
 
     def work(self, part: float) -> None:
         """A work within the step begins, which is such a part of it."""
-        self._within, self._part = min(1.0, self._within + self._part), part
+        self._within, self._part, self._done = min(1.0, self._within + self._part), part, 0.0
+
+    @property
+    def share_of_step(self) -> float:
+        """How much of the current step is done."""
+        return min(1.0, self._within + self._part * self._done)
 
     def __enter__(self) -> "Steps":
         return self
@@ -34,7 +40,8 @@ class Steps:
     def show(self, progress: Progress, last: bool = False) -> None:
         doing = f"{self._numbers[self._step]}/{len(self._numbers)} {self._step}: {progress.doing}"
         earlier = sum(share for step, share in self._shares.items() if self._numbers[step] < self._numbers[self._step])
-        of_step = self._shares.get(self._step, 0.0) * min(1.0, self._within + self._part * progress.share)
+        self._done = progress.share
+        of_step = self._shares.get(self._step, 0.0) * self.share_of_step
         share = (earlier + of_step) / max(sum(self._shares.values()), 1e-9)
         self.display.show(replace(progress, doing=doing, share=share, has_begun=share > 0))
 

@@ -10,62 +10,131 @@
     assessment.json     what was asked and planned, and how long each step took (`eexit.studies.assessment.record`)
     verdict.json        what came of it (`eexit.studies.assessment.words`), in run/ too
 
-What is finished is found and not done again, whatever ended the command before.
+What is finished is found and not done again, whatever ended the command before: a step is finished by what it left.
+What of that is gone or damaged is done again, and said. Each step has a deadline. What is not done by then is left out,
+and named; but without the first two steps there is no verdict, and the minutes are refused.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cluster.console.interruption import TimeIsUpError
 from cluster.console.steps import Steps
-from cluster.studies.assessment.certifying import choose, run, time_settings
+from cluster.studies.assessment.certifying import (
+    choose,
+    cut_timing,
+    has_chosen,
+    has_run,
+    has_timed,
+    run,
+    time_settings,
+)
 from cluster.studies.assessment.place import Place
-from cluster.studies.assessment.preparing import find_ceiling, learn, look
-from cluster.studies.assessment.searching import search
-from cluster.studies.assessment.workshop import CEILING, CEILING_LEARNED, LOOK, RUN, TRIED, TRIED_FREE, Workshop
+from cluster.studies.assessment.preparing import (
+    cut_learning,
+    find_ceiling,
+    has_ceiling,
+    has_learned,
+    has_looked,
+    learn,
+    look,
+)
+from cluster.studies.assessment.searching import has_searched, search
+from cluster.studies.assessment.workshop import CEILING, CEILING_LEARNED, RUN, TRIED, TRIED_FREE, Workshop
 from eexit.messages import findings
+from eexit.messages.errors import UsageError
 from eexit.messages.progress import Display
+from eexit.results.store.folder import open_store
+from eexit.results.store.lease import ASSESSING, hold
 from eexit.studies.assessment import promises, sizes
 from eexit.studies.assessment.asked import Asked
 from eexit.studies.assessment.figures import AssessmentTables, figures_of
 from eexit.studies.assessment.learned import searched_layers
 from eexit.studies.assessment.parts import ANSWERS
-from eexit.studies.assessment.record import Record
+from eexit.studies.assessment.record import Record, folder_of
 from eexit.studies.assessment.verdict import FILE, Verdict, judge
 from eexit.studies.assessment.words import as_json
 from eexit.whole_files import write_whole
 
-STEPS: Final[Mapping[str, Callable[[Workshop], None]]] = {
-    sizes.LOOK: look,
-    sizes.CEILING: find_ceiling,
-    sizes.LEARN: learn,
-    sizes.SEARCH: search,
-    sizes.RUN: run,
-    sizes.CHOOSE: choose,
-    sizes.TIME: time_settings,
-}
-LEAVES: Final = {sizes.LOOK: LOOK, sizes.CEILING: CEILING}  # the folders that steps leave, whatever is found
+
+@dataclass(frozen=True)
+class AssessmentStep:
+    """A step: its work, and whether all that it leaves is there, undamaged.
+
+    `cut` makes do with what it has left once its time is over, or raises `UsageError`.
+    """
+
+    name: str
+    work: Callable[[Workshop], None]
+    has_left_all: Callable[[Workshop], bool]
+    cut: Callable[[Workshop], None]
 
 
 def assess(asked: Asked, out: str | Path, place_on: Callable[[Display], Place], display: Display) -> Verdict:
     """Do the steps that are left, in the place that shows its progress on a display, and judge.
 
-    Raises `UsageError` for what can't be used, and whatever stops a step.
+    Raises `UsageError` for what can't be used, such as a folder that another process assesses in, or minutes that are
+    too few; and whatever stops a step.
     """
-    record = Record.open(out, asked.as_dict())
-    steps = Steps(display, sizes.SHARES, record.finished)
-    with display:
-        shop = Workshop(asked, record.path.parent, place_on(steps), steps, record)
+    folder = folder_of(out)
+    with display, hold(open_store(folder), display.say, ASSESSING):
+        record = Record.open(out, asked.as_dict())
+        steps = Steps(display, sizes.SHARES, record.finished)
+        shop = Workshop(asked, folder, place_on(steps), steps, record)
         _say_what_is_asked(shop)
         _, layers, _ = shop.place.look(asked.config(shop.parts.all))
         shop.asked = asked.at_layers(searched_layers(layers))
-        for step, work in STEPS.items():
-            is_gone = step in LEAVES and not shop.is_there(LEAVES[step])
-            if step not in record.finished or is_gone:
-                with shop.timed(step):
-                    work(shop)
+        shop.set_damaged_aside()
+        for step in STEPS:
+            _do(step, shop)
         return _judged(shop)
+
+
+def _do(step: AssessmentStep, shop: Workshop) -> None:
+    """Do what is left of a step."""
+    if step.has_left_all(shop) or (step.name in shop.record.cut and shop.seconds_left <= 0):  # what was said stands
+        return
+    if step.name in shop.record.finished:
+        shop.steps.say(f"{step.name} was finished, and what it had left is damaged or gone: that is done again")
+    try:
+        with shop.timed(step.name):
+            step.work(shop)
+    except TimeIsUpError:
+        if not step.has_left_all(shop):
+            step.cut(shop)
+        if step.has_left_all(shop):
+            shop.record.spent(step.name, 0.0, is_done=True)
+
+
+def _refuse(shop: Workshop) -> None:
+    """Raises `UsageError`: there is no verdict without this step."""
+    raise UsageError(
+        f"--minutes {shop.asked.minutes:g} are too few on this machine as it is now: by how far it came in them, about "
+        f"{shop.minutes_that_would_do:,} would do; what was measured stays, and the same command with more goes on"
+    )
+
+
+def _leave_out(step: str, what: Callable[[Workshop], str]) -> Callable[[Workshop], None]:
+    def cut(shop: Workshop) -> None:
+        shop.cut(step, f"{what(shop)}, for want of minutes: with --minutes {shop.minutes_that_would_do:,} it goes on")
+
+    return cut
+
+
+STEPS: Final = (
+    AssessmentStep(sizes.LOOK, look, has_looked, _refuse),
+    AssessmentStep(sizes.CEILING, find_ceiling, has_ceiling, _refuse),
+    AssessmentStep(sizes.LEARN, learn, has_learned, cut_learning),
+    AssessmentStep(
+        sizes.SEARCH, search, has_searched, _leave_out(sizes.SEARCH, lambda shop: "the rest of the search, and the run")
+    ),
+    AssessmentStep(sizes.RUN, run, has_run, _leave_out(sizes.RUN, lambda shop: "the rest of the run, and the choice")),
+    AssessmentStep(sizes.CHOOSE, choose, has_chosen, _leave_out(sizes.CHOOSE, lambda shop: "the choice")),
+    AssessmentStep(sizes.TIME, time_settings, has_timed, _leave_out(sizes.TIME, cut_timing)),
+)
 
 
 def _judged(shop: Workshop) -> Verdict:

@@ -1,17 +1,17 @@
 """The last steps: few settings on prompts that chose nothing, which of them may be used, and how long they take."""
 
-from dataclasses import asdict
 from functools import partial
 
 import numpy as np
 
+from cluster.studies.assessment.found_again import run_sizes_of
 from cluster.studies.assessment.workshop import RUN, TRIED, Workshop
 from eexit.plan.configuration import NORMAL
+from eexit.quality.estimates import MIN_ROUNDS
 from eexit.results.store.finished_sweep import read_finished
 from eexit.studies.assessment import sizes
 from eexit.studies.assessment.figures import latest_choice, to_time
 from eexit.studies.assessment.front import rules_of, spread
-from eexit.studies.assessment.learned import Way
 from eexit.studies.assessment.parts import ANSWERS, CHOOSING, REPORTING
 from eexit.studies.assessment.promises import promise
 from eexit.studies.assessment.sizes import RunSizes
@@ -22,41 +22,44 @@ from eexit.studies.timing.plan import LEAST_TOKENS, WhatToTime
 
 
 def run(shop: Workshop) -> None:
-    plan = shop.record.plans.get("front")
-    if not plan:
+    front = shop.front
+    if not front or front.settings is None:
         return
-    if not plan["settings"]:
+    if not front.settings:
         shop.leave_out("the run, since on the pilot, each setting that was tried runs more than full depth")
         return
-    planned = _run_sizes(shop, len(plan["settings"]))
-    keys = spread(plan["settings"], planned.settings, plan["alone"])
+    planned = _run_sizes(shop, len(front.settings))
+    keys = spread(front.settings, planned.settings, front.alone)
     prompts = [*shop.parts.some(CHOOSING, planned.choosing), *shop.parts.some(REPORTING, planned.reporting)]
     controls = [each for each in controls_of(shop.at(TRIED)) if each.of in keys] if planned.controls else []
     entries = {entry["key"]: entry for entry in read_finished(shop.at(TRIED), ["status"]).manifest.configurations}
     rules = rules_of((entries[key]["rule"], entries[key]["parameter"]) for key in keys)
-    way = Way(**{name: plan[name] for name in Way.__dataclass_fields__})
-    shop.sweep(shop.asked.settings(prompts, way, rules, plan["exit_set"], controls), RUN, 1.0)
+    shop.sweep(shop.asked.settings(prompts, front.way, rules, front.exit_set, controls), RUN, 1.0)
+
+
+def has_run(shop: Workshop) -> bool:
+    return not (shop.front and shop.front.settings) or (shop.record.plans.run is not None and shop.is_whole(RUN))
 
 
 def _run_sizes(shop: Workshop, n_settings: int) -> RunSizes:
     """What the run has room for: planned once, after the search."""
-    if "run" not in shop.record.plans:
+    if shop.record.plans.run is None:
         tried, look = read_finished(shop.at(TRIED), ["n_tokens"]), shop.first_look
         tokens = [n for n in tried.runs["n_tokens"].to_pylist() if n is not None]
         of_a_round = sum(
             4 * sizes.TIMED_TOKENS * -(-max(sizes.TIMED_PROMPTS, batch) // batch) * look.seconds(NORMAL, batch)
-            for batch in shop.asked.batches
+            for batch in shop.batches
         )
         planned = sizes.run_sizes(shop.budget, float(np.mean(tokens)), n_settings, of_a_round)
-        shop.record.plans["run"] = asdict(planned)
+        shop.record.plans.run = run_sizes_of(shop, planned)
         shop.leave_out(*planned.left_out)
         if shop.risk == ANSWERS:
             shop.steps.say(promise(shop.enough, planned.choosing))
-    return RunSizes(**shop.record.plans["run"])
+    return shop.record.plans.run
 
 
 def choose(shop: Workshop) -> None:
-    if not shop.is_there(RUN) or latest_choice(read_finished(shop.at(RUN), ["status"])):
+    if has_chosen(shop):
         return
     shop.work(1.0)
     try:
@@ -71,16 +74,44 @@ def _ask(shop: Workshop) -> None:
     shop.place.study(shop.at(RUN), partial(ChoosingStudy, question=question), question.columns)
 
 
+def has_chosen(shop: Workshop) -> bool:
+    return not shop.is_whole(RUN) or latest_choice(read_finished(shop.at(RUN), ["status"])) is not None
+
+
 def time_settings(shop: Workshop) -> None:
-    if not shop.is_there(RUN):
-        return
-    sweep = read_finished(shop.at(RUN), ["status"])
-    choice = latest_choice(sweep)
-    assert choice is not None
-    rounds, keys = shop.record.plans["run"]["rounds"], to_time(sweep, choice)
+    keys, rounds = _to_time(shop), _rounds(shop)
     tokens = max(LEAST_TOKENS, min(sizes.TIMED_TOKENS, shop.asked.common["max_new_tokens"]))
-    for batch in shop.asked.batches:
-        shop.work(1 / len(shop.asked.batches))
-        if not shop.has_timing(RUN, keys[0], batch, rounds):
+    for batch in shop.batches if keys else ():
+        shop.work(1 / len(shop.batches))
+        if shop.rounds(RUN, keys[0], batch) < rounds:
             prompts = max(sizes.TIMED_PROMPTS, batch)  # since rows of one prompt would leave together
             shop.time_it(RUN, WhatToTime(keys, (batch,), prompts, tokens, rounds))
+
+
+def has_timed(shop: Workshop) -> bool:
+    return not _untimed(shop, _rounds(shop))
+
+
+def cut_timing(shop: Workshop) -> str:
+    """What is left out: with fewer rounds than an interval takes, a time says nothing."""
+    left_out = _untimed(shop, MIN_ROUNDS)
+    return f"times with {' or '.join(map(str, left_out))} rows" if left_out else "some rounds of the times"
+
+
+def _untimed(shop: Workshop, rounds: int) -> list[int]:
+    """The batch sizes at which what decides was not timed in so many rounds."""
+    keys = _to_time(shop)
+    return [batch for batch in shop.batches if shop.rounds(RUN, keys[0], batch) < rounds] if keys else []
+
+
+def _rounds(shop: Workshop) -> int:
+    return shop.record.plans.run.rounds if shop.record.plans.run else MIN_ROUNDS
+
+
+def _to_time(shop: Workshop) -> list[str]:
+    """None, if nothing was run and chosen."""
+    if not shop.is_whole(RUN):
+        return []
+    sweep = read_finished(shop.at(RUN), ["status"])
+    choice = latest_choice(sweep)
+    return to_time(sweep, choice) if choice else []

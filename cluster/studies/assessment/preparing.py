@@ -1,8 +1,12 @@
 """The first steps: how long a step of decoding takes, what could be saved at most, and what can be learned."""
 
 import time
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 
+from cluster.console.interruption import TimeIsUpError
+from cluster.studies.assessment.found_again import search_sizes_of
 from cluster.studies.assessment.workshop import CEILING, LOOK, TEXTS, Workshop
 from eexit.messages.wording import counted
 from eexit.messages.written import percent, short_percent, written
@@ -11,10 +15,10 @@ from eexit.plan.configuration import NORMAL
 from eexit.quality.intervals import clopper_pearson
 from eexit.quality.risks import answers_tell
 from eexit.results.store.finished_sweep import read_finished
-from eexit.studies.assessment import sizes
+from eexit.studies.assessment import promises, sizes
 from eexit.studies.assessment.asked import READS_KEY
 from eexit.studies.assessment.figures import of_oracle
-from eexit.studies.assessment.learned import LEARNED, ORACLE, Way
+from eexit.studies.assessment.learned import LEARNED, ORACLE, Learned, Way
 from eexit.studies.assessment.parts import ANSWERS, PILOT, TRAINING
 from eexit.studies.assessment.tables import SweepFigures
 from eexit.studies.timing.plan import WhatToTime
@@ -24,16 +28,15 @@ ONE_IN: Final = 4  # texts has what agreement by number of tokens is shown with,
 
 
 def look(shop: Workshop) -> None:
-    prompts, rounds = shop.parts.some(PILOT, sizes.SWEPT_PROMPTS), sizes.look_rounds(shop.asked.minutes)
+    prompts, plans = shop.parts.some(PILOT, sizes.SWEPT_PROMPTS), shop.record.plans
     _, layers, _ = shop.place.look(shop.asked.config(shop.parts.all))
-    began = time.monotonic()
+    began, is_new = time.monotonic(), not shop.is_whole(LOOK)
     shop.sweep(shop.asked.look(prompts, layers), LOOK, 0.3)
-    shop.record.plans.setdefault("start", time.monotonic() - began)
-    batches = shop.asked.timed_batches
-    if not shop.has_timing(LOOK, READS_KEY, batches[-1], rounds):
+    if plans.start is None and is_new:
+        plans.start = time.monotonic() - began
+    if not _is_timed(shop):
         shop.work(0.7)
-        keys = [READS_KEY, *shop.drafts(LOOK)]
-        shop.time_it(LOOK, WhatToTime(keys, batches, sizes.LOOK_PROMPTS, sizes.LOOK_TOKENS, rounds, True))
+        _time_steps(shop)
     shop.record.write()
     measured = shop.first_look
     shop.steps.say(
@@ -45,7 +48,47 @@ def look(shop: Workshop) -> None:
     )
 
 
+def has_looked(shop: Workshop) -> bool:
+    return shop.is_whole(LOOK) and _is_timed(shop)
+
+
+def _is_timed(shop: Workshop) -> bool:
+    timed = shop.record.plans.timed
+    return bool(timed) and all(shop.rounds(LOOK, READS_KEY, batch) >= rounds for batch, rounds in timed.items())
+
+
+def _time_steps(shop: Workshop) -> None:
+    """T(rows, layers), drafts and `generate`: with as many rows, and in as many rounds, as there is time for.
+
+    Raises `TimeIsUpError` if none of the batch sizes that are asked about can be timed.
+    """
+    keys, rounds, batches = [READS_KEY, *shop.drafts(LOOK)], sizes.look_rounds(shop.asked.minutes), shop.asked.batches
+    what = WhatToTime(keys, shop.asked.timed_batches, sizes.LOOK_PROMPTS, sizes.LOOK_TOKENS, rounds, True)
+    with suppress(TimeIsUpError):  # rounds that have landed are of use
+        shop.time_it(LOOK, replace(what, seconds=shop.step_seconds_left))
+    found = {batch: shop.rounds(LOOK, READS_KEY, batch) for batch in shop.asked.timed_batches}
+    timed = {batch: n for batch, n in found.items() if n}
+    if not any(batch in timed for batch in batches):
+        raise TimeIsUpError
+    shop.record.plans.timed = timed
+    if without := [batch for batch in batches if batch not in timed]:
+        shop.leave_out(f"times with {' or '.join(map(str, without))} rows, for want of minutes")
+
+
+def _plan_search(shop: Workshop) -> None:
+    """What the search has room for, once. Raises `UsageError` if not even the least has."""
+    if shop.record.plans.search is None:
+        budget, max_new_tokens, minutes = shop.budget, shop.asked.common["max_new_tokens"], shop.asked.minutes
+        planned = sizes.search_sizes(budget, max_new_tokens, minutes)
+        said, is_enough = promises.of_minutes(budget, shop.parts.risk, max_new_tokens, minutes)
+        (shop.steps.say if is_enough else shop.remark)(said)
+        shop.record.plans.search = search_sizes_of(shop, planned)
+        shop.leave_out(*planned.left_out)
+        shop.record.write()
+
+
 def find_ceiling(shop: Workshop) -> None:
+    _plan_search(shop)
     sweep_ceiling(shop, CEILING, Way(), 1.0)
     say_ceiling(shop, CEILING, "with the lens")
     _see_whether_answers_tell(shop)
@@ -72,6 +115,10 @@ def sweep_ceiling(shop: Workshop, name: str, way: Way, part: float) -> None:
     shop.sweep(shop.asked.ceiling(pilot, way, layers), name, part)
 
 
+def has_ceiling(shop: Workshop) -> bool:
+    return shop.record.plans.search is not None and shop.is_whole(CEILING)
+
+
 def say_ceiling(shop: Workshop, name: str, how: str) -> None:
     top = of_oracle(SweepFigures.read(shop.at(name)), shop.first_look, shop.asked.batches)
     in_time = ", ".join(
@@ -89,19 +136,42 @@ def learn(shop: Workshop) -> None:
     prompts = shop.parts.some(TRAINING, planned.training)
     part = sizes.parts_of_learning(planned.learns)
     shop.sweep(shop.asked.texts(prompts, planned.seeds), TEXTS, part[sizes.OF_TEXTS])
-    reads_cost = shop.first_look.head_in_layers > 1
-    wanted = [each for each in LEARNED if each.what in planned.learns and (reads_cost or not each.for_reads)]
     folders: dict[str, str] = {}
-    for each in wanted:
+    for each in _wanted(shop):
         shop.work(part[each.what])
         folders[each.role] = shop.exits(each.what)
         through: dict[str, Any] = {READOUT: folders[READOUT]} if each.role != READOUT else {}
         asked = WhatToTrain(each.what, folders[each.role], settings={**through, **each.settings})
         card = shop.place.train(shop.at(TEXTS), asked)
-        if each.role == READOUT and "curve" in planned.learns:
-            shop.work(part["curve"])
-            few = WhatToTrain(each.what, shop.exits(f"{each.what}-few"), one_in=ONE_IN)
+        if each.role == READOUT and sizes.CURVE in planned.learns:
+            shop.work(part[sizes.CURVE])
+            few = WhatToTrain(each.what, shop.exits(shop.few(each.what)), one_in=ONE_IN)
             _say_agreement(shop, shop.place.train(shop.at(TEXTS), few), card)
+
+
+def has_learned(shop: Workshop) -> bool:
+    """Whether all artefacts are there; the texts that they learned from are of no use to the steps after it."""
+    return all(map(shop.is_learned, _artefacts(shop).values()))
+
+
+def cut_learning(shop: Workshop) -> None:
+    """What is learned by now is what is searched."""
+    there = {what: shop.is_learned(artefact) for what, artefact in _artefacts(shop).items()}
+    shop.learn_no_more_than([what for what, is_there in there.items() if is_there])
+    shop.leave_out(*(f"{sizes.NAMES[what]}, for want of minutes" for what, is_there in there.items() if not is_there))
+
+
+def _artefacts(shop: Workshop) -> dict[str, str]:
+    """What is to be learned, and the folder that it is in then."""
+    artefacts = {each.what: each.what for each in _wanted(shop)}
+    if sizes.CURVE in shop.search_sizes.learns:
+        artefacts[sizes.CURVE] = next(shop.few(each.what) for each in LEARNED if each.role == READOUT)
+    return artefacts
+
+
+def _wanted(shop: Workshop) -> list[Learned]:
+    reads_cost = shop.first_look.head_in_layers > 1
+    return [each for each in LEARNED if each.what in shop.search_sizes.learns and (reads_cost or not each.for_reads)]
 
 
 def _say_agreement(shop: Workshop, few: Card, many: Card) -> None:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from cluster.studies.assessment.workshop import CEILING_LEARNED, TRIED, TRIED_FR
 from eexit.messages.errors import UsageError
 from eexit.method.rules import ONLINE
 from eexit.plan.artefacts import GATE, PROBE
-from eexit.plan.configuration import EVERY, NORMAL
+from eexit.plan.configuration import NORMAL
 from eexit.quality.learn_then_test import FULL_DEPTH, pareto_sequence
 from eexit.results.landed import read_columns
 from eexit.results.store.finished_sweep import read_finished
@@ -23,6 +23,7 @@ from eexit.results.study_tables import REPLAYS
 from eexit.studies.assessment import learned, sizes
 from eexit.studies.assessment.front import (
     Found,
+    Replays,
     as_if_free,
     best_set,
     cost_within,
@@ -31,8 +32,9 @@ from eexit.studies.assessment.front import (
     of_set,
     rules_of,
 )
-from eexit.studies.assessment.learned import LEARNED, UNALTERED, Rules, Way
+from eexit.studies.assessment.learned import LEARNED, UNALTERED, Way
 from eexit.studies.assessment.parts import PILOT
+from eexit.studies.assessment.record import Front
 from eexit.studies.choosing.evidence import Evidence
 from eexit.studies.replay.plan import SettingsToReplay, make_replay_plan
 
@@ -48,101 +50,151 @@ def search(shop: Workshop) -> None:
             sweep_ceiling(shop, name, way, 0.2)
             say_ceiling(shop, name, "as was learned")
         read, rows = _replay(shop, name, way, 0.5 / len(ways))
-        look = shop.first_look
-        found[read] = [found_of(row, look.figures.n_layers, look.head) for row in rows if not row["gate"]]
+        found[read] = [_found(shop, row) for row in rows]
+    if shop.record.plans.front is None:
+        shop.record.plans.front = _front(shop, found)
+        shop.record.plans.free = _front_as_if_free(shop, found, shop.record.plans.front)
+        shop.record.write()
+    planned = shop.record.plans.front
+    if planned.gated:
+        _replay_missing(shop, CEILING_LEARNED, _behind_gate(planned), 0.1)
+    if not planned.rules:
+        shop.leave_out("all runs of settings, since in replays no token leaves early at any of them")
+        return
+    began, is_new = time.monotonic(), not shop.is_there(TRIED)
+    shop.sweep(shop.asked.settings(pilot, planned.way, planned.rules, planned.exit_set), TRIED, 0.3)
+    if is_new:
+        _note_speed(shop, time.monotonic() - began)
+    free = shop.record.plans.free
+    if free and free.rules:
+        shop.sweep(shop.asked.settings(pilot, free.way, free.rules, free.exit_set), TRIED_FREE, 0.2)
+    if planned.settings is None:
+        planned.settings, planned.alone = _worth_a_test(shop)
+    shop.record.write()
+
+
+def has_searched(shop: Workshop) -> bool:
+    """Whether all replays are there, and what is worth a test was tried."""
+    planned, free = shop.record.plans.front, shop.record.plans.free
+    if planned is None or (planned.rules and shop.front is None):
+        return False
+    if planned.rules and free and free.rules and not shop.is_whole(TRIED_FREE):
+        return False
+    return all(_has_replays(shop, name, way) for name, way in shop.ways().items()) and (
+        not planned.gated or not _behind_gate(planned).missing(_replays(shop, CEILING_LEARNED)).rules
+    )
+
+
+def _has_replays(shop: Workshop, name: str, way: Way) -> bool:
+    """Whether they are there, as rules look in one of the ways that they can."""
+    if not shop.is_whole(name):
+        return False
+    rows = _replays(shop, name)
+    return any(
+        not any(wanted.missing(rows).rules for wanted in _wanted(shop, name, each)) for each in _looking(shop, way)
+    )
+
+
+def _front(shop: Workshop, found: Mapping[Way, Sequence[Found]]) -> Front:
+    """What to try, of what was found in each way."""
     margin = shop.asked.margin
     way = min(found, key=lambda each: cost_within(found[each], margin))
     priced = as_if_free(found[way], margin)
     exit_set = best_set(priced, margin)
     chosen = front(of_set(priced, exit_set), margin, sizes.MOST_TRIED)
     if not any(each.exits for each in chosen):
-        shop.record.plans["front"] = None
-        shop.leave_out("all runs of settings, since in replays no token leaves early at any of them")
-        return
+        return Front()
     rules = rules_of((each.rule, each.parameter) for each in chosen)
-    way = _gated(shop, way, rules, exit_set, cost_within(chosen, margin))
-    began, is_new = time.monotonic(), not shop.is_there(TRIED)
-    shop.sweep(shop.asked.settings(pilot, way, rules, exit_set), TRIED, 0.3)
-    if is_new:
-        _note_speed(shop, time.monotonic() - began)
-    _try_as_if_free(shop, found, way, chosen)
-    shop.record.plans["front"] = {**asdict(way), "exit_set": exit_set, **_worth_a_test(shop)}
-    shop.record.write()
+    gated = {rule: values for rule, values in rules.items() if ONLINE[rule].reads} if way.gate else {}
+    planned = Front(way, exit_set, rules, gated)
+    threshold = _best_threshold(shop, planned, cost_within(chosen, margin)) if gated else None
+    return replace(planned, way=replace(way, gate_threshold=threshold))
 
 
-def _try_as_if_free(
-    shop: Workshop, found: Mapping[Way, Sequence[Found]], tried_way: Way, tried: Sequence[Found]
-) -> None:
-    """Run those on the pilot that would save most within the margin if deciding were free, unless they were tried: what
-    rules know is not told by those that are cheap to decide.
+def _looking(shop: Workshop, way: Way) -> list[Way]:
+    """How rules may look in this way, the best first: through a screen where a read of the head costs more than a
+    layer, unless the model can't have one.
+    """
+    screened = replace(way, decide_on=str(learned.SCREEN))
+    return [screened, way] if shop.first_look.head_in_layers > 1 else [way]
+
+
+def _front_as_if_free(shop: Workshop, found: Mapping[Way, Sequence[Found]], tried: Front) -> Front:
+    """What would save most within the margin if deciding were free, unless it is tried anyway: what rules know is not
+    told by those that are cheap to decide.
     """
     margin = shop.asked.margin
     free = {way: [replace(each, cost=each.free) for each in settings] for way, settings in found.items()}
     way = min(free, key=lambda each: cost_within(free[each], margin))
     exit_set = best_set(free[way], margin)
-    known = {(each.rule, each.parameter, each.exit_set) for each in tried if way == tried_way}
+    known = tried.rules if (way, exit_set) == (tried.way, tried.exit_set) else {}
     chosen = front(of_set(free[way], exit_set), margin, sizes.MOST_FREE)
-    chosen = [each for each in chosen if each.exits and (each.rule, each.parameter, each.exit_set) not in known]
-    if chosen:
-        pilot = shop.parts.some(PILOT, shop.search_sizes.pilot)
-        rules = rules_of((each.rule, each.parameter) for each in chosen)
-        shop.sweep(shop.asked.settings(pilot, way, rules, exit_set), TRIED_FREE, 0.2)
+    new = [each for each in chosen if each.exits and each.parameter not in known.get(each.rule, ())]
+    return Front(way, exit_set, rules_of((each.rule, each.parameter) for each in new))
 
 
 def _replay(shop: Workshop, name: str, way: Way, part: float) -> tuple[Way, Sequence[Row]]:
-    """The replays of all settings that can be had in this way, and how they read; what is there is not done again.
-
-    Where a read of the head costs more than a layer, rules look through a screen, unless the model can't have one.
-    """
-    ways = [way]
-    if shop.first_look.head_in_layers > 1:
-        ways.insert(0, replace(way, decide_on=str(learned.SCREEN)))
+    """The replays of all settings, and how rules look in them; what is there is not done again."""
+    ways = _looking(shop, way)
     for each in ways:
+        wanted = _wanted(shop, name, each)
         try:
-            _replay_all(shop, name, each, part)
+            for replays in wanted:
+                _replay_missing(shop, name, replays, part / len(wanted))
         except UsageError as refused:
             if each == way:
                 raise
             shop.leave_out(f"a screen, which this model can't have ({refused})")
             continue
-        return each, _replays(shop, name)
+        rows = _replays(shop, name)
+        return each, [row for replays in wanted for row in replays.of(rows)]
     raise AssertionError("the last way is done, or raises")
 
 
-def _replay_all(shop: Workshop, name: str, way: Way, part: float) -> None:
+def _wanted(shop: Workshop, name: str, way: Way) -> list[Replays]:
+    """All rules in all exit sets, and those of what was learned for them."""
     layers = read_finished(shop.at(name), ["status"]).manifest.exitable_layers
-    probed = {rule: values for each in LEARNED if each.role == PROBE for rule, values in each.rules.items()}
-    searches: list[tuple[Rules, Sequence[str]]] = [(learned.RULES, learned.exit_sets(layers))]
-    searches += [(probed, (EVERY,))] if way.probe else []
-    for rules, exit_sets in searches:
-        shop.work(part / len(searches))
-        if set(rules) <= {row["rule"] for row in _replays(shop, name)}:
-            continue
-        replaced = {"decide_on": way.decide_on} | ({PROBE: way.probe} if rules is probed and way.probe else {})
-        settings = SettingsToReplay((), rules, (UNALTERED,), exit_sets, replaced=replaced)
-        plan = partial(make_replay_plan, asked=settings, text_of=NORMAL)
-        shop.place.study(shop.at(name), plan, ("prompt_id", "status"))
+    looking = {"decide_on": way.decide_on}
+    wanted = [Replays(learned.RULES, learned.exit_sets(layers), replaced=looking)]
+    if way.probe:
+        probed = {rule: values for each in LEARNED if each.role == PROBE for rule, values in each.rules.items()}
+        wanted.append(Replays(probed, replaced={**looking, PROBE: way.probe}))
+    return wanted
 
 
-def _gated(shop: Workshop, way: Way, rules: Rules, exit_set: str, cost: float) -> Way:
-    """The same way behind a gate, where one is there and the settings cost less behind it within the margin."""
-    reading = {rule: values for rule, values in rules.items() if ONLINE[rule].reads}
-    if way.gate is None or not reading:
-        return way
-    shop.work(0.1)
-    if not any(row["gate"] for row in _replays(shop, CEILING_LEARNED)):
-        replaced = {"decide_on": way.decide_on, GATE: way.gate}
-        settings = SettingsToReplay((), reading, (UNALTERED,), (exit_set,), learned.GATE_THRESHOLDS, replaced)
-        plan = partial(make_replay_plan, asked=settings, text_of=NORMAL)
-        shop.place.study(shop.at(CEILING_LEARNED), plan, ("prompt_id", "status"))
+def _behind_gate(planned: Front) -> Replays:
+    """What is tried, behind the gate with each threshold."""
+    assert planned.way.gate is not None
+    replaced = {"decide_on": planned.way.decide_on, GATE: planned.way.gate}
+    return Replays(planned.gated, (planned.exit_set,), learned.GATE_THRESHOLDS, replaced)
+
+
+def _replay_missing(shop: Workshop, name: str, wanted: Replays, part: float) -> None:
+    """Those of these replays that are not there."""
+    shop.work(part)
+    left = wanted.missing(_replays(shop, name))
+    if not left.rules:
+        return
+    settings = SettingsToReplay((), left.rules, (UNALTERED,), left.exit_sets, left.thresholds, left.replaced)
+    plan = partial(make_replay_plan, asked=settings, text_of=NORMAL)
+    shop.place.study(shop.at(name), plan, ("prompt_id", "status"))
+
+
+def _best_threshold(shop: Workshop, planned: Front, cost: float) -> str | None:
+    """The gate's threshold behind which the settings cost least within the margin, and less than without; else None."""
+    wanted = _behind_gate(planned)
+    _replay_missing(shop, CEILING_LEARNED, wanted, 0.1)
     by_threshold: dict[str, list[Found]] = {}
-    for row in _replays(shop, CEILING_LEARNED):
-        if row["gate"]:
-            found = found_of(row, shop.first_look.figures.n_layers, shop.first_look.head)
-            by_threshold.setdefault(row["gate"], []).append(found)
+    for row in wanted.of(_replays(shop, CEILING_LEARNED)):
+        by_threshold.setdefault(row["gate"], []).append(_found(shop, row))
     costs = {each: cost_within(found, shop.asked.margin) for each, found in by_threshold.items()}
     best = min(costs, key=lambda each: costs[each])
-    return replace(way, gate_threshold=best) if costs[best] < cost else way
+    return best if costs[best] < cost else None
+
+
+def _found(shop: Workshop, row: Row) -> Found:
+    look = shop.first_look
+    return found_of(row, look.figures.n_layers, look.head)
 
 
 def _replays(shop: Workshop, name: str) -> Sequence[Row]:
@@ -152,13 +204,14 @@ def _replays(shop: Workshop, name: str) -> Sequence[Row]:
 def _note_speed(shop: Workshop, seconds: float) -> None:
     """Tokens per second of the settings that were tried, which say more than the first step."""
     n_tokens = sum(filter(None, read_columns(open_store(shop.at(TRIED)), ["n_tokens"])["n_tokens"].to_pylist()))
-    shop.record.plans["tried_speed"] = sizes.OBSERVING * n_tokens / max(seconds - shop.record.plans["start"], 1.0)
+    start = shop.record.plans.start or 0.0
+    shop.record.plans.tried_speed = sizes.OBSERVING * n_tokens / max(seconds - start, 1.0)
 
 
-def _worth_a_test(shop: Workshop) -> dict[str, Any]:
+def _worth_a_test(shop: Workshop) -> tuple[Sequence[str], str]:
     """The settings that none beats on the pilot in both loss and cost, from safe to bold, up to the margin, where any
     is within it; only such as run less than full depth. If there is time for one alone, it is the boldest that loses
-    far less than the margin there.
+    far less than the margin there, which is named too.
     """
     question = shop.question(None)
     evidence = Evidence(read_finished(shop.at(TRIED), question.columns), question)
@@ -169,4 +222,4 @@ def _worth_a_test(shop: Workshop) -> dict[str, Any]:
     within = [at for at in saves if risks[at] <= shop.asked.margin] or saves[:1]
     easily = [at for at in within if risks[at] <= shop.asked.margin / FAR_LESS] or within[:1]
     keys = [evidence.keys[at] for at in within]
-    return {"settings": keys, "alone": evidence.keys[easily[-1]] if easily else None}
+    return keys, evidence.keys[easily[-1]] if easily else ""

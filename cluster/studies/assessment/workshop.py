@@ -1,30 +1,36 @@
-"""What the steps of an assessment work with: what was asked and planned, the folders, and where work is done."""
+"""What the steps of an assessment work with: what was asked and planned, the folders, and where work is done.
+
+A step says itself what it leaves, and `assess` does it again where that is not there: `is_whole` and its like look.
+"""
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
 
+from cluster.console import interruption
 from cluster.console.steps import Steps
 from cluster.studies.assessment.place import Place
 from eexit.messages import findings
-from eexit.plan.artefacts import CARD
+from eexit.plan.artefacts import CARD, Card, damage
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import NORMAL
 from eexit.plan.splits import units
-from eexit.results.layout import MANIFEST
+from eexit.results.layout import MANIFEST, Manifest
 from eexit.results.store.finished_sweep import read_finished
 from eexit.results.store.folder import open_store
-from eexit.results.study_tables import TIMINGS
-from eexit.studies.assessment import promises, sizes
+from eexit.results.store.landing import survey
+from eexit.results.store.manifest import LostManifestError, read_manifest
+from eexit.results.study_tables import STUDY_TABLES, TIMINGS
+from eexit.studies.assessment import sizes
 from eexit.studies.assessment.asked import READS_KEY, Asked
 from eexit.studies.assessment.learned import LEARNED, Way
 from eexit.studies.assessment.parts import CHOOSING, DISAGREEMENT, PARTS, Enough
-from eexit.studies.assessment.record import Record
+from eexit.studies.assessment.record import Front, Record
 from eexit.studies.assessment.sizes import Budget, SearchSizes, Speed
 from eexit.studies.assessment.tables import FirstLook, SweepFigures
 from eexit.studies.assessment.verdict import Bound
@@ -40,6 +46,8 @@ CEILING_LEARNED: Final = "ceiling-learned"
 TRIED: Final = "tried"
 TRIED_FREE: Final = "tried-free"
 RUN: Final = "run"
+SWEEPS: Final = (LOOK, CEILING, TEXTS, CEILING_LEARNED, TRIED, TRIED_FREE, RUN)
+TIMES_AS_LONG: Final = 2  # that a step may take which is done again, since what it left is gone
 
 
 @dataclass
@@ -60,7 +68,7 @@ class Workshop:
         model, run = self.asked.common["model"], open_store(self.at(RUN))
         self.asks_before = asks_beside(model, list(units_of.values()), run)
         self.enough = Enough.at(self.asked.margin, self.asked.confidence, self.asks_before + 1)
-        self._step, self._since = "", 0.0
+        self._step, self._since, self._end = "", 0.0, math.inf
 
     def at(self, name: str) -> str:
         """A folder of a step."""
@@ -80,24 +88,39 @@ class Workshop:
     @property
     def risk(self) -> str:
         """What is bounded: by the prompts, unless `settle_risk` found that answers tell nothing."""
-        return str(self.record.plans.get("risk", self.parts.risk))
+        return self.record.plans.risk or self.parts.risk
 
     def settle_risk(self, why: str) -> None:
         """From now on, the risk is disagreement."""
-        self.record.plans["risk"] = DISAGREEMENT
+        self.record.plans.risk = DISAGREEMENT
         self.remark(f"The risk is disagreement with full depth, token by token, since {why}.")
 
     @property
     def bound(self) -> Bound:
         return Bound(self.risk, self.asked.margin, self.asked.confidence)
 
+    def cut(self, step: str, what: str) -> None:
+        """Say what is left out since a step's time was over, until it comes to an end."""
+        line = findings.LEFT_OUT.format(what=what)
+        self.steps.say(line)
+        self.record.cuts(step, line)
+
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
-        """A step, whose time counts even if it is interrupted; if it is killed, up to the work that it was at."""
+        """A step, whose time counts even if it is interrupted; if it is killed, up to the work that it was at.
+
+        Raises `TimeIsUpError` once it has taken more than leaves time for the later ones.
+        """
+        took_before = self.record.begins(step)
+        later = [each for each in sizes.STEPS[sizes.STEPS.index(step) + 1 :] if each not in self.record.finished]
+        seconds = max(sizes.most_seconds(step, self.seconds_left, later), TIMES_AS_LONG * took_before)
         self._step, self._since, done = step, time.monotonic(), False
+        self._end = self._since + seconds
         self.steps.begin(step)
         try:
-            yield
+            with interruption.until(self._end):
+                interruption.check()
+                yield
             done = True
         finally:
             self._note_time(done)
@@ -112,36 +135,61 @@ class Workshop:
         self.record.spent(self._step, self._since - since, is_done)
 
     @property
+    def step_seconds_left(self) -> float:
+        """That the current step may still take."""
+        return max(0.0, self._end - time.monotonic())
+
+    @property
+    def minutes_that_would_do(self) -> int:
+        """By how far the current step came in the time that it had."""
+        return sizes.minutes_that_would_do(self.asked.minutes, self.steps.share_of_step)
+
+    @property
+    def seconds_left(self) -> float:
+        """Of the minutes, without what the steps took so far."""
+        return 60 * self.asked.minutes - sum(self.record.seconds.values())
+
+    @property
     def first_look(self) -> FirstLook:
         return FirstLook(SweepFigures.read(self.at(LOOK)))
+
+    @property
+    def batches(self) -> list[int]:
+        """Those that are asked about and that the first step had time to time."""
+        return [batch for batch in self.asked.batches if batch in self.record.plans.timed]
 
     @property
     def budget(self) -> Budget:
         """The minutes without what the steps took so far, and the speed: by the first step and, once settings were
         tried, by these.
         """
-        look, rows = self.first_look, self.asked.timed_batches[-1]
-        start = float(self.record.plans["start"])
+        look, plans = self.first_look, self.record.plans
+        rows = max(plans.timed)
         plain, reading = (rows / look.seconds(name, rows) for name in (NORMAL, READS_KEY))
-        speed = Speed(plain, min(reading, float(self.record.plans.get("tried_speed", math.inf))), start)
-        left = 60 * self.asked.minutes - sum(self.record.seconds.values())
-        return Budget(left, speed, self.available, self.enough)
+        start = sizes.USUAL_START if plans.start is None else plans.start
+        speed = Speed(plain, min(reading, plans.tried_speed or math.inf), start)
+        return Budget(self.seconds_left, speed, self.available, self.enough)
 
     @property
     def search_sizes(self) -> SearchSizes:
         """What the search has room for: planned once, after the first step."""
-        if "search" not in self.record.plans:
-            budget, max_new_tokens, minutes = self.budget, self.asked.common["max_new_tokens"], self.asked.minutes
-            planned = sizes.search_sizes(budget, max_new_tokens, minutes)
-            said, is_enough = promises.of_minutes(budget, self.parts.risk, max_new_tokens, minutes)
-            (self.steps.say if is_enough else self.remark)(said)
-            self.record.plans["search"] = asdict(planned)
-            self.leave_out(*planned.left_out)
-        return SearchSizes(**self.record.plans["search"])
+        assert self.record.plans.search is not None
+        return self.record.plans.search
+
+    def learn_no_more_than(self, learns: Sequence[str]) -> None:
+        """From now on, nothing else is planned to be learned."""
+        self.record.plans.search = replace(self.search_sizes, learns=tuple(learns))
+        self.record.write()
+
+    @property
+    def front(self) -> Front | None:
+        """What was tried on the pilot; None if nothing was, or not all of it."""
+        front = self.record.plans.front
+        return front if front and front.settings is not None and self.is_whole(TRIED) else None
 
     def figures(self, *names: str) -> list[SweepFigures]:
-        """Of those of these folders that are there."""
-        return [SweepFigures.read(self.at(name)) for name in names if self.is_there(name)]
+        """Of those of these sweeps all of whose runs are there."""
+        return [SweepFigures.read(self.at(name)) for name in names if self.is_whole(name)]
 
     def question(self, pilot: str | None) -> ChoiceQuestion:
         return ChoiceQuestion(self.risk, self.asked.margin, self.asked.confidence, pilot=pilot)
@@ -154,10 +202,12 @@ class Workshop:
     def time_it(self, name: str, what: WhatToTime) -> None:
         self.place.study(self.at(name), partial(make_plan, asked=what), what.columns)
 
-    def has_timing(self, name: str, key: str, batch: int, rounds: int) -> bool:
-        """Whether a configuration was timed with so many rows, and in so many rounds: that was the end of a timing."""
+    def rounds(self, name: str, key: str, batch: int) -> int:
+        """In how many rounds a configuration was timed with so many rows, the last time."""
         rows = TIMINGS.rows(open_store(self.at(name)))
-        return any(row["round"] >= rounds for row in rows if (row["configuration"], row["batch"]) == (key, batch))
+        of_key = [row for row in rows if (row["configuration"], row["batch"]) == (key, batch)]
+        latest = of_key[-1]["timing_id"] if of_key else None
+        return max((row["round"] for row in of_key if row["timing_id"] == latest), default=0)
 
     def drafts(self, name: str) -> list[str]:
         entries = read_finished(self.at(name), ["status"]).manifest.configurations
@@ -166,11 +216,45 @@ class Workshop:
     def is_there(self, name: str) -> bool:
         return Path(self.at(name), MANIFEST).is_file()
 
+    def manifest(self, name: str) -> Manifest | None:
+        """That of a sweep; None if there is none, or it is damaged."""
+        try:
+            return read_manifest(open_store(self.at(name)))
+        except LostManifestError:
+            return None
+
+    def is_whole(self, name: str) -> bool:
+        """Whether all runs of a sweep are there, undamaged."""
+        manifest = self.manifest(name)
+        if manifest is None:
+            return False
+        found = survey(open_store(self.at(name)))
+        return len(found.done) + found.n_errors >= (manifest.n_runs or 0)
+
+    def is_learned(self, what: str) -> bool:
+        """Whether an artefact is there, undamaged."""
+        try:
+            card = Card.model_validate_json(Path(self.exits(what), CARD).read_bytes())
+        except (OSError, ValueError):
+            return False
+        return damage(Path(self.exits(what)), card) is None
+
+    def set_damaged_aside(self) -> None:
+        """So that what studies found is read without what is damaged, which is done again."""
+        for name in SWEEPS:
+            for table in STUDY_TABLES:
+                for file, aside in table.set_damaged_aside(open_store(self.at(name))):
+                    self.steps.say(f"{name}/{file} is damaged: it is now in {name}/{aside}")
+
     def ways(self) -> dict[str, Way]:
         """How layers can be read, by the folder of the ceiling."""
-        there = [each for each in LEARNED if Path(self.exits(each.what), CARD).is_file()]
+        there = [each for each in LEARNED if each.what in self.search_sizes.learns and self.is_learned(each.what)]
         roles = {each.role: self.exits(each.what) for each in there}
         return {CEILING: Way(), **({CEILING_LEARNED: Way(**roles)} if "readout" in roles else {})}
+
+    def few(self, what: str) -> str:
+        """The same learned from fewer texts."""
+        return f"{what}-few"
 
     def exits(self, what: str) -> str:
         return str(self.out / LEARNED_EXITS / what)

@@ -7,15 +7,16 @@ runs.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
 
-from eexit.plan.configuration import EVERY
+from eexit.plan.configuration import EVERY, Exit, parse_exit_set
 from eexit.quality.learn_then_test import FULL_DEPTH, pareto_sequence
-from eexit.studies.assessment.learned import Rules
+from eexit.studies.assessment.learned import UNALTERED, Rules
 
+Row = Mapping[str, Any]
 # Disagreement that settings are looked for at, as multiples of the margin: a small one can lose many answers, and more
 # in the state that is run.
 AIMS: Final = (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4)
@@ -33,6 +34,43 @@ class Found:
     cost: float  # estimated, as a share of full depth
     free: float  # the same if deciding were free
     exits: float  # share of tokens that leave early
+
+
+@dataclass(frozen=True)
+class Replays:
+    """These rules in each of these exit sets and, if there are thresholds, behind a gate with each of them.
+
+    `replaced` are settings of the sweep that they have otherwise, such as `decide_on`.
+    """
+
+    rules: Rules
+    exit_sets: Sequence[str] = (EVERY,)
+    thresholds: Sequence[str] = ()
+    replaced: Mapping[str, str] = field(default_factory=dict)
+
+    def keys(self, rule: str) -> set[str]:
+        """Those of all settings of a rule."""
+        gates = [f"{float(threshold):g}" for threshold in self.thresholds] if self.thresholds else [None]
+        return {
+            Exit(UNALTERED, rule, parameter, parse_exit_set(exit_set), gate).key
+            for parameter in self.rules[rule]
+            for exit_set in self.exit_sets
+            for gate in gates
+        }
+
+    def missing(self, rows: Iterable[Row]) -> "Replays":
+        """The same with those rules alone of which these rows lack a setting: a rule's settings land together."""
+        there = {row["configuration"] for row in self.of(rows)}
+        return replace(self, rules={rule: self.rules[rule] for rule in self.rules if not self.keys(rule) <= there})
+
+    def of(self, rows: Iterable[Row]) -> list[Row]:
+        """Those of these rows that are such replays, of each setting the latest."""
+        wanted = {key for rule in self.rules for key in self.keys(rule)}
+        latest = {row["configuration"]: row for row in rows if self._decides_so(row)}
+        return [row for key, row in latest.items() if key in wanted]
+
+    def _decides_so(self, row: Row) -> bool:
+        return "decide_on" not in self.replaced or row["decide_on"] == self.replaced["decide_on"]
 
 
 def price_of_head(depth_and_cost: Iterable[tuple[float, float]]) -> float:

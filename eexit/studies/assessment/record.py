@@ -3,27 +3,74 @@
 format     1
 asked      model, margin, confidence, minutes, batch sizes and whatever else the results depend on; a digest of the
            prompts
-plans      the sizes of what was planned, by step
+plans      the sizes of what was planned (`Plans`)
 seconds    that each step took, over all calls that it took part in
-finished   the steps that are done
+finished   the steps that came to an end; whether what they left is still there, they say themselves
+cut        the steps whose time was over before, and what is left out for that
 remarks    what was left out, and what else is to be known
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import BaseModel
+
 from eexit.messages.errors import UsageError
 from eexit.messages.locations import shown
 from eexit.plan.artefacts import CARD
+from eexit.plan.configuration import EVERY
 from eexit.results.layout import ASSESSMENT, MANIFEST
 from eexit.results.store.manifest import first_difference
+from eexit.studies.assessment.learned import Rules, Way
+from eexit.studies.assessment.sizes import RunSizes, SearchSizes
 from eexit.whole_files import write_whole
 
 RECORD: Final = ASSESSMENT
 FORMAT: Final = 1
+
+
+@dataclass
+class Front:
+    """What is tried on the pilot: rules in an exit set, read in a way; no rules: in replays, no token leaves early.
+
+    `gated` are the rules that were replayed behind a gate. `settings` are the keys of those that are worth a test, from
+    safe to bold, and `alone` is the one if there is time for one; None: they were not tried yet.
+    """
+
+    way: Way = field(default_factory=Way)
+    exit_set: str = EVERY
+    rules: Rules = field(default_factory=dict)
+    gated: Rules = field(default_factory=dict)
+    settings: Sequence[str] | None = None
+    alone: str = ""
+
+
+@dataclass
+class Plans:
+    """What was planned once, each after the step before it; None: not yet."""
+
+    start: float | None = None  # seconds that work takes before its first token
+    timed: dict[int, int] = field(default_factory=dict)  # rounds of T(rows, layers), by rows; none: not timed yet
+    search: SearchSizes | None = None
+    risk: str | None = None  # what is bounded, where that is not what the prompts allow
+    front: Front | None = None
+    free: Front | None = None  # what would save most if deciding were free, and is not tried anyway
+    tried_speed: float | None = None  # tokens per second of settings on the pilot
+    run: RunSizes | None = None
+
+
+class _Held(BaseModel):
+    """What the file has to hold."""
+
+    asked: dict[str, Any]
+    plans: Plans
+    seconds: dict[str, float]
+    finished: list[str]
+    remarks: list[str]
+    cut: dict[str, str] = {}
 
 
 @dataclass
@@ -32,35 +79,56 @@ class Record:
 
     path: Path
     asked: Mapping[str, Any]
-    plans: dict[str, Any] = field(default_factory=dict)
+    plans: Plans = field(default_factory=Plans)
     seconds: dict[str, float] = field(default_factory=dict)
     finished: list[str] = field(default_factory=list)
+    cut: dict[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
 
     @classmethod
     def open(cls, out: str | Path, asked: Mapping[str, Any]) -> "Record":
         """That of this folder, or a new one, also in place of one of which no sweep has landed, as after bad input.
 
-        Raises `UsageError` if it is of another assessment, or damaged, and for what is no folder of an assessment.
+        Other minutes go on with one that had too few. Raises `UsageError` if it is of another assessment, or damaged,
+        and for what is no folder of an assessment.
         """
-        path, asked = _folder(out) / RECORD, json.loads(json.dumps(asked))
+        path, asked = folder_of(out) / RECORD, json.loads(json.dumps(asked))
         if not path.is_file():
             return cls(path, asked)
         try:
-            held = json.loads(path.read_text("utf-8"))
-            found = cls(path, **{name: held[name] for name in ("asked", "plans", "seconds", "finished", "remarks")})
-        except (ValueError, KeyError, TypeError) as error:
+            held = _Held.model_validate_json(path.read_bytes())
+        except ValueError as error:
             raise UsageError(f"{path} is damaged: remove it, and what is finished of the steps is kept") from error
+        found = cls(path, **dict(held))
+        if found.had_too_little_time and "minutes" in asked:
+            found.asked = {**found.asked, "minutes": asked["minutes"]}
         if difference := first_difference(found.asked, asked):
-            if not (found.plans or found.finished):
+            if found.plans == Plans() and not found.finished:
                 return cls(path, asked)
             raise UsageError(f"--out {out} holds another assessment ({difference}): choose another --out")
         return found
+
+    @property
+    def had_too_little_time(self) -> bool:
+        """Whether a step was cut off, or the minutes were found too few before more was planned."""
+        return bool(self.cut) or self.plans.search is None
 
     def write(self) -> None:
         content = {name: value for name, value in asdict(self).items() if name != "path"}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(self.path, json.dumps({"format": FORMAT, **content}, indent=1, ensure_ascii=False) + "\n")
+
+    def begins(self, step: str) -> float:
+        """A step begins, perhaps again; returns the seconds that it took if it had come to an end before.
+
+        What it left then is gone, and so its time does not count.
+        """
+        if line := self.cut.pop(step, None):
+            self.remarks = [each for each in self.remarks if each != line]
+        if step not in self.finished:
+            return 0.0
+        self.finished.remove(step)
+        return self.seconds.pop(step, 0.0)
 
     def spent(self, step: str, seconds: float, is_done: bool) -> None:
         """Add to a step's time."""
@@ -69,12 +137,18 @@ class Record:
             self.finished.append(step)
         self.write()
 
+    def cuts(self, step: str, line: str) -> None:
+        """The time of a step was over: say so beside what came of the others, until it has come to an end."""
+        self.cut[step] = line
+        self.remark(line)
+
     def remark(self, *lines: str) -> None:
         self.remarks += [line for line in lines if line not in self.remarks]
         self.write()
 
 
-def _folder(out: str | Path) -> Path:
+def folder_of(out: str | Path) -> Path:
+    """That of an assessment. Raises `UsageError` for what can't be one."""
     if "://" in str(out):
         raise UsageError(f"--out {shown(str(out))} is a URI: give a folder, which models are loaded from")
     folder = Path(out).expanduser().resolve()

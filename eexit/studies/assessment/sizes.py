@@ -26,14 +26,18 @@ PROMPTS_TO_LEARN, MOST_SEEDS, LEAST_TEXTS = 400, 16, 60
 LEAST_PILOT, MOST_PILOT = 24, 120
 CONFIGURATIONS_OF_THE_PILOT: Final = 26  # that generate there, about, with every readout
 MOST_TRIED, MOST_FREE, MOST_SETTINGS = 8, 4, 4  # settings on the pilot, also as if free; on prompts for choosing
+CURVE: Final = "curve"
 NAMES: Final = {  # of what is learned, in order: each comes only with those before it
-    "linear": "a linear readout", "probe": "a probe", "gate": "a gate", "curve": "agreement by number of tokens",
+    "linear": "a linear readout", "probe": "a probe", "gate": "a gate", CURVE: "agreement by number of tokens",
 }  # fmt: skip
 # How long each takes, as a multiple of the time that its texts took: its passes over them, and reads of held-out ones.
 OF_TEXTS: Final = "texts"
-TAKES: Final = {"linear": 1.2, "probe": 4.7, "gate": 1.6, "curve": 0.9}
+TAKES: Final = {"linear": 1.2, "probe": 4.7, "gate": 1.6, CURVE: 0.9}
 # How often work begins with all up to this that is learned.
-STARTS: Final = {"curve": 15, "gate": 14, "probe": 12, "linear": 11, "": 7}
+STARTS: Final = {CURVE: 15, "gate": 14, "probe": 12, "linear": 11, "": 7}
+TIMES_ITS_SHARE: Final = 3  # of what is left a step may take, so that one that takes longer than planned can end
+LEAST_SHARE, MOST_SHARE = 0.05, 0.8  # of a step that count as done when the minutes that would do are told
+USUAL_START: Final = 20.0  # seconds that work takes to begin, where that was measured and is lost
 MOST_OF_STARTS: Final = 0.5  # share of the minutes that may go into beginning work
 SAMPLING: Final = 0.75  # of the speed at full depth that many rows have, whose texts end one after the other
 CHECKED: Final = PARTS_OF_PROMPTS[REPORTING] / PARTS_OF_PROMPTS[CHOOSING]  # for reporting, for each one for choosing
@@ -82,6 +86,19 @@ class RunSizes:
     controls: bool
     rounds: int
     left_out: Sequence[str]
+
+
+def most_seconds(step: str, left: float, later: Sequence[str]) -> float:
+    """What a step may take of the seconds that are left, if these steps are to come after it: some times its share, but
+    not what would leave them less than half of theirs.
+    """
+    own, others = SHARES[step], sum(SHARES[each] for each in later)
+    return max(0.0, left) * min(TIMES_ITS_SHARE * own, own + others / 2) / (own + others)
+
+
+def minutes_that_would_do(minutes: float, share: float) -> int:
+    """Minutes of which a step's part suffices, given those of which it sufficed for such a share of the step."""
+    return math.ceil(minutes / min(MOST_SHARE, max(share, LEAST_SHARE))) + 1
 
 
 def look_rounds(minutes: float) -> int:

@@ -230,7 +230,7 @@ class PromptFigures:
     def _ratio(self, above_P: np.ndarray, below_P: np.ndarray) -> np.ndarray:
         """Of sums over the prompts of each draw, (D,)."""
         below_D = self._weight_DP @ below_P
-        ratio_D = np.full_like(below_D, np.nan)
+        ratio_D: np.ndarray = np.full_like(below_D, np.nan)
         np.divide(self._weight_DP @ above_P, below_D, out=ratio_D, where=below_D > 0)
         return ratio_D
 

@@ -33,3 +33,16 @@ def test_steps_that_were_done_before_are_no_part_of_the_time_left() -> None:
     steps.work(1.0)
     steps.show(Progress("runs", 10, 0.5))
     assert shown.seen == [("3/3 run: runs", 0.5)]
+
+
+def test_a_step_that_is_done_again_counts_again_and_it_is_known_how_far_it_came() -> None:
+    shown = Shown()
+    steps = Steps(shown, {"look": 0.2, "learn": 0.3, "run": 0.5}, finished=["look", "learn", "run"])
+    steps.begin("run")
+    steps.work(0.4)
+    steps.show(Progress("runs", 10, 0.5))
+    assert (shown.seen, steps.share_of_step) == ([("3/3 run: runs", 0.2)], 0.2)
+    steps.work(0.6)
+    assert steps.share_of_step == 0.4
+    steps.begin("run")
+    assert steps.share_of_step == 0.0

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from assessing import MARGIN, PROMPTS, Interrupted, Told, asked_of
 from exiting_models import save_exiting_model
 from place_here import Here
 
@@ -21,10 +22,8 @@ from cluster.studies.assessment.workshop import LOOK, RUN, Workshop
 from eexit.messages.errors import UsageError
 from eexit.messages.progress import Silence
 from eexit.method.screen_size import ScreenSize
-from eexit.plan.config import Prompt
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import CHOICES, REPLAYS, TIMINGS
-from eexit.studies.assessment import asked as of_asked
 from eexit.studies.assessment import learned, sizes
 from eexit.studies.assessment.asked import Asked
 from eexit.studies.assessment.ledger import BATCHES, DECIDING, OVERHEAD, RESTRICTIONS
@@ -33,35 +32,6 @@ from eexit.studies.assessment.tables import SweepFigures
 from eexit.studies.assessment.verdict import FILE, Verdict
 from eexit.studies.assessment.words import sentences
 from eexit.studies.timing.plan import WhatToTime, make_plan
-
-MARGIN = 0.1
-PROMPTS = tuple(Prompt(f"p{n}", f"word {n * 7919 % 1000} of {n}") for n in range(150))
-READING = {"confidence": (0.5, 0.9, 0.99)}  # rules that read layers
-
-
-class Told(Silence):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As little of everything as gives a verdict, and nothing learned."""
-    for name, value in {
-        "SWEPT_PROMPTS": 1, "LEAST_LOOKS": 1, "MOST_LOOKS": 1, "MOST_TRIED": 3, "MOST_SETTINGS": 1, "TIMED_PROMPTS": 1,
-        "TIMED_TOKENS": 12, "MOST_ROUNDS": 6, "MOST_SEEDS": 1, "STARTS": {"": 7},
-    }.items():  # fmt: skip
-        monkeypatch.setattr(sizes, name, value)
-    monkeypatch.setattr(of_asked, "TEXT_TOKENS", 8)
-    monkeypatch.setattr(learned, "RULES", READING)
-
-
-def asked_of(model: Path, exit_every: int = 3, **others: Any) -> Asked:
-    common = {"model": str(model), "dtype": "float32", "max_new_tokens": 12, "exit_every": exit_every}
-    return Asked(common, PROMPTS, minutes=240, margin=MARGIN, **{"batches": (1, 4), **others})
 
 
 def assessed(tmp_path: Path, model: Mapping[str, Any], exit_every: int = 3, **others: Any) -> tuple[Verdict, Asked]:
@@ -90,18 +60,10 @@ def test_after_bad_input_the_command_goes_with_other_flags_and_the_same_folder(t
     refused.spent(sizes.LOOK, 2.0, is_done=False)
     record = Record.open(tmp_path / "out", asked.as_dict())
     assert (record.asked["model"], record.seconds) == (str(tmp_path / "model"), {})
-    record.plans["start"] = 1.0
+    record.plans.start = 1.0
     record.write()
     with pytest.raises(UsageError, match=r"holds another assessment \(exit_every: 1 -> 3\)"):
         Record.open(tmp_path / "out", asked_of(tmp_path / "model", exit_every=3).as_dict())
-
-
-class Interrupted(Here):
-    """Ctrl-C after each thing that was done."""
-
-    def _done(self, name: str) -> None:
-        super()._done(name)
-        raise KeyboardInterrupt
 
 
 @pytest.mark.slow

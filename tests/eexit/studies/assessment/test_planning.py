@@ -47,9 +47,12 @@ from eexit.studies.assessment.sizes import (
     OF_TEXTS,
     SAMPLING,
     SHARES,
+    STEPS,
     TOKENS_OF_A_TEXT,
     Budget,
     Speed,
+    minutes_that_would_do,
+    most_seconds,
     parts_of_learning,
     run_sizes,
     search_sizes,
@@ -142,6 +145,26 @@ def test_texts_and_what_is_learned_from_them_take_a_quarter_of_the_minutes_at_mo
 def test_minutes_that_are_too_few_are_refused_with_those_that_would_do() -> None:
     with pytest.raises(UsageError, match=r"--minutes 1 are too few on this machine: \d+ would do"):
         search_sizes(Budget(40, Speed(100, 50, 20), AVAILABLE, ENOUGH), 32, 1)
+
+
+def test_a_step_may_take_longer_than_planned_and_leaves_the_later_ones_half_of_theirs() -> None:
+    left = 1800.0
+    for at, step in enumerate(STEPS):
+        own, later = SHARES[step], STEPS[at + 1 :]
+        others = sum(SHARES[each] for each in later)
+        seconds = most_seconds(step, left, later)
+        assert left * own / (own + others) <= seconds <= left
+        assert left - seconds >= left * others / (own + others) / 2 - 1e-9
+        assert seconds <= 3 * left * own / (own + others) + 1e-9
+    assert most_seconds(LOOK, left, STEPS[1:]) == pytest.approx(0.3 * left)
+    assert most_seconds(STEPS[-1], left, ()) == left
+    assert most_seconds(LOOK, -5.0, STEPS[1:]) == 0
+
+
+def test_the_minutes_that_would_do_follow_from_how_far_a_step_came() -> None:
+    assert minutes_that_would_do(12, 0.25) == 49
+    assert minutes_that_would_do(12, 1.0) == minutes_that_would_do(12, 0.8) == 16
+    assert minutes_that_would_do(12, 0.0) == minutes_that_would_do(12, 0.05) == 241
 
 
 def test_the_run_has_enough_prompts_before_it_has_more_settings() -> None:
