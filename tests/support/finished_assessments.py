@@ -8,8 +8,11 @@ import pytest
 from assessing import asked_of, assess_here, make_small
 from exiting_models import save_exiting_model
 
+from eexit.studies.assessment import learned
 from eexit.studies.assessment.asked import Asked
 from eexit.studies.assessment.record import RECORD, Record
+
+RULES = {"confidence": (0.5, 0.9, 0.99), "entropy": (0.1,)}  # replays of which land one after the other
 
 
 def quick(model: Path, **others: Any) -> Asked:
@@ -23,6 +26,7 @@ def paying(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     save_exiting_model(folder / "model", n_layers=8, sharp=60)
     with pytest.MonkeyPatch.context() as patch:
         make_small(patch)
+        patch.setattr(learned, "RULES", RULES)
         assess_here(quick(folder / "model"), folder / "out")
     return folder / "model", folder / "out"
 

@@ -1,6 +1,8 @@
 import pytest
 from assessing import make_small
-from finished_assessments import paying
+from finished_assessments import RULES, paying
+
+from eexit.studies.assessment import learned
 
 __all__ = ["paying"]
 
@@ -8,3 +10,9 @@ __all__ = ["paying"]
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     make_small(monkeypatch)
+
+
+@pytest.fixture
+def two_rules(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in what `paying` has finished."""
+    monkeypatch.setattr(learned, "RULES", RULES)

@@ -22,6 +22,8 @@ from eexit.studies.assessment.asked import Asked
 from eexit.studies.assessment.learned import Learned
 from eexit.studies.assessment.record import RECORD
 
+pytestmark = pytest.mark.usefixtures("two_rules")
+
 
 def test_a_folder_in_which_another_assessment_is_at_work_is_refused_and_left_alone(tmp_path: Path) -> None:
     save_exiting_model(tmp_path / "model", n_layers=2)

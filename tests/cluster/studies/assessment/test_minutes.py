@@ -15,6 +15,8 @@ from eexit.messages.errors import UsageError
 from eexit.studies.assessment import sizes
 from eexit.studies.assessment.record import Record
 
+pytestmark = pytest.mark.usefixtures("two_rules")
+
 
 class Slow(Here):
     """From the first landing in a folder on, hours go by."""
@@ -30,9 +32,9 @@ class Slow(Here):
 
 
 def test_minutes_that_do_not_suffice_for_the_first_step_are_refused_there_and_more_go_on(tmp_path: Path) -> None:
-    save_exiting_model(tmp_path / "model", n_layers=2)
+    save_exiting_model(tmp_path / "model", n_layers=4)
     out, place = tmp_path / "out", Here(is_steady=True)
-    with pytest.raises(UsageError, match=r"--minutes 0.001 are too few on this machine as it is now: .* about 1 would"):
+    with pytest.raises(UsageError, match=r"--minutes 0.001 are too few on this machine as it is now: .* about 2 would"):
         assess_here(asked_of(tmp_path / "model", 1, minutes=0.001), out, place)
     assert place.did == []
     asked = asked_of(tmp_path / "model", 1, minutes=100)
