@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from eexit.quality.estimates import Estimate
-from eexit.studies.assessment.ledger import Option, Options, Proven
+from eexit.studies.assessment.ledger import LedgerOptions, Option, Proven
 
 ONE_DRAW = np.zeros(1)
 
@@ -20,11 +20,13 @@ def options_of(
     state: float,
     knowing: float,
     proven: tuple[float, float, Mapping[int, float], Mapping[int, Estimate]] | None = None,
-) -> Options:
+) -> LedgerOptions:
     """What is proven saves so much by its exits, by what was run, and, by batch size, as steps allow; and its times."""
     found = None
     if proven is not None:
         saved, run, allowed, times = proven
         allowed_D = {batch: ONE_DRAW + share for batch, share in allowed.items()}
         found = Proven(option("proven", saved, run=run), allowed_D, times)
-    return Options(option("unfrozen/agree", ceiling), [option("state", state)], [option("knowing", knowing)], found)
+    return LedgerOptions(
+        option("unfrozen/agree", ceiling), [option("state", state)], [option("knowing", knowing)], found
+    )

@@ -10,7 +10,7 @@ from eexit.method.rules import ONLINE
 from eexit.plan.configuration import GENERATE, Draft, Exit, configuration_of
 from eexit.results.store.finished_sweep import FinishedSweep
 from eexit.studies.assessment.learned import DEPLOYED, ORACLE, UNALTERED
-from eexit.studies.assessment.ledger import Options
+from eexit.studies.assessment.ledger import LedgerOptions
 from eexit.studies.assessment.tables import FirstLook, PromptFigures, SweepFigures
 from eexit.studies.assessment.verdict import BEST, CEILING, CONTROL, DRAFT, TRIED, Bound, Contender, Figures, Loss
 from eexit.studies.assessment.verdict import GENERATE as GENERATE_ROLE
@@ -65,7 +65,7 @@ def saved_by_exits(figures: SweepFigures, key: str, look: FirstLook) -> float:
     )
 
 
-def _options(steps: AssessmentTables, ceiling: SweepFigures, best: Contender | None, bound: Bound) -> Options:
+def _options(steps: AssessmentTables, ceiling: SweepFigures, best: Contender | None, bound: Bound) -> LedgerOptions:
     """What could be taken: the oracles on the pilot, the settings on the pilot and in the run, and the proven one."""
 
     def prompts(figures: SweepFigures) -> PromptFigures:
@@ -76,7 +76,7 @@ def _options(steps: AssessmentTables, ceiling: SweepFigures, best: Contender | N
     runs = [*steps.tried, *([steps.run] if steps.run else [])]
     online = [each for figures in runs for each in prompts(figures).options(_deployed(figures))]
     proven = prompts(steps.run).proven(best, steps.look.steps) if steps.run and best and best.is_proven(bound) else None
-    return Options(top, in_state, online, proven)
+    return LedgerOptions(top, in_state, online, proven)
 
 
 def _oracles(figures: SweepFigures) -> list[str]:

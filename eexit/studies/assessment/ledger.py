@@ -62,7 +62,7 @@ class Proven:
 
 
 @dataclass(frozen=True)
-class Options:
+class LedgerOptions:
     """Everything that could be taken, by the restrictions that it meets."""
 
     ceiling: Option
@@ -106,7 +106,7 @@ class _Level(NamedTuple):
     key: str | None
 
 
-def ledger_of(options: Options, at_most: float, batch: int | None = None) -> Ledger:
+def ledger_of(options: LedgerOptions, at_most: float, batch: int | None = None) -> Ledger:
     """The ledger of these options, where a mean loss may be `at_most` so much, with times of a batch size."""
     proven, zero_D = options.proven, np.zeros_like(options.ceiling.saved_D)
     certified = _Level(PROOF, zero_D, None) if proven is None else _Level(PROOF, *_of(proven.option))

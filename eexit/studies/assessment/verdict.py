@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from eexit.quality.estimates import NOTHING, Estimate
-from eexit.studies.assessment.ledger import Ledger, Options, ledger_of
+from eexit.studies.assessment.ledger import Ledger, LedgerOptions, ledger_of
 
 FILE: Final = "verdict.json"
 FORMAT: Final = 2
@@ -99,7 +99,7 @@ class Figures:
     batches: Sequence[int]
     head_in_layers: float
     possible: float  # saved of the multiply-adds if all tokens left at the first exitable layer
-    options: Options
+    options: LedgerOptions
     ceiling: Contender
     agrees_early: float  # share of decided tokens that agree with full depth before its last layer
     best: Contender | None  # the cheapest certified setting, or that which came nearest; None: nothing was worth a run

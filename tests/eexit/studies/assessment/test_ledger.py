@@ -8,12 +8,21 @@ import pytest
 from options import option, options_of
 
 from eexit.quality.estimates import Estimate
-from eexit.studies.assessment.ledger import DECIDING, MODEL, PROOF, RESTRICTIONS, Option, Options, Proven, ledger_of
+from eexit.studies.assessment.ledger import (
+    DECIDING,
+    MODEL,
+    PROOF,
+    RESTRICTIONS,
+    LedgerOptions,
+    Option,
+    Proven,
+    ledger_of,
+)
 
 AT_MOST = 0.02
 
 
-def drawn_options(generator: np.random.Generator, scale: float = 1.0) -> Options:
+def drawn_options(generator: np.random.Generator, scale: float = 1.0) -> LedgerOptions:
     """Figures as an assessment of the default model can have them: an oracle saves about a quarter of full depth."""
     below = generator.random(6) ** generator.choice([0.02, 1.0, 8.0], 6)  # hardly less, some less, far less
     ceiling = generator.uniform(0.2, 0.35)
@@ -87,9 +96,9 @@ def test_intervals_are_those_of_the_draws_and_of_the_clock() -> None:
     top = Option("top", saved_D, saved_D, zero_D, 100)
     tenth_D = zero_D + 0.1
     proven = Proven(Option("p", tenth_D, tenth_D, zero_D, 100), {}, {1: Estimate(0.95, 0.93, 0.97, 8)})
-    ledger = ledger_of(Options(top, [], [], proven), AT_MOST, 1)
+    ledger = ledger_of(LedgerOptions(top, [], [], proven), AT_MOST, 1)
     state, overhead = ledger.lines[0].taken, ledger.lines[-1].taken
     assert (state.mean, state.low, state.high) == pytest.approx((0.2, 0.2 - 0.0196, 0.2 + 0.0196), abs=1e-3)
     assert (overhead.mean, overhead.low, overhead.high) == pytest.approx((0.05, 0.03, 0.07), abs=2e-3)
-    few = ledger_of(Options(replace(top, n=4), [], [], proven), AT_MOST, 1)
+    few = ledger_of(LedgerOptions(replace(top, n=4), [], [], proven), AT_MOST, 1)
     assert np.isnan(few.lines[0].taken.low), "no interval below five prompts"
