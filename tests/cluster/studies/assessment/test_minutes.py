@@ -73,6 +73,7 @@ def test_what_is_not_learned_in_time_is_left_out_for_good(
     record = forget(out, sizes.LEARN)
     assert record.plans.search
     record.plans.search = sizes.SearchSizes(("linear",), 37, 1, record.plans.search.pilot, ())
+    record.remarks = []
     record.write()
     with monkeypatch.context() as slow:
         assess_here(quick(model), out, Slow(TEXTS, slow), told)
