@@ -12,7 +12,8 @@ from cluster.console.job import load_job
 from eexit.plan.prompts import read_prompts
 from eexit.plan.runs import configurations
 from eexit.plan.splits import for_reporting
-from eexit.quality.answers import choices_of, mark
+from eexit.quality.answer_types import choices_of
+from eexit.quality.answers import mark
 from eexit.quality.numerals import number_of
 
 PROMPTS = Path(__file__).parents[4] / "jobs" / "sweeps" / "prompts"
